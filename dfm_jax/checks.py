@@ -1,0 +1,79 @@
+"""Refuse bad values by name: argument, rule and value in one sentence.
+
+Concrete values are refused at once with a `ValueError`. Traced values cannot be read while a
+program is being compiled; there the same rule is a `checkify.debug_check`, free of cost unless the
+caller asks for it:
+
+    error, out = jax.jit(checkify.checkify(fn))(*args)
+    error.throw()
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import checkify
+from jax.typing import ArrayLike
+
+_ROUNDING = 64  # how many float epsilons a sum of probabilities may miss 1 by, per term
+
+
+def require(holds: ArrayLike, rule: str, value: ArrayLike) -> None:
+    """Raise `ValueError("RULE; it is VALUE.")` unless `holds`; under tracing, a debug check."""
+    if isinstance(holds, jax.core.Tracer):
+        checkify.debug_check(jnp.all(holds), rule + "; it is {value}.", value=jnp.asarray(value))
+    elif not np.all(holds):
+        raise ValueError(f"{rule}; it is {_shown(value)}.")
+
+
+def _shown(value: ArrayLike) -> str:
+    if isinstance(value, jax.core.Tracer):
+        return "traced"
+    value = np.asarray(value)
+    return f"{value.item()!r}" if value.ndim == 0 else np.array2string(value, threshold=12)
+
+
+def _readable(value: ArrayLike) -> ArrayLike:
+    """NumPy where the value can be read now: jnp would make it a tracer under an outer jit."""
+    return value if isinstance(value, jax.core.Tracer) else np.asarray(value)
+
+
+def check_count(name: str, value: int, *, at_least: int = 1, at_most: int | None = None) -> None:
+    """`value` lies in [at_least, at_most]."""
+    if at_most is None:
+        require(value >= at_least, f"`{name}` must be at least {at_least}", value)
+    else:
+        require(
+            at_least <= value <= at_most, f"`{name}` must lie in [{at_least}, {at_most}]", value
+        )
+
+
+def check_interval(
+    name: str, value: ArrayLike, low: float, high: float, *, ends: str = "[]"
+) -> None:
+    """Every entry lies between the bounds; `ends` says which belong: "[)" is [low, high)."""
+    value = _readable(value)
+    above = value >= low if ends[0] == "[" else value > low
+    below = value <= high if ends[1] == "]" else value < high
+    require(above & below, f"`{name}` must lie in {ends[0]}{low:g}, {high:g}{ends[1]}", value)
+
+
+def check_law(name: str, probs: ArrayLike) -> None:
+    """Every row of the last axis is non-negative and sums to 1."""
+    probs = _readable(probs)
+    slack = _ROUNDING * probs.shape[-1] * jnp.finfo(probs.dtype).eps
+    total = probs.sum(axis=-1)
+    require(probs >= 0, f"`{name}` must be non-negative", probs)
+    require(abs(total - 1) <= slack, f"`{name}` must sum to 1 over its last axis", total)
+
+
+def check_tokens(name: str, tokens: ArrayLike, num_tokens: int) -> None:
+    """Every id lies in [0, num_tokens): a mask id of −1 would silently mean the last row."""
+    tokens = _readable(tokens)
+    rule = f"`{name}` must hold ids in [0, {num_tokens - 1}]"
+    require((tokens >= 0) & (tokens < num_tokens), rule, tokens)
+
+
+def check_num_states(num_states: int, num_tokens: int) -> None:
+    """S is V, or V + 1 where the mask (id V) is a state."""
+    rule = f"`num_states` must be V = {num_tokens}, or {num_tokens + 1} with a mask"
+    require(num_states in (num_tokens, num_tokens + 1), rule, num_states)

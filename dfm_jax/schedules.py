@@ -1,0 +1,198 @@
+"""κ_t and its rate; tables κ[t, i] for left-to-right, any order, blocks, masked diffusion. [P3, A1]
+
+A schedule says how far a position has moved from the source (κ = 0) to the data (κ = 1). In
+continuous time it is a pair of functions that must agree, in discrete time a table.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dfm_jax.checks import check_count, check_interval, require
+from dfm_jax.types import Array, ArrayLike, Context, Float, Int, Table, Time, typed
+
+
+class Schedule(NamedTuple):
+    """κ_t and log(1 − κ_t), kept apart because 1 − κ_t loses every digit near t = 1.
+
+    Both map a time to a number, or to one number per position [N]. The pair is one schedule only
+    if log_complement(t) = log(1 − kappa(t)); `tests/test_schedules.py` holds every factory to it.
+    """
+
+    kappa: Callable[[ArrayLike], Array]
+    log_complement: Callable[[ArrayLike], Array]
+
+
+def linear() -> Schedule:
+    """κ_t = t."""
+    return Schedule(kappa=lambda t: jnp.asarray(t), log_complement=lambda t: jnp.log1p(-t))
+
+
+def polynomial(exponent: ArrayLike) -> Schedule:
+    """κ_t = t^a; the exponent a ≥ 1 may be one number, or one per position [N].
+
+    Raises:
+        ValueError: if a < 1, where κ̇ is infinite at t = 0.
+    """
+    check_interval("exponent", exponent, 1.0, np.inf, ends="[)")
+
+    def log_complement(t: ArrayLike) -> Array:
+        # log(1 − t^a) = log(−expm1(a log t)) keeps its digits near 1, log1p near 0.
+        late = jnp.asarray(t) > 0.5
+        t_late, t_early = jnp.where(late, t, 0.75), jnp.where(late, 0.25, t)
+        return jnp.where(
+            late,
+            jnp.log(-jnp.expm1(exponent * jnp.log(t_late))),
+            jnp.log1p(-(t_early**exponent)),
+        )
+
+    return Schedule(kappa=lambda t: jnp.asarray(t) ** exponent, log_complement=log_complement)
+
+
+def cosine() -> Schedule:
+    """κ_t = 1 − cos(πt/2), so that the share still at the source, 1 − κ_t, is a cosine.
+
+    Source: MaskGIT (2202.04200). Written as 2 sin²(πt/4) and log sin(π(1 − t)/2): no cancellation.
+    """
+    return Schedule(
+        kappa=lambda t: 2 * jnp.sin(jnp.pi / 4 * t) ** 2,
+        log_complement=lambda t: jnp.log(jnp.sin(jnp.pi / 2 * (1 - t))),
+    )
+
+
+def from_function(kappa: Callable[[ArrayLike], Array], *, grid_size: int = 257) -> Schedule:
+    """Any κ_t with κ_0 = 0, κ_1 = 1 and κ non-decreasing, checked on a grid of `grid_size` times.
+
+    log(1 − κ_t) is log1p(−κ_t): its relative error is eps / (1 − κ_t), so in float32 keep
+    1 − κ_t ≥ 1e-4 (rate good to about 1e-3) and 0 where κ_t rounds to 1; a function that knows its
+    complement builds `Schedule(kappa, log_complement)` itself.
+
+    Raises:
+        ValueError: if an end is not 0 or 1, or κ decreases somewhere on the grid.
+    """
+    check_count("grid_size", grid_size, at_least=2)
+    with jax.ensure_compile_time_eval():
+        times = jnp.linspace(0.0, 1.0, grid_size)
+        values = np.stack([np.asarray(kappa(t)) for t in times])
+    _check_ends("kappa", values)
+    _check_monotone("kappa", values)
+    return Schedule(kappa=kappa, log_complement=lambda t: jnp.log1p(-kappa(t)))
+
+
+@typed
+def rate(t: Time, schedule: Schedule) -> Float[Array, "..."]:
+    """The jump rate of a mixture path, in jumps per unit of time, on t ∈ [0, 1).
+
+        κ̇_t / (1 − κ_t) = −∂_t log(1 − κ_t)                                       [V3, V5]
+
+    The derivative of `log_complement`, so that no quotient of two vanishing numbers is formed.
+
+    Raises:
+        ValueError: if t lies outside [0, 1): the rate is infinite at t = 1.
+    """
+    check_interval("t", t, 0.0, 1.0, ends="[)")
+    t = jnp.asarray(t)
+    _, slope = jax.jvp(schedule.log_complement, (t,), (jnp.ones_like(t),))
+    return -slope
+
+
+@typed
+def backward_rate(t: Time, schedule: Schedule) -> Float[Array, "..."]:
+    """The jump rate of a mixture path run towards the source, in jumps per unit of time.
+
+        κ̇_t / κ_t = ∂_t log κ_t   on t ∈ (0, 1]                                       [V6]
+
+    Raises:
+        ValueError: if t lies outside (0, 1].
+    """
+    check_interval("t", t, 0.0, 1.0, ends="(]")
+    t = jnp.asarray(t)
+    _, slope = jax.jvp(lambda t: jnp.log(schedule.kappa(t)), (t,), (jnp.ones_like(t),))
+    return slope
+
+
+# ── tables κ[t, i], t = 0 … T, positions counted from 0 ─────────────────────────────────────────
+
+
+def left_to_right(num_positions: int) -> Table:
+    """κ[t, i] = 1[i < t], T = N: autoregression is this schedule.                       [A1]"""
+    return any_order(np.arange(num_positions))
+
+
+def any_order(order: Int[ArrayLike, " N"]) -> Table:
+    """κ[t, i] = 1[i was among the first t of the order]; `order[t]` is revealed at step t.  [A1]
+
+    Raises:
+        ValueError: if `order` is not a permutation of 0 … N − 1.
+    """
+    order = np.asarray(order)
+    check_count("the number of positions", order.size)
+    permutation = np.array_equal(np.sort(order), np.arange(order.size))
+    require(permutation, "`order` must hold each of 0 … N − 1 once", order)
+    return blocks(np.argsort(order))
+
+
+def blocks(block_of: Int[ArrayLike, " N"]) -> Table:
+    """κ[t, i] = 1[block(i) < t]: position i is revealed at step `block_of[i]`, blocks from 0.  [A1]
+
+    Raises:
+        ValueError: unless every block from 0 to the last has a position.
+    """
+    block_of = np.asarray(block_of)
+    check_count("the number of positions", block_of.size)
+    used = np.unique(block_of)
+    rule = "`block_of` must use every block 0, 1, … at least once"
+    require(np.array_equal(used, np.arange(used.size)), rule, used)
+    steps = np.arange(used.size + 1)
+    return jnp.asarray(steps[:, None] > block_of, dtype=float)
+
+
+def masked(schedule: Schedule, num_steps: int, num_positions: int) -> Table:
+    """κ[t, i] = κ_{t/T}: masked diffusion, every position on the same clock.               [A1]"""
+    check_count("num_steps", num_steps)
+    check_count("num_positions", num_positions)
+    clock = jax.vmap(schedule.kappa)(jnp.linspace(0.0, 1.0, num_steps + 1))
+    # κ_1 = 1 by definition; its rounding would leave a finished token a last tiny step.
+    clock = clock.reshape(num_steps + 1, -1).at[-1].set(1.0)
+    return jnp.broadcast_to(clock, (num_steps + 1, num_positions))
+
+
+@typed
+def with_context(table: Table, context: Context) -> Table:
+    """κ[t, i] = 1 at every t for a given position: a prompt never moves.                  [A5]"""
+    return jnp.where(context, 1.0, table)
+
+
+def check_table(table: Table, context: Context | None = None) -> None:
+    """A table starts at 0 (1 for context), ends at 1, and moves no finished token back.
+
+    Raises:
+        ValueError: naming the first rule broken and the entry that breaks it.
+    """
+    table = np.asarray(table)
+    require(table.ndim == 2 and table.shape[0] >= 2, "`table` must be [T + 1, N]", table.shape)
+    finished = table[:-1] == 1
+    moved = finished & (table[1:] != 1)
+    t, i = np.argwhere(moved)[0] if moved.any() else (0, 0)
+    rule = f"`table` must not move a finished token: κ[{t}, {i}] = 1, so κ[{t + 1}, {i}] must be 1"
+    require(not moved.any(), rule, table[t + 1, i])
+    free = np.ones(table.shape[1], bool) if context is None else ~np.asarray(context)
+    _check_monotone("table", table)
+    _check_ends("table", table[:, free])
+    require(table[:, ~free] == 1, "`table` must be 1 at context positions", table[0])
+
+
+def _check_ends(name: str, values: np.ndarray) -> None:
+    slack = 8 * np.finfo(values.dtype).eps
+    require(abs(values[0]) <= slack, f"`{name}` must start at κ = 0", values[0])
+    require(abs(values[-1] - 1) <= slack, f"`{name}` must end at κ = 1", values[-1])
+
+
+def _check_monotone(name: str, values: np.ndarray) -> None:
+    drops = np.argwhere(np.diff(values, axis=0) < 0)
+    first = int(drops[0][0]) if drops.size else 0
+    rule = f"`{name}` must not decrease; it does after entry {first}"
+    require(drops.size == 0, rule, values[first : first + 2])

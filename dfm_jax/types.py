@@ -1,0 +1,59 @@
+"""The kinds of array by name, and `typed`, which holds every public signature to its word.
+
+Axis letters, declared once: N positions, V data tokens, S states of a position (V, or V + 1 where
+the mask, id V, is one of them), K experts, T steps, P pairs (x_0, x_1), J base laws, D features.
+Functions are written for one example; `jax.vmap` is the batch.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from beartype import beartype
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, jaxtyped
+
+Fn = TypeVar("Fn", bound=Callable[..., Any])
+
+Key = PRNGKeyArray
+Scalar = Float[ArrayLike, ""]
+Time = Float[ArrayLike, ""]  # in [0, 1], from the source to the data
+Step = Int[ArrayLike, ""]  # a step of a schedule table, 0 … T − 1
+Token = Int[ArrayLike, ""]
+Tokens = Int[ArrayLike, " N"]
+Context = Bool[ArrayLike, " N"]  # True where a position is given: never masked, never moved
+Kappa = Float[ArrayLike, " N"] | Float[ArrayLike, ""]  # κ_t per position, or one for all
+Probs = Float[ArrayLike, "N V"]  # one law over the data tokens per position
+LogProbs = Float[ArrayLike, "N V"]  # its logarithm, in nats
+StateProbs = Float[ArrayLike, "N S"]  # one law over the states per position
+Velocity = Float[ArrayLike, "N S"]  # u_t^i(v, x_t): row i sums to 0
+Weights = Float[ArrayLike, " K"]  # one number per expert
+Table = Float[ArrayLike, "T+1 N"]  # a schedule table κ[t, i]: row 0 the source, row T the data
+
+
+def typed(fn: Fn) -> Fn:
+    """Check the annotated shapes and types of every call; under jit, once, while tracing."""
+    return jaxtyped(typechecker=beartype)(fn)
+
+
+__all__ = [
+    "Array",
+    "ArrayLike",
+    "Bool",
+    "Context",
+    "Float",
+    "Int",
+    "Kappa",
+    "Key",
+    "LogProbs",
+    "Probs",
+    "Scalar",
+    "StateProbs",
+    "Step",
+    "Table",
+    "Time",
+    "Token",
+    "Tokens",
+    "Velocity",
+    "Weights",
+    "typed",
+]
