@@ -8,33 +8,36 @@ caller asks for it:
     error.throw()
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.experimental import checkify
 from jax.typing import ArrayLike
 
 _ROUNDING = 64  # how many float epsilons a sum of probabilities may miss 1 by, per term
 
 
-def require(holds: ArrayLike, rule: str, value: ArrayLike) -> None:
+def require(holds: ArrayLike, rule: str, value: Any) -> None:
     """Raise `ValueError("RULE; it is VALUE.")` unless `holds`; under tracing, a debug check."""
-    if isinstance(holds, jax.core.Tracer):
+    if isinstance(holds, Tracer):
         checkify.debug_check(jnp.all(holds), rule + "; it is {value}.", value=jnp.asarray(value))
     elif not np.all(holds):
         raise ValueError(f"{rule}; it is {_shown(value)}.")
 
 
-def _shown(value: ArrayLike) -> str:
-    if isinstance(value, jax.core.Tracer):
+def _shown(value: Any) -> str:
+    if isinstance(value, Tracer):
         return "traced"
     value = np.asarray(value)
     return f"{value.item()!r}" if value.ndim == 0 else np.array2string(value, threshold=12)
 
 
-def _readable(value: ArrayLike) -> ArrayLike:
+def _readable(value: ArrayLike) -> jax.Array | np.ndarray:
     """NumPy where the value can be read now: jnp would make it a tracer under an outer jit."""
-    return value if isinstance(value, jax.core.Tracer) else np.asarray(value)
+    return value if isinstance(value, Tracer) else np.asarray(value)
 
 
 def check_count(name: str, value: int, *, at_least: int = 1, at_most: int | None = None) -> None:
@@ -60,7 +63,8 @@ def check_interval(
 def check_law(name: str, probs: ArrayLike) -> None:
     """Every row of the last axis is non-negative and sums to 1."""
     probs = _readable(probs)
-    slack = _ROUNDING * probs.shape[-1] * jnp.finfo(probs.dtype).eps
+    inexact = jnp.issubdtype(probs.dtype, jnp.inexact)
+    slack = _ROUNDING * probs.shape[-1] * jnp.finfo(probs.dtype).eps if inexact else 0
     total = probs.sum(axis=-1)
     require(probs >= 0, f"`{name}` must be non-negative", probs)
     require(abs(total - 1) <= slack, f"`{name}` must sum to 1 over its last axis", total)

@@ -55,12 +55,20 @@ def polynomial(exponent: ArrayLike) -> Schedule:
 def cosine() -> Schedule:
     """κ_t = 1 − cos(πt/2), so that the share still at the source, 1 − κ_t, is a cosine.
 
-    Source: MaskGIT (2202.04200). Written as 2 sin²(πt/4) and log sin(π(1 − t)/2): no cancellation.
+    Source: MaskGIT (2202.04200). Written as 2 sin²(πt/4): no cancellation.
     """
-    return Schedule(
-        kappa=lambda t: 2 * jnp.sin(jnp.pi / 4 * t) ** 2,
-        log_complement=lambda t: jnp.log(jnp.sin(jnp.pi / 2 * (1 - t))),
-    )
+
+    def log_complement(t: ArrayLike) -> Array:
+        # The sine keeps its digits near 1, the cosine near 0: the rate starts at 0, not below.
+        late = jnp.asarray(t) > 0.5
+        t_late, t_early = jnp.where(late, t, 0.75), jnp.where(late, 0.25, t)
+        return jnp.where(
+            late,
+            jnp.log(jnp.sin(jnp.pi / 2 * (1 - t_late))),
+            jnp.log(jnp.cos(jnp.pi / 2 * t_early)),
+        )
+
+    return Schedule(kappa=lambda t: 2 * jnp.sin(jnp.pi / 4 * t) ** 2, log_complement=log_complement)
 
 
 def from_function(kappa: Callable[[ArrayLike], Array], *, grid_size: int = 257) -> Schedule:
@@ -76,17 +84,20 @@ def from_function(kappa: Callable[[ArrayLike], Array], *, grid_size: int = 257) 
     check_count("grid_size", grid_size, at_least=2)
     with jax.ensure_compile_time_eval():
         times = jnp.linspace(0.0, 1.0, grid_size)
-        values = np.stack([np.asarray(kappa(t)) for t in times])
+        values = np.asarray(jax.vmap(kappa)(times))
     _check_ends("kappa", values)
     _check_monotone("kappa", values)
-    return Schedule(kappa=kappa, log_complement=lambda t: jnp.log1p(-kappa(t)))
+    return Schedule(
+        kappa=lambda t: kappa(jnp.asarray(t)),
+        log_complement=lambda t: jnp.log1p(-kappa(jnp.asarray(t))),
+    )
 
 
 @typed
 def rate(t: Time, schedule: Schedule) -> Float[Array, "..."]:
     """The jump rate of a mixture path, in jumps per unit of time, on t ∈ [0, 1).
 
-        κ̇_t / (1 − κ_t) = −∂_t log(1 − κ_t)                                       [V3, V5]
+        κ̇_t / (1 − κ_t) = −∂_t log(1 − κ_t)   [V3, V5]
 
     The derivative of `log_complement`, so that no quotient of two vanishing numbers is formed.
 
@@ -103,7 +114,7 @@ def rate(t: Time, schedule: Schedule) -> Float[Array, "..."]:
 def backward_rate(t: Time, schedule: Schedule) -> Float[Array, "..."]:
     """The jump rate of a mixture path run towards the source, in jumps per unit of time.
 
-        κ̇_t / κ_t = ∂_t log κ_t   on t ∈ (0, 1]                                       [V6]
+        κ̇_t / κ_t = ∂_t log κ_t   on t ∈ (0, 1]   [V6]
 
     Raises:
         ValueError: if t lies outside (0, 1].
@@ -118,7 +129,7 @@ def backward_rate(t: Time, schedule: Schedule) -> Float[Array, "..."]:
 
 
 def left_to_right(num_positions: int) -> Table:
-    """κ[t, i] = 1[i < t], T = N: autoregression is this schedule.                       [A1]"""
+    """κ[t, i] = 1[i < t], T = N: autoregression is this schedule.   [A1]"""
     return any_order(np.arange(num_positions))
 
 
@@ -142,6 +153,7 @@ def blocks(block_of: Int[ArrayLike, " N"]) -> Table:
         ValueError: unless every block from 0 to the last has a position.
     """
     block_of = np.asarray(block_of)
+    require(block_of.ndim == 1, "`block_of` must be [N]", block_of.shape)
     check_count("the number of positions", block_of.size)
     used = np.unique(block_of)
     rule = "`block_of` must use every block 0, 1, … at least once"
@@ -151,18 +163,20 @@ def blocks(block_of: Int[ArrayLike, " N"]) -> Table:
 
 
 def masked(schedule: Schedule, num_steps: int, num_positions: int) -> Table:
-    """κ[t, i] = κ_{t/T}: masked diffusion, every position on the same clock.               [A1]"""
+    """κ[t, i] = κ_{t/T}: masked diffusion, every position on the same clock.   [A1]"""
     check_count("num_steps", num_steps)
     check_count("num_positions", num_positions)
     clock = jax.vmap(schedule.kappa)(jnp.linspace(0.0, 1.0, num_steps + 1))
     # κ_1 = 1 by definition; its rounding would leave a finished token a last tiny step.
     clock = clock.reshape(num_steps + 1, -1).at[-1].set(1.0)
+    rule = f"`num_positions` must be the schedule's own, {clock.shape[1]}"
+    require(clock.shape[1] in (1, num_positions), rule, num_positions)
     return jnp.broadcast_to(clock, (num_steps + 1, num_positions))
 
 
 @typed
 def with_context(table: Table, context: Context) -> Table:
-    """κ[t, i] = 1 at every t for a given position: a prompt never moves.                  [A5]"""
+    """κ[t, i] = 1 at every t for a given position: a prompt never moves.   [A5]"""
     return jnp.where(context, 1.0, table)
 
 
@@ -172,7 +186,7 @@ def check_table(table: Table, context: Context | None = None) -> None:
     Raises:
         ValueError: naming the first rule broken and the entry that breaks it.
     """
-    table = np.asarray(table)
+    table = np.asarray(table) * 1.0  # whole numbers may stand for κ
     require(table.ndim == 2 and table.shape[0] >= 2, "`table` must be [T + 1, N]", table.shape)
     finished = table[:-1] == 1
     moved = finished & (table[1:] != 1)
@@ -192,7 +206,7 @@ def _check_ends(name: str, values: np.ndarray) -> None:
 
 
 def _check_monotone(name: str, values: np.ndarray) -> None:
-    drops = np.argwhere(np.diff(values, axis=0) < 0)
+    drops = np.argwhere(~(np.diff(values, axis=0) >= 0))  # a NaN counts as one
     first = int(drops[0][0]) if drops.size else 0
     rule = f"`{name}` must not decrease; it does after entry {first}"
     require(drops.size == 0, rule, values[first : first + 2])

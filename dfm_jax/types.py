@@ -6,11 +6,17 @@ Functions are written for one example; `jax.vmap` is the batch.
 """
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from beartype import beartype
-from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, jaxtyped
+
+if TYPE_CHECKING:
+    # A Python number, a NumPy and a jax array add and multiply alike, but a checker that is told of
+    # the union refuses the sum of two: kinds and shapes are the business of `typed`.
+    ArrayLike = Any
+else:
+    from jax.typing import ArrayLike
 
 Fn = TypeVar("Fn", bound=Callable[..., Any])
 
@@ -27,7 +33,7 @@ LogProbs = Float[ArrayLike, "N V"]  # its logarithm, in nats
 StateProbs = Float[ArrayLike, "N S"]  # one law over the states per position
 Velocity = Float[ArrayLike, "N S"]  # u_t^i(v, x_t): row i sums to 0
 Weights = Float[ArrayLike, " K"]  # one number per expert
-Table = Float[ArrayLike, "T+1 N"]  # a schedule table κ[t, i]: row 0 the source, row T the data
+Table = Float[ArrayLike, "times N"]  # a schedule table κ[t, i]: T + 1 rows, from source to data
 
 
 def typed(fn: Fn) -> Fn:

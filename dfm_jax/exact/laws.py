@@ -1,0 +1,263 @@
+"""Sequences, their laws, and information: entropy, divergence, total correlation."""
+
+import numpy as np
+
+from dfm_jax.exact.checks import (
+    check_law,
+    check_laws,
+    check_measure,
+    check_positions,
+    check_shape,
+    check_size,
+    check_states,
+)
+
+
+def states(num_states: int, num_positions: int) -> np.ndarray:
+    """All S^N sequences in lexicographic order, position 0 slowest.
+
+    Row z is the sequence with flat index z; every law [Z] of this package is listed so.
+
+    Returns:
+        int64 array [Z, N].
+
+    Raises:
+        ValueError: above `MAX_STATES` sequences, naming the bytes.
+    """
+    check_states(num_states, num_positions)
+    return np.indices((num_states,) * num_positions).reshape(num_positions, -1).T.copy()
+
+
+def marginal(
+    law: np.ndarray, positions: tuple[int, ...], num_states: int, num_positions: int
+) -> np.ndarray:
+    """The law of a sub-sequence: p(x^A) = Σ_{x^{∉A}} p(x).
+
+    Args:
+        law: [Z], Z = S^N.
+        positions: A, strictly increasing; the empty tuple gives [1.].
+        num_states: S.
+        num_positions: N.
+
+    Returns:
+        [S^|A|], flat.
+    """
+    law = check_law("law", law, num_states, num_positions)
+    positions = check_positions("positions", positions, num_positions)
+    dropped = tuple(i for i in range(num_positions) if i not in positions)
+    return law.reshape((num_states,) * num_positions).sum(axis=dropped).reshape(-1)
+
+
+def conditionals(
+    law: np.ndarray, num_states: int, num_positions: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Next-token laws q(v | x^{<t}) = q(x^{<t} v) / q(x^{<t})  [A3].
+
+    Args:
+        law: q, [Z], Z = V^N.
+        num_states: V (or S, for a law of states; then read S for V below).
+        num_positions: N.
+
+    Returns:
+        The laws [Z, N, V], entry [x, t] a function of the first t tokens of x alone, and the
+        support, bool [Z, N]: q(x^{<t}) > 0. Off the support the law is all zeros.
+    """
+    law = check_law("law", law, num_states, num_positions)
+    total = law.size
+    check_size((total, num_positions, num_states), "next-token laws")
+    laws = np.zeros((total, num_positions, num_states))
+    support = np.zeros((total, num_positions), dtype=bool)
+    for t in range(num_positions):
+        joint = law.reshape(num_states**t, num_states, -1).sum(axis=2)  # q(x^{<t}, v)
+        prefix = joint.sum(axis=1)
+        live = prefix > 0.0
+        next_token = np.divide(
+            joint, prefix[:, None], out=np.zeros_like(joint), where=live[:, None]
+        )
+        laws[:, t] = np.repeat(next_token, num_states ** (num_positions - t), axis=0)
+        support[:, t] = np.repeat(live, num_states ** (num_positions - t))
+    return laws, support
+
+
+def token_conditionals(
+    law: np.ndarray, known: np.ndarray, num_states: int, num_positions: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Each token's law given the tokens at the known positions: q(x^i = v | x^known)  [P7].
+
+    At a known position it is the point mass at x^i.
+
+    Args:
+        law: [Z], Z = V^N.
+        known: bool [N].
+        num_states: V.
+        num_positions: N.
+
+    Returns:
+        The laws [Z, N, V], entry [x, i] a function of x^known alone, and the support, bool [Z]:
+        q(x^known) > 0. Off the support the laws are all zeros.
+    """
+    law = check_law("law", law, num_states, num_positions)
+    known = np.asarray(known)
+    check_shape("known", known, (num_positions,))
+    if known.dtype != bool:
+        raise ValueError(f"`known` must be bool; its dtype is {known.dtype}.")
+    check_size((law.size, num_positions, num_states), "token laws")
+    cube = (num_states,) * num_positions
+    hidden = tuple(i for i in range(num_positions) if not known[i])
+    given = law.reshape(cube).sum(axis=hidden, keepdims=True)
+    support = np.broadcast_to(given > 0.0, cube).reshape(-1)
+    laws = np.zeros((law.size, num_positions, num_states))
+    for i in range(num_positions):
+        if known[i]:
+            laws[:, i] = np.eye(num_states)[states(num_states, num_positions)[:, i]]
+            laws[~support, i] = 0.0
+            continue
+        others = tuple(j for j in hidden if j != i)
+        joint = law.reshape(cube).sum(axis=others, keepdims=True)
+        joint = np.moveaxis(joint[..., None], i, -1)  # the value of token i, last
+        joint = joint.reshape((*given.shape, num_states))
+        ratio = np.divide(
+            joint, given[..., None], out=np.zeros_like(joint), where=given[..., None] > 0.0
+        )
+        laws[:, i] = np.broadcast_to(ratio, (*cube, num_states)).reshape(-1, num_states)
+    return laws, support
+
+
+def embed(law: np.ndarray, num_tokens: int, num_states: int, num_positions: int) -> np.ndarray:
+    """A law of data sequences as a law of state sequences, with no mass on the other states.
+
+    Args:
+        law: [Z1], Z1 = V^N.
+        num_tokens: V.
+        num_states: S ≥ V.
+        num_positions: N.
+
+    Returns:
+        [Z], Z = S^N.
+    """
+    law = check_law("law", law, num_tokens, num_positions)
+    if num_states < num_tokens:
+        raise ValueError(f"`num_states` must be at least {num_tokens}; it is {num_states}.")
+    embedded = np.zeros(check_states(num_states, num_positions))
+    strides = num_states ** np.arange(num_positions - 1, -1, -1)
+    embedded[states(num_tokens, num_positions) @ strides] = law
+    return embedded
+
+
+def entropy(p: np.ndarray) -> np.ndarray:
+    """H(p) = −Σ_x p(x) log p(x) in nats, 0 log 0 = 0, along the last axis.
+
+    A row of zeros (a law off its support) has entropy 0.
+
+    Args:
+        p: [..., Z].
+
+    Returns:
+        [...]; a scalar for one law.
+    """
+    p = check_laws("p", p, or_zero=True)
+    return -np.sum(p * np.log(p, out=np.zeros_like(p), where=p > 0.0), axis=-1)
+
+
+def kl(p: np.ndarray, q: np.ndarray) -> np.ndarray:
+    """KL(p ‖ q) = Σ_x p(x) log(p(x) / q(x)) in nats, along the last axis.
+
+    0 log(0/q) = 0; +∞ where p(x) > 0 = q(x). Never NaN: log p − log q is formed only where both
+    are positive. A row of zeros in p (off its support) gives 0.
+
+    Args:
+        p: [..., Z].
+        q: [..., Z], same shape or broadcastable.
+
+    Returns:
+        [...], in [0, ∞] up to rounding.
+    """
+    p, q = np.broadcast_arrays(check_laws("p", p, or_zero=True), check_laws("q", q, or_zero=True))
+    both = (p > 0.0) & (q > 0.0)
+    log_p = np.log(p, out=np.zeros(p.shape), where=both)
+    log_q = np.log(q, out=np.zeros(q.shape), where=both)
+    missed = np.any((p > 0.0) & ~(q > 0.0), axis=-1)
+    return np.where(missed, np.inf, np.sum(p * (log_p - log_q), axis=-1))[()]
+
+
+def total_variation(p: np.ndarray, q: np.ndarray) -> np.ndarray:
+    """TV(p, q) = ½ Σ_x |p(x) − q(x)|, along the last axis; p, q: [..., Z]."""
+    p, q = check_laws("p", p, or_zero=True), check_laws("q", q, or_zero=True)
+    return 0.5 * np.sum(np.abs(p - q), axis=-1)
+
+
+def mutual_information(joint: np.ndarray) -> np.ndarray:
+    """I(A; B) = KL(p(a, b) ‖ p(a) p(b)) in nats  [D10].
+
+    Args:
+        joint: [A, B], summing to 1.
+    """
+    joint = _check_joint(joint)
+    live = joint > 0.0
+    ratio = np.log(joint, out=np.zeros_like(joint), where=live)
+    for axis in (0, 1):  # one logarithm at a time: p(a) p(b) may underflow where p(a, b) > 0
+        side = np.broadcast_to(joint.sum(axis=axis, keepdims=True), joint.shape)
+        ratio -= np.log(side, out=np.zeros_like(joint), where=live)
+    return np.sum(joint * ratio)
+
+
+def conditional_entropy(joint: np.ndarray) -> np.ndarray:
+    """H(A | B) = −Σ_{a,b} p(a, b) log(p(a, b) / p(b)) in nats.
+
+    Args:
+        joint: [A, B], summing to 1.
+    """
+    joint = _check_joint(joint)
+    given = np.broadcast_to(joint.sum(axis=0), joint.shape)
+    live = joint > 0.0
+    log_joint = np.log(joint, out=np.zeros_like(joint), where=live)
+    return -np.sum(joint * (log_joint - np.log(given, out=np.zeros_like(joint), where=live)))
+
+
+def total_correlation(law: np.ndarray, num_states: int, num_positions: int) -> np.ndarray:
+    """TC(X) = Σ_i H(X^i) − H(X) in nats: what independent draws of all tokens lose  [Q6].
+
+    Args:
+        law: [Z], Z = S^N.
+        num_states: S.
+        num_positions: N.
+    """
+    everywhere = tuple(range(num_positions))
+    return conditional_total_correlation(law, everywhere, (), num_states, num_positions)
+
+
+def conditional_total_correlation(
+    law: np.ndarray,
+    block: tuple[int, ...],
+    given: tuple[int, ...],
+    num_states: int,
+    num_positions: int,
+) -> np.ndarray:
+    """E_q TC(X^B | X^A) = Σ_{i∈B} H(X^i | X^A) − H(X^B | X^A) in nats  [Q6].
+
+    Args:
+        law: q, [Z], Z = S^N.
+        block: B, strictly increasing.
+        given: A, strictly increasing, disjoint from B; may be empty.
+        num_states: S.
+        num_positions: N.
+    """
+    block = check_positions("block", block, num_positions)
+    given = check_positions("given", given, num_positions)
+    if set(block) & set(given):
+        raise ValueError(f"`block` and `given` must be disjoint; they are {block} and {given}.")
+
+    def entropy_of(positions: tuple[int, ...]) -> np.ndarray:
+        return entropy(marginal(law, tuple(sorted(positions)), num_states, num_positions))
+
+    at_given = entropy_of(given)  # H(X^i | X^A) = H(X^i, X^A) − H(X^A)
+    single = sum(entropy_of((i, *given)) - at_given for i in block)
+    return single - (entropy_of(block + given) - at_given)
+
+
+def _check_joint(joint: np.ndarray) -> np.ndarray:
+    joint = check_measure("joint", joint)
+    if joint.ndim != 2:
+        raise ValueError(f"`joint` must have two axes [A, B]; its shape is {list(joint.shape)}.")
+    check_laws("joint", joint.reshape(-1))
+    return joint

@@ -1,0 +1,221 @@
+"""Token paths W[i, a, b, v] = p_t^i(v | x_0^i = a, x_1^i = b), and the marginal path they make.
+
+W is [N, S, V, S]. It may be complex: everything here is linear in each W[i], so the complex step
+W + ih Ẇ differentiates it to rounding.
+"""
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from dfm_jax.exact.checks import (
+    SUM_TOLERANCE,
+    check_laws,
+    check_measure,
+    check_real,
+    check_shape,
+    check_size,
+    check_states,
+)
+from dfm_jax.exact.couplings import (
+    Coupling,
+    FactoredCoupling,
+    check_factored,
+    check_joint,
+    starts,
+    transport,
+)
+
+COMPLEX_STEP = 1e-30
+"""h in f(W + ih Ẇ): h² is far below rounding, and nothing is subtracted."""
+
+
+def mixture_token_path(kappa: np.ndarray, num_tokens: int, num_states: int) -> np.ndarray:
+    """W[i, a, b, v] = (1 − κ^i) δ_a(v) + κ^i δ_b(v)  [P3].
+
+    Args:
+        kappa: [N], in [0, 1]; if complex, its real part.
+        num_tokens: V.
+        num_states: S ≥ V.
+
+    Returns:
+        [N, S, V, S], complex if `kappa` is.
+    """
+    kappa = _number("kappa", kappa)
+    if kappa.ndim != 1 or kappa.size == 0:
+        raise ValueError(f"`kappa` must have one axis [N]; its shape is {list(kappa.shape)}.")
+    outside = ~((np.real(kappa) >= 0.0) & (np.real(kappa) <= 1.0))
+    if np.any(outside):
+        raise ValueError(f"`kappa` must lie in [0, 1]; it is {kappa[outside][0]}.")
+    if num_states < num_tokens:
+        raise ValueError(f"`num_states` must be at least {num_tokens}; it is {num_states}.")
+    check_size((kappa.size, num_states, num_tokens, num_states), "a token path")
+    kappa = kappa[:, None, None, None]
+    at_source = np.eye(num_states)[:, None, :]
+    at_data = np.eye(num_tokens, num_states)[None, :, :]
+    return (1.0 - kappa) * at_source + kappa * at_data
+
+
+def convex_token_path(base_laws: np.ndarray, kappa: np.ndarray) -> np.ndarray:
+    """W[i, a, b, v] = Σ_j κ^{j,i} h^j[i, a, b, v], κ ≥ 0, Σ_j κ^{j,i} = 1  [P2].
+
+    Args:
+        base_laws: h, [J, N, S, V, S], laws over the last axis.
+        kappa: [J, N]; if complex, its real part is convex.
+
+    Returns:
+        [N, S, V, S].
+    """
+    base_laws = check_laws("base_laws", base_laws)
+    kappa = _number("kappa", kappa)
+    if base_laws.ndim != 5:
+        raise ValueError(
+            f"`base_laws` must have axes [J, N, S, V, S]; its shape is {list(base_laws.shape)}."
+        )
+    check_shape("kappa", kappa, base_laws.shape[:2])
+    check_laws("kappa (over its first axis)", np.real(kappa).T)
+    return np.einsum("jn,jnabv->nabv", kappa, base_laws)
+
+
+def metric_token_path(
+    beta: ArrayLike, distances: np.ndarray, num_positions: int, num_states: int
+) -> np.ndarray:
+    """W[i, a, b, v] = exp(−β d(v, b)) / Σ_y exp(−β d(y, b)), whatever a is  [P6].
+
+    β = 0 is the uniform source, β = ∞ the data. The path has no mask, so S = V.
+
+    Args:
+        beta: ≥ 0; may be infinite; if complex, its real part.
+        distances: d(v, b), [V, V], 0 on the diagonal and positive elsewhere.
+        num_positions: N.
+        num_states: S = V.
+
+    Returns:
+        [N, V, V, V].
+    """
+    distances = check_measure("distances", distances)
+    check_shape("distances", distances, (num_states, num_states))
+    diagonal = np.eye(num_states, dtype=bool)
+    if np.any((distances == 0.0) != diagonal) or np.any(distances < 0.0):
+        raise ValueError(
+            "`distances` must be 0 on the diagonal and positive elsewhere; "
+            f"it is {distances.tolist()}."
+        )
+    strength = _number("beta", beta, finite=False)
+    if strength.ndim != 0 or not np.real(strength) >= 0.0:
+        raise ValueError(f"`beta` must be a number in [0, inf]; it is {strength}.")
+    if np.isinf(np.real(strength)):  # 0 · ∞ never formed
+        laws = np.eye(num_states)
+    else:
+        powers = np.exp(-strength * distances.T)  # [b, v]; the largest is d = 0, so none overflows
+        laws = powers / powers.sum(axis=-1, keepdims=True)
+    check_size((num_positions,) + (num_states,) * 3, "a token path")
+    return np.broadcast_to(laws, (num_positions,) + (num_states,) * 3).copy()
+
+
+def marginal_path(coupling: Coupling, token_path: np.ndarray) -> np.ndarray:
+    """p_t(x) = Σ_{x_0,x_1} π(x_0, x_1) Π_i W[i, x_0^i, x_1^i, x^i]  [P1, P4].
+
+    Contracted one position at a time. A factored coupling first sums x_0^i out of W, so it
+    serves every space up to `MAX_STATES` sequences.
+
+    Args:
+        coupling: [Z0, Z1] or a `FactoredCoupling`.
+        token_path: W, [N, S, V, S], real or complex.
+
+    Returns:
+        [Z], Z = S^N, complex if W is.
+    """
+    token_path = check_token_path(token_path)
+    law, kernels = pairs(coupling, token_path)
+    return transport(law, kernels)
+
+
+def path_derivative(
+    coupling: Coupling, token_path: np.ndarray, token_path_rate: np.ndarray
+) -> np.ndarray:
+    """∂_t p_t(x) = Im p[W + ih Ẇ](x) / h, h = 1e-30: the complex step  [C1].
+
+    p is a polynomial in W with real coefficients, so Im p[W + ih Ẇ] = h ∂_t p + O(h³): the error
+    term is lost far below rounding, and no two nearby numbers are subtracted, as in a difference
+    quotient. The result is exact to rounding.
+
+    Args:
+        coupling: [Z0, Z1] or a `FactoredCoupling`.
+        token_path: W, real [N, S, V, S].
+        token_path_rate: Ẇ, real [N, S, V, S]; its last axis sums to 0.
+
+    Returns:
+        [Z].
+    """
+    token_path = check_real("token_path", token_path)
+    rate = check_real("token_path_rate", token_path_rate)
+    check_shape("token_path_rate", rate, token_path.shape)
+    if not np.all(np.isfinite(rate)):
+        raise ValueError("`token_path_rate` must be finite; it has NaN or infinite entries.")
+    scale = max(1.0, float(np.max(np.abs(rate))))
+    if np.max(np.abs(rate.sum(axis=-1))) > SUM_TOLERANCE * scale:
+        raise ValueError(
+            "`token_path_rate` must sum to 0 along its last axis; the largest sum is "
+            f"{np.max(np.abs(rate.sum(axis=-1)))}."
+        )
+    stepped = marginal_path(coupling, token_path + 1j * COMPLEX_STEP * rate)
+    return np.imag(stepped) / COMPLEX_STEP
+
+
+def mixed_path(weights: np.ndarray, paths: np.ndarray) -> np.ndarray:
+    """p_t(x) = Σ_k w_k p_t^k(x)  [D2]; weights w [K], paths p^k [K, Z], result [Z]."""
+    weights, paths = check_parts(weights, paths)
+    return weights @ paths
+
+
+def check_parts(weights: np.ndarray, paths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Weights [K] and paths [K, Z] as laws in float64."""
+    weights, paths = check_laws("weights", weights), check_laws("paths", paths)
+    if weights.ndim != 1 or paths.ndim != 2 or len(weights) != len(paths):
+        raise ValueError(
+            f"`weights` and `paths` must have shapes [K] and [K, Z]; they are "
+            f"{list(weights.shape)} and {list(paths.shape)}."
+        )
+    return weights, paths
+
+
+def pairs(coupling: Coupling, token_path: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A coupling as a flat law of token pairs and the path as kernels from them: [C^N], [N, C, S].
+
+    Dense: one pair state c = (a, b) per position, C = S·V, in the order of the positions.
+    Factored: c = b alone, C = V, because W[i] is summed over a given b beforehand.
+    """
+    num_positions, num_states, num_tokens, _ = token_path.shape
+    if isinstance(coupling, FactoredCoupling):
+        coupling, tokens = check_factored(coupling)
+        check_shape("source_tokens", coupling.source_tokens, (num_positions, num_states))
+        check_shape("data", coupling.data, (num_tokens**num_positions,))
+        return coupling.data, np.einsum("iba,iabv->ibv", starts(coupling, tokens), token_path)
+    joint = check_joint(coupling)
+    check_shape("coupling", joint, (num_states**num_positions, num_tokens**num_positions))
+    joint = joint.reshape((num_states,) * num_positions + (num_tokens,) * num_positions)
+    order = [axis for i in range(num_positions) for axis in (i, num_positions + i)]
+    kernels = token_path.reshape(num_positions, num_states * num_tokens, num_states)
+    return joint.transpose(order).reshape(-1), kernels
+
+
+def check_token_path(token_path: np.ndarray) -> np.ndarray:
+    """W with axes [N, S, V, S], S ≥ V, whose (real) rows are laws; small enough to list."""
+    token_path = _number("token_path", token_path)
+    shape = token_path.shape
+    if token_path.ndim != 4 or shape[1] != shape[3] or shape[2] > shape[1]:
+        raise ValueError(
+            f"`token_path` must have axes [N, S, V, S] with V <= S; its shape is {list(shape)}."
+        )
+    check_states(shape[1], shape[0])
+    check_laws("token_path", np.real(token_path))
+    return token_path
+
+
+def _number(name: str, value: ArrayLike, *, finite: bool = True) -> np.ndarray:
+    """An array of float64 or complex128."""
+    value = np.asarray(value)
+    value = value.astype(np.complex128 if np.iscomplexobj(value) else np.float64)
+    if np.any(np.isnan(value)) or (finite and not np.all(np.isfinite(value))):
+        raise ValueError(f"`{name}` must be finite; it has NaN or infinite entries.")
+    return value

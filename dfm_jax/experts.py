@@ -1,0 +1,98 @@
+"""Experts: a flow on all the data is the posterior-weighted mixture of flows on its parts. [D1–D8]
+
+Split the data into K parts of mass w_k and let u^k generate the path p^k of part k. The path of the
+whole is p_t = Σ_k w_k p_t^k, and since continuity is linear in the flux p u,
+
+    ∂_t p_t = −div(Σ_k w_k p_t^k u_t^k) = −div(p_t Σ_k r_k u_t^k),  r_k(z, t) = w_k p_t^k(z)/p_t(z),
+
+so Σ_k r_k u^k generates p_t. Nothing here knows what a network is. Weights and gates may be zero;
+the expert behind a zero may return anything, NaN included.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from dfm_jax.checks import check_count, check_interval, check_law
+from dfm_jax.types import Array, Float, Token, Weights, typed
+from dfm_jax.velocities import expectation
+
+
+@typed
+def mixture_log_prob(log_weights: Weights, log_probs: Float[Array, " K *event"]) -> Array:
+    """The law of the whole, from the laws of the parts, in nats.
+
+        log q(x) = log Σ_k w_k q_k(x),   log p_t(x) = log Σ_k w_k p_t^k(x)   [D1, D2]
+
+    In log space: products of token probabilities underflow.
+    """
+    column = jnp.reshape(log_weights, (-1, *(1 for _ in log_probs.shape[1:])))
+    return jax.nn.logsumexp(jnp.where(column == -jnp.inf, -jnp.inf, column + log_probs), axis=0)
+
+
+@typed
+def expert_posterior(log_p_t: Weights, log_prior: Weights) -> Weights:
+    """Which part does the state come from?
+
+        r_k(z, t) = w_k p_t^k(z) / p_t(z)   [D3]
+
+    At t = 0 it is P(k | c). NaN where p_t(z) = 0: there it is undefined.
+
+    Args:
+        log_p_t: log p_t^k(z) for each expert.
+        log_prior: log w_k, or log P(k | c) where there is a context; any common shift cancels.
+    """
+    return jax.nn.softmax(jnp.asarray(log_prior) + log_p_t)
+
+
+@typed
+def mix_velocities(weights: Weights, velocities: Float[Array, " K *state"]) -> Array:
+    """The global velocity is the posterior-weighted sum of the experts' at the same (z, t).
+
+        u_t(·, z) = Σ_k r_k(z, t) u_t^k(·, z)   [D4, D13]
+
+    Exact for the weights of `expert_posterior`, continuous and discrete time. With any u^k that
+    generate p_t^k the sum generates p_t. Source: DAG, DDM.
+
+    Raises:
+        ValueError: if the weights are no law.
+    """
+    check_law("weights", weights)
+    return expectation(jnp.asarray(weights), velocities)
+
+
+@typed
+def mix_posteriors(weights: Weights, posteriors: Float[Array, " K *state"]) -> Array:
+    """Token posteriors mix like velocities.
+
+        p_{1|t}^i(v | z) = Σ_k r_k(z, t) p_{1|t}^{k,i}(v | z)   [D5, D6]
+
+    For left-to-right tables this is q(v | x^{≤t}) = Σ_k r_k(x^{≤t}) q_k(v | x^{≤t}).
+
+    Raises:
+        ValueError: if the weights are no law.
+    """
+    check_law("weights", weights)
+    return expectation(jnp.asarray(weights), posteriors)
+
+
+@typed
+def mix_log_probs(log_weights: Weights, log_probs: Float[Array, " K *state"]) -> Array:
+    """`mix_posteriors` in log space, in nats: large vocabularies and long sequences underflow.
+
+    log p(v | z) = log Σ_k exp(log r_k + log p_k(v | z))   [D5, D6]
+    """
+    return mixture_log_prob(log_weights, log_probs)
+
+
+@typed
+def context_posterior(part: Token, num_experts: int) -> Weights:
+    """Where the part is a function of the context, hard top-1 routing is exact at every t.
+
+        r_k(·, t) = 1[k = f(c)]   [D8]
+
+    Raises:
+        ValueError: if `part` lies outside [0, K), the label −1 of an unserved row included.
+    """
+    check_count("num_experts", num_experts)
+    check_interval("part", part, 0, num_experts - 1)
+    return jax.nn.one_hot(part, num_experts, dtype=float)

@@ -1,0 +1,191 @@
+"""Who routes: Bayes, fixed-share, static, last-token, centroid, top-k, nucleus, hard.   [D7]
+
+A gate is a law over experts. Those that watch the sequence are states updated token by token, in
+log space; those that cut a law down say whether they renormalise.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from dfm_jax.checks import check_count, check_interval, check_law, require
+from dfm_jax.paths import HIGHEST
+from dfm_jax.types import Array, Bool, Float, Scalar, Weights, typed
+
+
+class GateState(NamedTuple):
+    """A running gate: log r_k(x^{≤t}), and whether any live expert could have made the prefix."""
+
+    log_weights: Float[Array, " K"]
+    alive: Bool[Array, ""]
+
+
+@typed
+def gate_init(log_prior: Weights) -> GateState:
+    """The gate before the first token: r_k = P(k | c), normalised.   [D7]"""
+    return GateState(jax.nn.log_softmax(jnp.asarray(log_prior)), jnp.array(True))
+
+
+@typed
+def bayes_gate_update(state: GateState, log_probs: Weights) -> GateState:
+    """One token more: the experts' own likelihoods route.
+
+        r_k(x^{≤t+1}) ∝ r_k(x^{≤t}) q_k(x^{t+1} | x^{≤t})   [D7]
+
+    If every live expert gives the token probability 0, the gate keeps its last value and `alive`
+    turns False: the mixture's log-likelihood is −∞ from there on.
+
+    Args:
+        state: the gate after t tokens.
+        log_probs: log q_k(x^{t+1} | x^{≤t}) for each expert, in nats.
+    """
+    joint = jnp.where(state.log_weights == -jnp.inf, -jnp.inf, state.log_weights + log_probs)
+    total = jax.nn.logsumexp(joint)
+    possible = total > -jnp.inf
+    updated = jnp.where(possible, joint - jnp.where(possible, total, 0.0), state.log_weights)
+    return GateState(updated, state.alive & possible)
+
+
+@typed
+def fixed_share_update(
+    state: GateState, log_probs: Weights, log_prior: Weights, alpha: Scalar
+) -> GateState:
+    """The Bayes gate that forgets: for parts that change inside a sequence.
+
+        r_{t+1} = (1 − α) · normalise(r_t q_k(x^{t+1} | x^{≤t})) + α w_k   [S7]
+
+    α = 0 is the Bayes gate, α = 1 the static one. Source: Herbster & Warmuth (1998).
+
+    Raises:
+        ValueError: unless 0 ≤ α ≤ 1.
+    """
+    check_interval("alpha", alpha, 0.0, 1.0)
+    log_weights, alive = bayes_gate_update(state, log_probs)
+    kept, shared = jnp.log1p(-alpha) + log_weights, jnp.log(alpha) + log_prior
+    return GateState(jnp.logaddexp(kept, shared), alive)
+
+
+@typed
+def bayes_gate(log_prior: Weights, token_log_probs: Float[Array, "N K"]) -> GateState:
+    """The Bayes gate at every prefix of a sequence: row t is r(x^{≤t}), rows 0 … N.
+
+        r_k(x^{≤t}) ∝ P(k | c) Π_{s≤t} q_k(x^s | x^{<s})   [D7]
+
+    Mixing token by token with these weights is the sequence mixture Σ_k r_k(c) q_k(x | c).
+    """
+    return _run(lambda state, row: bayes_gate_update(state, row), log_prior, token_log_probs)
+
+
+@typed
+def fixed_share_gate(
+    log_prior: Weights, token_log_probs: Float[Array, "N K"], alpha: Scalar
+) -> GateState:
+    """`fixed_share_update` at every prefix: rows 0 … N.   [S7]"""
+    log_prior = jax.nn.log_softmax(jnp.asarray(log_prior))
+
+    def update(state: GateState, row: Array) -> GateState:
+        return fixed_share_update(state, row, log_prior, alpha)
+
+    return _run(update, log_prior, token_log_probs)
+
+
+@typed
+def static_gate(log_prior: Weights, num_positions: int) -> GateState:
+    """A gate that never looks: r = P(k | c) at every prefix, rows 0 … N.   [B10]"""
+    log_weights = jax.nn.log_softmax(jnp.asarray(log_prior))
+    rows = jnp.broadcast_to(log_weights[None], (num_positions + 1, log_weights.shape[0]))
+    return GateState(rows, jnp.ones(num_positions + 1, bool))
+
+
+@typed
+def last_token_gate(log_prior: Weights, token_log_probs: Float[Array, "N K"]) -> GateState:
+    """A gate that remembers one token: each row starts again from the prior, rows 0 … N.
+
+    ρ_k(x^{≤t}) ∝ w_k q_k(x^t | x^{<t})   [B10]
+
+    Source: the public code of cBTM.
+    """
+    start = gate_init(log_prior)
+    rows = jax.vmap(bayes_gate_update, in_axes=(None, 0))(start, token_log_probs)
+    return _with_start(start, rows)
+
+
+@typed
+def centroid_gate(
+    features: Float[Array, " D"], centroids: Float[Array, "K D"], temperature: Scalar
+) -> Weights:
+    """A gate by direction: softmax of the cosine between the features and each centroid.
+
+        ρ_k ∝ exp(⟨f, c_k⟩ / (‖f‖ ‖c_k‖ τ))
+
+    τ → 0 is the nearest centroid (`hard_gate` of this), the paper's rule. Source: DAG, DDM.
+
+    Raises:
+        ValueError: if τ ≤ 0, or a vector has length 0 and so no direction.
+    """
+    check_interval("temperature", temperature, 0.0, jnp.inf, ends="()")
+    lengths = jnp.linalg.norm(centroids, axis=-1)
+    length = jnp.linalg.norm(features)
+    require(length > 0, "`features` must not be the zero vector: it has no direction", length)
+    require(lengths > 0, "`centroids` must not hold a zero vector", lengths)
+    cosines = jnp.matmul(centroids, features, precision=HIGHEST) / (lengths * length)
+    return jax.nn.softmax(cosines / temperature)
+
+
+# ── laws cut down: all renormalise ──────────────────────────────────────────────────────────────
+
+
+@typed
+def top_k_gate(weights: Weights, count: int) -> Weights:
+    """Keep the `count` largest weights and renormalise; ties go to the lower index.   [B6, B7]
+
+    An approximation when count < K: it costs at most 1 − M in total variation, M the mass kept.
+
+    Raises:
+        ValueError: unless 1 ≤ count ≤ K, or if the weights are no law.
+    """
+    weights = jnp.asarray(weights)
+    check_count("count", count, at_most=weights.shape[0])
+    check_law("weights", weights)
+    _, kept = jax.lax.top_k(weights, count)
+    return _renormalise(jnp.zeros_like(weights).at[kept].set(weights[kept]))
+
+
+@typed
+def nucleus_gate(weights: Weights, mass: Scalar) -> Weights:
+    """Keep the fewest largest weights whose sum reaches `mass` and renormalise.   [B6]
+
+    Raises:
+        ValueError: unless 0 < mass ≤ 1, or if the weights are no law.
+    """
+    weights = jnp.asarray(weights)
+    check_interval("mass", mass, 0.0, 1.0, ends="(]")
+    check_law("weights", weights)
+    order = jnp.argsort(-weights, stable=True)
+    before = jnp.cumsum(weights[order]) - weights[order]
+    kept = jnp.zeros_like(weights, bool).at[order].set(before < mass)
+    return _renormalise(jnp.where(kept, weights, 0.0))
+
+
+@typed
+def hard_gate(weights: Weights) -> Weights:
+    """All the weight on the largest; ties go to the lower index. Top-1 routing.   [B7, D8]"""
+    return top_k_gate(weights, 1)
+
+
+def _renormalise(weights: Array) -> Array:
+    return weights / jnp.sum(weights)
+
+
+def _run(update, log_prior: Weights, token_log_probs: Array) -> GateState:
+    def step(state: GateState, row: Array) -> tuple[GateState, GateState]:
+        state = update(state, row)
+        return state, state
+
+    start = gate_init(jnp.asarray(log_prior, token_log_probs.dtype))
+    return _with_start(start, jax.lax.scan(step, start, token_log_probs)[1])
+
+
+def _with_start(start: GateState, rows: GateState) -> GateState:
+    return jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), start, rows)

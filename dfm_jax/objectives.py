@@ -1,0 +1,169 @@
+"""What is minimised: cross-entropy, generalised KL, any-order and grid bounds, routers.   [L1–L5]
+
+Losses return one term per position, in nats, and leave the reduction to the caller: a mean over
+masked tokens is no bound and compares with nothing.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.special import gammaln
+
+from dfm_jax.checks import check_law, check_tokens
+from dfm_jax.paths import HIGHEST, point_mass
+from dfm_jax.schedules import Schedule, rate
+from dfm_jax.types import (
+    Array,
+    ArrayLike,
+    Float,
+    LogProbs,
+    Scalar,
+    Time,
+    Token,
+    Tokens,
+    Velocity,
+    Weights,
+    typed,
+)
+
+
+@typed
+def cross_entropy_loss(log_probs: LogProbs, x_1: Tokens) -> Float[Array, " N"]:
+    """−log p̂_{1|t}^i(x_1^i | x_t), one term per position.   [L1]
+
+    Any weight ω(t, x_t, i) > 0 has the same minimiser over all functions of (x_t, t); the excess
+    is Σ ω E KL(p_{1|t} ‖ p̂). Source: DFM.
+    """
+    check_tokens("x_1", x_1, jnp.shape(log_probs)[-1])
+    return -_at(log_probs, x_1)
+
+
+@typed
+def generalised_kl_loss(
+    log_posterior: LogProbs, x_1: Tokens, x_t: Tokens, t: Time, schedule: Schedule
+) -> Float[Array, " N"]:
+    """The evidence bound's integrand per position, t ∈ [0, 1), in nats per unit of time.
+
+        −κ̇/(1−κ) [p̂_{1|t}(z^i | z) − δ_{x_1^i}(z^i)
+                   + (1 − δ_{x_1^i}(z^i)) log p̂_{1|t}(x_1^i | z)]   [L2]
+
+    It equals `generalised_kl` of the conditional against the model's velocity. If X_0 ⊥ X_1, its
+    integral over t of the sum over positions bounds −log p̂_1(x_1). Never compare across sources.
+    Source: FMG.
+    """
+    num_tokens = jnp.shape(log_posterior)[-1]
+    check_tokens("x_1", x_1, num_tokens)
+    check_tokens("x_t", x_t, num_tokens + 1)
+    masked = jnp.asarray(x_t) == num_tokens
+    stays = jnp.where(masked, 0.0, jnp.exp(_at(log_posterior, jnp.where(masked, 0, x_t))))
+    done = jnp.asarray(x_t) == x_1
+    inside = stays - done + jnp.where(done, 0.0, _at(log_posterior, x_1))
+    return -rate(t, schedule) * inside
+
+
+@typed
+def generalised_kl(velocity: Velocity, model: Velocity, x_t: Tokens) -> Float[Array, " N"]:
+    """The cost rate of jumping at the wrong rate, per position, in nats per unit of time.
+
+        Σ_{v≠z^i} [u log(u/û) − u + û]   [L2, B8]
+
+    +∞ where u > 0 = û.
+    """
+    stay = point_mass(x_t, jnp.shape(velocity)[-1]) == 1
+    u, u_hat = jnp.where(stay, 0.0, velocity), jnp.where(stay, 0.0, model)
+    # Each branch is safe on its own: `where` keeps a NaN gradient of the branch not taken.
+    jumps, never = u > 0, u_hat <= 0
+    log_ratio = jnp.log(jnp.where(jumps, u, 1.0)) - jnp.log(jnp.where(never, 1.0, u_hat))
+    cost = jnp.where(jumps, u * jnp.where(never, jnp.inf, log_ratio), 0.0)
+    return jnp.sum(cost - u + u_hat, axis=-1)
+
+
+@typed
+def any_order_log_weight(num_revealed: ArrayLike, num_masked: ArrayLike) -> Array:
+    """log ∫ κ^a (1−κ)^{M−1} dκ = log [a! (M−1)!/N!], a revealed, M = N − a ≥ 1 masked.   [L3]"""
+    a, m = jnp.asarray(num_revealed, float), jnp.asarray(num_masked, float)
+    return gammaln(a + 1) + gammaln(m) - gammaln(a + m + 1)
+
+
+@typed
+def any_order_loss(
+    log_posterior: LogProbs, x_1: Tokens, x_t: Tokens, *, mask_id: int
+) -> Float[Array, " N"]:
+    """The share of one masked state in the any-order negative log-likelihood, per position.
+
+        a! (M−1)!/N! · 1[x_t^i = m] (−log p̂^i(x_1^i | x_t))   [L3]
+
+    Summed over all 2^N ways to mask x_1 and over positions it is the autoregressive NLL averaged
+    over uniformly random orders, for every κ, and no integral over time is left.
+    """
+    masked = jnp.asarray(x_t) == mask_id
+    num_masked = jnp.sum(masked)
+    weight = any_order_log_weight(masked.shape[0] - num_masked, jnp.maximum(num_masked, 1))
+    return jnp.where(masked, jnp.exp(weight) * cross_entropy_loss(log_posterior, x_1), 0.0)
+
+
+@typed
+def step_loss(
+    log_posterior: LogProbs,
+    x_1: Tokens,
+    x_t: Tokens,
+    step_size: Float[Array, " N"],
+    *,
+    mask_id: int,
+) -> Float[Array, " N"]:
+    """The finite-grid bound's term of one step, per position, for an all-mask source.
+
+        λ_t^i 1[x_t^i = m] (−log p̂^i(x_1^i | x_t))   [L5, A4]
+
+    Summed over steps and averaged over paths it bounds −log p̂_T(x_1 | c). For a left-to-right
+    table it is the next-token negative log-likelihood, term by term.
+    """
+    check_tokens("x_t", x_t, mask_id + 1)
+    moves = (jnp.asarray(x_t) == mask_id) & (step_size > 0)
+    return jnp.where(moves, step_size * cross_entropy_loss(log_posterior, x_1), 0.0)
+
+
+@typed
+def bregman_divergence(
+    phi: Callable[[Array], Array], target: Float[Array, " *event"], model: Float[Array, " *event"]
+) -> Scalar:
+    """D(a, b) = φ(a) − φ(b) − ⟨∇φ(b), a − b⟩, the target first.
+
+        Σ_k r_k D(u_k, v) = D(Σ_k r_k u_k, v) + Σ_k r_k D(u_k, Σ_j r_j u_j)  if Σ_k r_k = 1   [L4]
+
+    so regressing on the experts' velocities and on the global one differ by a constant in v.
+    """
+    value, slope = jax.value_and_grad(phi)(model)
+    return phi(target) - value - jnp.sum(slope * (target - model))
+
+
+@typed
+def router_loss(log_router: Weights, part: Token) -> Scalar:
+    """−log ρ̂_k(x_t, t), in nats; the minimiser over all functions is r_k(x_t, t).   [D11]
+
+    Raises:
+        ValueError: if `part` is no expert, the label −1 included.
+    """
+    check_tokens("part", part, jnp.shape(log_router)[0])
+    return -jnp.asarray(log_router)[part]
+
+
+@typed
+def decentralised_loss(expert_losses: Weights, router_loss: Scalar, weights: Weights) -> Scalar:
+    """The decentralised objective: experts apart, plus the router.
+
+        J(θ, φ) = Σ_k w_k L_k(θ_k) + E[−log ρ̂_k(X_t, t; φ)]   [D9, D12]
+
+    Experts share no parameters, so ∇_{θ_k} J = w_k ∇L_k(θ_k): training needs no communication.
+    Source: DAG, DDM.
+
+    Raises:
+        ValueError: if the weights are no law.
+    """
+    check_law("weights", weights)
+    return jnp.dot(jnp.asarray(weights), expert_losses, precision=HIGHEST) + router_loss
+
+
+def _at(rows: Array, tokens: Tokens) -> Array:
+    return jnp.take_along_axis(jnp.asarray(rows), jnp.asarray(tokens)[:, None], axis=-1)[:, 0]

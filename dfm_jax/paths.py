@@ -1,0 +1,186 @@
+"""Conditional and marginal probability paths: the laws a sequence passes through.   [P1–P7]
+
+A token path is p_t^i(· | x_0, x_1) at one time, one row per position: [N, S]. Given a finite
+list of pairs (x_0, x_1) with log-masses log π, the functions of the second half give the marginal
+path and its posteriors; they do not care which token path it was.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from dfm_jax.checks import check_law, check_num_states, check_tokens
+from dfm_jax.types import (
+    Array,
+    Context,
+    Float,
+    Int,
+    Kappa,
+    Key,
+    Probs,
+    Scalar,
+    StateProbs,
+    Tokens,
+    typed,
+)
+
+HIGHEST = jax.lax.Precision.HIGHEST
+
+
+@typed
+def point_mass(tokens: Tokens, num_states: int, *, name: str = "x_t") -> StateProbs:
+    """δ_{x^i}(v): one row per position.
+
+    Raises:
+        ValueError: if an id lies outside [0, num_states), the mask id −1 included.
+    """
+    check_tokens(name, tokens, num_states)
+    return jax.nn.one_hot(tokens, num_states, dtype=float)
+
+
+@typed
+def pad_to_states(probs: Probs, num_states: int) -> StateProbs:
+    """A law over the V data tokens as a law over the S states: no mass on the mask."""
+    num_tokens = jnp.shape(probs)[-1]
+    check_num_states(num_states, num_tokens)
+    return jnp.pad(probs, ((0, 0), (0, num_states - num_tokens)))
+
+
+@typed
+def mask_source(x_1: Tokens, context: Context, *, mask_id: int) -> Tokens:
+    """x_0 = I ⊙ x_1 + (1 − I) ⊙ m: the context is given, the rest is masked.   [A2, A5]
+
+    Raises:
+        ValueError: if `mask_id` is negative, or a token of `x_1` is the mask.
+    """
+    check_tokens("x_1", x_1, mask_id)
+    return jnp.where(context, x_1, mask_id)
+
+
+# ── conditional paths ───────────────────────────────────────────────────────────────────────────
+
+
+@typed
+def mixture_path(x_0: Tokens, x_1: Tokens, kappa_t: Kappa, *, num_states: int) -> StateProbs:
+    """Each position is still at its source token, or already at its data token.
+
+        p_t^i(v | x_0, x_1) = (1 − κ_t^i) δ_{x_0^i}(v) + κ_t^i δ_{x_1^i}(v)   [P3]
+
+    One κ per position makes autoregression a special case [A1]. Source: DFM.
+    """
+    kappa_t = jnp.broadcast_to(kappa_t, jnp.shape(x_0))[:, None]
+    source = point_mass(x_0, num_states, name="x_0")
+    data = point_mass(x_1, num_states, name="x_1")
+    return (1 - kappa_t) * source + kappa_t * data
+
+
+@typed
+def convex_path(base_laws: Float[Array, "J N S"], kappa_t: Float[Array, "J N"]) -> StateProbs:
+    """A convex sum of base laws h^j that do not depend on t.
+
+        p_t^i(v | x_0, x_1) = Σ_j κ_t^{i,j} h^j(v | x_0, x_1),  κ ≥ 0,  Σ_j κ_t^{i,j} = 1   [P2]
+
+    Raises:
+        ValueError: if κ is no law over j.
+    """
+    check_law("kappa_t", jnp.moveaxis(kappa_t, 0, -1))
+    return jnp.einsum("jn,jnv->nv", kappa_t, base_laws, precision=HIGHEST)
+
+
+@typed
+def metric_path(x_1: Tokens, distances: Float[Array, "V V"], beta_t: Scalar) -> Probs:
+    """Tokens near the target first: a path through a distance between tokens.
+
+        p_t^i(v | x_1) ∝ exp(−β_t d(v, x_1^i))   [P6]
+
+    β = 0 is uniform, β = ∞ is δ_{x_1}. The source is uniform, whatever the coupling. Source: KO.
+    """
+    check_tokens("x_1", x_1, distances.shape[0])
+    to_target = distances[:, x_1].T
+    # ∞ · 0 must be 0 at the target itself.
+    return jax.nn.softmax(jnp.where(to_target == 0, 0.0, -beta_t * to_target), axis=-1)
+
+
+@typed
+def product_log_prob(x_t: Tokens, token_path: StateProbs) -> Scalar:
+    """The path factorises over positions, in nats.
+
+    log p_t(x | x_0, x_1) = Σ_i log p_t^i(x^i | x_0, x_1)   [P1]
+    """
+    check_tokens("x_t", x_t, jnp.shape(token_path)[-1])
+    here = jnp.take_along_axis(jnp.asarray(token_path), jnp.asarray(x_t)[:, None], axis=-1)
+    return jnp.sum(jnp.log(here))
+
+
+@typed
+def sample_path(key: Key, token_path: StateProbs) -> Tokens:
+    """X_t ~ Π_i p_t^i(· | x_0, x_1), each position alone.   [P1]"""
+    # float32 logits and mode="high": the default Gumbel draw loses the tail beyond 16 nats.
+    logits = jnp.log(token_path).astype(jnp.float32)
+    return jax.random.categorical(key, logits, axis=-1, mode="high")
+
+
+# ── the marginal path of a finite list of pairs, and its posteriors ─────────────────────────────
+
+
+@typed
+def marginal_log_prob(
+    x_t: Tokens, token_paths: Float[Array, "P N S"], log_coupling: Float[Array, " P"]
+) -> Scalar:
+    """The law of the state when pairs are drawn from π, in nats; −∞ off the support.
+
+    p_t(x) = Σ_{x_0, x_1} p_t(x | x_0, x_1) π(x_0, x_1)   [P4]
+    """
+    conditional = jax.vmap(product_log_prob, in_axes=(None, 0))(x_t, token_paths)
+    return jax.nn.logsumexp(log_coupling + conditional)
+
+
+@typed
+def pair_posterior(
+    x_t: Tokens, token_paths: Float[Array, "P N S"], log_coupling: Float[Array, " P"]
+) -> Float[Array, " P"]:
+    """Which pair did x_t come from? NaN where p_t(x_t) = 0: there the posterior is undefined.
+
+    p_t(x_0, x_1 | z) = p_t(z | x_0, x_1) π(x_0, x_1) / p_t(z)   [P5]
+    """
+    conditional = jax.vmap(product_log_prob, in_axes=(None, 0))(x_t, token_paths)
+    return jax.nn.softmax(log_coupling + conditional)
+
+
+@typed
+def token_posterior(
+    pair_probs: Float[Array, " P"], tokens: Int[Array, "P N"], *, num_tokens: int
+) -> Probs:
+    """The token marginals of a posterior over pairs, with `tokens` the pairs' x_1 (or their x_0).
+
+    p_{1|t}^i(v | z) = Σ_p p_t(p | z) 1[x_1^i(p) = v]   [P5]
+    """
+    at = jax.vmap(lambda x: point_mass(x, num_tokens, name="tokens"))(tokens)
+    return jnp.einsum("p,pnv->nv", pair_probs, at, precision=HIGHEST)
+
+
+@typed
+def revealed_log_prob(
+    x_t: Tokens, x_1: Int[Array, "P N"], log_data: Float[Array, " P"], *, mask_id: int
+) -> Scalar:
+    """log q(revealed tokens of x_t) under an all-mask source, in nats: free of t and κ.   [P7]"""
+    return jax.nn.logsumexp(jnp.where(_agrees(x_t, x_1, mask_id), log_data, -jnp.inf))
+
+
+@typed
+def revealed_posterior(
+    x_t: Tokens, x_1: Int[Array, "P N"], log_data: Float[Array, " P"], *, mask_id: int
+) -> Probs:
+    """The denoising posterior of an all-mask source needs neither t nor κ.
+
+        p_{1|t}^i(v | z) = q(X^i = v | the revealed tokens of z)   [P7]
+
+    NaN where q gives the revealed tokens probability 0.
+    """
+    pair_probs = jax.nn.softmax(jnp.where(_agrees(x_t, x_1, mask_id), log_data, -jnp.inf))
+    return token_posterior(pair_probs, x_1, num_tokens=mask_id)
+
+
+def _agrees(x_t: Tokens, x_1: Int[Array, "P N"], mask_id: int) -> Array:
+    check_tokens("x_t", x_t, mask_id + 1)
+    z = jnp.asarray(x_t)[None, :]
+    return jnp.all((x_1 == z) | (z == mask_id), axis=-1)

@@ -1,0 +1,107 @@
+"""The laws of samplers: one step's law from exact or learned posteriors.   [S1, S2, S4–S7]
+
+A sampler step draws every position from its row, independently: `paths.sample_path` of the laws
+below. S2, the exact finite step, is `steps.step_law` of `steps.exact_step_velocity`.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from dfm_jax.checks import check_tokens
+from dfm_jax.experts import mix_posteriors, mixture_log_prob
+from dfm_jax.paths import pad_to_states, point_mass, product_log_prob
+from dfm_jax.types import (
+    Array,
+    Bool,
+    Float,
+    LogProbs,
+    Probs,
+    Scalar,
+    StateProbs,
+    Token,
+    Tokens,
+    Velocity,
+    Weights,
+    typed,
+)
+
+
+@typed
+def autoregressive_log_prob(x: Tokens, next_log_probs: LogProbs) -> Scalar:
+    """The law of ancestral sampling, in nats: exact for the left-to-right table.
+
+    log q̂(x | c) = Σ_t log q̂(x^t | x^{<t}, c)   [S1]
+    """
+    check_tokens("x", x, jnp.shape(next_log_probs)[-1])
+    rows = jnp.take_along_axis(jnp.asarray(next_log_probs), jnp.asarray(x)[:, None], axis=-1)
+    return jnp.sum(rows)
+
+
+@typed
+def final_step_law(
+    posterior: Probs, x_t: Tokens, pending: Bool[Array, " N"], *, num_states: int
+) -> StateProbs:
+    """The last step draws every unfinished position from the posterior and leaves the others.
+
+        X^i ~ p_{1|t}^i(· | x_t)  if pending,  δ_{x_t^i} else   [S4]
+
+    The joint is exact if at most one position is pending. Pending is κ_t^i < 1; with a mask source
+    that is x_t^i = m, so revealed tokens never change, and with other sources finished-looking
+    tokens are redrawn.
+    """
+    drawn = pad_to_states(posterior, num_states)
+    return jnp.where(pending[:, None], drawn, point_mass(x_t, num_states))
+
+
+@typed
+def one_position_step_law(
+    velocity: Velocity, x_t: Tokens, position: Token, size: Scalar
+) -> StateProbs:
+    """A step of one position only; the others stay.
+
+        X^j ~ δ_{x_t^j} + h 1[j = i] u^j(·, x_t)   [S5]
+
+    With a corrector (`velocities.corrected_velocity`, α = β) at frozen t it keeps p_t exactly, as
+    long as h |u| ≤ 1; moving all positions at once keeps it to O(h²) only. A uniformly drawn
+    position with h' = N h is the step I + h G.
+    """
+    num_positions, num_states = jnp.shape(velocity)
+    check_tokens("position", position, num_positions)
+    turn = (jnp.arange(num_positions) == position)[:, None]
+    return point_mass(x_t, num_states) + jnp.where(turn, size * jnp.asarray(velocity), 0.0)
+
+
+@typed
+def mixed_step_law(weights: Weights, step_laws: Float[Array, "K N S"]) -> StateProbs:
+    """Draw one expert per position, k^i ~ r(z, t), then its step: the step of the mixed velocity.
+
+    X^i ~ Σ_k r_k (δ_{z^i} + u^{k,i}(·, z))   [S6, S7a]
+
+    Also for a learned router, drawn per position and step. One k shared by positions that move
+    together is another law: `shared_expert_log_prob`.
+    """
+    return mix_posteriors(weights, step_laws)
+
+
+@typed
+def shared_expert_log_prob(
+    x_next: Tokens, log_weights: Weights, step_laws: Float[Array, "K N S"]
+) -> Scalar:
+    """One expert for all positions of a step, in nats: log Σ_k r_k Π_i law_k^i(x^i).   [S6]
+
+    Equal to `mixed_step_law` if one position moves; else another law.
+    """
+    per_expert = jax.vmap(product_log_prob, in_axes=(None, 0))(x_next, step_laws)
+    return mixture_log_prob(log_weights, per_expert)
+
+
+@typed
+def one_expert_log_prob(log_prior: Weights, sequence_log_probs: Weights) -> Scalar:
+    """Draw one expert after the prompt, k ~ r(c), and keep it: the law of the sequence, in nats.
+
+        log Σ_k r_k(c) q̂_k(x | c)   [S7b]
+
+    The same law as mixing token by token with the Bayes gate, at the cost of one expert. Only for
+    one-position steps, untruncated gates and temperature 1.
+    """
+    return mixture_log_prob(log_prior, jnp.asarray(sequence_log_probs))

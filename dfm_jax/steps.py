@@ -1,0 +1,156 @@
+"""Discrete time: the exact finite step, its validity, its push-forward, autoregression. [Q1–Q6, A3]
+
+Time is a row number t = 0 … T of a schedule table κ[t, i] (see `schedules`); autoregression is the
+table `left_to_right`.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from dfm_jax.checks import check_interval
+from dfm_jax.paths import HIGHEST, pad_to_states, point_mass, product_log_prob
+from dfm_jax.types import (
+    Array,
+    Float,
+    Int,
+    Probs,
+    Scalar,
+    StateProbs,
+    Step,
+    Table,
+    Tokens,
+    Velocity,
+    typed,
+)
+
+
+@typed
+def step_size(table: Table, t: Step) -> Float[Array, " N"]:
+    """The share of the remaining way that step t → t + 1 goes.
+
+        λ_t^i = (κ_{t+1}^i − κ_t^i) / (1 − κ_t^i),  0 where κ_t^i = 1   [Q3]
+
+    Raises:
+        ValueError: if t is no step of the table, 0 … T − 1.
+    """
+    table = jnp.asarray(table)
+    check_interval("t", t, 0, table.shape[0] - 2)
+    now, then = table[t], table[jnp.asarray(t) + 1]
+    left = 1 - now
+    return jnp.where(left > 0, (then - now) / jnp.where(left > 0, left, 1.0), 0.0)
+
+
+@typed
+def exact_step_velocity(
+    posterior: Probs, x_t: Tokens, step_size: Float[Array, " N"], *, num_states: int
+) -> Velocity:
+    """The finite-step velocity of the mixture path; not an Euler step.
+
+        u_t^i(v, z) = λ_t^i [p_{1|t}^i(v | z) − δ_{z^i}(v)]   [Q3]
+
+    With the posterior δ_{x_1} it is the exact step of the conditional law, any source and grid.
+    With the marginal posterior it is exact if one position moves; else each token's law is right
+    after the step and the joint is not [Q6].
+    """
+    move = pad_to_states(posterior, num_states) - point_mass(x_t, num_states)
+    return step_size[:, None] * move
+
+
+@typed
+def step_law(velocity: Velocity, x_t: Tokens) -> StateProbs:
+    """One step, independently over positions given x_t.
+
+    X_{t+1}^i ~ δ_{x_t^i}(·) + u_t^i(·, x_t)   [Q1]
+    """
+    return point_mass(x_t, jnp.shape(velocity)[-1]) + velocity
+
+
+@typed
+def step_violation(velocity: Velocity, x_t: Tokens) -> Scalar:
+    """By how much δ + u fails to be a law; 0 for a valid finite-step velocity.
+
+    Σ_v u^i(v, z) = 0,  −1 ≤ u^i(z^i, z) ≤ 0,  0 ≤ u^i(v, z) ≤ 1 for v ≠ z^i   [Q2]
+    """
+    velocity = jnp.asarray(velocity)
+    law = step_law(velocity, x_t)
+    unbalanced = jnp.max(jnp.abs(jnp.sum(velocity, axis=-1)))
+    return jnp.max(jnp.stack([unbalanced, jnp.max(-law), jnp.max(law - 1)]))
+
+
+@typed
+def transition_matrix(
+    step_laws: Float[Array, "Z N S"], states: Int[Array, "Z N"]
+) -> Float[Array, "Z Z"]:
+    """The kernel of one step over an enumerated space; columns sum to 1.
+
+    P_t(x, z) = Π_i (δ_{z^i} + u_t^i(·, z))(x^i)   [Q5]
+    """
+    from_z = jax.vmap(product_log_prob, in_axes=(None, 0))
+    return jnp.exp(jax.vmap(from_z, in_axes=(0, None))(states, step_laws))
+
+
+@typed
+def push_forward(
+    law: Float[Array, " Z"], step_laws: Float[Array, "Z N S"], states: Int[Array, "Z N"]
+) -> Float[Array, " Z"]:
+    """The law after one step: p_{t+1} = P_t p_t. Where p_t(z) = 0 it may hold anything.   [Q5]"""
+    somewhere = (law > 0)[:, None, None]
+    kernel = transition_matrix(jnp.where(somewhere, step_laws, 0.0), states)
+    return jnp.einsum("xz,z->x", kernel, law, precision=HIGHEST)
+
+
+@typed
+def next_token_velocity(
+    next_token_probs: Float[Array, " V"], x_t: Tokens, t: Step, *, num_states: int
+) -> Velocity:
+    """The next-token conditional is the velocity of autoregression, positions counted from 0.
+
+        u_t^i(v, z) = 1[i = t] ( q(v | z^{<t}) − δ_{z^i}(v) )   [A3]
+
+    Source: DAG.
+    """
+    num_positions = jnp.shape(x_t)[0]
+    check_interval("t", t, 0, num_positions - 1)
+    row = pad_to_states(next_token_probs[None], num_states)
+    turn = (jnp.arange(num_positions) == t)[:, None]
+    return jnp.where(turn, row - point_mass(x_t, num_states), 0.0)
+
+
+@typed
+def parallel_log_prob(
+    x: Tokens,
+    block_of: Int[Array, " N"],
+    states: Int[Array, "Z N"],
+    log_law: Float[Array, " Z"],
+) -> Scalar:
+    """log-law of a sampler that draws the tokens of a block independently, in nats.
+
+        log q_parallel(x) = Σ_i log q(x^i | x^{blocks before that of i})   [Q6]
+
+    Its distance KL(q ‖ q_parallel) is the price of parallelism, the expected total correlation
+    inside the blocks; zero for blocks of one. The law q is listed: `states` and their log-masses.
+    """
+    same = states == jnp.asarray(x)[None, :]  # [Z, N]
+    known = block_of[None, :] < block_of[:, None]  # [i, j]
+    given = jnp.all(same[None] | ~known[:, None, :], axis=-1)  # [i, Z]
+    log_given = jax.nn.logsumexp(jnp.where(given, log_law[None], -jnp.inf), axis=-1)
+    log_joint = jax.nn.logsumexp(jnp.where(given & same.T, log_law[None], -jnp.inf), axis=-1)
+    dead = log_joint == -jnp.inf  # never form ∞ − ∞
+    return jnp.sum(jnp.where(dead, -jnp.inf, log_joint - jnp.where(dead, 0.0, log_given)))
+
+
+@typed
+def total_correlation(
+    law: Float[Array, " Z"], states: Int[Array, "Z N"], *, num_tokens: int
+) -> Scalar:
+    """How far the tokens are from independent, in nats.
+
+    TC(X) = Σ_i H(X^i) − H(X)   [Q6]
+    """
+    at = jax.vmap(lambda x: point_mass(x, num_tokens, name="states"))(states)
+    marginals = jnp.einsum("z,znv->nv", law, at, precision=HIGHEST)
+    return jnp.sum(_entropy_terms(marginals)) - jnp.sum(_entropy_terms(law))
+
+
+def _entropy_terms(probs: Array) -> Array:
+    return jax.scipy.special.entr(probs)

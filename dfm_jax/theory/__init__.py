@@ -1,0 +1,31 @@
+"""Each statement of the theory, executable: residual, falsifier, ledger, `verify`.
+
+    for row in verify(["D4"]):
+        print(row.label, row.residual, row.falsifier)
+
+A residual must vanish on every case of the statement's domain; its falsifier, the same with one
+hypothesis broken, must not on generic cases. The oracle is `dfm_jax.exact`, which shares no code
+with what it judges.
+"""
+
+# Importing them enters their statements in the ledger.
+from dfm_jax.theory import (  # isort: skip  # noqa: F401
+    paths,
+    velocities,
+    rates,
+    steps,
+    price,
+    autoregression,
+    objectives,
+    experts,
+    decentral,
+    accounting,
+    gates,
+    samplers,
+)
+from dfm_jax.theory.cases import Shape as Shape
+from dfm_jax.theory.ledger import equations as equations
+from dfm_jax.theory.statement import LEDGER as LEDGER
+from dfm_jax.theory.statement import Statement as Statement
+from dfm_jax.theory.verify import Row as Row
+from dfm_jax.theory.verify import verify as verify

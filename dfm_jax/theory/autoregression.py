@@ -1,0 +1,313 @@
+"""A1–A5: autoregression is a flow whose schedule is a table."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dfm_jax import exact, objectives, paths, schedules, steps
+from dfm_jax.theory import fields
+from dfm_jax.theory.cases import Case, Cases
+from dfm_jax.theory.price import block_numbers
+from dfm_jax.theory.runs import Run
+from dfm_jax.theory.statement import gap, statement, worst
+from dfm_jax.theory.steps import chain, laws_of, velocities_of
+from dfm_jax.types import Array
+
+
+def _revealed_law(case: Case, known: np.ndarray) -> np.ndarray:
+    """q on the known positions, masks elsewhere, counted sequence by sequence: [Z]."""
+    masked = np.where(known, case.tokens, case.shape.num_tokens)
+    law = np.zeros(len(case.states))
+    radix = case.shape.num_states ** np.arange(case.shape.num_positions)[::-1]
+    np.add.at(law, masked @ radix, case.data)
+    return law
+
+
+def _tables(case: Case) -> dict[str, np.ndarray]:
+    """The library's tables for this case: any order, blocks, left to right, masked diffusion."""
+    n = case.shape.num_positions
+    return {
+        "order": np.asarray(schedules.any_order(case.order), np.float64),
+        "blocks": np.asarray(schedules.blocks(block_numbers_from_0(case)), np.float64),
+        "left_to_right": np.asarray(schedules.left_to_right(n), np.float64),
+    }
+
+
+def block_numbers_from_0(case: Case) -> np.ndarray:
+    """`block_numbers`, its context put in the first block, numbered without gaps."""
+    return np.unique(np.maximum(block_numbers(case), 1), return_inverse=True)[1]
+
+
+def _on_time(table: np.ndarray) -> np.ndarray:
+    return table
+
+
+def _one_late(table: np.ndarray) -> np.ndarray:
+    """An off-by-one: every row a step late."""
+    return np.concatenate([table[:1], table[:-1]])
+
+
+@statement(
+    "A1",
+    "κ_t^i = 1[i ≤ t] is left to right; any order σ, blocks, masked diffusion κ_t^i = κ_t",
+    source="own",
+    kind="definition",
+    falsifier="every row one step late",
+    shift=_one_late,
+)
+def tables(cases: Cases, run: Run, *, shift=_on_time) -> np.ndarray:
+    """The path's law at every row reveals just the tokens that the order has reached."""
+    del run  # the tables are NumPy constants; their law is enumerated
+
+    def truth(case: Case) -> np.ndarray:
+        n = case.shape.num_positions
+        reached = {
+            "order": [np.isin(np.arange(n), case.order[:t]) for t in range(n + 1)],
+            "blocks": [block_numbers_from_0(case) < t for t in range(n + 1)],
+            "left_to_right": [np.arange(n) < t for t in range(n + 1)],
+        }
+        free = case.masked._replace(context=np.zeros(n, bool))
+        apart = [_masked_gap(case)]
+        for name, table in _tables(case).items():
+            for row, known in zip(shift(table), reached[name], strict=False):
+                law = exact.marginal_path(free, case.token_path(row))
+                apart.append(np.abs(law - _revealed_law(case, known)).max())
+        return np.max(apart)
+
+    return cases.each(truth)
+
+
+def _masked_gap(case: Case) -> float:
+    """`masked` gives every position the clock κ_{t/T}."""
+    table = schedules.masked(schedules.polynomial(2.0), 4, case.shape.num_positions)
+    clock = (np.arange(5)[:, None] / 4) ** 2
+    # the table is made in jax's default precision; quarters squared are exact in any
+    return float(np.abs(np.asarray(table, np.float64) - clock).max())
+
+
+def _given(case: Case) -> np.ndarray:
+    """`left_to_right` with the case's context: [N + 1, N]."""
+    table = schedules.with_context(schedules.left_to_right(case.shape.num_positions), case.context)
+    return np.asarray(table, np.float64)
+
+
+def _product_source(case: Case) -> np.ndarray:
+    """Any law of the source tokens, the same at every position: [S]."""
+    return case.denoiser[1, 0] @ np.eye(
+        case.shape.num_tokens, case.shape.num_states
+    ) * 0.7 + 0.3 / (case.shape.num_states)
+
+
+def _on_states(case: Case, positions: tuple[int, ...]) -> np.ndarray:
+    """The data's law of some tokens, as a law over states."""
+    v, n, _ = case.shape
+    law = exact.marginal(case.data, positions, v, n)
+    return exact.embed(law, v, case.shape.num_states, len(positions)) if positions else law
+
+
+def _start_free(case: Case) -> np.ndarray:
+    law = np.prod(_product_source(case)[case.states], axis=1)
+    return law[:, None] * case.data
+
+
+def _start_tied(case: Case) -> np.ndarray:
+    return case.coupling
+
+
+@statement(
+    "A2",
+    "p_t(x) = q(x^{≤t} | c) 1[x^{>t} = m]; any source independent of the data: q(x^{≤t}) p(x^{>t})",
+    source="own",
+    kind="identity",
+    falsifier="a source that depends on the data",
+    coupling_of=_start_tied,
+)
+def prefix_and_source(cases: Cases, run: Run, *, coupling_of=_start_free) -> np.ndarray:
+    """`marginal_log_prob` on left-to-right tables; prefix masses counted by `exact.marginal`."""
+    n, s = cases.shape.num_positions, cases.shape.num_states
+
+    def pairs(case: Case, coupling: np.ndarray) -> tuple[np.ndarray, ...]:
+        return (*fields.pair_lists(case)[:2], fields.log(coupling).reshape(-1))
+
+    def truth(case: Case) -> np.ndarray:
+        coupling, rows = coupling_of(case), []
+        source = exact.source_law(coupling)
+        for t in range(n + 1):
+            seen = _on_states(case, tuple(range(t)))
+            rest = exact.marginal(source, tuple(range(t, n)), s, n)
+            rows.append(np.outer(seen, rest).reshape(-1))
+        return np.stack(rows)
+
+    def masked_truth(case: Case) -> np.ndarray:
+        return np.stack([_revealed_law(case, row == 1) for row in _given(case)])
+
+    def law(coupling_of, table: np.ndarray) -> np.ndarray:
+        lists = cases.each(lambda c: pairs(c, coupling_of(c)))
+        return run(_laws_on_table, *lists, table, fields.states(cases), num_states=s)
+
+    free = np.stack([np.asarray(schedules.left_to_right(n), np.float64)] * len(cases))
+    return worst(
+        gap(law(coupling_of, free), cases.each(truth)),
+        gap(law(lambda c: exact.dense(c.masked), cases.each(_given)), cases.each(masked_truth)),
+    )
+
+
+def _laws_on_table(
+    x_0: Array, x_1: Array, log_pi: Array, table: Array, states: Array, *, num_states: int
+) -> Array:
+    def at_row(kappa: Array) -> Array:
+        token_paths = fields.mixture_paths(x_0, x_1, kappa, num_states=num_states)
+        return fields.over_states(lambda z: paths.marginal_log_prob(z, token_paths, log_pi), states)
+
+    return jnp.exp(jax.lax.map(at_row, table))
+
+
+def _next_token(next_probs: Array, states: Array, *, num_states: int) -> Array:
+    """`next_token_velocity` at every step and state: [T, Z, N, S]; next_probs [Z, N, V]."""
+
+    def at(t: Array) -> Array:
+        return jax.vmap(
+            lambda law, z: steps.next_token_velocity(law[t], z, t, num_states=num_states)
+        )(next_probs, states)
+
+    return jax.vmap(at)(jnp.arange(states.shape[-1]))
+
+
+def _by_prefix(case: Case) -> np.ndarray:
+    """q(v | z^{<t}) for every state whose first t tokens are data, 0 else: [Z, N, V]."""
+    embedded = case.conditionals(case.data)
+    v, n, _ = case.shape
+    rows = np.zeros((len(case.states), n, v))
+    for t in range(n):
+        prefix_is_data = (case.states[:, :t] < v).all(axis=1)
+        tail = np.where(np.arange(n) < t, case.states, 0)
+        index = np.where(tail < v, tail, 0) @ v ** np.arange(n)[::-1]
+        rows[prefix_is_data, t] = embedded[index[prefix_is_data], t]
+    return rows
+
+
+def _without_prefix(case: Case) -> np.ndarray:
+    """The token marginals q(X^t = v), the prefix forgotten."""
+    v, n, _ = case.shape
+    rows = [exact.marginal(case.data, (t,), v, n) for t in range(n)]
+    return np.broadcast_to(np.stack(rows), (len(case.states), n, v))
+
+
+@statement(
+    "A3",
+    "u_t^i(v, z) = 1[i = t+1] ( q(v | z^{≤t}) − δ_{z^i}(v) )",
+    source="DAG",
+    kind="identity",
+    falsifier="the token's marginal, its prefix forgotten",
+    next_probs=_without_prefix,
+)
+def next_token_is_the_velocity(cases: Cases, run: Run, *, next_probs=_by_prefix) -> np.ndarray:
+    """Equal to Q3's marginal step on a left-to-right table; Q4 and Q5 hold exactly."""
+    n, s = cases.shape.num_positions, cases.shape.num_states
+    table = np.asarray(schedules.left_to_right(n), np.float64)
+
+    def truth(case: Case) -> tuple[np.ndarray, ...]:
+        free = case.masked._replace(context=np.zeros(n, bool))
+        laws, posteriors = chain(case, free, table)
+        defined = (laws[:-1] > 0)[:, :, None, None]
+        return laws, np.where(defined, posteriors, np.eye(case.shape.num_tokens)[0])
+
+    laws, posteriors = cases.each(truth)
+    tables = np.broadcast_to(table, (len(cases), *table.shape))
+    expected = run(velocities_of, posteriors, fields.states(cases), tables)
+    velocity = run(_next_token, cases.each(next_probs), fields.states(cases), num_states=s)
+    kernels = run(laws_of, velocity, fields.states(cases))
+    apart = []
+    for law, u, kernel in zip(laws, velocity, kernels, strict=True):
+        for t in range(n):
+            apart.append(np.abs(law[t + 1] - law[t] + exact.divergence(law[t], u[t])).max())
+            apart.append(np.abs(exact.push_forward(law[t], kernel[t]) - law[t + 1]).max())
+    return worst(
+        gap(velocity, expected, laws[:, :-1] > 0),
+        np.array(apart).reshape(len(cases), -1).max(axis=1),
+    )
+
+
+def _losses(log_probs: Array, x_1: Array, table: Array, *, mask_id: int, weighted: bool) -> Array:
+    """Σ_i of `step_loss` at every step of one sequence; log_probs [T, N, V]."""
+
+    def at(t: Array) -> Array:
+        x_t = jnp.where(table[t] == 1, x_1, mask_id)
+        size = steps.step_size(table, t) if weighted else jnp.ones_like(table[t])
+        loss = objectives.step_loss(log_probs[t], x_1, x_t, size, mask_id=mask_id)
+        return jnp.sum(loss)
+
+    return jax.vmap(at)(jnp.arange(table.shape[0] - 1))
+
+
+@statement(
+    "A4",
+    "Σ_t Σ_i λ_t^i (−log p̂_{1|t}^i(x_1^i | X_t)) is the next-token NLL, term by term",
+    source="own",
+    kind="identity",
+    falsifier="without λ, every masked position counted",
+    weighted=False,
+)
+def next_token_loss(cases: Cases, run: Run, *, weighted: bool = True) -> np.ndarray:
+    """A random model on a left-to-right table, every term read off by hand."""
+    n, v = cases.shape.num_positions, cases.shape.num_tokens
+
+    def draw(case: Case) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        x_1 = case.tokens[int(case.numbers[3] * len(case.tokens))]
+        log_probs = np.log(case.denoiser[:n])
+        return log_probs, x_1, np.array([-log_probs[t, t, x_1[t]] for t in range(n)])
+
+    log_probs, x_1, terms = cases.each(draw)
+    table = np.stack([np.asarray(schedules.left_to_right(n), np.float64)] * len(cases))
+    return gap(run(_losses, log_probs, x_1, table, mask_id=v, weighted=weighted), terms)
+
+
+def _prompted(x_1: Array, context: Array, *, mask_id: int) -> Array:
+    return jax.vmap(lambda x: paths.mask_source(x, context, mask_id=mask_id))(x_1)
+
+
+def _with_prompt(case: Case) -> np.ndarray:
+    table = schedules.with_context(schedules.any_order(case.order), _prompt(case))
+    return np.asarray(table, np.float64)
+
+
+def _without_prompt(case: Case) -> np.ndarray:
+    return np.asarray(schedules.any_order(case.order), np.float64)
+
+
+def _prompt(case: Case) -> np.ndarray:
+    """A context of one position at least, never all of them: none if N = 1."""
+    first = np.arange(case.shape.num_positions) == case.order[0]
+    return (case.context | first) & (case.shape.num_positions > 1)
+
+
+@statement(
+    "A5",
+    "(X_0, X_1) = (I ⊙ X_1 + (1 − I) ⊙ m, X_1): the context is given, never masked, never moved",
+    source="DAG, DFM",
+    kind="identity",
+    falsifier="a table that moves the context",
+    table_of=_without_prompt,
+)
+def context_is_given(cases: Cases, run: Run, *, table_of=_with_prompt) -> np.ndarray:
+    """The coupling by `mask_source`; λ is 0 on the context, whose law is the data's at each t."""
+    v, n, _ = cases.shape
+    x_0 = run(_prompted, fields.tokens(cases), cases.each(_prompt), mask_id=v)
+    size = run(_sizes, cases.each(table_of))
+
+    def truth(case: Case) -> np.ndarray:
+        prompt, keep = _prompt(case), np.flatnonzero(_prompt(case))
+        given = case.masked._replace(context=prompt)
+        at = [case.token_path(row) for row in _with_prompt(case)]
+        laws = [exact.marginal_path(given, w) for w in at]
+        kept = tuple(int(i) for i in keep)
+        seen = [exact.marginal(law, kept, case.shape.num_states, n) for law in laws]
+        return np.max([np.abs(law - _on_states(case, kept)).max() for law in seen])
+
+    start = np.where(cases.each(_prompt)[:, None], fields.tokens(cases), v)
+    moved = np.where(cases.each(_prompt)[:, None], size, 0.0)
+    return worst(gap(x_0, start), gap(moved, np.zeros_like(moved)), cases.each(truth))
+
+
+def _sizes(table: Array) -> Array:
+    return jax.vmap(lambda t: steps.step_size(table, t))(jnp.arange(table.shape[0] - 1))

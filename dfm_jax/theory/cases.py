@@ -1,0 +1,248 @@
+"""Random spaces to judge on: laws, couplings, schedules, gates, generic and hard ones.
+
+A generic case has full support, distinct parts and masses, a dependent coupling and 0 < κ < 1: no
+falsifier may pass there. A hard case sits on an edge of the statements' domain: zeros, disjoint or
+equal parts, sources that overlap the data, contexts, κ at an end. K = 1 and N = 1 are shapes.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, wraps
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dfm_jax import exact
+
+
+class Shape(NamedTuple):
+    """V data tokens, N positions, K parts. Paths live on S = V + 1 states: the mask is one."""
+
+    num_tokens: int
+    num_positions: int
+    num_experts: int
+
+    @property
+    def num_states(self) -> int:
+        """S = V + 1."""
+        return self.num_tokens + 1
+
+
+FAMILIES = ("linear", "polynomial", "cosine")
+
+
+def kappa(family: str, exponent: np.ndarray, t: float) -> np.ndarray:
+    """κ_t per position, in NumPy: no code shared with `schedules`; exactly 0 and 1 at the ends."""
+    if family == "linear" or t in (0.0, 1.0):
+        return np.full_like(exponent, t)
+    return (
+        t**exponent if family == "polynomial" else np.full_like(exponent, 1 - np.cos(np.pi * t / 2))
+    )
+
+
+def kappa_slope(family: str, exponent: np.ndarray, t: float) -> np.ndarray:
+    """κ̇_t per position, differentiated by hand."""
+    if family == "linear":
+        return np.ones_like(exponent)
+    if family == "polynomial":
+        return exponent * t ** (exponent - 1)
+    return np.full_like(exponent, np.pi / 2 * np.sin(np.pi * t / 2))
+
+
+def memo(method: Callable) -> Callable:
+    """Keep a case's truths: many statements ask for the same one."""
+
+    @wraps(method)
+    def remembered(self: "Case", *args: Any) -> Any:
+        key = (method.__name__, *args)
+        if key not in self._memo:
+            self._memo[key] = method(self, *args)
+        return self._memo[key]
+
+    return remembered
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Case:
+    """One random instance of everything a statement may speak of, NumPy float64.
+
+    Times by name: "inside" lies in (0, 1), "early" may be 0, "late" may be 1.
+    """
+
+    shape: Shape
+    generic: bool
+    weights: np.ndarray  # [K] masses w_k
+    couplings: np.ndarray  # [K, S^N, V^N] laws π_k of (x_0, x_1)
+    context: np.ndarray  # [N] given positions, for all-mask sources
+    order: np.ndarray  # [N] an order of generation
+    family: str
+    exponent: np.ndarray  # [N]
+    times: dict[str, float]
+    model_weights: np.ndarray  # [K] ŵ
+    model_parts: np.ndarray  # [K, V^N] q̂_k
+    router: np.ndarray  # [V^N, N, K] ρ̂ at every prefix: row t sees t tokens
+    denoiser: np.ndarray  # [S^N, N, V] any model posterior p̂_{1|t}, full support
+    state_router: np.ndarray  # [S^N, K] ρ̂(z), any t
+    numbers: np.ndarray  # [8] uniform on (0.2, 0.9), for whatever else is free
+
+    def __post_init__(self) -> None:
+        """Give the case its memory."""
+        object.__setattr__(self, "_memo", {})
+
+    @cached_property
+    def states(self) -> np.ndarray:
+        """All sequences of S states."""
+        return exact.states(self.shape.num_states, self.shape.num_positions)
+
+    @cached_property
+    def tokens(self) -> np.ndarray:
+        """All sequences of V tokens."""
+        return exact.states(self.shape.num_tokens, self.shape.num_positions)
+
+    @cached_property
+    def parts(self) -> np.ndarray:
+        """Data laws q_k: [K, V^N]."""
+        return self.couplings.sum(axis=1)
+
+    @cached_property
+    def coupling(self) -> np.ndarray:
+        """π = Σ_k w_k π_k."""
+        return np.tensordot(self.weights, self.couplings, axes=1)
+
+    @cached_property
+    def data(self) -> np.ndarray:
+        """The data law q, as the marginal of π."""
+        return exact.data_law(self.coupling)
+
+    @cached_property
+    def masked_parts(self) -> list[exact.FactoredCoupling]:
+        """Each part with an all-mask source outside the context."""
+        return [self._masked(law) for law in self.parts]
+
+    @cached_property
+    def masked(self) -> exact.FactoredCoupling:
+        """The whole with an all-mask source outside the context."""
+        return self._masked(self.data)
+
+    def _masked(self, law: np.ndarray) -> exact.FactoredCoupling:
+        source = np.zeros((self.shape.num_positions, self.shape.num_states))
+        source[:, -1] = 1.0
+        return exact.FactoredCoupling(data=law, source_tokens=source, context=self.context)
+
+    def kappa(self, when: str) -> np.ndarray:
+        """κ_t^i at a named time."""
+        return kappa(self.family, self.exponent, self.times[when])
+
+    def slope(self, when: str) -> np.ndarray:
+        """κ̇_t^i at a named time."""
+        return kappa_slope(self.family, self.exponent, self.times[when])
+
+    def token_path(self, values: np.ndarray) -> np.ndarray:
+        """The mixture path's token path at κ = `values`."""
+        return exact.mixture_token_path(values, self.shape.num_tokens, self.shape.num_states)
+
+    @memo
+    def path(self, when: str) -> np.ndarray:
+        """p_t of the whole."""
+        return exact.marginal_path(self.coupling, self.token_path(self.kappa(when)))
+
+    @memo
+    def part_paths(self, when: str) -> np.ndarray:
+        """p_t^k: [K, Z]."""
+        at = self.token_path(self.kappa(when))
+        return np.stack([exact.marginal_path(c, at) for c in self.couplings])
+
+    @memo
+    def path_slope(self, when: str) -> np.ndarray:
+        """∂_t p_t of the whole, by complex step."""
+        now = self.token_path(self.kappa(when))
+        rate = np.einsum(
+            "n,nabv->nabv",
+            self.slope(when),
+            self.token_path(np.ones_like(self.exponent))
+            - self.token_path(np.zeros_like(self.exponent)),
+        )
+        return exact.path_derivative(self.coupling, now, rate)
+
+    @memo
+    def pair_posterior(self, when: str) -> np.ndarray:
+        """P(x_0^i, x_1^i | z): [Z, N, S, V]."""
+        return exact.pair_posterior(self.coupling, self.token_path(self.kappa(when)))[0]
+
+    @memo
+    def posterior(self, when: str) -> np.ndarray:
+        """p_{1|t} of the whole: [Z, N, V], zeros off the support."""
+        return self.pair_posterior(when).sum(axis=2)
+
+    @memo
+    def source_posterior(self, when: str) -> np.ndarray:
+        """p_{0|t} of the whole: [Z, N, S]."""
+        return self.pair_posterior(when).sum(axis=3)
+
+    @memo
+    def part_posteriors(self, when: str) -> np.ndarray:
+        """p_{1|t}^k: [K, Z, N, V]."""
+        at = self.token_path(self.kappa(when))
+        return np.stack([exact.posteriors(c, at)[0] for c in self.couplings])
+
+    @memo
+    def expert_posterior(self, when: str) -> np.ndarray:
+        """r_k(z, t): [Z, K], zeros off the support."""
+        return exact.expert_posterior(self.weights, self.part_paths(when))[0]
+
+    @memo
+    def next_probs(self) -> np.ndarray:
+        """q_k(v | x^{<t}): [V^N, N, K, V], zeros off expert k's support."""
+        laws = [self.conditionals(law) for law in self.parts]
+        return np.stack(laws, axis=2)
+
+    def conditionals(self, law: np.ndarray) -> np.ndarray:
+        """q(v | x^{<t}) of a data law: [V^N, N, V], zeros where the prefix has mass 0."""
+        return exact.conditionals(law, self.shape.num_tokens, self.shape.num_positions)[0]
+
+    def prefix_law(self, law: np.ndarray) -> np.ndarray:
+        """q(x^{<t}) at every sequence: [V^N, N + 1], column t the mass of its first t tokens."""
+        v, n = self.shape.num_tokens, self.shape.num_positions
+        tensor = law.reshape((v,) * n)
+        columns = [
+            np.broadcast_to(tensor.sum(axis=tuple(range(t, n)), keepdims=True), tensor.shape)
+            for t in range(n + 1)
+        ]
+        return np.stack([column.reshape(-1) for column in columns], axis=-1)
+
+    @memo
+    def prefix_posterior(self) -> np.ndarray:
+        """r_k(x^{<t}) by counting masses: [V^N, N + 1, K]; zeros where the prefix has mass 0."""
+        joint = np.stack(
+            [w * self.prefix_law(law) for w, law in zip(self.weights, self.parts, strict=True)], -1
+        )
+        total = joint.sum(axis=-1, keepdims=True)
+        return np.divide(joint, total, out=np.zeros_like(joint), where=total > 0)
+
+
+class Cases:
+    """A batch of cases of one shape: lists in, stacked arrays out."""
+
+    def __init__(self, cases: Sequence[Case]) -> None:
+        self._cases = list(cases)
+        self.shape = self._cases[0].shape
+
+    def __len__(self) -> int:
+        return len(self._cases)
+
+    def each(self, truth: Callable[[Case], Any]) -> Any:
+        """Stack `truth(case)` over the batch; tuples become tuples of stacks."""
+        rows = [truth(case) for case in self._cases]
+        if isinstance(rows[0], tuple):
+            return tuple(np.stack(column) for column in zip(*rows, strict=True))
+        return np.stack(rows)
+
+    def each_numbered(self, truth: Callable[[int, Case], Any]) -> Any:
+        """`each`, with the case's place in the batch, to pick its row of an array."""
+        numbers = iter(range(len(self)))
+        return self.each(lambda case: truth(next(numbers), case))
+
+    @property
+    def generic(self) -> np.ndarray:
+        """Which cases a falsifier is judged on: [I]."""
+        return np.array([case.generic for case in self._cases])

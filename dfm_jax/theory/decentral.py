@@ -1,0 +1,253 @@
+"""D9–D12, D14: objectives of experts trained apart, and what the router owes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dfm_jax import accounting, exact, experts, objectives
+from dfm_jax.theory import fields
+from dfm_jax.theory.cases import Case, Cases
+from dfm_jax.theory.experts import bayes, static
+from dfm_jax.theory.runs import Run
+from dfm_jax.theory.statement import excess, gap, statement, worst
+from dfm_jax.types import Array
+
+
+def _apart(logits: Array, parts: Array, weights: Array) -> Array:
+    """Σ_k w_k L_k(θ_k) of tabular experts: L_k = −Σ_x q_k(x) log softmax(θ_k)(x)."""
+    losses = -jnp.sum(parts * jax.nn.log_softmax(logits, axis=-1), axis=-1)
+    return objectives.decentralised_loss(losses, jnp.zeros(()), weights)
+
+
+def _together(logits: Array, parts: Array, weights: Array) -> Array:
+    """−Σ_x q(x) log Σ_k w_k p̂_k(x), the mixture trained as one model."""
+    log_probs = jax.nn.log_softmax(logits, axis=-1)
+    mixture = experts.mixture_log_prob(jnp.log(weights), log_probs)
+    return -jnp.sum(jnp.einsum("k,kx->x", weights, parts) * mixture)
+
+
+def _gradient_apart(logits: Array, parts: Array, weights: Array) -> Array:
+    return jax.grad(_apart)(logits, parts, weights)
+
+
+def _gradient_together(logits: Array, parts: Array, weights: Array) -> Array:
+    return jax.grad(_together)(logits, parts, weights)
+
+
+@statement(
+    "D9",
+    "∇_{θ_k} Σ_j w_j L_j(θ_j) = w_k ∇L_k(θ_k): training needs no communication",
+    source="own",
+    kind="identity",
+    falsifier="−log Σ_k w_k p̂_k, the mixture trained as one model",
+    gradient=_gradient_together,
+)
+def experts_need_no_communication(
+    cases: Cases, run: Run, *, gradient=_gradient_apart
+) -> np.ndarray:
+    """autodiff of the objective against w_k (softmax(θ_k) − q_k), from each expert alone."""
+    logits = cases.each(lambda c: np.log(c.model_parts))
+    got = run(gradient, logits, cases.each(lambda c: c.parts), cases.each(lambda c: c.weights))
+    return gap(got, cases.each(lambda c: c.weights[:, None] * (c.model_parts - c.parts)))
+
+
+def conditional_information(case: Case, joint: np.ndarray, given: np.ndarray) -> float:
+    """I(X; K | C) of a joint [V^N, K], with `given` the value of C at each sequence."""
+    total = 0.0
+    for value in np.unique(given):
+        rows = joint[given == value]
+        if rows.sum() > 0:
+            total += rows.sum() * exact.mutual_information(rows / rows.sum())
+    return total
+
+
+def prefix_code(case: Case, length: int) -> np.ndarray:
+    """A number for the first `length` tokens of every sequence."""
+    return np.arange(len(case.tokens)) // case.shape.num_tokens ** (
+        case.shape.num_positions - length
+    )
+
+
+@statement(
+    "D10",
+    "A1: H(X) = Σ_k w_k H(X | k) + I(X; K), and I(X; K) = Σ_t I(X^{t+1}; K | X^{≤t})",
+    source="own",
+    kind="identity",
+    falsifier="I(X; K) left out: a gate that pays nothing back",
+    paid=0.0,
+)
+def gate_pays_back(cases: Cases, run: Run, *, paid: float = 1.0) -> np.ndarray:
+    """`part_information` against entropies, and against the sum over tokens, by enumeration."""
+    information = paid * run(
+        accounting.part_information,
+        cases.each(lambda c: np.log(c.weights)),
+        cases.each(lambda c: fields.log(c.parts)),
+    )
+
+    def truth(case: Case) -> tuple[np.ndarray, np.ndarray]:
+        joint = (case.weights[:, None] * case.parts).T  # P(x, k)
+        entropies = exact.entropy(case.data) - case.weights @ exact.entropy(case.parts)
+        by_token = 0.0
+        for t in range(case.shape.num_positions):
+            code = prefix_code(case, t + 1)
+            merged = np.stack([joint[code == c].sum(axis=0) for c in np.unique(code)])
+            prefix = np.unique(code) // case.shape.num_tokens
+            by_token += conditional_information(case, merged, prefix)
+        return np.float64(entropies), np.float64(by_token)
+
+    entropies, by_token = cases.each(truth)
+    return worst(gap(information, entropies), gap(information, by_token))
+
+
+def _router_gradient(log_router: Array, joint: Array) -> Array:
+    """∇_φ E[−log ρ̂_k(z)] of tabular logits at φ = log ρ̂: [Z, K]."""
+
+    def loss(logits: Array) -> Array:
+        log_probs = jax.nn.log_softmax(logits, axis=-1)
+        parts = jnp.arange(joint.shape[-1])
+        each = jax.vmap(jax.vmap(objectives.router_loss, in_axes=(None, 0)), in_axes=(0, None))
+        return jnp.sum(joint * each(log_probs, parts))
+
+    return jax.grad(loss)(log_router)
+
+
+def _joint(case: Case) -> np.ndarray:
+    """P(k, z): [Z, K]."""
+    return (case.weights[:, None] * case.part_paths("inside")).T
+
+
+def _floor(gate: np.ndarray) -> np.ndarray:
+    """log of a gate, −700 for log 0: logits must be finite to be differentiated."""
+    return np.maximum(fields.log(gate), -700.0)
+
+
+@statement(
+    "D11",
+    "a router trained by cross-entropy on (z, t) → k has the minimiser r_k(z, t)",
+    source="DDM",
+    kind="identity",
+    falsifier="a static gate",
+    gate=static,
+)
+def router_minimiser(cases: Cases, run: Run, *, gate=bayes) -> np.ndarray:
+    """At r the gradient vanishes; any other router's excess is E KL(r ‖ ρ̂)."""
+    log_gate = cases.each(lambda c: _floor(gate(c, "inside")))
+    joint = cases.each(_joint)
+    gradient = run(_router_gradient, log_gate, joint)
+    other = cases.each(lambda c: np.log(c.state_router))
+
+    def loss(log_router: np.ndarray) -> np.ndarray:
+        each = run(_router_losses, log_router)
+        return np.sum(np.where(joint > 0, joint * each, 0.0), axis=(1, 2))
+
+    def truth(case: Case) -> np.ndarray:
+        return case.path("inside") @ exact.kl(bayes(case, "inside"), case.state_router)
+
+    return worst(
+        gap(gradient, np.zeros_like(gradient)),
+        gap(loss(other) - loss(log_gate), cases.each(truth)),
+    )
+
+
+def _router_losses(log_router: Array) -> Array:
+    parts = jnp.arange(log_router.shape[-1])
+    each = jax.vmap(jax.vmap(objectives.router_loss, in_axes=(None, 0)), in_axes=(0, None))
+    return each(log_router, parts)
+
+
+def _objective_gradient(
+    log_experts: Array, log_router: Array, part_joint: Array, joint: Array, weights: Array
+) -> tuple[Array, Array]:
+    """∇J of tabular experts [K, Z, N, V] and router [Z, K]; part_joint is P(z, x_1^i = v | k)."""
+
+    def objective(experts_and_router: tuple[Array, Array]) -> Array:
+        expert_logits, router_logits = experts_and_router
+        log_probs = jax.nn.log_softmax(expert_logits, axis=-1)
+        own = -jnp.sum(part_joint * log_probs, axis=(1, 2, 3))
+        router = jnp.sum(joint * _router_losses(jax.nn.log_softmax(router_logits, axis=-1)))
+        return objectives.decentralised_loss(own, router, weights)
+
+    return jax.grad(objective)((log_experts, log_router))
+
+
+def _mixed(gate: Array, posteriors: Array) -> Array:
+    return jax.vmap(experts.mix_posteriors, in_axes=(0, 1))(gate, posteriors)
+
+
+@statement(
+    "D12",
+    "J(θ, φ) = Σ_k w_k L_k(θ_k) + E[−log ρ̂_k(X_t, t; φ)]: at its minimum Σ_k ρ̂_k û^k = u_t",
+    source="DAG, DDM",
+    kind="identity",
+    falsifier="a static router",
+    gate=static,
+)
+def decentralised_minimiser(cases: Cases, run: Run, *, gate=bayes) -> np.ndarray:
+    """At (posteriors of the parts, r) ∇J vanishes, and the mixture is the centre's posterior."""
+    parts = cases.each(lambda c: c.part_posteriors("inside"))
+    law = cases.each(lambda c: c.part_paths("inside"))
+    gates = cases.each(lambda c: gate(c, "inside"))
+    for_experts, for_router = run(
+        _objective_gradient,
+        _floor(parts),
+        _floor(gates),
+        law[..., None, None] * parts,
+        cases.each(_joint),
+        cases.each(lambda c: c.weights),
+    )
+    support = cases.each(lambda c: c.path("inside")) > 0
+    mixed = run(_mixed, gates, parts)
+    return worst(
+        gap(for_experts, np.zeros_like(for_experts)),
+        gap(for_router, np.zeros_like(for_router)),
+        gap(mixed, cases.each(lambda c: c.posterior("inside")), support),
+    )
+
+
+def _bound(own: Array, router: Array, weights: Array, *, num_positions: int) -> Array:
+    return accounting.mixture_excess_bound(own, router, weights, num_positions)
+
+
+@statement(
+    "D14",
+    "L1 excess of Σ_k ρ̂_k p̂_k ≤ Σ_k w_k excess_k + N · (router excess)",
+    source="own",
+    kind="inequality",
+    falsifier="the router's term left out, experts exact",
+    routed=False,
+)
+def router_is_paid_per_token(cases: Cases, run: Run, *, routed: bool = True) -> np.ndarray:
+    """Any router at every state, with exact experts and with any experts."""
+
+    def truth(case: Case, model: np.ndarray) -> tuple[np.ndarray, ...]:
+        law, own = case.path("inside"), case.part_posteriors("inside")
+        model = np.broadcast_to(model, own.shape)
+        own_excess = np.einsum("kz,kzn->k", case.part_paths("inside"), exact.kl(own, model))
+        router = law @ exact.kl(bayes(case, "inside"), case.state_router)
+        mixed = np.einsum("zk,kznv->znv", case.state_router, model)
+        total = law @ exact.kl(case.posterior("inside"), mixed).sum(axis=-1)
+        return own_excess, np.float64(router), np.float64(total)
+
+    residuals = []
+    for model_of in (_exact_experts, _any_experts):
+        own, router, total = cases.each(lambda c, m=model_of: truth(c, m(c)))
+        bound = run(
+            _bound,
+            own,
+            router,
+            cases.each(lambda c: c.weights),
+            num_positions=cases.shape.num_positions if routed else 0,
+        )
+        residuals.append(excess(total, bound))
+    return worst(*residuals)
+
+
+def _exact_experts(case: Case) -> np.ndarray:
+    """p_{1|t}^k where expert k is defined, any law elsewhere: [K, Z, N, V]."""
+    alive = (case.part_paths("inside") > 0)[:, :, None, None]
+    return np.where(alive, case.part_posteriors("inside"), case.denoiser[None])
+
+
+def _any_experts(case: Case) -> np.ndarray:
+    """The same wrong model for all: [1, Z, N, V]."""
+    return case.denoiser[None]

@@ -1,0 +1,241 @@
+"""B7–B10: what gates cost: top-1, jump processes, leakage, biased gates."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dfm_jax import accounting, exact, gates, objectives
+from dfm_jax.theory import fields
+from dfm_jax.theory.cases import Case, Cases
+from dfm_jax.theory.experts import prefix_bayes, token_log_probs
+from dfm_jax.theory.runs import Run
+from dfm_jax.theory.statement import excess, gap, statement, worst
+from dfm_jax.types import Array
+
+
+def _top_one(gate: Array) -> tuple[Array, Array]:
+    """`hard_gate` at every prefix, and the variation bound 1 − max_k r_k: [X, N, K], [X, N]."""
+
+    def at(weights: Array) -> tuple[Array, Array]:
+        top = gates.hard_gate(weights)
+        return top, accounting.truncation_bound(weights, top).total_variation
+
+    return jax.vmap(jax.vmap(at))(gate)
+
+
+def _prefix_gate(case: Case) -> np.ndarray:
+    """r at every prefix, w where the prefix has mass 0: [V^N, N, K]."""
+    gate = prefix_bayes(case)
+    return np.where(gate.sum(axis=-1, keepdims=True) > 0, gate, case.weights)
+
+
+@statement(
+    "B7",
+    "exact experts, r = D7, per-token top-1: TV(q, top-1) ≤ Σ_t E_q[1 − max_k r_k]",
+    source="own",
+    kind="inequality",
+    falsifier="M taken after renormalisation",
+    before=False,
+)
+def top_one(cases: Cases, run: Run, *, before: bool = True) -> np.ndarray:
+    """The law of top-1 routing token by token, by enumeration."""
+    top, missing = run(_top_one, cases.each(_prefix_gate))
+    if not before:
+        _, missing = run(_top_one, top)
+
+    def variation(index: int, case: Case) -> np.ndarray:
+        mixed = np.einsum("xtk,xtkv->xtv", top[index], case.next_probs())
+        x = case.tokens[:, :, None]
+        law = np.prod(np.take_along_axis(mixed, x, axis=2)[..., 0], axis=1)
+        return np.float64(0.5 * np.abs(case.data - law).sum())
+
+    data = cases.each(lambda c: c.data)
+    bound = np.einsum("ix,ixt->i", data, missing)
+    return excess(cases.each_numbered(variation), bound)
+
+
+def _rates(case: Case) -> tuple[np.ndarray, ...]:
+    """Rates u^k, û^k [K, Z, N, S] of any experts, and gates r, r̂ [Z, K] to mix them."""
+    eye = np.eye(case.shape.num_states)[case.states]
+    flat = np.concatenate([case.denoiser, case.denoiser[:, :, :1]], axis=-1)
+
+    def rate(strengths: np.ndarray, target: np.ndarray) -> np.ndarray:
+        row = target / target.sum(axis=-1, keepdims=True)
+        return strengths[:, None, None, None] * (row - eye)[None]
+
+    own = rate(0.5 + case.weights, flat)
+    model = rate(0.5 + case.model_weights, np.roll(flat, 1, axis=0) + 0.1)
+    gate = case.state_router
+    return own, model, gate, np.roll(gate, 1, axis=0)
+
+
+def _jump_costs(u: Array, u_hat: Array, states: Array) -> Array:
+    return jnp.sum(jax.vmap(objectives.generalised_kl)(u, u_hat, states), axis=-1)
+
+
+def _expert_jump_costs(u: Array, u_hat: Array, states: Array) -> Array:
+    return jnp.sum(jax.vmap(_jump_costs, in_axes=(0, 0, None))(u, u_hat, states), axis=0)
+
+
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(10)
+_NODES, _WEIGHTS = (_NODES + 1) / 2, _WEIGHTS / 2
+
+
+@statement(
+    "B8",
+    "û = Σ_k r̂_k û^k: KL(p_1 ‖ p̂_1) ≤ KL(p_0 ‖ p̂_0) + ∫ E Σ_{y≠X} [u log(u/û) − u + û] dt, "
+    "≤ the same for r_k u^k against r̂_k û^k",
+    source="own",
+    kind="inequality",
+    falsifier="the terms − u + û left out, û = 3u",
+    compensated=False,
+)
+def jump_processes(cases: Cases, run: Run, *, compensated: bool = True) -> np.ndarray:
+    """Time-homogeneous mixed rates: both laws by uniformisation, the integral by Gauss nodes."""
+    own, model, gate, model_gate = cases.each(_rates)
+    weighted = np.einsum("izk,ikzns->ikzns", gate, own)
+    weighted_model = np.einsum("izk,ikzns->ikzns", model_gate, model)
+    u, u_hat = weighted.sum(axis=1), weighted_model.sum(axis=1)
+    if not compensated:
+        u_hat = 3 * u
+    states = fields.states(cases)
+    cost = run(_jump_costs, u, u_hat, states)
+    by_expert = run(_expert_jump_costs, weighted, weighted_model, states)
+    if not compensated:
+        here = np.eye(cases.shape.num_states)[states]
+        cost = cost - np.sum(np.where(here == 1, 0.0, u_hat - u), axis=(2, 3))
+
+    def bound(index: int, case: Case) -> tuple[np.ndarray, np.ndarray]:
+        start = np.full(len(case.states), 1 / len(case.states))
+        model_start = 0.5 * start + 0.5 * case.path("inside")
+        total = exact.kl(start, model_start)
+        for node, weight in zip(_NODES, _WEIGHTS, strict=True):
+            total += weight * exact.evolve(start, u[index], node) @ cost[index]
+        end = exact.evolve(start, u[index], 1.0)
+        model_end = exact.evolve(model_start, u_hat[index], 1.0)
+        return exact.kl(end, model_end), np.float64(total)
+
+    left, right = cases.each_numbered(bound)
+    split = excess(cost, by_expert) if compensated else 0 * left
+    return worst(excess(left, right), split)
+
+
+def _hard_joint(case: Case) -> np.ndarray:
+    """P(x, k) for clusters computed from the whole sequence: k = index mod K. [V^N, K]."""
+    part = np.arange(len(case.tokens)) % case.shape.num_experts
+    return case.data[:, None] * (part[:, None] == np.arange(case.shape.num_experts))
+
+
+def _soft_joint(case: Case) -> np.ndarray:
+    """P(x, k) of the parts themselves."""
+    return (case.weights[:, None] * case.parts).T
+
+
+def _leakages(weights: Array, log_parts: Array) -> tuple[Array, Array]:
+    leak = accounting.oracle_leakage(weights)
+    return leak, accounting.part_information(jnp.log(weights), log_parts)
+
+
+@statement(
+    "B9",
+    "hard clusters of whole sequences: oracle-routed NLL lies H(K) below H(X) (soft: I(X; K)); "
+    "a gate that sees the prefix only has NLL ≥ H(X), equality for D7",
+    source="own",
+    kind="identity",
+    falsifier="H(K) claimed for soft clusters",
+    joint=_soft_joint,
+)
+def leakage(cases: Cases, run: Run, *, joint=_hard_joint) -> np.ndarray:
+    """Oracle NLL, prefix NLL of the Bayes and of any gate, by enumeration."""
+
+    def parts(case: Case, table: np.ndarray) -> tuple[np.ndarray, ...]:
+        weights = table.sum(axis=0)
+        laws = np.divide(table, weights, out=np.zeros_like(table), where=weights > 0).T
+        oracle = weights @ exact.entropy(laws)
+        return weights, fields.log(laws), exact.entropy(table.sum(axis=1)) - oracle
+
+    weights, log_laws, gain = cases.each(lambda c: parts(c, joint(c)))
+    leak, _ = run(_leakages, weights, log_laws)
+    soft_weights, soft_laws, soft_gain = cases.each(lambda c: parts(c, _soft_joint(c)))
+    _, information = run(_leakages, soft_weights, soft_laws)
+    gate, _ = run(
+        _bayes_weights, cases.each(lambda c: np.log(c.weights)), cases.each(token_log_probs)
+    )
+    nll = cases.each_numbered(lambda i, c: _prefix_nll(c, gate[i][:, :-1]))
+    any_nll = cases.each(lambda c: _prefix_nll(c, c.router))
+    entropy = cases.each(lambda c: exact.entropy(c.data))
+    return worst(
+        gap(gain, leak), gap(soft_gain, information), gap(nll, entropy), excess(entropy, any_nll)
+    )
+
+
+def _prefix_nll(case: Case, gate: np.ndarray) -> np.ndarray:
+    """−E_q Σ_t log Σ_k ρ_k(x^{<t}) q_k(x^t | x^{<t})."""
+    mixed = np.sum(gate * np.exp(token_log_probs(case)), axis=-1)
+    seen = case.data > 0
+    return np.float64(-(case.data[seen] @ fields.log(mixed[seen]).sum(axis=1)))
+
+
+def _bayes_weights(log_masses: Array, token_log_probs: Array) -> tuple[Array, Array]:
+    state = jax.vmap(gates.bayes_gate, in_axes=(None, 0))(log_masses, token_log_probs)
+    return jnp.exp(state.log_weights), state.alive
+
+
+def _all_gates(log_masses: Array, token_log_probs: Array, alpha: Array) -> Array:
+    """Bayes, static, last-token and fixed-share gates before each token: [4, X, N, K]."""
+    num_positions = token_log_probs.shape[1]
+
+    def rows(probs: Array) -> Array:
+        states = (
+            gates.bayes_gate(log_masses, probs),
+            gates.static_gate(log_masses, num_positions),
+            gates.last_token_gate(log_masses, probs),
+            gates.fixed_share_gate(log_masses, probs, alpha),
+        )
+        return jnp.stack([state.log_weights[:-1] for state in states])
+
+    return jnp.moveaxis(jax.vmap(rows)(token_log_probs), 1, 0)
+
+
+def _gate_costs(log_next: Array, log_gate: Array, log_next_probs: Array) -> Array:
+    at = jax.vmap(jax.vmap(accounting.gate_cost))
+    return jax.vmap(at, in_axes=(None, 0, None))(log_next, log_gate, log_next_probs)
+
+
+@statement(
+    "B10",
+    "biased gates, exact experts: D7 costs 0; static and last-token gates cost E KL of next tokens",
+    source="own",
+    kind="identity",
+    falsifier="the static gate claimed free",
+    free_gate=1,
+)
+def biased_gates(cases: Cases, run: Run, *, free_gate: int = 0) -> np.ndarray:
+    """`gate_cost` summed along sequences is the distance of the law that the gate generates."""
+    log_gates = run(
+        _all_gates,
+        cases.each(lambda c: np.log(c.weights)),
+        cases.each(token_log_probs),
+        cases.each(lambda c: np.float64(c.numbers[4] / 3)),
+    )
+    log_next = cases.each(lambda c: fields.log(c.conditionals(c.data)))
+    log_parts = cases.each(lambda c: fields.log(c.next_probs()))
+    cost = run(_gate_costs, log_next, log_gates, log_parts)  # [I, 4, X, N]
+    data = cases.each(lambda c: c.data)
+    # A prefix of mass 0 has no next token, and a gate none to pay for.
+    live = cases.each(lambda c: c.prefix_law(c.data)[:, :-1] > 0)
+    expected = np.einsum("ix,igxt->ig", data, np.where(live[:, None], cost, 0.0))
+
+    def distance(index: int, case: Case) -> np.ndarray:
+        gate = np.exp(log_gates[index])
+        mixed = np.sum(gate * np.exp(token_log_probs(case)), axis=-1)  # [4, X, N]
+        seen = case.data > 0
+        apart = fields.log(case.data[seen]) - fields.log(mixed[:, seen]).sum(axis=-1)
+        return apart @ case.data[seen]
+
+    distances = cases.each_numbered(distance)
+    return worst(
+        gap(expected, distances),
+        gap(expected[:, free_gate], np.zeros(len(cases))),
+        excess(np.zeros_like(expected), expected),
+    )

@@ -1,0 +1,313 @@
+"""P1–P7: conditional and marginal paths, against enumeration from the raw joint law."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dfm_jax import exact, experts, paths
+from dfm_jax.theory import fields
+from dfm_jax.theory.cases import Case, Cases
+from dfm_jax.theory.runs import Run
+from dfm_jax.theory.statement import gap, statement, worst
+from dfm_jax.types import Array
+
+
+def one_pair(case: Case) -> tuple[np.ndarray, np.ndarray]:
+    """Some pair (x_0, x_1) of a case; if it is generic, they differ at every position."""
+    i, j = (case.numbers[:2] * [len(case.states), len(case.tokens)]).astype(int)
+    x_0, x_1 = case.states[i], case.tokens[j]
+    return np.where(case.generic & (x_0 == x_1), case.shape.num_tokens, x_0), x_1
+
+
+def token_law(case: Case) -> np.ndarray:
+    """Raw token laws, one per position, full support: [N, S]."""
+    flat = case.denoiser[0] / 2
+    return np.concatenate([flat, flat[:, :1] + 0.5 - flat[:, :1]], axis=-1)
+
+
+def _product_law(states: Array, token_law: Array) -> Array:
+    return jnp.exp(jax.vmap(lambda z: paths.product_log_prob(z, token_law))(states))
+
+
+@statement(
+    "P1",
+    "p_t(x | x_0, x_1) = Π_i p_t^i(x^i | x_0, x_1)",
+    source="DFM",
+    kind="definition",
+    falsifier="a mixture of two conditional paths",
+    mixed=True,
+)
+def conditional_path_factorises(cases: Cases, run: Run, *, mixed: bool = False) -> np.ndarray:
+    """A law of total mass 1, with the given token marginals, and independent tokens."""
+    n, s = cases.shape.num_positions, cases.shape.num_states
+    rows = cases.each(token_law)
+    law = run(_product_law, fields.states(cases), rows)
+    if mixed:
+        law = (law + run(_product_law, fields.states(cases), np.roll(rows, 1, axis=-1))) / 2
+    marginals = np.stack([[exact.marginal(row, (i,), s, n) for i in range(n)] for row in law])
+    dependence = np.array([exact.total_correlation(row, s, n) for row in law])
+    return worst(
+        gap(law.sum(axis=-1), np.ones(len(cases))),
+        gap(marginals, rows),
+        np.abs(dependence),
+    )
+
+
+def _base_laws(case: Case) -> tuple[np.ndarray, np.ndarray]:
+    """Base laws h^j(· | x_0, x_1) = δ_{x_0}, a random law, δ_{x_1}, and masses κ^j."""
+    x_0, x_1 = one_pair(case)
+    eye = np.eye(case.shape.num_states)
+    laws = np.stack([eye[x_0], token_law(case), eye[x_1]])
+    share = case.kappa("inside")
+    return laws, np.stack([(1 - share) ** 2, 2 * share * (1 - share), share**2])
+
+
+@statement(
+    "P2",
+    "p_t^i(v | x_0, x_1) = Σ_j κ_t^{i,j} h^j(v | x_0, x_1), κ ≥ 0, Σ_j κ_t^{i,j} = 1",
+    source="DFM",
+    kind="definition",
+    falsifier="masses κ that do not sum to 1",
+    scale=0.9,
+)
+def convex_path(cases: Cases, run: Run, *, scale: float = 1.0) -> np.ndarray:
+    """The token marginal of the raw joint law of (J, X), and each base law where κ^j = 1."""
+    laws, masses = cases.each(_base_laws)
+    path = run(paths.convex_path, laws, scale * masses)
+    joint = masses[..., None] * laws  # P(J = j, X^i = v)
+    alone = np.zeros_like(masses)
+    alone[:, 1] = scale
+    return worst(
+        gap(path.sum(axis=-1), np.ones(path.shape[:-1])),
+        gap(path, joint.sum(axis=1)),
+        gap(run(paths.convex_path, laws, alone), laws[:, 1]),
+    )
+
+
+def _mixture(x_0: Array, x_1: Array, kappa: Array, *, num_states: int) -> Array:
+    return paths.mixture_path(x_0, x_1, kappa, num_states=num_states)
+
+
+def _coin_law(case: Case, share: np.ndarray) -> np.ndarray:
+    """Toss a coin per position, heads with κ^i: the law of heads ? x_1 : x_0, counted."""
+    x_0, x_1 = one_pair(case)
+    law = np.zeros((case.shape.num_positions, case.shape.num_states))
+    for i, p in enumerate(share):
+        law[i, x_1[i]] += p
+        law[i, x_0[i]] += 1 - p
+    return law
+
+
+@statement(
+    "P3",
+    "p_t^i(v) = (1 − κ_t^i) δ_{x_0^i}(v) + κ_t^i δ_{x_1^i}(v), κ_0 = 0, κ_1 = 1",
+    source="DFM",
+    kind="definition",
+    falsifier="κ and 1 − κ exchanged",
+    exchanged=True,
+)
+def mixture_path(cases: Cases, run: Run, *, exchanged: bool = False) -> np.ndarray:
+    """The law of a coin toss per position; δ_{x_0} at κ = 0 and δ_{x_1} at κ = 1."""
+    s = cases.shape.num_states
+    x_0, x_1 = cases.each(one_pair)
+    share = cases.each(lambda c: c.kappa("inside"))
+    path = run(_mixture, x_0, x_1, 1 - share if exchanged else share, num_states=s)
+    eye = np.eye(s)
+    return worst(
+        gap(path, cases.each(lambda c: _coin_law(c, c.kappa("inside")))),
+        gap(run(_mixture, x_0, x_1, 0 * share, num_states=s), eye[x_0]),
+        gap(run(_mixture, x_0, x_1, 0 * share + 1, num_states=s), eye[x_1]),
+    )
+
+
+def _marginal(
+    x_0: Array, x_1: Array, log_pi: Array, kappa: Array, states: Array, *, num_states: int
+) -> Array:
+    token_paths = fields.mixture_paths(x_0, x_1, kappa, num_states=num_states)
+    return jnp.exp(
+        fields.over_states(lambda z: paths.marginal_log_prob(z, token_paths, log_pi), states)
+    )
+
+
+def _independent(case: Case) -> np.ndarray:
+    """log of the product of the coupling's marginals: the same ends, no dependence."""
+    joint = np.outer(exact.source_law(case.coupling), exact.data_law(case.coupling))
+    return fields.log(joint).reshape(-1)
+
+
+def _coupled(case: Case) -> np.ndarray:
+    return fields.log(case.coupling).reshape(-1)
+
+
+@statement(
+    "P4",
+    "p_t(x) = Σ_{x_0,x_1} p_t(x | x_0, x_1) π(x_0, x_1); p_0 = p, p_1 = q",
+    source="DFM",
+    kind="definition",
+    falsifier="the coupling replaced by the product of its marginals",
+    log_coupling=_independent,
+)
+def marginal_path(cases: Cases, run: Run, *, log_coupling=_coupled) -> np.ndarray:
+    """The contraction of the raw law, position by position; source and data law at the ends."""
+    v, n, _ = cases.shape
+    s = cases.shape.num_states
+    x_0, x_1, _log_pi = cases.each(fields.pair_lists)
+    log_pi, everywhere = cases.each(log_coupling), fields.states(cases)
+    share = cases.each(lambda c: c.kappa("inside"))
+
+    def law(kappa: np.ndarray) -> np.ndarray:
+        return run(_marginal, x_0, x_1, log_pi, kappa, everywhere, num_states=s)
+
+    return worst(
+        gap(law(share), cases.each(lambda c: c.path("inside"))),
+        gap(law(0 * share), cases.each(lambda c: exact.source_law(c.coupling))),
+        gap(law(0 * share + 1), cases.each(lambda c: exact.embed(c.data, v, s, n))),
+    )
+
+
+def _posteriors(x_0, x_1, log_pi, kappa, states, *, num_tokens: int) -> tuple[Array, Array]:
+    token_paths = fields.mixture_paths(x_0, x_1, kappa, num_states=num_tokens + 1)
+
+    def at(z: Array) -> tuple[Array, Array]:
+        pairs = paths.pair_posterior(z, token_paths, log_pi)
+        return (
+            paths.token_posterior(pairs, x_1, num_tokens=num_tokens),
+            paths.token_posterior(pairs, x_0, num_tokens=num_tokens + 1),
+        )
+
+    return fields.over_states(at, states)
+
+
+def _equally_likely(case: Case) -> np.ndarray:
+    return np.zeros(case.coupling.size)
+
+
+@statement(
+    "P5",
+    "p_t(x_0, x_1 | z) = p_t(z | x_0, x_1) π(x_0, x_1) / p_t(z), and its token marginals",
+    source="DFM",
+    kind="definition",
+    falsifier="the coupling's masses forgotten",
+    log_coupling=_equally_likely,
+)
+def posterior(cases: Cases, run: Run, *, log_coupling=_coupled) -> np.ndarray:
+    """Conditional laws of the raw joint law of (x_0, x_1, x_t), where p_t(z) > 0."""
+    x_0, x_1, _log_pi = cases.each(fields.pair_lists)
+    residuals = []
+    for when in ("early", "late"):
+        share = cases.each(lambda c, when=when: c.kappa(when))
+        p_1, p_0 = run(
+            _posteriors,
+            x_0,
+            x_1,
+            cases.each(log_coupling),
+            share,
+            fields.states(cases),
+            num_tokens=cases.shape.num_tokens,
+        )
+        support = cases.each(lambda c, when=when: c.path(when)) > 0
+        residuals += [
+            gap(p_1, cases.each(lambda c, when=when: c.posterior(when)), support),
+            gap(p_0, cases.each(lambda c, when=when: c.source_posterior(when)), support),
+        ]
+    return worst(*residuals)
+
+
+def distance_table(case: Case) -> np.ndarray:
+    """A distance between tokens: |a − b| of random points on a line, at least 0.2 apart."""
+    points = np.cumsum(case.numbers[: case.shape.num_tokens])
+    return np.abs(points[:, None] - points[None])
+
+
+def _no_distance(case: Case) -> np.ndarray:
+    """0 also between different tokens."""
+    return np.zeros((case.shape.num_tokens,) * 2)
+
+
+@statement(
+    "P6",
+    "p_t^i(v | x_1) ∝ exp(−β_t d(v, x_1^i)), β from 0 to ∞; its source is uniform",
+    source="KO",
+    kind="definition",
+    falsifier="d = 0 between different tokens",
+    distances=_no_distance,
+)
+def metric_path(cases: Cases, run: Run, *, distances=distance_table) -> np.ndarray:
+    """A law with log-odds −β(d(v) − d(w)); uniform at β = 0, δ_{x_1} at β = ∞."""
+    v = cases.shape.num_tokens
+    x_1 = cases.each(lambda c: one_pair(c)[1])
+    beta = cases.each(lambda c: 3 * c.numbers[7])
+
+    def law(strength: np.ndarray) -> np.ndarray:
+        return run(paths.metric_path, x_1, cases.each(distances), strength)
+
+    middle, true = law(beta), cases.each(distance_table)
+    to_target = np.stack([d[:, x].T for d, x in zip(true, x_1, strict=True)])
+    odds = np.log(middle) - np.log(middle[..., :1])
+    return worst(
+        gap(middle.sum(axis=-1), np.ones(middle.shape[:-1])),
+        gap(odds, -beta[:, None, None] * (to_target - to_target[..., :1])),
+        gap(law(0 * beta), np.full(middle.shape, 1 / v)),
+        gap(law(beta + np.inf), np.eye(v)[x_1]),
+    )
+
+
+def _revealed(
+    states: Array, tokens: Array, log_parts: Array, log_weights: Array, *, mask_id: int
+) -> tuple[Array, Array]:
+    log_data = experts.mixture_log_prob(log_weights, log_parts)
+
+    def at(z: Array) -> tuple[Array, Array]:
+        log_p = jax.vmap(lambda q: paths.revealed_log_prob(z, tokens, q, mask_id=mask_id))(
+            log_parts
+        )
+        return (
+            paths.revealed_posterior(z, tokens, log_data, mask_id=mask_id),
+            experts.expert_posterior(log_p, log_weights),
+        )
+
+    return jax.vmap(at)(states)
+
+
+def _all_masks(case: Case) -> list[exact.FactoredCoupling]:
+    return case.masked_parts
+
+
+def _uniform_source(case: Case) -> list[exact.FactoredCoupling]:
+    v, n, _ = case.shape
+    source = np.tile(np.append(np.full(v, 1 / v), 0.0), (n, 1))
+    return [
+        exact.FactoredCoupling(data=law, source_tokens=source, context=case.context)
+        for law in case.parts
+    ]
+
+
+@statement(
+    "P7",
+    "all-mask source: p_{1|t}^i(v | z) = q(v | revealed tokens of z), r_k(z, t) = P(k | revealed)",
+    source="own use",
+    kind="identity",
+    falsifier="a uniform source",
+    source_of=_uniform_source,
+)
+def revealed_tokens_are_enough(cases: Cases, run: Run, *, source_of=_all_masks) -> np.ndarray:
+    """The posteriors of a path at some t and κ against functions that know neither."""
+
+    def truth(case: Case) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        at = case.token_path(np.clip(case.kappa("inside"), 0.05, 0.95))
+        couplings = source_of(case)
+        laws = np.stack([exact.marginal_path(c, at) for c in couplings])
+        gate, support = exact.expert_posterior(case.weights, laws)
+        own = np.stack([exact.posteriors(c, at)[0] for c in couplings])
+        return np.einsum("zk,kznv->znv", gate, own), gate, support
+
+    posterior, gate, support = cases.each(truth)
+    got_posterior, got_gate = run(
+        _revealed,
+        fields.states(cases),
+        fields.tokens(cases),
+        cases.each(lambda c: fields.log(c.parts)),
+        cases.each(lambda c: np.log(c.weights)),
+        mask_id=cases.shape.num_tokens,
+    )
+    return worst(gap(got_posterior, posterior, support), gap(got_gate, gate, support))

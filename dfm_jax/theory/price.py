@@ -1,0 +1,143 @@
+"""Q6: the price of drawing several tokens at once."""
+
+from itertools import pairwise
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dfm_jax import exact, steps
+from dfm_jax.theory import fields
+from dfm_jax.theory.cases import Case, Cases
+from dfm_jax.theory.runs import Run
+from dfm_jax.theory.statement import excess, gap, statement, worst
+from dfm_jax.theory.steps import chain, chain_on_table, step_laws, two_step_table
+from dfm_jax.types import Array
+
+
+def block_numbers(case: Case) -> np.ndarray:
+    """Blocks of two in the case's order, the first of one if N is odd; context is block 0: [N]."""
+    number = np.empty(case.shape.num_positions, int)
+    n = case.shape.num_positions
+    number[case.order] = 1 + (np.arange(n) + n % 2) // 2
+    return np.where(case.context, 0, number)
+
+
+def block_table(case: Case) -> np.ndarray:
+    """The table of `block_numbers`, context revealed from the start: [T + 1, N]."""
+    last = (case.shape.num_positions + 1) // 2
+    return (np.arange(last + 1)[:, None] >= block_numbers(case)).astype(float)
+
+
+def _total_correlation(case: Case) -> np.ndarray:
+    """Σ_s E_q TC(X^{B_s} | X^{B_1 ∪ … ∪ B_{s−1}}), by enumeration; the context costs nothing."""
+    v, n, _ = case.shape
+    number, price = block_numbers(case), 0.0
+    for s in range(1, number.max() + 1):
+        block = tuple(int(i) for i in np.flatnonzero(number == s))
+        given = tuple(int(i) for i in np.flatnonzero(number < s))
+        if block:
+            price += exact.conditional_total_correlation(case.data, block, given, v, n)
+    return np.float64(price)
+
+
+def _nothing(case: Case) -> np.ndarray:
+    """The price if tokens of a set were independent given what came before."""
+    return np.zeros(())
+
+
+def _parallel(number: Array, tokens: Array, log_law: Array, context: Array) -> Array:
+    """log q_parallel at every sequence; the context is drawn from the data, not in parallel."""
+    own = jnp.arange(number.shape[0])
+    given = jnp.where(context, own - own.shape[0], number)  # one context token at a time
+    return jax.vmap(lambda x: steps.parallel_log_prob(x, given, tokens, log_law))(tokens)
+
+
+@statement(
+    "Q6",
+    "KL(q ‖ q_parallel) = Σ_s E_q TC(X^{B_s} | X^{B_1 ∪ … ∪ B_{s−1}}); ≤ Σ_t E TC(X_{t+1} | X_t)",
+    source="own",
+    kind="identity",
+    falsifier="the tokens of a set taken as independent",
+    price_of=_nothing,
+)
+def price_of_parallelism(cases: Cases, run: Run, *, price_of=_total_correlation) -> np.ndarray:
+    """`parallel_log_prob`, the sampler's own chain of steps, and enumeration agree on the price."""
+    v, n, _ = cases.shape
+    s = cases.shape.num_states
+    price = cases.each(price_of)
+    log_parallel = run(
+        _parallel,
+        cases.each(block_numbers),
+        fields.tokens(cases),
+        cases.each(lambda c: fields.log(c.data)),
+        cases.each(lambda c: c.context),
+    )
+
+    def truth(case: Case) -> tuple[np.ndarray, ...]:
+        laws, posteriors = chain(case, case.masked, block_table(case))
+        undefined = (laws[:-1] == 0)[:, :, None, None]
+        # The sampler meets states off the support too: there any posterior will do.
+        defined = np.where(undefined, case.denoiser[None], posteriors)
+        return laws[0], defined, block_table(case)
+
+    start, posteriors, table = cases.each(truth)
+    kernels = run(step_laws, posteriors, fields.states(cases), table)
+    sampled = []
+    for law, kernel in zip(start, kernels, strict=True):
+        for step in kernel:
+            law = exact.push_forward(law, step)
+        sampled.append(law)
+    data = cases.each(lambda c: exact.embed(c.data, v, s, n))
+    on_tokens = cases.each(lambda c: c.data)
+    return worst(
+        gap(exact.kl(data, np.stack(sampled)), price),
+        gap(exact.kl(on_tokens, np.exp(log_parallel)), price),
+        _any_grid_bound(cases, run),
+    )
+
+
+def _any_grid_bound(cases: Cases, run: Run) -> np.ndarray:
+    """KL(p_T ‖ q_parallel) ≤ Σ_t E TC(X_{t+1} | X_t) on a free grid, any source and coupling."""
+    laws, posteriors, table = chain_on_table(cases, two_step_table)
+    kernels = run(step_laws, posteriors, fields.states(cases), table)
+    distance = []
+    for case_laws, kernel in zip(laws, kernels, strict=True):
+        law = case_laws[0]
+        for step in kernel:
+            law = exact.push_forward(law, step)
+        distance.append(exact.kl(case_laws[-1], law))
+    return excess(np.array(distance), cases.each(_transition_correlation))
+
+
+def _transition_correlation(case: Case) -> np.ndarray:
+    """Σ_t E TC(X_{t+1} | X_t) = Σ_t [Σ_i H(X_{t+1}^i | X_t) − H(X_{t+1} | X_t)]."""
+    table, n, s = two_step_table(case), case.shape.num_positions, case.shape.num_states
+    total = 0.0
+    for now, then in pairwise(table):
+        joint = _two_time_law(case, now, then)
+        start = exact.entropy(joint.sum(axis=1))
+        tensor = joint.reshape(-1, *(s,) * n)
+        for i in range(n):
+            others = tuple(1 + j for j in range(n) if j != i)
+            total += exact.entropy(tensor.sum(axis=others).reshape(-1)) - start
+        total -= exact.entropy(joint.reshape(-1)) - start
+    return np.float64(total)
+
+
+def _two_time_law(case: Case, now: np.ndarray, then: np.ndarray) -> np.ndarray:
+    """P(X_t = z, X_{t+1} = x) with one clock per position: [Z, Z]."""
+    n, v, s = case.shape.num_positions, case.shape.num_tokens, case.shape.num_states
+    eye = np.eye(s)
+    # [n, a, b, z, x]: done before, jumps now, waits
+    done = now[:, None, None, None, None] * (eye[:v, :, None] * eye[:v, None, :])[None, None]
+    jump = eye[:, None, :, None] * eye[None, :v, None, :]
+    wait = (eye[:, :, None] * eye[:, None, :])[:, None]
+    both = done + (then - now)[:, None, None, None, None] * jump
+    both = both + (1 - then)[:, None, None, None, None] * wait
+    law = case.coupling.reshape((s,) * n + (v,) * n)
+    for i in range(n):
+        # contract a_i (axis 0) and b_i (axis n − i); push (z_i, x_i) to the end
+        law = np.tensordot(law, both[i], axes=((0, n - i), (0, 1)))
+    order = (*range(0, 2 * n, 2), *range(1, 2 * n, 2))
+    return law.transpose(order).reshape(s**n, s**n)

@@ -1,0 +1,59 @@
+"""Run the mathematics on a batch of cases: one compilation per function, mapped."""
+
+from collections.abc import Callable
+from functools import cache, partial
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from dfm_jax.parallel import make_mesh, map_over_devices
+
+Precision = Literal["float64", "float32"]
+
+
+class Run:
+    """Call it with a function of one case and the stacked arrays of all cases.
+
+    float64 runs on the host CPU, float32 on the default device. With several devices the cases are
+    split over them; the batch is padded by repeating its last case, and cut again.
+    """
+
+    def __init__(self, precision: Precision = "float64", num_devices: int = 1) -> None:
+        self.precision: Precision = precision
+        self.num_devices = num_devices
+
+    def __call__(self, fn: Callable, *arrays: Any, **static: Any) -> Any:
+        """fn(*case, **static) for every case, as NumPy float64."""
+        count = len(jax.tree.leaves(arrays)[0])
+        missing = -count % self.num_devices
+        rows = jax.tree.map(lambda a: self._cast(np.asarray(a), missing), arrays)
+        with jax.enable_x64(self.precision == "float64"), self._device():
+            out = _mapped(fn, tuple(sorted(static.items())), self.precision, self.num_devices)(
+                *rows
+            )
+            out = jax.tree.map(np.asarray, jax.device_get(out))
+        return jax.tree.map(lambda a: self._back(a[:count]), out)
+
+    def _cast(self, array: np.ndarray, missing: int) -> np.ndarray:
+        if array.dtype == np.float64 and self.precision == "float32":
+            array = array.astype(np.float32)
+        return np.concatenate([array, np.repeat(array[-1:], missing, axis=0)]) if missing else array
+
+    @staticmethod
+    def _back(array: np.ndarray) -> np.ndarray:
+        return array.astype(np.float64) if array.dtype == np.float32 else array
+
+    def _device(self) -> Any:
+        host = jax.devices("cpu")[0]
+        default = jax.devices()[0] if self.precision == "float32" else host
+        return jax.default_device(default)
+
+
+@cache
+def _mapped(fn: Callable, static: tuple, precision: Precision, num_devices: int) -> Callable:
+    # `precision` is part of the key: x64 is a context, and one cache must not serve both.
+    one_case = partial(fn, **dict(static))
+    if num_devices == 1:
+        return jax.jit(jax.vmap(one_case))
+    return map_over_devices(one_case, make_mesh(num_devices))

@@ -1,0 +1,114 @@
+"""What a statement is: label, words, residual, falsifier; and the ledger that lists them all."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from dfm_jax.theory.cases import Cases
+from dfm_jax.theory.runs import Run
+
+Kind = Literal["definition", "identity", "inequality", "limit"]
+Residual = Callable[..., np.ndarray]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Statement:
+    """One labelled statement of the theory, executable.
+
+    `residual(cases, run)` is what must vanish, one number per case: the largest gap of an
+    identity, the largest violation of an inequality. `residual(cases, run, **broken)` is the
+    falsifier: the same with one hypothesis replaced, which must not vanish on generic cases.
+    """
+
+    label: str
+    words: str
+    source: str
+    kind: Kind
+    falsifier_words: str
+    residual: Residual
+    broken: dict[str, Any] = field(default_factory=dict)
+
+    def falsifier(self, cases: Cases, run: Run) -> np.ndarray:
+        """The residual with one hypothesis broken."""
+        return self.residual(cases, run, **self.broken)
+
+
+LEDGER: dict[str, Statement] = {}
+
+SECTIONS = {
+    "P": "Paths",
+    "V": "Velocities in continuous time",
+    "C": "Continuity",
+    "Q": "Discrete time",
+    "A": "Autoregression is a flow",
+    "L": "Objectives",
+    "D": "Decentralisation",
+    "B": "Accounting",
+    "S": "Samplers",
+}
+
+
+def in_order() -> list[Statement]:
+    """The ledger in the order of the theory."""
+    sections = list(SECTIONS)
+    return sorted(LEDGER.values(), key=lambda s: (sections.index(s.label[0]), int(s.label[1:])))
+
+
+def statement(
+    label: str, words: str, *, source: str, kind: Kind, falsifier: str, **broken: Any
+) -> Callable[[Residual], Residual]:
+    """Enter a residual in the ledger; `broken` are the keywords that make it a falsifier.
+
+    @statement("D4", "u_t = Σ_k r_k u_t^k", source="DAG", kind="identity",
+               falsifier="a static gate", gate=static)
+    def mixed_velocity(cases, run, *, gate=bayes): ...
+    """
+
+    def enter(residual: Residual) -> Residual:
+        if label in LEDGER:
+            raise ValueError(f"`label` must be new; {label!r} is in the ledger already.")
+        LEDGER[label] = Statement(
+            label=label,
+            words=words,
+            source=source,
+            kind=kind,
+            falsifier_words=falsifier,
+            residual=residual,
+            broken=broken,
+        )
+        return residual
+
+    return enter
+
+
+def gap(left: np.ndarray, right: np.ndarray, where: np.ndarray | None = None) -> np.ndarray:
+    """max |left − right| per case: [I]. Equal infinities agree; a NaN inside `where` is +∞."""
+    left, right = np.broadcast_arrays(left, right)
+    with np.errstate(invalid="ignore"):
+        apart = np.where(left == right, 0.0, np.abs(left - right))
+    if where is not None:
+        apart = np.where(_expand(where, apart.ndim), apart, 0.0)
+    apart = np.where(np.isnan(apart), np.inf, apart)
+    return apart.reshape(len(apart), -1).max(axis=1)
+
+
+def excess(smaller: np.ndarray, larger: np.ndarray, where: np.ndarray | None = None) -> np.ndarray:
+    """max of smaller − larger per case, 0 if the inequality holds: [I]. A NaN is +∞."""
+    smaller, larger = np.broadcast_arrays(smaller, larger)
+    with np.errstate(invalid="ignore"):
+        over = np.where(smaller == larger, 0.0, smaller - larger)
+    if where is not None:
+        over = np.where(_expand(where, over.ndim), over, 0.0)
+    over = np.where(np.isnan(over), np.inf, np.maximum(over, 0.0))
+    return over.reshape(len(over), -1).max(axis=1)
+
+
+def worst(*residuals: np.ndarray) -> np.ndarray:
+    """The largest of several residuals, case by case."""
+    return np.max(np.stack(residuals), axis=0)
+
+
+def _expand(where: np.ndarray, ndim: int) -> np.ndarray:
+    return where.reshape(where.shape + (1,) * (ndim - where.ndim))

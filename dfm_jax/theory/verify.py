@@ -1,0 +1,132 @@
+"""Verify statements: the largest residual, the smallest falsifier, the verdict."""
+
+from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from dfm_jax.checks import check_count
+from dfm_jax.theory.cases import Cases, Shape
+from dfm_jax.theory.draws import draw_cases
+from dfm_jax.theory.runs import Precision, Run
+from dfm_jax.theory.statement import LEDGER, Statement, in_order
+
+MAIN_SHAPE = Shape(num_tokens=2, num_positions=3, num_experts=3)
+EDGE_SHAPE = Shape(num_tokens=3, num_positions=1, num_experts=1)
+MORE_SHAPES = (
+    Shape(num_tokens=2, num_positions=1, num_experts=4),
+    Shape(num_tokens=4, num_positions=2, num_experts=1),
+    Shape(num_tokens=3, num_positions=2, num_experts=2),
+    Shape(num_tokens=2, num_positions=4, num_experts=2),
+)
+
+# Error model. A residual is a difference of two numbers of size up to about 25 (rates near the
+# end of time), each the outcome of a few dozen roundings: about 100 float32 epsilons at the most.
+# In float64 the bound is 1e-12, which leaves room for the enumeration's own roundings.
+TOLERANCE: dict[Precision, float] = {
+    "float64": 1e-12,
+    "float32": 100 * float(np.finfo(np.float32).eps),
+}
+FALSIFIER_FACTOR: dict[Precision, float] = {"float64": 1e3, "float32": 10.0}
+
+
+class Row(NamedTuple):
+    """One line of the verdict, as it is written to JSON."""
+
+    label: str
+    statement: str
+    source: str
+    kind: str
+    residual: float
+    tolerance: float
+    falsifier: float
+    instances: int
+    falsifier_instances: int
+    passed: bool
+
+
+def verify(
+    labels: Sequence[str] = (),
+    *,
+    seed: int = 0,
+    instances: int = 224,
+    shape: Shape = MAIN_SHAPE,
+    shapes: Literal["default", "all"] = "default",
+    precision: Precision = "float64",
+    num_devices: int = 1,
+) -> Iterator[Row]:
+    """Judge each statement in turn, all of them by default.
+
+    One case in eight has the edge shape (N = 1, K = 1); of the others every second one is generic.
+    A statement passes if no residual exceeds the tolerance (1e-12 in float64, 1.2e-5 in float32)
+    and no generic falsifier lies below 1e3 (float32: 10) times it.
+
+    Args:
+        labels: which statements; unknown ones are refused with the nearest known.
+        seed: of the random cases.
+        instances: how many cases, over all shapes.
+        shape: V, N, K of the cases that are not on the edge.
+        shapes: "all" spreads the cases over more shapes; each compiles anew.
+        precision: float64 on the host CPU, or float32 on the default device.
+        num_devices: map the cases over so many devices.
+
+    Raises:
+        ValueError: for an unknown label, fewer than 16 instances, or a space too large to list.
+    """
+    check_count("instances", instances, at_least=16)
+    for name, value in shape._asdict().items():
+        check_count(name, value)
+    chosen = [find_statement(label) for label in labels] or in_order()
+    batches = _draw(shape, shapes, instances, seed)
+    run = Run(precision, num_devices)
+    for statement in chosen:
+        yield _judge(statement, batches, run)
+
+
+def find_statement(label: str) -> Statement:
+    """The statement of a label.
+
+    Raises:
+        ValueError: if the ledger has none, with the nearest it has.
+    """
+    if label not in LEDGER:
+        near = get_close_matches(label.upper(), LEDGER, n=3, cutoff=0.0)
+        raise ValueError(
+            f"`labels` must name statements of the ledger, such as {', '.join(near)}; "
+            f"it names {label!r}."
+        )
+    return LEDGER[label]
+
+
+def _draw(shape: Shape, shapes: str, instances: int, seed: int) -> list[Cases]:
+    on_the_edge = instances // 8
+    others = [shape] if shapes == "default" else [shape, *MORE_SHAPES]
+    share, rest = divmod(instances - on_the_edge, len(others))
+    counts = [share + (i < rest) for i in range(len(others))]
+    batches = [draw_cases(s, count, seed) for s, count in zip(others, counts, strict=True)]
+    return [*batches, draw_cases(EDGE_SHAPE, on_the_edge, seed)]
+
+
+def _judge(statement: Statement, batches: list[Cases], run: Run) -> Row:
+    tolerance = TOLERANCE[run.precision]
+    with np.errstate(divide="ignore", invalid="ignore"):  # falsifiers may leave the domain
+        residuals = [statement.residual(cases, run) for cases in batches]
+        generic = [cases for cases in batches if cases.generic.any()]
+        falsifiers = [statement.falsifier(cases, run)[cases.generic] for cases in generic]
+    residual = float(np.max(np.concatenate(residuals)))
+    broken = np.concatenate(falsifiers) if falsifiers else np.array([])
+    falsifier = float(np.min(broken)) if broken.size else float("nan")
+    return Row(
+        label=statement.label,
+        statement=statement.words,
+        source=statement.source,
+        kind=statement.kind,
+        residual=residual,
+        tolerance=tolerance,
+        falsifier=falsifier,
+        instances=sum(len(cases) for cases in batches),
+        falsifier_instances=int(broken.size),
+        passed=residual <= tolerance
+        and (not broken.size or falsifier >= FALSIFIER_FACTOR[run.precision] * tolerance),
+    )

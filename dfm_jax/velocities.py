@@ -1,0 +1,241 @@
+"""Velocities: posterior ↔ velocity, forward, backward, corrected, kinetic-optimal.   [V1–V9, C1]
+
+A velocity u_t^i(v, z) moves position i of state z towards value v; its rows sum to 0. The sign of
+the continuity equation is ∂_t p_t + div(p_t u_t) = 0, divergence = outflow − inflow.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from dfm_jax.checks import check_tokens
+from dfm_jax.paths import HIGHEST, metric_path, pad_to_states, point_mass
+from dfm_jax.schedules import Schedule, backward_rate, rate
+from dfm_jax.types import (
+    Array,
+    ArrayLike,
+    Float,
+    Int,
+    Probs,
+    Scalar,
+    StateProbs,
+    Time,
+    Tokens,
+    Velocity,
+    typed,
+)
+
+
+@typed
+def rate_violation(velocity: Velocity, x_t: Tokens) -> Scalar:
+    """By how much a velocity fails to be a rate; 0 for a rate.
+
+    Σ_v u_t^i(v, z) = 0  and  u_t^i(v, z) ≥ 0 for v ≠ z^i   [V1]
+    """
+    off_diagonal = jnp.where(point_mass(x_t, jnp.shape(velocity)[-1]) == 1, 0.0, velocity)
+    unbalanced = jnp.max(jnp.abs(jnp.sum(jnp.asarray(velocity), axis=-1)))
+    return jnp.maximum(unbalanced, -jnp.min(off_diagonal))
+
+
+@typed
+def mixture_velocity(
+    x_t: Tokens, x_1: Tokens, t: Time, schedule: Schedule, *, num_states: int
+) -> Velocity:
+    """The conditional velocity of the mixture path: jump to the data token.
+
+        u_t^i(v, z | x_0, x_1) = κ̇_t/(1 − κ_t) [δ_{x_1^i}(v) − δ_{z^i}(v)],  t ∈ [0, 1)   [V3]
+
+    Source: DFM.
+    """
+    data = point_mass(x_1, num_states, name="x_1")
+    return _per_position(rate(t, schedule), x_t) * (data - point_mass(x_t, num_states))
+
+
+@typed
+def posterior_to_velocity(
+    posterior: Probs, x_t: Tokens, t: Time, schedule: Schedule, *, num_states: int
+) -> Velocity:
+    """The marginal velocity of the mixture path, from its denoising posterior.
+
+        u_t^i(v, z) = κ̇_t/(1 − κ_t) [p_{1|t}^i(v | z) − δ_{z^i}(v)],  t ∈ [0, 1)   [V5]
+
+    `num_states` = V + 1 pads the mask, so that rows sum to 0 also at a masked position.
+    Source: DFM.
+    """
+    stay = point_mass(x_t, num_states)
+    return _per_position(rate(t, schedule), x_t) * (pad_to_states(posterior, num_states) - stay)
+
+
+@typed
+def velocity_to_posterior(
+    velocity: Velocity, x_t: Tokens, t: Time, schedule: Schedule, *, num_tokens: int
+) -> Probs:
+    """The inverse of `posterior_to_velocity`, where κ̇_t > 0 and t ∈ [0, 1).
+
+    p_{1|t}^i(v | z) = δ_{z^i}(v) + u_t^i(v, z) (1 − κ_t)/κ̇_t   [V5]
+    """
+    stay = point_mass(x_t, jnp.shape(velocity)[-1])
+    return (stay + velocity / _per_position(rate(t, schedule), x_t))[:, :num_tokens]
+
+
+@typed
+def backward_velocity(
+    posterior_0: StateProbs, x_t: Tokens, t: Time, schedule: Schedule
+) -> Velocity:
+    """The x_0-prediction of the same flow, from the posterior of the source token.
+
+        ǔ_t^i(v, z) = κ̇_t/κ_t [δ_{z^i}(v) − p_{0|t}^i(v | z)],  t ∈ (0, 1]   [V6]
+
+    It solves the continuity equation with the same sign, but −ǔ is the rate: run −ǔ with t
+    decreasing. Source: DFM.
+    """
+    stay = point_mass(x_t, jnp.shape(posterior_0)[-1])
+    return _per_position(backward_rate(t, schedule), x_t) * (stay - posterior_0)
+
+
+@typed
+def corrected_velocity(
+    forward: Velocity, backward: Velocity, alpha: Scalar, beta: Scalar
+) -> Velocity:
+    """Forward steps with some steps back.
+
+        ū = α u − β ǔ,  β ≥ 0   [V7]
+
+    α − β = 1 generates the same path; α = β > 0 leaves p_t where it is, at frozen t. Source: DFM.
+    """
+    return alpha * jnp.asarray(forward) - beta * jnp.asarray(backward)
+
+
+@typed
+def convex_velocity(
+    base_laws: Float[Array, "J N S"],
+    x_t: Tokens,
+    t: Time,
+    kappa: Callable[[ArrayLike], Float[Array, "J N"]],
+) -> Velocity:
+    """The conditional velocity of a convex sum of base laws.
+
+        u_t^i(v, z) = Σ_j a_t^j h^j(v) + b_t δ_{z^i}(v),  a^j = κ̇^j − κ^j b,  b = κ̇^ℓ/κ^ℓ,
+        ℓ = argmin of κ̇^j/κ^j over the j with κ^j > 0   [V2]
+
+    Needs κ̇^j ≥ 0 where κ^j = 0. The choice of ℓ makes it a rate; any b generates the path.
+    Source: DFM.
+    """
+    t = jnp.asarray(t)
+    kappa_t, slope = jax.jvp(kappa, (t,), (jnp.ones_like(t),))
+    alive = kappa_t > 0
+    b = jnp.min(jnp.where(alive, slope / jnp.where(alive, kappa_t, 1.0), jnp.inf), axis=0)
+    a = slope - kappa_t * b[None, :]
+    stay = point_mass(x_t, base_laws.shape[-1])
+    return jnp.einsum("jn,jnv->nv", a, base_laws, precision=HIGHEST) + b[:, None] * stay
+
+
+@typed
+def kinetic_optimal_velocity(
+    token_path: Callable[[ArrayLike], StateProbs], x_t: Tokens, t: Time
+) -> Velocity:
+    """A conditional velocity for any differentiable token path t ↦ p_t^i(·).
+
+        u(v, z) = [p(z) ṗ(v) − ṗ(z) p(v)]_+ / p(z)  for v ≠ z,  0 where p(z) = 0   [V8]
+
+    Needs ṗ(z) ≥ 0 where p(z) = 0. Marginalise with `expectation`; applied to a marginal path it
+    is another velocity, for which experts do not mix [D4]. Source: KO.
+    """
+    p, slope = _value_and_slope(token_path, t)
+    p_z, slope_z = _at(p, x_t), _at(slope, x_t)
+    alive = p_z > 0
+    flux = jnp.maximum(p_z * slope - slope_z * p, 0.0)
+    return _complete(jnp.where(alive, flux / jnp.where(alive, p_z, 1.0), 0.0), x_t)
+
+
+@typed
+def metric_velocity(
+    x_t: Tokens,
+    x_1: Tokens,
+    t: Time,
+    distances: Float[Array, "V V"],
+    beta: Callable[[ArrayLike], Array],
+) -> Velocity:
+    """`kinetic_optimal_velocity` of `metric_path`, in closed form: move only nearer to the target.
+
+        u(v, z) = p_t(v | x_1) β̇_t [d(z, x_1) − d(v, x_1)]_+  for v ≠ z   [V8]
+
+    Source: KO.
+    """
+    check_tokens("x_t", x_t, distances.shape[0])
+    t = jnp.asarray(t)
+    beta_t, slope = jax.jvp(beta, (t,), (jnp.ones_like(t),))
+    to_target = distances[:, x_1].T
+    nearer = jnp.maximum(_at(to_target, x_t) - to_target, 0.0)
+    return _complete(metric_path(x_1, distances, beta_t) * slope * nearer, x_t)
+
+
+@typed
+def campbell_velocity(
+    token_path: Callable[[ArrayLike], StateProbs], x_t: Tokens, t: Time
+) -> Velocity:
+    """The rate R* of Campbell et al. for a token path, on the open interval.
+
+        R*(v, z) = [ṗ(v) − ṗ(z)]_+ / (Z p(z))  if p(v) > 0 and p(z) > 0, v ≠ z;  Z = #{p > 0}   [V9]
+
+    Only where p = 0 implies ṗ = 0. Source: DFM-C.
+    """
+    p, slope = _value_and_slope(token_path, t)
+    p_z, alive = _at(p, x_t), p > 0
+    num_alive = jnp.sum(alive, axis=-1, keepdims=True)
+    both = alive & (p_z > 0)
+    flux = jnp.maximum(slope - _at(slope, x_t), 0.0)
+    return _complete(jnp.where(both, flux / jnp.where(both, num_alive * p_z, 1.0), 0.0), x_t)
+
+
+@typed
+def expectation(weights: Float[Array, " P"], values: Float[Array, " P *values"]) -> Array:
+    """A posterior mean: of conditional velocities it is the marginal velocity.
+
+        u_t^i(v, z) = E[u_t^i(v, z | X_0, X_1) | X_t = z] = Σ_p p_t(p | z) u_t^i(v, z | p)   [V4]
+
+    Terms of weight 0 may hold any value, NaN included: they are dropped before the product.
+    """
+    column = weights.reshape(-1, *(1 for _ in values.shape[1:]))
+    return jnp.tensordot(weights, jnp.where(column == 0, 0.0, values), axes=1, precision=HIGHEST)
+
+
+@typed
+def divergence(
+    law: Float[Array, " Z"], velocity: Float[Array, "Z N S"], states: Int[Array, "Z N"]
+) -> Float[Array, " Z"]:
+    """What flows out of each state minus what flows in, over an enumerated space.
+
+        div_x(p u) = Σ_{z≠x} [p(x) u(z, x) − p(z) u(x, z)]   [C1, Q4]
+
+    with u(x, z) = Σ_i 1[x^{≠i} = z^{≠i}] u^i(x^i, z). Z² N numbers: for spaces small enough to
+    list. Where p(z) = 0 the velocity may hold any value.
+    """
+    flow = jnp.where((law == 0)[:, None, None], 0.0, velocity) * law[:, None, None]
+    same = states[:, None, :] == states[None, :, :]  # [x, z, i]
+    others_agree = jnp.sum(~same, axis=-1, keepdims=True) - ~same == 0
+    into = jnp.take_along_axis(flow[None], states[:, None, :, None], axis=-1)[..., 0]  # [x, z, i]
+    return -jnp.sum(jnp.where(others_agree, into, 0.0), axis=(1, 2))
+
+
+def _value_and_slope(token_path: Callable, t: Time) -> tuple[Array, Array]:
+    t = jnp.asarray(t)
+    return jax.jvp(token_path, (t,), (jnp.ones_like(t),))
+
+
+def _at(rows: Array, x_t: Tokens) -> Array:
+    """The entry of each row at its position's current token, kept as a column."""
+    check_tokens("x_t", x_t, rows.shape[-1])
+    return jnp.take_along_axis(rows, jnp.asarray(x_t)[:, None], axis=-1)
+
+
+def _complete(off_diagonal: Array, x_t: Tokens) -> Array:
+    """Fill the diagonal, u(z, z) = −Σ_{v≠z} u(v, z)."""
+    stay = point_mass(x_t, off_diagonal.shape[-1])
+    off_diagonal = jnp.where(stay == 1, 0.0, off_diagonal)
+    return off_diagonal - stay * jnp.sum(off_diagonal, axis=-1, keepdims=True)
+
+
+def _per_position(value: Array, x_t: Tokens) -> Array:
+    return jnp.broadcast_to(value, jnp.shape(x_t))[:, None]

@@ -1,0 +1,81 @@
+"""What every study hands over: verdicts, a result file with versions, a line per measurement."""
+
+import json
+import operator
+import platform
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.table import Table
+
+_RELATIONS = {"≤": operator.le, "≥": operator.ge}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One claim: a measured number against the bound stated before the run."""
+
+    claim: str
+    statement: str  # its label in THEORY.md
+    value: float
+    relation: Literal["≤", "≥"]
+    bound: float
+
+    @property
+    def passed(self) -> bool:
+        """A NaN is a failure: it is neither above nor below."""
+        return bool(_RELATIONS[self.relation](self.value, self.bound))
+
+
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """Python's version and those of installed packages."""
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+
+
+def write_result(
+    folder: Path,
+    *,
+    config: Mapping[str, Any],
+    versions: Mapping[str, str],
+    seeds: Iterable[int],
+    rows: Iterable[Mapping[str, Any]],
+    summary: Mapping[str, Any],
+    verdicts: Iterable[Verdict],
+) -> Path:
+    """Write `result.json`; the caller's mappings must hold what JSON can."""
+    path = folder / "result.json"
+    result = {
+        "config": config,
+        "versions": versions,
+        "seeds": list(seeds),
+        "rows": list(rows),
+        "summary": summary,
+        "verdicts": [asdict(verdict) | {"passed": verdict.passed} for verdict in verdicts],
+    }
+    path.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return path
+
+
+def write_metrics(folder: Path, records: Iterable[Mapping[str, Any]]) -> Path:
+    """Write `metrics.jsonl`, one measurement per line."""
+    path = folder / "metrics.jsonl"
+    path.write_text("".join(f"{json.dumps(record)}\n" for record in records), encoding="utf-8")
+    return path
+
+
+def print_verdicts(console: Console, verdicts: Iterable[Verdict]) -> None:
+    """The claims, one a line, and whether each holds."""
+    table = Table("claim", "statement", "measured", "bound", "", title="Verdicts")
+    for verdict in verdicts:
+        table.add_row(
+            verdict.claim,
+            verdict.statement,
+            f"{verdict.value:.2e}",
+            f"{verdict.relation} {verdict.bound:.0e}",
+            "[green]holds[/]" if verdict.passed else "[bold red]FAILS[/]",
+        )
+    console.print(table)

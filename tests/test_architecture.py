@@ -1,0 +1,391 @@
+"""Guards over the source text: what may import what, how long, how named, how typed.
+
+A guard takes a `Source` and yields complaints. Each is run over the files of the project, and over
+bad sources that it must complain about: a guard that cannot fail guards nothing.
+"""
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# DESIGN's tree from the foundation up: a room may import the rooms before it. `__init__`, which
+# names what is public, and `__main__` stand above all of them.
+ROOMS = (
+    *("types", "checks", "exact"),
+    *("schedules", "paths", "velocities", "steps", "experts", "gates", "clustering"),
+    *("objectives", "samplers", "accounting"),
+    *("parallel", "theory", "models", "data", "training", "cli"),
+)
+MATHEMATICS = ROOMS[ROOMS.index("schedules") : ROOMS.index("accounting") + 1]
+# The only foreign packages of a room; a room that is not listed may import any that is not
+# reserved for another.
+ALLOWED = {
+    "types": {"jax", "jaxtyping", "beartype"},
+    "checks": {"jax", "numpy"},
+    "exact": {"numpy"},
+    "parallel": {"jax"},
+    **{room: {"jax", "numpy"} for room in MATHEMATICS},
+}
+RESERVED = {"flax": "models", "optax": "training", "orbax": "training"}
+MAX_LINES = 300
+FORBIDDEN_NAMES = {"util", "utils", "helper", "helpers", "common", "misc", "manager"}
+
+
+class Source(NamedTuple):
+    """The text of one file and its path from the root of the project."""
+
+    path: str
+    text: str
+
+    @property
+    def tree(self) -> ast.Module:
+        return ast.parse(self.text)
+
+    @property
+    def room(self) -> str:
+        """`schedules` for dfm_jax/schedules.py, `theory` for dfm_jax/theory/ledger.py."""
+        return Path(self.path).with_suffix("").parts[1]
+
+
+# ── the guards ──────────────────────────────────────────────────────────────────────────────────
+
+
+def imported(source: Source) -> Iterator[str]:
+    """The dotted names that a file imports, wherever in the file, relative ones resolved."""
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            package = list(Path(source.path).parent.parts)
+            above = package[: len(package) - node.level + 1] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            # `from dfm_jax import paths` imports the room; elsewhere the names belong to `base`.
+            yield from ([f"{base}.{a.name}" for a in node.names] if base == "dfm_jax" else [base])
+
+
+def imports_point_down(source: Source) -> Iterator[str]:
+    room = source.room
+    if room in ("__init__", "__main__"):
+        return
+    if room not in ROOMS:
+        yield f"the room `{room}` has no place in ROOMS"
+        return
+    below = set(ROOMS[: ROOMS.index(room) + 1])
+    if room == "exact":
+        below = {"exact"}
+    elif room in MATHEMATICS:
+        below -= {"exact"}
+    for name in imported(source):
+        first, *rest = name.split(".")
+        if first in ("experiments", "notebooks", "tests"):
+            yield f"`{room}` imports {first}"
+        elif first == "dfm_jax" and rest != ["__version__"] and (not rest or rest[0] not in below):
+            yield f"`{room}` imports {name}, which is not below it"
+
+
+def foreign_packages_have_their_room(source: Source) -> Iterator[str]:
+    room = source.room
+    for name in imported(source):
+        package = name.split(".")[0]
+        if package in sys.stdlib_module_names or package == "dfm_jax":
+            continue
+        home = RESERVED.get(package)
+        if (home and room != home) or (room in ALLOWED and package not in ALLOWED[room]):
+            yield f"`{room}` imports {package}"
+
+
+def is_short(source: Source) -> Iterator[str]:
+    lines = len(source.text.splitlines())
+    if lines >= MAX_LINES:
+        yield f"{lines} lines: a module stays under {MAX_LINES}"
+
+
+def public_names_have_docstrings(source: Source) -> Iterator[str]:
+    def of(node: ast.Module | ast.ClassDef, name: str) -> Iterator[str]:
+        if not ast.get_docstring(node):
+            yield f"{name} has no docstring"
+        for child in node.body:
+            if isinstance(child, ast.FunctionDef) and not child.name.startswith("_"):
+                if not ast.get_docstring(child):
+                    yield f"{child.name} has no docstring"
+            elif isinstance(child, ast.ClassDef) and not child.name.startswith("_"):
+                yield from of(child, child.name)
+
+    yield from of(source.tree, "the module")
+
+
+def is_named_after_its_content(source: Source) -> Iterator[str]:
+    for part in Path(source.path).with_suffix("").parts:
+        if FORBIDDEN_NAMES & set(part.split("_")):
+            yield f"the name `{part}` says nothing"
+
+
+def functions_are_named_after_what_they_return(source: Source) -> Iterator[str]:
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.FunctionDef) and re.match(r"_*(get|compute)_", node.name):
+            yield f"{node.name}: a value is a noun, a draw is `sample_a`, a factory `make_a`"
+
+
+def array_kinds() -> frozenset[str]:
+    """The kinds of array that dfm_jax/types.py names, and jaxtyping's own."""
+    tree = ast.parse((ROOT / "dfm_jax" / "types.py").read_text())
+    (kinds,) = (
+        ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+    )
+    return frozenset(kinds) - {"typed"}
+
+
+def names_in(node: ast.AST | None) -> set[str]:
+    names = set() if node is None else {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
+    attributes = [] if node is None else [n for n in ast.walk(node) if isinstance(n, ast.Attribute)]
+    return names | {n.attr for n in attributes}
+
+
+def array_signatures_are_typed(source: Source) -> Iterator[str]:
+    """Public functions whose annotations name an array are `@typed`, so the signature cannot lie.
+
+    Not so factories, which return a `Schedule`, a `Table`, a callable or a bundle of callables, and
+    refusals, `check_a(...) -> None`: they meet a user's raw values and refuse them by name.
+    """
+    bundles = {
+        node.name
+        for node in source.tree.body
+        if isinstance(node, ast.ClassDef)
+        and (fields := [f for f in node.body if isinstance(f, ast.AnnAssign)])
+        and all("Callable" in names_in(field.annotation) for field in fields)
+    }
+    factories = {"Schedule", "Table", "Callable"} | bundles
+    for node in source.tree.body:
+        if not isinstance(node, ast.FunctionDef) or node.name.startswith(("_", "check_")):
+            continue
+        returned = ast.unparse(node.returns).split("[")[0] if node.returns else ""
+        arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+        annotations = [a.annotation for a in [*arguments, node.args.vararg] if a] + [node.returns]
+        mentioned = set().union(*(names_in(annotation) for annotation in annotations))
+        typed = any("typed" in names_in(decorator) for decorator in node.decorator_list)
+        if mentioned & array_kinds() and returned not in factories and not typed:
+            yield f"{node.name} names an array in its signature and is not @typed"
+
+
+def pins_one_version_a_line(source: Source) -> Iterator[str]:
+    for line in source.text.splitlines():
+        if not re.fullmatch(r"[A-Za-z0-9_.-]+==[^ ]+", line):
+            yield f"`{line}` is not NAME==VERSION"
+
+
+def names_no_machine(source: Source) -> Iterator[str]:
+    """No address of a package index and no absolute path: both differ on the next machine."""
+    index = re.compile(r"index[-_]url|find[-_]links|trusted[-_]host|registry\W+https?:")
+    absolute = re.compile(r"(?<![\w.*/:~}-])/(work|root|home|tmp|opt|Users)/")
+    for number, line in enumerate(source.text.splitlines(), 1):
+        if index.search(line) or absolute.search(line):
+            yield f"line {number}: {line.strip()[:80]}"
+
+
+# ── run over the project ────────────────────────────────────────────────────────────────────────
+
+
+def project_files() -> list[str]:
+    """What git tracks, and what it would track if added: a guard should speak before the commit."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    return sorted(path for path in listed.split("\0") if path and (ROOT / path).is_file())
+
+
+def sources(keep: Callable[[str], bool]) -> Iterator[Source]:
+    for path in filter(keep, project_files()):
+        try:
+            yield Source(path, (ROOT / path).read_text(encoding="utf-8"))
+        except UnicodeDecodeError:
+            continue  # a figure
+
+
+def in_package(path: str) -> bool:
+    return path.startswith("dfm_jax/") and path.endswith(".py")
+
+
+def in_mathematics(path: str) -> bool:
+    return in_package(path) and Source(path, "").room in MATHEMATICS
+
+
+def is_python(path: str) -> bool:
+    return path.endswith(".py")
+
+
+READS = {
+    imports_point_down: in_package,
+    foreign_packages_have_their_room: in_package,
+    is_short: in_package,
+    public_names_have_docstrings: in_package,
+    is_named_after_its_content: is_python,
+    functions_are_named_after_what_they_return: is_python,
+    array_signatures_are_typed: in_mathematics,
+    pins_one_version_a_line: lambda path: path == "constraints.txt",
+    names_no_machine: lambda path: True,
+}
+
+
+@pytest.mark.parametrize(("guard", "reads"), READS.items(), ids=lambda fn: fn.__name__)
+def test_the_project_obeys(guard, reads):
+    files = list(sources(reads))
+    assert files, "this guard reads no file"
+    complaints = [f"{source.path}: {text}" for source in files for text in guard(source)]
+    assert not complaints, "\n".join(complaints)
+
+
+# ── and over sources that it must, and must not, complain about ─────────────────────────────────
+
+BAD = {
+    "upward in the mathematics": (
+        imports_point_down,
+        Source("dfm_jax/paths.py", "from dfm_jax.velocities import rate"),
+    ),
+    "upward inside a function": (
+        imports_point_down,
+        Source("dfm_jax/theory/ledger.py", "def f():\n    from dfm_jax import cli"),
+    ),
+    "upward, relative": (imports_point_down, Source("dfm_jax/paths.py", "from . import theory")),
+    "the mathematics sees the truth": (
+        imports_point_down,
+        Source("dfm_jax/paths.py", "import dfm_jax.exact.laws"),
+    ),
+    "the truth sees the package": (
+        imports_point_down,
+        Source("dfm_jax/exact/laws.py", "from dfm_jax.checks import require"),
+    ),
+    "a room imports the public names": (
+        imports_point_down,
+        Source("dfm_jax/cli.py", "import dfm_jax"),
+    ),
+    "the package sees the studies": (
+        imports_point_down,
+        Source("dfm_jax/cli.py", "import experiments.equality"),
+    ),
+    "a room without a place": (imports_point_down, Source("dfm_jax/attic.py", "")),
+    "flax in data": (
+        foreign_packages_have_their_room,
+        Source("dfm_jax/data/text.py", "import flax.linen as nn"),
+    ),
+    "optax in models": (
+        foreign_packages_have_their_room,
+        Source("dfm_jax/models/tabular.py", "from optax import adam"),
+    ),
+    "orbax in the command line": (
+        foreign_packages_have_their_room,
+        Source("dfm_jax/cli.py", "import orbax.checkpoint as ocp"),
+    ),
+    "jax in the truth": (
+        foreign_packages_have_their_room,
+        Source("dfm_jax/exact/laws.py", "import jax.numpy as jnp"),
+    ),
+    "scipy in the mathematics": (
+        foreign_packages_have_their_room,
+        Source("dfm_jax/paths.py", "from scipy.special import logsumexp"),
+    ),
+    "a long module": (is_short, Source("dfm_jax/paths.py", "x = 1\n" * MAX_LINES)),
+    "a bare module": (public_names_have_docstrings, Source("dfm_jax/paths.py", "x = 1")),
+    "a bare function": (
+        public_names_have_docstrings,
+        Source("dfm_jax/paths.py", '"""A path."""\ndef a(): ...'),
+    ),
+    "a bare class": (
+        public_names_have_docstrings,
+        Source("dfm_jax/paths.py", '"""A path."""\nclass A: ...'),
+    ),
+    "a bare method": (
+        public_names_have_docstrings,
+        Source(
+            "dfm_jax/paths.py", '"""A path."""\nclass A:\n    """An a."""\n    def b(self): ...'
+        ),
+    ),
+    "a file that says nothing": (
+        is_named_after_its_content,
+        Source("experiments/plot_utils.py", ""),
+    ),
+    "a getter": (
+        functions_are_named_after_what_they_return,
+        Source("experiments/a.py", "class A:\n    def _get_law(self): ..."),
+    ),
+    "an argument that may lie": (
+        array_signatures_are_typed,
+        Source("dfm_jax/paths.py", "def law(x: Tokens | None = None) -> float: ..."),
+    ),
+    "a result that may lie": (
+        array_signatures_are_typed,
+        Source("dfm_jax/paths.py", "@jax.jit\ndef law(n: int) -> Float[Array, 'N S']: ..."),
+    ),
+    "a range of versions": (
+        pins_one_version_a_line,
+        Source("constraints.txt", "jax==0.10.2\nflax>=0.12"),
+    ),
+    "an absolute path": (
+        names_no_machine,
+        Source("README.md", "see `" + "/".join(["", "home", "someone", "x"]) + "`"),
+    ),
+    "a package index": (
+        names_no_machine,
+        Source("Makefile", "pip install --extra-" + "index" + "-url x"),
+    ),
+}
+
+
+@pytest.mark.parametrize(("guard", "bad"), BAD.values(), ids=BAD)
+def test_a_guard_complains(guard, bad):
+    assert READS[guard](bad.path)
+    assert list(guard(bad))
+
+
+def test_every_guard_has_a_bad_source():
+    assert {guard for guard, _ in BAD.values()} == set(READS)
+
+
+GOOD = {
+    "downward, and the version": (
+        imports_point_down,
+        Source("dfm_jax/cli.py", "from dfm_jax import __version__, theory\nimport dfm_jax.paths"),
+    ),
+    "inside a room": (
+        imports_point_down,
+        Source("dfm_jax/exact/bayes.py", "from dfm_jax.exact.laws import law\nfrom .laws import a"),
+    ),
+    "optax in training": (
+        foreign_packages_have_their_room,
+        Source("dfm_jax/training/step.py", "import optax\nimport orbax.checkpoint as ocp"),
+    ),
+    "a private function": (
+        public_names_have_docstrings,
+        Source("dfm_jax/paths.py", '"""A path."""\ndef _a(): ...'),
+    ),
+    "factories, refusals and typed functions": (
+        array_signatures_are_typed,
+        Source(
+            "dfm_jax/paths.py",
+            "def a(x: Tokens) -> Schedule: ...\n"
+            "def b(f: Callable[[Array], Array]) -> Callable[[Array], Array]: ...\n"
+            "class Gate(NamedTuple):\n    init: Callable[..., Array]\n"
+            "def c(x: Tokens) -> Gate: ...\n"
+            "def check_d(x: Tokens) -> None: ...\n"
+            "@typed\ndef e(x: Tokens) -> Probs: ...\n"
+            "def f(count: int) -> int: ...",
+        ),
+    ),
+    "an address of a paper": (
+        names_no_machine,
+        Source("README.md", "https://arxiv.org/abs/2601.03184 and ./" + "tmp/x"),
+    ),
+}
+
+
+@pytest.mark.parametrize(("guard", "good"), GOOD.values(), ids=GOOD)
+def test_a_guard_is_silent(guard, good):
+    assert list(guard(good)) == []

@@ -1,0 +1,194 @@
+"""Every refusal names argument, rule and value; the same rule holds for traced values."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental import checkify
+
+from dfm_jax import checks
+
+NAN = float("nan")
+
+# check, its arguments, and the whole message
+REFUSED = {
+    "count below": (
+        lambda: checks.check_count("count", 0, at_most=3),
+        "`count` must lie in [1, 3]; it is 0.",
+    ),
+    "count above": (
+        lambda: checks.check_count("count", 4, at_most=3),
+        "`count` must lie in [1, 3]; it is 4.",
+    ),
+    "count, no upper bound": (
+        lambda: checks.check_count("grid_size", 1, at_least=2),
+        "`grid_size` must be at least 2; it is 1.",
+    ),
+    "interval below": (
+        lambda: checks.check_interval("t", -0.5, 0.0, 1.0),
+        "`t` must lie in [0, 1]; it is -0.5.",
+    ),
+    "interval, an entry above": (
+        lambda: checks.check_interval("alpha", np.array([0.5, 1.5]), 0.0, 1.0),
+        "`alpha` must lie in [0, 1]; it is [0.5 1.5].",
+    ),
+    "interval, open above": (
+        lambda: checks.check_interval("t", 1.0, 0.0, 1.0, ends="[)"),
+        "`t` must lie in [0, 1); it is 1.0.",
+    ),
+    "interval, open below": (
+        lambda: checks.check_interval("t", 0.0, 0.0, 1.0, ends="(]"),
+        "`t` must lie in (0, 1]; it is 0.0.",
+    ),
+    "interval, NaN": (
+        lambda: checks.check_interval("t", NAN, 0.0, 1.0),
+        "`t` must lie in [0, 1]; it is nan.",
+    ),
+    "law, negative": (
+        lambda: checks.check_law("weights", np.array([1.5, -0.5])),
+        "`weights` must be non-negative; it is [ 1.5 -0.5].",
+    ),
+    "law, sum": (
+        lambda: checks.check_law("weights", np.array([0.5, 0.75])),
+        "`weights` must sum to 1 over its last axis; it is 1.25.",
+    ),
+    "law, the sum of a row": (
+        lambda: checks.check_law("q", np.array([[0.5, 0.5], [0.25, 0.25]])),
+        "`q` must sum to 1 over its last axis; it is [1.  0.5].",
+    ),
+    "law, NaN": (
+        lambda: checks.check_law("weights", np.array([NAN, 1.0])),
+        "`weights` must be non-negative; it is [nan  1.].",
+    ),
+    "law, whole numbers": (
+        lambda: checks.check_law("weights", np.array([1, 1])),
+        "`weights` must sum to 1 over its last axis; it is 2.",
+    ),
+    "tokens, a mask id of -1": (
+        lambda: checks.check_tokens("x_t", np.array([0, -1]), 3),
+        "`x_t` must hold ids in [0, 2]; it is [ 0 -1].",
+    ),
+    "tokens above": (
+        lambda: checks.check_tokens("x_t", np.array([0, 3]), 3),
+        "`x_t` must hold ids in [0, 2]; it is [0 3].",
+    ),
+    "num_states": (
+        lambda: checks.check_num_states(5, 3),
+        "`num_states` must be V = 3, or 4 with a mask; it is 5.",
+    ),
+    "require": (
+        lambda: checks.require(False, "`x` must rhyme", "orange"),
+        "`x` must rhyme; it is 'orange'.",
+    ),
+}
+
+ACCEPTED = {
+    "count": lambda: checks.check_count("count", 3, at_most=3),
+    "interval": lambda: checks.check_interval("t", np.array([0.0, 1.0]), 0.0, 1.0),
+    "interval, half open": lambda: checks.check_interval("t", 0.0, 0.0, 1.0, ends="[)"),
+    "law": lambda: checks.check_law("weights", jnp.full((4, 3), 1 / 3)),
+    "law, one point": lambda: checks.check_law("weights", np.array([0, 1])),
+    "tokens": lambda: checks.check_tokens("x_t", jnp.array([0, 2]), 3),
+    "no tokens": lambda: checks.check_tokens("x_t", np.zeros(0, int), 3),
+    "states": lambda: checks.check_num_states(3, 3),
+    "states with a mask": lambda: checks.check_num_states(4, 3),
+}
+
+# check of a traced value, a bad value, a good one, and the message
+TRACED = {
+    "interval": (
+        lambda t: checks.check_interval("t", t, 0.0, 1.0, ends="[)"),
+        1.0,
+        0.5,
+        "`t` must lie in [0, 1); it is 1.0.",
+    ),
+    "law": (
+        lambda q: checks.check_law("q", q),
+        [0.5, 0.75],
+        [0.5, 0.5],
+        "`q` must sum to 1 over its last axis; it is 1.25.",
+    ),
+    "law, negative": (
+        lambda q: checks.check_law("q", q),
+        [-0.5, 1.5],
+        [0.0, 1.0],
+        "`q` must be non-negative; it is [-0.5  1.5].",
+    ),
+    "tokens": (
+        lambda x: checks.check_tokens("x_t", x, 3),
+        [-1, 2],
+        [0, 2],
+        "`x_t` must hold ids in [0, 2]; it is [-1  2].",
+    ),
+}
+
+
+@pytest.mark.parametrize(("check", "message"), REFUSED.values(), ids=REFUSED)
+def test_a_bad_value_is_refused_by_name_rule_and_value(check, message):
+    with pytest.raises(ValueError, match=rf"^{re.escape(message)}$"):
+        check()
+
+
+@pytest.mark.parametrize("check", ACCEPTED.values(), ids=ACCEPTED)
+def test_a_good_value_passes(check):
+    check()
+
+
+def test_every_check_is_refused_and_accepted_here():
+    public = {name for name in vars(checks) if name.startswith("check_")}
+    for cases in (REFUSED, ACCEPTED):
+        used = {
+            name
+            for case in cases.values()
+            for name in (case[0] if isinstance(case, tuple) else case).__code__.co_names
+        }
+        assert public <= used
+
+
+@pytest.mark.parametrize(("check", "bad", "good", "message"), TRACED.values(), ids=TRACED)
+def test_a_traced_value_is_refused_through_checkify(check, bad, good, message):
+    checked = jax.jit(checkify.checkify(check))
+    error, _ = checked(jnp.asarray(bad))
+    with pytest.raises(checkify.JaxRuntimeError, match=re.escape(message)):
+        error.throw()
+    error, _ = checked(jnp.asarray(good))
+    error.throw()
+
+
+@pytest.mark.parametrize(("check", "bad", "good", "message"), TRACED.values(), ids=TRACED)
+def test_without_checkify_a_traced_value_costs_nothing(check, bad, good, message):
+    compiled = jax.jit(lambda value: (check(value), value)[1]).lower(jnp.asarray(bad)).compile()
+    untouched = jax.jit(lambda value: value).lower(jnp.asarray(bad)).compile()
+    assert compiled.as_text().count(" = ") == untouched.as_text().count(" = ")
+
+
+def test_a_traced_value_is_checked_example_by_example_under_vmap():
+    check = jax.vmap(lambda t: checks.check_interval("t", t, 0.0, 1.0))
+    error, _ = jax.jit(checkify.checkify(check))(jnp.array([0.5, 2.0]))
+    with pytest.raises(checkify.JaxRuntimeError, match=r"`t` must lie in \[0, 1\]; it is 2\.0\."):
+        error.throw()
+
+
+def test_a_concrete_value_is_refused_inside_a_trace():
+    def fn(x):
+        checks.check_interval("alpha", 2.0, 0.0, 1.0)
+        return x
+
+    with pytest.raises(ValueError, match=r"`alpha` must lie in \[0, 1\]; it is 2\.0\."):
+        jax.jit(fn)(1.0)
+
+
+def test_a_long_value_is_shown_in_short():
+    with pytest.raises(ValueError, match=r"\.\.\.") as refusal:
+        checks.check_tokens("x_t", np.full(1000, 7), 3)
+    assert len(str(refusal.value)) < 120
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_slack_of_a_sum_follows_the_dtype():
+    off = 1e-6
+    checks.check_law("q", jnp.array([0.5, 0.5 + off], jnp.float32))
+    with pytest.raises(ValueError, match="`q` must sum to 1"):
+        checks.check_law("q", jnp.array([0.5, 0.5 + off], jnp.float64))
