@@ -15,8 +15,12 @@ from jax.sharding import AxisType, Mesh, PartitionSpec
 from dfm_jax.checks import require
 
 
-def make_mesh(num_devices: int | None = None, axis_name: str = "expert") -> Mesh:
+def make_mesh(
+    num_devices: int | None = None, axis_name: str = "expert", *, platform: str | None = None
+) -> Mesh:
     """A mesh of one axis over the first `num_devices` devices, all of them by default.
+
+    `platform` picks "cpu", "gpu" or "tpu" where there are several.
 
     The axis is `Auto`: under jax's own default, `Explicit`, arrays that are not yet on the mesh are
     refused.
@@ -24,7 +28,7 @@ def make_mesh(num_devices: int | None = None, axis_name: str = "expert") -> Mesh
     Raises:
         ValueError: if fewer devices are there than asked for, or none is asked for.
     """
-    devices = jax.devices()
+    devices = jax.devices(platform)
     count = len(devices) if num_devices is None else num_devices
     rule = f"`num_devices` must lie in [1, {len(devices)}], the devices that jax finds"
     require(1 <= count <= len(devices), rule, count)

@@ -11,13 +11,17 @@ with what it judges.
 # Importing them enters their statements in the ledger.
 from dfm_jax.theory import (  # isort: skip  # noqa: F401
     paths,
+    posteriors,
     velocities,
     rates,
     steps,
     price,
     autoregression,
     objectives,
+    bounds,
+    grids,
     experts,
+    routing,
     decentral,
     accounting,
     gates,

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dfm_jax import exact, objectives, paths, schedules, steps
+from dfm_jax import exact, paths, schedules, steps
 from dfm_jax.theory import fields
 from dfm_jax.theory.cases import Case, Cases
 from dfm_jax.theory.price import block_numbers
@@ -226,40 +226,6 @@ def next_token_is_the_velocity(cases: Cases, run: Run, *, next_probs=_by_prefix)
         gap(velocity, expected, laws[:, :-1] > 0),
         np.array(apart).reshape(len(cases), -1).max(axis=1),
     )
-
-
-def _losses(log_probs: Array, x_1: Array, table: Array, *, mask_id: int, weighted: bool) -> Array:
-    """Σ_i of `step_loss` at every step of one sequence; log_probs [T, N, V]."""
-
-    def at(t: Array) -> Array:
-        x_t = jnp.where(table[t] == 1, x_1, mask_id)
-        size = steps.step_size(table, t) if weighted else jnp.ones_like(table[t])
-        loss = objectives.step_loss(log_probs[t], x_1, x_t, size, mask_id=mask_id)
-        return jnp.sum(loss)
-
-    return jax.vmap(at)(jnp.arange(table.shape[0] - 1))
-
-
-@statement(
-    "A4",
-    "Σ_t Σ_i λ_t^i (−log p̂_{1|t}^i(x_1^i | X_t)) is the next-token NLL, term by term",
-    source="own",
-    kind="identity",
-    falsifier="without λ, every masked position counted",
-    weighted=False,
-)
-def next_token_loss(cases: Cases, run: Run, *, weighted: bool = True) -> np.ndarray:
-    """A random model on a left-to-right table, every term read off by hand."""
-    n, v = cases.shape.num_positions, cases.shape.num_tokens
-
-    def draw(case: Case) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        x_1 = case.tokens[int(case.numbers[3] * len(case.tokens))]
-        log_probs = np.log(case.denoiser[:n])
-        return log_probs, x_1, np.array([-log_probs[t, t, x_1[t]] for t in range(n)])
-
-    log_probs, x_1, terms = cases.each(draw)
-    table = np.stack([np.asarray(schedules.left_to_right(n), np.float64)] * len(cases))
-    return gap(run(_losses, log_probs, x_1, table, mask_id=v, weighted=weighted), terms)
 
 
 def _prompted(x_1: Array, context: Array, *, mask_id: int) -> Array:

@@ -6,7 +6,7 @@ equal parts, sources that overlap the data, contexts, κ at an end. K = 1 and N 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, wraps
 from typing import Any, NamedTuple
 
@@ -84,10 +84,7 @@ class Case:
     denoiser: np.ndarray  # [S^N, N, V] any model posterior p̂_{1|t}, full support
     state_router: np.ndarray  # [S^N, K] ρ̂(z), any t
     numbers: np.ndarray  # [8] uniform on (0.2, 0.9), for whatever else is free
-
-    def __post_init__(self) -> None:
-        """Give the case its memory."""
-        object.__setattr__(self, "_memo", {})
+    _memo: dict = field(default_factory=dict, init=False, repr=False)
 
     @cached_property
     def states(self) -> np.ndarray:

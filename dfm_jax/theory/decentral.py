@@ -93,7 +93,7 @@ def gate_pays_back(cases: Cases, run: Run, *, paid: float = 1.0) -> np.ndarray:
             merged = np.stack([joint[code == c].sum(axis=0) for c in np.unique(code)])
             prefix = np.unique(code) // case.shape.num_tokens
             by_token += conditional_information(case, merged, prefix)
-        return np.float64(entropies), np.float64(by_token)
+        return np.asarray(entropies), np.asarray(by_token)
 
     entropies, by_token = cases.each(truth)
     return worst(gap(information, entropies), gap(information, by_token))
@@ -226,7 +226,7 @@ def router_is_paid_per_token(cases: Cases, run: Run, *, routed: bool = True) -> 
         router = law @ exact.kl(bayes(case, "inside"), case.state_router)
         mixed = np.einsum("zk,kznv->znv", case.state_router, model)
         total = law @ exact.kl(case.posterior("inside"), mixed).sum(axis=-1)
-        return own_excess, np.float64(router), np.float64(total)
+        return own_excess, np.asarray(router), np.asarray(total)
 
     residuals = []
     for model_of in (_exact_experts, _any_experts):

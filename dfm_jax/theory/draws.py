@@ -27,20 +27,21 @@ def _draw_case(rng: np.random.Generator, shape: Shape, generic: bool, turn: int)
         if turn % 3 == 0 and n > 1:
             context[rng.integers(n)] = True
     parts = _draw_parts(rng, laws, k, v**n)
+    weights, others = _draw_masses(rng, k), np.sort(_draw_masses(rng, k))
     times = {"inside": rng.uniform(0.2, 0.8)}
     times["early"] = 0.0 if not generic and turn % 2 else times["inside"]
     times["late"] = 1.0 if not generic and turn % 2 else times["inside"]
     return Case(
         shape=shape,
         generic=generic,
-        weights=_draw_masses(rng, k),
+        weights=weights,
         couplings=np.stack([_draw_coupling(rng, sources, part, shape, context) for part in parts]),
         context=context,
         order=rng.permutation(n),
         family="polynomial" if generic else FAMILIES[turn % 3],
         exponent=rng.uniform(1.0, 3.0, size=n),
         times=times,
-        model_weights=_draw_masses(rng, k),
+        model_weights=others[np.argsort(np.argsort(-weights))],  # well apart from the weights
         model_parts=rng.dirichlet(np.ones(v**n), size=k),
         router=_prefix_router(rng, shape),
         denoiser=rng.dirichlet(2 * np.ones(v), size=(shape.num_states**n, n)),

@@ -29,9 +29,7 @@ def schedule_of(family: Array, exponent: Array) -> Schedule:
 
 def clock(cases: Cases, when: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(t, family, exponent) of every case, the arguments of `schedule_of` after the time."""
-    return cases.each(
-        lambda c: (np.float64(c.times[when]), np.int32(FAMILIES.index(c.family)), c.exponent)
-    )
+    return cases.each(lambda c: (c.times[when], FAMILIES.index(c.family), c.exponent))
 
 
 def states(cases: Cases) -> np.ndarray:

@@ -7,7 +7,7 @@ import numpy as np
 from dfm_jax import accounting, exact, gates, objectives
 from dfm_jax.theory import fields
 from dfm_jax.theory.cases import Case, Cases
-from dfm_jax.theory.experts import prefix_bayes, token_log_probs
+from dfm_jax.theory.routing import prefix_bayes, token_log_probs
 from dfm_jax.theory.runs import Run
 from dfm_jax.theory.statement import excess, gap, statement, worst
 from dfm_jax.types import Array
@@ -47,7 +47,7 @@ def top_one(cases: Cases, run: Run, *, before: bool = True) -> np.ndarray:
         mixed = np.einsum("xtk,xtkv->xtv", top[index], case.next_probs())
         x = case.tokens[:, :, None]
         law = np.prod(np.take_along_axis(mixed, x, axis=2)[..., 0], axis=1)
-        return np.float64(0.5 * np.abs(case.data - law).sum())
+        return np.asarray(0.5 * np.abs(case.data - law).sum())
 
     data = cases.each(lambda c: c.data)
     bound = np.einsum("ix,ixt->i", data, missing)
@@ -113,7 +113,7 @@ def jump_processes(cases: Cases, run: Run, *, compensated: bool = True) -> np.nd
             total += weight * exact.evolve(start, u[index], node) @ cost[index]
         end = exact.evolve(start, u[index], 1.0)
         model_end = exact.evolve(model_start, u_hat[index], 1.0)
-        return exact.kl(end, model_end), np.float64(total)
+        return exact.kl(end, model_end), np.asarray(total)
 
     left, right = cases.each_numbered(bound)
     split = excess(cost, by_expert) if compensated else 0 * left
@@ -173,7 +173,7 @@ def _prefix_nll(case: Case, gate: np.ndarray) -> np.ndarray:
     """−E_q Σ_t log Σ_k ρ_k(x^{<t}) q_k(x^t | x^{<t})."""
     mixed = np.sum(gate * np.exp(token_log_probs(case)), axis=-1)
     seen = case.data > 0
-    return np.float64(-(case.data[seen] @ fields.log(mixed[seen]).sum(axis=1)))
+    return np.asarray(-(case.data[seen] @ fields.log(mixed[seen]).sum(axis=1)))
 
 
 def _bayes_weights(log_masses: Array, token_log_probs: Array) -> tuple[Array, Array]:
@@ -216,7 +216,7 @@ def biased_gates(cases: Cases, run: Run, *, free_gate: int = 0) -> np.ndarray:
         _all_gates,
         cases.each(lambda c: np.log(c.weights)),
         cases.each(token_log_probs),
-        cases.each(lambda c: np.float64(c.numbers[4] / 3)),
+        cases.each(lambda c: c.numbers[4] / 3),
     )
     log_next = cases.each(lambda c: fields.log(c.conditionals(c.data)))
     log_parts = cases.each(lambda c: fields.log(c.next_probs()))

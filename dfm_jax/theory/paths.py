@@ -1,10 +1,10 @@
-"""P1–P7: conditional and marginal paths, against enumeration from the raw joint law."""
+"""P1–P4, P6: conditional and marginal paths, against enumeration from the raw joint law."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dfm_jax import exact, experts, paths
+from dfm_jax import exact, paths
 from dfm_jax.theory import fields
 from dfm_jax.theory.cases import Case, Cases
 from dfm_jax.theory.runs import Run
@@ -135,7 +135,8 @@ def _independent(case: Case) -> np.ndarray:
     return fields.log(joint).reshape(-1)
 
 
-def _coupled(case: Case) -> np.ndarray:
+def coupled(case: Case) -> np.ndarray:
+    """log π of every pair."""
     return fields.log(case.coupling).reshape(-1)
 
 
@@ -147,7 +148,7 @@ def _coupled(case: Case) -> np.ndarray:
     falsifier="the coupling replaced by the product of its marginals",
     log_coupling=_independent,
 )
-def marginal_path(cases: Cases, run: Run, *, log_coupling=_coupled) -> np.ndarray:
+def marginal_path(cases: Cases, run: Run, *, log_coupling=coupled) -> np.ndarray:
     """The contraction of the raw law, position by position; source and data law at the ends."""
     v, n, _ = cases.shape
     s = cases.shape.num_states
@@ -163,54 +164,6 @@ def marginal_path(cases: Cases, run: Run, *, log_coupling=_coupled) -> np.ndarra
         gap(law(0 * share), cases.each(lambda c: exact.source_law(c.coupling))),
         gap(law(0 * share + 1), cases.each(lambda c: exact.embed(c.data, v, s, n))),
     )
-
-
-def _posteriors(x_0, x_1, log_pi, kappa, states, *, num_tokens: int) -> tuple[Array, Array]:
-    token_paths = fields.mixture_paths(x_0, x_1, kappa, num_states=num_tokens + 1)
-
-    def at(z: Array) -> tuple[Array, Array]:
-        pairs = paths.pair_posterior(z, token_paths, log_pi)
-        return (
-            paths.token_posterior(pairs, x_1, num_tokens=num_tokens),
-            paths.token_posterior(pairs, x_0, num_tokens=num_tokens + 1),
-        )
-
-    return fields.over_states(at, states)
-
-
-def _equally_likely(case: Case) -> np.ndarray:
-    return np.zeros(case.coupling.size)
-
-
-@statement(
-    "P5",
-    "p_t(x_0, x_1 | z) = p_t(z | x_0, x_1) π(x_0, x_1) / p_t(z), and its token marginals",
-    source="DFM",
-    kind="definition",
-    falsifier="the coupling's masses forgotten",
-    log_coupling=_equally_likely,
-)
-def posterior(cases: Cases, run: Run, *, log_coupling=_coupled) -> np.ndarray:
-    """Conditional laws of the raw joint law of (x_0, x_1, x_t), where p_t(z) > 0."""
-    x_0, x_1, _log_pi = cases.each(fields.pair_lists)
-    residuals = []
-    for when in ("early", "late"):
-        share = cases.each(lambda c, when=when: c.kappa(when))
-        p_1, p_0 = run(
-            _posteriors,
-            x_0,
-            x_1,
-            cases.each(log_coupling),
-            share,
-            fields.states(cases),
-            num_tokens=cases.shape.num_tokens,
-        )
-        support = cases.each(lambda c, when=when: c.path(when)) > 0
-        residuals += [
-            gap(p_1, cases.each(lambda c, when=when: c.posterior(when)), support),
-            gap(p_0, cases.each(lambda c, when=when: c.source_posterior(when)), support),
-        ]
-    return worst(*residuals)
 
 
 def distance_table(case: Case) -> np.ndarray:
@@ -250,64 +203,3 @@ def metric_path(cases: Cases, run: Run, *, distances=distance_table) -> np.ndarr
         gap(law(0 * beta), np.full(middle.shape, 1 / v)),
         gap(law(beta + np.inf), np.eye(v)[x_1]),
     )
-
-
-def _revealed(
-    states: Array, tokens: Array, log_parts: Array, log_weights: Array, *, mask_id: int
-) -> tuple[Array, Array]:
-    log_data = experts.mixture_log_prob(log_weights, log_parts)
-
-    def at(z: Array) -> tuple[Array, Array]:
-        log_p = jax.vmap(lambda q: paths.revealed_log_prob(z, tokens, q, mask_id=mask_id))(
-            log_parts
-        )
-        return (
-            paths.revealed_posterior(z, tokens, log_data, mask_id=mask_id),
-            experts.expert_posterior(log_p, log_weights),
-        )
-
-    return jax.vmap(at)(states)
-
-
-def _all_masks(case: Case) -> list[exact.FactoredCoupling]:
-    return case.masked_parts
-
-
-def _uniform_source(case: Case) -> list[exact.FactoredCoupling]:
-    v, n, _ = case.shape
-    source = np.tile(np.append(np.full(v, 1 / v), 0.0), (n, 1))
-    return [
-        exact.FactoredCoupling(data=law, source_tokens=source, context=case.context)
-        for law in case.parts
-    ]
-
-
-@statement(
-    "P7",
-    "all-mask source: p_{1|t}^i(v | z) = q(v | revealed tokens of z), r_k(z, t) = P(k | revealed)",
-    source="own use",
-    kind="identity",
-    falsifier="a uniform source",
-    source_of=_uniform_source,
-)
-def revealed_tokens_are_enough(cases: Cases, run: Run, *, source_of=_all_masks) -> np.ndarray:
-    """The posteriors of a path at some t and κ against functions that know neither."""
-
-    def truth(case: Case) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        at = case.token_path(np.clip(case.kappa("inside"), 0.05, 0.95))
-        couplings = source_of(case)
-        laws = np.stack([exact.marginal_path(c, at) for c in couplings])
-        gate, support = exact.expert_posterior(case.weights, laws)
-        own = np.stack([exact.posteriors(c, at)[0] for c in couplings])
-        return np.einsum("zk,kznv->znv", gate, own), gate, support
-
-    posterior, gate, support = cases.each(truth)
-    got_posterior, got_gate = run(
-        _revealed,
-        fields.states(cases),
-        fields.tokens(cases),
-        cases.each(lambda c: fields.log(c.parts)),
-        cases.each(lambda c: np.log(c.weights)),
-        mask_id=cases.shape.num_tokens,
-    )
-    return worst(gap(got_posterior, posterior, support), gap(got_gate, gate, support))

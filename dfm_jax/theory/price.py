@@ -38,7 +38,7 @@ def _total_correlation(case: Case) -> np.ndarray:
         given = tuple(int(i) for i in np.flatnonzero(number < s))
         if block:
             price += exact.conditional_total_correlation(case.data, block, given, v, n)
-    return np.float64(price)
+    return np.asarray(price)
 
 
 def _nothing(case: Case) -> np.ndarray:
@@ -122,7 +122,7 @@ def _transition_correlation(case: Case) -> np.ndarray:
             others = tuple(1 + j for j in range(n) if j != i)
             total += exact.entropy(tensor.sum(axis=others).reshape(-1)) - start
         total -= exact.entropy(joint.reshape(-1)) - start
-    return np.float64(total)
+    return np.asarray(total)
 
 
 def _two_time_law(case: Case, now: np.ndarray, then: np.ndarray) -> np.ndarray:

@@ -1,5 +1,7 @@
 """V2, V8, V9: velocities of other token paths, pair by pair, then marginalised."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +13,7 @@ from dfm_jax.theory.paths import distance_table, one_pair, token_law
 from dfm_jax.theory.runs import Run
 from dfm_jax.theory.statement import gap, statement, worst
 from dfm_jax.theory.velocities import continuity, laws, rate_violation, violation
-from dfm_jax.types import Array
+from dfm_jax.types import Array, ArrayLike
 
 # ── one position at a time: token velocities for every (a, b, z) ─────────────────────────────────
 
@@ -88,7 +90,7 @@ def convex_velocity(cases: Cases, run: Run, *, pace: float = 1.0) -> np.ndarray:
 # ── any differentiable token path: the metric path, and the mixture path pair by pair ────────────
 
 
-def _strength(t: Array) -> Array:
+def _strength(t: ArrayLike) -> Any:
     """β_t = t/(1 − t): from 0 to ∞."""
     return t / (1 - t)
 
@@ -155,7 +157,7 @@ def _metric_residual(cases: Cases, run: Run, form: str, pace: float) -> tuple[np
         _metric_jumps,
         cases.each(lambda c: one_pair(c)[1]),
         cases.each(distance_table),
-        cases.each(lambda c: np.float64(c.times["inside"])),
+        cases.each(lambda c: c.times["inside"]),
         np.full(len(cases), pace),
         form=form,
     )

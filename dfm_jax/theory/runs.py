@@ -10,6 +10,7 @@ import numpy as np
 from dfm_jax.parallel import make_mesh, map_over_devices
 
 Precision = Literal["float64", "float32"]
+_PLATFORM: dict[Precision, str | None] = {"float64": "cpu", "float32": None}
 
 
 class Run:
@@ -56,4 +57,4 @@ def _mapped(fn: Callable, static: tuple, precision: Precision, num_devices: int)
     one_case = partial(fn, **dict(static))
     if num_devices == 1:
         return jax.jit(jax.vmap(one_case))
-    return map_over_devices(one_case, make_mesh(num_devices))
+    return map_over_devices(one_case, make_mesh(num_devices, platform=_PLATFORM[precision]))

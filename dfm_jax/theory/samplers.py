@@ -7,8 +7,8 @@ import numpy as np
 from dfm_jax import exact, gates, samplers, steps, velocities
 from dfm_jax.theory import fields
 from dfm_jax.theory.cases import Case, Cases
-from dfm_jax.theory.experts import token_log_probs
 from dfm_jax.theory.paths import one_pair
+from dfm_jax.theory.routing import token_log_probs
 from dfm_jax.theory.runs import Run
 from dfm_jax.theory.statement import gap, statement, worst
 from dfm_jax.theory.steps import (

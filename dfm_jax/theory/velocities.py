@@ -140,7 +140,8 @@ def mixture_velocity(cases: Cases, run: Run, *, complement: bool = True) -> np.n
         pair = pair.astype(float)
         return exact.marginal_path(pair, at), exact.path_derivative(pair, at, slope)
 
-    return continuity(*cases.each(truth), velocity)
+    law, slope = cases.each(truth)
+    return continuity(law, slope, velocity)
 
 
 def _marginal_velocity(
