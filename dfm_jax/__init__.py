@@ -1,3 +1,35 @@
-"""Decentralised autoregressive generation as discrete flow matching, one function per equation."""
+"""Decentralised autoregressive generation as discrete flow matching: one function per equation.
+
+Conventions, said here once. Time runs from the source, t = 0, to the data, t = 1 (a float), or in
+steps 0 … T (an int, a row of a schedule table). Positions count from 0. A mask is the state with
+id V; posteriors and logits have V columns, paths, velocities and step laws S = V or V + 1. Everything
+is in nats. Random functions take their key first and use it once. Functions are written for one
+example: `jax.vmap` is the batch; `jax.jit` and the mesh are the caller's.
+
+    schedules    κ_t and its rate; tables for left-to-right, any order, blocks, masked diffusion
+    paths        conditional and marginal probability paths, their posteriors       P1–P7
+    velocities   posterior ↔ velocity; forward, backward, corrected                 V1–V9, C1
+    steps        discrete time: the exact finite step; autoregression               Q1–Q6, A1–A5
+    experts      a flow on all the data as a mixture of flows on its parts          D1–D8, D13
+    gates        who routes: Bayes, fixed-share, static, top-k, …                   D7, B6, B10
+    objectives   what is minimised                                                  L1–L5, D9–D12
+    samplers     how one draws, as laws                                             S1–S7
+    accounting   where an ensemble's loss comes from                                B1–B11, D10, D14
+    exact        ground truth by enumeration, in NumPy float64
+    theory       each statement with its residual and its falsifier; `verify`
+    parallel     work that shares nothing, mapped over devices
+"""
+
+from dfm_jax import accounting as accounting
+from dfm_jax import exact as exact
+from dfm_jax import experts as experts
+from dfm_jax import gates as gates
+from dfm_jax import objectives as objectives
+from dfm_jax import parallel as parallel
+from dfm_jax import paths as paths
+from dfm_jax import samplers as samplers
+from dfm_jax import schedules as schedules
+from dfm_jax import steps as steps
+from dfm_jax import velocities as velocities
 
 __version__ = "0.1.0"

@@ -61,11 +61,12 @@ class Verify:
             precision=self.precision,
             num_devices=self.devices,
         )
-        print(_line("", "statement", "kind", "residual", "tolerance", "falsifier", "cases", ""))
         bar = tqdm(
             total=len(self.labels) or len(LEDGER), leave=False, unit="statement", disable=None
         )
         for row in judged:
+            if not rows:
+                tqdm.write(_line(*_HEADINGS), file=sys.stdout)
             rows.append(row)
             bar.update()
             tqdm.write(_show(row), file=sys.stdout)
@@ -116,6 +117,9 @@ def main(args: list[str] | None = None) -> int:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+
+
+_HEADINGS = ("", "statement", "kind", "residual", "tolerance", "falsifier", "cases", "")
 
 
 def _line(label, words, kind, residual, tolerance, falsifier, cases, verdict) -> str:

@@ -35,13 +35,15 @@ def expert_posterior(log_p_t: Weights, log_prior: Weights) -> Weights:
 
         r_k(z, t) = w_k p_t^k(z) / p_t(z)   [D3]
 
-    At t = 0 it is P(k | c). NaN where p_t(z) = 0: there it is undefined.
+    At t = 0 it is P(k | c). NaN where p_t(z) = 0: there it is undefined. Behind a prior of 0 the
+    part may say anything.
 
     Args:
         log_p_t: log p_t^k(z) for each expert.
         log_prior: log w_k, or log P(k | c) where there is a context; any common shift cancels.
     """
-    return jax.nn.softmax(jnp.asarray(log_prior) + log_p_t)
+    joint = jnp.asarray(log_prior) + log_p_t
+    return jax.nn.softmax(jnp.where(jnp.asarray(log_prior) == -jnp.inf, -jnp.inf, joint))
 
 
 @typed

@@ -41,9 +41,10 @@ def bayes_gate_update(state: GateState, log_probs: Weights) -> GateState:
         log_probs: log q_k(x^{t+1} | x^{≤t}) for each expert, in nats.
     """
     joint = jnp.where(state.log_weights == -jnp.inf, -jnp.inf, state.log_weights + log_probs)
-    total = jax.nn.logsumexp(joint)
-    possible = total > -jnp.inf
-    updated = jnp.where(possible, joint - jnp.where(possible, total, 0.0), state.log_weights)
+    possible = jnp.any(joint != -jnp.inf)
+    # The branch not taken must be finite before the logsumexp: its gradient would be NaN.
+    total = jax.nn.logsumexp(jnp.where(possible, joint, 0.0))
+    updated = jnp.where(possible, joint - total, state.log_weights)
     return GateState(updated, state.alive & possible)
 
 
@@ -93,6 +94,7 @@ def fixed_share_gate(
 @typed
 def static_gate(log_prior: Weights, num_positions: int) -> GateState:
     """A gate that never looks: r = P(k | c) at every prefix, rows 0 … N.   [B10]"""
+    check_count("num_positions", num_positions)
     log_weights = jax.nn.log_softmax(jnp.asarray(log_prior))
     rows = jnp.broadcast_to(log_weights[None], (num_positions + 1, log_weights.shape[0]))
     return GateState(rows, jnp.ones(num_positions + 1, bool))
@@ -163,7 +165,8 @@ def nucleus_gate(weights: Weights, mass: Scalar) -> Weights:
     check_interval("mass", mass, 0.0, 1.0, ends="(]")
     check_law("weights", weights)
     order = jnp.argsort(-weights, stable=True)
-    before = jnp.cumsum(weights[order]) - weights[order]
+    # Sums of whole prefixes: `cumsum − weights` rounds below a mass that was reached exactly.
+    before = jnp.pad(jnp.cumsum(weights[order])[:-1], (1, 0))
     kept = jnp.zeros_like(weights, bool).at[order].set(before < mass)
     return _renormalise(jnp.where(kept, weights, 0.0))
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import gammaln
 
-from dfm_jax.checks import check_law, check_tokens
+from dfm_jax.checks import check_law, check_tokens, require
 from dfm_jax.paths import HIGHEST, point_mass
 from dfm_jax.schedules import Schedule, rate
 from dfm_jax.types import (
@@ -82,7 +82,7 @@ def generalised_kl(velocity: Velocity, model: Velocity, x_t: Tokens) -> Float[Ar
 @typed
 def any_order_log_weight(num_revealed: ArrayLike, num_masked: ArrayLike) -> Array:
     """log ∫ κ^a (1−κ)^{M−1} dκ = log [a! (M−1)!/N!], a revealed, M = N − a ≥ 1 masked.   [L3]"""
-    a, m = jnp.asarray(num_revealed, float), jnp.asarray(num_masked, float)
+    a, m = _real(num_revealed), _real(num_masked)
     return gammaln(a + 1) + gammaln(m) - gammaln(a + m + 1)
 
 
@@ -96,11 +96,14 @@ def any_order_loss(
 
     Summed over all 2^N ways to mask x_1 and over positions it is the autoregressive NLL averaged
     over uniformly random orders, for every κ, and no integral over time is left.
+
+    Raises:
+        ValueError: if `mask_id` is not V, the id −1 included.
     """
-    masked = jnp.asarray(x_t) == mask_id
-    num_masked = jnp.sum(masked)
+    masked = _masked(log_posterior, x_t, mask_id)
+    num_masked = jnp.sum(masked, dtype=jnp.result_type(log_posterior))
     weight = any_order_log_weight(masked.shape[0] - num_masked, jnp.maximum(num_masked, 1))
-    return jnp.where(masked, jnp.exp(weight) * cross_entropy_loss(log_posterior, x_1), 0.0)
+    return jnp.exp(weight) * jnp.where(masked, cross_entropy_loss(log_posterior, x_1), 0.0)
 
 
 @typed
@@ -118,10 +121,12 @@ def step_loss(
 
     Summed over steps and averaged over paths it bounds −log p̂_T(x_1 | c). For a left-to-right
     table it is the next-token negative log-likelihood, term by term.
+
+    Raises:
+        ValueError: if `mask_id` is not V, the id −1 included.
     """
-    check_tokens("x_t", x_t, mask_id + 1)
-    moves = (jnp.asarray(x_t) == mask_id) & (step_size > 0)
-    return jnp.where(moves, step_size * cross_entropy_loss(log_posterior, x_1), 0.0)
+    moves = _masked(log_posterior, x_t, mask_id) & (step_size > 0)
+    return step_size * jnp.where(moves, cross_entropy_loss(log_posterior, x_1), 0.0)
 
 
 @typed
@@ -163,6 +168,18 @@ def decentralised_loss(expert_losses: Weights, router_loss: Scalar, weights: Wei
     """
     check_law("weights", weights)
     return jnp.dot(jnp.asarray(weights), expert_losses, precision=HIGHEST) + router_loss
+
+
+def _masked(log_posterior: Array, x_t: Tokens, mask_id: int) -> Array:
+    num_tokens = jnp.shape(log_posterior)[-1]
+    require(mask_id == num_tokens, f"`mask_id` must be V = {num_tokens}", mask_id)
+    check_tokens("x_t", x_t, num_tokens + 1)
+    return jnp.asarray(x_t) == mask_id
+
+
+def _real(count: ArrayLike) -> Array:
+    count = jnp.asarray(count)
+    return count if jnp.issubdtype(count.dtype, jnp.inexact) else count.astype(float)
 
 
 def _at(rows: Array, tokens: Tokens) -> Array:

@@ -8,10 +8,11 @@ path and its posteriors; they do not care which token path it was.
 import jax
 import jax.numpy as jnp
 
-from dfm_jax.checks import check_law, check_num_states, check_tokens
+from dfm_jax.checks import check_count, check_interval, check_law, check_num_states, check_tokens
 from dfm_jax.types import (
     Array,
     Context,
+    DType,
     Float,
     Int,
     Kappa,
@@ -27,14 +28,16 @@ HIGHEST = jax.lax.Precision.HIGHEST
 
 
 @typed
-def point_mass(tokens: Tokens, num_states: int, *, name: str = "x_t") -> StateProbs:
-    """δ_{x^i}(v): one row per position.
+def point_mass(
+    tokens: Tokens, num_states: int, *, name: str = "x_t", dtype: DType = float
+) -> StateProbs:
+    """δ_{x^i}(v): one row per position, in the `dtype` of what it is added to.
 
     Raises:
         ValueError: if an id lies outside [0, num_states), the mask id −1 included.
     """
     check_tokens(name, tokens, num_states)
-    return jax.nn.one_hot(tokens, num_states, dtype=float)
+    return jax.nn.one_hot(tokens, num_states, dtype=dtype)
 
 
 @typed
@@ -50,8 +53,9 @@ def mask_source(x_1: Tokens, context: Context, *, mask_id: int) -> Tokens:
     """x_0 = I ⊙ x_1 + (1 − I) ⊙ m: the context is given, the rest is masked.   [A2, A5]
 
     Raises:
-        ValueError: if `mask_id` is negative, or a token of `x_1` is the mask.
+        ValueError: if `mask_id` is no V ≥ 1, the id −1 included, or a token of `x_1` is the mask.
     """
+    check_count("mask_id", mask_id)
     check_tokens("x_1", x_1, mask_id)
     return jnp.where(context, x_1, mask_id)
 
@@ -68,8 +72,8 @@ def mixture_path(x_0: Tokens, x_1: Tokens, kappa_t: Kappa, *, num_states: int) -
     One κ per position makes autoregression a special case [A1]. Source: DFM.
     """
     kappa_t = jnp.broadcast_to(kappa_t, jnp.shape(x_0))[:, None]
-    source = point_mass(x_0, num_states, name="x_0")
-    data = point_mass(x_1, num_states, name="x_1")
+    source = point_mass(x_0, num_states, name="x_0", dtype=kappa_t.dtype)
+    data = point_mass(x_1, num_states, name="x_1", dtype=kappa_t.dtype)
     return (1 - kappa_t) * source + kappa_t * data
 
 
@@ -93,7 +97,11 @@ def metric_path(x_1: Tokens, distances: Float[Array, "V V"], beta_t: Scalar) -> 
         p_t^i(v | x_1) ∝ exp(−β_t d(v, x_1^i))   [P6]
 
     β = 0 is uniform, β = ∞ is δ_{x_1}. The source is uniform, whatever the coupling. Source: KO.
+
+    Raises:
+        ValueError: if β < 0.
     """
+    check_interval("beta_t", beta_t, 0.0, jnp.inf)
     check_tokens("x_1", x_1, distances.shape[0])
     to_target = distances[:, x_1].T
     # ∞ · 0 must be 0 at the target itself.
@@ -154,7 +162,8 @@ def token_posterior(
 
     p_{1|t}^i(v | z) = Σ_p p_t(p | z) 1[x_1^i(p) = v]   [P5]
     """
-    at = jax.vmap(lambda x: point_mass(x, num_tokens, name="tokens"))(tokens)
+    check_tokens("tokens", tokens, num_tokens)
+    at = jax.vmap(lambda x: point_mass(x, num_tokens, dtype=pair_probs.dtype))(tokens)
     return jnp.einsum("p,pnv->nv", pair_probs, at, precision=HIGHEST)
 
 
@@ -181,6 +190,7 @@ def revealed_posterior(
 
 
 def _agrees(x_t: Tokens, x_1: Int[Array, "P N"], mask_id: int) -> Array:
+    check_count("mask_id", mask_id)
     check_tokens("x_t", x_t, mask_id + 1)
     z = jnp.asarray(x_t)[None, :]
     return jnp.all((x_1 == z) | (z == mask_id), axis=-1)

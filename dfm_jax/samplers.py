@@ -50,7 +50,8 @@ def final_step_law(
     tokens are redrawn.
     """
     drawn = pad_to_states(posterior, num_states)
-    return jnp.where(pending[:, None], drawn, point_mass(x_t, num_states))
+    stay = point_mass(x_t, num_states, dtype=drawn.dtype)
+    return jnp.where(pending[:, None], drawn, stay)
 
 
 @typed
@@ -68,7 +69,9 @@ def one_position_step_law(
     num_positions, num_states = jnp.shape(velocity)
     check_tokens("position", position, num_positions)
     turn = (jnp.arange(num_positions) == position)[:, None]
-    return point_mass(x_t, num_states) + jnp.where(turn, size * jnp.asarray(velocity), 0.0)
+    velocity = jnp.asarray(velocity)
+    stay = point_mass(x_t, num_states, dtype=velocity.dtype)
+    return stay + jnp.where(turn, size * velocity, 0.0)
 
 
 @typed

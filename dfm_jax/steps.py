@@ -7,7 +7,7 @@ table `left_to_right`.
 import jax
 import jax.numpy as jnp
 
-from dfm_jax.checks import check_interval
+from dfm_jax.checks import check_interval, check_tokens
 from dfm_jax.paths import HIGHEST, pad_to_states, point_mass, product_log_prob
 from dfm_jax.types import (
     Array,
@@ -46,13 +46,14 @@ def exact_step_velocity(
 ) -> Velocity:
     """The finite-step velocity of the mixture path; not an Euler step.
 
-        u_t^i(v, z) = λ_t^i [p_{1|t}^i(v | z) − δ_{z^i}(v)]   [Q3]
+        u_t^i(v, z) = λ_t^i [p_{1|t}^i(v | z) − δ_{z^i}(v)]   [Q3, S2]
 
     With the posterior δ_{x_1} it is the exact step of the conditional law, any source and grid.
     With the marginal posterior it is exact if one position moves; else each token's law is right
     after the step and the joint is not [Q6].
     """
-    move = pad_to_states(posterior, num_states) - point_mass(x_t, num_states)
+    stay = point_mass(x_t, num_states, dtype=jnp.result_type(posterior))
+    move = pad_to_states(posterior, num_states) - stay
     return step_size[:, None] * move
 
 
@@ -62,7 +63,8 @@ def step_law(velocity: Velocity, x_t: Tokens) -> StateProbs:
 
     X_{t+1}^i ~ δ_{x_t^i}(·) + u_t^i(·, x_t)   [Q1]
     """
-    return point_mass(x_t, jnp.shape(velocity)[-1]) + velocity
+    stay = point_mass(x_t, jnp.shape(velocity)[-1], dtype=jnp.result_type(velocity))
+    return stay + velocity
 
 
 @typed
@@ -85,6 +87,7 @@ def transition_matrix(
 
     P_t(x, z) = Π_i (δ_{z^i} + u_t^i(·, z))(x^i)   [Q5]
     """
+    check_tokens("states", states, step_laws.shape[-1])
     from_z = jax.vmap(product_log_prob, in_axes=(None, 0))
     return jnp.exp(jax.vmap(from_z, in_axes=(0, None))(states, step_laws))
 
@@ -113,7 +116,7 @@ def next_token_velocity(
     check_interval("t", t, 0, num_positions - 1)
     row = pad_to_states(next_token_probs[None], num_states)
     turn = (jnp.arange(num_positions) == t)[:, None]
-    return jnp.where(turn, row - point_mass(x_t, num_states), 0.0)
+    return jnp.where(turn, row - point_mass(x_t, num_states, dtype=row.dtype), 0.0)
 
 
 @typed
@@ -147,7 +150,8 @@ def total_correlation(
 
     TC(X) = Σ_i H(X^i) − H(X)   [Q6]
     """
-    at = jax.vmap(lambda x: point_mass(x, num_tokens, name="states"))(states)
+    check_tokens("states", states, num_tokens)
+    at = jax.vmap(lambda x: point_mass(x, num_tokens, dtype=law.dtype))(states)
     marginals = jnp.einsum("z,znv->nv", law, at, precision=HIGHEST)
     return jnp.sum(_entropy_terms(marginals)) - jnp.sum(_entropy_terms(law))
 

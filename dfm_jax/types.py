@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from beartype import beartype
+from jax.typing import DTypeLike as DType
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, jaxtyped
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ __all__ = [
     "ArrayLike",
     "Bool",
     "Context",
+    "DType",
     "Float",
     "Int",
     "Kappa",

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from dfm_jax.checks import check_tokens
+from dfm_jax.checks import check_interval, check_tokens, require
 from dfm_jax.paths import HIGHEST, metric_path, pad_to_states, point_mass
 from dfm_jax.schedules import Schedule, backward_rate, rate
 from dfm_jax.types import (
@@ -48,8 +48,9 @@ def mixture_velocity(
 
     Source: DFM.
     """
-    data = point_mass(x_1, num_states, name="x_1")
-    return _per_position(rate(t, schedule), x_t) * (data - point_mass(x_t, num_states))
+    speed = _per_position(rate(t, schedule), x_t)
+    data = point_mass(x_1, num_states, name="x_1", dtype=speed.dtype)
+    return speed * (data - point_mass(x_t, num_states, dtype=speed.dtype))
 
 
 @typed
@@ -63,7 +64,7 @@ def posterior_to_velocity(
     `num_states` = V + 1 pads the mask, so that rows sum to 0 also at a masked position.
     Source: DFM.
     """
-    stay = point_mass(x_t, num_states)
+    stay = point_mass(x_t, num_states, dtype=jnp.result_type(posterior))
     return _per_position(rate(t, schedule), x_t) * (pad_to_states(posterior, num_states) - stay)
 
 
@@ -74,8 +75,14 @@ def velocity_to_posterior(
     """The inverse of `posterior_to_velocity`, where κ̇_t > 0 and t ∈ [0, 1).
 
     p_{1|t}^i(v | z) = δ_{z^i}(v) + u_t^i(v, z) (1 − κ_t)/κ̇_t   [V5]
+
+    Raises:
+        ValueError: unless `num_tokens` is S, or S − 1 beside a mask; if t lies outside [0, 1).
     """
-    stay = point_mass(x_t, jnp.shape(velocity)[-1])
+    num_states = jnp.shape(velocity)[-1]
+    rule = f"`num_tokens` must be S = {num_states}, or {num_states - 1} beside a mask"
+    require(num_tokens in (num_states, num_states - 1), rule, num_tokens)
+    stay = point_mass(x_t, num_states, dtype=jnp.result_type(velocity))
     return (stay + velocity / _per_position(rate(t, schedule), x_t))[:, :num_tokens]
 
 
@@ -90,7 +97,7 @@ def backward_velocity(
     It solves the continuity equation with the same sign, but −ǔ is the rate: run −ǔ with t
     decreasing. Source: DFM.
     """
-    stay = point_mass(x_t, jnp.shape(posterior_0)[-1])
+    stay = point_mass(x_t, jnp.shape(posterior_0)[-1], dtype=jnp.result_type(posterior_0))
     return _per_position(backward_rate(t, schedule), x_t) * (stay - posterior_0)
 
 
@@ -103,7 +110,11 @@ def corrected_velocity(
         ū = α u − β ǔ,  β ≥ 0   [V7]
 
     α − β = 1 generates the same path; α = β > 0 leaves p_t where it is, at frozen t. Source: DFM.
+
+    Raises:
+        ValueError: if β < 0.
     """
+    check_interval("beta", beta, 0.0, jnp.inf, ends="[)")
     return alpha * jnp.asarray(forward) - beta * jnp.asarray(backward)
 
 
@@ -127,7 +138,7 @@ def convex_velocity(
     alive = kappa_t > 0
     b = jnp.min(jnp.where(alive, slope / jnp.where(alive, kappa_t, 1.0), jnp.inf), axis=0)
     a = slope - kappa_t * b[None, :]
-    stay = point_mass(x_t, base_laws.shape[-1])
+    stay = point_mass(x_t, base_laws.shape[-1], dtype=base_laws.dtype)
     return jnp.einsum("jn,jnv->nv", a, base_laws, precision=HIGHEST) + b[:, None] * stay
 
 
@@ -212,6 +223,7 @@ def divergence(
     with u(x, z) = Σ_i 1[x^{≠i} = z^{≠i}] u^i(x^i, z). Z² N numbers: for spaces small enough to
     list. Where p(z) = 0 the velocity may hold any value.
     """
+    check_tokens("states", states, velocity.shape[-1])
     flow = jnp.where((law == 0)[:, None, None], 0.0, velocity) * law[:, None, None]
     same = states[:, None, :] == states[None, :, :]  # [x, z, i]
     others_agree = jnp.sum(~same, axis=-1, keepdims=True) - ~same == 0
@@ -232,7 +244,7 @@ def _at(rows: Array, x_t: Tokens) -> Array:
 
 def _complete(off_diagonal: Array, x_t: Tokens) -> Array:
     """Fill the diagonal, u(z, z) = −Σ_{v≠z} u(v, z)."""
-    stay = point_mass(x_t, off_diagonal.shape[-1])
+    stay = point_mass(x_t, off_diagonal.shape[-1], dtype=off_diagonal.dtype)
     off_diagonal = jnp.where(stay == 1, 0.0, off_diagonal)
     return off_diagonal - stay * jnp.sum(off_diagonal, axis=-1, keepdims=True)
 

@@ -222,7 +222,8 @@ class Cases:
 
     def __init__(self, cases: Sequence[Case]) -> None:
         self._cases = list(cases)
-        self.shape = self._cases[0].shape
+        self.first = self._cases[0]
+        self.shape = self.first.shape
 
     def __len__(self) -> int:
         return len(self._cases)

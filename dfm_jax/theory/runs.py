@@ -30,7 +30,7 @@ class Run:
         missing = -count % self.num_devices
         rows = jax.tree.map(lambda a: self._cast(np.asarray(a), missing), arrays)
         with jax.enable_x64(self.precision == "float64"), self._device():
-            out = _mapped(fn, tuple(sorted(static.items())), self.precision, self.num_devices)(
+            out = compiled(fn, tuple(sorted(static.items())), self.precision, self.num_devices)(
                 *rows
             )
             out = jax.tree.map(np.asarray, jax.device_get(out))
@@ -52,7 +52,8 @@ class Run:
 
 
 @cache
-def _mapped(fn: Callable, static: tuple, precision: Precision, num_devices: int) -> Callable:
+def compiled(fn: Callable, static: tuple, precision: Precision, num_devices: int) -> Callable:
+    """The batched, compiled form of a function, kept: statements share many of them."""
     # `precision` is part of the key: x64 is a context, and one cache must not serve both.
     one_case = partial(fn, **dict(static))
     if num_devices == 1:

@@ -1,12 +1,14 @@
 """Verify statements: the largest residual, the smallest falsifier, the verdict."""
 
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from difflib import get_close_matches
 from typing import Literal, NamedTuple
 
 import numpy as np
 
 from dfm_jax.checks import check_count
+from dfm_jax.exact import MAX_DENSE_STATES
 from dfm_jax.theory.cases import Cases, Shape
 from dfm_jax.theory.draws import draw_cases
 from dfm_jax.theory.runs import Precision, Run
@@ -75,13 +77,30 @@ def verify(
         ValueError: for an unknown label, fewer than 16 instances, or a space too large to list.
     """
     check_count("instances", instances, at_least=16)
-    for name, value in shape._asdict().items():
-        check_count(name, value)
+    check_shape(shape)
     chosen = [find_statement(label) for label in labels] or in_order()
     batches = _draw(shape, shapes, instances, seed)
     run = Run(precision, num_devices)
     for statement in chosen:
         yield _judge(statement, batches, run)
+
+
+def check_shape(shape: Shape) -> None:
+    """Refuse shapes without positions, tokens or experts, and those too large to list.
+
+    Raises:
+        ValueError: with the bytes that a shape too large would take.
+    """
+    for name, value in shape._asdict().items():
+        check_count(name, value)
+    sources, data = shape.num_states**shape.num_positions, shape.num_tokens**shape.num_positions
+    if sources > MAX_DENSE_STATES:
+        raise ValueError(
+            f"`shape` must have at most {MAX_DENSE_STATES} states, (V + 1)^N: couplings are listed "
+            f"pair by pair. V = {shape.num_tokens}, N = {shape.num_positions} has {sources:,}, and "
+            f"a case with K = {shape.num_experts} would take "
+            f"{8 * shape.num_experts * sources * data:,} bytes."
+        )
 
 
 def find_statement(label: str) -> Statement:
@@ -110,10 +129,11 @@ def _draw(shape: Shape, shapes: str, instances: int, seed: int) -> list[Cases]:
 
 def _judge(statement: Statement, batches: list[Cases], run: Run) -> Row:
     tolerance = TOLERANCE[run.precision]
-    with np.errstate(divide="ignore", invalid="ignore"):  # falsifiers may leave the domain
-        residuals = [statement.residual(cases, run) for cases in batches]
-        generic = [cases for cases in batches if cases.generic.any()]
-        falsifiers = [statement.falsifier(cases, run)[cases.generic] for cases in generic]
+    generic = [cases for cases in batches if cases.generic.any()]
+    residuals = [_measured(statement.residual, cases, run, np.inf) for cases in batches]
+    falsifiers = [
+        _measured(statement.falsifier, cases, run, 0.0)[cases.generic] for cases in generic
+    ]
     residual = float(np.max(np.concatenate(residuals)))
     broken = np.concatenate(falsifiers) if falsifiers else np.array([])
     falsifier = float(np.min(broken)) if broken.size else float("nan")
@@ -130,3 +150,13 @@ def _judge(statement: Statement, batches: list[Cases], run: Run) -> Row:
         passed=residual <= tolerance
         and (not broken.size or falsifier >= FALSIFIER_FACTOR[run.precision] * tolerance),
     )
+
+
+def _measured(measure: Callable, cases: Cases, run: Run, if_refused: float) -> np.ndarray:
+    """One number per case. What the oracle refuses to judge, as no law, is a failure."""
+    try:
+        with np.errstate(divide="ignore", invalid="ignore"):  # falsifiers may leave the domain
+            return measure(cases, run)
+    except ValueError as refusal:
+        logging.getLogger(__name__).warning("refused by the oracle: %s", refusal)
+        return np.full(len(cases), if_refused)

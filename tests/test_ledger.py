@@ -1,0 +1,69 @@
+"""The labels are one list: in the theory's ledger, in docstrings, in tests, in EQUATIONS.md."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from dfm_jax.theory import LEDGER, equations
+from dfm_jax.theory.ledger import citations, cited_labels
+
+ROOT = Path(__file__).parents[1]
+KINDS = {"definition", "identity", "inequality", "limit"}
+SOURCES = {"DAG", "DFM", "FMG", "KO", "DFM-C", "DDM", "cBTM", "SmallTalk", "own"}
+# Labels of statements that need samplers or a device mesh: no residual by enumeration.
+NOT_ENUMERATED = {"S3"}
+
+
+def labels_marked_in(source: str) -> set[str]:
+    """The literal labels of `@pytest.mark.statement(...)`."""
+    return {
+        argument.value
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr == "statement"
+        for argument in node.args
+        if isinstance(argument, ast.Constant)
+    }
+
+
+def test_every_statement_is_cited_by_a_public_function():
+    assert set(LEDGER) - set(citations()) == set()
+
+
+def test_every_cited_label_is_in_the_ledger():
+    assert set(citations()) - set(LEDGER) == set()
+
+
+def test_every_marked_label_is_a_statement():
+    marked = set().union(*(labels_marked_in(p.read_text("utf-8")) for p in ROOT.glob("tests/*.py")))
+    assert marked - set(LEDGER) - NOT_ENUMERATED == set()
+    assert marked
+
+
+def test_equations_page_is_in_step():
+    page = (ROOT / "EQUATIONS.md").read_text("utf-8")
+    assert page == equations(), "run: python -m dfm_jax equations --out EQUATIONS.md"
+
+
+@pytest.mark.parametrize("label", LEDGER)
+def test_rows_are_complete(label):
+    row = LEDGER[label]
+    assert row.kind in KINDS
+    assert {part.split()[0] for part in row.source.split(", ")} <= SOURCES
+    assert row.words
+    assert row.falsifier_words
+    assert row.broken, "a falsifier breaks something"
+    assert row.residual.__doc__
+
+
+def test_citations_are_read_as_written():
+    assert cited_labels("u = 1   [D4, D13]") == {"D4", "D13"}
+    assert cited_labels("see [S7b] and [S7a]") == {"S7"}
+    assert cited_labels("a caption   [P1–P7]") == set()
+    assert cited_labels("an axis [K, N] and x[0]") == set()
+
+
+def test_marks_are_read_as_written():
+    assert labels_marked_in("@pytest.mark.statement('D4', 'B1')\ndef test(): ...") == {"D4", "B1"}

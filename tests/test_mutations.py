@@ -1,0 +1,145 @@
+"""The statements catch a wrong line: each mutation of the mathematics fails those named beside it."""
+
+import inspect
+import sys
+from types import ModuleType
+from typing import NamedTuple
+
+import pytest
+
+from dfm_jax import experts, gates, objectives, paths, schedules, steps, velocities
+from dfm_jax.theory import runs, verify
+
+
+class Mutation(NamedTuple):
+    """One line of one function, written wrongly; the labels that must fail."""
+
+    what: str
+    module: ModuleType
+    function: str
+    right: str
+    wrong: str
+    caught_by: tuple[str, ...]
+
+
+MUTATIONS = (
+    Mutation(
+        "a sign",
+        velocities,
+        "posterior_to_velocity",
+        "(pad_to_states(posterior, num_states) - stay)",
+        "(stay - pad_to_states(posterior, num_states))",
+        ("V1", "V5", "C1"),
+    ),
+    Mutation(
+        "a dropped prior",
+        experts,
+        "expert_posterior",
+        "jnp.asarray(log_prior) + log_p_t",
+        "jnp.asarray(log_p_t)",
+        ("D3", "P7"),
+    ),
+    Mutation(
+        "a transposed kernel",
+        steps,
+        "transition_matrix",
+        "in_axes=(0, None))(states, step_laws))",
+        "in_axes=(0, None))(states, step_laws)).T",
+        ("Q5",),
+    ),
+    Mutation(
+        "a dropped 1 − κ",
+        steps,
+        "step_size",
+        "(then - now) / jnp.where(left > 0, left, 1.0)",
+        "then - now",
+        ("Q1", "Q3", "S2"),
+    ),
+    Mutation(
+        "a dropped 1 − κ in continuous time",
+        schedules,
+        "rate",
+        "jax.jvp(schedule.log_complement,",
+        "jax.jvp(lambda t: -schedule.kappa(t),",
+        ("V3", "V5"),
+    ),
+    Mutation(
+        "an off-by-one in the schedule table",
+        schedules,
+        "blocks",
+        "steps[:, None] > block_of",
+        "steps[:, None] >= block_of",
+        ("A1", "A3"),
+    ),
+    Mutation(
+        "a mean for a sum",
+        paths,
+        "product_log_prob",
+        "jnp.sum(jnp.log(here))",
+        "jnp.mean(jnp.log(here))",
+        ("P1", "P4"),
+    ),
+    Mutation(
+        "a gate that forgets its past",
+        gates,
+        "bayes_gate_update",
+        "state.log_weights + log_probs)",
+        "log_probs)",
+        ("D7",),
+    ),
+    Mutation(
+        "0 · NaN let through",
+        velocities,
+        "expectation",
+        "jnp.where(column == 0, 0.0, values)",
+        "values",
+        ("D4", "D5"),
+    ),
+    Mutation(
+        "an ELBO weight off by one",
+        objectives,
+        "any_order_log_weight",
+        "gammaln(m) -",
+        "gammaln(m + 1) -",
+        ("L3",),
+    ),
+    Mutation(
+        "the block itself taken as known",
+        steps,
+        "parallel_log_prob",
+        "block_of[None, :] < block_of[:, None]",
+        "block_of[None, :] <= block_of[:, None]",
+        ("Q6",),
+    ),
+)
+
+
+def mutate(monkeypatch, mutation: Mutation) -> None:
+    """Compile the function with its line replaced, and put it wherever the right one is held."""
+    right = getattr(mutation.module, mutation.function)
+    source = inspect.getsource(right)
+    assert source.count(mutation.right) == 1, "the line to break is there once"
+    namespace = dict(vars(mutation.module))
+    exec(source.replace(mutation.right, mutation.wrong), namespace)
+    for name, module in list(sys.modules.items()):
+        if name.startswith("dfm_jax"):
+            for held, value in list(vars(module).items()):
+                if value is right:
+                    monkeypatch.setattr(module, held, namespace[mutation.function])
+
+
+@pytest.fixture
+def fresh_compilations():
+    """No function compiled before a mutation may serve after it."""
+    runs.compiled.cache_clear()
+    yield
+    runs.compiled.cache_clear()
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.what)
+def test_a_wrong_line_is_caught(mutation, monkeypatch, fresh_compilations):
+    assert all(row.passed for row in verify(mutation.caught_by, instances=32))
+    runs.compiled.cache_clear()
+    mutate(monkeypatch, mutation)
+    survived = [row.label for row in verify(mutation.caught_by, instances=32) if row.passed]
+    assert not survived
