@@ -19,7 +19,7 @@ from dfm_jax.types import Array, Float, Scalar, Token, Weights, typed
 @typed
 def kl_divergence(log_p: Float[Array, " Z"], log_q: Float[Array, " Z"]) -> Scalar:
     """KL(p ‖ q) = Σ p log(p/q) in nats; 0 log 0 = 0, +∞ where p > 0 = q."""
-    alive = log_p > -jnp.inf
+    alive = log_p != -jnp.inf  # not `>`: a NaN must show
     difference = jnp.where(alive, log_p, 0.0) - jnp.where(alive, log_q, 0.0)
     return jnp.sum(jnp.where(alive, jnp.exp(log_p) * difference, 0.0))
 
@@ -198,7 +198,8 @@ def oracle_leakage(weights: Weights) -> Scalar:
 
 def _log_posteriors(log_weights: Weights, log_laws: Array) -> Array:
     """log r_k(x) at every state, [Z, K]; −∞ for all k off the support."""
-    joint = log_laws.T + jnp.asarray(log_weights)[None]
+    weights = jnp.asarray(log_weights)[None]
+    joint = jnp.where(weights == -jnp.inf, -jnp.inf, log_laws.T + weights)
     total = jax.nn.logsumexp(joint, axis=-1, keepdims=True)
     dead = total == -jnp.inf
     return jnp.where(dead, -jnp.inf, joint - jnp.where(dead, 0.0, total))
@@ -206,5 +207,5 @@ def _log_posteriors(log_weights: Weights, log_laws: Array) -> Array:
 
 def _mean(log_p: Array, values: Array) -> Array:
     """E_p[values], where p = 0 dropped before the product: the value there may be infinite."""
-    alive = log_p > -jnp.inf
+    alive = log_p != -jnp.inf
     return jnp.sum(jnp.where(alive, jnp.exp(log_p) * jnp.where(alive, values, 0.0), 0.0))

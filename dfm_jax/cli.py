@@ -30,7 +30,7 @@ class Verify:
     """Which statements, such as D4 D7; all by default."""
     seed: int = 0
     """Of the random cases."""
-    instances: int = 224
+    instances: int = 240
     """Random cases for each statement."""
     V: int = MAIN_SHAPE.num_tokens
     """Data tokens; a mask is one state more."""

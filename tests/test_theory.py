@@ -1,9 +1,10 @@
 """Every statement of the theory: its residual vanishes, its falsifier does not."""
 
+import jax
 import numpy as np
 import pytest
 
-from dfm_jax.theory import LEDGER, Shape, verify
+from dfm_jax.theory import LEDGER, Shape, runs, verify
 from dfm_jax.theory.draws import draw_cases
 from dfm_jax.theory.statement import excess, gap, statement
 
@@ -153,3 +154,19 @@ def test_hard_cases_are_hard_and_generic_ones_generic():
     assert any((case.kappa("early") == 0).all() for case in hard)
     assert any((case.kappa("late") == 1).all() for case in hard)
     assert {case.family for case in hard} == {"linear", "polynomial", "cosine"}
+
+
+def test_each_function_is_compiled_for_two_shapes_at_most(monkeypatch):
+    made = []
+
+    def recorded(fn):
+        made.append(plain(fn))
+        return made[-1]
+
+    plain = jax.jit
+    runs.compiled.cache_clear()
+    monkeypatch.setattr(runs.jax, "jit", recorded)
+    assert all(row.passed for row in verify(["P4", "D3"], instances=32))
+    assert made
+    assert max(fn._cache_size() for fn in made) <= 2
+    runs.compiled.cache_clear()

@@ -25,6 +25,7 @@ from dfm_jax.exact.chains import sequence_law as sequence_law
 from dfm_jax.exact.checks import MAX_DENSE_STATES as MAX_DENSE_STATES
 from dfm_jax.exact.checks import MAX_KERNEL_STATES as MAX_KERNEL_STATES
 from dfm_jax.exact.checks import MAX_STATES as MAX_STATES
+from dfm_jax.exact.checks import RefusedError as RefusedError
 from dfm_jax.exact.couplings import Coupling as Coupling
 from dfm_jax.exact.couplings import FactoredCoupling as FactoredCoupling
 from dfm_jax.exact.couplings import data_law as data_law

@@ -4,7 +4,14 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from dfm_jax.exact.checks import check_laws, check_real, check_shape, check_size, check_states
+from dfm_jax.exact.checks import (
+    RefusedError,
+    check_laws,
+    check_real,
+    check_shape,
+    check_size,
+    check_states,
+)
 from dfm_jax.exact.couplings import Coupling, FactoredCoupling, check_factored, starts, transport
 from dfm_jax.exact.laws import states
 from dfm_jax.exact.paths import check_parts, check_token_path, marginal_path, pairs
@@ -71,7 +78,7 @@ def marginal_velocity(pair_posterior: np.ndarray, token_velocity: np.ndarray) ->
     posterior = check_real("pair_posterior", pair_posterior)
     token_velocity = check_real("token_velocity", token_velocity)
     if posterior.ndim != 4:
-        raise ValueError(
+        raise RefusedError(
             f"`pair_posterior` must have axes [Z, N, S, V]; its shape is {list(posterior.shape)}."
         )
     total, num_positions, num_states, num_tokens = posterior.shape
@@ -90,7 +97,7 @@ def marginal_velocity(pair_posterior: np.ndarray, token_velocity: np.ndarray) ->
             moves = token_velocity[i, :, :, current].reshape(num_pairs, num_states)
             read = np.any(chances > 0.0, axis=0)
             if not np.all(np.isfinite(moves[read])):
-                raise ValueError(
+                raise RefusedError(
                     "`token_velocity` must be finite where the pair posterior is positive; at "
                     f"position {i}, current value {current}, it is not."
                 )

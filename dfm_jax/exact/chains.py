@@ -11,6 +11,7 @@ import numpy as np
 from dfm_jax.exact.checks import (
     RATE_TOLERANCE,
     SUM_TOLERANCE,
+    RefusedError,
     check_laws,
     check_measure,
     check_real,
@@ -137,16 +138,16 @@ def evolve(
     _check_row_sums(velocity)
     rates = _moves(velocity)
     if np.min(rates) < 0.0:
-        raise ValueError(f"`velocity` must be non-negative for v != z^i; it is {np.min(rates)}.")
+        raise RefusedError(f"`velocity` must be non-negative for v != z^i; it is {np.min(rates)}.")
     if not 0.0 <= duration < math.inf:
-        raise ValueError(f"`duration` must lie in [0, inf); it is {duration}.")
+        raise RefusedError(f"`duration` must lie in [0, inf); it is {duration}.")
     if not 0.0 < tail < 1.0:
-        raise ValueError(f"`tail` must lie in (0, 1); it is {tail}.")
+        raise RefusedError(f"`tail` must lie in (0, 1); it is {tail}.")
     exit_rates = rates.sum(axis=(1, 2))
     largest = float(np.max(exit_rates))
     jumps = largest * duration
     if jumps > MAX_JUMPS:
-        raise ValueError(
+        raise RefusedError(
             f"`duration` times the largest exit rate must be at most {MAX_JUMPS:g}; it is {jumps}."
         )
     if jumps == 0.0:
@@ -192,7 +193,7 @@ def sequence_law(conditionals: np.ndarray) -> np.ndarray:
         first = np.arange(total) // num_tokens ** (num_positions - t)
         first = laws[first * num_tokens ** (num_positions - t), t][live]
         if np.max(np.abs(read - first)) > SUM_TOLERANCE:
-            raise ValueError(
+            raise RefusedError(
                 f"`conditionals` must depend on the tokens before t alone; at t = {t} two "
                 f"sequences with equal prefixes differ by {np.max(np.abs(read - first))}."
             )
@@ -232,7 +233,7 @@ def _check_axes(name: str, field: np.ndarray) -> np.ndarray:
     """A field [Z, N, S] in float64 with Z = S^N."""
     field = check_real(name, field)
     if field.ndim != 3 or 0 in field.shape:
-        raise ValueError(f"`{name}` must have axes [Z, N, S]; its shape is {list(field.shape)}.")
+        raise RefusedError(f"`{name}` must have axes [Z, N, S]; its shape is {list(field.shape)}.")
     total = check_states(field.shape[2], field.shape[1])
     check_shape(name, field, (total, *field.shape[1:]))
     return field
@@ -246,7 +247,7 @@ def _check_field(name: str, field: np.ndarray, law: np.ndarray | None = None) ->
         check_shape("law", law, (len(field),))
         live = law > 0.0
     if not np.all(np.isfinite(field[live])):
-        raise ValueError(
+        raise RefusedError(
             f"`{name}` must be finite where the law is positive; it is NaN or infinite there."
         )
     return np.where(live[:, None, None], field, 0.0)
@@ -255,7 +256,7 @@ def _check_field(name: str, field: np.ndarray, law: np.ndarray | None = None) ->
 def _check_row_sums(velocity: np.ndarray) -> None:
     sums = np.abs(velocity.sum(axis=2))
     if np.max(sums) > RATE_TOLERANCE * max(1.0, float(np.max(np.abs(velocity)))):
-        raise ValueError(
+        raise RefusedError(
             "`velocity` must sum to 0 over v at every state (off the support of a "
             f"path set it to 0); a sum is {np.max(sums)} away."
         )

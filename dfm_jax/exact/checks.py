@@ -20,13 +20,17 @@ RATE_TOLERANCE = 1e-9
 """How far from 0 the values of a velocity may sum, relative to its largest entry if above 1."""
 
 
+class RefusedError(ValueError):
+    """What enumeration will not judge: no law, a wrong shape, not finite, too large."""
+
+
 def check_size(shape: tuple[int, ...], what: str) -> None:
     """Refuse an array of float64 above `MAX_BYTES`, naming the bytes it would take."""
     size = 8
     for length in shape:
         size *= length
     if size > MAX_BYTES:
-        raise ValueError(
+        raise RefusedError(
             f"{what} must fit in {MAX_BYTES:,} bytes; shape {list(shape)} would take {size:,}."
         )
 
@@ -35,10 +39,10 @@ def check_states(num_states: int, num_positions: int, limit: int = MAX_STATES) -
     """The number of sequences Z = S^N, refused above `limit` with the bytes of their listing."""
     for name, count in (("num_states", num_states), ("num_positions", num_positions)):
         if count < 1:
-            raise ValueError(f"`{name}` must be at least 1; it is {count}.")
+            raise RefusedError(f"`{name}` must be at least 1; it is {count}.")
     total = int(num_states) ** int(num_positions)
     if total > limit:
-        raise ValueError(
+        raise RefusedError(
             f"`num_states ** num_positions` must be at most {limit:,}; it is {total:,}, whose "
             f"listing would take {8 * total * num_positions:,} bytes."
         )
@@ -48,7 +52,7 @@ def check_states(num_states: int, num_positions: int, limit: int = MAX_STATES) -
 def check_square(num_rows: int, what: str) -> None:
     """Refuse a dense [Z, Z] array above `MAX_KERNEL_STATES` states, naming the bytes."""
     if num_rows > MAX_KERNEL_STATES:
-        raise ValueError(
+        raise RefusedError(
             f"{what} must have at most {MAX_KERNEL_STATES:,} states; {num_rows:,} states would "
             f"take {8 * num_rows**2:,} bytes."
         )
@@ -57,27 +61,27 @@ def check_square(num_rows: int, what: str) -> None:
 def check_real(name: str, array: np.ndarray) -> np.ndarray:
     """The array in float64; complex values are refused, never cut to their real part."""
     if np.iscomplexobj(array):
-        raise ValueError(f"`{name}` must be real; its dtype is {np.asarray(array).dtype}.")
+        raise RefusedError(f"`{name}` must be real; its dtype is {np.asarray(array).dtype}.")
     return np.asarray(array, dtype=np.float64)
 
 
 def check_shape(name: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
     """Refuse another shape than the one expected."""
     if array.shape != tuple(shape):
-        raise ValueError(f"`{name}` must have shape {list(shape)}; it is {list(array.shape)}.")
+        raise RefusedError(f"`{name}` must have shape {list(shape)}; it is {list(array.shape)}.")
 
 
 def check_measure(name: str, measure: np.ndarray) -> np.ndarray:
     """The array in float64; refuses negative (beyond rounding), infinite and NaN entries."""
     measure = check_real(name, measure)
     if measure.size == 0 or not np.all(np.isfinite(measure)):
-        raise ValueError(
+        raise RefusedError(
             f"`{name}` must be finite and not empty; it has shape "
             f"{list(measure.shape)} and {int(np.sum(~np.isfinite(measure)))} "
             "entries that are NaN or infinite."
         )
     if np.min(measure) < -SIGN_TOLERANCE:
-        raise ValueError(f"`{name}` must be non-negative; its least entry is {np.min(measure)}.")
+        raise RefusedError(f"`{name}` must be non-negative; its least entry is {np.min(measure)}.")
     return measure
 
 
@@ -90,7 +94,7 @@ def check_laws(name: str, laws: np.ndarray, *, or_zero: bool = False) -> np.ndar
         wrong &= np.any(laws != 0.0, axis=-1)
     if np.any(wrong):
         worst = np.ravel(sums)[np.argmax(np.abs(np.ravel(sums) - 1.0) * np.ravel(wrong))]
-        raise ValueError(f"`{name}` must sum to 1 along its last axis; a row sums to {worst}.")
+        raise RefusedError(f"`{name}` must sum to 1 along its last axis; a row sums to {worst}.")
     return laws
 
 
@@ -107,7 +111,7 @@ def check_positions(name: str, positions: tuple[int, ...], num_positions: int) -
     positions = tuple(int(i) for i in positions)
     rising = all(i < j for i, j in pairwise(positions))
     if not rising or any(not 0 <= i < num_positions for i in positions):
-        raise ValueError(
+        raise RefusedError(
             f"`{name}` must be strictly increasing in [0, {num_positions}); it is {positions}."
         )
     return positions

@@ -6,6 +6,7 @@ import numpy as np
 
 from dfm_jax.exact.checks import (
     MAX_DENSE_STATES,
+    RefusedError,
     check_law,
     check_laws,
     check_measure,
@@ -102,7 +103,7 @@ def check_joint(coupling: np.ndarray) -> np.ndarray:
     """A dense coupling in float64: a law over pairs, small enough."""
     coupling = check_measure("coupling", coupling)
     if coupling.ndim != 2:
-        raise ValueError(
+        raise RefusedError(
             f"`coupling` must be a FactoredCoupling or have two axes [Z0, Z1]; its shape is "
             f"{list(coupling.shape)}."
         )
@@ -116,17 +117,17 @@ def check_factored(coupling: FactoredCoupling) -> tuple[FactoredCoupling, int]:
     context = np.asarray(coupling.context)
     source_tokens = np.asarray(coupling.source_tokens)
     if source_tokens.ndim != 2:
-        raise ValueError(
+        raise RefusedError(
             f"`source_tokens` must have two axes [N, S]; its shape is {list(source_tokens.shape)}."
         )
     num_positions, num_states = source_tokens.shape
     check_shape("context", context, (num_positions,))
     if context.dtype != bool:
-        raise ValueError(f"`context` must be bool; its dtype is {context.dtype}.")
+        raise RefusedError(f"`context` must be bool; its dtype is {context.dtype}.")
     size = np.size(coupling.data)
     num_tokens = round(size ** (1.0 / num_positions))
     if num_tokens**num_positions != size or num_tokens > num_states:
-        raise ValueError(
+        raise RefusedError(
             f"`data` must have V ** {num_positions} entries with V <= {num_states}; it has {size}."
         )
     data = check_law("data", coupling.data, num_tokens, num_positions)
@@ -139,7 +140,7 @@ def check_factored(coupling: FactoredCoupling) -> tuple[FactoredCoupling, int]:
 def check_dense_size(num_sources: int, num_data: int) -> None:
     """Refuse a dense coupling above `MAX_DENSE_STATES` sources, naming the bytes."""
     if num_sources > MAX_DENSE_STATES:
-        raise ValueError(
+        raise RefusedError(
             f"A dense coupling must have at most {MAX_DENSE_STATES} sequences x_0; "
             f"{num_sources:,} x {num_data:,} pairs would take {8 * num_sources * num_data:,} "
             "bytes: use FactoredCoupling."

@@ -3,6 +3,7 @@
 import numpy as np
 
 from dfm_jax.exact.checks import (
+    RefusedError,
     check_law,
     check_laws,
     check_measure,
@@ -100,7 +101,7 @@ def token_conditionals(
     known = np.asarray(known)
     check_shape("known", known, (num_positions,))
     if known.dtype != bool:
-        raise ValueError(f"`known` must be bool; its dtype is {known.dtype}.")
+        raise RefusedError(f"`known` must be bool; its dtype is {known.dtype}.")
     check_size((law.size, num_positions, num_states), "token laws")
     cube = (num_states,) * num_positions
     hidden = tuple(i for i in range(num_positions) if not known[i])
@@ -137,7 +138,7 @@ def embed(law: np.ndarray, num_tokens: int, num_states: int, num_positions: int)
     """
     law = check_law("law", law, num_tokens, num_positions)
     if num_states < num_tokens:
-        raise ValueError(f"`num_states` must be at least {num_tokens}; it is {num_states}.")
+        raise RefusedError(f"`num_states` must be at least {num_tokens}; it is {num_states}.")
     embedded = np.zeros(check_states(num_states, num_positions))
     strides = num_states ** np.arange(num_positions - 1, -1, -1)
     embedded[states(num_tokens, num_positions) @ strides] = law
@@ -245,7 +246,7 @@ def conditional_total_correlation(
     block = check_positions("block", block, num_positions)
     given = check_positions("given", given, num_positions)
     if set(block) & set(given):
-        raise ValueError(f"`block` and `given` must be disjoint; they are {block} and {given}.")
+        raise RefusedError(f"`block` and `given` must be disjoint; they are {block} and {given}.")
 
     def entropy_of(positions: tuple[int, ...]) -> np.ndarray:
         return entropy(marginal(law, tuple(sorted(positions)), num_states, num_positions))
@@ -258,6 +259,6 @@ def conditional_total_correlation(
 def _check_joint(joint: np.ndarray) -> np.ndarray:
     joint = check_measure("joint", joint)
     if joint.ndim != 2:
-        raise ValueError(f"`joint` must have two axes [A, B]; its shape is {list(joint.shape)}.")
+        raise RefusedError(f"`joint` must have two axes [A, B]; its shape is {list(joint.shape)}.")
     check_laws("joint", joint.reshape(-1))
     return joint

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike
 
 from dfm_jax.exact.checks import (
     SUM_TOLERANCE,
+    RefusedError,
     check_laws,
     check_measure,
     check_real,
@@ -42,12 +43,12 @@ def mixture_token_path(kappa: np.ndarray, num_tokens: int, num_states: int) -> n
     """
     kappa = _number("kappa", kappa)
     if kappa.ndim != 1 or kappa.size == 0:
-        raise ValueError(f"`kappa` must have one axis [N]; its shape is {list(kappa.shape)}.")
+        raise RefusedError(f"`kappa` must have one axis [N]; its shape is {list(kappa.shape)}.")
     outside = ~((np.real(kappa) >= 0.0) & (np.real(kappa) <= 1.0))
     if np.any(outside):
-        raise ValueError(f"`kappa` must lie in [0, 1]; it is {kappa[outside][0]}.")
+        raise RefusedError(f"`kappa` must lie in [0, 1]; it is {kappa[outside][0]}.")
     if num_states < num_tokens:
-        raise ValueError(f"`num_states` must be at least {num_tokens}; it is {num_states}.")
+        raise RefusedError(f"`num_states` must be at least {num_tokens}; it is {num_states}.")
     check_size((kappa.size, num_states, num_tokens, num_states), "a token path")
     kappa = kappa[:, None, None, None]
     at_source = np.eye(num_states)[:, None, :]
@@ -68,7 +69,7 @@ def convex_token_path(base_laws: np.ndarray, kappa: np.ndarray) -> np.ndarray:
     base_laws = check_laws("base_laws", base_laws)
     kappa = _number("kappa", kappa)
     if base_laws.ndim != 5:
-        raise ValueError(
+        raise RefusedError(
             f"`base_laws` must have axes [J, N, S, V, S]; its shape is {list(base_laws.shape)}."
         )
     check_shape("kappa", kappa, base_laws.shape[:2])
@@ -96,13 +97,13 @@ def metric_token_path(
     check_shape("distances", distances, (num_states, num_states))
     diagonal = np.eye(num_states, dtype=bool)
     if np.any((distances == 0.0) != diagonal) or np.any(distances < 0.0):
-        raise ValueError(
+        raise RefusedError(
             "`distances` must be 0 on the diagonal and positive elsewhere; "
             f"it is {distances.tolist()}."
         )
     strength = _number("beta", beta, finite=False)
     if strength.ndim != 0 or not np.real(strength) >= 0.0:
-        raise ValueError(f"`beta` must be a number in [0, inf]; it is {strength}.")
+        raise RefusedError(f"`beta` must be a number in [0, inf]; it is {strength}.")
     if np.isinf(np.real(strength)):  # 0 · ∞ never formed
         laws = np.eye(num_states)
     else:
@@ -151,10 +152,10 @@ def path_derivative(
     rate = check_real("token_path_rate", token_path_rate)
     check_shape("token_path_rate", rate, token_path.shape)
     if not np.all(np.isfinite(rate)):
-        raise ValueError("`token_path_rate` must be finite; it has NaN or infinite entries.")
+        raise RefusedError("`token_path_rate` must be finite; it has NaN or infinite entries.")
     scale = max(1.0, float(np.max(np.abs(rate))))
     if np.max(np.abs(rate.sum(axis=-1))) > SUM_TOLERANCE * scale:
-        raise ValueError(
+        raise RefusedError(
             "`token_path_rate` must sum to 0 along its last axis; the largest sum is "
             f"{np.max(np.abs(rate.sum(axis=-1)))}."
         )
@@ -172,7 +173,7 @@ def check_parts(weights: np.ndarray, paths: np.ndarray) -> tuple[np.ndarray, np.
     """Weights [K] and paths [K, Z] as laws in float64."""
     weights, paths = check_laws("weights", weights), check_laws("paths", paths)
     if weights.ndim != 1 or paths.ndim != 2 or len(weights) != len(paths):
-        raise ValueError(
+        raise RefusedError(
             f"`weights` and `paths` must have shapes [K] and [K, Z]; they are "
             f"{list(weights.shape)} and {list(paths.shape)}."
         )
@@ -204,7 +205,7 @@ def check_token_path(token_path: np.ndarray) -> np.ndarray:
     token_path = _number("token_path", token_path)
     shape = token_path.shape
     if token_path.ndim != 4 or shape[1] != shape[3] or shape[2] > shape[1]:
-        raise ValueError(
+        raise RefusedError(
             f"`token_path` must have axes [N, S, V, S] with V <= S; its shape is {list(shape)}."
         )
     check_states(shape[1], shape[0])
@@ -217,5 +218,5 @@ def _number(name: str, value: ArrayLike, *, finite: bool = True) -> np.ndarray:
     value = np.asarray(value)
     value = value.astype(np.complex128 if np.iscomplexobj(value) else np.float64)
     if np.any(np.isnan(value)) or (finite and not np.all(np.isfinite(value))):
-        raise ValueError(f"`{name}` must be finite; it has NaN or infinite entries.")
+        raise RefusedError(f"`{name}` must be finite; it has NaN or infinite entries.")
     return value

@@ -23,6 +23,7 @@ class Run:
     def __init__(self, precision: Precision = "float64", num_devices: int = 1) -> None:
         self.precision: Precision = precision
         self.num_devices = num_devices
+        make_mesh(num_devices, platform=_PLATFORM[precision])  # refuses what is not there
 
     def __call__(self, fn: Callable, *arrays: Any, **static: Any) -> Any:
         """fn(*case, **static) for every case, as NumPy float64."""

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from dfm_jax.checks import check_count
-from dfm_jax.exact import MAX_DENSE_STATES
+from dfm_jax.exact import MAX_DENSE_STATES, RefusedError
 from dfm_jax.theory.cases import Cases, Shape
 from dfm_jax.theory.draws import draw_cases
 from dfm_jax.theory.runs import Precision, Run
@@ -52,7 +52,7 @@ def verify(
     labels: Sequence[str] = (),
     *,
     seed: int = 0,
-    instances: int = 224,
+    instances: int = 240,
     shape: Shape = MAIN_SHAPE,
     shapes: Literal["default", "all"] = "default",
     precision: Precision = "float64",
@@ -157,6 +157,6 @@ def _measured(measure: Callable, cases: Cases, run: Run, if_refused: float) -> n
     try:
         with np.errstate(divide="ignore", invalid="ignore"):  # falsifiers may leave the domain
             return measure(cases, run)
-    except ValueError as refusal:
+    except RefusedError as refusal:
         logging.getLogger(__name__).warning("refused by the oracle: %s", refusal)
         return np.full(len(cases), if_refused)

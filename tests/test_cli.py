@@ -1,0 +1,85 @@
+"""The command line: what it prints, writes and returns."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from dfm_jax import cli
+from dfm_jax.theory import Row
+
+KEYS = [
+    "label",
+    "statement",
+    "source",
+    "kind",
+    "residual",
+    "tolerance",
+    "falsifier",
+    "instances",
+    "falsifier_instances",
+    "passed",
+]
+
+
+def test_verify_prints_a_line_per_statement_and_writes_json(tmp_path, capsys):
+    path = tmp_path / "deep" / "verify.json"
+    args = ["verify", "--labels", "P3", "D3", "--instances", "32", "--json", str(path)]
+    assert cli.main(args) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1:3]] == ["P3", "D3"]
+    assert lines[1].endswith("✓")
+    assert "all hold, and every falsifier fails" in lines[-1]
+    rows = json.loads(path.read_text())
+    assert [list(row) for row in rows] == [KEYS, KEYS]
+    assert rows[0]["passed"] is True
+
+
+def test_a_failing_statement_is_named_and_exits_1(monkeypatch, capsys):
+    row = Row("P3", "words", "DFM", "definition", 0.5, 1e-12, float("nan"), 8, 4, passed=False)
+    monkeypatch.setattr(cli, "verify", lambda *args, **kwargs: iter([row]))
+    assert cli.main(["verify"]) == 1
+    assert "FAILED: P3" in capsys.readouterr().out
+
+
+def test_json_has_no_infinities(monkeypatch, tmp_path):
+    row = Row("P3", "", "", "", float("inf"), 1e-12, float("nan"), 8, 4, passed=False)
+    monkeypatch.setattr(cli, "verify", lambda *args, **kwargs: iter([row]))
+    cli.main(["verify", "--json", str(tmp_path / "v.json")])
+    (written,) = json.loads((tmp_path / "v.json").read_text())
+    assert written["residual"] is None
+    assert written["falsifier"] is None
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--labels", "D99"], "`labels` must name statements of the ledger"),
+        (["--labels", "D4", "--V", "9"], "would take 17,496,000 bytes"),
+        (["--labels", "D4", "--instances", "3"], "`instances` must be at least 16; it is 3"),
+        (["--labels", "D4", "--K", "0"], "`num_experts` must be at least 1; it is 0"),
+        (["--labels", "D4", "--devices", "99"], "`num_devices` must lie in [1, 8]"),
+    ],
+)
+def test_bad_input_is_one_line_and_exits_2(args, message, capsys, monkeypatch):
+    # The devices of this process are made already; more cannot be.
+    monkeypatch.setattr(cli.jax.config, "update", lambda *_: None)
+    assert cli.main(["verify", *args]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert message in captured.err
+    assert len(captured.err.splitlines()) == 1
+
+
+def test_equations_prints_the_ledger(capsys):
+    assert cli.main(["equations"]) == 0
+    assert capsys.readouterr().out.startswith("# The equation ledger")
+
+
+@pytest.mark.slow
+def test_verify_from_the_shell_on_8_virtual_devices():
+    command = [sys.executable, "-m", "dfm_jax", "verify", "--labels", "D4", "--devices", "8"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "all hold" in done.stdout
