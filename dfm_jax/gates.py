@@ -33,19 +33,19 @@ def bayes_gate_update(state: GateState, log_probs: Weights) -> GateState:
 
         r_k(x^{≤t+1}) ∝ r_k(x^{≤t}) q_k(x^{t+1} | x^{≤t})   [D7]
 
-    If every live expert gives the token probability 0, the gate keeps its last value and `alive`
-    turns False: the mixture's log-likelihood is −∞ from there on.
+    If every live expert gives the token probability 0, `alive` turns False and the gate keeps its
+    last value for good: the mixture's log-likelihood is −∞ from there on.
 
     Args:
         state: the gate after t tokens.
         log_probs: log q_k(x^{t+1} | x^{≤t}) for each expert, in nats.
     """
     joint = jnp.where(state.log_weights == -jnp.inf, -jnp.inf, state.log_weights + log_probs)
-    possible = jnp.any(joint != -jnp.inf)
+    possible = state.alive & jnp.any(joint != -jnp.inf)
     # The branch not taken must be finite before the logsumexp: its gradient would be NaN.
     total = jax.nn.logsumexp(jnp.where(possible, joint, 0.0))
     updated = jnp.where(possible, joint - total, state.log_weights)
-    return GateState(updated, state.alive & possible)
+    return GateState(updated, possible)
 
 
 @typed

@@ -16,6 +16,7 @@ from dfm_jax.schedules import Schedule, rate
 from dfm_jax.types import (
     Array,
     ArrayLike,
+    Context,
     Float,
     LogProbs,
     Scalar,
@@ -58,8 +59,9 @@ def generalised_kl_loss(
     masked = jnp.asarray(x_t) == num_tokens
     stays = jnp.where(masked, 0.0, jnp.exp(_at(log_posterior, jnp.where(masked, 0, x_t))))
     done = jnp.asarray(x_t) == x_1
-    inside = stays - done + jnp.where(done, 0.0, _at(log_posterior, x_1))
-    return -rate(t, schedule) * inside
+    inside = jnp.where(done, stays - 1, stays + _at(log_posterior, x_1))
+    speed = rate(t, schedule)
+    return jnp.where(speed == 0, 0.0, -speed * inside)  # never 0 · ∞
 
 
 @typed
@@ -81,28 +83,33 @@ def generalised_kl(velocity: Velocity, model: Velocity, x_t: Tokens) -> Float[Ar
 
 @typed
 def any_order_log_weight(num_revealed: ArrayLike, num_masked: ArrayLike) -> Array:
-    """log ∫ κ^a (1−κ)^{M−1} dκ = log [a! (M−1)!/N!], a revealed, M = N − a ≥ 1 masked.   [L3]"""
+    """log ∫ κ^a (1−κ)^{M−1} dκ = log [a! (M−1)!/N!], a revealed, M = N − a ≥ 1 masked.   [L3]
+
+    Free positions only: a context counts neither as revealed nor towards N.
+    """
     a, m = _real(num_revealed), _real(num_masked)
     return gammaln(a + 1) + gammaln(m) - gammaln(a + m + 1)
 
 
 @typed
 def any_order_loss(
-    log_posterior: LogProbs, x_1: Tokens, x_t: Tokens, *, mask_id: int
+    log_posterior: LogProbs, x_1: Tokens, x_t: Tokens, context: Context, *, mask_id: int
 ) -> Float[Array, " N"]:
     """The share of one masked state in the any-order negative log-likelihood, per position.
 
         a! (M−1)!/N! · 1[x_t^i = m] (−log p̂^i(x_1^i | x_t))   [L3]
 
-    Summed over all 2^N ways to mask x_1 and over positions it is the autoregressive NLL averaged
-    over uniformly random orders, for every κ, and no integral over time is left.
+    N, a and M count free positions. Summed over all 2^N ways to mask those of x_1, and over
+    positions, it is the autoregressive NLL given the context, averaged over uniformly random
+    orders, for every κ, and no integral over time is left.
 
     Raises:
         ValueError: if `mask_id` is not V, the id −1 included.
     """
     masked = _masked(log_posterior, x_t, mask_id)
     num_masked = jnp.sum(masked, dtype=jnp.result_type(log_posterior))
-    weight = any_order_log_weight(masked.shape[0] - num_masked, jnp.maximum(num_masked, 1))
+    num_free = jnp.sum(~jnp.asarray(context), dtype=num_masked.dtype)
+    weight = any_order_log_weight(num_free - num_masked, jnp.maximum(num_masked, 1))
     return jnp.exp(weight) * jnp.where(masked, cross_entropy_loss(log_posterior, x_1), 0.0)
 
 

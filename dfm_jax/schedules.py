@@ -93,35 +93,48 @@ def from_function(kappa: Callable[[ArrayLike], Array], *, grid_size: int = 257) 
     )
 
 
+def schedule_with_context(schedule: Schedule, context: Context) -> Schedule:
+    """κ_t^i = 1 at every t for a given position: a prompt never moves, its rate is 0.   [A5]"""
+    return Schedule(
+        kappa=lambda t: jnp.where(context, 1.0, schedule.kappa(t)),
+        log_complement=lambda t: jnp.where(context, -jnp.inf, schedule.log_complement(t)),
+    )
+
+
 @typed
 def rate(t: Time, schedule: Schedule) -> Float[Array, "..."]:
-    """The jump rate of a mixture path, in jumps per unit of time, on t ∈ [0, 1).
+    """The jump rate of a mixture path, in jumps per unit of time, where κ_t < 1.
 
         κ̇_t / (1 − κ_t) = −∂_t log(1 − κ_t)   [V3, V5]
 
     The derivative of `log_complement`, so that no quotient of two vanishing numbers is formed.
+    0 where κ has stopped at 1: a finished or given position does not move.
 
     Raises:
-        ValueError: if t lies outside [0, 1): the rate is infinite at t = 1.
+        ValueError: if t lies outside [0, 1], or where κ_t reaches 1: there the rate is infinite.
     """
-    check_interval("t", t, 0.0, 1.0, ends="[)")
+    check_interval("t", t, 0.0, 1.0)
     t = jnp.asarray(t)
-    _, slope = jax.jvp(schedule.log_complement, (t,), (jnp.ones_like(t),))
-    return -slope
+    log_complement, slope = jax.jvp(schedule.log_complement, (t,), (jnp.ones_like(t),))
+    _, motion = jax.jvp(schedule.kappa, (t,), (jnp.ones_like(t),))
+    stopped = (log_complement == -jnp.inf) & (motion == 0)
+    require((log_complement > -jnp.inf) | stopped, "`t` must lie where κ_t < 1", t)
+    return jnp.where(stopped, 0.0, -slope)
 
 
 @typed
 def backward_rate(t: Time, schedule: Schedule) -> Float[Array, "..."]:
     """The jump rate of a mixture path run towards the source, in jumps per unit of time.
 
-        κ̇_t / κ_t = ∂_t log κ_t   on t ∈ (0, 1]   [V6]
+        κ̇_t / κ_t = ∂_t log κ_t   where κ_t > 0   [V6]
 
     Raises:
-        ValueError: if t lies outside (0, 1].
+        ValueError: if t lies outside [0, 1], or where κ_t = 0: there the rate is infinite.
     """
-    check_interval("t", t, 0.0, 1.0, ends="(]")
+    check_interval("t", t, 0.0, 1.0)
     t = jnp.asarray(t)
-    _, slope = jax.jvp(lambda t: jnp.log(schedule.kappa(t)), (t,), (jnp.ones_like(t),))
+    log_kappa, slope = jax.jvp(lambda t: jnp.log(schedule.kappa(t)), (t,), (jnp.ones_like(t),))
+    require(log_kappa > -jnp.inf, "`t` must lie where κ_t > 0", t)
     return slope
 
 

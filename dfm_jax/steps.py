@@ -98,7 +98,8 @@ def push_forward(
 ) -> Float[Array, " Z"]:
     """The law after one step: p_{t+1} = P_t p_t. Where p_t(z) = 0 it may hold anything.   [Q5]"""
     somewhere = (law > 0)[:, None, None]
-    kernel = transition_matrix(jnp.where(somewhere, step_laws, 0.0), states)
+    # 1, not 0: the kernel is taken through logarithms, and the gradient of log 0 is no number.
+    kernel = transition_matrix(jnp.where(somewhere, step_laws, 1.0), states)
     return jnp.einsum("xz,z->x", kernel, law, precision=HIGHEST)
 
 

@@ -194,7 +194,7 @@ def campbell_velocity(
     """
     p, slope = _value_and_slope(token_path, t)
     p_z, alive = _at(p, x_t), p > 0
-    num_alive = jnp.sum(alive, axis=-1, keepdims=True)
+    num_alive = jnp.sum(alive, axis=-1, keepdims=True, dtype=p.dtype)
     both = alive & (p_z > 0)
     flux = jnp.maximum(slope - _at(slope, x_t), 0.0)
     return _complete(jnp.where(both, flux / jnp.where(both, num_alive * p_z, 1.0), 0.0), x_t)
@@ -226,7 +226,8 @@ def divergence(
     check_tokens("states", states, velocity.shape[-1])
     flow = jnp.where((law == 0)[:, None, None], 0.0, velocity) * law[:, None, None]
     same = states[:, None, :] == states[None, :, :]  # [x, z, i]
-    others_agree = jnp.sum(~same, axis=-1, keepdims=True) - ~same == 0
+    differs = 1 - same.astype(int)
+    others_agree = jnp.sum(differs, axis=-1, keepdims=True) == differs
     into = jnp.take_along_axis(flow[None], states[:, None, :, None], axis=-1)[..., 0]  # [x, z, i]
     return -jnp.sum(jnp.where(others_agree, into, 0.0), axis=(1, 2))
 

@@ -229,15 +229,15 @@ REFUSED = {
     ),
     "the rate at 1": (
         lambda: schedules.rate(1.0, schedules.linear()),
-        "`t` must lie in [0, 1); it is 1.0.",
+        "`t` must lie where κ_t < 1; it is 1.0.",
     ),
     "the rate before 0": (
         lambda: schedules.rate(-0.25, schedules.linear()),
-        "`t` must lie in [0, 1); it is -0.25.",
+        "`t` must lie in [0, 1]; it is -0.25.",
     ),
     "the backward rate at 0": (
         lambda: schedules.backward_rate(0.0, schedules.linear()),
-        "`t` must lie in (0, 1]; it is 0.0.",
+        "`t` must lie where κ_t > 0; it is 0.0.",
     ),
     "a κ that starts late": (
         lambda: schedules.from_function(lambda t: (1 + t) / 2),
@@ -296,7 +296,7 @@ def test_a_bad_schedule_is_refused(call, message):
 
 def test_a_traced_time_outside_the_domain_is_refused_through_checkify():
     rate = jax.jit(checkify.checkify(lambda t: schedules.rate(t, schedules.cosine())))
-    with pytest.raises(checkify.JaxRuntimeError, match=r"`t` must lie in \[0, 1\); it is 1\.0\."):
+    with pytest.raises(checkify.JaxRuntimeError, match=r"`t` must lie where κ_t < 1; it is 1\.0\."):
         rate(1.0)[0].throw()
     rate(0.5)[0].throw()
 

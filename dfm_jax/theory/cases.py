@@ -79,7 +79,8 @@ class Case:
     exponent: np.ndarray  # [N]
     times: dict[str, float]
     model_weights: np.ndarray  # [K] ŵ
-    model_parts: np.ndarray  # [K, V^N] q̂_k
+    model_parts: np.ndarray  # [K, V^N] q̂_k, full support
+    rough_parts: np.ndarray  # [K, V^N] other q̂_k, with zeros if the case is hard
     router: np.ndarray  # [V^N, N, K] ρ̂ at every prefix: row t sees t tokens
     denoiser: np.ndarray  # [S^N, N, V] any model posterior p̂_{1|t}, full support
     state_router: np.ndarray  # [S^N, K] ρ̂(z), any t

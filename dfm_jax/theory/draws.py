@@ -13,24 +13,28 @@ def draw_cases(shape: Shape, count: int, seed: int) -> Cases:
     """`count` cases, every second one generic; none if K = 1 or N = 1: nothing breaks there."""
     rng = np.random.default_rng([seed, *shape])
     may_be_generic = shape.num_experts > 1 and shape.num_positions > 1
-    return Cases(
-        [_draw_case(rng, shape, may_be_generic and i % 2 == 0, i // 2) for i in range(count)]
-    )
+    return Cases([_draw_case(rng, shape, may_be_generic and i % 2 == 0) for i in range(count)])
 
 
-def _draw_case(rng: np.random.Generator, shape: Shape, generic: bool, turn: int) -> Case:
+def _draw_case(rng: np.random.Generator, shape: Shape, generic: bool) -> Case:
     v, n, k = shape
+    # Each edge of the domain is drawn on its own, so that they meet in every combination.
+    laws = "full" if generic else rng.choice(_HARD_LAWS)
+    sources = "dependent" if generic else rng.choice(_HARD_SOURCES)
+    at_the_ends = not generic and rng.random() < 0.5
     context = np.zeros(n, bool)
-    laws, sources = "full", "dependent"
-    if not generic:
-        laws, sources = _HARD_LAWS[turn % 4], _HARD_SOURCES[turn % 7]
-        if turn % 3 == 0 and n > 1:
-            context[rng.integers(n)] = True
-    parts = _draw_parts(rng, laws, k, v**n)
+    if not generic and n > 1 and rng.random() < 0.5:
+        context[rng.permutation(n)[: rng.integers(1, n)]] = True
+    inside = rng.uniform(0.2, 0.8)
+    times = {
+        "inside": inside,
+        "early": 0.0 if at_the_ends else inside,
+        "late": 1.0 if at_the_ends else inside,
+    }
+    exponent = rng.uniform(1.0, 3.0, size=n)
+    exponent[(rng.random(n) < 0.5) & (not generic)] = 1.0
     weights, others = _draw_masses(rng, k), np.sort(_draw_masses(rng, k))
-    times = {"inside": rng.uniform(0.2, 0.8)}
-    times["early"] = 0.0 if not generic and turn % 2 else times["inside"]
-    times["late"] = 1.0 if not generic and turn % 2 else times["inside"]
+    parts = _draw_parts(rng, laws, k, v**n)
     return Case(
         shape=shape,
         generic=generic,
@@ -38,11 +42,12 @@ def _draw_case(rng: np.random.Generator, shape: Shape, generic: bool, turn: int)
         couplings=np.stack([_draw_coupling(rng, sources, part, shape, context) for part in parts]),
         context=context,
         order=rng.permutation(n),
-        family="polynomial" if generic else FAMILIES[turn % 3],
-        exponent=rng.uniform(1.0, 3.0, size=n),
+        family="polynomial" if generic else rng.choice(FAMILIES),
+        exponent=exponent,
         times=times,
         model_weights=others[np.argsort(np.argsort(-weights))],  # well apart from the weights
         model_parts=rng.dirichlet(np.ones(v**n), size=k),
+        rough_parts=_draw_parts(rng, "full" if generic else "zeros", k, v**n),
         router=_prefix_router(rng, shape),
         denoiser=rng.dirichlet(2 * np.ones(v), size=(shape.num_states**n, n)),
         state_router=rng.dirichlet(2 * np.ones(k), size=shape.num_states**n),

@@ -1,4 +1,4 @@
-"""L1–L5: what is minimised, and what the minimum means."""
+"""L1, L4: which minimiser a loss has, and when two losses share it."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ from dfm_jax import exact, objectives
 from dfm_jax.theory import fields
 from dfm_jax.theory.cases import Case, Cases
 from dfm_jax.theory.runs import Run
-from dfm_jax.theory.statement import gap, statement
+from dfm_jax.theory.statement import gap, statement, worst
 from dfm_jax.types import Array
 
 
@@ -19,13 +19,15 @@ def _cross_entropies(log_probs: Array, tokens: Array) -> Array:
 
 
 def _any_weight(case: Case) -> np.ndarray:
-    """ω(t, z, i) > 0: [Z, 1, N]."""
-    return 0.5 + case.denoiser[:, None, :, 0]
+    """ω(t, z, i) > 0: [Z, V^N, N], the same for all x_1."""
+    return np.broadcast_to(
+        0.5 + case.denoiser[:, None, :, 0], (len(case.states), *case.tokens.shape)
+    )
 
 
 def _weight_of_data(case: Case) -> np.ndarray:
-    """A weight that depends on x_1: [Z, V^N, N]."""
-    return 0.5 + 2.0 * (case.tokens == 0)[None] + 0 * case.denoiser[:, :1, :1]
+    """A weight that depends on x_1 too."""
+    return _any_weight(case) + 2.0 * (case.tokens == 0)[None]
 
 
 def state_data_law(case: Case, coupling: exact.Coupling, kappa: np.ndarray) -> np.ndarray:
@@ -35,7 +37,7 @@ def state_data_law(case: Case, coupling: exact.Coupling, kappa: np.ndarray) -> n
     for j, mass in enumerate(joint.sum(axis=0)):
         column = np.zeros_like(joint)
         column[:, j] = joint[:, j]
-        columns.append(exact.marginal_path(column / mass, at) * mass if mass else joint[:, 0] * 0)
+        columns.append(exact.marginal_path(column / mass, at) * mass if mass else 0 * joint[:, 0])
     return np.stack(columns, axis=1)
 
 
@@ -50,35 +52,46 @@ def state_data_law(case: Case, coupling: exact.Coupling, kappa: np.ndarray) -> n
 def cross_entropy(cases: Cases, run: Run, *, weight=_any_weight) -> np.ndarray:
     """Model minus truth under the joint law of (X_t, X_1), against the expected KL."""
     log_model = cases.each(lambda c: np.log(c.denoiser))
-    log_truth = cases.each(lambda c: fields.log(c.posterior("inside")))
-    loss = run(_cross_entropies, log_model, fields.tokens(cases))
-    best = run(_cross_entropies, log_truth, fields.tokens(cases))
-    joint = cases.each(lambda c: state_data_law(c, c.coupling, c.kappa("inside")))
-    seen = (joint > 0)[..., None]
-    more = np.where(seen, loss, 0.0) - np.where(seen, best, 0.0)
-    got = np.sum(joint[..., None] * cases.each(weight) * more, axis=(1, 2, 3))
+    residuals = []
+    for when in ("early", "inside", "late"):
+        log_truth = cases.each(lambda c, when=when: fields.log(c.posterior(when)))
+        loss = run(_cross_entropies, log_model, fields.tokens(cases))
+        best = run(_cross_entropies, log_truth, fields.tokens(cases))
+        joint = cases.each(lambda c, when=when: state_data_law(c, c.coupling, c.kappa(when)))
+        seen = (joint > 0)[..., None]
+        more = np.where(seen, loss, 0.0) - np.where(seen, best, 0.0)
+        got = np.sum(joint[..., None] * cases.each(weight) * more, axis=(1, 2, 3))
 
-    def truth(case: Case) -> np.ndarray:
-        apart = exact.kl(case.posterior("inside"), case.denoiser)  # [Z, N]
-        omega = _any_weight(case)[:, 0]
-        return np.sum(case.path("inside")[:, None] * omega * apart)
+        def truth(case: Case, when: str = when) -> np.ndarray:
+            apart = exact.kl(case.posterior(when), case.denoiser)  # [Z, N]
+            seen = state_data_law(case, case.coupling, case.kappa(when))
+            # ω averaged over x_1 given the state: ω itself, if it is free of x_1.
+            return np.sum(np.einsum("zx,zxn->zn", seen, weight(case)) * apart)
 
-    return gap(got, cases.each(truth))
-
-
-def _entropy_bregman(a: Array, b: Array) -> Array:
-    return objectives.bregman_divergence(lambda x: jnp.sum(x * jnp.log(x)), a, b)
+        residuals.append(gap(got, cases.each(truth)))
+    return worst(*residuals)
 
 
-def _bregman_sides(weights: Array, parts: Array, model: Array, *, target_first: bool) -> Array:
-    mean = jnp.einsum("k,kv->v", weights, parts)
+def _negative_entropy(x: Array) -> Array:
+    return jnp.sum(x * jnp.log(x))
 
-    def distance(a: Array, b: Array) -> Array:
-        return _entropy_bregman(a, b) if target_first else _entropy_bregman(b, a)
 
-    each = jax.vmap(distance, in_axes=(0, None))
-    left = jnp.dot(weights, each(parts, model))
-    return left - distance(mean, model) - jnp.dot(weights, each(parts, mean))
+def _half_square(x: Array) -> Array:
+    return jnp.sum(x * x) / 2
+
+
+def _divergences(parts: Array, model: Array, mean: Array) -> tuple[Array, ...]:
+    """D(u_k, v), D(mean, v), D(u_k, mean) for the negative entropy and the square."""
+
+    def of(phi) -> tuple[Array, Array, Array]:
+        each = jax.vmap(lambda a, b: objectives.bregman_divergence(phi, a, b), in_axes=(0, None))
+        return (
+            each(parts, model),
+            objectives.bregman_divergence(phi, mean, model),
+            each(parts, mean),
+        )
+
+    return *of(_negative_entropy), *of(_half_square)
 
 
 @statement(
@@ -90,14 +103,30 @@ def _bregman_sides(weights: Array, parts: Array, model: Array, *, target_first: 
     target_first=False,
 )
 def bregman(cases: Cases, run: Run, *, target_first: bool = True) -> np.ndarray:
-    """For the negative entropy, whose divergence is the generalised KL, at unnormalised points."""
-    parts = cases.each(lambda c: 0.5 + 2 * c.router[0, 0][:, None] * c.denoiser[1, 0][None])
-    return np.abs(
-        run(
-            _bregman_sides,
-            cases.each(lambda c: c.weights),
-            parts + cases.each(lambda c: np.arange(len(c.weights))[:, None] * c.numbers[3]),
-            cases.each(lambda c: 0.3 + c.denoiser[0, 0]),
-            target_first=target_first,
+    """The balance, and the divergences themselves: generalised KL and half the square."""
+    weights = cases.each(lambda c: c.weights)
+    parts = cases.each(
+        lambda c: (
+            0.5
+            + 2 * c.router[0, 0][:, None] * c.denoiser[1, 0][None]
+            + np.arange(len(c.weights))[:, None] * c.numbers[3]
         )
+    )
+    model = cases.each(lambda c: 0.3 + c.denoiser[0, 0])
+    mean = np.einsum("ik,ikv->iv", weights, parts)
+    entropy = run(_divergences, parts, model, mean)[:3]
+    square = run(_divergences, parts, model, mean)[3:]
+    pairs = [(parts, model[:, None]), (mean, model), (parts, mean[:, None])]
+    if not target_first:
+        pairs = [(b, a) for a, b in pairs]
+    balances = []
+    for own, whole, spread in (entropy, square):
+        left = np.einsum("ik,ik->i", weights, own)
+        balances.append(gap(left, whole + np.einsum("ik,ik->i", weights, spread)))
+    direct = [np.sum(a * np.log(a / b) - a + b, axis=-1) for a, b in pairs]
+    squares = [np.sum((a - b) ** 2, axis=-1) / 2 for a, b in pairs]
+    return worst(
+        *balances,
+        *(gap(got, true) for got, true in zip(entropy, direct, strict=True)),
+        *(gap(got, true) for got, true in zip(square, squares, strict=True)),
     )

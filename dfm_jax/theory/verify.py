@@ -15,7 +15,7 @@ from dfm_jax.theory.runs import Precision, Run
 from dfm_jax.theory.statement import LEDGER, Statement, in_order
 
 MAIN_SHAPE = Shape(num_tokens=2, num_positions=3, num_experts=3)
-EDGE_SHAPE = Shape(num_tokens=3, num_positions=1, num_experts=1)
+EDGE_SHAPE = Shape(num_tokens=4, num_positions=1, num_experts=1)
 MORE_SHAPES = (
     Shape(num_tokens=2, num_positions=1, num_experts=4),
     Shape(num_tokens=4, num_positions=2, num_experts=1),
