@@ -1,4 +1,4 @@
-"""D1–D5, D13: a flow on all the data is the posterior-weighted mixture of flows on its parts."""
+"""D4, D5, D13: a flow on all the data is the posterior-weighted mixture of flows on its parts."""
 
 import jax
 import jax.numpy as jnp
@@ -7,11 +7,17 @@ import numpy as np
 from dfm_jax import exact, experts
 from dfm_jax.theory import fields
 from dfm_jax.theory.cases import Case, Cases
-from dfm_jax.theory.rates import mixture_jumps
+from dfm_jax.theory.rates import (
+    convex_jumps,
+    convex_truth,
+    marginalised,
+    metric_jumps,
+    metric_truth,
+)
 from dfm_jax.theory.runs import Run
 from dfm_jax.theory.statement import gap, statement, worst
 from dfm_jax.theory.steps import step_laws
-from dfm_jax.theory.velocities import continuity, laws, true_velocity
+from dfm_jax.theory.velocities import backward_field, continuity, laws, true_velocity
 from dfm_jax.types import Array
 
 
@@ -33,101 +39,6 @@ def undefined_off_support(case: Case, when: str, values: np.ndarray) -> np.ndarr
     return np.where(alive.reshape(alive.shape + (1,) * (values.ndim - 2)), values, np.nan)
 
 
-def _log_mixture(log_weights: Array, log_laws: Array) -> Array:
-    return jnp.exp(experts.mixture_log_prob(log_weights, log_laws))
-
-
-def log_masses_of(case: Case) -> np.ndarray:
-    """log w_k."""
-    return np.log(case.weights)
-
-
-def _equal_masses(case: Case) -> np.ndarray:
-    return np.full(len(case.weights), -np.log(len(case.weights)))
-
-
-@statement(
-    "D1",
-    "π = Σ_k w_k π_k, so q = Σ_k w_k q_k",
-    source="DAG",
-    kind="identity",
-    falsifier="equal masses",
-    log_masses=_equal_masses,
-)
-def data_is_a_mixture(cases: Cases, run: Run, *, log_masses=log_masses_of) -> np.ndarray:
-    """The data marginal of the mixed coupling, and its source's."""
-    data = run(_log_mixture, cases.each(log_masses), cases.each(lambda c: fields.log(c.parts)))
-    sources = cases.each(lambda c: fields.log(c.couplings.sum(axis=2)))
-    source = run(_log_mixture, cases.each(log_masses), sources)
-    return worst(
-        gap(data, cases.each(lambda c: exact.data_law(c.coupling))),
-        gap(source, cases.each(lambda c: exact.source_law(c.coupling))),
-    )
-
-
-def _same_path(case: Case, when: str) -> np.ndarray:
-    return case.part_paths(when)
-
-
-def _another_path(case: Case, when: str) -> np.ndarray:
-    """The first part on another κ than the rest."""
-    paths = case.part_paths(when).copy()
-    late = case.token_path(case.kappa(when) ** 3)
-    paths[0] = exact.marginal_path(case.couplings[0], late)
-    return paths
-
-
-@statement(
-    "D2",
-    "p_t = Σ_k w_k p_t^k, the same conditional path for all parts",
-    source="DAG, DDM",
-    kind="identity",
-    falsifier="one part on another κ",
-    paths=_another_path,
-)
-def path_is_a_mixture(cases: Cases, run: Run, *, paths=_same_path) -> np.ndarray:
-    """The path of the mixed coupling, at both ends of time too."""
-    residuals = []
-    for when in ("early", "late"):
-        log_paths = cases.each(lambda c, when=when: fields.log(paths(c, when)))
-        got = run(_log_mixture, cases.each(log_masses_of), log_paths)
-        residuals.append(gap(got, cases.each(lambda c, when=when: c.path(when))))
-    return worst(*residuals)
-
-
-def _posteriors(log_paths: Array, log_masses: Array) -> Array:
-    return jax.vmap(experts.expert_posterior, in_axes=(1, None))(log_paths, log_masses)
-
-
-def _no_masses(case: Case) -> np.ndarray:
-    return np.zeros(len(case.weights))
-
-
-@statement(
-    "D3",
-    "r_k(z, t) = w_k p_t^k(z) / p_t(z); at t = 0 it is P(k | x_0)",
-    source="DAG, DDM",
-    kind="definition",
-    falsifier="the prior w dropped",
-    log_masses=_no_masses,
-)
-def expert_posterior(cases: Cases, run: Run, *, log_masses=log_masses_of) -> np.ndarray:
-    """The conditional law of the part in the raw joint law of (k, x_t)."""
-    residuals = []
-    for when in ("early", "late"):
-        log_paths = cases.each(lambda c, when=when: fields.log(c.part_paths(when)))
-        got = run(_posteriors, log_paths, cases.each(log_masses))
-
-        def truth(case: Case, when: str = when) -> np.ndarray:
-            joint = case.weights[:, None] * case.part_paths(when)  # P(k, z)
-            total = joint.sum(axis=0)
-            return np.divide(joint, total, out=np.zeros_like(joint), where=total > 0).T
-
-        support = cases.each(lambda c, when=when: c.path(when)) > 0
-        residuals.append(gap(got, cases.each(truth), support))
-    return worst(*residuals)
-
-
 def _mix(gate: Array, velocity: Array) -> Array:
     """`mix_velocities` at every state: gate [Z, K], velocity [K, Z, N, S]."""
     return jax.vmap(experts.mix_velocities, in_axes=(0, 1))(gate, velocity)
@@ -137,6 +48,18 @@ def _part_fields(cases: Cases, run: Run, when: str) -> np.ndarray:
     """Every expert's V5 velocity, undefined off its support: [I, K, Z, N, S]."""
     posteriors = cases.each(lambda c: undefined_off_support(c, when, c.part_posteriors(when)))
     return run(_forward_parts, posteriors, fields.states(cases), *fields.clock(cases, when))
+
+
+def _part_sources(cases: Cases, run: Run, when: str) -> np.ndarray:
+    """Every expert's V6 velocity, undefined off its support: [I, K, Z, N, S]."""
+
+    def posteriors(case: Case) -> np.ndarray:
+        at = case.token_path(case.kappa(when))
+        own = np.stack([exact.posteriors(c, at)[1] for c in case.couplings])
+        return undefined_off_support(case, when, own)
+
+    sources = cases.each(posteriors)
+    return run(_backward_parts, sources, fields.states(cases), *fields.clock(cases, when))
 
 
 def _forward_parts(posteriors, states, t, family, exponent) -> Array:
@@ -160,33 +83,52 @@ def _discrete_parts(posteriors: Array, states: Array, table: Array) -> Array:
     gate=static,
 )
 def velocities_mix(cases: Cases, run: Run, *, gate=bayes) -> np.ndarray:
-    """Continuous V5, V8's another velocity pair by pair, and the parallel finite step; C1 holds."""
+    """V5, V6; V2, V8, V9 on other paths; the parallel finite step; and C1 holds."""
     law, slope = laws(cases, "early")
     mixed = run(_mix, cases.each(lambda c: gate(c, "early")), _part_fields(cases, run, "early"))
     truth = cases.each(lambda c: true_velocity(c, "early"))
-    inside = cases.each(lambda c: gate(c, "inside"))
+    late = cases.each(lambda c: gate(c, "late"))
+    back = run(_mix, late, _part_sources(cases, run, "late"))
+    whole_back = backward_field(cases, run, "late")
     return worst(
         gap(mixed, truth, law > 0),
         continuity(law, slope, mixed),
-        _mixed_jumps_gap(cases, run, inside),
-        _mixed_step_gap(cases, run, inside),
+        gap(back, whole_back, cases.each(lambda c: c.path("late")) > 0),
+        _mixed_jumps_gap(cases, run, gate),
+        _mixed_step_gap(cases, run, cases.each(lambda c: gate(c, "inside"))),
     )
 
 
-def _mixed_jumps_gap(cases: Cases, run: Run, gate: np.ndarray) -> np.ndarray:
-    """Campbell's rate, marginalised for each part and for the whole."""
-    conditional = mixture_jumps(cases, run, "campbell")
+def _mixed_jumps_gap(cases: Cases, run: Run, gate) -> np.ndarray:
+    """Other velocities, on the paths where they differ from V3: parts against the whole."""
+    convex = cases.each(lambda c: _parts_and_whole(c, gate, convex_truth, c.couplings, c.coupling))
+    metric = cases.each(lambda c: _parts_and_whole(c, gate, metric_truth, c.parts, c.data))
+    residuals = []
+    for jumps, form, truth in (
+        (convex_jumps, "convex", convex),
+        (convex_jumps, "campbell", convex),
+        (metric_jumps, "optimal", metric),
+    ):
+        part_pairs, whole_pairs, weights, support = truth
+        conditional = jumps(cases, run, "inside", form)
+        parts = np.stack(
+            [marginalised(part_pairs[:, k], conditional) for k in range(part_pairs.shape[1])], 1
+        )
+        mixed = run(_mix, weights, parts)
+        residuals.append(gap(mixed, marginalised(whole_pairs, conditional), support))
+    return worst(*residuals)
 
-    def both(index: int, case: Case) -> tuple[np.ndarray, np.ndarray]:
-        at = case.token_path(case.kappa("inside"))
-        pairs = [exact.pair_posterior(c, at)[0] for c in case.couplings]
-        own = [exact.marginal_velocity(p, conditional[index]) for p in pairs]
-        whole = exact.marginal_velocity(case.pair_posterior("inside"), conditional[index])
-        return np.stack(own), whole
 
-    parts, whole = cases.each_numbered(both)
-    support = cases.each(lambda c: c.path("inside")) > 0
-    return gap(run(_mix, gate, parts), whole, support)
+def _parts_and_whole(case: Case, gate, truth, parts, whole) -> tuple[np.ndarray, ...]:
+    """Pair posteriors of parts and whole on another path, its gate, its support."""
+    own = [truth(case, "inside", part) for part in parts]
+    law, _, pairs = truth(case, "inside", whole)
+    joint = case.weights[:, None] * np.stack([part[0] for part in own])
+    posterior = np.divide(joint, law, out=np.zeros_like(joint), where=law > 0).T
+    weights = np.where((law > 0)[:, None], posterior, case.weights)
+    if gate is static:
+        weights = np.broadcast_to(case.weights, weights.shape)
+    return np.stack([part[2] for part in own]), pairs, weights, law > 0
 
 
 def _mixed_step_gap(cases: Cases, run: Run, gate: np.ndarray) -> np.ndarray:
@@ -241,17 +183,11 @@ def posteriors_mix(cases: Cases, run: Run, *, gate=bayes) -> np.ndarray:
 def any_generating_velocities_mix(cases: Cases, run: Run, *, gate=bayes) -> np.ndarray:
     """C1 for experts that each mix in a corrector of their own strength (V7)."""
     ahead = _part_fields(cases, run, "inside")
-    source = cases.each(lambda c: undefined_off_support(c, "inside", _part_sources(c)))
-    back = run(_backward_parts, source, fields.states(cases), *fields.clock(cases, "inside"))
+    back = _part_sources(cases, run, "inside")
     beta = cases.each(lambda c: c.model_weights)[:, :, None, None, None]
     corrected = (1 + beta) * ahead - beta * back
     mixed = run(_mix, cases.each(lambda c: gate(c, "inside")), corrected)
     return continuity(*laws(cases, "inside"), mixed)
-
-
-def _part_sources(case: Case) -> np.ndarray:
-    at = case.token_path(case.kappa("inside"))
-    return np.stack([exact.posteriors(c, at)[1] for c in case.couplings])
 
 
 def _backward_parts(sources, states, t, family, exponent) -> Array:

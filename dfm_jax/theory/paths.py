@@ -8,7 +8,7 @@ from dfm_jax import exact, paths
 from dfm_jax.theory import fields
 from dfm_jax.theory.cases import Case, Cases
 from dfm_jax.theory.runs import Run
-from dfm_jax.theory.statement import gap, statement, worst
+from dfm_jax.theory.statement import excess, gap, statement, worst
 from dfm_jax.types import Array
 
 
@@ -84,6 +84,10 @@ def convex_path(cases: Cases, run: Run, *, scale: float = 1.0) -> np.ndarray:
     )
 
 
+def _kappa(t: Array, family: Array, exponent: Array) -> Array:
+    return fields.schedule_of(family, exponent).kappa(t)
+
+
 def _mixture(x_0: Array, x_1: Array, kappa: Array, *, num_states: int) -> Array:
     return paths.mixture_path(x_0, x_1, kappa, num_states=num_states)
 
@@ -110,11 +114,16 @@ def mixture_path(cases: Cases, run: Run, *, exchanged: bool = False) -> np.ndarr
     """The law of a coin toss per position; δ_{x_0} at κ = 0 and δ_{x_1} at κ = 1."""
     s = cases.shape.num_states
     x_0, x_1 = cases.each(one_pair)
-    share = cases.each(lambda c: c.kappa("inside"))
+    share = run(_kappa, *fields.clock(cases, "inside"))
+    early, late = (run(_kappa, *fields.clock(cases, when)) for when in ("early", "late"))
     path = run(_mixture, x_0, x_1, 1 - share if exchanged else share, num_states=s)
     eye = np.eye(s)
     return worst(
         gap(path, cases.each(lambda c: _coin_law(c, c.kappa("inside")))),
+        gap(early, cases.each(lambda c: c.kappa("early"))),  # κ_0 = 0 among them
+        gap(late, cases.each(lambda c: c.kappa("late"))),  # κ_1 = 1
+        excess(early, share),
+        excess(share, late),
         gap(run(_mixture, x_0, x_1, 0 * share, num_states=s), eye[x_0]),
         gap(run(_mixture, x_0, x_1, 0 * share + 1, num_states=s), eye[x_1]),
     )

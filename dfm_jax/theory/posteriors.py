@@ -12,17 +12,29 @@ from dfm_jax.theory.statement import gap, statement, worst
 from dfm_jax.types import Array
 
 
-def _posteriors(x_0, x_1, log_pi, kappa, states, *, num_tokens: int) -> tuple[Array, Array]:
+def _posteriors(x_0, x_1, log_pi, kappa, states, *, num_tokens: int) -> tuple[Array, Array, Array]:
     token_paths = fields.mixture_paths(x_0, x_1, kappa, num_states=num_tokens + 1)
 
-    def at(z: Array) -> tuple[Array, Array]:
+    def at(z: Array) -> tuple[Array, Array, Array]:
         pairs = paths.pair_posterior(z, token_paths, log_pi)
         return (
+            pairs,
             paths.token_posterior(pairs, x_1, num_tokens=num_tokens),
             paths.token_posterior(pairs, x_0, num_tokens=num_tokens + 1),
         )
 
     return fields.over_states(at, states)
+
+
+def _pair_law(case: Case, when: str) -> np.ndarray:
+    """P(x_0, x_1 | z) from the raw joint law, one pair and state at a time in effect: [Z, P]."""
+    x_0, x_1, _ = fields.pair_lists(case)
+    at, n = case.token_path(case.kappa(when)), case.shape.num_positions
+    joint = np.tile(case.coupling.reshape(-1), (len(case.states), 1))
+    for i in range(n):
+        joint = joint * at[i, x_0[None, :, i], x_1[None, :, i], case.states[:, None, i]]
+    total = joint.sum(axis=1, keepdims=True)
+    return np.divide(joint, total, out=np.zeros_like(joint), where=total > 0)
 
 
 def _equally_likely(case: Case) -> np.ndarray:
@@ -43,7 +55,7 @@ def posterior(cases: Cases, run: Run, *, log_coupling=coupled) -> np.ndarray:
     residuals = []
     for when in ("early", "late"):
         share = cases.each(lambda c, when=when: c.kappa(when))
-        p_1, p_0 = run(
+        pairs, p_1, p_0 = run(
             _posteriors,
             x_0,
             x_1,
@@ -54,6 +66,7 @@ def posterior(cases: Cases, run: Run, *, log_coupling=coupled) -> np.ndarray:
         )
         support = cases.each(lambda c, when=when: c.path(when)) > 0
         residuals += [
+            gap(pairs, cases.each(lambda c, when=when: _pair_law(c, when)), support),
             gap(p_1, cases.each(lambda c, when=when: c.posterior(when)), support),
             gap(p_0, cases.each(lambda c, when=when: c.source_posterior(when)), support),
         ]

@@ -16,10 +16,12 @@ from dfm_jax.types import Array
 
 
 def block_numbers(case: Case) -> np.ndarray:
-    """Blocks of two in the case's order, the first of one if N is odd; context is block 0: [N]."""
-    number = np.empty(case.shape.num_positions, int)
+    """Blocks of two in the case's order, or one block of all; context is block 0: [N]."""
     n = case.shape.num_positions
+    number = np.empty(n, int)
     number[case.order] = 1 + (np.arange(n) + n % 2) // 2
+    if case.numbers[7] > 0.7:
+        number[:] = 1
     return np.where(case.context, 0, number)
 
 
@@ -64,7 +66,6 @@ def _parallel(number: Array, tokens: Array, log_law: Array, context: Array) -> A
 def price_of_parallelism(cases: Cases, run: Run, *, price_of=_total_correlation) -> np.ndarray:
     """`parallel_log_prob`, the sampler's own chain of steps, and enumeration agree on the price."""
     v, n, _ = cases.shape
-    s = cases.shape.num_states
     price = cases.each(price_of)
     log_parallel = run(
         _parallel,
@@ -74,8 +75,37 @@ def price_of_parallelism(cases: Cases, run: Run, *, price_of=_total_correlation)
         cases.each(lambda c: c.context),
     )
 
+    on_tokens = cases.each(lambda c: c.data)
+    correlation = cases.each(lambda c: np.asarray(exact.total_correlation(c.data, v, n)))
+    return worst(
+        _sampled_gap(cases, run, price, _all_masks),
+        _sampled_gap(cases, run, price, _product_source),
+        gap(exact.kl(on_tokens, np.exp(log_parallel)), price),
+        gap(run(_correlation, on_tokens, fields.tokens(cases), num_tokens=v), correlation),
+        _any_grid_bound(cases, run),
+    )
+
+
+def _correlation(law: Array, tokens: Array, *, num_tokens: int) -> Array:
+    return steps.total_correlation(law, tokens, num_tokens=num_tokens)
+
+
+def _all_masks(case: Case) -> exact.FactoredCoupling:
+    return case.masked
+
+
+def _product_source(case: Case) -> exact.FactoredCoupling:
+    """A source independent of the data that overlaps it."""
+    source = np.concatenate([case.denoiser[0], case.denoiser[0, :, :1]], axis=-1)
+    return case.masked._replace(source_tokens=source / source.sum(axis=-1, keepdims=True))
+
+
+def _sampled_gap(cases: Cases, run: Run, price: np.ndarray, coupling_of) -> np.ndarray:
+    """KL(q ‖ q_parallel) of the sampler itself, step by step from its source, against the price."""
+    v, n, _ = cases.shape
+
     def truth(case: Case) -> tuple[np.ndarray, ...]:
-        laws, posteriors = chain(case, case.masked, block_table(case))
+        laws, posteriors = chain(case, coupling_of(case), block_table(case))
         undefined = (laws[:-1] == 0)[:, :, None, None]
         # The sampler meets states off the support too: there any posterior will do.
         defined = np.where(undefined, case.denoiser[None], posteriors)
@@ -88,13 +118,8 @@ def price_of_parallelism(cases: Cases, run: Run, *, price_of=_total_correlation)
         for step in kernel:
             law = exact.push_forward(law, step)
         sampled.append(law)
-    data = cases.each(lambda c: exact.embed(c.data, v, s, n))
-    on_tokens = cases.each(lambda c: c.data)
-    return worst(
-        gap(exact.kl(data, np.stack(sampled)), price),
-        gap(exact.kl(on_tokens, np.exp(log_parallel)), price),
-        _any_grid_bound(cases, run),
-    )
+    data = cases.each(lambda c: exact.embed(c.data, v, c.shape.num_states, n))
+    return gap(exact.kl(data, np.stack(sampled)), price)
 
 
 def _any_grid_bound(cases: Cases, run: Run) -> np.ndarray:

@@ -1,6 +1,10 @@
-"""V2, V8, V9: velocities of other token paths, pair by pair, then marginalised."""
+"""V2, V8, V9: velocities of other token paths, pair by pair, then marginalised.
 
-from typing import Any
+Two token paths that are not the mixture path: "convex", three base laws δ_{x_0}, a law of full
+support, δ_{x_1}; and "metric". On the mixture path V2, V8 and V9 all give V3 where they are read.
+"""
+
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -12,27 +16,24 @@ from dfm_jax.theory.cases import Case, Cases
 from dfm_jax.theory.paths import distance_table, one_pair, token_law
 from dfm_jax.theory.runs import Run
 from dfm_jax.theory.statement import gap, statement, worst
-from dfm_jax.theory.velocities import continuity, laws, rate_violation, violation
+from dfm_jax.theory.velocities import continuity
 from dfm_jax.types import Array, ArrayLike
 
-# ── one position at a time: token velocities for every (a, b, z) ─────────────────────────────────
+Form = Literal["convex", "optimal", "campbell", "closed"]
+Truth = tuple[np.ndarray, np.ndarray, np.ndarray]  # p_t, ∂_t p_t, P(x_0^i, x_1^i | z)
 
 
-def _tabulate(fn, num_states: int, num_tokens: int) -> Array:
-    """fn(x_0, x_1, x_t) → [N, S] at constant sequences, for every (a, b, z): [N, S, V, S, S]."""
-    a, b, z = jnp.meshgrid(
-        jnp.arange(num_states), jnp.arange(num_tokens), jnp.arange(num_states), indexing="ij"
-    )
-    rows = jax.vmap(fn)(a.reshape(-1), b.reshape(-1), z.reshape(-1))  # [S·V·S, N, S]
-    shape = (num_states, num_tokens, num_states, *rows.shape[1:])
-    return jnp.moveaxis(rows.reshape(shape), 3, 0)
+# ── the convex path ─────────────────────────────────────────────────────────────────────────────
 
 
 def _bernstein(share: Array) -> Array:
+    """κ^j of three base laws: from the first to the last."""
     return jnp.stack([(1 - share) ** 2, 2 * share * (1 - share), share**2])
 
 
-def _convex(law: Array, t: Array, family: Array, exponent: Array, pace: Array) -> Array:
+def _convex_jumps(
+    law: Array, t: Array, family: Array, exponent: Array, pace: Array, *, form: Form
+) -> Array:
     num_states = law.shape[-1]
     schedule = fields.schedule_of(family, exponent)
 
@@ -40,22 +41,133 @@ def _convex(law: Array, t: Array, family: Array, exponent: Array, pace: Array) -
         return _bernstein(schedule.kappa(t + pace * (time - t)))
 
     def at(a: Array, b: Array, z: Array) -> Array:
-        whole = [jnp.full(exponent.shape, token) for token in (a, b, z)]
-        start, end = (paths.point_mass(x, num_states) for x in whole[:2])
-        return velocities.convex_velocity(jnp.stack([start, law, end]), whole[2], t, masses)
+        start, end, here = (jnp.full(exponent.shape, token) for token in (a, b, z))
+        ends = (paths.point_mass(x, num_states) for x in (start, end))
+        base = jnp.stack([next(ends), law, next(ends)])
+        if form == "convex":
+            return velocities.convex_velocity(base, here, t, masses)
+        velocity = {
+            "optimal": velocities.kinetic_optimal_velocity,
+            "campbell": velocities.campbell_velocity,
+        }[form]
+        return velocity(lambda time: paths.convex_path(base, masses(time)), here, t)
 
-    return _tabulate(at, num_states, num_states - 1)
+    a, b, z = jnp.meshgrid(
+        jnp.arange(num_states), jnp.arange(num_states - 1), jnp.arange(num_states), indexing="ij"
+    )
+    rows = jax.vmap(at)(a.reshape(-1), b.reshape(-1), z.reshape(-1))
+    return jnp.moveaxis(rows.reshape(*a.shape, *rows.shape[1:]), 3, 0)
 
 
-def _convex_truth(case: Case) -> tuple[np.ndarray, np.ndarray]:
-    """A P2 path with three base laws, by enumeration: its token path and that path's slope."""
+def convex_jumps(cases: Cases, run: Run, when: str, form: Form, pace: float = 1.0) -> np.ndarray:
+    """Conditional velocities u^i(v, z | a, b) of the convex path: [I, N, S, V, S, S]."""
+    return run(
+        _convex_jumps,
+        cases.each(token_law),
+        *fields.clock(cases, when),
+        np.full(len(cases), pace),
+        form=form,
+    )
+
+
+def convex_truth(case: Case, when: str, coupling: np.ndarray) -> Truth:
+    """The convex path of a coupling, by enumeration."""
     v, s = case.shape.num_tokens, case.shape.num_states
     eye, ones = np.eye(s), np.ones((case.shape.num_positions, s, v, s))
     base = np.stack([ones * eye[:, None], ones * token_law(case)[:, None, None], ones * eye[:v]])
-    share, slope = case.kappa("inside"), case.slope("inside")
+    share, slope = case.kappa(when), case.slope(when)
     masses = np.stack([(1 - share) ** 2, 2 * share * (1 - share), share**2])
     change = np.stack([-2 * (1 - share), 2 - 4 * share, 2 * share]) * slope
-    return exact.convex_token_path(base, masses), np.einsum("jn,jnabv->nabv", change, base)
+    at, moved = exact.convex_token_path(base, masses), np.einsum("jn,jnabv->nabv", change, base)
+    return _truth(coupling, at, moved)
+
+
+# ── the metric path ─────────────────────────────────────────────────────────────────────────────
+
+
+def _strength(t: ArrayLike) -> Any:
+    """β_t = t/(1 − t): from 0 to ∞."""
+    return t / (1 - t)
+
+
+def _metric_jumps(x_1: Array, table: Array, t: Array, pace: Array, *, form: Form) -> Array:
+    num_tokens = table.shape[0]
+
+    def at(b: Array, z: Array) -> Array:
+        target, here = (jnp.full(x_1.shape, token) for token in (b, z))
+
+        def strength(time: Array) -> Array:
+            return _strength(t + pace * (time - t))
+
+        if form == "closed":
+            return velocities.metric_velocity(here, target, t, table, strength)
+        velocity = {
+            "optimal": velocities.kinetic_optimal_velocity,
+            "campbell": velocities.campbell_velocity,
+        }[form]
+        return velocity(lambda time: paths.metric_path(target, table, strength(time)), here, t)
+
+    b, z = jnp.meshgrid(jnp.arange(num_tokens), jnp.arange(num_tokens), indexing="ij")
+    over_targets = jnp.moveaxis(jax.vmap(jax.vmap(at))(b, z), 2, 0)  # [N, V, V, V]
+    return jnp.repeat(over_targets[:, None], num_tokens, axis=1)
+
+
+def metric_jumps(cases: Cases, run: Run, when: str, form: Form, pace: float = 1.0) -> np.ndarray:
+    """Conditional velocities u^i(v, z | a, b) of the metric path: [I, N, V, V, V, V]."""
+    return run(
+        _metric_jumps,
+        cases.each(lambda c: one_pair(c)[1]),
+        cases.each(distance_table),
+        cases.each(lambda c: c.times[when]),
+        np.full(len(cases), pace),
+        form=form,
+    )
+
+
+def metric_truth(case: Case, when: str, data: np.ndarray) -> Truth:
+    """The metric path of a data law, by enumeration."""
+    v, n, _ = case.shape
+    t, table, h = case.times[when], distance_table(case), 1e-30
+    coupling = exact.FactoredCoupling(
+        data=data, source_tokens=np.full((n, v), 1 / v), context=np.zeros(n, bool)
+    )
+    at = exact.metric_token_path(_strength(t), table, n, v)
+    stepped = exact.metric_token_path(_strength(t) + 1j * h / (1 - t) ** 2, table, n, v)
+    return _truth(coupling, at, np.imag(stepped) / h)
+
+
+# ── statements ──────────────────────────────────────────────────────────────────────────────────
+
+
+def _truth(coupling: exact.Coupling, at: np.ndarray, moved: np.ndarray) -> Truth:
+    return (
+        exact.marginal_path(coupling, at),
+        exact.path_derivative(coupling, at, moved),
+        exact.pair_posterior(coupling, at)[0],
+    )
+
+
+def marginalised(pairs: np.ndarray, conditional: np.ndarray) -> np.ndarray:
+    """V4 by enumeration, case by case: [I, Z, N, S]."""
+    return np.stack(
+        [exact.marginal_velocity(p, u) for p, u in zip(pairs, conditional, strict=True)]
+    )
+
+
+def _rows_violation(velocity: Array) -> Array:
+    """`rate_violation` of every conditional row, z its second last axis."""
+    rows = velocity.reshape(-1, velocity.shape[-1])
+    here = jnp.tile(jnp.arange(velocity.shape[-1]), rows.shape[0] // velocity.shape[-1])
+    return velocities.rate_violation(rows, here)
+
+
+def _generates(run: Run, truth: Truth, conditional: np.ndarray) -> np.ndarray:
+    """C1 of the marginal velocity, V1 of the conditional one."""
+    law, slope, pairs = truth
+    return worst(
+        continuity(law, slope, marginalised(pairs, conditional)),
+        run(_rows_violation, conditional),
+    )
 
 
 @statement(
@@ -67,127 +179,9 @@ def _convex_truth(case: Case) -> tuple[np.ndarray, np.ndarray]:
     pace=0.5,
 )
 def convex_velocity(cases: Cases, run: Run, *, pace: float = 1.0) -> np.ndarray:
-    """A rate (V1), and its marginal generates the marginal path (C1)."""
-    conditional = run(
-        _convex, cases.each(token_law), *fields.clock(cases, "inside"), np.full(len(cases), pace)
-    )
-
-    def truth(case: Case) -> tuple[np.ndarray, ...]:
-        at, slope = _convex_truth(case)
-        return (
-            exact.marginal_path(case.coupling, at),
-            exact.path_derivative(case.coupling, at, slope),
-            exact.pair_posterior(case.coupling, at)[0],
-        )
-
-    law, slope, pairs = cases.each(truth)
-    velocity = np.stack(
-        [exact.marginal_velocity(p, u) for p, u in zip(pairs, conditional, strict=True)]
-    )
-    return worst(continuity(law, slope, velocity), rate_violation(cases, run, velocity))
-
-
-# ── any differentiable token path: the metric path, and the mixture path pair by pair ────────────
-
-
-def _strength(t: ArrayLike) -> Any:
-    """β_t = t/(1 − t): from 0 to ∞."""
-    return t / (1 - t)
-
-
-def _metric_jumps(x_1: Array, table: Array, t: Array, pace: Array, *, form: str) -> Array:
-    """Velocities of a metric path for every target b and token z: [N, V, V, V]."""
-    num_tokens = table.shape[0]
-
-    def at(b: Array, z: Array) -> Array:
-        target, here = (jnp.full(x_1.shape, token) for token in (b, z))
-
-        def strength(time: Array) -> Array:
-            return _strength(t + pace * (time - t))
-
-        if form == "closed":
-            return velocities.metric_velocity(here, target, t, table, strength)
-        return _FORMS[form](lambda time: paths.metric_path(target, table, strength(time)), here, t)
-
-    b, z = jnp.meshgrid(jnp.arange(num_tokens), jnp.arange(num_tokens), indexing="ij")
-    return jnp.moveaxis(jax.vmap(jax.vmap(at))(b, z), 2, 0)
-
-
-def _mixture_jumps(t, family, exponent, *, num_tokens: int, form: str) -> Array:
-    """Velocities of the mixture path for every (a, b, z): [N, S, V, S, S]."""
-    schedule, num_states = fields.schedule_of(family, exponent), num_tokens + 1
-
-    def at(a: Array, b: Array, z: Array) -> Array:
-        start, target, here = (jnp.full(exponent.shape, token) for token in (a, b, z))
-        return _FORMS[form](
-            lambda time: paths.mixture_path(
-                start, target, schedule.kappa(time), num_states=num_states
-            ),
-            here,
-            t,
-        )
-
-    return _tabulate(at, num_states, num_tokens)
-
-
-_FORMS = {
-    "optimal": velocities.kinetic_optimal_velocity,
-    "campbell": velocities.campbell_velocity,
-}
-
-
-def _metric_truth(case: Case) -> tuple[np.ndarray, ...]:
-    """Marginal law, its slope and pair posterior of a metric path, by enumeration."""
-    v, n, _ = case.shape
-    t, table, h = case.times["inside"], distance_table(case), 1e-30
-    coupling = exact.FactoredCoupling(
-        data=case.data, source_tokens=np.full((n, v), 1 / v), context=np.zeros(n, bool)
-    )
-    at = exact.metric_token_path(_strength(t), table, n, v)
-    stepped = exact.metric_token_path(_strength(t) + 1j * h / (1 - t) ** 2, table, n, v)
-    slope = exact.path_derivative(coupling, at, np.imag(stepped) / h)
-    pairs = exact.pair_posterior(coupling, at)[0]
-    return exact.marginal_path(coupling, at), slope, pairs
-
-
-def _metric_residual(cases: Cases, run: Run, form: str, pace: float) -> tuple[np.ndarray, ...]:
-    """C1 of the marginal of a metric path's velocity; and the velocities themselves."""
-    v = cases.shape.num_tokens
-    conditional = run(
-        _metric_jumps,
-        cases.each(lambda c: one_pair(c)[1]),
-        cases.each(distance_table),
-        cases.each(lambda c: c.times["inside"]),
-        np.full(len(cases), pace),
-        form=form,
-    )
-    law, slope, pairs = cases.each(_metric_truth)
-    every_source = np.repeat(conditional[:, :, None], v, axis=2)
-    velocity = np.stack(
-        [exact.marginal_velocity(p, u) for p, u in zip(pairs, every_source, strict=True)]
-    )
-    broken = run(violation, velocity, fields.tokens(cases))
-    return worst(continuity(law, slope, velocity), broken), conditional
-
-
-def mixture_jumps(cases: Cases, run: Run, form: str) -> np.ndarray:
-    """Another conditional velocity of the mixture path than V3: [I, N, S, V, S, S]."""
-    return run(
-        _mixture_jumps,
-        *fields.clock(cases, "inside"),
-        num_tokens=cases.shape.num_tokens,
-        form=form,
-    )
-
-
-def _mixture_residual(cases: Cases, run: Run, form: str) -> np.ndarray:
-    """C1 of the marginal of `mixture_jumps`."""
-    pairs = cases.each(lambda c: c.pair_posterior("inside"))
-    conditional = mixture_jumps(cases, run, form)
-    velocity = np.stack(
-        [exact.marginal_velocity(p, u) for p, u in zip(pairs, conditional, strict=True)]
-    )
-    return worst(continuity(*laws(cases, "inside"), velocity), rate_violation(cases, run, velocity))
+    """A rate for every pair (V1), and its marginal generates the marginal path (C1)."""
+    truth = cases.each(lambda c: convex_truth(c, "early", c.coupling))
+    return _generates(run, truth, convex_jumps(cases, run, "early", "convex", pace))
 
 
 @statement(
@@ -199,10 +193,14 @@ def _mixture_residual(cases: Cases, run: Run, form: str) -> np.ndarray:
     pace=0.5,
 )
 def kinetic_optimal(cases: Cases, run: Run, *, pace: float = 1.0) -> np.ndarray:
-    """Marginalised it generates metric and mixture paths; for P6 it is p(v) β̇ [d(z) − d(v)]_+."""
-    metric, general = _metric_residual(cases, run, "optimal", pace)
-    _, closed = _metric_residual(cases, run, "closed", pace)
-    return worst(metric, gap(general, closed), _mixture_residual(cases, run, "optimal"))
+    """Generates the metric and the convex path; for P6 it is p(v) β̇ [d(z) − d(v)]_+."""
+    general = metric_jumps(cases, run, "early", "optimal", pace)
+    convex = cases.each(lambda c: convex_truth(c, "early", c.coupling))
+    return worst(
+        _generates(run, cases.each(lambda c: metric_truth(c, "early", c.data)), general),
+        gap(general, metric_jumps(cases, run, "early", "closed", pace)),
+        _generates(run, convex, convex_jumps(cases, run, "early", "optimal", pace)),
+    )
 
 
 @statement(
@@ -214,6 +212,10 @@ def kinetic_optimal(cases: Cases, run: Run, *, pace: float = 1.0) -> np.ndarray:
     pace=0.5,
 )
 def campbell_rate(cases: Cases, run: Run, *, pace: float = 1.0) -> np.ndarray:
-    """Marginalised it generates metric and mixture paths on the open interval."""
-    metric, _ = _metric_residual(cases, run, "campbell", pace)
-    return worst(metric, _mixture_residual(cases, run, "campbell"))
+    """Generates the metric and the convex path, on the open interval."""
+    metric = cases.each(lambda c: metric_truth(c, "inside", c.data))
+    convex = cases.each(lambda c: convex_truth(c, "inside", c.coupling))
+    return worst(
+        _generates(run, metric, metric_jumps(cases, run, "inside", "campbell", pace)),
+        _generates(run, convex, convex_jumps(cases, run, "inside", "campbell", pace)),
+    )

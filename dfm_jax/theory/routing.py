@@ -6,7 +6,7 @@ import numpy as np
 from dfm_jax import exact, experts, gates
 from dfm_jax.theory import fields
 from dfm_jax.theory.cases import Case, Cases
-from dfm_jax.theory.experts import log_masses_of
+from dfm_jax.theory.parts import log_masses_of
 from dfm_jax.theory.runs import Run
 from dfm_jax.theory.statement import gap, statement, worst
 from dfm_jax.types import Array
@@ -67,25 +67,45 @@ def _last_token_rows(log_masses: Array, token_log_probs: Array) -> tuple[Array, 
     gate=_last_token_rows,
 )
 def bayes_gate(cases: Cases, run: Run, *, gate=_bayes_rows) -> np.ndarray:
-    """The gate against prefix masses, its flag, and the product of mixed tokens, model or not."""
-    log_masses = cases.each(log_masses_of)
-    log_gate, alive = run(gate, log_masses, cases.each(token_log_probs))
-    prefix = cases.each(lambda c: c.prefix_law(c.data))
-    support = prefix > 0
+    """The gate and its flag against prefix masses, dead ones kept; mixed tokens; a prompt."""
+    log_masses, tokens = cases.each(log_masses_of), cases.each(token_log_probs)
+    log_gate, alive = run(gate, log_masses, tokens)
+    possible = cases.each(lambda c: c.prefix_law(c.data)) > 0
+    truth = cases.each(lambda c: last_live(c.prefix_posterior(), c.prefix_law(c.data) > 0))
 
     model_masses = cases.each(lambda c: np.log(c.model_weights))
-    model_tokens = cases.each(_model_token_log_probs)
+    model_tokens = cases.each(model_token_log_probs)
     model_gate, _ = run(gate, model_masses, model_tokens)
     mixed = np.log(np.sum(np.exp(model_gate[:, :, :-1] + model_tokens), axis=-1)).sum(axis=-1)
     whole = cases.each(lambda c: np.log(c.model_weights @ c.model_parts))
+
+    # Given the first token as a context c, the gate starts from P(k | c).
+    prompted, _ = run(_after_prompt, fields.log(truth[:, :, 1]), tokens[:, :, 1:], gate=gate)
     return worst(
-        gap(np.exp(log_gate), cases.each(lambda c: c.prefix_posterior()), support),
-        gap(alive.astype(float), support.astype(float)),
+        gap(np.exp(log_gate), truth),
+        gap(alive.astype(float), possible.astype(float)),
         gap(mixed, whole),
+        gap(np.exp(prompted), truth[:, :, 1:], possible[:, :, 1]),
     )
 
 
-def _model_token_log_probs(case: Case) -> np.ndarray:
+def last_live(rows: np.ndarray, alive: np.ndarray) -> np.ndarray:
+    """Each row of [X, N + 1, K], or the last one before it that is alive."""
+    last = np.maximum.accumulate(np.where(alive, np.arange(rows.shape[1]), 0), axis=1)
+    return np.take_along_axis(rows, last[:, :, None], axis=1)
+
+
+def _after_prompt(log_prior: Array, token_log_probs: Array, *, gate) -> tuple[Array, Array]:
+    """A gate with a prior of its own for every sequence."""
+
+    def one(prior: Array, rows: Array) -> tuple[Array, Array]:
+        log_weights, alive = gate(prior, rows[None])
+        return log_weights[0], alive[0]
+
+    return jax.vmap(one)(log_prior, token_log_probs)
+
+
+def model_token_log_probs(case: Case) -> np.ndarray:
     """log q̂_k(x^t | x^{<t}) of every sequence under any experts: [V^N, N, K]."""
     laws = np.stack([case.conditionals(law) for law in case.model_parts], axis=2)
     return np.log(np.take_along_axis(laws, case.tokens[:, :, None, None], axis=3)[..., 0])
@@ -104,10 +124,6 @@ def _soft_parts(case: Case) -> np.ndarray:
     return masses[:, None] * case.model_parts[: len(masses)]
 
 
-def _context_gate(part: Array, *, num_experts: int) -> Array:
-    return jax.vmap(lambda k: experts.context_posterior(k, num_experts))(part)
-
-
 @statement(
     "D8",
     "if k = f(c) then r_k(·, t) = 1[k = f(c)] at every t: hard top-1 routing is exact",
@@ -117,18 +133,29 @@ def _context_gate(part: Array, *, num_experts: int) -> Array:
     parts=_soft_parts,
 )
 def context_decides(cases: Cases, run: Run, *, parts=_context_parts) -> np.ndarray:
-    """All-mask source, the first token given: D3 by enumeration at some t."""
+    """All-mask source, the first token given: D3 by enumeration, and the expert chosen by f."""
+    residuals = []
+    for when in ("early", "inside", "late"):
 
-    def truth(case: Case) -> tuple[np.ndarray, np.ndarray]:
-        joint, n = parts(case), case.shape.num_positions
-        at = case.token_path(case.kappa("inside"))
-        couplings = [
-            case.masked._replace(data=law / law.sum(), context=np.arange(n) == 0) for law in joint
-        ]
-        laws = np.stack([exact.marginal_path(c, at) for c in couplings])
-        return exact.expert_posterior(joint.sum(axis=1), laws)
+        def truth(case: Case, when: str = when) -> tuple[np.ndarray, ...]:
+            joint, n = parts(case), case.shape.num_positions
+            at, first = case.token_path(case.kappa(when)), np.arange(n) == 0
+            own = [case.masked._replace(data=law / law.sum(), context=first) for law in joint]
+            whole = case.masked._replace(data=joint.sum(axis=0), context=first)
+            paths = np.stack([exact.marginal_path(c, at) for c in own])
+            posteriors = np.stack([exact.posteriors(c, at)[0] for c in own])
+            gate, support = exact.expert_posterior(joint.sum(axis=1), paths)
+            return gate, support, posteriors, exact.posteriors(whole, at)[0]
 
-    gate, support = cases.each(truth)
-    num_parts = gate.shape[-1]
-    context = np.where(support, fields.states(cases)[:, :, 0], 0)
-    return gap(run(_context_gate, context % num_parts, num_experts=num_parts), gate, support)
+        gate, support, posteriors, posterior = cases.each(truth)
+        num_parts = gate.shape[-1]
+        part = np.where(support, fields.states(cases)[:, :, 0], 0) % num_parts
+        hard, chosen = run(_hard_routing, part, posteriors, num_experts=num_parts)
+        residuals += [gap(hard, gate, support), gap(chosen, posterior, support)]
+    return worst(*residuals)
+
+
+def _hard_routing(part: Array, posteriors: Array, *, num_experts: int) -> tuple[Array, Array]:
+    """`context_posterior` at every state, and the posterior that it picks."""
+    gate = jax.vmap(lambda k: experts.context_posterior(k, num_experts))(part)
+    return gate, jax.vmap(experts.mix_posteriors, in_axes=(0, 1))(gate, posteriors)

@@ -112,11 +112,12 @@ def _final_laws(posterior: Array, states: Array, pending: Array, *, num_states: 
 
 
 def _one_left(case: Case) -> int:
-    return case.shape.num_positions - 1
+    """A row of `order_table` whose last position has not begun, or is halfway."""
+    return 2 * (case.shape.num_positions - 1) + int(case.numbers[4] > 0.5)
 
 
 def _two_left(case: Case) -> int:
-    return max(case.shape.num_positions - 2, 0)
+    return max(_one_left(case) - 2, 0)
 
 
 @statement(

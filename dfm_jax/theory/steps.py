@@ -4,12 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dfm_jax import exact, steps
+from dfm_jax import exact, steps, velocities
 from dfm_jax.theory import fields
 from dfm_jax.theory.cases import Case, Cases
 from dfm_jax.theory.paths import one_pair
 from dfm_jax.theory.runs import Run
 from dfm_jax.theory.statement import excess, gap, statement, worst
+from dfm_jax.theory.velocities import any_field
 from dfm_jax.types import Array
 
 
@@ -20,17 +21,19 @@ def two_step_table(case: Case) -> np.ndarray:
 
 
 def order_table(case: Case) -> np.ndarray:
-    """One position at a step, in the case's order, written out by hand: [N + 1, N]."""
-    table = np.zeros((case.shape.num_positions + 1, case.shape.num_positions))
-    for step, position in enumerate(case.order):
-        table[step + 1 :, position] = 1.0
+    """One position at a step in the case's order, each halfway first: by hand, [2N + 1, N]."""
+    n = case.shape.num_positions
+    table = np.zeros((2 * n + 1, n))
+    for turn, position in enumerate(case.order):
+        table[2 * turn + 1, position] = case.numbers[6]
+        table[2 * turn + 2 :, position] = 1.0
     return table
 
 
 def paired_table(case: Case) -> np.ndarray:
-    """`order_table` whose first two positions move at once (N + 1 rows all the same)."""
+    """`order_table` whose first two positions wait, then move at once."""
     table = order_table(case)
-    table[1] = table[min(2, len(table) - 1)]
+    table[1 : min(4, len(table) - 1)] = 0.0
     return table
 
 
@@ -148,7 +151,7 @@ def chain_on_table(cases: Cases, table_of, masked: bool = False) -> tuple[np.nda
     stretch=1.5,
 )
 def valid_step(cases: Cases, run: Run, *, stretch: float = 1.0) -> np.ndarray:
-    """Q3's velocity on any table is valid: by `step_violation`, and read in NumPy."""
+    """Q3's velocity on any table is valid; of any field `step_violation` is what NumPy reads."""
     _laws, posteriors, table = chain_on_table(cases, two_step_table)
     velocity = stretch * run(velocities_of, posteriors, fields.states(cases), table)
     stay = np.eye(cases.shape.num_states)[fields.states(cases)][:, None]
@@ -157,7 +160,21 @@ def valid_step(cases: Cases, run: Run, *, stretch: float = 1.0) -> np.ndarray:
         run(_violations, velocity, fields.states(cases)),
         gap(law.sum(axis=-1), np.ones(law.shape[:-1])),
         excess(-law, np.zeros_like(law)),
+        _arbitrary_steps(cases, run),
     )
+
+
+def _step_violations(velocity: Array, states: Array) -> Array:
+    return jax.vmap(steps.step_violation)(velocity, states)
+
+
+def _arbitrary_steps(cases: Cases, run: Run) -> np.ndarray:
+    velocity = cases.each(any_field)
+    law = velocity + np.eye(cases.shape.num_states)[fields.states(cases)]
+    unbalanced = np.abs(velocity.sum(axis=-1)).max(axis=-1)
+    outside = np.maximum(-law, law - 1).max(axis=(-2, -1))
+    got = run(_step_violations, velocity, fields.states(cases))
+    return gap(got, np.maximum(unbalanced, outside))
 
 
 @statement(
@@ -173,7 +190,7 @@ def exact_finite_step(cases: Cases, run: Run, *, laws=step_laws) -> np.ndarray:
     s, n = cases.shape.num_states, cases.shape.num_positions
     table = cases.each(two_step_table)
     own = run(laws, cases.each(_pair_posteriors), fields.states(cases), table)
-    _laws, posteriors, _ = chain_on_table(cases, two_step_table)
+    laws_of_all, posteriors, _ = chain_on_table(cases, two_step_table)
     marginal = run(laws, posteriors, fields.states(cases), table)
 
     def truth(case: Case) -> np.ndarray:
@@ -184,16 +201,16 @@ def exact_finite_step(cases: Cases, run: Run, *, laws=step_laws) -> np.ndarray:
     def tokens(law: np.ndarray) -> np.ndarray:
         return np.stack([exact.marginal(law, (i,), s, n) for i in range(n)])
 
-    gaps = []
-    for law, kernel in zip(cases.each(truth), own, strict=True):
-        gaps.append(
-            max(np.abs(exact.push_forward(law[t], kernel[t]) - law[t + 1]).max() for t in (0, 1))
-        )
-    for i, (law, kernel) in enumerate(zip(_laws, marginal, strict=True)):
-        for t in (0, 1):
-            apart = tokens(exact.push_forward(law[t], kernel[t])) - tokens(law[t + 1])
-            gaps[i] = max(gaps[i], np.abs(apart).max())
-    return np.array(gaps)
+    whole = cases.each(truth)
+    after, tokens_after, tokens_then = [], [], []
+    for law, kernel in zip(whole, own, strict=True):
+        after.append([exact.push_forward(law[t], kernel[t]) for t in (0, 1)])
+    for law, kernel in zip(laws_of_all, marginal, strict=True):
+        tokens_after.append([tokens(exact.push_forward(law[t], kernel[t])) for t in (0, 1)])
+        tokens_then.append([tokens(law[t + 1]) for t in (0, 1)])
+    return worst(
+        gap(np.array(after), whole[:, 1:]), gap(np.array(tokens_after), np.array(tokens_then))
+    )
 
 
 @statement(
@@ -205,17 +222,24 @@ def exact_finite_step(cases: Cases, run: Run, *, laws=step_laws) -> np.ndarray:
     table_of=paired_table,
 )
 def discrete_continuity(cases: Cases, run: Run, *, table_of=order_table) -> np.ndarray:
-    """Along one-position tables in any order, any source and coupling."""
-    laws, posteriors, table = chain_on_table(cases, table_of)
-    velocity = run(velocities_of, posteriors, fields.states(cases), table)
-    change = np.diff(laws, axis=1)
-    flow = np.stack(
-        [
-            [exact.divergence(p, u) for p, u in zip(law[:-1], rows, strict=True)]
-            for law, rows in zip(laws, velocity, strict=True)
-        ]
-    )
-    return gap(change, -flow)
+    """Along one-position tables in any order, any source and coupling, all masks among them."""
+    residuals = []
+    for masked in (False, True):
+        laws, posteriors, table = chain_on_table(cases, table_of, masked)
+        velocity = run(velocities_of, posteriors, fields.states(cases), table)
+        outflow = run(_divergences, laws[:, :-1], velocity, fields.states(cases))
+        flow = np.stack(
+            [
+                [exact.divergence(p, u) for p, u in zip(law[:-1], rows, strict=True)]
+                for law, rows in zip(laws, velocity, strict=True)
+            ]
+        )
+        residuals.append(worst(gap(np.diff(laws, axis=1), -outflow), gap(outflow, flow)))
+    return worst(*residuals)
+
+
+def _divergences(law: Array, velocity: Array, states: Array) -> Array:
+    return jax.vmap(lambda p, u: velocities.divergence(p, u, states))(law, velocity)
 
 
 def _push(law: Array, kernels: Array, states: Array) -> Array:

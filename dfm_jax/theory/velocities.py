@@ -1,4 +1,4 @@
-"""V1, V3–V7, C1: velocities of the mixture path; continuity judged by `exact.divergence`."""
+"""V1, V3–V5, C1: velocities of the mixture path; continuity judged by `exact.divergence`."""
 
 from collections.abc import Callable
 
@@ -80,6 +80,26 @@ def on_support(cases: Cases, when: str, velocity: np.ndarray) -> np.ndarray:
     return np.where(support[:, :, None, None], velocity, 0.0)
 
 
+def any_field(case: Case) -> np.ndarray:
+    """No velocity at all: of each three states one row unbalanced, one negative, one too long."""
+    stay = np.eye(case.shape.num_states)[case.states]
+    rows = case.denoiser @ np.eye(case.shape.num_tokens, case.shape.num_states) - stay
+    kind = np.arange(len(rows))[:, None, None] % 3
+    return np.select([kind == 0, kind == 1, kind == 2], [rows - 0.3 * stay, -rows, 1.7 * rows])
+
+
+def _violations(fields_of: Array, states: Array) -> Array:
+    return jax.vmap(velocities.rate_violation)(fields_of, states)
+
+
+def _arbitrary_fields(cases: Cases, run: Run) -> np.ndarray:
+    velocity = cases.each(any_field)
+    here = np.eye(cases.shape.num_states)[fields.states(cases)]
+    unbalanced = np.abs(velocity.sum(axis=-1)).max(axis=-1)
+    negative = -np.where(here == 1, 0.0, velocity).min(axis=(-2, -1))
+    return gap(run(_violations, velocity, fields.states(cases)), np.maximum(unbalanced, negative))
+
+
 @statement(
     "V1",
     "Σ_v u_t^i(v, z) = 0, and u_t^i(v, z) ≥ 0 for v ≠ z^i",
@@ -89,7 +109,7 @@ def on_support(cases: Cases, when: str, velocity: np.ndarray) -> np.ndarray:
     sign=-1.0,
 )
 def rates(cases: Cases, run: Run, *, sign: float = 1.0) -> np.ndarray:
-    """`rate_violation` of V5's velocity agrees with row sums and signs taken in NumPy: none."""
+    """V5's velocity is a rate; of arbitrary fields `rate_violation` is what NumPy reads off."""
     velocity = sign * on_support(cases, "early", forward_field(cases, run, "early"))
     here = np.eye(cases.shape.num_states)[fields.states(cases)]
     off_diagonal = np.where(here == 1, 0.0, velocity)
@@ -97,6 +117,7 @@ def rates(cases: Cases, run: Run, *, sign: float = 1.0) -> np.ndarray:
         rate_violation(cases, run, velocity),
         gap(velocity.sum(axis=-1), np.zeros(velocity.shape[:-1])),
         excess(-off_diagonal, np.zeros_like(velocity)),
+        _arbitrary_fields(cases, run),
     )
 
 
@@ -201,54 +222,26 @@ def _prior(case: Case, when: str) -> np.ndarray:
     posterior=_prior,
 )
 def posterior_to_velocity(cases: Cases, run: Run, *, posterior=Case.posterior) -> np.ndarray:
-    """The marginal velocity of V4, by enumeration over pairs."""
+    """The marginal velocity of V4, by enumeration over pairs; and back to the posterior."""
     velocity = forward_field(cases, run, "early", posterior)
     law, slope = laws(cases, "early")
     truth = cases.each(lambda c: true_velocity(c, "early"))
-    return worst(gap(velocity, truth, law > 0), continuity(law, slope, velocity))
-
-
-@statement(
-    "V6",
-    "ǔ_t^i(v, z) = κ̇_t/κ_t [δ_{z^i}(v) − p_{0|t}^i(v | z)] solves C1; −ǔ is the rate",
-    source="DFM",
-    kind="identity",
-    falsifier="the other sign",
-    sign=-1.0,
-)
-def backward_velocity(cases: Cases, run: Run, *, sign: float = 1.0) -> np.ndarray:
-    """C1 with the same sign as V5, t = 1 included, and −ǔ has V1."""
-    velocity = sign * on_support(cases, "late", backward_field(cases, run, "late"))
-    law, slope = laws(cases, "late")
-    return worst(continuity(law, slope, velocity), rate_violation(cases, run, -velocity))
-
-
-def _corrected(u: Array, u_back: Array, alpha: Array, beta: Array) -> Array:
-    return jax.vmap(lambda f, b: velocities.corrected_velocity(f, b, alpha, beta))(u, u_back)
-
-
-@statement(
-    "V7",
-    "ū = α u − β ǔ: α − β = 1 generates p_t; α = β > 0 has div(p_t ū) = 0",
-    source="DFM",
-    kind="identity",
-    falsifier="α − β = 2",
-    surplus=2.0,
-)
-def corrector(cases: Cases, run: Run, *, surplus: float = 1.0) -> np.ndarray:
-    """Both kinds are rates; one moves p_t along its path, the other leaves it."""
-    law, slope = laws(cases, "inside")
-    u = on_support(cases, "inside", forward_field(cases, run, "inside"))
-    u_back = on_support(cases, "inside", backward_field(cases, run, "inside"))
-    beta = cases.each(lambda c: 2 * c.numbers[2])
-    moving = run(_corrected, u, u_back, beta + surplus, beta)
-    still = run(_corrected, u, u_back, beta, beta)
+    inside = forward_field(cases, run, "inside")
+    back = run(_inverse, inside, fields.states(cases), *fields.clock(cases, "inside"))
     return worst(
-        continuity(law, slope, moving),
-        continuity(law, np.zeros_like(slope), still),
-        rate_violation(cases, run, moving),
-        rate_violation(cases, run, still),
+        gap(velocity, truth, law > 0),
+        continuity(law, slope, velocity),
+        gap(back, cases.each(lambda c: c.posterior("inside"))),
     )
+
+
+def _inverse(velocity: Array, states: Array, t: Array, family: Array, exponent: Array) -> Array:
+    schedule, num_tokens = fields.schedule_of(family, exponent), velocity.shape[-1] - 1
+
+    def at(u: Array, z: Array) -> Array:
+        return velocities.velocity_to_posterior(u, z, t, schedule, num_tokens=num_tokens)
+
+    return jax.vmap(at)(velocity, states)
 
 
 def _divergences(law: Array, velocity: Array, states: Array) -> Array:
