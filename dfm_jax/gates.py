@@ -64,7 +64,7 @@ def fixed_share_update(
     check_interval("alpha", alpha, 0.0, 1.0)
     log_weights, alive = bayes_gate_update(state, log_probs)
     kept, shared = jnp.log1p(-alpha) + log_weights, jnp.log(alpha) + log_prior
-    return GateState(jnp.logaddexp(kept, shared), alive)
+    return GateState(jnp.where(alive, jnp.logaddexp(kept, shared), log_weights), alive)
 
 
 @typed
@@ -110,7 +110,8 @@ def last_token_gate(log_prior: Weights, token_log_probs: Float[Array, "N K"]) ->
     """
     start = gate_init(log_prior)
     rows = jax.vmap(bayes_gate_update, in_axes=(None, 0))(start, token_log_probs)
-    return _with_start(start, rows)
+    dead_so_far = jnp.cumsum(~rows.alive) > 0
+    return _with_start(start, rows._replace(alive=~dead_so_far))
 
 
 @typed

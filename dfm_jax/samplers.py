@@ -94,6 +94,7 @@ def shared_expert_log_prob(
 
     Equal to `mixed_step_law` if one position moves; else another law.
     """
+    check_tokens("x_next", x_next, step_laws.shape[-1])
     per_expert = jax.vmap(product_log_prob, in_axes=(None, 0))(x_next, step_laws)
     return mixture_log_prob(log_weights, per_expert)
 

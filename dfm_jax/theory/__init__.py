@@ -26,9 +26,13 @@ from dfm_jax.theory import (  # isort: skip  # noqa: F401
     experts,
     routing,
     decentral,
+    router_excess,
     accounting,
+    routers,
+    truncation,
     gates,
     samplers,
+    draws_of_experts,
 )
 from dfm_jax.theory.cases import Shape as Shape
 from dfm_jax.theory.ledger import equations as equations

@@ -9,7 +9,7 @@ from dfm_jax.theory import fields
 from dfm_jax.theory.cases import Case, Cases
 from dfm_jax.theory.experts import bayes, static
 from dfm_jax.theory.runs import Run
-from dfm_jax.theory.statement import excess, gap, statement, worst
+from dfm_jax.theory.statement import gap, statement, worst
 from dfm_jax.types import Array
 
 
@@ -45,13 +45,33 @@ def _gradient_together(logits: Array, parts: Array, weights: Array) -> Array:
 def experts_need_no_communication(
     cases: Cases, run: Run, *, gradient=_gradient_apart
 ) -> np.ndarray:
-    """autodiff of the objective against w_k (softmax(θ_k) − q_k), from each expert alone."""
+    """autodiff of the objective against w_k (softmax(θ_k) − q_k), from each expert alone.
+
+    And of the mixture trained as one: −Σ_x q(x) r̂_k(x) (δ_x − p̂_k), which needs all experts.
+    """
     logits = cases.each(lambda c: np.log(c.model_parts))
-    got = run(gradient, logits, cases.each(lambda c: c.parts), cases.each(lambda c: c.weights))
-    return gap(got, cases.each(lambda c: c.weights[:, None] * (c.model_parts - c.parts)))
+    parts, weights = cases.each(lambda c: c.parts), cases.each(lambda c: c.weights)
+
+    def together(case: Case) -> np.ndarray:
+        joint = case.weights[:, None] * case.model_parts
+        pull = case.data * joint / joint.sum(axis=0)  # q(x) r̂_k(x)
+        return pull.sum(axis=1, keepdims=True) * case.model_parts - pull
+
+    return worst(
+        gap(run(_apart, logits, parts, weights), cases.each(_value_apart)),
+        gap(
+            run(gradient, logits, parts, weights),
+            cases.each(lambda c: c.weights[:, None] * (c.model_parts - c.parts)),
+        ),
+        gap(run(_gradient_together, logits, parts, weights), cases.each(together)),
+    )
 
 
-def conditional_information(case: Case, joint: np.ndarray, given: np.ndarray) -> float:
+def _value_apart(case: Case) -> np.ndarray:
+    return -np.einsum("k,kx,kx->", case.weights, case.parts, np.log(case.model_parts))
+
+
+def conditional_information(joint: np.ndarray, given: np.ndarray) -> float:
     """I(X; K | C) of a joint [V^N, K], with `given` the value of C at each sequence."""
     total = 0.0
     for value in np.unique(given):
@@ -92,11 +112,37 @@ def gate_pays_back(cases: Cases, run: Run, *, paid: float = 1.0) -> np.ndarray:
             code = prefix_code(case, t + 1)
             merged = np.stack([joint[code == c].sum(axis=0) for c in np.unique(code)])
             prefix = np.unique(code) // case.shape.num_tokens
-            by_token += conditional_information(case, merged, prefix)
+            by_token += conditional_information(merged, prefix)
         return np.asarray(entropies), np.asarray(by_token)
 
     entropies, by_token = cases.each(truth)
-    return worst(gap(information, entropies), gap(information, by_token))
+    given = paid * run(_informations, *cases.each(given_first_token)[1:])
+    given = np.sum(cases.each(given_first_token)[0] * given, axis=-1)
+    return worst(
+        gap(information, entropies),
+        gap(information, by_token),
+        gap(given, cases.each(_information_given_first)),
+    )
+
+
+def _informations(log_weights: Array, log_laws: Array) -> Array:
+    return jax.vmap(accounting.part_information)(log_weights, log_laws)
+
+
+def given_first_token(case: Case) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The first token as a context c: q(c) [V], log P(k | c) [V, K], log q_k(x | c) [V, K, V^N]."""
+    first = case.tokens[:, 0][None] == np.arange(case.shape.num_tokens)[:, None]  # [V, X]
+    joint = case.weights[:, None] * case.parts * first[:, None]  # [V, K, X]
+    masses = joint.sum(axis=-1, keepdims=True)
+    totals = masses.sum(axis=1, keepdims=True)
+    prior = np.divide(masses, totals, out=np.zeros_like(masses), where=totals > 0)
+    laws = np.divide(joint, masses, out=np.zeros_like(joint), where=masses > 0)
+    return totals[:, 0, 0], fields.log(prior[..., 0]), fields.log(laws)
+
+
+def _information_given_first(case: Case) -> np.ndarray:
+    joint = (case.weights[:, None] * case.parts).T
+    return np.asarray(conditional_information(joint, case.tokens[:, 0]))
 
 
 def _router_gradient(log_router: Array, joint: Array) -> Array:
@@ -155,10 +201,10 @@ def _router_losses(log_router: Array) -> Array:
     return each(log_router, parts)
 
 
-def _objective_gradient(
+def _objective(
     log_experts: Array, log_router: Array, part_joint: Array, joint: Array, weights: Array
-) -> tuple[Array, Array]:
-    """∇J of tabular experts [K, Z, N, V] and router [Z, K]; part_joint is P(z, x_1^i = v | k)."""
+) -> tuple[Array, tuple[Array, Array]]:
+    """J, ∇J of tabular experts [K, Z, N, V], router [Z, K]; part_joint is P(z, x_1^i = v | k)."""
 
     def objective(experts_and_router: tuple[Array, Array]) -> Array:
         expert_logits, router_logits = experts_and_router
@@ -167,7 +213,7 @@ def _objective_gradient(
         router = jnp.sum(joint * _router_losses(jax.nn.log_softmax(router_logits, axis=-1)))
         return objectives.decentralised_loss(own, router, weights)
 
-    return jax.grad(objective)((log_experts, log_router))
+    return jax.value_and_grad(objective)((log_experts, log_router))
 
 
 def _mixed(gate: Array, posteriors: Array) -> Array:
@@ -183,71 +229,30 @@ def _mixed(gate: Array, posteriors: Array) -> Array:
     gate=static,
 )
 def decentralised_minimiser(cases: Cases, run: Run, *, gate=bayes) -> np.ndarray:
-    """At (posteriors of the parts, r) ∇J vanishes, and the mixture is the centre's posterior."""
+    """At (the parts' posteriors, r) ∇J = 0 and the mixture is the centre's; J, ∇J elsewhere."""
     parts = cases.each(lambda c: c.part_posteriors("inside"))
     law = cases.each(lambda c: c.part_paths("inside"))
     gates = cases.each(lambda c: gate(c, "inside"))
-    for_experts, for_router = run(
-        _objective_gradient,
-        _floor(parts),
-        _floor(gates),
-        law[..., None, None] * parts,
-        cases.each(_joint),
-        cases.each(lambda c: c.weights),
+    laws_of_parts = law[..., None, None] * parts
+    joint, weights = cases.each(_joint), cases.each(lambda c: c.weights)
+    _, (for_experts, for_router) = run(
+        _objective, _floor(parts), _floor(gates), laws_of_parts, joint, weights
     )
+    model, router = cases.each(any_experts), cases.each(lambda c: c.state_router)
+    value, (_, away) = run(_objective, np.log(model), np.log(router), laws_of_parts, joint, weights)
+    own = -np.einsum("ik,ikznv,ikznv->i", weights, laws_of_parts, np.log(model))
+    routing = -np.einsum("izk,izk->i", joint, np.log(router))
     support = cases.each(lambda c: c.path("inside")) > 0
     mixed = run(_mixed, gates, parts)
     return worst(
         gap(for_experts, np.zeros_like(for_experts)),
         gap(for_router, np.zeros_like(for_router)),
+        gap(value, own + routing),
+        gap(away, joint.sum(axis=-1, keepdims=True) * router - joint),
         gap(mixed, cases.each(lambda c: c.posterior("inside")), support),
     )
 
 
-def _bound(own: Array, router: Array, weights: Array, *, num_positions: int) -> Array:
-    return accounting.mixture_excess_bound(own, router, weights, num_positions)
-
-
-@statement(
-    "D14",
-    "L1 excess of Σ_k ρ̂_k p̂_k ≤ Σ_k w_k excess_k + N · (router excess)",
-    source="own",
-    kind="inequality",
-    falsifier="the router's term left out, experts exact",
-    routed=False,
-)
-def router_is_paid_per_token(cases: Cases, run: Run, *, routed: bool = True) -> np.ndarray:
-    """Any router at every state, with exact experts and with any experts."""
-
-    def truth(case: Case, model: np.ndarray) -> tuple[np.ndarray, ...]:
-        law, own = case.path("inside"), case.part_posteriors("inside")
-        model = np.broadcast_to(model, own.shape)
-        own_excess = np.einsum("kz,kzn->k", case.part_paths("inside"), exact.kl(own, model))
-        router = law @ exact.kl(bayes(case, "inside"), case.state_router)
-        mixed = np.einsum("zk,kznv->znv", case.state_router, model)
-        total = law @ exact.kl(case.posterior("inside"), mixed).sum(axis=-1)
-        return own_excess, np.asarray(router), np.asarray(total)
-
-    residuals = []
-    for model_of in (_exact_experts, _any_experts):
-        own, router, total = cases.each(lambda c, m=model_of: truth(c, m(c)))
-        bound = run(
-            _bound,
-            own,
-            router,
-            cases.each(lambda c: c.weights),
-            num_positions=cases.shape.num_positions if routed else 0,
-        )
-        residuals.append(excess(total, bound))
-    return worst(*residuals)
-
-
-def _exact_experts(case: Case) -> np.ndarray:
-    """p_{1|t}^k where expert k is defined, any law elsewhere: [K, Z, N, V]."""
-    alive = (case.part_paths("inside") > 0)[:, :, None, None]
-    return np.where(alive, case.part_posteriors("inside"), case.denoiser[None])
-
-
-def _any_experts(case: Case) -> np.ndarray:
-    """The same wrong model for all: [1, Z, N, V]."""
-    return case.denoiser[None]
+def any_experts(case: Case) -> np.ndarray:
+    """A wrong model of its own for every expert, full support: [K, Z, N, V]."""
+    return np.stack([np.roll(case.denoiser, k, axis=0) for k in range(len(case.weights))])

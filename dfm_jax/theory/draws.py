@@ -25,7 +25,7 @@ def _draw_case(rng: np.random.Generator, shape: Shape, generic: bool) -> Case:
     context = np.zeros(n, bool)
     if not generic and n > 1 and rng.random() < 0.5:
         context[rng.permutation(n)[: rng.integers(1, n)]] = True
-    inside = rng.uniform(0.2, 0.8)
+    inside = rng.uniform(0.2, 0.75)
     times = {
         "inside": inside,
         "early": 0.0 if at_the_ends else inside,

@@ -1,4 +1,4 @@
-"""B7–B10: what gates cost: top-1, jump processes, leakage, biased gates."""
+"""B8–B10: what gates cost: jump processes, leakage, biased gates."""
 
 import jax
 import jax.numpy as jnp
@@ -7,51 +7,10 @@ import numpy as np
 from dfm_jax import accounting, exact, gates, objectives
 from dfm_jax.theory import fields
 from dfm_jax.theory.cases import Case, Cases
-from dfm_jax.theory.routing import prefix_bayes, token_log_probs
+from dfm_jax.theory.routing import token_log_probs
 from dfm_jax.theory.runs import Run
 from dfm_jax.theory.statement import excess, gap, statement, worst
 from dfm_jax.types import Array
-
-
-def _top_one(gate: Array) -> tuple[Array, Array]:
-    """`hard_gate` at every prefix, and the variation bound 1 − max_k r_k: [X, N, K], [X, N]."""
-
-    def at(weights: Array) -> tuple[Array, Array]:
-        top = gates.hard_gate(weights)
-        return top, accounting.truncation_bound(weights, top).total_variation
-
-    return jax.vmap(jax.vmap(at))(gate)
-
-
-def _prefix_gate(case: Case) -> np.ndarray:
-    """r at every prefix, w where the prefix has mass 0: [V^N, N, K]."""
-    gate = prefix_bayes(case)
-    return np.where(gate.sum(axis=-1, keepdims=True) > 0, gate, case.weights)
-
-
-@statement(
-    "B7",
-    "exact experts, r = D7, per-token top-1: TV(q, top-1) ≤ Σ_t E_q[1 − max_k r_k]",
-    source="own",
-    kind="inequality",
-    falsifier="M taken after renormalisation",
-    before=False,
-)
-def top_one(cases: Cases, run: Run, *, before: bool = True) -> np.ndarray:
-    """The law of top-1 routing token by token, by enumeration."""
-    top, missing = run(_top_one, cases.each(_prefix_gate))
-    if not before:
-        _, missing = run(_top_one, top)
-
-    def variation(index: int, case: Case) -> np.ndarray:
-        mixed = np.einsum("xtk,xtkv->xtv", top[index], case.next_probs())
-        x = case.tokens[:, :, None]
-        law = np.prod(np.take_along_axis(mixed, x, axis=2)[..., 0], axis=1)
-        return np.asarray(0.5 * np.abs(case.data - law).sum())
-
-    data = cases.each(lambda c: c.data)
-    bound = np.einsum("ix,ixt->i", data, missing)
-    return excess(cases.each_numbered(variation), bound)
 
 
 def _rates(case: Case) -> tuple[np.ndarray, ...]:
@@ -63,7 +22,8 @@ def _rates(case: Case) -> tuple[np.ndarray, ...]:
         row = target / target.sum(axis=-1, keepdims=True)
         return strengths[:, None, None, None] * (row - eye)[None]
 
-    own = rate(0.5 + case.weights, flat)
+    target = np.where(flat == flat.min(axis=-1, keepdims=True), 0.0, flat)  # rates of 0 too
+    own = rate(0.5 + case.weights, target)
     model = rate(0.5 + case.model_weights, np.roll(flat, 1, axis=0) + 0.1)
     gate = case.state_router
     return own, model, gate, np.roll(gate, 1, axis=0)
@@ -117,7 +77,25 @@ def jump_processes(cases: Cases, run: Run, *, compensated: bool = True) -> np.nd
 
     left, right = cases.each_numbered(bound)
     split = excess(cost, by_expert) if compensated else 0 * left
-    return worst(excess(left, right), split)
+    return worst(excess(left, right), split, _costs_gap(cases, run, u, u_hat))
+
+
+def _costs_gap(cases: Cases, run: Run, u: np.ndarray, u_hat: np.ndarray) -> np.ndarray:
+    """`generalised_kl` per position against NumPy, +∞ where u > 0 = û: the roles exchanged too."""
+    states = fields.states(cases)
+    here = np.eye(cases.shape.num_states)[states] == 1
+    residuals = []
+    for a, b in ((u, u_hat), (u_hat, u)):
+        got = run(_position_costs, a, b, states)
+        a, b = np.where(here, 0.0, a), np.where(here, 0.0, b)
+        log_ratio = fields.log(a) - fields.log(np.where(a > 0, b, 1.0))
+        terms = np.where(a > 0, a * np.where(a > 0, log_ratio, 0.0), 0.0) - a + b
+        residuals.append(gap(got, terms.sum(axis=-1)))
+    return worst(*residuals)
+
+
+def _position_costs(u: Array, u_hat: Array, states: Array) -> Array:
+    return jax.vmap(objectives.generalised_kl)(u, u_hat, states)
 
 
 def _hard_joint(case: Case) -> np.ndarray:
@@ -164,9 +142,35 @@ def leakage(cases: Cases, run: Run, *, joint=_hard_joint) -> np.ndarray:
     nll = cases.each_numbered(lambda i, c: _prefix_nll(c, gate[i][:, :-1]))
     any_nll = cases.each(lambda c: _prefix_nll(c, c.router))
     entropy = cases.each(lambda c: exact.entropy(c.data))
+    masses, given, given_gain = cases.each(lambda c: _given_first_token(c, joint(c)))
+    given_leak = np.sum(masses * run(_entropies, given), axis=-1)
     return worst(
-        gap(gain, leak), gap(soft_gain, information), gap(nll, entropy), excess(entropy, any_nll)
+        gap(gain, leak),
+        gap(given_gain, given_leak),
+        gap(soft_gain, information),
+        gap(nll, entropy),
+        excess(entropy, any_nll),
     )
+
+
+def _given_first_token(case: Case, joint: np.ndarray) -> tuple[np.ndarray, ...]:
+    """The first token as context c: q(c), P(k | c), and H(X | c) − H(X | K, c) by enumeration."""
+    v, k = case.shape.num_tokens, joint.shape[1]
+    by_context = joint.reshape(v, -1, k)  # the first token is the slowest digit
+    masses, parts = by_context.sum(axis=(1, 2)), by_context.sum(axis=1)
+    given = np.divide(
+        parts, masses[:, None], out=np.full_like(parts, 1 / k), where=masses[:, None] > 0
+    )
+
+    def spread(p: np.ndarray) -> float:
+        return float(-(p * fields.log(np.where(p > 0, p, 1.0))).sum())
+
+    unrouted = spread(joint.sum(axis=1)) - spread(masses)
+    return masses, given, np.asarray(unrouted - (spread(joint) - spread(parts)))
+
+
+def _entropies(given: Array) -> Array:
+    return jax.vmap(accounting.oracle_leakage)(given)
 
 
 def _prefix_nll(case: Case, gate: np.ndarray) -> np.ndarray:
@@ -195,6 +199,24 @@ def _all_gates(log_masses: Array, token_log_probs: Array, alpha: Array) -> Array
         return jnp.stack([state.log_weights[:-1] for state in states])
 
     return jnp.moveaxis(jax.vmap(rows)(token_log_probs), 1, 0)
+
+
+def _gates_by_hand(case: Case) -> np.ndarray:
+    """The four gates, token by token in probabilities: [4, X, N, K]."""
+    probs, alpha = np.exp(token_log_probs(case)), case.numbers[4] / 3
+    rows = []
+    for kind in range(4):
+        gate = np.broadcast_to(case.weights, probs[:, 0].shape)
+        columns = []
+        for t in range(probs.shape[1]):
+            columns.append(gate)
+            prior = {0: gate, 1: gate, 2: case.weights, 3: gate}[kind]
+            joint = prior * (1.0 if kind == 1 else probs[:, t])
+            total = joint.sum(axis=-1, keepdims=True)
+            moved = np.divide(joint, total, out=np.array(gate, float), where=total > 0)
+            gate = (1 - alpha) * moved + alpha * case.weights if kind == 3 else moved
+        rows.append(np.stack(columns, axis=1))
+    return np.stack(rows)
 
 
 def _gate_costs(log_next: Array, log_gate: Array, log_next_probs: Array) -> Array:
@@ -234,7 +256,10 @@ def biased_gates(cases: Cases, run: Run, *, free_gate: int = 0) -> np.ndarray:
         return apart @ case.data[seen]
 
     distances = cases.each_numbered(distance)
+    by_hand = cases.each(_gates_by_hand)
+    possible = cases.each(lambda c: np.minimum.accumulate(c.prefix_law(c.data) > 0, axis=1)[:, :-1])
     return worst(
+        gap(np.exp(np.moveaxis(log_gates, 1, 3)), np.moveaxis(by_hand, 1, 3), possible),
         gap(expected, distances),
         gap(expected[:, free_gate], np.zeros(len(cases))),
         excess(np.zeros_like(expected), expected),

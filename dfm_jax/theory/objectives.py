@@ -1,5 +1,7 @@
 """L1, L4: which minimiser a loss has, and when two losses share it."""
 
+from functools import reduce
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,14 +32,13 @@ def _weight_of_data(case: Case) -> np.ndarray:
     return _any_weight(case) + 2.0 * (case.tokens == 0)[None]
 
 
-def state_data_law(case: Case, coupling: exact.Coupling, kappa: np.ndarray) -> np.ndarray:
-    """P(X_t = z, X_1 = x_1) by enumeration: [Z, V^N]."""
-    at, joint = case.token_path(kappa), exact.dense(coupling)
+def state_data_law(case: Case, kappa: np.ndarray) -> np.ndarray:
+    """P(X_t = z, X_1 = x_1) = Σ_{x_0} π(x_0, x_1) Π_i W^i(x_0^i, x_1^i, z^i), listed: [Z, V^N]."""
+    at = case.token_path(kappa)
     columns = []
-    for j, mass in enumerate(joint.sum(axis=0)):
-        column = np.zeros_like(joint)
-        column[:, j] = joint[:, j]
-        columns.append(exact.marginal_path(column / mass, at) * mass if mass else 0 * joint[:, 0])
+    for x_1, masses in zip(case.tokens, case.coupling.T, strict=True):
+        kernel = reduce(np.kron, [at[i, :, b] for i, b in enumerate(x_1)])  # [x_0, z]
+        columns.append(masses @ kernel)
     return np.stack(columns, axis=1)
 
 
@@ -57,16 +58,16 @@ def cross_entropy(cases: Cases, run: Run, *, weight=_any_weight) -> np.ndarray:
         log_truth = cases.each(lambda c, when=when: fields.log(c.posterior(when)))
         loss = run(_cross_entropies, log_model, fields.tokens(cases))
         best = run(_cross_entropies, log_truth, fields.tokens(cases))
-        joint = cases.each(lambda c, when=when: state_data_law(c, c.coupling, c.kappa(when)))
+        joint = cases.each(lambda c, when=when: state_data_law(c, c.kappa(when)))
         seen = (joint > 0)[..., None]
         more = np.where(seen, loss, 0.0) - np.where(seen, best, 0.0)
         got = np.sum(joint[..., None] * cases.each(weight) * more, axis=(1, 2, 3))
 
         def truth(case: Case, when: str = when) -> np.ndarray:
             apart = exact.kl(case.posterior(when), case.denoiser)  # [Z, N]
-            seen = state_data_law(case, case.coupling, case.kappa(when))
             # ω averaged over x_1 given the state: ω itself, if it is free of x_1.
-            return np.sum(np.einsum("zx,zxn->zn", seen, weight(case)) * apart)
+            law = state_data_law(case, case.kappa(when))
+            return np.sum(np.einsum("zx,zxn->zn", law, weight(case)) * apart)
 
         residuals.append(gap(got, cases.each(truth)))
     return worst(*residuals)

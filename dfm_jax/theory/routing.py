@@ -44,8 +44,13 @@ def next_tokens_mix(cases: Cases, run: Run, *, gate=prefix_bayes) -> np.ndarray:
 
 def token_log_probs(case: Case) -> np.ndarray:
     """log q_k(x^t | x^{<t}) of every sequence: [V^N, N, K]."""
-    x = case.tokens[:, :, None, None]
-    return fields.log(np.take_along_axis(case.next_probs(), x, axis=3)[..., 0])
+    return part_token_log_probs(case, case.parts)
+
+
+def part_token_log_probs(case: Case, parts: np.ndarray) -> np.ndarray:
+    """The same of any laws: [V^N, N, K]."""
+    laws = np.stack([case.conditionals(law) for law in parts], axis=2)
+    return fields.log(np.take_along_axis(laws, case.tokens[:, :, None, None], axis=3)[..., 0])
 
 
 def _bayes_rows(log_masses: Array, token_log_probs: Array) -> tuple[Array, Array]:
@@ -74,7 +79,7 @@ def bayes_gate(cases: Cases, run: Run, *, gate=_bayes_rows) -> np.ndarray:
     truth = cases.each(lambda c: last_live(c.prefix_posterior(), c.prefix_law(c.data) > 0))
 
     model_masses = cases.each(lambda c: np.log(c.model_weights))
-    model_tokens = cases.each(model_token_log_probs)
+    model_tokens = cases.each(lambda c: part_token_log_probs(c, c.model_parts))
     model_gate, _ = run(gate, model_masses, model_tokens)
     mixed = np.log(np.sum(np.exp(model_gate[:, :, :-1] + model_tokens), axis=-1)).sum(axis=-1)
     whole = cases.each(lambda c: np.log(c.model_weights @ c.model_parts))
@@ -105,13 +110,7 @@ def _after_prompt(log_prior: Array, token_log_probs: Array, *, gate) -> tuple[Ar
     return jax.vmap(one)(log_prior, token_log_probs)
 
 
-def model_token_log_probs(case: Case) -> np.ndarray:
-    """log q̂_k(x^t | x^{<t}) of every sequence under any experts: [V^N, N, K]."""
-    laws = np.stack([case.conditionals(law) for law in case.model_parts], axis=2)
-    return np.log(np.take_along_axis(laws, case.tokens[:, :, None, None], axis=3)[..., 0])
-
-
-def _context_parts(case: Case) -> np.ndarray:
+def context_parts(case: Case) -> np.ndarray:
     """Parts cut by the first token, k = x^0 mod K, and as many as there can be: [K', V^N]."""
     part = case.tokens[:, 0] % min(case.shape.num_experts, case.shape.num_tokens)
     law = case.model_parts[0]
@@ -120,7 +119,7 @@ def _context_parts(case: Case) -> np.ndarray:
 
 def _soft_parts(case: Case) -> np.ndarray:
     """Parts of the same masses that the context does not tell apart."""
-    masses = _context_parts(case).sum(axis=1)
+    masses = context_parts(case).sum(axis=1)
     return masses[:, None] * case.model_parts[: len(masses)]
 
 
@@ -132,7 +131,7 @@ def _soft_parts(case: Case) -> np.ndarray:
     falsifier="parts that the context does not determine",
     parts=_soft_parts,
 )
-def context_decides(cases: Cases, run: Run, *, parts=_context_parts) -> np.ndarray:
+def context_decides(cases: Cases, run: Run, *, parts=context_parts) -> np.ndarray:
     """All-mask source, the first token given: D3 by enumeration, and the expert chosen by f."""
     residuals = []
     for when in ("early", "inside", "late"):

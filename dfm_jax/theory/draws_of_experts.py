@@ -1,0 +1,140 @@
+"""S6, S7: drawing an expert instead of mixing them."""
+
+from itertools import product
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dfm_jax import exact, experts, gates, samplers, steps
+from dfm_jax.theory import fields
+from dfm_jax.theory.cases import Case, Cases
+from dfm_jax.theory.routing import part_token_log_probs
+from dfm_jax.theory.runs import Run
+from dfm_jax.theory.statement import gap, statement, worst
+from dfm_jax.types import Array
+
+
+def _mixed_laws(gate: Array, laws: Array) -> Array:
+    return jax.vmap(samplers.mixed_step_law, in_axes=(0, 1))(gate, laws)
+
+
+def _independent_kernel(gate: Array, laws: Array, states: Array) -> Array:
+    """One expert per position: the kernel of `mixed_step_law`, [Z, Z]."""
+    return steps.transition_matrix(_mixed_laws(gate, laws), states)
+
+
+def _mixed_velocity_kernel(gate: Array, velocity: Array, states: Array) -> Array:
+    """Q1's step of D4's mixture Σ_k r_k u^k, then Q5: [Z, Z]."""
+    mixed = jax.vmap(experts.mix_velocities, in_axes=(0, 1))(gate, velocity)
+    return steps.transition_matrix(jax.vmap(steps.step_law)(mixed, states), states)
+
+
+def _all_draws(case: Case) -> np.ndarray:
+    """Σ over (k^1, …, k^N) of Π_i r_{k^i}(z) times the kernel of those experts' steps: [Z, Z]."""
+    laws, gate, n = _expert_step_laws(case), case.state_router, case.shape.num_positions
+    total = np.zeros((len(case.states),) * 2)
+    for draw in product(range(len(laws)), repeat=n):
+        rows = np.stack([laws[k, :, i] for i, k in enumerate(draw)], axis=1)
+        chance = np.prod([gate[:, k] for k in draw], axis=0)
+        total += chance[None] * exact.kernel(rows)
+    return total
+
+
+def _shared_kernel(gate: Array, laws: Array, states: Array) -> Array:
+    """One expert for all positions of a step: [Z, Z]."""
+
+    def entry(x: Array, weights: Array, rows: Array) -> Array:
+        return samplers.shared_expert_log_prob(x, jnp.log(weights), rows)
+
+    from_z = jax.vmap(entry, in_axes=(None, 0, 1))
+    return jnp.exp(jax.vmap(from_z, in_axes=(0, None, None))(states, gate, laws))
+
+
+def _expert_step_laws(case: Case) -> np.ndarray:
+    """Any experts' step laws, full support: [K, Z, N, S]."""
+    flat = np.concatenate([case.denoiser, case.denoiser[..., :1]], axis=-1)
+    flat = flat / flat.sum(axis=-1, keepdims=True)
+    share = (0.2 + 0.6 * case.weights)[:, None, None, None]
+    return share * flat[None] + (1 - share) * np.roll(flat, 1, axis=0)[None]
+
+
+@statement(
+    "S6",
+    "one step of the mixed velocity = draw k^i ~ r(z, t) per position, then expert k^i's step",
+    source="own",
+    kind="identity",
+    falsifier="one shared k for positions that move together",
+    kernel=_shared_kernel,
+)
+def expert_per_position(cases: Cases, run: Run, *, kernel=_independent_kernel) -> np.ndarray:
+    """The kernel of all K^N draws, one by one, and of the mixed velocity's step."""
+    gate, laws = cases.each(lambda c: c.state_router), cases.each(_expert_step_laws)
+    states = fields.states(cases)
+    drawn = cases.each(_all_draws)
+
+    stay = np.eye(cases.shape.num_states)[states][:, None]
+    first = np.arange(cases.shape.num_positions)[:, None] == 0
+    alone = np.where(first, laws, stay)
+    return worst(
+        gap(run(kernel, gate, laws, states), drawn),
+        gap(run(_mixed_velocity_kernel, gate, laws - stay, states), drawn),
+        gap(
+            run(_shared_kernel, gate, alone, states), run(_independent_kernel, gate, alone, states)
+        ),
+    )
+
+
+def _token_wise(log_prior: Array, token_log_probs: Array, *, static: bool) -> Array:
+    """log Π_t Σ_k r_k(x^{<t}) q̂_k(x^t | x^{<t}) of one sequence."""
+    if static:
+        rows = gates.static_gate(log_prior, token_log_probs.shape[0]).log_weights
+    else:
+        rows = gates.bayes_gate(log_prior, token_log_probs).log_weights
+    return jnp.sum(jax.nn.logsumexp(rows[:-1] + token_log_probs, axis=-1))
+
+
+def _both_laws(log_prior: Array, token_log_probs: Array, *, static: bool) -> tuple[Array, Array]:
+    whole = jax.vmap(lambda rows: samplers.one_expert_log_prob(log_prior, jnp.sum(rows, axis=0)))
+    mixed = jax.vmap(lambda rows: _token_wise(log_prior, rows, static=static))
+    return jnp.exp(whole(token_log_probs)), jnp.exp(mixed(token_log_probs))
+
+
+@statement(
+    "S7",
+    "with D7 and one-position steps, draw k ~ r(c) once and keep it; with any other router, "
+    "draw k^i ~ ρ̂ per position and step",
+    source="own",
+    kind="identity",
+    falsifier="a static router, yet one expert kept",
+    static=True,
+)
+def one_expert(cases: Cases, run: Run, *, static: bool = False) -> np.ndarray:
+    """One kept expert against token-wise mixing, exact experts and any; any router's step."""
+    residuals = []
+    for weights_of, parts_of in ((_true, _true_parts), (_model, _model_parts)):
+        log_prior = cases.each(lambda c, f=weights_of: np.log(f(c)))
+        tokens = cases.each(lambda c, f=parts_of: part_token_log_probs(c, f(c)))
+        kept, mixed = run(_both_laws, log_prior, tokens, static=static)
+        law = cases.each(lambda c, w=weights_of, f=parts_of: w(c) @ f(c))
+        residuals += [gap(kept, law), gap(mixed, law)]
+    gate, laws = cases.each(lambda c: c.state_router), cases.each(_expert_step_laws)
+    per_position = run(_mixed_laws, gate, laws)
+    drawn = np.einsum("izk,ikzns->izns", gate, laws)
+    return worst(*residuals, gap(per_position, drawn))
+
+
+def _true(case: Case) -> np.ndarray:
+    return case.weights
+
+
+def _true_parts(case: Case) -> np.ndarray:
+    return case.parts
+
+
+def _model(case: Case) -> np.ndarray:
+    return case.model_weights
+
+
+def _model_parts(case: Case) -> np.ndarray:
+    return case.model_parts
