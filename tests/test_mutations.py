@@ -1,4 +1,4 @@
-"""The statements catch a wrong line: each mutation of the mathematics fails those named beside it."""
+"""The statements catch a wrong line: each mutation fails those that are named beside it."""
 
 import inspect
 import sys
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pytest
 
-from dfm_jax import experts, gates, objectives, paths, schedules, steps, velocities
+from dfm_jax import accounting, experts, gates, objectives, paths, schedules, steps, velocities
 from dfm_jax.theory import runs, verify
 
 
@@ -110,6 +110,94 @@ MUTATIONS = (
         "block_of[None, :] < block_of[:, None]",
         "block_of[None, :] <= block_of[:, None]",
         ("Q6",),
+    ),
+    Mutation(
+        "a check that lets every rate pass",
+        velocities,
+        "rate_violation",
+        "jnp.maximum(unbalanced, -jnp.min(off_diagonal))",
+        "0 * unbalanced",
+        ("V1",),
+    ),
+    Mutation(
+        "a check that lets every step pass",
+        steps,
+        "step_violation",
+        "jnp.max(jnp.stack([unbalanced, jnp.max(-law), jnp.max(law - 1)]))",
+        "0 * unbalanced",
+        ("Q2",),
+    ),
+    Mutation(
+        "a rate without the guard at κ = 0",
+        velocities,
+        "convex_velocity",
+        "alive = kappa_t > 0",
+        "alive = kappa_t >= 0",
+        ("V2",),
+    ),
+    Mutation(
+        "a loss that forgets p̂ at the current token",
+        objectives,
+        "generalised_kl_loss",
+        "stays + _at(log_posterior, x_1)",
+        "_at(log_posterior, x_1)",
+        ("L2",),
+    ),
+    Mutation(
+        "a divergence of the wrong size",
+        objectives,
+        "bregman_divergence",
+        "return phi(target)",
+        "return -7 * phi(target)",
+        ("L4",),
+    ),
+    Mutation(
+        "the router left out of the objective",
+        objectives,
+        "decentralised_loss",
+        "precision=HIGHEST) + router_loss",
+        "precision=HIGHEST)",
+        ("D12",),
+    ),
+    Mutation(
+        "a prompt counted as revealed",
+        objectives,
+        "any_order_loss",
+        "jnp.sum(~jnp.asarray(context), dtype=num_masked.dtype)",
+        "jnp.asarray(masked.shape[0], dtype=num_masked.dtype)",
+        ("L3",),
+    ),
+    Mutation(
+        "a dead gate that comes back",
+        gates,
+        "bayes_gate_update",
+        "state.alive & jnp.any",
+        "jnp.any",
+        ("D7",),
+    ),
+    Mutation(
+        "a nucleus of one expert too many",
+        gates,
+        "nucleus_gate",
+        "before < mass",
+        "before < mass + 0.2",
+        ("B6",),
+    ),
+    Mutation(
+        "a router paid less than once a token",
+        accounting,
+        "mixture_excess_bound",
+        "num_positions * router_excess",
+        "0.6 * num_positions * router_excess",
+        ("D14",),
+    ),
+    Mutation(
+        "half a variation bound",
+        accounting,
+        "variation_bound",
+        "gate + own",
+        "0.5 * gate + own",
+        ("B5",),
     ),
 )
 

@@ -5,7 +5,7 @@ import numpy as np
 from dfm_jax import exact
 from dfm_jax.theory.cases import FAMILIES, Case, Cases, Shape
 
-_HARD_LAWS = ("full", "zeros", "disjoint", "equal")
+_HARD_LAWS = ("full", "zeros", "holes", "disjoint", "equal")
 _HARD_SOURCES = ("dependent", "sparse", "masks", "uniform", "product", "context", "identity")
 
 
@@ -71,6 +71,9 @@ def _draw_parts(rng: np.random.Generator, kind: str, num_experts: int, size: int
     if kind == "zeros":
         kept = rng.random(parts.shape) < 0.5
         kept[np.arange(num_experts), place[np.arange(num_experts) % size]] = True
+    elif kind == "holes":  # the same zeros in all parts: prefixes that nothing can make
+        kept = np.broadcast_to(rng.random(size) < 0.4, parts.shape).copy()
+        kept[:, place[0]] = True
     else:  # disjoint, as far as there are sequences for all parts
         kept = place[None] % num_experts == np.arange(num_experts)[:, None] % size
     parts = np.where(kept, parts + 0.01, 0.0)

@@ -5,16 +5,9 @@ import numpy as np
 from dfm_jax import accounting, exact
 from dfm_jax.theory import fields
 from dfm_jax.theory.cases import Case, Cases
-from dfm_jax.theory.routing import context_parts, prefix_bayes
+from dfm_jax.theory.routing import context_parts, filled, prefix_bayes
 from dfm_jax.theory.runs import Run
 from dfm_jax.theory.statement import excess, gap, statement, worst
-
-
-def filled(case: Case, parts: np.ndarray) -> np.ndarray:
-    """Next-token laws [V^N, N, K, V]; the uniform one where an expert has never been."""
-    laws = np.stack([case.conditionals(law) for law in parts], axis=2)
-    never = laws.sum(axis=-1, keepdims=True) == 0
-    return np.where(never, 1 / case.shape.num_tokens, laws)
 
 
 def token_wise_law(case: Case, router: np.ndarray, next_probs: np.ndarray) -> np.ndarray:

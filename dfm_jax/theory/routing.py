@@ -49,8 +49,19 @@ def token_log_probs(case: Case) -> np.ndarray:
 
 def part_token_log_probs(case: Case, parts: np.ndarray) -> np.ndarray:
     """The same of any laws: [V^N, N, K]."""
+    return _read_off(case, np.stack([case.conditionals(law) for law in parts], axis=2))
+
+
+def _read_off(case: Case, next_probs: np.ndarray) -> np.ndarray:
+    x = case.tokens[:, :, None, None]
+    return fields.log(np.take_along_axis(next_probs, x, axis=3)[..., 0])
+
+
+def filled(case: Case, parts: np.ndarray) -> np.ndarray:
+    """Next-token laws [V^N, N, K, V]; where an expert has never been, some other law of its own."""
     laws = np.stack([case.conditionals(law) for law in parts], axis=2)
-    return fields.log(np.take_along_axis(laws, case.tokens[:, :, None, None], axis=3)[..., 0])
+    other = np.stack([case.conditionals(law) for law in case.model_parts], axis=2)
+    return np.where(laws.sum(axis=-1, keepdims=True) == 0, other[:, :, : len(parts)], laws)
 
 
 def _bayes_rows(log_masses: Array, token_log_probs: Array) -> tuple[Array, Array]:
@@ -73,7 +84,9 @@ def _last_token_rows(log_masses: Array, token_log_probs: Array) -> tuple[Array, 
 )
 def bayes_gate(cases: Cases, run: Run, *, gate=_bayes_rows) -> np.ndarray:
     """The gate and its flag against prefix masses, dead ones kept; mixed tokens; a prompt."""
-    log_masses, tokens = cases.each(log_masses_of), cases.each(token_log_probs)
+    log_masses = cases.each(log_masses_of)
+    # Experts answer off their support too: a dead gate must not listen.
+    tokens = cases.each(lambda c: _read_off(c, filled(c, c.parts)))
     log_gate, alive = run(gate, log_masses, tokens)
     possible = cases.each(lambda c: c.prefix_law(c.data)) > 0
     truth = cases.each(lambda c: last_live(c.prefix_posterior(), c.prefix_law(c.data) > 0))
