@@ -8,32 +8,7 @@ hypothesis broken, must not on generic cases. The oracle is `dfm_jax.exact`, whi
 with what it judges.
 """
 
-# Importing them enters their statements in the ledger.
-from dfm_jax.theory import (  # isort: skip  # noqa: F401
-    paths,
-    posteriors,
-    velocities,
-    correctors,
-    rates,
-    steps,
-    price,
-    autoregression,
-    prompts,
-    objectives,
-    bounds,
-    grids,
-    parts,
-    experts,
-    routing,
-    decentral,
-    router_excess,
-    accounting,
-    routers,
-    truncation,
-    gates,
-    samplers,
-    draws_of_experts,
-)
+from dfm_jax.theory import statements as statements
 from dfm_jax.theory.cases import Shape as Shape
 from dfm_jax.theory.ledger import equations as equations
 from dfm_jax.theory.statement import LEDGER as LEDGER

@@ -11,7 +11,7 @@ from dfm_jax.theory import fields
 from dfm_jax.theory.cases import Case, Cases
 from dfm_jax.theory.runs import Run
 from dfm_jax.theory.statement import excess, gap, statement, worst
-from dfm_jax.theory.steps import chain, chain_on_table, step_laws, two_step_table
+from dfm_jax.theory.statements.steps import chain, chain_on_table, step_laws, two_step_table
 from dfm_jax.types import Array
 
 

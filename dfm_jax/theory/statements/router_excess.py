@@ -4,10 +4,10 @@ import numpy as np
 
 from dfm_jax import accounting, exact
 from dfm_jax.theory.cases import Case, Cases
-from dfm_jax.theory.decentral import any_experts
-from dfm_jax.theory.experts import bayes
 from dfm_jax.theory.runs import Run
 from dfm_jax.theory.statement import excess, gap, statement, worst
+from dfm_jax.theory.statements.decentral import any_experts
+from dfm_jax.theory.statements.experts import bayes
 from dfm_jax.types import Array
 
 Excesses = tuple[np.ndarray, np.ndarray, np.ndarray]  # the experts' [K], the router's, the total

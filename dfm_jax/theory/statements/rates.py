@@ -13,10 +13,10 @@ import numpy as np
 from dfm_jax import exact, paths, velocities
 from dfm_jax.theory import fields
 from dfm_jax.theory.cases import Case, Cases
-from dfm_jax.theory.paths import distance_table, one_pair, token_law
 from dfm_jax.theory.runs import Run
 from dfm_jax.theory.statement import gap, statement, worst
-from dfm_jax.theory.velocities import continuity
+from dfm_jax.theory.statements.paths import distance_table, one_pair, token_law
+from dfm_jax.theory.statements.velocities import continuity
 from dfm_jax.types import Array, ArrayLike
 
 Form = Literal["convex", "optimal", "campbell", "closed"]

@@ -6,9 +6,9 @@ import numpy as np
 from dfm_jax import exact, experts, paths
 from dfm_jax.theory import fields
 from dfm_jax.theory.cases import Case, Cases
-from dfm_jax.theory.paths import coupled
 from dfm_jax.theory.runs import Run
 from dfm_jax.theory.statement import gap, statement, worst
+from dfm_jax.theory.statements.paths import coupled
 from dfm_jax.types import Array
 
 

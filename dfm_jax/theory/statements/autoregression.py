@@ -7,10 +7,10 @@ import numpy as np
 from dfm_jax import exact, paths, schedules, steps
 from dfm_jax.theory import fields
 from dfm_jax.theory.cases import Case, Cases
-from dfm_jax.theory.price import block_numbers
 from dfm_jax.theory.runs import Run
 from dfm_jax.theory.statement import gap, statement, worst
-from dfm_jax.theory.steps import chain, laws_of, velocities_of
+from dfm_jax.theory.statements.price import block_numbers
+from dfm_jax.theory.statements.steps import chain, laws_of, velocities_of
 from dfm_jax.types import Array
 
 

@@ -7,17 +7,17 @@ import numpy as np
 from dfm_jax import exact, experts
 from dfm_jax.theory import fields
 from dfm_jax.theory.cases import Case, Cases
-from dfm_jax.theory.rates import (
+from dfm_jax.theory.runs import Run
+from dfm_jax.theory.statement import gap, statement, worst
+from dfm_jax.theory.statements.rates import (
     convex_jumps,
     convex_truth,
     marginalised,
     metric_jumps,
     metric_truth,
 )
-from dfm_jax.theory.runs import Run
-from dfm_jax.theory.statement import gap, statement, worst
-from dfm_jax.theory.steps import step_laws
-from dfm_jax.theory.velocities import backward_field, continuity, laws, true_velocity
+from dfm_jax.theory.statements.steps import step_laws
+from dfm_jax.theory.statements.velocities import backward_field, continuity, laws, true_velocity
 from dfm_jax.types import Array
 
 

@@ -6,11 +6,11 @@ import numpy as np
 
 from dfm_jax import exact, objectives, schedules, steps
 from dfm_jax.theory import fields
-from dfm_jax.theory.bounds import at_states, masked_states, model_probs, subsets
 from dfm_jax.theory.cases import Case, Cases
 from dfm_jax.theory.runs import Run
 from dfm_jax.theory.statement import excess, gap, statement, worst
-from dfm_jax.theory.steps import laws_of, velocities_of
+from dfm_jax.theory.statements.bounds import at_states, masked_states, model_probs, subsets
+from dfm_jax.theory.statements.steps import laws_of, velocities_of
 from dfm_jax.types import Array
 
 

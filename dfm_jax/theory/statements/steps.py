@@ -7,10 +7,10 @@ import numpy as np
 from dfm_jax import exact, steps, velocities
 from dfm_jax.theory import fields
 from dfm_jax.theory.cases import Case, Cases
-from dfm_jax.theory.paths import one_pair
 from dfm_jax.theory.runs import Run
 from dfm_jax.theory.statement import excess, gap, statement, worst
-from dfm_jax.theory.velocities import any_field
+from dfm_jax.theory.statements.paths import one_pair
+from dfm_jax.theory.statements.velocities import any_field
 from dfm_jax.types import Array
 
 

@@ -7,10 +7,10 @@ import numpy as np
 from dfm_jax import exact, samplers, steps, velocities
 from dfm_jax.theory import fields
 from dfm_jax.theory.cases import Case, Cases
-from dfm_jax.theory.paths import one_pair
 from dfm_jax.theory.runs import Run
 from dfm_jax.theory.statement import gap, statement, worst
-from dfm_jax.theory.steps import (
+from dfm_jax.theory.statements.paths import one_pair
+from dfm_jax.theory.statements.steps import (
     chain,
     chain_on_table,
     order_table,
@@ -18,7 +18,7 @@ from dfm_jax.theory.steps import (
     step_laws,
     two_step_table,
 )
-from dfm_jax.theory.velocities import backward_field, forward_field, on_support
+from dfm_jax.theory.statements.velocities import backward_field, forward_field, on_support
 from dfm_jax.types import Array
 
 

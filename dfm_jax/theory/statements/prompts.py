@@ -6,10 +6,10 @@ import numpy as np
 
 from dfm_jax import exact, paths, schedules, steps
 from dfm_jax.theory import fields
-from dfm_jax.theory.autoregression import laws_on_table
 from dfm_jax.theory.cases import Case, Cases
 from dfm_jax.theory.runs import Run
 from dfm_jax.theory.statement import gap, statement, worst
+from dfm_jax.theory.statements.autoregression import laws_on_table
 from dfm_jax.types import Array
 
 

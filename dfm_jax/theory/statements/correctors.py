@@ -7,7 +7,7 @@ from dfm_jax import velocities
 from dfm_jax.theory.cases import Cases
 from dfm_jax.theory.runs import Run
 from dfm_jax.theory.statement import statement, worst
-from dfm_jax.theory.velocities import (
+from dfm_jax.theory.statements.velocities import (
     backward_field,
     continuity,
     forward_field,

@@ -9,9 +9,9 @@ import numpy as np
 from dfm_jax import exact, objectives, schedules, velocities
 from dfm_jax.theory import fields
 from dfm_jax.theory.cases import Case, Cases
-from dfm_jax.theory.objectives import state_data_law
 from dfm_jax.theory.runs import Run
 from dfm_jax.theory.statement import excess, gap, statement, worst
+from dfm_jax.theory.statements.objectives import state_data_law
 from dfm_jax.types import Array
 
 # Gauss nodes on [0, 1]: exact for polynomials up to degree 17.

@@ -5,9 +5,9 @@ import numpy as np
 from dfm_jax import accounting, exact
 from dfm_jax.theory import fields
 from dfm_jax.theory.cases import Case, Cases
-from dfm_jax.theory.routing import context_parts, filled, prefix_bayes
 from dfm_jax.theory.runs import Run
 from dfm_jax.theory.statement import excess, gap, statement, worst
+from dfm_jax.theory.statements.routing import context_parts, filled, prefix_bayes
 
 
 def token_wise_law(case: Case, router: np.ndarray, next_probs: np.ndarray) -> np.ndarray:

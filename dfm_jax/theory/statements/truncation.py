@@ -7,10 +7,10 @@ import numpy as np
 from dfm_jax import accounting, exact, experts, gates
 from dfm_jax.theory import fields
 from dfm_jax.theory.cases import Case, Cases
-from dfm_jax.theory.routers import token_wise_law
-from dfm_jax.theory.routing import filled, prefix_bayes
 from dfm_jax.theory.runs import Run
 from dfm_jax.theory.statement import excess, gap, statement, worst
+from dfm_jax.theory.statements.routers import token_wise_law
+from dfm_jax.theory.statements.routing import filled, prefix_bayes
 from dfm_jax.types import Array
 
 

@@ -9,9 +9,9 @@ import numpy as np
 from dfm_jax import exact, experts, gates, samplers, steps
 from dfm_jax.theory import fields
 from dfm_jax.theory.cases import Case, Cases
-from dfm_jax.theory.routing import part_token_log_probs
 from dfm_jax.theory.runs import Run
 from dfm_jax.theory.statement import gap, statement, worst
+from dfm_jax.theory.statements.routing import part_token_log_probs
 from dfm_jax.types import Array
 
 

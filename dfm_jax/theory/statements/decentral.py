@@ -7,9 +7,9 @@ import numpy as np
 from dfm_jax import accounting, exact, experts, objectives
 from dfm_jax.theory import fields
 from dfm_jax.theory.cases import Case, Cases
-from dfm_jax.theory.experts import bayes, static
 from dfm_jax.theory.runs import Run
 from dfm_jax.theory.statement import gap, statement, worst
+from dfm_jax.theory.statements.experts import bayes, static
 from dfm_jax.types import Array
 
 

@@ -1,0 +1,25 @@
+"""The statements themselves, one subject a file; importing them enters them in the ledger."""
+
+from dfm_jax.theory.statements import accounting as accounting
+from dfm_jax.theory.statements import autoregression as autoregression
+from dfm_jax.theory.statements import bounds as bounds
+from dfm_jax.theory.statements import correctors as correctors
+from dfm_jax.theory.statements import decentral as decentral
+from dfm_jax.theory.statements import drawn_experts as drawn_experts
+from dfm_jax.theory.statements import experts as experts
+from dfm_jax.theory.statements import gates as gates
+from dfm_jax.theory.statements import grids as grids
+from dfm_jax.theory.statements import objectives as objectives
+from dfm_jax.theory.statements import parts as parts
+from dfm_jax.theory.statements import paths as paths
+from dfm_jax.theory.statements import posteriors as posteriors
+from dfm_jax.theory.statements import price as price
+from dfm_jax.theory.statements import prompts as prompts
+from dfm_jax.theory.statements import rates as rates
+from dfm_jax.theory.statements import router_excess as router_excess
+from dfm_jax.theory.statements import routers as routers
+from dfm_jax.theory.statements import routing as routing
+from dfm_jax.theory.statements import samplers as samplers
+from dfm_jax.theory.statements import steps as steps
+from dfm_jax.theory.statements import truncation as truncation
+from dfm_jax.theory.statements import velocities as velocities
