@@ -23,7 +23,8 @@ _ROUNDING = 64  # how many float epsilons a sum of probabilities may miss 1 by, 
 def require(holds: ArrayLike, rule: str, value: Any) -> None:
     """Raise `ValueError("RULE; it is VALUE.")` unless `holds`; under tracing, a debug check."""
     if isinstance(holds, Tracer):
-        checkify.debug_check(jnp.all(holds), rule + "; it is {value}.", value=jnp.asarray(value))
+        # A copy: vmap inside jit would hand checkify a NumPy array, and index it with a tracer.
+        checkify.debug_check(jnp.all(holds), rule + "; it is {value}.", value=jnp.array(value))
     elif not np.all(holds):
         raise ValueError(f"{rule}; it is {_shown(value)}.")
 

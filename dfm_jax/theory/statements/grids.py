@@ -26,7 +26,7 @@ def _losses(log_probs: Array, x_1: Array, table: Array, *, mask_id: int, weighte
     return jax.vmap(at)(jnp.arange(table.shape[0] - 1))
 
 
-def prompted(case: Case, table: Array) -> np.ndarray:
+def prompted(case: Case, table: Array | np.ndarray) -> np.ndarray:
     """`with_context` for the case's own context."""
     return np.asarray(schedules.with_context(table, case.context), np.float64)
 

@@ -4,7 +4,7 @@ Two token paths that are not the mixture path: "convex", three base laws δ_{x_0
 support, δ_{x_1}; and "metric". On the mixture path V2, V8 and V9 all give V3 where they are read.
 """
 
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ from dfm_jax.theory.statements.paths import distance_table, one_pair, token_law
 from dfm_jax.theory.statements.velocities import continuity
 from dfm_jax.types import Array, ArrayLike
 
-Form = Literal["convex", "optimal", "campbell", "closed"]
+Form = str  # "convex", "optimal", "campbell", "closed"
 Truth = tuple[np.ndarray, np.ndarray, np.ndarray]  # p_t, ∂_t p_t, P(x_0^i, x_1^i | z)
 
 
