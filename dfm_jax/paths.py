@@ -121,7 +121,12 @@ def product_log_prob(x_t: Tokens, token_path: StateProbs) -> Scalar:
 
 @typed
 def sample_path(key: Key, token_path: StateProbs) -> Tokens:
-    """X_t ~ Π_i p_t^i(· | x_0, x_1), each position alone.   [P1]"""
+    """X_t ~ Π_i p_t^i(· | x_0, x_1), each position alone.   [P1]
+
+    Raises:
+        ValueError: if a row is no law: a row of zeros would draw id 0, one with a NaN the NaN's id.
+    """
+    check_law("token_path", token_path)
     # float32 logits and mode="high": the default Gumbel draw loses the tail beyond 16 nats.
     logits = jnp.log(token_path).astype(jnp.float32)
     return jax.random.categorical(key, logits, axis=-1, mode="high")

@@ -1,0 +1,1110 @@
+"""One contract for each public function of the mathematics: jit, vmap, pmap, grad, dtypes.
+
+`FUNCTIONS` holds, for each, arguments drawn from the interior of its domain. A new function without
+an entry fails. `test_precision` reads the same table.
+"""
+
+import functools
+import importlib
+import inspect
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_architecture import MATHEMATICS
+
+from dfm_jax import parallel, schedules
+from dfm_jax.gates import GateState
+
+ROOT = Path(__file__).parents[1]
+NAN, INF = np.nan, np.inf
+
+
+# ── the table ───────────────────────────────────────────────────────────────────────────────────
+
+
+class Sizes(NamedTuple):
+    """The axes of `dfm_jax.types`; alike where they may be: one shape, one eager compilation."""
+
+    N: int = 2
+    V: int = 3
+    K: int = 4
+    Z: int = 4
+    P: int = 4
+    T: int = 3
+    J: int = 4
+    D: int = 4
+
+    @property
+    def S(self) -> int:
+        return self.V + 1
+
+
+SMALL = Sizes()
+
+
+class Draw:
+    """Arrays of one example, in float64: strictly inside their domain, and no two alike."""
+
+    def __init__(self, sizes: Sizes, *seed: int):
+        self.sizes = sizes
+        self.rng = np.random.default_rng(seed)
+
+    def __getattr__(self, axis: str) -> int:
+        return getattr(self.sizes, axis)
+
+    def below(self, bound: int, *shape: int) -> np.ndarray:
+        return self.rng.integers(0, bound, shape)
+
+    def tokens(self, *rows: int) -> np.ndarray:
+        return self.below(self.V, *rows, self.N)
+
+    def states(self, *rows: int) -> np.ndarray:
+        return self.below(self.S, *rows, self.N)
+
+    def context(self) -> np.ndarray:
+        return self.rng.random(self.N) < 0.5
+
+    def law(self, *shape: int) -> np.ndarray:
+        weights = 0.2 + self.rng.random(shape)
+        return weights / weights.sum(axis=-1, keepdims=True)
+
+    def log_law(self, *shape: int) -> np.ndarray:
+        return np.log(self.law(*shape))
+
+    def unit(self, *shape: int) -> np.ndarray:
+        return np.asarray(self.rng.uniform(0.2, 0.8, shape))
+
+    def real(self, *shape: int) -> np.ndarray:
+        return np.asarray(self.rng.normal(size=shape))
+
+    def log_probs(self, *shape: int) -> np.ndarray:
+        return -2 * self.unit(*shape)
+
+    def velocity(self) -> np.ndarray:
+        return self.real(self.N, self.S)
+
+    def table(self) -> np.ndarray:
+        inner = np.sort(self.unit(self.T - 1, self.N), axis=0)
+        return np.concatenate([np.zeros((1, self.N)), inner, np.ones((1, self.N))])
+
+    def distances(self) -> np.ndarray:
+        one_way = 1 + self.unit(self.V, self.V)
+        return (one_way + one_way.T) * (1 - np.eye(self.V))
+
+    def partly_masked(self, x_1: np.ndarray) -> np.ndarray:
+        """A state that at least the first pair agrees with."""
+        return np.where(self.context(), x_1[0], self.V)
+
+    def key(self) -> np.ndarray:
+        """The data of a key: a key itself is built anew for each call, which consumes it."""
+        return self.rng.integers(0, 2**32, 2, np.uint32)
+
+
+class Function(NamedTuple):
+    """How to call one public function."""
+
+    # its arrays by name, one example
+    arrays: Callable[[Draw], dict[str, Any]]
+    # its Python arguments by name: schedules, counts, callables
+    python: Callable[[Sizes], dict[str, Any]] = lambda sizes: {}
+    # the arrays in which it has a derivative
+    grad: tuple[str, ...] = ()
+    # arrays on the border of the domain, put in the place of those above: no NaN may come of them
+    border: Callable[[Draw], dict[str, Any]] | None = None
+
+
+SCHEDULE = schedules.polynomial(2.0)
+
+
+def num_states(sizes: Sizes) -> dict[str, Any]:
+    return {"num_states": sizes.S}
+
+
+def num_tokens(sizes: Sizes) -> dict[str, Any]:
+    return {"num_tokens": sizes.V}
+
+
+def mask_id(sizes: Sizes) -> dict[str, Any]:
+    return {"mask_id": sizes.V}
+
+
+def scheduled(sizes: Sizes) -> dict[str, Any]:
+    return {"schedule": SCHEDULE}
+
+
+def scheduled_states(sizes: Sizes) -> dict[str, Any]:
+    return {"schedule": SCHEDULE, "num_states": sizes.S}
+
+
+def scheduled_tokens(sizes: Sizes) -> dict[str, Any]:
+    return {"schedule": SCHEDULE, "num_tokens": sizes.V}
+
+
+def softmax_path(sizes: Sizes) -> dict[str, Any]:
+    """A token path with full support at every t."""
+
+    def token_path(t):
+        scores = jnp.sin(jnp.arange(sizes.N * sizes.S, dtype=t.dtype) + 1)
+        return jax.nn.softmax(t * scores.reshape(sizes.N, sizes.S))
+
+    return {"token_path": token_path}
+
+
+def base_shares(sizes: Sizes) -> dict[str, Any]:
+    """κ_t^{i,j} > 0 of J base laws, the same at every position."""
+
+    def kappa(t):
+        shares = jnp.arange(1, sizes.J + 1, dtype=t.dtype) ** (1 + t)
+        return jnp.broadcast_to((shares / shares.sum())[:, None], (sizes.J, sizes.N))
+
+    return {"kappa": kappa}
+
+
+def half(d: Draw, axis: int) -> np.ndarray:
+    """A law of which the second half has mass 0."""
+    law = np.where(np.arange(axis) < axis // 2, d.law(axis), 0.0)
+    return law / law.sum()
+
+
+def log_half(d: Draw, axis: int) -> np.ndarray:
+    law = half(d, axis)
+    return np.log(law, out=np.full(axis, -INF), where=law > 0)
+
+
+def behind(law: np.ndarray, values: np.ndarray, filler: float = NAN) -> np.ndarray:
+    """The values, with something else where the law (or its logarithm) has no mass."""
+    none = (law == 0) | (law == -INF)
+    return np.where(none.reshape(none.shape + (1,) * (values.ndim - none.ndim)), filler, values)
+
+
+def point(d: Draw, *shape: int) -> np.ndarray:
+    """Laws with all their mass at 0."""
+    return np.broadcast_to(np.eye(shape[-1])[0], shape)
+
+
+def log_point(d: Draw, *shape: int) -> np.ndarray:
+    return np.where(point(d, *shape) == 1, 0.0, -INF)
+
+
+def pairs(d: Draw) -> dict[str, Any]:
+    return {
+        "x_t": d.states(),
+        "token_paths": d.law(d.P, d.N, d.S),
+        "log_coupling": d.log_law(d.P),
+    }
+
+
+def revealed(d: Draw) -> dict[str, Any]:
+    x_1 = d.tokens(d.P)
+    return {"x_t": d.partly_masked(x_1), "x_1": x_1, "log_data": d.log_law(d.P)}
+
+
+def experts_of(name: str, *axes: str) -> Callable[[Draw], dict[str, Any]]:
+    """Weights and one array per expert."""
+    return lambda d: {
+        "weights": d.law(d.K),
+        name: d.law(d.K, *(getattr(d, axis) for axis in axes)),
+    }
+
+
+def dead_experts_of(name: str, *axes: str) -> Callable[[Draw], dict[str, Any]]:
+    def arrays(d):
+        weights = half(d, d.K)
+        values = d.law(d.K, *(getattr(d, axis) for axis in axes))
+        return {"weights": weights, name: behind(weights, values)}
+
+    return arrays
+
+
+def log_experts_of(prior: str, name: str, *axes: str) -> Callable[[Draw], dict[str, Any]]:
+    return lambda d: {
+        prior: d.log_law(d.K),
+        name: d.log_probs(d.K, *(getattr(d, axis) for axis in axes)),
+    }
+
+
+def dead_log_experts_of(prior: str, name: str, *axes: str) -> Callable[[Draw], dict[str, Any]]:
+    def arrays(d):
+        log_weights = log_half(d, d.K)
+        values = d.log_probs(d.K, *(getattr(d, axis) for axis in axes))
+        return {prior: log_weights, name: behind(log_weights, values)}
+
+    return arrays
+
+
+def along_sequence(d: Draw) -> dict[str, Any]:
+    return {"log_prior": d.log_law(d.K), "token_log_probs": d.log_probs(d.N, d.K)}
+
+
+def dead_along_sequence(d: Draw) -> dict[str, Any]:
+    """An expert behind a prior of 0 that says NaN, and a last token that no expert could say."""
+    log_prior = log_half(d, d.K)
+    rows = behind(log_prior, d.log_probs(d.K, d.N)).T
+    return {"log_prior": log_prior, "token_log_probs": np.where(rows < 0, rows, NAN)}
+
+
+def impossible_last_token(d: Draw) -> dict[str, Any]:
+    rows = d.log_probs(d.N, d.K)
+    return {"token_log_probs": np.where(np.arange(d.N)[:, None] == d.N - 1, -INF, rows)}
+
+
+FUNCTIONS = {
+    "schedules.rate": Function(
+        lambda d: {"t": d.unit()}, scheduled, grad=("t",), border=lambda d: {"t": np.array(0.0)}
+    ),
+    "schedules.backward_rate": Function(
+        lambda d: {"t": d.unit()}, scheduled, grad=("t",), border=lambda d: {"t": np.array(1.0)}
+    ),
+    "schedules.with_context": Function(
+        lambda d: {"table": d.table(), "context": d.context()}, grad=("table",)
+    ),
+    "paths.point_mass": Function(lambda d: {"tokens": d.states()}, num_states),
+    "paths.pad_to_states": Function(
+        lambda d: {"probs": d.law(d.N, d.V)}, num_states, grad=("probs",)
+    ),
+    "paths.mask_source": Function(
+        lambda d: {"x_1": d.tokens(), "context": d.context()},
+        mask_id,
+        border=lambda d: {"context": np.ones(d.N, bool)},
+    ),
+    "paths.mixture_path": Function(
+        lambda d: {"x_0": d.states(), "x_1": d.tokens(), "kappa_t": d.unit(d.N)},
+        num_states,
+        grad=("kappa_t",),
+        border=lambda d: {"kappa_t": np.arange(d.N) / (d.N - 1)},
+    ),
+    "paths.convex_path": Function(
+        lambda d: {"base_laws": d.law(d.J, d.N, d.S), "kappa_t": d.law(d.N, d.J).T},
+        grad=("base_laws", "kappa_t"),
+        border=lambda d: {"kappa_t": point(d, d.N, d.J).T},
+    ),
+    "paths.metric_path": Function(
+        lambda d: {"x_1": d.tokens(), "distances": d.distances(), "beta_t": d.unit()},
+        grad=("beta_t",),
+        border=lambda d: {"beta_t": np.array(INF)},
+    ),
+    "paths.product_log_prob": Function(
+        lambda d: {"x_t": d.states(), "token_path": d.law(d.N, d.S)},
+        grad=("token_path",),
+        border=lambda d: {"token_path": point(d, d.N, d.S)},
+    ),
+    "paths.sample_path": Function(
+        lambda d: {"key": d.key(), "token_path": d.law(d.N, d.S)},
+        border=lambda d: {"token_path": point(d, d.N, d.S)},
+    ),
+    "paths.marginal_log_prob": Function(
+        pairs,
+        grad=("token_paths", "log_coupling"),
+        border=lambda d: {"log_coupling": log_half(d, d.P)},
+    ),
+    "paths.pair_posterior": Function(
+        pairs,
+        grad=("token_paths", "log_coupling"),
+        border=lambda d: {"log_coupling": log_half(d, d.P)},
+    ),
+    "paths.token_posterior": Function(
+        lambda d: {"pair_probs": d.law(d.P), "tokens": d.tokens(d.P)},
+        num_tokens,
+        grad=("pair_probs",),
+        border=lambda d: {"pair_probs": point(d, d.P)},
+    ),
+    "paths.revealed_log_prob": Function(
+        revealed, mask_id, grad=("log_data",), border=lambda d: {"log_data": log_point(d, d.P)}
+    ),
+    "paths.revealed_posterior": Function(
+        revealed, mask_id, grad=("log_data",), border=lambda d: {"log_data": log_point(d, d.P)}
+    ),
+    "velocities.rate_violation": Function(
+        lambda d: {"velocity": d.velocity(), "x_t": d.states()},
+        grad=("velocity",),
+        border=lambda d: {"velocity": np.zeros((d.N, d.S))},
+    ),
+    "velocities.mixture_velocity": Function(
+        lambda d: {"x_t": d.states(), "x_1": d.tokens(), "t": d.unit()},
+        scheduled_states,
+        grad=("t",),
+        border=lambda d: {"t": np.array(0.0)},
+    ),
+    "velocities.posterior_to_velocity": Function(
+        lambda d: {"posterior": d.law(d.N, d.V), "x_t": d.states(), "t": d.unit()},
+        scheduled_states,
+        grad=("posterior", "t"),
+        border=lambda d: {"posterior": point(d, d.N, d.V), "t": np.array(0.0)},
+    ),
+    "velocities.velocity_to_posterior": Function(
+        lambda d: {"velocity": d.velocity(), "x_t": d.states(), "t": d.unit()},
+        scheduled_tokens,
+        grad=("velocity", "t"),
+        border=lambda d: {"velocity": np.zeros((d.N, d.S))},
+    ),
+    "velocities.backward_velocity": Function(
+        lambda d: {"posterior_0": d.law(d.N, d.S), "x_t": d.states(), "t": d.unit()},
+        scheduled,
+        grad=("posterior_0", "t"),
+        border=lambda d: {"t": np.array(1.0)},
+    ),
+    "velocities.corrected_velocity": Function(
+        lambda d: {
+            "forward": d.velocity(),
+            "backward": d.velocity(),
+            "alpha": d.unit(),
+            "beta": d.unit(),
+        },
+        grad=("forward", "backward", "alpha", "beta"),
+        border=lambda d: {"beta": np.array(0.0)},
+    ),
+    "velocities.convex_velocity": Function(
+        lambda d: {"base_laws": d.law(d.J, d.N, d.S), "x_t": d.states(), "t": d.unit()},
+        base_shares,
+        grad=("base_laws", "t"),
+    ),
+    "velocities.kinetic_optimal_velocity": Function(
+        lambda d: {"x_t": d.states(), "t": d.unit()}, softmax_path, grad=("t",)
+    ),
+    "velocities.metric_velocity": Function(
+        lambda d: {
+            "x_t": d.tokens(),
+            "x_1": d.tokens(),
+            "t": d.unit(),
+            "distances": d.distances(),
+        },
+        lambda sizes: {"beta": lambda t: t / (1 - t)},
+        grad=("t",),
+        border=lambda d: {"t": np.array(0.0)},
+    ),
+    "velocities.campbell_velocity": Function(
+        lambda d: {"x_t": d.states(), "t": d.unit()}, softmax_path, grad=("t",)
+    ),
+    "velocities.expectation": Function(
+        lambda d: {"weights": d.law(d.P), "values": d.real(d.P, d.N, d.S)},
+        grad=("weights", "values"),
+        border=lambda d: {
+            "weights": (weights := half(d, d.P)),
+            "values": behind(weights, d.real(d.P, d.N, d.S)),
+        },
+    ),
+    "velocities.divergence": Function(
+        lambda d: {
+            "law": d.law(d.Z),
+            "velocity": d.real(d.Z, d.N, d.S),
+            "states": d.states(d.Z),
+        },
+        grad=("law", "velocity"),
+        border=lambda d: {
+            "law": (law := half(d, d.Z)),
+            "velocity": behind(law, d.real(d.Z, d.N, d.S)),
+        },
+    ),
+    "steps.step_size": Function(
+        lambda d: {"table": d.table(), "t": d.below(d.T)},
+        grad=("table",),
+        border=lambda d: {"table": np.tri(d.T + 1, d.N, -1), "t": np.array(d.T - 1)},
+    ),
+    "steps.exact_step_velocity": Function(
+        lambda d: {"posterior": d.law(d.N, d.V), "x_t": d.states(), "step_size": d.unit(d.N)},
+        num_states,
+        grad=("posterior", "step_size"),
+        border=lambda d: {"step_size": np.arange(d.N) / (d.N - 1)},
+    ),
+    "steps.step_law": Function(
+        lambda d: {"velocity": d.velocity(), "x_t": d.states()}, grad=("velocity",)
+    ),
+    "steps.step_violation": Function(
+        lambda d: {"velocity": d.velocity(), "x_t": d.states()}, grad=("velocity",)
+    ),
+    "steps.transition_matrix": Function(
+        lambda d: {"step_laws": d.law(d.Z, d.N, d.S), "states": d.states(d.Z)},
+        grad=("step_laws",),
+        border=lambda d: {"step_laws": point(d, d.Z, d.N, d.S)},
+    ),
+    "steps.push_forward": Function(
+        lambda d: {
+            "law": d.law(d.Z),
+            "step_laws": d.law(d.Z, d.N, d.S),
+            "states": d.states(d.Z),
+        },
+        grad=("law", "step_laws"),
+        border=lambda d: {
+            "law": (law := half(d, d.Z)),
+            "step_laws": behind(law, d.law(d.Z, d.N, d.S)),
+        },
+    ),
+    "steps.next_token_velocity": Function(
+        lambda d: {"next_token_probs": d.law(d.V), "x_t": d.states(), "t": d.below(d.N)},
+        num_states,
+        grad=("next_token_probs",),
+        border=lambda d: {"next_token_probs": point(d, d.V), "t": np.array(d.N - 1)},
+    ),
+    "steps.parallel_log_prob": Function(
+        lambda d: {
+            "states": (states := d.tokens(d.Z)),
+            "x": states[0],
+            "block_of": d.rng.permutation(d.N),
+            "log_law": d.log_law(d.Z),
+        },
+        grad=("log_law",),
+        border=lambda d: {"log_law": np.roll(log_point(d, d.Z), 1)},
+    ),
+    "steps.total_correlation": Function(
+        # every token at every position: a marginal of 0 is on the border
+        lambda d: {
+            "law": d.law(d.Z),
+            "states": (np.arange(d.Z)[:, None] + d.below(d.V, d.N)) % d.V,
+        },
+        num_tokens,
+        grad=("law",),
+        border=lambda d: {"law": point(d, d.Z)},
+    ),
+    "experts.mixture_log_prob": Function(
+        log_experts_of("log_weights", "log_probs", "N"),
+        grad=("log_weights", "log_probs"),
+        border=dead_log_experts_of("log_weights", "log_probs", "N"),
+    ),
+    "experts.expert_posterior": Function(
+        log_experts_of("log_prior", "log_p_t"),
+        grad=("log_p_t", "log_prior"),
+        border=dead_log_experts_of("log_prior", "log_p_t"),
+    ),
+    "experts.mix_velocities": Function(
+        experts_of("velocities", "N", "S"),
+        grad=("weights", "velocities"),
+        border=dead_experts_of("velocities", "N", "S"),
+    ),
+    "experts.mix_posteriors": Function(
+        experts_of("posteriors", "N", "V"),
+        grad=("weights", "posteriors"),
+        border=dead_experts_of("posteriors", "N", "V"),
+    ),
+    "experts.mix_log_probs": Function(
+        log_experts_of("log_weights", "log_probs", "N", "V"),
+        grad=("log_weights", "log_probs"),
+        border=dead_log_experts_of("log_weights", "log_probs", "N", "V"),
+    ),
+    "experts.context_posterior": Function(
+        lambda d: {"part": d.below(d.K)},
+        lambda sizes: {"num_experts": sizes.K},
+        border=lambda d: {"part": np.array(d.K - 1)},
+    ),
+    "gates.gate_init": Function(
+        lambda d: {"log_prior": d.log_probs(d.K)},
+        grad=("log_prior",),
+        border=lambda d: {"log_prior": log_half(d, d.K)},
+    ),
+    "gates.bayes_gate_update": Function(
+        lambda d: {
+            "state": GateState(d.log_law(d.K), np.array(True)),
+            "log_probs": d.log_probs(d.K),
+        },
+        grad=("log_probs",),
+        border=lambda d: {
+            "state": GateState(weights := log_half(d, d.K), np.array(True)),
+            "log_probs": behind(weights, d.log_probs(d.K)),
+        },
+    ),
+    "gates.fixed_share_update": Function(
+        lambda d: {
+            "state": GateState(d.log_law(d.K), np.array(True)),
+            "log_probs": d.log_probs(d.K),
+            "log_prior": d.log_law(d.K),
+            "alpha": d.unit(),
+        },
+        grad=("log_probs", "log_prior", "alpha"),
+        border=lambda d: {"log_prior": log_half(d, d.K), "alpha": np.array(1.0)},
+    ),
+    "gates.bayes_gate": Function(
+        along_sequence, grad=("log_prior", "token_log_probs"), border=dead_along_sequence
+    ),
+    "gates.fixed_share_gate": Function(
+        lambda d: along_sequence(d) | {"alpha": d.unit()},
+        grad=("log_prior", "token_log_probs", "alpha"),
+        border=lambda d: dead_along_sequence(d) | {"alpha": np.array(0.0)},
+    ),
+    "gates.static_gate": Function(
+        lambda d: {"log_prior": d.log_probs(d.K)},
+        lambda sizes: {"num_positions": sizes.N},
+        grad=("log_prior",),
+        border=lambda d: {"log_prior": log_half(d, d.K)},
+    ),
+    "gates.last_token_gate": Function(
+        along_sequence, grad=("log_prior", "token_log_probs"), border=impossible_last_token
+    ),
+    "gates.centroid_gate": Function(
+        lambda d: {
+            "features": d.real(d.D),
+            "centroids": d.real(d.K, d.D),
+            "temperature": d.unit(),
+        },
+        grad=("features", "centroids", "temperature"),
+        border=lambda d: {"temperature": np.array(1e-30)},
+    ),
+    "gates.top_k_gate": Function(
+        lambda d: {"weights": d.law(d.K)},
+        lambda sizes: {"count": 2},
+        grad=("weights",),
+        border=lambda d: {"weights": point(d, d.K)},
+    ),
+    "gates.nucleus_gate": Function(
+        lambda d: {"weights": d.law(d.K), "mass": d.unit()},
+        grad=("weights",),
+        border=lambda d: {"weights": point(d, d.K), "mass": np.array(1.0)},
+    ),
+    "gates.hard_gate": Function(
+        lambda d: {"weights": d.law(d.K)},
+        grad=("weights",),
+        border=lambda d: {"weights": np.full(d.K, 1 / d.K)},
+    ),
+    "objectives.cross_entropy_loss": Function(
+        lambda d: {"log_probs": d.log_law(d.N, d.V), "x_1": d.tokens()},
+        grad=("log_probs",),
+        border=lambda d: {"log_probs": log_point(d, d.N, d.V)},
+    ),
+    "objectives.generalised_kl_loss": Function(
+        lambda d: {
+            "log_posterior": d.log_law(d.N, d.V),
+            "x_1": d.tokens(),
+            "x_t": d.states(),
+            "t": d.unit(),
+        },
+        scheduled,
+        grad=("log_posterior", "t"),
+        border=lambda d: {
+            "x_1": (x := d.tokens()),
+            "x_t": x,
+            "log_posterior": log_point(d, d.N, d.V),
+        },
+    ),
+    "objectives.generalised_kl": Function(
+        lambda d: {
+            "velocity": d.unit(d.N, d.S),
+            "model": d.unit(d.N, d.S),
+            "x_t": d.states(),
+        },
+        grad=("velocity", "model"),
+        border=lambda d: {"velocity": point(d, d.N, d.S), "model": np.zeros((d.N, d.S))},
+    ),
+    "objectives.any_order_log_weight": Function(
+        lambda d: {"num_revealed": d.unit(), "num_masked": 1 + d.unit()},
+        grad=("num_revealed", "num_masked"),
+        border=lambda d: {"num_revealed": np.array(0.0), "num_masked": np.array(1.0)},
+    ),
+    "objectives.any_order_loss": Function(
+        lambda d: {
+            "log_posterior": d.log_law(d.N, d.V),
+            "x_1": d.tokens(),
+            "x_t": d.states(),
+            "context": np.zeros(d.N, bool),
+        },
+        mask_id,
+        grad=("log_posterior",),
+        border=lambda d: {"x_t": d.tokens(), "log_posterior": log_point(d, d.N, d.V)},
+    ),
+    "objectives.step_loss": Function(
+        lambda d: {
+            "log_posterior": d.log_law(d.N, d.V),
+            "x_1": d.tokens(),
+            "x_t": d.states(),
+            "step_size": d.unit(d.N),
+        },
+        mask_id,
+        grad=("log_posterior", "step_size"),
+        border=lambda d: {"step_size": np.zeros(d.N), "log_posterior": log_point(d, d.N, d.V)},
+    ),
+    "objectives.bregman_divergence": Function(
+        lambda d: {"target": d.unit(d.N, d.V), "model": d.unit(d.N, d.V)},
+        lambda sizes: {"phi": lambda x: jnp.sum(x * jnp.log(x))},
+        grad=("target", "model"),
+    ),
+    "objectives.router_loss": Function(
+        lambda d: {"log_router": d.log_law(d.K), "part": d.below(d.K)},
+        grad=("log_router",),
+        border=lambda d: {"log_router": log_point(d, d.K)},
+    ),
+    "objectives.decentralised_loss": Function(
+        lambda d: {"expert_losses": d.unit(d.K), "router_loss": d.unit(), "weights": d.law(d.K)},
+        grad=("expert_losses", "router_loss", "weights"),
+        border=lambda d: {"weights": point(d, d.K)},
+    ),
+    "samplers.autoregressive_log_prob": Function(
+        lambda d: {"x": d.tokens(), "next_log_probs": d.log_law(d.N, d.V)},
+        grad=("next_log_probs",),
+        border=lambda d: {"next_log_probs": log_point(d, d.N, d.V)},
+    ),
+    "samplers.final_step_law": Function(
+        lambda d: {"posterior": d.law(d.N, d.V), "x_t": d.states(), "pending": d.context()},
+        num_states,
+        grad=("posterior",),
+        border=lambda d: {"posterior": np.full((d.N, d.V), NAN), "pending": np.zeros(d.N, bool)},
+    ),
+    "samplers.one_position_step_law": Function(
+        lambda d: {
+            "velocity": d.velocity(),
+            "x_t": d.states(),
+            "position": d.below(d.N),
+            "size": d.unit(),
+        },
+        grad=("velocity", "size"),
+        border=lambda d: {"position": np.array(d.N - 1), "size": np.array(0.0)},
+    ),
+    "samplers.mixed_step_law": Function(
+        experts_of("step_laws", "N", "S"),
+        grad=("weights", "step_laws"),
+        border=dead_experts_of("step_laws", "N", "S"),
+    ),
+    "samplers.shared_expert_log_prob": Function(
+        lambda d: {
+            "x_next": d.states(),
+            "log_weights": d.log_law(d.K),
+            "step_laws": d.law(d.K, d.N, d.S),
+        },
+        grad=("log_weights", "step_laws"),
+        border=lambda d: {
+            "log_weights": (weights := log_half(d, d.K)),
+            "step_laws": behind(weights, d.law(d.K, d.N, d.S)),
+        },
+    ),
+    "samplers.one_expert_log_prob": Function(
+        log_experts_of("log_prior", "sequence_log_probs"),
+        grad=("log_prior", "sequence_log_probs"),
+        border=dead_log_experts_of("log_prior", "sequence_log_probs"),
+    ),
+    "accounting.kl_divergence": Function(
+        lambda d: {"log_p": d.log_law(d.Z), "log_q": d.log_law(d.Z)},
+        grad=("log_p", "log_q"),
+        border=lambda d: {"log_p": log_half(d, d.Z), "log_q": log_half(d, d.Z)},
+    ),
+    "accounting.total_variation": Function(
+        lambda d: {"p": d.law(d.Z), "q": d.law(d.Z)}, grad=("p", "q")
+    ),
+    "accounting.routing_cost": Function(
+        lambda d: {
+            "log_prior": d.log_law(d.K),
+            "log_probs": d.log_probs(d.K),
+            "expert": d.below(d.K),
+        },
+        grad=("log_prior", "log_probs"),
+        border=lambda d: {"log_probs": log_point(d, d.K)},
+    ),
+    "accounting.best_expert_bound": Function(
+        log_experts_of("log_prior", "log_probs"),
+        grad=("log_prior", "log_probs"),
+        border=lambda d: {"log_prior": log_half(d, d.K)},
+    ),
+    "accounting.ensemble_split": Function(
+        lambda d: {
+            "log_weights": d.log_law(d.K),
+            "log_laws": d.log_law(d.K, d.Z),
+            "log_model_weights": d.log_law(d.K),
+            "log_model_laws": d.log_law(d.K, d.Z),
+        },
+        grad=("log_weights", "log_laws", "log_model_weights", "log_model_laws"),
+        border=lambda d: {
+            "log_weights": (weights := log_half(d, d.K)),
+            "log_laws": behind(weights, d.log_law(d.K, d.Z)),
+        },
+    ),
+    "accounting.router_cost": Function(
+        lambda d: {
+            "log_law": d.log_law(d.Z),
+            "log_posterior": d.log_law(d.Z, d.N, d.K),
+            "log_router": d.log_law(d.Z, d.N, d.K),
+        },
+        grad=("log_law", "log_posterior", "log_router"),
+        border=lambda d: {
+            "log_law": log_half(d, d.Z),
+            "log_posterior": log_point(d, d.Z, d.N, d.K),
+        },
+    ),
+    "accounting.mixture_excess_bound": Function(
+        lambda d: {"expert_excess": d.unit(d.K), "router_excess": d.unit(), "weights": d.law(d.K)},
+        lambda sizes: {"num_positions": sizes.N},
+        grad=("expert_excess", "router_excess", "weights"),
+        border=lambda d: {"weights": point(d, d.K)},
+    ),
+    "accounting.variation_bound": Function(
+        lambda d: {
+            "law": d.law(d.Z),
+            "posterior": d.law(d.Z, d.N, d.K),
+            "router": d.law(d.Z, d.N, d.K),
+            "next_probs": d.law(d.Z, d.N, d.K, d.V),
+            "model_next_probs": d.law(d.Z, d.N, d.K, d.V),
+        },
+        grad=("law", "posterior", "router", "next_probs", "model_next_probs"),
+        border=lambda d: {
+            "posterior": (gate := point(d, d.Z, d.N, d.K)),
+            "next_probs": behind(gate, d.law(d.Z, d.N, d.K, d.V)),
+        },
+    ),
+    "accounting.truncation_bound": Function(
+        lambda d: {
+            "weights": (weights := d.law(d.K)),
+            "kept": np.where(np.arange(d.K) < 2, weights, 0),
+        },
+        grad=("weights",),
+        border=lambda d: {"kept": np.ones(d.K)},
+    ),
+    "accounting.gate_cost": Function(
+        lambda d: {
+            "log_next_law": d.log_law(d.V),
+            "log_gate": d.log_law(d.K),
+            "log_next_probs": d.log_law(d.K, d.V),
+        },
+        grad=("log_next_law", "log_gate", "log_next_probs"),
+        border=lambda d: {
+            "log_gate": (gate := log_half(d, d.K)),
+            "log_next_probs": behind(gate, d.log_law(d.K, d.V)),
+        },
+    ),
+    "accounting.part_information": Function(
+        lambda d: {"log_weights": d.log_law(d.K), "log_laws": d.log_law(d.K, d.Z)},
+        grad=("log_weights", "log_laws"),
+        border=lambda d: {
+            "log_weights": (weights := log_half(d, d.K)),
+            "log_laws": behind(weights, d.log_law(d.K, d.Z)),
+        },
+    ),
+    "accounting.oracle_leakage": Function(
+        lambda d: {"weights": d.law(d.K)},
+        grad=("weights",),
+        border=lambda d: {"weights": point(d, d.K)},
+    ),
+}
+
+# They make no array from arrays: a contract of their own, in `test_schedules` and `test_paths`.
+FACTORIES = {
+    f"schedules.{name}"
+    for name in (
+        *("linear", "polynomial", "cosine", "from_function", "schedule_with_context"),
+        *("left_to_right", "any_order", "blocks", "masked", "check_table"),
+    )
+}
+
+every_function = pytest.mark.parametrize("name", FUNCTIONS)
+
+
+# ── how the table is read ───────────────────────────────────────────────────────────────────────
+
+
+def mathematics() -> dict[str, Any]:
+    """The modules of the mathematics that exist, by name."""
+    rooms = [room for room in MATHEMATICS if (ROOT / "dfm_jax" / f"{room}.py").exists()]
+    return {room: importlib.import_module(f"dfm_jax.{room}") for room in rooms}
+
+
+def public_functions() -> set[str]:
+    return {
+        f"{room}.{name}"
+        for room, module in mathematics().items()
+        for name, value in vars(module).items()
+        if inspect.isfunction(value)
+        and value.__module__ == module.__name__
+        and not name.startswith("_")
+    }
+
+
+def caller(name: str, sizes: Sizes = SMALL) -> Callable[[dict[str, Any]], Any]:
+    """The function of one dictionary of arrays."""
+    room, function = name.split(".")
+    fn = getattr(mathematics()[room], function)
+    python = FUNCTIONS[name].python(sizes)
+    return lambda arrays: fn(**arrays, **python)
+
+
+@functools.cache
+def compiled(name: str) -> Callable[[dict[str, Any]], Any]:
+    return jax.jit(caller(name))
+
+
+def draw(name: str, index: int, sizes: Sizes = SMALL, *, border: bool = False) -> dict[str, Any]:
+    """The arrays of one example, in NumPy."""
+    seed = (zlib.crc32(name.encode()), index)
+    arrays = FUNCTIONS[name].arrays(Draw(sizes, *seed))
+    return arrays | (FUNCTIONS[name].border(Draw(sizes, *seed, 1)) if border else {})
+
+
+def on_jax(arrays: dict[str, Any], dtype: Any = float) -> dict[str, Any]:
+    """Floats in `dtype`, by default the widest that is enabled; the data of keys as keys."""
+
+    def cast(leaf: np.ndarray) -> jax.Array:
+        if leaf.dtype == np.uint32:
+            return jax.random.wrap_key_data(leaf)
+        return jnp.asarray(leaf, dtype if np.issubdtype(leaf.dtype, np.floating) else None)
+
+    return jax.tree.map(cast, arrays)
+
+
+def example(name: str, index: int = 0, **options: Any) -> dict[str, Any]:
+    return on_jax(draw(name, index, **options))
+
+
+def batch(name: str, count: int) -> dict[str, Any]:
+    rows = (draw(name, index) for index in range(count))
+    return on_jax(jax.tree.map(lambda *leaves: np.stack(leaves), *rows))
+
+
+def floats(tree: Any) -> list[Any]:
+    return [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+
+
+def assert_close(got: Any, expected: Any, *, what: str, tolerance: float = 1e-12) -> None:
+    chex.assert_trees_all_equal_structs(got, expected)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance, err_msg=what)
+
+
+def test_every_public_function_has_an_example():
+    assert public_functions() == set(FUNCTIONS) | FACTORIES
+
+
+def test_every_factory_is_tested_elsewhere():
+    files = [ROOT / "tests" / f"test_{room}.py" for room in ("schedules", "paths")]
+    text = "".join(file.read_text() for file in files)
+    assert [name for name in FACTORIES if f"{name}(" not in text] == []
+
+
+@every_function
+def test_every_array_of_a_function_is_in_its_example(name):
+    room, function = name.split(".")
+    parameters = inspect.signature(getattr(mathematics()[room], function)).parameters
+    entry = FUNCTIONS[name]
+    drawn = set(example(name)) | set(entry.python(SMALL))
+    required = {key for key, value in parameters.items() if value.default is value.empty}
+    assert required <= drawn <= set(parameters)
+    assert set(entry.grad) <= set(example(name))
+
+
+# ── jit, vmap, pmap, devices ────────────────────────────────────────────────────────────────────
+
+
+@every_function
+@pytest.mark.usefixtures("strict")
+def test_jit_is_eager_and_compiles_once(name):
+    once = jax.jit(chex.assert_max_traces(caller(name), n=1))
+    for index in (0, 1):
+        once.trace(example(name, index))
+        assert_close(
+            compiled(name)(example(name, index)), caller(name)(example(name, index)), what=name
+        )
+
+
+@pytest.mark.parametrize("room", mathematics())
+@pytest.mark.parametrize(("transform", "count"), [(jax.vmap, 3), (jax.pmap, 8)])
+@pytest.mark.usefixtures("strict")
+def test_vmap_and_pmap_are_a_loop(room, transform, count):
+    """All functions of a room in one program, which compiles faster than one after the other."""
+    names = [name for name in FUNCTIONS if name.startswith(f"{room}.")]
+    mapped = transform(lambda arrays: {name: caller(name)(arrays[name]) for name in names})
+    rows = (mapped if transform is jax.pmap else jax.jit(mapped))(
+        {name: batch(name, count) for name in names}
+    )
+    for name in names:
+        loop = [compiled(name)(example(name, index)) for index in range(count)]
+        stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *loop)
+        assert_close(rows[name], stacked, what=name)
+
+
+ON_DEVICES = (
+    *("paths.mixture_path", "paths.sample_path", "paths.pair_posterior"),
+    *("velocities.posterior_to_velocity", "velocities.kinetic_optimal_velocity"),
+    *("experts.expert_posterior", "experts.mix_velocities"),
+)
+
+
+@pytest.fixture(scope="module")
+def one_device():
+    """The values of 16 examples, by 1 device."""
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("strict"):
+        return on_devices(1, "shard_map")
+
+
+def on_devices(num_devices: int, backend: str) -> dict[str, Any]:
+    mapped = parallel.map_over_devices(
+        lambda arrays: {name: caller(name)(arrays[name]) for name in ON_DEVICES},
+        parallel.make_mesh(num_devices),
+        backend=backend,
+    )
+    rows = mapped({name: batch(name, 16) for name in ON_DEVICES})
+    return jax.tree.map(np.asarray, rows)
+
+
+@pytest.mark.parametrize("backend", ["shard_map", "pmap"])
+@pytest.mark.statement("P3", "V5", "D3", "D4")
+@pytest.mark.usefixtures("strict")
+def test_eight_devices_equal_one(backend, one_device):
+    rows = on_devices(8, backend)
+    for name in ON_DEVICES:
+        assert_close(rows[name], one_device[name], what=name, tolerance=1e-14)
+
+
+# ── finite, on the border too ───────────────────────────────────────────────────────────────────
+
+
+@every_function
+@pytest.mark.usefixtures("strict")
+def test_values_are_finite_inside_the_domain(name):
+    for index in range(3):
+        for leaf in floats(compiled(name)(example(name, index))):
+            assert np.all(np.isfinite(leaf))
+
+
+@pytest.mark.parametrize("name", [name for name in FUNCTIONS if FUNCTIONS[name].border])
+@pytest.mark.usefixtures("strict")
+def test_no_nan_on_the_border_of_the_domain(name):
+    for leaf in floats(caller(name)(example(name, border=True))):
+        assert not np.any(np.isnan(leaf))
+
+
+# ── dtypes ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def assert_float_outputs(name: str, dtype: Any) -> None:
+    arrays = on_jax(draw(name, 0), dtype)
+    given = floats(arrays)
+    expected = given[0].dtype if given else jnp.result_type(float)
+    for leaf in floats(jax.eval_shape(caller(name), arrays)):
+        assert leaf.dtype == expected
+
+
+@every_function
+def test_float32_gives_float32(name):
+    assert_float_outputs(name, jnp.float32)
+
+
+@every_function
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+@pytest.mark.usefixtures("strict")
+def test_under_x64_the_dtype_of_the_arguments_is_kept(name, dtype):
+    assert_float_outputs(name, dtype)
+
+
+@pytest.mark.slow
+@every_function
+def test_float32_is_float64_to_its_precision(name):
+    if name == "paths.sample_path":
+        return  # a law rounded otherwise may draw otherwise
+    single = compiled(name)(example(name))
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("strict"):
+        double = compiled(name)(example(name))
+    assert_close(single, double, what=name, tolerance=2e-5)
+
+
+# ── derivatives ─────────────────────────────────────────────────────────────────────────────────
+
+
+def scalar(out: Any, xp: Any = jnp) -> Any:
+    """All floats of a value in one number, no two entries with the same factor."""
+    leaves = floats(out)
+    factors = [np.cos(number + np.arange(leaf.size)) for number, leaf in enumerate(leaves)]
+    return sum(
+        xp.sum(leaf * xp.asarray(factor.reshape(leaf.shape), leaf.dtype))
+        for leaf, factor in zip(leaves, factors, strict=True)
+    )
+
+
+@functools.cache
+def compiled_gradient(name: str) -> Callable[..., dict[str, Any]]:
+    def value(moving: dict[str, Any], others: dict[str, Any]) -> Any:
+        return scalar(caller(name)(moving | others))
+
+    return jax.jit(jax.grad(value))
+
+
+def gradient(name: str, arrays: dict[str, Any]) -> dict[str, Any]:
+    moving = {key: arrays[key] for key in FUNCTIONS[name].grad}
+    others = {key: value for key, value in arrays.items() if key not in moving}
+    return compiled_gradient(name)(moving, others)
+
+
+@pytest.mark.parametrize("name", [name for name in FUNCTIONS if FUNCTIONS[name].grad])
+@pytest.mark.usefixtures("strict")
+def test_the_gradient_is_the_limit_of_differences(name):
+    """Along three directions for each argument; central differences, relative error 1e-5."""
+    arrays, step = example(name), 1e-6
+    rng = np.random.default_rng(0)
+
+    def value(key: str, moved: np.ndarray) -> float:
+        return scalar(jax.device_get(compiled(name)(arrays | {key: moved})), np)
+
+    for key, slope in jax.device_get(gradient(name, arrays)).items():
+        assert np.all(np.isfinite(slope))
+        here = np.asarray(arrays[key])
+        for _ in range(3):
+            direction = rng.normal(size=slope.shape)
+            ahead, behind = (value(key, here + h * direction) for h in (step, -step))
+            expected = (ahead - behind) / (2 * step)
+            got = np.sum(slope * direction)
+            np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-8, err_msg=key)
+
+
+# What an expert, a pair or a state of mass 0 says, by the argument that gives the mass.
+BEHIND_ZERO = {
+    "velocities.expectation": ("weights", "values"),
+    "velocities.divergence": ("law", "velocity"),
+    "steps.push_forward": ("law", "step_laws"),
+    "experts.mixture_log_prob": ("log_weights", "log_probs"),
+    "experts.expert_posterior": ("log_prior", "log_p_t"),
+    "experts.mix_velocities": ("weights", "velocities"),
+    "experts.mix_posteriors": ("weights", "posteriors"),
+    "experts.mix_log_probs": ("log_weights", "log_probs"),
+    "samplers.mixed_step_law": ("weights", "step_laws"),
+    "samplers.one_expert_log_prob": ("log_prior", "sequence_log_probs"),
+    "accounting.ensemble_split": ("log_weights", "log_laws"),
+    "accounting.part_information": ("log_weights", "log_laws"),
+    "accounting.gate_cost": ("log_gate", "log_next_probs"),
+}
+
+
+@pytest.mark.parametrize("name", BEHIND_ZERO)
+@pytest.mark.statement("D4", "D5")
+@pytest.mark.usefixtures("strict")
+def test_a_nan_behind_zero_mass_does_not_leak(name):
+    with_nan, without = nan_behind_zero(name)
+    assert_close(compiled(name)(with_nan), compiled(name)(without), what=name)
+
+
+# The accounting of an ensemble is read, not descended.
+@pytest.mark.parametrize("name", [name for name in BEHIND_ZERO if "accounting" not in name])
+@pytest.mark.statement("D4", "D5")
+@pytest.mark.usefixtures("strict")
+def test_a_nan_behind_zero_mass_does_not_leak_into_gradients(name):
+    with_nan, without = nan_behind_zero(name)
+    slopes, expected = gradient(name, with_nan), gradient(name, without)
+    values = BEHIND_ZERO[name][1]
+    assert np.all(slopes[values][np.isnan(with_nan[values])] == 0)
+    for key in FUNCTIONS[name].grad:
+        if key == values:
+            assert_close(slopes[key], expected[key], what=key)
+        else:
+            assert np.all(np.isfinite(slopes[key]))
+
+
+def nan_behind_zero(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The arrays on the border, and the same with a number in the place of each NaN."""
+    values = BEHIND_ZERO[name][1]
+    with_nan = example(name, border=True)
+    assert np.any(np.isnan(with_nan[values]))
+    return with_nan, with_nan | {values: np.nan_to_num(np.asarray(with_nan[values]), nan=0.25)}
+
+
+@pytest.mark.statement("D7")
+@pytest.mark.usefixtures("strict")
+def test_a_dead_prefix_has_a_gradient():
+    """No expert could say the last token: the gate keeps its value, and so its derivative."""
+    name = "gates.bayes_gate"
+    slopes = gradient(name, on_jax(draw(name, 0) | impossible_last_token(Draw(SMALL, 0))))
+    assert np.all(np.isfinite(slopes["log_prior"]))
+    assert np.all(slopes["token_log_probs"][-1] == 0)
+
+
+@pytest.mark.usefixtures("strict")
+def test_a_nan_where_there_is_mass_is_not_hidden():
+    for name, (_, values) in BEHIND_ZERO.items():
+        arrays = draw(name, 0)
+        arrays[values][0] = np.nan
+        assert any(np.any(np.isnan(leaf)) for leaf in floats(compiled(name)(on_jax(arrays)))), name

@@ -1,0 +1,304 @@
+"""Gates beyond their statements: limits, dead prefixes, streaming, underflow, small exact cases."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from dfm_jax import gates
+
+N, K = 6, 3
+
+
+@pytest.fixture
+def sequence():
+    """A prior with an expert of mass 0, and what each expert says of each token: [K], [N, K]."""
+    rng = np.random.default_rng(0)
+    prior = np.array([0.6, 0.0, 0.4])
+    with np.errstate(divide="ignore"):
+        log_prior = jnp.asarray(np.log(prior))
+    return log_prior, jnp.asarray(np.log(rng.uniform(0.05, 1.0, (N, K))))
+
+
+def streamed(update, log_prior, token_log_probs):
+    """Every state of a gate that is fed one token after the other."""
+    states = [gates.gate_init(log_prior)]
+    for row in token_log_probs:
+        states.append(update(states[-1], row))
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *states)
+
+
+def assert_same_gate(one, other):
+    np.testing.assert_allclose(one.log_weights, other.log_weights, rtol=1e-13, atol=1e-13)
+    np.testing.assert_array_equal(one.alive, other.alive)
+
+
+# ── fixed share, streaming ──────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.statement("D7", "S7")
+@pytest.mark.usefixtures("strict")
+def test_a_share_of_0_is_the_bayes_gate(sequence):
+    assert_same_gate(gates.fixed_share_gate(*sequence, 0.0), gates.bayes_gate(*sequence))
+
+
+@pytest.mark.statement("S7")
+@pytest.mark.usefixtures("strict")
+def test_a_share_of_1_is_the_static_gate(sequence):
+    assert_same_gate(gates.fixed_share_gate(*sequence, 1.0), gates.static_gate(sequence[0], N))
+
+
+@pytest.mark.statement("S7")
+@pytest.mark.usefixtures("strict")
+def test_a_share_between_is_the_recursion_written_in_probabilities(sequence):
+    alpha, prior, probs = 0.3, np.exp(sequence[0]), np.exp(sequence[1])
+    rows = [prior]
+    for row in probs:
+        posterior = rows[-1] * row
+        rows.append((1 - alpha) * posterior / posterior.sum() + alpha * prior)
+    gate = gates.fixed_share_gate(*sequence, alpha)
+    np.testing.assert_allclose(np.exp(gate.log_weights), rows, rtol=1e-13)
+    for other in (gates.bayes_gate(*sequence), gates.static_gate(sequence[0], N)):
+        assert np.max(np.abs(np.exp(gate.log_weights) - np.exp(other.log_weights))) > 1e-2
+
+
+@pytest.mark.statement("D7")
+@pytest.mark.usefixtures("strict")
+def test_the_streaming_bayes_gate_is_the_gate_of_the_whole_sequence(sequence):
+    assert_same_gate(streamed(gates.bayes_gate_update, *sequence), gates.bayes_gate(*sequence))
+
+
+@pytest.mark.statement("S7")
+@pytest.mark.usefixtures("strict")
+def test_the_streaming_fixed_share_gate_is_the_gate_of_the_whole_sequence(sequence):
+    def update(state, row):
+        return gates.fixed_share_update(state, row, sequence[0], 0.2)
+
+    assert_same_gate(streamed(update, *sequence), gates.fixed_share_gate(*sequence, 0.2))
+
+
+@pytest.mark.usefixtures("strict")
+def test_a_gate_does_not_care_for_the_scale_of_its_prior(sequence):
+    log_prior, rows = sequence
+    assert_same_gate(gates.bayes_gate(log_prior + 5.0, rows), gates.bayes_gate(log_prior, rows))
+
+
+# ── prefixes that no expert could have made ─────────────────────────────────────────────────────
+
+IMPOSSIBLE = 3  # the token that no live expert could say; the dead one could
+
+
+@pytest.fixture
+def dead(sequence):
+    log_prior, rows = sequence
+    return log_prior, rows.at[IMPOSSIBLE].set(jnp.array([-jnp.inf, 0.0, -jnp.inf]))
+
+
+GATES_WITH_MEMORY = {
+    "bayes": gates.bayes_gate,
+    "fixed share": lambda log_prior, rows: gates.fixed_share_gate(log_prior, rows, 0.2),
+}
+
+
+@pytest.mark.parametrize("gate", GATES_WITH_MEMORY.values(), ids=GATES_WITH_MEMORY)
+@pytest.mark.statement("D7")
+@pytest.mark.usefixtures("strict")
+def test_a_dead_prefix_keeps_the_last_value_and_says_so_for_good(gate, sequence, dead):
+    whole, cut = gate(*sequence), gate(*dead)
+    np.testing.assert_array_equal(cut.alive, np.arange(N + 1) <= IMPOSSIBLE)
+    before = slice(None, IMPOSSIBLE + 1)
+    np.testing.assert_array_equal(cut.log_weights[before], whole.log_weights[before])
+    after = cut.log_weights[IMPOSSIBLE + 1 :]
+    kept = np.broadcast_to(whole.log_weights[IMPOSSIBLE], after.shape)
+    np.testing.assert_array_equal(after, kept)
+    assert np.all(whole.alive)
+
+
+@pytest.mark.statement("B10")
+@pytest.mark.usefixtures("strict")
+def test_the_last_token_gate_says_that_a_prefix_is_dead_for_good(dead):
+    gate = gates.last_token_gate(*dead)
+    np.testing.assert_array_equal(gate.alive, np.arange(N + 1) <= IMPOSSIBLE)
+    np.testing.assert_allclose(np.exp(gate.log_weights).sum(axis=-1), 1, rtol=1e-14)
+
+
+@pytest.mark.statement("D7")
+@pytest.mark.usefixtures("strict")
+def test_an_expert_that_could_not_say_a_token_is_out_for_good(sequence):
+    log_prior, rows = sequence
+    gate = gates.bayes_gate(log_prior, rows.at[1, 0].set(-jnp.inf))
+    np.testing.assert_array_equal(np.exp(gate.log_weights[2:]), [[0, 0, 1]] * (N - 1))
+    assert np.all(gate.alive)
+
+
+# ── long sequences ──────────────────────────────────────────────────────────────────────────────
+
+LONG = 2000
+
+
+@pytest.fixture
+def long_sequence():
+    rng = np.random.default_rng(1)
+    return np.log([0.7, 0.2, 0.1]), np.log(rng.uniform(1e-3, 0.3, (LONG, K)))
+
+
+@pytest.mark.parametrize(("x64", "tolerance"), [(True, 1e-10), (False, 2e-2)])
+@pytest.mark.statement("D7")
+def test_the_log_of_a_gate_is_right_after_2000_tokens(x64, tolerance, long_sequence):
+    log_prior, rows = long_sequence
+    with jax.enable_x64(x64):
+        gate = gates.bayes_gate(jnp.asarray(log_prior), jnp.asarray(rows))
+        got = np.asarray(gate.log_weights, np.float64)
+    joint = log_prior + np.concatenate([np.zeros((1, K)), np.cumsum(rows, axis=0)])
+    assert np.all(np.exp(joint[-1]) == 0), "probabilities themselves underflow"
+    expected = joint - np.logaddexp.reduce(joint, axis=-1, keepdims=True)
+    np.testing.assert_allclose(got, expected, atol=tolerance, rtol=1e-5)
+    assert np.all(gate.alive)
+
+
+@pytest.mark.statement("D7")
+def test_an_expert_given_up_for_a_thousand_nats_comes_back():
+    first, second = jnp.array([-1.0, -2.0]), jnp.array([-2.0, -1.0])
+    rows = jnp.concatenate([jnp.tile(first, (1000, 1)), jnp.tile(second, (1001, 1))])
+    gate = gates.bayes_gate(jnp.log(jnp.array([0.5, 0.5])), rows)
+    assert np.exp(gate.log_weights[1000, 1]) == 0
+    np.testing.assert_allclose(
+        gate.log_weights[-1], jax.nn.log_softmax(jnp.array([0.0, 1.0])), atol=1e-2
+    )
+
+
+# ── centroids ───────────────────────────────────────────────────────────────────────────────────
+
+CENTROIDS = np.array([[3.0, 0.0], [0.0, 0.5], [-1.0, -1.0]])
+FEATURES = np.array([2.0, 1.0])
+COSINES = np.array([2.0, 1.0, -3.0 / np.sqrt(2)]) / np.sqrt(5)
+
+
+@pytest.mark.usefixtures("strict")
+def test_the_centroid_gate_is_the_softmax_of_cosines():
+    for temperature in (0.1, 1.0, 10.0):
+        weights = np.exp(COSINES / temperature)
+        gate = gates.centroid_gate(jnp.asarray(FEATURES), jnp.asarray(CENTROIDS), temperature)
+        np.testing.assert_allclose(gate, weights / weights.sum(), rtol=1e-12)
+
+
+@pytest.mark.usefixtures("strict")
+def test_the_length_of_a_vector_does_not_matter():
+    gate = gates.centroid_gate(jnp.asarray(FEATURES), jnp.asarray(CENTROIDS), 0.5)
+    scaled = jnp.asarray(CENTROIDS * np.array([[7.0], [0.1], [30.0]]))
+    np.testing.assert_allclose(
+        gates.centroid_gate(jnp.asarray(9 * FEATURES), scaled, 0.5), gate, rtol=1e-13
+    )
+
+
+@pytest.mark.statement("D8")
+@pytest.mark.usefixtures("strict")
+def test_as_the_temperature_falls_the_nearest_centroid_takes_all():
+    """What the others keep falls like exp(−gap/τ): its logarithm over 1/τ has slope −gap."""
+    inverse = np.array([20.0, 30.0, 40.0])
+    rest = [
+        1 - gates.centroid_gate(jnp.asarray(FEATURES), jnp.asarray(CENTROIDS), 1 / b)[0]
+        for b in inverse
+    ]
+    slope = np.polyfit(inverse, np.log(rest), 1)[0]
+    np.testing.assert_allclose(slope, COSINES[1] - COSINES[0], rtol=1e-3)
+    cold = gates.centroid_gate(jnp.asarray(FEATURES), jnp.asarray(CENTROIDS), 1e-3)
+    np.testing.assert_allclose(cold, [1, 0, 0], atol=1e-100)
+    warm = gates.centroid_gate(jnp.asarray(FEATURES), jnp.asarray(CENTROIDS), 0.7)
+    np.testing.assert_array_equal(gates.hard_gate(warm), [1, 0, 0])
+
+
+# ── laws cut down ───────────────────────────────────────────────────────────────────────────────
+
+LAW = [0.1, 0.4, 0.2, 0.3]
+TIED = [0.25, 0.25, 0.25, 0.25]
+
+CUT = {
+    "top 1": (lambda w: gates.top_k_gate(w, 1), LAW, [0, 1, 0, 0]),
+    "top 2": (lambda w: gates.top_k_gate(w, 2), LAW, [0, 4 / 7, 0, 3 / 7]),
+    "top 3": (lambda w: gates.top_k_gate(w, 3), LAW, [0, 4 / 9, 2 / 9, 3 / 9]),
+    "top 2 of equals": (lambda w: gates.top_k_gate(w, 2), TIED, [0.5, 0.5, 0, 0]),
+    "top 2, the second tied": (
+        lambda w: gates.top_k_gate(w, 2),
+        [0.2, 0.2, 0.4, 0.2],
+        [1 / 3, 0, 2 / 3, 0],
+    ),
+    "hard": (gates.hard_gate, LAW, [0, 1, 0, 0]),
+    "hard, tied": (gates.hard_gate, [0.2, 0.4, 0.4], [0, 1, 0]),
+    "hard of a point": (gates.hard_gate, [0, 0, 1], [0, 0, 1]),
+    "nucleus below the largest": (lambda w: gates.nucleus_gate(w, 0.3), LAW, [0, 1, 0, 0]),
+    "nucleus of two": (lambda w: gates.nucleus_gate(w, 0.5), LAW, [0, 4 / 7, 0, 3 / 7]),
+    "nucleus of three": (lambda w: gates.nucleus_gate(w, 0.75), LAW, [0, 4 / 9, 2 / 9, 3 / 9]),
+    "nucleus of equals": (lambda w: gates.nucleus_gate(w, 0.5), TIED, [0.5, 0.5, 0, 0]),
+    "nucleus just above": (lambda w: gates.nucleus_gate(w, 0.51), TIED, [1 / 3, 1 / 3, 1 / 3, 0]),
+    "nucleus of all": (lambda w: gates.nucleus_gate(w, 1.0), LAW, LAW),
+    "nucleus of a point": (lambda w: gates.nucleus_gate(w, 1.0), [0, 1, 0], [0, 1, 0]),
+    # 0.4 + 0.3 − 0.3 is below 0.4: the mass must not be found by subtraction
+    "nucleus reached exactly": (lambda w: gates.nucleus_gate(w, 0.4), [0.4, 0.3, 0.3], [1, 0, 0]),
+}
+
+
+@pytest.mark.parametrize(("gate", "weights", "expected"), CUT.values(), ids=CUT)
+@pytest.mark.statement("B6", "B7")
+@pytest.mark.usefixtures("strict")
+def test_a_cut_gate_is_what_its_name_says(gate, weights, expected):
+    np.testing.assert_allclose(gate(jnp.array(weights, float)), expected, rtol=1e-14, atol=0)
+
+
+def laws(size):
+    """Laws over `size` experts, zeros and ties among them."""
+    counts = arrays(np.int64, size, elements=st.integers(0, 8)).filter(lambda a: a.sum() > 0)
+    return counts.map(lambda a: a / a.sum())
+
+
+top_k = jax.jit(gates.top_k_gate, static_argnums=1)
+nucleus = jax.jit(gates.nucleus_gate)
+
+
+@pytest.mark.statement("B6")
+@given(weights=laws(5), mass=st.floats(0.01, 1.0), count=st.sampled_from([1, 3]))
+def test_a_cut_gate_is_a_law_that_keeps_the_largest(weights, mass, count):
+    with jax.enable_x64(True):
+        for gate in map(np.asarray, (top_k(weights, count), nucleus(weights, mass))):
+            kept = gate > 0
+            assert np.all(gate >= 0)
+            np.testing.assert_allclose(np.sum(gate), 1, rtol=1e-14)
+            np.testing.assert_allclose(gate[kept] * weights[kept].sum(), weights[kept], rtol=1e-13)
+            if not np.all(kept):
+                assert weights[kept].min() >= weights[~kept].max()
+
+
+@pytest.mark.statement("B6")
+@given(weights=laws(5))
+def test_the_top_k_of_all_k_is_the_identity(weights):
+    with jax.enable_x64(True):
+        np.testing.assert_allclose(top_k(weights, 5), weights, rtol=1e-14, atol=0)
+        np.testing.assert_allclose(nucleus(weights, 1.0), weights, rtol=1e-14, atol=0)
+
+
+@jax.jit
+def all_gates(log_prior, rows, alpha):
+    return (
+        gates.bayes_gate(log_prior, rows),
+        gates.fixed_share_gate(log_prior, rows, alpha),
+        gates.last_token_gate(log_prior, rows),
+        gates.static_gate(log_prior, rows.shape[0]),
+    )
+
+
+@pytest.mark.statement("D7", "S7", "B10")
+@given(
+    prior=laws(K),
+    rows=arrays(float, (4, K), elements=st.sampled_from([-np.inf, -50.0, -3.0, -0.5, 0.0])),
+    alpha=st.floats(0.0, 1.0),
+)
+def test_every_row_of_every_gate_is_a_law(prior, rows, alpha):
+    with jax.enable_x64(True), np.errstate(divide="ignore"):
+        for gate in all_gates(jnp.asarray(np.log(prior)), jnp.asarray(rows), alpha):
+            weights = np.exp(gate.log_weights)
+            assert weights.shape == (5, K)
+            np.testing.assert_allclose(weights.sum(axis=-1), 1, rtol=1e-13)
+            assert np.all(weights[:, prior == 0] == 0)

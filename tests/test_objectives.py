@@ -1,0 +1,208 @@
+"""Objectives beyond their statements: the grid bound's limit, exact weights, edges, gradients."""
+
+import math
+from itertools import product
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dfm_jax import objectives, schedules, steps, velocities
+
+V, N = 3, 3
+
+
+# ── L5 tends to L3 as the grid is refined ───────────────────────────────────────────────────────
+
+MASKS = np.array(list(product([False, True], repeat=N)))  # every way to mask x_1
+X_1 = np.array([2, 0, 1])
+STATES = np.where(MASKS, V, X_1)
+FREE = np.zeros(N, bool)
+
+
+@pytest.fixture
+def log_posterior():
+    """A time-free model at every masked state: [2^N, N, V]."""
+    logits = np.random.default_rng(0).normal(size=(2**N, N, V))
+    return jax.nn.log_softmax(jnp.asarray(logits))
+
+
+@jax.jit
+def any_order_nll(log_posterior):
+    def at(rows, x_t):
+        return objectives.any_order_loss(rows, X_1, x_t, FREE, mask_id=V)
+
+    return jnp.sum(jax.vmap(at)(log_posterior, jnp.asarray(STATES)))
+
+
+@jax.jit
+def grid_bound(log_posterior, table):
+    """Σ_t Σ_i λ_t^i E[1[X_t^i = m] (−log p̂^i(x_1^i | X_t))], the average over all masks."""
+
+    def at_step(t):
+        size = steps.step_size(table, t)
+
+        def at(rows, x_t):
+            return jnp.sum(objectives.step_loss(rows, X_1, x_t, size, mask_id=V))
+
+        mass = jnp.prod(jnp.where(MASKS, 1 - table[t], table[t]), axis=-1)
+        return jnp.sum(mass * jax.vmap(at)(log_posterior, jnp.asarray(STATES)))
+
+    return jnp.sum(jax.vmap(at_step)(jnp.arange(table.shape[0] - 1)))
+
+
+SCHEDULES = {
+    "linear": schedules.linear(),
+    "polynomial": schedules.polynomial(2.0),
+    "cosine": schedules.cosine(),
+}
+GRIDS = np.array([64, 128, 256, 512])
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
+@pytest.mark.statement("L5", "L3")
+@pytest.mark.usefixtures("strict")
+def test_the_grid_bound_tends_to_the_any_order_loss_for_every_schedule(schedule, log_posterior):
+    """The distance falls like 1/T."""
+    limit = any_order_nll(log_posterior)
+    gaps = [
+        abs(grid_bound(log_posterior, schedules.masked(schedule, int(T), N)) - limit) for T in GRIDS
+    ]
+    slopes = np.diff(np.log(gaps)) / np.diff(np.log(GRIDS))
+    np.testing.assert_allclose(slopes, -1, atol=0.05)
+
+
+@pytest.mark.statement("L3")
+@pytest.mark.usefixtures("strict")
+def test_the_weights_of_all_masks_over_a_position_sum_to_one():
+    """A model that is sure of nothing pays log V per position, whatever the order."""
+    flat = jnp.full((2**N, N, V), -math.log(V))
+    np.testing.assert_allclose(any_order_nll(flat), N * math.log(V), rtol=1e-14)
+
+
+@pytest.mark.statement("L3")
+@pytest.mark.usefixtures("strict")
+def test_the_any_order_weight_is_a_ratio_of_factorials():
+    for n in range(1, 8):
+        for a in range(n):
+            expected = math.factorial(a) * math.factorial(n - a - 1) / math.factorial(n)
+            weight = objectives.any_order_log_weight(a, n - a)
+            assert weight.dtype == jnp.float64
+            np.testing.assert_allclose(np.exp(weight), expected, rtol=1e-13)
+
+
+@pytest.mark.statement("L3")
+def test_the_any_order_weight_of_a_long_sequence_does_not_underflow():
+    """a! (M−1)!/N! at a = N/2 is near 2^−N/…: only its logarithm is a float32."""
+    expected = 2 * math.lgamma(50_001) - math.log(50_000) - math.lgamma(100_001)
+    weight = objectives.any_order_log_weight(50_000, 50_000)
+    assert np.exp(weight) == 0
+    np.testing.assert_allclose(weight, expected, rtol=1e-5)
+
+
+# ── edges ───────────────────────────────────────────────────────────────────────────────────────
+
+ROWS = np.log(
+    np.array([[0.5, 0.25, 0.25], [1.0, 0.0, 0.0]]),
+    where=[[1, 1, 1], [1, 0, 0]],
+    out=np.full((2, 3), -np.inf),
+)
+
+
+@pytest.mark.statement("L5", "A4")
+@pytest.mark.usefixtures("strict")
+def test_a_revealed_token_costs_nothing_though_the_model_calls_it_impossible():
+    x_1, x_t = np.array([1, 2]), np.array([V, 2])
+    for loss in (
+        objectives.step_loss(jnp.asarray(ROWS), x_1, x_t, jnp.full(2, 0.5), mask_id=V),
+        objectives.any_order_loss(jnp.asarray(ROWS), x_1, x_t, FREE[:2], mask_id=V),
+    ):
+        assert loss[0] > 0
+        assert loss[1] == 0
+
+
+@pytest.mark.statement("L5")
+@pytest.mark.usefixtures("strict")
+def test_an_impossible_masked_token_costs_infinitely_much():
+    x_1, x_t = np.array([1, 2]), np.array([V, V])
+    loss = objectives.step_loss(jnp.asarray(ROWS), x_1, x_t, jnp.full(2, 0.5), mask_id=V)
+    np.testing.assert_allclose(loss, [0.5 * math.log(4), np.inf])
+
+
+@pytest.mark.statement("L5")
+@pytest.mark.usefixtures("strict")
+def test_what_does_not_move_has_no_gradient():
+    """A token the model calls impossible, revealed or at λ = 0: 0, not 0 · ∞."""
+    x_1, x_t = np.array([2, 2]), np.array([V, 2])
+
+    def loss(size):
+        rows = jnp.asarray(ROWS[[1, 1]])
+        return jnp.sum(objectives.step_loss(rows, x_1, x_t, size, mask_id=V))
+
+    np.testing.assert_array_equal(jax.grad(loss)(jnp.array([0.0, 0.5])), [0, 0])
+
+
+@pytest.mark.statement("L2", "B8")
+@pytest.mark.usefixtures("strict")
+def test_the_generalised_kl_at_its_edges():
+    """0 at equal rates, +∞ where a jump is not allowed for, û where none happens."""
+    x_t = np.array([0, 0, 0])
+    rate = jnp.array([[-1.0, 1.0, 0.0]] * 3)
+    model = jnp.array([[-1.0, 1.0, 0.0], [-0.5, 0.0, 0.5], [-1.5, 1.0, 0.5]])
+    np.testing.assert_array_equal(objectives.generalised_kl(rate, model, x_t), [0, np.inf, 0.5])
+
+    def total(u_hat):
+        return jnp.sum(objectives.generalised_kl(rate, u_hat, x_t))
+
+    slopes = np.asarray(jax.jit(jax.grad(total))(model))
+    np.testing.assert_array_equal(slopes[[0, 2]], [[0, 0, 1], [0, 0, 1]])
+
+
+@pytest.mark.statement("L2")
+@pytest.mark.usefixtures("strict")
+def test_a_learned_rate_that_is_right_is_a_stationary_point():
+    t, schedule, x_t = 0.3, schedules.polynomial(2.0), np.array([0, V])
+    truth = jnp.array([[0.2, 0.3, 0.5], [0.6, 0.3, 0.1]])
+    rate = velocities.posterior_to_velocity(truth, x_t, t, schedule, num_states=V + 1)
+
+    def total(logits):
+        model = velocities.posterior_to_velocity(
+            jax.nn.softmax(logits), x_t, t, schedule, num_states=V + 1
+        )
+        return jnp.sum(objectives.generalised_kl(rate, model, x_t))
+
+    slope = jax.jit(jax.grad(total))
+    np.testing.assert_allclose(slope(jnp.log(truth)), 0, atol=1e-14)
+    assert np.max(np.abs(slope(jnp.log(truth) + jnp.eye(2, V)))) > 1e-2
+
+
+@pytest.mark.statement("L4")
+@pytest.mark.usefixtures("strict")
+def test_bregman_divergences_that_have_a_name():
+    a, b = jnp.array([0.2, 1.5, 0.3]), jnp.array([0.7, 0.1, 0.2])
+    squared = objectives.bregman_divergence(lambda x: jnp.sum(x**2), a, b)
+    np.testing.assert_allclose(squared, np.sum((a - b) ** 2), rtol=1e-14)
+    entropy = objectives.bregman_divergence(lambda x: jnp.sum(x * jnp.log(x)), a, b)
+    np.testing.assert_allclose(entropy, np.sum(a * np.log(a / b) - a + b), rtol=1e-13)
+    assert objectives.bregman_divergence(lambda x: jnp.sum(x**2), a, a) == 0
+
+
+@pytest.mark.statement("L1", "L2")
+@pytest.mark.usefixtures("strict")
+def test_losses_are_one_term_per_position():
+    """A term depends on its own row alone; the reduction is the caller's."""
+    rows = jax.nn.log_softmax(jnp.asarray(np.random.default_rng(1).normal(size=(N, V))))
+    x_t = np.array([V, 1, V])
+
+    def terms(rows):
+        return {
+            "L1": objectives.cross_entropy_loss(rows, X_1),
+            "L2": objectives.generalised_kl_loss(rows, X_1, x_t, 0.4, schedules.linear()),
+            "L3": objectives.any_order_loss(rows, X_1, x_t, FREE, mask_id=V),
+            "L5": objectives.step_loss(rows, X_1, x_t, jnp.full(N, 0.5), mask_id=V),
+        }
+
+    for name, slopes in jax.jit(jax.jacobian(terms))(rows).items():
+        assert slopes.shape == (N, N, V), name
+        np.testing.assert_array_equal(slopes[~np.eye(N, dtype=bool)], 0, err_msg=name)

@@ -1,0 +1,372 @@
+"""Bad input to the mathematics: one clear error that names argument, rule and value.
+
+The functions are those of `test_contracts.FUNCTIONS`: a case is an example of theirs with one
+argument spoilt. Values that are traced cannot be read: there the same rule speaks under checkify.
+"""
+
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental import checkify
+from test_contracts import FUNCTIONS, SMALL, caller, compiled, draw, example, mathematics, on_jax
+
+from dfm_jax import schedules
+from dfm_jax.gates import GateState
+
+N, V, S, K = SMALL.N, SMALL.V, SMALL.S, SMALL.K
+OFF = np.array([0.5, 0.25, 0.25, 0.25])
+NEGATIVE = np.array([0.75, 0.5, -0.25, 0.0])
+NO_ID = np.array([0, -1])  # −1 would silently be the last row
+
+
+def states_with(bad: int) -> np.ndarray:
+    states = np.zeros((SMALL.Z, N), int)
+    states[1, 1] = bad
+    return states
+
+
+def ids(name: str, bound: int, shown: str = "[ 0 -1]") -> str:
+    return f"`{name}` must hold ids in [0, {bound - 1}]; it is {shown}."
+
+
+def law(name: str, values: np.ndarray = OFF) -> str:
+    if np.any(values < 0):
+        return f"`{name}` must be non-negative; it is {values}."
+    return f"`{name}` must sum to 1 over its last axis; it is {values.sum()}."
+
+
+# ── arrays: function, argument, bad value, message ──────────────────────────────────────────────
+
+ARRAYS = [
+    ("schedules.rate", "t", 1.0, "`t` must lie where κ_t < 1; it is 1.0."),
+    ("schedules.rate", "t", -0.1, "`t` must lie in [0, 1]; it is -0.1."),
+    ("schedules.rate", "t", np.nan, "`t` must lie in [0, 1]; it is nan."),
+    ("schedules.backward_rate", "t", 0.0, "`t` must lie where κ_t > 0; it is 0.0."),
+    ("schedules.backward_rate", "t", 1.1, "`t` must lie in [0, 1]; it is 1.1."),
+    ("paths.point_mass", "tokens", NO_ID, ids("x_t", S)),
+    ("paths.point_mass", "tokens", np.array([0, S]), ids("x_t", S, "[0 4]")),
+    ("paths.mask_source", "x_1", np.array([0, V]), ids("x_1", V, "[0 3]")),
+    ("paths.mixture_path", "x_0", NO_ID, ids("x_0", S)),
+    ("paths.mixture_path", "x_1", NO_ID, ids("x_1", S)),
+    (
+        "paths.convex_path",
+        "kappa_t",
+        np.array([[0.5, 0.5], [0.5, 0.25], [0.0, 0.0], [0.0, 0.0]]),
+        "`kappa_t` must sum to 1 over its last axis; it is [1.   0.75].",
+    ),
+    ("paths.metric_path", "x_1", np.array([0, V]), ids("x_1", V, "[0 3]")),
+    ("paths.metric_path", "beta_t", -1.0, "`beta_t` must lie in [0, inf]; it is -1.0."),
+    ("paths.product_log_prob", "x_t", NO_ID, ids("x_t", S)),
+    (
+        "paths.sample_path",
+        "token_path",
+        np.array([np.zeros(S), np.full(S, 0.25)]),
+        "`token_path` must sum to 1 over its last axis; it is [0. 1.].",
+    ),
+    (
+        "paths.sample_path",
+        "token_path",
+        np.array([np.eye(S)[0], np.full(S, np.nan)]),
+        "`token_path` must be non-negative; it is [[ 1.  0.  0.  0.]\n [nan nan nan nan]].",
+    ),
+    ("paths.marginal_log_prob", "x_t", NO_ID, ids("x_t", S)),
+    ("paths.pair_posterior", "x_t", NO_ID, ids("x_t", S)),
+    (
+        "paths.token_posterior",
+        "tokens",
+        states_with(-1),
+        ids("tokens", V, "[[ 0  0]\n [ 0 -1]\n [ 0  0]\n [ 0  0]]"),
+    ),
+    ("paths.revealed_log_prob", "x_t", np.array([0, S]), ids("x_t", S, "[0 4]")),
+    ("paths.revealed_posterior", "x_t", NO_ID, ids("x_t", S)),
+    ("velocities.rate_violation", "x_t", NO_ID, ids("x_t", S)),
+    ("velocities.mixture_velocity", "t", 1.0, "`t` must lie where κ_t < 1; it is 1.0."),
+    ("velocities.mixture_velocity", "x_t", NO_ID, ids("x_t", S)),
+    ("velocities.mixture_velocity", "x_1", NO_ID, ids("x_1", S)),
+    ("velocities.posterior_to_velocity", "t", 1.0, "`t` must lie where κ_t < 1; it is 1.0."),
+    ("velocities.posterior_to_velocity", "x_t", NO_ID, ids("x_t", S)),
+    ("velocities.velocity_to_posterior", "t", 1.0, "`t` must lie where κ_t < 1; it is 1.0."),
+    ("velocities.backward_velocity", "t", 0.0, "`t` must lie where κ_t > 0; it is 0.0."),
+    ("velocities.backward_velocity", "x_t", NO_ID, ids("x_t", S)),
+    ("velocities.corrected_velocity", "beta", -1.0, "`beta` must lie in [0, inf); it is -1.0."),
+    ("velocities.convex_velocity", "x_t", NO_ID, ids("x_t", S)),
+    ("velocities.kinetic_optimal_velocity", "x_t", NO_ID, ids("x_t", S)),
+    ("velocities.metric_velocity", "x_t", np.array([0, V]), ids("x_t", V, "[0 3]")),
+    ("velocities.metric_velocity", "x_1", NO_ID, ids("x_1", V)),
+    ("velocities.campbell_velocity", "x_t", NO_ID, ids("x_t", S)),
+    (
+        "velocities.divergence",
+        "states",
+        states_with(-1),
+        ids("states", S, "[[ 0  0]\n [ 0 -1]\n [ 0  0]\n [ 0  0]]"),
+    ),
+    ("steps.step_size", "t", 3, "`t` must lie in [0, 2]; it is 3."),
+    ("steps.step_size", "t", -1, "`t` must lie in [0, 2]; it is -1."),
+    ("steps.exact_step_velocity", "x_t", NO_ID, ids("x_t", S)),
+    ("steps.step_law", "x_t", NO_ID, ids("x_t", S)),
+    ("steps.step_violation", "x_t", NO_ID, ids("x_t", S)),
+    (
+        "steps.transition_matrix",
+        "states",
+        states_with(S),
+        ids("states", S, "[[0 0]\n [0 4]\n [0 0]\n [0 0]]"),
+    ),
+    (
+        "steps.push_forward",
+        "states",
+        states_with(S),
+        ids("states", S, "[[0 0]\n [0 4]\n [0 0]\n [0 0]]"),
+    ),
+    ("steps.next_token_velocity", "t", N, "`t` must lie in [0, 1]; it is 2."),
+    ("steps.next_token_velocity", "t", -1, "`t` must lie in [0, 1]; it is -1."),
+    ("steps.next_token_velocity", "x_t", NO_ID, ids("x_t", S)),
+    (
+        "steps.total_correlation",
+        "states",
+        states_with(V),
+        ids("states", V, "[[0 0]\n [0 3]\n [0 0]\n [0 0]]"),
+    ),
+    ("experts.mix_velocities", "weights", OFF, law("weights")),
+    ("experts.mix_velocities", "weights", NEGATIVE, law("weights", NEGATIVE)),
+    ("experts.mix_posteriors", "weights", OFF, law("weights")),
+    ("experts.mix_posteriors", "weights", NEGATIVE, law("weights", NEGATIVE)),
+    ("experts.context_posterior", "part", -1, "`part` must lie in [0, 3]; it is -1."),
+    ("experts.context_posterior", "part", K, "`part` must lie in [0, 3]; it is 4."),
+    ("gates.fixed_share_update", "alpha", 1.5, "`alpha` must lie in [0, 1]; it is 1.5."),
+    ("gates.fixed_share_update", "alpha", -0.5, "`alpha` must lie in [0, 1]; it is -0.5."),
+    ("gates.fixed_share_gate", "alpha", 1.5, "`alpha` must lie in [0, 1]; it is 1.5."),
+    ("gates.centroid_gate", "temperature", 0.0, "`temperature` must lie in (0, inf); it is 0.0."),
+    ("gates.centroid_gate", "temperature", -1.0, "`temperature` must lie in (0, inf); it is -1.0."),
+    (
+        "gates.centroid_gate",
+        "features",
+        np.zeros(SMALL.D),
+        "`features` must not be the zero vector: it has no direction; it is 0.0.",
+    ),
+    (
+        "gates.centroid_gate",
+        "centroids",
+        np.eye(K, SMALL.D, 1),
+        "`centroids` must not hold a zero vector; it is [1. 1. 1. 0.].",
+    ),
+    ("gates.top_k_gate", "weights", OFF, law("weights")),
+    ("gates.nucleus_gate", "weights", NEGATIVE, law("weights", NEGATIVE)),
+    ("gates.nucleus_gate", "mass", 0.0, "`mass` must lie in (0, 1]; it is 0.0."),
+    ("gates.nucleus_gate", "mass", 1.5, "`mass` must lie in (0, 1]; it is 1.5."),
+    ("gates.hard_gate", "weights", OFF, law("weights")),
+    ("objectives.cross_entropy_loss", "x_1", np.array([0, V]), ids("x_1", V, "[0 3]")),
+    ("objectives.generalised_kl_loss", "x_1", NO_ID, ids("x_1", V)),
+    ("objectives.generalised_kl_loss", "x_t", NO_ID, ids("x_t", S)),
+    ("objectives.generalised_kl_loss", "t", 1.0, "`t` must lie where κ_t < 1; it is 1.0."),
+    ("objectives.generalised_kl", "x_t", NO_ID, ids("x_t", S)),
+    ("objectives.any_order_loss", "x_1", NO_ID, ids("x_1", V)),
+    ("objectives.any_order_loss", "x_t", NO_ID, ids("x_t", S)),
+    ("objectives.step_loss", "x_1", NO_ID, ids("x_1", V)),
+    ("objectives.step_loss", "x_t", NO_ID, ids("x_t", S)),
+    ("objectives.router_loss", "part", -1, "`part` must hold ids in [0, 3]; it is -1."),
+    ("objectives.decentralised_loss", "weights", OFF, law("weights")),
+    ("samplers.autoregressive_log_prob", "x", np.array([0, V]), ids("x", V, "[0 3]")),
+    ("samplers.final_step_law", "x_t", NO_ID, ids("x_t", S)),
+    ("samplers.one_position_step_law", "x_t", NO_ID, ids("x_t", S)),
+    ("samplers.one_position_step_law", "position", N, ids("position", N, "2")),
+    ("samplers.mixed_step_law", "weights", OFF, law("weights")),
+    ("samplers.shared_expert_log_prob", "x_next", NO_ID, ids("x_next", S)),
+    ("accounting.routing_cost", "expert", -1, ids("expert", K, "-1")),
+    ("accounting.mixture_excess_bound", "weights", OFF, law("weights")),
+    ("accounting.oracle_leakage", "weights", NEGATIVE, law("weights", NEGATIVE)),
+]
+
+
+def whole(message):
+    """The message from end to end; out of a transformation jax adds a note below it."""
+    return rf"^{re.escape(message)}(\n-+\n|$)"
+
+
+def named(cases):
+    return [
+        pytest.param(*case, id=f"{case[0]}: {case[1]} {np.asarray(case[2]).ravel()[:4]}")
+        for case in cases
+    ]
+
+
+def spoilt(name, argument, value):
+    return on_jax(draw(name, 0) | {argument: np.asarray(value)})
+
+
+@pytest.mark.parametrize(("name", "argument", "value", "message"), named(ARRAYS))
+@pytest.mark.usefixtures("strict")
+def test_a_bad_array_is_refused(name, argument, value, message):
+    with pytest.raises(ValueError, match=whole(message)):
+        caller(name)(spoilt(name, argument, value))
+
+
+# Each rule once, in functions that gather, sort, scan, map over states and differentiate.
+TRACED = {
+    ("schedules.rate", "t"),
+    ("schedules.backward_rate", "t"),
+    ("paths.mixture_path", "x_0"),
+    ("paths.sample_path", "token_path"),
+    ("paths.token_posterior", "tokens"),
+    ("velocities.corrected_velocity", "beta"),
+    ("steps.step_size", "t"),
+    ("steps.transition_matrix", "states"),
+    ("experts.mix_velocities", "weights"),
+    ("experts.context_posterior", "part"),
+    ("gates.fixed_share_gate", "alpha"),
+    ("gates.centroid_gate", "features"),
+    ("gates.nucleus_gate", "mass"),
+    ("objectives.step_loss", "x_t"),
+    ("objectives.router_loss", "part"),
+    ("samplers.one_position_step_law", "position"),
+}
+
+
+@functools.cache
+def checked(name):
+    return jax.jit(checkify.checkify(caller(name)))
+
+
+@pytest.mark.parametrize(
+    ("name", "argument", "value", "message"), named(case for case in ARRAYS if case[:2] in TRACED)
+)
+def test_a_bad_traced_array_is_refused_under_checkify_alone(name, argument, value, message):
+    jax.block_until_ready(compiled(name)(spoilt(name, argument, value)))
+    rule, _ = message.rsplit("; it is", 1)
+    error, _ = checked(name)(spoilt(name, argument, value))
+    with pytest.raises(checkify.JaxRuntimeError, match=re.escape(rule)):
+        error.throw()
+    error, _ = checked(name)(example(name))
+    error.throw()
+
+
+def test_under_vmap_the_rule_speaks_for_each_example():
+    weights = jnp.array([[0.5, 0.5], [0.5, 0.75]])
+    values = jnp.ones((2, 2, 3))
+    mix = jax.vmap(mathematics()["experts"].mix_velocities)
+    error, _ = jax.jit(checkify.checkify(mix))(weights, values)
+    with pytest.raises(checkify.JaxRuntimeError, match=r"`weights` must sum to 1 .* it is 1\.25"):
+        error.throw()
+
+
+def test_a_numpy_array_mapped_inside_jit_is_checked_and_not_converted():
+    """Where vmap closes over NumPy, checkify would index the array itself with a tracer."""
+    mixture_path = mathematics()["paths"].mixture_path
+
+    def mapped(tokens):
+        def at(x, kappa):
+            return mixture_path(x, x, kappa, num_states=S)
+
+        return lambda kappa: jax.vmap(at, in_axes=(0, None))(tokens, kappa)
+
+    good, bad = np.zeros((2, N), int), np.array([[0, 0], [0, -1]])
+    assert jax.jit(mapped(good))(0.5).shape == (2, N, S)
+    error, _ = jax.jit(checkify.checkify(mapped(bad)))(0.5)
+    with pytest.raises(checkify.JaxRuntimeError, match=r"`x_0` must hold ids in \[0, 3\]"):
+        error.throw()
+
+
+# ── Python values: function, argument, bad value, message ───────────────────────────────────────
+
+MASK = "`mask_id` must be at least 1; it is {}."
+LAST = "`mask_id` must be V = 3; it is {}."
+STATES = "`num_states` must be V = 3, or 4 with a mask; it is {}."
+
+PYTHON = [
+    ("paths.mask_source", "mask_id", -1, MASK),
+    ("paths.mask_source", "mask_id", 0, MASK),
+    ("paths.revealed_log_prob", "mask_id", -1, MASK),
+    ("paths.revealed_posterior", "mask_id", -1, MASK),
+    ("objectives.any_order_loss", "mask_id", -1, LAST),
+    ("objectives.any_order_loss", "mask_id", 4, LAST),
+    ("objectives.step_loss", "mask_id", -1, LAST),
+    ("paths.pad_to_states", "num_states", 2, STATES),
+    ("paths.pad_to_states", "num_states", 5, STATES),
+    ("velocities.posterior_to_velocity", "num_states", 5, STATES),
+    ("steps.exact_step_velocity", "num_states", 5, STATES),
+    ("steps.next_token_velocity", "num_states", 5, STATES),
+    ("samplers.final_step_law", "num_states", 5, STATES),
+    (
+        "velocities.velocity_to_posterior",
+        "num_tokens",
+        2,
+        "`num_tokens` must be S = 4, or 3 beside a mask; it is {}.",
+    ),
+    ("experts.context_posterior", "num_experts", 0, "`num_experts` must be at least 1; it is {}."),
+    ("gates.static_gate", "num_positions", 0, "`num_positions` must be at least 1; it is {}."),
+    ("gates.top_k_gate", "count", 0, "`count` must lie in [1, 4]; it is {}."),
+    ("gates.top_k_gate", "count", 5, "`count` must lie in [1, 4]; it is {}."),
+]
+
+
+@pytest.mark.parametrize(("name", "argument", "value", "message"), named(PYTHON))
+@pytest.mark.parametrize("transform", [lambda fn: fn, jax.jit], ids=["eager", "jit"])
+def test_a_bad_python_value_is_refused_even_while_tracing(
+    name, argument, value, message, transform
+):
+    room, function = name.split(".")
+    fn, python = getattr(mathematics()[room], function), FUNCTIONS[name].python(SMALL)
+    with pytest.raises(ValueError, match=whole(message.format(value))):
+        transform(lambda arrays: fn(**arrays, **(python | {argument: value})))(example(name))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda: schedules.from_function(lambda t: t * (5 - 4 * t)),
+            r"`kappa` must not decrease; it does after entry \d+",
+        ),
+        (
+            lambda: schedules.check_table(np.array([[0.0], [1.0], [0.5], [1.0]])),
+            r"`table` must not move a finished token: κ\[1, 0\] = 1, .* it is 0\.5",
+        ),
+    ],
+)
+def test_a_schedule_that_goes_back_is_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+# ── shapes and kinds, by the signature ──────────────────────────────────────────────────────────
+
+# Two arguments of one free shape: the second is the one that differs from the first.
+BLAMED = {("objectives.bregman_divergence", "target"): "model"}
+UNTYPED = {("objectives.any_order_log_weight", key) for key in ("num_revealed", "num_masked")}
+
+ARGUMENTS = [
+    (name, key)
+    for name in FUNCTIONS
+    for key, value in draw(name, 0).items()
+    if not isinstance(value, GateState) and (name, key) not in UNTYPED
+]
+
+
+@pytest.mark.parametrize(("name", "key"), ARGUMENTS)
+def test_an_array_with_one_axis_too_many_is_refused_by_name(name, key):
+    arrays = example(name)
+    arrays[key] = arrays[key][None]
+    blamed = BLAMED.get((name, key), key)
+    with pytest.raises(TypeError, match=rf"parameter '{blamed}'"):
+        caller(name)(arrays)
+
+
+@pytest.mark.parametrize(("name", "key"), ARGUMENTS)
+def test_an_array_of_another_kind_is_refused_by_name(name, key):
+    """Floats for whole numbers, whole numbers for floats, truths and keys."""
+    arrays = draw(name, 0)
+    if np.issubdtype(arrays[key].dtype, np.signedinteger):
+        arrays[key] = arrays[key].astype(float)
+    else:
+        arrays[key] = np.zeros(arrays[key].shape, int)
+    with pytest.raises(TypeError, match=rf"parameter '{key}'"):
+        caller(name)(on_jax(arrays))
+
+
+def test_axes_that_disagree_are_refused_by_name():
+    velocities = jnp.zeros((3, N, S))
+    with pytest.raises(TypeError, match=r"(?s)parameter 'velocities'.*f32\[3,2,4\].*K=4"):
+        mathematics()["experts"].mix_velocities(jnp.full(4, 0.25), velocities)
