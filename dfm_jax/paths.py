@@ -70,7 +70,11 @@ def mixture_path(x_0: Tokens, x_1: Tokens, kappa_t: Kappa, *, num_states: int) -
         p_t^i(v | x_0, x_1) = (1 − κ_t^i) δ_{x_0^i}(v) + κ_t^i δ_{x_1^i}(v)   [P3]
 
     One κ per position makes autoregression a special case [A1]. Source: DFM.
+
+    Raises:
+        ValueError: if κ lies outside [0, 1].
     """
+    check_interval("kappa_t", kappa_t, 0.0, 1.0)
     kappa_t = jnp.broadcast_to(kappa_t, jnp.shape(x_0))[:, None]
     source = point_mass(x_0, num_states, name="x_0", dtype=kappa_t.dtype)
     data = point_mass(x_1, num_states, name="x_1", dtype=kappa_t.dtype)

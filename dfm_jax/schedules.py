@@ -55,8 +55,16 @@ def polynomial(exponent: ArrayLike) -> Schedule:
 def cosine() -> Schedule:
     """κ_t = 1 − cos(πt/2), so that the share still at the source, 1 − κ_t, is a cosine.
 
-    Source: MaskGIT (2202.04200). Written as 2 sin²(πt/4): no cancellation.
+    Source: MaskGIT (2202.04200). Written as 2 sin²(πt/4) early and 1 − sin(π(1 − t)/2) late: no
+    digits are lost at 0, and κ ends at 1, not above.
     """
+
+    def kappa(t: ArrayLike) -> Array:
+        return jnp.where(
+            jnp.asarray(t) > 0.5,
+            1 - jnp.sin(jnp.pi / 2 * (1 - jnp.asarray(t))),
+            2 * jnp.sin(jnp.pi / 4 * t) ** 2,
+        )
 
     def log_complement(t: ArrayLike) -> Array:
         # The sine keeps its digits near 1, the cosine near 0: the rate starts at 0, not below.
@@ -68,7 +76,7 @@ def cosine() -> Schedule:
             jnp.log(jnp.cos(jnp.pi / 2 * t_early)),
         )
 
-    return Schedule(kappa=lambda t: 2 * jnp.sin(jnp.pi / 4 * t) ** 2, log_complement=log_complement)
+    return Schedule(kappa=kappa, log_complement=log_complement)
 
 
 def from_function(kappa: Callable[[ArrayLike], Array], *, grid_size: int = 257) -> Schedule:

@@ -51,7 +51,11 @@ def exact_step_velocity(
     With the posterior δ_{x_1} it is the exact step of the conditional law, any source and grid.
     With the marginal posterior it is exact if one position moves; else each token's law is right
     after the step and the joint is not [Q6].
+
+    Raises:
+        ValueError: if a step size lies outside [0, 1].
     """
+    check_interval("step_size", step_size, 0.0, 1.0)
     stay = point_mass(x_t, num_states, dtype=jnp.result_type(posterior))
     move = pad_to_states(posterior, num_states) - stay
     return step_size[:, None] * move

@@ -224,7 +224,16 @@ def fresh_compilations():
     runs.compiled.cache_clear()
 
 
-@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.what)
+IN_QUICK_SUITE = 7
+
+
+@pytest.mark.parametrize(
+    "mutation",
+    [
+        pytest.param(m, id=m.what, marks=[pytest.mark.slow] if i >= IN_QUICK_SUITE else [])
+        for i, m in enumerate(MUTATIONS)
+    ],
+)
 def test_a_wrong_line_is_caught(mutation, monkeypatch, fresh_compilations):
     assert all(row.passed for row in verify(mutation.caught_by, instances=32))
     runs.compiled.cache_clear()

@@ -53,6 +53,12 @@ ARRAYS = [
     ("paths.mixture_path", "x_0", NO_ID, ids("x_0", S)),
     ("paths.mixture_path", "x_1", NO_ID, ids("x_1", S)),
     (
+        "paths.mixture_path",
+        "kappa_t",
+        np.array([0.5, 1.2]),
+        "`kappa_t` must lie in [0, 1]; it is [0.5 1.2].",
+    ),
+    (
         "paths.convex_path",
         "kappa_t",
         np.array([[0.5, 0.5], [0.5, 0.25], [0.0, 0.0], [0.0, 0.0]]),
@@ -107,6 +113,12 @@ ARRAYS = [
     ("steps.step_size", "t", 3, "`t` must lie in [0, 2]; it is 3."),
     ("steps.step_size", "t", -1, "`t` must lie in [0, 2]; it is -1."),
     ("steps.exact_step_velocity", "x_t", NO_ID, ids("x_t", S)),
+    (
+        "steps.exact_step_velocity",
+        "step_size",
+        np.array([0.5, 1.5]),
+        "`step_size` must lie in [0, 1]; it is [0.5 1.5].",
+    ),
     ("steps.step_law", "x_t", NO_ID, ids("x_t", S)),
     ("steps.step_violation", "x_t", NO_ID, ids("x_t", S)),
     (

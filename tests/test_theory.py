@@ -85,7 +85,7 @@ def test_the_ledger_is_the_theory():
     "label", [pytest.param(label, marks=pytest.mark.statement(label)) for label in LABELS]
 )
 def test_statement_holds_and_its_falsifier_does_not(label):
-    (row,) = verify([label], instances=64, seed=1)
+    (row,) = verify([label], instances=48, seed=1)
     assert row.residual <= 1e-12
     assert row.falsifier >= 1e-9
     assert row.passed
@@ -109,10 +109,10 @@ def test_all_statements_mapped_over_8_devices():
     assert not failed
 
 
-@pytest.mark.statement("D4")
+@pytest.mark.statement("D5")
 def test_devices_do_not_change_a_residual():
-    (one,) = verify(["D4"], instances=32, seed=5)
-    (eight,) = verify(["D4"], instances=32, seed=5, num_devices=8)
+    (one,) = verify(["D5"], instances=32, seed=5)
+    (eight,) = verify(["D5"], instances=32, seed=5, num_devices=8)
     assert eight.passed
     assert abs(one.falsifier - eight.falsifier) <= 1e-12
 
