@@ -16,7 +16,7 @@ example: `jax.vmap` is the batch; `jax.jit` and the mesh are the caller's.
     samplers     how one draws, as laws                                             S1–S7
     accounting   where an ensemble's loss comes from                                B1–B11, D10, D14
     exact        ground truth by enumeration, in NumPy float64
-    theory       each statement with its residual and its falsifier; `verify`
+    theory       each statement with its residual and its falsifier (import dfm_jax.theory)
     parallel     work that shares nothing, mapped over devices
 """
 

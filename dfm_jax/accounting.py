@@ -10,18 +10,21 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import entr
 
-from dfm_jax.checks import check_law, check_tokens
+from dfm_jax.checks import check_law, check_tokens, require
 from dfm_jax.experts import mixture_log_prob
 from dfm_jax.paths import HIGHEST
-from dfm_jax.types import Array, Float, Scalar, Token, Weights, typed
+from dfm_jax.types import Array, Float, PerExpert, Scalar, Token, Weights, typed
 
 
 @typed
 def kl_divergence(log_p: Float[Array, " Z"], log_q: Float[Array, " Z"]) -> Scalar:
     """KL(p ‖ q) = Σ p log(p/q) in nats; 0 log 0 = 0, +∞ where p > 0 = q."""
     alive = log_p != -jnp.inf  # not `>`: a NaN must show
-    difference = jnp.where(alive, log_p, 0.0) - jnp.where(alive, log_q, 0.0)
-    return jnp.sum(jnp.where(alive, jnp.exp(log_p) * difference, 0.0))
+    missed = alive & (log_q == -jnp.inf)  # exp(log_p) may underflow: 0 · ∞ is not what is meant
+    both = alive & ~missed
+    difference = jnp.where(both, log_p, 0.0) - jnp.where(both, log_q, 0.0)
+    terms = jnp.where(both, jnp.exp(log_p) * difference, 0.0)
+    return jnp.sum(jnp.where(missed, jnp.inf, terms))
 
 
 @typed
@@ -31,25 +34,33 @@ def total_variation(p: Float[Array, " Z"], q: Float[Array, " Z"]) -> Scalar:
 
 
 @typed
-def routing_cost(log_prior: Weights, log_probs: Weights, expert: Token) -> Scalar:
+def routing_cost(log_prior: PerExpert, log_probs: PerExpert, expert: Token) -> Scalar:
     """What sending x to one expert costs over the mixture, in nats; +∞ where p̂_k(x) = 0.
 
         −log p̂_k(x) + log Σ_j ŵ_j p̂_j(x) = log ŵ_k − log r̂_k(x)   [B1]
 
     A gain (negative) where r̂_k > ŵ_k.
+
+    Raises:
+        ValueError: if the expert is none, or has mass 0.
     """
-    check_tokens("expert", expert, jnp.shape(log_prior)[0])
-    log_posterior = jax.nn.log_softmax(jnp.asarray(log_prior) + log_probs)
-    return jnp.asarray(log_prior)[expert] - log_posterior[expert]
+    log_prior = jnp.asarray(log_prior)
+    check_tokens("expert", expert, log_prior.shape[0])
+    mass = log_prior[expert]
+    require(mass > -jnp.inf, "`expert` must have a mass above 0; the logarithm of its mass", mass)
+    dead = log_prior == -jnp.inf
+    log_posterior = jax.nn.log_softmax(jnp.where(dead, -jnp.inf, log_prior + log_probs))
+    return mass - log_posterior[expert]
 
 
 @typed
-def best_expert_bound(log_prior: Weights, log_probs: Weights) -> Scalar:
+def best_expert_bound(log_prior: PerExpert, log_probs: PerExpert) -> Scalar:
     """The mixture never loses more than −log ŵ_k to any one expert, in nats.
 
     −log Σ_j ŵ_j p̂_j(x) ≤ min_k [−log ŵ_k − log p̂_k(x)]   [B11]
     """
-    return jnp.min(-jnp.asarray(log_prior) - log_probs)
+    log_prior = jnp.asarray(log_prior)
+    return jnp.min(jnp.where(log_prior == -jnp.inf, jnp.inf, -log_prior - log_probs))
 
 
 class EnsembleSplit(NamedTuple):
@@ -63,9 +74,9 @@ class EnsembleSplit(NamedTuple):
 
 @typed
 def ensemble_split(
-    log_weights: Weights,
+    log_weights: PerExpert,
     log_laws: Float[Array, "K Z"],
-    log_model_weights: Weights,
+    log_model_weights: PerExpert,
     log_model_laws: Float[Array, "K Z"],
 ) -> EnsembleSplit:
     """Split an ensemble's distance to the truth, exactly, for any experts.
@@ -108,7 +119,7 @@ def router_cost(
 
 @typed
 def mixture_excess_bound(
-    expert_excess: Weights, router_excess: Scalar, weights: Weights, num_positions: int
+    expert_excess: PerExpert, router_excess: Scalar, weights: Weights, num_positions: int
 ) -> Scalar:
     """A bound on the excess loss of Σ_k ρ̂_k p̂_k, in nats.
 
@@ -158,7 +169,7 @@ def truncation_bound(weights: Weights, kept: Weights) -> TruncationBound:
 
 @typed
 def gate_cost(
-    log_next_law: Float[Array, " V"], log_gate: Weights, log_next_probs: Float[Array, "K V"]
+    log_next_law: Float[Array, " V"], log_gate: PerExpert, log_next_probs: Float[Array, "K V"]
 ) -> Scalar:
     """What a gate costs at one prefix when the experts are exact, in nats per token.
 
@@ -170,7 +181,7 @@ def gate_cost(
 
 
 @typed
-def part_information(log_weights: Weights, log_laws: Float[Array, "K Z"]) -> Scalar:
+def part_information(log_weights: PerExpert, log_laws: Float[Array, "K Z"]) -> Scalar:
     """What the state tells about the part, in nats.
 
         I(X; K) = Σ_k w_k KL(q_k ‖ q),   H(X) = Σ_k w_k H(X | k) + I(X; K)   [D10, B9]
@@ -196,7 +207,7 @@ def oracle_leakage(weights: Weights) -> Scalar:
     return jnp.sum(entr(jnp.asarray(weights)))
 
 
-def _log_posteriors(log_weights: Weights, log_laws: Array) -> Array:
+def _log_posteriors(log_weights: PerExpert, log_laws: Array) -> Array:
     """log r_k(x) at every state, [Z, K]; −∞ for all k off the support."""
     weights = jnp.asarray(log_weights)[None]
     joint = jnp.where(weights == -jnp.inf, -jnp.inf, log_laws.T + weights)
@@ -208,4 +219,6 @@ def _log_posteriors(log_weights: Weights, log_laws: Array) -> Array:
 def _mean(log_p: Array, values: Array) -> Array:
     """E_p[values], where p = 0 dropped before the product: the value there may be infinite."""
     alive = log_p != -jnp.inf
-    return jnp.sum(jnp.where(alive, jnp.exp(log_p) * jnp.where(alive, values, 0.0), 0.0))
+    infinite = alive & (values == jnp.inf)  # whatever its mass, though exp may underflow
+    kept = jnp.where(alive & ~infinite, values, 0.0)
+    return jnp.sum(jnp.where(infinite, jnp.inf, jnp.where(alive, jnp.exp(log_p) * kept, 0.0)))

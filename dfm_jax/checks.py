@@ -17,8 +17,6 @@ from jax.core import Tracer
 from jax.experimental import checkify
 from jax.typing import ArrayLike
 
-_ROUNDING = 64  # how many float epsilons a sum of probabilities may miss 1 by, per term
-
 
 def require(holds: ArrayLike, rule: str, value: Any) -> None:
     """Raise `ValueError("RULE; it is VALUE.")` unless `holds`; under tracing, a debug check."""
@@ -64,11 +62,28 @@ def check_interval(
 def check_law(name: str, probs: ArrayLike) -> None:
     """Every row of the last axis is non-negative and sums to 1."""
     probs = _readable(probs)
-    inexact = jnp.issubdtype(probs.dtype, jnp.inexact)
-    slack = _ROUNDING * probs.shape[-1] * jnp.finfo(probs.dtype).eps if inexact else 0
-    total = probs.sum(axis=-1)
+    half = jnp.issubdtype(probs.dtype, jnp.inexact) and jnp.finfo(probs.dtype).bits < 32
+    total = probs.sum(axis=-1, dtype=jnp.float32 if half else None)
     require(probs >= 0, f"`{name}` must be non-negative", probs)
-    require(abs(total - 1) <= slack, f"`{name}` must sum to 1 over its last axis", total)
+    rule = f"`{name}` must sum to 1 over its last axis"
+    require(abs(total - 1) <= _slack(probs), rule, total)
+
+
+def check_log_law(name: str, log_probs: ArrayLike) -> None:
+    """Every row of the last axis holds the logarithms of a law."""
+    log_probs = _readable(log_probs)
+    exp = jnp.exp if isinstance(log_probs, Tracer) else np.exp
+    total = exp(log_probs).sum(axis=-1)
+    rule = f"`exp({name})` must sum to 1 over its last axis"
+    require(abs(total - 1) <= _slack(log_probs), rule, total)
+
+
+def _slack(probs: Any) -> float:
+    """How far from 1 rounding may take a sum: a few epsilons, and √V of them; never over 2 %."""
+    if not jnp.issubdtype(probs.dtype, jnp.inexact):
+        return 0.0
+    epsilons = 8 * (8 + probs.shape[-1] ** 0.5)
+    return min(epsilons * float(jnp.finfo(probs.dtype).eps), 0.02)
 
 
 def check_tokens(name: str, tokens: ArrayLike, num_tokens: int) -> None:

@@ -13,7 +13,7 @@ import tyro
 from tqdm import tqdm
 
 from dfm_jax.theory import LEDGER, Row, Shape, equations, verify
-from dfm_jax.theory.verify import MAIN_SHAPE
+from dfm_jax.theory.verification import MAIN_SHAPE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +49,8 @@ class Verify:
 
     def run(self) -> int:
         """Print a line per statement as it is judged."""
+        if self.json is not None:  # before the work, not after it
+            _writable(self.json)
         if self.devices > 1:  # of the host; an accelerator has as many as it has
             jax.config.update("jax_num_cpu_devices", self.devices)
         start, rows = time.perf_counter(), []
@@ -73,12 +75,15 @@ class Verify:
         bar.close()
         failed = [row.label for row in rows if not row.passed]
         seconds = time.perf_counter() - start
-        verdict = (
-            f"FAILED: {', '.join(failed)}" if failed else "all hold, and every falsifier fails"
-        )
-        print(f"\n{len(rows)} statements, {self.precision}, {seconds:.0f} s: {verdict}.")
+        if failed:
+            verdict = f"FAILED: {', '.join(failed)}"
+        elif rows[0].falsifier_instances:
+            verdict = "all hold, and every falsifier fails"
+        else:
+            verdict = "all hold; no falsifier was judged, for nothing breaks where V, N or K is 1"
+        statements = "1 statement" if len(rows) == 1 else f"{len(rows)} statements"
+        print(f"\n{statements}, {self.precision}, {seconds:.0f} s: {verdict}.")
         if self.json is not None:
-            self.json.parent.mkdir(parents=True, exist_ok=True)
             self.json.write_text(json.dumps([_jsonable(row) for row in rows], indent=1) + "\n")
         return 1 if failed else 0
 
@@ -99,6 +104,7 @@ class Equations:
         if self.out is None:
             print(equations(), end="")
         else:
+            _writable(self.out)
             self.out.write_text(equations(), "utf-8")
         return 0
 
@@ -114,9 +120,15 @@ def main(args: list[str] | None = None) -> int:
     )
     try:
         return command.run()
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+
+
+def _writable(path: Path) -> None:
+    """Make the file's folder and open the file, so that a bad path ends before the work begins."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.open("a").close()
 
 
 _HEADINGS = ("", "statement", "kind", "residual", "tolerance", "falsifier", "cases", "")

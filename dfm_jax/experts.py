@@ -12,25 +12,31 @@ the expert behind a zero may return anything, NaN included.
 import jax
 import jax.numpy as jnp
 
-from dfm_jax.checks import check_count, check_interval, check_law
-from dfm_jax.types import Array, Float, Token, Weights, typed
+from dfm_jax.checks import check_count, check_interval, check_law, check_log_law
+from dfm_jax.types import Array, Float, PerExpert, Token, Weights, typed
 from dfm_jax.velocities import expectation
 
 
 @typed
-def mixture_log_prob(log_weights: Weights, log_probs: Float[Array, " K *event"]) -> Array:
+def mixture_log_prob(
+    log_weights: PerExpert, log_probs: Float[Array, " K *event"]
+) -> Float[Array, " *event"]:
     """The law of the whole, from the laws of the parts, in nats.
 
         log q(x) = log Σ_k w_k q_k(x),   log p_t(x) = log Σ_k w_k p_t^k(x)   [D1, D2]
 
     In log space: products of token probabilities underflow.
+
+    Raises:
+        ValueError: if the weights are no law.
     """
+    check_log_law("log_weights", log_weights)
     column = jnp.reshape(log_weights, (-1, *(1 for _ in log_probs.shape[1:])))
     return jax.nn.logsumexp(jnp.where(column == -jnp.inf, -jnp.inf, column + log_probs), axis=0)
 
 
 @typed
-def expert_posterior(log_p_t: Weights, log_prior: Weights) -> Weights:
+def expert_posterior(log_p_t: PerExpert, log_prior: PerExpert) -> Weights:
     """Which part does the state come from?
 
         r_k(z, t) = w_k p_t^k(z) / p_t(z)   [D3]
@@ -47,7 +53,9 @@ def expert_posterior(log_p_t: Weights, log_prior: Weights) -> Weights:
 
 
 @typed
-def mix_velocities(weights: Weights, velocities: Float[Array, " K *state"]) -> Array:
+def mix_velocities(
+    weights: Weights, velocities: Float[Array, " K *state"]
+) -> Float[Array, " *state"]:
     """The global velocity is the posterior-weighted sum of the experts' at the same (z, t).
 
         u_t(·, z) = Σ_k r_k(z, t) u_t^k(·, z)   [D4, D13]
@@ -63,7 +71,9 @@ def mix_velocities(weights: Weights, velocities: Float[Array, " K *state"]) -> A
 
 
 @typed
-def mix_posteriors(weights: Weights, posteriors: Float[Array, " K *state"]) -> Array:
+def mix_posteriors(
+    weights: Weights, posteriors: Float[Array, " K *state"]
+) -> Float[Array, " *state"]:
     """Token posteriors mix like velocities.
 
         p_{1|t}^i(v | z) = Σ_k r_k(z, t) p_{1|t}^{k,i}(v | z)   [D5, D6]
@@ -78,7 +88,9 @@ def mix_posteriors(weights: Weights, posteriors: Float[Array, " K *state"]) -> A
 
 
 @typed
-def mix_log_probs(log_weights: Weights, log_probs: Float[Array, " K *state"]) -> Array:
+def mix_log_probs(
+    log_weights: PerExpert, log_probs: Float[Array, " K *state"]
+) -> Float[Array, " *state"]:
     """`mix_posteriors` in log space, in nats: large vocabularies and long sequences underflow.
 
     log p(v | z) = log Σ_k exp(log r_k + log p_k(v | z))   [D5, D6]

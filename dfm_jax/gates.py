@@ -9,26 +9,35 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dfm_jax.checks import check_count, check_interval, check_law, require
+from dfm_jax.checks import check_count, check_interval, check_law, check_log_law, require
 from dfm_jax.paths import HIGHEST
-from dfm_jax.types import Array, Bool, Float, Scalar, Weights, typed
+from dfm_jax.types import Array, Bool, Float, Number, PerExpert, Weights, typed
 
 
 class GateState(NamedTuple):
-    """A running gate: log r_k(x^{≤t}), and whether any live expert could have made the prefix."""
+    """A running gate: log r_k(x^{≤t}), and whether any live expert could have made the prefix.
 
-    log_weights: Float[Array, " K"]
-    alive: Bool[Array, ""]
+    For a whole sequence both have a leading axis N + 1: row t has seen t tokens.
+    """
+
+    log_weights: Float[Array, "*rows K"]
+    alive: Bool[Array, "*rows"]
 
 
 @typed
-def gate_init(log_prior: Weights) -> GateState:
-    """The gate before the first token: r_k = P(k | c), normalised.   [D7]"""
+def gate_init(log_prior: PerExpert) -> GateState:
+    """The gate before the first token: r_k = P(k | c), normalised.   [D7]
+
+    Raises:
+        ValueError: if every expert has mass 0, or a mass is NaN.
+    """
+    total = jax.nn.logsumexp(jnp.asarray(log_prior))
+    require(total > -jnp.inf, "`log_prior` must give some expert a mass; the log of all", total)
     return GateState(jax.nn.log_softmax(jnp.asarray(log_prior)), jnp.array(True))
 
 
 @typed
-def bayes_gate_update(state: GateState, log_probs: Weights) -> GateState:
+def bayes_gate_update(state: GateState, log_probs: PerExpert) -> GateState:
     """One token more: the experts' own likelihoods route.
 
         r_k(x^{≤t+1}) ∝ r_k(x^{≤t}) q_k(x^{t+1} | x^{≤t})   [D7]
@@ -50,39 +59,40 @@ def bayes_gate_update(state: GateState, log_probs: Weights) -> GateState:
 
 @typed
 def fixed_share_update(
-    state: GateState, log_probs: Weights, log_prior: Weights, alpha: Scalar
+    state: GateState, log_probs: PerExpert, log_prior: PerExpert, alpha: Number
 ) -> GateState:
     """The Bayes gate that forgets: for parts that change inside a sequence.
 
-        r_{t+1} = (1 − α) · normalise(r_t q_k(x^{t+1} | x^{≤t})) + α w_k   [S7]
+        r_{t+1} = (1 − α) · normalise(r_t q_k(x^{t+1} | x^{≤t})) + α w_k   [B10]
 
     α = 0 is the Bayes gate, α = 1 the static one. Source: Herbster & Warmuth (1998).
 
     Raises:
-        ValueError: unless 0 ≤ α ≤ 1.
+        ValueError: unless 0 ≤ α ≤ 1, or if the prior is no law.
     """
     check_interval("alpha", alpha, 0.0, 1.0)
+    check_log_law("log_prior", log_prior)
     log_weights, alive = bayes_gate_update(state, log_probs)
     kept, shared = jnp.log1p(-alpha) + log_weights, jnp.log(alpha) + log_prior
     return GateState(jnp.where(alive, jnp.logaddexp(kept, shared), log_weights), alive)
 
 
 @typed
-def bayes_gate(log_prior: Weights, token_log_probs: Float[Array, "N K"]) -> GateState:
+def bayes_gate(log_prior: PerExpert, token_log_probs: Float[Array, "N K"]) -> GateState:
     """The Bayes gate at every prefix of a sequence: row t is r(x^{≤t}), rows 0 … N.
 
         r_k(x^{≤t}) ∝ P(k | c) Π_{s≤t} q_k(x^s | x^{<s})   [D7]
 
     Mixing token by token with these weights is the sequence mixture Σ_k r_k(c) q_k(x | c).
     """
-    return _run(lambda state, row: bayes_gate_update(state, row), log_prior, token_log_probs)
+    return _run(bayes_gate_update, log_prior, token_log_probs)
 
 
 @typed
 def fixed_share_gate(
-    log_prior: Weights, token_log_probs: Float[Array, "N K"], alpha: Scalar
+    log_prior: PerExpert, token_log_probs: Float[Array, "N K"], alpha: Number
 ) -> GateState:
-    """`fixed_share_update` at every prefix: rows 0 … N.   [S7]"""
+    """`fixed_share_update` at every prefix: rows 0 … N.   [B10]"""
     log_prior = jax.nn.log_softmax(jnp.asarray(log_prior))
 
     def update(state: GateState, row: Array) -> GateState:
@@ -92,7 +102,7 @@ def fixed_share_gate(
 
 
 @typed
-def static_gate(log_prior: Weights, num_positions: int) -> GateState:
+def static_gate(log_prior: PerExpert, num_positions: int) -> GateState:
     """A gate that never looks: r = P(k | c) at every prefix, rows 0 … N.   [B10]"""
     check_count("num_positions", num_positions)
     log_weights = jax.nn.log_softmax(jnp.asarray(log_prior))
@@ -101,7 +111,7 @@ def static_gate(log_prior: Weights, num_positions: int) -> GateState:
 
 
 @typed
-def last_token_gate(log_prior: Weights, token_log_probs: Float[Array, "N K"]) -> GateState:
+def last_token_gate(log_prior: PerExpert, token_log_probs: Float[Array, "N K"]) -> GateState:
     """A gate that remembers one token: each row starts again from the prior, rows 0 … N.
 
     ρ_k(x^{≤t}) ∝ w_k q_k(x^t | x^{<t})   [B10]
@@ -116,7 +126,7 @@ def last_token_gate(log_prior: Weights, token_log_probs: Float[Array, "N K"]) ->
 
 @typed
 def centroid_gate(
-    features: Float[Array, " D"], centroids: Float[Array, "K D"], temperature: Scalar
+    features: Float[Array, " D"], centroids: Float[Array, "K D"], temperature: Number
 ) -> Weights:
     """A gate by direction: softmax of the cosine between the features and each centroid.
 
@@ -156,7 +166,7 @@ def top_k_gate(weights: Weights, count: int) -> Weights:
 
 
 @typed
-def nucleus_gate(weights: Weights, mass: Scalar) -> Weights:
+def nucleus_gate(weights: Weights, mass: Number) -> Weights:
     """Keep the fewest largest weights whose sum reaches `mass` and renormalise.   [B6]
 
     Raises:
@@ -182,7 +192,7 @@ def _renormalise(weights: Array) -> Array:
     return weights / jnp.sum(weights)
 
 
-def _run(update, log_prior: Weights, token_log_probs: Array) -> GateState:
+def _run(update, log_prior: PerExpert, token_log_probs: Array) -> GateState:
     def step(state: GateState, row: Array) -> tuple[GateState, GateState]:
         state = update(state, row)
         return state, state

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import gammaln
 
-from dfm_jax.checks import check_law, check_tokens, require
+from dfm_jax.checks import check_interval, check_law, check_tokens, require
 from dfm_jax.paths import HIGHEST, point_mass
 from dfm_jax.schedules import Schedule, rate
 from dfm_jax.types import (
@@ -19,6 +19,7 @@ from dfm_jax.types import (
     Context,
     Float,
     LogProbs,
+    PerExpert,
     Scalar,
     Time,
     Token,
@@ -86,7 +87,12 @@ def any_order_log_weight(num_revealed: ArrayLike, num_masked: ArrayLike) -> Arra
     """log ∫ κ^a (1−κ)^{M−1} dκ = log [a! (M−1)!/N!], a revealed, M = N − a ≥ 1 masked.   [L3]
 
     Free positions only: a context counts neither as revealed nor towards N.
+
+    Raises:
+        ValueError: unless a ≥ 0 and M ≥ 1.
     """
+    check_interval("num_revealed", num_revealed, 0, jnp.inf, ends="[)")
+    check_interval("num_masked", num_masked, 1, jnp.inf, ends="[)")
     a, m = _real(num_revealed), _real(num_masked)
     return gammaln(a + 1) + gammaln(m) - gammaln(a + m + 1)
 
@@ -151,7 +157,7 @@ def bregman_divergence(
 
 
 @typed
-def router_loss(log_router: Weights, part: Token) -> Scalar:
+def router_loss(log_router: PerExpert, part: Token) -> Scalar:
     """−log ρ̂_k(x_t, t), in nats; the minimiser over all functions is r_k(x_t, t).   [D11]
 
     Raises:
@@ -162,7 +168,7 @@ def router_loss(log_router: Weights, part: Token) -> Scalar:
 
 
 @typed
-def decentralised_loss(expert_losses: Weights, router_loss: Scalar, weights: Weights) -> Scalar:
+def decentralised_loss(expert_losses: PerExpert, router_loss: Scalar, weights: Weights) -> Scalar:
     """The decentralised objective: experts apart, plus the router.
 
         J(θ, φ) = Σ_k w_k L_k(θ_k) + E[−log ρ̂_k(X_t, t; φ)]   [D9, D12]

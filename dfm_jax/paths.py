@@ -8,7 +8,14 @@ path and its posteriors; they do not care which token path it was.
 import jax
 import jax.numpy as jnp
 
-from dfm_jax.checks import check_count, check_interval, check_law, check_num_states, check_tokens
+from dfm_jax.checks import (
+    check_count,
+    check_interval,
+    check_law,
+    check_num_states,
+    check_tokens,
+    require,
+)
 from dfm_jax.types import (
     Array,
     Context,
@@ -17,6 +24,7 @@ from dfm_jax.types import (
     Int,
     Kappa,
     Key,
+    Number,
     Probs,
     Scalar,
     StateProbs,
@@ -52,6 +60,8 @@ def pad_to_states(probs: Probs, num_states: int) -> StateProbs:
 def mask_source(x_1: Tokens, context: Context, *, mask_id: int) -> Tokens:
     """x_0 = I ⊙ x_1 + (1 − I) ⊙ m: the context is given, the rest is masked.   [A2, A5]
 
+    Any other source is `sample_path` of its token laws, under `jnp.where(context, x_1, ·)`.
+
     Raises:
         ValueError: if `mask_id` is no V ≥ 1, the id −1 included, or a token of `x_1` is the mask.
     """
@@ -69,7 +79,7 @@ def mixture_path(x_0: Tokens, x_1: Tokens, kappa_t: Kappa, *, num_states: int) -
 
         p_t^i(v | x_0, x_1) = (1 − κ_t^i) δ_{x_0^i}(v) + κ_t^i δ_{x_1^i}(v)   [P3]
 
-    One κ per position makes autoregression a special case [A1]. Source: DFM.
+    One κ per position makes autoregression a special case (A1). Source: DFM.
 
     Raises:
         ValueError: if κ lies outside [0, 1].
@@ -88,14 +98,15 @@ def convex_path(base_laws: Float[Array, "J N S"], kappa_t: Float[Array, "J N"]) 
         p_t^i(v | x_0, x_1) = Σ_j κ_t^{i,j} h^j(v | x_0, x_1),  κ ≥ 0,  Σ_j κ_t^{i,j} = 1   [P2]
 
     Raises:
-        ValueError: if κ is no law over j.
+        ValueError: if κ is no law over j, or a base law is no law.
     """
+    check_law("base_laws", base_laws)
     check_law("kappa_t", jnp.moveaxis(kappa_t, 0, -1))
     return jnp.einsum("jn,jnv->nv", kappa_t, base_laws, precision=HIGHEST)
 
 
 @typed
-def metric_path(x_1: Tokens, distances: Float[Array, "V V"], beta_t: Scalar) -> Probs:
+def metric_path(x_1: Tokens, distances: Float[Array, "V V"], beta_t: Number) -> Probs:
     """Tokens near the target first: a path through a distance between tokens.
 
         p_t^i(v | x_1) ∝ exp(−β_t d(v, x_1^i))   [P6]
@@ -103,9 +114,12 @@ def metric_path(x_1: Tokens, distances: Float[Array, "V V"], beta_t: Scalar) -> 
     β = 0 is uniform, β = ∞ is δ_{x_1}. The source is uniform, whatever the coupling. Source: KO.
 
     Raises:
-        ValueError: if β < 0.
+        ValueError: if β < 0, or `distances` are negative somewhere or not 0 on the diagonal.
     """
     check_interval("beta_t", beta_t, 0.0, jnp.inf)
+    require(distances >= 0, "`distances` must be non-negative", distances)
+    own = jnp.diagonal(distances)
+    require(own == 0, "`distances` must be 0 from a token to itself", own)
     check_tokens("x_1", x_1, distances.shape[0])
     to_target = distances[:, x_1].T
     # ∞ · 0 must be 0 at the target itself.
@@ -180,7 +194,11 @@ def token_posterior(
 def revealed_log_prob(
     x_t: Tokens, x_1: Int[Array, "P N"], log_data: Float[Array, " P"], *, mask_id: int
 ) -> Scalar:
-    """log q(revealed tokens of x_t) under an all-mask source, in nats: free of t and κ.   [P7]"""
+    """log q(revealed tokens of x_t) under an all-mask source, in nats: free of t and κ.   [P7]
+
+    Raises:
+        ValueError: if `x_1` holds a mask, or `x_t` an id above it.
+    """
     return jax.nn.logsumexp(jnp.where(_agrees(x_t, x_1, mask_id), log_data, -jnp.inf))
 
 
@@ -201,5 +219,6 @@ def revealed_posterior(
 def _agrees(x_t: Tokens, x_1: Int[Array, "P N"], mask_id: int) -> Array:
     check_count("mask_id", mask_id)
     check_tokens("x_t", x_t, mask_id + 1)
+    check_tokens("x_1", x_1, mask_id)
     z = jnp.asarray(x_t)[None, :]
     return jnp.all((x_1 == z) | (z == mask_id), axis=-1)

@@ -15,6 +15,8 @@ from dfm_jax.types import (
     Bool,
     Float,
     LogProbs,
+    Number,
+    PerExpert,
     Probs,
     Scalar,
     StateProbs,
@@ -56,15 +58,15 @@ def final_step_law(
 
 @typed
 def one_position_step_law(
-    velocity: Velocity, x_t: Tokens, position: Token, size: Scalar
+    velocity: Velocity, x_t: Tokens, position: Token, size: Number
 ) -> StateProbs:
     """A step of one position only; the others stay.
 
         X^j ~ δ_{x_t^j} + h 1[j = i] u^j(·, x_t)   [S5]
 
     With a corrector (`velocities.corrected_velocity`, α = β) at frozen t it keeps p_t exactly, as
-    long as h |u| ≤ 1; moving all positions at once keeps it to O(h²) only. A uniformly drawn
-    position with h' = N h is the step I + h G.
+    long as h |u| ≤ 1 (beyond, it is no law); all positions at once keep it to O(h²) only. A
+    uniformly drawn position with h' = N h is the step I + h G.
     """
     num_positions, num_states = jnp.shape(velocity)
     check_tokens("position", position, num_positions)
@@ -88,7 +90,7 @@ def mixed_step_law(weights: Weights, step_laws: Float[Array, "K N S"]) -> StateP
 
 @typed
 def shared_expert_log_prob(
-    x_next: Tokens, log_weights: Weights, step_laws: Float[Array, "K N S"]
+    x_next: Tokens, log_weights: PerExpert, step_laws: Float[Array, "K N S"]
 ) -> Scalar:
     """One expert for all positions of a step, in nats: log Σ_k r_k Π_i law_k^i(x^i).   [S6]
 
@@ -100,7 +102,7 @@ def shared_expert_log_prob(
 
 
 @typed
-def one_expert_log_prob(log_prior: Weights, sequence_log_probs: Weights) -> Scalar:
+def one_expert_log_prob(log_prior: PerExpert, sequence_log_probs: PerExpert) -> Scalar:
     """Draw one expert after the prompt, k ~ r(c), and keep it: the law of the sequence, in nats.
 
         log Σ_k r_k(c) q̂_k(x | c)   [S7b]

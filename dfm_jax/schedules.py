@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dfm_jax.checks import check_count, check_interval, require
-from dfm_jax.types import Array, ArrayLike, Context, Float, Int, Table, Time, typed
+from dfm_jax.types import Array, ArrayLike, Context, Float, Int, Table, Time, as_time, typed
 
 
 class Schedule(NamedTuple):
@@ -82,9 +82,10 @@ def cosine() -> Schedule:
 def from_function(kappa: Callable[[ArrayLike], Array], *, grid_size: int = 257) -> Schedule:
     """Any κ_t with κ_0 = 0, κ_1 = 1 and κ non-decreasing, checked on a grid of `grid_size` times.
 
-    log(1 − κ_t) is log1p(−κ_t): its relative error is eps / (1 − κ_t), so in float32 keep
-    1 − κ_t ≥ 1e-4 (rate good to about 1e-3) and 0 where κ_t rounds to 1; a function that knows its
-    complement builds `Schedule(kappa, log_complement)` itself.
+    log(1 − κ_t) is log1p(−κ_t), with a relative error of eps / (1 − κ_t): in float32 keep
+    1 − κ_t ≥ 1e-4 (rate good to about 1e-3). Where κ_t rounds to 1 too early the rate is infinite,
+    and refused. A function that knows its complement builds `Schedule(kappa, log_complement)`
+    itself, and `check_schedule` holds it to its word.
 
     Raises:
         ValueError: if an end is not 0 or 1, or κ decreases somewhere on the grid.
@@ -98,6 +99,28 @@ def from_function(kappa: Callable[[ArrayLike], Array], *, grid_size: int = 257) 
     return Schedule(
         kappa=lambda t: kappa(jnp.asarray(t)),
         log_complement=lambda t: jnp.log1p(-kappa(jnp.asarray(t))),
+    )
+
+
+def check_schedule(schedule: Schedule, *, grid_size: int = 257) -> None:
+    """κ_0 = 0, κ_1 = 1, κ never decreases, and log_complement = log(1 − κ), on a grid of times.
+
+    Raises:
+        ValueError: naming the first rule broken.
+    """
+    check_count("grid_size", grid_size, at_least=2)
+    with jax.ensure_compile_time_eval():
+        times = jnp.linspace(0.0, 1.0, grid_size)
+        values = np.asarray(jax.vmap(schedule.kappa)(times))
+        complements = np.exp(np.asarray(jax.vmap(schedule.log_complement)(times)))
+    _check_ends("kappa", values)
+    _check_monotone("kappa", values)
+    apart = float(np.max(np.abs(complements - (1 - values))))
+    slack = 64 * np.finfo(values.dtype).eps
+    require(
+        apart <= slack,
+        "`log_complement` must be log(1 − κ): the largest gap must be rounding",
+        apart,
     )
 
 
@@ -122,7 +145,7 @@ def rate(t: Time, schedule: Schedule) -> Float[Array, "..."]:
         ValueError: if t lies outside [0, 1], or where κ_t reaches 1: there the rate is infinite.
     """
     check_interval("t", t, 0.0, 1.0)
-    t = jnp.asarray(t)
+    t = as_time(t)
     log_complement, slope = jax.jvp(schedule.log_complement, (t,), (jnp.ones_like(t),))
     _, motion = jax.jvp(schedule.kappa, (t,), (jnp.ones_like(t),))
     stopped = (log_complement == -jnp.inf) & (motion == 0)
@@ -140,7 +163,7 @@ def backward_rate(t: Time, schedule: Schedule) -> Float[Array, "..."]:
         ValueError: if t lies outside [0, 1], or where κ_t = 0: there the rate is infinite.
     """
     check_interval("t", t, 0.0, 1.0)
-    t = jnp.asarray(t)
+    t = as_time(t)
     log_kappa, slope = jax.jvp(lambda t: jnp.log(schedule.kappa(t)), (t,), (jnp.ones_like(t),))
     require(log_kappa > -jnp.inf, "`t` must lie where κ_t > 0", t)
     return slope
@@ -209,6 +232,9 @@ def check_table(table: Table, context: Context | None = None) -> None:
     """
     table = np.asarray(table) * 1.0  # whole numbers may stand for κ
     require(table.ndim == 2 and table.shape[0] >= 2, "`table` must be [T + 1, N]", table.shape)
+    if context is not None:
+        rule = f"`context` must have one entry for each of the {table.shape[1]} positions"
+        require(np.shape(context) == table.shape[1:], rule, np.shape(context))
     finished = table[:-1] == 1
     moved = finished & (table[1:] != 1)
     t, i = np.argwhere(moved)[0] if moved.any() else (0, 0)

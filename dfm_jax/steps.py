@@ -6,9 +6,16 @@ table `left_to_right`.
 
 import jax
 import jax.numpy as jnp
+from jax.scipy.special import entr
 
-from dfm_jax.checks import check_interval, check_tokens
-from dfm_jax.paths import HIGHEST, pad_to_states, point_mass, product_log_prob
+from dfm_jax.checks import check_interval, check_law, check_tokens, require
+from dfm_jax.paths import (
+    HIGHEST,
+    pad_to_states,
+    point_mass,
+    product_log_prob,
+    token_posterior,
+)
 from dfm_jax.types import (
     Array,
     Float,
@@ -31,11 +38,13 @@ def step_size(table: Table, t: Step) -> Float[Array, " N"]:
         λ_t^i = (κ_{t+1}^i − κ_t^i) / (1 − κ_t^i),  0 where κ_t^i = 1   [Q3]
 
     Raises:
-        ValueError: if t is no step of the table, 0 … T − 1.
+        ValueError: if t is no step of the table, 0 … T − 1, or κ decreases in it: a finished token
+            may not move. `schedules.check_table` judges a whole table.
     """
     table = jnp.asarray(table)
     check_interval("t", t, 0, table.shape[0] - 2)
     now, then = table[t], table[jnp.asarray(t) + 1]
+    require(then >= now, "`table` must not decrease, nor move a finished token, in step t", then)
     left = 1 - now
     return jnp.where(left > 0, (then - now) / jnp.where(left > 0, left, 1.0), 0.0)
 
@@ -50,12 +59,13 @@ def exact_step_velocity(
 
     With the posterior δ_{x_1} it is the exact step of the conditional law, any source and grid.
     With the marginal posterior it is exact if one position moves; else each token's law is right
-    after the step and the joint is not [Q6].
+    after the step and the joint is not (Q6).
 
     Raises:
-        ValueError: if a step size lies outside [0, 1].
+        ValueError: if a step size lies outside [0, 1], or a row of the posterior is no law.
     """
     check_interval("step_size", step_size, 0.0, 1.0)
+    check_law("posterior", posterior)
     stay = point_mass(x_t, num_states, dtype=jnp.result_type(posterior))
     move = pad_to_states(posterior, num_states) - stay
     return step_size[:, None] * move
@@ -66,6 +76,8 @@ def step_law(velocity: Velocity, x_t: Tokens) -> StateProbs:
     """One step, independently over positions given x_t.
 
     X_{t+1}^i ~ δ_{x_t^i}(·) + u_t^i(·, x_t)   [Q1]
+
+    A law where the velocity is valid; `step_violation` says by how much it is not.
     """
     stay = point_mass(x_t, jnp.shape(velocity)[-1], dtype=jnp.result_type(velocity))
     return stay + velocity
@@ -137,6 +149,7 @@ def parallel_log_prob(
 
     Its distance KL(q ‖ q_parallel) is the price of parallelism, the expected total correlation
     inside the blocks; zero for blocks of one. The law q is listed: `states` and their log-masses.
+    −∞ where q cannot make the blocks before: a sampler that has come there has no posterior.
     """
     same = states == jnp.asarray(x)[None, :]  # [Z, N]
     known = block_of[None, :] < block_of[:, None]  # [i, j]
@@ -156,10 +169,5 @@ def total_correlation(
     TC(X) = Σ_i H(X^i) − H(X)   [Q6]
     """
     check_tokens("states", states, num_tokens)
-    at = jax.vmap(lambda x: point_mass(x, num_tokens, dtype=law.dtype))(states)
-    marginals = jnp.einsum("z,znv->nv", law, at, precision=HIGHEST)
-    return jnp.sum(_entropy_terms(marginals)) - jnp.sum(_entropy_terms(law))
-
-
-def _entropy_terms(probs: Array) -> Array:
-    return jax.scipy.special.entr(probs)
+    marginals = token_posterior(law, states, num_tokens=num_tokens)
+    return jnp.sum(entr(marginals)) - jnp.sum(entr(law))

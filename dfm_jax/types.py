@@ -1,13 +1,15 @@
 """The kinds of array by name, and `typed`, which holds every public signature to its word.
 
 Axis letters, declared once: N positions, V data tokens, S states of a position (V, or V + 1 where
-the mask, id V, is one of them), K experts, T steps, P pairs (x_0, x_1), J base laws, D features.
+the mask, id V, is one of them), Z listed states, K experts, T steps, P pairs (x_0, x_1), J base
+laws, D features.
 Functions are written for one example; `jax.vmap` is the batch.
 """
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import jax.numpy as jnp
 from beartype import beartype
 from jax.typing import DTypeLike as DType
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, jaxtyped
@@ -23,7 +25,8 @@ Fn = TypeVar("Fn", bound=Callable[..., Any])
 
 Key = PRNGKeyArray
 Scalar = Float[ArrayLike, ""]
-Time = Float[ArrayLike, ""]  # in [0, 1], from the source to the data
+Number = Float[ArrayLike, ""] | int  # an argument that may be written 0 or 1
+Time = Float[ArrayLike, ""] | int  # in [0, 1], from the source to the data
 Step = Int[ArrayLike, ""]  # a step of a schedule table, 0 … T − 1
 Token = Int[ArrayLike, ""]
 Tokens = Int[ArrayLike, " N"]
@@ -33,8 +36,14 @@ Probs = Float[ArrayLike, "N V"]  # one law over the data tokens per position
 LogProbs = Float[ArrayLike, "N V"]  # its logarithm, in nats
 StateProbs = Float[ArrayLike, "N S"]  # one law over the states per position
 Velocity = Float[ArrayLike, "N S"]  # u_t^i(v, x_t): row i sums to 0
-Weights = Float[ArrayLike, " K"]  # one number per expert
+Weights = Float[ArrayLike, " K"]  # a law over experts
+PerExpert = Float[ArrayLike, " K"]  # any number per expert: log-weights, log-probabilities, losses
 Table = Float[ArrayLike, "times N"]  # a schedule table κ[t, i]: T + 1 rows, from source to data
+
+
+def as_time(t: Time) -> Array:
+    """A time that can be differentiated: 0 and 1 may be written as integers."""
+    return jnp.asarray(t, dtype=float if isinstance(t, int) else None)
 
 
 def typed(fn: Fn) -> Fn:
@@ -53,6 +62,8 @@ __all__ = [
     "Kappa",
     "Key",
     "LogProbs",
+    "Number",
+    "PerExpert",
     "Probs",
     "Scalar",
     "StateProbs",
@@ -63,5 +74,6 @@ __all__ = [
     "Tokens",
     "Velocity",
     "Weights",
+    "as_time",
     "typed",
 ]

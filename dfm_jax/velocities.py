@@ -9,7 +9,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from dfm_jax.checks import check_interval, check_tokens, require
+from dfm_jax.checks import check_interval, check_law, check_tokens, require
 from dfm_jax.paths import HIGHEST, metric_path, pad_to_states, point_mass
 from dfm_jax.schedules import Schedule, backward_rate, rate
 from dfm_jax.types import (
@@ -17,12 +17,14 @@ from dfm_jax.types import (
     ArrayLike,
     Float,
     Int,
+    Number,
     Probs,
     Scalar,
     StateProbs,
     Time,
     Tokens,
     Velocity,
+    as_time,
     typed,
 )
 
@@ -40,7 +42,7 @@ def rate_violation(velocity: Velocity, x_t: Tokens) -> Scalar:
 
 @typed
 def mixture_velocity(
-    x_t: Tokens, x_1: Tokens, t: Time, schedule: Schedule, *, num_states: int
+    x_1: Tokens, x_t: Tokens, t: Time, schedule: Schedule, *, num_states: int
 ) -> Velocity:
     """The conditional velocity of the mixture path: jump to the data token.
 
@@ -63,7 +65,11 @@ def posterior_to_velocity(
 
     `num_states` = V + 1 pads the mask, so that rows sum to 0 also at a masked position.
     Source: DFM.
+
+    Raises:
+        ValueError: if a row of the posterior is no law; if κ_t reaches 1.
     """
+    check_law("posterior", posterior)
     stay = point_mass(x_t, num_states, dtype=jnp.result_type(posterior))
     return _per_position(rate(t, schedule), x_t) * (pad_to_states(posterior, num_states) - stay)
 
@@ -72,7 +78,7 @@ def posterior_to_velocity(
 def velocity_to_posterior(
     velocity: Velocity, x_t: Tokens, t: Time, schedule: Schedule, *, num_tokens: int
 ) -> Probs:
-    """The inverse of `posterior_to_velocity`, where κ̇_t > 0 and t ∈ [0, 1).
+    """The inverse of `posterior_to_velocity`, where κ̇_t > 0; NaN where κ̇_t = 0, prompts included.
 
     p_{1|t}^i(v | z) = δ_{z^i}(v) + u_t^i(v, z) (1 − κ_t)/κ̇_t   [V5]
 
@@ -103,7 +109,7 @@ def backward_velocity(
 
 @typed
 def corrected_velocity(
-    forward: Velocity, backward: Velocity, alpha: Scalar, beta: Scalar
+    forward: Velocity, backward: Velocity, alpha: Number, beta: Number
 ) -> Velocity:
     """Forward steps with some steps back.
 
@@ -132,8 +138,13 @@ def convex_velocity(
 
     Needs κ̇^j ≥ 0 where κ^j = 0. The choice of ℓ makes it a rate; any b generates the path.
     Source: DFM.
+
+    Raises:
+        ValueError: if t lies outside [0, 1), or a base law is no law.
     """
-    t = jnp.asarray(t)
+    check_interval("t", t, 0.0, 1.0, ends="[)")
+    check_law("base_laws", base_laws)
+    t = as_time(t)
     kappa_t, slope = jax.jvp(kappa, (t,), (jnp.ones_like(t),))
     alive = kappa_t > 0
     b = jnp.min(jnp.where(alive, slope / jnp.where(alive, kappa_t, 1.0), jnp.inf), axis=0)
@@ -151,8 +162,12 @@ def kinetic_optimal_velocity(
         u(v, z) = [p(z) ṗ(v) − ṗ(z) p(v)]_+ / p(z)  for v ≠ z,  0 where p(z) = 0   [V8]
 
     Needs ṗ(z) ≥ 0 where p(z) = 0. Marginalise with `expectation`; applied to a marginal path it
-    is another velocity, for which experts do not mix [D4]. Source: KO.
+    is another velocity, for which D4 fails. Source: KO.
+
+    Raises:
+        ValueError: if t lies outside [0, 1).
     """
+    check_interval("t", t, 0.0, 1.0, ends="[)")
     p, slope = _value_and_slope(token_path, t)
     p_z, slope_z = _at(p, x_t), _at(slope, x_t)
     alive = p_z > 0
@@ -162,8 +177,8 @@ def kinetic_optimal_velocity(
 
 @typed
 def metric_velocity(
-    x_t: Tokens,
     x_1: Tokens,
+    x_t: Tokens,
     t: Time,
     distances: Float[Array, "V V"],
     beta: Callable[[ArrayLike], Array],
@@ -173,10 +188,15 @@ def metric_velocity(
         u(v, z) = p_t(v | x_1) β̇_t [d(z, x_1) − d(v, x_1)]_+  for v ≠ z   [V8]
 
     Source: KO.
+
+    Raises:
+        ValueError: if t lies outside [0, 1], or where β_t is infinite: the flow has arrived.
     """
+    check_interval("t", t, 0.0, 1.0)
     check_tokens("x_t", x_t, distances.shape[0])
-    t = jnp.asarray(t)
+    t = as_time(t)
     beta_t, slope = jax.jvp(beta, (t,), (jnp.ones_like(t),))
+    require(jnp.isfinite(slope), "`t` must lie where β_t is finite", t)
     to_target = distances[:, x_1].T
     nearer = jnp.maximum(_at(to_target, x_t) - to_target, 0.0)
     return _complete(metric_path(x_1, distances, beta_t) * slope * nearer, x_t)
@@ -191,7 +211,11 @@ def campbell_velocity(
         R*(v, z) = [ṗ(v) − ṗ(z)]_+ / (Z p(z))  if p(v) > 0 and p(z) > 0, v ≠ z;  Z = #{p > 0}   [V9]
 
     Only where p = 0 implies ṗ = 0. Source: DFM-C.
+
+    Raises:
+        ValueError: if t lies outside (0, 1).
     """
+    check_interval("t", t, 0.0, 1.0, ends="()")
     p, slope = _value_and_slope(token_path, t)
     p_z, alive = _at(p, x_t), p > 0
     num_alive = jnp.sum(alive, axis=-1, keepdims=True, dtype=p.dtype)
@@ -201,7 +225,9 @@ def campbell_velocity(
 
 
 @typed
-def expectation(weights: Float[Array, " P"], values: Float[Array, " P *values"]) -> Array:
+def expectation(
+    weights: Float[Array, " P"], values: Float[Array, " P *values"]
+) -> Float[Array, " *values"]:
     """A posterior mean: of conditional velocities it is the marginal velocity.
 
         u_t^i(v, z) = E[u_t^i(v, z | X_0, X_1) | X_t = z] = Σ_p p_t(p | z) u_t^i(v, z | p)   [V4]
@@ -233,7 +259,7 @@ def divergence(
 
 
 def _value_and_slope(token_path: Callable, t: Time) -> tuple[Array, Array]:
-    t = jnp.asarray(t)
+    t = as_time(t)
     return jax.jvp(token_path, (t,), (jnp.ones_like(t),))
 
 

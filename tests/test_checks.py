@@ -66,6 +66,14 @@ REFUSED = {
         lambda: checks.check_law("weights", np.array([1, 1])),
         "`weights` must sum to 1 over its last axis; it is 2.",
     ),
+    "law, a long row that misses 1 by half": (
+        lambda: checks.check_law("q", np.full(2**16, 2.0**-17, np.float32)),
+        "`q` must sum to 1 over its last axis; it is 0.5.",
+    ),
+    "log law, sum": (
+        lambda: checks.check_log_law("log_prior", np.zeros(2)),
+        "`exp(log_prior)` must sum to 1 over its last axis; it is 2.0.",
+    ),
     "tokens, a mask id of -1": (
         lambda: checks.check_tokens("x_t", np.array([0, -1]), 3),
         "`x_t` must hold ids in [0, 2]; it is [ 0 -1].",
@@ -85,6 +93,8 @@ REFUSED = {
 }
 
 ACCEPTED = {
+    "log law, a zero": lambda: checks.check_log_law("log_prior", np.array([0.0, -np.inf])),
+    "law, a long row": lambda: checks.check_law("q", np.full(50_257, 1 / 50_257, np.float32)),
     "count": lambda: checks.check_count("count", 3, at_most=3),
     "interval": lambda: checks.check_interval("t", np.array([0.0, 1.0]), 0.0, 1.0),
     "interval, half open": lambda: checks.check_interval("t", 0.0, 0.0, 1.0, ends="[)"),

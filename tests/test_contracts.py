@@ -781,7 +781,7 @@ FACTORIES = {
     f"schedules.{name}"
     for name in (
         *("linear", "polynomial", "cosine", "from_function", "schedule_with_context"),
-        *("left_to_right", "any_order", "blocks", "masked", "check_table"),
+        *("left_to_right", "any_order", "blocks", "masked", "check_table", "check_schedule"),
     )
 }
 

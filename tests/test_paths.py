@@ -164,7 +164,7 @@ def test_the_metric_velocity_dies_as_beta_grows():
     """At its target a token has nowhere nearer to go; elsewhere all flow runs to nearer tokens."""
     x_1, beta = np.array([0, 0, 0]), 30.0
     u = velocities.metric_velocity(
-        np.array([0, 1, 2]), x_1, 1.0, jnp.asarray(DISTANCES), lambda t: beta * t
+        x_1, np.array([0, 1, 2]), 1.0, jnp.asarray(DISTANCES), lambda t: beta * t
     )
     np.testing.assert_allclose(u[0], 0, atol=1e-15)
     np.testing.assert_allclose(u[1], [beta, -beta, 0], atol=1e-10)
@@ -241,7 +241,7 @@ def test_a_prompt_never_moves_in_continuous_time():
             schedules.rate(t, schedule)[1], schedules.rate(t, schedules.polynomial(2.0))
         )
     moving = velocities.mixture_velocity(
-        np.array([0, 2]), np.array([0, 1]), 0.3, schedule, num_states=3
+        np.array([0, 1]), np.array([0, 2]), 0.3, schedule, num_states=3
     )
     np.testing.assert_array_equal(moving[0], 0)
     assert moving[1, 1] > 0

@@ -100,6 +100,16 @@ ARRAYS = [
     ("velocities.backward_velocity", "x_t", NO_ID, ids("x_t", S)),
     ("velocities.corrected_velocity", "beta", -1.0, "`beta` must lie in [0, inf); it is -1.0."),
     ("velocities.convex_velocity", "x_t", NO_ID, ids("x_t", S)),
+    ("velocities.convex_velocity", "t", 1.5, "`t` must lie in [0, 1); it is 1.5."),
+    ("velocities.kinetic_optimal_velocity", "t", 1.0, "`t` must lie in [0, 1); it is 1.0."),
+    ("velocities.metric_velocity", "t", -0.5, "`t` must lie in [0, 1]; it is -0.5."),
+    ("velocities.campbell_velocity", "t", 0.0, "`t` must lie in (0, 1); it is 0.0."),
+    (
+        "velocities.posterior_to_velocity",
+        "posterior",
+        np.full((N, V), 1.0),
+        "`posterior` must sum to 1 over its last axis; it is [3. 3.].",
+    ),
     ("velocities.kinetic_optimal_velocity", "x_t", NO_ID, ids("x_t", S)),
     ("velocities.metric_velocity", "x_t", np.array([0, V]), ids("x_t", V, "[0 3]")),
     ("velocities.metric_velocity", "x_1", NO_ID, ids("x_1", V)),
@@ -382,3 +392,30 @@ def test_axes_that_disagree_are_refused_by_name():
     velocities = jnp.zeros((3, N, S))
     with pytest.raises(TypeError, match=r"(?s)parameter 'velocities'.*f32\[3,2,4\].*K=4"):
         mathematics()["experts"].mix_velocities(jnp.full(4, 0.25), velocities)
+
+
+def test_a_table_that_moves_a_finished_token_is_refused_at_that_step():
+    table = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, 1.0], [1.0, 1.0]])
+    message = r"`table` must not decrease, nor move a finished token, in step t; it is \[0.5 1. \]"
+    with pytest.raises(ValueError, match=message):
+        mathematics()["steps"].step_size(table, 1)
+
+
+def test_log_weights_that_are_no_law_are_refused():
+    with pytest.raises(ValueError, match=r"`exp\(log_weights\)` must sum to 1"):
+        mathematics()["samplers"].one_expert_log_prob(np.zeros(2), np.zeros(2))
+    with pytest.raises(ValueError, match=r"`log_prior` must give some expert a mass"):
+        mathematics()["gates"].gate_init(np.full(2, -np.inf))
+
+
+def test_a_divergence_is_infinite_though_the_mass_underflows():
+    kl = mathematics()["accounting"].kl_divergence
+    assert kl(np.array([0.0, -800.0]), np.array([0.0, -np.inf])) == np.inf
+
+
+def test_times_and_numbers_may_be_written_as_integers():
+    rooms = mathematics()
+    assert rooms["schedules"].rate(0, rooms["schedules"].linear()) == 1
+    state = rooms["gates"].gate_init(np.log([0.5, 0.5]))
+    kept = rooms["gates"].fixed_share_update(state, np.log([0.9, 0.1]), np.log([0.5, 0.5]), 0)
+    np.testing.assert_allclose(np.exp(kept.log_weights), [0.9, 0.1], rtol=1e-5)

@@ -416,3 +416,15 @@ def test_a_context_that_starts_at_the_source_is_refused():
         ValueError, match=r"`table` must be 1 at context positions; it is \[0. 0.\]"
     ):
         schedules.check_table(schedules.left_to_right(2), np.array([True, False]))
+
+
+@pytest.mark.parametrize("make", [schedules.linear, schedules.cosine])
+def test_a_schedule_that_keeps_its_word_passes(make):
+    schedules.check_schedule(make())
+    schedules.check_schedule(schedules.polynomial(EXPONENTS))
+
+
+def test_a_complement_of_another_schedule_is_refused():
+    liar = schedules.linear()._replace(log_complement=schedules.cosine().log_complement)
+    with pytest.raises(ValueError, match=r"`log_complement` must be log\(1 − κ\): the largest gap"):
+        schedules.check_schedule(liar)

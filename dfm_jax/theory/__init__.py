@@ -13,5 +13,5 @@ from dfm_jax.theory.cases import Shape as Shape
 from dfm_jax.theory.ledger import equations as equations
 from dfm_jax.theory.statement import LEDGER as LEDGER
 from dfm_jax.theory.statement import Statement as Statement
-from dfm_jax.theory.verify import Row as Row
-from dfm_jax.theory.verify import verify as verify
+from dfm_jax.theory.verification import Row as Row
+from dfm_jax.theory.verification import verify as verify

@@ -10,9 +10,9 @@ _HARD_SOURCES = ("dependent", "sparse", "masks", "uniform", "product", "context"
 
 
 def draw_cases(shape: Shape, count: int, seed: int) -> Cases:
-    """`count` cases, every second one generic; none if K = 1 or N = 1: nothing breaks there."""
+    """`count` cases, every second one generic; none if V, N or K is 1: nothing breaks there."""
     rng = np.random.default_rng([seed, *shape])
-    may_be_generic = shape.num_experts > 1 and shape.num_positions > 1
+    may_be_generic = min(shape) > 1
     return Cases([_draw_case(rng, shape, may_be_generic and i % 2 == 0) for i in range(count)])
 
 

@@ -154,7 +154,7 @@ def _both_forms(
 
     def at(rows: Array, z: Array, x_1: Array) -> tuple[Array, Array]:
         loss = objectives.generalised_kl_loss(jnp.log(rows), x_1, z, t, schedule)
-        u = velocities.mixture_velocity(z, x_1, t, schedule, num_states=num_states)
+        u = velocities.mixture_velocity(x_1, z, t, schedule, num_states=num_states)
         u_hat = velocities.posterior_to_velocity(rows, z, t, schedule, num_states=num_states)
         return loss, objectives.generalised_kl(u, u_hat, z)
 

@@ -80,10 +80,16 @@ def price_of_parallelism(cases: Cases, run: Run, *, price_of=_total_correlation)
     return worst(
         _sampled_gap(cases, run, price, _all_masks),
         _sampled_gap(cases, run, price, _product_source),
-        gap(exact.kl(on_tokens, np.exp(log_parallel)), price),
+        gap(_distance(on_tokens, log_parallel), price),
         gap(run(_correlation, on_tokens, fields.tokens(cases), num_tokens=v), correlation),
         _any_grid_bound(cases, run),
     )
+
+
+def _distance(law: np.ndarray, log_parallel: np.ndarray) -> np.ndarray:
+    """KL(q ‖ q_parallel); off q's support q_parallel may be undefined, so it need not sum to 1."""
+    terms = np.where(law > 0, fields.log(law) - np.where(law > 0, log_parallel, 0.0), 0.0)
+    return np.sum(law * terms, axis=-1)
 
 
 def _correlation(law: Array, tokens: Array, *, num_tokens: int) -> Array:

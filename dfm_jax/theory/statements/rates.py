@@ -100,7 +100,7 @@ def _metric_jumps(x_1: Array, table: Array, t: Array, pace: Array, *, form: Form
             return _strength(t + pace * (time - t))
 
         if form == "closed":
-            return velocities.metric_velocity(here, target, t, table, strength)
+            return velocities.metric_velocity(target, here, t, table, strength)
         velocity = {
             "optimal": velocities.kinetic_optimal_velocity,
             "campbell": velocities.campbell_velocity,

@@ -129,7 +129,7 @@ def _mixture_at_pair(
         schedule = schedule._replace(log_complement=lambda t: -schedule.kappa(t))
 
     def at(z: Array) -> Array:
-        return velocities.mixture_velocity(z, x_1, t, schedule, num_states=num_states)
+        return velocities.mixture_velocity(x_1, z, t, schedule, num_states=num_states)
 
     return jax.vmap(at)(states)
 
@@ -174,7 +174,7 @@ def _marginal_velocity(
     def at(z: Array) -> Array:
         weights = paths.pair_posterior(z, token_paths, log_pi) if posterior else jnp.exp(log_pi)
         conditional = jax.vmap(
-            lambda b: velocities.mixture_velocity(z, b, t, schedule, num_states=num_states)
+            lambda b: velocities.mixture_velocity(b, z, t, schedule, num_states=num_states)
         )(x_1)
         return velocities.expectation(weights, conditional)
 

@@ -23,9 +23,10 @@ MORE_SHAPES = (
     Shape(num_tokens=2, num_positions=4, num_experts=2),
 )
 
-# Error model. A residual is a difference of two numbers of size up to about 25 (rates near the
-# end of time), each the outcome of a few dozen roundings: about 100 float32 epsilons at the most.
-# In float64 the bound is 1e-12, which leaves room for the enumeration's own roundings.
+# Error model. A residual is a difference of two numbers of size M ≤ 20 (rates near the end of
+# time), one of them in the precision under test after n ≤ 100 roundings of ε/2 each, which have no
+# common sign: M √n ε/2 = 100 ε, 1.2e-5 in float32. In float64 that is 2.2e-14; 1e-12 leaves room
+# for the enumeration, whose sums are longer.
 TOLERANCE: dict[Precision, float] = {
     "float64": 1e-12,
     "float32": 100 * float(np.finfo(np.float32).eps),
@@ -61,8 +62,9 @@ def verify(
     """Judge each statement in turn, all of them by default.
 
     One case in eight has the edge shape (N = 1, K = 1); of the others every second one is generic.
-    A statement passes if no residual exceeds the tolerance (1e-12 in float64, 1.2e-5 in float32)
-    and no generic falsifier lies below 1e3 (float32: 10) times it.
+    A statement passes if no residual exceeds the tolerance (1e-12 in float64; in float32 1.2e-5,
+    100 epsilons: numbers up to 20 after 100 roundings) and no generic falsifier lies below 1e3
+    (float32: 10) times it.
 
     Args:
         labels: which statements; unknown ones are refused with the nearest known.
@@ -79,10 +81,10 @@ def verify(
     check_count("instances", instances, at_least=16)
     check_shape(shape)
     chosen = [find_statement(label) for label in labels] or in_order()
-    batches = _draw(shape, shapes, instances, seed)
+    check_count("seed", seed, at_least=0)
     run = Run(precision, num_devices)
-    for statement in chosen:
-        yield _judge(statement, batches, run)
+    batches = _draw(shape, shapes, instances, seed)
+    return (_judge(statement, batches, run) for statement in chosen)
 
 
 def check_shape(shape: Shape) -> None:
