@@ -13,11 +13,11 @@ from jax.scipy.special import entr
 from dfm_jax.checks import check_law, check_tokens, require
 from dfm_jax.experts import mixture_log_prob
 from dfm_jax.paths import HIGHEST
-from dfm_jax.types import Array, Float, PerExpert, Scalar, Token, Weights, typed
+from dfm_jax.types import Array, ArrayLike, Float, PerExpert, Scalar, Token, Weights, typed
 
 
 @typed
-def kl_divergence(log_p: Float[Array, " Z"], log_q: Float[Array, " Z"]) -> Scalar:
+def kl_divergence(log_p: Float[ArrayLike, " Z"], log_q: Float[ArrayLike, " Z"]) -> Scalar:
     """KL(p ‖ q) = Σ p log(p/q) in nats; 0 log 0 = 0, +∞ where p > 0 = q."""
     alive = log_p != -jnp.inf  # not `>`: a NaN must show
     missed = alive & (log_q == -jnp.inf)  # exp(log_p) may underflow: 0 · ∞ is not what is meant
@@ -28,7 +28,7 @@ def kl_divergence(log_p: Float[Array, " Z"], log_q: Float[Array, " Z"]) -> Scala
 
 
 @typed
-def total_variation(p: Float[Array, " Z"], q: Float[Array, " Z"]) -> Scalar:
+def total_variation(p: Float[ArrayLike, " Z"], q: Float[ArrayLike, " Z"]) -> Scalar:
     """TV(p, q) = ½ Σ |p − q|."""
     return 0.5 * jnp.sum(jnp.abs(p - q))
 
@@ -75,9 +75,9 @@ class EnsembleSplit(NamedTuple):
 @typed
 def ensemble_split(
     log_weights: PerExpert,
-    log_laws: Float[Array, "K Z"],
+    log_laws: Float[ArrayLike, "K Z"],
     log_model_weights: PerExpert,
-    log_model_laws: Float[Array, "K Z"],
+    log_model_laws: Float[ArrayLike, "K Z"],
 ) -> EnsembleSplit:
     """Split an ensemble's distance to the truth, exactly, for any experts.
 
@@ -102,9 +102,9 @@ def ensemble_split(
 
 @typed
 def router_cost(
-    log_law: Float[Array, " Z"],
-    log_posterior: Float[Array, "Z N K"],
-    log_router: Float[Array, "Z N K"],
+    log_law: Float[ArrayLike, " Z"],
+    log_posterior: Float[ArrayLike, "Z N K"],
+    log_router: Float[ArrayLike, "Z N K"],
 ) -> Scalar:
     """The router's share of the loss: it is paid once per predicted token, in nats.
 
@@ -132,11 +132,11 @@ def mixture_excess_bound(
 
 @typed
 def variation_bound(
-    law: Float[Array, " Z"],
-    posterior: Float[Array, "Z N K"],
-    router: Float[Array, "Z N K"],
-    next_probs: Float[Array, "Z N K V"],
-    model_next_probs: Float[Array, "Z N K V"],
+    law: Float[ArrayLike, " Z"],
+    posterior: Float[ArrayLike, "Z N K"],
+    router: Float[ArrayLike, "Z N K"],
+    next_probs: Float[ArrayLike, "Z N K V"],
+    model_next_probs: Float[ArrayLike, "Z N K V"],
 ) -> Scalar:
     """A bound in total variation on token-wise mixing, with next-token laws along each sequence.
 
@@ -169,7 +169,9 @@ def truncation_bound(weights: Weights, kept: Weights) -> TruncationBound:
 
 @typed
 def gate_cost(
-    log_next_law: Float[Array, " V"], log_gate: PerExpert, log_next_probs: Float[Array, "K V"]
+    log_next_law: Float[ArrayLike, " V"],
+    log_gate: PerExpert,
+    log_next_probs: Float[ArrayLike, "K V"],
 ) -> Scalar:
     """What a gate costs at one prefix when the experts are exact, in nats per token.
 
@@ -181,7 +183,7 @@ def gate_cost(
 
 
 @typed
-def part_information(log_weights: PerExpert, log_laws: Float[Array, "K Z"]) -> Scalar:
+def part_information(log_weights: PerExpert, log_laws: Float[ArrayLike, "K Z"]) -> Scalar:
     """What the state tells about the part, in nats.
 
         I(X; K) = Σ_k w_k KL(q_k ‖ q),   H(X) = Σ_k w_k H(X | k) + I(X; K)   [D10, B9]

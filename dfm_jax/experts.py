@@ -13,13 +13,13 @@ import jax
 import jax.numpy as jnp
 
 from dfm_jax.checks import check_count, check_interval, check_law, check_log_law
-from dfm_jax.types import Array, Float, PerExpert, Token, Weights, typed
+from dfm_jax.types import Array, ArrayLike, Float, PerExpert, Token, Weights, typed
 from dfm_jax.velocities import expectation
 
 
 @typed
 def mixture_log_prob(
-    log_weights: PerExpert, log_probs: Float[Array, " K *event"]
+    log_weights: PerExpert, log_probs: Float[ArrayLike, " K *event"]
 ) -> Float[Array, " *event"]:
     """The law of the whole, from the laws of the parts, in nats.
 
@@ -54,7 +54,7 @@ def expert_posterior(log_p_t: PerExpert, log_prior: PerExpert) -> Weights:
 
 @typed
 def mix_velocities(
-    weights: Weights, velocities: Float[Array, " K *state"]
+    weights: Weights, velocities: Float[ArrayLike, " K *state"]
 ) -> Float[Array, " *state"]:
     """The global velocity is the posterior-weighted sum of the experts' at the same (z, t).
 
@@ -72,7 +72,7 @@ def mix_velocities(
 
 @typed
 def mix_posteriors(
-    weights: Weights, posteriors: Float[Array, " K *state"]
+    weights: Weights, posteriors: Float[ArrayLike, " K *state"]
 ) -> Float[Array, " *state"]:
     """Token posteriors mix like velocities.
 
@@ -89,7 +89,7 @@ def mix_posteriors(
 
 @typed
 def mix_log_probs(
-    log_weights: PerExpert, log_probs: Float[Array, " K *state"]
+    log_weights: PerExpert, log_probs: Float[ArrayLike, " K *state"]
 ) -> Float[Array, " *state"]:
     """`mix_posteriors` in log space, in nats: large vocabularies and long sequences underflow.
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from dfm_jax.checks import check_count, check_interval, check_law, check_log_law, require
 from dfm_jax.paths import HIGHEST
-from dfm_jax.types import Array, Bool, Float, Number, PerExpert, Weights, typed
+from dfm_jax.types import Array, ArrayLike, Bool, Float, Number, PerExpert, Weights, typed
 
 
 class GateState(NamedTuple):
@@ -78,7 +78,7 @@ def fixed_share_update(
 
 
 @typed
-def bayes_gate(log_prior: PerExpert, token_log_probs: Float[Array, "N K"]) -> GateState:
+def bayes_gate(log_prior: PerExpert, token_log_probs: Float[ArrayLike, "N K"]) -> GateState:
     """The Bayes gate at every prefix of a sequence: row t is r(x^{≤t}), rows 0 … N.
 
         r_k(x^{≤t}) ∝ P(k | c) Π_{s≤t} q_k(x^s | x^{<s})   [D7]
@@ -90,7 +90,7 @@ def bayes_gate(log_prior: PerExpert, token_log_probs: Float[Array, "N K"]) -> Ga
 
 @typed
 def fixed_share_gate(
-    log_prior: PerExpert, token_log_probs: Float[Array, "N K"], alpha: Number
+    log_prior: PerExpert, token_log_probs: Float[ArrayLike, "N K"], alpha: Number
 ) -> GateState:
     """`fixed_share_update` at every prefix: rows 0 … N.   [B10]"""
     log_prior = jax.nn.log_softmax(jnp.asarray(log_prior))
@@ -111,7 +111,7 @@ def static_gate(log_prior: PerExpert, num_positions: int) -> GateState:
 
 
 @typed
-def last_token_gate(log_prior: PerExpert, token_log_probs: Float[Array, "N K"]) -> GateState:
+def last_token_gate(log_prior: PerExpert, token_log_probs: Float[ArrayLike, "N K"]) -> GateState:
     """A gate that remembers one token: each row starts again from the prior, rows 0 … N.
 
     ρ_k(x^{≤t}) ∝ w_k q_k(x^t | x^{<t})   [B10]
@@ -126,7 +126,7 @@ def last_token_gate(log_prior: PerExpert, token_log_probs: Float[Array, "N K"]) 
 
 @typed
 def centroid_gate(
-    features: Float[Array, " D"], centroids: Float[Array, "K D"], temperature: Number
+    features: Float[ArrayLike, " D"], centroids: Float[ArrayLike, "K D"], temperature: Number
 ) -> Weights:
     """A gate by direction: softmax of the cosine between the features and each centroid.
 

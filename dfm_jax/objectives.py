@@ -124,7 +124,7 @@ def step_loss(
     log_posterior: LogProbs,
     x_1: Tokens,
     x_t: Tokens,
-    step_size: Float[Array, " N"],
+    step_size: Float[ArrayLike, " N"],
     *,
     mask_id: int,
 ) -> Float[Array, " N"]:
@@ -144,7 +144,9 @@ def step_loss(
 
 @typed
 def bregman_divergence(
-    phi: Callable[[Array], Array], target: Float[Array, " *event"], model: Float[Array, " *event"]
+    phi: Callable[[Array], Array],
+    target: Float[ArrayLike, " *event"],
+    model: Float[ArrayLike, " *event"],
 ) -> Scalar:
     """D(a, b) = φ(a) − φ(b) − ⟨∇φ(b), a − b⟩, the target first.
 

@@ -18,6 +18,7 @@ from dfm_jax.checks import (
 )
 from dfm_jax.types import (
     Array,
+    ArrayLike,
     Context,
     DType,
     Float,
@@ -92,7 +93,9 @@ def mixture_path(x_0: Tokens, x_1: Tokens, kappa_t: Kappa, *, num_states: int) -
 
 
 @typed
-def convex_path(base_laws: Float[Array, "J N S"], kappa_t: Float[Array, "J N"]) -> StateProbs:
+def convex_path(
+    base_laws: Float[ArrayLike, "J N S"], kappa_t: Float[ArrayLike, "J N"]
+) -> StateProbs:
     """A convex sum of base laws h^j that do not depend on t.
 
         p_t^i(v | x_0, x_1) = Σ_j κ_t^{i,j} h^j(v | x_0, x_1),  κ ≥ 0,  Σ_j κ_t^{i,j} = 1   [P2]
@@ -106,7 +109,7 @@ def convex_path(base_laws: Float[Array, "J N S"], kappa_t: Float[Array, "J N"]) 
 
 
 @typed
-def metric_path(x_1: Tokens, distances: Float[Array, "V V"], beta_t: Number) -> Probs:
+def metric_path(x_1: Tokens, distances: Float[ArrayLike, "V V"], beta_t: Number) -> Probs:
     """Tokens near the target first: a path through a distance between tokens.
 
         p_t^i(v | x_1) ∝ exp(−β_t d(v, x_1^i))   [P6]
@@ -155,7 +158,7 @@ def sample_path(key: Key, token_path: StateProbs) -> Tokens:
 
 @typed
 def marginal_log_prob(
-    x_t: Tokens, token_paths: Float[Array, "P N S"], log_coupling: Float[Array, " P"]
+    x_t: Tokens, token_paths: Float[ArrayLike, "P N S"], log_coupling: Float[ArrayLike, " P"]
 ) -> Scalar:
     """The law of the state when pairs are drawn from π, in nats; −∞ off the support.
 
@@ -167,7 +170,7 @@ def marginal_log_prob(
 
 @typed
 def pair_posterior(
-    x_t: Tokens, token_paths: Float[Array, "P N S"], log_coupling: Float[Array, " P"]
+    x_t: Tokens, token_paths: Float[ArrayLike, "P N S"], log_coupling: Float[ArrayLike, " P"]
 ) -> Float[Array, " P"]:
     """Which pair did x_t come from? NaN where p_t(x_t) = 0: there the posterior is undefined.
 
@@ -179,7 +182,7 @@ def pair_posterior(
 
 @typed
 def token_posterior(
-    pair_probs: Float[Array, " P"], tokens: Int[Array, "P N"], *, num_tokens: int
+    pair_probs: Float[ArrayLike, " P"], tokens: Int[ArrayLike, "P N"], *, num_tokens: int
 ) -> Probs:
     """The token marginals of a posterior over pairs, with `tokens` the pairs' x_1 (or their x_0).
 
@@ -192,7 +195,7 @@ def token_posterior(
 
 @typed
 def revealed_log_prob(
-    x_t: Tokens, x_1: Int[Array, "P N"], log_data: Float[Array, " P"], *, mask_id: int
+    x_t: Tokens, x_1: Int[ArrayLike, "P N"], log_data: Float[ArrayLike, " P"], *, mask_id: int
 ) -> Scalar:
     """log q(revealed tokens of x_t) under an all-mask source, in nats: free of t and κ.   [P7]
 
@@ -204,7 +207,7 @@ def revealed_log_prob(
 
 @typed
 def revealed_posterior(
-    x_t: Tokens, x_1: Int[Array, "P N"], log_data: Float[Array, " P"], *, mask_id: int
+    x_t: Tokens, x_1: Int[ArrayLike, "P N"], log_data: Float[ArrayLike, " P"], *, mask_id: int
 ) -> Probs:
     """The denoising posterior of an all-mask source needs neither t nor κ.
 
@@ -216,7 +219,7 @@ def revealed_posterior(
     return token_posterior(pair_probs, x_1, num_tokens=mask_id)
 
 
-def _agrees(x_t: Tokens, x_1: Int[Array, "P N"], mask_id: int) -> Array:
+def _agrees(x_t: Tokens, x_1: Int[ArrayLike, "P N"], mask_id: int) -> Array:
     check_count("mask_id", mask_id)
     check_tokens("x_t", x_t, mask_id + 1)
     check_tokens("x_1", x_1, mask_id)

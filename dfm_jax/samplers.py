@@ -11,7 +11,7 @@ from dfm_jax.checks import check_tokens
 from dfm_jax.experts import mix_posteriors, mixture_log_prob
 from dfm_jax.paths import pad_to_states, point_mass, product_log_prob
 from dfm_jax.types import (
-    Array,
+    ArrayLike,
     Bool,
     Float,
     LogProbs,
@@ -41,7 +41,7 @@ def autoregressive_log_prob(x: Tokens, next_log_probs: LogProbs) -> Scalar:
 
 @typed
 def final_step_law(
-    posterior: Probs, x_t: Tokens, pending: Bool[Array, " N"], *, num_states: int
+    posterior: Probs, x_t: Tokens, pending: Bool[ArrayLike, " N"], *, num_states: int
 ) -> StateProbs:
     """The last step draws every unfinished position from the posterior and leaves the others.
 
@@ -77,7 +77,7 @@ def one_position_step_law(
 
 
 @typed
-def mixed_step_law(weights: Weights, step_laws: Float[Array, "K N S"]) -> StateProbs:
+def mixed_step_law(weights: Weights, step_laws: Float[ArrayLike, "K N S"]) -> StateProbs:
     """Draw one expert per position, k^i ~ r(z, t), then its step: the step of the mixed velocity.
 
     X^i ~ Σ_k r_k (δ_{z^i} + u^{k,i}(·, z))   [S6, S7a]
@@ -90,7 +90,7 @@ def mixed_step_law(weights: Weights, step_laws: Float[Array, "K N S"]) -> StateP
 
 @typed
 def shared_expert_log_prob(
-    x_next: Tokens, log_weights: PerExpert, step_laws: Float[Array, "K N S"]
+    x_next: Tokens, log_weights: PerExpert, step_laws: Float[ArrayLike, "K N S"]
 ) -> Scalar:
     """One expert for all positions of a step, in nats: log Σ_k r_k Π_i law_k^i(x^i).   [S6]
 

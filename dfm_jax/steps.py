@@ -18,6 +18,7 @@ from dfm_jax.paths import (
 )
 from dfm_jax.types import (
     Array,
+    ArrayLike,
     Float,
     Int,
     Probs,
@@ -51,7 +52,7 @@ def step_size(table: Table, t: Step) -> Float[Array, " N"]:
 
 @typed
 def exact_step_velocity(
-    posterior: Probs, x_t: Tokens, step_size: Float[Array, " N"], *, num_states: int
+    posterior: Probs, x_t: Tokens, step_size: Float[ArrayLike, " N"], *, num_states: int
 ) -> Velocity:
     """The finite-step velocity of the mixture path; not an Euler step.
 
@@ -97,7 +98,7 @@ def step_violation(velocity: Velocity, x_t: Tokens) -> Scalar:
 
 @typed
 def transition_matrix(
-    step_laws: Float[Array, "Z N S"], states: Int[Array, "Z N"]
+    step_laws: Float[ArrayLike, "Z N S"], states: Int[ArrayLike, "Z N"]
 ) -> Float[Array, "Z Z"]:
     """The kernel of one step over an enumerated space; columns sum to 1.
 
@@ -110,7 +111,7 @@ def transition_matrix(
 
 @typed
 def push_forward(
-    law: Float[Array, " Z"], step_laws: Float[Array, "Z N S"], states: Int[Array, "Z N"]
+    law: Float[ArrayLike, " Z"], step_laws: Float[ArrayLike, "Z N S"], states: Int[ArrayLike, "Z N"]
 ) -> Float[Array, " Z"]:
     """The law after one step: p_{t+1} = P_t p_t. Where p_t(z) = 0 it may hold anything.   [Q5]"""
     somewhere = (law > 0)[:, None, None]
@@ -121,7 +122,7 @@ def push_forward(
 
 @typed
 def next_token_velocity(
-    next_token_probs: Float[Array, " V"], x_t: Tokens, t: Step, *, num_states: int
+    next_token_probs: Float[ArrayLike, " V"], x_t: Tokens, t: Step, *, num_states: int
 ) -> Velocity:
     """The next-token conditional is the velocity of autoregression, positions counted from 0.
 
@@ -139,9 +140,9 @@ def next_token_velocity(
 @typed
 def parallel_log_prob(
     x: Tokens,
-    block_of: Int[Array, " N"],
-    states: Int[Array, "Z N"],
-    log_law: Float[Array, " Z"],
+    block_of: Int[ArrayLike, " N"],
+    states: Int[ArrayLike, "Z N"],
+    log_law: Float[ArrayLike, " Z"],
 ) -> Scalar:
     """log-law of a sampler that draws the tokens of a block independently, in nats.
 
@@ -162,7 +163,7 @@ def parallel_log_prob(
 
 @typed
 def total_correlation(
-    law: Float[Array, " Z"], states: Int[Array, "Z N"], *, num_tokens: int
+    law: Float[ArrayLike, " Z"], states: Int[ArrayLike, "Z N"], *, num_tokens: int
 ) -> Scalar:
     """How far the tokens are from independent, in nats.
 

@@ -126,7 +126,7 @@ def corrected_velocity(
 
 @typed
 def convex_velocity(
-    base_laws: Float[Array, "J N S"],
+    base_laws: Float[ArrayLike, "J N S"],
     x_t: Tokens,
     t: Time,
     kappa: Callable[[ArrayLike], Float[Array, "J N"]],
@@ -180,7 +180,7 @@ def metric_velocity(
     x_1: Tokens,
     x_t: Tokens,
     t: Time,
-    distances: Float[Array, "V V"],
+    distances: Float[ArrayLike, "V V"],
     beta: Callable[[ArrayLike], Array],
 ) -> Velocity:
     """`kinetic_optimal_velocity` of `metric_path`, in closed form: move only nearer to the target.
@@ -226,7 +226,7 @@ def campbell_velocity(
 
 @typed
 def expectation(
-    weights: Float[Array, " P"], values: Float[Array, " P *values"]
+    weights: Float[ArrayLike, " P"], values: Float[ArrayLike, " P *values"]
 ) -> Float[Array, " *values"]:
     """A posterior mean: of conditional velocities it is the marginal velocity.
 
@@ -240,7 +240,7 @@ def expectation(
 
 @typed
 def divergence(
-    law: Float[Array, " Z"], velocity: Float[Array, "Z N S"], states: Int[Array, "Z N"]
+    law: Float[ArrayLike, " Z"], velocity: Float[ArrayLike, "Z N S"], states: Int[ArrayLike, "Z N"]
 ) -> Float[Array, " Z"]:
     """What flows out of each state minus what flows in, over an enumerated space.
 
