@@ -1,0 +1,200 @@
+"""How two arms are judged: intervals over documents and over seeds, equivalence, a verdict.
+
+A difference is loss_a − loss_b, both in one unit (nats per byte): below 0, arm a is better. Two
+intervals answer two questions, and neither covers the other's chance. `document_interval`: other
+documents, the same trained models. `seed_interval` and `compare`: other seeds, the same documents.
+"""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import stats
+
+from dfm_jax.checks import check_count, check_interval, require
+
+Outcome = Literal["equivalent", "better", "worse", "undecided"]
+_MAX_CELLS = 2**20  # of the resampling weights held at once
+
+
+class Interval(NamedTuple):
+    """An estimate and the ends of its interval: floats, or arrays [C] over comparisons."""
+
+    estimate: Any
+    low: Any
+    high: Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """One arm against another across seeds, as `compare` judges it."""
+
+    per_seed: tuple[float, ...]
+    mean: float
+    low: float  # of `seed_interval` at `level`; −∞ with one seed
+    high: float
+    level: float
+    margin: float
+    p_equivalence: float
+    verdict: Outcome
+    reason: str  # the rule that gave the verdict
+
+    def as_record(self) -> dict[str, Any]:
+        """The fields as JSON takes them: an infinite end is None."""
+        ends = {"low": self.low, "high": self.high}
+        finite = {name: end if np.isfinite(end) else None for name, end in ends.items()}
+        return asdict(self) | finite | {"per_seed": list(self.per_seed)}
+
+
+def document_interval(
+    differences: ArrayLike,
+    sizes: ArrayLike,
+    *,
+    level: float = 0.95,
+    num_draws: int = 10_000,
+    seed: int = 0,
+) -> Interval:
+    """Σ_d Δ_d / Σ_d s_d, and a two-sided percentile bootstrap interval over the documents d.
+
+    Documents are drawn, since the bytes of one document are no independent draws; the mean is per
+    byte, so a long document counts for more. The interval is too short for few documents (under
+    about 50) or heavy tails, and too rough if `num_draws` leaves few draws in a tail. Calls with
+    the same D and seed share their resamples, and so do the C comparisons of one call.
+
+    Args:
+        differences: Δ, [D] or [C, D]: loss_a − loss_b summed over each document's bytes, in nats.
+        sizes: s, [D]: bytes of each document.
+        level: of the interval, in (0, 1).
+        num_draws: resamples.
+        seed: of `np.random.default_rng`.
+
+    Returns:
+        Nats per byte: floats for [D], arrays [C] for [C, D].
+
+    Raises:
+        ValueError: if a difference is not finite, a size not positive, a shape or an option wrong,
+            or there are fewer than 2 documents.
+
+    Source: Efron, Ann. Statist. 7 (1979).
+    """
+    differences, sizes = np.asarray(differences, dtype=float), np.asarray(sizes, dtype=float)
+    require(sizes.ndim == 1, "the shape of `sizes` must be [D]", sizes.shape)
+    check_count("the number of documents", sizes.size, at_least=2)
+    rule = f"the shape of `differences` must be [D] or [C, D] with C ≥ 1 and D = {sizes.size}"
+    fits = differences.ndim in (1, 2) and differences.shape[-1] == sizes.size
+    require(fits and differences.size > 0, rule, differences.shape)
+    require(np.isfinite(differences), "`differences` must be finite", differences)
+    check_interval("sizes", sizes, 0.0, np.inf, ends="()")
+    check_interval("level", level, 0.0, 1.0, ends="()")
+    check_count("num_draws", num_draws)
+    # [r] or [C, r] per block: transposed, so that one comparison and many are one expression.
+    blocks = _weights(sizes.size, num_draws, seed)
+    means = np.concatenate([(w @ differences.T).T / (w @ sizes) for w in blocks], axis=-1)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=-1)
+    return Interval(differences.sum(-1) / sizes.sum(), low, high)
+
+
+def _weights(num_documents: int, num_draws: int, seed: int) -> Iterator[np.ndarray]:
+    """How often a resample holds each document: blocks [r, D] of the [`num_draws`, D]."""
+    rng = np.random.default_rng(seed)
+    rows = max(1, _MAX_CELLS // num_documents)
+    for first in range(0, num_draws, rows):
+        shape = (min(rows, num_draws - first), num_documents)
+        drawn = rng.integers(num_documents, size=shape)
+        drawn += num_documents * np.arange(shape[0])[:, None]  # one histogram for all rows
+        counts = np.bincount(drawn.ravel(), minlength=drawn.size)
+        yield counts.reshape(shape).astype(float)
+
+
+def seed_interval(per_seed: ArrayLike, *, level: float = 0.95) -> Interval:
+    """d̄ ± t_{S−1, (1+level)/2} s/√S: the mean of one difference per seed, [S], and its t interval.
+
+    Equal differences give an interval of width 0. One seed gives (−∞, ∞): it shows no spread, and
+    so excludes nothing.
+
+    Raises:
+        ValueError: if a difference is not finite, there is none, or `level` is not in (0, 1).
+    """
+    check_interval("level", level, 0.0, 1.0, ends="()")
+    mean, error, freedom = _moments(per_seed)
+    if freedom == 0:
+        return Interval(mean, -np.inf, np.inf)
+    half = float(stats.t.isf((1 - level) / 2, freedom)) * error
+    return Interval(mean, mean - half, mean + half)
+
+
+def equivalence_p_value(per_seed: ArrayLike, *, margin: float) -> float:
+    """max of P(t > (margin + d̄)√S/s) and P(t > (margin − d̄)√S/s): two one-sided t tests (TOST).
+
+    What they may reject is a difference of the margin or more, on either side. For α < 1/2 the
+    value is below α if and only if `seed_interval` at level 1 − 2α lies inside (−margin, margin).
+    One seed rejects nothing: its value is 1. The margin has the unit of the differences [S], and is
+    stated before the run.
+
+    Raises:
+        ValueError: if a difference is not finite, there is none, or `margin` is not positive.
+
+    Source: Schuirmann, J. Pharmacokinet. Biopharm. 15 (1987).
+    """
+    check_interval("margin", margin, 0.0, np.inf, ends="()")
+    mean, error, freedom = _moments(per_seed)
+    room = float(margin) - abs(mean)  # to the nearer bound: its test has the larger value
+    if freedom == 0 or error == 0:
+        return 0.0 if freedom and room > 0 else 1.0
+    return float(stats.t.sf(room / error, freedom))
+
+
+def _moments(per_seed: ArrayLike) -> tuple[float, float, int]:
+    """Mean, its standard error (NaN for one seed), degrees of freedom."""
+    per_seed = np.asarray(per_seed, dtype=float)
+    require(per_seed.ndim == 1, "the shape of `per_seed` must be [S]", per_seed.shape)
+    check_count("the number of seeds", per_seed.size)
+    require(np.isfinite(per_seed), "`per_seed` must be finite", per_seed)
+    shifted = per_seed - per_seed[0]  # equal seeds have variance 0, not that of their rounding
+    mean, freedom = float(per_seed[0] + shifted.mean()), per_seed.size - 1
+    error = float(shifted.std(ddof=1)) / per_seed.size**0.5 if freedom else float("nan")
+    return mean, error, freedom
+
+
+def compare(per_seed: ArrayLike, *, margin: float, level: float = 0.95) -> Comparison:
+    """Judge one difference per seed, [S], by the first rule that holds, with α = 1 − level.
+
+    1. One seed: "undecided". The spread over documents says nothing about another seed.
+    2. `equivalence_p_value` < α: "equivalent". The margin is what matters, said before the run, so
+       a smaller difference is equivalent even where it is significantly not 0.
+    3. `seed_interval` at `level` below 0: "better"; above 0: "worse".
+    4. "undecided".
+
+    For independent normal seeds, "equivalent" has probability at most α if the true difference is
+    the margin or more, and "better" or "worse" at most α if it is 0. Rule 2 reads the interval at
+    2 level − 1, which is shorter than [low, high].
+
+    Raises:
+        ValueError: if a difference is not finite, there is none, `margin` is not positive, or
+            `level` is not in (1/2, 1).
+    """
+    check_interval("level", level, 0.5, 1.0, ends="()")
+    p_value = equivalence_p_value(per_seed, margin=margin)
+    mean, low, high = seed_interval(per_seed, level=level)
+    values = tuple(np.asarray(per_seed, dtype=float).tolist())
+    rules: tuple[tuple[bool, Outcome, str], ...] = (
+        (len(values) == 1, "undecided", "one seed shows no spread"),
+        (p_value < 1 - level, "equivalent", "a difference of the margin or more is rejected"),
+        (high < 0, "better", "the interval lies below 0"),
+        (low > 0, "worse", "the interval lies above 0"),
+        (True, "undecided", "neither 0 nor a difference of the margin is rejected"),
+    )
+    _, verdict, reason = next(rule for rule in rules if rule[0])
+    return Comparison(
+        per_seed=values,
+        mean=mean,
+        low=low,
+        high=high,
+        level=float(level),
+        margin=float(margin),
+        p_equivalence=p_value,
+        verdict=verdict,
+        reason=reason,
+    )
