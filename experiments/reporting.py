@@ -1,9 +1,10 @@
 """What every study hands over: verdicts, a result file with versions, a line per measurement."""
 
+import functools
 import json
 import operator
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -56,8 +57,17 @@ def write_result(
         "summary": summary,
         "verdicts": [asdict(verdict) | {"passed": verdict.passed} for verdict in verdicts],
     }
-    path.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_text(f"{_opened(result, _opened)}\n", encoding="utf-8")
     return path
+
+
+def _opened(value: Any, inner: Callable[[Any], str] | None = None) -> str:
+    """JSON with an entry a line, so that a row is a line, and a change of it a change of a line."""
+    written = inner or functools.partial(json.dumps, ensure_ascii=False)
+    if isinstance(value, Mapping):
+        lines = [f"{json.dumps(name)}: {written(entry)}" for name, entry in value.items()]
+        return "{\n" + ",\n".join(lines) + "\n}"
+    return "[\n" + ",\n".join(map(written, value)) + "\n]"
 
 
 def write_metrics(folder: Path, records: Iterable[Mapping[str, Any]]) -> Path:

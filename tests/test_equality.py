@@ -16,7 +16,14 @@ from dfm_jax.data import Corpus, Document, MissingDataError
 from dfm_jax.experts import mix_velocities
 from dfm_jax.objectives import cross_entropy_loss, router_loss
 from dfm_jax.steps import next_token_velocity
-from experiments import equality, equality_descent, equality_exact, equality_report, reporting
+from experiments import (
+    equality,
+    equality_descent,
+    equality_exact,
+    equality_report,
+    reporting,
+    study,
+)
 from experiments.ngrams import NUM_BYTES, blocks, count_ngrams, part_sizes
 
 TEXTS = (b"abracadabra", b"the cat sat on the mat", b"", b"a rat", b"bananas and cabbages", b"zz")
@@ -365,9 +372,12 @@ def test_missing_text_is_refused(monkeypatch, tmp_path, capsys):
 
 
 def test_presets():
-    assert equality.parsed([]) == equality.PRESETS["quick"]
-    assert equality.parsed(["--preset", "standard"]) == equality.PRESETS["standard"]
-    chosen = equality.parsed(["--seed", "3", "--preset=standard"])
+    assert study.parsed(equality.PRESETS, "equality", []) == equality.PRESETS["quick"]
+    assert (
+        study.parsed(equality.PRESETS, "equality", ["--preset", "standard"])
+        == equality.PRESETS["standard"]
+    )
+    chosen = study.parsed(equality.PRESETS, "equality", ["--seed", "3", "--preset=standard"])
     assert chosen == dataclasses.replace(equality.PRESETS["standard"], seed=3)
     for name, config in equality.PRESETS.items():
         equality.check_config(config)
@@ -376,7 +386,7 @@ def test_presets():
 
 def test_an_unknown_preset_is_refused(capsys):
     with pytest.raises(SystemExit) as error:
-        equality.parsed(["--preset", "slow"])
+        study.parsed(equality.PRESETS, "equality", ["--preset", "slow"])
     assert error.value.code == 2
     assert "standard" in capsys.readouterr().err
 

@@ -1,0 +1,105 @@
+"""Ways to part documents among experts: by domain, by file, by clusters of their words, at random.
+
+A partition labels every document it is given, held-out ones too: `Corpus` after `Corpus`, in order.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.cluster import KMeans
+from sklearn.decomposition import TruncatedSVD
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import Normalizer
+
+from dfm_jax.checks import check_count
+from dfm_jax.data import Corpus
+
+NUM_FEATURES = 64  # of a document, after the SVD
+
+
+@dataclass(frozen=True, kw_only=True)
+class Partition:
+    """A split of the documents into parts."""
+
+    name: str
+    part_of: np.ndarray  # [D] the part of each document
+    labels: tuple[str, ...]  # [K] what a part is called
+
+    @property
+    def num_parts(self) -> int:
+        """K."""
+        return len(self.labels)
+
+
+def by_domain(corpora: Sequence[Corpus]) -> Partition:
+    """One part a domain."""
+    domains = [corpus.domain for corpus in corpora for _ in corpus.documents]
+    return _numbered("domain", domains)
+
+
+def by_file(corpora: Sequence[Corpus]) -> Partition:
+    """One part a file: a book, a play, a source file."""
+    return _numbered("file", ["/".join(work) for work in _works(corpora)])
+
+
+def by_dealt_files(corpora: Sequence[Corpus], num_parts: int, *, seed: int) -> Partition:
+    """Whole files dealt to `num_parts` parts, each by a draw of its own: no file is cut through."""
+    check_count("num_parts", num_parts)
+    part_of = [_draw(num_parts, seed, *work) for work in _works(corpora)]
+    return _counted("file", part_of, num_parts)
+
+
+def at_random(corpora: Sequence[Corpus], num_parts: int, *, seed: int) -> Partition:
+    """Every document by a draw of its own: the part says nothing about the text."""
+    check_count("num_parts", num_parts)
+    names = [(corpus.domain, document.name) for corpus in corpora for document in corpus.documents]
+    part_of = [_draw(num_parts, seed, *name) for name in names]
+    return _counted("random", part_of, num_parts)
+
+
+def by_clusters(
+    corpora: Sequence[Corpus], num_parts: int, *, fitted_on: int, seed: int
+) -> Partition:
+    """Clusters of words: TF-IDF, SVD, unit length, k-means; each document goes to the nearest mean.
+
+    Args:
+        corpora: whose documents are labelled.
+        num_parts: K.
+        fitted_on: how many of the documents, from the first, the words and the means come from;
+            the others are only labelled, by all of their own text.
+        seed: of the SVD and of the starts.
+    """
+    texts = [document.text for corpus in corpora for document in corpus.documents]
+    check_count("num_parts", num_parts, at_most=fitted_on)
+    words = TfidfVectorizer(sublinear_tf=True, max_features=20_000)
+    counted = words.fit_transform(texts[:fitted_on])
+    size = min(NUM_FEATURES, min(counted.shape) - 1)
+    features = make_pipeline(TruncatedSVD(size, random_state=seed), Normalizer())
+    means = KMeans(num_parts, random_state=seed).set_params(n_init=4)
+    means.fit(features.fit_transform(counted))
+    part_of = np.asarray(means.predict(features.transform(words.transform(texts))))
+    return _counted("cluster", part_of, num_parts)
+
+
+def _works(corpora: Sequence[Corpus]) -> list[tuple[str, str]]:
+    return [(corpus.domain, document.work) for corpus in corpora for document in corpus.documents]
+
+
+def _numbered(name: str, labels: Sequence[str]) -> Partition:
+    number = {label: k for k, label in enumerate(dict.fromkeys(labels))}
+    part_of = np.array([number[label] for label in labels])
+    return Partition(name=name, part_of=part_of, labels=tuple(number))
+
+
+def _counted(name: str, part_of: Sequence[int] | np.ndarray, num_parts: int) -> Partition:
+    labels = tuple(str(k) for k in range(num_parts))
+    return Partition(name=name, part_of=np.asarray(part_of, int), labels=labels)
+
+
+def _draw(num_parts: int, seed: int, *names: str) -> int:
+    """The same on every machine, whatever the other documents are."""
+    hashed = hashlib.blake2b(repr((seed, *names)).encode(), digest_size=8).digest()
+    return int.from_bytes(hashed, "big") % num_parts

@@ -1,0 +1,100 @@
+"""One shape for all studies: presets, a folder, cells that outlive an interruption, exit status."""
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, make_dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import tyro
+
+import dfm_jax
+from dfm_jax.data import Corpus, MissingDataError
+
+Config = TypeVar("Config")
+STOPPED = 130  # the shell's status for Ctrl-C
+
+
+def parsed(presets: Mapping[str, Config], prog: str, args: Sequence[str] | None = None) -> Config:
+    """The command line: `--preset` says where values start from, other options override them."""
+    args = sys.argv[1:] if args is None else list(args)
+    first = next(iter(presets))
+    choice = make_dataclass("Choice", [("preset", Literal[tuple(presets)], first)])
+    # The preset is read first, so that --help shows the values it stands for.
+    chosen, _ = tyro.cli(choice, args=args, prog=prog, return_unknown_args=True, add_help=False)
+    default = presets[chosen.preset]
+    return tyro.cli(type(default), args=args, prog=prog, default=default)
+
+
+def exit_status(prog: str, run: Callable[[], bool]) -> int:
+    """0 if every claim holds, 1 if one fails, 2 for input that cannot be used, 130 if stopped."""
+    try:
+        return 0 if run() else 1
+    except (ValueError, MissingDataError, OSError) as error:
+        print(f"{prog}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{prog}: stopped; the same command goes on from here", file=sys.stderr)
+        return STOPPED
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cells:
+    """What a study has measured so far, one JSON file a cell, so that a run can be interrupted.
+
+    A cell is taken from its file only if it was measured by this source code, on these data, with
+    these values; otherwise it is measured anew.
+    """
+
+    folder: Path
+    depends_on: Mapping[str, Any]  # values, versions, data: whatever a cell is a function of
+
+    def measured(self, name: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """The cell of that name; it must hold what JSON can, and is what JSON gives back."""
+        found = self.known(name)
+        if found is not None:
+            return found
+        text = json.dumps({"depends_on": self._fingerprint(), "cell": measure()})
+        self.folder.mkdir(parents=True, exist_ok=True)
+        part = self._path(name).with_suffix(".part")
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, self._path(name))  # a cell is whole, or not there
+        return json.loads(text)["cell"]
+
+    def known(self, name: str) -> dict[str, Any] | None:
+        """The cell, if it was measured before."""
+        try:
+            record = json.loads(self._path(name).read_text(encoding="utf-8"))
+            return record["cell"] if record["depends_on"] == self._fingerprint() else None
+        except FileNotFoundError:
+            return None
+        except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
+            print(f"{self._path(name)} cannot be read ({error!r}): measured anew", file=sys.stderr)
+            return None
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}.json"
+
+    def _fingerprint(self) -> str:
+        text = json.dumps([dict(self.depends_on), source_digest()], sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def source_digest() -> str:
+    """Of every module of the package and of the studies but the reports, which measure nothing."""
+    roots = (Path(dfm_jax.__file__).parent, Path(__file__).parent)
+    files = sorted(path for root in roots for path in root.rglob("*.py"))
+    files = [path for path in files if not path.stem.endswith("_report")]
+    return hashlib.sha256(b"\0".join(path.read_bytes() for path in files)).hexdigest()
+
+
+def data_digest(corpora: Sequence[Corpus]) -> str:
+    """Of every document: its domain, its name and its text."""
+    digest = hashlib.sha256()
+    for corpus in corpora:
+        for document in corpus.documents:
+            digest.update(repr((corpus.domain, document.name, document.text)).encode())
+    return digest.hexdigest()
