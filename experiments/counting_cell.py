@@ -1,0 +1,233 @@
+"""One cell of `counting`: one partition's experts, one seed, every gate on every world."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+from dfm_jax.data import Corpus, Split, split_documents
+from dfm_jax.gates import bayes_gate, fixed_share_gate, last_token_gate
+from experiments import counting_worlds, partitions, witten_bell
+from experiments.counting_account import account
+from experiments.counting_worlds import World
+from experiments.gate_ladder import Scores, gate_names, score
+from experiments.partitions import Partition
+from experiments.statistics import document_interval
+from experiments.witten_bell import Model, Queries
+
+if TYPE_CHECKING:
+    from experiments.counting import Config
+
+HELD_OUT: tuple[str, ...] = ("validation", "test")
+SPLITS: tuple[str, ...] = ("train", *HELD_OUT)
+PARTITIONS = ("domain", "file", "cluster", "random")
+TRACED = {"kjv", "shakespeare", "stdlib"}  # a change from one of these to another is drawn
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fold:
+    """What the cells of one seed share: the split, and the centre counted on its training text."""
+
+    seed: int
+    split: Split
+    texts: Mapping[str, list[bytes]]  # by split
+    asked: Mapping[str, tuple[Queries, ...]]  # by held-out split
+    centre: Model
+    centre_scores: Mapping[str, np.ndarray]  # [N] by held-out split
+
+
+def fold(corpora: Sequence[Corpus], *, seed: int, max_order: int) -> Fold:
+    """Split the documents and count the centre, at the order that is best on validation."""
+    split = split_documents(corpora, seed=seed)
+    texts = {name: _texts(getattr(split, name)) for name in SPLITS}
+    asked = {name: witten_bell.queries(texts[name], max_order) for name in HELD_OUT}
+    everything = np.ones(sum(map(len, texts["validation"])), bool)
+    centre, scores = _fitted(texts["train"], asked, everything)
+    return Fold(
+        seed=seed, split=split, texts=texts, asked=asked, centre=centre, centre_scores=scores
+    )
+
+
+def measure(fold: Fold, name: str, config: Config) -> dict[str, Any]:
+    """Train the experts of one partition, run the ladder, account for every rung.
+
+    Raises:
+        ValueError: if a part is left without a document for training or for validation.
+    """
+    partition, part_of = _parted(fold, name, config)
+    sizes = {split: np.array([len(text) for text in fold.texts[split]]) for split in SPLITS}
+    weights = np.bincount(part_of["train"], weights=sizes["train"], minlength=partition.num_parts)
+    weights = weights / weights.sum()
+    experts, scores = [], []
+    for k in range(partition.num_parts):
+        own = [
+            t for t, part in zip(fold.texts["train"], part_of["train"], strict=True) if part == k
+        ]
+        chosen_on = np.repeat(part_of["validation"] == k, sizes["validation"])
+        expert, found = _fitted(own, fold.asked, chosen_on)
+        experts.append(expert)
+        scores.append(found)
+    worlds: dict[str, dict[str, World]] = {}
+    for split in HELD_OUT:
+        log_probs = np.stack([found[split] for found in scores], axis=1)
+        reset, carried = counting_worlds.held_out(
+            log_probs, fold.centre_scores[split], sizes[split], part_of[split], config.window
+        )
+        spliced = counting_worlds.spliced(carried, config.window, seed=fold.seed)
+        worlds[split] = {world.name: world for world in (reset, carried, spliced)}
+    worlds["test"]["generated"] = counting_worlds.generated(
+        experts, fold.centre, weights, config.num_generated, config.window, seed=fold.seed
+    )
+    log_prior = np.log(weights)
+    records = {}
+    for world in worlds["test"].values():
+        # What the experts write has no validation text: α as for held-out windows.
+        alpha = _best_alpha(worlds["validation"].get(world.name), log_prior, config)
+        alpha = records["reset"]["alpha"] if alpha is None else alpha
+        records[world.name] = _record(world, log_prior, alpha, config, seed=fold.seed)
+    return {
+        "partition": name,
+        "seed": fold.seed,
+        "num_experts": partition.num_parts,
+        "weights": weights.tolist(),
+        "orders": [len(expert) for expert in experts],
+        "centre_order": len(fold.centre),
+        "worlds": records,
+        "trace": _trace(
+            worlds["test"]["spliced"], partition, log_prior, records["spliced"]["alpha"], config
+        ),
+    }
+
+
+def _texts(corpora: Sequence[Corpus]) -> list[bytes]:
+    return [document.text.encode() for corpus in corpora for document in corpus.documents]
+
+
+def _fitted(
+    train: Sequence[bytes], asked: Mapping[str, tuple[Queries, ...]], chosen_on: np.ndarray
+) -> tuple[Model, dict[str, np.ndarray]]:
+    """A model at the order that is best on these bytes of validation, and what it scores."""
+    model = witten_bell.fit(train, len(asked["validation"]))
+    by_order = witten_bell.log_probs(model, asked["validation"])
+    order = 1 + int(by_order[:, chosen_on].mean(1).argmax())
+    model = model[:order]
+    test = witten_bell.log_probs(model, asked["test"][:order])[-1]
+    return model, {"validation": by_order[order - 1], "test": test}
+
+
+def _parted(fold: Fold, name: str, config: Config) -> tuple[Partition, dict[str, np.ndarray]]:
+    """The partition, and the part of each document, by split."""
+    corpora = [corpus for split in SPLITS for corpus in getattr(fold.split, split)]
+    num_train = len(fold.texts["train"])
+    makers: dict[str, Callable[[], Partition]] = {
+        "domain": lambda: partitions.by_domain(corpora),
+        "file": lambda: partitions.by_dealt_files(corpora, config.num_parts, seed=fold.seed),
+        "cluster": lambda: partitions.by_clusters(
+            corpora, config.num_parts, fitted_on=num_train, seed=fold.seed
+        ),
+        "random": lambda: partitions.at_random(corpora, config.num_parts, seed=fold.seed),
+    }
+    partition = makers[name]()
+    edges = np.cumsum([len(fold.texts[split]) for split in SPLITS])[:-1]
+    part_of = dict(zip(SPLITS, np.split(partition.part_of, edges), strict=True))
+    for split in ("train", "validation"):
+        missing = set(range(partition.num_parts)) - set(part_of[split].tolist())
+        if missing:
+            raise ValueError(
+                f"`num_parts` must leave each part of `{name}` a document in {split}; with "
+                f"{partition.num_parts} parts and seed {fold.seed}, none is left in {missing}."
+            )
+    return partition, part_of
+
+
+def _best_alpha(world: World | None, log_prior: np.ndarray, config: Config) -> float | None:
+    if world is None:
+        return None
+    scores = score(world.log_probs, world.sequences, log_prior, prefixes=(), alphas=config.alphas)
+    of_alphas = scores.soft[:, 2:-1, -1].sum(0)
+    return float(config.alphas[int(of_alphas.argmin())])
+
+
+def _record(
+    world: World, log_prior: np.ndarray, alpha: float, config: Config, *, seed: int
+) -> dict[str, Any]:
+    """Every rung of one world, in nats per byte, as JSON takes it."""
+    scores = score(
+        world.log_probs, world.sequences, log_prior, prefixes=config.prefixes, alphas=[alpha]
+    )
+    found = account(world, scores, log_prior, prefixes=config.prefixes)
+    num_bytes = found.sizes.sum()
+    options = {"num_draws": config.num_draws, "seed": seed}
+    against = {
+        "centre": document_interval(found.nll - found.centre, found.sizes, **options),
+        "bayes": document_interval(found.nll - found.bayes, found.sizes, **options),
+    }
+    terms = {name: term.sum(1) / num_bytes for name, term in found.terms().items()}
+    rows = [
+        {
+            "gate": gate,
+            "top": top,
+            "nll": float(found.nll[v].sum() / num_bytes),
+            "evaluations": found.evaluations[v],
+            "terms": {name: float(term[v]) for name, term in terms.items()},
+            "minus": {name: [float(x[v]) for x in interval] for name, interval in against.items()},
+        }
+        for v, (gate, top) in enumerate(found.rungs)
+    ]
+    return {
+        "bytes": int(num_bytes),
+        "units": found.sizes.size,
+        "alpha": alpha,
+        "centre_nll": float(found.centre.sum() / num_bytes),
+        "rows": rows,
+        "b1_residual": found.b1_residual,
+        "b11_slack": found.b11_slack,
+        "sum_residual": found.sum_residual(),
+        "flattery": found.flattery,
+        "margins": _margins(scores, config),
+    }
+
+
+def _margins(scores: Scores, config: Config) -> dict[str, dict[str, list[float]]]:
+    """By gate: the share of bytes in each bin of r_(1) − r_(2), and what top-1 costs there."""
+    names = gate_names(config.prefixes, num_alphas=1)
+    total = scores.margin_bytes[0].sum()
+    return {
+        name: {
+            "bytes": (scores.margin_bytes[g] / total).tolist(),
+            "hard_minus_soft": (scores.margin_gap[g] / total).tolist(),
+        }
+        for g, name in enumerate(names)
+    }
+
+
+def _trace(
+    spliced: World,
+    partition: Partition,
+    log_prior: np.ndarray,
+    alpha: float,
+    config: Config,
+) -> dict[str, Any]:
+    """Three gates along one sequence whose part changes in the middle, [window + 1, K] each."""
+    starts, window = spliced.sequences.starts, config.window // 2 * 2
+    changes = [
+        tuple(partition.labels[k] for k in spliced.part[[at, at + window - 1]]) for at in starts
+    ]
+    pair = next((i for i, change in enumerate(changes) if TRACED.issuperset(change)), 0)
+    log_probs = spliced.log_probs[starts[pair] : starts[pair] + window]
+    cpu = jax.local_devices(backend="cpu")[0]
+    with jax.enable_x64(True), jax.default_device(cpu):
+        rows = {
+            "Bayes": bayes_gate(log_prior, log_probs),
+            "fixed share": fixed_share_gate(log_prior, log_probs, alpha),
+            "last token": last_token_gate(log_prior, log_probs),
+        }
+    return {
+        "parts": list(changes[pair]),
+        "labels": list(partition.labels),
+        "gates": {name: np.exp(r.log_weights).round(4).tolist() for name, r in rows.items()},
+    }

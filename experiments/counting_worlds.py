@@ -1,0 +1,129 @@
+"""The sequences of `counting`: where gates start again, and which part each byte is from."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from experiments import witten_bell
+from experiments.gate_ladder import Sequences
+from experiments.witten_bell import Model
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """Sequences, scored by every expert and by the centre; N bytes, W windows, D units."""
+
+    name: str
+    log_probs: np.ndarray  # [N, K] log p̂_k(byte | the bytes before it), nats
+    centre: np.ndarray  # [N] the centre's
+    part: np.ndarray  # [N] the part each byte is from
+    sequences: Sequences
+    unit: np.ndarray  # [W] the unit of the bootstrap that each window belongs to, from 0 on
+    changes: bool = False  # the part changes inside a sequence
+
+
+def windows_of(starts: np.ndarray, num_bytes: int, window: int) -> np.ndarray:
+    """Where windows begin if each document is cut from its start; its last may be short."""
+    ends = np.r_[starts[1:], num_bytes]
+    spans = [np.arange(a, b, window) for a, b in zip(starts, ends, strict=True)]
+    return np.concatenate(spans)
+
+
+def held_out(
+    log_probs: np.ndarray, centre: np.ndarray, sizes: np.ndarray, parts: np.ndarray, window: int
+) -> tuple[World, World]:
+    """Documents in which gates start again with each window, and in which they are carried.
+
+    A document without a byte is no sequence.
+    """
+    parts, sizes = parts[sizes > 0], sizes[sizes > 0]
+    starts, num_bytes = np.r_[0, np.cumsum(sizes)[:-1]], int(sizes.sum())
+    windows = windows_of(starts, num_bytes, window)
+    unit = np.searchsorted(starts, windows, side="right") - 1
+    part = np.repeat(parts, sizes)
+
+    def world(name: str, sequences: np.ndarray) -> World:
+        spans = Sequences(starts=sequences, windows=windows, num_bytes=num_bytes)
+        return World(
+            name=name, log_probs=log_probs, centre=centre, part=part, sequences=spans, unit=unit
+        )
+
+    return world("reset", windows), world("carried", starts)
+
+
+def spliced(carried: World, window: int, *, seed: int) -> World:
+    """Half a window of one document, then half of another from another part.
+
+    Each document is used once, so that pairs are independent. The second half is scored after the
+    bytes that stand before it in its own document.
+
+    Raises:
+        ValueError: if fewer than two pairs can be made.
+    """
+    rng = np.random.default_rng(seed)
+    half = window // 2
+    starts = carried.sequences.starts
+    sizes = np.diff(np.r_[starts, carried.sequences.num_bytes])
+    long = rng.permutation(np.flatnonzero(sizes >= half))
+    # Sorted by part, what lies half of them apart differs, but for a part with more than half.
+    long = long[np.argsort(carried.part[starts[long]], kind="stable")]
+    num_pairs = long.size // 2
+    pairs = np.stack([long[:num_pairs], long[long.size - num_pairs :]], axis=1)
+    first, second = carried.part[starts[pairs]].T
+    pairs = rng.permuted(rng.permutation(pairs[first != second]), axis=1)
+    if len(pairs) < 2:
+        raise ValueError(
+            f"`window` must leave 2 pairs of held-out documents of different parts with at least "
+            f"{half} bytes each; it is {window} and leaves {len(pairs)}."
+        )
+    offset = starts[pairs] + np.floor(rng.random(pairs.shape) * (sizes[pairs] - half + 1))
+    at = (offset[..., None].astype(int) + np.arange(half)).reshape(-1)
+    edges = np.arange(0, at.size, 2 * half)
+    return World(
+        name="spliced",
+        log_probs=carried.log_probs[at],
+        centre=carried.centre[at],
+        part=carried.part[at],
+        sequences=Sequences(starts=edges, windows=edges, num_bytes=at.size),
+        unit=np.arange(edges.size),
+        changes=True,
+    )
+
+
+def generated(
+    experts: Sequence[Model],
+    centre: Model,
+    weights: np.ndarray,
+    num_sequences: int,
+    window: int,
+    *,
+    seed: int,
+) -> World:
+    """Text that the experts wrote themselves, parts drawn by their weights: here they are exact."""
+    rng = np.random.default_rng(seed)
+    parts = np.sort(rng.choice(len(experts), size=num_sequences, p=weights))
+    counts = np.bincount(parts, minlength=len(experts))
+    drawn = [
+        witten_bell.sample(model, count, window, rng)
+        for model, count in zip(experts, counts, strict=True)
+        if count
+    ]
+    texts = [row.tobytes() for rows in drawn for row in rows]
+    scores = score_all([*experts, centre], texts)
+    starts = np.arange(num_sequences) * window
+    return World(
+        name="generated",
+        log_probs=scores[:, :-1],
+        centre=scores[:, -1],
+        part=np.repeat(parts, window),
+        sequences=Sequences(starts=starts, windows=starts, num_bytes=num_sequences * window),
+        unit=np.arange(num_sequences),
+    )
+
+
+def score_all(models: Sequence[Model], texts: Sequence[bytes]) -> np.ndarray:
+    """log p(byte | the bytes before it) by each model at its own order: [N, models], nats."""
+    asked = witten_bell.queries(texts, max(map(len, models)))
+    scores = [witten_bell.log_probs(model, asked[: len(model)])[-1] for model in models]
+    return np.stack(scores, axis=1)

@@ -1,0 +1,208 @@
+"""The ladder of gates on real sequences: every gate scores the same bytes with the same experts.
+
+A sequence is a span of a flat text: a window, or a whole document. Sequences are laid end to end in
+lanes, so that gates run over all lanes at once, and start again where a sequence does.   [D7, B10]
+"""
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dfm_jax.experts import mixture_log_prob
+from dfm_jax.gates import (
+    GateState,
+    bayes_gate_update,
+    fixed_share_update,
+    gate_init,
+)
+from dfm_jax.types import Array
+
+TOPS = ("top-1", "top-2", "full")  # experts kept at each byte
+NUM_BINS = 10  # of the margin, which lies in [0, 1]
+_LANES = 8  # few, since a long document fills its lane alone
+_STEPS = 2**12  # of every lane, in one call of the compiled program: one shape for all texts
+
+
+class Rungs(NamedTuple):
+    """What the gates remember at one byte of one lane; each [K] or [rows, K] in log space."""
+
+    seen: Array  # bytes since the sequence began
+    last: GateState  # of the last byte alone
+    kept: GateState  # [M, K] the Bayes gate until `prefixes` bytes were seen, kept from then on
+    shared: GateState  # [A, K] fixed-share, by `alphas`
+    bayes: GateState
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sequences:
+    """Spans of a flat text, in order and without a gap, and the windows in which to sum."""
+
+    starts: np.ndarray  # [Q] where each sequence begins
+    windows: np.ndarray  # [W] where each window begins; every sequence begins with one
+    num_bytes: int
+
+
+class Scores(NamedTuple):
+    """Sums of −log p over each window, in nats, and how sure the gates were."""
+
+    soft: Any  # [W, G, C] by gate, in the order of `gate_names`, and by `TOPS`
+    hard_after: Any  # [W, M] the Bayes gate, from `prefixes` on its best expert alone
+    margin_bytes: Any  # [G, NUM_BINS] bytes by r_(1) − r_(2)
+    margin_gap: Any  # [G, NUM_BINS] nats that top-1 costs over the full gate on them
+
+
+def gate_names(prefixes: Sequence[int], *, num_alphas: int) -> tuple[str, ...]:
+    """The gates of `Scores.soft`, in order."""
+    kept = [f"prefix {length}" for length in prefixes]
+    return ("static", "last token", *kept, *["fixed share"] * num_alphas, "Bayes")
+
+
+def lanes(sequences: Sequences) -> np.ndarray:
+    """Places of the flat text, [steps, lanes], a sequence in one lane; −1 where a lane is empty."""
+    starts = sequences.starts
+    lengths = np.diff(np.r_[starts, sequences.num_bytes])
+    filled, held = [(0, lane) for lane in range(_LANES)], [[] for _ in range(_LANES)]
+    for sequence in np.argsort(-lengths, kind="stable"):
+        size, lane = heapq.heappop(filled)
+        begin, length = int(starts[sequence]), int(lengths[sequence])
+        held[lane].append(np.arange(begin, begin + length))
+        heapq.heappush(filled, (size + length, lane))
+    steps = -(-max(size for size, _ in filled) // _STEPS) * _STEPS
+    places = np.full((steps, _LANES), -1)
+    for lane, spans in enumerate(held):
+        if spans:
+            places[: sum(map(len, spans)), lane] = np.concatenate(spans)
+    return places
+
+
+def score(
+    token_log_probs: np.ndarray,
+    sequences: Sequences,
+    log_prior: np.ndarray,
+    *,
+    prefixes: Sequence[int],
+    alphas: Sequence[float],
+) -> Scores:
+    """Run every gate over every sequence, in float64 on the host's CPU.
+
+    Args:
+        token_log_probs: [N, K] log p_k(byte | the bytes before it) for every byte of the text.
+        sequences: where gates start again, and where sums do.
+        log_prior: [K] log w_k.
+        prefixes: [M] bytes after which a gate is kept.
+        alphas: [A] of fixed-share.
+    """
+    num_windows = sequences.windows.size
+    num_gates = len(gate_names(prefixes, num_alphas=len(alphas)))
+    window = np.zeros(sequences.num_bytes, int)
+    window[sequences.windows[1:]] = 1
+    window = np.cumsum(window)
+    first = np.zeros(sequences.num_bytes, bool)
+    first[sequences.starts] = True
+    places = lanes(sequences)
+    sums = Scores(
+        soft=np.zeros((num_windows, num_gates, len(TOPS))),
+        hard_after=np.zeros((num_windows, len(prefixes))),
+        margin_bytes=np.zeros((num_gates, NUM_BINS)),
+        margin_gap=np.zeros((num_gates, NUM_BINS)),
+    )
+    cpu = jax.local_devices(backend="cpu")[0]
+    with jax.enable_x64(True), jax.default_device(cpu):
+        law = _Law(*map(jnp.asarray, (log_prior, np.array(prefixes, int), np.array(alphas))))
+        rungs = jax.vmap(lambda _: _start(law))(np.arange(_LANES))
+        for here in places.reshape(-1, _STEPS, _LANES):
+            rungs, found = _chunk(rungs, token_log_probs[here], first[here], law)
+            real = here >= 0
+            _add(sums, window[here[real]], *(np.asarray(x)[real] for x in found))
+    return sums
+
+
+def _add(
+    sums: Scores, window: np.ndarray, soft: np.ndarray, hard_after: np.ndarray, margin: np.ndarray
+) -> None:
+    """The losses of some bytes, added where they belong."""
+    for total, losses in ((sums.soft, soft), (sums.hard_after, hard_after)):
+        columns = losses[0].size
+        cell = window[:, None] * columns + np.arange(columns)
+        weights = losses.reshape(len(window), -1).ravel()
+        total += np.bincount(cell.ravel(), weights, minlength=total.size).reshape(total.shape)
+    place = np.clip(margin * NUM_BINS, 0, NUM_BINS - 1).astype(int)
+    cell = (place + NUM_BINS * np.arange(margin.shape[1])).ravel()
+    gap = soft[..., 0] - soft[..., -1]
+    for total, values in ((sums.margin_bytes, np.ones(cell.size)), (sums.margin_gap, gap.ravel())):
+        total += np.bincount(cell, values, minlength=total.size).reshape(total.shape)
+
+
+class _Law(NamedTuple):
+    log_prior: Array  # [K]
+    prefixes: Array  # [M]
+    alphas: Array  # [A]
+
+
+def _start(law: _Law) -> Rungs:
+    state = gate_init(law.log_prior)
+
+    def rows(num: int) -> GateState:
+        return jax.tree.map(lambda x: jnp.broadcast_to(x[None], (num, *x.shape)), state)
+
+    return Rungs(jnp.array(0), state, rows(law.prefixes.size), rows(law.alphas.size), state)
+
+
+def _advance(rungs: Rungs, log_probs: Array, first: Array, law: _Law) -> tuple[Rungs, Rungs]:
+    """The gates after this byte, and before it."""
+    start = _start(law)
+    before: Rungs = jax.tree.map(partial(jnp.where, first), start, rungs)
+    bayes = bayes_gate_update(before.bayes, log_probs)
+    running = before.seen < law.prefixes
+    shared = jax.vmap(fixed_share_update, (0, None, None, 0))
+    after = Rungs(
+        seen=before.seen + 1,
+        last=bayes_gate_update(start.last, log_probs),
+        kept=jax.vmap(lambda go, state: jax.tree.map(partial(jnp.where, go), bayes, state))(
+            running, before.kept
+        ),
+        shared=shared(before.shared, log_probs, law.log_prior, law.alphas),
+        bayes=bayes,
+    )
+    return after, before
+
+
+def losses(log_weights: Array, log_probs: Array) -> tuple[Array, Array]:
+    """−log Σ_k ρ_k p_k of one gate at one byte, by `TOPS`; and its margin r_(1) − r_(2).
+
+    The first two are `top_k_gate(ρ, 1)` and `(ρ, 2)` in log space, without a sort, which would
+    take longer than all the rest.
+    """
+    best = jnp.argmax(log_weights)
+    others = jnp.where(jnp.arange(log_weights.size) == best, -jnp.inf, log_weights)
+    pair = jnp.stack([best, jnp.argmax(others)])
+    kept = jnp.stack([log_weights[best], others[pair[1]]])  # −∞ where K = 1
+    two = jax.nn.logsumexp(kept + log_probs[pair]) - jax.nn.logsumexp(kept)
+    margin = jnp.exp(kept[0]) - jnp.exp(kept[1])
+    return -jnp.stack([log_probs[best], two, mixture_log_prob(log_weights, log_probs)]), margin
+
+
+@jax.jit
+def _chunk(
+    rungs: Rungs, log_probs: Array, first: Array, law: _Law
+) -> tuple[Rungs, tuple[Array, Array, Array]]:
+    """Losses [T, L, G, C], those of `hard_after` [T, L, M], and margins [T, L, G]."""
+    advance = jax.vmap(_advance, (0, 0, 0, None))
+    rungs, before = jax.lax.scan(lambda r, x: advance(r, *x, law), rungs, (log_probs, first))
+
+    def at_byte(state: Rungs, log_probs: Array) -> tuple[Array, Array, Array]:
+        last, bayes = state.last.log_weights[None], state.bayes.log_weights[None]
+        static = jax.nn.log_softmax(law.log_prior)[None]
+        gates = (static, last, state.kept.log_weights, state.shared.log_weights, bayes)
+        by_top, margin = jax.vmap(losses, (0, None))(jnp.concatenate(gates), log_probs)
+        kept = by_top[2 : 2 + law.prefixes.size]
+        hard_after = jnp.where(state.seen < law.prefixes, kept[:, -1], kept[:, 0])
+        return by_top, hard_after, margin
+
+    return rungs, jax.vmap(jax.vmap(at_byte))(before, log_probs)

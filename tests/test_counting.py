@@ -1,0 +1,380 @@
+"""`experiments.counting` on small texts: its worlds, its cells, its files, its exit status."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from dfm_jax.data import Corpus, Document, MissingDataError
+from experiments import counting, counting_cell, counting_worlds, study, witten_bell
+from experiments.counting import Config, sampled
+from experiments.statistics import compare
+
+WORDS = {
+    "kjv": "and the lord said unto them behold a day shall come when all men speak",
+    "shakespeare": "enter two lords what news my liege i pray thee sweet friend do not weep",
+    "stdlib": "def class return self none import for in if else raise yield lambda pass",
+}
+
+
+@pytest.fixture(scope="module")
+def corpora():
+    rng = np.random.default_rng(0)
+
+    def text(words):
+        return " ".join(rng.choice(words, size=int(rng.integers(25, 70)))) + "\n"
+
+    return tuple(
+        Corpus(
+            domain=domain,
+            documents=tuple(
+                Document(name=f"{i}", work=f"{i // 3}", text=text(words.split())) for i in range(40)
+            ),
+        )
+        for domain, words in WORDS.items()
+    )
+
+
+def _config(out, **changes):
+    small = Config(
+        out=out,
+        domain_bytes=0,
+        partitions=("domain", "random"),
+        num_parts=2,
+        max_order=3,
+        window=64,
+        prefixes=(4,),
+        alphas=(0.01, 0.2),
+        num_generated=40,
+        num_seeds=2,
+        num_draws=50,
+    )
+    return dataclasses.replace(small, **changes)
+
+
+@pytest.fixture(scope="module")
+def folded(corpora):
+    return counting_cell.fold(corpora, seed=0, max_order=3)
+
+
+@pytest.fixture(scope="module")
+def result(corpora, tmp_path_factory):
+    config = _config(tmp_path_factory.mktemp("counting"))
+    holds = counting.run(config, corpora, Console(quiet=True))
+    return holds, config, json.loads((config.out / "result.json").read_text(encoding="utf-8"))
+
+
+# ── worlds ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def _held_out(sizes, parts, window):
+    num_bytes, rng = int(np.sum(sizes)), np.random.default_rng(0)
+    log_probs, centre = -rng.random((num_bytes, 2)), -rng.random(num_bytes)
+    worlds = counting_worlds.held_out(log_probs, centre, np.array(sizes), np.array(parts), window)
+    return log_probs, centre, *worlds
+
+
+def test_documents_are_cut_in_windows_to_the_last_byte():
+    _, _, reset, carried = _held_out([5, 0, 3, 8], [0, 1, 1, 0], 4)
+    assert reset.sequences.starts.tolist() == [0, 4, 5, 8, 12]
+    assert carried.sequences.starts.tolist() == [0, 5, 8]
+    for world in (reset, carried):
+        assert world.sequences.windows.tolist() == [0, 4, 5, 8, 12]
+        assert world.unit.tolist() == [0, 0, 1, 2, 2]
+        assert world.part.tolist() == [0] * 5 + [1] * 3 + [0] * 8
+        assert world.sequences.num_bytes == 16
+
+
+def test_spliced_sequences_turn_from_one_part_to_another_in_the_middle():
+    sizes, parts = [9, 12, 6, 4, 30, 7, 8, 11], [0, 1, 0, 1, 1, 0, 0, 1]
+    log_probs, _, _, carried = _held_out(sizes, parts, 10)
+    world = counting_worlds.spliced(carried, 10, seed=1)
+    halves = world.part.reshape(-1, 2, 5)
+    assert (halves == halves[..., :1]).all()
+    assert (halves[:, 0, 0] != halves[:, 1, 0]).all()
+    assert world.sequences.starts.tolist() == world.sequences.windows.tolist()
+    assert world.changes
+    assert not carried.changes
+    at = [int(np.flatnonzero((log_probs == row).all(1))[0]) for row in world.log_probs]
+    spans = np.array(at).reshape(-1, 5)
+    assert (np.diff(spans, axis=1) == 1).all()
+    used = np.searchsorted(carried.sequences.starts, spans[:, 0], side="right") - 1
+    assert np.unique(used).size == used.size  # each document once
+    np.testing.assert_array_equal(
+        used, np.searchsorted(carried.sequences.starts, spans[:, -1], side="right") - 1
+    )  # and no edge crossed
+    np.testing.assert_array_equal(carried.part[at], world.part)
+
+
+def test_too_long_a_window_leaves_nothing_to_splice():
+    *_, carried = _held_out([9, 12], [0, 1], 10)
+    message = r"`window` must leave 2 pairs .* 5 bytes each; it is 10 and leaves 1\."
+    with pytest.raises(ValueError, match=message):
+        counting_worlds.spliced(carried, 10, seed=0)
+
+
+def test_generated_text_is_drawn_from_the_experts_by_their_weights():
+    models = [witten_bell.fit([text], 2) for text in (b"abababab", b"cdcdcdcdcd")]
+    world = counting_worlds.generated(models, models[0], np.array([0.25, 0.75]), 400, 8, seed=0)
+    parts = world.part.reshape(400, 8)
+    assert (parts == parts[:, :1]).all()
+    # 400 draws of chance 3/4: 5 standard deviations, a false alarm in 2 million
+    assert abs(parts[:, 0].mean() - 0.75) < 5 * (0.25 * 0.75 / 400) ** 0.5
+    best = world.log_probs.reshape(400, 8, 2).sum(1).argmax(1)
+    assert (best == parts[:, 0]).mean() > 0.9
+    np.testing.assert_array_equal(world.centre, world.log_probs[:, 0])
+
+
+def test_each_model_scores_at_its_own_order():
+    texts = [b"abcabcabd", b"bca"]
+    models = [witten_bell.fit([b"abcabc"], order) for order in (1, 3)]
+    scores = counting_worlds.score_all(models, texts)
+    for model, column in zip(models, scores.T, strict=True):
+        alone = witten_bell.log_probs(model, witten_bell.queries(texts, len(model)))[-1]
+        np.testing.assert_array_equal(column, alone)
+
+
+# ── cells ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_order_is_the_best_on_validation(folded):
+    texts = folded.texts
+    losses = []
+    for order in (1, 2, 3):
+        model = witten_bell.fit(texts["train"], order)
+        asked = witten_bell.queries(texts["validation"], order)
+        losses.append(-witten_bell.log_probs(model, asked)[-1].mean())
+    assert len(folded.centre) == 1 + int(np.argmin(losses))
+
+
+@pytest.mark.parametrize("name", counting.PARTITIONS)
+def test_every_partition_gives_a_whole_cell(folded, name, tmp_path):
+    config = _config(tmp_path)
+    cell = counting_cell.measure(folded, name, config)
+    assert json.loads(json.dumps(cell)) == json.loads(json.dumps(cell))
+    assert cell["num_experts"] == (3 if name == "domain" else 2)
+    assert sum(cell["weights"]) == pytest.approx(1)
+    assert list(cell["worlds"]) == ["reset", "carried", "spliced", "generated"]
+    num_bytes = sum(map(len, folded.texts["test"]))
+    assert cell["worlds"]["reset"]["bytes"] == cell["worlds"]["carried"]["bytes"] == num_bytes
+    for world in cell["worlds"].values():
+        assert world["b1_residual"] < 1e-9
+        assert world["sum_residual"] < 1e-9
+        for row in world["rows"]:
+            difference = row["nll"] - world["centre_nll"]
+            assert sum(row["terms"].values()) == pytest.approx(difference, abs=1e-9)
+            estimate, low, high = row["minus"]["centre"]
+            assert estimate == pytest.approx(difference, abs=1e-9)
+            assert low <= estimate <= high
+    rows = cell["worlds"]["reset"]["rows"]
+    own = {(row["gate"], row["top"]): row["nll"] for row in rows}
+    same = cell["worlds"]["carried"]["rows"]
+    carried = {(row["gate"], row["top"]): row["nll"] for row in same}
+    for top in ("top-1", "top-2", "full"):  # no memory, no difference
+        assert carried["static", top] == pytest.approx(own["static", top], abs=1e-12)
+    assert carried["oracle", "top-1"] == pytest.approx(own["oracle", "top-1"], abs=1e-12)
+
+
+def test_domains_are_told_apart_by_the_posterior(folded, tmp_path):
+    """Three vocabularies: Bayes finds the part, static does not; the trace shows where it turns."""
+    cell = counting_cell.measure(folded, "domain", _config(tmp_path))
+    own = {(row["gate"], row["top"]): row for row in cell["worlds"]["reset"]["rows"]}
+    assert own["Bayes", "full"]["nll"] < own["static", "full"]["nll"] - 0.1
+    trace = cell["trace"]
+    first, second = (trace["labels"].index(part) for part in trace["parts"])
+    weights = {gate: np.array(rows) for gate, rows in trace["gates"].items()}
+    assert all(rows.shape == (65, 3) for rows in weights.values())
+    np.testing.assert_allclose(weights["Bayes"].sum(1), 1, atol=1e-3)
+    assert weights["Bayes"][32].argmax() == first
+    assert weights["fixed share"][32].argmax() == first
+    assert weights["fixed share"][-1].argmax() == second
+
+
+def test_alpha_is_the_best_on_validation(folded, tmp_path, monkeypatch):
+    chosen = []
+    monkeypatch.setattr(counting_cell, "_record", lambda w, p, alpha, *_, **__: {"alpha": alpha})
+    monkeypatch.setattr(counting_cell, "_trace", lambda *_: {})
+    for alphas in ((0.01, 0.2), (0.01,), (0.2,)):
+        cell = counting_cell.measure(folded, "random", _config(tmp_path, alphas=alphas))
+        chosen.append({name: world["alpha"] for name, world in cell["worlds"].items()})
+    assert set(chosen[1].values()) == {0.01}
+    assert set(chosen[2].values()) == {0.2}
+    assert chosen[0]["generated"] == chosen[0]["reset"]
+
+
+def test_a_part_without_documents_is_refused(folded, tmp_path):
+    config = _config(tmp_path, num_parts=40)
+    message = r"`num_parts` must leave each part of `random` a document in \w+; with 40 parts"
+    with pytest.raises(ValueError, match=message):
+        counting_cell.measure(folded, "random", config)
+
+
+# ── the study ───────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_study_holds_and_says_so(result):
+    holds, config, written = result
+    assert holds
+    assert list(written) == ["config", "versions", "seeds", "rows", "summary", "verdicts"]
+    assert written["config"]["window"] == 64
+    assert {"python", "jax", "scipy", "scikit-learn"} <= written["versions"].keys()
+    assert written["seeds"] == [0, 1]
+    assert all(verdict["passed"] for verdict in written["verdicts"])
+    assert (config.out / "counting.png").read_bytes().startswith(b"\x89PNG")
+    lines = (config.out / "metrics.jsonl").read_text().splitlines()
+    assert len(lines) == len(written["rows"]) * config.num_seeds
+    sizes = written["summary"]["splits"][0]
+    assert sizes.keys() == WORDS.keys()
+    held = sum(s["documents"] + s["removed_documents"] for s in sizes["kjv"].values())
+    assert held == 40
+    check_schema(written)
+
+
+def check_schema(written):
+    """What every row holds, and what must agree within it."""
+    margin = written["config"]["margin"]
+    rungs = {(row["partition"], row["world"], row["gate"], row["top"]) for row in written["rows"]}
+    assert len(rungs) == len(written["rows"])
+    for row in written["rows"]:
+        assert set(row) == {
+            *("partition", "num_experts", "world", "gate", "top"),
+            *("nll", "evaluations", "terms", "minus"),
+        }
+        assert list(row["terms"]) == ["own", "price", "gate", "truncation"]
+        assert list(row["minus"]) == ["centre", "bayes"]
+        assert 1 <= row["evaluations"] <= row["num_experts"]
+        centre = row["minus"]["centre"]
+        assert sum(row["terms"].values()) == pytest.approx(centre["mean"], abs=1e-9)
+        for found in row["minus"].values():
+            assert set(found) == {
+                "per_seed",
+                "mean",
+                "low",
+                "high",
+                "p_equivalence",
+                "verdict",
+                "documents",
+            }
+            assert len(found["per_seed"]) == len(found["documents"]) == len(written["seeds"])
+            judged = compare(found["per_seed"], margin=margin)
+            assert found["verdict"] == judged.verdict
+            assert found["mean"] == pytest.approx(judged.mean)
+
+
+def test_a_second_run_measures_nothing(result, corpora, monkeypatch):
+    _, config, written = result
+    monkeypatch.setattr(counting, "measure", None)
+    assert counting.run(config, corpora, Console(quiet=True))
+    again = json.loads((config.out / "result.json").read_text(encoding="utf-8"))
+    assert again["rows"] == written["rows"]
+
+
+def test_an_interrupted_run_goes_on(result, corpora, tmp_path, monkeypatch, capsys):
+    _, _, written = result
+    config, calls = _config(tmp_path), []
+
+    def measure(*args, real=counting.measure):
+        calls.append(args[1])
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    monkeypatch.setattr(counting, "measure", measure)
+    arguments = ("counting", lambda: counting.run(config, corpora, Console(quiet=True)))
+    assert study.exit_status(*arguments) == study.STOPPED
+    assert "goes on from here" in capsys.readouterr().err
+    assert not (tmp_path / "result.json").exists()
+    assert study.exit_status(*arguments) == 0
+    assert len(calls) == 5  # two, the one that was interrupted, and the two that were missing
+    resumed = json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))
+    assert resumed["rows"] == written["rows"]
+
+
+def test_the_seed_of_a_cell_is_all_that_tells_it_apart(result):
+    *_, written = result
+    found = [row["minus"]["centre"]["per_seed"] for row in written["rows"]]
+    assert all(first != second for first, second in found)
+
+
+def test_a_sample_takes_whole_documents_in_order(corpora):
+    kept = sampled(corpora[0], 3_000)
+    sizes = [len(document.text.encode()) for document in kept.documents]
+    assert 2_000 < sum(sizes) <= 3_000
+    names = [document.name for document in corpora[0].documents]
+    positions = [names.index(document.name) for document in kept.documents]
+    assert positions == sorted(positions)
+    assert sampled(corpora[0], 0) is corpora[0]
+
+
+# ── the command line ────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def small_texts(monkeypatch, corpora):
+    for corpus in corpora:
+        monkeypatch.setattr(counting, f"load_{corpus.domain}", lambda corpus=corpus: corpus)
+
+    def missing():
+        raise MissingDataError("the data package `other` is needed, but it is not installed")
+
+    monkeypatch.setattr(counting, "load_bbc", missing)
+    monkeypatch.setattr(counting, "load_abc", missing)
+    monkeypatch.delenv("DFM_REQUIRE_DATA", raising=False)
+
+
+SMALL = "--domain-bytes 0 --partitions domain --max-order 2 --window 64 --prefixes 4 --num-draws 20"
+
+
+def test_exit_status_and_what_is_printed(tmp_path, small_texts, capsys):
+    folder = tmp_path / "verse"
+    folder.mkdir()
+    for i in range(30):
+        (folder / f"{i}.txt").write_text(f"roses are red violets are {i} blue " * 4)
+    arguments = [f"--out={tmp_path / 'out'}", *SMALL.split(), "--folders", str(folder)]
+    assert counting.main([*arguments, "--num-generated=20", "--num-seeds=1"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("left out: the data package `other` is needed") == 2
+    assert "FAILS" not in shown
+    assert "hard after 4" in shown
+    written = json.loads((tmp_path / "out" / "result.json").read_text(encoding="utf-8"))
+    assert "verse" in written["summary"]["splits"][0]
+    words = {row["minus"]["centre"]["verdict"] for row in written["rows"]}
+    assert words == {"undecided"}  # one seed
+    assert written["rows"][0]["minus"]["centre"]["low"] is None
+
+
+def test_required_data_is_not_left_out(small_texts, monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("DFM_REQUIRE_DATA", "1")
+    assert counting.main([f"--out={tmp_path}"]) == 2
+    assert "`other` is needed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--partitions town", "`partitions` must be some of"),
+        ("--num-parts 1", "`num_parts` must be at least 2; it is 1."),
+        ("--max-order 8", "`max_order` must lie in [1, 7]; it is 8."),
+        ("--window 1", "`window` must be at least 2; it is 1."),
+        ("--prefixes 0", "`prefixes` must be at least 1; it is 0."),
+        ("--alphas 1.5", "`alphas` must lie in [0, 1]; it is [1.5]."),
+        ("--alphas", "`alphas` must not be empty; it is []."),
+        ("--margin 0", "`margin` must lie in (0, inf); it is 0.0."),
+        ("--domain-bytes -1", "`domain_bytes` must not be negative; it is -1."),
+        ("--num-seeds 0", "`num_seeds` must be at least 1; it is 0."),
+        ("--folders nowhere", "`folder` must be"),
+    ],
+)
+def test_bad_options_are_refused_by_name(options, message, small_texts, tmp_path, capsys):
+    assert counting.main([f"--out={tmp_path}", *options.split()]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("python -m experiments.counting: ")
+    assert message in error
+
+
+def test_presets():
+    for name, config in counting.PRESETS.items():
+        counting.check_config(config)
+        assert config.preset == name

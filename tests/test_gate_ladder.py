@@ -1,0 +1,315 @@
+"""The ladder of gates and its account: against the library's gates, and where experts are exact."""
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dfm_jax import gates
+from dfm_jax.experts import mixture_log_prob
+from experiments import counting_account, gate_ladder
+from experiments.counting_account import account, evaluations, exact_sums
+from experiments.counting_worlds import World
+from experiments.gate_ladder import TOPS, Sequences, gate_names, losses, score
+
+PREFIXES, ALPHAS = (2, 5), (0.1, 0.7)
+HONEST = 1e-12  # what rounding may take from an expected loss
+
+
+@pytest.fixture
+def text():
+    """[N, K] log-probabilities of 3 experts, and spans of unequal length, cut in windows of 4."""
+    rng = np.random.default_rng(0)
+    starts = np.array([0, 1, 9, 10, 33])
+    windows = np.concatenate(
+        [np.arange(a, b, 4) for a, b in zip(starts, [1, 9, 10, 33, 50], strict=True)]
+    )
+    log_probs = np.log(rng.dirichlet(np.ones(5), size=(50, 3))[..., 0])
+    return log_probs, Sequences(starts=starts, windows=windows, num_bytes=50)
+
+
+LOG_PRIOR = np.log([0.2, 0.5, 0.3])
+
+
+def _laws(log_probs: np.ndarray) -> dict[str, np.ndarray]:
+    """The public gates along one sequence, [N, K]: what each has before it sees the byte."""
+    num_bytes = len(log_probs)
+    states = {
+        "static": gates.static_gate(LOG_PRIOR, num_bytes),
+        "last token": gates.last_token_gate(LOG_PRIOR, log_probs),
+        "Bayes": gates.bayes_gate(LOG_PRIOR, log_probs),
+    }
+    for a, alpha in enumerate(ALPHAS):
+        states[f"fixed share {a}"] = gates.fixed_share_gate(LOG_PRIOR, log_probs, alpha)
+    laws = {name: np.exp(state.log_weights)[:-1] for name, state in states.items()}
+    for length in PREFIXES:
+        laws[f"prefix {length}"] = laws["Bayes"][np.minimum(np.arange(num_bytes), length)]
+    return laws
+
+
+def _nll(laws: np.ndarray, log_probs: np.ndarray) -> np.ndarray:
+    with np.errstate(divide="ignore"):
+        return -np.asarray(jax.vmap(mixture_log_prob)(np.log(laws), log_probs))
+
+
+def _cut(laws: np.ndarray, top: str) -> np.ndarray:
+    count = dict(zip(TOPS, (1, 2, laws.shape[1]), strict=True))[top]
+    return np.array(jax.vmap(lambda law: gates.top_k_gate(law, count))(laws))
+
+
+def _in_windows(values: np.ndarray, windows: np.ndarray) -> np.ndarray:
+    return np.add.reduceat(values, windows)
+
+
+def test_every_rung_is_the_library_gate(text, x64):
+    log_probs, spans = text
+    scores = score(log_probs, spans, LOG_PRIOR, prefixes=PREFIXES, alphas=ALPHAS)
+    names = gate_names(PREFIXES, num_alphas=2)
+    assert names == (
+        *("static", "last token", "prefix 2", "prefix 5"),
+        *("fixed share", "fixed share", "Bayes"),
+    )
+    ends = [*spans.starts[1:], spans.num_bytes]
+    pieces = [log_probs[a:b] for a, b in zip(spans.starts, ends, strict=True)]
+    each = [_laws(piece) for piece in pieces]
+    laws = {name: np.concatenate([law[name] for law in each]) for name in each[0]}
+    numbered = [*names[:4], "fixed share 0", "fixed share 1", "Bayes"]
+    for (g, name), (c, top) in itertools.product(enumerate(numbered), enumerate(TOPS)):
+        expected = _in_windows(_nll(_cut(laws[name], top), log_probs), spans.windows)
+        np.testing.assert_allclose(scores.soft[:, g, c], expected, atol=1e-12, err_msg=name)
+    seen = np.concatenate([np.arange(len(piece)) for piece in pieces])[:, None]
+    for m, length in enumerate(PREFIXES):
+        hard = np.where(seen < length, laws["Bayes"], _cut(laws[f"prefix {length}"], "top-1"))
+        expected = _in_windows(_nll(hard, log_probs), spans.windows)
+        np.testing.assert_allclose(scores.hard_after[:, m], expected, atol=1e-12)
+
+
+def test_a_gate_starts_again_with_its_sequence_alone(text, x64):
+    """The same bytes, started again with every window: another table for gates with a memory."""
+    log_probs, spans = text
+    again = Sequences(starts=spans.windows, windows=spans.windows, num_bytes=spans.num_bytes)
+    options = {"prefixes": PREFIXES, "alphas": ALPHAS}
+    carried = score(log_probs, spans, LOG_PRIOR, **options).soft
+    reset = score(log_probs, again, LOG_PRIOR, **options).soft
+    begun = np.isin(spans.windows, spans.starts)
+    np.testing.assert_allclose(carried[begun], reset[begun], atol=1e-12)
+    changed = np.abs(carried - reset)[~begun].max(axis=(0, 2))
+    assert changed[0] == 0  # static
+    assert (changed[1:] > 1e-3).all()
+
+
+def test_lanes_hold_every_byte_once(text):
+    _, spans = text
+    places = gate_ladder.lanes(spans)
+    assert sorted(places[places >= 0]) == list(range(spans.num_bytes))
+    for lane in places.T:
+        held = lane[lane >= 0]
+        assert (lane[: held.size] >= 0).all()
+        jumps = held[1:][np.diff(held) != 1]
+        assert set(jumps) <= set(spans.starts)
+
+
+def test_long_texts_go_through_in_pieces(monkeypatch, text, x64):
+    log_probs, spans = text
+    options = {"prefixes": PREFIXES, "alphas": ALPHAS}
+    whole = score(log_probs, spans, LOG_PRIOR, **options)
+    monkeypatch.setattr(gate_ladder, "_STEPS", 3)
+    monkeypatch.setattr(gate_ladder, "_LANES", 2)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-12),
+        whole,
+        score(log_probs, spans, LOG_PRIOR, **options),
+    )
+
+
+@pytest.mark.parametrize("num_experts", [1, 2, 3, 8])
+def test_losses_without_a_sort_are_those_of_top_k(num_experts, x64):
+    rng = np.random.default_rng(num_experts)
+    law = rng.dirichlet(np.ones(num_experts))
+    if num_experts > 2:
+        law[1] = law[2] = (law[1] + law[2]) / 2  # a tie goes to the lower index
+    log_probs = np.log(rng.random(num_experts))
+    found, margin = losses(jnp.log(law), jnp.asarray(log_probs))
+    for count, value in zip((1, 2, num_experts), found, strict=True):
+        cut = gates.top_k_gate(law, min(count, num_experts))
+        assert float(value) == pytest.approx(-float(mixture_log_prob(jnp.log(cut), log_probs)))
+    largest = np.sort(np.r_[0.0, law])[::-1]
+    assert float(margin) == pytest.approx(largest[0] - largest[1])
+
+
+def test_margins_count_every_byte_and_their_gaps_are_the_price_of_top_1(text, x64):
+    log_probs, spans = text
+    scores = score(log_probs, spans, LOG_PRIOR, prefixes=PREFIXES, alphas=ALPHAS)
+    np.testing.assert_array_equal(scores.margin_bytes.sum(1), spans.num_bytes)
+    gap = (scores.soft[..., 0] - scores.soft[..., -1]).sum(0)
+    np.testing.assert_allclose(scores.margin_gap.sum(1), gap, atol=1e-12)
+    assert scores.margin_bytes[0].tolist() == [0, 0, *[spans.num_bytes], *[0] * 7]  # 0.5 − 0.3
+
+
+# ── exact experts: the law is known, every sequence is listed ───────────────────────────────────
+
+
+class _Exact:
+    """K laws over all sequences of `length` out of 2 tokens, their conditionals, their mixture."""
+
+    def __init__(self, *, length: int = 8, num_experts: int = 3, seed: int = 0) -> None:
+        rng = np.random.default_rng(seed)
+        self.weights = rng.dirichlet(np.full(num_experts, 3.0))
+        laws = rng.dirichlet(np.full(2**length, 0.5), size=num_experts)
+        self.law = self.weights @ laws
+        tree = laws.reshape(num_experts, *[2] * length)
+        prefixes = [tree.reshape(num_experts, 2**t, -1).sum(-1) for t in range(length + 1)]
+        codes = np.arange(2**length)
+        steps = [
+            np.log(prefixes[t + 1][:, codes >> (length - t - 1)])
+            - np.log(prefixes[t][:, codes >> (length - t)])
+            for t in range(length)
+        ]
+        self.log_probs = np.stack(steps, axis=-1).transpose(1, 2, 0).reshape(-1, num_experts)
+        starts = np.arange(2**length) * length
+        self.spans = Sequences(starts=starts, windows=starts, num_bytes=starts.size * length)
+        self.posterior = (self.weights[:, None] * laws / self.law).T
+
+    def expected(self, nll: np.ndarray) -> np.ndarray:
+        """E_q of losses per sequence, [Q, …]."""
+        return np.tensordot(self.law, nll, 1)
+
+
+@pytest.mark.statement("D7", "B10")
+@pytest.mark.parametrize("seed", range(3))
+def test_with_exact_experts_cumulative_bayes_is_optimal(seed, x64):
+    world = _Exact(seed=seed)
+    log_prior = np.log(world.weights)
+    scores = score(world.log_probs, world.spans, log_prior, prefixes=PREFIXES, alphas=ALPHAS)
+    entropy = -float(world.law @ np.log(world.law))
+    expected = world.expected(scores.soft)
+    assert expected[-1, -1] == pytest.approx(entropy, abs=HONEST)  # Bayes, full
+    assert (expected >= entropy - HONEST).all()
+    assert (world.expected(scores.hard_after) >= entropy - HONEST).all()
+    others = np.delete(expected.ravel(), expected.size - 1)
+    assert others.min() > entropy + 1e-4  # every other rung pays
+
+
+@pytest.mark.statement("B9")
+def test_an_oracle_that_has_read_the_sequence_is_flattered_by_the_information(x64):
+    world = _Exact()
+    of_part = world.log_probs.reshape(len(world.law), -1, 3).sum(1)  # log q_k(x)
+    oracle = -float(world.law @ (world.posterior * of_part).sum(1))
+    entropy = -float(world.law @ np.log(world.law))
+    ratio = np.log(world.posterior) - np.log(world.weights)
+    information = float(world.law @ (world.posterior * ratio).sum(1))
+    assert information > 0.05
+    assert entropy - oracle == pytest.approx(information, abs=HONEST)
+
+
+# ── the account ─────────────────────────────────────────────────────────────────────────────────
+
+
+def _world(text, *, changes: bool = False, units: Sequence[int] | None = None) -> World:
+    log_probs, spans = text
+    rng = np.random.default_rng(1)
+    sequence = np.searchsorted(spans.starts, np.arange(spans.num_bytes), side="right") - 1
+    part = rng.integers(3, size=spans.starts.size)[sequence]
+    if changes:
+        part = rng.integers(3, size=spans.num_bytes)
+    unit = np.searchsorted(spans.starts, spans.windows, side="right") - 1
+    return World(
+        name="world",
+        log_probs=log_probs,
+        centre=np.log(rng.random(spans.num_bytes)),
+        part=part,
+        sequences=spans,
+        unit=unit if units is None else np.asarray(units),
+        changes=changes,
+    )
+
+
+@pytest.mark.statement("B1", "B11")
+@pytest.mark.parametrize("changes", [False, True])
+def test_terms_sum_to_the_difference_from_the_centre(text, changes, x64):
+    world = _world(text, changes=changes)
+    scores = score(world.log_probs, world.sequences, LOG_PRIOR, prefixes=PREFIXES, alphas=[0.1])
+    found = account(world, scores, LOG_PRIOR, prefixes=PREFIXES)
+    rungs = [rung for rung in found.rungs if rung[0] != "oracle"]
+    assert len(rungs) == len(gate_names(PREFIXES, num_alphas=1)) * 3 + len(PREFIXES)
+    assert found.sum_residual() < 1e-12
+    assert found.b1_residual < 1e-12
+    assert found.b11_slack > -1e-12
+    for v, (gate, top) in enumerate(found.rungs):
+        terms = {name: term[v] for name, term in found.terms().items()}
+        np.testing.assert_allclose(sum(terms.values()), found.nll[v] - found.centre, atol=1e-12)
+        if top == "full":
+            assert not terms["truncation"].any()
+        if gate == "Bayes":
+            assert not terms["gate"].any()
+        if gate == "oracle":
+            np.testing.assert_allclose(terms["gate"], -found.price, atol=1e-12)
+    np.testing.assert_array_equal(found.sizes, np.diff(np.r_[world.sequences.starts, 50]))
+
+
+@pytest.mark.parametrize("broken", ["prior", "scores"])
+def test_the_residuals_see_a_broken_account(text, broken, x64):
+    world = _world(text)
+    scores = score(world.log_probs, world.sequences, LOG_PRIOR, prefixes=PREFIXES, alphas=[0.1])
+    if broken == "scores":
+        scores = scores._replace(soft=scores.soft * (1 + 1e-6))
+    prior = LOG_PRIOR[::-1].copy() if broken == "prior" else LOG_PRIOR
+    found = account(world, scores, prior, prefixes=PREFIXES)
+    assert found.b1_residual > 1e-6
+    assert found.sum_residual() > 1e-6
+
+
+def test_oracles_gain_at_most_the_prior_of_their_expert(text, x64):
+    world = _world(text)
+    scores = score(world.log_probs, world.sequences, LOG_PRIOR, prefixes=PREFIXES, alphas=[0.1])
+    gains = account(world, scores, LOG_PRIOR, prefixes=PREFIXES).flattery
+    assert gains["sequences"] == 5
+    assert gains["part"] <= gains["part_ceiling"]
+    assert gains["part"] <= gains["best"] <= gains["best_ceiling"]
+    ends = [*world.sequences.starts[1:], 50]
+    by_hand = []
+    for a, b in zip(world.sequences.starts, ends, strict=True):
+        whole = world.log_probs[a:b].sum(0)
+        by_hand.append(whole.max() - np.log(np.exp(LOG_PRIOR + whole).sum()))
+    assert gains["best"] == pytest.approx(np.mean(by_hand), abs=1e-12)
+
+
+def test_expert_evaluations_by_hand():
+    spans = Sequences(starts=np.array([0, 3]), windows=np.array([0, 3]), num_bytes=13)  # 3 and 10
+    read = (3 + 5) / 13  # bytes within the first 5 of their sequence
+    by_hand = {
+        ("static", "top-1"): 1,
+        ("static", "top-2"): 2,
+        ("static", "full"): 4,
+        ("last token", "top-1"): 4,
+        ("Bayes", "top-1"): 4,
+        ("fixed share", "top-2"): 4,
+        ("prefix 5", "top-1"): read * 4 + (1 - read),
+        ("prefix 5", "full"): 4,
+        ("prefix 5", "top-2"): read * 4 + (1 - read) * 2,
+        ("hard after 5", "top-1"): read * 4 + (1 - read),
+        ("oracle", "top-1"): 1,
+    }
+    found = evaluations(list(by_hand), spans, 4)
+    assert found == pytest.approx(tuple(by_hand.values()))
+    assert evaluations([("static", "top-2")], spans, 1) == (1.0,)
+
+
+def test_exact_sums_lose_nothing():
+    values = np.array([[1e16, 1.0], [1.0, 2.0], [-1e16, 3.0], [0.1, 4.0], [0.2, 5.0]])
+    found = exact_sums(values, np.array([0, 0, 0, 1, 1]))
+    np.testing.assert_array_equal(found, [[1.0, 6.0], [math.fsum([0.1, 0.2]), 9.0]])
+    np.testing.assert_array_equal(exact_sums(values[:, 1], np.array([0, 1, 2, 3, 4])), values[:, 1])
+
+
+def test_routing_goes_through_in_blocks(monkeypatch, x64):
+    log_probs = -np.random.default_rng(0).random((7, 3))
+    whole = counting_account._routing(LOG_PRIOR, log_probs)
+    monkeypatch.setattr(counting_account, "_BLOCK", 2)
+    for a, b in zip(whole, counting_account._routing(LOG_PRIOR, log_probs), strict=True):
+        np.testing.assert_array_equal(a, b)
+        assert len(a) == 7
