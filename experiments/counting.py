@@ -31,9 +31,8 @@ from dfm_jax.data import (
     load_kjv,
     load_shakespeare,
     load_stdlib,
-    split_sizes,
 )
-from experiments import counting_report, reporting, study
+from experiments import counting_figure, counting_report, reporting, study
 from experiments.counting_cell import PARTITIONS, Fold, fold, measure
 from experiments.reporting import Verdict
 
@@ -60,7 +59,9 @@ class Config:
     num_parts: int = 5
     """K, for every partition but by domain."""
     max_order: int = 6
-    """The largest n; each model takes its best on validation."""
+    """The largest n; each model takes its best on validation,"""
+    discounts: tuple[float, ...] = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+    """and likewise its discount: the centre on all of it, an expert on its part of it."""
     window: int = 512
     """Bytes of a sequence, in the main table."""
     prefixes: tuple[int, ...] = (16, 64)
@@ -107,6 +108,8 @@ def check_config(config: Config) -> None:
     )
     check_count("num_parts", config.num_parts, at_least=2)
     check_count("max_order", config.max_order, at_most=7)
+    require(len(config.discounts) > 0, "`discounts` must not be empty", config.discounts)
+    check_interval("discounts", np.array(config.discounts), 0.0, 1.0, ends="(]")
     check_count("window", config.window, at_least=2)
     for length in config.prefixes:
         check_count("prefixes", length)
@@ -162,7 +165,7 @@ def run(config: Config, corpora: Sequence[Corpus], console: Console) -> bool:
 
     @lru_cache(maxsize=1)  # cells of a seed come one after the other
     def folded(seed: int) -> Fold:
-        return fold(corpora, seed=seed, max_order=config.max_order)
+        return fold(corpora, seed=seed, config=config)
 
     names = [(seed, name) for seed in range(config.num_seeds) for name in config.partitions]
     found = [
@@ -172,25 +175,26 @@ def run(config: Config, corpora: Sequence[Corpus], console: Console) -> bool:
     rows = counting_report.aggregated(found, margin=config.margin)
     verdicts = verdicts_of(found, rows)
     traced = next((cell for cell in found if cell["partition"] == "domain"), found[0])["trace"]
-    picture = counting_report.draw(config.out / "counting.png", rows, traced, config.margin)
+    picture = counting_figure.draw(config.out / "counting.png", rows, traced, config.margin)
     metrics = reporting.write_metrics(config.out, counting_report.records(found))
+    summary = {
+        "data": depends_on["data"],
+        "skipped": {corpus.domain: list(corpus.skipped) for corpus in corpora},
+        "splits": [cell["split"] for cell in found if cell["partition"] == found[0]["partition"]],
+        "partitions": counting_report.summarised(found),
+        "precision": "float64 on the CPU",
+        "seconds": round(time.perf_counter() - start, 1),
+    }
     result = reporting.write_result(
         config.out,
         config=asdict(config) | {"out": str(config.out), "folders": list(map(str, config.folders))},
         versions=versions,
         seeds=range(config.num_seeds),
         rows=rows,
-        summary={
-            "data": depends_on["data"],
-            "skipped": {corpus.domain: list(corpus.skipped) for corpus in corpora},
-            "splits": [split_sizes(folded(seed).split) for seed in range(config.num_seeds)],
-            "partitions": counting_report.summarised(found),
-            "precision": "float64 on the CPU",
-            "seconds": round(time.perf_counter() - start, 1),
-        },
+        summary=summary,
         verdicts=verdicts,
     )
-    counting_report.print_tables(console, rows, counting_report.summarised(found))
+    counting_report.print_tables(console, rows, summary)
     reporting.print_verdicts(console, verdicts)
     for what, path in (("picture", picture), ("numbers", result), ("each seed", metrics)):
         console.print(f"{what}: {path}", highlight=False, soft_wrap=True)

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from dfm_jax.data import Corpus, Split, split_documents
+from dfm_jax.data import Corpus, Split, split_documents, split_sizes
 from dfm_jax.gates import bayes_gate, fixed_share_gate, last_token_gate
-from experiments import counting_worlds, partitions, witten_bell
+from experiments import counting_worlds, kneser_ney, partitions
 from experiments.counting_account import account
 from experiments.counting_worlds import World
 from experiments.gate_ladder import Scores, gate_names, score
+from experiments.kneser_ney import Model, Queries
 from experiments.partitions import Partition
 from experiments.statistics import document_interval
-from experiments.witten_bell import Model, Queries
 
 if TYPE_CHECKING:
     from experiments.counting import Config
@@ -40,13 +40,13 @@ class Fold:
     centre_scores: Mapping[str, np.ndarray]  # [N] by held-out split
 
 
-def fold(corpora: Sequence[Corpus], *, seed: int, max_order: int) -> Fold:
-    """Split the documents and count the centre, at the order that is best on validation."""
+def fold(corpora: Sequence[Corpus], *, seed: int, config: Config) -> Fold:
+    """Split the documents and count the centre, tuned on validation."""
     split = split_documents(corpora, seed=seed)
     texts = {name: _texts(getattr(split, name)) for name in SPLITS}
-    asked = {name: witten_bell.queries(texts[name], max_order) for name in HELD_OUT}
+    asked = {name: kneser_ney.queries(texts[name], config.max_order) for name in HELD_OUT}
     everything = np.ones(sum(map(len, texts["validation"])), bool)
-    centre, scores = _fitted(texts["train"], asked, everything)
+    centre, scores = _fitted(texts["train"], asked, everything, config)
     return Fold(
         seed=seed, split=split, texts=texts, asked=asked, centre=centre, centre_scores=scores
     )
@@ -68,7 +68,7 @@ def measure(fold: Fold, name: str, config: Config) -> dict[str, Any]:
             t for t, part in zip(fold.texts["train"], part_of["train"], strict=True) if part == k
         ]
         chosen_on = np.repeat(part_of["validation"] == k, sizes["validation"])
-        expert, found = _fitted(own, fold.asked, chosen_on)
+        expert, found = _fitted(own, fold.asked, chosen_on, config)
         experts.append(expert)
         scores.append(found)
     worlds: dict[str, dict[str, World]] = {}
@@ -94,8 +94,8 @@ def measure(fold: Fold, name: str, config: Config) -> dict[str, Any]:
         "seed": fold.seed,
         "num_experts": partition.num_parts,
         "weights": weights.tolist(),
-        "orders": [len(expert) for expert in experts],
-        "centre_order": len(fold.centre),
+        "split": split_sizes(fold.split),
+        "tuned": [[model.order, model.discount] for model in (fold.centre, *experts)],
         "worlds": records,
         "trace": _trace(
             worlds["test"]["spliced"], partition, log_prior, records["spliced"]["alpha"], config
@@ -108,15 +108,14 @@ def _texts(corpora: Sequence[Corpus]) -> list[bytes]:
 
 
 def _fitted(
-    train: Sequence[bytes], asked: Mapping[str, tuple[Queries, ...]], chosen_on: np.ndarray
+    train: Sequence[bytes],
+    asked: Mapping[str, tuple[Queries, ...]],
+    chosen_on: np.ndarray,
+    config: Config,
 ) -> tuple[Model, dict[str, np.ndarray]]:
-    """A model at the order that is best on these bytes of validation, and what it scores."""
-    model = witten_bell.fit(train, len(asked["validation"]))
-    by_order = witten_bell.log_probs(model, asked["validation"])
-    order = 1 + int(by_order[:, chosen_on].mean(1).argmax())
-    model = model[:order]
-    test = witten_bell.log_probs(model, asked["test"][:order])[-1]
-    return model, {"validation": by_order[order - 1], "test": test}
+    """A model tuned on these bytes of validation, and what it scores: [N] by held-out split."""
+    model = kneser_ney.tuned(train, asked["validation"], chosen_on, discounts=config.discounts)
+    return model, {split: kneser_ney.log_probs(model, asked[split]) for split in HELD_OUT}
 
 
 def _parted(fold: Fold, name: str, config: Config) -> tuple[Partition, dict[str, np.ndarray]]:

@@ -1,26 +1,21 @@
-"""What `counting` shows: cells gathered over seeds, the ladder and its account, one figure."""
+"""What `counting` shows: cells gathered over seeds, the ladder and its account."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure, SubFigure
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from experiments.gate_ladder import NUM_BINS
 from experiments.statistics import compare
 
 Cell = Mapping[str, Any]
 Row = Mapping[str, Any]
 _JUDGED = ("per_seed", "mean", "low", "high", "p_equivalence", "verdict")
 SIGNS = {"equivalent": "=", "better": "−", "worse": "+", "undecided": "?"}
-
-# Okabe and Ito's palette: told apart by every kind of colour vision.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
-_MARKERS = {"top-1": "x", "top-2": "^", "full": "o"}
 
 
 def aggregated(cells: Sequence[Cell], *, margin: float) -> list[dict[str, Any]]:
@@ -67,8 +62,7 @@ def summarised(cells: Sequence[Cell]) -> dict[str, Any]:
         own = [cell for cell in cells if cell["partition"] == partition]
         summary[partition] = {
             "weights": [cell["weights"] for cell in own],
-            "orders": [cell["orders"] for cell in own],
-            "centre_order": [cell["centre_order"] for cell in own],
+            "tuned": [cell["tuned"] for cell in own],  # n and discount: the centre, then experts
             "worlds": {
                 world: _over_seeds([cell["worlds"][world] for cell in own])
                 for world in own[0]["worlds"]
@@ -105,11 +99,11 @@ def _mean(values: Iterable[float]) -> float:
     return float(np.mean(list(values)))
 
 
-def _select(rows: Iterable[Row], **wanted: str) -> list[Row]:
+def select(rows: Iterable[Row], **wanted: str) -> list[Row]:
     return [row for row in rows if all(row[name] == value for name, value in wanted.items())]
 
 
-def _partitions(rows: Iterable[Row]) -> dict[str, str]:
+def partition_labels(rows: Iterable[Row]) -> dict[str, str]:
     return {row["partition"]: f"{row['partition']}, K={row['num_experts']}" for row in rows}
 
 
@@ -117,16 +111,18 @@ def _partitions(rows: Iterable[Row]) -> dict[str, str]:
 
 
 def print_tables(console: Console, rows: Sequence[Row], summary: Mapping[str, Any]) -> None:
-    """The ladder of held-out text twice, its account, the other worlds, the oracles."""
+    """The text; the ladder twice, its account; the other worlds; oracles and margins."""
+    console.print(_texts(summary["splits"][0]))
     titles = {
         "reset": "The ladder: gates start again with every window",
         "carried": "The ladder again: gates are carried through the document",
     }
     for world, title in titles.items():
-        console.print(_ladder(_select(rows, world=world), title))
-    console.print(_account(_select(rows, world="reset")))
+        console.print(_ladder(select(rows, world=world), title))
+    console.print(_account(select(rows, world="reset")))
     console.print(_worlds(rows))
-    console.print(_flattery(summary))
+    console.print(_oracles(summary["partitions"]))
+    console.print(_margins(summary["partitions"]))
 
 
 def _table(*columns: str, title: str, caption: str) -> Table:
@@ -138,17 +134,17 @@ def _table(*columns: str, title: str, caption: str) -> Table:
 
 
 def _ladder(rows: Sequence[Row], title: str) -> Table:
-    partitions = _partitions(rows)
+    partitions = partition_labels(rows)
     signs = ", ".join(f"{sign} {word}" for word, sign in SIGNS.items())
     table = _table(
         *("gate", "top", *partitions.values()),
         title=f"{title}:\nensemble − centre, nats per byte",
-        caption=f"Mean and 95 % t interval over seeds; {signs}.",
+        caption=f"Mean and 95 % t interval over seeds;\n{signs}.",
     )
     for gate, top in dict.fromkeys((row["gate"], row["top"]) for row in rows):
         cells = []
         for partition in partitions:
-            (row,) = _select(rows, partition=partition, gate=gate, top=top)
+            (row,) = select(rows, partition=partition, gate=gate, top=top)
             cells.append(_judged(row["minus"]["centre"]))
         name, count = gate if top == "top-1" else "", top.removeprefix("top-")
         table.add_row(name, count, *cells, end_section=top == "full")
@@ -164,14 +160,14 @@ def _judged(found: Mapping[str, Any]) -> str:
 def _account(rows: Sequence[Row]) -> Table:
     table = _table(
         *("parts", "gate", "own", "+ price", "+ gate", "= full", "→ 1", "→ 2", "experts"),
-        title="Where it comes from, reset gates: terms of ensemble − centre, nats per byte",
+        title="Where it comes from, reset gates:\nterms of ensemble − centre, nats per byte",
         caption="own: the part's own expert − centre; price: what Bayes pays to find it;\n"
-        "gate: − Bayes; → 1, → 2: top-1, top-2 − full. Experts run per byte: full, top-1.",
+        "gate: − Bayes; → 1, → 2: top-1, top-2 − full; experts run per byte: full, top-1.",
     )
-    for partition in _partitions(rows):
-        gates = [row["gate"] for row in _select(rows, partition=partition, top="full")]
+    for partition in partition_labels(rows):
+        gates = [row["gate"] for row in select(rows, partition=partition, top="full")]
         for gate in gates:
-            own = {row["top"]: row for row in _select(rows, partition=partition, gate=gate)}
+            own = {row["top"]: row for row in select(rows, partition=partition, gate=gate)}
             terms = own["full"]["terms"]
             table.add_row(
                 *(partition if gate == gates[0] else "", gate),
@@ -185,7 +181,7 @@ def _account(rows: Sequence[Row]) -> Table:
 
 
 def _worlds(rows: Sequence[Row]) -> Table:
-    partitions = _partitions(rows)
+    partitions = partition_labels(rows)
     table = _table(
         *("text", "gate", *partitions.values()),
         title="Full gates − Bayes, nats per byte: when is Bayes best?",
@@ -194,11 +190,11 @@ def _worlds(rows: Sequence[Row]) -> Table:
     )
     titles = {"generated": "generated", "reset": "held out", "spliced": "spliced"}
     for world, title in titles.items():
-        gates = [row["gate"] for row in _select(rows, world=world, top="full")]
+        gates = [row["gate"] for row in select(rows, world=world, top="full")]
         gates = [gate for gate in dict.fromkeys(gates) if gate != "Bayes"]
         for gate in gates:
             found = [
-                _select(rows, world=world, gate=gate, top="full", partition=partition)[0]
+                select(rows, world=world, gate=gate, top="full", partition=partition)[0]
                 for partition in partitions
             ]
             table.add_row(
@@ -209,82 +205,48 @@ def _worlds(rows: Sequence[Row]) -> Table:
     return table
 
 
-def _flattery(summary: Mapping[str, Any]) -> Table:
+def _oracles(partitions: Mapping[str, Any]) -> Table:
     table = _table(
-        *("parts", "its own", "≤", "best", "≤", "sure", "top-1 − full", "of it sure"),
-        title="Oracles that have read the whole window, and how sure the Bayes gate is",
-        caption="Gain over Bayes of its own part's expert, and of the best by hindsight, nats\n"
-        "per window, and their bounds E[−log w_k] (B9, B11). "
-        "Sure: r₁ − r₂ > 0.9, % of bytes; what top-1 costs, nats per byte.",
+        *("parts", "own part's", "at most", "best by hindsight", "at most"),
+        title="What an oracle that has read the window gains over Bayes",
+        caption="Nats per window; the bound is the mean −log w_k of its expert (B9, B11).",
     )
-    for partition, found in summary.items():
-        world = found["worlds"]["reset"]
-        gains, margins = world["flattery"], world["margins"]
-        gap = margins["hard_minus_soft"]
-        table.add_row(
-            partition,
-            *(f"{gains[name]:+.3f}" for name in ("part", "part_ceiling", "best", "best_ceiling")),
-            f"{100 * margins['bytes'][-1]:.1f}",
-            *(f"{sum(gap):.4f}", f"{gap[-1]:.4f}"),
-        )
+    for partition, found in partitions.items():
+        gains = found["worlds"]["reset"]["flattery"]
+        names = ("part", "part_ceiling", "best", "best_ceiling")
+        table.add_row(partition, *(f"{gains[name]:+.3f}" for name in names))
     return table
 
 
-# ── the figure ──────────────────────────────────────────────────────────────────────────────────
+def _margins(partitions: Mapping[str, Any]) -> Table:
+    edges = (0, 1, 5, 9, NUM_BINS)
+    table = _table(
+        *("parts", "margin", *(f"{a / NUM_BINS:g} – {b / NUM_BINS:g}" for a, b in pairwise(edges))),
+        "all",
+        title="How sure the Bayes gate is, and what its top-1 costs there",
+        caption="The margin is r₁ − r₂; top-1 − full in nats per byte of the whole text.",
+    )
+    for partition, found in partitions.items():
+        margins = found["worlds"]["reset"]["margins"]
+        for name, label, style in (
+            ("bytes", "of the bytes", "{:.1%}"),
+            ("hard_minus_soft", "top-1 − full", "{:+.4f}"),
+        ):
+            sums = np.add.reduceat(margins[name], edges[:-1])
+            first = partition if name == "bytes" else ""
+            table.add_row(first, label, *(style.format(x) for x in (*sums, sums.sum())))
+    return table
 
 
-def draw(path: Path, rows: Sequence[Row], trace: Mapping[str, Any], margin: float) -> Path:
-    """Above, three gates along a sequence that changes its part; below, the ladder by partition."""
-    figure = Figure(figsize=(13, 9), layout="constrained")
-    FigureCanvasAgg(figure)
-    halves = figure.add_gridspec(2, 1, height_ratios=(1, 1.7))
-    _draw_trace(figure.add_subfigure(halves[0]), trace)
-    _draw_ladder(figure.add_subfigure(halves[1]), _select(rows, world="reset"), margin)
-    figure.savefig(path, dpi=100)
-    return path
-
-
-def _draw_trace(figure: SubFigure, trace: Mapping[str, Any]) -> None:
-    first, second = trace["parts"]
-    figure.suptitle(f"Weight of each expert along a text that turns from {first} to {second}")
-    panels = figure.subplots(1, len(trace["gates"]), sharey=True, squeeze=False)[0]
-    for axes, (gate, weights) in zip(panels, trace["gates"].items(), strict=True):
-        weights = np.array(weights)
-        colours = [_COLOURS[k % len(_COLOURS)] for k in range(weights.shape[1])]
-        axes.stackplot(
-            np.arange(len(weights)), weights.T, labels=trace["labels"], colors=colours, linewidth=0
-        )
-        axes.axvline((len(weights) - 1) / 2, color="black", linewidth=1)
-        axes.set(title=gate, xlim=(0, len(weights) - 1), ylim=(0, 1), xlabel="bytes read")
-    panels[0].set_ylabel("weight")
-    panels[-1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
-
-
-def _draw_ladder(figure: SubFigure, rows: Sequence[Row], margin: float) -> None:
-    figure.suptitle("Ensemble − centre on held-out windows: mean and 95 % interval over seeds")
-    partitions = _partitions(rows)
-    gates = list(dict.fromkeys(row["gate"] for row in rows))
-    panels = figure.subplots(1, len(partitions), sharey=True, sharex=True, squeeze=False)[0]
-    for axes, (partition, label) in zip(panels, partitions.items(), strict=True):
-        axes.axvspan(-margin, margin, color="#DDDDDD", linewidth=0)
-        for row, (top, marker) in enumerate(_MARKERS.items()):
-            own = _select(rows, partition=partition, top=top)
-            found = [x["minus"]["centre"] for x in own]
-            mean = np.array([x["mean"] for x in found])
-            reach = [0.0 if x["low"] is None else x["mean"] - x["low"] for x in found]
-            place = [gates.index(x["gate"]) + 0.2 * (row - 1) for x in own]
-            axes.errorbar(
-                *(mean, place),
-                xerr=reach,
-                fmt=marker,
-                color=_COLOURS[row],
-                label=top,
-                markersize=5,
-                linewidth=1,
-            )
-        axes.set_xscale("symlog", linthresh=0.1)
-        axes.set(title=label, xlabel="nats per byte")
-        axes.grid(axis="x", linewidth=0.3)
-    panels[0].set_yticks(range(len(gates)), gates)
-    panels[0].invert_yaxis()
-    panels[0].legend(fontsize=8)
+def _texts(split: Mapping[str, Any]) -> Table:
+    table = _table(
+        *("domain", "train", "kB", "validation", "kB", "test", "kB", "removed", "kB"),
+        title="Documents of the first seed, and those held out that repeat another split",
+        caption="Removed: more than a fifth of its 13-grams of words stand in another split.",
+    )
+    for domain, found in split.items():
+        cells = [(part["documents"], part["bytes"]) for part in found.values()]
+        removed = [(part["removed_documents"], part["removed_bytes"]) for part in found.values()]
+        cells.append((sum(n for n, _ in removed), sum(size for _, size in removed)))
+        table.add_row(domain, *(x for n, size in cells for x in (f"{n:,}", f"{size / 1e3:,.0f}")))
+    return table

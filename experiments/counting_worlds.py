@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from experiments import witten_bell
+from experiments import kneser_ney
 from experiments.gate_ladder import Sequences
-from experiments.witten_bell import Model
+from experiments.kneser_ney import Model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +105,7 @@ def generated(
     parts = np.sort(rng.choice(len(experts), size=num_sequences, p=weights))
     counts = np.bincount(parts, minlength=len(experts))
     drawn = [
-        witten_bell.sample(model, count, window, rng)
+        kneser_ney.sample(model, count, window, rng)
         for model, count in zip(experts, counts, strict=True)
         if count
     ]
@@ -124,6 +124,5 @@ def generated(
 
 def score_all(models: Sequence[Model], texts: Sequence[bytes]) -> np.ndarray:
     """log p(byte | the bytes before it) by each model at its own order: [N, models], nats."""
-    asked = witten_bell.queries(texts, max(map(len, models)))
-    scores = [witten_bell.log_probs(model, asked[: len(model)])[-1] for model in models]
-    return np.stack(scores, axis=1)
+    asked = kneser_ney.queries(texts, max(model.order for model in models))
+    return np.stack([kneser_ney.log_probs(model, asked) for model in models], axis=1)

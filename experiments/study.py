@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, make_dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -57,7 +58,7 @@ class Cells:
         found = self.known(name)
         if found is not None:
             return found
-        text = json.dumps({"depends_on": self._fingerprint(), "cell": measure()})
+        text = json.dumps({"depends_on": self._fingerprint, "cell": measure()})
         self.folder.mkdir(parents=True, exist_ok=True)
         part = self._path(name).with_suffix(".part")
         part.write_text(text, encoding="utf-8")
@@ -68,7 +69,7 @@ class Cells:
         """The cell, if it was measured before."""
         try:
             record = json.loads(self._path(name).read_text(encoding="utf-8"))
-            return record["cell"] if record["depends_on"] == self._fingerprint() else None
+            return record["cell"] if record["depends_on"] == self._fingerprint else None
         except FileNotFoundError:
             return None
         except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
@@ -78,16 +79,17 @@ class Cells:
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.json"
 
+    @cached_property  # once a run: what is edited meanwhile is not what is running
     def _fingerprint(self) -> str:
         text = json.dumps([dict(self.depends_on), source_digest()], sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()
 
 
 def source_digest() -> str:
-    """Of every module of the package and of the studies but the reports, which measure nothing."""
+    """Of every module of the package and the studies but those that only show what was measured."""
     roots = (Path(dfm_jax.__file__).parent, Path(__file__).parent)
     files = sorted(path for root in roots for path in root.rglob("*.py"))
-    files = [path for path in files if not path.stem.endswith("_report")]
+    files = [path for path in files if not path.stem.endswith(("_report", "_figure"))]
     return hashlib.sha256(b"\0".join(path.read_bytes() for path in files)).hexdigest()
 
 

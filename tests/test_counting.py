@@ -2,13 +2,14 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from rich.console import Console
 
 from dfm_jax.data import Corpus, Document, MissingDataError
-from experiments import counting, counting_cell, counting_worlds, study, witten_bell
+from experiments import counting, counting_cell, counting_worlds, kneser_ney, study
 from experiments.counting import Config, sampled
 from experiments.statistics import compare
 
@@ -56,7 +57,7 @@ def _config(out, **changes):
 
 @pytest.fixture(scope="module")
 def folded(corpora):
-    return counting_cell.fold(corpora, seed=0, max_order=3)
+    return counting_cell.fold(corpora, seed=0, config=_config(Path()))
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +117,8 @@ def test_too_long_a_window_leaves_nothing_to_splice():
 
 
 def test_generated_text_is_drawn_from_the_experts_by_their_weights():
-    models = [witten_bell.fit([text], 2) for text in (b"abababab", b"cdcdcdcdcd")]
+    texts = (b"abababab", b"cdcdcdcdcd")
+    models = [kneser_ney.fit([text], 2, discount=0.5) for text in texts]
     world = counting_worlds.generated(models, models[0], np.array([0.25, 0.75]), 400, 8, seed=0)
     parts = world.part.reshape(400, 8)
     assert (parts == parts[:, :1]).all()
@@ -129,24 +131,36 @@ def test_generated_text_is_drawn_from_the_experts_by_their_weights():
 
 def test_each_model_scores_at_its_own_order():
     texts = [b"abcabcabd", b"bca"]
-    models = [witten_bell.fit([b"abcabc"], order) for order in (1, 3)]
+    models = [kneser_ney.fit([b"abcabc"], order, discount=0.5) for order in (1, 3)]
     scores = counting_worlds.score_all(models, texts)
     for model, column in zip(models, scores.T, strict=True):
-        alone = witten_bell.log_probs(model, witten_bell.queries(texts, len(model)))[-1]
+        alone = kneser_ney.log_probs(model, kneser_ney.queries(texts, model.order))
         np.testing.assert_array_equal(column, alone)
 
 
 # ── cells ───────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_the_order_is_the_best_on_validation(folded):
-    texts = folded.texts
-    losses = []
-    for order in (1, 2, 3):
-        model = witten_bell.fit(texts["train"], order)
-        asked = witten_bell.queries(texts["validation"], order)
-        losses.append(-witten_bell.log_probs(model, asked)[-1].mean())
-    assert len(folded.centre) == 1 + int(np.argmin(losses))
+def test_models_are_tuned_on_validation_each_on_its_own(folded, tmp_path):
+    config = _config(tmp_path, discounts=(0.3, 0.9))
+    texts, tuned = folded.texts, counting_cell.measure(folded, "domain", config)["tuned"]
+    sizes = np.cumsum([0, *(len(c.documents) for c in folded.split.train)])
+    held = np.cumsum([0, *(len(c.documents) for c in folded.split.validation)])
+    for k in range(3):
+        own, chosen_on = (
+            texts["train"][sizes[k] : sizes[k + 1]],
+            texts["validation"][held[k] : held[k + 1]],
+        )
+        asked = kneser_ney.queries(chosen_on, 3)
+        losses = {
+            (order, discount): -kneser_ney.log_probs(
+                kneser_ney.fit(own, order, discount=discount), asked
+            ).mean()
+            for order in (1, 2, 3)
+            for discount in config.discounts
+        }
+        assert tuple(tuned[1 + k]) == min(losses, key=losses.__getitem__)
+    assert tuned[0] == [folded.centre.order, folded.centre.discount]
 
 
 @pytest.mark.parametrize("name", counting.PARTITIONS)
@@ -356,6 +370,7 @@ def test_required_data_is_not_left_out(small_texts, monkeypatch, tmp_path, capsy
     [
         ("--partitions town", "`partitions` must be some of"),
         ("--num-parts 1", "`num_parts` must be at least 2; it is 1."),
+        ("--discounts 0", "`discounts` must lie in (0, 1]; it is [0.]."),
         ("--max-order 8", "`max_order` must lie in [1, 7]; it is 8."),
         ("--window 1", "`window` must be at least 2; it is 1."),
         ("--prefixes 0", "`prefixes` must be at least 1; it is 0."),
