@@ -65,18 +65,20 @@ def spliced(carried: World, window: int, *, seed: int) -> World:
     half = window // 2
     starts = carried.sequences.starts
     sizes = np.diff(np.r_[starts, carried.sequences.num_bytes])
-    long = rng.permutation(np.flatnonzero(sizes >= half))
-    # Sorted by part, what lies half of them apart differs, but for a part with more than half.
-    long = long[np.argsort(carried.part[starts[long]], kind="stable")]
-    num_pairs = long.size // 2
-    pairs = np.stack([long[:num_pairs], long[long.size - num_pairs :]], axis=1)
-    first, second = carried.part[starts[pairs]].T
-    pairs = rng.permuted(rng.permutation(pairs[first != second]), axis=1)
+    waiting, pairs = list(rng.permutation(np.flatnonzero(sizes >= half))), []
+    part = carried.part[starts]
+    while waiting:
+        first = waiting.pop()
+        others = (i for i in reversed(range(len(waiting))) if part[waiting[i]] != part[first])
+        second = next(others, None)
+        if second is not None:
+            pairs.append((first, waiting.pop(second)))
     if len(pairs) < 2:
         raise ValueError(
             f"`window` must leave 2 pairs of held-out documents of different parts with at least "
             f"{half} bytes each; it is {window} and leaves {len(pairs)}."
         )
+    pairs = np.array(pairs)
     offset = starts[pairs] + np.floor(rng.random(pairs.shape) * (sizes[pairs] - half + 1))
     at = (offset[..., None].astype(int) + np.arange(half)).reshape(-1)
     edges = np.arange(0, at.size, 2 * half)

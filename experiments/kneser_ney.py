@@ -95,7 +95,12 @@ def tuned(
         asked: the other text, by `queries`; the largest order tried is their number.
         chosen_on: [N] which of its bytes; at least one.
         discounts: values of D to try.
+
+    Raises:
+        ValueError: as `fit`; or if there is no byte to choose on.
     """
+    require(len(discounts) > 0, "`discounts` must not be empty; their number", 0)
+    check_interval("discounts", np.array(discounts), 0.0, 1.0, ends="(]")
     require(chosen_on.any(), "`chosen_on` must hold a byte; their number", 0)
     own, lower = _tables(texts, len(asked))
     seen = [

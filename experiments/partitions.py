@@ -37,18 +37,18 @@ class Partition:
 def by_domain(corpora: Sequence[Corpus]) -> Partition:
     """One part a domain."""
     domains = [corpus.domain for corpus in corpora for _ in corpus.documents]
-    return _numbered("domain", domains)
+    return _numbered("domain", [(domain,) for domain in domains])
 
 
 def by_file(corpora: Sequence[Corpus]) -> Partition:
     """One part a file: a book, a play, a source file."""
-    return _numbered("file", ["/".join(work) for work in _works(corpora)])
+    return _numbered("file", _works(corpora))
 
 
 def by_dealt_files(corpora: Sequence[Corpus], num_parts: int, *, seed: int) -> Partition:
     """Whole files dealt to `num_parts` parts, each by a draw of its own: no file is cut through."""
     check_count("num_parts", num_parts)
-    part_of = [_draw(num_parts, seed, *work) for work in _works(corpora)]
+    part_of = [_draw(num_parts, seed, "file", *work) for work in _works(corpora)]
     return _counted("file", part_of, num_parts)
 
 
@@ -56,7 +56,7 @@ def at_random(corpora: Sequence[Corpus], num_parts: int, *, seed: int) -> Partit
     """Every document by a draw of its own: the part says nothing about the text."""
     check_count("num_parts", num_parts)
     names = [(corpus.domain, document.name) for corpus in corpora for document in corpus.documents]
-    part_of = [_draw(num_parts, seed, *name) for name in names]
+    part_of = [_draw(num_parts, seed, "document", *name) for name in names]
     return _counted("random", part_of, num_parts)
 
 
@@ -73,6 +73,7 @@ def by_clusters(
         seed: of the SVD and of the starts.
     """
     texts = [document.text for corpus in corpora for document in corpus.documents]
+    check_count("fitted_on", fitted_on, at_least=2, at_most=len(texts))
     check_count("num_parts", num_parts, at_most=fitted_on)
     words = TfidfVectorizer(sublinear_tf=True, max_features=20_000)
     counted = words.fit_transform(texts[:fitted_on])
@@ -88,10 +89,10 @@ def _works(corpora: Sequence[Corpus]) -> list[tuple[str, str]]:
     return [(corpus.domain, document.work) for corpus in corpora for document in corpus.documents]
 
 
-def _numbered(name: str, labels: Sequence[str]) -> Partition:
-    number = {label: k for k, label in enumerate(dict.fromkeys(labels))}
-    part_of = np.array([number[label] for label in labels])
-    return Partition(name=name, part_of=part_of, labels=tuple(number))
+def _numbered(name: str, keys: Sequence[tuple[str, ...]]) -> Partition:
+    number = {key: k for k, key in enumerate(dict.fromkeys(keys))}
+    part_of = np.array([number[key] for key in keys])
+    return Partition(name=name, part_of=part_of, labels=tuple(map("/".join, number)))
 
 
 def _counted(name: str, part_of: Sequence[int] | np.ndarray, num_parts: int) -> Partition:
@@ -100,6 +101,6 @@ def _counted(name: str, part_of: Sequence[int] | np.ndarray, num_parts: int) -> 
 
 
 def _draw(num_parts: int, seed: int, *names: str) -> int:
-    """The same on every machine, whatever the other documents are."""
+    """The same on every machine, whatever the other documents are; another kind, another draw."""
     hashed = hashlib.blake2b(repr((seed, *names)).encode(), digest_size=8).digest()
     return int.from_bytes(hashed, "big") % num_parts

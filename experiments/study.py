@@ -81,7 +81,9 @@ class Cells:
 
     @cached_property  # once a run: what is edited meanwhile is not what is running
     def _fingerprint(self) -> str:
-        text = json.dumps([dict(self.depends_on), source_digest()], sort_keys=True, default=str)
+        text = json.dumps(
+            [dict(self.depends_on), source_digest()], sort_keys=True, default=os.fspath
+        )
         return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -94,9 +96,9 @@ def source_digest() -> str:
 
 
 def data_digest(corpora: Sequence[Corpus]) -> str:
-    """Of every document: its domain, its name and its text."""
+    """Of every document: its domain, its name, its work and its text."""
     digest = hashlib.sha256()
     for corpus in corpora:
         for document in corpus.documents:
-            digest.update(repr((corpus.domain, document.name, document.text)).encode())
+            digest.update(repr((corpus.domain, document)).encode())
     return digest.hexdigest()

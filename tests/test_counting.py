@@ -9,7 +9,14 @@ import pytest
 from rich.console import Console
 
 from dfm_jax.data import Corpus, Document, MissingDataError
-from experiments import counting, counting_cell, counting_worlds, kneser_ney, study
+from experiments import (
+    counting,
+    counting_cell,
+    counting_report,
+    counting_worlds,
+    kneser_ney,
+    study,
+)
 from experiments.counting import Config, sampled
 from experiments.statistics import compare
 
@@ -393,3 +400,44 @@ def test_presets():
     for name, config in counting.PRESETS.items():
         counting.check_config(config)
         assert config.preset == name
+
+
+# ── what is shown ───────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("per_seed", "shown"),
+    [
+        ([0.25, 0.26, 0.27], "+0.260±.025+"),
+        ([-0.25, -0.26, -0.27], "-0.260±.025−"),
+        ([0.001, 0.002, 0.003], "+0.002±.002="),
+        ([-1.0, 3.0, 1.0], "+1.000±4.96?"),
+        ([0.5], "+0.500?"),
+    ],
+)
+def test_a_difference_is_shown_with_its_interval_and_its_verdict(per_seed, shown):
+    found = compare(per_seed, margin=0.01).as_record()
+    assert counting_report._judged(found) == shown
+
+
+def test_seeds_are_gathered_into_rows(corpora, folded, tmp_path):
+    config = _config(tmp_path)
+    cells = [
+        counting_cell.measure(fold, "domain", config)
+        for fold in (folded, counting_cell.fold(corpora, seed=1, config=config))
+    ]
+    rows = counting_report.aggregated(cells, margin=config.margin)
+    (row,) = counting_report.select(rows, world="carried", gate="last token", top="top-2")
+    own = [
+        next(
+            x
+            for x in cell["worlds"]["carried"]["rows"]
+            if (x["gate"], x["top"]) == ("last token", "top-2")
+        )
+        for cell in cells
+    ]
+    for name in ("nll", "evaluations"):
+        assert row[name] == pytest.approx((own[0][name] + own[1][name]) / 2)
+    for name in ("centre", "bayes"):
+        assert row["minus"][name]["per_seed"] == [x["minus"][name][0] for x in own]
+        assert row["minus"][name]["documents"] == [x["minus"][name][1:] for x in own]
