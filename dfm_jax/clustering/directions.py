@@ -1,0 +1,143 @@
+"""Rows as directions, without a copy of them: scores, centroids, and the draw of a start.
+
+f_i = (x_i − μ)/‖x_i − μ‖ is never formed for all rows: 1/‖x_i − μ‖ is folded into products with x.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from dfm_jax.checks import require
+from dfm_jax.paths import HIGHEST
+from dfm_jax.types import Array, Float, Int, Key, typed
+
+_START_ROWS = 2**16  # at most, among which the first centroids are drawn
+_FEW = 64  # clusters up to which a pass keeps all its scores
+_BLOCK = 2**13  # rows at a time beyond
+
+
+class Rows(NamedTuple):
+    """Features, and what turns them into directions."""
+
+    features: Array  # [R, D]
+    mean: Array  # [D]
+    inverse: Array  # [R] 1/‖x_i − μ‖
+
+
+@typed
+def directions(features: Float[Array, "R D"], mean: Float[Array, " D"] | None) -> Rows:
+    """Refuses rows that are not finite, or have no direction; `None` is the mean of the rows."""
+    bad = jnp.flatnonzero(~_finite(features))
+    require(bad.size == 0, "`features` must be finite; the first rows that are not", bad[:8])
+    mean = features.mean(0) if mean is None else mean
+    inverse = _inverse_lengths(features, mean)
+    bad = jnp.flatnonzero(~jnp.isfinite(inverse))
+    rule = "`features` must differ from their mean, to have a direction; the first rows that do not"
+    require(bad.size == 0, rule, bad[:8])
+    return Rows(features, mean, inverse)
+
+
+@jax.jit
+def _finite(features: Array) -> Array:
+    return jnp.isfinite(features).all(axis=1)
+
+
+@jax.jit
+def _inverse_lengths(features: Array, mean: Array) -> Array:
+    return 1 / jnp.sqrt(jnp.sum((features - mean[None]) ** 2, axis=1))
+
+
+@jax.jit
+@typed
+def row_scores(rows: Rows, centroids: Float[Array, "K D"]) -> Float[Array, "R K"]:
+    """⟨c_k, f_i⟩ = (⟨c_k, x_i⟩ − ⟨c_k, μ⟩)/‖x_i − μ‖ in one product over all rows. [R, K]"""
+    product = jnp.matmul(rows.features, centroids.T, precision=HIGHEST)
+    shift = jnp.matmul(centroids, rows.mean, precision=HIGHEST)
+    return (product - shift[None]) * rows.inverse[:, None]
+
+
+@jax.jit
+@typed
+def mean_score(scores: Float[Array, "R K"], labels: Int[Array, " R"]) -> Float[Array, ""]:
+    """(1/R) Σ_i s_{i,a(i)}."""
+    return jnp.take_along_axis(scores, labels[:, None], axis=1).mean()
+
+
+@jax.jit
+@typed
+def centroids_of(
+    rows: Rows, labels: Int[Array, " R"], old: Float[Array, "K D"]
+) -> Float[Array, "K D"]:
+    """Σ_{i∈k} f_i, of length 1; an empty cluster keeps its centroid."""
+    if len(old) <= _FEW:
+        chosen = labels[None] == jnp.arange(len(old))[:, None]
+        lengths = jnp.where(chosen, rows.inverse[None], 0)
+        sums = jnp.matmul(lengths, rows.features, precision=HIGHEST)
+        shares = lengths.sum(1)
+    else:
+        scaled = rows.features * rows.inverse[:, None]
+        sums = jax.ops.segment_sum(scaled, labels, len(old))
+        shares = jax.ops.segment_sum(rows.inverse, labels, len(old))
+    return _unit(sums - shares[:, None] * rows.mean[None], old)
+
+
+def _unit(sums: Array, otherwise: Array) -> Array:
+    length = jnp.linalg.norm(sums, axis=1, keepdims=True)
+    return jnp.where(length > 0, sums / jnp.where(length > 0, length, 1), otherwise)
+
+
+@typed
+def nearest(
+    rows: Rows, centroids: Float[Array, "K D"]
+) -> tuple[Int[Array, " R"], Float[Array, " R"]]:
+    """The nearest centroid of each row, and its cosine: [R], [R]."""
+    if len(centroids) <= _FEW:
+        every = row_scores(rows, centroids)
+        return jnp.argmax(every, axis=1), every.max(axis=1)
+
+    def one(row: tuple[Array, Array]) -> tuple[Array, Array]:
+        features, inverse = row
+        found = jnp.matmul(centroids, features - rows.mean, precision=HIGHEST) * inverse
+        return jnp.argmax(found), found.max()
+
+    return jax.lax.map(one, (rows.features, rows.inverse), batch_size=_BLOCK)
+
+
+@partial(jax.jit, static_argnames="num_clusters")
+@typed
+def k_means_plus_plus(key: Key, rows: Rows, num_clusters: int) -> Float[Array, "K D"]:
+    """Rows drawn one by one, each with chance ∝ 1 − its largest cosine with those before: [K, D].
+
+    Among at most `_START_ROWS` rows, those with the smallest hashes. A row's noise depends on the
+    row and the key alone (a race of exponentials decides the draw).
+    """
+    hashes = _row_hashes(rows.features)
+    chosen = jnp.argsort(hashes)[:_START_ROWS]
+    hashes, features = hashes[chosen], rows.features[chosen]
+    units = (features - rows.mean[None]) * rows.inverse[chosen][:, None]
+
+    def noise(step: Array) -> Array:
+        keys = jax.vmap(lambda h: jax.random.fold_in(jax.random.fold_in(key, step), h))(hashes)
+        return jax.vmap(lambda k: jax.random.gumbel(k, dtype=units.dtype))(keys)
+
+    def draw(nearest: Array, step: Array) -> tuple[Array, Array]:
+        # Rounding can leave a chosen row a little below cosine 1.
+        chance = jnp.where(nearest < 1 - 1e-6, 1 - nearest, 0.0)
+        drawn = units[jnp.argmax(jnp.log(chance) + noise(step))]
+        cosines = jnp.matmul(units, drawn, precision=HIGHEST)
+        return jnp.maximum(nearest, cosines), drawn
+
+    start = jnp.full(hashes.shape, -1.0, units.dtype)
+    return jax.lax.scan(draw, start, jnp.arange(num_clusters))[1]
+
+
+def _row_hashes(features: Array) -> Array:
+    """32 bits of each row's content, whatever its place. [R]"""
+    bits = jax.lax.bitcast_convert_type(features.astype(jnp.float32), jnp.uint32)
+    places = jnp.arange(1, features.shape[1] + 1, dtype=jnp.uint32)
+    mixed = (bits ^ (bits >> 15)) * (places * jnp.uint32(0x9E3779B1) | jnp.uint32(1))[None]
+    total = jnp.sum(mixed ^ (mixed >> 13), axis=1, dtype=jnp.uint32)
+    total = (total ^ (total >> 16)) * jnp.uint32(0x85EBCA6B)
+    return total ^ (total >> 13)

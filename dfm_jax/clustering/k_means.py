@@ -1,0 +1,188 @@
+"""Spherical k-means: clusters of directions, with or without balance.
+
+    max_{a, c} Σ_i ⟨c_{a(i)}, f_i⟩,   f_i = (x_i − μ)/‖x_i − μ‖,  ‖c_k‖ = 1
+
+μ is the mean of the features: without it, features that share a large component all point the same
+way. Rows are never copied: 1/‖x_i − μ‖ is folded into the scores. Random draws are keyed by a hash
+of each row, so the order of rows changes rounding and nothing else. R rows, K clusters, D features.
+Source: Dhillon & Modha (2001); Arthur & Vassilvitskii (2007) for the start.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from dfm_jax.checks import check_count, require
+from dfm_jax.clustering.balance import (
+    balanced_assignment,
+    capacities,
+    priced_labels,
+    weighted_assignment,
+)
+from dfm_jax.clustering.directions import (
+    Rows,
+    centroids_of,
+    directions,
+    k_means_plus_plus,
+    mean_score,
+    nearest,
+    row_scores,
+)
+from dfm_jax.types import Array, ArrayLike, Float, Int, Key, typed
+
+_SETTLED = 1e-6  # a pass that gains less, as a share of the objective, is the last
+
+
+class Clusters(NamedTuple):
+    """What assigns a row: the largest ⟨c_k, f⟩ − λ_k w."""
+
+    centroids: Float[Array, "K D"]  # of length 1
+    prices: Float[Array, " K"]  # λ, 0 without balance
+    mean: Float[Array, " D"]  # μ
+
+
+class Clustering(NamedTuple):
+    """Clusters, and the labels of the rows they come from: those that were balanced."""
+
+    clusters: Clusters
+    labels: Int[Array, " R"]
+    mean_cosine: Float[Array, ""]  # (1/R) Σ_i ⟨c_{a(i)}, f_i⟩
+    num_passes: Int[Array, ""]  # over the rows, until the centroids stayed
+
+
+@typed
+def cosine_scores(features: Float[ArrayLike, "R D"], clusters: Clusters) -> Float[Array, "R K"]:
+    """⟨c_k, f_i⟩ for every row and cluster, in [−1, 1].
+
+    Raises:
+        ValueError: if the widths differ, a row is not finite, or one equals the mean and so has no
+            direction.
+    """
+    features, width = jnp.asarray(features), len(clusters.mean)
+    rule = f"`features` must have as many columns as the {width} of `clusters`"
+    require(features.shape[1] == width, rule, features.shape[1])
+    rows = directions(features, jnp.asarray(clusters.mean))
+    return row_scores(rows, jnp.asarray(clusters.centroids))
+
+
+@typed
+def nearest_cluster(
+    features: Float[ArrayLike, "R D"],
+    clusters: Clusters,
+    weights: Float[ArrayLike, " R"] | None = None,
+) -> Int[Array, " R"]:
+    """argmax_k ⟨c_k, f_i⟩ − λ_k w_i: the rule that labelled the rows clustered, for any rows.
+
+    On the rows clustered it gives their labels back, but for the few that balance moved at a tie.
+    """
+    return priced_labels(cosine_scores(features, clusters), clusters.prices, weights)
+
+
+@typed
+def spherical_k_means(
+    key: Key,
+    features: Float[ArrayLike, "R D"],
+    num_clusters: int,
+    *,
+    balance: str = "none",
+    weights: Float[ArrayLike, " R"] | None = None,
+    subtract_mean: bool = True,
+    num_restarts: int = 1,
+    max_passes: int = 100,
+) -> Clustering:
+    """The best of several starts, each descended until its centroids stay.
+
+    Args:
+        key: of the starts.
+        features: one row each.
+        num_clusters: K.
+        balance: "rows": sizes ⌊R/K⌋ or ⌈R/K⌉, exactly; "weights": loads Σ w_i that exceed their
+            mean by no more than one row; "none".
+        weights: w_i, for "weights": tokens of a row.
+        subtract_mean: μ is the mean of the features; else 0.
+        num_restarts: starts.
+        max_passes: of one start.
+
+    Raises:
+        ValueError: if there are fewer rows than clusters, an option is unknown, a row is not finite
+            or has no direction.
+    """
+    features = jnp.asarray(features)
+    check_count("num_clusters", num_clusters, at_most=features.shape[0])
+    check_count("num_restarts", num_restarts)
+    check_count("max_passes", max_passes)
+    known = ("none", "rows", "weights")
+    require(balance in known, f"`balance` must be one of {known}", balance)
+    given = (weights is not None) == (balance == "weights")
+    require(given, '`weights` go with `balance="weights"`, and only with it', balance)
+    zero = jnp.zeros(features.shape[1], features.dtype)
+    rows = directions(features, None if subtract_mean else zero)
+    found = []
+    for start in jax.random.split(key, num_restarts):
+        centroids = k_means_plus_plus(start, rows, num_clusters)
+        found.append(_descend(rows, centroids, balance, weights, max_passes))
+    return max(found, key=lambda one: float(one.mean_cosine))
+
+
+def _descend(
+    rows: Rows, centroids: Array, balance: str, weights: Array | None, max_passes: int
+) -> Clustering:
+    """Assign, then average, until the centroids stay; balance joins once they have settled."""
+    centroids, labels, cosine, num_passes = _lloyd(rows, centroids, max_passes)
+    if balance == "none":
+        return _clustering(rows, centroids, jnp.zeros(len(centroids)), labels, cosine, num_passes)
+    sizes = _near_sizes(labels, len(centroids))
+    best, previous = None, jnp.array(-1.0)
+    for _ in range(max_passes):
+        scores = row_scores(rows, centroids)
+        if balance == "rows":
+            labels, prices, _ = balanced_assignment(scores, sizes)
+        else:
+            labels, prices, _ = weighted_assignment(scores, weights)
+        num_passes, cosine = num_passes + 1, mean_score(scores, labels)
+        if best is None or cosine > best.mean_cosine:
+            best = _clustering(rows, centroids, prices, labels, cosine, num_passes)
+        if cosine <= previous + _SETTLED * abs(previous):
+            break
+        centroids, previous = centroids_of(rows, labels, centroids), cosine
+    assert best is not None
+    return best
+
+
+def _clustering(
+    rows: Rows, centroids: Array, prices: Array, labels: Array, cosine: Array, num_passes: Array
+) -> Clustering:
+    return Clustering(Clusters(centroids, prices, rows.mean), labels, cosine, num_passes)
+
+
+def _near_sizes(labels: Array, num_clusters: int) -> Array:
+    """⌊R/K⌋ or ⌈R/K⌉; where K does not divide R, the larger go to the clusters that are larger."""
+    counts = jnp.bincount(labels, length=num_clusters)
+    sizes = jnp.array(capacities(labels.size, num_clusters))
+    return jnp.zeros_like(sizes).at[jnp.argsort(-counts, stable=True)].set(sizes)
+
+
+@partial(jax.jit, static_argnames="max_passes")
+def _lloyd(rows: Rows, centroids: Array, max_passes: int) -> tuple[Array, Array, Array, Array]:
+    """Centroids, labels, mean cosine and the number of passes, without balance."""
+
+    def assigned(centroids: Array) -> tuple[Array, Array]:
+        labels, cosines = nearest(rows, centroids)
+        return labels, cosines.mean()
+
+    def unsettled(state: tuple[Array, ...]) -> Array:
+        *_, cosine, previous, passes = state
+        return (passes < max_passes) & (cosine > previous + _SETTLED * jnp.abs(previous))
+
+    def descend(state: tuple[Array, ...]) -> tuple[Array, ...]:
+        centroids, labels, cosine, _, passes = state
+        centroids = centroids_of(rows, labels, centroids)
+        labels, closer = assigned(centroids)
+        return centroids, labels, closer, cosine, passes + 1
+
+    labels, cosine = assigned(centroids)
+    first = (centroids, labels, cosine, jnp.full_like(cosine, -1), jnp.array(1))
+    centroids, labels, cosine, _, passes = jax.lax.while_loop(unsettled, descend, first)
+    return centroids, labels, cosine, passes

@@ -1,0 +1,386 @@
+"""`dfm_jax.clustering`: balance against the exact assignment, k-means against its definition."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.optimize import linear_sum_assignment
+from sklearn.metrics import normalized_mutual_info_score
+
+from dfm_jax.clustering import (
+    balanced_assignment,
+    capacities,
+    cluster_fit,
+    cosine_scores,
+    nearest_cluster,
+    normalized_mutual_information,
+    priced_labels,
+    spherical_k_means,
+    two_stage_k_means,
+    two_stage_labels,
+    weighted_assignment,
+)
+from dfm_jax.parallel import make_mesh
+
+EXACT = 1e-5  # of the spread of the scores, per row: float32, and ties of 1e-6
+
+
+def _scores(num_rows, num_clusters, seed, *, skew=1.0):
+    rng = np.random.default_rng(seed)
+    scores = rng.normal(size=(num_rows, num_clusters)) + skew * rng.normal(size=num_clusters)
+    return scores.astype(np.float32)
+
+
+def _total(scores, labels):
+    return float(scores[np.arange(len(scores)), labels].sum(dtype=np.float64))
+
+
+def _best_total(scores, sizes):
+    """The assignment problem with each cluster's column once per place: scipy's Hungarian."""
+    places = np.repeat(np.arange(len(sizes)), sizes)
+    rows, columns = linear_sum_assignment(-scores[:, places].astype(np.float64))
+    return _total(scores[rows], places[columns])
+
+
+def _mixture(num_rows, num_features, num_clusters, *, noise=0.5, seed=0):
+    """Features around directions of unequal shares, all with a large component in common."""
+    rng = np.random.default_rng(seed)
+    centres = rng.normal(size=(num_clusters, num_features))
+    true = rng.choice(num_clusters, size=num_rows, p=rng.dirichlet(np.full(num_clusters, 2.0)))
+    features = centres[true] + noise * rng.normal(size=(num_rows, num_features)) + 3
+    return features.astype(np.float32), true
+
+
+# ── balance ─────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("num_rows", "num_clusters", "skew"),
+    [(1, 1, 0), (7, 7, 1), (50, 3, 0), (201, 8, 1), (1000, 7, 3), (2000, 2, 1), (300, 16, 1)],
+)
+def test_balance_is_the_exact_assignment(num_rows, num_clusters, skew):
+    scores = _scores(num_rows, num_clusters, seed=num_rows, skew=skew)
+    sizes = np.array(capacities(num_rows, num_clusters))
+    found = balanced_assignment(scores, sizes)
+    np.testing.assert_array_equal(np.bincount(found.labels, minlength=num_clusters), sizes)
+    best = _best_total(scores, sizes)
+    assert _total(scores, found.labels) >= best - EXACT * num_rows * max(scores.std(), 1e-6)
+
+
+@given(
+    seed=st.integers(0, 10**6),
+    sizes=st.lists(st.integers(0, 12), min_size=4, max_size=4).filter(lambda x: sum(x) > 0),
+)
+def test_any_sizes_that_sum_to_the_rows(seed, sizes):
+    num_rows = 24
+    sizes = np.array([*sizes[:3], 0])
+    sizes[3] = num_rows - sizes.sum()
+    if sizes[3] < 0:
+        sizes[:] = (24, 0, 0, 0)
+    scores = _scores(num_rows, 4, seed)
+    found = balanced_assignment(scores, sizes)
+    np.testing.assert_array_equal(np.bincount(found.labels, minlength=4), sizes)
+    assert _total(scores, found.labels) >= _best_total(scores, sizes) - EXACT * num_rows
+
+
+@pytest.mark.parametrize("kind", ["equal", "repeated", "integers"])
+def test_ties_are_dealt_to_the_row(kind):
+    rng = np.random.default_rng(0)
+    scores = {
+        "equal": np.zeros((1003, 8)),
+        "repeated": np.repeat(rng.normal(size=(17, 8)), 59, axis=0),
+        "integers": rng.integers(3, size=(1003, 8)).astype(float),
+    }[kind].astype(np.float32)
+    sizes = np.array(capacities(1003, 8))
+    found = balanced_assignment(scores, sizes)
+    np.testing.assert_array_equal(np.bincount(found.labels, minlength=8), sizes)
+    assert _total(scores, found.labels) >= _best_total(scores, sizes) - 1e-2
+
+
+def test_prices_give_the_labels_back_but_for_the_rows_moved():
+    scores = _scores(5000, 8, seed=0)
+    found = balanced_assignment(scores, np.array(capacities(5000, 8)))
+    differ = int((priced_labels(scores, found.prices) != found.labels).sum())
+    assert differ <= max(8, int(found.num_moved))
+    assert float(found.prices.sum()) == pytest.approx(0, abs=1e-4)
+    assert int((np.argmax(scores, 1) != found.labels).sum()) > 500  # without prices they would not
+
+
+@pytest.mark.parametrize("heavy", [False, True])
+def test_loads_exceed_the_mean_by_at_most_one_row(heavy):
+    rng = np.random.default_rng(0)
+    scores = _scores(3000, 7, seed=1, skew=2)
+    weights = rng.lognormal(5, 1.5, size=3000).astype(np.float32)
+    if heavy:
+        weights[17] = weights.sum()  # one row as heavy as all the rest
+    weights[:100] = 0
+    found = weighted_assignment(scores, weights)
+    loads = np.bincount(found.labels, weights=weights, minlength=7)
+    assert loads.max() - loads.mean() <= weights.max() * (1 + 1e-5)
+    spread = _total(scores, np.argmax(scores, 1)) - _total(scores, rng.integers(7, size=3000))
+    assert _total(scores, found.labels) > _total(scores, np.argmax(scores, 1)) - spread / 2
+
+
+def test_equal_weights_cost_no_more_than_equal_sizes():
+    scores = _scores(2000, 8, seed=2)
+    by_rows = balanced_assignment(scores, np.array(capacities(2000, 8)))
+    by_weight = weighted_assignment(scores, np.full(2000, 3.0, np.float32))
+    sizes = np.bincount(by_weight.labels, minlength=8)
+    assert sizes.max() <= 251
+    assert _total(scores, by_weight.labels) >= _total(scores, by_rows.labels) - 0.01 * len(scores)
+
+
+def test_capacities_share_the_remainder():
+    assert capacities(10, 4) == (3, 3, 2, 2)
+    assert capacities(8, 4) == (2, 2, 2, 2)
+    assert sum(capacities(665_003, 8)) == 665_003
+
+
+# ── k-means ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def _directions(features, mean):
+    shifted = features.astype(np.float64) - np.asarray(mean, np.float64)
+    return shifted / np.linalg.norm(shifted, axis=1, keepdims=True)
+
+
+def test_scores_are_cosines_after_the_mean():
+    features, _ = _mixture(300, 12, 4)
+    found = spherical_k_means(jax.random.key(0), features, 4)
+    np.testing.assert_allclose(found.clusters.mean, features.mean(0), rtol=1e-5)
+    by_hand = _directions(features, found.clusters.mean) @ np.asarray(found.clusters.centroids).T
+    np.testing.assert_allclose(cosine_scores(features, found.clusters), by_hand, atol=1e-5)
+
+
+@pytest.mark.parametrize("num_clusters", [5, 70])  # below and above the pass by blocks
+def test_the_result_is_a_fixed_point(num_clusters):
+    features, _ = _mixture(3000, 16, 12)
+    found = spherical_k_means(jax.random.key(0), features, num_clusters, max_passes=300)
+    units = _directions(features, found.clusters.mean)
+    labels = np.asarray(found.labels)
+    np.testing.assert_array_equal(
+        labels, np.argmax(units @ np.asarray(found.clusters.centroids).T, axis=1)
+    )
+    sums = np.stack([units[labels == k].sum(0) for k in range(num_clusters)])
+    optimum = np.linalg.norm(sums, axis=1).sum() / len(features)  # of these labels
+    assert float(found.mean_cosine) == pytest.approx(optimum, rel=1e-4)
+    np.testing.assert_allclose(np.linalg.norm(found.clusters.centroids, axis=1), 1, atol=1e-5)
+
+
+def test_restarts_never_lose():
+    features, _ = _mixture(1500, 8, 20)
+    values = [
+        float(spherical_k_means(jax.random.key(3), features, 20, num_restarts=n).mean_cosine)
+        for n in (1, 4)
+    ]
+    # The first of four starts is not that of one: keys are split by number. Four draw the best.
+    assert values[1] >= values[0] - 1e-3
+
+
+def test_clusters_far_apart_are_found():
+    features, true = _mixture(2000, 32, 6, noise=0.2)
+    for balance in ("none", "weights"):
+        weights = np.ones(2000, np.float32) if balance == "weights" else None
+        found = spherical_k_means(
+            jax.random.key(0), features, 6, balance=balance, weights=weights, num_restarts=4
+        )
+        agreement = normalized_mutual_info_score(true, found.labels)
+        assert agreement > (0.99 if balance == "none" else 0.6)
+
+
+@pytest.mark.parametrize(("num_rows", "num_clusters"), [(1000, 8), (1003, 8), (999, 2), (10, 10)])
+def test_sizes_are_balanced_to_the_row(num_rows, num_clusters):
+    features, _ = _mixture(num_rows, 16, 5)
+    found = spherical_k_means(jax.random.key(0), features, num_clusters, balance="rows")
+    sizes = np.bincount(found.labels, minlength=num_clusters)
+    assert sorted(sizes, reverse=True) == list(capacities(num_rows, num_clusters))
+    scores = np.asarray(cosine_scores(features, found.clusters))
+    assert _total(scores, found.labels) >= _best_total(scores, sizes) - EXACT * num_rows
+    free = spherical_k_means(jax.random.key(0), features, num_clusters)
+    assert float(found.mean_cosine) <= float(free.mean_cosine) + 1e-3
+
+
+def test_new_rows_are_assigned_by_the_rule_of_the_old():
+    features, _ = _mixture(2000, 16, 8)
+    for balance in ("none", "rows"):
+        found = spherical_k_means(jax.random.key(0), features, 8, balance=balance)
+        again = nearest_cluster(features, found.clusters)
+        assert int((again != found.labels).sum()) <= (0 if balance == "none" else 16)
+        one_by_one = [int(nearest_cluster(row[None], found.clusters)[0]) for row in features[:20]]
+        np.testing.assert_array_equal(one_by_one, again[:20])
+
+
+def test_the_order_of_rows_changes_rounding_alone():
+    features, _ = _mixture(3000, 24, 10, noise=1.0)
+    order = np.random.default_rng(0).permutation(3000)
+    for balance in ("none", "rows"):
+        first = spherical_k_means(jax.random.key(1), features, 8, balance=balance).labels
+        second = spherical_k_means(jax.random.key(1), features[order], 8, balance=balance).labels
+        agreement = normalized_mutual_info_score(np.asarray(first)[order], second)
+        assert agreement >= 0.99
+    other = spherical_k_means(jax.random.key(2), features, 8, balance="rows").labels
+    assert normalized_mutual_info_score(first, other) < 0.99  # but another key is another start
+
+
+def test_a_component_in_common_does_not_matter_once_the_mean_is_subtracted():
+    features, _ = _mixture(2000, 8, 4, noise=0.4)
+    shifted = features + np.float32(16)
+    own = spherical_k_means(jax.random.key(0), features, 4).clusters
+    other = spherical_k_means(jax.random.key(0), features, 4, subtract_mean=False).clusters
+    scores = cosine_scores(features, own)
+    moved = own._replace(mean=own.mean + 16)
+    np.testing.assert_allclose(cosine_scores(shifted, moved), scores, atol=1e-4)
+    assert np.ptp(scores) > 1.5
+    assert np.ptp(cosine_scores(shifted, other)) < 1.5 / 4  # without μ all point one way
+
+
+@pytest.mark.parametrize("balance", ["none", "rows"])
+def test_eight_devices_give_the_labels_of_one(balance):
+    features, _ = _mixture(4000, 16, 8, noise=1.0)
+    mesh = make_mesh(8, "data")
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    spread = jax.device_put(features, sharding)
+    one = spherical_k_means(jax.random.key(0), jnp.asarray(features), 8, balance=balance)
+    eight = spherical_k_means(jax.random.key(0), spread, 8, balance=balance)
+    differ = np.asarray(one.labels != eight.labels)
+    scores = np.asarray(cosine_scores(features, one.clusters)) - np.asarray(one.clusters.prices)
+    top = np.sort(scores, axis=1)
+    assert (top[differ, -1] - top[differ, -2] < 1e-5).all()
+
+
+# ── two stages ──────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_fine_clusters_are_dealt_whole_and_balanced_by_load(weighted):
+    features, _ = _mixture(4000, 16, 30, noise=1.0)
+    rng = np.random.default_rng(0)
+    weights = rng.lognormal(0, 1, size=4000).astype(np.float32) if weighted else None
+    found = two_stage_k_means(jax.random.key(0), features, 4, num_fine=64, weights=weights)
+    fine = np.asarray(nearest_cluster(features, found.fine))
+    np.testing.assert_array_equal(found.labels, np.asarray(found.cluster_of)[fine])
+    np.testing.assert_array_equal(two_stage_labels(features, found), found.labels)
+    held = np.ones(4000) if weights is None else weights
+    loads = np.bincount(found.labels, weights=held, minlength=4)
+    np.testing.assert_allclose(found.loads, loads, rtol=1e-4)
+    heaviest = np.bincount(fine, weights=held).max()
+    assert loads.max() - loads.mean() <= heaviest * (1 + 1e-5)
+    mixed = normalized_mutual_info_score(rng.integers(4, size=4000), found.labels)
+    coarse = spherical_k_means(jax.random.key(0), features, 4, balance="rows").labels
+    assert normalized_mutual_info_score(coarse, found.labels) > 10 * mixed
+
+
+# ── statistics ──────────────────────────────────────────────────────────────────────────────────
+
+
+def test_nmi_is_that_of_scikit_learn():
+    rng = np.random.default_rng(0)
+    for size, a, b in ((1, 1, 1), (50, 3, 4), (1000, 8, 8), (200, 1, 5)):
+        first, second = rng.integers(a, size=size), rng.integers(b, size=size)
+        expected = normalized_mutual_info_score(first, second)
+        assert float(normalized_mutual_information(first, second)) == pytest.approx(
+            expected, abs=1e-5
+        )
+    labels = rng.integers(5, size=100)
+    assert float(normalized_mutual_information(labels, (labels + 2) % 5)) == pytest.approx(1)
+
+
+def test_fit_by_hand():
+    features = np.array([[2.0, 0.0], [1.0, 1.0], [0.0, 3.0], [-1.0, 0.0]], np.float32)
+    found = spherical_k_means(jax.random.key(0), features, 2, subtract_mean=False)
+    clusters = found.clusters._replace(centroids=jnp.eye(2))
+    fit = cluster_fit(features, np.array([0, 0, 1, 1]), clusters, np.array([1.0, 2.0, 3.0, 4.0]))
+    assert fit.sizes.tolist() == [2, 2]
+    assert fit.loads.tolist() == [3, 7]
+    half = 0.5**0.5
+    np.testing.assert_allclose(fit.cosines, [1, half, 1, 0], atol=1e-6)
+    np.testing.assert_allclose(fit.margins, [1, 0, 1, 1], atol=1e-6)
+
+
+# ── refusals ────────────────────────────────────────────────────────────────────────────────────
+
+ROWS = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
+
+
+def _broken(value):
+    rows = ROWS.copy()
+    rows[2, 1] = rows[4, 0] = value
+    return rows
+
+
+KEY = jax.random.key
+REFUSED = {
+    "more clusters than rows": (
+        lambda: spherical_k_means(KEY(0), ROWS, 7),
+        r"`num_clusters` must lie in \[1, 6\]; it is 7\.",
+    ),
+    "a NaN": (
+        lambda: spherical_k_means(KEY(0), _broken(np.nan), 2),
+        r"`features` must be finite; the first rows that are not; it is \[2 4\]\.",
+    ),
+    "an infinity": (
+        lambda: spherical_k_means(KEY(0), _broken(np.inf), 2),
+        r"first rows that are not; it is \[2 4\]\.",
+    ),
+    "a row without direction": (
+        lambda: spherical_k_means(
+            KEY(0), ROWS * (np.arange(6) != 3)[:, None], 2, subtract_mean=False
+        ),
+        r"`features` must differ from their mean.*it is \[3\]\.",
+    ),
+    "an unknown balance": (
+        lambda: spherical_k_means(KEY(0), ROWS, 2, balance="tokens"),
+        r"`balance` must be one of .*; it is 'tokens'\.",
+    ),
+    "weights without balance": (
+        lambda: spherical_k_means(KEY(0), ROWS, 2, weights=np.ones(6, np.float32)),
+        r"`weights` go with",
+    ),
+    "no restart": (
+        lambda: spherical_k_means(KEY(0), ROWS, 2, num_restarts=0),
+        r"`num_restarts` must be at least 1; it is 0\.",
+    ),
+    "sizes that do not sum": (
+        lambda: balanced_assignment(ROWS, np.array([3, 2, 2])),
+        r"`sizes` must sum to the 6 rows; it is 7\.",
+    ),
+    "negative sizes": (
+        lambda: balanced_assignment(ROWS, np.array([8, -1, -1])),
+        r"`sizes` must lie in \[0, 6\]",
+    ),
+    "negative weights": (
+        lambda: weighted_assignment(ROWS, np.array([1, 1, 1, 1, 1, -1], np.float32)),
+        r"`weights` must lie in \[0, inf\)",
+    ),
+    "no weight": (
+        lambda: weighted_assignment(ROWS, np.zeros(6, np.float32)),
+        r"`weights` must not all be 0",
+    ),
+    "scores that are not finite": (
+        lambda: balanced_assignment(_broken(np.nan), np.array([2, 2, 2])),
+        r"`scores` must be finite",
+    ),
+    "fewer fine clusters than clusters": (
+        lambda: two_stage_k_means(KEY(0), ROWS, 3, num_fine=2),
+        r"`num_clusters` must lie in \[1, 2\]; it is 3\.",
+    ),
+    "a negative label": (
+        lambda: normalized_mutual_information(np.array([0, -1]), np.array([0, 1])),
+        r"`first` must hold labels from 0 on",
+    ),
+}
+
+
+@pytest.mark.parametrize(("call", "message"), REFUSED.values(), ids=REFUSED)
+def test_refusals(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_features_of_another_width_are_refused():
+    found = spherical_k_means(jax.random.key(0), ROWS, 2)
+    message = r"`features` must have as many columns as the 3 of `clusters`; it is 2\."
+    with pytest.raises(ValueError, match=message):
+        nearest_cluster(ROWS[:, :2], found.clusters)
