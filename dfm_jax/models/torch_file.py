@@ -1,0 +1,186 @@
+"""PyTorch's weight files read without PyTorch: tensors, and nothing else.
+
+A `.pth` file is a pickle, and a pickle may call whatever function it names. Here a name is looked
+up in a list of our own: `OrderedDict`, the function that rebuilds a tensor, the types of storage.
+Each stands for data of ours; any other name is refused before anything is called.
+
+Two layouts. Legacy: five pickles (magic number, protocol, machine, the tree of tensors, the keys of
+the storages), then each storage as its count and its numbers. Zip, since PyTorch 1.6: `data.pkl` is
+the tree, `data/KEY` a storage.
+"""
+
+import io
+import math
+import pickle
+import struct
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.lib.stride_tricks import as_strided
+
+from dfm_jax.types import typed
+
+_MAGIC = 0x1950A86A20F9469CFC6C
+_PROTOCOL = 1001
+_COUNT = struct.Struct("<q")
+_ZIP = b"PK\x03\x04"
+_DTYPES = {
+    "DoubleStorage": "<f8",
+    "FloatStorage": "<f4",
+    "HalfStorage": "<f2",
+    "BFloat16Storage": "bfloat16",  # NumPy knows the name from ml_dtypes, which jax imports
+    "LongStorage": "<i8",
+    "IntStorage": "<i4",
+    "ShortStorage": "<i2",
+    "CharStorage": "<i1",
+    "ByteStorage": "<u1",
+    "BoolStorage": "|b1",
+}
+
+
+class _Refused(ValueError):
+    """What is wrong with the file, without its name."""
+
+
+class _Storage(NamedTuple):
+    key: str
+    dtype: str
+    size: int  # in elements
+
+
+class _Tensor(NamedTuple):
+    storage: _Storage
+    offset: int  # in elements, as the strides
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+@typed
+def read_tensors(path: Path | str) -> dict[str, np.ndarray]:
+    """The tensors of a `.pth` file by name, in the order of the file.
+
+    The file must hold one flat dictionary, as `torch.save(model.state_dict(), path)` writes it. A
+    tensor that repeats its numbers (`expand`) counts as damage. In the legacy layout nothing guards
+    the numbers themselves: a flipped bit there goes unseen.
+
+    Raises:
+        ValueError: if the file asks for anything but tensors, is cut short, damaged, or of another
+            kind. It names the file, and the forbidden name that was asked for.
+    """
+    content = Path(path).read_bytes()
+    try:
+        tree, storages = (_zipped if content.startswith(_ZIP) else _legacy)(content)
+        return {name: _array(tensor, storages) for name, tensor in _tensors(tree).items()}
+    except _Refused as error:
+        raise ValueError(f"`path` must hold tensors alone; {path} {error}.") from None
+    except Exception as error:  # damage can surface anywhere in a pickle, as anything
+        shown = f"{type(error).__name__}: {error}"
+        raise ValueError(f"`path` must hold tensors alone; {path} is damaged ({shown}).") from error
+
+
+def _legacy(content: bytes) -> tuple[Any, dict[str, np.ndarray]]:
+    file = io.BytesIO(content)
+    if _Unpickler(file).load() != _MAGIC:
+        raise _Refused("is no file of PyTorch's: the magic number is another")
+    if (protocol := _Unpickler(file).load()) != _PROTOCOL:
+        raise _Refused(f"has protocol {protocol}, not {_PROTOCOL}")
+    if not _Unpickler(file).load()["little_endian"]:
+        raise _Refused("was written on a big-endian machine")
+    unpickler = _Unpickler(file)
+    tree = unpickler.load()
+    keys = _Unpickler(file).load()
+    if set(keys) != set(unpickler.storages):
+        raise _Refused("lists other storages than its tensors use")
+    storages = {}
+    for storage in map(unpickler.storages.__getitem__, keys):
+        if file.read(_COUNT.size) != _COUNT.pack(storage.size):
+            raise _Refused(f"is damaged or cut short before storage {storage.key}")
+        dtype, start = np.dtype(storage.dtype), file.tell()
+        if start + storage.size * dtype.itemsize > len(content):
+            raise _Refused(f"is cut short in storage {storage.key}")
+        storages[storage.key] = np.frombuffer(content, dtype, storage.size, start)
+        file.seek(storage.size * dtype.itemsize, io.SEEK_CUR)
+    if file.tell() != len(content):
+        raise _Refused(f"goes on for {len(content) - file.tell()} bytes after its last storage")
+    return tree, storages
+
+
+def _zipped(content: bytes) -> tuple[Any, dict[str, np.ndarray]]:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:  # its checksums catch damage
+        parts = {name.partition("/")[2]: name for name in archive.namelist()}
+        if "byteorder" in parts and archive.read(parts["byteorder"]) != b"little":
+            raise _Refused("was written on a big-endian machine")
+        unpickler = _Unpickler(io.BytesIO(archive.read(parts["data.pkl"])))
+        tree = unpickler.load()
+        storages = {}
+        for key, storage in unpickler.storages.items():
+            storages[key] = np.frombuffer(archive.read(parts[f"data/{key}"]), storage.dtype)
+            if storages[key].size != storage.size:
+                raise _Refused(f"holds {storages[key].size} numbers, not {storage.size}, in {key}")
+    return tree, storages
+
+
+class _Unpickler(pickle.Unpickler):
+    """Knows the names in the module's docstring, and remembers the storages it was told of."""
+
+    def __init__(self, file: io.BytesIO) -> None:
+        super().__init__(file, encoding="utf-8")
+        self.storages: dict[str, _Storage] = {}
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("collections", "OrderedDict"):
+            return OrderedDict
+        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+            return _make_rebuild()
+        if module == "torch" and name in _DTYPES:
+            return _DTYPES[name]
+        raise _Refused(f"asks for `{module}.{name}`, which is forbidden")
+
+    def persistent_load(self, pid: Any) -> _Storage:
+        kind, dtype, key, _, size, *view = pid  # the fourth is the device
+        whole = kind == "storage" and dtype in _DTYPES.values() and view in ([], [None])
+        if not whole or type(key) is not str or type(size) is not int or size < 0:
+            raise _Refused(f"describes a storage as {pid!r}")
+        storage = _Storage(key, dtype, size)
+        if self.storages.setdefault(key, storage) != storage:
+            raise _Refused(f"describes storage {key} in two ways")
+        return storage
+
+
+def _make_rebuild() -> Callable[..., _Tensor]:
+    """What stands for `_rebuild_tensor_v2`; made anew, for a pickle may set its attributes."""
+
+    def rebuild(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> _Tensor:
+        return _Tensor(storage, offset, shape, strides)  # checked in `_array`
+
+    return rebuild
+
+
+def _tensors(tree: Any) -> dict[str, _Tensor]:
+    if not isinstance(tree, dict):
+        raise _Refused(f"holds a {type(tree).__name__}, not a dictionary of tensors")
+    tensors = dict(dict.items(tree))  # not its own `items`, which a pickle may set
+    for name, value in tensors.items():
+        if not isinstance(name, str) or not isinstance(value, _Tensor):
+            raise _Refused(f"holds a {type(value).__name__} under {name!r}")
+    return tensors
+
+
+def _array(tensor: _Tensor, storages: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The tensor as an array of its own, refused where it reaches out of its storage."""
+    storage, offset, shape, strides = tensor
+    numbers = (offset, *shape, *strides)
+    if not all(type(n) is int and n >= 0 for n in numbers) or len(shape) != len(strides):
+        raise _Refused(f"describes a tensor as {tensor}")
+    values = storages[storage.key]
+    if 0 in shape:
+        return np.zeros(shape, values.dtype)
+    last = offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
+    if last >= values.size or math.prod(shape) > values.size:
+        raise _Refused(f"has a tensor that is larger than its storage: {tensor}")
+    steps = [stride * values.itemsize for stride in strides]
+    return as_strided(values[offset:], shape, steps, writeable=False).copy()
