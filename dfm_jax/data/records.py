@@ -1,0 +1,276 @@
+"""Rows of a data set of conversations, read one by one from JSONL or from a JSON array.
+
+A row is an object of the form that LLaVA and InternVL train on: `conversations`, a list of objects
+whose `value` is text; mostly an `id`; and `image`, if it has one. A row's number is its place in
+the file, from 0 on; in JSONL that is its line. So a blank line among the rows is refused, for it
+would shift every number behind it; blank lines after the last row hold none, and are passed over.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import NamedTuple, NoReturn
+
+import numpy as np
+
+from dfm_jax.checks import check_interval, require
+
+_CHUNK = 1 << 20  # characters of an array that are read at once, at least
+_PIECE = 64  # characters: what a cut may leave of a literal or an escape is shorter
+
+
+class Record(NamedTuple):
+    """One row of the input."""
+
+    number: int  # from 0 on
+    line: int  # where it begins, from 1 on
+    text: bytes  # without the end of its line
+    fields: dict
+
+
+def read_records(path: Path | str) -> Iterator[Record]:
+    r"""The rows of a file, in order, with no more than one of them and a chunk in memory.
+
+    A file whose first character is `[` is a JSON array, any other is JSONL, both in UTF-8. Of
+    JSONL, `text` is the very bytes of the line up to its `\n`. Of an array it is the element
+    written anew on one line: `json.dumps(element, ensure_ascii=False)`, or with `ensure_ascii` if
+    a string holds half a surrogate pair.
+
+    Raises:
+        ValueError: if the file holds no row, or a row is not a JSON object without repeated keys;
+            it names the file and the line.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"the rows are read twice, so they must be a file; {path} is not.")
+    with path.open("rb") as file:
+        head = b" "
+        while head.isspace():
+            head = file.read(1)
+    empty = True
+    for record in _of_array(path) if head == b"[" else _of_lines(path):
+        empty = False
+        yield record
+    if empty:
+        raise ValueError(f"{path} must hold a row; it holds none.")
+
+
+def conversation_bytes(record: Record) -> int:
+    """The UTF-8 bytes of all that is said in a row: Σ of its `value`s.
+
+    Raises:
+        ValueError: unless `conversations` is a list of objects, each with a text `value`.
+    """
+    turns = record.fields.get("conversations")
+    if not isinstance(turns, list):
+        raise ValueError("`conversations` must be a list of objects with a text `value`.")
+    total = 0
+    for turn in turns:
+        value = turn.get("value") if isinstance(turn, dict) else None
+        if not isinstance(value, str):
+            raise ValueError("`conversations` must be a list of objects with a text `value`.")
+        total += len(value.encode("utf-8", "surrogatepass"))
+    return total
+
+
+def file_digest(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_records(
+    folder: Path, records: Iterable[Record], labels: np.ndarray, num_experts: int
+) -> dict[str, str]:
+    """Each row to the file of its expert and to that of the centre; the SHA-256 of every file.
+
+    A label below 0 is no expert: the row is named in `unrouted.jsonl`.
+
+    Raises:
+        ValueError: if there are not as many records as labels.
+    """
+    experts = [f"expert_{k:03d}/rows.jsonl" for k in range(num_experts)]
+    names = [*experts, "centre.jsonl", "unrouted.jsonl"]
+    with ExitStack() as stack:
+        files = [stack.enter_context(_Hashed(folder / name)) for name in names]
+        *of_expert, centre, unrouted = files
+        for record, label in zip(records, labels, strict=True):
+            if label < 0:
+                why = {"row": record.number, "reason": "it has no feature"}
+                unrouted.write(json.dumps(why).encode() + b"\n")
+            else:
+                of_expert[label].write(record.text + b"\n")
+                centre.write(record.text + b"\n")
+    return {name: file.hash.hexdigest() for name, file in zip(names, files, strict=True)}
+
+
+def read_weights(path: Path, num_rows: int) -> np.ndarray:
+    """The load of each row that a user brings, an `.npy` file; nothing is unpickled.
+
+    Raises:
+        ValueError: if it is not a list of `num_rows` numbers, or one is negative or not finite.
+    """
+    try:
+        weights = np.load(path, allow_pickle=False)
+    except Exception as error:  # damage can surface anywhere, as anything
+        raise ValueError(f"`weights` must be an .npy file of numbers; {path} is not.") from error
+    name = f"`weights` in {path}"
+    number = isinstance(weights, np.ndarray) and weights.dtype.kind in "iuf"
+    require(number, f"{name} must be one array of numbers", str(getattr(weights, "dtype", "none")))
+    require(weights.shape == (num_rows,), f"{name} must be {num_rows} numbers", weights.shape)
+    check_interval(f"weights in {path}", weights, 0, np.inf, ends="[)")
+    return weights
+
+
+class _Hashed:
+    """A file that is hashed while it is written."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.file, self.hash = path.open("wb"), hashlib.sha256()
+
+    def __enter__(self) -> "_Hashed":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        self.file.close()
+
+    def write(self, text: bytes) -> None:
+        self.file.write(text)
+        self.hash.update(text)
+
+
+# ── one line, one row ───────────────────────────────────────────────────────────────────────────
+
+
+def _of_lines(path: Path) -> Iterator[Record]:
+    blank = 0  # the first blank line since the last row
+    with path.open("rb") as file:
+        for number, line in enumerate(file):
+            text = line.removesuffix(b"\n")
+            if not text.strip():
+                blank = blank or number + 1
+                continue
+            if blank:
+                _refuse(path, blank, "it is blank, and rows follow it")
+            try:
+                fields = json.loads(text.decode("utf-8"), **_STRICT)
+            except (ValueError, RecursionError) as error:
+                _refuse(path, number + 1, f"it is not JSON in UTF-8: {error}", error)
+            yield Record(number, number + 1, text, _an_object(path, number + 1, fields))
+
+
+# ── an array ────────────────────────────────────────────────────────────────────────────────────
+
+
+class _Text:
+    """The part of a file that is not yet read as JSON: a buffer that grows while it must."""
+
+    def __init__(self, path: Path, file) -> None:
+        self.path, self.file = path, file
+        self.buffer, self.at, self.line, self.ended = "", 0, 1, False
+
+    def grow(self) -> None:
+        """Drop what is behind, and at least double what is ahead."""
+        ahead = self.buffer[self.at :]
+        try:
+            chunk = self.file.read(max(_CHUNK, len(ahead)))
+        except UnicodeDecodeError as error:
+            _refuse(self.path, self.line, f"it, or one behind it, is not UTF-8: {error}", error)
+        self.buffer, self.at, self.ended = ahead + chunk, 0, not chunk
+
+    def peek(self) -> str:
+        """The next character that is no space; "" at the end."""
+        while True:
+            while self.at < len(self.buffer) and self.buffer[self.at] in " \t\n\r":
+                self.line += self.buffer[self.at] == "\n"
+                self.at += 1
+            if self.at < len(self.buffer):
+                return self.buffer[self.at]
+            if self.ended:
+                return ""
+            self.grow()
+
+    def element(self) -> object:
+        """The value that begins here. Only what may have been cut short is tried again."""
+        while True:
+            try:
+                value, end = _DECODER.raw_decode(self.buffer, self.at)
+            except json.JSONDecodeError as error:
+                near_the_end = error.pos > len(self.buffer) - _PIECE
+                cut = near_the_end or error.msg.startswith("Unterminated string")
+                if self.ended or not cut:
+                    line = self.line + self.buffer.count("\n", self.at, error.pos)
+                    _refuse(self.path, line, f"it is not JSON: {error.msg}", error)
+                self.grow()
+            except (ValueError, RecursionError) as error:
+                _refuse(self.path, self.line, f"what begins there is not JSON: {error}", error)
+            else:
+                self.line += self.buffer.count("\n", self.at, end)
+                self.at = end
+                return value
+
+
+def _of_array(path: Path) -> Iterator[Record]:
+    with path.open(encoding="utf-8", newline="") as file:
+        text = _Text(path, file)
+        text.peek()
+        text.at += 1  # the bracket
+        number = 0
+        while number > 0 or text.peek() != "]":
+            text.peek()  # to the line on which the element begins
+            line = text.line
+            fields = _an_object(path, line, text.element())
+            yield Record(number, line, _one_line(path, line, fields), fields)
+            number += 1
+            mark = text.peek()
+            if mark == "]":
+                break
+            if mark != ",":
+                _refuse(path, text.line, f"`,` or `]` must follow; {mark or 'the end'!r} does")
+            text.at += 1
+        text.at += 1
+        if text.peek():
+            _refuse(path, text.line, "something follows the end of the array")
+
+
+def _one_line(path: Path, line: int, fields: dict) -> bytes:
+    try:
+        return json.dumps(fields, ensure_ascii=False, allow_nan=False).encode("utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(fields, allow_nan=False).encode("utf-8")
+    except ValueError as error:  # 1e999
+        _refuse(path, line, f"a number is too large to be written again: {error}", error)
+
+
+# ── what is refused ─────────────────────────────────────────────────────────────────────────────
+
+
+def _an_object(path: Path, line: int, value: object) -> dict:
+    if not isinstance(value, dict):
+        _refuse(path, line, f"a row must be a JSON object; it is {type(value).__name__}")
+    return value
+
+
+def _without_repeats(pairs: list[tuple[str, object]]) -> dict:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        raise ValueError("a key comes twice in one object")
+    return fields
+
+
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _refuse(path: Path, line: int, why: str, cause: Exception | None = None) -> NoReturn:
+    raise ValueError(f"{path}, line {line}: {why}.") from cause
+
+
+_STRICT = {"object_pairs_hook": _without_repeats, "parse_constant": _no_number}
+_DECODER = json.JSONDecoder(**_STRICT)

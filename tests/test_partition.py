@@ -1,0 +1,462 @@
+"""A data set parted among experts, from the command line: what is written, and what is refused."""
+
+import hashlib
+import json
+import os
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from dfm_jax import cli
+from dfm_jax.data import partition as module
+from dfm_jax.data import records
+from dfm_jax.data.records import read_records
+
+pytestmark = pytest.mark.slow  # most of it is compilation
+
+NUM_ROWS, NUM_EXPERTS = 50, 3
+FEATURES = np.random.default_rng(0).normal(size=(NUM_ROWS, 8)).astype(np.float32)
+
+
+def row_of(number: int) -> dict:
+    said = "ä" * (1 + number * number % 37)
+    turns = [{"from": "human", "value": "<image>\n?"}, {"from": "gpt", "value": said}]
+    return {"id": f"r{number}", "image": f"{number}.jpg", "conversations": turns}
+
+
+def jsonl(rows) -> bytes:
+    # Not as `json.dumps` would write them: verbatim is verbatim.
+    lines = [json.dumps(row, ensure_ascii=number % 2 == 0) for number, row in enumerate(rows)]
+    return "".join(f"  {line.replace(': ', ':   ')}\r\n" for line in lines).encode()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "rows.jsonl").write_bytes(jsonl(map(row_of, range(NUM_ROWS))))
+    np.save(tmp_path / "features.npy", FEATURES)
+    return tmp_path
+
+
+def partition(folder, *more, out="out", input="rows.jsonl", features="features.npy", k=NUM_EXPERTS):
+    paths = ["--input", str(folder / input), "--features", str(folder / features)]
+    args = [*paths, "--num-experts", str(k), "--out", str(folder / out), *more]
+    return cli.main(["partition", *args])
+
+
+def route(folder, *more, out="routed", input="rows.jsonl", features="features.npy"):
+    paths = ["--input", str(folder / input), "--features", str(folder / features)]
+    args = [*paths, "--partition", str(folder / "out"), "--out", str(folder / out), *more]
+    return cli.main(["route", *args])
+
+
+def manifest_of(out) -> dict:
+    return json.loads((out / "manifest.json").read_text())
+
+
+def lines_of(path) -> list[bytes]:
+    return path.read_bytes().splitlines(keepends=True)
+
+
+def dealt(out) -> list[list[bytes]]:
+    return [lines_of(out / f"expert_{k:03d}" / "rows.jsonl") for k in range(NUM_EXPERTS)]
+
+
+def contents(out) -> dict:
+    return {str(p.relative_to(out)): p.read_bytes() for p in out.rglob("*") if p.is_file()}
+
+
+def refusal(capsys) -> str:
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    (line,) = captured.err.splitlines()
+    return line
+
+
+# ── what is written ─────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("no_feature", ["unrouted", "spread"])
+def test_every_row_is_in_one_place_and_verbatim(folder, no_feature):
+    rows = np.random.default_rng(1).permutation(NUM_ROWS)[:41]
+    np.savez(folder / "some.npz", features=FEATURES[rows], rows=rows)
+    assert partition(folder, "--no-feature", no_feature, features="some.npz") == 0
+    out, whole = folder / "out", lines_of(folder / "rows.jsonl")
+    unrouted = [json.loads(line)["row"] for line in lines_of(out / "unrouted.jsonl")]
+    parts = dealt(out)
+    assert sorted(sum(parts, [whole[row] for row in unrouted])) == sorted(whole)
+    kept = [line for row, line in enumerate(whole) if row not in unrouted]
+    assert lines_of(out / "centre.jsonl") == kept
+    for part in parts:
+        assert part == [line for line in kept if line in part]
+    without = sorted(set(range(NUM_ROWS)) - set(rows.tolist()))
+    assert unrouted == (without if no_feature == "unrouted" else [])
+    manifest = manifest_of(out)
+    assert manifest["unrouted"] + manifest["spread"] == len(without) == 9
+    assert manifest["sizes"] == [len(part) for part in parts]
+
+
+def test_the_spread_follows_the_sizes_and_the_seed():
+    sizes = np.array([1, 0, 3])
+    labels, again, other = (np.full(4000, -1) for _ in range(3))
+    module._spread(labels, sizes, 0)
+    module._spread(again, sizes, 0)
+    module._spread(other, sizes, 1)
+    counts = np.bincount(labels, minlength=3)
+    assert counts[1] == 0
+    assert abs(counts[0] - 1000) < 5 * 27.4  # standard deviations
+    assert (labels == again).all()
+    assert (labels != other).any()
+
+
+def test_a_last_line_without_an_end_gets_one(folder):
+    whole = (folder / "rows.jsonl").read_bytes().removesuffix(b"\r\n")
+    (folder / "rows.jsonl").write_bytes(whole)
+    assert partition(folder) == 0
+    assert (folder / "out" / "centre.jsonl").read_bytes() == whole + b"\n"
+
+
+def test_rows_are_balanced(folder, capsys):
+    assert partition(folder) == 0
+    assert sorted(manifest_of(folder / "out")["sizes"]) == [16, 17, 17]
+    assert "50 rows" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_token_loads_exceed_their_mean_by_one_row_at_most(folder, own):
+    rows = [row_of(number) for number in range(NUM_ROWS)]
+    loads = np.array([sum(len(t["value"].encode()) for t in r["conversations"]) for r in rows])
+    more = []
+    if own:
+        loads = loads[::-1] / 4
+        np.save(folder / "weights.npy", loads)
+        more = ["--weights", str(folder / "weights.npy")]
+    assert partition(folder, "--balance", "tokens", *more) == 0
+    number_of = {f"r{number}": number for number in range(NUM_ROWS)}
+    parts = dealt(folder / "out")
+    held = [sum(loads[number_of[json.loads(line)["id"]]] for line in part) for part in parts]
+    assert manifest_of(folder / "out")["token_loads"] == held
+    assert max(held) - loads.sum() / NUM_EXPERTS <= loads.max()
+    assert (route(folder, *more), route(folder, out="x")) == (0, 2 if own else 0)
+
+
+def test_repeated_and_missing_ids_are_counted_or_refused(folder, capsys):
+    rows = [row_of(number) for number in range(NUM_ROWS)]
+    rows[7]["id"] = rows[9]["id"] = "r3"
+    del rows[20]["id"], rows[23]["id"]
+    rows[21]["id"], rows[22]["id"] = 5, "5"  # not equal
+    (folder / "rows.jsonl").write_bytes(jsonl(rows))
+    assert partition(folder) == 0
+    manifest = manifest_of(folder / "out")
+    assert (manifest["repeated_ids"], manifest["rows_without_id"]) == (2, 2)
+    capsys.readouterr()
+    assert partition(folder, "--unique-ids", out="other") == 2
+    assert refusal(capsys).endswith("must have its own `id`; have that of an earlier row: 7, 9.")
+    rows[7]["id"], rows[9]["id"] = "r7", "r9"
+    (folder / "rows.jsonl").write_bytes(jsonl(rows))
+    assert partition(folder, "--unique-ids", out="other") == 2
+    assert refusal(capsys).endswith("have none: 20, 23.")
+    assert not (folder / "other").exists()
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+@pytest.mark.parametrize("chunk", [1, 1 << 20])
+def test_an_array_reads_as_lines_do(folder, monkeypatch, indent, chunk):
+    monkeypatch.setattr(records, "_CHUNK", chunk)
+    rows = [row_of(number) for number in range(12)]
+    rows[0] |= {"x": [1, -2.5e-3, True, None, '}]"\\', "\n\U0001f600"]}
+    (folder / "a.json").write_text(json.dumps(rows, indent=indent), "utf-8")
+    (folder / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    array, lines = (list(read_records(folder / name)) for name in ("a.json", "a.jsonl"))
+    assert [r.fields for r in array] == [r.fields for r in lines] == rows
+    assert [r.number for r in array] == list(range(12))
+    assert array[1].text.decode() == json.dumps(rows[1], ensure_ascii=False)
+    text = (folder / "a.json").read_text("utf-8").splitlines()
+    starts = [n for n, line in enumerate(text, 1) if line == "  {"]
+    assert [r.line for r in array] == (starts if indent else [1] * 12)
+
+
+def test_an_array_gives_the_partition_of_its_lines(folder):
+    rows = [row_of(number) for number in range(NUM_ROWS)]
+    (folder / "rows.json").write_text(json.dumps(rows, indent=1))
+    assert partition(folder, out="lines") == partition(folder, input="rows.json", out="array") == 0
+    for lines, array in zip(dealt(folder / "lines"), dealt(folder / "array"), strict=True):
+        assert [json.loads(line) for line in lines] == [json.loads(line) for line in array]
+        assert [json.dumps(json.loads(a), ensure_ascii=False).encode() for a in array] == [
+            line.rstrip(b"\n") for line in array
+        ]
+
+
+def test_half_a_surrogate_pair_survives_an_array(folder):
+    (folder / "a.json").write_text('[{"x": "\\ud83d"}]')
+    (record,) = read_records(folder / "a.json")
+    assert record.text == b'{"x": "\\ud83d"}'
+
+
+def test_the_manifest_tells_the_hashes(folder):
+    assert partition(folder) == 0
+    out = folder / "out"
+    manifest, files = manifest_of(out), contents(out)
+    del files["manifest.json"]
+    assert manifest["files"] == {n: hashlib.sha256(c).hexdigest() for n, c in files.items()}
+    given = {"input": "rows.jsonl", "features": "features.npy"}
+    for name, path in given.items():
+        content = (folder / path).read_bytes()
+        assert manifest["inputs"][name] == hashlib.sha256(content).hexdigest()
+
+
+# ── again, and halfway ──────────────────────────────────────────────────────────────────────────
+
+
+def test_the_same_command_writes_the_same_and_then_nothing(folder, capsys):
+    assert partition(folder, "--seed", "3") == partition(folder, "--seed", "3", out="twin") == 0
+    before = contents(folder / "out")
+    assert before == contents(folder / "twin")
+    times = {path: path.stat().st_mtime_ns for path in (folder / "out").rglob("*")}
+    capsys.readouterr()
+    assert partition(folder, "--seed", "3") == 0
+    assert "finished already" in capsys.readouterr().out
+    assert times == {path: path.stat().st_mtime_ns for path in (folder / "out").rglob("*")}
+    assert partition(folder, "--seed", "4") == 2
+    assert "`out` must be new, or finished with these settings" in refusal(capsys)
+    (folder / "out" / "centre.jsonl").write_text("")
+    assert partition(folder, "--seed", "3") == 2
+    assert "must be that of its manifest" in refusal(capsys)
+
+
+def test_a_folder_of_something_else_is_refused(folder, capsys):
+    (folder / "out").mkdir()
+    (folder / "out" / "manifest.json").write_text('["mine"]')
+    assert partition(folder) == 2
+    assert "`out` must be new" in refusal(capsys)
+    assert list((folder / "out").iterdir()) == [folder / "out" / "manifest.json"]
+
+
+@pytest.mark.parametrize("where", ["rows", "centroids", "manifest", "move"])
+def test_killed_halfway_leaves_nothing_that_looks_finished(folder, monkeypatch, where):
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    def half(path):
+        for record in read_records(path):
+            if record.number == NUM_ROWS // 2 and (folder / "out.partial").exists():
+                killed()
+            yield record
+
+    with monkeypatch.context() as patch:
+        if where == "rows":
+            patch.setattr(module, "read_records", half)
+        elif where == "centroids":
+            patch.setattr(module.np, "savez", killed)
+        elif where == "manifest":
+            patch.setattr(module.platform, "python_version", killed)
+        else:
+            patch.setattr(os, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            partition(folder)
+    assert not (folder / "out").exists()
+    assert (folder / "out.partial").exists()
+    (folder / "out.partial" / "left.jsonl").write_text("from before")
+    assert partition(folder) == 0
+    assert not (folder / "out.partial").exists()
+    assert set(contents(folder / "out")) == {*manifest_of(folder / "out")["files"], "manifest.json"}
+
+
+def test_an_input_that_changes_on_the_way_is_refused(folder, monkeypatch, capsys):
+    def changing(path):
+        yield from read_records(path)
+        path.write_bytes(path.read_bytes() + b"\n")
+
+    monkeypatch.setattr(module, "read_records", changing)
+    assert partition(folder) == 2
+    assert "must stay as it is while it is read" in refusal(capsys)
+    assert not (folder / "out").exists()
+
+
+# ── route ───────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("balance", ["rows", "tokens", "none"])
+def test_routing_the_rows_clustered_gives_their_experts_back(folder, balance):
+    assert partition(folder, "--balance", balance) == 0
+    assert route(folder) == 0
+    first, second = dealt(folder / "out"), dealt(folder / "routed")
+    moved = sum(len(set(a) - set(b)) for a, b in zip(first, second, strict=True))
+    assert moved <= (0 if balance == "none" else 3)  # at ties
+    names = contents(folder / "routed").keys()
+    assert names == contents(folder / "out").keys()
+    assert names == {*manifest_of(folder / "routed")["files"], "manifest.json"}
+
+
+def test_routing_charges_a_row_by_its_weight(folder):
+    uneven, path = FEATURES.copy(), folder / "weights.npy"
+    uneven[:35] = uneven[:35] / 2 + 1
+    np.save(folder / "uneven.npy", uneven)
+    np.save(path, 1 + np.arange(NUM_ROWS)[::-1] ** 2 % 97)
+    more = ["--weights", str(path)]
+    assert partition(folder, "--balance", "tokens", *more, features="uneven.npy") == 0
+    assert route(folder, *more, features="uneven.npy") == 0
+    first, second = dealt(folder / "out"), dealt(folder / "routed")
+    # At most 1 at a tie; 4 if every row were charged the same.
+    assert sum(len(set(a) - set(b)) for a, b in zip(first, second, strict=True)) <= 1
+
+
+def test_routing_needs_a_whole_partition(folder, capsys):
+    assert route(folder) == 2
+    assert "`partition` must be a finished partition" in refusal(capsys)
+    assert partition(folder) == 0
+    np.save(folder / "narrow.npy", FEATURES[:, :5])
+    capsys.readouterr()
+    assert route(folder, features="narrow.npy") == 2
+    assert "`features` must have as many columns as the 8" in refusal(capsys)
+    np.savez(folder / "out" / "centroids.npz", prices=np.array([None]))
+    assert route(folder) == 2
+    line = refusal(capsys)
+    assert line.startswith("python -m dfm_jax route: the SHA-256 of")
+
+
+def test_new_rows_without_a_feature_are_spread_or_named(folder):
+    assert partition(folder) == 0
+    np.savez(folder / "none.npz", features=FEATURES[:0], rows=np.zeros(0, int))
+    assert route(folder, features="none.npz") == 0
+    assert manifest_of(folder / "routed")["unrouted"] == NUM_ROWS
+    assert route(folder, "--no-feature", "spread", features="none.npz", out="spread") == 0
+    manifest = manifest_of(folder / "spread")
+    assert sum(manifest["sizes"]) == manifest["spread"] == NUM_ROWS
+    assert min(manifest["sizes"]) > 5
+
+
+# ── what is refused ─────────────────────────────────────────────────────────────────────────────
+
+
+def with_nan():
+    bad = FEATURES.copy()
+    bad[[4, 11]] = np.nan
+    return bad
+
+
+BAD_FEATURES = {
+    "too few": (FEATURES[:-1], "must have 50 rows; it is 49."),
+    "NaN": (with_nan(), "must be finite in every row; not so 4, 11."),
+    "pickled": (FEATURES.astype(object), "must be an .npy or .npz file of numbers"),
+}
+
+
+@pytest.mark.parametrize(("features", "message"), BAD_FEATURES.values(), ids=BAD_FEATURES)
+def test_bad_features_are_refused(folder, capsys, features, message):
+    np.save(folder / "bad.npy", features, allow_pickle=True)
+    assert partition(folder, features="bad.npy") == 2
+    line = refusal(capsys)
+    assert line.startswith("python -m dfm_jax partition: ")
+    assert message in line
+    assert not (folder / "out").exists()
+
+
+BAD_INPUT = {
+    "broken": (b'{"conversations": []}\n{"id": \n', "line 2: it is not JSON in UTF-8"),
+    "no object": (b'{"conversations": []}\n3\n', "line 2: a row must be a JSON object; it is int"),
+    "not UTF-8": (b'{"id": "\xff"}\n', "line 1: it is not JSON in UTF-8"),
+    "a mark before it": (b'\xef\xbb\xbf{"conversations": []}\n', "line 1: it is not JSON in UTF-8"),
+    "NaN": (b'{"conversations": [], "x": NaN}\n', "line 1: it is not JSON in UTF-8: NaN"),
+    "a key twice": (b'{"id": 1, "id": 2}\n', "line 1: it is not JSON in UTF-8: a key comes twice"),
+    "blank": (b'{"conversations": []}\n\n \n{"conversations": []}\n', "line 2: it is blank"),
+    "empty": (b"", "must hold a row; it holds none"),
+    "only blanks": (b"\n \n", "must hold a row; it holds none"),
+    "empty array": (b"\n [ ]\n", "must hold a row; it holds none"),
+    "no conversation": (b'{"id": 1}\n', "line 1: `conversations` must be a list"),
+    "no text": (b'{"conversations": [{"value": 3}]}', "line 1: `conversations` must be a list"),
+    "broken array": (
+        b'[{"conversations": []},\n{"b" 2},\n' + b" " * 99 + b"{}]",
+        "line 2: it is not JSON",
+    ),
+    "cut array": (b'[{"id": 1, "conversations":\n[]}', "line 2: `,` or `]` must follow"),
+    "cut string": (b'[{"conversations": []},\n{"b": "', "line 2: it is not JSON: Unterminated"),
+    "a comma too many": (b'[{"conversations": []},\n]', "line 2: it is not JSON"),
+    "no comma": (b'[{"conversations": []}\n{}]', "line 2: `,` or `]` must follow"),
+    "more behind": (b'[{"conversations": []}]\n{}', "line 2: something follows"),
+    "array of numbers": (b"[\n1]", "line 2: a row must be a JSON object; it is int"),
+    "array not UTF-8": (b'[{"id": "\xff"}]', "line 1: it, or one behind it, is not UTF-8"),
+    "array with infinity": (b'[{"id": 1e999}]', "line 1: a number is too large"),
+}
+
+
+@pytest.mark.parametrize(("content", "message"), BAD_INPUT.values(), ids=BAD_INPUT)
+def test_bad_input_is_refused_by_file_and_line(folder, capsys, content, message):
+    (folder / "bad.jsonl").write_bytes(content)
+    assert partition(folder, input="bad.jsonl") == 2
+    line = refusal(capsys)
+    assert f"{folder / 'bad.jsonl'}" in line
+    assert message in line
+    assert not (folder / "out").exists()
+
+
+def test_blank_lines_at_the_end_hold_no_row(folder):
+    with (folder / "rows.jsonl").open("ab") as file:
+        file.write(b"\n  \n")
+    assert len(list(read_records(folder / "rows.jsonl"))) == NUM_ROWS
+
+
+def test_a_broken_array_is_refused_before_it_is_read_whole(folder, monkeypatch):
+    monkeypatch.setattr(records, "_CHUNK", 256)
+    read = []
+    grow = records._Text.grow
+    monkeypatch.setattr(records._Text, "grow", lambda self: (read.append(1), grow(self)))
+    (folder / "a.json").write_text('[{"a": 1}, {"b" 2}, ' + "{}, " * 100_000 + "{}]")
+    with pytest.raises(ValueError, match="delimiter"):
+        list(read_records(folder / "a.json"))
+    assert len(read) == 1
+
+
+@pytest.mark.parametrize("array", [False, True])
+def test_memory_does_not_grow_with_the_rows(folder, monkeypatch, array):
+    monkeypatch.setattr(records, "_CHUNK", 1 << 14)
+    rows = [json.dumps(row_of(number)) for number in range(20_000)]
+    text = "[" + ",\n".join(rows) + "]" if array else "\n".join(rows)
+    (folder / "long").write_text(text)
+    tracemalloc.start()
+    count = sum(1 for _ in read_records(folder / "long"))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert count == 20_000
+    assert peak < 400_000 < len(text) / 10
+
+
+def test_fewer_rows_than_experts_are_refused(folder, capsys):
+    assert partition(folder, k=51) == 2
+    assert "`num_experts` must lie in [1, 50]; it is 51." in refusal(capsys)
+
+
+BAD_WEIGHTS = {
+    "too few": (np.ones(3), "must be 50 numbers"),
+    "negative": (-np.ones(NUM_ROWS), "must lie in [0, inf)"),
+    "NaN": (np.full(NUM_ROWS, np.nan), "must lie in [0, inf)"),
+    "pickled": (np.array([None] * NUM_ROWS), "must be an .npy file of numbers"),
+    "all 0": (np.zeros(NUM_ROWS), "`weights` must not all be 0"),
+}
+
+
+@pytest.mark.parametrize(("weights", "message"), BAD_WEIGHTS.values(), ids=BAD_WEIGHTS)
+def test_bad_weights_are_refused(folder, capsys, weights, message):
+    path = folder / "weights.npy"
+    np.save(path, weights, allow_pickle=True)
+    assert partition(folder, "--balance", "tokens", "--weights", str(path)) == 2
+    assert message in refusal(capsys)
+
+
+def test_weights_go_with_tokens_only(folder, capsys):
+    assert partition(folder, "--weights", str(folder / "features.npy")) == 2
+    assert "`weights` go with `balance` tokens" in refusal(capsys)
+
+
+@pytest.mark.parametrize("missing", ["input", "features"])
+def test_a_missing_file_is_named(folder, capsys, missing):
+    assert partition(folder, **{missing: "absent"}) == 2
+    assert str(folder / "absent") in refusal(capsys)
+
+
+@pytest.mark.parametrize("command", ["partition", "route"])
+def test_help_shows_an_example(command, capsys):
+    with pytest.raises(SystemExit) as done:
+        cli.main([command, "--help"])
+    assert done.value.code == 0
+    assert f"python -m dfm_jax {command} --input" in capsys.readouterr().out
