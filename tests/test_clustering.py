@@ -24,6 +24,8 @@ from dfm_jax.clustering import (
 )
 from dfm_jax.parallel import make_mesh
 
+pytestmark = pytest.mark.slow  # most of it is compilation
+
 EXACT = 1e-5  # of the spread of the scores, per row: float32, and ties of 1e-6
 
 
@@ -190,7 +192,13 @@ def test_clusters_far_apart_are_found():
         assert agreement > (0.99 if balance == "none" else 0.6)
 
 
-@pytest.mark.parametrize(("num_rows", "num_clusters"), [(1000, 8), (1003, 8), (999, 2), (10, 10)])
+@pytest.mark.parametrize(
+    ("num_rows", "num_clusters"),
+    [
+        (1003, 8),
+        *(pytest.param(*x, marks=pytest.mark.slow) for x in ((1000, 8), (999, 2), (10, 10))),
+    ],
+)
 def test_sizes_are_balanced_to_the_row(num_rows, num_clusters):
     features, _ = _mixture(num_rows, 16, 5)
     found = spherical_k_means(jax.random.key(0), features, num_clusters, balance="rows")

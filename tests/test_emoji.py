@@ -19,6 +19,8 @@ from dfm_jax.data import (
     packages,
 )
 
+pytestmark = pytest.mark.slow  # most of it is compilation
+
 SIZES = {
     **{"flag": 258, "food": 128, "face": 126, "animal": 121, "vehicle": 61, "clothing": 44},
     **{"weather": 29, "clock": 28, "sport": 26, "building": 22},

@@ -24,6 +24,8 @@ from dfm_jax.data import (
     read_features,
 )
 
+pytestmark = pytest.mark.slow  # most of it is compilation
+
 PARAMS = (jnp.array([1.0, -2.0]), jnp.array(3.0))
 
 

@@ -65,6 +65,7 @@ def _in_windows(values: np.ndarray, windows: np.ndarray) -> np.ndarray:
     return np.add.reduceat(values, windows)
 
 
+@pytest.mark.slow
 def test_every_rung_is_the_library_gate(text, x64):
     log_probs, spans = text
     scores = score(log_probs, spans, LOG_PRIOR, prefixes=PREFIXES, alphas=ALPHAS)

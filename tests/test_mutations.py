@@ -224,7 +224,7 @@ def fresh_compilations():
     runs.compiled.cache_clear()
 
 
-IN_QUICK_SUITE = 7
+IN_QUICK_SUITE = 3
 
 
 @pytest.mark.parametrize(
