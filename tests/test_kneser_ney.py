@@ -11,6 +11,8 @@ from scipy import stats
 from experiments import kneser_ney
 from experiments.ngrams import NUM_BYTES
 
+pytestmark = pytest.mark.slow  # whole runs and large samples
+
 TRAIN = (b"abracadabra", b"the cat sat on the mat", b"", b"a rat", b"bananas and cabbages", b"\0z")
 # Bytes never seen, contexts never seen, zeros inside a text, empty texts, and the start of each.
 ASKED = (b"", b"the cabbage ran", b"a", b"xyzzy \xff\xfe", b"\0\0\0ab\0z", b"", b"abracadabra")

@@ -18,6 +18,8 @@ from experiments.partitions import (
     by_file,
 )
 
+pytestmark = pytest.mark.slow  # whole runs and large samples
+
 SPLITS = ("train", "validation", "test")
 FALSE_ALARM = 1e-4  # of each chi-square test, were the hash drawn anew; it is not
 

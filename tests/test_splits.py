@@ -21,6 +21,8 @@ from dfm_jax.data import (
     split_sizes,
 )
 
+pytestmark = pytest.mark.slow  # whole runs and large samples
+
 SPLITS = ("train", "validation", "test")
 
 
