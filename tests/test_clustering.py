@@ -9,14 +9,17 @@ from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import normalized_mutual_info_score
 
+from dfm_jax.clustering import balance as balancing
 from dfm_jax.clustering import (
     balanced_assignment,
     capacities,
     cluster_fit,
     cosine_scores,
+    mini_batch_k_means,
     nearest_cluster,
     normalized_mutual_information,
     priced_labels,
+    repair,
     spherical_k_means,
     two_stage_k_means,
     two_stage_labels,
@@ -134,6 +137,48 @@ def test_equal_weights_cost_no_more_than_equal_sizes():
     assert _total(scores, by_weight.labels) >= _total(scores, by_rows.labels) - 0.01 * len(scores)
 
 
+def test_too_few_partaking_rows_are_noticed(monkeypatch):
+    # So few that no repair with them is right: it must ask for more rows until it is.
+    scores = _scores(2000, 8, seed=3, skew=3)
+    sizes = np.array(capacities(2000, 8))
+    everything = balanced_assignment(scores, sizes)
+    asked, real = [], repair._augmented
+
+    def augmented(scores, *rest):
+        asked.append(len(scores))
+        return real(scores, *rest)
+
+    monkeypatch.setattr(repair, "_PARTAKING", 4)
+    monkeypatch.setattr(repair, "_augmented", augmented)
+    # Prices of no use: hundreds of rows have to move.
+    no_prices = (jnp.argmax(scores, axis=1), jnp.zeros(8))
+    monkeypatch.setattr(balancing, "_priced", lambda *_: no_prices)
+    found = balanced_assignment(scores, sizes)
+    assert asked[0] == 4
+    assert len(asked) > 1
+    np.testing.assert_array_equal(np.bincount(found.labels, minlength=8), sizes)
+    assert _total(scores, found.labels) >= _best_total(scores, sizes) - EXACT * len(scores)
+    assert int(found.num_moved) > 100 > int(everything.num_moved)
+
+
+@pytest.mark.parametrize("start", ["near", "far"])
+def test_prices_to_start_from_change_the_time_alone(start):
+    scores = _scores(3000, 6, seed=4, skew=2)
+    sizes = np.array(capacities(3000, 6))
+    prices = balanced_assignment(scores, sizes).prices
+    prices = prices + 1e-3 if start == "near" else -3 * prices
+    moved = scores + 1e-2 * _scores(3000, 6, seed=5)
+    found = balanced_assignment(moved, sizes, start=prices)
+    np.testing.assert_array_equal(np.bincount(found.labels, minlength=6), sizes)
+    assert _total(moved, found.labels) >= _best_total(moved, sizes) - EXACT * len(moved)
+    weights = np.random.default_rng(0).lognormal(5, 1, size=3000).astype(np.float32)
+    cold = weighted_assignment(moved, weights)
+    warm = weighted_assignment(moved, weights, start=cold.prices)
+    loads = np.bincount(warm.labels, weights=weights, minlength=6)
+    assert loads.max() - loads.mean() <= weights.max() * (1 + 1e-5)
+    assert _total(moved, warm.labels) >= _total(moved, cold.labels) - 1e-3 * len(moved)
+
+
 def test_capacities_share_the_remainder():
     assert capacities(10, 4) == (3, 3, 2, 2)
     assert capacities(8, 4) == (2, 2, 2, 2)
@@ -230,6 +275,60 @@ def test_the_order_of_rows_changes_rounding_alone():
         assert agreement >= 0.99
     other = spherical_k_means(jax.random.key(2), features, 8, balance="rows").labels
     assert normalized_mutual_info_score(first, other) < 0.99  # but another key is another start
+
+
+def test_what_balance_costs_and_whether_starts_agree():
+    features, true = _mixture(2000, 32, 6, noise=0.2)
+    one = spherical_k_means(jax.random.key(0), features, 6, balance="rows")
+    assert np.isnan(one.agreement)
+    found = spherical_k_means(jax.random.key(0), features, 6, balance="rows", num_restarts=3)
+    free = spherical_k_means(jax.random.key(0), features, 6, num_restarts=3)
+    assert float(found.unbalanced_cosine) == pytest.approx(float(free.mean_cosine), rel=1e-6)
+    assert float(free.unbalanced_cosine) == float(free.mean_cosine)
+    sizes = np.bincount(true, minlength=6)
+    assert sizes.max() > 1.2 * 2000 / 6  # so balance must cost
+    assert float(found.unbalanced_cosine - found.mean_cosine) > 0.01
+    starts = jax.random.split(jax.random.key(0), 3)
+    labels = [spherical_k_means(key, features, 6, balance="rows").labels for key in starts]
+    # A start of one is that of `split(key, 1)`, so only the range can be told from outside.
+    assert 0 < float(found.agreement) <= 1
+    assert all(len(set(own.tolist())) == 6 for own in labels)
+
+
+# ── batches ─────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("balance", ["none", "rows", "weights"])
+def test_batches_from_the_disk_come_close_to_all_at_once(balance, tmp_path):
+    features, _ = _mixture(4000, 16, 12, noise=1.0)
+    weights = np.random.default_rng(0).lognormal(0, 1, size=4000).astype(np.float32)
+    options = {"balance": balance, "weights": weights if balance == "weights" else None}
+    np.save(tmp_path / "features.npy", features)
+    mapped = np.load(tmp_path / "features.npy", mmap_mode="r")
+    found = mini_batch_k_means(jax.random.key(0), mapped, 8, batch_size=300, **options)
+    whole = spherical_k_means(jax.random.key(0), features, 8, num_restarts=4, **options)
+    assert float(found.mean_cosine) > 0.97 * float(whole.mean_cosine)
+    start = mini_batch_k_means(
+        jax.random.key(0), mapped, 8, batch_size=300, num_epochs=0, num_passes=1, **options
+    )
+    assert float(found.mean_cosine) > float(start.mean_cosine) + 0.01  # the batches do something
+    scores = np.asarray(cosine_scores(features, found.clusters))
+    assert float(found.mean_cosine) == pytest.approx(_total(scores, found.labels) / 4000, rel=1e-5)
+    if balance == "rows":
+        assert set(np.bincount(found.labels)) == {500}
+    if balance == "weights":
+        loads = np.bincount(found.labels, weights=weights)
+        assert loads.max() - loads.mean() <= weights.max() * (1 + 1e-5)
+
+
+def test_the_order_of_rows_on_the_disk_changes_rounding_alone():
+    features, _ = _mixture(3000, 24, 8, noise=0.5)
+    order = np.random.default_rng(0).permutation(3000)
+    labels = [
+        mini_batch_k_means(jax.random.key(1), rows, 8, batch_size=256, balance="rows").labels
+        for rows in (features, features[order])
+    ]
+    assert normalized_mutual_info_score(np.asarray(labels[0])[order], labels[1]) >= 0.99
 
 
 def test_a_component_in_common_does_not_matter_once_the_mean_is_subtracted():
@@ -369,6 +468,18 @@ REFUSED = {
     "scores that are not finite": (
         lambda: balanced_assignment(_broken(np.nan), np.array([2, 2, 2])),
         r"`scores` must be finite",
+    ),
+    "a NaN on the disk": (
+        lambda: mini_batch_k_means(KEY(0), _broken(np.nan), 2, batch_size=3),
+        r"`features` must be finite; the first rows that are not; it is \[2\]\.",
+    ),
+    "an empty batch": (
+        lambda: mini_batch_k_means(KEY(0), ROWS, 2, batch_size=0),
+        r"`batch_size` must be at least 1; it is 0\.",
+    ),
+    "more clusters than rows on the disk": (
+        lambda: mini_batch_k_means(KEY(0), ROWS, 7),
+        r"`num_clusters` must lie in \[1, 6\]; it is 7\.",
     ),
     "fewer fine clusters than clusters": (
         lambda: two_stage_k_means(KEY(0), ROWS, 3, num_fine=2),

@@ -7,6 +7,7 @@ from dfm_jax.clustering.balance import (
     priced_labels,
     weighted_assignment,
 )
+from dfm_jax.clustering.information import normalized_mutual_information
 from dfm_jax.clustering.k_means import (
     Clustering,
     Clusters,
@@ -14,7 +15,8 @@ from dfm_jax.clustering.k_means import (
     nearest_cluster,
     spherical_k_means,
 )
-from dfm_jax.clustering.statistics import Fit, cluster_fit, normalized_mutual_information
+from dfm_jax.clustering.mini_batch import mini_batch_k_means
+from dfm_jax.clustering.statistics import Fit, cluster_fit
 from dfm_jax.clustering.two_stage import TwoStage, two_stage_k_means, two_stage_labels
 
 __all__ = [
@@ -27,6 +29,7 @@ __all__ = [
     "capacities",
     "cluster_fit",
     "cosine_scores",
+    "mini_batch_k_means",
     "nearest_cluster",
     "normalized_mutual_information",
     "priced_labels",

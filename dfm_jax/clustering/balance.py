@@ -8,7 +8,7 @@ that are too many in one cluster move along shortest paths over the clusters, an
 optimal. With weights (tokens per row) the loads are balanced, not the sizes. R rows, K clusters.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,10 +29,26 @@ class Assignment(NamedTuple):
     num_moved: Int[Array, ""]  # rows that Newton's prices alone would put elsewhere
 
 
+def check_balance(balance: str, weights: Any) -> None:
+    """One of the ways to balance; weights go with "weights", and only with it."""
+    known = ("none", "rows", "weights")
+    require(balance in known, f"`balance` must be one of {known}", balance)
+    given = (weights is not None) == (balance == "weights")
+    require(given, '`weights` go with `balance="weights"`, and only with it', balance)
+
+
 def capacities(num_rows: int, num_clusters: int) -> tuple[int, ...]:
     """Sizes that sum to R: ⌈R/K⌉ for the first R mod K clusters, ⌊R/K⌋ for the others."""
     small, larger = divmod(num_rows, num_clusters)
     return tuple(small + (k < larger) for k in range(num_clusters))
+
+
+@typed
+def near_sizes(labels: Int[Array, " R"], num_clusters: int) -> Int[Array, " K"]:
+    """⌊R/K⌋ or ⌈R/K⌉; where K does not divide R, the larger go to the clusters that are larger."""
+    counts = jnp.bincount(labels, length=num_clusters)
+    sizes = jnp.array(capacities(labels.size, num_clusters))
+    return jnp.zeros_like(sizes).at[jnp.argsort(-counts, stable=True)].set(sizes)
 
 
 @typed
@@ -105,6 +121,24 @@ def weighted_assignment(
     require(jnp.isfinite(scores).all(), "`scores` must be finite; their sum", scores.sum())
     start = None if start is None else jnp.asarray(start)
     return _weighted(scores, weights.astype(scores.dtype), start)
+
+
+@typed
+def assignment(
+    scores: Float[Array, "R K"],
+    balance: str,
+    sizes: Int[Array, " K"],
+    weights: Float[ArrayLike, " R"] | None = None,
+    *,
+    start: Float[Array, " K"] | None = None,
+) -> Assignment:
+    """By `balance`: of these sizes, of loads near their mean, or each row to its largest score."""
+    if balance == "rows":
+        return balanced_assignment(scores, sizes, start=start)
+    if balance == "weights":
+        return weighted_assignment(scores, weights, start=start)
+    prices = jnp.zeros(scores.shape[1], scores.dtype)
+    return Assignment(priced_labels(scores, prices), prices, jnp.array(0))
 
 
 @jax.jit

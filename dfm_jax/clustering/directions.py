@@ -8,12 +8,13 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import UInt32
 
 from dfm_jax.checks import require
 from dfm_jax.paths import HIGHEST
 from dfm_jax.types import Array, Float, Int, Key, typed
 
-_START_ROWS = 2**16  # at most, among which the first centroids are drawn
+START_ROWS = 2**16  # at most, among which the first centroids are drawn
 _FEW = 64  # clusters up to which a pass keeps all its scores
 _BLOCK = 2**13  # rows at a time beyond
 
@@ -63,25 +64,28 @@ def mean_score(scores: Float[Array, "R K"], labels: Int[Array, " R"]) -> Float[A
     return jnp.take_along_axis(scores, labels[:, None], axis=1).mean()
 
 
-@jax.jit
+@partial(jax.jit, static_argnames="num_clusters")
 @typed
-def centroids_of(
-    rows: Rows, labels: Int[Array, " R"], old: Float[Array, "K D"]
-) -> Float[Array, "K D"]:
-    """Σ_{i∈k} f_i, of length 1; an empty cluster keeps its centroid."""
-    if len(old) <= _FEW:
-        chosen = labels[None] == jnp.arange(len(old))[:, None]
+def centroid_sums(rows: Rows, labels: Int[Array, " R"], num_clusters: int) -> Float[Array, "K D"]:
+    """Σ_{i∈k} f_i."""
+    if num_clusters <= _FEW:
+        chosen = labels[None] == jnp.arange(num_clusters)[:, None]
         lengths = jnp.where(chosen, rows.inverse[None], 0)
         sums = jnp.matmul(lengths, rows.features, precision=HIGHEST)
         shares = lengths.sum(1)
     else:
         scaled = rows.features * rows.inverse[:, None]
-        sums = jax.ops.segment_sum(scaled, labels, len(old))
-        shares = jax.ops.segment_sum(rows.inverse, labels, len(old))
-    return _unit(sums - shares[:, None] * rows.mean[None], old)
+        sums = jax.ops.segment_sum(scaled, labels, num_clusters)
+        shares = jax.ops.segment_sum(rows.inverse, labels, num_clusters)
+    return sums - shares[:, None] * rows.mean[None]
 
 
-def _unit(sums: Array, otherwise: Array) -> Array:
+@jax.jit
+@typed
+def unit_centroids(
+    sums: Float[Array, "K D"], otherwise: Float[Array, "K D"]
+) -> Float[Array, "K D"]:
+    """The sums at length 1; an empty cluster, whose sum is 0, keeps its centroid."""
     length = jnp.linalg.norm(sums, axis=1, keepdims=True)
     return jnp.where(length > 0, sums / jnp.where(length > 0, length, 1), otherwise)
 
@@ -108,11 +112,11 @@ def nearest(
 def k_means_plus_plus(key: Key, rows: Rows, num_clusters: int) -> Float[Array, "K D"]:
     """Rows drawn one by one, each with chance ∝ 1 − its largest cosine with those before: [K, D].
 
-    Among at most `_START_ROWS` rows, those with the smallest hashes. A row's noise depends on the
+    Among at most `START_ROWS` rows, those with the smallest hashes. A row's noise depends on the
     row and the key alone (a race of exponentials decides the draw).
     """
-    hashes = _row_hashes(rows.features)
-    chosen = jnp.argsort(hashes)[:_START_ROWS]
+    hashes = row_hashes(rows.features)
+    chosen = jnp.argsort(hashes)[:START_ROWS]
     hashes, features = hashes[chosen], rows.features[chosen]
     units = (features - rows.mean[None]) * rows.inverse[chosen][:, None]
 
@@ -131,7 +135,9 @@ def k_means_plus_plus(key: Key, rows: Rows, num_clusters: int) -> Float[Array, "
     return jax.lax.scan(draw, start, jnp.arange(num_clusters))[1]
 
 
-def _row_hashes(features: Array) -> Array:
+@jax.jit
+@typed
+def row_hashes(features: Float[Array, "R D"]) -> UInt32[Array, " R"]:
     """32 bits of each row's content, whatever its place. [R]"""
     bits = jax.lax.bitcast_convert_type(features.astype(jnp.float32), jnp.uint32)
     places = jnp.arange(1, features.shape[1] + 1, dtype=jnp.uint32)

@@ -16,20 +16,22 @@ import jax.numpy as jnp
 
 from dfm_jax.checks import check_count, require
 from dfm_jax.clustering.balance import (
-    balanced_assignment,
-    capacities,
+    assignment,
+    check_balance,
+    near_sizes,
     priced_labels,
-    weighted_assignment,
 )
 from dfm_jax.clustering.directions import (
     Rows,
-    centroids_of,
+    centroid_sums,
     directions,
     k_means_plus_plus,
     mean_score,
     nearest,
     row_scores,
+    unit_centroids,
 )
+from dfm_jax.clustering.information import normalized_mutual_information
 from dfm_jax.types import Array, ArrayLike, Float, Int, Key, typed
 
 _SETTLED = 1e-6  # a pass that gains less, as a share of the objective, is the last
@@ -50,6 +52,8 @@ class Clustering(NamedTuple):
     labels: Int[Array, " R"]
     mean_cosine: Float[Array, ""]  # (1/R) Σ_i ⟨c_{a(i)}, f_i⟩
     num_passes: Int[Array, ""]  # over the rows, until the centroids stayed
+    unbalanced_cosine: Float[Array, ""]  # the best mean cosine before balance: its cost is the rest
+    agreement: Float[Array, ""]  # mean NMI of the labels with those of the other starts; NaN if one
 
 
 @typed
@@ -113,17 +117,23 @@ def spherical_k_means(
     check_count("num_clusters", num_clusters, at_most=features.shape[0])
     check_count("num_restarts", num_restarts)
     check_count("max_passes", max_passes)
-    known = ("none", "rows", "weights")
-    require(balance in known, f"`balance` must be one of {known}", balance)
-    given = (weights is not None) == (balance == "weights")
-    require(given, '`weights` go with `balance="weights"`, and only with it', balance)
+    check_balance(balance, weights)
     zero = jnp.zeros(features.shape[1], features.dtype)
     rows = directions(features, None if subtract_mean else zero)
     found = []
     for start in jax.random.split(key, num_restarts):
         centroids = k_means_plus_plus(start, rows, num_clusters)
         found.append(_descend(rows, centroids, balance, weights, max_passes))
-    return max(found, key=lambda one: float(one.mean_cosine))
+    best = max(range(num_restarts), key=lambda one: float(found[one].mean_cosine))
+    others = [
+        normalized_mutual_information(found[best].labels, other.labels)
+        for number, other in enumerate(found)
+        if number != best
+    ]
+    return found[best]._replace(
+        unbalanced_cosine=jnp.stack([one.unbalanced_cosine for one in found]).max(),
+        agreement=jnp.mean(jnp.array(others)) if others else jnp.array(jnp.nan),
+    )
 
 
 def _descend(
@@ -131,37 +141,40 @@ def _descend(
 ) -> Clustering:
     """Assign, then average, until the centroids stay; balance joins once they have settled."""
     centroids, labels, cosine, num_passes = _lloyd(rows, centroids, max_passes)
+    free = cosine
     if balance == "none":
-        return _clustering(rows, centroids, jnp.zeros(len(centroids)), labels, cosine, num_passes)
-    sizes = _near_sizes(labels, len(centroids))
-    best, previous = None, jnp.array(-1.0)
+        prices = jnp.zeros(len(centroids))
+        return _clustering(rows, centroids, prices, labels, cosine, num_passes, free)
+    sizes = near_sizes(labels, len(centroids))
+    best, previous, prices = None, jnp.array(-1.0), None
     for _ in range(max_passes):
         scores = row_scores(rows, centroids)
-        if balance == "rows":
-            labels, prices, _ = balanced_assignment(scores, sizes)
-        else:
-            labels, prices, _ = weighted_assignment(scores, weights)
+        # The first prices are found from afar; then they move as little as the centroids do.
+        labels, prices, _ = assignment(scores, balance, sizes, weights, start=prices)
         num_passes, cosine = num_passes + 1, mean_score(scores, labels)
         if best is None or cosine > best.mean_cosine:
-            best = _clustering(rows, centroids, prices, labels, cosine, num_passes)
+            best = _clustering(rows, centroids, prices, labels, cosine, num_passes, free)
         if cosine <= previous + _SETTLED * abs(previous):
             break
-        centroids, previous = centroids_of(rows, labels, centroids), cosine
+        centroids, previous = (
+            unit_centroids(centroid_sums(rows, labels, len(centroids)), centroids),
+            cosine,
+        )
     assert best is not None
     return best
 
 
 def _clustering(
-    rows: Rows, centroids: Array, prices: Array, labels: Array, cosine: Array, num_passes: Array
+    rows: Rows,
+    centroids: Array,
+    prices: Array,
+    labels: Array,
+    cosine: Array,
+    num_passes: Array,
+    free: Array,
 ) -> Clustering:
-    return Clustering(Clusters(centroids, prices, rows.mean), labels, cosine, num_passes)
-
-
-def _near_sizes(labels: Array, num_clusters: int) -> Array:
-    """⌊R/K⌋ or ⌈R/K⌉; where K does not divide R, the larger go to the clusters that are larger."""
-    counts = jnp.bincount(labels, length=num_clusters)
-    sizes = jnp.array(capacities(labels.size, num_clusters))
-    return jnp.zeros_like(sizes).at[jnp.argsort(-counts, stable=True)].set(sizes)
+    clusters = Clusters(centroids, prices, rows.mean)
+    return Clustering(clusters, labels, cosine, num_passes, free, jnp.array(jnp.nan))
 
 
 @partial(jax.jit, static_argnames="max_passes")
@@ -178,7 +191,7 @@ def _lloyd(rows: Rows, centroids: Array, max_passes: int) -> tuple[Array, Array,
 
     def descend(state: tuple[Array, ...]) -> tuple[Array, ...]:
         centroids, labels, cosine, _, passes = state
-        centroids = centroids_of(rows, labels, centroids)
+        centroids = unit_centroids(centroid_sums(rows, labels, len(centroids)), centroids)
         labels, closer = assigned(centroids)
         return centroids, labels, closer, cosine, passes + 1
 

@@ -2,7 +2,8 @@
 
     min_λ  τ Σ_i log Σ_k exp((s_ik − λ_k w_i)/τ) + Σ_k c_k λ_k,   τ falling
 
-As τ → 0 this is the dual: a(i) = argmax_k (s_ik − λ_k w_i) then has loads near c. R rows, K clusters.
+As τ → 0 this is the dual, and a(i) = argmax_k (s_ik − λ_k w_i) has loads near c.
+R rows, K clusters.
 """
 
 from functools import partial

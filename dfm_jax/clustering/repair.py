@@ -20,7 +20,7 @@ _MORE = 8  # times as many, if they were too few
 def with_sizes(
     scores: Array, labels: Array, prices: Array, sizes: Array, tie: Array
 ) -> tuple[Array, Array]:
-    """Optimal labels of these sizes, and their prices; rows whose gains differ by `tie` are tied."""
+    """Optimal labels of these sizes, and their prices; gains that differ by `tie` are tied."""
     excess = _counts(labels, sizes.size) - sizes
     if not jnp.any(excess):
         return labels, prices
@@ -60,7 +60,7 @@ def _largest_gains(scores: Array, labels: Array, prices: Array) -> Array:
 def _augmented(
     scores: Array, labels: Array, prices: Array, excess: Array, tie: Array
 ) -> tuple[Array, Array, Array]:
-    """Labels and prices after as many augmentations as these rows allow; the excess that is left."""
+    """Labels and prices after the augmentations that these rows allow; the excess left."""
     before_any = _counts(labels, excess.size) - excess
 
     def left(labels: Array) -> Array:
