@@ -38,14 +38,14 @@ def test_verify_prints_a_line_per_statement_and_writes_json(tmp_path, capsys):
 
 def test_a_failing_statement_is_named_and_exits_1(monkeypatch, capsys):
     row = Row("P3", "words", "DFM", "definition", 0.5, 1e-12, float("nan"), 8, 4, passed=False)
-    monkeypatch.setattr(cli, "verify", lambda *args, **kwargs: iter([row]))
+    monkeypatch.setattr(cli.verification, "verify", lambda *args, **kwargs: iter([row]))
     assert cli.main(["verify"]) == 1
     assert "FAILED: P3" in capsys.readouterr().out
 
 
 def test_json_has_no_infinities(monkeypatch, tmp_path):
     row = Row("P3", "", "", "", float("inf"), 1e-12, float("nan"), 8, 4, passed=False)
-    monkeypatch.setattr(cli, "verify", lambda *args, **kwargs: iter([row]))
+    monkeypatch.setattr(cli.verification, "verify", lambda *args, **kwargs: iter([row]))
     cli.main(["verify", "--json", str(tmp_path / "v.json")])
     (written,) = json.loads((tmp_path / "v.json").read_text())
     assert written["residual"] is None
@@ -64,7 +64,7 @@ def test_json_has_no_infinities(monkeypatch, tmp_path):
 )
 def test_bad_input_is_one_line_and_exits_2(args, message, capsys, monkeypatch):
     # The devices of this process are made already; more cannot be.
-    monkeypatch.setattr(cli.jax.config, "update", lambda *_: None)
+    monkeypatch.setattr(cli.verification.jax.config, "update", lambda *_: None)
     assert cli.main(["verify", *args]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
