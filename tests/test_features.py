@@ -1,6 +1,7 @@
 """Features of images, kept on disk by content; of documents; a user's own, read and refused."""
 
 import re
+import tracemalloc
 
 import jax.numpy as jnp
 import numpy as np
@@ -279,6 +280,31 @@ def test_features_of_some_rows(tmp_path):
     np.testing.assert_array_equal(found.rows, rows.astype(np.int64), strict=True)
 
 
+@pytest.mark.parametrize("chunk", [1, 3, 1 << 14])
+def test_a_row_of_several_images_has_their_mean(tmp_path, monkeypatch, chunk):
+    monkeypatch.setattr(features, "_CHUNK", chunk)
+    rng = np.random.default_rng(0)
+    rows, values = rng.integers(0, 20, 50), rng.normal(size=(50, 3))
+    np.savez(tmp_path / "f.npz", features=values, rows=rows)
+    found = read_features(tmp_path / "f.npz", num_rows=20)
+    assert found.rows.tolist() == list(dict.fromkeys(rows.tolist()))
+    for row, feature in zip(found.rows, found.features, strict=True):
+        of_row = values[rows == row].astype(np.float32).astype(np.float64)
+        np.testing.assert_array_equal(feature, of_row.mean(axis=0).astype(np.float32))
+    assert found.num_averaged == sum(np.bincount(rows) > 1) > 5
+
+
+def test_averaging_holds_no_second_array(tmp_path):
+    rows = np.arange(40_000) // 2
+    whole = np.ones((40_000, 64), np.float32)
+    tracemalloc.start()
+    found = features._averaged(whole, rows)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert found.num_averaged == 20_000
+    assert peak < whole.nbytes / 1.8  # a part of the rows at a time, and what is known of each
+
+
 def _with(row, value, dtype=np.float64):
     changed = np.ones((40, 2), dtype)
     changed[row, 1] = value
@@ -313,7 +339,6 @@ BAD_ROWS = {
     "too few": (np.arange(3), "must be 4 numbers; it is 3"),
     "negative": (np.array([0, 1, -1, 3]), r"must lie in \[0, 10\); it is \[ 0  1 -1  3\]"),
     "too large": (np.array([0, 1, 10, 3]), r"must lie in \[0, 10\); it is \[ 0  1 10  3\]"),
-    "repeated": (np.array([5, 1, 5, 1]), r"must name each row at most once; not so 1, 5\."),
 }
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from dfm_jax import cli
-from dfm_jax.data import partition as module
-from dfm_jax.data import records
+from dfm_jax.data import dealt as writing
+from dfm_jax.data import records, rules
 from dfm_jax.data.records import read_records
 
 pytestmark = pytest.mark.slow  # most of it is compilation
@@ -99,9 +99,9 @@ def test_every_row_is_in_one_place_and_verbatim(folder, no_feature):
 def test_the_spread_follows_the_sizes_and_the_seed():
     sizes = np.array([1, 0, 3])
     labels, again, other = (np.full(4000, -1) for _ in range(3))
-    module._spread(labels, sizes, 0)
-    module._spread(again, sizes, 0)
-    module._spread(other, sizes, 1)
+    rules.spread(labels, sizes, 0)
+    rules.spread(again, sizes, 0)
+    rules.spread(other, sizes, 1)
     counts = np.bincount(labels, minlength=3)
     assert counts[1] == 0
     assert abs(counts[0] - 1000) < 5 * 27.4  # standard deviations
@@ -221,7 +221,7 @@ def test_the_same_command_writes_the_same_and_then_nothing(folder, capsys):
     assert "`out` must be new, or finished with these settings" in refusal(capsys)
     (folder / "out" / "centre.jsonl").write_text("")
     assert partition(folder, "--seed", "3") == 2
-    assert "must be that of its manifest" in refusal(capsys)
+    assert "as its manifest says; it is" in refusal(capsys)
 
 
 def test_a_folder_of_something_else_is_refused(folder, capsys):
@@ -245,11 +245,11 @@ def test_killed_halfway_leaves_nothing_that_looks_finished(folder, monkeypatch, 
 
     with monkeypatch.context() as patch:
         if where == "rows":
-            patch.setattr(module, "read_records", half)
+            patch.setattr(writing, "read_records", half)
         elif where == "centroids":
-            patch.setattr(module.np, "savez", killed)
+            patch.setattr(writing, "rule_to_bytes", killed)
         elif where == "manifest":
-            patch.setattr(module.platform, "python_version", killed)
+            patch.setattr(writing.platform, "python_version", killed)
         else:
             patch.setattr(os, "replace", killed)
         with pytest.raises(KeyboardInterrupt):
@@ -267,7 +267,7 @@ def test_an_input_that_changes_on_the_way_is_refused(folder, monkeypatch, capsys
         yield from read_records(path)
         path.write_bytes(path.read_bytes() + b"\n")
 
-    monkeypatch.setattr(module, "read_records", changing)
+    monkeypatch.setattr(writing, "read_records", changing)
     assert partition(folder) == 2
     assert "must stay as it is while it is read" in refusal(capsys)
     assert not (folder / "out").exists()
@@ -309,7 +309,7 @@ def test_routing_needs_a_whole_partition(folder, capsys):
     capsys.readouterr()
     assert route(folder, features="narrow.npy") == 2
     assert "`features` must have as many columns as the 8" in refusal(capsys)
-    np.savez(folder / "out" / "centroids.npz", prices=np.array([None]))
+    (folder / "out" / "centroids.safetensors").write_bytes(b"")
     assert route(folder) == 2
     line = refusal(capsys)
     assert line.startswith("python -m dfm_jax route: the SHA-256 of")

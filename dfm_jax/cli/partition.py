@@ -7,28 +7,50 @@ from typing import Literal
 
 @dataclass(frozen=True, kw_only=True)
 class Partition:
-    """Part a data set of conversations among experts, by features of its rows.
+    """Part a data set among experts, by features of its rows.
 
-    The folder holds expert_000/rows.jsonl and so on, with the rows as they were; centre.jsonl, with
-    the same rows in their order; unrouted.jsonl; centroids.npz; and manifest.json.
+    The features are your own (--features), or those of an encoder (--encoder). The folder holds
+    expert_000/rows.jsonl and so on, with the rows as they were; centre.jsonl, with the same rows in
+    their order; unrouted.jsonl and spread.jsonl, with the rows without a feature and why;
+    centroids.safetensors; and manifest.json, with counts, statistics and hashes.
 
     For example:
 
         python -m dfm_jax partition --input rows.jsonl --features rows.npy --num-experts 6 --out dir
+
+        python -m dfm_jax partition --input rows.jsonl --encoder efficientnet --images photos
+        --cache seen --num-experts 6 --balance tokens --out dir
+
+        python -m dfm_jax partition --input texts --encoder tfidf --num-experts 4 --out dir
     """
 
     input: Path
-    """JSONL, or a JSON array, of objects with `id`, `image` and `conversations`."""
-    features: Path
-    """.npy [R, D], a feature a row; or .npz with `features` and the `rows` that they are of."""
+    """JSONL, or a JSON array, of objects with `id`, `image` and `conversations`; or a folder of
+    text, of which each file is a row."""
     num_experts: int
     """The number of parts."""
     out: Path
     """A folder to make; one that is finished with the same settings and inputs is left alone."""
+    features: Path | None = None
+    """.npy [R, D], a feature a row; or .npz with `features` and the `rows` that they are of, the
+    mean where a row is named several times."""
+    encoder: Literal["efficientnet", "tfidf"] | None = None
+    """efficientnet: the mean over the images of a row. tfidf: the first human turn of a
+    conversation, never its answer; of a folder, the whole text."""
+    images: Path | None = None
+    """For efficientnet: the folder that the paths in `image` are of."""
+    cache: Path | None = None
+    """For efficientnet: a folder that keeps features, so that no image is encoded twice."""
+    num_features: int | None = None
+    """For tfidf: the directions that are kept; 64 by default."""
     balance: Literal["rows", "tokens", "none"] = "rows"
     """What the experts get equally much of."""
+    num_fine: int | None = None
+    """First so many fine clusters, then these dealt to the experts."""
+    restarts: int = 1
+    """Starts of the clustering; the best is kept, and the manifest says how far they agree."""
     seed: int = 0
-    """Of the clustering."""
+    """Of the clustering, and of tfidf."""
     weights: Path | None = None
     """.npy [R], the tokens of each row; by default the bytes of what is said in it."""
     no_feature: Literal["unrouted", "spread"] = "unrouted"
@@ -38,28 +60,40 @@ class Partition:
 
     def run(self) -> int:
         """Write the folder, or say that it is there."""
+        from dfm_jax.data.encoders import Source
         from dfm_jax.data.partition import write_partition
 
-        return _show_written(self.out, *write_partition(**vars(self)))
+        options = vars(self).copy()
+        source = Source(**{name: options.pop(name) for name in Source._fields})
+        return _show_written(self.out, *write_partition(source=source, **options))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Route:
     """Deal new rows to the experts of a partition, and write the same layout; nothing is balanced.
 
+    The features come from the encoder of the partition; if it was made with --features, so is this.
+
     For example:
 
         python -m dfm_jax route --input new.jsonl --features new.npy --partition dir --out new
+
+        python -m dfm_jax route --input new.jsonl --images photos --partition dir --out new
     """
 
     input: Path
-    """JSONL, or a JSON array, of objects with `id`, `image` and `conversations`."""
-    features: Path
-    """Of the new rows, from the same encoder: .npy or .npz."""
+    """JSONL, or a JSON array, of objects with `id`, `image` and `conversations`; or a folder of
+    text, of which each file is a row."""
     partition: Path
     """The folder that `partition` wrote."""
     out: Path
     """A folder to make; one that is finished with the same settings and inputs is left alone."""
+    features: Path | None = None
+    """Of the new rows, from the encoder that made the old ones: .npy or .npz."""
+    images: Path | None = None
+    """For efficientnet: the folder that the paths in `image` are of."""
+    cache: Path | None = None
+    """For efficientnet: a folder that keeps features, so that no image is encoded twice."""
     weights: Path | None = None
     """.npy [R], the tokens of each row, if the partition was made with such."""
     no_feature: Literal["unrouted", "spread"] = "unrouted"
@@ -69,9 +103,12 @@ class Route:
 
     def run(self) -> int:
         """Write the folder, or say that it is there."""
+        from dfm_jax.data.encoders import Source
         from dfm_jax.data.partition import write_routed
 
-        return _show_written(self.out, *write_routed(**vars(self)))
+        options = vars(self).copy()
+        source = Source(**{name: options.pop(name) for name in ("features", "images", "cache")})
+        return _show_written(self.out, *write_routed(source=source, **options))
 
 
 def _show_written(out: Path, manifest: dict, found: bool) -> int:
@@ -86,4 +123,18 @@ def _show_written(out: Path, manifest: dict, found: bool) -> int:
         f"{manifest['unrouted']:,} unrouted; {manifest['repeated_ids']:,} repeat an id, "
         f"{manifest['rows_without_id']:,} have none."
     )
+    if manifest["without_feature"]:
+        counts = (f"{kind} {count:,}" for kind, count in manifest["without_feature"].items())
+        print(f"Without a feature: {', '.join(counts)}.")
+    if manifest["mean_cosine"] is not None:
+        print(f"Mean cosine {manifest['mean_cosine']:.3f}{_quality(manifest)}.")
     return 0
+
+
+def _quality(manifest: dict) -> str:
+    said = f", median margin {manifest['margins']['0.5']:.3f}"
+    if manifest.get("cost_of_balance") is not None:
+        said += f", cost of balance {manifest['cost_of_balance']:.4f}"
+    if manifest.get("agreement") is not None:
+        said += f", agreement of restarts {manifest['agreement']:.3f}"
+    return said

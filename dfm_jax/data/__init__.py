@@ -1,5 +1,12 @@
 """Text, emoji and their features, from installed packages or a user's files; nothing is fetched."""
 
+from dfm_jax.data.documents import (
+    DocumentEncoder,
+    Documents,
+    document_encoder,
+    encode_documents,
+    fit_documents,
+)
 from dfm_jax.data.emoji import (
     Emoji,
     PlacedEmoji,
@@ -12,7 +19,6 @@ from dfm_jax.data.emoji import (
 from dfm_jax.data.features import (
     Encoded,
     RowFeatures,
-    document_encoder,
     image_features,
     image_grid_features,
     load_efficientnet_lite0,
@@ -35,6 +41,8 @@ from dfm_jax.data.text import (
 __all__ = [
     "Corpus",
     "Document",
+    "DocumentEncoder",
+    "Documents",
     "Emoji",
     "Encoded",
     "MissingDataError",
@@ -47,6 +55,8 @@ __all__ = [
     "document_encoder",
     "emoji_image",
     "emoji_scenes",
+    "encode_documents",
+    "fit_documents",
     "image_features",
     "image_grid_features",
     "load_abc",

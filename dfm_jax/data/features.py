@@ -1,9 +1,9 @@
-"""Features to cluster by: of images, of documents, or a user's own from a file."""
+"""Features to cluster by: of images, or a user's own from a file."""
 
 import hashlib
 import io
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -23,7 +23,7 @@ _SIDE = 96  # px, of an image as the encoder sees it
 _BATCH = 32
 _RECIPE = "EfficientNet-Lite0, 1"  # to be counted up when the same weights give other features
 _DIGEST = hashlib.sha256().digest_size  # bytes
-_MAX_WORDS = 20_000  # the most frequent
+_CHUNK = 2**14  # rows of features at a time
 _SHOWN = 5  # rows named in a refusal
 
 Images = UInt8[np.ndarray, "B H W 3"]
@@ -42,6 +42,7 @@ class RowFeatures(NamedTuple):
 
     features: Float[np.ndarray, "R D"]
     rows: Int[np.ndarray, " R"]  # which row of the data set each is of; none comes twice
+    num_averaged: int  # rows whose feature is the mean of several
 
 
 # ── of images ───────────────────────────────────────────────────────────────────────────────────
@@ -63,6 +64,17 @@ def load_efficientnet_lite0() -> Params:
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     require(digest.startswith(digits), f"the SHA-256 of {path} must begin with {digits}", digest)
     return efficientnet.efficientnet_lite0_params(read_tensors(path))
+
+
+def image_encoder_hash(params: Params) -> str:
+    """What `image_features` depends on but the images: 64 hexadecimal digits."""
+    return _shared_hash(efficientnet.features, params).hexdigest()
+
+
+@typed
+def resized_image(image: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "96 96 3"]:
+    """The image as the encoder sees it; to resize it again changes nothing."""
+    return _resized(image)
 
 
 @typed
@@ -187,47 +199,6 @@ def _digest(key: str, array: bytes) -> bytes:
     return hashlib.sha256(key.encode() + array).digest()
 
 
-# ── of documents ────────────────────────────────────────────────────────────────────────────────
-
-
-def document_encoder(
-    texts: Sequence[str], *, num_features: int = 64, seed: int = 0
-) -> Callable[[Sequence[str]], np.ndarray]:
-    """A map of documents to [D, num_features], of unit length: TF-IDF of words, then their SVD.
-
-    The words, at most the 20,000 most frequent, their weights, and the directions come from `texts`
-    alone; whatever is encoded later, held-out documents too, changes none of them. Term frequencies
-    are sublinear, 1 + log. The map refuses a document without a word of `texts`: it has no
-    direction.
-
-    Args:
-        texts: the training documents.
-        num_features: at most the documents, and at most the different words.
-        seed: of the randomised SVD.
-
-    Raises:
-        ValueError: if `num_features` is out of range, or no text holds a word.
-        MissingDataError: if scikit-learn is not installed.
-    """
-    package_folder("sklearn", "scikit-learn")  # says how to install it
-    from sklearn.decomposition import TruncatedSVD
-    from sklearn.feature_extraction.text import TfidfVectorizer
-
-    words = TfidfVectorizer(sublinear_tf=True, max_features=_MAX_WORDS)
-    counted = words.fit_transform(texts)
-    check_count("num_features", num_features, at_most=min(counted.shape))
-    directions = TruncatedSVD(num_features, random_state=seed).fit(counted)
-
-    def encode(texts: Sequence[str]) -> np.ndarray:
-        projected = directions.transform(words.transform(texts))
-        length = np.linalg.norm(projected, axis=1, keepdims=True)
-        lost = np.flatnonzero(length == 0)
-        _check_none("`texts` must each share a word with those fitted on", lost)
-        return (projected / length).astype(np.float32)
-
-    return encode
-
-
 # ── a user's own ────────────────────────────────────────────────────────────────────────────────
 
 
@@ -236,8 +207,9 @@ def read_features(path: Path | str, *, num_rows: int) -> RowFeatures:
     """Features that a user brings for a data set of `num_rows` rows, as float32.
 
     An `.npy` file holds [num_rows, D]: feature i is of row i. An `.npz` file holds `features`
-    [R, D] and `rows` [R], integers in [0, num_rows), each at most once: rows may be left out, and
-    come in any order. Nothing is unpickled.
+    [R, D] and `rows` [R], integers in [0, num_rows): rows may be left out, and come in any order. A
+    row that is named several times, once for each of its images, has the mean. Nothing is
+    unpickled.
 
     Raises:
         ValueError: if the file is not of this form or damaged, a value is not finite in float32,
@@ -249,20 +221,41 @@ def read_features(path: Path | str, *, num_rows: int) -> RowFeatures:
     floating = np.issubdtype(features.dtype, np.floating)
     require(floating, f"{name} must hold floating-point numbers", str(features.dtype))
     with np.errstate(over="ignore"):  # it becomes infinite, and is refused
-        features = features.astype(np.float32)
-    infinite = np.flatnonzero(~np.isfinite(features).all(axis=1))
-    _check_none(f"{name} must be finite in every row", infinite)
+        features = features.astype(np.float32, order="C", copy=False)
+    finite = np.concatenate(
+        [np.ones(0, bool), *(np.isfinite(part).all(axis=1) for part in _chunks(features))]
+    )
+    _check_none(f"{name} must be finite in every row", np.flatnonzero(~finite))
     if rows is None:
         require(len(features) == num_rows, f"{name} must have {num_rows} rows", len(features))
-        return RowFeatures(features, np.arange(num_rows))
+        return RowFeatures(features, np.arange(num_rows), 0)
     name = f"`rows` in {path}"
     integer = rows.ndim == 1 and np.issubdtype(rows.dtype, np.integer)
     require(integer, f"{name} must be a list of integers", f"{rows.dtype} {rows.shape}")
     require(len(rows) == len(features), f"{name} must be {len(features)} numbers", len(rows))
     check_interval(f"rows in {path}", rows, 0, num_rows, ends="[)")
-    values, times = np.unique(rows, return_counts=True)
-    _check_none(f"{name} must name each row at most once", values[times > 1])
-    return RowFeatures(features, rows.astype(np.int64))
+    return _averaged(features, rows.astype(np.int64))
+
+
+def _averaged(features: np.ndarray, rows: np.ndarray) -> RowFeatures:
+    """One feature a row, in the order in which rows are first named; without a second array."""
+    order = np.argsort(rows, kind="stable")
+    begins = np.flatnonzero(np.diff(rows[order], prepend=-1))
+    times = np.diff(begins, append=rows.size)
+    if not (times > 1).any():
+        return RowFeatures(features, rows, 0)
+    for begin, count in zip(begins[times > 1], times[times > 1], strict=True):
+        several = np.sort(order[begin : begin + count])
+        features[several[0]] = features[several].mean(axis=0, dtype=np.float64)
+    kept = np.sort(order[begins])  # kept[i] ≥ i: moving down overwrites nothing that is to come
+    for start in range(0, kept.size, _CHUNK):
+        moved = kept[start : start + _CHUNK]
+        features[start : start + moved.size] = features[moved]
+    return RowFeatures(features[: kept.size], rows[kept], int((times > 1).sum()))
+
+
+def _chunks(features: np.ndarray) -> Iterable[np.ndarray]:
+    return (features[start : start + _CHUNK] for start in range(0, len(features), _CHUNK))
 
 
 def _check_none(rule: str, rows: np.ndarray) -> None:

@@ -1,24 +1,22 @@
-"""Rows of a data set of conversations, read one by one from JSONL or from a JSON array.
+"""Rows of a data set of conversations, read one by one from JSONL, a JSON array or a folder.
 
 A row is an object of the form that LLaVA and InternVL train on: `conversations`, a list of objects
 whose `value` is text; mostly an `id`; and `image`, if it has one. A row's number is its place in
 the file, from 0 on; in JSONL that is its line. So a blank line among the rows is refused, for it
 would shift every number behind it; blank lines after the last row hold none, and are passed over.
+A folder of text is a row a file, in the order of their paths.
 """
 
 import hashlib
 import json
-import os
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
-import numpy as np
-
-from dfm_jax.checks import check_interval, require
+from dfm_jax.data.folders import file_digest
 
 _CHUNK = 1 << 20  # characters of an array that are read at once, at least
+_HUMAN, _DOCUMENT = "human", "document"
 _PIECE = 64  # characters: what a cut may leave of a literal or an escape is shorter
 
 
@@ -39,23 +37,33 @@ def read_records(path: Path | str) -> Iterator[Record]:
     written anew on one line: `json.dumps(element, ensure_ascii=False)`, or with `ensure_ascii` if
     a string holds half a surrogate pair.
 
+    A folder gives a row for each file in it, however deep, hidden ones too, sorted by their paths:
+    `{"id": PATH, "conversations": [{"from": "document", "value": TEXT}]}`.
+
     Raises:
-        ValueError: if the file holds no row, or a row is not a JSON object without repeated keys;
-            it names the file and the line.
+        ValueError: if there is no row, a row is not a JSON object without repeated keys, or a file
+            of a folder is not UTF-8; it names the file and the line.
     """
     path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"the rows are read twice, so they must be a file; {path} is not.")
-    with path.open("rb") as file:
-        head = b" "
-        while head.isspace():
-            head = file.read(1)
+    if not path.is_file() and not path.is_dir():
+        what = "it is neither" if path.exists() else "there is none"
+        raise ValueError(f"`input` must be a file or a folder, to be read twice; {what}: {path}.")
     empty = True
-    for record in _of_array(path) if head == b"[" else _of_lines(path):
+    for record in _reader(path)(path):
         empty = False
         yield record
     if empty:
         raise ValueError(f"{path} must hold a row; it holds none.")
+
+
+def _reader(path: Path) -> Callable[[Path], Iterator[Record]]:
+    if path.is_dir():
+        return _of_folder
+    with path.open("rb") as file:
+        head = b" "
+        while head.isspace():
+            head = file.read(1)
+    return _of_array if head == b"[" else _of_lines
 
 
 def conversation_bytes(record: Record) -> int:
@@ -76,73 +84,27 @@ def conversation_bytes(record: Record) -> int:
     return total
 
 
-def file_digest(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def context_text(record: Record) -> str | None:
+    """What may decide the expert of a row: the first human turn, without `<image>`; or a document.
 
-
-def write_records(
-    folder: Path, records: Iterable[Record], labels: np.ndarray, num_experts: int
-) -> dict[str, str]:
-    """Each row to the file of its expert and to that of the centre; the SHA-256 of every file.
-
-    A label below 0 is no expert: the row is named in `unrouted.jsonl`.
-
-    Raises:
-        ValueError: if there are not as many records as labels.
+    Never the answer: an expert chosen by it would be told what it is asked [B9]. A file of a folder
+    is a document, and whole; so a law that is measured on such rows needs a gate that sees prefixes
+    only. `None` if the row has no such turn.
     """
-    experts = [f"expert_{k:03d}/rows.jsonl" for k in range(num_experts)]
-    names = [*experts, "centre.jsonl", "unrouted.jsonl"]
-    with ExitStack() as stack:
-        files = [stack.enter_context(_Hashed(folder / name)) for name in names]
-        *of_expert, centre, unrouted = files
-        for record, label in zip(records, labels, strict=True):
-            if label < 0:
-                why = {"row": record.number, "reason": "it has no feature"}
-                unrouted.write(json.dumps(why).encode() + b"\n")
-            else:
-                of_expert[label].write(record.text + b"\n")
-                centre.write(record.text + b"\n")
-    return {name: file.hash.hexdigest() for name, file in zip(names, files, strict=True)}
+    for turn in record.fields["conversations"]:
+        if turn.get("from") in (_HUMAN, _DOCUMENT):
+            return turn["value"].replace("<image>", " ")
+    return None
 
 
-def read_weights(path: Path, num_rows: int) -> np.ndarray:
-    """The load of each row that a user brings, an `.npy` file; nothing is unpickled.
-
-    Raises:
-        ValueError: if it is not a list of `num_rows` numbers, or one is negative or not finite.
-    """
-    try:
-        weights = np.load(path, allow_pickle=False)
-    except Exception as error:  # damage can surface anywhere, as anything
-        raise ValueError(f"`weights` must be an .npy file of numbers; {path} is not.") from error
-    name = f"`weights` in {path}"
-    number = isinstance(weights, np.ndarray) and weights.dtype.kind in "iuf"
-    require(number, f"{name} must be one array of numbers", str(getattr(weights, "dtype", "none")))
-    require(weights.shape == (num_rows,), f"{name} must be {num_rows} numbers", weights.shape)
-    check_interval(f"weights in {path}", weights, 0, np.inf, ends="[)")
-    return weights
-
-
-class _Hashed:
-    """A file that is hashed while it is written."""
-
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.file, self.hash = path.open("wb"), hashlib.sha256()
-
-    def __enter__(self) -> "_Hashed":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.file.flush()
-        os.fsync(self.file.fileno())
-        self.file.close()
-
-    def write(self, text: bytes) -> None:
-        self.file.write(text)
-        self.hash.update(text)
+def input_digest(path: Path) -> str:
+    """The SHA-256 of a file; of a folder, that of its files' names and contents in their order."""
+    if not path.is_dir():
+        return file_digest(path)
+    whole = hashlib.sha256()
+    for name, file in _files_in(path):
+        whole.update(json.dumps([name, file_digest(file)]).encode())
+    return whole.hexdigest()
 
 
 # ── one line, one row ───────────────────────────────────────────────────────────────────────────
@@ -246,6 +208,24 @@ def _one_line(path: Path, line: int, fields: dict) -> bytes:
         return json.dumps(fields, allow_nan=False).encode("utf-8")
     except ValueError as error:  # 1e999
         _refuse(path, line, f"a number is too large to be written again: {error}", error)
+
+
+# ── a folder ────────────────────────────────────────────────────────────────────────────────────
+
+
+def _of_folder(folder: Path) -> Iterator[Record]:
+    for number, (name, path) in enumerate(_files_in(folder)):
+        try:
+            text = path.read_bytes().decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path} must be text in UTF-8: {error}.") from error
+        fields = {"id": name, "conversations": [{"from": _DOCUMENT, "value": text}]}
+        yield Record(number, number + 1, _one_line(path, 1, fields), fields)
+
+
+def _files_in(folder: Path) -> list[tuple[str, Path]]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return sorted((path.relative_to(folder).as_posix(), path) for path in files)
 
 
 # ── what is refused ─────────────────────────────────────────────────────────────────────────────

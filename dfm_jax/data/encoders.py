@@ -1,0 +1,267 @@
+"""Where the features of the rows come from: a file of the user's, or an encoder of each row.
+
+A row without a feature is kept with the reason, whatever it is: nothing is sent to an expert by a
+feature that it does not have. Rows are read one by one; what is held is their features.
+"""
+
+import hashlib
+import io
+import json
+import re
+from array import array
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from dfm_jax.checks import require
+from dfm_jax.data.documents import (
+    NUM_FEATURES,
+    DocumentEncoder,
+    document_encoder_to_files,
+    encode_documents,
+    fit_documents,
+)
+from dfm_jax.data.features import (
+    image_encoder_hash,
+    image_features,
+    load_efficientnet_lite0,
+    read_features,
+    resized_image,
+)
+from dfm_jax.data.folders import file_digest
+from dfm_jax.data.packages import package_folder
+from dfm_jax.data.records import Record, context_text, read_records
+
+ENCODERS = ("efficientnet", "tfidf")
+_IMAGES = 256  # encoded at a time, or those of one row
+_DOCUMENTS = 1024
+_WIDTH = 1280  # of EfficientNet-Lite0's features
+
+
+class Reason(NamedTuple):
+    """Why a row has no feature."""
+
+    kind: str  # one of few, to be counted
+    detail: str | None = None
+
+
+NO_FEATURE = Reason("no feature")
+
+
+class Source(NamedTuple):
+    """What was asked for; exactly one of `features` and `encoder`."""
+
+    features: Path | None = None
+    encoder: str | None = None
+    images: Path | None = None
+    cache: Path | None = None
+    num_features: int | None = None
+
+
+class EncodedRows(NamedTuple):
+    """Features of the rows that have one, and why the others have none."""
+
+    features: np.ndarray  # [R, D]
+    rows: np.ndarray  # [R], which row of the input each is of
+    num_averaged: int  # rows whose feature is the mean of several
+    reasons: dict[int, Reason]  # of rows without; one that is not in it is `NO_FEATURE`
+    inputs: dict[str, str]  # hashes of what was read beside the input
+    artefacts: dict[str, bytes]  # files by which the same encoder encodes new rows
+
+
+def check_source(source: Source) -> None:
+    """The options go together."""
+    features, encoder, images, cache, num_features = source
+    one = (features is None) != (encoder is None)
+    rule = "exactly one of `--features` and `--encoder` must be given"
+    require(one, rule, "neither" if features is None else "both")
+    known = encoder is None or encoder in ENCODERS
+    require(known, f"`encoder` must be one of {ENCODERS}", encoder)
+    paired = (images is not None) == (encoder == "efficientnet")
+    rule = "`--images` must be given with the encoder efficientnet, and only with it"
+    require(paired, rule, str(images))
+    alone = cache is None or encoder == "efficientnet"
+    require(alone, "`--cache` goes with the encoder efficientnet only; the encoder", str(encoder))
+    alone = num_features is None or encoder == "tfidf"
+    require(alone, "`--num-features` goes with the encoder tfidf only; the encoder", str(encoder))
+
+
+def encoded_rows(
+    input: Path,
+    source: Source,
+    *,
+    num_rows: int,
+    seed: int = 0,
+    fitted: DocumentEncoder | None = None,
+) -> EncodedRows:
+    """The features of the rows of `input`; tfidf is fitted to them, unless it is given `fitted`.
+
+    Raises:
+        ValueError: if the user's features are not as `read_features` wants them, a row names an
+            image by anything but a path inside the folder, or there are no words to fit to.
+        MissingDataError: if a package that the encoder needs is not installed.
+    """
+    if source.features is not None:
+        found = read_features(source.features, num_rows=num_rows)
+        return EncodedRows(*found, {}, {"features": file_digest(source.features)}, {})
+    if source.images is not None:
+        return _image_rows(input, source.images, source.cache, num_rows)
+    return _document_rows(input, num_rows, source.num_features or NUM_FEATURES, seed, fitted)
+
+
+def source_inputs(input: Path, source: Source) -> dict[str, str]:
+    """The `inputs` that `encoded_rows` would report, without encoding."""
+    if source.features is not None:
+        return {"features": file_digest(source.features)}
+    if source.images is None:
+        return {}
+    whole = hashlib.sha256()
+    for record in _shown(input, None, "hashing images"):
+        for name in _image_names(input, record):
+            _add(whole, name, _content(source.images / name))
+    return {"images": whole.hexdigest()}
+
+
+# ── images ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def _image_rows(input: Path, folder: Path, cache: Path | None, num_rows: int) -> EncodedRows:
+    """The mean over a row's images; all of them must open."""
+    require(folder.is_dir(), "`images` must be a folder", str(folder))
+    package_folder("PIL", "pillow")  # says how to install it
+    params = load_efficientnet_lite0()
+    features = np.empty((num_rows, _WIDTH), np.float32)  # no memory before it is filled
+    rows, reasons, whole, num_averaged = array("q"), {}, hashlib.sha256(), 0
+    waiting: list[list[np.ndarray]] = []  # the images of the rows behind the last that is encoded
+
+    def encode() -> None:
+        images = [image for of_row in waiting for image in of_row]
+        if images:
+            encoded = image_features(params, np.stack(images), folder=cache).features
+            ends = np.cumsum([len(of_row) for of_row in waiting])
+            for row, part in enumerate(np.split(encoded, ends[:-1]), len(rows) - len(waiting)):
+                features[row] = part.mean(axis=0, dtype=np.float64)
+        waiting.clear()
+
+    for record in _shown(input, num_rows, "encoding images"):
+        found = _images_of(input, record, folder, whole)
+        if isinstance(found, Reason):
+            reasons[record.number] = found
+            continue
+        rows.append(record.number)
+        waiting.append(found)
+        num_averaged += len(found) > 1
+        if sum(map(len, waiting)) >= _IMAGES:
+            encode()
+    encode()
+    about = {"encoder": "efficientnet", "hash": image_encoder_hash(params)}
+    return EncodedRows(
+        features[: len(rows)],
+        np.array(rows, np.int64),
+        num_averaged,
+        reasons,
+        {"images": whole.hexdigest()},
+        {"encoder.json": json.dumps(about).encode() + b"\n"},
+    )
+
+
+def _images_of(
+    input: Path, record: Record, folder: Path, whole: "hashlib._Hash"
+) -> list[np.ndarray] | Reason:
+    images, reason = [], None
+    for name in _image_names(input, record):
+        content = _content(folder / name)
+        _add(whole, name, content)
+        if reason is not None:
+            continue
+        if content is None:
+            reason = Reason("image missing", name)
+        else:
+            opened = _opened(content)
+            if isinstance(opened, str):
+                reason = Reason("image does not open", f"{name}: {opened}")
+            else:
+                images.append(opened)
+    return reason or images or Reason("no image")
+
+
+def _image_names(input: Path, record: Record) -> list[str]:
+    """The paths in `image`, none or several; refused where they leave the folder."""
+    value = record.fields.get("image")
+    names = [] if value in (None, "") else value if isinstance(value, list) else [value]
+    for name in names:
+        inside = isinstance(name, str) and name not in ("", ".") and "\0" not in name
+        if inside:
+            path = PurePosixPath(name)
+            inside = not (path.is_absolute() or Path(name).is_absolute() or ".." in path.parts)
+        if not inside:
+            rule = "`image` must be a path inside the folder of images, or a list of such"
+            raise ValueError(f"{input}, line {record.line}: {rule}; it is {name!r}.")
+    return names
+
+
+def _content(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return None
+
+
+def _opened(content: bytes) -> np.ndarray | str:
+    """The image as the encoder sees it, or what is wrong with it."""
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            if "transparency" in image.info:  # to be dropped, as any alpha
+                image = image.convert("RGBA")
+            return resized_image(np.asarray(image.convert("RGB")))
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged file can fail anywhere, as anything
+        # Without the address of the object that it names: a second run says the same.
+        said = re.sub(r" <[^>]* at 0x[^>]*>", "", str(error))
+        return said or type(error).__name__
+
+
+def _add(whole: "hashlib._Hash", name: str, content: bytes | None) -> None:
+    digest = None if content is None else hashlib.sha256(content).hexdigest()
+    whole.update(json.dumps([name, digest]).encode())
+
+
+# ── documents ───────────────────────────────────────────────────────────────────────────────────
+
+
+def _document_rows(
+    input: Path, num_rows: int, num_features: int, seed: int, fitted: DocumentEncoder | None
+) -> EncodedRows:
+    if fitted is None:
+        records = _shown(input, num_rows, "fitting tfidf")
+        texts = (text for record in records if (text := context_text(record)) is not None)
+        encoder = fit_documents(texts, num_features=num_features, seed=seed)
+    else:
+        encoder = fitted
+    features = np.empty((num_rows, len(encoder.directions)), np.float32)
+    rows, reasons = array("q"), {}
+    records = _shown(input, num_rows, "encoding documents")
+    while some := list(islice(records, _DOCUMENTS)):
+        texts = [context_text(record) for record in some]
+        encoded = encode_documents(encoder, [text or "" for text in texts])
+        for record, text, feature, known in zip(some, texts, *encoded, strict=True):
+            if known:
+                features[len(rows)] = feature
+                rows.append(record.number)
+            else:
+                lost = Reason("no known word") if text is not None else Reason("no human turn")
+                reasons[record.number] = lost
+    artefacts = document_encoder_to_files(encoder)
+    return EncodedRows(features[: len(rows)], np.array(rows, np.int64), 0, reasons, {}, artefacts)
+
+
+def _shown(input: Path, num_rows: int | None, doing: str) -> Iterator[Record]:
+    """The rows of the input, with a bar on a terminal."""
+    return iter(tqdm(read_records(input), doing, num_rows, leave=False, unit="row", disable=None))

@@ -1,0 +1,150 @@
+"""The rule that sends rows to experts: found by clustering, kept on disk; how rows lie in it."""
+
+import hashlib
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dfm_jax.checks import require
+from dfm_jax.clustering import (
+    Clusters,
+    cosine_scores,
+    nearest_cluster,
+    spherical_k_means,
+    two_stage_k_means,
+)
+from dfm_jax.data.encoders import EncodedRows
+from dfm_jax.data.tensors import read_tensors, tensors_to_bytes
+
+_QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
+_CHUNK = 2**13  # rows whose scores are held at a time
+_BALANCES = {"rows": "rows", "tokens": "weights", "none": "none"}
+
+
+class Rule(NamedTuple):
+    """What sends a row to an expert: that of the cluster with the largest ⟨c, f⟩ − λ w."""
+
+    clusters: Clusters
+    cluster_of: np.ndarray  # [F], the expert of each cluster; 0 … K − 1 where each has its own
+
+
+class Found(NamedTuple):
+    """What clustering found."""
+
+    rule: Rule
+    labels: np.ndarray  # [R] those that were balanced
+    statistics: dict
+
+
+def clustered(
+    encoded: EncodedRows,
+    num_experts: int,
+    *,
+    balance: str,
+    num_fine: int | None,
+    restarts: int,
+    seed: int,
+    loads: np.ndarray,
+) -> Found:
+    """Cluster the rows that have a feature; the arguments are those of `write_partition`."""
+    weights = loads.astype(np.float32) if balance == "tokens" else None
+    key = jax.random.key(seed)
+    if num_fine is not None:
+        two = two_stage_k_means(
+            key, encoded.features, num_experts, num_fine=num_fine, weights=weights
+        )
+        return Found(Rule(two.fine, np.asarray(two.cluster_of)), np.asarray(two.labels), {})
+    one = spherical_k_means(
+        key,
+        encoded.features,
+        num_experts,
+        balance=_BALANCES[balance],
+        weights=weights,
+        num_restarts=restarts,
+    )
+    statistics = {"num_passes": int(one.num_passes)}
+    return Found(Rule(one.clusters, np.arange(num_experts)), np.asarray(one.labels), statistics)
+
+
+def rule_to_bytes(rule: Rule) -> bytes:
+    """The content of `centroids.safetensors`."""
+    named = {name: np.asarray(array) for name, array in rule.clusters._asdict().items()}
+    return tensors_to_bytes({**named, "cluster_of": rule.cluster_of.astype(np.int64)})
+
+
+def read_rule(path: Path) -> Rule:
+    """The rule that was written, to the bit.
+
+    Raises:
+        ValueError: if the file is damaged.
+    """
+    arrays = read_tensors(path, (*Clusters._fields, "cluster_of"))
+    return Rule(
+        Clusters(*(jnp.asarray(arrays[name]) for name in Clusters._fields)), arrays["cluster_of"]
+    )
+
+
+def routed_labels(encoded: EncodedRows, rule: Rule, weights: np.ndarray | None) -> np.ndarray:
+    """The expert of each row that has a feature; a part of them at a time.
+
+    Raises:
+        ValueError: if the features are of another width, or one equals the mean of those clustered
+            and so has no direction.
+    """
+    width, found = len(rule.clusters.mean), encoded.features.shape[1]
+    words = f"`features` must have as many columns as the {width} of the partition"
+    require(found == width, words, found)
+    lost = encoded.rows[(encoded.features == np.asarray(rule.clusters.mean)).all(axis=1)]
+    differ = "`features` must differ from the mean of those clustered, to have a direction; row"
+    require(lost.size == 0, differ, lost[:5])
+    labels = np.empty(len(encoded.rows), np.int64)
+    for part in _parts(labels.size):
+        charged = None if weights is None else weights[part]
+        labels[part] = rule.cluster_of[
+            np.asarray(nearest_cluster(encoded.features[part], rule.clusters, charged))
+        ]
+    return labels
+
+
+def statistics(encoded: EncodedRows, labels: np.ndarray, rule: Rule) -> dict:
+    """How the rows lie: mean cosine, quantiles of the margin, and how many balance moved.
+
+    A cosine is with the nearest centroid of the row's expert; the margin is that, less the largest
+    with a centroid of another expert (with −1, if there is no other).
+    """
+    if labels.size == 0:
+        return {"mean_cosine": None, "margins": None, "moved": 0}
+    order = np.argsort(rule.cluster_of, kind="stable")
+    experts, begins = np.unique(rule.cluster_of[order], return_index=True)
+    own, others = (np.empty(labels.size, np.float32) for _ in range(2))
+    for part in _parts(labels.size):
+        scores = np.asarray(cosine_scores(encoded.features[part], rule.clusters))[:, order]
+        best = np.maximum.reduceat(scores, begins, axis=1)
+        mine = experts[None] == labels[part][:, None]
+        own[part] = np.where(mine, best, -1).max(axis=1)
+        others[part] = np.where(mine, -1, best).max(axis=1)
+    margins = own - others
+    quantiles = np.quantile(margins.astype(np.float64), _QUANTILES)
+    return {
+        "mean_cosine": float(own.mean(dtype=np.float64)),
+        "margins": {str(q): float(v) for q, v in zip(_QUANTILES, quantiles, strict=True)},
+        "moved": int((margins < 0).sum()),
+    }
+
+
+def _parts(size: int) -> list[slice]:
+    return [slice(start, start + _CHUNK) for start in range(0, size, _CHUNK)]
+
+
+def spread(labels: np.ndarray, sizes: np.ndarray, seed: int) -> np.ndarray:
+    """Label each row that is −1 as the ⌊h Σ c / 2⁶⁴⌋-th row of all the clusters is; which were."""
+    upper, total = np.cumsum(sizes), int(sizes.sum())
+    rows = np.flatnonzero(labels < 0)
+    for row in rows:
+        digest = hashlib.blake2b(f"{seed}, {row}".encode(), digest_size=8).digest()
+        place = int.from_bytes(digest) * total >> 64
+        labels[row] = np.searchsorted(upper, place, side="right")
+    return rows
