@@ -3,10 +3,12 @@
 import hashlib
 import json
 import os
+import pickle
 import tracemalloc
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from dfm_jax import cli
 from dfm_jax.data import dealt as writing
@@ -138,6 +140,123 @@ def test_token_loads_exceed_their_mean_by_one_row_at_most(folder, own):
     assert manifest_of(folder / "out")["token_loads"] == held
     assert max(held) - loads.sum() / NUM_EXPERTS <= loads.max()
     assert (route(folder, *more), route(folder, out="x")) == (0, 2 if own else 0)
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_loads_stay_with_their_rows_where_features_leave_rows_out(folder, own):
+    """Features in another order, and of some rows only: a load is still that of its row."""
+    rng = np.random.default_rng(2)
+    rows = rng.permutation(NUM_ROWS)[:31]
+    np.savez(folder / "some.npz", features=FEATURES[rows], rows=rows)
+    said = [row_of(n)["conversations"] for n in range(NUM_ROWS)]
+    loads = np.array([sum(len(turn["value"].encode()) for turn in turns) for turns in said])
+    more = ["--balance", "tokens"]
+    if own:
+        loads = rng.permutation(np.r_[np.ones(30), 2.0 ** np.arange(20)])  # few have nearly all
+        np.save(folder / "weights.npy", loads)
+        more += ["--weights", str(folder / "weights.npy")]
+    assert partition(folder, *more, features="some.npz") == 0
+    parts = [[int(json.loads(r)["id"][1:]) for r in part] for part in dealt(folder / "out")]
+    held = [loads[part].sum() for part in parts]
+    assert sorted(row for part in parts for row in part) == sorted(rows.tolist())
+    assert manifest_of(folder / "out")["token_loads"] == held
+    assert max(held) - loads[rows].sum() / NUM_EXPERTS <= loads[rows].max()
+    if not own:  # what balance by the loads of other rows would not give
+        assert max(held) - min(held) <= 2 * loads[rows].max()
+
+
+def test_a_row_named_several_times_has_the_mean(folder):
+    rows = np.r_[np.arange(NUM_ROWS), 4, 4, 9]
+    several = np.concatenate([FEATURES, FEATURES[[5, 6, 10]]])
+    mean = FEATURES.copy()
+    mean[4], mean[9] = FEATURES[[4, 5, 6]].mean(0), FEATURES[[9, 10]].mean(0)
+    np.savez(folder / "several.npz", features=several, rows=rows)
+    np.save(folder / "mean.npy", mean)
+    assert partition(folder, features="several.npz") == 0
+    assert partition(folder, features="mean.npy", out="mean") == 0
+    assert dealt(folder / "out") == dealt(folder / "mean")
+    assert manifest_of(folder / "out")["averaged_rows"] == 2
+    assert manifest_of(folder / "mean")["averaged_rows"] == 0
+
+
+# ── statistics, and two stages ──────────────────────────────────────────────────────────────────
+
+
+def rule_of(out) -> dict:
+    return load_file(out / "centroids.safetensors")
+
+
+def cosines_of(arrays, features=FEATURES) -> np.ndarray:
+    centred = (features - arrays["mean"]).astype(np.float64)
+    return centred @ arrays["centroids"].T / np.linalg.norm(centred, axis=1, keepdims=True)
+
+
+def labels_of(out, num_rows=NUM_ROWS) -> np.ndarray:
+    labels = np.full(num_rows, -1)
+    for k in range(len(manifest_of(out)["sizes"])):
+        for line in lines_of(out / f"expert_{k:03d}" / "rows.jsonl"):
+            labels[int(json.loads(line)["id"][1:])] = k
+    return labels
+
+
+@pytest.mark.parametrize("chunk", [7, 1 << 13])
+def test_statistics_are_those_of_the_rows(folder, monkeypatch, chunk):
+    monkeypatch.setattr(rules, "_CHUNK", chunk)
+    uneven = FEATURES.copy()
+    uneven[:35] = uneven[:35] / 2 + 1  # so that balance moves some
+    np.save(folder / "uneven.npy", uneven)
+    assert partition(folder, features="uneven.npy") == 0
+    manifest, labels = manifest_of(folder / "out"), labels_of(folder / "out")
+    cosines = cosines_of(rule_of(folder / "out"), uneven)
+    own = cosines[np.arange(NUM_ROWS), labels]
+    cosines[np.arange(NUM_ROWS), labels] = -np.inf
+    margins = own - cosines.max(axis=1)
+    assert manifest["mean_cosine"] == pytest.approx(own.mean(), abs=1e-6)
+    for q in ("0.05", "0.5", "0.99"):
+        assert manifest["margins"][q] == pytest.approx(np.quantile(margins, float(q)), abs=1e-6)
+    assert manifest["moved"] == (margins < 0).sum() > 0
+    # The rule, by the formula.
+    arrays = rule_of(folder / "out")
+    assert arrays["cluster_of"].tolist() == [0, 1, 2]
+    best = (cosines_of(arrays, uneven) - arrays["prices"]).argmax(axis=1)
+    assert (best != labels).sum() <= 3  # at ties
+
+
+@pytest.mark.parametrize("balance", ["rows", "tokens"])
+def test_two_stages_deal_whole_fine_clusters(folder, balance):
+    assert partition(folder, "--num-fine", "12", "--balance", balance) == 0
+    arrays, labels = rule_of(folder / "out"), labels_of(folder / "out")
+    assert arrays["centroids"].shape == (12, 8)
+    assert set(arrays["cluster_of"].tolist()) == {0, 1, 2}
+    fine = cosines_of(arrays).argmax(axis=1)
+    np.testing.assert_array_equal(arrays["cluster_of"][fine], labels)
+    said = [row_of(n)["conversations"] for n in range(NUM_ROWS)]
+    loads = np.array([sum(len(turn["value"].encode()) for turn in turns) for turns in said])
+    loads = loads if balance == "tokens" else np.ones(NUM_ROWS)
+    held, of_fine = np.bincount(labels, loads), np.bincount(fine, loads)
+    assert held.max() - loads.sum() / NUM_EXPERTS <= of_fine.max()
+    margins = np.sort(
+        [cosines_of(arrays)[:, arrays["cluster_of"] == k].max(1) for k in range(3)], 0
+    )
+    median = np.median(margins[-1] - margins[-2])
+    assert manifest_of(folder / "out")["margins"]["0.5"] == pytest.approx(median, abs=1e-6)
+    assert manifest_of(folder / "out")["moved"] == 0
+    assert route(folder) == 0
+    assert dealt(folder / "routed") == dealt(folder / "out")
+
+
+MISMATCHED = {
+    "balance": (["--balance", "none"], "so `balance` must be rows or tokens; it is 'none'"),
+    "restarts": (["--restarts", "2"], "`restarts` must be 1 with `num_fine`; it is 2"),
+    "too few": (["--num-fine", "2"], "`num_fine` must be at least 3; it is 2"),
+    "too many": (["--num-fine", "51"], "`num_fine` must lie in [1, 50]; it is 51"),
+}
+
+
+@pytest.mark.parametrize(("more", "message"), MISMATCHED.values(), ids=MISMATCHED)
+def test_two_stages_refuse_what_does_not_go_with_them(folder, capsys, more, message):
+    assert partition(folder, "--num-fine", "12", *more) == 2
+    assert message in refusal(capsys)
 
 
 def test_repeated_and_missing_ids_are_counted_or_refused(folder, capsys):
@@ -309,6 +428,13 @@ def test_routing_needs_a_whole_partition(folder, capsys):
     capsys.readouterr()
     assert route(folder, features="narrow.npy") == 2
     assert "`features` must have as many columns as the 8" in refusal(capsys)
+    rule = rules.read_rule(folder / "out" / "centroids.safetensors")
+    same = np.concatenate([FEATURES[:7], np.asarray(rule.clusters.mean)[None], FEATURES[8:]])
+    np.save(folder / "same.npy", same)
+    assert route(folder, features="same.npy") == 2
+    assert "must differ from the mean of those clustered, to have a direction; row; it is [7]" in (
+        refusal(capsys)
+    )
     (folder / "out" / "centroids.safetensors").write_bytes(b"")
     assert route(folder) == 2
     line = refusal(capsys)
@@ -424,6 +550,59 @@ def test_memory_does_not_grow_with_the_rows(folder, monkeypatch, array):
 def test_fewer_rows_than_experts_are_refused(folder, capsys):
     assert partition(folder, k=51) == 2
     assert "`num_experts` must lie in [1, 50]; it is 51." in refusal(capsys)
+    np.savez(folder / "two.npz", features=FEATURES[:2], rows=np.arange(2))
+    assert partition(folder, features="two.npz") == 2
+    assert "at least 3 rows must have a feature; their number; it is 2." in refusal(capsys)
+
+
+class Evil:
+    def __reduce__(self):
+        return (os.mkdir, ("ran",))
+
+
+@pytest.mark.parametrize("name", ["evil.npy", "evil.npz", "evil.pth", "evil.pkl"])
+@pytest.mark.parametrize("option", ["features", "weights"])
+def test_a_file_with_code_in_it_is_refused_and_nothing_executes(
+    folder, monkeypatch, capsys, name, option
+):
+    monkeypatch.chdir(folder)
+    objects = np.array([Evil()], dtype=object)
+    with (folder / name).open("wb") as file:
+        if name.endswith("npy"):
+            np.save(file, objects, allow_pickle=True)
+        elif name.endswith("npz"):
+            np.savez(file, features=objects, rows=objects)
+        else:
+            pickle.dump(Evil(), file)
+    more = ["--balance", "tokens", "--weights", name] if option == "weights" else []
+    assert partition(folder, *more, features=name if option == "features" else "features.npy") == 2
+    line = refusal(capsys)
+    assert "file of numbers; " in line or "must be one array of numbers; it is 'none'" in line
+    assert not (folder / "ran").exists()
+
+
+def test_centroids_with_code_in_them_are_refused(folder, monkeypatch, capsys):
+    """Even where the manifest agrees with them."""
+    monkeypatch.chdir(folder)
+    assert partition(folder) == 0
+    capsys.readouterr()
+    path, manifest = folder / "out" / "centroids.safetensors", manifest_of(folder / "out")
+    whole = path.read_bytes()
+    save_file({"centroids": FEATURES}, folder / "other")
+    bad = {
+        "must be a safetensors file; it is damaged": (pickle.dumps(Evil()), whole[:-1], b""),
+        "must hold ['centroids', 'cluster_of', 'mean', 'prices']": [
+            (folder / "other").read_bytes()
+        ],
+    }
+    for message, contents in bad.items():
+        for content in contents:
+            path.write_bytes(content)
+            manifest["files"][path.name] = hashlib.sha256(content).hexdigest()
+            (folder / "out" / "manifest.json").write_text(json.dumps(manifest))
+            assert route(folder) == 2
+            assert message in refusal(capsys)
+    assert not (folder / "ran").exists()
 
 
 BAD_WEIGHTS = {

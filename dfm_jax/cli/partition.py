@@ -25,18 +25,15 @@ class Partition:
     """
 
     input: Path
-    """JSONL, or a JSON array, of objects with `id`, `image` and `conversations`; or a folder of
-    text, of which each file is a row."""
+    """JSONL or JSON array of `id`, `image`, `conversations`; or a folder of text, a row a file."""
     num_experts: int
     """The number of parts."""
     out: Path
     """A folder to make; one that is finished with the same settings and inputs is left alone."""
     features: Path | None = None
-    """.npy [R, D], a feature a row; or .npz with `features` and the `rows` that they are of, the
-    mean where a row is named several times."""
+    """.npy [R, D], a feature a row; or .npz of `features` and their `rows`; of a repeat the mean."""
     encoder: Literal["efficientnet", "tfidf"] | None = None
-    """efficientnet: the mean over the images of a row. tfidf: the first human turn of a
-    conversation, never its answer; of a folder, the whole text."""
+    """efficientnet: of a row's images. tfidf: of its first human turn, no answer; of a whole file."""
     images: Path | None = None
     """For efficientnet: the folder that the paths in `image` are of."""
     cache: Path | None = None
@@ -82,8 +79,7 @@ class Route:
     """
 
     input: Path
-    """JSONL, or a JSON array, of objects with `id`, `image` and `conversations`; or a folder of
-    text, of which each file is a row."""
+    """JSONL or JSON array of `id`, `image`, `conversations`; or a folder of text, a row a file."""
     partition: Path
     """The folder that `partition` wrote."""
     out: Path

@@ -24,6 +24,7 @@ from dfm_jax.data.dealt import CENTROIDS, write_dealt
 from dfm_jax.data.documents import NUM_FEATURES, read_document_encoder
 from dfm_jax.data.encoders import Source, check_source, encoded_rows, source_inputs
 from dfm_jax.data.folders import MANIFEST, check_file, file_digest, read_manifest
+from dfm_jax.data.packages import package_folder
 from dfm_jax.data.records import input_digest
 from dfm_jax.data.rules import Rule, clustered, read_rule, routed_labels, spread, statistics
 from dfm_jax.data.survey import Survey, survey
@@ -197,6 +198,7 @@ def write_routed(
 
 def _inputs(input: Path, out: Path, weights: Path | None, no_feature: str) -> dict[str, str]:
     require(no_feature in _NO_FEATURE, f"`no_feature` must be one of {_NO_FEATURE}", no_feature)
+    package_folder("safetensors", "safetensors")  # if it is missing, before the work and not after
     inside = input.is_dir() and out.absolute().resolve().is_relative_to(input.resolve())
     require(not inside, f"`out` must lie outside of `input`, {input}", str(out))
     if not input.exists():

@@ -59,10 +59,12 @@ def read_weights(path: Path, num_rows: int) -> np.ndarray:
     Raises:
         ValueError: if it is not a list of `num_rows` numbers, or one is negative or not finite.
     """
-    try:
-        weights = np.load(path, allow_pickle=False)
-    except Exception as error:  # damage can surface anywhere, as anything
-        raise ValueError(f"`weights` must be an .npy file of numbers; {path} is not.") from error
+    with path.open("rb") as file:
+        try:
+            weights = np.load(file, allow_pickle=False)
+        except Exception as error:  # damage can surface anywhere, as anything
+            rule = f"`weights` must be an .npy file of numbers; {path} is not."
+            raise ValueError(rule) from error
     name = f"`weights` in {path}"
     number = isinstance(weights, np.ndarray) and weights.dtype.kind in "iuf"
     require(number, f"{name} must be one array of numbers", str(getattr(weights, "dtype", "none")))
