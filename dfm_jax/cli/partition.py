@@ -31,9 +31,9 @@ class Partition:
     out: Path
     """A folder to make; one that is finished with the same settings and inputs is left alone."""
     features: Path | None = None
-    """.npy [R, D], a feature a row; or .npz of `features` and their `rows`; of a repeat the mean."""
+    """.npy [R, D], one a row; or .npz of `features` and their `rows`; if these repeat, the mean."""
     encoder: Literal["efficientnet", "tfidf"] | None = None
-    """efficientnet: of a row's images. tfidf: of its first human turn, no answer; of a whole file."""
+    """efficientnet: a row's images. tfidf: its first human turn, no answer; or a whole file."""
     images: Path | None = None
     """For efficientnet: the folder that the paths in `image` are of."""
     cache: Path | None = None

@@ -97,11 +97,11 @@ def routed_labels(encoded: EncodedRows, rule: Rule, weights: np.ndarray | None) 
     width, found = len(rule.clusters.mean), encoded.features.shape[1]
     words = f"`features` must have as many columns as the {width} of the partition"
     require(found == width, words, found)
-    lost = encoded.rows[(encoded.features == np.asarray(rule.clusters.mean)).all(axis=1)]
-    differ = "`features` must differ from the mean of those clustered, to have a direction; row"
-    require(lost.size == 0, differ, lost[:5])
     labels = np.empty(len(encoded.rows), np.int64)
     for part in _parts(labels.size):
+        same = (encoded.features[part] == np.asarray(rule.clusters.mean)).all(axis=1)
+        differ = "`features` must differ from the mean of those clustered, to have a direction; row"
+        require(not same.any(), differ, encoded.rows[part][same])
         charged = None if weights is None else weights[part]
         labels[part] = rule.cluster_of[
             np.asarray(nearest_cluster(encoded.features[part], rule.clusters, charged))
