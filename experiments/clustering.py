@@ -1,0 +1,325 @@
+"""Who gets which data: clusters of real features against the truth, and balance at full size.
+
+    python -m experiments.clustering --preset quick
+
+Clusters of text, of articles and of scenes are held against the domain, topic or group that each
+row is known to have. On synthetic rows of the size of LLaVA's instruction data, sizes, loads,
+memory, time and objective stand beside those of faiss, k-means-constrained and the published
+auction, where these are installed (`make install-peers`).
+"""
+
+import importlib.util
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+from scipy.optimize import linear_sum_assignment
+from tqdm import tqdm
+
+from dfm_jax.checks import check_count, require
+from dfm_jax.clustering import (
+    Clustering,
+    cluster_fit,
+    cosine_scores,
+    normalized_mutual_information,
+    spherical_k_means,
+)
+from dfm_jax.data import load_abc, load_bbc, load_kjv, load_shakespeare, load_stdlib
+from dfm_jax.parallel import make_mesh
+from experiments import clustering_data, clustering_report, reporting, study
+from experiments.clustering_data import Labelled
+from experiments.clustering_methods import objective
+
+PACKAGES = ("jax", "jaxlib", "numpy", "scipy", "scikit-learn")
+PEERS = {"faiss": "faiss", "auction": "torch", "k-means-constrained": "k_means_constrained"}
+_PROG = "python -m experiments.clustering"
+_GIB = 2**30
+_WIDE = 1e-5  # a margin beyond which rounding may not change a label
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Clusters of real features, and balance at full size."""
+
+    preset: Literal["quick", "standard"] = "quick"
+    """Where the other values start from: minutes, or the size of LLaVA's instruction data."""
+    out: Path = Path("runs/clustering")
+    """Folder for result.json, metrics.jsonl, the picture, encoded scenes, and cells."""
+    per_domain: int = 600
+    """Pieces of 512 characters from each of five domains."""
+    num_scenes: int = 0
+    """Emoji scenes to encode, at 30 ms each; 0 leaves them out."""
+    num_restarts: int = 4
+    """Of k-means on real features."""
+    sub_sample: int = 2_000
+    """Synthetic rows on which the assignment is held against the exact one."""
+    medium: int = 10_000
+    """Synthetic rows for all methods, with K = 2 and 8."""
+    large: int = 30_000
+    """Synthetic rows for ours and faiss, with K = 8 and 7, by rows and by tokens."""
+    num_features: int = 768
+    """Of a synthetic row."""
+    num_rounds: int = 1
+    """Methods take turns so many times; the median counts."""
+
+
+PRESETS = {
+    "quick": Config(),
+    "standard": Config(
+        preset="standard", num_scenes=4_000, medium=100_000, large=665_000, num_rounds=3
+    ),
+}
+
+
+def check_config(config: Config) -> None:
+    """Refuse values outside their domain.
+
+    Raises:
+        ValueError: naming the first option that is, its rule and its value.
+    """
+    check_count("per_domain", config.per_domain, at_least=20)
+    check_count("num_scenes", config.num_scenes, at_least=0)
+    check_count("num_restarts", config.num_restarts)
+    check_count("sub_sample", config.sub_sample, at_least=16, at_most=2_000)
+    even = config.medium >= 16 and config.medium % 8 == 0
+    require(even, "`medium` must be a multiple of 8, or the auction leaves rows", config.medium)
+    check_count("large", config.large, at_least=16)
+    check_count("num_features", config.num_features, at_least=2)
+    check_count("num_rounds", config.num_rounds)
+
+
+# ── real features ───────────────────────────────────────────────────────────────────────────────
+
+
+def real_features(config: Config) -> Iterator[tuple[Labelled, int]]:
+    """Each set of features, and its K."""
+    domains = [load() for load in (load_kjv, load_shakespeare, load_stdlib, load_bbc, load_abc)]
+    options = {"size": 512, "per_domain": config.per_domain, "num_features": 64}
+    yield clustering_data.pieces_of_domains(domains, **options), 5
+    yield clustering_data.articles_by_topic(domains[3], num_features=100), 5
+    if config.num_scenes:
+        for found in clustering_data.scenes_by_group(config.num_scenes, config.out / "features"):
+            yield found, 10
+
+
+def against_the_truth(data: Labelled, num_clusters: int, num_restarts: int) -> dict[str, Any]:
+    """NMI of the clusters with the true classes, with and without balance; what balance costs."""
+    found: dict[str, Clustering] = {
+        balance: spherical_k_means(
+            jax.random.key(0),
+            data.features,
+            num_clusters,
+            balance=balance,
+            num_restarts=num_restarts,
+        )
+        for balance in ("none", "rows")
+    }
+    margins = {
+        balance: np.asarray(cluster_fit(data.features, own.labels, own.clusters).margins)
+        for balance, own in found.items()
+    }
+    return {
+        "data": data.name,
+        "rows": len(data.true),
+        "num_clusters": num_clusters,
+        **{
+            f"{name}_{balance}": value
+            for balance, own in found.items()
+            for name, value in {
+                "nmi": float(normalized_mutual_information(own.labels, data.true)),
+                "mean_cosine": float(own.mean_cosine),
+                "agreement": float(own.agreement),
+                "median_margin": float(np.median(margins[balance])),
+                "sizes": np.bincount(own.labels, minlength=num_clusters).tolist(),
+            }.items()
+        },
+        "cost_of_balance": float(found["rows"].unbalanced_cosine - found["rows"].mean_cosine),
+    }
+
+
+# ── against exact answers ───────────────────────────────────────────────────────────────────────
+
+
+def against_exact(config: Config) -> dict[str, Any]:
+    """The assignment against scipy's; the order of rows; one device and eight."""
+    rows = clustering_data.synthetic_rows(
+        config.sub_sample, config.num_features, num_groups=40, noise=1.5, seed=1
+    )
+    key, options = jax.random.key(0), {"balance": "rows", "subtract_mean": False}
+    found = spherical_k_means(key, rows, 7, **options)
+    sizes = np.bincount(found.labels, minlength=7)
+    scores = np.asarray(cosine_scores(rows, found.clusters), np.float64)
+    places = np.repeat(np.arange(7), sizes)
+    at, place = linear_sum_assignment(-scores[:, places])
+    best = scores[at, places[place]].sum()
+    reached = scores[np.arange(len(rows)), np.asarray(found.labels)].sum()
+    order = np.random.default_rng(0).permutation(len(rows))
+    again = spherical_k_means(key, rows[order], 7, **options).labels
+    spread = jax.sharding.NamedSharding(make_mesh(8, "data"), jax.sharding.PartitionSpec("data"))
+    even = rows[: len(rows) // 8 * 8]
+    one, eight = (
+        spherical_k_means(key, where, 7, **options)
+        for where in (jnp.asarray(even), jax.device_put(even, spread))
+    )
+    priced = np.sort(np.asarray(cosine_scores(even, one.clusters) - one.clusters.prices), axis=1)
+    differ = np.asarray(one.labels) != np.asarray(eight.labels)
+    return {
+        "rows": len(rows),
+        "to_exact": float(reached / best),
+        "other_order_nmi": float(normalized_mutual_information(found.labels[order], again)),
+        "differ_on_8_devices": int(differ.sum()),
+        "differ_beyond_rounding": int((differ & (priced[:, -1] - priced[:, -2] >= _WIDE)).sum()),
+    }
+
+
+# ── full size ───────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contest:
+    """Methods that take turns on the same rows."""
+
+    rows: int
+    num_clusters: int
+    methods: tuple[str, ...]
+
+
+def contests(config: Config) -> tuple[Contest, ...]:
+    """Every size with its methods; a peer takes part where it is installed."""
+    here = {name for name, module in PEERS.items() if importlib.util.find_spec(module)}
+    everyone = tuple(name for name in ("ours", "faiss", "auction") if name in here | {"ours"})
+    large = tuple(name for name in ("ours", "faiss") if name in here | {"ours"})
+    small = ("ours", "k-means-constrained") if "k-means-constrained" in here else ("ours",)
+    return (
+        Contest(rows=2 * config.sub_sample, num_clusters=8, methods=small),
+        Contest(rows=config.medium, num_clusters=2, methods=everyone),
+        Contest(rows=config.medium, num_clusters=8, methods=everyone),
+        Contest(rows=config.large, num_clusters=8, methods=(*large, "ours by tokens")),
+        Contest(rows=config.large, num_clusters=7, methods=("ours",)),
+    )
+
+
+def measured(contest: Contest, config: Config) -> dict[str, Any]:
+    """Time, memory, objective, sizes and loads of each method of a contest."""
+    folder = config.out / "rows"
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = clustering_data.synthetic_rows(
+        contest.rows, config.num_features, num_groups=40, noise=1.5, seed=0
+    )
+    tokens = clustering_data.synthetic_tokens(contest.rows, seed=0)
+    np.save(folder / "rows.npy", rows)
+    np.save(folder / "tokens.npy", tokens)
+    taken: dict[str, list[dict[str, Any]]] = {method: [] for method in contest.methods}
+    for _ in range(config.num_rounds):
+        for method in contest.methods:
+            taken[method].append(_turn(method, contest, folder))
+    found = {}
+    for method, turns in taken.items():
+        labels = np.load(folder / f"{method}.npy")
+        own = labels[labels >= 0]
+        loads = np.bincount(own, tokens[labels >= 0], contest.num_clusters)
+        found[method] = {
+            "seconds": [turn["seconds"][-1] for turn in turns],
+            "first_seconds": [turn["seconds"][0] for turn in turns],
+            "added_gib": max(turn["added_bytes"] for turn in turns) / _GIB,
+            "objective": objective(rows, labels),
+            "sizes": np.bincount(own, minlength=contest.num_clusters).tolist(),
+            "unassigned": int((labels < 0).sum()),
+            "load_over_mean": float(loads.max() - loads.mean()),
+        }
+    for path in folder.iterdir():
+        path.unlink()
+    return {
+        "rows": contest.rows,
+        "num_clusters": contest.num_clusters,
+        "heaviest": float(tokens.max()),
+        "methods": found,
+    }
+
+
+def _turn(method: str, contest: Contest, folder: Path) -> dict[str, Any]:
+    files = [str(folder / "rows.npy"), str(folder / f"{method}.npy")]
+    options = ["--num-clusters", str(contest.num_clusters)]
+    if method == "ours by tokens":
+        options += ["--tokens", str(folder / "tokens.npy")]
+    command = [sys.executable, "-m", "experiments.clustering_methods", method, *files, *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ValueError(f"`{method}` must run on {contest.rows} rows; {done.stderr[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+# ── the study ───────────────────────────────────────────────────────────────────────────────────
+
+
+def run(config: Config, console: Console) -> bool:
+    """The whole study: tables, files into `config.out`, whether every claim holds."""
+    start = time.perf_counter()
+    versions = reporting.versions(PACKAGES)
+    values = {k: v for k, v in asdict(config).items() if k not in ("preset", "out")}
+    peers = [name for name, module in PEERS.items() if importlib.util.find_spec(module)]
+    depends_on = {"config": values, "versions": versions, "peers": peers}
+    cells = study.Cells(folder=config.out / "cells", depends_on=depends_on)
+    bar = tqdm(total=3, desc="real features, exact answers, full size", disable=None)
+    real = cells.measured(
+        "real",
+        lambda: {
+            "rows": [against_the_truth(*x, config.num_restarts) for x in real_features(config)]
+        },
+    )["rows"]
+    bar.update()
+    exact = cells.measured("exact", lambda: against_exact(config))
+    bar.update()
+    sizes = [
+        cells.measured(f"{c.rows}-{c.num_clusters}", lambda c=c: measured(c, config))
+        for c in tqdm(contests(config), desc="full size", disable=None, leave=False)
+    ]
+    bar.update()
+    bar.close()
+    verdicts = clustering_report.verdicts_of(real, exact, sizes)
+    picture = clustering_report.draw(config.out / "clustering.png", real, sizes)
+    metrics = reporting.write_metrics(config.out, clustering_report.records(real, sizes))
+    result = reporting.write_result(
+        config.out,
+        config=asdict(config) | {"out": str(config.out)},
+        versions=versions,
+        seeds=[0],
+        rows=[*real, *sizes],
+        summary={
+            "exact": exact,
+            "peers": peers,
+            "seconds": round(time.perf_counter() - start, 1),
+        },
+        verdicts=verdicts,
+    )
+    clustering_report.print_tables(console, real, exact, sizes, missing=sorted({*PEERS} - {*peers}))
+    reporting.print_verdicts(console, verdicts)
+    for what, path in (("picture", picture), ("numbers", result), ("each row", metrics)):
+        console.print(f"{what}: {path}", highlight=False, soft_wrap=True)
+    return all(verdict.passed for verdict in verdicts)
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """0 if every claim holds, 1 if one fails, 2 for input that cannot be used, 130 if stopped."""
+    jax.config.update("jax_num_cpu_devices", 8)  # for the comparison of one with eight
+    config = study.parsed(PRESETS, _PROG, args)
+
+    def whole() -> bool:
+        check_config(config)
+        config.out.mkdir(parents=True, exist_ok=True)
+        return run(config, Console())
+
+    return study.exit_status(_PROG, whole)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
