@@ -222,6 +222,20 @@ def test_statistics_are_those_of_the_rows(folder, monkeypatch, chunk):
     assert (best != labels).sum() <= 3  # at ties
 
 
+def test_the_cost_of_balance_and_the_agreement_of_restarts(folder):
+    assert partition(folder, "--balance", "none", "--restarts", "3", out="free") == 0
+    assert partition(folder, "--restarts", "3") == partition(folder, out="one") == 0
+    free, held, one = (manifest_of(folder / out) for out in ("free", "out", "one"))
+    assert free["cost_of_balance"] == pytest.approx(0, abs=1e-6)
+    assert held["cost_of_balance"] > 0
+    assert held["unbalanced_cosine"] == pytest.approx(free["mean_cosine"], abs=1e-6)
+    cost = held["unbalanced_cosine"] - held["mean_cosine"]
+    assert held["cost_of_balance"] == pytest.approx(cost, abs=1e-6)
+    assert held["mean_cosine"] >= one["mean_cosine"] - 1e-6
+    assert 0 < held["agreement"] < 1
+    assert one["agreement"] is None
+
+
 @pytest.mark.parametrize("balance", ["rows", "tokens"])
 def test_two_stages_deal_whole_fine_clusters(folder, balance):
     assert partition(folder, "--num-fine", "12", "--balance", balance) == 0

@@ -1,6 +1,7 @@
 """The rule that sends rows to experts: found by clustering, kept on disk; how rows lie in it."""
 
 import hashlib
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,7 +50,11 @@ def clustered(
     seed: int,
     loads: np.ndarray,
 ) -> Found:
-    """Cluster the rows that have a feature; the arguments are those of `write_partition`."""
+    """Cluster the rows that have a feature; the arguments are those of `write_partition`.
+
+    Of one stage, the statistics tell the cost of balance: the best mean cosine before it joined,
+    less the one that was kept; and the mean NMI of the labels with those of the other restarts.
+    """
     weights = loads.astype(np.float32) if balance == "tokens" else None
     key = jax.random.key(seed)
     if num_fine is not None:
@@ -65,7 +70,13 @@ def clustered(
         weights=weights,
         num_restarts=restarts,
     )
-    statistics = {"num_passes": int(one.num_passes)}
+    agreement, unbalanced = float(one.agreement), float(one.unbalanced_cosine)
+    statistics = {
+        "num_passes": int(one.num_passes),
+        "unbalanced_cosine": unbalanced,
+        "cost_of_balance": unbalanced - float(one.mean_cosine),
+        "agreement": None if math.isnan(agreement) else agreement,
+    }
     return Found(Rule(one.clusters, np.arange(num_experts)), np.asarray(one.labels), statistics)
 
 
