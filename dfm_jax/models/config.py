@@ -1,0 +1,81 @@
+"""What a transformer is made of, as one frozen value; bad combinations are refused by name."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import jax.numpy as jnp
+
+from dfm_jax.checks import check_count, check_interval, check_num_states, require
+
+ComputeDtype = Literal["float32", "bfloat16", "float64"]
+Attention = Literal["einsum", "xla", "cudnn"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformerConfig:
+    """A pre-norm transformer: RMSNorm, rotary positions, SwiGLU, grouped-query attention.
+
+    Raises:
+        ValueError: on a size below 1, heads that do not divide what they share, an odd head, a
+            rate outside [0, 1), a name that means nothing.
+    """
+
+    num_tokens: int  # V, the columns of the logits
+    num_states: int | None = None  # S, the ids that come in: V, or V + 1 with a mask; None is V
+    width: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int | None = None  # heads of keys and values; None is one per query head
+    ffn_width: int  # the hidden width of SwiGLU
+    max_positions: int | None = None  # longer sequences are refused; None sets no bound
+    rope_base: float = 10_000.0
+    norm_epsilon: float = 1e-5  # added to the mean square by every RMSNorm, as Llama does
+    causal: bool = True
+    time_conditioned: bool = False
+    tied: bool = True  # the head is the embedding of the V tokens
+    dropout: float = 0.0  # the rate on both branches of a layer, while a key is given
+    scan_layers: bool = False  # one compiled layer, its weights stacked; compiles faster
+    remat: bool = False  # recompute each layer in the backward pass; saves memory
+    compute_dtype: ComputeDtype = "float32"  # parameters, norms, softmax and logits stay float32
+    attention: Attention = "einsum"  # "xla", "cudnn": jax.nn.dot_product_attention
+
+    def __post_init__(self) -> None:
+        """Refuse what no transformer can be."""
+        counts = ("num_tokens", "width", "num_layers", "num_heads", "kv_heads", "ffn_width")
+        for name in counts:
+            check_count("num_kv_heads" if name == "kv_heads" else name, getattr(self, name))
+        check_num_states(self.states, self.num_tokens)
+        heads, kv_heads = self.num_heads, self.kv_heads
+        rule = f"`width` must be a multiple of `num_heads` = {heads}"
+        require(self.width % heads == 0, rule, self.width)
+        rule = f"`num_heads` must be a multiple of `num_kv_heads` = {kv_heads}"
+        require(heads % kv_heads == 0, rule, heads)
+        rule = "`width / num_heads` must be even: rotary positions turn pairs"
+        require(self.head_size % 2 == 0, rule, self.head_size)
+        if self.max_positions is not None:
+            check_count("max_positions", self.max_positions)
+        check_interval("rope_base", self.rope_base, 0, jnp.inf, ends="()")
+        check_interval("norm_epsilon", self.norm_epsilon, 0, jnp.inf, ends="()")
+        check_interval("dropout", self.dropout, 0, 1, ends="[)")
+        for name, kinds in (("compute_dtype", ComputeDtype), ("attention", Attention)):
+            names, value = kinds.__args__, getattr(self, name)
+            require(value in names, f"`{name}` must be one of {', '.join(names)}", value)
+        if self.compute_dtype == "float64":
+            exact = self.attention == "einsum"
+            rule = '`attention` must be "einsum" in float64: the others compute in float32'
+            require(exact, rule, self.attention)
+
+    @property
+    def states(self) -> int:
+        """S, the number of ids that may come in."""
+        return self.num_tokens if self.num_states is None else self.num_states
+
+    @property
+    def kv_heads(self) -> int:
+        """The number of heads of keys and values."""
+        return self.num_heads if self.num_kv_heads is None else self.num_kv_heads
+
+    @property
+    def head_size(self) -> int:
+        """The width of one head."""
+        return self.width // self.num_heads
