@@ -1,6 +1,18 @@
 """Networks as pairs of pure functions, and pretrained weights read from files."""
 
 from dfm_jax.models.config import TransformerConfig as TransformerConfig
+from dfm_jax.models.decoding import transformer_decoder as transformer_decoder
 from dfm_jax.models.network import Network as Network
 from dfm_jax.models.network import Params as Params
+from dfm_jax.models.nnx_adapter import network_from_nnx as network_from_nnx
+from dfm_jax.models.perceptron import mlp as mlp
+from dfm_jax.models.sizes import SIZES as SIZES
+from dfm_jax.models.sizes import flops_per_token as flops_per_token
+from dfm_jax.models.sizes import num_parameters as num_parameters
+from dfm_jax.models.stacking import stack_layers as stack_layers
+from dfm_jax.models.stacking import unstack_layers as unstack_layers
+from dfm_jax.models.tables import positional as positional
+from dfm_jax.models.tables import statewise as statewise
+from dfm_jax.models.tables import tabular as tabular
+from dfm_jax.models.trunk import router as router
 from dfm_jax.models.trunk import transformer as transformer

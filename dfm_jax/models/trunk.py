@@ -6,12 +6,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dfm_jax.checks import check_tokens, require
+from dfm_jax.checks import check_count, check_tokens, require
 from dfm_jax.models.config import TransformerConfig
 from dfm_jax.models.layers import (
     Block,
     Frame,
-    Memory,
     RMSNorm,
     TimeCondition,
     real_dtype,
@@ -19,6 +18,8 @@ from dfm_jax.models.layers import (
 )
 from dfm_jax.models.network import Network, Params, check_time
 from dfm_jax.types import Array, Key
+
+Memories = Any  # None; a `Memory` per layer; scanned, one with a leading axis of layers
 
 
 class Transformer(nn.Module):
@@ -33,8 +34,8 @@ class Transformer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, tokens: Array, t: Array | None, memory: Memory | None, start: Array
-    ) -> tuple[Array, Memory | None]:
+        self, tokens: Array, t: Array | None, memory: Memories, start: Array
+    ) -> tuple[Array, Memories]:
         """Tokens at positions start, start + 1, …, behind those in `memory` (None: no memory)."""
         config = self.config
         init = nn.initializers.normal(config.width**-0.5)
@@ -48,26 +49,26 @@ class Transformer(nn.Module):
         h = RMSNorm(config, name="norm")(h, frame.condition)
         return self._logits(h, embedding.embedding), memory
 
-    def _frame(
-        self, num_positions: int, t: Array | None, memory: Memory | None, start: Array
-    ) -> Frame:
+    def _frame(self, num_positions: int, t: Array | None, memory: Memories, start: Array) -> Frame:
         config = self.config
         positions = start + jnp.arange(num_positions)
-        seen = positions if memory is None else jnp.arange(memory.keys.shape[1])
+        seen = positions
+        if memory is not None:  # stacked or one of many, its third axis from the end is time
+            seen = jnp.arange(jax.tree.leaves(memory)[0].shape[-3])
         visible = seen[None] <= positions[:, None] if config.causal else None
         condition = None if t is None else TimeCondition(config, name="time")(t)
         return Frame(positions, *rotary_angles(positions, config), visible, condition)
 
-    def _layers(self, h: Array, memory: Memory | None, frame: Frame) -> tuple[Array, Memory | None]:
+    def _layers(self, h: Array, memory: Memories, frame: Frame) -> tuple[Array, Memories]:
         config = self.config
         if not config.scan_layers:
             layer = nn.remat(Block) if config.remat else Block
             memories = []
             for i in range(config.num_layers):
-                own = jax.tree.map(lambda leaf, i=i: leaf[i], memory)
+                own = None if memory is None else memory[i]
                 h, own = layer(config, self.deterministic, name=f"layers_{i}")(h, own, frame)
                 memories.append(own)
-            return h, jax.tree.map(lambda *leaves: jnp.stack(leaves), *memories)
+            return h, None if memory is None else tuple(memories)
         axes: Any = (0, nn.broadcast)  # flax's annotation knows one axis only
         scanned = nn.scan(
             # The loop already keeps the forward and the backward pass apart.
@@ -109,6 +110,25 @@ def transformer(config: TransformerConfig) -> Network:
     of cosines and sines of t. W starts at 0: at first time has no effect.
     """
     return network_of(config, num_outputs=None)
+
+
+def router(config: TransformerConfig, num_experts: int, *, last: bool = False) -> Network:
+    """The trunk of `config` under a head over K experts: logits [N, K], or [K] with `last`.
+
+    Row i of a causal one is ρ̂(x^{≤i}), the law over experts that mixes their laws of the token
+    after it. With `last` only the last position's, which has seen everything: one law per state.
+    Its loss is the cross-entropy `objectives.router_loss`, minimal at r_k(x_t, t).   [D11]
+
+    Raises:
+        ValueError: if K < 1.
+    """
+    check_count("num_experts", num_experts)
+    network = network_of(config, num_outputs=num_experts)
+
+    def apply(params: Params, x_t: Array, t: Any = None, *, key: Key | None = None) -> Array:
+        return network.apply(params, x_t, t, key=key)[-1]
+
+    return network._replace(apply=apply) if last else network
 
 
 def network_of(config: TransformerConfig, *, num_outputs: int | None) -> Network:

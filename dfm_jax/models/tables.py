@@ -1,0 +1,95 @@
+"""Networks without a hidden layer: a table of logits, one row for each thing it can tell apart."""
+
+import jax.numpy as jnp
+
+from dfm_jax.checks import check_count, check_num_states, check_tokens, require
+from dfm_jax.models.network import Network, Params, check_time
+from dfm_jax.types import Array, Key
+
+MAX_ENTRIES = 2**27  # half a gigabyte of float32
+
+
+def tabular(num_tokens: int, *, order: int, num_states: int | None = None) -> Network:
+    """The next token by the last `order` − 1: a causal network of (S + 1)^{order − 1} rows.
+
+    Row i reads x^{i − order + 2} … x^i; the one more state stands before the beginning. It starts
+    at the uniform law whatever the key.
+
+    Raises:
+        ValueError: if the order is below 1, or the table would have more than 2^27 entries.
+    """
+    states = _states(num_tokens, num_states)
+    check_count("order", order)
+    shape = ((states + 1) ** (order - 1), num_tokens)
+    strides = [(states + 1) ** j for j in range(order - 1)]
+
+    def rows(x_t: Array) -> Array:
+        padded = jnp.pad(x_t, (order - 1, 0), constant_values=states)
+        last = [padded[order - 1 - j : padded.shape[0] - j] for j in range(order - 1)]
+        return sum((s * x for s, x in zip(strides, last, strict=True)), jnp.zeros_like(x_t))
+
+    def read(table: Array, x_t: Array) -> Array:
+        return table[rows(x_t)]
+
+    return _table(shape, states, read)
+
+
+def positional(num_tokens: int, *, num_positions: int, num_states: int | None = None) -> Network:
+    """One law per position, whatever the tokens are: N rows, starting uniform.
+
+    Raises:
+        ValueError: on another number of positions than it has rows.
+    """
+    check_count("num_positions", num_positions)
+
+    def read(table: Array, x_t: Array) -> Array:
+        _check_positions(x_t, num_positions)
+        return table
+
+    return _table((num_positions, num_tokens), _states(num_tokens, num_states), read)
+
+
+def statewise(num_tokens: int, *, num_positions: int, num_states: int | None = None) -> Network:
+    """Any law at all: N rows for each of the S^N states, starting uniform. For small spaces.
+
+    Raises:
+        ValueError: if the table would have more than 2^27 entries; on another number of positions.
+    """
+    states = _states(num_tokens, num_states)
+    check_count("num_positions", num_positions)
+    strides = [states**j for j in reversed(range(num_positions))]
+
+    def read(table: Array, x_t: Array) -> Array:
+        _check_positions(x_t, num_positions)
+        return table[jnp.sum(jnp.array(strides) * x_t)]
+
+    return _table((states**num_positions, num_positions, num_tokens), states, read)
+
+
+def _table(shape: tuple[int, ...], states: int, read) -> Network:
+    entries = 1
+    for axis in shape:
+        entries *= axis
+    require(entries <= MAX_ENTRIES, f"a table must have at most {MAX_ENTRIES} entries", entries)
+
+    def init(key: Key) -> Params:
+        return {"logits": jnp.zeros(shape)}
+
+    def apply(params: Params, x_t: Array, t=None, *, key: Key | None = None) -> Array:
+        check_time(t, conditioned=False)
+        check_tokens("x_t", x_t, states)
+        return read(params["logits"], jnp.asarray(x_t))
+
+    return Network(init, apply)
+
+
+def _states(num_tokens: int, num_states: int | None) -> int:
+    check_count("num_tokens", num_tokens)
+    states = num_tokens if num_states is None else num_states
+    check_num_states(states, num_tokens)
+    return states
+
+
+def _check_positions(x_t: Array, num_positions: int) -> None:
+    rule = f"`x_t` must have `num_positions` = {num_positions} tokens; the number"
+    require(jnp.shape(x_t) == (num_positions,), rule, jnp.size(x_t))

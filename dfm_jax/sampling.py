@@ -1,0 +1,270 @@
+"""Drawing from a left-to-right model, token by token, each row from the law it states.   [S1]
+
+Ancestral sampling is exact for the left-to-right table. A decoder remembers the prefix: what one
+costs is the network's business, what is drawn is not, and is the same with and without a cache.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from dfm_jax.checks import check_count, check_interval, check_tokens, require
+from dfm_jax.types import Array, ArrayLike, Bool, Float, Int, Key, Number, typed
+
+
+class Decoder(NamedTuple):
+    """A causal network that remembers what it has read; for one sequence, `jax.vmap` is the batch.
+
+    `init_cache(length)` is an empty cache for that many tokens.
+
+    `extend(params, cache, tokens, num_new=None)` reads the M tokens behind those in the cache and
+    returns logits [M, V], row i the law of the token after `tokens[i]`, and the cache, longer by
+    the first `num_new` tokens (None: by all of them). What lies behind those is padding: it is read
+    over by the next call, and rows before it never see it. A whole prompt is one call, a drawn
+    token another.
+    """
+
+    init_cache: Callable[[int], Any]
+    extend: Callable[..., tuple[Array, Any]]
+    num_states: int  # S: ids in [0, S) are read, ids in [0, V) are drawn
+
+
+class Sample(NamedTuple):
+    """The rows as drawn. Behind `lengths` a row holds −1, which is no token."""
+
+    tokens: Int[Array, "B L"]  # the prompt, then the drawn tokens; a stop token is the last
+    lengths: Int[Array, " B"]  # prompt and drawn tokens
+    stopped: Bool[Array, " B"]  # by a stop token, not by the limit
+    alive: Bool[Array, " B"]  # False: the network's logits were no law (all −∞, NaN), and it froze
+
+
+class _State(NamedTuple):
+    step: Array
+    sample: Sample
+    cache: Any
+
+
+@typed
+def next_token_log_probs(
+    logits: Float[ArrayLike, " V"],
+    *,
+    temperature: Number = 1.0,
+    top_k: int | None = None,
+    top_p: Number | None = None,
+) -> Float[Array, " V"]:
+    """The law that is drawn from, in nats: temperature, then top-k, then top-p, as is usual.
+
+        q(v) ∝ exp(logit_v / τ) on the tokens that are kept   [S1, B6]
+
+    τ → 0 is the point mass on the largest logit, and τ = 0 is defined as that limit; ties go to
+    the lower id. Top-k keeps the k largest. Top-p keeps the fewest largest whose mass reaches p.
+    With any of them the law is no longer the model's own.
+
+    Raises:
+        ValueError: unless τ ≥ 0, 1 ≤ k ≤ V, 0 < p ≤ 1.
+    """
+    logits = jnp.asarray(logits)
+    _check_cut(temperature, top_k, top_p, logits.shape[0])
+    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    frozen = temperature == 0
+    # Shifted first: a small τ must send the others to −∞, not the largest to +∞.
+    shifted = (logits - jnp.max(logits)) / jnp.where(frozen, 1.0, temperature)
+    log_probs = jax.nn.log_softmax(shifted)
+    if top_k is not None:
+        _, largest = jax.lax.top_k(log_probs, top_k)
+        log_probs = _kept(log_probs, jnp.zeros(logits.shape, bool).at[largest].set(True))
+    if top_p is not None:
+        log_probs = _kept(log_probs, _nucleus(log_probs, top_p))
+    largest = jnp.arange(logits.shape[0]) == jnp.argmax(logits)
+    return jnp.where(frozen, jnp.where(largest, 0.0, -jnp.inf), log_probs)
+
+
+def _nucleus(log_probs: Array, mass: Number) -> Array:
+    order = jnp.argsort(-log_probs, stable=True)
+    reached = jax.lax.cumlogsumexp(log_probs[order])
+    before = jnp.concatenate([jnp.full(1, -jnp.inf, log_probs.dtype), reached[:-1]])
+    # Rounding may reach 1 before the last token: then p = 1 would cut a tail that belongs to it.
+    keep = (before < jnp.log(jnp.asarray(mass, log_probs.dtype))) | (mass >= 1)
+    return jnp.zeros(log_probs.shape, bool).at[order].set(keep)
+
+
+def _kept(log_probs: Array, keep: Array) -> Array:
+    return jax.nn.log_softmax(jnp.where(keep, log_probs, -jnp.inf))
+
+
+@typed
+def sample_next_token(key: Key, log_probs: Float[ArrayLike, " V"]) -> Int[Array, ""]:
+    """One token from a law in nats, its tail included.   [S1]
+
+    The usual float32 draw reaches no token of probability under 1e-7; this one does.
+    """
+    return jax.random.categorical(key, jnp.asarray(log_probs), mode="high")
+
+
+@typed
+def sample_autoregressive(
+    key: Key,
+    params: Any,
+    decoder: Decoder,
+    prompts: Int[ArrayLike, "B P"],
+    lengths: Int[ArrayLike, " B"],
+    *,
+    max_new: int,
+    temperature: Number = 1.0,
+    top_k: int | None = None,
+    top_p: Number | None = None,
+    stop_tokens: tuple[int, ...] = (),
+) -> Sample:
+    """Continue every prompt by up to `max_new` tokens, each from its next-token law.   [S1]
+
+    A row stops behind its first stop token, and is frozen from then on. Draw s of row b takes the
+    key folded with b and then with s: it does not depend on the other rows.
+
+    Args:
+        key: one key for all the rows.
+        params: what the decoder's network takes.
+        decoder: compiled once per decoder, shape and `top_k`; keep one, don't make one per call.
+        prompts: at the front of each row, `lengths` of them; what lies behind is not read.
+        lengths: of each prompt, at least 1.
+        max_new: the most tokens to draw for a row, at least 1.
+        temperature: see `next_token_log_probs`; 0 takes the most probable token.
+        top_k: the number of tokens kept at each draw.
+        top_p: the mass kept at each draw.
+        stop_tokens: ids in [0, V).
+
+    Raises:
+        ValueError: on a length outside [1, P], an id outside [0, S), a bad cut or limit; if some
+            row's logits are no law. Under an outer jit, `Sample.alive` says the last.
+    """
+    prompts, lengths = jnp.asarray(prompts), jnp.asarray(lengths)
+    width = prompts.shape[1]
+    check_count("max_new", max_new)
+    check_interval("lengths", lengths, 1, width)
+    inside = jnp.arange(width)[None] < lengths[:, None]
+    prompts = jnp.where(inside, prompts, 0)
+    check_tokens("prompts", prompts, decoder.num_states)
+    one = jax.ShapeDtypeStruct((1,), prompts.dtype)
+    shape, _ = jax.eval_shape(lambda p, x: decoder.extend(p, decoder.init_cache(1), x), params, one)
+    _check_cut(temperature, top_k, top_p, shape.shape[-1])
+    check_tokens("stop_tokens", jnp.array(stop_tokens, int), shape.shape[-1])
+    sample = _sample(
+        key,
+        params,
+        prompts,
+        lengths,
+        temperature,
+        top_p,
+        decoder=decoder,
+        max_new=max_new,
+        top_k=top_k,
+        stop_tokens=stop_tokens,
+    )
+    require(sample.alive, "logits must be finite somewhere and nowhere NaN; by row", sample.alive)
+    return sample
+
+
+@partial(jax.jit, static_argnames=("decoder", "max_new", "top_k", "stop_tokens"))
+def _sample(
+    key: Key,
+    params: Any,
+    prompts: Array,
+    lengths: Array,
+    temperature: Number,
+    top_p: Number | None,
+    *,
+    decoder: Decoder,
+    max_new: int,
+    top_k: int | None,
+    stop_tokens: tuple[int, ...],
+) -> Sample:
+    num_rows, width = prompts.shape
+    rows = jnp.arange(num_rows)
+    keys = jax.vmap(partial(jax.random.fold_in, key))(rows)
+    extend = jax.vmap(partial(decoder.extend, params))
+    law = jax.vmap(partial(next_token_log_probs, temperature=temperature, top_k=top_k, top_p=top_p))
+
+    def draw(step: Array | int, sample: Sample, logits: Array) -> Sample:
+        going = sample.alive & ~sample.stopped
+        possible = jnp.isfinite(jnp.max(logits, axis=-1))  # NaN spreads through a maximum
+        drawn = jax.vmap(sample_next_token)(
+            jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, step), law(logits)
+        )
+        writes = going & possible
+        at = jnp.where(writes, sample.lengths, sample.tokens.shape[1])  # beyond: dropped
+        tokens = sample.tokens.at[rows, at].set(drawn.astype(prompts.dtype), mode="drop")
+        stops = jnp.isin(drawn, jnp.array(stop_tokens, drawn.dtype))
+        return Sample(
+            tokens,
+            sample.lengths + writes,
+            sample.stopped | (writes & stops),
+            sample.alive & (possible | ~going),
+        )
+
+    def step(state: _State) -> _State:
+        sample = state.sample
+        going = sample.alive & ~sample.stopped
+        last = jnp.take_along_axis(sample.tokens, sample.lengths[:, None] - 1, axis=1)
+        logits, cache = extend(state.cache, last, going.astype(int))
+        return _State(state.step + 1, draw(state.step, sample, logits[:, 0]), cache)
+
+    def goes_on(state: _State) -> Array:
+        return (state.step < max_new) & jnp.any(state.sample.alive & ~state.sample.stopped)
+
+    inside = jnp.arange(width)[None] < lengths[:, None]
+    tokens = jnp.pad(jnp.where(inside, prompts, -1), ((0, 0), (0, max_new)), constant_values=-1)
+    start = Sample(tokens, lengths, jnp.zeros(num_rows, bool), jnp.ones(num_rows, bool))
+    # The last token drawn is never read, so the cache holds one less.
+    empty = decoder.init_cache(width + max_new - 1)
+    cache = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (num_rows, *leaf.shape)), empty)
+    logits, cache = extend(cache, prompts, lengths)
+    first = jnp.take_along_axis(logits, lengths[:, None, None] - 1, axis=1)[:, 0]
+    state = _State(jnp.array(1), draw(0, start, first), cache)
+    return jax.lax.while_loop(goes_on, step, state).sample
+
+
+class _Buffer(NamedTuple):
+    tokens: Array
+    count: Array
+
+
+def uncached_decoder(apply: Callable[..., Array], num_states: int) -> Decoder:
+    """Any causal network as a decoder that reads the whole prefix again for every token.
+
+    The plain definition, for small networks and for judging a cache. A bidirectional network would
+    see what lies behind the prefix.
+    """
+
+    def init_cache(length: int) -> _Buffer:
+        check_count("length", length)
+        return _Buffer(jnp.zeros(length, int), jnp.array(0))
+
+    def extend(
+        params: Any, cache: _Buffer, tokens: Array, num_new: Any = None
+    ) -> tuple[Array, _Buffer]:
+        num_new = tokens.shape[0] if num_new is None else num_new
+        check_room(cache.count, num_new, cache.tokens.shape[0])
+        at = cache.count + jnp.arange(tokens.shape[0])
+        buffer = cache.tokens.at[at].set(tokens.astype(cache.tokens.dtype), mode="drop")
+        logits = apply(params, buffer)
+        return logits[at], _Buffer(buffer, cache.count + num_new)
+
+    return Decoder(init_cache, extend, num_states)
+
+
+def check_room(count: Any, num_new: Any, length: int) -> None:
+    """The cache has room for `num_new` tokens more."""
+    rule = f"the tokens in the cache must be at most its `length` = {length}"
+    require(count + num_new <= length, rule, count + num_new)
+
+
+def _check_cut(
+    temperature: Number, top_k: int | None, top_p: Number | None, num_tokens: int
+) -> None:
+    check_interval("temperature", temperature, 0, jnp.inf, ends="[)")
+    if top_k is not None:
+        check_count("top_k", top_k, at_most=num_tokens)
+    if top_p is not None:
+        check_interval("top_p", top_p, 0, 1, ends="(]")
