@@ -1,0 +1,343 @@
+"""S1: what is drawn is the stated law, with and without a cache, each row for itself."""
+
+import dataclasses
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.stats import chi2
+
+from dfm_jax.models import TransformerConfig, tabular, transformer, transformer_decoder
+from dfm_jax.samplers import autoregressive_log_prob
+from dfm_jax.sampling import (
+    next_token_log_probs,
+    sample_autoregressive,
+    sample_next_token,
+    uncached_decoder,
+)
+
+CONFIG = TransformerConfig(
+    num_tokens=11, width=16, num_layers=2, num_heads=4, num_kv_heads=2, ffn_width=24
+)
+PROMPTS = np.array([[1, 2, 3, -1, -1], [4, 5, 6, 7, 8], [9, -1, -1, -1, -1]])
+LENGTHS = np.array([3, 5, 1])
+FALSE_ALARM = 1e-6
+
+
+def params_of(config, sharpness=1.0):
+    rng = np.random.default_rng(0)
+    shapes = jax.eval_shape(transformer(config).init, jax.random.key(0))
+    return jax.tree.map(
+        lambda leaf: (rng.standard_normal(leaf.shape) * sharpness).astype(np.float32), shapes
+    )
+
+
+# ── the law of one token ────────────────────────────────────────────────────────────────────────
+
+
+def plain_law(logits, temperature=1.0, top_k=None, top_p=None):
+    """In NumPy float64: sort, cut, cut, renormalise."""
+    weights = np.exp(np.float64(logits) / temperature)
+    order = np.argsort(-weights, kind="stable")
+    kept = order if top_k is None else order[:top_k]
+    law = weights[kept] / weights[kept].sum()
+    if top_p is not None:
+        count = next(n for n in range(1, len(law) + 1) if law[:n].sum() >= top_p - 1e-12)
+        kept, law = kept[:count], law[:count] / law[:count].sum()
+    out = np.zeros(len(logits))
+    out[kept] = law
+    return out
+
+
+LOGITS = np.log(np.array([0.05, 0.4, 0.1, 0.25, 0.2])) + 3.0
+
+
+@pytest.mark.statement("S1")
+@pytest.mark.parametrize(
+    "cut",
+    [
+        {},
+        {"temperature": 0.5},
+        {"temperature": 3.0},
+        {"top_k": 1},
+        {"top_k": 3},
+        {"top_k": 5},
+        {"top_p": 0.3},
+        {"top_p": 0.6},
+        {"top_p": 0.9},
+        {"top_p": 1.0},
+        {"temperature": 2.0, "top_k": 4, "top_p": 0.7},
+    ],
+    ids=str,
+)
+def test_the_law_is_cut_as_stated(cut):
+    law = np.exp(next_token_log_probs(jnp.float32(LOGITS), **cut))
+    np.testing.assert_allclose(law, plain_law(LOGITS, **cut), atol=1e-6)
+
+
+def test_temperature_zero_is_the_limit_and_ties_go_to_the_lower_id():
+    logits = jnp.array([1.0, 3.0, 3.0, -jnp.inf])
+    for temperature in (0, 0.0, jnp.float32(0)):
+        law = np.exp(next_token_log_probs(logits, temperature=temperature))
+        np.testing.assert_array_equal(law, [0, 1, 0, 0])
+    cold = np.exp(next_token_log_probs(logits[1:].at[0].set(3.5), temperature=1e-30))
+    np.testing.assert_array_equal(cold, [1, 0, 0])  # and not NaN
+    ties = np.exp(next_token_log_probs(logits, top_k=1))
+    np.testing.assert_array_equal(ties, [0, 1, 0, 0])
+
+
+def test_top_p_of_1_keeps_a_tail_that_rounding_would_cut():
+    logits = jnp.array([0.0, -20.0, -21.0, -22.0])
+    assert np.all(np.isfinite(next_token_log_probs(logits, top_p=1.0)))
+    assert np.sum(np.isfinite(next_token_log_probs(logits, top_p=0.999))) == 1
+
+
+def test_half_precision_logits_are_drawn_in_float32():
+    law = next_token_log_probs(jnp.zeros(4, jnp.bfloat16), temperature=0.7)
+    assert law.dtype == jnp.float32
+
+
+@pytest.mark.parametrize(
+    ("cut", "message"),
+    [
+        ({"temperature": -1.0}, r"`temperature` must lie in \[0, inf\); it is -1.0"),
+        ({"top_k": 0}, r"`top_k` must lie in \[1, 5\]; it is 0"),
+        ({"top_k": 6}, r"`top_k` must lie in \[1, 5\]; it is 6"),
+        ({"top_p": 0.0}, r"`top_p` must lie in \(0, 1\]; it is 0.0"),
+        ({"top_p": 1.5}, r"`top_p` must lie in \(0, 1\]; it is 1.5"),
+    ],
+)
+def test_a_bad_cut_is_refused(cut, message):
+    with pytest.raises(ValueError, match=message):
+        next_token_log_probs(jnp.zeros(5), **cut)
+
+
+def test_the_tail_is_drawn_from_half_precision_logits():
+    """1,000 tokens, a gap of 8: a quarter of the mass is tail; drawn in bfloat16 it is 1 %."""
+    law = next_token_log_probs(jnp.full(1000, -8.0, jnp.bfloat16).at[0].set(0.0))
+    keys = jax.random.split(jax.random.key(0), 2000)
+    tokens = jax.jit(jax.vmap(sample_next_token, in_axes=(0, None)))(keys, law)
+    tail = 999 * np.exp(-8.0) / (1 + 999 * np.exp(-8.0))
+    # Five standard errors: a false alarm once in 1.7 million runs.
+    assert np.mean(tokens != 0) == pytest.approx(tail, abs=5 * np.sqrt(tail * (1 - tail) / 2000))
+
+
+def test_the_far_tail_is_drawn():
+    """Half a million tokens 18 nats down have 0.8 % of the mass, and 4 of the keys 0 … 399 draw one.
+
+    Two of the four are tried: the usual float32 draw gives the largest token for them, as it does
+    for all 400, for its Gumbel noise ends at 16.
+    """
+    law = next_token_log_probs(jnp.full(2**19, -18.0).at[0].set(0.0))
+    for seed in (4, 7):
+        assert sample_next_token(jax.random.key(seed), law) > 0
+        assert jax.random.categorical(jax.random.key(seed), law) == 0
+
+
+# ── whole rows ──────────────────────────────────────────────────────────────────────────────────
+
+NETWORK_CASES = {
+    "grouped": {},
+    "scanned, bounded": {"scan_layers": True, "max_positions": 16},
+    "untied, a mask, by xla": {"tied": False, "num_states": 12, "attention": "xla"},
+}
+CUTS = {
+    "plain": {},
+    "stops": {"stop_tokens": (2, 7)},
+    "cut": {"temperature": 0.8, "top_k": 6, "top_p": 0.9, "stop_tokens": (5,)},
+    "greedy": {"temperature": 0.0},
+}
+
+
+def drawn(key, params, decoder, **cut):
+    return sample_autoregressive(
+        jax.random.key(key), params, decoder, PROMPTS, LENGTHS, max_new=10, **cut
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.statement("S1")
+@pytest.mark.parametrize("network", NETWORK_CASES)
+def test_with_a_cache_is_without_token_for_token(network):
+    config = dataclasses.replace(CONFIG, **NETWORK_CASES[network])
+    params = params_of(config)
+    cached = transformer_decoder(config)
+    plain = uncached_decoder(transformer(config).apply, config.states)
+    for cut in CUTS.values():
+        for key in range(4):
+            ours, expected = drawn(key, params, cached, **cut), drawn(key, params, plain, **cut)
+            for field in ours._fields:
+                np.testing.assert_array_equal(getattr(ours, field), getattr(expected, field))
+
+
+def test_rows_hold_prompt_draws_and_then_nothing():
+    sample = drawn(0, params_of(CONFIG), transformer_decoder(CONFIG), stop_tokens=(2, 7))
+    assert sample.tokens.shape == (3, 15)
+    assert set(np.array(sample.stopped)) == {
+        True,
+        False,
+    }  # some row of each kind, or it says little
+    assert np.all(sample.alive)
+    for row, prompt, length, end, stopped in zip(
+        np.array(sample.tokens), PROMPTS, LENGTHS, sample.lengths, sample.stopped, strict=True
+    ):
+        np.testing.assert_array_equal(row[:length], prompt[:length])
+        np.testing.assert_array_equal(row[end:], -1)
+        new = row[length:end]
+        assert np.all(new >= 0)
+        assert not np.isin(new[:-1], (2, 7)).any()
+        assert np.isin(new[-1], (2, 7)) == stopped
+        assert stopped or len(new) == 10
+
+
+def test_a_row_does_not_depend_on_its_neighbours():
+    params, decoder = params_of(CONFIG), transformer_decoder(CONFIG)
+    one = drawn(0, params, decoder, stop_tokens=(2, 7))
+    others = PROMPTS.copy()
+    others[1], lengths = [10, 10, -1, -1, -1], np.array([3, 2, 1])
+    two = sample_autoregressive(
+        jax.random.key(0), params, decoder, others, lengths, max_new=10, stop_tokens=(2, 7)
+    )
+    np.testing.assert_array_equal(one.tokens[::2], two.tokens[::2])
+    assert not np.array_equal(one.tokens[1], two.tokens[1])
+    assert not np.array_equal(one.tokens[0, 3:8], drawn(1, params, decoder).tokens[0, 3:8])
+
+
+def test_rows_of_one_prompt_differ():
+    decoder = uncached_decoder(tabular(11, order=1).apply, 11)
+    prompts, lengths = np.full((8, 1), 3), np.ones(8, int)
+    params = {"logits": jnp.zeros((1, 11))}
+    sample = sample_autoregressive(jax.random.key(0), params, decoder, prompts, lengths, max_new=4)
+    assert len({tuple(row) for row in np.array(sample.tokens)}) == 8
+
+
+@pytest.mark.statement("S1")
+@pytest.mark.parametrize("cut", [{}, {"temperature": 0.6, "top_k": 3, "top_p": 0.9}], ids=str)
+def test_the_law_of_what_is_drawn_is_the_product_of_next_token_laws(cut):
+    """χ² over all continuations of three tokens, two prompts; false alarm: 1 in a million each."""
+    rng = np.random.default_rng(3)
+    table = rng.standard_normal(((4 + 1) ** 2, 4)).astype(np.float32)
+    decoder = uncached_decoder(tabular(4, order=3).apply, 4)
+    rows = 4000
+    prompts = np.array([[1, 2], [3, -1]] * rows)
+    sample = sample_autoregressive(
+        jax.random.key(1),
+        {"logits": jnp.array(table)},
+        decoder,
+        prompts,
+        np.array([2, 1] * rows),
+        max_new=3,
+        **cut,
+    )
+    laws = [plain_law(row, **cut) for row in table]
+    for start, prompt in enumerate(([1, 2], [3])):
+        at = len(prompt)
+        new = np.array(sample.tokens[start::2, at : at + 3])
+        counts = np.bincount(new @ [16, 4, 1], minlength=64)
+        exact = []
+        for x in itertools.product(range(4), repeat=3):
+            seen, log_prob = [4, 4, *prompt], 0.0
+            for v in x:
+                with np.errstate(divide="ignore"):
+                    log_prob += np.log(laws[seen[-1] + 5 * seen[-2]][v])
+                seen.append(v)
+            exact.append(np.exp(log_prob))
+        exact = np.array(exact)
+        assert np.all(counts[exact == 0] == 0)
+        live = exact > 0
+        statistic = np.sum((counts - rows * exact)[live] ** 2 / (rows * exact[live]))
+        assert statistic < chi2.isf(FALSE_ALARM, live.sum() - 1)
+        wrong = np.roll(exact[live], 1)  # the same numbers, one place on
+        falsified = np.sum((counts[live] - rows * wrong) ** 2 / (rows * wrong))
+        assert falsified > chi2.isf(FALSE_ALARM, live.sum() - 1)
+
+
+@pytest.mark.statement("S1")
+def test_the_log_probability_of_a_row_is_that_of_the_sampler_law():
+    """Extending by the whole row gives the laws that `autoregressive_log_prob` scores it by."""
+    params, decoder = params_of(CONFIG, 0.5), transformer_decoder(CONFIG)
+    x = jnp.array([1, 2, 3, 4, 5])
+    whole, cache = decoder.extend(params, decoder.init_cache(5), x)
+    assert cache.count == 5
+    cache, total = decoder.init_cache(7), 0.0
+    logits, cache = decoder.extend(params, cache, jnp.array([1, 2, 9, 9]), 2)  # two are padding
+    rows = [logits[1]]
+    for token in (3, 4):
+        logits, cache = decoder.extend(params, cache, jnp.array([token]))
+        rows.append(logits[0])
+        logits, cache = decoder.extend(params, cache, jnp.array([0]), 0)  # a frozen row's step
+    np.testing.assert_allclose(rows, whole[1:4], atol=1e-5)
+    total = autoregressive_log_prob(x[2:], jax.nn.log_softmax(jnp.stack(rows)))
+    assert total == pytest.approx(
+        float(sum(jax.nn.log_softmax(whole)[i, x[i + 1]] for i in (1, 2, 3))), abs=1e-5
+    )
+
+
+def test_a_row_without_a_law_is_refused_and_its_neighbours_go_on():
+    """Behind token 3 nothing is possible; −∞ everywhere would be drawn as id 0."""
+    table = jnp.zeros((5, 4)).at[3].set(-jnp.inf)
+    decoder = uncached_decoder(tabular(4, order=2).apply, 4)
+    args = ({"logits": table}, decoder, np.array([[3], [0]]), np.array([1, 1]))
+    with pytest.raises(ValueError, match=r"logits must be finite somewhere.*\[False"):
+        sample_autoregressive(jax.random.key(0), *args, max_new=2)
+    sample = jax.jit(
+        lambda key: sample_autoregressive(key, *args, max_new=2, stop_tokens=(1, 2, 3))
+    )(jax.random.key(0))
+    np.testing.assert_array_equal(sample.tokens[0], [3, -1, -1])
+    assert sample.alive.tolist() == [False, True]
+    assert sample.lengths[0] == 1 < sample.lengths[1]
+    broken = {"logits": jnp.zeros((5, 4)).at[0, 2].set(jnp.nan)}
+    with pytest.raises(ValueError, match="nowhere NaN"):
+        sample_autoregressive(jax.random.key(0), broken, *args[1:], max_new=1)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"lengths": np.array([3, 6, 1])}, r"`lengths` must lie in \[1, 5\]"),
+        ({"lengths": np.array([3, 0, 1])}, r"`lengths` must lie in \[1, 5\]"),
+        ({"lengths": np.array([4, 5, 1])}, r"`prompts` must hold ids in \[0, 10\]"),  # a −1
+        ({"prompts": PROMPTS + 3}, r"`prompts` must hold ids in \[0, 10\]"),
+        ({"max_new": 0}, "`max_new` must be at least 1; it is 0"),
+        ({"max_new": 13}, r"`length` must lie in \[1, 16\]; it is 17"),
+        ({"stop_tokens": (11,)}, r"`stop_tokens` must hold ids in \[0, 10\]"),
+        ({"top_p": 1.1}, r"`top_p` must lie in \(0, 1\]; it is 1.1"),
+        ({"top_k": 12}, r"`top_k` must lie in \[1, 11\]; it is 12"),
+    ],
+)
+def test_bad_prompts_and_options_are_refused(change, message):
+    config = dataclasses.replace(CONFIG, max_positions=16)
+    given = {"prompts": PROMPTS, "lengths": LENGTHS, "max_new": 4} | change
+    with pytest.raises(ValueError, match=message):
+        sample_autoregressive(
+            jax.random.key(0), params_of(config), transformer_decoder(config), **given
+        )
+
+
+def test_a_cache_refuses_what_it_cannot_hold():
+    decoder, params = transformer_decoder(CONFIG), params_of(CONFIG)
+    _, cache = jax.eval_shape(decoder.extend, params, decoder.init_cache(3), jnp.array([1, 2]))
+    full = decoder.init_cache(3)._replace(count=jnp.array(2))
+    with pytest.raises(ValueError, match="at most its `length` = 3; it is 4"):
+        decoder.extend(params, full, jnp.array([1, 2]))
+    assert cache.count.shape == ()
+    for change in ({"causal": False}, {"time_conditioned": True}):
+        with pytest.raises(ValueError, match="`causal` must be True|`time_conditioned` must be"):
+            transformer_decoder(dataclasses.replace(CONFIG, **change))
+
+
+def test_sampling_compiles_once_per_decoder():
+    counted = []
+
+    def apply(params, x_t):
+        counted.append(x_t.shape)
+        return jnp.zeros((x_t.shape[0], 11)) + params
+
+    decoder = uncached_decoder(apply, 11)
+    drawn(0, jnp.float32(0), decoder, temperature=1.0)
+    first = len(counted)
+    drawn(1, jnp.float32(1), decoder, temperature=0.5)
+    # The shape of the logits is asked for again; the compiled program is found.
+    assert len(counted) == first + 1
