@@ -1,0 +1,1 @@
+"""Training: state, step and loop as pure pieces; verified checkpoints; members of a run."""

@@ -1,0 +1,134 @@
+"""A batch is a pure function of (key, step): a restart needs no iterator, and is bit-exact."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Integer
+
+from dfm_jax.checks import check_count, require
+from dfm_jax.types import Array, ArrayLike, Bool, Int, Key, typed
+
+_ROUNDS = 6  # of the Feistel network; four already pass the tests
+
+
+class Batch(NamedTuple):
+    """Sequences and which of their tokens count; padding has the id 0 and does not count."""
+
+    tokens: Int[ArrayLike, "*B N"]
+    valid: Bool[ArrayLike, "*B N"]
+
+
+Batches = Callable[[Key, ArrayLike], Batch]
+"""(key, step) → Batch [B, N]; the same key throughout a run. Steps lie in [0, 2³¹)."""
+
+
+def stream_windows(tokens: np.ndarray, num_positions: int, batch_size: int) -> Batches:
+    """Windows that begin anywhere in one long stream [M], uniformly, with replacement.
+
+    Raises:
+        ValueError: if the stream is shorter than a window, or M ≥ 2³¹.
+    """
+    check_count("batch_size", batch_size)
+    rule = f"`tokens` must number at least `num_positions` = {num_positions}, and fewer than 2³¹"
+    require(num_positions <= len(tokens) < 2**31, rule, len(tokens))
+
+    @jax.jit
+    def batch(stream: Array, key: Key, step: ArrayLike) -> Batch:
+        last = stream.shape[0] - num_positions
+        key = jax.random.fold_in(key, step)
+        starts = jax.random.randint(key, (batch_size,), 0, last + 1)
+        windows = stream[starts[:, None] + jnp.arange(num_positions)[None]].astype(jnp.int32)
+        return Batch(windows, jnp.ones(windows.shape, bool))
+
+    stream = jnp.asarray(tokens)
+    return lambda key, step: batch(stream, key, step)
+
+
+def document_windows(
+    tokens: np.ndarray, offsets: np.ndarray, num_positions: int, batch_size: int
+) -> Batches:
+    """Windows that no two documents share, each exactly once an epoch, in an order of its own.
+
+    Document d is `tokens[offsets[d] : offsets[d + 1]]`, cut into windows of N from its beginning;
+    the last is padded. Window j of epoch e is number σ_e(j), with σ_e a permutation drawn by
+    (key, e) and evaluated at j alone: nothing is shuffled, nothing stored. A batch may straddle two
+    epochs.
+
+    Raises:
+        ValueError: if there is no token, or windows × batch size ≥ 2³¹.
+    """
+    check_count("batch_size", batch_size)
+    pieces = document_pieces(offsets, num_positions)
+    count = len(pieces)
+    check_count("the number of windows", count)
+    rule = "the number of windows times `batch_size` must be below 2³¹"
+    require(count * batch_size < 2**31, rule, count * batch_size)
+
+    @jax.jit
+    def batch(stream: Array, pieces: Array, key: Key, step: ArrayLike) -> Batch:
+        # The j-th window of a run, in integers that never leave 31 bits.
+        within = (jnp.asarray(step) % count) * batch_size + jnp.arange(batch_size)
+        epoch = (jnp.asarray(step) // count) * batch_size + within // count
+        number = jax.vmap(permuted, in_axes=(None, 0, 0, None))(key, epoch, within % count, count)
+        return pieces_batch(stream, pieces[number], num_positions)
+
+    stream, table = jnp.asarray(tokens), jnp.asarray(pieces)
+    return lambda key, step: batch(stream, table, key, step)
+
+
+def document_pieces(offsets: np.ndarray, num_positions: int) -> np.ndarray:
+    """(start, length) of the windows that cut every document from its beginning: int32 [P, 2]."""
+    check_count("num_positions", num_positions)
+    offsets = np.asarray(offsets, np.int64)
+    require(offsets[-1] < 2**31, "the tokens must number fewer than 2³¹", offsets[-1])
+    per_document = -(-np.diff(offsets) // num_positions)
+    first = np.cumsum(per_document) - per_document  # the number of a document's first window
+    within = np.arange(per_document.sum()) - np.repeat(first, per_document)
+    starts = np.repeat(offsets[:-1], per_document) + within * num_positions
+    lengths = np.minimum(np.repeat(offsets[1:], per_document) - starts, num_positions)
+    return np.stack([starts, lengths], axis=1).astype(np.int32)
+
+
+@typed
+def pieces_batch(
+    stream: Integer[ArrayLike, " M"], pieces: Int[ArrayLike, "B 2"], num_positions: int
+) -> Batch:
+    """The windows (start, length), padded with id 0 to N."""
+    start, length = pieces[:, :1], pieces[:, 1:]
+    position = jnp.arange(num_positions)[None]
+    valid = position < length
+    tokens = jnp.asarray(stream)[jnp.where(valid, start + position, 0)].astype(jnp.int32)
+    return Batch(jnp.where(valid, tokens, 0), valid)
+
+
+@typed
+def permuted(key: Key, epoch: Int[ArrayLike, ""], index: Int[ArrayLike, ""], count: int) -> Array:
+    """σ(index), σ a permutation of 0 … count − 1 drawn by (key, epoch), without listing it.
+
+    A Feistel network permutes the pairs of h-bit halves, 4^h ≥ count; from an image outside the
+    range one walks on until inside, which takes less than four steps on average.
+
+    Source: Luby & Rackoff (1988); cycle walking, Black & Rogaway (2002).
+    """
+    half = max(1, ((count - 1).bit_length() + 1) // 2)
+    low = jnp.uint32(2**half - 1)
+    keys = jax.random.bits(jax.random.fold_in(key, epoch), (_ROUNDS,), jnp.uint32)
+
+    def once(x: Array) -> Array:
+        left, right = x >> half, x & low
+        for r in range(_ROUNDS):
+            left, right = right, left ^ (_mixed(right ^ keys[r]) & low)
+        return (left << half) | right
+
+    first = once(jnp.asarray(index).astype(jnp.uint32))
+    return jax.lax.while_loop(lambda x: x >= count, once, first).astype(jnp.int32)
+
+
+def _mixed(x: Array) -> Array:
+    """A hash of 32 bits: murmur3's finaliser."""
+    x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
+    x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
+    return x ^ (x >> 16)

@@ -1,0 +1,177 @@
+"""What a run is a function of, as one frozen value; to JSON and back, hashed, compared by field."""
+
+import dataclasses
+import hashlib
+import json
+import types
+import typing
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+
+from dfm_jax.checks import check_count, check_interval, require
+from dfm_jax.models import TransformerConfig
+
+Config = TypeVar("Config")
+Objective = Literal["autoregressive", "masked"]
+Windows = Literal["stream", "documents"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimiserConfig:
+    """AdamW under a linear warm-up and a cosine, with clipping by the global norm.
+
+    Raises:
+        ValueError: on a rate, a decay or a norm outside its domain.
+    """
+
+    learning_rate: float = 1e-3  # the peak
+    warmup_steps: int = 20
+    final_fraction: float = 0.1  # of the peak, where the cosine ends
+    weight_decay: float = 0.1  # of matrices; norms, biases and other vectors do not decay
+    b1: float = 0.9
+    b2: float = 0.95
+    epsilon: float = 1e-8
+    max_norm: float | None = 1.0  # of the gradient over all leaves; None clips nothing
+
+    def __post_init__(self) -> None:
+        """Refuse what no optimiser can be."""
+        check_interval("learning_rate", self.learning_rate, 0, np.inf, ends="()")
+        check_count("warmup_steps", self.warmup_steps, at_least=0)
+        check_interval("final_fraction", self.final_fraction, 0, 1)
+        check_interval("weight_decay", self.weight_decay, 0, np.inf, ends="[)")
+        check_interval("b1", self.b1, 0, 1, ends="[)")
+        check_interval("b2", self.b2, 0, 1, ends="[)")
+        check_interval("epsilon", self.epsilon, 0, np.inf, ends="()")
+        if self.max_norm is not None:
+            check_interval("max_norm", self.max_norm, 0, np.inf, ends="()")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """All that the parameters of a run depend on, but for its data.
+
+    Raises:
+        ValueError: on a size below 1, micro-batches that do not divide the batch, or an objective
+            that the network cannot be trained by.
+    """
+
+    model: TransformerConfig = field(
+        default_factory=lambda: TransformerConfig(
+            num_tokens=256, num_states=257, width=128, num_layers=4, num_heads=4, ffn_width=352
+        )
+    )
+    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    objective: Objective = "autoregressive"  # next token; masked: all-mask source, κ_t = t
+    num_grid_steps: int = 32  # T of the masked objective's grid; the other one has none
+    seed: int = 0  # of the parameters, the batches and the noise
+    num_steps: int = 1000  # updates
+    batch_size: int = 16  # sequences in an update
+    num_micro_batches: int = 1  # parts of a batch that are in memory one at a time
+    num_positions: int = 128  # N, tokens of a sequence
+    windows: Windows = "documents"  # no sequence crosses documents; stream: anywhere, uniformly
+    held_out: float = 0.1  # share of documents kept for evaluation, drawn by their content
+    ema_decay: float | None = None  # an average of the parameters besides; None keeps none
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be trained."""
+        for name in ("num_grid_steps", "num_steps", "batch_size", "num_micro_batches"):
+            check_count(name, getattr(self, name))
+        check_count("num_positions", self.num_positions, at_least=2)
+        rule = f"`num_micro_batches` must divide `batch_size` = {self.batch_size}"
+        require(self.batch_size % self.num_micro_batches == 0, rule, self.num_micro_batches)
+        check_interval("held_out", self.held_out, 0, 1, ends="[)")
+        if self.ema_decay is not None:
+            check_interval("ema_decay", self.ema_decay, 0, 1, ends="[)")
+        for name, kinds in (("objective", Objective), ("windows", Windows)):
+            names, value = typing.get_args(kinds), getattr(self, name)
+            require(value in names, f"`{name}` must be one of {', '.join(names)}", value)
+        causal = self.objective == "autoregressive"
+        rule = f"`model.causal` must be {causal} for the {self.objective} objective"
+        require(self.model.causal == causal, rule, self.model.causal)
+        if causal:
+            rule = "`model.time_conditioned` must be False: the prefix says what the time is"
+            require(not self.model.time_conditioned, rule, self.model.time_conditioned)
+        else:
+            rule = "`model.num_states` must be V + 1 for the masked objective"
+            require(self.model.states == self.model.num_tokens + 1, rule, self.model.states)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watch:
+    """How a run is watched and kept; the parameters do not depend on it."""
+
+    log_every: int = 10  # steps between lines of metrics.jsonl
+    save_every: int = 200  # steps between checkpoints; the last step is always saved
+    evaluate_every: int = 200  # steps between evaluations on held-out documents
+    keep_last: int = 2  # checkpoints kept, besides the best
+    evaluation_windows: int = 256  # held-out sequences of one evaluation, at most
+
+    def __post_init__(self) -> None:
+        """Refuse counts below 1."""
+        for item in dataclasses.fields(self):
+            check_count(item.name, getattr(self, item.name))
+
+
+def to_json(config: Any) -> dict[str, Any]:
+    """A config as what JSON can hold."""
+    return dataclasses.asdict(config)
+
+
+def from_json(kind: type[Config], values: Any, *, where: str = "config") -> Config:
+    """A config from what JSON held; fields that are not given keep their defaults.
+
+    Raises:
+        ValueError: naming the first field that is unknown, missing or of another type.
+    """
+    require(isinstance(values, dict), f"`{where}` must be an object", str(values))
+    fields = {item.name: item for item in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    hints = typing.get_type_hints(kind)
+    for name in values:
+        require(name in fields, f"`{where}` may hold only {', '.join(fields)}", name)
+    for name, item in fields.items():
+        default = item.default is not dataclasses.MISSING
+        default |= item.default_factory is not dataclasses.MISSING
+        require(name in values or default, f"`{where}` must hold `{name}`", ", ".join(values))
+    return kind(
+        **{name: _as(hints[name], value, f"{where}.{name}") for name, value in values.items()}
+    )
+
+
+def config_digest(values: dict[str, Any]) -> str:
+    """The SHA-256 of a config as JSON, whatever the order of its fields."""
+    text = json.dumps(values, sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def differences(
+    expected: dict[str, Any], found: dict[str, Any], prefix: str = ""
+) -> Iterator[tuple[str, Any, Any]]:
+    """(field, expected, found) wherever two configs differ; "absent" where one lacks the field."""
+    for name in [*expected, *(name for name in found if name not in expected)]:
+        here, there = expected.get(name, "absent"), found.get(name, "absent")
+        if isinstance(here, dict) and isinstance(there, dict):
+            yield from differences(here, there, f"{prefix}{name}.")
+        elif here != there or isinstance(here, bool) != isinstance(there, bool):
+            yield f"{prefix}{name}", here, there
+
+
+def _as(hint: Any, value: Any, where: str) -> Any:
+    """`value` if it is what the annotation says, an int where a float is due made one."""
+    if dataclasses.is_dataclass(hint):
+        return from_json(hint, value, where=where)  # type: ignore[arg-type]
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        (inner,) = (kind for kind in typing.get_args(hint) if kind is not type(None))
+        return None if value is None else _as(inner, value, where)
+    if typing.get_origin(hint) is Literal:
+        names = typing.get_args(hint)
+        require(value in names, f"`{where}` must be one of {', '.join(map(str, names))}", value)
+        return value
+    number = isinstance(value, int) and not isinstance(value, bool)
+    if hint is float and number:
+        return float(value)
+    exact = number if hint is int else isinstance(value, hint)
+    require(exact, f"`{where}` must be of type {hint.__name__}", repr(value))
+    return value

@@ -1,0 +1,108 @@
+"""The state of a run as one pytree, and the optimiser that moves it."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from dfm_jax.models import Network, Params
+from dfm_jax.training.config import OptimiserConfig
+from dfm_jax.types import Array, ArrayLike, Float, Int, Key, typed
+
+
+class TrainState(NamedTuple):
+    """All that changes in a run. `step` counts the updates made; `ema` is None where none is kept.
+
+    Keys are no part of it: that of a step is `fold_in(key, step)`.
+    """
+
+    step: Int[ArrayLike, "*R"]
+    params: Params
+    optimiser: Any
+    ema: Params | None
+
+
+def make_optimiser(config: OptimiserConfig, num_steps: int) -> optax.GradientTransformation:
+    """AdamW; its peak rate and its weight decay are values in its state, not constants.
+
+        g ← g · min(1, max_norm / ‖g‖),  ‖g‖ over all leaves
+        θ ← θ − η_s (m̂ / (√v̂ + ε) + decay · θ),  decay for matrices only
+
+    so runs that differ in either are one program: `with_hyperparameters`, then `jax.vmap`. The norm
+    is clipped before the moments are formed. Source: Loshchilov & Hutter (1711.05101).
+    """
+
+    def adamw(learning_rate: Array, weight_decay: Array) -> optax.GradientTransformation:
+        def negative_rate(step: Array) -> Array:
+            return -learning_rate * learning_rate_shape(step, config, num_steps)
+
+        clip = optax.clip_by_global_norm(config.max_norm) if config.max_norm else optax.identity()
+        return optax.chain(
+            clip,
+            optax.scale_by_adam(config.b1, config.b2, config.epsilon),
+            # Masked means: added where True. Where False the update passes through as it came.
+            optax.add_decayed_weights(weight_decay, mask=is_matrix),
+            optax.scale_by_schedule(negative_rate),
+        )
+
+    return optax.inject_hyperparams(adamw)(
+        learning_rate=config.learning_rate, weight_decay=config.weight_decay
+    )
+
+
+@typed
+def learning_rate_shape(
+    step: Int[ArrayLike, ""], config: OptimiserConfig, num_steps: int
+) -> Float[Array, ""]:
+    """η_s / η, the share of the peak rate in update s = 0, 1, …
+
+    (s + 1) / W                              s < W, the warm-up
+    f + (1 − f)(1 + cos(π a)) / 2            a = (s − W) / (S − W), up to s = S
+    """
+    warmup, end = config.warmup_steps, config.final_fraction
+    rising = (jnp.asarray(step) + 1) / max(warmup, 1)
+    passed = jnp.clip((jnp.asarray(step) - warmup) / max(num_steps - warmup, 1), 0.0, 1.0)
+    falling = end + (1 - end) * (1 + jnp.cos(jnp.pi * passed)) / 2
+    return jnp.where(jnp.asarray(step) < warmup, rising, falling)
+
+
+def is_matrix(params: Params) -> Any:
+    """Which leaves decay: those of two axes or more, embeddings and the stacks of scanned layers.
+
+    A vector that a scan has stacked has two axes as well: its name, `scale` or `bias`, tells.
+    """
+
+    def decays(path: tuple, leaf: Array) -> bool:
+        name = jax.tree_util.keystr(path[-1:], simple=True) if path else ""
+        return leaf.ndim >= 2 and name not in ("scale", "bias")
+
+    return jax.tree_util.tree_map_with_path(decays, params)
+
+
+def init_state(
+    key: Key,
+    network: Network,
+    optimiser: optax.GradientTransformation,
+    *,
+    ema: bool = False,
+) -> TrainState:
+    """Step 0: fresh parameters, and their average begun at them."""
+    params = network.init(key)
+    average = jax.tree.map(jnp.copy, params) if ema else None  # no buffer is donated twice
+    return TrainState(jnp.zeros((), jnp.int32), params, optimiser.init(params), average)
+
+
+def with_hyperparameters(state: TrainState, **values: Array) -> TrainState:
+    """The state under another `learning_rate` (the peak) or `weight_decay`.
+
+    Raises:
+        ValueError: on any other name.
+    """
+    known = state.optimiser.hyperparams
+    for name in values:
+        if name not in known:
+            raise ValueError(f"`values` may name {', '.join(known)}; it names {name!r}.")
+    dtyped = {name: jnp.asarray(value, known[name].dtype) for name, value in values.items()}
+    optimiser = state.optimiser._replace(hyperparams={**known, **dtyped})
+    return state._replace(optimiser=optimiser)

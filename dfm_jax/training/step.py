@@ -1,0 +1,119 @@
+"""One update and one evaluation, as pure functions; `jax.jit` and the mesh are the caller's."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from dfm_jax.checks import check_count, check_interval, require
+from dfm_jax.models import Params
+from dfm_jax.training.batches import Batch
+from dfm_jax.training.state import TrainState
+from dfm_jax.training.terms import Terms, TermsOf
+from dfm_jax.types import Array, ArrayLike, Float, Int, Key
+
+
+class StepMetrics(NamedTuple):
+    """Of one update: nats per token, how many tokens counted, and two norms over all leaves.
+
+    If the loss and both norms are finite, so is every parameter.
+    """
+
+    loss: Float[ArrayLike, "*R"]
+    num_tokens: Int[ArrayLike, "*R"]
+    gradient_norm: Float[ArrayLike, "*R"]  # before it is clipped
+    update_norm: Float[ArrayLike, "*R"]
+
+
+TrainStep = Callable[[TrainState, Batch, Key], tuple[TrainState, StepMetrics]]
+
+
+def make_train_step(
+    terms_of: TermsOf,
+    optimiser: optax.GradientTransformation,
+    *,
+    num_micro_batches: int = 1,
+    ema_decay: float | None = None,
+) -> TrainStep:
+    """(state, batch, key) → (state, metrics): one update by ∇ (Σ nats / Σ counts) over the batch.
+
+    The key is the step's own. Sequence b draws from `fold_in(key, b)`, so the gradient of
+    micro-batches is that of the whole batch, to rounding: sums are accumulated, and divided once,
+    however many tokens each part holds. The state may be donated.
+
+    The average is ema ← d · ema + (1 − d) · θ from ema = θ_0, so after n updates it holds d^n of
+    the parameters that the run began with; that bias is not corrected.
+
+    Raises:
+        ValueError: in a call, if the micro-batches do not divide the batch.
+    """
+    check_count("num_micro_batches", num_micro_batches)
+    if ema_decay is not None:
+        check_interval("ema_decay", ema_decay, 0, 1, ends="[)")
+
+    def total(params: Params, part: Batch, keys: Key) -> tuple[Array, Array]:
+        terms = jax.vmap(terms_of, in_axes=(None, 0, 0))(params, part, keys)
+        return jnp.sum(terms.nats), jnp.sum(terms.counts)
+
+    def summed(params: Params, part: Batch, keys: Key) -> tuple[Array, Array, Params]:
+        (nats, count), grads = jax.value_and_grad(total, has_aux=True)(params, part, keys)
+        return nats, count, grads
+
+    def train_step(state: TrainState, batch: Batch, key: Key) -> tuple[TrainState, StepMetrics]:
+        size = batch.tokens.shape[0]
+        rule = f"`num_micro_batches` must divide the batch of {size}"
+        require(size % num_micro_batches == 0, rule, num_micro_batches)
+        keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(size))
+        nats, count, grads = _accumulated(summed, state.params, batch, keys, num_micro_batches)
+        grads = jax.tree.map(lambda g: g / count.astype(g.dtype), grads)
+        updates, moved = optimiser.update(grads, state.optimiser, state.params)
+        params = optax.apply_updates(state.params, updates)
+        ema = state.ema
+        if ema_decay is not None:
+            ema = jax.tree.map(lambda a, p: ema_decay * a + (1 - ema_decay) * p, ema, params)
+        norms = optax.tree.norm(grads), optax.tree.norm(updates)
+        metrics = StepMetrics(nats / count, count, *norms)
+        return TrainState(state.step + 1, params, moved, ema), metrics
+
+    return train_step
+
+
+def make_evaluation(terms_of: TermsOf) -> Callable[[Params, Batch, Key | None], Terms]:
+    """(params, batch, key) → Σ nats and Σ counts of each sequence, [B]; without key no dropout."""
+
+    def evaluation(params: Params, batch: Batch, key: Key | None = None) -> Terms:
+        size = batch.tokens.shape[0]
+        if key is None:
+            terms = jax.vmap(lambda row: terms_of(params, row, None))(batch)
+        else:
+            keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(size))
+            terms = jax.vmap(terms_of, in_axes=(None, 0, 0))(params, batch, keys)
+        return Terms(jnp.sum(terms.nats, axis=-1), jnp.sum(terms.counts, axis=-1))
+
+    return evaluation
+
+
+def _accumulated(
+    summed: Callable[..., tuple[Array, Array, Params]],
+    params: Params,
+    batch: Batch,
+    keys: Key,
+    parts: int,
+) -> Any:
+    """Sums over micro-batches, one in memory at a time."""
+    if parts == 1:
+        return summed(params, batch, keys)
+
+    def cut(leaf: Array) -> Array:
+        return leaf.reshape(parts, leaf.shape[0] // parts, *leaf.shape[1:])
+
+    split = jax.tree.map(cut, (batch, keys))
+    shapes = jax.eval_shape(summed, params, *jax.tree.map(lambda leaf: leaf[0], split))
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+
+    def body(totals: Any, part: Any) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, totals, summed(params, *part)), None
+
+    return jax.lax.scan(body, zeros, split)[0]

@@ -1,0 +1,90 @@
+"""What a network pays on one sequence: nats per position, and which positions count."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from dfm_jax.models import Network, Params
+from dfm_jax.objectives import cross_entropy_loss, step_loss
+from dfm_jax.paths import mask_source, mixture_path, sample_path
+from dfm_jax.steps import step_size
+from dfm_jax.training.batches import Batch
+from dfm_jax.types import Array, ArrayLike, Bool, Float, Key, Table
+
+
+class Terms(NamedTuple):
+    """Per position: nats, 0 where nothing counts, and whether it counts.
+
+    The loss is Σ nats / Σ counts over a whole batch: nats per token, never a mean of means.
+    """
+
+    nats: Float[ArrayLike, "*B N"]
+    counts: Bool[ArrayLike, "*B N"]
+
+
+TermsOf = Callable[[Params, Batch, Key | None], Terms]
+"""(params, one sequence, key) → Terms; without a key, without dropout."""
+
+
+def next_token_terms(network: Network, *, start: int | None) -> TermsOf:
+    """−log p̂(x^i | x^{<i}) of a causal network, one term per position.   [A4, L1]
+
+    A causal network's row i is the law of the token behind x^i. With `start`, the id that stands
+    before every sequence (the mask, V), the first token is predicted too, and the sum of the terms
+    is −log p̂(x). Without one it is given, and does not count.
+    """
+
+    def terms(params: Params, batch: Batch, key: Key | None = None) -> Terms:
+        tokens, counts = jnp.asarray(batch.tokens), jnp.asarray(batch.valid)
+        first = tokens[0] if start is None else start
+        x_before = jnp.concatenate([jnp.full((1,), first, tokens.dtype), tokens[:-1]])
+        if start is None:
+            counts = counts.at[0].set(False)
+        nats = cross_entropy_loss(_log_law(network.apply(params, x_before, key=key)), tokens)
+        return Terms(jnp.where(counts, nats, 0.0), counts)
+
+    return terms
+
+
+def masked_terms(network: Network, table: Table, *, time_conditioned: bool) -> TermsOf:
+    """One step's share of the finite-grid bound, times T: unbiased for its sum.   [L5, Q3]
+
+        T λ_t^i 1[X_t^i = m] (−log p̂^i(x_1^i | X_t)),  t uniform over 0 … T − 1
+
+    X_t is drawn from the mixture path of the all-mask source. What does not count is context: never
+    masked. A key is always needed: it draws t, X_t and the dropout.
+    """
+    table = jnp.asarray(table)
+    num_steps = table.shape[0] - 1
+
+    def terms(params: Params, batch: Batch, key: Key | None) -> Terms:
+        if key is None:
+            raise ValueError("`key` must be given: the masked objective draws its states.")
+        x_1, counts = jnp.asarray(batch.tokens), jnp.asarray(batch.valid)
+        step_key, path_key, apply_key = jax.random.split(key, 3)
+        step = jax.random.randint(step_key, (), 0, num_steps)
+        mask_id = _num_tokens(network, params, x_1, table, time_conditioned)
+        x_0 = mask_source(x_1, ~counts, mask_id=mask_id)
+        law = mixture_path(x_0, x_1, table[step], num_states=mask_id + 1)
+        x_t = sample_path(path_key, law)
+        t = step / num_steps if time_conditioned else None
+        log_posterior = _log_law(network.apply(params, x_t, t, key=apply_key))
+        nats = step_loss(log_posterior, x_1, x_t, step_size(table, step), mask_id=mask_id)
+        return Terms(jnp.where(counts, num_steps * nats, 0.0), counts)
+
+    return terms
+
+
+def _log_law(logits: Array) -> Array:
+    """In float32 at least, whatever the network computed in."""
+    dtype = jnp.promote_types(logits.dtype, jnp.float32)
+    return jax.nn.log_softmax(logits.astype(dtype), axis=-1)
+
+
+def _num_tokens(network: Network, params: Params, x: Array, *rest: Any) -> int:
+    """V, the columns of the logits, by a trace that computes nothing."""
+    table, conditioned = rest
+    t = jnp.zeros((), table.dtype) if conditioned else None
+    return jax.eval_shape(network.apply, params, x, t).shape[-1]
