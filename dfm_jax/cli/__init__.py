@@ -10,6 +10,7 @@ from typing import Annotated, Any, Union
 import tyro
 
 from dfm_jax.cli.partition import Partition, Route
+from dfm_jax.cli.training import Evaluate, Train
 from dfm_jax.cli.verification import Equations, Verify
 from dfm_jax.data.packages import MissingDataError
 
@@ -19,6 +20,8 @@ _COMMANDS = {
     "equations": Equations,
     "partition": Partition,
     "route": Route,
+    "train": Train,
+    "evaluate": Evaluate,
 }
 
 

@@ -1,0 +1,205 @@
+"""One checkpoint: a folder that is whole or not there, and verified whenever it is read.
+
+    STEP/state/            the arrays, as orbax writes them
+    STEP/checkpoint.json   step, config, data, metrics; type, shape and SHA-256 of every leaf
+    STEP/SHA256SUMS        SHA-256 of every file
+
+orbax itself does not notice a flipped bit, turns NamedTuples into lists, and may hang on a leaf
+without elements; no other module knows it. Leaves go through it on the host, by their paths, so a
+checkpoint of any topology is read into any other.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dfm_jax.training.config import differences
+from dfm_jax.training.digests import (
+    CheckpointError,
+    DamagedError,
+    check_folder,
+    described,
+    force_to_disk,
+    host_leaves,
+    is_key,
+    named_leaves,
+    seal_folder,
+)
+
+RECORD, STATE = "checkpoint.json", "state"
+WRITING, DELETING = ".writing", ".deleting"
+
+
+class Record(NamedTuple):
+    """What a checkpoint says of itself."""
+
+    step: int
+    config: dict[str, Any]
+    metrics: dict[str, float]
+    leaves: dict[str, dict[str, Any]]  # dtype, shape, sha256, and of a key `impl`
+    sha256: str  # of its SHA256SUMS, hence of all of it
+
+
+def write_checkpoint(
+    folder: Path,
+    state: Any,
+    *,
+    step: int,
+    config: dict[str, Any],
+    metrics: dict[str, float] | None = None,
+) -> str:
+    """Write `folder`; its name is given to it last. The SHA-256 of its SHA256SUMS.
+
+    Raises:
+        ValueError: if it is there already, or a leaf is no array, or holds no element.
+    """
+    return write_leaves(
+        folder, host_leaves(state), leaf_records(state), step=step, config=config, metrics=metrics
+    )
+
+
+def leaf_records(state: Any) -> dict[str, dict[str, Any]]:
+    """What the arrays alone don't say: which leaves are keys, and of which generator."""
+    leaves = [(name, leaf) for name, leaf in named_leaves(state) if is_key(leaf)]
+    return {name: {"impl": _generator(leaf)} for name, leaf in leaves}
+
+
+def write_leaves(
+    folder: Path,
+    leaves: dict[str, np.ndarray],
+    kinds: dict[str, dict[str, Any]],
+    *,
+    step: int,
+    config: dict[str, Any],
+    metrics: dict[str, float] | None = None,
+) -> str:
+    """`write_checkpoint` of leaves that are on the host already: safe in another thread."""
+    folder = folder.absolute()
+    if folder.exists():
+        raise ValueError(f"{folder} is there already; a checkpoint is never written over.")
+    part = folder.with_name(folder.name + WRITING)
+    shutil.rmtree(part, ignore_errors=True)  # of a run that was killed
+    part.mkdir(parents=True)
+    with _orbax() as orbax:
+        orbax.save(part / STATE, args=_save_args(leaves))
+    record = {
+        "step": step,
+        "config": config,
+        "metrics": metrics or {},
+        "leaves": {name: described(leaf) | kinds.get(name, {}) for name, leaf in leaves.items()},
+    }
+    text = json.dumps(record, indent=1, allow_nan=False)
+    (part / RECORD).write_text(text + "\n", encoding="utf-8")
+    digest = seal_folder(part)
+    os.rename(part, folder)
+    force_to_disk(folder.parent)
+    return digest
+
+
+def read_record(folder: Path) -> Record:
+    """What a checkpoint says of itself, after every file of it was verified.
+
+    Raises:
+        CheckpointError: if it is missing; DamagedError: if it is not as written, naming the file.
+    """
+    digest = check_folder(folder)
+    try:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        return Record(**record, sha256=digest)
+    except (OSError, ValueError, TypeError) as error:
+        raise DamagedError(f"{folder}: {RECORD} is not as this version writes it.") from error
+
+
+def read_checkpoint(folder: Path, template: Any, *, config: dict[str, Any] | None = None) -> Any:
+    """The state, in the structure of `template`, whose leaves have `shape`, `dtype`, `sharding`.
+
+    A template is a state, or `jax.eval_shape` of what makes one; a leaf goes where its template
+    lies, or, if that lies nowhere, to the default device.
+
+    Args:
+        folder: `RUN/MEMBER/STEP`.
+        template: of all leaves, or of a part: `{"params": …}` reads the parameters alone.
+        config: what the checkpoint must have been made with; None asks for nothing.
+
+    Raises:
+        CheckpointError: if the checkpoint is missing, was made with another config, or its leaves
+            are not those of the template.
+        DamagedError: if its files or its arrays are not what was written.
+    """
+    record = read_record(folder)
+    if config is not None:
+        for field, expected, found in differences(config, record.config):
+            raise CheckpointError(
+                f"{folder}: it was made with another config; `{field}` should be {expected!r}, and "
+                f"is {found!r}."
+            )
+    for name, leaf in named_leaves(template):
+        _check_leaf(folder, name, leaf, record.leaves.get(name))
+    try:
+        with _orbax() as orbax:
+            leaves = orbax.restore((folder / STATE).absolute(), args=_restore_args(record.leaves))
+    except Exception as error:  # damage can surface anywhere, as anything
+        raise DamagedError(f"{folder}: orbax cannot read it: {error}") from error
+    for name, _ in named_leaves(template):
+        expected, found = record.leaves[name]["sha256"], described(leaves[name])["sha256"]
+        if expected != found:
+            raise DamagedError(
+                f"{folder}: the leaf `{name}` is damaged; its SHA-256 should be {expected[:16]}…, "
+                f"and is {found[:16]}…."
+            )
+    placed = [_placed(leaves[name], leaf) for name, leaf in named_leaves(template)]
+    return jax.tree.unflatten(jax.tree.structure(template), placed)
+
+
+def _check_leaf(folder: Path, name: str, leaf: Any, found: dict[str, Any] | None) -> None:
+    if found is None:
+        raise CheckpointError(f"{folder}: it holds no leaf `{name}`, which the template has.")
+    if is_key(leaf):
+        data = jax.eval_shape(jax.random.key_data, jax.ShapeDtypeStruct(leaf.shape, leaf.dtype))
+        expected = {"impl": _generator(leaf), "shape": list(data.shape)}
+    else:
+        expected = {"dtype": str(jnp.dtype(leaf.dtype)), "shape": list(leaf.shape)}
+    for what, value in expected.items():
+        if found.get(what) != value:
+            raise CheckpointError(
+                f"{folder}: the leaf `{name}` should have {what} {value}, and has "
+                f"{found.get(what)}."
+            )
+
+
+def _generator(leaf: Any) -> str:
+    """The generator of a key, or of the shape of one; `key_impl` takes arrays, traced ones too."""
+    names = []
+    shape = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+    jax.eval_shape(lambda key: names.append(str(jax.random.key_impl(key))), shape)
+    return names[0]
+
+
+def _placed(array: np.ndarray, leaf: Any) -> Any:
+    value = jax.random.wrap_key_data(array, impl=_generator(leaf)) if is_key(leaf) else array
+    return jax.device_put(value, getattr(leaf, "sharding", None))
+
+
+def _orbax() -> Any:
+    import orbax.checkpoint as ocp
+
+    return ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
+
+
+def _save_args(leaves: dict[str, np.ndarray]) -> Any:
+    import orbax.checkpoint as ocp
+
+    return ocp.args.PyTreeSave(leaves)
+
+
+def _restore_args(leaves: dict[str, Any]) -> Any:
+    import orbax.checkpoint as ocp
+
+    kind = ocp.RestoreArgs(restore_type=np.ndarray)
+    return ocp.args.PyTreeRestore(restore_args=dict.fromkeys(leaves, kind))

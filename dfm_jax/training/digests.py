@@ -1,0 +1,136 @@
+"""What was written is what is read: SHA-256 of every file, and of every array.
+
+A folder is sealed by `SHA256SUMS`, in the format of `sha256sum`, so `sha256sum -c SHA256SUMS`
+judges it too. A damaged list cannot pass: each line must be exactly what was written, and each file
+must be in the list.
+"""
+
+import hashlib
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+SUMS = "SHA256SUMS"
+_LINE = re.compile(rb"([0-9a-f]{64})  ([^\n]+)\n")
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is missing, damaged, or of another run; it names the path and the rule."""
+
+
+class DamagedError(CheckpointError):
+    """A checkpoint whose files or arrays are not what was written."""
+
+
+def seal_folder(folder: Path) -> str:
+    """Write `SHA256SUMS` over all files of a folder, everything forced to disk; its own digest."""
+    files = _files(folder)
+    text = b"".join(
+        _digest(folder / name).encode() + b"  " + name.encode() + b"\n" for name in files
+    )
+    with (folder / SUMS).open("wb") as file:
+        file.write(text)
+    for path in [*(folder / name for name in [*files, SUMS]), *_folders(folder)]:
+        force_to_disk(path)
+    return hashlib.sha256(text).hexdigest()
+
+
+def check_folder(folder: Path) -> str:
+    """Every file is there, none besides, each as it was sealed; the digest of the list.
+
+    Raises:
+        CheckpointError: if there is no such folder.
+        DamagedError: naming the file, what was expected and what was found.
+    """
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder}: there is no checkpoint.")
+    if not (folder / SUMS).is_file():
+        raise DamagedError(f"{folder}: {SUMS} is missing; the checkpoint was never finished.")
+    text = (folder / SUMS).read_bytes()
+    lines = list(_LINE.finditer(text))
+    if b"".join(line.group(0) for line in lines) != text or not lines:
+        raise DamagedError(f"{folder}: {SUMS} is damaged; a line of it is none.")
+    expected = {os.fsdecode(line.group(2)): line.group(1).decode() for line in lines}
+    found = set(_files(folder))
+    for name, digest in expected.items():
+        if name not in found:
+            raise DamagedError(f"{folder}: the file {name} is missing.")
+        if (actual := _digest(folder / name)) != digest:
+            raise DamagedError(
+                f"{folder}: the file {name} is damaged; its SHA-256 should be {digest[:16]}…, and "
+                f"is {actual[:16]}… ({(folder / name).stat().st_size:,} bytes)."
+            )
+    for name in sorted(found - set(expected)):
+        raise DamagedError(f"{folder}: the file {name} is not in {SUMS}.")
+    return hashlib.sha256(text).hexdigest()
+
+
+def described(array: np.ndarray) -> dict[str, Any]:
+    """Type, shape and SHA-256 of an array; the digest is of its bytes in C order."""
+    content = np.ascontiguousarray(array)
+    digest = hashlib.sha256(content.reshape(-1).view(np.uint8)).hexdigest()
+    return {"dtype": str(array.dtype), "shape": list(array.shape), "sha256": digest}
+
+
+def host_leaves(tree: Any) -> dict[str, np.ndarray]:
+    """The leaves of a pytree by their paths, copied to the host; of a key, its data.
+
+    A copy, for on a CPU a view would change under a later step that is given the buffer to reuse.
+
+    Raises:
+        ValueError: if a leaf is no array, holds no element, lies on devices of another process, or
+            is called like another.
+    """
+    leaves = {}
+    for name, leaf in named_leaves(tree):
+        if not isinstance(leaf, (jax.Array, np.ndarray, np.generic)):
+            raise ValueError(f"the leaf `{name}` must be an array; it is {leaf!r}.")
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+            raise ValueError(f"the leaf `{name}` must lie on devices of this process; it does not.")
+        if is_key(leaf):
+            leaf = jax.random.key_data(leaf)
+        if leaf.size == 0:
+            raise ValueError(f"the leaf `{name}` must hold an element; its shape is {leaf.shape}.")
+        if name in leaves:
+            raise ValueError(f"no two leaves may be called alike; `{name}` comes twice.")
+        leaves[name] = np.array(leaf, copy=True)
+    return leaves
+
+
+def named_leaves(tree: Any) -> list[tuple[str, Any]]:
+    """(path, leaf): `params/layers_0/kernel`."""
+    flat, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in flat]
+
+
+def is_key(leaf: Any) -> bool:
+    """Whether it is a typed key, or an array of them."""
+    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def force_to_disk(path: Path) -> None:
+    """fsync, of a file or a folder."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _files(folder: Path) -> list[str]:
+    paths = (path for path in folder.rglob("*") if not path.is_dir())
+    return sorted(name for path in paths if (name := path.relative_to(folder).as_posix()) != SUMS)
+
+
+def _folders(folder: Path) -> list[Path]:
+    return [*(path for path in folder.rglob("*") if path.is_dir()), folder]
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

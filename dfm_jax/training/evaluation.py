@@ -1,0 +1,181 @@
+"""What a trained member pays for documents, with an interval over them."""
+
+import math
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dfm_jax.checks import require
+from dfm_jax.data.tokens import TokenSet, encode_texts, read_texts
+from dfm_jax.models import Params
+from dfm_jax.training.batches import document_pieces, pieces_batch
+from dfm_jax.training.checkpoint import read_checkpoint
+from dfm_jax.training.config import TrainConfig, from_json
+from dfm_jax.training.digests import CheckpointError
+from dfm_jax.training.members import (
+    load_member_data,
+    member_folder,
+    network_and_terms,
+    read_member,
+    state_template,
+    tokenizer_of,
+)
+from dfm_jax.training.retention import best_step, checkpoint_steps
+from dfm_jax.training.state import TrainState
+from dfm_jax.training.step import make_evaluation
+
+
+class DocumentLosses(NamedTuple):
+    """Per document: nats, and the tokens that they were paid for."""
+
+    nats: np.ndarray  # [D], float64
+    counts: np.ndarray  # [D], int64
+
+
+def evaluated(
+    state: TrainState,
+    config: TrainConfig,
+    documents: TokenSet,
+    key: Any = None,
+    *,
+    limit: int | None = None,
+) -> DocumentLosses:
+    """What a state pays for each document, cut into windows that know nothing of each other.
+
+    The average of the parameters is judged where one is kept. Of more than `limit` windows, those
+    at even distances are measured. The masked objective is estimated with one draw a window, the
+    same for the same key.
+    """
+    pieces = document_pieces(documents.offsets, config.num_positions)
+    require(len(pieces) > 0, "the documents must hold a token; their number", len(pieces))
+    if limit is not None and len(pieces) > limit:
+        pieces = pieces[np.linspace(0, len(pieces) - 1, limit).round().astype(int)]
+    size = config.batch_size
+    padded = np.concatenate([pieces, np.zeros((-len(pieces) % size, 2), np.int32)])
+    params: Params = state.params if state.ema is None else state.ema
+    evaluation = _compiled_evaluation(config)
+    stream = jnp.asarray(documents.tokens)
+    key = jax.random.key(0) if key is None and config.objective == "masked" else key
+    random = config.objective == "masked"
+    rows = [
+        evaluation(
+            params, stream, padded[i : i + size], jax.random.fold_in(key, i) if random else None
+        )
+        for i in range(0, len(padded), size)
+    ]
+    nats, counts = (
+        np.concatenate(part)[: len(pieces)] for part in zip(*jax.device_get(rows), strict=True)
+    )
+    document = np.searchsorted(documents.offsets, pieces[:, 0], side="right") - 1
+    num_documents = len(documents.offsets) - 1
+    return DocumentLosses(
+        np.bincount(document, nats.astype(np.float64), num_documents),
+        np.bincount(document, counts, num_documents).astype(np.int64),
+    )
+
+
+@cache  # a run evaluates often
+def _compiled_evaluation(config: TrainConfig) -> Any:
+    evaluation = make_evaluation(network_and_terms(config)[1])
+
+    def of_pieces(params: Params, stream: Any, pieces: Any, key: Any) -> Any:
+        return evaluation(params, pieces_batch(stream, pieces, config.num_positions), key)
+
+    return jax.jit(of_pieces)
+
+
+class Evaluation(NamedTuple):
+    """Means over tokens and over bytes, in nats, each with the half width of its 95 % interval."""
+
+    step: int
+    num_documents: int
+    per_token: tuple[float, float]
+    per_byte: tuple[float, float]
+
+
+class Trained(NamedTuple):
+    """A member that has been read: its config, its state, the step of it."""
+
+    config: TrainConfig
+    state: TrainState
+    step: int
+
+
+def members_of(run: Path, expert: int | None = None) -> list[Path]:
+    """The members of a run that have a checkpoint, by name; or the one asked for.
+
+    Raises:
+        CheckpointError: if there is none.
+    """
+    if expert is not None:
+        return [member_folder(run, expert)]
+    found = sorted(path for path in run.glob("*") if path.is_dir() and checkpoint_steps(path))
+    if not found:
+        raise CheckpointError(f"{run}: no member with a checkpoint is here.")
+    return found
+
+
+def load_member(member: Path, *, best: bool = False) -> Trained:
+    """The last checkpoint of a member, or its best, verified.
+
+    Raises:
+        CheckpointError: if there is none, or it is damaged: then nothing else is taken instead.
+    """
+    record = read_member(member)
+    config = from_json(TrainConfig, record["config"])
+    steps = checkpoint_steps(member)
+    if not steps:
+        raise CheckpointError(f"{member}: there is no checkpoint.")
+    step = best_step(member) if best else steps[-1]
+    if step is None:
+        raise CheckpointError(f"{member}: no checkpoint was evaluated, so none is best.")
+    config_of = {name: record[name] for name in ("config", "data")}
+    state = read_checkpoint(member / str(step), state_template(config), config=config_of)
+    return Trained(config, state, step)
+
+
+def evaluate_member(
+    member: Path, *, data: Path | None = None, tokenizer: Path | None = None, best: bool = False
+) -> Evaluation:
+    """Mean loss on the documents that the member held out, or on all of `data`.
+
+    Raises:
+        ValueError: if there is no document, or the data of the run are no longer as they were.
+    """
+    trained = load_member(member, best=best)
+    record = read_member(member)
+    if data is None:
+        found = load_member_data(Path(record["source"]), trained.config, tokenizer)
+        if found.description != record["data"]:
+            raise ValueError(f"{record['source']} is no longer what {member} was trained on.")
+        documents = found.held_out
+    else:
+        pieces = tokenizer_of(trained.config, tokenizer)
+        documents = encode_texts(read_texts(data), pieces)
+    losses = evaluated(trained.state, trained.config, documents)
+    return Evaluation(
+        trained.step,
+        int((losses.counts > 0).sum()),
+        ratio_with_interval(losses.nats, losses.counts),
+        ratio_with_interval(losses.nats, documents.num_bytes),
+    )
+
+
+def ratio_with_interval(totals: np.ndarray, sizes: np.ndarray) -> tuple[float, float]:
+    """Σ y / Σ n over documents, and the half width of its 95 % interval; NaN for one document.
+
+        1.96 √(D / (D − 1) Σ (y_d − r n_d)²) / Σ n
+
+    Documents are what is independent; their tokens are not. Source: Cochran, Sampling Techniques.
+    """
+    kept = sizes > 0
+    y, n = totals[kept].astype(float), sizes[kept].astype(float)
+    ratio = y.sum() / n.sum()
+    if len(y) < 2:
+        return float(ratio), math.nan
+    spread = math.sqrt(len(y) / (len(y) - 1) * np.sum((y - ratio * n) ** 2))
+    return float(ratio), 1.96 * spread / float(n.sum())

@@ -1,0 +1,175 @@
+"""The loop: steps until the last, saved, logged, evaluated; stopped by a signal or a NaN."""
+
+import contextlib
+import math
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from tqdm import tqdm
+
+from dfm_jax.training.batches import Batches
+from dfm_jax.training.config import Watch
+from dfm_jax.training.metrics import MetricsLog
+from dfm_jax.training.retention import Resumed, Saver, resume, sole_writer
+from dfm_jax.training.state import TrainState
+from dfm_jax.training.step import StepMetrics, TrainStep
+from dfm_jax.training.stopping import NonFiniteError, StopRequest
+from dfm_jax.types import Key
+
+METRICS = "metrics.jsonl"
+
+
+class Run(NamedTuple):
+    """A run as pure functions: what comes out depends on nothing else."""
+
+    init: Callable[[], TrainState]
+    step: TrainStep  # compiled; it may be given its state to reuse
+    batches: Batches
+    evaluate: Callable[[TrainState], dict[str, float]] | None
+    batch_key: Key
+    step_key: Key
+    num_steps: int
+
+
+class Outcome(NamedTuple):
+    """Where a run has got to, and how."""
+
+    step: int
+    began_at: int  # the step that it went on from; equal to `step` if nothing was left to do
+    finished: bool
+    metrics: dict[str, float]  # the last of each name
+
+
+def train(
+    run: Run,
+    folder: Path,
+    *,
+    config: dict[str, Any],
+    watch: Watch | None = None,
+    stop: StopRequest | None = None,
+    tensorboard: bool = False,
+    say: Callable[[str], None] | None = None,
+) -> Outcome:
+    """Go on with a run from its last good checkpoint in `folder` to its end, or to a signal.
+
+    Step s takes `batches(batch_key, s)` and `fold_in(step_key, s)`, so a run that was killed at any
+    moment and resumed ends with the same bits as one that was not.
+
+    Args:
+        run: see `Run`.
+        folder: of this member of the run; made if it is not there.
+        config: goes with every checkpoint, and must be that of those found.
+        watch: how often to log, evaluate and save.
+        stop: asked after every step.
+        tensorboard: write event files too, to `folder/tensorboard`.
+        say: what tells the user; by default stderr.
+
+    Raises:
+        NonFiniteError: naming step, folder and last good checkpoint.
+        CheckpointError: if the folder holds another run, or is in use.
+    """
+    watch = Watch() if watch is None else watch
+    stop = StopRequest() if stop is None else stop
+    say = (lambda text: print(text, file=sys.stderr)) if say is None else say
+    with sole_writer(folder):
+        found = resume(folder, jax.eval_shape(run.init), config)
+        for words in found.damaged if found else ():
+            say(f"DAMAGED: {words}")
+        if found is None:
+            found = Resumed(0, run.init(), ())
+        elif found.step < run.num_steps:
+            say(f"{folder}: going on from step {found.step} of {run.num_steps}.")
+        if found.step >= run.num_steps:
+            return Outcome(found.step, found.step, True, {})
+        with contextlib.ExitStack() as stack:
+            log = MetricsLog(
+                folder / METRICS, tensorboard=folder / "tensorboard" if tensorboard else None
+            )
+            log.begin(found.step)
+            stack.callback(log.close)
+            saver = stack.enter_context(Saver(folder, config=config, keep_last=watch.keep_last))
+            return _Loop(run, folder, watch, log, saver).steps(found, stop)
+
+
+class _Loop:
+    """The steps of one process; the metrics of the last few wait on the device."""
+
+    def __init__(self, run: Run, folder: Path, watch: Watch, log: MetricsLog, saver: Saver) -> None:
+        self.run, self.folder, self.watch = run, folder, watch
+        self.log, self.saver = log, saver
+        self.pending: list[tuple[int, StepMetrics]] = []
+        self.values: dict[str, float] = {}
+        self.saved = 0
+
+    def steps(self, found: Resumed, stop: StopRequest) -> Outcome:
+        """From the step found to the last, or to a signal."""
+        run, watch = self.run, self.watch
+        state, self.saved = found.state, found.step
+        bar = tqdm(
+            total=run.num_steps, initial=found.step, unit="step", disable=None, dynamic_ncols=True
+        )
+        with bar:
+            self.bar, self.clock = bar, time.perf_counter()
+            for step in range(found.step, run.num_steps):
+                batch = run.batches(run.batch_key, step)
+                state, metrics = run.step(state, batch, jax.random.fold_in(run.step_key, step))
+                done = step + 1
+                self.pending.append((done, metrics))
+                last = done == run.num_steps
+                ends = last or stop.signal is not None
+                evaluates = run.evaluate and (done % watch.evaluate_every == 0 or last)
+                if done % watch.log_every == 0 or done % watch.save_every == 0 or evaluates or ends:
+                    self.look()
+                measured = self.evaluation(done, state) if evaluates else {}
+                if done % watch.save_every == 0 or ends:
+                    self.log.flush()
+                    self.saver.save(done, state, measured)
+                    self.saved = done
+                if stop.signal is not None:
+                    break
+            self.saver.wait()
+        return Outcome(done, found.step, done == run.num_steps, self.values)
+
+    def look(self) -> None:
+        """Fetch the metrics that wait; judge each, log those of the steps that are logged."""
+        waiting, self.pending = jax.device_get(self.pending), []
+        tokens = sum(int(metrics.num_tokens) for _, metrics in waiting)
+        now = time.perf_counter()
+        speed, self.clock = tokens / max(now - self.clock, 1e-9), now
+        for step, metrics in waiting:
+            values = {name: float(value) for name, value in metrics._asdict().items()}
+            bad = [name for name, value in values.items() if not math.isfinite(value)]
+            if bad:
+                self.log.flush()
+                raise NonFiniteError(self.complaint(step, bad[0], values[bad[0]]))
+            self.values |= values
+            if step % self.watch.log_every == 0 or step == self.run.num_steps:
+                count = int(metrics.num_tokens)
+                self.log.write(step, **(values | {"num_tokens": count}), tokens_per_second=speed)
+        self.bar.update(len(waiting))
+        self.bar.set_postfix_str(f"{self.values['loss']:.4f} nats, {speed:,.0f} tokens/s")
+
+    def evaluation(self, step: int, state: TrainState) -> dict[str, float]:
+        """Measure, log, and leave the time that it took out of the speed."""
+        assert self.run.evaluate is not None
+        measured = self.run.evaluate(state)
+        for name, value in measured.items():
+            if not math.isfinite(value):
+                raise NonFiniteError(self.complaint(step, name, value))
+        self.log.write(step, **measured)
+        self.values |= measured
+        self.clock = time.perf_counter()
+        return measured
+
+    def complaint(self, step: int, name: str, value: float) -> str:
+        """What stopped the run, where, and what is left."""
+        self.saver.wait()
+        good = f"{self.folder / str(self.saved)}" if self.saved else "none; nothing was saved yet"
+        return (
+            f"{name} is {value} at step {step} of the run {self.folder}; the last good checkpoint "
+            f"is {good}."
+        )

@@ -1,0 +1,157 @@
+"""A member of a run, `RUN/expert_003` or `RUN/centre`: its data, its network, its record.
+
+config.json      what it is a function of; versions and where the data lay, for the record
+metrics.jsonl    a line a logged step
+200/ 400/ …      checkpoints
+"""
+
+import json
+import os
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from dfm_jax.checks import check_count, require
+from dfm_jax.data.tokens import (
+    Tokenizer,
+    TokenSet,
+    byte_tokenizer,
+    encode_texts,
+    load_tokenizer,
+    read_texts,
+    split_held_out,
+)
+from dfm_jax.models import Network, transformer
+from dfm_jax.schedules import linear, masked
+from dfm_jax.training.config import TrainConfig, differences, from_json, to_json
+from dfm_jax.training.digests import CheckpointError
+from dfm_jax.training.state import TrainState, init_state, make_optimiser
+from dfm_jax.training.terms import TermsOf, masked_terms, next_token_terms
+
+CONFIG = "config.json"
+_COMPARED = ("config", "data")
+
+
+class MemberData(NamedTuple):
+    """The documents of a member, as tokens."""
+
+    train: TokenSet
+    held_out: TokenSet
+    tokenizer: Tokenizer
+    description: dict[str, Any]  # digests and counts: what must not change under a run
+
+
+def member_folder(run: Path, expert: int | None) -> Path:
+    """`RUN/expert_003`, or `RUN/centre` without an expert."""
+    if expert is not None:
+        check_count("expert", expert, at_least=0)
+    return run / ("centre" if expert is None else f"expert_{expert:03d}")
+
+
+def member_data_path(data: Path, expert: int | None) -> Path:
+    """Where the documents of a member lie.
+
+    Of expert k: `DATA/expert_k/rows.jsonl`, or that folder's text. Of the centre:
+    `DATA/centre.jsonl`, or DATA itself, a folder of text or a file.
+
+    Raises:
+        ValueError: if there is no such expert.
+    """
+    if expert is None:
+        return data / "centre.jsonl" if (data / "centre.jsonl").is_file() else data
+    folder = member_folder(data, expert)
+    if not folder.is_dir():
+        raise ValueError(f"`expert` must have a folder in the data; {folder} is not there.")
+    return folder / "rows.jsonl" if (folder / "rows.jsonl").is_file() else folder
+
+
+def tokenizer_of(config: TrainConfig, path: Path | None) -> Tokenizer:
+    """The bytes, or a tokenizer.json.
+
+    Raises:
+        ValueError: if it has not V tokens.
+    """
+    pieces = byte_tokenizer() if path is None else load_tokenizer(path)
+    rule = f"`model.num_tokens` must be that of the tokenizer, {pieces.num_tokens}"
+    require(config.model.num_tokens == pieces.num_tokens, rule, config.model.num_tokens)
+    return pieces
+
+
+def load_member_data(path: Path, config: TrainConfig, tokenizer: Path | None) -> MemberData:
+    """Read, split and encode the documents of a member.
+
+    Raises:
+        ValueError: if the tokenizer has not V tokens, or there is nothing to read.
+    """
+    pieces = tokenizer_of(config, tokenizer)
+    train, held_out = split_held_out(read_texts(path), config.held_out)
+    sets = encode_texts(train, pieces), encode_texts(held_out, pieces)
+    description: dict[str, Any] = {"tokenizer": "bytes" if tokenizer is None else tokenizer.name}
+    for name, part in zip(("train", "held_out"), sets, strict=True):
+        description |= {
+            f"{name}_documents": len(part.num_bytes),
+            f"{name}_tokens": len(part.tokens),
+            f"{name}_sha256": part.digest,
+        }
+    return MemberData(*sets, pieces, description)
+
+
+def network_and_terms(config: TrainConfig) -> tuple[Network, TermsOf]:
+    """The network of a config, and what it pays."""
+    model, network = config.model, transformer(config.model)
+    if config.objective == "autoregressive":
+        start = model.num_tokens if model.states > model.num_tokens else None
+        return network, next_token_terms(network, start=start)
+    table = masked(linear(), config.num_grid_steps, config.num_positions)
+    return network, masked_terms(network, table, time_conditioned=model.time_conditioned)
+
+
+def state_template(config: TrainConfig) -> TrainState:
+    """The shapes of a state, without computing one."""
+    network, _ = network_and_terms(config)
+    optimiser = make_optimiser(config.optimiser, config.num_steps)
+    ema = config.ema_decay is not None
+    return jax.eval_shape(lambda: init_state(jax.random.key(0), network, optimiser, ema=ema))
+
+
+def record_member(folder: Path, config: TrainConfig, data: MemberData, source: Path) -> dict:
+    """Write `config.json`, or find it there and the same; what goes with every checkpoint.
+
+    Raises:
+        CheckpointError: if it is that of another run, naming the first field that differs.
+    """
+    record = {"config": to_json(config), "data": data.description}
+    path = folder / CONFIG
+    if path.is_file():
+        found = read_member(folder)
+        for field, here, there in differences(record, {name: found[name] for name in _COMPARED}):
+            raise CheckpointError(
+                f"{folder}: another run is here; `{field}` is {here!r}, and was {there!r}."
+            )
+        return record
+    versions = {name: version(name) for name in ("jax", "flax", "optax", "orbax-checkpoint")}
+    folder.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    full = record | {"source": str(source.absolute()), "versions": versions}
+    part.write_text(json.dumps(full, indent=1) + "\n", encoding="utf-8")
+    os.replace(part, path)
+    return record
+
+
+def read_member(folder: Path) -> dict[str, Any]:
+    """The `config.json` of a member.
+
+    Raises:
+        CheckpointError: if there is none, or it is not as `record_member` writes it.
+    """
+    path = folder / CONFIG
+    if not path.is_file():
+        raise CheckpointError(f"{folder}: there is no {CONFIG}; nothing was trained here.")
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        from_json(TrainConfig, record["config"])
+        return record | {name: record[name] for name in ("data", "source")}
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} is not the config of a member: {error}") from error

@@ -1,0 +1,105 @@
+"""metrics.jsonl: one line a step that is logged, append-only; what a resumed run repeats is cut."""
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+from dfm_jax.training.digests import force_to_disk
+
+
+class MetricsLog:
+    """Lines `{"step": …, …}` in the order of steps, and the same numbers for tensorboard.
+
+    `begin(step)` cuts what was written after that step, a line that a kill has cut included: with
+    `flush` before every checkpoint no line is lost and none comes twice.
+    """
+
+    def __init__(self, path: Path, *, tensorboard: Path | None = None) -> None:
+        """A log at `path`; `tensorboard` is a folder for its event files (extra `tb`)."""
+        self.path, self.tensorboard = path, tensorboard
+        self._file: Any = None
+        self._events: Any = None
+
+    def begin(self, step: int) -> None:
+        """Open the log of a run that goes on from `step`.
+
+        Raises:
+            ValueError: if a line up to that step is missing its end, or is not JSON.
+        """
+        kept = _lines_until(self.path, step)
+        part = self.path.with_name(self.path.name + ".part")
+        with part.open("wb") as file:
+            file.write(b"".join(kept))
+        force_to_disk(part)
+        os.replace(part, self.path)
+        self._file = self.path.open("a", encoding="utf-8")
+        if self.tensorboard is not None:
+            self._events = _event_writer(self.tensorboard, step)
+
+    def write(self, step: int, **values: float) -> None:
+        """Append a line.
+
+        Raises:
+            ValueError: if a value is not finite: JSON has no such number.
+        """
+        for name, value in values.items():
+            if not math.isfinite(value):
+                raise ValueError(f"`{name}` must be finite; it is {value} at step {step}.")
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        if self._events is not None:
+            for name, value in values.items():
+                self._events.add_scalar(name, value, step)
+
+    def flush(self) -> None:
+        """Force to disk what was written."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        if self._events is not None:
+            self._events.flush()
+
+    def close(self) -> None:
+        """Flush, and close the files."""
+        if self._file is not None:
+            self.flush()
+            self._file.close()
+        if self._events is not None:
+            self._events.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """The lines of a log.
+
+    Raises:
+        ValueError: if a line is not JSON; the last may have been cut by a kill.
+    """
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _lines_until(path: Path, step: int) -> list[bytes]:
+    kept: list[bytes] = []
+    lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
+    for number, line in enumerate(lines, 1):
+        try:
+            whole = line.endswith(b"\n") and json.loads(line)["step"]
+        except (ValueError, KeyError, TypeError):
+            whole = None
+        if whole is False or whole is None:
+            if number == len(lines):
+                break  # cut by a kill, after the last flush
+            raise ValueError(f"{path}, line {number}: it is no line of metrics.")
+        if whole > step:
+            break
+        kept.append(line)
+    return kept
+
+
+def _event_writer(folder: Path, step: int) -> Any:
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError as error:
+        raise ValueError(
+            "tensorboard files need the package tensorboardX: pip install 'dfm_jax[tb]'."
+        ) from error
+    return SummaryWriter(str(folder), purge_step=step + 1)

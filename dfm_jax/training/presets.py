@@ -1,0 +1,96 @@
+"""Configs to begin from: by name, from a file, with single fields set."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from dfm_jax.checks import require
+from dfm_jax.models import TransformerConfig
+from dfm_jax.training.config import OptimiserConfig, TrainConfig, from_json, to_json
+
+
+def _bytes_model(width: int, layers: int, heads: int) -> TransformerConfig:
+    """Over 256 bytes and the mask, which also stands before a sequence."""
+    return TransformerConfig(
+        num_tokens=256,
+        num_states=257,
+        width=width,
+        num_layers=layers,
+        num_heads=heads,
+        ffn_width=8 * (width // 3),
+    )
+
+
+_SMALL = TrainConfig(model=_bytes_model(128, 4, 4), num_steps=2000)
+
+PRESETS = {
+    "tiny": TrainConfig(  # seconds on a laptop
+        model=_bytes_model(32, 2, 2), num_steps=100, batch_size=8, num_positions=64
+    ),
+    "small": _SMALL,  # a million parameters
+    "small-masked": replace(
+        _SMALL, objective="masked", model=replace(_SMALL.model, causal=False, time_conditioned=True)
+    ),
+    "medium": TrainConfig(  # 26 million: one accelerator
+        model=replace(_bytes_model(512, 8, 8), compute_dtype="bfloat16"),
+        optimiser=OptimiserConfig(learning_rate=6e-4, warmup_steps=500),
+        num_steps=20_000,
+        batch_size=64,
+        num_positions=512,
+    ),
+}
+
+
+def load_config(source: str, changes: Sequence[str] = ()) -> TrainConfig:
+    """The preset of that name, or the config of a JSON file; then `FIELD=VALUE` for single fields.
+
+    A field is named by its path, `optimiser.learning_rate=3e-4`; a value is JSON, or a bare word.
+
+    Raises:
+        ValueError: if there is no such preset or file, or a field or a value is not as it must be.
+    """
+    values = _preset_or_file(source)
+    for change in changes:
+        name, sign, text = change.partition("=")
+        require(bool(sign), "`set` must be FIELD=VALUE", repr(change))
+        *outer, last = name.split(".")
+        place: Any = values
+        for part in outer:
+            place = place.get(part) if isinstance(place, dict) else None
+        if not isinstance(place, dict) or last not in place:
+            near = get_close_matches(name, _paths(values), n=1)
+            hint = f": did you mean {near[0]!r}?" if near else "."
+            raise ValueError(f"`set` must name a field of the config; {name!r} is none{hint}")
+        try:
+            place[last] = json.loads(text)
+        except ValueError:
+            place[last] = text
+    return from_json(TrainConfig, values)
+
+
+def _preset_or_file(source: str) -> dict[str, Any]:
+    if source in PRESETS:
+        return to_json(PRESETS[source])
+    path = Path(source)
+    if not path.is_file():
+        names = ", ".join(PRESETS)
+        raise ValueError(f"`config` must be a file, or one of {names}; it is {source!r}.")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"`config` must be JSON; {path} is not: {error}") from error
+    if isinstance(values, dict) and isinstance(values.get("config"), dict):
+        values = values["config"]  # the config.json of a run
+    return to_json(from_json(TrainConfig, values))
+
+
+def _paths(values: dict[str, Any], prefix: str = "") -> list[str]:
+    paths = []
+    for name, value in values.items():
+        paths.append(prefix + name)
+        if isinstance(value, dict):
+            paths += _paths(value, f"{prefix}{name}.")
+    return paths

@@ -1,0 +1,81 @@
+"""From a config and a folder of text to a trained member."""
+
+from pathlib import Path
+
+import jax
+
+from dfm_jax.training.batches import document_windows, stream_windows
+from dfm_jax.training.config import TrainConfig, Watch
+from dfm_jax.training.evaluation import evaluated
+from dfm_jax.training.loop import Outcome, Run, train
+from dfm_jax.training.members import (
+    MemberData,
+    load_member_data,
+    member_data_path,
+    member_folder,
+    network_and_terms,
+    record_member,
+)
+from dfm_jax.training.state import TrainState, init_state, make_optimiser
+from dfm_jax.training.step import make_train_step
+from dfm_jax.training.stopping import StopRequest
+
+
+def train_member(
+    config: TrainConfig,
+    data: Path,
+    run: Path,
+    *,
+    expert: int | None = None,
+    tokenizer: Path | None = None,
+    watch: Watch | None = None,
+    stop: StopRequest | None = None,
+    tensorboard: bool = False,
+) -> Outcome:
+    """Train a member to its end, or to a signal, from wherever it is; see `loop.train`.
+
+    Raises:
+        CheckpointError: if the folder holds a run of another config or other data.
+        NonFiniteError: see `loop.train`.
+    """
+    watch = Watch() if watch is None else watch
+    folder, source = member_folder(run, expert), member_data_path(data, expert)
+    documents = load_member_data(source, config, tokenizer)
+    record = record_member(folder, config, documents, source)
+    member = make_run(config, documents, watch)
+    return train(member, folder, config=record, watch=watch, stop=stop, tensorboard=tensorboard)
+
+
+def make_run(config: TrainConfig, data: MemberData, watch: Watch) -> Run:
+    """The run of a config on its data, as pure functions.
+
+    Keys: the seed's key is split for parameters, batches, steps and evaluation, in this order.
+    """
+    init_key, batch_key, step_key, evaluation_key = jax.random.split(jax.random.key(config.seed), 4)
+    network, terms_of = network_and_terms(config)
+    optimiser = make_optimiser(config.optimiser, config.num_steps)
+    step = make_train_step(
+        terms_of,
+        optimiser,
+        num_micro_batches=config.num_micro_batches,
+        ema_decay=config.ema_decay,
+    )
+    size, length, train = config.batch_size, config.num_positions, data.train
+    if config.windows == "stream":
+        batches = stream_windows(train.tokens, length, size)
+    else:
+        batches = document_windows(train.tokens, train.offsets, length, size)
+
+    def init() -> TrainState:
+        key = jax.random.clone(init_key)  # once for the shapes, once for the values
+        return init_state(key, network, optimiser, ema=config.ema_decay is not None)
+
+    def evaluate(state: TrainState) -> dict[str, float]:
+        documents = evaluated(
+            state, config, data.held_out, evaluation_key, limit=watch.evaluation_windows
+        )
+        return {"validation": float(documents.nats.sum() / documents.counts.sum())}
+
+    measured = evaluate if config.held_out > 0 else None
+    compiled = jax.jit(step, donate_argnums=0)
+    return Run(init, compiled, batches, measured, batch_key, step_key, config.num_steps)
