@@ -120,7 +120,8 @@ class _Loop:
                 done = step + 1
                 self.pending.append((done, metrics))
                 last = done == run.num_steps
-                ends = last or stop.signal is not None
+                asked = stop.signal is not None  # once: it may come between two questions
+                ends = last or asked
                 evaluates = run.evaluate and (done % watch.evaluate_every == 0 or last)
                 if done % watch.log_every == 0 or done % watch.save_every == 0 or evaluates or ends:
                     self.look()
@@ -129,7 +130,7 @@ class _Loop:
                     self.log.flush()
                     self.saver.save(done, state, measured)
                     self.saved = done
-                if stop.signal is not None:
+                if asked:
                     break
             self.saver.wait()
         return Outcome(done, found.step, done == run.num_steps, self.values)

@@ -110,7 +110,9 @@ def _accumulated(
         return leaf.reshape(parts, leaf.shape[0] // parts, *leaf.shape[1:])
 
     split = jax.tree.map(cut, (batch, keys))
-    shapes = jax.eval_shape(summed, params, *jax.tree.map(lambda leaf: leaf[0], split))
+    # Of shapes, not of the first part: to index an array of keys is to use them.
+    first = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), split)
+    shapes = jax.eval_shape(summed, params, *first)
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
     def body(totals: Any, part: Any) -> tuple[Any, None]:

@@ -1,0 +1,216 @@
+"""The loop: the same bits after any interruption, metrics without a gap, one way to fail."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dfm_jax.models import Network
+from dfm_jax.training.batches import document_windows
+from dfm_jax.training.config import OptimiserConfig, Watch
+from dfm_jax.training.digests import CheckpointError
+from dfm_jax.training.loop import Run, train
+from dfm_jax.training.metrics import MetricsLog, read_metrics
+from dfm_jax.training.retention import best_step, checkpoint_steps
+from dfm_jax.training.state import init_state, make_optimiser
+from dfm_jax.training.step import make_train_step
+from dfm_jax.training.stopping import ExitStatus, NonFiniteError, StopRequest, stop_on_signals
+from dfm_jax.training.terms import next_token_terms
+
+V, STEPS = 5, 24
+WATCH = Watch(log_every=3, save_every=4, evaluate_every=8, keep_last=2)
+QUIET = {"watch": WATCH, "say": lambda text: None}
+
+
+def network() -> Network:
+    def init(key):
+        return {"table": jax.random.normal(key, (V + 1, V))}
+
+    return Network(init, lambda params, x_t, t=None, *, key=None: params["table"][x_t])
+
+
+def make_run() -> Run:
+    """A run over 40 tokens in two documents."""
+    net, optimiser = network(), make_optimiser(OptimiserConfig(warmup_steps=2), STEPS)
+    step = make_train_step(next_token_terms(net, start=V), optimiser)
+    tokens = np.random.default_rng(0).integers(0, V, 40).astype(np.uint8)
+    return Run(
+        init=lambda: init_state(jax.random.key(0), net, optimiser),
+        step=jax.jit(step, donate_argnums=0),
+        batches=document_windows(tokens, np.array([0, 13, 40]), 6, 4),
+        evaluate=lambda state: {"validation": float(jnp.sum(state.params["table"] ** 2))},
+        batch_key=jax.random.key(1),
+        step_key=jax.random.key(2),
+        num_steps=STEPS,
+    )
+
+
+RUN = make_run()  # compiled once for all tests
+
+
+def poisoned(at: int) -> Run:
+    """The same run, with a loss that is no number in one step."""
+
+    def step(state, batch, key):
+        state, metrics = RUN.step(state, batch, key)
+        return state, metrics._replace(loss=jnp.nan) if int(state.step) == at else metrics
+
+    return RUN._replace(step=step)
+
+
+def digests(folder: Path, step: int = STEPS) -> dict:
+    leaves = json.loads((folder / str(step) / "checkpoint.json").read_text())["leaves"]
+    return {name: leaf["sha256"] for name, leaf in leaves.items()}
+
+
+def lines(folder: Path) -> list[dict]:
+    """The log without what a clock measured."""
+    rows = read_metrics(folder / "metrics.jsonl")
+    return [{k: v for k, v in row.items() if k != "tokens_per_second"} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    """The run that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("whole") / "centre"
+    outcome = train(RUN, folder, config={"a": 1}, **QUIET)
+    assert (outcome.step, outcome.began_at, outcome.finished) == (STEPS, 0, True)
+    return folder
+
+
+class StopAt(StopRequest):
+    """A signal that comes in that step of the process."""
+
+    def __init__(self, step):
+        self.left = step
+
+    @property
+    def signal(self):
+        self.left -= 1
+        return signal.SIGTERM if self.left <= 0 else None
+
+
+def test_a_finished_run_is_left_alone(whole):
+    before = {path: path.stat().st_mtime_ns for path in whole.rglob("*") if path.is_file()}
+    outcome = train(RUN, whole, config={"a": 1}, **QUIET)
+    assert (outcome.step, outcome.began_at, outcome.finished) == (STEPS, STEPS, True)
+    assert before == {p: p.stat().st_mtime_ns for p in whole.rglob("*") if p.is_file()}
+
+
+def test_the_log_has_each_line_once_in_order(whole):
+    steps = [(row["step"], "validation" in row) for row in lines(whole)]
+    logged = [(step, False) for step in range(3, STEPS + 1, 3)]
+    assert steps == sorted(logged + [(step, True) for step in (8, 16, 24)])
+    assert checkpoint_steps(whole) == sorted({best_step(whole), 20, 24})
+
+
+def test_stopped_twice_and_resumed_is_the_same_run(whole, tmp_path):
+    folder = tmp_path / "centre"
+    stops = [train(RUN, folder, config={"a": 1}, stop=StopAt(s), **QUIET) for s in (5, 6)]
+    assert [(stop.step, stop.finished) for stop in stops] == [(5, False), (11, False)]
+    end = train(RUN, folder, config={"a": 1}, **QUIET)
+    assert (end.began_at, end.finished) == (11, True)
+    assert digests(folder) == digests(whole)
+    assert lines(folder) == lines(whole)
+
+
+def test_what_was_logged_after_the_last_checkpoint_is_written_once(whole, tmp_path):
+    """As a kill leaves it: lines beyond the checkpoint, the last cut in the middle."""
+    folder = tmp_path / "centre"
+    train(RUN, folder, config={"a": 1}, stop=StopAt(8), **QUIET)
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 9, "loss": 0.0}\n{"step": 12, "lo')
+    train(RUN, folder, config={"a": 1}, **QUIET)
+    assert lines(folder) == lines(whole)
+
+
+def test_a_damaged_last_checkpoint_costs_time_and_no_bit(whole, tmp_path):
+    folder, said = tmp_path / "centre", []
+    train(RUN, folder, config={"a": 1}, stop=StopAt(10), **QUIET)
+    path = folder / "10" / "SHA256SUMS"
+    path.write_bytes(path.read_bytes()[1:])
+    train(RUN, folder, config={"a": 1}, watch=WATCH, say=said.append)
+    assert said[0].startswith("DAMAGED: ")
+    assert "/10: SHA256SUMS is damaged" in said[0]
+    assert "going on from step 8 of 24" in said[1]
+    assert digests(folder) == digests(whole)
+    assert lines(folder) == lines(whole)
+    assert (folder / "10.damaged").is_dir()
+
+
+def test_another_config_is_refused_by_field(whole):
+    with pytest.raises(CheckpointError, match="`a` should be 2, and is 1"):
+        train(RUN, whole, config={"a": 2}, **QUIET)
+
+
+def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
+    """It names step, run and last good checkpoint, and nothing after that is saved."""
+    folder = tmp_path / "expert_003"
+    message = rf"loss is nan at step 10 of the run {folder}; the last good .* is {folder}/8\."
+    with pytest.raises(NonFiniteError, match=message):
+        train(poisoned(10), folder, config={}, **QUIET)
+    assert checkpoint_steps(folder)[-1] == 8
+    assert lines(folder)[-1]["step"] == 9
+
+
+def test_before_the_first_checkpoint_it_says_that_there_is_none(tmp_path):
+    with pytest.raises(NonFiniteError, match="none; nothing was saved yet"):
+        train(poisoned(2), tmp_path / "centre", config={}, **QUIET)
+
+
+def test_an_evaluation_that_is_no_number_stops_the_run(tmp_path):
+    run = RUN._replace(evaluate=lambda state: {"validation": float("inf")})
+    with pytest.raises(NonFiniteError, match="validation is inf at step 8"):
+        train(run, tmp_path / "centre", config={}, **QUIET)
+
+
+# ── signals ─────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [(signal.SIGTERM, ExitStatus.SIGTERM), (signal.SIGINT, ExitStatus.SIGINT)],
+)
+def test_the_first_signal_is_noted_and_the_second_acts(number, status):
+    before = signal.getsignal(number)
+    with stop_on_signals() as stop:
+        assert stop.status == ExitStatus.FINISHED
+        os.kill(os.getpid(), number)
+        assert stop.status == status == 128 + number
+        assert signal.getsignal(number) is before
+    assert signal.getsignal(number) is before
+
+
+# ── the log ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_damaged_line_in_the_middle_is_refused(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\nnothing\n{"step": 3}\n')
+    with pytest.raises(ValueError, match="line 2: it is no line of metrics"):
+        MetricsLog(path).begin(3)
+    assert path.read_text().count("\n") == 3
+
+
+def test_json_has_no_infinities(tmp_path):
+    log = MetricsLog(tmp_path / "metrics.jsonl")
+    log.begin(0)
+    with pytest.raises(ValueError, match="`loss` must be finite; it is nan at step 2"):
+        log.write(2, loss=float("nan"))
+    log.close()
+
+
+def test_tensorboard_gets_the_same_numbers(tmp_path):
+    pytest.importorskip("tensorboardX")
+    log = MetricsLog(tmp_path / "metrics.jsonl", tensorboard=tmp_path / "tb")
+    log.begin(0)
+    log.write(1, loss=2.5)
+    log.close()
+    (events,) = (tmp_path / "tb").iterdir()
+    assert b"loss" in events.read_bytes()
+    assert read_metrics(tmp_path / "metrics.jsonl") == [{"step": 1, "loss": 2.5}]
