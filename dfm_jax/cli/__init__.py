@@ -10,7 +10,7 @@ from typing import Annotated, Any, Union
 import tyro
 
 from dfm_jax.cli.partition import Partition, Route
-from dfm_jax.cli.training import Evaluate, Train
+from dfm_jax.cli.training import Evaluate, Gather, Sample, Train
 from dfm_jax.cli.verification import Equations, Verify
 from dfm_jax.data.packages import MissingDataError
 
@@ -22,6 +22,8 @@ _COMMANDS = {
     "route": Route,
     "train": Train,
     "evaluate": Evaluate,
+    "sample": Sample,
+    "gather": Gather,
 }
 
 

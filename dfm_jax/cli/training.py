@@ -1,4 +1,4 @@
-"""train, evaluate and gather: one member of a run, resumable; what it pays; the ensemble."""
+"""train, evaluate, sample, gather: members of a run, what they pay and say, and the ensemble."""
 
 import sys
 from dataclasses import dataclass
@@ -122,6 +122,107 @@ class Evaluate:
             print(
                 f"{member.name:<12}{row.step:>9,}{row.num_documents:>11,}"
                 f"{_with_interval(row.per_token):>19}{_with_interval(row.per_byte):>19}"
+            )
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """Continue a prompt with a trained member, token by token.
+
+    A token is drawn from the model's own law unless it is cut: --temperature, --top-k, --top-p. The
+    same seed draws the same text.
+
+    For example:
+
+        python -m dfm_jax sample --run run --prompt "In the beginning" --max-new 200
+
+        python -m dfm_jax sample --run run --expert 3 --num-samples 4 --top-p 0.9 --seed 7
+    """
+
+    folder: Annotated[Path, tyro.conf.arg(name="run")]
+    """The folder of the run."""
+    prompt: str = ""
+    """What the text begins with."""
+    expert: int | None = None
+    """Which expert; without it, the only member there is."""
+    max_new: int = 128
+    """The most tokens to draw."""
+    num_samples: int = 1
+    """Continuations, each drawn for itself."""
+    temperature: float = 1.0
+    """Logits are divided by it; 0 takes the likeliest token."""
+    top_k: int | None = None
+    """Keep the k likeliest tokens."""
+    top_p: float | None = None
+    """Keep the fewest likeliest tokens of this mass."""
+    stop: tuple[int, ...] = ()
+    """Ids of tokens to stop behind."""
+    seed: int = 0
+    """Of the draws."""
+    tokenizer: Path | None = None
+    """The tokenizer.json of the run, if it had one."""
+    checkpoint: Literal["last", "best"] = "last"
+    """Best: of the lowest validation loss among those kept."""
+
+    def run(self) -> int:
+        """Print the texts, a line between two."""
+        from dfm_jax.training.evaluation import members_of
+        from dfm_jax.training.texts import sampled_texts
+
+        members = members_of(self.folder, self.expert)
+        if len(members) > 1:
+            names = ", ".join(member.name for member in members)
+            raise ValueError(f"`expert` must say which member is to speak; there are {names}.")
+        texts = sampled_texts(
+            members[0],
+            self.prompt,
+            seed=self.seed,
+            num_samples=self.num_samples,
+            max_new=self.max_new,
+            temperature=self.temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
+            stop_tokens=self.stop,
+            tokenizer=self.tokenizer,
+            best=self.checkpoint == "best",
+        )
+        print("\n――――――――\n".join(texts))
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gather:
+    """Gather the trained experts of a run into an ensemble: RUN/ensemble.json.
+
+    It names every expert's checkpoint by its hash, and its weight, the share of training tokens, as
+    an exact fraction. An expert added, retrained or taken away: gather again.
+
+    For example:
+
+        python -m dfm_jax gather --run run
+    """
+
+    folder: Annotated[Path, tyro.conf.arg(name="run")]
+    """The folder of the run."""
+    without: tuple[str, ...] = ()
+    """Experts to leave out, by name."""
+    checkpoint: Literal["last", "best"] = "last"
+    """Best: of the lowest validation loss among those kept."""
+
+    def run(self) -> int:
+        """Write the manifest and print it."""
+        from dfm_jax.training.ensemble import MANIFEST, gather, write_ensemble
+
+        ensemble = gather(self.folder, best=self.checkpoint == "best")
+        for name in self.without:
+            ensemble = ensemble.without_expert(name)
+        write_ensemble(self.folder / MANIFEST, ensemble)
+        print(f"{'expert':<12}{'step':>9}{'tokens':>14}{'weight':>9}  sha256")
+        for expert, weight in zip(ensemble.experts, ensemble.weights, strict=True):
+            print(
+                f"{expert.name:<12}{expert.step:>9,}{expert.count:>14,}{float(weight):>9.4f}"
+                f"  {expert.sha256[:16]}…"
             )
         return 0
 

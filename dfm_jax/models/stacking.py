@@ -18,7 +18,9 @@ def stack_layers(params: Params) -> Params:
     own = [name for name in params if re.fullmatch(r"layers_\d+", name)]
     names = [f"layers_{i}" for i in range(len(own))]
     require(
-        bool(names), "`params` must have layers `layers_0`, `layers_1`, …; its names", str(list(params))
+        bool(names),
+        "`params` must have layers `layers_0`, `layers_1`, …; its names",
+        str(list(params)),
     )
     require(set(names) == set(own), f"`params` must have {', '.join(names)}; it has", str(own))
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(params[name] for name in names))

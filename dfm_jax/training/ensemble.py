@@ -1,0 +1,204 @@
+"""Trained experts gathered into an ensemble: a manifest of names, hashes, configs and masses.
+
+The prior of the gate, w_k, is the share of training tokens: integers, so that the weights sum to 1
+exactly, and to the same numbers again if an expert is taken out and put back.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dfm_jax.checks import check_count
+from dfm_jax.training.checkpoint import read_record
+from dfm_jax.training.config import config_digest
+from dfm_jax.training.digests import CheckpointError, DamagedError, force_to_disk
+from dfm_jax.training.retention import best_step, checkpoint_steps
+
+MANIFEST = "ensemble.json"
+# What experts must share for their next-token laws to be mixed.
+_SHARED = (("data", "tokenizer"), ("config", "objective"), ("config", "model", "num_tokens"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expert:
+    """One expert: the checkpoint that it is, and its mass."""
+
+    name: str  # of its folder in the run
+    step: int
+    sha256: str  # of the SHA256SUMS of its checkpoint, hence of every byte of it
+    config_sha256: str
+    config: dict[str, Any]  # and its data
+    count: int  # its training tokens: w_k = count / Σ count
+
+    def __post_init__(self) -> None:
+        """Refuse an expert without mass: w_k > 0."""
+        check_count("count", self.count)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ensemble:
+    """Experts in the order of their names."""
+
+    experts: tuple[Expert, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse none, two of one name, and experts whose laws cannot be mixed."""
+        names = [expert.name for expert in self.experts]
+        if not names:
+            raise ValueError("an ensemble must have an expert; it has none.")
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"an ensemble has each expert once; {name} is there twice.")
+        if names != sorted(names):
+            raise ValueError(f"experts stand in the order of their names; they are {names}.")
+        first = self.experts[0]
+        for expert in self.experts[1:]:
+            for path in _SHARED:
+                here, there = _at(first.config, path), _at(expert.config, path)
+                if here != there:
+                    raise ValueError(
+                        f"experts must share `{'.'.join(path)}`; it is {here!r} for {first.name} "
+                        f"and {there!r} for {expert.name}."
+                    )
+
+    @property
+    def weights(self) -> tuple[Fraction, ...]:
+        """w_k, exactly: they sum to 1."""
+        total = sum(expert.count for expert in self.experts)
+        return tuple(Fraction(expert.count, total) for expert in self.experts)
+
+    @property
+    def log_weights(self) -> np.ndarray:
+        """log w_k in float64, [K]: what a gate begins with."""
+        counts = np.array([expert.count for expert in self.experts], np.float64)
+        return np.log(counts) - np.log(counts.sum())
+
+    def with_expert(self, expert: Expert) -> "Ensemble":
+        """One more; the others' weights shrink in proportion."""
+        return _ensemble([*self.experts, expert])
+
+    def without_expert(self, name: str) -> "Ensemble":
+        """One less; the others' weights grow in proportion.
+
+        Raises:
+            ValueError: if it is not there, or the only one.
+        """
+        self._check_name(name)
+        return _ensemble(expert for expert in self.experts if expert.name != name)
+
+    def with_replaced(self, expert: Expert) -> "Ensemble":
+        """Another in the place of the one of its name, with its own mass.
+
+        Raises:
+            ValueError: if none has that name.
+        """
+        self._check_name(expert.name)
+        return _ensemble([*(e for e in self.experts if e.name != expert.name), expert])
+
+    def _check_name(self, name: str) -> None:
+        names = [expert.name for expert in self.experts]
+        if name not in names:
+            raise ValueError(f"`name` must be one of {', '.join(names)}; it is {name!r}.")
+
+
+def read_expert(member: Path, *, best: bool = False) -> Expert:
+    """The expert that the last checkpoint of a member is, or its best, after it was verified.
+
+    Raises:
+        CheckpointError: if there is none, or it is damaged.
+    """
+    steps = checkpoint_steps(member)
+    step = (best_step(member) if best else steps[-1]) if steps else None
+    if step is None:
+        what = "evaluated checkpoint" if best and steps else "checkpoint"
+        raise CheckpointError(f"{member}: there is no {what}.")
+    record = read_record(member / str(step))
+    return Expert(
+        name=member.name,
+        step=step,
+        sha256=record.sha256,
+        config_sha256=config_digest(record.config),
+        config=record.config,
+        count=record.config["data"]["train_tokens"],
+    )
+
+
+def gather(run: Path, *, best: bool = False) -> Ensemble:
+    """The ensemble of all experts of a run, `RUN/expert_*`.
+
+    Raises:
+        CheckpointError: if an expert has no checkpoint, or there is no expert.
+    """
+    members = sorted(path for path in run.glob("expert_*") if path.is_dir())
+    if not members:
+        raise CheckpointError(f"{run}: no expert is here.")
+    return _ensemble(read_expert(member, best=best) for member in members)
+
+
+def write_ensemble(path: Path, ensemble: Ensemble) -> None:
+    """Write the manifest; whole, or not at all."""
+    rows = [
+        asdict(expert) | {"weight": str(weight)}
+        for expert, weight in zip(ensemble.experts, ensemble.weights, strict=True)
+    ]
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps({"experts": rows, "sha256": _digest(rows)}, indent=1) + "\n")
+    force_to_disk(part)
+    os.replace(part, path)
+
+
+def read_ensemble(path: Path) -> Ensemble:
+    """The manifest, verified; the checkpoints are not read: `check_ensemble` does.
+
+    Raises:
+        CheckpointError: if it is missing; DamagedError: if it is not as it was written.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path}: there is no manifest; `gather` makes one.")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        rows, digest = content["experts"], content["sha256"]
+        names = [item.name for item in fields(Expert)]
+        ensemble = _ensemble(Expert(**{name: row[name] for name in names}) for row in rows)
+    except (ValueError, KeyError, TypeError) as error:
+        raise DamagedError(f"{path} is not a manifest: {error}") from error
+    if _digest(rows) != digest:
+        raise DamagedError(f"{path} is damaged; its SHA-256 should be {digest[:16]}….")
+    return ensemble
+
+
+def check_ensemble(run: Path, ensemble: Ensemble) -> None:
+    """Every expert's checkpoint is there, whole, and the one that was gathered.
+
+    Raises:
+        CheckpointError: naming the first that is not.
+    """
+    for expert in ensemble.experts:
+        path = run / expert.name / str(expert.step)
+        found = read_record(path).sha256
+        if found != expert.sha256:
+            raise CheckpointError(
+                f"{path}: it is another checkpoint than was gathered; its SHA-256 should be "
+                f"{expert.sha256[:16]}…, and is {found[:16]}…."
+            )
+
+
+def _ensemble(experts: Iterable[Expert]) -> Ensemble:
+    return Ensemble(experts=tuple(sorted(experts, key=lambda expert: expert.name)))
+
+
+def _digest(rows: list[dict[str, Any]]) -> str:
+    return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
+
+
+def _at(config: Any, path: tuple[str, ...]) -> Any:
+    for name in path:
+        config = config.get(name) if isinstance(config, dict) else None
+    return config
