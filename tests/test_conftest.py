@@ -80,3 +80,10 @@ def test_a_missing_data_package_skips_and_fails_in_ci(require_package, monkeypat
     monkeypatch.setenv("DFM_REQUIRE_DATA", "1")
     with pytest.raises(pytest.fail.Exception, match="`no-such-package` is missing"):
         require_package("no-such-package")
+
+
+def test_a_missing_pretrained_package_skips_everywhere(pretrained_package, monkeypatch):
+    pretrained_package("numpy")
+    monkeypatch.setenv("DFM_REQUIRE_DATA", "1")
+    with pytest.raises(pytest.skip.Exception, match="run `make install-pretrained`"):
+        pretrained_package("no-such-package")

@@ -1,0 +1,66 @@
+"""What a reader of checkpoints hands over, and how two lists of tensors are held together."""
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dfm_jax.checks import require
+from dfm_jax.models.config import TransformerConfig
+
+_SHOWN = 3  # names in one part of a refusal
+
+
+class Checkpoint(NamedTuple):
+    """A Llama-type checkpoint that lies on disk: nothing of it is in memory but names and shapes.
+
+    Tensors go by their Hugging Face names and have the shapes they have there: matrices [out, in],
+    the rows of q and k ordered for rotation by halves.
+    """
+
+    config: TransformerConfig
+    shapes: Mapping[str, tuple[int, ...]]
+    read: Callable[[str], np.ndarray]  # one tensor by name; dequantised, if it was quantised
+    path: Path  # of the file or folder
+    metadata: Mapping[str, Any]  # all that it says about itself, as it says it
+
+
+def check_tensors(
+    found: Mapping[str, tuple[int, ...]],
+    expected: Mapping[str, tuple[int, ...]],
+    source: Path | str,
+) -> None:
+    """Refuse `source` unless it holds the expected tensors, no other, in the expected shapes."""
+    wrong = [
+        f"{name} {list(found[name])} for {list(shape)}"
+        for name, shape in expected.items()
+        if name in found and tuple(found[name]) != tuple(shape)
+    ]
+    parts = {
+        "lacks": [name for name in expected if name not in found],
+        "has unknown": [name for name in found if name not in expected],
+        "has the shapes": wrong,
+    }
+    shown = [
+        f"{what} {', '.join(names[:_SHOWN])}"
+        + (f", … ({len(names)} in all)" if names[_SHOWN:] else "")
+        for what, names in parts.items()
+        if names
+    ]
+    require(not shown, f"{source} must hold the tensors that its config names", "; ".join(shown))
+
+
+def imported(module: str) -> ModuleType:
+    """A package of the extra `hf`, imported only where a file asks for it.
+
+    Raises:
+        ImportError: if it is not installed, with the command that installs it.
+    """
+    if find_spec(module) is None:
+        message = f"the package `{module}` is needed to read this file: `pip install dfm_jax[hf]`."
+        raise ImportError(message, name=module)
+    return import_module(module)

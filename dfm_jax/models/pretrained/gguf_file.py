@@ -1,0 +1,129 @@
+"""Llama-type checkpoints in GGUF, llama.cpp's format: one file, its matrices mostly quantised."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dfm_jax.checks import require
+from dfm_jax.models.config import TransformerConfig
+from dfm_jax.models.pretrained.checkpoint import Checkpoint, imported
+
+_NAMES = {
+    "token_embd": "model.embed_tokens",
+    "output_norm": "model.norm",
+    "output": "lm_head",
+}
+_NAMES_IN_BLOCK = {
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+
+
+def open_gguf(path: Path | str) -> Checkpoint:
+    """The checkpoint in a GGUF file: names and shapes now, each tensor dequantised when it is read.
+
+    llama.cpp rotates neighbouring channels, so the rows of q and k lie interleaved in the file;
+    here they are put back in the order of Hugging Face, which rotates halves.
+
+    Raises:
+        ValueError: if the file is damaged, of another architecture than `llama`, or has a setting
+            that is not known here, by name.
+    """
+    gguf = imported("gguf")
+    reader = _opened(path)
+    metadata = {name: field.contents() for name, field in reader.fields.items()}
+    tensors = {_hugging_face_name(tensor.name): tensor for tensor in reader.tensors}
+    config = _config(metadata, str(path), tied="lm_head.weight" not in tensors)
+    heads = {"q_proj": config.num_heads, "k_proj": config.num_kv_heads}
+
+    def read(name: str) -> np.ndarray:
+        tensor = tensors[name]
+        values = np.asarray(gguf.dequantize(tensor.data, tensor.tensor_type), np.float32)
+        num_heads = heads.get(name.split(".")[-2])
+        return values if num_heads is None else _halves(values, num_heads)
+
+    shapes = {name: tuple(map(int, reversed(t.shape))) for name, t in tensors.items()}
+    return Checkpoint(config, shapes, read, Path(path), metadata)
+
+
+def _opened(path: Path | str) -> Any:
+    gguf = imported("gguf")
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"`path` must be a GGUF file; {path} is not there.")
+    try:
+        return gguf.GGUFReader(path)
+    except Exception as error:  # a file that is cut short surfaces as anything
+        shown = f"{type(error).__name__}: {error}"
+        raise ValueError(f"`path` must be a GGUF file; {path} is damaged ({shown}).") from error
+
+
+def _hugging_face_name(name: str) -> str:
+    """`blk.3.attn_q.weight` → `model.layers.3.self_attn.q_proj.weight`; unknown names stay."""
+    stem, _, suffix = name.rpartition(".")
+    first, *rest = stem.split(".")
+    if stem in _NAMES:
+        return f"{_NAMES[stem]}.{suffix}"
+    if first == "blk" and len(rest) == 2 and rest[1] in _NAMES_IN_BLOCK:
+        return f"model.layers.{rest[0]}.{_NAMES_IN_BLOCK[rest[1]]}.{suffix}"
+    return name
+
+
+def _halves(rows: np.ndarray, num_heads: int) -> np.ndarray:
+    """Rows (0, 1), (2, 3), … of each head → first all even ones, then all odd ones."""
+    pairs = rows.reshape(num_heads, -1, 2, rows.shape[-1])
+    return pairs.swapaxes(1, 2).reshape(rows.shape)
+
+
+def _config(metadata: Mapping[str, Any], source: str, *, tied: bool) -> TransformerConfig:
+    """The sizes of the network; every setting is read, or known to be of no consequence."""
+    architecture = metadata.get("general.architecture")
+    require(architecture == "llama", f"the architecture of {source} must be `llama`", architecture)
+    parts = metadata.get("split.count", 1)
+    require(parts <= 1, f"{source} must be the whole checkpoint; the number of parts", parts)
+    settings = {
+        name.removeprefix("llama."): value
+        for name, value in metadata.items()
+        if name.startswith("llama.")
+    }
+
+    def taken(name: str, *default: Any) -> Any:
+        value = settings.pop(name, *default) if name in settings or default else None
+        require(value is not None, f"{source} must hold `llama.{name}`", "missing")
+        return value
+
+    width, heads = taken("embedding_length"), taken("attention.head_count")
+    config = TransformerConfig(
+        num_tokens=taken("vocab_size", len(metadata.get("tokenizer.ggml.tokens", ()))),
+        width=width,
+        num_layers=taken("block_count"),
+        num_heads=heads,
+        num_kv_heads=taken("attention.head_count_kv", heads),
+        ffn_width=taken("feed_forward_length"),
+        max_positions=taken("context_length"),
+        rope_base=_decimal(taken("rope.freq_base", 10_000.0)),
+        norm_epsilon=_decimal(taken("attention.layer_norm_rms_epsilon")),
+        tied=tied,
+    )
+    for name in ("rope.dimension_count", "attention.key_length", "attention.value_length"):
+        size = taken(name, config.head_size)
+        rule = f"`llama.{name}` of {source} must be width / heads = {config.head_size}"
+        require(size == config.head_size, rule, size)
+    scaling = taken("rope.scaling.type", "none")
+    require(scaling == "none", f"`llama.rope.scaling.type` of {source} must be `none`", scaling)
+    unknown = {name: settings[name] for name in sorted(settings)}
+    require(not unknown, f"{source} must have no settings that are not known here", unknown)
+    return config
+
+
+def _decimal(value: float) -> float:
+    """The shortest decimal that rounds to this float32: 1e-5, where the file holds 9.9999997e-6."""
+    return float(str(np.float32(value)))

@@ -1,0 +1,132 @@
+"""Our transformer and Hugging Face's on the same checkpoints, both ways: run by hand, not by pytest.
+
+    python tests/parity/pretrained.py --peer PYTHON [--folder FOLDER]
+
+from the root of the project, with `make install-pretrained` done; PYTHON is that of an environment
+with torch and transformers, which knows nothing of this package.
+
+1. Here: SmolLM2 is read from its GGUF package, dequantised, and written as a Hugging Face folder,
+   with its tokenizer and our logits beside it.
+2. There (the same file, `--as-peer`): transformers loads the folder and gives its logits and ids;
+   tiny random Llamas are made and saved as transformers saves them, with theirs.
+3. Here: the tiny folders are read. All differences are printed; the status is 1 if one is above
+   its bound: 1e-4 for SmolLM2, 1e-5 for the tiny ones, 0 for ids.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+PROMPTS = (
+    "The capital of France is",
+    "def fibonacci(n):\n    if n < 2:\n        return n\n    return",
+    "Überraschung! 東京 is a city of 13,960,000 people; 1 + 1 =  2.\n\n\tIt's",
+    "<|im_start|>user\nWhy is the sky blue?<|im_end|>\n<|im_start|>assistant\n",
+)
+BOUNDS = {"smollm2": 1e-4, "tiny": 1e-5}
+TINY = {
+    "tied": {"tie_word_embeddings": True},
+    "untied": {"tie_word_embeddings": False, "num_key_value_heads": 4},
+    "parts": {"tie_word_embeddings": False, "rope_theta": 500_000.0},
+}
+TINY_TOKENS = [3, 1, 60, 0, 7, 7, 5, 33, 12]
+
+
+def as_peer(folder: Path) -> None:
+    """Step 2, in the other environment."""
+    import torch
+    import transformers
+    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    def logits(model, ids):
+        with torch.no_grad():
+            return model(torch.tensor([ids])).logits[0].float().numpy()
+
+    print(f"  there: torch {torch.__version__}, transformers {transformers.__version__}")
+    model = AutoModelForCausalLM.from_pretrained(
+        folder / "smollm2", dtype=torch.float32, attn_implementation="eager"
+    )
+    tokenizer = AutoTokenizer.from_pretrained(folder / "smollm2")
+    out, ids = {}, {}
+    for i, prompt in enumerate(PROMPTS):
+        ids[i] = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        out[f"smollm2_{i}"] = logits(model, ids[i])
+    (folder / "peer_ids.json").write_text(json.dumps(ids))
+    for name, options in TINY.items():
+        torch.manual_seed(0)
+        shape = {"vocab_size": 61, "hidden_size": 48, "intermediate_size": 80}
+        counts = {"num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2}
+        options = {"rope_theta": 10_000.0, **options}
+        theta = options.pop("rope_theta")
+        config = LlamaConfig(
+            **{**shape, **counts, **options},
+            initializer_range=0.2,
+            rope_parameters={"rope_type": "default", "rope_theta": theta},
+            attn_implementation="eager",
+        )
+        tiny = LlamaForCausalLM(config).eval()
+        size = "60KB" if name == "parts" else "5GB"
+        tiny.save_pretrained(folder / f"tiny_{name}", max_shard_size=size)
+        out[f"tiny_{name}"] = logits(tiny, TINY_TOKENS)
+    np.savez(folder / "peer.npz", **out)
+
+
+def main(folder: Path, peer: str) -> bool:
+    """Steps 1 and 3, here; whether every difference is within its bound."""
+    sys.path.insert(0, os.getcwd())
+    import jax
+
+    from dfm_jax.data.pretrained import load_smollm2
+    from dfm_jax.models import transformer
+    from dfm_jax.models.pretrained import llama_params, open_folder, write_folder
+
+    config, params, tokenizer = load_smollm2()
+    write_folder(folder / "smollm2", config, params, tokenizer=tokenizer)
+    ids = [tokenizer.encode(prompt) for prompt in PROMPTS]
+    apply = jax.jit(transformer(config).apply)
+    ours = {f"smollm2_{i}": np.asarray(apply(params, x)) for i, x in enumerate(ids)}
+    command = [peer, __file__, "--as-peer", "--folder", str(folder)]
+    subprocess.run(command, check=True)
+    for name in TINY:
+        tiny = open_folder(folder / f"tiny_{name}")
+        logits = jax.jit(transformer(tiny.config).apply)(llama_params(tiny), np.array(TINY_TOKENS))
+        ours[f"tiny_{name}"] = np.asarray(logits)
+    theirs = np.load(folder / "peer.npz")
+    peer_ids = json.loads((folder / "peer_ids.json").read_text())
+    holds = True
+    for i, x in enumerate(ids):
+        same = x.tolist() == peer_ids[str(i)]
+        holds &= same
+        print(f"  ids of prompt {i}: {len(x)}, {'the same' if same else 'DIFFERENT'}")
+    for name, logits in ours.items():
+        bound = BOUNDS[name.split("_")[0]]
+        gap = float(abs(logits - theirs[name]).max())
+        holds &= gap <= bound
+        largest = float(abs(theirs[name]).max())
+        print(f"  {name}: max |Δ logit| {gap:.1e} (bound {bound:.0e}; largest logit {largest:.1f})")
+    best = int(np.argmax(ours["smollm2_0"][-1]))
+    print(f"  {PROMPTS[0]!r} → {tokenizer.decode([best])!r}, token {best}")
+    for token in (best, *np.argsort(-theirs["smollm2_0"][-1])[1:5].tolist()):
+        print(f"    theirs for token {token}: {theirs['smollm2_0'][-1, token]:.6f}")
+    return holds
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--peer", help="a Python with torch and transformers")
+    parser.add_argument("--folder", type=Path, help="where files are exchanged; new or empty")
+    parser.add_argument("--as-peer", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.as_peer:
+        as_peer(options.folder)
+        sys.exit(0)
+    if options.peer is None:
+        parser.error("--peer PYTHON is needed")
+    with tempfile.TemporaryDirectory() as temporary:
+        sys.exit(0 if main(options.folder or Path(temporary), options.peer) else 1)
