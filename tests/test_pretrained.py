@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+from parity import llama_fixture
 from safetensors.numpy import load_file, save_file
 
-from dfm_jax.data import MissingDataError
-from dfm_jax.data.pretrained import load_smollm2
+from dfm_jax.data import MissingDataError, load_smollm2
 from dfm_jax.models import TransformerConfig, num_parameters, transformer
 from dfm_jax.models.pretrained import (
     llama_params,
@@ -517,6 +517,20 @@ def test_a_written_file_is_aligned(tmp_path):
 # Token → logit behind "The capital of France is": transformers 5.23.0 in float64 on the dequantised
 # weights, its five largest, as tests/parity/pretrained.py prints them.
 SMOLLM2 = {7042: 17.371262, 260: 14.888589, 4528: 13.244976, 2250: 13.009469, 1315: 12.951515}
+
+
+RECORDED = json.loads(llama_fixture.FIXTURE.read_text())["logits"]
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_a_folder_gives_the_logits_that_hugging_face_gave(name, tmp_path):
+    llama = llama_fixture.CONFIGS[name]
+    settings = llama | {"model_type": "llama", "vocab_size": llama_fixture.NUM_TOKENS}
+    path = folder_of(tmp_path / "llama", settings, llama_fixture.weights(llama))
+    checkpoint = open_folder(path)
+    apply = jax.jit(transformer(checkpoint.config).apply)
+    logits = apply(llama_params(checkpoint), llama_fixture.tokens())
+    np.testing.assert_allclose(logits, np.array(RECORDED[name]), rtol=0, atol=1e-5)
 
 
 @pytest.mark.slow

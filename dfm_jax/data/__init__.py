@@ -1,4 +1,4 @@
-"""Text, emoji and their features, from installed packages or a user's files; nothing is fetched."""
+"""Text, emoji, features and weights, from installed packages or a user's files, never fetched."""
 
 from dfm_jax.data.documents import (
     DocumentEncoder,
@@ -26,6 +26,7 @@ from dfm_jax.data.features import (
     read_features,
 )
 from dfm_jax.data.packages import MissingDataError
+from dfm_jax.data.pretrained import LanguageModel, load_smollm2
 from dfm_jax.data.splits import Removed, Split, split_documents, split_sizes
 from dfm_jax.data.text import (
     Corpus,
@@ -45,6 +46,7 @@ __all__ = [
     "Documents",
     "Emoji",
     "Encoded",
+    "LanguageModel",
     "MissingDataError",
     "PlacedEmoji",
     "Removed",
@@ -66,6 +68,7 @@ __all__ = [
     "load_folder",
     "load_kjv",
     "load_shakespeare",
+    "load_smollm2",
     "load_stdlib",
     "pixel_features",
     "read_features",

@@ -85,7 +85,7 @@ def main(folder: Path, peer: str) -> bool:
     sys.path.insert(0, os.getcwd())
     import jax
 
-    from dfm_jax.data.pretrained import load_smollm2
+    from dfm_jax.data import load_smollm2
     from dfm_jax.models import transformer
     from dfm_jax.models.pretrained import llama_params, open_folder, write_folder
 
