@@ -207,7 +207,7 @@ def mutate(monkeypatch, mutation: Mutation) -> None:
     right = getattr(mutation.module, mutation.function)
     source = inspect.getsource(right)
     assert source.count(mutation.right) == 1, "the line to break is there once"
-    namespace = dict(vars(mutation.module))
+    namespace = dict(vars(sys.modules[right.__module__]))  # of a package, the file it lies in
     exec(source.replace(mutation.right, mutation.wrong), namespace)
     for name, module in list(sys.modules.items()):
         if name.startswith("dfm_jax"):

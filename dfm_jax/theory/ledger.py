@@ -36,13 +36,22 @@ def citations() -> dict[str, list[str]]:
     """Label → the functions of the mathematics whose docstrings cite it, as `module.function`."""
     found = defaultdict(list)
     for module in MATHEMATICS:
-        spec = find_spec(f"dfm_jax.{module}")
-        source = Path(spec.origin or "") if spec else Path()
-        for node in ast.parse(source.read_text("utf-8")).body:
-            if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
-                for label in cited_labels(ast.get_docstring(node) or ""):
-                    found[label].append(f"{module}.{node.name}")
+        for source in _files(module):
+            for node in ast.parse(source.read_text("utf-8")).body:
+                public = isinstance(node, ast.FunctionDef | ast.ClassDef)
+                if public and not node.name.startswith("_"):
+                    for label in cited_labels(ast.get_docstring(node) or ""):
+                        found[label].append(f"{module}.{node.name}")
     return dict(found)
+
+
+def _files(module: str) -> list[Path]:
+    """The source of a module, or of all modules of a package."""
+    spec = find_spec(f"dfm_jax.{module}")
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError(f"dfm_jax.{module} has no source")
+    source = Path(spec.origin)
+    return sorted(source.parent.glob("*.py")) if spec.submodule_search_locations else [source]
 
 
 def equations() -> str:

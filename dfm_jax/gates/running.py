@@ -1,7 +1,6 @@
-"""Who routes: Bayes, fixed-share, static, last-token, centroid, top-k, nucleus, hard.   [D7]
+"""Gates that watch the sequence: Bayes, fixed-share, static, last-token.   [D7, B10]
 
-A gate is a law over experts. Those that watch the sequence are states updated token by token, in
-log space; those that cut a law down say whether they renormalise.
+A gate is a law over experts, a state updated token by token, in log space.
 """
 
 from typing import NamedTuple
@@ -9,9 +8,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dfm_jax.checks import check_count, check_interval, check_law, check_log_law, require
-from dfm_jax.paths import HIGHEST
-from dfm_jax.types import Array, ArrayLike, Bool, Float, Number, PerExpert, Weights, typed
+from dfm_jax.checks import check_count, check_interval, check_log_law, require
+from dfm_jax.types import Array, ArrayLike, Bool, Float, Number, PerExpert, typed
 
 
 class GateState(NamedTuple):
@@ -122,74 +120,6 @@ def last_token_gate(log_prior: PerExpert, token_log_probs: Float[ArrayLike, "N K
     rows = jax.vmap(bayes_gate_update, in_axes=(None, 0))(start, token_log_probs)
     dead_so_far = jnp.cumsum(~rows.alive) > 0
     return _with_start(start, rows._replace(alive=~dead_so_far))
-
-
-@typed
-def centroid_gate(
-    features: Float[ArrayLike, " D"], centroids: Float[ArrayLike, "K D"], temperature: Number
-) -> Weights:
-    """A gate by direction: softmax of the cosine between the features and each centroid.
-
-        ρ_k ∝ exp(⟨f, c_k⟩ / (‖f‖ ‖c_k‖ τ))
-
-    τ → 0 is the nearest centroid (`hard_gate` of this), the paper's rule. Source: DAG, DDM.
-
-    Raises:
-        ValueError: if τ ≤ 0, or a vector has length 0 and so no direction.
-    """
-    check_interval("temperature", temperature, 0.0, jnp.inf, ends="()")
-    lengths = jnp.linalg.norm(centroids, axis=-1)
-    length = jnp.linalg.norm(features)
-    require(length > 0, "`features` must not be the zero vector: it has no direction", length)
-    require(lengths > 0, "`centroids` must not hold a zero vector", lengths)
-    cosines = jnp.matmul(centroids, features, precision=HIGHEST) / (lengths * length)
-    return jax.nn.softmax(cosines / temperature)
-
-
-# ── laws cut down: all renormalise ──────────────────────────────────────────────────────────────
-
-
-@typed
-def top_k_gate(weights: Weights, count: int) -> Weights:
-    """Keep the `count` largest weights and renormalise; ties go to the lower index.   [B6, B7]
-
-    An approximation when count < K: it costs at most 1 − M in total variation, M the mass kept.
-
-    Raises:
-        ValueError: unless 1 ≤ count ≤ K, or if the weights are no law.
-    """
-    weights = jnp.asarray(weights)
-    check_count("count", count, at_most=weights.shape[0])
-    check_law("weights", weights)
-    _, kept = jax.lax.top_k(weights, count)
-    return _renormalise(jnp.zeros_like(weights).at[kept].set(weights[kept]))
-
-
-@typed
-def nucleus_gate(weights: Weights, mass: Number) -> Weights:
-    """Keep the fewest largest weights whose sum reaches `mass` and renormalise.   [B6]
-
-    Raises:
-        ValueError: unless 0 < mass ≤ 1, or if the weights are no law.
-    """
-    weights = jnp.asarray(weights)
-    check_interval("mass", mass, 0.0, 1.0, ends="(]")
-    check_law("weights", weights)
-    order = jnp.argsort(-weights, stable=True)
-    # Sums of whole prefixes: `cumsum − weights` rounds below a mass that was reached exactly.
-    before = jnp.pad(jnp.cumsum(weights[order])[:-1], (1, 0))
-    kept = jnp.zeros_like(weights, bool).at[order].set(before < mass)
-    return _renormalise(jnp.where(kept, weights, 0.0))
-
-
-@typed
-def hard_gate(weights: Weights) -> Weights:
-    """All the weight on the largest; ties go to the lower index. Top-1 routing.   [B7, D8]"""
-    return top_k_gate(weights, 1)
-
-
-def _renormalise(weights: Array) -> Array:
-    return weights / jnp.sum(weights)
 
 
 def _run(update, log_prior: PerExpert, token_log_probs: Array) -> GateState:
