@@ -544,6 +544,12 @@ FUNCTIONS = {
         grad=("features", "centroids", "temperature"),
         border=lambda d: {"temperature": np.array(1e-30)},
     ),
+    "gates.fit_temperature": Function(
+        lambda d: {"low": 0.1 * d.unit(), "high": 10 + d.unit()},
+        lambda sizes: {"loss": lambda tau: (jnp.log(tau) - 0.3) ** 2, "num_starts": 4},
+        # an interval on one side of the minimum: its lower end
+        border=lambda d: {"low": np.array(2.0)},
+    ),
     "gates.top_k_gate": Function(
         lambda d: {"weights": d.law(d.K)},
         lambda sizes: {"count": 2},

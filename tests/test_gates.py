@@ -1,5 +1,7 @@
 """Gates beyond their statements: limits, dead prefixes, streaming, underflow, small exact cases."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy import optimize
 
 from dfm_jax import gates
 
@@ -209,6 +212,106 @@ def test_as_the_temperature_falls_the_nearest_centroid_takes_all():
     np.testing.assert_allclose(cold, [1, 0, 0], atol=1e-100)
     warm = gates.centroid_gate(jnp.asarray(FEATURES), jnp.asarray(CENTROIDS), 0.7)
     np.testing.assert_array_equal(gates.hard_gate(warm), [1, 0, 0])
+
+
+# ── temperature ─────────────────────────────────────────────────────────────────────────────────
+
+
+class Routed:
+    """Sequences of known experts, whose parts their features only suggest; losses of a gate."""
+
+    def __init__(self, seed: int, *, num: int = 40, length: int = 5) -> None:
+        rng = np.random.default_rng(seed)
+        part = rng.integers(K, size=num)
+        self.features = jnp.asarray(CENTROIDS[part] + rng.normal(size=(num, 2)))
+        probs = rng.dirichlet(np.ones(4), size=(num, length, K))[..., 0]
+        probs[np.arange(num), :, part] += 0.2  # the own expert is better
+        self.log_probs = jnp.asarray(np.log(probs))
+
+    def log_laws(self, temperature):
+        gate = jax.vmap(gates.centroid_gate, (0, None, None))
+        return jnp.log(gate(self.features, jnp.asarray(CENTROIDS), temperature))
+
+    def token_by_token(self, temperature):
+        joint = self.log_laws(temperature)[:, None] + self.log_probs
+        return -jax.nn.logsumexp(joint, axis=-1).sum(1).mean()
+
+    def sequence_mixture(self, temperature):
+        joint = self.log_laws(temperature) + self.log_probs.sum(1)
+        return -jax.nn.logsumexp(joint, axis=-1).mean()
+
+
+LOSSES = (Routed.token_by_token, Routed.sequence_mixture)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.usefixtures("x64")
+def test_the_temperature_is_the_best_of_a_dense_grid_and_of_brent(loss):
+    data = Routed(1)
+    value = jax.jit(lambda temperature: loss(data, temperature))
+    found = jax.jit(lambda: gates.fit_temperature(lambda tau: loss(data, tau), 0.01, 100.0))()
+    grid = np.geomspace(0.01, 100.0, 4001)
+    losses = np.array([float(value(tau)) for tau in grid])
+    np.testing.assert_allclose(found.loss, value(found.temperature), rtol=1e-14)
+    assert found.loss <= losses.min() + 1e-14
+    step = grid[1] / grid[0]
+    assert grid[losses.argmin()] / step < found.temperature < grid[losses.argmin()] * step
+    brent = optimize.minimize_scalar(
+        lambda x: float(value(np.exp(x))), bounds=np.log([0.01, 100]), method="bounded",
+        options={"xatol": 1e-9},
+    )  # fmt: skip
+    np.testing.assert_allclose(found.loss, brent.fun, rtol=1e-13)
+    np.testing.assert_allclose(found.temperature, np.exp(brent.x), rtol=1e-5)
+    assert not found.at_bound
+    assert losses.max() - losses.min() > 1e-2  # it matters
+
+
+@pytest.mark.usefixtures("x64")
+def test_each_way_to_decode_has_its_own_temperature():
+    data = Routed(1)
+    found = [gates.fit_temperature(lambda tau, f=f: f(data, tau), 0.01, 100.0) for f in LOSSES]
+    for own, other in (found, found[::-1]):
+        assert abs(np.log(own.temperature / other.temperature)) > 0.05
+    for loss, own, other in zip(LOSSES, found, found[::-1], strict=True):
+        assert loss(data, other.temperature) > own.loss + 1e-4
+
+
+@pytest.mark.parametrize("end", [0.5, 4.0])
+@pytest.mark.usefixtures("x64")
+def test_a_temperature_at_a_bound_says_so(end):
+    """A loss that falls all the way: the end itself, to the last bit."""
+    sign = 1.0 if end == 0.5 else -1.0
+    found = gates.fit_temperature(lambda tau: sign * jnp.log(tau), 0.5, 4.0)
+    assert found.at_bound
+    assert found.temperature == end
+    assert found.loss == sign * np.log(end)
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_better_of_two_valleys_is_found():
+    """Golden sections alone, without a start, end in the other."""
+
+    def loss(tau):
+        x = jnp.log(tau)
+        return -jnp.exp(-((x - 2) ** 2) / 0.02) - 0.5 * jnp.exp(-((x + 1) ** 2))
+
+    many = gates.fit_temperature(loss, 0.01, 100.0, num_starts=64)
+    few = gates.fit_temperature(loss, 0.01, 100.0, num_starts=1)
+    np.testing.assert_allclose(np.log(many.temperature), 2, atol=1e-3)
+    np.testing.assert_allclose(np.log(few.temperature), -1, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ((0.0, 1.0), "`low` must lie in (0, inf); it is 0.0."),
+        ((1.0, np.inf), "`high` must lie in (0, inf); it is inf."),
+        ((2.0, 1.0), "`high` must be above `low`; it is 1.0."),
+    ],
+)
+def test_an_interval_that_is_none_is_refused(options, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        gates.fit_temperature(jnp.log, *options)
 
 
 # ── laws cut down ───────────────────────────────────────────────────────────────────────────────

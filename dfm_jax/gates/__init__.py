@@ -6,7 +6,7 @@ down renormalise.
 """
 
 from dfm_jax.gates.cut import hard_gate, nucleus_gate, top_k_gate
-from dfm_jax.gates.features import centroid_gate
+from dfm_jax.gates.features import FittedTemperature, centroid_gate, fit_temperature
 from dfm_jax.gates.running import (
     GateState,
     bayes_gate,
@@ -19,10 +19,12 @@ from dfm_jax.gates.running import (
 )
 
 __all__ = [
+    "FittedTemperature",
     "GateState",
     "bayes_gate",
     "bayes_gate_update",
     "centroid_gate",
+    "fit_temperature",
     "fixed_share_gate",
     "fixed_share_update",
     "gate_init",
