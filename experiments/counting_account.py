@@ -7,7 +7,10 @@ For a sequence x of part k, a gate g cut down to its best experts, against the c
                       + [NLL_g,full − NLL_Bayes]               gate
                       + [NLL_g,top − NLL_g,full]               truncation
 
-The second line is B1, computed from whole sequences; the others are sums over bytes.
+The second line is B1, computed from whole sequences; the others are sums over bytes. A Bayes gate
+that starts from a law of the context has a price of its own, B1 with ŵ_k = P̂(k | c), which is
+checked as well. Its second line is still that of the common ŵ, so its third is the difference of
+the two prices: what the context is worth.
 """
 
 import math
@@ -21,7 +24,7 @@ import numpy as np
 from dfm_jax.accounting import best_expert_bound, routing_cost
 from dfm_jax.types import Array
 from experiments.counting_worlds import World
-from experiments.gate_ladder import TOPS, Scores, Sequences, gate_names
+from experiments.gate_ladder import INFORMED, TOPS, ContextLaws, Scores, Sequences, gate_names
 
 _BLOCK = 256  # sequences
 
@@ -56,10 +59,17 @@ class Account:
 
 
 def account(
-    world: World, scores: Scores, log_prior: np.ndarray, *, prefixes: Sequence[int]
+    world: World,
+    scores: Scores,
+    log_prior: np.ndarray,
+    *,
+    prefixes: Sequence[int],
+    contexts: ContextLaws | None = None,
 ) -> Account:
     """Split the losses of a ladder; `scores` are those of `world`, with a single alpha."""
     spans, num_experts = world.sequences, log_prior.size
+    contexts = contexts or ContextLaws.none(spans.starts.size, num_experts)
+    names = gate_names(prefixes, num_alphas=1, contexts=contexts.names)
     sequence = np.searchsorted(spans.starts, spans.windows, side="right") - 1
     by_expert = -np.add.reduceat(world.log_probs, spans.windows)
     of_part = np.take_along_axis(world.log_probs, world.part[:, None], axis=1)[:, 0]
@@ -68,7 +78,7 @@ def account(
     bayes = scores.soft[:, -1, -1]
 
     rungs, nll, uncut = [], [], []
-    for g, gate in enumerate(gate_names(prefixes, num_alphas=1)):
+    for g, gate in enumerate(names):
         for c, top in enumerate(TOPS):
             rungs.append((gate, top))
             nll.append(scores.soft[:, g, c])
@@ -82,7 +92,17 @@ def account(
     uncut.append(oracle)
 
     log_probs, mixed = -exact_sums(by_expert, sequence), exact_sums(bayes, sequence)
-    costs, bounds = _routing(log_prior, log_probs)
+    costs, bounds = _routing(np.broadcast_to(log_prior, log_probs.shape), log_probs)
+    b1_residual = np.abs(-log_probs - costs - mixed[:, None]).max()
+    b11_slack = (bounds - mixed).min()
+    for c, name in enumerate(contexts.names):  # B1 and B11 hold for the prior P̂(k | c) too
+        informed = exact_sums(scores.soft[:, names.index(name + INFORMED), -1], sequence)
+        of_context, bounds = _routing(contexts.prior[:, c], log_probs)
+        residual = np.abs(-log_probs - of_context - informed[:, None]).max()
+        b1_residual, b11_slack = (
+            max(b1_residual, residual),
+            min(b11_slack, (bounds - informed).min()),
+        )
     part = world.part[spans.starts]
     price = -costs[np.arange(part.size), part]
     if world.changes:  # then B1 has no one k to speak of
@@ -98,9 +118,9 @@ def account(
         price=exact_sums(price, unit_of_sequence),
         centre=exact_sums(centre, world.unit),
         sizes=np.bincount(world.unit, weights=sizes),
-        evaluations=evaluations(rungs, spans, num_experts),
-        b1_residual=float(np.abs(-log_probs - costs - mixed[:, None]).max()),
-        b11_slack=float((bounds - mixed).min()),
+        evaluations=evaluations(rungs, spans, num_experts, contexts.names),
+        b1_residual=float(b1_residual),
+        b11_slack=float(b11_slack),
         flattery={
             "sequences": float(part.size),
             "part": float(price.mean()),
@@ -112,11 +132,15 @@ def account(
 
 
 def evaluations(
-    rungs: Sequence[tuple[str, str]], spans: Sequences, num_experts: int
+    rungs: Sequence[tuple[str, str]],
+    spans: Sequences,
+    num_experts: int,
+    contexts: Sequence[str] = (),
 ) -> tuple[float, ...]:
     """Experts to run per byte: those that a gate watches, and those that it keeps.
 
     A gate that reads likelihoods runs every expert on every byte that it reads, whatever it keeps.
+    One that reads the context runs none for that: what it runs instead is no expert.
     """
     lengths = np.diff(np.r_[spans.starts, spans.num_bytes])
 
@@ -126,7 +150,7 @@ def evaluations(
         if kind in ("prefix", "hard after"):
             read = np.minimum(lengths, int(length)).sum() / spans.num_bytes
             return float(read * num_experts + (1 - read) * kept)
-        return float(kept if gate in ("static", "oracle") else num_experts)
+        return float(kept if gate in ("static", "oracle", *contexts) else num_experts)
 
     return tuple(one(*rung) for rung in rungs)
 
@@ -142,21 +166,26 @@ def exact_sums(values: np.ndarray, group: np.ndarray) -> np.ndarray:
 
 @jax.jit
 def _routing_block(log_prior: Array, log_probs: Array) -> tuple[Array, Array]:
-    costs = jax.vmap(jax.vmap(routing_cost, (None, None, 0)), (None, 0, None))
-    bounds = jax.vmap(best_expert_bound, (None, 0))
-    experts = jnp.arange(log_prior.size)
+    costs = jax.vmap(jax.vmap(routing_cost, (None, None, 0)), (0, 0, None))
+    bounds = jax.vmap(best_expert_bound)
+    experts = jnp.arange(log_prior.shape[1])
     return costs(log_prior, log_probs, experts), bounds(log_prior, log_probs)
 
 
-def _routing(log_prior: np.ndarray, log_probs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For each sequence: the cost of each expert alone [Q, K]  [B1], and the bound of B11 [Q]."""
+def _routing(log_priors: np.ndarray, log_probs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For each sequence: the cost of each expert alone [Q, K]  [B1], and the bound of B11 [Q].
+
+    Args:
+        log_priors: [Q, K] log ŵ_k of each sequence.
+        log_probs: [Q, K] log p̂_k of it.
+    """
     num = len(log_probs)
-    filled = np.zeros((-(-num // _BLOCK) * _BLOCK, log_prior.size))  # one shape for all worlds
-    filled[:num] = log_probs
+    filled = np.zeros((2, -(-num // _BLOCK) * _BLOCK, log_probs.shape[1]))  # a shape for all worlds
+    filled[:, :num] = log_priors, log_probs
     cpu = jax.local_devices(backend="cpu")[0]
     with jax.enable_x64(True), jax.default_device(cpu):
         blocks = [
-            _routing_block(log_prior, rows) for rows in np.split(filled, len(filled) // _BLOCK)
+            _routing_block(*rows) for rows in np.split(filled, filled.shape[1] // _BLOCK, axis=1)
         ]
     costs, bounds = (np.concatenate(x)[:num] for x in zip(*blocks, strict=True))
     return costs, bounds

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dfm_jax.checks import check_log_law
 from dfm_jax.experts import mixture_log_prob
 from dfm_jax.gates import (
     GateState,
@@ -24,6 +25,7 @@ from dfm_jax.gates import (
 from dfm_jax.types import Array
 
 TOPS = ("top-1", "top-2", "full")  # experts kept at each byte
+INFORMED = " × Bayes"  # ends the name of a Bayes gate whose prior is a law of the context
 NUM_BINS = 10  # of the margin, which lies in [0, 1]
 _LANES = 8  # few, since a long document fills its lane alone
 _STEPS = 2**12  # of every lane, in one call of the compiled program: one shape for all texts
@@ -36,6 +38,7 @@ class Rungs(NamedTuple):
     last: GateState  # of the last byte alone
     kept: GateState  # [M, K] the Bayes gate until `prefixes` bytes were seen, kept from then on
     shared: GateState  # [A, K] fixed-share, by `alphas`
+    informed: GateState  # [C, K] the Bayes gate from a law of the context on
     bayes: GateState
 
 
@@ -48,6 +51,24 @@ class Sequences:
     num_bytes: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class ContextLaws:
+    """What gates that read the context of a sequence say before its first byte, as log-laws.
+
+    A gate that stays as it is and the prior of a Bayes gate are tuned apart.
+    """
+
+    names: tuple[str, ...]  # [C]
+    fixed: np.ndarray  # [Q, C, K]
+    prior: np.ndarray  # [Q, C, K] log P̂(k | c)
+
+    @staticmethod
+    def none(num_sequences: int, num_experts: int) -> "ContextLaws":
+        """Of sequences without contexts: no gate, C = 0."""
+        empty = np.zeros((num_sequences, 0, num_experts))
+        return ContextLaws(names=(), fixed=empty, prior=empty)
+
+
 class Scores(NamedTuple):
     """Sums of −log p over each window, in nats, and how sure the gates were."""
 
@@ -57,10 +78,14 @@ class Scores(NamedTuple):
     margin_gap: Any  # [G, NUM_BINS] nats that top-1 costs over the full gate on them
 
 
-def gate_names(prefixes: Sequence[int], *, num_alphas: int) -> tuple[str, ...]:
+def gate_names(
+    prefixes: Sequence[int], *, num_alphas: int, contexts: Sequence[str] = ()
+) -> tuple[str, ...]:
     """The gates of `Scores.soft`, in order."""
     kept = [f"prefix {length}" for length in prefixes]
-    return ("static", "last token", *kept, *["fixed share"] * num_alphas, "Bayes")
+    shared = ["fixed share"] * num_alphas
+    informed = [f"{name}{INFORMED}" for name in contexts]
+    return ("static", "last token", *kept, *shared, *contexts, *informed, "Bayes")
 
 
 def lanes(sequences: Sequences) -> np.ndarray:
@@ -88,6 +113,7 @@ def score(
     *,
     prefixes: Sequence[int],
     alphas: Sequence[float],
+    contexts: ContextLaws | None = None,
 ) -> Scores:
     """Run every gate over every sequence, in float64 on the host's CPU.
 
@@ -97,14 +123,25 @@ def score(
         log_prior: [K] log w_k.
         prefixes: [M] bytes after which a gate is kept.
         alphas: [A] of fixed-share.
+        contexts: laws of each sequence, for gates that read its context.
+
+    Raises:
+        ValueError: if a law of a context is none.
     """
     num_windows = sequences.windows.size
-    num_gates = len(gate_names(prefixes, num_alphas=len(alphas)))
+    if contexts is not None:
+        check_log_law("contexts.fixed", contexts.fixed)
+        check_log_law("contexts.prior", contexts.prior)
+    contexts = contexts or ContextLaws.none(sequences.starts.size, log_prior.size)
+    names = gate_names(prefixes, num_alphas=len(alphas), contexts=contexts.names)
+    num_gates = len(names)
     window = np.zeros(sequences.num_bytes, int)
     window[sequences.windows[1:]] = 1
     window = np.cumsum(window)
     first = np.zeros(sequences.num_bytes, bool)
     first[sequences.starts] = True
+    sequence = np.cumsum(first) - 1
+    laws = np.stack([contexts.fixed, contexts.prior], axis=1)
     places = lanes(sequences)
     sums = Scores(
         soft=np.zeros((num_windows, num_gates, len(TOPS))),
@@ -115,9 +152,10 @@ def score(
     cpu = jax.local_devices(backend="cpu")[0]
     with jax.enable_x64(True), jax.default_device(cpu):
         law = _Law(*map(jnp.asarray, (log_prior, np.array(prefixes, int), np.array(alphas))))
-        rungs = jax.vmap(lambda _: _start(law))(np.arange(_LANES))
+        rungs = jax.vmap(lambda c: _start(law, c))(jnp.asarray(laws[np.zeros(_LANES, int)]))
         for here in places.reshape(-1, _STEPS, _LANES):
-            rungs, found = _chunk(rungs, token_log_probs[here], first[here], law)
+            bytes_here = (token_log_probs[here], first[here], laws[sequence[here]])
+            rungs, found = _chunk(rungs, *bytes_here, law)
             real = here >= 0
             _add(sums, window[here[real]], *(np.asarray(x)[real] for x in found))
     return sums
@@ -145,18 +183,27 @@ class _Law(NamedTuple):
     alphas: Array  # [A]
 
 
-def _start(law: _Law) -> Rungs:
+def _start(law: _Law, context: Array) -> Rungs:
     state = gate_init(law.log_prior)
 
     def rows(num: int) -> GateState:
         return jax.tree.map(lambda x: jnp.broadcast_to(x[None], (num, *x.shape)), state)
 
-    return Rungs(jnp.array(0), state, rows(law.prefixes.size), rows(law.alphas.size), state)
+    return Rungs(
+        seen=jnp.array(0),
+        last=state,
+        kept=rows(law.prefixes.size),
+        shared=rows(law.alphas.size),
+        informed=GateState(context[1], jnp.ones(context.shape[1], bool)),
+        bayes=state,
+    )
 
 
-def _advance(rungs: Rungs, log_probs: Array, first: Array, law: _Law) -> tuple[Rungs, Rungs]:
-    """The gates after this byte, and before it."""
-    start = _start(law)
+def _advance(
+    rungs: Rungs, log_probs: Array, first: Array, context: Array, law: _Law
+) -> tuple[Rungs, Rungs]:
+    """The gates after this byte, and before it; `context` [2, C, K] is of its sequence."""
+    start = _start(law, context)
     before: Rungs = jax.tree.map(partial(jnp.where, first), start, rungs)
     bayes = bayes_gate_update(before.bayes, log_probs)
     running = before.seen < law.prefixes
@@ -168,6 +215,7 @@ def _advance(rungs: Rungs, log_probs: Array, first: Array, law: _Law) -> tuple[R
             running, before.kept
         ),
         shared=shared(before.shared, log_probs, law.log_prior, law.alphas),
+        informed=jax.vmap(bayes_gate_update, (0, None))(before.informed, log_probs),
         bayes=bayes,
     )
     return after, before
@@ -190,19 +238,21 @@ def losses(log_weights: Array, log_probs: Array) -> tuple[Array, Array]:
 
 @jax.jit
 def _chunk(
-    rungs: Rungs, log_probs: Array, first: Array, law: _Law
+    rungs: Rungs, log_probs: Array, first: Array, context: Array, law: _Law
 ) -> tuple[Rungs, tuple[Array, Array, Array]]:
     """Losses [T, L, G, C], those of `hard_after` [T, L, M], and margins [T, L, G]."""
-    advance = jax.vmap(_advance, (0, 0, 0, None))
-    rungs, before = jax.lax.scan(lambda r, x: advance(r, *x, law), rungs, (log_probs, first))
+    advance = jax.vmap(_advance, (0, 0, 0, 0, None))
+    inputs = (log_probs, first, context)
+    rungs, before = jax.lax.scan(lambda r, x: advance(r, *x, law), rungs, inputs)
 
-    def at_byte(state: Rungs, log_probs: Array) -> tuple[Array, Array, Array]:
+    def at_byte(state: Rungs, log_probs: Array, context: Array) -> tuple[Array, Array, Array]:
         last, bayes = state.last.log_weights[None], state.bayes.log_weights[None]
         static = jax.nn.log_softmax(law.log_prior)[None]
-        gates = (static, last, state.kept.log_weights, state.shared.log_weights, bayes)
+        kept, shared = state.kept.log_weights, state.shared.log_weights
+        gates = (static, last, kept, shared, context[0], state.informed.log_weights, bayes)
         by_top, margin = jax.vmap(losses, (0, None))(jnp.concatenate(gates), log_probs)
-        kept = by_top[2 : 2 + law.prefixes.size]
-        hard_after = jnp.where(state.seen < law.prefixes, kept[:, -1], kept[:, 0])
+        of_kept = by_top[2 : 2 + law.prefixes.size]
+        hard_after = jnp.where(state.seen < law.prefixes, of_kept[:, -1], of_kept[:, 0])
         return by_top, hard_after, margin
 
-    return rungs, jax.vmap(jax.vmap(at_byte))(before, log_probs)
+    return rungs, jax.vmap(jax.vmap(at_byte))(before, log_probs, context)

@@ -309,8 +309,9 @@ def test_exact_sums_lose_nothing():
 
 def test_routing_goes_through_in_blocks(monkeypatch, x64):
     log_probs = -np.random.default_rng(0).random((7, 3))
-    whole = counting_account._routing(LOG_PRIOR, log_probs)
+    priors = np.broadcast_to(LOG_PRIOR, log_probs.shape)
+    whole = counting_account._routing(priors, log_probs)
     monkeypatch.setattr(counting_account, "_BLOCK", 2)
-    for a, b in zip(whole, counting_account._routing(LOG_PRIOR, log_probs), strict=True):
+    for a, b in zip(whole, counting_account._routing(priors, log_probs), strict=True):
         np.testing.assert_array_equal(a, b)
         assert len(a) == 7
