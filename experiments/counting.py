@@ -66,6 +66,12 @@ class Config:
     """Bytes of a sequence, in the main table."""
     prefixes: tuple[int, ...] = (16, 64)
     """Bytes after which a gate is kept."""
+    num_features: int = 64
+    """Of a context: TF-IDF of its words and SVD, for gates that read it;"""
+    decays: tuple[float, ...] = (1e-5, 1e-4, 1e-3)
+    """of the router's weights, its best on validation;"""
+    router_order: int = 2
+    """the largest n of the models that judge a context by its likelihood."""
     alphas: tuple[float, ...] = (0.001, 0.01, 0.03, 0.1, 0.2, 0.4, 0.7)
     """Of fixed-share; each table takes its best on validation."""
     num_generated: int = 100
@@ -113,6 +119,10 @@ def check_config(config: Config) -> None:
     check_count("window", config.window, at_least=2)
     for length in config.prefixes:
         check_count("prefixes", length)
+    check_count("num_features", config.num_features)
+    require(len(config.decays) > 0, "`decays` must not be empty", config.decays)
+    check_interval("decays", np.array(config.decays), 0.0, np.inf, ends="[)")
+    check_count("router_order", config.router_order, at_most=config.max_order)
     require(len(config.alphas) > 0, "`alphas` must not be empty", config.alphas)
     check_interval("alphas", np.array(config.alphas), 0.0, 1.0)
     check_count("num_generated", config.num_generated, at_least=2)

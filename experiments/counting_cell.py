@@ -11,10 +11,12 @@ import numpy as np
 
 from dfm_jax.data import Corpus, Split, split_documents, split_sizes
 from dfm_jax.gates import bayes_gate, fixed_share_gate, last_token_gate
-from experiments import counting_worlds, kneser_ney, partitions
+from experiments import context_gates, contexts, counting_worlds, kneser_ney, partitions
+from experiments.context_gates import ContextModels
+from experiments.contexts import Contexts, Encoder, Pieces
 from experiments.counting_account import account
 from experiments.counting_worlds import World
-from experiments.gate_ladder import Scores, gate_names, score
+from experiments.gate_ladder import ContextLaws, Scores, gate_names, score
 from experiments.kneser_ney import Model, Queries
 from experiments.partitions import Partition
 from experiments.statistics import document_interval
@@ -38,6 +40,10 @@ class Fold:
     asked: Mapping[str, tuple[Queries, ...]]  # by held-out split
     centre: Model
     centre_scores: Mapping[str, np.ndarray]  # [N] by held-out split
+    encode: Encoder  # of words, fitted on the training text
+    pieces: Pieces  # the training text, encoded
+    flat: Mapping[str, bytes]  # by held-out split
+    before: Mapping[str, Contexts]  # of its windows
 
 
 def fold(corpora: Sequence[Corpus], *, seed: int, config: Config) -> Fold:
@@ -47,8 +53,26 @@ def fold(corpora: Sequence[Corpus], *, seed: int, config: Config) -> Fold:
     asked = {name: kneser_ney.queries(texts[name], config.max_order) for name in HELD_OUT}
     everything = np.ones(sum(map(len, texts["validation"])), bool)
     centre, scores = _fitted(texts["train"], asked, everything, config)
+    encode = contexts.encoder(texts["train"], config.num_features, seed=seed)
+    flat = {name: b"".join(texts[name]) for name in HELD_OUT}
     return Fold(
-        seed=seed, split=split, texts=texts, asked=asked, centre=centre, centre_scores=scores
+        seed=seed,
+        split=split,
+        texts=texts,
+        asked=asked,
+        centre=centre,
+        centre_scores=scores,
+        encode=encode,
+        pieces=contexts.pieces(encode, texts["train"], config.window),
+        flat=flat,
+        before={
+            name: contexts.contexts(
+                encode,
+                flat[name],
+                counting_worlds.window_contexts([len(t) for t in texts[name] if t], config.window),
+            )
+            for name in HELD_OUT
+        },
     )
 
 
@@ -62,7 +86,8 @@ def measure(fold: Fold, name: str, config: Config) -> dict[str, Any]:
     sizes = {split: np.array([len(text) for text in fold.texts[split]]) for split in SPLITS}
     weights = np.bincount(part_of["train"], weights=sizes["train"], minlength=partition.num_parts)
     weights = weights / weights.sum()
-    experts, scores = [], []
+    experts, scores, short_scores = [], [], []
+    short = {split: asked[: config.router_order] for split, asked in fold.asked.items()}
     for k in range(partition.num_parts):
         own = [
             t for t, part in zip(fold.texts["train"], part_of["train"], strict=True) if part == k
@@ -71,6 +96,7 @@ def measure(fold: Fold, name: str, config: Config) -> dict[str, Any]:
         expert, found = _fitted(own, fold.asked, chosen_on, config)
         experts.append(expert)
         scores.append(found)
+        short_scores.append(_fitted(own, short, chosen_on, config)[1])
     worlds: dict[str, dict[str, World]] = {}
     for split in HELD_OUT:
         log_probs = np.stack([found[split] for found in scores], axis=1)
@@ -83,12 +109,17 @@ def measure(fold: Fold, name: str, config: Config) -> dict[str, Any]:
         experts, fold.centre, weights, config.num_generated, config.window, seed=fold.seed
     )
     log_prior = np.log(weights)
+    readers = _readers(fold, worlds["validation"]["reset"], part_of["train"], log_prior, config)
+    cheap = {split: np.stack([x[split] for x in short_scores], axis=1) for split in HELD_OUT}
     records = {}
     for world in worlds["test"].values():
         # What the experts write has no validation text: α as for held-out windows.
-        alpha = _best_alpha(worlds["validation"].get(world.name), log_prior, config)
+        tuning = worlds["validation"].get(world.name)
+        alpha = _best_alpha(tuning, log_prior, config)
         alpha = records["reset"]["alpha"] if alpha is None else alpha
-        records[world.name] = _record(world, log_prior, alpha, config, seed=fold.seed)
+        laws, found = _context_laws(fold, readers, tuning, world, cheap)
+        records[world.name] = _record(world, log_prior, alpha, laws, config, seed=fold.seed)
+        records[world.name]["contexts"] = found
     return {
         "partition": name,
         "seed": fold.seed,
@@ -96,6 +127,12 @@ def measure(fold: Fold, name: str, config: Config) -> dict[str, Any]:
         "weights": weights.tolist(),
         "split": split_sizes(fold.split),
         "tuned": [[model.order, model.discount] for model in (fold.centre, *experts)],
+        "router": {
+            "decay": readers.decay,
+            "converged": bool(readers.router.converged),
+            "validation": {str(decay): loss for decay, loss in readers.router_losses.items()},
+            "rows": readers.num_rows,
+        },
         "worlds": records,
         "trace": _trace(
             worlds["test"]["spliced"], partition, log_prior, records["spliced"]["alpha"], config
@@ -151,19 +188,62 @@ def _best_alpha(world: World | None, log_prior: np.ndarray, config: Config) -> f
     return float(config.alphas[int(of_alphas.argmin())])
 
 
+def _readers(
+    fold: Fold, reset: World, part_of: np.ndarray, log_prior: np.ndarray, config: Config
+) -> ContextModels:
+    """The gates that read contexts, fitted on training windows, chosen on those of validation."""
+    part = reset.part[reset.sequences.starts]
+    return context_gates.fitted(
+        *(fold.pieces, part_of, fold.before["validation"], part, log_prior), decays=config.decays
+    )
+
+
+def _context_laws(
+    fold: Fold,
+    readers: ContextModels,
+    tuning: World | None,
+    world: World,
+    cheap: Mapping[str, np.ndarray],
+) -> tuple[ContextLaws | None, dict[str, Any] | None]:
+    """The laws of a world's contexts, and what was tuned; none where nothing stands before."""
+    if tuning is None or tuning.context is None or world.context is None:
+        return None, None
+
+    def read(split: str, of: World) -> tuple[Contexts, np.ndarray]:
+        spans = np.asarray(of.context)
+        own = fold.before[split]
+        if of.name != "reset":  # the windows of every partition are the same
+            own = contexts.contexts(fold.encode, fold.flat[split], spans)
+        return own, context_gates.span_scores(cheap[split], spans)
+
+    held, judged = read("validation", tuning), read("test", world)
+    laws, temperatures = context_gates.laws(readers, (tuning, *held), judged)
+    return laws, {
+        "temperatures": temperatures,
+        "empty": int(judged[0].empty.sum()),
+        "wordless": int((~judged[0].known & ~judged[0].empty).sum()),
+        "sequences": len(judged[0].spans),
+    }
+
+
 def _record(
-    world: World, log_prior: np.ndarray, alpha: float, config: Config, *, seed: int
+    world: World,
+    log_prior: np.ndarray,
+    alpha: float,
+    laws: ContextLaws | None,
+    config: Config,
+    *,
+    seed: int,
 ) -> dict[str, Any]:
     """Every rung of one world, in nats per byte, as JSON takes it."""
-    scores = score(
-        world.log_probs, world.sequences, log_prior, prefixes=config.prefixes, alphas=[alpha]
-    )
-    found = account(world, scores, log_prior, prefixes=config.prefixes)
+    options = {"prefixes": config.prefixes, "contexts": laws}
+    scores = score(world.log_probs, world.sequences, log_prior, alphas=[alpha], **options)
+    found = account(world, scores, log_prior, **options)
     num_bytes = found.sizes.sum()
-    options = {"num_draws": config.num_draws, "seed": seed}
+    draws = {"num_draws": config.num_draws, "seed": seed}
     against = {
-        "centre": document_interval(found.nll - found.centre, found.sizes, **options),
-        "bayes": document_interval(found.nll - found.bayes, found.sizes, **options),
+        "centre": document_interval(found.nll - found.centre, found.sizes, **draws),
+        "bayes": document_interval(found.nll - found.bayes, found.sizes, **draws),
     }
     terms = {name: term.sum(1) / num_bytes for name, term in found.terms().items()}
     rows = [
@@ -187,13 +267,15 @@ def _record(
         "b11_slack": found.b11_slack,
         "sum_residual": found.sum_residual(),
         "flattery": found.flattery,
-        "margins": _margins(scores, config),
+        "margins": _margins(scores, config, laws.names if laws else ()),
     }
 
 
-def _margins(scores: Scores, config: Config) -> dict[str, dict[str, list[float]]]:
+def _margins(
+    scores: Scores, config: Config, contexts: Sequence[str]
+) -> dict[str, dict[str, list[float]]]:
     """By gate: the share of bytes in each bin of r_(1) − r_(2), and what top-1 costs there."""
-    names = gate_names(config.prefixes, num_alphas=1)
+    names = gate_names(config.prefixes, num_alphas=1, contexts=contexts)
     total = scores.margin_bytes[0].sum()
     return {
         name: {

@@ -21,6 +21,7 @@ class World:
     sequences: Sequences
     unit: np.ndarray  # [W] the unit of the bootstrap that each window belongs to, from 0 on
     changes: bool = False  # the part changes inside a sequence
+    context: np.ndarray | None = None  # [Q, 2] what stands before each sequence in the flat text
 
 
 def windows_of(starts: np.ndarray, num_bytes: int, window: int) -> np.ndarray:
@@ -35,7 +36,8 @@ def held_out(
 ) -> tuple[World, World]:
     """Documents in which gates start again with each window, and in which they are carried.
 
-    A document without a byte is no sequence.
+    A document without a byte is no sequence. The context of a window is what stands before it in
+    its document, at most a window's bytes; a document that is carried has none.
     """
     parts, sizes = parts[sizes > 0], sizes[sizes > 0]
     starts, num_bytes = np.r_[0, np.cumsum(sizes)[:-1]], int(sizes.sum())
@@ -43,20 +45,40 @@ def held_out(
     unit = np.searchsorted(starts, windows, side="right") - 1
     part = np.repeat(parts, sizes)
 
-    def world(name: str, sequences: np.ndarray) -> World:
+    def world(name: str, sequences: np.ndarray, context: np.ndarray | None) -> World:
         spans = Sequences(starts=sequences, windows=windows, num_bytes=num_bytes)
         return World(
-            name=name, log_probs=log_probs, centre=centre, part=part, sequences=spans, unit=unit
+            name=name,
+            log_probs=log_probs,
+            centre=centre,
+            part=part,
+            sequences=spans,
+            unit=unit,
+            context=context,
         )
 
-    return world("reset", windows), world("carried", starts)
+    context = window_contexts(sizes, window)
+    return world("reset", windows, context), world("carried", starts, None)
+
+
+def window_contexts(sizes: Sequence[int] | np.ndarray, window: int) -> np.ndarray:
+    """What stands before each window of documents of these sizes, all above 0: [W, 2]."""
+    starts = np.r_[0, np.cumsum(sizes)[:-1]]
+    windows = windows_of(starts, int(np.sum(sizes)), window)
+    document = np.searchsorted(starts, windows, side="right") - 1
+    return before(windows, starts[document], window)
+
+
+def before(at: np.ndarray, document: np.ndarray, window: int) -> np.ndarray:
+    """Spans of at most so many bytes before these places, from no earlier than the document's."""
+    return np.stack([np.maximum(document, at - window), at], axis=1)
 
 
 def spliced(carried: World, window: int, *, seed: int) -> World:
     """Half a window of one document, then half of another from another part.
 
     Each document is used once, so that pairs are independent. The second half is scored after the
-    bytes that stand before it in its own document.
+    bytes that stand before it in its own document. The context is that of the first.
 
     Raises:
         ValueError: if fewer than two pairs can be made.
@@ -79,8 +101,9 @@ def spliced(carried: World, window: int, *, seed: int) -> World:
             f"{half} bytes each; it is {window} and leaves {len(pairs)}."
         )
     pairs = np.array(pairs)
-    offset = starts[pairs] + np.floor(rng.random(pairs.shape) * (sizes[pairs] - half + 1))
-    at = (offset[..., None].astype(int) + np.arange(half)).reshape(-1)
+    room = np.floor(rng.random(pairs.shape) * (sizes[pairs] - half + 1)).astype(int)
+    offset = starts[pairs] + room
+    at = (offset[..., None] + np.arange(half)).reshape(-1)
     edges = np.arange(0, at.size, 2 * half)
     return World(
         name="spliced",
@@ -90,6 +113,7 @@ def spliced(carried: World, window: int, *, seed: int) -> World:
         sequences=Sequences(starts=edges, windows=edges, num_bytes=at.size),
         unit=np.arange(edges.size),
         changes=True,
+        context=before(offset[:, 0], starts[pairs[:, 0]], window),
     )
 
 
