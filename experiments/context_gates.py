@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,6 @@ import numpy as np
 
 from dfm_jax.checks import require
 from dfm_jax.gates import FittedTemperature, centroid_gate, fit_temperature
-from dfm_jax.objectives import router_loss
 from dfm_jax.training.router import FittedRouter, Router, fit_router, router_log_law
 from dfm_jax.types import Array
 from experiments.contexts import Contexts, Pieces
@@ -32,6 +31,7 @@ from experiments.gate_ladder import ContextLaws
 NAMES = ("centroid", "router", "likelihood")
 TEMPERATURES = {"centroid": (0.01, 10.0), "likelihood": (1.0, 1e4)}
 _STARTS, _STEPS = 12, 16  # τ to a tenth of a per cent
+_BYTES, _SEQUENCES, _ROWS = 2**17, 2**10, 2**11  # shapes are multiples of these
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,21 +69,18 @@ def fitted(
     known = ~np.isnan(pieces.features[:, 0])
     sums = np.zeros((num_parts, pieces.features.shape[1]))
     np.add.at(sums, part[known], pieces.features[known])
-    rows = known & pieces.precedes
-    require(
-        rows.any(), "`window` must leave training text a context with a known word; their number", 0
-    )
-    features, labels, counted = _padded(pieces.features[rows], part[rows])
-    asked = held_out.known
+    rows, asked = known & pieces.precedes, held_out.known
+    for text, some in (("training", rows), ("validation", asked)):
+        rule = f"`window` must leave {text} text a context with a known word; their number"
+        require(some.any(), rule, 0)
+    batch = _Batch(*(_padded(x, _ROWS) for x in (pieces.features[rows], part[rows], rows[rows])))
     routers, losses = {}, {}
-    with _float64():
-        for decay in decays:
-            fit = _fit_router(jax.random.key(0), features, labels, counted, decay, num_parts)
-            require(np.isfinite(fit.objective), "the router's loss must be finite", fit.objective)
-            routers[decay] = jax.tree.map(np.asarray, fit)
-            laws = _router_laws(fit.layers, _filled(held_out))
-            found = _router_losses(laws, held_out_part)[asked]
-            losses[decay] = float(found.mean()) if found.size else np.inf
+    for decay in decays:
+        with _float64():
+            fit = jax.tree.map(np.asarray, _fit_router(jax.random.key(0), batch, decay, num_parts))
+        require(np.isfinite(fit.objective), "the router's loss must be finite", fit.objective)
+        found = _router_laws(fit.layers, held_out, log_prior)[asked, held_out_part[asked]]
+        routers[decay], losses[decay] = fit, -float(found.mean())
     best = min(losses, key=losses.__getitem__)
     return ContextModels(
         log_prior=log_prior,
@@ -109,22 +106,19 @@ def laws(
     """
     world, tuning, tuning_scores = tuned_on
     contexts, scores = judged_on
-    fixed, prior, record = {}, {}, {}
+    num, fixed, prior, record = len(contexts.spans), {}, {}, {}
     with _float64():
-        token_loss = _token_arguments(world)
-        sequence_sums = jnp.asarray(np.add.reduceat(world.log_probs, world.sequences.starts))
-        for name, make in _MAKERS.items():
+        of_bytes, of_sequences = _decoded(world)
+        for name in TEMPERATURES:
             here = _inputs(name, models, tuning, tuning_scores)
             there = _inputs(name, models, contexts, scores)
-            bounds = TEMPERATURES[name]
-            token = _tuned_token(make, here, *bounds, *token_loss)
-            sequence = _tuned_sequence(make, here, *bounds, sequence_sums)
-            fixed[name] = np.asarray(jax.jit(make)(there, token.temperature))
-            prior[name] = np.asarray(jax.jit(make)(there, sequence.temperature))
-            record[name] = {"fixed": _record(token), "prior": _record(sequence)}
-        routed = np.asarray(_router_laws(models.router.layers, _filled(contexts)))
-    routed = np.where(contexts.known[:, None], routed, models.log_prior)
-    fixed["router"] = prior["router"] = routed
+            ends = TEMPERATURES[name]
+            found, laws = _tuned(_MAKERS[name], here, there, *ends, of_bytes, of_sequences)
+            fixed[name], prior[name] = (np.asarray(law)[:num] for law in laws)
+            record[name] = dict(zip(("fixed", "prior"), map(_record, found), strict=True))
+    fixed["router"] = prior["router"] = _router_laws(
+        models.router.layers, contexts, models.log_prior
+    )
     return (
         ContextLaws(
             names=NAMES,
@@ -152,9 +146,11 @@ def _inputs(
     name: str, models: ContextModels, contexts: Contexts, scores: np.ndarray
 ) -> Mapping[str, np.ndarray]:
     if name == "centroid":
-        own = {"features": _filled(contexts), "centroids": models.centroids}
-        return own | {"known": contexts.known, "log_prior": models.log_prior}
-    return {"scores": scores, "known": ~contexts.empty, "log_prior": models.log_prior}
+        own = {"features": _padded(_filled(contexts), _SEQUENCES), "centroids": models.centroids}
+        known = contexts.known
+    else:
+        own, known = {"scores": _padded(scores, _SEQUENCES)}, ~contexts.empty
+    return own | {"known": _padded(known, _SEQUENCES), "log_prior": models.log_prior}
 
 
 def _centroid_laws(inputs: Mapping[str, Array], temperature: Array) -> Array:
@@ -183,57 +179,86 @@ def _filled(contexts: Contexts) -> np.ndarray:
 # ── what temperatures are fitted to ─────────────────────────────────────────────────────────────
 
 
-def _token_arguments(world: World) -> tuple[Array, Array]:
-    """p_k of each byte, [N, K], and its sequence, [N]."""
-    first = np.zeros(world.sequences.num_bytes, int)
-    first[world.sequences.starts[1:]] = 1
-    # Not in log space: a byte's probability does not underflow, and every step reads all bytes.
-    return jnp.exp(world.log_probs), jnp.asarray(np.cumsum(first))
+class _Bytes(NamedTuple):
+    probs: np.ndarray  # [N, K] p_k of each byte: it does not underflow, and is read at every step
+    sequence: np.ndarray  # [N]
+    counted: np.ndarray  # [N] 0 where the text is padded
+
+
+class _Sums(NamedTuple):
+    log_probs: np.ndarray  # [Q, K] log p_k of each sequence
+    counted: np.ndarray  # [Q] 0 where there is none
+
+
+def _decoded(world: World) -> tuple[_Bytes, _Sums]:
+    spans = world.sequences
+    first = np.zeros(spans.num_bytes, int)
+    first[spans.starts[1:]] = 1
+    sums = np.add.reduceat(world.log_probs, spans.starts)
+    return (
+        _Bytes(
+            _padded(np.exp(world.log_probs), _BYTES, 1.0),
+            _padded(np.cumsum(first), _BYTES),
+            _padded(np.ones(spans.num_bytes), _BYTES),
+        ),
+        _Sums(_padded(sums, _SEQUENCES), _padded(np.ones(len(sums)), _SEQUENCES)),
+    )
 
 
 @partial(jax.jit, static_argnames="make")
-def _tuned_token(make, inputs, low, high, probs, sequence) -> FittedTemperature:
-    def loss(temperature: Array) -> Array:
-        weights = jnp.exp(make(inputs, temperature))[sequence]
-        return -jnp.mean(jnp.log(jnp.sum(weights * probs, axis=-1)))
+def _tuned(
+    make, here, there, low, high, of_bytes: _Bytes, of_sequences: _Sums
+) -> tuple[tuple[FittedTemperature, ...], tuple[Array, ...]]:
+    """The temperature of a gate that stays, and of a prior; and the laws they give elsewhere."""
 
-    return fit_temperature(loss, low, high, num_starts=_STARTS, num_steps=_STEPS)
+    def token_by_token(temperature: Array) -> Array:
+        weights = jnp.exp(make(here, temperature))[of_bytes.sequence]
+        losses = -jnp.log(jnp.sum(weights * of_bytes.probs, axis=-1))
+        return jnp.sum(of_bytes.counted * losses)
+
+    def sequence_mixture(temperature: Array) -> Array:
+        joint = make(here, temperature) + of_sequences.log_probs
+        return -jnp.sum(of_sequences.counted * jax.nn.logsumexp(joint, axis=-1))
+
+    options = {"num_starts": _STARTS, "num_steps": _STEPS}
+    found = tuple(
+        fit_temperature(loss, low, high, **options) for loss in (token_by_token, sequence_mixture)
+    )
+    return found, tuple(make(there, fit.temperature) for fit in found)
 
 
-@partial(jax.jit, static_argnames="make")
-def _tuned_sequence(make, inputs, low, high, sums) -> FittedTemperature:
-    def loss(temperature: Array) -> Array:
-        return -jnp.mean(jax.nn.logsumexp(make(inputs, temperature) + sums, axis=-1))
-
-    return fit_temperature(loss, low, high, num_starts=_STARTS, num_steps=_STEPS)
+def _padded(rows: np.ndarray, multiple: int, filler: float = 0) -> np.ndarray:
+    """To a multiple of so many rows: few shapes, so few compilations."""
+    num = -(-len(rows) // multiple) * multiple
+    filled = np.full((num, *rows.shape[1:]), filler, rows.dtype)
+    filled[: len(rows)] = rows
+    return filled
 
 
 # ── the router ──────────────────────────────────────────────────────────────────────────────────
 
 
-def _padded(features: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, ...]:
-    """To the next power of two, the rest with weight 0: one shape for texts of like size."""
-    num = 1 << (len(labels) - 1).bit_length()
-    filled = np.zeros((num, features.shape[1]))
-    filled[: len(labels)] = features
-    padded = np.zeros(num, int)
-    padded[: len(labels)] = labels
-    return filled, padded, (np.arange(num) < len(labels)).astype(float)
+class _Batch(NamedTuple):
+    features: np.ndarray  # [R, F]
+    parts: np.ndarray  # [R]
+    counted: np.ndarray  # [R] False where there is no row
 
 
 @partial(jax.jit, static_argnames="num_parts")
-def _fit_router(key, features, labels, counted, decay, num_parts: int) -> FittedRouter:
-    return fit_router(key, features, labels, num_parts, row_weights=counted, decay=decay)
+def _fit_router(key, batch: _Batch, decay: float, num_parts: int) -> FittedRouter:
+    weights = batch.counted.astype(float)
+    return fit_router(key, batch.features, batch.parts, num_parts, row_weights=weights, decay=decay)
+
+
+def _router_laws(layers: Router, contexts: Contexts, log_prior: np.ndarray) -> np.ndarray:
+    with _float64():
+        found = np.asarray(_log_laws(layers, _padded(_filled(contexts), _SEQUENCES)))
+    return np.where(contexts.known[:, None], found[: len(contexts.spans)], log_prior)
 
 
 @jax.jit
-def _router_laws(layers: Router, features: Array) -> Array:
+def _log_laws(layers: Router, features: Array) -> Array:
     return jax.vmap(router_log_law, (None, 0))(layers, features)
-
-
-@jax.jit
-def _router_losses(log_laws: Array, parts: Array) -> Array:
-    return jax.vmap(router_loss)(log_laws, parts)
 
 
 @contextmanager
