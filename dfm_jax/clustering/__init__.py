@@ -15,6 +15,7 @@ from dfm_jax.clustering.k_means import (
     nearest_cluster,
     spherical_k_means,
 )
+from dfm_jax.clustering.likelihood import LikelihoodClustering, likelihood_clustering
 from dfm_jax.clustering.mini_batch import mini_batch_k_means
 from dfm_jax.clustering.statistics import Fit, cluster_fit
 from dfm_jax.clustering.two_stage import TwoStage, two_stage_k_means, two_stage_labels
@@ -24,11 +25,13 @@ __all__ = [
     "Clustering",
     "Clusters",
     "Fit",
+    "LikelihoodClustering",
     "TwoStage",
     "balanced_assignment",
     "capacities",
     "cluster_fit",
     "cosine_scores",
+    "likelihood_clustering",
     "mini_batch_k_means",
     "nearest_cluster",
     "normalized_mutual_information",

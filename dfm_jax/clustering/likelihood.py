@@ -1,0 +1,88 @@
+"""Clusters of rows by the likelihood that models of each cluster give them: classification EM.
+
+    max_{a, θ} Σ_i [ log p_{θ_{a(i)}}(x_i) + log w_{a(i)} ]
+
+In turn: θ_k are fitted to the rows of cluster k, and rows go to the cluster that scores them best,
+all of them at once where the sizes are fixed. If `fit` maximises the likelihood, neither step
+lowers the objective. With models of a prefix for the scores this is how SmallTalk parts its data.
+R rows, K clusters. Source: Celeux & Govaert (1992); SmallTalk, arXiv 2410.03529.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dfm_jax.checks import check_count, require
+from dfm_jax.clustering.balance import balanced_assignment, capacities
+from dfm_jax.types import Array, Float, Int, Key, typed
+
+BALANCES = ("rows", "none")
+
+
+class LikelihoodClustering(NamedTuple):
+    """Labels, the models of these labels, and the way there."""
+
+    labels: Int[Array, " R"]
+    params: Any  # `fit(labels)`
+    objectives: Float[Array, " passes"]  # after each assignment, nats per row
+    converged: bool  # the last assignment moved no row
+
+
+@typed
+def likelihood_clustering(
+    key: Key,
+    fit: Callable[[np.ndarray], Any],
+    score: Callable[[Any], Any],
+    num_rows: int,
+    num_clusters: int,
+    *,
+    balance: str = "rows",
+    max_passes: int = 50,
+) -> LikelihoodClustering:
+    """Alternate fits and assignments from a random balanced start, until no row moves.
+
+    A score that knows the row it judges (the row is among those fitted) keeps rows where they are:
+    leave it out, or fit on other rows of its cluster.
+
+    Args:
+        key: of the first labels.
+        fit: labels [R] ↦ the models θ of all clusters; pure.
+        score: θ ↦ log p_θk(x_i) for all rows and clusters, [R, K], in nats, finite; pure.
+        num_rows: R.
+        num_clusters: K.
+        balance: "rows": sizes ⌊R/K⌋ or ⌈R/K⌉, exactly, and w_k no matter; "none": w_k is the share
+            of cluster k in the assignment before.
+        max_passes: assignments at most.
+
+    Raises:
+        ValueError: if there are fewer rows than clusters, an option is unknown, the scores have
+            another shape or are not finite, or a cluster loses its last row.
+    """
+    check_count("num_clusters", num_clusters, at_most=num_rows)
+    check_count("max_passes", max_passes)
+    require(balance in BALANCES, f"`balance` must be one of {BALANCES}", balance)
+    sizes = jnp.array(capacities(num_rows, num_clusters))
+    labels = np.asarray(jax.random.permutation(key, jnp.repeat(jnp.arange(num_clusters), sizes)))
+    params, objectives, converged = fit(labels), [], False
+    while not converged and len(objectives) < max_passes:
+        shares = np.bincount(labels, minlength=num_clusters) / num_rows
+        scores = np.asarray(score(params))
+        expected = (num_rows, num_clusters)
+        require(scores.shape == expected, f"`score` must return shape {expected}", scores.shape)
+        require(np.isfinite(scores), "`score` must return finite numbers; their sum", scores.sum())
+        if balance == "rows":
+            found = np.asarray(balanced_assignment(scores, sizes).labels)
+        else:
+            scores = scores + np.log(shares)
+            found = scores.argmax(axis=1)
+        present = np.bincount(found, minlength=num_clusters)
+        rule = "every cluster must keep a row: fewer clusters, or balance; the sizes"
+        require(present > 0, rule, present)
+        objectives.append(float(scores[np.arange(num_rows), found].mean()))
+        converged = bool((found == labels).all())
+        if not converged:
+            labels, params = found, fit(found)
+    return LikelihoodClustering(jnp.asarray(labels), params, jnp.asarray(objectives), converged)
