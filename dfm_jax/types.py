@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import jax.numpy as jnp
 from beartype import beartype
 from jax.typing import DTypeLike as DType
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, jaxtyped
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt32, jaxtyped
 
 if TYPE_CHECKING:
     # A Python number, a NumPy and a jax array add and multiply alike, but a checker that is told of
@@ -72,6 +72,7 @@ __all__ = [
     "Time",
     "Token",
     "Tokens",
+    "UInt32",
     "Velocity",
     "Weights",
     "as_time",

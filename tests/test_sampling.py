@@ -125,7 +125,7 @@ def test_the_tail_is_drawn_from_half_precision_logits():
 
 
 def test_the_far_tail_is_drawn():
-    """Half a million tokens 18 nats down have 0.8 % of the mass, and 4 of the keys 0 … 399 draw one.
+    """Half a million tokens 18 nats down have 0.8 % of the mass; 4 of the keys 0 … 399 draw one.
 
     Two of the four are tried: the usual float32 draw gives the largest token for them, as it does
     for all 400, for its Gumbel noise ends at 16.
@@ -324,7 +324,7 @@ def test_a_cache_refuses_what_it_cannot_hold():
         decoder.extend(params, full, jnp.array([1, 2]))
     assert cache.count.shape == ()
     for change in ({"causal": False}, {"time_conditioned": True}):
-        with pytest.raises(ValueError, match="`causal` must be True|`time_conditioned` must be"):
+        with pytest.raises(ValueError, match=r"`causal` must be True|`time_conditioned` must be"):
             transformer_decoder(dataclasses.replace(CONFIG, **change))
 
 

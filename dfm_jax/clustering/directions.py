@@ -8,11 +8,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import UInt32
 
 from dfm_jax.checks import require
 from dfm_jax.paths import HIGHEST
-from dfm_jax.types import Array, Float, Int, Key, typed
+from dfm_jax.types import Array, Float, Int, Key, UInt32, typed
 
 START_ROWS = 2**16  # at most, among which the first centroids are drawn
 _FEW = 64  # clusters up to which a pass keeps all its scores

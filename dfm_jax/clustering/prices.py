@@ -13,20 +13,27 @@ import jax
 import jax.numpy as jnp
 
 from dfm_jax.paths import HIGHEST
-from dfm_jax.types import Array
+from dfm_jax.types import Array, Float, typed
 
 _STAGES = 8  # of the smoothing, each a quarter of the one before
 _WARM_STAGES = 3  # the last of them, if prices are near already
 _NEWTON_STEPS = 15  # at most, in each stage
 
 
-def score_spread(scores: Array) -> Array:
+@typed
+def score_spread(scores: Float[Array, "R K"]) -> Float[Array, ""]:
     """The standard deviation of all scores; 1 where they are all equal."""
     spread = scores.std()
     return jnp.where(spread > 0, spread, 1)
 
 
-def dual_prices(scores: Array, weights: Array, targets: Array, start: Array | None) -> Array:
+@typed
+def dual_prices(
+    scores: Float[Array, "R K"],
+    weights: Float[Array, " R"],
+    targets: Float[Array, " K"],
+    start: Float[Array, " K"] | None,
+) -> Float[Array, " K"]:
     """λ at the smallest τ, [K]; `start` are prices of a problem like this one."""
     stages = jnp.arange(_STAGES if start is None else _WARM_STAGES, dtype=scores.dtype)
     first = 0 if start is None else _STAGES - _WARM_STAGES

@@ -11,15 +11,20 @@ if one of them would gain at the new prices, more rows take part. R rows, K clus
 import jax
 import jax.numpy as jnp
 
-from dfm_jax.types import Array
+from dfm_jax.types import Array, Float, Int, typed
 
 _PARTAKING = 2**13  # rows, at first
 _MORE = 8  # times as many, if they were too few
 
 
+@typed
 def with_sizes(
-    scores: Array, labels: Array, prices: Array, sizes: Array, tie: Array
-) -> tuple[Array, Array]:
+    scores: Float[Array, "R K"],
+    labels: Int[Array, " R"],
+    prices: Float[Array, " K"],
+    sizes: Int[Array, " K"],
+    tie: Float[Array, ""],
+) -> tuple[Int[Array, " R"], Float[Array, " K"]]:
     """Optimal labels of these sizes, and their prices; gains that differ by `tie` are tied."""
     excess = _counts(labels, sizes.size) - sizes
     if not jnp.any(excess):
