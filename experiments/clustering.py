@@ -9,8 +9,6 @@ auction, where these are installed (`make install-peers`).
 """
 
 import importlib.util
-import json
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -36,13 +34,11 @@ from dfm_jax.clustering import (
 from dfm_jax.data import load_abc, load_bbc, load_kjv, load_shakespeare, load_stdlib
 from dfm_jax.parallel import make_mesh
 from experiments import clustering_data, clustering_report, reporting, study
+from experiments.clustering_contests import PEERS, contests, measured
 from experiments.clustering_data import Labelled
-from experiments.clustering_methods import objective
 
 PACKAGES = ("jax", "jaxlib", "numpy", "scipy", "scikit-learn")
-PEERS = {"faiss": "faiss", "auction": "torch", "k-means-constrained": "k_means_constrained"}
 _PROG = "python -m experiments.clustering"
-_GIB = 2**30
 _WIDE = 1e-5  # a margin beyond which rounding may not change a label
 
 
@@ -66,6 +62,8 @@ class Config:
     """Synthetic rows for all methods, with K = 2 and 8."""
     large: int = 30_000
     """Synthetic rows for ours and faiss, with K = 8 and 7, by rows and by tokens."""
+    num_fine: int = 128
+    """K of fine clusters, not balanced, on the medium rows."""
     num_features: int = 768
     """Of a synthetic row."""
     num_rounds: int = 1
@@ -75,7 +73,12 @@ class Config:
 PRESETS = {
     "quick": Config(),
     "standard": Config(
-        preset="standard", num_scenes=4_000, medium=100_000, large=665_000, num_rounds=3
+        preset="standard",
+        num_scenes=4_000,
+        medium=100_000,
+        large=665_000,
+        num_fine=1_024,
+        num_rounds=3,
     ),
 }
 
@@ -93,6 +96,7 @@ def check_config(config: Config) -> None:
     even = config.medium >= 16 and config.medium % 8 == 0
     require(even, "`medium` must be a multiple of 8, or the auction leaves rows", config.medium)
     check_count("large", config.large, at_least=16)
+    check_count("num_fine", config.num_fine, at_most=config.medium)
     check_count("num_features", config.num_features, at_least=2)
     check_count("num_rounds", config.num_rounds)
 
@@ -181,83 +185,6 @@ def against_exact(config: Config) -> dict[str, Any]:
     }
 
 
-# ── full size ───────────────────────────────────────────────────────────────────────────────────
-
-
-@dataclass(frozen=True, kw_only=True)
-class Contest:
-    """Methods that take turns on the same rows."""
-
-    rows: int
-    num_clusters: int
-    methods: tuple[str, ...]
-
-
-def contests(config: Config) -> tuple[Contest, ...]:
-    """Every size with its methods; a peer takes part where it is installed."""
-    here = {name for name, module in PEERS.items() if importlib.util.find_spec(module)}
-    everyone = tuple(name for name in ("ours", "faiss", "auction") if name in here | {"ours"})
-    large = tuple(name for name in ("ours", "faiss") if name in here | {"ours"})
-    small = ("ours", "k-means-constrained") if "k-means-constrained" in here else ("ours",)
-    return (
-        Contest(rows=2 * config.sub_sample, num_clusters=8, methods=small),
-        Contest(rows=config.medium, num_clusters=2, methods=everyone),
-        Contest(rows=config.medium, num_clusters=8, methods=everyone),
-        Contest(rows=config.large, num_clusters=8, methods=(*large, "ours by tokens")),
-        Contest(rows=config.large, num_clusters=7, methods=("ours",)),
-    )
-
-
-def measured(contest: Contest, config: Config) -> dict[str, Any]:
-    """Time, memory, objective, sizes and loads of each method of a contest."""
-    folder = config.out / "rows"
-    folder.mkdir(parents=True, exist_ok=True)
-    rows = clustering_data.synthetic_rows(
-        contest.rows, config.num_features, num_groups=40, noise=1.5, seed=0
-    )
-    tokens = clustering_data.synthetic_tokens(contest.rows, seed=0)
-    np.save(folder / "rows.npy", rows)
-    np.save(folder / "tokens.npy", tokens)
-    taken: dict[str, list[dict[str, Any]]] = {method: [] for method in contest.methods}
-    for _ in range(config.num_rounds):
-        for method in contest.methods:
-            taken[method].append(_turn(method, contest, folder))
-    found = {}
-    for method, turns in taken.items():
-        labels = np.load(folder / f"{method}.npy")
-        own = labels[labels >= 0]
-        loads = np.bincount(own, tokens[labels >= 0], contest.num_clusters)
-        found[method] = {
-            "seconds": [turn["seconds"][-1] for turn in turns],
-            "first_seconds": [turn["seconds"][0] for turn in turns],
-            "added_gib": max(turn["added_bytes"] for turn in turns) / _GIB,
-            "objective": objective(rows, labels),
-            "sizes": np.bincount(own, minlength=contest.num_clusters).tolist(),
-            "unassigned": int((labels < 0).sum()),
-            "load_over_mean": float(loads.max() - loads.mean()),
-        }
-    for path in folder.iterdir():
-        path.unlink()
-    return {
-        "rows": contest.rows,
-        "num_clusters": contest.num_clusters,
-        "heaviest": float(tokens.max()),
-        "methods": found,
-    }
-
-
-def _turn(method: str, contest: Contest, folder: Path) -> dict[str, Any]:
-    files = [str(folder / "rows.npy"), str(folder / f"{method}.npy")]
-    options = ["--num-clusters", str(contest.num_clusters)]
-    if method == "ours by tokens":
-        options += ["--tokens", str(folder / "tokens.npy")]
-    command = [sys.executable, "-m", "experiments.clustering_methods", method, *files, *options]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise ValueError(f"`{method}` must run on {contest.rows} rows; {done.stderr[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 # ── the study ───────────────────────────────────────────────────────────────────────────────────
 
 
@@ -279,9 +206,23 @@ def run(config: Config, console: Console) -> bool:
     bar.update()
     exact = cells.measured("exact", lambda: against_exact(config))
     bar.update()
+    planned = contests(
+        sub_sample=config.sub_sample,
+        medium=config.medium,
+        large=config.large,
+        num_fine=config.num_fine,
+    )
     sizes = [
-        cells.measured(f"{c.rows}-{c.num_clusters}", lambda c=c: measured(c, config))
-        for c in tqdm(contests(config), desc="full size", disable=None, leave=False)
+        cells.measured(
+            f"{contest.rows}-{contest.num_clusters}",
+            lambda contest=contest: measured(
+                contest,
+                config.out / "rows",
+                num_features=config.num_features,
+                num_rounds=config.num_rounds,
+            ),
+        )
+        for contest in tqdm(planned, desc="full size", disable=None, leave=False)
     ]
     bar.update()
     bar.close()

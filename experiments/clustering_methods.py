@@ -8,7 +8,6 @@ published one (auction on −cosine), written here from its description alone.
 """
 
 import json
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -19,7 +18,10 @@ from typing import Literal
 import numpy as np
 import tyro
 
-Method = Literal["ours", "ours by tokens", "two-stage", "faiss", "auction", "k-means-constrained"]
+Method = Literal[
+    "ours", "ours by tokens", "ours not balanced", "faiss", "auction", "k-means-constrained"
+]
+_FAISS_PASSES = 25  # its default
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,14 +34,14 @@ class Job:
     labels: tyro.conf.Positional[Path]
     """Where the labels are written."""
     num_clusters: int
-    balance: Literal["none", "rows"] = "rows"
-    """Of ours."""
     tokens: Path | None = None
     """.npy [R], of ours by tokens."""
+    num_starts: int = 1
+    """Of which the best is kept; not faiss, not the auction."""
     num_runs: int = 2
-    """The first compiles."""
+    """The first may compile."""
     max_passes: int = 100
-    """Of every method."""
+    """Of what is balanced; what is not has faiss's 25."""
 
 
 def objective(rows: np.ndarray, labels: np.ndarray) -> float:
@@ -56,23 +58,22 @@ def _ours(job: Job, rows: np.ndarray) -> Callable[[], np.ndarray]:
     import jax
     import jax.numpy as jnp
 
-    from dfm_jax.clustering import spherical_k_means, two_stage_k_means
+    from dfm_jax.clustering import spherical_k_means
 
     features = jnp.asarray(rows)
     tokens = None if job.tokens is None else jnp.asarray(np.load(job.tokens))
+    balance = {"ours": "rows", "ours by tokens": "weights", "ours not balanced": "none"}[job.method]
 
     def run() -> np.ndarray:
-        key = jax.random.key(0)
-        if job.method == "two-stage":
-            return np.asarray(two_stage_k_means(key, features, job.num_clusters).labels)
         found = spherical_k_means(
-            key,
+            jax.random.key(0),
             features,
             job.num_clusters,
-            balance="weights" if job.method == "ours by tokens" else job.balance,
+            balance=balance,
             weights=tokens,
             subtract_mean=False,
-            max_passes=job.max_passes,
+            num_restarts=job.num_starts,
+            max_passes=_FAISS_PASSES if balance == "none" else job.max_passes,
         )
         return np.asarray(found.labels)
 
@@ -86,7 +87,7 @@ def _faiss(job: Job, rows: np.ndarray) -> Callable[[], np.ndarray]:
         means = faiss.Kmeans(
             rows.shape[1],
             job.num_clusters,
-            niter=25,
+            niter=_FAISS_PASSES,
             spherical=True,
             seed=0,
             max_points_per_centroid=10**9,  # all rows, as ours
@@ -107,7 +108,7 @@ def _constrained(job: Job, rows: np.ndarray) -> Callable[[], np.ndarray]:
             job.num_clusters,
             size_min=small,
             size_max=small + (more > 0),
-            n_init=4,
+            n_init=job.num_starts,
             max_iter=job.max_passes,
             random_state=0,
         )
@@ -171,10 +172,15 @@ def _auction(job: Job, rows: np.ndarray) -> Callable[[], np.ndarray]:
 _METHODS = {"faiss": _faiss, "auction": _auction, "k-means-constrained": _constrained}
 
 
-def _peak() -> int:
-    """The most memory this process has had, in bytes."""
-    unit = 1 if sys.platform == "darwin" else 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+def _resident() -> int:
+    """What this process holds now, in bytes; its peak counts from here on (Linux)."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return _status("VmRSS")
+
+
+def _status(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 2**10 for line in lines if line.startswith(name))
 
 
 def main(args: list[str] | None = None) -> int:
@@ -182,13 +188,13 @@ def main(args: list[str] | None = None) -> int:
     job = tyro.cli(Job, args=args)
     rows = np.load(job.rows)
     run = _METHODS.get(job.method, _ours)(job, rows)
-    before, seconds = _peak(), []
+    before, seconds = _resident(), []
     for _ in range(job.num_runs):
         start = time.perf_counter()
         labels = run()
         seconds.append(time.perf_counter() - start)
     np.save(job.labels, labels.astype(np.int32))
-    print(json.dumps({"seconds": seconds, "added_bytes": _peak() - before}))
+    print(json.dumps({"seconds": seconds, "added_bytes": _status("VmHWM") - before}))
     return 0
 
 

@@ -84,8 +84,8 @@ def print_verdicts(console: Console, verdicts: Iterable[Verdict]) -> None:
         table.add_row(
             verdict.claim,
             verdict.statement,
-            f"{verdict.value:.2e}",
-            f"{verdict.relation} {verdict.bound:.0e}",
+            f"{verdict.value:.3g}",
+            f"{verdict.relation} {verdict.bound:.3g}",
             "[green]holds[/]" if verdict.passed else "[bold red]FAILS[/]",
         )
     console.print(table)

@@ -13,7 +13,8 @@ from dfm_jax.checks import require
 from dfm_jax.paths import HIGHEST
 from dfm_jax.types import Array, Float, Int, Key, UInt32, typed
 
-START_ROWS = 2**16  # at most, among which the first centroids are drawn
+_START_ROWS = 2**13  # among which the first centroids are drawn,
+_START_ROWS_EACH = 16  # or so many for each cluster, if that is more
 _FEW = 64  # clusters up to which a pass keeps all its scores
 _BLOCK = 2**13  # rows at a time beyond
 
@@ -106,16 +107,21 @@ def nearest(
     return jax.lax.map(one, (rows.features, rows.inverse), batch_size=_BLOCK)
 
 
+def num_start_rows(num_clusters: int) -> int:
+    """Rows enough to draw that many first centroids from."""
+    return max(_START_ROWS, _START_ROWS_EACH * num_clusters)
+
+
 @partial(jax.jit, static_argnames="num_clusters")
 @typed
 def k_means_plus_plus(key: Key, rows: Rows, num_clusters: int) -> Float[Array, "K D"]:
     """Rows drawn one by one, each with chance ∝ 1 − its largest cosine with those before: [K, D].
 
-    Among at most `START_ROWS` rows, those with the smallest hashes. A row's noise depends on the
-    row and the key alone (a race of exponentials decides the draw).
+    Among the `num_start_rows` rows with the smallest hashes. A row's noise depends on the row and
+    the key alone (a race of exponentials decides the draw).
     """
     hashes = row_hashes(rows.features)
-    chosen = jnp.argsort(hashes)[:START_ROWS]
+    chosen = jnp.argsort(hashes)[: num_start_rows(num_clusters)]
     hashes, features = hashes[chosen], rows.features[chosen]
     units = (features - rows.mean[None]) * rows.inverse[chosen][:, None]
 

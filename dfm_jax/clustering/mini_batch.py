@@ -17,13 +17,13 @@ import numpy as np
 from dfm_jax.checks import check_count, require
 from dfm_jax.clustering.balance import assignment, check_balance, near_sizes
 from dfm_jax.clustering.directions import (
-    START_ROWS,
     Rows,
     centroid_sums,
     directions,
     k_means_plus_plus,
     mean_score,
     nearest,
+    num_start_rows,
     row_hashes,
     row_scores,
     unit_centroids,
@@ -73,7 +73,7 @@ def mini_batch_k_means(
     check_balance(balance, weights)
     mean, order = _survey(features, subtract_mean, batch_size)
     start_key, key = jax.random.split(key)
-    first = _batch(features, np.sort(order[:START_ROWS]), mean)
+    first = _batch(features, np.sort(order[: num_start_rows(num_clusters)]), mean)
     centroids = k_means_plus_plus(start_key, first, num_clusters)
     sums = centroids
     for epoch in range(num_epochs):
@@ -83,20 +83,21 @@ def mini_batch_k_means(
             rows = _batch(features, np.sort(shuffled[begin : begin + batch_size]), mean)
             sums = sums + centroid_sums(rows, nearest(rows, centroids)[0], num_clusters)
             centroids = unit_centroids(sums, centroids)
-    sizes, prices, free = None, None, None
-    for number in range(1, num_passes + 1):
-        scores = jnp.concatenate(
-            [row_scores(r, centroids) for r in _all(features, mean, batch_size)]
-        )
-        if sizes is None:
-            sizes, free = near_sizes(scores.argmax(axis=1), num_clusters), scores.max(axis=1).mean()
+
+    def scored() -> Array:
+        return jnp.concatenate([row_scores(r, centroids) for r in _all(features, mean, batch_size)])
+
+    scores = scored()
+    sizes, free = near_sizes(scores.argmax(axis=1), num_clusters), scores.max(axis=1).mean()
+    labels, prices, _ = assignment(scores, balance, sizes, weights)
+    for _ in range(num_passes - 1):
+        sums, begin = jnp.zeros_like(centroids), 0
+        for rows in _all(features, mean, batch_size):
+            own = labels[begin : begin + len(rows.inverse)]
+            sums, begin = sums + centroid_sums(rows, own, num_clusters), begin + own.size
+        centroids = unit_centroids(sums, centroids)
+        scores = scored()
         labels, prices, _ = assignment(scores, balance, sizes, weights, start=prices)
-        if number < num_passes:
-            sums, begin = jnp.zeros_like(centroids), 0
-            for rows in _all(features, mean, batch_size):
-                own = labels[begin : begin + len(rows.inverse)]
-                sums, begin = sums + centroid_sums(rows, own, num_clusters), begin + own.size
-            centroids = unit_centroids(sums, centroids)
     return Clustering(
         Clusters(centroids, prices, mean),
         labels,
