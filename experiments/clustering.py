@@ -78,7 +78,6 @@ PRESETS = {
         medium=100_000,
         large=665_000,
         num_fine=1_024,
-        num_rounds=3,
     ),
 }
 

@@ -81,7 +81,7 @@ def _ours(job: Job, rows: np.ndarray) -> Callable[[], np.ndarray]:
 
 
 def _faiss(job: Job, rows: np.ndarray) -> Callable[[], np.ndarray]:
-    import faiss
+    import faiss  # pyright: ignore[reportMissingImports]
 
     def run() -> np.ndarray:
         means = faiss.Kmeans(
@@ -99,7 +99,7 @@ def _faiss(job: Job, rows: np.ndarray) -> Callable[[], np.ndarray]:
 
 
 def _constrained(job: Job, rows: np.ndarray) -> Callable[[], np.ndarray]:
-    from k_means_constrained import KMeansConstrained
+    from k_means_constrained import KMeansConstrained  # pyright: ignore[reportMissingImports]
 
     small, more = divmod(len(rows), job.num_clusters)
 
@@ -123,7 +123,7 @@ def _auction(job: Job, rows: np.ndarray) -> Callable[[], np.ndarray]:
     In the auction clusters bid for ⌊N/K⌋ rows each; a row goes to the highest bidder, and its price
     rises by what the bid exceeds the cluster's next best row. K must divide N, or rows are left.
     """
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
 
     x = torch.from_numpy(rows)
     count, clusters = len(rows), job.num_clusters

@@ -161,24 +161,6 @@ def test_too_few_partaking_rows_are_noticed(monkeypatch):
     assert int(found.num_moved) > 100 > int(everything.num_moved)
 
 
-@pytest.mark.parametrize("start", ["near", "far"])
-def test_prices_to_start_from_change_the_time_alone(start):
-    scores = _scores(3000, 6, seed=4, skew=2)
-    sizes = np.array(capacities(3000, 6))
-    prices = balanced_assignment(scores, sizes).prices
-    prices = prices + 1e-3 if start == "near" else -3 * prices
-    moved = scores + 1e-2 * _scores(3000, 6, seed=5)
-    found = balanced_assignment(moved, sizes, start=prices)
-    np.testing.assert_array_equal(np.bincount(found.labels, minlength=6), sizes)
-    assert _total(moved, found.labels) >= _best_total(moved, sizes) - EXACT * len(moved)
-    weights = np.random.default_rng(0).lognormal(5, 1, size=3000).astype(np.float32)
-    cold = weighted_assignment(moved, weights)
-    warm = weighted_assignment(moved, weights, start=cold.prices)
-    loads = np.bincount(warm.labels, weights=weights, minlength=6)
-    assert loads.max() - loads.mean() <= weights.max() * (1 + 1e-5)
-    assert _total(moved, warm.labels) >= _total(moved, cold.labels) - 1e-3 * len(moved)
-
-
 def test_capacities_share_the_remainder():
     assert capacities(10, 4) == (3, 3, 2, 2)
     assert capacities(8, 4) == (2, 2, 2, 2)

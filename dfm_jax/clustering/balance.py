@@ -67,8 +67,6 @@ def priced_labels(
 def balanced_assignment(
     scores: Float[ArrayLike, "R K"],
     sizes: Int[ArrayLike, " K"],
-    *,
-    start: Float[ArrayLike, " K"] | None = None,
 ) -> Assignment:
     """The assignment of largest Σ_i s_{i,a(i)} in which cluster k has exactly c_k rows.
 
@@ -78,7 +76,6 @@ def balanced_assignment(
     Args:
         scores: s_ik, larger is nearer.
         sizes: c_k; they sum to R.
-        start: prices of a problem like this one, from which Newton's method then begins.
 
     Raises:
         ValueError: if the sizes are negative or do not sum to R, or a score is not finite.
@@ -88,7 +85,7 @@ def balanced_assignment(
     rule = f"`sizes` must sum to the {scores.shape[0]} rows"
     require(sizes.sum() == scores.shape[0], rule, sizes.sum())
     require(jnp.isfinite(scores).all(), "`scores` must be finite; their sum", scores.sum())
-    first, prices = _priced(scores, sizes, None if start is None else jnp.asarray(start))
+    first, prices = _priced(scores, sizes)
     labels, prices = with_sizes(scores, first, prices, sizes, _TIE * score_spread(scores))
     return Assignment(labels, prices - prices.mean(), jnp.sum(labels != first))
 
@@ -97,8 +94,6 @@ def balanced_assignment(
 def weighted_assignment(
     scores: Float[ArrayLike, "R K"],
     weights: Float[ArrayLike, " R"],
-    *,
-    start: Float[ArrayLike, " K"] | None = None,
 ) -> Assignment:
     """A large Σ_i s_{i,a(i)} in which no cluster's load exceeds the mean by more than one row.
 
@@ -110,7 +105,6 @@ def weighted_assignment(
     Args:
         scores: s_ik, larger is nearer.
         weights: w_i; a cluster's load is the sum of its rows'.
-        start: prices of a problem like this one, from which Newton's method then begins.
 
     Raises:
         ValueError: if a weight is negative or not finite, all are 0, or a score is not finite.
@@ -119,8 +113,7 @@ def weighted_assignment(
     check_interval("weights", weights, 0.0, jnp.inf, ends="[)")
     require(weights.sum() > 0, "`weights` must not all be 0; their sum", weights.sum())
     require(jnp.isfinite(scores).all(), "`scores` must be finite; their sum", scores.sum())
-    start = None if start is None else jnp.asarray(start)
-    return _weighted(scores, weights.astype(scores.dtype), start)
+    return _weighted(scores, weights.astype(scores.dtype))
 
 
 @typed
@@ -129,35 +122,33 @@ def assignment(
     balance: str,
     sizes: Int[Array, " K"],
     weights: Float[ArrayLike, " R"] | None = None,
-    *,
-    start: Float[Array, " K"] | None = None,
 ) -> Assignment:
     """By `balance`: of these sizes, of loads near their mean, or each row to its largest score."""
     if balance == "rows":
-        return balanced_assignment(scores, sizes, start=start)
+        return balanced_assignment(scores, sizes)
     if balance == "weights":
-        return weighted_assignment(scores, weights, start=start)
+        return weighted_assignment(scores, weights)
     prices = jnp.zeros(scores.shape[1], scores.dtype)
     return Assignment(priced_labels(scores, prices), prices, jnp.array(0))
 
 
 @jax.jit
-def _priced(scores: Array, sizes: Array, start: Array | None) -> tuple[Array, Array]:
+def _priced(scores: Array, sizes: Array) -> tuple[Array, Array]:
     """Labels by Newton's prices, and these: sizes come close."""
     ones = jnp.ones(scores.shape[0], scores.dtype)
-    prices = dual_prices(scores, ones, sizes.astype(scores.dtype), start)
+    prices = dual_prices(scores, ones, sizes.astype(scores.dtype))
     return jnp.argmax(scores - prices[None], axis=-1), prices
 
 
 @jax.jit
-def _weighted(scores: Array, weights: Array, start: Array | None) -> Assignment:
+def _weighted(scores: Array, weights: Array) -> Assignment:
     num_clusters = scores.shape[1]
     mean, heaviest = weights.sum() / num_clusters, weights.max()
     # In units of the mean weight, prices are of the size of the scores.
     unit = weights.mean()
     scaled = weights / unit
     targets = jnp.full(num_clusters, mean / unit, scores.dtype)
-    prices = dual_prices(scores, scaled, targets, None if start is None else start * unit)
+    prices = dual_prices(scores, scaled, targets)
     first = jnp.argmax(scores - scaled[:, None] * prices[None], axis=-1)
     mine = first[:, None] == jnp.arange(num_clusters)[None]
     loads = jnp.sum(jnp.where(mine, weights[:, None], 0), axis=0)

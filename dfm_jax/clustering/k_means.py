@@ -34,7 +34,7 @@ from dfm_jax.clustering.directions import (
 from dfm_jax.clustering.information import normalized_mutual_information
 from dfm_jax.types import Array, ArrayLike, Float, Int, Key, typed
 
-_SETTLED = 1e-6  # a pass that gains less, as a share of the objective, is the last
+_SETTLED = 1e-5  # a pass that gains less, as a share of the objective, is the last
 
 
 class Clusters(NamedTuple):
@@ -146,11 +146,10 @@ def _descend(
         prices = jnp.zeros(len(centroids))
         return _clustering(rows, centroids, prices, labels, cosine, num_passes, free)
     sizes = near_sizes(labels, len(centroids))
-    best, previous, prices = None, jnp.array(-1.0), None
+    best, previous = None, jnp.array(-1.0)
     for _ in range(max_passes):
         scores = row_scores(rows, centroids)
-        # The first prices are found from afar; then they move as little as the centroids do.
-        labels, prices, _ = assignment(scores, balance, sizes, weights, start=prices)
+        labels, prices, _ = assignment(scores, balance, sizes, weights)
         num_passes, cosine = num_passes + 1, mean_score(scores, labels)
         if best is None or cosine > best.mean_cosine:
             best = _clustering(rows, centroids, prices, labels, cosine, num_passes, free)

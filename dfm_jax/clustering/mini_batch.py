@@ -97,7 +97,7 @@ def mini_batch_k_means(
             sums, begin = sums + centroid_sums(rows, own, num_clusters), begin + own.size
         centroids = unit_centroids(sums, centroids)
         scores = scored()
-        labels, prices, _ = assignment(scores, balance, sizes, weights, start=prices)
+        labels, prices, _ = assignment(scores, balance, sizes, weights)
     return Clustering(
         Clusters(centroids, prices, mean),
         labels,

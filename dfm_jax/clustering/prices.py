@@ -16,7 +16,6 @@ from dfm_jax.paths import HIGHEST
 from dfm_jax.types import Array, Float, typed
 
 _STAGES = 8  # of the smoothing, each a quarter of the one before
-_WARM_STAGES = 3  # the last of them, if prices are near already
 _NEWTON_STEPS = 15  # at most, in each stage
 
 
@@ -29,17 +28,12 @@ def score_spread(scores: Float[Array, "R K"]) -> Float[Array, ""]:
 
 @typed
 def dual_prices(
-    scores: Float[Array, "R K"],
-    weights: Float[Array, " R"],
-    targets: Float[Array, " K"],
-    start: Float[Array, " K"] | None,
+    scores: Float[Array, "R K"], weights: Float[Array, " R"], targets: Float[Array, " K"]
 ) -> Float[Array, " K"]:
-    """λ at the smallest τ, [K]; `start` are prices of a problem like this one."""
-    stages = jnp.arange(_STAGES if start is None else _WARM_STAGES, dtype=scores.dtype)
-    first = 0 if start is None else _STAGES - _WARM_STAGES
-    taus = score_spread(scores) * 4.0 ** -(first + stages)
-    if start is None:
-        start = jnp.zeros(targets.shape, scores.dtype)
+    """λ at the smallest τ, [K]."""
+    # From nowhere, always: near prices, but not near enough for the smallest τ, lead Newton astray.
+    taus = score_spread(scores) * 4.0 ** -jnp.arange(_STAGES, dtype=scores.dtype)
+    start = jnp.zeros(targets.shape, scores.dtype)
     return jax.lax.scan(partial(_stage, scores, weights, targets), start, taus)[0]
 
 
