@@ -49,10 +49,10 @@ compare: $(STAMP) ## every statement verified, then centre and experts compared 
 	$(BIN)/python -m experiments.counting --preset quick
 
 test: $(STAMP) ## the quick suite
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(BIN)/python -m pytest -q -n 2 -m "not slow"
 
 test-all: $(STAMP) ## the whole suite
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2
 
 # The Node that the constraints pin, not the one of the machine.
 lint: export PYRIGHT_PYTHON_GLOBAL_NODE = off
