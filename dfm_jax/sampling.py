@@ -64,10 +64,20 @@ def next_token_log_probs(
     With any of them the law is no longer the model's own.
 
     Raises:
-        ValueError: unless τ ≥ 0, 1 ≤ k ≤ V, 0 < p ≤ 1.
+        ValueError: unless τ ≥ 0, 1 ≤ k ≤ V, 0 < p ≤ 1; if the logits are no law: NaN, +∞, or −∞
+            everywhere.
     """
     logits = jnp.asarray(logits)
     _check_cut(temperature, top_k, top_p, logits.shape[0])
+    require(_is_law(logits), "`logits` must be finite somewhere and nowhere NaN", logits)
+    return _law(logits, temperature, top_k, top_p)
+
+
+def _is_law(logits: Array) -> Array:
+    return jnp.isfinite(jnp.max(logits, axis=-1))  # NaN spreads through a maximum
+
+
+def _law(logits: Array, temperature: Number, top_k: int | None, top_p: Number | None) -> Array:
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     frozen = temperature == 0
     # Shifted first: a small τ must send the others to −∞, not the largest to +∞.
@@ -100,8 +110,17 @@ def sample_next_token(key: Key, log_probs: Float[ArrayLike, " V"]) -> Int[Array,
     """One token from a law in nats, its tail included.   [S1]
 
     The usual float32 draw reaches no token of probability under 1e-7; this one does.
+
+    Raises:
+        ValueError: if it is no law: NaN, +∞, or −∞ everywhere, of which id 0 would be drawn.
     """
-    return jax.random.categorical(key, jnp.asarray(log_probs), mode="high")
+    log_probs = jnp.asarray(log_probs)
+    require(_is_law(log_probs), "`log_probs` must be finite somewhere and nowhere NaN", log_probs)
+    return _drawn(key, log_probs)
+
+
+def _drawn(key: Key, log_probs: Array) -> Array:
+    return jax.random.categorical(key, log_probs, mode="high")
 
 
 @typed
@@ -184,14 +203,14 @@ def _sample(
     rows = jnp.arange(num_rows)
     keys = jax.vmap(partial(jax.random.fold_in, key))(rows)
     extend = jax.vmap(partial(decoder.extend, params))
-    law = jax.vmap(partial(next_token_log_probs, temperature=temperature, top_k=top_k, top_p=top_p))
+    # Without the check: behind its stop token a row need have no law.
+    law = jax.vmap(partial(_law, temperature=temperature, top_k=top_k, top_p=top_p))
 
     def draw(step: Array | int, sample: Sample, logits: Array) -> Sample:
         going = sample.alive & ~sample.stopped
-        possible = jnp.isfinite(jnp.max(logits, axis=-1))  # NaN spreads through a maximum
-        drawn = jax.vmap(sample_next_token)(
-            jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, step), law(logits)
-        )
+        possible = _is_law(logits)
+        own = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, step)
+        drawn = jax.vmap(_drawn)(own, law(logits))
         writes = going & possible
         at = jnp.where(writes, sample.lengths, sample.tokens.shape[1])  # beyond: dropped
         tokens = sample.tokens.at[rows, at].set(drawn.astype(prompts.dtype), mode="drop")

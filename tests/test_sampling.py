@@ -114,6 +114,17 @@ def test_a_bad_cut_is_refused(cut, message):
         next_token_log_probs(jnp.zeros(5), **cut)
 
 
+@pytest.mark.parametrize("bad", [-jnp.inf, jnp.nan, jnp.inf])
+def test_what_is_no_law_is_refused_not_drawn_from(bad):
+    """Of −∞ everywhere, and of NaN, `categorical` and `argmax` make id 0."""
+    logits = jnp.full(5, bad)
+    for cut in ({}, {"temperature": 0.0}, {"top_k": 2}, {"top_p": 0.5}):
+        with pytest.raises(ValueError, match="`logits` must be finite somewhere and nowhere NaN"):
+            next_token_log_probs(logits, **cut)
+    with pytest.raises(ValueError, match="`log_probs` must be finite somewhere and nowhere NaN"):
+        sample_next_token(jax.random.key(0), logits)
+
+
 def test_the_tail_is_drawn_from_half_precision_logits():
     """1,000 tokens, a gap of 8: a quarter of the mass is tail; drawn in bfloat16 it is 1 %."""
     law = next_token_log_probs(jnp.full(1000, -8.0, jnp.bfloat16).at[0].set(0.0))
@@ -138,6 +149,8 @@ def test_the_far_tail_is_drawn():
 
 # ── whole rows ──────────────────────────────────────────────────────────────────────────────────
 
+BIGRAM = uncached_decoder(tabular(11, order=2).apply, 11)  # one, so that it compiles once
+
 NETWORK_CASES = {
     "grouped": {},
     "scanned, bounded": {"scan_layers": True, "max_positions": 16},
@@ -151,9 +164,9 @@ CUTS = {
 }
 
 
-def drawn(key, params, decoder, **cut):
+def drawn(key, params, decoder, prompts=PROMPTS, lengths=LENGTHS, **cut):
     return sample_autoregressive(
-        jax.random.key(key), params, decoder, PROMPTS, LENGTHS, max_new=10, **cut
+        jax.random.key(key), params, decoder, prompts, lengths, max_new=10, **cut
     )
 
 
@@ -172,13 +185,18 @@ def test_with_a_cache_is_without_token_for_token(network):
                 np.testing.assert_array_equal(getattr(ours, field), getattr(expected, field))
 
 
+def bigram(seed=0):
+    """A random table as a decoder, and its parameters: what rows hold is not the network's."""
+    logits = np.random.default_rng(seed).standard_normal((12, 11)).astype(np.float32)
+    logits[:, [2, 7]] -= 1.5  # they stop a row: some rows must go on
+    return BIGRAM, {"logits": jnp.array(logits)}
+
+
 def test_rows_hold_prompt_draws_and_then_nothing():
-    sample = drawn(0, params_of(CONFIG), transformer_decoder(CONFIG), stop_tokens=(2, 7))
+    decoder, params = bigram()
+    sample = drawn(0, params, decoder, stop_tokens=(2, 7))
     assert sample.tokens.shape == (3, 15)
-    assert set(np.array(sample.stopped)) == {
-        True,
-        False,
-    }  # some row of each kind, or it says little
+    assert set(sample.stopped.tolist()) == {True, False}  # a row of each kind, or it says little
     assert np.all(sample.alive)
     for row, prompt, length, end, stopped in zip(
         np.array(sample.tokens), PROMPTS, LENGTHS, sample.lengths, sample.stopped, strict=True
@@ -193,28 +211,29 @@ def test_rows_hold_prompt_draws_and_then_nothing():
 
 
 def test_a_row_does_not_depend_on_its_neighbours():
-    params, decoder = params_of(CONFIG), transformer_decoder(CONFIG)
+    decoder, params = bigram()
     one = drawn(0, params, decoder, stop_tokens=(2, 7))
     others = PROMPTS.copy()
     others[1], lengths = [10, 10, -1, -1, -1], np.array([3, 2, 1])
-    two = sample_autoregressive(
-        jax.random.key(0), params, decoder, others, lengths, max_new=10, stop_tokens=(2, 7)
-    )
+    two = drawn(0, params, decoder, others, lengths, stop_tokens=(2, 7))
     np.testing.assert_array_equal(one.tokens[::2], two.tokens[::2])
     assert not np.array_equal(one.tokens[1], two.tokens[1])
-    assert not np.array_equal(one.tokens[0, 3:8], drawn(1, params, decoder).tokens[0, 3:8])
+    assert not np.array_equal(one.tokens, drawn(1, params, decoder, stop_tokens=(2, 7)).tokens)
 
 
 def test_rows_of_one_prompt_differ():
-    decoder = uncached_decoder(tabular(11, order=1).apply, 11)
-    prompts, lengths = np.full((8, 1), 3), np.ones(8, int)
-    params = {"logits": jnp.zeros((1, 11))}
-    sample = sample_autoregressive(jax.random.key(0), params, decoder, prompts, lengths, max_new=4)
-    assert len({tuple(row) for row in np.array(sample.tokens)}) == 8
+    decoder, params = bigram()
+    prompts, lengths = np.full((3, 5), 3), np.full(3, 5)
+    sample = drawn(0, params, decoder, prompts, lengths, stop_tokens=(2, 7))
+    assert len({tuple(row[5:8]) for row in np.array(sample.tokens)}) == 3
 
 
 @pytest.mark.statement("S1")
-@pytest.mark.parametrize("cut", [{}, {"temperature": 0.6, "top_k": 3, "top_p": 0.9}], ids=str)
+@pytest.mark.parametrize(
+    "cut",
+    [{}, pytest.param({"temperature": 0.6, "top_k": 3, "top_p": 0.9}, marks=pytest.mark.slow)],
+    ids=str,
+)
 def test_the_law_of_what_is_drawn_is_the_product_of_next_token_laws(cut):
     """χ² over all continuations of three tokens, two prompts; false alarm: 1 in a million each."""
     rng = np.random.default_rng(3)
@@ -259,15 +278,21 @@ def test_the_log_probability_of_a_row_is_that_of_the_sampler_law():
     """Extending by the whole row gives the laws that `autoregressive_log_prob` scores it by."""
     params, decoder = params_of(CONFIG, 0.5), transformer_decoder(CONFIG)
     x = jnp.array([1, 2, 3, 4, 5])
-    whole, cache = decoder.extend(params, decoder.init_cache(5), x)
+    extend = jax.jit(decoder.extend)  # always by five tokens, most of them padding
+
+    def read(cache, tokens):
+        padded = jnp.array([*tokens, *[9] * (5 - len(tokens))])
+        return extend(params, cache, padded, jnp.array(len(tokens)))
+
+    whole, cache = read(decoder.init_cache(12), x)
     assert cache.count == 5
-    cache, total = decoder.init_cache(7), 0.0
-    logits, cache = decoder.extend(params, cache, jnp.array([1, 2, 9, 9]), 2)  # two are padding
+    logits, cache = read(decoder.init_cache(12), [1, 2])
     rows = [logits[1]]
     for token in (3, 4):
-        logits, cache = decoder.extend(params, cache, jnp.array([token]))
+        logits, cache = read(cache, [token])
         rows.append(logits[0])
-        logits, cache = decoder.extend(params, cache, jnp.array([0]), 0)  # a frozen row's step
+        logits, cache = read(cache, [])  # a frozen row's step
+    assert cache.count == 4
     np.testing.assert_allclose(rows, whole[1:4], atol=1e-5)
     total = autoregressive_log_prob(x[2:], jax.nn.log_softmax(jnp.stack(rows)))
     assert total == pytest.approx(
@@ -277,20 +302,28 @@ def test_the_log_probability_of_a_row_is_that_of_the_sampler_law():
 
 def test_a_row_without_a_law_is_refused_and_its_neighbours_go_on():
     """Behind token 3 nothing is possible; −∞ everywhere would be drawn as id 0."""
-    table = jnp.zeros((5, 4)).at[3].set(-jnp.inf)
-    decoder = uncached_decoder(tabular(4, order=2).apply, 4)
-    args = ({"logits": table}, decoder, np.array([[3], [0]]), np.array([1, 1]))
+    table = jnp.zeros((12, 11)).at[3].set(-jnp.inf).at[:, 3].set(-jnp.inf)
     with pytest.raises(ValueError, match=r"logits must be finite somewhere.*\[False"):
-        sample_autoregressive(jax.random.key(0), *args, max_new=2)
-    sample = jax.jit(
-        lambda key: sample_autoregressive(key, *args, max_new=2, stop_tokens=(1, 2, 3))
-    )(jax.random.key(0))
-    np.testing.assert_array_equal(sample.tokens[0], [3, -1, -1])
-    assert sample.alive.tolist() == [False, True]
-    assert sample.lengths[0] == 1 < sample.lengths[1]
-    broken = {"logits": jnp.zeros((5, 4)).at[0, 2].set(jnp.nan)}
+        drawn(0, {"logits": table}, BIGRAM, stop_tokens=(2, 7))
+    outer = jax.jit(lambda table: drawn(0, {"logits": table}, BIGRAM, stop_tokens=(2, 7)))
+    sample = outer(table)
+    np.testing.assert_array_equal(sample.tokens[0], [1, 2, 3, *[-1] * 12])
+    assert sample.alive.tolist() == [False, True, True]
+    assert sample.lengths[0] == 3
+    assert sample.lengths[1] > 5
     with pytest.raises(ValueError, match="nowhere NaN"):
-        sample_autoregressive(jax.random.key(0), broken, *args[1:], max_new=1)
+        drawn(0, {"logits": jnp.zeros((12, 11)).at[8, 2].set(jnp.nan)}, BIGRAM, stop_tokens=(2, 7))
+
+
+def test_behind_its_stop_token_a_row_needs_no_law():
+    """3 is followed by 2, which stops, and has nothing behind it; 8 and 9 by 0 for ever."""
+    chain = np.full((12, 11), -np.inf, np.float32)
+    chain[[3, 8, 9, 0], [2, 0, 0, 0]] = 0
+    sample = drawn(0, {"logits": jnp.array(chain)}, BIGRAM, stop_tokens=(2, 7))
+    np.testing.assert_array_equal(sample.tokens[0], [1, 2, 3, 2, *[-1] * 11])
+    np.testing.assert_array_equal(sample.tokens[2], [9, *[0] * 10, *[-1] * 4])
+    assert sample.stopped.tolist() == [True, False, False]
+    assert sample.alive.all()
 
 
 @pytest.mark.parametrize(
