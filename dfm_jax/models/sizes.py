@@ -64,7 +64,7 @@ def _bytes(width: int, num_layers: int, num_heads: int, ffn_width: int) -> Trans
 # Over bytes up to 10 M; `dataclasses.replace` gives them another vocabulary.
 SIZES: Mapping[str, TransformerConfig] = MappingProxyType(
     {
-        "100k": _bytes(64, 2, 2, 160),
+        "100k": _bytes(64, 2, 2, 128),
         "1m": _bytes(128, 5, 4, 352),
         "10m": _bytes(320, 8, 5, 864),
         "135m": TransformerConfig(  # SmolLM2-135M

@@ -78,7 +78,7 @@ def _table(shape: tuple[int, ...], states: int, read) -> Network:
     def apply(params: Params, x_t: Array, t=None, *, key: Key | None = None) -> Array:
         check_time(t, conditioned=False)
         check_tokens("x_t", x_t, states)
-        return read(params["logits"], jnp.asarray(x_t))
+        return read(jnp.asarray(params["logits"]), jnp.asarray(x_t))
 
     return Network(init, apply)
 
