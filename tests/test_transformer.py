@@ -138,10 +138,12 @@ def numpys(config, params):
 
 
 @pytest.mark.parametrize(
-    "name", ["everything", pytest.param("grouped, untied", marks=pytest.mark.slow)]
+    ("name", "num_layers"),
+    [("everything", 1), pytest.param("grouped, untied", 2, marks=pytest.mark.slow)],
 )
-def test_one_step_is_numpys(name):
-    value, gradient, config, params = value_gradient_and_case(CASES[name], np.float32)
+def test_one_step_is_numpys(name, num_layers):
+    change = CASES[name] | {"num_layers": num_layers}
+    value, gradient, config, params = value_gradient_and_case(change, np.float32)
     assert 1 < value == pytest.approx(numpys(config, params), abs=1e-5)
     along = direction(params, 0)
     assert inner(gradient, along) == pytest.approx(slope(params, along, config), rel=5e-6, abs=2e-5)
@@ -209,12 +211,12 @@ def test_remat_computes_the_layers_twice():
 
 def test_stacking_layers_is_undone_by_unstacking():
     _, params = config_and_params({})
-    stacked = stack_layers(params)
+    stacked = jax.jit(stack_layers)(params)
     shapes = jax.eval_shape(
         transformer(TransformerConfig(**SMALL, scan_layers=True)).init, jax.random.key(0)
     )
     chex.assert_trees_all_equal_shapes_and_dtypes(stacked, shapes)
-    chex.assert_trees_all_equal(unstack_layers(stacked), params)
+    chex.assert_trees_all_equal(jax.jit(unstack_layers)(stacked), params)
 
 
 def test_stacking_refuses_what_has_no_layers():
@@ -243,14 +245,15 @@ def test_in_bfloat16_the_loss_is_close_and_float32(attention):
 
 
 def test_init_starts_close_to_uniform_and_is_drawn_from_its_key():
-    network = transformer(TransformerConfig(**SMALL | {"time_conditioned": True}))
+    network = transformer(TransformerConfig(**SMALL | {"time_conditioned": True, "num_layers": 1}))
     params = network.init(jax.random.key(0))
     other = network.init(jax.random.key(1))
     assert not np.array_equal(
         params["layers_0"]["mlp"]["up_proj"]["kernel"],
         other["layers_0"]["mlp"]["up_proj"]["kernel"],
     )
-    logits = jax.vmap(network.apply, in_axes=(None, None, 0))(params, TOKENS, jnp.array([0.0, 0.9]))
+    apply = jax.jit(jax.vmap(network.apply, in_axes=(None, None, 0)))
+    logits = apply(params, TOKENS, jnp.array([0.0, 0.9]))
     assert np.std(logits) < 2
     np.testing.assert_array_equal(logits[0], logits[1])  # at first time has no effect
 
@@ -272,7 +275,7 @@ def test_the_batch_is_vmap_jit_is_eager_and_compiles_once():
 @pytest.mark.parametrize("causal", [True, False])
 def test_who_sees_whom(causal):
     """Row i has a gradient at every earlier input and itself, at no later one, and a mask hides."""
-    config, params = config_and_params({"causal": causal})
+    config, params = config_and_params({"causal": causal, "num_layers": 1})
 
     def rows(perturbation):
         table = params["embed_tokens"]["embedding"]
@@ -290,7 +293,7 @@ def test_who_sees_whom(causal):
 
 def test_positions_are_relative():
     """Without a mask and with equal tokens nothing tells positions apart but the causal mask."""
-    config, params = config_and_params({"causal": False})
+    config, params = config_and_params({"causal": False, "num_layers": 1})
     apply = jax.jit(transformer(config).apply)
     logits = apply(params, np.array([4, 4, 4, 4, 4, 4]))
     np.testing.assert_allclose(logits, np.broadcast_to(logits[:1], logits.shape), atol=1e-5)
@@ -330,3 +333,31 @@ def test_dropout_is_keyed_and_unbiased():
         assert error.max() < 5.5, branch
         kept = np.mean(many != h[None])
         assert kept == pytest.approx(0.75, abs=0.005)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scan_layers", [False, True])
+def test_each_layer_draws_dropout_of_its_own(scan_layers):
+    """Two equal layers that add next to nothing: a channel gets both, one, or neither of them."""
+    change = {"num_tokens": 32, "tied": False, "dropout": 0.5}
+    config, params = config_and_params(change)
+    params = jax.tree.map(np.array, params)
+    layer = params["layers_0"]
+    layer["self_attn"]["o_proj"]["kernel"] *= 0
+    layer["mlp"]["down_proj"]["kernel"] *= 0.01
+    layer["mlp"]["down_proj"]["kernel"][:, :16] = 0  # whose channels tell the last norm's factor
+    params |= {"layers_1": layer, "lm_head": {"kernel": np.eye(32, dtype=np.float32)}}
+    params["norm"]["scale"][:] = 1
+    own = stack_layers(params) if scan_layers else params
+    network = transformer(dataclasses.replace(config, scan_layers=scan_layers))
+    before = params["embed_tokens"]["embedding"][TOKENS]
+
+    def added(key):
+        logits = np.asarray(network.apply(own, TOKENS, key=key))
+        factor = np.mean(logits[:, :16] / before[:, :16], axis=1, keepdims=True)
+        return (logits / factor - before)[:, 16:]
+
+    of_one = added(None) / 2
+    clear = np.abs(of_one) > np.median(np.abs(of_one))
+    kept = np.round(added(jax.random.key(0))[clear] / of_one[clear] / 2)  # a kept value is doubled
+    np.testing.assert_array_equal(np.unique(kept), [0, 1, 2])
