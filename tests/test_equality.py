@@ -209,11 +209,14 @@ def test_an_expert_is_trained_by_its_own_loss_alone(law, params):
         np.testing.assert_allclose(gradient[k], weight * own, atol=1e-15)
 
 
+distances = jax.jit(equality_descent.distances)
+
+
 @pytest.mark.statement("D12")
 def test_the_optimum_of_both_is_the_counted_law(law):
     centre = equality_descent.Centre(jnp.log(law.sum(0)))
     parts = equality_descent.Decentral(jnp.log(law), jnp.log(law.sum(2).T))
-    found = equality_descent.distances(centre, parts, law)
+    found = distances(centre, parts, law)
     for name in ("centre", "mixture", "experts", "router", "centre_tv", "mixture_tv"):
         assert abs(getattr(found, name)) <= 1e-12
     assert found.static_mixture > 1e-3
@@ -222,14 +225,11 @@ def test_the_optimum_of_both_is_the_counted_law(law):
 @pytest.mark.statement("D14")
 def test_experts_and_router_bound_the_mixture(law):
     for seed in range(5):
-        found = equality_descent.distances(
-            *equality_descent.initial(jax.random.key(seed), law), law
-        )
+        found = distances(*equality_descent.initial(jax.random.key(seed), law), law)
         assert found.d14_slack >= -1e-12
         assert found.mixture > 0.01
 
 
-@pytest.mark.slow
 @pytest.mark.slow
 @pytest.mark.statement("D12")
 def test_descent_reaches_the_counted_optimum():
@@ -254,6 +254,7 @@ def test_descent_reaches_the_counted_optimum():
     assert curve.centre[0, 0] != curve.centre[0, 1]
 
 
+@pytest.mark.slow
 def test_descent_of_one_expert_is_that_of_the_centre():
     counts = np.random.default_rng(2).integers(0, 50, size=(1, 3, 4)).astype(float)
     _, curve = equality_descent.descend(
@@ -301,6 +302,7 @@ def test_the_study_holds_and_says_so(tmp_path, quiet):
     assert (config.out / "equality.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_the_study_is_the_same_twice(tmp_path, quiet):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
