@@ -512,25 +512,51 @@ def test_a_written_file_is_aligned(tmp_path):
     assert length % 8 == 0
 
 
-# ── SmolLM2, and what Hugging Face's Llama gives ────────────────────────────────────────────────
+# ── what Hugging Face's Llama gives ─────────────────────────────────────────────────────────────
+
+LLAMAS = json.loads(llama_fixture.FIXTURE.read_text())["llamas"]
+
+
+def saved_by_hugging_face(path, name):
+    """The folder as transformers wrote it: its config.json, the weights, in its parts if any."""
+    recorded, tensors = LLAMAS[name], llama_fixture.weights(llama_fixture.CONFIGS[name])
+    path.mkdir()
+    (path / "config.json").write_text(json.dumps(recorded["config"]))
+    for file, names in recorded["files"].items():
+        save_file({tensor: tensors[tensor] for tensor in names}, path / file)
+    if len(recorded["files"]) > 1:
+        weight_map = {x: file for file, names in recorded["files"].items() for x in names}
+        index = {"metadata": {}, "weight_map": weight_map}
+        (path / "model.safetensors.index.json").write_text(json.dumps(index))
+    return path
+
+
+@pytest.mark.parametrize("name", LLAMAS)
+def test_the_logits_are_those_that_hugging_face_gave(name, tmp_path):
+    checkpoint = open_folder(saved_by_hugging_face(tmp_path / "llama", name))
+    params = llama_params(checkpoint)
+    logits = jax.jit(transformer(checkpoint.config).apply)(params, llama_fixture.tokens())
+    recorded = np.array(LLAMAS[name]["logits"])
+    np.testing.assert_allclose(logits, recorded, rtol=0, atol=1e-5)
+    assert np.ptp(recorded) > 5  # far from a table of zeros
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "change", [{"rope_base": 3e4}, {"norm_epsilon": 1e-3}, {"causal": False}], ids=str
+)
+def test_of_another_config_they_are_not(change, tmp_path):
+    checkpoint = open_folder(saved_by_hugging_face(tmp_path / "llama", "tied, grouped"))
+    network = transformer(dataclasses.replace(checkpoint.config, **change))
+    logits = jax.jit(network.apply)(llama_params(checkpoint), llama_fixture.tokens())
+    assert np.max(np.abs(logits - np.array(LLAMAS["tied, grouped"]["logits"]))) > 1e-3
+
+
+# ── SmolLM2 ─────────────────────────────────────────────────────────────────────────────────────
 
 # Token → logit behind "The capital of France is": transformers 5.23.0 in float64 on the dequantised
 # weights, its five largest, as tests/parity/pretrained.py prints them.
 SMOLLM2 = {7042: 17.371262, 260: 14.888589, 4528: 13.244976, 2250: 13.009469, 1315: 12.951515}
-
-
-RECORDED = json.loads(llama_fixture.FIXTURE.read_text())["logits"]
-
-
-@pytest.mark.parametrize("name", RECORDED)
-def test_a_folder_gives_the_logits_that_hugging_face_gave(name, tmp_path):
-    llama = llama_fixture.CONFIGS[name]
-    settings = llama | {"model_type": "llama", "vocab_size": llama_fixture.NUM_TOKENS}
-    path = folder_of(tmp_path / "llama", settings, llama_fixture.weights(llama))
-    checkpoint = open_folder(path)
-    apply = jax.jit(transformer(checkpoint.config).apply)
-    logits = apply(llama_params(checkpoint), llama_fixture.tokens())
-    np.testing.assert_allclose(logits, np.array(RECORDED[name]), rtol=0, atol=1e-5)
 
 
 @pytest.mark.slow

@@ -1,24 +1,26 @@
-"""Logits of Hugging Face's Llama at random weights, recorded for tests/test_llama.py.
+"""What Hugging Face's Llama gives and how it is saved, recorded for tests/test_pretrained.py.
 
-The weights are not recorded: `weights` draws them again, in NumPy, from the seed. To record anew,
-in the environment of the peers (`make install-peers`):
+Logits at random weights, the config.json that `save_pretrained` writes beside them, and the file of
+each tensor. The weights are not recorded: `weights` draws them again, in NumPy, from the seed. To
+record anew, in the environment of the peers (`make install-peers`):
 
     .venv-peers/bin/python tests/parity/llama_fixture.py
 """
 
 import json
+import tempfile
 from pathlib import Path
 
 import numpy as np
 
-FIXTURE = Path(__file__).parents[1] / "data" / "llama_logits.json"
+FIXTURE = Path(__file__).parents[1] / "data" / "llama.json"
 SEED = 20260103
 NUM_TOKENS = 23
 LENGTH = 12
 
 # As `transformers.LlamaConfig` names them.
 CONFIGS = {
-    "untied": {
+    "untied, in parts": {
         "hidden_size": 24,
         "num_hidden_layers": 2,
         "num_attention_heads": 3,
@@ -80,26 +82,42 @@ def tokens() -> np.ndarray:
 def main() -> None:
     import torch
     import transformers
+    from safetensors.numpy import load_file
 
-    logits = {}
+    recorded = {}
     for name, config in CONFIGS.items():
+        rest = {key: value for key, value in config.items() if key != "rope_theta"}
         settings = transformers.LlamaConfig(
-            vocab_size=NUM_TOKENS, max_position_embeddings=64, attention_bias=False, **config
+            vocab_size=NUM_TOKENS,
+            max_position_embeddings=64,
+            rope_parameters={"rope_type": "default", "rope_theta": config["rope_theta"]},
+            attn_implementation="eager",
+            **rest,
         )
-        settings._attn_implementation = "eager"
         model = transformers.LlamaForCausalLM(settings).eval()
         state = {key: torch.from_numpy(value) for key, value in weights(config).items()}
         missing, unexpected = model.load_state_dict(state, strict=False)
         tied = {"lm_head.weight"} if config["tie_word_embeddings"] else set()
         assert not unexpected, unexpected
         assert set(missing) <= tied, missing
-        base = getattr(model.config, "rope_parameters", None) or {}
-        assert base.get("rope_theta", config["rope_theta"]) == config["rope_theta"], base
         with torch.no_grad():
             rows = model(torch.from_numpy(tokens())[None]).logits[0]
-        logits[name] = [[float(f"{value:.9g}") for value in row] for row in rows.tolist()]
+        with tempfile.TemporaryDirectory() as folder:
+            model.save_pretrained(folder, max_shard_size="10KB" if "parts" in name else "5GB")
+            files = {p.name: load_file(p) for p in sorted(Path(folder).glob("*.safetensors"))}
+            index = Path(folder) / "model.safetensors.index.json"
+            assert index.exists() == ("parts" in name)
+            settings = json.loads((Path(folder) / "config.json").read_text())
+        saved = {tensor: values for part in files.values() for tensor, values in part.items()}
+        assert saved.keys() == state.keys()
+        assert all(np.array_equal(saved[tensor], state[tensor].numpy()) for tensor in saved)
+        recorded[name] = {
+            "config": settings,
+            "files": {file: sorted(part) for file, part in files.items()},
+            "logits": [[float(f"{value:.9g}") for value in row] for row in rows.tolist()],
+        }
     versions = {"torch": torch.__version__, "transformers": transformers.__version__}
-    FIXTURE.write_text(json.dumps({"versions": versions, "logits": logits}) + "\n")
+    FIXTURE.write_text(json.dumps({"versions": versions, "llamas": recorded}) + "\n")
 
 
 if __name__ == "__main__":

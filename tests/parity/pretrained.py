@@ -1,4 +1,4 @@
-"""Our transformer and Hugging Face's on the same checkpoints, both ways: run by hand.
+"""SmolLM2 here and in Hugging Face's transformers, from the same numbers: run by hand.
 
     python tests/parity/pretrained.py --peer PYTHON [--folder FOLDER]
 
@@ -7,12 +7,12 @@ with torch and transformers, which knows nothing of this package.
 
 1. Here: SmolLM2 is read from its GGUF package, dequantised, and written as a Hugging Face folder,
    with its tokenizer and our logits beside it.
-2. There (the same file, `--as-peer`): transformers loads the folder and gives its logits and ids;
-   tiny random Llamas are made and saved as transformers saves them, with theirs.
-3. Here: the tiny folders are read. All differences are printed; the status is 1 if one is above
-   its bound: 0 for ids, 1e-5 for the tiny ones in float32, 1e-4 for SmolLM2 in float64. Its float32
-   is printed for both sides, from their float64: at the first position, where activations are
-   huge, either may be off by 2e-4, most of it the same for all tokens.
+2. There (the same file, `--as-peer`): transformers loads the folder and gives its logits and ids.
+3. Here: all differences are printed; the status is 1 if one is above its bound: 0 for ids, 1e-4 for
+   logits in float64. Float32 is printed for both sides, from their float64: at the first position,
+   where activations are huge, either may be off by 2e-4, most of it the same for all tokens.
+
+What transformers writes and gives at small random weights is in llama_fixture.py.
 """
 
 import argparse
@@ -32,20 +32,14 @@ PROMPTS = (
     "Überraschung! 東京 is a city of 13,960,000 people; 1 + 1 =  2.\n\n\tIt's",
     "<|im_start|>user\nWhy is the sky blue?<|im_end|>\n<|im_start|>assistant\n",
 )
-SMOLLM2_BOUND, TINY_BOUND = 1e-4, 1e-5
-TINY = {
-    "tied": {"tie_word_embeddings": True},
-    "untied": {"tie_word_embeddings": False, "num_key_value_heads": 4},
-    "parts": {"tie_word_embeddings": False, "rope_theta": 500_000.0},
-}
-TINY_TOKENS = [3, 1, 60, 0, 7, 7, 5, 33, 12]
+BOUND = 1e-4
 
 
 def as_peer(folder: Path) -> None:
     """Step 2, in the other environment."""
     import torch
     import transformers
-    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     def logits(model, ids):
         with torch.no_grad():
@@ -60,23 +54,7 @@ def as_peer(folder: Path) -> None:
         model = AutoModelForCausalLM.from_pretrained(
             folder / "smollm2", dtype=dtype, attn_implementation="eager"
         )
-        out |= {f"smollm2_{i}_{bits}": logits(model, x) for i, x in enumerate(ids)}
-    for name, options in TINY.items():
-        torch.manual_seed(0)
-        shape = {"vocab_size": 61, "hidden_size": 48, "intermediate_size": 80}
-        counts = {"num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2}
-        options = {"rope_theta": 10_000.0, **options}
-        theta = options.pop("rope_theta")
-        config = LlamaConfig(
-            **{**shape, **counts, **options},
-            initializer_range=0.2,
-            rope_parameters={"rope_type": "default", "rope_theta": theta},
-            attn_implementation="eager",
-        )
-        tiny = LlamaForCausalLM(config).eval()
-        size = "60KB" if name == "parts" else "5GB"
-        tiny.save_pretrained(folder / f"tiny_{name}", max_shard_size=size)
-        out[f"tiny_{name}"] = logits(tiny, TINY_TOKENS)
+        out |= {f"logits_{i}_{bits}": logits(model, x) for i, x in enumerate(ids)}
     np.savez(folder / "peer.npz", **out)
 
 
@@ -87,17 +65,17 @@ def main(folder: Path, peer: str) -> bool:
 
     from dfm_jax.data import load_smollm2
     from dfm_jax.models import transformer
-    from dfm_jax.models.pretrained import llama_params, open_folder, write_folder
+    from dfm_jax.models.pretrained import write_folder
 
     config, params, tokenizer = load_smollm2()
     write_folder(folder / "smollm2", config, params, tokenizer=tokenizer)
     ids = [tokenizer.encode(prompt) for prompt in PROMPTS]
     apply = jax.jit(transformer(config).apply)
-    ours = {f"smollm2_{i}_32": np.asarray(apply(params, x)) for i, x in enumerate(ids)}
+    ours = {f"logits_{i}_32": np.asarray(apply(params, x)) for i, x in enumerate(ids)}
     with jax.enable_x64(True):
         exact = jax.jit(transformer(replace(config, compute_dtype="float64")).apply)
         wide = jax.tree.map(lambda leaf: leaf.astype("float64"), params)
-        ours |= {f"smollm2_{i}_64": np.asarray(exact(wide, x)) for i, x in enumerate(ids)}
+        ours |= {f"logits_{i}_64": np.asarray(exact(wide, x)) for i, x in enumerate(ids)}
     command = [peer, __file__, "--as-peer", "--folder", str(folder)]
     subprocess.run(command, check=True)
     theirs = np.load(folder / "peer.npz")
@@ -109,22 +87,15 @@ def main(folder: Path, peer: str) -> bool:
 
     for i, x in enumerate(ids):
         same = x.tolist() == peer_ids[i]
-        wide_gap = gap(f"smollm2_{i}_64", f"smollm2_{i}_64")
-        rounding = gap(f"smollm2_{i}_32", f"smollm2_{i}_64")
-        single, double = (theirs[f"smollm2_{i}_{bits}"] for bits in (32, 64))
+        wide_gap = gap(f"logits_{i}_64", f"logits_{i}_64")
+        rounding = gap(f"logits_{i}_32", f"logits_{i}_64")
+        single, double = (theirs[f"logits_{i}_{bits}"] for bits in (32, 64))
         their_rounding = float(abs(single - double).max())
-        holds &= same and wide_gap <= SMOLLM2_BOUND
+        holds &= same and wide_gap <= BOUND
         print(f"  smollm2, prompt {i}: {len(x)} ids, {'the same' if same else 'DIFFERENT'}")
         print(f"    max |Δ logit|, float64: {wide_gap:.1e}; largest logit {abs(double).max():.1f}")
         print(f"    float32 from their float64: ours {rounding:.1e}, theirs {their_rounding:.1e}")
-    for name in TINY:
-        tiny = open_folder(folder / f"tiny_{name}")
-        logits = jax.jit(transformer(tiny.config).apply)(llama_params(tiny), np.array(TINY_TOKENS))
-        ours[f"tiny_{name}"] = np.asarray(logits)
-        tiny_gap = gap(f"tiny_{name}", f"tiny_{name}")
-        holds &= tiny_gap <= TINY_BOUND
-        print(f"  tiny, {name}: max |Δ logit|, float32: {tiny_gap:.1e}")
-    last, their_last = ours["smollm2_0_32"][-1], theirs["smollm2_0_64"][-1]
+    last, their_last = ours["logits_0_32"][-1], theirs["logits_0_64"][-1]
     best = int(np.argmax(last))
     holds &= best == int(np.argmax(their_last))
     print(f"  {PROMPTS[0]!r} → {tokenizer.decode([best])!r}")
