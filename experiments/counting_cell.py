@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
+from sklearn.metrics import normalized_mutual_info_score
 
-from dfm_jax.data import Corpus, Split, split_documents, split_sizes
-from dfm_jax.gates import bayes_gate, fixed_share_gate, last_token_gate
-from experiments import context_gates, contexts, counting_worlds, kneser_ney, partitions
+from dfm_jax.data import split_sizes
+from dfm_jax.gates import GateState, bayes_gate, fixed_share_gate, last_token_gate
+from dfm_jax.types import Array
+from experiments import context_gates, contexts, counting_worlds
 from experiments.context_gates import ContextModels
-from experiments.contexts import Contexts, Encoder, Pieces
+from experiments.contexts import Contexts
 from experiments.counting_account import account
+from experiments.counting_fold import HELD_OUT, SPLITS, Fold, fitted, parted
 from experiments.counting_worlds import World
 from experiments.gate_ladder import ContextLaws, Scores, gate_names, score
 from experiments.kneser_ney import Model, Queries
@@ -24,56 +26,7 @@ from experiments.statistics import document_interval
 if TYPE_CHECKING:
     from experiments.counting import Config
 
-HELD_OUT: tuple[str, ...] = ("validation", "test")
-SPLITS: tuple[str, ...] = ("train", *HELD_OUT)
-PARTITIONS = ("domain", "file", "cluster", "random")
 TRACED = {"kjv", "shakespeare", "stdlib"}  # a change from one of these to another is drawn
-
-
-@dataclass(frozen=True, kw_only=True)
-class Fold:
-    """What the cells of one seed share: the split, and the centre counted on its training text."""
-
-    seed: int
-    split: Split
-    texts: Mapping[str, list[bytes]]  # by split
-    asked: Mapping[str, tuple[Queries, ...]]  # by held-out split
-    centre: Model
-    centre_scores: Mapping[str, np.ndarray]  # [N] by held-out split
-    encode: Encoder  # of words, fitted on the training text
-    pieces: Pieces  # the training text, encoded
-    flat: Mapping[str, bytes]  # by held-out split
-    before: Mapping[str, Contexts]  # of its windows
-
-
-def fold(corpora: Sequence[Corpus], *, seed: int, config: Config) -> Fold:
-    """Split the documents and count the centre, tuned on validation."""
-    split = split_documents(corpora, seed=seed)
-    texts = {name: _texts(getattr(split, name)) for name in SPLITS}
-    asked = {name: kneser_ney.queries(texts[name], config.max_order) for name in HELD_OUT}
-    everything = np.ones(sum(map(len, texts["validation"])), bool)
-    centre, scores = _fitted(texts["train"], asked, everything, config)
-    encode = contexts.encoder(texts["train"], config.num_features, seed=seed)
-    flat = {name: b"".join(texts[name]) for name in HELD_OUT}
-    return Fold(
-        seed=seed,
-        split=split,
-        texts=texts,
-        asked=asked,
-        centre=centre,
-        centre_scores=scores,
-        encode=encode,
-        pieces=contexts.pieces(encode, texts["train"], config.window),
-        flat=flat,
-        before={
-            name: contexts.contexts(
-                encode,
-                flat[name],
-                counting_worlds.window_contexts([len(t) for t in texts[name] if t], config.window),
-            )
-            for name in HELD_OUT
-        },
-    )
 
 
 def measure(fold: Fold, name: str, config: Config) -> dict[str, Any]:
@@ -82,26 +35,15 @@ def measure(fold: Fold, name: str, config: Config) -> dict[str, Any]:
     Raises:
         ValueError: if a part is left without a document for training or for validation.
     """
-    partition, part_of = _parted(fold, name, config)
+    partition, part_of = parted(fold, name, config)
     sizes = {split: np.array([len(text) for text in fold.texts[split]]) for split in SPLITS}
     weights = np.bincount(part_of["train"], weights=sizes["train"], minlength=partition.num_parts)
     weights = weights / weights.sum()
-    experts, scores, short_scores = [], [], []
-    short = {split: asked[: config.router_order] for split, asked in fold.asked.items()}
-    for k in range(partition.num_parts):
-        own = [
-            t for t, part in zip(fold.texts["train"], part_of["train"], strict=True) if part == k
-        ]
-        chosen_on = np.repeat(part_of["validation"] == k, sizes["validation"])
-        expert, found = _fitted(own, fold.asked, chosen_on, config)
-        experts.append(expert)
-        scores.append(found)
-        short_scores.append(_fitted(own, short, chosen_on, config)[1])
+    experts, scores = _experts(fold, part_of, partition.num_parts, fold.asked, config)
     worlds: dict[str, dict[str, World]] = {}
     for split in HELD_OUT:
-        log_probs = np.stack([found[split] for found in scores], axis=1)
         reset, carried = counting_worlds.held_out(
-            log_probs, fold.centre_scores[split], sizes[split], part_of[split], config.window
+            scores[split], fold.centre_scores[split], sizes[split], part_of[split], config.window
         )
         spliced = counting_worlds.spliced(carried, config.window, seed=fold.seed)
         worlds[split] = {world.name: world for world in (reset, carried, spliced)}
@@ -110,7 +52,11 @@ def measure(fold: Fold, name: str, config: Config) -> dict[str, Any]:
     )
     log_prior = np.log(weights)
     readers = _readers(fold, worlds["validation"]["reset"], part_of["train"], log_prior, config)
-    cheap = {split: np.stack([x[split] for x in short_scores], axis=1) for split in HELD_OUT}
+    if partition.models is None:
+        short = {split: asked[: config.router_order] for split, asked in fold.asked.items()}
+        _, cheap = _experts(fold, part_of, partition.num_parts, short, config)
+    else:  # those that made the parts find them again
+        cheap = {split: partition.models.of_bytes(fold.texts[split]) for split in HELD_OUT}
     records = {}
     for world in worlds["test"].values():
         # What the experts write has no validation text: α as for held-out windows.
@@ -126,6 +72,8 @@ def measure(fold: Fold, name: str, config: Config) -> dict[str, Any]:
         "num_experts": partition.num_parts,
         "weights": weights.tolist(),
         "split": split_sizes(fold.split),
+        "search": partition.search,
+        "domains": normalized_mutual_info_score(fold.domains["train"], part_of["train"]),
         "tuned": [[model.order, model.discount] for model in (fold.centre, *experts)],
         "router": {
             "decay": readers.decay,
@@ -140,44 +88,25 @@ def measure(fold: Fold, name: str, config: Config) -> dict[str, Any]:
     }
 
 
-def _texts(corpora: Sequence[Corpus]) -> list[bytes]:
-    return [document.text.encode() for corpus in corpora for document in corpus.documents]
-
-
-def _fitted(
-    train: Sequence[bytes],
+def _experts(
+    fold: Fold,
+    part_of: Mapping[str, np.ndarray],
+    num_parts: int,
     asked: Mapping[str, tuple[Queries, ...]],
-    chosen_on: np.ndarray,
     config: Config,
-) -> tuple[Model, dict[str, np.ndarray]]:
-    """A model tuned on these bytes of validation, and what it scores: [N] by held-out split."""
-    model = kneser_ney.tuned(train, asked["validation"], chosen_on, discounts=config.discounts)
-    return model, {split: kneser_ney.log_probs(model, asked[split]) for split in HELD_OUT}
-
-
-def _parted(fold: Fold, name: str, config: Config) -> tuple[Partition, dict[str, np.ndarray]]:
-    """The partition, and the part of each document, by split."""
-    corpora = [corpus for split in SPLITS for corpus in getattr(fold.split, split)]
-    num_train = len(fold.texts["train"])
-    makers: dict[str, Callable[[], Partition]] = {
-        "domain": lambda: partitions.by_domain(corpora),
-        "file": lambda: partitions.by_dealt_files(corpora, config.num_parts, seed=fold.seed),
-        "cluster": lambda: partitions.by_clusters(
-            corpora, config.num_parts, fitted_on=num_train, seed=fold.seed
-        ),
-        "random": lambda: partitions.at_random(corpora, config.num_parts, seed=fold.seed),
-    }
-    partition = makers[name]()
-    edges = np.cumsum([len(fold.texts[split]) for split in SPLITS])[:-1]
-    part_of = dict(zip(SPLITS, np.split(partition.part_of, edges), strict=True))
-    for split in ("train", "validation"):
-        missing = set(range(partition.num_parts)) - set(part_of[split].tolist())
-        if missing:
-            raise ValueError(
-                f"`num_parts` must leave each part of `{name}` a document in {split}; with "
-                f"{partition.num_parts} parts and seed {fold.seed}, none is left in {missing}."
-            )
-    return partition, part_of
+) -> tuple[list[Model], dict[str, np.ndarray]]:
+    """A model of each part, tuned on its own validation text, and what they score: [N, K]."""
+    models, scores = [], []
+    sizes = [len(text) for text in fold.texts["validation"]]
+    for k in range(num_parts):
+        own = [
+            t for t, part in zip(fold.texts["train"], part_of["train"], strict=True) if part == k
+        ]
+        chosen_on = np.repeat(part_of["validation"] == k, sizes)
+        model, found = fitted(own, asked, chosen_on, config)
+        models.append(model)
+        scores.append(found)
+    return models, {split: np.stack([x[split] for x in scores], axis=1) for split in HELD_OUT}
 
 
 def _best_alpha(world: World | None, log_prior: np.ndarray, config: Config) -> float | None:
@@ -302,13 +231,18 @@ def _trace(
     log_probs = spliced.log_probs[starts[pair] : starts[pair] + window]
     cpu = jax.local_devices(backend="cpu")[0]
     with jax.enable_x64(True), jax.default_device(cpu):
-        rows = {
-            "Bayes": bayes_gate(log_prior, log_probs),
-            "fixed share": fixed_share_gate(log_prior, log_probs, alpha),
-            "last token": last_token_gate(log_prior, log_probs),
-        }
+        rows = _traced(log_prior, log_probs, alpha)
     return {
         "parts": list(changes[pair]),
         "labels": list(partition.labels),
         "gates": {name: np.exp(r.log_weights).round(4).tolist() for name, r in rows.items()},
+    }
+
+
+@jax.jit
+def _traced(log_prior: Array, log_probs: Array, alpha: float) -> dict[str, GateState]:
+    return {
+        "Bayes": bayes_gate(log_prior, log_probs),
+        "fixed share": fixed_share_gate(log_prior, log_probs, alpha),
+        "last token": last_token_gate(log_prior, log_probs),
     }

@@ -1,20 +1,26 @@
-"""What `counting` shows: cells gathered over seeds, the ladder and its account."""
+"""What `counting` measured: cells gathered over seeds; the tables of the README.
 
+python -m experiments.counting_report experiments/results/counting.json
+"""
+
+import json
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
+import tyro
 
-from experiments.gate_ladder import NUM_BINS
+from dfm_jax.checks import require
+from experiments import study
+from experiments.gate_ladder import INFORMED
 from experiments.statistics import compare
 
 Cell = Mapping[str, Any]
 Row = Mapping[str, Any]
 _JUDGED = ("per_seed", "mean", "low", "high", "p_equivalence", "verdict")
+WORLDS = {"generated": "generated", "reset": "held out", "spliced": "spliced"}
 SIGNS = {"equivalent": "=", "better": "−", "worse": "+", "undecided": "?"}
 
 
@@ -62,7 +68,10 @@ def summarised(cells: Sequence[Cell]) -> dict[str, Any]:
         own = [cell for cell in cells if cell["partition"] == partition]
         summary[partition] = {
             "weights": [cell["weights"] for cell in own],
+            "domains": _mean(cell["domains"] for cell in own),  # NMI with them
+            "search": [cell["search"] for cell in own],  # of the parts, where there was one
             "tuned": [cell["tuned"] for cell in own],  # n and discount: the centre, then experts
+            "router": [cell["router"] for cell in own],
             "worlds": {
                 world: _over_seeds([cell["worlds"][world] for cell in own])
                 for world in own[0]["worlds"]
@@ -76,6 +85,7 @@ def _over_seeds(seeds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "bytes": [seed["bytes"] for seed in seeds],
         "units": [seed["units"] for seed in seeds],
         "alpha": [seed["alpha"] for seed in seeds],
+        "contexts": [seed["contexts"] for seed in seeds],
         "centre_nll": _mean(seed["centre_nll"] for seed in seeds),
         "flattery": {
             name: _mean(seed["flattery"][name] for seed in seeds) for name in seeds[0]["flattery"]
@@ -107,146 +117,149 @@ def partition_labels(rows: Iterable[Row]) -> dict[str, str]:
     return {row["partition"]: f"{row['partition']}, K={row['num_experts']}" for row in rows}
 
 
-# ── on screen ───────────────────────────────────────────────────────────────────────────────────
-
-
-def print_tables(console: Console, rows: Sequence[Row], summary: Mapping[str, Any]) -> None:
-    """The text; the ladder twice, its account; the other worlds; oracles and margins."""
-    console.print(_texts(summary["splits"][0]))
-    titles = {
-        "reset": "The ladder: gates start again with every window",
-        "carried": "The ladder again: gates are carried through the document",
-    }
-    for world, title in titles.items():
-        console.print(_ladder(select(rows, world=world), title))
-    console.print(_account(select(rows, world="reset")))
-    console.print(_worlds(rows))
-    console.print(_oracles(summary["partitions"]))
-    console.print(_margins(summary["partitions"]))
-
-
-def _table(*columns: str, title: str, caption: str) -> Table:
-    """Narrow enough for 80 columns."""
-    table = Table(title=title, caption=caption, box=SIMPLE_HEAD, padding=0)
-    for name in columns:
-        table.add_column(name, no_wrap=True)
-    return table
-
-
-def _ladder(rows: Sequence[Row], title: str) -> Table:
-    partitions = partition_labels(rows)
-    signs = ", ".join(f"{sign} {word}" for word, sign in SIGNS.items())
-    table = _table(
-        *("gate", "top", *partitions.values()),
-        title=f"{title}:\nensemble − centre, nats per byte",
-        caption=f"Mean and 95 % t interval over seeds;\n{signs}.",
-    )
-    for gate, top in dict.fromkeys((row["gate"], row["top"]) for row in rows):
-        cells = []
-        for partition in partitions:
-            (row,) = select(rows, partition=partition, gate=gate, top=top)
-            cells.append(_judged(row["minus"]["centre"]))
-        name, count = gate if top == "top-1" else "", top.removeprefix("top-")
-        table.add_row(name, count, *cells, end_section=top == "full")
-    return table
-
-
-def _judged(found: Mapping[str, Any]) -> str:
+def judged(found: Mapping[str, Any]) -> str:
+    """A mean, half its interval, and the sign of its verdict."""
     reach = "" if found["low"] is None else f"{(found['high'] - found['low']) / 2:.3f}"
     reach = f"±{reach.removeprefix('0')[:4]}" if reach else ""
     return f"{found['mean']:+.3f}{reach}{SIGNS[found['verdict']]}"
 
 
-def _account(rows: Sequence[Row]) -> Table:
-    table = _table(
-        *("parts", "gate", "own", "+ price", "+ gate", "= full", "→ 1", "→ 2", "experts"),
-        title="Where it comes from, reset gates:\nterms of ensemble − centre, nats per byte",
-        caption="own: the part's own expert − centre; price: what Bayes pays to find it;\n"
-        "gate: − Bayes; → 1, → 2: top-1, top-2 − full; experts run per byte: full, top-1.",
-    )
+# ── Markdown ────────────────────────────────────────────────────────────────────────────────────
+
+
+def markdown(result: Mapping[str, Any]) -> list[str]:
+    """The tables of `experiments/README.md`, from what `result.json` holds.
+
+    The ladder without top-2; its account and the other worlds without gates that stop early; and,
+    where gates read contexts, what was fitted for them.
+    """
+    rows, partitions = result["rows"], result["summary"]["partitions"]
+    tables = [_ladder(rows), _account(rows), _worlds(rows)]
+    if any(found["worlds"]["reset"].get("contexts") for found in partitions.values()):
+        tables.append(_fitted(partitions))
+    return list(map(_lines, tables))
+
+
+def _lines(table: Sequence[Sequence[str]]) -> str:
+    head, *body = (f"| {' | '.join(cells)} |" for cells in table)
+    return "\n".join([head, f"|{'---|' * len(table[0])}", *body])
+
+
+def _ladder(rows: Sequence[Row]) -> list[list[str]]:
+    reset = select(rows, world="reset")
+    partitions = list(partition_labels(rows))
+    table = [["ensemble − centre", *partitions]]
+    for gate in dict.fromkeys(row["gate"] for row in reset):
+        tops = {row["top"] for row in select(reset, gate=gate)}
+        for top in [top for top in ("full", "top-1") if top in tops]:
+            found = _across(reset, partitions, gate=gate, top=top)
+            table.append([f"{gate}, {top}", *(judged(row["minus"]["centre"]) for row in found)])
+    return table
+
+
+def _account(rows: Sequence[Row]) -> list[list[str]]:
+    reset = select(rows, world="reset")
+    table = [["held out", "own", "price", "gate", "= full", "top-1 − full"]]
     for partition in partition_labels(rows):
-        gates = [row["gate"] for row in select(rows, partition=partition, top="full")]
-        for gate in gates:
-            own = {row["top"]: row for row in select(rows, partition=partition, gate=gate)}
-            terms = own["full"]["terms"]
-            table.add_row(
-                *(partition if gate == gates[0] else "", gate),
-                *(f"{terms[name]:+.3f}" for name in ("own", "price", "gate")),
-                f"{own['full']['minus']['centre']['mean']:+.3f}",
-                *(f"{own[top]['terms']['truncation']:+.3f}" for top in ("top-1", "top-2")),
-                f"{own['full']['evaluations']:.1f}, {own['top-1']['evaluations']:.1f}",
-                end_section=gate == gates[-1],
-            )
+        for gate in _gates(select(reset, partition=partition)):
+            if gate == "last token":
+                continue
+            (full,) = _across(reset, [partition], gate=gate, top="full")
+            (one,) = _across(reset, [partition], gate=gate, top="top-1")
+            terms = [full["terms"][name] for name in ("own", "price", "gate")]
+            values = (*terms, full["minus"]["centre"]["mean"], one["terms"]["truncation"])
+            table.append([f"{partition}: {gate}", *(f"{value:+.3f}" for value in values)])
     return table
 
 
-def _worlds(rows: Sequence[Row]) -> Table:
-    partitions = partition_labels(rows)
-    table = _table(
-        *("text", "gate", *partitions.values()),
-        title="Full gates − Bayes, nats per byte: when is Bayes best?",
-        caption="generated: by the experts themselves, which are exact there;\n"
-        "held out: real text; spliced: the part changes in the middle of a window.",
-    )
-    titles = {"generated": "generated", "reset": "held out", "spliced": "spliced"}
-    for world, title in titles.items():
-        gates = [row["gate"] for row in select(rows, world=world, top="full")]
-        gates = [gate for gate in dict.fromkeys(gates) if gate != "Bayes"]
-        for gate in gates:
-            found = [
-                select(rows, world=world, gate=gate, top="full", partition=partition)[0]
-                for partition in partitions
-            ]
-            table.add_row(
-                *(title if gate == gates[0] else "", gate),
-                *(_judged(row["minus"]["bayes"]) for row in found),
-                end_section=gate == gates[-1],
-            )
+def _worlds(rows: Sequence[Row]) -> list[list[str]]:
+    partitions = list(partition_labels(rows))
+    table = [["full gate − Bayes", *partitions]]
+    for world, title in WORLDS.items():
+        own = select(rows, world=world)
+        for gate in _gates(own):
+            if gate != "Bayes":
+                found = _across(own, partitions, gate=gate, top="full")
+                shown = (judged(row["minus"]["bayes"]) for row in found)
+                table.append([f"{title}: {gate}", *shown])
     return table
 
 
-def _oracles(partitions: Mapping[str, Any]) -> Table:
-    table = _table(
-        *("parts", "own part's", "at most", "best by hindsight", "at most"),
-        title="What an oracle that has read the window gains over Bayes",
-        caption="Nats per window; the bound is the mean −log w_k of its expert (B9, B11).",
-    )
-    for partition, found in partitions.items():
-        gains = found["worlds"]["reset"]["flattery"]
-        names = ("part", "part_ceiling", "best", "best_ceiling")
-        table.add_row(partition, *(f"{gains[name]:+.3f}" for name in names))
+def _gates(rows: Sequence[Row]) -> list[str]:
+    """Those that run to the end, in order."""
+    gates = dict.fromkeys(row["gate"] for row in rows if row["top"] == "full")
+    return [gate for gate in gates if not gate.startswith("prefix ")]
+
+
+def _across(rows: Sequence[Row], partitions: Iterable[str], **wanted: str) -> list[Row]:
+    """The one row of each partition."""
+    found = [select(rows, partition=partition, **wanted) for partition in partitions]
+    return [row for (row,) in found]
+
+
+def _fitted(partitions: Mapping[str, Any]) -> list[list[str]]:
+    """Temperatures by gate and use, the router's decay: smallest and largest over seeds.
+
+    And how many windows of test have nothing to read before them, so that a gate keeps the prior.
+    """
+    table = [["fitted on validation", *partitions]]
+    seeds = {name: found["worlds"]["reset"]["contexts"] for name, found in partitions.items()}
+    gates = next(iter(seeds.values()))[0]["temperatures"]
+    for gate in gates:
+        for use, label in (("fixed", f"τ of {gate}"), ("prior", f"τ of {gate}{INFORMED}")):
+            found = [[seed["temperatures"][gate][use] for seed in own] for own in seeds.values()]
+            table.append([label, *map(_temperatures, found)])
+    decays = [[seed["decay"] for seed in found["router"]] for found in partitions.values()]
+    table.append(["decay of router", *(_range(found, "g") for found in decays)])
+    empty = [[seed["empty"] / seed["sequences"] for seed in own] for own in seeds.values()]
+    table.append(["windows without a context", *(_range(found, ".0%") for found in empty)])
     return table
 
 
-def _margins(partitions: Mapping[str, Any]) -> Table:
-    edges = (0, 1, 5, 9, NUM_BINS)
-    table = _table(
-        *("parts", "margin", *(f"{a / NUM_BINS:g} – {b / NUM_BINS:g}" for a, b in pairwise(edges))),
-        "all",
-        title="How sure the Bayes gate is, and what its top-1 costs there",
-        caption="The margin is r₁ − r₂; top-1 − full in nats per byte of the whole text.",
-    )
-    for partition, found in partitions.items():
-        margins = found["worlds"]["reset"]["margins"]
-        for name, label, style in (
-            ("bytes", "of the bytes", "{:.1%}"),
-            ("hard_minus_soft", "top-1 − full", "{:+.4f}"),
-        ):
-            sums = np.add.reduceat(margins[name], edges[:-1])
-            first = partition if name == "bytes" else ""
-            table.add_row(first, label, *(style.format(x) for x in (*sums, sums.sum())))
-    return table
+def _temperatures(seeds: Sequence[Mapping[str, Any]]) -> str:
+    ends = sum(seed["at_bound"] for seed in seeds)
+    at_bound = f" ({ends} of {len(seeds)} at the end searched)" if ends else ""
+    return _range([seed["temperature"] for seed in seeds], ".3g") + at_bound
 
 
-def _texts(split: Mapping[str, Any]) -> Table:
-    table = _table(
-        *("domain", "train", "kB", "validation", "kB", "test", "kB", "removed", "kB"),
-        title="Documents of the first seed, and those held out that repeat another split",
-        caption="Removed: more than a fifth of its 13-grams of words stand in another split.",
-    )
-    for domain, found in split.items():
-        cells = [(part["documents"], part["bytes"]) for part in found.values()]
-        removed = [(part["removed_documents"], part["removed_bytes"]) for part in found.values()]
-        cells.append((sum(n for n, _ in removed), sum(size for _, size in removed)))
-        table.add_row(domain, *(x for n, size in cells for x in (f"{n:,}", f"{size / 1e3:,.0f}")))
-    return table
+def _range(values: Sequence[float], style: str) -> str:
+    low, high = f"{min(values):{style}}", f"{max(values):{style}}"
+    return low if low == high else f"{low} to {high}"
+
+
+def read(path: Path) -> dict[str, Any]:
+    """What a run of `counting` wrote.
+
+    Raises:
+        OSError: if it cannot be read.
+        ValueError: if it is something else.
+    """
+    rule = f"`result` must be what `experiments.counting` wrote: {path}"
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+        whole = all({"partition", "world", "gate", "top"} <= set(row) for row in result["rows"])
+        held = len(result["summary"]["partitions"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{rule} ({error!r})") from error
+    require(whole and held, f"{rule}; the number of its partitions", held)
+    return result
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """0, or 2 if the file cannot be used."""
+
+    def show(result: tyro.conf.Positional[Path]) -> bool:
+        """Print the tables of the README, in Markdown.
+
+        Args:
+            result: `result.json` of a run of `experiments.counting`.
+        """
+        print("\n\n".join(markdown(read(result))))
+        return True
+
+    prog = "python -m experiments.counting_report"
+    return study.exit_status(prog, lambda: tyro.cli(show, prog=prog, args=args))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,11 +1,12 @@
-"""Ways to part documents among experts: by domain, by file, by clusters of their words, at random.
+"""Ways to part documents among experts: by domain, by file, by clusters of two kinds, at random.
 
 A partition labels every document it is given, held-out ones too: `Corpus` after `Corpus`, in order.
 """
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from sklearn.cluster import KMeans
@@ -16,6 +17,8 @@ from sklearn.preprocessing import Normalizer
 
 from dfm_jax.checks import check_count
 from dfm_jax.data import Corpus
+from experiments import prefix_models
+from experiments.prefix_models import PrefixModels
 
 NUM_FEATURES = 64  # of a document, after the SVD
 
@@ -27,6 +30,8 @@ class Partition:
     name: str
     part_of: np.ndarray  # [D] the part of each document
     labels: tuple[str, ...]  # [K] what a part is called
+    models: PrefixModels | None = None  # those that say of a new text which part it is of
+    search: Mapping[str, Any] | None = None  # how the search for the parts ended
 
     @property
     def num_parts(self) -> int:
@@ -83,6 +88,44 @@ def by_clusters(
     means.fit(features.fit_transform(counted))
     part_of = np.asarray(means.predict(features.transform(words.transform(texts))))
     return _counted("cluster", part_of, num_parts)
+
+
+def by_likelihood(
+    corpora: Sequence[Corpus], num_parts: int, *, fitted_on: int, prefix: int, seed: int
+) -> Partition:
+    """Clusters by the likelihood of a prefix, their bytes balanced.
+
+    A later document goes where its prefix is likeliest: its part is a function of its prefix, and
+    the models that decide it are a gate. Source: SmallTalk, arXiv 2410.03529, whose rows are
+    sequences of one length.
+
+    Args:
+        corpora: whose documents are labelled.
+        num_parts: K.
+        fitted_on: how many of the documents, from the first, are balanced, and are what the models
+            are of; the others are only labelled.
+        prefix: bytes of each document that are read.
+        seed: of the first labels.
+
+    Raises:
+        ValueError: if an option is out of range, or the documents fitted on hold no byte.
+    """
+    texts = [document.text.encode() for corpus in corpora for document in corpus.documents]
+    check_count("fitted_on", fitted_on, at_most=len(texts))
+    check_count("num_parts", num_parts, at_most=fitted_on)
+    check_count("prefix", prefix)
+    prefixes = [text[:prefix] for text in texts]
+    loads = np.array([len(text) for text in texts[:fitted_on]])
+    found = prefix_models.clustered(prefixes[:fitted_on], loads, num_parts, seed=seed)
+    others = found.params.scores(prefix_models.bigrams(prefixes[fitted_on:]))
+    partition = _counted("likelihood", np.r_[found.labels, others.argmax(1)], num_parts)
+    search = {
+        "passes": len(found.objectives),
+        "converged": found.converged,
+        "nats_per_document": np.asarray(found.objectives).tolist(),
+        "loads": np.bincount(found.labels, loads, minlength=num_parts).tolist(),
+    }
+    return replace(partition, models=found.params, search=search)
 
 
 def _works(corpora: Sequence[Corpus]) -> list[tuple[str, str]]:

@@ -12,6 +12,7 @@ from dfm_jax.data import Corpus, Document, MissingDataError
 from experiments import (
     counting,
     counting_cell,
+    counting_fold,
     counting_report,
     counting_worlds,
     kneser_ney,
@@ -66,7 +67,7 @@ def _config(out, **changes):
 
 @pytest.fixture(scope="module")
 def folded(corpora):
-    return counting_cell.fold(corpora, seed=0, config=_config(Path()))
+    return counting_fold.fold(corpora, seed=0, config=_config(Path()))
 
 
 @pytest.fixture(scope="module")
@@ -422,14 +423,14 @@ def test_presets():
 )
 def test_a_difference_is_shown_with_its_interval_and_its_verdict(per_seed, shown):
     found = compare(per_seed, margin=0.01).as_record()
-    assert counting_report._judged(found) == shown
+    assert counting_report.judged(found) == shown
 
 
 def test_seeds_are_gathered_into_rows(corpora, folded, tmp_path):
     config = _config(tmp_path)
     cells = [
         counting_cell.measure(fold, "domain", config)
-        for fold in (folded, counting_cell.fold(corpora, seed=1, config=config))
+        for fold in (folded, counting_fold.fold(corpora, seed=1, config=config))
     ]
     rows = counting_report.aggregated(cells, margin=config.margin)
     (row,) = counting_report.select(rows, world="carried", gate="last token", top="top-2")
@@ -472,7 +473,7 @@ def test_a_committed_cell_is_measured_again(committed, require_package):
     corpora = counting.load(config, Console(quiet=True))
     if study.data_digest(corpora) != committed["summary"]["data"]:
         pytest.skip("the committed run read another standard library: that of another Python")
-    folded = counting_cell.fold(corpora, seed=0, config=config)
+    folded = counting_fold.fold(corpora, seed=0, config=config)
     cell = counting_cell.measure(folded, "domain", config)
     rows = [row for row in committed["rows"] if row["partition"] == "domain"]
     for row in rows:
@@ -484,34 +485,3 @@ def test_a_committed_cell_is_measured_again(committed, require_package):
         for name, minus in row["minus"].items():
             assert found["minus"][name][0] == pytest.approx(minus["per_seed"][0], abs=1e-7)
             assert found["minus"][name][1:] == pytest.approx(minus["documents"][0], abs=1e-7)
-
-
-def test_the_readme_quotes_the_committed_rows(committed):
-    readme = (RESULT.parents[1] / "README.md").read_text(encoding="utf-8")
-    partitions = ("domain", "file", "cluster", "random")
-    rows = committed["rows"]
-
-    def line(label, against, **wanted):
-        found = [counting_report.select(rows, partition=p, **wanted) for p in partitions]
-        shown = [counting_report._judged(row["minus"][against]) for (row,) in found]
-        return f"| {label} | {' | '.join(shown)} |"
-
-    rungs = dict.fromkeys((row["gate"], row["top"]) for row in rows)
-    for gate, top in rungs:
-        if top != "top-2":
-            assert line(f"{gate}, {top}", "centre", world="reset", gate=gate, top=top) in readme
-    for world, label in (("generated", "generated"), ("reset", "held out"), ("spliced", "spliced")):
-        for gate in ("static", "last token", "fixed share"):
-            quoted = line(f"{label}: {gate}", "bayes", world=world, gate=gate, top="full")
-            assert quoted in readme
-    for partition in partitions:
-        for gate in ("static", "fixed share", "Bayes"):
-            wanted = {"world": "reset", "partition": partition, "gate": gate}
-            (full,) = counting_report.select(rows, top="full", **wanted)
-            (one,) = counting_report.select(rows, top="top-1", **wanted)
-            values = [full["terms"][name] for name in ("own", "price", "gate")]
-            values += [full["minus"]["centre"]["mean"], one["terms"]["truncation"]]
-            shown = " | ".join(f"{value:+.3f}" for value in values)
-            assert f"| {partition}: {gate} | {shown} |" in readme
-    claims = {v["statement"]: v["value"] for v in committed["verdicts"][::-1]}
-    assert f"**{claims['B1']:.1e}**" in readme

@@ -14,7 +14,7 @@ from dfm_jax.experts import mixture_log_prob
 from experiments import counting_account, gate_ladder
 from experiments.counting_account import account, evaluations, exact_sums
 from experiments.counting_worlds import World
-from experiments.gate_ladder import TOPS, Sequences, gate_names, losses, score
+from experiments.gate_ladder import TOPS, ContextLaws, Sequences, gate_names, losses, score
 
 PREFIXES, ALPHAS = (2, 5), (0.1, 0.7)
 HONEST = 1e-12  # what rounding may take from an expected loss
@@ -87,6 +87,57 @@ def test_every_rung_is_the_library_gate(text, x64):
         hard = np.where(seen < length, laws["Bayes"], _cut(laws[f"prefix {length}"], "top-1"))
         expected = _in_windows(_nll(hard, log_probs), spans.windows)
         np.testing.assert_allclose(scores.hard_after[:, m], expected, atol=1e-12)
+
+
+def _contexts(num_sequences, seed=3):
+    """Two gates that read contexts, each with a law to stay at and one to start from."""
+    rng = np.random.default_rng(seed)
+    fixed, prior = np.log(rng.dirichlet(np.ones(3), size=(2, num_sequences, 2)))
+    return ContextLaws(names=("near", "far"), fixed=fixed, prior=prior)
+
+
+@pytest.mark.slow
+@pytest.mark.statement("D7")
+def test_laws_of_contexts_stay_or_are_priors_of_the_library_gate(text, x64):
+    log_probs, spans = text
+    contexts = _contexts(spans.starts.size)
+    options = {"prefixes": PREFIXES, "alphas": ALPHAS}
+    scores = score(log_probs, spans, LOG_PRIOR, contexts=contexts, **options)
+    names = gate_names(PREFIXES, num_alphas=2, contexts=contexts.names)
+    assert names[-5:] == ("near", "far", "near × Bayes", "far × Bayes", "Bayes")
+    ends = [*spans.starts[1:], spans.num_bytes]
+    for c, name in enumerate(contexts.names):
+        stays, informed = [], []
+        for q, (a, b) in enumerate(zip(spans.starts, ends, strict=True)):
+            stays.append(np.broadcast_to(np.exp(contexts.fixed[q, c]), (b - a, 3)))
+            gate = gates.bayes_gate(contexts.prior[q, c], log_probs[a:b])
+            informed.append(np.exp(gate.log_weights)[:-1])
+        for label, laws in ((name, stays), (f"{name} × Bayes", informed)):
+            for t, top in enumerate(TOPS):
+                nll = _nll(_cut(np.concatenate(laws), top), log_probs)
+                found = scores.soft[:, names.index(label), t]
+                np.testing.assert_allclose(
+                    found, _in_windows(nll, spans.windows), atol=1e-12, err_msg=label
+                )
+    without = score(log_probs, spans, LOG_PRIOR, **options)
+    kept = [names.index(name) for name in ("static", "last token", "prefix 2", "Bayes")]
+    np.testing.assert_allclose(scores.soft[:, kept], without.soft[:, [0, 1, 2, -1]], atol=1e-12)
+
+
+def test_a_context_law_that_is_none_is_refused(text, x64):
+    log_probs, spans = text
+    contexts = _contexts(spans.starts.size)
+    for field in ("fixed", "prior"):
+        wrong = {"fixed": contexts.fixed, "prior": contexts.prior} | {
+            field: getattr(contexts, field) + 0.1
+        }
+        with pytest.raises(ValueError, match=rf"`exp\(contexts\.{field}\)` must sum to 1"):
+            score(
+                *(log_probs, spans, LOG_PRIOR),
+                prefixes=PREFIXES,
+                alphas=ALPHAS,
+                contexts=ContextLaws(names=contexts.names, **wrong),
+            )
 
 
 def test_a_gate_starts_again_with_its_sequence_alone(text, x64):
@@ -250,6 +301,33 @@ def test_terms_sum_to_the_difference_from_the_centre(text, changes, x64):
         if gate == "oracle":
             np.testing.assert_allclose(terms["gate"], -found.price, atol=1e-12)
     np.testing.assert_array_equal(found.sizes, np.diff(np.r_[world.sequences.starts, 50]))
+
+
+@pytest.mark.slow
+@pytest.mark.statement("B1", "B11")
+def test_terms_sum_and_b1_holds_with_a_prior_of_the_context(text, x64):
+    """Σ_k P̂(k | c) p_k is another mixture: B1 is checked for it, and sees another prior."""
+    world = _world(text)
+    contexts = _contexts(world.sequences.starts.size)
+    options = {"prefixes": PREFIXES, "contexts": contexts}
+    scores = score(world.log_probs, world.sequences, LOG_PRIOR, alphas=[0.1], **options)
+    found = account(world, scores, LOG_PRIOR, **options)
+    assert {"near", "far × Bayes"} <= {gate for gate, _ in found.rungs}
+    assert found.sum_residual() < 1e-12
+    assert found.b1_residual < 1e-12
+    assert found.b11_slack > -1e-12
+    v = found.rungs.index(("near × Bayes", "full"))
+    ends = [*world.sequences.starts[1:], 50]
+    pairs = zip(world.sequences.starts, ends, contexts.prior[:, 0], strict=True)
+    mixed = [-np.log(np.exp(law + world.log_probs[a:b].sum(0)).sum()) for a, b, law in pairs]
+    np.testing.assert_allclose(found.nll[v], mixed, atol=1e-12)
+    np.testing.assert_allclose(found.terms()["gate"][v], mixed - found.bayes, atol=1e-12)
+    evaluations = dict(zip(found.rungs, found.evaluations, strict=True))
+    assert evaluations["near", "top-1"] == 1
+    assert evaluations["near × Bayes", "top-1"] == 3
+    other = {"prefixes": PREFIXES, "contexts": _contexts(len(mixed), seed=4)}
+    broken = account(world, scores, LOG_PRIOR, **other)
+    assert broken.b1_residual > 1e-3
 
 
 @pytest.mark.parametrize("broken", ["prior", "scores"])

@@ -266,10 +266,13 @@ def test_the_temperature_is_the_best_of_a_dense_grid_and_of_brent(loss):
     assert losses.max() - losses.min() > 1e-2  # it matters
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_each_way_to_decode_has_its_own_temperature():
     data = Routed(1)
-    found = [gates.fit_temperature(lambda tau, f=f: f(data, tau), 0.01, 100.0) for f in LOSSES]
+    found = jax.jit(
+        lambda: [gates.fit_temperature(lambda tau, f=f: f(data, tau), 0.01, 100.0) for f in LOSSES]
+    )()
     for own, other in (found, found[::-1]):
         assert abs(np.log(own.temperature / other.temperature)) > 0.05
     for loss, own, other in zip(LOSSES, found, found[::-1], strict=True):

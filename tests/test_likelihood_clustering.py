@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from dfm_jax.clustering import capacities, likelihood_clustering, normalized_mutual_information
+from dfm_jax.clustering import capacities, likelihood_clustering
 
 V, LENGTH = 12, 60
 
@@ -60,7 +60,7 @@ def test_no_pass_lowers_the_objective(balance, seed, x64):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("num_rows", "num_clusters"), [(60, 4), (61, 4), (7, 7), (30, 1)])
+@pytest.mark.parametrize(("num_rows", "num_clusters"), [(61, 4), (7, 7), (30, 1)])
 def test_sizes_are_exact(num_rows, num_clusters, x64):
     counts, _ = planted(0, num_rows, 3)
     fit, score = categorical(counts, num_clusters)
@@ -74,8 +74,9 @@ def test_planted_clusters_are_found_and_labels_are_those_of_the_models(balance, 
     counts, truth = planted(3, 240, 3)
     fit, score = categorical(counts, 3)
     found = likelihood_clustering(jax.random.key(0), fit, score, 240, 3, balance=balance)
-    information = normalized_mutual_information(np.asarray(found.labels), truth)
-    assert information > (0.99 if balance == "none" else 0.8)
+    table = np.histogram2d(np.asarray(found.labels), truth, bins=(3, 3))[0]
+    most = np.sort(table, axis=1)[:, -1].sum() / 240  # in the planted cluster of their own cluster
+    assert most > (0.99 if balance == "none" else 0.9)
     np.testing.assert_array_equal(found.params, fit(np.asarray(found.labels)))
     again = likelihood_clustering(jax.random.key(0), fit, score, 240, 3, balance=balance)
     np.testing.assert_array_equal(found.labels, again.labels)
@@ -108,13 +109,31 @@ def test_too_few_passes_are_reported(x64):
     assert found.objectives.shape == (1,)
 
 
+def test_an_assignment_that_comes_back_ends_the_search():
+    """Rows that each want to be where they are not go to and fro for ever."""
+    passes = []
+
+    def score(labels):
+        passes.append(labels)
+        return 9.0 * (np.arange(2) != labels[:, None])
+
+    found = likelihood_clustering(
+        jax.random.key(0), lambda labels: labels, score, 4, 2, balance="none"
+    )
+    assert not found.converged
+    assert len(passes) == 2
+    np.testing.assert_array_equal(found.labels, passes[0])
+
+
 def _scores(value):
     return lambda params: value
 
 
 REFUSED = {
     "too few rows": ({"num_rows": 2}, "`num_clusters` must lie in [1, 2]; it is 3."),
-    "an unknown balance": ({"balance": "loads"}, "`balance` must be one of ('rows', 'none')"),
+    "an unknown balance": ({"balance": "loads"}, "`balance` must be one of ('none', 'rows'"),
+    "no weights": ({"balance": "weights"}, "`weights` go with"),
+    "weights of nothing": ({"weights": np.ones(6)}, "`weights` go with"),
     "no pass": ({"max_passes": 0}, "`max_passes` must be at least 1; it is 0."),
     "another shape": ({"score": _scores(np.zeros((6, 2)))}, "`score` must return shape (6, 3)"),
     "a NaN": ({"score": _scores(np.full((6, 3), np.nan))}, "`score` must return finite numbers"),
@@ -135,3 +154,17 @@ def test_bad_input_is_refused_by_name(changes, message):
     } | changes
     with pytest.raises(ValueError, match=re.escape(message)):
         likelihood_clustering(jax.random.key(0), **call)
+
+
+@pytest.mark.slow
+def test_loads_are_balanced_by_weights(x64):
+    counts, truth = planted(5, 60, 3)
+    fit, score = categorical(counts, 3)
+    weights = np.where(truth == 0, 50.0, 1.0)
+    call = (fit, score, 60, 3)
+    found = likelihood_clustering(jax.random.key(0), *call, balance="weights", weights=weights)
+    loads = np.bincount(found.labels, weights, minlength=3)
+    assert loads.max() - weights.sum() / 3 <= 50
+    free = likelihood_clustering(jax.random.key(0), *call, balance="none")
+    loads = np.bincount(free.labels, weights, minlength=3)
+    assert loads.max() - weights.sum() / 3 > 50  # the falsifier

@@ -16,6 +16,7 @@ from experiments.partitions import (
     by_dealt_files,
     by_domain,
     by_file,
+    by_likelihood,
 )
 
 pytestmark = pytest.mark.slow  # whole runs and large samples
@@ -329,6 +330,66 @@ def test_clusters_of_another_seed_are_others(themed):
     assert len(found) > 1
 
 
+# ── by the likelihood of a prefix ───────────────────────────────────────────────────────────────
+
+PREFIX = 120
+
+
+@pytest.fixture
+def even():
+    """A function: 60 documents of one length, the themes in turn, some with another text."""
+
+    def corpora(edits=()):
+        texts = [_themed(i, list(WORDS)[i % 3], 60)[:250] for i in range(60)]
+        for i, text in dict(edits).items():
+            texts[i] = text
+        rows = [(f"{i}", f"{i}", text) for i, text in enumerate(texts)]
+        return [_corpus("a", rows[:25]), _corpus("b", rows[25:])]
+
+    return corpora
+
+
+def _likeliest(corpora, seed=0, fitted_on=45):
+    return by_likelihood(corpora, 3, fitted_on=fitted_on, prefix=PREFIX, seed=seed)
+
+
+@pytest.mark.slow
+def test_themes_are_told_apart_by_the_likelihood_of_a_prefix(even):
+    partition = _likeliest(even())
+    pairs = {(i % 3, part) for i, part in enumerate(partition.part_of.tolist())}
+    assert len(pairs) == 3  # those that were only labelled, too
+    assert partition.num_parts == 3
+    assert partition.search["converged"]
+    assert len(partition.search["nats_per_document"]) == partition.search["passes"]
+    sizes = np.array([len(d.text.encode()) for _, d in _documents(even())][:45])
+    loads = np.bincount(partition.part_of[:45], sizes)
+    assert partition.search["loads"] == loads.tolist()
+    assert loads.max() - sizes.sum() / 3 <= sizes.max()
+    again = _likeliest(even())
+    np.testing.assert_array_equal(partition.part_of, again.part_of)
+
+
+@pytest.mark.slow
+@pytest.mark.statement("B9")
+def test_of_a_later_document_the_prefix_alone_decides(even):
+    texts = [d.text for _, d in _documents(even())]
+    before = _likeliest(even())
+    other = {i: texts[i][:PREFIX] + _themed("new", list(WORDS)[(i + 1) % 3]) for i in range(45, 60)}
+    np.testing.assert_array_equal(before.part_of, _likeliest(even(other)).part_of)
+    moved = {i: texts[i - 1][:PREFIX] + texts[i][PREFIX:] for i in range(45, 60)}
+    after = _likeliest(even(moved))
+    assert (before.part_of[45:] != after.part_of[45:]).all()  # the falsifier
+    np.testing.assert_array_equal(before.part_of[:45], after.part_of[:45])
+
+
+@pytest.mark.slow
+def test_the_models_of_the_parts_label_a_later_document_as_the_partition_does(even):
+    partition = _likeliest(even())
+    for i, (_, document) in enumerate(_documents(even())[45:], start=45):
+        scores = partition.models.of_bytes([document.text.encode()[:PREFIX]]).sum(0)
+        assert scores.argmax() == partition.part_of[i]
+
+
 # ── what is refused ─────────────────────────────────────────────────────────────────────────────
 
 REFUSED = {
@@ -347,6 +408,18 @@ REFUSED = {
     "more clusters than documents to fit": (
         lambda: by_clusters(CORPORA, 10, fitted_on=9, seed=0),
         "`num_parts` must lie in [1, 9]; it is 10.",
+    ),
+    "no cluster by likelihood": (
+        lambda: by_likelihood(CORPORA, 0, fitted_on=9, prefix=9, seed=0),
+        "`num_parts` must lie in [1, 9]; it is 0.",
+    ),
+    "no prefix": (
+        lambda: by_likelihood(CORPORA, 2, fitted_on=9, prefix=0, seed=0),
+        "`prefix` must be at least 1; it is 0.",
+    ),
+    "more documents than there are": (
+        lambda: by_likelihood(CORPORA, 2, fitted_on=24, prefix=9, seed=0),
+        "`fitted_on` must lie in [1, 23]; it is 24.",
     ),
     "nothing to fit": (
         lambda: by_clusters(CORPORA, 1, fitted_on=0, seed=0),

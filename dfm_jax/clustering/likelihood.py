@@ -16,10 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from dfm_jax.checks import check_count, require
-from dfm_jax.clustering.balance import balanced_assignment, capacities
-from dfm_jax.types import Array, Float, Int, Key, typed
-
-BALANCES = ("rows", "none")
+from dfm_jax.clustering.balance import assignment, capacities, check_balance
+from dfm_jax.types import Array, ArrayLike, Float, Int, Key, typed
 
 
 class LikelihoodClustering(NamedTuple):
@@ -40,10 +38,12 @@ def likelihood_clustering(
     num_clusters: int,
     *,
     balance: str = "rows",
+    weights: Float[ArrayLike, " R"] | None = None,
     max_passes: int = 50,
 ) -> LikelihoodClustering:
     """Alternate fits and assignments from a random balanced start, until no row moves.
 
+    Or until an assignment comes back: then it would for ever, and the clusters have not converged.
     A score that knows the row it judges (the row is among those fitted) keeps rows where they are:
     leave it out, or fit on other rows of its cluster.
 
@@ -53,31 +53,37 @@ def likelihood_clustering(
         score: θ ↦ log p_θk(x_i) for all rows and clusters, [R, K], in nats, finite; pure.
         num_rows: R.
         num_clusters: K.
-        balance: "rows": sizes ⌊R/K⌋ or ⌈R/K⌉, exactly, and w_k no matter; "none": w_k is the share
-            of cluster k in the assignment before.
+        balance: "rows": sizes ⌊R/K⌋ or ⌈R/K⌉, exactly; "weights": no load above the mean by more
+            than one row; in neither does w_k count. "none": w_k is the share of cluster k in the
+            assignment before.
+        weights: of the rows, for "weights" alone: their tokens, say.
         max_passes: assignments at most.
 
     Raises:
         ValueError: if there are fewer rows than clusters, an option is unknown, the scores have
-            another shape or are not finite, or a cluster loses its last row.
+            another shape or are not finite, a weight is negative or not finite, all are 0, or a
+            cluster loses its last row.
     """
     check_count("num_clusters", num_clusters, at_most=num_rows)
     check_count("max_passes", max_passes)
-    require(balance in BALANCES, f"`balance` must be one of {BALANCES}", balance)
-    sizes = jnp.array(capacities(num_rows, num_clusters))
-    labels = np.asarray(jax.random.permutation(key, jnp.repeat(jnp.arange(num_clusters), sizes)))
-    params, objectives, converged = fit(labels), [], False
-    while not converged and len(objectives) < max_passes:
+    check_balance(balance, weights)
+    sizes = np.array(capacities(num_rows, num_clusters))
+    dealt = np.repeat(np.arange(num_clusters), sizes)
+    labels = np.asarray(jax.random.permutation(key, dealt), int)
+    params, objectives, converged, seen = fit(labels), [], False, set()
+    while not converged and len(objectives) < max_passes and labels.tobytes() not in seen:
+        seen.add(labels.tobytes())
         shares = np.bincount(labels, minlength=num_clusters) / num_rows
         scores = np.asarray(score(params))
         expected = (num_rows, num_clusters)
         require(scores.shape == expected, f"`score` must return shape {expected}", scores.shape)
         require(np.isfinite(scores), "`score` must return finite numbers; their sum", scores.sum())
-        if balance == "rows":
-            found = np.asarray(balanced_assignment(scores, sizes).labels)
-        else:
+        if balance == "none":
             scores = scores + np.log(shares)
             found = scores.argmax(axis=1)
+        else:
+            found = assignment(jnp.asarray(scores), balance, jnp.asarray(sizes), weights).labels
+            found = np.asarray(found, int)
         present = np.bincount(found, minlength=num_clusters)
         rule = "every cluster must keep a row: fewer clusters, or balance; the sizes"
         require(present > 0, rule, present)

@@ -94,7 +94,7 @@ def fit_temperature(
         losses = jnp.where(lower, jnp.stack([found, losses[0]]), jnp.stack([losses[1], found]))
         return (left, right, places, losses), None
 
-    starts = jnp.linspace(*jnp.log(bounds), num_starts + 1)
+    starts = jnp.linspace(jnp.log(bounds[0]), jnp.log(bounds[1]), num_starts + 1)
     tried = jax.lax.map(at, starts)
     best = jnp.argmin(tried)
     left, right = starts[jnp.maximum(best - 1, 0)], starts[jnp.minimum(best + 1, num_starts)]

@@ -80,23 +80,24 @@ def fit_router(
         tolerance: in nats per unit of a parameter.
 
     Raises:
-        ValueError: if a part is no expert, a feature of a row that counts is not finite, all
-            weights are 0, or an option lies outside its domain.
+        ValueError: if a part is no expert, a feature is not finite, all weights are 0, or an option
+            lies outside its domain.
     """
     features, parts = jnp.asarray(features), jnp.asarray(parts)
     check_count("num_experts", num_experts)
     check_tokens("parts", parts, num_experts)
     require(jnp.isfinite(features), "`features` must be finite; their sum", features.sum())
-    row_weights = jnp.ones(parts.shape, features.dtype) if row_weights is None else row_weights
-    check_interval("row_weights", row_weights, 0.0, jnp.inf, ends="[)")
-    total = jnp.sum(row_weights)
+    ones = jnp.ones(parts.shape, features.dtype)
+    weights = ones if row_weights is None else jnp.asarray(row_weights)
+    check_interval("row_weights", weights, 0.0, jnp.inf, ends="[)")
+    total = jnp.sum(weights)
     require(total > 0, "`row_weights` must not all be 0; their sum", total)
     check_interval("decay", decay, 0.0, jnp.inf, ends="[)")
     check_count("max_steps", max_steps)
     for width in hidden:
         check_count("hidden", width)
     start = _start(key, (features.shape[1], *hidden, num_experts), features.dtype)
-    shares = jnp.asarray(row_weights) / total
+    shares = weights / total
 
     def objective(layers: Router) -> Array:
         log_laws = jax.vmap(router_log_law, (None, 0))(layers, features)
@@ -132,7 +133,7 @@ def _descended(objective, start: Router, max_steps: int, tolerance: float) -> Fi
         updates, memory = solver.update(
             grad, memory, layers, value=value, grad=grad, value_fn=objective
         )
-        layers = optax.apply_updates(layers, updates)
+        layers = jax.tree.map(jnp.add, layers, updates)
         at = optax.tree.get(memory, "grad")
         value = optax.tree.get(memory, "value")
         return layers, memory, steps + 1, _largest(at), value
