@@ -3,9 +3,12 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
+
+if TYPE_CHECKING:
+    from dfm_jax.training.texts import Speaker
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,24 +131,27 @@ class Evaluate:
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """Continue a prompt with a trained member, token by token.
+    """Continue a prompt, token by token, with the gathered ensemble or one member of it.
 
-    A token is drawn from the model's own law unless it is cut: --temperature, --top-k, --top-p. The
-    same seed draws the same text.
+    Without --expert: the ensemble that `gather` made, its experts mixed by the Bayes gate; where
+    none was made, the only member there is. A token is drawn from the model's own law unless it is
+    cut: --temperature, --top-k, --top-p. The same seed draws the same text.
 
     For example:
 
         python -m dfm_jax sample --run run --prompt "In the beginning" --max-new 200
 
         python -m dfm_jax sample --run run --expert 3 --num-samples 4 --top-p 0.9 --seed 7
+
+        python -m dfm_jax sample --run run --expert centre --stop 10 --ids
     """
 
     folder: Annotated[Path, tyro.conf.arg(name="run")]
     """The folder of the run."""
     prompt: str = ""
     """What the text begins with."""
-    expert: int | None = None
-    """Which expert; without it, the only member there is."""
+    expert: int | Literal["centre"] | None = None
+    """Which member; without it, the ensemble, or the only member there is."""
     max_new: int = 128
     """The most tokens to draw."""
     num_samples: int = 1
@@ -160,22 +166,20 @@ class Sample:
     """Ids of tokens to stop behind."""
     seed: int = 0
     """Of the draws."""
+    ids: bool = False
+    """Print the ids of tokens, a line a sample, instead of text."""
     tokenizer: Path | None = None
     """The tokenizer.json of the run, if it had one."""
     checkpoint: Literal["last", "best"] = "last"
-    """Best: of the lowest validation loss among those kept."""
+    """Best: of the lowest validation loss among those kept. An ensemble has its own."""
 
     def run(self) -> int:
         """Print the texts, a line between two."""
-        from dfm_jax.training.evaluation import members_of
-        from dfm_jax.training.texts import sampled_texts
+        from dfm_jax.training.texts import sampled_ids
 
-        members = members_of(self.folder, self.expert)
-        if len(members) > 1:
-            names = ", ".join(member.name for member in members)
-            raise ValueError(f"`expert` must say which member is to speak; there are {names}.")
-        texts = sampled_texts(
-            members[0],
+        speaker = self._speaker()
+        samples = sampled_ids(
+            speaker,
             self.prompt,
             seed=self.seed,
             num_samples=self.num_samples,
@@ -184,11 +188,36 @@ class Sample:
             top_k=self.top_k,
             top_p=self.top_p,
             stop_tokens=self.stop,
-            tokenizer=self.tokenizer,
-            best=self.checkpoint == "best",
         )
-        print("\n――――――――\n".join(texts))
+        if self.ids:
+            print("\n".join(" ".join(map(str, ids)) for ids in samples))
+        else:
+            print("\n――――――――\n".join(speaker.tokenizer.decode(ids) for ids in samples))
         return 0
+
+    def _speaker(self) -> "Speaker":
+        from dfm_jax.training.ensemble import MANIFEST, read_ensemble
+        from dfm_jax.training.evaluation import members_of
+        from dfm_jax.training.members import member_folder
+        from dfm_jax.training.texts import ensemble_speaker, member_speaker
+
+        manifest = self.folder / MANIFEST
+        if self.expert is None and manifest.is_file():
+            return ensemble_speaker(self.folder, read_ensemble(manifest), tokenizer=self.tokenizer)
+        if self.expert is None:
+            members = members_of(self.folder)
+            if len(members) > 1:
+                names = ", ".join(member.name for member in members)
+                raise ValueError(
+                    f"`expert` must say which member is to speak, or `gather` must make an "
+                    f"ensemble of them; there are {names}."
+                )
+            (member,) = members
+        else:
+            number = None if self.expert == "centre" else self.expert
+            member = member_folder(self.folder, number)
+        best = self.checkpoint == "best"
+        return member_speaker(member, tokenizer=self.tokenizer, best=best)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,11 +247,12 @@ class Gather:
         for name in self.without:
             ensemble = ensemble.without_expert(name)
         write_ensemble(self.folder / MANIFEST, ensemble)
-        print(f"{'expert':<12}{'step':>9}{'tokens':>14}{'weight':>9}  sha256")
+        print(f"{'expert':<12}{'step':>9}{'of':>9}{'tokens':>14}{'weight':>9}  sha256")
         for expert, weight in zip(ensemble.experts, ensemble.weights, strict=True):
+            whole = expert.config["config"]["num_steps"]
             print(
-                f"{expert.name:<12}{expert.step:>9,}{expert.count:>14,}{float(weight):>9.4f}"
-                f"  {expert.sha256[:16]}…"
+                f"{expert.name:<12}{expert.step:>9,}{whole:>9,}{expert.count:>14,}"
+                f"{float(weight):>9.4f}  {expert.sha256[:16]}…"
             )
         return 0
 

@@ -2,6 +2,9 @@
 
 from dfm_jax.models.config import TransformerConfig as TransformerConfig
 from dfm_jax.models.decoding import transformer_decoder as transformer_decoder
+from dfm_jax.models.mixture import MixtureParams as MixtureParams
+from dfm_jax.models.mixture import mixture_decoder as mixture_decoder
+from dfm_jax.models.mixture import mixture_params as mixture_params
 from dfm_jax.models.network import Network as Network
 from dfm_jax.models.network import Params as Params
 from dfm_jax.models.nnx_adapter import network_from_nnx as network_from_nnx

@@ -7,6 +7,7 @@ exactly, and to the same numbers again if an expert is taken out and put back.
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from fractions import Fraction
@@ -22,8 +23,14 @@ from dfm_jax.training.digests import CheckpointError, DamagedError, force_to_dis
 from dfm_jax.training.retention import best_step, checkpoint_steps
 
 MANIFEST = "ensemble.json"
+_MEMBER = re.compile(r"expert_\d{3,}")  # a copy that lies beside it is no expert
 # What experts must share for their next-token laws to be mixed.
-_SHARED = (("data", "tokenizer"), ("config", "objective"), ("config", "model", "num_tokens"))
+_SHARED = (
+    ("data", "tokenizer"),
+    ("config", "objective"),
+    ("config", "model", "num_tokens"),
+    ("config", "model", "num_states"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +143,7 @@ def gather(run: Path, *, best: bool = False) -> Ensemble:
     Raises:
         CheckpointError: if an expert has no checkpoint, or there is no expert.
     """
-    members = sorted(path for path in run.glob("expert_*") if path.is_dir())
+    members = sorted(path for path in run.glob("expert_*") if _MEMBER.fullmatch(path.name))
     if not members:
         raise CheckpointError(f"{run}: no expert is here.")
     return _ensemble(read_expert(member, best=best) for member in members)
@@ -149,9 +156,11 @@ def write_ensemble(path: Path, ensemble: Ensemble) -> None:
         for expert, weight in zip(ensemble.experts, ensemble.weights, strict=True)
     ]
     part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps({"experts": rows, "sha256": _digest(rows)}, indent=1) + "\n")
+    text = json.dumps({"experts": rows, "sha256": _digest(rows)}, indent=1)
+    part.write_text(text + "\n", encoding="utf-8")
     force_to_disk(part)
     os.replace(part, path)
+    force_to_disk(path.parent)
 
 
 def read_ensemble(path: Path) -> Ensemble:

@@ -154,7 +154,8 @@ def evaluate_member(
             raise ValueError(f"{record['source']} is no longer what {member} was trained on.")
         documents = found.held_out
     else:
-        pieces = tokenizer_of(trained.config, tokenizer)
+        named = record["data"]["tokenizer"]
+        pieces = tokenizer_of(trained.config, tokenizer, recorded=named)
         documents = encode_texts(read_texts(data), pieces)
     losses = evaluated(trained.state, trained.config, documents)
     return Evaluation(

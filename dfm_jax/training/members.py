@@ -5,6 +5,7 @@ metrics.jsonl    a line a logged step
 200/ 400/ …      checkpoints
 """
 
+import hashlib
 import json
 import os
 from importlib.metadata import version
@@ -67,16 +68,25 @@ def member_data_path(data: Path, expert: int | None) -> Path:
     return folder / "rows.jsonl" if (folder / "rows.jsonl").is_file() else folder
 
 
-def tokenizer_of(config: TrainConfig, path: Path | None) -> Tokenizer:
+def tokenizer_of(
+    config: TrainConfig, path: Path | None, *, recorded: str | None = None
+) -> Tokenizer:
     """The bytes, or a tokenizer.json.
 
     Raises:
-        ValueError: if it has not V tokens.
+        ValueError: if it has not V tokens, or is not the one that was recorded with a run.
     """
     pieces = byte_tokenizer() if path is None else load_tokenizer(path)
+    if recorded is not None and (found := tokenizer_name(path)) != recorded:
+        raise ValueError(f"`tokenizer` must be that of the run, {recorded}; it is {found}.")
     rule = f"`model.num_tokens` must be that of the tokenizer, {pieces.num_tokens}"
     require(config.model.num_tokens == pieces.num_tokens, rule, config.model.num_tokens)
     return pieces
+
+
+def tokenizer_name(path: Path | None) -> str:
+    """`bytes`, or the SHA-256 of a tokenizer.json: two of the same V may mean different things."""
+    return "bytes" if path is None else f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
 
 
 def load_member_data(path: Path, config: TrainConfig, tokenizer: Path | None) -> MemberData:
@@ -88,7 +98,7 @@ def load_member_data(path: Path, config: TrainConfig, tokenizer: Path | None) ->
     pieces = tokenizer_of(config, tokenizer)
     train, held_out = split_held_out(read_texts(path), config.held_out)
     sets = encode_texts(train, pieces), encode_texts(held_out, pieces)
-    description: dict[str, Any] = {"tokenizer": "bytes" if tokenizer is None else tokenizer.name}
+    description: dict[str, Any] = {"tokenizer": tokenizer_name(tokenizer)}
     for name, part in zip(("train", "held_out"), sets, strict=True):
         description |= {
             f"{name}_documents": len(part.num_bytes),

@@ -1,0 +1,138 @@
+"""Several decoders as one: at every token the experts' laws, mixed by the Bayes gate.   [D6, D7]
+
+What comes out is a `Decoder` again, so whatever draws from one expert draws from all of them.
+"""
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dfm_jax.checks import require
+from dfm_jax.experts import mix_log_probs
+from dfm_jax.gates import GateState, bayes_gate_update, gate_init
+from dfm_jax.models.network import Params
+from dfm_jax.sampling import Decoder
+from dfm_jax.types import Array, ArrayLike
+
+
+class MixtureParams(NamedTuple):
+    """log w_k, or log r_k(c) where there is a context, and the parameters of the experts.
+
+    Experts of one decoder are stacked, a stack for each decoder in the order of its first expert:
+    `mixture_params` makes it.
+    """
+
+    log_prior: Array  # [K]
+    stacks: tuple[Params, ...]
+
+
+class MixtureCache(NamedTuple):
+    """What the experts remember, how the gate stands, and what it will be judged by."""
+
+    stacks: tuple[Any, ...]
+    gate: GateState  # log r_k(x^{≤t})
+    log_laws: Array  # [K, S], of the token behind those read; 0 before the first, −∞ at the mask
+    count: Array
+
+
+def mixture_params(
+    decoders: Sequence[Decoder], log_prior: ArrayLike, params: Sequence[Params]
+) -> MixtureParams:
+    """The parameters of `mixture_decoder(tuple(decoders))`, from those of each expert.
+
+    Raises:
+        ValueError: unless there is one of everything for each expert.
+    """
+    log_prior = jnp.asarray(log_prior)
+    shape = (len(decoders),)
+    rule = f"`params` and `log_prior` must have one for each of {len(decoders)} experts; the latter"
+    require(log_prior.shape == shape and len(params) == len(decoders), rule, log_prior.shape)
+    stacks = tuple(
+        jax.tree.map(lambda *leaves: jnp.stack(leaves), *(params[k] for k in members))
+        for members in _members(decoders)
+    )
+    return MixtureParams(log_prior, stacks)
+
+
+@cache  # the same decoder for the same experts: what was compiled for it is found again
+def mixture_decoder(decoders: tuple[Decoder, ...]) -> Decoder:
+    """The mixture of K experts, one decoder each; it takes `mixture_params`.
+
+        q(v | x^{≤t}) = Σ_k r_k(x^{≤t}) q_k(v | x^{≤t})   [D6]
+        r_k(x^{≤t+1}) ∝ r_k(x^{≤t}) q_k(x^{t+1} | x^{≤t})   [D7]
+
+    Its logits are log q, in nats, in float32 at least. The first token is given: it says nothing
+    of the experts; so is the mask, which no expert draws. Where no live expert could have made the
+    prefix, every logit is −∞: no law. Experts may be of different make over the same ids.
+
+    Raises:
+        ValueError: if there is no expert, or they disagree on S.
+    """
+    require(len(decoders) > 0, "`decoders` must hold an expert; their number", len(decoders))
+    sizes = [decoder.num_states for decoder in decoders]
+    require(len(set(sizes)) == 1, "experts must share S, the number of ids", sizes)
+    num_states = sizes[0]
+    groups = _members(decoders)
+    order = np.argsort([k for members in groups for k in members])
+    kinds = [decoders[members[0]] for members in groups]
+
+    def init_cache(length: int) -> MixtureCache:
+        def stacked(decoder: Decoder, size: int) -> Any:
+            one = decoder.init_cache(length)
+            return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (size, *leaf.shape)), one)
+
+        stacks = tuple(stacked(d, len(m)) for d, m in zip(kinds, groups, strict=True))
+        gate = gate_init(
+            jnp.zeros(len(decoders))
+        )  # until the first token: the prior is a parameter
+        return MixtureCache(stacks, gate, jnp.zeros((len(decoders), num_states)), jnp.array(0))
+
+    def extend(
+        params: MixtureParams, cache: MixtureCache, tokens: Array, num_new: Any = None
+    ) -> tuple[Array, MixtureCache]:
+        num_new = tokens.shape[0] if num_new is None else num_new
+        read = [
+            jax.vmap(decoder.extend, in_axes=(0, 0, None, None))(p, c, tokens, num_new)
+            for decoder, p, c in zip(kinds, params.stacks, cache.stacks, strict=True)
+        ]
+        logits = jnp.concatenate([logits for logits, _ in read])[order].swapaxes(0, 1)
+        laws = jax.nn.log_softmax(logits.astype(float))  # [M, K, V]
+        num_tokens = laws.shape[-1]
+        rest = ((0, 0), (0, 0), (0, num_states - num_tokens))
+        padded = jnp.pad(laws, rest, constant_values=-jnp.inf)
+        before = jnp.concatenate([cache.log_laws[None], padded[:-1]])
+        judged = jnp.take_along_axis(before, tokens[:, None, None], axis=2)[..., 0]  # [M, K]
+        prior = gate_init(params.log_prior.astype(float))
+        start = jax.tree.map(lambda a, b: jnp.where(cache.count == 0, a, b), prior, cache.gate)
+
+        def update(state: GateState, row: Array) -> tuple[GateState, GateState]:
+            state = bayes_gate_update(state, row)
+            return state, state
+
+        _, rows = jax.lax.scan(update, start, jnp.where(tokens[:, None] < num_tokens, judged, 0.0))
+        mixed = jax.vmap(mix_log_probs)(rows.log_weights, laws)
+
+        def last(rows: Array, old: Array) -> Array:
+            return jnp.where(num_new > 0, rows[jnp.maximum(num_new - 1, 0)], old)
+
+        moved = MixtureCache(
+            tuple(cache for _, cache in read),
+            jax.tree.map(last, rows, start),
+            last(padded, cache.log_laws),
+            cache.count + num_new,
+        )
+        return jnp.where(rows.alive[:, None], mixed, -jnp.inf), moved
+
+    return Decoder(init_cache, extend, num_states)
+
+
+def _members(decoders: Sequence[Decoder]) -> list[list[int]]:
+    """The experts of each decoder, in the order of its first."""
+    groups: dict[Decoder, list[int]] = {}
+    for k, decoder in enumerate(decoders):
+        groups.setdefault(decoder, []).append(k)
+    return list(groups.values())

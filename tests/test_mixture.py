@@ -1,0 +1,149 @@
+"""Several decoders as one: the law of the mixture of sequences, whatever way it is read."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dfm_jax.models import mixture_decoder, mixture_params
+from dfm_jax.sampling import uncached_decoder
+
+V = 3
+TABLES = np.random.default_rng(0).normal(size=(3, V + 1, V))
+LOG_PRIOR = np.log([0.5, 0.3, 0.2])
+
+
+def bigram(params, x_t):
+    return params[x_t]
+
+
+def shifted(params, x_t):
+    """Another make of network over the same ids."""
+    return params["table"][x_t] + 0.5 * params["table"][jnp.roll(x_t, 1).at[0].set(V)]
+
+
+FIRST, SECOND = uncached_decoder(bigram, V + 1), uncached_decoder(shifted, V + 1)
+DECODERS = (FIRST, SECOND, FIRST)
+
+
+def experts():
+    return [jnp.asarray(TABLES[0]), {"table": jnp.asarray(TABLES[1])}, jnp.asarray(TABLES[2])]
+
+
+def log_law(k: int, prefix: list[int]) -> np.ndarray:
+    """log q_k(· | prefix) in NumPy float64, from the tables."""
+    logits = TABLES[k][prefix[-1]]
+    if k == 1:
+        logits = logits + 0.5 * TABLES[1][prefix[-2] if len(prefix) > 1 else V]
+    return logits - np.log(np.exp(logits).sum())
+
+
+def log_sequence(k: int, x: tuple[int, ...]) -> float:
+    """log q_k(x), begun at the mask."""
+    return sum(log_law(k, [V, *x[:i]])[token] for i, token in enumerate(x))
+
+
+EXTEND = jax.jit(mixture_decoder(DECODERS).extend)  # compiled once for each length
+
+
+def begin():
+    params = mixture_params(DECODERS, jnp.asarray(LOG_PRIOR), experts())
+    return params, mixture_decoder(DECODERS).init_cache(4)
+
+
+def read(tokens, *sizes):
+    """The logits of `tokens`, read in pieces of these sizes."""
+    (params, cache), rows, at = begin(), [], 0
+    for size in sizes:
+        logits, cache = EXTEND(params, cache, jnp.asarray(tokens[at : at + size]), size)
+        rows.append(logits)
+        at += size
+    return np.concatenate(rows), cache
+
+
+@pytest.mark.statement("D7")
+def test_the_mixture_of_sequences_token_by_token(x64):
+    """Π_i q(x^i | x^{<i}) = Σ_k w_k q_k(x) for each of the 27 sequences; no static mixture is."""
+    mixture = mixture_decoder(DECODERS)
+    params = mixture_params(DECODERS, jnp.asarray(LOG_PRIOR), experts())
+    every = np.array(list(itertools.product(range(V), repeat=3)))
+    begun = jnp.asarray(np.concatenate([np.full((27, 1), V), every], axis=1))
+
+    @jax.jit
+    @jax.vmap
+    def logits(row):
+        return mixture.extend(params, mixture.init_cache(4), row)[0]
+
+    rows = np.asarray(logits(begun))
+    found = np.take_along_axis(rows[:, :-1], every[..., None], axis=2).sum(axis=(1, 2))
+    whole = np.array([[log_sequence(k, tuple(x)) for k in range(3)] for x in every])
+    expected = np.log(np.exp(whole + LOG_PRIOR[None]).sum(axis=1))
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+    np.testing.assert_allclose(np.exp(found).sum(), 1.0, atol=1e-12)
+    static = np.zeros(27)
+    for row, x in enumerate(every):
+        for i in range(3):
+            laws = [np.exp(log_law(k, [V, *x[:i]])[x[i]]) for k in range(3)]
+            static[row] += np.log(np.exp(LOG_PRIOR) @ laws)
+    assert np.abs(static - expected).max() > 0.01
+
+
+def test_read_at_once_or_in_pieces_it_is_the_same_law(x64):
+    tokens = [V, 1, 2, 0]
+    whole, cache = read(tokens, 4)
+    for sizes in ((1, 1, 1, 1), (2, 2)):
+        pieces, moved = read(tokens, *sizes)
+        np.testing.assert_allclose(pieces, whole, atol=1e-12)
+        np.testing.assert_allclose(moved.gate.log_weights, cache.gate.log_weights, atol=1e-12)
+
+
+def test_padding_moves_neither_the_gate_nor_the_laws(x64):
+    """Behind `num_new` tokens anything may lie, and it is read over by the next call."""
+    params, cache = begin()
+    _, cache = EXTEND(params, cache, jnp.array([V, 1]), 1)
+    _, still = EXTEND(params, cache, jnp.array([2, 2]), 0)
+    logits, _ = EXTEND(params, still, jnp.array([2, 0]), 2)
+    np.testing.assert_allclose(logits, read([V, 2, 0], 1, 2)[0][1:], atol=1e-12)
+
+
+def test_the_first_token_and_the_mask_say_nothing_of_the_experts(x64):
+    _, after_mask = read([1, V], 2)
+    np.testing.assert_allclose(after_mask.gate.log_weights, LOG_PRIOR, atol=1e-12)
+
+
+def test_a_prefix_that_no_expert_makes_has_no_next_law(x64):
+    impossible = [jnp.asarray(np.where(np.arange(V) == 2, -np.inf, TABLES[k])) for k in (0, 2)]
+    both = (FIRST, FIRST)
+    mixture = mixture_decoder(both)
+    params = mixture_params(both, jnp.log(jnp.array([0.5, 0.5])), impossible)
+    logits, _ = jax.jit(mixture.extend)(params, mixture.init_cache(2), jnp.array([V, 2]))
+    assert np.all(np.isfinite(logits[0][:2]))
+    assert np.all(np.isneginf(logits[1]))
+
+
+def test_experts_of_one_make_are_one_stack_and_come_back_in_their_order():
+    params = mixture_params(DECODERS, LOG_PRIOR, experts())
+    assert [jax.tree.leaves(stack)[0].shape for stack in params.stacks] == [(2, 4, 3), (1, 4, 3)]
+    assert mixture_decoder(DECODERS) is mixture_decoder(DECODERS)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: mixture_decoder(()), "`decoders` must hold an expert"),
+        (lambda: mixture_decoder((FIRST, uncached_decoder(bigram, V))), r"share S, .* \[4 3\]"),
+        (
+            lambda: mixture_params(DECODERS, LOG_PRIOR[:2], experts()),
+            "must have one for each of 3 experts",
+        ),
+        (
+            lambda: mixture_params(DECODERS, LOG_PRIOR, experts()[:2]),
+            "must have one for each of 3 experts",
+        ),
+    ],
+)
+def test_refusals(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
