@@ -76,7 +76,8 @@ def load_tokenizer(path: Path) -> Tokenizer:
 def read_texts(path: Path) -> list[str]:
     """The documents of a folder of text, of rows in a `.jsonl` or `.json` file, or of one file.
 
-    Turns of a conversation are lines `FROM: VALUE`. Nothing is left out: what cannot be read is
+    Turns of a conversation are lines `FROM: VALUE`; a `document`, as `partition` writes the files
+    of a folder, is its text. Nothing is left out: what cannot be read is
     refused.
 
     Raises:
@@ -134,9 +135,14 @@ def _text_of(path: Path, record: Record) -> str:
     if isinstance(text, str):
         return text
     try:
-        return "".join(f"{turn['from']}: {turn['value']}\n" for turn in turns)  # type: ignore[union-attr]
+        said = [(turn["from"], turn["value"]) for turn in turns or [{}]]
+        if not all(isinstance(value, str) for _, value in said):
+            raise TypeError
     except (TypeError, KeyError):
         raise ValueError(
             f"{path}, line {record.line}: a row must have `text`, or `conversations` of turns with "
             "`from` and `value`."
         ) from None
+    if len(said) == 1 and said[0][0] == "document":
+        return said[0][1]
+    return "".join(f"{speaker}: {value}\n" for speaker, value in said)

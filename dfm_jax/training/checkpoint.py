@@ -182,7 +182,9 @@ def _generator(leaf: Any) -> str:
 
 
 def _placed(array: np.ndarray, leaf: Any) -> Any:
-    value = jax.random.wrap_key_data(array, impl=_generator(leaf)) if is_key(leaf) else array
+    value: Any = array
+    if is_key(leaf):
+        value = jax.random.wrap_key_data(jnp.asarray(array), impl=_generator(leaf))
     return jax.device_put(value, getattr(leaf, "sharding", None))
 
 

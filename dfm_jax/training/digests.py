@@ -73,7 +73,7 @@ def check_folder(folder: Path) -> str:
 def described(array: np.ndarray) -> dict[str, Any]:
     """Type, shape and SHA-256 of an array; the digest is of its bytes in C order."""
     content = np.ascontiguousarray(array)
-    digest = hashlib.sha256(content.reshape(-1).view(np.uint8)).hexdigest()
+    digest = hashlib.sha256(content.reshape(-1).view(np.uint8).data).hexdigest()
     return {"dtype": str(array.dtype), "shape": list(array.shape), "sha256": digest}
 
 
@@ -92,13 +92,12 @@ def host_leaves(tree: Any) -> dict[str, np.ndarray]:
             raise ValueError(f"the leaf `{name}` must be an array; it is {leaf!r}.")
         if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
             raise ValueError(f"the leaf `{name}` must lie on devices of this process; it does not.")
-        if is_key(leaf):
-            leaf = jax.random.key_data(leaf)
-        if leaf.size == 0:
-            raise ValueError(f"the leaf `{name}` must hold an element; its shape is {leaf.shape}.")
+        array: Any = jax.random.key_data(leaf) if is_key(leaf) else leaf  # type: ignore[arg-type]
+        if array.size == 0:
+            raise ValueError(f"the leaf `{name}` must hold an element; its shape is {array.shape}.")
         if name in leaves:
             raise ValueError(f"no two leaves may be called alike; `{name}` comes twice.")
-        leaves[name] = np.array(leaf, copy=True)
+        leaves[name] = np.array(array, copy=True)
     return leaves
 
 

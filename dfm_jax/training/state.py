@@ -34,7 +34,7 @@ def make_optimiser(config: OptimiserConfig, num_steps: int) -> optax.GradientTra
     """
 
     def adamw(learning_rate: Array, weight_decay: Array) -> optax.GradientTransformation:
-        def negative_rate(step: Array) -> Array:
+        def negative_rate(step: ArrayLike) -> Array:
             return -learning_rate * learning_rate_shape(step, config, num_steps)
 
         clip = optax.clip_by_global_norm(config.max_norm) if config.max_norm else optax.identity()

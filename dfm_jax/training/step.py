@@ -72,7 +72,8 @@ def make_train_step(
         params = optax.apply_updates(state.params, updates)
         ema = state.ema
         if ema_decay is not None:
-            ema = jax.tree.map(lambda a, p: ema_decay * a + (1 - ema_decay) * p, ema, params)
+            d: float = ema_decay
+            ema = jax.tree.map(lambda a, p: d * a + (1 - d) * p, ema, params)
         norms = optax.tree.norm(grads), optax.tree.norm(updates)
         metrics = StepMetrics(nats / count, count, *norms)
         return TrainState(state.step + 1, params, moved, ema), metrics
