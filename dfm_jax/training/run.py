@@ -1,5 +1,7 @@
 """From a config and a folder of text to a trained member."""
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import jax
@@ -17,8 +19,9 @@ from dfm_jax.training.members import (
     record_member,
 )
 from dfm_jax.training.state import TrainState, init_state, make_optimiser
-from dfm_jax.training.step import make_train_step
+from dfm_jax.training.step import TrainStep, make_train_step
 from dfm_jax.training.stopping import StopRequest
+from dfm_jax.types import Key
 
 
 def train_member(
@@ -52,14 +55,7 @@ def make_run(config: TrainConfig, data: MemberData, watch: Watch) -> Run:
     Keys: the seed's key is split for parameters, batches, steps and evaluation, in this order.
     """
     init_key, batch_key, step_key, evaluation_key = jax.random.split(jax.random.key(config.seed), 4)
-    network, terms_of = network_and_terms(config)
-    optimiser = make_optimiser(config.optimiser, config.num_steps)
-    step = make_train_step(
-        terms_of,
-        optimiser,
-        num_micro_batches=config.num_micro_batches,
-        ema_decay=config.ema_decay,
-    )
+    init_from, step = _compiled(config)
     size, length, train = config.batch_size, config.num_positions, data.train
     if config.windows == "stream":
         batches = stream_windows(train.tokens, length, size)
@@ -67,8 +63,7 @@ def make_run(config: TrainConfig, data: MemberData, watch: Watch) -> Run:
         batches = document_windows(train.tokens, train.offsets, length, size)
 
     def init() -> TrainState:
-        key = jax.random.clone(init_key)  # once for the shapes, once for the values
-        return init_state(key, network, optimiser, ema=config.ema_decay is not None)
+        return init_from(jax.random.clone(init_key))  # once for the shapes, once for the values
 
     def evaluate(state: TrainState) -> dict[str, float]:
         documents = evaluated(
@@ -77,5 +72,21 @@ def make_run(config: TrainConfig, data: MemberData, watch: Watch) -> Run:
         return {"validation": float(documents.nats.sum() / documents.counts.sum())}
 
     measured = evaluate if config.held_out > 0 else None
-    compiled = jax.jit(step, donate_argnums=0)
-    return Run(init, compiled, batches, measured, batch_key, step_key, config.num_steps)
+    return Run(init, step, batches, measured, batch_key, step_key, config.num_steps)
+
+
+@cache  # members that one process trains share what was compiled
+def _compiled(config: TrainConfig) -> tuple[Callable[[Key], TrainState], TrainStep]:
+    network, terms_of = network_and_terms(config)
+    optimiser = make_optimiser(config.optimiser, config.num_steps)
+    step = make_train_step(
+        terms_of,
+        optimiser,
+        num_micro_batches=config.num_micro_batches,
+        ema_decay=config.ema_decay,
+    )
+
+    def init(key: Key) -> TrainState:
+        return init_state(key, network, optimiser, ema=config.ema_decay is not None)
+
+    return jax.jit(init), jax.jit(step, donate_argnums=0)

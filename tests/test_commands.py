@@ -1,0 +1,292 @@
+"""train, evaluate, sample from the command line, on a network of a thousand parameters."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import cache
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from dfm_jax import cli
+from dfm_jax.models import transformer
+from dfm_jax.training.checkpoint import read_record
+from dfm_jax.training.ensemble import read_ensemble
+from dfm_jax.training.evaluation import load_member
+from dfm_jax.training.metrics import read_metrics
+from dfm_jax.training.retention import checkpoint_steps
+from dfm_jax.training.stopping import NonFiniteError
+from experiments.interruptions import write_texts
+
+STEPS = 20
+SMALL = [
+    *("--config", "tiny", "--log-every", "5", "--save-every", "5", "--evaluate-every", "10"),
+    *("--set", "model.width=8", "model.num_heads=2", "model.num_layers=1", "model.ffn_width=8"),
+    *("num_positions=16", "batch_size=4", "ema_decay=0.5", f"num_steps={STEPS}"),
+]
+
+
+def train(run: Path, data: Path, *more: str) -> int:
+    return cli.main(["train", "--run", str(run), "--data", str(data), *SMALL, *more])
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """Forty documents, and the same dealt to two experts."""
+    folder = tmp_path_factory.mktemp("data")
+    write_texts(folder / "all")
+    for number, path in enumerate(sorted((folder / "all").iterdir())):
+        part = folder / "parts" / f"expert_{number % 3 // 2:03d}"
+        part.mkdir(parents=True, exist_ok=True)
+        (part / path.name).write_bytes(path.read_bytes())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(data, tmp_path_factory) -> Path:
+    """A centre and two experts, trained and gathered."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    assert train(folder, data / "all") == 0
+    for expert in "01":
+        assert train(folder, data / "parts", "--expert", expert) == 0
+    assert cli.main(["gather", "--run", str(folder)]) == 0
+    return folder
+
+
+def leaves(member: Path) -> dict:
+    return read_record(member / str(STEPS)).leaves
+
+
+# ── train ───────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.slow
+def test_a_finished_run_is_left_alone(run, data, capsys):
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    assert train(run, data / "all") == 0
+    assert "is finished already, at step 20; nothing was done" in capsys.readouterr().out
+    assert before == {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+
+
+@pytest.mark.slow
+def test_another_config_or_other_data_are_refused_by_field(run, data, capsys):
+    assert train(run, data / "all", "seed=1") == 2
+    assert "another run is here; `config.seed` is 1, and was 0" in capsys.readouterr().err
+    assert train(run, data / "parts" / "expert_000") == 2
+    assert "`data.train_documents`" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_member_says_what_it_is_a_function_of(run, data):
+    record = json.loads((run / "expert_001" / "config.json").read_text())
+    assert record["config"]["num_steps"] == STEPS
+    assert record["data"]["tokenizer"] == "bytes"
+    assert record["data"]["train_documents"] + record["data"]["held_out_documents"] == 13
+    assert set(record["versions"]) == {"jax", "flax", "optax", "orbax-checkpoint"}
+    steps = [row["step"] for row in read_metrics(run / "expert_001" / "metrics.jsonl")]
+    assert steps == [5, 10, 10, 15, 20, 20]
+    assert len(checkpoint_steps(run / "centre")) in (2, 3)
+
+
+@pytest.mark.slow
+def test_it_learns(run):
+    rows = read_metrics(run / "centre" / "metrics.jsonl")
+    losses = [row["validation"] for row in rows if "validation" in row]
+    assert len(losses) == 2
+    assert losses[1] < losses[0] - 0.1
+
+
+def test_a_loss_that_is_not_finite_has_a_status_of_its_own(data, tmp_path, capsys, monkeypatch):
+    def broken(*args, **kwargs):
+        raise NonFiniteError("loss is nan at step 7 of the run r; the last good checkpoint is 5.")
+
+    monkeypatch.setattr("dfm_jax.training.run.train_member", broken)
+    assert train(tmp_path, data / "all") == 3
+    assert "train: loss is nan at step 7 of the run r" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_sigterm_saves_and_has_a_status_of_its_own(data, run, tmp_path):
+    """From the shell: 143, a checkpoint of the step it stopped at, and the same end."""
+    command = [sys.executable, "-m", "dfm_jax", "train", "--run", str(tmp_path), "--data"]
+    # A save after the last step alone: what is there after the signal was written because of it.
+    command += [str(data / "all"), *SMALL, "num_steps=100000", "--save-every", "1000000"]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        log = tmp_path / "centre" / "metrics.jsonl"
+        while not log.is_file() and process.poll() is None:
+            time.sleep(0.05)
+        time.sleep(2)
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 143, err
+    (step,) = checkpoint_steps(tmp_path / "centre")
+    assert f"stopped at step {step}, saved; the same command goes on from here" in out
+    assert 0 < step < 100_000
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--config", "tinny"], "`config` must be a file, or one of tiny, small, small-masked"),
+        (["--set", "model.widht=3"], "'model.widht' is none: did you mean 'model.width'?"),
+        (["--set", "model.width=3"], "`width` must be a multiple of `num_heads` = 2; it is 3"),
+        (["--set", "seed=one"], "`config.seed` must be of type int; it is \"'one'\""),
+        (["--set", "seed"], "`set` must be FIELD=VALUE"),
+        (["--data", "nowhere"], "`data` must be a folder or a file; nowhere is neither"),
+        (["--expert", "7"], "`expert` must have a folder in the data; "),
+        (["--expert", "-1"], "`expert` must be at least 0; it is -1"),
+        (["--save-every", "0"], "`save_every` must be at least 1; it is 0"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(args, message, tmp_path, capsys):
+    given = {"--config": "tiny", "--data": str(tmp_path), "--run": str(tmp_path / "run")}
+    given |= dict(zip(args[::2], args[1::2], strict=True))
+    assert cli.main(["train", *(word for pair in given.items() for word in pair)]) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert len(captured.err.splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate", "sample", "gather"])
+def test_help_gives_examples(name, capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main([name, "--help"])
+    assert end.value.code == 0
+    assert capsys.readouterr().out.count(f"python -m dfm_jax {name} --") >= 2 - (name == "gather")
+
+
+# ── evaluate ────────────────────────────────────────────────────────────────────────────────────
+
+
+@cache
+def applied(model):
+    """The network alone, compiled."""
+    return jax.jit(transformer(model).apply)
+
+
+def losses_by_hand(member: Path, texts: list[str]) -> float:
+    """Nats per byte, a window of 16 bytes at a time, by the network alone."""
+    trained = load_member(member)
+    apply, nats = applied(trained.config.model), 0.0
+    for text in texts:
+        tokens = np.frombuffer(text.encode(), np.uint8).astype(np.int32)
+        for first in range(0, len(tokens), 16):
+            window = tokens[first : first + 16]
+            rest = np.zeros(16 - len(window), np.int32)
+            before = np.concatenate([[256], window[:-1], rest]).astype(np.int32)
+            logits = np.asarray(apply(trained.state.ema, before), np.float64)
+            laws = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+            nats -= laws[np.arange(len(window)), window].sum()
+    return nats / sum(len(text.encode()) for text in texts)
+
+
+@pytest.mark.slow
+def test_evaluate_prints_a_line_per_member_and_what_the_network_pays(run, tmp_path, capsys):
+    (tmp_path / "a.txt").write_text("in the beginning was light")
+    (tmp_path / "b.txt").write_text("darkness upon the face of the deep")
+    assert cli.main(["evaluate", "--run", str(run), "--data", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1:]] == ["centre", "expert_000", "expert_001"]
+    texts = [path.read_text() for path in sorted(tmp_path.iterdir())]
+    expected = losses_by_hand(run / "expert_000", texts)
+    assert lines[2].split()[3] == lines[2].split()[6] == f"{expected:.4f}"
+    assert cli.main(["evaluate", "--run", str(run), "--expert", "1", "--checkpoint", "best"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].startswith("expert_001")
+
+
+@pytest.mark.slow
+def test_evaluate_refuses_what_it_cannot_judge(run, data, tmp_path, capsys):
+    assert cli.main(["evaluate", "--run", str(tmp_path)]) == 2
+    assert "no member with a checkpoint is here" in capsys.readouterr().err
+    assert cli.main(["evaluate", "--run", str(run), "--expert", "5"]) == 2
+    assert "expert_005: there is no config.json; nothing was trained" in capsys.readouterr().err
+    moved = data / "all" / "00.txt"
+    text = moved.read_text()
+    moved.write_text(text + "more")
+    assert cli.main(["evaluate", "--run", str(run)]) == 2
+    assert "is no longer what" in capsys.readouterr().err
+    moved.write_text(text)
+
+
+# ── sample ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def sampled(run: Path, capsys, *args: str) -> str:
+    assert cli.main(["sample", "--run", str(run), "--max-new", "6", *args]) == 0
+    return capsys.readouterr().out
+
+
+def greedy(run: Path, members: dict[str, float], prompt: str, count: int) -> list[int]:
+    """Σ_k w_k q_k(x^{<i}, v), whole sequences scored anew for each token, in float64."""
+    experts = [load_member(run / name) for name in members]
+    ids = list(prompt.encode())
+    for _ in range(count):
+        before = np.array([256, *ids, *[0] * (15 - len(ids))], np.int32)
+        joint = []
+        for expert, weight in zip(experts, members.values(), strict=True):
+            logits = np.asarray(applied(expert.config.model)(expert.state.ema, before), np.float64)
+            laws = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+            so_far = np.log(weight) + laws[np.arange(len(ids)), ids].sum()
+            joint.append(so_far + laws[len(ids)])
+        ids.append(int(np.logaddexp.reduce(joint).argmax()))
+    return ids
+
+
+@pytest.mark.slow
+def test_an_expert_and_the_ensemble_continue_a_prompt(run, capsys):
+    """At temperature 0, token for token as whole sequences are weighed by hand."""
+    args = ("--prompt", "in the ", "--temperature", "0", "--ids")
+    one = sampled(run, capsys, "--expert", "1", *args)
+    assert one.split() == [str(i) for i in greedy(run, {"expert_001": 1.0}, "in the ", 6)]
+    together = sampled(run, capsys, *args)
+    ensemble = read_ensemble(run / "ensemble.json")
+    weights = {e.name: float(w) for e, w in zip(ensemble.experts, ensemble.weights, strict=True)}
+    assert together.split() == [str(i) for i in greedy(run, weights, "in the ", 6)]
+
+
+@pytest.mark.slow
+def test_text_is_drawn_by_its_seed(run, capsys):
+    """Without a prompt it begins behind the mask, which is not printed."""
+    args = ("--expert", "0", "--num-samples", "2", "--seed")
+    two = sampled(run, capsys, *args, "3")
+    assert len(two.split("\n――――――――\n")) == 2
+    assert two == sampled(run, capsys, *args, "3")
+    assert two != sampled(run, capsys, *args, "4")
+    rows = sampled(run, capsys, *args, "3", "--ids").splitlines()
+    assert [len(row.split()) for row in rows] == [6, 6]
+    decoded = [bytes(map(int, row.split())).decode("utf-8", "replace") for row in rows]
+    assert "\n――――――――\n".join(decoded) + "\n" == two
+
+
+@pytest.mark.slow
+def test_sample_refuses_what_it_cannot_say(run, data, tmp_path, capsys):
+    def refused(*args: str) -> str:
+        assert cli.main(["sample", *args]) == 2
+        return capsys.readouterr().err
+
+    where = ("--run", str(run))
+    assert "no member with a checkpoint is here" in refused("--run", str(tmp_path))
+    assert "`temperature` must lie in [0, inf)" in refused(*where, "--temperature", "-1")
+    assert "`top_k` must lie in [1, 256]" in refused(*where, "--top-k", "257")
+    assert "`stop_tokens` must hold ids in [0, 255]" in refused(*where, "--stop", "256")
+    assert "`num_samples` must be at least 1" in refused(*where, "--num-samples", "0")
+    assert "expert_004" in refused(*where, "--expert", "4")
+    (tmp_path / "tokenizer.json").write_text("{}")
+    assert "tokenizer" in refused(*where, "--tokenizer", str(tmp_path / "tokenizer.json"))
+    manifest = run / "ensemble.json"
+    manifest.rename(run / "aside.json")
+    assert "`gather` must make an ensemble of them; there are centre" in refused(*where)
+    (run / "aside.json").rename(manifest)
+    last = run / "expert_001" / str(STEPS)
+    last.rename(run / "expert_001" / "aside")
+    assert "expert_001/20: there is no checkpoint" in refused(*where)
+    (run / "expert_001" / "aside").rename(last)

@@ -1,0 +1,100 @@
+"""Documents as tokens: what is read, what is held out, and where each byte goes."""
+
+import json
+
+import numpy as np
+import pytest
+
+from dfm_jax.data.tokens import byte_tokenizer, encode_texts, read_texts, split_held_out
+
+TEXTS = ["one", "", "zwölf ☂", "three\n"]
+
+
+def test_bytes_there_and_back():
+    pieces = byte_tokenizer()
+    for text in TEXTS:
+        assert pieces.decode(list(pieces.encode(text))) == text
+    assert pieces.decode([0xFF, 65]) == "\ufffdA"
+
+
+def test_documents_lie_behind_one_another():
+    tokens = encode_texts(TEXTS, byte_tokenizer())
+    assert tokens.tokens.dtype == np.uint8
+    assert tokens.offsets.tolist() == [0, 3, 3, 13, 19]
+    assert tokens.num_bytes.tolist() == [3, 0, 10, 6]
+    for number, text in enumerate(TEXTS):
+        first, last = tokens.offsets[number : number + 2]
+        assert bytes(tokens.tokens[first:last]).decode() == text
+
+
+def test_the_digest_is_of_tokens_and_offsets():
+    pieces = byte_tokenizer()
+    digests = [encode_texts(texts, pieces).digest for texts in (["ab", "c"], ["a", "bc"], ["ab"])]
+    assert len(set(digests)) == 3
+    assert encode_texts(["ab", "c"], pieces).digest == digests[0]
+
+
+def test_a_folder_a_file_and_rows(tmp_path):
+    folder = tmp_path / "texts"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "b.txt").write_text("second")
+    (folder / "a.txt").write_text("first")
+    (folder / "deep" / "c.txt").write_text("third")
+    assert read_texts(folder) == ["first", "second", "third"]
+    assert read_texts(folder / "a.txt") == ["first"]
+    rows = [
+        {"text": "plain"},
+        {"conversations": [{"from": "human", "value": "why"}, {"from": "gpt", "value": "so"}]},
+        {"conversations": [{"from": "document", "value": "as `partition` writes files"}]},
+    ]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    expected = ["plain", "human: why\ngpt: so\n", "as `partition` writes files"]
+    assert read_texts(path) == expected
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    assert read_texts(tmp_path / "rows.json") == expected
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {},
+        {"text": 3},
+        {"conversations": []},
+        {"conversations": [{"from": "human"}]},
+        {"conversations": [{"from": "human", "value": 3}]},
+    ],
+)
+def test_a_row_without_text_is_named_by_its_line(tmp_path, row):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"text": "good"}) + "\n" + json.dumps(row) + "\n")
+    with pytest.raises(ValueError, match=r"rows.jsonl, line 2: a row must have `text`"):
+        read_texts(path)
+
+
+def test_what_cannot_be_read_is_refused(tmp_path):
+    (tmp_path / "bad.txt").write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match=r"every file of .* must be UTF-8; it is 'bad.txt'"):
+        read_texts(tmp_path)
+    with pytest.raises(ValueError, match=r"bad.txt must be UTF-8"):
+        read_texts(tmp_path / "bad.txt")
+    with pytest.raises(ValueError, match="`data` must be a folder or a file"):
+        read_texts(tmp_path / "nowhere")
+
+
+def test_what_is_held_out_is_a_function_of_each_text():
+    texts = [f"document {i}" for i in range(400)]
+    train, held = split_held_out(texts, 0.25)
+    assert sorted(train + held) == sorted(texts)
+    assert abs(len(held) - 100) < 40  # five standard deviations
+    again_train, again_held = split_held_out([*texts[::-2], "another"], 0.25)
+    assert set(again_held) - {"another"} <= set(held)
+    assert set(again_train) - {"another"} <= set(train)
+    assert split_held_out(texts, 0.0) == (texts, [])
+
+
+def test_a_side_that_would_be_empty_is_refused():
+    with pytest.raises(ValueError, match="of 1 documents some must be held out, and some not"):
+        split_held_out(["only one"], 0.1)
+    with pytest.raises(ValueError, match=r"`share` must lie in \[0, 1\)"):
+        split_held_out(TEXTS, 1.0)
