@@ -25,6 +25,7 @@ from rich.table import Table
 import dfm_jax
 from dfm_jax.checks import check_count, require
 from dfm_jax.training.checkpoint import read_record
+from dfm_jax.training.config import config_digest
 from dfm_jax.training.digests import CheckpointError
 from dfm_jax.training.metrics import read_metrics
 from dfm_jax.training.retention import checkpoint_steps
@@ -289,10 +290,12 @@ def run(config: Config, console: Console) -> bool:
         rows=[*kills, *flips],
         summary={
             "end": end,
-            "leaves": {name: leaf["sha256"] for name, leaf in b.items()},
+            "sha256_of_leaves": config_digest(b),
             "seconds_to_first_checkpoint": round(seconds["until_first"], 2),
             "seconds_between_checkpoints": round(seconds["between"], 4),
-            "killed_while_writing": sum(bool(row["left_unfinished"]) for row in kills),
+            "killed_while_writing": sum(
+                row["phase"] == "training" and bool(row["left_unfinished"]) for row in kills
+            ),
             "seconds": round(time.perf_counter() - start, 1),
         },
         verdicts=verdicts,

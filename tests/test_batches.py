@@ -7,10 +7,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dfm_jax.training.batches import document_pieces, document_windows, permuted, stream_windows
+from dfm_jax.training.batches import (
+    document_pieces,
+    document_windows,
+    mapped_windows,
+    permuted,
+    stream_windows,
+)
+from dfm_jax.training.reading import read_ahead
 
 OFFSETS = np.array([0, 5, 5, 17, 20])  # the second document is empty
 TOKENS = (np.arange(20) + 100).astype(np.uint8)
+
+
+DOCUMENTS = document_windows(TOKENS, OFFSETS, 5, 3)  # compiled once for all tests
 
 
 def images(key, epoch, count):
@@ -29,6 +39,7 @@ def test_another_epoch_or_key_is_another_order(key):
     assert not np.array_equal(first, images(jax.random.key(1), 0, 100))
 
 
+@pytest.mark.slow
 def test_a_window_may_come_anywhere_and_beside_any_other():
     """Images of 0 over 4,000 keys, and of (0, 1) as pairs: uniform by χ², false alarm 1e-4."""
     count = 10
@@ -51,11 +62,10 @@ def test_pieces_cut_every_document_from_its_beginning():
 
 def test_every_window_comes_once_an_epoch_also_across_batches(key):
     """Five windows, batches of three: five batches are three epochs."""
-    batches = document_windows(TOKENS, OFFSETS, 5, 3)
     seen = [
         tuple(row[valid].tolist())
         for step in range(5)
-        for row, valid in zip(*jax.device_get(batches(key, step)), strict=True)
+        for row, valid in zip(*jax.device_get(DOCUMENTS(key, step)), strict=True)
     ]
     for epoch in range(3):
         assert sorted(seen[5 * epoch : 5 * epoch + 5]) == sorted(set(seen))
@@ -63,9 +73,37 @@ def test_every_window_comes_once_an_epoch_also_across_batches(key):
     assert len({tuple(seen[5 * e : 5 * e + 5]) for e in range(3)}) > 1
 
 
+@pytest.mark.parametrize("ahead", [False, True])
+def test_mapped_from_the_disk_they_are_the_same_batches(ahead, key, tmp_path):
+    """Also when read ahead, and when a run goes on from any step, or asks for one twice."""
+    (tmp_path / "tokens").write_bytes(TOKENS.tobytes())
+    mapped = np.memmap(tmp_path / "tokens", np.uint8, mode="r")
+    batches = mapped_windows(mapped, OFFSETS, 5, 3)
+    if ahead:
+        pytest.importorskip("grain")
+        batches = read_ahead(batches, num_threads=2, buffer=3)
+    for step in (0, 1, 2, 7, 8, 8, 3):
+        for left, right in zip(batches(key, step), DOCUMENTS(key, step), strict=True):
+            np.testing.assert_array_equal(left, right)
+    other = jax.random.key(5)
+    np.testing.assert_array_equal(batches(other, 4).tokens, DOCUMENTS(other, 4).tokens)
+
+
+def test_a_mapped_batch_reads_its_own_tokens_and_no_others(key):
+    """Of a stream whose length only the file system could hold: three terabytes, all of them 7."""
+    sevens = np.broadcast_to(np.uint8(7), 3 * 10**12)
+    offsets = np.array([0, 10**12, 3 * 10**12])
+    tokens, valid = mapped_windows(sevens, offsets, 10**6, 2)(key, 5)
+    assert tokens.shape == (2, 10**6)
+    assert np.all(tokens[valid] == 7)
+    with pytest.raises(ValueError, match="tokens must number fewer than 2³¹"):
+        document_windows(sevens, offsets, 10**6, 2)
+
+
 def test_padding_has_id_0_and_does_not_count(key):
-    tokens, valid = document_windows(TOKENS, OFFSETS, 5, 5)(key, 0)
-    assert int(valid.sum()) == 20
+    five = [DOCUMENTS(key, step) for step in range(5)]
+    tokens, valid = (np.concatenate(p) for p in zip(*five, strict=True))
+    assert int(valid.sum()) == 3 * 20  # five batches of three are three epochs
     assert not np.asarray(tokens)[~np.asarray(valid)].any()
     assert np.all(np.asarray(tokens)[np.asarray(valid)] >= 100)
 
@@ -75,12 +113,11 @@ def test_a_batch_is_a_function_of_key_and_step(kind, key):
     def batches():
         if kind == "stream":
             return stream_windows(TOKENS, 5, 4)
-        return document_windows(TOKENS, OFFSETS, 5, 4)
+        return document_windows(TOKENS, OFFSETS, 5, 3)
 
-    one, other = batches(), batches()
+    one, other = (DOCUMENTS if kind == "documents" else batches()), batches()
     later = [one(key, step).tokens for step in range(4)]
     np.testing.assert_array_equal(other(key, 3).tokens, later[3])  # no iterator to have run
-    np.testing.assert_array_equal(jax.jit(one)(key, 3).tokens, later[3])
     assert not np.array_equal(later[2], later[3])
     assert not np.array_equal(one(jax.random.key(7), 3).tokens, later[3])
 
@@ -92,8 +129,7 @@ def test_windows_of_a_stream_begin_everywhere(key):
 
 
 def test_steps_far_out_do_not_overflow(key):
-    batches = document_windows(TOKENS, OFFSETS, 5, 3)
-    tokens, valid = batches(key, 2**31 - 1)
+    tokens, valid = DOCUMENTS(key, 2**31 - 1)
     assert tokens.shape == (3, 5)
     assert valid.any(axis=1).all()
 

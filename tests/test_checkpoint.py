@@ -151,15 +151,21 @@ def test_orbax_alone_does_not_notice(tmp_path):
     value = np.random.default_rng(0).normal(size=(64, 256)).astype(np.float32)
     write_checkpoint(tmp_path / "1", {"w": value}, step=1, config={})
     path = max(tmp_path.rglob("d/*"), key=lambda path: path.stat().st_size)
-    bad = bytearray(path.read_bytes())
-    bad[len(bad) // 2] ^= 16
-    path.write_bytes(bytes(bad))
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as orbax:
+    good, silent = path.read_bytes(), 0
+    for place in range(1, 8):  # in a compressed file one bit may change several numbers
+        bad = bytearray(good)
+        bad[place * len(bad) // 8] ^= 16
+        path.write_bytes(bytes(bad))
         kind = ocp.args.PyTreeRestore(restore_args={"w": ocp.RestoreArgs(restore_type=np.ndarray)})
-        found = orbax.restore(tmp_path / "1" / "state", args=kind)["w"]
-    assert np.sum(found != value) == 1
-    with pytest.raises(DamagedError, match="is damaged"):
-        read_checkpoint(tmp_path / "1", {"w": jax.ShapeDtypeStruct(value.shape, value.dtype)})
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as orbax:
+            try:
+                found = orbax.restore(tmp_path / "1" / "state", args=kind)["w"]
+                silent += bool(np.any(found != value))
+            except ValueError:
+                continue  # it broke what decompresses
+        with pytest.raises(DamagedError, match="is damaged"):
+            read_checkpoint(tmp_path / "1", {"w": jax.ShapeDtypeStruct(value.shape, value.dtype)})
+    assert silent > 0
 
 
 @pytest.mark.parametrize(

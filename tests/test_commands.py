@@ -74,6 +74,22 @@ def test_a_finished_run_is_left_alone(run, data, capsys):
 
 
 @pytest.mark.slow
+def test_from_the_disk_it_is_the_same_run(run, data, tmp_path, capsys):
+    """Tokens mapped and read ahead by grain: every leaf and every line of the log, to the bit."""
+    assert train(tmp_path, data / "parts", "--expert", "1", "--on-disk") == 0
+    here, there = tmp_path / "expert_001", run / "expert_001"
+    assert (here / "tokens" / "train.tokens").stat().st_size > 0
+    assert leaves(here) == leaves(there)
+    logs = [read_metrics(member / "metrics.jsonl") for member in (here, there)]
+    clock = {"tokens_per_second": 0}
+    assert [row | clock for row in logs[0]] == [row | clock for row in logs[1]]
+    assert cli.main(["evaluate", "--run", str(tmp_path)]) == 0
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert cli.main(["evaluate", "--run", str(run), "--expert", "1"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == line
+
+
+@pytest.mark.slow
 def test_another_config_or_other_data_are_refused_by_field(run, data, capsys):
     assert train(run, data / "all", "seed=1") == 2
     assert "another run is here; `config.seed` is 1, and was 0" in capsys.readouterr().err

@@ -90,6 +90,7 @@ def test_the_mixture_of_sequences_token_by_token(x64):
     assert np.abs(static - expected).max() > 0.01
 
 
+@pytest.mark.slow
 def test_read_at_once_or_in_pieces_it_is_the_same_law(x64):
     tokens = [V, 1, 2, 0]
     whole, cache = read(tokens, 4)
@@ -99,6 +100,7 @@ def test_read_at_once_or_in_pieces_it_is_the_same_law(x64):
         np.testing.assert_allclose(moved.gate.log_weights, cache.gate.log_weights, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_padding_moves_neither_the_gate_nor_the_laws(x64):
     """Behind `num_new` tokens anything may lie, and it is read over by the next call."""
     params, cache = begin()

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from dfm_jax.data.token_files import map_tokens
 from dfm_jax.data.tokens import byte_tokenizer, encode_texts, read_texts, split_held_out
 
 TEXTS = ["one", "", "zwölf ☂", "three\n"]
@@ -74,12 +75,63 @@ def test_a_row_without_text_is_named_by_its_line(tmp_path, row):
 
 def test_what_cannot_be_read_is_refused(tmp_path):
     (tmp_path / "bad.txt").write_bytes(b"\xff\xfe")
-    with pytest.raises(ValueError, match=r"every file of .* must be UTF-8; it is 'bad.txt'"):
+    with pytest.raises(ValueError, match=r"bad.txt must be UTF-8; it is not"):
         read_texts(tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"`data` must hold a file; the number in .* it is 0"):
+        read_texts(tmp_path / "empty")
     with pytest.raises(ValueError, match=r"bad.txt must be UTF-8"):
         read_texts(tmp_path / "bad.txt")
     with pytest.raises(ValueError, match="`data` must be a folder or a file"):
         read_texts(tmp_path / "nowhere")
+
+
+def mapped(tmp_path, *, share=0.4):
+    return map_tokens(
+        tmp_path / "texts", tmp_path / "tokens", byte_tokenizer(), name="bytes", share=share
+    )
+
+
+@pytest.fixture
+def files(tmp_path):
+    (tmp_path / "texts").mkdir()
+    for number in range(12):
+        (tmp_path / "texts" / f"{number:02d}.txt").write_text(f"document {number} " * number)
+    return tmp_path
+
+
+def test_on_the_disk_they_are_the_same_tokens(files):
+    texts = split_held_out(read_texts(files / "texts"), 0.4)
+    for found, side in zip(mapped(files), texts, strict=True):
+        expected = encode_texts(side, byte_tokenizer())
+        assert isinstance(found.tokens, np.memmap)
+        for left, right in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(left, right)
+            assert left.dtype == right.dtype
+        assert found.digest == expected.digest
+
+
+def test_they_are_written_once_and_anew_when_what_they_are_made_of_changes(files):
+    mapped(files)
+    written = (files / "tokens" / "manifest.json").stat().st_mtime_ns
+    mapped(files)
+    assert (files / "tokens" / "manifest.json").stat().st_mtime_ns == written
+    (files / "texts" / "03.txt").write_text("another")
+    train, held_out = mapped(files)
+    assert b"another" in bytes(train.tokens) + bytes(held_out.tokens)
+    assert len(mapped(files, share=0.0).held_out.tokens) == 0
+
+
+def test_damaged_or_half_written_tokens_are_not_used(files):
+    digest = mapped(files).train.digest
+    path = files / "tokens" / "train.tokens"
+    content = bytearray(path.read_bytes())
+    content[5] ^= 1
+    path.write_bytes(bytes(content))
+    with pytest.raises(ValueError, match=r"tokens: train.tokens is damaged; take the folder away"):
+        mapped(files)
+    (files / "tokens").rename(files / "tokens.partial")  # as a kill in mid-write leaves it
+    assert mapped(files).train.digest == digest
 
 
 def test_what_is_held_out_is_a_function_of_each_text():

@@ -143,6 +143,7 @@ def test_micro_batches_of_unequal_tokens_are_the_whole_batch():
     assert abs(np.mean(per_sequence) - float(a.loss)) > 1e-3  # the wrong reduction
 
 
+@pytest.mark.slow
 def test_micro_batches_draw_the_same_dropout():
     network, optimiser = bigram(), make_optimiser(CONFIG, STEPS)
 
@@ -255,14 +256,18 @@ def test_the_next_token_terms_are_the_flow_loss_of_the_left_to_right_table():
     network = bigram()
     params = network.init(jax.random.key(2))
     batch = jax.tree.map(lambda leaf: leaf[0], batch_of(1, ragged=False))
-    terms = next_token_terms(network, start=V)(params, batch, None)
+    terms = jax.jit(next_token_terms(network, start=V))(params, batch)
     table, x_1 = left_to_right(N), batch.tokens
-    total = jnp.zeros(N)
-    for t in range(N):
+
+    @jax.jit
+    @jax.vmap
+    def losses(t):
         x_t = jnp.where(jnp.arange(N) < t, x_1, V)
         before = jnp.concatenate([jnp.array([V]), x_t[:-1]])
         law = jax.nn.log_softmax(network.apply(params, before))
-        total += step_loss(law, x_1, x_t, step_size(table, t), mask_id=V)
+        return step_loss(law, x_1, x_t, step_size(table, t), mask_id=V)
+
+    total = losses(jnp.arange(N)).sum(axis=0)
     np.testing.assert_allclose(terms.nats, total, rtol=1e-5)
 
 
@@ -317,7 +322,7 @@ def test_padding_is_never_masked_and_never_paid_for():
         Network(bigram().init, apply), masked(linear(), 4, N), time_conditioned=False
     )
     valid = jnp.arange(N) < 2
-    paid = terms({}, Batch(jnp.zeros(N, jnp.int32), valid), jax.random.key(0))
+    paid = jax.jit(terms)({}, Batch(jnp.zeros(N, jnp.int32), valid), jax.random.key(0))
     jax.effects_barrier()
     assert np.all(seen[0][2:] == 0)
     assert not np.asarray(paid.nats)[2:].any()
@@ -333,7 +338,7 @@ def test_an_evaluation_is_sums_per_sequence():
     network = bigram()
     params = network.init(jax.random.key(2))
     batch = batch_of(3)
-    paid = make_evaluation(next_token_terms(network, start=V))(params, batch)
+    paid = jax.jit(make_evaluation(next_token_terms(network, start=V)))(params, batch)
     assert paid.counts.tolist() == batch.valid.sum(axis=1).tolist()
     loss, _ = oracle_loss(params, batch)
     np.testing.assert_allclose(paid.nats.sum() / paid.counts.sum(), loss, rtol=1e-6)

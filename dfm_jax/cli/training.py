@@ -50,6 +50,8 @@ class Train:
     """Checkpoints kept, besides the best."""
     tensorboard: bool = False
     """Write event files too (extra `tb`)."""
+    on_disk: bool = False
+    """Leave the tokens on the disk, read ahead (extra `data`): the same run, for much data."""
 
     def run(self) -> int:
         """Go on to the end, or to a signal."""
@@ -75,6 +77,7 @@ class Train:
                     watch=watch,
                     stop=stop,
                     tensorboard=self.tensorboard,
+                    on_disk=self.on_disk,
                 )
             except NonFiniteError as error:
                 print(f"python -m dfm_jax train: {error}", file=sys.stderr)

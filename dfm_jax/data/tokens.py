@@ -6,7 +6,7 @@ expert and the centre hold out the same.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +14,8 @@ import numpy as np
 
 from dfm_jax.checks import check_interval, require
 from dfm_jax.data.records import Record, read_records
-from dfm_jax.data.text import load_folder
+
+_BLOCK = 1 << 22  # tokens that are looked at together
 
 
 class Tokenizer(NamedTuple):
@@ -37,7 +38,8 @@ class TokenSet(NamedTuple):
         """The SHA-256 of tokens and offsets."""
         content = hashlib.sha256(str(self.tokens.dtype).encode())
         for part in (self.tokens, self.offsets):
-            content.update(np.ascontiguousarray(part).tobytes())
+            for first in range(0, len(part), _BLOCK):  # they may be mapped from the disk
+                content.update(part[first : first + _BLOCK].tobytes())
         return content.hexdigest()
 
 
@@ -74,7 +76,14 @@ def load_tokenizer(path: Path) -> Tokenizer:
 
 
 def read_texts(path: Path) -> list[str]:
+    """`texts_in` a folder or a file, all of them."""
+    return list(texts_in(path))
+
+
+def texts_in(path: Path) -> Iterator[str]:
     """The documents of a folder of text, of rows in a `.jsonl` or `.json` file, or of one file.
+
+    One at a time: of a folder or of rows no more than one is in memory.
 
     Turns of a conversation are lines `FROM: VALUE`; a `document`, as `partition` writes the files
     of a folder, is its text. Nothing is left out: what cannot be read is
@@ -84,32 +93,59 @@ def read_texts(path: Path) -> list[str]:
         ValueError: if there is nothing, or a file is not UTF-8, or a row has no text.
     """
     if path.is_dir():
-        corpus = load_folder(path)
-        rule = f"every file of {path} must be UTF-8"
-        require(not corpus.skipped, rule, ", ".join(corpus.skipped[:5]))
-        return [document.text for document in corpus.documents]
-    if not path.is_file():
+        names = sorted(
+            file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()
+        )
+        require(len(names) > 0, f"`data` must hold a file; the number in {path}", len(names))
+        yield from (_decoded(path / name) for name in names)
+    elif not path.is_file():
         raise ValueError(f"`data` must be a folder or a file; {path} is neither.")
-    if path.suffix in (".jsonl", ".json"):
-        return [_text_of(path, record) for record in read_records(path)]
-    try:
-        return [path.read_bytes().decode("utf-8")]
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} must be UTF-8; it is not: {error}") from error
+    elif path.suffix in (".jsonl", ".json"):
+        yield from (_text_of(path, record) for record in read_records(path))
+    else:
+        yield _decoded(path)
 
 
 def encode_texts(texts: Sequence[str], tokenizer: Tokenizer) -> TokenSet:
     """All documents behind one another, in their order; an empty one has no token."""
-    dtype = np.uint8 if tokenizer.num_tokens <= 256 else np.int32
-    encoded = [tokenizer.encode(text) for text in texts]
-    parts = [
-        np.frombuffer(ids, np.uint8) if isinstance(ids, bytes) else np.asarray(ids, dtype)
-        for ids in encoded
-    ]
+    dtype = token_dtype(tokenizer)
+    parts = [encoded(text, tokenizer) for text in texts]
     lengths = np.array([len(part) for part in parts], np.int64)
-    sizes = np.array([len(text.encode("utf-8", "surrogatepass")) for text in texts], np.int64)
+    sizes = np.array([num_bytes(text) for text in texts], np.int64)
     tokens = np.concatenate([np.empty(0, dtype), *parts]).astype(dtype, copy=False)
     return TokenSet(tokens, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), sizes)
+
+
+def encoded(text: str, tokenizer: Tokenizer) -> np.ndarray:
+    """The ids of one document."""
+    ids = tokenizer.encode(text)
+    if isinstance(ids, bytes):
+        return np.frombuffer(ids, np.uint8)
+    return np.asarray(ids, token_dtype(tokenizer))
+
+
+def token_dtype(tokenizer: Tokenizer) -> type[np.integer]:
+    """What ids are kept in: uint8 if V ≤ 256, else int32."""
+    return np.uint8 if tokenizer.num_tokens <= 256 else np.int32
+
+
+def num_bytes(text: str) -> int:
+    """The length of a text in UTF-8."""
+    return len(text.encode("utf-8", "surrogatepass"))
+
+
+def is_held_out(text: str, share: float) -> bool:
+    """Whether the hash of a text, in [0, 1), is below the share."""
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:8], "big") < share * 2**64
+
+
+def check_split(num_train: int, num_held_out: int, share: float) -> None:
+    """Neither side is empty, unless none is to be held out."""
+    total = num_train + num_held_out
+    rule = f"of {total} documents some must be held out, and some not, at a share of {share:g}"
+    full = share == 0 or min(num_train, num_held_out) > 0
+    require(full, f"{rule}; give more documents, or 0", num_held_out)
 
 
 def split_held_out(texts: Sequence[str], share: float) -> tuple[list[str], list[str]]:
@@ -123,11 +159,16 @@ def split_held_out(texts: Sequence[str], share: float) -> tuple[list[str], list[
     check_interval("share", share, 0, 1, ends="[)")
     sides: tuple[list[str], list[str]] = ([], [])
     for text in texts:
-        digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
-        sides[int.from_bytes(digest[:8], "big") < share * 2**64].append(text)
-    rule = f"of {len(texts)} documents some must be held out, and some not, at a share of {share:g}"
-    require(share == 0 or all(sides), f"{rule}; give more documents, or 0", len(sides[1]))
+        sides[is_held_out(text, share)].append(text)
+    check_split(len(sides[0]), len(sides[1]), share)
     return sides
+
+
+def _decoded(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} must be UTF-8; it is not: {error}") from error
 
 
 def _text_of(path: Path, record: Record) -> str:

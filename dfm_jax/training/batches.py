@@ -60,36 +60,73 @@ def document_windows(
     Raises:
         ValueError: if there is no token, or windows × batch size ≥ 2³¹.
     """
-    check_count("batch_size", batch_size)
+    require(offsets[-1] < 2**31, "the tokens must number fewer than 2³¹", offsets[-1])
     pieces = document_pieces(offsets, num_positions)
-    count = len(pieces)
+    numbers = _window_numbers(len(pieces), batch_size)
+
+    @jax.jit
+    def batch(stream: Array, pieces: Array, key: Key, step: ArrayLike) -> Batch:
+        return pieces_batch(stream, pieces[numbers(key, step)], num_positions)
+
+    stream, table = jnp.asarray(tokens), jnp.asarray(pieces.astype(np.int32))
+    return lambda key, step: batch(stream, table, key, step)
+
+
+def mapped_windows(
+    tokens: np.ndarray, offsets: np.ndarray, num_positions: int, batch_size: int
+) -> Batches:
+    """`document_windows`, the same to the bit, of tokens that are mapped from the disk.
+
+    A call reads what it returns and no more, on the host, so the tokens may outgrow memory and 2³¹.
+    `read_ahead` hides the wait.
+
+    Raises:
+        ValueError: if there is no token, or windows × batch size ≥ 2³¹.
+    """
+    pieces = document_pieces(offsets, num_positions)
+    numbers = jax.jit(_window_numbers(len(pieces), batch_size))
+
+    def batch(key: Key, step: ArrayLike) -> Batch:
+        return cut_windows(tokens, pieces[np.asarray(numbers(key, step))], num_positions)
+
+    return batch
+
+
+def _window_numbers(count: int, batch_size: int) -> Callable[[Key, ArrayLike], Array]:
+    """Which of the windows a step takes, [B]."""
+    check_count("batch_size", batch_size)
     check_count("the number of windows", count)
     rule = "the number of windows times `batch_size` must be below 2³¹"
     require(count * batch_size < 2**31, rule, count * batch_size)
 
-    @jax.jit
-    def batch(stream: Array, pieces: Array, key: Key, step: ArrayLike) -> Batch:
+    def numbers(key: Key, step: ArrayLike) -> Array:
         # The j-th window of a run, in integers that never leave 31 bits.
         within = (jnp.asarray(step) % count) * batch_size + jnp.arange(batch_size)
         epoch = (jnp.asarray(step) // count) * batch_size + within // count
-        number = jax.vmap(permuted, in_axes=(None, 0, 0, None))(key, epoch, within % count, count)
-        return pieces_batch(stream, pieces[number], num_positions)
+        return jax.vmap(permuted, in_axes=(None, 0, 0, None))(key, epoch, within % count, count)
 
-    stream, table = jnp.asarray(tokens), jnp.asarray(pieces)
-    return lambda key, step: batch(stream, table, key, step)
+    return numbers
 
 
 def document_pieces(offsets: np.ndarray, num_positions: int) -> np.ndarray:
-    """(start, length) of the windows that cut every document from its beginning: int32 [P, 2]."""
+    """(start, length) of the windows that cut every document from its beginning: int64 [P, 2]."""
     check_count("num_positions", num_positions)
     offsets = np.asarray(offsets, np.int64)
-    require(offsets[-1] < 2**31, "the tokens must number fewer than 2³¹", offsets[-1])
     per_document = -(-np.diff(offsets) // num_positions)
     first = np.cumsum(per_document) - per_document  # the number of a document's first window
     within = np.arange(per_document.sum()) - np.repeat(first, per_document)
     starts = np.repeat(offsets[:-1], per_document) + within * num_positions
     lengths = np.minimum(np.repeat(offsets[1:], per_document) - starts, num_positions)
-    return np.stack([starts, lengths], axis=1).astype(np.int32)
+    return np.stack([starts, lengths], axis=1)
+
+
+def cut_windows(tokens: np.ndarray, pieces: np.ndarray, num_positions: int) -> Batch:
+    """The windows (start, length), padded with id 0 to N: on the host, reading no other token."""
+    valid = np.arange(num_positions)[None] < pieces[:, 1:]
+    windows = np.zeros(valid.shape, np.int32)
+    for row, (start, length) in zip(windows, pieces.tolist(), strict=True):
+        row[:length] = tokens[start : start + length]
+    return Batch(windows, valid)
 
 
 @typed

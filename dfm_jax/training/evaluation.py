@@ -6,17 +6,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from dfm_jax.checks import require
 from dfm_jax.data.tokens import TokenSet, encode_texts, read_texts
 from dfm_jax.models import Params
-from dfm_jax.training.batches import document_pieces, pieces_batch
+from dfm_jax.training.batches import cut_windows, document_pieces
 from dfm_jax.training.checkpoint import read_checkpoint
 from dfm_jax.training.config import TrainConfig, from_json
 from dfm_jax.training.digests import CheckpointError
 from dfm_jax.training.members import (
+    TOKENS,
     load_member_data,
     member_folder,
     network_and_terms,
@@ -55,18 +55,15 @@ def evaluated(
     if limit is not None and len(pieces) > limit:
         pieces = pieces[np.linspace(0, len(pieces) - 1, limit).round().astype(int)]
     size = config.batch_size
-    padded = np.concatenate([pieces, np.zeros((-len(pieces) % size, 2), np.int32)])
+    padded = np.concatenate([pieces, np.zeros((-len(pieces) % size, 2), np.int64)])
     params: Params = state.params if state.ema is None else state.ema
     evaluation = _compiled_evaluation(config)
-    stream = jnp.asarray(documents.tokens)
     key = jax.random.key(0) if key is None and config.objective == "masked" else key
     random = config.objective == "masked"
-    rows = [
-        evaluation(
-            params, stream, padded[i : i + size], jax.random.fold_in(key, i) if random else None
-        )
-        for i in range(0, len(padded), size)
-    ]
+    rows = []
+    for i in range(0, len(padded), size):
+        batch = cut_windows(documents.tokens, padded[i : i + size], config.num_positions)
+        rows.append(evaluation(params, batch, jax.random.fold_in(key, i) if random else None))
     nats, counts = (
         np.concatenate(part)[: len(pieces)] for part in zip(*jax.device_get(rows), strict=True)
     )
@@ -80,12 +77,7 @@ def evaluated(
 
 @cache  # a run evaluates often
 def _compiled_evaluation(config: TrainConfig) -> Any:
-    evaluation = make_evaluation(network_and_terms(config)[1])
-
-    def of_pieces(params: Params, stream: Any, pieces: Any, key: Any) -> Any:
-        return evaluation(params, pieces_batch(stream, pieces, config.num_positions), key)
-
-    return jax.jit(of_pieces)
+    return jax.jit(make_evaluation(network_and_terms(config)[1]))
 
 
 class Evaluation(NamedTuple):
@@ -149,7 +141,8 @@ def evaluate_member(
     trained = load_member(member, best=best)
     record = read_member(member)
     if data is None:
-        found = load_member_data(Path(record["source"]), trained.config, tokenizer)
+        kept = member / TOKENS if (member / TOKENS).is_dir() else None
+        found = load_member_data(Path(record["source"]), trained.config, tokenizer, tokens=kept)
         if found.description != record["data"]:
             raise ValueError(f"{record['source']} is no longer what {member} was trained on.")
         documents = found.held_out

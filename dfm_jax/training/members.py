@@ -1,6 +1,7 @@
 """A member of a run, `RUN/expert_003` or `RUN/centre`: its data, its network, its record.
 
 config.json      what it is a function of; versions and where the data lay, for the record
+tokens/          its documents as tokens, if they were to stay on the disk
 metrics.jsonl    a line a logged step
 200/ 400/ …      checkpoints
 """
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 
 from dfm_jax.checks import check_count, require
+from dfm_jax.data.token_files import map_tokens
 from dfm_jax.data.tokens import (
     Tokenizer,
     TokenSet,
@@ -31,7 +33,7 @@ from dfm_jax.training.digests import CheckpointError
 from dfm_jax.training.state import TrainState, init_state, make_optimiser
 from dfm_jax.training.terms import TermsOf, masked_terms, next_token_terms
 
-CONFIG = "config.json"
+CONFIG, TOKENS = "config.json", "tokens"
 _COMPARED = ("config", "data")
 
 
@@ -42,6 +44,7 @@ class MemberData(NamedTuple):
     held_out: TokenSet
     tokenizer: Tokenizer
     description: dict[str, Any]  # digests and counts: what must not change under a run
+    mapped: bool = False  # from the disk, for tokens that outgrow memory
 
 
 def member_folder(run: Path, expert: int | None) -> Path:
@@ -89,23 +92,28 @@ def tokenizer_name(path: Path | None) -> str:
     return "bytes" if path is None else f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
 
 
-def load_member_data(path: Path, config: TrainConfig, tokenizer: Path | None) -> MemberData:
-    """Read, split and encode the documents of a member.
+def load_member_data(
+    path: Path, config: TrainConfig, tokenizer: Path | None, *, tokens: Path | None = None
+) -> MemberData:
+    """Read, split and encode the documents of a member: into memory, or the folder `tokens`.
 
     Raises:
         ValueError: if the tokenizer has not V tokens, or there is nothing to read.
     """
-    pieces = tokenizer_of(config, tokenizer)
-    train, held_out = split_held_out(read_texts(path), config.held_out)
-    sets = encode_texts(train, pieces), encode_texts(held_out, pieces)
-    description: dict[str, Any] = {"tokenizer": tokenizer_name(tokenizer)}
+    pieces, name = tokenizer_of(config, tokenizer), tokenizer_name(tokenizer)
+    if tokens is None:
+        train, held_out = split_held_out(read_texts(path), config.held_out)
+        sets = encode_texts(train, pieces), encode_texts(held_out, pieces)
+    else:
+        sets = map_tokens(path, tokens, pieces, name=name, share=config.held_out)
+    description: dict[str, Any] = {"tokenizer": name}
     for name, part in zip(("train", "held_out"), sets, strict=True):
         description |= {
             f"{name}_documents": len(part.num_bytes),
             f"{name}_tokens": len(part.tokens),
             f"{name}_sha256": part.digest,
         }
-    return MemberData(*sets, pieces, description)
+    return MemberData(*sets, pieces, description, tokens is not None)
 
 
 def network_and_terms(config: TrainConfig) -> tuple[Network, TermsOf]:

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import jax
 
-from dfm_jax.training.batches import document_windows, stream_windows
+from dfm_jax.checks import require
+from dfm_jax.training.batches import document_windows, mapped_windows, stream_windows
 from dfm_jax.training.config import TrainConfig, Watch
 from dfm_jax.training.evaluation import evaluated
 from dfm_jax.training.loop import Outcome, Run, train
 from dfm_jax.training.members import (
+    TOKENS,
     MemberData,
     load_member_data,
     member_data_path,
@@ -18,6 +20,7 @@ from dfm_jax.training.members import (
     network_and_terms,
     record_member,
 )
+from dfm_jax.training.reading import read_ahead
 from dfm_jax.training.state import TrainState, init_state, make_optimiser
 from dfm_jax.training.step import TrainStep, make_train_step
 from dfm_jax.training.stopping import StopRequest
@@ -34,8 +37,12 @@ def train_member(
     watch: Watch | None = None,
     stop: StopRequest | None = None,
     tensorboard: bool = False,
+    on_disk: bool = False,
 ) -> Outcome:
     """Train a member to its end, or to a signal, from wherever it is; see `loop.train`.
+
+    With `on_disk` the tokens stay on the disk, in the member's folder, and are read ahead: for data
+    that outgrow memory. The batches are the same, and so is what comes out.
 
     Raises:
         CheckpointError: if the folder holds a run of another config or other data.
@@ -43,7 +50,8 @@ def train_member(
     """
     watch = Watch() if watch is None else watch
     folder, source = member_folder(run, expert), member_data_path(data, expert)
-    documents = load_member_data(source, config, tokenizer)
+    tokens = folder / TOKENS if on_disk else None
+    documents = load_member_data(source, config, tokenizer, tokens=tokens)
     record = record_member(folder, config, documents, source)
     member = make_run(config, documents, watch)
     return train(member, folder, config=record, watch=watch, stop=stop, tensorboard=tensorboard)
@@ -57,7 +65,11 @@ def make_run(config: TrainConfig, data: MemberData, watch: Watch) -> Run:
     init_key, batch_key, step_key, evaluation_key = jax.random.split(jax.random.key(config.seed), 4)
     init_from, step = _compiled(config)
     size, length, train = config.batch_size, config.num_positions, data.train
-    if config.windows == "stream":
+    if data.mapped:
+        rule = "`config.windows` must be documents for tokens that stay on the disk"
+        require(config.windows == "documents", rule, config.windows)
+        batches = read_ahead(mapped_windows(train.tokens, train.offsets, length, size))
+    elif config.windows == "stream":
         batches = stream_windows(train.tokens, length, size)
     else:
         batches = document_windows(train.tokens, train.offsets, length, size)

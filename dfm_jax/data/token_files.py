@@ -1,0 +1,112 @@
+"""Tokens on the disk, for documents that together outgrow memory: written once, then mapped.
+
+FOLDER/train.tokens        the ids behind one another, as they lie in memory
+FOLDER/train.offsets.npy   where each document begins, and its bytes of UTF-8
+FOLDER/manifest.json       what they were made of; the folder is whole or not there
+"""
+
+import hashlib
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dfm_jax.data.folders import HashedFile, NewFolder, read_manifest
+from dfm_jax.data.tokens import (
+    Tokenizer,
+    TokenSet,
+    check_split,
+    encoded,
+    is_held_out,
+    num_bytes,
+    texts_in,
+    token_dtype,
+)
+
+_SIDES = ("train", "held_out")
+
+
+class Mapped(NamedTuple):
+    """The documents of both sides, their tokens mapped."""
+
+    train: TokenSet
+    held_out: TokenSet
+
+
+def map_tokens(
+    source: Path, folder: Path, tokenizer: Tokenizer, *, name: str, share: float
+) -> Mapped:
+    """The documents of `source` as tokens in `folder`, encoded if they are not there already.
+
+    Their sides are those of `split_held_out`, their order that of `texts_in`. What is there is used
+    if it was made of the same files (by size and time of change), tokenizer and share, and has its
+    digest; a kill in mid-write leaves nothing.
+
+    Args:
+        source: a folder or a file, see `texts_in`.
+        folder: where the tokens lie, or will.
+        tokenizer: text to ids.
+        name: what tells that tokenizer from others.
+        share: of documents held out.
+
+    Raises:
+        ValueError: see `texts_in`, `split_held_out`; if the tokens are damaged.
+    """
+    settings = {"tokenizer": name, "share": share, "dtype": np.dtype(token_dtype(tokenizer)).name}
+    inputs = {"files": _fingerprint(source)}
+    manifest = read_manifest(folder)
+    if manifest is None or manifest["settings"] != settings or manifest["inputs"] != inputs:
+        manifest = _write(
+            source, folder, tokenizer, share, {"settings": settings, "inputs": inputs}
+        )
+    found = Mapped(*(_map(folder, side, settings["dtype"]) for side in _SIDES))
+    for side, tokens in zip(_SIDES, found, strict=True):
+        if tokens.digest != manifest["digests"][side]:
+            raise ValueError(f"{folder}: {side}.tokens is damaged; take the folder away.")
+    return found
+
+
+def _write(
+    source: Path, folder: Path, tokenizer: Tokenizer, share: float, made_of: dict[str, Any]
+) -> dict[str, Any]:
+    dtype, tables = token_dtype(tokenizer), {side: [(0, 0)] for side in _SIDES}
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with NewFolder(folder) as new:
+        train, held_out = (HashedFile(new.path / f"{side}.tokens") for side in _SIDES)
+        with train, held_out:
+            for text in texts_in(source):
+                held = is_held_out(text, share)
+                ids, table = encoded(text, tokenizer), tables[_SIDES[held]]
+                (held_out if held else train).write(ids.astype(dtype, copy=False).tobytes())
+                table.append((table[-1][0] + len(ids), num_bytes(text)))
+        check_split(len(tables["train"]) - 1, len(tables["held_out"]) - 1, share)
+        digests = {}
+        for side, file in zip(_SIDES, (train, held_out), strict=True):
+            new.files[file.path.name] = file.hash.hexdigest()
+            with (new.path / f"{side}.offsets.npy").open("wb") as out:
+                np.save(out, np.array(tables[side], np.int64))
+            digests[side] = _map(new.path, side, np.dtype(dtype).name).digest
+        if folder.exists():
+            shutil.rmtree(folder)  # of other files, or another tokenizer
+        return new.finish(made_of | {"digests": digests})
+
+
+def _map(folder: Path, side: str, dtype: str) -> TokenSet:
+    table = np.load(folder / f"{side}.offsets.npy")
+    path = folder / f"{side}.tokens"
+    empty = path.stat().st_size == 0  # which cannot be mapped
+    tokens = np.empty(0, dtype) if empty else np.memmap(path, dtype, mode="r")
+    return TokenSet(tokens, table[:, 0], table[1:, 1])
+
+
+def _fingerprint(source: Path) -> str:
+    """Of the paths, sizes and times of change of all files."""
+    files = [path for path in source.rglob("*") if path.is_file()] if source.is_dir() else [source]
+    digest = hashlib.sha256()
+    for path in sorted(files) if source.exists() else ():
+        about = path.stat()
+        digest.update(
+            f"{path.relative_to(source)}\0{about.st_size}\0{about.st_mtime_ns}\n".encode()
+        )
+    return digest.hexdigest()
