@@ -169,6 +169,9 @@ def test_text_costs_what_the_law_says():
 
 # ── the learned half ────────────────────────────────────────────────────────────────────────────
 
+initial = jax.jit(equality_descent.initial)
+distances = jax.jit(equality_descent.distances)
+
 
 @pytest.fixture
 def law(x64):
@@ -178,22 +181,24 @@ def law(x64):
 
 @pytest.fixture
 def params(law):
-    return equality_descent.initial(jax.random.key(3), law)
+    return initial(jax.random.key(3), law)
 
 
 @pytest.mark.statement("L1", "D11", "D12")
 def test_objectives_are_the_library_losses_averaged(law, params):
     centre, parts = params
     at = np.ndindex(law.shape)
+    token_loss = jax.jit(lambda log_law, v: cross_entropy_loss(log_law[None], v[None])[0])
+    part_loss = jax.jit(router_loss)
     log_centre, log_experts, log_router = map(
         jax.nn.log_softmax, (centre.tokens, parts.tokens, parts.router)
     )
     expected_centre = expected_parts = 0.0
     for k, z, v in at:
-        token = jnp.array([v])
-        expected_centre += law[k, z, v] * cross_entropy_loss(log_centre[z][None], token)[0]
-        of_expert = cross_entropy_loss(log_experts[k, z][None], token)[0]
-        expected_parts += law[k, z, v] * (of_expert + router_loss(log_router[z], k))
+        mass, token = float(law[k, z, v]), jnp.asarray(v)
+        expected_centre += mass * token_loss(log_centre[z], token)
+        of_expert = token_loss(log_experts[k, z], token)
+        expected_parts += mass * (of_expert + part_loss(log_router[z], k))
     found = equality_descent.central_objective(centre, law)
     assert found == pytest.approx(float(expected_centre), abs=1e-12)
     found = equality_descent.decentral_objective(parts, law)
@@ -203,13 +208,11 @@ def test_objectives_are_the_library_losses_averaged(law, params):
 @pytest.mark.statement("D9")
 def test_an_expert_is_trained_by_its_own_loss_alone(law, params):
     _, parts = params
-    gradient = jax.grad(equality_descent.decentral_objective)(parts, law).tokens
+    gradient = jax.jit(jax.grad(equality_descent.decentral_objective))(parts, law).tokens
+    of_one = jax.jit(jax.grad(equality_descent.cross_entropy, argnums=1))
     for k, weight in enumerate(law.sum((1, 2))):
-        own = jax.grad(equality_descent.cross_entropy, argnums=1)(law[k] / weight, parts.tokens[k])
+        own = of_one(law[k] / weight, parts.tokens[k])
         np.testing.assert_allclose(gradient[k], weight * own, atol=1e-15)
-
-
-distances = jax.jit(equality_descent.distances)
 
 
 @pytest.mark.statement("D12")
@@ -225,7 +228,7 @@ def test_the_optimum_of_both_is_the_counted_law(law):
 @pytest.mark.statement("D14")
 def test_experts_and_router_bound_the_mixture(law):
     for seed in range(5):
-        found = distances(*equality_descent.initial(jax.random.key(seed), law), law)
+        found = distances(*initial(jax.random.key(seed), law), law)
         assert found.d14_slack >= -1e-12
         assert found.mixture > 0.01
 
@@ -333,6 +336,7 @@ def _arguments(out):
     ]
 
 
+@pytest.mark.slow
 def test_exit_status_and_what_is_printed(tmp_path, small_texts, capsys):
     tmp_path /= "new"
     assert equality.main([*_arguments(tmp_path), "--num-steps", "800"]) == 0
