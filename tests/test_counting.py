@@ -10,6 +10,7 @@ from rich.console import Console
 
 from dfm_jax.data import Corpus, Document, MissingDataError
 from experiments import (
+    context_gates,
     counting,
     counting_cell,
     counting_fold,
@@ -57,6 +58,7 @@ def _config(out, **changes):
         max_order=3,
         window=64,
         prefixes=(4,),
+        num_features=8,
         alphas=(0.01, 0.2),
         num_generated=40,
         num_seeds=2,
@@ -202,6 +204,37 @@ def test_every_partition_gives_a_whole_cell(folded, name, tmp_path):
     for top in ("top-1", "top-2", "full"):  # no memory, no difference
         assert carried["static", top] == pytest.approx(own["static", top], abs=1e-12)
     assert carried["oracle", "top-1"] == pytest.approx(own["oracle", "top-1"], abs=1e-12)
+
+
+@pytest.mark.statement("D8")
+def test_the_gate_of_clusters_by_likelihood_reads_what_made_them(folded, tmp_path):
+    """A document's first window is the prefix that its part comes from, and the second's context."""
+    config = _config(tmp_path)
+    partition, part_of = counting_fold.parted(folded, "likelihood", config)
+    texts, before = folded.texts["test"], folded.before["test"]
+    scores = context_gates.span_scores(partition.models.of_bytes(texts), before.spans)
+    starts = np.cumsum([0, *map(len, texts[:-1])])
+    document = np.searchsorted(starts, before.spans[:, 1], side="right") - 1
+    second = before.spans[:, 1] == starts[document] + config.window
+    assert second.sum() > 5
+    np.testing.assert_array_equal(scores[second].argmax(1), part_of["test"][document[second]])
+    assert len(set(part_of["test"].tolist())) == 2
+
+
+def test_gates_of_contexts_are_rungs_where_something_stands_before(folded, tmp_path):
+    cell = counting_cell.measure(folded, "likelihood", _config(tmp_path))
+    for name, world in cell["worlds"].items():
+        gates = {row["gate"] for row in world["rows"]}
+        found = {gate for gate in gates if gate.removesuffix(" × Bayes") in context_gates.NAMES}
+        if name in ("reset", "spliced"):
+            assert len(found) == 6
+            assert 0 < world["contexts"]["empty"] < world["contexts"]["sequences"]
+            assert set(world["contexts"]["temperatures"]) == {"centroid", "likelihood"}
+        else:  # a gate that is carried has read it all; what the experts wrote begins with nothing
+            assert not found
+            assert world["contexts"] is None
+    assert cell["router"]["converged"]
+    assert len(cell["search"]["loads"]) == 2
 
 
 def test_domains_are_told_apart_by_the_posterior(folded, tmp_path):
@@ -351,7 +384,10 @@ def small_texts(monkeypatch, corpora):
     monkeypatch.delenv("DFM_REQUIRE_DATA", raising=False)
 
 
-SMALL = "--domain-bytes 0 --partitions domain --max-order 2 --window 64 --prefixes 4 --num-draws 20"
+SMALL = (
+    "--domain-bytes 0 --partitions domain --max-order 2 --window 64 --prefixes 4 --num-draws 20 "
+    "--num-features 8"
+)
 
 
 def test_exit_status_and_what_is_printed(tmp_path, small_texts, capsys):
@@ -387,6 +423,10 @@ def test_required_data_is_not_left_out(small_texts, monkeypatch, tmp_path, capsy
         ("--max-order 8", "`max_order` must lie in [1, 7]; it is 8."),
         ("--window 1", "`window` must be at least 2; it is 1."),
         ("--prefixes 0", "`prefixes` must be at least 1; it is 0."),
+        ("--num-features 0", "`num_features` must be at least 1; it is 0."),
+        ("--decays -1", "`decays` must lie in [0, inf); it is [-1.]."),
+        ("--decays", "`decays` must not be empty; it is []."),
+        ("--router-order 7", "`router_order` must lie in [1, 6]; it is 7."),
         ("--alphas 1.5", "`alphas` must lie in [0, 1]; it is [1.5]."),
         ("--alphas", "`alphas` must not be empty; it is []."),
         ("--margin 0", "`margin` must lie in (0, inf); it is 0.0."),
