@@ -208,7 +208,7 @@ def test_every_partition_gives_a_whole_cell(folded, name, tmp_path):
 
 @pytest.mark.statement("D8")
 def test_the_gate_of_clusters_by_likelihood_reads_what_made_them(folded, tmp_path):
-    """A document's first window is the prefix that its part comes from, and the second's context."""
+    """A document's first window is the prefix its part comes from, and the second's context."""
     config = _config(tmp_path)
     partition, part_of = counting_fold.parted(folded, "likelihood", config)
     texts, before = folded.texts["test"], folded.before["test"]
