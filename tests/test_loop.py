@@ -1,7 +1,9 @@
 """The loop: the same bits after any interruption, metrics without a gap, one way to fail."""
 
+import io
 import json
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tqdm import tqdm
 
 from dfm_jax.models import Network
 from dfm_jax.training.batches import document_windows
@@ -107,6 +110,22 @@ def test_the_log_has_each_line_once_in_order(whole):
     logged = [(step, False) for step in range(3, STEPS + 1, 3)]
     assert steps == sorted(logged + [(step, True) for step in (8, 16, 24)])
     assert checkpoint_steps(whole) == sorted({best_step(whole), 20, 24})
+
+
+def test_the_bar_tells_loss_speed_and_time_left(tmp_path, monkeypatch):
+    shown = io.StringIO()
+
+    def bar(**options):
+        return tqdm(**(options | {"disable": False, "file": shown, "mininterval": 0}))
+
+    monkeypatch.setattr("dfm_jax.training.loop.tqdm", bar)
+    train(RUN, tmp_path / "centre", config={}, **QUIET)
+    last = lines(tmp_path / "centre")
+    loss = [row["loss"] for row in last if "loss" in row][-1]
+    assert re.search(
+        rf"24/24 \[\d\d:\d\d<00:00.*, {loss:.4f} nats, [\d,]+ tokens/s", shown.getvalue()
+    )
+    assert re.search(r"12/24 \[\d\d:\d\d<\d\d:\d\d", shown.getvalue())
 
 
 def test_stopped_twice_and_resumed_is_the_same_run(whole, tmp_path):
