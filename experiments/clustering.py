@@ -157,8 +157,11 @@ def against_exact(config: Config) -> dict[str, Any]:
     rows = clustering_data.synthetic_rows(
         config.sub_sample, config.num_features, num_groups=40, noise=1.5, seed=1
     )
-    key, options = jax.random.key(0), {"balance": "rows", "subtract_mean": False}
-    found = spherical_k_means(key, rows, 7, **options)
+
+    def clustered(rows: np.ndarray | jax.Array) -> Clustering:
+        return spherical_k_means(jax.random.key(0), rows, 7, balance="rows", subtract_mean=False)
+
+    found = clustered(rows)
     sizes = np.bincount(found.labels, minlength=7)
     scores = np.asarray(cosine_scores(rows, found.clusters), np.float64)
     places = np.repeat(np.arange(7), sizes)
@@ -166,13 +169,10 @@ def against_exact(config: Config) -> dict[str, Any]:
     best = scores[at, places[place]].sum()
     reached = scores[np.arange(len(rows)), np.asarray(found.labels)].sum()
     order = np.random.default_rng(0).permutation(len(rows))
-    again = spherical_k_means(key, rows[order], 7, **options).labels
+    again = clustered(rows[order]).labels
     spread = jax.sharding.NamedSharding(make_mesh(8, "data"), jax.sharding.PartitionSpec("data"))
     even = rows[: len(rows) // 8 * 8]
-    one, eight = (
-        spherical_k_means(key, where, 7, **options)
-        for where in (jnp.asarray(even), jax.device_put(even, spread))
-    )
+    one, eight = clustered(jnp.asarray(even)), clustered(jax.device_put(even, spread))
     priced = np.sort(np.asarray(cosine_scores(even, one.clusters) - one.clusters.prices), axis=1)
     differ = np.asarray(one.labels) != np.asarray(eight.labels)
     return {

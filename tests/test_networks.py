@@ -96,7 +96,7 @@ def test_parameters_are_a_pytree_of_floats_drawn_from_the_key(name):
         assert any(np.any(a != b) for a, b in pairs)
 
 
-@pytest.mark.parametrize("name", sorted(set(NETWORKS) - {"nnx"}))  # its module's own signature says it
+@pytest.mark.parametrize("name", sorted(set(NETWORKS) - {"nnx"}))  # its own signature says it
 def test_time_is_refused_or_asked_for(name):
     network, _ = NETWORKS[name]
     x, t = inputs_of(name)
