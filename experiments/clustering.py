@@ -173,7 +173,8 @@ def against_exact(config: Config) -> dict[str, Any]:
     spread = jax.sharding.NamedSharding(make_mesh(8, "data"), jax.sharding.PartitionSpec("data"))
     even = rows[: len(rows) // 8 * 8]
     one, eight = clustered(jnp.asarray(even)), clustered(jax.device_put(even, spread))
-    priced = np.sort(np.asarray(cosine_scores(even, one.clusters) - one.clusters.prices), axis=1)
+    scores = cosine_scores(even, one.clusters) - one.clusters.prices[None]
+    priced = np.sort(np.asarray(scores), axis=1)
     differ = np.asarray(one.labels) != np.asarray(eight.labels)
     return {
         "rows": len(rows),

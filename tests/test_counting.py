@@ -228,11 +228,12 @@ def test_gates_of_contexts_are_rungs_where_something_stands_before(folded, tmp_p
         found = {gate for gate in gates if gate.removesuffix(" × Bayes") in context_gates.NAMES}
         if name in ("reset", "spliced"):
             assert len(found) == 6
-            assert 0 < world["contexts"]["empty"] < world["contexts"]["sequences"]
+            assert world["contexts"]["empty"] < world["contexts"]["sequences"]
             assert set(world["contexts"]["temperatures"]) == {"centroid", "likelihood"}
         else:  # a gate that is carried has read it all; what the experts wrote begins with nothing
             assert not found
             assert world["contexts"] is None
+    assert cell["worlds"]["reset"]["contexts"]["empty"] == len(folded.texts["test"])  # one each
     assert cell["router"]["converged"]
     assert len(cell["search"]["loads"]) == 2
 

@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import tracemalloc
+from functools import partial
 
 import numpy as np
 import pytest
@@ -199,12 +200,18 @@ def labels_of(out, num_rows=NUM_ROWS) -> np.ndarray:
     return labels
 
 
+@pytest.fixture
+def uneven(folder):
+    """Features of which a balance moves some."""
+    features = FEATURES.copy()
+    features[:35] = features[:35] / 2 + 1
+    np.save(folder / "uneven.npy", features)
+    return features
+
+
 @pytest.mark.parametrize("chunk", [7, 1 << 13])
-def test_statistics_are_those_of_the_rows(folder, monkeypatch, chunk):
+def test_statistics_are_those_of_the_rows(folder, uneven, monkeypatch, chunk):
     monkeypatch.setattr(rules, "_CHUNK", chunk)
-    uneven = FEATURES.copy()
-    uneven[:35] = uneven[:35] / 2 + 1  # so that balance moves some
-    np.save(folder / "uneven.npy", uneven)
     assert partition(folder, features="uneven.npy") == 0
     manifest, labels = manifest_of(folder / "out"), labels_of(folder / "out")
     cosines = cosines_of(rule_of(folder / "out"), uneven)
@@ -222,13 +229,15 @@ def test_statistics_are_those_of_the_rows(folder, monkeypatch, chunk):
     assert (best != labels).sum() <= 3  # at ties
 
 
+@pytest.mark.usefixtures("uneven")
 def test_the_cost_of_balance_and_the_agreement_of_restarts(folder):
-    assert partition(folder, "--balance", "none", "--restarts", "3", out="free") == 0
-    assert partition(folder, "--restarts", "3") == partition(folder, out="one") == 0
+    of_uneven = partial(partition, folder, features="uneven.npy")
+    assert of_uneven("--balance", "none", "--restarts", "3", out="free") == 0
+    assert of_uneven("--restarts", "3") == of_uneven(out="one") == 0
     free, held, one = (manifest_of(folder / out) for out in ("free", "out", "one"))
     assert free["cost_of_balance"] == pytest.approx(0, abs=1e-6)
-    assert held["cost_of_balance"] > 0
-    assert held["unbalanced_cosine"] == pytest.approx(free["mean_cosine"], abs=1e-6)
+    assert held["cost_of_balance"] > 1e-5
+    assert held["unbalanced_cosine"] >= free["mean_cosine"] - 1e-6  # balance may lead to a better
     cost = held["unbalanced_cosine"] - held["mean_cosine"]
     assert held["cost_of_balance"] == pytest.approx(cost, abs=1e-6)
     assert held["mean_cosine"] >= one["mean_cosine"] - 1e-6
@@ -421,10 +430,9 @@ def test_routing_the_rows_clustered_gives_their_experts_back(folder, balance):
     assert names == {*manifest_of(folder / "routed")["files"], "manifest.json"}
 
 
+@pytest.mark.usefixtures("uneven")
 def test_routing_charges_a_row_by_its_weight(folder):
-    uneven, path = FEATURES.copy(), folder / "weights.npy"
-    uneven[:35] = uneven[:35] / 2 + 1
-    np.save(folder / "uneven.npy", uneven)
+    path = folder / "weights.npy"
     np.save(path, 1 + np.arange(NUM_ROWS)[::-1] ** 2 % 97)
     more = ["--weights", str(path)]
     assert partition(folder, "--balance", "tokens", *more, features="uneven.npy") == 0

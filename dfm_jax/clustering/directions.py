@@ -64,6 +64,13 @@ def mean_score(scores: Float[Array, "R K"], labels: Int[Array, " R"]) -> Float[A
     return jnp.take_along_axis(scores, labels[:, None], axis=1).mean()
 
 
+@jax.jit
+@typed
+def mean_best_score(scores: Float[Array, "R K"]) -> Float[Array, ""]:
+    """(1/R) Σ_i max_k s_ik: what no labels exceed."""
+    return scores.max(axis=1).mean()
+
+
 @partial(jax.jit, static_argnames="num_clusters")
 @typed
 def centroid_sums(rows: Rows, labels: Int[Array, " R"], num_clusters: int) -> Float[Array, "K D"]:

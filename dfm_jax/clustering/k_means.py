@@ -26,6 +26,7 @@ from dfm_jax.clustering.directions import (
     centroid_sums,
     directions,
     k_means_plus_plus,
+    mean_best_score,
     mean_score,
     nearest,
     row_scores,
@@ -52,7 +53,7 @@ class Clustering(NamedTuple):
     labels: Int[Array, " R"]
     mean_cosine: Float[Array, ""]  # (1/R) Σ_i ⟨c_{a(i)}, f_i⟩
     num_passes: Int[Array, ""]  # over the rows, until the centroids stayed
-    unbalanced_cosine: Float[Array, ""]  # the best mean cosine before balance: its cost is the rest
+    unbalanced_cosine: Float[Array, ""]  # the largest met without balance
     agreement: Float[Array, ""]  # mean NMI of the labels with those of the other starts; NaN if one
 
 
@@ -151,6 +152,7 @@ def _descend(
         scores = row_scores(rows, centroids)
         labels, prices, _ = assignment(scores, balance, sizes, weights)
         num_passes, cosine = num_passes + 1, mean_score(scores, labels)
+        free = jnp.maximum(free, mean_best_score(scores))
         if best is None or cosine > best.mean_cosine:
             best = _clustering(rows, centroids, prices, labels, cosine, num_passes, free)
         if cosine <= previous + _SETTLED * abs(previous):
@@ -160,7 +162,7 @@ def _descend(
             cosine,
         )
     assert best is not None
-    return best
+    return best._replace(unbalanced_cosine=free)
 
 
 def _clustering(

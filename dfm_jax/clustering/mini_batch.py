@@ -21,6 +21,7 @@ from dfm_jax.clustering.directions import (
     centroid_sums,
     directions,
     k_means_plus_plus,
+    mean_best_score,
     mean_score,
     nearest,
     num_start_rows,
@@ -88,7 +89,7 @@ def mini_batch_k_means(
         return jnp.concatenate([row_scores(r, centroids) for r in _all(features, mean, batch_size)])
 
     scores = scored()
-    sizes, free = near_sizes(scores.argmax(axis=1), num_clusters), scores.max(axis=1).mean()
+    sizes, free = near_sizes(scores.argmax(axis=1), num_clusters), mean_best_score(scores)
     labels, prices, _ = assignment(scores, balance, sizes, weights)
     for _ in range(num_passes - 1):
         sums, begin = jnp.zeros_like(centroids), 0
@@ -97,6 +98,7 @@ def mini_batch_k_means(
             sums, begin = sums + centroid_sums(rows, own, num_clusters), begin + own.size
         centroids = unit_centroids(sums, centroids)
         scores = scored()
+        free = jnp.maximum(free, mean_best_score(scores))
         labels, prices, _ = assignment(scores, balance, sizes, weights)
     return Clustering(
         Clusters(centroids, prices, mean),
