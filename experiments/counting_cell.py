@@ -18,6 +18,7 @@ from experiments.contexts import Contexts
 from experiments.counting_account import account
 from experiments.counting_fold import HELD_OUT, SPLITS, Fold, fitted, parted
 from experiments.counting_worlds import World
+from experiments.fixed_share import fixed_share_losses
 from experiments.gate_ladder import ContextLaws, Scores, gate_names, score
 from experiments.kneser_ney import Model, Queries
 from experiments.partitions import Partition
@@ -112,8 +113,7 @@ def _experts(
 def _best_alpha(world: World | None, log_prior: np.ndarray, config: Config) -> float | None:
     if world is None:
         return None
-    scores = score(world.log_probs, world.sequences, log_prior, prefixes=(), alphas=config.alphas)
-    of_alphas = scores.soft[:, 2:-1, -1].sum(0)
+    of_alphas = fixed_share_losses(world.log_probs, world.sequences, log_prior, config.alphas)
     return float(config.alphas[int(of_alphas.argmin())])
 
 

@@ -106,6 +106,11 @@ def lanes(sequences: Sequences) -> np.ndarray:
     return places
 
 
+def chunks(sequences: Sequences) -> np.ndarray:
+    """`lanes`, so many steps at a time: one shape for all texts. [chunks, steps, lanes]"""
+    return lanes(sequences).reshape(-1, _STEPS, _LANES)
+
+
 def score(
     token_log_probs: np.ndarray,
     sequences: Sequences,
@@ -142,7 +147,6 @@ def score(
     first[sequences.starts] = True
     sequence = np.cumsum(first) - 1
     laws = np.stack([contexts.fixed, contexts.prior], axis=1)
-    places = lanes(sequences)
     sums = Scores(
         soft=np.zeros((num_windows, num_gates, len(TOPS))),
         hard_after=np.zeros((num_windows, len(prefixes))),
@@ -153,7 +157,7 @@ def score(
     with jax.enable_x64(True), jax.default_device(cpu):
         law = _Law(*map(jnp.asarray, (log_prior, np.array(prefixes, int), np.array(alphas))))
         rungs = jax.vmap(lambda c: _start(law, c))(jnp.asarray(laws[np.zeros(_LANES, int)]))
-        for here in places.reshape(-1, _STEPS, _LANES):
+        for here in chunks(sequences):
             bytes_here = (token_log_probs[here], first[here], laws[sequence[here]])
             rungs, found = _chunk(rungs, *bytes_here, law)
             real = here >= 0

@@ -146,7 +146,8 @@ def sample(model: Model, num: int, length: int, rng: np.random.Generator) -> np.
             )
             first, last = counts.ends[context], counts.ends[context + 1]
             low, high = counts.before[first], counts.before[last]
-            target = low + np.floor(rng.random(waiting.size) * (high - low))
+            # Of the type of what is searched, which would else be copied whole at every draw.
+            target = low + np.floor(rng.random(waiting.size) * (high - low)).astype(low.dtype)
             gram = np.searchsorted(counts.before, target, side="right") - 1
             count = counts.before[gram + 1] - counts.before[gram]
             taken = seen & (rng.random(waiting.size) * count >= model.discount)

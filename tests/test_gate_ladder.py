@@ -14,6 +14,7 @@ from dfm_jax.experts import mixture_log_prob
 from experiments import counting_account, gate_ladder
 from experiments.counting_account import account, evaluations, exact_sums
 from experiments.counting_worlds import World
+from experiments.fixed_share import fixed_share_losses
 from experiments.gate_ladder import TOPS, ContextLaws, Sequences, gate_names, losses, score
 
 PREFIXES, ALPHAS = (2, 5), (0.1, 0.7)
@@ -176,6 +177,15 @@ def test_long_texts_go_through_in_pieces(monkeypatch, text, x64):
         whole,
         score(log_probs, spans, LOG_PRIOR, **options),
     )
+
+
+def test_fixed_share_alone_loses_what_it_loses_in_the_ladder(text, x64):
+    log_probs, spans = text
+    alone = fixed_share_losses(log_probs, spans, LOG_PRIOR, ALPHAS)
+    whole = score(log_probs, spans, LOG_PRIOR, prefixes=(), alphas=ALPHAS).soft[..., -1].sum(0)
+    at = [i for i, name in enumerate(gate_names((), num_alphas=2)) if name == "fixed share"]
+    np.testing.assert_allclose(alone, whole[at], rtol=1e-12)
+    assert abs(alone[0] - alone[1]) > 0.1
 
 
 @pytest.mark.parametrize("num_experts", [1, 2, 3, 8])
