@@ -170,7 +170,7 @@ def against_exact(config: Config) -> dict[str, Any]:
     reached = scores[np.arange(len(rows)), np.asarray(found.labels)].sum()
     order = np.random.default_rng(0).permutation(len(rows))
     again = clustered(rows[order]).labels
-    spread = jax.sharding.NamedSharding(make_mesh(8, "data"), jax.sharding.PartitionSpec("data"))
+    spread = jax.sharding.NamedSharding(make_mesh({"data": 8}), jax.sharding.PartitionSpec("data"))
     even = rows[: len(rows) // 8 * 8]
     one, eight = clustered(jnp.asarray(even)), clustered(jax.device_put(even, spread))
     scores = cosine_scores(even, one.clusters) - one.clusters.prices[None]

@@ -32,7 +32,7 @@ ALLOWED = {
     "checks": {"jax", "numpy"},
     "exact": {"numpy"},
     "sampling": {"jax"},
-    "parallel": {"jax"},
+    "parallel": {"jax", "numpy"},
     **{room: {"jax", "numpy"} for room in MATHEMATICS},
 }
 RESERVED = {"flax": "models", "optax": "training", "orbax": "training"}

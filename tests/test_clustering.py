@@ -328,7 +328,7 @@ def test_a_component_in_common_does_not_matter_once_the_mean_is_subtracted():
 @pytest.mark.parametrize("balance", ["none", "rows"])
 def test_eight_devices_give_the_labels_of_one(balance):
     features, _ = _mixture(4000, 16, 8, noise=1.0)
-    mesh = make_mesh(8, "data")
+    mesh = make_mesh({"data": 8})
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
     spread = jax.device_put(features, sharding)
     one = spherical_k_means(jax.random.key(0), jnp.asarray(features), 8, balance=balance)

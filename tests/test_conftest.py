@@ -26,7 +26,7 @@ MAPPED = {
     "jit": lambda fn: lambda keys: jax.jit(fn)(keys[0]),
     "vmap": jax.vmap,
     "pmap": jax.pmap,
-    "shard_map": lambda fn: parallel.map_over_devices(fn, parallel.make_mesh()),
+    "shard_map": lambda fn: parallel.independent(fn, parallel.make_mesh()),
     "scan": lambda fn: lambda keys: scanned(fn, keys[0]),
 }
 

@@ -933,7 +933,7 @@ def one_device():
 
 
 def on_devices(num_devices: int, backend: str) -> dict[str, Any]:
-    mapped = parallel.map_over_devices(
+    mapped = parallel.independent(
         lambda arrays: {name: caller(name)(arrays[name]) for name in ON_DEVICES},
         parallel.make_mesh(num_devices),
         backend=backend,

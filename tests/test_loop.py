@@ -17,7 +17,7 @@ from dfm_jax.models import Network
 from dfm_jax.training.batches import document_windows
 from dfm_jax.training.config import OptimiserConfig, Watch
 from dfm_jax.training.digests import CheckpointError
-from dfm_jax.training.loop import Run, train
+from dfm_jax.training.loop import Run, keyed_run, train
 from dfm_jax.training.metrics import MetricsLog, read_metrics
 from dfm_jax.training.retention import best_step, checkpoint_steps
 from dfm_jax.training.state import init_state, make_optimiser
@@ -42,14 +42,14 @@ def make_run() -> Run:
     net, optimiser = network(), make_optimiser(OptimiserConfig(warmup_steps=2), STEPS)
     step = make_train_step(next_token_terms(net, start=V), optimiser)
     tokens = np.random.default_rng(0).integers(0, V, 40).astype(np.uint8)
-    return Run(
-        init=lambda: init_state(jax.random.key(0), net, optimiser),
-        step=jax.jit(step, donate_argnums=0),
-        batches=document_windows(tokens, np.array([0, 13, 40]), 6, 4),
-        evaluate=lambda state: {"validation": float(jnp.sum(state.params["table"] ** 2))},
-        batch_key=jax.random.key(1),
-        step_key=jax.random.key(2),
+    return keyed_run(
+        lambda: init_state(jax.random.key(0), net, optimiser),
+        jax.jit(step, donate_argnums=0),
+        document_windows(tokens, np.array([0, 13, 40]), 6, 4),
+        jax.random.key(1),
+        jax.random.key(2),
         num_steps=STEPS,
+        evaluate=lambda state: {"validation": float(jnp.sum(state.params["table"] ** 2))},
     )
 
 
@@ -59,11 +59,11 @@ RUN = make_run()  # compiled once for all tests
 def poisoned(at: int) -> Run:
     """The same run, with a loss that is no number in one step."""
 
-    def step(state, batch, key):
-        state, metrics = RUN.step(state, batch, key)
+    def update(state, index):
+        state, metrics = RUN.update(state, index)
         return state, metrics._replace(loss=jnp.nan) if int(state.step) == at else metrics
 
-    return RUN._replace(step=step)
+    return RUN._replace(update=update)
 
 
 def digests(folder: Path, step: int = STEPS) -> dict:

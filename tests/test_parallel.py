@@ -1,6 +1,6 @@
 """Independent work over 8 virtual devices: both backends, no device talking to another."""
 
-import re
+from dataclasses import dataclass
 
 import chex
 import jax
@@ -9,12 +9,9 @@ import numpy as np
 import pytest
 
 from dfm_jax import parallel
+from dfm_jax.experts import expert_posterior, mix_velocities, mixture_log_prob
 
 BACKENDS = ("shard_map", "pmap")
-COLLECTIVE = re.compile(
-    r"\b(all-gather|all-reduce|all-to-all|collective-permute|collective-broadcast|reduce-scatter"
-    r"|send|recv)(-start)?\("
-)
 
 
 def one_example(example):
@@ -37,7 +34,7 @@ def examples(count):
 @pytest.mark.parametrize("count", [8, 24])
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_backend_equals_vmap(backend, count):
-    mapped = parallel.map_over_devices(one_example, parallel.make_mesh(), backend=backend)
+    mapped = parallel.independent(one_example, parallel.make_mesh(), backend=backend)
     chex.assert_trees_all_close(
         mapped(examples(count)), jax.jit(jax.vmap(one_example))(examples(count)), rtol=1e-6
     )
@@ -48,7 +45,7 @@ def test_a_backend_equals_vmap(backend, count):
 def test_the_backends_agree_in_float64(num_devices):
     mesh = parallel.make_mesh(num_devices)
     first, second = (
-        parallel.map_over_devices(one_example, mesh, backend=name)(examples(8)) for name in BACKENDS
+        parallel.independent(one_example, mesh, backend=name)(examples(8)) for name in BACKENDS
     )
     assert first["total"].dtype == jnp.float64
     chex.assert_trees_all_equal(first, second)
@@ -57,29 +54,27 @@ def test_the_backends_agree_in_float64(num_devices):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_the_work_is_spread_over_all_devices(backend):
-    mapped = parallel.map_over_devices(jnp.sin, parallel.make_mesh(), backend=backend)
+    mapped = parallel.independent(jnp.sin, parallel.make_mesh(), backend=backend)
     compiled = jax.jit(mapped).lower(jnp.ones((16, 3))).compile()
     (sharding,) = jax.tree.leaves(compiled.output_shardings)
     assert len(sharding.device_set) == 8
 
 
 def test_the_compiled_program_holds_no_collective():
-    mapped = parallel.map_over_devices(one_example, parallel.make_mesh())
-    assert COLLECTIVE.findall(jax.jit(mapped).lower(examples(16)).compile().as_text()) == []
+    mapped = parallel.independent(one_example, parallel.make_mesh())
+    assert parallel.collectives(jax.jit(mapped).lower(examples(16)).compile()) == ()
 
 
 def test_a_program_that_sums_over_devices_is_seen_to_hold_one():
     """The twin of the test above: the pattern finds a collective where there is one."""
-    mapped = parallel.map_over_devices(
-        lambda x: x - jax.lax.psum(x, "expert"), parallel.make_mesh()
-    )
-    text = jax.jit(mapped).lower(jnp.ones((16, 3))).compile().as_text()
-    assert "all-reduce" in {name for name, _ in COLLECTIVE.findall(text)}
+    mapped = parallel.independent(lambda x: x - jax.lax.psum(x, "expert"), parallel.make_mesh())
+    found = parallel.collectives(jax.jit(mapped).lower(jnp.ones((16, 3))).compile())
+    assert parallel.count_by_kind(found) == {"all-reduce": 1}
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_several_arguments_and_numpy_leaves(backend):
-    mapped = parallel.map_over_devices(
+    mapped = parallel.independent(
         lambda a, b: (a @ b["m"], b["n"]), parallel.make_mesh(2), backend=backend
     )
     a, m = np.arange(8.0).reshape(4, 2), np.ones((4, 2, 0))
@@ -91,23 +86,47 @@ def test_several_arguments_and_numpy_leaves(backend):
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_compiles_once(backend):
     traced = chex.assert_max_traces(lambda x: x * 2, n=1)
-    mapped = parallel.map_over_devices(traced, parallel.make_mesh(), backend=backend)
+    mapped = parallel.independent(traced, parallel.make_mesh(), backend=backend)
     for scale in range(3):
         np.testing.assert_array_equal(mapped(jnp.ones(8) * scale), 2 * np.ones(8) * scale)
 
 
 def test_the_mesh_is_auto_and_named():
-    mesh = parallel.make_mesh(4, "seed")
-    assert mesh.axis_names == ("seed",)
-    assert mesh.size == 4
+    mesh = parallel.make_mesh({"seed": 2, "data": 3})
+    assert dict(mesh.shape) == {"seed": 2, "data": 3}
     assert set(mesh.axis_types) == {jax.sharding.AxisType.Auto}
-    assert parallel.make_mesh().size == 8
+    assert dict(parallel.make_mesh().shape) == {"expert": 8}
+    assert list(parallel.make_mesh(2, devices=jax.devices()[3:]).devices) == jax.devices()[3:5]
 
 
-@pytest.mark.parametrize("count", [0, 9])
-def test_a_mesh_of_devices_that_are_not_there_is_refused(count):
-    with pytest.raises(ValueError, match=rf"`num_devices` must lie in \[1, 8\].*it is {count}\."):
-        parallel.make_mesh(count)
+@dataclass(frozen=True)
+class Chip:
+    """What a mesh over slices is made of."""
+
+    id: int
+    slice_index: int
+    platform: str = "cpu"
+    device_kind: str = "chip"
+    process_index: int = 0
+
+
+def test_the_first_axis_runs_over_slices_so_that_an_expert_stays_inside_one():
+    chips = [Chip(number, number % 2) for number in range(8)]  # in no helpful order
+    grid = parallel.make_mesh({"expert": 4, "data": 2}, devices=chips).devices
+    assert [{chip.slice_index for chip in row} for row in grid] == [{0}, {0}, {1}, {1}]
+
+
+@pytest.mark.parametrize(
+    ("shape", "shown"), [(0, "'expert': 0"), (9, "'expert': 9"), ({"expert": 8, "data": 2}, "2")]
+)
+def test_a_mesh_of_devices_that_are_not_there_is_refused(shape, shown):
+    with pytest.raises(ValueError, match=rf"`shape` must ask for 1 to 8 devices.*{shown}"):
+        parallel.make_mesh(shape)
+
+
+def test_a_mesh_without_an_axis_is_refused():
+    with pytest.raises(ValueError, match=r"`shape` must name an axis; it is \{\}\."):
+        parallel.make_mesh({})
 
 
 def test_an_unknown_backend_is_refused_with_a_suggestion():
@@ -115,15 +134,15 @@ def test_an_unknown_backend_is_refused_with_a_suggestion():
         r'`backend` must be "shard_map" or "pmap"; it is \'shardmap\': did you mean "shard_map"'
     )
     with pytest.raises(ValueError, match=message):
-        parallel.map_over_devices(jnp.sin, parallel.make_mesh(), backend="shardmap")
+        parallel.independent(jnp.sin, parallel.make_mesh(), backend="shardmap")
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        ((jnp.ones(12),), r"positive multiple of the 8 devices; it is 12\."),
-        ((jnp.ones(0),), r"positive multiple of the 8 devices; it is 0\."),
+        ((jnp.ones(12),), r"must be a multiple of the 8 devices, or `pad` be set; it is 12\."),
+        ((jnp.ones(0),), r"the leading axis must hold a run; it is 0\."),
         (
             (jnp.ones(8), {"x": jnp.ones(16)}),
             r"`args\[1\]\['x'\]` must have the leading axis of `args\[0\]`, 8; it is 16\.",
@@ -133,6 +152,155 @@ def test_an_unknown_backend_is_refused_with_a_suggestion():
     ],
 )
 def test_a_leading_axis_that_does_not_fit_is_refused(backend, args, message):
-    mapped = parallel.map_over_devices(lambda *xs: xs, parallel.make_mesh(), backend=backend)
+    mapped = parallel.independent(lambda *xs: xs, parallel.make_mesh(), backend=backend)
     with pytest.raises(ValueError, match=message):
         mapped(*args)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("count", [1, 5, 11])
+def test_devices_left_over_compute_the_last_run_again(backend, count):
+    mapped = parallel.independent(one_example, parallel.make_mesh(4), backend=backend, pad=True)
+    out = mapped(examples(count))
+    expected = jax.jit(jax.vmap(one_example))(examples(count))
+    chex.assert_trees_all_equal_shapes(out, expected)
+    chex.assert_trees_all_close(out, expected, rtol=1e-6)
+
+
+def test_batches_are_cut_over_the_devices_of_their_run():
+    mesh = parallel.make_mesh({"expert": 4, "data": 2})
+    mapped = parallel.independent(lambda w, x: jnp.sum(w * x), mesh, data_args=(1,))
+    w, x = jnp.arange(8.0), jnp.arange(48.0).reshape(8, 6)
+    np.testing.assert_allclose(mapped(w, x), w * x.sum(1))
+    found = parallel.collectives(jax.jit(mapped).lower(w, x).compile())
+    assert parallel.count_by_kind(found) == {"all-reduce": 1}
+    assert found[0].groups == ((0, 1), (2, 3), (4, 5), (6, 7))
+    assert found[0].num_bytes == 2 * 4  # two runs on a row, a number each
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (
+            jnp.ones((8, 5)),
+            r"`args\[1\]` must have a batch that the 2 .* divide; it is 5\.",
+        ),
+        (jnp.ones(8), r"`args\[1\]` must have a second axis, of the batch"),
+        (jnp.ones((6, 4)), r"`args\[1\]` must have the leading axis of `args\[0\]`, 8; it is 6\."),
+    ],
+)
+def test_batches_that_do_not_fit_are_refused(x, message):
+    mesh = parallel.make_mesh({"expert": 4, "data": 2})
+    mapped = parallel.independent(lambda w, x: jnp.sum(w * x), mesh, data_args=(1,))
+    with pytest.raises(ValueError, match=message):
+        mapped(jnp.ones(8), x)
+
+
+def test_pmap_has_one_axis():
+    mesh = parallel.make_mesh({"expert": 4, "data": 2})
+    with pytest.raises(ValueError, match=r'`mesh` must have one axis, or two for .*"shard_map"'):
+        parallel.independent(jnp.sin, mesh, backend="pmap")
+
+
+# ── what a compiled program says ────────────────────────────────────────────────────────────────
+
+HLO = """
+  %a = f32[2,3]{1,0} all-reduce(%x), channel_id=1, replica_groups=[4,2]<=[8], to_apply=%add
+  %b = (f32[4]{0}, bf16[2]{0}) all-reduce(%x, %y), replica_groups={{0,2},{1,3}}, to_apply=%add
+  %c = f32[8]{0} all-gather(%x), replica_groups=[2,4]<=[4,2]T(1,0), dimensions={0}
+  %d = (f32[2]{0}, f32[8]{0}) all-gather-start(%x), replica_groups={{0,1,2,3}}, dimensions={0}
+  %e = f32[8]{0} all-gather-done(%d)
+  %f = u8[5]{0} collective-permute(%x), source_target_pairs={{0,1},{1,0}}
+  %g = f32[8]{0} reduce-scatter(%x), replica_groups={}, to_apply=%add
+  %h = f32[8]{0} add(%all-reduce.3, %all-gather.1), metadata={op_name="psum all-reduce(x)"}
+"""
+
+
+def test_collectives_are_read_with_their_groups_and_bytes():
+    found = parallel.collectives(HLO)
+    assert parallel.count_by_kind(found) == {
+        "all-gather": 2,
+        "all-reduce": 2,
+        "collective-permute": 1,
+        "reduce-scatter": 1,
+    }
+    assert found[0] == ("all-reduce", ((0, 1), (2, 3), (4, 5), (6, 7)), 24)
+    assert found[1] == ("all-reduce", ((0, 2), (1, 3)), 20)
+    assert found[2] == ("all-gather", ((0, 2, 4, 6), (1, 3, 5, 7)), 32)
+    assert found[3] == ("all-gather", ((0, 1, 2, 3),), 32)
+    assert found[4] == ("collective-permute", ((0, 1), (1, 0)), 5)
+    assert found[5] == ("reduce-scatter", (), 32)
+
+
+# ── experts on different devices, mixed ─────────────────────────────────────────────────────────
+
+
+def mixed(log_p_t, log_prior, values, bound=None, num_devices=8):
+    """`mix_over_devices` of arrays cut over devices, and its compiled program."""
+    mesh, axis = parallel.make_mesh(num_devices), jax.sharding.PartitionSpec("expert")
+
+    def inside(log_p_t, log_prior, values):
+        return parallel.mix_over_devices(log_p_t, log_prior, values, bound=bound)
+
+    fn = jax.jit(
+        jax.shard_map(inside, mesh=mesh, in_specs=axis, out_specs=jax.sharding.PartitionSpec())
+    )
+    args = jax.tree.map(jnp.asarray, (log_p_t, log_prior, values))
+    return *fn(*args), parallel.collectives(fn.lower(*args).compile())
+
+
+@pytest.fixture
+def experts():
+    """16 of them, some of weight 0 and saying NaN, with probabilities that float64 has not."""
+    rng = np.random.default_rng(0)
+    log_prior, log_p_t = np.log(rng.dirichlet(np.ones(16))), rng.normal(-2000, 300, 16)
+    log_prior[[3, 8, 9]] = -np.inf
+    log_prior -= np.logaddexp.reduce(log_prior)
+    log_p_t[8] = np.nan
+    values = rng.normal(size=(16, 5, 7))
+    values[[3, 9]] = np.nan
+    return log_p_t, log_prior, values
+
+
+@pytest.mark.statement("D3", "D4", "D5")
+@pytest.mark.parametrize("num_devices", [1, 4, 8])
+def test_experts_over_devices_mix_as_on_one(experts, num_devices, x64):
+    log_p_t, log_prior, values = experts
+    found, log_prob, said = mixed(*experts, num_devices=num_devices)
+    weights = expert_posterior(jnp.asarray(log_p_t), jnp.asarray(log_prior))
+    np.testing.assert_allclose(found, mix_velocities(weights, values), atol=1e-12)
+    expected = mixture_log_prob(jnp.asarray(log_prior), jnp.asarray(np.nan_to_num(log_p_t)))
+    assert float(log_prob) == pytest.approx(float(expected), abs=1e-9)
+    assert np.isfinite(found).all()
+    if num_devices > 1:
+        assert [one.kind for one in said] == ["all-reduce", "all-reduce"]
+        assert sorted(one.num_bytes for one in said) == [8, 8 * (35 + 1)]
+
+
+@pytest.mark.statement("D4")
+def test_with_a_bound_there_is_one_reduction(experts, x64):
+    log_p_t, log_prior, values = experts
+    free, log_prob, _ = mixed(log_p_t, log_prior, values)
+    bounded, same, said = mixed(log_p_t, log_prior, values, bound=log_prob + 3.0)
+    np.testing.assert_allclose(bounded, free, atol=1e-12)
+    assert float(same) == pytest.approx(float(log_prob), abs=1e-9)
+    assert [one.kind for one in said] == ["all-reduce"]
+
+
+@pytest.mark.statement("D4")
+def test_a_prior_that_is_dropped_is_seen(experts, x64):
+    log_p_t, log_prior, values = experts
+    weights = expert_posterior(jnp.asarray(log_p_t), jnp.asarray(log_prior))
+    flat = np.where(np.isfinite(log_prior), 0.0, log_prior)
+    near = np.where(np.isnan(log_p_t), log_p_t, log_p_t / 500)  # so that several experts count
+    expected = mix_velocities(expert_posterior(near, log_prior), values)
+    assert np.abs(mixed(near, flat, values)[0] - expected).max() > 1e-2
+    assert float(weights.sum()) == pytest.approx(1)
+
+
+@pytest.mark.statement("D4")
+def test_where_no_expert_can_be_there_is_nothing_to_mix(x64):
+    zero = np.full(8, -np.inf)
+    found, log_prob, _ = mixed(zero, np.log(np.full(8, 1 / 8)), np.ones((8, 3)))
+    assert np.isnan(found).all()
+    assert log_prob == -np.inf

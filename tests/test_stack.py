@@ -17,7 +17,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from dfm_jax.models import Network, TransformerConfig, flops_per_token, transformer
 from dfm_jax.objectives import cross_entropy_loss
-from dfm_jax.parallel import make_mesh, map_over_devices
+from dfm_jax.parallel import independent, make_mesh
 from dfm_jax.training.batches import Batch
 from dfm_jax.training.config import OptimiserConfig
 from dfm_jax.training.state import init_state, make_optimiser
@@ -101,7 +101,7 @@ def test_what_must_not_be_called_is_not():
 
 @pytest.mark.slow
 def test_a_sharded_vmap_talks_where_a_mapped_one_does_not():
-    """jit(vmap(top_k)) over sharded rows gathers them; the same over `map_over_devices` never."""
+    """jit(vmap(top_k)) over sharded rows gathers them; the same over `independent` never."""
     mesh = make_mesh()
     x = jax.ShapeDtypeStruct((8, 64), jnp.float32)
 
@@ -111,13 +111,13 @@ def test_a_sharded_vmap_talks_where_a_mapped_one_does_not():
     rows = NamedSharding(mesh, PartitionSpec("expert"))
     plain = jax.jit(jax.vmap(largest), in_shardings=rows, out_shardings=rows).lower(x).compile()
     assert "all-gather" in plain.as_text()
-    mapped = jax.jit(map_over_devices(largest, mesh)).lower(x).compile().as_text()
+    mapped = jax.jit(independent(largest, mesh)).lower(x).compile().as_text()
     assert not re.search(r"all-(gather|reduce|to-all)|collective|reduce-scatter", mapped)
 
 
 def test_the_mean_belongs_inside_the_gradient():
     """pmean(grad) is 8 times too large on 8 devices while variance is checked; Adam hides it."""
-    mesh = make_mesh(axis_name="data")
+    mesh = make_mesh({"data": 8})
     rows, whole = PartitionSpec("data"), PartitionSpec()
     x, w = jnp.arange(1.0, 9.0), jnp.float32(2.0)
 
@@ -156,7 +156,7 @@ def test_a_loop_that_begins_at_a_constant_runs_on_a_device_of_its_own():
     checked = jax.shard_map(jax.vmap(summed), mesh=mesh, in_specs=rows, out_specs=rows)
     with pytest.raises(TypeError, match="carry"):
         jax.jit(checked).lower(jnp.ones(8))
-    np.testing.assert_allclose(map_over_devices(summed, mesh)(jnp.arange(8.0)), 3 * np.arange(8.0))
+    np.testing.assert_allclose(independent(summed, mesh)(jnp.arange(8.0)), 3 * np.arange(8.0))
 
 
 def test_flax_embeds_on_our_mesh_and_not_on_an_explicit_one():

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Union
 import tyro
 
 from dfm_jax.cli.partition import Partition, Route
+from dfm_jax.cli.sweep import Sweep
 from dfm_jax.cli.training import Evaluate, Gather, Sample, Train
 from dfm_jax.cli.verification import Equations, Verify
 from dfm_jax.data.packages import MissingDataError
@@ -24,6 +25,7 @@ _COMMANDS = {
     "evaluate": Evaluate,
     "sample": Sample,
     "gather": Gather,
+    "sweep": Sweep,
 }
 
 

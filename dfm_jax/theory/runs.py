@@ -7,7 +7,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from dfm_jax.parallel import make_mesh, map_over_devices
+from dfm_jax.parallel import independent, make_mesh
 
 Precision = Literal["float64", "float32"]
 _PLATFORM: dict[Precision, str | None] = {"float64": "cpu", "float32": None}
@@ -59,4 +59,4 @@ def compiled(fn: Callable, static: tuple, precision: Precision, num_devices: int
     one_case = partial(fn, **dict(static))
     if num_devices == 1:
         return jax.jit(jax.vmap(one_case))
-    return map_over_devices(one_case, make_mesh(num_devices, platform=_PLATFORM[precision]))
+    return independent(one_case, make_mesh(num_devices, platform=_PLATFORM[precision]))

@@ -99,6 +99,18 @@ class TrainConfig:
             require(self.model.states == self.model.num_tokens + 1, rule, self.model.states)
 
 
+def hyperparameters(config: TrainConfig) -> dict[str, Any]:
+    """What is a value in the optimiser's state: runs that differ in it are one program."""
+    values = {name: getattr(config.optimiser, name) for name in ("learning_rate", "weight_decay")}
+    return values | {"num_steps": config.num_steps}
+
+
+def shape_of(config: TrainConfig) -> TrainConfig:
+    """The config but for its seed and `hyperparameters`: what a compiled program depends on."""
+    optimiser = dataclasses.replace(config.optimiser, learning_rate=1.0, weight_decay=0.0)
+    return dataclasses.replace(config, seed=0, num_steps=1, optimiser=optimiser)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Watch:
     """How a run is watched and kept; the parameters do not depend on it."""

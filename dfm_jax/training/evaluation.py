@@ -11,9 +11,9 @@ import numpy as np
 from dfm_jax.checks import require
 from dfm_jax.data.tokens import TokenSet, encode_texts, read_texts
 from dfm_jax.models import Params
-from dfm_jax.training.batches import cut_windows, document_pieces
+from dfm_jax.training.batches import Batch, cut_windows, document_pieces
 from dfm_jax.training.checkpoint import read_checkpoint
-from dfm_jax.training.config import TrainConfig, from_json
+from dfm_jax.training.config import TrainConfig, from_json, shape_of
 from dfm_jax.training.digests import CheckpointError
 from dfm_jax.training.members import (
     TOKENS,
@@ -27,6 +27,7 @@ from dfm_jax.training.members import (
 from dfm_jax.training.retention import best_step, checkpoint_steps
 from dfm_jax.training.state import TrainState
 from dfm_jax.training.step import make_evaluation
+from dfm_jax.types import Key
 
 
 class DocumentLosses(NamedTuple):
@@ -40,7 +41,7 @@ def evaluated(
     state: TrainState,
     config: TrainConfig,
     documents: TokenSet,
-    key: Any = None,
+    key: Key | None = None,
     *,
     limit: int | None = None,
 ) -> DocumentLosses:
@@ -50,34 +51,57 @@ def evaluated(
     at even distances are measured. The masked objective is estimated with one draw a window, the
     same for the same key.
     """
+    windows = judged_windows(documents, config, limit)
+    params: Params = state.params if state.ema is None else state.ema
+    evaluation = _compiled_evaluation(shape_of(config))
+    key = jax.random.key(0) if key is None else key
+    rows = []
+    for number, batch in enumerate(windows.batches):
+        drawn = (jax.random.fold_in(key, number * config.batch_size),)
+        rows.append(evaluation(params, batch, *(drawn if config.objective == "masked" else ())))
+    nats, counts = (np.concatenate(x) for x in zip(*jax.device_get(rows), strict=True))
+    return windows.by_document(nats, counts)
+
+
+class Windows(NamedTuple):
+    """What a state is judged by: batches, the last one filled up, and where their rows are from."""
+
+    batches: list[Batch]
+    document: np.ndarray  # [W] of each window
+    num_documents: int
+
+    def by_document(self, nats: np.ndarray, counts: np.ndarray) -> DocumentLosses:
+        """Of what the rows of all batches lose: [≥ W]."""
+        num = len(self.document)
+        return DocumentLosses(
+            np.bincount(self.document, nats[:num].astype(np.float64), self.num_documents),
+            np.bincount(self.document, counts[:num], self.num_documents).astype(np.int64),
+        )
+
+
+def judged_windows(documents: TokenSet, config: TrainConfig, limit: int | None) -> Windows:
+    """The windows of documents; of more than `limit`, those at even distances.
+
+    Raises:
+        ValueError: if the documents hold no token.
+    """
     pieces = document_pieces(documents.offsets, config.num_positions)
     require(len(pieces) > 0, "the documents must hold a token; their number", len(pieces))
     if limit is not None and len(pieces) > limit:
         pieces = pieces[np.linspace(0, len(pieces) - 1, limit).round().astype(int)]
     size = config.batch_size
     padded = np.concatenate([pieces, np.zeros((-len(pieces) % size, 2), np.int64)])
-    params: Params = state.params if state.ema is None else state.ema
-    evaluation = _compiled_evaluation(config)
-    key = jax.random.key(0) if key is None and config.objective == "masked" else key
-    random = config.objective == "masked"
-    rows = []
-    for i in range(0, len(padded), size):
-        batch = cut_windows(documents.tokens, padded[i : i + size], config.num_positions)
-        rows.append(evaluation(params, batch, jax.random.fold_in(key, i) if random else None))
-    nats, counts = (
-        np.concatenate(part)[: len(pieces)] for part in zip(*jax.device_get(rows), strict=True)
-    )
+    batches = [
+        cut_windows(documents.tokens, padded[i : i + size], config.num_positions)
+        for i in range(0, len(padded), size)
+    ]
     document = np.searchsorted(documents.offsets, pieces[:, 0], side="right") - 1
-    num_documents = len(documents.offsets) - 1
-    return DocumentLosses(
-        np.bincount(document, nats.astype(np.float64), num_documents),
-        np.bincount(document, counts, num_documents).astype(np.int64),
-    )
+    return Windows(batches, document, len(documents.offsets) - 1)
 
 
 @cache  # a run evaluates often
-def _compiled_evaluation(config: TrainConfig) -> Any:
-    return jax.jit(make_evaluation(network_and_terms(config)[1]))
+def _compiled_evaluation(shape: TrainConfig) -> Any:
+    return jax.jit(make_evaluation(network_and_terms(shape)[1]))
 
 
 class Evaluation(NamedTuple):

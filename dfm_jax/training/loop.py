@@ -27,12 +27,32 @@ class Run(NamedTuple):
     """A run as pure functions: what comes out depends on nothing else."""
 
     init: Callable[[], TrainState]
-    step: TrainStep  # compiled; it may be given its state to reuse
-    batches: Batches
+    update: Callable[[TrainState, int], tuple[TrainState, Any]]  # (state, s) → (state, metrics)
     evaluate: Callable[[TrainState], dict[str, float]] | None
-    batch_key: Key
-    step_key: Key
     num_steps: int
+    numbers: Callable[[Any], dict[str, float]]  # of metrics that have been fetched, to log
+
+
+def keyed_run(
+    init: Callable[[], TrainState],
+    step: TrainStep,
+    batches: Batches,
+    batch_key: Key,
+    step_key: Key,
+    *,
+    num_steps: int,
+    evaluate: Callable[[TrainState], dict[str, float]] | None = None,
+) -> Run:
+    """Update s takes `batches(batch_key, s)` and `fold_in(step_key, s)`; `step` is compiled."""
+
+    def update(state: TrainState, index: int) -> tuple[TrainState, StepMetrics]:
+        return step(state, batches(batch_key, index), jax.random.fold_in(step_key, index))
+
+    def numbers(metrics: StepMetrics) -> dict[str, float]:
+        values = {name: float(value) for name, value in metrics._asdict().items()}
+        return values | {"num_tokens": int(metrics.num_tokens)}
+
+    return Run(init, update, evaluate, num_steps, numbers)
 
 
 class Outcome(NamedTuple):
@@ -56,8 +76,8 @@ def train(
 ) -> Outcome:
     """Go on with a run from its last good checkpoint in `folder` to its end, or to a signal.
 
-    Step s takes `batches(batch_key, s)` and `fold_in(step_key, s)`, so a run that was killed at any
-    moment and resumed ends with the same bits as one that was not.
+    Update s is a function of the state and s, so a run that was killed at any moment and resumed
+    ends with the same bits as one that was not. The state may be given up to it.
 
     Args:
         run: see `Run`.
@@ -101,7 +121,7 @@ class _Loop:
     def __init__(self, run: Run, folder: Path, watch: Watch, log: MetricsLog, saver: Saver) -> None:
         self.run, self.folder, self.watch = run, folder, watch
         self.log, self.saver = log, saver
-        self.pending: list[tuple[int, StepMetrics]] = []
+        self.pending: list[tuple[int, Any]] = []
         self.values: dict[str, float] = {}
         self.saved = 0
 
@@ -115,8 +135,7 @@ class _Loop:
         with bar:
             self.bar, self.clock = bar, time.perf_counter()
             for step in range(found.step, run.num_steps):
-                batch = run.batches(run.batch_key, step)
-                state, metrics = run.step(state, batch, jax.random.fold_in(run.step_key, step))
+                state, metrics = run.update(state, step)
                 done = step + 1
                 self.pending.append((done, metrics))
                 last = done == run.num_steps
@@ -137,20 +156,19 @@ class _Loop:
 
     def look(self) -> None:
         """Fetch the metrics that wait; judge each, log those of the steps that are logged."""
-        waiting, self.pending = jax.device_get(self.pending), []
-        tokens = sum(int(metrics.num_tokens) for _, metrics in waiting)
+        fetched, self.pending = jax.device_get(self.pending), []
+        waiting = [(step, self.run.numbers(metrics)) for step, metrics in fetched]
+        tokens = sum(values["num_tokens"] for _, values in waiting)
         now = time.perf_counter()
         speed, self.clock = tokens / max(now - self.clock, 1e-9), now
-        for step, metrics in waiting:
-            values = {name: float(value) for name, value in metrics._asdict().items()}
+        for step, values in waiting:
             bad = [name for name, value in values.items() if not math.isfinite(value)]
             if bad:
                 self.log.flush()
                 raise NonFiniteError(self.complaint(step, bad[0], values[bad[0]]))
             self.values |= values
             if step % self.watch.log_every == 0 or step == self.run.num_steps:
-                count = int(metrics.num_tokens)
-                self.log.write(step, **(values | {"num_tokens": count}), tokens_per_second=speed)
+                self.log.write(step, **values, tokens_per_second=speed)
         self.bar.update(len(waiting))
         self.bar.set_postfix_str(f"{self.values['loss']:.4f} nats, {speed:,.0f} tokens/s")
 

@@ -1,6 +1,7 @@
 """Configs to begin from: by name, from a file, with single fields set."""
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from difflib import get_close_matches
@@ -56,19 +57,49 @@ def load_config(source: str, changes: Sequence[str] = ()) -> TrainConfig:
     for change in changes:
         name, sign, text = change.partition("=")
         require(bool(sign), "`set` must be FIELD=VALUE", repr(change))
-        *outer, last = name.split(".")
-        place: Any = values
-        for part in outer:
-            place = place.get(part) if isinstance(place, dict) else None
-        if not isinstance(place, dict) or last not in place:
-            near = get_close_matches(name, _paths(values), n=1)
-            hint = f": did you mean {near[0]!r}?" if near else "."
-            raise ValueError(f"`set` must name a field of the config; {name!r} is none{hint}")
-        try:
-            place[last] = json.loads(text)
-        except ValueError:
-            place[last] = text
+        set_field(values, name, _json_or_word(text), option="set")
     return from_json(TrainConfig, values)
+
+
+def set_field(values: dict[str, Any], name: str, value: Any, *, option: str = "axes") -> None:
+    """Set a field of a config as JSON, named by its path.
+
+    Raises:
+        ValueError: if there is no such field.
+    """
+    *outer, last = name.split(".")
+    place: Any = values
+    for part in outer:
+        place = place.get(part) if isinstance(place, dict) else None
+    if not isinstance(place, dict) or last not in place:
+        near = get_close_matches(name, _paths(values), n=1)
+        hint = f": did you mean {near[0]!r}?" if near else "."
+        raise ValueError(f"`{option}` must name a field of the config; {name!r} is none{hint}")
+    place[last] = value
+
+
+def load_axis(text: str) -> tuple[str, tuple[Any, ...]]:
+    """The field and the values of `FIELD=VALUE,VALUE`, or of the integers `FIELD=FROM:TO`, TO out.
+
+    Raises:
+        ValueError: if it is neither.
+    """
+    name, sign, listed = text.partition("=")
+    require(bool(sign and listed), "`grid` must be FIELD=VALUE,VALUE or FIELD=FROM:TO", text)
+    if span := re.fullmatch(r"(\d+):(\d+)", listed):
+        values: tuple[Any, ...] = tuple(range(*map(int, span.groups())))
+    else:
+        values = tuple(_json_or_word(word) for word in listed.split(","))
+    rule = f"`grid` must give `{name}` values that differ"
+    require(len(values) > 0 and len(set(values)) == len(values), rule, listed)
+    return name, values
+
+
+def _json_or_word(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def _preset_or_file(source: str) -> dict[str, Any]:

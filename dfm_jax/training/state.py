@@ -24,16 +24,18 @@ class TrainState(NamedTuple):
 
 
 def make_optimiser(config: OptimiserConfig, num_steps: int) -> optax.GradientTransformation:
-    """AdamW; its peak rate and its weight decay are values in its state, not constants.
+    """AdamW; its peak rate, its weight decay and S are values in its state, not constants.
 
         g ← g · min(1, max_norm / ‖g‖),  ‖g‖ over all leaves
         θ ← θ − η_s (m̂ / (√v̂ + ε) + decay · θ),  decay for matrices only
 
-    so runs that differ in either are one program: `with_hyperparameters`, then `jax.vmap`. The norm
+    so runs that differ in them are one program: `with_hyperparameters`, then `jax.vmap`. The norm
     is clipped before the moments are formed. Source: Loshchilov & Hutter (1711.05101).
     """
 
-    def adamw(learning_rate: Array, weight_decay: Array) -> optax.GradientTransformation:
+    def adamw(
+        learning_rate: Array, weight_decay: Array, num_steps: Array
+    ) -> optax.GradientTransformation:
         def negative_rate(step: ArrayLike) -> Array:
             return -learning_rate * learning_rate_shape(step, config, num_steps)
 
@@ -47,13 +49,15 @@ def make_optimiser(config: OptimiserConfig, num_steps: int) -> optax.GradientTra
         )
 
     return optax.inject_hyperparams(adamw)(
-        learning_rate=config.learning_rate, weight_decay=config.weight_decay
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+        num_steps=num_steps,
     )
 
 
 @typed
 def learning_rate_shape(
-    step: Int[ArrayLike, ""], config: OptimiserConfig, num_steps: int
+    step: Int[ArrayLike, ""], config: OptimiserConfig, num_steps: Int[ArrayLike, ""]
 ) -> Float[Array, ""]:
     """η_s / η, the share of the peak rate in update s = 0, 1, …
 
@@ -62,7 +66,8 @@ def learning_rate_shape(
     """
     warmup, end = config.warmup_steps, config.final_fraction
     rising = (jnp.asarray(step) + 1) / max(warmup, 1)
-    passed = jnp.clip((jnp.asarray(step) - warmup) / max(num_steps - warmup, 1), 0.0, 1.0)
+    length = jnp.maximum(jnp.asarray(num_steps) - warmup, 1)
+    passed = jnp.clip((jnp.asarray(step) - warmup) / length, 0.0, 1.0)
     falling = end + (1 - end) * (1 + jnp.cos(jnp.pi * passed)) / 2
     return jnp.where(jnp.asarray(step) < warmup, rising, falling)
 
@@ -94,7 +99,7 @@ def init_state(
 
 
 def with_hyperparameters(state: TrainState, **values: Array) -> TrainState:
-    """The state under another `learning_rate` (the peak) or `weight_decay`.
+    """The state under another `learning_rate` (the peak), `weight_decay` or `num_steps`.
 
     Raises:
         ValueError: on any other name.

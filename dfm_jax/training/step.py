@@ -1,6 +1,7 @@
 """One update and one evaluation, as pure functions; `jax.jit` and the mesh are the caller's."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -79,6 +80,25 @@ def make_train_step(
         return TrainState(state.step + 1, params, moved, ema), metrics
 
     return train_step
+
+
+def until_its_end(train_step: TrainStep) -> Callable[..., tuple[TrainState, StepMetrics, Array]]:
+    """(state, batch, key, s, S) → (state, metrics, whether it moved): a step that stops by itself.
+
+    Runs of different lengths, or one that breaks, share a mapped axis. Update s is made if the
+    state has made all s before it, s < S, and loss and norms are finite; otherwise the state stays,
+    bit for bit, then and ever after. The metrics of a run that did not move mean nothing.
+    """
+
+    def step(
+        state: TrainState, batch: Batch, key: Key, index: ArrayLike, num_steps: ArrayLike
+    ) -> tuple[TrainState, StepMetrics, Array]:
+        after, metrics = train_step(state, batch, key)
+        finite = jnp.all(jnp.isfinite(jnp.stack([metrics.loss, *metrics[2:]])))
+        moves = finite & (jnp.asarray(state.step) == index) & (jnp.asarray(index) < num_steps)
+        return jax.tree.map(partial(jnp.where, moves), after, state), metrics, moves
+
+    return step
 
 
 def make_evaluation(terms_of: TermsOf) -> Callable[[Params, Batch, Key | None], Terms]:

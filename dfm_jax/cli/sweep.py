@@ -1,0 +1,106 @@
+"""sweep: a grid of runs, those of one shape as one program."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    r"""Train every combination of values; runs that differ in numbers alone are one program.
+
+    Seeds, learning rates, weight decays and numbers of steps ride a mapped axis, cut over the
+    devices. Combinations of other fields are groups, each a folder RUN/group_000 and so on, trained
+    one after another, or one by --group. The same command goes on after any interruption. A run
+    that is not finite stops alone. Exit status: 0 finished; 2 bad input; 130 or 143 stopped by
+    SIGINT or SIGTERM, everything saved.
+
+    For example:
+
+        python -m dfm_jax sweep --config tiny --data texts --run sweep \
+            --grid seed=0:16 optimiser.learning_rate=1e-3,3e-3,1e-2
+
+        python -m dfm_jax sweep --config small --data texts --run sweep --group 1 \
+            --grid seed=0:4 model.width=64,128
+    """
+
+    config: str
+    """A preset (tiny, small, small-masked, medium), a JSON file, or the config.json of a member."""
+    data: Path
+    """A folder of text, rows as .jsonl, or a folder that `partition` wrote."""
+    folder: Annotated[Path, tyro.conf.arg(name="run")]
+    """The folder of the sweep."""
+    grid: tuple[str, ...]
+    """Axes: FIELD=VALUE,VALUE, or FIELD=FROM:TO for integers."""
+    expert: int | None = None
+    """Whose part of the data; without it, all of it."""
+    group: int | None = None
+    """Only this group; without it, all."""
+    devices: int | None = None
+    """How many devices; without it, all that are there."""
+    tokenizer: Path | None = None
+    """A tokenizer.json; without it, bytes."""
+    set: tuple[str, ...] = ()
+    """Single fields of the config, as FIELD=VALUE."""
+    log_every: int = 10
+    """Steps between lines of metrics.jsonl."""
+    save_every: int = 200
+    """Steps between checkpoints; the last step is saved too."""
+    evaluate_every: int = 200
+    """Steps between evaluations on held-out documents."""
+
+    def run(self) -> int:
+        """Go on to the end, or to a signal; print a line a run."""
+        from dfm_jax.checks import check_count
+        from dfm_jax.parallel import make_mesh
+        from dfm_jax.training.config import Watch
+        from dfm_jax.training.members import load_member_data, member_data_path
+        from dfm_jax.training.presets import load_axis, load_config
+        from dfm_jax.training.stopping import ExitStatus, stop_on_signals
+        from dfm_jax.training.sweep import by_shape, grid, train_sweep
+
+        axes = dict(map(load_axis, self.grid))
+        groups = by_shape(grid(load_config(self.config, self.set), axes))
+        if self.group is not None:
+            check_count("group", self.group, at_least=0, at_most=len(groups) - 1)
+        watch = Watch(
+            log_every=self.log_every,
+            save_every=self.save_every,
+            evaluate_every=self.evaluate_every,
+        )
+        mesh, source = make_mesh(self.devices), member_data_path(self.data, self.expert)
+        with stop_on_signals() as stop:
+            for number, configs in enumerate(groups):
+                if self.group not in (None, number):
+                    continue
+                data = load_member_data(source, configs[0], self.tokenizer)
+                folder = self.folder / f"group_{number:03d}"
+                outcome = train_sweep(configs, data, folder, mesh, watch=watch, stop=stop)
+                if not outcome.finished:
+                    print(f"stopped at step {outcome.step}, saved; the same command goes on.")
+                    return stop.status
+                _print_results(folder, tuple(axes))
+        return ExitStatus.FINISHED
+
+
+def _print_results(folder: Path, axes: tuple[str, ...]) -> None:
+    from dfm_jax.training.sweep import RESULT
+
+    rows = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+    print(f"{folder}: {len(rows)} runs, one program")
+    names = "".join(f"{name.split('.')[-1]:>15}" for name in axes)
+    print(f"{'run':>4}{names}{'step':>10}{'nats/token':>12}")
+    for number, row in enumerate(rows):
+        values = "".join(f"{_value(row['config'], name)!s:>15}" for name in axes)
+        loss = "" if row["validation"] is None else f"{row['validation']:.4f}"
+        why = "" if row["finished"] else "  stopped: the next update was not finite"
+        print(f"{number:>4}{values}{row['step']:>10,}{loss:>12}{why}")
+
+
+def _value(config: dict, name: str) -> object:
+    for part in name.split("."):
+        config = config[part]
+    return config

@@ -1,0 +1,88 @@
+"""The centre: one run over all devices, which talk at every step.
+
+The step is written for one device and says nothing of others: where its state and its batch lie
+decides what the compiler sends. Data-parallel: every device holds the state, and gradients are
+summed. Sharded: every device holds a part of each leaf, parameters are gathered where they are
+used and gradients scattered, so memory falls with the number of devices.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from dfm_jax.checks import require
+
+Placement = Literal["replicated", "sharded"]
+
+
+def place_state(state: Any, mesh: Mesh, placement: Placement = "replicated") -> Any:
+    """Where the leaves of a state lie: a pytree of shardings, of arrays or of their shapes.
+
+    "sharded" cuts each leaf along its longest axis that the devices of the last axis of the mesh
+    divide; a leaf without one, a norm's scale or a counter, lies whole on every device.
+
+    Raises:
+        ValueError: on any other placement.
+    """
+    known = ("replicated", "sharded")
+    require(placement in known, f"`placement` must be one of {', '.join(known)}", placement)
+    axis = mesh.axis_names[-1]
+
+    def lies(leaf: Any) -> NamedSharding:
+        spec: list[str | None] = [None] * jnp.ndim(leaf)
+        divided = [n for n, size in enumerate(jnp.shape(leaf)) if size % mesh.shape[axis] == 0]
+        if placement == "sharded" and divided:
+            spec[max(divided, key=lambda n: jnp.shape(leaf)[n])] = axis
+        return NamedSharding(mesh, PartitionSpec(*spec))
+
+    return jax.tree.map(lies, state)
+
+
+def spread_step(
+    step: Callable[..., tuple[Any, Any]],
+    mesh: Mesh,
+    state: Any,
+    *,
+    placement: Placement = "replicated",
+    donate: bool = True,
+) -> Callable[..., tuple[Any, Any]]:
+    """(state, batch, …) → (state, metrics) over all devices: the batch cut, the state as placed.
+
+    The result equals that of one device up to the order of sums. What comes after the batch, keys
+    and numbers, lies whole on every device.
+
+    Args:
+        step: of one device; metrics are sums or means over the batch.
+        mesh: of one axis, `data`.
+        state: as the step takes it, or its shapes.
+        placement: see `place_state`.
+        donate: let the new state take the place of the old.
+
+    Raises:
+        ValueError: on an unknown placement or a mesh of two axes; in a call, if the devices do not
+            divide the batch.
+    """
+    rule = "`mesh` must have one axis: a run over all devices"
+    require(len(mesh.axis_names) == 1, rule, dict(mesh.shape))
+    whole = NamedSharding(mesh, PartitionSpec())
+    rows = NamedSharding(mesh, PartitionSpec(mesh.axis_names[0]))
+    placed = place_state(state, mesh, placement)
+    put = jax.lax.with_sharding_constraint
+
+    def constrained(state: Any, batch: Any, *more: Any) -> tuple[Any, Any]:
+        state, metrics = step(put(state, placed), put(batch, rows), *more)
+        return put(state, placed), put(metrics, whole)
+
+    compiled = jax.jit(constrained, donate_argnums=0 if donate else ())
+
+    def spread(state: Any, batch: Any, *more: Any) -> tuple[Any, Any]:
+        for path, leaf in jax.tree_util.tree_leaves_with_path(batch):
+            name, shape = f"batch{jax.tree_util.keystr(path)}", jnp.shape(leaf)
+            rule = f"`{name}` must have rows that the {mesh.size} devices divide; its shape"
+            require(bool(shape) and shape[0] % mesh.size == 0, rule, shape)
+        return compiled(state, batch, *more)
+
+    return spread

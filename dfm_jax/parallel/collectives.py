@@ -1,0 +1,75 @@
+"""What devices say to each other, read off a compiled program: the kind, the groups, the bytes."""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+KINDS = (
+    *("all-gather", "all-reduce", "all-to-all", "reduce-scatter"),
+    *("collective-permute", "collective-broadcast", "ragged-all-to-all", "send", "recv"),
+)
+_CALL = re.compile(
+    r"= (?P<shape>\(.*?\)|\S+) (?P<kind>" + "|".join(KINDS) + r")(?P<start>-start)?\("
+)
+_ARRAY = re.compile(r"\b(pred|bf16|[suf]\d+|c\d+|f8\w*)\[([\d,]*)\]")
+_LISTED = re.compile(r"(?:replica_groups|source_target_pairs)=\{(\{[\d,{} ]*\})?\}")
+_IOTA = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
+
+
+class Collective(NamedTuple):
+    """One instruction; inside a loop it is counted once, however often it is run."""
+
+    kind: str
+    groups: tuple[tuple[int, ...], ...]  # devices that talk to each other; () is all of them
+    num_bytes: int  # of the result on one device
+
+
+def collectives(compiled: Any) -> tuple[Collective, ...]:
+    """The collectives of a compiled program, in the order of its text.
+
+    Args:
+        compiled: `jax.jit(fn).lower(…).compile()`, or its `as_text()`.
+    """
+    text = compiled if isinstance(compiled, str) else compiled.as_text()
+    return tuple(
+        Collective(call["kind"], _groups(line), _num_bytes(call["shape"], bool(call["start"])))
+        for line in text.splitlines()
+        if (call := _CALL.search(line))
+    )
+
+
+def count_by_kind(found: Iterable[Collective]) -> dict[str, int]:
+    """How many there are of each kind."""
+    return dict(sorted(Counter(one.kind for one in found).items()))
+
+
+def _groups(line: str) -> tuple[tuple[int, ...], ...]:
+    if iota := _IOTA.search(line):
+        shape, dims, order = (_numbers(part or "") for part in iota.groups())
+        devices = np.arange(math.prod(dims)).reshape(dims)
+        return tuple(
+            tuple(group) for group in devices.transpose(order or None).reshape(shape).tolist()
+        )
+    listed = _LISTED.search(line)
+    found = re.findall(r"\{([\d,]+)\}", listed[1] or "") if listed else []
+    return tuple(_numbers(group) for group in found)
+
+
+def _num_bytes(shape: str, starts: bool) -> int:
+    """Of arrays in a shape; what begins an exchange returns its operand beside its result."""
+    sizes = [math.prod(_numbers(dims)) * _item_bytes(kind) for kind, dims in _ARRAY.findall(shape)]
+    return max(sizes, default=0) if starts and shape.startswith("(") else sum(sizes)
+
+
+def _item_bytes(kind: str) -> int:
+    if kind == "pred" or kind.startswith("f8"):
+        return 1
+    return max(1, int(re.sub(r"\D", "", kind)) // 8)
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in text.split(",") if number)

@@ -1,0 +1,146 @@
+"""Independent runs along a leading axis, cut over devices that never talk to another run's."""
+
+from collections.abc import Callable
+from difflib import get_close_matches
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from dfm_jax.checks import require
+
+Fn = Callable[..., Any]
+
+
+def independent(
+    fn: Fn,
+    mesh: Mesh,
+    *,
+    backend: str = "shard_map",
+    pad: bool = False,
+    data_args: tuple[int, ...] = (),
+    donate_args: tuple[int, ...] = (),
+) -> Fn:
+    """`fn`, written for one run, over the leading axis of its arguments: jit(shard_map(vmap(fn))).
+
+    The result takes and returns pytrees whose leaves all have a leading axis of one length K. Each
+    of the D devices along the mesh's first axis holds its own K / D runs and computes `vmap(fn)` on
+    them, so `fn` may not use a collective: it names no axis of the mesh.
+
+    On a mesh of one axis the compiled program holds no collective. On a mesh ("expert", "data")
+    each run has a row of devices to itself: the arguments of `data_args` are cut along their second
+    axis as well, and what the compiler then sums over, it sums inside the row.
+
+    Args:
+        fn: of one run.
+        mesh: see `make_mesh`.
+        backend: "shard_map"; "pmap" gives the same bits with a slower dispatch.
+        pad: where D does not divide K, compute the last run again on the devices left over, and
+            drop what comes of it. Otherwise such a K is refused.
+        data_args: which arguments hold batches, [K, B, …]; for a mesh of two axes.
+        donate_args: which arguments the result may take the place of.
+
+    Raises:
+        ValueError: if the backend is unknown or cannot cut batches; in a call, if the leaves
+            disagree on K, or D does not divide K, or the devices of a row do not divide B.
+    """
+    if backend not in _BACKENDS:
+        near = get_close_matches(str(backend), _BACKENDS, n=1, cutoff=0.0)[0]
+        known = " or ".join(f'"{name}"' for name in _BACKENDS)
+        raise ValueError(f'`backend` must be {known}; it is {backend!r}: did you mean "{near}"?')
+    rule = '`mesh` must have one axis, or two for the backend "shard_map"'
+    wide = len(mesh.axis_names) > 1
+    require(len(mesh.axis_names) == 1 + (wide and backend == "shard_map"), rule, dict(mesh.shape))
+    spread = _BACKENDS[backend](jax.vmap(fn), mesh, data_args, donate_args)
+    across, within = mesh.devices.shape[0], mesh.size // mesh.devices.shape[0]
+
+    def mapped(*args: Any) -> Any:
+        length = _leading_axis(args)
+        for number in data_args:
+            _check_second_axis(f"args[{number}]", args[number], within)
+        missing = -length % across
+        if missing and pad:
+            args = jax.tree.map(partial(_with_last_again, missing), args)
+        else:
+            rule = f"the leading axis must be a multiple of the {across} devices, or `pad` be set"
+            require(not missing, rule, length)
+        out = spread(*args)
+        return jax.tree.map(lambda leaf: leaf[:length], out) if missing else out
+
+    return mapped
+
+
+def _by_shard_map(
+    batched: Fn, mesh: Mesh, data_args: tuple[int, ...], donate_args: tuple[int, ...]
+) -> Fn:
+    first = mesh.axis_names[0]
+    runs = PartitionSpec(first)
+    # The variance check serves collectives written by hand, of which there are none; it would
+    # refuse a scan whose carry starts from a constant. Other axes are left to the compiler.
+    spread = jax.shard_map(
+        batched, mesh=mesh, in_specs=runs, out_specs=runs, axis_names={first}, check_vma=False
+    )
+    of_runs, of_rows = (
+        NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((first,), mesh.axis_names)
+    )
+
+    def placed(*args: Any) -> Any:
+        shardings = (of_rows if number in data_args else of_runs for number in range(len(args)))
+        put = jax.lax.with_sharding_constraint
+        out = spread(*(put(arg, where) for arg, where in zip(args, shardings, strict=True)))
+        return put(out, of_runs)
+
+    return jax.jit(placed, donate_argnums=donate_args)
+
+
+def _by_pmap(
+    batched: Fn, mesh: Mesh, data_args: tuple[int, ...], donate_args: tuple[int, ...]
+) -> Fn:
+    del data_args  # with one axis there is nothing to cut them along
+    spread = jax.pmap(batched, devices=list(mesh.devices.flat), donate_argnums=donate_args)
+
+    def cut(leaf: Any) -> Any:
+        return jnp.reshape(leaf, (mesh.size, leaf.shape[0] // mesh.size, *leaf.shape[1:]))
+
+    def join(leaf: Any) -> Any:
+        return jnp.reshape(leaf, (leaf.shape[0] * leaf.shape[1], *leaf.shape[2:]))
+
+    return lambda *args: jax.tree.map(join, spread(*jax.tree.map(cut, args)))
+
+
+_BACKENDS = {"shard_map": _by_shard_map, "pmap": _by_pmap}
+
+
+def _with_last_again(times: int, leaf: Any) -> Any:
+    last = leaf.shape[0] - 1
+    return leaf[jnp.minimum(jnp.arange(last + 1 + times), last)]
+
+
+def _leading_axis(args: tuple[Any, ...]) -> int:
+    """The length that every leaf's first axis has."""
+    leaves = [
+        (f"args{jax.tree_util.keystr(path)}", leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(args)
+    ]
+    require(bool(leaves), "`args` must hold at least one array", args)
+    for name, leaf in leaves:
+        require(jnp.ndim(leaf) >= 1, f"`{name}` must have a leading axis to map over", leaf)
+    (first, leaf), *others = leaves
+    length = jnp.shape(leaf)[0]
+    for name, leaf in others:
+        rule = f"`{name}` must have the leading axis of `{first}`, {length}"
+        require(jnp.shape(leaf)[0] == length, rule, jnp.shape(leaf)[0])
+    require(length > 0, "the leading axis must hold a run", length)
+    return length
+
+
+def _check_second_axis(name: str, batch: Any, num_devices: int) -> None:
+    """The devices of a row divide the batch of a run."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(batch):
+        where = f"`{name}{jax.tree_util.keystr(path)}`"
+        require(jnp.ndim(leaf) >= 2, f"{where} must have a second axis, of the batch", leaf)
+        size = jnp.shape(leaf)[1]
+        rule = f"{where} must have a batch that the {num_devices} devices of a run divide"
+        require(size % num_devices == 0, rule, size)

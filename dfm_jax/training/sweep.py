@@ -1,0 +1,221 @@
+"""Runs of one shape as one program: seeds, rates, decays and lengths ride a mapped axis.
+
+The runs share nothing but the data, so their axis is cut over devices that never talk. What is
+logged and saved is of all runs together; the files of a sweep of R runs are those of one run.
+
+    metrics.jsonl   loss/0 … loss/R−1 of the runs that still move
+    200/ 400/ …     checkpoints, every leaf with a leading axis R
+    sweep.json      once all is done: what became of each run
+"""
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from dfm_jax.checks import require
+from dfm_jax.parallel import independent
+from dfm_jax.training.checkpoint import read_checkpoint
+from dfm_jax.training.config import (
+    TrainConfig,
+    Watch,
+    from_json,
+    hyperparameters,
+    shape_of,
+    to_json,
+)
+from dfm_jax.training.evaluation import judged_windows
+from dfm_jax.training.loop import Outcome, Run, train
+from dfm_jax.training.members import MemberData, network_and_terms
+from dfm_jax.training.presets import set_field
+from dfm_jax.training.run import init_and_step, run_keys, windows_of
+from dfm_jax.training.state import TrainState
+from dfm_jax.training.step import StepMetrics, make_evaluation, until_its_end
+from dfm_jax.training.stopping import StopRequest
+from dfm_jax.types import Array, Key
+
+RESULT = "sweep.json"
+
+
+class RunResult(NamedTuple):
+    """What became of one run of a sweep."""
+
+    config: TrainConfig
+    step: int  # updates made
+    finished: bool  # if not, the next update was not finite
+    validation: float | None  # nats per token on held-out documents; None if none is held out
+
+
+def grid(config: TrainConfig, axes: Mapping[str, Sequence[Any]]) -> tuple[TrainConfig, ...]:
+    """All combinations of values of fields, the last axis fastest.
+
+    Raises:
+        ValueError: if a field is none of the config's, or a value not as it must be.
+    """
+    configs = []
+    for values in product(*axes.values()):
+        fields = to_json(config)
+        for name, value in zip(axes, values, strict=True):
+            set_field(fields, name, value)
+        configs.append(from_json(TrainConfig, fields))
+    return tuple(configs)
+
+
+def by_shape(configs: Sequence[TrainConfig]) -> tuple[tuple[TrainConfig, ...], ...]:
+    """Configs that are one program together, in the order in which they first come."""
+    groups: dict[TrainConfig, list[TrainConfig]] = {}
+    for config in configs:
+        groups.setdefault(shape_of(config), []).append(config)
+    return tuple(tuple(group) for group in groups.values())
+
+
+def train_sweep(
+    configs: Sequence[TrainConfig],
+    data: MemberData,
+    folder: Path,
+    mesh: Mesh,
+    *,
+    watch: Watch | None = None,
+    stop: StopRequest | None = None,
+) -> Outcome:
+    """Train runs of one shape to their ends, or to a signal, from wherever they are.
+
+    A run whose loss, gradient or update is not finite stops where it was, alone; `sweep.json` says
+    so. The folder is that of the sweep: another grid or other data are refused.
+
+    Raises:
+        ValueError: if the configs differ in shape.
+        CheckpointError: as `loop.train`.
+    """
+    watch = Watch() if watch is None else watch
+    record = {"configs": [to_json(config) for config in configs], "data": data.description}
+    run, results = make_sweep(configs, data, watch, mesh)
+    outcome = train(run, folder, config=record, watch=watch, stop=stop)
+    path = folder / RESULT
+    if outcome.finished and not path.is_file():
+        template = jax.eval_shape(run.init)
+        found = results(read_checkpoint(folder / str(outcome.step), template, config=record))
+        rows = [row._asdict() | {"config": to_json(row.config)} for row in found]
+        part = path.with_suffix(".part")
+        part.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        os.replace(part, path)
+    return outcome
+
+
+def make_sweep(
+    configs: Sequence[TrainConfig], data: MemberData, watch: Watch, mesh: Mesh
+) -> tuple[Run, Callable[[TrainState], list[RunResult]]]:
+    """The runs as one, and what says what became of each.
+
+    Run r has the keys, the batches and the hyperparameters that `make_run` gives it alone.
+
+    Raises:
+        ValueError: if the configs differ in shape, or the data stay on the disk.
+    """
+    shape, lengths = shape_of(configs[0]), jnp.array([config.num_steps for config in configs])
+    for config in configs[1:]:
+        rule = "`configs` must have one shape, the first's; one of them is"
+        require(shape_of(config) == shape, rule, config)
+    require(not data.mapped, "`data` must be in memory for a sweep", data.description)
+    rows = [tuple(run_keys(config.seed)) for config in configs]
+    init_keys, batch_keys, step_keys, judging_keys = map(jnp.stack, zip(*rows, strict=True))
+    columns = [hyperparameters(config) for config in configs]
+    values = {name: jnp.array([one[name] for one in columns]) for name in columns[0]}
+    begin, step = _compiled(shape, mesh)
+    windows, indices = windows_of(shape, data), jnp.ones(len(configs), jnp.int32)
+    every = jax.vmap(windows, in_axes=(0, None))
+
+    def init() -> TrainState:
+        return begin(jax.random.clone(init_keys), values)
+
+    def update(state: TrainState, index: int) -> tuple[TrainState, _Moved]:
+        batch = every(batch_keys, index)
+        return step(state, batch, _folded(step_keys, index), index * indices, lengths)
+
+    def losses(state: TrainState, limit: int | None) -> np.ndarray:
+        return _validation(state, shape, mesh, data, judging_keys, limit)
+
+    def evaluate(state: TrainState) -> dict[str, float]:
+        found = losses(state, watch.evaluation_windows)
+        return {f"validation/{r}": float(loss) for r, loss in enumerate(found)}
+
+    def results(state: TrainState) -> list[RunResult]:
+        judged = shape.held_out > 0
+        found = losses(state, None).tolist() if judged else [None] * len(configs)
+        return [
+            RunResult(config, int(made), int(made) == config.num_steps, loss)
+            for config, made, loss in zip(configs, state.step, found, strict=True)
+        ]
+
+    measured = evaluate if shape.held_out > 0 else None
+    return Run(init, update, measured, int(lengths.max()), _numbers), results
+
+
+class _Moved(NamedTuple):
+    """Of one update: the metrics of every run, and which of them moved."""
+
+    metrics: StepMetrics
+    moved: Array
+
+
+@cache
+def _compiled(shape: TrainConfig, mesh: Mesh) -> tuple[Any, Any]:
+    init, train_step = init_and_step(shape)
+    limited = until_its_end(train_step)
+
+    def step(*args: Any) -> tuple[TrainState, _Moved]:
+        state, metrics, moved = limited(*args)
+        return state, _Moved(metrics, moved)
+
+    return (
+        independent(init, mesh, pad=True),
+        independent(step, mesh, pad=True, donate_args=(0,)),
+    )
+
+
+_folded = jax.jit(jax.vmap(jax.random.fold_in, in_axes=(0, None)))
+
+
+@cache
+def _compiled_evaluation(shape: TrainConfig, mesh: Mesh) -> Any:
+    return independent(make_evaluation(network_and_terms(shape)[1]), mesh, pad=True)
+
+
+def _validation(
+    state: TrainState,
+    shape: TrainConfig,
+    mesh: Mesh,
+    data: MemberData,
+    keys: Key,
+    limit: int | None,
+) -> np.ndarray:
+    """Nats per token of every run on the held-out documents: [R]."""
+    windows = judged_windows(data.held_out, shape, limit)
+    params = state.params if state.ema is None else state.ema
+    evaluation, num_runs = _compiled_evaluation(shape, mesh), keys.shape[0]
+    rows = []
+    for number, batch in enumerate(windows.batches):
+        every = jax.tree.map(lambda x: np.broadcast_to(x[None], (num_runs, *x.shape)), batch)
+        # As `evaluated` draws them.
+        drawn = (_folded(keys, number * shape.batch_size),) if shape.objective == "masked" else ()
+        rows.append(jax.device_get(evaluation(params, every, *drawn)))
+    nats, counts = (np.concatenate(x, axis=1) for x in zip(*rows, strict=True))
+    found = [windows.by_document(*one) for one in zip(nats, counts, strict=True)]
+    return np.array([one.nats.sum() / one.counts.sum() for one in found])
+
+
+def _numbers(found: _Moved) -> dict[str, float]:
+    """What is logged of one update: the loss of each run that moved, by its number."""
+    runs = np.flatnonzero(found.moved).tolist()
+    losses = {f"loss/{r}": float(found.metrics.loss[r]) for r in runs}
+    tokens = int(found.metrics.num_tokens[runs].sum())
+    mean = {"loss": sum(losses.values()) / len(runs)} if runs else {}
+    return mean | {"num_tokens": tokens, "num_running": len(runs)} | losses

@@ -1,0 +1,201 @@
+"""Training steps over 8 virtual devices: experts that share nothing, and the centre that does."""
+
+from functools import cache, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dfm_jax.models import TransformerConfig, transformer
+from dfm_jax.parallel import collectives, count_by_kind, independent, make_mesh, spread_step
+from dfm_jax.training.batches import Batch
+from dfm_jax.training.config import OptimiserConfig
+from dfm_jax.training.state import init_state, make_optimiser, with_hyperparameters
+from dfm_jax.training.step import make_train_step, until_its_end
+from dfm_jax.training.terms import next_token_terms
+
+pytestmark = pytest.mark.slow  # all of it is compilation
+
+K, B, N, STEPS = 8, 8, 6, 4
+MODEL = TransformerConfig(
+    num_tokens=16, num_states=17, width=16, num_layers=2, num_heads=2, ffn_width=32, dropout=0.1
+)
+ULPS = 2e-5  # relative, of sums in another order through four steps of Adam
+PLACES = {"one axis": {"expert": 8}, "two axes": {"expert": 4, "data": 2}}
+
+
+@cache
+def parts():
+    network = transformer(MODEL)
+    optimiser = make_optimiser(OptimiserConfig(warmup_steps=1), STEPS)
+    step = make_train_step(next_token_terms(network, start=16), optimiser)
+    begin = partial(init_state, network=network, optimiser=optimiser)
+    return begin, step
+
+
+def states():
+    return jax.jit(jax.vmap(parts()[0]))(jax.random.split(jax.random.key(0), K))
+
+
+def batches(seed: int) -> Batch:
+    random = np.random.default_rng(seed)
+    valid = np.arange(N)[None, None] < random.integers(1, N + 1, (K, B, 1))
+    tokens = np.where(valid, random.integers(0, 16, (K, B, N)), 0)
+    return Batch(jnp.asarray(tokens, jnp.int32), jnp.asarray(valid))
+
+
+def keys(seed: int):
+    return jax.random.split(jax.random.key(seed), K)
+
+
+def one_of(tree, number):
+    return jax.tree.map(lambda leaf: leaf[number], tree)
+
+
+def trained(step, state, of=lambda tree: tree):
+    """After STEPS updates, with the metrics of each."""
+    seen = []
+    for number in range(STEPS):
+        state, metrics = step(state, of(batches(number)), of(keys(number)))
+        seen.append(metrics)
+    return jax.device_get((state, jax.tree.map(lambda *x: np.stack(x), *seen)))
+
+
+@cache
+def alone():
+    """Every run by itself, one after the other."""
+    step = jax.jit(parts()[1])
+    found = [trained(step, one_of(states(), k), partial(one_of, number=k)) for k in range(K)]
+    state, metrics = jax.tree.map(lambda *x: np.stack(x), *found)
+    return state, jax.tree.map(lambda leaf: leaf.swapaxes(0, 1), metrics)
+
+
+def assert_close(found, expected):
+    for left, right in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(left, right, rtol=ULPS, atol=1e-6)
+
+
+def test_experts_by_shard_map_by_pmap_and_in_a_loop():
+    """The first two are the same bits; a program for one device sums in another order."""
+    one, other = (
+        trained(independent(parts()[1], make_mesh(8), backend=backend), states())
+        for backend in ("shard_map", "pmap")
+    )
+    assert_close(one, alone())
+    for left, right in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
+@pytest.mark.parametrize("shape", [{"expert": 2}, {"expert": 4, "data": 2}, {"expert": 3}])
+def test_experts_on_any_mesh(shape):
+    step = independent(parts()[1], make_mesh(shape), pad=True, data_args=(1,) * (len(shape) - 1))
+    state, metrics = trained(step, states())
+    assert_close((state, metrics), alone())
+    assert np.abs(metrics.gradient_norm).min() > 0.1
+
+
+@pytest.mark.parametrize("placement", ["replicated", "sharded"])
+def test_the_centre_over_eight_devices_is_the_centre_on_one(placement):
+    state = one_of(states(), 0)
+    step = spread_step(parts()[1], make_mesh({"data": 8}), state, placement=placement)
+    found = trained(step, state, partial(one_of, number=0))
+    expected = (
+        jax.tree.map(lambda leaf: leaf[0], alone()[0]),
+        one_of(jax.tree.map(lambda leaf: leaf.swapaxes(0, 1), alone()[1]), 0),
+    )
+    assert_close(found, expected)
+
+
+def test_a_sharded_centre_holds_an_eighth_of_it_on_a_device():
+    state = one_of(states(), 0)
+    step = spread_step(parts()[1], make_mesh({"data": 8}), state, placement="sharded")
+    after, _ = step(state, one_of(batches(0), 0), jax.random.key(0))
+    whole = sum(leaf.nbytes for leaf in jax.tree.leaves(after))
+    here = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(after))
+    assert here < whole / 8 + 2**13  # the norms' scales and the mask's row lie everywhere
+    assert here < 0.3 * whole
+
+
+# ── what the compiled programs say ──────────────────────────────────────────────────────────────
+
+
+def said_by(fn, *args):
+    return collectives(jax.jit(fn).lower(*args).compile())
+
+
+@pytest.mark.parametrize("backend", ["shard_map", "pmap"])
+def test_experts_say_nothing(backend):
+    """0 collectives, K = 8 on 8 devices; a look inside pmap's own program, not a wrapper's."""
+    step = independent(parts()[1], make_mesh(8), backend=backend)
+    assert said_by(step, states(), batches(0), keys(0)) == ()
+
+
+def test_on_a_mesh_of_two_axes_experts_talk_to_themselves_alone():
+    step = independent(parts()[1], make_mesh({"expert": 4, "data": 2}), data_args=(1,))
+    found = said_by(step, states(), batches(0), keys(0))
+    rows = {(0, 1), (2, 3), (4, 5), (6, 7)}
+    assert count_by_kind(found)["all-reduce"] >= 1
+    assert all(one.groups and set(one.groups) <= rows for one in found)
+
+
+@pytest.mark.parametrize("placement", ["replicated", "sharded"])
+def test_the_centre_speaks(placement):
+    state = one_of(states(), 0)
+    step = spread_step(parts()[1], make_mesh({"data": 8}), state, placement=placement, donate=False)
+    found = said_by(step, state, one_of(batches(0), 0), jax.random.key(0))
+    assert count_by_kind(found)["all-reduce"] >= 1
+    if placement == "sharded":
+        assert count_by_kind(found)["all-gather"] >= 1
+    everyone = tuple(range(8))
+    assert any(one.groups in ((), (everyone,)) for one in found)
+
+
+# ── runs of different lengths, and runs that break ──────────────────────────────────────────────
+
+
+def test_a_run_that_is_finished_or_broken_stays_as_it_is_and_the_others_go_on():
+    lengths = jnp.array([4, 1, 2, 4, 3, 4, 4, 4])
+    state = with_lengths(states(), lengths)
+    broken = jax.tree.map(lambda leaf: leaf.at[5].set(jnp.nan), state.params)  # at once
+    state = state._replace(params=broken)
+    step = independent(until_its_end(parts()[1]), make_mesh(8))
+    moved, states_seen = [], [state]
+    for number in range(STEPS):
+        index = jnp.full(K, number)
+        state, _, moves = step(state, batches(number), keys(number), index, lengths)
+        moved.append(np.asarray(moves))
+        states_seen.append(state)
+    expected = np.arange(STEPS)[:, None] < np.array([4, 1, 2, 4, 3, 0, 4, 4])[None]
+    np.testing.assert_array_equal(np.array(moved), expected)
+    assert state.step.tolist() == [4, 1, 2, 4, 3, 0, 4, 4]
+    for run, length in ((1, 1), (2, 2), (5, 0)):
+        for late, then in zip(
+            jax.tree.leaves(one_of(state, run)),
+            jax.tree.leaves(one_of(states_seen[length], run)),
+            strict=True,
+        ):
+            np.testing.assert_array_equal(late, then)
+    one = jax.jit(parts()[1])
+    for run, length in ((0, 4), (2, 2)):
+        by_itself = one_of(with_lengths(states(), lengths), run)
+        for number in range(length):
+            by_itself, _ = one(by_itself, one_of(batches(number), run), keys(number)[run])
+        assert_close(one_of(state, run), by_itself)
+
+
+def with_lengths(state, lengths):
+    return jax.vmap(lambda state, n: with_hyperparameters(state, num_steps=n))(state, lengths)
+
+
+def test_a_missed_update_is_never_made_up_for():
+    """One batch that breaks a run stops it there, though the next would be finite."""
+    state, step = one_of(states(), 0), jax.jit(until_its_end(parts()[1]))
+    nothing = Batch(jnp.zeros((B, N), jnp.int32), jnp.zeros((B, N), bool))  # 0 nats / 0 tokens
+    good = one_of(batches(0), 0)
+    moves = []
+    for number, batch in enumerate((good, nothing, good)):
+        state, _, moved = step(state, batch, jax.random.key(number), number, STEPS)
+        moves.append(bool(moved))
+    assert moves == [True, False, False]
+    assert int(state.step) == 1

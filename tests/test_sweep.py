@@ -1,0 +1,211 @@
+"""Sweeps: runs of one shape as one program equal the same runs one by one."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dfm_jax import cli
+from dfm_jax.models import TransformerConfig
+from dfm_jax.parallel import make_mesh
+from dfm_jax.training.config import OptimiserConfig, TrainConfig, Watch
+from dfm_jax.training.digests import CheckpointError
+from dfm_jax.training.loop import train
+from dfm_jax.training.members import load_member_data
+from dfm_jax.training.presets import load_axis
+from dfm_jax.training.retention import checkpoint_steps
+from dfm_jax.training.run import make_run
+from dfm_jax.training.stopping import StopRequest
+from dfm_jax.training.sweep import by_shape, grid, make_sweep, train_sweep
+
+STEPS = 6
+BASE = TrainConfig(
+    model=TransformerConfig(
+        num_tokens=256,
+        num_states=257,
+        width=8,
+        num_layers=1,
+        num_heads=2,
+        ffn_width=16,
+        dropout=0.1,
+    ),
+    optimiser=OptimiserConfig(warmup_steps=1),
+    num_steps=STEPS,
+    batch_size=4,
+    num_positions=16,
+    held_out=0.3,
+)
+AXES = {"seed": (0, 1), "optimiser.learning_rate": (1e-3, 1e-2), "num_steps": (STEPS, 3)}
+WATCH = Watch(log_every=2, save_every=2, evaluate_every=4)
+
+
+# ── grids ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_grid_is_every_combination_and_what_is_a_number_rides():
+    configs = grid(BASE, AXES | {"model.width": (8, 16)})
+    assert len(configs) == 16
+    assert [c.model.width for c in configs[:2]] == [8, 16]
+    groups = by_shape(configs)
+    assert [len(group) for group in groups] == [8, 8]
+    assert {c.model.width for c in groups[0]} == {8}
+    assert [c.seed for c in groups[1]] == [0] * 4 + [1] * 4
+
+
+@pytest.mark.parametrize(
+    ("text", "axis"),
+    [
+        ("seed=0:3", ("seed", (0, 1, 2))),
+        ("optimiser.learning_rate=1e-3,0.01", ("optimiser.learning_rate", (1e-3, 1e-2))),
+        ("windows=stream,documents", ("windows", ("stream", "documents"))),
+        ("model.width=64", ("model.width", (64,))),
+    ],
+)
+def test_axes_are_read(text, axis):
+    assert load_axis(text) == axis
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("seed", r"`grid` must be FIELD=VALUE,VALUE or FIELD=FROM:TO; it is 'seed'\."),
+        ("seed=", r"`grid` must be FIELD=VALUE,VALUE"),
+        ("seed=1,1", r"`grid` must give `seed` values that differ; it is '1,1'\."),
+        ("seed=3:3", r"`grid` must give `seed` values that differ; it is '3:3'\."),
+    ],
+)
+def test_axes_that_are_none_are_refused(text, message):
+    with pytest.raises(ValueError, match=message):
+        load_axis(text)
+
+
+def test_a_field_that_is_none_is_refused():
+    with pytest.raises(ValueError, match=r"`axes` must name a field .* did you mean 'seed'\?"):
+        grid(BASE, {"sed": (0, 1)})
+
+
+# ── runs ────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("texts")
+    random = np.random.default_rng(0)
+    for number in range(20):
+        words = random.choice(["in", "the", "beginning", "was", "light"], random.integers(4, 20))
+        (folder / f"{number:02d}.txt").write_text(" ".join(words), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(texts):
+    return load_member_data(texts, BASE, None)
+
+
+@pytest.fixture(scope="module")
+def swept(data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sweep")
+    outcome = train_sweep(grid(BASE, AXES), data, folder, make_mesh(3), watch=WATCH)
+    return outcome, folder
+
+
+def digests(folder: Path) -> dict:
+    record = json.loads((folder / str(STEPS) / "checkpoint.json").read_text())
+    return {name: leaf["sha256"] for name, leaf in record["leaves"].items()}
+
+
+@pytest.mark.slow
+def test_a_sweep_is_its_runs_one_by_one(data, swept, tmp_path):
+    """8 runs on 3 devices, two lengths, dropout: parameters, validation and steps of each."""
+    outcome, folder = swept
+    assert (outcome.step, outcome.finished) == (STEPS, True)
+    rows = json.loads((folder / "sweep.json").read_text())
+    configs = grid(BASE, AXES)
+    logged = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for number, config in enumerate(configs):
+        run = make_run(config, data, dataclasses.replace(WATCH, evaluation_windows=10**6))
+        alone = train(run, tmp_path / str(number), config={"run": number}, watch=WATCH)
+        row = rows[number]
+        assert row["config"] == dataclasses.asdict(config)
+        assert (row["step"], row["finished"]) == (config.num_steps, True)
+        assert row["validation"] == pytest.approx(alone.metrics["validation"], rel=1e-5)
+        last = [line for line in logged if f"loss/{number}" in line][-1]
+        assert last["step"] == config.num_steps if config.num_steps % 2 == 0 else 2
+        if last["step"] == config.num_steps:
+            assert last[f"loss/{number}"] == pytest.approx(alone.metrics["loss"], rel=1e-5)
+    assert len({round(row["validation"], 6) for row in rows}) == len(rows)
+
+
+@pytest.mark.slow
+def test_a_sweep_that_is_stopped_goes_on_to_the_same_bits(data, swept, tmp_path):
+    class StopAfter(StopRequest):
+        def __init__(self, steps):
+            self.left = steps
+
+        @property
+        def signal(self):
+            self.left -= 1
+            return 15 if self.left < 0 else None
+
+    def go_on(stop=None):
+        configs, mesh = grid(BASE, AXES), make_mesh(3)
+        return train_sweep(configs, data, tmp_path, mesh, watch=WATCH, stop=stop)
+
+    assert not go_on(StopAfter(2)).finished
+    assert not (tmp_path / "sweep.json").exists()
+    assert go_on().finished
+    assert digests(tmp_path) == digests(swept[1])
+    again = go_on()
+    assert (again.began_at, again.step) == (STEPS, STEPS)
+    assert checkpoint_steps(tmp_path)[-1] == STEPS
+
+
+@pytest.mark.slow
+def test_a_run_that_breaks_stops_alone_and_is_named(data, tmp_path):
+    configs = grid(BASE, {"optimiser.learning_rate": (1e-3, 1e38)})
+    outcome = train_sweep(configs, data, tmp_path, make_mesh(2), watch=WATCH)
+    assert outcome.finished
+    good, bad = json.loads((tmp_path / "sweep.json").read_text())
+    assert (good["step"], good["finished"]) == (STEPS, True)
+    assert bad["step"] < STEPS
+    assert not bad["finished"]
+    alone = train_sweep(configs[:1], data, tmp_path / "alone", make_mesh(1), watch=WATCH)
+    assert alone.finished
+    (same,) = json.loads((tmp_path / "alone" / "sweep.json").read_text())
+    assert good["validation"] == pytest.approx(same["validation"], rel=1e-6)
+
+
+@pytest.mark.slow
+def test_another_grid_in_the_same_folder_is_refused(data, swept):
+    with pytest.raises(CheckpointError, match="config"):
+        train_sweep(grid(BASE, AXES)[:4], data, swept[1], make_mesh(3), watch=WATCH)
+
+
+def test_runs_of_two_shapes_are_refused(data):
+    configs = grid(BASE, {"model.width": (8, 16)})
+    with pytest.raises(ValueError, match="`configs` must have one shape"):
+        make_sweep(configs, data, WATCH, make_mesh(1))
+
+
+def test_data_on_the_disk_are_refused(data):
+    with pytest.raises(ValueError, match="`data` must be in memory for a sweep"):
+        make_sweep([BASE], data._replace(mapped=True), WATCH, make_mesh(1))
+
+
+@pytest.mark.slow
+def test_the_command(texts, tmp_path, capsys):
+    small = ("model.width=8", "model.ffn_width=16", "num_steps=3", "num_positions=16")
+    args = ["sweep", "--config", "tiny", "--data", str(texts), "--run", str(tmp_path)]
+    args += ["--set", *small, "--devices", "2"]
+    args += ["--grid", "seed=0:2", "model.num_layers=1,2"]
+    assert cli.main([*args, "--group", "1"]) == 0
+    assert not (tmp_path / "group_000").exists()
+    assert cli.main(args) == 0
+    said = capsys.readouterr().out
+    assert said.count("2 runs, one program") == 3
+    widths = [json.loads((tmp_path / f"group_00{g}/sweep.json").read_text()) for g in (0, 1)]
+    assert [row["config"]["model"]["num_layers"] for rows in widths for row in rows] == [1, 1, 2, 2]
+    assert cli.main([*args, "--group", "2"]) == 2
+    assert "`group` must lie in [0, 1]; it is 2." in capsys.readouterr().err
