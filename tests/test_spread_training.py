@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dfm_jax.models import TransformerConfig, transformer
-from dfm_jax.parallel import collectives, count_by_kind, independent, make_mesh, spread_step
+from dfm_jax.parallel import independent, make_mesh, spread_step
 from dfm_jax.training.batches import Batch
 from dfm_jax.training.config import OptimiserConfig
 from dfm_jax.training.state import init_state, make_optimiser, with_hyperparameters
@@ -17,12 +17,11 @@ from dfm_jax.training.terms import next_token_terms
 
 pytestmark = pytest.mark.slow  # all of it is compilation
 
-K, B, N, STEPS = 8, 8, 6, 4
+K, B, N, STEPS = 8, 8, 6, 3
 MODEL = TransformerConfig(
-    num_tokens=16, num_states=17, width=16, num_layers=2, num_heads=2, ffn_width=32, dropout=0.1
+    num_tokens=16, num_states=17, width=16, num_layers=1, num_heads=2, ffn_width=32, dropout=0.1
 )
-ULPS = 2e-5  # relative, of sums in another order through four steps of Adam
-PLACES = {"one axis": {"expert": 8}, "two axes": {"expert": 4, "data": 2}}
+ULPS = 2e-5  # relative, of sums in another order through steps of Adam
 
 
 @cache
@@ -87,7 +86,7 @@ def test_experts_by_shard_map_by_pmap_and_in_a_loop():
         np.testing.assert_array_equal(left, right)
 
 
-@pytest.mark.parametrize("shape", [{"expert": 2}, {"expert": 4, "data": 2}, {"expert": 3}])
+@pytest.mark.parametrize("shape", [{"expert": 4, "data": 2}, {"expert": 3}])
 def test_experts_on_any_mesh(shape):
     step = independent(parts()[1], make_mesh(shape), pad=True, data_args=(1,) * (len(shape) - 1))
     state, metrics = trained(step, states())
@@ -117,45 +116,11 @@ def test_a_sharded_centre_holds_an_eighth_of_it_on_a_device():
     assert here < 0.3 * whole
 
 
-# ── what the compiled programs say ──────────────────────────────────────────────────────────────
-
-
-def said_by(fn, *args):
-    return collectives(jax.jit(fn).lower(*args).compile())
-
-
-@pytest.mark.parametrize("backend", ["shard_map", "pmap"])
-def test_experts_say_nothing(backend):
-    """0 collectives, K = 8 on 8 devices; a look inside pmap's own program, not a wrapper's."""
-    step = independent(parts()[1], make_mesh(8), backend=backend)
-    assert said_by(step, states(), batches(0), keys(0)) == ()
-
-
-def test_on_a_mesh_of_two_axes_experts_talk_to_themselves_alone():
-    step = independent(parts()[1], make_mesh({"expert": 4, "data": 2}), data_args=(1,))
-    found = said_by(step, states(), batches(0), keys(0))
-    rows = {(0, 1), (2, 3), (4, 5), (6, 7)}
-    assert count_by_kind(found)["all-reduce"] >= 1
-    assert all(one.groups and set(one.groups) <= rows for one in found)
-
-
-@pytest.mark.parametrize("placement", ["replicated", "sharded"])
-def test_the_centre_speaks(placement):
-    state = one_of(states(), 0)
-    step = spread_step(parts()[1], make_mesh({"data": 8}), state, placement=placement, donate=False)
-    found = said_by(step, state, one_of(batches(0), 0), jax.random.key(0))
-    assert count_by_kind(found)["all-reduce"] >= 1
-    if placement == "sharded":
-        assert count_by_kind(found)["all-gather"] >= 1
-    everyone = tuple(range(8))
-    assert any(one.groups in ((), (everyone,)) for one in found)
-
-
 # ── runs of different lengths, and runs that break ──────────────────────────────────────────────
 
 
 def test_a_run_that_is_finished_or_broken_stays_as_it_is_and_the_others_go_on():
-    lengths = jnp.array([4, 1, 2, 4, 3, 4, 4, 4])
+    lengths = jnp.array([3, 1, 2, 3, 3, 3, 3, 3])
     state = with_lengths(states(), lengths)
     broken = jax.tree.map(lambda leaf: leaf.at[5].set(jnp.nan), state.params)  # at once
     state = state._replace(params=broken)
@@ -166,9 +131,9 @@ def test_a_run_that_is_finished_or_broken_stays_as_it_is_and_the_others_go_on():
         state, _, moves = step(state, batches(number), keys(number), index, lengths)
         moved.append(np.asarray(moves))
         states_seen.append(state)
-    expected = np.arange(STEPS)[:, None] < np.array([4, 1, 2, 4, 3, 0, 4, 4])[None]
+    expected = np.arange(STEPS)[:, None] < np.array([3, 1, 2, 3, 3, 0, 3, 3])[None]
     np.testing.assert_array_equal(np.array(moved), expected)
-    assert state.step.tolist() == [4, 1, 2, 4, 3, 0, 4, 4]
+    assert state.step.tolist() == [3, 1, 2, 3, 3, 0, 3, 3]
     for run, length in ((1, 1), (2, 2), (5, 0)):
         for late, then in zip(
             jax.tree.leaves(one_of(state, run)),
@@ -177,7 +142,7 @@ def test_a_run_that_is_finished_or_broken_stays_as_it_is_and_the_others_go_on():
         ):
             np.testing.assert_array_equal(late, then)
     one = jax.jit(parts()[1])
-    for run, length in ((0, 4), (2, 2)):
+    for run, length in ((0, 3), (2, 2)):
         by_itself = one_of(with_lengths(states(), lengths), run)
         for number in range(length):
             by_itself, _ = one(by_itself, one_of(batches(number), run), keys(number)[run])
