@@ -1,6 +1,7 @@
 """A batch is a pure function of (key, step): a restart needs no iterator, and is bit-exact."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -35,16 +36,19 @@ def stream_windows(tokens: np.ndarray, num_positions: int, batch_size: int) -> B
     rule = f"`tokens` must number at least `num_positions` = {num_positions}, and fewer than 2³¹"
     require(num_positions <= len(tokens) < 2**31, rule, len(tokens))
 
-    @jax.jit
-    def batch(stream: Array, key: Key, step: ArrayLike) -> Batch:
-        last = stream.shape[0] - num_positions
-        key = jax.random.fold_in(key, step)
-        starts = jax.random.randint(key, (batch_size,), 0, last + 1)
-        windows = stream[starts[:, None] + jnp.arange(num_positions)[None]].astype(jnp.int32)
-        return Batch(windows, jnp.ones(windows.shape, bool))
-
     stream = jnp.asarray(tokens)
-    return lambda key, step: batch(stream, key, step)
+    return lambda key, step: _stream_batch(stream, key, step, num_positions, batch_size)
+
+
+@partial(jax.jit, static_argnums=(3, 4))  # here, so that runs share what was compiled
+def _stream_batch(
+    stream: Array, key: Key, step: ArrayLike, num_positions: int, batch_size: int
+) -> Batch:
+    last = stream.shape[0] - num_positions
+    key = jax.random.fold_in(key, step)
+    starts = jax.random.randint(key, (batch_size,), 0, last + 1)
+    windows = stream[starts[:, None] + jnp.arange(num_positions)[None]].astype(jnp.int32)
+    return Batch(windows, jnp.ones(windows.shape, bool))
 
 
 def document_windows(
@@ -62,14 +66,17 @@ def document_windows(
     """
     require(offsets[-1] < 2**31, "the tokens must number fewer than 2³¹", offsets[-1])
     pieces = document_pieces(offsets, num_positions)
-    numbers = _window_numbers(len(pieces), batch_size)
-
-    @jax.jit
-    def batch(stream: Array, pieces: Array, key: Key, step: ArrayLike) -> Batch:
-        return pieces_batch(stream, pieces[numbers(key, step)], num_positions)
-
+    _check_windows(len(pieces), batch_size)
     stream, table = jnp.asarray(tokens), jnp.asarray(pieces.astype(np.int32))
-    return lambda key, step: batch(stream, table, key, step)
+    return lambda key, step: _document_batch(stream, table, key, step, num_positions, batch_size)
+
+
+@partial(jax.jit, static_argnums=(4, 5))
+def _document_batch(
+    stream: Array, pieces: Array, key: Key, step: ArrayLike, num_positions: int, batch_size: int
+) -> Batch:
+    numbers = _window_numbers(key, step, pieces.shape[0], batch_size)
+    return pieces_batch(stream, pieces[numbers], num_positions)
 
 
 def mapped_windows(
@@ -84,28 +91,29 @@ def mapped_windows(
         ValueError: if there is no token, or windows × batch size ≥ 2³¹.
     """
     pieces = document_pieces(offsets, num_positions)
-    numbers = jax.jit(_window_numbers(len(pieces), batch_size))
+    count = len(pieces)
+    _check_windows(count, batch_size)
 
     def batch(key: Key, step: ArrayLike) -> Batch:
-        return cut_windows(tokens, pieces[np.asarray(numbers(key, step))], num_positions)
+        numbers = np.asarray(_window_numbers(key, step, count, batch_size))
+        return cut_windows(tokens, pieces[numbers], num_positions)
 
     return batch
 
 
-def _window_numbers(count: int, batch_size: int) -> Callable[[Key, ArrayLike], Array]:
-    """Which of the windows a step takes, [B]."""
+def _check_windows(count: int, batch_size: int) -> None:
     check_count("batch_size", batch_size)
     check_count("the number of windows", count)
     rule = "the number of windows times `batch_size` must be below 2³¹"
     require(count * batch_size < 2**31, rule, count * batch_size)
 
-    def numbers(key: Key, step: ArrayLike) -> Array:
-        # The j-th window of a run, in integers that never leave 31 bits.
-        within = (jnp.asarray(step) % count) * batch_size + jnp.arange(batch_size)
-        epoch = (jnp.asarray(step) // count) * batch_size + within // count
-        return jax.vmap(permuted, in_axes=(None, 0, 0, None))(key, epoch, within % count, count)
 
-    return numbers
+@partial(jax.jit, static_argnums=(2, 3))
+def _window_numbers(key: Key, step: ArrayLike, count: int, batch_size: int) -> Array:
+    """Which of the windows a step takes, [B]: the j-th of a run, in integers of 31 bits."""
+    within = (jnp.asarray(step) % count) * batch_size + jnp.arange(batch_size)
+    epoch = (jnp.asarray(step) // count) * batch_size + within // count
+    return jax.vmap(permuted, in_axes=(None, 0, 0, None))(key, epoch, within % count, count)
 
 
 def document_pieces(offsets: np.ndarray, num_positions: int) -> np.ndarray:
