@@ -4,8 +4,8 @@
 
 Seeds and learning rates ride a mapped axis. The other side trains the same configs one after the
 other in one process, with the same program for all of them, compiled once: what one program saves
-beyond that is what is measured. Rounds go A B C A B C …, so that all sides share a machine's load; the
-first of each compiles, and is told apart. Results are those of the last round.
+beyond that is what is measured. Rounds go A B C A B C …, so that all sides share a machine's load;
+the first of each compiles, and is told apart. Results are those of the last round.
 """
 
 import contextlib
@@ -130,7 +130,7 @@ def run(config: Config, console: Console) -> bool:
     with tempfile.TemporaryDirectory() as name:
         write_texts(Path(name) / "texts")
         data = load_member_data(Path(name) / "texts", configs[0], None)
-    sides = {_ONE: partial(one_program, num_devices=1)}
+    sides: dict[str, Callable[..., TrainState]] = {_ONE: partial(one_program, num_devices=1)}
     if config.num_devices > 1:
         name = f"{_ONE}, {config.num_devices} devices"
         sides[name] = partial(one_program, num_devices=config.num_devices)
