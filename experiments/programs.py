@@ -17,7 +17,7 @@ from jax.sharding import PartitionSpec
 
 from dfm_jax.checks import require
 from dfm_jax.models import TransformerConfig, transformer, transformer_decoder
-from dfm_jax.parallel import independent, make_mesh, mix_over_devices, spread_step
+from dfm_jax.parallel import Placement, independent, make_mesh, mix_over_devices, spread_step
 from dfm_jax.sampling import Sample, sample_autoregressive
 from dfm_jax.training.batches import Batch
 from dfm_jax.training.config import OptimiserConfig
@@ -25,9 +25,9 @@ from dfm_jax.training.state import TrainState, init_state, make_optimiser
 from dfm_jax.training.step import TrainStep, make_train_step
 from dfm_jax.training.terms import next_token_terms
 
-TINY = TransformerConfig(
-    num_tokens=256, num_states=257, width=32, num_layers=2, num_heads=2, ffn_width=64
-)
+# Without a mask, so that the devices divide every axis that is cut: a sharded centre whose table
+# they do not divide gathers whole batches where it should gather parameters.
+TINY = TransformerConfig(num_tokens=256, width=32, num_layers=2, num_heads=2, ffn_width=64)
 
 
 class Program(NamedTuple):
@@ -74,7 +74,8 @@ def programs(
         found[f"expert sampler, {backend}"] = Program(on(draw), stacked(asked, count))
     spread = independent(step, pairs, data_args=(1,))
     found["expert × data step"] = Program(spread, stacked(pair, count // 2))
-    for name, placement in (("data-parallel", "replicated"), ("sharded", "sharded")):
+    places: dict[str, Placement] = {"data-parallel": "replicated", "sharded": "sharded"}
+    for name, placement in places.items():
         fn = spread_step(step, centre, state, placement=placement, donate=False)
         found[f"centre step, {name}"] = Program(fn, whole)
     law = jax.ShapeDtypeStruct((num_positions, model.num_tokens), jnp.float32)
