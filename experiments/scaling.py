@@ -1,0 +1,272 @@
+"""Scale on paper: what a step costs a centre, and K experts that share nothing, on n chips.
+
+    python -m experiments.scaling --preset standard
+
+Bytes, memory and seconds by the formulas of `scaling_costs`, from 1 to 70 billion parameters and
+from 8 to 4,096 chips; on 8 virtual devices the formulas are held against compiled programs. All
+arms train on the same tokens with the same FLOPs per token, and an expert is as large as the
+centre. A row is what it takes to train on `tokens_per_step` tokens, by one of
+
+    centre                    one update, over all chips
+    experts, shared batch     K updates, each by its K-th of the tokens on its K-th of the chips
+    experts, centre's batch   a K-th of an update each: as large a batch as the centre's, seldomer
+
+Each arm takes the quicker of data-parallel and sharded that fits in memory.
+"""
+
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+from rich.console import Console
+
+from dfm_jax.checks import check_count, check_interval, require
+from dfm_jax.models import SIZES, TransformerConfig, num_parameters
+from experiments import reporting, scaling_compiled, scaling_report, study
+from experiments.reporting import Verdict
+from experiments.scaling_costs import Chip, Cost, Rules, between_sites, cost, sharded_cost
+from experiments.scaling_crossover import crossovers, gains
+
+PACKAGES = ("jax", "jaxlib", "numpy", "flax", "optax")
+_PROG = "python -m experiments.scaling"
+CHIPS = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
+SHOWN = (8, 128, 512, 4096)  # of them, in the result
+
+
+def _llama(width: int, layers: int, heads: int, kv: int, ffn: int) -> TransformerConfig:
+    return TransformerConfig(
+        num_tokens=32000,
+        width=width,
+        num_layers=layers,
+        num_heads=heads,
+        num_kv_heads=kv,
+        ffn_width=ffn,
+        tied=False,
+    )
+
+
+MODELS = {
+    "1b": SIZES["1b"],
+    "7b": _llama(4096, 32, 32, 32, 11008),  # Llama 2, Code Llama 34B
+    "34b": _llama(8192, 48, 64, 8, 22016),
+    "70b": _llama(8192, 80, 64, 8, 28672),
+}
+
+
+# One way, so half of what the makers call bidirectional. Cloud TPU's page "TPU v5e": 197 TFLOP/s,
+# 16 GB, 400 GB/s both ways, 6.4 Tbit/s for a pod of 256. "TPU v5p": 459 TFLOP/s, 95 GB, 1,200 GB/s
+# both ways, 50 Gbit/s a chip between pods of 8,960. NVIDIA's "H100" and "DGX H100": 989 TFLOP/s
+# dense, 80 GB, NVLink 900 GB/s both ways between eight, a port of 400 Gbit/s for each.
+V5E = Chip(flops=197e12, memory=16e9, pod=256, fast=200e9, slow=3.125e9)
+V5P = Chip(flops=459e12, memory=95e9, pod=8960, fast=600e9, slow=6.25e9)
+H100 = Chip(flops=989e12, memory=80e9, pod=8, fast=450e9, slow=50e9)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Bytes, memory and time of a step, by formula; formulas held against compiled programs."""
+
+    preset: Literal["quick", "standard"] = "quick"
+    """Where the other values start from: one kind of chip, or three."""
+    out: Path = Path("runs/scaling")
+    """Folder for result.json, metrics.jsonl and scaling.png."""
+    kinds: tuple[str, ...] = ("v5e",)
+    """Of v5e, v5p and h100."""
+    tokens_per_step: int = 2**23
+    """Over all chips, whatever their number."""
+    num_positions: int = 2048
+    """Tokens of a sequence; a chip gets one at least."""
+    num_experts: int = 8
+    """K, each with 1/K of the tokens."""
+    efficiency: float = 0.5
+    """Of the peak rate, while nothing waits for the network."""
+    usable: float = 0.9
+    """Share of the memory."""
+    gradient_bytes: int = 4
+    """A gradient, as it is summed: float32."""
+    gather_bytes: int = 2
+    """A parameter, as a sharded run gathers it: bfloat16."""
+    site_rate: float = 12.5e9
+    """Bytes per second between sites, were the chips in K of them: 100 Gbit/s each."""
+    v5e: Chip = V5E
+    """TPU v5e."""
+    v5p: Chip = V5P
+    """TPU v5p."""
+    h100: Chip = H100
+    """NVIDIA H100 SXM, eight to a node."""
+
+
+PRESETS = {
+    "quick": Config(),
+    "standard": Config(preset="standard", kinds=("v5e", "v5p", "h100")),
+}
+
+
+def check_config(config: Config) -> None:
+    """Refuse values outside their domain.
+
+    Raises:
+        ValueError: naming the first option that is, its rule and its value.
+    """
+    known = ("v5e", "v5p", "h100")
+    named = bool(config.kinds) and set(config.kinds) <= set(known)
+    require(named, f"`kinds` must be of {', '.join(known)}", ", ".join(config.kinds))
+    counts = ("tokens_per_step", "num_positions", "gradient_bytes", "gather_bytes")
+    for name in counts:
+        check_count(name, getattr(config, name))
+    check_count("num_experts", config.num_experts, at_least=2, at_most=CHIPS[0])
+    rule = f"`num_experts` must divide {CHIPS[0]} chips"
+    require(CHIPS[0] % config.num_experts == 0, rule, config.num_experts)
+    least = CHIPS[-1] * config.num_positions
+    rule = f"`tokens_per_step` must be a multiple of {least}: a sequence to each of {CHIPS[-1]}"
+    require(config.tokens_per_step % least == 0, rule, config.tokens_per_step)
+    for name in ("efficiency", "usable"):
+        check_interval(name, getattr(config, name), 0, 1, ends="(]")
+
+
+# ── what follows from it ────────────────────────────────────────────────────────────────────────
+
+
+def arms(config: Config) -> dict[str, tuple[int, int, float]]:
+    """Of each arm: tokens of an update, runs that share the chips, updates of each in a step."""
+    tokens, experts = config.tokens_per_step, config.num_experts
+    return {
+        "centre": (tokens, 1, 1.0),
+        "experts, shared batch": (tokens // experts, experts, 1.0),
+        "experts, centre's batch": (tokens, experts, 1 / experts),
+    }
+
+
+def layouts(
+    model: TransformerConfig, tokens: int, chips: int, chip: Chip, rules: Rules
+) -> dict[str, Cost]:
+    """Of one run: every chip with the whole state, or each with a part of it."""
+    found = {"data-parallel": cost(model, tokens, chips, 1, chip, rules)}
+    if chips > 1:
+        found["sharded"] = sharded_cost(model, tokens, chips, chip, rules)
+    return found
+
+
+def rows_of(config: Config) -> Iterator[dict[str, Any]]:
+    """A row for each kind of chip, size, number of chips, arm and layout."""
+    rules = Rules(
+        length=config.num_positions,
+        efficiency=config.efficiency,
+        usable=config.usable,
+        gradient_bytes=config.gradient_bytes,
+        gather_bytes=config.gather_bytes,
+    )
+    for kind, (size, model), chips in product(config.kinds, MODELS.items(), CHIPS):
+        chip: Chip = getattr(config, kind)
+        sites = between_sites(model, config.num_experts, rules) / config.site_rate
+        for arm, (tokens, runs, updates) in arms(config).items():
+            found = layouts(model, tokens, chips // runs, chip, rules)
+            fitting = {name: one.in_turn for name, one in found.items() if one.fits}
+            quickest = min(fitting, key=lambda name: fitting[name]) if fitting else None
+            for layout, one in found.items():
+                row = {"kind": kind, "size": size, "chips": chips, "arm": arm, "layout": layout}
+                row |= {"quickest": layout == quickest} | _row(one, updates)
+                yield row | {"sites_s": sites if runs == 1 else 0.0}
+
+
+def _row(found: Cost, updates: float) -> dict[str, Any]:
+    """What a chip does for a step: a run makes `updates` updates in it, which may be a fraction."""
+    in_turn = updates * found.in_turn
+    return {
+        "shards": found.shards,
+        "micro_batches": found.micro_batches,
+        "fast_gb": updates * found.traffic.fast / 1e9,
+        "slow_gb": updates * found.traffic.slow / 1e9,
+        "memory_gb": found.memory / 1e9,
+        "fits": found.fits,
+        "compute_s": updates * found.compute,
+        "in_turn_s": in_turn,
+        "at_once_s": updates * found.at_once,
+        "lost": 1 - updates * found.compute / in_turn,
+    }
+
+
+def verdicts_of(
+    rows: Sequence[Mapping[str, Any]], compiled: Sequence[Mapping[str, Any]]
+) -> tuple[Verdict, ...]:
+    """The claims, their bounds stated here and nowhere else."""
+    ratios = gains(rows)
+    shared = max(r["in_turn"] for r in ratios if r["arm"] == "experts, shared batch")
+    own = [r for r in ratios if r["arm"] == "experts, centre's batch"]
+    most = max(r["in_turn"] for r in own if r["chips"] == CHIPS[-1])
+    hidden = max(r["at_once"] for r in ratios)
+    formulas = [
+        Verdict(f"{row['program']}: {what}", "–", row[name], "≤", 0)
+        for row in compiled
+        if row["claimed"]
+        for name, what in (
+            ("unexplained", "bytes sent that formula and named extras miss"),
+            ("to_others", "bytes to another expert"),
+        )
+        if row[name] is not None
+    ]
+    off = next(row for row in compiled if row["program"] == "centre, sharded")["if_data_parallel"]
+    return (
+        *formulas,
+        Verdict("falsifier: data-parallel formula on the sharded program, bytes", "–", off, "≥", 1),
+        Verdict("most that experts gain on a shared batch, no overlap", "–", shared, "≤", 1.05),
+        Verdict(f"and on the centre's batch, {CHIPS[-1]} chips", "–", most, "≥", 1.1),
+        Verdict("most that they gain where traffic hides behind FLOPs", "–", hidden, "≤", 1.05),
+    )
+
+
+def run(config: Config, console: Console) -> bool:
+    """The whole study: table, files into the folder `config.out`, whether every claim holds."""
+    start = time.perf_counter()
+    rows = list(rows_of(config))
+    compiled = scaling_compiled.compared(jax.devices("cpu")[:8])
+    verdicts = verdicts_of(rows, compiled)
+    picture = scaling_report.draw(config.out / "scaling.png", rows, gains(rows))
+    metrics = reporting.write_metrics(config.out, [*rows, *compiled])
+    kept = [{k: _short(v) for k, v in r.items()} for r in rows if r["chips"] in SHOWN]
+    result = reporting.write_result(
+        config.out,
+        config=asdict(config) | {"out": str(config.out)},
+        versions=reporting.versions(PACKAGES),
+        seeds=[],
+        rows=kept,
+        summary={
+            "parameters": {size: num_parameters(model) for size, model in MODELS.items()},
+            "compiled": compiled,
+            "crossovers": crossovers(rows),
+            "gains": [{k: _short(v) for k, v in r.items()} for r in gains(rows)],
+            "seconds": round(time.perf_counter() - start, 1),
+        },
+        verdicts=verdicts,
+    )
+    scaling_report.print_tables(console, rows, crossovers(rows), compiled)
+    reporting.print_verdicts(console, verdicts)
+    for what, path in (("picture", picture), ("numbers", result), ("all rows", metrics)):
+        console.print(f"{what}: {path}", highlight=False, soft_wrap=True)
+    return all(verdict.passed for verdict in verdicts)
+
+
+def _short(value: Any) -> Any:
+    return float(f"{value:.4g}") if isinstance(value, float) else value
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """0 if every claim holds, 1 if one fails, 2 for input that cannot be used, 130 if stopped."""
+    config = study.parsed(PRESETS, _PROG, args)
+    jax.config.update("jax_num_cpu_devices", 8)
+
+    def whole() -> bool:
+        check_config(config)
+        config.out.mkdir(parents=True, exist_ok=True)
+        return run(config, Console())
+
+    return study.exit_status(_PROG, whole)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
