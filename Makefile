@@ -18,7 +18,7 @@ PEERS := faiss-cpu==1.15.1 k-means-constrained==0.9.1 torch==2.13.0 transformers
 export JAX_PLATFORMS ?= cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-pretrained install-peers compare test test-all lint clean
+.PHONY: help install install-pretrained install-peers install-tpu compare compile-tpu test test-all lint clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,10 +43,18 @@ install-peers: $(STAMP) ## the peers of the benchmarks, into .venv-peers: 2 GB
 	@.venv-peers/bin/python -m pip install $(QUIET) --disable-pip-version-check $(PEERS) -e '.[data,plots]'
 	@.venv-peers/bin/python -m pip install $(QUIET) --disable-pip-version-check --no-deps $(TEXTS) $(PICTURES)
 
+install-tpu: ## the compiler of TPUs, which runs on this CPU, into .venv-tpu: 300 MB
+	@$(PYTHON) -m venv .venv-tpu
+	@.venv-tpu/bin/python -m pip install $(QUIET) --disable-pip-version-check -c constraints.txt -e '.[tpu]'
+
 compare: $(STAMP) ## every statement verified, then centre and experts compared on real text
 	$(BIN)/python -m dfm_jax verify
 	$(BIN)/python -m experiments.equality --preset quick
 	$(BIN)/python -m experiments.counting --preset quick
+
+# Where libtpu is not installed, the study says so and skips.
+compile-tpu: $(STAMP) ## every program compiled for TPUs: who talks to whom, memory, FLOPs
+	$(or $(wildcard .venv-tpu/bin/python),$(BIN)/python) -m experiments.compile_tpu
 
 test: $(STAMP) ## the quick suite
 	$(BIN)/python -m pytest -q -n 2 -m "not slow"

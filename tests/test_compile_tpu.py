@@ -1,0 +1,114 @@
+"""`experiments.compile_tpu`: its programs compile here too; for TPUs where libtpu is installed."""
+
+import dataclasses
+import importlib.util
+import json
+from types import SimpleNamespace
+
+import jax
+import pytest
+from rich.console import Console
+
+from dfm_jax.parallel import Collective, collectives, count_by_kind
+from experiments import compile_tpu
+from experiments.programs import programs
+
+NAMES = (
+    "expert step, shard_map",
+    "expert sampler, shard_map",
+    "expert step, pmap",
+    "expert sampler, pmap",
+    "expert × data step",
+    "centre step, data-parallel",
+    "centre step, sharded",
+    "mixing step",
+)
+PAIRS = ((0, 1), (2, 3), (4, 5), (6, 7))
+
+
+def test_without_libtpu_it_says_what_to_install_and_succeeds(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert compile_tpu.main(["--out", str(tmp_path)]) == 0
+    assert "skipped: libtpu is not installed: run `make install-tpu`" in capsys.readouterr().out
+    assert "make install-tpu" in json.loads((tmp_path / "result.json").read_text())["skipped"]
+
+
+def test_an_unknown_number_of_topologies_is_refused(tmp_path):
+    assert compile_tpu.main(["--topologies", "9", "--out", str(tmp_path)]) == 2
+
+
+def test_the_programs_are_known_by_name_and_allocate_nothing():
+    found = programs(jax.devices())
+    assert tuple(found) == NAMES
+    leaves = jax.tree.leaves([program.shapes for program in found.values()])
+    assert {type(leaf) for leaf in leaves} == {jax.ShapeDtypeStruct}
+
+
+def test_an_odd_number_of_devices_is_refused():
+    with pytest.raises(ValueError, match="`devices` must be an even number"):
+        programs(jax.devices()[:3])
+
+
+def test_what_leaves_an_expert_is_counted():
+    inside = Collective("all-reduce", PAIRS, 4)
+    outside = Collective("all-reduce", ((0, 2),), 4)
+    everywhere, away = Collective("all-reduce", (), 4), Collective("send", (), 4)
+    found = (inside, outside, everywhere, away)
+    assert compile_tpu.across_experts("expert × data step", found, 8) == 3
+    assert compile_tpu.across_experts("expert step, pmap", found, 8) == 4
+    assert compile_tpu.across_experts("centre step, sharded", found, 8) is None
+    one = [SimpleNamespace(slice_index=0)] * 4
+    two = [*one, SimpleNamespace(slice_index=1)]
+    assert [compile_tpu.crosses(each, two) for each in found] == [False, False, False, True]
+    assert not any(compile_tpu.crosses(each, one) for each in found)
+
+
+ROWS = (
+    ("v5e:2x4", "expert step, shard_map", {}, 0, 0),
+    ("v5e:2x2 × 2", "expert × data step", {"all-reduce": 2}, 0, 0),
+    ("v5e:2x2 × 2", "centre step, sharded", {"send": 1, "recv": 1}, None, 2),
+)
+
+
+@pytest.mark.parametrize(
+    ("number", "change", "claim"),
+    [
+        (0, {"collectives": {"all-gather": 1}}, "experts, one a chip: collectives"),
+        (1, {"across_experts": 1}, "experts: exchanges that leave an expert"),
+        (1, {"across_slices": 1}, "experts: exchanges between slices"),
+        (1, {"collectives": {}}, "falsifier: collectives inside an expert"),
+        (2, {"across_slices": 0}, "falsifier: exchanges of centre and mixing between slices"),
+    ],
+)
+def test_each_claim_can_fail(number, change, claim):
+    names = ("topology", "program", "collectives", "across_experts", "across_slices")
+    rows = [dict(zip(names, row, strict=True)) for row in ROWS]
+    rows.append({"topology": "v4:2x2x2", "program": "expert step, pmap", "skipped": "refused"})
+    assert all(verdict.passed for verdict in compile_tpu.verdicts_of(rows))
+    rows[number] |= change
+    assert [v.claim for v in compile_tpu.verdicts_of(rows) if not v.passed] == [claim]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_the_programs_compile_for_this_machine(name):
+    fn, shapes = programs(jax.devices())[name]
+    found = collectives(jax.jit(fn).lower(*shapes).compile())
+    if name == "expert × data step":
+        assert count_by_kind(found)["all-reduce"] >= 1
+        assert all(one.groups and set(one.groups) <= set(PAIRS) for one in found)
+    elif name.startswith("expert"):
+        assert found == ()
+    else:
+        assert count_by_kind(found)["all-reduce"] >= 1
+
+
+@pytest.mark.slow
+def test_the_programs_compile_for_a_tpu(tmp_path):
+    """Two slices of v5e: experts send nothing between them, the centre does."""
+    if importlib.util.find_spec("libtpu") is None:
+        pytest.skip(compile_tpu.MISSING)
+    config = dataclasses.replace(compile_tpu.Config(), out=tmp_path)
+    assert compile_tpu.run(config, Console(quiet=True))
+    rows = json.loads((tmp_path / "result.json").read_text())["rows"]
+    assert {row["topology"] for row in rows} >= {"v5e:2x4", "v4:2x2x2", "v5e:2x2 × 2"}
