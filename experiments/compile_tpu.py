@@ -30,6 +30,8 @@ from dfm_jax.training.state import TrainState
 from experiments import reporting, study
 from experiments.programs import TINY, Program, programs
 from experiments.reporting import Verdict
+from experiments.scaling_costs import Rules
+from experiments.scaling_costs import memory as memory_of
 
 PACKAGES = ("jax", "jaxlib", "numpy", "flax", "optax")
 _PROG = "python -m experiments.compile_tpu"
@@ -129,6 +131,7 @@ def compiled_row(name: str, program: Program, devices: Sequence[Any]) -> dict[st
         "across_experts": across_experts(name, found, len(devices)),
         "state_bytes": kept,
         "temporary_bytes": memory.temp_size_in_bytes,
+        "peak_bytes": memory.peak_memory_in_bytes,
         "flops_loops_once": (compiled.cost_analysis() or {}).get("flops"),
         "seconds": round(time.perf_counter() - start, 1),
     }
@@ -180,10 +183,15 @@ def rows_of(config: Config) -> Iterator[dict[str, Any]]:
 
 
 def by_formula(name: str, model: TransformerConfig, tokens: int, length: int) -> dict[str, float]:
-    """FLOPs of a training step on a chip: forward, backward, forward again where recomputed."""
-    if "step" not in name or name.startswith("mixing"):
+    """FLOPs of a training step on a chip, and its memory by `scaling_costs`, the state not cut."""
+    if "step" not in name or name.startswith("mixing") or "sharded" in name:
         return {}
-    return {"flops_by_formula": (4 if model.remat else 3) * tokens * flops_per_token(model, length)}
+    rules = Rules(length=length, efficiency=1, usable=1, gradient_bytes=4, gather_bytes=4)
+    passes = 4 if model.remat else 3  # forward, backward twice, forward again where recomputed
+    return {
+        "flops_by_formula": passes * tokens * flops_per_token(model, length),
+        "memory_by_formula": memory_of(model, tokens, 1, rules),
+    }
 
 
 def verdicts_of(rows: Sequence[Mapping[str, Any]]) -> tuple[Verdict, ...]:
@@ -218,7 +226,7 @@ def _sum(rows: Sequence[Mapping[str, Any]], name: str = "across_experts") -> int
 def print_table(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
     """A line for each topology and program."""
     table = Table("topology", "size", "program", "collectives", box=SIMPLE_HEAD)
-    for column in ("kB sent", "between slices", "state", "temporary", "FLOPs", "s"):
+    for column in ("kB sent", "between slices", "state", "temporary", "peak", "FLOPs", "s"):
         table.add_column(column, justify="right", no_wrap=True)
     for row in rows:
         if "skipped" in row:
@@ -232,7 +240,7 @@ def print_table(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
             kinds or "none",
             f"{row['bytes'] / 1e3:,.0f}",
             str(row["across_slices"]),
-            *(f"{row[name] / 1e6:,.1f} MB" for name in ("state_bytes", "temporary_bytes")),
+            *(f"{row[f'{name}_bytes'] / 1e6:,.1f} MB" for name in ("state", "temporary", "peak")),
             f"{row['flops_loops_once'] or 0:.2g}",
             f"{row['seconds']}",
         )
