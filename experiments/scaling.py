@@ -14,6 +14,7 @@ centre. A row is what it takes to train on `tokens_per_step` tokens, by one of
 Each arm takes the quicker of data-parallel and sharded that fits in memory.
 """
 
+import math
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -127,6 +128,7 @@ def check_config(config: Config) -> None:
     require(config.tokens_per_step % least == 0, rule, config.tokens_per_step)
     for name in ("efficiency", "usable"):
         check_interval(name, getattr(config, name), 0, 1, ends="(]")
+    check_interval("site_rate", config.site_rate, 0, math.inf, ends="()")
 
 
 # ── what follows from it ────────────────────────────────────────────────────────────────────────

@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from dfm_jax.checks import check_count, require
+from dfm_jax.checks import check_count, check_interval, require
 from dfm_jax.models import TransformerConfig, flops_per_token, num_parameters
 
 STATE_BYTES = 16  # a parameter: itself, its gradient, two moments of Adam, all in float32
@@ -33,6 +33,12 @@ class Chip:
     """Bytes per second inside a pod."""
     slow: float
     """Bytes per second between pods."""
+
+    def __post_init__(self) -> None:
+        """Refuse what no chip can be."""
+        check_count("pod", self.pod)
+        for name in ("flops", "memory", "fast", "slow"):
+            check_interval(name, getattr(self, name), 0, math.inf, ends="()")
 
 
 @dataclass(frozen=True, kw_only=True)

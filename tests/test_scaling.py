@@ -49,6 +49,12 @@ def test_between_pods_goes_what_a_chip_of_a_pod_holds():
     assert 4 * all_reduce(800, 8, 4).slow == 800
 
 
+@pytest.mark.parametrize(("name", "value"), [("pod", 0), ("fast", 0.0), ("memory", -1.0)])
+def test_an_impossible_chip_is_refused(name, value):
+    with pytest.raises(ValueError, match=f"`{name}` must"):
+        dataclasses.replace(CHIP, **{name: value})
+
+
 def test_a_span_that_fills_no_whole_pods_is_refused():
     with pytest.raises(ValueError, match="`span` must fill whole pods of 4; it is 6"):
         gather(800, 6, 4)
@@ -179,6 +185,7 @@ def test_a_crossover_is_where_experts_are_ahead_for_good():
         ({"num_experts": 3}, "`num_experts` must divide 8 chips; it is 3"),
         ({"tokens_per_step": 2**22}, "`tokens_per_step` must be a multiple of 8388608"),
         ({"efficiency": 0.0}, r"`efficiency` must lie in \(0, 1\]; it is 0"),
+        ({"site_rate": 0.0}, r"`site_rate` must lie in \(0, inf\); it is 0"),
     ],
 )
 def test_a_bad_option_is_refused(change, message):
