@@ -43,7 +43,6 @@ def compared(devices: Sequence[Any]) -> list[dict[str, Any]]:
     count, found = len(devices), programs(devices, model=MODEL)
     all_but = (count - 1) / count
     size, leaves = num_parameters(MODEL), _num_leaves(MODEL)
-    norms = (2 * MODEL.num_layers + 1) * MODEL.width
 
     def formula(num_chips: int, shards: int) -> float:
         return update_traffic(MODEL, num_chips, shards, 1, num_chips, RULES).fast
@@ -54,7 +53,6 @@ def compared(devices: Sequence[Any]) -> list[dict[str, Any]]:
         # here. The gradient is all-reduced, and its part cut out: XLA on a CPU knows no better.
         "one gather less": -all_but * 4 * size,
         "all-reduce for reduce-scatter": all_but * 4 * size,
-        "scales of norms, gathered twice": all_but * 4 * norms,
         "three norms of each leaf, nats, count": 2 * all_but * NUMBER * (3 * leaves + 2),
     }
     batch = 2 * 2 * 32  # tokens of a pair of devices

@@ -57,7 +57,7 @@ def spread_step(
     Args:
         step: of one device; metrics are sums or means over the batch.
         mesh: of one axis, `data`.
-        state: as the step takes it, or its shapes.
+        state: as the step takes it, or its shapes; to be sharded, a NamedTuple with `params`.
         placement: see `place_state`.
         donate: let the new state take the place of the old.
 
@@ -73,7 +73,10 @@ def spread_step(
     put = jax.lax.with_sharding_constraint
 
     def constrained(state: Any, batch: Any, *more: Any) -> tuple[Any, Any]:
-        state, metrics = step(put(state, placed), put(batch, rows), *more)
+        state = put(state, placed)
+        if placement == "sharded":  # or the compiler may gather whole batches in their place
+            state = state._replace(params=put(state.params, whole))
+        state, metrics = step(state, put(batch, rows), *more)
         return put(state, placed), put(metrics, whole)
 
     compiled = jax.jit(constrained, donate_argnums=0 if donate else ())
