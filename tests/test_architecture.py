@@ -22,7 +22,7 @@ ROOMS = (
     *("types", "checks", "exact"),
     *("schedules", "paths", "velocities", "steps", "experts", "gates", "clustering"),
     *("objectives", "samplers", "accounting"),
-    *("sampling", "parallel", "theory", "models", "data", "training", "cli"),
+    *("sampling", "parallel", "theory", "models", "data", "training", "launch", "cli"),
 )
 MATHEMATICS = ROOMS[ROOMS.index("schedules") : ROOMS.index("accounting") + 1]
 # The only foreign packages of a room; a room that is not listed may import any that is not

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Union
 
 import tyro
 
+from dfm_jax.cli.launch import Launch
 from dfm_jax.cli.partition import Partition, Route
 from dfm_jax.cli.sweep import Sweep
 from dfm_jax.cli.training import Evaluate, Gather, Sample, Train
@@ -26,6 +27,7 @@ _COMMANDS = {
     "sample": Sample,
     "gather": Gather,
     "sweep": Sweep,
+    "launch": Launch,
 }
 
 

@@ -4,6 +4,7 @@
 1    a claim was judged and failed
 2    input that cannot be used: a config, a data set, a checkpoint
 3    a loss, a gradient or an update was not finite
+4    `launch`: a job failed, and the others went on
 130  stopped by SIGINT (Ctrl-C), everything saved: the same command goes on
 143  stopped by SIGTERM, everything saved: the same command goes on
 """
@@ -23,6 +24,7 @@ class ExitStatus(enum.IntEnum):
     FAILED_CLAIM = 1
     BAD_INPUT = 2
     NON_FINITE = 3
+    MEMBER_FAILED = 4
     SIGINT = 130
     SIGTERM = 143
 

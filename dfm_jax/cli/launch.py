@@ -1,0 +1,279 @@
+"""launch: an expert each to a process here, a task of SLURM, a pod of Kubernetes."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+if TYPE_CHECKING:
+    from dfm_jax.launch import Job
+
+
+@dataclass(frozen=True, kw_only=True)
+class Members:
+    """Which members, and how each is trained: the options of `train`."""
+
+    config: str
+    """A preset (tiny, small, small-masked, medium), a JSON file, or the config.json of a member."""
+    data: Path
+    """A folder that `partition` wrote."""
+    folder: Annotated[Path, tyro.conf.arg(name="run")]
+    """The folder of the run."""
+    experts: tuple[int, ...] = ()
+    """Which experts; by default every one of the data."""
+    centre: bool = False
+    """The centre too."""
+    tokenizer: Path | None = None
+    """A tokenizer.json; without it, bytes."""
+    set: tuple[str, ...] = ()
+    """Single fields of the config, as FIELD=VALUE."""
+    log_every: int = 10
+    """Steps between lines of metrics.jsonl."""
+    save_every: int = 200
+    """Steps between checkpoints; the last step is saved too."""
+    evaluate_every: int = 200
+    """Steps between evaluations on held-out documents."""
+    keep_last: int = 2
+    """Checkpoints kept, besides the best."""
+    tensorboard: bool = False
+    """Write event files too (extra `tb`)."""
+    on_disk: bool = False
+    """Leave the tokens on the disk, read ahead (extra `data`): the same run, for much data."""
+
+    def jobs(self) -> "list[Job]":
+        """A `train` command for each."""
+        from dfm_jax.launch import experts_of, train_jobs
+
+        counts = ("log_every", "save_every", "evaluate_every", "keep_last")
+        words = ["--config", self.config]
+        words += [] if self.tokenizer is None else ["--tokenizer", str(self.tokenizer)]
+        words += [w for name in counts for w in (_flag(name), str(getattr(self, name)))]
+        words += [_flag(name) for name in ("tensorboard", "on_disk") if getattr(self, name)]
+        words += ["--set", *self.set] if self.set else []
+        experts = self.experts or experts_of(self.data)
+        return train_jobs(self.data, self.folder, words, experts=experts, centre=self.centre)
+
+
+Shared = Annotated[Members, tyro.conf.arg(name="")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Local:
+    """A process per member on this machine, a log each (RUN/logs), and none ends another.
+
+    A member that is killed or crashes is begun again and goes on from its last checkpoint; one that
+    ends with 2 or 3 is not. The same command goes on after any interruption.
+
+    For example:
+
+        python -m dfm_jax launch local --config small --data parts --run run --jobs 2
+
+        python -m dfm_jax launch local --config small --data parts --run run --jobs 4 --gpus 0 1 2 3
+
+        python -m dfm_jax launch local --config tiny --data parts --run run --experts 0 2 --centre
+    """
+
+    members: Shared
+    jobs: int = 1
+    """How many run at one time."""
+    retries: int = 3
+    """Attempts in a row that may leave no newer checkpoint; those that do are not counted."""
+    pause: float = 1.0
+    """Seconds before an attempt after such a one; doubled each time, a minute at most."""
+    gpus: tuple[str, ...] = ()
+    """CUDA_VISIBLE_DEVICES of each of those that run at one time."""
+
+    def run(self) -> int:
+        """Run them all; print what became of each."""
+        from dfm_jax.launch import run_jobs, summary_text
+        from dfm_jax.training.stopping import ExitStatus, stop_on_signals
+
+        with stop_on_signals() as stop:
+            rows = run_jobs(
+                self.members.jobs(),
+                self.members.folder,
+                at_once=self.jobs,
+                retries=self.retries,
+                pause=self.pause,
+                gpus=self.gpus,
+                stop=stop,
+                say=lambda text: print(text, flush=True),
+            )
+        print(f"\n{summary_text(rows)}")
+        if stop.signal is not None:
+            return stop.status
+        failed = any(row.status == "failed" for row in rows)
+        return ExitStatus.MEMBER_FAILED if failed else ExitStatus.FINISHED
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slurm:
+    """Write a SLURM array, a task per member: `sbatch FILE` submits it.
+
+    A task is asked to save before its time is up and goes back to the queue; so does one that
+    crashed after a newer checkpoint. One that ends with 2 or 3 stays failed. Logs: RUN/logs.
+
+    For example:
+
+        python -m dfm_jax launch slurm --config small --data parts --run run --out run.sbatch
+        --time 04:00:00 --gpus 1 --setup "source .venv/bin/activate"
+
+        python -m dfm_jax launch slurm --config small --data parts --run run --out run.sbatch
+        --at-once 8 --partition gpu --lines=--account=a
+    """
+
+    members: Shared
+    out: Path
+    """The file to write."""
+    name: str = "dfm_jax"
+    """Of the array."""
+    at_once: int | None = None
+    """Tasks that run at one time, at most."""
+    partition: str | None = None
+    """The partition of the cluster."""
+    time: str | None = None
+    """Of an attempt, such as 04:00:00."""
+    gpus: int | None = None
+    """Of each host."""
+    cpus: int | None = None
+    """Of each task."""
+    memory: str | None = None
+    """Of each host, such as 64G."""
+    hosts_per_expert: int = 1
+    """Hosts of one member."""
+    grace: int = 120
+    """Seconds before the time is up at which a task is asked to save."""
+    lines: tuple[str, ...] = ()
+    """More options of sbatch, such as --lines=--account=a."""
+    setup: tuple[str, ...] = ()
+    """Commands that come first."""
+    python: str = "python"
+    """The python of the cluster."""
+
+    def run(self) -> int:
+        """Write the file, and the folder of its logs."""
+        from dfm_jax.launch import Allocation, slurm_text
+
+        check_hosts(self.hosts_per_expert)
+        options = {name: value for name, value in vars(self).items() if name not in _OURS}
+        allocation = Allocation(**options, hosts=self.hosts_per_expert)
+        folder, jobs = self.members.folder, self.members.jobs()
+        text = slurm_text(jobs, folder, allocation, folder=Path.cwd())
+        (folder / "logs").mkdir(parents=True, exist_ok=True)  # sbatch makes none
+        _write(self.out, text)
+        print(f"{self.out}: {len(jobs)} tasks; submit it with `sbatch {self.out}`.")
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Jobset:
+    """Write a Kubernetes JobSet, an index per member: `kubectl apply -f FILE` submits it.
+
+    An index is retried by itself, not if it ended with 2 or 3; an evicted pod is not counted. Paths
+    are those inside the pod; where the data are not here, --experts says which there are.
+
+    For example:
+
+        python -m dfm_jax launch jobset --config small --data /data/parts --run /data/run
+        --experts 0 1 2 3 --image registry/dfm_jax:1 --claim data --gpus 1 --out run.yaml
+
+        python -m dfm_jax launch jobset --config small --data /data/parts --run /data/run
+        --experts 0 1 --image registry/dfm_jax:1 --claim data --tpus 4
+        --accelerator tpu-v5-lite-podslice --topology 2x2 --out run.yaml
+    """
+
+    members: Shared
+    out: Path
+    """The file to write."""
+    image: str
+    """With this package installed."""
+    name: str = "dfm-jax"
+    """Of the JobSet."""
+    at_once: int | None = None
+    """Members that run at one time, at most."""
+    retries: int = 10
+    """Of each index."""
+    hosts_per_expert: int = 1
+    """Hosts of one member."""
+    grace: int = 120
+    """Seconds that a pod has to save."""
+    claim: str | None = None
+    """A PersistentVolumeClaim that holds the data and takes the run."""
+    mount: str = "/data"
+    """Where it is in the pod."""
+    cpus: str | None = None
+    """Of each pod."""
+    memory: str | None = None
+    """Of each pod, such as 64Gi."""
+    gpus: int | None = None
+    """nvidia.com/gpu of each pod."""
+    tpus: int | None = None
+    """google.com/tpu of each pod."""
+    accelerator: str | None = None
+    """cloud.google.com/gke-tpu-accelerator of the nodes, such as tpu-v5-lite-podslice."""
+    topology: str | None = None
+    """cloud.google.com/gke-tpu-topology of the nodes, such as 2x2."""
+    python: str = "python"
+    """The python of the image."""
+
+    def run(self) -> int:
+        """Write the file."""
+        from dfm_jax.launch import Pods, jobset_text
+
+        check_hosts(self.hosts_per_expert)
+        options = {name: value for name, value in vars(self).items() if name not in _OURS}
+        jobs = self.members.jobs()
+        _write(self.out, jobset_text(jobs, Pods(**options, hosts=self.hosts_per_expert)))
+        print(f"{self.out}: {len(jobs)} indexes; submit it with `kubectl apply -f {self.out}`.")
+        return 0
+
+
+_OURS = ("members", "out", "hosts_per_expert")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launch:
+    """Train every expert of a partition, apart: here, or as a file for SLURM or Kubernetes.
+
+    Exit status of `launch local`: 0 all finished; 4 some failed; 130 or 143 stopped by SIGINT or
+    SIGTERM, everything saved.
+
+    For example:
+
+        python -m dfm_jax launch local --config small --data parts --run run --jobs 2
+
+        python -m dfm_jax launch slurm --config small --data parts --run run --out run.sbatch
+    """
+
+    where: (
+        Annotated[Local, tyro.conf.subcommand("local")]
+        | Annotated[Slurm, tyro.conf.subcommand("slurm")]
+        | Annotated[Jobset, tyro.conf.subcommand("jobset")]
+    )
+    """Where it runs."""
+
+    def run(self) -> int:
+        """Whatever the one that was chosen does."""
+        return self.where.run()
+
+
+def check_hosts(hosts: int) -> None:
+    """One: what `train` cannot do is not written.
+
+    Raises:
+        ValueError: if there are more.
+    """
+    from dfm_jax.checks import require
+
+    rule = "`hosts_per_expert` must be 1, for `train` does not span hosts yet"
+    require(hosts == 1, rule, hosts)
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")

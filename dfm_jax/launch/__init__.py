@@ -1,0 +1,22 @@
+"""Many commands that share nothing: on this machine, or as files for SLURM and Kubernetes."""
+
+from dfm_jax.launch.jobs import Job, experts_of, train_jobs
+from dfm_jax.launch.jobset import Pods, jobset_text
+from dfm_jax.launch.local import run_jobs
+from dfm_jax.launch.slurm import Allocation, slurm_text
+from dfm_jax.launch.summary import Row, read_summary, summary_text, write_summary
+
+__all__ = [
+    "Allocation",
+    "Job",
+    "Pods",
+    "Row",
+    "experts_of",
+    "jobset_text",
+    "read_summary",
+    "run_jobs",
+    "slurm_text",
+    "summary_text",
+    "train_jobs",
+    "write_summary",
+]

@@ -1,0 +1,79 @@
+"""A job: a name, and the arguments of one command that goes on from wherever it is."""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from dfm_jax.checks import check_count, require
+from dfm_jax.training.members import member_folder
+from dfm_jax.training.retention import checkpoint_steps
+
+
+class Job(NamedTuple):
+    """One idempotent command, `python -m dfm_jax ARGUMENTS`; whoever runs it knows no more."""
+
+    name: str
+    arguments: tuple[str, ...]
+    folder: Path  # where its checkpoints come to lie: how far it has got
+
+    @property
+    def step(self) -> int:
+        """Of its last checkpoint; 0 without one."""
+        return max(checkpoint_steps(self.folder), default=0)
+
+
+def train_jobs(
+    data: Path,
+    run: Path,
+    options: Sequence[str],
+    *,
+    experts: Sequence[int],
+    centre: bool = False,
+) -> list[Job]:
+    """A `train` command for each of the experts, and for the centre.
+
+    Args:
+        data: what `partition` wrote.
+        run: the folder of the run.
+        options: of `train`, the same for all: `--config small --set seed=1`.
+        experts: their numbers; whether they have data is for each of them to find out.
+        centre: train it too.
+
+    Raises:
+        ValueError: if there is no job, or one twice.
+    """
+    rule = "`experts` must name one, or `centre` be asked for"
+    require(bool(experts) or centre, rule, list(experts))
+    require(len(set(experts)) == len(experts), "`experts` must be distinct", list(experts))
+    for number in experts:
+        check_count("experts", number, at_least=0)
+    members = [*experts, *([None] if centre else [])]
+    jobs = []
+    for number in members:
+        folder = member_folder(run, number)
+        which = () if number is None else ("--expert", str(number))
+        paths = ("--data", str(data), "--run", str(run))
+        jobs.append(Job(folder.name, ("train", *paths, *which, *options), folder))
+    return jobs
+
+
+def experts_of(data: Path) -> list[int]:
+    """The experts of a partition: as many as its manifest says, or the folders that are there.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    manifest = data / "manifest.json"
+    if manifest.is_file():  # an expert whose folder is lost must fail, not be forgotten
+        try:
+            return list(range(len(json.loads(manifest.read_text(encoding="utf-8"))["sizes"])))
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{manifest} is not the manifest of a partition: {error!r}") from error
+    names = (path.name for path in data.glob("expert_*") if path.is_dir())
+    numbers = sorted(int(name[7:]) for name in names if re.fullmatch(r"expert_\d{3,}", name))
+    require(
+        bool(numbers), "`data` must hold expert_000 and so on, or `experts` be given", str(data)
+    )
+    return numbers

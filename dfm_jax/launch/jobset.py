@@ -1,0 +1,158 @@
+"""A Kubernetes JobSet, ready for kubectl: an index per job, and no index ends another.
+
+Jobs of one host are the indexes of one Job. A job that spans hosts is one failure domain, and so a
+JobSet of its own: within one JobSet the failure of a Job ends or restarts the others.
+"""
+
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dfm_jax.checks import check_count, require
+from dfm_jax.launch.jobs import Job
+from dfm_jax.launch.yaml_text import yaml_text
+from dfm_jax.training.stopping import ExitStatus
+
+_API = "jobset.x-k8s.io/v1alpha2"
+_PART, _CONTAINER, _PORT = "jobs", "main", 55527
+_FINAL = [int(ExitStatus.BAD_INPUT), int(ExitStatus.NON_FINITE)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pods:
+    """What a pod is made of, and asks for; None leaves it out."""
+
+    image: str  # with this package installed
+    name: str = "dfm-jax"  # of the JobSet
+    at_once: int | None = None  # jobs that run at one time, at most
+    retries: int = 10  # of an index; a pod that was evicted does not count
+    hosts: int = 1  # of each job
+    grace: int = 120  # seconds that a pod has to save
+    claim: str | None = None  # a PersistentVolumeClaim with the data, and for the run
+    mount: str = "/data"  # where it is in the pod
+    cpus: str | None = None
+    memory: str | None = None
+    gpus: int | None = None  # nvidia.com/gpu, of each host
+    tpus: int | None = None  # google.com/tpu, of each host
+    accelerator: str | None = None  # of GKE: tpu-v5-lite-podslice
+    topology: str | None = None  # of GKE: 2x4
+    python: str = "python"
+
+    def __post_init__(self) -> None:
+        """Refuse what the API would, before it is written."""
+        for name in ("at_once", "hosts", "grace", "gpus", "tpus"):
+            if getattr(self, name) is not None:
+                check_count(name, getattr(self, name))
+        check_count("retries", self.retries, at_least=0)
+        short = re.fullmatch(r"[a-z]([a-z0-9-]{,38}[a-z0-9])?", self.name) is not None
+        rule = (
+            "`name` must be at most 40 small letters, digits and dashes"  # pods' names are longer
+        )
+        require(short, rule, repr(self.name))
+        require(self.mount.startswith("/"), "`mount` must be absolute", repr(self.mount))
+        both = (self.accelerator is None) == (self.topology is None)
+        rule = "`accelerator` and `topology` must be given together"
+        require(both, rule, f"{self.accelerator!r} and {self.topology!r}")
+
+
+def jobset_text(jobs: Sequence[Job], pods: Pods) -> str:
+    """The YAML of the JobSet; of a JobSet for each job, if these span hosts."""
+    require(bool(jobs), "`jobs` must hold one", len(jobs))
+    if pods.hosts == 1:
+        return yaml_text(_independent(jobs, pods))
+    return "---\n".join(yaml_text(_spanning(job, pods)) for job in jobs)
+
+
+def _independent(jobs: Sequence[Job], pods: Pods) -> dict[str, Any]:
+    cases = "".join(f"  {i}) set -- {shlex.join(job.arguments)} ;;\n" for i, job in enumerate(jobs))
+    script = (
+        f'case "$JOB_COMPLETION_INDEX" in\n{cases}'
+        '  *) echo "no job has the number $JOB_COMPLETION_INDEX" >&2; exit 2 ;;\nesac\n'
+        f'exec {shlex.quote(pods.python)} -m dfm_jax "$@"\n'  # exec: SIGTERM must reach python
+    )
+    job = {
+        "completionMode": "Indexed",
+        "completions": len(jobs),
+        "parallelism": min(pods.at_once or len(jobs), len(jobs)),
+        "backoffLimitPerIndex": pods.retries,
+        "podReplacementPolicy": "Failed",  # not before the old pod is gone: it holds the lock
+        "podFailurePolicy": {"rules": _rules("FailIndex")},
+        "template": {"spec": _pod(script, pods, [])},
+    }
+    return _jobset(pods.name, {}, job)
+
+
+def _spanning(job: Job, pods: Pods) -> dict[str, Any]:
+    name = f"{pods.name}-{job.name.replace('_', '-')}"
+    env = [
+        {"name": "JAX_COORDINATOR_ADDRESS", "value": f"{name}-{_PART}-0-0.{name}:{_PORT}"},
+        {"name": "JAX_NUM_PROCESSES", "value": str(pods.hosts)},
+        {
+            "name": "JAX_PROCESS_ID",
+            "valueFrom": {
+                "fieldRef": {
+                    "fieldPath": "metadata.annotations['batch.kubernetes.io/job-completion-index']"
+                }
+            },
+        },
+    ]
+    script = f"exec {shlex.quote(pods.python)} -m dfm_jax {shlex.join(job.arguments)}\n"
+    spec = {
+        "completionMode": "Indexed",
+        "completions": pods.hosts,
+        "parallelism": pods.hosts,
+        "backoffLimit": 0,  # one host lost is all lost: the JobSet begins them again together
+        "podReplacementPolicy": "Failed",
+        "podFailurePolicy": {"rules": _rules("FailJob")},
+        "template": {"spec": _pod(script, pods, env)},
+    }
+    final = {"action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]}
+    policy = {"failurePolicy": {"maxRestarts": pods.retries, "rules": [final]}}
+    return _jobset(name, policy, spec)
+
+
+def _jobset(name: str, policy: dict[str, Any], job: dict[str, Any]) -> dict[str, Any]:
+    part = {"name": _PART, "replicas": 1, "template": {"spec": job}}
+    spec = {"network": {"enableDNSHostnames": True}, **policy, "replicatedJobs": [part]}
+    return {"apiVersion": _API, "kind": "JobSet", "metadata": {"name": name}, "spec": spec}
+
+
+def _rules(final: str) -> list[dict[str, Any]]:
+    codes = {"containerName": _CONTAINER, "operator": "In", "values": _FINAL}
+    return [
+        {"action": final, "onExitCodes": codes},
+        {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget"}]},
+    ]
+
+
+def _pod(script: str, pods: Pods, env: list[dict[str, Any]]) -> dict[str, Any]:
+    asked = {
+        "cpu": pods.cpus,
+        "memory": pods.memory,
+        "nvidia.com/gpu": pods.gpus,
+        "google.com/tpu": pods.tpus,
+    }
+    limits = {name: value for name, value in asked.items() if value is not None}
+    container: dict[str, Any] = {
+        "name": _CONTAINER,
+        "image": pods.image,
+        "command": ["sh", "-c", script],
+    }
+    container |= {"env": env} if env else {}
+    container |= {"resources": {"requests": limits, "limits": limits}} if limits else {}
+    spec: dict[str, Any] = {
+        "restartPolicy": "Never",
+        "terminationGracePeriodSeconds": pods.grace,
+    }
+    if pods.accelerator is not None:
+        spec["nodeSelector"] = {
+            "cloud.google.com/gke-tpu-accelerator": pods.accelerator,
+            "cloud.google.com/gke-tpu-topology": pods.topology,
+        }
+    if pods.claim is not None:
+        container["volumeMounts"] = [{"name": "data", "mountPath": pods.mount}]
+        volume = {"name": "data", "persistentVolumeClaim": {"claimName": pods.claim}}
+        return spec | {"containers": [container], "volumes": [volume]}
+    return spec | {"containers": [container]}

@@ -1,0 +1,209 @@
+"""Jobs on this machine: a process each, so many at a time, none the worse for another's end."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+from dfm_jax.checks import check_count, check_interval, require
+from dfm_jax.launch.jobs import Job
+from dfm_jax.launch.summary import Row, write_summary
+from dfm_jax.training.stopping import ExitStatus, StopRequest
+
+COMMAND = (sys.executable, "-m", "dfm_jax")
+FINAL = (ExitStatus.BAD_INPUT, ExitStatus.NON_FINITE)  # the same again would end the same
+_POLL = 0.05  # seconds
+_MARK = "──────── attempt "
+_LONGEST_PAUSE = 60.0  # seconds
+
+
+def run_jobs(
+    jobs: Sequence[Job],
+    run: Path,
+    *,
+    at_once: int = 1,
+    retries: int = 3,
+    pause: float = 1.0,
+    gpus: Sequence[str] = (),
+    stop: StopRequest | None = None,
+    command: Sequence[str] = COMMAND,
+    say: Callable[[str], None] = print,
+) -> list[Row]:
+    """Run every job to its end, whatever becomes of the others; what became of each.
+
+    A job that ends with status 0 is finished; with 2 or 3 it has failed for good. Any other end, a
+    signal or a crash, is followed by another attempt: as often as it takes while each leaves a
+    newer checkpoint than there was, `retries` times in a row while none does.
+
+    After a signal each running job is sent SIGTERM and waited for. Jobs are in sessions of their
+    own, so that the terminal's Ctrl-C is not sent to them as well; if the launcher is killed, they
+    go on.
+
+    Args:
+        jobs: of distinct names.
+        run: the folder for `logs/NAME.log`, appended to, and for launch.json.
+        at_once: how many run at one time.
+        retries: attempts in a row, after the first, that may leave no newer checkpoint.
+        pause: seconds before an attempt after such a one, doubled each time, a minute at most.
+        gpus: CUDA_VISIBLE_DEVICES, as "0" or "0,1", of each of those that run at one time.
+        stop: asked while waiting.
+        command: what the arguments are given to.
+        say: what tells the user.
+
+    Raises:
+        ValueError: if an argument is not as it must be.
+    """
+    check_count("at_once", at_once)
+    check_count("retries", retries, at_least=0)
+    check_interval("pause", pause, 0, float("inf"), ends="[)")
+    names = [job.name for job in jobs]
+    require(bool(jobs) and len(set(names)) == len(names), "`jobs` must be of distinct names", names)
+    rule = f"`gpus` must be one for each of the {at_once} jobs that run at once"
+    require(not gpus or len(gpus) == at_once, rule, len(gpus))
+    (run / "logs").mkdir(parents=True, exist_ok=True)
+    stop = StopRequest() if stop is None else stop
+    waiting = [_Attempts(job, run, retries, pause, say) for job in jobs]
+    everyone, running, free = tuple(waiting), list[_Attempts](), list(gpus)
+    try:
+        while waiting or running:
+            if stop.signal is not None:
+                waiting.clear()
+                for one in running:
+                    one.terminate()
+            for one in [one for one in waiting if one.not_before <= time.monotonic()]:
+                if len(running) < at_once:
+                    waiting.remove(one)
+                    running.append(one)
+                    one.begin(command, free.pop(0) if gpus else None)
+            for one in [one for one in running if one.has_ended()]:
+                running.remove(one)
+                if gpus:
+                    free.append(one.gpu)
+                if one.judge(stopping=stop.signal is not None):
+                    waiting.append(one)
+            time.sleep(_POLL)
+    finally:
+        for one in running:  # only if we are on our way out with an error, or a second Ctrl-C
+            one.kill()
+        rows = [one.row() for one in everyone]
+        write_summary(run, rows)
+    return rows
+
+
+class _Attempts:
+    """One job, its process, and how its attempts have ended."""
+
+    def __init__(
+        self, job: Job, run: Path, retries: int, pause: float, say: Callable[[str], None]
+    ) -> None:
+        self.job, self.retries, self.pause, self.say = job, retries, pause, say
+        self.log = run / "logs" / f"{job.name}.log"
+        self.process: subprocess.Popen | None = None
+        self.gpu = ""
+        self.status: Literal["finished", "failed", "stopped"] = "stopped"
+        self.reason = "not begun"
+        self.attempts = self.fruitless = self.offset = 0
+        self.furthest = job.step
+        self.began: float | None = None
+        self.ended: float | None = None
+        self.not_before = 0.0
+        self.terminated = False
+
+    def begin(self, command: Sequence[str], gpu: str | None) -> None:
+        """Start a process; what it prints is appended to the log."""
+        self.attempts += 1
+        self.began = time.monotonic() if self.began is None else self.began
+        before = self.log.read_text(errors="replace") if self.log.is_file() else ""
+        number = 1 + sum(line.startswith(_MARK) for line in before.splitlines())
+        environment = dict(os.environ)
+        if gpu is not None:
+            self.gpu = environment["CUDA_VISIBLE_DEVICES"] = gpu
+        with self.log.open("a") as log:
+            if before and not before.endswith("\n"):  # it was killed in the middle of a line
+                log.write("\n")
+            log.write(
+                f"{_MARK}{number}, {datetime.now():%Y-%m-%d %H:%M:%S}, step {self.furthest}\n"
+            )
+            log.flush()
+            self.offset = log.tell()
+            self.process = subprocess.Popen(
+                [*command, *self.job.arguments],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        again = f", attempt {self.attempts}" if self.attempts > 1 else ""
+        self.say(f"{self.job.name}: begins at step {self.furthest}{again}")
+
+    def has_ended(self) -> bool:
+        """Whether the process is no more."""
+        return self.process is not None and self.process.poll() is not None
+
+    def terminate(self) -> None:
+        """Ask once: a second SIGTERM would end it before it has saved."""
+        if self.process is not None and not self.terminated:
+            self.terminated = True
+            self.process.terminate()
+
+    def kill(self) -> None:
+        """End it; what it has not saved is lost."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+
+    def judge(self, *, stopping: bool) -> bool:
+        """Take note of how the attempt ended; whether there is to be another."""
+        assert self.process is not None
+        code, name, step = self.process.returncode, self.job.name, self.job.step
+        self.ended, progress = time.monotonic(), step > self.furthest
+        self.furthest = max(step, self.furthest)
+        self.fruitless = 0 if progress else self.fruitless + 1
+        if code == ExitStatus.FINISHED:
+            self.status, self.reason = "finished", ""
+            self.say(f"{name}: finished at step {step}")
+            return False
+        self.reason = _reason(code, self._printed())
+        if stopping and code not in FINAL:
+            self.say(f"{name}: stopped at step {step}")
+            return False
+        if code in FINAL or self.fruitless > self.retries:
+            self.status = "failed"
+            self.say(f"{name}: FAILED at step {step}: {self.reason}")
+            return False
+        if self.fruitless:
+            wait = min(self.pause * 2.0 ** (self.fruitless - 1), _LONGEST_PAUSE)
+            self.not_before = self.ended + wait
+        self.say(f"{name}: {self.reason}, at step {step}; once more")
+        return True
+
+    def row(self) -> Row:
+        """What became of it."""
+        ended = time.monotonic() if self.ended is None else self.ended
+        seconds = 0.0 if self.began is None else ended - self.began
+        return Row(
+            self.job.name, self.status, self.attempts, round(seconds, 2), self.job.step, self.reason
+        )
+
+    def _printed(self) -> str:
+        with self.log.open("rb") as log:
+            log.seek(self.offset)
+            return log.read().decode(errors="replace")
+
+
+def _reason(code: int, printed: str) -> str:
+    """The signal's name, or the last line that says something, without the name of the command."""
+    if code < 0:
+        return f"killed by {signal.Signals(-code).name}"
+    lines = [line.strip() for line in printed.splitlines() if re.search(r"\w", line)]
+    if code in (ExitStatus.SIGINT, ExitStatus.SIGTERM):
+        return f"stopped by {signal.Signals(code - 128).name}"
+    last = re.sub(r"^python -m dfm_jax \S+: ", "", lines[-1]) if lines else "nothing was printed"
+    return last if code in FINAL else f"status {code}: {last}"

@@ -1,0 +1,131 @@
+"""A SLURM array, ready for sbatch: a task per job, saved and queued again before its time is up."""
+
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dfm_jax.checks import check_count, require
+from dfm_jax.launch.jobs import Job
+
+
+@dataclass(frozen=True, kw_only=True)
+class Allocation:
+    """What a task asks SLURM for; None leaves it to the cluster."""
+
+    name: str = "dfm_jax"  # of the array
+    at_once: int | None = None  # tasks that run at one time, at most
+    partition: str | None = None
+    time: str | None = None  # of an attempt: 04:00:00
+    gpus: int | None = None  # of each host
+    cpus: int | None = None
+    memory: str | None = None  # of each host: 64G
+    hosts: int = 1  # of each task
+    grace: int = 120  # seconds before the time is up at which a task is asked to save
+    lines: tuple[str, ...] = ()  # more for sbatch: "--account=a"
+    setup: tuple[str, ...] = ()  # commands that come first: "source .venv/bin/activate"
+    python: str = "python"
+
+    def __post_init__(self) -> None:
+        """Refuse what sbatch would not understand."""
+        for name in ("at_once", "gpus", "cpus", "hosts", "grace"):
+            if getattr(self, name) is not None:
+                check_count(name, getattr(self, name))
+        for name in ("name", "partition", "time", "memory"):
+            value = getattr(self, name)
+            plain = value is None or re.fullmatch(r"[\w.,:+-]+", value) is not None
+            require(plain, f"`{name}` must be one word", repr(value))
+        for line in self.lines:
+            good = line.startswith("-") and "\n" not in line
+            require(good, "`lines` must be options of sbatch, as --account=a", repr(line))
+
+
+def slurm_text(jobs: Sequence[Job], run: Path, allocation: Allocation, *, folder: Path) -> str:
+    """The script of an array of the jobs; `run/logs` must be there before it is submitted.
+
+    A task that is stopped with everything saved (130, 143), or dies of something else and has left
+    a newer checkpoint, goes back to the queue; one that ends with 2 or 3 does not. What SLURM is
+    ending or moving itself, by scancel or a preemption, is not sent back a second time.
+
+    Args:
+        jobs: task i is the i-th.
+        run: the folder of the run; `logs/slurm_0.log` and so on come there.
+        allocation: what each task asks for.
+        folder: where the commands run: what relative paths are relative to.
+    """
+    require(bool(jobs), "`jobs` must hold one", len(jobs))
+    limit = "" if allocation.at_once is None else f"%{allocation.at_once}"
+    options = {
+        "job-name": allocation.name,
+        "array": f"0-{len(jobs) - 1}{limit}",
+        "chdir": shlex.quote(str(folder)),
+        "output": shlex.quote(str(run / "logs" / "slurm_%a.log")),
+        "open-mode": "append",
+        "requeue": None,
+        "signal": f"B:TERM@{allocation.grace}",
+        "nodes": allocation.hosts,
+        "ntasks-per-node": 1,
+    }
+    asked = {
+        "partition": allocation.partition,
+        "time": allocation.time,
+        "gpus-per-node": allocation.gpus,
+        "cpus-per-task": allocation.cpus,
+        "mem": allocation.memory,
+    }
+    options |= {name: value for name, value in asked.items() if value is not None}
+    header = [f"--{name}" + ("" if v is None else f"={v}") for name, v in options.items()]
+    step = "srun --kill-on-bad-exit=1 " if allocation.hosts > 1 else ""
+    return _SCRIPT.format(
+        header="\n".join(f"#SBATCH {line}" for line in [*header, *allocation.lines]),
+        cases="\n".join(_case(number, job) for number, job in enumerate(jobs)),
+        setup="".join(f"\n{line}" for line in allocation.setup),
+        command=f"{step}{shlex.quote(allocation.python)} -m dfm_jax",
+    )
+
+
+def _case(number: int, job: Job) -> str:
+    words = shlex.join(job.arguments)
+    return (
+        f"  {number}) name={shlex.quote(job.name)} folder={shlex.quote(str(job.folder))}"
+        f"\n    job=({words}) ;;"
+    )
+
+
+_SCRIPT = """\
+#!/bin/bash
+{header}
+
+case "$SLURM_ARRAY_TASK_ID" in
+{cases}
+  *) echo "no job has the number $SLURM_ARRAY_TASK_ID" >&2; exit 2 ;;
+esac
+
+last_step() {{ ls "$folder" 2>/dev/null | grep -E '^[0-9]+$' | sort -n | tail -n 1; }}
+task="${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID"
+before=$(last_step)
+echo "──────── $name, attempt $((${{SLURM_RESTART_COUNT:-0}} + 1)), $(date), step ${{before:-0}}"
+{setup}
+# In the background: bash takes no signal while it waits for a command in front.
+{command} "${{job[@]}}" &
+child=$!
+trap 'kill -TERM "$child" 2>/dev/null' TERM INT
+wait "$child"
+while kill -0 "$child" 2>/dev/null; do wait "$child"; done
+wait "$child"
+status=$?
+
+again=no
+case "$status" in
+  0 | 2 | 3) ;;
+  130 | 143) again=yes ;;
+  *) [ "$(last_step)" != "$before" ] && again=yes ;;
+esac
+# While SLURM ends or moves the task itself, it is COMPLETING.
+if [ "$again" = yes ] && [ "$(squeue --noheader --jobs "$task" --format %T)" = RUNNING ]; then
+  echo "$name: status $status, back to the queue"
+  scontrol requeue "$task"
+fi
+exit "$status"
+"""

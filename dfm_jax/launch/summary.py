@@ -1,0 +1,46 @@
+"""What became of each job: a table for the reader, RUN/launch.json for programs."""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+SUMMARY = "launch.json"
+
+
+class Row(NamedTuple):
+    """One job at the end of a launch."""
+
+    job: str
+    status: Literal["finished", "failed", "stopped"]  # stopped: by a signal to the launcher
+    attempts: int  # of this launch
+    seconds: float  # from its first beginning to its end, waits between attempts included
+    step: int  # of the last checkpoint
+    reason: str  # empty if it finished
+
+
+def summary_text(rows: Sequence[Row]) -> str:
+    """A line per job."""
+    width = max(12, *(len(row.job) + 2 for row in rows))
+    heading = f"{'job':<{width}}{'status':<10}{'attempts':>9}{'seconds':>10}{'step':>9}  reason"
+    lines = [
+        f"{row.job:<{width}}{row.status:<10}{row.attempts:>9,}{row.seconds:>10,.1f}"
+        f"{row.step:>9,}  {row.reason}".rstrip()
+        for row in rows
+    ]
+    return "\n".join([heading, *lines])
+
+
+def write_summary(run: Path, rows: Sequence[Row]) -> Path:
+    """Write RUN/launch.json, whole or not at all."""
+    path = run / SUMMARY
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps([row._asdict() for row in rows], indent=1) + "\n", encoding="utf-8")
+    os.replace(part, path)
+    return path
+
+
+def read_summary(run: Path) -> list[Row]:
+    """The rows of RUN/launch.json."""
+    return [Row(**row) for row in json.loads((run / SUMMARY).read_text(encoding="utf-8"))]
