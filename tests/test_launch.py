@@ -1,0 +1,585 @@
+"""Jobs that share nothing: on this machine, and as files for SLURM and Kubernetes."""
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from dfm_jax import cli
+from dfm_jax.cli.launch import Members
+from dfm_jax.cli.training import Train
+from dfm_jax.launch import (
+    Allocation,
+    Job,
+    Pods,
+    Row,
+    experts_of,
+    jobset_text,
+    read_summary,
+    run_jobs,
+    slurm_text,
+    summary_text,
+    train_jobs,
+    write_summary,
+)
+from dfm_jax.launch.yaml_text import yaml_text
+from dfm_jax.training.checkpoint import read_record
+from dfm_jax.training.stopping import StopRequest
+from experiments.interruptions import write_texts
+
+# Stands for the command: FOLDER, then a word for each attempt. `new` leaves one checkpoint more.
+FAKE = """
+import os, pathlib, signal, sys, time
+folder = pathlib.Path(sys.argv[1])
+folder.mkdir(parents=True, exist_ok=True)
+count = folder / "attempts"
+attempt = int(count.read_text()) if count.is_file() else 0
+count.write_text(str(attempt + 1))
+for word in sys.argv[2 + attempt].split("+"):
+    if word == "new":
+        steps = [int(path.name) for path in folder.iterdir() if path.name.isdecimal()]
+        (folder / str(max(steps, default=0) + 5)).mkdir()
+    elif word == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif word == "wait":
+        time.sleep(60)
+    elif word == "full":
+        with open("/dev/full", "w") as file:
+            file.write("x")
+    elif word == "gpu":
+        print("sees", os.environ.get("CUDA_VISIBLE_DEVICES"))
+        sys.exit(2)
+    elif word.isdecimal():
+        print("python -m dfm_jax train: this is why\\n\\n", file=sys.stderr)
+        sys.exit(int(word))
+"""
+COMMAND = (sys.executable, "-c", FAKE)
+
+
+def fake(run: Path, *scripts: str) -> list[Job]:
+    folders = [run / f"expert_{number:03d}" for number in range(len(scripts))]
+    pairs = zip(folders, scripts, strict=True)
+    return [Job(f.name, (str(f), *words.split()), f) for f, words in pairs]
+
+
+def launched(run: Path, *scripts: str, **options) -> list[Row]:
+    options = {"command": COMMAND, "pause": 0, "say": lambda text: None} | options
+    return run_jobs(fake(run, *scripts), run, **options)
+
+
+# ── on this machine ─────────────────────────────────────────────────────────────────────────────
+
+
+def test_each_job_ends_for_itself(tmp_path):
+    """Finished, bad input, not finite, a crash without end: nobody's fate is another's."""
+    rows = launched(tmp_path, "new+0", "2", "new+3", "1 1 1", "new+0", at_once=2, retries=2)
+    assert [row.status for row in rows] == ["finished", "failed", "failed", "failed", "finished"]
+    assert [row.attempts for row in rows] == [1, 1, 1, 3, 1]
+    assert [row.step for row in rows] == [5, 0, 5, 0, 5]
+    assert [row.reason for row in rows] == [
+        *("", "this is why", "this is why"),
+        *("status 1: this is why", ""),
+    ]
+    assert read_summary(tmp_path) == rows
+
+
+def test_a_job_that_goes_on_is_never_given_up(tmp_path):
+    (row,) = launched(tmp_path, " ".join(["new+kill"] * 8 + ["0"]), retries=0)
+    assert (row.status, row.attempts, row.step) == ("finished", 9, 40)
+
+
+def test_attempts_without_a_newer_checkpoint_are_counted_in_a_row(tmp_path):
+    (row,) = launched(tmp_path, "kill kill new+kill kill 143 kill 0", retries=2)
+    assert (row.status, row.attempts, row.step) == ("failed", 6, 5)
+    assert row.reason == "killed by SIGKILL"
+
+
+def test_a_full_disk_is_the_end_of_one(tmp_path):
+    rows = launched(tmp_path, "full", "0", retries=0)
+    assert [row.status for row in rows] == ["failed", "finished"]
+    assert "No space left on device" in rows[0].reason
+
+
+def test_a_log_is_appended_to_and_says_which_attempt(tmp_path):
+    launched(tmp_path, "1 new+1 0")
+    launched(tmp_path, "- - - 0")
+    log = (tmp_path / "logs" / "expert_000.log").read_text().splitlines()
+    marks = [line.split()[1:3] + line.split()[-2:] for line in log if line.startswith("──────── ")]
+    assert marks == [["attempt", f"{n},", "step", step] for n, step in enumerate("0055", start=1)]
+
+
+def test_no_more_run_at_once_than_may_and_each_has_its_gpu(tmp_path):
+    begun = []
+    rows = launched(tmp_path, *["gpu"] * 5, at_once=2, gpus=("0", "3"), say=begun.append)
+    assert {row.reason for row in rows} == {"sees 0", "sees 3"}
+    running = peak = 0
+    for text in begun:
+        running += 1 if "begins" in text else -1
+        peak = max(peak, running)
+    assert (peak, running) == (2, 0)
+
+
+def test_a_signal_to_the_launcher_stops_all_of_them(tmp_path):
+    """SIGTERM to each that runs, once; those that wait are not begun."""
+    stop, job = StopRequest(), tmp_path / "expert_000"
+
+    def ask() -> None:
+        while not (job / "5").is_dir():
+            time.sleep(0.01)
+        stop.signal = signal.SIGTERM
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    rows = launched(tmp_path, "new+wait", "0", stop=stop)
+    asking.join()
+    assert [(row.status, row.attempts) for row in rows] == [("stopped", 1), ("stopped", 0)]
+    assert [row.reason for row in rows] == ["killed by SIGTERM", "not begun"]
+
+
+def test_the_summary_is_a_table_and_a_file(tmp_path):
+    rows = [Row("expert_000", "finished", 2, 1234.5, 100, ""), Row("c", "failed", 1, 3.0, 0, "why")]
+    lines = summary_text(rows).splitlines()
+    assert lines[0].split() == ["job", "status", "attempts", "seconds", "step", "reason"]
+    assert lines[1].split() == ["expert_000", "finished", "2", "1,234.5", "100"]
+    assert lines[2].split() == ["c", "failed", "1", "3.0", "0", "why"]
+    write_summary(tmp_path, rows)
+    assert json.loads((tmp_path / "launch.json").read_text())[1]["reason"] == "why"
+    assert read_summary(tmp_path) == rows
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"at_once": 0}, "`at_once` must be at least 1; it is 0"),
+        ({"retries": -1}, "`retries` must be at least 0; it is -1"),
+        ({"pause": -1}, r"`pause` must lie in \[0, inf\); it is -1"),
+        ({"gpus": ("0",), "at_once": 2}, "`gpus` must be one for each of the 2 jobs that run at"),
+    ],
+)
+def test_a_launch_that_cannot_be_is_refused(tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        launched(tmp_path, "0", **options)
+    with pytest.raises(ValueError, match="`jobs` must be of distinct names"):
+        run_jobs([], tmp_path)
+
+
+# ── which jobs ──────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_experts_are_those_of_the_data(tmp_path):
+    with pytest.raises(ValueError, match="`data` must hold expert_000 and so on"):
+        experts_of(tmp_path)
+    for number in (0, 2, 11):
+        (tmp_path / f"expert_{number:03d}").mkdir()
+    (tmp_path / "expert_first").mkdir()
+    assert experts_of(tmp_path) == [0, 2, 11]
+    (tmp_path / "manifest.json").write_text('{"sizes": [5, 5, 5, 5]}')
+    assert experts_of(tmp_path) == [0, 1, 2, 3]  # one that is lost will fail by name
+    (tmp_path / "manifest.json").write_text("[]")
+    with pytest.raises(ValueError, match="is not the manifest of a partition"):
+        experts_of(tmp_path)
+
+
+def test_a_job_is_the_train_command_of_a_member():
+    jobs = train_jobs(Path("d"), Path("r"), ["--config", "tiny"], experts=[3], centre=True)
+    assert [job.name for job in jobs] == ["expert_003", "centre"]
+    assert jobs[0].folder == Path("r/expert_003")
+    words = "train --data d --run r --expert 3 --config tiny"
+    assert jobs[0].arguments == tuple(words.split())
+    assert "--expert" not in jobs[1].arguments
+
+
+@pytest.mark.parametrize(
+    ("experts", "message"),
+    [
+        ([], "`experts` must name one, or `centre` be asked for"),
+        ([1, 1], "`experts` must be distinct"),
+        ([-1], "`experts` must be at least 0; it is -1"),
+    ],
+)
+def test_members_that_cannot_be_are_refused(experts, message):
+    with pytest.raises(ValueError, match=message):
+        train_jobs(Path("d"), Path("r"), [], experts=experts)
+
+
+def test_launch_has_every_option_of_train():
+    """With the same default; and the arguments that it writes are those that `train` reads."""
+    there = {field.name: field.default for field in dataclasses.fields(Train)}
+    here = {field.name: field.default for field in dataclasses.fields(Members)}
+    assert there.pop("expert") is None
+    assert here == there | {"experts": (), "centre": False}
+    given = {"tokenizer": Path("t.json"), "set": ("seed=1", "held_out=0"), "log_every": 3}
+    given |= {"save_every": 4, "evaluate_every": 5, "keep_last": 6}
+    given |= {"tensorboard": True, "on_disk": True}
+    where = {"config": "tiny", "data": Path("d"), "folder": Path("r")}
+    (job,) = Members(**where, **given, experts=(7,)).jobs()
+    assert parsed(job.arguments) == Train(**where, **given, expert=7)
+
+
+def parsed(arguments: tuple[str, ...]) -> Train:
+    found = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Train, "run", lambda self: found.append(self) or 0)
+        assert cli.main(list(arguments)) == 0
+    return found[0]
+
+
+# ── SLURM ───────────────────────────────────────────────────────────────────────────────────────
+
+ODD = [
+    Job("expert_000", ("train", "--set", "a b", "it's"), Path("my run/expert_000")),
+    Job("centre", ("train", "$HOME"), Path("my run/centre")),
+]
+
+
+def test_an_array_says_what_it_asks_for():
+    allocation = Allocation(
+        **{"name": "x", "at_once": 2, "partition": "gpu", "time": "04:00:00", "gpus": 1, "cpus": 8},
+        **{"memory": "64G", "grace": 60, "lines": ("--account=a",), "setup": ("source here",)},
+    )
+    text = slurm_text(ODD, Path("my run"), allocation, folder=Path("there"))
+    header = {line.removeprefix("#SBATCH --") for line in text.splitlines() if "#SBATCH" in line}
+    assert header == {
+        *("job-name=x", "array=0-1%2", "chdir=there", "output='my run/logs/slurm_%a.log'"),
+        *("open-mode=append", "requeue", "signal=B:TERM@60", "nodes=1", "ntasks-per-node=1"),
+        *("partition=gpu", "time=04:00:00", "gpus-per-node=1", "cpus-per-task=8", "mem=64G"),
+        "account=a",
+    }
+    assert "\nsource here\n" in text
+    assert "srun" not in text
+    spanning = slurm_text(ODD, Path("r"), Allocation(hosts=4), folder=Path("there"))
+    assert "#SBATCH --nodes=4\n" in spanning
+    assert "\nsrun --kill-on-bad-exit=1 python -m dfm_jax" in spanning
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"hosts": 0}, "`hosts` must be at least 1; it is 0"),
+        ({"time": "4 hours"}, "`time` must be one word"),
+        ({"lines": ("account=a",)}, "`lines` must be options of sbatch"),
+    ],
+)
+def test_what_sbatch_would_not_understand_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        Allocation(**options)
+
+
+class Cluster(tuple):
+    """A script, and a PATH on which python, squeue and scontrol are ours."""
+
+    def __new__(cls, folder: Path):
+        script = slurm_text(ODD, folder / "my run", Allocation(), folder=folder)
+        (folder / "bin").mkdir()
+        commands = {
+            "python": 'printf "%s|" "$@" >>words; trap "exit 143" TERM; . ./behaviour',
+            "squeue": 'echo "${STATE:-RUNNING}"',
+            "scontrol": 'echo "$@" >>requeued',
+        }
+        for name, text in commands.items():
+            (folder / "bin" / name).write_text(f"#!/bin/bash\n{text}\n")
+            (folder / "bin" / name).chmod(0o755)
+        (folder / "array.sbatch").write_text(script)
+        return super().__new__(cls, (folder, script))
+
+
+def task(folder: Path, number: int, behaviour: str, **more: str) -> "subprocess.Popen[str]":
+    (folder / "behaviour").write_text(behaviour)
+    environment = os.environ | {"PATH": f"{folder / 'bin'}:{os.environ['PATH']}"}
+    environment |= {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": str(number)} | more
+    return subprocess.Popen(
+        ["bash", "array.sbatch"], cwd=folder, env=environment, stdout=subprocess.PIPE, text=True
+    )
+
+
+def test_the_script_is_bash_and_gives_a_task_its_words(tmp_path):
+    folder, _ = Cluster(tmp_path)
+    subprocess.run(["bash", "-n", "array.sbatch"], cwd=folder, check=True)
+    for number, words in enumerate(("train|--set|a b|it's|", "train|$HOME|")):
+        process = task(folder, number, "exit 0")
+        said, _ = process.communicate(timeout=30)
+        assert process.returncode == 0
+        assert ODD[number].name in said
+        assert (folder / "words").read_text().startswith(f"-m|dfm_jax|{words}")
+        (folder / "words").unlink()
+    process = task(folder, 2, "exit 0")
+    process.communicate(timeout=30)
+    assert process.returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "state", "status", "requeued"),
+    [
+        ("exit 0", "RUNNING", 0, False),
+        ("exit 2", "RUNNING", 2, False),
+        ("exit 3", "RUNNING", 3, False),
+        ("exit 143", "RUNNING", 143, True),
+        ("exit 130", "RUNNING", 130, True),
+        ("exit 143", "COMPLETING", 143, False),
+        ("exit 1", "RUNNING", 1, False),
+        ("mkdir -p 'my run/expert_000/5'; kill -9 $$", "RUNNING", 137, True),
+    ],
+)
+def test_what_was_saved_goes_back_to_the_queue(tmp_path, behaviour, state, status, requeued):
+    Cluster(tmp_path)
+    process = task(tmp_path, 0, behaviour, STATE=state)
+    process.communicate(timeout=30)
+    assert process.returncode == status
+    found = (tmp_path / "requeued").read_text() if (tmp_path / "requeued").is_file() else ""
+    assert found == ("requeue 7_0\n" if requeued else "")
+
+
+def test_sigterm_to_the_script_reaches_the_command(tmp_path):
+    Cluster(tmp_path)
+    process = task(tmp_path, 0, "touch begun; while :; do sleep 0.05; done")
+    while not (tmp_path / "begun").is_file():
+        time.sleep(0.02)
+    process.terminate()
+    process.communicate(timeout=30)
+    assert process.returncode == 143
+    assert (tmp_path / "requeued").read_text() == "requeue 7_0\n"
+
+
+@pytest.mark.skipif(shutil.which("sbatch") is None, reason="there is no sbatch")
+def test_sbatch_takes_the_file(tmp_path):
+    if subprocess.run(["sinfo"], capture_output=True, check=False).returncode != 0:
+        pytest.skip("no cluster answers")
+    text = slurm_text(ODD, tmp_path, Allocation(at_once=1, time="01:00"), folder=tmp_path)
+    (tmp_path / "array.sbatch").write_text(text)
+    command = ["sbatch", "--test-only", "array.sbatch"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+# ── Kubernetes ──────────────────────────────────────────────────────────────────────────────────
+
+
+def loaded(text: str) -> list:
+    yaml = pytest.importorskip("yaml")
+    return list(yaml.safe_load_all(text))
+
+
+def test_yaml_is_read_back_as_it_was():
+    value = {
+        "a": [1, True, None, "yes", "1", "", "x: y", "é ─", "- z", "#"],
+        "b/c.d": {"e": [{"f": [["g"], {}], "h": "i"}, []], "j": 'case\n  "x"\n\n  y: 1\n'},
+        "on": "a\nb",
+    }
+    assert loaded(yaml_text(value)) == [value]
+
+
+def test_a_jobset_of_indexes():
+    pods = Pods(image="here/it:1", claim="c", mount="/m", cpus="4", memory="8Gi", gpus=1, at_once=1)
+    (found,) = loaded(jobset_text(ODD, pods))
+    assert found["apiVersion"] == "jobset.x-k8s.io/v1alpha2"
+    assert found["kind"] == "JobSet"
+    assert found["metadata"] == {"name": "dfm-jax"}
+    assert set(found["spec"]) == {"network", "replicatedJobs"}
+    (part,) = found["spec"]["replicatedJobs"]
+    assert (part["name"], part["replicas"]) == ("jobs", 1)
+    job = part["template"]["spec"]
+    template = job.pop("template")["spec"]
+    assert job == {
+        "completionMode": "Indexed",
+        "completions": 2,
+        "parallelism": 1,
+        "backoffLimitPerIndex": 10,
+        "podReplacementPolicy": "Failed",
+        "podFailurePolicy": {
+            "rules": [
+                {
+                    "action": "FailIndex",
+                    "onExitCodes": {"containerName": "main", "operator": "In", "values": [2, 3]},
+                },
+                {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget"}]},
+            ]
+        },
+    }
+    (container,) = template.pop("containers")
+    claim = {"name": "data", "persistentVolumeClaim": {"claimName": "c"}}
+    assert template == {
+        "restartPolicy": "Never",
+        "terminationGracePeriodSeconds": 120,
+        "volumes": [claim],
+    }
+    asked = {"cpu": "4", "memory": "8Gi", "nvidia.com/gpu": 1}
+    assert container["resources"] == {"requests": asked, "limits": asked}
+    assert container["volumeMounts"] == [{"name": "data", "mountPath": "/m"}]
+    assert (container["name"], container["image"]) == ("main", "here/it:1")
+    assert container["command"][:2] == ["sh", "-c"]
+
+
+def test_an_index_gives_its_command(tmp_path):
+    """The container's own words, by sh; python ends as it would."""
+    (found,) = loaded(jobset_text(ODD, Pods(image="i")))
+    spec = found["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
+    (tmp_path / "python").write_text('#!/bin/sh\nprintf "%s|" "$@"\nexit 3\n')
+    (tmp_path / "python").chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    for index, words in enumerate(("train|--set|a b|it's|", "train|$HOME|")):
+        environment = {"PATH": path, "JOB_COMPLETION_INDEX": str(index)}
+        command = spec["containers"][0]["command"]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout) == (3, f"-m|dfm_jax|{words}")
+
+
+def test_a_jobset_for_tpus():
+    pods = Pods(image="i", tpus=4, accelerator="tpu-v5-lite-podslice", topology="2x2")
+    (found,) = loaded(jobset_text(ODD, pods))
+    spec = found["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
+    assert spec["nodeSelector"] == {
+        "cloud.google.com/gke-tpu-accelerator": "tpu-v5-lite-podslice",
+        "cloud.google.com/gke-tpu-topology": "2x2",
+    }
+    assert spec["containers"][0]["resources"]["limits"] == {"google.com/tpu": 4}
+
+
+def test_jobs_that_span_hosts_are_a_jobset_each():
+    first, second = loaded(jobset_text(ODD, Pods(image="i", hosts=4, retries=5)))
+    assert first["metadata"]["name"] == "dfm-jax-expert-000"
+    assert second["metadata"]["name"] == "dfm-jax-centre"
+    assert first["spec"]["failurePolicy"] == {
+        "maxRestarts": 5,
+        "rules": [{"action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]}],
+    }
+    job = first["spec"]["replicatedJobs"][0]["template"]["spec"]
+    assert (job["completions"], job["parallelism"], job["backoffLimit"]) == (4, 4, 0)
+    assert job["podFailurePolicy"]["rules"][0]["action"] == "FailJob"
+    env = {e["name"]: e for e in job["template"]["spec"]["containers"][0]["env"]}
+    coordinator = "dfm-jax-expert-000-jobs-0-0.dfm-jax-expert-000:55527"
+    assert env["JAX_COORDINATOR_ADDRESS"]["value"] == coordinator
+    assert env["JAX_NUM_PROCESSES"]["value"] == "4"
+    field = env["JAX_PROCESS_ID"]["valueFrom"]["fieldRef"]["fieldPath"]
+    assert field == "metadata.annotations['batch.kubernetes.io/job-completion-index']"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"name": "Mine_1"}, "`name` must be at most 40 small letters, digits and dashes"),
+        ({"mount": "data"}, "`mount` must be absolute"),
+        ({"tpus": 0}, "`tpus` must be at least 1; it is 0"),
+        ({"topology": "2x2"}, "`accelerator` and `topology` must be given together"),
+    ],
+)
+def test_what_kubernetes_would_not_take_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        Pods(image="i", **options)
+
+
+# ── the command line ────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_files_are_written(tmp_path, capsys):
+    run, out = tmp_path / "run", tmp_path / "deep" / "file"
+    common = ["--config", "tiny", "--data", "d", "--run", str(run), "--experts", "0", "2"]
+    common += ["--centre", "--out", str(out)]
+    assert cli.main(["launch", "slurm", *common, "--lines=--account=a"]) == 0
+    assert "#SBATCH --array=0-2\n" in out.read_text()
+    assert "#SBATCH --account=a\n" in out.read_text()
+    assert (run / "logs").is_dir()
+    assert f"3 tasks; submit it with `sbatch {out}`" in capsys.readouterr().out
+    assert cli.main(["launch", "jobset", *common, "--image", "i"]) == 0
+    (found,) = loaded(out.read_text())
+    assert found["spec"]["replicatedJobs"][0]["template"]["spec"]["completions"] == 3
+    for where in (["slurm"], ["jobset", "--image", "i"]):
+        assert cli.main(["launch", *where, *common, "--hosts-per-expert", "2"]) == 2
+        assert "`hosts_per_expert` must be 1, for `train` does not" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["local", "slurm", "jobset"])
+def test_help_gives_examples(name, capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main(["launch", name, "--help"])
+    assert end.value.code == 0
+    assert capsys.readouterr().out.count(f"python -m dfm_jax launch {name} --") >= 2
+
+
+# ── real members ────────────────────────────────────────────────────────────────────────────────
+
+SMALL = [
+    *("--config", "tiny", "--save-every", "5", "--log-every", "5"),
+    *("--set", "model.width=8", "model.num_heads=2", "model.num_layers=1", "model.ffn_width=8"),
+    *("num_positions=16", "batch_size=4", "num_steps=20", "held_out=0"),
+]
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory) -> Path:
+    """Forty documents dealt to three experts."""
+    folder = tmp_path_factory.mktemp("data")
+    write_texts(folder / "all")
+    for number, path in enumerate(sorted((folder / "all").iterdir())):
+        part = folder / "parts" / f"expert_{number % 3:03d}"
+        part.mkdir(parents=True, exist_ok=True)
+        (part / path.name).write_bytes(path.read_bytes())
+    return folder / "parts"
+
+
+@pytest.mark.slow
+def test_members_that_fail_do_so_alone_and_say_why(parts, tmp_path, monkeypatch):
+    """No data, a loss that is not finite, a full disk: the fourth is trained."""
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    jobs = train_jobs(parts, tmp_path, SMALL, experts=[0, 1, 7])
+    # The last option counts: a learning rate that leaves nothing finite.
+    jobs[1] = jobs[1]._replace(arguments=(*jobs[1].arguments, "optimiser.learning_rate=1e38"))
+    disk = tmp_path / "expert_002"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(disk)]
+    mounted = subprocess.run(mount, capture_output=True, check=False).returncode == 0
+    jobs += train_jobs(parts, tmp_path, SMALL, experts=[2]) if mounted else []
+    try:
+        rows = run_jobs(jobs, tmp_path, at_once=2, say=lambda text: None)
+    finally:
+        if mounted:
+            subprocess.run(["umount", str(disk)], check=True)
+    assert [row.attempts for row in rows] == [1] * len(jobs)
+    assert (rows[0].status, rows[0].step) == ("finished", 20)
+    assert rows[1].status == rows[2].status == "failed"
+    assert "is nan at step" in rows[1].reason or "is inf at step" in rows[1].reason
+    assert "`expert` must have a folder in the data" in rows[2].reason
+    if mounted:
+        assert rows[3].status == "failed"
+        assert "No space left on device" in rows[3].reason
+
+
+@pytest.mark.slow
+def test_from_the_shell_stopped_gone_on_and_found_finished(parts, tmp_path):
+    """SIGTERM: 143, all saved. Again: 0, the same bits as one that was not stopped. Again: 0."""
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+
+    def command(run: Path) -> list[str]:
+        words = [sys.executable, "-m", "dfm_jax", "launch", "local", "--data", str(parts)]
+        return [*words, "--run", str(run), "--experts", "0", "1", "--jobs", "2", *SMALL, STEPS]
+
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    with subprocess.Popen(
+        command(run), env=environment, stdout=subprocess.PIPE, text=True
+    ) as process:
+        while not (run / "expert_000" / "5").is_dir() and process.poll() is None:
+            time.sleep(0.02)
+        process.terminate()
+        said, _ = process.communicate(timeout=60)
+    assert process.returncode == 143, said
+    assert read_summary(run)[0].status == "stopped"
+    for folder in (run, whole):
+        subprocess.run(command(folder), env=environment, check=True, capture_output=True)
+    for name in ("expert_000", "expert_001"):
+        one, other = (read_record(folder / name / "400") for folder in (run, whole))
+        assert one.leaves == other.leaves
+    again = subprocess.run(
+        command(run), env=environment, check=True, capture_output=True, text=True
+    )
+    assert again.stdout.count("finished ") >= 2
+    assert [row.status for row in read_summary(run)] == ["finished"] * 2
+
+
+STEPS = "num_steps=400"
