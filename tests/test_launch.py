@@ -58,7 +58,7 @@ for word in sys.argv[2 + attempt].split("+"):
         print("sees", os.environ.get("CUDA_VISIBLE_DEVICES"))
         sys.exit(2)
     elif word.isdecimal():
-        print("python -m dfm_jax train: this is why\\n\\n", file=sys.stderr)
+        print("python -m dfm_jax train: this is why\\na last word\\n\\n", file=sys.stderr)
         sys.exit(int(word))
 """
 COMMAND = (sys.executable, "-c", FAKE)

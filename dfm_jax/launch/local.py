@@ -19,6 +19,7 @@ from dfm_jax.training.stopping import ExitStatus, StopRequest
 COMMAND = (sys.executable, "-m", "dfm_jax")
 FINAL = (ExitStatus.BAD_INPUT, ExitStatus.NON_FINITE)  # the same again would end the same
 _POLL = 0.05  # seconds
+_PROG = "python -m dfm_jax"
 _MARK = "──────── attempt "
 _LONGEST_PAUSE = 60.0  # seconds
 
@@ -199,11 +200,13 @@ class _Attempts:
 
 
 def _reason(code: int, printed: str) -> str:
-    """The signal's name, or the last line that says something, without the name of the command."""
+    """The signal's name, or the last line that the command said, else the last of all."""
     if code < 0:
         return f"killed by {signal.Signals(-code).name}"
-    lines = [line.strip() for line in printed.splitlines() if re.search(r"\w", line)]
     if code in (ExitStatus.SIGINT, ExitStatus.SIGTERM):
         return f"stopped by {signal.Signals(code - 128).name}"
-    last = re.sub(r"^python -m dfm_jax \S+: ", "", lines[-1]) if lines else "nothing was printed"
+    lines = [line.strip() for line in printed.splitlines() if re.search(r"\w", line)]
+    # What a command refuses it says by its name; libraries may still talk when it has gone.
+    own = [line for line in lines if line.startswith(_PROG)] or lines
+    last = re.sub(rf"^{_PROG} \S+: ", "", own[-1]) if own else "nothing was printed"
     return last if code in FINAL else f"status {code}: {last}"
