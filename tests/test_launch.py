@@ -273,22 +273,19 @@ def test_what_sbatch_would_not_understand_is_refused(options, message):
         Allocation(**options)
 
 
-class Cluster(tuple):
-    """A script, and a PATH on which python, squeue and scontrol are ours."""
-
-    def __new__(cls, folder: Path):
-        script = slurm_text(ODD, folder / "my run", Allocation(), folder=folder)
-        (folder / "bin").mkdir()
-        commands = {
-            "python": 'printf "%s|" "$@" >>words; trap "exit 143" TERM; . ./behaviour',
-            "squeue": 'echo "${STATE:-RUNNING}"',
-            "scontrol": 'echo "$@" >>requeued',
-        }
-        for name, text in commands.items():
-            (folder / "bin" / name).write_text(f"#!/bin/bash\n{text}\n")
-            (folder / "bin" / name).chmod(0o755)
-        (folder / "array.sbatch").write_text(script)
-        return super().__new__(cls, (folder, script))
+def cluster(folder: Path) -> None:
+    """The script, and commands of ours that it will find: python, squeue and scontrol."""
+    script = slurm_text(ODD, folder / "my run", Allocation(), folder=folder)
+    (folder / "array.sbatch").write_text(script)
+    (folder / "bin").mkdir()
+    commands = {
+        "python": 'printf "%s|" "$@" >>words; trap "exit 143" TERM; . ./behaviour',
+        "squeue": 'echo "${STATE:-RUNNING}"',
+        "scontrol": 'echo "$@" >>requeued',
+    }
+    for name, text in commands.items():
+        (folder / "bin" / name).write_text(f"#!/bin/bash\n{text}\n")
+        (folder / "bin" / name).chmod(0o755)
 
 
 def task(folder: Path, number: int, behaviour: str, **more: str) -> "subprocess.Popen[str]":
@@ -301,16 +298,16 @@ def task(folder: Path, number: int, behaviour: str, **more: str) -> "subprocess.
 
 
 def test_the_script_is_bash_and_gives_a_task_its_words(tmp_path):
-    folder, _ = Cluster(tmp_path)
-    subprocess.run(["bash", "-n", "array.sbatch"], cwd=folder, check=True)
+    cluster(tmp_path)
+    subprocess.run(["bash", "-n", "array.sbatch"], cwd=tmp_path, check=True)
     for number, words in enumerate(("train|--set|a b|it's|", "train|$HOME|")):
-        process = task(folder, number, "exit 0")
+        process = task(tmp_path, number, "exit 0")
         said, _ = process.communicate(timeout=30)
         assert process.returncode == 0
         assert ODD[number].name in said
-        assert (folder / "words").read_text().startswith(f"-m|dfm_jax|{words}")
-        (folder / "words").unlink()
-    process = task(folder, 2, "exit 0")
+        assert (tmp_path / "words").read_text().startswith(f"-m|dfm_jax|{words}")
+        (tmp_path / "words").unlink()
+    process = task(tmp_path, 2, "exit 0")
     process.communicate(timeout=30)
     assert process.returncode == 2
 
@@ -329,7 +326,7 @@ def test_the_script_is_bash_and_gives_a_task_its_words(tmp_path):
     ],
 )
 def test_what_was_saved_goes_back_to_the_queue(tmp_path, behaviour, state, status, requeued):
-    Cluster(tmp_path)
+    cluster(tmp_path)
     process = task(tmp_path, 0, behaviour, STATE=state)
     process.communicate(timeout=30)
     assert process.returncode == status
@@ -337,15 +334,21 @@ def test_what_was_saved_goes_back_to_the_queue(tmp_path, behaviour, state, statu
     assert found == ("requeue 7_0\n" if requeued else "")
 
 
-def test_sigterm_to_the_script_reaches_the_command(tmp_path):
-    Cluster(tmp_path)
-    process = task(tmp_path, 0, "touch begun; while :; do sleep 0.05; done")
-    while not (tmp_path / "begun").is_file():
+@pytest.mark.parametrize("state", ["RUNNING", "COMPLETING"])
+def test_sigterm_to_the_script_reaches_the_command_once(tmp_path, state):
+    """When SLURM ends the task itself, it has signalled the command too: twice would be fatal."""
+    cluster(tmp_path)
+    process = task(tmp_path, 0, "echo $$ >pid; while :; do sleep 0.05; done", STATE=state)
+    while not (tmp_path / "pid").is_file() or not (tmp_path / "pid").read_text():
         time.sleep(0.02)
     process.terminate()
+    if state == "COMPLETING":
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(timeout=0.5)
+        os.kill(int((tmp_path / "pid").read_text()), signal.SIGTERM)
     process.communicate(timeout=30)
     assert process.returncode == 143
-    assert (tmp_path / "requeued").read_text() == "requeue 7_0\n"
+    assert (tmp_path / "requeued").is_file() == (state == "RUNNING")
 
 
 @pytest.mark.skipif(shutil.which("sbatch") is None, reason="there is no sbatch")

@@ -104,13 +104,15 @@ esac
 
 last_step() {{ ls "$folder" 2>/dev/null | grep -E '^[0-9]+$' | sort -n | tail -n 1; }}
 task="${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID"
+# Not while SLURM ends or moves the task itself: then it signals the command too, and requeues.
+running() {{ [ "$(squeue --noheader --jobs "$task" --format %T)" != COMPLETING ]; }}
 before=$(last_step)
 echo "──────── $name, attempt $((${{SLURM_RESTART_COUNT:-0}} + 1)), $(date), step ${{before:-0}}"
 {setup}
 # In the background: bash takes no signal while it waits for a command in front.
 {command} "${{job[@]}}" &
 child=$!
-trap 'kill -TERM "$child" 2>/dev/null' TERM INT
+trap 'running && kill -TERM "$child" 2>/dev/null' TERM INT
 wait "$child"
 while kill -0 "$child" 2>/dev/null; do wait "$child"; done
 wait "$child"
@@ -122,8 +124,7 @@ case "$status" in
   130 | 143) again=yes ;;
   *) [ "$(last_step)" != "$before" ] && again=yes ;;
 esac
-# While SLURM ends or moves the task itself, it is COMPLETING.
-if [ "$again" = yes ] && [ "$(squeue --noheader --jobs "$task" --format %T)" = RUNNING ]; then
+if [ "$again" = yes ] && running; then
   echo "$name: status $status, back to the queue"
   scontrol requeue "$task"
 fi
