@@ -108,6 +108,17 @@ def test_a_full_disk_is_the_end_of_one(tmp_path):
     assert "No space left on device" in rows[0].reason
 
 
+def test_a_job_that_cannot_be_begun_is_the_end_of_one(tmp_path):
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "expert_000.log").symlink_to("/dev/full")
+    (tmp_path / "launch.part").symlink_to("/dev/full")
+    said = []
+    rows = launched(tmp_path, "0", "0", say=said.append)
+    assert [row.status for row in rows] == ["failed", "finished"]
+    assert rows[0].reason.startswith("it could not be begun: [Errno 28] No space left on device")
+    assert said[-1].startswith("the summary is not written: [Errno 28]")
+
+
 def test_a_log_is_appended_to_and_says_which_attempt(tmp_path):
     launched(tmp_path, "1 new+1 0")
     launched(tmp_path, "- - - 0")

@@ -170,8 +170,9 @@ class Slurm:
 class Jobset:
     """Write a Kubernetes JobSet, an index per member: `kubectl apply -f FILE` submits it.
 
-    An index is retried by itself, not if it ended with 2 or 3; an evicted pod is not counted. Paths
-    are those inside the pod; where the data are not here, --experts says which there are.
+    An index is retried by itself, not if it ended with 2 or 3; an evicted pod is not counted
+    (Kubernetes 1.29 or newer). Paths are those inside the pod; where the data are not here,
+    --experts says which there are.
 
     For example:
 
@@ -246,11 +247,12 @@ class Launch:
         python -m dfm_jax launch slurm --config small --data parts --run run --out run.sbatch
     """
 
-    where: (
+    where: Annotated[
         Annotated[Local, tyro.conf.subcommand("local")]
         | Annotated[Slurm, tyro.conf.subcommand("slurm")]
-        | Annotated[Jobset, tyro.conf.subcommand("jobset")]
-    )
+        | Annotated[Jobset, tyro.conf.subcommand("jobset")],
+        tyro.conf.arg(name=""),
+    ]
     """Where it runs."""
 
     def run(self) -> int:

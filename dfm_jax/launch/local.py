@@ -80,8 +80,9 @@ def run_jobs(
             for one in [one for one in waiting if one.not_before <= time.monotonic()]:
                 if len(running) < at_once:
                     waiting.remove(one)
-                    running.append(one)
-                    one.begin(command, free.pop(0) if gpus else None)
+                    if one.begin(command, free[0] if gpus else None):
+                        running.append(one)
+                        del free[:1]
             for one in [one for one in running if one.has_ended()]:
                 running.remove(one)
                 if gpus:
@@ -93,7 +94,10 @@ def run_jobs(
         for one in running:  # only if we are on our way out with an error, or a second Ctrl-C
             one.kill()
         rows = [one.row() for one in everyone]
-        write_summary(run, rows)
+        try:
+            write_summary(run, rows)
+        except OSError as error:  # the disk of the run is full, which the rows say better
+            say(f"the summary is not written: {error}")
     return rows
 
 
@@ -116,8 +120,19 @@ class _Attempts:
         self.not_before = 0.0
         self.terminated = False
 
-    def begin(self, command: Sequence[str], gpu: str | None) -> None:
-        """Start a process; what it prints is appended to the log."""
+    def begin(self, command: Sequence[str], gpu: str | None) -> bool:
+        """Start a process, what it prints appended to the log; whether it could be."""
+        try:
+            self._start(command, gpu)
+        except OSError as error:  # no room for the log, no more processes: this job's end alone
+            self.status, self.reason = "failed", f"it could not be begun: {error}"
+            self.say(f"{self.job.name}: FAILED: {self.reason}")
+            return False
+        again = f", attempt {self.attempts}" if self.attempts > 1 else ""
+        self.say(f"{self.job.name}: begins at step {self.furthest}{again}")
+        return True
+
+    def _start(self, command: Sequence[str], gpu: str | None) -> None:
         self.attempts += 1
         self.began = time.monotonic() if self.began is None else self.began
         before = self.log.read_text(errors="replace") if self.log.is_file() else ""
@@ -141,8 +156,6 @@ class _Attempts:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        again = f", attempt {self.attempts}" if self.attempts > 1 else ""
-        self.say(f"{self.job.name}: begins at step {self.furthest}{again}")
 
     def has_ended(self) -> bool:
         """Whether the process is no more."""
