@@ -509,6 +509,35 @@ def test_the_files_are_written(tmp_path, capsys):
         assert "`hosts_per_expert` must be 1, for `train` does not" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("statuses", "number", "expected"),
+    [
+        (("finished", "finished"), None, 0),
+        (("finished", "failed"), None, 4),
+        (("stopped", "failed"), signal.SIGTERM, 143),
+    ],
+)
+def test_the_exit_status_says_how_it_went(
+    tmp_path, monkeypatch, capsys, statuses, number, expected
+):
+    def run(jobs, folder, *, stop, **options):
+        stop.signal = number
+        given = {"at_once": 2, "retries": 5, "pause": 0.5, "gpus": ("0", "1")}
+        assert {name: options[name] for name in given} == given
+        pairs = zip(jobs, statuses, strict=True)
+        return [Row(job.name, status, 1, 1.0, 5, "") for job, status in pairs]
+
+    monkeypatch.setattr("dfm_jax.launch.run_jobs", run)
+    command = ["launch", "local", "--config", "tiny", "--data", "d", "--run", str(tmp_path)]
+    command += ["--experts", "0", "4", "--jobs", "2", "--retries", "5", "--pause", "0.5"]
+    assert cli.main([*command, "--gpus", "0", "1"]) == expected
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in lines[-2:]] == [
+        ["expert_000", statuses[0]],
+        ["expert_004", statuses[1]],
+    ]
+
+
 @pytest.mark.parametrize("name", ["local", "slurm", "jobset"])
 def test_help_gives_examples(name, capsys):
     with pytest.raises(SystemExit) as end:
