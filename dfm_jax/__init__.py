@@ -17,7 +17,7 @@ example: `jax.vmap` is the batch; `jax.jit` and the mesh are the caller's.
     accounting   where an ensemble's loss comes from                                B1–B11, D10, D14
     exact        ground truth by enumeration, in NumPy float64
     theory       each statement with its residual and its falsifier (import dfm_jax.theory)
-    parallel     work that shares nothing, mapped over devices
+    parallel     runs that share nothing, mapped over devices; the centre; what programs say
 """
 
 from dfm_jax import accounting as accounting

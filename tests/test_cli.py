@@ -59,7 +59,7 @@ def test_json_has_no_infinities(monkeypatch, tmp_path):
         (["--labels", "D4", "--V", "9"], "would take 17,496,000 bytes"),
         (["--labels", "D4", "--instances", "3"], "`instances` must be at least 16; it is 3"),
         (["--labels", "D4", "--K", "0"], "`num_experts` must be at least 1; it is 0"),
-        (["--labels", "D4", "--devices", "99"], "`num_devices` must lie in [1, 8]"),
+        (["--labels", "D4", "--devices", "99"], "the number of devices must lie in [1, 8]"),
     ],
 )
 def test_bad_input_is_one_line_and_exits_2(args, message, capsys, monkeypatch):

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from dfm_jax import cli
-from dfm_jax.cli.launch import Members
+from dfm_jax.cli.members import Members
+from dfm_jax.cli.sweep import Sweep
 from dfm_jax.cli.training import Train
 from dfm_jax.launch import (
     Allocation,
@@ -225,6 +226,7 @@ def test_launch_has_every_option_of_train():
     """With the same default; and the arguments that it writes are those that `train` reads."""
     there = {field.name: field.default for field in dataclasses.fields(Train)}
     here = {field.name: field.default for field in dataclasses.fields(Members)}
+    del here["grid"]  # of another command
     assert there.pop("expert") is None
     assert here == there | {"experts": (), "centre": False}
     given = {"tokenizer": Path("t.json"), "set": ("seed=1", "held_out=0"), "log_every": 3}
@@ -233,6 +235,28 @@ def test_launch_has_every_option_of_train():
     where = {"config": "tiny", "data": Path("d"), "folder": Path("r")}
     (job,) = Members(**where, **given, experts=(7,)).jobs()
     assert parsed(job.arguments) == Train(**where, **given, expert=7)
+
+
+def test_a_group_of_a_sweep_is_swept_with_the_options_that_are_given(monkeypatch):
+    given = {"config": "tiny", "data": Path("d"), "folder": Path("r"), "set": ("seed=1",)}
+    given |= {"log_every": 3, "grid": ("seed=0:2", "model.num_layers=1,2,3")}
+    jobs = Members(**given).jobs()
+    assert [job.name for job in jobs] == ["group_000", "group_001", "group_002"]
+    assert jobs[1].folder == Path("r/group_001")
+    found = []
+    monkeypatch.setattr(Sweep, "run", lambda self: found.append(self) or 0)
+    assert cli.main(list(jobs[1].arguments)) == 0
+    assert found == [Sweep(**given, group=1)]
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [({"experts": (0,)}, "experts"), ({"centre": True}, "centre"), ({"keep_last": 3}, "keep_last")],
+)
+def test_a_sweep_without_members_options(change, named):
+    members = Members(config="tiny", data=Path("d"), folder=Path("r"), grid=("seed=0:2",), **change)
+    with pytest.raises(ValueError, match=rf"`grid` goes without the options of .*{named}"):
+        members.jobs()
 
 
 def parsed(arguments: tuple[str, ...]) -> Train:

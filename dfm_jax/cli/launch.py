@@ -2,58 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import tyro
 
-if TYPE_CHECKING:
-    from dfm_jax.launch import Job
-
-
-@dataclass(frozen=True, kw_only=True)
-class Members:
-    """Which members, and how each is trained: the options of `train`."""
-
-    config: str
-    """A preset (tiny, small, small-masked, medium), a JSON file, or the config.json of a member."""
-    data: Path
-    """A folder that `partition` wrote."""
-    folder: Annotated[Path, tyro.conf.arg(name="run")]
-    """The folder of the run."""
-    experts: tuple[int, ...] = ()
-    """Which experts; by default every one of the data."""
-    centre: bool = False
-    """The centre too."""
-    tokenizer: Path | None = None
-    """A tokenizer.json; without it, bytes."""
-    set: tuple[str, ...] = ()
-    """Single fields of the config, as FIELD=VALUE."""
-    log_every: int = 10
-    """Steps between lines of metrics.jsonl."""
-    save_every: int = 200
-    """Steps between checkpoints; the last step is saved too."""
-    evaluate_every: int = 200
-    """Steps between evaluations on held-out documents."""
-    keep_last: int = 2
-    """Checkpoints kept, besides the best."""
-    tensorboard: bool = False
-    """Write event files too (extra `tb`)."""
-    on_disk: bool = False
-    """Leave the tokens on the disk, read ahead (extra `data`): the same run, for much data."""
-
-    def jobs(self) -> "list[Job]":
-        """A `train` command for each."""
-        from dfm_jax.launch import experts_of, train_jobs
-
-        counts = ("log_every", "save_every", "evaluate_every", "keep_last")
-        words = ["--config", self.config]
-        words += [] if self.tokenizer is None else ["--tokenizer", str(self.tokenizer)]
-        words += [w for name in counts for w in (_flag(name), str(getattr(self, name)))]
-        words += [_flag(name) for name in ("tensorboard", "on_disk") if getattr(self, name)]
-        words += ["--set", *self.set] if self.set else []
-        experts = self.experts or experts_of(self.data)
-        return train_jobs(self.data, self.folder, words, experts=experts, centre=self.centre)
-
+from dfm_jax.cli.members import Members
 
 Shared = Annotated[Members, tyro.conf.arg(name="")]
 
@@ -270,10 +223,6 @@ def check_hosts(hosts: int) -> None:
 
     rule = "`hosts_per_expert` must be 1, for `train` does not span hosts yet"
     require(hosts == 1, rule, hosts)
-
-
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
 
 
 def _write(path: Path, text: str) -> None:

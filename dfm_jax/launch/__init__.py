@@ -1,6 +1,6 @@
 """Many commands that share nothing: on this machine, or as files for SLURM and Kubernetes."""
 
-from dfm_jax.launch.jobs import Job, experts_of, train_jobs
+from dfm_jax.launch.jobs import Job, experts_of, sweep_jobs, train_jobs
 from dfm_jax.launch.jobset import Pods, jobset_text
 from dfm_jax.launch.local import run_jobs
 from dfm_jax.launch.slurm import Allocation, slurm_text
@@ -17,6 +17,7 @@ __all__ = [
     "run_jobs",
     "slurm_text",
     "summary_text",
+    "sweep_jobs",
     "train_jobs",
     "write_summary",
 ]

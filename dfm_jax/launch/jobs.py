@@ -59,6 +59,24 @@ def train_jobs(
     return jobs
 
 
+def sweep_jobs(data: Path, run: Path, options: Sequence[str], num_groups: int) -> list[Job]:
+    """A `sweep` command for each of its groups: what is no number fans out, the rest rides along.
+
+    Args:
+        data: documents, or what `partition` wrote.
+        run: the folder of the sweep.
+        options: of `sweep`, the grid among them.
+        num_groups: of the grid.
+    """
+    paths = ("--data", str(data), "--run", str(run))
+    jobs = []
+    for number in range(num_groups):
+        folder = run / f"group_{number:03d}"
+        arguments = ("sweep", *paths, "--group", str(number), *options)
+        jobs.append(Job(folder.name, arguments, folder))
+    return jobs
+
+
 def experts_of(data: Path) -> list[int]:
     """The experts of a partition: as many as its manifest says, or the folders that are there.
 

@@ -34,7 +34,10 @@ def make_mesh(
     """
     found = list(jax.devices(platform) if devices is None else devices)
     if shape is None or isinstance(shape, int):
-        shape = {"expert": len(found) if shape is None else shape}
+        count = len(found) if shape is None else shape
+        rule = f"the number of devices must lie in [1, {len(found)}], those that are there"
+        require(1 <= count <= len(found), rule, count)
+        shape = {"expert": count}
     require(len(shape) > 0, "`shape` must name an axis", dict(shape))
     rule = f"`shape` must ask for 1 to {len(found)} devices, those that are there; along its axes"
     sizes = tuple(shape.values())
