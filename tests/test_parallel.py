@@ -216,6 +216,9 @@ HLO = """
   %c = f32[8]{0} all-gather(%x), replica_groups=[2,4]<=[4,2]T(1,0), dimensions={0}
   %d = (f32[2]{0}, f32[8]{0}) all-gather-start(%x), replica_groups={{0,1,2,3}}, dimensions={0}
   %e = f32[8]{0} all-gather-done(%d)
+  %i = (f32[2]{0}, f32[3]{0}) all-reduce-start(%x, %y), replica_groups={{0,1}}, to_apply=%add
+  %j = ((f32[2], f32[1]), (f32[8], f32[4])) all-gather-start(%x, %y), replica_groups={{0,1,2,3}}
+  %k = (f32[2], f32[2], u32[], u32[]) collective-permute-start(%x), source_target_pairs={{0,1}}
   %f = u8[5]{0} collective-permute(%x), source_target_pairs={{0,1},{1,0}}
   %g = f32[8]{0} reduce-scatter(%x), replica_groups={}, to_apply=%add
   %h = f32[8]{0} add(%all-reduce.3, %all-gather.1), metadata={op_name="psum all-reduce(x)"}
@@ -225,17 +228,18 @@ HLO = """
 def test_collectives_are_read_with_their_groups_and_bytes():
     found = parallel.collectives(HLO)
     assert parallel.count_by_kind(found) == {
-        "all-gather": 2,
-        "all-reduce": 2,
-        "collective-permute": 1,
+        "all-gather": 3,
+        "all-reduce": 3,
+        "collective-permute": 2,
         "reduce-scatter": 1,
     }
     assert found[0] == ("all-reduce", ((0, 1), (2, 3), (4, 5), (6, 7)), 24)
     assert found[1] == ("all-reduce", ((0, 2), (1, 3)), 20)
     assert found[2] == ("all-gather", ((0, 2, 4, 6), (1, 3, 5, 7)), 32)
     assert found[3] == ("all-gather", ((0, 1, 2, 3),), 32)
-    assert found[4] == ("collective-permute", ((0, 1), (1, 0)), 5)
-    assert found[5] == ("reduce-scatter", (), 32)
+    assert [one.num_bytes for one in found[4:7]] == [20, 48, 8]
+    assert found[7] == ("collective-permute", ((0, 1), (1, 0)), 5)
+    assert found[8] == ("reduce-scatter", (), 32)
 
 
 # ── experts on different devices, mixed ─────────────────────────────────────────────────────────
@@ -252,7 +256,8 @@ def mixed(log_p_t, log_prior, values, bound=None, num_devices=8):
         jax.shard_map(inside, mesh=mesh, in_specs=axis, out_specs=jax.sharding.PartitionSpec())
     )
     args = jax.tree.map(jnp.asarray, (log_p_t, log_prior, values))
-    return *fn(*args), parallel.collectives(fn.lower(*args).compile())
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), args)
+    return *fn(*args), parallel.collectives(fn.lower(*shapes).compile())
 
 
 @pytest.fixture
@@ -291,6 +296,18 @@ def test_with_a_bound_there_is_one_reduction(experts, x64):
     np.testing.assert_allclose(bounded, free, atol=1e-12)
     assert float(same) == pytest.approx(float(log_prob), abs=1e-9)
     assert [one.kind for one in said] == ["all-reduce"]
+
+
+@pytest.mark.statement("D3")
+@pytest.mark.parametrize("bounded", [False, True])
+def test_the_posterior_is_the_gradient_of_the_log_law(bounded, x64):
+    """∂ log p_t / ∂ log p_t^k = r_k, whatever m."""
+    rng = np.random.default_rng(1)
+    log_prior, log_p_t = np.log(rng.dirichlet(np.ones(8))), jnp.asarray(rng.normal(-2, 1, 8))
+    bound = jnp.zeros(()) if bounded else None
+    values = np.zeros((8, 1))
+    found = jax.grad(lambda x: mixed(x, log_prior, values, bound=bound, num_devices=4)[1])(log_p_t)
+    np.testing.assert_allclose(found, expert_posterior(log_p_t, log_prior), atol=1e-12)
 
 
 @pytest.mark.statement("D4")

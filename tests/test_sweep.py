@@ -178,6 +178,26 @@ def test_a_run_that_breaks_stops_alone_and_is_named(data, tmp_path):
 
 
 @pytest.mark.slow
+def test_where_every_run_breaks_at_once_the_sweep_says_so(data, tmp_path):
+    configs = grid(BASE, {"optimiser.learning_rate": (1e38, 3e38)})
+    assert train_sweep(configs, data, tmp_path, make_mesh(1), watch=WATCH).finished
+    rows = json.loads((tmp_path / "sweep.json").read_text())
+    assert [(row["step"], row["finished"]) for row in rows] == [(0, False)] * 2
+
+
+@pytest.mark.slow
+def test_a_validation_that_is_not_finite_is_none_and_stops_no_other(data, tmp_path):
+    """The parameters are finite and huge: what they say of documents is not finite."""
+    configs = grid(BASE, {"optimiser.learning_rate": (1e-3, 1e16)})
+    assert train_sweep(configs, data, tmp_path, make_mesh(1), watch=WATCH).finished
+    good, bad = json.loads((tmp_path / "sweep.json").read_text())
+    assert good["finished"]
+    assert np.isfinite(good["validation"])
+    assert (bad["finished"], bad["validation"]) == (False, None)
+    assert 0 < bad["step"] < STEPS
+
+
+@pytest.mark.slow
 def test_another_grid_in_the_same_folder_is_refused(data, swept):
     with pytest.raises(CheckpointError, match="config"):
         train_sweep(grid(BASE, AXES)[:4], data, swept[1], make_mesh(3), watch=WATCH)

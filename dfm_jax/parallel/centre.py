@@ -2,8 +2,8 @@
 
 The step is written for one device and says nothing of others: where its state and its batch lie
 decides what the compiler sends. Data-parallel: every device holds the state, and gradients are
-summed. Sharded: every device holds a part of each leaf, parameters are gathered where they are
-used and gradients scattered, so memory falls with the number of devices.
+summed. Sharded: every device holds a part of each leaf; parameters are gathered for the step and
+let go after it, so the memory of the state falls with the number of devices.
 """
 
 from collections.abc import Callable

@@ -36,7 +36,7 @@ def collectives(compiled: Any) -> tuple[Collective, ...]:
     """
     text = compiled if isinstance(compiled, str) else compiled.as_text()
     return tuple(
-        Collective(call["kind"], _groups(line), _num_bytes(call["shape"], bool(call["start"])))
+        Collective(call["kind"], _groups(line), _num_bytes(**call.groupdict()))
         for line in text.splitlines()
         if (call := _CALL.search(line))
     )
@@ -59,16 +59,20 @@ def _groups(line: str) -> tuple[tuple[int, ...], ...]:
     return tuple(_numbers(group) for group in found)
 
 
-def _num_bytes(shape: str, starts: bool) -> int:
-    """Of arrays in a shape; what begins an exchange returns its operand beside its result."""
-    sizes = [math.prod(_numbers(dims)) * _item_bytes(kind) for kind, dims in _ARRAY.findall(shape)]
-    return max(sizes, default=0) if starts and shape.startswith("(") else sum(sizes)
+def _num_bytes(shape: str, kind: str, start: str | None) -> int:
+    """Of the results in a shape; what begins a gather or a permute names its operands before."""
+    sizes = [math.prod(_numbers(dims)) * _item_bytes(item) for item, dims in _ARRAY.findall(shape)]
+    if start and kind == "all-gather":
+        sizes = sizes[len(sizes) // 2 :]
+    elif start and kind == "collective-permute":
+        sizes = sizes[1:2]  # and then two counters
+    return sum(sizes)
 
 
-def _item_bytes(kind: str) -> int:
-    if kind == "pred" or kind.startswith("f8"):
+def _item_bytes(item: str) -> int:
+    if item == "pred" or item.startswith("f8"):
         return 1
-    return max(1, int(re.sub(r"\D", "", kind)) // 8)
+    return max(1, int(re.sub(r"\D", "", item)) // 8)
 
 
 def _numbers(text: str) -> tuple[int, ...]:

@@ -39,9 +39,10 @@ def mix_over_devices(
     prior = jnp.asarray(log_prior)
     joint = jnp.where(prior == -jnp.inf, -jnp.inf, prior + log_p_t)
     if bound is None:
-        largest = jax.lax.pmax(jnp.max(joint), axis_name)
+        largest = jax.lax.pmax(jax.lax.stop_gradient(jnp.max(joint)), axis_name)
         bound = jnp.where(jnp.isfinite(largest), largest, 0.0)  # all −∞: 0 / 0, which is NaN
-    weights = jnp.exp(joint - jax.lax.stop_gradient(bound))
+    bound = jax.lax.stop_gradient(bound)  # nothing depends on m
+    weights = jnp.exp(joint - bound)
     column = jnp.reshape(weights, (-1, *(1 for _ in values.shape[1:])))
     mine = jnp.tensordot(weights, jnp.where(column == 0, 0.0, values), 1, precision=HIGHEST)
     mixed, total = jax.lax.psum((mine, weights.sum()), axis_name)

@@ -170,7 +170,8 @@ class _Loop:
             if step % self.watch.log_every == 0 or step == self.run.num_steps:
                 self.log.write(step, **values, tokens_per_second=speed)
         self.bar.update(len(waiting))
-        self.bar.set_postfix_str(f"{self.values['loss']:.4f} nats, {speed:,.0f} tokens/s")
+        loss = f"{self.values['loss']:.4f} nats, " if "loss" in self.values else ""
+        self.bar.set_postfix_str(f"{loss}{speed:,.0f} tokens/s")
 
     def evaluation(self, step: int, state: TrainState) -> dict[str, float]:
         """Measure, log, and leave the time that it took out of the speed."""

@@ -9,6 +9,7 @@ logged and saved is of all runs together; the files of a sweep of R runs are tho
 """
 
 import json
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
@@ -51,7 +52,7 @@ class RunResult(NamedTuple):
     config: TrainConfig
     step: int  # updates made
     finished: bool  # if not, the next update was not finite
-    validation: float | None  # nats per token on held-out documents; None if none is held out
+    validation: float | None  # nats per token; None if nothing is held out, or it is not finite
 
 
 def grid(config: TrainConfig, axes: Mapping[str, Sequence[Any]]) -> tuple[TrainConfig, ...]:
@@ -145,13 +146,19 @@ def make_sweep(
 
     def evaluate(state: TrainState) -> dict[str, float]:
         found = losses(state, watch.evaluation_windows)
-        return {f"validation/{r}": float(loss) for r, loss in enumerate(found)}
+        good = np.flatnonzero(np.isfinite(found)).tolist()
+        return {f"validation/{r}": float(found[r]) for r in good}
 
     def results(state: TrainState) -> list[RunResult]:
         judged = shape.held_out > 0
         found = losses(state, None).tolist() if judged else [None] * len(configs)
         return [
-            RunResult(config, int(made), int(made) == config.num_steps, loss)
+            RunResult(
+                config,
+                int(made),
+                int(made) == config.num_steps,
+                loss if loss is not None and math.isfinite(loss) else None,
+            )
             for config, made, loss in zip(configs, state.step, found, strict=True)
         ]
 
