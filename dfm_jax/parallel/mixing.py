@@ -41,9 +41,9 @@ def mix_over_devices(
     if bound is None:
         largest = jax.lax.pmax(jax.lax.stop_gradient(jnp.max(joint)), axis_name)
         bound = jnp.where(jnp.isfinite(largest), largest, 0.0)  # all −∞: 0 / 0, which is NaN
-    bound = jax.lax.stop_gradient(bound)  # nothing depends on m
-    weights = jnp.exp(joint - bound)
+    m: Array = jax.lax.stop_gradient(jnp.asarray(bound))  # nothing depends on it
+    weights = jnp.exp(joint - m)
     column = jnp.reshape(weights, (-1, *(1 for _ in values.shape[1:])))
     mine = jnp.tensordot(weights, jnp.where(column == 0, 0.0, values), 1, precision=HIGHEST)
     mixed, total = jax.lax.psum((mine, weights.sum()), axis_name)
-    return mixed / total, bound + jnp.log(total)
+    return mixed / total, m + jnp.log(total)
