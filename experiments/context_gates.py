@@ -25,8 +25,8 @@ from dfm_jax.gates import FittedTemperature, centroid_gate, fit_temperature
 from dfm_jax.training.router import FittedRouter, Router, fit_router, router_log_law
 from dfm_jax.types import Array
 from experiments.contexts import Contexts, Pieces
-from experiments.counting_worlds import World
 from experiments.gate_ladder import ContextLaws
+from experiments.worlds import World
 
 NAMES = ("centroid", "router", "likelihood")
 TEMPERATURES = {"centroid": (0.01, 10.0), "likelihood": (1.0, 1e4)}

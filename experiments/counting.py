@@ -8,11 +8,10 @@ same held-out bytes with the same experts; the difference to the centre is split
 own loss, the price of not knowing the part, the gate's and that of cutting it down.
 """
 
-import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -22,23 +21,16 @@ from rich.console import Console
 from tqdm import tqdm
 
 from dfm_jax.checks import check_count, check_interval, require
-from dfm_jax.data import (
-    Corpus,
-    MissingDataError,
-    load_abc,
-    load_bbc,
-    load_folder,
-    load_kjv,
-    load_shakespeare,
-    load_stdlib,
-)
+from dfm_jax.data import Corpus
 from experiments import (
     counting_figure,
     counting_report,
     counting_screen_report,
+    ladder_report,
     reporting,
     study,
 )
+from experiments.corpora import load_corpora
 from experiments.counting_cell import measure
 from experiments.counting_fold import PARTITIONS, Fold, fold
 from experiments.reporting import Verdict
@@ -140,35 +132,6 @@ def check_config(config: Config) -> None:
     check_interval("margin", config.margin, 0.0, np.inf, ends="()")
 
 
-def load(config: Config, console: Console) -> tuple[Corpus, ...]:
-    """The domains: those that always come, those that are installed, the user's folders.
-
-    Raises:
-        MissingDataError: if one that always comes is missing; any, if DFM_REQUIRE_DATA is 1.
-        ValueError: if a folder cannot be read.
-    """
-    corpora = [read() for read in (load_kjv, load_shakespeare, load_stdlib)]
-    for read in (load_bbc, load_abc):
-        try:
-            corpora.append(read())
-        except MissingDataError as error:
-            if os.environ.get("DFM_REQUIRE_DATA") == "1":
-                raise
-            console.print(f"left out: {error}", highlight=False)
-    corpora += [load_folder(folder) for folder in config.folders]
-    return tuple(sampled(corpus, config.domain_bytes) for corpus in corpora)
-
-
-def sampled(corpus: Corpus, num_bytes: int) -> Corpus:
-    """Whole documents in a drawn order while they fit in so many bytes; 0 is all of them."""
-    if not num_bytes:
-        return corpus
-    sizes = np.array([len(document.text.encode()) for document in corpus.documents])
-    order = np.random.default_rng(0).permutation(sizes.size)
-    kept = np.sort(order[np.cumsum(sizes[order]) <= num_bytes])
-    return replace(corpus, documents=tuple(corpus.documents[i] for i in kept))
-
-
 def run(config: Config, corpora: Sequence[Corpus], console: Console) -> bool:
     """The whole study: tables, files into the folder `config.out`, whether every claim holds."""
     check_config(config)
@@ -191,11 +154,11 @@ def run(config: Config, corpora: Sequence[Corpus], console: Console) -> bool:
         cells.measured(f"{seed}-{name}", lambda s=seed, n=name: measure(folded(s), n, config))
         for seed, name in tqdm(names, desc="seeds × partitions", disable=None)
     ]
-    rows = counting_report.aggregated(found, margin=config.margin)
+    rows = ladder_report.aggregated(found, margin=config.margin)
     verdicts = verdicts_of(found, rows)
     traced = next((cell for cell in found if cell["partition"] == "domain"), found[0])["trace"]
     picture = counting_figure.draw(config.out / "counting.png", rows, traced, config.margin)
-    metrics = reporting.write_metrics(config.out, counting_report.records(found))
+    metrics = reporting.write_metrics(config.out, ladder_report.records(found))
     summary = {
         "data": depends_on["data"],
         "skipped": {corpus.domain: list(corpus.skipped) for corpus in corpora},
@@ -256,7 +219,7 @@ def main(args: Sequence[str] | None = None) -> int:
     def whole() -> bool:
         check_config(config)
         config.out.mkdir(parents=True, exist_ok=True)
-        return run(config, load(config, console), console)
+        return run(config, load_corpora(config.folders, config.domain_bytes, console), console)
 
     return study.exit_status(_PROG, whole)
 

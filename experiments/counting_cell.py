@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -12,17 +12,16 @@ from sklearn.metrics import normalized_mutual_info_score
 from dfm_jax.data import split_sizes
 from dfm_jax.gates import GateState, bayes_gate, fixed_share_gate, last_token_gate
 from dfm_jax.types import Array
-from experiments import context_gates, contexts, counting_worlds
+from experiments import context_gates, contexts, counting_worlds, worlds
 from experiments.context_gates import ContextModels
 from experiments.contexts import Contexts
-from experiments.counting_account import account
 from experiments.counting_fold import HELD_OUT, SPLITS, Fold, fitted, parted
-from experiments.counting_worlds import World
 from experiments.fixed_share import fixed_share_losses
-from experiments.gate_ladder import ContextLaws, Scores, gate_names, score
+from experiments.gate_ladder import ContextLaws
 from experiments.kneser_ney import Model, Queries
+from experiments.ladder_record import ladder_record
 from experiments.partitions import Partition
-from experiments.statistics import document_interval
+from experiments.worlds import World
 
 if TYPE_CHECKING:
     from experiments.counting import Config
@@ -41,31 +40,32 @@ def measure(fold: Fold, name: str, config: Config) -> dict[str, Any]:
     weights = np.bincount(part_of["train"], weights=sizes["train"], minlength=partition.num_parts)
     weights = weights / weights.sum()
     experts, scores = _experts(fold, part_of, partition.num_parts, fold.asked, config)
-    worlds: dict[str, dict[str, World]] = {}
+    held: dict[str, dict[str, World]] = {}
     for split in HELD_OUT:
-        reset, carried = counting_worlds.held_out(
+        reset, carried = worlds.held_out(
             scores[split], fold.centre_scores[split], sizes[split], part_of[split], config.window
         )
-        spliced = counting_worlds.spliced(carried, config.window, seed=fold.seed)
-        worlds[split] = {world.name: world for world in (reset, carried, spliced)}
-    worlds["test"]["generated"] = counting_worlds.generated(
+        spliced = worlds.spliced(carried, config.window, seed=fold.seed)
+        held[split] = {world.name: world for world in (reset, carried, spliced)}
+    held["test"]["generated"] = counting_worlds.generated(
         experts, fold.centre, weights, config.num_generated, config.window, seed=fold.seed
     )
     log_prior = np.log(weights)
-    readers = _readers(fold, worlds["validation"]["reset"], part_of["train"], log_prior, config)
+    readers = _readers(fold, held["validation"]["reset"], part_of["train"], log_prior, config)
     if partition.models is None:
         short = {split: asked[: config.router_order] for split, asked in fold.asked.items()}
         _, cheap = _experts(fold, part_of, partition.num_parts, short, config)
     else:  # those that made the parts find them again
         cheap = {split: partition.models.of_bytes(fold.texts[split]) for split in HELD_OUT}
     records = {}
-    for world in worlds["test"].values():
+    options = {"prefixes": config.prefixes, "num_draws": config.num_draws, "seed": fold.seed}
+    for world in held["test"].values():
         # What the experts write has no validation text: α as for held-out windows.
-        tuning = worlds["validation"].get(world.name)
+        tuning = held["validation"].get(world.name)
         alpha = _best_alpha(tuning, log_prior, config)
         alpha = records["reset"]["alpha"] if alpha is None else alpha
         laws, found = _context_laws(fold, readers, tuning, world, cheap)
-        records[world.name] = _record(world, log_prior, alpha, laws, config, seed=fold.seed)
+        records[world.name] = ladder_record(world, log_prior, alpha, laws, **options)
         records[world.name]["contexts"] = found
     return {
         "partition": name,
@@ -84,7 +84,7 @@ def measure(fold: Fold, name: str, config: Config) -> dict[str, Any]:
         },
         "worlds": records,
         "trace": _trace(
-            worlds["test"]["spliced"], partition, log_prior, records["spliced"]["alpha"], config
+            held["test"]["spliced"], partition, log_prior, records["spliced"]["alpha"], config
         ),
     }
 
@@ -152,66 +152,6 @@ def _context_laws(
         "empty": int(judged[0].empty.sum()),
         "wordless": int((~judged[0].known & ~judged[0].empty).sum()),
         "sequences": len(judged[0].spans),
-    }
-
-
-def _record(
-    world: World,
-    log_prior: np.ndarray,
-    alpha: float,
-    laws: ContextLaws | None,
-    config: Config,
-    *,
-    seed: int,
-) -> dict[str, Any]:
-    """Every rung of one world, in nats per byte, as JSON takes it."""
-    options = {"prefixes": config.prefixes, "contexts": laws}
-    scores = score(world.log_probs, world.sequences, log_prior, alphas=[alpha], **options)
-    found = account(world, scores, log_prior, **options)
-    num_bytes = found.sizes.sum()
-    draws = {"num_draws": config.num_draws, "seed": seed}
-    against = {
-        "centre": document_interval(found.nll - found.centre, found.sizes, **draws),
-        "bayes": document_interval(found.nll - found.bayes, found.sizes, **draws),
-    }
-    terms = {name: term.sum(1) / num_bytes for name, term in found.terms().items()}
-    rows = [
-        {
-            "gate": gate,
-            "top": top,
-            "nll": float(found.nll[v].sum() / num_bytes),
-            "evaluations": found.evaluations[v],
-            "terms": {name: float(term[v]) for name, term in terms.items()},
-            "minus": {name: [float(x[v]) for x in interval] for name, interval in against.items()},
-        }
-        for v, (gate, top) in enumerate(found.rungs)
-    ]
-    return {
-        "bytes": int(num_bytes),
-        "units": found.sizes.size,
-        "alpha": alpha,
-        "centre_nll": float(found.centre.sum() / num_bytes),
-        "rows": rows,
-        "b1_residual": found.b1_residual,
-        "b11_slack": found.b11_slack,
-        "sum_residual": found.sum_residual(),
-        "flattery": found.flattery,
-        "margins": _margins(scores, config, laws.names if laws else ()),
-    }
-
-
-def _margins(
-    scores: Scores, config: Config, contexts: Sequence[str]
-) -> dict[str, dict[str, list[float]]]:
-    """By gate: the share of bytes in each bin of r_(1) − r_(2), and what top-1 costs there."""
-    names = gate_names(config.prefixes, num_alphas=1, contexts=contexts)
-    total = scores.margin_bytes[0].sum()
-    return {
-        name: {
-            "bytes": (scores.margin_bytes[g] / total).tolist(),
-            "hard_minus_soft": (scores.margin_gap[g] / total).tolist(),
-        }
-        for g, name in enumerate(names)
     }
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dfm_jax.data import Corpus, Split, split_documents
-from experiments import contexts, counting_worlds, kneser_ney, partitions
+from experiments import contexts, kneser_ney, partitions, worlds
 from experiments.contexts import Contexts, Encoder, Pieces
 from experiments.kneser_ney import Model, Queries
 from experiments.partitions import Partition
@@ -69,7 +69,7 @@ def fold(corpora: Sequence[Corpus], *, seed: int, config: Config) -> Fold:
             name: contexts.contexts(
                 encode,
                 flat[name],
-                counting_worlds.window_contexts([len(t) for t in texts[name] if t], config.window),
+                worlds.window_contexts([len(t) for t in texts[name] if t], config.window),
             )
             for name in HELD_OUT
         },

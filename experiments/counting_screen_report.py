@@ -5,12 +5,13 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from experiments.counting_report import SIGNS, WORLDS, Row, judged, partition_labels, select
+from experiments.counting_report import WORLDS
 from experiments.gate_ladder import NUM_BINS
+from experiments.ladder_report import Row, judged, select
+from experiments.ladder_screen_report import account, groups, ladder, narrow_table
 
 
 def print_tables(console: Console, rows: Sequence[Row], summary: Mapping[str, Any]) -> None:
@@ -21,73 +22,17 @@ def print_tables(console: Console, rows: Sequence[Row], summary: Mapping[str, An
         "carried": "The ladder again: gates are carried through the document",
     }
     for world, title in titles.items():
-        for partitions in _groups(rows, 4):
-            console.print(_ladder(select(rows, world=world), title, partitions))
-    console.print(_account(select(rows, world="reset")))
-    for partitions in _groups(rows, 3):
+        for partitions in groups(rows, 4):
+            console.print(ladder(select(rows, world=world), title, partitions))
+    console.print(account(select(rows, world="reset")))
+    for partitions in groups(rows, 3):
         console.print(_worlds(rows, partitions))
     console.print(_oracles(summary["partitions"]))
     console.print(_margins(summary["partitions"]))
 
 
-def _table(*columns: str, title: str, caption: str) -> Table:
-    """Narrow enough for 80 columns."""
-    table = Table(title=title, caption=caption, box=SIMPLE_HEAD, padding=0)
-    for name in columns:
-        table.add_column(name, no_wrap=True)
-    return table
-
-
-def _groups(rows: Sequence[Row], most: int) -> list[dict[str, str]]:
-    """The partitions, no more in a table than fit side by side, and as many in each as can be."""
-    labels = list(partition_labels(rows).items())
-    groups = np.array_split(np.arange(len(labels)), -(-len(labels) // most))
-    return [dict(labels[i] for i in group) for group in groups]
-
-
-def _ladder(rows: Sequence[Row], title: str, partitions: Mapping[str, str]) -> Table:
-    signs = ", ".join(f"{sign} {word}" for word, sign in SIGNS.items())
-    table = _table(
-        *("gate", "top", *partitions.values()),
-        title=f"{title}:\nensemble − centre, nats per byte",
-        caption=f"Mean and 95 % t interval over seeds;\n{signs}.",
-    )
-    for gate, top in dict.fromkeys((row["gate"], row["top"]) for row in rows):
-        cells = []
-        for partition in partitions:
-            (row,) = select(rows, partition=partition, gate=gate, top=top)
-            cells.append(judged(row["minus"]["centre"]))
-        name, count = gate if top == "top-1" else "", top.removeprefix("top-")
-        table.add_row(name, count, *cells, end_section=top == "full")
-    return table
-
-
-def _account(rows: Sequence[Row]) -> Table:
-    table = _table(
-        *("gate", "own", "+ price", "+ gate", "= full", "→ 1", "→ 2", "experts"),
-        title="Where it comes from, reset gates:\nterms of ensemble − centre, nats per byte",
-        caption="own: the part's own expert − centre; price: what Bayes pays to find it;\n"
-        "gate: − Bayes; → 1, → 2: top-1, top-2 − full; experts run per byte: full, top-1.",
-    )
-    for partition, label in partition_labels(rows).items():
-        table.add_row(f"[bold]{label}[/]")
-        gates = [row["gate"] for row in select(rows, partition=partition, top="full")]
-        for gate in gates:
-            own = {row["top"]: row for row in select(rows, partition=partition, gate=gate)}
-            terms = own["full"]["terms"]
-            table.add_row(
-                gate,
-                *(f"{terms[name]:+.3f}" for name in ("own", "price", "gate")),
-                f"{own['full']['minus']['centre']['mean']:+.3f}",
-                *(f"{own[top]['terms']['truncation']:+.3f}" for top in ("top-1", "top-2")),
-                f"{own['full']['evaluations']:.1f}, {own['top-1']['evaluations']:.1f}",
-                end_section=gate == gates[-1],
-            )
-    return table
-
-
 def _worlds(rows: Sequence[Row], partitions: Mapping[str, str]) -> Table:
-    table = _table(
+    table = narrow_table(
         *("text", "gate", *partitions.values()),
         title="Full gates − Bayes, nats per byte: when is Bayes best?",
         caption="generated: by the experts themselves, which are exact there;\n"
@@ -110,7 +55,7 @@ def _worlds(rows: Sequence[Row], partitions: Mapping[str, str]) -> Table:
 
 
 def _oracles(partitions: Mapping[str, Any]) -> Table:
-    table = _table(
+    table = narrow_table(
         *("parts", "own part's", "at most", "best by hindsight", "at most"),
         title="What an oracle that has read the window gains over Bayes",
         caption="Nats per window; the bound is the mean −log w_k of its expert (B9, B11).",
@@ -124,7 +69,7 @@ def _oracles(partitions: Mapping[str, Any]) -> Table:
 
 def _margins(partitions: Mapping[str, Any]) -> Table:
     edges = (0, 1, 5, 9, NUM_BINS)
-    table = _table(
+    table = narrow_table(
         *("parts", "margin", *(f"{a / NUM_BINS:g} – {b / NUM_BINS:g}" for a, b in pairwise(edges))),
         "all",
         title="How sure the Bayes gate is, and what its top-1 costs there",
@@ -143,7 +88,7 @@ def _margins(partitions: Mapping[str, Any]) -> Table:
 
 
 def _texts(split: Mapping[str, Any]) -> Table:
-    table = _table(
+    table = narrow_table(
         *("domain", "train", "kB", "validation", "kB", "test", "kB", "removed", "kB"),
         title="Documents of the first seed, and those held out that repeat another split",
         caption="Removed: more than a fifth of its 13-grams of words stand in another split.",

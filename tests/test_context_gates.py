@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from experiments import context_gates, contexts, counting_worlds
+from experiments import context_gates, contexts, worlds
 from experiments.context_gates import NAMES, TEMPERATURES
 from experiments.contexts import Contexts, Pieces
 
@@ -25,7 +25,7 @@ def test_a_context_ends_where_its_sequence_begins_and_stays_in_its_document():
     rng = np.random.default_rng(0)
     num = int(sizes.sum())
     scores, centre = -rng.random((num, K)), -rng.random(num)
-    reset, carried = counting_worlds.held_out(scores, centre, sizes, np.array([0, 1, 1, 2]), WINDOW)
+    reset, carried = worlds.held_out(scores, centre, sizes, np.array([0, 1, 1, 2]), WINDOW)
     begins = [0, 0, 5, 8, 8, 12]  # the document's start, or a window's bytes back
     ends = [0, 4, 5, 8, 12, 16]
     assert reset.context.tolist() == [list(pair) for pair in zip(begins, ends, strict=True)]
@@ -38,8 +38,8 @@ def test_the_context_of_a_spliced_sequence_is_that_of_its_first_half():
     sizes, parts = np.array([9, 12, 6, 30, 7, 8]), np.array([0, 1, 0, 1, 0, 1])
     num = int(sizes.sum())
     marked = -np.arange(1.0, num + 1)[:, None] * np.ones(2)  # so that a byte is known again
-    _, carried = counting_worlds.held_out(marked, marked[:, 0], sizes, parts, 6)
-    world = counting_worlds.spliced(carried, 6, seed=0)
+    _, carried = worlds.held_out(marked, marked[:, 0], sizes, parts, 6)
+    world = worlds.spliced(carried, 6, seed=0)
     first = (-world.log_probs[world.sequences.starts, 0] - 1).astype(int)
     starts = np.r_[0, np.cumsum(sizes)[:-1]]
     document = starts[np.searchsorted(starts, first, side="right") - 1]
@@ -98,7 +98,7 @@ def _planted(seed: int, num: int = 120):
     probs = rng.uniform(0.1, 0.6, size=(num, WINDOW, K)) + 0.3 * own[:, None]
     scores = rng.normal(size=(num, K)) * 8 + 6 * own  # of the context, by short models
     scores[0] = 0
-    world, _ = counting_worlds.held_out(
+    world, _ = worlds.held_out(
         np.log(probs).reshape(-1, K),
         np.zeros(num * WINDOW),
         np.full(num, WINDOW),

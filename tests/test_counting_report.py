@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from experiments import counting, counting_report, counting_screen_report
+from experiments import counting, counting_report, counting_screen_report, ladder_report
 
 RESULT = Path(counting.__file__).parent / "results" / "counting.json"
 README = (RESULT.parents[1] / "README.md").read_text(encoding="utf-8")
@@ -32,7 +32,7 @@ def test_another_number_is_not_in_the_readme(committed):
     """The falsifier of the test above: a digit of each table."""
     for world, field in (("reset", "centre"), ("spliced", "bayes")):
         changed = json.loads(json.dumps(committed))
-        (row,) = counting_report.select(
+        (row,) = ladder_report.select(
             changed["rows"], world=world, partition="file", gate="static", top="full"
         )
         row["minus"][field]["mean"] += 0.001
@@ -52,7 +52,7 @@ def informed(committed):
         changed["rows"] += [row | {"gate": gate} for row in static]
     changed["rows"] += [
         row | {"partition": "likelihood"}
-        for row in counting_report.select(changed["rows"], partition="random")
+        for row in ladder_report.select(changed["rows"], partition="random")
     ]
     partitions = changed["summary"]["partitions"]
     partitions["likelihood"] = partitions["random"]

@@ -11,11 +11,11 @@ import pytest
 
 from dfm_jax import gates
 from dfm_jax.experts import mixture_log_prob
-from experiments import counting_account, gate_ladder
-from experiments.counting_account import account, evaluations, exact_sums
-from experiments.counting_worlds import World
+from experiments import gate_ladder, ladder_account
 from experiments.fixed_share import fixed_share_losses
 from experiments.gate_ladder import TOPS, ContextLaws, Sequences, gate_names, losses, score
+from experiments.ladder_account import account, evaluations, exact_sums
+from experiments.worlds import World
 
 PREFIXES, ALPHAS = (2, 5), (0.1, 0.7)
 HONEST = 1e-12  # what rounding may take from an expected loss
@@ -398,8 +398,8 @@ def test_exact_sums_lose_nothing():
 def test_routing_goes_through_in_blocks(monkeypatch, x64):
     log_probs = -np.random.default_rng(0).random((7, 3))
     priors = np.broadcast_to(LOG_PRIOR, log_probs.shape)
-    whole = counting_account._routing(priors, log_probs)
-    monkeypatch.setattr(counting_account, "_BLOCK", 2)
-    for a, b in zip(whole, counting_account._routing(priors, log_probs), strict=True):
+    whole = ladder_account._routing(priors, log_probs)
+    monkeypatch.setattr(ladder_account, "_BLOCK", 2)
+    for a, b in zip(whole, ladder_account._routing(priors, log_probs), strict=True):
         np.testing.assert_array_equal(a, b)
         assert len(a) == 7

@@ -23,8 +23,8 @@ import numpy as np
 
 from dfm_jax.accounting import best_expert_bound, routing_cost
 from dfm_jax.types import Array
-from experiments.counting_worlds import World
 from experiments.gate_ladder import INFORMED, TOPS, ContextLaws, Scores, Sequences, gate_names
+from experiments.worlds import World
 
 _BLOCK = 256  # sequences
 

@@ -1,0 +1,51 @@
+"""The domains of text that the studies read."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from dfm_jax.data import (
+    Corpus,
+    MissingDataError,
+    load_abc,
+    load_bbc,
+    load_folder,
+    load_kjv,
+    load_shakespeare,
+    load_stdlib,
+)
+
+
+def load_corpora(
+    folders: Sequence[Path], domain_bytes: int, console: Console
+) -> tuple[Corpus, ...]:
+    """Those that always come, those that are installed, the user's folders; each sampled.
+
+    Raises:
+        MissingDataError: if one that always comes is missing; any, if DFM_REQUIRE_DATA is 1.
+        ValueError: if a folder cannot be read.
+    """
+    corpora = [read() for read in (load_kjv, load_shakespeare, load_stdlib)]
+    for read in (load_bbc, load_abc):
+        try:
+            corpora.append(read())
+        except MissingDataError as error:
+            if os.environ.get("DFM_REQUIRE_DATA") == "1":
+                raise
+            console.print(f"left out: {error}", highlight=False)
+    corpora += [load_folder(folder) for folder in folders]
+    return tuple(sampled(corpus, domain_bytes) for corpus in corpora)
+
+
+def sampled(corpus: Corpus, num_bytes: int) -> Corpus:
+    """Whole documents in a drawn order while they fit in so many bytes; 0 is all of them."""
+    if not num_bytes:
+        return corpus
+    sizes = np.array([len(document.text.encode()) for document in corpus.documents])
+    order = np.random.default_rng(0).permutation(sizes.size)
+    kept = np.sort(order[np.cumsum(sizes[order]) <= num_bytes])
+    return replace(corpus, documents=tuple(corpus.documents[i] for i in kept))
