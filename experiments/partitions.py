@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import jax
 import numpy as np
 from sklearn.cluster import KMeans
 from sklearn.decomposition import TruncatedSVD
@@ -16,6 +17,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer
 
 from dfm_jax.checks import check_count
+from dfm_jax.clustering import nearest_cluster, spherical_k_means
 from dfm_jax.data import Corpus
 from experiments import prefix_models
 from experiments.prefix_models import PrefixModels
@@ -88,6 +90,56 @@ def by_clusters(
     means.fit(features.fit_transform(counted))
     part_of = np.asarray(means.predict(features.transform(words.transform(texts))))
     return _counted("cluster", part_of, num_parts)
+
+
+def by_balanced_clusters(
+    corpora: Sequence[Corpus],
+    num_parts: int,
+    *,
+    features: np.ndarray,
+    loads: np.ndarray,
+    fitted_on: int,
+    balance: str = "weights",
+    seed: int,
+) -> Partition:
+    """Spherical k-means of features, loads balanced; the same rule labels later documents.
+
+    Args:
+        corpora: whose documents are labelled.
+        num_parts: K.
+        features: [D, F], NaN where a document has none: then its part is drawn.
+        loads: [D] tokens of each document.
+        fitted_on: how many of the documents, from the first, are clustered.
+        balance: "weights", or "none".
+        seed: of the starts and the draws.
+    """
+    drawn = at_random(corpora, num_parts, seed=seed).part_of
+    known = ~np.isnan(features[:, 0])
+    first = known & (np.arange(known.size) < fitted_on)
+    weights = loads.astype(np.float32)
+    found = spherical_k_means(
+        jax.random.key(seed),
+        features[first].astype(np.float32),
+        num_parts,
+        balance=balance,
+        weights=None if balance == "none" else weights[first],
+        num_restarts=4,
+    )
+    later = known & ~first
+    part_of = drawn.copy()
+    part_of[first] = np.asarray(found.labels)
+    if later.any():
+        rows = features[later].astype(np.float32)
+        part_of[later] = np.asarray(nearest_cluster(rows, found.clusters, weights[later]))
+    counted = np.bincount(part_of[:fitted_on], loads[:fitted_on], minlength=num_parts)
+    search = {
+        "mean_cosine": float(found.mean_cosine),
+        "unbalanced_cosine": float(found.unbalanced_cosine),
+        "agreement": float(found.agreement),
+        "loads": counted.tolist(),
+        "drawn": int((~known).sum()),
+    }
+    return replace(_counted("cluster", part_of, num_parts), search=search)
 
 
 def by_likelihood(

@@ -1,5 +1,6 @@
 """What a trained member pays for documents, with an interval over them."""
 
+import dataclasses
 import math
 from functools import cache
 from pathlib import Path
@@ -27,7 +28,7 @@ from dfm_jax.training.members import (
 from dfm_jax.training.retention import best_step, checkpoint_steps
 from dfm_jax.training.state import TrainState
 from dfm_jax.training.step import make_evaluation
-from dfm_jax.types import Key
+from dfm_jax.types import Array, Key
 
 
 class DocumentLosses(NamedTuple):
@@ -61,6 +62,27 @@ def evaluated(
         rows.append(evaluation(params, batch, *(drawn if config.objective == "masked" else ())))
     nats, counts = (np.concatenate(x) for x in zip(*jax.device_get(rows), strict=True))
     return windows.by_document(nats, counts)
+
+
+def token_losses(
+    params: Params, config: TrainConfig, documents: TokenSet, *, batch_size: int = 64
+) -> np.ndarray:
+    """−log p̂(x^i | x^{<i}) of every token, in nats: [M], float32.   [A4]
+
+    Documents are cut into windows from their beginnings; a token's prefix is that of its window.
+
+    Raises:
+        ValueError: if the objective is not autoregressive, or there is no token.
+    """
+    rule = "`config.objective` must be autoregressive for the loss of a token"
+    require(config.objective == "autoregressive", rule, config.objective)
+    shape = dataclasses.replace(shape_of(config), batch_size=batch_size, num_micro_batches=1)
+    terms = _compiled_terms(shape)
+    found = [
+        np.asarray(terms(params, batch))[np.asarray(batch.valid)]
+        for batch in judged_windows(documents, shape, None).batches
+    ]
+    return np.concatenate(found)  # windows cover the documents, in order
 
 
 class Windows(NamedTuple):
@@ -102,6 +124,16 @@ def judged_windows(documents: TokenSet, config: TrainConfig, limit: int | None) 
 @cache  # a run evaluates often
 def _compiled_evaluation(shape: TrainConfig) -> Any:
     return jax.jit(make_evaluation(network_and_terms(shape)[1]))
+
+
+@cache
+def _compiled_terms(shape: TrainConfig) -> Any:
+    _, terms_of = network_and_terms(shape)
+
+    def nats(params: Params, batch: Batch) -> Array:
+        return jax.vmap(lambda row: terms_of(params, row, None).nats)(batch)
+
+    return jax.jit(nats)
 
 
 class Evaluation(NamedTuple):

@@ -1,0 +1,211 @@
+"""The arms of `language`: how documents are parted, and who is trained on what, for how long."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from dfm_jax.checks import check_count, require
+from dfm_jax.models import TransformerConfig
+from dfm_jax.models.sizes import num_parameters
+from dfm_jax.training.config import OptimiserConfig, TrainConfig
+from experiments import language_training, partitions
+from experiments.language_text import SPLITS, Text
+from experiments.language_training import Begin, Member
+from experiments.partitions import Partition
+
+if TYPE_CHECKING:
+    from experiments.language import Config
+
+KINDS = ("domain", "cluster", "random", "unbalanced", "warm")
+"""By domain; clusters balanced by tokens; at random; clusters as they fall; clusters again, each
+expert going on from a model of all the text, which took half of the steps."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One ensemble to compare with the centre."""
+
+    kind: str
+    num_experts: int | None  # None: one a domain
+
+    @property
+    def name(self) -> str:
+        """As it is written: `cluster:4`."""
+        return self.kind if self.num_experts is None else f"{self.kind}:{self.num_experts}"
+
+
+def parsed_arm(text: str) -> Arm:
+    """`domain`, or `KIND:K`.
+
+    Raises:
+        ValueError: if it is neither.
+    """
+    kind, sign, number = text.partition(":")
+    rule = f"`arms` must be `domain`, or KIND:K with KIND one of {', '.join(KINDS[1:])}"
+    good = (kind == "domain" and not sign) or (kind in KINDS[1:] and number.isdecimal())
+    require(good, rule, repr(text))
+    if not sign:
+        return Arm(kind=kind, num_experts=None)
+    check_count("K of an arm", int(number), at_least=2)
+    return Arm(kind=kind, num_experts=int(number))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)  # by identity: what its methods found is kept
+class Trainer:
+    """Trains members when they are first asked for, each from its own text alone."""
+
+    text: Text
+    config: Config
+    mesh: Mesh
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Of the starts and the batches; common to all arms."""
+        return tuple(range(self.config.num_seeds))
+
+    @cached_property
+    def network(self) -> TransformerConfig:
+        """The architecture of every member."""
+        config = self.config
+        return TransformerConfig(
+            num_tokens=config.num_tokens,
+            num_states=config.num_tokens + 1,  # one stands before every window
+            width=config.width,
+            num_layers=config.num_layers,
+            num_heads=config.num_heads,
+            ffn_width=8 * (config.width // 3),
+        )
+
+    @property
+    def num_parameters(self) -> int:
+        """Of one member."""
+        return num_parameters(self.network)
+
+    @property
+    def num_steps(self) -> int:
+        """S, of the centre."""
+        return max(1, round(self.config.training_tokens / self._tokens_per_step))
+
+    @cache  # noqa: B019  one trainer a process
+    def centre(self, num_steps: int | None = None) -> Member:
+        """Trained on all of the text; for so many steps, if they are given."""
+        steps = self.num_steps if num_steps is None else num_steps
+        name = "centre" if num_steps is None else f"centre_{steps}"
+        everything = {split: np.ones(size, bool) for split, size in self.text.sizes.items()}
+        return self._member(name, everything, steps)
+
+    @cache  # noqa: B019
+    def partition(self, arm: Arm) -> tuple[Partition, dict[str, np.ndarray]]:
+        """The partition of an arm, and the part of each document, by split.
+
+        Raises:
+            ValueError: if a part is left without a window of training text, or without validation.
+        """
+        text, config = self.text, self.config
+        corpora, fitted_on = text.corpora, text.sizes["train"]
+        count = arm.num_experts or 0
+        loads = np.concatenate([np.diff(text.tokens[split].set.offsets) for split in SPLITS])
+
+        def clusters(balance: str) -> Partition:
+            options = {"loads": loads, "fitted_on": fitted_on, "balance": balance, "seed": 0}
+            return partitions.by_balanced_clusters(
+                corpora, count, features=self._features, **options
+            )
+
+        makers: dict[str, Callable[[], Partition]] = {
+            "domain": lambda: partitions.by_domain(corpora),
+            "random": lambda: partitions.at_random(corpora, count, seed=0),
+            "cluster": lambda: clusters("weights"),
+            "warm": lambda: clusters("weights"),
+            "unbalanced": lambda: clusters("none"),
+        }
+        partition = makers[arm.kind]()
+        edges = np.cumsum([text.sizes[split] for split in SPLITS])[:-1]
+        part_of = dict(zip(SPLITS, np.split(partition.part_of, edges), strict=True))
+        for split, least in (("train", config.num_positions), ("validation", 1)):
+            held = self.part_tokens(part_of[split], split, partition.num_parts)
+            rule = f"`arms` must leave each part of {arm.name} {least} tokens of {split} text"
+            require((held >= least).all(), rule, held.tolist())
+        return partition, part_of
+
+    @cache  # noqa: B019
+    def experts(self, arm: Arm) -> tuple[Member, ...]:
+        """Each from its own part, for its share of the centre's steps, or of the half left."""
+        partition, part_of = self.partition(arm)
+        whole, begin = self.num_steps, None
+        if arm.kind == "warm":
+            trunk = self.trunk()
+            whole, begin = whole - trunk.config.num_steps, self._goes_on(trunk)
+        steps = language_training.shares(self.weights(arm), whole)
+        return tuple(
+            self._member(
+                f"{arm.name.replace(':', '_')}/expert_{k:03d}",
+                {split: part_of[split] == k for split in SPLITS},
+                int(steps[k]),
+                begin,
+            )
+            for k in range(partition.num_parts)
+        )
+
+    def trunk(self) -> Member:
+        """What warm experts go on from: half of the centre's steps, on all of the text."""
+        return self.centre(self.num_steps // 2)
+
+    def weights(self, arm: Arm) -> np.ndarray:
+        """[K] w_k, the share of training tokens."""
+        partition, part_of = self.partition(arm)
+        held = self.part_tokens(part_of["train"], "train", partition.num_parts)
+        return held / held.sum()
+
+    def part_tokens(self, part_of: np.ndarray, split: str, num_parts: int) -> np.ndarray:
+        """[K] tokens of each part."""
+        sizes = np.diff(self.text.tokens[split].set.offsets)
+        return np.bincount(part_of, weights=sizes, minlength=num_parts)
+
+    @cached_property
+    def _features(self) -> np.ndarray:
+        texts = [document.text for corpus in self.text.corpora for document in corpus.documents]
+        return self.text.encode(texts)
+
+    @property
+    def _tokens_per_step(self) -> int:
+        return self.config.batch_size * self.config.num_positions
+
+    def _goes_on(self, trunk: Member) -> Begin:
+        def begin(seeds: Sequence[int]):
+            rows = np.array([self.seeds.index(seed) for seed in seeds])
+            return jax.tree.map(lambda leaf: leaf[rows], trunk.params)
+
+        return begin
+
+    def _member(
+        self, name: str, documents: dict[str, np.ndarray], steps: int, begin: Begin | None = None
+    ) -> Member:
+        config, tokens = self.config, self.text.tokens
+        warmup = max(1, round(config.warmup * steps))
+        return language_training.trained(
+            Path(config.out) / "members" / name,
+            replace(
+                TrainConfig(model=self.network),
+                optimiser=OptimiserConfig(warmup_steps=warmup),
+                num_steps=steps,
+                batch_size=config.batch_size,
+                num_positions=config.num_positions,
+                windows="stream",  # every position counts: equal steps are equal tokens
+            ),
+            tokens["train"].chosen(documents["train"]),
+            tokens["validation"].chosen(documents["validation"]),
+            self.text.tokenizer,
+            rates=config.rates,
+            seeds=self.seeds,
+            mesh=self.mesh,
+            begin=begin,
+        )

@@ -1,0 +1,162 @@
+"""Members of `language`: each trained from its own text alone, its seeds as one program.
+
+A member's learning rate is the best of a grid by its own validation text, at the first seed; the
+other seeds take it. Everything is saved as it is trained, so that a study that was killed goes on.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from dfm_jax.data.tokens import Tokenizer, TokenSet
+from dfm_jax.models import Params
+from dfm_jax.models.sizes import flops_per_token
+from dfm_jax.training.checkpoint import read_checkpoint
+from dfm_jax.training.config import TrainConfig, Watch, to_json
+from dfm_jax.training.digests import host_leaves
+from dfm_jax.training.loop import METRICS, train
+from dfm_jax.training.members import MemberData
+from dfm_jax.training.metrics import read_metrics
+from dfm_jax.training.sweep import make_sweep
+
+Begin = Callable[[Sequence[int]], Params]
+"""Seeds → parameters [R, …] to begin from."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """A trained member: its parameters by seed, and how they were found."""
+
+    config: TrainConfig  # but for its seed
+    params: Params  # [R, …] on the host
+    rates: dict[str, float]  # validation by learning rate at the first seed, nats per token
+    curve: tuple[tuple[int, float], ...]  # (step, validation) of the first seed at that rate
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that one seed was trained on."""
+        return self.config.num_steps * self.config.batch_size * self.config.num_positions
+
+    @property
+    def flops(self) -> float:
+        """Of that training."""
+        length = self.config.num_positions
+        return 3 * flops_per_token(self.config.model, length) * self.num_tokens
+
+    def of_seed(self, number: int) -> Params:
+        """The parameters of one seed, by its place."""
+        return jax.tree.map(lambda leaf: leaf[number], self.params)
+
+
+def shares(weights: np.ndarray, num_steps: int) -> np.ndarray:
+    """Steps of each expert, [K]: w_k S, rounded so that they sum to S, and at least 1.
+
+    By largest remainders: none is off by 1 or more, unless it would have none.
+    """
+    exact = weights * num_steps
+    steps = np.floor(exact).astype(int)
+    order = np.argsort(-(exact - steps), kind="stable")
+    steps[order[: num_steps - steps.sum()]] += 1
+    while (steps == 0).any():
+        steps[steps.argmax()] -= 1
+        steps[steps.argmin()] += 1
+    return steps
+
+
+def trained(
+    folder: Path,
+    config: TrainConfig,
+    train_set: TokenSet,
+    held_out: TokenSet,
+    tokenizer: Tokenizer,
+    *,
+    rates: Sequence[float],
+    seeds: Sequence[int],
+    mesh: Mesh,
+    begin: Begin | None = None,
+) -> Member:
+    """Train a member, or go on with it from what lies in `folder`.
+
+    Args:
+        folder: of this member.
+        config: but for the learning rate and the seed.
+        train_set: its text.
+        held_out: what its rate is chosen on.
+        tokenizer: for the record.
+        rates: the grid.
+        seeds: the runs; the first one tries every rate.
+        mesh: whose devices the runs are cut over.
+        begin: parameters to begin from, in place of a drawn start.
+    """
+    description = {"train": train_set.digest, "held_out": held_out.digest}
+    data = MemberData(train_set, held_out, tokenizer, description)
+    every = max(1, config.num_steps // 10)
+    watch = Watch(log_every=every, evaluate_every=every, save_every=every, evaluation_windows=128)
+    tried = [_with(config, rate, seeds[0]) for rate in rates]
+    starts = None if begin is None else begin([seeds[0]] * len(tried))
+    params, losses = _swept(tried, data, folder / "rates", watch, mesh, starts)
+    best = int(np.argmin(losses))
+    chosen = jax.tree.map(lambda leaf: leaf[best : best + 1], params)
+    if rest := seeds[1:]:
+        others = [_with(config, rates[best], seed) for seed in rest]
+        starts = None if begin is None else begin(rest)
+        more, _ = _swept(others, data, folder / "seeds", watch, mesh, starts)
+        chosen = jax.tree.map(lambda a, b: np.concatenate([a, b]), chosen, more)
+    name = f"validation/{best}"
+    lines = read_metrics(folder / "rates" / METRICS)
+    return Member(
+        config=_with(config, rates[best], seeds[0]),
+        params=chosen,
+        rates={str(rate): loss for rate, loss in zip(rates, losses, strict=True)},
+        curve=tuple((int(line["step"]), line[name]) for line in lines if name in line),
+    )
+
+
+def _with(config: TrainConfig, rate: float, seed: int) -> TrainConfig:
+    optimiser = replace(config.optimiser, learning_rate=rate)
+    return replace(config, optimiser=optimiser, seed=seed)
+
+
+def _swept(
+    configs: Sequence[TrainConfig],
+    data: MemberData,
+    folder: Path,
+    watch: Watch,
+    mesh: Mesh,
+    begin: Params | None,
+) -> tuple[Params, list[float]]:
+    """Parameters at the end, [R, …], and validation losses; inf for a run that broke."""
+    run, results = make_sweep(configs, data, watch, mesh)
+    record: dict[str, Any] = {"configs": [to_json(c) for c in configs], "data": data.description}
+    if begin is not None:
+        drawn = run.init
+        run = run._replace(init=lambda: drawn()._replace(params=begin))
+        record["begin"] = _digest(begin)
+    outcome = train(run, folder, config=record, watch=watch)
+    template = jax.eval_shape(run.init)
+    state = read_checkpoint(folder / str(outcome.step), template, config=record)
+    losses = [
+        np.inf if one.validation is None or not one.finished else one.validation
+        for one in results(state)
+    ]
+    if not np.isfinite(losses).any():
+        raise ValueError(
+            f"`rates` must hold one at which training is finite; {folder} has none, of "
+            f"{[config.optimiser.learning_rate for config in configs]}."
+        )
+    return jax.device_get(state.params), losses
+
+
+def _digest(params: Params) -> str:
+    leaves = host_leaves(params)
+    content = hashlib.sha256(json.dumps(sorted(leaves)).encode())
+    for name in sorted(leaves):
+        content.update(np.ascontiguousarray(leaves[name]).tobytes())
+    return content.hexdigest()
