@@ -1,0 +1,386 @@
+"""`experiments.language` on small texts: tokens, arms, members, cells, files."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from rich.console import Console
+
+from dfm_jax.data import Corpus, Document
+from dfm_jax.data.tokens import TokenSet
+from dfm_jax.models import TransformerConfig, transformer
+from dfm_jax.parallel import make_mesh
+from dfm_jax.training.config import TrainConfig, Watch
+from dfm_jax.training.evaluation import evaluated, token_losses
+from dfm_jax.training.run import make_run
+from dfm_jax.training.state import init_state, make_optimiser
+from experiments import (
+    language,
+    language_report,
+    language_text,
+    language_training,
+    partitions,
+)
+from experiments.language import Config
+from experiments.language_arms import Arm, Trainer, parsed_arm
+
+WORDS = {
+    "kjv": "and the lord said unto them behold a day shall come when all men speak",
+    "shakespeare": "enter two lords what news my liege i pray thee sweet friend do not weep",
+    "stdlib": "def class return self none import for in if else raise yield lambda pass",
+}
+
+
+@pytest.fixture(scope="module")
+def corpora():
+    rng = np.random.default_rng(0)
+
+    def text(words):
+        return " ".join(rng.choice(words, size=int(rng.integers(25, 70)))) + " é\n"
+
+    return tuple(
+        Corpus(
+            domain=domain,
+            documents=tuple(
+                Document(name=f"{i}", work=f"{i // 3}", text=text(words.split())) for i in range(40)
+            ),
+        )
+        for domain, words in WORDS.items()
+    )
+
+
+@pytest.fixture(scope="module")
+def text(corpora):
+    return language_text.text_of(corpora, num_tokens=300, num_features=8)
+
+
+def _config(out, **changes):
+    small = Config(
+        out=out,
+        domain_bytes=0,
+        arms=("domain", "warm:2"),
+        controls=("warm:2",),
+        num_tokens=300,
+        width=16,
+        num_layers=1,
+        num_heads=2,
+        num_positions=16,
+        batch_size=4,
+        training_tokens=20 * 64,
+        rates=(1e-3, 3e-3),
+        prefixes=(4,),
+        num_features=8,
+        num_seeds=2,
+        num_draws=50,
+    )
+    return dataclasses.replace(small, **changes)
+
+
+# ── text ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_byte_pairs_lose_no_byte():
+    pieces = language_text.byte_pairs(["a banana, a bandana"] * 3, 260)
+    widths = language_text.token_widths(pieces)
+    for words in ("a banana", " ß é\n\t漢\x00", ""):
+        ids = pieces.encode(words).ids
+        assert widths[ids].sum() == len(words.encode())
+        assert pieces.decode(ids) == words
+    assert max(widths) > 1
+    with pytest.raises(ValueError, match="`num_tokens` must be at least 256, the bytes; it is 255"):
+        language_text.byte_pairs(["a"], 255)
+    with pytest.raises(ValueError, match="must be at most what the training text gives; it is 2"):
+        language_text.byte_pairs(["a"], 400)
+
+
+def test_tokens_and_bytes_are_the_same_text(text):
+    for tokens in text.tokens.values():
+        for d in range(len(tokens.domains)):
+            span = tokens.of_bytes(tokens.set.offsets[d : d + 2])
+            ids = tokens.set.tokens[tokens.set.offsets[d] : tokens.set.offsets[d + 1]]
+            assert tokens.flat[span[0] : span[1]].decode() == text.tokenizer.decode(ids.tolist())
+            assert span[1] - span[0] == tokens.set.num_bytes[d]
+
+
+def test_chosen_documents(text):
+    tokens = text.tokens["train"]
+    kept = np.arange(len(tokens.domains)) % 3 == 1
+    chosen = tokens.chosen(kept)
+    expected = [
+        tokens.set.tokens[tokens.set.offsets[d] : tokens.set.offsets[d + 1]]
+        for d in np.flatnonzero(kept)
+    ]
+    np.testing.assert_array_equal(chosen.tokens, np.concatenate(expected))
+    np.testing.assert_array_equal(np.diff(chosen.offsets), list(map(len, expected)))
+    np.testing.assert_array_equal(chosen.num_bytes, tokens.set.num_bytes[kept])
+
+
+def test_a_context_ends_where_its_window_begins(text):
+    """B9: of a window, a gate sees what stands before it in its own document."""
+    tokens = text.tokens["test"]
+    found = language_text.window_contexts(tokens, text.encode, 16)
+    starts = tokens.window_starts(16)
+    document = np.searchsorted(tokens.set.offsets, starts, side="right") - 1
+    np.testing.assert_array_equal(found.spans[:, 1], starts)
+    assert (found.spans[:, 0] >= tokens.set.offsets[document]).all()
+    assert (np.diff(found.spans, axis=1) <= 16).all()
+    np.testing.assert_array_equal(found.empty, starts == tokens.set.offsets[document])
+    assert not found.known[found.empty].any()
+
+    last = starts[-1]  # whatever stands in it, no context is another
+    begin = int(tokens.begins[last])
+    changed = dataclasses.replace(
+        tokens, flat=tokens.flat[:begin] + b"x" * (len(tokens.flat) - begin)
+    )
+    again = language_text.window_contexts(changed, text.encode, 16)
+    np.testing.assert_array_equal(again.features, found.features)
+
+
+# ── losses by token ─────────────────────────────────────────────────────────────────────────────
+
+
+def test_token_losses_are_those_of_the_evaluation():
+    model = TransformerConfig(
+        num_tokens=7, num_states=8, width=8, num_layers=1, num_heads=2, ffn_width=16
+    )
+    config = TrainConfig(model=model, num_positions=4, batch_size=3)
+    network = transformer(model)
+    state = init_state(jax.random.key(0), network, make_optimiser(config.optimiser, 10), ema=False)
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(0, 7, 21).astype(np.uint8)
+    documents = TokenSet(tokens, np.array([0, 6, 6, 21]), np.array([6, 0, 15]))
+    found = token_losses(state.params, config, documents, batch_size=2)
+    assert found.shape == tokens.shape
+    by_document = np.array([found[:6].sum(), 0, found[6:].sum()])
+    np.testing.assert_allclose(by_document, evaluated(state, config, documents).nats, rtol=1e-5)
+
+    window = np.r_[7, tokens[10:13]]  # the second of the last document, behind the mask
+    log_law = jax.nn.log_softmax(network.apply(state.params, window))
+    np.testing.assert_allclose(
+        found[10:14], -log_law[np.arange(4), tokens[10:14]], rtol=1e-5, atol=1e-6
+    )
+    masked = dataclasses.replace(
+        config, objective="masked", model=dataclasses.replace(model, causal=False)
+    )
+    with pytest.raises(ValueError, match=r"`config\.objective` must be autoregressive"):
+        token_losses(state.params, masked, documents)
+
+
+# ── arms ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_arms_by_name():
+    assert parsed_arm("domain") == Arm(kind="domain", num_experts=None)
+    assert parsed_arm("warm:3") == Arm(kind="warm", num_experts=3)
+    assert parsed_arm("warm:3").name == "warm:3"
+    for bad in ("domain:2", "cluster", "file:2", "cluster:two", "cluster:-1"):
+        with pytest.raises(ValueError, match="`arms` must be `domain`, or KIND:K"):
+            parsed_arm(bad)
+    with pytest.raises(ValueError, match="`K of an arm` must be at least 2; it is 1"):
+        parsed_arm("random:1")
+
+
+def test_shares_sum_to_the_steps():
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        weights = rng.dirichlet(np.ones(5))
+        steps = language_training.shares(weights, 97)
+        assert steps.sum() == 97
+        assert (steps >= 1).all()
+        if (weights * 97 > 1).all():
+            assert (abs(steps - weights * 97) < 1).all()
+    assert language_training.shares(np.array([0.999, 0.001]), 10).tolist() == [9, 1]
+
+
+def test_clusters_are_balanced_by_load_and_one_rule_labels_all(text):
+    trainer = Trainer(text=text, config=_config(Path()), mesh=make_mesh(1))
+    arm = Arm(kind="cluster", num_experts=3)
+    partition, part_of = trainer.partition(arm)
+    sizes = np.diff(text.tokens["train"].set.offsets)
+    loads = trainer.part_tokens(part_of["train"], "train", 3)
+    assert loads.max() - loads.mean() <= sizes.max()
+    np.testing.assert_allclose(trainer.weights(arm), loads / sizes.sum())
+    assert partition.search is not None
+    assert partition.search["drawn"] == 0
+    free, _ = trainer.partition(Arm(kind="unbalanced", num_experts=3))
+    assert free.search is not None
+    assert free.search["mean_cosine"] >= partition.search["mean_cosine"] - 1e-6
+    # The domains have no word in common: free clusters are the domains.
+    found = np.array([text.tokens[s].domains[d] for s in text.tokens for d in _all(text, s)])
+    assert len({(a, b) for a, b in zip(free.part_of, found, strict=True)}) == 3
+
+
+def _all(text, split):
+    return range(len(text.tokens[split].domains))
+
+
+def test_a_document_without_features_is_drawn(corpora):
+    features = np.random.default_rng(0).standard_normal((120, 4))
+    features[[3, 117]] = np.nan
+    loads = np.ones(120, int)
+    options = {"features": features, "loads": loads, "fitted_on": 100, "seed": 0}
+    found = partitions.by_balanced_clusters(corpora, 4, **options)
+    drawn = partitions.at_random(corpora, 4, seed=0)
+    np.testing.assert_array_equal(found.part_of[[3, 117]], drawn.part_of[[3, 117]])
+    assert found.search is not None
+    assert found.search["drawn"] == 2
+
+
+def test_too_many_parts_are_refused(text):
+    trainer = Trainer(text=text, config=_config(Path(), num_positions=4000), mesh=make_mesh(1))
+    with pytest.raises(ValueError, match="must leave each part of random:3 4000 tokens of train"):
+        trainer.partition(Arm(kind="random", num_experts=3))
+
+
+# ── members ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def _trained(text, folder, **changes):
+    trainer = Trainer(text=text, config=_config(folder, **changes), mesh=make_mesh(1))
+    return trainer, trainer.centre()
+
+
+def test_a_member_is_the_run_of_its_config(text, tmp_path):
+    """A member's seeds and rates ride one program, and are what each would be alone."""
+    trainer, member = _trained(text, tmp_path)
+    assert member.num_tokens == 20 * 64
+    assert len(member.rates) == 2
+    best = min(member.rates, key=member.rates.__getitem__)
+    assert member.config.optimiser.learning_rate == float(best)
+    data = language_training.MemberData(
+        text.tokens["train"].set, text.tokens["validation"].set, text.tokenizer, {}
+    )
+    for number, seed in enumerate(trainer.seeds):
+        run = make_run(dataclasses.replace(member.config, seed=seed), data, Watch())
+        state = run.init()
+        for step in range(run.num_steps):
+            state, _ = run.update(state, step)
+        for a, b in zip(
+            jax.tree.leaves(member.of_seed(number)), jax.tree.leaves(state.params), strict=True
+        ):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_a_rate_that_breaks_is_not_chosen(text, tmp_path):
+    _, member = _trained(text, tmp_path, rates=(1e38, 1e-3), num_seeds=1)
+    assert member.config.optimiser.learning_rate == 1e-3
+    assert member.rates["1e+38"] == np.inf
+    with pytest.raises(ValueError, match="`rates` must hold one at which training is finite"):
+        _trained(text, tmp_path / "none", rates=(1e38,), num_seeds=1)
+
+
+# ── the study ───────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture(scope="module")
+def result(corpora, tmp_path_factory):
+    config = _config(tmp_path_factory.mktemp("language"))
+    holds = language.run(config, corpora, Console(quiet=True))
+    return holds, config, json.loads((config.out / "result.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.slow
+def test_every_claim_holds(result):
+    holds, config, found = result
+    assert holds
+    assert all(verdict["passed"] for verdict in found["verdicts"])
+    assert (config.out / "language.png").stat().st_size > 10_000
+    fields = "arm partition num_experts gate top seed nats_per_byte tokens flops"
+    assert all(list(row) == fields.split() for row in found["rows"])
+    arms = {row["arm"] for row in found["rows"]}
+    assert arms == {
+        *("centre", "experts", "warm experts", "parameter average"),
+        "centre, one expert's steps",
+    }
+    spent = {
+        (row["tokens"], row["flops"])
+        for row in found["rows"]
+        if row["arm"] != "centre, one expert's steps"
+    }
+    assert len(spent) == 1
+    (steps,) = {sum(arm["steps"]) for arm in found["summary"]["arms"] if arm["arm"] == "domain"}
+    assert steps == 20
+    losses = [row["nats_per_byte"] for row in found["rows"]]
+    assert np.isfinite(losses).all()
+    assert min(losses) > 0
+
+
+@pytest.mark.slow
+def test_domains_sum_to_the_whole(result, text):
+    _, _, found = result
+    sizes = text.tokens["test"].set.num_bytes
+    names = np.array(text.tokens["test"].domains)
+    shares = {name: sizes[names == name].sum() / sizes.sum() for name in dict.fromkeys(names)}
+    (centre,) = (row for row in found["summary"]["domains"] if row["arm"] == "centre")
+    whole = [row["nats_per_byte"] for row in found["rows"] if row["arm"] == "centre"]
+    assert sum(shares[name] * centre[name] for name in shares) == pytest.approx(np.mean(whole))
+
+
+@pytest.mark.slow
+def test_what_is_finished_is_not_done_again(result, corpora, monkeypatch, tmp_path):
+    """Without its cells, a study reads its members; without either, it measures the same."""
+    _, config, found = result
+    for cell in (config.out / "cells").iterdir():
+        cell.unlink()
+    updates = []
+    train = language_training.train
+
+    def counted(run, folder, **options):
+        outcome = train(run, folder, **options)
+        updates.append(outcome.step - outcome.began_at)
+        return outcome
+
+    monkeypatch.setattr(language_training, "train", counted)
+    language.run(config, corpora, Console(quiet=True))
+    again = json.loads((config.out / "result.json").read_text(encoding="utf-8"))
+    assert updates
+    assert set(updates) == {0}
+    assert again["rows"] == found["rows"]
+
+    monkeypatch.setattr(language, "measure", None)  # with its cells, nothing is trained or scored
+    language.run(config, corpora, Console(quiet=True))
+
+
+@pytest.mark.slow
+def test_killed_between_members_it_goes_on(result, corpora, monkeypatch, tmp_path):
+    _, config, found = result
+    config = dataclasses.replace(config, out=tmp_path)
+    train, calls = language_training.train, []
+
+    def killed(run, folder, **options):
+        calls.append(folder)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return train(run, folder, **options)
+
+    monkeypatch.setattr(language_training, "train", killed)
+    with pytest.raises(KeyboardInterrupt):
+        language.run(config, corpora, Console(quiet=True))
+    language.run(config, corpora, Console(quiet=True))
+    again = json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))
+    assert again["rows"] == found["rows"]
+
+
+@pytest.mark.slow
+def test_the_tables(result):
+    _, _, found = result
+    spent, ladder, account, domains = language_report.markdown(found)
+    assert "| warm:2 |" in spent
+    assert "| centre |" in spent
+    assert "Bayes, full" in ladder
+    assert "domain: Bayes" in account
+    assert domains.splitlines()[0] == "| nats per byte | kjv | shakespeare | stdlib |"
+
+
+def test_bad_options(tmp_path, capsys):
+    for options, words in (
+        (("--arms", "files"), "`arms` must be `domain`, or KIND:K"),
+        (("--controls", "random:9"), "`controls` must be some of `arms`"),
+        (("--rates", "0"), "`rates` must lie in (0, inf)"),
+        (("--num-seeds", "0"), "`num_seeds` must be at least 1; it is 0"),
+    ):
+        assert language.main(["--out", str(tmp_path), *options]) == 2
+        assert words in capsys.readouterr().err
