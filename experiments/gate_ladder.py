@@ -69,6 +69,19 @@ class ContextLaws:
         return ContextLaws(names=(), fixed=empty, prior=empty)
 
 
+@dataclass(frozen=True, kw_only=True)
+class TokenLaws:
+    """What gates say before each token that are no function of the experts' likelihoods."""
+
+    names: tuple[str, ...]  # [E]
+    log_laws: np.ndarray  # [N, E, K] log ρ_k(x^{<i})
+
+    @staticmethod
+    def none(num_bytes: int, num_experts: int) -> "TokenLaws":
+        """No such gate, E = 0."""
+        return TokenLaws(names=(), log_laws=np.zeros((num_bytes, 0, num_experts)))
+
+
 class Scores(NamedTuple):
     """Sums of −log p over each window, in nats, and how sure the gates were."""
 
@@ -79,13 +92,17 @@ class Scores(NamedTuple):
 
 
 def gate_names(
-    prefixes: Sequence[int], *, num_alphas: int, contexts: Sequence[str] = ()
+    prefixes: Sequence[int],
+    *,
+    num_alphas: int,
+    contexts: Sequence[str] = (),
+    running: Sequence[str] = (),
 ) -> tuple[str, ...]:
     """The gates of `Scores.soft`, in order."""
     kept = [f"prefix {length}" for length in prefixes]
     shared = ["fixed share"] * num_alphas
     informed = [f"{name}{INFORMED}" for name in contexts]
-    return ("static", "last token", *kept, *shared, *contexts, *informed, "Bayes")
+    return ("static", "last token", *kept, *shared, *contexts, *informed, *running, "Bayes")
 
 
 def lanes(sequences: Sequences) -> np.ndarray:
@@ -119,6 +136,7 @@ def score(
     prefixes: Sequence[int],
     alphas: Sequence[float],
     contexts: ContextLaws | None = None,
+    running: TokenLaws | None = None,
 ) -> Scores:
     """Run every gate over every sequence, in float64 on the host's CPU.
 
@@ -129,17 +147,21 @@ def score(
         prefixes: [M] bytes after which a gate is kept.
         alphas: [A] of fixed-share.
         contexts: laws of each sequence, for gates that read its context.
+        running: laws of each byte, for gates that read what stands before it.
 
     Raises:
-        ValueError: if a law of a context is none.
+        ValueError: if a law of a context or of a byte is none.
     """
     num_windows = sequences.windows.size
     if contexts is not None:
         check_log_law("contexts.fixed", contexts.fixed)
         check_log_law("contexts.prior", contexts.prior)
+    if running is not None:
+        check_log_law("running.log_laws", running.log_laws)
     contexts = contexts or ContextLaws.none(sequences.starts.size, log_prior.size)
-    names = gate_names(prefixes, num_alphas=len(alphas), contexts=contexts.names)
-    num_gates = len(names)
+    running = running or TokenLaws.none(sequences.num_bytes, log_prior.size)
+    of_laws = {"contexts": contexts.names, "running": running.names}
+    num_gates = len(gate_names(prefixes, num_alphas=len(alphas), **of_laws))
     window = np.zeros(sequences.num_bytes, int)
     window[sequences.windows[1:]] = 1
     window = np.cumsum(window)
@@ -158,7 +180,8 @@ def score(
         law = _Law(*map(jnp.asarray, (log_prior, np.array(prefixes, int), np.array(alphas))))
         rungs = jax.vmap(lambda c: _start(law, c))(jnp.asarray(laws[np.zeros(_LANES, int)]))
         for here in chunks(sequences):
-            bytes_here = (token_log_probs[here], first[here], laws[sequence[here]])
+            of_bytes = running.log_laws[here]
+            bytes_here = (token_log_probs[here], first[here], laws[sequence[here]], of_bytes)
             rungs, found = _chunk(rungs, *bytes_here, law)
             real = here >= 0
             _add(sums, window[here[real]], *(np.asarray(x)[real] for x in found))
@@ -242,21 +265,24 @@ def losses(log_weights: Array, log_probs: Array) -> tuple[Array, Array]:
 
 @jax.jit
 def _chunk(
-    rungs: Rungs, log_probs: Array, first: Array, context: Array, law: _Law
+    rungs: Rungs, log_probs: Array, first: Array, context: Array, running: Array, law: _Law
 ) -> tuple[Rungs, tuple[Array, Array, Array]]:
     """Losses [T, L, G, C], those of `hard_after` [T, L, M], and margins [T, L, G]."""
     advance = jax.vmap(_advance, (0, 0, 0, 0, None))
     inputs = (log_probs, first, context)
     rungs, before = jax.lax.scan(lambda r, x: advance(r, *x, law), rungs, inputs)
 
-    def at_byte(state: Rungs, log_probs: Array, context: Array) -> tuple[Array, Array, Array]:
+    def at_byte(
+        state: Rungs, log_probs: Array, context: Array, running: Array
+    ) -> tuple[Array, Array, Array]:
         last, bayes = state.last.log_weights[None], state.bayes.log_weights[None]
         static = jax.nn.log_softmax(law.log_prior)[None]
         kept, shared = state.kept.log_weights, state.shared.log_weights
-        gates = (static, last, kept, shared, context[0], state.informed.log_weights, bayes)
+        informed = state.informed.log_weights
+        gates = (static, last, kept, shared, context[0], informed, running, bayes)
         by_top, margin = jax.vmap(losses, (0, None))(jnp.concatenate(gates), log_probs)
         of_kept = by_top[2 : 2 + law.prefixes.size]
         hard_after = jnp.where(state.seen < law.prefixes, of_kept[:, -1], of_kept[:, 0])
         return by_top, hard_after, margin
 
-    return rungs, jax.vmap(jax.vmap(at_byte))(before, log_probs, context)
+    return rungs, jax.vmap(jax.vmap(at_byte))(before, log_probs, context, running)

@@ -23,7 +23,15 @@ import numpy as np
 
 from dfm_jax.accounting import best_expert_bound, routing_cost
 from dfm_jax.types import Array
-from experiments.gate_ladder import INFORMED, TOPS, ContextLaws, Scores, Sequences, gate_names
+from experiments.gate_ladder import (
+    INFORMED,
+    TOPS,
+    ContextLaws,
+    Scores,
+    Sequences,
+    TokenLaws,
+    gate_names,
+)
 from experiments.worlds import World
 
 _BLOCK = 256  # sequences
@@ -65,11 +73,13 @@ def account(
     *,
     prefixes: Sequence[int],
     contexts: ContextLaws | None = None,
+    running: TokenLaws | None = None,
 ) -> Account:
     """Split the losses of a ladder; `scores` are those of `world`, with a single alpha."""
     spans, num_experts = world.sequences, log_prior.size
     contexts = contexts or ContextLaws.none(spans.starts.size, num_experts)
-    names = gate_names(prefixes, num_alphas=1, contexts=contexts.names)
+    of_tokens = running.names if running else ()
+    names = gate_names(prefixes, num_alphas=1, contexts=contexts.names, running=of_tokens)
     sequence = np.searchsorted(spans.starts, spans.windows, side="right") - 1
     by_expert = -np.add.reduceat(world.log_probs, spans.windows)
     of_part = np.take_along_axis(world.log_probs, world.part[:, None], axis=1)[:, 0]
@@ -118,7 +128,7 @@ def account(
         price=exact_sums(price, unit_of_sequence),
         centre=exact_sums(centre, world.unit),
         sizes=np.bincount(world.unit, weights=sizes),
-        evaluations=evaluations(rungs, spans, num_experts, contexts.names),
+        evaluations=evaluations(rungs, spans, num_experts, (*contexts.names, *of_tokens)),
         b1_residual=float(b1_residual),
         b11_slack=float(b11_slack),
         flattery={
@@ -135,12 +145,12 @@ def evaluations(
     rungs: Sequence[tuple[str, str]],
     spans: Sequences,
     num_experts: int,
-    contexts: Sequence[str] = (),
+    routers: Sequence[str] = (),
 ) -> tuple[float, ...]:
     """Experts to run per byte: those that a gate watches, and those that it keeps.
 
     A gate that reads likelihoods runs every expert on every byte that it reads, whatever it keeps.
-    One that reads the context runs none for that: what it runs instead is no expert.
+    A router, which reads the context or the prefix, runs none for that: it is no expert.
     """
     lengths = np.diff(np.r_[spans.starts, spans.num_bytes])
 
@@ -150,7 +160,7 @@ def evaluations(
         if kind in ("prefix", "hard after"):
             read = np.minimum(lengths, int(length)).sum() / spans.num_bytes
             return float(read * num_experts + (1 - read) * kept)
-        return float(kept if gate in ("static", "oracle", *contexts) else num_experts)
+        return float(kept if gate in ("static", "oracle", *routers) else num_experts)
 
     return tuple(one(*rung) for rung in rungs)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.gate_ladder import ContextLaws, Scores, gate_names, score
+from experiments.gate_ladder import ContextLaws, Scores, TokenLaws, gate_names, score
 from experiments.ladder_account import account
 from experiments.statistics import document_interval
 from experiments.worlds import World
@@ -21,6 +21,7 @@ def ladder_record(
     prefixes: Sequence[int],
     num_draws: int,
     seed: int,
+    running: TokenLaws | None = None,
     num_bytes: np.ndarray | None = None,
     groups: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, Any]:
@@ -34,10 +35,11 @@ def ladder_record(
         prefixes: tokens after which a gate is kept.
         num_draws: of the bootstrap over units.
         seed: of the bootstrap.
+        running: laws of each of its tokens.
         num_bytes: [D] of each unit; by default a token is a byte.
         groups: units [D] by name, such as domains: each rung's loss on them besides.
     """
-    options = {"prefixes": prefixes, "contexts": laws}
+    options = {"prefixes": prefixes, "contexts": laws, "running": running}
     scores = score(world.log_probs, world.sequences, log_prior, alphas=[alpha], **options)
     found = account(world, scores, log_prior, **options)
     if num_bytes is not None:
@@ -57,6 +59,8 @@ def ladder_record(
             for name, units in groups.items()
         }
 
+    of_laws = {"contexts": laws.names if laws else (), "running": running.names if running else ()}
+    names = gate_names(prefixes, num_alphas=1, **of_laws)
     rows = [
         {
             "gate": gate,
@@ -79,15 +83,12 @@ def ladder_record(
         "b11_slack": found.b11_slack,
         "sum_residual": found.sum_residual(),
         "flattery": found.flattery,
-        "margins": _margins(scores, prefixes, laws.names if laws else ()),
+        "margins": _margins(scores, names),
     } | ({"centre_groups": by_group(found.centre)} if groups else {})
 
 
-def _margins(
-    scores: Scores, prefixes: Sequence[int], contexts: Sequence[str]
-) -> dict[str, dict[str, list[float]]]:
+def _margins(scores: Scores, names: Sequence[str]) -> dict[str, dict[str, list[float]]]:
     """By gate: the share of tokens in each bin of r_(1) − r_(2), and what top-1 costs there."""
-    names = gate_names(prefixes, num_alphas=1, contexts=contexts)
     total = scores.margin_bytes[0].sum()
     return {
         name: {

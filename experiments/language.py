@@ -77,6 +77,12 @@ class Config:
     """Learning rates; each member takes its best on validation, at the first seed."""
     warmup: float = 0.05
     """Share of a member's steps."""
+    router_width: int = 32
+    """Of the router that reads the prefix,"""
+    router_layers: int = 1
+    """its layers,"""
+    router_share: float = 0.25
+    """and its steps, as a share of the centre's."""
     prefixes: tuple[int, ...] = (4, 16)
     """Tokens after which a gate is kept."""
     num_features: int = 64
@@ -113,6 +119,8 @@ PRESETS = {
         num_positions=128,
         training_tokens=1_500_000,
         rates=(1e-3, 2e-3, 4e-3),
+        router_width=64,
+        router_layers=2,
         prefixes=(4, 16, 64),
         alphas=(0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3),
         num_seeds=3,
@@ -135,7 +143,16 @@ def check_config(config: Config) -> None:
     for name in ("single_seed", "controls"):
         known = set(getattr(config, name)) <= set(config.arms)
         require(known, f"`{name}` must be some of `arms`, {config.arms}", getattr(config, name))
-    for name in ("width", "num_layers", "num_heads", "batch_size", "training_tokens"):
+    check_interval("router_share", config.router_share, 0.0, np.inf, ends="()")
+    for name in (
+        "router_width",
+        "router_layers",
+        "width",
+        "num_layers",
+        "num_heads",
+        "batch_size",
+        "training_tokens",
+    ):
         check_count(name, getattr(config, name))
     check_count("num_positions", config.num_positions, at_least=2)
     for name in ("rates", "decays", "alphas"):

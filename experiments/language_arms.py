@@ -16,7 +16,8 @@ from dfm_jax.checks import check_count, require
 from dfm_jax.models import TransformerConfig
 from dfm_jax.models.sizes import num_parameters
 from dfm_jax.training.config import OptimiserConfig, TrainConfig
-from experiments import language_training, partitions
+from experiments import language_router, language_training, partitions
+from experiments.language_router import Router
 from experiments.language_text import SPLITS, Text
 from experiments.language_training import Begin, Member
 from experiments.partitions import Partition
@@ -74,15 +75,7 @@ class Trainer:
     @cached_property
     def network(self) -> TransformerConfig:
         """The architecture of every member."""
-        config = self.config
-        return TransformerConfig(
-            num_tokens=config.num_tokens,
-            num_states=config.num_tokens + 1,  # one stands before every window
-            width=config.width,
-            num_layers=config.num_layers,
-            num_heads=config.num_heads,
-            ffn_width=8 * (config.width // 3),
-        )
+        return self._network(self.config.width, self.config.num_layers)
 
     @property
     def num_parameters(self) -> int:
@@ -159,6 +152,24 @@ class Trainer:
         """What warm experts go on from: half of the centre's steps, on all of the text."""
         return self.centre(self.num_steps // 2)
 
+    def router(self, arm: Arm, number: int) -> Router:
+        """Of the parts of an arm, for its share of the centre's steps, with the seed of a place."""
+        partition, part_of = self.partition(arm)
+        config = self.config
+        return language_router.trained(
+            Path(config.out) / "members" / f"{arm.name.replace(':', '_')}" / f"router_{number}",
+            language_router.router_config(
+                self._network(config.router_width, config.router_layers),
+                num_steps=max(1, round(config.router_share * self.num_steps)),
+                batch_size=config.batch_size,
+                num_positions=config.num_positions,
+                seed=self.seeds[number],
+            ),
+            self.text.tokens["train"].set,
+            part_of["train"],
+            partition.num_parts,
+        )
+
     def weights(self, arm: Arm) -> np.ndarray:
         """[K] w_k, the share of training tokens."""
         partition, part_of = self.partition(arm)
@@ -178,6 +189,16 @@ class Trainer:
     @property
     def _tokens_per_step(self) -> int:
         return self.config.batch_size * self.config.num_positions
+
+    def _network(self, width: int, num_layers: int) -> TransformerConfig:
+        return TransformerConfig(
+            num_tokens=self.config.num_tokens,
+            num_states=self.config.num_tokens + 1,  # one stands before every window
+            width=width,
+            num_layers=num_layers,
+            num_heads=self.config.num_heads,
+            ffn_width=8 * (width // 3),
+        )
 
     def _goes_on(self, trunk: Member) -> Begin:
         def begin(seeds: Sequence[int]):

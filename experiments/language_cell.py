@@ -13,12 +13,13 @@ from sklearn.metrics import normalized_mutual_info_score
 
 from dfm_jax.accounting import routing_cost
 from dfm_jax.training.evaluation import token_losses
-from experiments import context_gates, language_text, worlds
+from experiments import context_gates, language_router, language_text, worlds
 from experiments.contexts import Contexts
 from experiments.fixed_share import fixed_share_losses
-from experiments.gate_ladder import ContextLaws
+from experiments.gate_ladder import ContextLaws, TokenLaws
 from experiments.ladder_record import ladder_record
 from experiments.language_arms import Arm, Trainer
+from experiments.language_router import Router
 from experiments.language_text import HELD_OUT
 from experiments.language_training import Member
 from experiments.worlds import World
@@ -43,6 +44,7 @@ def measure(trainer: Trainer, arm: Arm, number: int) -> dict[str, Any]:
         )
         held[split] = {world.name: world for world in found}
     laws, fitted = _context_laws(trainer, arm, held, log_prior)
+    router, running, temperature = _running_laws(trainer, arm, held["validation"]["reset"], number)
     records = {}
     for name, world in held["test"].items():
         tuning = held["validation"][name]
@@ -53,12 +55,14 @@ def measure(trainer: Trainer, arm: Arm, number: int) -> dict[str, Any]:
             log_prior,
             alpha,
             laws if name == "reset" else None,
+            running=running if name == "reset" else None,
             prefixes=config.prefixes,
             num_draws=config.num_draws,
             seed=number,
             num_bytes=_test_bytes(trainer),
             groups=_domains(trainer),
         )
+    fitted["temperatures"]["running router"] = {"fixed": temperature}
     records["reset"]["contexts"] = fitted
     worth = held["test"]["reset"]
     return {
@@ -77,6 +81,7 @@ def measure(trainer: Trainer, arm: Arm, number: int) -> dict[str, Any]:
             "tokens": centre.num_tokens,
             "flops": centre.flops,
         },
+        "router": {"tokens": router.num_tokens, "flops": router.flops},
         "rates": [expert.rates for expert in experts],
         "centre_rates": centre.rates,
         "curves": [expert.curve for expert in experts],
@@ -149,6 +154,18 @@ def _context_laws(
         "wordless": int((~judged.known & ~judged.empty).sum()),
         "sequences": len(judged.spans),
     }
+
+
+def _running_laws(
+    trainer: Trainer, arm: Arm, validation: World, number: int
+) -> tuple[Router, TokenLaws, dict[str, Any]]:
+    """What the router that reads the prefix says before each token of test, tempered."""
+    router = trainer.router(arm, number)
+    here, there = (
+        language_router.router_laws(router, trainer.text.tokens[split].set) for split in HELD_OUT
+    )
+    laws, found = language_router.tempered(here, validation.log_probs, there)
+    return router, TokenLaws(names=("running router",), log_laws=laws[:, None]), found
 
 
 @cache

@@ -95,6 +95,7 @@ def arms(cells: Sequence[Cell], rates: Sequence[float]) -> list[dict[str, Any]]:
     for cell in _firsts(cells):
         steps, share = cell["steps"], cell["weights"]
         more = {"steps": steps, "weights": share, "domains": cell["domains"]}
+        more["router"] = cell["router"]
         table.append(arm(cell["partition"], cell, cell["rates"]) | more)
     return table
 
@@ -146,9 +147,10 @@ def print_tables(console: Console, rows: Sequence[Row], summary: Mapping[str, An
 
 def _arms(arms: Sequence[Mapping[str, Any]]):
     table = narrow_table(
-        *("arm", "steps", "tokens", "FLOPs", "rates", "tuning tokens"),
+        *("arm", "steps", "tokens", "FLOPs", "rates", "tuning tokens", "router"),
         title="What each arm was trained on, a seed",
-        caption="Every member takes its best rate on its own validation text.",
+        caption="Every member takes its best rate on its own validation text.\n"
+        "router: its FLOPs over those of the arm, beside them.",
     )
     for arm in arms:
         table.add_row(*_arm_cells(arm))
@@ -164,10 +166,11 @@ def _arm_cells(arm: Mapping[str, Any]) -> list[str]:
         f"{arm['flops']:.3g}",
         ", ".join(f"{rate:g}" for rate in arm["rates"]),
         f"{arm['tuning_tokens']:,}",
+        f"{arm['router']['flops'] / arm['flops']:.1%}" if "router" in arm else "",
     ]
 
 
-_SHOWN = ("static", "fixed share", "Bayes", "oracle")
+_SHOWN = ("static", "fixed share", "running router", "Bayes", "oracle")
 
 
 def _domains(found: Sequence[Mapping[str, Any]]):
@@ -187,7 +190,7 @@ def _domains(found: Sequence[Mapping[str, Any]]):
 def markdown(result: Mapping[str, Any]) -> list[str]:
     """The tables of `experiments/README.md`, from what `result.json` holds."""
     rows, summary = result["summary"]["comparisons"], result["summary"]
-    head = ["arm", "steps of a member", "tokens", "FLOPs", "rates", "tuning tokens"]
+    head = ["arm", "steps of a member", "tokens", "FLOPs", "rates", "tuning tokens", "router"]
     spent = [head, *(_arm_cells(arm) for arm in summary["arms"])]
     names = [name for name in summary["domains"][0] if name not in ("arm", "gate")]
     domains = [["nats per byte", *names]]

@@ -13,7 +13,15 @@ from dfm_jax import gates
 from dfm_jax.experts import mixture_log_prob
 from experiments import gate_ladder, ladder_account
 from experiments.fixed_share import fixed_share_losses
-from experiments.gate_ladder import TOPS, ContextLaws, Sequences, gate_names, losses, score
+from experiments.gate_ladder import (
+    TOPS,
+    ContextLaws,
+    Sequences,
+    TokenLaws,
+    gate_names,
+    losses,
+    score,
+)
 from experiments.ladder_account import account, evaluations, exact_sums
 from experiments.worlds import World
 
@@ -123,6 +131,29 @@ def test_laws_of_contexts_stay_or_are_priors_of_the_library_gate(text, x64):
     without = score(log_probs, spans, LOG_PRIOR, **options)
     kept = [names.index(name) for name in ("static", "last token", "prefix 2", "Bayes")]
     np.testing.assert_allclose(scores.soft[:, kept], without.soft[:, [0, 1, 2, -1]], atol=1e-12)
+
+
+@pytest.mark.statement("D12")
+def test_laws_of_tokens_mix_as_they_stand(text, x64):
+    log_probs, spans = text
+    laws = np.random.default_rng(5).dirichlet(np.ones(3), size=(spans.num_bytes, 2))
+    running = TokenLaws(names=("one", "two"), log_laws=np.log(laws))
+    options = {"prefixes": PREFIXES, "alphas": ALPHAS, "contexts": _contexts(spans.starts.size)}
+    scores = score(log_probs, spans, LOG_PRIOR, running=running, **options)
+    of_laws = {"contexts": ("near", "far"), "running": running.names}
+    names = gate_names(PREFIXES, num_alphas=2, **of_laws)
+    assert names[-3:] == ("one", "two", "Bayes")
+    for e, name in enumerate(running.names):
+        for t, top in enumerate(TOPS):
+            nll = _nll(_cut(laws[:, e], top), log_probs)
+            found = scores.soft[:, names.index(name), t]
+            np.testing.assert_allclose(found, _in_windows(nll, spans.windows), atol=1e-12)
+    without = score(log_probs, spans, LOG_PRIOR, **options)
+    kept = [place for place, name in enumerate(names) if name not in running.names]
+    np.testing.assert_allclose(scores.soft[:, kept], without.soft, atol=1e-12)
+    wrong = TokenLaws(names=running.names, log_laws=running.log_laws + 0.1)
+    with pytest.raises(ValueError, match=r"`exp\(running\.log_laws\)` must sum to 1"):
+        score(log_probs, spans, LOG_PRIOR, running=wrong, **options)
 
 
 def test_a_context_law_that_is_none_is_refused(text, x64):

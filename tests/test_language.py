@@ -20,6 +20,7 @@ from dfm_jax.training.state import init_state, make_optimiser
 from experiments import (
     language,
     language_report,
+    language_router,
     language_text,
     language_training,
     partitions,
@@ -270,6 +271,49 @@ def test_a_rate_that_breaks_is_not_chosen(text, tmp_path):
     assert member.rates["1e+38"] == np.inf
     with pytest.raises(ValueError, match="`rates` must hold one at which training is finite"):
         _trained(text, tmp_path / "none", rates=(1e38,), num_seeds=1)
+
+
+# ── the router that reads the prefix ────────────────────────────────────────────────────────────
+
+
+@pytest.mark.statement("D11")
+def test_a_router_learns_the_part_and_reads_the_prefix_alone(text, tmp_path):
+    """Cross-entropy finds r_k(x^{<i}); no token changes the law before it (B9)."""
+    trainer = Trainer(text=text, config=_config(tmp_path, router_share=8.0), mesh=make_mesh(1))
+    arm = Arm(kind="domain", num_experts=None)
+    router = trainer.router(arm, 0)
+    assert router.num_tokens == 160 * 64
+    tokens = text.tokens["test"].set
+    laws = language_router.router_laws(router, tokens)
+    np.testing.assert_allclose(np.exp(laws).sum(1), 1, rtol=1e-5)
+    _, part_of = trainer.partition(arm)
+    own = np.repeat(part_of["test"], np.diff(tokens.offsets))
+    place = np.arange(len(own)) - np.repeat(tokens.offsets[:-1], np.diff(tokens.offsets))
+    nats = -laws[np.arange(len(own)), own]
+    assert nats[place % 16 == 0].mean() > 0.5 * np.log(3)  # nothing read
+    assert nats[place % 16 > 8].mean() < 0.2 * np.log(3)  # the domains share no word
+
+    at = 5
+    changed = tokens.tokens.copy()
+    changed[at] = 0 if changed[at] else 1
+    again = language_router.router_laws(router, tokens._replace(tokens=changed))
+    np.testing.assert_array_equal(again[: at + 1], laws[: at + 1])
+    assert (again[at + 1] != laws[at + 1]).any()
+
+
+def test_a_router_is_tempered_by_what_it_decodes():
+    rng = np.random.default_rng(0)
+    truth = rng.dirichlet(np.ones(3), 4000)
+    parts = (truth.cumsum(1) > rng.random((4000, 1))).argmax(1)
+    # Experts that tell the part for certain: then what decodes best is the part's own law.
+    log_probs = np.log(np.where(np.arange(3) == parts[:, None], 0.5, 1e-12))
+    sharp = 2.5 * np.log(truth)
+    sharp -= np.log(np.exp(sharp).sum(1, keepdims=True))
+    laws, found = language_router.tempered(sharp, log_probs, sharp)
+    assert found["temperature"] == pytest.approx(2.5, rel=0.1)
+    assert not found["at_bound"]
+    np.testing.assert_allclose(np.exp(laws).sum(1), 1)
+    assert abs(np.exp(laws) - truth).max() < 0.05
 
 
 # ── the study ───────────────────────────────────────────────────────────────────────────────────

@@ -1,0 +1,182 @@
+"""A router that reads the prefix: a transformer trained to tell the part of each token.   [D11]
+
+    min_φ E[−log ρ̂_k(x^{<i}; φ)],  k the part of token i
+
+over training windows; row i of its law mixes the experts' laws of token i. Its temperature is
+fitted on validation to what is decoded, −Σ_i log Σ_k ρ̂_k(x^{<i})^{1/τ} p_k(x^i | x^{<i}) / Z.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dfm_jax.data.tokens import TokenSet
+from dfm_jax.gates import fit_temperature
+from dfm_jax.models import Network, Params, TransformerConfig
+from dfm_jax.models import router as router_network
+from dfm_jax.models.sizes import flops_per_token
+from dfm_jax.objectives import router_loss
+from dfm_jax.training.batches import cut_windows, document_pieces, stream_windows
+from dfm_jax.training.checkpoint import read_checkpoint
+from dfm_jax.training.config import OptimiserConfig, TrainConfig, Watch, to_json
+from dfm_jax.training.loop import keyed_run, train
+from dfm_jax.training.state import TrainState, init_state, make_optimiser
+from dfm_jax.training.step import make_train_step
+from dfm_jax.training.terms import Terms
+from dfm_jax.types import Array, ArrayLike, Key
+
+_TEMPERATURES = (0.1, 10.0)
+_BATCH = 64  # windows that are routed together
+
+
+class RoutedBatch(NamedTuple):
+    """Sequences, which of their tokens count, and the part that each token is of."""
+
+    tokens: ArrayLike
+    valid: ArrayLike
+    parts: ArrayLike
+
+
+@dataclass(frozen=True, kw_only=True)
+class Router:
+    """A trained router."""
+
+    config: TrainConfig
+    num_experts: int
+    params: Params
+
+    @property
+    def network(self) -> Network:
+        """Its trunk under a head over the experts."""
+        return router_network(self.config.model, self.num_experts)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that it was trained on."""
+        return self.config.num_steps * self.config.batch_size * self.config.num_positions
+
+    @property
+    def flops(self) -> float:
+        """Of its training."""
+        length = self.config.num_positions
+        per_token = flops_per_token(self.config.model, length, num_outputs=self.num_experts)
+        return 3 * per_token * self.num_tokens
+
+
+def trained(
+    folder: Path, config: TrainConfig, documents: TokenSet, parts: np.ndarray, num_experts: int
+) -> Router:
+    """Train a router, or go on with it from what lies in `folder`.
+
+    Args:
+        folder: of this router.
+        config: of its trunk and its training.
+        documents: training text.
+        parts: [D] the part of each document.
+        num_experts: K.
+    """
+    network = router_network(config.model, num_experts)
+    optimiser = make_optimiser(config.optimiser, config.num_steps)
+    terms_of = _terms(network, config.model.num_tokens)
+    step = jax.jit(make_train_step(terms_of, optimiser), donate_argnums=0)
+    init_key, batch_key, step_key = jax.random.split(jax.random.key(config.seed), 3)
+    of_tokens = np.repeat(parts, np.diff(documents.offsets))
+    shape = config.num_positions, config.batch_size
+    words, labels = stream_windows(documents.tokens, *shape), stream_windows(of_tokens, *shape)
+
+    def batches(key: Key, index: ArrayLike) -> Any:
+        here = words(key, index)  # a key draws the same windows of both
+        return RoutedBatch(*here, labels(key, index).tokens)
+
+    def init() -> TrainState:
+        return init_state(jax.random.clone(init_key), network, optimiser, ema=False)
+
+    run = keyed_run(init, step, batches, batch_key, step_key, num_steps=config.num_steps)
+    record = {"config": to_json(config), "data": documents.digest, "parts": parts.tolist()}
+    every = max(1, config.num_steps // 10)
+    outcome = train(run, folder, config=record, watch=Watch(log_every=every, save_every=every))
+    template = jax.eval_shape(init)
+    state = read_checkpoint(folder / str(outcome.step), template, config=record)
+    return Router(config=config, num_experts=num_experts, params=jax.device_get(state.params))
+
+
+def router_laws(router: Router, documents: TokenSet) -> np.ndarray:
+    """log ρ̂_k(x^{<i}) before every token, in windows from the beginnings of documents: [M, K]."""
+    pieces = document_pieces(documents.offsets, router.config.num_positions)
+    network, start = router.network, router.config.model.num_tokens
+
+    @jax.jit
+    def laws(params: Params, tokens: Array) -> Array:
+        return jax.vmap(lambda row: _log_law(network, params, row, start))(tokens)
+
+    found = []
+    for first in range(0, len(pieces), _BATCH):
+        here = pieces[first : first + _BATCH]
+        padded = np.concatenate([here, np.zeros((_BATCH - len(here), 2), np.int64)])
+        batch = cut_windows(documents.tokens, padded, router.config.num_positions)
+        found.append(np.asarray(laws(router.params, batch.tokens))[np.asarray(batch.valid)])
+    return np.concatenate(found).astype(np.float64)
+
+
+def tempered(
+    validation: np.ndarray, log_probs: np.ndarray, test: np.ndarray
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Laws of test at the temperature that decodes validation best, and that temperature.
+
+    Args:
+        validation: [M, K] laws of the tokens of validation,
+        log_probs: [M, K] and what the experts give each of them.
+        test: [M', K] laws.
+    """
+    cpu = jax.local_devices(backend="cpu")[0]
+    with jax.enable_x64(True), jax.default_device(cpu):
+        found = _fitted(validation, log_probs)
+        laws = jax.nn.log_softmax(jnp.asarray(test) / found.temperature, axis=-1)
+    return np.asarray(laws), {
+        "temperature": float(found.temperature),
+        "at_bound": bool(found.at_bound),
+    }
+
+
+@jax.jit
+def _fitted(laws: Array, log_probs: Array):
+    def loss(temperature: Array) -> Array:
+        weights = jax.nn.log_softmax(laws / temperature, axis=-1)
+        return -jnp.sum(jax.nn.logsumexp(weights + log_probs, axis=-1))
+
+    return fit_temperature(loss, *_TEMPERATURES, num_starts=12, num_steps=16)
+
+
+def router_config(
+    model: TransformerConfig, *, num_steps: int, batch_size: int, num_positions: int, seed: int
+) -> TrainConfig:
+    """How routers are trained: as the experts are, at the default rate."""
+    return TrainConfig(
+        model=model,
+        optimiser=OptimiserConfig(warmup_steps=max(1, num_steps // 20)),
+        num_steps=num_steps,
+        batch_size=batch_size,
+        num_positions=num_positions,
+        windows="stream",
+        seed=seed,
+    )
+
+
+def _log_law(network: Network, params: Params, tokens: Array, start: int) -> Array:
+    """[N, K]: row i has read what stands before token i."""
+    before = jnp.concatenate([jnp.full((1,), start, tokens.dtype), tokens[:-1]])
+    return jax.nn.log_softmax(network.apply(params, before))
+
+
+def _terms(network: Network, start: int) -> Any:
+    def terms(params: Params, batch: RoutedBatch, key: Key | None = None) -> Terms:
+        tokens, valid = jnp.asarray(batch.tokens), jnp.asarray(batch.valid)
+        laws = _log_law(network, params, tokens, start)
+        nats = jax.vmap(router_loss)(laws, batch.parts)
+        return Terms(jnp.where(valid, nats, 0.0), valid)
+
+    return terms
