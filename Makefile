@@ -51,6 +51,7 @@ compare: $(STAMP) ## every statement verified, then centre and experts compared 
 	$(BIN)/python -m dfm_jax verify
 	$(BIN)/python -m experiments.equality --preset quick
 	$(BIN)/python -m experiments.counting --preset quick
+	$(BIN)/python -m experiments.language --preset quick
 
 # Where libtpu is not installed, the study says so and skips.
 compile-tpu: $(STAMP) ## every program compiled for TPUs: who talks to whom, memory, FLOPs

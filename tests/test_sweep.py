@@ -4,6 +4,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -52,6 +53,25 @@ def test_a_grid_is_every_combination_and_what_is_a_number_rides():
     assert [len(group) for group in groups] == [8, 8]
     assert {c.model.width for c in groups[0]} == {8}
     assert [c.seed for c in groups[1]] == [0] * 4 + [1] * 4
+
+
+def test_warm_ups_of_any_length_ride(data):
+    """One program, and each run is what it is alone."""
+    configs = grid(BASE, {"optimiser.warmup_steps": (0, 3)})
+    assert len(by_shape(configs)) == 1
+    run, _ = make_sweep(configs, data, WATCH, make_mesh(1))
+    state, _ = run.update(run.init(), 0)
+    for number, config in enumerate(configs):
+        alone = make_run(config, data, WATCH)
+        expected, _ = alone.update(alone.init(), 0)
+        kernels = [leaf[number] for leaf in jax.tree.leaves(state.params)]
+        for a, b in zip(kernels, jax.tree.leaves(expected.params), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    first, second = (jax.tree.map(lambda leaf, r=r: leaf[r], state.params) for r in (0, 1))
+    assert any(
+        np.abs(a - b).max() > 1e-4
+        for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True)
+    )
 
 
 @pytest.mark.parametrize(

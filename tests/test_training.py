@@ -233,8 +233,7 @@ def test_matrices_decay_and_the_stacked_norms_of_a_scan_do_not():
 
 
 def test_the_rate_rises_to_its_peak_and_ends_at_its_fraction():
-    config = OptimiserConfig(warmup_steps=4, final_fraction=0.1)
-    shape = np.array([learning_rate_shape(jnp.asarray(s), config, 12) for s in range(13)])
+    shape = np.array([learning_rate_shape(jnp.asarray(s), 4, 12, 0.1) for s in range(13)])
     np.testing.assert_allclose(shape[:4], [0.25, 0.5, 0.75, 1.0])
     assert shape[4] == 1.0
     assert np.all(np.diff(shape[4:]) < 0)

@@ -12,11 +12,11 @@ import tyro
 class Sweep:
     r"""Train every combination of values; runs that differ in numbers alone are one program.
 
-    Seeds, learning rates, weight decays and numbers of steps ride a mapped axis, cut over the
-    devices. Combinations of other fields are groups, each a folder RUN/group_000 and so on, trained
-    one after another, or one by --group. The same command goes on after any interruption. A run
-    that is not finite stops alone. Exit status: 0 finished; 2 bad input; 130 or 143 stopped by
-    SIGINT or SIGTERM, everything saved.
+    Seeds, learning rates, weight decays, warm-ups and numbers of steps ride a mapped axis, cut over
+    the devices. Combinations of other fields are groups, each a folder RUN/group_000 and so on,
+    trained one after another, or one by --group. The same command goes on after any interruption.
+    A run that is not finite stops alone. Exit status: 0 finished; 2 bad input; 130 or 143 stopped
+    by SIGINT or SIGTERM, everything saved.
 
     For example:
 

@@ -12,6 +12,7 @@ from jaxtyping import Integer
 from dfm_jax.checks import check_count, require
 from dfm_jax.types import Array, ArrayLike, Bool, Int, Key, typed
 
+_GRAIN = 2**16  # tokens; what a stream is filled up to
 _ROUNDS = 6  # of the Feistel network; four already pass the tests
 
 
@@ -36,15 +37,17 @@ def stream_windows(tokens: np.ndarray, num_positions: int, batch_size: int) -> B
     rule = f"`tokens` must number at least `num_positions` = {num_positions}, and fewer than 2³¹"
     require(num_positions <= len(tokens) < 2**31, rule, len(tokens))
 
-    stream = jnp.asarray(tokens)
-    return lambda key, step: _stream_batch(stream, key, step, num_positions, batch_size)
+    filled = np.zeros(-(-len(tokens) // _GRAIN) * _GRAIN, tokens.dtype)
+    filled[: len(tokens)] = tokens
+    stream, last = jnp.asarray(filled), jnp.asarray(len(tokens) - num_positions)
+    return lambda key, step: _stream_batch(stream, last, key, step, num_positions, batch_size)
 
 
-@partial(jax.jit, static_argnums=(3, 4))  # here, so that runs share what was compiled
+# Here, and filled up to one of few lengths, so that runs share what was compiled.
+@partial(jax.jit, static_argnums=(4, 5))
 def _stream_batch(
-    stream: Array, key: Key, step: ArrayLike, num_positions: int, batch_size: int
+    stream: Array, last: Array, key: Key, step: ArrayLike, num_positions: int, batch_size: int
 ) -> Batch:
-    last = stream.shape[0] - num_positions
     key = jax.random.fold_in(key, step)
     starts = jax.random.randint(key, (batch_size,), 0, last + 1)
     windows = stream[starts[:, None] + jnp.arange(num_positions)[None]].astype(jnp.int32)

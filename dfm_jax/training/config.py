@@ -101,13 +101,15 @@ class TrainConfig:
 
 def hyperparameters(config: TrainConfig) -> dict[str, Any]:
     """What is a value in the optimiser's state: runs that differ in it are one program."""
-    values = {name: getattr(config.optimiser, name) for name in ("learning_rate", "weight_decay")}
+    names = ("learning_rate", "weight_decay", "warmup_steps")
+    values = {name: getattr(config.optimiser, name) for name in names}
     return values | {"num_steps": config.num_steps}
 
 
 def shape_of(config: TrainConfig) -> TrainConfig:
     """The config but for its seed and `hyperparameters`: what a compiled program depends on."""
-    optimiser = dataclasses.replace(config.optimiser, learning_rate=1.0, weight_decay=0.0)
+    values = {"learning_rate": 1.0, "weight_decay": 0.0, "warmup_steps": 0}
+    optimiser = dataclasses.replace(config.optimiser, **values)
     return dataclasses.replace(config, seed=0, num_steps=1, optimiser=optimiser)
 
 

@@ -24,7 +24,7 @@ class TrainState(NamedTuple):
 
 
 def make_optimiser(config: OptimiserConfig, num_steps: int) -> optax.GradientTransformation:
-    """AdamW; its peak rate, its weight decay and S are values in its state, not constants.
+    """AdamW; its peak rate, its weight decay, W and S are values in its state, not constants.
 
         g ← g · min(1, max_norm / ‖g‖),  ‖g‖ over all leaves
         θ ← θ − η_s (m̂ / (√v̂ + ε) + decay · θ),  decay for matrices only
@@ -34,10 +34,11 @@ def make_optimiser(config: OptimiserConfig, num_steps: int) -> optax.GradientTra
     """
 
     def adamw(
-        learning_rate: Array, weight_decay: Array, num_steps: Array
+        learning_rate: Array, weight_decay: Array, warmup_steps: Array, num_steps: Array
     ) -> optax.GradientTransformation:
         def negative_rate(step: ArrayLike) -> Array:
-            return -learning_rate * learning_rate_shape(step, config, num_steps)
+            end = config.final_fraction
+            return -learning_rate * learning_rate_shape(step, warmup_steps, num_steps, end)
 
         clip = optax.clip_by_global_norm(config.max_norm) if config.max_norm else optax.identity()
         return optax.chain(
@@ -51,21 +52,25 @@ def make_optimiser(config: OptimiserConfig, num_steps: int) -> optax.GradientTra
     return optax.inject_hyperparams(adamw)(
         learning_rate=config.learning_rate,
         weight_decay=config.weight_decay,
+        warmup_steps=config.warmup_steps,
         num_steps=num_steps,
     )
 
 
 @typed
 def learning_rate_shape(
-    step: Int[ArrayLike, ""], config: OptimiserConfig, num_steps: Int[ArrayLike, ""]
+    step: Int[ArrayLike, ""],
+    warmup_steps: Int[ArrayLike, ""],
+    num_steps: Int[ArrayLike, ""],
+    final_fraction: float,
 ) -> Float[Array, ""]:
     """η_s / η, the share of the peak rate in update s = 0, 1, …
 
     (s + 1) / W                              s < W, the warm-up
     f + (1 − f)(1 + cos(π a)) / 2            a = (s − W) / (S − W), up to s = S
     """
-    warmup, end = config.warmup_steps, config.final_fraction
-    rising = (jnp.asarray(step) + 1) / max(warmup, 1)
+    warmup, end = jnp.asarray(warmup_steps), final_fraction
+    rising = (jnp.asarray(step) + 1) / jnp.maximum(warmup, 1)
     length = jnp.maximum(jnp.asarray(num_steps) - warmup, 1)
     passed = jnp.clip((jnp.asarray(step) - warmup) / length, 0.0, 1.0)
     falling = end + (1 - end) * (1 + jnp.cos(jnp.pi * passed)) / 2
@@ -99,7 +104,7 @@ def init_state(
 
 
 def with_hyperparameters(state: TrainState, **values: Array) -> TrainState:
-    """The state under another `learning_rate` (the peak), `weight_decay` or `num_steps`.
+    """The state under other values: `learning_rate` (the peak), `weight_decay`, lengths.
 
     Raises:
         ValueError: on any other name.
