@@ -73,7 +73,7 @@ class Config:
     """Windows of a step."""
     training_tokens: int = 250_000
     """Of an arm, whatever its number of experts."""
-    rates: tuple[float, ...] = (3e-3,)
+    rates: tuple[float, ...] = (1e-2,)
     """Learning rates; each member takes its best on validation, at the first seed."""
     warmup: float = 0.05
     """Share of a member's steps."""
@@ -118,13 +118,12 @@ PRESETS = {
         num_heads=4,
         num_positions=128,
         training_tokens=1_500_000,
-        rates=(1e-3, 2e-3, 4e-3),
+        rates=(2e-3, 4e-3, 8e-3),
         router_width=64,
         router_layers=2,
         prefixes=(4, 16, 64),
         alphas=(0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3),
         num_seeds=3,
-        num_devices=2,
         num_draws=10_000,
     ),
 }
