@@ -3,11 +3,11 @@
 All run the same program on their own devices. The first alone writes; checkpoints lie where all can
 read them. What each could know for itself, a signal or a damaged checkpoint, they agree on.
 
-They are one failure domain. Where all fail alike, of a bad config or a loss that is not finite, all
-end with the same status. Where one fails by itself, of a full disk or a SIGKILL, the others cannot
-go on: their next collective breaks, or the coordinator ends them, once it has waited
-`SHUTDOWN_SECONDS` for a process that is about to end, or missed the heartbeats of one that is dead
-for `HEARTBEAT_SECONDS`. The same command, given again to all, goes on.
+They are one failure domain. Of a bad config, a loss that is not finite or a disk that is full, all
+end with the same status. Where one dies by itself, of a SIGKILL or a crash, the others cannot go
+on, and end with SIGABRT: at once if it was the first, which coordinates; else when its heartbeats
+have been missed for `HEARTBEAT_SECONDS`, or the first has waited `SHUTDOWN_SECONDS` for the others
+to end with it. The same command, given again to all, goes on.
 """
 
 import contextlib

@@ -183,7 +183,9 @@ class _Loop:
                     self.look()
                 measured = self.evaluation(done, state) if evaluates else {}
                 if done % watch.save_every == 0 or ends:
-                    self.log.flush()
+                    with all_or_none():  # a disk that is full is full for all
+                        self.log.flush()
+                        self.saver.wait()
                     self.saver.save(done, state, measured)
                     self.saved = done
                 if asked:
