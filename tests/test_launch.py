@@ -228,6 +228,7 @@ def test_launch_has_every_option_of_train():
     here = {field.name: field.default for field in dataclasses.fields(Members)}
     del here["grid"]  # of another command
     assert there.pop("expert") is None
+    assert there.pop("distributed") is False  # as --hosts-per-expert says
     assert here == there | {"experts": (), "centre": False}
     given = {"tokenizer": Path("t.json"), "set": ("seed=1", "held_out=0"), "log_every": 3}
     given |= {"save_every": 4, "evaluate_every": 5, "keep_last": 6}
