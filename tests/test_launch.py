@@ -228,6 +228,7 @@ def test_launch_has_every_option_of_train():
     here = {field.name: field.default for field in dataclasses.fields(Members)}
     del here["grid"]  # of another command
     assert there.pop("expert") is None
+    assert there.pop("distributed") is False  # as --hosts-per-expert says
     assert here == there | {"experts": (), "centre": False}
     given = {"tokenizer": Path("t.json"), "set": ("seed=1", "held_out=0"), "log_every": 3}
     given |= {"save_every": 4, "evaluate_every": 5, "keep_last": 6}
@@ -293,6 +294,8 @@ def test_an_array_says_what_it_asks_for():
     spanning = slurm_text(ODD, Path("r"), Allocation(hosts=4), folder=Path("there"))
     assert "#SBATCH --nodes=4\n" in spanning
     assert "\nsrun --kill-on-bad-exit=1 python -m dfm_jax" in spanning
+    spanning = slurm_text(ODD, Path("r"), Allocation(hosts=4, cpus=8), folder=Path("there"))
+    assert "\nsrun --kill-on-bad-exit=1 --cpus-per-task=8 python" in spanning
 
 
 @pytest.mark.parametrize(
@@ -528,9 +531,26 @@ def test_the_files_are_written(tmp_path, capsys):
     assert cli.main(["launch", "jobset", *common, "--image", "i"]) == 0
     (found,) = loaded(out.read_text())
     assert found["spec"]["replicatedJobs"][0]["template"]["spec"]["completions"] == 3
-    for where in (["slurm"], ["jobset", "--image", "i"]):
-        assert cli.main(["launch", *where, *common, "--hosts-per-expert", "2"]) == 2
-        assert "`hosts_per_expert` must be 1, for `train` does not" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("where", [["slurm"], ["jobset", "--image", "i"]], ids=["slurm", "jobset"])
+def test_members_of_several_hosts_are_told_so(tmp_path, capsys, where):
+    out = tmp_path / "file"
+    common = ["--config", "tiny", "--data", "d", "--run", str(tmp_path / "run"), "--out", str(out)]
+    command = ["launch", *where, *common, "--hosts-per-expert", "2"]
+    assert cli.main([*command, "--experts", "0"]) == 2
+    message = "`placement` must be replicated or sharded for members of several hosts; it is None."
+    assert message in capsys.readouterr().err
+    assert cli.main([*command, "--grid", "seed=0:2"]) == 2
+    message = "`hosts_per_expert` must be 1 for the groups of a `grid`; it is 2."
+    assert message in capsys.readouterr().err
+    assert not out.exists()
+    assert cli.main([*command, "--experts", "0", "--placement", "sharded"]) == 0
+    assert "--placement sharded --distributed" in out.read_text()
+    command = ["launch", *where, *common, "--experts", "0", "--placement", "replicated"]
+    assert cli.main(command) == 0  # all devices of one host
+    assert "--placement replicated" in out.read_text()
+    assert "--distributed" not in out.read_text()
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,9 @@ class Slurm:
 
         python -m dfm_jax launch slurm --config small --data parts --run run --out run.sbatch
         --at-once 8 --partition gpu --lines=--account=a
+
+        python -m dfm_jax launch slurm --config medium --data parts --run run --out run.sbatch
+        --hosts-per-expert 2 --gpus 4 --placement sharded
     """
 
     members: Shared
@@ -94,7 +97,7 @@ class Slurm:
     memory: str | None = None
     """Of each host, such as 64G."""
     hosts_per_expert: int = 1
-    """Hosts of one member."""
+    """Hosts of one member; several need --placement."""
     grace: int = 120
     """Seconds before the time is up at which a task is asked to save."""
     lines: tuple[str, ...] = ()
@@ -108,10 +111,9 @@ class Slurm:
         """Write the file, and the folder of its logs."""
         from dfm_jax.launch import Allocation, slurm_text
 
-        check_hosts(self.hosts_per_expert)
         options = {name: value for name, value in vars(self).items() if name not in _OURS}
         allocation = Allocation(**options, hosts=self.hosts_per_expert)
-        folder, jobs = self.members.folder, self.members.jobs()
+        folder, jobs = self.members.folder, self.members.jobs(self.hosts_per_expert)
         text = slurm_text(jobs, folder, allocation, folder=Path.cwd())
         (folder / "logs").mkdir(parents=True, exist_ok=True)  # sbatch makes none
         _write(self.out, text)
@@ -149,7 +151,7 @@ class Jobset:
     retries: int = 10
     """Of each index."""
     hosts_per_expert: int = 1
-    """Hosts of one member."""
+    """Hosts of one member; several need --placement."""
     grace: int = 120
     """Seconds that a pod has to save."""
     claim: str | None = None
@@ -175,10 +177,10 @@ class Jobset:
         """Write the file."""
         from dfm_jax.launch import Pods, jobset_text
 
-        check_hosts(self.hosts_per_expert)
         options = {name: value for name, value in vars(self).items() if name not in _OURS}
-        jobs = self.members.jobs()
-        _write(self.out, jobset_text(jobs, Pods(**options, hosts=self.hosts_per_expert)))
+        pods = Pods(**options, hosts=self.hosts_per_expert)
+        jobs = self.members.jobs(self.hosts_per_expert)
+        _write(self.out, jobset_text(jobs, pods))
         print(f"{self.out}: {len(jobs)} indexes; submit it with `kubectl apply -f {self.out}`.")
         return 0
 
@@ -211,18 +213,6 @@ class Launch:
     def run(self) -> int:
         """Whatever the one that was chosen does."""
         return self.where.run()
-
-
-def check_hosts(hosts: int) -> None:
-    """One: what `train` cannot do is not written.
-
-    Raises:
-        ValueError: if there are more.
-    """
-    from dfm_jax.checks import require
-
-    rule = "`hosts_per_expert` must be 1, for `train` does not span hosts yet"
-    require(hosts == 1, rule, hosts)
 
 
 def _write(path: Path, text: str) -> None:

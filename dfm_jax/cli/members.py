@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -42,9 +42,16 @@ class Members:
     """Write event files too (extra `tb`)."""
     on_disk: bool = False
     """Leave the tokens on the disk, read ahead (extra `data`): the same run, for much data."""
+    placement: Literal["replicated", "sharded"] | None = None
+    """Each over all devices of its hosts: replicated or sharded; without it, on one device."""
 
-    def jobs(self) -> "list[Job]":
-        """A `train` command for each, or a `sweep` command for each group."""
+    def jobs(self, hosts: int = 1) -> "list[Job]":
+        """A `train` command for each, or a `sweep` command for each group.
+
+        Raises:
+            ValueError: if several hosts are to hold a group of a sweep, or no placement is given.
+        """
+        from dfm_jax.checks import require
         from dfm_jax.launch import experts_of, sweep_jobs, train_jobs
 
         counts = ("log_every", "save_every", "evaluate_every")
@@ -52,11 +59,18 @@ class Members:
         words += [] if self.tokenizer is None else ["--tokenizer", str(self.tokenizer)]
         words += [w for name in counts for w in (_flag(name), str(getattr(self, name)))]
         words += ["--set", *self.set] if self.set else []
+        if hosts > 1:
+            rule = "`hosts_per_expert` must be 1 for the groups of a `grid`"
+            require(not self.grid, rule, hosts)
+            rule = "`placement` must be replicated or sharded for members of several hosts"
+            require(self.placement is not None, rule, self.placement)
         if self.grid:
             words += ["--grid", *self.grid]
             return sweep_jobs(self.data, self.folder, words, self.num_groups())
         words += ["--keep-last", str(self.keep_last)]
         words += [_flag(name) for name in ("tensorboard", "on_disk") if getattr(self, name)]
+        words += [] if self.placement is None else ["--placement", self.placement]
+        words += ["--distributed"] if hosts > 1 else []
         experts = self.experts or experts_of(self.data)
         return train_jobs(self.data, self.folder, words, experts=experts, centre=self.centre)
 
@@ -70,7 +84,7 @@ class Members:
         from dfm_jax.training.presets import load_axis, load_config
         from dfm_jax.training.sweep import by_shape, grid
 
-        alone = ("experts", "centre", "keep_last", "tensorboard", "on_disk")
+        alone = ("experts", "centre", "keep_last", "tensorboard", "on_disk", "placement")
         given = [name for name in alone if getattr(self, name) != getattr(Members, name)]
         require(not given, "`grid` goes without the options of members", ", ".join(given))
         axes = dict(map(load_axis, self.grid))

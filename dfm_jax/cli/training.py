@@ -18,11 +18,18 @@ class Train:
     A finished run is left alone, another config refused. Exit status: 0 finished; 2 bad input; 3 a
     loss that is not finite; 130 or 143 stopped by SIGINT or SIGTERM, everything saved.
 
+    A member may lie over all devices (--placement), and over several hosts (--distributed): then
+    each host gives the same command, and all see the same files. Checkpoints don't depend on it.
+
     For example:
 
         python -m dfm_jax train --config tiny --data texts --run run
 
         python -m dfm_jax train --config small --data parts --expert 3 --run run
+
+        JAX_COORDINATOR_ADDRESS=host0:5555 JAX_NUM_PROCESSES=2 JAX_PROCESS_ID=0 \
+            python -m dfm_jax train --config medium --data texts --run run \
+            --placement sharded --distributed
 
         python -m dfm_jax train --config mine.json --set seed=1 model.width=96 \
             --data rows.jsonl --run run
@@ -52,12 +59,19 @@ class Train:
     """Write event files too (extra `tb`)."""
     on_disk: bool = False
     """Leave the tokens on the disk, read ahead (extra `data`): the same run, for much data."""
+    placement: Literal["replicated", "sharded"] | None = None
+    """Over all devices: each holds the state, or a part of it; without it, on one."""
+    distributed: bool = False
+    """One of several processes, by JAX_COORDINATOR_ADDRESS and so on, SLURM or a Cloud TPU."""
 
     def run(self) -> int:
         """Go on to the end, or to a signal."""
+        from dfm_jax.checks import require
         from dfm_jax.training.config import Watch
+        from dfm_jax.training.hosts import is_first, join_processes
         from dfm_jax.training.presets import load_config
         from dfm_jax.training.run import train_member
+        from dfm_jax.training.spreading import over_all_devices
         from dfm_jax.training.stopping import ExitStatus, NonFiniteError, stop_on_signals
 
         watch = Watch(
@@ -66,10 +80,16 @@ class Train:
             evaluate_every=self.evaluate_every,
             keep_last=self.keep_last,
         )
+        config = load_config(self.config, self.set)
+        if self.distributed:
+            rule = "`placement` must be replicated or sharded for several processes"
+            require(self.placement is not None, rule, self.placement)
+            join_processes()
+        spread = None if self.placement is None else over_all_devices(self.placement)
         with stop_on_signals() as stop:
             try:
                 outcome = train_member(
-                    load_config(self.config, self.set),
+                    config,
                     self.data,
                     self.folder,
                     expert=self.expert,
@@ -78,11 +98,14 @@ class Train:
                     stop=stop,
                     tensorboard=self.tensorboard,
                     on_disk=self.on_disk,
+                    spread=spread,
                 )
             except NonFiniteError as error:
                 print(f"python -m dfm_jax train: {error}", file=sys.stderr)
                 return ExitStatus.NON_FINITE
-        if outcome.began_at == outcome.step:
+        if not is_first():
+            pass  # one line is enough
+        elif outcome.began_at == outcome.step:
             print(f"{self.folder} is finished already, at step {outcome.step}; nothing was done.")
         elif outcome.finished:
             print(f"finished at step {outcome.step}: {_numbers(outcome.metrics)}")

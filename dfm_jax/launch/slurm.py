@@ -48,6 +48,10 @@ def slurm_text(jobs: Sequence[Job], run: Path, allocation: Allocation, *, folder
     a newer checkpoint, goes back to the queue; one that ends with 2 or 3 does not. What SLURM is
     ending or moving itself, by scancel or a preemption, is not sent back a second time.
 
+    Of a job that spans hosts each host runs the command, in a step of srun. srun hands SIGTERM to
+    all tasks of its step (so its manual says; this has not been run on more than one node), and
+    what fails in one ends the others.
+
     Args:
         jobs: task i is the i-th.
         run: the folder of the run; `logs/slurm_0.log` and so on come there.
@@ -77,6 +81,8 @@ def slurm_text(jobs: Sequence[Job], run: Path, allocation: Allocation, *, folder
     options |= {name: value for name, value in asked.items() if value is not None}
     header = [f"--{name}" + ("" if v is None else f"={v}") for name, v in options.items()]
     step = "srun --kill-on-bad-exit=1 " if allocation.hosts > 1 else ""
+    if step and allocation.cpus is not None:  # which srun has not taken from sbatch since 22.05
+        step += f"--cpus-per-task={allocation.cpus} "
     return _SCRIPT.format(
         header="\n".join(f"#SBATCH {line}" for line in [*header, *allocation.lines]),
         cases="\n".join(_case(number, job) for number, job in enumerate(jobs)),

@@ -185,13 +185,19 @@ def _placed(array: np.ndarray, leaf: Any) -> Any:
     value: Any = array
     if is_key(leaf):
         value = jax.random.wrap_key_data(jnp.asarray(array), impl=_generator(leaf))
-    return jax.device_put(value, getattr(leaf, "sharding", None))
+    lies = getattr(leaf, "sharding", None)
+    if lies is None or lies.is_fully_addressable:
+        return jax.device_put(value, lies)
+    return jax.make_array_from_callback(value.shape, lies, lambda index: value[index])
 
 
 def _orbax() -> Any:
     import orbax.checkpoint as ocp
 
-    return ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
+    here = jax.process_index()  # or orbax waits for all processes, and only one writes
+    alone = ocp.options.MultiprocessingOptions(primary_host=here, active_processes={here})
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)
 
 
 def _save_args(leaves: dict[str, np.ndarray]) -> Any:

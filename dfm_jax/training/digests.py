@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 SUMS = "SHA256SUMS"
 _LINE = re.compile(rb"([0-9a-f]{64})  ([^\n]+)\n")
@@ -82,16 +83,16 @@ def host_leaves(tree: Any) -> dict[str, np.ndarray]:
 
     A copy, for on a CPU a view would change under a later step that is given the buffer to reuse.
 
+    Parts that lie on devices of other processes are gathered, a leaf at a time: all must call it.
+
     Raises:
-        ValueError: if a leaf is no array, holds no element, lies on devices of another process, or
-            is called like another.
+        ValueError: if a leaf is no array, holds no element, or is called like another.
     """
     leaves = {}
     for name, leaf in named_leaves(tree):
         if not isinstance(leaf, (jax.Array, np.ndarray, np.generic)):
             raise ValueError(f"the leaf `{name}` must be an array; it is {leaf!r}.")
-        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
-            raise ValueError(f"the leaf `{name}` must lie on devices of this process; it does not.")
+        leaf = _whole(leaf) if isinstance(leaf, jax.Array) else leaf
         array: Any = jax.random.key_data(leaf) if is_key(leaf) else leaf  # type: ignore[arg-type]
         if array.size == 0:
             raise ValueError(f"the leaf `{name}` must hold an element; its shape is {array.shape}.")
@@ -119,6 +120,20 @@ def force_to_disk(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _whole(leaf: jax.Array) -> jax.Array:
+    """All of it, on a device of this process."""
+    if leaf.is_fully_addressable:
+        return leaf
+    if not leaf.is_fully_replicated:
+        mesh = leaf.sharding.mesh  # type: ignore[attr-defined]
+        leaf = jax.jit(_same, out_shardings=NamedSharding(mesh, PartitionSpec()))(leaf)
+    return leaf.addressable_data(0)
+
+
+def _same(leaf: jax.Array) -> jax.Array:
+    return leaf
 
 
 def _files(folder: Path) -> list[str]:

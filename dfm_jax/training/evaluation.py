@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from dfm_jax.checks import require
 from dfm_jax.data.tokens import TokenSet, encode_texts, read_texts
@@ -26,6 +27,7 @@ from dfm_jax.training.members import (
     tokenizer_of,
 )
 from dfm_jax.training.retention import best_step, checkpoint_steps
+from dfm_jax.training.spreading import spread_evaluation
 from dfm_jax.training.state import TrainState
 from dfm_jax.training.step import make_evaluation
 from dfm_jax.types import Array, Key
@@ -45,16 +47,17 @@ def evaluated(
     key: Key | None = None,
     *,
     limit: int | None = None,
+    mesh: Mesh | None = None,
 ) -> DocumentLosses:
     """What a state pays for each document, cut into windows that know nothing of each other.
 
     The average of the parameters is judged where one is kept. Of more than `limit` windows, those
     at even distances are measured. The masked objective is estimated with one draw a window, the
-    same for the same key.
+    same for the same key. A state that lies on a `mesh` is judged there, see `spread_evaluation`.
     """
     windows = judged_windows(documents, config, limit)
     params: Params = state.params if state.ema is None else state.ema
-    evaluation = _compiled_evaluation(shape_of(config))
+    evaluation = _compiled_evaluation(shape_of(config), mesh)
     key = jax.random.key(0) if key is None else key
     rows = []
     for number, batch in enumerate(windows.batches):
@@ -122,8 +125,9 @@ def judged_windows(documents: TokenSet, config: TrainConfig, limit: int | None) 
 
 
 @cache  # a run evaluates often
-def _compiled_evaluation(shape: TrainConfig) -> Any:
-    return jax.jit(make_evaluation(network_and_terms(shape)[1]))
+def _compiled_evaluation(shape: TrainConfig, mesh: Mesh | None) -> Any:
+    evaluation = make_evaluation(network_and_terms(shape)[1])
+    return jax.jit(evaluation) if mesh is None else spread_evaluation(evaluation, mesh)
 
 
 @cache

@@ -13,8 +13,9 @@ from tqdm import tqdm
 
 from dfm_jax.training.batches import Batches
 from dfm_jax.training.config import Watch
+from dfm_jax.training.hosts import Onlooker, agree_to_stop, all_or_none, is_first
 from dfm_jax.training.metrics import MetricsLog
-from dfm_jax.training.retention import Resumed, Saver, resume, sole_writer
+from dfm_jax.training.retention import Resumed, Saver, resume_together, sole_writer
 from dfm_jax.training.state import TrainState
 from dfm_jax.training.step import StepMetrics, TrainStep
 from dfm_jax.training.stopping import NonFiniteError, StopRequest
@@ -31,6 +32,7 @@ class Run(NamedTuple):
     evaluate: Callable[[TrainState], dict[str, float]] | None
     num_steps: int
     numbers: Callable[[Any], dict[str, float]]  # of metrics that have been fetched, to log
+    placed: Any = None  # shardings of the state's leaves; None: the default device
 
 
 def keyed_run(
@@ -42,6 +44,7 @@ def keyed_run(
     *,
     num_steps: int,
     evaluate: Callable[[TrainState], dict[str, float]] | None = None,
+    placed: Any = None,
 ) -> Run:
     """Update s takes `batches(batch_key, s)` and `fold_in(step_key, s)`; `step` is compiled."""
 
@@ -52,7 +55,7 @@ def keyed_run(
         values = {name: float(value) for name, value in metrics._asdict().items()}
         return values | {"num_tokens": int(metrics.num_tokens)}
 
-    return Run(init, update, evaluate, num_steps, numbers)
+    return Run(init, update, evaluate, num_steps, numbers, placed)
 
 
 class Outcome(NamedTuple):
@@ -79,12 +82,16 @@ def train(
     Update s is a function of the state and s, so a run that was killed at any moment and resumed
     ends with the same bits as one that was not. The state may be given up to it.
 
+    Of several processes, see `hosts`, the first alone writes. A signal to any of them is acted on
+    by all at the next step that is logged, saved or evaluated, for only there do they ask each
+    other.
+
     Args:
         run: see `Run`.
         folder: of this member of the run; made if it is not there.
         config: goes with every checkpoint, and must be that of those found.
         watch: how often to log, evaluate and save.
-        stop: asked after every step.
+        stop: asked after every step, or see above.
         tensorboard: write event files too, to `folder/tensorboard`.
         say: what tells the user; by default stderr.
 
@@ -95,30 +102,53 @@ def train(
     watch = Watch() if watch is None else watch
     stop = StopRequest() if stop is None else stop
     say = (lambda text: print(text, file=sys.stderr)) if say is None else say
-    with sole_writer(folder):
-        found = resume(folder, jax.eval_shape(run.init), config)
+    with contextlib.ExitStack() as stack:
+        with all_or_none():
+            if is_first():
+                stack.enter_context(sole_writer(folder))
+        found = resume_together(folder, _template(run), config)
         for words in found.damaged if found else ():
             say(f"DAMAGED: {words}")
         if found is None:
             found = Resumed(0, run.init(), ())
-        elif found.step < run.num_steps:
+        elif found.step < run.num_steps and is_first():
             say(f"{folder}: going on from step {found.step} of {run.num_steps}.")
         if found.step >= run.num_steps:
             return Outcome(found.step, found.step, True, {})
-        with contextlib.ExitStack() as stack:
-            log = MetricsLog(
-                folder / METRICS, tensorboard=folder / "tensorboard" if tensorboard else None
-            )
-            log.begin(found.step)
-            stack.callback(log.close)
-            saver = stack.enter_context(Saver(folder, config=config, keep_last=watch.keep_last))
-            return _Loop(run, folder, watch, log, saver).steps(found, stop)
+        log = saver = Onlooker()
+        with all_or_none():
+            if is_first():
+                events = folder / "tensorboard" if tensorboard else None
+                log = MetricsLog(folder / METRICS, tensorboard=events)
+                log.begin(found.step)
+                stack.callback(log.close)
+                saver = stack.enter_context(Saver(folder, config=config, keep_last=watch.keep_last))
+        return _Loop(run, folder, watch, log, saver).steps(found, stop)
+
+
+def _template(run: Run) -> Any:
+    """The shapes of a state, and where each leaf lies."""
+    shapes = jax.eval_shape(run.init)
+    if run.placed is None:
+        return shapes
+    return jax.tree.map(
+        lambda leaf, lies: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=lies),
+        shapes,
+        run.placed,
+    )
 
 
 class _Loop:
     """The steps of one process; the metrics of the last few wait on the device."""
 
-    def __init__(self, run: Run, folder: Path, watch: Watch, log: MetricsLog, saver: Saver) -> None:
+    def __init__(
+        self,
+        run: Run,
+        folder: Path,
+        watch: Watch,
+        log: MetricsLog | Onlooker,
+        saver: Saver | Onlooker,
+    ) -> None:
         self.run, self.folder, self.watch = run, folder, watch
         self.log, self.saver = log, saver
         self.pending: list[tuple[int, Any]] = []
@@ -130,7 +160,11 @@ class _Loop:
         run, watch = self.run, self.watch
         state, self.saved = found.state, found.step
         bar = tqdm(
-            total=run.num_steps, initial=found.step, unit="step", disable=None, dynamic_ncols=True
+            total=run.num_steps,
+            initial=found.step,
+            unit="step",
+            disable=None if is_first() else True,
+            dynamic_ncols=True,
         )
         with bar:
             self.bar, self.clock = bar, time.perf_counter()
@@ -139,19 +173,25 @@ class _Loop:
                 done = step + 1
                 self.pending.append((done, metrics))
                 last = done == run.num_steps
-                asked = stop.signal is not None  # once: it may come between two questions
-                ends = last or asked
                 evaluates = run.evaluate and (done % watch.evaluate_every == 0 or last)
-                if done % watch.log_every == 0 or done % watch.save_every == 0 or evaluates or ends:
+                looks = done % watch.log_every == 0 or done % watch.save_every == 0
+                looks = looks or evaluates or last
+                # Once: a signal may come between two questions.
+                asked = (looks or jax.process_count() == 1) and agree_to_stop(stop)
+                ends = last or asked
+                if looks or asked:
                     self.look()
                 measured = self.evaluation(done, state) if evaluates else {}
                 if done % watch.save_every == 0 or ends:
-                    self.log.flush()
+                    with all_or_none():  # a disk that is full is full for all
+                        self.log.flush()
+                        self.saver.wait()
                     self.saver.save(done, state, measured)
                     self.saved = done
                 if asked:
                     break
-            self.saver.wait()
+            with all_or_none():  # who ends before the last checkpoint is whole may take it along
+                self.saver.wait()
         return Outcome(done, found.step, done == run.num_steps, self.values)
 
     def look(self) -> None:

@@ -30,6 +30,7 @@ from dfm_jax.models import Network, transformer
 from dfm_jax.schedules import linear, masked
 from dfm_jax.training.config import TrainConfig, differences, from_json, to_json
 from dfm_jax.training.digests import CheckpointError
+from dfm_jax.training.hosts import is_first
 from dfm_jax.training.state import TrainState, init_state, make_optimiser
 from dfm_jax.training.terms import TermsOf, masked_terms, next_token_terms
 
@@ -137,6 +138,8 @@ def state_template(config: TrainConfig) -> TrainState:
 def record_member(folder: Path, config: TrainConfig, data: MemberData, source: Path) -> dict:
     """Write `config.json`, or find it there and the same; what goes with every checkpoint.
 
+    Of several processes the first alone writes, see `hosts`.
+
     Raises:
         CheckpointError: if it is that of another run, naming the first field that differs.
     """
@@ -148,6 +151,8 @@ def record_member(folder: Path, config: TrainConfig, data: MemberData, source: P
             raise CheckpointError(
                 f"{folder}: another run is here; `{field}` is {here!r}, and was {there!r}."
             )
+        return record
+    if not is_first():
         return record
     versions = {name: version(name) for name in ("jax", "flax", "optax", "orbax-checkpoint")}
     folder.mkdir(parents=True, exist_ok=True)

@@ -26,6 +26,7 @@ from dfm_jax.training.checkpoint import (
     write_leaves,
 )
 from dfm_jax.training.digests import CheckpointError, DamagedError, host_leaves
+from dfm_jax.training.hosts import all_or_none, gathered, is_first
 
 BEST = "validation"  # the metric that says which checkpoint is best: the lowest
 
@@ -77,6 +78,23 @@ def resume(folder: Path, template: Any, config: dict[str, Any]) -> Resumed | Non
             + " ".join(damaged)
         )
     return None
+
+
+def resume_together(folder: Path, template: Any, config: dict[str, Any]) -> Resumed | None:
+    """`resume`, and the lock of the first process; the others read the step that it found.
+
+    Raises:
+        CheckpointError: see `resume`; in every process, if in one.
+    """
+    found: Resumed | None = None
+    with all_or_none():
+        found = resume(folder, template, config) if is_first() else None
+    step = int(gathered(found.step if found else 0)[0])
+    with all_or_none():
+        if not is_first() and step:
+            state = read_checkpoint(folder / str(step), template, config=config)
+            found = Resumed(step, state, ())
+    return found
 
 
 @contextlib.contextmanager

@@ -1,16 +1,25 @@
 """From a config and a folder of text to a trained member."""
 
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from dfm_jax.checks import require
+from dfm_jax.parallel import place_state
 from dfm_jax.training.batches import Batches, document_windows, mapped_windows, stream_windows
-from dfm_jax.training.config import TrainConfig, Watch, hyperparameters, shape_of
+from dfm_jax.training.config import (
+    TrainConfig,
+    Watch,
+    config_digest,
+    hyperparameters,
+    shape_of,
+)
 from dfm_jax.training.evaluation import evaluated
+from dfm_jax.training.hosts import check_same, in_turn
 from dfm_jax.training.loop import Outcome, Run, keyed_run, train
 from dfm_jax.training.members import (
     TOKENS,
@@ -20,8 +29,10 @@ from dfm_jax.training.members import (
     member_folder,
     network_and_terms,
     record_member,
+    state_template,
 )
 from dfm_jax.training.reading import read_ahead
+from dfm_jax.training.spreading import Spread, spread_init, spread_update
 from dfm_jax.training.state import (
     TrainState,
     init_state,
@@ -44,40 +55,66 @@ def train_member(
     stop: StopRequest | None = None,
     tensorboard: bool = False,
     on_disk: bool = False,
+    spread: Spread | None = None,
 ) -> Outcome:
     """Train a member to its end, or to a signal, from wherever it is; see `loop.train`.
 
     With `on_disk` the tokens stay on the disk, in the member's folder, and are read ahead: for data
     that outgrow memory. The batches are the same, and so is what comes out.
 
+    With `spread` the member lies over many devices, and may lie over several processes, see
+    `hosts`. What comes out is the same up to the order of sums, and goes on from the same
+    checkpoints.
+
     Raises:
+        ValueError: see `make_run`, and `load_member_data`.
         CheckpointError: if the folder holds a run of another config or other data.
         NonFiniteError: see `loop.train`.
     """
     watch = Watch() if watch is None else watch
     folder, source = member_folder(run, expert), member_data_path(data, expert)
     tokens = folder / TOKENS if on_disk else None
-    documents = load_member_data(source, config, tokenizer, tokens=tokens)
-    record = record_member(folder, config, documents, source)
-    member = make_run(config, documents, watch)
+    load = partial(load_member_data, source, config, tokenizer, tokens=tokens)
+    documents = in_turn(load, load) if on_disk else load()  # the others find what is written
+    record = in_turn(*[partial(record_member, folder, config, documents, source)] * 2)
+    check_same("the config and the data", config_digest(record))
+    member = make_run(config, documents, watch, spread)
     return train(member, folder, config=record, watch=watch, stop=stop, tensorboard=tensorboard)
 
 
-def make_run(config: TrainConfig, data: MemberData, watch: Watch) -> Run:
-    """The run of a config on its data, as pure functions.
+def make_run(
+    config: TrainConfig, data: MemberData, watch: Watch, spread: Spread | None = None
+) -> Run:
+    """The run of a config on its data, as pure functions: on one device, or spread over many.
 
     Runs of one shape, see `shape_of`, share what was compiled.
+
+    Raises:
+        ValueError: if the devices do not divide the batch, or a run on one is asked for in several
+            processes.
     """
+    if spread is None:
+        rule = "`spread` must say where a run of several processes lies; their number"
+        require(jax.process_count() == 1, rule, jax.process_count())
+    else:
+        num = spread.mesh.size
+        rule = f"`config.batch_size` must be a multiple of the {num} devices"
+        require(config.batch_size % num == 0, rule, config.batch_size)
     init_key, batch_key, step_key, evaluation_key = run_keys(config.seed)
-    init_from, step = _compiled(shape_of(config))
-    values = hyperparameters(config)
+    init_from, step, placed = _compiled(shape_of(config), spread)
+    values, init_data = hyperparameters(config), np.asarray(jax.random.key_data(init_key))
 
     def init() -> TrainState:
-        return init_from(jax.random.clone(init_key), values)  # for the shapes, then for the values
+        return init_from(init_data, values)
 
     def evaluate(state: TrainState) -> dict[str, float]:
         documents = evaluated(
-            state, config, data.held_out, evaluation_key, limit=watch.evaluation_windows
+            state,
+            config,
+            data.held_out,
+            evaluation_key,
+            limit=watch.evaluation_windows,
+            mesh=None if spread is None else spread.mesh,
         )
         return {"validation": float(documents.nats.sum() / documents.counts.sum())}
 
@@ -89,6 +126,7 @@ def make_run(config: TrainConfig, data: MemberData, watch: Watch) -> Run:
         step_key,
         num_steps=config.num_steps,
         evaluate=evaluate if config.held_out > 0 else None,
+        placed=placed,
     )
 
 
@@ -131,6 +169,11 @@ def init_and_step(
 
 
 @cache  # members that one process trains share what was compiled
-def _compiled(shape: TrainConfig) -> tuple[Any, Any]:
+def _compiled(shape: TrainConfig, spread: Spread | None) -> tuple[Any, Any, Any]:
     init, step = init_and_step(shape)
-    return jax.jit(init), jax.jit(step, donate_argnums=0)
+    if spread is None:
+        from_data = jax.jit(lambda data, values: init(jax.random.wrap_key_data(data), values))
+        return from_data, jax.jit(step, donate_argnums=0), None
+    template = state_template(shape)
+    placed = place_state(template, *spread)
+    return spread_init(init, placed), spread_update(step, template, spread), placed
