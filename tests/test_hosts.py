@@ -165,6 +165,19 @@ def test_a_signal_to_one_is_a_signal_to_all(monkeypatch):
     assert (stop.status, given) == (143, [0, 0])
 
 
+def test_a_signal_that_comes_while_they_ask_is_not_lost(monkeypatch):
+    stop = StopRequest()
+
+    def gathered(number):
+        stop.signal = signal.SIGTERM
+        return np.array([number, 0])
+
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(hosts, "gathered", gathered)
+    assert not hosts.agree_to_stop(stop)
+    assert hosts.agree_to_stop(stop)
+
+
 @pytest.mark.parametrize(
     ("code", "kind", "error"), [(2, ValueError, OSError("full")), (1, RuntimeError, KeyError("x"))]
 )

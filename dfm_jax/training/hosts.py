@@ -109,9 +109,12 @@ def check_same(name: str, digest: str) -> None:
 
 def agree_to_stop(stop: StopRequest) -> bool:
     """Whether a signal has come to any of the processes; then it has come to each."""
-    if jax.process_count() > 1:
-        stop.signal = int(gathered(stop.signal or 0).max()) or None
-    return stop.signal is not None
+    if jax.process_count() == 1:
+        return stop.signal is not None
+    agreed = int(gathered(stop.signal or 0).max())
+    if agreed:  # else one may have come while they asked: it is for the next time
+        stop.signal = agreed
+    return agreed > 0
 
 
 class Onlooker:
