@@ -13,6 +13,8 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -98,8 +100,7 @@ PRESETS = {
         num_test=450,
         width=48,
         num_layers=2,
-        batch_size=16,
-        training_steps=1000,
+        training_steps=1500,
         times_per_image=8,
         sequential_images=4,
         num_samples=10,
@@ -147,25 +148,7 @@ def run(config: Config, images: Images, console: Console) -> bool:
     cells = study.Cells(folder=config.out / "cells", depends_on=depends_on)
     start = time.perf_counter()
     trainer = Trainer(images=images, config=config)
-    found, sheets, worlds = [], [], []
-    for kind in config.partitions:
-        worlds.append(cells.measured(f"world-{kind}", lambda k=kind: _world(trainer, k)))
-    for name in config.sources:
-        for kind in config.partitions:
-            for number in range(config.num_seeds):
-                console.print(f"{name}, {kind}, seed {number}", highlight=False)
-                label = f"{name}-{kind}-{number}"
-                one = cells.measured(
-                    label, lambda s=name, k=kind, n=number: measure(trainer, s, k, n)
-                )
-                found.append(one)
-        first, count = config.partitions[0], config.num_samples
-        sheets.append(
-            cells.measured(
-                f"samples-{name}-{first}",
-                lambda s=name, k=first: {"source": s, "rows": sample_sheet(trainer, s, k, count)},
-            )
-        )
+    found, sheets, worlds = _measured(trainer, cells, console)
     comparisons = flows_report.compared(found, config.margin)
     verdicts = verdicts_of(found, worlds)
     parts = trainer.parts(config.partitions[0])
@@ -193,6 +176,25 @@ def run(config: Config, images: Images, console: Console) -> bool:
     for what, path in (("picture", picture), ("numbers", result), ("each seed", metrics)):
         console.print(f"{what}: {path}", highlight=False, soft_wrap=True)
     return all(verdict.passed for verdict in verdicts)
+
+
+def _measured(
+    trainer: Trainer, cells: study.Cells, console: Console
+) -> tuple[list[dict[str, Any]], ...]:
+    """Cells of sources, partitions and seeds; a sheet of samples a source; a world a partition."""
+    config = trainer.config
+    shown, count = config.partitions[0], config.num_samples
+    found, sheets, worlds = [], [], []
+    for kind in config.partitions:
+        worlds.append(cells.measured(f"world-{kind}", partial(_world, trainer, kind)))
+    for name in config.sources:
+        for kind, number in product(config.partitions, range(config.num_seeds)):
+            console.print(f"{name}, {kind}, seed {number}", highlight=False)
+            one = partial(measure, trainer, name, kind, number)
+            found.append(cells.measured(f"{name}-{kind}-{number}", one))
+        sheet = partial(sample_sheet, trainer, name, shown, count)
+        sheets.append(cells.measured(f"samples-{name}-{shown}", sheet))
+    return found, sheets, worlds
 
 
 def _world(trainer: Trainer, kind: Kind) -> dict[str, Any]:

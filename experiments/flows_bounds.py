@@ -1,4 +1,4 @@
-"""What flows pay for held-out images: bounds of centre and gated experts on the same draws. [D4, B8]
+"""What flows pay for held-out images: centre and gated experts on the same draws.   [D4, B8]
 
     p̂_{1|t}^i(v | z) = Σ_k ρ̂_k(z, t) p̂_{1|t}^{k,i}(v | z),  one gate a state                    [D5]
 
@@ -73,9 +73,9 @@ def _named_rates(
     num_states, router = source.num_states, jnp.exp(log_router)
     at = (draw.x_t, draw.t, linear())
     target = mixture_velocity(x_1, *at, num_states=num_states)
-    velocities = jax.vmap(
-        lambda law: posterior_to_velocity(law, *at, num_states=num_states)
-    )(jnp.exp(log_posteriors))
+    velocities = jax.vmap(lambda law: posterior_to_velocity(law, *at, num_states=num_states))(
+        jnp.exp(log_posteriors)
+    )
     mine = (jnp.arange(router.shape[0]) == part)[:, None, None]
     targets = jnp.where(mine, target[None], 0.0)
     costs = jax.vmap(generalised_kl, (0, 0, None))(

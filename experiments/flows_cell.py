@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -109,8 +108,8 @@ class Trainer:
             time_conditioned=True,
             scan_layers=True,
         )
-        # Experts' shares may differ by a step, and their programs should not.
-        warmup = max(1, round(config.warmup * steps / 10)) * 10 if steps >= 200 else 10
+        # In tens: experts' shares may differ by a step, and their programs should not.
+        warmup = 10 * max(1, round(config.warmup * steps / 10))
         optimiser = OptimiserConfig(learning_rate=config.rate, warmup_steps=warmup)
         return Recipe(
             source=source,
@@ -252,7 +251,4 @@ def sample_sheet(trainer: Trainer, name: Name, kind: Kind, count: int) -> dict[s
     mine = stacked_params(experts, 0)
     for at, (label, law) in enumerate(gates.items(), start=1):
         rows[label] = drawn(mine, np.tile(law, (count, 1)), at)
-    return {label: row.tolist() for label, row in rows.items()}
-
-
-Measure = Callable[[], dict[str, Any]]
+    return {"source": name, "rows": {label: row.tolist() for label, row in rows.items()}}

@@ -13,13 +13,12 @@ from experiments.flows_images import NUM_TOKENS, SIDE, Parts
 _SHOWN = 24  # real images, at most, in the whole picture
 
 
-def draw(
-    path: Path, images: np.ndarray, parts: Parts, sheets: Sequence[Mapping[str, Any]]
-) -> Path:
-    """Left: the images of each part nearest to none in particular; right: a sheet a source."""
+def draw(path: Path, images: np.ndarray, parts: Parts, sheets: Sequence[Mapping[str, Any]]) -> Path:
+    """Left: the first images of each part; beside them, a sheet of samples a source."""
     figure = Figure(figsize=(4 + 4.5 * len(sheets), 6), layout="constrained")
     FigureCanvasAgg(figure)
-    columns = figure.subfigures(1, 1 + len(sheets), width_ratios=[0.7] + [1.2] * len(sheets))
+    grid = figure.add_gridspec(1, 1 + len(sheets), width_ratios=[0.7] + [1.2] * len(sheets))
+    columns = [figure.add_subfigure(grid[0, place]) for place in range(1 + len(sheets))]
     count = max(1, min(4, _SHOWN // parts.num_experts))
     shown = {
         f"part {k + 1}": images[parts.train == k][:count]

@@ -62,7 +62,8 @@ def digits(num_train: int, num_test: int) -> Images:
     Raises:
         ValueError: if there are not so many.
     """
-    rows = load_digits().data.astype(np.int32)
+    pixels, _ = load_digits(return_X_y=True)
+    rows = np.asarray(pixels).astype(np.int32)
     check_count("num_train", num_train)
     check_count("num_test", num_test, at_least=2)
     rule = f"`num_train` + `num_test` must be at most {len(rows)}"

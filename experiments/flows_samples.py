@@ -1,7 +1,7 @@
 """Drawing images: the exact finite step for the masked source, Euler for the uniform one. [S2–S4]
 
-One gate a state: ρ̂(x_t, t) mixes the experts' posteriors, hence their velocities (D4, D5), and every
-position is drawn from the mixed step's law.
+One gate a state: ρ̂(x_t, t) mixes the experts' posteriors, hence their velocities (D4, D5), and
+every position is drawn from the mixed step's law.
 """
 
 from functools import partial
@@ -20,9 +20,7 @@ from dfm_jax.velocities import posterior_to_velocity
 from experiments.flows_sources import Source
 
 
-def sample(
-    source: Source, key: Key, posterior_of, num_positions: int
-) -> Array:
+def sample(source: Source, key: Key, posterior_of, num_positions: int) -> Array:
     """One image from (x_t, t) ↦ p̂_{1|t}, T steps: [N].
 
         masked     X_{t+1} ~ δ + λ_t (p̂ − δ)                                              [S2]

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from dfm_jax.checks import check_count, check_interval, require
 from dfm_jax.models import Network
 from dfm_jax.objectives import cross_entropy_loss, generalised_kl_loss, step_loss
-from dfm_jax.paths import mask_source, mixture_path, sample_path
+from dfm_jax.paths import mask_source, sample_mixture
 from dfm_jax.schedules import linear, masked
 from dfm_jax.training.terms import TermsOf, masked_terms, uniform_terms
 from dfm_jax.types import Array, Key
@@ -85,8 +85,10 @@ class Source:
         source_key, path_key = jax.random.split(key)
         context = jnp.zeros(x_1.shape, bool)
         masks = self.name == "masked"
-        x_0 = mask_source(x_1, context, mask_id=self.num_tokens) if masks else self.start(source_key)
-        return sample_path(path_key, mixture_path(x_0, x_1, t, num_states=self.num_states))
+        x_0 = (
+            mask_source(x_1, context, mask_id=self.num_tokens) if masks else self.start(source_key)
+        )
+        return sample_mixture(path_key, x_0, x_1, t)
 
     def time(self, key: Key) -> Array:
         """A time of training, uniform over those that networks read."""
@@ -126,9 +128,7 @@ class Source:
         """The bound's term of one draw, before its weight, summed over positions."""
         if self.name == "masked":
             size = jnp.full(x_1.shape, draw.size)
-            return jnp.sum(
-                step_loss(log_posterior, x_1, draw.x_t, size, mask_id=self.num_tokens)
-            )
+            return jnp.sum(step_loss(log_posterior, x_1, draw.x_t, size, mask_id=self.num_tokens))
         inside = generalised_kl_loss(log_posterior, x_1, draw.x_t, draw.t, linear())
         ends = cross_entropy_loss(log_posterior, x_1)
         return jnp.sum(jnp.where(draw.last, ends, inside))

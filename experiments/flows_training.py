@@ -41,9 +41,12 @@ class Recipe:
     @property
     def network(self) -> Network:
         """A flow's token posteriors [N, V], or a router's law over experts [K]."""
-        if self.num_experts is None:
-            return transformer(self.model)
-        return router(self.model, self.num_experts, last=True)
+        return _network(self.model, self.num_experts)
+
+
+@cache  # the same pair of functions: what they are compiled into is found again
+def _network(model: TransformerConfig, num_experts: int | None) -> Network:
+    return transformer(model) if num_experts is None else router(model, num_experts, last=True)
 
 
 class LabelledBatch(NamedTuple):

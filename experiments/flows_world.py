@@ -1,4 +1,4 @@
-"""B8 where every sum can be taken: digits on 2 × 2 positions with 3 levels, 81 states.   [B8, D3, D4]
+"""B8 where every sum can be taken: digits of 2 × 2 pixels and 3 levels, 81 states.   [B8, D3, D4]
 
 The truth is the held-out images' law, the model's experts are exact flows of the training images'
 smoothed laws, part by part. From a uniform source, with κ_t = t, on [0, 1 − ε]:
@@ -31,14 +31,16 @@ class Flow(NamedTuple):
 def small(images: np.ndarray) -> np.ndarray:
     """Which of the 81 states each image is: mean of its quarters, cut at thirds of the range."""
     half = SIDE // _CELLS
-    blocks = images.reshape(-1, _CELLS, half, _CELLS, half).mean(axis=(2, 4)).reshape(len(images), -1)
+    blocks = (
+        images.reshape(-1, _CELLS, half, _CELLS, half).mean(axis=(2, 4)).reshape(len(images), -1)
+    )
     levels = np.clip(np.floor(blocks / blocks.max() * _LEVELS), 0, _LEVELS - 1).astype(int)
     return levels @ _LEVELS ** np.arange(_CELLS**2)[::-1]
 
 
 def laws_of(states: np.ndarray, parts: np.ndarray, num_parts: int, smoothing: float) -> np.ndarray:
     """[K, Z] counted laws, with so many pseudo-counts a state."""
-    size = _LEVELS ** _CELLS**2
+    size = _LEVELS**_CELLS**2
     counts = np.zeros((num_parts, size)) + smoothing
     np.add.at(counts, (parts, states), 1.0)
     return counts / counts.sum(axis=1, keepdims=True)
@@ -81,12 +83,12 @@ def measured(images: Images, parts: Parts, *, smoothing: float, epsilon: float) 
             totals[name] += share * np.array([real.law @ whole, real.law @ by_part])
     end = flow_at(ends, truth, weights).law
     start = np.full(size, 1 / size)
-    found = {}
-    for name, (integral, by_part) in totals.items():
-        law = _evolved(start, model, static, name, ends)
-        found[name] = {"kl": float(exact.kl(end, law)), "integral": integral, "by_part": by_part}
-    known = flow_at(ends, model, static).law
-    residual = float(np.abs(_evolved(start, model, static, "Bayes", ends) - known).max())
+    laws = _evolved(start, model, static, ends)
+    found = {
+        name: {"kl": float(exact.kl(end, laws[name])), "integral": integral, "by_part": by_part}
+        for name, (integral, by_part) in totals.items()
+    }
+    residual = float(np.abs(laws["Bayes"] - flow_at(ends, model, static).law).max())
     return {"gates": found, "residual": residual, "states": size}
 
 
@@ -105,24 +107,31 @@ _jitted = jax.jit(jax.vmap(objectives.generalised_kl))
 
 
 def _evolved(
-    law: np.ndarray, model: np.ndarray, static: np.ndarray, gate: str, ends: float
-) -> np.ndarray:
-    """The law at the end of dp/dt = G_t p, G that of Σ_k r̂_k û^k."""
+    law: np.ndarray, model: np.ndarray, static: np.ndarray, ends: float
+) -> dict[str, np.ndarray]:
+    """The laws at the end of dp/dt = G_t p, G that of Σ_k r̂_k û^k for each gate.
 
-    def slope(t: float) -> np.ndarray:
-        learned = flow_at(t, model, static)
-        return exact.generator(np.einsum("zk,kzns->zns", _gates(learned, static)[gate], learned.rates))
+    In τ = −log(1 − t), where the rate κ̇/(1 − κ) is 1: steps are even where the process is fast.
+    """
 
-    # In τ = −log(1 − t) the rate κ̇/(1 − κ) is 1: steps are even where the process is fast.
+    def slopes(tau: float) -> dict[str, np.ndarray]:
+        left = np.exp(-tau)
+        learned = flow_at(1 - left, model, static)
+        return {
+            name: left * exact.generator(np.einsum("zk,kzns->zns", gate, learned.rates))
+            for name, gate in _gates(learned, static).items()
+        }
+
     step = -np.log(1 - ends) / _STEPS
-    here = slope(0.0)
+    now = slopes(0.0)
+    laws = dict.fromkeys(now, law)
     for index in range(_STEPS):
-        now, middle, then = (1 - np.exp(-step * (index + part)) for part in (0.0, 0.5, 1.0))
-        halfway, after = (1 - middle) * slope(middle), (1 - then) * slope(then)
-        first = (1 - now) * here @ law
-        second = halfway @ (law + step / 2 * first)
-        third = halfway @ (law + step / 2 * second)
-        fourth = after @ (law + step * third)
-        law = law + step / 6 * (first + 2 * second + 2 * third + fourth)
-        here = after / (1 - then)
-    return law
+        middle, then = (slopes(step * (index + part)) for part in (0.5, 1.0))
+        for name, here in laws.items():
+            first = now[name] @ here
+            second = middle[name] @ (here + step / 2 * first)
+            third = middle[name] @ (here + step / 2 * second)
+            fourth = then[name] @ (here + step * third)
+            laws[name] = here + step / 6 * (first + 2 * second + 2 * third + fourth)
+        now = then
+    return laws

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from dfm_jax.checks import check_interval
 from dfm_jax.models import Network, Params
 from dfm_jax.objectives import cross_entropy_loss, generalised_kl_loss, step_loss
-from dfm_jax.paths import mask_source, mixture_path, sample_path
+from dfm_jax.paths import mask_source, mixture_path, sample_mixture, sample_path
 from dfm_jax.schedules import linear
 from dfm_jax.steps import step_size
 from dfm_jax.training.batches import Batch
@@ -97,7 +97,9 @@ def uniform_terms(network: Network, *, end: float, time_conditioned: bool) -> Te
 
     def terms(params: Params, batch: Batch, key: Key | None) -> Terms:
         if key is None:
-            raise ValueError("`key` must be given: the uniform source's objective draws its states.")
+            raise ValueError(
+                "`key` must be given: the uniform source's objective draws its states."
+            )
         x_1, counts = jnp.asarray(batch.tokens), jnp.asarray(batch.valid)
         time_key, source_key, path_key, apply_key = jax.random.split(key, 4)
         t = end * jax.random.uniform(time_key)
@@ -105,7 +107,7 @@ def uniform_terms(network: Network, *, end: float, time_conditioned: bool) -> Te
         num_tokens = jax.eval_shape(network.apply, params, x_1, conditioned).shape[-1]
         x_0 = jax.random.randint(source_key, x_1.shape, 0, num_tokens, x_1.dtype)
         x_0 = jnp.where(counts, x_0, x_1)
-        x_t = sample_path(path_key, mixture_path(x_0, x_1, t, num_states=num_tokens))
+        x_t = sample_mixture(path_key, x_0, x_1, t)
         log_posterior = _log_law(network.apply(params, x_t, conditioned, key=apply_key))
         nats = generalised_kl_loss(log_posterior, x_1, x_t, t, schedule)
         return Terms(jnp.where(counts, end * nats, 0.0), counts)
