@@ -153,6 +153,20 @@ def sample_path(key: Key, token_path: StateProbs) -> Tokens:
     return jax.random.categorical(key, logits, axis=-1, mode="high")
 
 
+@typed
+def sample_mixture(key: Key, x_0: Tokens, x_1: Tokens, kappa_t: Kappa) -> Tokens:
+    """`sample_path` of `mixture_path` by a coin a position, without a row of S states for each.
+
+        X_t^i = x_1^i with probability κ_t^i, else x_0^i   [P3]
+
+    Raises:
+        ValueError: if κ lies outside [0, 1].
+    """
+    check_interval("kappa_t", kappa_t, 0.0, 1.0)
+    arrived = jax.random.uniform(key, jnp.shape(x_1)) < kappa_t  # of [0, 1): κ = 1 always is
+    return jnp.where(arrived, x_1, x_0)
+
+
 # ── the marginal path of a finite list of pairs, and its posteriors ─────────────────────────────
 
 

@@ -6,9 +6,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from dfm_jax.checks import check_interval
 from dfm_jax.models import Network, Params
-from dfm_jax.objectives import cross_entropy_loss, step_loss
-from dfm_jax.paths import mask_source, mixture_path, sample_path
+from dfm_jax.objectives import cross_entropy_loss, generalised_kl_loss, step_loss
+from dfm_jax.paths import mask_source, mixture_path, sample_mixture, sample_path
+from dfm_jax.schedules import linear
 from dfm_jax.steps import step_size
 from dfm_jax.training.batches import Batch
 from dfm_jax.types import Array, ArrayLike, Bool, Float, Key, Table
@@ -73,6 +75,42 @@ def masked_terms(network: Network, table: Table, *, time_conditioned: bool) -> T
         log_posterior = _log_law(network.apply(params, x_t, t, key=apply_key))
         nats = step_loss(log_posterior, x_1, x_t, step_size(table, step), mask_id=mask_id)
         return Terms(jnp.where(counts, num_steps * nats, 0.0), counts)
+
+    return terms
+
+
+def uniform_terms(network: Network, *, end: float, time_conditioned: bool) -> TermsOf:
+    """The evidence bound's integrand at one time, times the length of the integral.   [L2, P3]
+
+        t_end Σ_v [u log(u/û) − u + û](v),  t uniform over [0, t_end),  κ_t = t
+
+    Unbiased for ∫_0^{t_end} of it. X_0 is uniform over the V tokens and independent of X_1. At
+    t → 1 the rate 1/(1 − t) has no end, and a learned p̂ that differs from δ_{X_1} there pays
+    without bound: `end` < 1, and what is left is the last step's (S4), whose minimiser is the same
+    p_{1|t}. What does not count is context: never moved. A key is always needed.
+
+    Raises:
+        ValueError: if `end` lies outside (0, 1).
+    """
+    check_interval("end", end, 0.0, 1.0, ends="()")
+    schedule = linear()
+
+    def terms(params: Params, batch: Batch, key: Key | None) -> Terms:
+        if key is None:
+            raise ValueError(
+                "`key` must be given: the uniform source's objective draws its states."
+            )
+        x_1, counts = jnp.asarray(batch.tokens), jnp.asarray(batch.valid)
+        time_key, source_key, path_key, apply_key = jax.random.split(key, 4)
+        t = end * jax.random.uniform(time_key)
+        conditioned = t if time_conditioned else None
+        num_tokens = jax.eval_shape(network.apply, params, x_1, conditioned).shape[-1]
+        x_0 = jax.random.randint(source_key, x_1.shape, 0, num_tokens, x_1.dtype)
+        x_0 = jnp.where(counts, x_0, x_1)
+        x_t = sample_mixture(path_key, x_0, x_1, t)
+        log_posterior = _log_law(network.apply(params, x_t, conditioned, key=apply_key))
+        nats = generalised_kl_loss(log_posterior, x_1, x_t, t, schedule)
+        return Terms(jnp.where(counts, end * nats, 0.0), counts)
 
     return terms
 
