@@ -7,7 +7,8 @@ the rates 1[j = k] u(· | x_1) against ρ̂_j û^j is computable without the tru
 
     Σ_j [1[j = k] u log(1[j = k] u/ρ̂_j û^j) − 1[j = k] u + ρ̂_j û^j]                             [B8]
 
-It lies above the ensemble's term state by state; above the own expert's (the oracle gate's) by what
+where a draw is a step of a grid, or the last, it is λ (−log ρ̂_k p̂^k), not λ (−log Σ_j ρ̂_j p̂^j). It
+lies above the ensemble's term state by state; above the own expert's (the oracle gate's) by what
 the gate pays to name k at each jump. With parts a function of X_1 its mean is B8's right-hand side
 for the true r_k u^k plus a constant of the data, as the ensemble's is B8's left-hand side plus a
 smaller one: neither constant is known, so B8 itself is measured in `flows_world`.

@@ -104,6 +104,8 @@ class Trainer:
             num_layers=config.num_layers,
             num_heads=config.num_heads,
             ffn_width=8 * (width // 3),
+            max_positions=source.num_positions,
+            learned_positions=True,  # where all is masked, distances say nothing
             causal=False,
             time_conditioned=True,
             scan_layers=True,

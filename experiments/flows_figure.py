@@ -15,9 +15,9 @@ _SHOWN = 24  # real images, at most, in the whole picture
 
 def draw(path: Path, images: np.ndarray, parts: Parts, sheets: Sequence[Mapping[str, Any]]) -> Path:
     """Left: the first images of each part; beside them, a sheet of samples a source."""
-    figure = Figure(figsize=(4 + 4.5 * len(sheets), 6), layout="constrained")
+    figure = Figure(figsize=(3.5 + 6.5 * len(sheets), 5.5), layout="constrained")
     FigureCanvasAgg(figure)
-    grid = figure.add_gridspec(1, 1 + len(sheets), width_ratios=[0.7] + [1.2] * len(sheets))
+    grid = figure.add_gridspec(1, 1 + len(sheets), width_ratios=[3.5] + [6.5] * len(sheets))
     columns = [figure.add_subfigure(grid[0, place]) for place in range(1 + len(sheets))]
     count = max(1, min(4, _SHOWN // parts.num_experts))
     shown = {

@@ -70,6 +70,9 @@ def logits(params, tokens, config, t=None):
 
     embedding = params["embed_tokens"]["embedding"]
     rows = [embedding[token] for token in tokens]
+    if config.learned_positions:
+        places = params["embed_positions"]["embedding"]
+        rows = [row + place for row, place in zip(rows, places[: len(rows)], strict=True)]
     for i in range(config.num_layers):
         layer = params[f"layers_{i}"]
         normed = [norm(row, layer["input_layernorm"]) for row in rows]

@@ -24,6 +24,7 @@ CASES = {
     "untied": {"tied": False},
     "grouped, a mask": {"num_kv_heads": 2, "num_states": 12},
     "in time": {"time_conditioned": True, "causal": False},
+    "positions": {"learned_positions": True, "max_positions": 9, "causal": False},
     "scanned": {"scan_layers": True, "num_layers": 3},
     "by xla": {"attention": "xla", "num_kv_heads": 1},
 }

@@ -29,6 +29,8 @@ SMALL = {"num_tokens": 11, "width": 32, "num_layers": 2, "num_heads": 4, "ffn_wi
         ({"rope_base": 0.0}, "`rope_base` must lie in"),
         ({"dropout": 1.0}, r"`dropout` must lie in \[0, 1\); it is 1.0"),
         ({"compute_dtype": "half"}, "`compute_dtype` must be one of float32, .*; it is 'half'"),
+        ({"learned_positions": True, "max_positions": 8}, "and with causal=False; it is True"),
+        ({"learned_positions": True, "causal": False}, "`learned_positions` must come with"),
         ({"attention": "flash"}, "`attention` must be one of einsum, xla, cudnn; it is 'flash'"),
         ({"compute_dtype": "float64", "attention": "xla"}, '`attention` must be "einsum"'),
     ],
@@ -65,6 +67,7 @@ CASES = {
     "one head of keys, ε large": {"num_kv_heads": 1, "norm_epsilon": 0.1},
     "bidirectional, with a mask": {"causal": False, "num_states": 12},
     "everything": {"causal": False, "num_states": 12, "num_kv_heads": 2, "time_conditioned": True},
+    "learned positions": {"causal": False, "learned_positions": True, "max_positions": 8},
     "causal in time, untied": {"time_conditioned": True, "tied": False},
 }
 

@@ -28,6 +28,7 @@ class TransformerConfig:
     num_kv_heads: int | None = None  # heads of keys and values; None is one per query head
     ffn_width: int  # the hidden width of SwiGLU
     max_positions: int | None = None  # longer sequences are refused; None sets no bound
+    learned_positions: bool = False  # added to the embedding; for bidirectional networks
     rope_base: float = 10_000.0
     norm_epsilon: float = 1e-5  # added to the mean square by every RMSNorm, as Llama does
     causal: bool = True
@@ -54,6 +55,10 @@ class TransformerConfig:
         require(self.head_size % 2 == 0, rule, self.head_size)
         if self.max_positions is not None:
             check_count("max_positions", self.max_positions)
+        # Turned pairs tell distances alone: without causality, masks look the same everywhere.
+        rule = "`learned_positions` must come with `max_positions`, and with causal=False"
+        fits = self.max_positions is not None and not self.causal
+        require(fits or not self.learned_positions, rule, self.learned_positions)
         check_interval("rope_base", self.rope_base, 0, jnp.inf, ends="()")
         check_interval("norm_epsilon", self.norm_epsilon, 0, jnp.inf, ends="()")
         check_interval("dropout", self.dropout, 0, 1, ends="[)")

@@ -11,12 +11,14 @@ def num_parameters(config: TransformerConfig, *, num_outputs: int | None = None)
     """The number of parameters; with `num_outputs`, of a router to that many experts.
 
     S w + L (2 w² + 2 w w_kv + 3 w f + 2 w) + w, and w V if the head is not tied; conditioned on
-    time, 2 w² + (2 L + 1) w² more. w the width, w_kv = kv heads · head size, f the width of SwiGLU.
+    time, 2 w² + (2 L + 1) w² more; with learned positions, w for each. w the width, w_kv = kv
+    heads · head size, f the width of SwiGLU.
     """
     tied = config.tied and num_outputs is None
     columns = config.num_tokens if num_outputs is None else num_outputs
     norms = (2 * config.num_layers + 1) * config.width
-    embedding = config.states * config.width
+    places = (config.max_positions or 0) if config.learned_positions else 0
+    embedding = (config.states + places) * config.width
     return (
         embedding + norms + _kernels(config) + _time(config) + (not tied) * config.width * columns
     )

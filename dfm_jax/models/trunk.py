@@ -44,6 +44,16 @@ class Transformer(nn.Module):
             config.states, config.width, embedding_init=init, name="embed_tokens", **dtypes
         )
         h = embedding(tokens)
+        if config.learned_positions:
+            assert config.max_positions is not None  # so the config says
+            places = nn.Embed(
+                config.max_positions,
+                config.width,
+                embedding_init=init,
+                name="embed_positions",
+                **dtypes,
+            )
+            h = h + places(start + jnp.arange(tokens.shape[0]))
         frame = self._frame(tokens.shape[0], t, memory, start)
         h, memory = self._layers(h, memory, frame)
         h = RMSNorm(config, name="norm")(h, frame.condition)
