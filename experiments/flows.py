@@ -190,8 +190,9 @@ def _measured(
     for name in config.sources:
         for kind, number in product(config.partitions, range(config.num_seeds)):
             console.print(f"{name}, {kind}, seed {number}", highlight=False)
-            one = partial(measure, trainer, name, kind, number)
-            found.append(cells.measured(f"{name}-{kind}-{number}", one))
+            here = name, kind, number
+            one = lambda here=here: measure(trainer, *here)  # noqa: E731
+            found.append(cells.measured("-".join(map(str, here)), one))
         sheet = partial(sample_sheet, trainer, name, shown, count)
         sheets.append(cells.measured(f"samples-{name}-{shown}", sheet))
     return found, sheets, worlds
