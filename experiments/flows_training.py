@@ -27,6 +27,8 @@ from dfm_jax.training.terms import Terms
 from dfm_jax.types import Array, ArrayLike, Key
 from experiments.flows_sources import Source
 
+_SAVED = 100  # steps between checkpoints, at least: one takes as long as some of them
+
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
@@ -122,8 +124,9 @@ def trained(
         "seeds": list(seeds),
     }
     every = max(1, num_steps // 4)
+    watch = Watch(log_every=every, save_every=max(_SAVED, every))
     run = Run(init, update, None, num_steps, _numbers)
-    outcome = train(run, folder, config=record, watch=Watch(log_every=every, save_every=every))
+    outcome = train(run, folder, config=record, watch=watch)
     state = read_checkpoint(folder / str(outcome.step), jax.eval_shape(init), config=record)
     return Member(recipe=recipe, num_steps=num_steps, params=jax.device_get(state.params))
 

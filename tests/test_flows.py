@@ -493,5 +493,5 @@ def test_killed_between_members_it_goes_on(result, study_images, monkeypatch, tm
     again = json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))
     assert again["rows"] == found["rows"]
 
-    monkeypatch.setattr(flows, "measure", None)  # with its cells, nothing is trained or judged
+    monkeypatch.setattr(flows, "measure", pytest.fail)  # with its cells, nothing is judged
     flows.run(config, study_images, Console(quiet=True))

@@ -155,9 +155,9 @@ def network_of(config: TransformerConfig, *, num_outputs: int | None) -> Network
     def apply(params: Params, x_t: Array, t: Any = None, *, key: Key | None = None) -> Array:
         check_sequence(x_t, config)
         check_time(t, conditioned=config.time_conditioned)
-        drops = key is not None and config.dropout > 0  # a key that draws nothing is not split
-        module = Transformer(config, deterministic=not drops, num_outputs=num_outputs)
-        rngs = {"dropout": key} if drops else None
+        key = key if config.dropout > 0 else None  # one that draws nothing is not split
+        module = Transformer(config, deterministic=key is None, num_outputs=num_outputs)
+        rngs = None if key is None else {"dropout": key}
         logits, _ = module.apply({"params": params}, jnp.asarray(x_t), t, None, start, rngs=rngs)
         return logits
 
