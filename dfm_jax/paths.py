@@ -163,8 +163,9 @@ def sample_mixture(key: Key, x_0: Tokens, x_1: Tokens, kappa_t: Kappa) -> Tokens
         ValueError: if κ lies outside [0, 1].
     """
     check_interval("kappa_t", kappa_t, 0.0, 1.0)
-    arrived = jax.random.uniform(key, jnp.shape(x_1)) < kappa_t  # of [0, 1): κ = 1 always is
-    return jnp.where(arrived, x_1, x_0)
+    kappa = jnp.asarray(kappa_t)
+    coins = jax.random.uniform(key, jnp.shape(x_1), kappa.dtype)  # in [0, 1): κ = 1 arrives always
+    return jnp.where(coins < kappa, x_1, x_0)
 
 
 # ── the marginal path of a finite list of pairs, and its posteriors ─────────────────────────────

@@ -299,6 +299,15 @@ FUNCTIONS = {
         lambda d: {"key": d.key(), "token_path": d.law(d.N, d.S)},
         border=lambda d: {"token_path": point(d, d.N, d.S)},
     ),
+    "paths.sample_mixture": Function(
+        lambda d: {
+            "key": d.key(),
+            "x_0": d.states(),
+            "x_1": d.tokens(),
+            "kappa_t": d.unit(d.N),
+        },
+        border=lambda d: {"kappa_t": np.arange(d.N) / (d.N - 1)},
+    ),
     "paths.marginal_log_prob": Function(
         pairs,
         grad=("token_paths", "log_coupling"),
@@ -995,7 +1004,7 @@ def test_under_x64_the_dtype_of_the_arguments_is_kept(name, dtype):
 @pytest.mark.slow
 @every_function
 def test_float32_is_float64_to_its_precision(name):
-    if name == "paths.sample_path":
+    if name in ("paths.sample_path", "paths.sample_mixture"):
         return  # a law rounded otherwise may draw otherwise
     single = compiled(name)(example(name))
     with jax.enable_x64(True), jax.numpy_dtype_promotion("strict"):
