@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from experiments.gate_ladder import ContextLaws, Scores, TokenLaws, gate_names, score
-from experiments.ladder_account import account
+from experiments.ladder_account import Account, account
 from experiments.statistics import document_interval
 from experiments.worlds import World
 
@@ -37,7 +37,8 @@ def ladder_record(
         seed: of the bootstrap.
         running: laws of each of its tokens.
         num_bytes: [D] of each unit; by default a token is a byte.
-        groups: units [D] by name, such as domains: each rung's loss on them besides.
+        groups: units [D] by name, such as domains: every rung's loss on them besides, and its
+            difference to the centre's; a single unit has no interval.
     """
     options = {"prefixes": prefixes, "contexts": laws, "running": running}
     scores = score(world.log_probs, world.sequences, log_prior, alphas=[alpha], **options)
@@ -51,14 +52,7 @@ def ladder_record(
         "bayes": document_interval(found.nll - found.bayes, found.sizes, **draws),
     }
     terms = {name: term.sum(1) / total for name, term in found.terms().items()}
-    groups = groups or {}
-
-    def by_group(losses: np.ndarray) -> dict[str, float]:
-        return {
-            name: float(losses[units].sum() / found.sizes[units].sum())
-            for name, units in groups.items()
-        }
-
+    of_groups = {name: of_group(found, units, **draws) for name, units in (groups or {}).items()}
     of_laws = {"contexts": laws.names if laws else (), "running": running.names if running else ()}
     names = gate_names(prefixes, num_alphas=1, **of_laws)
     rows = [
@@ -70,7 +64,7 @@ def ladder_record(
             "terms": {name: float(term[v]) for name, term in terms.items()},
             "minus": {name: [float(x[v]) for x in interval] for name, interval in against.items()},
         }
-        | ({"groups": by_group(found.nll[v])} if groups else {})
+        | ({"groups": {name: group[v] for name, group in of_groups.items()}} if groups else {})
         for v, (gate, top) in enumerate(found.rungs)
     ]
     return {
@@ -84,7 +78,18 @@ def ladder_record(
         "sum_residual": found.sum_residual(),
         "flattery": found.flattery,
         "margins": _margins(scores, names),
-    } | ({"centre_groups": by_group(found.centre)} if groups else {})
+    }
+
+
+def of_group(found: Account, units: np.ndarray, **draws: int) -> list[dict[str, Any]]:
+    """Each rung on some of the units: its loss, and what it is above the centre's."""
+    sizes = found.sizes[units]
+    nll = found.nll[:, units].sum(1) / sizes.sum()
+    minus = found.nll[:, units] - found.centre[units]
+    rows = [[value, None, None] for value in (minus.sum(1) / sizes.sum()).tolist()]
+    if sizes.size > 1:
+        rows = np.stack(document_interval(minus, sizes, **draws), axis=1).tolist()
+    return [{"nll": float(v), "minus": row} for v, row in zip(nll, rows, strict=True)]
 
 
 def _margins(scores: Scores, names: Sequence[str]) -> dict[str, dict[str, list[float]]]:

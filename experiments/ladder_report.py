@@ -9,7 +9,7 @@ from experiments.statistics import compare
 
 Cell = Mapping[str, Any]
 Row = Mapping[str, Any]
-_JUDGED = ("per_seed", "mean", "low", "high", "p_equivalence", "verdict")
+JUDGED = ("per_seed", "mean", "low", "high", "p_equivalence", "verdict")
 SIGNS = {"equivalent": "=", "better": "−", "worse": "+", "undecided": "?"}
 
 
@@ -29,7 +29,7 @@ def aggregated(cells: Sequence[Cell], *, margin: float) -> list[dict[str, Any]]:
                 for name in rungs[0]["minus"]:
                     intervals = [rung["minus"][name] for rung in rungs]
                     judged = compare([x[0] for x in intervals], margin=margin).as_record()
-                    minus[name] = {field: judged[field] for field in _JUDGED}
+                    minus[name] = {field: judged[field] for field in JUDGED}
                     minus[name]["documents"] = [x[1:] for x in intervals]
                 rows.append(
                     {

@@ -118,7 +118,7 @@ PRESETS = {
         num_heads=4,
         num_positions=128,
         training_tokens=1_500_000,
-        rates=(2e-3, 4e-3, 8e-3),
+        rates=(2.5e-3, 6e-3, 1.5e-2),
         router_width=64,
         router_layers=2,
         prefixes=(4, 16, 64),
@@ -194,7 +194,7 @@ def run(config: Config, corpora: Sequence[Corpus], console: Console) -> bool:
         "parameters": trainer.num_parameters,
         "comparisons": rows,
         "arms": language_report.arms(found, config.rates),
-        "domains": language_report.by_domain(found),
+        "domains": language_report.by_domain(found, config.margin),
         "seconds": round(time.perf_counter() - start, 1),
     }
     result = reporting.write_result(

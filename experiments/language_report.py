@@ -8,18 +8,22 @@ from typing import Any
 
 import tyro
 from rich.console import Console
+from rich.table import Table
 
 from experiments import study
 from experiments.ladder_report import (
+    JUDGED,
     Cell,
     Row,
     account_table,
+    judged,
     ladder_table,
     markdown_lines,
     mean,
     select,
 )
 from experiments.ladder_screen_report import account, groups, ladder, narrow_table
+from experiments.statistics import compare
 
 CENTRE = "centre"
 
@@ -100,26 +104,24 @@ def arms(cells: Sequence[Cell], rates: Sequence[float]) -> list[dict[str, Any]]:
     return table
 
 
-def by_domain(cells: Sequence[Cell]) -> list[dict[str, Any]]:
-    """The loss of each domain, mean over seeds: of the centre, and of whole gates that are judged.
+def by_domain(cells: Sequence[Cell], margin: float) -> list[dict[str, Any]]:
+    """Each domain alone: an arm's loss there, and its difference to the centre's, judged by seeds.
 
-    In nats per byte.
+    In nats per byte, of whole gates; `documents` are the bootstrap intervals inside each seed.
     """
-    reset = [cell["worlds"]["reset"] for cell in cells]
-    names = list(reset[0]["centre_groups"])
-
-    def means(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
-        return {name: mean(one[name] for one in found) for name in names}
-
-    of_first = [cell for cell in cells if cell["partition"] == cells[0]["partition"]]
-    centre = [cell["worlds"]["reset"]["centre_groups"] for cell in of_first]
-    table = [{"arm": CENTRE, "gate": None} | means(centre)]
-    for cell in _firsts(cells):
-        own = [c["worlds"]["reset"] for c in cells if c["partition"] == cell["partition"]]
-        for place, row in enumerate(own[0]["rows"]):
-            if row["top"] == "full" or row["gate"] == "oracle":
-                found = [world["rows"][place]["groups"] for world in own]
-                table.append({"arm": cell["partition"], "gate": row["gate"]} | means(found))
+    table = []
+    for first in _firsts(cells):
+        seeds = [c["worlds"]["reset"] for c in cells if c["partition"] == first["partition"]]
+        for rungs in zip(*(seed["rows"] for seed in seeds), strict=True):
+            if rungs[0]["top"] != "full" and rungs[0]["gate"] != "oracle":
+                continue
+            for domain in rungs[0]["groups"]:
+                found = [rung["groups"][domain] for rung in rungs]
+                across = compare([one["minus"][0] for one in found], margin=margin).as_record()
+                row = {"arm": first["partition"], "gate": rungs[0]["gate"], "domain": domain}
+                row["nll"] = mean(one["nll"] for one in found)
+                row["documents"] = [one["minus"][1:] for one in found]
+                table.append(row | {name: across[name] for name in JUDGED})
     return table
 
 
@@ -145,7 +147,7 @@ def print_tables(console: Console, rows: Sequence[Row], summary: Mapping[str, An
     console.print(_domains(summary["domains"]))
 
 
-def _arms(arms: Sequence[Mapping[str, Any]]):
+def _arms(arms: Sequence[Mapping[str, Any]]) -> Table:
     table = narrow_table(
         *("arm", "steps", "tokens", "FLOPs", "rates", "tuning tokens", "router"),
         title="What each arm was trained on, a seed",
@@ -173,15 +175,32 @@ def _arm_cells(arm: Mapping[str, Any]) -> list[str]:
 _SHOWN = ("static", "fixed share", "running router", "Bayes", "oracle")
 
 
-def _domains(found: Sequence[Mapping[str, Any]]):
-    names = [name for name in found[0] if name not in ("arm", "gate")]
+def _domains(found: Sequence[Mapping[str, Any]]) -> Table:
+    head, *body = _domain_cells(found)
     table = narrow_table(
-        *("arm", "gate", *names), title="By domain, nats per byte", caption="Whole gates."
+        *head,
+        title="By domain: whole gates, ensemble − centre, nats per byte",
+        caption="Mean and 95 % t interval over seeds.",
     )
-    for row in found:
-        if row["gate"] is None or row["gate"] in _SHOWN:
-            table.add_row(row["arm"], row["gate"] or "", *(f"{row[name]:.3f}" for name in names))
+    for row in body:
+        table.add_row(*row)
     return table
+
+
+def _domain_cells(found: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    names = list(dict.fromkeys(row["domain"] for row in found))
+    arms = list(dict.fromkeys(row["arm"] for row in found))
+    centre = [f"{_centre_nll(select(found, arm=arms[0], domain=name)[0]):.3f}" for name in names]
+    table = [["arm: gate", *names], ["centre, its loss", *centre]]
+    for arm in arms:
+        for gate in _SHOWN:
+            own = select(found, arm=arm, gate=gate)
+            table.append([f"{arm}: {gate}", *map(judged, own)])
+    return table
+
+
+def _centre_nll(row: Mapping[str, Any]) -> float:
+    return row["nll"] - row["mean"]
 
 
 # ── Markdown ────────────────────────────────────────────────────────────────────────────────────
@@ -192,13 +211,7 @@ def markdown(result: Mapping[str, Any]) -> list[str]:
     rows, summary = result["summary"]["comparisons"], result["summary"]
     head = ["arm", "steps of a member", "tokens", "FLOPs", "rates", "tuning tokens", "router"]
     spent = [head, *(_arm_cells(arm) for arm in summary["arms"])]
-    names = [name for name in summary["domains"][0] if name not in ("arm", "gate")]
-    domains = [["nats per byte", *names]]
-    for row in summary["domains"]:
-        if row["gate"] is None or row["gate"] in _SHOWN:
-            label = row["arm"] if row["gate"] is None else f"{row['arm']}: {row['gate']}"
-            domains.append([label, *(f"{row[name]:.3f}" for name in names)])
-    tables = [spent, ladder_table(rows), account_table(rows), domains]
+    tables = [spent, ladder_table(rows), account_table(rows), _domain_cells(summary["domains"])]
     return list(map(markdown_lines, tables))
 
 

@@ -25,6 +25,8 @@ from experiments import (
     language_training,
     partitions,
 )
+from experiments.ladder_account import Account
+from experiments.ladder_record import of_group
 from experiments.language import Config
 from experiments.language_arms import Arm, Trainer, parsed_arm
 
@@ -358,9 +360,45 @@ def test_domains_sum_to_the_whole(result, text):
     sizes = text.tokens["test"].set.num_bytes
     names = np.array(text.tokens["test"].domains)
     shares = {name: sizes[names == name].sum() / sizes.sum() for name in dict.fromkeys(names)}
-    (centre,) = (row for row in found["summary"]["domains"] if row["arm"] == "centre")
-    whole = [row["nats_per_byte"] for row in found["rows"] if row["arm"] == "centre"]
-    assert sum(shares[name] * centre[name] for name in shares) == pytest.approx(np.mean(whole))
+    for row in found["summary"]["comparisons"]:
+        own = {"arm": row["partition"], "gate": row["gate"]}
+        here = [one for one in found["summary"]["domains"] if own.items() <= one.items()]
+        if row["world"] != "reset" or (row["top"] != "full" and row["gate"] != "oracle"):
+            continue
+        assert [one["domain"] for one in here] == list(shares)
+        nll, minus = (
+            sum(shares[one["domain"]] * one[what] for one in here) for what in ("nll", "mean")
+        )
+        assert nll == pytest.approx(row["nll"])
+        assert minus == pytest.approx(row["minus"]["centre"]["mean"])
+        for one in here:
+            assert len(one["documents"]) == len(one["per_seed"]) == 2
+            for (low, high), mean in zip(one["documents"], one["per_seed"], strict=True):
+                assert low <= mean <= high
+
+
+def test_a_group_of_one_unit_has_no_interval():
+    found = Account(
+        rungs=(("static", "full"),),
+        nll=np.array([[3.0, 5.0, 1.0]]),
+        uncut=np.zeros((1, 3)),
+        bayes=np.zeros(3),
+        own=np.zeros(3),
+        price=np.zeros(3),
+        centre=np.array([2.0, 4.0, 2.0]),
+        sizes=np.array([4.0, 1.0, 1.0]),
+        evaluations=(2.0,),
+        b1_residual=0.0,
+        b11_slack=0.0,
+        flattery={},
+    )
+    draws = {"num_draws": 50, "seed": 0}
+    (one,) = of_group(found, np.array([True, False, False]), **draws)
+    assert one == {"nll": 0.75, "minus": [0.25, None, None]}
+    (two,) = of_group(found, np.array([True, True, False]), **draws)
+    assert two["nll"] == pytest.approx(8 / 5)
+    mean, low, high = two["minus"]
+    assert (low, mean, high) == (0.25, pytest.approx(2 / 5), 1.0)
 
 
 @pytest.mark.slow
@@ -416,7 +454,8 @@ def test_the_tables(result):
     assert "| centre |" in spent
     assert "Bayes, full" in ladder
     assert "domain: Bayes" in account
-    assert domains.splitlines()[0] == "| nats per byte | kjv | shakespeare | stdlib |"
+    assert domains.splitlines()[0] == "| arm: gate | kjv | shakespeare | stdlib |"
+    assert "domain: running router" in domains
 
 
 def test_bad_options(tmp_path, capsys):
