@@ -104,7 +104,7 @@ def _experts(
             t for t, part in zip(fold.texts["train"], part_of["train"], strict=True) if part == k
         ]
         chosen_on = np.repeat(part_of["validation"] == k, sizes)
-        model, found = fitted(own, asked, chosen_on, config)
+        model, found = fitted(own, asked, chosen_on, config.discounts)
         models.append(model)
         scores.append(found)
     return models, {split: np.stack([x[split] for x in scores], axis=1) for split in HELD_OUT}

@@ -49,10 +49,10 @@ class Fold:
 def fold(corpora: Sequence[Corpus], *, seed: int, config: Config) -> Fold:
     """Split the documents and count the centre, tuned on validation."""
     split = split_documents(corpora, seed=seed)
-    texts = {name: _texts(getattr(split, name)) for name in SPLITS}
+    texts = {name: texts_of(getattr(split, name)) for name in SPLITS}
     asked = {name: kneser_ney.queries(texts[name], config.max_order) for name in HELD_OUT}
     everything = np.ones(sum(map(len, texts["validation"])), bool)
-    centre, scores = fitted(texts["train"], asked, everything, config)
+    centre, scores = fitted(texts["train"], asked, everything, config.discounts)
     encode = contexts.encoder(texts["train"], config.num_features, seed=seed)
     flat = {name: b"".join(texts[name]) for name in HELD_OUT}
     return Fold(
@@ -76,7 +76,8 @@ def fold(corpora: Sequence[Corpus], *, seed: int, config: Config) -> Fold:
     )
 
 
-def _texts(corpora: Sequence[Corpus]) -> list[bytes]:
+def texts_of(corpora: Sequence[Corpus]) -> list[bytes]:
+    """Every document, one corpus after the other."""
     return [document.text.encode() for corpus in corpora for document in corpus.documents]
 
 
@@ -84,10 +85,10 @@ def fitted(
     train: Sequence[bytes],
     asked: Mapping[str, tuple[Queries, ...]],
     chosen_on: np.ndarray,
-    config: Config,
+    discounts: Sequence[float],
 ) -> tuple[Model, dict[str, np.ndarray]]:
     """A model tuned on these bytes of validation, and what it scores: [N] by held-out split."""
-    model = kneser_ney.tuned(train, asked["validation"], chosen_on, discounts=config.discounts)
+    model = kneser_ney.tuned(train, asked["validation"], chosen_on, discounts=discounts)
     return model, {split: kneser_ney.log_probs(model, asked[split]) for split in HELD_OUT}
 
 

@@ -1,0 +1,181 @@
+"""Does anything known beforehand tell whether experts will beat the centre?   [D10, B1]
+
+"Beforehand" is the next smaller size of training text: experts and centre were trained there, and
+nothing of the size in question but its number of bytes is read.
+
+    as before         the sign that the difference had there
+    trend             its change from the size before that, once more
+    learning curve    each expert falls as one model does from as much text; so does the centre
+    theory            logistic regression on Î(X; K), bytes an expert, the gate's margin: fitted on
+                      smaller sizes, whose differences are known by then
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+Row = Mapping[str, Any]
+RULES = ("as before", "trend", "learning curve", "theory")
+QUANTITIES = ("information", "bytes_per_expert", "margin")
+DECIDED = ("better", "worse")
+
+
+def predictions(rows: Sequence[Row], others: Sequence[Row] = ()) -> list[dict[str, Any]]:
+    """For each row with a smaller one before it: the difference each rule foresees.
+
+    Args:
+        rows: of one kind of model: a difference for each arm and size, over seeds.
+        others: of another kind of model, which "theory" may learn from.
+    """
+    found = []
+    for row in rows:
+        before = _before(rows, row)
+        if not before:
+            continue
+        last = before[-1]
+        foreseen = {"as before": last["mean"]}
+        if len(before) > 1:
+            foreseen["trend"] = last["mean"] + _steps(last, row) * (
+                (last["mean"] - before[-2]["mean"]) / _steps(before[-2], last)
+            )
+        curve = sorted({(r["bytes"], r["centre"]) for r in rows if r["bytes"] <= last["bytes"]})
+        if len(curve) > 1:
+            foreseen["learning curve"] = last["mean"] + _fall(curve, last, row)
+        known = [r for r in (*rows, *others) if r["bytes"] < row["bytes"] or r in others]
+        if (odds := _log_odds([*rows, *others], known, row)) is not None:
+            foreseen["theory"] = odds
+        found.append(
+            {
+                "model": row["model"],
+                "partition": row["partition"],
+                "num_experts": row["num_experts"],
+                "bytes": row["bytes"],
+                "mean": row["mean"],
+                "verdict": row["verdict"],
+                "foreseen": foreseen,
+            }
+        )
+    return found
+
+
+def accuracies(found: Sequence[Row]) -> list[dict[str, Any]]:
+    """How often each rule has the sign right, where the sign is decided, beside a constant guess.
+
+    The rules are judged on the same rows: those for which all of them speak.
+    """
+    judged = [
+        row for row in found if row["verdict"] in DECIDED and set(RULES) <= set(row["foreseen"])
+    ]
+    if not judged:
+        return []
+    worse = np.array([row["mean"] > 0 for row in judged])
+    table = [
+        {
+            "rule": rule,
+            "rows": len(judged),
+            "right": int(((np.array([r["foreseen"][rule] for r in judged]) > 0) == worse).sum()),
+        }
+        for rule in RULES
+    ]
+    constant = {"rule": "always the commoner sign", "rows": len(judged)}
+    return [constant | {"right": int(max(worse.sum(), (~worse).sum()))}, *table]
+
+
+def separations(rows: Sequence[Row]) -> dict[str, float | None]:
+    """Of each quantity, one size before: the AUC for "experts win" over the decided rows.
+
+    0.5 is chance; below, the quantity speaks against experts. None where all signs are the same.
+    """
+    known = list(_decided(rows, rows))
+    wins = np.array([row["mean"] < 0 for row, _ in known])
+    if wins.all() or not wins.any():
+        return dict.fromkeys(QUANTITIES)
+    features = np.array([values for _, values in known])
+    return {
+        name: float(roc_auc_score(wins, column))
+        for name, column in zip(QUANTITIES, features.T, strict=True)
+    }
+
+
+def best_numbers(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """For each partition and size, the number of experts whose loss is least; 1 is the centre."""
+    found = []
+    for kind in dict.fromkeys(row["partition"] for row in rows):
+        own = [row for row in rows if row["partition"] == kind]
+        for size in dict.fromkeys(row["bytes"] for row in own):
+            here = [row for row in own if row["bytes"] == size]
+            losses = {1: here[0]["centre"]} | {
+                row["num_experts"]: row["centre"] + row["mean"] for row in here
+            }
+            best = min(losses, key=losses.__getitem__)
+            found.append(
+                {
+                    "partition": kind,
+                    "bytes": size,
+                    "best": best,
+                    "losses": {str(number): losses[number] for number in sorted(losses)},
+                }
+            )
+    return found
+
+
+def _before(rows: Sequence[Row], row: Row) -> list[Row]:
+    """The same arm at smaller sizes, in order."""
+    own = [r for r in rows if _arm(r) == _arm(row) and r["bytes"] < row["bytes"]]
+    return sorted(own, key=lambda r: r["bytes"])
+
+
+def _arm(row: Row) -> tuple[Any, ...]:
+    return row["model"], row["partition"], row["num_experts"]
+
+
+def _steps(a: Row, b: Row) -> float:
+    return float(np.log(b["bytes"] / a["bytes"]))
+
+
+def _fall(curve: Sequence[tuple[float, float]], last: Row, row: Row) -> float:
+    """What experts gain less than the centre, from one size to the next, by the centre's curve."""
+    number = row["num_experts"]
+
+    def gain(share: float) -> float:
+        return _along(curve, row["bytes"] / share) - _along(curve, last["bytes"] / share)
+
+    return gain(number) - gain(1)
+
+
+def _along(curve: Sequence[tuple[float, float]], num_bytes: float) -> float:
+    """Piecewise linear in log bytes; its last pieces go on at both ends."""
+    at, losses = np.log([x for x, _ in curve]), np.array([y for _, y in curve])
+    where = np.log(num_bytes)
+    piece = int(np.clip(np.searchsorted(at, where) - 1, 0, at.size - 2))
+    slope = (losses[piece + 1] - losses[piece]) / (at[piece + 1] - at[piece])
+    return float(losses[piece] + slope * (where - at[piece]))
+
+
+def _features(before: Row, row: Row) -> list[float]:
+    per_expert = np.log(row["bytes"] / row["num_experts"])
+    return [before["information"], float(per_expert), before["margin"]]
+
+
+def _decided(rows: Sequence[Row], known: Sequence[Row]) -> Iterator[tuple[Row, list[float]]]:
+    for row in known:
+        before = _before(rows, row)
+        if before and row["verdict"] in DECIDED:
+            yield row, _features(before[-1], row)
+
+
+def _log_odds(rows: Sequence[Row], known: Sequence[Row], row: Row) -> float | None:
+    """Log-odds that experts lose, learned from `known`; None where those have one sign alone."""
+    learned = list(_decided(rows, known))
+    worse = np.array([r["mean"] > 0 for r, _ in learned])
+    if worse.size == 0 or worse.all() or not worse.any():
+        return None
+    model = make_pipeline(StandardScaler(), LogisticRegression())
+    model.fit(np.array([values for _, values in learned]), worse)
+    features = _features(_before(rows, row)[-1], row)
+    return float(model.decision_function([features])[0])
