@@ -105,7 +105,7 @@ PRESETS = {
     "quick": Config(),
     "standard": Config(
         preset="standard",
-        domain_bytes=1_500_000,
+        domain_bytes=800_000,
         arms=(
             *("domain", "cluster:2", "cluster:4", "cluster:8", "random:4", "warm:4"),
             "unbalanced:4",
@@ -117,8 +117,9 @@ PRESETS = {
         num_layers=4,
         num_heads=4,
         num_positions=128,
-        training_tokens=1_500_000,
-        rates=(2.5e-3, 6e-3, 1.5e-2),
+        batch_size=8,
+        training_tokens=1_000_000,
+        rates=(2e-3, 4e-3, 8e-3),
         router_width=64,
         router_layers=2,
         prefixes=(4, 16, 64),

@@ -97,8 +97,8 @@ def trained(
     """
     description = {"train": train_set.digest, "held_out": held_out.digest}
     data = MemberData(train_set, held_out, tokenizer, description)
-    every = max(1, config.num_steps // 10)
-    watch = Watch(log_every=every, evaluate_every=every, save_every=every, evaluation_windows=128)
+    every = max(1, config.num_steps // 6)
+    watch = Watch(log_every=every, evaluate_every=every, save_every=every, evaluation_windows=64)
     tried = [_with(config, rate, seeds[0]) for rate in rates]
     starts = None if begin is None else begin([seeds[0]] * len(tried))
     params, losses = _swept(tried, data, folder / "rates", watch, mesh, starts)
