@@ -73,17 +73,21 @@ def parted(sized: Sized, kind: str, num_parts: int) -> tuple[Partition, dict[str
 def measure(sized: Sized, kind: str, num_parts: int, config: Config) -> dict[str, Any]:
     """Count the experts, score held-out windows, and what the theory names of them.
 
-    A part without a training document has no expert: then the cell says so, and nothing else. One
-    without validation text of its own is tuned on all of it.
+    A part without a training document has no expert: then the cell says so, and nothing else. An
+    expert whose part has no validation text is tuned on all of it.
     """
-    partition, part_of = parted(sized, kind, num_parts)
     where = {
         "model": "counts",
         "partition": kind,
-        "num_experts": partition.num_parts,
+        "num_experts": num_parts,
         "seed": sized.seed,
         "bytes": sized.num_bytes,
     }
+    known = ~np.isnan(sized.features[: len(sized.texts["train"]), 0])
+    if kind == "cluster" and num_parts > known.sum():
+        return where | {"skipped": f"only {known.sum()} training documents to cluster"}
+    partition, part_of = parted(sized, kind, num_parts)
+    where["num_experts"] = partition.num_parts
     train = np.array([len(text) for text in sized.texts["train"]])
     held = np.bincount(part_of["train"], weights=train, minlength=partition.num_parts)
     if empty := np.flatnonzero(held == 0).tolist():
