@@ -31,18 +31,7 @@ def measure(trainer: Trainer, arm: Arm, number: int) -> dict[str, Any]:
     partition, part_of = trainer.partition(arm)
     experts, centre, weights = trainer.experts(arm), trainer.centre(), trainer.weights(arm)
     log_prior = np.log(weights)
-    held: dict[str, dict[str, World]] = {}
-    for split in HELD_OUT:
-        columns = [_log_probs(trainer, expert, number, split) for expert in experts]
-        sizes = np.diff(text.tokens[split].set.offsets)
-        found = worlds.held_out(
-            np.stack(columns, axis=1),
-            _centre_log_probs(trainer, number, split),
-            sizes,
-            part_of[split],
-            config.num_positions,
-        )
-        held[split] = {world.name: world for world in found}
+    held = held_worlds(trainer, arm, number)
     laws, fitted = _context_laws(trainer, arm, held, log_prior)
     router, running, temperature = _running_laws(trainer, arm, held["validation"]["reset"], number)
     records = {}
@@ -59,7 +48,7 @@ def measure(trainer: Trainer, arm: Arm, number: int) -> dict[str, Any]:
             prefixes=config.prefixes,
             num_draws=config.num_draws,
             seed=number,
-            num_bytes=_test_bytes(trainer),
+            num_bytes=document_bytes(trainer, "test"),
             groups=_domains(trainer),
         )
     fitted["temperatures"]["running router"] = {"fixed": temperature}
@@ -92,6 +81,23 @@ def measure(trainer: Trainer, arm: Arm, number: int) -> dict[str, Any]:
     }
 
 
+def held_worlds(trainer: Trainer, arm: Arm, number: int) -> dict[str, dict[str, World]]:
+    """Held-out text by split and by world, scored by the experts of an arm and by the centre."""
+    _, part_of = trainer.partition(arm)
+    held: dict[str, dict[str, World]] = {}
+    for split in HELD_OUT:
+        columns = [_log_probs(trainer, expert, number, split) for expert in trainer.experts(arm)]
+        found = worlds.held_out(
+            np.stack(columns, axis=1),
+            _centre_log_probs(trainer, number, split),
+            np.diff(trainer.text.tokens[split].set.offsets),
+            part_of[split],
+            trainer.config.num_positions,
+        )
+        held[split] = {world.name: world for world in found}
+    return held
+
+
 def _trunk(trainer: Trainer, arm: Arm, what: str) -> float:
     return getattr(trainer.trunk(), what) if arm.kind == "warm" else 0
 
@@ -108,8 +114,9 @@ def _centre_log_probs(trainer: Trainer, number: int, split: str) -> np.ndarray:
     return _log_probs(trainer, trainer.centre(), number, split)
 
 
-def _test_bytes(trainer: Trainer) -> np.ndarray:
-    sizes = trainer.text.tokens["test"].set.num_bytes
+def document_bytes(trainer: Trainer, split: str) -> np.ndarray:
+    """Bytes of each document that has any."""
+    sizes = trainer.text.tokens[split].set.num_bytes
     return sizes[sizes > 0]
 
 
@@ -206,7 +213,7 @@ def _single_models(
     """
     if number or arm.name not in trainer.config.controls:
         return {}
-    total = int(_test_bytes(trainer).sum())
+    total = int(document_bytes(trainer, "test").sum())
     states = [expert.of_seed(number) for expert in experts]
     mean = jax.tree.map(
         lambda *leaves: np.einsum("k...,k->...", np.stack(leaves), weights).astype(leaves[0].dtype),

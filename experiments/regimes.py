@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,8 +22,9 @@ from tqdm import tqdm
 
 from dfm_jax.checks import check_count, check_interval, require
 from dfm_jax.data import Corpus
-from experiments import regimes_figure, regimes_report, reporting, study
+from experiments import regimes_figure, regimes_report, regimes_transformers, reporting, study
 from experiments.corpora import load_corpora
+from experiments.language_arms import parsed_arm
 from experiments.regimes_cell import KINDS, measure
 from experiments.regimes_fold import Sized, fold, sized
 from experiments.regimes_predictions import (
@@ -62,6 +64,28 @@ class Config:
     """Bytes of a sequence: gates start again with each."""
     num_features: int = 64
     """Of a document: TF-IDF of its words and SVD, which clusters are of."""
+    transformer_arms: tuple[str, ...] = ("domain",)
+    """Of transformers, as in `language`: `domain`, or KIND:K;"""
+    training_tokens: tuple[int, ...] = (100_000, 400_000)
+    """for each of these budgets, an arm's tokens: a line of cells, none for no transformers;"""
+    transformer_seeds: int = 1
+    """starts and batches of each,"""
+    transformer_domain_bytes: int = 1_000_000
+    """at most so many bytes of each domain,"""
+    num_tokens: int = 512
+    """V of the byte pairs,"""
+    width: int = 32
+    """and the size of each member:"""
+    num_layers: int = 2
+    """layers,"""
+    num_heads: int = 2
+    """heads,"""
+    num_positions: int = 64
+    """tokens of a window,"""
+    batch_size: int = 16
+    """windows of a step,"""
+    rates: tuple[float, ...] = (1e-2,)
+    """learning rates, of which a member takes its best on validation, at the first seed."""
     num_seeds: int = 3
     """Each splits the documents anew, and parts them anew."""
     num_draws: int = 2_000
@@ -79,6 +103,11 @@ PRESETS = {
         held_bytes=1_000_000,
         max_order=7,
         discounts=(0.5, 0.6, 0.7, 0.8, 0.9, 0.95),
+        training_tokens=(250_000, 1_000_000, 4_000_000),
+        transformer_arms=("domain", "random:4"),
+        transformer_seeds=3,
+        transformer_domain_bytes=3_000_000,
+        rates=(5e-3, 1e-2, 2e-2),
         num_seeds=5,
         num_draws=10_000,
     ),
@@ -93,7 +122,7 @@ def check_config(config: Config) -> None:
     """
     for name in ("sizes", "num_experts", "discounts"):
         require(len(getattr(config, name)) > 0, f"`{name}` must not be empty", ())
-    ascending = all(a < b for a, b in zip(config.sizes, config.sizes[1:], strict=False))
+    ascending = list(config.sizes) == sorted(set(config.sizes))
     require(ascending, "`sizes` must increase", config.sizes)
     for size in config.sizes:
         check_count("sizes", size)
@@ -104,6 +133,14 @@ def check_config(config: Config) -> None:
     check_count("window", config.window, at_least=2)
     for name in ("held_bytes", "num_features", "num_seeds", "num_draws"):
         check_count(name, getattr(config, name))
+    budgets = config.training_tokens
+    rule = "`training_tokens` must increase"
+    require(list(budgets) == sorted(set(budgets)), rule, budgets)
+    for number in budgets:
+        check_count("training_tokens", number)
+    for arm in config.transformer_arms:
+        parsed_arm(arm)
+    check_count("transformer_seeds", config.transformer_seeds)
     check_interval("margin", config.margin, 0.0, np.inf, ends="()")
 
 
@@ -117,7 +154,8 @@ def arms(config: Config) -> Iterator[tuple[str, int]]:
 def run(config: Config, corpora: Sequence[Corpus], console: Console) -> bool:
     """The whole study: tables, files into the folder `config.out`, whether every claim holds."""
     check_config(config)
-    shown = ("preset", "out", "sizes", "num_experts", "num_seeds", "margin")
+    shown = ("preset", "sizes", "num_experts", "num_seeds", "margin", "out")
+    shown += ("transformer_arms", "training_tokens")
     of_a_cell = {name: value for name, value in asdict(config).items() if name not in shown}
     versions = reporting.versions(PACKAGES)
     depends_on = {"config": of_a_cell, "versions": versions, "data": study.data_digest(corpora)}
@@ -145,7 +183,28 @@ def run(config: Config, corpora: Sequence[Corpus], console: Console) -> bool:
             name, lambda s=seed, z=size, k=kind, n=number: measure(cut(s, z), k, n, config)
         )
         found.append(cell | {"size": size})
+    found += transformers(config, corpora, cells)
     return report(config, found, depends_on["data"], versions, start, console)
+
+
+def transformers(
+    config: Config, corpora: Sequence[Corpus], cells: study.Cells
+) -> Iterator[dict[str, Any]]:
+    """The cells that are trained: as many seeds of every arm and budget."""
+    if not config.training_tokens:
+        return
+    trainers = regimes_transformers.trainers(corpora, config)
+    asked = list(
+        product(config.training_tokens, config.transformer_arms, range(config.transformer_seeds))
+    )
+    for budget, arm, number in tqdm(asked, desc="transformers", disable=None):
+        name = f"transformers-{budget}-{arm.replace(':', '_')}-{number}"
+        trainer = trainers[budget]
+        cell = cells.measured(
+            name,
+            lambda t=trainer, a=arm, n=number: regimes_transformers.measure(t, a, n, config),
+        )
+        yield cell | {"size": cell["bytes"]}
 
 
 def report(
@@ -158,15 +217,18 @@ def report(
 ) -> bool:
     """Judge what was measured, write it and show it."""
     rows, skipped = regimes_report.aggregated(cells, margin=config.margin)
-    foreseen = predictions(rows)
+    counted, trained = (
+        [row for row in rows if row["model"] == model] for model in ("counts", "transformers")
+    )
+    foreseen, of_trained = predictions(counted), predictions(trained, counted)
     summary = {
         "data": data,
         "comparisons": rows,
         "skipped": skipped,
-        "best": best_numbers(rows),
-        "predictions": foreseen,
+        "best": best_numbers(counted),
+        "predictions": [*foreseen, *of_trained],
         "accuracies": accuracies(foreseen),
-        "separations": separations(rows),
+        "separations": separations(counted),
         "seconds": round(time.perf_counter() - start, 1),
     }
     verdicts = verdicts_of(cells)

@@ -18,11 +18,14 @@ _KINDS = ("domain", "cluster", "random")
 def draw(path: Path, summary: Mapping[str, Any], margin: float) -> Path:
     """Above, each arm's difference along the data; below, loss against K at each size."""
     rows, foreseen = summary["comparisons"], summary["predictions"]
+    counted = [row for row in rows if row["model"] == "counts"]
     figure = Figure(figsize=(13, 9), layout="constrained")
     FigureCanvasAgg(figure)
     above, below = figure.subplots(2, 3, sharey="row")
     for axes, kind in zip(above, _KINDS, strict=True):
-        _along_data(axes, kind, rows, foreseen, margin)
+        _along_data(axes, kind, counted, foreseen, margin)
+        _transformers(axes, kind, rows)
+        axes.legend(fontsize=8)
     above[0].set_ylabel("Bayes-gated experts − centre, nats per byte")
     for axes, kind in zip(below, _KINDS, strict=True):
         _along_k(axes, kind, summary["best"])
@@ -40,7 +43,8 @@ def _along_data(
         colour = COLOURS[place % len(COLOURS)]
         axes.plot(*_xy(arm), "-", color=colour, label=f"K = {number}", linewidth=1)
         for row in foreseen:
-            if (row["partition"], row["num_experts"]) != (kind, number):
+            same = ("counts", kind, number)
+            if (row["model"], row["partition"], row["num_experts"]) != same:
                 continue
             odds = row["foreseen"].get("theory")
             marker = {True: "^", False: "v", None: "o"}[None if odds is None else odds > 0]
@@ -50,7 +54,14 @@ def _along_data(
     axes.set(xscale="log", xlabel="bytes of training text")
     axes.set_title(f"{kind}: foreseen by the theory's quantities: ▲ lose, ▼ win", fontsize=9)
     axes.grid(linewidth=0.3)
-    axes.legend(fontsize=8)
+
+
+def _transformers(axes: Axes, kind: str, rows: Sequence[Row]) -> None:
+    own = [row for row in rows if (row["model"], row["partition"]) == ("transformers", kind)]
+    for number in sorted({row["num_experts"] for row in own}):
+        arm = [row for row in own if row["num_experts"] == number]
+        label = f"transformers, K = {number}"
+        axes.plot(*_xy(arm), "s--", color="black", label=label, linewidth=1, markersize=4)
 
 
 def _xy(arm: Sequence[Row]) -> tuple[np.ndarray, np.ndarray]:

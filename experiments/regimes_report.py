@@ -12,6 +12,7 @@ from rich.console import Console
 from experiments import study
 from experiments.ladder_report import JUDGED, Cell, judged, markdown_lines, mean
 from experiments.ladder_screen_report import narrow_table
+from experiments.regimes_predictions import RULES
 from experiments.statistics import compare
 
 _MEANS = ("centre", "information", "of_its_ceiling", "margin")
@@ -68,9 +69,12 @@ def print_tables(console: Console, summary: Mapping[str, Any]) -> None:
         "Bayes-gated experts − centre, nats per byte, by bytes of training text",
         "Where it comes from: own + price; Î(X; K), gate's margin on validation",
         "The best number of experts (1: the centre)",
-        "How often the sign was foreseen, of the decided ones",
+        "Counted experts: how often the sign was foreseen, of the decided ones",
+        "Transformers: the difference, and what was foreseen of it (theory: log-odds to lose)",
     )
     for title, (head, *body) in zip(titles, _tables(summary), strict=True):
+        if not body:
+            continue
         table = narrow_table(*head, title=title, caption="")
         for row in body:
             table.add_row(*row)
@@ -82,7 +86,13 @@ def print_tables(console: Console, summary: Mapping[str, Any]) -> None:
 
 def _tables(summary: Mapping[str, Any]) -> list[list[list[str]]]:
     rows = summary["comparisons"]
-    return [_grid(rows), _terms(rows), _best(summary["best"]), _foreseen(summary)]
+    return [
+        _grid([row for row in rows if row["model"] == "counts"]),
+        _terms(rows),
+        _best(summary["best"]),
+        _foreseen(summary),
+        _trained(summary["predictions"]),
+    ]
 
 
 def _grid(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
@@ -99,7 +109,7 @@ def _terms(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     for row in rows:
         table.append(
             [
-                _arm(row),
+                _arm(row) if row["model"] == "counts" else f"transformers: {_arm(row)}",
                 f"{row['bytes']:,}",
                 *(f"{row['terms'][name]:+.3f}" for name in ("own", "price")),
                 f"{row['mean']:+.3f}",
@@ -126,6 +136,22 @@ def _foreseen(summary: Mapping[str, Any]) -> list[list[str]]:
         table.append([row["rule"], str(row["right"]), str(row["rows"])])
     for name, value in summary["separations"].items():
         table.append([f"AUC of {name}", "–" if value is None else f"{value:.2f}", ""])
+    return table
+
+
+def _trained(predictions: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    table = [["arm", "bytes", "difference", *RULES]]
+    for row in predictions:
+        if row["model"] == "transformers":
+            foreseen = [row["foreseen"].get(rule) for rule in RULES]
+            table.append(
+                [
+                    _arm(row),
+                    f"{row['bytes']:,}",
+                    f"{row['mean']:+.3f} {row['verdict']}",
+                    *("–" if value is None else f"{value:+.3f}" for value in foreseen),
+                ]
+            )
     return table
 
 

@@ -10,7 +10,14 @@ import pytest
 from rich.console import Console
 
 from dfm_jax.data import Corpus, Document
-from experiments import regimes, regimes_cell, regimes_fold, regimes_predictions, regimes_report
+from experiments import (
+    regimes,
+    regimes_cell,
+    regimes_fold,
+    regimes_predictions,
+    regimes_report,
+    regimes_transformers,
+)
 from experiments.gate_ladder import Sequences
 from experiments.regimes import Config
 from experiments.worlds import World
@@ -51,6 +58,7 @@ def _config(out, **changes):
         discounts=(0.6, 0.9),
         window=64,
         num_features=4,
+        training_tokens=(),
         num_seeds=2,
         num_draws=50,
     )
@@ -266,13 +274,47 @@ def test_the_study(corpora, tmp_path, monkeypatch):
     }
     assert len(measured) + len(skipped) == 3 * 5  # sizes × arms
     assert not measured & skipped
-    grid, terms, best, foreseen = regimes_report.markdown(found)
+    grid, terms, best, foreseen, trained = regimes_report.markdown(found)
     assert grid.splitlines()[0] == "| arm | 2,000 | 6,000 | 15,000 |"
     assert "domain, K=3" in terms
     assert "random" in best
     assert "as before" in foreseen or "AUC" in foreseen
 
+    assert len(trained.splitlines()) == 2  # a head and no row
+
     monkeypatch.setattr(regimes, "measure", None)  # with its cells, nothing is counted again
+    assert regimes.run(config, corpora, Console(quiet=True))
+
+
+@pytest.mark.slow
+def test_transformers_stand_beside(corpora, tmp_path, monkeypatch):
+    """Their bytes are those of their tokens, and what is foreseen reads counted experts too."""
+    config = _config(
+        tmp_path,
+        num_experts=(2,),
+        training_tokens=(256, 1_024),
+        transformer_domain_bytes=8_000,
+        num_tokens=280,
+        width=8,
+        num_layers=1,
+        num_positions=16,
+        batch_size=4,
+    )
+    assert regimes.run(config, corpora, Console(quiet=True))
+    found = json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))
+    trained = [row for row in found["rows"] if row["model"] == "transformers"]
+    assert [row["num_experts"] for row in trained] == [3, 3]
+    few, many = (row["bytes"] for row in trained)
+    assert many == pytest.approx(4 * few, abs=2)
+    assert few > 256  # a token is a byte or more
+    for row in trained:
+        assert row["own"] + row["price"] == pytest.approx(row["bayes_minus_centre"], abs=1e-9)
+    (last,) = (r for r in found["summary"]["predictions"] if r["model"] == "transformers")
+    before = next(row["bayes_minus_centre"] for row in trained)
+    assert last["foreseen"]["as before"] == pytest.approx(before)
+    assert "domain, K=3" in regimes_report.markdown(found)[-1]
+
+    monkeypatch.setattr(regimes_transformers, "measure", None)
     assert regimes.run(config, corpora, Console(quiet=True))
 
 
@@ -281,6 +323,8 @@ def test_bad_options(tmp_path, capsys):
         (("--sizes", "20", "10"), "`sizes` must increase; it is [20 10]"),
         (("--num-experts", "1"), "`num_experts` must be at least 2; it is 1"),
         (("--max-order", "8"), "`max_order`"),
+        (("--training-tokens", "9", "3"), "`training_tokens` must increase; it is [9 3]"),
+        (("--transformer-arms", "files"), "`arms` must be `domain`, or KIND:K"),
         (("--num-seeds", "0"), "`num_seeds` must be at least 1; it is 0"),
     ):
         assert regimes.main(["--out", str(tmp_path), *options]) == 2

@@ -1,0 +1,71 @@
+"""The cells of `regimes` that are transformers: one arm, more and more text, seen about once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dfm_jax.data import Corpus
+from dfm_jax.parallel import make_mesh
+from experiments import language, language_cell
+from experiments.corpora import sampled
+from experiments.language_arms import Trainer, parsed_arm
+from experiments.language_text import HELD_OUT, text_of
+from experiments.regimes_cell import quantities
+
+if TYPE_CHECKING:
+    from experiments.regimes import Config
+
+
+def trainers(corpora: Sequence[Corpus], config: Config) -> dict[int, Trainer]:
+    """By number of training tokens: what trains the centre and the experts of that budget.
+
+    Raises:
+        ValueError: if the largest budget exceeds the tokens of the training text.
+    """
+    few = [sampled(corpus, config.transformer_domain_bytes) for corpus in corpora]
+    text = text_of(few, num_tokens=config.num_tokens, num_features=config.num_features)
+    found = {}
+    for budget in config.training_tokens:
+        of_language = language.Config(
+            out=config.out / "transformers" / str(budget),
+            num_tokens=config.num_tokens,
+            width=config.width,
+            num_layers=config.num_layers,
+            num_heads=config.num_heads,
+            num_positions=config.num_positions,
+            batch_size=config.batch_size,
+            training_tokens=budget,
+            rates=config.rates,
+            num_features=config.num_features,
+            num_seeds=config.transformer_seeds,
+        )
+        found[budget] = Trainer(text=text, config=of_language, mesh=make_mesh(1))
+    return found
+
+
+def measure(trainer: Trainer, name: str, number: int, config: Config) -> dict[str, Any]:
+    """Train what is not yet trained, score held-out windows, and what the theory names of them."""
+    arm = parsed_arm(name)
+    worlds = language_cell.held_worlds(trainer, arm, number)
+    weights, tokens = trainer.weights(arm), trainer.text.tokens["train"].set
+    size = trainer.num_steps * trainer.config.batch_size * trainer.config.num_positions
+    size *= tokens.num_bytes.sum() / len(tokens.tokens)
+    where = {
+        "model": "transformers",
+        "partition": arm.kind,
+        "num_experts": len(weights),
+        "seed": trainer.seeds[number],
+        "bytes": round(size),
+        "steps": [trainer.num_steps, *(expert.config.num_steps for expert in trainer.experts(arm))],
+    }
+    return where | quantities(
+        {split: worlds[split]["reset"] for split in HELD_OUT},
+        np.log(weights),
+        (weights * size).tolist(),
+        config.num_draws,
+        number,
+        {split: language_cell.document_bytes(trainer, split) for split in HELD_OUT},
+    )
