@@ -9,53 +9,36 @@ slices an exchange between them is a `send` and a `recv`, over the network that 
 
 import importlib.util
 import json
-import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
-from jax.experimental import topologies
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from dfm_jax.checks import check_count, require
 from dfm_jax.models import SIZES, TransformerConfig, flops_per_token
+from dfm_jax.models.sizes import num_parameters
 from dfm_jax.parallel import Collective, collectives, count_by_kind
 from dfm_jax.training.state import TrainState
 from experiments import reporting, study
-from experiments.programs import TINY, Program, programs
+from experiments.language_config import PRESETS as PRESETS_OF_LANGUAGE
+from experiments.language_config import member_config
+from experiments.programs import TINY, Program, programs, study_step
 from experiments.reporting import Verdict
 from experiments.scaling_costs import Rules
 from experiments.scaling_costs import memory as memory_of
+from experiments.topologies import LANGUAGE, LARGE, TOPOLOGIES, devices_of
 
 PACKAGES = ("jax", "jaxlib", "numpy", "flax", "optax")
 _PROG = "python -m experiments.compile_tpu"
 MISSING = "libtpu is not installed: run `make install-tpu`"
 ACROSS = ("send", "recv")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Topology:
-    """Chips by name, without which they would be described by the machine that compiles."""
-
-    name: str
-    num_slices: int = 1
-    chip: str = "default"  # v4 and v5p join two cores of a chip to one device
-
-
-TOPOLOGIES = (
-    Topology(name="v5e:2x4"),
-    Topology(name="v4:2x2x2", chip="megacore"),
-    Topology(name="v5p:2x2x2", chip="megacore"),
-    Topology(name="v5e:2x2", num_slices=2),
-    Topology(name="v4:2x2x1", num_slices=2, chip="megacore"),
-)
-LARGE = Topology(name="v5p:2x2x2", chip="megacore")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +53,8 @@ class Config:
     """How many of them."""
     large: tuple[str, ...] = ()
     """Programs to compile at a billion parameters as well, for v5p."""
+    language: tuple[str, ...] = ()
+    """Presets of `experiments.language` whose update is compiled, a run on each chip."""
 
 
 PRESETS = {
@@ -77,6 +62,7 @@ PRESETS = {
     "standard": Config(
         preset="standard",
         large=("expert step, shard_map", "expert × data step", "centre step, data-parallel"),
+        language=tuple(LANGUAGE),
     ),
 }
 
@@ -88,21 +74,8 @@ def check_config(config: Config) -> None:
         ValueError: naming the first option that is, its rule and its value.
     """
     check_count("topologies", config.topologies, at_most=len(TOPOLOGIES))
-
-
-def devices_of(topology: Topology) -> list[Any]:
-    """The chips of a topology, to compile for."""
-    # Nobody answers on this machine, and libtpu would wait for it.
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
-    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-8")
-    found = topologies.get_topology_desc(
-        platform="tpu",
-        topology_name=topology.name,
-        num_slices=topology.num_slices,
-        chip_config_name=topology.chip,
-    )
-    return list(found.devices)
+    known = set(config.language) <= set(LANGUAGE)
+    require(known, f"`language` must be of {', '.join(LANGUAGE)}", config.language)
 
 
 # ── what is read off a program ──────────────────────────────────────────────────────────────────
@@ -180,6 +153,17 @@ def rows_of(config: Config) -> Iterator[dict[str, Any]]:
             where = {"topology": LARGE.name, "size": "1b"}
             row = compiled_row(name, large[name], devices)
             yield where | row | by_formula(name, model, length, length)
+    yield from map(study_row, config.language)
+
+
+def study_row(preset: str) -> dict[str, Any]:
+    """The update of a study's member at that preset."""
+    topology = LANGUAGE[preset]
+    devices = devices_of(topology)
+    member = member_config(PRESETS_OF_LANGUAGE[preset], num_steps=1000)
+    where = {"topology": topology.name, "size": f"{num_parameters(member.model) / 1e6:,.0f} M"}
+    name = f"expert step of language, {preset}"
+    return where | compiled_row(name, study_step(member, devices), devices)
 
 
 def by_formula(name: str, model: TransformerConfig, tokens: int, length: int) -> dict[str, float]:
@@ -257,7 +241,7 @@ def run(config: Config, console: Console) -> bool:
     reporting.write_metrics(config.out, rows)
     result = reporting.write_result(
         config.out,
-        config={"preset": config.preset, "out": str(config.out), "large": config.large},
+        config=asdict(config) | {"out": str(config.out)},
         versions=reporting.versions((*PACKAGES, "libtpu")),
         seeds=[],
         rows=rows,

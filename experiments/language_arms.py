@@ -3,60 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from dfm_jax.checks import check_count, require
+from dfm_jax.checks import require
 from dfm_jax.models import TransformerConfig
 from dfm_jax.models.sizes import num_parameters
-from dfm_jax.training.config import OptimiserConfig, TrainConfig
 from experiments import language_router, language_training, partitions
+from experiments.language_config import Arm, Config, member_config, network_of
 from experiments.language_router import Router
 from experiments.language_text import SPLITS, Text
 from experiments.language_training import Begin, Member
 from experiments.partitions import Partition
-
-if TYPE_CHECKING:
-    from experiments.language import Config
-
-KINDS = ("domain", "cluster", "random", "unbalanced", "warm")
-"""By domain; clusters balanced by tokens; at random; clusters as they fall; clusters again, each
-expert going on from a model of all the text, which took half of the steps."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Arm:
-    """One ensemble to compare with the centre."""
-
-    kind: str
-    num_experts: int | None  # None: one a domain
-
-    @property
-    def name(self) -> str:
-        """As it is written: `cluster:4`."""
-        return self.kind if self.num_experts is None else f"{self.kind}:{self.num_experts}"
-
-
-def parsed_arm(text: str) -> Arm:
-    """`domain`, or `KIND:K`.
-
-    Raises:
-        ValueError: if it is neither.
-    """
-    kind, sign, number = text.partition(":")
-    rule = f"`arms` must be `domain`, or KIND:K with KIND one of {', '.join(KINDS[1:])}"
-    good = (kind == "domain" and not sign) or (kind in KINDS[1:] and number.isdecimal())
-    require(good, rule, repr(text))
-    if not sign:
-        return Arm(kind=kind, num_experts=None)
-    check_count("K of an arm", int(number), at_least=2)
-    return Arm(kind=kind, num_experts=int(number))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)  # by identity: what its methods found is kept
@@ -75,7 +38,7 @@ class Trainer:
     @cached_property
     def network(self) -> TransformerConfig:
         """The architecture of every member."""
-        return self._network(self.config.width, self.config.num_layers)
+        return network_of(self.config, self.config.width, self.config.num_layers)
 
     @property
     def num_parameters(self) -> int:
@@ -159,7 +122,7 @@ class Trainer:
         return language_router.trained(
             Path(config.out) / "members" / f"{arm.name.replace(':', '_')}" / f"router_{number}",
             language_router.router_config(
-                self._network(config.router_width, config.router_layers),
+                network_of(config, config.router_width, config.router_layers),
                 num_steps=max(1, round(config.router_share * self.num_steps)),
                 batch_size=config.batch_size,
                 num_positions=config.num_positions,
@@ -190,16 +153,6 @@ class Trainer:
     def _tokens_per_step(self) -> int:
         return self.config.batch_size * self.config.num_positions
 
-    def _network(self, width: int, num_layers: int) -> TransformerConfig:
-        return TransformerConfig(
-            num_tokens=self.config.num_tokens,
-            num_states=self.config.num_tokens + 1,  # one stands before every window
-            width=width,
-            num_layers=num_layers,
-            num_heads=self.config.num_heads,
-            ffn_width=8 * (width // 3),
-        )
-
     def _goes_on(self, trunk: Member) -> Begin:
         def begin(seeds: Sequence[int]):
             rows = np.array([self.seeds.index(seed) for seed in seeds])
@@ -211,17 +164,9 @@ class Trainer:
         self, name: str, documents: dict[str, np.ndarray], steps: int, begin: Begin | None = None
     ) -> Member:
         config, tokens = self.config, self.text.tokens
-        warmup = max(1, round(config.warmup * steps))
         return language_training.trained(
             Path(config.out) / "members" / name,
-            replace(
-                TrainConfig(model=self.network),
-                optimiser=OptimiserConfig(warmup_steps=warmup),
-                num_steps=steps,
-                batch_size=config.batch_size,
-                num_positions=config.num_positions,
-                windows="stream",  # every position counts: equal steps are equal tokens
-            ),
+            member_config(config, steps),
             tokens["train"].chosen(documents["train"]),
             tokens["validation"].chosen(documents["validation"]),
             self.text.tokenizer,

@@ -18,7 +18,8 @@ from experiments.contexts import Contexts
 from experiments.fixed_share import fixed_share_losses
 from experiments.gate_ladder import ContextLaws, TokenLaws
 from experiments.ladder_record import ladder_record
-from experiments.language_arms import Arm, Trainer
+from experiments.language_arms import Trainer
+from experiments.language_config import Arm
 from experiments.language_router import Router
 from experiments.language_text import HELD_OUT
 from experiments.language_training import Member

@@ -20,9 +20,10 @@ from dfm_jax.models import TransformerConfig, transformer, transformer_decoder
 from dfm_jax.parallel import Placement, independent, make_mesh, mix_over_devices, spread_step
 from dfm_jax.sampling import Sample, sample_autoregressive
 from dfm_jax.training.batches import Batch
-from dfm_jax.training.config import OptimiserConfig
+from dfm_jax.training.config import OptimiserConfig, TrainConfig, hyperparameters, shape_of
+from dfm_jax.training.run import init_and_step
 from dfm_jax.training.state import TrainState, init_state, make_optimiser
-from dfm_jax.training.step import TrainStep, make_train_step
+from dfm_jax.training.step import TrainStep, make_train_step, until_its_end
 from dfm_jax.training.terms import next_token_terms
 
 # Without a mask, so that the devices divide every axis that is cut: a sharded centre whose table
@@ -83,6 +84,18 @@ def programs(
     mixed = (*stacked((number, number, law), count), number)
     found["mixing step"] = Program(mixing_step(experts), mixed)
     return found
+
+
+def study_step(config: TrainConfig, devices: Sequence[Any]) -> Program:
+    """An update of `language`: runs of one member that differ in seed or rate, one on each chip."""
+    shape, mesh = shape_of(config), make_mesh(len(devices), devices=devices)
+    init, step = init_and_step(shape)
+    number = jax.ShapeDtypeStruct((), jnp.int32)
+    values = {name: jax.eval_shape(jnp.asarray, x) for name, x in hyperparameters(config).items()}
+    state = jax.eval_shape(init, _key(), values)
+    one = state, _batch(config.batch_size, config.num_positions), _key(), number, number
+    fn = independent(until_its_end(step), mesh, donate_args=(0,))
+    return Program(fn, stacked(one, len(devices)))
 
 
 def train_step(model: TransformerConfig, micro_batches: int = 1) -> tuple[TrainStep, TrainState]:

@@ -24,7 +24,7 @@ from dfm_jax.checks import check_count, check_interval, require
 from dfm_jax.data import Corpus
 from experiments import regimes_figure, regimes_report, regimes_transformers, reporting, study
 from experiments.corpora import load_corpora
-from experiments.language_arms import parsed_arm
+from experiments.language_config import parsed_arm
 from experiments.regimes_cell import KINDS, measure
 from experiments.regimes_fold import Sized, fold, sized
 from experiments.regimes_predictions import (

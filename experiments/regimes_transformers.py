@@ -9,9 +9,10 @@ import numpy as np
 
 from dfm_jax.data import Corpus
 from dfm_jax.parallel import make_mesh
-from experiments import language, language_cell
+from experiments import language_cell, language_config
 from experiments.corpora import sampled
-from experiments.language_arms import Trainer, parsed_arm
+from experiments.language_arms import Trainer
+from experiments.language_config import parsed_arm
 from experiments.language_text import HELD_OUT, text_of
 from experiments.regimes_cell import quantities
 
@@ -29,7 +30,7 @@ def trainers(corpora: Sequence[Corpus], config: Config) -> dict[int, Trainer]:
     text = text_of(few, num_tokens=config.num_tokens, num_features=config.num_features)
     found = {}
     for budget in config.training_tokens:
-        of_language = language.Config(
+        of_language = language_config.Config(
             out=config.out / "transformers" / str(budget),
             num_tokens=config.num_tokens,
             width=config.width,

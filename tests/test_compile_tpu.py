@@ -9,9 +9,10 @@ import jax
 import pytest
 from rich.console import Console
 
+from dfm_jax.models.sizes import num_parameters
 from dfm_jax.parallel import Collective, collectives, count_by_kind
-from experiments import compile_tpu
-from experiments.programs import programs
+from experiments import compile_tpu, language_config
+from experiments.programs import programs, study_step
 
 NAMES = (
     "expert step, shard_map",
@@ -101,6 +102,38 @@ def test_the_programs_compile_for_this_machine(name):
         assert found == ()
     else:
         assert count_by_kind(found)["all-reduce"] >= 1
+
+
+def test_the_presets_for_accelerators_are_as_large_as_they_say():
+    for preset, least, most in (("tpu", 120e6, 130e6), ("tpu-1b", 1.0e9, 1.2e9)):
+        member = language_config.member_config(language_config.PRESETS[preset], 1000)
+        assert least < num_parameters(member.model) < most
+        assert member.model.scan_layers
+        assert member.model.remat
+
+
+@pytest.mark.slow
+def test_the_update_of_a_study_says_nothing_to_other_devices():
+    """What `--preset tpu` runs, at a small size: scanned, recomputed, bfloat16, micro-batches."""
+    small = dataclasses.replace(
+        language_config.PRESETS["tpu"],
+        num_tokens=300,
+        width=32,
+        num_layers=2,
+        num_heads=2,
+        num_positions=16,
+        batch_size=4,
+        micro_batches=2,
+    )
+    member = language_config.member_config(small, 10)
+    assert member.num_micro_batches == 2
+    fn, shapes = study_step(member, jax.devices())
+    assert collectives(jax.jit(fn).lower(*shapes).compile()) == ()
+
+
+def test_an_unknown_preset_of_language_is_refused(tmp_path, capsys):
+    assert compile_tpu.main(["--language", "quick", "--out", str(tmp_path)]) == 2
+    assert "`language` must be of tpu, tpu-1b" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -28,7 +28,8 @@ from experiments import (
 from experiments.ladder_account import Account
 from experiments.ladder_record import of_group
 from experiments.language import Config
-from experiments.language_arms import Arm, Trainer, parsed_arm
+from experiments.language_arms import Trainer
+from experiments.language_config import Arm, parsed_arm
 
 WORDS = {
     "kjv": "and the lord said unto them behold a day shall come when all men speak",
