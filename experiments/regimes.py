@@ -82,7 +82,7 @@ class Config:
     """heads,"""
     num_positions: int = 64
     """tokens of a window,"""
-    batch_size: int = 16
+    batch_size: int = 8
     """windows of a step,"""
     rates: tuple[float, ...] = (1e-2,)
     """learning rates, of which a member takes its best on validation, at the first seed."""

@@ -46,13 +46,13 @@ def _along_data(
             same = ("counts", kind, number)
             if (row["model"], row["partition"], row["num_experts"]) != same:
                 continue
-            odds = row["foreseen"].get("theory")
+            odds = row["foreseen"].get("all quantities")
             marker = {True: "^", False: "v", None: "o"}[None if odds is None else odds > 0]
             axes.plot(row["bytes"], row["mean"], marker, color=colour, markersize=7)
     axes.axhspan(-margin, margin, color="grey", alpha=0.2, linewidth=0)
     axes.axhline(0, color="black", linewidth=0.6)
     axes.set(xscale="log", xlabel="bytes of training text")
-    axes.set_title(f"{kind}: foreseen by the theory's quantities: ▲ lose, ▼ win", fontsize=9)
+    axes.set_title(f"{kind}: foreseen by all quantities: ▲ lose, ▼ win", fontsize=9)
     axes.grid(linewidth=0.3)
 
 

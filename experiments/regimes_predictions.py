@@ -6,8 +6,10 @@ nothing of the size in question but its number of bytes is read.
     as before         the sign that the difference had there
     trend             its change from the size before that, once more
     learning curve    each expert falls as one model does from as much text; so does the centre
-    theory            logistic regression on Î(X; K), bytes an expert, the gate's margin: fitted on
-                      smaller sizes, whose differences are known by then
+    Î(X; K)           its sign: where the experts cannot tell the parts of new text apart, the gate
+                      routes worse than a guess, and pays for it
+    all quantities    logistic regression on Î(X; K), bytes an expert and the gate's margin, fitted
+                      on smaller sizes, whose differences are known by then
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,17 +22,17 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 Row = Mapping[str, Any]
-RULES = ("as before", "trend", "learning curve", "theory")
+RULES = ("as before", "trend", "learning curve", "Î(X; K)", "all quantities")
 QUANTITIES = ("information", "bytes_per_expert", "margin")
 DECIDED = ("better", "worse")
 
 
 def predictions(rows: Sequence[Row], others: Sequence[Row] = ()) -> list[dict[str, Any]]:
-    """For each row with a smaller one before it: the difference each rule foresees.
+    """For each row with a smaller one before it, what each rule foresees: above 0, experts lose.
 
     Args:
         rows: of one kind of model: a difference for each arm and size, over seeds.
-        others: of another kind of model, which "theory" may learn from.
+        others: of another kind of model, which "all quantities" may learn from.
     """
     found = []
     for row in rows:
@@ -38,7 +40,7 @@ def predictions(rows: Sequence[Row], others: Sequence[Row] = ()) -> list[dict[st
         if not before:
             continue
         last = before[-1]
-        foreseen = {"as before": last["mean"]}
+        foreseen = {"as before": last["mean"], "Î(X; K)": -last["information"]}
         if len(before) > 1:
             foreseen["trend"] = last["mean"] + _steps(last, row) * (
                 (last["mean"] - before[-2]["mean"]) / _steps(before[-2], last)
@@ -48,7 +50,7 @@ def predictions(rows: Sequence[Row], others: Sequence[Row] = ()) -> list[dict[st
             foreseen["learning curve"] = last["mean"] + _fall(curve, last, row)
         known = [r for r in (*rows, *others) if r["bytes"] < row["bytes"] or r in others]
         if (odds := _log_odds([*rows, *others], known, row)) is not None:
-            foreseen["theory"] = odds
+            foreseen["all quantities"] = odds
         found.append(
             {
                 "model": row["model"],

@@ -70,7 +70,7 @@ def print_tables(console: Console, summary: Mapping[str, Any]) -> None:
         "Where it comes from: own + price; Î(X; K), gate's margin on validation",
         "The best number of experts (1: the centre)",
         "Counted experts: how often the sign was foreseen, of the decided ones",
-        "Transformers: the difference, and what was foreseen of it (theory: log-odds to lose)",
+        "Transformers: the difference, and what was foreseen: above 0, to lose",
     )
     for title, (head, *body) in zip(titles, _tables(summary), strict=True):
         if not body:

@@ -193,7 +193,7 @@ def test_each_rule_by_hand(rows):
         for r in regimes_predictions.predictions(rows)
     }
     assert ("domain", 5, SIZES[0]) not in found  # nothing before it
-    assert set(found["domain", 5, SIZES[1]]) == {"as before"}
+    assert set(found["domain", 5, SIZES[1]]) == {"as before", "Î(X; K)"}
     last = found["domain", 5, SIZES[3]]
     assert last["as before"] == pytest.approx(-0.3)
     assert last["trend"] == pytest.approx(-0.5)
@@ -201,7 +201,8 @@ def test_each_rule_by_hand(rows):
     for number in (2, 8):
         here = found["random", number, SIZES[3]]
         assert here["learning curve"] == pytest.approx(0.2 * np.log(number))
-    assert last["theory"] < 0 < found["random", 8, SIZES[3]]["theory"]
+    assert last["Î(X; K)"] == pytest.approx(-0.1)  # of the size before
+    assert last["all quantities"] < 0 < found["random", 8, SIZES[3]]["all quantities"]
 
 
 def test_a_curve_that_bends_lets_experts_catch_up(rows):
@@ -232,7 +233,7 @@ def test_nothing_of_the_size_in_question_is_read(rows):
         for table in (rows, changed)
     ]
     assert at[0] == at[1]
-    assert len(at[0]) == 4
+    assert len(at[0]) == 4  # arms
 
 
 def test_rules_are_judged_on_the_same_rows(rows):
