@@ -22,7 +22,7 @@ ROOMS = (
     *("types", "checks", "exact"),
     *("schedules", "paths", "velocities", "steps", "experts", "gates", "clustering"),
     *("objectives", "samplers", "accounting"),
-    *("sampling", "parallel", "theory", "models", "data", "training", "launch", "cli"),
+    *("sampling", "parallel", "theory", "models", "data", "scoring", "training", "launch", "cli"),
 )
 MATHEMATICS = ROOMS[ROOMS.index("schedules") : ROOMS.index("accounting") + 1]
 # The only foreign packages of a room; a room that is not listed may import any that is not
@@ -33,6 +33,7 @@ ALLOWED = {
     "exact": {"numpy"},
     "sampling": {"jax"},
     "parallel": {"jax", "numpy"},
+    "scoring": set(),
     **{room: {"jax", "numpy"} for room in MATHEMATICS},
 }
 RESERVED = {"flax": "models", "optax": "training", "orbax": "training"}

@@ -11,6 +11,7 @@ import tyro
 
 from dfm_jax.cli.launch import Launch
 from dfm_jax.cli.partition import Partition, Route
+from dfm_jax.cli.score import Score
 from dfm_jax.cli.sweep import Sweep
 from dfm_jax.cli.training import Evaluate, Gather, Sample, Train
 from dfm_jax.cli.verification import Equations, Verify
@@ -26,6 +27,7 @@ _COMMANDS = {
     "evaluate": Evaluate,
     "sample": Sample,
     "gather": Gather,
+    "score": Score,
     "sweep": Sweep,
     "launch": Launch,
 }

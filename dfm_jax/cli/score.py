@@ -1,0 +1,64 @@
+"""score: what experts answered, merged and scored as a benchmark does."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """Score the answers to a benchmark, which several experts may have given.
+
+    The files of answers are merged: every question must be answered exactly once. Questions are
+    JSONL of `question_id` and `answer` (or `answers`), with `category`, `image` or `choices` where
+    the benchmark needs them; answers are JSONL of `question_id` and `text`.
+
+    For example:
+
+        python -m dfm_jax score --benchmark pope --questions pope.jsonl
+        --predictions expert_0.jsonl expert_1.jsonl --json pope.json
+    """
+
+    benchmark: Literal[
+        "vqa",
+        "textvqa",
+        "gqa",
+        "ai2d",
+        "scienceqa",
+        "docvqa",
+        "infovqa",
+        "chartqa",
+        "refcoco",
+        "pope",
+        "mme",
+    ]
+    """Whose definition is used."""
+    questions: Path
+    """JSONL of the questions and their answers."""
+    predictions: tuple[Path, ...]
+    """JSONL of what was answered, a file for each expert, or one."""
+    json: Path | None = None
+    """Where to write the scores besides."""
+
+    def run(self) -> int:
+        """Print the scores, and write them."""
+        from dfm_jax.scoring import merge_predictions, read_questions, score
+
+        questions = read_questions(self.questions)
+        merged = merge_predictions(questions, self.predictions)
+        found = {"benchmark": self.benchmark, "questions": len(questions), "files": merged.files}
+        found |= score(self.benchmark, questions, merged.texts)
+        for name, value in found["scores"].items():
+            print(f"{name:24} {value:10.4f}")
+        for category, scores in found.get("categories", {}).items():
+            shown = ", ".join(
+                f"{name} {value:.4f}" for name, value in scores.items() if name != "questions"
+            )
+            print(f"  {category} ({scores['questions']}): {shown}")
+        if self.json is not None:
+            part = self.json.with_name(f"{self.json.name}.part")
+            part.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+            os.replace(part, self.json)
+        return 0

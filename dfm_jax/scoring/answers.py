@@ -1,0 +1,181 @@
+"""Short answers against those of people: VQA accuracy, exact match, ANLS, relaxed numbers.
+
+Each is the definition that its benchmark publishes, quirks included: a number is compared with
+other papers' numbers or with none. A score lies in [0, 1].
+"""
+
+import re
+from collections.abc import Sequence
+
+from dfm_jax.checks import check_interval, require
+
+_DIGITS = {"none": "0", "zero": "0", "one": "1", "two": "2", "three": "3", "four": "4"}
+_DIGITS |= {"five": "5", "six": "6", "seven": "7", "eight": "8", "nine": "9", "ten": "10"}
+_ARTICLES = ("a", "an", "the")
+_PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
+_FULL_STOPS = 32  # as many as the official script takes out of an answer
+_SHORTENED = """
+    ain't aren't can't could've couldn't didn't doesn't don't hadn't hasn't haven't he'd he's how'd
+    how'll how's isn't it'd it'll ma'am mightn't might've mustn't must've needn't not've o'clock
+    oughtn't shan't should've shouldn't somebody'll somebody's someone'd someone'll someone's
+    something'd something'll that's there'd there're there's they'd they'll they're they've 'twas
+    wasn't we've weren't what'll what're what's what've when's where'd where's where've who'd who'll
+    who's who've why'll why're why's won't would've wouldn't y'all you'd you'll you're you've
+"""
+_SHORTENED_TWICE = """
+    couldn't've hadn't've he'd've it'd've mightn't've 'ow's'at she'd've shouldn't've somebody'd've
+    someone'd've something'd've there'd've they'd've we'd've who'd've wouldn't've y'all'll
+    y'all'd've you'd've
+"""
+
+
+def _without_one(word: str) -> list[str]:
+    """Each apostrophe left out in turn."""
+    places = [mark.start() for mark in re.finditer("'", word)]
+    return [word[:place] + word[place + 1 :] for place in places]
+
+
+_APOSTROPHES = (
+    {word.replace("'", ""): word for word in _SHORTENED.split()}
+    | {form: word for word in _SHORTENED_TWICE.split() for form in _without_one(word)}
+    | {"somebody'd": "somebodyd"}  # so the official table
+)
+
+
+def normalised_answer(text: str) -> str:
+    """An answer as the VQA script compares it, where the people disagree.
+
+    Lower case; no articles; digits for none, zero … ten; apostrophes put back (dont → don't);
+    punctuation out (a mark becomes a space, unless a space is beside one of its kind or the answer
+    holds a comma between digits); full stops out, unless a digit follows.
+
+    Source: Goyal et al. (2017), evaluation code of VQA v2.0.
+    """
+    found = text
+    number = re.search(r"\d,\d", text) is not None
+    for mark in _PUNCTUATION:
+        beside = f"{mark} " in text or f" {mark}" in text
+        found = found.replace(mark, "" if beside or number else " ")
+    found = re.sub(r"\.(?!\d)", "", found, count=_FULL_STOPS)
+    words = (_DIGITS.get(word, word) for word in found.lower().split())
+    return " ".join(_APOSTROPHES.get(word, word) for word in words if word not in _ARTICLES)
+
+
+def vqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
+    """Mean over people i of min(1, #{j ≠ i : answer_j = prediction} / 3).
+
+    Where all people agree, the texts are compared as they are, but for blanks at the ends; else
+    after `normalised_answer`. With ten people: 0.3, 0.6, 0.9 and 1 for one, two, three and more.
+    Of VQA v2.0 and of TextVQA.
+
+    Raises:
+        ValueError: if there are fewer than two answers.
+
+    Source: Goyal et al. (2017), evaluation code of VQA v2.0.
+    """
+    require(len(answers) >= 2, "`answers` must be those of two people at least", len(answers))
+    told, own = [_one_line(answer) for answer in answers], _one_line(prediction)
+    if len(set(told)) > 1:
+        told, own = [normalised_answer(answer) for answer in told], normalised_answer(own)
+    agree = [answer == own for answer in told]
+    return sum(min(1.0, (sum(agree) - one) / 3) for one in agree) / len(agree)
+
+
+def exact_match(prediction: str, answers: Sequence[str]) -> float:
+    """1 if the prediction is one of the answers, without case, blanks at the ends and a full stop.
+
+    Of GQA, whose own script compares what is left, and of AI2D.
+
+    Source: Hudson & Manning (2019); how predictions are stripped is what LLaVA does to them.
+    """
+    own = _bare(prediction)
+    return float(any(own == _bare(answer) for answer in answers))
+
+
+def chosen_letter(text: str, num_choices: int) -> str | None:
+    """The letter of a choice: `B`, `B. …`, or the only `The answer is B.`; None if there is none.
+
+    Raises:
+        ValueError: if there are fewer than two choices or more than 26.
+
+    Source: the ScienceQA evaluation of LLaVA.
+    """
+    rule = "`num_choices` must lie in [2, 26]"
+    require(2 <= num_choices <= 26, rule, num_choices)
+    letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[:num_choices]
+    text = text.strip()
+    if text in tuple(letters):
+        return text
+    if text[:1] in tuple(letters) and text[1:3] == ". ":
+        return text[0]
+    found = re.findall(r"The answer is ([A-Z])\.", text)
+    return found[0] if len(found) == 1 and found[0] in letters else None
+
+
+def edit_distance(a: str, b: str) -> int:
+    """The least number of characters to insert, delete or replace. Source: Levenshtein (1966)."""
+    row = list(range(len(b) + 1))
+    for i, x in enumerate(a, start=1):
+        above, row[0] = row[0], i
+        for j, y in enumerate(b, start=1):
+            above, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, above + (x != y))
+    return row[-1]
+
+
+def anls(prediction: str, answers: Sequence[str], *, threshold: float = 0.5) -> float:
+    """1 − min over answers of distance / longer length; 0 if that is below the threshold.
+
+    Without case, runs of blanks as one. Of DocVQA and InfographicVQA. At the threshold itself the
+    paper says 0 and the official script, as here, 0.5.
+
+    Raises:
+        ValueError: if there is no answer, or the threshold lies outside [0, 1].
+
+    Source: Biten et al. (2019); the script of the Robust Reading Competition.
+    """
+    require(len(answers) > 0, "`answers` must not be empty; their number", 0)
+    check_interval("threshold", threshold, 0.0, 1.0)
+    own, distances = _spaced(prediction), []
+    for answer in map(_spaced, answers):
+        longer = max(len(own), len(answer))
+        distances.append(edit_distance(own, answer) / longer if longer else 0.0)
+    score = 1 - min(distances)
+    return score if score >= threshold else 0.0
+
+
+def relaxed_match(prediction: str, answer: str, *, tolerance: float = 0.05) -> float:
+    """1 if two numbers differ by at most a share of the answer's; of what is no number, if equal.
+
+    `7%` is 0.07. Without case. An answer of 0 is compared as text, since it has no share. Of
+    ChartQA.
+
+    Raises:
+        ValueError: if the tolerance is negative.
+
+    Source: Masry et al. (2022), §5.1, as the metric of Pix2Struct computes it.
+    """
+    require(tolerance >= 0, "`tolerance` must not be negative", tolerance)
+    own, told = _number(prediction), _number(answer)
+    if own is not None and told:
+        return float(abs(own - told) / abs(told) <= tolerance)
+    return float(prediction.strip().lower() == answer.strip().lower())
+
+
+def _number(text: str) -> float | None:
+    text = text.strip()
+    try:
+        return float(text.rstrip("%")) / 100 if text.endswith("%") else float(text)
+    except ValueError:
+        return None
+
+
+def _one_line(text: str) -> str:
+    return text.replace("\n", " ").replace("\t", " ").strip()
+
+
+def _bare(text: str) -> str:
+    return text.strip().rstrip(".").lower()
+
+
+def _spaced(text: str) -> str:
+    return " ".join(text.strip().lower().split())

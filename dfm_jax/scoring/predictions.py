@@ -1,0 +1,132 @@
+"""Questions of a benchmark, and the files in which experts answered them: each question once."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dfm_jax.checks import require
+
+_NAMED = 5  # of what is missing or superfluous, in an error
+
+
+class Question(NamedTuple):
+    """One question, and what people say."""
+
+    number: str
+    answers: tuple[str, ...]
+    category: str | None
+    picture: str | None
+    choices: int | None  # of how many letters
+
+
+class Merged(NamedTuple):
+    """An answer to every question, in the order of the questions, and how many each file gave."""
+
+    texts: list[str]
+    files: dict[str, int]
+
+
+def read_questions(path: Path) -> list[Question]:
+    """JSONL of `question_id` and `answers`, or a single `answer`; a text, or a text each.
+
+    Besides, where the benchmark asks for them: `category`, `image`, `choices` (a list, or their
+    number).
+
+    Raises:
+        ValueError: naming the file and the line, if a row is not so, or an id comes twice.
+    """
+    found: dict[str, Question] = {}
+    for line, row in _rows(path):
+        number = _number(path, line, row)
+        if number in found:
+            raise ValueError(f"{path}, line {line}: the question {number} was there before.")
+        answers = row.get("answers", row.get("answer"))
+        answers = [answers] if isinstance(answers, str) else answers
+        if not isinstance(answers, list) or not answers or not all(map(_is_text, answers)):
+            raise ValueError(
+                f"{path}, line {line}: `answers` must be texts, or `answer` a text; it is "
+                f"{answers!r}."
+            )
+        choices = row.get("choices")
+        found[number] = Question(
+            number=number,
+            answers=tuple(answers),
+            category=row.get("category"),
+            picture=row.get("image"),
+            choices=len(choices) if isinstance(choices, list) else choices,
+        )
+    require(len(found) > 0, f"{path} must hold a question; their number", 0)
+    return list(found.values())
+
+
+def merge_predictions(questions: Sequence[Question], paths: Sequence[Path]) -> Merged:
+    """The answers of several files as those of one: every question exactly once.
+
+    A file is JSONL of `question_id` and `text` (or `answer`, or `prediction`).
+
+    Raises:
+        ValueError: if a question is answered twice, not asked, or not answered; it names them.
+    """
+    asked = {question.number for question in questions}
+    found: dict[str, tuple[str, Path]] = {}
+    counts, strange = {}, []
+    for path in paths:
+        counts[str(path)] = 0
+        for line, row in _rows(path):
+            number, text = _number(path, line, row), _text(path, line, row)
+            if number in found:
+                raise ValueError(
+                    f"{path}, line {line}: the question {number} was answered before, in "
+                    f"{found[number][1]}."
+                )
+            found[number] = text, path
+            counts[str(path)] += 1
+            if number not in asked:
+                strange.append(number)
+    _refuse(strange, "are answered, but not asked")
+    _refuse([q.number for q in questions if q.number not in found], "have no answer")
+    return Merged([found[question.number][0] for question in questions], counts)
+
+
+def _refuse(numbers: Sequence[str], what: str) -> None:
+    if numbers:
+        more = f" and {len(numbers) - _NAMED} more" if len(numbers) > _NAMED else ""
+        raise ValueError(f"questions {', '.join(numbers[:_NAMED])}{more} {what}.")
+
+
+def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    with path.open(encoding="utf-8") as file:
+        for line, text in enumerate(file, start=1):
+            if not text.strip():
+                continue
+            try:
+                row = json.loads(text)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{path}, line {line}: no JSON: {error}.") from error
+            if not isinstance(row, dict):
+                raise ValueError(f"{path}, line {line}: must be an object; it is {row!r}.")
+            yield line, row
+
+
+def _number(path: Path, line: int, row: dict[str, Any]) -> str:
+    number = row.get("question_id")
+    if not isinstance(number, int | str) or isinstance(number, bool):
+        raise ValueError(
+            f"{path}, line {line}: `question_id` must be a number or a text; it is {number!r}."
+        )
+    return str(number)
+
+
+def _text(path: Path, line: int, row: dict[str, Any]) -> str:
+    given = [name for name in ("text", "answer", "prediction") if name in row]
+    if len(given) != 1 or not _is_text(row[given[0]]):
+        raise ValueError(
+            f"{path}, line {line}: one of `text`, `answer`, `prediction` must be a text; it has "
+            f"{ {name: row[name] for name in given} }."
+        )
+    return row[given[0]]
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)

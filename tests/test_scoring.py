@@ -1,0 +1,350 @@
+"""Scores of benchmarks against cases worked by hand, and experts' answers merged."""
+
+import json
+
+import pytest
+
+from dfm_jax import cli
+from dfm_jax.cli.score import Score
+from dfm_jax.scoring import (
+    BENCHMARKS,
+    Box,
+    anls,
+    box_match,
+    chosen_letter,
+    edit_distance,
+    exact_match,
+    merge_predictions,
+    mme_says,
+    normalised_answer,
+    overlap,
+    pair_scores,
+    pope_says_yes,
+    read_box,
+    read_questions,
+    relaxed_match,
+    score,
+    vqa_accuracy,
+    yes_no_scores,
+)
+
+# ── short answers ───────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("people", "expected"),
+    [
+        (0, 0.0),
+        (1, 0.3),  # 1 of 10 subsets lacks them: 9 · 1/3 / 10
+        (2, 0.6),  # (2 · 1/3 + 8 · 2/3) / 10
+        (3, 0.9),  # (3 · 2/3 + 7 · 1) / 10
+        (4, 1.0),
+        (10, 1.0),
+    ],
+)
+def test_vqa_accuracy_with_ten_people(people, expected):
+    answers = ["red"] * people + [f"other {i}" for i in range(10 - people)]
+    assert vqa_accuracy("red", answers) == pytest.approx(expected)
+
+
+def test_vqa_normalises_only_where_people_disagree():
+    assert vqa_accuracy("The  cat!", ["cat"] * 9 + ["a dog"]) == 1
+    assert vqa_accuracy("The cat!", ["cat"] * 10) == 0
+    assert vqa_accuracy(" cat\n", ["cat\t"] * 10) == 1
+    with pytest.raises(ValueError, match="`answers` must be those of two people at least"):
+        vqa_accuracy("cat", ["cat"])
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("A Cat", "cat"),
+        ("two", "2"),
+        ("none", "0"),
+        ("dont", "don't"),
+        ("couldnt've", "couldn't've"),
+        ("somebody'd", "somebodyd"),
+        ("red/blue", "red blue"),  # no blank beside it: a blank
+        ("red / blue", "red blue"),
+        ("yes!", "yes"),
+        ("1,000", "1000"),  # a comma between digits: every mark is taken out
+        ("3.5", "3.5"),
+        ("St. John.", "st john"),
+        ("5 p.m.", "5 pm"),
+        ("it's", "it's"),  # the apostrophe is no mark
+        ("", ""),
+    ],
+)
+def test_answers_are_normalised_as_officially(text, expected):
+    assert normalised_answer(text) == expected
+
+
+def test_the_official_script_takes_out_no_more_than_32_full_stops():
+    assert normalised_answer("a." * 33 + "b") == "a" * 33 + ".b"
+
+
+def test_exact_match():
+    assert exact_match("Red.", ["red"]) == 1
+    assert exact_match(" red ", ["blue", "Red"]) == 1
+    assert exact_match("dark red", ["red"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "letter"),
+    [
+        ("B", "B"),
+        ("B. blue", "B"),
+        ("The answer is B.", "B"),
+        ("I think. The answer is C. Yes.", "C"),
+        ("The answer is A. The answer is B.", None),
+        ("E", None),  # of four
+        ("b", None),
+        ("Blue", None),
+        ("", None),
+    ],
+)
+def test_letters(text, letter):
+    assert chosen_letter(text, 4) == letter
+
+
+def test_letters_of_too_few_choices_are_refused():
+    with pytest.raises(ValueError, match=r"`num_choices` must lie in \[2, 26\]; it is 1"):
+        chosen_letter("A", 1)
+
+
+def test_edit_distance():
+    assert edit_distance("kitten", "sitting") == 3
+    assert edit_distance("", "abc") == edit_distance("abc", "") == 3
+    assert edit_distance("same", "same") == 0
+    assert edit_distance("flaw", "lawn") == 2
+
+
+def test_anls():
+    assert anls("Hello  World", ["hello world"]) == 1
+    assert anls("hello wrld", ["hello world"]) == pytest.approx(1 - 1 / 11)
+    assert anls("abcd", ["abxy"]) == 0.5  # at the threshold: the script keeps it
+    assert anls("abc", ["axyz"]) == 0  # ¼, below it
+    assert anls("15", ["fifteen", "15"]) == 1
+    assert anls("", [""]) == 1
+    assert anls("abcd", ["abxy"], threshold=0.6) == 0
+    with pytest.raises(ValueError, match="`answers` must not be empty"):
+        anls("a", [])
+
+
+@pytest.mark.parametrize(
+    ("prediction", "answer", "expected"),
+    [
+        ("105", "100", 1),  # 5 %, the bound itself
+        ("105.1", "100", 0),
+        ("95", "100", 1),
+        ("-100", "100", 0),
+        ("7%", "0.07", 1),
+        ("7", "7%", 0),
+        ("0.0", "0", 0),  # a share of nothing: compared as text
+        ("0", "0", 1),
+        ("Blue ", "blue", 1),
+        ("about 100", "100", 0),
+    ],
+)
+def test_relaxed_match(prediction, answer, expected):
+    assert relaxed_match(prediction, answer) == expected
+
+
+# ── boxes ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_boxes():
+    assert read_box("at [1, 2.5,3 , 4] or [0,0,1,1]") == Box(1, 2.5, 3, 4)
+    assert read_box("[1, 2, 3]") is None
+    assert overlap(Box(0, 0, 2, 2), Box(1, 1, 3, 3)) == pytest.approx(1 / 7)
+    assert overlap(Box(0, 0, 1, 1), Box(2, 2, 3, 3)) == 0
+    assert overlap(Box(0, 0, 0, 0), Box(0, 0, 0, 0)) == 0
+    assert overlap(Box(3, 0, 1, 2), Box(0, 0, 4, 2)) == 0  # corners the wrong way round
+
+
+def test_a_box_counts_from_one_half_on():
+    assert box_match("[0, 0, 2, 1]", "[0, 0, 1, 1]") == 1
+    assert box_match("[0, 0, 2.01, 1]", "[0, 0, 1, 1]") == 0
+    assert box_match("nowhere", "[0, 0, 1, 1]") == 0
+    with pytest.raises(ValueError, match="`answer` must name a box"):
+        box_match("[0, 0, 1, 1]", "left")
+
+
+# ── yes or no ───────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("text", "yes"),
+    [
+        ("Yes, there is.", True),
+        ("No, there is none.", False),
+        ("There is not. Yes.", False),  # the first sentence alone
+        ("Sure. There is no doubt.", True),
+        ("Nothing", True),  # no word of its own
+        ("", True),
+    ],
+)
+def test_pope_reads_the_first_sentence(text, yes):
+    assert pope_says_yes(text) == yes
+
+
+def test_yes_no_scores():
+    predicted = [True, True, True, False, False]
+    answers = [True, False, True, True, False]
+    found = yes_no_scores(predicted, answers)
+    assert found == pytest.approx((3 / 5, 2 / 3, 2 / 3, 2 / 3, 3 / 5))
+    assert yes_no_scores([False], [False]) == (1, 0, 0, 0, 0)
+    with pytest.raises(ValueError, match="`predicted` must hold one for each of the answers"):
+        yes_no_scores([True], [True, False])
+
+
+def test_mme():
+    words = ("Yes.", "no", "None", " YES", "It is", "I say yes")
+    assert [mme_says(word) for word in words] == ["yes", "no", "no", "yes", "other", "other"]
+    found = pair_scores({"a": [True, True], "b": [True, False], "c": [False, False]})
+    assert found == pytest.approx((50, 100 / 3))
+    assert found.points == pytest.approx(50 + 100 / 3)
+    with pytest.raises(ValueError, match="two answers for each picture, as it does not for 'a'"):
+        pair_scores({"a": [True]})
+
+
+# ── files ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def _write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def questions(tmp_path):
+    rows = [
+        {"question_id": i, "answer": "yes" if i % 3 else "no", "category": f"part {i % 2}"}
+        for i in range(9)
+    ]
+    return _write(tmp_path / "questions.jsonl", rows)
+
+
+def _answers(path, numbers):
+    return _write(path, [{"question_id": i, "text": "Yes." if i < 6 else "No."} for i in numbers])
+
+
+def test_the_merged_score_is_that_of_the_union(questions, tmp_path):
+    parts = [_answers(tmp_path / f"{k}.jsonl", range(k, 9, 3)) for k in range(3)]
+    whole = _answers(tmp_path / "whole.jsonl", range(9))
+    found = []
+    for number, paths in enumerate((parts, [whole])):
+        out = tmp_path / f"{number}.json"
+        command = Score(benchmark="pope", questions=questions, predictions=tuple(paths), json=out)
+        assert command.run() == 0
+        found.append(json.loads(out.read_text()))
+    files = [one.pop("files") for one in found]
+    assert found[0] == found[1]
+    assert list(files[0].values()) == [3, 3, 3]
+    assert found[0]["scores"]["accuracy"] == pytest.approx(5 / 9)
+    assert found[0]["scores"]["yes_rate"] == pytest.approx(6 / 9)
+    assert found[0]["categories"]["part 1"]["questions"] == 4
+
+
+@pytest.mark.parametrize(
+    ("numbers", "more", "words"),
+    [
+        (range(1, 8), [], "questions 0, 8 have no answer"),
+        (range(1), [], "questions 1, 2, 3, 4, 5 and 3 more have no answer"),
+        (range(9), [4], "line 1: the question 4 was answered before, in"),
+        (range(9), [77], "questions 77 are answered, but not asked"),
+    ],
+)
+def test_every_question_is_answered_once(questions, tmp_path, numbers, more, words):
+    paths = [_answers(tmp_path / "0.jsonl", numbers), _answers(tmp_path / "1.jsonl", more)]
+    with pytest.raises(ValueError, match=words):
+        merge_predictions(read_questions(questions), paths)
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ("{", "line 1: no JSON"),
+        ("[1]", r"line 1: must be an object; it is \[1\]"),
+        ('{"answer": "a"}', "line 1: `question_id` must be a number or a text; it is None"),
+        ('{"question_id": 1}', "line 1: `answers` must be texts, or `answer` a text; it is None"),
+        ('{"question_id": 1, "answers": []}', "`answers` must be texts"),
+    ],
+)
+def test_bad_questions_are_named(tmp_path, row, words):
+    (tmp_path / "q.jsonl").write_text(f"{row}\n")
+    with pytest.raises(ValueError, match=words):
+        read_questions(tmp_path / "q.jsonl")
+
+
+def test_an_answer_has_one_text(questions, tmp_path):
+    _write(tmp_path / "a.jsonl", [{"question_id": 0, "text": "a", "answer": "b"}])
+    with pytest.raises(ValueError, match="one of `text`, `answer`, `prediction` must be a text"):
+        merge_predictions(read_questions(questions), [tmp_path / "a.jsonl"])
+
+
+def test_every_benchmark_by_hand(tmp_path):
+    """Two questions, the first answered rightly, by each definition."""
+    rows = {
+        "vqa": (["red"] * 9 + ["blue"], "red", "green"),
+        "textvqa": (["stop"] * 8 + ["shop"] * 2, "Stop", "go"),
+        "gqa": ("red", "Red.", "blue"),
+        "ai2d": ("B", "b", "A"),
+        "scienceqa": ("B", "The answer is B.", "C"),
+        "docvqa": (["march 3"], "March 3", "july"),
+        "infovqa": (["march 3"], "March 3", "july"),
+        "chartqa": ("100", "104", "106"),
+        "refcoco": ("[0, 0, 2, 2]", "[[0, 0, 2, 2]]", "[5, 5, 6, 6]"),
+        "pope": ("yes", "Yes", "No"),
+        "mme": ("yes", "Yes", "No"),
+    }
+    assert set(rows) == set(BENCHMARKS)
+    for name, (told, right, wrong) in rows.items():
+        _write(
+            tmp_path / "q.jsonl",
+            [
+                {"question_id": i, "answers": told if isinstance(told, list) else [told]}
+                | {"category": "count", "image": "a", "choices": ["w", "x", "y"]}
+                for i in range(2)
+            ],
+        )
+        found = score(name, read_questions(tmp_path / "q.jsonl"), [right, wrong])["scores"]
+        if name == "mme":  # 50 for the questions, 0 for the picture
+            assert found == {"perception": 50, "cognition": 0, "count": 50}
+        else:
+            assert next(iter(found.values())) == 0.5, name
+
+
+def test_mme_sums_its_two_halves(tmp_path):
+    tasks = ("count", "code_reasoning")
+    rows = [
+        {"question_id": f"{task} {i}", "answer": "yes", "category": task, "image": f"{i // 2}"}
+        for task in tasks
+        for i in range(4)
+    ]
+    questions = read_questions(_write(tmp_path / "q.jsonl", rows))
+    found = score("mme", questions, ["yes"] * 4 + ["yes", "yes", "yes", "no"])
+    assert found["scores"] == {
+        "perception": 200,
+        "cognition": 75 + 50,
+        "count": 200,
+        "code_reasoning": 125,
+    }
+    assert "categories" not in found
+
+
+def test_what_a_benchmark_needs_is_asked_for(tmp_path, capsys):
+    _write(tmp_path / "q.jsonl", [{"question_id": 1, "answer": "B"}])
+    _write(tmp_path / "a.jsonl", [{"question_id": 1, "text": "B"}])
+    options = ["--questions", str(tmp_path / "q.jsonl"), "--predictions", str(tmp_path / "a.jsonl")]
+    for name, words in (
+        ("scienceqa", "`choices` must stand with question 1"),
+        ("mme", "`category` and `image` must stand with question 1"),
+        ("pope", "the answer of question 1 must be yes or no; it is 'b'"),
+    ):
+        assert cli.main(["score", "--benchmark", name, *options]) == 2
+        assert words in capsys.readouterr().err
+    assert cli.main(["score", "--benchmark", "gqa", *options]) == 0
+    assert "accuracy                     1.0000" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="`benchmark` must be one of vqa, textvqa"):
+        score("chess", [], [])
