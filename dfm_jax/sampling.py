@@ -25,11 +25,15 @@ class Decoder(NamedTuple):
     the first `num_new` tokens (None: by all of them). What lies behind those is padding: it is read
     over by the next call, and rows before it never see it. A whole prompt is one call, a drawn
     token another.
+
+    `read_prefix(params, cache, prefix)`, where a decoder has it, reads what stands before all
+    tokens and is none, such as a picture; `init_cache` has room for it besides.
     """
 
     init_cache: Callable[[int], Any]
     extend: Callable[..., tuple[Array, Any]]
     num_states: int  # S: ids in [0, S) are read, ids in [0, V) are drawn
+    read_prefix: Callable[..., Any] | None = None
 
 
 class Sample(NamedTuple):
@@ -136,6 +140,7 @@ def sample_autoregressive(
     top_k: int | None = None,
     top_p: Number | None = None,
     stop_tokens: tuple[int, ...] = (),
+    prefixes: Any = None,
 ) -> Sample:
     """Continue every prompt by up to `max_new` tokens, each from its next-token law.   [S1]
 
@@ -153,13 +158,16 @@ def sample_autoregressive(
         top_k: the number of tokens kept at each draw.
         top_p: the mass kept at each draw.
         stop_tokens: ids in [0, V).
+        prefixes: [B, …] what stands before the prompts, for a decoder that reads it.
 
     Raises:
-        ValueError: on a length outside [1, P], an id outside [0, S), a bad cut or limit; if some
-            row's logits are no law. Under an outer jit, `Sample.alive` says the last.
+        ValueError: on a length outside [1, P], an id outside [0, S), a bad cut or limit, a prefix
+            too many or too few; if some row's logits are no law (under an outer jit, see `alive`).
     """
     prompts, lengths = jnp.asarray(prompts), jnp.asarray(lengths)
     width = prompts.shape[1]
+    rule = "`prefixes` must be given exactly to a decoder with `read_prefix`; it is given"
+    require((prefixes is None) == (decoder.read_prefix is None), rule, prefixes is not None)
     check_count("max_new", max_new)
     check_interval("lengths", lengths, 1, width)
     inside = jnp.arange(width)[None] < lengths[:, None]
@@ -176,6 +184,7 @@ def sample_autoregressive(
         lengths,
         temperature,
         top_p,
+        prefixes,
         decoder=decoder,
         max_new=max_new,
         top_k=top_k,
@@ -193,6 +202,7 @@ def _sample(
     lengths: Array,
     temperature: Number,
     top_p: Number | None,
+    prefixes: Any,
     *,
     decoder: Decoder,
     max_new: int,
@@ -238,6 +248,8 @@ def _sample(
     # The last token drawn is never read, so the cache holds one less.
     empty = decoder.init_cache(width + max_new - 1)
     cache = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (num_rows, *leaf.shape)), empty)
+    if decoder.read_prefix is not None:
+        cache = jax.vmap(partial(decoder.read_prefix, params))(cache, prefixes)
     logits, cache = extend(cache, prompts, lengths)
     first = jnp.take_along_axis(logits, lengths[:, None, None] - 1, axis=1)[:, 0]
     state = _State(jnp.array(1), draw(0, start, first), cache)
@@ -252,8 +264,7 @@ class _Buffer(NamedTuple):
 def uncached_decoder(apply: Callable[..., Array], num_states: int) -> Decoder:
     """Any causal network as a decoder that reads the whole prefix again for every token.
 
-    The plain definition, for small networks and for judging a cache. A bidirectional network would
-    see what lies behind the prefix.
+    The plain definition, to judge a cache by. A bidirectional network would see what lies behind.
     """
 
     def init_cache(length: int) -> _Buffer:

@@ -34,16 +34,28 @@ class Transformer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, tokens: Array, t: Array | None, memory: Memories, start: Array
+        self,
+        tokens: Array,
+        t: Array | None,
+        memory: Memories,
+        start: Array,
+        prefix: Array | None = None,
     ) -> tuple[Array, Memories]:
-        """Tokens at positions start, start + 1, …, behind those in `memory` (None: no memory)."""
+        """Tokens at positions start, start + 1, …, behind those in `memory` (None: no memory).
+
+        A `prefix` [P, width] of vectors stands before the tokens, and takes the first P of these
+        positions; it has no logits.
+        """
         config = self.config
         init = nn.initializers.normal(config.width**-0.5)
         dtypes = {"dtype": config.compute_dtype, "param_dtype": real_dtype(config)}
         embedding = nn.Embed(
             config.states, config.width, embedding_init=init, name="embed_tokens", **dtypes
         )
-        h = embedding(tokens)
+        h, skipped = embedding(tokens), 0
+        if prefix is not None:
+            h, skipped = jnp.concatenate([prefix.astype(h.dtype), h]), prefix.shape[0]
+        count = skipped + tokens.shape[0]
         if config.learned_positions:
             assert config.max_positions is not None  # so the config says
             places = nn.Embed(
@@ -53,11 +65,11 @@ class Transformer(nn.Module):
                 name="embed_positions",
                 **dtypes,
             )
-            h = h + places(start + jnp.arange(tokens.shape[0]))
-        frame = self._frame(tokens.shape[0], t, memory, start)
+            h = h + places(start + jnp.arange(count))
+        frame = self._frame(count, t, memory, start)
         h, memory = self._layers(h, memory, frame)
         h = RMSNorm(config, name="norm")(h, frame.condition)
-        return self._logits(h, embedding.embedding), memory
+        return self._logits(h[skipped:], embedding.embedding), memory
 
     def _frame(self, num_positions: int, t: Array | None, memory: Memories, start: Array) -> Frame:
         config = self.config
@@ -164,12 +176,13 @@ def network_of(config: TransformerConfig, *, num_outputs: int | None) -> Network
     return Network(init, apply)
 
 
-def check_sequence(x_t: Array, config: TransformerConfig) -> None:
-    """Ids in [0, S), one axis, and no more of them than `max_positions`."""
+def check_sequence(x_t: Array, config: TransformerConfig, *, before: int = 0) -> None:
+    """Ids in [0, S), one axis, and with what is `before` them no more than `max_positions`."""
     require(jnp.ndim(x_t) == 1, "`x_t` must be one sequence [N]; its axes", jnp.ndim(x_t))
     if config.max_positions is not None:
-        rule = (
-            f"`x_t` must have at most `max_positions` = {config.max_positions} tokens; their number"
-        )
-        require(jnp.shape(x_t)[0] <= config.max_positions, rule, jnp.shape(x_t)[0])
+        most = f"`max_positions` = {config.max_positions}"
+        behind = f", with the {before} before them," if before else ""
+        rule = f"`x_t` must have at most {most} tokens{behind}; their number"
+        count = jnp.shape(x_t)[0]
+        require(before + count <= config.max_positions, rule, count)
     check_tokens("x_t", x_t, config.states)

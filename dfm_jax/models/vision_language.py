@@ -1,0 +1,132 @@
+"""A language model that reads a picture first: frozen features, projector, causal transformer.
+
+    features [P, F] → W_2 gelu(W_1 f + b_1) + b_2, P vectors → a prefix of the transformer → answers
+
+The encoder is no part of it: its features come in. Row i of the logits is the law of the token
+after x^i, given the picture and x^{≤i}.   [A5]
+"""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from dfm_jax.checks import check_count, require
+from dfm_jax.models.config import TransformerConfig
+from dfm_jax.models.decoding import Cache, transformer_decoder
+from dfm_jax.models.layers import real_dtype
+from dfm_jax.models.network import Params
+from dfm_jax.models.trunk import Transformer, check_sequence
+from dfm_jax.sampling import Decoder
+from dfm_jax.types import Array, Key
+
+
+class VisionLanguage(NamedTuple):
+    """`init(key) -> params`, `apply(params, features, x_t, *, key=None) -> logits [N, V]`.
+
+    For one picture [P, F] and one sequence [N]. The parameters are `projector` and `decoder`; the
+    second are those of `transformer(config)`, so a pretrained one may take their place.
+    """
+
+    init: Callable[[Key], Params]
+    apply: Callable[..., Array]
+
+
+class Projector(nn.Module):
+    """Two layers, of the width of the transformer; the LLaVA-1.5 form (2310.03744)."""
+
+    config: TransformerConfig
+
+    @nn.compact
+    def __call__(self, features: Array) -> Array:
+        """[P, F] → [P, width]."""
+        width, dtype = self.config.width, real_dtype(self.config)
+        h = nn.Dense(width, param_dtype=dtype, name="layers_0")(features.astype(dtype))
+        return nn.Dense(width, param_dtype=dtype, name="layers_1")(nn.gelu(h, approximate=False))
+
+
+def vision_language(config: TransformerConfig, num_features: int) -> VisionLanguage:
+    """Projector and causal transformer as one network.
+
+    Args:
+        config: of the transformer; `max_positions` bounds patches and tokens together.
+        num_features: F, of a patch.
+
+    Raises:
+        ValueError: if the transformer is bidirectional or conditioned on time; in a call, if the
+            features are not [P, F].
+    """
+    _check_causal(config)
+    check_count("num_features", num_features)
+    projector = Projector(config)
+
+    @jax.jit
+    def init(key: Key) -> Params:
+        first, second = jax.random.split(key)
+        start, tokens = jnp.array(0), jnp.zeros(1, int)
+        return {
+            "projector": projector.init(first, jnp.zeros((1, num_features)))["params"],
+            "decoder": Transformer(config).init(second, tokens, None, None, start)["params"],
+        }
+
+    def apply(params: Params, features: Array, x_t: Array, *, key: Key | None = None) -> Array:
+        _check_features(features, num_features)
+        check_sequence(x_t, config, before=features.shape[0])
+        key = key if config.dropout > 0 else None
+        rngs = None if key is None else {"dropout": key}
+        module = Transformer(config, deterministic=key is None)
+        prefix = projector.apply({"params": params["projector"]}, features)
+        variables, start = {"params": params["decoder"]}, jnp.array(0)
+        logits, _ = module.apply(variables, jnp.asarray(x_t), None, None, start, prefix, rngs=rngs)
+        return logits
+
+    return VisionLanguage(init, apply)
+
+
+@functools.cache  # the same decoder for the same config: what was compiled for it is found again
+def vision_language_decoder(
+    config: TransformerConfig, num_patches: int, num_features: int
+) -> Decoder:
+    """The same with a key-value cache, for `sample_autoregressive(…, prefixes=features)`.
+
+    Raises:
+        ValueError: as `vision_language` and `transformer_decoder`.
+    """
+    check_count("num_patches", num_patches)
+    check_count("num_features", num_features)
+    of_text, module, projector = transformer_decoder(config), Transformer(config), Projector(config)
+
+    def init_cache(length: int) -> Cache:
+        check_count("length", length)
+        return of_text.init_cache(num_patches + length)
+
+    def read_prefix(params: Params, cache: Cache, features: Array) -> Cache:
+        _check_features(features, num_features)
+        rule = f"`prefixes` must have {num_patches} patches; their number"
+        require(features.shape[0] == num_patches, rule, features.shape[0])
+        prefix = projector.apply({"params": params["projector"]}, features)
+        nothing, variables = jnp.zeros(0, int), {"params": params["decoder"]}
+        _, memory = module.apply(variables, nothing, None, cache.memory, cache.count, prefix)
+        return Cache(memory, cache.count + num_patches)
+
+    def extend(
+        params: Params, cache: Cache, tokens: Array, num_new: Array | None = None
+    ) -> tuple[Array, Cache]:
+        return of_text.extend(params["decoder"], cache, tokens, num_new)
+
+    return Decoder(init_cache, extend, config.states, read_prefix)
+
+
+def _check_causal(config: TransformerConfig) -> None:
+    require(config.causal, "`causal` must be True: answers are written left to right", False)
+    timeless = not config.time_conditioned
+    require(timeless, "`time_conditioned` must be False: the prefix says what the time is", True)
+
+
+def _check_features(features: Array, num_features: int) -> None:
+    shape = jnp.shape(features)
+    rule = f"`features` must have the shape [P, {num_features}]"
+    require(len(shape) == 2 and shape[1] == num_features, rule, str(shape))
