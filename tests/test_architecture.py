@@ -22,7 +22,18 @@ ROOMS = (
     *("types", "checks", "exact"),
     *("schedules", "paths", "velocities", "steps", "experts", "gates", "clustering"),
     *("objectives", "samplers", "accounting"),
-    *("sampling", "parallel", "theory", "models", "data", "scoring", "training", "launch", "cli"),
+    *(
+        "decoders",
+        "sampling",
+        "parallel",
+        "theory",
+        "models",
+        "data",
+        "scoring",
+        "training",
+        "launch",
+        "cli",
+    ),
 )
 MATHEMATICS = ROOMS[ROOMS.index("schedules") : ROOMS.index("accounting") + 1]
 # The only foreign packages of a room; a room that is not listed may import any that is not
@@ -31,6 +42,7 @@ ALLOWED = {
     "types": {"jax", "jaxtyping", "beartype"},
     "checks": {"jax", "numpy"},
     "exact": {"numpy"},
+    "decoders": {"jax"},
     "sampling": {"jax"},
     "parallel": {"jax", "numpy"},
     "scoring": set(),

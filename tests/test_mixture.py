@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dfm_jax.decoders import uncached_decoder
 from dfm_jax.models import mixture_decoder, mixture_params
-from dfm_jax.sampling import uncached_decoder
 
 V = 3
 TABLES = np.random.default_rng(0).normal(size=(3, V + 1, V))

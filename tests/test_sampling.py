@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from scipy.stats import chi2
 
+from dfm_jax.decoders import uncached_decoder
 from dfm_jax.models import TransformerConfig, tabular, transformer, transformer_decoder
 from dfm_jax.samplers import autoregressive_log_prob
 from dfm_jax.sampling import (
     next_token_log_probs,
     sample_autoregressive,
     sample_next_token,
-    uncached_decoder,
 )
 
 CONFIG = TransformerConfig(

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import scipy.special
 
+from dfm_jax.decoders import uncached_decoder
 from dfm_jax.models import (
     TransformerConfig,
     transformer,
@@ -15,7 +16,7 @@ from dfm_jax.models import (
     vision_language,
     vision_language_decoder,
 )
-from dfm_jax.sampling import sample_autoregressive, uncached_decoder
+from dfm_jax.sampling import sample_autoregressive
 
 CONFIG = TransformerConfig(num_tokens=11, width=16, num_layers=2, num_heads=2, ffn_width=24)
 P, F = 3, 5

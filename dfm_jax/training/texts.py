@@ -9,8 +9,9 @@ import numpy as np
 
 from dfm_jax.checks import check_count, require
 from dfm_jax.data.tokens import Tokenizer
+from dfm_jax.decoders import Decoder
 from dfm_jax.models import Params, mixture_decoder, mixture_params, transformer_decoder
-from dfm_jax.sampling import Decoder, sample_autoregressive
+from dfm_jax.sampling import sample_autoregressive
 from dfm_jax.training.checkpoint import read_checkpoint
 from dfm_jax.training.config import TrainConfig, from_json
 from dfm_jax.training.ensemble import Ensemble, check_ensemble

@@ -1,0 +1,64 @@
+"""Causal networks that remember what they have read: what sampling left to right asks for."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from dfm_jax.checks import check_count, require
+from dfm_jax.types import Array
+
+
+class Decoder(NamedTuple):
+    """A causal network that remembers what it has read; for one sequence, `jax.vmap` is the batch.
+
+    `init_cache(length)` is an empty cache for that many tokens.
+
+    `extend(params, cache, tokens, num_new=None)` reads the M tokens behind those in the cache and
+    returns logits [M, V], row i the law of the token after `tokens[i]`, and the cache, longer by
+    the first `num_new` tokens (None: by all of them). What lies behind those is padding: it is read
+    over by the next call, and rows before it never see it. A whole prompt is one call, a drawn
+    token another.
+
+    `read_prefix(params, cache, prefix)`, where a decoder has it, reads what stands before all
+    tokens and is none, such as a picture; `init_cache` has room for it besides.
+    """
+
+    init_cache: Callable[[int], Any]
+    extend: Callable[..., tuple[Array, Any]]
+    num_states: int  # S: ids in [0, S) are read, ids in [0, V) are drawn
+    read_prefix: Callable[..., Any] | None = None
+
+
+class _Buffer(NamedTuple):
+    tokens: Array
+    count: Array
+
+
+def uncached_decoder(apply: Callable[..., Array], num_states: int) -> Decoder:
+    """Any causal network as a decoder that reads the whole prefix again for every token.
+
+    The plain definition, to judge a cache by. A bidirectional network would see what lies behind.
+    """
+
+    def init_cache(length: int) -> _Buffer:
+        check_count("length", length)
+        return _Buffer(jnp.zeros(length, int), jnp.array(0))
+
+    def extend(
+        params: Any, cache: _Buffer, tokens: Array, num_new: Any = None
+    ) -> tuple[Array, _Buffer]:
+        num_new = tokens.shape[0] if num_new is None else num_new
+        check_room(cache.count, num_new, cache.tokens.shape[0])
+        at = cache.count + jnp.arange(tokens.shape[0])
+        buffer = cache.tokens.at[at].set(tokens.astype(cache.tokens.dtype), mode="drop")
+        logits = apply(params, buffer)
+        return logits[at], _Buffer(buffer, cache.count + num_new)
+
+    return Decoder(init_cache, extend, num_states)
+
+
+def check_room(count: Any, num_new: Any, length: int) -> None:
+    """The cache has room for `num_new` tokens more."""
+    rule = f"the tokens in the cache must be at most its `length` = {length}"
+    require(count + num_new <= length, rule, count + num_new)
