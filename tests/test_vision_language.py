@@ -2,9 +2,11 @@
 
 import dataclasses
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import scipy.special
 
@@ -17,6 +19,9 @@ from dfm_jax.models import (
     vision_language_decoder,
 )
 from dfm_jax.sampling import sample_autoregressive
+from dfm_jax.training.state import TrainState
+from dfm_jax.training.step import make_train_step
+from dfm_jax.training.terms import PictureBatch, answer_terms
 
 CONFIG = TransformerConfig(num_tokens=11, width=16, num_layers=2, num_heads=2, ffn_width=24)
 P, F = 3, 5
@@ -141,6 +146,31 @@ def test_greedy_answers_are_those_without_a_cache(config, params, features):
             **options,
         )
         np.testing.assert_array_equal(found.tokens[b], alone.tokens[0])
+
+
+def test_only_answers_are_paid_for(config, params, features):
+    """A5, term by term; and a training step on it moves both parts."""
+    network = vision_language(config, F)
+    answers = jnp.array([True, False, False, True, True, False, True])
+    terms = answer_terms(network)(params, PictureBatch(features[0], TOKENS, answers))
+    log_law = jax.nn.log_softmax(network.apply(params, features[0], TOKENS))
+    expected = np.zeros(7)
+    for i in (3, 4, 6):
+        expected[i] = -log_law[i - 1, TOKENS[i]]
+    np.testing.assert_allclose(terms.nats, expected, rtol=1e-5)
+    np.testing.assert_array_equal(terms.counts, answers.at[0].set(False))
+
+    # What is given may be anything, if nothing that is paid for stands behind it.
+    batch = PictureBatch(features, jnp.tile(TOKENS, (4, 1)), jnp.tile(jnp.arange(7) == 2, (4, 1)))
+    step = make_train_step(answer_terms(network), optax.sgd(0.1))
+    state = TrainState(jnp.array(0), params, optax.sgd(0.1).init(params), None)
+    after, metrics = step(state, batch, jax.random.key(5))
+    other, _ = step(state, batch._replace(tokens=batch.tokens.at[:, 3:].set(0)), jax.random.key(5))
+    assert int(metrics.num_tokens) == 4
+    for part in ("projector", "decoder"):
+        moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), after.params, params)[part]
+        assert max(jax.tree.leaves(moved)) > 1e-6
+    chex.assert_trees_all_close(after.params, other.params, rtol=1e-5, atol=1e-7)
 
 
 def test_bad_input_is_refused(config, params, features):

@@ -66,6 +66,21 @@ def _reader(path: Path) -> Callable[[Path], Iterator[Record]]:
     return _of_array if head == b"[" else _of_lines
 
 
+def row_fields(text: bytes) -> dict:
+    """The object that a line of JSONL holds.
+
+    Raises:
+        ValueError: saying why it holds none.
+    """
+    try:
+        fields = json.loads(text.decode("utf-8"), **_STRICT)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"it is not JSON in UTF-8: {error}") from error
+    if not isinstance(fields, dict):
+        raise ValueError(f"a row must be a JSON object; it is {type(fields).__name__}")
+    return fields
+
+
 def conversation_bytes(record: Record) -> int:
     """The UTF-8 bytes of all that is said in a row: Σ of its `value`s.
 
@@ -121,10 +136,10 @@ def _of_lines(path: Path) -> Iterator[Record]:
             if blank:
                 _refuse(path, blank, "it is blank, and rows follow it")
             try:
-                fields = json.loads(text.decode("utf-8"), **_STRICT)
-            except (ValueError, RecursionError) as error:
-                _refuse(path, number + 1, f"it is not JSON in UTF-8: {error}", error)
-            yield Record(number, number + 1, text, _an_object(path, number + 1, fields))
+                fields = row_fields(text)
+            except ValueError as error:
+                _refuse(path, number + 1, str(error), error)
+            yield Record(number, number + 1, text, fields)
 
 
 # ── an array ────────────────────────────────────────────────────────────────────────────────────

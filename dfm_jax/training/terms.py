@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 
 from dfm_jax.checks import check_interval
-from dfm_jax.models import Network, Params
+from dfm_jax.models import Network, Params, VisionLanguage
 from dfm_jax.objectives import cross_entropy_loss, generalised_kl_loss, step_loss
 from dfm_jax.paths import mask_source, mixture_path, sample_mixture, sample_path
 from dfm_jax.schedules import linear
 from dfm_jax.steps import step_size
 from dfm_jax.training.batches import Batch
-from dfm_jax.types import Array, ArrayLike, Bool, Float, Key, Table
+from dfm_jax.types import Array, ArrayLike, Bool, Float, Int, Key, Table
 
 
 class Terms(NamedTuple):
@@ -45,6 +45,32 @@ def next_token_terms(network: Network, *, start: int | None) -> TermsOf:
         if start is None:
             counts = counts.at[0].set(False)
         nats = cross_entropy_loss(_log_law(network.apply(params, x_before, key=key)), tokens)
+        return Terms(jnp.where(counts, nats, 0.0), counts)
+
+    return terms
+
+
+class PictureBatch(NamedTuple):
+    """Pictures, questions and answers; what is no answer is context, and so is padding."""
+
+    features: Float[ArrayLike, "*B P F"]
+    tokens: Int[ArrayLike, "*B N"]
+    answers: Bool[ArrayLike, "*B N"]  # which tokens are of an answer, its stop token included
+
+
+def answer_terms(network: VisionLanguage) -> Callable[..., Terms]:
+    """−log p̂(x^i | picture, x^{<i}) on the tokens of answers: what is given pays nothing.   [A5]
+
+    The first token is never paid for, though it be of an answer: nothing stands before it that
+    has a law.
+    """
+
+    def terms(params: Params, batch: PictureBatch, key: Key | None = None) -> Terms:
+        tokens, counts = jnp.asarray(batch.tokens), jnp.asarray(batch.answers)
+        logits = network.apply(params, jnp.asarray(batch.features), tokens[:-1], key=key)
+        nats = cross_entropy_loss(_log_law(logits), tokens[1:])
+        nats = jnp.concatenate([jnp.zeros(1, nats.dtype), nats])
+        counts = counts.at[0].set(False)
         return Terms(jnp.where(counts, nats, 0.0), counts)
 
     return terms

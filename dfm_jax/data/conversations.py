@@ -1,0 +1,136 @@
+r"""Questions about pictures and their answers: the conversations that LLaVA and InternVL train on.
+
+    {"id": …, "image": "a.png", "conversations": [{"from": "human", "value": "<image>\nWhat?"},
+                                                  {"from": "gpt", "value": "red"}, …]}
+
+A file is read whole before anything is trained, and all that is wrong with it is said at once.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dfm_jax.checks import require
+from dfm_jax.data.records import row_fields
+
+_PICTURE = "<image>"
+_SHOWN = 20  # faults that a report names
+
+
+class Turn(NamedTuple):
+    """A question and its answer, without `<image>` and blanks at the ends."""
+
+    question: str
+    answer: str
+
+
+class Conversation(NamedTuple):
+    """One row."""
+
+    line: int  # from 1 on
+    name: str  # its `id`, or its line
+    picture: Path | None
+    turns: tuple[Turn, ...]
+
+
+class Fault(NamedTuple):
+    """What is wrong with a row."""
+
+    line: int
+    what: str
+
+
+class ConversationError(ValueError):
+    """A file with faults: all of them, by line."""
+
+    def __init__(self, path: Path, faults: tuple[Fault, ...], num_rows: int) -> None:
+        self.faults = faults
+        count = f"{len(faults)} fault{'s' if len(faults) > 1 else ''}"
+        lines = [f"{path}: {count} in {num_rows} rows"]
+        lines += [f"  line {fault.line}: {fault.what}" for fault in faults[:_SHOWN]]
+        if len(faults) > _SHOWN:
+            lines.append(f"  and {len(faults) - _SHOWN} more")
+        super().__init__("\n".join(lines))
+
+
+def read_conversations(path: Path | str, images: Path | str | None) -> tuple[Conversation, ...]:
+    """Every row of a JSONL file, in order.
+
+    A row begins with a human's turn, and every human's is followed by an answer. `image` is a path
+    inside `images`; rows without one are questions about nothing seen. Blank lines hold no row.
+
+    Raises:
+        ValueError: if there is no such file or folder, or no row.
+        ConversationError: naming every row that cannot be used, and why: no JSON, no turns, turns
+            out of order, an empty question or answer, a picture that is not there.
+    """
+    path, folder = Path(path), None if images is None else Path(images)
+    require(path.is_file(), "`path` must be a file", str(path))
+    require(folder is None or folder.is_dir(), "`images` must be a folder", str(folder))
+    rows: list[Conversation] = []
+    faults: list[Fault] = []
+    count = 0
+    with path.open("rb") as file:
+        for line, text in enumerate(file, start=1):
+            if not text.strip():
+                continue
+            count += 1
+            try:
+                fields = row_fields(text.removesuffix(b"\n"))
+            except ValueError as error:
+                faults.append(Fault(line, str(error)))
+                continue
+            found = [Fault(line, what) for what in _faults(fields, folder)]
+            faults += found
+            if not found:
+                rows.append(_conversation(line, fields, folder))
+    require(count > 0, f"{path} must hold a row; their number", 0)
+    if faults:
+        raise ConversationError(path, tuple(faults), count)
+    return tuple(rows)
+
+
+def _conversation(line: int, fields: dict[str, Any], folder: Path | None) -> Conversation:
+    said = [_said(turn) for turn in fields["conversations"]]
+    turns = tuple(Turn(*pair) for pair in zip(said[::2], said[1::2], strict=True))
+    image = fields.get("image")
+    picture = folder / image if folder is not None and image is not None else None
+    return Conversation(line, str(fields.get("id", line)), picture, turns)
+
+
+def _said(turn: dict[str, Any]) -> str:
+    return turn["value"].replace(_PICTURE, " ").strip()
+
+
+def _faults(fields: dict[str, Any], folder: Path | None) -> Iterator[str]:
+    yield from _picture_faults(fields, folder)
+    turns = fields.get("conversations")
+    if not isinstance(turns, list) or not turns:
+        yield "`conversations` must be a list of turns"
+        return
+    for number, turn in enumerate(turns):
+        speaker = ("human", "gpt")[number % 2]
+        if not isinstance(turn, dict) or turn.get("from") != speaker:
+            yield f"turn {number + 1} of `conversations` must be from {speaker!r}"
+            return
+        if not isinstance(turn.get("value"), str):
+            yield f"the `value` of turn {number + 1} must be text"
+        elif not _said(turn):
+            yield f"the {('question', 'answer')[number % 2]} of turn {number + 1} is empty"
+    if len(turns) % 2:
+        yield f"turn {len(turns)} of `conversations` has no answer"
+
+
+def _picture_faults(fields: dict[str, Any], folder: Path | None) -> Iterator[str]:
+    image = fields.get("image")
+    if image is None:
+        if _PICTURE in str(fields.get("conversations")):
+            yield f"{_PICTURE} is said, but there is no `image`"
+    elif not isinstance(image, str):
+        yield f"`image` must be one path; it is {image!r}"
+    elif folder is None:
+        yield f"`image` is {image!r}, but no folder of images is given"
+    elif not (folder / image).resolve().is_relative_to(folder.resolve()):
+        yield f"`image` must lie inside the folder of images; it is {image!r}"
+    elif not (folder / image).is_file():
+        yield f"the image {image!r} is missing"

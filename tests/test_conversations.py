@@ -1,0 +1,115 @@
+"""Conversations about pictures: read whole, and everything wrong with a file said at once."""
+
+import json
+
+import pytest
+
+from dfm_jax.data.conversations import ConversationError, Fault, Turn, read_conversations
+
+
+def _row(question="<image>\nWhat?", answer="red", **fields):
+    turns = [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
+    return json.dumps({"id": "a", "image": "a.png", "conversations": turns} | fields)
+
+
+@pytest.fixture
+def images(tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(b"")
+    return folder
+
+
+def _written(tmp_path, *lines):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def test_rows_in_order(tmp_path, images):
+    more = [
+        {"from": "human", "value": " Where? "},
+        {"from": "gpt", "value": "left"},
+        {"from": "human", "value": "How many?"},
+        {"from": "gpt", "value": "2"},
+    ]
+    without = json.dumps({"conversations": more})
+    found = read_conversations(_written(tmp_path, _row(), "", without), images)
+    assert [row.line for row in found] == [1, 3]
+    assert [row.name for row in found] == ["a", "3"]
+    assert [row.picture for row in found] == [images / "a.png", None]
+    assert found[0].turns == (Turn("What?", "red"),)
+    assert found[1].turns == (Turn("Where?", "left"), Turn("How many?", "2"))
+
+
+def test_three_faults_in_one_report(tmp_path, images):
+    """A missing picture, a broken line, an empty answer: named together, good rows are not."""
+    path = _written(
+        tmp_path,
+        _row(),
+        _row(image="b.png"),
+        '{"id": "c", "conversations": [',
+        _row(answer="  "),
+        _row(),
+    )
+    with pytest.raises(ConversationError) as raised:
+        read_conversations(path, images)
+    report = str(raised.value).splitlines()
+    assert report[0] == f"{path}: 3 faults in 5 rows"
+    assert report[1] == "  line 2: the image 'b.png' is missing"
+    assert report[2].startswith("  line 3: it is not JSON in UTF-8: Expecting value")
+    assert report[3] == "  line 4: the answer of turn 2 is empty"
+    assert [fault.line for fault in raised.value.faults] == [2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("row", "what"),
+    [
+        ("[1]", "a row must be a JSON object; it is list"),
+        ("{}", "`conversations` must be a list of turns"),
+        (_row(conversations=[]), "`conversations` must be a list of turns"),
+        (_row(question=" <image> "), "the question of turn 1 is empty"),
+        (
+            _row(conversations=[{"from": "gpt", "value": "a"}]),
+            "turn 1 of `conversations` must be from 'human'",
+        ),
+        (
+            _row(conversations=[{"from": "human", "value": "a"}]),
+            "turn 1 of `conversations` has no answer",
+        ),
+        (
+            _row(conversations=[{"from": "human", "value": 3}, {"from": "gpt", "value": "a"}]),
+            "the `value` of turn 1 must be text",
+        ),
+        (_row(image=None), "<image> is said, but there is no `image`"),
+        (_row(image=["a.png", "b.png"]), "`image` must be one path; it is ['a.png', 'b.png']"),
+        (_row(image="../rows.jsonl"), "must lie inside the folder of images"),
+    ],
+)
+def test_each_fault_by_itself(tmp_path, images, row, what):
+    with pytest.raises(ConversationError) as raised:
+        read_conversations(_written(tmp_path, _row(), row), images)
+    (fault,) = raised.value.faults
+    assert isinstance(fault, Fault)
+    assert fault.line == 2
+    assert what in fault.what
+
+
+def test_pictures_without_a_folder_and_files_that_are_none(tmp_path, images):
+    path = _written(tmp_path, _row())
+    with pytest.raises(ConversationError, match=r"`image` is 'a\.png', but no folder of images"):
+        read_conversations(path, None)
+    with pytest.raises(ValueError, match="`images` must be a folder"):
+        read_conversations(path, tmp_path / "none")
+    with pytest.raises(ValueError, match="`path` must be a file"):
+        read_conversations(tmp_path / "none", images)
+    with pytest.raises(ValueError, match="must hold a row; their number; it is 0"):
+        read_conversations(_written(tmp_path, "", ""), images)
+
+
+def test_a_long_report_is_cut_and_counted(tmp_path, images):
+    path = _written(tmp_path, *[_row(answer="") for _ in range(25)])
+    with pytest.raises(ConversationError, match="25 faults in 25 rows") as raised:
+        read_conversations(path, images)
+    assert str(raised.value).splitlines()[-1] == "  and 5 more"
+    assert len(raised.value.faults) == 25
