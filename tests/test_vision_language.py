@@ -1,6 +1,7 @@
 """The language model that reads a picture first: by parts, causal, with and without a cache."""
 
 import dataclasses
+from typing import Any
 
 import chex
 import jax
@@ -161,7 +162,9 @@ def test_only_answers_are_paid_for(config, params, features):
     np.testing.assert_array_equal(terms.counts, answers.at[0].set(False))
 
     # What is given may be anything, if nothing that is paid for stands behind it.
-    batch = PictureBatch(features, jnp.tile(TOKENS, (4, 1)), jnp.tile(jnp.arange(7) == 2, (4, 1)))
+    batch: Any = PictureBatch(
+        features, jnp.tile(TOKENS, (4, 1)), jnp.tile(jnp.arange(7) == 2, (4, 1))
+    )
     step = make_train_step(answer_terms(network), optax.sgd(0.1))
     state = TrainState(jnp.array(0), params, optax.sgd(0.1).init(params), None)
     after, metrics = step(state, batch, jax.random.key(5))
