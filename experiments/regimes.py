@@ -106,7 +106,7 @@ PRESETS = {
         training_tokens=(250_000, 1_000_000, 4_000_000),
         transformer_seeds=3,
         transformer_domain_bytes=3_000_000,
-        num_seeds=3,
+        num_seeds=6,
         num_draws=10_000,
     ),
 }
