@@ -32,8 +32,8 @@ def _draw_curves(figure: SubFigure, cells: Sequence[Cell]) -> None:
     axes.plot(steps * tokens, losses, "o-", color="black", label="centre", markersize=3)
     shown = [cell for cell in cells if cell["seed"] == first["seed"]]
     for number, cell in enumerate(shown):
-        spent = cell["tokens"] * np.linspace(0.1, 1, 10)
-        grid = np.linspace(0.1, 1, 10)
+        grid = np.arange(1, 7) / 6  # members are judged at every sixth of their steps
+        spent = cell["tokens"] * grid
         curves = [_along(curve, whole, grid) for curve, whole in _curves(cell)]
         mean = np.einsum("k,kn->n", np.array(cell["weights"]), np.stack(curves))
         if cell["kind"] == "warm":  # its first half is the trunk's

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from rich.table import Table
 from experiments import study
 from experiments.ladder_report import (
     JUDGED,
+    SIGNS,
     Cell,
     Row,
     account_table,
@@ -176,18 +177,20 @@ _SHOWN = ("static", "fixed share", "running router", "Bayes", "oracle")
 
 
 def _domains(found: Sequence[Mapping[str, Any]]) -> Table:
-    head, *body = _domain_cells(found)
+    head, *body = _domain_cells(found, lambda row: f"{row['mean']:+.3f}{SIGNS[row['verdict']]}")
     table = narrow_table(
         *head,
         title="By domain: whole gates, ensemble − centre, nats per byte",
-        caption="Mean and 95 % t interval over seeds.",
+        caption="Mean over seeds, and the sign of its verdict.",
     )
     for row in body:
         table.add_row(*row)
     return table
 
 
-def _domain_cells(found: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+def _domain_cells(
+    found: Sequence[Mapping[str, Any]], shown: Callable[[Mapping[str, Any]], str] = judged
+) -> list[list[str]]:
     names = list(dict.fromkeys(row["domain"] for row in found))
     arms = list(dict.fromkeys(row["arm"] for row in found))
     centre = [f"{_centre_nll(select(found, arm=arms[0], domain=name)[0]):.3f}" for name in names]
@@ -195,7 +198,7 @@ def _domain_cells(found: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     for arm in arms:
         for gate in _SHOWN:
             own = select(found, arm=arm, gate=gate)
-            table.append([f"{arm}: {gate}", *map(judged, own)])
+            table.append([f"{arm}: {gate}", *map(shown, own)])
     return table
 
 
