@@ -21,7 +21,7 @@ def draw(path: Path, summary: Mapping[str, Any], margin: float) -> Path:
     counted = [row for row in rows if row["model"] == "counts"]
     figure = Figure(figsize=(13, 9), layout="constrained")
     FigureCanvasAgg(figure)
-    above, below = figure.subplots(2, 3, sharey="row")
+    above, below = figure.subplots(2, 3, sharex="row", sharey="row")
     for axes, kind in zip(above, _KINDS, strict=True):
         _along_data(axes, kind, counted, foreseen, margin)
         _transformers(axes, kind, rows)
@@ -52,7 +52,7 @@ def _along_data(
     axes.axhspan(-margin, margin, color="grey", alpha=0.2, linewidth=0)
     axes.axhline(0, color="black", linewidth=0.6)
     axes.set(xscale="log", xlabel="bytes of training text")
-    axes.set_title(f"{kind}: foreseen by all quantities: ▲ lose, ▼ win", fontsize=9)
+    axes.set_title(f"{kind}: foreseen by all quantities: ▲ lose, ▼ win, ● nothing", fontsize=9)
     axes.grid(linewidth=0.3)
 
 
