@@ -147,6 +147,9 @@ def sample_autoregressive(
     width = prompts.shape[1]
     rule = "`prefixes` must be given exactly to a decoder with `read_prefix`; it is given"
     require((prefixes is None) == (decoder.read_prefix is None), rule, prefixes is not None)
+    for leaf in jax.tree.leaves(prefixes):
+        rule = f"`prefixes` must be as many as the {prompts.shape[0]} prompts"
+        require(jnp.shape(leaf)[:1] == prompts.shape[:1], rule, str(jnp.shape(leaf)))
     check_count("max_new", max_new)
     check_interval("lengths", lengths, 1, width)
     inside = jnp.arange(width)[None] < lengths[:, None]

@@ -111,8 +111,7 @@ def parted(fold: Fold, name: str, config: Config) -> tuple[Partition, dict[str, 
         "random": lambda: partitions.at_random(corpora, num_parts, seed=fold.seed),
     }
     partition = makers[name]()
-    edges = np.cumsum([len(fold.texts[split]) for split in SPLITS])[:-1]
-    part_of = dict(zip(SPLITS, np.split(partition.part_of, edges), strict=True))
+    part_of = partition.by_split({split: len(fold.texts[split]) for split in SPLITS})
     for split in ("train", "validation"):
         missing = set(range(partition.num_parts)) - set(part_of[split].tolist())
         if missing:

@@ -3,16 +3,12 @@
 python -m experiments.counting_report experiments/results/counting.json
 """
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tyro
 
-from dfm_jax.checks import require
 from experiments import study
 from experiments.gate_ladder import INFORMED
 from experiments.ladder_report import (
@@ -127,38 +123,9 @@ def _range(values: Sequence[float], style: str) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-def read(path: Path) -> dict[str, Any]:
-    """What a run of `counting` wrote.
-
-    Raises:
-        OSError: if it cannot be read.
-        ValueError: if it is something else.
-    """
-    rule = f"`result` must be what `experiments.counting` wrote: {path}"
-    try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-        whole = all({"partition", "world", "gate", "top"} <= set(row) for row in result["rows"])
-        held = len(result["summary"]["partitions"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{rule} ({error!r})") from error
-    require(whole and held, f"{rule}; the number of its partitions", held)
-    return result
-
-
 def main(args: Sequence[str] | None = None) -> int:
     """0, or 2 if the file cannot be used."""
-
-    def show(result: tyro.conf.Positional[Path]) -> bool:
-        """Print the tables of the README, in Markdown.
-
-        Args:
-            result: `result.json` of a run of `experiments.counting`.
-        """
-        print("\n\n".join(markdown(read(result))))
-        return True
-
-    prog = "python -m experiments.counting_report"
-    return study.exit_status(prog, lambda: tyro.cli(show, prog=prog, args=args))
+    return study.show_tables("counting", markdown, args)
 
 
 if __name__ == "__main__":

@@ -84,8 +84,7 @@ class Trainer:
             "unbalanced": lambda: clusters("none"),
         }
         partition = makers[arm.kind]()
-        edges = np.cumsum([text.sizes[split] for split in SPLITS])[:-1]
-        part_of = dict(zip(SPLITS, np.split(partition.part_of, edges), strict=True))
+        part_of = partition.by_split(text.sizes)
         for split, least in (("train", config.num_positions), ("validation", 1)):
             held = self.part_tokens(part_of[split], split, partition.num_parts)
             rule = f"`arms` must leave each part of {arm.name} {least} tokens of {split} text"

@@ -198,6 +198,9 @@ def check_config(config: Config) -> None:
     ):
         check_count(name, getattr(config, name))
     check_count("num_positions", config.num_positions, at_least=2)
+    check_count("micro_batches", config.micro_batches)
+    rule = f"`micro_batches` must divide `batch_size` = {config.batch_size}"
+    require(config.batch_size % config.micro_batches == 0, rule, config.micro_batches)
     for name in ("rates", "decays", "alphas"):
         require(len(getattr(config, name)) > 0, f"`{name}` must not be empty", ())
     check_interval("rates", np.array(config.rates), 0.0, np.inf, ends="()")

@@ -1,12 +1,9 @@
 """What `language` measured: rows for the file, tables for the screen and the README."""
 
-import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import tyro
 from rich.console import Console
 from rich.table import Table
 
@@ -173,6 +170,7 @@ def _arm_cells(arm: Mapping[str, Any]) -> list[str]:
     ]
 
 
+_ACCOUNTED = ("static", "fixed share", "router × Bayes", "running router", "Bayes")
 _SHOWN = ("static", "fixed share", "running router", "Bayes", "oracle")
 
 
@@ -214,24 +212,15 @@ def markdown(result: Mapping[str, Any]) -> list[str]:
     rows, summary = result["summary"]["comparisons"], result["summary"]
     head = ["arm", "steps of a member", "tokens", "FLOPs", "rates", "tuning tokens", "router"]
     spent = [head, *(_arm_cells(arm) for arm in summary["arms"])]
-    tables = [spent, ladder_table(rows), account_table(rows), _domain_cells(summary["domains"])]
+    head, *terms = account_table(rows)
+    terms = [row for row in terms if row[0].split(": ")[1] in _ACCOUNTED]
+    tables = [spent, ladder_table(rows), [head, *terms], _domain_cells(summary["domains"])]
     return list(map(markdown_lines, tables))
 
 
 def main(args: Sequence[str] | None = None) -> int:
     """0, or 2 if the file cannot be used."""
-
-    def show(result: tyro.conf.Positional[Path]) -> bool:
-        """Print the tables of the README, in Markdown.
-
-        Args:
-            result: `result.json` of a run of `experiments.language`.
-        """
-        print("\n\n".join(markdown(json.loads(result.read_text(encoding="utf-8")))))
-        return True
-
-    prog = "python -m experiments.language_report"
-    return study.exit_status(prog, lambda: tyro.cli(show, prog=prog, args=args))
+    return study.show_tables("language", markdown, args)
 
 
 if __name__ == "__main__":

@@ -40,6 +40,11 @@ class Partition:
         """K."""
         return len(self.labels)
 
+    def by_split(self, sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
+        """The part of each document, by split; `sizes` are documents, in the order labelled."""
+        edges = np.cumsum(list(sizes.values()))[:-1]
+        return dict(zip(sizes, np.split(self.part_of, edges), strict=True))
+
 
 def by_domain(corpora: Sequence[Corpus]) -> Partition:
     """One part a domain."""

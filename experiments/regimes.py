@@ -26,7 +26,7 @@ from experiments import regimes_figure, regimes_report, regimes_transformers, re
 from experiments.corpora import load_corpora
 from experiments.language_config import parsed_arm
 from experiments.regimes_cell import KINDS, measure
-from experiments.regimes_fold import Sized, fold, sized
+from experiments.regimes_fold import Fold, Sized, fold, sized
 from experiments.regimes_predictions import (
     accuracies,
     best_numbers,
@@ -161,7 +161,7 @@ def run(config: Config, corpora: Sequence[Corpus], console: Console) -> bool:
     start = time.perf_counter()
 
     @lru_cache(maxsize=1)
-    def folded(seed: int) -> Any:
+    def folded(seed: int) -> Fold:
         return fold(corpora, seed=seed, config=config)
 
     @lru_cache(maxsize=1)  # the arms of a size come one after the other

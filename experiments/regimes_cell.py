@@ -66,8 +66,7 @@ def parted(sized: Sized, kind: str, num_parts: int) -> tuple[Partition, dict[str
         ),
     }
     partition = makers[kind]()
-    edges = np.cumsum(list(sizes.values()))[:-1]
-    return partition, dict(zip(SPLITS, np.split(partition.part_of, edges), strict=True))
+    return partition, partition.by_split(sizes)
 
 
 def measure(sized: Sized, kind: str, num_parts: int, config: Config) -> dict[str, Any]:

@@ -1,12 +1,9 @@
 """What `regimes` measured: rows for the file, tables for the screen and the README."""
 
-import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import tyro
 from rich.console import Console
 
 from experiments import study
@@ -166,18 +163,7 @@ def markdown(result: Mapping[str, Any]) -> list[str]:
 
 def main(args: Sequence[str] | None = None) -> int:
     """0, or 2 if the file cannot be used."""
-
-    def show(result: tyro.conf.Positional[Path]) -> bool:
-        """Print the tables of the README, in Markdown.
-
-        Args:
-            result: `result.json` of a run of `experiments.regimes`.
-        """
-        print("\n\n".join(markdown(json.loads(result.read_text(encoding="utf-8")))))
-        return True
-
-    prog = "python -m experiments.regimes_report"
-    return study.exit_status(prog, lambda: tyro.cli(show, prog=prog, args=args))
+    return study.show_tables("regimes", markdown, args)
 
 
 if __name__ == "__main__":

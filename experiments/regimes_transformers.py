@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dfm_jax.checks import require
 from dfm_jax.data import Corpus
 from dfm_jax.parallel import make_mesh
 from experiments import language_cell, language_config
@@ -28,7 +29,9 @@ def trainers(corpora: Sequence[Corpus], config: Config) -> dict[int, Trainer]:
     """
     few = [sampled(corpus, config.transformer_domain_bytes) for corpus in corpora]
     text = text_of(few, num_tokens=config.num_tokens, num_features=config.num_features)
-    found = {}
+    held, found = len(text.tokens["train"].set.tokens), {}
+    rule = f"`training_tokens` must be at most the {held:,} tokens of training text"
+    require(max(config.training_tokens) <= held, rule, max(config.training_tokens))
     for budget in config.training_tokens:
         of_language = language_config.Config(
             out=config.out / "transformers" / str(budget),

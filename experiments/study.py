@@ -42,6 +42,30 @@ def exit_status(prog: str, run: Callable[[], bool]) -> int:
         return STOPPED
 
 
+def show_tables(
+    name: str, markdown: Callable[[dict[str, Any]], Sequence[str]], args: Sequence[str] | None
+) -> int:
+    """The command `python -m experiments.NAME_report RESULT`: 0, or 2 if the file is another."""
+
+    def show(result: tyro.conf.Positional[Path]) -> bool:
+        """Print the tables of the README, in Markdown.
+
+        Args:
+            result: `result.json` of a run of that study.
+        """
+        text = result.read_bytes()
+        try:
+            tables = markdown(json.loads(text))
+        except (ValueError, LookupError, TypeError) as error:
+            rule = f"`result` must be what `experiments.{name}` wrote: {result}"
+            raise ValueError(f"{rule} ({error!r})") from error
+        print("\n\n".join(tables))
+        return True
+
+    prog = f"python -m experiments.{name}_report"
+    return exit_status(prog, lambda: tyro.cli(show, prog=prog, args=args))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Cells:
     """What a study has measured so far, one JSON file a cell, so that a run can be interrupted.

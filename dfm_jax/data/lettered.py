@@ -10,14 +10,13 @@ appearance and one by task have nothing in common.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
 
 from dfm_jax.checks import check_count
-from dfm_jax.data.packages import package_folder
+from dfm_jax.data.packages import pillow
 from dfm_jax.data.scene_questions import SceneQuestion
 from dfm_jax.types import typed
 
@@ -86,7 +85,7 @@ def lettered_question(scene: Lettered, *, index: int, seed: int = 0) -> SceneQue
 
 
 def _scene(rng: np.random.Generator) -> tuple[np.ndarray, Lettered]:
-    image_module = _pillow("Image")
+    image_module = pillow("Image")
     scene = Lettered(
         shape=SHAPES[rng.integers(len(SHAPES))],
         letters="".join(LETTERS[i] for i in rng.integers(len(LETTERS), size=2)),
@@ -112,7 +111,7 @@ def _scene(rng: np.random.Generator) -> tuple[np.ndarray, Lettered]:
 
 def _shape(name: str, size: int):
     """A mask of that side, drawn four times as large and made smaller: without stairs."""
-    image_module, draw_module = _pillow("Image"), _pillow("ImageDraw")
+    image_module, draw_module = pillow("Image"), pillow("ImageDraw")
     side = 4 * size
     mask = image_module.new("L", (side, side))
     draw = draw_module.Draw(mask)
@@ -131,8 +130,8 @@ def _shape(name: str, size: int):
 
 def _word(letters: str, size: int):
     """A mask of the letters, at most that high, and no wider than the canvas."""
-    image_module, draw_module = _pillow("Image"), _pillow("ImageDraw")
-    font = _pillow("ImageFont").load_default(96)
+    image_module, draw_module = pillow("Image"), pillow("ImageDraw")
+    font = pillow("ImageFont").load_default(96)
     left, top, right, bottom = (round(x) for x in font.getbbox(letters))
     mask = image_module.new("L", (right - left, bottom - top))
     draw_module.Draw(mask).text((-left, -top), letters, fill=255, font=font)
@@ -159,10 +158,3 @@ _CORNERS = {
     ],
     "arrow": [(0, 0.35), (0.5, 0.35), (0.5, 0), (1, 0.5), (0.5, 1), (0.5, 0.65), (0, 0.65)],
 }
-
-
-def _pillow(name: str) -> ModuleType:
-    package_folder("PIL", "pillow")  # says how to install it
-    import importlib
-
-    return importlib.import_module(f"PIL.{name}")

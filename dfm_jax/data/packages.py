@@ -1,7 +1,9 @@
 """Where the data of an installed package lies: found, never imported."""
 
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 
 
 class MissingDataError(ImportError):
@@ -39,6 +41,16 @@ def package_files(
     if not files:
         raise _missing(module, package, no_deps, f"the folder `{module}` holds no `{pattern}`")
     return tuple(files)
+
+
+def pillow(module: str = "Image") -> ModuleType:
+    """A module of pillow, which is imported only where pictures are drawn.
+
+    Raises:
+        MissingDataError: if it is not installed.
+    """
+    package_folder("PIL", "pillow")
+    return import_module(f"PIL.{module}")
 
 
 def _missing(module: str, package: str, no_deps: bool, why: str) -> MissingDataError:

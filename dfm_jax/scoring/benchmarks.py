@@ -19,11 +19,16 @@ MME_COGNITION = (
 
 
 def mean_of(name: str, score: Callable[[str, Question], float]) -> Scorer:
-    """The mean of one score over the questions."""
+    """The mean of one score over the questions; one that cannot be scored is named."""
 
     def scorer(questions: Sequence[Question], texts: Sequence[str]) -> Scores:
-        scores = [score(text, q) for text, q in zip(texts, questions, strict=True)]
-        return {name: sum(scores) / len(scores)}
+        total = 0.0
+        for text, question in zip(texts, questions, strict=True):
+            try:
+                total += score(text, question)
+            except ValueError as error:
+                raise ValueError(f"question {question.number}: {error}") from error
+        return {name: total / len(questions)}
 
     return scorer
 
@@ -34,8 +39,7 @@ def of_choice(text: str, question: Question) -> float:
     Raises:
         ValueError: if the question says nothing of its choices.
     """
-    rule = f"`choices` must stand with question {question.number}"
-    require(question.choices is not None, rule, question.choices)
+    require(question.choices is not None, "`choices` must be given", question.choices)
     assert question.choices is not None
     letter = answers.chosen_letter(text, question.choices)
     return float(letter is not None and letter in question.answers)

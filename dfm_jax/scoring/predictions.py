@@ -49,12 +49,17 @@ def read_questions(path: Path) -> list[Question]:
                 f"{answers!r}."
             )
         choices = row.get("choices")
+        choices = len(choices) if isinstance(choices, list) else choices
+        if choices is not None and (not isinstance(choices, int) or isinstance(choices, bool)):
+            raise ValueError(
+                f"{path}, line {line}: `choices` must be a list or their number; it is {choices!r}."
+            )
         found[number] = Question(
             number=number,
             answers=tuple(answers),
             category=row.get("category"),
             picture=row.get("image"),
-            choices=len(choices) if isinstance(choices, list) else choices,
+            choices=choices,
         )
     require(len(found) > 0, f"{path} must hold a question; their number", 0)
     return list(found.values())

@@ -1,0 +1,52 @@
+"""The README of the experiments shows what was committed, table by table, and nothing else."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from experiments import language_report, regimes_report, study
+
+RESULTS = Path(study.__file__).parent / "results"
+README = (RESULTS.parent / "README.md").read_text(encoding="utf-8")
+REPORTS = {"language": language_report, "regimes": regimes_report}
+
+
+def _committed(name):
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def _tables(name, result):
+    """All but the terms of every cell of `regimes`, which are too many for a README."""
+    tables = REPORTS[name].markdown(result)
+    return [table for table in tables if not table.startswith("| arm | bytes | own |")]
+
+
+@pytest.mark.parametrize("name", REPORTS)
+def test_the_readme_shows_what_was_committed(name, capsys):
+    result = _committed(name)
+    tables = _tables(name, result)
+    assert len(tables) == 4
+    for table in tables:
+        assert table in README
+    assert REPORTS[name].main([str(RESULTS / f"{name}.json")]) == 0
+    assert capsys.readouterr().out == "\n\n".join(REPORTS[name].markdown(result)) + "\n"
+
+
+@pytest.mark.parametrize("name", REPORTS)
+def test_another_number_is_not_in_the_readme(name):
+    """The falsifier of the test above: a thousandth of one difference."""
+    changed = _committed(name)
+    row = changed["summary"]["comparisons"][0]
+    judged = row["minus"]["centre"] if name == "language" else row
+    judged["mean"] += 0.001
+    assert not all(table in README for table in _tables(name, changed))
+
+
+@pytest.mark.parametrize("name", REPORTS)
+@pytest.mark.parametrize("other", ["equality.json", "nowhere.json", "counting.png"])
+def test_another_file_is_refused(name, other, capsys):
+    assert REPORTS[name].main([str(RESULTS / other)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"python -m experiments.{name}_report: ")
+    assert other in error
