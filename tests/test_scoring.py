@@ -189,10 +189,10 @@ def test_pope_reads_the_first_sentence(text, yes):
 
 
 def test_yes_no_scores():
-    predicted = [True, True, True, False, False]
-    answers = [True, False, True, True, False]
+    predicted = [True, True, True, False, False, False, False]
+    answers = [True, False, False, True, False, False, False]
     found = yes_no_scores(predicted, answers)
-    assert found == pytest.approx((3 / 5, 2 / 3, 2 / 3, 2 / 3, 3 / 5))
+    assert found == pytest.approx((4 / 7, 1 / 3, 1 / 2, 2 / 5, 3 / 7))
     assert yes_no_scores([False], [False]) == (1, 0, 0, 0, 0)
     with pytest.raises(ValueError, match="`predicted` must hold one for each of the answers"):
         yes_no_scores([True], [True, False])
