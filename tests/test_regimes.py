@@ -226,6 +226,15 @@ def test_rules_are_judged_on_the_same_rows(rows):
     assert regimes_predictions.separations(rows)["information"] == 1.0
 
 
+def test_quantities_are_those_of_the_size_before(rows):
+    """What the largest size says of itself is read by no one; what it was told before is."""
+    turned = {"information": 9.0, "margin": 0.0}
+    last = [r | turned if r["bytes"] == SIZES[3] and r["mean"] > 0 else r for r in rows]
+    assert regimes_predictions.separations(last) == regimes_predictions.separations(rows)
+    before = [r | turned if r["bytes"] == SIZES[2] and r["mean"] > 0 else r for r in rows]
+    assert regimes_predictions.separations(before) != regimes_predictions.separations(rows)
+
+
 def test_without_two_signs_nothing_is_separated(rows):
     lost = [row | {"verdict": "worse", "mean": abs(row["mean"])} for row in rows]
     assert set(regimes_predictions.separations(lost).values()) == {None}
