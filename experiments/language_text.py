@@ -93,8 +93,10 @@ def text_of(
     )
 
 
-def byte_pairs(texts: Sequence[str], num_tokens: int) -> Any:
+def byte_pairs(texts: Sequence[str], num_tokens: int, *, fewer: bool = False) -> Any:
     """A byte-level BPE of V pieces, of these texts; whatever it encodes, no byte is lost.
+
+    With `fewer`, of as many as the texts give, where they don't give V.
 
     Raises:
         ValueError: if V is under 256, or the texts do not give so many.
@@ -112,7 +114,7 @@ def byte_pairs(texts: Sequence[str], num_tokens: int) -> Any:
     )
     pieces.train_from_iterator(texts, trainer)
     rule = "`num_tokens` must be at most what the training text gives"
-    require(pieces.get_vocab_size() == num_tokens, rule, pieces.get_vocab_size())
+    require(fewer or pieces.get_vocab_size() == num_tokens, rule, pieces.get_vocab_size())
     return pieces
 
 

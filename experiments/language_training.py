@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from dfm_jax.checks import require
 from dfm_jax.data.tokens import Tokenizer, TokenSet
 from dfm_jax.models import Params
 from dfm_jax.models.sizes import flops_per_token
@@ -99,27 +100,53 @@ def trained(
     data = MemberData(train_set, held_out, tokenizer, description)
     every = max(1, config.num_steps // 6)
     watch = Watch(log_every=every, evaluate_every=every, save_every=every, evaluation_windows=64)
-    tried = [_with(config, rate, seeds[0]) for rate in rates]
-    starts = None if begin is None else begin([seeds[0]] * len(tried))
-    params, losses = _swept(tried, data, folder / "rates", watch, mesh, starts)
-    best = int(np.argmin(losses))
-    chosen = jax.tree.map(lambda leaf: leaf[best : best + 1], params)
-    if rest := seeds[1:]:
-        others = [_with(config, rates[best], seed) for seed in rest]
-        starts = None if begin is None else begin(rest)
-        more, _ = _swept(others, data, folder / "seeds", watch, mesh, starts)
-        chosen = jax.tree.map(lambda a, b: np.concatenate([a, b]), chosen, more)
+
+    def swept(name: str, configs: Sequence[TrainConfig]) -> tuple[Params, list[float]]:
+        starts = None if begin is None else begin([one.seed for one in configs])
+        return _swept(configs, data, folder / name, watch, mesh, starts)
+
+    chosen, losses, best = tuned(swept, config, rates, seeds)
     name = f"validation/{best}"
     lines = read_metrics(folder / "rates" / METRICS)
     return Member(
-        config=_with(config, rates[best], seeds[0]),
+        config=with_rate(config, rates[best], seeds[0]),
         params=chosen,
         rates={str(rate): loss for rate, loss in zip(rates, losses, strict=True)},
         curve=tuple((int(line["step"]), line[name]) for line in lines if name in line),
     )
 
 
-def _with(config: TrainConfig, rate: float, seed: int) -> TrainConfig:
+def tuned(
+    swept: Callable[[str, Sequence[TrainConfig]], tuple[Params, list[float]]],
+    config: TrainConfig,
+    rates: Sequence[float],
+    seeds: Sequence[int],
+) -> tuple[Params, list[float], int]:
+    """Parameters by seed, the first seed's losses by rate, and which rate was the best.
+
+    Args:
+        swept: trains configs and says what each loses on validation: all rates of the first seed,
+            then the other seeds at the best of them.
+        config: but for rate and seed.
+        rates: the grid.
+        seeds: the runs.
+
+    Raises:
+        ValueError: if training is finite at none of the rates.
+    """
+    params, losses = swept("rates", [with_rate(config, rate, seeds[0]) for rate in rates])
+    rule = "`rates` must hold one at which training is finite; the losses are"
+    require(np.isfinite(losses).any(), rule, losses)
+    best = int(np.nanargmin(losses))
+    chosen = jax.tree.map(lambda leaf: leaf[best : best + 1], params)
+    if rest := seeds[1:]:
+        more, _ = swept("seeds", [with_rate(config, rates[best], seed) for seed in rest])
+        chosen = jax.tree.map(lambda a, b: np.concatenate([a, b]), chosen, more)
+    return chosen, losses, best
+
+
+def with_rate(config: TrainConfig, rate: float, seed: int) -> TrainConfig:
+    """The config at another peak of the learning rate and another seed."""
     optimiser = replace(config.optimiser, learning_rate=rate)
     return replace(config, optimiser=optimiser, seed=seed)
 
@@ -138,7 +165,7 @@ def _swept(
     if begin is not None:
         drawn = run.init
         run = run._replace(init=lambda: drawn()._replace(params=begin))
-        record["begin"] = _digest(begin)
+        record["begin"] = digest_of(begin)
     outcome = train(run, folder, config=record, watch=watch)
     template = jax.eval_shape(run.init)
     state = read_checkpoint(folder / str(outcome.step), template, config=record)
@@ -146,15 +173,11 @@ def _swept(
         np.inf if one.validation is None or not one.finished else one.validation
         for one in results(state)
     ]
-    if not np.isfinite(losses).any():
-        raise ValueError(
-            f"`rates` must hold one at which training is finite; {folder} has none, of "
-            f"{[config.optimiser.learning_rate for config in configs]}."
-        )
     return jax.device_get(state.params), losses
 
 
-def _digest(params: Params) -> str:
+def digest_of(params: Params) -> str:
+    """Of every leaf, by its name."""
     leaves = host_leaves(params)
     content = hashlib.sha256(json.dumps(sorted(leaves)).encode())
     for name in sorted(leaves):

@@ -31,6 +31,7 @@ class Conversation(NamedTuple):
     name: str  # its `id`, or its line
     picture: Path | None
     turns: tuple[Turn, ...]
+    family: str = ""  # its `family`, where a row has one: a kind of question
 
 
 class Fault(NamedTuple):
@@ -95,7 +96,8 @@ def _conversation(line: int, fields: dict[str, Any], folder: Path | None) -> Con
     turns = tuple(Turn(*pair) for pair in zip(said[::2], said[1::2], strict=True))
     image = fields.get("image")
     picture = folder / image if folder is not None and image is not None else None
-    return Conversation(line, str(fields.get("id", line)), picture, turns)
+    name, family = str(fields.get("id", line)), str(fields.get("family", ""))
+    return Conversation(line, name, picture, turns, family)
 
 
 def _said(turn: dict[str, Any]) -> str:

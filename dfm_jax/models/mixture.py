@@ -5,7 +5,7 @@ What comes out is a `Decoder` again, so whatever draws from one expert draws fro
 
 from collections.abc import Sequence
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,13 @@ class MixtureParams(NamedTuple):
 
     log_prior: Array  # [K]
     stacks: tuple[Params, ...]
+
+
+class Context(NamedTuple):
+    """What a conditional mixture reads before all tokens."""
+
+    log_prior: ArrayLike  # [K] log r_0(k | c)
+    prefix: Any  # what each expert reads, such as a picture
 
 
 class MixtureCache(NamedTuple):
@@ -72,6 +79,33 @@ def mixture_decoder(decoders: tuple[Decoder, ...]) -> Decoder:
     Raises:
         ValueError: if there is no expert, or they disagree on S.
     """
+    return _mixture(decoders, "bayes", conditional=False)
+
+
+@cache
+def conditional_mixture_decoder(
+    decoders: tuple[Decoder, ...], *, gate: Literal["bayes", "static"] = "bayes"
+) -> Decoder:
+    """The mixture of experts of p(x | c): its prefix is a `Context`, with r_0(k | c) for each row.
+
+        r_k(c, x^{≤t+1}) ∝ r_k(c, x^{≤t}) q_k(x^{t+1} | c, x^{≤t}),  r_k(c) = P̂(k | c)   [D7]
+
+    The first call of `extend` reads a prompt, which belongs to c: no expert is judged by it. "static"
+    leaves the weights at r_0. With r_0 one-hot, both are the expert f(c) alone   [D8]. It takes
+    `mixture_params`, whose prior it does not read.
+
+    Raises:
+        ValueError: as `mixture_decoder`; if an expert reads no prefix, or the gate is another.
+    """
+    require(gate in ("bayes", "static"), "`gate` must be bayes or static", gate)
+    reads = [decoder.read_prefix is not None for decoder in decoders]
+    require(all(reads), "`decoders` must all have `read_prefix`; they have", reads)
+    return _mixture(decoders, gate, conditional=True)
+
+
+def _mixture(
+    decoders: tuple[Decoder, ...], gate: Literal["bayes", "static"], *, conditional: bool
+) -> Decoder:
     require(len(decoders) > 0, "`decoders` must hold an expert; their number", len(decoders))
     sizes = [decoder.num_states for decoder in decoders]
     require(len(set(sizes)) == 1, "experts must share S, the number of ids", sizes)
@@ -86,10 +120,17 @@ def mixture_decoder(decoders: tuple[Decoder, ...]) -> Decoder:
             return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (size, *leaf.shape)), one)
 
         stacks = tuple(stacked(d, len(m)) for d, m in zip(kinds, groups, strict=True))
-        gate = gate_init(
-            jnp.zeros(len(decoders))
-        )  # until the first token: the prior is a parameter
-        return MixtureCache(stacks, gate, jnp.zeros((len(decoders), num_states)), jnp.array(0))
+        nothing = jnp.zeros(len(decoders))  # until the first token: the prior is no part of it
+        return MixtureCache(stacks, gate_init(nothing), jnp.zeros((len(decoders), num_states)), jnp.array(0))
+
+    def read_prefix(params: MixtureParams, cache: MixtureCache, prefix: Any) -> MixtureCache:
+        log_prior, of_experts = prefix
+        read = [
+            jax.vmap(decoder.read_prefix, in_axes=(0, 0, None))(p, c, of_experts)
+            for decoder, p, c in zip(kinds, params.stacks, cache.stacks, strict=True)
+            if decoder.read_prefix is not None
+        ]
+        return cache._replace(stacks=tuple(read), gate=gate_init(log_prior.astype(float)))
 
     def extend(
         params: MixtureParams, cache: MixtureCache, tokens: Array, num_new: Any = None
@@ -106,14 +147,18 @@ def mixture_decoder(decoders: tuple[Decoder, ...]) -> Decoder:
         padded = jnp.pad(laws, rest, constant_values=-jnp.inf)
         before = jnp.concatenate([cache.log_laws[None], padded[:-1]])
         judged = jnp.take_along_axis(before, tokens[:, None, None], axis=2)[..., 0]  # [M, K]
-        prior = gate_init(params.log_prior.astype(float))
-        start = jax.tree.map(lambda a, b: jnp.where(cache.count == 0, a, b), prior, cache.gate)
+        start, counts = cache.gate, tokens < num_tokens
+        if conditional:
+            counts = counts & (cache.count > 0) & (gate == "bayes")
+        else:
+            prior = gate_init(params.log_prior.astype(float))
+            start = jax.tree.map(lambda a, b: jnp.where(cache.count == 0, a, b), prior, start)
 
         def update(state: GateState, row: Array) -> tuple[GateState, GateState]:
             state = bayes_gate_update(state, row)
             return state, state
 
-        _, rows = jax.lax.scan(update, start, jnp.where(tokens[:, None] < num_tokens, judged, 0.0))
+        _, rows = jax.lax.scan(update, start, jnp.where(counts[:, None], judged, 0.0))
         mixed = jax.vmap(mix_log_probs)(rows.log_weights, laws)
 
         def last(rows: Array, old: Array) -> Array:
@@ -127,7 +172,7 @@ def mixture_decoder(decoders: tuple[Decoder, ...]) -> Decoder:
         )
         return jnp.where(rows.alive[:, None], mixed, -jnp.inf), moved
 
-    return Decoder(init_cache, extend, num_states)
+    return Decoder(init_cache, extend, num_states, read_prefix if conditional else None)
 
 
 def _members(decoders: Sequence[Decoder]) -> list[list[int]]:

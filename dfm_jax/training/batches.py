@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Integer
 
-from dfm_jax.checks import check_count, require
-from dfm_jax.types import Array, ArrayLike, Bool, Int, Key, typed
+from dfm_jax.checks import check_count, check_tokens, require
+from dfm_jax.types import Array, ArrayLike, Bool, Float, Int, Key, typed
 
 _GRAIN = 2**16  # tokens; what a stream is filled up to
 _ROUNDS = 6  # of the Feistel network; four already pass the tests
@@ -21,6 +21,14 @@ class Batch(NamedTuple):
 
     tokens: Int[ArrayLike, "*B N"]
     valid: Bool[ArrayLike, "*B N"]
+
+
+class PictureBatch(NamedTuple):
+    """Pictures, questions and answers; what is no answer is context, and so is padding."""
+
+    features: Float[ArrayLike, "*B P F"]
+    tokens: Int[ArrayLike, "*B N"]
+    answers: Bool[ArrayLike, "*B N"]  # which tokens are of an answer, its stop token included
 
 
 Batches = Callable[[Key, ArrayLike], Batch]
@@ -102,6 +110,41 @@ def mapped_windows(
         return cut_windows(tokens, pieces[numbers], num_positions)
 
     return batch
+
+
+def picture_batches(
+    features: Float[ArrayLike, "M P F"],
+    pictures: Int[ArrayLike, " Q"],
+    tokens: Int[ArrayLike, "Q N"],
+    answers: Bool[ArrayLike, "Q N"],
+    batch_size: int,
+) -> Callable[[Key, ArrayLike], PictureBatch]:
+    """Questions about pictures, each exactly once an epoch, in the order of `document_windows`.
+
+    Args:
+        features: of every picture; they may be those of other questions too.
+        pictures: which of them each question is about.
+        tokens: questions and answers,
+        answers: and which tokens are of an answer.
+        batch_size: questions.
+
+    Raises:
+        ValueError: if there is no question, a picture is none, or questions × batch size ≥ 2³¹.
+    """
+    rows = jnp.asarray(pictures), jnp.asarray(tokens), jnp.asarray(answers)
+    check_tokens("pictures", rows[0], jnp.shape(features)[0])
+    _check_windows(rows[0].shape[0], batch_size)
+    everything = jnp.asarray(features)
+    return lambda key, step: _picture_batch(everything, rows, key, step, batch_size)
+
+
+@partial(jax.jit, static_argnums=4)
+def _picture_batch(
+    features: Array, rows: tuple[Array, ...], key: Key, step: ArrayLike, batch_size: int
+) -> PictureBatch:
+    pictures, tokens, answers = rows
+    numbers = _window_numbers(key, step, pictures.shape[0], batch_size)
+    return PictureBatch(features[pictures[numbers]], tokens[numbers], answers[numbers])
 
 
 def _check_windows(count: int, batch_size: int) -> None:

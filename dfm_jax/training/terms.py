@@ -12,8 +12,8 @@ from dfm_jax.objectives import cross_entropy_loss, generalised_kl_loss, step_los
 from dfm_jax.paths import mask_source, mixture_path, sample_mixture, sample_path
 from dfm_jax.schedules import linear
 from dfm_jax.steps import step_size
-from dfm_jax.training.batches import Batch
-from dfm_jax.types import Array, ArrayLike, Bool, Float, Int, Key, Table
+from dfm_jax.training.batches import Batch, PictureBatch
+from dfm_jax.types import Array, ArrayLike, Bool, Float, Key, Table
 
 
 class Terms(NamedTuple):
@@ -48,14 +48,6 @@ def next_token_terms(network: Network, *, start: int | None) -> TermsOf:
         return Terms(jnp.where(counts, nats, 0.0), counts)
 
     return terms
-
-
-class PictureBatch(NamedTuple):
-    """Pictures, questions and answers; what is no answer is context, and so is padding."""
-
-    features: Float[ArrayLike, "*B P F"]
-    tokens: Int[ArrayLike, "*B N"]
-    answers: Bool[ArrayLike, "*B N"]  # which tokens are of an answer, its stop token included
 
 
 def answer_terms(network: VisionLanguage) -> Callable[..., Terms]:
