@@ -1,5 +1,6 @@
 """What `language` compares, as values: presets, arms by name, networks and their training."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -28,15 +29,23 @@ class Arm:
         return self.kind if self.num_experts is None else f"{self.kind}:{self.num_experts}"
 
 
-def parsed_arm(text: str) -> Arm:
+def parsed_arm(
+    text: str, kinds: Sequence[str] = KINDS[1:], *, alone: Sequence[str] = KINDS[:1]
+) -> Arm:
     """`domain`, or `KIND:K`.
+
+    Args:
+        text: of one arm.
+        kinds: that have a K.
+        alone: those that have none.
 
     Raises:
         ValueError: if it is neither.
     """
     kind, sign, number = text.partition(":")
-    rule = f"`arms` must be `domain`, or KIND:K with KIND one of {', '.join(KINDS[1:])}"
-    good = (kind == "domain" and not sign) or (kind in KINDS[1:] and number.isdecimal())
+    first = "".join(f"`{name}`, or " for name in alone)
+    rule = f"`arms` must be {first}KIND:K with KIND one of {', '.join(kinds)}"
+    good = (kind in alone and not sign) or (kind in kinds and number.isdecimal())
     require(good, rule, repr(text))
     if not sign:
         return Arm(kind=kind, num_experts=None)

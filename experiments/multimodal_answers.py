@@ -1,7 +1,7 @@
 """What members of `multimodal` say: greedy answers, and the law of the answer that is expected."""
 
-from collections.abc import Iterator, Sequence
-from functools import cache, partial
+from collections.abc import Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -57,9 +57,7 @@ def mixed_answers(
     return _said(data, examples, params, decoder, prefixes)
 
 
-def answer_log_probs(
-    examples: Examples, experts: Experts, features: np.ndarray
-) -> np.ndarray:
+def answer_log_probs(examples: Examples, experts: Experts, features: np.ndarray) -> np.ndarray:
     """log p_k(x^i | c, x^{<i}) of the tokens of every answer, 0 behind it: [Q, K, A], float64."""
     stack = jax.tree.map(lambda *leaves: jnp.stack(leaves), *experts.params)
     longest = int(examples.counts.sum(axis=1).max())
@@ -101,7 +99,10 @@ def _said(
             prefixes=prefixes(rows),
         )
         for tokens, start, end in zip(
-            np.asarray(sample.tokens), examples.lengths[rows], np.asarray(sample.lengths), strict=True
+            np.asarray(sample.tokens),
+            examples.lengths[rows],
+            np.asarray(sample.lengths),
+            strict=True,
         ):
             found.append(data.decoded(tokens[start:end].tolist()))
     return found[: len(examples.questions)]

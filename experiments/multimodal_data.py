@@ -144,7 +144,9 @@ def data_of(
     texts = [t for row in asked["train"] for turn in row.turns for t in turn]
     pieces = byte_pairs(texts, num_tokens, fewer=True)
     found = {split: _turns(rows, number, pieces) for split, rows in asked.items()}
-    length = max(len(prompt) + len(answer) for turns in found.values() for *_, prompt, answer in turns)
+    length = max(
+        len(prompt) + len(answer) for turns in found.values() for *_, prompt, answer in turns
+    )
     splits = {split: _examples(turns, length) for split, turns in found.items()}
     for split in splits:
         if split not in ("train", "validation"):

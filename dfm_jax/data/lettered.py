@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
-from dfm_jax.checks import check_count
+from dfm_jax.checks import check_count, require
 from dfm_jax.data.packages import pillow
 from dfm_jax.data.scene_questions import SceneQuestion
 from dfm_jax.types import typed
@@ -47,24 +47,34 @@ class LetteredScenes(NamedTuple):
 
 
 @typed
-def lettered_scenes(indices: Sequence[int], *, seed: int = 0) -> LetteredScenes:
-    """Scene i is a function of (seed, i): shape, letters, prominence, colours and places, uniform.
+def lettered_scenes(
+    indices: Sequence[int], *, seed: int = 0, letters: str = LETTERS
+) -> LetteredScenes:
+    """Scene i is a function of (seed, i, letters), whatever scenes are drawn beside it.
+
+    Shape, letters, prominence, colours and places are uniform.
 
     Letters get 18 px of the height at prominence 0 and 46 at 1, the shape what is left; each fills
     four fifths of its band or more.
 
+    Args:
+        indices: i of each scene, at least 0.
+        seed: at least 0; another one draws other scenes.
+        letters: what two letters are drawn from, capitals.
+
     Raises:
-        ValueError: if the seed or an index is negative.
+        ValueError: if the seed or an index is negative, or the letters are none or no capitals.
         MissingDataError: if pillow is not installed.
     """
     check_count("seed", seed, at_least=0)
     for i in indices:
         check_count("indices", i, at_least=0)
+    require(set(letters) <= set(LETTERS) and letters != "", "`letters` must be capitals", letters)
     images = np.zeros((len(indices), SIDE, SIDE, 3), np.uint8)
     scenes = []
     for image, i in zip(images, indices, strict=True):
         rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(i,)))
-        picture, scene = _scene(rng)
+        picture, scene = _scene(rng, letters)
         image[:] = picture
         scenes.append(scene)
     return LetteredScenes(images, tuple(scenes))
@@ -84,11 +94,11 @@ def lettered_question(scene: Lettered, *, index: int, seed: int = 0) -> SceneQue
     return SceneQuestion("letters", "what is written?", scene.letters)
 
 
-def _scene(rng: np.random.Generator) -> tuple[np.ndarray, Lettered]:
+def _scene(rng: np.random.Generator, letters: str) -> tuple[np.ndarray, Lettered]:
     image_module = pillow("Image")
     scene = Lettered(
         shape=SHAPES[rng.integers(len(SHAPES))],
-        letters="".join(LETTERS[i] for i in rng.integers(len(LETTERS), size=2)),
+        letters="".join(letters[i] for i in rng.integers(len(letters), size=2)),
         prominence=float(rng.random()),
         above=bool(rng.integers(2)),
     )

@@ -90,9 +90,9 @@ def conditional_mixture_decoder(
 
         r_k(c, x^{≤t+1}) ∝ r_k(c, x^{≤t}) q_k(x^{t+1} | c, x^{≤t}),  r_k(c) = P̂(k | c)   [D7]
 
-    The first call of `extend` reads a prompt, which belongs to c: no expert is judged by it. "static"
-    leaves the weights at r_0. With r_0 one-hot, both are the expert f(c) alone   [D8]. It takes
-    `mixture_params`, whose prior it does not read.
+    The first call of `extend` reads a prompt, which belongs to c: no expert is judged by it.
+    "static" leaves the weights at r_0. With r_0 one-hot, both are the expert f(c) alone   [D8]. It
+    takes `mixture_params`, whose prior it does not read.
 
     Raises:
         ValueError: as `mixture_decoder`; if an expert reads no prefix, or the gate is another.
@@ -121,7 +121,9 @@ def _mixture(
 
         stacks = tuple(stacked(d, len(m)) for d, m in zip(kinds, groups, strict=True))
         nothing = jnp.zeros(len(decoders))  # until the first token: the prior is no part of it
-        return MixtureCache(stacks, gate_init(nothing), jnp.zeros((len(decoders), num_states)), jnp.array(0))
+        return MixtureCache(
+            stacks, gate_init(nothing), jnp.zeros((len(decoders), num_states)), jnp.array(0)
+        )
 
     def read_prefix(params: MixtureParams, cache: MixtureCache, prefix: Any) -> MixtureCache:
         log_prior, of_experts = prefix
