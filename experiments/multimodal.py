@@ -113,11 +113,9 @@ def run(config: Config, console: Console) -> bool:
     this = Study(config=config, mesh=make_mesh(config.num_devices), console=console)
     names = [*config.sets, *([_OWN] if config.conversations else [])]
     asked = {name: this.asked(name) for name in names}  # every fault is found before any training
-    found = [
-        cell
-        for number, name in enumerate(names)
-        for cell in of_set(this, name, asked[name], number == 0)
-    ]
+    found = []
+    for name in names:
+        found += of_set(this, name, asked[name], first=name == names[0])
     verdicts = verdicts_of(found)
     summary = multimodal_report.summary(found, config.margin)
     summary["seconds"] = round(time.perf_counter() - start, 1)

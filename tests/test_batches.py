@@ -12,6 +12,7 @@ from dfm_jax.training.batches import (
     document_windows,
     mapped_windows,
     permuted,
+    picture_batches,
     stream_windows,
 )
 from dfm_jax.training.reading import read_ahead
@@ -146,3 +147,22 @@ def test_steps_far_out_do_not_overflow(key):
 def test_refusals(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_questions_about_pictures_come_once_an_epoch_with_their_own(key):
+    """Pictures are shared by questions; each row brings the features of its picture."""
+    features = np.arange(3 * 2 * 4, dtype=np.float32).reshape(3, 2, 4)
+    pictures = np.array([0, 0, 2, 1, 2])
+    tokens = np.arange(5 * 3).reshape(5, 3)
+    answers = tokens % 2 == 1
+    batches = picture_batches(features, pictures, tokens, answers, 2)
+    drawn = [batches(key, step) for step in range(5)]  # two epochs
+    rows = np.concatenate([np.asarray(batch.tokens)[:, 0] // 3 for batch in drawn])
+    for epoch in (rows[:5], rows[5:]):
+        assert sorted(epoch.tolist()) == [0, 1, 2, 3, 4]
+    for batch in drawn:
+        row = np.asarray(batch.tokens)[:, 0] // 3
+        np.testing.assert_array_equal(batch.features, features[pictures[row]])
+        np.testing.assert_array_equal(batch.answers, answers[row])
+    with pytest.raises(ValueError, match=r"`pictures` must be ids in \[0, 1\]"):
+        picture_batches(features[:2], pictures, tokens, answers, 2)

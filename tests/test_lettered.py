@@ -30,6 +30,14 @@ def test_everything_is_drawn(drawn):
     assert 0.3 < np.mean([scene.above for scene in drawn.scenes]) < 0.7
 
 
+def test_letters_may_be_few():
+    drawn = lettered_scenes(range(40), letters="KH")
+    assert {x.letters for x in drawn.scenes} == {"KK", "KH", "HK", "HH"}
+    for letters in ("", "k", "A1"):
+        with pytest.raises(ValueError, match="`letters` must be capitals"):
+            lettered_scenes([0], letters=letters)
+
+
 def test_prominence_is_seen(drawn):
     """Ink in the band of the letters, over that of the whole, rises with their prominence."""
     shares = []

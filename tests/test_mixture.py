@@ -6,9 +6,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 
 from dfm_jax.decoders import uncached_decoder
-from dfm_jax.models import mixture_decoder, mixture_params
+from dfm_jax.models import (
+    TransformerConfig,
+    mixture_decoder,
+    mixture_params,
+    vision_language,
+    vision_language_decoder,
+)
+from dfm_jax.models.mixture import Context, conditional_mixture_decoder
+from dfm_jax.sampling import sample_autoregressive
 
 V = 3
 TABLES = np.random.default_rng(0).normal(size=(3, V + 1, V))
@@ -149,3 +158,138 @@ def test_experts_of_one_make_are_one_stack_and_come_back_in_their_order():
 def test_refusals(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+# ── conditioned on a context ────────────────────────────────────────────────────────────────────
+
+PICTURES = TransformerConfig(num_tokens=7, width=16, num_layers=2, num_heads=2, ffn_width=24)
+P, F, K = 3, 5, 3
+CONTEXT_PRIOR = np.log([0.2, 0.5, 0.3])
+PROMPT, ANSWER = jnp.array([4, 6, 1]), jnp.array([2, 5])
+
+
+@pytest.fixture(scope="module")
+def seeing():
+    """Three experts that read a picture, and the picture."""
+    network = vision_language(PICTURES, F)
+    params = [network.init(jax.random.key(k)) for k in range(K)]
+    picture = jax.random.normal(jax.random.key(9), (P, F))
+    return network, params, picture
+
+
+def conditional_logits(seeing, log_prior, gate):
+    """Rows of the mixture behind the prompt and behind each token of the answer: [3, V].
+
+    Not compiled as a whole: another program may round otherwise, whatever it computes.
+    """
+    _, params, picture = seeing
+    decoders = (vision_language_decoder(PICTURES, P, F),) * K
+    mixture = conditional_mixture_decoder(decoders, gate=gate)
+    mixed = mixture_params(decoders, jnp.zeros(K), params)
+    assert mixture.read_prefix is not None
+
+    def logits(log_prior):
+        cache = mixture.read_prefix(mixed, mixture.init_cache(5), Context(log_prior, picture))
+        first, cache = mixture.extend(mixed, cache, PROMPT)
+        rest = []
+        for token in ANSWER:
+            row, cache = mixture.extend(mixed, cache, token[None])
+            rest.append(row[0])
+        return jnp.stack([first[-1], *rest])
+
+    return np.asarray(logits(jnp.asarray(log_prior, jnp.float32)))
+
+
+def laws_of_experts(seeing):
+    """log q_k behind the prompt and behind each token of the answer, uncached: [K, 3, V]."""
+    network, params, picture = seeing
+    tokens = jnp.concatenate([PROMPT, ANSWER])
+    logits = np.stack([network.apply(p, picture, tokens)[len(PROMPT) - 1 :] for p in params])
+    return scipy.special.log_softmax(logits.astype(float), axis=-1)
+
+
+@pytest.mark.statement("D7")
+def test_the_answer_moves_the_gate_and_the_question_does_not(seeing):
+    laws = laws_of_experts(seeing)
+    weights = [CONTEXT_PRIOR]
+    for i, token in enumerate(ANSWER):
+        weights.append(weights[-1] + laws[:, i, token])
+    expected = np.stack(
+        [
+            scipy.special.logsumexp(scipy.special.log_softmax(w)[:, None] + laws[:, i], axis=0)
+            for i, w in enumerate(weights)
+        ]
+    )
+    found = conditional_logits(seeing, CONTEXT_PRIOR, "bayes")
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    still = scipy.special.logsumexp(CONTEXT_PRIOR[:, None, None] + laws, axis=0)
+    np.testing.assert_allclose(
+        conditional_logits(seeing, CONTEXT_PRIOR, "static"), still, atol=1e-5
+    )
+    assert np.abs(still[1:] - expected[1:]).max() > 0.01
+
+
+@pytest.mark.statement("D8")
+@pytest.mark.parametrize("gate", ["bayes", "static"])
+def test_a_one_hot_context_posterior_is_the_expert_alone_bit_for_bit(seeing, gate):
+    """The full mixture under r_0 = δ_{f(c)}, its K experts computed, is top-1."""
+    _, params, picture = seeing
+    decoders = (vision_language_decoder(PICTURES, P, F),) * K
+    stack = mixture_params(decoders, jnp.zeros(K), params).stacks[0]
+    one = decoders[0]
+    assert one.read_prefix is not None
+
+    def laws(own):
+        cache = one.read_prefix(own, one.init_cache(5), picture)
+        first, cache = one.extend(own, cache, PROMPT)
+        rest = []
+        for token in ANSWER:
+            row, cache = one.extend(own, cache, token[None])
+            rest.append(row[0])
+        return jax.nn.log_softmax(jnp.stack([first[-1], *rest]))
+
+    alone = np.asarray(jax.vmap(laws)(stack))
+    for k in range(K):
+        log_prior = np.where(np.arange(K) == k, 0.0, -np.inf)
+        np.testing.assert_array_equal(conditional_logits(seeing, log_prior, gate), alone[k])
+    nearly = np.log(np.where(np.arange(K) == 0, 1 - 2e-3, 1e-3))  # the falsifier
+    assert (conditional_logits(seeing, nearly, gate) != alone[0]).any()
+
+
+def test_sampled_rows_have_contexts_of_their_own(seeing):
+    """Each row of a batch under its own one-hot r_0 says what its expert says."""
+    _, params, picture = seeing
+    decoders = (vision_language_decoder(PICTURES, P, F),) * K
+    prompts, lengths = jnp.stack([PROMPT] * K), jnp.full(K, len(PROMPT))
+    options = {"max_new": 4, "temperature": 0.0}
+    pictures = jnp.stack([picture] * K)
+    found = sample_autoregressive(
+        jax.random.key(0),
+        mixture_params(decoders, jnp.zeros(K), params),
+        conditional_mixture_decoder(decoders),
+        prompts,
+        lengths,
+        prefixes=Context(jnp.where(jnp.eye(K, dtype=bool), 0.0, -jnp.inf), pictures),
+        **options,
+    )
+    said = []
+    for k in range(K):
+        alone = sample_autoregressive(
+            jax.random.key(0),
+            params[k],
+            decoders[0],
+            prompts[:1],
+            lengths[:1],
+            prefixes=pictures[:1],
+            **options,
+        )
+        said.append(np.asarray(alone.tokens[0]))
+        np.testing.assert_array_equal(found.tokens[k], said[k])
+    assert len({tuple(x) for x in np.stack(said)}) > 1
+
+
+def test_refusals_of_a_conditional_mixture():
+    with pytest.raises(ValueError, match="`decoders` must all have `read_prefix`"):
+        conditional_mixture_decoder(DECODERS)
+    with pytest.raises(ValueError, match="`gate` must be bayes or static; it is 'soft'"):
+        conditional_mixture_decoder(DECODERS, gate="soft")  # pyright: ignore

@@ -20,9 +20,10 @@ from dfm_jax.models import (
     vision_language_decoder,
 )
 from dfm_jax.sampling import sample_autoregressive
+from dfm_jax.training.batches import PictureBatch
 from dfm_jax.training.state import TrainState
 from dfm_jax.training.step import make_train_step
-from dfm_jax.training.terms import PictureBatch, answer_terms
+from dfm_jax.training.terms import answer_terms
 
 CONFIG = TransformerConfig(num_tokens=11, width=16, num_layers=2, num_heads=2, ffn_width=24)
 P, F = 3, 5
