@@ -119,7 +119,7 @@ def run(config: Config, console: Console) -> bool:
     verdicts = verdicts_of(found)
     summary = multimodal_report.summary(found, config.margin)
     summary["seconds"] = round(time.perf_counter() - start, 1)
-    drawn = multimodal_figure.draw(config.out, found, config.out / "data")
+    drawn = multimodal_figure.draw(config.out, found, summary["comparisons"])
     metrics = reporting.write_metrics(config.out, multimodal_report.records(found))
     result = reporting.write_result(
         config.out,

@@ -13,6 +13,8 @@ from experiments.statistics import compare
 
 Cell = Mapping[str, Any]
 CENTRE = "centre"
+JUDGED_GATES = ("nearest", "soft", "router", "Bayes", "static")
+"""What the picture shows: the others are a control and hindsight."""
 
 
 def result_rows(cells: Sequence[Cell]) -> Iterator[dict[str, Any]]:
@@ -59,6 +61,15 @@ def summary(cells: Sequence[Cell], margin: float) -> dict[str, Any]:
             compared += _of_arm([c for c in here if c["arm"] == arm], margin)
     curves = {c["dataset"]: c["curve"] for c in cells}
     return {"curves": curves, "comparisons": compared, "experts": _experts(cells)}
+
+
+def of_arms(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The comparisons of arms at the budget that tells them apart, on the test itself."""
+    return [
+        row
+        for row in rows
+        if (row["role"], row["test"]) == ("compared", "test") and row["gate"] in JUDGED_GATES
+    ]
 
 
 def _of_arm(cells: Sequence[Cell], margin: float) -> Iterator[dict[str, Any]]:
