@@ -30,6 +30,7 @@ from experiments.multimodal_arms import Trainer, families
 from experiments.multimodal_cell import measure, measure_blind, measure_centre
 from experiments.multimodal_config import PRESETS, Config, arm_of, check_config
 from experiments.multimodal_data import Data, Encoder, data_of, right
+from experiments.multimodal_network import Start, load_start
 from experiments.multimodal_sets import Asked, Sizes
 from experiments.reporting import Verdict
 
@@ -75,7 +76,17 @@ class Study:
             test_questions=config.test_questions,
             cache=config.out / "features",
             seed=0,
+            spelling=None if self.start is None else self.start.spelling,
+            train_encoder=config.train_encoder,
         )
+
+    @cached_property
+    def start(self) -> Start | None:
+        """What every member begins from."""
+        config = self.config
+        if not config.checkpoint:
+            return None
+        return load_start(config.checkpoint, large=config.large)
 
     def trainer(self, data: Data, steps: int, seeds: Sequence[int], name: str) -> Trainer:
         """Of the members of one set and budget."""
@@ -86,6 +97,7 @@ class Study:
             seeds=tuple(seeds),
             mesh=self.mesh,
             folder=self.config.out / "members" / name,
+            start=self.start,
         )
 
     @cached_property
@@ -153,8 +165,9 @@ def of_set(this: Study, name: str, asked: Asked, *, first: bool) -> Iterator[dic
     compared = list(_compared(this, trainer, arms, mark))
     yield from compared
     centre = compared[0]
-    blind = this.cells.measured(f"{name}-{steps}-blind", lambda: measure_blind(trainer))
-    yield mark | {"arm": "no picture", "seed": 0} | blind
+    if this.start is None:  # thirty pretrained layers know no picture of zeros: NaN
+        blind = this.cells.measured(f"{name}-{steps}-blind", lambda: measure_blind(trainer))
+        yield mark | {"arm": "no picture", "seed": 0} | blind
     most = max(config.budgets)
     if config.saturated and most > steps:
         trainer = this.trainer(data, most, seeds[:1], name)

@@ -9,13 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from dfm_jax.decoders import Decoder
-from dfm_jax.models import Params, TransformerConfig, vision_language, vision_language_decoder
+from dfm_jax.models import Params, TransformerConfig
 from dfm_jax.models.mixture import Context, conditional_mixture_decoder, mixture_params
 from dfm_jax.sampling import sample_autoregressive
 from dfm_jax.training.batches import PictureBatch
 from dfm_jax.training.terms import answer_terms
 from dfm_jax.types import Array
 from experiments.multimodal_data import Data, Examples
+from experiments.multimodal_network import Sight, decoder_of, network_of
 
 _BATCH = 256  # questions that are read together
 
@@ -24,7 +25,7 @@ class Experts(NamedTuple):
     """Experts of one architecture."""
 
     config: TransformerConfig
-    num_features: int
+    sight: Sight
     params: tuple[Params, ...]
 
 
@@ -32,7 +33,7 @@ def answers(
     data: Data, examples: Examples, params: Params, config: TransformerConfig, features: np.ndarray
 ) -> list[str]:
     """The greedy answer of one member to every question, about `features` [M, P, F]."""
-    decoder = vision_language_decoder(config, *features.shape[1:])
+    decoder = decoder_of(config, data.sight)
     return _said(data, examples, params, decoder, lambda rows: features[examples.picture[rows]])
 
 
@@ -45,7 +46,7 @@ def mixed_answers(
     features: np.ndarray,
 ) -> list[str]:
     """The greedy answers of a mixture under log r_0(k | c), [Q, K]; see the mixture's decoder."""
-    one = vision_language_decoder(experts.config, *features.shape[1:])
+    one = decoder_of(experts.config, experts.sight)
     decoders = (one,) * len(experts.params)
     decoder = conditional_mixture_decoder(decoders, gate=gate)
     params = mixture_params(decoders, np.zeros(len(decoders)), experts.params)
@@ -66,7 +67,7 @@ def answer_log_probs(examples: Examples, experts: Experts, features: np.ndarray)
         batch = PictureBatch(
             features[examples.picture[rows]], examples.tokens[rows], examples.counts[rows]
         )
-        nats = np.asarray(_nats(experts.config, experts.num_features, stack, batch))
+        nats = np.asarray(_nats(experts.config, experts.sight, stack, batch))
         # What is of the answer, moved to the front.
         order = np.argsort(~examples.counts[rows], axis=1, kind="stable")[:, :longest]
         found.append(np.take_along_axis(-nats, order[None], axis=2).swapaxes(0, 1))
@@ -74,8 +75,8 @@ def answer_log_probs(examples: Examples, experts: Experts, features: np.ndarray)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _nats(config: TransformerConfig, num_features: int, stack: Any, batch: PictureBatch) -> Array:
-    terms = answer_terms(vision_language(config, num_features))
+def _nats(config: TransformerConfig, sight: Sight, stack: Any, batch: PictureBatch) -> Array:
+    terms = answer_terms(network_of(config, sight))
     of_one = jax.vmap(lambda params, row: terms(params, row).nats, in_axes=(None, 0))
     return jax.vmap(of_one, in_axes=(0, None))(stack, batch)
 
@@ -110,5 +111,6 @@ def _said(
 
 def _batches(count: int) -> Iterator[np.ndarray]:
     """Numbers of rows, always as many, so that there is one program; the last is filled up."""
-    for first in range(0, count, _BATCH):
-        yield np.minimum(np.arange(first, first + _BATCH), count - 1)
+    size = min(count, _BATCH)
+    for first in range(0, count, size):
+        yield np.minimum(np.arange(first, first + size), count - 1)

@@ -20,10 +20,12 @@ from dfm_jax.clustering import (
     two_stage_k_means,
     two_stage_labels,
 )
+from dfm_jax.models import TransformerConfig
 from experiments.language_config import Arm
 from experiments.language_training import Begin, shares
-from experiments.multimodal_config import Config, member_config
+from experiments.multimodal_config import Config, member_config, small_model
 from experiments.multimodal_data import Data
+from experiments.multimodal_network import Start, starts_from
 from experiments.multimodal_training import Member, trained
 
 _FINE = 64  # clusters of the first of two stages
@@ -50,13 +52,14 @@ class Trainer:
     seeds: tuple[int, ...]
     mesh: Mesh
     folder: Path
+    start: Start | None = None  # what every member begins from
 
     @cache  # noqa: B019  one trainer a set and budget
     def centre(self, num_steps: int | None = None) -> Member:
         """Trained on all questions; for so many steps, if they are given."""
         steps = self.num_steps if num_steps is None else num_steps
         everything = {name: np.ones(len(x.questions), bool) for name, x in self._splits()}
-        return self._member(f"centre_{steps}", everything, steps)
+        return self._member(f"centre_{steps}", everything, steps, self._begins)
 
     @cache  # noqa: B019
     def blind(self) -> Member:
@@ -90,7 +93,7 @@ class Trainer:
     @cache  # noqa: B019
     def experts(self, arm: Arm) -> tuple[Member, ...]:
         """Each from its own part, for its share of the centre's steps, or of the half left."""
-        parts, whole, begin = self.parts(arm), self.num_steps, None
+        parts, whole, begin = self.parts(arm), self.num_steps, self._begins
         if arm.kind == "warm":
             whole, begin = whole - self.trunk().config.num_steps, self._goes_on
         steps = shares(self.weights(arm), whole)
@@ -111,18 +114,29 @@ class Trainer:
     def _splits(self):
         return ((name, self.data.splits[name]) for name in ("train", "validation"))
 
+    @property
+    def _model(self) -> TransformerConfig:
+        known = self.start
+        return known.config if known else small_model(self.config, self.data.num_tokens)
+
+    @property
+    def _begins(self) -> Begin | None:
+        if self.start is None:
+            return None
+        return starts_from(self._model, self.data.sight, self.start.params)
+
     def _goes_on(self, seeds: Sequence[int]):
         rows = np.array([self.seeds.index(seed) for seed in seeds])
         return jax.tree.map(lambda leaf: leaf[rows], self.trunk().params)
 
     def _member(
-        self, name: str, which: dict[str, np.ndarray], steps: int, begin: Begin | None = None
+        self, name: str, which: dict[str, np.ndarray], steps: int, begin: Begin | None
     ) -> Member:
         data, splits = self.data, dict(self._splits())
         length = splits["train"].tokens.shape[1]
         return trained(
             self.folder / name,
-            member_config(self.config, data.num_tokens, length, steps),
+            member_config(self.config, self._model, length, steps),
             data,
             *(splits[split].chosen(which[split]) for split in ("train", "validation")),
             rates=self.config.rates,

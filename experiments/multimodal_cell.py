@@ -28,7 +28,7 @@ def measure_centre(trainer: Trainer, number: int) -> dict[str, Any]:
     params, config = centre.of_seed(number), centre.config.model
     found: dict[str, Any] = {"rates": centre.rates, "steps": centre.config.num_steps}
     found |= {"tokens": centre.num_tokens, "flops": centre.flops, "tests": {}}
-    alone = Experts(config, centre.num_features, (params,))
+    alone = Experts(config, centre.sight, (params,))
     for split in data.tests:
         examples = data.splits[split]
         said = answers(data, examples, params, config, data.features)
@@ -49,7 +49,7 @@ def measure_blind(trainer: Trainer) -> dict[str, Any]:
     params, config = member.of_seed(0), member.config.model
     unseen, examples = np.zeros_like(data.features), data.splits[TEST]
     said = answers(data, examples, params, config, unseen)
-    alone = Experts(config, member.num_features, (params,))
+    alone = Experts(config, member.sight, (params,))
     lost = -answer_log_probs(examples, alone, unseen).sum(axis=(1, 2))
     return {"tests": {TEST: _judged(trainer, examples, said, lost)}}
 
@@ -133,7 +133,7 @@ def experts_of(members: tuple[Member, ...], number: int) -> Experts:
     """The experts of one seed."""
     first = members[0]
     params = tuple(member.of_seed(number) for member in members)
-    return Experts(first.config.model, first.num_features, params)
+    return Experts(first.config.model, first.sight, params)
 
 
 def _parts_of_shown(trainer: Trainer, arm: Arm, examples: Examples) -> np.ndarray:

@@ -11,6 +11,7 @@ from dfm_jax.models import TransformerConfig
 from dfm_jax.training.config import OptimiserConfig, TrainConfig
 from experiments.language_config import Arm, parsed_arm
 from experiments.multimodal_data import Encoder
+from experiments.multimodal_network import at_large
 from experiments.multimodal_sets import SETS
 
 KINDS = ("cluster", "task", "random", "warm", "two_stage", "unbalanced")
@@ -23,8 +24,9 @@ clusters as they fall."""
 class Config:
     """Experts of questions about pictures, and one model of all of them."""
 
-    preset: Literal["quick", "standard"] = "quick"
-    """Where the other values start from: some minutes, or at most three hours."""
+    preset: Literal["quick", "standard", "tpu", "tpu-encoder"] = "quick"
+    """Where the other values start from: some minutes; at most three hours; SmolLM2 behind a frozen
+    encoder, or behind one that is trained along, for accelerators."""
     out: Path = Path("runs/multimodal")
     """Folder for result.json, metrics.jsonl, pictures, features, checkpoints, unfinished cells."""
     sets: tuple[str, ...] = ("lettered",)
@@ -52,6 +54,11 @@ class Config:
     """Arms of the first set of which only one seed is trained, K as it stands."""
     encoders: tuple[Encoder, ...] = ()
     """Other encoders, tried on the first set with one seed: the centre and the first arm."""
+    train_encoder: bool = False
+    """Each member trains the encoder along, as InternVL does; clusters are those of the frozen."""
+    checkpoint: str = ""
+    """What every member begins from: smollm2, a GGUF file, a folder of Hugging Face's; or nothing.
+    Its sizes and its tokens take the place of those below."""
     num_tokens: int = 384
     """V of the byte pairs, at most."""
     width: int = 64
@@ -62,6 +69,10 @@ class Config:
     """and heads."""
     batch_size: int = 16
     """Questions of a step."""
+    micro_batches: int = 1
+    """Parts of a step's questions that are in memory one at a time."""
+    large: bool = False
+    """Layers scanned and recomputed, products in bfloat16: for accelerators."""
     budgets: tuple[int, ...] = (100, 200, 400)
     """Steps of the centre that are tried before any expert is trained. Arms are compared at the one
     whose accuracy on validation is the nearest to the middle of `between`; the largest is near
@@ -111,6 +122,21 @@ PRESETS = {
 }
 
 
+PRESETS["tpu"] = replace(
+    PRESETS["standard"],
+    preset="tpu",
+    checkpoint="smollm2",
+    batch_size=128,
+    micro_batches=4,
+    large=True,
+    budgets=(250, 500, 1000, 2000, 4000),
+    rates=(1e-4, 3e-4),
+)
+PRESETS["tpu-encoder"] = replace(
+    PRESETS["tpu"], preset="tpu-encoder", train_encoder=True, encoders=()
+)
+
+
 def arm_of(text: str) -> Arm:
     """KIND:K.
 
@@ -132,6 +158,14 @@ def check_config(config: Config) -> None:
     require(some, "`sets` must not be empty without `conversations`", config.sets)
     given = config.images is None or config.conversations is not None
     require(given, "`images` must come with `conversations`", str(config.images))
+    frozen = not config.train_encoder or config.encoder == "efficientnet"
+    require(frozen, "`train_encoder` must come with `encoder` efficientnet", config.encoder)
+    alone = not config.train_encoder or not config.encoders
+    require(alone, "`encoders` must be empty with `train_encoder`", config.encoders)
+    rule = f"`micro_batches` must divide `batch_size` = {config.batch_size}"
+    check_count("micro_batches", config.micro_batches)
+    check_count("batch_size", config.batch_size)
+    require(config.batch_size % config.micro_batches == 0, rule, config.micro_batches)
     require(len(config.arms) > 0, "`arms` must not be empty", config.arms)
     for name in (*config.arms, *config.exploratory):
         arm_of(name)
@@ -154,10 +188,8 @@ def check_config(config: Config) -> None:
     check_interval("margin", config.margin, 0.0, np.inf, ends="()")
 
 
-def member_config(
-    config: Config, num_tokens: int, num_positions: int, num_steps: int
-) -> TrainConfig:
-    """How a member is trained, but for its rate and its seed."""
+def small_model(config: Config, num_tokens: int) -> TransformerConfig:
+    """What members are that begin from nothing."""
     model = TransformerConfig(
         num_tokens=num_tokens,
         width=config.width,
@@ -165,10 +197,18 @@ def member_config(
         num_heads=config.num_heads,
         ffn_width=8 * (config.width // 3),
     )
+    return at_large(model) if config.large else model
+
+
+def member_config(
+    config: Config, model: TransformerConfig, num_positions: int, num_steps: int
+) -> TrainConfig:
+    """How a member is trained, but for its rate and its seed."""
     return replace(
         TrainConfig(model=model),
         optimiser=OptimiserConfig(warmup_steps=max(1, round(config.warmup * num_steps))),
         num_steps=num_steps,
         batch_size=config.batch_size,
+        num_micro_batches=config.micro_batches,
         num_positions=num_positions,
     )

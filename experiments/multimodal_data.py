@@ -22,11 +22,13 @@ from dfm_jax.data.features import (
     image_grid_features,
     load_efficientnet_lite0,
     pixel_features,
+    resized_image,
 )
 from dfm_jax.data.packages import pillow
 from dfm_jax.models.efficientnet import Params
 from dfm_jax.scoring.answers import exact_match
 from experiments.language_text import byte_pairs
+from experiments.multimodal_network import Sight, Spelling
 from experiments.multimodal_sets import Asked
 
 Encoder = Literal["efficientnet", "random", "pixels"]
@@ -67,26 +69,34 @@ class Examples:
         )
 
 
+def byte_pair_spelling(texts: Sequence[str], num_tokens: int) -> Spelling:
+    """Byte pairs of these texts, V at most, and END behind them."""
+    pieces = byte_pairs(texts, num_tokens - 1, fewer=True)
+    size = pieces.get_vocab_size()
+    return Spelling(lambda text: pieces.encode(text).ids, pieces.decode, size, size + 1)
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Data:
     """A set as all its members see it."""
 
     name: str
     paths: tuple[Path, ...]  # of the pictures
-    features: np.ndarray  # [M, P, F] of their patches, with a mean square of 1 in training
+    features: np.ndarray  # what networks are shown, [M, …]; see `Sight`
+    sight: Sight
     whole: np.ndarray  # [M, D] of the pictures as a whole: what is clustered
     splits: Mapping[str, Examples]
-    pieces: Any  # the tokenizer
+    spelling: Spelling
 
     @property
     def end(self) -> int:
-        """END, the last id."""
-        return self.pieces.get_vocab_size()
+        """END."""
+        return self.spelling.end
 
     @property
     def num_tokens(self) -> int:
         """V, END included."""
-        return self.end + 1
+        return self.spelling.num_tokens
 
     @property
     def tests(self) -> tuple[str, ...]:
@@ -97,7 +107,7 @@ class Data:
         """What is written before the first END."""
         found = list(ids)
         stop = found.index(self.end) if self.end in found else len(found)
-        return self.pieces.decode(found[:stop])
+        return self.spelling.decode(found[:stop])
 
     @cached_property
     def max_answer(self) -> int:
@@ -127,6 +137,8 @@ def data_of(
     test_questions: int,
     cache: Path,
     seed: int,
+    spelling: Spelling | None = None,
+    train_encoder: bool = False,
 ) -> Data:
     """Tokens and features of a set; the tokenizer and the scale come from training alone.
 
@@ -134,16 +146,19 @@ def data_of(
         name: of the set.
         asked: its conversations.
         encoder: of its pictures.
-        num_tokens: of the byte pairs.
+        num_tokens: V of the byte pairs, at most.
         test_questions: of each test, at most; drawn, so that all families stay.
         cache: a folder for features.
         seed: of that draw.
+        spelling: of a pretrained model, in place of byte pairs.
+        train_encoder: networks are shown pictures, and train the encoder with the rest.
     """
     paths = sorted({str(row.picture) for rows in asked.values() for row in rows})
     number = {path: i for i, path in enumerate(paths)}
-    texts = [t for row in asked["train"] for turn in row.turns for t in turn]
-    pieces = byte_pairs(texts, num_tokens, fewer=True)
-    found = {split: _turns(rows, number, pieces) for split, rows in asked.items()}
+    if spelling is None:
+        texts = [t for row in asked["train"] for turn in row.turns for t in turn]
+        spelling = byte_pair_spelling(texts, num_tokens)
+    found = {split: _turns(rows, number, spelling) for split, rows in asked.items()}
     length = max(
         len(prompt) + len(answer) for turns in found.values() for *_, prompt, answer in turns
     )
@@ -151,15 +166,21 @@ def data_of(
     for split in splits:
         if split not in ("train", "validation"):
             splits[split] = _cut(splits[split], test_questions, seed)
-    features, whole = _features(paths, encoder, cache)
+    pictures = _pictures(paths)
+    features, whole = _features(pictures, encoder, cache)
     known = features[np.unique(splits["train"].picture)]
+    scale = float(np.sqrt((known**2).mean()))
+    sight = Sight(features.shape[1], features.shape[2], scale if train_encoder else None)
     return Data(
         name=name,
         paths=tuple(map(Path, paths)),
-        features=features / np.sqrt((known**2).mean()),
+        features=np.stack([resized_image(x) for x in pictures])
+        if train_encoder
+        else features / scale,
+        sight=sight,
         whole=whole,
         splits=splits,
-        pieces=pieces,
+        spelling=spelling,
     )
 
 
@@ -169,14 +190,14 @@ def right(data: Data, examples: Examples, texts: Sequence[str]) -> np.ndarray:
     return np.array([exact_match(text, (answer,)) > 0 for text, answer in pairs])
 
 
-def _turns(rows: Any, number: Mapping[str, int], pieces: Any) -> list[tuple]:
+def _turns(rows: Any, number: Mapping[str, int], spelling: Spelling) -> list[tuple]:
     """(picture, family, question, answer, prompt ids, answer ids) of every turn."""
-    end, found = pieces.get_vocab_size(), []
+    found = []
     for row in rows:
         before: list[int] = []
         for turn in row.turns:
-            prompt = [*before, *pieces.encode(turn.question).ids, end]
-            answer = [*pieces.encode(turn.answer).ids, end]
+            prompt = [*before, *spelling.encode(turn.question), spelling.end]
+            answer = [*spelling.encode(turn.answer), spelling.end]
             found.append((number[str(row.picture)], row.family, *turn, prompt, answer))
             before = prompt + answer
     return found
@@ -208,23 +229,25 @@ def _cut(examples: Examples, most: int, seed: int) -> Examples:
     return examples.chosen(np.sort(np.random.default_rng(seed).permutation(count)[:most]))
 
 
-def _features(paths: Sequence[str], encoder: Encoder, cache: Path) -> tuple[np.ndarray, np.ndarray]:
+def _pictures(paths: Sequence[str]) -> list[np.ndarray]:
+    return [np.asarray(pillow().open(path).convert("RGB")) for path in paths]
+
+
+def _features(
+    pictures: Sequence[np.ndarray], encoder: Encoder, cache: Path
+) -> tuple[np.ndarray, np.ndarray]:
     """[M, P, F] of patches, [M, D] of wholes."""
-    pictures = [np.asarray(pillow().open(path).convert("RGB")) for path in paths]
     if encoder == "pixels":
-        side = 3 * _PATCH
-        bicubic = pillow().Resampling.BICUBIC
-        same = [pillow().fromarray(x).resize((side, side), bicubic) for x in pictures]
-        whole = pixel_features(np.stack([np.asarray(x) for x in same]))
+        whole = pixel_features(np.stack([resized_image(x) for x in pictures]))
         cells = whole.reshape(-1, 3, _PATCH, 3, _PATCH, 3).swapaxes(2, 3)
-        return cells.reshape(len(paths), 9, -1), whole
+        return cells.reshape(len(pictures), 9, -1), whole
     params = load_efficientnet_lite0()
     if encoder == "random":
         params = _random(params)
     shapes = {x.shape for x in pictures}
     require(len(shapes) == 1, "pictures of a set must have one size; they have", sorted(shapes))
     found = image_grid_features(params, np.stack(pictures), folder=cache).features
-    patches = found.reshape(len(paths), -1, found.shape[-1])
+    patches = found.reshape(len(pictures), -1, found.shape[-1])
     return patches, patches.mean(axis=1)
 
 

@@ -33,7 +33,8 @@ def _clusters_and_points(
     sets: Sequence[str], cells: Sequence[Cell], comparisons: Sequence[Cell]
 ) -> Figure:
     figure = Figure(figsize=(11, 7.6), layout="constrained")
-    above, below = figure.subfigures(2, 1, height_ratios=(1, 1.25))
+    rooms: Any = figure.subfigures(2, 1, height_ratios=(1, 1.25))
+    above, below = rooms
     shown = [name for name in sets if name in _CLUSTERS_OF]
     parts = above.subfigures(1, max(1, len(shown)), squeeze=False)[0]
     for name, place in zip(shown, parts, strict=False):

@@ -46,7 +46,7 @@ def result_rows(cells: Sequence[Cell]) -> Iterator[dict[str, Any]]:
                     }
 
 
-def records(cells: Sequence[Cell]) -> Iterator[dict[str, Any]]:
+def records(cells: Sequence[Cell]) -> Iterator[Cell]:
     """One measurement a line: what each cell found."""
     yield from cells
 

@@ -4,7 +4,7 @@ A member's learning rate is the best of a grid by its own validation questions, 
 the other seeds take it. Everything is saved as it is trained.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from dfm_jax.models import Params, vision_language
+from dfm_jax.models import Params
 from dfm_jax.models.sizes import flops_per_token
 from dfm_jax.parallel import independent
 from dfm_jax.training.batches import PictureBatch, picture_batches
@@ -24,11 +24,12 @@ from dfm_jax.training.config import TrainConfig, Watch, hyperparameters, shape_o
 from dfm_jax.training.loop import Run, train
 from dfm_jax.training.run import run_keys
 from dfm_jax.training.state import TrainState, init_state, make_optimiser, with_hyperparameters
-from dfm_jax.training.step import make_evaluation, make_train_step
+from dfm_jax.training.step import TrainStep, make_evaluation, make_train_step
 from dfm_jax.training.terms import answer_terms
 from dfm_jax.types import Array, Key
 from experiments.language_training import Begin, digest_of, tuned, with_rate
 from experiments.multimodal_data import Data, Examples
+from experiments.multimodal_network import Sight, network_of
 
 _JUDGED = 256  # questions of validation that are scored together,
 _JUDGED_AT_MOST = 1024  # and in all
@@ -41,32 +42,31 @@ class Member:
     config: TrainConfig  # but for its seed
     params: Params  # [R, …] on the host
     rates: dict[str, float]  # validation by learning rate at the first seed, nats per token
-    num_patches: int
-    num_features: int
+    sight: Sight
 
     @property
     def num_tokens(self) -> int:
         """Tokens that one seed was trained on, those of pictures and of padding included."""
-        positions = self.num_patches + self.config.num_positions - 1
+        positions = self.sight.num_patches + self.config.num_positions - 1
         return self.config.num_steps * self.config.batch_size * positions
 
     @property
     def flops(self) -> float:
-        """Of that training; those of the encoder, which is frozen, are not among them."""
-        return 3 * flops_of(self.config, self.num_patches, self.num_features)
+        """Of that training, but for those of the encoder."""
+        return 3 * flops_of(self.config, self.sight)
 
     def of_seed(self, number: int) -> Params:
         """The parameters of one seed, by its place."""
         return jax.tree.map(lambda leaf: leaf[number], self.params)
 
 
-def flops_of(config: TrainConfig, num_patches: int, num_features: int) -> float:
+def flops_of(config: TrainConfig, sight: Sight) -> float:
     """Of the forward passes of a member's training: projector, transformer, head behind tokens."""
     model, tokens = config.model, config.num_positions - 1
-    length = num_patches + tokens
-    projector = 2 * num_patches * model.width * (num_features + model.width)
+    length = sight.num_patches + tokens
+    projector = 2 * sight.num_patches * model.width * (sight.num_features + model.width)
     transformer = length * flops_per_token(model, length)
-    no_head = 2 * num_patches * model.width * model.num_tokens
+    no_head = 2 * sight.num_patches * model.width * model.num_tokens
     return config.num_steps * config.batch_size * (projector + transformer - no_head)
 
 
@@ -105,8 +105,7 @@ def trained(
         config=with_rate(config, rates[best], seeds[0]),
         params=params,
         rates={str(rate): loss for rate, loss in zip(rates, losses, strict=True)},
-        num_patches=data.features.shape[1],
-        num_features=data.features.shape[2],
+        sight=data.sight,
     )
 
 
@@ -120,8 +119,8 @@ def _swept(
     begin: Params | None,
 ) -> tuple[Params, list[float]]:
     """Parameters at the end, [R, …], and validation losses, nats per token."""
-    shape, num_features = shape_of(configs[0]), data.features.shape[2]
-    start, step, judge = _compiled(shape, num_features, mesh)
+    shape = shape_of(configs[0])
+    start, step, judge = _compiled(shape, data.sight, mesh)
     keys = [run_keys(config.seed) for config in configs]
     init_keys, batch_keys, step_keys, _ = map(jnp.stack, zip(*keys, strict=True))
     columns = [hyperparameters(config) for config in configs]
@@ -159,20 +158,29 @@ def _swept(
     return jax.device_get(state.params), losses(state).tolist()
 
 
-@cache
-def _compiled(shape: TrainConfig, num_features: int, mesh: Mesh) -> tuple[Any, Any, Any]:
-    network = vision_language(shape.model, num_features)
-    optimiser = make_optimiser(shape.optimiser, shape.num_steps)
-    terms = answer_terms(network)
+def init_and_step(
+    shape: TrainConfig, sight: Sight
+) -> tuple[Callable[[Key, Mapping[str, Array]], TrainState], TrainStep]:
+    """(key, hyperparameters) → state, and the step, of all configs of that shape; not compiled."""
+    network, optimiser = network_of(shape.model, sight), make_optimiser(shape.optimiser, 1)
+    step = make_train_step(
+        answer_terms(network), optimiser, num_micro_batches=shape.num_micro_batches
+    )
 
-    def init(key: Key, values: dict[str, Array]) -> TrainState:
+    def init(key: Key, values: Mapping[str, Array]) -> TrainState:
         return with_hyperparameters(init_state(key, network, optimiser), **values)
 
-    step = make_train_step(terms, optimiser, num_micro_batches=shape.num_micro_batches)
+    return init, step
+
+
+@cache
+def _compiled(shape: TrainConfig, sight: Sight, mesh: Mesh) -> tuple[Any, Any, Any]:
+    init, step = init_and_step(shape, sight)
+    judge = make_evaluation(answer_terms(network_of(shape.model, sight)))
     return (
         independent(init, mesh, pad=True),
         independent(step, mesh, pad=True, donate_args=(0,)),
-        jax.jit(jax.vmap(make_evaluation(terms), in_axes=(0, None))),
+        jax.jit(jax.vmap(judge, in_axes=(0, None))),
     )
 
 

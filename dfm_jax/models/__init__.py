@@ -19,6 +19,7 @@ from dfm_jax.models.tables import statewise as statewise
 from dfm_jax.models.tables import tabular as tabular
 from dfm_jax.models.trunk import router as router
 from dfm_jax.models.trunk import transformer as transformer
+from dfm_jax.models.vision_language import ImageEncoder as ImageEncoder
 from dfm_jax.models.vision_language import VisionLanguage as VisionLanguage
 from dfm_jax.models.vision_language import vision_language as vision_language
 from dfm_jax.models.vision_language import vision_language_decoder as vision_language_decoder

@@ -2,8 +2,9 @@
 
     features [P, F] → W_2 gelu(W_1 f + b_1) + b_2, P vectors → a prefix of the transformer → answers
 
-The encoder is no part of it: its features come in. Row i of the logits is the law of the token
-after x^i, given the picture and x^{≤i}.   [A5]
+The encoder is no part of it: its features come in, and it stays as it is (LLaVA, 2304.08485). With
+an `ImageEncoder` pictures come in, and it is trained with the rest (InternVL, 2312.14238). Row i of
+the logits is the law of the token after x^i, given the picture and x^{≤i}.   [A5]
 """
 
 import functools
@@ -35,6 +36,13 @@ class VisionLanguage(NamedTuple):
     apply: Callable[..., Array]
 
 
+class ImageEncoder(NamedTuple):
+    """What turns a picture into features: `encode(params, picture) -> [P, F]`."""
+
+    init: Callable[[Key], Params]  # a pretrained one needs no key, and gives what it is
+    encode: Callable[[Params, Array], Array]
+
+
 class Projector(nn.Module):
     """Two layers, of the width of the transformer; the LLaVA-1.5 form (2310.03744)."""
 
@@ -48,12 +56,15 @@ class Projector(nn.Module):
         return nn.Dense(width, param_dtype=dtype, name="layers_1")(nn.gelu(h, approximate=False))
 
 
-def vision_language(config: TransformerConfig, num_features: int) -> VisionLanguage:
+def vision_language(
+    config: TransformerConfig, num_features: int, encoder: ImageEncoder | None = None
+) -> VisionLanguage:
     """Projector and causal transformer as one network.
 
     Args:
         config: of the transformer; `max_positions` bounds patches and tokens together.
         num_features: F, of a patch.
+        encoder: part of the network too, as `params["encoder"]`: then `features` is a picture.
 
     Raises:
         ValueError: if the transformer is bidirectional or conditioned on time; in a call, if the
@@ -65,14 +76,16 @@ def vision_language(config: TransformerConfig, num_features: int) -> VisionLangu
 
     @jax.jit
     def init(key: Key) -> Params:
-        first, second = jax.random.split(key)
+        first, second, *third = jax.random.split(key, 2 if encoder is None else 3)
         start, tokens = jnp.array(0), jnp.zeros(1, int)
-        return {
+        seen = {} if encoder is None else {"encoder": encoder.init(third[0])}
+        return seen | {
             "projector": projector.init(first, jnp.zeros((1, num_features)))["params"],
             "decoder": Transformer(config).init(second, tokens, None, None, start)["params"],
         }
 
     def apply(params: Params, features: Array, x_t: Array, *, key: Key | None = None) -> Array:
+        features = _seen(encoder, params, features)
         _check_features(features, num_features)
         check_sequence(x_t, config, before=features.shape[0])
         key = key if config.dropout > 0 else None
@@ -88,7 +101,10 @@ def vision_language(config: TransformerConfig, num_features: int) -> VisionLangu
 
 @functools.cache  # the same decoder for the same config: what was compiled for it is found again
 def vision_language_decoder(
-    config: TransformerConfig, num_patches: int, num_features: int
+    config: TransformerConfig,
+    num_patches: int,
+    num_features: int,
+    encoder: ImageEncoder | None = None,
 ) -> Decoder:
     """The same with a key-value cache, for `sample_autoregressive(…, prefixes=features)`.
 
@@ -104,6 +120,7 @@ def vision_language_decoder(
         return of_text.init_cache(num_patches + length)
 
     def read_prefix(params: Params, cache: Cache, features: Array) -> Cache:
+        features = _seen(encoder, params, features)
         _check_features(features, num_features)
         rule = f"`prefixes` must have {num_patches} patches; their number"
         require(features.shape[0] == num_patches, rule, features.shape[0])
@@ -118,6 +135,10 @@ def vision_language_decoder(
         return of_text.extend(params["decoder"], cache, tokens, num_new)
 
     return Decoder(init_cache, extend, config.states, read_prefix)
+
+
+def _seen(encoder: ImageEncoder | None, params: Params, picture: Array) -> Array:
+    return picture if encoder is None else encoder.encode(params["encoder"], picture)
 
 
 def _check_causal(config: TransformerConfig) -> None:
