@@ -191,7 +191,7 @@ def _clusters(data: Data, count: int, balance: str) -> tuple[np.ndarray, np.ndar
         jax.random.key(0), rows, count, balance=balance, num_restarts=_RESTARTS
     )
     clusters: Clusters = found.clusters
-    scores = np.asarray(cosine_scores(data.whole, clusters) - clusters.prices)
+    scores = np.asarray(cosine_scores(data.whole, clusters)) - np.asarray(clusters.prices)
     return np.asarray(nearest_cluster(data.whole, clusters)), scores
 
 

@@ -117,8 +117,9 @@ def starts_from(
     network = network_of(config, sight)
 
     def begin(seeds: Sequence[int]) -> Params:
-        keys = jnp.stack([jax.random.key(seed) for seed in seeds])
-        projectors = jax.vmap(lambda key: network.init(key)["projector"])(keys)
+        projectors = jax.vmap(lambda seed: network.init(jax.random.key(seed))["projector"])(
+            jnp.array(seeds)
+        )
         encoder = encoder_of(sight)
         same: dict[str, Any] = {"decoder": decoder}
         if encoder is not None:

