@@ -60,7 +60,7 @@ class Config:
     """What every member begins from: smollm2, a GGUF file, a folder of Hugging Face's; or nothing.
     Its sizes and its tokens take the place of those below."""
     num_tokens: int = 384
-    """V of the byte pairs, at most."""
+    """Of the byte pairs, at most."""
     width: int = 64
     """Of every model,"""
     num_layers: int = 2

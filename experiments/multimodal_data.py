@@ -70,8 +70,8 @@ class Examples:
 
 
 def byte_pair_spelling(texts: Sequence[str], num_tokens: int) -> Spelling:
-    """Byte pairs of these texts, V at most, and END behind them."""
-    pieces = byte_pairs(texts, num_tokens - 1, fewer=True)
+    """So many byte pairs of these texts, at most, and END behind them."""
+    pieces = byte_pairs(texts, num_tokens, fewer=True)
     size = pieces.get_vocab_size()
     return Spelling(lambda text: pieces.encode(text).ids, pieces.decode, size, size + 1)
 
@@ -146,7 +146,7 @@ def data_of(
         name: of the set.
         asked: its conversations.
         encoder: of its pictures.
-        num_tokens: V of the byte pairs, at most.
+        num_tokens: of the byte pairs, at most.
         test_questions: of each test, at most; drawn, so that all families stay.
         cache: a folder for features.
         seed: of that draw.
