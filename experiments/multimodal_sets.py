@@ -9,6 +9,7 @@ Every set, and a user's own, is read back by the reader of LLaVA's and InternVL'
 """
 
 import json
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import count, islice
 from pathlib import Path
@@ -67,11 +68,12 @@ def asked(name: str, folder: Path, sizes: Sizes, *, num_emoji: int, seed: int) -
         "scenes": lambda: _scenes(sizes, num_emoji, seed),
         "lettered": lambda: _lettered(sizes, seed),
     }
-    done = folder / "done"
-    if not done.is_file():
+    done, drawn = folder / "done.json", json.dumps([*sizes, num_emoji, seed])
+    if not done.is_file() or done.read_text(encoding="utf-8") != drawn:
+        shutil.rmtree(folder, ignore_errors=True)  # drawn otherwise, or not to its end
         for split, pictures in makers[name]().items():
             _write(folder / split, pictures)
-        done.touch()
+        done.write_text(drawn, encoding="utf-8")
     found = sorted(path for path in folder.iterdir() if path.is_dir())
     return {one.name: read_conversations(one / "questions.jsonl", one) for one in found}
 

@@ -124,6 +124,20 @@ def test_the_budget_is_the_first_inside_or_the_nearest():
 # ── partitions, gates, controls ─────────────────────────────────────────────────────────────────
 
 
+def test_other_sizes_in_one_folder_are_drawn_anew(tmp_path):
+    def pictures(train):
+        sizes = multimodal_sets.Sizes(train, 2, 2)
+        found = multimodal_sets.asked("lettered", tmp_path / "set", sizes, num_emoji=4, seed=0)
+        return {split: len(rows) for split, rows in found.items()}
+
+    assert pictures(3) == {"train": 3, "validation": 2, "test": 2}
+    first = (tmp_path / "set" / "train" / "00000.png").stat().st_mtime_ns
+    assert pictures(3)["train"] == 3
+    assert (tmp_path / "set" / "train" / "00000.png").stat().st_mtime_ns == first
+    assert pictures(5)["train"] == 5
+    assert pictures(4)["train"] == 4  # what is too many is gone
+
+
 def test_clusters_are_of_pictures_and_one_rule_before_and_after(data):
     parts = parts_of(data, Arm(kind="cluster", num_experts=2))
     seen = np.unique(data.splits["train"].picture)
