@@ -209,6 +209,33 @@ def token_posterior(
 
 
 @typed
+def source_posterior(
+    posterior: Probs, source: StateProbs, x_t: Tokens, kappa_t: Kappa
+) -> StateProbs:
+    """Where a position came from, if X_0 is independent of X_1 and its positions of each other.
+
+        p_{0|t}^i(v | z) = (1 − a) δ_{z^i}(v)
+            + a p^i(v) [(1 − κ) 1[v = z^i] + κ] / [(1 − κ) p^i(z^i) + κ],
+        a = p_{1|t}^i(z^i | z)   [P5]
+
+    For the mixture path: a token that is not x_1's has not moved. NaN where p_t(z) = 0.
+
+    Raises:
+        ValueError: if κ lies outside [0, 1], or a row is no law.
+    """
+    check_interval("kappa_t", kappa_t, 0.0, 1.0)
+    check_law("posterior", posterior)
+    check_law("source", source)
+    source = jnp.asarray(source)
+    stay = point_mass(x_t, source.shape[-1], dtype=source.dtype)
+    arrived = jnp.sum(stay * pad_to_states(posterior, source.shape[-1]), axis=-1, keepdims=True)
+    kappa = jnp.broadcast_to(jnp.asarray(kappa_t, source.dtype), jnp.shape(x_t))[:, None]
+    at_z = jnp.sum(stay * source, axis=-1, keepdims=True)
+    came = source * ((1 - kappa) * stay + kappa) / ((1 - kappa) * at_z + kappa)
+    return (1 - arrived) * stay + jnp.where(arrived > 0, arrived * came, 0.0)
+
+
+@typed
 def revealed_log_prob(
     x_t: Tokens, x_1: Int[ArrayLike, "P N"], log_data: Float[ArrayLike, " P"], *, mask_id: int
 ) -> Scalar:

@@ -1,15 +1,18 @@
-"""The laws of samplers: one step's law from exact or learned posteriors.   [S1, S2, S4–S7]
+"""The laws of samplers: one step's law from exact or learned posteriors.   [S1–S7]
 
 A sampler step draws every position from its row, independently: `paths.sample_path` of the laws
-below. S2, the exact finite step, is `steps.step_law` of `steps.exact_step_velocity`.
+below. S2, the exact finite step, is `steps.step_law` of `steps.exact_step_velocity`. Whole runs are
+drawn by `dfm_jax.sampling`.
 """
 
 import jax
 import jax.numpy as jnp
 
-from dfm_jax.checks import check_tokens
+from dfm_jax.checks import check_interval, check_tokens
 from dfm_jax.experts import mix_posteriors, mixture_log_prob
 from dfm_jax.paths import pad_to_states, point_mass, product_log_prob
+from dfm_jax.schedules import Schedule, rate
+from dfm_jax.steps import exact_step_velocity, step_law
 from dfm_jax.types import (
     ArrayLike,
     Bool,
@@ -20,6 +23,7 @@ from dfm_jax.types import (
     Probs,
     Scalar,
     StateProbs,
+    Time,
     Token,
     Tokens,
     Velocity,
@@ -37,6 +41,27 @@ def autoregressive_log_prob(x: Tokens, next_log_probs: LogProbs) -> Scalar:
     check_tokens("x", x, jnp.shape(next_log_probs)[-1])
     rows = jnp.take_along_axis(jnp.asarray(next_log_probs), jnp.asarray(x)[:, None], axis=-1)
     return jnp.sum(rows)
+
+
+@typed
+def euler_step_law(
+    posterior: Probs, x_t: Tokens, t: Time, size: Number, schedule: Schedule, *, num_states: int
+) -> StateProbs:
+    """A step of the x_1-prediction's velocity, frozen for the time h.
+
+        X_{t+h}^i ~ δ_{x_t^i} + h κ̇_t/(1 − κ_t) [p_{1|t}^i(· | x_t) − δ_{x_t^i}]   [S3]
+
+    Error O(h²) a step, O(h) a run. For κ_t = t it is the exact finite step of the grid t, t + h
+    (S2): the conditional law has no error at all.
+
+    Raises:
+        ValueError: if h < 0, or it is no law, h κ̇/(1 − κ) > 1; if t is no time before κ's end.
+    """
+    check_interval("size", size, 0.0, jnp.inf, ends="[)")
+    share = jnp.asarray(size * rate(t, schedule), jnp.result_type(posterior))
+    check_interval("size · κ̇/(1 − κ)", share, 0.0, 1.0)
+    share = jnp.broadcast_to(share, jnp.shape(x_t))
+    return step_law(exact_step_velocity(posterior, x_t, share, num_states=num_states), x_t)
 
 
 @typed

@@ -324,6 +324,16 @@ FUNCTIONS = {
         grad=("pair_probs",),
         border=lambda d: {"pair_probs": point(d, d.P)},
     ),
+    "paths.source_posterior": Function(
+        lambda d: {
+            "posterior": d.law(d.N, d.V),
+            "source": d.law(d.N, d.S),
+            "x_t": d.states(),
+            "kappa_t": d.unit(d.N),
+        },
+        grad=("posterior", "source", "kappa_t"),
+        border=lambda d: {"kappa_t": np.arange(d.N) / (d.N - 1)},
+    ),
     "paths.revealed_log_prob": Function(
         revealed, mask_id, grad=("log_data",), border=lambda d: {"log_data": log_point(d, d.P)}
     ),
@@ -650,6 +660,17 @@ FUNCTIONS = {
         lambda d: {"x": d.tokens(), "next_log_probs": d.log_law(d.N, d.V)},
         grad=("next_log_probs",),
         border=lambda d: {"next_log_probs": log_point(d, d.N, d.V)},
+    ),
+    "samplers.euler_step_law": Function(
+        lambda d: {
+            "posterior": d.law(d.N, d.V),
+            "x_t": d.states(),
+            "t": d.unit(),
+            "size": d.unit() / 10,
+        },
+        lambda sizes: num_states(sizes) | {"schedule": schedules.linear()},
+        grad=("posterior", "t", "size"),
+        border=lambda d: {"t": np.array(0.0), "size": np.array(1.0)},
     ),
     "samplers.final_step_law": Function(
         lambda d: {"posterior": d.law(d.N, d.V), "x_t": d.states(), "pending": d.context()},

@@ -14,6 +14,8 @@ from dfm_jax.checks import check_count, check_interval, check_tokens, require
 from dfm_jax.decoders import Decoder
 from dfm_jax.types import Array, ArrayLike, Bool, Float, Int, Key, Number, typed
 
+NO_LAW = "logits must be finite somewhere and nowhere NaN; by row"
+
 
 class Sample(NamedTuple):
     """The rows as drawn. Behind `lengths` a row holds −1, which is no token."""
@@ -53,14 +55,15 @@ def next_token_log_probs(
     logits = jnp.asarray(logits)
     _check_cut(temperature, top_k, top_p, logits.shape[0])
     require(_is_law(logits), "`logits` must be finite somewhere and nowhere NaN", logits)
-    return _law(logits, temperature, top_k, top_p)
+    return cut_law(logits, temperature, top_k, top_p)
 
 
 def _is_law(logits: Array) -> Array:
     return jnp.isfinite(jnp.max(logits, axis=-1))  # NaN spreads through a maximum
 
 
-def _law(logits: Array, temperature: Number, top_k: int | None, top_p: Number | None) -> Array:
+def cut_law(logits: Array, temperature: Number, top_k: int | None, top_p: Number | None) -> Array:
+    """`next_token_log_probs` of what is known to be a law, with a cut that is known to be one."""
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     frozen = temperature == 0
     # Shifted first: a small τ must send the others to −∞, not the largest to +∞.
@@ -143,6 +146,32 @@ def sample_autoregressive(
         ValueError: on a length outside [1, P], an id outside [0, S), a bad cut or limit, a prefix
             too many or too few; if some row's logits are no law (under an outer jit, see `alive`).
     """
+    cut = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+    stops = {"max_new": max_new, "stop_tokens": stop_tokens}
+    prompts, lengths = checked_prompts(
+        params, decoder, prompts, lengths, **cut, **stops, prefixes=prefixes
+    )
+    keys = row_keys(key, prompts.shape[0])
+    rows = (prompts, lengths, temperature, top_p, prefixes)
+    sample = sample_rows(keys, params, *rows, decoder=decoder, top_k=top_k, **stops)
+    require(sample.alive, NO_LAW, sample.alive)
+    return sample
+
+
+def checked_prompts(
+    params: Any,
+    decoder: Decoder,
+    prompts: Array,
+    lengths: Array,
+    *,
+    max_new: int,
+    temperature: Number,
+    top_k: int | None,
+    top_p: Number | None,
+    stop_tokens: tuple[int, ...],
+    prefixes: Any,
+) -> tuple[Array, Array]:
+    """The prompts, 0 behind their lengths, and these, if all can be used: see the samplers."""
     prompts, lengths = jnp.asarray(prompts), jnp.asarray(lengths)
     width = prompts.shape[1]
     rule = "`prefixes` must be given exactly to a decoder with `read_prefix`; it is given"
@@ -159,26 +188,17 @@ def sample_autoregressive(
     shape, _ = jax.eval_shape(lambda p, x: decoder.extend(p, decoder.init_cache(1), x), params, one)
     _check_cut(temperature, top_k, top_p, shape.shape[-1])
     check_tokens("stop_tokens", jnp.array(stop_tokens, int), shape.shape[-1])
-    sample = _sample(
-        key,
-        params,
-        prompts,
-        lengths,
-        temperature,
-        top_p,
-        prefixes,
-        decoder=decoder,
-        max_new=max_new,
-        top_k=top_k,
-        stop_tokens=stop_tokens,
-    )
-    require(sample.alive, "logits must be finite somewhere and nowhere NaN; by row", sample.alive)
-    return sample
+    return prompts, lengths
+
+
+def row_keys(key: Key, num_rows: int) -> Key:
+    """Row b's key: it does not depend on the other rows."""
+    return jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(num_rows))
 
 
 @partial(jax.jit, static_argnames=("decoder", "max_new", "top_k", "stop_tokens"))
-def _sample(
-    key: Key,
+def sample_rows(
+    keys: Key,
     params: Any,
     prompts: Array,
     lengths: Array,
@@ -191,12 +211,12 @@ def _sample(
     top_k: int | None,
     stop_tokens: tuple[int, ...],
 ) -> Sample:
+    """What the samplers do once all is checked, with a key for each row."""
     num_rows, width = prompts.shape
     rows = jnp.arange(num_rows)
-    keys = jax.vmap(partial(jax.random.fold_in, key))(rows)
     extend = jax.vmap(partial(decoder.extend, params))
     # Without the check: behind its stop token a row need have no law.
-    law = jax.vmap(partial(_law, temperature=temperature, top_k=top_k, top_p=top_p))
+    law = jax.vmap(partial(cut_law, temperature=temperature, top_k=top_k, top_p=top_p))
 
     def draw(step: Array | int, sample: Sample, logits: Array) -> Sample:
         going = sample.alive & ~sample.stopped

@@ -1,12 +1,12 @@
-"""S1, S2, S4, S5: samplers, as laws on exact posteriors."""
+"""S1–S5: samplers, as laws on exact posteriors."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dfm_jax import exact, samplers, steps, velocities
+from dfm_jax import exact, samplers, schedules, steps, velocities
 from dfm_jax.theory import fields
-from dfm_jax.theory.cases import Case, Cases
+from dfm_jax.theory.cases import Case, Cases, kappa
 from dfm_jax.theory.runs import Run
 from dfm_jax.theory.statement import gap, statement, worst
 from dfm_jax.theory.statements.paths import one_pair
@@ -101,6 +101,52 @@ def exact_step_sampler(cases: Cases, run: Run, *, table_of=order_table) -> np.nd
 
     data = cases.each(lambda c: exact.embed(c.data, v, s, n))
     return worst(gap(ends, data), cases.each_numbered(pair_end))
+
+
+def _euler_laws(
+    posterior: Array, states: Array, t: Array, size: Array, *, family: str, num_states: int
+) -> Array:
+    schedule = schedules.linear() if family == "linear" else schedules.cosine()
+
+    def at(p: Array, z: Array) -> Array:
+        return samplers.euler_step_law(p, z, t, size, schedule, num_states=num_states)
+
+    return jax.vmap(at)(posterior, states)
+
+
+@statement(
+    "S3",
+    "Euler: X_{t+h} ~ δ + h u; for linear κ it is the exact step; else O(h²) a step, O(h) a run",
+    source="own",
+    kind="identity",
+    falsifier="another schedule",
+    family="cosine",
+)
+def euler_step(cases: Cases, run: Run, *, family: str = "linear") -> np.ndarray:
+    """The conditional law of one pair at t + h, pushed through Euler's kernel."""
+    v, n, _ = cases.shape
+    s = cases.shape.num_states
+
+    def times(case: Case) -> tuple[float, float]:
+        t = case.times["inside"]
+        return t, (1 - t) * case.numbers[5] / 2  # Euler's step is a law for cosine too
+
+    def pair(case: Case) -> tuple[np.ndarray, ...]:
+        """p_t, p_{t+h} and p_{1|t} given the pair: κ is not that of the case but of `family`."""
+        x_0, x_1 = one_pair(case)
+        coupling = np.zeros((s**n, v**n))
+        coupling[np.ravel_multi_index(x_0, (s,) * n), np.ravel_multi_index(x_1, (v,) * n)] = 1.0
+        now, size = times(case)
+        values = [kappa(family, np.ones(n), when) for when in (now, now + size)]
+        laws = [exact.marginal_path(coupling, case.token_path(value)) for value in values]
+        return *laws, np.broadcast_to(np.eye(v)[x_1], (len(case.states), n, v))
+
+    before, after, posterior = cases.each(pair)
+    t, size = cases.each(times)
+    options = {"family": family, "num_states": s}
+    kernels = run(_euler_laws, posterior, fields.states(cases), t, size, **options)
+    pushed = [exact.push_forward(p, kernel) for p, kernel in zip(before, kernels, strict=True)]
+    return gap(np.stack(pushed), after)
 
 
 def _final_laws(posterior: Array, states: Array, pending: Array, *, num_states: int) -> Array:

@@ -1,0 +1,129 @@
+"""Losses of logits whose gradient is made in the forward pass, a block of rows at a time. [L1, L2]
+
+Only the logits at x_1 and x_t are gathered, before any log-softmax; the gradient is the one V-wide
+array that is written. The clear forms are `objectives.cross_entropy_loss` and
+`objectives.generalised_kl_loss` of `jax.nn.log_softmax(logits)`.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from dfm_jax.checks import check_tokens
+from dfm_jax.fast.blocks import rows_in_block
+from dfm_jax.types import Array, ArrayLike, Float, Int, Scalar, typed
+
+
+@typed
+def cross_entropy(
+    logits: Float[ArrayLike, "N V"], x_1: Int[ArrayLike, " N"], weights: Float[ArrayLike, " N"]
+) -> Scalar:
+    """Σ_i w_i (−log p̂^i(x_1^i)), p̂ = softmax(logits), in nats.   [L1]
+
+    The weights hold the reduction, 1/N for a mean: a factor behind the sum would be one more pass
+    over the gradient. In float32 at least; the gradient has the logits' type.
+
+    Raises:
+        ValueError: if a token lies outside [0, V), the mask included.
+    """
+    check_tokens("x_1", x_1, jnp.shape(logits)[-1])
+    return _summed(jnp.asarray(logits), jnp.asarray(x_1), jnp.asarray(x_1), weights, False)
+
+
+@typed
+def generalised_kl(
+    logits: Float[ArrayLike, "N V"],
+    x_1: Int[ArrayLike, " N"],
+    x_t: Int[ArrayLike, " N"],
+    weights: Float[ArrayLike, " N"],
+) -> Scalar:
+    """Σ_i w_i of the evidence bound's integrand, in nats.   [L2]
+
+        −[p̂^i(z^i) − δ_{x_1^i}(z^i) + (1 − δ_{x_1^i}(z^i)) log p̂^i(x_1^i)],  p̂ = softmax(logits)
+
+    w_i = κ̇/(1−κ), times what reduces: `schedules.rate`. 0 where it is 0. x_t may hold masks, V.
+
+    Raises:
+        ValueError: if a token lies outside [0, V), or [0, V] in `x_t`.
+    """
+    num_tokens = jnp.shape(logits)[-1]
+    check_tokens("x_1", x_1, num_tokens)
+    check_tokens("x_t", x_t, num_tokens + 1)
+    return _summed(jnp.asarray(logits), jnp.asarray(x_1), jnp.asarray(x_t), weights, True)
+
+
+def _summed(logits: Array, x_1: Array, x_t: Array, weights: Array, stays: bool) -> Array:
+    weights = jnp.asarray(weights, jnp.promote_types(logits.dtype, jnp.float32))
+    return jnp.sum(_terms(logits, x_1, x_t, weights, stays))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _terms(logits: Array, x_1: Array, x_t: Array, weights: Array, stays: bool) -> Array:
+    wide = logits.astype(weights.dtype)
+    log_total = jax.nn.logsumexp(wide, axis=-1)
+    return -weights * _inside(wide, x_1, x_t, log_total, stays)[0]
+
+
+def _inside(
+    rows: Array, x_1: Array, x_t: Array, log_total: Array, stays: bool
+) -> tuple[Array, Array, Array]:
+    """The bracket of each row, p̂(z), and 1 − δ_{x_1}(z); for a cross-entropy p̂(z) = δ = 0."""
+    log_data = _at(rows, x_1) - log_total
+    if not stays:
+        return log_data, jnp.zeros_like(log_data), jnp.ones_like(log_data)
+    masked = x_t == rows.shape[-1]
+    own = jnp.where(masked, 0.0, jnp.exp(_at(rows, jnp.where(masked, 0, x_t)) - log_total))
+    moves = (x_t != x_1).astype(rows.dtype)
+    # Never 0 · ∞: a token that is there already does not pay for its logarithm.
+    jump = jnp.where(moves == 1, log_data, -1.0)
+    return own + jump, own, moves
+
+
+def _at(rows: Array, tokens: Array) -> Array:
+    return jnp.take_along_axis(rows, tokens[:, None], axis=-1)[:, 0]
+
+
+def _forward(
+    logits: Array, x_1: Array, x_t: Array, weights: Array, stays: bool
+) -> tuple[Array, tuple[Array, Array]]:
+    num_rows, num_tokens = logits.shape
+    size = rows_in_block(num_rows, num_tokens)
+    columns = jnp.arange(num_tokens)[None]
+
+    def block(index: Array, found: tuple[Array, Array]) -> tuple[Array, Array]:
+        gradient, inside = found
+        first = jnp.minimum(index * size, num_rows - size)  # the last one may overlap: the same
+
+        def here(array: Array) -> Array:
+            return jax.lax.dynamic_slice_in_dim(array, first, size)
+
+        rows = here(logits).astype(weights.dtype)
+        data, now, weight = map(here, (x_1, x_t, weights))
+        top = jnp.max(rows, axis=-1)
+        powers = jnp.exp(rows - top[:, None])
+        total = jnp.sum(powers, axis=-1)
+        bracket, own, moves = _inside(rows, data, now, top + jnp.log(total), stays)
+        slope = powers * (weight * (own + moves) / total)[:, None]
+        slope = slope - jnp.where(columns == data[:, None], (weight * moves)[:, None], 0.0)
+        if stays:
+            slope = slope - jnp.where(columns == now[:, None], (weight * own)[:, None], 0.0)
+
+        def put(array: Array, part: Array) -> Array:
+            part = part.astype(array.dtype)
+            return jax.lax.dynamic_update_slice_in_dim(array, part, first, axis=0)
+
+        return put(gradient, slope), put(inside, bracket)
+
+    nothing = jnp.zeros_like(logits), jnp.zeros_like(weights)
+    gradient, inside = jax.lax.fori_loop(0, -(-num_rows // size), block, nothing)
+    return -weights * inside, (gradient, -inside)
+
+
+def _backward(stays: bool, kept: tuple[Array, Array], cotangent: Array) -> tuple:
+    gradient, terms = kept
+    # Of a plain sum the cotangent is 1, and the compiler drops this product.
+    return (gradient * cotangent[:, None].astype(gradient.dtype), None, None, terms * cotangent)
+
+
+_terms.defvjp(_forward, _backward)

@@ -1,0 +1,136 @@
+"""Euler's steps of their own size, in continuous time.   [S3, S4]"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from dfm_jax.checks import check_count, check_interval, require
+from dfm_jax.sampling.denoisers import Denoiser
+from dfm_jax.sampling.euler import fixed_positions
+from dfm_jax.sampling.jumps import ALIVE, Run, State, checked_run, jumped, posterior_rows, revealed
+from dfm_jax.sampling.jumps import start as at_start
+from dfm_jax.schedules import Schedule, rate
+from dfm_jax.types import Array, Context, Int, Key, Number, Time, Tokens, typed
+
+
+class AdaptiveSample(NamedTuple):
+    """A sequence, and how many steps it took."""
+
+    tokens: Int[Array, " N"]
+    num_steps: Int[Array, ""]  # evaluations of the denoiser but for the last step
+
+
+@typed
+def sample_adaptive(
+    key: Key,
+    params: Any,
+    denoiser: Denoiser,
+    x_0: Tokens,
+    schedule: Schedule,
+    *,
+    num_states: int,
+    jumps: Number,
+    largest_step: Number,
+    start: Time = 0,
+    end: Time,
+    finish: bool,
+    max_steps: int,
+    context: Context | None = None,
+    carry_over: bool | None = None,
+) -> AdaptiveSample:
+    """Euler's steps, each as long as few jumps are expected in it.   [S3, S4]
+
+        h = min( ε / Σ_i κ̇_t/(1 − κ_t) [1 − p̂_{1|t}^i(X_t^i | X_t)],  h_max,  t_end − t )
+
+    A step's error is that of two jumps in it, which have a chance near ε²/2: where little happens
+    steps are long. None is longer than a token's rate allows, h κ̇/(1 − κ) ≤ 1.
+
+    Args:
+        key: of this sequence.
+        params: what the denoiser takes.
+        denoiser: static.
+        x_0: the state at `start`.
+        schedule: κ_t.
+        num_states: S, V + 1 with a mask, else V.
+        jumps: ε, the number expected in a step, in (0, 1].
+        largest_step: h_max, in units of time.
+        start: the time of `x_0`.
+        end: where the process stops, in (start, 1).
+        finish: whether all that is left there is then drawn from p̂_{1|end} (S4); else what comes
+            back is a draw of the path at `end`.
+        max_steps: more are refused.
+        context: True where a token is given and stays.
+        carry_over: see `sample_on_table`.
+
+    Raises:
+        ValueError: on an option outside its domain; if the end was not reached in `max_steps`; on
+            ids outside [0, S) and logits that are no law.
+    """
+    run = checked_run(
+        params,
+        denoiser,
+        x_0,
+        num_states=num_states,
+        carry_over=carry_over,
+        method="clear",
+        rows_at_once=None,
+    )
+    check_interval("jumps", jumps, 0, 1, ends="(]")
+    check_interval("largest_step", largest_step, 0, 1, ends="(]")
+    check_interval("start", start, 0, 1, ends="[)")
+    check_interval("end", end, 0, 1, ends="()")
+    require(jnp.asarray(end) > start, "`end` must lie behind `start`", end)
+    check_count("max_steps", max_steps)
+    options = tuple(jnp.asarray(value, float) for value in (jumps, largest_step, start, end))
+    fixed = fixed_positions(x_0, context)
+    found, t, num_steps = _adaptive(
+        key, params, x_0, fixed, options, schedule=schedule, run=run, finish=finish, most=max_steps
+    )
+    require(found.alive, ALIVE, found.alive)
+    require(t >= options[3], f"`end` must be reached in `max_steps` = {max_steps} steps; t", t)
+    return AdaptiveSample(found.x_t, num_steps)
+
+
+@partial(jax.jit, static_argnames=("schedule", "run", "finish", "most"))
+def _adaptive(
+    key: Key,
+    params: Any,
+    x_0: Array,
+    fixed: Array,
+    options: tuple[Array, ...],
+    *,
+    schedule: Schedule,
+    run: Run,
+    finish: bool,
+    most: int,
+) -> tuple[State, Array, Array]:
+    jumps, largest_step, first, end = options
+
+    def goes_on(carry: tuple[State, Array, Array]) -> Array:
+        state, t, count = carry
+        return (t < end) & (count < most) & state.alive
+
+    def step(carry: tuple[State, Array, Array]) -> tuple[State, Array, Array]:
+        state, t, count = carry
+        free = ~fixed & ~revealed(state.x_t, run)
+        rates = jnp.where(free, rate(t, schedule), 0.0)
+        posterior, _ = posterior_rows(params, state, free, t, run)
+        columns = jnp.arange(posterior.shape[-1])[None] == state.x_t[:, None]
+        leaves = 1 - jnp.sum(jnp.where(columns, posterior, 0.0), axis=-1)
+        total, fastest = jnp.sum(rates * leaves), jnp.max(rates)
+        size = jnp.minimum(jumps / total, 1 / fastest)  # ∞ where nothing moves
+        size = jnp.minimum(jnp.minimum(size, largest_step), end - t)
+        own = jax.random.fold_in(key, count)
+        coins = jnp.minimum(size * rates, 1.0)
+        state = jumped(own, params, state, coins, t, run)
+        # The last step arrives, whatever rounding says.
+        return state, jnp.where(size >= end - t, end, t + size), count + 1
+
+    state, t, count = jax.lax.while_loop(goes_on, step, (at_start(x_0), first, jnp.array(0)))
+    if finish:
+        left = jnp.broadcast_to(schedule.kappa(end), fixed.shape) < 1
+        coins = (left & ~fixed).astype(jumps.dtype)
+        state = jumped(jax.random.fold_in(key, most), params, state, coins, end, run)
+    return state, t, count

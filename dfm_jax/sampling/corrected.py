@@ -1,0 +1,122 @@
+"""Steps forward with some steps back, in continuous time.   [V7, S3–S5]"""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from dfm_jax.checks import check_interval, check_law, require
+from dfm_jax.paths import sample_path, source_posterior
+from dfm_jax.sampling.denoisers import Denoiser
+from dfm_jax.sampling.euler import fixed_positions, grid
+from dfm_jax.sampling.jumps import ALIVE, Run, State, checked_run, posterior_rows, start
+from dfm_jax.schedules import Schedule, backward_rate, rate
+from dfm_jax.steps import step_law
+from dfm_jax.types import Array, ArrayLike, Context, Float, Key, StateProbs, Tokens, typed
+from dfm_jax.velocities import backward_velocity, corrected_velocity, posterior_to_velocity
+
+
+@typed
+def sample_corrected(
+    key: Key,
+    params: Any,
+    denoiser: Denoiser,
+    x_0: Tokens,
+    schedule: Schedule,
+    times: Float[ArrayLike, " times"],
+    source: StateProbs,
+    beta: Float[ArrayLike, " steps"],
+    *,
+    context: Context | None = None,
+    carry_over: bool | None = None,
+) -> Tokens:
+    """Euler's steps forward with some steps back, which may take back a token.   [V7, S3, S4]
+
+        X_{t+h}^i ~ δ + h [(1 + β_t) u_t^i − β_t ǔ_t^i],  ǔ by the source's token laws (P5, V6)
+
+    β = 0 is `sample_euler`; any β ≥ 0 has the same path in the limit h → 0. A step back may turn a
+    revealed token into a mask again, to be drawn anew. The step to t = 1 is drawn from p̂_{1|t},
+    without steps back.
+
+    Args:
+        key: of this sequence.
+        params: what the denoiser takes.
+        denoiser: static.
+        x_0: the state at `times[0]`.
+        schedule: κ_t.
+        times: increasing in [0, 1].
+        source: [N, S] the law of X_0, token by token, independent of X_1.
+        beta: of each step, 0 where κ_t = 0; the last is not read if `times` end at 1.
+        context: True where a token is given and stays.
+        carry_over: as in `sample_on_table`, but it is p̂ that is held, not the token.
+
+    Raises:
+        ValueError: as `sample_euler`; if β is negative, or a step no law.
+    """
+    run = checked_run(
+        params,
+        denoiser,
+        x_0,
+        num_states=jnp.shape(source)[-1],
+        carry_over=carry_over,
+        method="clear",
+        rows_at_once=None,
+    )
+    check_law("source", source)
+    check_interval("beta", beta, 0.0, jnp.inf, ends="[)")
+    times, beta = jnp.asarray(times), jnp.asarray(beta)
+    sizes, ends = grid(times)
+    rule = f"`beta` must have one for each of {sizes.shape[0]} steps; their number"
+    require(beta.shape == sizes.shape, rule, beta.shape[0])
+    beta = jnp.where(ends, 0.0, beta)
+    back = beta > 0
+    # Where nothing goes back, the backward rate is not asked for: at t = 0 there is none.
+    inner = jnp.where(back, times[:-1], 0.5)
+    forward = jax.vmap(lambda t: jnp.max(rate(t, schedule)))(times[:-1])
+    backward = jax.vmap(lambda t: jnp.max(backward_rate(t, schedule)))(inner)
+    largest = sizes * ((1 + beta) * forward + jnp.where(back, beta * backward, 0.0))
+    rule = "`times` must step by h with h [(1 + β) κ̇/(1 − κ) + β κ̇/κ] ≤ 1; it"
+    require((largest <= 1) | ends, rule, jnp.max(jnp.where(ends, 0.0, largest)))
+    rows = (jnp.arange(sizes.shape[0]), sizes, times[:-1], inner, beta, ends)
+    fixed = fixed_positions(x_0, context)
+    found = _corrected(key, params, x_0, source, fixed, rows, schedule=schedule, run=run)
+    require(found.alive, ALIVE, found.alive)
+    return found.x_t
+
+
+@partial(jax.jit, static_argnames=("schedule", "run"))
+def _corrected(
+    key: Key,
+    params: Any,
+    x_0: Array,
+    source: Array,
+    fixed: Array,
+    rows: Any,
+    *,
+    schedule: Schedule,
+    run: Run,
+) -> State:
+    num_states = run.num_states
+    source = jnp.asarray(source, jnp.promote_types(source.dtype, jnp.float32))
+
+    def step(state: State, row: Any) -> tuple[State, None]:
+        index, size, t, inner, beta, ends = row
+        own = jax.random.fold_in(key, index)
+        posterior, alive = posterior_rows(params, state, ~fixed, t, run)
+        forward = posterior_to_velocity(posterior, state.x_t, t, schedule, num_states=num_states)
+        origin = source_posterior(posterior, source, state.x_t, schedule.kappa(inner))
+        backward = backward_velocity(origin, state.x_t, inner, schedule)
+        backward = jnp.where(beta > 0, backward, 0.0)
+        moved = step_law(size * corrected_velocity(forward, backward, 1 + beta, beta), state.x_t)
+        stay = step_law(jnp.zeros_like(moved), state.x_t)
+        last = jnp.pad(posterior, ((0, 0), (0, num_states - posterior.shape[-1])))
+        left = jnp.broadcast_to(schedule.kappa(t), fixed.shape) < 1
+        last = jnp.where(left[:, None], last, stay)
+        # 1 − h|u| may round to just below 0.
+        law = jnp.maximum(jnp.where(ends, last, moved), 0.0)
+        law = jnp.where(fixed[:, None], stay, law)
+        drawn = sample_path(own, law).astype(state.x_t.dtype)
+        return State(jnp.where(alive, drawn, state.x_t), alive), None
+
+    return jax.lax.scan(step, start(x_0), rows)[0]

@@ -1,0 +1,163 @@
+"""What samplers ask of a network or an exact posterior: p̂_{1|t} as logits, and ways to bend it.
+
+A denoiser is a function `denoiser(params, x_t, t) -> logits [N, V]` of p̂_{1|t}^i(· | x_t), for one
+sequence and one time in [0, 1]; or a `HeadedDenoiser`, the same in two halves. Logits need not be
+normalised, so log p̂ will do. It is static: keep one, don't make one per call. The factories here
+return the same denoiser for the same arguments.
+"""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from dfm_jax.checks import check_count, check_interval
+from dfm_jax.experts import mix_log_probs
+from dfm_jax.gates import top_k_gate
+from dfm_jax.sampling.autoregressive import cut_law
+from dfm_jax.types import Array
+
+
+class HeadedDenoiser(NamedTuple):
+    """A denoiser in two halves: whoever needs few rows pays the V columns for these alone.
+
+    `hidden(params, x_t, t) -> [N, D]` and `head(params, rows [M, D]) -> logits [M, V]`.
+    """
+
+    hidden: Callable[..., Array]
+    head: Callable[..., Array]
+
+
+Denoiser = Callable[..., Array] | HeadedDenoiser
+
+
+class EnsembleParams(NamedTuple):
+    """What `ensemble_denoiser` takes."""
+
+    experts: Any  # [K, …] the parameters of one expert, stacked
+    router: Any
+
+
+def halves(denoiser: Denoiser) -> HeadedDenoiser:
+    """Any denoiser as two halves; one that has none does all its work in the first."""
+    if isinstance(denoiser, HeadedDenoiser):
+        return denoiser
+    return HeadedDenoiser(denoiser, _same)
+
+
+def whole(denoiser: Denoiser) -> Callable[..., Array]:
+    """Any denoiser as one function."""
+    return _joined(denoiser) if isinstance(denoiser, HeadedDenoiser) else denoiser
+
+
+@cache
+def denoiser_of(apply: Callable[..., Array], *, time_conditioned: bool) -> Denoiser:
+    """A network's `apply(params, x_t, t=None)` as a denoiser; one without time is not told it."""
+
+    def denoiser(params: Any, x_t: Array, t: Array) -> Array:
+        return apply(params, x_t, t) if time_conditioned else apply(params, x_t)
+
+    return denoiser
+
+
+@cache
+def cut_denoiser(
+    denoiser: Denoiser,
+    *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+) -> Denoiser:
+    """Every position's law under a temperature, then top-k, then top-p.   [B6]
+
+    As `next_token_log_probs`; what is drawn is then another law than the model's.
+
+    Raises:
+        ValueError: unless τ ≥ 0, k ≥ 1, 0 < p ≤ 1.
+    """
+    check_interval("temperature", temperature, 0, jnp.inf, ends="[)")
+    if top_k is not None:
+        check_count("top_k", top_k)
+    if top_p is not None:
+        check_interval("top_p", top_p, 0, 1, ends="(]")
+    head_of = halves(denoiser)
+
+    def head(params: Any, rows: Array) -> Array:
+        logits = head_of.head(params, rows)
+        if top_k is not None:
+            check_count("top_k", top_k, at_most=logits.shape[-1])
+        return jax.vmap(lambda row: cut_law(row, temperature, top_k, top_p))(logits)
+
+    return HeadedDenoiser(head_of.hidden, head)
+
+
+@cache
+def guided_denoiser(conditional: Denoiser, unconditional: Denoiser, weight: float) -> Denoiser:
+    """Classifier-free guidance of the posterior; it takes the pair of both denoisers' parameters.
+
+        log p̃(v | z, c) = (1 + ω) log p̂(v | z, c) − ω log p̂(v | z) − log Z(z, c)   per position
+
+    ω = 0 is the conditional one, ω = −1 the other; ω > 0 sharpens what c says. p̃ is no posterior
+    of any data: the samples' law is not stated. Where p̂(v | z) = 0 the conditional is 0 too, and so
+    is p̃. Applied to rates, not to laws, the exponent changes how often one jumps as well.
+
+    Source: Ho & Salimans (2207.12598); in discrete state spaces Nisonoff et al. (2406.01572).
+
+    Raises:
+        ValueError: unless ω ≥ −1 and finite.
+    """
+    check_interval("weight", weight, -1, jnp.inf, ends="[)")
+    told, untold = whole(conditional), whole(unconditional)
+
+    def denoiser(params: tuple[Any, Any], x_t: Array, t: Array) -> Array:
+        given = log_law(told(params[0], x_t, t))
+        alone = log_law(untold(params[1], x_t, t))
+        shift = jnp.where(alone == -jnp.inf, 0.0, alone)  # never ∞ − ∞
+        mixed = jnp.where(given == -jnp.inf, 0.0, given) * (1 + weight) - weight * shift
+        return log_law(jnp.where(given == -jnp.inf, -jnp.inf, mixed))
+
+    return denoiser
+
+
+@cache
+def ensemble_denoiser(
+    denoiser: Denoiser, router: Callable[..., Array], *, top_k: int | None = None
+) -> Denoiser:
+    """K experts as one denoiser, under a router; it takes `EnsembleParams`.
+
+        p̂_{1|t}^i(v | z) = Σ_k ρ̂_k(z, t) p̂_{1|t}^{k,i}(v | z)   [D5]
+
+    `router(params, x_t, t)` gives the logits of ρ̂, or log r_k(z, t): [K]. Steps of the mixed
+    posterior are steps of the mixed velocity (D4), so every sampler of one denoiser is one of all.
+    With `top_k` the router is cut to its k largest at every step, which costs what it costs (B6).
+    """
+    each = whole(denoiser)
+
+    def mixed(params: EnsembleParams, x_t: Array, t: Array) -> Array:
+        log_weights = log_law(router(params.router, x_t, t))
+        if top_k is not None:
+            log_weights = jnp.log(top_k_gate(jnp.exp(log_weights), top_k))
+        logits = jax.vmap(each, (0, None, None))(params.experts, x_t, t)
+        return mix_log_probs(log_weights, log_law(logits))
+
+    return mixed
+
+
+def log_law(logits: Array) -> Array:
+    """In float32 at least, whatever a network computed in; rows of −∞ alone become NaN."""
+    dtype = jnp.promote_types(logits.dtype, jnp.float32)
+    return jax.nn.log_softmax(logits.astype(dtype), axis=-1)
+
+
+@cache
+def _joined(denoiser: HeadedDenoiser) -> Callable[..., Array]:
+    def joined(params: Any, x_t: Array, t: Array) -> Array:
+        return denoiser.head(params, denoiser.hidden(params, x_t, t))
+
+    return joined
+
+
+def _same(params: Any, rows: Array) -> Array:
+    return rows

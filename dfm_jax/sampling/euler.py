@@ -1,0 +1,93 @@
+"""Euler's steps in continuous time.   [S3, S4]
+
+κ̇/(1 − κ) has no end at t = 1: a run that ends there draws its last step from p̂_{1|t} (S4). One that
+ends before returns X_t, a draw of the path there.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from dfm_jax.checks import check_count, check_interval, require
+from dfm_jax.sampling.denoisers import Denoiser
+from dfm_jax.sampling.jumps import ALIVE, Method, checked_run, run_steps
+from dfm_jax.schedules import Schedule, rate
+from dfm_jax.types import Array, ArrayLike, Context, Float, Key, Tokens, typed
+
+
+@typed
+def sample_euler(
+    key: Key,
+    params: Any,
+    denoiser: Denoiser,
+    x_0: Tokens,
+    schedule: Schedule,
+    times: Float[ArrayLike, " times"],
+    *,
+    num_states: int,
+    context: Context | None = None,
+    carry_over: bool | None = None,
+    method: Method = "clear",
+    rows_at_once: int | None = None,
+) -> Tokens:
+    """Euler's steps of the x_1-prediction on a grid of times.   [S3, S4, V5]
+
+        X_{t+h}^i ~ δ + h κ̇_t/(1 − κ_t) [p̂_{1|t}^i(· | X_t) − δ],  the step to t = 1 from p̂_{1|t}
+
+    Global error O(h). For a linear schedule it is the exact finite step of the same grid. The step
+    of a mixture path in closed form, (κ_{t+h} − κ_t)/(1 − κ_t) in the place of h κ̇_t/(1 − κ_t), is
+    `sample_on_table` of `schedules.masked`: seldom is there a reason to prefer this one.
+
+    Args:
+        key: of this sequence; `jax.vmap` over keys is the batch.
+        params: what the denoiser takes.
+        denoiser: static; keep one.
+        x_0: the state at `times[0]`.
+        schedule: κ_t; one number or one per position.
+        times: increasing in [0, 1], from that of `x_0` to that of the result.
+        num_states: S, V + 1 with a mask, else V.
+        context: True where a token is given and stays.
+        carry_over: see `sample_on_table`.
+        method: see `sample_on_table`.
+        rows_at_once: see `sample_on_table`.
+
+    Raises:
+        ValueError: if times do not increase in [0, 1], or a step is no law, h κ̇/(1 − κ) > 1; on ids
+            outside [0, S) and logits that are no law.
+    """
+    run = checked_run(
+        params,
+        denoiser,
+        x_0,
+        num_states=num_states,
+        carry_over=carry_over,
+        method=method,
+        rows_at_once=rows_at_once,
+    )
+    times = jnp.asarray(times)
+    sizes, ends = grid(times)
+    fixed = fixed_positions(x_0, context)
+    coins = jax.vmap(lambda t: jnp.broadcast_to(rate(t, schedule), fixed.shape))(times[:-1])
+    coins = sizes[:, None] * coins
+    left = jax.vmap(lambda t: jnp.broadcast_to(schedule.kappa(t), fixed.shape))(times[:-1]) < 1
+    coins = jnp.where(ends[:, None], left.astype(coins.dtype), coins)
+    coins = jnp.where(fixed[None], 0.0, coins)
+    require(coins <= 1, "`times` must step by h ≤ (1 − κ)/κ̇; h κ̇/(1 − κ)", jnp.max(coins))
+    found = run_steps(key, params, x_0, coins, times[:-1], run=run)
+    require(found.alive, ALIVE, found.alive)
+    return found.x_t
+
+
+def grid(times: Array) -> tuple[Array, Array]:
+    """The size of every step, and whether it ends at t = 1; refused unless times increase."""
+    check_count("the number of times", times.shape[0], at_least=2)
+    check_interval("times", times, 0.0, 1.0)
+    sizes = jnp.diff(times)
+    require(sizes > 0, "`times` must increase; the steps", sizes)
+    return sizes, times[1:] == 1
+
+
+def fixed_positions(x_0: ArrayLike, context: Context | None) -> Array:
+    """Which positions are given, None meaning none."""
+    return jnp.zeros(jnp.shape(x_0), bool) if context is None else jnp.asarray(context)

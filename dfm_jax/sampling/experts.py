@@ -1,0 +1,167 @@
+"""Drawing from K experts, all of them at every step.   [D7, S2, S6]
+
+With a router that is a function of (x_t, t), `denoisers.ensemble_denoiser` makes K experts one
+denoiser for every sampler. The Bayes gate remembers what was drawn, and is here.
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.core import Tracer
+
+from dfm_jax.checks import check_count, check_log_law, require
+from dfm_jax.experts import mix_log_probs
+from dfm_jax.gates import GateState, bayes_gate_update, gate_init, top_k_gate
+from dfm_jax.sampling.denoisers import Denoiser, log_law, whole
+from dfm_jax.sampling.jumps import ALIVE, Run, State, checked_run, revealed, start
+from dfm_jax.schedules import check_table
+from dfm_jax.types import (
+    Array,
+    ArrayLike,
+    Float,
+    Int,
+    Key,
+    PerExpert,
+    Table,
+    Tokens,
+    Weights,
+    typed,
+)
+
+
+class MixtureDraw(NamedTuple):
+    """A sequence, and what the gate thought of it at the end."""
+
+    tokens: Int[Array, " N"]
+    log_weights: Float[Array, " K"]  # log r_k(x)
+
+
+@typed
+def sample_mixed_step(
+    key: Key, weights: Weights | Float[ArrayLike, "N K"], log_laws: Float[ArrayLike, "K N S"]
+) -> Tokens:
+    """Draw k^i ~ r for every position, then from expert k^i's row: no law is ever mixed.  [S6, S7]
+
+        k^i ~ r(z, t),  X^i ~ law_{k^i}^i
+
+    In law the step of the mixed velocity (`samplers.mixed_step_law`), for any router. Weights of
+    all positions [K], or of each [N, K]; laws in nats.
+    """
+    log_laws, weights = jnp.asarray(log_laws), jnp.asarray(weights)
+    num_experts, num_positions = log_laws.shape[:2]
+    weights = jnp.broadcast_to(weights, (num_positions, num_experts))
+    expert_key, token_key = jax.random.split(key)
+    experts = jax.random.categorical(expert_key, jnp.log(weights), axis=-1, mode="high")
+    rows = log_laws[experts, jnp.arange(num_positions)]
+    return jax.random.categorical(token_key, rows, axis=-1, mode="high")
+
+
+@typed
+def sample_mixture_on_table(
+    key: Key,
+    params: Any,
+    denoiser: Denoiser,
+    log_prior: PerExpert,
+    x_0: Tokens,
+    table: Table,
+    *,
+    num_states: int,
+    top_k: int | None = None,
+) -> MixtureDraw:
+    """All K experts at every step, mixed by the gate that what was drawn so far implies.   [D7, S2]
+
+        X^i ~ Σ_k r_k p̂_{1|t}^{k,i}(· | X_t),  then r_k ← r_k p̂_{1|t}^{k,i}(X^i | X_t), normalised
+
+    In the order of the table, one position a step: the law is Σ_k r_k(c) q̂_k(x | c), for any
+    experts. If a step moved two, what an expert gives them is no product of p̂, and the gate would
+    not be Bayes's: refused. From masks outside the context.
+
+    Args:
+        key: of this sequence.
+        params: [K, …] of one expert, stacked.
+        denoiser: of one expert; static.
+        log_prior: log r_k(c), in nats: the context is judged by whoever made it.
+        x_0: masks, and the context.
+        table: κ[t, i] ∈ {0, 1}, one more position in each row; 1 at the context.
+        num_states: V + 1.
+        top_k: cut the gate to its k largest at every step, at the cost of B6.
+
+    Raises:
+        ValueError: as `sample_on_table`; if a step moves more than one position; on a prior that is
+            no law.
+    """
+    num_experts = jnp.shape(log_prior)[0]
+    one = jax.tree.map(lambda leaf: leaf[0], params)
+    run = checked_run(
+        one,
+        denoiser,
+        x_0,
+        num_states=num_states,
+        carry_over=True,
+        method="clear",
+        rows_at_once=None,
+    )
+    check_log_law("log_prior", log_prior)
+    if top_k is not None:
+        check_count("top_k", top_k, at_most=num_experts)
+    order = one_by_one(table)
+    found, gate = _mixture(key, params, log_prior, x_0, order, run=run, top_k=top_k)
+    require(found.alive, ALIVE, found.alive)
+    return MixtureDraw(found.x_t, gate.log_weights)
+
+
+def one_by_one(table: Table) -> Array:
+    """The position that each step of a table moves, −1 for none.
+
+    Raises:
+        ValueError: if a step moves two, or one halfway.
+    """
+    table = jnp.asarray(table)
+    if not isinstance(table, Tracer):
+        check_table(table, table[0] == 1)
+    moved = jnp.diff(table, axis=0)
+    rule = "`table` must reveal one position a step, whole: κ in {0, 1}; positions moved in a step"
+    require(jnp.all((table == 0) | (table == 1)), "`table` must hold 0 and 1 only", table)
+    counts = jnp.sum(moved > 0, axis=1)
+    require(counts <= 1, rule, jnp.max(counts))
+    return jnp.where(counts == 1, jnp.argmax(moved, axis=1), -1)
+
+
+@partial(jax.jit, static_argnames=("run", "top_k"))
+def _mixture(
+    key: Key,
+    params: Any,
+    log_prior: Array,
+    x_0: Array,
+    order: Array,
+    *,
+    run: Run,
+    top_k: int | None,
+) -> tuple[State, GateState]:
+    each = jax.vmap(whole(run.denoiser), (0, None, None))
+    num_steps = order.shape[0]
+
+    def step(carry: tuple[State, GateState], row: Array) -> tuple[tuple[State, GateState], None]:
+        state, gate = carry
+        index, position = row
+        moves = (position >= 0) & state.alive
+        at = jnp.maximum(position, 0)
+        moves = moves & ~revealed(state.x_t, run)[at]
+        laws = log_law(each(params, state.x_t, index / num_steps)[:, at])  # [K, V]
+        weights = gate.log_weights
+        if top_k is not None:
+            weights = jnp.log(top_k_gate(jnp.exp(weights), top_k))
+        is_law = jnp.all(jnp.isfinite(jnp.max(laws, axis=-1)) | (weights == -jnp.inf))
+        mixed = mix_log_probs(weights, laws)
+        drawn = jax.random.categorical(jax.random.fold_in(key, index), mixed, mode="high")
+        alive = state.alive & (is_law | ~moves)
+        takes = moves & is_law
+        x_t = state.x_t.at[at].set(jnp.where(takes, drawn.astype(state.x_t.dtype), state.x_t[at]))
+        told = bayes_gate_update(gate, jnp.where(takes, laws[:, drawn], 0.0))
+        return (State(x_t, alive), told), None
+
+    begin = (start(x_0), gate_init(log_prior.astype(float)))
+    rows = jnp.stack([jnp.arange(num_steps), order], axis=1)
+    return jax.lax.scan(step, begin, rows)[0]

@@ -1,0 +1,161 @@
+"""One loop behind the samplers of mixture paths: coins say who jumps, p̂_{1|t} says whither.
+
+    X_{t+}^i ~ δ_{x_t^i} + c_t^i [p̂_{1|t}^i(· | x_t) − δ_{x_t^i}],  independently over i   [S2–S4]
+
+The exact step has the coin c = λ (Q3), Euler's c = h κ̇/(1 − κ) (S3), the last c = 1[κ < 1] (S4).
+"""
+
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from dfm_jax.checks import check_count, check_num_states, check_tokens, require
+from dfm_jax.fast import sample_categorical
+from dfm_jax.paths import sample_path
+from dfm_jax.sampling.denoisers import Denoiser, halves, log_law, whole
+from dfm_jax.steps import exact_step_velocity, step_law
+from dfm_jax.types import Array, ArrayLike, Key
+
+Method = Literal["clear", "jump first"]
+ALIVE = "a denoiser's logits must be finite somewhere and nowhere NaN where a token moves; alive"
+
+
+class Run(NamedTuple):
+    """What stays the same from step to step."""
+
+    denoiser: Denoiser
+    num_states: int  # S
+    carry_over: bool  # a token that is no mask stays
+    method: Method
+    rows_at_once: int  # of "jump first"
+
+
+def checked_run(
+    params: Any,
+    denoiser: Denoiser,
+    x_0: ArrayLike,
+    *,
+    num_states: int,
+    carry_over: bool | None,
+    method: Method,
+    rows_at_once: int | None,
+) -> Run:
+    """Refuse what cannot be run.
+
+    Raises:
+        ValueError: unless S is V or V + 1, the ids of `x_0` lie in [0, S), and a token that is
+            carried over can be told from a mask.
+    """
+    x_0 = jnp.asarray(x_0)
+    require(x_0.ndim == 1, "`x_0` must be one sequence [N]; its axes", x_0.ndim)
+    logits = jax.eval_shape(whole(denoiser), params, x_0, jnp.zeros(()))
+    shape = tuple(logits.shape)
+    require(len(shape) == 2, "`denoiser` must give [N, V]; its axes", len(shape))
+    rule = f"`denoiser` must give a row for each of the {x_0.shape[0]} positions; it gives rows"
+    require(shape[0] == x_0.shape[0], rule, shape[0])
+    check_num_states(num_states, shape[1])
+    check_tokens("x_0", x_0, num_states)
+    has_mask = num_states == shape[1] + 1
+    carried = has_mask if carry_over is None else carry_over
+    rule = "`carry_over` must be False where no state is a mask, S = V"
+    require(has_mask or not carried, rule, carried)
+    require(method in ("clear", "jump first"), "`method` must be clear or jump first", method)
+    rows_at_once = max(1, x_0.shape[0] // 16) if rows_at_once is None else rows_at_once
+    check_count("rows_at_once", rows_at_once, at_most=x_0.shape[0])
+    return Run(denoiser, num_states, carried, method, rows_at_once)
+
+
+class State(NamedTuple):
+    """A sequence on its way."""
+
+    x_t: Array  # [N]
+    alive: Array  # False: somewhere a token had to move by logits that are no law, and all froze
+
+
+def start(x_0: ArrayLike) -> State:
+    """Before the first step."""
+    return State(jnp.asarray(x_0), jnp.array(True))
+
+
+@partial(jax.jit, static_argnames="run")
+def run_steps(
+    key: Key, params: Any, x_0: ArrayLike, coins: Array, times: Array, *, run: Run
+) -> State:
+    """All steps of a grid: coins [T, N], and the times [T] that the denoiser reads."""
+
+    def step(state: State, row: tuple[Array, Array, Array]) -> tuple[State, None]:
+        index, coin, t = row
+        return jumped(jax.random.fold_in(key, index), params, state, coin, t, run), None
+
+    return jax.lax.scan(step, start(x_0), (jnp.arange(coins.shape[0]), coins, times))[0]
+
+
+def jumped(key: Key, params: Any, state: State, coin: Array, t: Array, run: Run) -> State:
+    """One step."""
+    coin = jnp.where(revealed(state.x_t, run) | ~state.alive, 0.0, coin)
+    if run.method == "clear":
+        return _every_row(key, params, state, coin, t, run)
+    return _jump_first(key, params, state, coin, t, run)
+
+
+def revealed(x_t: Array, run: Run) -> Array:
+    """Where a token is carried over, because it is no mask."""
+    return (x_t != run.num_states - 1) & run.carry_over
+
+
+def posterior_rows(
+    params: Any, state: State, needed: Array, t: Array, run: Run
+) -> tuple[Array, Array]:
+    """p̂_{1|t} [N, V], one-hot at revealed tokens, and whether every needed row is a law."""
+    logits = whole(run.denoiser)(params, state.x_t, t)
+    is_law = jnp.isfinite(jnp.max(logits, axis=-1))
+    alive = state.alive & jnp.all(is_law | ~needed)
+    posterior = jnp.exp(log_law(jnp.where(is_law[:, None], logits, 0.0)))
+    own = jnp.arange(posterior.shape[-1])[None] == state.x_t[:, None]
+    carried = revealed(state.x_t, run)[:, None]
+    return jnp.where(carried, own.astype(posterior.dtype), posterior), alive
+
+
+def _every_row(key: Key, params: Any, state: State, coin: Array, t: Array, run: Run) -> State:
+    posterior, alive = posterior_rows(params, state, coin > 0, t, run)
+    coin = coin.astype(posterior.dtype)
+    move = exact_step_velocity(posterior, state.x_t, coin, num_states=run.num_states)
+    drawn = sample_path(key, step_law(move, state.x_t)).astype(state.x_t.dtype)
+    return State(jnp.where(alive, drawn, state.x_t), alive)
+
+
+def _jump_first(key: Key, params: Any, state: State, coin: Array, t: Array, run: Run) -> State:
+    """The coin does not look at the value: only the rows that jump need logits and a draw."""
+    x_t, size = state.x_t, run.rows_at_once
+    num_positions = x_t.shape[0]
+    coin_key, value_key = jax.random.split(key)
+    jumps = jax.random.uniform(coin_key, x_t.shape, coin.dtype) < coin  # in [0, 1): 1 is certain
+    denoiser = halves(run.denoiser)
+    hidden = denoiser.hidden(params, x_t, t)
+    rank = jnp.cumsum(jumps) - 1
+    rest = -num_positions % size  # so that every slice is inside
+    # Who jumps, in order; N stands for nobody.
+    order = jnp.full(num_positions + rest, num_positions)
+    order = order.at[jnp.where(jumps, rank, order.shape[0])].set(
+        jnp.arange(num_positions), mode="drop"
+    )
+    num_jumps = jnp.sum(jumps)
+
+    def draw(carry: tuple[Array, State]) -> tuple[Array, State]:
+        first, moved = carry
+        here = jax.lax.dynamic_slice(order, (first,), (size,))
+        rows = denoiser.head(params, hidden[jnp.minimum(here, num_positions - 1)])
+        is_law = jnp.isfinite(jnp.max(rows, axis=-1)) | (here == num_positions)
+        tokens = sample_categorical(jax.random.fold_in(value_key, first), rows)
+        alive = moved.alive & jnp.all(is_law)
+        at = jnp.where(alive, here, num_positions)
+        return first + size, State(
+            moved.x_t.at[at].set(tokens.astype(x_t.dtype), mode="drop"), alive
+        )
+
+    def goes_on(carry: tuple[Array, State]) -> Array:
+        return carry[0] < num_jumps
+
+    return jax.lax.while_loop(goes_on, draw, (jnp.array(0), state))[1]

@@ -1,0 +1,129 @@
+"""Drawing by a schedule table: any order, blocks, masked diffusion, infilling.   [S2, S4, A1]"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.core import Tracer
+
+from dfm_jax.checks import check_count, check_tokens, require
+from dfm_jax.paths import mask_source
+from dfm_jax.sampling.denoisers import Denoiser
+from dfm_jax.sampling.jumps import ALIVE, Method, checked_run, run_steps
+from dfm_jax.schedules import check_table, with_context
+from dfm_jax.steps import step_size
+from dfm_jax.types import Context, Key, Table, Tokens, typed
+
+
+@typed
+def sample_on_table(
+    key: Key,
+    params: Any,
+    denoiser: Denoiser,
+    x_0: Tokens,
+    table: Table,
+    *,
+    num_states: int,
+    start: int = 0,
+    stop: int | None = None,
+    carry_over: bool | None = None,
+    method: Method = "clear",
+    rows_at_once: int | None = None,
+) -> Tokens:
+    """From source to data by the exact finite step of every row of a table.   [S2, S4]
+
+        X_{t+1}^i ~ δ + λ_t^i [p̂_{1|t}^i(· | X_t) − δ],  λ_t^i = (κ_{t+1}^i − κ_t^i)/(1 − κ_t^i)
+
+    The table is the order: `schedules.left_to_right`, `any_order`, `blocks`, `masked`. Joint law
+    exact if no step moves two positions; else Q6 says what it costs. The last step of a table,
+    λ = 1, draws all that is left (S4). The denoiser reads the time t/T. Context positions, κ = 1 in
+    every row, keep the token of `x_0`.
+
+    Args:
+        key: of this sequence; `jax.vmap` over keys is the batch.
+        params: what the denoiser takes.
+        denoiser: static; keep one.
+        x_0: the source, V the mask.
+        table: κ[t, i], T + 1 rows; a concrete one is checked.
+        num_states: S, V + 1 with a mask, else V.
+        start: the row that `x_0` belongs to.
+        stop: the last row, T if None. What comes back is X_stop, a draw of the path there.
+        carry_over: a token that is no mask never changes; what the denoiser says of it is not read.
+            True for S = V + 1 if None. Of a source that can hold tokens, it must be False.
+        method: "clear" draws every position from its row; "jump first" draws who moves, then only
+            these rows: the same law, from other random numbers.
+        rows_at_once: of "jump first".
+
+    Raises:
+        ValueError: on a table that is none, rows out of order, an id outside [0, S), or logits that
+            are no law where a token may move (under an outer jit by checkify).
+    """
+    run = checked_run(
+        params,
+        denoiser,
+        x_0,
+        num_states=num_states,
+        carry_over=carry_over,
+        method=method,
+        rows_at_once=rows_at_once,
+    )
+    table = jnp.asarray(table)
+    rule = f"`table` must have a column for each of the {jnp.shape(x_0)[0]} positions; it has"
+    require(table.shape[1] == jnp.shape(x_0)[0], rule, table.shape[1])
+    if not isinstance(table, Tracer):
+        check_table(table, table[0] == 1)
+    num_steps = table.shape[0] - 1
+    last = num_steps if stop is None else stop
+    check_count("stop", last, at_least=0, at_most=num_steps)
+    check_count("start", start, at_least=0, at_most=last)
+    steps = jnp.arange(start, last)
+    coins = jax.vmap(step_size, (None, 0))(table, steps)
+    found = run_steps(key, params, x_0, coins, steps / num_steps, run=run)
+    require(found.alive, ALIVE, found.alive)
+    return found.x_t
+
+
+@typed
+def sample_infilling(
+    key: Key,
+    params: Any,
+    denoiser: Denoiser,
+    x: Tokens,
+    context: Context,
+    table: Table,
+    *,
+    mask_id: int,
+    method: Method = "clear",
+    rows_at_once: int | None = None,
+) -> Tokens:
+    """Draw what is not context, given what is, wherever it stands.   [A5, S2]
+
+        X_0 = I ⊙ x + (1 − I) ⊙ m,  κ^i = 1 where I
+
+    Args:
+        key: of this sequence.
+        params: what the denoiser takes.
+        denoiser: static.
+        x: read where `context` only.
+        context: I, True where a token is given.
+        table: of the free positions; its columns at the context are not read.
+        mask_id: V.
+        method: see `sample_on_table`.
+        rows_at_once: see `sample_on_table`.
+
+    Raises:
+        ValueError: as `sample_on_table`; if a given token is a mask or −1.
+    """
+    check_count("mask_id", mask_id)
+    x = jnp.where(context, x, 0)
+    check_tokens("x", x, mask_id)
+    return sample_on_table(
+        key,
+        params,
+        denoiser,
+        mask_source(x, context, mask_id=mask_id),
+        with_context(table, context),
+        num_states=mask_id + 1,
+        method=method,
+        rows_at_once=rows_at_once,
+    )
