@@ -5,6 +5,7 @@ from dfm_jax.models.decoding import transformer_decoder as transformer_decoder
 from dfm_jax.models.mixture import MixtureParams as MixtureParams
 from dfm_jax.models.mixture import mixture_decoder as mixture_decoder
 from dfm_jax.models.mixture import mixture_params as mixture_params
+from dfm_jax.models.mixture import prompt_log_posterior as prompt_log_posterior
 from dfm_jax.models.network import Network as Network
 from dfm_jax.models.network import Params as Params
 from dfm_jax.models.nnx_adapter import network_from_nnx as network_from_nnx

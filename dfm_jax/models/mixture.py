@@ -103,6 +103,28 @@ def conditional_mixture_decoder(
     return _mixture(decoders, gate, conditional=True)
 
 
+def prompt_log_posterior(
+    params: MixtureParams, decoder: Decoder, prompts: ArrayLike, lengths: ArrayLike
+) -> Array:
+    """log r_k(prompt) of every prompt [B, P], what `sampling.sample_one_expert` asks for: [B, K].
+
+    Every expert reads every prompt, once. `decoder` is that of `mixture_decoder`, `params` its own.
+    A prompt of one token says nothing, and is not read.   [D7]
+    """
+    prompts, lengths = jnp.asarray(prompts), jnp.asarray(lengths)
+    width = prompts.shape[1]
+    if width == 1:
+        log_prior = jax.nn.log_softmax(params.log_prior.astype(float))
+        return jnp.broadcast_to(log_prior[None], (prompts.shape[0], log_prior.shape[0]))
+
+    def read(tokens: Array, length: Array) -> Array:
+        tokens = jnp.where(jnp.arange(width) < length, tokens, 0)
+        cache = decoder.extend(params, decoder.init_cache(width), tokens, length)[1]
+        return cache.gate.log_weights
+
+    return jax.vmap(read)(prompts, lengths)
+
+
 def _mixture(
     decoders: tuple[Decoder, ...], gate: Literal["bayes", "static"], *, conditional: bool
 ) -> Decoder:

@@ -1,5 +1,6 @@
 """Steps forward with some steps back, in continuous time.   [V7, S3–S5]"""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -7,7 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from dfm_jax.checks import check_interval, check_law, require
-from dfm_jax.paths import sample_path, source_posterior
+from dfm_jax.paths import point_mass, sample_path, source_posterior
+from dfm_jax.samplers import final_step_law
 from dfm_jax.sampling.denoisers import Denoiser
 from dfm_jax.sampling.euler import fixed_positions, grid
 from dfm_jax.sampling.jumps import ALIVE, Run, State, checked_run, posterior_rows, start
@@ -76,7 +78,7 @@ def sample_corrected(
     forward = jax.vmap(lambda t: jnp.max(rate(t, schedule)))(times[:-1])
     backward = jax.vmap(lambda t: jnp.max(backward_rate(t, schedule)))(inner)
     largest = sizes * ((1 + beta) * forward + jnp.where(back, beta * backward, 0.0))
-    rule = "`times` must step by h with h [(1 + β) κ̇/(1 − κ) + β κ̇/κ] ≤ 1; it"
+    rule = "`times` must step by h with h [(1 + β) κ̇/(1 − κ) + β κ̇/κ] ≤ 1; the largest"
     require((largest <= 1) | ends, rule, jnp.max(jnp.where(ends, 0.0, largest)))
     rows = (jnp.arange(sizes.shape[0]), sizes, times[:-1], inner, beta, ends)
     fixed = fixed_positions(x_0, context)
@@ -97,26 +99,38 @@ def _corrected(
     schedule: Schedule,
     run: Run,
 ) -> State:
-    num_states = run.num_states
-    source = jnp.asarray(source, jnp.promote_types(source.dtype, jnp.float32))
-
-    def step(state: State, row: Any) -> tuple[State, None]:
-        index, size, t, inner, beta, ends = row
-        own = jax.random.fold_in(key, index)
-        posterior, alive = posterior_rows(params, state, ~fixed, t, run)
-        forward = posterior_to_velocity(posterior, state.x_t, t, schedule, num_states=num_states)
-        origin = source_posterior(posterior, source, state.x_t, schedule.kappa(inner))
-        backward = backward_velocity(origin, state.x_t, inner, schedule)
-        backward = jnp.where(beta > 0, backward, 0.0)
-        moved = step_law(size * corrected_velocity(forward, backward, 1 + beta, beta), state.x_t)
-        stay = step_law(jnp.zeros_like(moved), state.x_t)
-        last = jnp.pad(posterior, ((0, 0), (0, num_states - posterior.shape[-1])))
-        left = jnp.broadcast_to(schedule.kappa(t), fixed.shape) < 1
-        last = jnp.where(left[:, None], last, stay)
-        # 1 − h|u| may round to just below 0.
-        law = jnp.maximum(jnp.where(ends, last, moved), 0.0)
-        law = jnp.where(fixed[:, None], stay, law)
-        drawn = sample_path(own, law).astype(state.x_t.dtype)
+    def step(state: State, row: tuple[Array, ...]) -> tuple[State, None]:
+        index, *rest = row
+        law, alive = corrected_rows(params, state, source, fixed, rest, schedule=schedule, run=run)
+        drawn = sample_path(jax.random.fold_in(key, index), law).astype(state.x_t.dtype)
         return State(jnp.where(alive, drawn, state.x_t), alive), None
 
     return jax.lax.scan(step, start(x_0), rows)[0]
+
+
+def corrected_rows(
+    params: Any,
+    state: State,
+    source: Array,
+    fixed: Array,
+    row: Sequence[Array],
+    *,
+    schedule: Schedule,
+    run: Run,
+) -> tuple[Array, Array]:
+    """The law of every position after a step [N, S], and whether the sequence is alive."""
+    size, t, inner, beta, ends = row
+    num_states = run.num_states
+    posterior, alive = posterior_rows(params, state, ~fixed, t, run)
+    source = jnp.asarray(source, posterior.dtype)
+    forward = posterior_to_velocity(posterior, state.x_t, t, schedule, num_states=num_states)
+    origin = source_posterior(posterior, source, state.x_t, schedule.kappa(inner))
+    backward = backward_velocity(origin, state.x_t, inner, schedule)
+    backward = jnp.where(beta > 0, backward, 0.0)
+    moved = step_law(size * corrected_velocity(forward, backward, 1 + beta, beta), state.x_t)
+    left = jnp.broadcast_to(schedule.kappa(t), fixed.shape) < 1
+    last = final_step_law(posterior, state.x_t, left, num_states=num_states)
+    # 1 − h|u| may round to just below 0.
+    law = jnp.maximum(jnp.where(ends, last, moved), 0.0)
+    stay = point_mass(state.x_t, num_states, dtype=law.dtype)
+    return jnp.where(fixed[:, None], stay, law), alive

@@ -4,6 +4,7 @@
 ends before returns X_t, a draw of the path there.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -65,18 +66,31 @@ def sample_euler(
         method=method,
         rows_at_once=rows_at_once,
     )
+    coins = euler_coins(schedule, times, fixed_positions(x_0, context))
     times = jnp.asarray(times)
-    sizes, ends = grid(times)
-    fixed = fixed_positions(x_0, context)
-    coins = jax.vmap(lambda t: jnp.broadcast_to(rate(t, schedule), fixed.shape))(times[:-1])
-    coins = sizes[:, None] * coins
-    left = jax.vmap(lambda t: jnp.broadcast_to(schedule.kappa(t), fixed.shape))(times[:-1]) < 1
-    coins = jnp.where(ends[:, None], left.astype(coins.dtype), coins)
-    coins = jnp.where(fixed[None], 0.0, coins)
-    require(coins <= 1, "`times` must step by h ≤ (1 − κ)/κ̇; h κ̇/(1 − κ)", jnp.max(coins))
     found = run_steps(key, params, x_0, coins, times[:-1], run=run)
     require(found.alive, ALIVE, found.alive)
     return found.x_t
+
+
+def euler_coins(
+    schedule: Schedule, times: Float[ArrayLike, " times"], fixed: Array
+) -> Float[Array, "steps N"]:
+    """The chance that a position is drawn anew in each step: h κ̇/(1 − κ), at last 1.   [S3, S4]"""
+    times = jnp.asarray(times)
+    sizes, ends = grid(times)
+    shape = (sizes.shape[0], *fixed.shape)
+
+    def rows(at: Callable[[Array], Array]) -> Array:
+        values = jax.vmap(at)(times[:-1])
+        return jnp.broadcast_to(values.reshape(shape[0], -1), shape)
+
+    coins = sizes[:, None] * rows(lambda t: rate(t, schedule))
+    left = rows(schedule.kappa) < 1
+    coins = jnp.where(ends[:, None], left.astype(coins.dtype), coins)
+    coins = jnp.where(fixed[None], 0.0, coins)
+    require(coins <= 1, "`times` must step by h ≤ (1 − κ)/κ̇; h κ̇/(1 − κ)", jnp.max(coins))
+    return coins
 
 
 def grid(times: Array) -> tuple[Array, Array]:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 
 from dfm_jax.checks import check_count, check_log_law, require
@@ -16,7 +17,7 @@ from dfm_jax.experts import mix_log_probs
 from dfm_jax.gates import GateState, bayes_gate_update, gate_init, top_k_gate
 from dfm_jax.sampling.denoisers import Denoiser, log_law, whole
 from dfm_jax.sampling.jumps import ALIVE, Run, State, checked_run, revealed, start
-from dfm_jax.schedules import check_table
+from dfm_jax.sampling.tables import check_whole_table
 from dfm_jax.types import (
     Array,
     ArrayLike,
@@ -118,15 +119,15 @@ def one_by_one(table: Table) -> Array:
     Raises:
         ValueError: if a step moves two, or one halfway.
     """
-    table = jnp.asarray(table)
-    if not isinstance(table, Tracer):
-        check_table(table, table[0] == 1)
-    moved = jnp.diff(table, axis=0)
-    rule = "`table` must reveal one position a step, whole: κ in {0, 1}; positions moved in a step"
-    require(jnp.all((table == 0) | (table == 1)), "`table` must hold 0 and 1 only", table)
-    counts = jnp.sum(moved > 0, axis=1)
-    require(counts <= 1, rule, jnp.max(counts))
-    return jnp.where(counts == 1, jnp.argmax(moved, axis=1), -1)
+    check_whole_table(table)
+    xp = jnp if isinstance(table, Tracer) else np  # what can be read is read, also under a jit
+    rows = xp.asarray(table)
+    require((rows == 0) | (rows == 1), "`table` must hold 0 and 1 only", rows)
+    moved = xp.diff(rows, axis=0)
+    counts = xp.sum(moved > 0, axis=1)
+    rule = "`table` must reveal one position a step; the most that move in one"
+    require(counts <= 1, rule, xp.max(counts))
+    return jnp.asarray(xp.where(counts == 1, xp.argmax(moved, axis=1), -1))
 
 
 @partial(jax.jit, static_argnames=("run", "top_k"))

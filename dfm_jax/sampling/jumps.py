@@ -118,11 +118,17 @@ def posterior_rows(
     return jnp.where(carried, own.astype(posterior.dtype), posterior), alive
 
 
-def _every_row(key: Key, params: Any, state: State, coin: Array, t: Array, run: Run) -> State:
+def step_rows(params: Any, state: State, coin: Array, t: Array, run: Run) -> tuple[Array, Array]:
+    """The law of every position after a step [N, S], and whether the sequence is alive."""
     posterior, alive = posterior_rows(params, state, coin > 0, t, run)
     coin = coin.astype(posterior.dtype)
     move = exact_step_velocity(posterior, state.x_t, coin, num_states=run.num_states)
-    drawn = sample_path(key, step_law(move, state.x_t)).astype(state.x_t.dtype)
+    return step_law(move, state.x_t), alive
+
+
+def _every_row(key: Key, params: Any, state: State, coin: Array, t: Array, run: Run) -> State:
+    law, alive = step_rows(params, state, coin, t, run)
+    drawn = sample_path(key, law).astype(state.x_t.dtype)
     return State(jnp.where(alive, drawn, state.x_t), alive)
 
 

@@ -128,8 +128,6 @@ def sample_one_expert(
         ValueError: on a temperature other than 1 or a truncation of the mixture; if a row of
             `log_posterior` is no law; as `sample_autoregressive`.
     """
-    rule = "`cut` must be the mixture or each expert"
-    require(cut in ("the mixture", "each expert"), rule, cut)
     plain = temperature == 1 and top_k is None and top_p is None
     rule = (
         "`temperature` must be 1, `top_k` and `top_p` None where one expert stands for the mixture "

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 
 from dfm_jax.checks import check_count, check_tokens, require
@@ -67,11 +68,8 @@ def sample_on_table(
         method=method,
         rows_at_once=rows_at_once,
     )
+    check_whole_table(table)
     table = jnp.asarray(table)
-    rule = f"`table` must have a column for each of the {jnp.shape(x_0)[0]} positions; it has"
-    require(table.shape[1] == jnp.shape(x_0)[0], rule, table.shape[1])
-    if not isinstance(table, Tracer):
-        check_table(table, table[0] == 1)
     num_steps = table.shape[0] - 1
     last = num_steps if stop is None else stop
     check_count("stop", last, at_least=0, at_most=num_steps)
@@ -81,6 +79,13 @@ def sample_on_table(
     found = run_steps(key, params, x_0, coins, steps / num_steps, run=run)
     require(found.alive, ALIVE, found.alive)
     return found.x_t
+
+
+def check_whole_table(table: Table) -> None:
+    """`schedules.check_table` of one that can be read, context being what is 1 from the start."""
+    if not isinstance(table, Tracer):
+        rows = np.asarray(table)  # also under an outer jit
+        check_table(rows, rows[0] == 1)
 
 
 @typed

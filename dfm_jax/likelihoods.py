@@ -1,0 +1,304 @@
+"""What a trained model gives one sequence: exact −log p̂, and estimates of bounds.   [L2, L3, L5]
+
+A denoiser is a function `whole(denoiser)(params, x_t, t) -> logits [N, V]` of p̂_{1|t}^i(· | x_t), static,
+for one sequence and t in [0, 1]. Likelihoods are terms per position, in nats, 0 where a token is
+given. Bounds are sums over positions, estimated by independent replicates: one draw in each of
+`num_strata` equal strata of time, all at once. With `antithetic` a replicate is the mean of two: of
+the numbers u in (0, 1) that place a time in its stratum and say what is revealed, and of 1 − u.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.core import Tracer
+
+from dfm_jax.checks import check_count, check_interval, check_law, check_num_states, require
+from dfm_jax.objectives import cross_entropy_loss, generalised_kl_loss, step_loss
+from dfm_jax.paths import mask_source, sample_path
+from dfm_jax.sampling.denoisers import Denoiser, whole
+from dfm_jax.schedules import Schedule, check_table, with_context
+from dfm_jax.steps import step_size
+from dfm_jax.types import Array, ArrayLike, Context, Float, Key, Step, Table, Tokens, typed
+
+Function = Callable[..., Array]
+
+
+class Estimate(NamedTuple):
+    """An unbiased estimate and its standard error, std / √R over R replicates, in nats."""
+
+    mean: Float[Array, ""]
+    standard_error: Float[Array, ""]
+
+
+@typed
+def autoregressive_nll(
+    params: Any, apply: Function, x: Tokens, *, start: int | None = None, prompt_length: Step = 0
+) -> Float[Array, " N"]:
+    """The next-token terms of a causal network, in nats; 0 where a token is given.
+
+        −log p̂(x^{>P} | x^{≤P}) = Σ_{i>P} −log p̂(x^i | x^{<i})   [S1, A4]
+
+    Row i of `apply(params, tokens)` holds the logits of the token after `tokens[i]`. The network
+    reads `start`, the mask id V say, then x; without one x alone, and the first token is given.
+
+    Raises:
+        ValueError: if `start` lies outside [0, V], P outside [0, N], or nothing has a law.
+    """
+    x = jnp.asarray(x)
+    check_interval("prompt_length", prompt_length, 0, x.shape[0])
+    no_law = int(start is None)
+    require(x.shape[0] > no_law, "`x` must hold two tokens or more without `start`", x.shape[0])
+    first = jnp.full(1 - no_law, start or 0, x.dtype)
+    log_law = _log_law(apply(params, jnp.concatenate([first, x[:-1]])))
+    check_count("start", start or 0, at_least=0, at_most=log_law.shape[-1])
+    nats = jnp.pad(cross_entropy_loss(log_law, x[no_law:]), (no_law, 0))
+    return jnp.where(jnp.arange(x.shape[0]) < prompt_length, 0.0, nats)
+
+
+@typed
+def any_order_nll(
+    params: Any, denoiser: Denoiser, x_1: Tokens, order: Tokens, context: Context, *, mask_id: int
+) -> Float[Array, " N"]:
+    """One order's terms, from all masks, one position at a time; 0 at the context.
+
+        −log p̂_σ(x_1 | c) = Σ_a −log p̂^{σ(a)}(x_1^{σ(a)} | c, x_1^{σ(0)} … x_1^{σ(a−1)})   [A1, L3]
+
+    `order[a]` is revealed at step a; given positions are passed over. The denoiser reads the time
+    a/N, free positions only. N evaluations, one after the other.
+
+    Raises:
+        ValueError: if `order` is no permutation of 0 … N − 1, or `mask_id` is not V.
+    """
+    x_1, order, free = jnp.asarray(x_1), jnp.asarray(order), ~jnp.asarray(context)
+    rule = "`order` must hold each of 0 … N − 1 once"
+    require(jnp.sort(order) == jnp.arange(order.shape[0]), rule, order)
+
+    def reveal(x_t: Array, position: Array) -> tuple[Array, Array]:
+        t = jnp.sum(free & (x_t != mask_id)) / jnp.maximum(jnp.sum(free), 1)
+        nats = _masked_nats(_log_law(whole(denoiser)(params, x_t, t)), x_1, x_t, mask_id)
+        return x_t.at[position].set(x_1[position]), nats[position]
+
+    _, nats = jax.lax.scan(reveal, mask_source(x_1, context, mask_id=mask_id), order)
+    return jnp.zeros_like(nats).at[order].set(nats)
+
+
+@typed
+def any_order_bound(
+    key: Key,
+    params: Any,
+    denoiser: Denoiser,
+    x_1: Tokens,
+    context: Context,
+    *,
+    mask_id: int,
+    num_strata: int,
+    num_replicates: int,
+    antithetic: bool = False,
+) -> Estimate:
+    """The mean of `any_order_nll` over uniformly random orders; ≥ −log of their mean law.
+
+        Σ_{a=0}^{N−1} 1/(N−a) E[Σ_i 1[X^i = m] (−log p̂^i(x_1^i | X))],  X shows a of N   [L3]
+
+    N counts free positions; which a of them X shows is uniformly random. The denoiser reads a/N as
+    time, which is what is stratified. A time-free one: also L2's integral under every schedule.
+
+    Raises:
+        ValueError: if `mask_id` is not V, or there are fewer than two replicates.
+    """
+    x_0 = mask_source(x_1, context, mask_id=mask_id)
+
+    def share(stratum: Array, u: Array, coins: Array, _: Key) -> Array:
+        num_free = jnp.sum(~jnp.asarray(context), dtype=u.dtype)
+        a = jnp.minimum(jnp.floor((stratum + u) / num_strata * num_free), num_free - 1)
+        turn = jnp.argsort(jnp.argsort(jnp.where(context, 2.0, coins[1:])))  # the context last
+        x_t = jnp.where(turn.astype(u.dtype) < a, x_1, x_0)
+        log_law = _log_law(whole(denoiser)(params, x_t, a / jnp.maximum(num_free, 1)))
+        return num_free * _mean_masked_nats(log_law, x_1, x_t, mask_id)
+
+    return _estimate(_replicates(key, share, x_1, num_strata, num_replicates, antithetic))
+
+
+@typed
+def evidence_bound(
+    key: Key,
+    params: Any,
+    denoiser: Denoiser,
+    x_1: Tokens,
+    schedule: Schedule,
+    *,
+    source: Float[ArrayLike, "N S"] | Literal["mask"],
+    num_strata: int,
+    num_replicates: int,
+    context: Context | None = None,
+    end: float = 1.0,
+    mask_id: int | None = None,
+    antithetic: bool = False,
+) -> Estimate:
+    """The continuous-time bound of the process left at `end` for one draw of what is pending.
+
+        −log p̂(x_1) ≤ ∫_0^end E[Σ_i L2] dt + E[Σ_{i pending} −log p̂^i(x_1^i | X_end)]   [L2, S4]
+
+    `source` is a law of each position's X_0, independent of X_1, or "mask": then revealed tokens
+    are carried over and pay nothing, and the masks are pending. The plain weight κ̇/(1−κ) has an
+    infinite variance at t → 1. With one random position held masked, the others masked with
+    probability 1 − κ, M masks among N free positions, it is bounded, and `end` may be 1:
+
+        κ̇/(1−κ) E Σ_i 1[X^i = m] (−log p̂^i) = κ̇ E_held[N/M Σ_i 1[X^i = m] (−log p̂^i)]
+
+    Under token laws all that is free pays at every time and is pending, and `end` must lie where
+    κ < 1: a learned p̂ pays the rate up to ∞. Mirrored draws share X_0. Don't compare sources.
+
+    Raises:
+        ValueError: on an `end` outside (0, 1], or where κ = 1 under token laws; on laws that are
+            none; if `mask_id` is not V for "mask", None otherwise; below two replicates.
+    """
+    check_interval("end", end, 0.0, 1.0, ends="(]")
+    free = jnp.ones(jnp.shape(x_1), bool) if context is None else ~jnp.asarray(context)
+    rule = "`mask_id` must be V for a source of masks, and None for token laws"
+    require((mask_id is not None) == isinstance(source, str), rule, str(mask_id))
+    if isinstance(source, str):
+        inside, last = _from_masks(
+            partial(whole(denoiser), params), x_1, schedule, free, mask_id or 0
+        )
+    else:
+        inside, last = _from_laws(
+            partial(whole(denoiser), params), x_1, schedule, free, end, source
+        )
+
+    def share(stratum: Array, u: Array, coins: Array, key: Key) -> Array:
+        return end * inside(end * (stratum + u) / num_strata, coins, key)
+
+    inside_key, last_key = jax.random.split(key)
+    drawn = _replicates(inside_key, share, x_1, num_strata, num_replicates, antithetic)
+    if end < 1:
+        final = lambda _, u, *rest: last(jnp.asarray(end, u.dtype), *rest)  # noqa: E731
+        drawn += _replicates(last_key, final, x_1, 1, num_replicates, antithetic)
+    return _estimate(drawn)
+
+
+@typed
+def grid_bound(
+    key: Key,
+    params: Any,
+    denoiser: Denoiser,
+    x_1: Tokens,
+    table: Table,
+    *,
+    mask_id: int,
+    num_strata: int,
+    num_replicates: int,
+    context: Context | None = None,
+    antithetic: bool = False,
+) -> Estimate:
+    """The bound of the sampler that takes the exact finite steps of a table, from all masks.
+
+        −log p̂_T(x_1 | c) ≤ Σ_t Σ_i λ_t^i E[1[X_t^i = m] (−log p̂^i(x_1^i | X_t))]   [L5, Q3]
+
+    The denoiser reads the time t/T. For a left-to-right table it is the next-token NLL (A4), and
+    with T strata nothing is random. A table's columns at the context are not read.
+
+    Raises:
+        ValueError: if the strata do not divide T, `mask_id` is not V, or the table is none.
+    """
+    context = jnp.zeros(jnp.shape(x_1), bool) if context is None else jnp.asarray(context)
+    x_0, table = mask_source(x_1, context, mask_id=mask_id), with_context(table, context)
+    if not isinstance(table, Tracer):
+        check_table(table, context)
+    num_steps = table.shape[0] - 1
+    check_count("num_strata", num_strata)
+    require(num_steps % num_strata == 0, f"`num_strata` must divide T = {num_steps}", num_strata)
+    width = num_steps // num_strata
+
+    def share(stratum: Array, u: Array, coins: Array, _: Key) -> Array:
+        t = (width * stratum + jnp.floor(u * width)).astype(int)  # u · width stays below width
+        x_t = jnp.where(coins[1:] < table[t], x_1, x_0)
+        log_law = _log_law(whole(denoiser)(params, x_t, t / num_steps))
+        nats = step_loss(log_law, x_1, x_t, step_size(table, t), mask_id=mask_id)
+        return num_steps * jnp.sum(nats)
+
+    return _estimate(_replicates(key, share, x_1, num_strata, num_replicates, antithetic))
+
+
+def _from_masks(
+    at: Function, x_1: Tokens, schedule: Schedule, free: Array, mask_id: int
+) -> tuple[Function, Function]:
+    x_0, shape = mask_source(x_1, ~free, mask_id=mask_id), jnp.shape(schedule.kappa(0.5))
+    require(shape == (), "`schedule` must have one κ for all, not one for each position", shape)
+
+    def inside(t: Array, coins: Array, _: Key) -> Array:
+        kappa, speed = jax.jvp(schedule.kappa, (t,), (jnp.ones_like(t),))
+        num_free = jnp.sum(free, dtype=t.dtype)
+        held = jnp.cumsum(free, dtype=t.dtype) - 1 == jnp.floor(coins[0] * num_free)
+        x_t = jnp.where((coins[1:] < kappa) & ~held, x_1, x_0)
+        return speed * num_free * _mean_masked_nats(_log_law(at(x_t, t)), x_1, x_t, mask_id)
+
+    def last(t: Array, coins: Array, _: Key) -> Array:
+        x_t = jnp.where(coins[1:] < schedule.kappa(t), x_1, x_0)
+        return jnp.sum(_masked_nats(_log_law(at(x_t, t)), x_1, x_t, mask_id))
+
+    return inside, last
+
+
+def _from_laws(
+    at: Function, x_1: Tokens, schedule: Schedule, free: Array, end: float, source: Array
+) -> tuple[Function, Function]:
+    check_law("source", source)
+    left = jnp.where(free, schedule.log_complement(jnp.asarray(end)), 0.0)
+    require(left > -jnp.inf, "`end` must lie where κ < 1 for a source of token laws", end)
+
+    def state_and_law(t: Array, coins: Array, key: Key) -> tuple[Array, Array]:
+        x_0 = jnp.where(free, sample_path(key, source), x_1)
+        x_t = jnp.where(coins[1:] < schedule.kappa(t), x_1, x_0)
+        log_law = _log_law(at(x_t, t))
+        check_num_states(jnp.shape(source)[-1], log_law.shape[-1])
+        return x_t, log_law
+
+    def inside(t: Array, coins: Array, key: Key) -> Array:
+        x_t, log_law = state_and_law(t, coins, key)
+        return jnp.sum(generalised_kl_loss(log_law, x_1, x_t, t, schedule), where=free)
+
+    def last(t: Array, coins: Array, key: Key) -> Array:
+        _, log_law = state_and_law(t, coins, key)
+        return jnp.sum(cross_entropy_loss(log_law, x_1), where=free)
+
+    return inside, last
+
+
+def _replicates(
+    key: Key, share: Function, x_1: Tokens, num_strata: int, count: int, antithetic: bool
+) -> Array:
+    """[R] independent means over the strata of `share(stratum, u, coins [1 + N], key)`."""
+    check_count("num_strata", num_strata)
+    check_count("num_replicates", count, at_least=2)
+
+    def one(key: Key, stratum: Array) -> Array:
+        coin_key, source_key = jax.random.split(key)
+        coins = jax.random.uniform(coin_key, (jnp.shape(x_1)[0] + 2,))
+        coins = coins + jnp.finfo(coins.dtype).eps / 2  # in (0, 1), and so is 1 − coins
+        draws = jnp.stack([coins, 1 - coins]) if antithetic else coins[None]
+        return jnp.mean(jax.vmap(lambda c: share(stratum, c[0], c[1:], source_key))(draws))
+
+    keys, strata = jax.random.split(key, (count, num_strata)), jnp.arange(num_strata, dtype=float)
+    return jnp.mean(jax.vmap(jax.vmap(one), (0, None))(keys, strata), axis=1)
+
+
+def _estimate(replicates: Array) -> Estimate:
+    error = jnp.std(replicates, ddof=1) / replicates.shape[0] ** 0.5
+    return Estimate(jnp.mean(replicates), error)
+
+
+def _masked_nats(log_law: Array, x_1: Tokens, x_t: Array, mask_id: int) -> Array:
+    return step_loss(log_law, x_1, x_t, jnp.ones_like(log_law[:, 0]), mask_id=mask_id)
+
+
+def _mean_masked_nats(log_law: Array, x_1: Tokens, x_t: Array, mask_id: int) -> Array:
+    num_masked = jnp.sum(x_t == mask_id, dtype=log_law.dtype)
+    return jnp.sum(_masked_nats(log_law, x_1, x_t, mask_id)) / jnp.maximum(num_masked, 1)
+
+
+def _log_law(logits: Array) -> Array:
+    wide = logits if jnp.finfo(logits.dtype).bits >= 32 else logits.astype(jnp.float32)
+    return jax.nn.log_softmax(wide, axis=-1)

@@ -1,0 +1,399 @@
+"""S3–S5, V7: sampling in continuous time: orders of convergence, laws, draws."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sampling_world import (
+    SOURCES,
+    STATES,
+    N,
+    S,
+    V,
+    counts,
+    embedded,
+    exact_denoiser,
+    law_of_run,
+    run_of,
+    world,
+)
+from test_paths import assert_drawn_from
+from test_table_sampling import METHODS, restless
+
+from dfm_jax import exact, paths, schedules, steps
+from dfm_jax.sampling import jumps, sample_adaptive, sample_corrected, sample_euler
+from dfm_jax.sampling.corrected import corrected_rows
+from dfm_jax.sampling.euler import euler_coins
+
+FREE = np.zeros(N, bool)
+SCHEDULES = {
+    "cosine": schedules.cosine(),
+    "quadratic": schedules.polynomial(2.0),
+    "linear": schedules.linear(),
+}
+END = 0.8
+SIZES = np.array([16, 32, 64, 128])
+
+
+def kappas(schedule, times):
+    values = np.asarray(jax.vmap(schedule.kappa)(jnp.asarray(times, float)))
+    return np.repeat(values[:, None], N, axis=1)
+
+
+def euler_law(here, schedule, times, *, carry_over):
+    """The law of `sample_euler` at every time of its grid, and p_t there."""
+    at = kappas(schedule, times)
+    params = here.lookup(times[:-1], at[:-1])
+    coins = euler_coins(schedule, jnp.asarray(times), FREE)
+    run = run_of(exact_denoiser, carry_over=carry_over)
+    truth = np.array([here.law(kappa) for kappa in at])
+    return law_of_run(truth[0], params, coins, times[:-1], run), truth
+
+
+def slope(errors, sizes=SIZES):
+    return np.diff(np.log(errors)) / np.diff(np.log(1 / sizes))
+
+
+@pytest.mark.statement("S3")
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
+@pytest.mark.usefixtures("x64")
+def test_a_run_of_euler_is_off_by_the_size_of_its_steps(source, schedule):
+    errors = []
+    for count in SIZES[1:]:
+        times = np.linspace(0, END, count + 1)
+        laws, truth = euler_law(world(source), schedule, times, carry_over=source == "all masks")
+        errors.append(exact.total_variation(laws[-1], truth[-1]))
+    np.testing.assert_allclose(slope(errors, SIZES[1:])[-1], 1, atol=0.06)
+
+
+@pytest.mark.statement("S3")
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.usefixtures("x64")
+def test_a_step_of_euler_is_off_by_the_square_of_its_size(source):
+    errors, schedule, here = [], SCHEDULES["cosine"], world(source)
+    for count in SIZES:
+        times = np.array([0.4, 0.4 + 1 / count])
+        laws, truth = euler_law(here, schedule, times, carry_over=source == "all masks")
+        errors.append(exact.total_variation(laws[-1], truth[-1]))
+    np.testing.assert_allclose(slope(errors)[-1], 2, atol=0.1)
+
+
+@pytest.mark.statement("S3", "S2")
+@pytest.mark.usefixtures("x64")
+def test_for_a_linear_schedule_the_coins_are_those_of_the_table():
+    times = np.linspace(0, 1, 9)
+    table = jnp.asarray(schedules.masked(schedules.linear(), 8, N), float)
+    exactly = [steps.step_size(table, t) for t in range(8)]
+    coins = euler_coins(schedules.linear(), jnp.asarray(times), FREE)
+    np.testing.assert_allclose(coins, exactly, atol=1e-14)
+    other = euler_coins(schedules.cosine(), jnp.asarray(times[:-1]), FREE)
+    assert np.max(np.abs(other - np.asarray(exactly)[:-1])) > 0.05
+
+
+def euler_draws(here, schedule, times, *, method, carry_over, count, seed=0):
+    params = here.lookup(times[:-1], kappas(schedule, times)[:-1])
+
+    def one(key):
+        source_key, key = jax.random.split(key)
+        x_0 = jax.random.categorical(source_key, jnp.log(jnp.asarray(here.source)), mode="high")
+        return sample_euler(
+            key,
+            params,
+            exact_denoiser,
+            x_0,
+            schedule,
+            jnp.asarray(times, jnp.float32),
+            num_states=S,
+            carry_over=carry_over,
+            method=method,
+        )
+
+    return counts(jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(seed), count)))
+
+
+@pytest.mark.statement("S3", "S4")
+@pytest.mark.parametrize("source", ["all masks", "any law"])
+@pytest.mark.parametrize("method", METHODS)
+def test_draws_have_the_law_of_euler_and_its_last_step(source, method):
+    """Chi-square at 1e-6; so coarse that neither the path's law nor the data's would pass."""
+    schedule, times = SCHEDULES["quadratic"], np.array([0.0, 0.4, 0.7, 1.0])
+    here, carry_over = world(source), source == "all masks"
+    with jax.enable_x64(True):
+        law = euler_law(here, schedule, times, carry_over=carry_over)[0][-1]
+    seen = euler_draws(here, schedule, times, method=method, carry_over=carry_over, count=60_000)
+    assert_drawn_from(law, seen)
+    with pytest.raises(AssertionError, match="chi-square"):
+        assert_drawn_from(embedded(here.data), seen)
+
+
+@pytest.mark.statement("S3", "P4")
+@pytest.mark.parametrize("source", ["uniform", "any law"])
+def test_a_run_that_ends_early_is_nearly_a_draw_of_the_path_there(source):
+    here, schedule, times = world(source), SCHEDULES["cosine"], np.linspace(0, 0.5, 65)
+    seen = euler_draws(here, schedule, times, method="jump first", carry_over=False, count=20_000)
+    truth = here.law(kappas(schedule, times)[-1])
+    assert exact.total_variation(seen / seen.sum(), truth) < 0.02
+    assert exact.total_variation(seen / seen.sum(), embedded(here.data)) > 0.1
+
+
+@pytest.mark.statement("S4")
+@pytest.mark.parametrize("method", METHODS)
+def test_revealed_tokens_and_context_never_change(method, key):
+    context, x_0 = jnp.array([False, True, False]), jnp.array([V, 1, 0])
+    for index in range(20):
+        x = sample_euler(
+            jax.random.fold_in(key, index),
+            (),
+            restless,
+            x_0,
+            schedules.linear(),
+            jnp.linspace(0, 1, 6),
+            num_states=S,
+            context=context,
+            method=method,
+        )
+        assert x[0] != V
+        np.testing.assert_array_equal(x[1:], x_0[1:])
+
+
+# ── steps back ──────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.statement("P5")
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.usefixtures("strict")
+def test_the_posterior_of_the_source_follows_from_that_of_the_data(source):
+    here, kappa = world(source), np.array([0.3, 0.6, 0.9])
+    token_path = exact.mixture_token_path(kappa, V, S)
+    data, origin, support = exact.posteriors(here.coupling, token_path)
+    found = jax.vmap(
+        lambda p, z: paths.source_posterior(p, jnp.asarray(here.source), z, jnp.asarray(kappa))
+    )(jnp.asarray(np.where(support[:, None, None], data, 0.5)), jnp.asarray(STATES))
+    np.testing.assert_allclose(np.asarray(found)[support], origin[support], atol=1e-13)
+
+
+def corrected_law(here, schedule, times, beta, *, alpha_gap=0.0):
+    at = kappas(schedule, times)
+    params, run = here.lookup(times[:-1], at[:-1]), run_of(exact_denoiser, carry_over=False)
+
+    def rows(size, t, inner, beta):
+        def at(z):
+            row = (size * (1 + alpha_gap), t, inner, beta, jnp.array(False))
+            state = jumps.start(z)
+            source = jnp.asarray(here.source)
+            return corrected_rows(params, state, source, FREE, row, schedule=schedule, run=run)[0]
+
+        return jax.vmap(at)(jnp.asarray(STATES))
+
+    compiled, law = jax.jit(rows), here.law(at[0])
+    for size, t, b in zip(np.diff(times), times[:-1], beta, strict=True):
+        inner = t if b > 0 else 0.5
+        law = exact.push_forward(law, np.asarray(compiled(size, t, inner, b)))
+    return law, here.law(at[-1])
+
+
+@pytest.mark.statement("V7", "S3", "S5")
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.usefixtures("x64")
+def test_steps_back_keep_the_path_to_the_first_order(source):
+    errors, moved = [], []
+    for count in SIZES:
+        times = np.linspace(0, END, count + 1)
+        beta = np.where(times[:-1] > 0.1, 0.5, 0.0)
+        errors.append(
+            exact.total_variation(
+                *corrected_law(world(source), SCHEDULES["quadratic"], times, beta)
+            )
+        )
+        falsified = corrected_law(world(source), SCHEDULES["quadratic"], times, beta, alpha_gap=0.1)
+        moved.append(exact.total_variation(*falsified))
+    np.testing.assert_allclose(slope(errors)[-1], 1, atol=0.12)
+    assert moved[-1] > 3 * errors[-1]  # the falsifier: α and β of another flow do not converge
+
+
+def corrected_draws(here, schedule, times, beta, *, count, **options):
+    params = here.lookup(times[:-1], kappas(schedule, times)[:-1])
+
+    def one(key):
+        x_0 = jnp.full(N, V)
+        return sample_corrected(
+            key,
+            params,
+            exact_denoiser,
+            x_0,
+            schedule,
+            jnp.asarray(times, jnp.float32),
+            jnp.asarray(here.source, jnp.float32),
+            jnp.asarray(beta, jnp.float32),
+            **options,
+        )
+
+    return jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(0), count))
+
+
+@pytest.mark.statement("V7", "S4")
+def test_corrected_draws_have_the_law_of_their_steps():
+    here, schedule = world("all masks"), SCHEDULES["linear"]
+    times, beta = np.array([0.0, 0.25, 0.5, 0.7]), np.array([0.0, 0.3, 0.3])
+    with jax.enable_x64(True):
+        law, _ = corrected_law(here, schedule, times, beta)
+    assert_drawn_from(law, counts(corrected_draws(here, schedule, times, beta, count=60_000)))
+
+
+@pytest.mark.statement("V7", "S4")
+def test_a_step_back_masks_a_token_and_the_last_step_fills_it():
+    here, schedule = world("all masks"), SCHEDULES["linear"]
+    times, beta = np.linspace(0, 1, 21), np.r_[0.0, np.full(19, 0.4)]
+    beta[times[:-1] > 0.9] = 0.0
+    rows = np.asarray(corrected_draws(here, schedule, times, beta, count=2_000))
+    assert np.all(rows != V)
+    # From a finished sequence, one step back and no step on: some tokens are masks again.
+    params = here.lookup([0.5], kappas(schedule, [0.5]))
+
+    def again(key):
+        return sample_corrected(
+            key,
+            params,
+            exact_denoiser,
+            jnp.array([0, 1, 0]),
+            schedule,
+            jnp.array([0.5, 0.75]),
+            jnp.asarray(here.source, jnp.float32),
+            jnp.array([0.45]),
+            context=jnp.array([True, False, False]),
+        )
+
+    keys = jax.random.split(jax.random.key(0), 400)
+    rows = np.asarray(jax.jit(jax.vmap(again))(keys))
+    assert np.all(rows[:, 0] == 0)
+    # β h κ̇/κ = 0.225 of the others; five standard errors.
+    assert np.mean(rows[:, 1:] == V) == pytest.approx(0.225, abs=5 * np.sqrt(0.225 * 0.775 / 800))
+
+
+# ── steps of their own size ─────────────────────────────────────────────────────────────────────
+
+
+def adaptive_draws(source, jumps_a_step, *, end, finish, count):
+    here, schedule = world(source), SCHEDULES["cosine"]
+    times = np.linspace(0, end, 400)
+    params = here.lookup(times, kappas(schedule, times))
+
+    def one(key):
+        source_key, key = jax.random.split(key)
+        x_0 = jax.random.categorical(source_key, jnp.log(jnp.asarray(here.source)), mode="high")
+        return sample_adaptive(
+            key,
+            params,
+            exact_denoiser,
+            x_0,
+            schedule,
+            num_states=S,
+            jumps=jumps_a_step,
+            largest_step=0.05,
+            end=end,
+            finish=finish,
+            max_steps=2_000,
+            carry_over=source == "all masks",
+        )
+
+    found = jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(0), count))
+    return here, counts(found.tokens), np.asarray(found.num_steps)
+
+
+@pytest.mark.statement("S3", "P4")
+@pytest.mark.parametrize("source", ["all masks", "uniform"])
+def test_steps_of_their_own_size_draw_from_the_path(source):
+    end = 0.7
+    here, fine, many = adaptive_draws(source, 0.03, end=end, finish=False, count=20_000)
+    _, coarse, few = adaptive_draws(source, 1.0, end=end, finish=False, count=20_000)
+    truth = here.law(kappas(SCHEDULES["cosine"], [end])[0])
+    assert exact.total_variation(fine / fine.sum(), truth) < 0.02
+    if source == "all masks":
+        assert exact.total_variation(coarse / coarse.sum(), truth) > 0.025
+    assert np.mean(few) < 0.5 * np.mean(many)
+    assert np.ptp(many) > 0  # the size follows the state
+
+
+@pytest.mark.statement("S4")
+def test_a_finished_run_has_no_mask_left():
+    here, seen, _ = adaptive_draws("all masks", 0.1, end=0.95, finish=True, count=20_000)
+    assert exact.total_variation(seen / seen.sum(), embedded(here.data)) < 0.02
+
+
+# ── refusals ────────────────────────────────────────────────────────────────────────────────────
+
+
+SINE = schedules.from_function(lambda t: jnp.sin(jnp.pi / 2 * t))  # concave: its rate is the larger
+
+
+def euler(key, **change):
+    options = {"x_0": jnp.full(N, V), "schedule": schedules.linear(), "num_states": S}
+    options |= {"times": jnp.linspace(0, 1, 5)} | change
+    x_0, schedule, times = (options.pop(name) for name in ("x_0", "schedule", "times"))
+    return sample_euler(key, (), restless, x_0, schedule, times, **options)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"times": jnp.array([0.5, 0.2])}, "`times` must increase; the steps; it is"),
+        ({"times": jnp.array([0.5, 1.2])}, r"`times` must lie in \[0, 1\]"),
+        ({"times": jnp.array([0.5])}, "`the number of times` must be at least 2; it is 1"),
+        (
+            {"times": jnp.array([0.5, 0.99]), "schedule": SINE},
+            r"`times` must step by h ≤ \(1 − κ\)/κ̇; h κ̇/\(1 − κ\); it is",
+        ),
+        ({"x_0": jnp.array([0, -1, 1])}, r"`x_0` must hold ids in \[0, 2\]"),
+    ],
+)
+def test_a_bad_run_of_euler_is_refused(change, message, key):
+    with pytest.raises(ValueError, match=message):
+        euler(key, **change)
+
+
+@pytest.mark.parametrize(
+    ("times", "beta", "message"),
+    [
+        ([0.2, 0.4], [-0.1], r"`beta` must lie in \[0, inf\); it is \[-0.1\]"),
+        ([0.2, 0.4], [0.1, 0.1], "`beta` must have one for each of 1 steps; their number; it is 2"),
+        ([0.0, 0.4], [0.1], "the largest; it is inf"),
+        ([0.01, 0.4], [2.0], r"`times` must step by h with h \[\(1 \+ β\)"),
+    ],
+)
+def test_bad_steps_back_are_refused(times, beta, message, key):
+    source = jnp.asarray(SOURCES["all masks"], jnp.float32)
+    with pytest.raises(ValueError, match=message):
+        sample_corrected(
+            key,
+            (),
+            restless,
+            jnp.full(N, V),
+            schedules.linear(),
+            jnp.array(times),
+            source,
+            jnp.array(beta),
+        )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"jumps": 0.0}, r"`jumps` must lie in \(0, 1\]; it is 0.0"),
+        ({"end": 1.0}, r"`end` must lie in \(0, 1\); it is 1.0"),
+        ({"start": 0.9}, "`end` must lie behind `start`; it is 0.8"),
+        ({"max_steps": 3}, "`end` must be reached in `max_steps` = 3 steps; t; it is"),
+    ],
+)
+def test_a_bad_adaptive_run_is_refused(change, message, key):
+    options = {"jumps": 0.1, "largest_step": 0.1, "end": 0.8, "finish": False, "max_steps": 99}
+    with pytest.raises(ValueError, match=message):
+        sample_adaptive(
+            key,
+            (),
+            restless,
+            jnp.full(N, V),
+            schedules.linear(),
+            num_states=S,
+            **options | change,
+        )

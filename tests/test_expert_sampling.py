@@ -1,0 +1,405 @@
+"""D7, S6, S7: drawing from K experts, and from one that is drawn and kept."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sampling_world import (
+    SOURCES,
+    TOKENS,
+    N,
+    S,
+    V,
+    World,
+    counts,
+    exact_denoiser,
+    law_of_run,
+    random_law,
+    rank,
+    run_of,
+)
+from test_paths import assert_drawn_from
+from test_table_sampling import plan
+
+from dfm_jax import exact, schedules
+from dfm_jax.decoders import uncached_decoder
+from dfm_jax.models import mixture_decoder, mixture_params, prompt_log_posterior
+from dfm_jax.sampling import (
+    EnsembleParams,
+    cut_denoiser,
+    ensemble_denoiser,
+    guided_denoiser,
+    next_token_log_probs,
+    sample_autoregressive,
+    sample_mixed_step,
+    sample_mixture_on_table,
+    sample_on_table,
+    sample_one_expert,
+    sample_one_expert_on_table,
+)
+from dfm_jax.sampling.denoisers import log_law, whole
+
+K = 3
+WEIGHTS = np.array([0.5, 0.3, 0.2])
+PARTS = np.array([random_law(20 + k) for k in range(K)])
+DATA = WEIGHTS @ PARTS
+FREE = np.zeros(N, bool)
+DRAWS = 20_000
+TABLES = {
+    "any order": schedules.any_order([1, 2, 0]),
+    "masked": schedules.masked(schedules.cosine(), 3, N),
+}
+
+
+def worlds(source):
+    return [World(part, SOURCES[source], FREE) for part in PARTS]
+
+
+def router(params, x_t, t):
+    """log r_k(z, t) at the time that is nearest."""
+    row = jnp.argmin(jnp.abs(params.times - t))
+    return params.log_posterior[row, rank(x_t, S)]
+
+
+def ensemble_params(source, table):
+    times, kappas = plan(table)[1], np.asarray(table)[:-1]
+    lookups = [here.lookup(times, kappas) for here in worlds(source)]
+    posterior = []
+    for kappa in kappas:
+        paths = np.array([here.law(kappa) for here in worlds(source)])
+        posterior.append(exact.expert_posterior(WEIGHTS, paths)[0])
+    with np.errstate(divide="ignore"):
+        gate = lookups[0]._replace(log_posterior=jnp.log(jnp.asarray(np.array(posterior), float)))
+    experts = jax.tree.map(lambda *leaves: jnp.stack(leaves), *lookups)
+    return EnsembleParams(experts, gate)
+
+
+def ensemble_law(source, table, denoiser):
+    table = jnp.asarray(table, float)
+    start = World(DATA, SOURCES[source], FREE).law(np.zeros(N))
+    run = run_of(denoiser, carry_over=source == "all masks")
+    return law_of_run(start, ensemble_params(source, table), *plan(table), run)[-1]
+
+
+@pytest.mark.statement("D4", "D5", "S2")
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
+@pytest.mark.usefixtures("x64")
+def test_experts_under_the_true_gate_draw_as_the_centre_does(source, table):
+    """Parallel steps too: step for step they are the same steps."""
+    table = jnp.asarray(table, float)
+    centre, start = World(DATA, SOURCES[source], FREE), None
+    start = centre.law(np.zeros(N))
+    params = centre.lookup(plan(table)[1], np.asarray(table)[:-1])
+    run = run_of(exact_denoiser, carry_over=source == "all masks")
+    truth = law_of_run(start, params, *plan(table), run)[-1]
+    full = ensemble_law(source, table, ensemble_denoiser(exact_denoiser, router))
+    np.testing.assert_allclose(full, truth, atol=1e-12)
+    every = ensemble_law(source, table, ensemble_denoiser(exact_denoiser, router, top_k=K))
+    np.testing.assert_allclose(every, truth, atol=1e-12)
+    # the falsifiers: a gate that never looks, and one cut to its largest
+    static = ensemble_denoiser(exact_denoiser, lambda params, x, t: jnp.log(jnp.asarray(WEIGHTS)))
+    assert exact.total_variation(ensemble_law(source, table, static), truth) > 0.005
+    cut = ensemble_denoiser(exact_denoiser, router, top_k=1)
+    assert exact.total_variation(ensemble_law(source, table, cut), truth) > 0.005
+
+
+@pytest.mark.statement("S6", "S7")
+def test_an_expert_for_each_position_then_its_token_is_the_mixed_step():
+    rng = np.random.default_rng(0)
+    laws, weights = rng.dirichlet(np.ones(S), (K, 2)), rng.dirichlet(np.ones(K), 2)
+
+    def rows(weights):
+        keys = jax.random.split(jax.random.key(0), 40_000)
+        draw = jax.vmap(
+            lambda key: sample_mixed_step(key, jnp.float32(weights), jnp.log(jnp.float32(laws)))
+        )
+        return np.asarray(jax.jit(draw)(keys))
+
+    for given in (weights, weights[0]):
+        mixed = np.einsum("nk,kns->ns", np.broadcast_to(given, (2, K)), laws)
+        x = rows(given)
+        seen = np.bincount(x[:, 0] * S + x[:, 1], minlength=S * S)
+        assert_drawn_from(np.outer(mixed[0], mixed[1]), seen)
+        first = np.broadcast_to(given, (2, K))[0]
+        shared = np.einsum("k,ks,kr->sr", first, laws[:, 0], laws[:, 1])
+        with pytest.raises(AssertionError, match="chi-square"):
+            assert_drawn_from(shared, seen)
+
+
+# ── the Bayes gate in any order, and one expert in its place ────────────────────────────────────
+
+
+def rough(params, x_t, t):
+    """Experts that are no posterior of anything: a bilinear net of what is revealed."""
+    seen = jax.nn.one_hot(x_t, S, dtype=params.dtype).reshape(-1)
+    return (seen @ params).reshape(N, V)
+
+
+ROUGH = np.random.default_rng(5).normal(size=(K, N * S, N * V)) * 1.2
+
+
+def sequence_laws(order):
+    """q̂_k in one order, by enumeration: [K, V^N]."""
+    laws = np.ones((K, len(TOKENS)))
+    for k in range(K):
+        for index, x in enumerate(TOKENS):
+            state = np.full(N, V)
+            for position in order:
+                seen = np.eye(S)[state].reshape(-1)
+                logits = (seen @ ROUGH[k]).reshape(N, V)[position]
+                law = np.exp(logits - logits.max())
+                laws[k, index] *= law[x[position]] / law.sum()
+                state[position] = x[position]
+    return laws
+
+
+ORDER = [2, 0, 1]
+
+
+def table_draws(sample, **options):
+    table, x_0 = schedules.any_order(ORDER), jnp.full(N, V)
+    prior = jnp.log(jnp.float32(WEIGHTS))
+
+    def one(key):
+        return sample(key, jnp.float32(ROUGH), rough, prior, x_0, table, num_states=S, **options)
+
+    return jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(1), DRAWS))
+
+
+@pytest.mark.statement("D7", "S7")
+def test_all_experts_and_one_that_is_kept_have_the_same_law_whatever_they_are():
+    """Chi-square at 1e-6 for each, against Σ_k w_k q̂_k by enumeration."""
+    laws = sequence_laws(ORDER)
+    mixture = WEIGHTS @ laws
+    full = table_draws(sample_mixture_on_table)
+    assert_drawn_from(mixture, counts(full.tokens, V))
+    # The gate at the end is r_k(x) ∝ w_k q̂_k(x).
+    index = np.asarray(full.tokens) @ V ** np.arange(N)[::-1]
+    posterior = (WEIGHTS[:, None] * laws / mixture)[:, index].T
+    np.testing.assert_allclose(np.exp(full.log_weights), posterior, atol=1e-5)
+    for method in ("clear", "jump first"):
+        one, expert = table_draws(sample_one_expert_on_table, method=method)
+        assert_drawn_from(mixture, counts(one, V))
+        assert_drawn_from(WEIGHTS, np.bincount(expert, minlength=K))
+    # the falsifier: a gate cut at every step is another law
+    cut = table_draws(sample_mixture_on_table, top_k=1)
+    with pytest.raises(AssertionError, match="chi-square"):
+        assert_drawn_from(mixture, counts(cut.tokens, V))
+
+
+def test_two_positions_at_once_are_refused(key):
+    table, x_0 = schedules.blocks([0, 0, 1]), jnp.full(N, V)
+    prior = jnp.log(jnp.float32(WEIGHTS))
+    message = "`table` must reveal one position a step; the most that move in one; it is 2"
+    for sample in (sample_mixture_on_table, sample_one_expert_on_table):
+        with pytest.raises(ValueError, match=message):
+            sample(key, jnp.float32(ROUGH), rough, prior, x_0, table, num_states=S)
+    half = jnp.asarray([[0, 0, 0], [0.5, 0, 0], [1, 1, 1]], float)
+    with pytest.raises(ValueError, match="`table` must hold 0 and 1 only"):
+        sample_mixture_on_table(key, jnp.float32(ROUGH), rough, prior, x_0, half, num_states=S)
+
+
+@pytest.mark.statement("S7")
+def test_the_work_of_one_expert_does_not_grow_with_their_number():
+    """FLOPs of the compiled programs; the other way they grow with K."""
+
+    def flops(sample, count):
+        prior = jnp.full(count, -jnp.log(count))
+        params = jnp.ones((count, 64, 64), jnp.float32)
+
+        def wide(params, x_t, t):
+            hidden = jnp.ones((N, 64)) * x_t[:, None]
+            return (hidden @ params @ params)[:, :V]
+
+        def run(key, params):
+            x_0, table = jnp.full(N, V), schedules.any_order(ORDER)
+            return sample(key, params, wide, prior, x_0, table, num_states=S)
+
+        compiled = jax.jit(run).lower(jax.random.key(0), params).compile()
+        return compiled.cost_analysis()["flops"]
+
+    few, many = (flops(sample_one_expert_on_table, count) for count in (2, 64))
+    assert many < 1.35 * few  # the draw of k
+    few, many = (flops(sample_mixture_on_table, count) for count in (2, 64))
+    assert many > 10 * few
+
+
+# ── left to right ───────────────────────────────────────────────────────────────────────────────
+
+STATES = 4  # V = 4 tokens, no mask
+LENGTH = 3  # new tokens
+MARKOV = np.random.default_rng(7).normal(size=(K, STATES, STATES)) * 1.5
+
+
+def markov(params, tokens):
+    return params[tokens]
+
+
+def decoders():
+    return (uncached_decoder(markov, STATES),) * K
+
+
+DECODER = uncached_decoder(markov, STATES)
+PROMPT = np.array([1, 3, 0])
+
+
+def markov_law(logits, first, length, **cut):
+    """The law of `length` tokens behind `first`: [V^length]."""
+    rows = np.array([np.exp(next_token_log_probs(jnp.float32(row), **cut)) for row in logits])
+    law = np.ones(1)
+    last = np.array([first])
+    for _ in range(length):
+        law = (law[:, None] * rows[last]).reshape(-1)
+        last = np.tile(np.arange(STATES), len(last))
+    return law
+
+
+def posterior_of_prompt():
+    log_probs = np.log([np.exp(m) / np.exp(m).sum(axis=1, keepdims=True) for m in MARKOV])
+    told = log_probs[:, PROMPT[0], PROMPT[1]] + log_probs[:, PROMPT[1], PROMPT[2]]
+    joint = WEIGHTS * np.exp(told)
+    return joint / joint.sum()
+
+
+def rows_drawn(sample):
+    """Counts of the new tokens of many rows."""
+    new = np.asarray(sample.tokens)[:, len(PROMPT) :]
+    return np.bincount(new @ STATES ** np.arange(LENGTH)[::-1], minlength=STATES**LENGTH)
+
+
+@pytest.fixture(scope="module")
+def parts():
+    params = [jnp.float32(m) for m in MARKOV]
+    decoder = mixture_decoder((DECODER,) * K)
+    mixed = mixture_params((DECODER,) * K, jnp.log(jnp.float32(WEIGHTS)), params)
+    prompts = jnp.tile(jnp.asarray(PROMPT), (DRAWS, 1))
+    return decoder, mixed, prompts, jnp.full(DRAWS, len(PROMPT))
+
+
+@pytest.mark.statement("S7", "D7")
+def test_one_expert_drawn_after_the_prompt_writes_as_all_of_them_do(parts):
+    decoder, params, prompts, lengths = parts
+    posterior = posterior_of_prompt()
+    found = prompt_log_posterior(params, decoder, prompts[:2], lengths[:2])
+    np.testing.assert_allclose(np.exp(found), np.tile(posterior, (2, 1)), atol=1e-6)
+    laws = np.array([markov_law(m, PROMPT[-1], LENGTH) for m in MARKOV])
+    law = posterior @ laws
+    full = sample_autoregressive(
+        jax.random.key(0), params, decoder, prompts, lengths, max_new=LENGTH
+    )
+    assert_drawn_from(law, rows_drawn(full))
+    rows = jnp.broadcast_to(found[:1], (DRAWS, K))
+    one = sample_one_expert(
+        jax.random.key(1), params.stacks[0], DECODER, rows, prompts, lengths, max_new=LENGTH
+    )
+    assert_drawn_from(law, rows_drawn(one.sample))
+    assert_drawn_from(posterior, np.bincount(one.experts, minlength=K))
+    np.testing.assert_array_equal(one.sample.tokens[:, :3], prompts)
+    # the falsifier: the prior in the place of the posterior
+    wrong = sample_one_expert(
+        jax.random.key(1),
+        params.stacks[0],
+        DECODER,
+        jnp.tile(params.log_prior, (DRAWS, 1)),
+        prompts,
+        lengths,
+        max_new=LENGTH,
+    )
+    with pytest.raises(AssertionError, match="chi-square"):
+        assert_drawn_from(law, rows_drawn(wrong.sample))
+
+
+@pytest.mark.statement("S7")
+def test_with_a_temperature_the_two_laws_differ_and_one_expert_is_refused(parts):
+    decoder, params, prompts, lengths = parts
+    posterior = np.log(posterior_of_prompt())
+    rows = jnp.broadcast_to(jnp.float32(posterior)[None], (DRAWS, K))
+    common = (params.stacks[0], DECODER, rows, prompts, lengths)
+    for cut in ({"temperature": 0.5}, {"top_k": 2}, {"top_p": 0.9}):
+        with pytest.raises(ValueError, match="`temperature` must be 1, `top_k` and `top_p` None"):
+            sample_one_expert(jax.random.key(0), *common, max_new=LENGTH, **cut)
+    cold = {"temperature": 0.7, "max_new": LENGTH}
+    each = sample_one_expert(jax.random.key(0), *common, cut="each expert", **cold)
+    laws = [markov_law(m, PROMPT[-1], LENGTH, temperature=0.7) for m in MARKOV]
+    law = np.exp(posterior) @ np.array(laws)
+    common_ones = DRAWS * law > 20  # the others are pooled
+    seen = rows_drawn(each.sample)
+    pooled = np.append(seen[common_ones], seen[~common_ones].sum())
+    assert_drawn_from(np.append(law[common_ones], law[~common_ones].sum()), pooled)
+    full = sample_autoregressive(jax.random.key(1), params, decoder, prompts, lengths, **cold)
+    seen = rows_drawn(full)
+    assert exact.total_variation(seen / seen.sum(), law) > 0.05
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"cut": "neither"}, "parameter 'cut'"),
+        ({"log_posterior": jnp.zeros((2, K))}, r"`exp\(log_posterior\)` must sum to 1"),
+        ({"max_new": 0}, "`max_new` must be at least 1; it is 0"),
+        ({"prompts": jnp.array([[1, -1], [2, 3]])}, r"`prompts` must hold ids in \[0, 3\]"),
+    ],
+)
+def test_a_bad_request_is_refused(change, message, key):
+    options = {
+        "log_posterior": jnp.log(jnp.full((2, K), 1 / K)),
+        "prompts": jnp.array([[1, 2], [2, 3]]),
+        "lengths": jnp.array([2, 2]),
+        "max_new": 2,
+    } | change
+    names = ("log_posterior", "prompts", "lengths")
+    arrays = [options.pop(name) for name in names]
+    with pytest.raises((ValueError, TypeError), match=message):
+        sample_one_expert(key, jnp.float32(MARKOV), DECODER, *arrays, **options)
+
+
+# ── guidance and temperature ────────────────────────────────────────────────────────────────────
+
+
+def test_guidance_is_the_conditional_at_0_the_other_at_minus_1_and_their_ratio_beyond():
+    rng = np.random.default_rng(0)
+    told, untold = jnp.float32(rng.normal(size=(2, N, V)))
+    params, x = (told, untold), jnp.full(N, V)
+
+    def plain(params, x_t, t):
+        return params
+
+    at = {w: guided_denoiser(plain, plain, w)(params, x, 0.5) for w in (-1.0, 0.0, 2.0)}
+    np.testing.assert_allclose(at[0.0], jax.nn.log_softmax(told), atol=1e-6)
+    np.testing.assert_allclose(at[-1.0], jax.nn.log_softmax(untold), atol=1e-6)
+    stated = np.exp(3 * jax.nn.log_softmax(told) - 2 * jax.nn.log_softmax(untold))
+    np.testing.assert_allclose(np.exp(at[2.0]), stated / stated.sum(-1, keepdims=True), atol=1e-6)
+    dead = (told.at[:, 0].set(-jnp.inf), untold.at[:, 0].set(-jnp.inf))
+    assert np.all(np.asarray(guided_denoiser(plain, plain, 2.0)(dead, x, 0.5))[:, 0] == -np.inf)
+    with pytest.raises(ValueError, match=r"`weight` must lie in \[-1, inf\); it is -2"):
+        guided_denoiser(plain, plain, -2.0)
+
+
+def test_a_guided_sample_draws_from_the_guided_law():
+    rng = np.random.default_rng(1)
+    params = tuple(jnp.float32(rng.normal(size=(2, N, V))))
+
+    def plain(params, x_t, t):
+        return params
+
+    guided = guided_denoiser(plain, plain, 1.5)
+    table, x_0 = schedules.blocks([0] * N), jnp.full(N, V)
+    rows = jax.jit(
+        jax.vmap(lambda key: sample_on_table(key, params, guided, x_0, table, num_states=S))
+    )(jax.random.split(jax.random.key(0), DRAWS))
+    law = np.exp(guided(params, x_0, 0.0))
+    joint = np.prod(law[np.arange(N), TOKENS], axis=1)
+    assert_drawn_from(joint, counts(rows, V))
+
+
+def test_a_cut_denoiser_is_cut_as_next_tokens_are():
+    logits = jnp.float32(np.random.default_rng(0).normal(size=(N, 5)))
+    cut = cut_denoiser(lambda params, x, t: params, temperature=0.7, top_k=3, top_p=0.8)
+    law = whole(cut)(logits, jnp.zeros(N, int), 0.0)
+    for row, one in zip(law, logits, strict=True):
+        expected = next_token_log_probs(one, temperature=0.7, top_k=3, top_p=0.8)
+        np.testing.assert_allclose(row, expected, atol=1e-6)
+    np.testing.assert_allclose(np.exp(log_law(law)).sum(-1), 1, atol=1e-6)
+    with pytest.raises(ValueError, match="`temperature` must lie in"):
+        cut_denoiser(lambda params, x, t: params, temperature=-1.0)

@@ -1,0 +1,252 @@
+"""Every fast form is its clear form: values, gradients, laws, tails."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.stats import binom
+from test_paths import assert_drawn_from
+
+from dfm_jax import experts, fast, objectives, paths, schedules
+from dfm_jax.fast import blocks
+
+FALSE_ALARM = 1e-6
+
+
+@pytest.fixture(params=[2**21, 2**12], ids=["one block", "many"])
+def block(request, monkeypatch):
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", request.param)
+
+
+def drawn(rows, tokens, *, seed=0, scale=3.0):
+    rng = np.random.default_rng(seed)
+    logits = jnp.asarray(rng.normal(size=(rows, tokens)) * scale, float)
+    x_1 = jnp.asarray(rng.integers(tokens, size=rows))
+    x_t = np.where(rng.random(rows) < 0.3, x_1, rng.integers(tokens + 1, size=rows))
+    return logits, x_1, jnp.asarray(x_t), jnp.asarray(rng.random(rows), float)
+
+
+def clear_cross_entropy(logits, x_1, weights):
+    return jnp.sum(weights * objectives.cross_entropy_loss(jax.nn.log_softmax(logits), x_1))
+
+
+def clear_generalised_kl(logits, x_1, x_t, weights):
+    """At t = 0.3 of κ = t²; the rate is divided out, as the fast form's weights hold it."""
+    schedule = schedules.polynomial(2.0)
+    log_posterior = jax.nn.log_softmax(logits)
+    nats = objectives.generalised_kl_loss(log_posterior, x_1, x_t, 0.3, schedule)
+    return jnp.sum(weights / schedules.rate(0.3, schedule) * nats)
+
+
+# ── losses ──────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.statement("L1")
+@pytest.mark.parametrize("shape", [(13, 7), (64, 50), (1, 3)], ids=str)
+@pytest.mark.usefixtures("x64", "block")
+def test_the_cross_entropy_and_its_gradients(shape):
+    logits, x_1, _, weights = drawn(*shape)
+    clear = jax.value_and_grad(clear_cross_entropy, (0, 2))(logits, x_1, weights)
+    quick = jax.jit(jax.value_and_grad(fast.cross_entropy, (0, 2)))(logits, x_1, weights)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-12), quick, clear)
+    np.testing.assert_allclose(fast.cross_entropy(logits, x_1, weights), clear[0], rtol=1e-13)
+    wrong = jax.grad(clear_cross_entropy)(logits, (x_1 + 1) % shape[1], weights)
+    assert np.max(np.abs(wrong - quick[1][0])) > 1e-3
+
+
+@pytest.mark.statement("L2")
+@pytest.mark.parametrize("shape", [(13, 7), (64, 50), (1, 3)], ids=str)
+@pytest.mark.usefixtures("x64", "block")
+def test_the_generalised_kl_and_its_gradients(shape):
+    """Masks, tokens that have arrived, and others among the states."""
+    arguments = drawn(*shape)
+    clear = jax.value_and_grad(clear_generalised_kl, (0, 3))(*arguments)
+    quick = jax.jit(jax.value_and_grad(fast.generalised_kl, (0, 3)))(*arguments)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-12), quick, clear)
+    np.testing.assert_allclose(fast.generalised_kl(*arguments), clear[0], rtol=1e-13)
+
+
+@pytest.mark.usefixtures("x64")
+def test_a_token_that_has_arrived_never_pays_for_an_impossible_one():
+    """p̂(x_1) = 0 at z = x_1: the clear form pays p̂(z) − 1, not 0 · ∞; both of its gradients too."""
+    logits = jnp.array([[0.0, -jnp.inf, 1.0]])
+    at = (jnp.array([1]), jnp.array([1]), jnp.ones(1))
+    value, slope = jax.value_and_grad(fast.generalised_kl)(logits, *at)
+    assert value == 1
+    np.testing.assert_array_equal(slope, 0)
+
+
+def test_the_gradient_has_the_type_of_the_logits():
+    logits, x_1, _, weights = drawn(32, 40)
+    half = logits.astype(jnp.bfloat16)
+    value, slope = jax.value_and_grad(fast.cross_entropy)(half, x_1, weights)
+    assert value.dtype == jnp.float32
+    assert slope.dtype == jnp.bfloat16
+    wide = clear_cross_entropy(half.astype(jnp.float32), x_1, weights)
+    np.testing.assert_allclose(value, wide, rtol=1e-5)
+
+
+def test_one_wide_array_is_all_that_a_gradient_needs():
+    """Temporary memory of the compiled programs: the clear form keeps several [N, V], ours none."""
+    rows, tokens = 512, 4096
+    arguments = drawn(rows, tokens)[:2]
+
+    def temporary(loss):
+        program = jax.jit(
+            jax.value_and_grad(lambda logits, x: loss(logits, x, jnp.full(rows, 1 / rows)))
+        )
+        memory = program.lower(*arguments).compile().memory_analysis()
+        return memory.temp_size_in_bytes / (4 * rows * tokens)
+
+    assert temporary(fast.cross_entropy) < 0.6
+    assert temporary(clear_cross_entropy) > 0.9
+
+
+@pytest.mark.parametrize(
+    ("x_1", "x_t", "message"),
+    [
+        ([0, 3], [0, 0], r"`x_1` must hold ids in \[0, 2\]; it is \[0 3\]"),
+        ([0, -1], [0, 0], r"`x_1` must hold ids in \[0, 2\]; it is \[ 0 -1\]"),
+        ([0, 1], [0, 4], r"`x_t` must hold ids in \[0, 3\]; it is \[0 4\]"),
+    ],
+)
+def test_ids_that_are_none_are_refused(x_1, x_t, message):
+    with pytest.raises(ValueError, match=message):
+        fast.generalised_kl(jnp.zeros((2, 3)), jnp.array(x_1), jnp.array(x_t), jnp.ones(2))
+
+
+# ── mixtures ────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.statement("D5", "D6")
+@pytest.mark.parametrize("num_experts", [1, 2, 5])
+@pytest.mark.usefixtures("x64")
+def test_the_mixture_and_its_gradients(num_experts):
+    rng = np.random.default_rng(0)
+    logits = jnp.asarray(rng.normal(size=(num_experts, 6, 11)) * 4, float)
+    log_weights = jnp.log(jnp.asarray(rng.dirichlet(np.ones(num_experts)), float))
+    factors = jnp.asarray(rng.normal(size=(6, 11)), float)
+
+    def clear(log_weights, logits):
+        laws = jax.nn.log_softmax(logits)
+        return jnp.sum(factors * experts.mix_log_probs(log_weights, laws))
+
+    def quick(log_weights, logits):
+        return jnp.sum(factors * fast.mix_log_probs(log_weights, logits))
+
+    stated = jax.value_and_grad(clear, (0, 1))(log_weights, logits)
+    found = jax.value_and_grad(quick, (0, 1))(log_weights, logits)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-11), found, stated)
+    each = fast.mix_log_probs(jnp.tile(log_weights[:, None], (1, 6)), logits)
+    np.testing.assert_allclose(each, fast.mix_log_probs(log_weights, logits), atol=1e-13)
+
+
+def test_a_dead_expert_may_say_anything_and_an_impossible_token_stays_one():
+    logits = jnp.array([[[0.0, 1.0, -jnp.inf]], [[jnp.nan] * 3]])
+    mixed = fast.mix_log_probs(jnp.array([0.0, -jnp.inf]), logits)
+    np.testing.assert_allclose(mixed, jax.nn.log_softmax(logits[0]), atol=1e-6)
+    far = jnp.array([[[0.0, -300.0]], [[0.0, -310.0]]])  # below what float32 can hold
+    mixed = fast.mix_log_probs(jnp.log(jnp.array([0.5, 0.5])), far)
+    assert mixed[0, 1] == pytest.approx(-300.69, abs=0.01)
+
+
+# ── draws ───────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.statement("S1", "S2")
+@pytest.mark.parametrize("num_tokens", [2, 3, 17, 64])
+def test_draws_in_two_levels_have_the_law(num_tokens, block):
+    rng = np.random.default_rng(num_tokens)
+    law = rng.dirichlet(np.ones(num_tokens)) + 0.2 / num_tokens
+    logits = jnp.broadcast_to(jnp.log(jnp.float32(law)), (30_000, num_tokens))
+    tokens = fast.sample_categorical(jax.random.key(0), logits)
+    assert tokens.shape == (30_000,)
+    assert_drawn_from(law, np.bincount(tokens, minlength=num_tokens))
+
+
+def test_rows_are_drawn_apart_and_keep_their_shape(block):
+    logits = jnp.log(jax.nn.one_hot(jnp.arange(12).reshape(3, 4) % 7, 7))
+    tokens = fast.sample_categorical(jax.random.key(0), logits)
+    np.testing.assert_array_equal(tokens, np.arange(12).reshape(3, 4) % 7)
+
+
+def tail(gap, num_tokens):
+    """The mass of all tokens but one that lies `gap` nats above each of them."""
+    rest = (num_tokens - 1) * np.exp(-gap)
+    return rest / (1 + rest)
+
+
+@pytest.mark.statement("S1")
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize(("num_tokens", "gap"), [(1000, 8.0), (8192, 10.0), (50_257, 12.0)])
+def test_the_tail_of_a_vocabulary_is_drawn(num_tokens, gap, dtype):
+    """THEORY §9.2, both forms: the mass of the tail, and that it is drawn all over."""
+    rows = 512
+    logits = jnp.full((rows, num_tokens), -gap, dtype).at[:, 0].set(0.0)
+    mass = tail(gap, num_tokens)
+    low, high = binom.interval(1 - FALSE_ALARM, rows, mass)
+    drawn = {
+        "two levels": fast.sample_categorical(jax.random.key(0), logits),
+        "clear": jax.random.categorical(jax.random.key(0), logits.astype(jnp.float32), mode="high"),
+    }
+    for name, tokens in drawn.items():
+        seen = np.asarray(tokens)[np.asarray(tokens) > 0]
+        assert low <= len(seen) <= high, name
+        assert np.ptp(seen) > num_tokens // 2, name
+    # the falsifier: half-precision noise, as the default draw makes it of half-precision logits
+    if dtype == jnp.bfloat16:
+        blunt = np.mean(np.asarray(jax.random.categorical(jax.random.key(0), logits)) > 0)
+        assert not low / rows <= blunt <= high / rows
+
+
+@pytest.mark.statement("S1")
+def test_the_far_tail_of_50257_tokens_is_drawn():
+    """20 nats below the first: 1e-4 of the mass, beyond what the default draw's noise reaches."""
+    rows, num_tokens, gap = 64, 50_257, 20.0
+    logits = jnp.full((rows, num_tokens), -gap).at[:, 0].set(0.0)
+    draw = jax.jit(fast.sample_categorical)
+    keys = jax.random.split(jax.random.key(3), 1_000)
+    found = sum(int(np.sum(np.asarray(draw(key, logits)) > 0)) for key in keys)
+    low, high = binom.interval(1 - FALSE_ALARM, 64_000, tail(gap, num_tokens))
+    assert max(1, low) <= found <= high
+
+
+def test_a_token_of_probability_0_is_never_drawn():
+    logits = jnp.where(jnp.arange(300) % 7 == 3, 0.0, -jnp.inf)
+    tokens = fast.sample_categorical(jax.random.key(0), jnp.broadcast_to(logits, (20_000, 300)))
+    assert set(np.unique(np.asarray(tokens) % 7)) == {3}
+
+
+@pytest.mark.statement("P3")
+def test_coins_arrive_with_their_chance():
+    kappa = jnp.array([0.0, 1.0, 0.5, 0.3, 2.0**-17, 1 - 2.0**-20, 1e-4])
+    count = 2**18
+    x_0, x_1 = jnp.zeros((7, count), int), jnp.ones((7, count), int)
+    arrived = np.asarray(fast.sample_mixture(jax.random.key(0), x_0, x_1, kappa)).sum(axis=1)
+    assert arrived[0] == 0
+    assert arrived[1] == count
+    low, high = binom.interval(1 - FALSE_ALARM, count, np.asarray(kappa, np.float64))
+    assert np.all((low <= arrived) & (arrived <= high))
+
+
+@pytest.mark.statement("P3")
+def test_a_chance_that_16_bits_cannot_hold_is_held():
+    """κ = 2⁻¹⁷ is half of a 16-bit coin's least: it would arrive never, or twice too often."""
+    count, rounds = 2**20, 24
+    x_0, x_1 = jnp.zeros(count, int), jnp.ones(count, int)
+    draw = jax.jit(lambda key: jnp.sum(fast.sample_mixture(key, x_0, x_1, jnp.float32(2.0**-17))))
+    found = sum(int(draw(key)) for key in jax.random.split(jax.random.key(1), rounds))
+    low, high = binom.interval(1 - FALSE_ALARM, count * rounds, 2.0**-17)
+    assert low <= found <= high
+    assert high < 2 * count * rounds * 2.0**-17 / 1.3
+
+
+def test_coins_are_alike_to_the_clear_ones_in_shape_and_type():
+    x_0, x_1 = jnp.zeros((3, 5), jnp.int32), jnp.ones((3, 5), jnp.int32)
+    found = fast.sample_mixture(jax.random.key(0), x_0, x_1, jnp.full(3, 0.5))
+    clear = jax.vmap(paths.sample_mixture)(
+        jax.random.split(jax.random.key(0), 3), x_0, x_1, jnp.full(3, 0.5)
+    )
+    assert (found.shape, found.dtype) == (clear.shape, clear.dtype)
+    with pytest.raises(ValueError, match=r"`kappa_t` must lie in \[0, 1\]; it is \[1.5"):
+        fast.sample_mixture(jax.random.key(0), x_0, x_1, jnp.full(3, 1.5))

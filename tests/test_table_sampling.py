@@ -1,0 +1,291 @@
+"""S2, S4: sampling by a schedule table, its law against enumeration and its draws against it."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sampling_world import (
+    SOURCES,
+    STATES,
+    TOKENS,
+    N,
+    S,
+    V,
+    counts,
+    embedded,
+    exact_denoiser,
+    law_of_run,
+    rank,
+    run_of,
+    world,
+)
+from test_paths import assert_drawn_from
+
+from dfm_jax import exact, schedules, steps
+from dfm_jax.sampling import HeadedDenoiser, sample_infilling, sample_on_table
+
+DRAWS = 20_000
+ORDERS = {
+    "left to right": schedules.left_to_right(N),
+    "any order": schedules.any_order([2, 0, 1]),
+    "one position a step, halfway first": jnp.asarray(
+        [[0, 0, 0], [0, 0.4, 0], [0, 1, 0], [0.7, 1, 0], [1, 1, 0], [1, 1, 1]], float
+    ),
+}
+TOGETHER = {
+    "blocks": schedules.blocks([0, 0, 1]),
+    "all at once": schedules.blocks([0, 0, 0]),
+    "masked": schedules.masked(schedules.cosine(), 4, N),
+}
+METHODS = ("clear", "jump first")
+
+
+def plan(table):
+    num_steps = len(table) - 1
+    coins = [steps.step_size(table, t) for t in range(num_steps)]
+    return coins, np.arange(num_steps) / num_steps
+
+
+def lookup_of(here, table):
+    return here.lookup(plan(table)[1], np.asarray(table)[:-1])
+
+
+def drawn(here, table, *, seed=0, count=DRAWS, **options):
+    """[count, N] draws, their sources drawn too."""
+    params = lookup_of(here, table)
+    log_source = jnp.log(jnp.asarray(here.source))
+
+    def one(key):
+        source_key, key = jax.random.split(key)
+        x_0 = jax.random.categorical(source_key, log_source, mode="high")
+        return sample_on_table(key, params, exact_denoiser, x_0, table, num_states=S, **options)
+
+    return jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(seed), count))
+
+
+# ── the law ─────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.statement("S2", "S1")
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("table", ORDERS.values(), ids=ORDERS)
+@pytest.mark.usefixtures("x64")
+def test_one_position_a_step_has_the_law_of_the_path_at_every_row(source, table):
+    here, table = world(source), jnp.asarray(table, float)
+    run = run_of(exact_denoiser, carry_over=source == "all masks")
+    truth = np.array([here.law(row) for row in np.asarray(table)])
+    laws = law_of_run(truth[0], lookup_of(here, table), *plan(table), run)
+    assert np.max(np.abs(laws - truth)) < 1e-12
+    assert exact.total_variation(laws[-1], embedded(here.data)) < 1e-12
+
+
+@pytest.mark.statement("Q6", "S2")
+@pytest.mark.parametrize("blocks", [[0, 0, 1], [0, 1, 0], [0, 0, 0], [0, 1, 2]], ids=str)
+@pytest.mark.usefixtures("x64")
+def test_the_price_of_blocks_is_the_kl_of_what_they_draw(blocks):
+    here, table = world("all masks"), jnp.asarray(schedules.blocks(blocks), float)
+    start = here.law(np.zeros(N))
+    run = run_of(exact_denoiser, carry_over=True)
+    law = law_of_run(start, lookup_of(here, table), *plan(table), run)[-1]
+    price, before = 0.0, ()
+    for block in range(max(blocks) + 1):
+        these = tuple(i for i in range(N) if blocks[i] == block)
+        price += exact.conditional_total_correlation(here.data, these, before, V, N)
+        before = (*before, *these)
+    measured = exact.kl(embedded(here.data), law)
+    assert measured == pytest.approx(price, abs=1e-12)
+    assert (price > 1e-3) == (len(set(blocks)) < N)
+    stated = [
+        steps.parallel_log_prob(x, jnp.asarray(blocks), jnp.asarray(TOKENS), jnp.log(here.data))
+        for x in jnp.asarray(TOKENS)
+    ]
+    np.testing.assert_allclose(embedded(np.exp(stated)), law, atol=1e-12)
+
+
+# ── draws ───────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.statement("S2")
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("method", METHODS)
+def test_draws_are_of_the_data_in_any_order(source, method):
+    """Chi-square, false alarms once in a million."""
+    here, table = world(source), ORDERS["any order"]
+    rows = drawn(here, table, method=method, carry_over=source == "all masks", rows_at_once=2)
+    assert_drawn_from(embedded(here.data), counts(rows))
+
+
+@pytest.mark.statement("S2")
+@pytest.mark.parametrize("table", TOGETHER.values(), ids=TOGETHER)
+@pytest.mark.parametrize("method", METHODS)
+def test_parallel_draws_have_the_law_of_the_steps_and_not_of_the_data(table, method):
+    here = world("all masks")
+    with jax.enable_x64(True):
+        wide = jnp.asarray(table, float)
+        start = here.law(np.zeros(N))
+        run = run_of(exact_denoiser, carry_over=True)
+        law = law_of_run(start, lookup_of(here, wide), *plan(wide), run)[-1]
+    found = counts(drawn(here, table, method=method, count=40_000))
+    assert_drawn_from(law, found)
+    with pytest.raises(AssertionError, match="chi-square"):
+        assert_drawn_from(embedded(here.data), found)
+
+
+@pytest.mark.statement("S2", "P4")
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_that_stops_early_is_a_draw_of_the_path_there(source, method):
+    here, table, stop = world(source), ORDERS["one position a step, halfway first"], 3
+    carry_over = source == "all masks"
+    rows = drawn(here, table, method=method, stop=stop, carry_over=carry_over, count=80_000)
+    law = here.law(np.asarray(table[stop], np.float64))
+    seen = counts(rows)
+    rare = len(rows) * law < 6  # pooled, so that a chi-square test may be made
+    pooled = np.append(law[~rare], law[rare].sum())
+    assert_drawn_from(pooled[pooled > 0], np.append(seen[~rare], seen[rare].sum())[pooled > 0])
+    assert np.all(seen[law == 0] == 0)
+
+
+def test_a_run_in_two_parts_goes_on_from_the_row_where_it_stopped(key):
+    here, table = world("all masks"), schedules.left_to_right(N)
+    params, run = lookup_of(here, table), partial(sample_on_table, num_states=S)
+    half = run(jax.random.key(1), params, exact_denoiser, jnp.full(N, V), table, stop=2)
+    whole = run(key, params, exact_denoiser, half, table, start=2)
+    assert half[2] == V
+    assert whole[2] != V
+    np.testing.assert_array_equal(half[:2], whole[:2])
+
+
+# ── revealed tokens, contexts ───────────────────────────────────────────────────────────────────
+
+
+def restless(params, x_t, t):
+    """A network that would rather have every token changed."""
+    return 5.0 * (jnp.arange(V)[None] != x_t[:, None]).astype(float)
+
+
+@pytest.mark.statement("S4")
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("table", [*ORDERS.values(), *TOGETHER.values()], ids=[*ORDERS, *TOGETHER])
+def test_a_revealed_token_never_changes(table, method):
+    keys = jax.random.split(jax.random.key(0), 200)
+    x, num_steps = jnp.full((200, N), V), table.shape[0] - 1
+    for t in range(num_steps):
+        before = x
+        x = jax.vmap(
+            lambda key, z, t=t: sample_on_table(
+                key, (), restless, z, table, num_states=S, start=t, stop=t + 1, method=method
+            )
+        )(jax.vmap(jax.random.fold_in, (0, None))(keys, t), x)
+        was = np.asarray(before) != V
+        np.testing.assert_array_equal(np.asarray(x)[was], np.asarray(before)[was])
+    assert np.all(np.asarray(x) != V)
+
+
+def test_a_token_of_another_source_is_drawn_anew():
+    """The twin: without carrying over the same network changes nearly all of them."""
+    x_0 = jnp.array([0, 1, 0])
+    table = schedules.blocks([0, 0, 0])
+    keys = jax.random.split(jax.random.key(0), 100)
+    rows = jax.vmap(
+        lambda key: sample_on_table(key, (), restless, x_0, table, num_states=S, carry_over=False)
+    )(keys)
+    assert np.mean(np.asarray(rows) != np.asarray(x_0)) > 0.95
+
+
+@pytest.mark.statement("A5", "S2")
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("given", [[1], [0, 2], [2]], ids=str)
+def test_infilling_draws_from_the_data_given_the_context(given, method):
+    context = np.isin(np.arange(N), given)
+    here = world("all masks", seed=4, context=context)
+    x = np.array([1, 0, 1])
+    free = [i for i in range(N) if i not in given]
+    table = schedules.any_order([*given, *free[::-1]])
+    moved = schedules.with_context(table, jnp.asarray(context))
+    params = here.lookup(plan(table)[1], np.asarray(moved)[:-1])
+
+    def one(key):
+        return sample_infilling(
+            key,
+            params,
+            exact_denoiser,
+            jnp.where(context, x, -1),
+            jnp.asarray(context),
+            table,
+            mask_id=V,
+            method=method,
+        )
+
+    rows = np.asarray(jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(0), DRAWS)))
+    assert np.all(rows[:, given] == x[given])
+    law = np.where(np.all(TOKENS[:, given] == x[given], axis=1), here.data, 0.0)
+    assert_drawn_from(law / law.sum(), counts(rows, V))
+
+
+# ── both halves of a denoiser ───────────────────────────────────────────────────────────────────
+
+
+def test_only_rows_that_jump_meet_the_head():
+    """A head that spoils whatever row it should not see."""
+    width = 40
+    table = schedules.left_to_right(width)
+
+    def hidden(params, x_t, t):
+        return jnp.stack([jnp.arange(width), jnp.full(width, jnp.round(t * width))], axis=1)
+
+    def head(params, rows):
+        due = rows[:, :1] == rows[:, 1:]
+        return jnp.where(due, 0.0, jnp.nan) + jnp.zeros((1, V))
+
+    denoiser, x_0 = HeadedDenoiser(hidden, head), jnp.full(width, V)
+    options = {"num_states": S, "method": "jump first", "rows_at_once": 1}
+    x = sample_on_table(jax.random.key(0), (), denoiser, x_0, table, **options)
+    assert np.all(np.asarray(x) < V)
+    late = schedules.any_order(np.arange(width)[::-1])
+    with pytest.raises(ValueError, match="finite somewhere and nowhere NaN where a token moves"):
+        sample_on_table(jax.random.key(0), (), denoiser, x_0, late, **options)
+
+
+# ── refusals ────────────────────────────────────────────────────────────────────────────────────
+
+GOOD = {"x_0": jnp.full(N, V), "table": schedules.left_to_right(N), "num_states": S}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"x_0": jnp.array([0, -1, V])}, r"`x_0` must hold ids in \[0, 2\]; it is \[ 0 -1  2\]"),
+        ({"num_states": 5}, "`num_states` must be V = 2, or 3 with a mask; it is 5"),
+        ({"num_states": V, "x_0": jnp.zeros(N, int), "carry_over": True}, "`carry_over` must be"),
+        ({"table": schedules.left_to_right(N)[::-1]}, "`table` must not move a finished token"),
+        ({"stop": 4}, r"`stop` must lie in \[0, 3\]; it is 4"),
+        ({"start": 2, "stop": 1}, r"`start` must lie in \[0, 1\]; it is 2"),
+        ({"method": "jump first", "rows_at_once": 0}, r"`rows_at_once` must lie in \[1, 3\]"),
+        (
+            {"x_0": jnp.full(2, V), "table": jnp.eye(3, 2)},
+            "`denoiser` must give a row for",
+        ),
+    ],
+)
+def test_a_bad_request_is_refused(change, message, key):
+    options = GOOD | change
+    fixed = partial(lambda params, x_t, t: jnp.zeros((N, V)))
+    with pytest.raises(ValueError, match=message):
+        sample_on_table(key, (), fixed, options.pop("x_0"), options.pop("table"), **options)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("bad", [np.nan, -np.inf, np.inf])
+def test_logits_that_are_no_law_are_refused(bad, method, key):
+    def spoilt(params, x_t, t):
+        return jnp.full((N, V), bad)
+
+    with pytest.raises(ValueError, match="finite somewhere and nowhere NaN where a token moves"):
+        sample_on_table(key, (), spoilt, jnp.full(N, V), GOOD["table"], num_states=S, method=method)
+
+
+def test_the_states_are_listed_as_ranked():
+    assert [int(rank(z, S)) for z in STATES] == list(range(S**N))
