@@ -18,7 +18,7 @@ PEERS := faiss-cpu==1.15.1 flow-matching==1.0.10 k-means-constrained==0.9.1 torc
 export JAX_PLATFORMS ?= cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-pretrained install-peers install-tpu compare compile-tpu test test-all lint clean
+.PHONY: help install install-pretrained install-peers install-tpu compare compile-tpu benchmarks test test-all lint clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +56,10 @@ compare: $(STAMP) ## every statement verified, then centre and experts compared 
 # Where libtpu is not installed, the study says so and skips.
 compile-tpu: $(STAMP) ## every program compiled for TPUs: who talks to whom, memory, FLOPs
 	$(or $(wildcard .venv-tpu/bin/python),$(BIN)/python) -m experiments.compile_tpu
+
+benchmarks: ## every work beside its peers, in .venv-peers
+	@test -x .venv-peers/bin/python || $(MAKE) install-peers
+	.venv-peers/bin/python -m experiments.benchmarks --preset standard
 
 test: $(STAMP) ## the quick suite
 	$(BIN)/python -m pytest -q -n 2 -m "not slow"

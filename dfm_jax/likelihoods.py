@@ -1,10 +1,9 @@
 """What a trained model gives one sequence: exact −log p̂, and estimates of bounds.   [L2, L3, L5]
 
-A denoiser is a function `whole(denoiser)(params, x_t, t) -> logits [N, V]` of p̂_{1|t}^i(· | x_t), static,
-for one sequence and t in [0, 1]. Likelihoods are terms per position, in nats, 0 where a token is
-given. Bounds are sums over positions, estimated by independent replicates: one draw in each of
-`num_strata` equal strata of time, all at once. With `antithetic` a replicate is the mean of two: of
-the numbers u in (0, 1) that place a time in its stratum and say what is revealed, and of 1 − u.
+Denoisers are those of `dfm_jax.sampling`. Likelihoods are terms per position, in nats, 0 where a
+token is given. Bounds are sums over positions, estimated by independent replicates: one draw in
+each of `num_strata` equal strata of time. With `antithetic` a replicate is the mean of two: of the
+numbers u in (0, 1) that place a time in its stratum and say what is revealed, and of 1 − u.
 """
 
 from collections.abc import Callable
@@ -159,14 +158,11 @@ def evidence_bound(
     free = jnp.ones(jnp.shape(x_1), bool) if context is None else ~jnp.asarray(context)
     rule = "`mask_id` must be V for a source of masks, and None for token laws"
     require((mask_id is not None) == isinstance(source, str), rule, str(mask_id))
-    if isinstance(source, str):
-        inside, last = _from_masks(
-            partial(whole(denoiser), params), x_1, schedule, free, mask_id or 0
-        )
-    else:
-        inside, last = _from_laws(
-            partial(whole(denoiser), params), x_1, schedule, free, end, source
-        )
+    at, rest = partial(whole(denoiser), params), (x_1, schedule, free)
+    masks = isinstance(source, str)
+    inside, last = (
+        _from_masks(at, *rest, mask_id or 0) if masks else _from_laws(at, *rest, end, source)
+    )
 
     def share(stratum: Array, u: Array, coins: Array, key: Key) -> Array:
         return end * inside(end * (stratum + u) / num_strata, coins, key)
