@@ -72,8 +72,8 @@ def any_order_nll(
         ValueError: if `order` is no permutation of 0 … N − 1, or `mask_id` is not V.
     """
     x_1, order, free = jnp.asarray(x_1), jnp.asarray(order), ~jnp.asarray(context)
-    rule = "`order` must hold each of 0 … N − 1 once"
-    require(jnp.sort(order) == jnp.arange(order.shape[0]), rule, order)
+    once = jnp.sort(order) == jnp.arange(order.shape[0])
+    require(once, "`order` must hold each of 0 … N − 1 once", order)
 
     def reveal(x_t: Array, position: Array) -> tuple[Array, Array]:
         t = jnp.sum(free & (x_t != mask_id)) / jnp.maximum(jnp.sum(free), 1)
@@ -156,10 +156,13 @@ def evidence_bound(
     """
     check_interval("end", end, 0.0, 1.0, ends="(]")
     free = jnp.ones(jnp.shape(x_1), bool) if context is None else ~jnp.asarray(context)
+    masks, at, rest = (
+        isinstance(source, str),
+        partial(whole(denoiser), params),
+        (x_1, schedule, free),
+    )
     rule = "`mask_id` must be V for a source of masks, and None for token laws"
-    require((mask_id is not None) == isinstance(source, str), rule, str(mask_id))
-    at, rest = partial(whole(denoiser), params), (x_1, schedule, free)
-    masks = isinstance(source, str)
+    require((mask_id is not None) == masks, rule, str(mask_id))
     inside, last = (
         _from_masks(at, *rest, mask_id or 0) if masks else _from_laws(at, *rest, end, source)
     )

@@ -49,6 +49,7 @@ class Source:
     num_positions: int
     num_steps: int  # T, of the grid of the masked source, and of Euler
     epsilon: float  # the uniform source's process is left at 1 − ε
+    time_conditioned: bool = True  # whether its networks read the time; from masks they need not
 
     def __post_init__(self) -> None:
         """Refuse what is no source."""
@@ -70,8 +71,9 @@ class Source:
     def terms(self, network: Network) -> TermsOf:
         """What a network is trained by: one draw of its bound."""
         if self.name == "masked":
-            return masked_terms(network, self.table, time_conditioned=True)
-        return uniform_terms(network, end=1 - self.epsilon, time_conditioned=True)
+            return masked_terms(network, self.table, time_conditioned=self.time_conditioned)
+        end = 1 - self.epsilon
+        return uniform_terms(network, end=end, time_conditioned=self.time_conditioned)
 
     def start(self, key: Key) -> Array:
         """X_0: [N]."""

@@ -1,0 +1,175 @@
+"""How far a sampler's law is from the data, exactly, on a space small enough to list.   [S1–S5, Q6]
+
+Posteriors are exact, so that all that is measured is the sampler. Its law is the source's, pushed
+through the very step laws that it draws from, in float64.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dfm_jax import exact, schedules
+from dfm_jax.sampling.corrected import corrected_rows
+from dfm_jax.sampling.euler import euler_coins
+from dfm_jax.sampling.jumps import Run, revealed, start, step_rows
+from dfm_jax.schedules import Schedule
+from dfm_jax.steps import step_size
+from dfm_jax.types import Array
+
+V, N = 2, 4
+S = V + 1
+BETA = 0.5  # of steps back, from the second step on
+
+
+class Posterior(NamedTuple):
+    """log p_{1|t} at one time and every state, the parameters of `_denoiser`."""
+
+    log_posterior: Array  # [Z, N, V]
+
+
+def _denoiser(params: Posterior, x_t: Array, t: Array) -> Array:
+    return params.log_posterior[jnp.sum(x_t * S ** np.arange(N)[::-1])]
+
+
+class Toy(NamedTuple):
+    """A data law over V^N sequences, and one source."""
+
+    data: np.ndarray  # [V^N]
+    source: np.ndarray  # [N, S]
+
+    @property
+    def masked(self) -> bool:
+        """Whether it starts from masks: revealed tokens are then carried over."""
+        return bool(np.all(self.source[:, V] == 1))
+
+    @property
+    def coupling(self) -> exact.FactoredCoupling:
+        """X_0 and X_1, independent."""
+        return exact.FactoredCoupling(
+            data=self.data, source_tokens=self.source, context=np.zeros(N, bool)
+        )
+
+    def path(self, kappa: np.ndarray) -> np.ndarray:
+        """p_t at κ_t [N]: [Z]."""
+        return exact.marginal_path(self.coupling, exact.mixture_token_path(kappa, V, S))
+
+    def posterior(self, kappa: np.ndarray) -> Posterior:
+        """p_{1|t} at κ_t [N]."""
+        found = exact.posteriors(self.coupling, exact.mixture_token_path(kappa, V, S))[0]
+        with np.errstate(divide="ignore"):
+            return Posterior(jnp.asarray(np.log(found)))
+
+    def distance(self, law: np.ndarray) -> float:
+        """TV(law, data), the mask among the states."""
+        return float(exact.total_variation(law, exact.embed(self.data, V, S, N)))
+
+
+def toys(seed: int) -> dict[str, Toy]:
+    """One data law, whose neighbours in a sequence tend to agree, from two sources."""
+    rng = np.random.default_rng(seed)
+    tokens = exact.states(V, N)
+    agree = (tokens[:, 1:] == tokens[:, :-1]).sum(axis=1)
+    weights = np.exp(0.8 * agree + 0.5 * rng.normal(size=len(tokens)))
+    uniform = np.r_[np.full(V, 1 / V), 0.0]
+    sources = {"masked": np.eye(S)[V], "uniform": uniform}
+    return {
+        name: Toy(weights / weights.sum(), np.tile(row, (N, 1))) for name, row in sources.items()
+    }
+
+
+def rows_of(toy: Toy, name: str, steps: tuple[int, ...]) -> Iterator[dict[str, Any]]:
+    """TV of every sampler after T steps."""
+    clocks = {"linear": schedules.linear(), "cosine": schedules.cosine()}
+    for kind, clock in clocks.items():
+        for count in steps:
+            table = np.asarray(schedules.masked(clock, count, N), np.float64)
+            yield _row(name, f"exact step, {kind}", count, toy, on_table(toy, table))
+    for count in steps:
+        times = np.linspace(0, 1, count + 1)
+        law = by_euler(toy, clocks["cosine"], times)
+        yield _row(name, "Euler, cosine", count, toy, law)
+        law = corrected(toy, clocks["cosine"], times)
+        yield _row(name, f"Euler, cosine, β = {BETA:g}", count, toy, law)
+    for blocks in ([0] * N, [0, 0, 1, 1], [0, 0, 1, 2], list(range(N))):
+        table = np.asarray(schedules.blocks(blocks), np.float64)
+        yield _row(name, "blocks", max(blocks) + 1, toy, on_table(toy, table))
+
+
+def _row(source: str, sampler: str, steps: int, toy: Toy, law: np.ndarray) -> dict[str, Any]:
+    return {"source": source, "sampler": sampler, "steps": steps, "tv": toy.distance(law)}
+
+
+def on_table(toy: Toy, table: np.ndarray) -> np.ndarray:
+    """The law of `sampling.sample_on_table`."""
+    wide = jnp.asarray(table)
+    coins = np.stack([step_size(wide, t) for t in range(len(table) - 1)])
+    return _pushed(toy, coins, table[:-1])
+
+
+def by_euler(toy: Toy, schedule: Schedule, times: np.ndarray) -> np.ndarray:
+    """The law of `sampling.sample_euler`."""
+    coins = np.asarray(euler_coins(schedule, jnp.asarray(times), jnp.zeros(N, bool)))
+    return _pushed(toy, coins, _kappas(schedule, times[:-1]))
+
+
+def corrected(toy: Toy, schedule: Schedule, times: np.ndarray) -> np.ndarray:
+    """The law of `sampling.sample_corrected`; a step whose rates would be no law goes forward."""
+    law, fixed = toy.path(np.zeros(N)), jnp.zeros(N, bool)
+    run = Run(_denoiser, S, toy.masked, "clear", 1)
+
+    def rows(params: Posterior, row: tuple[Array, ...], states: Array) -> Array:
+        def at(z: Array) -> Array:
+            source = jnp.asarray(toy.source)
+            options = {"schedule": schedule, "run": run}
+            return corrected_rows(params, start(z), source, fixed, row, **options)[0]
+
+        return jax.vmap(at)(states)
+
+    compiled, states = jax.jit(rows), jnp.asarray(exact.states(S, N))
+    sizes = np.diff(times)
+    kappas, slopes = _kappas(schedule, times[:-1]), _slopes(schedule, times[:-1])
+    for index, (size, kappa) in enumerate(zip(sizes, kappas, strict=True)):
+        k, slope, ends = kappa[0], slopes[index], times[index + 1] == 1
+        possible = k > 0 and not ends
+        possible = possible and size * slope * ((1 + BETA) / (1 - k) + BETA / k) <= 1
+        beta, inner = (BETA, times[index]) if possible else (0.0, 0.5)
+        row = tuple(jnp.asarray(v) for v in (size, times[index], inner, beta, ends))
+        if ends:  # the rate has no end there, and is not asked for
+            return _pushed(toy, np.ones((1, N)), kappas[index:], law)
+        law = exact.push_forward(law, np.asarray(compiled(toy.posterior(kappa), row, states)))
+    return law
+
+
+def _kappas(schedule: Schedule, times: np.ndarray) -> np.ndarray:
+    values = np.asarray(jax.vmap(schedule.kappa)(jnp.asarray(times)))
+    return np.repeat(values[:, None], N, axis=1)
+
+
+def _slopes(schedule: Schedule, times: np.ndarray) -> np.ndarray:
+    return np.asarray(jax.vmap(jax.grad(schedule.kappa))(jnp.asarray(times)))
+
+
+@jax.jit
+def _laws(params: Posterior, states: Array, coin: Array, carried: Array) -> Array:
+    run = Run(_denoiser, S, True, "clear", 1)
+
+    def at(z: Array) -> Array:
+        # A source that holds tokens carries nothing over: neither tokens nor what p̂ says of them.
+        free = jnp.where(carried & revealed(z, run), 0.0, coin)
+        return step_rows(params, start(z), free, jnp.zeros(()), run._replace(carry_over=False))[0]
+
+    return jax.vmap(at)(states)
+
+
+def _pushed(
+    toy: Toy, coins: np.ndarray, kappas: np.ndarray, law: np.ndarray | None = None
+) -> np.ndarray:
+    law = toy.path(np.zeros(N)) if law is None else law
+    states, carried = jnp.asarray(exact.states(S, N)), jnp.asarray(toy.masked)
+    for coin, kappa in zip(coins, kappas, strict=True):
+        rows = _laws(toy.posterior(kappa), states, jnp.asarray(coin), carried)
+        law = exact.push_forward(law, np.asarray(rows))
+    return law
