@@ -85,7 +85,7 @@ def check_config(config: Config) -> None:
     """
     rising = len(config.steps) >= 3 and list(config.steps) == sorted(set(config.steps))
     require(
-        rising and config.steps[0] >= 1, "`steps` must be 3 or more, rising from 1", config.steps
+        rising and min(config.steps) >= 1, "`steps` must be 3 or more, rising from 1", config.steps
     )
     for name in ("width", "num_layers", "num_heads", "batch_size", "training_steps", "strata"):
         check_count(name, getattr(config, name))
