@@ -24,7 +24,9 @@ from sampling_world import (
 from test_paths import assert_drawn_from
 
 from dfm_jax import exact, schedules, steps
+from dfm_jax.models import TransformerConfig, transformer, transformer_denoiser
 from dfm_jax.sampling import HeadedDenoiser, sample_infilling, sample_on_table
+from dfm_jax.sampling.denoisers import whole
 
 DRAWS = 20_000
 ORDERS = {
@@ -247,6 +249,26 @@ def test_only_rows_that_jump_meet_the_head():
     late = schedules.any_order(np.arange(width)[::-1])
     with pytest.raises(ValueError, match="finite somewhere and nowhere NaN where a token moves"):
         sample_on_table(jax.random.key(0), (), denoiser, x_0, late, **options)
+
+
+@pytest.mark.parametrize(("tied", "conditioned"), [(True, False), (False, True)])
+def test_both_halves_of_a_transformer_are_its_logits(tied, conditioned, key):
+    config = TransformerConfig(
+        num_tokens=7,
+        num_states=8,
+        width=16,
+        num_layers=1,
+        num_heads=2,
+        ffn_width=16,
+        causal=False,
+        tied=tied,
+        time_conditioned=conditioned,
+    )
+    network, x_t = transformer(config), jnp.array([7, 3, 7, 0])
+    params, t = network.init(key), 0.3
+    logits = network.apply(params, x_t, t if conditioned else None)
+    halves = whole(transformer_denoiser(config))(params, x_t, t)
+    np.testing.assert_allclose(halves, logits, atol=1e-6)
 
 
 # ── refusals ────────────────────────────────────────────────────────────────────────────────────

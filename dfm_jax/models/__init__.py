@@ -2,6 +2,7 @@
 
 from dfm_jax.models.config import TransformerConfig as TransformerConfig
 from dfm_jax.models.decoding import transformer_decoder as transformer_decoder
+from dfm_jax.models.denoising import transformer_denoiser as transformer_denoiser
 from dfm_jax.models.mixture import MixtureParams as MixtureParams
 from dfm_jax.models.mixture import mixture_decoder as mixture_decoder
 from dfm_jax.models.mixture import mixture_params as mixture_params

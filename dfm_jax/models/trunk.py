@@ -26,11 +26,13 @@ class Transformer(nn.Module):
     """Embedding, layers, norm, head: tokens [N] to logits [N, V], for one sequence.
 
     With `num_outputs` the head is a map of its own to that many columns: a router's experts.
+    Without `headed` what would go into the head comes out, [N, width].
     """
 
     config: TransformerConfig
     deterministic: bool = True
     num_outputs: int | None = None
+    headed: bool = True
 
     @nn.compact
     def __call__(
@@ -69,6 +71,8 @@ class Transformer(nn.Module):
         frame = self._frame(count, t, memory, start)
         h, memory = self._layers(h, memory, frame)
         h = RMSNorm(config, name="norm")(h, frame.condition)
+        if not self.headed:
+            return h[skipped:], memory
         return self._logits(h[skipped:], embedding.embedding), memory
 
     def _frame(self, num_positions: int, t: Array | None, memory: Memories, start: Array) -> Frame:
