@@ -72,7 +72,7 @@ PRESETS = {
         width=48,
         num_layers=2,
         training_steps=3000,
-        strata=8,
+        strata=16,
     ),
 }
 

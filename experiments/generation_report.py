@@ -19,7 +19,7 @@ from experiments import study
 
 # Okabe and Ito's palette: told apart by every kind of colour vision.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_FLOOR = 1e-16  # TV below which lies only rounding, for a logarithmic axis
+_FLOOR = 1e-4  # where a TV that is rounding is drawn, on a logarithmic axis
 
 
 def _grids(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[list[str]]]]:
@@ -40,12 +40,14 @@ def _grid(rows: Sequence[Mapping[str, Any]], shown: Any) -> list[list[str]]:
     steps = sorted({row["steps"] for row in rows})
     samplers = dict.fromkeys(row["sampler"] for row in rows)
     cells = {(row["sampler"], row["steps"]): shown(row) for row in rows}
-    head = ["T", *map(str, steps)]
-    return [head, *([name, *(cells.get((name, t), "") for t in steps)] for name in samplers)]
+    return [
+        ["T", *samplers],
+        *([str(t), *(cells.get((name, t), "") for name in samplers)] for t in steps),
+    ]
 
 
 def print_tables(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
-    """A line for each sampler, a column for each number of steps."""
+    """A line for each number of steps, a column for each sampler."""
     for title, (head, *lines) in _grids(rows):
         table = Table(head[0], title=title, box=SIMPLE_HEAD)
         for name in head[1:]:
@@ -60,7 +62,7 @@ def markdown(result: Mapping[str, Any]) -> list[str]:
     tables = []
     for title, (head, *lines) in _grids(result["rows"]):
         width = "|".join(["---"] * len(head))
-        text = [f"| {title}; {' | '.join(head)} |", f"|{width}|"]
+        text = [f"| {title}: {' | '.join(head)} |", f"|{width}|"]
         tables.append("\n".join([*text, *(f"| {' | '.join(line)} |" for line in lines)]))
     return tables
 
@@ -75,6 +77,7 @@ def draw(path: Path, toy: Sequence[Mapping[str, Any]], digits: Sequence[Mapping[
         axes.set_title(f"toy, {source} source: exact laws", fontsize=9)
         axes.set_ylabel("total variation to the data")
         axes.set_yscale("log")
+        axes.text(4.3, _FLOOR, "0, to rounding", fontsize=7, va="center")
     _curves(panels[2], digits, "nats_per_pixel", 0.0)
     panels[2].set_title("held-out digits: the sampler's bound", fontsize=9)
     panels[2].set_ylabel("nats per pixel")
