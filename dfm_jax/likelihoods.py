@@ -18,6 +18,7 @@ from dfm_jax.checks import check_count, check_interval, check_law, check_num_sta
 from dfm_jax.objectives import cross_entropy_loss, generalised_kl_loss, step_loss
 from dfm_jax.paths import mask_source, sample_path
 from dfm_jax.sampling.denoisers import Denoiser, whole
+from dfm_jax.sampling.denoisers import log_law as _log_law
 from dfm_jax.schedules import Schedule, check_table, with_context
 from dfm_jax.steps import step_size
 from dfm_jax.types import Array, ArrayLike, Context, Float, Key, Step, Table, Tokens, typed
@@ -49,7 +50,7 @@ def autoregressive_nll(
     x = jnp.asarray(x)
     check_interval("prompt_length", prompt_length, 0, x.shape[0])
     no_law = int(start is None)
-    require(x.shape[0] > no_law, "`x` must hold two tokens or more without `start`", x.shape[0])
+    require(len(x) > no_law, "`x` must hold two tokens or more without `start`", len(x))
     first = jnp.full(1 - no_law, start or 0, x.dtype)
     log_law = _log_law(apply(params, jnp.concatenate([first, x[:-1]])))
     check_count("start", start or 0, at_least=0, at_most=log_law.shape[-1])
@@ -156,25 +157,22 @@ def evidence_bound(
     """
     check_interval("end", end, 0.0, 1.0, ends="(]")
     free = jnp.ones(jnp.shape(x_1), bool) if context is None else ~jnp.asarray(context)
-    masks, at, rest = (
-        isinstance(source, str),
-        partial(whole(denoiser), params),
-        (x_1, schedule, free),
-    )
     rule = "`mask_id` must be V for a source of masks, and None for token laws"
-    require((mask_id is not None) == masks, rule, str(mask_id))
-    inside, last = (
-        _from_masks(at, *rest, mask_id or 0) if masks else _from_laws(at, *rest, end, source)
-    )
+    require((mask_id is not None) == isinstance(source, str), rule, str(mask_id))
+    at, rest = partial(whole(denoiser), params), (x_1, schedule, free)
+    if isinstance(source, str):
+        inside, last = _from_masks(at, *rest, mask_id or 0)
+    else:
+        inside, last = _from_laws(at, *rest, end, source)
 
     def share(stratum: Array, u: Array, coins: Array, key: Key) -> Array:
         return end * inside(end * (stratum + u) / num_strata, coins, key)
 
-    inside_key, last_key = jax.random.split(key)
-    drawn = _replicates(inside_key, share, x_1, num_strata, num_replicates, antithetic)
+    keys = jax.random.split(key)
+    drawn = _replicates(keys[0], share, x_1, num_strata, num_replicates, antithetic)
     if end < 1:
         final = lambda _, u, *rest: last(jnp.asarray(end, u.dtype), *rest)  # noqa: E731
-        drawn += _replicates(last_key, final, x_1, 1, num_replicates, antithetic)
+        drawn += _replicates(keys[1], final, x_1, 1, num_replicates, antithetic)
     return _estimate(drawn)
 
 
@@ -296,8 +294,3 @@ def _masked_nats(log_law: Array, x_1: Tokens, x_t: Array, mask_id: int) -> Array
 def _mean_masked_nats(log_law: Array, x_1: Tokens, x_t: Array, mask_id: int) -> Array:
     num_masked = jnp.sum(x_t == mask_id, dtype=log_law.dtype)
     return jnp.sum(_masked_nats(log_law, x_1, x_t, mask_id)) / jnp.maximum(num_masked, 1)
-
-
-def _log_law(logits: Array) -> Array:
-    wide = logits if jnp.finfo(logits.dtype).bits >= 32 else logits.astype(jnp.float32)
-    return jax.nn.log_softmax(wide, axis=-1)

@@ -289,6 +289,10 @@ def test_one_expert_drawn_after_the_prompt_writes_as_all_of_them_do(parts):
         jax.random.key(0), params, decoder, prompts, lengths, max_new=LENGTH
     )
     assert_drawn_from(law, rows_drawn(full))
+    again = sample_autoregressive(
+        jax.random.key(2), params, decoder, prompts, lengths, max_new=LENGTH, draw="two levels"
+    )
+    assert_drawn_from(law, rows_drawn(again))
     rows = jnp.broadcast_to(found[:1], (DRAWS, K))
     one = sample_one_expert(
         jax.random.key(1), params.stacks[0], DECODER, rows, prompts, lengths, max_new=LENGTH

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import binom
 from test_paths import assert_drawn_from
 
-from dfm_jax import experts, fast, objectives, paths, schedules
+from dfm_jax import experts, fast, objectives, schedules
 from dfm_jax.fast import blocks
 
 FALSE_ALARM = 1e-6
@@ -215,38 +215,3 @@ def test_a_token_of_probability_0_is_never_drawn():
     logits = jnp.where(jnp.arange(300) % 7 == 3, 0.0, -jnp.inf)
     tokens = fast.sample_categorical(jax.random.key(0), jnp.broadcast_to(logits, (20_000, 300)))
     assert set(np.unique(np.asarray(tokens) % 7)) == {3}
-
-
-@pytest.mark.statement("P3")
-def test_coins_arrive_with_their_chance():
-    kappa = jnp.array([0.0, 1.0, 0.5, 0.3, 2.0**-17, 1 - 2.0**-20, 1e-4])
-    count = 2**18
-    x_0, x_1 = jnp.zeros((7, count), int), jnp.ones((7, count), int)
-    arrived = np.asarray(fast.sample_mixture(jax.random.key(0), x_0, x_1, kappa)).sum(axis=1)
-    assert arrived[0] == 0
-    assert arrived[1] == count
-    low, high = binom.interval(1 - FALSE_ALARM, count, np.asarray(kappa, np.float64))
-    assert np.all((low <= arrived) & (arrived <= high))
-
-
-@pytest.mark.statement("P3")
-def test_a_chance_that_16_bits_cannot_hold_is_held():
-    """κ = 2⁻¹⁷ is half of a 16-bit coin's least: it would arrive never, or twice too often."""
-    count, rounds = 2**20, 24
-    x_0, x_1 = jnp.zeros(count, int), jnp.ones(count, int)
-    draw = jax.jit(lambda key: jnp.sum(fast.sample_mixture(key, x_0, x_1, jnp.float32(2.0**-17))))
-    found = sum(int(draw(key)) for key in jax.random.split(jax.random.key(1), rounds))
-    low, high = binom.interval(1 - FALSE_ALARM, count * rounds, 2.0**-17)
-    assert low <= found <= high
-    assert high < 2 * count * rounds * 2.0**-17 / 1.3
-
-
-def test_coins_are_alike_to_the_clear_ones_in_shape_and_type():
-    x_0, x_1 = jnp.zeros((3, 5), jnp.int32), jnp.ones((3, 5), jnp.int32)
-    found = fast.sample_mixture(jax.random.key(0), x_0, x_1, jnp.full(3, 0.5))
-    clear = jax.vmap(paths.sample_mixture)(
-        jax.random.split(jax.random.key(0), 3), x_0, x_1, jnp.full(3, 0.5)
-    )
-    assert (found.shape, found.dtype) == (clear.shape, clear.dtype)
-    with pytest.raises(ValueError, match=r"`kappa_t` must lie in \[0, 1\]; it is \[1.5"):
-        fast.sample_mixture(jax.random.key(0), x_0, x_1, jnp.full(3, 1.5))

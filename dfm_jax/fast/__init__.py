@@ -5,7 +5,7 @@ A clear form is one line of the mathematics; a fast one visits V-wide rows once,
 `experiments/benchmarks.py` measures what they are worth, and checks each pair in the same run.
 """
 
-from dfm_jax.fast.draws import sample_categorical, sample_mixture
+from dfm_jax.fast.draws import sample_categorical
 from dfm_jax.fast.losses import cross_entropy, generalised_kl
 from dfm_jax.fast.mixtures import mix_log_probs
 
@@ -14,5 +14,4 @@ __all__ = [
     "generalised_kl",
     "mix_log_probs",
     "sample_categorical",
-    "sample_mixture",
 ]

@@ -5,15 +5,17 @@ costs is the network's business, what is drawn is not, and is the same with and 
 """
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from dfm_jax.checks import check_count, check_interval, check_tokens, require
 from dfm_jax.decoders import Decoder
+from dfm_jax.fast import sample_categorical
 from dfm_jax.types import Array, ArrayLike, Bool, Float, Int, Key, Number, typed
 
+Draw = Literal["clear", "two levels"]
 NO_LAW = "logits must be finite somewhere and nowhere NaN; by row"
 
 
@@ -74,7 +76,9 @@ def cut_law(logits: Array, temperature: Number, top_k: int | None, top_p: Number
         log_probs = _kept(log_probs, jnp.zeros(logits.shape, bool).at[largest].set(True))
     if top_p is not None:
         log_probs = _kept(log_probs, _nucleus(log_probs, top_p))
-    largest = jnp.arange(logits.shape[0]) == jnp.argmax(logits)
+    # The first of the largest, as `argmax` finds it, which is slow on a CPU.
+    ids = jnp.arange(logits.shape[0])
+    largest = ids == jnp.min(jnp.where(logits == jnp.max(logits), ids, logits.shape[0]))
     return jnp.where(frozen, jnp.where(largest, 0.0, -jnp.inf), log_probs)
 
 
@@ -123,6 +127,7 @@ def sample_autoregressive(
     top_p: Number | None = None,
     stop_tokens: tuple[int, ...] = (),
     prefixes: Any = None,
+    draw: Draw = "clear",
 ) -> Sample:
     """Continue every prompt by up to `max_new` tokens, each from its next-token law.   [S1]
 
@@ -141,6 +146,7 @@ def sample_autoregressive(
         top_p: the mass kept at each draw.
         stop_tokens: ids in [0, V).
         prefixes: [B, …] what stands before the prompts, for a decoder that reads it.
+        draw: "two levels" draws by `fast.sample_categorical`: the same law, other tokens.
 
     Raises:
         ValueError: on a length outside [1, P], an id outside [0, S), a bad cut or limit, a prefix
@@ -153,7 +159,7 @@ def sample_autoregressive(
     )
     keys = row_keys(key, prompts.shape[0])
     rows = (prompts, lengths, temperature, top_p, prefixes)
-    sample = sample_rows(keys, params, *rows, decoder=decoder, top_k=top_k, **stops)
+    sample = sample_rows(keys, params, *rows, decoder=decoder, top_k=top_k, draw=draw, **stops)
     require(sample.alive, NO_LAW, sample.alive)
     return sample
 
@@ -196,7 +202,7 @@ def row_keys(key: Key, num_rows: int) -> Key:
     return jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(num_rows))
 
 
-@partial(jax.jit, static_argnames=("decoder", "max_new", "top_k", "stop_tokens"))
+@partial(jax.jit, static_argnames=("decoder", "max_new", "top_k", "stop_tokens", "draw"))
 def sample_rows(
     keys: Key,
     params: Any,
@@ -210,6 +216,7 @@ def sample_rows(
     max_new: int,
     top_k: int | None,
     stop_tokens: tuple[int, ...],
+    draw: Draw = "clear",
 ) -> Sample:
     """What the samplers do once all is checked, with a key for each row."""
     num_rows, width = prompts.shape
@@ -218,17 +225,20 @@ def sample_rows(
     # Without the check: behind its stop token a row need have no law.
     law = jax.vmap(partial(cut_law, temperature=temperature, top_k=top_k, top_p=top_p))
 
-    def draw(step: Array | int, sample: Sample, logits: Array) -> Sample:
+    token = jax.random.categorical if draw == "clear" else sample_categorical
+    mode = {"mode": "high"} if draw == "clear" else {}
+
+    def drawn(step: Array | int, sample: Sample, logits: Array) -> Sample:
         going = sample.alive & ~sample.stopped
         possible = _is_law(logits)
         own = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, step)
-        drawn = jax.vmap(_drawn)(own, law(logits))
+        tokens = jax.vmap(partial(token, **mode))(own, law(logits))
         writes = going & possible
         at = jnp.where(writes, sample.lengths, sample.tokens.shape[1])  # beyond: dropped
-        tokens = sample.tokens.at[rows, at].set(drawn.astype(prompts.dtype), mode="drop")
-        stops = jnp.isin(drawn, jnp.array(stop_tokens, drawn.dtype))
+        written = sample.tokens.at[rows, at].set(tokens.astype(prompts.dtype), mode="drop")
+        stops = jnp.isin(tokens, jnp.array(stop_tokens, tokens.dtype))
         return Sample(
-            tokens,
+            written,
             sample.lengths + writes,
             sample.stopped | (writes & stops),
             sample.alive & (possible | ~going),
@@ -239,7 +249,7 @@ def sample_rows(
         going = sample.alive & ~sample.stopped
         last = jnp.take_along_axis(sample.tokens, sample.lengths[:, None] - 1, axis=1)
         logits, cache = extend(state.cache, last, going.astype(int))
-        return _State(state.step + 1, draw(state.step, sample, logits[:, 0]), cache)
+        return _State(state.step + 1, drawn(state.step, sample, logits[:, 0]), cache)
 
     def goes_on(state: _State) -> Array:
         return (state.step < max_new) & jnp.any(state.sample.alive & ~state.sample.stopped)
@@ -254,7 +264,7 @@ def sample_rows(
         cache = jax.vmap(partial(decoder.read_prefix, params))(cache, prefixes)
     logits, cache = extend(cache, prompts, lengths)
     first = jnp.take_along_axis(logits, lengths[:, None, None] - 1, axis=1)[:, 0]
-    state = _State(jnp.array(1), draw(0, start, first), cache)
+    state = _State(jnp.array(1), drawn(0, start, first), cache)
     return jax.lax.while_loop(goes_on, step, state).sample
 
 

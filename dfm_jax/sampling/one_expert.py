@@ -10,6 +10,7 @@ from dfm_jax.checks import check_log_law, require
 from dfm_jax.decoders import Decoder
 from dfm_jax.sampling.autoregressive import (
     NO_LAW,
+    Draw,
     Sample,
     checked_prompts,
     row_keys,
@@ -98,6 +99,7 @@ def sample_one_expert(
     cut: Literal["the mixture", "each expert"] = "the mixture",
     stop_tokens: tuple[int, ...] = (),
     prefixes: Any = None,
+    draw: Draw = "clear",
 ) -> OneExpertSample:
     """Left to right, one expert for each row, drawn after its prompt and kept.   [S7]
 
@@ -123,6 +125,7 @@ def sample_one_expert(
         cut: whose law temperature and truncation are meant for.
         stop_tokens: ids in [0, V).
         prefixes: [B, …] what stands before the prompts.
+        draw: see `sample_autoregressive`.
 
     Raises:
         ValueError: on a temperature other than 1 or a truncation of the mixture; if a row of
@@ -159,6 +162,7 @@ def sample_one_expert(
             top_p,
             jax.tree.map(lambda leaf, at=padded: leaf[at], prefixes),
             decoder=decoder,
+            draw=draw,
             **options,
         )
         count = len(rows)
