@@ -13,7 +13,7 @@ are the same for all rows of a size. Slow works are measured on one processor un
 allocator, and on two with buffers kept, alone. A run that is stopped goes on: every size is kept.
 
 The peers have other random weights where only shapes matter, and k-means starts of their own. The
-auction of the paper's code is not a package, and is not measured.
+auction of the paper's code is no package: the study `clustering` measures it.
 """
 
 import itertools
@@ -62,7 +62,7 @@ class Config:
     preset: Literal["quick", "standard"] = "quick"
     """Where the other values start from: small sizes on one processor, or everything."""
     out: Path = Path("runs/benchmarks")
-    """Folder for result.json, metrics.jsonl, growth.png and what has been measured so far."""
+    """Folder for result.json, metrics.jsonl, benchmarks.png and what has been measured so far."""
     peers_python: str = sys.executable if find_spec("torch") else ""
     """The Python of an environment with the peers; this one, if it knows PyTorch."""
     works: tuple[str, ...] = tuple(BY_NAME)
@@ -231,7 +231,7 @@ def run(config: Config, console: Console) -> bool:
     found = measured(config, cells, console)
     rows = [row for work, one in found for row in rows_of(work, one, config.seed)]
     verdicts = verdicts_of(rows)
-    picture = benchmarks_report.draw(config.out / "growth.png", rows)
+    picture = benchmarks_report.draw(config.out / "benchmarks.png", rows)
     metrics = reporting.write_metrics(config.out, [one | {"work": w.name} for w, one in found])
     result = reporting.write_result(
         config.out,
