@@ -18,6 +18,9 @@ example: `jax.vmap` is the batch; `jax.jit` and the mesh are the caller's.
     exact        ground truth by enumeration, in NumPy float64
     theory       each statement with its residual and its falsifier (import dfm_jax.theory)
     parallel     runs that share nothing, mapped over devices; the centre; what programs say
+    sampling     drawing in any order and by any clock (import dfm_jax.sampling)    S1–S7
+    likelihoods  what a model gives a sequence (import dfm_jax.likelihoods)          L2, L3, L5
+    fast         losses, draws and mixtures arranged for speed (import dfm_jax.fast)
 """
 
 from dfm_jax import accounting as accounting

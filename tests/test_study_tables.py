@@ -5,7 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from experiments import language_report, multimodal_report, regimes_report, study
+from experiments import (
+    generation_report,
+    language_report,
+    multimodal_report,
+    regimes_report,
+    study,
+)
 
 RESULTS = Path(study.__file__).parent / "results"
 README = (RESULTS.parent / "README.md").read_text(encoding="utf-8")
@@ -13,8 +19,9 @@ REPORTS = {
     "language": language_report,
     "regimes": regimes_report,
     "multimodal": multimodal_report,
+    "generation": generation_report,
 }
-NUM_TABLES = {"language": 4, "regimes": 4, "multimodal": 10}
+NUM_TABLES = {"language": 4, "regimes": 4, "multimodal": 10, "generation": 3}
 
 
 def _committed(name):
@@ -42,8 +49,10 @@ def test_the_readme_shows_what_was_committed(name, capsys):
 def test_another_number_is_not_in_the_readme(name):
     """The falsifier of the test above: a thousandth of one difference."""
     changed = _committed(name)
-    row = changed["summary"]["comparisons"][0]
-    if name == "multimodal":
+    row = (changed["rows"] if name == "generation" else changed["summary"]["comparisons"])[0]
+    if name == "generation":
+        row["tv"] *= 1.1
+    elif name == "multimodal":
         row["accuracy"] += 0.001
     else:
         judged = row["minus"]["centre"] if name == "language" else row
