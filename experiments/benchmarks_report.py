@@ -7,6 +7,7 @@ from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -147,6 +148,9 @@ def draw(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
             axes.plot(sizes, seconds, marker="o", markersize=3, color=colours[name], label=label)
         axes.set_xscale("log")
         axes.set_yscale("log")
+        ticks = sorted({int(size) for sizes, _ in found.values() for size in sizes})
+        axes.set_xticks(ticks, map(str, ticks))
+        axes.xaxis.set_minor_locator(NullLocator())
         axes.set_title(work.name, fontsize=9)
         axes.set_xlabel(work.axis)
         axes.set_ylabel("s")
