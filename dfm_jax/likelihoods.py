@@ -67,7 +67,7 @@ def any_order_nll(
         −log p̂_σ(x_1 | c) = Σ_a −log p̂^{σ(a)}(x_1^{σ(a)} | c, x_1^{σ(0)} … x_1^{σ(a−1)})   [A1, L3]
 
     `order[a]` is revealed at step a; given positions are passed over. The denoiser reads the time
-    a/N, free positions only. N evaluations, one after the other.
+    a/N, free positions only: with a context that is not the t/T of a table which counts all.
 
     Raises:
         ValueError: if `order` is no permutation of 0 … N − 1, or `mask_id` is not V.
@@ -133,7 +133,7 @@ def evidence_bound(
     num_strata: int,
     num_replicates: int,
     context: Context | None = None,
-    end: float = 1.0,
+    end: float | int = 1.0,
     mask_id: int | None = None,
     antithetic: bool = False,
 ) -> Estimate:

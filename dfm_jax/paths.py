@@ -218,7 +218,7 @@ def source_posterior(
             + a p^i(v) [(1 − κ) 1[v = z^i] + κ] / [(1 − κ) p^i(z^i) + κ],
         a = p_{1|t}^i(z^i | z)   [P5]
 
-    For the mixture path: a token that is not x_1's has not moved. NaN where p_t(z) = 0.
+    For the mixture path: a token that is not x_1's has not moved. Undefined where p_t(z) = 0.
 
     Raises:
         ValueError: if κ lies outside [0, 1], or a row is no law.

@@ -157,6 +157,22 @@ def test_revealed_tokens_and_context_never_change(method, key):
         np.testing.assert_array_equal(x[1:], x_0[1:])
 
 
+@pytest.mark.statement("S4")
+def test_a_mask_is_drawn_at_the_end_though_its_schedule_has_ended(key):
+    """κ reaches 1 at t = ½ with a rate that Euler's steps fall short of."""
+    ended = schedules.Schedule(
+        lambda t: jnp.minimum(2 * jnp.asarray(t), 1.0) ** 2,
+        lambda t: jnp.log1p(-(jnp.minimum(2 * jnp.asarray(t), 1.0) ** 2)),
+    )
+    times = jnp.array([0.0, 0.25, 0.5, 1.0])
+
+    def draw(key):
+        return sample_euler(key, (), restless, jnp.full(N, V), ended, times, num_states=S)
+
+    rows = jax.vmap(draw)(jax.random.split(key, 50))
+    assert not np.any(np.asarray(rows) == V)
+
+
 # ── steps back ──────────────────────────────────────────────────────────────────────────────────
 
 
@@ -319,6 +335,14 @@ def test_steps_of_their_own_size_draw_from_the_path(source):
 def test_a_finished_run_has_no_mask_left():
     here, seen, _ = adaptive_draws("all masks", 0.1, end=0.95, finish=True, count=20_000)
     assert exact.total_variation(seen / seen.sum(), embedded(here.data)) < 0.02
+
+
+def test_a_source_of_tokens_is_not_carried_over(key):
+    source = jnp.asarray(SOURCES["uniform"], jnp.float32)
+    arguments = (restless, jnp.zeros(N, int), schedules.linear(), jnp.array([0.2, 0.4]), source)
+    message = "`carry_over` must be False for a source that holds tokens; it is True"
+    with pytest.raises(ValueError, match=message):
+        sample_corrected(key, (), *arguments, jnp.zeros(1))
 
 
 # ── refusals ────────────────────────────────────────────────────────────────────────────────────

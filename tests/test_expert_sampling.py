@@ -200,6 +200,41 @@ def test_two_positions_at_once_are_refused(key):
         sample_mixture_on_table(key, jnp.float32(ROUGH), rough, prior, x_0, half, num_states=S)
 
 
+def test_experts_that_are_not_as_many_as_the_prior_says_are_refused(key):
+    """A missing one would silently be the last."""
+    prior, x_0, table = jnp.log(jnp.float32(WEIGHTS)), jnp.full(N, V), schedules.any_order(ORDER)
+    message = "`params` must be stacked for the K = 3 experts of the prior; a leaf"
+    for sample in (sample_mixture_on_table, sample_one_expert_on_table):
+        with pytest.raises(ValueError, match=message):
+            sample(key, jnp.float32(ROUGH[:2]), rough, prior, x_0, table, num_states=S)
+    arguments = (DECODER, prior[None], jnp.ones((1, 1), int), jnp.ones(1, int))
+    with pytest.raises(ValueError, match=message):
+        sample_one_expert(key, jnp.float32(MARKOV[:2]), *arguments, max_new=1)
+
+
+def test_an_expert_that_is_cut_now_but_alive_must_have_a_law(key):
+    def sick(params, x_t, t):
+        third = params[0, 0] == jnp.float32(ROUGH[2, 0, 0])
+        return jnp.where((t == 0) & third, jnp.nan, rough(params, x_t, t))
+
+    prior, x_0 = jnp.log(jnp.float32([0.6, 0.3, 0.1])), jnp.full(N, V)
+    table, options = schedules.any_order(ORDER), {"num_states": S, "top_k": 1}
+    with pytest.raises(ValueError, match="finite somewhere and nowhere NaN"):
+        sample_mixture_on_table(key, jnp.float32(ROUGH), sick, prior, x_0, table, **options)
+
+
+@pytest.mark.parametrize(
+    ("weights", "laws", "message"),
+    [
+        ([-1.0, 2.0], np.zeros((2, 1, 2)), "`weights` must be non-negative"),
+        ([0.5, 0.5], np.full((2, 1, 2), -np.inf), "`log_laws` must be finite somewhere"),
+    ],
+)
+def test_a_mixed_step_of_what_is_no_law_is_refused(weights, laws, message, key):
+    with pytest.raises(ValueError, match=message):
+        sample_mixed_step(key, jnp.array(weights), jnp.asarray(laws))
+
+
 @pytest.mark.statement("S7")
 def test_the_work_of_one_expert_does_not_grow_with_their_number():
     """FLOPs of the compiled programs; the other way they grow with K."""
@@ -314,6 +349,20 @@ def test_one_expert_drawn_after_the_prompt_writes_as_all_of_them_do(parts):
         assert_drawn_from(law, rows_drawn(wrong.sample))
 
 
+def test_a_prompt_that_no_expert_could_have_made_has_no_posterior():
+    impossible = jnp.zeros((2, STATES, STATES)).at[:, :, 3].set(-jnp.inf)
+    decoder = mixture_decoder((DECODER,) * 2)
+    params = mixture_params((DECODER,) * 2, jnp.log(jnp.array([0.9, 0.1])), list(impossible))
+    prompts, lengths = jnp.array([[1, 3, 0], [1, 2, 0]]), jnp.array([3, 3])
+    rows = np.asarray(prompt_log_posterior(params, decoder, prompts, lengths))
+    assert np.all(np.isnan(rows[0]))
+    np.testing.assert_allclose(np.exp(rows[1]), [0.9, 0.1], atol=1e-6)
+    with pytest.raises(ValueError, match=r"`lengths` must lie in \[1, 3\]; it is \[0 3\]"):
+        prompt_log_posterior(params, decoder, prompts, jnp.array([0, 3]))
+    with pytest.raises(ValueError, match=r"`prompts` must hold ids in \[0, 3\]"):
+        prompt_log_posterior(params, decoder, prompts.at[0, 0].set(-2), lengths)
+
+
 @pytest.mark.statement("S7")
 def test_with_a_temperature_the_two_laws_differ_and_one_expert_is_refused(parts):
     decoder, params, prompts, lengths = parts
@@ -374,6 +423,10 @@ def test_guidance_is_the_conditional_at_0_the_other_at_minus_1_and_their_ratio_b
     np.testing.assert_allclose(at[-1.0], jax.nn.log_softmax(untold), atol=1e-6)
     stated = np.exp(3 * jax.nn.log_softmax(told) - 2 * jax.nn.log_softmax(untold))
     np.testing.assert_allclose(np.exp(at[2.0]), stated / stated.sum(-1, keepdims=True), atol=1e-6)
+    lone = (told, untold.at[:, 0].set(-jnp.inf))
+    assert np.all(np.isnan(guided_denoiser(plain, plain, 2.0)(lone, x, 0.5)))
+    half = np.asarray(guided_denoiser(plain, plain, -0.5)(lone, x, 0.5))
+    assert np.all(half[:, 0] == -np.inf)
     dead = (told.at[:, 0].set(-jnp.inf), untold.at[:, 0].set(-jnp.inf))
     assert np.all(np.asarray(guided_denoiser(plain, plain, 2.0)(dead, x, 0.5))[:, 0] == -np.inf)
     with pytest.raises(ValueError, match=r"`weight` must lie in \[-1, inf\); it is -2"):
@@ -405,5 +458,8 @@ def test_a_cut_denoiser_is_cut_as_next_tokens_are():
         expected = next_token_log_probs(one, temperature=0.7, top_k=3, top_p=0.8)
         np.testing.assert_allclose(row, expected, atol=1e-6)
     np.testing.assert_allclose(np.exp(log_law(law)).sum(-1), 1, atol=1e-6)
+    nothing = jnp.full((N, 5), -jnp.inf)
+    cold = cut_denoiser(lambda params, x, t: params, temperature=0.0)
+    assert np.all(np.isnan(whole(cold)(nothing, jnp.zeros(N, int), 0.0)))
     with pytest.raises(ValueError, match="`temperature` must lie in"):
         cut_denoiser(lambda params, x, t: params, temperature=-1.0)

@@ -76,6 +76,15 @@ def test_a_token_that_has_arrived_never_pays_for_an_impossible_one():
     np.testing.assert_array_equal(slope, 0)
 
 
+@pytest.mark.usefixtures("x64")
+def test_a_row_without_weight_pays_nothing_though_it_is_impossible():
+    logits = jnp.array([[-jnp.inf, 0.0, 1.0]])
+    at = (jnp.array([0]), jnp.array([1]), jnp.zeros(1))
+    assert fast.generalised_kl(logits, *at) == 0
+    assert jax.value_and_grad(fast.generalised_kl)(logits, *at)[0] == 0
+    assert fast.cross_entropy(logits, at[0], at[2]) == 0
+
+
 def test_the_gradient_has_the_type_of_the_logits():
     logits, x_1, _, weights = drawn(32, 40)
     half = logits.astype(jnp.bfloat16)
@@ -145,6 +154,13 @@ def test_a_dead_expert_may_say_anything_and_an_impossible_token_stays_one():
     logits = jnp.array([[[0.0, 1.0, -jnp.inf]], [[jnp.nan] * 3]])
     mixed = fast.mix_log_probs(jnp.array([0.0, -jnp.inf]), logits)
     np.testing.assert_allclose(mixed, jax.nn.log_softmax(logits[0]), atol=1e-6)
+
+    def entry(rows):
+        return fast.mix_log_probs(jnp.array([0.0, -jnp.inf]), rows)[0, 0]
+
+    slope = jax.grad(entry)(logits)
+    assert np.all(np.isfinite(slope))
+    np.testing.assert_array_equal(slope[1], 0)
     far = jnp.array([[[0.0, -300.0]], [[0.0, -310.0]]])  # below what float32 can hold
     mixed = fast.mix_log_probs(jnp.log(jnp.array([0.5, 0.5])), far)
     assert mixed[0, 1] == pytest.approx(-300.69, abs=0.01)
@@ -178,7 +194,10 @@ def tail(gap, num_tokens):
 
 @pytest.mark.statement("S1")
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize(("num_tokens", "gap"), [(1000, 8.0), (8192, 10.0), (50_257, 12.0)])
+@pytest.mark.parametrize(
+    ("num_tokens", "gap"),
+    [(1000, 8.0), (8192, 10.0), pytest.param(50_257, 12.0, marks=pytest.mark.slow)],
+)
 def test_the_tail_of_a_vocabulary_is_drawn(num_tokens, gap, dtype):
     """THEORY §9.2, both forms: the mass of the tail, and that it is drawn all over."""
     rows = 512
@@ -199,6 +218,7 @@ def test_the_tail_of_a_vocabulary_is_drawn(num_tokens, gap, dtype):
         assert not low / rows <= blunt <= high / rows
 
 
+@pytest.mark.slow
 @pytest.mark.statement("S1")
 def test_the_far_tail_of_50257_tokens_is_drawn():
     """20 nats below the first: 1e-4 of the mass, beyond what the default draw's noise reaches."""
@@ -213,5 +233,5 @@ def test_the_far_tail_of_50257_tokens_is_drawn():
 
 def test_a_token_of_probability_0_is_never_drawn():
     logits = jnp.where(jnp.arange(300) % 7 == 3, 0.0, -jnp.inf)
-    tokens = fast.sample_categorical(jax.random.key(0), jnp.broadcast_to(logits, (20_000, 300)))
+    tokens = fast.sample_categorical(jax.random.key(0), jnp.broadcast_to(logits, (2_000, 300)))
     assert set(np.unique(np.asarray(tokens) % 7)) == {3}

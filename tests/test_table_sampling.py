@@ -27,6 +27,7 @@ from dfm_jax import exact, schedules, steps
 from dfm_jax.models import TransformerConfig, transformer, transformer_denoiser
 from dfm_jax.sampling import HeadedDenoiser, sample_infilling, sample_on_table
 from dfm_jax.sampling.denoisers import whole
+from dfm_jax.sampling.tables import whole_table
 
 DRAWS = 20_000
 ORDERS = {
@@ -297,6 +298,44 @@ def test_a_bad_request_is_refused(change, message, key):
     fixed = partial(lambda params, x_t, t: jnp.zeros((N, V)))
     with pytest.raises(ValueError, match=message):
         sample_on_table(key, (), fixed, options.pop("x_0"), options.pop("table"), **options)
+
+
+def test_a_mask_that_no_step_would_draw_is_refused(key):
+    table, masks = schedules.left_to_right(N), jnp.full(N, V)
+    fixed = partial(lambda params, x_t, t: jnp.zeros((N, V)))
+    message = "`x_0` must hold no mask where κ = 1 in the first row"
+    with pytest.raises(ValueError, match=message):
+        sample_on_table(key, (), fixed, masks, table, num_states=S, start=2)
+    context = jnp.array([True, False, False])
+    other = schedules.with_context(table, jnp.array([False, True, False]))
+    with pytest.raises(ValueError, match="`table` must start at κ = 0"):
+        sample_infilling(key, (), fixed, jnp.ones(N, int), context, other, mask_id=V)
+
+
+def test_no_step_gives_the_state_back_and_two_runs_are_one():
+    here, table = world("all masks"), ORDERS["any order"]
+    run = partial(sample_on_table, params=lookup_of(here, table), denoiser=exact_denoiser)
+    masks, options = jnp.full(N, V), {"table": table, "num_states": S}
+    np.testing.assert_array_equal(run(jax.random.key(0), x_0=masks, stop=0, **options), masks)
+    for seed in range(5):
+        first = run(jax.random.key(seed), x_0=masks, stop=2, **options)
+        second = run(jax.random.key(seed), x_0=first, start=2, **options)
+        whole = run(jax.random.key(seed), x_0=masks, **options)
+        np.testing.assert_array_equal(second, whole)
+
+
+def test_a_last_row_that_is_1_to_rounding_is_1():
+    table = np.float32([[0, 0, 0], [1, 1, 1]])
+    table[1] -= np.float32(9e-7)
+    np.testing.assert_array_equal(whole_table(table)[-1], 1)
+    with pytest.raises(ValueError, match="`table` must end at κ = 1"):
+        whole_table(0.999 * table)
+
+
+def test_a_causal_network_is_no_denoiser():
+    config = TransformerConfig(num_tokens=7, width=16, num_layers=1, num_heads=2, ffn_width=16)
+    with pytest.raises(ValueError, match="`causal` must be False: row i is the law of"):
+        transformer_denoiser(config)
 
 
 @pytest.mark.parametrize("method", METHODS)

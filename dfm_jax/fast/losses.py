@@ -62,7 +62,11 @@ def _summed(logits: Array, x_1: Array, x_t: Array, weights: Array, stays: bool) 
 def _terms(logits: Array, x_1: Array, x_t: Array, weights: Array, stays: bool) -> Array:
     wide = logits.astype(weights.dtype)
     log_total = jax.nn.logsumexp(wide, axis=-1)
-    return -weights * _inside(wide, x_1, x_t, log_total, stays)[0]
+    return _weighted(weights, _inside(wide, x_1, x_t, log_total, stays)[0])
+
+
+def _weighted(weights: Array, inside: Array) -> Array:
+    return jnp.where(weights == 0, 0.0, -weights * inside)  # never 0 · ∞
 
 
 def _inside(
@@ -117,7 +121,7 @@ def _forward(
 
     nothing = jnp.zeros_like(logits), jnp.zeros_like(weights)
     gradient, inside = jax.lax.fori_loop(0, -(-num_rows // size), block, nothing)
-    return -weights * inside, (gradient, -inside)
+    return _weighted(weights, inside), (gradient, -inside)
 
 
 def _backward(stays: bool, kept: tuple[Array, Array], cotangent: Array) -> tuple:

@@ -24,6 +24,7 @@ def mix_log_probs(
     if log_weights.ndim == 1:
         log_weights = jnp.broadcast_to(log_weights[:, None], (num_experts, num_rows))
     dead = log_weights == -jnp.inf
+    logits = jnp.where(dead[..., None], 0.0, logits)  # before anything is formed of it
     flat = logits.reshape(-1, num_tokens).astype(dtype)
     totals = jax.nn.logsumexp(flat, axis=-1).reshape(num_experts, num_rows)
     shift = jnp.where(dead, -jnp.inf, log_weights - totals)
@@ -38,4 +39,5 @@ def mix_log_probs(
     total = jnp.exp(terms[0] - top)
     for term in terms[1:]:
         total = total + jnp.exp(term - top)
-    return top + jnp.log(total)
+    never = total == 0  # no expert can make the token; its logarithm has no gradient
+    return jnp.where(never, -jnp.inf, top + jnp.log(jnp.where(never, 1.0, total)))

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from dfm_jax.checks import require
 from dfm_jax.models.config import TransformerConfig
 from dfm_jax.models.layers import real_dtype
 from dfm_jax.models.network import Params
@@ -19,7 +20,11 @@ def transformer_denoiser(config: TransformerConfig) -> HeadedDenoiser:
 
     Both halves together give the network's logits. With `method="jump first"` a sampler runs the
     head only where a token jumps.
+
+    Raises:
+        ValueError: if the network is causal: its row i is the law of another token.
     """
+    require(not config.causal, "`causal` must be False: row i is the law of x^{i+1}", True)
     trunk = Transformer(config, headed=False)
     start = jnp.array(0)
 

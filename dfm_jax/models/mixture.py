@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dfm_jax.checks import require
+from dfm_jax.checks import check_interval, check_tokens, require
 from dfm_jax.decoders import Decoder
 from dfm_jax.experts import mix_log_probs
 from dfm_jax.gates import GateState, bayes_gate_update, gate_init
@@ -109,18 +109,27 @@ def prompt_log_posterior(
     """log r_k(prompt) of every prompt [B, P], what `sampling.sample_one_expert` asks for: [B, K].
 
     Every expert reads every prompt, once. `decoder` is that of `mixture_decoder`, `params` its own.
-    A prompt of one token says nothing, and is not read.   [D7]
+    A prompt of one token says nothing, and is not read. NaN where no expert could have made the
+    prompt: the mixture then has no law either.   [D7]
+
+    Raises:
+        ValueError: on a length outside [1, P] or an id outside [0, S); if the decoder is that of a
+            conditional mixture, whose r_0(k | c) comes with the context.
     """
     prompts, lengths = jnp.asarray(prompts), jnp.asarray(lengths)
     width = prompts.shape[1]
+    plain = decoder.read_prefix is None
+    require(plain, "`decoder` must be of `mixture_decoder`, without a context; it is", plain)
+    check_interval("lengths", lengths, 1, width)
+    prompts = jnp.where(jnp.arange(width)[None] < lengths[:, None], prompts, 0)
+    check_tokens("prompts", prompts, decoder.num_states)
     if width == 1:
         log_prior = jax.nn.log_softmax(params.log_prior.astype(float))
         return jnp.broadcast_to(log_prior[None], (prompts.shape[0], log_prior.shape[0]))
 
     def read(tokens: Array, length: Array) -> Array:
-        tokens = jnp.where(jnp.arange(width) < length, tokens, 0)
-        cache = decoder.extend(params, decoder.init_cache(width), tokens, length)[1]
-        return cache.gate.log_weights
+        gate = decoder.extend(params, decoder.init_cache(width), tokens, length)[1].gate
+        return jnp.where(gate.alive, gate.log_weights, jnp.nan)
 
     return jax.vmap(read)(prompts, lengths)
 

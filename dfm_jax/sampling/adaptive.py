@@ -131,6 +131,7 @@ def _adaptive(
     state, t, count = jax.lax.while_loop(goes_on, step, (at_start(x_0), first, jnp.array(0)))
     if finish:
         left = jnp.broadcast_to(schedule.kappa(end), fixed.shape) < 1
+        left = left | run.carry_over  # a mask is pending, whatever κ is
         coins = (left & ~fixed).astype(jumps.dtype)
         state = jumped(jax.random.fold_in(key, most), params, state, coins, end, run)
     return state, t, count

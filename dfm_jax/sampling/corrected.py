@@ -12,7 +12,15 @@ from dfm_jax.paths import point_mass, sample_path, source_posterior
 from dfm_jax.samplers import final_step_law
 from dfm_jax.sampling.denoisers import Denoiser
 from dfm_jax.sampling.euler import fixed_positions, grid
-from dfm_jax.sampling.jumps import ALIVE, Run, State, checked_run, posterior_rows, start
+from dfm_jax.sampling.jumps import (
+    ALIVE,
+    Run,
+    State,
+    checked_run,
+    posterior_rows,
+    revealed,
+    start,
+)
 from dfm_jax.schedules import Schedule, backward_rate, rate
 from dfm_jax.steps import step_law
 from dfm_jax.types import Array, ArrayLike, Context, Float, Key, StateProbs, Tokens, typed
@@ -66,6 +74,10 @@ def sample_corrected(
         rows_at_once=None,
     )
     check_law("source", source)
+    fixed = fixed_positions(x_0, context)
+    masks = jnp.all((jnp.asarray(source)[:, :-1] == 0) | fixed[:, None])
+    rule = "`carry_over` must be False for a source that holds tokens"
+    require(masks | (not run.carry_over), rule, run.carry_over)
     check_interval("beta", beta, 0.0, jnp.inf, ends="[)")
     times, beta = jnp.asarray(times), jnp.asarray(beta)
     sizes, ends = grid(times)
@@ -81,7 +93,6 @@ def sample_corrected(
     rule = "`times` must step by h with h [(1 + β) κ̇/(1 − κ) + β κ̇/κ] ≤ 1; the largest"
     require((largest <= 1) | ends, rule, jnp.max(jnp.where(ends, 0.0, largest)))
     rows = (jnp.arange(sizes.shape[0]), sizes, times[:-1], inner, beta, ends)
-    fixed = fixed_positions(x_0, context)
     found = _corrected(key, params, x_0, source, fixed, rows, schedule=schedule, run=run)
     require(found.alive, ALIVE, found.alive)
     return found.x_t
@@ -121,7 +132,7 @@ def corrected_rows(
     """The law of every position after a step [N, S], and whether the sequence is alive."""
     size, t, inner, beta, ends = row
     num_states = run.num_states
-    posterior, alive = posterior_rows(params, state, ~fixed, t, run)
+    posterior, alive = posterior_rows(params, state, ~fixed & ~revealed(state.x_t, run), t, run)
     source = jnp.asarray(source, posterior.dtype)
     forward = posterior_to_velocity(posterior, state.x_t, t, schedule, num_states=num_states)
     origin = source_posterior(posterior, source, state.x_t, schedule.kappa(inner))
@@ -129,6 +140,7 @@ def corrected_rows(
     backward = jnp.where(beta > 0, backward, 0.0)
     moved = step_law(size * corrected_velocity(forward, backward, 1 + beta, beta), state.x_t)
     left = jnp.broadcast_to(schedule.kappa(t), fixed.shape) < 1
+    left = left | (run.carry_over & ~revealed(state.x_t, run))  # a mask is pending whatever κ is
     last = final_step_law(posterior, state.x_t, left, num_states=num_states)
     # 1 − h|u| may round to just below 0.
     law = jnp.maximum(jnp.where(ends, last, moved), 0.0)

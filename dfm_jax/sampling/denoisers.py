@@ -88,7 +88,9 @@ def cut_denoiser(
         logits = head_of.head(params, rows)
         if top_k is not None:
             check_count("top_k", top_k, at_most=logits.shape[-1])
-        return jax.vmap(lambda row: cut_law(row, temperature, top_k, top_p))(logits)
+        laws = jax.vmap(lambda row: cut_law(row, temperature, top_k, top_p))(logits)
+        # At temperature 0 what is no law would become a point mass, and pass for one.
+        return jnp.where(jnp.isfinite(jnp.max(logits, axis=-1))[:, None], laws, jnp.nan)
 
     return HeadedDenoiser(head_of.hidden, head)
 
@@ -100,8 +102,9 @@ def guided_denoiser(conditional: Denoiser, unconditional: Denoiser, weight: floa
         log p̃(v | z, c) = (1 + ω) log p̂(v | z, c) − ω log p̂(v | z) − log Z(z, c)   per position
 
     ω = 0 is the conditional one, ω = −1 the other; ω > 0 sharpens what c says. p̃ is no posterior
-    of any data: the samples' law is not stated. Where p̂(v | z) = 0 the conditional is 0 too, and so
-    is p̃. Applied to rates, not to laws, the exponent changes how often one jumps as well.
+    of any data: the samples' law is not stated. With ω > 0 it has no value where the unconditional
+    one is 0 and the conditional is not; the row is then NaN, which samplers refuse. Applied to
+    rates, not to laws, the exponent changes how often one jumps as well.
 
     Source: Ho & Salimans (2207.12598); in discrete state spaces Nisonoff et al. (2406.01572).
 
@@ -114,9 +117,12 @@ def guided_denoiser(conditional: Denoiser, unconditional: Denoiser, weight: floa
     def denoiser(params: tuple[Any, Any], x_t: Array, t: Array) -> Array:
         given = log_law(told(params[0], x_t, t))
         alone = log_law(untold(params[1], x_t, t))
-        shift = jnp.where(alone == -jnp.inf, 0.0, alone)  # never ∞ − ∞
-        mixed = jnp.where(given == -jnp.inf, 0.0, given) * (1 + weight) - weight * shift
-        return log_law(jnp.where(given == -jnp.inf, -jnp.inf, mixed))
+        if weight in (0, -1):
+            return given if weight == 0 else alone
+        never, free = given == -jnp.inf, alone == -jnp.inf
+        mixed = (1 + weight) * given - weight * jnp.where(free, 0.0, alone)  # never ∞ − ∞
+        ratio = jnp.where(free, jnp.nan if weight > 0 else -jnp.inf, mixed)
+        return log_law(jnp.where(never, -jnp.inf, ratio))
 
     return denoiser
 

@@ -66,8 +66,12 @@ def sample_euler(
         method=method,
         rows_at_once=rows_at_once,
     )
-    coins = euler_coins(schedule, times, fixed_positions(x_0, context))
+    fixed = fixed_positions(x_0, context)
+    coins = euler_coins(schedule, times, fixed)
     times = jnp.asarray(times)
+    if run.carry_over:  # a mask that is left at the last step is pending, whatever κ is
+        last = jnp.where((times[-1] == 1) & ~fixed, 1.0, coins[-1])
+        coins = coins.at[-1].set(last.astype(coins.dtype))
     found = run_steps(key, params, x_0, coins, times[:-1], run=run)
     require(found.alive, ALIVE, found.alive)
     return found.x_t

@@ -12,12 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from dfm_jax.checks import check_count, check_log_law, require
+from dfm_jax.checks import check_count, check_law, check_log_law, require
 from dfm_jax.experts import mix_log_probs
 from dfm_jax.gates import GateState, bayes_gate_update, gate_init, top_k_gate
 from dfm_jax.sampling.denoisers import Denoiser, log_law, whole
 from dfm_jax.sampling.jumps import ALIVE, Run, State, checked_run, revealed, start
-from dfm_jax.sampling.tables import check_whole_table
+from dfm_jax.sampling.tables import check_masks, whole_table
 from dfm_jax.types import (
     Array,
     ArrayLike,
@@ -50,12 +50,17 @@ def sample_mixed_step(
     In law the step of the mixed velocity (`samplers.mixed_step_law`), for any router. Weights of
     all positions [K], or of each [N, K]; laws in nats.
     """
+    check_law("weights", weights)
     log_laws, weights = jnp.asarray(log_laws), jnp.asarray(weights)
     num_experts, num_positions = log_laws.shape[:2]
     weights = jnp.broadcast_to(weights, (num_positions, num_experts))
     expert_key, token_key = jax.random.split(key)
     experts = jax.random.categorical(expert_key, jnp.log(weights), axis=-1, mode="high")
     rows = log_laws[experts, jnp.arange(num_positions)]
+    is_law = jnp.isfinite(jnp.max(rows, axis=-1))
+    require(
+        is_law, "`log_laws` must be finite somewhere and nowhere NaN where drawn; by row", is_law
+    )
     return jax.random.categorical(token_key, rows, axis=-1, mode="high")
 
 
@@ -94,6 +99,7 @@ def sample_mixture_on_table(
             no law.
     """
     num_experts = jnp.shape(log_prior)[0]
+    check_stacked(params, num_experts)
     one = jax.tree.map(lambda leaf: leaf[0], params)
     run = checked_run(
         one,
@@ -108,9 +114,19 @@ def sample_mixture_on_table(
     if top_k is not None:
         check_count("top_k", top_k, at_most=num_experts)
     order = one_by_one(table)
+    check_masks(x_0, jnp.asarray(table)[0], num_states)
     found, gate = _mixture(key, params, log_prior, x_0, order, run=run, top_k=top_k)
     require(found.alive, ALIVE, found.alive)
     return MixtureDraw(found.x_t, gate.log_weights)
+
+
+def check_stacked(params: Any, num_experts: int) -> None:
+    """Every leaf has K rows: a missing one would silently be the last."""
+    for leaf in jax.tree.leaves(params):
+        rule = (
+            f"`params` must be stacked for the K = {num_experts} experts of the prior; a leaf has"
+        )
+        require(jnp.shape(leaf)[:1] == (num_experts,), rule, str(jnp.shape(leaf)))
 
 
 def one_by_one(table: Table) -> Array:
@@ -119,7 +135,7 @@ def one_by_one(table: Table) -> Array:
     Raises:
         ValueError: if a step moves two, or one halfway.
     """
-    check_whole_table(table)
+    whole_table(table)
     xp = jnp if isinstance(table, Tracer) else np  # what can be read is read, also under a jit
     rows = xp.asarray(table)
     require((rows == 0) | (rows == 1), "`table` must hold 0 and 1 only", rows)
@@ -154,7 +170,9 @@ def _mixture(
         weights = gate.log_weights
         if top_k is not None:
             weights = jnp.log(top_k_gate(jnp.exp(weights), top_k))
-        is_law = jnp.all(jnp.isfinite(jnp.max(laws, axis=-1)) | (weights == -jnp.inf))
+        # Of all that the gate has not given up: it is told what each of them says.
+        dead = gate.log_weights == -jnp.inf
+        is_law = jnp.all(jnp.isfinite(jnp.max(laws, axis=-1)) | dead)
         mixed = mix_log_probs(weights, laws)
         drawn = jax.random.categorical(jax.random.fold_in(key, index), mixed, mode="high")
         alive = state.alive & (is_law | ~moves)

@@ -16,7 +16,7 @@ from dfm_jax.fast import sample_categorical
 from dfm_jax.paths import sample_path
 from dfm_jax.sampling.denoisers import Denoiser, halves, log_law, whole
 from dfm_jax.steps import exact_step_velocity, step_law
-from dfm_jax.types import Array, ArrayLike, Key
+from dfm_jax.types import Array, ArrayLike, Key, Step
 
 Method = Literal["clear", "jump first"]
 ALIVE = "a denoiser's logits must be finite somewhere and nowhere NaN where a token moves; alive"
@@ -81,15 +81,19 @@ def start(x_0: ArrayLike) -> State:
 
 @partial(jax.jit, static_argnames="run")
 def run_steps(
-    key: Key, params: Any, x_0: ArrayLike, coins: Array, times: Array, *, run: Run
+    key: Key, params: Any, x_0: ArrayLike, coins: Array, times: Array, first: Step = 0, *, run: Run
 ) -> State:
-    """All steps of a grid: coins [T, N], and the times [T] that the denoiser reads."""
+    """All steps of a grid: coins [T, N], the times [T] that the denoiser reads, the first's number.
+
+    Step s takes the key folded with s.
+    """
 
     def step(state: State, row: tuple[Array, Array, Array]) -> tuple[State, None]:
         index, coin, t = row
         return jumped(jax.random.fold_in(key, index), params, state, coin, t, run), None
 
-    return jax.lax.scan(step, start(x_0), (jnp.arange(coins.shape[0]), coins, times))[0]
+    rows = (first + jnp.arange(coins.shape[0]), coins, times)
+    return jax.lax.scan(step, start(x_0), rows)[0]
 
 
 def jumped(key: Key, params: Any, state: State, coin: Array, t: Array, run: Run) -> State:

@@ -17,7 +17,7 @@ from dfm_jax.sampling.autoregressive import (
     sample_rows,
 )
 from dfm_jax.sampling.denoisers import Denoiser
-from dfm_jax.sampling.experts import one_by_one
+from dfm_jax.sampling.experts import check_stacked, one_by_one
 from dfm_jax.sampling.jumps import Method
 from dfm_jax.sampling.tables import sample_on_table
 from dfm_jax.types import (
@@ -66,6 +66,7 @@ def sample_one_expert_on_table(
         ValueError: as there.
     """
     check_log_law("log_prior", log_prior)
+    check_stacked(params, jnp.shape(log_prior)[0])
     one_by_one(table)
     expert_key, key = jax.random.split(key)
     expert = jax.random.categorical(expert_key, jnp.asarray(log_prior), mode="high")
@@ -138,6 +139,7 @@ def sample_one_expert(
     )
     require(plain or cut == "each expert", rule, f"{temperature}, {top_k}, {top_p}")
     check_log_law("log_posterior", log_posterior)
+    check_stacked(params, jnp.shape(log_posterior)[1])
     one = jax.tree.map(lambda leaf: leaf[0], params)
     options = {"max_new": max_new, "top_k": top_k, "stop_tokens": stop_tokens}
     law = {"temperature": temperature, "top_p": top_p, "prefixes": prefixes}

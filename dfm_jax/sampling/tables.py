@@ -13,7 +13,7 @@ from dfm_jax.sampling.denoisers import Denoiser
 from dfm_jax.sampling.jumps import ALIVE, Method, checked_run, run_steps
 from dfm_jax.schedules import check_table, with_context
 from dfm_jax.steps import step_size
-from dfm_jax.types import Context, Key, Table, Tokens, typed
+from dfm_jax.types import Array, Context, Key, Table, Tokens, typed
 
 
 @typed
@@ -48,7 +48,8 @@ def sample_on_table(
         table: κ[t, i], T + 1 rows; a concrete one is checked.
         num_states: S, V + 1 with a mask, else V.
         start: the row that `x_0` belongs to.
-        stop: the last row, T if None. What comes back is X_stop, a draw of the path there.
+        stop: the last row, T if None. What comes back is X_stop, a draw of the path there. From
+            there `start=stop` goes on with the same key to what one run would have given.
         carry_over: a token that is no mask never changes; what the denoiser says of it is not read.
             True for S = V + 1 if None. Of a source that can hold tokens, it must be False.
         method: "clear" draws every position from its row; "jump first" draws who moves, then only
@@ -56,8 +57,9 @@ def sample_on_table(
         rows_at_once: of "jump first".
 
     Raises:
-        ValueError: on a table that is none, rows out of order, an id outside [0, S), or logits that
-            are no law where a token may move (under an outer jit by checkify).
+        ValueError: on a table that is none, rows out of order, an id outside [0, S), a mask that no
+            step would draw, or logits that are no law where a token moves (under an outer jit by
+            checkify).
     """
     run = checked_run(
         params,
@@ -68,24 +70,38 @@ def sample_on_table(
         method=method,
         rows_at_once=rows_at_once,
     )
-    check_whole_table(table)
-    table = jnp.asarray(table)
+    table = whole_table(table)
     num_steps = table.shape[0] - 1
     last = num_steps if stop is None else stop
     check_count("stop", last, at_least=0, at_most=num_steps)
     check_count("start", start, at_least=0, at_most=last)
+    if run.carry_over:
+        check_masks(x_0, table[start], num_states)
+    if start == last:
+        return jnp.asarray(x_0)
     steps = jnp.arange(start, last)
     coins = jax.vmap(step_size, (None, 0))(table, steps)
-    found = run_steps(key, params, x_0, coins, steps / num_steps, run=run)
+    found = run_steps(key, params, x_0, coins, steps / num_steps, start, run=run)
     require(found.alive, ALIVE, found.alive)
     return found.x_t
 
 
-def check_whole_table(table: Table) -> None:
-    """`schedules.check_table` of one that can be read, context being what is 1 from the start."""
-    if not isinstance(table, Tracer):
-        rows = np.asarray(table)  # also under an outer jit
-        check_table(rows, rows[0] == 1)
+def whole_table(table: Table, context: Context | None = None) -> Array:
+    """A table that can be read, checked; its last row, 1 to rounding, is then 1.
+
+    Without a context, that is what is 1 from the start.
+    """
+    if isinstance(table, Tracer) or isinstance(context, Tracer):
+        return jnp.asarray(table)
+    rows = np.asarray(table)  # also under an outer jit
+    check_table(rows, rows[0] == 1 if context is None else np.asarray(context))
+    return jnp.asarray(np.concatenate([rows[:-1], np.ones_like(rows[-1:])]))
+
+
+def check_masks(x_0: Tokens, kappa: Array, num_states: int) -> None:
+    """No mask stands where the table never moves: it would come back as a token."""
+    rule = "`x_0` must hold no mask where κ = 1 in the first row: it is never drawn; x_0"
+    require((jnp.asarray(x_0) != num_states - 1) | (kappa < 1), rule, x_0)
 
 
 @typed
@@ -127,8 +143,15 @@ def sample_infilling(
         params,
         denoiser,
         mask_source(x, context, mask_id=mask_id),
-        with_context(table, context),
+        whole_table(_with_context(table, context), context),
         num_states=mask_id + 1,
         method=method,
         rows_at_once=rows_at_once,
     )
+
+
+def _with_context(table: Table, context: Context) -> Table:
+    """What can be read stays readable, also under an outer jit."""
+    if isinstance(table, Tracer) or isinstance(context, Tracer):
+        return with_context(table, context)
+    return np.where(np.asarray(context), 1.0, np.asarray(table))

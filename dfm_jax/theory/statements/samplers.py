@@ -116,7 +116,7 @@ def _euler_laws(
 
 @statement(
     "S3",
-    "Euler: X_{t+h} ~ δ + h u; for linear κ it is the exact step; else O(h²) a step, O(h) a run",
+    "Euler: X_{t+h} ~ δ + h u; for κ_t = t it is the exact finite step of t, t + h",
     source="own",
     kind="identity",
     falsifier="another schedule",
