@@ -447,6 +447,7 @@ def over_keys(name, num_replicates, num_strata=4, antithetic=False, table=any_ta
     return np.asarray(means, np.float64), np.asarray(errors, np.float64)
 
 
+@pytest.mark.slow
 @pytest.mark.statement("L2", "L3", "L5")
 @pytest.mark.parametrize("name", BOUNDS)
 @pytest.mark.parametrize("antithetic", [False, True])

@@ -153,8 +153,8 @@ def ensemble_denoiser(
 
 def log_law(logits: Array) -> Array:
     """In float32 at least, whatever a network computed in; rows of −∞ alone become NaN."""
-    dtype = jnp.promote_types(logits.dtype, jnp.float32)
-    return jax.nn.log_softmax(logits.astype(dtype), axis=-1)
+    wide = logits if jnp.finfo(logits.dtype).bits >= 32 else logits.astype(jnp.float32)
+    return jax.nn.log_softmax(wide, axis=-1)
 
 
 @cache
