@@ -111,10 +111,10 @@ def rows_of(config: Any, images: Images) -> Iterator[dict[str, Any]]:
 
 
 def _over(measure: Any, keys: Key, x: Array) -> np.ndarray:
-    """Of all images, some at a time."""
+    """Of all images, some at a time; every sampler is judged by the same draws."""
     size = 32
     parts = [
-        np.asarray(measure(keys[at : at + size], x[at : at + size]), np.float64)
+        np.asarray(measure(jax.random.clone(keys)[at : at + size], x[at : at + size]), np.float64)
         for at in range(0, len(x), size)
     ]
     return np.concatenate(parts)
