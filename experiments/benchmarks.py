@@ -89,7 +89,7 @@ def check_config(config: Config) -> None:
     Raises:
         ValueError: naming the first option that is, its rule and its value.
     """
-    rule = "`peers_python` must be the Python of an environment with PyTorch"
+    rule = "`peers_python` must be the Python of an environment with PyTorch (make install-peers)"
     require(bool(config.peers_python), rule, repr(config.peers_python))
     for name, known in (("works", BY_NAME), ("allocators", ALLOCATORS)):
         given = getattr(config, name)
