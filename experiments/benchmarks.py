@@ -119,9 +119,9 @@ class Sides:
         if key not in self.started:
             program = str(Path(__file__).with_name("benchmarks_torch.py"))
             # -P: its own folder, which holds a `statistics`, is not searched for modules.
-            command = [self.python, "-P", program]
+            command = [self.python, "-P", program, str(threads)]
             if own:
-                command = [sys.executable, "-m", "experiments.benchmarks_ours"]
+                command = [sys.executable, "-m", "experiments.benchmarks_ours", str(threads)]
             self.started[key] = Side(name, command, threads, _ENVIRONMENTS[allocator])
         return self.started[key]
 

@@ -108,7 +108,7 @@ class Side:
         os.sched_setaffinity(0, sorted(whole)[:num_threads])
         try:
             self.process = subprocess.Popen(
-                [*command, str(num_threads)],
+                command,
                 cwd=Path(__file__).parents[1],
                 env={**os.environ, **threads, **environment},
                 stdin=subprocess.PIPE,

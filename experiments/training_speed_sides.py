@@ -1,9 +1,7 @@
 """What `training_speed` compares: the work on disk, and processes that wait for orders to do it."""
 
-import contextlib
 import json
 import os
-import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -15,6 +13,7 @@ import numpy as np
 
 from dfm_jax.models import TransformerConfig, transformer
 from dfm_jax.models.pretrained import llama_tensors
+from experiments.benchmarks_serving import Side
 
 FIRST_STEPS = 5
 ADAMW = {
@@ -135,30 +134,19 @@ def products(model: TransformerConfig, size: Size) -> list[tuple[int, int, int]]
 # ── sides ───────────────────────────────────────────────────────────────────────────────────────
 
 
-class Side:
-    """A process that waits for orders."""
+class Trainer:
+    """A side that trains when it is told to, and what it has answered so far."""
 
     def __init__(self, name: str, allocator: str, folder: Path, plan: Plan) -> None:
-        self.name = name
         self.found: dict[str, Any] = {"side": name, "allocator": allocator, "step": []}
         self.found |= {phase: [] for phase in PHASES}
-        here = Path(__file__).parent
         if name == OURS:
             command = [sys.executable, "-m", "experiments.training_speed_jax", str(folder)]
         else:
-            program = str(here / "training_speed_torch.py")
+            program = str(Path(__file__).with_name("training_speed_torch.py"))
             # -P: its own folder, which holds a `statistics`, is not searched for modules.
             command = [plan.torch_python, "-P", program, str(folder), name]
-        threads = {"OMP_NUM_THREADS": str(plan.num_threads), "JAX_PLATFORMS": "cpu"}
-        environment = os.environ | threads | ALLOCATORS[allocator]
-        self.process = subprocess.Popen(
-            command,
-            cwd=here.parent,
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        self.side = Side(name, command, plan.num_threads, ALLOCATORS[allocator])
 
     def told(self, phase: str, steps: int) -> dict[str, Any]:
         """The answer to one order.
@@ -166,29 +154,7 @@ class Side:
         Raises:
             ValueError: if the process has ended.
         """
-        stdin, stdout = self.process.stdin, self.process.stdout
-        assert stdin is not None
-        assert stdout is not None
-        try:
-            stdin.write(json.dumps({"phase": phase, "steps": steps}) + "\n")
-            stdin.flush()
-            line = stdout.readline()
-        except BrokenPipeError:
-            line = ""
-        if not line:
-            status = self.process.wait()
-            self.end()
-            raise ValueError(f"the side `{self.name}` ended with status {status}.")
-        return json.loads(line)
-
-    def end(self) -> None:
-        """Let it go."""
-        self.process.kill()
-        self.process.wait()
-        for pipe in (self.process.stdin, self.process.stdout):
-            assert pipe is not None
-            with contextlib.suppress(BrokenPipeError):  # an order that nobody took
-                pipe.close()
+        return self.side.told({"phase": phase, "steps": steps})
 
 
 def measured(size: Size, plan: Plan) -> dict[str, Any]:
@@ -197,11 +163,11 @@ def measured(size: Size, plan: Plan) -> dict[str, Any]:
         folder = Path(name)
         write_work(folder, size, plan)
         names = [(side, a) for a in ALLOCATORS for side in (OURS, *plan.peers)]
-        sides: list[Side] = []
+        sides: list[Trainer] = []
         load = [os.getloadavg()[0]]
         try:
             for side in names:
-                sides.append(Side(*side, folder, plan))
+                sides.append(Trainer(*side, folder, plan))
                 # Here it compiles; from now on it waits.
                 sides[-1].found["losses"] = sides[-1].told("step", FIRST_STEPS)["losses"]
             for block in range(plan.num_blocks):
@@ -217,5 +183,5 @@ def measured(size: Size, plan: Plan) -> dict[str, Any]:
             load.append(os.getloadavg()[0])
         finally:
             for side in sides:
-                side.end()
+                side.side.end()
     return {"size": size.name, "steps": size.steps, "load": load, "sides": [s.found for s in sides]}

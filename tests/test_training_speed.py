@@ -71,7 +71,7 @@ def test_a_python_without_torch_is_refused():
 
 
 def test_a_side_that_ends_is_named(tmp_path):
-    side = sides.Side("torch", "glibc's default", tmp_path, PLAN._replace(torch_python="true"))
+    side = sides.Trainer("torch", "glibc's default", tmp_path, PLAN._replace(torch_python="true"))
     with pytest.raises(ValueError, match="the side `torch` ended with status 0"):
         side.told("step", 1)
 
