@@ -99,7 +99,8 @@ def table(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 def main(args: Sequence[str] | None = None) -> int:
     """0 if every claim holds, 1 if one fails, 2 for input that cannot be used."""
-    config = tyro.cli(Config, args=args, prog=_PROG)
+    help_text = study.described(Config.__doc__ or "", [_PROG, f"{_PROG} --devices 4 --json a.json"])
+    config = tyro.cli(Config, args=args, prog=_PROG, description=help_text)
     with contextlib.suppress(RuntimeError):  # the backend is up, and has the devices that it has
         jax.config.update("jax_num_cpu_devices", max(config.devices, 1))
     return study.exit_status(_PROG, lambda: run(config, Console()))

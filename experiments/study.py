@@ -1,6 +1,7 @@
 """One shape for all studies: presets, a folder, cells that outlive an interruption, exit status."""
 
 import hashlib
+import inspect
 import json
 import os
 import sys
@@ -27,7 +28,15 @@ def parsed(presets: Mapping[str, Config], prog: str, args: Sequence[str] | None 
     # The preset is read first, so that --help shows the values it stands for.
     chosen, _ = tyro.cli(choice, args=args, prog=prog, return_unknown_args=True, add_help=False)
     default = presets[chosen.preset]
-    return tyro.cli(type(default), args=args, prog=prog, default=default)
+    examples = [f"{prog} --preset {name}" for name in presets]
+    examples.append(f"{prog} --preset {first} --out here")
+    help_text = described(type(default).__doc__ or "", examples)
+    return tyro.cli(type(default), args=args, prog=prog, default=default, description=help_text)
+
+
+def described(words: str, examples: Sequence[str]) -> str:
+    """What `--help` says first, with commands to copy."""
+    return "\n    ".join([f"{inspect.cleandoc(words)}\n\nFor example:", *examples])
 
 
 def exit_status(prog: str, run: Callable[[], bool]) -> int:
@@ -63,7 +72,9 @@ def show_tables(
         return True
 
     prog = f"python -m experiments.{name}_report"
-    return exit_status(prog, lambda: tyro.cli(show, prog=prog, args=args))
+    example = f"{prog} experiments/results/{name}.json"
+    help_text = described("Print the tables of the README, in Markdown.", [example])
+    return exit_status(prog, lambda: tyro.cli(show, prog=prog, args=args, description=help_text))
 
 
 @dataclass(frozen=True, kw_only=True)

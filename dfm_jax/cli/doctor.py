@@ -1,0 +1,121 @@
+"""doctor: what this machine has of what the package needs."""
+
+import os
+import platform
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dfm_jax import __version__
+from dfm_jax.data.packages import PACKAGES, DataPackage
+
+_CORE = ("jax", "jaxlib", "numpy", "flax", "optax", "orbax-checkpoint", "chex", "jaxtyping")
+_TERMS = 4096  # of the contraction whose error is measured
+
+
+@dataclass(frozen=True, kw_only=True)
+class Doctor:
+    """Say what is here: versions, devices, precision, data packages found and missing.
+
+    Exit status 1 if a version lies outside what the package asks for; data packages are optional.
+
+    For example:
+
+        python -m dfm_jax doctor
+
+        JAX_PLATFORMS=cpu python -m dfm_jax doctor
+    """
+
+    def run(self) -> int:
+        """Print it; what is missing comes with the command that installs it."""
+        where = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
+        print(f"dfm_jax {__version__}, Python {platform.python_version()}, {where}")
+        wrong = list(_unmet())
+        _show("packages", (f"{name:<18}{_version(name) or 'missing'}" for name in _CORE))
+        _show("devices", _devices())
+        _show("precision", _precision())
+        absent = [package for package in PACKAGES if _version(package.name) is None]
+        _show("data", (_data_line(package) for package in PACKAGES))
+        print()
+        for line in wrong:
+            print(line, file=sys.stderr)
+        if absent:
+            targets = " ".join(dict.fromkeys(package.target for package in absent))
+            names = ", ".join(package.name for package in absent)
+            print(f"not installed: {names}. What needs them says so; `make {targets}` brings them.")
+        verdict = "is missing or of another version" if wrong else "is here"
+        print(
+            f"What the package itself needs {verdict}. Next: python -m dfm_jax verify --labels D4"
+        )
+        return 1 if wrong else 0
+
+
+def _show(title: str, lines: Iterator[str]) -> None:
+    print(f"\n{title}")
+    for line in lines:
+        print(f"  {line}")
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _devices() -> Iterator[str]:
+    devices = jax.devices()
+    kinds = ", ".join(dict.fromkeys(device.device_kind for device in devices))
+    yield f"{len(devices)} × {kinds} ({devices[0].platform}), {jax.process_count()} process"
+    if devices[0].platform == "cpu":
+        yield 'jax.config.update("jax_num_cpu_devices", 8) before the first use makes 8 of it'
+
+
+def _precision() -> Iterator[str]:
+    wide = "on" if jax.config.read("jax_enable_x64") else "off"
+    yield f"jax_enable_x64 is {wide}: an array of Python floats is {jnp.ones(()).dtype}"
+    rng = np.random.default_rng(0)
+    a, b = rng.random((2, 8, _TERMS))
+    truth = a @ b.T
+    for name in ("default", "highest"):
+        with jax.default_matmul_precision(name):
+            found = jnp.asarray(a, jnp.float32) @ jnp.asarray(b, jnp.float32).T
+        error = np.max(np.abs(np.asarray(found, float) / truth - 1))
+        yield f"float32 dot of {_TERMS} terms, precision {name:<8} relative error {error:.0e}"
+    with jax.enable_x64(True):
+        error = np.max(np.abs(np.asarray(_on_cpu(a) @ _on_cpu(b).T) / truth - 1))
+    yield f"float64 dot of {_TERMS} terms, on the host CPU      relative error {error:.0e}"
+
+
+def _on_cpu(x: np.ndarray) -> jax.Array:
+    return jax.device_put(x, jax.devices("cpu")[0])
+
+
+def _data_line(package: DataPackage) -> str:
+    version = _version(package.name)
+    if version is None:
+        return f"✗ {package.name:<34}{package.brings}: make {package.target}"
+    return f"✓ {package.name:<34}{package.brings} ({version})"
+
+
+def _unmet() -> Iterator[str]:
+    """What the metadata of the package asks for and this environment has not."""
+    for requirement in metadata.requires("dfm_jax") or ():
+        if "extra ==" in requirement:
+            continue
+        name = re.split(r"[<>=!~ ;\[]", requirement, maxsplit=1)[0]
+        version = _version(name)
+        bounds = re.findall(r"(>=|<)([\d.]+)", requirement)
+        if version is None or not all(_within(version, *bound) for bound in bounds):
+            yield f"`{requirement}` is asked for; here is {version or 'none'}: run `make install`."
+
+
+def _within(version: str, relation: str, bound: str) -> bool:
+    have, asked = ([int(n) for n in re.findall(r"\d+", text)[:3]] for text in (version, bound))
+    return have >= asked if relation == ">=" else have < asked
