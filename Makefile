@@ -18,7 +18,7 @@ PEERS := faiss-cpu==1.15.1 flow-matching==1.0.10 k-means-constrained==0.9.1 torc
 export JAX_PLATFORMS ?= cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-pretrained install-peers install-tpu compare compile-tpu benchmarks test test-all lint clean
+.PHONY: help install install-pretrained install-peers install-tpu compare compile-tpu benchmarks test test-all notebooks notebooks-anew docs lint clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,7 +31,7 @@ $(STAMP): pyproject.toml constraints.txt
 	       "try make PYTHON=python3.11" >&2; exit 1; }
 	@echo "installing into .venv (a minute or two, once)"
 	@$(PYTHON) -m venv .venv
-	@$(PIP) -e '.[dev,notebooks]'
+	@$(PIP) -e '.[dev,docs,notebooks]'
 	@$(PIP) --no-deps $(TEXTS) $(PICTURES)
 	@touch $@
 
@@ -67,6 +67,16 @@ test: $(STAMP) ## the quick suite
 test-all: $(STAMP) ## the whole suite
 	$(BIN)/python -m pytest -q -n 2
 
+notebooks: $(STAMP) ## every notebook executed; nothing is written
+	$(BIN)/python -m pytest -q -n 2 --nbmake --nbmake-timeout=300 notebooks
+
+notebooks-anew: $(STAMP) ## the same, and what they print is kept
+	cd notebooks && ls [0-9]*.py | xargs -P 2 -n 1 ../$(BIN)/jupytext -q --to ipynb --set-kernel python3 --execute
+
+docs: $(STAMP) ## the site, into docs/_build/html; a warning ends it
+	$(BIN)/python -m sphinx -q -W --keep-going -j 2 -b html docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
 # The Node that the constraints pin, not the one of the machine.
 lint: export PYRIGHT_PYTHON_GLOBAL_NODE = off
 lint: $(STAMP) ## ruff, ruff format, pyright
@@ -75,5 +85,5 @@ lint: $(STAMP) ## ruff, ruff format, pyright
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 clean: ## remove the environment and the caches; what runs have written stays
-	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv build dist docs/_build docs/_generated *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,59 @@
+"""Sphinx's settings. `make docs` builds the site into docs/_build; a warning ends it."""
+
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.parent)]
+
+from generated_pages import write_pages  # noqa: E402, it lies beside this file
+
+from dfm_jax import __version__  # noqa: E402
+
+project = "dfm_jax"
+author = "the authors of dfm_jax"
+project_copyright = "the authors of dfm_jax, Apache-2.0"
+release = version = __version__
+
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.napoleon",
+    "docstring_equations",
+]
+exclude_patterns = ["_build", "_generated/equations_by_room.md"]  # the latter is included
+html_theme = "furo"
+html_title = "dfm_jax"
+html_show_sourcelink = False
+
+myst_enable_extensions = ["dollarmath", "amsmath"]
+myst_heading_anchors = 4
+# The notebooks are committed as they were executed; `make notebooks` executes them anew.
+nb_execution_mode = "off"
+
+autodoc_member_order = "bysource"
+autodoc_default_options = {"members": True}
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+napoleon_use_rtype = False
+# `name` in a docstring is code, as in Markdown; where it is a name of ours it is a link.
+default_role = "py:obj"
+suppress_warnings = ["ref.python"]  # `Run` is a name in several rooms
+
+
+# Files outside this folder that pages of it include: a notebook's link to one leads to that page.
+INCLUDED = {"../EQUATIONS.md": "../ledger.md", "../experiments/README.md": "../studies.md"}
+
+
+def lead_to_pages(app, page: str, source: list[str]) -> None:
+    """Sphinx's source-read: links of notebooks, which are right where the notebooks lie."""
+    if page.startswith("notebooks/"):
+        for file, its_page in INCLUDED.items():
+            source[0] = source[0].replace(f"]({file}", f"]({its_page}")
+
+
+def setup(app) -> None:
+    """Write the pages that are made of the code before Sphinx looks for pages."""
+    app.connect("builder-inited", lambda _: write_pages(HERE / "_generated"))
+    app.connect("source-read", lead_to_pages)

@@ -1,0 +1,108 @@
+"""Pages made of the code before each build: a page a room, the map of equations, the commands."""
+
+import contextlib
+import importlib
+import io
+import os
+import pkgutil
+from pathlib import Path
+from unittest import mock
+
+from dfm_jax import cli
+from dfm_jax.theory import LEDGER
+from dfm_jax.theory.ledger import citations
+from dfm_jax.theory.statement import in_order
+
+# From the bottom of the house to its top, as imports point.
+ROOMS = (
+    *("types", "checks", "exact"),
+    *("schedules", "paths", "velocities", "steps", "experts", "gates", "clustering"),
+    *("objectives", "samplers", "accounting"),
+    *("fast", "decoders", "sampling", "likelihoods", "parallel", "theory", "models"),
+    *("data", "scoring", "training", "launch"),
+)
+COMMANDS = (
+    *((name,) for name in cli.COMMANDS),
+    *(("launch", where) for where in ("local", "slurm", "jobset")),
+)
+HELP_WIDTH = 88
+
+
+def write_pages(folder: Path) -> None:
+    """All of them, into a folder that git ignores; files that stay the same keep their time."""
+    pages = {f"reference/{room}.rst": room_page(room) for room in ROOMS}
+    pages["equations_by_room.md"] = equations_by_room()
+    pages["commands.md"] = commands()
+    for name, text in pages.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists() or path.read_text("utf-8") != text:
+            path.write_text(text, "utf-8")
+
+
+def room_page(room: str) -> str:
+    """The docstring of a room, then each of its modules with its public names."""
+    name = f"dfm_jax.{room}"
+    module = importlib.import_module(name)
+    lines = [name, "=" * len(name), "", f".. automodule:: {name}"]
+    if hasattr(module, "__path__"):
+        lines += ["   :no-members:"]
+        for inner in _modules(module):
+            lines += ["", inner, "-" * len(inner), "", f".. automodule:: {inner}"]
+    return "\n".join(lines) + "\n"
+
+
+def _modules(package) -> list[str]:
+    found = pkgutil.walk_packages(package.__path__, package.__name__ + ".")
+    return [module.name for module in found if not module.ispkg]
+
+
+def equations_by_room() -> str:
+    """Which function computes which equation, room by room: the ledger read the other way."""
+    functions: dict[str, list[str]] = {}
+    for statement in in_order():
+        for function in citations().get(statement.label, []):
+            functions.setdefault(function, []).append(statement.label)
+    lines = []
+    rooms = dict.fromkeys(function.split(".")[0] for function in functions)
+    for room in sorted(rooms, key=ROOMS.index):
+        lines += [f"## `{room}`", "", "| function | equation |", "|---|---|"]
+        for function, labels in functions.items():
+            if function.startswith(room + "."):
+                words = "; ".join(f"**{label}** {LEDGER[label].words}" for label in labels)
+                lines.append(f"| {_link(function)} | {_cell(words)} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _link(function: str) -> str:
+    room, name = function.split(".")
+    defined = getattr(importlib.import_module(f"dfm_jax.{room}"), name)
+    role = "class" if isinstance(defined, type) else "func"
+    return f"{{py:{role}}}`{name} <{defined.__module__}.{name}>`"
+
+
+def _cell(words: str) -> str:
+    return words.replace("|", "\\|").replace("*(", "\\*(").replace("_", "\\_").replace("[", "\\[")
+
+
+def commands() -> str:
+    """`--help` of every command, as it is printed."""
+    pages = ["# Commands", "", "Every command of `python -m dfm_jax`, as its `--help` prints it."]
+    for words in COMMANDS:
+        title = " ".join(words)
+        pages += ["", f"## `{title}`", "", "```text", help_of(words), "```"]
+    return "\n".join(pages) + "\n"
+
+
+def help_of(words: tuple[str, ...]) -> str:
+    """What a command prints of itself, without colours."""
+    printed = io.StringIO()
+    plain = {"COLUMNS": str(HELP_WIDTH), "NO_COLOR": "1", "TERM": "dumb"}
+    with (
+        mock.patch.dict(os.environ, plain),
+        contextlib.redirect_stdout(printed),
+        contextlib.suppress(SystemExit),
+    ):
+        cli.main([*words, "--help"])
+    return printed.getvalue().rstrip()
