@@ -70,8 +70,9 @@ test-all: $(STAMP) ## the whole suite
 notebooks: $(STAMP) ## every notebook executed; nothing is written
 	$(BIN)/python -m pytest -q -n 2 --nbmake --nbmake-timeout=300 notebooks
 
-notebooks-anew: $(STAMP) ## the same, and what they print is kept
-	cd notebooks && ls [0-9]*.py | xargs -P 2 -n 1 ../$(BIN)/jupytext -q --to ipynb --set-kernel python3 --execute
+notebooks-anew: $(STAMP) ## the same, from their sources, and what they print is kept
+	cd notebooks && ../$(BIN)/jupytext -q --to ipynb --set-kernel python3 [0-9]*.py
+	cd notebooks && ls [0-9]*.ipynb | xargs -P 2 -n 1 ../$(BIN)/jupyter-execute --inplace
 
 docs: $(STAMP) ## the site, into docs/_build/html; a warning ends it
 	$(BIN)/python -m sphinx -q -W --keep-going -j 2 -b html docs docs/_build/html

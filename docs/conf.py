@@ -42,14 +42,18 @@ default_role = "py:obj"
 suppress_warnings = ["ref.python"]  # `Run` is a name in several rooms
 
 
-# Files outside this folder that pages of it include: a notebook's link to one leads to that page.
-INCLUDED = {"../EQUATIONS.md": "../ledger.md", "../experiments/README.md": "../studies.md"}
+# What a notebook's links, right where it lies, are called beside its page.
+PAGES = {
+    "../EQUATIONS.md": "../ledger.md",
+    "../experiments/README.md": "../studies.md",
+    "../docs/": "../",
+}
 
 
 def lead_to_pages(app, page: str, source: list[str]) -> None:
     """Sphinx's source-read: links of notebooks, which are right where the notebooks lie."""
     if page.startswith("notebooks/"):
-        for file, its_page in INCLUDED.items():
+        for file, its_page in PAGES.items():
             source[0] = source[0].replace(f"]({file}", f"]({its_page}")
 
 
