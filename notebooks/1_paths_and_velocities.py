@@ -6,7 +6,8 @@
 # makes a posterior, the posterior makes a velocity, and the velocity makes the path again.
 #
 # Labels: **P1**, **P3–P5**, **P7** (paths), **V1**, **V3**, **V5–V7** (velocities), **C1**
-# # (continuity), **Q3**, **Q5** (discrete time), **S3**, **S5** (samplers). is stated in [EQUATIONS.md](../EQUATIONS.md).
+# (continuity), **Q3**, **Q5** (discrete time), **S3**, **S5** (samplers). Each is stated in
+# [EQUATIONS.md](../EQUATIONS.md).
 # Every number is compared with `dfm_jax.exact`: sums over all sequences in NumPy float64, which
 # share no code with what they judge. About half a minute on two cores.
 
