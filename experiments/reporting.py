@@ -21,7 +21,7 @@ class Verdict:
     """One claim: a measured number against the bound stated before the run."""
 
     claim: str
-    statement: str  # its label in THEORY.md
+    statement: str  # its label in EQUATIONS.md
     value: float
     relation: Literal["≤", "≥"]
     bound: float

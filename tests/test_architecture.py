@@ -16,7 +16,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-# DESIGN's tree from the foundation up: a room may import the rooms before it. `__init__`, which
+# The house from the foundation up: a room may import the rooms before it. `__init__`, which
 # names what is public, and `__main__` stand above all of them.
 ROOMS = (
     *("types", "checks", "exact"),

@@ -1,12 +1,15 @@
 """One contract for each public function of the mathematics: jit, vmap, pmap, grad, dtypes.
 
-`FUNCTIONS` holds, for each, arguments drawn from the interior of its domain. A new function without
-an entry fails. `test_precision` reads the same table.
+`FUNCTIONS` holds, for each, arguments drawn from the interior of its domain: those that `WRITTEN`
+says, or, where every argument has a name of `ARRAYS` or `PYTHON`, what such an argument always
+holds. A new function with neither fails. `test_precision` reads the same table.
 """
 
+import ast
 import functools
 import importlib
 import inspect
+import re
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +22,7 @@ import numpy as np
 import pytest
 from test_architecture import MATHEMATICS
 
-from dfm_jax import parallel, schedules
+from dfm_jax import gates, parallel, schedules
 from dfm_jax.gates import GateState
 
 ROOT = Path(__file__).parents[1]
@@ -239,23 +242,12 @@ def dead_log_experts_of(prior: str, name: str, *axes: str) -> Callable[[Draw], d
     return arrays
 
 
-def along_sequence(d: Draw) -> dict[str, Any]:
-    return {"log_prior": d.log_law(d.K), "token_log_probs": d.log_probs(d.N, d.K)}
-
-
-def dead_along_sequence(d: Draw) -> dict[str, Any]:
-    """An expert behind a prior of 0 that says NaN, and a last token that no expert could say."""
-    log_prior = log_half(d, d.K)
-    rows = behind(log_prior, d.log_probs(d.K, d.N)).T
-    return {"log_prior": log_prior, "token_log_probs": np.where(rows < 0, rows, NAN)}
-
-
 def impossible_last_token(d: Draw) -> dict[str, Any]:
     rows = d.log_probs(d.N, d.K)
     return {"token_log_probs": np.where(np.arange(d.N)[:, None] == d.N - 1, -INF, rows)}
 
 
-FUNCTIONS = {
+WRITTEN = {
     "schedules.rate": Function(
         lambda d: {"t": d.unit()}, scheduled, grad=("t",), border=lambda d: {"t": np.array(0.0)}
     ),
@@ -511,49 +503,6 @@ FUNCTIONS = {
         lambda sizes: {"num_experts": sizes.K},
         border=lambda d: {"part": np.array(d.K - 1)},
     ),
-    "gates.gate_init": Function(
-        lambda d: {"log_prior": d.log_probs(d.K)},
-        grad=("log_prior",),
-        border=lambda d: {"log_prior": log_half(d, d.K)},
-    ),
-    "gates.bayes_gate_update": Function(
-        lambda d: {
-            "state": GateState(d.log_law(d.K), np.array(True)),
-            "log_probs": d.log_probs(d.K),
-        },
-        grad=("log_probs",),
-        border=lambda d: {
-            "state": GateState(weights := log_half(d, d.K), np.array(True)),
-            "log_probs": behind(weights, d.log_probs(d.K)),
-        },
-    ),
-    "gates.fixed_share_update": Function(
-        lambda d: {
-            "state": GateState(d.log_law(d.K), np.array(True)),
-            "log_probs": d.log_probs(d.K),
-            "log_prior": d.log_law(d.K),
-            "alpha": d.unit(),
-        },
-        grad=("log_probs", "log_prior", "alpha"),
-        border=lambda d: {"log_prior": log_half(d, d.K), "alpha": np.array(1.0)},
-    ),
-    "gates.bayes_gate": Function(
-        along_sequence, grad=("log_prior", "token_log_probs"), border=dead_along_sequence
-    ),
-    "gates.fixed_share_gate": Function(
-        lambda d: along_sequence(d) | {"alpha": d.unit()},
-        grad=("log_prior", "token_log_probs", "alpha"),
-        border=lambda d: dead_along_sequence(d) | {"alpha": np.array(0.0)},
-    ),
-    "gates.static_gate": Function(
-        lambda d: {"log_prior": d.log_probs(d.K)},
-        lambda sizes: {"num_positions": sizes.N},
-        grad=("log_prior",),
-        border=lambda d: {"log_prior": log_half(d, d.K)},
-    ),
-    "gates.last_token_gate": Function(
-        along_sequence, grad=("log_prior", "token_log_probs"), border=impossible_last_token
-    ),
     "gates.centroid_gate": Function(
         lambda d: {
             "features": d.real(d.D),
@@ -568,22 +517,6 @@ FUNCTIONS = {
         lambda sizes: {"loss": lambda tau: (jnp.log(tau) - 0.3) ** 2, "num_starts": 4},
         # an interval on one side of the minimum: its lower end
         border=lambda d: {"low": np.array(2.0)},
-    ),
-    "gates.top_k_gate": Function(
-        lambda d: {"weights": d.law(d.K)},
-        lambda sizes: {"count": 2},
-        grad=("weights",),
-        border=lambda d: {"weights": point(d, d.K)},
-    ),
-    "gates.nucleus_gate": Function(
-        lambda d: {"weights": d.law(d.K), "mass": d.unit()},
-        grad=("weights",),
-        border=lambda d: {"weights": point(d, d.K), "mass": np.array(1.0)},
-    ),
-    "gates.hard_gate": Function(
-        lambda d: {"weights": d.law(d.K)},
-        grad=("weights",),
-        border=lambda d: {"weights": np.full(d.K, 1 / d.K)},
     ),
     "objectives.cross_entropy_loss": Function(
         lambda d: {"log_probs": d.log_law(d.N, d.V), "x_1": d.tokens()},
@@ -812,16 +745,85 @@ FUNCTIONS = {
     ),
 }
 
-# They make no array from arrays: a contract of their own, in `test_schedules` and `test_paths`.
-FACTORIES = {
-    f"schedules.{name}"
-    for name in (
-        *("linear", "polynomial", "cosine", "from_function", "schedule_with_context"),
-        *("left_to_right", "any_order", "blocks", "masked", "check_table", "check_schedule"),
-    )
+# ── arguments that are known by their names ─────────────────────────────────────────────────────
+
+
+class Argument(NamedTuple):
+    """What an argument of this name holds, unless `WRITTEN` says otherwise."""
+
+    inside: Callable[[Draw], Any]
+    border: Callable[[Draw], Any] | None = None
+
+
+def behind_half(d: Draw, values: np.ndarray) -> np.ndarray:
+    """NaN of the experts to which `half` gives mass 0."""
+    return np.where(np.arange(d.K) < d.K // 2, values, NAN)
+
+
+def dead_at_last(d: Draw) -> np.ndarray:
+    """Experts behind a prior of 0 say NaN; the last token no other could say."""
+    rows = np.where(np.arange(d.N)[:, None] == d.N - 1, -INF, d.log_probs(d.N, d.K))
+    return behind_half(d, rows)
+
+
+ARRAYS = {
+    # gates
+    "state": Argument(
+        lambda d: GateState(d.log_law(d.K), np.array(True)),
+        lambda d: GateState(log_half(d, d.K), np.array(True)),
+    ),
+    "log_prior": Argument(lambda d: d.log_law(d.K), lambda d: log_half(d, d.K)),
+    "log_probs": Argument(lambda d: d.log_probs(d.K), lambda d: behind_half(d, d.log_probs(d.K))),
+    "token_log_probs": Argument(lambda d: d.log_probs(d.N, d.K), dead_at_last),
+    "weights": Argument(lambda d: d.law(d.K), lambda d: point(d, d.K)),
+    "alpha": Argument(lambda d: d.unit(), lambda d: np.array(1.0)),
+    "beta": Argument(lambda d: d.unit(), lambda d: np.array(0.0)),
+    "mass": Argument(lambda d: d.unit(), lambda d: np.array(1.0)),
+    # flows
+    "x_0": Argument(lambda d: d.states()),
+    "x_1": Argument(lambda d: d.tokens()),
+    "x_t": Argument(lambda d: d.states()),
+    "t": Argument(lambda d: d.unit(), lambda d: np.array(0.0)),
+    "kappa_t": Argument(lambda d: d.unit(d.N), lambda d: np.arange(d.N) / (d.N - 1)),
+    "posterior": Argument(lambda d: d.law(d.N, d.V), lambda d: point(d, d.N, d.V)),
+    "velocity": Argument(lambda d: d.velocity()),
+}
+PYTHON = {
+    "schedule": lambda sizes: SCHEDULE,
+    "num_states": lambda sizes: sizes.S,
+    "num_tokens": lambda sizes: sizes.V,
+    "num_positions": lambda sizes: sizes.N,
+    "num_experts": lambda sizes: sizes.K,
+    "mask_id": lambda sizes: sizes.V,
+    "count": lambda sizes: 2,
+    "update": lambda sizes: gates.bayes_gate_update,
 }
 
-every_function = pytest.mark.parametrize("name", FUNCTIONS)
+
+def is_float(value: Any) -> bool:
+    return isinstance(value, np.ndarray) and np.issubdtype(value.dtype, np.floating)
+
+
+def known_by_names(fn: Callable) -> Function | None:
+    """The entry of a function whose required arguments all have known names; it has a derivative in
+    each that holds floats.
+    """
+    arguments = inspect.signature(fn).parameters.items()
+    names = [name for name, argument in arguments if argument.default is argument.empty]
+    arrays = [name for name in names if name in ARRAYS]
+    others = [name for name in names if name not in ARRAYS]
+    if not set(others) <= set(PYTHON):
+        return None
+    example = {name: ARRAYS[name].inside(Draw(SMALL, 0)) for name in arrays}
+    borders = {name: border for name in arrays if (border := ARRAYS[name].border)}
+    return Function(
+        lambda d: {name: ARRAYS[name].inside(d) for name in arrays},
+        lambda sizes: {name: PYTHON[name](sizes) for name in others},
+        grad=tuple(name for name, value in example.items() if is_float(value)),
+        border=(lambda d: {name: border(d) for name, border in borders.items()})
+        if borders
+        else None,
+    )
 
 
 # ── how the table is read ───────────────────────────────────────────────────────────────────────
@@ -847,11 +849,29 @@ def public_functions() -> set[str]:
     }
 
 
+def public_function(name: str) -> Callable:
+    room, function = name.split(".")
+    return getattr(mathematics()[room], function)
+
+
+# They make no array from arrays, so they are not `@typed` (`test_architecture`): a contract of
+# their own, in `test_schedules` and `test_paths`.
+FACTORIES = {
+    name for name in public_functions() if not hasattr(public_function(name), "__wrapped__")
+}
+
+FUNCTIONS: dict[str, Function] = WRITTEN | {
+    name: entry
+    for name in sorted(public_functions() - FACTORIES - set(WRITTEN))
+    if (entry := known_by_names(public_function(name)))
+}
+
+every_function = pytest.mark.parametrize("name", FUNCTIONS)
+
+
 def caller(name: str, sizes: Sizes = SMALL) -> Callable[[dict[str, Any]], Any]:
     """The function of one dictionary of arrays."""
-    room, function = name.split(".")
-    fn = getattr(mathematics()[room], function)
-    python = FUNCTIONS[name].python(sizes)
+    fn, python = public_function(name), FUNCTIONS[name].python(sizes)
     return lambda arrays: fn(**arrays, **python)
 
 
@@ -904,13 +924,22 @@ def test_every_public_function_has_an_example():
 def test_every_factory_is_tested_elsewhere():
     files = [ROOT / "tests" / f"test_{room}.py" for room in ("schedules", "paths")]
     text = "".join(file.read_text() for file in files)
-    assert [name for name in FACTORIES if f"{name}(" not in text] == []
+    assert [name for name in FACTORIES if not re.search(rf"\b{re.escape(name)}\b", text)] == []
+
+
+def test_a_room_of_several_files_exports_what_they_define():
+    defined = {
+        node.name
+        for file in (ROOT / "dfm_jax" / "gates").glob("*.py")
+        for node in ast.parse(file.read_text("utf-8")).body
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")
+    }
+    assert defined - set(vars(gates)) == set()
 
 
 @every_function
 def test_every_array_of_a_function_is_in_its_example(name):
-    room, function = name.split(".")
-    parameters = inspect.signature(getattr(mathematics()[room], function)).parameters
+    parameters = inspect.signature(public_function(name)).parameters
     entry = FUNCTIONS[name]
     drawn = set(example(name)) | set(entry.python(SMALL))
     required = {key for key, value in parameters.items() if value.default is value.empty}

@@ -199,7 +199,7 @@ def tail(gap, num_tokens):
     [(1000, 8.0), (8192, 10.0), pytest.param(50_257, 12.0, marks=pytest.mark.slow)],
 )
 def test_the_tail_of_a_vocabulary_is_drawn(num_tokens, gap, dtype):
-    """THEORY §9.2, both forms: the mass of the tail, and that it is drawn all over."""
+    """Both forms: the mass of the tail, and that it is drawn all over."""
     rows = 512
     logits = jnp.full((rows, num_tokens), -gap, dtype).at[:, 0].set(0.0)
     mass = tail(gap, num_tokens)

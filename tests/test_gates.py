@@ -83,6 +83,29 @@ def test_the_streaming_fixed_share_gate_is_the_gate_of_the_whole_sequence(sequen
     assert_same_gate(streamed(update, *sequence), gates.fixed_share_gate(*sequence, 0.2))
 
 
+@pytest.mark.statement("D7")
+@pytest.mark.usefixtures("strict")
+def test_a_gate_of_any_update_is_that_update_token_by_token(sequence):
+    def tempered(state, row):
+        return gates.bayes_gate_update(state, 0.5 * row)
+
+    own = gates.run_gate(tempered, *sequence)
+    assert_same_gate(own, streamed(tempered, *sequence))
+    assert np.max(np.abs(np.exp(own.log_weights) - np.exp(gates.bayes_gate(*sequence)[0]))) > 1e-2
+    assert_same_gate(
+        gates.run_gate(gates.bayes_gate_update, *sequence), gates.bayes_gate(*sequence)
+    )
+
+
+@pytest.mark.usefixtures("strict")
+def test_an_update_that_gives_no_law_is_refused(sequence):
+    def forgotten(state, row):
+        return state._replace(log_weights=state.log_weights + row)  # not normalised
+
+    with pytest.raises(ValueError, match=r"`exp\(log_weights\)` must sum to 1 over its last axis"):
+        gates.run_gate(forgotten, *sequence)
+
+
 @pytest.mark.usefixtures("strict")
 def test_a_gate_does_not_care_for_the_scale_of_its_prior(sequence):
     log_prior, rows = sequence

@@ -56,6 +56,10 @@ def test_rows_are_complete(label):
     assert row.residual.__doc__
 
 
+def test_the_letter_x_is_left_to_the_users():
+    assert [label for label in LEDGER if label[0] == "X"] == []
+
+
 def test_citations_are_read_as_written():
     assert cited_labels("u = 1   [D4, D13]") == {"D4", "D13"}
     assert cited_labels("see [S7b] and [S7a]") == {"S7"}

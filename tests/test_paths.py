@@ -95,7 +95,7 @@ def test_a_long_tail_far_below_the_head_is_drawn_as_often_as_it_should_be():
 
 
 def test_a_tail_drawn_from_bfloat16_logits_is_seen_to_be_lost():
-    """The twin of the test above: THEORY §9.2's trap fails it."""
+    """The twin of the test above: logits in bfloat16 fail it."""
     logits = jnp.log(jnp.asarray(tail_path())).astype(jnp.bfloat16)
     keys = jax.random.split(jax.random.key(4), 10_000)
     x = np.asarray(jax.jit(jax.vmap(lambda key: jax.random.categorical(key, logits)))(keys))

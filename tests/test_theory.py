@@ -1,85 +1,32 @@
 """Every statement of the theory: its residual vanishes, its falsifier does not."""
 
+import importlib
+import re
+import sys
+from pathlib import Path
+
 import jax
 import numpy as np
 import pytest
 
-from dfm_jax.theory import LEDGER, Shape, runs, verify
+from dfm_jax import cli
+from dfm_jax.theory import LEDGER, Shape, equations, runs, verify
 from dfm_jax.theory.draws import draw_cases
-from dfm_jax.theory.statement import excess, gap, statement
+from dfm_jax.theory.statement import excess, gap, in_order, statement
 
-# The labels of THEORY that this project verifies by enumeration, written out by hand.
-LABELS = [
-    "P1",
-    "P2",
-    "P3",
-    "P4",
-    "P5",
-    "P6",
-    "P7",
-    "V1",
-    "V2",
-    "V3",
-    "V4",
-    "V5",
-    "V6",
-    "V7",
-    "V8",
-    "V9",
-    "C1",
-    "Q1",
-    "Q2",
-    "Q3",
-    "Q4",
-    "Q5",
-    "Q6",
-    "A1",
-    "A2",
-    "A3",
-    "A4",
-    "A5",
-    "L1",
-    "L2",
-    "L3",
-    "L4",
-    "L5",
-    "D1",
-    "D2",
-    "D3",
-    "D4",
-    "D5",
-    "D6",
-    "D7",
-    "D8",
-    "D9",
-    "D10",
-    "D11",
-    "D12",
-    "D13",
-    "D14",
-    "B1",
-    "B2",
-    "B3",
-    "B4",
-    "B5",
-    "B6",
-    "B7",
-    "B8",
-    "B9",
-    "B10",
-    "B11",
-    "S1",
-    "S2",
-    "S3",
-    "S4",
-    "S5",
-    "S6",
-    "S7",
-]
+# The labels that the page lists; a statement that is lost leaves the page first, for all to see.
+PAGE = (Path(__file__).parents[1] / "EQUATIONS.md").read_text("utf-8")
+LABELS = re.findall(r"^\| \*\*([A-Z]\d+)\*\* \|", PAGE, re.MULTILINE)
 
 
 def test_the_ledger_is_the_theory():
     assert sorted(LEDGER) == sorted(LABELS)
+
+
+def test_no_label_of_a_section_is_missing():
+    for letter in {label[0] for label in LABELS}:
+        numbers = [int(label[1:]) for label in LABELS if label[0] == letter]
+        assert numbers == list(range(1, len(numbers) + 1)), letter
 
 
 @pytest.mark.parametrize(
@@ -121,14 +68,112 @@ def test_devices_do_not_change_a_residual():
 def test_refusals_name_argument_rule_and_value():
     with pytest.raises(ValueError, match=r"`labels` must name statements .* it names 'D99'"):
         list(verify(["D99"]))
+    with pytest.raises(ValueError, match=r"join it when their file is imported; it names 'X9'"):
+        list(verify(["X9"]))
     with pytest.raises(ValueError, match=r"`instances` must be at least 16; it is 3"):
         list(verify(["D4"], instances=3))
     with pytest.raises(ValueError, match=r"`num_experts` must be at least 1; it is 0"):
         list(verify(["D4"], shape=Shape(2, 2, 0)))
     with pytest.raises(ValueError, match=r"bytes"):
         list(verify(["D4"], shape=Shape(9, 3, 2), instances=16))
-    with pytest.raises(ValueError, match="`label` must be new"):
-        statement("D4", "", source="", kind="identity", falsifier="")(lambda cases, run: None)
+    for label, broken, message in (
+        (
+            "D4",
+            {"gate": None},
+            "`label` must be new; 'D4' is in the ledger already: dfm_jax.theory",
+        ),
+        ("Y1", {"gate": None}, "the letters P, V, C, Q, A, L, D, B, S, X and a number .* 'Y1'"),
+        ("X", {"gate": None}, "and a number from 1; it is 'X'"),
+        ("X01", {"gate": None}, "and a number from 1; it is 'X01'"),
+        ("X1", {}, "`broken` must be a keyword of the residual, .*; X1 has none"),
+    ):
+        enter = statement(label, "", source="", kind="identity", falsifier="", **broken)
+        with pytest.raises(ValueError, match=message):
+            enter(lambda cases, run: None)
+        assert label == "D4" or label not in LEDGER
+
+
+OWN = """
+import numpy as np
+from dfm_jax import exact
+from dfm_jax.theory.statement import gap, statement
+
+def uniform(case): return np.full_like(case.data, 1 / case.data.size)
+def own(case): return case.data
+
+@statement("{label}", "KL(q, q) = 0", source="own", kind="identity", falsifier="u", law={broken})
+def a_law_is_its_own(cases, run, *, law=own):
+    return gap(cases.each(lambda c: exact.kl(c.data, law(c))), 0.0)
+"""
+
+
+@pytest.fixture
+def own_file(tmp_path, monkeypatch):
+    """Write a module into the working folder; what it enters is forgotten after the test."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+    page, before, names = equations(), LEDGER.copy(), []
+
+    def write(name, label="X1", broken="uniform", *, text=OWN):
+        names.append(name)
+        (tmp_path / f"{name}.py").write_text(text.format(label=label, broken=broken))
+        importlib.invalidate_caches()
+
+    yield write
+    for name in names:
+        sys.modules.pop(name, None)
+    LEDGER.clear()
+    LEDGER.update(before)
+    assert equations() == page
+
+
+def test_a_statement_of_an_own_file_is_judged_alone_or_by_label(own_file, capsys):
+    own_file("one_own")
+    own_file("two_own", label="X12")
+    for args, labels in (
+        (["--modules", "one_own"], ["X1"]),
+        (["--modules", "one_own", "two_own"], ["X1", "X12"]),
+        (["--labels", "X12", "D4", "--modules", "one_own", "two_own"], ["X12", "D4"]),
+    ):
+        assert cli.main(["verify", "--instances", "32", *args]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert [line.split()[0] for line in lines[1:-2]] == labels
+        assert "all hold, and every falsifier fails" in lines[-1]
+    assert [row.label for row in in_order()][-2:] == ["X1", "X12"]
+    assert "## Your own" in equations()
+
+
+def test_a_falsifier_of_an_own_file_that_holds_is_a_failure(own_file, capsys):
+    own_file("no_falsifier", broken="own")
+    assert cli.main(["verify", "--instances", "32", "--modules", "no_falsifier"]) == 1
+    assert "FAILED: X1" in capsys.readouterr().out
+
+
+def test_a_cell_that_is_run_twice_enters_its_statement_twice(own_file):
+    cell = OWN.format(label="X1", broken="uniform")
+    for _ in range(2):
+        exec(cell, {"__name__": "__main__"})
+    (row,) = verify(["X1"], instances=32)
+    assert row.passed
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (None, "`python -c 'import own_file'` says ModuleNotFoundError: No module named"),
+        ({"text": "1 +"}, "says SyntaxError: invalid syntax"),
+        ({"text": "x = 1"}, "`modules` must enter statements, by `@statement`; one without; it is"),
+        ({"label": "D4"}, "`label` must be new; 'D4' is in the ledger already"),
+        ({"label": "Z1"}, "`label` must be one of the letters P, V, C, Q, A, L, D, B, S, X"),
+    ],
+)
+def test_an_own_file_that_enters_nothing_is_one_line(own_file, options, message, capsys):
+    if options is not None:
+        own_file("own_file", **options)
+    assert cli.main(["verify", "--modules", "own_file"]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.splitlines()) == 1
 
 
 def test_gap_and_excess_never_hide_a_nan():

@@ -11,7 +11,7 @@ from typing import Literal
 import jax
 from tqdm import tqdm
 
-from dfm_jax.theory import LEDGER, Row, Shape, equations, verify
+from dfm_jax.theory import LEDGER, Row, Shape, equations, import_statements, verify
 from dfm_jax.theory.verification import MAIN_SHAPE
 
 
@@ -19,14 +19,23 @@ from dfm_jax.theory.verification import MAIN_SHAPE
 class Verify:
     """Verify every statement of the theory by enumeration; exit status 1 if one fails.
 
-    Examples:
+    For example:
+
         python -m dfm_jax verify
+
         python -m dfm_jax verify --labels D4 D7 --instances 1000 --seed 3
+
         python -m dfm_jax verify --precision float32 --devices 8 --json verify.json
+
+        python -m dfm_jax verify --labels X1 --modules my_statement
     """
 
     labels: tuple[str, ...] = ()
-    """Which statements, such as D4 D7; all by default."""
+    """Which statements, such as D4 D7; by default those that the modules enter, without modules
+    all."""
+    modules: tuple[str, ...] = ()
+    """Files of yours that enter statements, by the name that Python imports them by, without .py;
+    the working folder is looked in first."""
     seed: int = 0
     """Of the random cases."""
     instances: int = 240
@@ -52,9 +61,13 @@ class Verify:
             _writable(self.json)
         if self.devices > 1:  # of the host; an accelerator has as many as it has
             jax.config.update("jax_num_cpu_devices", self.devices)
+        if self.modules and str(Path.cwd()) not in sys.path:  # it is, for `python -m`
+            sys.path.insert(0, str(Path.cwd()))
+        entered = import_statements(self.modules)
+        labels = self.labels or entered
         start, rows = time.perf_counter(), []
         judged = verify(
-            self.labels,
+            labels,
             seed=self.seed,
             instances=self.instances,
             shape=Shape(self.V, self.N, self.K),
@@ -62,9 +75,7 @@ class Verify:
             precision=self.precision,
             num_devices=self.devices,
         )
-        bar = tqdm(
-            total=len(self.labels) or len(LEDGER), leave=False, unit="statement", disable=None
-        )
+        bar = tqdm(total=len(labels) or len(LEDGER), leave=False, unit="statement", disable=None)
         for row in judged:
             if not rows:
                 tqdm.write(_line(*_HEADINGS), file=sys.stdout)
@@ -91,7 +102,8 @@ class Verify:
 class Equations:
     """Write the equation ledger as a page.
 
-    Examples:
+    For example:
+
         python -m dfm_jax equations --out EQUATIONS.md
     """
 

@@ -6,6 +6,8 @@ import jax.numpy as jnp
 from dfm_jax.checks import check_count, check_interval, check_law
 from dfm_jax.types import Array, Number, Weights, typed
 
+__all__ = ["hard_gate", "nucleus_gate", "top_k_gate"]
+
 
 @typed
 def top_k_gate(weights: Weights, count: int) -> Weights:

@@ -13,6 +13,8 @@ from dfm_jax.checks import check_count, check_interval, require
 from dfm_jax.paths import HIGHEST
 from dfm_jax.types import Array, ArrayLike, Bool, Float, Number, Scalar, Weights, typed
 
+__all__ = ["FittedTemperature", "centroid_gate", "fit_temperature"]
+
 _GOLDEN = (5**0.5 - 1) / 2
 
 

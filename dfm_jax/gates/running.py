@@ -1,8 +1,10 @@
 """Gates that watch the sequence: Bayes, fixed-share, static, last-token.   [D7, B10]
 
-A gate is a law over experts, a state updated token by token, in log space.
+A gate is a law over experts, a state updated token by token, in log space. `run_gate` runs any
+update along a sequence.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -10,6 +12,18 @@ import jax.numpy as jnp
 
 from dfm_jax.checks import check_count, check_interval, check_log_law, require
 from dfm_jax.types import Array, ArrayLike, Bool, Float, Number, PerExpert, typed
+
+__all__ = [
+    "GateState",
+    "bayes_gate",
+    "bayes_gate_update",
+    "fixed_share_gate",
+    "fixed_share_update",
+    "gate_init",
+    "last_token_gate",
+    "run_gate",
+    "static_gate",
+]
 
 
 class GateState(NamedTuple):
@@ -100,6 +114,30 @@ def fixed_share_gate(
 
 
 @typed
+def run_gate(
+    update: Callable[..., GateState], log_prior: PerExpert, token_log_probs: Float[ArrayLike, "N K"]
+) -> GateState:
+    """Any update at every prefix of a sequence: row t has seen t tokens, rows 0 … N.
+
+        ρ(x^{≤0}) = P(k | c),  ρ(x^{≤t+1}) = update(ρ(x^{≤t}), log q_k(x^{t+1} | x^{≤t}))
+
+    With `bayes_gate_update` it is `bayes_gate`. Whatever else an update reads it closes over.
+
+    Args:
+        update: `update(state, log_probs) -> state`, `log_probs` one row, [K]. The state keeps its
+            shapes and dtypes. A gate that no live expert could have come to is `alive` False.
+        log_prior: log P(k | c), up to a constant.
+        token_log_probs: log q_k(x^{t+1} | x^{≤t}), in nats.
+
+    Raises:
+        ValueError: if a state that the update gives is no law over experts.
+    """
+    rows = _run(update, log_prior, token_log_probs)
+    check_log_law("log_weights", rows.log_weights)
+    return rows
+
+
+@typed
 def static_gate(log_prior: PerExpert, num_positions: int) -> GateState:
     """A gate that never looks: r = P(k | c) at every prefix, rows 0 … N.   [B10]"""
     check_count("num_positions", num_positions)
@@ -122,13 +160,16 @@ def last_token_gate(log_prior: PerExpert, token_log_probs: Float[ArrayLike, "N K
     return _with_start(start, rows._replace(alive=~dead_so_far))
 
 
-def _run(update, log_prior: PerExpert, token_log_probs: Array) -> GateState:
+def _run(
+    update: Callable[..., GateState], log_prior: PerExpert, token_log_probs: Array
+) -> GateState:
     def step(state: GateState, row: Array) -> tuple[GateState, GateState]:
         state = update(state, row)
         return state, state
 
-    start = gate_init(jnp.asarray(log_prior, token_log_probs.dtype))
-    return _with_start(start, jax.lax.scan(step, start, token_log_probs)[1])
+    rows = jnp.asarray(token_log_probs)
+    start = gate_init(jnp.asarray(log_prior, rows.dtype))
+    return _with_start(start, jax.lax.scan(step, start, rows)[1])
 
 
 def _with_start(start: GateState, rows: GateState) -> GateState:

@@ -1,11 +1,13 @@
 """What a statement is: label, words, residual, falsifier; and the ledger that lists them all."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 
+from dfm_jax.checks import require
 from dfm_jax.theory.cases import Cases
 from dfm_jax.theory.runs import Run
 
@@ -47,6 +49,7 @@ SECTIONS = {
     "D": "Decentralisation",
     "B": "Accounting",
     "S": "Samplers",
+    "X": "Your own",  # of files outside the package
 }
 
 
@@ -64,11 +67,25 @@ def statement(
     @statement("D4", "u_t = Σ_k r_k u_t^k", source="DAG", kind="identity",
                falsifier="a static gate", gate=static)
     def mixed_velocity(cases, run, *, gate=bayes): ...
+
+    A file of your own takes the letter X. The same function entered again, as when the cell of a
+    notebook is run twice, takes its own place.
+
+    Raises:
+        ValueError: if the label is no letter of `SECTIONS` with a number behind it; if another
+            residual has it; if nothing is broken.
     """
 
     def enter(residual: Residual) -> Residual:
-        if label in LEDGER:
-            raise ValueError(f"`label` must be new; {label!r} is in the ledger already.")
+        rule = f"`label` must be one of the letters {', '.join(SECTIONS)} and a number from 1"
+        known = re.fullmatch(f"[{''.join(SECTIONS)}][1-9][0-9]*", label)
+        require(known is not None, rule, label)
+        if label in LEDGER and _home(LEDGER[label].residual) != _home(residual):
+            rule = f"`label` must be new; {label!r} is in the ledger already"
+            raise ValueError(f"{rule}: {'.'.join(_home(LEDGER[label].residual))}.")
+        if not broken:
+            rule = "`broken` must be a keyword of the residual, with a value that makes it fail"
+            raise ValueError(f"{rule}; {label} has none.")
         LEDGER[label] = Statement(
             label=label,
             words=words,
@@ -108,6 +125,10 @@ def excess(smaller: np.ndarray, larger: np.ndarray, where: np.ndarray | None = N
 def worst(*residuals: np.ndarray) -> np.ndarray:
     """The largest of several residuals, case by case."""
     return np.max(np.stack(residuals), axis=0)
+
+
+def _home(residual: Residual) -> tuple[str, str]:
+    return residual.__module__, residual.__qualname__
 
 
 def _expand(where: np.ndarray, ndim: int) -> np.ndarray:

@@ -3,11 +3,12 @@
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from difflib import get_close_matches
+from importlib import import_module
 from typing import Literal, NamedTuple
 
 import numpy as np
 
-from dfm_jax.checks import check_count
+from dfm_jax.checks import check_count, require
 from dfm_jax.exact import MAX_DENSE_STATES, RefusedError
 from dfm_jax.theory.cases import Cases, Shape
 from dfm_jax.theory.draws import draw_cases
@@ -87,6 +88,33 @@ def verify(
     return (_judge(statement, batches, run) for statement in chosen)
 
 
+def import_statements(modules: Sequence[str]) -> list[str]:
+    """Import modules that enter statements in the ledger; the labels that they entered.
+
+    Raises:
+        ValueError: if a module does not import, with what it said, or enters nothing.
+    """
+    labels: list[str] = []
+    for module in modules:
+        before = set(LEDGER)
+        try:
+            import_module(module)
+        except Exception as error:  # whatever stops the file, it is the file's
+            rule = "`modules` must name modules that import"
+            said = f"`python -c 'import {module}'` says {type(error).__name__}: {error}"
+            raise ValueError(f"{rule}; {said}") from error
+        own = f"{module}."  # entered now, or by an earlier import
+        entered = [
+            label
+            for label, statement in LEDGER.items()
+            if label not in before or f"{statement.residual.__module__}.".startswith(own)
+        ]
+        rule = "`modules` must enter statements, by `@statement`; one without"
+        require(bool(entered), rule, module)
+        labels += [label for label in entered if label not in labels]
+    return labels
+
+
 def check_shape(shape: Shape) -> None:
     """Refuse shapes without positions, tokens or experts, and those too large to list.
 
@@ -113,10 +141,9 @@ def find_statement(label: str) -> Statement:
     """
     if label not in LEDGER:
         near = get_close_matches(label.upper(), LEDGER, n=3, cutoff=0.0)
-        raise ValueError(
-            f"`labels` must name statements of the ledger, such as {', '.join(near)}; "
-            f"it names {label!r}."
-        )
+        rule = f"`labels` must name statements of the ledger, such as {', '.join(near)}"
+        own = "; those of your own join it when their file is imported" if label[:1] == "X" else ""
+        raise ValueError(f"{rule}{own}; it names {label!r}.")
     return LEDGER[label]
 
 
