@@ -83,3 +83,10 @@ def test_verify_from_the_shell_on_8_virtual_devices():
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "all hold" in done.stdout
+
+
+def test_one_document_has_no_interval():
+    from dfm_jax.cli.training import _with_interval
+
+    assert _with_interval((4.396, float("nan"))) == "4.3960 ± –"
+    assert _with_interval((4.396, 0.1)) == "4.3960 ± 0.1000"

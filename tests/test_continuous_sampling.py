@@ -392,7 +392,7 @@ def test_a_bad_run_of_euler_is_refused(change, message, key):
     [
         ([0.2, 0.4], [-0.1], r"`beta` must lie in \[0, inf\); it is \[-0.1\]"),
         ([0.2, 0.4], [0.1, 0.1], "`beta` must have one for each of 1 steps; their number; it is 2"),
-        ([0.0, 0.4], [0.1], "the largest; it is inf"),
+        ([0.0, 0.4], [0.1], "`beta` must be 0 where κ_t = 0"),
         ([0.01, 0.4], [2.0], r"`times` must step by h with h \[\(1 \+ β\)"),
     ],
 )

@@ -1,5 +1,6 @@
 """train, evaluate, sample, gather: members of a run, what they pay and say, and the ensemble."""
 
+import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -284,7 +285,8 @@ class Gather:
 
 
 def _with_interval(value: tuple[float, float]) -> str:
-    return f"{value[0]:.4f} ± {value[1]:.4f}"
+    mean, half = value  # one document has no interval
+    return f"{mean:.4f} ± {'–' if math.isnan(half) else f'{half:.4f}'}"
 
 
 def _numbers(metrics: dict[str, float]) -> str:

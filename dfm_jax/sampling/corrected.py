@@ -87,6 +87,8 @@ def sample_corrected(
     back = beta > 0
     # Where nothing goes back, the backward rate is not asked for: at t = 0 there is none.
     inner = jnp.where(back, times[:-1], 0.5)
+    started = jax.vmap(lambda t: jnp.min(schedule.kappa(t)))(times[:-1]) > 0
+    require(started | ~back, "`beta` must be 0 where κ_t = 0: there is nothing to go back to", beta)
     forward = jax.vmap(lambda t: jnp.max(rate(t, schedule)))(times[:-1])
     backward = jax.vmap(lambda t: jnp.max(backward_rate(t, schedule)))(inner)
     largest = sizes * ((1 + beta) * forward + jnp.where(back, beta * backward, 0.0))
