@@ -86,5 +86,5 @@ lint: $(STAMP) ## ruff, ruff format, pyright
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 clean: ## remove the environment and the caches; what runs have written stays
-	rm -rf .venv build dist docs/_build docs/_generated *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv build dist docs/_build docs/_generated docs/notebooks *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -6,7 +6,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
-from generated_pages import write_pages  # noqa: E402, it lies beside this file
+from generated_pages import copy_notebooks, write_pages  # noqa: E402, it lies beside this file
 
 from dfm_jax import __version__  # noqa: E402
 
@@ -42,22 +42,27 @@ default_role = "py:obj"
 suppress_warnings = ["ref.python"]  # `Run` is a name in several rooms
 
 
-# What a notebook's links, right where it lies, are called beside its page.
-PAGES = {
-    "../EQUATIONS.md": "../ledger.md",
-    "../experiments/README.md": "../studies.md",
-    "../docs/": "../",
+# Links that are right where a file lies, and what they are called on the site: by folder of the page.
+LINKS = {
+    "notebooks": {
+        "../EQUATIONS.md": "../ledger.md",
+        "../experiments/README.md": "../studies.md",
+        "../docs/": "../",
+    },
+    "guides": {"../../notebooks/": "../notebooks/", "../../experiments/README.md": "../studies.md"},
+    "": {"../notebooks/": "notebooks/", "../EQUATIONS.md": "ledger.md"},
 }
 
 
 def lead_to_pages(app, page: str, source: list[str]) -> None:
-    """Sphinx's source-read: links of notebooks, which are right where the notebooks lie."""
-    if page.startswith("notebooks/"):
-        for file, its_page in PAGES.items():
-            source[0] = source[0].replace(f"]({file}", f"]({its_page}")
+    """Sphinx's source-read."""
+    folder = page.rpartition("/")[0]
+    for file, its_page in LINKS.get(folder, {}).items():
+        source[0] = source[0].replace(f"]({file}", f"]({its_page}")
 
 
 def setup(app) -> None:
     """Write the pages that are made of the code before Sphinx looks for pages."""
     app.connect("builder-inited", lambda _: write_pages(HERE / "_generated"))
+    app.connect("builder-inited", lambda _: copy_notebooks(HERE / "notebooks"))
     app.connect("source-read", lead_to_pages)

@@ -51,6 +51,8 @@ TOKEN = re.compile(
 
 def is_equation(block: str) -> bool:
     """Whether an indented block of a docstring is mathematics, not a command or a layout."""
+    if re.match(r"\s*(@|def |for |from |import )", block):
+        return False
     related = re.search(r"[=∝~≤≥≠←]", block) and re.search(r"[α-ω\u0302-\u030c⊙∞]|[_^]\{", block)
     return bool(LABELS.search(block) or related or re.search(r"[ΣΠ∫√∂‖⟨]", block))
 

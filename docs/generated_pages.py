@@ -29,15 +29,25 @@ HELP_WIDTH = 88
 
 
 def write_pages(folder: Path) -> None:
-    """All of them, into a folder that git ignores; files that stay the same keep their time."""
+    """All of them, into a folder that git ignores."""
     pages = {f"reference/{room}.rst": room_page(room) for room in ROOMS}
     pages["equations_by_room.md"] = equations_by_room()
     pages["commands.md"] = commands()
     for name, text in pages.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not path.exists() or path.read_text("utf-8") != text:
-            path.write_text(text, "utf-8")
+        _write(folder / name, text)
+
+
+def copy_notebooks(folder: Path) -> None:
+    """The executed notebooks, from the top of the project to where Sphinx reads its pages."""
+    for path in sorted((folder.parents[1] / "notebooks").glob("*.ipynb")):
+        _write(folder / path.name, path.read_text("utf-8"))
+
+
+def _write(path: Path, text: str) -> None:
+    """A file that stays the same keeps its time: Sphinx reads it once."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists() or path.read_text("utf-8") != text:
+        path.write_text(text, "utf-8")
 
 
 def room_page(room: str) -> str:

@@ -64,9 +64,9 @@ def statement(
 ) -> Callable[[Residual], Residual]:
     """Enter a residual in the ledger; `broken` are the keywords that make it a falsifier.
 
-    @statement("D4", "u_t = Σ_k r_k u_t^k", source="DAG", kind="identity",
-               falsifier="a static gate", gate=static)
-    def mixed_velocity(cases, run, *, gate=bayes): ...
+        @statement("D4", "u_t = Σ_k r_k u_t^k", source="DAG", kind="identity",
+                   falsifier="a static gate", gate=static)
+        def mixed_velocity(cases, run, *, gate=bayes): ...
 
     A file of your own takes the letter X. The same function entered again, as when the cell of a
     notebook is run twice, takes its own place.
