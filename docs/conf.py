@@ -42,7 +42,7 @@ default_role = "py:obj"
 suppress_warnings = ["ref.python"]  # `Run` is a name in several rooms
 
 
-# Links that are right where a file lies, and what they are called on the site: by folder of the page.
+# Links that are right where a file lies, and what the site calls them: by folder of the page.
 LINKS = {
     "notebooks": {
         "../EQUATIONS.md": "../ledger.md",

@@ -150,6 +150,10 @@ def _shown(lines: list[str]) -> Iterator[str]:
         if line and not line[0].isspace():
             in_section = bool(re.fullmatch(r"(Args|Returns|Raises|Yields|Attributes):", line))
         after_blank = position == 0 or not lines[position - 1].strip()
+        if position and after_blank and not in_section and _stands_alone(lines, position):
+            yield from math_directive([line])
+            position += 1
+            continue
         if in_section or not (line.startswith("    ") and after_blank):
             if line == "Examples:":
                 line = "**Examples**"
@@ -163,6 +167,13 @@ def _shown(lines: list[str]) -> Iterator[str]:
         for part in _paragraphs(block):
             yield from (math_directive if is_equation("\n".join(part)) else literal_block)(part)
         position = end
+
+
+def _stands_alone(lines: list[str], position: int) -> bool:
+    """An equation and its label as a paragraph of one line, not indented."""
+    line, after = lines[position], "".join(lines[position + 1 : position + 2])
+    sentence = "`" in line or LABELS.sub("", line).endswith(".")
+    return bool(LABELS.search(line)) and not (line[:1].isspace() or sentence or after.strip())
 
 
 def _prose(line: str) -> str:

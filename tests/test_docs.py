@@ -179,6 +179,11 @@ def test_labels_become_the_tag_and_the_rest_stays():
     assert "Args:\n    x: a Σ_k." in text
 
 
+def test_an_equation_that_nothing_indents_is_one():
+    assert r"\tag{Q6}" in shown("What it is.\n\nTC(X) = Σ_i H(X^i) − H(X)   [Q6]\n\nIn nats.")
+    assert "math" not in shown("κ[t, i] = 1[i < t].   [A1]\n\nAs a prior it is r_0.   [D7]")
+
+
 def test_commands_and_layouts_are_no_equations():
     text = shown("Runs.\n\n    python -m dfm_jax verify\n\nWrites.\n\n    RUN/expert_003   a log")
     assert "math" not in text
