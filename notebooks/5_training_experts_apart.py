@@ -5,8 +5,8 @@
 # own training functions, beside one centre that reads the same bytes on the same devices. The
 # story: what each compiled program *says* to other devices (**D9** leaves experts nothing to say),
 # how a gate makes one model of them afterwards (**D6**, **D7**), and what independence cost at this
-# budget, to the last digit (**B1**). The devices are virtual: eight parts of one CPU. It takes about
-# a minute on two cores.
+# budget, to the last digit (**B1**). The devices are virtual: eight parts of one CPU. It takes
+# about a minute on two cores.
 
 # %%
 import jax
@@ -128,7 +128,8 @@ assert held(its, 1).all()
 #
 # `parallel.collectives` reads the text of the *compiled* program: which instructions exchange
 # anything between devices, which devices, how many bytes. Compiled are, for the same step: experts
-# by `shard_map`, and by `pmap`; four experts of two devices each; the centre. And what mixes experts that lie on different devices, `parallel.mix_over_devices`:
+# by `shard_map`, and by `pmap`; four experts of two devices each; the centre. And what mixes
+# experts that lie on different devices, `parallel.mix_over_devices`:
 #
 # $$\sum_k r_k u^k = \frac{\sum_k e^{\ell_k - m} u^k}{\sum_k e^{\ell_k - m}}, \qquad
 #   \ell_k = \log w_k + \log p^k(x^{\le t}) \qquad \textbf{(D4, D6)}$$
@@ -184,6 +185,7 @@ figure, axis = plt.subplots(figsize=(6, 2.4), layout="constrained")
 bars = axis.barh(list(found), counts, color=["C0"] * 3 + ["C1", "C2"])
 axis.bar_label(bars, padding=3)
 axis.invert_yaxis()
+axis.set_xticks(range(max(counts) + 1))
 axis.set_xlabel("collectives in the compiled program")
 axis.spines[["top", "right"]].set_visible(False)
 plt.show()
@@ -389,12 +391,13 @@ print(f"{config.num_steps} updates, {num_bytes:,} bytes an arm, {per_expert:,} p
 print(f"{verdict}, by {abs(mean):.3f} ± {half:.3f} nats per byte on {len(rows)} held-out documents")
 
 # %% [markdown]
-# Below zero is better than the centre. Read the two terms of B1 in the table. *Own*: where a part
-# differs in kind from the rest, its expert may be ahead of the centre; where parts are alike, as
-# topics of news are, an expert of an eighth of the text knows less about all of them. *Price*: it
-# can be negative, where other experts help with a window better than its own. Nothing here is about
-# devices: the same experts on eight machines would give the same numbers. How the sign turns with
-# the budget is what [`experiments.regimes`](../experiments/README.md) maps.
+# Below zero is better than the centre. Read the two terms of B1 in the table. *Own*: the expert of
+# a part that differs in kind from the rest can be ahead of the centre; where parts are alike, as
+# topics of news are, an expert has read an eighth of what is common to all. *Price*: it is negative
+# where the others foretell a window better than its own expert does, as with the window of code
+# above, which opens with a comment in English. Nothing here is about devices: the same experts on
+# eight machines give the same numbers. How the sign turns with the budget is what
+# [`experiments.regimes`](../experiments/README.md) maps.
 #
 # ## Try
 #
