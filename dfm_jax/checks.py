@@ -78,6 +78,15 @@ def check_log_law(name: str, log_probs: ArrayLike) -> None:
     require(abs(total - 1) <= _slack(log_probs), rule, total)
 
 
+def check_log_probs(name: str, log_probs: ArrayLike) -> None:
+    """No entry is above 0: probabilities in the place of their logarithms are. NaN may stand."""
+    log_probs = _readable(log_probs)
+    inexact = jnp.issubdtype(log_probs.dtype, jnp.inexact)
+    slack = 64 * float(jnp.finfo(log_probs.dtype).eps) if inexact else 0.0
+    rule = f"`{name}` must hold logarithms of probabilities, none above 0"
+    require(~(log_probs > min(slack, 0.02)), rule, log_probs)
+
+
 def _slack(probs: Any) -> float:
     """How far from 1 rounding may take a sum: a few epsilons, and √V of them; never over 2 %."""
     if not jnp.issubdtype(probs.dtype, jnp.inexact):

@@ -12,7 +12,13 @@ the expert behind a zero may return anything, NaN included.
 import jax
 import jax.numpy as jnp
 
-from dfm_jax.checks import check_count, check_interval, check_law, check_log_law
+from dfm_jax.checks import (
+    check_count,
+    check_interval,
+    check_law,
+    check_log_law,
+    check_log_probs,
+)
 from dfm_jax.types import Array, ArrayLike, Float, PerExpert, Token, Weights, typed
 from dfm_jax.velocities import expectation
 
@@ -48,6 +54,7 @@ def expert_posterior(log_p_t: PerExpert, log_prior: PerExpert) -> Weights:
         log_p_t: log p_t^k(z) for each expert.
         log_prior: log w_k, or log P(k | c) where there is a context; any common shift cancels.
     """
+    check_log_probs("log_p_t", log_p_t)
     joint = jnp.asarray(log_prior) + log_p_t
     return jax.nn.softmax(jnp.where(jnp.asarray(log_prior) == -jnp.inf, -jnp.inf, joint))
 

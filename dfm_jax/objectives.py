@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import gammaln
 
-from dfm_jax.checks import check_interval, check_law, check_tokens, require
+from dfm_jax.checks import check_interval, check_law, check_log_probs, check_tokens, require
 from dfm_jax.paths import HIGHEST, point_mass
 from dfm_jax.schedules import Schedule, rate
 from dfm_jax.types import (
@@ -38,6 +38,7 @@ def cross_entropy_loss(log_probs: LogProbs, x_1: Tokens) -> Float[Array, " N"]:
     is Σ ω E KL(p_{1|t} ‖ p̂). Source: DFM.
     """
     check_tokens("x_1", x_1, jnp.shape(log_probs)[-1])
+    check_log_probs("log_probs", log_probs)
     return -_at(log_probs, x_1)
 
 
@@ -57,6 +58,7 @@ def generalised_kl_loss(
     num_tokens = jnp.shape(log_posterior)[-1]
     check_tokens("x_1", x_1, num_tokens)
     check_tokens("x_t", x_t, num_tokens + 1)
+    check_log_probs("log_posterior", log_posterior)
     masked = jnp.asarray(x_t) == num_tokens
     stays = jnp.where(masked, 0.0, jnp.exp(_at(log_posterior, jnp.where(masked, 0, x_t))))
     done = jnp.asarray(x_t) == x_1

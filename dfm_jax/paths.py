@@ -12,6 +12,7 @@ from dfm_jax.checks import (
     check_count,
     check_interval,
     check_law,
+    check_log_probs,
     check_num_states,
     check_tokens,
     require,
@@ -242,8 +243,9 @@ def revealed_log_prob(
     """log q(revealed tokens of x_t) under an all-mask source, in nats: free of t and κ.   [P7]
 
     Raises:
-        ValueError: if `x_1` holds a mask, or `x_t` an id above it.
+        ValueError: if `x_1` holds a mask, or `x_t` an id above it; if a `log_data` is above 0.
     """
+    check_log_probs("log_data", log_data)
     return jax.nn.logsumexp(jnp.where(_agrees(x_t, x_1, mask_id), log_data, -jnp.inf))
 
 
@@ -257,6 +259,7 @@ def revealed_posterior(
 
     NaN where q gives the revealed tokens probability 0.
     """
+    check_log_probs("log_data", log_data)
     pair_probs = jax.nn.softmax(jnp.where(_agrees(x_t, x_1, mask_id), log_data, -jnp.inf))
     return token_posterior(pair_probs, x_1, num_tokens=mask_id)
 

@@ -6,13 +6,14 @@ laws, D features.
 Functions are written for one example; `jax.vmap` is the batch.
 """
 
+import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import jax.numpy as jnp
 from beartype import beartype
 from jax.typing import DTypeLike as DType
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt32, jaxtyped
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, TypeCheckError, UInt32, jaxtyped
 
 if TYPE_CHECKING:
     # A Python number, a NumPy and a jax array add and multiply alike, but a checker that is told of
@@ -46,9 +47,26 @@ def as_time(t: Time) -> Array:
     return jnp.asarray(t, dtype=float if isinstance(t, int) else None)
 
 
+_HINT = (
+    "Functions of dfm_jax are written for one example: `jax.vmap` maps them over a batch. Lists "
+    "become arrays by `jnp.asarray`."
+)
+
+
 def typed(fn: Fn) -> Fn:
     """Check the annotated shapes and types of every call; under jit, once, while tracing."""
-    return jaxtyped(typechecker=beartype)(fn)
+    checked = jaxtyped(typechecker=beartype)(fn)
+
+    @functools.wraps(fn)
+    def hinted(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return checked(*args, **kwargs)
+        except TypeCheckError as error:
+            if _HINT not in getattr(error, "__notes__", ()):
+                error.add_note(_HINT)
+            raise
+
+    return cast(Fn, hinted)
 
 
 __all__ = [

@@ -29,6 +29,7 @@ html_show_sourcelink = False
 
 myst_enable_extensions = ["dollarmath", "amsmath"]
 myst_heading_anchors = 4
+myst_dmath_double_inline = True  # $$…$$ right behind a line of text
 # The notebooks are committed as they were executed; `make notebooks` executes them anew.
 nb_execution_mode = "off"
 

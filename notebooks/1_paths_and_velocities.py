@@ -244,8 +244,9 @@ assert forward < 1e-14 < reversed_
 # ## The field
 #
 # The mask in the middle, `a` on one side and `b` on the other: the nine sequences form a square,
-# and a velocity moves along its rows and columns, one position at a time. A disc's area is
-# $p_t(z)$, an arrow's width the flux $p_t(z)\,u_t^i(v,z)$, in probability per unit of time.
+# and a velocity moves along its rows and columns, one position at a time. A disc's area
+# grows with $p_t(z)$, an arrow's width is the flux $p_t(z)\,u_t^i(v,z)$, in probability per unit of
+# time.
 
 # %%
 PLACE = np.array([-1.0, 1.0, 0.0])  # of a, b and the mask
@@ -497,6 +498,8 @@ plt.show()
 
 # %% [markdown]
 # ## Try
+#
+# Cell by cell: some of these stop at an assertion, which is the answer.
 #
 # - Set `clock = schedules.polynomial(2.0)`: which cells know that the schedule was a cosine?
 # - Give `q` a zero, say `[0.5, 0.0, 0.15, 0.35]`. Off its support the posterior is NaN, on

@@ -269,11 +269,11 @@ def d4(broken, t=0.4):
 judge("D4", d4(FALSIFIER), FALSIFIER)
 
 # %% [markdown]
-# The same in discrete time, all three positions moving at once: the finite step from $t$ to $1$ is
+# The same in discrete time, all three positions moving at once: the finite step is
 # $u_t^i = \lambda_t^i\,[\,p_{1|t}^i(\cdot \mid z) - \delta_{z^i}]$ with
 # $\lambda = (\kappa_{t+1} - \kappa_t)/(1 - \kappa_t)$ (**Q3**). The theorem does not ask that the
 # step be exact for the joint law (it is not, that is **Q6**), only that it is linear in the
-# posterior. Here the table goes from $0$ by $\kappa_t$ half-way to the data.
+# posterior. Here the step goes from $\kappa_t$ half-way to 1.
 
 
 # %%
@@ -321,7 +321,7 @@ judge("D5", d5(FALSIFIER), FALSIFIER)
 # %% [markdown]
 # ## D6. So do next tokens
 #
-# Left to right is one schedule of this flow (notebook 1), and there D5 reads
+# Left to right is one schedule of this flow (notebook 2), and there D5 reads
 #
 # $$q(v \mid x^{\le t}) = \sum_k r_k(x^{\le t})\, q_k(v \mid x^{\le t}).$$
 #

@@ -282,7 +282,8 @@ plt.show()
 # information of all symbols adds up to $I(X; K)$, which cannot exceed $H(K) = \log 3$. It is
 # estimated twice, over 128 symbols: as the sum of the expected information, and as the mean of
 # $\log r_K(x) - \log w_K$ for the part $K$ that wrote the window. All windows begin behind the same
-# two symbols, an e and a space, so that the context says nothing about the part.
+# two symbols, an e and a space, so that the context says nothing about the part. An estimate from
+# so many windows may lie a standard error above the bound.
 
 
 # %%
@@ -337,8 +338,8 @@ plt.show()
 # %% [markdown]
 # Once the part is known the gate is one expert's. A static gate goes on paying at each symbol a KL
 # between next-symbol laws (**B10**). That cost, computed at each prefix of the written text, is the
-# gap in nats between the two mixtures: the left side knows all next symbols at once, the right side
-# only the one that came.
+# gap in nats between the two mixtures, computed twice: once as that KL, over all next symbols, and
+# once from the symbols that came.
 
 # %%
 written = many[:120]
@@ -551,8 +552,9 @@ print("best α on the grid:", {case: f"{alphas[c.argmin()]:.1e}" for case, c in 
 # - Written by the experts: nothing beats Bayes, as D7 says.
 # - Spliced: every other gate beats Bayes, and fixed share by most. A gate that is never sure is
 #   never very wrong.
-# - Held out, by domain: forgetting changes nothing beyond two standard errors. The experts differ
-#   by more than they are wrong, and the ensemble beats the centre, which cannot know the domain.
+# - Held out, by domain: fixed share changes nothing beyond two standard errors, and the gates that
+#   know less lose. The experts differ by more than they are wrong, and the ensemble beats the
+#   centre, which cannot know the domain.
 # - Random pieces: no expert knows more than another. Fixed share beats Bayes in every deal and at
 #   both strengths. With too little smoothing all three others do; with more, the gain of fixed
 #   share halves and static's is hardly left. So much of what forgetting wins is smoothing.

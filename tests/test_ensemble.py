@@ -118,6 +118,27 @@ def test_a_folder_beside_the_experts_is_none(run):
     assert len(gather(run).experts) == 3
 
 
+def test_who_is_left_out_is_not_read(run):
+    (run / "expert_003").mkdir()  # it failed before it saved anything
+    with pytest.raises(CheckpointError, match="expert_003"):
+        gather(run)
+    assert [e.name for e in gather(run, without=["expert_003"]).experts] == [
+        *("expert_000", "expert_001", "expert_002"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("without", "message"),
+    [
+        (["expert_009"], "`without` must name some of expert_000, .*; it is 'expert_009'"),
+        (["expert_000", "expert_001", "expert_002"], "`without` must leave an expert"),
+    ],
+)
+def test_who_cannot_be_left_out_is_refused(run, without, message):
+    with pytest.raises(ValueError, match=message):
+        gather(run, without=without)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -242,5 +263,7 @@ def test_the_command_writes_prints_and_leaves_out(run, capsys):
     assert "0.7857" in capsys.readouterr().out
     assert read_ensemble(run / MANIFEST) == gather(run).without_expert("expert_001")
     assert cli.main(["gather", "--run", str(run), "--without", "expert_009"]) == 2
-    assert "`name` must be one of expert_000, expert_001, expert_002" in capsys.readouterr().err
+    assert (
+        "`without` must name some of expert_000, expert_001, expert_002" in capsys.readouterr().err
+    )
     assert len(read_ensemble(run / MANIFEST).experts) == 2  # nothing was written

@@ -533,6 +533,15 @@ def test_the_files_are_written(tmp_path, capsys):
     assert found["spec"]["replicatedJobs"][0]["template"]["spec"]["completions"] == 3
 
 
+def test_a_preset_that_is_none_is_refused_before_anything_is_written(tmp_path, capsys):
+    out = tmp_path / "file"
+    common = ["--data", "d", "--run", str(tmp_path / "run"), "--experts", "0", "--out", str(out)]
+    assert cli.main(["launch", "slurm", "--config", "smal", *common]) == 2
+    assert "'smal'" in capsys.readouterr().err
+    assert not out.exists()
+    assert cli.main(["launch", "slurm", "--config", "/there/mine.json", *common]) == 0
+
+
 @pytest.mark.parametrize("where", [["slurm"], ["jobset", "--image", "i"]], ids=["slurm", "jobset"])
 def test_members_of_several_hosts_are_told_so(tmp_path, capsys, where):
     out = tmp_path / "file"

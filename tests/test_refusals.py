@@ -39,6 +39,13 @@ def law(name: str, values: np.ndarray = OFF) -> str:
     return f"`{name}` must sum to 1 over its last axis; it is {values.sum()}."
 
 
+LAWS = np.full((N, 4), 0.25)  # probabilities where logarithms belong
+
+
+def logs(name: str, values: np.ndarray = OFF) -> str:
+    return f"`{name}` must hold logarithms of probabilities, none above 0; it is {values}."
+
+
 # ── arrays: function, argument, bad value, message ──────────────────────────────────────────────
 
 ARRAYS = [
@@ -175,6 +182,19 @@ ARRAYS = [
         np.eye(K, SMALL.D, 1),
         "`centroids` must not hold a zero vector; it is [1. 1. 1. 0.].",
     ),
+    ("paths.revealed_log_prob", "log_data", OFF, logs("log_data")),
+    ("paths.revealed_posterior", "log_data", OFF, logs("log_data")),
+    ("experts.expert_posterior", "log_p_t", OFF, logs("log_p_t")),
+    ("gates.bayes_gate_update", "log_probs", OFF, logs("log_probs")),
+    ("gates.bayes_gate", "token_log_probs", LAWS, logs("token_log_probs", LAWS)),
+    ("gates.last_token_gate", "token_log_probs", LAWS, logs("token_log_probs", LAWS)),
+    ("objectives.cross_entropy_loss", "log_probs", LAWS[:, :V], logs("log_probs", LAWS[:, :V])),
+    (
+        "objectives.generalised_kl_loss",
+        "log_posterior",
+        LAWS[:, :V],
+        logs("log_posterior", LAWS[:, :V]),
+    ),
     ("gates.top_k_gate", "weights", OFF, law("weights")),
     ("gates.nucleus_gate", "weights", NEGATIVE, law("weights", NEGATIVE)),
     ("gates.nucleus_gate", "mass", 0.0, "`mass` must lie in (0, 1]; it is 0.0."),
@@ -236,6 +256,7 @@ TRACED = {
     ("velocities.corrected_velocity", "beta"),
     ("steps.step_size", "t"),
     ("steps.transition_matrix", "states"),
+    ("experts.expert_posterior", "log_p_t"),
     ("experts.mix_velocities", "weights"),
     ("experts.context_posterior", "part"),
     ("gates.fixed_share_gate", "alpha"),

@@ -135,7 +135,7 @@ class Jobset:
         --experts 0 1 2 3 --image registry/dfm_jax:1 --claim data --gpus 1 --out run.yaml
 
         python -m dfm_jax launch jobset --config small --data /data/parts --run /data/run
-        --experts 0 1 --image registry/dfm_jax:1 --claim data --tpus 4
+        --experts 0 1 --image registry/dfm_jax:1 --claim data --tpus 4 --placement replicated
         --accelerator tpu-v5-lite-podslice --topology 2x2 --out run.yaml
     """
 

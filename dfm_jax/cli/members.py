@@ -49,11 +49,15 @@ class Members:
         """A `train` command for each, or a `sweep` command for each group.
 
         Raises:
-            ValueError: if several hosts are to hold a group of a sweep, or no placement is given.
+            ValueError: if several hosts are to hold a group of a sweep, or no placement is given;
+                if there is no such preset.
         """
         from dfm_jax.checks import require
         from dfm_jax.launch import experts_of, sweep_jobs, train_jobs
+        from dfm_jax.training.presets import load_config
 
+        if not self.config.endswith(".json"):  # a file may lie where the members will run
+            load_config(self.config)
         counts = ("log_every", "save_every", "evaluate_every")
         words = ["--config", self.config]
         words += [] if self.tokenizer is None else ["--tokenizer", str(self.tokenizer)]

@@ -270,9 +270,8 @@ class Gather:
         """Write the manifest and print it."""
         from dfm_jax.training.ensemble import MANIFEST, gather, write_ensemble
 
-        ensemble = gather(self.folder, best=self.checkpoint == "best")
-        for name in self.without:
-            ensemble = ensemble.without_expert(name)
+        best = self.checkpoint == "best"
+        ensemble = gather(self.folder, best=best, without=self.without)
         write_ensemble(self.folder / MANIFEST, ensemble)
         print(f"{'expert':<12}{'step':>9}{'of':>9}{'tokens':>14}{'weight':>9}  sha256")
         for expert, weight in zip(ensemble.experts, ensemble.weights, strict=True):

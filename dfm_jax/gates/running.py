@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dfm_jax.checks import check_count, check_interval, check_log_law, require
+from dfm_jax.checks import check_count, check_interval, check_log_law, check_log_probs, require
 from dfm_jax.types import Array, ArrayLike, Bool, Float, Number, PerExpert, typed
 
 __all__ = [
@@ -61,6 +61,7 @@ def bayes_gate_update(state: GateState, log_probs: PerExpert) -> GateState:
         state: the gate after t tokens.
         log_probs: log q_k(x^{t+1} | x^{≤t}) for each expert, in nats.
     """
+    check_log_probs("log_probs", log_probs)
     joint = jnp.where(state.log_weights == -jnp.inf, -jnp.inf, state.log_weights + log_probs)
     possible = state.alive & jnp.any(joint != -jnp.inf)
     # The branch not taken must be finite before the logsumexp: its gradient would be NaN.
@@ -154,6 +155,7 @@ def last_token_gate(log_prior: PerExpert, token_log_probs: Float[ArrayLike, "N K
 
     Source: the public code of cBTM.
     """
+    check_log_probs("token_log_probs", token_log_probs)
     start = gate_init(log_prior)
     rows = jax.vmap(bayes_gate_update, in_axes=(None, 0))(start, token_log_probs)
     dead_so_far = jnp.cumsum(~rows.alive) > 0
@@ -167,6 +169,7 @@ def _run(
         state = update(state, row)
         return state, state
 
+    check_log_probs("token_log_probs", token_log_probs)
     rows = jnp.asarray(token_log_probs)
     start = gate_init(jnp.asarray(log_prior, rows.dtype))
     return _with_start(start, jax.lax.scan(step, start, rows)[1])

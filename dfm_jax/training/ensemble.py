@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from fractions import Fraction
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from dfm_jax.checks import check_count
+from dfm_jax.checks import check_count, require
 from dfm_jax.training.checkpoint import read_record
 from dfm_jax.training.config import config_digest
 from dfm_jax.training.digests import CheckpointError, DamagedError, force_to_disk
@@ -137,16 +137,22 @@ def read_expert(member: Path, *, best: bool = False) -> Expert:
     )
 
 
-def gather(run: Path, *, best: bool = False) -> Ensemble:
-    """The ensemble of all experts of a run, `RUN/expert_*`.
+def gather(run: Path, *, best: bool = False, without: Sequence[str] = ()) -> Ensemble:
+    """The ensemble of the experts of a run, `RUN/expert_*`; of those left out nothing is read.
 
     Raises:
         CheckpointError: if an expert has no checkpoint, or there is no expert.
+        ValueError: if `without` names one that is not there, or all of them.
     """
     members = sorted(path for path in run.glob("expert_*") if _MEMBER.fullmatch(path.name))
     if not members:
         raise CheckpointError(f"{run}: no expert is here.")
-    return _ensemble(read_expert(member, best=best) for member in members)
+    names = [member.name for member in members]
+    for name in without:
+        require(name in names, f"`without` must name some of {', '.join(names)}", name)
+    kept = [member for member in members if member.name not in without]
+    require(bool(kept), "`without` must leave an expert", ", ".join(without))
+    return _ensemble(read_expert(member, best=best) for member in kept)
 
 
 def write_ensemble(path: Path, ensemble: Ensemble) -> None:
