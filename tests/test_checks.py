@@ -9,6 +9,7 @@ import pytest
 from jax.experimental import checkify
 
 from dfm_jax import checks
+from dfm_jax.types import Weights, typed
 
 NAN = float("nan")
 
@@ -74,6 +75,14 @@ REFUSED = {
         lambda: checks.check_log_law("log_prior", np.zeros(2)),
         "`exp(log_prior)` must sum to 1 over its last axis; it is 2.0.",
     ),
+    "logarithms, a probability": (
+        lambda: checks.check_log_probs("log_q", np.array([-1.0, 0.5])),
+        "`log_q` must hold logarithms of probabilities, none above 0; it is [-1.   0.5].",
+    ),
+    "logarithms, a whole number": (
+        lambda: checks.check_log_probs("log_q", np.array([0, 1])),
+        "`log_q` must hold logarithms of probabilities, none above 0; it is [0 1].",
+    ),
     "tokens, a mask id of -1": (
         lambda: checks.check_tokens("x_t", np.array([0, -1]), 3),
         "`x_t` must hold ids in [0, 2]; it is [ 0 -1].",
@@ -95,6 +104,9 @@ REFUSED = {
 ACCEPTED = {
     "log law, a zero": lambda: checks.check_log_law("log_prior", np.array([0.0, -np.inf])),
     "law, a long row": lambda: checks.check_law("q", np.full(50_257, 1 / 50_257, np.float32)),
+    "logarithms, rounding, and what is undefined": lambda: checks.check_log_probs(
+        "log_q", np.array([1e-7, -np.inf, NAN], np.float32)
+    ),
     "count": lambda: checks.check_count("count", 3, at_most=3),
     "interval": lambda: checks.check_interval("t", np.array([0.0, 1.0]), 0.0, 1.0),
     "interval, half open": lambda: checks.check_interval("t", 0.0, 0.0, 1.0, ends="[)"),
@@ -125,6 +137,12 @@ TRACED = {
         [-0.5, 1.5],
         [0.0, 1.0],
         "`q` must be non-negative; it is [-0.5  1.5].",
+    ),
+    "logarithms": (
+        lambda q: checks.check_log_probs("log_q", q),
+        [-1.0, 0.5],
+        [-1.0, 0.0],
+        "`log_q` must hold logarithms of probabilities, none above 0; it is [-1.   0.5].",
     ),
     "tokens": (
         lambda x: checks.check_tokens("x_t", x, 3),
@@ -202,3 +220,19 @@ def test_the_slack_of_a_sum_follows_the_dtype():
     checks.check_law("q", jnp.array([0.5, 0.5 + off], jnp.float32))
     with pytest.raises(ValueError, match="`q` must sum to 1"):
         checks.check_law("q", jnp.array([0.5, 0.5 + off], jnp.float64))
+
+
+def test_a_type_error_says_once_how_a_batch_is_mapped():
+    @typed
+    def outer(weights: Weights) -> Weights:
+        return inner(jnp.stack([weights, weights]))
+
+    @typed
+    def inner(weights: Weights) -> Weights:
+        return weights
+
+    for call in (lambda: inner(jnp.zeros((2, 3))), lambda: outer(jnp.zeros(3))):
+        with pytest.raises(TypeError) as refused:
+            call()
+        (note,) = refused.value.__notes__
+        assert "`jax.vmap` maps them over a batch" in note

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -47,3 +49,12 @@ def test_readme_commands_exist():
     makefile = (ROOT / "Makefile").read_text("utf-8")
     assert targets == {"compare", "test"}
     assert all(re.search(rf"^{target}:", makefile, flags=re.MULTILINE) for target in targets)
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "experiments/README.md"])
+def test_links_to_files_lead_somewhere_and_nothing_is_left_to_fill_in(page):
+    text = (ROOT / page).read_text("utf-8")
+    for target in re.findall(r"\]\(([^)#]+)", text):
+        if not target.startswith("https://"):
+            assert ((ROOT / page).parent / target).exists(), target
+    assert not re.findall(r"^[A-Z_]{4,}$", text, flags=re.MULTILINE)

@@ -83,7 +83,7 @@ class Verify:
             bar.update()
             tqdm.write(_show(row), file=sys.stdout)
         bar.close()
-        failed = [row.label for row in rows if not row.passed]
+        failed = [_why(row) for row in rows if not row.passed]
         seconds = time.perf_counter() - start
         if failed:
             verdict = f"FAILED: {', '.join(failed)}"
@@ -124,6 +124,13 @@ def _writable(path: Path) -> None:
     """Make the file's folder and open the file, so that a bad path ends before the work begins."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.open("a").close()
+
+
+def _why(row: Row) -> str:
+    """What a row failed by: a residual that is there, or a falsifier that is not."""
+    if not row.residual <= row.tolerance:
+        return f"{row.label} (residual {row.residual:.1e}, at most {row.tolerance:.0e})"
+    return f"{row.label} (its falsifier holds on a generic case: {row.falsifier:.1e})"
 
 
 _HEADINGS = ("", "statement", "kind", "residual", "tolerance", "falsifier", "cases", "")

@@ -20,6 +20,20 @@ MATHEMATICS = (
     "samplers",
     "accounting",
 )
+_NOTATION = (
+    "Notation: V data tokens, N positions, K experts, a mask m; x^{≤t} the first t tokens,",
+    "positions from 1 as in the papers (from 0 in the code); p the source, q the data, π their",
+    "coupling, p_t the path, u_t its velocity, κ_t the schedule; w_k, q_k, p_t^k, u_t^k of part k,",
+    "r_k(z, t) the posterior over parts; δ_y a point mass; hats mark what is learned; all in nats.",
+    "",
+    "Sources: DAG [2601.03184](https://arxiv.org/abs/2601.03184), the paper implemented;",
+    "DFM [2407.15595](https://arxiv.org/abs/2407.15595),",
+    "FMG [2412.06264](https://arxiv.org/abs/2412.06264),",
+    "KO [2412.03487](https://arxiv.org/abs/2412.03487),",
+    "DFM-C [2402.04997](https://arxiv.org/abs/2402.04997),",
+    "DDM [2501.05450](https://arxiv.org/abs/2501.05450); own: derived for this project; own use: a",
+    "known fact put to a new use.",
+)
 _CITATION = re.compile(r"\[((?:[A-Z]\d+[ab]?)(?:(?:, |–)[A-Z]\d+[ab]?)*)\]")
 
 
@@ -62,7 +76,10 @@ def equations() -> str:
         "",
         "Written by `python -m dfm_jax equations --out EQUATIONS.md`.",
         "`python -m dfm_jax verify` runs every row.",
-        "The falsifier is the same statement with one hypothesis broken: it must fail.",
+        "The falsifier is the same statement with one hypothesis broken: it must fail; where a row",
+        "has several claims, one of them.",
+        "",
+        *_NOTATION,
     ]
     for statement in in_order():
         if SECTIONS[statement.label[0]] != section:
