@@ -13,6 +13,7 @@ from dfm_jax import cli
 from dfm_jax.theory import LEDGER, Shape, equations, runs, verify
 from dfm_jax.theory.draws import draw_cases
 from dfm_jax.theory.statement import excess, gap, in_order, statement
+from dfm_jax.theory.statements import price
 
 # The labels that the page lists; a statement that is lost leaves the page first, for all to see.
 PAGE = (Path(__file__).parents[1] / "EQUATIONS.md").read_text("utf-8")
@@ -216,3 +217,12 @@ def test_each_function_is_compiled_for_two_shapes_at_most(monkeypatch):
     assert made
     assert max(fn._cache_size() for fn in made) <= 2
     runs.compiled.cache_clear()
+
+
+@pytest.mark.statement("Q6")
+def test_the_bound_of_any_grid_has_a_falsifier_of_its_own():
+    """The row's falsifier breaks the identity: here the bound's right side is left out."""
+    cases, run = draw_cases(Shape(2, 3, 3), 48, 0), runs.Run("float64", 1)
+    assert np.all(price.any_grid_bound(cases, run) <= 1e-12)
+    broken = price.any_grid_bound(cases, run, correlation_of=price.nothing)
+    assert np.all(broken[cases.generic] > 1e-3)

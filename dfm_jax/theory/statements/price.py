@@ -43,7 +43,7 @@ def _total_correlation(case: Case) -> np.ndarray:
     return np.asarray(price)
 
 
-def _nothing(case: Case) -> np.ndarray:
+def nothing(case: Case) -> np.ndarray:
     """The price if tokens of a set were independent given what came before."""
     return np.zeros(())
 
@@ -61,7 +61,7 @@ def _parallel(number: Array, tokens: Array, log_law: Array, context: Array) -> A
     source="own",
     kind="identity",
     falsifier="the tokens of a set taken as independent",
-    price_of=_nothing,
+    price_of=nothing,
 )
 def price_of_parallelism(cases: Cases, run: Run, *, price_of=_total_correlation) -> np.ndarray:
     """`parallel_log_prob`, the sampler's own chain of steps, and enumeration agree on the price."""
@@ -82,7 +82,7 @@ def price_of_parallelism(cases: Cases, run: Run, *, price_of=_total_correlation)
         _sampled_gap(cases, run, price, _product_source),
         gap(_distance(on_tokens, log_parallel), price),
         gap(run(_correlation, on_tokens, fields.tokens(cases), num_tokens=v), correlation),
-        _any_grid_bound(cases, run),
+        any_grid_bound(cases, run),
     )
 
 
@@ -128,19 +128,6 @@ def _sampled_gap(cases: Cases, run: Run, price: np.ndarray, coupling_of) -> np.n
     return gap(exact.kl(data, np.stack(sampled)), price)
 
 
-def _any_grid_bound(cases: Cases, run: Run) -> np.ndarray:
-    """KL(p_T ‖ q_parallel) ≤ Σ_t E TC(X_{t+1} | X_t) on a free grid, any source and coupling."""
-    laws, posteriors, table = chain_on_table(cases, two_step_table)
-    kernels = run(step_laws, posteriors, fields.states(cases), table)
-    distance = []
-    for case_laws, kernel in zip(laws, kernels, strict=True):
-        law = case_laws[0]
-        for step in kernel:
-            law = exact.push_forward(law, step)
-        distance.append(exact.kl(case_laws[-1], law))
-    return excess(np.array(distance), cases.each(_transition_correlation))
-
-
 def _transition_correlation(case: Case) -> np.ndarray:
     """Σ_t E TC(X_{t+1} | X_t) = Σ_t [Σ_i H(X_{t+1}^i | X_t) − H(X_{t+1} | X_t)]."""
     table, n, s = two_step_table(case), case.shape.num_positions, case.shape.num_states
@@ -154,6 +141,19 @@ def _transition_correlation(case: Case) -> np.ndarray:
             total += exact.entropy(tensor.sum(axis=others).reshape(-1)) - start
         total -= exact.entropy(joint.reshape(-1)) - start
     return np.asarray(total)
+
+
+def any_grid_bound(cases: Cases, run: Run, *, correlation_of=_transition_correlation) -> np.ndarray:
+    """KL(p_T ‖ q_parallel) ≤ Σ_t E TC(X_{t+1} | X_t) on a free grid, any source and coupling."""
+    laws, posteriors, table = chain_on_table(cases, two_step_table)
+    kernels = run(step_laws, posteriors, fields.states(cases), table)
+    distance = []
+    for case_laws, kernel in zip(laws, kernels, strict=True):
+        law = case_laws[0]
+        for step in kernel:
+            law = exact.push_forward(law, step)
+        distance.append(exact.kl(case_laws[-1], law))
+    return excess(np.array(distance), cases.each(correlation_of))
 
 
 def _two_time_law(case: Case, now: np.ndarray, then: np.ndarray) -> np.ndarray:
