@@ -14,6 +14,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from dfm_jax.training import checkpoint
 from dfm_jax.training.checkpoint import read_checkpoint, read_record, write_checkpoint
+from dfm_jax.training.config import differences
 from dfm_jax.training.digests import CheckpointError, DamagedError, seal_folder
 from dfm_jax.training.retention import (
     Saver,
@@ -347,3 +348,12 @@ def test_one_writer_who_sweeps_up_after_a_killed_one(tmp_path):
                 pass
     with sole_writer(tmp_path):
         pass
+
+
+def test_lists_in_a_config_differ_by_their_number_or_by_an_entry():
+    two = {"configs": [{"seed": 0}, {"seed": 1}]}
+    more = {"configs": [*two["configs"], {"seed": 2}]}
+    assert list(differences(more, two)) == [("the number of configs", 3, 2)]
+    other = {"configs": [{"seed": 0}, {"seed": 5}]}
+    assert list(differences(other, two)) == [("configs.1.seed", 5, 1)]
+    assert not list(differences(two, two))

@@ -199,7 +199,10 @@ def test_an_expert_without_a_checkpoint_is_named(run, tmp_path):
 def test_a_damaged_expert_is_not_gathered(run):
     path = run / "expert_002" / "100" / "checkpoint.json"
     path.write_bytes(path.read_bytes().replace(b"train_tokens", b"train_tokenz"))
-    with pytest.raises(DamagedError, match=r"expert_002/100: the file checkpoint.json is damaged"):
+    with pytest.raises(
+        DamagedError,
+        match=r"expert_002/100: the file checkpoint.json is damaged.* `train`, given again",
+    ):
         gather(run)
 
 

@@ -483,6 +483,15 @@ def test_a_jobset_for_tpus():
     assert spec["containers"][0]["resources"]["limits"] == {"google.com/tpu": 4}
 
 
+def test_hosts_of_one_expert_lie_in_one_slice():
+    tpus = {"tpus": 4, "accelerator": "tpu-v5-lite-podslice", "topology": "4x4"}
+    key = "alpha.jobset.sigs.k8s.io/exclusive-topology"
+    for made in loaded(jobset_text(ODD, Pods(image="i", hosts=4, **tpus))):
+        assert made["metadata"]["annotations"] == {key: "cloud.google.com/gke-nodepool"}
+    (alone,) = loaded(jobset_text(ODD, Pods(image="i", **tpus)))
+    assert "annotations" not in alone["metadata"]
+
+
 def test_jobs_that_span_hosts_are_a_jobset_each():
     first, second = loaded(jobset_text(ODD, Pods(image="i", hosts=4, retries=5)))
     assert first["metadata"]["name"] == "dfm-jax-expert-000"
@@ -540,6 +549,17 @@ def test_a_preset_that_is_none_is_refused_before_anything_is_written(tmp_path, c
     assert "'smal'" in capsys.readouterr().err
     assert not out.exists()
     assert cli.main(["launch", "slurm", "--config", "/there/mine.json", *common]) == 0
+
+
+def test_an_expert_that_the_data_have_not_is_refused(tmp_path, capsys):
+    (tmp_path / "data" / "expert_000").mkdir(parents=True)
+    (tmp_path / "data" / "expert_001").mkdir()
+    common = ["--config", "tiny", "--data", str(tmp_path / "data"), "--run", str(tmp_path / "run")]
+    command = ["launch", "slurm", *common, "--out", str(tmp_path / "file"), "--experts"]
+    assert cli.main([*command, "0", "7"]) == 2
+    assert "`experts` must be some of the 2 that" in (said := capsys.readouterr().err)
+    assert said.rstrip().endswith("it is [0 7].")
+    assert cli.main([*command, "1"]) == 0
 
 
 @pytest.mark.parametrize("where", [["slurm"], ["jobset", "--image", "i"]], ids=["slurm", "jobset"])

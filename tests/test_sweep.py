@@ -102,7 +102,7 @@ def test_axes_that_are_none_are_refused(text, message):
 
 
 def test_a_field_that_is_none_is_refused():
-    with pytest.raises(ValueError, match=r"`axes` must name a field .* did you mean 'seed'\?"):
+    with pytest.raises(ValueError, match=r"`grid` must name a field .* did you mean 'seed'\?"):
         grid(BASE, {"sed": (0, 1)})
 
 

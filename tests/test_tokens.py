@@ -146,7 +146,9 @@ def test_what_is_held_out_is_a_function_of_each_text():
 
 
 def test_a_side_that_would_be_empty_is_refused():
-    with pytest.raises(ValueError, match="of 1 documents some must be held out, and some not"):
+    with pytest.raises(
+        ValueError, match="`held_out` must hold out some of 1 documents and not all"
+    ):
         split_held_out(["only one"], 0.1)
     with pytest.raises(ValueError, match=r"`share` must lie in \[0, 1\)"):
         split_held_out(TEXTS, 1.0)

@@ -74,7 +74,7 @@ def _devices() -> Iterator[str]:
     kinds = ", ".join(dict.fromkeys(device.device_kind for device in devices))
     yield f"{len(devices)} × {kinds} ({devices[0].platform}), {jax.process_count()} process"
     if devices[0].platform == "cpu":
-        yield 'jax.config.update("jax_num_cpu_devices", 8) before the first use makes 8 of it'
+        yield "JAX_NUM_CPU_DEVICES=8 in front of a command makes 8 of it"
 
 
 def _precision() -> Iterator[str]:

@@ -181,7 +181,8 @@ class Jobset:
         pods = Pods(**options, hosts=self.hosts_per_expert)
         jobs = self.members.jobs(self.hosts_per_expert)
         _write(self.out, jobset_text(jobs, pods))
-        print(f"{self.out}: {len(jobs)} indexes; submit it with `kubectl apply -f {self.out}`.")
+        kind = "indexes" if self.hosts_per_expert == 1 else "JobSets"
+        print(f"{self.out}: {len(jobs)} {kind}; submit it with `kubectl apply -f {self.out}`.")
         return 0
 
 

@@ -76,6 +76,10 @@ class Members:
         words += [] if self.placement is None else ["--placement", self.placement]
         words += ["--distributed"] if hosts > 1 else []
         experts = self.experts or experts_of(self.data)
+        if self.data.is_dir():  # it may lie in a pod, and there alone
+            known = experts_of(self.data)
+            rule = f"`experts` must be some of the {len(known)} that {self.data} has"
+            require(set(experts) <= set(known), rule, list(experts))
         return train_jobs(self.data, self.folder, words, experts=experts, centre=self.centre)
 
     def num_groups(self) -> int:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dfm_jax.checks import check_count, require
+from dfm_jax.checks import require
 from dfm_jax.data.packages import package_folder
 from dfm_jax.data.tensors import read_tensors, tensors_to_bytes
 
@@ -60,7 +60,10 @@ def fit_documents(
         counted = vectorizer.fit_transform(texts)
     except ValueError as error:
         raise ValueError(f"the documents must hold words: {error}") from error
-    check_count("num_features", num_features, at_most=min(counted.shape))
+    most = min(counted.shape)
+    rule = f"`num_features` must lie in [1, {most}], at most the {counted.shape[0]} documents"
+    rule += f" and the {counted.shape[1]} different words"
+    require(1 <= num_features <= most, rule, num_features)
     svd = TruncatedSVD(num_features, random_state=seed).fit(counted)
     words = tuple(str(word) for word in vectorizer.get_feature_names_out())
     return DocumentEncoder(words, np.asarray(vectorizer.idf_), np.asarray(svd.components_))

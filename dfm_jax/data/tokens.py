@@ -143,9 +143,8 @@ def is_held_out(text: str, share: float) -> bool:
 def check_split(num_train: int, num_held_out: int, share: float) -> None:
     """Neither side is empty, unless none is to be held out."""
     total = num_train + num_held_out
-    rule = f"of {total} documents some must be held out, and some not, at a share of {share:g}"
-    full = share == 0 or min(num_train, num_held_out) > 0
-    require(full, f"{rule}; give more documents, or 0", num_held_out)
+    rule = f"`held_out` must hold out some of {total} documents and not all; more, or a share of 0"
+    require(share == 0 or min(num_train, num_held_out) > 0, rule, share)
 
 
 def split_held_out(texts: Sequence[str], share: float) -> tuple[list[str], list[str]]:

@@ -110,7 +110,12 @@ def _spanning(job: Job, pods: Pods) -> dict[str, Any]:
     }
     final = {"action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]}
     policy = {"failurePolicy": {"maxRestarts": pods.retries, "rules": [final]}}
-    return _jobset(name, policy, spec)
+    made = _jobset(name, policy, spec)
+    if pods.accelerator is not None:  # not half of an expert in one slice, half in another
+        made["metadata"]["annotations"] = {
+            "alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"
+        }
+    return made
 
 
 def _jobset(name: str, policy: dict[str, Any], job: dict[str, Any]) -> dict[str, Any]:

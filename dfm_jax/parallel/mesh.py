@@ -36,6 +36,8 @@ def make_mesh(
     if shape is None or isinstance(shape, int):
         count = len(found) if shape is None else shape
         rule = f"the number of devices must lie in [1, {len(found)}], those that are there"
+        if found[0].platform == "cpu":
+            rule += " (JAX_NUM_CPU_DEVICES=N in front of a command makes N of a CPU)"
         require(1 <= count <= len(found), rule, count)
         shape = {"expert": count}
     require(len(shape) > 0, "`shape` must name an axis", dict(shape))

@@ -168,6 +168,11 @@ def differences(
         here, there = expected.get(name, "absent"), found.get(name, "absent")
         if isinstance(here, dict) and isinstance(there, dict):
             yield from differences(here, there, f"{prefix}{name}.")
+        elif isinstance(here, list) and isinstance(there, list) and len(here) != len(there):
+            yield f"the number of {prefix}{name}", len(here), len(there)
+        elif isinstance(here, list) and isinstance(there, list):
+            rows = ({str(i): value for i, value in enumerate(values)} for values in (here, there))
+            yield from differences(*rows, f"{prefix}{name}.")
         elif here != there or isinstance(here, bool) != isinstance(there, bool):
             yield f"{prefix}{name}", here, there
 

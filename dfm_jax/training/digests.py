@@ -5,9 +5,11 @@ judges it too. A damaged list cannot pass: each line must be exactly what was wr
 must be in the list.
 """
 
+import contextlib
 import hashlib
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -148,3 +150,12 @@ def _folders(folder: Path) -> list[Path]:
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def mended_by_training() -> Iterator[None]:
+    """What to do about a damaged checkpoint, said behind what is wrong with it."""
+    try:
+        yield
+    except DamagedError as error:
+        raise DamagedError(f"{error} `train`, given again, goes on from the one before.") from error

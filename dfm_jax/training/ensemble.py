@@ -19,7 +19,12 @@ import numpy as np
 from dfm_jax.checks import check_count, require
 from dfm_jax.training.checkpoint import read_record
 from dfm_jax.training.config import config_digest
-from dfm_jax.training.digests import CheckpointError, DamagedError, force_to_disk
+from dfm_jax.training.digests import (
+    CheckpointError,
+    DamagedError,
+    force_to_disk,
+    mended_by_training,
+)
 from dfm_jax.training.retention import best_step, checkpoint_steps
 
 MANIFEST = "ensemble.json"
@@ -126,7 +131,8 @@ def read_expert(member: Path, *, best: bool = False) -> Expert:
     if step is None:
         what = "evaluated checkpoint" if best and steps else "checkpoint"
         raise CheckpointError(f"{member}: there is no {what}.")
-    record = read_record(member / str(step))
+    with mended_by_training():
+        record = read_record(member / str(step))
     return Expert(
         name=member.name,
         step=step,

@@ -16,7 +16,7 @@ from dfm_jax.models import Params
 from dfm_jax.training.batches import Batch, cut_windows, document_pieces
 from dfm_jax.training.checkpoint import read_checkpoint
 from dfm_jax.training.config import TrainConfig, from_json, shape_of
-from dfm_jax.training.digests import CheckpointError
+from dfm_jax.training.digests import CheckpointError, mended_by_training
 from dfm_jax.training.members import (
     TOKENS,
     load_member_data,
@@ -186,7 +186,8 @@ def load_member(member: Path, *, best: bool = False) -> Trained:
     if step is None:
         raise CheckpointError(f"{member}: no checkpoint was evaluated, so none is best.")
     config_of = {name: record[name] for name in ("config", "data")}
-    state = read_checkpoint(member / str(step), state_template(config), config=config_of)
+    with mended_by_training():
+        state = read_checkpoint(member / str(step), state_template(config), config=config_of)
     return Trained(config, state, step)
 
 

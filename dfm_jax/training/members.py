@@ -62,11 +62,12 @@ def member_data_path(data: Path, expert: int | None) -> Path:
     `DATA/centre.jsonl`, or DATA itself, a folder of text or a file.
 
     Raises:
-        ValueError: if there is no such expert.
+        ValueError: if there are no such data, or no such expert in them.
     """
     if expert is None:
         return data / "centre.jsonl" if (data / "centre.jsonl").is_file() else data
     folder = member_folder(data, expert)
+    require(data.is_dir(), "`data` must be a folder that is there", str(data))
     if not folder.is_dir():
         raise ValueError(f"`expert` must have a folder in the data; {folder} is not there.")
     return folder / "rows.jsonl" if (folder / "rows.jsonl").is_file() else folder
@@ -171,7 +172,10 @@ def read_member(folder: Path) -> dict[str, Any]:
     """
     path = folder / CONFIG
     if not path.is_file():
-        raise CheckpointError(f"{folder}: there is no {CONFIG}; nothing was trained here.")
+        why = "nothing was trained here"
+        if (folder / "sweep.json").is_file():
+            why = "the runs of a sweep: sweep.json has their configs; train the one that you take"
+        raise CheckpointError(f"{folder}: there is no {CONFIG}; {why}.")
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         from_json(TrainConfig, record["config"])

@@ -61,7 +61,7 @@ def load_config(source: str, changes: Sequence[str] = ()) -> TrainConfig:
     return from_json(TrainConfig, values)
 
 
-def set_field(values: dict[str, Any], name: str, value: Any, *, option: str = "axes") -> None:
+def set_field(values: dict[str, Any], name: str, value: Any, *, option: str = "grid") -> None:
     """Set a field of a config as JSON, named by its path.
 
     Raises:
