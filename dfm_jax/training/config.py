@@ -171,8 +171,8 @@ def differences(
         elif isinstance(here, list) and isinstance(there, list) and len(here) != len(there):
             yield f"the number of {prefix}{name}", len(here), len(there)
         elif isinstance(here, list) and isinstance(there, list):
-            rows = ({str(i): value for i, value in enumerate(values)} for values in (here, there))
-            yield from differences(*rows, f"{prefix}{name}.")
+            mine, theirs = ({str(i): v for i, v in enumerate(row)} for row in (here, there))
+            yield from differences(mine, theirs, f"{prefix}{name}.")
         elif here != there or isinstance(here, bool) != isinstance(there, bool):
             yield f"{prefix}{name}", here, there
 
