@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import entr
 
-from dfm_jax.checks import check_interval, check_law, check_tokens, require
+from dfm_jax.checks import check_interval, check_law, check_log_probs, check_tokens, require
 from dfm_jax.paths import (
     HIGHEST,
     pad_to_states,
@@ -152,6 +152,7 @@ def parallel_log_prob(
     inside the blocks; zero for blocks of one. The law q is listed: `states` and their log-masses.
     −∞ where q cannot make the blocks before: a sampler that has come there has no posterior.
     """
+    check_log_probs("log_law", log_law)
     same = states == jnp.asarray(x)[None, :]  # [Z, N]
     known = block_of[None, :] < block_of[:, None]  # [i, j]
     given = jnp.all(same[None] | ~known[:, None, :], axis=-1)  # [i, Z]
@@ -169,6 +170,7 @@ def total_correlation(
 
     TC(X) = Σ_i H(X^i) − H(X)   [Q6]
     """
+    check_law("law", law)
     check_tokens("states", states, num_tokens)
     marginals = token_posterior(law, states, num_tokens=num_tokens)
     return jnp.sum(entr(marginals)) - jnp.sum(entr(law))

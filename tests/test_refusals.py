@@ -182,6 +182,8 @@ ARRAYS = [
         np.eye(K, SMALL.D, 1),
         "`centroids` must not hold a zero vector; it is [1. 1. 1. 0.].",
     ),
+    ("steps.parallel_log_prob", "log_law", OFF, logs("log_law")),
+    ("steps.total_correlation", "law", OFF, law("law")),
     ("paths.revealed_log_prob", "log_data", OFF, logs("log_data")),
     ("paths.revealed_posterior", "log_data", OFF, logs("log_data")),
     ("experts.expert_posterior", "log_p_t", OFF, logs("log_p_t")),
