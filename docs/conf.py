@@ -26,6 +26,8 @@ exclude_patterns = ["_build", "_generated/equations_by_room.md"]  # the latter i
 html_theme = "furo"
 html_title = "dfm_jax"
 html_show_sourcelink = False
+html_static_path = ["_static"]
+html_css_files = ["equations.css"]
 
 myst_enable_extensions = ["dollarmath", "amsmath"]
 myst_heading_anchors = 4
