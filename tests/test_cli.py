@@ -95,6 +95,6 @@ def test_one_document_has_no_interval():
 def test_a_falsifier_that_holds_is_told_from_a_residual_that_does_not_vanish():
     row = Row("X1", "words", "own", "identity", 1e-16, 1e-12, 0.0, 8, 4, passed=False)
     why = cli.verification._why
-    assert why(row) == "X1 (its falsifier holds on a generic case: 0.0e+00)"
+    assert why(row) == "X1 (its falsifier misses a generic case by 0.0e+00 only)"
     assert why(row._replace(residual=0.5)) == "X1 (residual 5.0e-01, at most 1e-12)"
     assert why(row._replace(residual=float("nan"))).startswith("X1 (residual nan")

@@ -232,7 +232,10 @@ def test_angles_between_documents_are_those_of_tf_idf():
 
 
 def test_documents_that_cannot_be_encoded_are_refused():
-    with pytest.raises(ValueError, match=r"`num_features` must lie in \[1, 5\], at most the 5 documents .*; it is 6"):
+    with pytest.raises(
+        ValueError,
+        match=r"`num_features` must lie in \[1, 5\], at most the 5 documents .*; it is 6",
+    ):
         document_encoder(TEXTS, num_features=6)
     encode = document_encoder(TEXTS, num_features=2)
     message = r"`texts` must each share a word with those fitted on; not so 1, 2\."

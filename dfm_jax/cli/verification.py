@@ -130,7 +130,7 @@ def _why(row: Row) -> str:
     """What a row failed by: a residual that is there, or a falsifier that is not."""
     if not row.residual <= row.tolerance:
         return f"{row.label} (residual {row.residual:.1e}, at most {row.tolerance:.0e})"
-    return f"{row.label} (its falsifier holds on a generic case: {row.falsifier:.1e})"
+    return f"{row.label} (its falsifier misses a generic case by {row.falsifier:.1e} only)"
 
 
 _HEADINGS = ("", "statement", "kind", "residual", "tolerance", "falsifier", "cases", "")
