@@ -14,7 +14,7 @@ from dfm_jax.parallel import make_mesh
 from dfm_jax.training.config import OptimiserConfig, TrainConfig, Watch
 from dfm_jax.training.digests import CheckpointError
 from dfm_jax.training.loop import train
-from dfm_jax.training.members import load_member_data
+from dfm_jax.training.members import load_member_data, member_data_path, read_member
 from dfm_jax.training.presets import load_axis
 from dfm_jax.training.retention import checkpoint_steps
 from dfm_jax.training.run import make_run
@@ -249,3 +249,21 @@ def test_the_command(texts, tmp_path, capsys):
     assert [row["config"]["model"]["num_layers"] for rows in widths for row in rows] == [1, 1, 2, 2]
     assert cli.main([*args, "--group", "2"]) == 2
     assert "`group` must lie in [0, 1]; it is 2." in capsys.readouterr().err
+
+
+# ── who takes a sweep for a run ─────────────────────────────────────────────────────────────────
+
+
+def test_a_group_of_a_sweep_is_no_member_and_says_so(tmp_path):
+    with pytest.raises(CheckpointError, match="nothing was trained here"):
+        read_member(tmp_path)
+    (tmp_path / "sweep.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="sweep.json has their configs"):
+        read_member(tmp_path)
+
+
+def test_data_that_are_not_there_are_not_blamed_on_the_expert(tmp_path):
+    with pytest.raises(ValueError, match="`data` must be a folder that is there"):
+        member_data_path(tmp_path / "nowhere", 0)
+    with pytest.raises(ValueError, match="`expert` must have a folder in the data"):
+        member_data_path(tmp_path, 0)
