@@ -258,7 +258,7 @@ def test_a_group_of_a_sweep_is_no_member_and_says_so(tmp_path):
     with pytest.raises(CheckpointError, match="nothing was trained here"):
         read_member(tmp_path)
     (tmp_path / "sweep.json").write_text("{}")
-    with pytest.raises(CheckpointError, match="sweep.json has their configs"):
+    with pytest.raises(CheckpointError, match=r"sweep\.json has their configs"):
         read_member(tmp_path)
 
 
