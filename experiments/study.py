@@ -15,6 +15,7 @@ import tyro
 
 import dfm_jax
 from dfm_jax.data import Corpus, MissingDataError
+from dfm_jax.json_text import read_json
 
 Config = TypeVar("Config")
 STOPPED = 130  # the shell's status for Ctrl-C
@@ -103,11 +104,11 @@ class Cells:
     def known(self, name: str) -> dict[str, Any] | None:
         """The cell, if it was measured before."""
         try:
-            record = json.loads(self._path(name).read_text(encoding="utf-8"))
+            record = read_json(self._path(name))
             return record["cell"] if record["depends_on"] == self._fingerprint else None
         except FileNotFoundError:
             return None
-        except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             print(f"{self._path(name)} cannot be read ({error!r}): measured anew", file=sys.stderr)
             return None
 

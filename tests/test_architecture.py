@@ -29,6 +29,7 @@ ROOMS = (
         "likelihoods",
         "parallel",
         "theory",
+        "json_text",
         "models",
         "data",
         "scoring",
@@ -49,11 +50,13 @@ ALLOWED = {
     "likelihoods": {"jax"},
     "sampling": {"jax", "numpy"},
     "parallel": {"jax", "numpy"},
+    "json_text": set(),
     "scoring": set(),
     **{room: {"jax", "numpy"} for room in MATHEMATICS},
 }
 RESERVED = {"flax": "models", "optax": "training", "orbax": "training"}
 MAX_LINES = 300
+READERS_OF_JSON = {"json.load", "json.loads", "json.JSONDecoder"}
 FORBIDDEN_NAMES = {"util", "utils", "helper", "helpers", "common", "misc", "manager"}
 
 
@@ -195,6 +198,17 @@ def array_signatures_are_typed(source: Source) -> Iterator[str]:
             yield f"{node.name} names an array in its signature and is not @typed"
 
 
+def reads_json_strictly(source: Source) -> Iterator[str]:
+    """`json.loads` keeps the last of two equal keys and takes NaN; the one reader refuses them."""
+    if source.room == "json_text":
+        return
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.Attribute) and ast.unparse(node) in READERS_OF_JSON:
+            yield f"{ast.unparse(node)}: dfm_jax.json_text reads"
+        elif isinstance(node, ast.ImportFrom) and node.module == "json":
+            yield "names are imported from json: dfm_jax.json_text reads"
+
+
 def pins_one_version_a_line(source: Source) -> Iterator[str]:
     for line in source.text.splitlines():
         if not re.fullmatch(r"[A-Za-z0-9_.-]+==[^ ]+", line):
@@ -248,6 +262,7 @@ READS = {
     is_named_after_its_content: is_python,
     functions_are_named_after_what_they_return: is_python,
     array_signatures_are_typed: in_mathematics,
+    reads_json_strictly: in_package,
     pins_one_version_a_line: lambda path: path == "constraints.txt",
     names_no_machine: lambda path: True,
 }
@@ -342,6 +357,10 @@ BAD = {
         array_signatures_are_typed,
         Source("dfm_jax/paths.py", "@jax.jit\ndef law(n: int) -> Float[Array, 'N S']: ..."),
     ),
+    "a second reader of JSON": (
+        reads_json_strictly,
+        Source("dfm_jax/data/text.py", "import json\nrows = json.loads(text)"),
+    ),
     "a range of versions": (
         pins_one_version_a_line,
         Source("constraints.txt", "jax==0.10.2\nflax>=0.12"),
@@ -395,6 +414,13 @@ GOOD = {
             "def check_d(x: Tokens) -> None: ...\n"
             "@typed\ndef e(x: Tokens) -> Probs: ...\n"
             "def f(count: int) -> int: ...",
+        ),
+    ),
+    "JSON that is written, and the one reader": (
+        reads_json_strictly,
+        Source(
+            "dfm_jax/data/text.py",
+            "import json\nfrom dfm_jax.json_text import read_json\ntext = json.dumps(1)",
         ),
     ),
     "an address of a paper": (

@@ -264,7 +264,8 @@ def test_every_question_is_answered_once(questions, tmp_path, numbers, more, wor
 @pytest.mark.parametrize(
     ("row", "words"),
     [
-        ("{", "line 1: no JSON"),
+        ("{", "line 1: it is not JSON"),
+        ('{"question_id": 1, "answer": "A", "answer": "B"}', "the key 'answer' comes twice"),
         ("[1]", r"line 1: must be an object; it is \[1\]"),
         ('{"answer": "a"}', "line 1: `question_id` must be a number or a text; it is None"),
         ('{"question_id": 1}', "line 1: `answers` must be texts, or `answer` a text; it is None"),

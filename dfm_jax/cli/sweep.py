@@ -1,6 +1,5 @@
 """sweep: a grid of runs, those of one shape as one program."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -87,9 +86,10 @@ class Sweep:
 
 
 def _print_results(folder: Path, axes: tuple[str, ...]) -> None:
+    from dfm_jax.json_text import read_json
     from dfm_jax.training.sweep import RESULT
 
-    rows = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+    rows = read_json(folder / RESULT)
     print(f"{folder}: {len(rows)} runs, one program")
     names = "".join(f"{name.split('.')[-1]:>15}" for name in axes)
     print(f"{'run':>4}{names}{'step':>10}{'nats/token':>12}")

@@ -10,6 +10,7 @@ import numpy as np
 from dfm_jax.checks import require
 from dfm_jax.data.packages import package_folder
 from dfm_jax.data.tensors import read_tensors, tensors_to_bytes
+from dfm_jax.json_text import read_json
 
 NUM_FEATURES = 64
 _MAX_WORDS = 20_000  # the most frequent
@@ -114,7 +115,7 @@ def read_document_encoder(folder: Path) -> DocumentEncoder:
         ValueError: if a file is damaged, or they do not fit together.
     """
     try:
-        words = json.loads((folder / _WORDS).read_text("utf-8"))["words"]
+        words = read_json(folder / _WORDS)["words"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{folder / _WORDS} must be a JSON object with `words`.") from error
     arrays = read_tensors(folder / _NUMBERS, ("idf", "directions"))

@@ -8,12 +8,12 @@ is colour  is a teal shape present?        yes
 The wording decides which family it is, so the family of a new question is known.
 """
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
 from dfm_jax.checks import require
 from dfm_jax.data.packages import package_files, package_folder
+from dfm_jax.json_text import read_json
 
 FAMILIES = ("shape", "colour", "is shape", "is colour")
 OPEN = FAMILIES[:2]  # the others are answered by yes and no, and half of that is known unseen
@@ -32,7 +32,7 @@ def easy_vqa_rows(split: Literal["train", "test"]) -> tuple[list[dict[str, Any]]
     require(split in ("train", "test"), "`split` must be train or test", split)
     (listing,) = package_files("easy_vqa", "easy-vqa", f"data/{split}/questions.json")
     folder = package_folder("easy_vqa", "easy-vqa") / "data" / split / "images"
-    asked = json.loads(listing.read_text(encoding="utf-8"))
+    asked = read_json(listing)
     rows = [
         {
             "id": f"{split}-{number}",

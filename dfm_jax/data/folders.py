@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 
 from dfm_jax.checks import require
+from dfm_jax.json_text import read_json
 
 MANIFEST = "manifest.json"
 
@@ -111,7 +112,7 @@ def sync_folder(path: Path) -> None:
 def read_manifest(folder: Path) -> dict | None:
     """That of a folder that was finished; None for anything else."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
+        manifest = read_json(folder / MANIFEST)
         return manifest if {"settings", "inputs", "files"} <= manifest.keys() else None
     except (OSError, ValueError, AttributeError):
         return None

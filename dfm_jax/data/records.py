@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from dfm_jax.data.folders import file_digest
+from dfm_jax.json_text import parse_json, parse_json_at
 
 _CHUNK = 1 << 20  # characters of an array that are read at once, at least
 _HUMAN, _DOCUMENT = "human", "document"
@@ -73,8 +74,8 @@ def row_fields(text: bytes) -> dict:
         ValueError: saying why it holds none.
     """
     try:
-        fields = json.loads(text.decode("utf-8"), **_STRICT)
-    except (ValueError, RecursionError) as error:
+        fields = parse_json(text)
+    except ValueError as error:
         raise ValueError(f"it is not JSON in UTF-8: {error}") from error
     if not isinstance(fields, dict):
         raise ValueError(f"a row must be a JSON object; it is {type(fields).__name__}")
@@ -177,7 +178,7 @@ class _Text:
         """The value that begins here. Only what may have been cut short is tried again."""
         while True:
             try:
-                value, end = _DECODER.raw_decode(self.buffer, self.at)
+                value, end = parse_json_at(self.buffer, self.at)
             except json.JSONDecodeError as error:
                 near_the_end = error.pos > len(self.buffer) - _PIECE
                 cut = near_the_end or error.msg.startswith("Unterminated string")
@@ -185,8 +186,6 @@ class _Text:
                     line = self.line + self.buffer.count("\n", self.at, error.pos)
                     _refuse(self.path, line, f"it is not JSON: {error.msg}", error)
                 self.grow()
-            except (ValueError, RecursionError) as error:
-                _refuse(self.path, self.line, f"what begins there is not JSON: {error}", error)
             else:
                 self.line += self.buffer.count("\n", self.at, end)
                 self.at = end
@@ -203,7 +202,7 @@ def _of_array(path: Path) -> Iterator[Record]:
             text.peek()  # to the line on which the element begins
             line = text.line
             fields = _an_object(path, line, text.element())
-            yield Record(number, line, _one_line(path, line, fields), fields)
+            yield Record(number, line, _one_line(fields), fields)
             number += 1
             mark = text.peek()
             if mark == "]":
@@ -216,13 +215,11 @@ def _of_array(path: Path) -> Iterator[Record]:
             _refuse(path, text.line, "something follows the end of the array")
 
 
-def _one_line(path: Path, line: int, fields: dict) -> bytes:
+def _one_line(fields: dict) -> bytes:
     try:
         return json.dumps(fields, ensure_ascii=False, allow_nan=False).encode("utf-8")
     except UnicodeEncodeError:
         return json.dumps(fields, allow_nan=False).encode("utf-8")
-    except ValueError as error:  # 1e999
-        _refuse(path, line, f"a number is too large to be written again: {error}", error)
 
 
 # ── a folder ────────────────────────────────────────────────────────────────────────────────────
@@ -235,7 +232,7 @@ def _of_folder(folder: Path) -> Iterator[Record]:
         except UnicodeDecodeError as error:
             raise ValueError(f"{path} must be text in UTF-8: {error}.") from error
         fields = {"id": name, "conversations": [{"from": _DOCUMENT, "value": text}]}
-        yield Record(number, number + 1, _one_line(path, 1, fields), fields)
+        yield Record(number, number + 1, _one_line(fields), fields)
 
 
 def _files_in(folder: Path) -> list[tuple[str, Path]]:
@@ -252,20 +249,5 @@ def _an_object(path: Path, line: int, value: object) -> dict:
     return value
 
 
-def _without_repeats(pairs: list[tuple[str, object]]) -> dict:
-    fields = dict(pairs)
-    if len(fields) < len(pairs):
-        raise ValueError("a key comes twice in one object")
-    return fields
-
-
-def _no_number(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number of JSON")
-
-
 def _refuse(path: Path, line: int, why: str, cause: Exception | None = None) -> NoReturn:
     raise ValueError(f"{path}, line {line}: {why}.") from cause
-
-
-_STRICT = {"object_pairs_hook": _without_repeats, "parse_constant": _no_number}
-_DECODER = json.JSONDecoder(**_STRICT)

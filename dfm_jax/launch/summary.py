@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from dfm_jax.json_text import read_json
+
 SUMMARY = "launch.json"
 
 
@@ -43,4 +45,4 @@ def write_summary(run: Path, rows: Sequence[Row]) -> Path:
 
 def read_summary(run: Path) -> list[Row]:
     """The rows of RUN/launch.json."""
-    return [Row(**row) for row in json.loads((run / SUMMARY).read_text(encoding="utf-8"))]
+    return [Row(**row) for row in read_json(run / SUMMARY)]

@@ -1,11 +1,11 @@
 """Questions of a benchmark, and the files in which experts answered them: each question once."""
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from dfm_jax.checks import require
+from dfm_jax.json_text import read_json_lines
 
 _NAMED = 5  # of what is missing or superfluous, in an error
 
@@ -101,17 +101,10 @@ def _refuse(numbers: Sequence[str], what: str) -> None:
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    with path.open(encoding="utf-8") as file:
-        for line, text in enumerate(file, start=1):
-            if not text.strip():
-                continue
-            try:
-                row = json.loads(text)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{path}, line {line}: no JSON: {error}.") from error
-            if not isinstance(row, dict):
-                raise ValueError(f"{path}, line {line}: must be an object; it is {row!r}.")
-            yield line, row
+    for line, row in read_json_lines(path):
+        if not isinstance(row, dict):
+            raise ValueError(f"{path}, line {line}: must be an object; it is {row!r}.")
+        yield line, row
 
 
 def _number(path: Path, line: int, row: dict[str, Any]) -> str:

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dfm_jax.json_text import read_json
 from dfm_jax.training.config import differences
 from dfm_jax.training.digests import (
     CheckpointError,
@@ -110,7 +111,7 @@ def read_record(folder: Path) -> Record:
     """
     digest = check_folder(folder)
     try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        record = read_json(folder / RECORD)
         return Record(**record, sha256=digest)
     except (OSError, ValueError, TypeError) as error:
         raise DamagedError(f"{folder}: {RECORD} is not as this version writes it.") from error

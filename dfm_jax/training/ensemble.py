@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from dfm_jax.checks import check_count, require
+from dfm_jax.json_text import read_json
 from dfm_jax.training.checkpoint import read_record
 from dfm_jax.training.config import config_digest
 from dfm_jax.training.digests import (
@@ -184,7 +185,7 @@ def read_ensemble(path: Path) -> Ensemble:
     if not path.is_file():
         raise CheckpointError(f"{path}: there is no manifest; `gather` makes one.")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         rows, digest = content["experts"], content["sha256"]
         names = [item.name for item in fields(Expert)]
         ensemble = _ensemble(Expert(**{name: row[name] for name in names}) for row in rows)

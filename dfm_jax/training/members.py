@@ -26,6 +26,7 @@ from dfm_jax.data.tokens import (
     read_texts,
     split_held_out,
 )
+from dfm_jax.json_text import read_json
 from dfm_jax.models import Network, transformer
 from dfm_jax.schedules import linear, masked
 from dfm_jax.training.config import TrainConfig, differences, from_json, to_json
@@ -177,7 +178,7 @@ def read_member(folder: Path) -> dict[str, Any]:
             why = "the runs of a sweep: sweep.json has their configs; train the one that you take"
         raise CheckpointError(f"{folder}: there is no {CONFIG}; {why}.")
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_json(path)
         from_json(TrainConfig, record["config"])
         return record | {name: record[name] for name in ("data", "source")}
     except (ValueError, KeyError, TypeError) as error:

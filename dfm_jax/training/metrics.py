@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from dfm_jax.json_text import parse_json, read_json_lines
 from dfm_jax.training.digests import force_to_disk
 
 
@@ -74,7 +75,7 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
     Raises:
         ValueError: if a line is not JSON; the last may have been cut by a kill.
     """
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [value for _, value in read_json_lines(path)]
 
 
 def _lines_until(path: Path, step: int) -> list[bytes]:
@@ -82,7 +83,7 @@ def _lines_until(path: Path, step: int) -> list[bytes]:
     lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
     for number, line in enumerate(lines, 1):
         try:
-            whole = line.endswith(b"\n") and json.loads(line)["step"]
+            whole = line.endswith(b"\n") and parse_json(line)["step"]
         except (ValueError, KeyError, TypeError):
             whole = None
         if whole is False or whole is None:

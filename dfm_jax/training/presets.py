@@ -1,6 +1,5 @@
 """Configs to begin from: by name, from a file, with single fields set."""
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dfm_jax.checks import require
+from dfm_jax.json_text import parse_json, read_json
 from dfm_jax.models import TransformerConfig
 from dfm_jax.training.config import OptimiserConfig, TrainConfig, from_json, to_json
 
@@ -97,7 +97,7 @@ def load_axis(text: str) -> tuple[str, tuple[Any, ...]]:
 
 def _json_or_word(text: str) -> Any:
     try:
-        return json.loads(text)
+        return parse_json(text)
     except ValueError:
         return text
 
@@ -110,9 +110,9 @@ def _preset_or_file(source: str) -> dict[str, Any]:
         names = ", ".join(PRESETS)
         raise ValueError(f"`config` must be a file, or one of {names}; it is {source!r}.")
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json(path)
     except ValueError as error:
-        raise ValueError(f"`config` must be JSON; {path} is not: {error}") from error
+        raise ValueError(f"`config` must be JSON: {error}") from error
     if isinstance(values, dict) and isinstance(values.get("config"), dict):
         values = values["config"]  # the config.json of a run
     return to_json(from_json(TrainConfig, values))

@@ -8,7 +8,6 @@ never deleted: it is set aside as `STEP.damaged`.
 
 import contextlib
 import fcntl
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dfm_jax.checks import check_count
+from dfm_jax.json_text import read_json
 from dfm_jax.training.checkpoint import (
     DELETING,
     RECORD,
@@ -171,7 +171,7 @@ class Saver:
 
 def _validation(folder: Path) -> float | None:
     try:
-        return json.loads((folder / RECORD).read_text(encoding="utf-8"))["metrics"].get(BEST)
+        return read_json(folder / RECORD)["metrics"].get(BEST)
     except (OSError, ValueError, KeyError, AttributeError):
         return None  # damaged; whoever reads it will say so
 

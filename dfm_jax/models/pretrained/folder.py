@@ -1,6 +1,5 @@
 """Llama-type checkpoints as Hugging Face keeps them: a folder of config.json and safetensors."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from dfm_jax.checks import require
+from dfm_jax.json_text import read_json
 from dfm_jax.models.config import TransformerConfig
 from dfm_jax.models.pretrained.checkpoint import Checkpoint, imported
 
@@ -75,10 +75,7 @@ def open_folder(path: Path | str) -> Checkpoint:
 
 
 def _json(path: Path) -> Mapping[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} must hold JSON; it is damaged ({error}).") from None
+    value = read_json(path)
     require(isinstance(value, dict), f"{path} must hold a JSON object", type(value).__name__)
     return value
 

@@ -1,0 +1,158 @@
+"""JSON from files, read strictly and at one place: what two readers would read differently is none.
+
+Python's own reader keeps the last of two equal keys, takes NaN and Infinity, makes an infinity of
+1e999, and gives up on deep nesting with an exception of its own. Here each of them is refused, with
+the file and the line.
+"""
+
+import json
+import math
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+MAX_DEPTH = 100  # lists and objects within one another
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\],:]|[^\s{}\[\],:"]+', re.DOTALL)
+
+
+def read_json(path: Path) -> Any:
+    """The value that a file holds.
+
+    Raises:
+        ValueError: if it is not one value of JSON in UTF-8, strictly; it names file and line.
+    """
+    return _parsed_at(path, 1, path.read_bytes())
+
+
+def read_json_lines(path: Path) -> Iterator[tuple[int, Any]]:
+    r"""The number, from 1 on, and the value of each line that is not blank; a line ends with `\n`.
+
+    Raises:
+        ValueError: as `read_json`.
+    """
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                yield number, _parsed_at(path, number, line.removesuffix(b"\n"))
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value that a text holds; bytes are UTF-8.
+
+    Raises:
+        ValueError: a `json.JSONDecodeError`, with `msg`, `pos` and `lineno`, of whatever is
+            refused; a `UnicodeDecodeError` of what is not UTF-8.
+    """
+    text = text if isinstance(text, str) else text.decode("utf-8")
+    begin = len(text) - len(text.lstrip(" \t\n\r"))
+    value, end = parse_json_at(text, begin)
+    if rest := text[end:].lstrip(" \t\n\r"):
+        raise json.JSONDecodeError("something follows the value", text, len(text) - len(rest))
+    return value
+
+
+def parse_json_at(text: str, begin: int) -> tuple[Any, int]:
+    """The value that begins at a place in a text, and where it ends.
+
+    Raises:
+        ValueError: as `parse_json`.
+    """
+    if text.startswith("\ufeff", begin):
+        raise json.JSONDecodeError("a byte order mark is no part of JSON", text, begin)
+    try:
+        value, end = _DECODER.raw_decode(text, begin)
+        _check_depth(value)
+    except json.JSONDecodeError:
+        raise
+    except (ValueError, RecursionError) as error:
+        why, place = _fault(text, begin) or (str(error), begin)
+        raise json.JSONDecodeError(why, text, place) from None
+    return value, end
+
+
+def _parsed_at(path: Path, line: int, content: bytes) -> Any:
+    """`content` begins on `line` of `path`."""
+    try:
+        return parse_json(content)
+    except UnicodeDecodeError as error:
+        line += content.count(b"\n", 0, error.start)
+        raise ValueError(f"{path}, line {line}: it is not UTF-8: {error}.") from error
+    except json.JSONDecodeError as error:
+        line += error.lineno - 1
+        raise ValueError(
+            f"{path}, line {line}: it is not JSON: {error.msg} (column {error.colno})."
+        ) from error
+
+
+# ── what Python's reader lets pass ──────────────────────────────────────────────────────────────
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        raise ValueError("a key comes twice in one object")
+    return fields
+
+
+def _no_number(name: str) -> Any:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if math.isinf(value):
+        raise ValueError(f"the number {digits} is too large")
+    return value
+
+
+def _check_depth(value: Any) -> None:
+    level, depth = [value], 0
+    while level := [part for part in level if isinstance(part, dict | list)]:
+        depth += 1
+        if depth > MAX_DEPTH:
+            raise ValueError("it is nested too deeply")
+        level = [v for part in level for v in (part.values() if isinstance(part, dict) else part)]
+
+
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_without_repeats, parse_constant=_no_number, parse_float=_finite
+)
+
+
+def _fault(text: str, begin: int) -> tuple[str, int] | None:
+    """What is refused first, and its place: the reader does not tell. The grammar holds so far."""
+    open_ones: list[set[str]] = []  # the keys of each list and object that is not yet closed
+    text_before: re.Match | None = None  # the token before, if it is a string
+    for token in _TOKEN.finditer(text, begin):
+        word = token.group()
+        if word in "{[":
+            open_ones.append(set())
+            if len(open_ones) > MAX_DEPTH:
+                return f"it is nested more than {MAX_DEPTH} deep", token.start()
+        elif word in "}]":
+            open_ones.pop()
+            if not open_ones:
+                return None
+        elif word == ":" and text_before is not None:
+            key = json.loads(text_before.group())
+            if key in open_ones[-1]:
+                return f"the key {key!r} comes twice in one object", text_before.start()
+            open_ones[-1].add(key)
+        elif why := _number_fault(word):
+            return why, token.start()
+        text_before = token if word.startswith('"') else None
+    return None
+
+
+def _number_fault(word: str) -> str | None:
+    if word in ("NaN", "Infinity", "-Infinity"):
+        return f"{word} is no number of JSON"
+    digits = word.removeprefix("-")
+    if digits.isdigit():
+        most = sys.get_int_max_str_digits()
+        return f"a number of {len(digits)} digits is too large" if 0 < most < len(digits) else None
+    if digits[:1].isdigit() and math.isinf(float(word)):
+        return f"the number {word} is too large"
+    return None
