@@ -263,6 +263,20 @@ def test_the_last_and_the_best_are_kept(tmp_path):
     np.testing.assert_array_equal(found["w"], [2.0, 2.0])
 
 
+def test_what_is_best_is_said_by_records_that_are_verified(tmp_path):
+    """One digit of a validation loss changed: no other step is taken in its place."""
+    with Saver(tmp_path, config={}, keep_last=2) as saver:
+        for step, loss in {1: 1.25, 2: 3.0}.items():
+            saver.save(step, {"w": jnp.ones(2)}, {"validation": loss})
+    record = tmp_path / "1" / "checkpoint.json"
+    record.write_text(record.read_text().replace("1.25", "4.25"))
+    with pytest.raises(DamagedError, match=r"1: the file checkpoint.json is damaged"):
+        best_step(tmp_path)
+    with Saver(tmp_path, config={}, keep_last=1) as saver:
+        saver.save(3, {"w": jnp.ones(2)}, {"validation": 5.0})
+    assert checkpoint_steps(tmp_path) == [1, 2, 3]  # 1 may have been the best: it is kept
+
+
 def test_saving_does_not_wait_and_survives_donation(tmp_path, monkeypatch):
     """The thread is held until the state was given away and written over."""
     release, begun = threading.Event(), threading.Event()

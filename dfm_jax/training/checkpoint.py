@@ -25,6 +25,7 @@ from dfm_jax.training.digests import (
     CheckpointError,
     DamagedError,
     check_folder,
+    check_listed,
     described,
     force_to_disk,
     host_leaves,
@@ -114,6 +115,19 @@ def read_record(folder: Path) -> Record:
         record = read_json(folder / RECORD)
         return Record(**record, sha256=digest)
     except (OSError, ValueError, TypeError) as error:
+        raise DamagedError(f"{folder}: {RECORD} is not as this version writes it.") from error
+
+
+def read_evaluated(folder: Path) -> dict[str, float]:
+    """The metrics that a checkpoint was saved with, verified; its arrays are not read.
+
+    Raises:
+        DamagedError: if the record is not as it was written.
+    """
+    check_listed(folder, RECORD)
+    try:
+        return dict(read_json(folder / RECORD)["metrics"])
+    except (ValueError, KeyError, TypeError) as error:
         raise DamagedError(f"{folder}: {RECORD} is not as this version writes it.") from error
 
 

@@ -52,25 +52,46 @@ def check_folder(folder: Path) -> str:
     """
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: there is no checkpoint.")
+    text, expected = _listed(folder)
+    found = set(_files(folder))
+    for name, digest in expected.items():
+        if name not in found:
+            raise DamagedError(f"{folder}: the file {name} is missing.")
+        _check_digest(folder, name, digest)
+    for name in sorted(found - set(expected)):
+        raise DamagedError(f"{folder}: the file {name} is not in {SUMS}.")
+    return hashlib.sha256(text).hexdigest()
+
+
+def check_listed(folder: Path, name: str) -> None:
+    """One file is as it was sealed; the others, which may be large, are not read.
+
+    Raises:
+        DamagedError: if it is not, or is not in the list.
+    """
+    _, expected = _listed(folder)
+    if name not in expected or not (folder / name).is_file():
+        raise DamagedError(f"{folder}: the file {name} is missing.")
+    _check_digest(folder, name, expected[name])
+
+
+def _listed(folder: Path) -> tuple[bytes, dict[str, str]]:
+    """The text of `SHA256SUMS`, and the digest of each file by its name."""
     if not (folder / SUMS).is_file():
         raise DamagedError(f"{folder}: {SUMS} is missing; the checkpoint was never finished.")
     text = (folder / SUMS).read_bytes()
     lines = list(_LINE.finditer(text))
     if b"".join(line.group(0) for line in lines) != text or not lines:
         raise DamagedError(f"{folder}: {SUMS} is damaged; a line of it is none.")
-    expected = {os.fsdecode(line.group(2)): line.group(1).decode() for line in lines}
-    found = set(_files(folder))
-    for name, digest in expected.items():
-        if name not in found:
-            raise DamagedError(f"{folder}: the file {name} is missing.")
-        if (actual := _digest(folder / name)) != digest:
-            raise DamagedError(
-                f"{folder}: the file {name} is damaged; its SHA-256 should be {digest[:16]}…, and "
-                f"is {actual[:16]}… ({(folder / name).stat().st_size:,} bytes)."
-            )
-    for name in sorted(found - set(expected)):
-        raise DamagedError(f"{folder}: the file {name} is not in {SUMS}.")
-    return hashlib.sha256(text).hexdigest()
+    return text, {os.fsdecode(line.group(2)): line.group(1).decode() for line in lines}
+
+
+def _check_digest(folder: Path, name: str, digest: str) -> None:
+    if (actual := _digest(folder / name)) != digest:
+        raise DamagedError(
+            f"{folder}: the file {name} is damaged; its SHA-256 should be {digest[:16]}…, and "
+            f"is {actual[:16]}… ({(folder / name).stat().st_size:,} bytes)."
+        )
 
 
 def described(array: np.ndarray) -> dict[str, Any]:

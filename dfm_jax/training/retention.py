@@ -16,13 +16,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dfm_jax.checks import check_count
-from dfm_jax.json_text import read_json
 from dfm_jax.training.checkpoint import (
     DELETING,
-    RECORD,
     WRITING,
     leaf_records,
     read_checkpoint,
+    read_evaluated,
     write_leaves,
 )
 from dfm_jax.training.digests import CheckpointError, DamagedError, host_leaves
@@ -47,10 +46,15 @@ def checkpoint_steps(folder: Path) -> list[int]:
 
 
 def best_step(folder: Path) -> int | None:
-    """The step of the lowest validation loss, the first of equals; None if none was evaluated."""
+    """The step of the lowest validation loss, the first of equals; None if none was evaluated.
+
+    Every record is verified first: one that is damaged may have been the best.
+
+    Raises:
+        DamagedError: if a record is not as it was written.
+    """
     losses = {step: _validation(folder / str(step)) for step in checkpoint_steps(folder)}
-    known = {step: loss for step, loss in losses.items() if loss is not None}
-    return min(known, key=lambda step: known[step]) if known else None
+    return _lowest(losses)
 
 
 def resume(folder: Path, template: Any, config: dict[str, Any]) -> Resumed | None:
@@ -163,17 +167,24 @@ class Saver:
         path = self.folder / str(step)
         write_leaves(path, leaves, kinds, step=step, config=self.config, metrics=metrics)
         steps = checkpoint_steps(self.folder)
-        for old in set(steps[: -self.keep_last]) - {best_step(self.folder)}:
+        losses: dict[int, float | None] = {}
+        for known in steps:
+            with contextlib.suppress(DamagedError):  # whoever reads it will say so
+                losses[known] = _validation(self.folder / str(known))
+        # What is damaged cannot be judged, so it is kept.
+        for old in (set(steps[: -self.keep_last]) & losses.keys()) - {_lowest(losses)}:
             # A name of its own first: a folder that is half deleted must not look like a whole one.
             doomed = (self.folder / str(old)).rename(self.folder / f"{old}{DELETING}")
             shutil.rmtree(doomed)
 
 
 def _validation(folder: Path) -> float | None:
-    try:
-        return read_json(folder / RECORD)["metrics"].get(BEST)
-    except (OSError, ValueError, KeyError, AttributeError):
-        return None  # damaged; whoever reads it will say so
+    return read_evaluated(folder).get(BEST)
+
+
+def _lowest(losses: dict[int, float | None]) -> int | None:
+    known = {step: loss for step, loss in losses.items() if loss is not None}
+    return min(known, key=lambda step: known[step]) if known else None
 
 
 def _set_aside(path: Path) -> Path:
