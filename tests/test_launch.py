@@ -304,11 +304,59 @@ def test_an_array_says_what_it_asks_for():
         ({"hosts": 0}, "`hosts` must be at least 1; it is 0"),
         ({"time": "4 hours"}, "`time` must be one word"),
         ({"lines": ("account=a",)}, "`lines` must be options of sbatch"),
+        ({"lines": ("--account=a\rb",)}, "`lines` must be one line of printable characters"),
+        ({"setup": ("true\rtrue",)}, "`setup` must be one line of printable characters"),
     ],
 )
 def test_what_sbatch_would_not_understand_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
         Allocation(**options)
+
+
+# A name that is two lines to bash, to sbatch, or to some reader of YAML; or that is no Unicode.
+TWO_LINES = ["a\ntrue", "a\rb", "a\x85b", "a\u2028b", "a\u2029b", "a\x0bb", "a\x7fb", "a\udc80b"]
+
+
+@pytest.mark.parametrize("name", TWO_LINES, ids=ascii)
+def test_a_name_of_two_lines_is_refused_by_every_writer(name):
+    """Before, `mkdir $'a\\ntrue'` as the folder of a run made a line of the script of its own."""
+    message = "must be one line of printable characters"
+    for job in (
+        Job("expert_000", ("train", "--run", name), Path("run")),
+        Job("expert_000", ("train",), Path("runs") / name),
+        Job(name, ("train",), Path("run")),
+    ):
+        with pytest.raises(ValueError, match=message):
+            slurm_text([job], Path("run"), Allocation(), folder=Path("there"))
+        with pytest.raises(ValueError, match=message):
+            jobset_text([job], Pods(image="i"))
+    for run, folder in ((Path(name), Path("there")), (Path("run"), Path("there") / name)):
+        with pytest.raises(ValueError, match=message):
+            slurm_text(ODD, run, Allocation(), folder=folder)
+    with pytest.raises(ValueError, match=message):
+        Pods(image=name)
+    with pytest.raises(ValueError, match=message):
+        Allocation(python=name)
+
+
+@pytest.mark.parametrize("name", ["run_%j", "run_%", "a\\b"])
+def test_what_slurm_replaces_in_the_path_of_a_log_is_refused(name):
+    for run, folder in ((Path(name), Path("there")), (Path("run"), Path("there") / name)):
+        with pytest.raises(ValueError, match=r"must be without % and .*, which SLURM replaces"):
+            slurm_text(ODD, run, Allocation(), folder=folder)
+
+
+@pytest.mark.parametrize("name", ["a b", "it's", '"$HOME"', "`true`; #", "-x", "é ─", "$(true)"])
+def test_any_other_name_is_quoted(name, tmp_path):
+    """bash reads the name again from the script: nothing of it is executed."""
+    job = Job("expert_000", ("train", "--run", name), Path(name) / "expert_000")
+    text = slurm_text([job], Path(name), Allocation(), folder=tmp_path)
+    head, body = text.split('case "$SLURM_ARRAY_TASK_ID" in', maxsplit=1)
+    assert all(line.startswith("#") for line in head.strip().splitlines())
+    body = f'case "0" in{body.partition("esac")[0]}esac\nprintf "%s|" "$folder" "${{job[@]}}"\n'
+    subprocess.run(["bash", "-n"], input=text, text=True, check=True)
+    done = subprocess.run(["bash"], input=body, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{name}/expert_000|train|--run|{name}|"
 
 
 def cluster(folder: Path) -> None:
@@ -413,6 +461,8 @@ def test_yaml_is_read_back_as_it_was():
         "a": [1, True, None, "yes", "1", "", "x: y", "é ─", "- z", "#"],
         "b/c.d": {"e": [{"f": [["g"], {}], "h": "i"}, []], "j": 'case\n  "x"\n\n  y: 1\n'},
         "on": "a\nb",
+        "no line breaks": ["a\x85b", "a\u2028b\n", "a\rb", "\x7f\u00a0", "\ufeff", "🙂\u200d"],
+        "no plain blocks": ["  a\nb\n", "a\n\n", "\na\n", "\n", "a\t\n", " \n", "a\n \nb\n"],
     }
     assert loaded(yaml_text(value)) == [value]
 
@@ -518,11 +568,37 @@ def test_jobs_that_span_hosts_are_a_jobset_each():
         ({"mount": "data"}, "`mount` must be absolute"),
         ({"tpus": 0}, "`tpus` must be at least 1; it is 0"),
         ({"topology": "2x2"}, "`accelerator` and `topology` must be given together"),
+        ({"claim": "My data"}, "`claim` must be a name that Kubernetes takes"),
+        ({"accelerator": "a" * 64, "topology": "2x2"}, "`accelerator` must be a name"),
+        ({"python": "i\nj"}, "`python` must be one line of printable characters"),
     ],
 )
 def test_what_kubernetes_would_not_take_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
         Pods(image="i", **options)
+
+
+def test_names_of_pods_are_labels_of_at_most_63_characters():
+    """NAME-expert_000-jobs-0-3-abcde: 27 characters beside the name of the JobSet."""
+    name = "a" * (63 - len("-expert-000-jobs-0-3-abcde"))
+    (made,) = loaded(jobset_text(ODD[:1], Pods(image="i", hosts=4, name=name)))
+    assert made["metadata"]["name"] == f"{name}-expert-000"
+    with pytest.raises(ValueError, match=r"a pod must have at most 63 characters.*\(64\)"):
+        jobset_text(ODD[:1], Pods(image="i", hosts=4, name=f"{name}a"))
+    with pytest.raises(ValueError, match=r"a pod must have at most 63 characters.*\(64\)"):
+        jobset_text(ODD[:1], Pods(image="i", hosts=11, name=name))
+    jobset_text(ODD[:1], Pods(image="i", name="a" * 40))  # one JobSet for all of them
+    strange = [Job("Expert+1", ("train",), Path("run"))]
+    with pytest.raises(ValueError, match="a JobSet's name must be of small letters"):
+        jobset_text(strange, Pods(image="i", hosts=4))
+
+
+@pytest.mark.parametrize("word", ["a$$b", "$(JOB_COMPLETION_INDEX)"])
+def test_what_kubernetes_replaces_in_a_command_is_refused(word):
+    job = Job("expert_000", ("train", "--run", word), Path("run"))
+    with pytest.raises(ValueError, match="which Kubernetes replaces in a command"):
+        jobset_text([job], Pods(image="i"))
+    slurm_text([job], Path("run"), Allocation(), folder=Path("there"))
 
 
 # ── the command line ────────────────────────────────────────────────────────────────────────────

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from dfm_jax.data.packages import PACKAGES, DataPackage
 
 _CORE = ("jax", "jaxlib", "numpy", "flax", "optax", "orbax-checkpoint", "chex", "jaxtyping")
 _TERMS = 4096  # of the contraction whose error is measured
+_HERE = Path(__file__).parents[2]  # of a checkout the root, of an installed wheel site-packages
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,9 +48,10 @@ class Doctor:
         for line in wrong:
             print(line, file=sys.stderr)
         if absent:
-            targets = " ".join(dict.fromkeys(package.target for package in absent))
+            commands = "`, `".join(dict.fromkeys(map(_command, absent)))
             names = ", ".join(package.name for package in absent)
-            print(f"not installed: {names}. What needs them says so; `make {targets}` brings them.")
+            verb = "bring" if "`, `" in commands else "brings"
+            print(f"not installed: {names}. What needs them says so; `{commands}` {verb} them.")
         verdict = "is missing or of another version" if wrong else "is here"
         print(
             f"What the package itself needs {verdict}. Next: python -m dfm_jax verify --labels D4"
@@ -100,8 +103,28 @@ def _on_cpu(x: np.ndarray) -> jax.Array:
 def _data_line(package: DataPackage) -> str:
     version = _version(package.name)
     if version is None:
-        return f"✗ {package.name:<34}{package.brings}: make {package.target}"
+        return f"✗ {package.name:<34}{package.brings}: {_command(package)}"
     return f"✓ {package.name:<34}{package.brings} ({version})"
+
+
+def _command(package: DataPackage) -> str:
+    """What installs it: `make` in a checkout; beside an installed wheel there is no Makefile."""
+    if _is_checkout():
+        return f"make {package.target}"
+    asked = metadata.requires("dfm_jax") or ()
+    for extra in ("data", "hf"):
+        of_it = [line for line in asked if re.search(f"extra == ['\"]{extra}['\"]", line)]
+        if any(_name(line) == package.name for line in of_it):
+            return f"pip install 'dfm_jax[{extra}]'"
+    return f"pip install --no-deps {package.name}"  # what it asks for is heavy, and unused here
+
+
+def _is_checkout() -> bool:
+    return (_HERE / "Makefile").is_file() and (_HERE / "pyproject.toml").is_file()
+
+
+def _name(requirement: str) -> str:
+    return re.split(r"[<>=!~ ;\[]", requirement, maxsplit=1)[0]
 
 
 def _unmet() -> Iterator[str]:
@@ -109,11 +132,12 @@ def _unmet() -> Iterator[str]:
     for requirement in metadata.requires("dfm_jax") or ():
         if "extra ==" in requirement:
             continue
-        name = re.split(r"[<>=!~ ;\[]", requirement, maxsplit=1)[0]
+        name = _name(requirement)
         version = _version(name)
         bounds = re.findall(r"(>=|<)([\d.]+)", requirement)
         if version is None or not all(_within(version, *bound) for bound in bounds):
-            yield f"`{requirement}` is asked for; here is {version or 'none'}: run `make install`."
+            command = "make install" if _is_checkout() else "pip install --upgrade dfm_jax"
+            yield f"`{requirement}` is asked for; here is {version or 'none'}: run `{command}`."
 
 
 def _within(version: str, relation: str, bound: str) -> bool:

@@ -12,11 +12,16 @@ from typing import Any
 
 from dfm_jax.checks import check_count, require
 from dfm_jax.launch.jobs import Job
+from dfm_jax.launch.one_line import check_job_lines, check_line
 from dfm_jax.launch.yaml_text import yaml_text
 from dfm_jax.training.stopping import ExitStatus
 
 _API = "jobset.x-k8s.io/v1alpha2"
 _PART, _CONTAINER, _PORT = "jobs", "main", 55527
+_LONGEST = 63  # characters of a DNS label, which the name of a pod is
+_DRAWN = "-abcde"  # stands for the five characters that Kubernetes draws for a pod
+_LABEL = r"[A-Za-z0-9]([\w.-]{,61}[A-Za-z0-9])?"  # the value of a label
+_OBJECT = r"[a-z0-9]([a-z0-9.-]{,251}[a-z0-9])?"  # the name of an object
 _FINAL = [int(ExitStatus.BAD_INPUT), int(ExitStatus.NON_FINITE)]
 
 
@@ -52,14 +57,29 @@ class Pods:
         )
         require(short, rule, repr(self.name))
         require(self.mount.startswith("/"), "`mount` must be absolute", repr(self.mount))
+        for name in ("image", "mount", "cpus", "memory", "python"):
+            check_line(name, getattr(self, name) or "")
+        for name, form in (("claim", _OBJECT), ("accelerator", _LABEL), ("topology", _LABEL)):
+            value = getattr(self, name)
+            fits = value is None or re.fullmatch(form, value, flags=re.ASCII) is not None
+            require(fits, f"`{name}` must be a name that Kubernetes takes", repr(value))
         both = (self.accelerator is None) == (self.topology is None)
         rule = "`accelerator` and `topology` must be given together"
         require(both, rule, f"{self.accelerator!r} and {self.topology!r}")
 
 
 def jobset_text(jobs: Sequence[Job], pods: Pods) -> str:
-    """The YAML of the JobSet; of a JobSet for each job, if these span hosts."""
+    """The YAML of the JobSet; of a JobSet for each job, if these span hosts.
+
+    Raises:
+        ValueError: if there is no job, a word would reach its command changed, or a name is too
+            long or not of the letters that Kubernetes takes.
+    """
     require(bool(jobs), "`jobs` must hold one", len(jobs))
+    check_job_lines(jobs)
+    for word in (pods.python, *(word for job in jobs for word in job.arguments)):
+        rule = "`arguments` must be without $$ and $(, which Kubernetes replaces in a command"
+        require("$$" not in word and "$(" not in word, rule, word)
     if pods.hosts == 1:
         return yaml_text(_independent(jobs, pods))
     return "---\n".join(yaml_text(_spanning(job, pods)) for job in jobs)
@@ -119,6 +139,11 @@ def _spanning(job: Job, pods: Pods) -> dict[str, Any]:
 
 
 def _jobset(name: str, policy: dict[str, Any], job: dict[str, Any]) -> dict[str, Any]:
+    plain = re.fullmatch(r"[a-z]([a-z0-9-]*[a-z0-9])?", name) is not None
+    require(plain, "a JobSet's name must be of small letters, digits and dashes", name)
+    pod = f"{name}-{_PART}-0-{job['completions'] - 1}{_DRAWN}"
+    rule = f"the name of a pod must have at most {_LONGEST} characters; give a shorter `name`"
+    require(len(pod) <= _LONGEST, rule, f"{pod} ({len(pod)})")
     part = {"name": _PART, "replicas": 1, "template": {"spec": job}}
     spec = {"network": {"enableDNSHostnames": True}, **policy, "replicatedJobs": [part]}
     return {"apiVersion": _API, "kind": "JobSet", "metadata": {"name": name}, "spec": spec}

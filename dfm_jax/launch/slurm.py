@@ -8,6 +8,7 @@ from pathlib import Path
 
 from dfm_jax.checks import check_count, require
 from dfm_jax.launch.jobs import Job
+from dfm_jax.launch.one_line import check_job_lines, check_line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +38,13 @@ class Allocation:
             plain = value is None or re.fullmatch(r"[\w.,:+-]+", value) is not None
             require(plain, f"`{name}` must be one word", repr(value))
         for line in self.lines:
-            good = line.startswith("-") and "\n" not in line
-            require(good, "`lines` must be options of sbatch, as --account=a", repr(line))
+            check_line("lines", line)
+            rule = "`lines` must be options of sbatch, as --account=a"
+            require(line.startswith("-"), rule, repr(line))
+        check_line("python", self.python)
+        for command in self.setup:  # shell of the user's own: several lines if they like
+            for line in command.replace("\t", " ").split("\n"):
+                check_line("setup", line)
 
 
 def slurm_text(jobs: Sequence[Job], run: Path, allocation: Allocation, *, folder: Path) -> str:
@@ -57,8 +63,17 @@ def slurm_text(jobs: Sequence[Job], run: Path, allocation: Allocation, *, folder
         run: the folder of the run; `logs/slurm_0.log` and so on come there.
         allocation: what each task asks for.
         folder: where the commands run: what relative paths are relative to.
+
+    Raises:
+        ValueError: if there is no job, or a name would be read otherwise than it is written.
     """
     require(bool(jobs), "`jobs` must hold one", len(jobs))
+    check_job_lines(jobs)
+    for name, path in (("run", str(run)), ("folder", str(folder))):
+        check_line(name, path)
+        # %j and its like stand for something in the path of a log; a backslash switches %a off.
+        rule = f"`{name}` must be without % and \\, which SLURM replaces in the paths of logs"
+        require(not set(path) & set("%\\"), rule, path)
     limit = "" if allocation.at_once is None else f"%{allocation.at_once}"
     options = {
         "job-name": allocation.name,
@@ -108,7 +123,7 @@ case "$SLURM_ARRAY_TASK_ID" in
   *) echo "no job has the number $SLURM_ARRAY_TASK_ID" >&2; exit 2 ;;
 esac
 
-last_step() {{ ls "$folder" 2>/dev/null | grep -E '^[0-9]+$' | sort -n | tail -n 1; }}
+last_step() {{ ls -- "$folder" 2>/dev/null | grep -E '^[0-9]+$' | sort -n | tail -n 1; }}
 task="${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID"
 # Not while SLURM ends or moves the task itself: then it signals the command too, and requeues.
 running() {{ [ "$(squeue --noheader --jobs "$task" --format %T)" != COMPLETING ]; }}

@@ -31,13 +31,24 @@ def _is_block(value: Any) -> bool:
 def _entry(value: Any, indent: int) -> str:
     if _is_block(value):
         return "\n" + yaml_text(value, indent + 2)
-    if isinstance(value, str) and value.endswith("\n"):
+    if isinstance(value, str) and _is_literal(value):
         pad = " " * (indent + 2)
         return " |\n" + "".join(f"{pad}{line}\n" for line in value[:-1].split("\n"))
     return f" {_scalar(value)}\n"
 
 
+def _is_literal(text: str) -> bool:
+    """A literal block says it as it is: ended by one line break, its first line not indented."""
+    lines = text.split("\n")
+    whole = len(lines) > 1 and lines[-1] == "" and lines[0] != "" and lines[-2] != ""
+    return whole and not text.startswith(" ") and all(line.isprintable() for line in lines)
+
+
 def _scalar(value: Any) -> str:
     """Whatever JSON writes is YAML; a plain word need not be quoted."""
-    plain = isinstance(value, str) and _PLAIN.fullmatch(value) and value.lower() not in _WORDS
-    return value if plain else json.dumps(value, ensure_ascii=False)
+    if not isinstance(value, str):
+        return json.dumps(value)
+    if _PLAIN.fullmatch(value) and value.lower() not in _WORDS:
+        return value
+    quoted = json.dumps(value, ensure_ascii=False)  # which leaves DEL, U+0085, U+2028 as they are
+    return "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in quoted)
