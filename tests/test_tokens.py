@@ -75,12 +75,12 @@ def test_a_row_without_text_is_named_by_its_line(tmp_path, row):
 
 def test_what_cannot_be_read_is_refused(tmp_path):
     (tmp_path / "bad.txt").write_bytes(b"\xff\xfe")
-    with pytest.raises(ValueError, match=r"bad.txt must be UTF-8; it is not"):
+    with pytest.raises(ValueError, match=r"bad.txt must be text in UTF-8; it is not"):
         read_texts(tmp_path)
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"`data` must hold a file; the number in .* it is 0"):
         read_texts(tmp_path / "empty")
-    with pytest.raises(ValueError, match=r"bad.txt must be UTF-8"):
+    with pytest.raises(ValueError, match=r"bad.txt must be text in UTF-8"):
         read_texts(tmp_path / "bad.txt")
     with pytest.raises(ValueError, match="`data` must be a folder or a file"):
         read_texts(tmp_path / "nowhere")

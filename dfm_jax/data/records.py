@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from dfm_jax.data.folders import file_digest
+from dfm_jax.data.listing import documents_in, files_in
 from dfm_jax.json_text import parse_json, parse_json_at
 
 _CHUNK = 1 << 20  # characters of an array that are read at once, at least
@@ -38,12 +39,12 @@ def read_records(path: Path | str) -> Iterator[Record]:
     written anew on one line: `json.dumps(element, ensure_ascii=False)`, or with `ensure_ascii` if
     a string holds half a surrogate pair.
 
-    A folder gives a row for each file in it, however deep, hidden ones too, sorted by their paths:
+    A folder gives a row for each of `files_in` it, in their order:
     `{"id": PATH, "conversations": [{"from": "document", "value": TEXT}]}`.
 
     Raises:
         ValueError: if there is no row, a row is not a JSON object without repeated keys, or a file
-            of a folder is not UTF-8; it names the file and the line.
+            of a folder cannot be read or is not UTF-8; it names the file and the line.
     """
     path = Path(path)
     if not path.is_file() and not path.is_dir():
@@ -118,7 +119,7 @@ def input_digest(path: Path) -> str:
     if not path.is_dir():
         return file_digest(path)
     whole = hashlib.sha256()
-    for name, file in _files_in(path):
+    for name, file in files_in(path):
         whole.update(json.dumps([name, file_digest(file)]).encode())
     return whole.hexdigest()
 
@@ -226,18 +227,9 @@ def _one_line(fields: dict) -> bytes:
 
 
 def _of_folder(folder: Path) -> Iterator[Record]:
-    for number, (name, path) in enumerate(_files_in(folder)):
-        try:
-            text = path.read_bytes().decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{path} must be text in UTF-8: {error}.") from error
+    for number, (name, text) in enumerate(documents_in(folder)):
         fields = {"id": name, "conversations": [{"from": _DOCUMENT, "value": text}]}
         yield Record(number, number + 1, _one_line(fields), fields)
-
-
-def _files_in(folder: Path) -> list[tuple[str, Path]]:
-    files = (path for path in folder.rglob("*") if path.is_file())
-    return sorted((path.relative_to(folder).as_posix(), path) for path in files)
 
 
 # ── what is refused ─────────────────────────────────────────────────────────────────────────────

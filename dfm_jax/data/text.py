@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path, PurePosixPath
 
+from dfm_jax.data.listing import files_in
 from dfm_jax.data.packages import MissingDataError, package_files, package_folder
 from dfm_jax.json_text import read_json_lines
 
@@ -148,15 +149,16 @@ def load_folder(folder: Path | str, *, pattern: str = "**/*") -> Corpus:
 
     Args:
         folder: where the files lie.
-        pattern: which of them to read, as `Path.glob` understands it.
+        pattern: which of them to read, see `files_in`.
 
     Raises:
-        ValueError: if `folder` is not a folder, or holds no file that matches.
+        ValueError: if `folder` is not a folder, holds no file that matches, or one that cannot be
+            read.
     """
     folder = Path(os.path.abspath(folder))  # so that "." has a name
     if not folder.is_dir():
         raise ValueError(f"`folder` must be a folder; it is {str(folder)!r}.")
-    files = [path for path in folder.glob(pattern) if path.is_file()]
+    files = [path for _, path in files_in(folder, pattern)]
     if not files:
         raise ValueError(f"`pattern` must match a file in {folder}; it is {pattern!r}.")
     texts, skipped = _read(files, folder)

@@ -6,6 +6,7 @@ FOLDER/manifest.json       what they were made of; the folder is whole or not th
 """
 
 import hashlib
+import os
 import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dfm_jax.data.folders import HashedFile, NewFolder, read_manifest
+from dfm_jax.data.listing import files_in
 from dfm_jax.data.tokens import (
     Tokenizer,
     TokenSet,
@@ -102,11 +104,10 @@ def _map(folder: Path, side: str, dtype: str) -> TokenSet:
 
 def _fingerprint(source: Path) -> str:
     """Of the paths, sizes and times of change of all files."""
-    files = [path for path in source.rglob("*") if path.is_file()] if source.is_dir() else [source]
+    files = files_in(source) if source.is_dir() else [(".", source)]
     digest = hashlib.sha256()
-    for path in sorted(files) if source.exists() else ():
+    for name, path in files if source.exists() else ():
         about = path.stat()
-        digest.update(
-            f"{path.relative_to(source)}\0{about.st_size}\0{about.st_mtime_ns}\n".encode()
-        )
+        name = os.fsencode(name)  # which need not be text
+        digest.update(name + f"\0{about.st_size}\0{about.st_mtime_ns}\n".encode())
     return digest.hexdigest()

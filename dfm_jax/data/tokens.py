@@ -7,12 +7,14 @@ expert and the centre hold out the same.
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from dfm_jax.checks import check_interval, require
+from dfm_jax.data.listing import documents_in, read_document
 from dfm_jax.data.records import Record, read_records
 
 _BLOCK = 1 << 22  # tokens that are looked at together
@@ -86,24 +88,22 @@ def texts_in(path: Path) -> Iterator[str]:
     One at a time: of a folder or of rows no more than one is in memory.
 
     Turns of a conversation are lines `FROM: VALUE`; a `document`, as `partition` writes the files
-    of a folder, is its text. Nothing is left out: what cannot be read is
-    refused.
+    of a folder, is its text. Nothing is left out: what cannot be read is refused, see `files_in`.
 
     Raises:
         ValueError: if there is nothing, or a file is not UTF-8, or a row has no text.
     """
     if path.is_dir():
-        names = sorted(
-            file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()
-        )
-        require(len(names) > 0, f"`data` must hold a file; the number in {path}", len(names))
-        yield from (_decoded(path / name) for name in names)
+        texts = (text for _, text in documents_in(path))
+        first = next(texts, None)
+        require(first is not None, f"`data` must hold a file; the number in {path}", 0)
+        yield from chain([first], texts)
     elif not path.is_file():
         raise ValueError(f"`data` must be a folder or a file; {path} is neither.")
     elif path.suffix in (".jsonl", ".json"):
         yield from (_text_of(path, record) for record in read_records(path))
     else:
-        yield _decoded(path)
+        yield read_document(path)
 
 
 def encode_texts(texts: Sequence[str], tokenizer: Tokenizer) -> TokenSet:
@@ -161,13 +161,6 @@ def split_held_out(texts: Sequence[str], share: float) -> tuple[list[str], list[
         sides[is_held_out(text, share)].append(text)
     check_split(len(sides[0]), len(sides[1]), share)
     return sides
-
-
-def _decoded(path: Path) -> str:
-    try:
-        return path.read_bytes().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} must be UTF-8; it is not: {error}") from error
 
 
 def _text_of(path: Path, record: Record) -> str:

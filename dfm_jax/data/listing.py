@@ -1,0 +1,113 @@
+"""The files of a folder, every one of them or a refusal: the one listing of the package."""
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+_SHOWN = 5  # of what cannot be read
+_REFUSED = (errno.EACCES, errno.EPERM, errno.ELOOP)  # other errors may pass, and are their own
+
+
+def files_in(folder: Path, pattern: str = "**/*") -> list[tuple[str, Path]]:
+    """The files of a folder, however deep, hidden ones too: (path inside it, with /; path), sorted.
+
+    Links are followed, to files and to folders; what two names lead to is there twice.
+
+    Args:
+        folder: where to look; may be a link.
+        pattern: which of them, as `Path.glob` understands it, `**` for any number of folders. What
+            it cannot match is not looked at.
+
+    Raises:
+        ValueError: naming what it would have to leave out: a folder that cannot be read, a link
+            that leads nowhere or back to a folder that it lies in, a pipe, a socket, a device.
+    """
+    wanted = tuple(pattern.split("/"))
+    found: list[tuple[str, Path]] = []
+    faults: list[str] = []
+    waiting: list[tuple[Path, tuple[str, ...], tuple[tuple[int, int], ...]]] = [(folder, (), ())]
+    while waiting:
+        path, parts, above = waiting.pop()
+        try:
+            here = _identity(path)
+            if here in above:
+                faults.append(f"{path} leads back to a folder that it lies in")
+                continue
+            with os.scandir(path) as entries:
+                names = sorted(entry.name for entry in entries)
+        except OSError as error:
+            if error.errno not in _REFUSED:
+                raise
+            faults.append(f"{path} cannot be read ({error.strerror})")
+            continue
+        for name in names:
+            inner = (*parts, name)
+            try:
+                kind = stat.S_IFMT((path / name).stat().st_mode)
+            except FileNotFoundError:
+                kind = 0
+            except OSError as error:
+                if error.errno not in _REFUSED:
+                    raise
+                if _may_lie_in(inner, wanted) or _matches(inner, wanted):
+                    faults.append(f"{path / name} cannot be read ({error.strerror})")
+                continue
+            if kind == stat.S_IFDIR:
+                if _may_lie_in(inner, wanted):
+                    waiting.append((path / name, inner, (*above, here)))
+            elif _matches(inner, wanted):
+                if kind == stat.S_IFREG:
+                    found.append(("/".join(inner), path / name))
+                else:
+                    what = "is neither a file nor a folder" if kind else "leads nowhere"
+                    faults.append(f"{path / name} {what}")
+    if faults:
+        more = f"; and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
+        shown = "; ".join(sorted(faults)[:_SHOWN])
+        raise ValueError(f"every file of {folder} must be readable; {shown}{more}.")
+    return sorted(found)
+
+
+def documents_in(folder: Path) -> Iterator[tuple[str, str]]:
+    """The path and the text of each of `files_in`, one at a time.
+
+    Raises:
+        ValueError: as `files_in`; and naming a file that is not UTF-8.
+    """
+    for name, path in files_in(folder):
+        yield name, read_document(path)
+
+
+def read_document(path: Path) -> str:
+    """The text of a file, its ends of lines as they are.
+
+    Raises:
+        ValueError: if it is not UTF-8, naming it.
+    """
+    try:
+        return path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} must be text in UTF-8; it is not: {error}.") from error
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    about = path.stat()
+    return about.st_dev, about.st_ino
+
+
+def _matches(parts: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
+    if not pattern:
+        return not parts
+    if pattern[0] == "**":
+        return any(_matches(parts[i:], pattern[1:]) for i in range(len(parts) + 1))
+    return bool(parts) and fnmatchcase(parts[0], pattern[0]) and _matches(parts[1:], pattern[1:])
+
+
+def _may_lie_in(folder: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
+    """Whether a name inside of `folder` can match."""
+    if not pattern or pattern[0] == "**" or not folder:
+        return bool(pattern)
+    return fnmatchcase(folder[0], pattern[0]) and _may_lie_in(folder[1:], pattern[1:])
