@@ -24,7 +24,7 @@ from dfm_jax.data.features import (
     pixel_features,
     resized_image,
 )
-from dfm_jax.data.packages import pillow
+from dfm_jax.data.pictures import read_picture
 from dfm_jax.models.efficientnet import Params
 from dfm_jax.scoring.answers import exact_match
 from experiments.language_text import byte_pairs
@@ -230,7 +230,7 @@ def _cut(examples: Examples, most: int, seed: int) -> Examples:
 
 
 def _pictures(paths: Sequence[str]) -> list[np.ndarray]:
-    return [np.asarray(pillow().open(path).convert("RGB")) for path in paths]
+    return [read_picture(Path(path)) for path in paths]
 
 
 def _features(

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
 from dfm_jax.data.emoji import CREDIT
-from dfm_jax.data.packages import pillow
+from dfm_jax.data.pictures import read_picture
 from experiments.multimodal_report import JUDGED_GATES, of_arms
 
 Cell = Mapping[str, Any]
@@ -138,4 +138,4 @@ def _words(asked: Mapping[str, Any]) -> str:
 
 
 def _picture(path: str) -> np.ndarray:
-    return np.asarray(pillow().open(path).convert("RGB"))
+    return read_picture(Path(path))

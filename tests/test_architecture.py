@@ -56,6 +56,7 @@ ALLOWED = {
 }
 RESERVED = {"flax": "models", "optax": "training", "orbax": "training"}
 MAX_LINES = 300
+READERS_OF_PICTURES = {"Image.open", "PIL.Image.open", "pillow().open"}
 READERS_OF_JSON = {"json.load", "json.loads", "json.JSONDecoder"}
 FORBIDDEN_NAMES = {"util", "utils", "helper", "helpers", "common", "misc", "manager"}
 
@@ -209,6 +210,15 @@ def reads_json_strictly(source: Source) -> Iterator[str]:
             yield "names are imported from json: dfm_jax.json_text reads"
 
 
+def opens_pictures_at_one_place(source: Source) -> Iterator[str]:
+    """Else each opens them otherwise: 16 bits clipped, not upright, transparent over nothing."""
+    if source.path == "dfm_jax/data/pictures.py":
+        return
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.Attribute) and ast.unparse(node) in READERS_OF_PICTURES:
+            yield f"{ast.unparse(node)}: dfm_jax.data.pictures opens"
+
+
 def pins_one_version_a_line(source: Source) -> Iterator[str]:
     for line in source.text.splitlines():
         if not re.fullmatch(r"[A-Za-z0-9_.-]+==[^ ]+", line):
@@ -263,6 +273,7 @@ READS = {
     functions_are_named_after_what_they_return: is_python,
     array_signatures_are_typed: in_mathematics,
     reads_json_strictly: in_package,
+    opens_pictures_at_one_place: lambda path: is_python(path) and not path.startswith("tests/"),
     pins_one_version_a_line: lambda path: path == "constraints.txt",
     names_no_machine: lambda path: True,
 }
@@ -360,6 +371,10 @@ BAD = {
     "a second reader of JSON": (
         reads_json_strictly,
         Source("dfm_jax/data/text.py", "import json\nrows = json.loads(text)"),
+    ),
+    "a second reader of pictures": (
+        opens_pictures_at_one_place,
+        Source("experiments/a.py", "import PIL.Image\npicture = PIL.Image.open(path)"),
     ),
     "a range of versions": (
         pins_one_version_a_line,

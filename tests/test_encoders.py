@@ -160,17 +160,23 @@ def test_a_row_of_several_images_has_the_mean_of_their_features(photos, monkeypa
 
 
 def test_pictures_of_any_kind_are_read_as_rgb(photos):
-    grey = Image.fromarray(np.arange(0, 256, dtype=np.uint8).reshape(16, 16))
+    values = np.arange(0, 256, dtype=np.uint8).reshape(16, 16)
+    grey = Image.fromarray(values)
+    deep = Image.fromarray(values.astype(np.uint16) * 257)
+    kinds = {"grey.png": grey, "deep.png": deep, "alpha.png": grey.convert("LA")}
     palette = grey.convert("P")
-    palette.info["transparency"] = b"\0\1"
-    kinds = {"grey.png": grey, "palette.png": palette, "alpha.png": grey.convert("LA")}
+    palette.info["transparency"] = b"\0\0"
+    over_white = Image.fromarray(np.where(values < 2, 255, values).astype(np.uint8))
+    kinds |= {"palette.png": palette, "white.png": over_white}
     for name, image in kinds.items():
         image.save(photos / "photos" / name)
     write_rows(photos, [row_of(n) | {"image": name} for n, name in enumerate(kinds)])
     source = Source(encoder="efficientnet", images=photos / "photos")
-    found = encoded_rows(photos / "rows.jsonl", source, num_rows=3)
+    found = encoded_rows(photos / "rows.jsonl", source, num_rows=5)
     assert found.reasons == {}
-    np.testing.assert_allclose(found.features, found.features[:1].repeat(3, axis=0), atol=0.01)
+    same = found.features[[0, 0, 0, 4, 4]]
+    np.testing.assert_allclose(found.features, same, atol=0.01)
+    assert (abs(same[0] - same[4]) > 0.01).any()
 
 
 OUTSIDE = ["../a.png", "deep/../../a.png", "/a.png", "deep/..", ".", "a\0.png", 3, ["a", None], {}]

@@ -14,6 +14,7 @@ from jaxtyping import UInt8
 
 from dfm_jax.checks import check_count, require
 from dfm_jax.data.packages import MissingDataError, package_files, package_folder, pillow
+from dfm_jax.data.pictures import read_rgba
 from dfm_jax.json_text import read_json
 from dfm_jax.types import typed
 
@@ -209,5 +210,4 @@ def _file_names(code: str) -> tuple[str, ...]:
 @cache
 def _picture(path: Path) -> "Image":
     """Most files have a palette: as RGBA they can be resized and laid over a background."""
-    with pillow().open(path) as file:
-        return file.convert("RGBA")
+    return read_rgba(path)

@@ -5,9 +5,7 @@ feature that it does not have. Rows are read one by one; what is held is their f
 """
 
 import hashlib
-import io
 import json
-import re
 from array import array
 from collections.abc import Iterator
 from itertools import islice
@@ -34,6 +32,7 @@ from dfm_jax.data.features import (
 )
 from dfm_jax.data.folders import file_digest
 from dfm_jax.data.packages import package_folder
+from dfm_jax.data.pictures import READING, decoded_picture
 from dfm_jax.data.records import Record, context_text, read_records
 
 ENCODERS = ("efficientnet", "tfidf")
@@ -158,7 +157,7 @@ def _image_rows(input: Path, folder: Path, cache: Path | None, num_rows: int) ->
         if sum(map(len, waiting)) >= _IMAGES:
             encode()
     encode()
-    about = {"encoder": "efficientnet", "hash": image_encoder_hash(params)}
+    about = {"encoder": "efficientnet", "hash": image_encoder_hash(params), "read": READING}
     return EncodedRows(
         features[: len(rows)],
         np.array(rows, np.int64),
@@ -213,19 +212,10 @@ def _content(path: Path) -> bytes | None:
 
 def _opened(content: bytes) -> np.ndarray | str:
     """The image as the encoder sees it, or what is wrong with it."""
-    from PIL import Image
-
     try:
-        with Image.open(io.BytesIO(content)) as image:
-            if "transparency" in image.info:  # to be dropped, as any alpha
-                image = image.convert("RGBA")
-            return resized_image(np.asarray(image.convert("RGB")))
-    except MemoryError:
-        raise
-    except Exception as error:  # a damaged file can fail anywhere, as anything
-        # Without the address of the object that it names: a second run says the same.
-        said = re.sub(r" <[^>]* at 0x[^>]*>", "", str(error))
-        return said or type(error).__name__
+        return resized_image(decoded_picture(content))
+    except ValueError as error:
+        return str(error)
 
 
 def _add(whole: "hashlib._Hash", name: str, content: bytes | None) -> None:

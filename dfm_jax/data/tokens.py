@@ -97,6 +97,7 @@ def texts_in(path: Path) -> Iterator[str]:
         texts = (text for _, text in documents_in(path))
         first = next(texts, None)
         require(first is not None, f"`data` must hold a file; the number in {path}", 0)
+        assert first is not None
         yield from chain([first], texts)
     elif not path.is_file():
         raise ValueError(f"`data` must be a folder or a file; {path} is neither.")

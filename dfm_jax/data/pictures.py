@@ -1,0 +1,157 @@
+"""Pictures from files: one reading of every mode, or a refusal by name.
+
+A picture is as one sees it: upright by its EXIF, over white where it is transparent, 16 bits and
+floating-point numbers scaled to 8 bits and not clipped. Profiles of colour are not applied, but for
+CIELAB, which has no meaning without.
+"""
+
+import io
+import re
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from dfm_jax.data.packages import pillow
+from dfm_jax.types import typed
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+MAX_PIXELS = 89_478_485  # pillow's own limit, above which it only warns
+READING = "upright, over white, 16 bits scaled"  # to be changed whenever a file is read otherwise
+
+_AS_THEY_ARE = {"1", "L", "RGB", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"}
+_WITH_ALPHA = {"LA", "P", "PA", "RGBA", "RGBa"}
+_SIXTEEN = {"I;16", "I;16B", "I;16L", "I;16N"}
+_PREVIEWS = {"MPO"}  # of a camera: the picture, then smaller or other views of it
+_ORIENTATION = 274  # of EXIF; 0 is none, 1 upright
+_TURNS = {
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_270",
+    7: "TRANSVERSE",
+    8: "ROTATE_90",
+}
+_BITS, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # of TIFF
+
+
+@typed
+def read_picture(path: Path) -> UInt8[np.ndarray, "H W 3"]:
+    """The picture that a file holds, red, green and blue.
+
+    Raises:
+        ValueError: naming the file and why it is refused: what pillow cannot read, or cannot read
+            to its end; several pictures in one file; more than `MAX_PIXELS`; numbers whose white
+            is not known.
+        MissingDataError: if pillow is not installed.
+    """
+    return _over_white(_read(path))
+
+
+def read_rgba(path: Path) -> "Image":
+    """The same with its transparency, to be resized and laid over something.
+
+    Raises:
+        ValueError, MissingDataError: as `read_picture`.
+    """
+    return _read(path).convert("RGBA")
+
+
+@typed
+def decoded_picture(content: bytes) -> UInt8[np.ndarray, "H W 3"]:
+    """The same, of the bytes of a file.
+
+    Raises:
+        ValueError: saying why it is refused.
+        MissingDataError: if pillow is not installed.
+    """
+    return _over_white(_upright(content))
+
+
+def _read(path: Path) -> "Image":
+    try:
+        return _upright(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path} must be a picture that can be read; {error}.") from error
+
+
+def _over_white(picture: "Image") -> np.ndarray:
+    if picture.mode != "RGBA":
+        return np.asarray(picture)
+    white = pillow().new("RGB", picture.size, "white")
+    white.paste(picture, mask=picture)
+    return np.asarray(white)
+
+
+def _upright(content: bytes) -> "Image":
+    """The picture in 8 bits, `RGB`, or `RGBA` if it may be transparent."""
+    image_module = pillow()
+    try:
+        with warnings.catch_warnings():  # of a size that is refused below
+            warnings.simplefilter("ignore", image_module.DecompressionBombWarning)
+            opened = image_module.open(io.BytesIO(content))
+        with opened:
+            _check_header(opened)
+            opened.load()  # after which a TIFF is upright, and its orientation gone
+            turned = opened.getexif().get(_ORIENTATION, 1)
+            if turned not in range(9):
+                raise ValueError(f"its orientation must lie in [1, 8]; it is {turned!r}")
+            picture = _in_eight_bits(opened)
+            turn = _TURNS.get(turned)
+            return picture if turn is None else picture.transpose(image_module.Transpose[turn])
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged file can fail anywhere, as anything
+        # Without the address of the object that it names: a second run says the same.
+        said = re.sub(r" <[^>]* at 0x[^>]*>", "", str(error))
+        raise ValueError(said or type(error).__name__) from error
+
+
+def _check_header(picture: "Image") -> None:
+    """Before a pixel is read: nothing is decoded, or run, for a file that is refused."""
+    size = picture.width * picture.height
+    if size > MAX_PIXELS:
+        raise ValueError(f"it has {size:,} pixels, more than {MAX_PIXELS:,}")
+    if picture.format == "EPS":
+        raise ValueError("EPS is a program, and nothing is executed here")
+    count = getattr(picture, "n_frames", 1)
+    if count > 1 and picture.format not in _PREVIEWS:
+        raise ValueError(f"it holds {count} pictures, and which one is meant is not known")
+
+
+def _in_eight_bits(picture: "Image") -> "Image":
+    mode = picture.mode
+    if mode in _AS_THEY_ARE:
+        return picture.convert("RGBA" if "transparency" in picture.info else "RGB")
+    if mode in _WITH_ALPHA:
+        return picture.convert("RGBA")
+    if mode == "La":  # which pillow converts to nothing else
+        return picture.convert("LA").convert("RGBA")
+    tags: Any = getattr(picture, "tag_v2", {})  # of a TIFF
+    if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+        raise ValueError(f"it is of mode {mode}, and its 0 is white")
+    values = np.asarray(picture)
+    if mode in _SIXTEEN or (mode == "I" and picture.format == "PPM"):
+        (bits,) = tags.get(_BITS, (16,))
+        scaled = _scaled(values.astype(np.int64), 2**bits - 1, mode)
+    elif mode == "F":
+        scaled = _scaled(values.astype(np.float64), 1.0, mode)
+    else:
+        raise ValueError(f"it is of mode {mode}, whose white is not known")
+    grey = pillow().fromarray(scaled)
+    if (clear := picture.info.get("transparency")) is not None:
+        grey.putalpha(pillow().fromarray(np.where(values == clear, 0, 255).astype(np.uint8)))
+    return grey.convert("RGB" if clear is None else "RGBA")
+
+
+def _scaled(values: np.ndarray, white: float, mode: str) -> np.ndarray:
+    low, high = values.min(), values.max()
+    if not (low >= 0 and high <= white):
+        rule = f"the values of a picture of mode {mode} must lie in [0, {white:g}]"
+        raise ValueError(f"{rule}; they lie in [{low:g}, {high:g}]")
+    return np.round(values * (255 / white)).astype(np.uint8)
