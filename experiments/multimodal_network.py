@@ -97,6 +97,9 @@ def load_start(checkpoint: str, *, large: bool) -> Start:
         config, params, tokenizer = opened.config, llama_params(opened), read_tokenizer(opened)
     ends = [tokenizer.special[name] for name in _ENDS if name in tokenizer.special]
     require(len(ends) > 0, f"`checkpoint` must have one of {_ENDS}; it has", [*tokenizer.special])
+    rule = "ids of the tokenizer of `checkpoint` must be below the V of its config"
+    shown = f"V = {config.num_tokens} for {tokenizer.num_tokens} ids"
+    require(tokenizer.num_tokens <= config.num_tokens, rule, shown)
     spelling = Spelling(
         lambda text: tokenizer.encode(text).tolist(), tokenizer.decode, ends[0], config.num_tokens
     )

@@ -12,6 +12,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from tokenizers import Tokenizer, models
 
 from dfm_jax import cli
 from dfm_jax.models import transformer
@@ -228,8 +229,14 @@ def test_evaluate_refuses_what_it_cannot_judge(run, data, tmp_path, capsys):
     text = moved.read_text()
     moved.write_text(text + "more")
     assert cli.main(["evaluate", "--run", str(run)]) == 2
-    assert "is no longer what" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "is no longer what" in said
+    assert "; `train_" in said or "; `held_out_" in said
     moved.write_text(text)
+    pieces = tmp_path / "tokenizer.json"
+    pieces.write_text(Tokenizer(models.WordLevel({"a": 0}, unk_token="a")).to_str())
+    assert cli.main(["evaluate", "--run", str(run), "--tokenizer", str(pieces)]) == 2
+    assert "`tokenizer` must be that of the run, bytes; it is sha256:" in capsys.readouterr().err
 
 
 # ── sample ──────────────────────────────────────────────────────────────────────────────────────

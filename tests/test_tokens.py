@@ -28,11 +28,13 @@ def test_documents_lie_behind_one_another():
         assert bytes(tokens.tokens[first:last]).decode() == text
 
 
-def test_the_digest_is_of_tokens_and_offsets():
+def test_the_digest_is_of_tokens_offsets_and_byte_counts():
     pieces = byte_tokenizer()
     digests = [encode_texts(texts, pieces).digest for texts in (["ab", "c"], ["a", "bc"], ["ab"])]
     assert len(set(digests)) == 3
-    assert encode_texts(["ab", "c"], pieces).digest == digests[0]
+    same = encode_texts(["ab", "c"], pieces)
+    assert same.digest == digests[0]
+    assert same._replace(num_bytes=same.num_bytes + 1).digest != digests[0]
 
 
 def test_a_folder_a_file_and_rows(tmp_path):
@@ -124,12 +126,18 @@ def test_they_are_written_once_and_anew_when_what_they_are_made_of_changes(files
 
 def test_damaged_or_half_written_tokens_are_not_used(files):
     digest = mapped(files).train.digest
-    path = files / "tokens" / "train.tokens"
-    content = bytearray(path.read_bytes())
-    content[5] ^= 1
-    path.write_bytes(bytes(content))
-    with pytest.raises(ValueError, match=r"tokens: train.tokens is damaged; take the folder away"):
-        mapped(files)
+    damage = (
+        r"train.tokens is damaged; take the folder away|the SHA-256 of .*train.offsets.npy must"
+    )
+    for name, place in (("train.tokens", 5), ("train.offsets.npy", -1), ("train.offsets.npy", -9)):
+        path = files / "tokens" / name
+        whole = path.read_bytes()
+        content = bytearray(whole)
+        content[place] ^= 1
+        path.write_bytes(bytes(content))
+        with pytest.raises(ValueError, match=damage):
+            mapped(files)
+        path.write_bytes(whole)
     (files / "tokens").rename(files / "tokens.partial")  # as a kill in mid-write leaves it
     assert mapped(files).train.digest == digest
 

@@ -6,27 +6,30 @@ FOLDER/manifest.json       what they were made of; the folder is whole or not th
 """
 
 import hashlib
+import io
 import os
 import shutil
+from itertools import tee
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from dfm_jax.data.folders import HashedFile, NewFolder, read_manifest
+from dfm_jax.data.folders import HashedFile, NewFolder, check_file, read_manifest
 from dfm_jax.data.listing import files_in
 from dfm_jax.data.tokens import (
     Tokenizer,
     TokenSet,
     check_split,
-    encoded,
+    encoded_texts,
     is_held_out,
+    named_texts_in,
     num_bytes,
-    texts_in,
     token_dtype,
 )
 
 _SIDES = ("train", "held_out")
+_FORMAT = 2  # what is of another is written anew
 
 
 class Mapped(NamedTuple):
@@ -55,14 +58,17 @@ def map_tokens(
     Raises:
         ValueError: see `texts_in`, `split_held_out`; if the tokens are damaged.
     """
-    settings = {"tokenizer": name, "share": share, "dtype": np.dtype(token_dtype(tokenizer)).name}
+    dtype = np.dtype(token_dtype(tokenizer)).name
+    settings = {"format": _FORMAT, "tokenizer": name, "share": share, "dtype": dtype}
     inputs = {"files": _fingerprint(source)}
     manifest = read_manifest(folder)
     if manifest is None or manifest["settings"] != settings or manifest["inputs"] != inputs:
         manifest = _write(
             source, folder, tokenizer, share, {"settings": settings, "inputs": inputs}
         )
-    found = Mapped(*(_map(folder, side, settings["dtype"]) for side in _SIDES))
+    for side in _SIDES:
+        check_file(folder, manifest, f"{side}.offsets.npy")
+    found = Mapped(*(_map(folder, side, dtype) for side in _SIDES))
     for side, tokens in zip(_SIDES, found, strict=True):
         if tokens.digest != manifest["digests"][side]:
             raise ValueError(f"{folder}: {side}.tokens is damaged; take the folder away.")
@@ -77,17 +83,20 @@ def _write(
     with NewFolder(folder) as new:
         train, held_out = (HashedFile(new.path / f"{side}.tokens") for side in _SIDES)
         with train, held_out:
-            for text in texts_in(source):
+            documents, encoded = tee(named_texts_in(source))
+            ids_of = encoded_texts(encoded, tokenizer)
+            for (_, text), ids in zip(documents, ids_of, strict=True):
                 held = is_held_out(text, share)
-                ids, table = encoded(text, tokenizer), tables[_SIDES[held]]
+                table = tables[_SIDES[held]]
                 (held_out if held else train).write(ids.astype(dtype, copy=False).tobytes())
                 table.append((table[-1][0] + len(ids), num_bytes(text)))
         check_split(len(tables["train"]) - 1, len(tables["held_out"]) - 1, share)
         digests = {}
         for side, file in zip(_SIDES, (train, held_out), strict=True):
             new.files[file.path.name] = file.hash.hexdigest()
-            with (new.path / f"{side}.offsets.npy").open("wb") as out:
-                np.save(out, np.array(tables[side], np.int64))
+            buffer = io.BytesIO()
+            np.save(buffer, np.array(tables[side], np.int64))
+            new.write(f"{side}.offsets.npy", buffer.getvalue())
             digests[side] = _map(new.path, side, np.dtype(dtype).name).digest
         if folder.exists():
             shutil.rmtree(folder)  # of other files, or another tokenizer

@@ -6,7 +6,7 @@ expert and the centre hold out the same.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
@@ -16,16 +16,11 @@ import numpy as np
 from dfm_jax.checks import check_interval, require
 from dfm_jax.data.listing import documents_in, read_document
 from dfm_jax.data.records import Record, read_records
+from dfm_jax.models.pretrained.lossless import Tokenizer, check_repeats, lossless_ids
+from dfm_jax.models.pretrained.tokenizer import read_tokenizer_json
 
 _BLOCK = 1 << 22  # tokens that are looked at together
-
-
-class Tokenizer(NamedTuple):
-    """Text to ids and back; V ids in all. Ids that mean nothing decode to U+FFFD."""
-
-    encode: Callable[[str], Sequence[int]]
-    decode: Callable[[Sequence[int]], str]
-    num_tokens: int
+_TWICE = 1_000_000  # bytes of a set that are encoded twice, to find a tokenizer that draws
 
 
 class TokenSet(NamedTuple):
@@ -37,9 +32,10 @@ class TokenSet(NamedTuple):
 
     @property
     def digest(self) -> str:
-        """The SHA-256 of tokens and offsets."""
-        content = hashlib.sha256(str(self.tokens.dtype).encode())
-        for part in (self.tokens, self.offsets):
+        """The SHA-256 of all three: a byte count that is wrong makes nats per byte wrong."""
+        content = hashlib.sha256()
+        for part in self:
+            content.update(f"{part.dtype} {len(part)}\n".encode())
             for first in range(0, len(part), _BLOCK):  # they may be mapped from the disk
                 content.update(part[first : first + _BLOCK].tobytes())
         return content.hexdigest()
@@ -55,26 +51,17 @@ def byte_tokenizer() -> Tokenizer:
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
-    """The tokenizer of a `tokenizer.json`; it adds no special token (extra `hf`).
+    """The tokenizer of a `tokenizer.json`, see `read_tokenizer_json` (extra `hf`).
 
     Raises:
         ValueError: if the file is none, or the package `tokenizers` is missing.
     """
     try:
-        from tokenizers import Tokenizer as Pieces
+        return read_tokenizer_json(path)
     except ImportError as error:
         raise ValueError(
             "a tokenizer.json needs the package tokenizers: pip install 'dfm_jax[hf]'."
         ) from error
-    try:
-        pieces = Pieces.from_str(path.read_text(encoding="utf-8"))
-    except Exception as error:  # the package raises bare exceptions
-        raise ValueError(f"`tokenizer` must be a tokenizer.json; {path} is not: {error}") from error
-    return Tokenizer(
-        encode=lambda text: pieces.encode(text, add_special_tokens=False).ids,
-        decode=lambda ids: pieces.decode(list(ids), skip_special_tokens=False),
-        num_tokens=pieces.get_vocab_size(),
-    )
 
 
 def read_texts(path: Path) -> list[str]:
@@ -83,9 +70,15 @@ def read_texts(path: Path) -> list[str]:
 
 
 def texts_in(path: Path) -> Iterator[str]:
+    """The texts of `named_texts_in`."""
+    return (text for _, text in named_texts_in(path))
+
+
+def named_texts_in(path: Path) -> Iterator[tuple[str, str]]:
     """The documents of a folder of text, of rows in a `.jsonl` or `.json` file, or of one file.
 
-    One at a time: of a folder or of rows no more than one is in memory.
+    Each by its name, that of its file or line, and its text. One at a time: of a folder or of rows
+    no more than one is in memory.
 
     Turns of a conversation are lines `FROM: VALUE`; a `document`, as `partition` writes the files
     of a folder, is its text. Nothing is left out: what cannot be read is refused, see `files_in`.
@@ -94,35 +87,72 @@ def texts_in(path: Path) -> Iterator[str]:
         ValueError: if there is nothing, or a file is not UTF-8, or a row has no text.
     """
     if path.is_dir():
-        texts = (text for _, text in documents_in(path))
-        first = next(texts, None)
+        named = ((str(path / name), text) for name, text in documents_in(path))
+        first = next(named, None)
         require(first is not None, f"`data` must hold a file; the number in {path}", 0)
         assert first is not None
-        yield from chain([first], texts)
+        yield from chain([first], named)
     elif not path.is_file():
         raise ValueError(f"`data` must be a folder or a file; {path} is neither.")
     elif path.suffix in (".jsonl", ".json"):
-        yield from (_text_of(path, record) for record in read_records(path))
+        for record in read_records(path):
+            yield f"{path}, line {record.line}", _text_of(path, record)
     else:
-        yield read_document(path)
+        yield str(path), read_document(path)
 
 
-def encode_texts(texts: Sequence[str], tokenizer: Tokenizer) -> TokenSet:
-    """All documents behind one another, in their order; an empty one has no token."""
+def encode_texts(
+    texts: Sequence[str], tokenizer: Tokenizer, *, names: Sequence[str] | None = None
+) -> TokenSet:
+    """All documents behind one another, in their order; an empty one has no token.
+
+    Args:
+        texts: the documents.
+        tokenizer: text to ids.
+        names: of the documents, for refusals; else their numbers, from 0 on.
+
+    Raises:
+        ValueError: if a document cannot be had back from its ids; see `encoded_texts`.
+    """
     dtype = token_dtype(tokenizer)
-    parts = [encoded(text, tokenizer) for text in texts]
+    named = enumerate(texts) if names is None else zip(names, texts, strict=True)
+    parts = list(encoded_texts(((str(name), text) for name, text in named), tokenizer))
     lengths = np.array([len(part) for part in parts], np.int64)
     sizes = np.array([num_bytes(text) for text in texts], np.int64)
     tokens = np.concatenate([np.empty(0, dtype), *parts]).astype(dtype, copy=False)
     return TokenSet(tokens, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), sizes)
 
 
+def encoded_texts(named: Iterable[tuple[str, str]], tokenizer: Tokenizer) -> Iterator[np.ndarray]:
+    """The ids of each document, given by name and text; each is decoded again and compared.
+
+    The first million bytes are encoded twice: a tokenizer that draws gives other ids.
+
+    Raises:
+        ValueError: naming the document, if it does not come back, or an id is none of V.
+    """
+    again = _TWICE
+    for name, text in named:
+        try:
+            ids = encoded(text, tokenizer)
+            if again > 0:
+                check_repeats(text, ids, tokenizer)
+                again -= num_bytes(text)
+        except ValueError as error:
+            raise ValueError(f"document {name}: {error}") from error
+        yield ids
+
+
 def encoded(text: str, tokenizer: Tokenizer) -> np.ndarray:
-    """The ids of one document."""
-    ids = tokenizer.encode(text)
-    if isinstance(ids, bytes):
-        return np.frombuffer(ids, np.uint8)
-    return np.asarray(ids, token_dtype(tokenizer))
+    """The ids of one document.
+
+    Raises:
+        ValueError: if the document cannot be had back from them.
+    """
+    # What was read from a file compares by itself.
+    checked = tokenizer.backend is not None
+    ids = tokenizer.encode(text) if checked else lossless_ids(text, tokenizer)
+    return np.asarray(ids).astype(token_dtype(tokenizer), copy=False)
 
 
 def token_dtype(tokenizer: Tokenizer) -> type[np.integer]:
@@ -133,6 +163,18 @@ def token_dtype(tokenizer: Tokenizer) -> type[np.integer]:
 def num_bytes(text: str) -> int:
     """The length of a text in UTF-8."""
     return len(text.encode("utf-8", "surrogatepass"))
+
+
+def held_out_sides(texts: Sequence[str], share: float) -> list[bool]:
+    """Of each document, whether it is held out.
+
+    Raises:
+        ValueError: see `split_held_out`.
+    """
+    check_interval("share", share, 0, 1, ends="[)")
+    sides = [is_held_out(text, share) for text in texts]
+    check_split(len(sides) - sum(sides), sum(sides), share)
+    return sides
 
 
 def is_held_out(text: str, share: float) -> bool:
@@ -156,11 +198,9 @@ def split_held_out(texts: Sequence[str], share: float) -> tuple[list[str], list[
     Raises:
         ValueError: if one side would be empty although 0 < share.
     """
-    check_interval("share", share, 0, 1, ends="[)")
     sides: tuple[list[str], list[str]] = ([], [])
-    for text in texts:
-        sides[is_held_out(text, share)].append(text)
-    check_split(len(sides[0]), len(sides[1]), share)
+    for text, held in zip(texts, held_out_sides(texts, share), strict=True):
+        sides[held].append(text)
     return sides
 
 

@@ -11,11 +11,11 @@ import numpy as np
 from jax.sharding import Mesh
 
 from dfm_jax.checks import require
-from dfm_jax.data.tokens import TokenSet, encode_texts, read_texts
+from dfm_jax.data.tokens import TokenSet, encode_texts, named_texts_in
 from dfm_jax.models import Params
 from dfm_jax.training.batches import Batch, cut_windows, document_pieces
 from dfm_jax.training.checkpoint import read_checkpoint
-from dfm_jax.training.config import TrainConfig, from_json, shape_of
+from dfm_jax.training.config import TrainConfig, differences, from_json, shape_of
 from dfm_jax.training.digests import CheckpointError, mended_by_training
 from dfm_jax.training.members import (
     TOKENS,
@@ -201,16 +201,21 @@ def evaluate_member(
     """
     trained = load_member(member, best=best)
     record = read_member(member)
+    named = record["data"]["tokenizer"]
     if data is None:
         kept = member / TOKENS if (member / TOKENS).is_dir() else None
-        found = load_member_data(Path(record["source"]), trained.config, tokenizer, tokens=kept)
-        if found.description != record["data"]:
-            raise ValueError(f"{record['source']} is no longer what {member} was trained on.")
+        source, config = Path(record["source"]), trained.config
+        found = load_member_data(source, config, tokenizer, tokens=kept, recorded=named)
+        for field, here, there in differences(found.description, record["data"]):
+            raise ValueError(
+                f"{source} is no longer what {member} was trained on; `{field}` is {here!r}, and "
+                f"was {there!r}."
+            )
         documents = found.held_out
     else:
-        named = record["data"]["tokenizer"]
         pieces = tokenizer_of(trained.config, tokenizer, recorded=named)
-        documents = encode_texts(read_texts(data), pieces)
+        names, texts = zip(*named_texts_in(data), strict=True)
+        documents = encode_texts(texts, pieces, names=names)
     losses = evaluated(trained.state, trained.config, documents)
     return Evaluation(
         trained.step,

@@ -9,6 +9,7 @@ metrics.jsonl    a line a logged step
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,9 +23,9 @@ from dfm_jax.data.tokens import (
     TokenSet,
     byte_tokenizer,
     encode_texts,
+    held_out_sides,
     load_tokenizer,
-    read_texts,
-    split_held_out,
+    named_texts_in,
 )
 from dfm_jax.json_text import read_json
 from dfm_jax.models import Network, transformer
@@ -96,17 +97,25 @@ def tokenizer_name(path: Path | None) -> str:
 
 
 def load_member_data(
-    path: Path, config: TrainConfig, tokenizer: Path | None, *, tokens: Path | None = None
+    path: Path,
+    config: TrainConfig,
+    tokenizer: Path | None,
+    *,
+    tokens: Path | None = None,
+    recorded: str | None = None,
 ) -> MemberData:
     """Read, split and encode the documents of a member: into memory, or the folder `tokens`.
 
     Raises:
-        ValueError: if the tokenizer has not V tokens, or there is nothing to read.
+        ValueError: if the tokenizer has not V tokens, or is not the one that was recorded, or there
+            is nothing to read.
     """
-    pieces, name = tokenizer_of(config, tokenizer), tokenizer_name(tokenizer)
+    pieces = tokenizer_of(config, tokenizer, recorded=recorded)
+    name = tokenizer_name(tokenizer)
     if tokens is None:
-        train, held_out = split_held_out(read_texts(path), config.held_out)
-        sets = encode_texts(train, pieces), encode_texts(held_out, pieces)
+        named = list(named_texts_in(path))
+        held = held_out_sides([text for _, text in named], config.held_out)
+        sets = _encoded_side(named, held, False, pieces), _encoded_side(named, held, True, pieces)
     else:
         sets = map_tokens(path, tokens, pieces, name=name, share=config.held_out)
     description: dict[str, Any] = {"tokenizer": name}
@@ -117,6 +126,13 @@ def load_member_data(
             f"{name}_sha256": part.digest,
         }
     return MemberData(*sets, pieces, description, tokens is not None)
+
+
+def _encoded_side(
+    named: Sequence[tuple[str, str]], held: Sequence[bool], side: bool, pieces: Tokenizer
+) -> TokenSet:
+    kept = [one for one, is_held in zip(named, held, strict=True) if is_held == side]
+    return encode_texts([text for _, text in kept], pieces, names=[name for name, _ in kept])
 
 
 def network_and_terms(config: TrainConfig) -> tuple[Network, TermsOf]:

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from dfm_jax.checks import check_count, require
-from dfm_jax.data.tokens import Tokenizer
+from dfm_jax.data.tokens import Tokenizer, encoded
 from dfm_jax.decoders import Decoder
 from dfm_jax.models import Params, mixture_decoder, mixture_params, transformer_decoder
 from dfm_jax.sampling import sample_autoregressive
@@ -79,11 +79,11 @@ def sampled_ids(
     length of training sequences nothing was learned about positions.
 
     Raises:
-        ValueError: if the prompt is empty and there is no mask to begin from; see also
-            `sample_autoregressive`.
+        ValueError: if the prompt is empty and there is no mask to begin from, or cannot be had
+            back from its ids; see also `sample_autoregressive`.
     """
     check_count("num_samples", num_samples)
-    ids = [*speaker.start, *speaker.tokenizer.encode(prompt)]
+    ids = [*speaker.start, *encoded(prompt, speaker.tokenizer).tolist()]
     rule = "`prompt` must not be empty: the network has no mask to begin from; its tokens number"
     require(len(ids) > 0, rule, len(ids))
     sample = sample_autoregressive(

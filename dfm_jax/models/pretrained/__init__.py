@@ -12,7 +12,8 @@ from dfm_jax.models.pretrained.checkpoint import Checkpoint
 from dfm_jax.models.pretrained.folder import open_folder
 from dfm_jax.models.pretrained.gguf_file import open_gguf
 from dfm_jax.models.pretrained.llama import llama_params, llama_tensors
-from dfm_jax.models.pretrained.tokenizer import Tokenizer, read_tokenizer
+from dfm_jax.models.pretrained.lossless import Tokenizer
+from dfm_jax.models.pretrained.tokenizer import read_tokenizer, read_tokenizer_json
 from dfm_jax.models.pretrained.writing import write_folder
 
 __all__ = [
@@ -23,5 +24,6 @@ __all__ = [
     "open_folder",
     "open_gguf",
     "read_tokenizer",
+    "read_tokenizer_json",
     "write_folder",
 ]

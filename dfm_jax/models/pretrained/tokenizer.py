@@ -1,38 +1,24 @@
 """Text to token ids and back, from the tokenizer that lies beside the weights, or inside them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from jaxtyping import Int
 
 from dfm_jax.checks import require
 from dfm_jax.models.pretrained.checkpoint import Checkpoint, imported
 from dfm_jax.models.pretrained.gguf_file import open_gguf
+from dfm_jax.models.pretrained.lossless import Tokenizer, lossless_ids
 
-_SHOWN = 5  # characters named in a refusal
+_SHOWN = 5  # merges named in a refusal
 _CONTROL, _USER_DEFINED = 3, 4  # of GGUF's kinds of token
-
-
-class Tokenizer(NamedTuple):
-    """Text ↔ ids. `decode(encode(text))` is the text, unless the file asks for a normal form."""
-
-    encode: Callable[[str], Int[np.ndarray, " N"]]
-    """The ids, without one that begins or ends a text. A special token's name is that token.
-
-    Raises ValueError for a character that the vocabulary cannot spell, where `tokenizers` itself
-    would drop it without a word.
-    """
-    decode: Callable[[Sequence[int]], str]
-    """The text, special tokens by their names; bytes that are no UTF-8 become �."""
-    num_tokens: int
-    special: Mapping[str, int]  # the names that are never cut
-    backend: Any  # the `tokenizers.Tokenizer` behind it
 
 
 def read_tokenizer(source: Checkpoint | Path | str) -> Tokenizer:
     """The tokenizer of a checkpoint: `tokenizer.json` of a folder, or what is inside a GGUF file.
+
+    Its `encode` refuses a text that it cannot give back.
 
     Args:
         source: its path; or an open checkpoint, which is not parsed again.
@@ -43,22 +29,30 @@ def read_tokenizer(source: Checkpoint | Path | str) -> Tokenizer:
     """
     path = source.path if isinstance(source, Checkpoint) else Path(source)
     if path.is_dir():
-        return _described(_backend_of_json(path / "tokenizer.json"))
+        return read_tokenizer_json(path / "tokenizer.json")
     checkpoint = source if isinstance(source, Checkpoint) else open_gguf(path)
-    return _described(_backend_of_gguf(checkpoint.metadata, path))
+    return _described(_backend_of_gguf(checkpoint.metadata, path), path)
 
 
-def _backend_of_json(path: Path) -> Any:
+def read_tokenizer_json(path: Path) -> Tokenizer:
+    """The tokenizer that a `tokenizer.json` describes; what it says about lengths is dropped.
+
+    Checkpoints are published with the settings of a batch, truncation and padding among them; a
+    text is encoded whole, alone, and without an added token.
+
+    Raises:
+        ValueError: if it is none, or draws (a dropout of merges).
+    """
     tokenizers = imported("tokenizers")
-    text = path.read_text(encoding="utf-8")
     try:
-        backend = tokenizers.Tokenizer.from_str(text)
+        backend = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
+    except OSError:
+        raise
     except Exception as error:  # `tokenizers` raises nothing narrower
         raise ValueError(f"{path} must describe a tokenizer; reading it: {error}.") from None
-    # A checkpoint may have been saved with a batch's settings; a text is encoded whole, alone.
     backend.no_truncation()
     backend.no_padding()
-    return backend
+    return _described(backend, path)
 
 
 # ── byte-level BPE inside a GGUF file ───────────────────────────────────────────────────────────
@@ -118,43 +112,26 @@ def _pre_tokenizers() -> dict[str, Any]:
 # ── both ────────────────────────────────────────────────────────────────────────────────────────
 
 
-def byte_symbols() -> tuple[str, ...]:
-    """The printable character that stands for each byte in a byte-level vocabulary.
-
-    Printable Latin-1 stands for itself; the other 68 bytes, in order, for U+0100 and what follows.
-
-    Source: Radford et al., Language models are unsupervised multitask learners (2019), the code.
-    """
-    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    others = (chr(0x100 + i) for i in range(256))
-    return tuple(chr(byte) if byte in printable else next(others) for byte in range(256))
-
-
-def _described(backend: Any) -> Tokenizer:
+def _described(backend: Any, path: Path) -> Tokenizer:
     """The pure functions around a `tokenizers.Tokenizer`."""
-    unspellable = frozenset(_unspellable(backend))
+    dropout = getattr(backend.model, "dropout", None)
+    require(not dropout, f"`dropout` of the tokenizer in {path} must be 0: it draws", dropout)
 
-    def encode(text: str) -> np.ndarray:
-        if unspellable:
-            normal = backend.normalizer.normalize_str(text) if backend.normalizer else text
-            lost = [c for c in dict.fromkeys(normal) if unspellable & set(c.encode())]
-            rule = "`text` must hold only characters that the vocabulary can spell"
-            require(not lost, rule, f"with {lost[:_SHOWN]!r}")
-        ids = backend.encode(text, add_special_tokens=False).ids
-        return np.asarray(ids, np.int32)
+    def raw(text: str) -> Sequence[int]:
+        try:
+            return backend.encode(text, add_special_tokens=False).ids
+        except TypeError as error:  # a lone surrogate, which JSON may hold
+            raise ValueError("a text must be Unicode; it holds half a surrogate pair.") from error
 
     def decode(ids: Sequence[int]) -> str:
         return backend.decode([int(i) for i in ids], skip_special_tokens=False)
 
+    # Ids may leave gaps, so it is not their number that bounds them.
+    num_tokens = 1 + max(backend.get_vocab(with_added_tokens=True).values(), default=-1)
+    unchecked = Tokenizer(raw, decode, num_tokens)
+
+    def encode(text: str) -> np.ndarray:
+        return lossless_ids(text, unchecked).astype(np.int32)
+
     special = {token.content: i for i, token in sorted(backend.get_added_tokens_decoder().items())}
-    return Tokenizer(encode, decode, backend.get_vocab_size(), special, backend)
-
-
-def _unspellable(backend: Any) -> list[int]:
-    """The bytes without a token of their own in a byte-level vocabulary; [] for any other kind.
-
-    13 of the 256 are in no UTF-8 text at all.
-    """
-    if not isinstance(backend.decoder, imported("tokenizers").decoders.ByteLevel):
-        return []
-    return [byte for byte, c in enumerate(byte_symbols()) if backend.token_to_id(c) is None]
+    return Tokenizer(encode, decode, num_tokens, special, backend)

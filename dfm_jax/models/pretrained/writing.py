@@ -16,7 +16,7 @@ from dfm_jax.models.config import TransformerConfig
 from dfm_jax.models.network import Params
 from dfm_jax.models.pretrained.folder import CONFIG, INDEX, WEIGHTS
 from dfm_jax.models.pretrained.llama import llama_tensors, tensor_shapes
-from dfm_jax.models.pretrained.tokenizer import Tokenizer
+from dfm_jax.models.pretrained.lossless import Tokenizer
 
 _DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16", "float64": "F64"}
 
