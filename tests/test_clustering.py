@@ -485,3 +485,22 @@ def test_features_of_another_width_are_refused():
     message = r"`features` must have as many columns as the 3 of `clusters`; it is 2\."
     with pytest.raises(ValueError, match=message):
         nearest_cluster(ROWS[:, :2], found.clusters)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_narrow_features_are_widened_and_cluster_as_their_copies_do(dtype):
+    rng = np.random.default_rng(0)
+    narrow = (300 * rng.normal(size=(40, 6))).astype(jnp.dtype(dtype))  # float16's squares overflow
+    wide, weights = narrow.astype(np.float32), rng.uniform(2e4, 4e4, 40).astype(jnp.dtype(dtype))
+    clusters = spherical_k_means(KEY(0), wide, 2).clusters
+    for call in (
+        lambda x, w: two_stage_k_means(KEY(0), x, 2, num_fine=4, weights=w),
+        lambda x, _: mini_batch_k_means(KEY(0), x, 2, num_epochs=1, num_passes=1),
+        lambda x, _: cosine_scores(x, clusters),
+        lambda x, w: cluster_fit(x, np.zeros(40, int), clusters, w),
+        lambda x, w: weighted_assignment(x[:, :2], w),
+    ):
+        found, expected = call(narrow, weights), call(wide, weights.astype(np.float32))
+        for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+            assert one.dtype == other.dtype
+            np.testing.assert_array_equal(one, other)

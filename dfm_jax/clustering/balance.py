@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from dfm_jax.checks import check_interval, require
+from dfm_jax.clustering.directions import widened
 from dfm_jax.clustering.prices import dual_prices, score_spread
 from dfm_jax.clustering.repair import with_sizes
 from dfm_jax.types import Array, ArrayLike, Float, Int, typed
@@ -80,7 +81,7 @@ def balanced_assignment(
     Raises:
         ValueError: if the sizes are negative or do not sum to R, or a score is not finite.
     """
-    scores, sizes = jnp.asarray(scores), jnp.asarray(sizes)
+    scores, sizes = widened(scores), jnp.asarray(sizes)
     check_interval("sizes", sizes, 0, scores.shape[0])
     rule = f"`sizes` must sum to the {scores.shape[0]} rows"
     require(sizes.sum() == scores.shape[0], rule, sizes.sum())
@@ -109,7 +110,7 @@ def weighted_assignment(
     Raises:
         ValueError: if a weight is negative or not finite, all are 0, or a score is not finite.
     """
-    scores, weights = jnp.asarray(scores), jnp.asarray(weights)
+    scores, weights = widened(scores), widened(weights)
     check_interval("weights", weights, 0.0, jnp.inf, ends="[)")
     require(weights.sum() > 0, "`weights` must not all be 0; their sum", weights.sum())
     require(jnp.isfinite(scores).all(), "`scores` must be finite; their sum", scores.sum())

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from dfm_jax.checks import require
 from dfm_jax.paths import HIGHEST
-from dfm_jax.types import Array, Float, Int, Key, UInt32, typed
+from dfm_jax.types import Array, ArrayLike, Float, Int, Key, UInt32, typed
 
 _START_ROWS = 2**13  # among which the first centroids are drawn,
 _START_ROWS_EACH = 16  # or so many for each cluster, if that is more
@@ -25,6 +25,16 @@ class Rows(NamedTuple):
     features: Array  # [R, D]
     mean: Array  # [D]
     inverse: Array  # [R] 1/‖x_i − μ‖
+
+
+@typed
+def widened(values: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
+    """As float32 if they are narrower: sums and squares of float16 overflow, bfloat16's are rough.
+
+    What holds the values, float16 or bfloat16, so gives the clusters that its float32 copy gives.
+    """
+    values = jnp.asarray(values)
+    return values.astype(jnp.float32) if jnp.finfo(values.dtype).bits < 32 else values
 
 
 @typed

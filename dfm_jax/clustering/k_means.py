@@ -31,6 +31,7 @@ from dfm_jax.clustering.directions import (
     nearest,
     row_scores,
     unit_centroids,
+    widened,
 )
 from dfm_jax.clustering.information import normalized_mutual_information
 from dfm_jax.types import Array, ArrayLike, Float, Int, Key, typed
@@ -65,7 +66,7 @@ def cosine_scores(features: Float[ArrayLike, "R D"], clusters: Clusters) -> Floa
         ValueError: if the widths differ, a row is not finite, or one equals the mean and so has no
             direction.
     """
-    features, width = jnp.asarray(features), len(clusters.mean)
+    features, width = widened(features), len(clusters.mean)
     rule = f"`features` must have as many columns as the {width} of `clusters`"
     require(features.shape[1] == width, rule, features.shape[1])
     rows = directions(features, jnp.asarray(clusters.mean))
@@ -114,7 +115,7 @@ def spherical_k_means(
         ValueError: if there are fewer rows than clusters, an option is unknown, a row is not finite
             or has no direction.
     """
-    features = jnp.asarray(features)
+    features = widened(features)
     check_count("num_clusters", num_clusters, at_most=features.shape[0])
     check_count("num_restarts", num_restarts)
     check_count("max_passes", max_passes)

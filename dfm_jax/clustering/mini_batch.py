@@ -28,6 +28,7 @@ from dfm_jax.clustering.directions import (
     row_hashes,
     row_scores,
     unit_centroids,
+    widened,
 )
 from dfm_jax.clustering.k_means import Clustering, Clusters
 from dfm_jax.types import Array, ArrayLike, Float, Key, typed
@@ -120,13 +121,15 @@ def _survey(features: np.ndarray, subtract_mean: bool, batch_size: int) -> tuple
         total += block.sum(axis=0, dtype=np.float64)
         hashes.append(np.asarray(row_hashes(jnp.asarray(block))))
     mean = total / len(features) if subtract_mean else 0 * total
-    return jnp.asarray(mean, features.dtype), np.argsort(np.concatenate(hashes), kind="stable")
+    return jnp.asarray(mean, widened(features[:0]).dtype), np.argsort(
+        np.concatenate(hashes), kind="stable"
+    )
 
 
 def _batch(features: np.ndarray, rows: np.ndarray, mean: Array) -> Rows:
-    return directions(jnp.asarray(features[rows]), mean)
+    return directions(widened(features[rows]), mean)
 
 
 def _all(features: np.ndarray, mean: Array, batch_size: int) -> Iterator[Rows]:
     for begin in range(0, len(features), batch_size):
-        yield directions(jnp.asarray(features[begin : begin + batch_size]), mean)
+        yield directions(widened(features[begin : begin + batch_size]), mean)

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
+from dfm_jax.clustering.directions import widened
 from dfm_jax.clustering.k_means import Clusters, cosine_scores
 from dfm_jax.types import Array, ArrayLike, Float, Int, typed
 
@@ -34,5 +35,5 @@ def cluster_fit(
     own = jnp.take_along_axis(scores, labels[:, None], axis=1)[:, 0]
     mine = labels[:, None] == jnp.arange(num_clusters)[None]
     others = jnp.where(mine, -1.0, scores).max(axis=1)
-    held = jnp.ones(labels.size) if weights is None else jnp.asarray(weights)
+    held = jnp.ones(labels.size) if weights is None else widened(weights)
     return Fit(mine.sum(0), jnp.sum(jnp.where(mine, held[:, None], 0), 0), own, own - others)

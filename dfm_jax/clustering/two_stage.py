@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from dfm_jax.checks import check_count
 from dfm_jax.clustering.balance import weighted_assignment
+from dfm_jax.clustering.directions import widened
 from dfm_jax.clustering.k_means import Clusters, nearest_cluster, spherical_k_means
 from dfm_jax.paths import HIGHEST
 from dfm_jax.types import Array, ArrayLike, Float, Int, Key, typed
@@ -53,7 +54,7 @@ def two_stage_k_means(
     check_count("num_clusters", num_clusters, at_most=num_fine)
     fine_key, key = jax.random.split(key)
     fine = spherical_k_means(fine_key, features, num_fine, max_passes=max_passes)
-    held = jnp.ones(fine.labels.size) if weights is None else jnp.asarray(weights)
+    held = jnp.ones(fine.labels.size) if weights is None else widened(weights)
     loads = jax.ops.segment_sum(held, fine.labels, num_fine)
     centroids = fine.clusters.centroids
     first = spherical_k_means(key, centroids, num_clusters, subtract_mean=False)
