@@ -1,6 +1,8 @@
 """Scores of benchmarks against cases worked by hand, and experts' answers merged."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +11,7 @@ from dfm_jax.cli.score import Score
 from dfm_jax.scoring import (
     BENCHMARKS,
     Box,
+    Question,
     anls,
     box_match,
     chosen_letter,
@@ -24,9 +27,55 @@ from dfm_jax.scoring import (
     read_questions,
     relaxed_match,
     score,
+    textvqa_accuracy,
+    textvqa_answer,
     vqa_accuracy,
     yes_no_scores,
 )
+
+PAGE = Path(__file__).parents[1] / "docs" / "guides" / "scores.md"
+OPTIONS = {"refcoco": {"box_scale": "pixels"}}
+
+# ── the page ────────────────────────────────────────────────────────────────────────────────────
+
+
+def cases():
+    """The rows of the page's first table: benchmark, truths, answers, the score that it says."""
+    table = PAGE.read_text("utf-8").split("\n## ")[0]
+    for line in table.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split(" | ")]
+        if found := re.fullmatch(r"`(\w+)`", cells[0].strip()):
+            truth, answer = (json.loads(cell.strip("`"), strict=False) for cell in cells[2:4])
+            truths, answers = (v if isinstance(v, list) else [v] for v in (truth, answer))
+            yield pytest.param(found[1], truths, answers, float(cells[4]), id=line[:60])
+
+
+def people(answers):
+    """`9 × cat + 1 × dog` written out."""
+    if isinstance(answers, list):
+        return answers
+    counts = [part.split(" × ") for part in answers.split(" + ")]
+    return [text for count, text in counts for _ in range(int(count))]
+
+
+@pytest.mark.parametrize(("benchmark", "truths", "answers", "expected"), list(cases()))
+def test_the_page_says_what_is_computed(benchmark, truths, answers, expected, tmp_path):
+    rows = []
+    for number, truth in enumerate(truths):
+        row = {"question_id": number, **truth}
+        row |= {"answers": people(truth["answers"])} if "answers" in truth else {}
+        row |= {"category": "count", "image": "a"} if benchmark == "mme" else {}
+        rows.append(row)
+    questions = read_questions(_write(tmp_path / "q.jsonl", rows), benchmark)
+    options = {k: v for a in answers if isinstance(a, dict) for k, v in a.items() if k != "text"}
+    texts = [a["text"] if isinstance(a, dict) else a for a in answers]
+    found = score(benchmark, questions, texts, **options)["scores"]
+    assert next(iter(found.values())) == pytest.approx(expected, abs=1e-7)
+
+
+def test_the_page_has_cases_of_every_benchmark():
+    assert {case.values[0] for case in cases()} == set(BENCHMARKS)
+
 
 # ── short answers ───────────────────────────────────────────────────────────────────────────────
 
@@ -79,6 +128,36 @@ def test_answers_are_normalised_as_officially(text, expected):
     assert normalised_answer(text) == expected
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Boston,MA", "bostonma"),  # the comma leaves nothing
+        ("boston, ma", "boston ma"),
+        ("McDonald's", "mcdonald 's"),
+        ("1,000", "1000"),
+        ("What?", "what"),
+        ("what?no", "whatno"),
+        ("The two\ncats", "2 cats"),
+        ("red/blue", "red blue"),
+        ("it's", "it 's"),
+        ("dont", "don't"),
+    ],
+)
+def test_answers_of_textvqa_are_cut_first(text, expected):
+    assert textvqa_answer(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("prediction", "told"),
+    [("Dakota Digital", "dakota digital"), ("bostonma", "boston,ma"), ("McDonald's", "mcdonald's")],
+)
+def test_textvqa_normalises_where_all_agree_and_vqa_does_not(prediction, told):
+    assert textvqa_accuracy(prediction, [told] * 10) == 1
+    assert vqa_accuracy(prediction, [told] * 10) == 0
+    with pytest.raises(ValueError, match="`answers` must be those of two people at least"):
+        textvqa_accuracy("cat", ["cat"])
+
+
 def test_the_official_script_takes_out_no_more_than_32_full_stops():
     assert normalised_answer("a." * 33 + "b") == "a" * 33 + ".b"
 
@@ -97,6 +176,12 @@ def test_exact_match():
         ("The answer is B.", "B"),
         ("I think. The answer is C. Yes.", "C"),
         ("The answer is A. The answer is B.", None),
+        ("The answer is B, since", "B"),  # any character may stand behind the letter,
+        ("The answer is B", None),  # and one must
+        ("The answer is Blue", "B"),
+        ("The answer is B\nsince", None),  # a line break is none
+        ("E. The answer is B.", None),  # the first form that fits decides
+        ("F. The answer is B.", "B"),  # its letters are A to E
         ("E", None),  # of four
         ("b", None),
         ("Blue", None),
@@ -124,6 +209,8 @@ def test_anls():
     assert anls("hello wrld", ["hello world"]) == pytest.approx(1 - 1 / 11)
     assert anls("abcd", ["abxy"]) == 0.5  # at the threshold: the script keeps it
     assert anls("abc", ["axyz"]) == 0  # ¼, below it
+    assert anls("10 \n\ng", ["10 mg"]) == pytest.approx(1 - 1 / 6)  # lengths count all blanks
+    assert anls("strase", ["straße"]) == pytest.approx(1 - 1 / 7)  # in capitals: STRASSE
     assert anls("15", ["fifteen", "15"]) == 1
     assert anls("", [""]) == 1
     assert anls("abcd", ["abxy"], threshold=0.6) == 0
@@ -156,6 +243,7 @@ def test_relaxed_match(prediction, answer, expected):
 def test_boxes():
     assert read_box("at [1, 2.5,3 , 4] or [0,0,1,1]") == Box(1, 2.5, 3, 4)
     assert read_box("[1, 2, 3]") is None
+    assert read_box("[.1, 1e-1, +2., 3]") == Box(0.1, 0.1, 2, 3)
     assert overlap(Box(0, 0, 2, 2), Box(1, 1, 3, 3)) == pytest.approx(1 / 7)
     assert overlap(Box(0, 0, 1, 1), Box(2, 2, 3, 3)) == 0
     assert overlap(Box(0, 0, 0, 0), Box(0, 0, 0, 0)) == 0
@@ -258,7 +346,7 @@ def test_the_merged_score_is_that_of_the_union(questions, tmp_path):
 def test_every_question_is_answered_once(questions, tmp_path, numbers, more, words):
     paths = [_answers(tmp_path / "0.jsonl", numbers), _answers(tmp_path / "1.jsonl", more)]
     with pytest.raises(ValueError, match=words):
-        merge_predictions(read_questions(questions), paths)
+        merge_predictions(read_questions(questions, "pope"), paths)
 
 
 @pytest.mark.parametrize(
@@ -270,22 +358,26 @@ def test_every_question_is_answered_once(questions, tmp_path, numbers, more, wor
         ('{"answer": "a"}', "line 1: `question_id` must be a number or a text; it is None"),
         ('{"question_id": 1}', "line 1: `answers` must be texts, or `answer` a text; it is None"),
         ('{"question_id": 1, "answers": []}', "`answers` must be texts"),
+        ('{"question_id": 1, "answer": "a", "answers": ["b"]}', "`answers` must be texts, or"),
         (
             '{"question_id": 1, "answer": "A", "choices": "3"}',
             "line 1: `choices` must be a list or their number; it is '3'",
         ),
+        ('{"question_id": 1, "answer": "a", "category": [1]}', "`category` must be a text"),
+        ('{"question_id": 1, "answer": "a", "width": 5}', "`width` and `height` must be whole"),
+        ('{"question_id": 1, "answer": "a", "answer": "b"}', "line 1: .*'answer' comes twice"),
     ],
 )
 def test_bad_questions_are_named(tmp_path, row, words):
     (tmp_path / "q.jsonl").write_text(f"{row}\n")
     with pytest.raises(ValueError, match=words):
-        read_questions(tmp_path / "q.jsonl")
+        read_questions(tmp_path / "q.jsonl", "gqa")
 
 
 def test_an_answer_has_one_text(questions, tmp_path):
     _write(tmp_path / "a.jsonl", [{"question_id": 0, "text": "a", "answer": "b"}])
     with pytest.raises(ValueError, match="one of `text`, `answer`, `prediction` must be a text"):
-        merge_predictions(read_questions(questions), [tmp_path / "a.jsonl"])
+        merge_predictions(read_questions(questions, "pope"), [tmp_path / "a.jsonl"])
 
 
 def test_every_benchmark_by_hand(tmp_path):
@@ -310,10 +402,16 @@ def test_every_benchmark_by_hand(tmp_path):
             [
                 {"question_id": i, "answers": told if isinstance(told, list) else [told]}
                 | {"category": "count", "image": "a", "choices": ["w", "x", "y"]}
+                | {"box_scale": "pixels"}
                 for i in range(2)
             ],
         )
-        found = score(name, read_questions(tmp_path / "q.jsonl"), [right, wrong])["scores"]
+        found = score(
+            name,
+            read_questions(tmp_path / "q.jsonl", name),
+            [right, wrong],
+            **OPTIONS.get(name, {}),
+        )["scores"]
         if name == "mme":  # 50 for the questions, 0 for the picture
             assert found == {"perception": 50, "cognition": 0, "count": 50}
         else:
@@ -327,7 +425,7 @@ def test_mme_sums_its_two_halves(tmp_path):
         for task in tasks
         for i in range(4)
     ]
-    questions = read_questions(_write(tmp_path / "q.jsonl", rows))
+    questions = read_questions(_write(tmp_path / "q.jsonl", rows), "mme")
     found = score("mme", questions, ["yes"] * 4 + ["yes", "yes", "yes", "no"])
     assert found["scores"] == {
         "perception": 200,
@@ -343,11 +441,11 @@ def test_what_a_benchmark_needs_is_asked_for(tmp_path, capsys):
     _write(tmp_path / "a.jsonl", [{"question_id": 1, "text": "B"}])
     options = ["--questions", str(tmp_path / "q.jsonl"), "--predictions", str(tmp_path / "a.jsonl")]
     for name, words in (
-        ("scienceqa", "question 1: `choices` must be given; it is None"),
-        ("vqa", "question 1: `answers` must be those of two people at least; it is 1"),
-        ("refcoco", "question 1: `answer` must name a box [x_1, y_1, x_2, y_2]; it is 'B'"),
-        ("mme", "`category` and `image` must stand with question 1"),
-        ("pope", "the answer of question 1 must be yes or no; it is 'b'"),
+        ("scienceqa", "line 1: `choices` must be given; it is None"),
+        ("vqa", "line 1: `answers` must be those of 10 people; their number; it is 1"),
+        ("refcoco", "line 1: `answer` must name a box [x_1, y_1, x_2, y_2]; it is 'B'"),
+        ("mme", "line 1: `answer` must be yes or no; it is 'B'"),
+        ("pope", "line 1: `answer` must be yes or no; it is 'B'"),
     ):
         assert cli.main(["score", "--benchmark", name, *options]) == 2
         assert words in capsys.readouterr().err
@@ -355,3 +453,71 @@ def test_what_a_benchmark_needs_is_asked_for(tmp_path, capsys):
     assert "accuracy                     1.0000" in capsys.readouterr().out
     with pytest.raises(ValueError, match="`benchmark` must be one of vqa, textvqa"):
         score("chess", [], [])
+
+
+BOX = {"answer": "[10, 10, 50, 60]", "box_scale": "pixels"}
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "fields", "words"),
+    [
+        ("vqa", {"answers": ["a"] * 9}, "`answers` must be those of 10 people; their number; it"),
+        ("textvqa", {"answers": ["a"] * 11}, "`answers` must be those of 10 people"),
+        ("gqa", {"answers": ["a", "b"]}, "`answer` must be one; the number of them; it is 2"),
+        ("gqa", {"answer": " "}, "`answer` must not be blank"),
+        ("docvqa", {"answers": ["a", ""]}, "`answer` must not be blank"),
+        ("chartqa", {"answer": "nan"}, "`answer` must be a text or a finite number; it is 'nan'"),
+        ("ai2d", {"answer": "1"}, "`answer` must be the capital letter of a choice, A to Z"),
+        ("scienceqa", {"answer": "b", "choices": 3}, "of a choice, A to C; it is 'b'"),
+        ("scienceqa", {"answer": "1", "choices": 3}, "of a choice, A to C; it is '1'"),
+        ("scienceqa", {"answer": "D", "choices": 3}, "of a choice, A to C; it is 'D'"),
+        ("scienceqa", {"answer": "AB", "choices": 3}, "of a choice, A to C; it is 'AB'"),
+        ("scienceqa", {"answer": "A", "choices": 1}, r"`choices` must lie in \[2, 26\]"),
+        ("refcoco", {"answer": BOX["answer"]}, "`box_scale` must be one of pixels, 0-1, 0-1000"),
+        ("refcoco", BOX | {"box_scale": "px"}, "`box_scale` must be one of"),
+        ("refcoco", BOX | {"answer": "[10, 10, 5, 60]"}, "a box of corners, .* x_1 < x_2"),
+        ("refcoco", BOX | {"box_scale": "0-1"}, "a box in 0-1, as `box_scale` says"),
+        ("refcoco", BOX | {"answer": "[0, 0, 1, 1]"}, "a box in pixels, as"),
+        ("refcoco", BOX | {"answer": "[-1, 0, 9, 9]"}, "a box in pixels, as"),
+        ("refcoco", BOX | {"width": 40, "height": 80}, "in a picture of 40 × 80 pixels"),
+        (
+            "refcoco",
+            {"answer": "[0, 0, 9, 1001]", "box_scale": "0-1000"},
+            "a box in 0-1000, as",
+        ),
+        ("pope", {"answer": "maybe"}, "`answer` must be yes or no; it is 'maybe'"),
+        ("pope", {"answers": ["yes", "no"]}, "`answer` must be one"),
+        ("mme", {"answer": "yes", "image": "a"}, "`category` must be a subtask of MME"),
+        ("mme", {"answer": "yes", "image": "a", "category": "Count"}, "`category` must be a subt"),
+        ("mme", {"answer": "yes", "category": "count"}, "`image` must be given; it is None"),
+    ],
+)
+def test_a_truth_of_another_form_is_refused_by_file_line_and_rule(
+    benchmark, fields, words, tmp_path
+):
+    """Before, it counted as 0."""
+    path = _write(tmp_path / "q.jsonl", [{"question_id": 1, **fields}])
+    with pytest.raises(ValueError, match=f"q.jsonl, line 1: .*{words}"):
+        read_questions(path, benchmark)
+
+
+def test_questions_that_nobody_read_are_checked_too():
+    with pytest.raises(ValueError, match="question 7: `answer` must be yes or no; it is 'B'"):
+        score("pope", [Question("7", ("B",))], ["yes"])
+
+
+def test_the_scale_of_boxes_is_asked_for_and_held_against_them():
+    told = Question("7", ("[0, 0, 320, 480]",), box_scale="pixels")
+    sized = told._replace(size=(640, 480))
+    with pytest.raises(ValueError, match="`box_scale` of the answers must be one of pixels, 0-1"):
+        score("refcoco", [told], ["[0, 0, 320, 480]"])
+    with pytest.raises(ValueError, match="`box_scale` is not of gqa; it is 'pixels'"):
+        score("gqa", [Question("7", ("a",))], ["a"], box_scale="pixels")
+    with pytest.raises(ValueError, match="question 7: `width` and `height` must stand with a box"):
+        score("refcoco", [told], ["[0, 0, 500, 1000]"], box_scale="0-1000")
+    for text, scale in (("[0, 0, 0.5, 1]", "0-1000"), ("[0, 0, 500, 1000]", "0-1")):
+        with pytest.raises(ValueError, match=f"one at least must lie in {scale}"):
+            score("refcoco", [sized], [text], box_scale=scale)
+    for text, scale in (("[0, 0, 0.5, 1]", "0-1"), ("[0, 0, 500, 1000]", "0-1000")):
+        found = score("refcoco", [sized] * 2, [text, "there"], box_scale=scale)["scores"]
+        assert found == {"accuracy": 0.5, "without_a_box": 0.5}

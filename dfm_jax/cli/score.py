@@ -12,8 +12,8 @@ class Score:
     """Score the answers to a benchmark, which several experts may have given.
 
     The files of answers are merged: every question must be answered exactly once. Questions are
-    JSONL of `question_id` and `answer` (or `answers`), with `category`, `image` or `choices` where
-    the benchmark needs them; answers are JSONL of `question_id` and `text`.
+    JSONL of `question_id` and `answer` (or `answers`), with `category`, `image`, `choices` or
+    `box_scale` where the benchmark needs them; answers are JSONL of `question_id` and `text`.
 
     For example:
 
@@ -39,6 +39,8 @@ class Score:
     """JSONL of the questions and their answers."""
     predictions: tuple[Path, ...]
     """JSONL of what was answered, a file for each expert, or one."""
+    box_scale: Literal["pixels", "0-1", "0-1000"] | None = None
+    """What the boxes in the answers to RefCOCO are counted in; the questions say it of theirs."""
     json: Path | None = None
     """Where to write the scores besides."""
 
@@ -46,10 +48,10 @@ class Score:
         """Print the scores, and write them."""
         from dfm_jax.scoring import merge_predictions, read_questions, score
 
-        questions = read_questions(self.questions)
+        questions = read_questions(self.questions, self.benchmark)
         merged = merge_predictions(questions, self.predictions)
         found = {"benchmark": self.benchmark, "questions": len(questions), "files": merged.files}
-        found |= score(self.benchmark, questions, merged.texts)
+        found |= score(self.benchmark, questions, merged.texts, box_scale=self.box_scale)
         for name, value in found["scores"].items():
             print(f"{name:24} {value:10.4f}")
         for category, scores in found.get("categories", {}).items():

@@ -7,11 +7,14 @@ from dfm_jax.scoring.answers import (
     exact_match,
     normalised_answer,
     relaxed_match,
+    textvqa_accuracy,
+    textvqa_answer,
     vqa_accuracy,
 )
 from dfm_jax.scoring.benchmarks import BENCHMARKS, score
-from dfm_jax.scoring.boxes import Box, box_match, overlap, read_box
-from dfm_jax.scoring.predictions import Merged, Question, merge_predictions, read_questions
+from dfm_jax.scoring.boxes import SCALES, Box, Scale, box_match, overlap, read_box
+from dfm_jax.scoring.predictions import Merged, merge_predictions, read_questions
+from dfm_jax.scoring.truths import Question, check_truth
 from dfm_jax.scoring.yes_no import (
     PairScores,
     YesNoScores,
@@ -23,13 +26,16 @@ from dfm_jax.scoring.yes_no import (
 
 __all__ = [
     "BENCHMARKS",
+    "SCALES",
     "Box",
     "Merged",
     "PairScores",
     "Question",
+    "Scale",
     "YesNoScores",
     "anls",
     "box_match",
+    "check_truth",
     "chosen_letter",
     "edit_distance",
     "exact_match",
@@ -43,6 +49,8 @@ __all__ = [
     "read_questions",
     "relaxed_match",
     "score",
+    "textvqa_accuracy",
+    "textvqa_answer",
     "vqa_accuracy",
     "yes_no_scores",
 ]

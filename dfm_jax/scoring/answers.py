@@ -9,6 +9,9 @@ from collections.abc import Sequence
 
 from dfm_jax.checks import check_interval, require
 
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+"""Of choices."""
+
 _DIGITS = {"none": "0", "zero": "0", "one": "1", "two": "2", "three": "3", "four": "4"}
 _DIGITS |= {"five": "5", "six": "6", "seven": "7", "eight": "8", "nine": "9", "ten": "10"}
 _ARTICLES = ("a", "an", "the")
@@ -61,30 +64,57 @@ def normalised_answer(text: str) -> str:
     return " ".join(_APOSTROPHES.get(word, word) for word in words if word not in _ARTICLES)
 
 
+def textvqa_answer(text: str) -> str:
+    """An answer as TextVQA compares it: `normalised_answer` after a cut of its own.
+
+    The cut: lower case; commas and question marks out, with nothing in their place; a blank before
+    every `'s`. So "Boston,MA" becomes "bostonma", and "McDonald's" "mcdonald 's".
+
+    Source: Singh et al. (2019), the EvalAI answer processor of Pythia and M4C, which LLaVA uses.
+    """
+    cut = text.lower().replace(",", "").replace("?", "").replace("'s", " 's")
+    return normalised_answer(_one_line(cut))
+
+
 def vqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
     """Mean over people i of min(1, #{j ≠ i : answer_j = prediction} / 3).
 
     Where all people agree, the texts are compared as they are, but for blanks at the ends; else
     after `normalised_answer`. With ten people: 0.3, 0.6, 0.9 and 1 for one, two, three and more.
-    Of VQA v2.0 and of TextVQA.
+    Of VQA v2.0; TextVQA's is `textvqa_accuracy`.
 
     Raises:
         ValueError: if there are fewer than two answers.
 
     Source: Goyal et al. (2017), evaluation code of VQA v2.0.
     """
-    require(len(answers) >= 2, "`answers` must be those of two people at least", len(answers))
     told, own = [_one_line(answer) for answer in answers], _one_line(prediction)
     if len(set(told)) > 1:
         told, own = [normalised_answer(answer) for answer in told], normalised_answer(own)
+    return _agreement(own, told)
+
+
+def textvqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
+    """The mean of `vqa_accuracy` after `textvqa_answer`, whether the people agree or not.
+
+    Raises:
+        ValueError: if there are fewer than two answers.
+
+    Source: Singh et al. (2019); the evaluator of M4C, which LLaVA uses.
+    """
+    return _agreement(textvqa_answer(prediction), [textvqa_answer(answer) for answer in answers])
+
+
+def _agreement(own: str, told: Sequence[str]) -> float:
+    require(len(told) >= 2, "`answers` must be those of two people at least", len(told))
     agree = [answer == own for answer in told]
     return sum(min(1.0, (sum(agree) - one) / 3) for one in agree) / len(agree)
 
 
 def exact_match(prediction: str, answers: Sequence[str]) -> float:
-    """1 if the prediction is one of the answers, without case, blanks at the ends and a full stop.
+    """1 if the prediction is one of the answers, without case, and blanks and full stops at an end.
 
-    Of GQA, whose own script compares what is left, and of AI2D.
+    Of GQA, whose own script compares what is left, and of AI2D, which has no script of its own.
 
     Source: Hudson & Manning (2019); how predictions are stripped is what LLaVA does to them.
     """
@@ -95,21 +125,27 @@ def exact_match(prediction: str, answers: Sequence[str]) -> float:
 def chosen_letter(text: str, num_choices: int) -> str | None:
     """The letter of a choice: `B`, `B. …`, or the only `The answer is B.`; None if there is none.
 
+    After the letter of a sentence any character may stand, and one must: "The answer is B, since"
+    has an answer, "The answer is B" at the end of a text has none, and "The answer is Blue" is B.
+    The first two forms count for A to E even where there are fewer choices, and then name none.
+
     Raises:
         ValueError: if there are fewer than two choices or more than 26.
 
-    Source: the ScienceQA evaluation of LLaVA.
+    Source: the ScienceQA evaluation of LLaVA, which calls a letter of no choice wrong.
     """
     rule = "`num_choices` must lie in [2, 26]"
     require(2 <= num_choices <= 26, rule, num_choices)
-    letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[:num_choices]
+    options = tuple(LETTERS[: max(5, num_choices)])
     text = text.strip()
-    if text in tuple(letters):
-        return text
-    if text[:1] in tuple(letters) and text[1:3] == ". ":
-        return text[0]
-    found = re.findall(r"The answer is ([A-Z])\.", text)
-    return found[0] if len(found) == 1 and found[0] in letters else None
+    if text in options:
+        letter = text
+    elif text[:1] in options and text[1:3] == ". ":
+        letter = text[0]
+    else:
+        found = re.findall(r"The answer is ([A-Z]).", text)
+        letter = found[0] if len(found) == 1 else None
+    return letter if letter in tuple(LETTERS[:num_choices]) else None
 
 
 def edit_distance(a: str, b: str) -> int:
@@ -125,8 +161,9 @@ def edit_distance(a: str, b: str) -> int:
 def anls(prediction: str, answers: Sequence[str], *, threshold: float = 0.5) -> float:
     """1 − min over answers of distance / longer length; 0 if that is below the threshold.
 
-    Without case, runs of blanks as one. Of DocVQA and InfographicVQA. At the threshold itself the
-    paper says 0 and the official script, as here, 0.5.
+    Distances are without case, and runs of blanks as one; lengths are those of the texts as they
+    were, blanks and all, in capitals (ß is two letters). Of DocVQA and InfographicVQA. At the
+    threshold itself the paper says 0 and the official script, as here, 0.5.
 
     Raises:
         ValueError: if there is no answer, or the threshold lies outside [0, 1].
@@ -136,9 +173,9 @@ def anls(prediction: str, answers: Sequence[str], *, threshold: float = 0.5) -> 
     require(len(answers) > 0, "`answers` must not be empty; their number", 0)
     check_interval("threshold", threshold, 0.0, 1.0)
     own, distances = _spaced(prediction), []
-    for answer in map(_spaced, answers):
-        longer = max(len(own), len(answer))
-        distances.append(edit_distance(own, answer) / longer if longer else 0.0)
+    for answer in answers:
+        longer = max(len(prediction.upper()), len(answer.upper()))
+        distances.append(edit_distance(own, _spaced(answer)) / longer if longer else 0.0)
     score = 1 - min(distances)
     return score if score >= threshold else 0.0
 
@@ -155,13 +192,14 @@ def relaxed_match(prediction: str, answer: str, *, tolerance: float = 0.05) -> f
     Source: Masry et al. (2022), §5.1, as the metric of Pix2Struct computes it.
     """
     require(tolerance >= 0, "`tolerance` must not be negative", tolerance)
-    own, told = _number(prediction), _number(answer)
+    own, told = number_in(prediction), number_in(answer)
     if own is not None and told:
         return float(abs(own - told) / abs(told) <= tolerance)
     return float(prediction.strip().lower() == answer.strip().lower())
 
 
-def _number(text: str) -> float | None:
+def number_in(text: str) -> float | None:
+    """What ChartQA takes for a number, `7%` as 0.07; None if it is none."""
     text = text.strip()
     try:
         return float(text.rstrip("%")) / 100 if text.endswith("%") else float(text)

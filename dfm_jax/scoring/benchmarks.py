@@ -2,47 +2,59 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
 from dfm_jax.checks import require
 from dfm_jax.scoring import answers, boxes, yes_no
-from dfm_jax.scoring.predictions import Question
+from dfm_jax.scoring.truths import COGNITION, Question, check_truth
 
 Scores = dict[str, float]
 Scorer = Callable[[Sequence[Question], Sequence[str]], Scores]
 
-MME_COGNITION = (
-    *("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning"),
-)
-"""The subtasks of MME that are summed as cognition; all others are perception."""
-
 
 def mean_of(name: str, score: Callable[[str, Question], float]) -> Scorer:
-    """The mean of one score over the questions; one that cannot be scored is named."""
+    """The mean of one score over the questions."""
 
     def scorer(questions: Sequence[Question], texts: Sequence[str]) -> Scores:
-        total = 0.0
-        for text, question in zip(texts, questions, strict=True):
-            try:
-                total += score(text, question)
-            except ValueError as error:
-                raise ValueError(f"question {question.number}: {error}") from error
-        return {name: total / len(questions)}
+        pairs = zip(texts, questions, strict=True)
+        return {name: sum(score(text, question) for text, question in pairs) / len(questions)}
 
     return scorer
 
 
-def of_choice(text: str, question: Question) -> float:
-    """1 if the letter that is chosen is the answer's; of ScienceQA.
+def scienceqa(questions: Sequence[Question], texts: Sequence[str]) -> Scores:
+    """The share of letters that are right, and of texts that name none."""
+    pairs = zip(texts, questions, strict=True)
+    letters = [answers.chosen_letter(text, question.choices or 0) for text, question in pairs]
+    right = [own in q.answers for own, q in zip(letters, questions, strict=True)]
+    return {
+        "accuracy": sum(right) / len(right),
+        "without_a_letter": letters.count(None) / len(letters),
+    }
 
-    Raises:
-        ValueError: if the question says nothing of its choices.
+
+def refcoco(
+    questions: Sequence[Question], texts: Sequence[str], *, scale: boxes.Scale = "pixels"
+) -> Scores:
+    """The share of boxes that meet the true one by half, and of texts that name none.
+
+    Args:
+        questions: with the scale of each true box.
+        texts: the first box of each is its answer.
+        scale: of the boxes in the texts. Of another than the truth's, both become shares.
     """
-    require(question.choices is not None, "`choices` must be given", question.choices)
-    assert question.choices is not None
-    letter = answers.chosen_letter(text, question.choices)
-    return float(letter is not None and letter in question.answers)
+    hits, found = [], [boxes.read_box(text) for text in texts]
+    for own, question in zip(found, questions, strict=True):
+        told, of_truth = boxes.read_box(question.answers[0]), question.box_scale
+        assert told is not None  # `check_truth` saw to both
+        assert of_truth is not None
+        if of_truth != scale:
+            told = boxes.in_shares(told, of_truth, question.size)
+            own = own and boxes.in_shares(own, scale, question.size)
+        hits.append(own is not None and boxes.overlap(own, told) >= boxes.THRESHOLD)
+    return {"accuracy": sum(hits) / len(hits), "without_a_box": found.count(None) / len(found)}
 
 
 def pope(questions: Sequence[Question], texts: Sequence[str]) -> Scores:
@@ -58,13 +70,14 @@ def mme(questions: Sequence[Question], texts: Sequence[str]) -> Scores:
     """
     right: dict[str, dict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))
     for question, text in zip(questions, texts, strict=True):
-        where = (question.category, question.picture)
-        rule = f"`category` and `image` must stand with question {question.number}"
-        require(None not in where, rule, where)
         told = "yes" if _says_yes(question) else "no"
         right[str(question.category)][str(question.picture)].append(yes_no.mme_says(text) == told)
+    for task, pictures in right.items():
+        for picture, both in pictures.items():
+            rule = f"`image` {picture!r} must stand with two questions of `category` {task!r}"
+            require(len(both) == 2, rule, len(both))
     points = {task: yes_no.pair_scores(pictures).points for task, pictures in right.items()}
-    cognition = sum(points[task] for task in points if task in MME_COGNITION)
+    cognition = sum(points[task] for task in points if task in COGNITION)
     return {
         "perception": sum(points.values()) - cognition,
         "cognition": cognition,
@@ -74,33 +87,55 @@ def mme(questions: Sequence[Question], texts: Sequence[str]) -> Scores:
 BENCHMARKS: Mapping[str, Scorer] = MappingProxyType(
     {
         "vqa": mean_of("accuracy", lambda text, q: answers.vqa_accuracy(text, q.answers)),
-        "textvqa": mean_of("accuracy", lambda text, q: answers.vqa_accuracy(text, q.answers)),
+        "textvqa": mean_of("accuracy", lambda text, q: answers.textvqa_accuracy(text, q.answers)),
         "gqa": mean_of("accuracy", lambda text, q: answers.exact_match(text, q.answers)),
         "ai2d": mean_of("accuracy", lambda text, q: answers.exact_match(text, q.answers)),
-        "scienceqa": mean_of("accuracy", of_choice),
+        "scienceqa": scienceqa,
         "docvqa": mean_of("anls", lambda text, q: answers.anls(text, q.answers)),
         "infovqa": mean_of("anls", lambda text, q: answers.anls(text, q.answers)),
         "chartqa": mean_of(
             "relaxed_accuracy",
             lambda text, q: max(answers.relaxed_match(text, told) for told in q.answers),
         ),
-        "refcoco": mean_of(
-            "accuracy", lambda text, q: max(boxes.box_match(text, told) for told in q.answers)
-        ),
+        "refcoco": refcoco,
         "pope": pope,
         "mme": mme,
     }
 )
 
 
-def score(name: str, questions: Sequence[Question], texts: Sequence[str]) -> dict[str, Any]:
+def score(
+    name: str,
+    questions: Sequence[Question],
+    texts: Sequence[str],
+    *,
+    box_scale: boxes.Scale | None = None,
+) -> dict[str, Any]:
     """What a benchmark reports: over all questions and, but for MME, for each category.
 
+    Args:
+        name: of the benchmark.
+        questions: with their truths.
+        texts: an answer to each, in their order.
+        box_scale: of the boxes in the answers; of RefCOCO, and of it alone.
+
     Raises:
-        ValueError: if there is no such benchmark, or a question lacks what it needs.
+        ValueError: if there is no such benchmark, a truth is not of its form, or the answers'
+            boxes cannot be of the scale that is given.
     """
     require(name in BENCHMARKS, f"`benchmark` must be one of {', '.join(BENCHMARKS)}", name)
+    for question in questions:
+        try:
+            check_truth(name, question)
+        except ValueError as error:
+            raise ValueError(f"question {question.number}: {error}") from error
     scorer = BENCHMARKS[name]
+    rule = f"`box_scale` of the answers must be one of {', '.join(boxes.SCALES)}"
+    require(name != "refcoco" or box_scale in boxes.SCALES, rule, box_scale)
+    require(name == "refcoco" or box_scale is None, f"`box_scale` is not of {name}", box_scale)
+    if box_scale is not None:
+        _check_scale(questions, texts, box_scale)
+        scorer = partial(refcoco, scale=box_scale)
     found: dict[str, Any] = {"scores": scorer(questions, texts)}
     categories = [q.category for q in questions]
     if name != "mme" and any(category is not None for category in categories):
@@ -112,8 +147,19 @@ def score(name: str, questions: Sequence[Question], texts: Sequence[str]) -> dic
     return found
 
 
+def _check_scale(questions: Sequence[Question], texts: Sequence[str], scale: boxes.Scale) -> None:
+    """A model may miss the picture now and then; if no box at all fits, the scale is another."""
+    for question in questions:
+        bare = question.size is None and question.box_scale != scale
+        known = not bare or "pixels" not in (question.box_scale, scale)
+        rule = f"question {question.number}: `width` and `height` must stand with a box in pixels"
+        require(known, f"{rule} held against one in another scale", question.size)
+    named = [(text, boxes.read_box(text), q) for text, q in zip(texts, questions, strict=True)]
+    named = [(text, box, q) for text, box, q in named if box is not None]
+    fits = not named or any(boxes.fits_scale(box, scale, q.size) for _, box, q in named)
+    rule = f"of the boxes in the answers one at least must lie in {scale}, as `box_scale` says"
+    require(fits, f"{rule}; the first", named[0][0] if named else None)
+
+
 def _says_yes(question: Question) -> bool:
-    told = question.answers[0].strip().lower()
-    rule = f"the answer of question {question.number} must be yes or no"
-    require(told in ("yes", "no"), rule, told)
-    return told == "yes"
+    return question.answers[0].strip().lower() == "yes"

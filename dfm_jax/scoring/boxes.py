@@ -1,11 +1,19 @@
 """Boxes: how much two of them have in common, and the first one that a text names."""
 
 import re
-from typing import NamedTuple
+from math import inf
+from typing import Literal, NamedTuple, get_args
 
 from dfm_jax.checks import require
 
-_NUMBER = r"(-?\d+(?:\.\d+)?)"
+Scale = Literal["pixels", "0-1", "0-1000"]
+"""What the corners of a box are counted in: pixels, or shares of the picture's two sides."""
+
+THRESHOLD = 0.5
+"""Intersection over union from which on a box is found."""
+
+SCALES: tuple[Scale, ...] = get_args(Scale)
+_NUMBER = r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)"
 _BOX = re.compile(r"\[\s*" + r"\s*,\s*".join([_NUMBER] * 4) + r"\s*\]")
 
 
@@ -36,8 +44,35 @@ def overlap(a: Box, b: Box) -> float:
     return both.area / whole if whole > 0 else 0.0
 
 
-def box_match(prediction: str, answer: str, *, threshold: float = 0.5) -> float:
+def fits_scale(box: Box, scale: Scale, size: tuple[int, int] | None = None) -> bool:
+    """Whether a box may be of this scale, in a picture of this width and height in pixels.
+
+    Corners lie in [0, 1], in [0, 1000], or in the picture to a pixel; a box of pixels or
+    thousandths that ends within 1 of the upper left corner is one of shares.
+    """
+    width, height = {"0-1": (1, 1), "0-1000": (1000, 1000)}.get(scale, size or (inf, inf))
+    slack = 1 if scale == "pixels" else 0  # published boxes end a fraction behind the last pixel
+    inside = min(box) >= 0 and box.x_2 <= width + slack and box.y_2 <= height + slack
+    return inside and (scale == "0-1" or max(box.x_2, box.y_2) > 1)
+
+
+def in_shares(box: Box, scale: Scale, size: tuple[int, int] | None = None) -> Box:
+    """The box in shares of the picture's width and height.
+
+    Raises:
+        ValueError: if it is in pixels, and the size of the picture is not given.
+    """
+    if scale == "pixels":
+        rule = "`width` and `height` of the picture must be given where one box is in pixels alone"
+        require(size is not None, rule, size)
+    width, height = {"0-1": (1, 1), "0-1000": (1000, 1000)}.get(scale, size or (1, 1))
+    return Box(box.x_1 / width, box.y_1 / height, box.x_2 / width, box.y_2 / height)
+
+
+def box_match(prediction: str, answer: str, *, threshold: float = THRESHOLD) -> float:
     """1 if the box that is named overlaps the true one by the threshold or more; of RefCOCO.
+
+    Both are of one scale.
 
     Raises:
         ValueError: if the answer names no box.

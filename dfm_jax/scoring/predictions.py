@@ -6,18 +6,9 @@ from typing import Any, NamedTuple
 
 from dfm_jax.checks import require
 from dfm_jax.json_text import read_json_lines
+from dfm_jax.scoring.truths import Question, check_truth
 
 _NAMED = 5  # of what is missing or superfluous, in an error
-
-
-class Question(NamedTuple):
-    """One question, and what people say."""
-
-    number: str
-    answers: tuple[str, ...]
-    category: str | None
-    picture: str | None
-    choices: int | None  # of how many letters
 
 
 class Merged(NamedTuple):
@@ -27,42 +18,58 @@ class Merged(NamedTuple):
     files: dict[str, int]
 
 
-def read_questions(path: Path) -> list[Question]:
+def read_questions(path: Path, benchmark: str) -> list[Question]:
     """JSONL of `question_id` and `answers`, or a single `answer`; a text, or a text each.
 
     Besides, where the benchmark asks for them: `category`, `image`, `choices` (a list, or their
-    number).
+    number), `box_scale`, `width` and `height` (of the picture, in pixels).
 
     Raises:
-        ValueError: naming the file and the line, if a row is not so, or an id comes twice.
+        ValueError: naming the file, the line and the rule, if a row is not so, an id comes twice,
+            or a truth is not of the form that the benchmark asks for.
     """
     found: dict[str, Question] = {}
     for line, row in _rows(path):
         number = _number(path, line, row)
         if number in found:
             raise ValueError(f"{path}, line {line}: the question {number} was there before.")
-        answers = row.get("answers", row.get("answer"))
-        answers = [answers] if isinstance(answers, str) else answers
-        if not isinstance(answers, list) or not answers or not all(map(_is_text, answers)):
-            raise ValueError(
-                f"{path}, line {line}: `answers` must be texts, or `answer` a text; it is "
-                f"{answers!r}."
-            )
-        choices = row.get("choices")
-        choices = len(choices) if isinstance(choices, list) else choices
-        if choices is not None and (not isinstance(choices, int) or isinstance(choices, bool)):
-            raise ValueError(
-                f"{path}, line {line}: `choices` must be a list or their number; it is {choices!r}."
-            )
-        found[number] = Question(
-            number=number,
-            answers=tuple(answers),
-            category=row.get("category"),
-            picture=row.get("image"),
-            choices=choices,
-        )
+        try:
+            question = _question(number, row)
+            check_truth(benchmark, question)
+        except ValueError as error:
+            raise ValueError(f"{path}, line {line}: {error}") from error
+        found[number] = question
     require(len(found) > 0, f"{path} must hold a question; their number", 0)
     return list(found.values())
+
+
+def _question(number: str, row: dict[str, Any]) -> Question:
+    given = [row[name] for name in ("answers", "answer") if row.get(name) is not None]
+    answers = [given[0]] if len(given) == 1 and _is_text(given[0]) else given[0] if given else None
+    if len(given) != 1 or not isinstance(answers, list) or not all(map(_is_text, answers)):
+        shown = given[0] if len(given) == 1 else given or None
+        raise ValueError(f"`answers` must be texts, or `answer` a text; it is {shown!r}.")
+    if not answers:
+        raise ValueError("`answers` must be texts, at least one; it is [].")
+    choices = row.get("choices")
+    choices = len(choices) if isinstance(choices, list) else choices
+    if choices is not None and type(choices) is not int:
+        raise ValueError(f"`choices` must be a list or their number; it is {choices!r}.")
+    for name in ("category", "image", "box_scale"):
+        if row.get(name) is not None and not _is_text(row[name]):
+            raise ValueError(f"`{name}` must be a text; it is {row[name]!r}.")
+    size: Any = (row.get("width"), row.get("height"))
+    if size != (None, None) and not all(type(side) is int and side > 0 for side in size):
+        raise ValueError(f"`width` and `height` must be whole numbers above 0; it is {size!r}.")
+    return Question(
+        number=number,
+        answers=tuple(answers),
+        category=row.get("category"),
+        picture=row.get("image"),
+        choices=choices,
+        box_scale=row.get("box_scale"),
+        size=None if size == (None, None) else size,
+    )
 
 
 def merge_predictions(questions: Sequence[Question], paths: Sequence[Path]) -> Merged:
