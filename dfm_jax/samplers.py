@@ -107,8 +107,9 @@ def mixed_step_law(weights: Weights, step_laws: Float[ArrayLike, "K N S"]) -> St
 
     X^i ~ Σ_k r_k (δ_{z^i} + u^{k,i}(·, z))   [S6, S7a]
 
-    Also for a learned router, drawn per position and step. One k shared by positions that move
-    together is another law: `shared_expert_log_prob`.
+    The draws are independent, and any number of positions may move. Also for a learned router,
+    drawn per position and step. One k shared by positions that move together is another law:
+    `shared_expert_log_prob`.
     """
     return mix_posteriors(weights, step_laws)
 
@@ -119,7 +120,7 @@ def shared_expert_log_prob(
 ) -> Scalar:
     """One expert for all positions of a step, in nats: log Σ_k r_k Π_i law_k^i(x^i).   [S6]
 
-    Equal to `mixed_step_law` if one position moves; else another law.
+    Equal to `mixed_step_law` if at most one position moves; else another law.
     """
     check_tokens("x_next", x_next, step_laws.shape[-1])
     per_expert = jax.vmap(product_log_prob, in_axes=(None, 0))(x_next, step_laws)

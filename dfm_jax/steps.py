@@ -59,8 +59,8 @@ def exact_step_velocity(
         u_t^i(v, z) = λ_t^i [p_{1|t}^i(v | z) − δ_{z^i}(v)]   [Q3, S2]
 
     With the posterior δ_{x_1} it is the exact step of the conditional law, any source and grid.
-    With the marginal posterior it is exact if one position moves; else each token's law is right
-    after the step and the joint is not (Q6).
+    With the marginal posterior it is exact if at most one position moves at each state (Q5); else
+    each token's law is right after the step and the joint is not (Q6).
 
     Raises:
         ValueError: if a step size lies outside [0, 1], or a row of the posterior is no law.
@@ -113,7 +113,12 @@ def transition_matrix(
 def push_forward(
     law: Float[ArrayLike, " Z"], step_laws: Float[ArrayLike, "Z N S"], states: Int[ArrayLike, "Z N"]
 ) -> Float[Array, " Z"]:
-    """The law after one step: p_{t+1} = P_t p_t. Where p_t(z) = 0 it may hold anything.   [Q5]"""
+    """The law after one step, P_t p_t. Where p_t(z) = 0 the step may hold anything.   [Q5]
+
+    With `exact_step_velocity` of the marginal posterior it is p_{t+1} if at most one position has a
+    velocity at every z that p_t reaches. One position of each pair (x_0, x_1), another for another,
+    is enough for continuity (Q4) and not for this.
+    """
     somewhere = (law > 0)[:, None, None]
     # 1, not 0: the kernel is taken through logarithms, and the gradient of log 0 is no number.
     kernel = transition_matrix(jnp.where(somewhere, step_laws, 1.0), states)

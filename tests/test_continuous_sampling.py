@@ -298,6 +298,25 @@ def test_a_step_back_masks_a_token_and_the_last_step_fills_it():
     assert np.mean(rows[:, 1:] == V) == pytest.approx(0.225, abs=5 * np.sqrt(0.225 * 0.775 / 800))
 
 
+@pytest.mark.statement("S4")
+def test_steps_back_leave_no_mask_though_its_schedule_has_ended(key):
+    """Where κ has reached 1 a mask is pending still; a token is not, nor what is given."""
+    ended = schedules.Schedule(
+        lambda t: jnp.minimum(2 * jnp.asarray(t), 1.0) ** 2,
+        lambda t: jnp.log1p(-(jnp.minimum(2 * jnp.asarray(t), 1.0) ** 2)),
+    )
+    run, fixed = run_of(restless, carry_over=True), np.array([False, False, True])
+    state = jumps.start(jnp.array([V, 1, 0]))
+    size, t, inner, beta, ends = 0.25, 0.75, 0.5, 0.0, True
+    row = [jnp.asarray(value) for value in (size, t, inner, beta, ends)]
+    source = jnp.asarray(SOURCES["all masks"])
+    law, alive = corrected_rows((), state, source, fixed, row, schedule=ended, run=run)
+    drawn = jnp.pad(jax.nn.softmax(restless((), state.x_t, 0.5)), ((0, 0), (0, 1)))
+    assert alive
+    np.testing.assert_allclose(law[0], drawn[0], rtol=1e-6)
+    np.testing.assert_array_equal(law[1:], np.eye(S)[[1, 0]])
+
+
 # ── steps of their own size ─────────────────────────────────────────────────────────────────────
 
 
@@ -340,6 +359,27 @@ def test_steps_of_their_own_size_draw_from_the_path(source):
         assert exact.total_variation(coarse / coarse.sum(), truth) > 0.025
     assert np.mean(few) < 0.5 * np.mean(many)
     assert np.ptp(many) > 0  # the size follows the state
+
+
+@pytest.mark.statement("S3")
+def test_no_step_is_longer_than_the_rate_of_a_token_allows(key):
+    """Where no jump is expected ε asks for steps without end, and h κ̇/(1 − κ) ≤ 1 holds them."""
+
+    def content(params, x_t, t):
+        return jnp.where(jnp.arange(V)[None] == x_t[:, None], 0.0, -jnp.inf)
+
+    early = schedules.Schedule(lambda t: 1 - (1 - t) ** 2, lambda t: 2 * jnp.log1p(-t))
+    found = sample_adaptive(
+        *(key, (), content, jnp.zeros(N, int), early),
+        num_states=V,
+        jumps=1.0,
+        largest_step=1.0,
+        end=0.9,
+        finish=False,
+        max_steps=9,
+    )
+    assert found.num_steps == 4  # h = (1 − t)/2: to 0.5, 0.75, 0.875 and the end
+    np.testing.assert_array_equal(found.tokens, 0)
 
 
 @pytest.mark.statement("S4")

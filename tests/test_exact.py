@@ -186,6 +186,20 @@ def test_kl_never_forms_infinity_minus_infinity():
     assert np.isscalar(exact.kl(point, other))
 
 
+@pytest.mark.parametrize("rare", [1e-10, 1e-20, 1e-200])
+def test_kl_sees_a_mass_however_small(rare):
+    law, without = np.array([1.0 - rare, rare]), np.array([1.0, 0.0])
+    assert exact.kl(law, without) == math.inf
+    rows = exact.kl(np.stack([law, law]), np.stack([law, without]))
+    np.testing.assert_array_equal(rows, [0, math.inf])
+
+
+def test_kl_counts_a_mass_however_small():
+    rare = 1e-10
+    law, more = np.array([1 - rare, rare]), np.array([1 - 2 * rare, 2 * rare])
+    assert exact.kl(law, more) == pytest.approx(rare * (1 - math.log(2)), rel=1e-5)
+
+
 @pytest.mark.statement("D10")
 @pytest.mark.parametrize("seed", SEEDS)
 def test_information_of_a_joint(seed):

@@ -1,6 +1,8 @@
 """The labels are one list: in the theory's ledger, in docstrings, in tests, in EQUATIONS.md."""
 
 import ast
+import inspect
+import types
 from pathlib import Path
 
 import pytest
@@ -38,6 +40,45 @@ def test_every_marked_label_is_a_statement():
     marked = set().union(*(labels_marked_in(p.read_text("utf-8")) for p in ROOT.glob("tests/*.py")))
     assert marked - set(LEDGER) == set()
     assert marked
+
+
+def named_in(code):
+    """Every global or attribute that a code object speaks of, functions inside it included."""
+    inside = (c for c in code.co_consts if isinstance(c, types.CodeType))
+    return set(code.co_names).union(*map(named_in, inside))
+
+
+def reached_from(function):
+    """The functions that a function may call, by the names in its code and its defaults."""
+    todo, seen = [function], set()
+    while todo:
+        one = inspect.unwrap(todo.pop()) if callable(todo[-1]) else todo.pop()
+        if not isinstance(one, types.FunctionType) or one in seen:
+            continue
+        seen.add(one)
+        names = named_in(one.__code__)
+        held = [one.__globals__[name] for name in names if name in one.__globals__]
+        for value in held:
+            if isinstance(value, types.ModuleType) and value.__name__.startswith("dfm_jax"):
+                todo += [getattr(value, name) for name in names if hasattr(value, name)]
+        todo += held + list(one.__defaults__ or ()) + list((one.__kwdefaults__ or {}).values())
+        todo += [cell.cell_contents for cell in one.__closure__ or ()]
+    return seen
+
+
+def test_every_row_calls_the_functions_that_cite_it():
+    """A row that never calls what it claims to judge holds whatever that function does.
+
+    Draws are another matter: their laws are judged by counting (`tests/test_paths.py`).
+    """
+    missed = set()
+    for label, names in citations().items():
+        calls = {(f.__module__, f.__name__) for f in reached_from(LEDGER[label].residual)}
+        for module, name in (full.split(".") for full in names):
+            called = any(m.startswith(f"dfm_jax.{module}") and n == name for m, n in calls)
+            if not called and not name.startswith("sample_"):
+                missed.add((label, name))
+    assert missed == set()
 
 
 def test_equations_page_is_in_step():

@@ -436,6 +436,41 @@ def test_a_divergence_is_infinite_though_the_mass_underflows():
     assert kl(np.array([0.0, -800.0]), np.array([0.0, -np.inf])) == np.inf
 
 
+def test_a_divergence_of_what_is_no_number_is_no_number():
+    kl = mathematics()["accounting"].kl_divergence
+    assert np.isnan(kl(np.array([0.0, np.nan]), np.array([0.0, -1.0])))
+    assert np.isnan(kl(np.array([np.nan, -np.inf]), np.array([0.0, -np.inf])))
+
+
+def test_an_infinite_term_is_not_lost_where_its_mass_underflows():
+    accounting = mathematics()["accounting"]
+    log_law = np.array([0.0, -800.0])  # exp(−800) is 0
+    gate = np.log([[[0.5, 0.5]], [[0.5, 0.5]]])
+    router = np.array([gate[0], [[0.0, -np.inf]]])
+    assert accounting.router_cost(log_law, gate, gate) == 0
+    assert accounting.router_cost(log_law, gate, router) == np.inf
+    laws = np.log([[0.5, 0.5], [0.5, 0.5]])
+    missed = np.array([laws[0], [0.0, -np.inf]])
+    split = accounting.ensemble_split(log_law, laws, np.log([0.5, 0.5]), missed)
+    assert split.experts == np.inf
+
+
+def test_an_expert_of_mass_0_has_no_routing_cost():
+    cost = mathematics()["accounting"].routing_cost
+    masses, laws = np.array([0.0, -np.inf]), np.log([0.5, 0.5])
+    np.testing.assert_allclose(cost(masses, laws, 0), 0, atol=1e-7)
+    with pytest.raises(ValueError, match=r"`expert` must have a mass above 0; .*; it is -inf\."):
+        cost(masses, laws, 1)
+
+
+def test_a_given_token_is_no_mask():
+    source = mathematics()["paths"].mask_source
+    context = np.array([True, False])
+    np.testing.assert_array_equal(source(np.array([1, 0]), context, mask_id=3), [1, 3])
+    with pytest.raises(ValueError, match=r"`x_1` must hold ids in \[0, 2\]"):
+        source(np.array([3, 0]), context, mask_id=3)
+
+
 def test_times_and_numbers_may_be_written_as_integers():
     rooms = mathematics()
     assert rooms["schedules"].rate(0, rooms["schedules"].linear()) == 1

@@ -364,6 +364,9 @@ def test_a_prompt_never_moves():
     table = schedules.with_context(schedules.left_to_right(3), context)
     np.testing.assert_array_equal(table, [[1, 0, 1], [1, 0, 1], [1, 1, 1], [1, 1, 1]])
     schedules.check_table(table, context)
+    given = schedules.schedule_with_context(schedules.linear(), context)
+    np.testing.assert_array_equal(given.kappa(0.5), [1, 0.5, 1])
+    np.testing.assert_allclose(np.exp(given.log_complement(0.5)), [0, 0.5, 0])
 
 
 def test_with_context_under_jit_and_vmap():
@@ -409,6 +412,24 @@ BAD_TABLES = {
 def test_a_bad_table_is_refused(table, message):
     with pytest.raises(ValueError, match=rf"^{re.escape(message)}$"):
         schedules.check_table(np.array(table))
+
+
+@pytest.mark.parametrize("miss", [1e-3, 1e-5])
+def test_an_end_that_is_nearly_right_is_refused(miss):
+    start, end = "must start at κ = 0", "must end at κ = 1"
+    for message, low, high in ((start, miss, 1.0), (end, 0.0, 1 - miss)):
+        with pytest.raises(ValueError, match=f"`table` {message}"):
+            schedules.check_table(np.array([[low, 0.0], [1.0, high]]))
+        with pytest.raises(ValueError, match=f"`kappa` {message}"):
+            schedules.from_function(lambda t, a=low, b=high: a + (b - a) * t)
+
+
+def test_the_cosine_keeps_its_digits_at_a_small_time():
+    """1 − cos(πt/2) is 0 there in float32; its series begins with (πt/2)²/2."""
+    t = np.float32(1e-4)
+    small = schedules.cosine().kappa(t)
+    assert small.dtype == np.float32
+    np.testing.assert_allclose(small, (np.pi * 1e-4 / 2) ** 2 / 2, rtol=1e-5)
 
 
 def test_a_context_that_starts_at_the_source_is_refused():

@@ -6,10 +6,11 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dfm_jax import cli
+from dfm_jax import cli, exact, steps, velocities
 from dfm_jax.theory import LEDGER, Shape, equations, runs, verify
 from dfm_jax.theory.draws import draw_cases
 from dfm_jax.theory.statement import excess, gap, in_order, statement
@@ -226,3 +227,19 @@ def test_the_bound_of_any_grid_has_a_falsifier_of_its_own():
     assert np.all(price.any_grid_bound(cases, run) <= 1e-12)
     broken = price.any_grid_bound(cases, run, correlation_of=price.nothing)
     assert np.all(broken[cases.generic] > 1e-3)
+
+
+@pytest.mark.statement("Q4", "Q5")
+@pytest.mark.usefixtures("x64")
+def test_one_position_a_pair_is_enough_for_continuity_and_not_for_the_kernel():
+    """x_0 = (0, 0), x_1 = (1, 0) or (0, 1) with mass ½ each, κ from (0, 0) to (½, ½)."""
+    states, table = exact.states(2, 2), jnp.array([[0.0, 0.0], [0.5, 0.5], [1.0, 1.0]])
+    now, then = np.array([1.0, 0, 0, 0]), np.array([0.5, 0.25, 0.25, 0])
+    size = steps.step_size(table, 0)
+    posterior = jnp.full((2, 2), 0.5)  # of either token, at (0, 0): the only state there is
+    velocity = np.zeros((4, 2, 2))
+    velocity[0] = steps.exact_step_velocity(posterior, states[0], size, num_states=2)
+    np.testing.assert_array_equal(now - velocities.divergence(now, velocity, states), then)
+    laws = np.stack([steps.step_law(u, z) for u, z in zip(velocity, states, strict=True)])
+    pushed = steps.push_forward(now, laws, states)
+    np.testing.assert_allclose(pushed - then, np.array([1, -1, -1, 1]) / 16, atol=1e-15)

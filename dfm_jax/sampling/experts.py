@@ -47,7 +47,8 @@ def sample_mixed_step(
 
         k^i ~ r(z, t),  X^i ~ law_{k^i}^i
 
-    In law the step of the mixed velocity (`samplers.mixed_step_law`), for any router. Weights of
+    In law the step of the mixed velocity (`samplers.mixed_step_law`), for any router and any number
+    of positions that move: each draws an expert of its own. Weights of
     all positions [K], or of each [N, K]; laws in nats.
     """
     check_law("weights", weights)

@@ -5,7 +5,7 @@ falsifier may pass there. A hard case sits on an edge of the statements' domain:
 equal parts, sources that overlap the data, contexts, κ at an end. K = 1 and N = 1 are shapes.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, wraps
 from typing import Any, NamedTuple
@@ -54,10 +54,7 @@ def memo(method: Callable) -> Callable:
 
     @wraps(method)
     def remembered(self: "Case", *args: Any) -> Any:
-        key = (method.__name__, *args)
-        if key not in self._memo:
-            self._memo[key] = method(self, *args)
-        return self._memo[key]
+        return self.remembered((method.__name__, *args), lambda: method(self, *args))
 
     return remembered
 
@@ -139,6 +136,12 @@ class Case:
         """The mixture path's token path at κ = `values`."""
         return exact.mixture_token_path(values, self.shape.num_tokens, self.shape.num_states)
 
+    def remembered(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        """What `make` gives, kept under a key that says what it is."""
+        if key not in self._memo:
+            self._memo[key] = make()
+        return self._memo[key]
+
     @memo
     def path(self, when: str) -> np.ndarray:
         """p_t of the whole."""
@@ -177,11 +180,19 @@ class Case:
         """p_{0|t} of the whole: [Z, N, S]."""
         return self.pair_posterior(when).sum(axis=3)
 
-    @memo
     def part_posteriors(self, when: str) -> np.ndarray:
         """p_{1|t}^k: [K, Z, N, V]."""
+        return self._both_part_posteriors(when)[0]
+
+    def part_source_posteriors(self, when: str) -> np.ndarray:
+        """p_{0|t}^k: [K, Z, N, S]."""
+        return self._both_part_posteriors(when)[1]
+
+    @memo
+    def _both_part_posteriors(self, when: str) -> tuple[np.ndarray, np.ndarray]:
         at = self.token_path(self.kappa(when))
-        return np.stack([exact.posteriors(c, at)[0] for c in self.couplings])
+        both = [exact.posteriors(c, at)[:2] for c in self.couplings]
+        return np.stack([one[0] for one in both]), np.stack([one[1] for one in both])
 
     @memo
     def expert_posterior(self, when: str) -> np.ndarray:
@@ -196,7 +207,9 @@ class Case:
 
     def conditionals(self, law: np.ndarray) -> np.ndarray:
         """q(v | x^{<t}) of a data law: [V^N, N, V], zeros where the prefix has mass 0."""
-        return exact.conditionals(law, self.shape.num_tokens, self.shape.num_positions)[0]
+        v, n = self.shape.num_tokens, self.shape.num_positions
+        key = ("conditionals", law.tobytes())  # the same few laws are asked for again and again
+        return self.remembered(key, lambda: exact.conditionals(law, v, n)[0])
 
     def prefix_law(self, law: np.ndarray) -> np.ndarray:
         """q(x^{<t}) at every sequence: [V^N, N + 1], column t the mass of its first t tokens."""

@@ -6,9 +6,11 @@ from dfm_jax.theory.statements import bounds as bounds
 from dfm_jax.theory.statements import correctors as correctors
 from dfm_jax.theory.statements import decentral as decentral
 from dfm_jax.theory.statements import drawn_experts as drawn_experts
+from dfm_jax.theory.statements import evidence as evidence
 from dfm_jax.theory.statements import experts as experts
 from dfm_jax.theory.statements import gates as gates
 from dfm_jax.theory.statements import grids as grids
+from dfm_jax.theory.statements import jumps as jumps
 from dfm_jax.theory.statements import objectives as objectives
 from dfm_jax.theory.statements import parts as parts
 from dfm_jax.theory.statements import paths as paths

@@ -125,7 +125,10 @@ def _token_wise(log_prior: Array, token_log_probs: Array, *, gate) -> Array:
     gate=_static,
 )
 def one_router_term(cases: Cases, run: Run, *, gate=_bayes) -> np.ndarray:
-    """Token-wise mixing of any experts with any masses, and of exact ones with exact masses."""
+    """Token-wise mixing of any experts with any masses, and of exact ones with exact masses.
+
+    Equality where the sequence tells its part, and the model's too: then r̂ = r.
+    """
     log_w = cases.each(lambda c: np.log(c.weights))
     log_q = cases.each(lambda c: np.log(full_parts(c)))
     data = cases.each(lambda c: c.weights @ full_parts(c))
@@ -137,7 +140,29 @@ def one_router_term(cases: Cases, run: Run, *, gate=_bayes) -> np.ndarray:
         _, _, own, prior = run(_split, log_w, log_q, log_w_hat, log_q_hat)
         law = run(_token_wise, log_w_hat, tokens, gate=gate)
         residuals.append(excess(exact.kl(data, law), own + prior))
-    return worst(*residuals)
+    w, q, w_hat, q_hat = cases.each(_apart)
+    tokens = cases.each_numbered(lambda i, c: part_token_log_probs(c, q_hat[i]))
+    _, _, own, prior = run(_split, *(fields.log(law) for law in (w, q, w_hat, q_hat)))
+    law = run(_token_wise, fields.log(w_hat), tokens, gate=_bayes)
+    data = np.einsum("ik,ikx->ix", w, q)
+    return worst(*residuals, gap(exact.kl(data, law), own + prior))
+
+
+def _apart(case: Case) -> tuple[np.ndarray, ...]:
+    """w, q_k, ŵ, q̂_k of parts that share no sequence, neither in truth nor in the model.
+
+    As many as there are sequences for; the rest are of mass 0, and a copy of the first.
+    """
+    number, (num_parts, size) = np.arange(len(case.tokens)), case.parts.shape
+    live = np.arange(num_parts) < size
+    mine = number % min(num_parts, size) == np.where(live, np.arange(num_parts), 0)[:, None]
+
+    def split(masses: np.ndarray, law: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        masses, laws = np.where(live, masses, 0.0), np.where(mine, law, 0.0)
+        return masses / masses.sum(), laws / laws.sum(axis=1, keepdims=True)
+
+    model = np.roll(case.model_parts[0], 1)
+    return *split(case.weights, case.model_parts[0]), *split(case.model_weights, model)
 
 
 def full_parts(case: Case) -> np.ndarray:
@@ -158,8 +183,17 @@ def _model_parts(case: Case) -> np.ndarray:
 
 
 def _best(log_prior: Array, log_laws: Array) -> tuple[Array, Array]:
+    """The bound, and the mixture's −log p̂, at every sequence: [V^N] each."""
     bound = jax.vmap(accounting.best_expert_bound, in_axes=(None, 1))(log_prior, log_laws)
     return bound, -experts.mixture_log_prob(log_prior, log_laws)
+
+
+def _no_masses_left(masses: np.ndarray) -> np.ndarray:
+    return np.where(masses > 0, 1.0, 0.0)
+
+
+def _all_masses(masses: np.ndarray) -> np.ndarray:
+    return masses
 
 
 @statement(
@@ -168,14 +202,21 @@ def _best(log_prior: Array, log_laws: Array) -> tuple[Array, Array]:
     source="own use",
     kind="inequality",
     falsifier="−log ŵ_k left out",
-    log_prior=no_masses,
+    charged=_no_masses_left,
 )
-def best_expert(cases: Cases, run: Run, *, log_prior=masses) -> np.ndarray:
-    """Every sequence, the mixture's likelihood by enumeration."""
-    laws = cases.each(own_laws)
-    bound, _ = run(_best, cases.each(log_prior), laws)
+def best_expert(cases: Cases, run: Run, *, charged=_all_masses) -> np.ndarray:
+    """Every sequence, the mixture by enumeration; equality where one expert alone could make it."""
+    residuals = []
+    for judge, laws_of in ((excess, _own_mixture), (gap, lambda case: _apart(case)[2:])):
+        w_hat, q_hat = cases.each(laws_of)
+        bound, nll = run(_best, fields.log(charged(w_hat)), fields.log(q_hat))
+        truth = -fields.log(np.einsum("ik,ikx->ix", w_hat, q_hat))
+        best = -fields.log((w_hat[..., None] * q_hat).max(axis=1))
+        residuals += [judge(truth, bound), gap(bound, best)]
+        if charged is _all_masses:
+            residuals.append(gap(nll, truth))
+    return worst(*residuals)
 
-    def truth(case: Case) -> np.ndarray:
-        return -fields.log(case.model_weights @ np.exp(own_laws(case)))
 
-    return excess(cases.each(truth), bound)
+def _own_mixture(case: Case) -> tuple[np.ndarray, np.ndarray]:
+    return case.model_weights, np.exp(own_laws(case))

@@ -6,11 +6,12 @@ import numpy as np
 
 from dfm_jax import exact, paths, schedules, steps
 from dfm_jax.theory import fields
-from dfm_jax.theory.cases import Case, Cases
+from dfm_jax.theory.cases import Case, Cases, kappa
 from dfm_jax.theory.runs import Run
+from dfm_jax.theory.setups import chain
 from dfm_jax.theory.statement import gap, statement, worst
 from dfm_jax.theory.statements.price import block_numbers
-from dfm_jax.theory.statements.steps import chain, laws_of, velocities_of
+from dfm_jax.theory.statements.steps import laws_of, velocities_of
 from dfm_jax.types import Array
 
 
@@ -57,7 +58,6 @@ def _one_late(table: np.ndarray) -> np.ndarray:
 )
 def tables(cases: Cases, run: Run, *, shift=_on_time) -> np.ndarray:
     """The path's law at every row reveals just the tokens that the order has reached."""
-    del run  # the tables are NumPy constants; their law is enumerated
 
     def truth(case: Case) -> np.ndarray:
         n = case.shape.num_positions
@@ -76,11 +76,26 @@ def tables(cases: Cases, run: Run, *, shift=_on_time) -> np.ndarray:
                 apart.append(np.abs(law - _revealed_law(case, known)).max())
         return np.max(apart)
 
-    return cases.each(truth)
+    return worst(cases.each(truth), _clock_gap(cases, run))
+
+
+def _clock_table(family: Array, exponent: Array, *, num_steps: int) -> Array:
+    """`masked` of the case's schedule, a κ for each position: [T + 1, N]."""
+    schedule = fields.schedule_of(family, exponent)
+    return schedules.masked(schedule, num_steps, exponent.shape[0])
+
+
+def _clock_gap(cases: Cases, run: Run) -> np.ndarray:
+    """Every family, κ_{t/T} by hand."""
+    got = run(_clock_table, *fields.clock(cases, "inside")[1:], num_steps=5)
+    return gap(
+        got,
+        cases.each(lambda c: np.stack([kappa(c.family, c.exponent, t / 5) for t in range(6)])),
+    )
 
 
 def _masked_gap(case: Case) -> float:
-    """`masked` gives every position the clock κ_{t/T}."""
+    """`masked` of one κ gives every position the same clock."""
     table = schedules.masked(schedules.polynomial(2.0), 4, case.shape.num_positions)
     clock = (np.arange(5)[:, None] / 4) ** 2
     # the table is made in jax's default precision; quarters squared are exact in any
@@ -143,14 +158,19 @@ def prefix_and_source(cases: Cases, run: Run, *, coupling_of=_start_free) -> np.
     def masked_truth(case: Case) -> np.ndarray:
         return np.stack([_revealed_law(case, row == 1) for row in _given(case)])
 
-    def law(coupling_of, table: np.ndarray) -> np.ndarray:
-        lists = cases.each(lambda c: pairs(c, coupling_of(c)))
-        return run(laws_on_table, *lists, table, fields.states(cases), num_states=s)
-
+    log_data = cases.each(lambda c: fields.log(c.data))
+    prompted = run(
+        prompted_laws,
+        *(fields.tokens(cases), log_data, cases.each(_given), fields.states(cases)),
+        cases.each(lambda c: c.context),
+        num_states=s,
+    )
     free = np.stack([np.asarray(schedules.left_to_right(n), np.float64)] * len(cases))
+    lists = cases.each(lambda c: pairs(c, coupling_of(c)))
+    law = run(laws_on_table, *lists, free, fields.states(cases), num_states=s)
     return worst(
-        gap(law(coupling_of, free), cases.each(truth)),
-        gap(law(lambda c: exact.dense(c.masked), cases.each(_given)), cases.each(masked_truth)),
+        gap(law, cases.each(truth)),
+        gap(prompted, cases.each(masked_truth)),
     )
 
 
@@ -164,6 +184,17 @@ def laws_on_table(
         return fields.over_states(lambda z: paths.marginal_log_prob(z, token_paths, log_pi), states)
 
     return jnp.exp(jax.lax.map(at_row, table))
+
+
+def prompted_sources(x_1: Array, context: Array, *, mask_id: int) -> Array:
+    """`mask_source` of every sequence."""
+    return jax.vmap(lambda x: paths.mask_source(x, context, mask_id=mask_id))(x_1)
+
+
+def prompted_laws(x_1, log_data, table, states, context, *, num_states: int) -> Array:
+    """p_t along a table of pairs whose source is `mask_source`: [T + 1, Z]."""
+    x_0 = prompted_sources(x_1, context, mask_id=num_states - 1)
+    return laws_on_table(x_0, x_1, log_data, table, states, num_states=num_states)
 
 
 def _next_token(next_probs: Array, states: Array, *, num_states: int) -> Array:

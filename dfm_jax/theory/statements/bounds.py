@@ -1,4 +1,4 @@
-"""L2, L3: bounds on the likelihood in continuous time."""
+"""L3: all orders at once; and the integral over time that it and L2 are about."""
 
 from itertools import permutations
 
@@ -6,12 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dfm_jax import exact, objectives, schedules, velocities
+from dfm_jax import exact, objectives, schedules
 from dfm_jax.theory import fields
 from dfm_jax.theory.cases import Case, Cases
 from dfm_jax.theory.runs import Run
 from dfm_jax.theory.statement import excess, gap, statement, worst
-from dfm_jax.theory.statements.objectives import state_data_law
 from dfm_jax.types import Array
 
 # Gauss nodes on [0, 1]: exact for polynomials up to degree 17.
@@ -118,9 +117,10 @@ def _integrated(
     return jnp.einsum("t,tx->x", node_weights, jax.lax.map(at_time, nodes))
 
 
-def _integral(
+def integral(
     cases: Cases, run: Run, log_probs: np.ndarray, exponents: np.ndarray, pace: float = 1.0
 ) -> np.ndarray:
+    """∫ E[Σ_i L2 | x_1] dt of a model at `masked_states`, under t^a position by position: [V^N]."""
     count = len(cases)
     return run(
         _integrated,
@@ -144,84 +144,6 @@ def one_clock(case: Case, exponent: float = 1.0) -> np.ndarray:
 def _own_clocks(case: Case) -> np.ndarray:
     """A κ for each position: the integral is then another average over orders."""
     return 1.0 + 2.0 * np.arange(case.shape.num_positions)
-
-
-def _both_forms(
-    posterior: Array, tokens: Array, states: Array, t: Array, family: Array, exponent: Array
-) -> tuple[Array, Array]:
-    """L2's two forms at every state and data sequence: [Z, V^N, N] each."""
-    schedule, num_states = fields.schedule_of(family, exponent), posterior.shape[-1] + 1
-
-    def at(rows: Array, z: Array, x_1: Array) -> tuple[Array, Array]:
-        loss = objectives.generalised_kl_loss(jnp.log(rows), x_1, z, t, schedule)
-        u = velocities.mixture_velocity(x_1, z, t, schedule, num_states=num_states)
-        u_hat = velocities.posterior_to_velocity(rows, z, t, schedule, num_states=num_states)
-        return loss, objectives.generalised_kl(u, u_hat, z)
-
-    over_data = jax.vmap(at, in_axes=(None, None, 0))
-    return jax.vmap(over_data, in_axes=(0, 0, None))(posterior, states, tokens)
-
-
-def _rough_denoiser(case: Case) -> np.ndarray:
-    """A posterior that, in hard cases, gives some tokens probability 0: L2 may be +∞."""
-    if case.generic:
-        return case.denoiser
-    top = np.where(case.denoiser == case.denoiser.max(axis=-1, keepdims=True), 1.0, 0.0)
-    return np.where(case.denoiser[..., :1] > 0.5, top, case.denoiser)
-
-
-def _any_source_bound(cases: Cases, run: Run) -> np.ndarray:
-    """E[−log q(X_1)] ≤ ∫ E Σ_i L2 dt + E KL(π(x_0 | X_1) ‖ p): the exact model, any coupling."""
-
-    def at_node(case: Case, t: float) -> tuple[np.ndarray, np.ndarray]:
-        at = np.full(case.shape.num_positions, t)
-        posterior = exact.posteriors(case.coupling, case.token_path(at))[0]
-        return posterior, state_data_law(case, at)
-
-    total = np.zeros(len(cases))
-    for t, weight in zip(NODES, NODE_WEIGHTS, strict=True):
-        posterior, joint = cases.each(lambda c, t=t: at_node(c, t))
-        linear = cases.each(lambda c, t=t: (t, 0, one_clock(c)))
-        loss, _ = run(_both_forms, posterior, fields.tokens(cases), fields.states(cases), *linear)
-        loss = loss.sum(axis=-1)
-        total += weight * np.sum(joint * np.where(joint > 0, loss, 0.0), axis=(1, 2))
-
-    def dependence(case: Case) -> np.ndarray:
-        return np.asarray(exact.mutual_information(case.coupling))
-
-    nll = cases.each(lambda c: exact.entropy(c.data))
-    return excess(nll, total + cases.each(dependence))
-
-
-@statement(
-    "L2",
-    "−κ̇/(1−κ) [p̂(z^i) − δ_{x_1^i}(z^i) + (1 − δ) log p̂(x_1^i)] = Σ_{v≠z^i} [u log(u/û) − u + û] "
-    "bounds −log p̂_1(x_1); tight for the exact model of an all-mask source",
-    source="FMG",
-    kind="inequality",
-    falsifier="the weight of another schedule",
-    pace=1.5,
-)
-def generalised_kl(cases: Cases, run: Run, *, pace: float = 1.0) -> np.ndarray:
-    """The two forms at all states; masks: tight, and a bound; any coupling: a bound."""
-    log_exact = cases.each(lambda c: fields.log(at_states(c, exact_probs(c))))
-    log_model = cases.each(lambda c: fields.log(at_states(c, model_probs(c))))
-    clock = cases.each(lambda c: one_clock(c, 2.0))
-    truth = cases.each(given_context)
-    _, model_nll = cases.each(lambda c: by_orders(c, model_probs(c)))
-    direct, bregman = run(
-        _both_forms,
-        cases.each(_rough_denoiser),
-        fields.tokens(cases),
-        fields.states(cases),
-        *fields.clock(cases, "early"),
-    )
-    return worst(
-        gap(direct, bregman),
-        gap(_integral(cases, run, log_exact, clock, pace), -fields.log(truth), truth > 0),
-        excess(model_nll, _integral(cases, run, log_model, clock, pace)),
-        _any_source_bound(cases, run),
-    )
 
 
 @statement(
@@ -254,8 +176,8 @@ def any_order(cases: Cases, run: Run, *, exponents=one_clock) -> np.ndarray:
     truth = cases.each(given_context)
     return worst(
         gap(closed(log_model), average),
-        gap(_integral(cases, run, log_model, cases.each(exponents)), average),
-        gap(_integral(cases, run, log_model, square), average),
-        excess(nll, average),
+        gap(integral(cases, run, log_model, cases.each(exponents)), average),
+        gap(integral(cases, run, log_model, square), average),
+        excess(nll, closed(log_model)),
         gap(closed(log_exact), -fields.log(truth), truth > 0),  # all orders agree: equality
     )

@@ -4,9 +4,9 @@ import jax
 import numpy as np
 
 from dfm_jax import velocities
-from dfm_jax.theory.cases import Cases
+from dfm_jax.theory.cases import Case, Cases
 from dfm_jax.theory.runs import Run
-from dfm_jax.theory.statement import statement, worst
+from dfm_jax.theory.statement import gap, statement, worst
 from dfm_jax.theory.statements.velocities import (
     backward_field,
     continuity,
@@ -27,10 +27,20 @@ from dfm_jax.types import Array
     sign=-1.0,
 )
 def backward_velocity(cases: Cases, run: Run, *, sign: float = 1.0) -> np.ndarray:
-    """C1 with the same sign as V5, t = 1 included, and −ǔ has V1."""
+    """C1 with the same sign as V5, t = 1 included, −ǔ has V1, and the formula."""
     velocity = sign * on_support(cases, "late", backward_field(cases, run, "late"))
     law, slope = laws(cases, "late")
-    return worst(continuity(law, slope, velocity), rate_violation(cases, run, -velocity))
+
+    def by_hand(case: Case) -> np.ndarray:
+        stay = np.eye(case.shape.num_states)[case.states]
+        speed = case.slope("late") / case.kappa("late")
+        return speed[:, None] * (stay - case.source_posterior("late"))
+
+    return worst(
+        continuity(law, slope, velocity),
+        rate_violation(cases, run, -velocity),
+        gap(velocity, cases.each(by_hand), law > 0),
+    )
 
 
 def _corrected(u: Array, u_back: Array, alpha: Array, beta: Array) -> Array:
@@ -46,14 +56,17 @@ def _corrected(u: Array, u_back: Array, alpha: Array, beta: Array) -> Array:
     surplus=2.0,
 )
 def corrector(cases: Cases, run: Run, *, surplus: float = 1.0) -> np.ndarray:
-    """Both kinds are rates; one moves p_t along its path, the other leaves it."""
+    """Both kinds are rates; one moves p_t along its path, the other leaves it; each goes back."""
     law, slope = laws(cases, "inside")
     u = on_support(cases, "inside", forward_field(cases, run, "inside"))
     u_back = on_support(cases, "inside", backward_field(cases, run, "inside"))
     beta = cases.each(lambda c: 2 * c.numbers[2])
     moving = run(_corrected, u, u_back, beta + surplus, beta)
     still = run(_corrected, u, u_back, beta, beta)
+    back = beta[:, None, None, None]  # (α − β) u moves p_t as well, and takes nothing back
     return worst(
+        gap(moving, (back + surplus) * u - back * u_back),
+        gap(still, back * (u - u_back)),
         continuity(law, slope, moving),
         continuity(law, np.zeros_like(slope), still),
         rate_violation(cases, run, moving),

@@ -30,15 +30,21 @@ def _mixed_velocity_kernel(gate: Array, velocity: Array, states: Array) -> Array
     return steps.transition_matrix(jax.vmap(steps.step_law)(mixed, states), states)
 
 
-def _all_draws(case: Case) -> np.ndarray:
+def _all_draws(case: Case, laws: np.ndarray) -> np.ndarray:
     """Σ over (k^1, …, k^N) of Π_i r_{k^i}(z) times the kernel of those experts' steps: [Z, Z]."""
-    laws, gate, n = _expert_step_laws(case), case.state_router, case.shape.num_positions
+    gate, n = case.state_router, case.shape.num_positions
     total = np.zeros((len(case.states),) * 2)
     for draw in product(range(len(laws)), repeat=n):
         rows = np.stack([laws[k, :, i] for i, k in enumerate(draw)], axis=1)
         chance = np.prod([gate[:, k] for k in draw], axis=0)
         total += chance[None] * exact.kernel(rows)
     return total
+
+
+def _one_draw(case: Case, laws: np.ndarray) -> np.ndarray:
+    """Σ_k r_k(z) times the kernel of expert k's step: [Z, Z]."""
+    pairs = zip(case.state_router.T, laws, strict=True)
+    return np.sum([chances[None] * exact.kernel(rows) for chances, rows in pairs], axis=0)
 
 
 def _shared_kernel(gate: Array, laws: Array, states: Array) -> Array:
@@ -61,26 +67,35 @@ def _expert_step_laws(case: Case) -> np.ndarray:
 
 @statement(
     "S6",
-    "one step of the mixed velocity = draw k^i ~ r(z, t) per position, then expert k^i's step",
+    "one step of the mixed velocity = draw k^i ~ r(z, t) independently per position, then expert "
+    "k^i's step, however many move; one k for all is the same only if at most one moves",
     source="own",
     kind="identity",
     falsifier="one shared k for positions that move together",
     kernel=_shared_kernel,
 )
 def expert_per_position(cases: Cases, run: Run, *, kernel=_independent_kernel) -> np.ndarray:
-    """The kernel of all K^N draws, one by one, and of the mixed velocity's step."""
+    """The kernel of all K^N draws, one by one, and of the mixed velocity's step; of K draws."""
     gate, laws = cases.each(lambda c: c.state_router), cases.each(_expert_step_laws)
     states = fields.states(cases)
-    drawn = cases.each(_all_draws)
+    drawn = cases.each_numbered(lambda i, c: _all_draws(c, laws[i]))
 
     stay = np.eye(cases.shape.num_states)[states][:, None]
-    first = np.arange(cases.shape.num_positions)[:, None] == 0
-    alone = np.where(first, laws, stay)
+    turn = (
+        np.arange(cases.shape.num_positions)[:, None]
+        == cases.each(lambda c: c.order[0])[:, None, None]
+    )
+    alone = np.where(turn[:, None, None], laws, stay)
     return worst(
         gap(run(kernel, gate, laws, states), drawn),
         gap(run(_mixed_velocity_kernel, gate, laws - stay, states), drawn),
         gap(
-            run(_shared_kernel, gate, alone, states), run(_independent_kernel, gate, alone, states)
+            run(_shared_kernel, gate, laws, states),
+            cases.each_numbered(lambda i, c: _one_draw(c, laws[i])),
+        ),
+        gap(
+            run(_shared_kernel, gate, alone, states),
+            cases.each_numbered(lambda i, c: _all_draws(c, alone[i])),
         ),
     )
 
@@ -119,9 +134,16 @@ def one_expert(cases: Cases, run: Run, *, static: bool = False) -> np.ndarray:
         law = cases.each(lambda c, w=weights_of, f=parts_of: w(c) @ f(c))
         residuals += [gap(kept, law), gap(mixed, law)]
     gate, laws = cases.each(lambda c: c.state_router), cases.each(_expert_step_laws)
-    per_position = run(_mixed_laws, gate, laws)
-    drawn = np.einsum("izk,ikzns->izns", gate, laws)
-    return worst(*residuals, gap(per_position, drawn))
+    mixed = run(_mixed_laws, gate, laws)
+
+    def two_steps(index: int, case: Case) -> tuple[np.ndarray, np.ndarray]:
+        """Any router's law after two steps: laws mixed in each, and experts drawn in each."""
+        start = np.full(len(case.states), 1 / len(case.states))
+        kernel = _all_draws(case, laws[index])
+        by_law = exact.push_forward(exact.push_forward(start, mixed[index]), mixed[index])
+        return by_law, kernel @ kernel @ start
+
+    return worst(*residuals, gap(*cases.each_numbered(two_steps)))
 
 
 def _true(case: Case) -> np.ndarray:

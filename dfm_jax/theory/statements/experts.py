@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dfm_jax import exact, experts
+from dfm_jax import experts
 from dfm_jax.theory import fields
 from dfm_jax.theory.cases import Case, Cases
 from dfm_jax.theory.runs import Run
@@ -52,13 +52,7 @@ def _part_fields(cases: Cases, run: Run, when: str) -> np.ndarray:
 
 def _part_sources(cases: Cases, run: Run, when: str) -> np.ndarray:
     """Every expert's V6 velocity, undefined off its support: [I, K, Z, N, S]."""
-
-    def posteriors(case: Case) -> np.ndarray:
-        at = case.token_path(case.kappa(when))
-        own = np.stack([exact.posteriors(c, at)[1] for c in case.couplings])
-        return undefined_off_support(case, when, own)
-
-    sources = cases.each(posteriors)
+    sources = cases.each(lambda c: undefined_off_support(c, when, c.part_source_posteriors(when)))
     return run(_backward_parts, sources, fields.states(cases), *fields.clock(cases, when))
 
 

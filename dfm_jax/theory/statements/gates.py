@@ -1,101 +1,16 @@
-"""B8–B10: what gates cost: jump processes, leakage, biased gates."""
+"""B9, B10: what gates cost: leakage, biased gates."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dfm_jax import accounting, exact, gates, objectives
+from dfm_jax import accounting, exact, gates
 from dfm_jax.theory import fields
 from dfm_jax.theory.cases import Case, Cases
 from dfm_jax.theory.runs import Run
 from dfm_jax.theory.statement import excess, gap, statement, worst
 from dfm_jax.theory.statements.routing import token_log_probs
 from dfm_jax.types import Array
-
-
-def _rates(case: Case) -> tuple[np.ndarray, ...]:
-    """Rates u^k, û^k [K, Z, N, S] of any experts, and gates r, r̂ [Z, K] to mix them."""
-    eye = np.eye(case.shape.num_states)[case.states]
-    flat = np.concatenate([case.denoiser, case.denoiser[:, :, :1]], axis=-1)
-
-    def rate(strengths: np.ndarray, target: np.ndarray) -> np.ndarray:
-        row = target / target.sum(axis=-1, keepdims=True)
-        return strengths[:, None, None, None] * (row - eye)[None]
-
-    target = np.where(flat == flat.min(axis=-1, keepdims=True), 0.0, flat)  # rates of 0 too
-    own = rate(0.5 + case.weights, target)
-    model = rate(0.5 + case.model_weights, np.roll(flat, 1, axis=0) + 0.1)
-    gate = case.state_router
-    return own, model, gate, np.roll(gate, 1, axis=0)
-
-
-def _jump_costs(u: Array, u_hat: Array, states: Array) -> Array:
-    return jnp.sum(jax.vmap(objectives.generalised_kl)(u, u_hat, states), axis=-1)
-
-
-def _expert_jump_costs(u: Array, u_hat: Array, states: Array) -> Array:
-    return jnp.sum(jax.vmap(_jump_costs, in_axes=(0, 0, None))(u, u_hat, states), axis=0)
-
-
-_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(10)
-_NODES, _WEIGHTS = (_NODES + 1) / 2, _WEIGHTS / 2
-
-
-@statement(
-    "B8",
-    "û = Σ_k r̂_k û^k: KL(p_1 ‖ p̂_1) ≤ KL(p_0 ‖ p̂_0) + ∫ E Σ_{y≠X} [u log(u/û) − u + û] dt, "
-    "≤ the same for r_k u^k against r̂_k û^k",
-    source="own",
-    kind="inequality",
-    falsifier="the terms − u + û left out, û = 3u",
-    compensated=False,
-)
-def jump_processes(cases: Cases, run: Run, *, compensated: bool = True) -> np.ndarray:
-    """Time-homogeneous mixed rates: both laws by uniformisation, the integral by Gauss nodes."""
-    own, model, gate, model_gate = cases.each(_rates)
-    weighted = np.einsum("izk,ikzns->ikzns", gate, own)
-    weighted_model = np.einsum("izk,ikzns->ikzns", model_gate, model)
-    u, u_hat = weighted.sum(axis=1), weighted_model.sum(axis=1)
-    if not compensated:
-        u_hat = 3 * u
-    states = fields.states(cases)
-    cost = run(_jump_costs, u, u_hat, states)
-    by_expert = run(_expert_jump_costs, weighted, weighted_model, states)
-    if not compensated:
-        here = np.eye(cases.shape.num_states)[states]
-        cost = cost - np.sum(np.where(here == 1, 0.0, u_hat - u), axis=(2, 3))
-
-    def bound(index: int, case: Case) -> tuple[np.ndarray, np.ndarray]:
-        start = np.full(len(case.states), 1 / len(case.states))
-        model_start = 0.5 * start + 0.5 * case.path("inside")
-        total = exact.kl(start, model_start)
-        for node, weight in zip(_NODES, _WEIGHTS, strict=True):
-            total += weight * exact.evolve(start, u[index], node) @ cost[index]
-        end = exact.evolve(start, u[index], 1.0)
-        model_end = exact.evolve(model_start, u_hat[index], 1.0)
-        return exact.kl(end, model_end), np.asarray(total)
-
-    left, right = cases.each_numbered(bound)
-    split = excess(cost, by_expert) if compensated else 0 * left
-    return worst(excess(left, right), split, _costs_gap(cases, run, u, u_hat))
-
-
-def _costs_gap(cases: Cases, run: Run, u: np.ndarray, u_hat: np.ndarray) -> np.ndarray:
-    """`generalised_kl` per position against NumPy, +∞ where u > 0 = û: the roles exchanged too."""
-    states = fields.states(cases)
-    here = np.eye(cases.shape.num_states)[states] == 1
-    residuals = []
-    for a, b in ((u, u_hat), (u_hat, u)):
-        got = run(_position_costs, a, b, states)
-        a, b = np.where(here, 0.0, a), np.where(here, 0.0, b)
-        log_ratio = fields.log(a) - fields.log(np.where(a > 0, b, 1.0))
-        terms = np.where(a > 0, a * np.where(a > 0, log_ratio, 0.0), 0.0) - a + b
-        residuals.append(gap(got, terms.sum(axis=-1)))
-    return worst(*residuals)
-
-
-def _position_costs(u: Array, u_hat: Array, states: Array) -> Array:
-    return jax.vmap(objectives.generalised_kl)(u, u_hat, states)
 
 
 def _hard_joint(case: Case) -> np.ndarray:

@@ -1,7 +1,5 @@
 """L1, L4: which minimiser a loss has, and when two losses share it."""
 
-from functools import reduce
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,12 +32,13 @@ def _weight_of_data(case: Case) -> np.ndarray:
 
 def state_data_law(case: Case, kappa: np.ndarray) -> np.ndarray:
     """P(X_t = z, X_1 = x_1) = Σ_{x_0} π(x_0, x_1) Π_i W^i(x_0^i, x_1^i, z^i), listed: [Z, V^N]."""
-    at = case.token_path(kappa)
-    columns = []
-    for x_1, masses in zip(case.tokens, case.coupling.T, strict=True):
-        kernel = reduce(np.kron, [at[i, :, b] for i, b in enumerate(x_1)])  # [x_0, z]
-        columns.append(masses @ kernel)
-    return np.stack(columns, axis=1)
+    at, (v, n, _) = case.token_path(kappa), case.shape
+    law = case.coupling.reshape((case.shape.num_states,) * n + (v,) * n)
+    for i in range(n):  # x_0^i becomes z^i, x_1^i stays
+        turned = np.moveaxis(law, (i, n + i), (-1, -2))  # […, b, a]
+        turned = np.einsum("...ba,abz->...bz", turned, at[i])
+        law = np.moveaxis(turned, (-1, -2), (i, n + i))
+    return law.reshape(case.coupling.shape)
 
 
 @statement(
@@ -81,16 +80,18 @@ def _half_square(x: Array) -> Array:
     return jnp.sum(x * x) / 2
 
 
-def _divergences(parts: Array, model: Array, mean: Array) -> tuple[Array, ...]:
+def _divergences(
+    parts: Array, model: Array, mean: Array, *, target_first: bool
+) -> tuple[Array, ...]:
     """D(u_k, v), D(mean, v), D(u_k, mean) for the negative entropy and the square."""
 
     def of(phi) -> tuple[Array, Array, Array]:
-        each = jax.vmap(lambda a, b: objectives.bregman_divergence(phi, a, b), in_axes=(0, None))
-        return (
-            each(parts, model),
-            objectives.bregman_divergence(phi, mean, model),
-            each(parts, mean),
-        )
+        def apart(target: Array, model: Array) -> Array:
+            pair = (target, model) if target_first else (model, target)
+            return objectives.bregman_divergence(phi, *pair)
+
+        each = jax.vmap(apart, in_axes=(0, None))
+        return each(parts, model), apart(mean, model), each(parts, mean)
 
     return *of(_negative_entropy), *of(_half_square)
 
@@ -104,7 +105,10 @@ def _divergences(parts: Array, model: Array, mean: Array) -> tuple[Array, ...]:
     target_first=False,
 )
 def bregman(cases: Cases, run: Run, *, target_first: bool = True) -> np.ndarray:
-    """The balance, and the divergences themselves: generalised KL and half the square."""
+    """The balance, and the divergences themselves: generalised KL and half the square.
+
+    The square has the balance in either order: what breaks the falsifier is the other balance.
+    """
     weights = cases.each(lambda c: c.weights)
     parts = cases.each(
         lambda c: (
@@ -113,10 +117,10 @@ def bregman(cases: Cases, run: Run, *, target_first: bool = True) -> np.ndarray:
             + np.arange(len(c.weights))[:, None] * c.numbers[3]
         )
     )
-    model = cases.each(lambda c: 0.3 + c.denoiser[0, 0])
+    model = cases.each(lambda c: 0.1 + 0.3 * c.denoiser[0, 0])
     mean = np.einsum("ik,ikv->iv", weights, parts)
-    entropy = run(_divergences, parts, model, mean)[:3]
-    square = run(_divergences, parts, model, mean)[3:]
+    found = run(_divergences, parts, model, mean, target_first=target_first)
+    entropy, square = found[:3], found[3:]
     pairs = [(parts, model[:, None]), (mean, model), (parts, mean[:, None])]
     if not target_first:
         pairs = [(b, a) for a, b in pairs]

@@ -176,9 +176,13 @@ def marginal_path(cases: Cases, run: Run, *, log_coupling=coupled) -> np.ndarray
 
 
 def distance_table(case: Case) -> np.ndarray:
-    """A distance between tokens: |a − b| of random points on a line, at least 0.2 apart."""
+    """d(v, w) of random points on a line, at least 0.2 apart: uphill is further than downhill.
+
+    Nothing asks a distance to be symmetric, and on a symmetric one d(v, w) passes for d(w, v).
+    """
     points = np.cumsum(case.numbers[: case.shape.num_tokens])
-    return np.abs(points[:, None] - points[None])
+    ahead = points[:, None] - points[None]
+    return np.where(ahead > 0, 1.5 * ahead, -ahead)
 
 
 def _no_distance(case: Case) -> np.ndarray:

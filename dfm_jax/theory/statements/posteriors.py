@@ -1,6 +1,7 @@
 """P5, P7: what a state tells about its pair and its part."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from dfm_jax import exact, experts, paths
@@ -8,7 +9,7 @@ from dfm_jax.theory import fields
 from dfm_jax.theory.cases import Case, Cases
 from dfm_jax.theory.runs import Run
 from dfm_jax.theory.statement import gap, statement, worst
-from dfm_jax.theory.statements.paths import coupled
+from dfm_jax.theory.statements.paths import coupled, token_law
 from dfm_jax.types import Array
 
 
@@ -41,6 +42,39 @@ def _equally_likely(case: Case) -> np.ndarray:
     return np.zeros(case.coupling.size)
 
 
+def _free_source(case: Case) -> exact.FactoredCoupling:
+    """The data and a source that knows nothing of them: of all states; masks alone; no mask."""
+    source = token_law(case)
+    if not case.generic and case.numbers[5] > 0.4:
+        masks = np.arange(case.shape.num_states) == case.shape.num_tokens
+        source = np.where(masks == (case.numbers[5] > 0.65), source, 0.0)
+    return exact.FactoredCoupling(
+        data=case.data,
+        source_tokens=source / source.sum(axis=-1, keepdims=True),
+        context=np.zeros(case.shape.num_positions, bool),
+    )
+
+
+def _origins(posterior: Array, source: Array, states: Array, kappa: Array) -> Array:
+    """`source_posterior` at every state: [Z, N, S]."""
+    at = jax.vmap(paths.source_posterior, in_axes=(0, None, 0, None))
+    return at(posterior, source, states, kappa)
+
+
+def _origins_gap(cases: Cases, run: Run, when: str) -> np.ndarray:
+    """p_{0|t} from p_{1|t} and the source's token laws alone, against all three of a raw law."""
+
+    def truth(case: Case) -> tuple[np.ndarray, ...]:
+        coupling = _free_source(case)
+        found = exact.posteriors(coupling, case.token_path(case.kappa(when)))
+        return *found, coupling.source_tokens
+
+    p_1, p_0, support, source = cases.each(truth)
+    p_1 = np.where(support[:, :, None, None], p_1, np.eye(cases.shape.num_tokens)[0])
+    kappa = cases.each(lambda c: c.kappa(when))
+    return gap(run(_origins, p_1, source, fields.states(cases), kappa), p_0, support)
+
+
 @statement(
     "P5",
     "p_t(x_0, x_1 | z) = p_t(z | x_0, x_1) π(x_0, x_1) / p_t(z), and its token marginals",
@@ -50,7 +84,10 @@ def _equally_likely(case: Case) -> np.ndarray:
     log_coupling=_equally_likely,
 )
 def posterior(cases: Cases, run: Run, *, log_coupling=coupled) -> np.ndarray:
-    """Conditional laws of the raw joint law of (x_0, x_1, x_t), where p_t(z) > 0."""
+    """Conditional laws of the raw joint law of (x_0, x_1, x_t), where p_t(z) > 0.
+
+    And `source_posterior`, where the source is independent of the data and its own positions.
+    """
     x_0, x_1, _log_pi = cases.each(fields.pair_lists)
     residuals = []
     for when in ("early", "late"):
@@ -69,22 +106,24 @@ def posterior(cases: Cases, run: Run, *, log_coupling=coupled) -> np.ndarray:
             gap(pairs, cases.each(lambda c, when=when: _pair_law(c, when)), support),
             gap(p_1, cases.each(lambda c, when=when: c.posterior(when)), support),
             gap(p_0, cases.each(lambda c, when=when: c.source_posterior(when)), support),
+            _origins_gap(cases, run, when),
         ]
     return worst(*residuals)
 
 
 def _revealed(
     states: Array, tokens: Array, log_parts: Array, log_weights: Array, *, mask_id: int
-) -> tuple[Array, Array]:
+) -> tuple[Array, Array, Array]:
     log_data = experts.mixture_log_prob(log_weights, log_parts)
 
-    def at(z: Array) -> tuple[Array, Array]:
+    def at(z: Array) -> tuple[Array, Array, Array]:
         log_p = jax.vmap(lambda q: paths.revealed_log_prob(z, tokens, q, mask_id=mask_id))(
             log_parts
         )
         return (
             paths.revealed_posterior(z, tokens, log_data, mask_id=mask_id),
             experts.expert_posterior(log_p, log_weights),
+            jnp.exp(log_p),
         )
 
     return jax.vmap(at)(states)
@@ -122,8 +161,13 @@ def revealed_tokens_are_enough(cases: Cases, run: Run, *, source_of=_all_masks) 
         own = np.stack([exact.posteriors(c, at)[0] for c in couplings])
         return np.einsum("zk,kznv->znv", gate, own), gate, support
 
+    def masses(case: Case) -> np.ndarray:
+        """q_k of all sequences that agree with the revealed tokens: [Z, K]."""
+        z, x = case.states[:, None], case.tokens[None]
+        return ((z == x) | (z == case.shape.num_tokens)).all(axis=-1) @ case.parts.T
+
     posterior, gate, support = cases.each(truth)
-    got_posterior, got_gate = run(
+    got_posterior, got_gate, got_masses = run(
         _revealed,
         fields.states(cases),
         fields.tokens(cases),
@@ -131,4 +175,8 @@ def revealed_tokens_are_enough(cases: Cases, run: Run, *, source_of=_all_masks) 
         cases.each(lambda c: np.log(c.weights)),
         mask_id=cases.shape.num_tokens,
     )
-    return worst(gap(got_posterior, posterior, support), gap(got_gate, gate, support))
+    return worst(
+        gap(got_posterior, posterior, support),
+        gap(got_gate, gate, support),
+        gap(got_masses, cases.each(masses)),
+    )

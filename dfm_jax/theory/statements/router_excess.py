@@ -3,6 +3,7 @@
 import numpy as np
 
 from dfm_jax import accounting, exact
+from dfm_jax.theory import fields
 from dfm_jax.theory.cases import Case, Cases
 from dfm_jax.theory.runs import Run
 from dfm_jax.theory.statement import excess, gap, statement, worst
@@ -68,10 +69,16 @@ def router_is_paid_per_token(cases: Cases, run: Run, *, routed: bool = True) -> 
         num_positions = cases.shape.num_positions if routed else 0
         return run(_bound, own, router, weights, num_positions=num_positions)
 
+    def posterior(case: Case) -> tuple[np.ndarray, ...]:
+        """log p_t, log r and log ρ̂ at every state, as a gate that is asked once: N = 1."""
+        laws = case.path("inside"), bayes(case, "inside")[:, None], case.state_router[:, None]
+        return tuple(fields.log(law) for law in laws)
+
+    cost = run(accounting.router_cost, *cases.each(posterior))
     residuals = []
     for experts in (exact_experts, any_experts):
         own, router, total = cases.each(lambda c, e=experts: _excesses(c, e(c)))
-        residuals.append(excess(total, bound(own, router)))
+        residuals += [gap(cost, router), excess(total, bound(own, router))]
     for tight in (_constant_parts, _known_parts):
         own, router, total = cases.each(tight)
         residuals.append(gap(total, bound(own, router)))

@@ -1,6 +1,7 @@
 """D6–D8: the gate of autoregression, and contexts that decide."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from dfm_jax import exact, experts, gates
@@ -22,8 +23,10 @@ def prefix_static(case: Case) -> np.ndarray:
     return np.broadcast_to(case.weights, case.prefix_posterior()[:, :-1].shape)
 
 
-def _mix_next(gate: Array, next_probs: Array) -> Array:
-    return jax.vmap(jax.vmap(experts.mix_posteriors))(gate, next_probs)
+def _mix_next(gate: Array, next_probs: Array) -> tuple[Array, Array]:
+    """In probability and in log space, at every prefix: [X, N, V] each."""
+    logs = jax.vmap(jax.vmap(experts.mix_log_probs))(jnp.log(gate), jnp.log(next_probs))
+    return jax.vmap(jax.vmap(experts.mix_posteriors))(gate, next_probs), jnp.exp(logs)
 
 
 @statement(
@@ -38,8 +41,9 @@ def next_tokens_mix(cases: Cases, run: Run, *, gate=prefix_bayes) -> np.ndarray:
     """Next-token laws of the whole at every prefix that it can make."""
     defined = cases.each(lambda c: c.prefix_law(c.data)[:, :-1]) > 0
     weights = np.where(defined[..., None], cases.each(gate), 1.0)
-    mixed = run(_mix_next, weights, cases.each(lambda c: c.next_probs()))
-    return gap(mixed, cases.each(lambda c: c.conditionals(c.data)), defined)
+    both = run(_mix_next, weights, cases.each(lambda c: c.next_probs()))
+    truth = cases.each(lambda c: c.conditionals(c.data))
+    return worst(*(gap(mixed, truth, defined) for mixed in both))
 
 
 def token_log_probs(case: Case) -> np.ndarray:
@@ -163,8 +167,18 @@ def context_decides(cases: Cases, run: Run, *, parts=context_parts) -> np.ndarra
         num_parts = gate.shape[-1]
         part = np.where(support, fields.states(cases)[:, :, 0], 0) % num_parts
         hard, chosen = run(_hard_routing, part, posteriors, num_experts=num_parts)
-        residuals += [gap(hard, gate, support), gap(chosen, posterior, support)]
+        top = run(_top_expert, np.where(support[..., None], gate, hard))
+        residuals += [
+            gap(hard, gate, support),
+            gap(top, hard, support),
+            gap(chosen, posterior, support),
+        ]
     return worst(*residuals)
+
+
+def _top_expert(gate: Array) -> Array:
+    """`hard_gate` at every state: what top-1 routing makes of the posterior."""
+    return jax.vmap(gates.hard_gate)(gate)
 
 
 def _hard_routing(part: Array, posteriors: Array, *, num_experts: int) -> tuple[Array, Array]:

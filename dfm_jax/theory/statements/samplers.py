@@ -8,16 +8,17 @@ from dfm_jax import exact, samplers, schedules, steps, velocities
 from dfm_jax.theory import fields
 from dfm_jax.theory.cases import Case, Cases, kappa
 from dfm_jax.theory.runs import Run
-from dfm_jax.theory.statement import gap, statement, worst
-from dfm_jax.theory.statements.paths import one_pair
-from dfm_jax.theory.statements.steps import (
+from dfm_jax.theory.setups import (
     chain,
-    chain_on_table,
+    chain_of,
+    one_by_one,
     order_table,
-    paired_table,
-    step_laws,
+    two_at_once,
     two_step_table,
 )
+from dfm_jax.theory.statement import gap, statement, worst
+from dfm_jax.theory.statements.paths import one_pair
+from dfm_jax.theory.statements.steps import step_laws
 from dfm_jax.theory.statements.velocities import backward_field, forward_field, on_support
 from dfm_jax.types import Array
 
@@ -75,13 +76,13 @@ def _ancestral(case: Case) -> np.ndarray:
     source="own",
     kind="identity",
     falsifier="two positions at once",
-    table_of=paired_table,
+    setup=two_at_once,
 )
-def exact_step_sampler(cases: Cases, run: Run, *, table_of=order_table) -> np.ndarray:
+def exact_step_sampler(cases: Cases, run: Run, *, setup=one_by_one) -> np.ndarray:
     """From source to data: one pair on a free grid ends at x_1; all pairs one by one end at q."""
     v, n, _ = cases.shape
     s = cases.shape.num_states
-    laws, posteriors, table = chain_on_table(cases, table_of)
+    laws, posteriors, table = chain_of(cases, setup)
     kernels = run(step_laws, posteriors, fields.states(cases), table)
     ends = np.stack([push(law[0], kernel) for law, kernel in zip(laws, kernels, strict=True)])
 
@@ -123,7 +124,7 @@ def _euler_laws(
     family="cosine",
 )
 def euler_step(cases: Cases, run: Run, *, family: str = "linear") -> np.ndarray:
-    """The conditional law of one pair at t + h, pushed through Euler's kernel."""
+    """The conditional law of one pair at t + h, pushed through Euler's kernel; any κ by hand."""
     v, n, _ = cases.shape
     s = cases.shape.num_states
 
@@ -146,7 +147,35 @@ def euler_step(cases: Cases, run: Run, *, family: str = "linear") -> np.ndarray:
     options = {"family": family, "num_states": s}
     kernels = run(_euler_laws, posterior, fields.states(cases), t, size, **options)
     pushed = [exact.push_forward(p, kernel) for p, kernel in zip(before, kernels, strict=True)]
-    return gap(np.stack(pushed), after)
+    return worst(gap(np.stack(pushed), after), _own_clock_gap(cases, run))
+
+
+def _own_euler_laws(
+    posterior: Array, states: Array, t: Array, size: Array, family: Array, exponent: Array
+) -> Array:
+    schedule, num_states = fields.schedule_of(family, exponent), posterior.shape[-1] + 1
+
+    def at(p: Array, z: Array) -> Array:
+        return samplers.euler_step_law(p, z, t, size, schedule, num_states=num_states)
+
+    return jax.vmap(at)(posterior, states)
+
+
+def _own_clock_gap(cases: Cases, run: Run) -> np.ndarray:
+    """δ + h κ̇/(1 − κ) (p̂ − δ) on the case's own schedule, any posterior."""
+
+    def step(case: Case) -> tuple[np.ndarray, np.ndarray]:
+        v, s = case.shape.num_tokens, case.shape.num_states
+        speed = case.slope("inside") / (1 - case.kappa("inside"))
+        size = case.numbers[5] / speed.max()
+        stay = np.eye(s)[case.states]
+        share = (size * speed)[:, None]
+        return np.asarray(size), stay + share * (case.denoiser @ np.eye(v, s) - stay)
+
+    size, law = cases.each(step)
+    t, *clock = fields.clock(cases, "inside")
+    denoiser = cases.each(lambda c: c.denoiser)
+    return gap(run(_own_euler_laws, denoiser, fields.states(cases), t, size, *clock), law)
 
 
 def _final_laws(posterior: Array, states: Array, pending: Array, *, num_states: int) -> Array:

@@ -8,40 +8,21 @@ from dfm_jax import exact, steps, velocities
 from dfm_jax.theory import fields
 from dfm_jax.theory.cases import Case, Cases
 from dfm_jax.theory.runs import Run
+from dfm_jax.theory.setups import (
+    chain,
+    chain_of,
+    crossed,
+    masks_one_by_one,
+    one_by_one,
+    one_mask_each,
+    two_at_once,
+    two_step_table,
+    two_steps,
+)
 from dfm_jax.theory.statement import excess, gap, statement, worst
 from dfm_jax.theory.statements.paths import one_pair
 from dfm_jax.theory.statements.velocities import any_field
 from dfm_jax.types import Array
-
-
-def two_step_table(case: Case) -> np.ndarray:
-    """A table with a free row between source and data, another κ for each position: [3, N]."""
-    inner = case.kappa("late")
-    return np.stack([0 * inner, inner, 0 * inner + 1])
-
-
-def order_table(case: Case) -> np.ndarray:
-    """One position at a step in the case's order, each halfway first: by hand, [2N + 1, N]."""
-    n = case.shape.num_positions
-    table = np.zeros((2 * n + 1, n))
-    for turn, position in enumerate(case.order):
-        table[2 * turn + 1, position] = case.numbers[6]
-        table[2 * turn + 2 :, position] = 1.0
-    return table
-
-
-def paired_table(case: Case) -> np.ndarray:
-    """`order_table` whose first two positions wait, then move at once."""
-    table = order_table(case)
-    table[1 : min(4, len(table) - 1)] = 0.0
-    return table
-
-
-def chain(case: Case, coupling: exact.Coupling, table: np.ndarray) -> tuple[np.ndarray, ...]:
-    """p_t and p_{1|t} along a table, by enumeration: [T + 1, Z], [T, Z, N, V]."""
-    at = [case.token_path(row) for row in table]
-    laws = np.stack([exact.marginal_path(coupling, w) for w in at])
-    return laws, np.stack([exact.posteriors(coupling, w)[0] for w in at[:-1]])
 
 
 def velocities_of(posteriors: Array, states: Array, table: Array) -> Array:
@@ -128,20 +109,6 @@ def _violations(velocity: Array, states: Array) -> Array:
     return jnp.max(jax.vmap(lambda u: each_state(u, states))(velocity))
 
 
-def chain_on_table(cases: Cases, table_of, masked: bool = False) -> tuple[np.ndarray, ...]:
-    """(p_t, posteriors, table) of every case; rows of undefined posteriors are a point mass."""
-
-    def truth(case: Case) -> tuple[np.ndarray, ...]:
-        table = table_of(case)
-        if masked:
-            table = np.where(case.context, 1.0, table)
-        laws, posteriors = chain(case, case.masked if masked else case.coupling, table)
-        undefined = (laws[:-1] == 0)[:, :, None, None]
-        return laws, np.where(undefined, np.eye(case.shape.num_tokens)[0], posteriors), table
-
-    return cases.each(truth)
-
-
 @statement(
     "Q2",
     "Σ_v u_t^i(v, z) = 0; −1 ≤ u_t^i(z^i, z) ≤ 0; 0 ≤ u_t^i(v, z) ≤ 1 for v ≠ z^i",
@@ -152,7 +119,7 @@ def chain_on_table(cases: Cases, table_of, masked: bool = False) -> tuple[np.nda
 )
 def valid_step(cases: Cases, run: Run, *, stretch: float = 1.0) -> np.ndarray:
     """Q3's velocity on any table is valid; of any field `step_violation` is what NumPy reads."""
-    _laws, posteriors, table = chain_on_table(cases, two_step_table)
+    _laws, posteriors, table = chain_of(cases, two_steps)
     velocity = stretch * run(velocities_of, posteriors, fields.states(cases), table)
     stay = np.eye(cases.shape.num_states)[fields.states(cases)][:, None]
     law = stay + velocity
@@ -190,7 +157,7 @@ def exact_finite_step(cases: Cases, run: Run, *, laws=step_laws) -> np.ndarray:
     s, n = cases.shape.num_states, cases.shape.num_positions
     table = cases.each(two_step_table)
     own = run(laws, cases.each(_pair_posteriors), fields.states(cases), table)
-    laws_of_all, posteriors, _ = chain_on_table(cases, two_step_table)
+    laws_of_all, posteriors, _ = chain_of(cases, two_steps)
     marginal = run(laws, posteriors, fields.states(cases), table)
 
     def truth(case: Case) -> np.ndarray:
@@ -215,17 +182,21 @@ def exact_finite_step(cases: Cases, run: Run, *, laws=step_laws) -> np.ndarray:
 
 @statement(
     "Q4",
-    "p_{t+1}(x) − p_t(x) + div_x(p_t u_t) = 0 if at most one position moves",
+    "p_{t+1}(x) − p_t(x) + div_x(p_t u_t) = 0 if for π-almost every pair at most one position has "
+    "κ_{t+1}^i ≠ κ_t^i and x_0^i ≠ x_1^i",
     source="DAG",
     kind="identity",
-    falsifier="two positions at once",
-    table_of=paired_table,
+    falsifier="two positions of a pair at once",
+    setup=two_at_once,
 )
-def discrete_continuity(cases: Cases, run: Run, *, table_of=order_table) -> np.ndarray:
-    """Along one-position tables in any order, any source and coupling, all masks among them."""
+def discrete_continuity(cases: Cases, run: Run, *, setup=one_by_one) -> np.ndarray:
+    """One-position tables in any order, any source and coupling, all masks among them.
+
+    And tables that run all positions at once, where each pair has one to move: another for each.
+    """
     residuals = []
-    for masked in (False, True):
-        laws, posteriors, table = chain_on_table(cases, table_of, masked)
+    for each in (setup, masks_one_by_one, one_mask_each, crossed):
+        laws, posteriors, table = chain_of(cases, each)
         velocity = run(velocities_of, posteriors, fields.states(cases), table)
         outflow = run(_divergences, laws[:, :-1], velocity, fields.states(cases))
         flow = np.stack(
@@ -248,17 +219,26 @@ def _push(law: Array, kernels: Array, states: Array) -> Array:
 
 @statement(
     "Q5",
-    "p_{t+1} = P_t p_t, P_t(x, z) = Π_i (δ_{z^i} + u_t^i(·, z))(x^i), if at most one moves",
+    "p_{t+1} = P_t p_t, P_t(x, z) = Π_i (δ_{z^i} + u_t^i(·, z))(x^i), if at every z of p_t(z) > 0 "
+    "at most one position has u_t^i(·, z) ≠ 0",
     source="DAG",
     kind="identity",
-    falsifier="two positions at once",
-    table_of=paired_table,
+    falsifier="one position a pair, as Q4 asks, yet another for each: (0, 0) to (1, 0) or (0, 1)",
+    setup=crossed,
 )
-def push_forward(cases: Cases, run: Run, *, table_of=order_table) -> np.ndarray:
-    """The next law, by enumeration; and the kernel itself, entry by entry."""
-    laws, posteriors, table = chain_on_table(cases, table_of)
-    kernels = run(step_laws, posteriors, fields.states(cases), table)
-    pushed = run(_push, laws[:, :-1], kernels, fields.states(cases))
+def push_forward(cases: Cases, run: Run, *, setup=one_by_one) -> np.ndarray:
+    """The next law, by enumeration; and the kernel itself, entry by entry.
+
+    One position for all states, on one-position tables; or one that the state says: its only mask.
+    """
+    residuals = []
+    for each in (setup, one_mask_each):
+        laws, posteriors, table = chain_of(cases, each)
+        kernels = run(step_laws, posteriors, fields.states(cases), table)
+        # What a step does off the support is not read.
+        read = np.where((laws[:, :-1] > 0)[..., None, None], kernels, np.nan)
+        pushed = run(_push, laws[:, :-1], read, fields.states(cases))
+        residuals.append(gap(pushed, laws[:, 1:]))
     matrix = run(steps.transition_matrix, kernels[:, 0], fields.states(cases))
     truth = np.stack([exact.kernel(k[0]) for k in kernels])
-    return worst(gap(pushed, laws[:, 1:]), gap(matrix, truth))
+    return worst(*residuals, gap(matrix, truth))

@@ -9,7 +9,7 @@ from dfm_jax.theory import fields
 from dfm_jax.theory.cases import Case, Cases
 from dfm_jax.theory.runs import Run
 from dfm_jax.theory.statement import excess, gap, statement, worst
-from dfm_jax.theory.statements.routers import token_wise_law
+from dfm_jax.theory.statements.routers import first_token_tells, token_wise_law
 from dfm_jax.theory.statements.routing import filled, prefix_bayes
 from dfm_jax.types import Array
 
@@ -74,7 +74,7 @@ def truncation(cases: Cases, run: Run, *, top_first: bool = True) -> np.ndarray:
             gap(backwards, np.where(cut, 1e3, 0.0)),
             excess(law_tv, bound.total_variation),
             excess(law_kl, bound.kl),
-            _sequences(cases, run, count) if count else np.zeros(len(cases)),
+            excess(*_sequences(cases, run, count)) if count else np.zeros(len(cases)),
         ]
     return worst(*residuals)
 
@@ -95,18 +95,31 @@ def _top(gate: Array, *, count: int) -> tuple[Array, Array]:
     return jax.vmap(jax.vmap(at))(gate)
 
 
-def _sequences(cases: Cases, run: Run, count: int, renormalised_first: bool = False) -> np.ndarray:
-    """TV(q, top) ≤ Σ_t E_q[1 − M_t] for token-wise routing to the top experts, which are exact."""
-    top, missing = run(_top, cases.each(prefix_gate), count=count)
+Setup = tuple[np.ndarray, np.ndarray, np.ndarray]  # q, r before each token, q_k(v | x^{<t})
+
+
+def _any_parts(case: Case) -> Setup:
+    return case.data, prefix_gate(case), filled(case, case.parts)
+
+
+def _known_from_the_first(case: Case) -> Setup:
+    """Parts that the first token tells: what is lost there, 1 − max_k w_k, is all that is lost."""
+    data, gate, _, laws, _, _ = first_token_tells(case)
+    return data, gate, laws
+
+
+def _sequences(
+    cases: Cases, run: Run, count: int, setup=_any_parts, renormalised_first: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """TV(q, top) and Σ_t E_q[1 − M_t] of token-wise routing to the top experts, which are exact."""
+    data, gate, laws = cases.each(setup)
+    top, missing = run(_top, gate, count=count)
     if renormalised_first:
         _, missing = run(_top, top, count=count)
-
-    def variation(index: int, case: Case) -> np.ndarray:
-        law = token_wise_law(case, top[index], filled(case, case.parts))
-        return np.asarray(exact.total_variation(case.data, law))
-
-    bound = np.einsum("ix,ixt->i", cases.each(lambda c: c.data), missing)
-    return excess(cases.each_numbered(variation), bound)
+    variation = cases.each_numbered(
+        lambda i, c: exact.total_variation(data[i], token_wise_law(c, top[i], laws[i]))
+    )
+    return variation, np.einsum("ix,ixt->i", data, missing)
 
 
 @statement(
@@ -118,9 +131,10 @@ def _sequences(cases: Cases, run: Run, count: int, renormalised_first: bool = Fa
     renormalised_first=True,
 )
 def top_one(cases: Cases, run: Run, *, renormalised_first: bool = False) -> np.ndarray:
-    """The law of top-1 routing token by token, by enumeration; M_t is the largest posterior."""
+    """The law of top-1 routing by enumeration, M_t the largest posterior; equality if told."""
     _, missing = run(_top, cases.each(prefix_gate), count=1)
     return worst(
-        _sequences(cases, run, 1, renormalised_first),
+        excess(*_sequences(cases, run, 1, renormalised_first=renormalised_first)),
+        gap(*_sequences(cases, run, 1, _known_from_the_first)),
         gap(missing, 1 - cases.each(prefix_gate).max(axis=-1)),
     )

@@ -143,7 +143,7 @@ def _mixture_at_pair(
     complement=False,
 )
 def mixture_velocity(cases: Cases, run: Run, *, complement: bool = True) -> np.ndarray:
-    """Generates the conditional path of one pair (C1), t = 0 included."""
+    """Generates the conditional path of one pair (C1), t = 0 included; its formula elsewhere."""
     x_1 = cases.each(lambda c: one_pair(c)[1])
     velocity = run(
         _mixture_at_pair,
@@ -161,8 +161,13 @@ def mixture_velocity(cases: Cases, run: Run, *, complement: bool = True) -> np.n
         pair = pair.astype(float)
         return exact.marginal_path(pair, at), exact.path_derivative(pair, at, slope)
 
+    def by_hand(case: Case) -> np.ndarray:
+        eye = np.eye(case.shape.num_states)
+        speed = case.slope("early") / (1 - case.kappa("early"))
+        return speed[:, None] * (eye[one_pair(case)[1]] - eye[case.states])
+
     law, slope = cases.each(truth)
-    return continuity(law, slope, velocity)
+    return worst(continuity(law, slope, velocity), gap(velocity, cases.each(by_hand)))
 
 
 def _marginal_velocity(
@@ -260,6 +265,8 @@ def continuity_equation(cases: Cases, run: Run, *, sign: float = 1.0) -> np.ndar
     """`divergence` against ∂_t p_t by complex step, and against enumeration."""
     law, slope = laws(cases, "early")
     velocity = on_support(cases, "early", forward_field(cases, run, "early"))
-    outflow = sign * run(_divergences, law, velocity, fields.states(cases))
+    # What the velocity is off the support, `divergence` must not ask.
+    unread = np.where((law > 0)[:, :, None, None], velocity, np.nan)
+    outflow = sign * run(_divergences, law, unread, fields.states(cases))
     flow = np.stack([exact.divergence(p, u) for p, u in zip(law, velocity, strict=True)])
     return worst(gap(slope, -outflow), gap(outflow, flow))
