@@ -49,6 +49,16 @@ def check_count(name: str, value: int, *, at_least: int = 1, at_most: int | None
         )
 
 
+def check_seed(name: str, seed: int) -> None:
+    """`seed` is one that a key can hold: `jax.random.key` drops all but the last 32 bits.
+
+    Of two seeds that differ by a multiple of 2³² both would give the same run.
+    """
+    whole = isinstance(seed, int | np.integer) and not isinstance(seed, bool)
+    rule = f"`{name}` must be an integer in [0, {2**32 - 1}], what a key can hold"
+    require(whole and 0 <= seed < 2**32, rule, seed)
+
+
 def check_interval(
     name: str, value: ArrayLike, low: float, high: float, *, ends: str = "[]"
 ) -> None:

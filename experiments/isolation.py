@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dfm_jax.checks import require
+from dfm_jax.cli.options import check_given_once
 from dfm_jax.parallel import Collective, collectives, count_by_kind
 from experiments import study
 from experiments.programs import Program, programs
@@ -100,6 +101,8 @@ def table(rows: Sequence[Mapping[str, Any]]) -> Table:
 def main(args: Sequence[str] | None = None) -> int:
     """0 if every claim holds, 1 if one fails, 2 for input that cannot be used."""
     help_text = study.described(Config.__doc__ or "", [_PROG, f"{_PROG} --devices 4 --json a.json"])
+    with study.refused(_PROG):
+        check_given_once(sys.argv[1:] if args is None else args)
     config = tyro.cli(Config, args=args, prog=_PROG, description=help_text)
     with contextlib.suppress(RuntimeError):  # the backend is up, and has the devices that it has
         jax.config.update("jax_num_cpu_devices", max(config.devices, 1))

@@ -1,11 +1,12 @@
 """One shape for all studies: presets, a folder, cells that outlive an interruption, exit status."""
 
+import contextlib
 import hashlib
 import inspect
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, make_dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +15,8 @@ from typing import Any, Literal, TypeVar
 import tyro
 
 import dfm_jax
+from dfm_jax.checks import check_seed
+from dfm_jax.cli.options import check_given_once
 from dfm_jax.data import Corpus, MissingDataError
 from dfm_jax.json_text import read_json
 
@@ -24,6 +27,8 @@ STOPPED = 130  # the shell's status for Ctrl-C
 def parsed(presets: Mapping[str, Config], prog: str, args: Sequence[str] | None = None) -> Config:
     """The command line: `--preset` says where values start from, other options override them."""
     args = sys.argv[1:] if args is None else list(args)
+    with refused(prog):
+        check_given_once(args)
     first = next(iter(presets))
     choice = make_dataclass("Choice", [("preset", Literal[tuple(presets)], first)])
     # The preset is read first, so that --help shows the values it stands for.
@@ -32,7 +37,21 @@ def parsed(presets: Mapping[str, Config], prog: str, args: Sequence[str] | None 
     examples = [f"{prog} --preset {name}" for name in presets]
     examples.append(f"{prog} --preset {first} --out here")
     help_text = described(type(default).__doc__ or "", examples)
-    return tyro.cli(type(default), args=args, prog=prog, default=default, description=help_text)
+    config = tyro.cli(type(default), args=args, prog=prog, default=default, description=help_text)
+    with refused(prog):
+        if hasattr(config, "seed"):
+            check_seed("seed", config.seed)
+    return config
+
+
+@contextlib.contextmanager
+def refused(prog: str) -> Iterator[None]:
+    """A value that is refused ends as an option that is unknown: one line, and status 2."""
+    try:
+        yield
+    except ValueError as error:
+        print(f"{prog}: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
 
 
 def described(words: str, examples: Sequence[str]) -> str:

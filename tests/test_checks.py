@@ -75,6 +75,18 @@ REFUSED = {
         lambda: checks.check_log_law("log_prior", np.zeros(2)),
         "`exp(log_prior)` must sum to 1 over its last axis; it is 2.0.",
     ),
+    "seed, another's last 32 bits": (
+        lambda: checks.check_seed("seed", 2**32 + 5),
+        "`seed` must be an integer in [0, 4294967295], what a key can hold; it is 4294967301.",
+    ),
+    "seed, negative": (
+        lambda: checks.check_seed("seed", -1),
+        "`seed` must be an integer in [0, 4294967295], what a key can hold; it is -1.",
+    ),
+    "seed, no whole number": (
+        lambda: checks.check_seed("seed", 1.0),  # type: ignore[arg-type]
+        "`seed` must be an integer in [0, 4294967295], what a key can hold; it is 1.0.",
+    ),
     "logarithms, a probability": (
         lambda: checks.check_log_probs("log_q", np.array([-1.0, 0.5])),
         "`log_q` must hold logarithms of probabilities, none above 0; it is [-1.   0.5].",
@@ -108,6 +120,8 @@ ACCEPTED = {
         "log_q", np.array([1e-7, -np.inf, NAN], np.float32)
     ),
     "count": lambda: checks.check_count("count", 3, at_most=3),
+    "seed": lambda: checks.check_seed("seed", 2**32 - 1),
+    "seed, NumPy's": lambda: checks.check_seed("seed", np.int64(0)),
     "interval": lambda: checks.check_interval("t", np.array([0.0, 1.0]), 0.0, 1.0),
     "interval, half open": lambda: checks.check_interval("t", 0.0, 0.0, 1.0, ends="[)"),
     "law": lambda: checks.check_law("weights", jnp.full((4, 3), 1 / 3)),

@@ -26,6 +26,8 @@ class Config:
     """Some numbers."""
     num_towns: int = 317
     """How many."""
+    seed: int = 0
+    """Of the draws."""
 
 
 PRESETS = {"quick": Config(), "long": Config(preset="long", orders=(1, 2, 3), num_towns=941)}
@@ -69,6 +71,8 @@ def test_arguments_come_from_the_command_line_if_none_are_given(monkeypatch):
         ("--num-villages 3", "--num-villages"),
         ("--num-towns many", "many"),
         ("--preset", "--preset"),
+        ("--num-towns 3 --num_towns 4", "town: `--num-towns` must be given once"),
+        ("--seed 4294967296", "`seed` must be an integer in [0, 4294967295]"),
     ],
 )
 def test_bad_arguments_are_refused_by_name(args, message, capsys):

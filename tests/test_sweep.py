@@ -15,7 +15,7 @@ from dfm_jax.training.config import OptimiserConfig, TrainConfig, Watch
 from dfm_jax.training.digests import CheckpointError
 from dfm_jax.training.loop import train
 from dfm_jax.training.members import load_member_data, member_data_path, read_member
-from dfm_jax.training.presets import load_axis
+from dfm_jax.training.presets import load_axes, load_axis, load_config
 from dfm_jax.training.retention import checkpoint_steps
 from dfm_jax.training.run import make_run
 from dfm_jax.training.stopping import StopRequest
@@ -94,11 +94,59 @@ def test_axes_are_read(text, axis):
         ("seed=", r"`grid` must be FIELD=VALUE,VALUE"),
         ("seed=1,1", r"`grid` must give `seed` values that differ; it is '1,1'\."),
         ("seed=3:3", r"`grid` must give `seed` values that differ; it is '3:3'\."),
+        ("held_out=0.1,1e-1", r"`grid` must give `held_out` values that differ"),
+        ("model={},{}", r"`grid` must give `model` numbers or words; it is"),
+        ("seed=0:2000000000000", r"`grid` must give `seed` at most 100,000 values; it is"),
     ],
 )
 def test_axes_that_are_none_are_refused(text, message):
     with pytest.raises(ValueError, match=message):
         load_axis(text)
+
+
+@pytest.mark.parametrize(
+    ("axes", "changes", "message"),
+    [
+        (["seed=0:2", "seed=3,4"], [], "`grid` .* given already, by seed; it is 'seed'"),
+        (["seed=0:2"], ["seed=3"], "`set` must name a field that is not given already, by seed"),
+        (["model.width=8,16"], ["model={}"], "`set` .* by model.width; it is 'model'"),
+    ],
+)
+def test_a_field_is_given_once(axes, changes, message):
+    """The last would be taken, and the others not."""
+    with pytest.raises(ValueError, match=message):
+        load_axes(axes, changes)
+    assert load_axes(["seed=0:2", "num_steps=3"], ["num_positions=8"]).keys() == {
+        "seed",
+        "num_steps",
+    }
+    with pytest.raises(ValueError, match=r"`set` .* given already, by seed; it is .seed."):
+        load_config("tiny", ["seed=1", "seed=2"])
+
+
+def test_runs_that_are_one_are_no_grid():
+    with pytest.raises(ValueError, match=r"`axes` must give runs that differ; .* it is \[2 1\]"):
+        grid(BASE, {"optimiser.weight_decay": (0, 0.0)})
+    with pytest.raises(ValueError, match=r"the number of runs of `axes`.* \[1, 100000\]"):
+        grid(BASE, {"seed": range(400), "num_steps": range(1, 400)})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("seed=4294967301", r"`seed` must be an integer in \[0, 4294967295\]"),  # 5, for a key
+        ("seed=-1", "`seed` must be an integer"),
+        ("num_steps=3000000000", r"`num_steps` must lie in \[1, 2147483647\]"),
+        ("batch_size=3000000000", r"`batch_size` must lie in"),
+        ("optimiser.warmup_steps=3000000000", r"`warmup_steps` must lie in \[0, 2147483647\]"),
+    ],
+)
+def test_what_a_key_or_a_counter_cannot_hold_is_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        load_config("tiny", [change])
+    name, _, value = change.partition("=")
+    with pytest.raises(ValueError, match=message):
+        grid(BASE, {name: (5, int(value))})
 
 
 def test_a_field_that_is_none_is_refused():

@@ -12,6 +12,7 @@ import tyro
 
 from dfm_jax.cli.doctor import Doctor
 from dfm_jax.cli.launch import Launch
+from dfm_jax.cli.options import check_given_once
 from dfm_jax.cli.partition import Partition, Route
 from dfm_jax.cli.score import Score
 from dfm_jax.cli.sweep import Sweep
@@ -47,6 +48,11 @@ Examples:
 
 def parsed(args: list[str]) -> Any:
     """The command that these words name, not yet run; SystemExit with the reason if none."""
+    try:
+        check_given_once(args)
+    except ValueError as error:
+        print(f"{_PROG} {args[0]}: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
     listed = not args or args[0] in ("-h", "--help")  # each command in its first sentence
     kinds: Any = Union[  # noqa: UP007, made of a table
         tuple(

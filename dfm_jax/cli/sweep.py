@@ -57,11 +57,11 @@ class Sweep:
         from dfm_jax.parallel import make_mesh
         from dfm_jax.training.config import Watch
         from dfm_jax.training.members import load_member_data, member_data_path
-        from dfm_jax.training.presets import load_axis, load_config
+        from dfm_jax.training.presets import load_axes, load_config
         from dfm_jax.training.stopping import ExitStatus, stop_on_signals
         from dfm_jax.training.sweep import by_shape, grid, train_sweep
 
-        axes = dict(map(load_axis, self.grid))
+        axes = load_axes(self.grid, self.set)
         groups = by_shape(grid(load_config(self.config, self.set), axes))
         if self.group is not None:
             check_count("group", self.group, at_least=0, at_most=len(groups) - 1)

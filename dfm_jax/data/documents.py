@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dfm_jax.checks import require
+from dfm_jax.checks import check_seed, require
 from dfm_jax.data.packages import package_folder
 from dfm_jax.data.tensors import read_tensors, tensors_to_bytes
 from dfm_jax.json_text import read_json
@@ -56,6 +56,7 @@ def fit_documents(
     from sklearn.decomposition import TruncatedSVD
     from sklearn.feature_extraction.text import TfidfVectorizer
 
+    check_seed("seed", seed)
     vectorizer = TfidfVectorizer(sublinear_tf=True, max_features=_MAX_WORDS)
     try:
         counted = vectorizer.fit_transform(texts)

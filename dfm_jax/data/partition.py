@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dfm_jax.checks import check_count, require
+from dfm_jax.checks import check_count, check_seed, require
 from dfm_jax.data.dealt import CENTROIDS, write_dealt
 from dfm_jax.data.documents import NUM_FEATURES, read_document_encoder
 from dfm_jax.data.encoders import Source, check_source, encoded_rows, source_inputs
@@ -81,6 +81,7 @@ def write_partition(
     check_source(source)
     check_count("num_experts", num_experts)
     check_count("restarts", restarts)
+    check_seed("seed", seed)
     tfidf = {"num_features": source.num_features or NUM_FEATURES}
     settings = {
         "command": "partition",

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from dfm_jax.checks import check_count, require
+from dfm_jax.checks import check_count, check_seed, require
 from dfm_jax.exact import MAX_DENSE_STATES, RefusedError
 from dfm_jax.theory.cases import Cases, Shape
 from dfm_jax.theory.draws import draw_cases
@@ -82,7 +82,7 @@ def verify(
     check_count("instances", instances, at_least=16)
     check_shape(shape)
     chosen = [find_statement(label) for label in labels] or in_order()
-    check_count("seed", seed, at_least=0)
+    check_seed("seed", seed)
     run = Run(precision, num_devices)
     batches = _draw(shape, shapes, instances, seed)
     return (_judge(statement, batches, run) for statement in chosen)

@@ -11,12 +11,13 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from dfm_jax.checks import check_count, check_interval, require
+from dfm_jax.checks import check_count, check_interval, check_seed, require
 from dfm_jax.models import TransformerConfig
 
 Config = TypeVar("Config")
 Objective = Literal["autoregressive", "masked"]
 Windows = Literal["stream", "documents"]
+MAX_COUNT = 2**31 - 1  # what an int32 holds, as devices count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +40,7 @@ class OptimiserConfig:
     def __post_init__(self) -> None:
         """Refuse what no optimiser can be."""
         check_interval("learning_rate", self.learning_rate, 0, np.inf, ends="()")
-        check_count("warmup_steps", self.warmup_steps, at_least=0)
+        check_count("warmup_steps", self.warmup_steps, at_least=0, at_most=MAX_COUNT)
         check_interval("final_fraction", self.final_fraction, 0, 1)
         check_interval("weight_decay", self.weight_decay, 0, np.inf, ends="[)")
         check_interval("b1", self.b1, 0, 1, ends="[)")
@@ -77,9 +78,10 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained."""
+        check_seed("seed", self.seed)
         for name in ("num_grid_steps", "num_steps", "batch_size", "num_micro_batches"):
-            check_count(name, getattr(self, name))
-        check_count("num_positions", self.num_positions, at_least=2)
+            check_count(name, getattr(self, name), at_most=MAX_COUNT)
+        check_count("num_positions", self.num_positions, at_least=2, at_most=MAX_COUNT)
         rule = f"`num_micro_batches` must divide `batch_size` = {self.batch_size}"
         require(self.batch_size % self.num_micro_batches == 0, rule, self.num_micro_batches)
         check_interval("held_out", self.held_out, 0, 1, ends="[)")

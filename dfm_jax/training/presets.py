@@ -1,7 +1,7 @@
 """Configs to begin from: by name, from a file, with single fields set."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -45,6 +45,9 @@ PRESETS = {
 }
 
 
+MAX_RUNS = 100_000  # of a grid: what one command may list
+
+
 def load_config(source: str, changes: Sequence[str] = ()) -> TrainConfig:
     """The preset of that name, or the config of a JSON file; then `FIELD=VALUE` for single fields.
 
@@ -54,11 +57,38 @@ def load_config(source: str, changes: Sequence[str] = ()) -> TrainConfig:
         ValueError: if there is no such preset or file, or a field or a value is not as it must be.
     """
     values = _preset_or_file(source)
+    given: set[str] = set()
     for change in changes:
         name, sign, text = change.partition("=")
         require(bool(sign), "`set` must be FIELD=VALUE", repr(change))
+        _check_apart("set", name, given)
+        given.add(name)
         set_field(values, name, _json_or_word(text), option="set")
     return from_json(TrainConfig, values)
+
+
+def load_axes(texts: Sequence[str], changes: Sequence[str] = ()) -> dict[str, tuple[Any, ...]]:
+    """The axes of a grid by their fields, see `load_axis`.
+
+    Raises:
+        ValueError: if a field has two axes, or is among the `changes` of `load_config` as well:
+            one would be taken and the other not.
+    """
+    axes: dict[str, tuple[Any, ...]] = {}
+    for text in texts:
+        name, values = load_axis(text)
+        _check_apart("grid", name, axes)
+        axes[name] = values
+    for change in changes:
+        _check_apart("set", change.partition("=")[0], axes)
+    return axes
+
+
+def _check_apart(option: str, name: str, given: Iterable[str]) -> None:
+    """No field that was given is this one, holds it or lies in it."""
+    for other in given:
+        apart = not f"{name}.".startswith(f"{other}.") and not f"{other}.".startswith(f"{name}.")
+        require(apart, f"`{option}` must name a field that is not given already, by {other}", name)
 
 
 def set_field(values: dict[str, Any], name: str, value: Any, *, option: str = "grid") -> None:
@@ -86,13 +116,17 @@ def load_axis(text: str) -> tuple[str, tuple[Any, ...]]:
     """
     name, sign, listed = text.partition("=")
     require(bool(sign and listed), "`grid` must be FIELD=VALUE,VALUE or FIELD=FROM:TO", text)
-    if span := re.fullmatch(r"(\d+):(\d+)", listed):
-        values: tuple[Any, ...] = tuple(range(*map(int, span.groups())))
+    if span := re.fullmatch(r"(\d{1,18}):(\d{1,18})", listed):
+        values: Sequence[Any] = range(*map(int, span.groups()))
     else:
-        values = tuple(_json_or_word(word) for word in listed.split(","))
+        values = [_json_or_word(word) for word in listed.split(",")]
+    rule = f"`grid` must give `{name}` at most {MAX_RUNS:,} values"
+    require(len(values) <= MAX_RUNS, rule, listed)
+    single = not any(isinstance(value, dict | list) for value in values)
+    require(single, f"`grid` must give `{name}` numbers or words", listed)
     rule = f"`grid` must give `{name}` values that differ"
     require(len(values) > 0 and len(set(values)) == len(values), rule, listed)
-    return name, values
+    return name, tuple(values)
 
 
 def _json_or_word(text: str) -> Any:

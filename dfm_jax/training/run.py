@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from dfm_jax.checks import require
+from dfm_jax.checks import check_seed, require
 from dfm_jax.parallel import place_state
 from dfm_jax.training.batches import Batches, document_windows, mapped_windows, stream_windows
 from dfm_jax.training.config import (
@@ -132,6 +132,7 @@ def make_run(
 
 def run_keys(seed: int) -> Key:
     """Of the parameters, the batches, the steps and the evaluation. [4]"""
+    check_seed("seed", seed)
     return jax.random.split(jax.random.key(seed), 4)
 
 

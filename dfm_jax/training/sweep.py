@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from dfm_jax.checks import require
+from dfm_jax.checks import check_count, require
 from dfm_jax.parallel import independent
 from dfm_jax.training.checkpoint import read_checkpoint
 from dfm_jax.training.config import (
@@ -36,7 +36,7 @@ from dfm_jax.training.config import (
 from dfm_jax.training.evaluation import judged_windows
 from dfm_jax.training.loop import Outcome, Run, train
 from dfm_jax.training.members import MemberData, network_and_terms
-from dfm_jax.training.presets import set_field
+from dfm_jax.training.presets import MAX_RUNS, set_field
 from dfm_jax.training.run import init_and_step, run_keys, windows_of
 from dfm_jax.training.state import TrainState
 from dfm_jax.training.step import StepMetrics, make_evaluation, until_its_end
@@ -59,14 +59,19 @@ def grid(config: TrainConfig, axes: Mapping[str, Sequence[Any]]) -> tuple[TrainC
     """All combinations of values of fields, the last axis fastest.
 
     Raises:
-        ValueError: if a field is none of the config's, or a value not as it must be.
+        ValueError: if a field is none of the config's, a value not as it must be, or two runs are
+            one.
     """
+    num_runs = math.prod(map(len, axes.values()))
+    check_count("the number of runs of `axes`", num_runs, at_most=MAX_RUNS)
     configs = []
     for values in product(*axes.values()):
         fields = to_json(config)
         for name, value in zip(axes, values, strict=True):
             set_field(fields, name, value)
         configs.append(from_json(TrainConfig, fields))
+    rule = "`axes` must give runs that differ; the number of runs, and of different ones"
+    require(len(set(configs)) == len(configs), rule, [len(configs), len(set(configs))])
     return tuple(configs)
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from dfm_jax.checks import check_count, require
+from dfm_jax.checks import check_count, check_seed, require
 from dfm_jax.data.tokens import Tokenizer, encoded
 from dfm_jax.decoders import Decoder
 from dfm_jax.models import Params, mixture_decoder, mixture_params, transformer_decoder
@@ -83,6 +83,7 @@ def sampled_ids(
             back from its ids; see also `sample_autoregressive`.
     """
     check_count("num_samples", num_samples)
+    check_seed("seed", seed)
     ids = [*speaker.start, *encoded(prompt, speaker.tokenizer).tolist()]
     rule = "`prompt` must not be empty: the network has no mask to begin from; its tokens number"
     require(len(ids) > 0, rule, len(ids))
