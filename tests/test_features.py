@@ -23,6 +23,7 @@ from dfm_jax.data import (
     packages,
     pixel_features,
     read_features,
+    row_features,
 )
 
 pytestmark = pytest.mark.slow  # most of it is compilation
@@ -285,7 +286,7 @@ def test_features_of_some_rows(tmp_path):
 
 @pytest.mark.parametrize("chunk", [1, 3, 1 << 14])
 def test_a_row_of_several_images_has_their_mean(tmp_path, monkeypatch, chunk):
-    monkeypatch.setattr(features, "_CHUNK", chunk)
+    monkeypatch.setattr(row_features, "_CHUNK", chunk)
     rng = np.random.default_rng(0)
     rows, values = rng.integers(0, 20, 50), rng.normal(size=(50, 3))
     np.savez(tmp_path / "f.npz", features=values, rows=rows)
@@ -301,11 +302,32 @@ def test_averaging_holds_no_second_array(tmp_path):
     rows = np.arange(40_000) // 2
     whole = np.ones((40_000, 64), np.float32)
     tracemalloc.start()
-    found = features._averaged(whole, rows)
+    found = row_features._averaged(whole, rows)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert found.num_averaged == 20_000
     assert peak < whole.nbytes / 1.8  # a part of the rows at a time, and what is known of each
+
+
+def test_a_zero_is_no_feature_and_its_row_is_named(tmp_path):
+    values = np.array([[0, 0], [1, 2], [0, -0.0], [3, 3], [0, 5]], np.float16)
+    np.save(tmp_path / "f.npy", values)
+    found = read_features(tmp_path / "f.npy", num_rows=5)
+    np.testing.assert_array_equal(found.features, values[[1, 3, 4]].astype(np.float32))
+    assert (found.rows.tolist(), found.zero.tolist()) == ([1, 3, 4], [0, 2])
+    assert found.num_constant == 1
+    np.save(tmp_path / "f.npy", values * 0)
+    found = read_features(tmp_path / "f.npy", num_rows=5)
+    assert (found.features.shape, found.zero.tolist()) == ((0, 2), [0, 1, 2, 3, 4])
+
+
+def test_a_zero_among_several_is_not_averaged_away(tmp_path):
+    values = np.array([[1, 2], [0, 0], [3, 4], [5, 6], [7, 8], [-5, -6]], np.float32)
+    rows = np.array([9, 9, 4, 0, 4, 0])  # of row 0, two features cancel
+    np.savez(tmp_path / "f.npz", features=values, rows=rows)
+    found = read_features(tmp_path / "f.npz", num_rows=10)
+    np.testing.assert_array_equal(found.features, [[5, 6]])
+    assert (found.rows.tolist(), found.zero.tolist(), found.num_averaged) == ([4], [0, 9], 2)
 
 
 def _with(row, value, dtype=np.float64):
@@ -319,6 +341,9 @@ BAD_FEATURES = {
     "three axes": (np.zeros((4, 2, 2)), r"must have two axes, rows and features; it is \[4 2 2\]"),
     "integers": (np.zeros((4, 2), int), "must hold floating-point numbers; it is 'int64'"),
     "complex": (FOUR + 1j, "must hold floating-point numbers; it is 'complex128'"),
+    "bfloat16": (FOUR.astype(jnp.bfloat16), r"it is '\|V2 \(bfloat16\? .* write float32\)'"),
+    "bool": (FOUR > 2, "must hold floating-point numbers; it is 'bool'"),
+    "no column": (FOUR[:, :0], r"must have a column; it is \[4 0\]"),
     "NaN": (_with(17, np.nan), r"must be finite in every row; not so 17\."),
     "infinite": (_with([3, 8], -np.inf), r"must be finite in every row; not so 3, 8\."),
     "too large for float32": (_with([3, 8], 1e39), r"finite in every row; not so 3, 8\."),

@@ -667,3 +667,25 @@ def test_help_shows_an_example(command, capsys):
         cli.main([command, "--help"])
     assert done.value.code == 0
     assert f"python -m dfm_jax {command} --input" in capsys.readouterr().out
+
+
+def test_failed_pictures_make_no_expert_of_their_own(folder, capsys):
+    """Zeros, which a failed encoder leaves, are named; they were a cluster of their own."""
+    failed = FEATURES.copy()
+    failed[5:25] = 0
+    np.save(folder / "failed.npy", failed)
+    assert partition(folder, features="failed.npy") == 0
+    assert "Without a feature: feature is zero 20." in capsys.readouterr().out
+    told = [json.loads(line) for line in lines_of(folder / "out" / "unrouted.jsonl")]
+    assert [(row["row"], row["reason"]) for row in told] == [
+        (row, "feature is zero") for row in range(5, 25)
+    ]
+    np.savez(
+        folder / "whole.npz",
+        features=np.delete(FEATURES, range(5, 25), 0),
+        rows=[*range(5), *range(25, len(FEATURES))],
+    )
+    assert partition(folder, out="without", features="whole.npz") == 0
+    assert dealt(folder / "out") == dealt(folder / "without")
+    assert route(folder, features="failed.npy") == 0
+    assert manifest_of(folder / "routed")["without_feature"] == {"feature is zero": 20}

@@ -122,6 +122,8 @@ def _show_written(out: Path, manifest: dict, found: bool) -> int:
     if manifest["without_feature"]:
         counts = (f"{kind} {count:,}" for kind, count in manifest["without_feature"].items())
         print(f"Without a feature: {', '.join(counts)}.")
+    if manifest["constant_features"]:
+        print(f"Features that are one number throughout: {manifest['constant_features']:,}.")
     if manifest["mean_cosine"] is not None:
         print(f"Mean cosine {manifest['mean_cosine']:.3f}{_quality(manifest)}.")
     return 0

@@ -18,15 +18,14 @@ from dfm_jax.data.emoji import (
 )
 from dfm_jax.data.features import (
     Encoded,
-    RowFeatures,
     image_features,
     image_grid_features,
     load_efficientnet_lite0,
     pixel_features,
-    read_features,
 )
 from dfm_jax.data.packages import MissingDataError
 from dfm_jax.data.pretrained import LanguageModel, load_smollm2
+from dfm_jax.data.row_features import RowFeatures, read_features
 from dfm_jax.data.splits import Removed, Split, split_documents, split_sizes
 from dfm_jax.data.text import (
     Corpus,

@@ -64,6 +64,7 @@ def write_dealt(
             "spread": int((without & routed).sum()),
             "without_feature": {kind: count for kind, count in sorted(kinds.items()) if count},
             "averaged_rows": encoded.num_averaged,
+            "constant_features": encoded.num_constant,
         }
         packages = (*_PACKAGES, *_OF_ENCODER.get(encoder, ()))
         versions = {"python": platform.python_version()} | {p: version(p) for p in packages}

@@ -27,13 +27,13 @@ from dfm_jax.data.features import (
     image_encoder_hash,
     image_features,
     load_efficientnet_lite0,
-    read_features,
     resized_image,
 )
 from dfm_jax.data.folders import file_digest
 from dfm_jax.data.packages import package_folder
 from dfm_jax.data.pictures import READING, decoded_picture
 from dfm_jax.data.records import Record, context_text, read_records
+from dfm_jax.data.row_features import read_features
 
 ENCODERS = ("efficientnet", "tfidf")
 _IMAGES = 256  # encoded at a time, or those of one row
@@ -49,6 +49,7 @@ class Reason(NamedTuple):
 
 
 NO_FEATURE = Reason("no feature")
+ZERO_FEATURE = Reason("feature is zero")  # what encoders leave of what they could not read
 
 
 class Source(NamedTuple):
@@ -70,6 +71,7 @@ class EncodedRows(NamedTuple):
     reasons: dict[int, Reason]  # of rows without; one that is not in it is `NO_FEATURE`
     inputs: dict[str, str]  # hashes of what was read beside the input
     artefacts: dict[str, bytes]  # files by which the same encoder encodes new rows
+    num_constant: int = 0  # of a user's features, those that are one number throughout
 
 
 def check_source(source: Source) -> None:
@@ -105,8 +107,20 @@ def encoded_rows(
         MissingDataError: if a package that the encoder needs is not installed.
     """
     if source.features is not None:
+        inputs = {"features": file_digest(source.features)}
         found = read_features(source.features, num_rows=num_rows)
-        return EncodedRows(*found, {}, {"features": file_digest(source.features)}, {})
+        after = file_digest(source.features)
+        rule = f"{source.features} must stay as it is while it is read; its SHA-256 now"
+        require(after == inputs["features"], rule, after)
+        return EncodedRows(
+            found.features,
+            found.rows,
+            found.num_averaged,
+            dict.fromkeys(found.zero.tolist(), ZERO_FEATURE),
+            inputs,
+            {},
+            found.num_constant,
+        )
     if source.images is not None:
         return _image_rows(input, source.images, source.cache, num_rows)
     return _document_rows(input, num_rows, source.num_features or NUM_FEATURES, seed, fitted)

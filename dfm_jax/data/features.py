@@ -1,4 +1,4 @@
-"""Features to cluster by: of images, or a user's own from a file."""
+"""Features of images to cluster by."""
 
 import hashlib
 import io
@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, UInt8
 
-from dfm_jax.checks import check_count, check_interval, require
+from dfm_jax.checks import check_count, require
 from dfm_jax.data.packages import package_files, package_folder
 from dfm_jax.models import efficientnet
 from dfm_jax.models.efficientnet import Params
@@ -23,8 +23,6 @@ _SIDE = 96  # px, of an image as the encoder sees it
 _BATCH = 32
 _RECIPE = "EfficientNet-Lite0, 1"  # to be counted up when the same weights give other features
 _DIGEST = hashlib.sha256().digest_size  # bytes
-_CHUNK = 2**14  # rows of features at a time
-_SHOWN = 5  # rows named in a refusal
 
 Images = UInt8[np.ndarray, "B H W 3"]
 
@@ -35,17 +33,6 @@ class Encoded(NamedTuple):
     features: Float[np.ndarray, "B ..."]
     num_encoded: int  # different images that were not found in the folder
     corrupt: tuple[str, ...]  # files of the folder that were damaged, and are written anew
-
-
-class RowFeatures(NamedTuple):
-    """Features of some rows of a data set."""
-
-    features: Float[np.ndarray, "R D"]
-    rows: Int[np.ndarray, " R"]  # which row of the data set each is of; none comes twice
-    num_averaged: int  # rows whose feature is the mean of several
-
-
-# ── of images ───────────────────────────────────────────────────────────────────────────────────
 
 
 def load_efficientnet_lite0() -> Params:
@@ -197,85 +184,3 @@ def _keep(folder: Path, key: str, feature: np.ndarray) -> None:
 def _digest(key: str, array: bytes) -> bytes:
     """With the key: a file under another's name is as bad as a damaged one."""
     return hashlib.sha256(key.encode() + array).digest()
-
-
-# ── a user's own ────────────────────────────────────────────────────────────────────────────────
-
-
-@typed
-def read_features(path: Path | str, *, num_rows: int) -> RowFeatures:
-    """Features that a user brings for a data set of `num_rows` rows, as float32.
-
-    An `.npy` file holds [num_rows, D]: feature i is of row i. An `.npz` file holds `features`
-    [R, D] and `rows` [R], integers in [0, num_rows): rows may be left out, and come in any order. A
-    row that is named several times, once for each of its images, has the mean. Nothing is
-    unpickled.
-
-    Raises:
-        ValueError: if the file is not of this form or damaged, a value is not finite in float32,
-            or the rows do not fit the data set.
-    """
-    features, rows = _read_arrays(Path(path))
-    name = f"`features` in {path}"
-    require(features.ndim == 2, f"{name} must have two axes, rows and features", features.shape)
-    floating = np.issubdtype(features.dtype, np.floating)
-    require(floating, f"{name} must hold floating-point numbers", str(features.dtype))
-    with np.errstate(over="ignore"):  # it becomes infinite, and is refused
-        features = features.astype(np.float32, order="C", copy=False)
-    finite = np.concatenate(
-        [np.ones(0, bool), *(np.isfinite(part).all(axis=1) for part in _chunks(features))]
-    )
-    _check_none(f"{name} must be finite in every row", np.flatnonzero(~finite))
-    if rows is None:
-        require(len(features) == num_rows, f"{name} must have {num_rows} rows", len(features))
-        return RowFeatures(features, np.arange(num_rows), 0)
-    name = f"`rows` in {path}"
-    integer = rows.ndim == 1 and np.issubdtype(rows.dtype, np.integer)
-    require(integer, f"{name} must be a list of integers", f"{rows.dtype} {rows.shape}")
-    require(len(rows) == len(features), f"{name} must be {len(features)} numbers", len(rows))
-    check_interval(f"rows in {path}", rows, 0, num_rows, ends="[)")
-    return _averaged(features, rows.astype(np.int64))
-
-
-def _averaged(features: np.ndarray, rows: np.ndarray) -> RowFeatures:
-    """One feature a row, in the order in which rows are first named; without a second array."""
-    order = np.argsort(rows, kind="stable")
-    begins = np.flatnonzero(np.diff(rows[order], prepend=-1))
-    times = np.diff(begins, append=rows.size)
-    if not (times > 1).any():
-        return RowFeatures(features, rows, 0)
-    for begin, count in zip(begins[times > 1], times[times > 1], strict=True):
-        several = np.sort(order[begin : begin + count])
-        features[several[0]] = features[several].mean(axis=0, dtype=np.float64)
-    kept = np.sort(order[begins])  # kept[i] ≥ i: moving down overwrites nothing that is to come
-    for start in range(0, kept.size, _CHUNK):
-        moved = kept[start : start + _CHUNK]
-        features[start : start + moved.size] = features[moved]
-    return RowFeatures(features[: kept.size], rows[kept], int((times > 1).sum()))
-
-
-def _chunks(features: np.ndarray) -> Iterable[np.ndarray]:
-    return (features[start : start + _CHUNK] for start in range(0, len(features), _CHUNK))
-
-
-def _check_none(rule: str, rows: np.ndarray) -> None:
-    """`rows` break the rule: the refusal names the first of them."""
-    if rows.size:
-        more = f", … ({rows.size} in all)" if rows.size > _SHOWN else ""
-        raise ValueError(f"{rule}; not so {', '.join(map(str, rows[:_SHOWN]))}{more}.")
-
-
-def _read_arrays(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
-    with path.open("rb") as file:
-        try:
-            loaded = np.load(file, allow_pickle=False)
-            if isinstance(loaded, np.ndarray):
-                return loaded, None
-            arrays = {name: loaded[name] for name in ("features", "rows") if name in loaded}
-        except Exception as error:  # damage can surface anywhere, as anything
-            raise ValueError(
-                f"`path` must be an .npy or .npz file of numbers; {path} is not: {error}"
-            ) from error
-    for name in ("features", "rows"):
-        require(name in arrays, f"{path} must hold `features` and `rows`", list(arrays))
-    return arrays["features"], arrays["rows"]
