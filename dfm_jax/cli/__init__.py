@@ -11,12 +11,13 @@ from typing import Annotated, Any, Union
 import tyro
 
 from dfm_jax.cli.doctor import Doctor
+from dfm_jax.cli.gather import Gather
 from dfm_jax.cli.launch import Launch
 from dfm_jax.cli.options import check_given_once
 from dfm_jax.cli.partition import Partition, Route
 from dfm_jax.cli.score import Score
 from dfm_jax.cli.sweep import Sweep
-from dfm_jax.cli.training import Evaluate, Gather, Sample, Train
+from dfm_jax.cli.training import Evaluate, Sample, Train
 from dfm_jax.cli.verification import Equations, Verify
 from dfm_jax.data.packages import MissingDataError
 

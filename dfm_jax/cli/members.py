@@ -42,6 +42,8 @@ class Members:
     """Write event files too (extra `tb`)."""
     on_disk: bool = False
     """Leave the tokens on the disk, read ahead (extra `data`): the same run, for much data."""
+    text_only: bool = False
+    """Of rows with pictures read what is said, and leave the pictures out."""
     placement: Literal["replicated", "sharded"] | None = None
     """Each over all devices of its hosts: replicated or sharded; without it, on one device."""
 
@@ -62,6 +64,7 @@ class Members:
         words = ["--config", self.config]
         words += [] if self.tokenizer is None else ["--tokenizer", str(self.tokenizer)]
         words += [w for name in counts for w in (_flag(name), str(getattr(self, name)))]
+        words += ["--text-only"] if self.text_only else []
         words += ["--set", *self.set] if self.set else []
         if hosts > 1:
             rule = "`hosts_per_expert` must be 1 for the groups of a `grid`"

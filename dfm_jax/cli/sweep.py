@@ -44,6 +44,8 @@ class Sweep:
     """A tokenizer.json; without it, bytes."""
     set: tuple[str, ...] = ()
     """Single fields of the config, as FIELD=VALUE."""
+    text_only: bool = False
+    """Of rows with pictures read what is said, and leave the pictures out."""
     log_every: int = 10
     """Steps between lines of metrics.jsonl."""
     save_every: int = 200
@@ -54,6 +56,7 @@ class Sweep:
     def run(self) -> int:
         """Go on to the end, or to a signal; print a line a run."""
         from dfm_jax.checks import check_count
+        from dfm_jax.data.columns import Columns
         from dfm_jax.parallel import make_mesh
         from dfm_jax.training.config import Watch
         from dfm_jax.training.members import load_member_data, member_data_path
@@ -71,11 +74,16 @@ class Sweep:
             evaluate_every=self.evaluate_every,
         )
         mesh, source = make_mesh(self.devices), member_data_path(self.data, self.expert)
+        told = False  # the data are the same for all groups
         with stop_on_signals() as stop:
             for number, configs in enumerate(groups):
                 if self.group not in (None, number):
                     continue
-                data = load_member_data(source, configs[0], self.tokenizer)
+                columns = Columns(text_only=self.text_only)
+                data = load_member_data(source, configs[0], self.tokenizer, columns=columns)
+                if columns.unused and not told:
+                    print(columns.text())
+                    told = True
                 folder = self.folder / f"group_{number:03d}"
                 outcome = train_sweep(configs, data, folder, mesh, watch=watch, stop=stop)
                 if not outcome.finished:

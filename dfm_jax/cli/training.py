@@ -1,4 +1,4 @@
-"""train, evaluate, sample, gather: members of a run, what they pay and say, and the ensemble."""
+"""train, evaluate, sample: members of a run, what they pay and say."""
 
 import math
 import sys
@@ -60,6 +60,8 @@ class Train:
     """Write event files too (extra `tb`)."""
     on_disk: bool = False
     """Leave the tokens on the disk, read ahead (extra `data`): the same run, for much data."""
+    text_only: bool = False
+    """Of rows with pictures read what is said, and leave the pictures out."""
     placement: Literal["replicated", "sharded"] | None = None
     """Over all devices: each holds the state, or a part of it; without it, on one."""
     distributed: bool = False
@@ -100,6 +102,8 @@ class Train:
                     tensorboard=self.tensorboard,
                     on_disk=self.on_disk,
                     spread=spread,
+                    text_only=self.text_only,
+                    say=print,
                 )
             except NonFiniteError as error:
                 print(f"python -m dfm_jax train: {error}", file=sys.stderr)
@@ -139,20 +143,31 @@ class Evaluate:
     """The tokenizer.json of the run, if it had one."""
     checkpoint: Literal["last", "best"] = "last"
     """Best: of the lowest validation loss among those kept."""
+    text_only: bool = False
+    """Of rows with pictures in --data read what is said, and leave the pictures out."""
 
     def run(self) -> int:
         """Print a line per member."""
+        from dfm_jax.data.columns import Columns
         from dfm_jax.training.evaluation import evaluate_member, members_of
 
         print(f"{'member':<12}{'step':>9}{'documents':>11}{'nats/token':>19}{'nats/byte':>19}")
+        notes: dict[str, None] = {}
         for member in members_of(self.folder, self.expert):
+            columns = Columns(text_only=self.text_only)
             row = evaluate_member(
-                member, data=self.data, tokenizer=self.tokenizer, best=self.checkpoint == "best"
+                member,
+                data=self.data,
+                tokenizer=self.tokenizer,
+                best=self.checkpoint == "best",
+                columns=columns,
             )
+            notes |= {f"{member.name}: {columns.text()}": None} if columns.unused else {}
             print(
                 f"{member.name:<12}{row.step:>9,}{row.num_documents:>11,}"
                 f"{_with_interval(row.per_token):>19}{_with_interval(row.per_byte):>19}"
             )
+        print("\n".join(notes), end="\n" * bool(notes))
         return 0
 
 
@@ -245,42 +260,6 @@ class Sample:
             member = member_folder(self.folder, number)
         best = self.checkpoint == "best"
         return member_speaker(member, tokenizer=self.tokenizer, best=best)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Gather:
-    """Gather the trained experts of a run into an ensemble: RUN/ensemble.json.
-
-    It names every expert's checkpoint by its hash, and its weight, the share of training tokens, as
-    an exact fraction. An expert added, retrained or taken away: gather again.
-
-    For example:
-
-        python -m dfm_jax gather --run run
-    """
-
-    folder: Annotated[Path, tyro.conf.arg(name="run")]
-    """The folder of the run."""
-    without: tuple[str, ...] = ()
-    """Experts to leave out, by name."""
-    checkpoint: Literal["last", "best"] = "last"
-    """Best: of the lowest validation loss among those kept."""
-
-    def run(self) -> int:
-        """Write the manifest and print it."""
-        from dfm_jax.training.ensemble import MANIFEST, gather, write_ensemble
-
-        best = self.checkpoint == "best"
-        ensemble = gather(self.folder, best=best, without=self.without)
-        write_ensemble(self.folder / MANIFEST, ensemble)
-        print(f"{'expert':<12}{'step':>9}{'of':>9}{'tokens':>14}{'weight':>9}  sha256")
-        for expert, weight in zip(ensemble.experts, ensemble.weights, strict=True):
-            whole = expert.config["config"]["num_steps"]
-            print(
-                f"{expert.name:<12}{expert.step:>9,}{whole:>9,}{expert.count:>14,}"
-                f"{float(weight):>9.4f}  {expert.sha256[:16]}…"
-            )
-        return 0
 
 
 def _with_interval(value: tuple[float, float]) -> str:

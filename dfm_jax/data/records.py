@@ -18,7 +18,7 @@ from dfm_jax.data.listing import documents_in, files_in
 from dfm_jax.json_text import parse_json, parse_json_at
 
 _CHUNK = 1 << 20  # characters of an array that are read at once, at least
-_HUMAN, _DOCUMENT = "human", "document"
+HUMAN, DOCUMENT = "human", "document"
 _PIECE = 64  # characters: what a cut may leave of a literal or an escape is shorter
 
 
@@ -109,7 +109,7 @@ def context_text(record: Record) -> str | None:
     only. `None` if the row has no such turn.
     """
     for turn in record.fields["conversations"]:
-        if turn.get("from") in (_HUMAN, _DOCUMENT):
+        if turn.get("from") in (HUMAN, DOCUMENT):
             return turn["value"].replace("<image>", " ")
     return None
 
@@ -228,7 +228,7 @@ def _one_line(fields: dict) -> bytes:
 
 def _of_folder(folder: Path) -> Iterator[Record]:
     for number, (name, text) in enumerate(documents_in(folder)):
-        fields = {"id": name, "conversations": [{"from": _DOCUMENT, "value": text}]}
+        fields = {"id": name, "conversations": [{"from": DOCUMENT, "value": text}]}
         yield Record(number, number + 1, _one_line(fields), fields)
 
 

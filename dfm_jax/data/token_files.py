@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dfm_jax.data.columns import Columns
 from dfm_jax.data.folders import HashedFile, NewFolder, check_file, read_manifest
 from dfm_jax.data.listing import files_in
 from dfm_jax.data.tokens import (
@@ -29,7 +30,7 @@ from dfm_jax.data.tokens import (
 )
 
 _SIDES = ("train", "held_out")
-_FORMAT = 2  # what is of another is written anew
+_FORMAT = 3  # what is of another is written anew
 
 
 class Mapped(NamedTuple):
@@ -40,7 +41,13 @@ class Mapped(NamedTuple):
 
 
 def map_tokens(
-    source: Path, folder: Path, tokenizer: Tokenizer, *, name: str, share: float
+    source: Path,
+    folder: Path,
+    tokenizer: Tokenizer,
+    *,
+    name: str,
+    share: float,
+    columns: Columns | None = None,
 ) -> Mapped:
     """The documents of `source` as tokens in `folder`, encoded if they are not there already.
 
@@ -54,6 +61,7 @@ def map_tokens(
         tokenizer: text to ids.
         name: what tells that tokenizer from others.
         share: of documents held out.
+        columns: see `named_texts_in`; what was counted when the tokens were written is added.
 
     Raises:
         ValueError: see `texts_in`, `split_held_out`; if the tokens are damaged.
@@ -62,10 +70,12 @@ def map_tokens(
     settings = {"format": _FORMAT, "tokenizer": name, "share": share, "dtype": dtype}
     inputs = {"files": _fingerprint(source)}
     manifest = read_manifest(folder)
+    columns = Columns() if columns is None else columns
     if manifest is None or manifest["settings"] != settings or manifest["inputs"] != inputs:
-        manifest = _write(
-            source, folder, tokenizer, share, {"settings": settings, "inputs": inputs}
-        )
+        made_of = {"settings": settings, "inputs": inputs}
+        manifest = _write(source, folder, tokenizer, share, columns, made_of)
+    else:
+        columns.take(source, manifest["columns"])
     for side in _SIDES:
         check_file(folder, manifest, f"{side}.offsets.npy")
     found = Mapped(*(_map(folder, side, dtype) for side in _SIDES))
@@ -76,14 +86,19 @@ def map_tokens(
 
 
 def _write(
-    source: Path, folder: Path, tokenizer: Tokenizer, share: float, made_of: dict[str, Any]
+    source: Path,
+    folder: Path,
+    tokenizer: Tokenizer,
+    share: float,
+    columns: Columns,
+    made_of: dict[str, Any],
 ) -> dict[str, Any]:
     dtype, tables = token_dtype(tokenizer), {side: [(0, 0)] for side in _SIDES}
     folder.parent.mkdir(parents=True, exist_ok=True)
     with NewFolder(folder) as new:
         train, held_out = (HashedFile(new.path / f"{side}.tokens") for side in _SIDES)
         with train, held_out:
-            documents, encoded = tee(named_texts_in(source))
+            documents, encoded = tee(named_texts_in(source, columns))
             ids_of = encoded_texts(encoded, tokenizer)
             for (_, text), ids in zip(documents, ids_of, strict=True):
                 held = is_held_out(text, share)
@@ -100,7 +115,7 @@ def _write(
             digests[side] = _map(new.path, side, np.dtype(dtype).name).digest
         if folder.exists():
             shutil.rmtree(folder)  # of other files, or another tokenizer
-        return new.finish(made_of | {"digests": digests})
+        return new.finish(made_of | {"digests": digests, "columns": columns.counts()})
 
 
 def _map(folder: Path, side: str, dtype: str) -> TokenSet:

@@ -14,8 +14,9 @@ from typing import NamedTuple
 import numpy as np
 
 from dfm_jax.checks import check_interval, require
+from dfm_jax.data.columns import Columns, names_of
 from dfm_jax.data.listing import documents_in, read_document
-from dfm_jax.data.records import Record, read_records
+from dfm_jax.data.records import DOCUMENT, Record, read_records
 from dfm_jax.models.pretrained.lossless import Tokenizer, check_repeats, lossless_ids
 from dfm_jax.models.pretrained.tokenizer import read_tokenizer_json
 
@@ -64,17 +65,17 @@ def load_tokenizer(path: Path) -> Tokenizer:
         ) from error
 
 
-def read_texts(path: Path) -> list[str]:
+def read_texts(path: Path, columns: Columns | None = None) -> list[str]:
     """`texts_in` a folder or a file, all of them."""
-    return list(texts_in(path))
+    return list(texts_in(path, columns))
 
 
-def texts_in(path: Path) -> Iterator[str]:
+def texts_in(path: Path, columns: Columns | None = None) -> Iterator[str]:
     """The texts of `named_texts_in`."""
-    return (text for _, text in named_texts_in(path))
+    return (text for _, text in named_texts_in(path, columns))
 
 
-def named_texts_in(path: Path) -> Iterator[tuple[str, str]]:
+def named_texts_in(path: Path, columns: Columns | None = None) -> Iterator[tuple[str, str]]:
     """The documents of a folder of text, of rows in a `.jsonl` or `.json` file, or of one file.
 
     Each by its name, that of its file or line, and its text. One at a time: of a folder or of rows
@@ -83,9 +84,15 @@ def named_texts_in(path: Path) -> Iterator[tuple[str, str]]:
     Turns of a conversation are lines `FROM: VALUE`; a `document`, as `partition` writes the files
     of a folder, is its text. Nothing is left out: what cannot be read is refused, see `files_in`.
 
+    Args:
+        path: of the folder or the file.
+        columns: counts what is not read of rows, and whether their pictures are to be left out.
+
     Raises:
-        ValueError: if there is nothing, or a file is not UTF-8, or a row has no text.
+        ValueError: if there is nothing, or a file is not UTF-8, or a row has no text; or a picture,
+            unless the columns are to be read without.
     """
+    columns = Columns() if columns is None else columns
     if path.is_dir():
         named = ((str(path / name), text) for name, text in documents_in(path))
         first = next(named, None)
@@ -96,7 +103,7 @@ def named_texts_in(path: Path) -> Iterator[tuple[str, str]]:
         raise ValueError(f"`data` must be a folder or a file; {path} is neither.")
     elif path.suffix in (".jsonl", ".json"):
         for record in read_records(path):
-            yield f"{path}, line {record.line}", _text_of(path, record)
+            yield f"{path}, line {record.line}", _text_of(path, record, columns)
     else:
         yield str(path), read_document(path)
 
@@ -204,9 +211,10 @@ def split_held_out(texts: Sequence[str], share: float) -> tuple[list[str], list[
     return sides
 
 
-def _text_of(path: Path, record: Record) -> str:
+def _text_of(path: Path, record: Record, columns: Columns) -> str:
     text, turns = record.fields.get("text"), record.fields.get("conversations")
     if isinstance(text, str):
+        columns.add(path, record, "text")
         return text
     try:
         said = [(turn["from"], turn["value"]) for turn in turns or [{}]]
@@ -215,8 +223,9 @@ def _text_of(path: Path, record: Record) -> str:
     except (TypeError, KeyError):
         raise ValueError(
             f"{path}, line {record.line}: a row must have `text`, or `conversations` of turns with "
-            "`from` and `value`."
+            f"`from` and `value`; it has {names_of(record.fields)}."
         ) from None
-    if len(said) == 1 and said[0][0] == "document":
+    columns.add(path, record, "conversations")
+    if len(said) == 1 and said[0][0] == DOCUMENT:
         return said[0][1]
     return "".join(f"{speaker}: {value}\n" for speaker, value in said)

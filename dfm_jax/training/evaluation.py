@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from dfm_jax.checks import require
+from dfm_jax.data.columns import Columns
 from dfm_jax.data.tokens import TokenSet, encode_texts, named_texts_in
 from dfm_jax.models import Params
 from dfm_jax.training.batches import Batch, cut_windows, document_pieces
@@ -18,6 +19,7 @@ from dfm_jax.training.checkpoint import read_checkpoint
 from dfm_jax.training.config import TrainConfig, differences, from_json, shape_of
 from dfm_jax.training.digests import CheckpointError, mended_by_training
 from dfm_jax.training.members import (
+    TEXT_ONLY,
     TOKENS,
     load_member_data,
     member_folder,
@@ -192,9 +194,17 @@ def load_member(member: Path, *, best: bool = False) -> Trained:
 
 
 def evaluate_member(
-    member: Path, *, data: Path | None = None, tokenizer: Path | None = None, best: bool = False
+    member: Path,
+    *,
+    data: Path | None = None,
+    tokenizer: Path | None = None,
+    best: bool = False,
+    columns: Columns | None = None,
 ) -> Evaluation:
     """Mean loss on the documents that the member held out, or on all of `data`.
+
+    `columns` counts what is not read of rows, and says whether the pictures of `data` are left out;
+    those of the documents held out are if they were in training.
 
     Raises:
         ValueError: if there is no document, or the data of the run are no longer as they were.
@@ -202,10 +212,14 @@ def evaluate_member(
     trained = load_member(member, best=best)
     record = read_member(member)
     named = record["data"]["tokenizer"]
+    columns = Columns() if columns is None else columns
     if data is None:
+        columns.text_only |= record["data"].get(TEXT_ONLY, False)
         kept = member / TOKENS if (member / TOKENS).is_dir() else None
         source, config = Path(record["source"]), trained.config
-        found = load_member_data(source, config, tokenizer, tokens=kept, recorded=named)
+        found = load_member_data(
+            source, config, tokenizer, tokens=kept, recorded=named, columns=columns
+        )
         for field, here, there in differences(found.description, record["data"]):
             raise ValueError(
                 f"{source} is no longer what {member} was trained on; `{field}` is {here!r}, and "
@@ -214,7 +228,7 @@ def evaluate_member(
         documents = found.held_out
     else:
         pieces = tokenizer_of(trained.config, tokenizer, recorded=named)
-        names, texts = zip(*named_texts_in(data), strict=True)
+        names, texts = zip(*named_texts_in(data, columns), strict=True)
         documents = encode_texts(texts, pieces, names=names)
     losses = evaluated(trained.state, trained.config, documents)
     return Evaluation(

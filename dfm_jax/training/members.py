@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import jax
 
 from dfm_jax.checks import check_count, require
+from dfm_jax.data.columns import Columns
 from dfm_jax.data.token_files import map_tokens
 from dfm_jax.data.tokens import (
     Tokenizer,
@@ -37,6 +38,7 @@ from dfm_jax.training.state import TrainState, init_state, make_optimiser
 from dfm_jax.training.terms import TermsOf, masked_terms, next_token_terms
 
 CONFIG, TOKENS = "config.json", "tokens"
+TEXT_ONLY = "text_only"  # of the data: they have pictures, which were left out
 _COMPARED = ("config", "data")
 
 
@@ -103,22 +105,27 @@ def load_member_data(
     *,
     tokens: Path | None = None,
     recorded: str | None = None,
+    columns: Columns | None = None,
 ) -> MemberData:
     """Read, split and encode the documents of a member: into memory, or the folder `tokens`.
+
+    `columns` counts what is not read of rows, and says whether their pictures are left out.
 
     Raises:
         ValueError: if the tokenizer has not V tokens, or is not the one that was recorded, or there
             is nothing to read.
     """
+    columns = Columns() if columns is None else columns
     pieces = tokenizer_of(config, tokenizer, recorded=recorded)
     name = tokenizer_name(tokenizer)
     if tokens is None:
-        named = list(named_texts_in(path))
+        named = list(named_texts_in(path, columns))
         held = held_out_sides([text for _, text in named], config.held_out)
         sets = _encoded_side(named, held, False, pieces), _encoded_side(named, held, True, pieces)
     else:
-        sets = map_tokens(path, tokens, pieces, name=name, share=config.held_out)
+        sets = map_tokens(path, tokens, pieces, name=name, share=config.held_out, columns=columns)
     description: dict[str, Any] = {"tokenizer": name}
+    description |= {TEXT_ONLY: True} if columns.pictures else {}
     for name, part in zip(("train", "held_out"), sets, strict=True):
         description |= {
             f"{name}_documents": len(part.num_bytes),

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from dfm_jax.checks import check_seed, require
+from dfm_jax.data.columns import Columns
 from dfm_jax.parallel import place_state
 from dfm_jax.training.batches import Batches, document_windows, mapped_windows, stream_windows
 from dfm_jax.training.config import (
@@ -19,7 +20,7 @@ from dfm_jax.training.config import (
     shape_of,
 )
 from dfm_jax.training.evaluation import evaluated
-from dfm_jax.training.hosts import check_same, in_turn
+from dfm_jax.training.hosts import check_same, in_turn, is_first
 from dfm_jax.training.loop import Outcome, Run, keyed_run, train
 from dfm_jax.training.members import (
     TOKENS,
@@ -56,6 +57,8 @@ def train_member(
     tensorboard: bool = False,
     on_disk: bool = False,
     spread: Spread | None = None,
+    text_only: bool = False,
+    say: Callable[[str], object] | None = None,
 ) -> Outcome:
     """Train a member to its end, or to a signal, from wherever it is; see `loop.train`.
 
@@ -66,6 +69,9 @@ def train_member(
     `hosts`. What comes out is the same up to the order of sums, and goes on from the same
     checkpoints.
 
+    With `text_only` rows with pictures are read without them, which are refused otherwise. `say`
+    is told, once and before a step is made, which columns of the rows are not used.
+
     Raises:
         ValueError: see `make_run`, and `load_member_data`.
         CheckpointError: if the folder holds a run of another config or other data.
@@ -74,8 +80,11 @@ def train_member(
     watch = Watch() if watch is None else watch
     folder, source = member_folder(run, expert), member_data_path(data, expert)
     tokens = folder / TOKENS if on_disk else None
-    load = partial(load_member_data, source, config, tokenizer, tokens=tokens)
+    columns = Columns(text_only=text_only)
+    load = partial(load_member_data, source, config, tokenizer, tokens=tokens, columns=columns)
     documents = in_turn(load, load) if on_disk else load()  # the others find what is written
+    if say is not None and columns.unused and is_first():
+        say(columns.text())
     record = in_turn(*[partial(record_member, folder, config, documents, source)] * 2)
     check_same("the config and the data", config_digest(record))
     member = make_run(config, documents, watch, spread)

@@ -1,0 +1,103 @@
+"""The columns of rows, counted while their text is read: what is not used is named.
+
+A model of text does not see pictures: on rows that have some it would learn to answer blindly, with
+a loss that looks like any other. So they are refused unless the text alone is asked for.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+from dfm_jax.data.records import DOCUMENT, Record
+
+# Where data sets keep the pictures of a row: here `image` is read, and the others are told of.
+PICTURES = (
+    *("image", "images", "image_path", "image_paths", "image_file", "image_url", "img"),
+    *("picture", "pictures", "video", "videos"),
+)
+PLACEHOLDER = "<image>"
+_EMPTY: tuple[Any, ...] = (None, "", [])  # what holds nothing
+
+
+class Columns:
+    """What rows have besides the text that is read of them.
+
+    `unused` counts the rows of each column that nothing is read of, all but `id`; those inside the
+    turns as `conversations.NAME`. `pictures` counts the rows that have one, or say `<image>`.
+    Without `text_only` such a row is refused.
+    """
+
+    def __init__(self, *, text_only: bool = False) -> None:
+        """Nothing is counted yet."""
+        self.text_only = text_only
+        self.unused: Counter[str] = Counter()
+        self.pictures = 0
+
+    def add(self, path: Path, record: Record, used: str) -> None:
+        """Count a row, whose text is in the column `used`.
+
+        Raises:
+            ValueError: if it has a picture, and not the text alone was asked for.
+        """
+        fields = record.fields
+        seen = [f"`{name}`" for name in picture_columns(fields)]
+        seen = seen or ([f"`{PLACEHOLDER}`"] if used == "conversations" and _says(fields) else [])
+        if seen and not self.text_only:
+            _refuse(f"{path}, line {record.line}", f"it has {', '.join(seen)}")
+        self.pictures += bool(seen)
+        self.unused.update(set(_unused(fields, used)))
+
+    def counts(self) -> dict[str, Any]:
+        """To be kept with what was read."""
+        return {"unused": dict(self.unused), "pictures": self.pictures}
+
+    def take(self, path: Path, counts: Mapping[str, Any]) -> None:
+        """Add what was kept.
+
+        Raises:
+            ValueError: as `add`.
+        """
+        if counts["pictures"] and not self.text_only:
+            _refuse(str(path), f"{counts['pictures']:,} rows have some")
+        self.pictures += counts["pictures"]
+        self.unused.update(counts["unused"])
+
+    def text(self) -> str:
+        """``not used: columns `image` (30 rows), `weight` (30 rows)``."""
+        each = (
+            f"`{name}` ({count:,} row{'s' * (count > 1)})"
+            for name, count in sorted(self.unused.items())
+        )
+        return f"not used: column{'s' * (len(self.unused) > 1)} {', '.join(each)}"
+
+
+def picture_columns(fields: Mapping[str, Any]) -> list[str]:
+    """The columns in which a row has pictures, by their names."""
+    return [name for name in PICTURES if fields.get(name) not in _EMPTY]
+
+
+def names_of(fields: Mapping[str, Any]) -> str:
+    """The columns that a row has, to be said of one that lacks what is looked for."""
+    return ", ".join(f"`{name}`" for name in fields) or "none"
+
+
+def _refuse(where: str, what: str) -> NoReturn:
+    raise ValueError(
+        f"{where}: `text_only` must be given for rows with pictures, which a model of text does "
+        f"not see; {what}. `--text-only` reads what is said, and leaves the pictures out."
+    )
+
+
+def _unused(fields: Mapping[str, Any], used: str) -> Iterator[str]:
+    for name, value in fields.items():
+        if name not in ("id", used) and value not in _EMPTY:
+            yield name
+    if used == "conversations":
+        for turn in fields[used]:
+            yield from (f"{used}.{name}" for name in turn if name not in ("from", "value"))
+
+
+def _says(fields: Mapping[str, Any]) -> bool:
+    turns = fields["conversations"]
+    return any(PLACEHOLDER in turn["value"] for turn in turns if turn["from"] != DOCUMENT)
