@@ -83,7 +83,13 @@ def test_three_faults_in_one_report(tmp_path, images):
         ),
         (_row(image=None), "<image> is said, but there is no `image`"),
         (_row(image=["a.png", "b.png"]), "`image` must be one path; it is ['a.png', 'b.png']"),
-        (_row(image="../rows.jsonl"), "must lie inside the folder of images"),
+        (_row(image="../rows.jsonl"), "must be a path inside the folder of images"),
+        (_row(image=None, images=["a.png"]), "must stand in `image`; it has `images`"),
+        (
+            _row(conversations=[{"from": "user", "value": "a"}]),
+            "must be from 'human'; it is 'user'",
+        ),
+        ('{"messages": []}', "must be a list of turns; the row has `messages`"),
     ],
 )
 def test_each_fault_by_itself(tmp_path, images, row, what):

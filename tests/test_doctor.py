@@ -88,6 +88,10 @@ def test_the_list_of_data_packages_is_what_is_installed():
     }
     plain = {re.split("[=<>]", n)[0] for n in [*asked, *lists["TEXTS"], *lists["PICTURES"]]}
     large = {n.split("==")[0] for n in lists["PRETRAINED"]}
+    for extra in ("data", "hf"):
+        of_it = {re.split("[=<>]", n)[0] for n in extras["optional-dependencies"][extra]}
+        assert {p.name for p in PACKAGES if p.extra == extra} <= of_it
+    assert all(p.extra for p in PACKAGES if p.name in {re.split("[=<>]", n)[0] for n in asked})
     by_target = {
         t: {p.name for p in PACKAGES if p.target == t} for t in ("install", "install-pretrained")
     }

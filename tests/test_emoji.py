@@ -205,7 +205,9 @@ def test_bad_arguments_are_refused(all_emoji):
 def test_a_missing_package_is_named_with_its_remedy(all_emoji, module, package, monkeypatch):
     found = packages.find_spec
     monkeypatch.setattr(packages, "find_spec", lambda name: None if name == module else found(name))
-    with pytest.raises(MissingDataError, match=f"`pip install {package}`"):
+    with pytest.raises(
+        MissingDataError, match=rf"`{package}` is needed.*`pip install 'dfm_jax\[data\]'`"
+    ):
         emoji_scenes([0])
 
 

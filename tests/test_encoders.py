@@ -19,6 +19,7 @@ from dfm_jax.data.documents import (
 )
 from dfm_jax.data.encoders import Source, encoded_rows, source_inputs
 from dfm_jax.data.features import Encoded
+from dfm_jax.data.pictures import picture_path
 from dfm_jax.data.records import Record, context_text
 
 NUM_ROWS, NUM_EXPERTS = 24, 2
@@ -192,6 +193,32 @@ def test_a_path_out_of_the_folder_is_refused_by_line(photos, capsys, image):
     assert not (photos / "out").exists()
 
 
+def test_a_link_out_of_the_folder_of_images_is_refused(photos, capsys):
+    Image.new("RGB", (8, 8)).save(photos / "a.png")
+    (photos / "photos" / "in.png").symlink_to(photos / "photos" / "deep" / "3.png")
+    (photos / "photos" / "out.png").symlink_to(photos / "a.png")
+    (photos / "photos" / "up").symlink_to(photos)
+    (photos / "photos" / "round").symlink_to(photos / "photos" / "round")
+    folder = photos / "photos"
+    assert picture_path(folder, "in.png") == folder / "in.png"
+    (photos / "link").symlink_to(folder)
+    assert picture_path(photos / "link", "deep/3.png") == photos / "link" / "deep" / "3.png"
+    for name in ("out.png", "up/a.png", "round"):
+        write_rows(photos, [row_of(0), row_of(1) | {"image": name}])
+        assert partition(photos, *by_image(photos)) == 2
+        line = refusal(capsys)
+        assert "rows.jsonl, line 2: `image` must be a path inside the folder of images" in line
+        assert f"a link leads '{name}' out of it" in line
+
+
+def test_pictures_under_another_name_are_named(photos, capsys):
+    other = row_of(1)
+    write_rows(photos, [row_of(0), other | {"images": [other.pop("image")]}])
+    assert partition(photos, *by_image(photos)) == 2
+    line = refusal(capsys)
+    assert "line 2: the pictures of a row must stand in `image`; it has `images`" in line
+
+
 @pytest.mark.slow
 def test_another_image_under_the_same_name_is_another_input(photos, capsys):
     assert partition(photos, *by_image(photos)) == 0
@@ -329,10 +356,37 @@ def test_a_folder_that_is_not_text_is_refused(tmp_path, capsys):
 
 
 def test_documents_without_words_are_refused(tmp_path, capsys):
-    row = {"conversations": [{"from": "gpt", "value": "an answer"}]}
+    row = {"conversations": [{"from": "human", "value": "?"}]}
     write_rows(tmp_path, [row] * 3)
     assert partition(tmp_path, *BY_WORDS) == 2
     assert "the documents must hold words" in refusal(capsys)
+
+
+def test_speakers_of_other_names_are_named(tmp_path, capsys):
+    said = [{"from": "user", "value": "a boat"}, {"from": "assistant", "value": "a net"}]
+    write_rows(tmp_path, [{"conversations": said}] * 3)
+    assert partition(tmp_path, *BY_WORDS) == 2
+    line = refusal(capsys)
+    assert "must be from `human` or `document`, which tfidf reads" in line
+    assert "the turns are from `user` (3), `assistant` (3)." in line
+    write_rows(tmp_path, [{"messages": [{"role": "user", "content": "a boat"}]}])
+    assert partition(tmp_path, *BY_WORDS) == 2
+    assert "line 1: `conversations` must be a list of objects" in (line := refusal(capsys))
+    assert "the row has `messages`" in line
+    write_rows(tmp_path, [{"conversations": [{"role": "user", "content": "a boat"}]}])
+    assert partition(tmp_path, *BY_WORDS) == 2
+    assert "turn 1 has `role`, `content`" in refusal(capsys)
+
+
+def test_a_default_that_does_not_fit_is_named_as_one(tmp_path, capsys):
+    write_rows(tmp_path, [said(n) for n in range(NUM_ROWS)])
+    assert partition(tmp_path, "--encoder", "tfidf") == 2
+    line = refusal(capsys)
+    assert f"at most the {NUM_ROWS} documents" in line
+    assert line.endswith("it is 64, its default: give `--num-features`.")
+    assert partition(tmp_path, "--encoder", "tfidf", "--num-features", "0") == 2
+    assert "`num_features` must lie in [1, " in (line := refusal(capsys))
+    assert line.endswith("it is 0.")
 
 
 def test_the_context_of_a_conversation():
@@ -452,4 +506,6 @@ def test_a_missing_package_is_named(photos, monkeypatch, capsys, package, module
     found = packages.find_spec
     monkeypatch.setattr(packages, "find_spec", lambda m: None if m == module else found(m))
     assert partition(photos, *more) == 2
-    assert f"`pip install {package}`" in refusal(capsys)
+    line = refusal(capsys)
+    assert f"`{package}` is needed" in line
+    assert "`pip install 'dfm_jax[data]'`" in line

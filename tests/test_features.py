@@ -161,7 +161,7 @@ def test_no_image_and_no_pillow_are_refused(monkeypatch):
     with pytest.raises(ValueError, match=r"`len\(images\)` must be at least 1; it is 0"):
         encoded(noise(0))
     monkeypatch.setattr(packages, "find_spec", lambda module: None)
-    with pytest.raises(MissingDataError, match="`pip install pillow`"):
+    with pytest.raises(MissingDataError, match=r"`pillow` is needed.*'dfm_jax\[data\]'"):
         encoded(noise(1))
 
 
@@ -248,7 +248,7 @@ def test_documents_that_cannot_be_encoded_are_refused():
 
 def test_documents_need_scikit_learn(monkeypatch):
     monkeypatch.setattr(packages, "find_spec", lambda module: None)
-    with pytest.raises(MissingDataError, match="`pip install scikit-learn`"):
+    with pytest.raises(MissingDataError, match=r"`scikit-learn` is needed.*'dfm_jax\[data\]'"):
         document_encoder(TEXTS)
 
 

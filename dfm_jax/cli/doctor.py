@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dfm_jax import __version__
-from dfm_jax.data.packages import PACKAGES, DataPackage
+from dfm_jax.data.packages import PACKAGES, DataPackage, pip_command
 
 _CORE = ("jax", "jaxlib", "numpy", "flax", "optax", "orbax-checkpoint", "chex", "jaxtyping")
 _TERMS = 4096  # of the contraction whose error is measured
@@ -111,12 +111,7 @@ def _command(package: DataPackage) -> str:
     """What installs it: `make` in a checkout; beside an installed wheel there is no Makefile."""
     if _is_checkout():
         return f"make {package.target}"
-    asked = metadata.requires("dfm_jax") or ()
-    for extra in ("data", "hf"):
-        of_it = [line for line in asked if re.search(f"extra == ['\"]{extra}['\"]", line)]
-        if any(_name(line) == package.name for line in of_it):
-            return f"pip install 'dfm_jax[{extra}]'"
-    return f"pip install --no-deps {package.name}"  # what it asks for is heavy, and unused here
+    return pip_command(package.name, no_deps=True)  # what it asks for is heavy, and unused here
 
 
 def _is_checkout() -> bool:

@@ -77,11 +77,6 @@ def picture_columns(fields: Mapping[str, Any]) -> list[str]:
     return [name for name in PICTURES if fields.get(name) not in _EMPTY]
 
 
-def names_of(fields: Mapping[str, Any]) -> str:
-    """The columns that a row has, to be said of one that lacks what is looked for."""
-    return ", ".join(f"`{name}`" for name in fields) or "none"
-
-
 def _refuse(where: str, what: str) -> NoReturn:
     raise ValueError(
         f"{where}: `text_only` must be given for rows with pictures, which a model of text does "

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dfm_jax.checks import require
-from dfm_jax.data.records import row_fields
+from dfm_jax.data.columns import picture_columns
+from dfm_jax.data.pictures import picture_path
+from dfm_jax.data.records import names_of, row_fields
 
 _PICTURE = "<image>"
 _SHOWN = 20  # faults that a report names
@@ -108,12 +110,13 @@ def _faults(fields: dict[str, Any], folder: Path | None) -> Iterator[str]:
     yield from _picture_faults(fields, folder)
     turns = fields.get("conversations")
     if not isinstance(turns, list) or not turns:
-        yield "`conversations` must be a list of turns"
+        yield f"`conversations` must be a list of turns; the row has {names_of(fields)}"
         return
     for number, turn in enumerate(turns):
         speaker = ("human", "gpt")[number % 2]
         if not isinstance(turn, dict) or turn.get("from") != speaker:
-            yield f"turn {number + 1} of `conversations` must be from {speaker!r}"
+            found = repr(turn.get("from") if isinstance(turn, dict) else turn)
+            yield f"turn {number + 1} of `conversations` must be from {speaker!r}; it is {found}"
             return
         if not isinstance(turn.get("value"), str):
             yield f"the `value` of turn {number + 1} must be text"
@@ -126,13 +129,17 @@ def _faults(fields: dict[str, Any], folder: Path | None) -> Iterator[str]:
 def _picture_faults(fields: dict[str, Any], folder: Path | None) -> Iterator[str]:
     image = fields.get("image")
     if image is None:
-        if _PICTURE in str(fields.get("conversations")):
+        if others := picture_columns(fields):
+            yield f"its picture must stand in `image`; it has {names_of(dict.fromkeys(others))}"
+        elif _PICTURE in str(fields.get("conversations")):
             yield f"{_PICTURE} is said, but there is no `image`"
     elif not isinstance(image, str):
         yield f"`image` must be one path; it is {image!r}"
     elif folder is None:
         yield f"`image` is {image!r}, but no folder of images is given"
-    elif not (folder / image).resolve().is_relative_to(folder.resolve()):
-        yield f"`image` must lie inside the folder of images; it is {image!r}"
-    elif not (folder / image).is_file():
-        yield f"the image {image!r} is missing"
+    else:
+        try:
+            if not picture_path(folder, image).is_file():
+                yield f"the image {image!r} is missing"
+        except ValueError as error:
+            yield str(error)

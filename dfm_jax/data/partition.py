@@ -82,7 +82,8 @@ def write_partition(
     check_count("num_experts", num_experts)
     check_count("restarts", restarts)
     check_seed("seed", seed)
-    tfidf = {"num_features": source.num_features or NUM_FEATURES}
+    given = NUM_FEATURES if source.num_features is None else source.num_features
+    tfidf = {"num_features": given}
     settings = {
         "command": "partition",
         "encoder": source.encoder or "features",
@@ -96,8 +97,8 @@ def write_partition(
         "no_feature": no_feature,
         "unique_ids": unique_ids,
     }
-    given = weights is None or balance == "tokens"
-    require(given, "`weights` go with `balance` tokens, and only with it", balance)
+    apart = weights is None or balance == "tokens"
+    require(apart, "`weights` go with `balance` tokens, and only with it", balance)
     if num_fine is not None:
         words = "`num_fine` deals clusters by their load, so `balance` must be rows or tokens"
         require(balance != "none", words, balance)

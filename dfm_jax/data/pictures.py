@@ -8,7 +8,7 @@ CIELAB, which has no meaning without.
 import io
 import re
 import warnings
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,6 +38,28 @@ _TURNS = {
     8: "ROTATE_90",
 }
 _BITS, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # of TIFF
+
+
+def picture_path(folder: Path, name: Any) -> Path:
+    """Where the picture that a row names lies: inside of the folder, links followed.
+
+    Raises:
+        ValueError: if it does not; nothing outside is opened.
+    """
+    rule = "`image` must be a path inside the folder of images, or a list of such"
+    inside = isinstance(name, str) and name not in ("", ".") and "\0" not in name
+    if inside:
+        path = PurePosixPath(name)
+        inside = not (path.is_absolute() or Path(name).is_absolute() or ".." in path.parts)
+    if not inside:
+        raise ValueError(f"{rule}; it is {name!r}.")
+    try:
+        inside = (folder / name).resolve().is_relative_to(folder.resolve())
+    except RuntimeError:  # a loop of links
+        inside = False
+    if not inside:
+        raise ValueError(f"{rule}; a link leads {name!r} out of it.")
+    return folder / name
 
 
 @typed

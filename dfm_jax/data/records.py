@@ -9,7 +9,7 @@ A folder of text is a row a file, in the order of their paths.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
@@ -89,16 +89,23 @@ def conversation_bytes(record: Record) -> int:
     Raises:
         ValueError: unless `conversations` is a list of objects, each with a text `value`.
     """
-    turns = record.fields.get("conversations")
+    turns, rule = record.fields.get("conversations"), "`conversations` must be a list of objects"
     if not isinstance(turns, list):
-        raise ValueError("`conversations` must be a list of objects with a text `value`.")
+        had = names_of(record.fields)
+        raise ValueError(f"{rule} with a text `value`; the row has {had}.")
     total = 0
-    for turn in turns:
+    for number, turn in enumerate(turns, start=1):
         value = turn.get("value") if isinstance(turn, dict) else None
         if not isinstance(value, str):
-            raise ValueError("`conversations` must be a list of objects with a text `value`.")
+            had = names_of(turn) if isinstance(turn, dict) else repr(turn)
+            raise ValueError(f"{rule} with a text `value`; turn {number} has {had}.")
         total += len(value.encode("utf-8", "surrogatepass"))
     return total
+
+
+def names_of(fields: Mapping[str, object]) -> str:
+    """What a row or a turn has, to be said of one that lacks what is looked for."""
+    return ", ".join(f"`{name}`" for name in fields) or "nothing"
 
 
 def context_text(record: Record) -> str | None:

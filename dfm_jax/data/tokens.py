@@ -14,9 +14,9 @@ from typing import NamedTuple
 import numpy as np
 
 from dfm_jax.checks import check_interval, require
-from dfm_jax.data.columns import Columns, names_of
+from dfm_jax.data.columns import Columns
 from dfm_jax.data.listing import documents_in, read_document
-from dfm_jax.data.records import DOCUMENT, Record, read_records
+from dfm_jax.data.records import DOCUMENT, Record, names_of, read_records
 from dfm_jax.models.pretrained.lossless import Tokenizer, check_repeats, lossless_ids
 from dfm_jax.models.pretrained.tokenizer import read_tokenizer_json
 

@@ -61,6 +61,8 @@ def imported(module: str) -> ModuleType:
         ImportError: if it is not installed, with the command that installs it.
     """
     if find_spec(module) is None:
-        message = f"the package `{module}` is needed to read this file: `pip install dfm_jax[hf]`."
+        message = (
+            f"the package `{module}` is needed to read this file: `pip install 'dfm_jax[hf]'`."
+        )
         raise ImportError(message, name=module)
     return import_module(module)
