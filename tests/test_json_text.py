@@ -61,3 +61,6 @@ def test_lines_are_counted_by_their_ends_alone(tmp_path):
     assert [next(lines), next(lines)] == [(1, {"a": "\u2028"}), (4, [2])]
     with pytest.raises(ValueError, match=r"a\.jsonl, line 5: it is not JSON: the key 'b'"):
         next(lines)
+    path.write_bytes(b'{"a": "e"}\n{"a": "\xe9"}\n')  # Latin-1
+    with pytest.raises(ValueError, match=r"a\.jsonl, line 2: it is not UTF-8"):
+        list(read_json_lines(path))

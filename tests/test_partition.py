@@ -675,7 +675,9 @@ def test_failed_pictures_make_no_expert_of_their_own(folder, capsys):
     failed[5:25] = 0
     np.save(folder / "failed.npy", failed)
     assert partition(folder, features="failed.npy") == 0
-    assert "Without a feature: feature is zero 20." in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "Without a feature: feature is zero 20." in out
+    assert "Kept as they are, and not used: column `image` (50 rows)." in out
     told = [json.loads(line) for line in lines_of(folder / "out" / "unrouted.jsonl")]
     assert [(row["row"], row["reason"]) for row in told] == [
         (row, "feature is zero") for row in range(5, 25)

@@ -108,6 +108,8 @@ class Route:
 
 
 def _show_written(out: Path, manifest: dict, found: bool) -> int:
+    from dfm_jax.data.columns import unused_text
+
     if found:
         print(f"{out} is finished already, with these settings and inputs; nothing was done.")
         return 0
@@ -122,6 +124,8 @@ def _show_written(out: Path, manifest: dict, found: bool) -> int:
     if manifest["without_feature"]:
         counts = (f"{kind} {count:,}" for kind, count in manifest["without_feature"].items())
         print(f"Without a feature: {', '.join(counts)}.")
+    if unused := manifest["unused_columns"]:
+        print(f"Kept as they are, and {unused_text(unused)}.")
     if manifest["constant_features"]:
         print(f"Features that are one number throughout: {manifest['constant_features']:,}.")
     if manifest["mean_cosine"] is not None:

@@ -64,12 +64,16 @@ class Columns:
         self.unused.update(counts["unused"])
 
     def text(self) -> str:
-        """``not used: columns `image` (30 rows), `weight` (30 rows)``."""
-        each = (
-            f"`{name}` ({count:,} row{'s' * (count > 1)})"
-            for name, count in sorted(self.unused.items())
-        )
-        return f"not used: column{'s' * (len(self.unused) > 1)} {', '.join(each)}"
+        """`unused_text` of them."""
+        return unused_text(self.unused)
+
+
+def unused_text(unused: Mapping[str, int]) -> str:
+    """``not used: columns `image` (30 rows), `weight` (30 rows)``."""
+    each = (
+        f"`{name}` ({count:,} row{'s' * (count > 1)})" for name, count in sorted(unused.items())
+    )
+    return f"not used: column{'s' * (len(unused) > 1)} {', '.join(each)}"
 
 
 def picture_columns(fields: Mapping[str, Any]) -> list[str]:
@@ -95,4 +99,4 @@ def _unused(fields: Mapping[str, Any], used: str) -> Iterator[str]:
 
 def _says(fields: Mapping[str, Any]) -> bool:
     turns = fields["conversations"]
-    return any(PLACEHOLDER in turn["value"] for turn in turns if turn["from"] != DOCUMENT)
+    return any(PLACEHOLDER in turn["value"] for turn in turns if turn.get("from") != DOCUMENT)

@@ -131,7 +131,7 @@ def write_partition(
         "inputs": inputs | encoded.inputs,
         **statistics(encoded, own, rule),
         **found,
-        **_ids(surveyed),
+        **_of_rows(surveyed, source),
     }
     return Written(write_dealt(out, input, labels, surveyed.loads, encoded, rule, manifest), False)
 
@@ -190,7 +190,7 @@ def write_routed(
         "settings": settings,
         "inputs": inputs | encoded.inputs,
         **statistics(encoded, own, rule),
-        **_ids(surveyed),
+        **_of_rows(surveyed, source),
     }
     return Written(write_dealt(out, input, labels, surveyed.loads, encoded, rule, manifest), False)
 
@@ -244,8 +244,10 @@ def _source_like(partition: Path, encoder: str, source: Source) -> Source:
     return source
 
 
-def _ids(surveyed: Survey) -> dict[str, int]:
+def _of_rows(surveyed: Survey, source: Source) -> dict[str, object]:
+    used = {"image"} if source.images is not None else set()
     return {
+        "unused_columns": {n: c for n, c in sorted(surveyed.unused.items()) if n not in used},
         "repeated_ids": surveyed.num_repeated_ids,
         "rows_without_id": surveyed.num_without_id,
     }

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dfm_jax.checks import check_interval, require
+from dfm_jax.data.columns import Columns
 from dfm_jax.data.records import conversation_bytes, read_records
 
 _SHOWN = 5  # rows named in a refusal
@@ -20,6 +21,7 @@ class Survey(NamedTuple):
     loads: np.ndarray  # [R], the bytes of the conversations, or the user's weights
     num_repeated_ids: int
     num_without_id: int
+    unused: dict[str, int]  # the rows of each column but `id` and `conversations`
 
 
 def survey(input: Path, weights: Path | None, unique_ids: bool) -> Survey:
@@ -29,12 +31,13 @@ def survey(input: Path, weights: Path | None, unique_ids: bool) -> Survey:
         ValueError: if a row is not a conversation, the weights are not as `read_weights` wants
             them, or an id is missing or repeated under `unique_ids`.
     """
-    loads, ids = array("q"), array("Q")
+    loads, ids, columns = array("q"), array("Q"), Columns(text_only=True)
     for record in read_records(input):
         try:
             loads.append(conversation_bytes(record))
         except ValueError as error:
             raise ValueError(f"{input}, line {record.line}: {error}") from error
+        columns.add(input, record, "conversations")
         name = record.fields.get("id")
         text = json.dumps(name, sort_keys=True).encode()
         digest = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest())
@@ -50,7 +53,7 @@ def survey(input: Path, weights: Path | None, unique_ids: bool) -> Survey:
                 shown = ", ".join(map(str, rows[:_SHOWN])) + more
                 raise ValueError(f"each row of {input} must have its own `id`; {what}: {shown}.")
     own = np.array(loads, np.int64) if weights is None else read_weights(weights, len(loads))
-    return Survey(own, repeated.size, without.size)
+    return Survey(own, repeated.size, without.size, dict(columns.unused))
 
 
 def read_weights(path: Path, num_rows: int) -> np.ndarray:
