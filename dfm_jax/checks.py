@@ -17,6 +17,8 @@ from jax.core import Tracer
 from jax.experimental import checkify
 from jax.typing import ArrayLike
 
+from dfm_jax.types import as_ids
+
 
 def require(holds: ArrayLike, rule: str, value: Any) -> None:
     """Raise `ValueError("RULE; it is VALUE.")` unless `holds`; under tracing, a debug check."""
@@ -40,7 +42,9 @@ def _readable(value: ArrayLike) -> jax.Array | np.ndarray:
 
 
 def check_count(name: str, value: int, *, at_least: int = 1, at_most: int | None = None) -> None:
-    """`value` lies in [at_least, at_most]."""
+    """`value` is a whole number in [at_least, at_most]."""
+    whole = isinstance(value, Tracer | int | np.integer) and not isinstance(value, bool)
+    require(whole, f"`{name}` must be a whole number", value)
     if at_most is None:
         require(value >= at_least, f"`{name}` must be at least {at_least}", value)
     else:
@@ -69,47 +73,98 @@ def check_interval(
     require(above & below, f"`{name}` must lie in {ends[0]}{low:g}, {high:g}{ends[1]}", value)
 
 
-def check_law(name: str, probs: ArrayLike) -> None:
-    """Every row of the last axis is non-negative and sums to 1."""
+def check_law(name: str, probs: ArrayLike, *, axis: int = -1, read: ArrayLike = True) -> None:
+    """Every row of the axis is non-negative and sums to 1.
+
+    `read`, over the leading axes, says of which rows that must hold: a row that is not read, such
+    as that of an expert without weight, may hold anything.
+    """
     probs = _readable(probs)
-    half = jnp.issubdtype(probs.dtype, jnp.inexact) and jnp.finfo(probs.dtype).bits < 32
-    total = probs.sum(axis=-1, dtype=jnp.float32 if half else None)
-    require(probs >= 0, f"`{name}` must be non-negative", probs)
-    rule = f"`{name}` must sum to 1 over its last axis"
-    require(abs(total - 1) <= _slack(probs), rule, total)
+    total = _total(probs, axis)
+    read = _over(read, total)
+    rows = jnp.expand_dims if isinstance(read, Tracer) else np.expand_dims
+    require((probs >= 0) | ~rows(read, axis), f"`{name}` must be non-negative", probs)
+    rule = f"`{name}` must sum to 1 over its {_NAMED[axis]} axis"
+    require((abs(total - 1) <= _slack(probs, axis)) | ~read, rule, total)
 
 
-def check_log_law(name: str, log_probs: ArrayLike) -> None:
-    """Every row of the last axis holds the logarithms of a law."""
+def check_log_law(
+    name: str, log_probs: ArrayLike, *, axis: int = -1, read: ArrayLike = True
+) -> None:
+    """Every row of the axis holds the logarithms of a law; see `check_law`."""
     log_probs = _readable(log_probs)
-    exp = jnp.exp if isinstance(log_probs, Tracer) else np.exp
-    total = exp(log_probs).sum(axis=-1)
-    rule = f"`exp({name})` must sum to 1 over its last axis"
-    require(abs(total - 1) <= _slack(log_probs), rule, total)
+    half = _is_half(log_probs)
+    # A logarithm's own rounding grows with its size: Σ p |log p| is log V at most.
+    count = max(log_probs.shape[axis], 2)
+    slack = _slack(log_probs, axis) + float(np.log(count) * jnp.finfo(_inexact(log_probs)).eps)
+    wide = log_probs.astype(jnp.float32) if half else log_probs
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = _total((jnp if isinstance(wide, Tracer) else np).exp(wide), axis)
+    read = _over(read, total)
+    rows = jnp.expand_dims if isinstance(read, Tracer) else np.expand_dims
+    check_log_probs(name, log_probs, read=rows(read, axis))
+    rule = f"`exp({name})` must sum to 1 over its {_NAMED[axis]} axis"
+    require((abs(total - 1) <= slack) | ~read, rule, total)
 
 
-def check_log_probs(name: str, log_probs: ArrayLike) -> None:
-    """No entry is above 0: probabilities in the place of their logarithms are. NaN may stand."""
+def check_log_probs(name: str, log_probs: ArrayLike, *, read: ArrayLike = True) -> None:
+    """No entry is above 0: probabilities in the place of their logarithms are. NaN may stand.
+
+    What is not read, over the leading axes, may hold anything.
+    """
     log_probs = _readable(log_probs)
     inexact = jnp.issubdtype(log_probs.dtype, jnp.inexact)
     slack = 64 * float(jnp.finfo(log_probs.dtype).eps) if inexact else 0.0
     rule = f"`{name}` must hold logarithms of probabilities, none above 0"
-    require(~(log_probs > min(slack, 0.02)), rule, log_probs)
+    require(~(log_probs > min(slack, 0.02)) | ~_over(read, log_probs), rule, log_probs)
 
 
-def _slack(probs: Any) -> float:
+_NAMED = {-1: "last", 0: "first"}
+
+
+def _inexact(values: Any) -> Any:
+    return values.dtype if jnp.issubdtype(values.dtype, jnp.inexact) else np.dtype(float)
+
+
+def _is_half(probs: Any) -> bool:
+    return jnp.finfo(_inexact(probs)).bits < 32
+
+
+def _total(probs: Any, axis: int) -> Any:
+    with np.errstate(invalid="ignore"):
+        return probs.sum(axis=axis, dtype=jnp.float32 if _is_half(probs) else None)
+
+
+def _over(read: ArrayLike, rows: Any) -> Any:
+    """Truths over the leading axes, of as many axes as the rows."""
+    read = _readable(read)
+    return read.reshape(read.shape + (1,) * (np.ndim(rows) - read.ndim))
+
+
+def _slack(probs: Any, axis: int = -1) -> float:
     """How far from 1 rounding may take a sum: a few epsilons, and √V of them; never over 2 %."""
     if not jnp.issubdtype(probs.dtype, jnp.inexact):
         return 0.0
-    epsilons = 8 * (8 + probs.shape[-1] ** 0.5)
+    epsilons = 8 * (8 + probs.shape[axis] ** 0.5)
     return min(epsilons * float(jnp.finfo(probs.dtype).eps), 0.02)
 
 
-def check_tokens(name: str, tokens: ArrayLike, num_tokens: int) -> None:
-    """Every id lies in [0, num_tokens): a mask id of −1 would silently mean the last row."""
-    tokens = _readable(tokens)
-    rule = f"`{name}` must hold ids in [0, {num_tokens - 1}]"
-    require((tokens >= 0) & (tokens < num_tokens), rule, tokens)
+def check_tokens(name: str, tokens: ArrayLike, num_tokens: int | None = None) -> None:
+    """Every id lies in [0, num_tokens): a mask id of −1 would silently mean the last row.
+
+    Without a number no id is below 0.
+    """
+    tokens = _readable(as_ids(tokens, name))
+    require(
+        jnp.issubdtype(tokens.dtype, jnp.integer),
+        f"`{name}` must hold whole numbers; their type",
+        tokens.dtype.name,
+    )
+    if num_tokens is None:
+        require(tokens >= 0, f"`{name}` must hold ids, none below 0", tokens)
+    else:
+        rule = f"`{name}` must hold ids in [0, {num_tokens - 1}]"
+        require((tokens >= 0) & (tokens < num_tokens), rule, tokens)
 
 
 def check_num_states(num_states: int, num_tokens: int) -> None:

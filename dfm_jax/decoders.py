@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from dfm_jax.checks import check_count, require
-from dfm_jax.types import Array
+from dfm_jax.types import Array, as_ids
 
 
 class Decoder(NamedTuple):
@@ -48,6 +48,7 @@ def uncached_decoder(apply: Callable[..., Array], num_states: int) -> Decoder:
     def extend(
         params: Any, cache: _Buffer, tokens: Array, num_new: Any = None
     ) -> tuple[Array, _Buffer]:
+        tokens = jnp.asarray(as_ids(tokens, "tokens"))
         num_new = tokens.shape[0] if num_new is None else num_new
         check_room(cache.count, num_new, cache.tokens.shape[0])
         at = cache.count + jnp.arange(tokens.shape[0])

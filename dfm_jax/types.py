@@ -4,14 +4,22 @@ Axis letters, declared once: N positions, V data tokens, S states of a position 
 the mask, id V, is one of them), Z listed states, K experts, T steps, P pairs (x_0, x_1), J base
 laws, D features.
 Functions are written for one example; `jax.vmap` is the batch.
+
+Whole numbers come in as int32 or int64, whatever they were kept in: see `as_ids`. NumPy scalars are
+taken for the Python numbers that they stand for. A truth value is no number.
 """
 
 import functools
+import inspect
+import typing
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from beartype import beartype
+from jax.core import Tracer
 from jax.typing import DTypeLike as DType
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, TypeCheckError, UInt32, jaxtyped
 
@@ -47,6 +55,60 @@ def as_time(t: Time) -> Array:
     return jnp.asarray(t, dtype=float if isinstance(t, int) else None)
 
 
+def as_ids(ids: Any, name: str = "ids") -> Any:
+    """Whole numbers in at least 32 bits, and in no more than jax has; what has no dtype is left.
+
+    In the int8 that a byte fits in, 72 + 72 or the mask 128 would wrap around and be another id.
+    int8, uint8, int16 and uint16 become int32; uint32 and uint64 become int32, or int64 under x64.
+    NumPy stays NumPy.
+
+    Raises:
+        ValueError: if a number does not fit. Traced ones cannot be read: they wrap below 0, which
+            `checks.check_tokens` refuses.
+    """
+    dtype = getattr(ids, "dtype", None)
+    if dtype == np.int32 or not jnp.issubdtype(dtype, jnp.integer):
+        return ids
+    widest = jax.dtypes.canonicalize_dtype(np.int64)
+    if dtype == widest:
+        return ids
+    if jnp.iinfo(dtype).bits < 32:
+        return ids.astype(np.int32)
+    if not isinstance(ids, Tracer):
+        values, ids = np.asarray(ids), ids if isinstance(ids, jax.Array) else np.asarray(ids)
+        last = np.iinfo(widest).max
+        if values.size and not (-last <= int(values.min()) and int(values.max()) <= last):
+            shown = np.array2string(values, threshold=12)
+            raise ValueError(f"`{name}` must hold whole numbers of {widest.name}; it is {shown}.")
+    return ids.astype(widest)
+
+
+class _Door(typing.NamedTuple):
+    """What an annotation lets in besides arrays of other kinds."""
+
+    whole: bool  # arrays of whole numbers
+    real: bool  # a Python float
+    truth: bool  # a Python truth value
+
+    def take(self, name: str, value: Any) -> Any:
+        if isinstance(value, bool | np.bool_):  # Python's True would pass for 1
+            return bool(value) if self.truth else np.bool_(value)
+        if isinstance(value, np.generic):
+            whole = isinstance(value, np.integer)
+            return int(value) if whole else value if self.real else value.item()
+        return as_ids(value, name) if self.whole else value
+
+
+def _door(annotation: Any) -> _Door | None:
+    """None where there is nothing to convert."""
+    kinds = typing.get_args(annotation) or (annotation,)
+    dtypes = {dtype for kind in kinds for dtype in getattr(kind, "dtypes", ())}
+    # What takes unsigned numbers too, as `Integer` does, takes them as they are.
+    whole = "int32" in dtypes and "uint8" not in dtypes
+    door = _Door(whole, float in kinds, bool in kinds)
+    return door if door != (False, False, False) or int in kinds else None
+
+
 _HINT = (
     "Functions of dfm_jax are written for one example: `jax.vmap` maps them over a batch. Lists "
     "become arrays by `jnp.asarray`."
@@ -56,9 +118,19 @@ _HINT = (
 def typed(fn: Fn) -> Fn:
     """Check the annotated shapes and types of every call; under jit, once, while tracing."""
     checked = jaxtyped(typechecker=beartype)(fn)
+    parameters = inspect.signature(fn).parameters
+    doors = {name: door for name, one in parameters.items() if (door := _door(one.annotation))}
+    placed = [(place, name) for place, name in enumerate(parameters) if name in doors]
 
     @functools.wraps(fn)
     def hinted(*args: Any, **kwargs: Any) -> Any:
+        given = list(args)
+        for place, name in placed:
+            if place < len(given):
+                given[place] = doors[name].take(name, given[place])
+            elif name in kwargs:
+                kwargs[name] = doors[name].take(name, kwargs[name])
+        args = tuple(given)
         try:
             return checked(*args, **kwargs)
         except TypeCheckError as error:
@@ -93,6 +165,7 @@ __all__ = [
     "UInt32",
     "Velocity",
     "Weights",
+    "as_ids",
     "as_time",
     "typed",
 ]

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from jax.experimental import checkify
 
-from dfm_jax import checks
-from dfm_jax.types import Weights, typed
+from dfm_jax import checks, schedules
+from dfm_jax.types import Context, Number, Scalar, Time, Token, Tokens, Weights, as_ids, typed
 
 NAN = float("nan")
 
@@ -26,6 +26,14 @@ REFUSED = {
     "count, no upper bound": (
         lambda: checks.check_count("grid_size", 1, at_least=2),
         "`grid_size` must be at least 2; it is 1.",
+    ),
+    "count, a truth": (
+        lambda: checks.check_count("count", True),
+        "`count` must be a whole number; it is True.",
+    ),
+    "count, a float": (
+        lambda: checks.check_count("count", 2.0),
+        "`count` must be a whole number; it is 2.0.",
     ),
     "interval below": (
         lambda: checks.check_interval("t", -0.5, 0.0, 1.0),
@@ -67,6 +75,14 @@ REFUSED = {
         lambda: checks.check_law("weights", np.array([1, 1])),
         "`weights` must sum to 1 over its last axis; it is 2.",
     ),
+    "law, along the first axis": (
+        lambda: checks.check_law("kappa", np.array([[0.5, 0.5], [0.5, 0.25]]), axis=0),
+        "`kappa` must sum to 1 over its first axis; it is [1.   0.75].",
+    ),
+    "law, a row that is read": (
+        lambda: checks.check_law("q", np.array([[0.5], [NAN]]), read=np.array([True, False])),
+        "`q` must sum to 1 over its last axis; it is [0.5 nan].",
+    ),
     "law, a long row that misses 1 by half": (
         lambda: checks.check_law("q", np.full(2**16, 2.0**-17, np.float32)),
         "`q` must sum to 1 over its last axis; it is 0.5.",
@@ -87,6 +103,18 @@ REFUSED = {
         lambda: checks.check_seed("seed", 1.0),  # type: ignore[arg-type]
         "`seed` must be an integer in [0, 4294967295], what a key can hold; it is 1.0.",
     ),
+    "log law, probabilities": (
+        lambda: checks.check_log_law("log_prior", np.array([0.5, 0.5])),
+        "`log_prior` must hold logarithms of probabilities, none above 0; it is [0.5 0.5].",
+    ),
+    "log law, infinity": (
+        lambda: checks.check_log_law("log_prior", np.array([np.inf, -np.inf])),
+        "`log_prior` must hold logarithms of probabilities, none above 0; it is [ inf -inf].",
+    ),
+    "log law, NaN": (
+        lambda: checks.check_log_law("log_prior", np.array([NAN, 0.0])),
+        "`exp(log_prior)` must sum to 1 over its last axis; it is nan.",
+    ),
     "logarithms, a probability": (
         lambda: checks.check_log_probs("log_q", np.array([-1.0, 0.5])),
         "`log_q` must hold logarithms of probabilities, none above 0; it is [-1.   0.5].",
@@ -98,6 +126,18 @@ REFUSED = {
     "tokens, a mask id of -1": (
         lambda: checks.check_tokens("x_t", np.array([0, -1]), 3),
         "`x_t` must hold ids in [0, 2]; it is [ 0 -1].",
+    ),
+    "tokens, no bound above": (
+        lambda: checks.check_tokens("x_t", np.array([9, -1])),
+        "`x_t` must hold ids, none below 0; it is [ 9 -1].",
+    ),
+    "tokens, floats": (
+        lambda: checks.check_tokens("x_t", np.array([0.0, 1.0]), 3),
+        "`x_t` must hold whole numbers; their type; it is 'float64'.",
+    ),
+    "tokens, truths": (
+        lambda: checks.check_tokens("x_t", jnp.array([True]), 3),
+        "`x_t` must hold whole numbers; their type; it is 'bool'.",
     ),
     "tokens above": (
         lambda: checks.check_tokens("x_t", np.array([0, 3]), 3),
@@ -115,6 +155,15 @@ REFUSED = {
 
 ACCEPTED = {
     "log law, a zero": lambda: checks.check_log_law("log_prior", np.array([0.0, -np.inf])),
+    "law, a row that is not read": lambda: checks.check_law(
+        "q", np.array([[1.0, 0.0], [NAN, -np.inf]]), read=np.array([True, False])
+    ),
+    "log law, a row that is not read": lambda: checks.check_log_law(
+        "log_q", np.array([[0.0, -np.inf], [NAN, np.inf]]), read=np.array([True, False])
+    ),
+    "log law, bfloat16": lambda: checks.check_log_law(
+        "log_q", jnp.full(50_257, -np.log(50_257), jnp.bfloat16)
+    ),
     "law, a long row": lambda: checks.check_law("q", np.full(50_257, 1 / 50_257, np.float32)),
     "logarithms, rounding, and what is undefined": lambda: checks.check_log_probs(
         "log_q", np.array([1e-7, -np.inf, NAN], np.float32)
@@ -151,6 +200,12 @@ TRACED = {
         [-0.5, 1.5],
         [0.0, 1.0],
         "`q` must be non-negative; it is [-0.5  1.5].",
+    ),
+    "log law": (
+        lambda q: checks.check_log_law("log_q", q),
+        [-1.0, -1.0],
+        [0.0, -np.inf],
+        "`exp(log_q)` must sum to 1 over its last axis; it is 0.73575",
     ),
     "logarithms": (
         lambda q: checks.check_log_probs("log_q", q),
@@ -250,3 +305,97 @@ def test_a_type_error_says_once_how_a_batch_is_mapped():
             call()
         (note,) = refused.value.__notes__
         assert "`jax.vmap` maps them over a batch" in note
+
+
+# ── what comes in at the doors ──────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "uint16", "uint32", "uint64", "int64"])
+def test_whole_numbers_of_every_type_come_in_as_int32(dtype):
+    ids = np.array([0, 1, 127], dtype)
+    for value in (ids, ids.astype(jax.dtypes.canonicalize_dtype(dtype)), jnp.asarray(ids)):
+        taken = as_ids(value)
+        assert taken.dtype == np.int32
+        assert isinstance(taken, np.ndarray) == isinstance(value, np.ndarray)
+        np.testing.assert_array_equal(taken, ids)
+
+
+def test_what_holds_no_whole_numbers_is_left():
+    for value in (None, 3, 0.5, np.zeros(2), jnp.zeros(2, bool), jax.random.key(0)):
+        assert as_ids(value) is value
+
+
+@pytest.mark.parametrize(
+    "value", [np.array([0, 2**31]), np.array([2**31], np.uint32), np.array([2**40], np.uint64)]
+)
+def test_a_whole_number_that_does_not_fit_is_refused(value):
+    @typed
+    def fn(x_t: Tokens) -> Tokens:
+        return x_t
+
+    message = f"`x_t` must hold whole numbers of int32; it is {value}."
+    with pytest.raises(ValueError, match=rf"^{re.escape(message)}$"):
+        fn(value)
+
+
+def test_a_traced_number_that_wrapped_is_no_id():
+    def fn(tokens):
+        checks.check_tokens("x_t", tokens, 3)
+        return as_ids(tokens)
+
+    error, _ = jax.jit(checkify.checkify(fn))(jnp.array([2**31], jnp.uint32))
+    with pytest.raises(checkify.JaxRuntimeError, match=r"`x_t` must hold ids in \[0, 2\]"):
+        error.throw()
+
+
+@typed
+def doors(
+    t: Time = 0, number: Number = 0, real: Scalar = 0.5, token: Token = 0, count: int = 1,
+    flag: bool = False, context: Context | None = None,
+) -> dict:  # fmt: skip
+    return {"t": t, "number": number, "real": real, "token": token, "count": count, "flag": flag}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("t", np.int64(1), 1),
+        ("t", np.uint8(1), 1),
+        ("t", np.float32(0.5), np.float32(0.5)),
+        ("t", np.float64(0.5), 0.5),
+        ("number", np.int32(1), 1),
+        ("real", np.float32(0.25), np.float32(0.25)),
+        ("token", np.uint8(200), 200),
+        ("count", np.int64(3), 3),
+        ("flag", np.bool_(True), True),
+    ],
+)
+def test_numpy_scalars_stand_for_python_numbers(name, value, expected):
+    taken = doors(**{name: value})[name]
+    assert taken == expected
+    assert isinstance(taken, type(expected))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("t", True),
+        ("t", np.bool_(True)),
+        ("number", False),
+        ("real", True),
+        ("real", np.int64(1)),
+        ("token", True),
+        ("token", np.float32(1.0)),
+        ("token", np.float64(1.0)),
+        ("count", True),
+        ("count", np.float64(2.0)),
+        ("flag", np.int64(1)),
+    ],
+)
+def test_a_scalar_of_another_kind_is_refused(name, value):
+    with pytest.raises(TypeError, match=f"parameter '{name}'"):
+        doors(**{name: value})
+
+
+def test_a_numpy_whole_number_is_a_time():
+    assert schedules.rate(np.int64(0), schedules.linear()) == 1

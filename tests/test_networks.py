@@ -9,8 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dfm_jax.decoders import uncached_decoder
 from dfm_jax.models import (
     TransformerConfig,
+    mixture_decoder,
+    mixture_params,
     mlp,
     network_from_nnx,
     positional,
@@ -233,3 +236,25 @@ def test_an_nnx_modules_dropout_follows_the_key():
 def test_an_nnx_module_with_state_of_its_own_is_refused():
     with pytest.raises(ValueError, match=r"no state besides parameters; it is .*mean"):
         network_from_nnx(lambda rngs: nnx.BatchNorm(4, rngs=rngs))
+
+
+@pytest.mark.parametrize("name", ["tabular", "positional", "statewise", "nnx"])
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.uint16])
+def test_a_token_means_the_same_in_every_integer_type(name, dtype):
+    """With 200 ids the row of a table is beyond what 8 bits can count."""
+    network = tabular(200, order=2) if name == "tabular" else NETWORKS[name][0]
+    params = params_of(network)
+    x = np.array([100, 127, 5, 0]) if name == "tabular" else X[0]
+    expected = network.apply(params, jnp.asarray(x, jnp.int32))
+    for put in (np.asarray, jnp.asarray):
+        np.testing.assert_array_equal(network.apply(params, put(x.astype(dtype))), expected)
+
+
+def test_a_decoder_reads_every_integer_type():
+    network = tabular(200, order=2)
+    decoder, params = uncached_decoder(network.apply, 200), params_of(network)
+    both = mixture_params((decoder, decoder), np.log([0.5, 0.5]), (params, params))
+    for one, of in ((decoder, params), (mixture_decoder((decoder, decoder)), both)):
+        read = jax.jit(lambda x, one=one, of=of: one.extend(of, one.init_cache(3), x)[0])
+        wide, narrow = (read(jnp.array([100, 127, 5], dtype)) for dtype in (jnp.int32, jnp.int8))
+        np.testing.assert_array_equal(narrow, wide)

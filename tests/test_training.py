@@ -356,3 +356,17 @@ def test_a_state_is_a_pytree_of_arrays():
     state, _ = make(ema_decay=0.5)
     assert isinstance(state, TrainState)
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(state))
+
+
+@pytest.mark.parametrize("dtype", [jnp.int8, jnp.uint8])
+def test_a_mask_beyond_the_type_of_the_tokens_does_not_wrap(dtype):
+    """V = 256 stands before every sequence of bytes; in 8 bits it would be id 0, or -128."""
+    network = Network(
+        lambda key: jax.random.normal(key, (257, 256)), lambda p, x, t=None, *, key=None: p[x]
+    )
+    params = network.init(jax.random.key(0))
+    terms = next_token_terms(network, start=256)
+    tokens, valid = np.array([3, 100, 7]), np.ones(3, bool)
+    expected = terms(params, Batch(jnp.asarray(tokens, jnp.int32), valid), None).nats
+    got = terms(params, Batch(jnp.asarray(tokens, dtype), valid), None).nats
+    np.testing.assert_array_equal(got, expected)

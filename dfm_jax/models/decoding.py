@@ -11,7 +11,7 @@ from dfm_jax.models.config import TransformerConfig
 from dfm_jax.models.layers import Memory
 from dfm_jax.models.network import Params
 from dfm_jax.models.trunk import Transformer
-from dfm_jax.types import Array
+from dfm_jax.types import Array, as_ids
 
 
 class Cache(NamedTuple):
@@ -53,6 +53,7 @@ def transformer_decoder(config: TransformerConfig) -> Decoder:
         params: Params, cache: Cache, tokens: Array, num_new: Any = None
     ) -> tuple[Array, Cache]:
         check_tokens("tokens", tokens, config.states)
+        tokens = jnp.asarray(as_ids(tokens, "tokens"))
         num_new = tokens.shape[0] if num_new is None else num_new
         first = cache.memory if config.scan_layers else cache.memory[0]
         check_room(cache.count, num_new, first.keys.shape[-3])

@@ -11,7 +11,7 @@ from dfm_jax.models.layers import real_dtype
 from dfm_jax.models.network import Params
 from dfm_jax.models.trunk import Transformer, check_sequence
 from dfm_jax.sampling.denoisers import HeadedDenoiser
-from dfm_jax.types import Array
+from dfm_jax.types import Array, as_ids
 
 
 @functools.cache  # the same denoiser for the same config: what was compiled for it is found again
@@ -31,7 +31,8 @@ def transformer_denoiser(config: TransformerConfig) -> HeadedDenoiser:
     def hidden(params: Params, x_t: Array, t: Any) -> Array:
         check_sequence(x_t, config)
         t = jnp.asarray(t, real_dtype(config)) if config.time_conditioned else None
-        return trunk.apply({"params": params}, jnp.asarray(x_t), t, None, start)[0]
+        x_t = jnp.asarray(as_ids(x_t, "x_t"))
+        return trunk.apply({"params": params}, x_t, t, None, start)[0]
 
     def head(params: Params, rows: Array) -> Array:
         kernel = (

@@ -16,7 +16,7 @@ from dfm_jax.decoders import Decoder
 from dfm_jax.experts import mix_log_probs
 from dfm_jax.gates import GateState, bayes_gate_update, gate_init
 from dfm_jax.models.network import Params
-from dfm_jax.types import Array, ArrayLike
+from dfm_jax.types import Array, ArrayLike, as_ids
 
 
 class MixtureParams(NamedTuple):
@@ -116,7 +116,8 @@ def prompt_log_posterior(
         ValueError: on a length outside [1, P] or an id outside [0, S); if the decoder is that of a
             conditional mixture, whose r_0(k | c) comes with the context.
     """
-    prompts, lengths = jnp.asarray(prompts), jnp.asarray(lengths)
+    prompts = jnp.asarray(as_ids(prompts, "prompts"))
+    lengths = jnp.asarray(as_ids(lengths, "lengths"))
     width = prompts.shape[1]
     plain = decoder.read_prefix is None
     require(plain, "`decoder` must be of `mixture_decoder`, without a context; it is", plain)
@@ -168,6 +169,7 @@ def _mixture(
     def extend(
         params: MixtureParams, cache: MixtureCache, tokens: Array, num_new: Any = None
     ) -> tuple[Array, MixtureCache]:
+        tokens = jnp.asarray(as_ids(tokens, "tokens"))
         num_new = tokens.shape[0] if num_new is None else num_new
         read = [
             jax.vmap(decoder.extend, in_axes=(0, 0, None, None))(p, c, tokens, num_new)

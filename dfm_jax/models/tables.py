@@ -4,7 +4,7 @@ import jax.numpy as jnp
 
 from dfm_jax.checks import check_count, check_num_states, check_tokens, require
 from dfm_jax.models.network import Network, Params, check_time
-from dfm_jax.types import Array, Key
+from dfm_jax.types import Array, Key, as_ids
 
 MAX_ENTRIES = 2**27  # half a gigabyte of float32
 
@@ -78,7 +78,7 @@ def _table(shape: tuple[int, ...], states: int, read) -> Network:
     def apply(params: Params, x_t: Array, t=None, *, key: Key | None = None) -> Array:
         check_time(t, conditioned=False)
         check_tokens("x_t", x_t, states)
-        return read(jnp.asarray(params["logits"]), jnp.asarray(x_t))
+        return read(jnp.asarray(params["logits"]), jnp.asarray(as_ids(x_t, "x_t")))
 
     return Network(init, apply)
 

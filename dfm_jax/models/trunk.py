@@ -17,7 +17,7 @@ from dfm_jax.models.layers import (
     rotary_angles,
 )
 from dfm_jax.models.network import Network, Params, check_time
-from dfm_jax.types import Array, Key
+from dfm_jax.types import Array, Key, as_ids
 
 Memories = Any  # None; a `Memory` per layer; scanned, one with a leading axis of layers
 
@@ -174,7 +174,8 @@ def network_of(config: TransformerConfig, *, num_outputs: int | None) -> Network
         key = key if config.dropout > 0 else None  # one that draws nothing is not split
         module = Transformer(config, deterministic=key is None, num_outputs=num_outputs)
         rngs = None if key is None else {"dropout": key}
-        logits, _ = module.apply({"params": params}, jnp.asarray(x_t), t, None, start, rngs=rngs)
+        x_t = jnp.asarray(as_ids(x_t, "x_t"))
+        logits, _ = module.apply({"params": params}, x_t, t, None, start, rngs=rngs)
         return logits
 
     return Network(init, apply)

@@ -22,7 +22,7 @@ from dfm_jax.models.decoding import Cache, transformer_decoder
 from dfm_jax.models.layers import real_dtype
 from dfm_jax.models.network import Params
 from dfm_jax.models.trunk import Transformer, check_sequence
-from dfm_jax.types import Array, Key
+from dfm_jax.types import Array, Key, as_ids
 
 
 class VisionLanguage(NamedTuple):
@@ -93,7 +93,8 @@ def vision_language(
         module = Transformer(config, deterministic=key is None)
         prefix = projector.apply({"params": params["projector"]}, features)
         variables, start = {"params": params["decoder"]}, jnp.array(0)
-        logits, _ = module.apply(variables, jnp.asarray(x_t), None, None, start, prefix, rngs=rngs)
+        x_t = jnp.asarray(as_ids(x_t, "x_t"))
+        logits, _ = module.apply(variables, x_t, None, None, start, prefix, rngs=rngs)
         return logits
 
     return VisionLanguage(init, apply)

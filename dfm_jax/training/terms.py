@@ -13,7 +13,7 @@ from dfm_jax.paths import mask_source, mixture_path, sample_mixture, sample_path
 from dfm_jax.schedules import linear
 from dfm_jax.steps import step_size
 from dfm_jax.training.batches import Batch, PictureBatch
-from dfm_jax.types import Array, ArrayLike, Bool, Float, Key, Table
+from dfm_jax.types import Array, ArrayLike, Bool, Float, Key, Table, as_ids
 
 
 class Terms(NamedTuple):
@@ -39,7 +39,7 @@ def next_token_terms(network: Network, *, start: int | None) -> TermsOf:
     """
 
     def terms(params: Params, batch: Batch, key: Key | None = None) -> Terms:
-        tokens, counts = jnp.asarray(batch.tokens), jnp.asarray(batch.valid)
+        tokens, counts = jnp.asarray(as_ids(batch.tokens, "tokens")), jnp.asarray(batch.valid)
         first = tokens[0] if start is None else start
         x_before = jnp.concatenate([jnp.full((1,), first, tokens.dtype), tokens[:-1]])
         if start is None:
@@ -58,7 +58,7 @@ def answer_terms(network: VisionLanguage) -> Callable[..., Terms]:
     """
 
     def terms(params: Params, batch: PictureBatch, key: Key | None = None) -> Terms:
-        tokens, counts = jnp.asarray(batch.tokens), jnp.asarray(batch.answers)
+        tokens, counts = jnp.asarray(as_ids(batch.tokens, "tokens")), jnp.asarray(batch.answers)
         logits = network.apply(params, jnp.asarray(batch.features), tokens[:-1], key=key)
         nats = cross_entropy_loss(_log_law(logits), tokens[1:])
         nats = jnp.concatenate([jnp.zeros(1, nats.dtype), nats])
@@ -82,7 +82,7 @@ def masked_terms(network: Network, table: Table, *, time_conditioned: bool) -> T
     def terms(params: Params, batch: Batch, key: Key | None) -> Terms:
         if key is None:
             raise ValueError("`key` must be given: the masked objective draws its states.")
-        x_1, counts = jnp.asarray(batch.tokens), jnp.asarray(batch.valid)
+        x_1, counts = jnp.asarray(as_ids(batch.tokens, "tokens")), jnp.asarray(batch.valid)
         step_key, path_key, apply_key = jax.random.split(key, 3)
         step = jax.random.randint(step_key, (), 0, num_steps)
         mask_id = _num_tokens(network, params, x_1, table, time_conditioned)
@@ -118,7 +118,7 @@ def uniform_terms(network: Network, *, end: float, time_conditioned: bool) -> Te
             raise ValueError(
                 "`key` must be given: the uniform source's objective draws its states."
             )
-        x_1, counts = jnp.asarray(batch.tokens), jnp.asarray(batch.valid)
+        x_1, counts = jnp.asarray(as_ids(batch.tokens, "tokens")), jnp.asarray(batch.valid)
         time_key, source_key, path_key, apply_key = jax.random.split(key, 4)
         t = end * jax.random.uniform(time_key)
         conditioned = t if time_conditioned else None
