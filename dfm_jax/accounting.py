@@ -1,7 +1,8 @@
 """Where an ensemble's loss comes from: experts, gate, truncation.   [B1–B11, D10, D14]
 
 All in nats. Laws are given by their logarithms; sums over sequences run over an enumerated space
-(axis Z) or are left to the caller's average over data.
+(axis Z) or are left to the caller's average over data. What is no law, or holds a logarithm above
+0, is refused by name (`ValueError`); behind a mass of 0 anything may stand.
 """
 
 from typing import NamedTuple
@@ -10,7 +11,15 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import entr
 
-from dfm_jax.checks import check_law, check_tokens, require
+from dfm_jax.checks import (
+    check_count,
+    check_interval,
+    check_law,
+    check_log_law,
+    check_log_probs,
+    check_tokens,
+    require,
+)
 from dfm_jax.experts import mixture_log_prob
 from dfm_jax.paths import HIGHEST
 from dfm_jax.types import Array, ArrayLike, Float, PerExpert, Scalar, Token, Weights, typed
@@ -19,6 +28,13 @@ from dfm_jax.types import Array, ArrayLike, Float, PerExpert, Scalar, Token, Wei
 @typed
 def kl_divergence(log_p: Float[ArrayLike, " Z"], log_q: Float[ArrayLike, " Z"]) -> Scalar:
     """KL(p ‖ q) = Σ p log(p/q) in nats; 0 log 0 = 0, +∞ where p > 0 = q."""
+    check_log_law("log_p", log_p)
+    check_log_law("log_q", log_q)
+    return _kl(log_p, log_q)
+
+
+def _kl(log_p: Array, log_q: Array) -> Array:
+    """Also of rows off the support, which are −∞ throughout: 0."""
     alive = log_p != -jnp.inf  # not `>`: a NaN must show
     missed = alive & (log_q == -jnp.inf)  # exp(log_p) may underflow: 0 · ∞ is not what is meant
     both = alive & ~missed
@@ -30,6 +46,8 @@ def kl_divergence(log_p: Float[ArrayLike, " Z"], log_q: Float[ArrayLike, " Z"]) 
 @typed
 def total_variation(p: Float[ArrayLike, " Z"], q: Float[ArrayLike, " Z"]) -> Scalar:
     """TV(p, q) = ½ Σ |p − q|."""
+    check_law("p", p)
+    check_law("q", q)
     return 0.5 * jnp.sum(jnp.abs(p - q))
 
 
@@ -44,6 +62,8 @@ def routing_cost(log_prior: PerExpert, log_probs: PerExpert, expert: Token) -> S
     Raises:
         ValueError: if the expert is none, or has mass 0.
     """
+    check_log_law("log_prior", log_prior)
+    check_log_probs("log_probs", log_probs, read=log_prior > -jnp.inf)
     log_prior = jnp.asarray(log_prior)
     check_tokens("expert", expert, log_prior.shape[0])
     mass = log_prior[expert]
@@ -59,6 +79,8 @@ def best_expert_bound(log_prior: PerExpert, log_probs: PerExpert) -> Scalar:
 
     −log Σ_j ŵ_j p̂_j(x) ≤ min_k [−log ŵ_k − log p̂_k(x)]   [B11]
     """
+    check_log_law("log_prior", log_prior)
+    check_log_probs("log_probs", log_probs, read=log_prior > -jnp.inf)
     log_prior = jnp.asarray(log_prior)
     return jnp.min(jnp.where(log_prior == -jnp.inf, jnp.inf, -log_prior - log_probs))
 
@@ -85,18 +107,20 @@ def ensemble_split(
 
     hence KL(q ‖ q̂) ≤ the right side [B3]. Subtract only where finite.
     """
+    check_log_law("log_weights", log_weights)
+    check_log_law("log_laws", log_laws, read=log_weights > -jnp.inf)
+    check_log_law("log_model_weights", log_model_weights)
+    check_log_law("log_model_laws", log_model_laws, read=log_model_weights > -jnp.inf)
     log_q = mixture_log_prob(log_weights, log_laws)
     log_q_hat = mixture_log_prob(log_model_weights, log_model_laws)
     posteriors = _log_posteriors(log_weights, log_laws)
-    gate_terms = jax.vmap(kl_divergence)(
-        posteriors, _log_posteriors(log_model_weights, log_model_laws)
-    )
-    expert_terms = jax.vmap(kl_divergence)(log_laws, log_model_laws)
+    gate_terms = jax.vmap(_kl)(posteriors, _log_posteriors(log_model_weights, log_model_laws))
+    expert_terms = jax.vmap(_kl)(log_laws, log_model_laws)
     return EnsembleSplit(
-        ensemble=kl_divergence(log_q, log_q_hat),
+        ensemble=_kl(log_q, log_q_hat),
         gate=_mean(log_q, gate_terms),
         experts=_mean(jnp.asarray(log_weights), expert_terms),
-        prior=kl_divergence(jnp.asarray(log_weights), jnp.asarray(log_model_weights)),
+        prior=_kl(jnp.asarray(log_weights), jnp.asarray(log_model_weights)),
     )
 
 
@@ -113,7 +137,10 @@ def router_cost(
     Row t of sequence x is the gate after its first t tokens. Plus Σ_k w_k KL(q_k ‖ q̂_k), it bounds
     KL(q ‖ q̂) of token-wise mixing.
     """
-    terms = jax.vmap(jax.vmap(kl_divergence))(log_posterior, log_router)
+    check_log_law("log_law", log_law)
+    check_log_law("log_posterior", log_posterior, read=log_law > -jnp.inf)
+    check_log_law("log_router", log_router, read=log_law > -jnp.inf)
+    terms = jax.vmap(jax.vmap(_kl))(log_posterior, log_router)
     return _mean(log_law, jnp.sum(terms, axis=-1))
 
 
@@ -125,6 +152,7 @@ def mixture_excess_bound(
 
     excess(Σ_k ρ̂_k p̂_k) ≤ Σ_k w_k excess_k + N · (router excess)   [D14]
     """
+    check_count("num_positions", num_positions)
     check_law("weights", weights)
     own = jnp.dot(jnp.asarray(weights), expert_excess, precision=HIGHEST)
     return own + num_positions * router_excess
@@ -142,6 +170,12 @@ def variation_bound(
 
     TV(q, q̂) ≤ Σ_t E_q[ TV(r, ρ̂) + Σ_k r_k TV(q_k, q̂_k) ]   [B5]
     """
+    check_law("law", law)
+    check_law("posterior", posterior, read=law > 0)
+    check_law("router", router, read=law > 0)
+    read = (law > 0)[:, None, None] & (posterior > 0)
+    check_law("next_probs", next_probs, read=read)
+    check_law("model_next_probs", model_next_probs, read=read)
     gate = 0.5 * jnp.sum(jnp.abs(posterior - router), axis=-1)
     apart = 0.5 * jnp.sum(jnp.abs(next_probs - model_next_probs), axis=-1)
     own = jnp.sum(jnp.where(posterior > 0, posterior * apart, 0.0), axis=-1)
@@ -163,6 +197,8 @@ def truncation_bound(weights: Weights, kept: Weights) -> TruncationBound:
 
     For sequences: TV ≤ Σ_t E_q[1 − M_t]; for top-1 of the Bayes gate M = max_k r_k [B7].
     """
+    check_law("weights", weights)
+    check_interval("kept", kept, 0.0, 1.0)
     mass = jnp.sum(jnp.where(jnp.asarray(kept) > 0, weights, 0.0))
     return TruncationBound(1 - mass, -jnp.log(mass))
 
@@ -179,7 +215,10 @@ def gate_cost(
 
     0 for the Bayes gate; static and last-token gates pay, in no fixed order.
     """
-    return kl_divergence(log_next_law, mixture_log_prob(log_gate, log_next_probs))
+    check_log_law("log_next_law", log_next_law)
+    check_log_law("log_gate", log_gate)
+    check_log_law("log_next_probs", log_next_probs, read=log_gate > -jnp.inf)
+    return _kl(log_next_law, mixture_log_prob(log_gate, log_next_probs))
 
 
 @typed
@@ -191,10 +230,10 @@ def part_information(log_weights: PerExpert, log_laws: Float[ArrayLike, "K Z"]) 
     The experts' summed optimum lies I(X; K) below the central optimum, and the gate pays exactly
     that back. It is also what oracle routing by the sequence itself flatters a loss by.
     """
+    check_log_law("log_weights", log_weights)
+    check_log_law("log_laws", log_laws, read=log_weights > -jnp.inf)
     log_q = mixture_log_prob(log_weights, log_laws)
-    return _mean(
-        jnp.asarray(log_weights), jax.vmap(kl_divergence, in_axes=(0, None))(log_laws, log_q)
-    )
+    return _mean(jnp.asarray(log_weights), jax.vmap(_kl, in_axes=(0, None))(log_laws, log_q))
 
 
 @typed

@@ -81,11 +81,11 @@ def check_law(name: str, probs: ArrayLike, *, axis: int = -1, read: ArrayLike = 
     """
     probs = _readable(probs)
     total = _total(probs, axis)
-    read = _over(read, total)
-    rows = jnp.expand_dims if isinstance(read, Tracer) else np.expand_dims
-    require((probs >= 0) | ~rows(read, axis), f"`{name}` must be non-negative", probs)
+    is_read = _over(read, total)
+    entries = _along(is_read, axis)
+    require((probs >= 0) | ~entries, f"`{name}` must be non-negative", probs)
     rule = f"`{name}` must sum to 1 over its {_NAMED[axis]} axis"
-    require((abs(total - 1) <= _slack(probs, axis)) | ~read, rule, total)
+    require((abs(total - 1) <= _slack(probs, axis)) | ~is_read, rule, total)
 
 
 def check_log_law(
@@ -93,18 +93,16 @@ def check_log_law(
 ) -> None:
     """Every row of the axis holds the logarithms of a law; see `check_law`."""
     log_probs = _readable(log_probs)
-    half = _is_half(log_probs)
     # A logarithm's own rounding grows with its size: Σ p |log p| is log V at most.
     count = max(log_probs.shape[axis], 2)
     slack = _slack(log_probs, axis) + float(np.log(count) * jnp.finfo(_inexact(log_probs)).eps)
-    wide = log_probs.astype(jnp.float32) if half else log_probs
+    wide = log_probs.astype(jnp.float32) if _is_half(log_probs) else log_probs
     with np.errstate(over="ignore", invalid="ignore"):
         total = _total((jnp if isinstance(wide, Tracer) else np).exp(wide), axis)
-    read = _over(read, total)
-    rows = jnp.expand_dims if isinstance(read, Tracer) else np.expand_dims
-    check_log_probs(name, log_probs, read=rows(read, axis))
+    is_read = _over(read, total)
+    check_log_probs(name, log_probs, read=_along(is_read, axis))
     rule = f"`exp({name})` must sum to 1 over its {_NAMED[axis]} axis"
-    require((abs(total - 1) <= slack) | ~read, rule, total)
+    require((abs(total - 1) <= slack) | ~is_read, rule, total)
 
 
 def check_log_probs(name: str, log_probs: ArrayLike, *, read: ArrayLike = True) -> None:
@@ -139,6 +137,11 @@ def _over(read: ArrayLike, rows: Any) -> Any:
     """Truths over the leading axes, of as many axes as the rows."""
     read = _readable(read)
     return read.reshape(read.shape + (1,) * (np.ndim(rows) - read.ndim))
+
+
+def _along(read: Any, axis: int) -> Any:
+    """What holds of rows, for each of their entries."""
+    return (jnp if isinstance(read, Tracer) else np).expand_dims(read, axis)
 
 
 def _slack(probs: Any, axis: int = -1) -> float:

@@ -34,9 +34,10 @@ def mixture_log_prob(
     In log space: products of token probabilities underflow.
 
     Raises:
-        ValueError: if the weights are no law.
+        ValueError: if the weights are no law, or a part that has one says a logarithm above 0.
     """
     check_log_law("log_weights", log_weights)
+    check_log_probs("log_probs", log_probs, read=log_weights > -jnp.inf)
     column = jnp.reshape(log_weights, (-1, *(1 for _ in log_probs.shape[1:])))
     return jax.nn.logsumexp(jnp.where(column == -jnp.inf, -jnp.inf, column + log_probs), axis=0)
 
@@ -52,9 +53,13 @@ def expert_posterior(log_p_t: PerExpert, log_prior: PerExpert) -> Weights:
 
     Args:
         log_p_t: log p_t^k(z) for each expert.
-        log_prior: log w_k, or log P(k | c) where there is a context; any common shift cancels.
+        log_prior: log w_k, or log P(k | c) where there is a context.
+
+    Raises:
+        ValueError: if the prior is no law, or a part that has mass says a logarithm above 0.
     """
-    check_log_probs("log_p_t", log_p_t)
+    check_log_law("log_prior", log_prior)
+    check_log_probs("log_p_t", log_p_t, read=log_prior > -jnp.inf)
     joint = jnp.asarray(log_prior) + log_p_t
     return jax.nn.softmax(jnp.where(jnp.asarray(log_prior) == -jnp.inf, -jnp.inf, joint))
 
@@ -88,9 +93,10 @@ def mix_posteriors(
     For left-to-right tables this is q(v | x^{≤t}) = Σ_k r_k(x^{≤t}) q_k(v | x^{≤t}).
 
     Raises:
-        ValueError: if the weights are no law.
+        ValueError: if the weights are no law, or a posterior that has one is none.
     """
     check_law("weights", weights)
+    check_law("posteriors", posteriors, read=weights != 0)
     return expectation(jnp.asarray(weights), posteriors)
 
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import gammaln
 
-from dfm_jax.checks import check_interval, check_law, check_log_probs, check_tokens, require
+from dfm_jax.checks import check_interval, check_law, check_log_law, check_tokens, require
 from dfm_jax.paths import HIGHEST, point_mass
 from dfm_jax.schedules import Schedule, rate
 from dfm_jax.types import (
@@ -36,9 +36,12 @@ def cross_entropy_loss(log_probs: LogProbs, x_1: Tokens) -> Float[Array, " N"]:
 
     Any weight ω(t, x_t, i) > 0 has the same minimiser over all functions of (x_t, t); the excess
     is Σ ω E KL(p_{1|t} ‖ p̂). Source: DFM.
+
+    Raises:
+        ValueError: if a row is no law, or an id lies outside [0, V).
     """
     check_tokens("x_1", x_1, jnp.shape(log_probs)[-1])
-    check_log_probs("log_probs", log_probs)
+    check_log_law("log_probs", log_probs)
     return -_at(log_probs, x_1)
 
 
@@ -54,11 +57,14 @@ def generalised_kl_loss(
     It equals `generalised_kl` of the conditional against the model's velocity. If X_0 ⊥ X_1, its
     integral over t of the sum over positions bounds −log p̂_1(x_1). Never compare across sources.
     Source: FMG.
+
+    Raises:
+        ValueError: if a row is no law, or an id is none; if t lies outside [0, 1) or κ_t reaches 1.
     """
     num_tokens = jnp.shape(log_posterior)[-1]
     check_tokens("x_1", x_1, num_tokens)
     check_tokens("x_t", x_t, num_tokens + 1)
-    check_log_probs("log_posterior", log_posterior)
+    check_log_law("log_posterior", log_posterior)
     masked = jnp.asarray(x_t) == num_tokens
     stays = jnp.where(masked, 0.0, jnp.exp(_at(log_posterior, jnp.where(masked, 0, x_t))))
     done = jnp.asarray(x_t) == x_1
@@ -112,8 +118,9 @@ def any_order_loss(
     orders, for every κ, and no integral over time is left.
 
     Raises:
-        ValueError: if `mask_id` is not V, the id −1 included.
+        ValueError: if `mask_id` is not V, the id −1 included; if a row is no law.
     """
+    check_log_law("log_posterior", log_posterior)
     masked = _masked(log_posterior, x_t, mask_id)
     num_masked = jnp.sum(masked, dtype=jnp.result_type(log_posterior))
     num_free = jnp.sum(~jnp.asarray(context), dtype=num_masked.dtype)
@@ -138,8 +145,11 @@ def step_loss(
     table it is the next-token negative log-likelihood, term by term.
 
     Raises:
-        ValueError: if `mask_id` is not V, the id −1 included.
+        ValueError: if `mask_id` is not V, the id −1 included; if a row is no law, or λ lies outside
+            [0, 1].
     """
+    check_log_law("log_posterior", log_posterior)
+    check_interval("step_size", step_size, 0.0, 1.0)
     moves = _masked(log_posterior, x_t, mask_id) & (step_size > 0)
     return step_size * jnp.where(moves, cross_entropy_loss(log_posterior, x_1), 0.0)
 
@@ -165,8 +175,9 @@ def router_loss(log_router: PerExpert, part: Token) -> Scalar:
     """−log ρ̂_k(x_t, t), in nats; the minimiser over all functions is r_k(x_t, t).   [D11]
 
     Raises:
-        ValueError: if `part` is no expert, the label −1 included.
+        ValueError: if `part` is no expert, the label −1 included, or ρ̂ is no law.
     """
+    check_log_law("log_router", log_router)
     check_tokens("part", part, jnp.shape(log_router)[0])
     return -jnp.asarray(log_router)[part]
 

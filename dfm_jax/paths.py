@@ -2,17 +2,19 @@
 
 A token path is p_t^i(· | x_0, x_1) at one time, one row per position: [N, S]. Given a finite
 list of pairs (x_0, x_1) with log-masses log π, the functions of the second half give the marginal
-path and its posteriors; they do not care which token path it was.
+path and its posteriors; they do not care which token path it was. What is no law, no logarithm of
+one, or no id is refused by name (`ValueError`); the path of a pair of mass 0 may be anything.
 """
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dfm_jax.checks import (
     check_count,
     check_interval,
     check_law,
-    check_log_probs,
+    check_log_law,
     check_num_states,
     check_tokens,
     require,
@@ -55,6 +57,7 @@ def pad_to_states(probs: Probs, num_states: int) -> StateProbs:
     """A law over the V data tokens as a law over the S states: no mass on the mask."""
     num_tokens = jnp.shape(probs)[-1]
     check_num_states(num_states, num_tokens)
+    check_law("probs", probs)
     return jnp.pad(probs, ((0, 0), (0, num_states - num_tokens)))
 
 
@@ -105,7 +108,7 @@ def convex_path(
         ValueError: if κ is no law over j, or a base law is no law.
     """
     check_law("base_laws", base_laws)
-    check_law("kappa_t", jnp.moveaxis(kappa_t, 0, -1))
+    check_law("kappa_t", kappa_t, axis=0)
     return jnp.einsum("jn,jnv->nv", kappa_t, base_laws, precision=HIGHEST)
 
 
@@ -118,12 +121,14 @@ def metric_path(x_1: Tokens, distances: Float[ArrayLike, "V V"], beta_t: Number)
     β = 0 is uniform, β = ∞ is δ_{x_1}. The source is uniform, whatever the coupling. Source: KO.
 
     Raises:
-        ValueError: if β < 0, or `distances` are negative somewhere or not 0 on the diagonal.
+        ValueError: if β < 0; unless `distances` are finite, 0 from a token to itself and above 0
+            to every other.
     """
     check_interval("beta_t", beta_t, 0.0, jnp.inf)
-    require(distances >= 0, "`distances` must be non-negative", distances)
-    own = jnp.diagonal(distances)
-    require(own == 0, "`distances` must be 0 from a token to itself", own)
+    check_interval("distances", distances, 0.0, jnp.inf, ends="[)")
+    own = np.eye(distances.shape[0], dtype=bool)
+    rule = "`distances` must be 0 from a token to itself and above 0 to every other"
+    require((distances == 0) == own, rule, distances)
     check_tokens("x_1", x_1, distances.shape[0])
     to_target = distances[:, x_1].T
     # ∞ · 0 must be 0 at the target itself.
@@ -136,6 +141,7 @@ def product_log_prob(x_t: Tokens, token_path: StateProbs) -> Scalar:
 
     log p_t(x | x_0, x_1) = Σ_i log p_t^i(x^i | x_0, x_1)   [P1]
     """
+    check_law("token_path", token_path)
     check_tokens("x_t", x_t, jnp.shape(token_path)[-1])
     here = jnp.take_along_axis(jnp.asarray(token_path), jnp.asarray(x_t)[:, None], axis=-1)
     return jnp.sum(jnp.log(here))
@@ -161,9 +167,11 @@ def sample_mixture(key: Key, x_0: Tokens, x_1: Tokens, kappa_t: Kappa) -> Tokens
         X_t^i = x_1^i with probability κ_t^i, else x_0^i   [P3]
 
     Raises:
-        ValueError: if κ lies outside [0, 1].
+        ValueError: if κ lies outside [0, 1], or an id below 0.
     """
     check_interval("kappa_t", kappa_t, 0.0, 1.0)
+    check_tokens("x_0", x_0)
+    check_tokens("x_1", x_1)
     kappa = jnp.asarray(kappa_t)
     coins = jax.random.uniform(key, jnp.shape(x_1), kappa.dtype)  # in [0, 1): κ = 1 arrives always
     return jnp.where(coins < kappa, x_1, x_0)
@@ -180,6 +188,8 @@ def marginal_log_prob(
 
     p_t(x) = Σ_{x_0, x_1} p_t(x | x_0, x_1) π(x_0, x_1)   [P4]
     """
+    check_log_law("log_coupling", log_coupling)
+    check_law("token_paths", token_paths, read=log_coupling > -jnp.inf)
     conditional = jax.vmap(product_log_prob, in_axes=(None, 0))(x_t, token_paths)
     return jax.nn.logsumexp(log_coupling + conditional)
 
@@ -192,6 +202,8 @@ def pair_posterior(
 
     p_t(x_0, x_1 | z) = p_t(z | x_0, x_1) π(x_0, x_1) / p_t(z)   [P5]
     """
+    check_log_law("log_coupling", log_coupling)
+    check_law("token_paths", token_paths, read=log_coupling > -jnp.inf)
     conditional = jax.vmap(product_log_prob, in_axes=(None, 0))(x_t, token_paths)
     return jax.nn.softmax(log_coupling + conditional)
 
@@ -204,7 +216,12 @@ def token_posterior(
 
     p_{1|t}^i(v | z) = Σ_p p_t(p | z) 1[x_1^i(p) = v]   [P5]
     """
+    check_law("pair_probs", pair_probs)
     check_tokens("tokens", tokens, num_tokens)
+    return _token_marginals(pair_probs, tokens, num_tokens)
+
+
+def _token_marginals(pair_probs: Array, tokens: Array, num_tokens: int) -> Array:
     at = jax.vmap(lambda x: point_mass(x, num_tokens, dtype=pair_probs.dtype))(tokens)
     return jnp.einsum("p,pnv->nv", pair_probs, at, precision=HIGHEST)
 
@@ -243,9 +260,9 @@ def revealed_log_prob(
     """log q(revealed tokens of x_t) under an all-mask source, in nats: free of t and κ.   [P7]
 
     Raises:
-        ValueError: if `x_1` holds a mask, or `x_t` an id above it; if a `log_data` is above 0.
+        ValueError: if `x_1` holds a mask, or `x_t` an id above it; if `log_data` is of no law.
     """
-    check_log_probs("log_data", log_data)
+    check_log_law("log_data", log_data)
     return jax.nn.logsumexp(jnp.where(_agrees(x_t, x_1, mask_id), log_data, -jnp.inf))
 
 
@@ -259,9 +276,9 @@ def revealed_posterior(
 
     NaN where q gives the revealed tokens probability 0.
     """
-    check_log_probs("log_data", log_data)
+    check_log_law("log_data", log_data)
     pair_probs = jax.nn.softmax(jnp.where(_agrees(x_t, x_1, mask_id), log_data, -jnp.inf))
-    return token_posterior(pair_probs, x_1, num_tokens=mask_id)
+    return _token_marginals(pair_probs, jnp.asarray(x_1), mask_id)
 
 
 def _agrees(x_t: Tokens, x_1: Int[ArrayLike, "P N"], mask_id: int) -> Array:

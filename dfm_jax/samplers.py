@@ -8,7 +8,7 @@ drawn by `dfm_jax.sampling`.
 import jax
 import jax.numpy as jnp
 
-from dfm_jax.checks import check_interval, check_tokens
+from dfm_jax.checks import check_interval, check_law, check_log_law, check_log_probs, check_tokens
 from dfm_jax.experts import mix_posteriors, mixture_log_prob
 from dfm_jax.paths import pad_to_states, point_mass, product_log_prob
 from dfm_jax.schedules import Schedule, rate
@@ -37,7 +37,11 @@ def autoregressive_log_prob(x: Tokens, next_log_probs: LogProbs) -> Scalar:
     """The law of ancestral sampling, in nats: exact for the left-to-right table.
 
     log q̂(x | c) = Σ_t log q̂(x^t | x^{<t}, c)   [S1]
+
+    Raises:
+        ValueError: if a row is no law, or an id lies outside [0, V).
     """
+    check_log_law("next_log_probs", next_log_probs)
     check_tokens("x", x, jnp.shape(next_log_probs)[-1])
     rows = jnp.take_along_axis(jnp.asarray(next_log_probs), jnp.asarray(x)[:, None], axis=-1)
     return jnp.sum(rows)
@@ -75,7 +79,12 @@ def final_step_law(
     The joint is exact if at most one position is pending. Pending is κ_t^i < 1; with a mask source
     that is x_t^i = m, so revealed tokens never change, and with other sources finished-looking
     tokens are redrawn.
+
+    Raises:
+        ValueError: if the posterior of a pending position is no law; others may be anything.
     """
+    check_law("posterior", posterior, read=pending)
+    posterior = jnp.where(pending[:, None], posterior, 1 / jnp.shape(posterior)[-1])
     drawn = pad_to_states(posterior, num_states)
     stay = point_mass(x_t, num_states, dtype=drawn.dtype)
     return jnp.where(pending[:, None], drawn, stay)
@@ -92,7 +101,11 @@ def one_position_step_law(
     With a corrector (`velocities.corrected_velocity`, α = β) at frozen t it keeps p_t exactly, as
     long as h |u| ≤ 1 (beyond, it is no law); all positions at once keep it to O(h²) only. A
     uniformly drawn position with h' = N h is the step I + h G.
+
+    Raises:
+        ValueError: if `position` is none, or h is negative or infinite.
     """
+    check_interval("size", size, 0.0, jnp.inf, ends="[)")
     num_positions, num_states = jnp.shape(velocity)
     check_tokens("position", position, num_positions)
     turn = (jnp.arange(num_positions) == position)[:, None]
@@ -110,7 +123,12 @@ def mixed_step_law(weights: Weights, step_laws: Float[ArrayLike, "K N S"]) -> St
     The draws are independent, and any number of positions may move. Also for a learned router,
     drawn per position and step. One k shared by positions that move together is another law:
     `shared_expert_log_prob`.
+
+    Raises:
+        ValueError: if the weights are no law, or a step of an expert that has one is none.
     """
+    check_law("weights", weights)
+    check_law("step_laws", step_laws, read=weights != 0)
     return mix_posteriors(weights, step_laws)
 
 
@@ -121,7 +139,12 @@ def shared_expert_log_prob(
     """One expert for all positions of a step, in nats: log Σ_k r_k Π_i law_k^i(x^i).   [S6]
 
     Equal to `mixed_step_law` if at most one position moves; else another law.
+
+    Raises:
+        ValueError: as `mixed_step_law`; if an id lies outside [0, S).
     """
+    check_log_law("log_weights", log_weights)
+    check_law("step_laws", step_laws, read=log_weights > -jnp.inf)
     check_tokens("x_next", x_next, step_laws.shape[-1])
     per_expert = jax.vmap(product_log_prob, in_axes=(None, 0))(x_next, step_laws)
     return mixture_log_prob(log_weights, per_expert)
@@ -135,5 +158,10 @@ def one_expert_log_prob(log_prior: PerExpert, sequence_log_probs: PerExpert) -> 
 
     The same law as mixing token by token with the Bayes gate, at the cost of one expert. Only for
     one-position steps, untruncated gates and temperature 1.
+
+    Raises:
+        ValueError: if the prior is no law, or an expert that has mass says a logarithm above 0.
     """
+    check_log_law("log_prior", log_prior)
+    check_log_probs("sequence_log_probs", sequence_log_probs, read=log_prior > -jnp.inf)
     return mixture_log_prob(log_prior, jnp.asarray(sequence_log_probs))

@@ -220,8 +220,15 @@ def masked(schedule: Schedule, num_steps: int, num_positions: int) -> Table:
 
 @typed
 def with_context(table: Table, context: Context) -> Table:
-    """κ[t, i] = 1 at every t for a given position: a prompt never moves.   [A5]"""
-    return jnp.where(context, 1.0, table)
+    """κ[t, i] = 1 at every t for a given position: a prompt never moves.   [A5]
+
+    Raises:
+        ValueError: if κ leaves [0, 1] or decreases at another position.
+    """
+    filled = jnp.where(context, 1.0, table)
+    check_interval("table", filled, 0.0, 1.0)
+    require(filled[1:] >= filled[:-1], "`table` must not decrease from row to row", filled)
+    return filled
 
 
 def check_table(table: Table, context: Context | None = None) -> None:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import entr
 
-from dfm_jax.checks import check_interval, check_law, check_log_probs, check_tokens, require
+from dfm_jax.checks import check_interval, check_law, check_log_law, check_tokens, require
 from dfm_jax.paths import (
     HIGHEST,
     pad_to_states,
@@ -39,12 +39,13 @@ def step_size(table: Table, t: Step) -> Float[Array, " N"]:
         λ_t^i = (κ_{t+1}^i − κ_t^i) / (1 − κ_t^i),  0 where κ_t^i = 1   [Q3]
 
     Raises:
-        ValueError: if t is no step of the table, 0 … T − 1, or κ decreases in it: a finished token
-            may not move. `schedules.check_table` judges a whole table.
+        ValueError: if t is no step of the table, 0 … T − 1, or κ leaves [0, 1] in it or decreases:
+            a finished token may not move. `schedules.check_table` judges a whole table.
     """
     table = jnp.asarray(table)
     check_interval("t", t, 0, table.shape[0] - 2)
     now, then = table[t], table[jnp.asarray(t) + 1]
+    check_interval("table", jnp.stack([now, then]), 0.0, 1.0)
     require(then >= now, "`table` must not decrease, nor move a finished token, in step t", then)
     left = 1 - now
     return jnp.where(left > 0, (then - now) / jnp.where(left > 0, left, 1.0), 0.0)
@@ -103,8 +104,16 @@ def transition_matrix(
     """The kernel of one step over an enumerated space; columns sum to 1.
 
     P_t(x, z) = Π_i (δ_{z^i} + u_t^i(·, z))(x^i)   [Q5]
+
+    Raises:
+        ValueError: if a row of `step_laws` is no law, or an id lies outside [0, S).
     """
+    check_law("step_laws", step_laws)
     check_tokens("states", states, step_laws.shape[-1])
+    return _kernel(step_laws, states)
+
+
+def _kernel(step_laws: Array, states: Array) -> Array:
     from_z = jax.vmap(product_log_prob, in_axes=(None, 0))
     return jnp.exp(jax.vmap(from_z, in_axes=(0, None))(states, step_laws))
 
@@ -118,10 +127,16 @@ def push_forward(
     With `exact_step_velocity` of the marginal posterior it is p_{t+1} if at most one position has a
     velocity at every z that p_t reaches. One position of each pair (x_0, x_1), another for another,
     is enough for continuity (Q4) and not for this.
+
+    Raises:
+        ValueError: if p_t is no law, or a row of `step_laws` where it has mass is none.
     """
+    check_law("law", law)
+    check_law("step_laws", step_laws, read=law > 0)
+    check_tokens("states", states, step_laws.shape[-1])
     somewhere = (law > 0)[:, None, None]
     # 1, not 0: the kernel is taken through logarithms, and the gradient of log 0 is no number.
-    kernel = transition_matrix(jnp.where(somewhere, step_laws, 1.0), states)
+    kernel = _kernel(jnp.where(somewhere, step_laws, 1.0), states)
     return jnp.einsum("xz,z->x", kernel, law, precision=HIGHEST)
 
 
@@ -134,7 +149,11 @@ def next_token_velocity(
         u_t^i(v, z) = 1[i = t] ( q(v | z^{<t}) − δ_{z^i}(v) )   [A3]
 
     Source: DAG.
+
+    Raises:
+        ValueError: if t is no position, or the conditional is no law.
     """
+    check_law("next_token_probs", next_token_probs)
     num_positions = jnp.shape(x_t)[0]
     check_interval("t", t, 0, num_positions - 1)
     row = pad_to_states(next_token_probs[None], num_states)
@@ -156,8 +175,13 @@ def parallel_log_prob(
     Its distance KL(q ‖ q_parallel) is the price of parallelism, the expected total correlation
     inside the blocks; zero for blocks of one. The law q is listed: `states` and their log-masses.
     −∞ where q cannot make the blocks before: a sampler that has come there has no posterior.
+
+    Raises:
+        ValueError: if q is no law, or an id or a block lies below 0.
     """
-    check_log_probs("log_law", log_law)
+    check_log_law("log_law", log_law)
+    for name, ids in (("x", x), ("states", states), ("block_of", block_of)):
+        check_tokens(name, ids)
     same = states == jnp.asarray(x)[None, :]  # [Z, N]
     known = block_of[None, :] < block_of[:, None]  # [i, j]
     given = jnp.all(same[None] | ~known[:, None, :], axis=-1)  # [i, Z]

@@ -67,7 +67,7 @@ def as_ids(ids: Any, name: str = "ids") -> Any:
             `checks.check_tokens` refuses.
     """
     dtype = getattr(ids, "dtype", None)
-    if dtype == np.int32 or not jnp.issubdtype(dtype, jnp.integer):
+    if dtype is None or dtype == np.int32 or not jnp.issubdtype(dtype, jnp.integer):
         return ids
     widest = jax.dtypes.canonicalize_dtype(np.int64)
     if dtype == widest:

@@ -1,7 +1,8 @@
 """Velocities: posterior ↔ velocity, forward, backward, corrected, kinetic-optimal.   [V1–V9, C1]
 
 A velocity u_t^i(v, z) moves position i of state z towards value v; its rows sum to 0. The sign of
-the continuity equation is ∂_t p_t + div(p_t u_t) = 0, divergence = outflow − inflow.
+the continuity equation is ∂_t p_t + div(p_t u_t) = 0, divergence = outflow − inflow. What is no
+law or no id is refused by name (`ValueError`); whether a velocity is one `rate_violation` says.
 """
 
 from collections.abc import Callable
@@ -103,6 +104,7 @@ def backward_velocity(
     It solves the continuity equation with the same sign, but −ǔ is the rate: run −ǔ with t
     decreasing. Source: DFM.
     """
+    check_law("posterior_0", posterior_0)
     stay = point_mass(x_t, jnp.shape(posterior_0)[-1], dtype=jnp.result_type(posterior_0))
     return _per_position(backward_rate(t, schedule), x_t) * (stay - posterior_0)
 
@@ -140,13 +142,16 @@ def convex_velocity(
     Source: DFM.
 
     Raises:
-        ValueError: if t lies outside [0, 1), or a base law is no law.
+        ValueError: if t lies outside [0, 1), a base law is no law, or κ_t none over j, or κ^j falls
+            where it is 0.
     """
     check_interval("t", t, 0.0, 1.0, ends="[)")
     check_law("base_laws", base_laws)
     t = as_time(t)
     kappa_t, slope = jax.jvp(kappa, (t,), (jnp.ones_like(t),))
+    check_law("kappa", kappa_t, axis=0)
     alive = kappa_t > 0
+    require(alive | (slope >= 0), "`kappa` must not fall where it is 0; its slope", slope)
     b = jnp.min(jnp.where(alive, slope / jnp.where(alive, kappa_t, 1.0), jnp.inf), axis=0)
     a = slope - kappa_t * b[None, :]
     stay = point_mass(x_t, base_laws.shape[-1], dtype=base_laws.dtype)
@@ -165,10 +170,12 @@ def kinetic_optimal_velocity(
     is another velocity, for which D4 fails. Source: KO.
 
     Raises:
-        ValueError: if t lies outside [0, 1).
+        ValueError: if t lies outside [0, 1), the path is no law there, or it falls where it is 0.
     """
     check_interval("t", t, 0.0, 1.0, ends="[)")
     p, slope = _value_and_slope(token_path, t)
+    rule = "`token_path` must not fall where it is 0: t is its end; its slope"
+    require((p > 0) | (slope >= 0), rule, slope)
     p_z, slope_z = _at(p, x_t), _at(slope, x_t)
     alive = p_z > 0
     flux = jnp.maximum(p_z * slope - slope_z * p, 0.0)
@@ -190,13 +197,15 @@ def metric_velocity(
     Source: KO.
 
     Raises:
-        ValueError: if t lies outside [0, 1], or where β_t is infinite: the flow has arrived.
+        ValueError: if t lies outside [0, 1], or where β_t is infinite: the flow has arrived; if β_t
+            falls; as `metric_path`.
     """
     check_interval("t", t, 0.0, 1.0)
     check_tokens("x_t", x_t, distances.shape[0])
     t = as_time(t)
     beta_t, slope = jax.jvp(beta, (t,), (jnp.ones_like(t),))
     require(jnp.isfinite(slope), "`t` must lie where β_t is finite", t)
+    require(slope >= 0, "`beta` must not decrease; its slope at t", slope)
     to_target = distances[:, x_1].T
     nearer = jnp.maximum(_at(to_target, x_t) - to_target, 0.0)
     return _complete(metric_path(x_1, distances, beta_t) * slope * nearer, x_t)
@@ -213,11 +222,13 @@ def campbell_velocity(
     Only where p = 0 implies ṗ = 0. Source: DFM-C.
 
     Raises:
-        ValueError: if t lies outside (0, 1).
+        ValueError: if t lies outside (0, 1), the path is no law there, or it moves where it is 0.
     """
     check_interval("t", t, 0.0, 1.0, ends="()")
     p, slope = _value_and_slope(token_path, t)
     p_z, alive = _at(p, x_t), p > 0
+    rule = "`token_path` must stand still where it is 0; its slope"
+    require(alive | (slope == 0), rule, slope)
     num_alive = jnp.sum(alive, axis=-1, keepdims=True, dtype=p.dtype)
     both = alive & (p_z > 0)
     flux = jnp.maximum(slope - _at(slope, x_t), 0.0)
@@ -234,6 +245,7 @@ def expectation(
 
     Terms of weight 0 may hold any value, NaN included: they are dropped before the product.
     """
+    check_law("weights", weights)
     column = weights.reshape(-1, *(1 for _ in values.shape[1:]))
     return jnp.tensordot(weights, jnp.where(column == 0, 0.0, values), axes=1, precision=HIGHEST)
 
@@ -249,6 +261,7 @@ def divergence(
     with u(x, z) = Σ_i 1[x^{≠i} = z^{≠i}] u^i(x^i, z). Z² N numbers: for spaces small enough to
     list. Where p(z) = 0 the velocity may hold any value.
     """
+    check_law("law", law)
     check_tokens("states", states, velocity.shape[-1])
     flow = jnp.where((law == 0)[:, None, None], 0.0, velocity) * law[:, None, None]
     same = states[:, None, :] == states[None, :, :]  # [x, z, i]
@@ -260,7 +273,9 @@ def divergence(
 
 def _value_and_slope(token_path: Callable, t: Time) -> tuple[Array, Array]:
     t = as_time(t)
-    return jax.jvp(token_path, (t,), (jnp.ones_like(t),))
+    value, slope = jax.jvp(token_path, (t,), (jnp.ones_like(t),))
+    check_law("token_path", value)
+    return value, slope
 
 
 def _at(rows: Array, x_t: Tokens) -> Array:

@@ -49,7 +49,8 @@ def mixed_answers(
     one = decoder_of(experts.config, experts.sight)
     decoders = (one,) * len(experts.params)
     decoder = conditional_mixture_decoder(decoders, gate=gate)
-    params = mixture_params(decoders, np.zeros(len(decoders)), experts.params)
+    uniform = np.full(len(decoders), -np.log(len(decoders)))  # not read: r_0 comes with the context
+    params = mixture_params(decoders, uniform, experts.params)
     log_prior = log_prior.astype(np.float32)
 
     def prefixes(rows: np.ndarray) -> Context:

@@ -107,9 +107,14 @@ def test_an_update_that_gives_no_law_is_refused(sequence):
 
 
 @pytest.mark.usefixtures("strict")
-def test_a_gate_does_not_care_for_the_scale_of_its_prior(sequence):
+def test_a_gate_begins_at_a_law(sequence):
+    """Its logarithms plus 5, or weights in their place, were normalised without a word."""
     log_prior, rows = sequence
-    assert_same_gate(gates.bayes_gate(log_prior + 5.0, rows), gates.bayes_gate(log_prior, rows))
+    for gate in (gates.bayes_gate, gates.last_token_gate):
+        with pytest.raises(ValueError, match=r"`log_prior` must hold logarithms"):
+            gate(log_prior + 5.0, rows)
+        with pytest.raises(ValueError, match=r"`exp\(log_prior\)` must sum to 1"):
+            gate(log_prior - 5.0, rows)
 
 
 # ── prefixes that no expert could have made ─────────────────────────────────────────────────────

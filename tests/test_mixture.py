@@ -185,7 +185,7 @@ def conditional_logits(seeing, log_prior, gate):
     _, params, picture = seeing
     decoders = (vision_language_decoder(PICTURES, P, F),) * K
     mixture = conditional_mixture_decoder(decoders, gate=gate)
-    mixed = mixture_params(decoders, jnp.zeros(K), params)
+    mixed = mixture_params(decoders, jnp.full(K, -np.log(K)), params)
     assert mixture.read_prefix is not None
 
     def logits(log_prior):
@@ -235,7 +235,7 @@ def test_a_one_hot_context_posterior_is_the_expert_alone_bit_for_bit(seeing, gat
     """The full mixture under r_0 = δ_{f(c)}, its K experts computed, is top-1."""
     _, params, picture = seeing
     decoders = (vision_language_decoder(PICTURES, P, F),) * K
-    stack = mixture_params(decoders, jnp.zeros(K), params).stacks[0]
+    stack = mixture_params(decoders, jnp.full(K, -np.log(K)), params).stacks[0]
     one = decoders[0]
     assert one.read_prefix is not None
 
@@ -265,7 +265,7 @@ def test_sampled_rows_have_contexts_of_their_own(seeing):
     pictures = jnp.stack([picture] * K)
     found = sample_autoregressive(
         jax.random.key(0),
-        mixture_params(decoders, jnp.zeros(K), params),
+        mixture_params(decoders, jnp.full(K, -np.log(K)), params),
         conditional_mixture_decoder(decoders),
         prompts,
         lengths,

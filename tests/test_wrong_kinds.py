@@ -7,6 +7,7 @@ with a message that names the argument, or, where numbers of any size are meant,
 out.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,10 +16,13 @@ import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import checkify
 from test_contracts import FUNCTIONS, caller, draw, floats, on_jax
 
-from dfm_jax import paths
+from dfm_jax import clustering, fast, gates, parallel, paths, sampling, velocities
+from dfm_jax.decoders import uncached_decoder
 from dfm_jax.gates import GateState
+from dfm_jax.models import mixture_params
 
 NAN, INF = np.nan, np.inf
 
@@ -88,7 +92,7 @@ def outside(*values: float) -> Wrong:
 
 def no_number(value: np.ndarray) -> dict[str, Any]:
     """Of any size and sign."""
-    return {"NaN": with_first(value, NAN)}
+    return {"NaN": np.full_like(value, NAN)}
 
 
 def no_truths(value: np.ndarray) -> dict[str, Any]:
@@ -113,7 +117,7 @@ def no_distances(value: np.ndarray) -> dict[str, Any]:
 def no_table(value: np.ndarray) -> dict[str, Any]:
     return {
         "above 1": value + 0.5,
-        "below 0": value - 0.5,
+        "below 0": value - 2.0,
         "decreasing": value[::-1],
         "NaN": np.full_like(value, NAN),
     }
@@ -121,21 +125,12 @@ def no_table(value: np.ndarray) -> dict[str, Any]:
 
 # By the name of the argument; where it says different things, behind the name of the function.
 NAMES: list[tuple[Wrong, str]] = [
-    (
-        no_law,
-        (
-            "base_laws kept law model_next_probs next_probs next_token_probs p pair_probs posterior "
-            "posterior_0 posteriors probs q router source step_laws token_path token_paths weights"
-        ),
-    ),
-    (
-        no_log_law,
-        (
-            "log_coupling log_data log_gate log_law log_laws log_model_laws log_model_weights "
-            "log_next_law log_next_probs log_p log_posterior log_prior log_q log_router log_weights "
-            "next_log_probs"
-        ),
-    ),
+    (no_law, "base_laws law model_next_probs next_probs next_token_probs p pair_probs posterior"),
+    (no_law, "posterior_0 posteriors probs q router source step_laws token_path token_paths"),
+    (no_law, "weights"),
+    (no_log_law, "log_coupling log_data log_gate log_law log_laws log_model_laws log_next_law"),
+    (no_log_law, "log_model_weights log_next_probs log_p log_posterior log_prior log_q log_router"),
+    (no_log_law, "log_weights next_log_probs"),
     (no_log_probs, "log_p_t log_probs sequence_log_probs token_log_probs"),
     (no_state, "state"),
     (no_ids, "expert part position states tokens x x_0 x_1 x_next x_t"),
@@ -149,13 +144,8 @@ NAMES: list[tuple[Wrong, str]] = [
     (outside(0.0, INF), "num_masked"),
     (no_distances, "distances"),
     (no_table, "table"),
-    (
-        no_number,
-        (
-            "alpha backward centroids expert_excess expert_losses features forward model "
-            "router_excess router_loss target values velocities velocity"
-        ),
-    ),
+    (no_number, "alpha backward centroids expert_excess expert_losses features forward model"),
+    (no_number, "router_excess router_loss target values velocities velocity"),
 ]
 KINDS: dict[str, Wrong] = {name: wrong for wrong, names in NAMES for name in names.split()} | {
     "paths.convex_path kappa_t": lambda kappa: no_law(kappa, 0),
@@ -167,9 +157,13 @@ KINDS: dict[str, Wrong] = {name: wrong for wrong, names in NAMES for name in nam
     "steps.parallel_log_prob x": no_labels,
     "steps.parallel_log_prob states": no_labels,
     "steps.parallel_log_prob block_of": no_labels,
+    "accounting.truncation_bound kept": outside(-0.5, 1.5),
     "gates.fixed_share_gate alpha": outside(-0.5, 1.5),
     "gates.fixed_share_update alpha": outside(-0.5, 1.5),
 }
+# What a message calls an argument that it does not name.
+CALLED = {"paths.point_mass tokens": "x_t", "gates.run_gate token_log_probs": "log_weights"}
+READ = {"context": False, "pending": True}  # so that every position is read
 UNREADABLE = {"key"}  # not an array of numbers
 
 
@@ -180,6 +174,7 @@ def kind(name: str, key: str) -> Wrong | None:
 def cases(name: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """The argument, what is wrong with it, and the arrays."""
     arrays = draw(name, 0)
+    arrays |= {key: np.full_like(arrays[key], read) for key, read in READ.items() if key in arrays}
     for key, value in arrays.items():
         if key in UNREADABLE:
             continue
@@ -191,14 +186,98 @@ def cases(name: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
 
 def outcome(name: str, key: str, arrays: dict[str, Any]) -> str:
     """Refused by its name, refused otherwise, shown by a NaN, or silent."""
+    called = CALLED.get(f"{name} {key}", key)
     try:
         out = caller(name)(on_jax(arrays))
     except (ValueError, TypeError) as error:
-        text = str(error)
-        return "refused" if f"`{key}" in text or f"'{key}'" in text else f"misnamed: {text[:90]}"
-    if any(np.any(np.isnan(leaf)) for leaf in floats(out)):
-        return "shown"
-    return "silent"
+        named = re.search(rf"`(exp\()?({key}|{called})\b|parameter '{key}'", str(error))
+        return "refused" if named else f"refused by another name: {error}"
+    return "shown" if any(np.any(np.isnan(leaf)) for leaf in floats(out)) else "silent"
+
+
+# Numbers of any size: a NaN comes out, and so do the logarithms of single probabilities.
+SHOWN = {no_number, no_log_probs}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.usefixtures("strict")
+def test_no_argument_of_another_kind_passes_in_silence(name):
+    found = {(key, label): outcome(name, key, arrays) for key, label, arrays in cases(name)}
+    numbers = {key for key in draw(name, 0) if kind(name, key) in SHOWN}
+    shown = {case: "shown" for case in found if case[0] in numbers and case[1] == "NaN"}
+    assert {
+        case: said for case, said in found.items() if said not in ("refused", shown.get(case))
+    } == {}
+
+
+# ── what is not in the table ────────────────────────────────────────────────────────────────────
+
+PROBS = np.array([0.25, 0.75])
+LOGS = np.log(PROBS)
+X_T = np.zeros(1, int)
+DECODER = uncached_decoder(lambda params, tokens: jnp.zeros((tokens.shape[0], 2)), 2)
+
+
+def moving(t):
+    """A path whose second token appears at t = 1/2, as fast as at any later time."""
+    late = jnp.maximum(t - 0.5, 0.0)
+    return jnp.stack([1 - late, late])[None]
+
+
+def ending(t):
+    """A path that has lost its second token at t = 1/2, and was losing it until then."""
+    return jnp.stack([0.5 + t, 0.5 - t])[None]
+
+
+DISTANCES = np.array([[0.0, 1.0], [1.0, 0.0]])
+HUGE = np.array([3e38, 3e38], np.float32)
+CLUSTERS = clustering.Clusters(jnp.eye(2), jnp.zeros(2), jnp.zeros(2))
+
+OTHERS = {
+    "beta": lambda: velocities.metric_velocity(X_T, X_T, 0.5, DISTANCES, lambda t: 1 - t),
+    "token_path": lambda: velocities.campbell_velocity(moving, X_T, 0.5),
+    "token_path, the end": lambda: velocities.kinetic_optimal_velocity(ending, X_T, 0.5),
+    "token_path, no law": lambda: velocities.kinetic_optimal_velocity(
+        lambda t: jnp.stack([t, t])[None], X_T, 0.25
+    ),
+    "kappa": lambda: velocities.convex_velocity(
+        np.eye(2)[:, None], X_T, 0.5, lambda t: jnp.stack([t, t + 0.25])[:, None]
+    ),
+    "features": lambda: gates.centroid_gate(HUGE, np.eye(2, dtype=np.float32), 1.0),
+    "centroids": lambda: gates.centroid_gate(np.ones(2, np.float32), np.stack([HUGE, HUGE]), 1.0),
+    "logits": lambda: fast.sample_categorical(jax.random.key(0), np.array([[0.0, NAN]])),
+    "logits, dead": lambda: fast.sample_categorical(jax.random.key(0), np.full((1, 2), -INF)),
+    "log_weights": lambda: fast.mix_log_probs(PROBS, np.zeros((2, 1, 3))),
+    "log_weights, of rows": lambda: fast.mix_log_probs(np.zeros((2, 1)), np.zeros((2, 1, 3))),
+    "log_probs": lambda: sampling.sample_next_token(jax.random.key(0), PROBS),
+    "log_laws": lambda: sampling.sample_mixed_step(jax.random.key(0), PROBS, PROBS[:, None, None]),
+    "log_prior": lambda: mixture_params((DECODER, DECODER), PROBS, ({}, {})),
+    "num_rows": lambda: clustering.capacities(-1, 2),
+    "num_clusters": lambda: clustering.capacities(2, -1),
+    "sizes": lambda: clustering.balanced_assignment(np.zeros((2, 2)), np.array([3, -1])),
+    "scores": lambda: clustering.priced_labels(np.full((1, 2), NAN), np.zeros(2)),
+    "prices": lambda: clustering.priced_labels(np.zeros((1, 2)), np.array([0.0, -INF])),
+    "labels": lambda: clustering.cluster_fit(np.eye(2), np.array([0, -1]), CLUSTERS),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_values_of_another_kind_are_refused(name):
+    with pytest.raises(ValueError, match=rf"`(exp\()?{name.split(',')[0]}\b.*; "):
+        OTHERS[name]()
+
+
+def test_logarithms_above_0_are_refused_on_every_device_under_checkify():
+    def mixed(log_p_t, log_prior):
+        return jax.vmap(
+            lambda p, w: parallel.mix_over_devices(p[None], w[None], jnp.ones(1)),
+            axis_name="expert",
+        )(log_p_t, log_prior)
+
+    for good, wrong, name in ((LOGS, PROBS, "log_p_t"), (PROBS, LOGS, "log_prior")):
+        error, _ = jax.jit(checkify.checkify(mixed))(jnp.asarray(wrong), jnp.asarray(good))
+        with pytest.raises(checkify.JaxRuntimeError, match=f"`{name}` must hold logarithms"):
+            error.throw()
 
 
 # ── whole numbers ───────────────────────────────────────────────────────────────────────────────

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dfm_jax.checks import check_interval, require
+from dfm_jax.checks import check_count, check_interval, require
 from dfm_jax.clustering.directions import widened
 from dfm_jax.clustering.prices import dual_prices, score_spread
 from dfm_jax.clustering.repair import with_sizes
@@ -39,7 +39,13 @@ def check_balance(balance: str, weights: Any) -> None:
 
 
 def capacities(num_rows: int, num_clusters: int) -> tuple[int, ...]:
-    """Sizes that sum to R: ⌈R/K⌉ for the first R mod K clusters, ⌊R/K⌋ for the others."""
+    """Sizes that sum to R: ⌈R/K⌉ for the first R mod K clusters, ⌊R/K⌋ for the others.
+
+    Raises:
+        ValueError: if R < 0 or K < 1.
+    """
+    check_count("num_rows", num_rows, at_least=0)
+    check_count("num_clusters", num_clusters)
     small, larger = divmod(num_rows, num_clusters)
     return tuple(small + (k < larger) for k in range(num_clusters))
 
@@ -58,7 +64,16 @@ def priced_labels(
     prices: Float[ArrayLike, " K"],
     weights: Float[ArrayLike, " R"] | None = None,
 ) -> Int[Array, " R"]:
-    """argmax_k (s_ik − λ_k w_i), w = 1 unless given; ties go to the lower index."""
+    """argmax_k (s_ik − λ_k w_i), w = 1 unless given; ties go to the lower index.
+
+    Raises:
+        ValueError: if a score is NaN, or a price or a weight is not finite: it would win.
+    """
+    finite = {"prices": prices} | ({} if weights is None else {"weights": weights})
+    for name, values in finite.items():
+        require(jnp.isfinite(values), f"`{name}` must be finite", values)
+    nan = jnp.isnan(scores)
+    require(~nan, "`scores` must hold no NaN; their number", nan.sum())
     prices = jnp.asarray(prices)
     charged = prices[None] if weights is None else jnp.asarray(weights)[:, None] * prices[None]
     return jnp.argmax(scores - charged, axis=-1)

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
+from dfm_jax.checks import check_tokens
 from dfm_jax.clustering.directions import widened
 from dfm_jax.clustering.k_means import Clusters, cosine_scores
 from dfm_jax.types import Array, ArrayLike, Float, Int, typed
@@ -28,8 +29,12 @@ def cluster_fit(
     """Sizes, loads, cosines and margins; a margin below 0 is a row that balance moved.
 
     With one cluster the margin is the cosine less −1.
+
+    Raises:
+        ValueError: if a label lies outside [0, K), the −1 of an unserved row included.
     """
     scores = cosine_scores(features, clusters)
+    check_tokens("labels", labels, scores.shape[1])
     labels = jnp.asarray(labels)
     num_clusters = scores.shape[1]
     own = jnp.take_along_axis(scores, labels[:, None], axis=1)[:, 0]

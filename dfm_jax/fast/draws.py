@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from dfm_jax.checks import require
 from dfm_jax.fast.blocks import rows_in_block
 from dfm_jax.types import Array, ArrayLike, Float, Int, Key, typed
 
@@ -14,10 +15,14 @@ def sample_categorical(key: Key, logits: Float[ArrayLike, " *rows V"]) -> Int[Ar
         P(b) ∝ Σ_{v ∈ b} exp(logit_v),  P(v | b) ∝ exp(logit_v)
 
     About √V to a block, so 2√V Gumbel variables a row in the place of V; each level is drawn as
-    `jax.random.categorical(mode="high")` draws, its tail included. In float32 at least. A row of −∞
-    alone, or with a NaN, is no law: what comes back of it means nothing.
+    `jax.random.categorical(mode="high")` draws, its tail included. In float32 at least.
+
+    Raises:
+        ValueError: if a row is no law: NaN, +∞, or −∞ everywhere.
     """
     logits = jnp.asarray(logits)
+    is_law = jnp.isfinite(jnp.max(logits, axis=-1))  # NaN spreads through a maximum
+    require(is_law, "`logits` must be finite somewhere and nowhere NaN; by row", is_law)
     *shape, num_tokens = logits.shape
     rows = logits.reshape(-1, num_tokens)
     num_rows = rows.shape[0]

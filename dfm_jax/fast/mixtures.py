@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from dfm_jax.checks import check_log_law
 from dfm_jax.types import Array, ArrayLike, Float, typed
 
 
@@ -14,9 +15,13 @@ def mix_log_probs(
     """log Σ_k r_k softmax_k(v) of every row, from the experts' logits, in nats.   [D5, D6]
 
     `experts.mix_log_probs` of `jax.nn.log_softmax(logits)`; the weights are those of all rows [K],
-    or of each [K, N], and are not checked. One flat log-sum-exp over K·N rows, then a sum written
+    or of each [K, N]. One flat log-sum-exp over K·N rows, then a sum written
     out over experts. In float32 at least. The expert behind a weight of 0 may return anything.
+
+    Raises:
+        ValueError: if the weights are no law over experts.
     """
+    check_log_law("log_weights", log_weights, axis=0)
     logits = jnp.asarray(logits)
     num_experts, num_rows, num_tokens = logits.shape
     dtype = jnp.promote_types(logits.dtype, jnp.float32)

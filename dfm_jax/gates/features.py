@@ -29,15 +29,22 @@ def centroid_gate(
     τ → 0 is the nearest centroid (`hard_gate` of this), the paper's rule. Source: DAG, DDM.
 
     Raises:
-        ValueError: if τ ≤ 0, or a vector has length 0 and so no direction.
+        ValueError: if τ ≤ 0, or a vector has no direction: its length is 0, or none that the type
+            can hold.
     """
     check_interval("temperature", temperature, 0.0, jnp.inf, ends="()")
     lengths = jnp.linalg.norm(centroids, axis=-1)
     length = jnp.linalg.norm(features)
-    require(length > 0, "`features` must not be the zero vector: it has no direction", length)
-    require(lengths > 0, "`centroids` must not hold a zero vector", lengths)
+    _check_direction("features", length)
+    _check_direction("centroids", lengths)
     cosines = jnp.matmul(centroids, features, precision=HIGHEST) / (lengths * length)
     return jax.nn.softmax(cosines / temperature)
+
+
+def _check_direction(name: str, length: Array) -> None:
+    """In float32 squares reach from 1e-45 to 3e38: beyond, all cosines would be 0, or none."""
+    rule = f"`{name}` must have a length in (0, inf), to have a direction"
+    require((length > 0) & (length < jnp.inf), rule, length)
 
 
 class FittedTemperature(NamedTuple):

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dfm_jax.checks import check_count, check_interval, check_log_law, check_log_probs, require
+from dfm_jax.checks import check_count, check_interval, check_log_law, check_log_probs
 from dfm_jax.types import Array, ArrayLike, Bool, Float, Number, PerExpert, typed
 
 __all__ = [
@@ -38,13 +38,12 @@ class GateState(NamedTuple):
 
 @typed
 def gate_init(log_prior: PerExpert) -> GateState:
-    """The gate before the first token: r_k = P(k | c), normalised.   [D7]
+    """The gate before the first token: r_k = P(k | c).   [D7]
 
     Raises:
-        ValueError: if every expert has mass 0, or a mass is NaN.
+        ValueError: if the prior is no law; `jax.nn.log_softmax` makes one of scores.
     """
-    total = jax.nn.logsumexp(jnp.asarray(log_prior))
-    require(total > -jnp.inf, "`log_prior` must give some expert a mass; the log of all", total)
+    check_log_law("log_prior", log_prior)
     return GateState(jax.nn.log_softmax(jnp.asarray(log_prior)), jnp.array(True))
 
 
@@ -60,8 +59,12 @@ def bayes_gate_update(state: GateState, log_probs: PerExpert) -> GateState:
     Args:
         state: the gate after t tokens.
         log_probs: log q_k(x^{t+1} | x^{≤t}) for each expert, in nats.
+
+    Raises:
+        ValueError: if the state is no law, or an expert that has a weight says a logarithm above 0.
     """
-    check_log_probs("log_probs", log_probs)
+    check_log_law("state.log_weights", state.log_weights)
+    check_log_probs("log_probs", log_probs, read=state.log_weights > -jnp.inf)
     joint = jnp.where(state.log_weights == -jnp.inf, -jnp.inf, state.log_weights + log_probs)
     possible = state.alive & jnp.any(joint != -jnp.inf)
     # The branch not taken must be finite before the logsumexp: its gradient would be NaN.
@@ -106,7 +109,7 @@ def fixed_share_gate(
     log_prior: PerExpert, token_log_probs: Float[ArrayLike, "N K"], alpha: Number
 ) -> GateState:
     """`fixed_share_update` at every prefix: rows 0 … N.   [B10]"""
-    log_prior = jax.nn.log_softmax(jnp.asarray(log_prior))
+    log_prior = jnp.asarray(log_prior)
 
     def update(state: GateState, row: Array) -> GateState:
         return fixed_share_update(state, row, log_prior, alpha)
@@ -127,11 +130,11 @@ def run_gate(
     Args:
         update: `update(state, log_probs) -> state`, `log_probs` one row, [K]. The state keeps its
             shapes and dtypes. A gate that no live expert could have come to is `alive` False.
-        log_prior: log P(k | c), up to a constant.
+        log_prior: log P(k | c).
         token_log_probs: log q_k(x^{t+1} | x^{≤t}), in nats.
 
     Raises:
-        ValueError: if a state that the update gives is no law over experts.
+        ValueError: if the prior, or a state that the update gives, is no law over experts.
     """
     rows = _run(update, log_prior, token_log_probs)
     check_log_law("log_weights", rows.log_weights)
@@ -142,7 +145,7 @@ def run_gate(
 def static_gate(log_prior: PerExpert, num_positions: int) -> GateState:
     """A gate that never looks: r = P(k | c) at every prefix, rows 0 … N.   [B10]"""
     check_count("num_positions", num_positions)
-    log_weights = jax.nn.log_softmax(jnp.asarray(log_prior))
+    log_weights = gate_init(log_prior).log_weights
     rows = jnp.broadcast_to(log_weights[None], (num_positions + 1, log_weights.shape[0]))
     return GateState(rows, jnp.ones(num_positions + 1, bool))
 
@@ -155,8 +158,8 @@ def last_token_gate(log_prior: PerExpert, token_log_probs: Float[ArrayLike, "N K
 
     Source: the public code of cBTM.
     """
-    check_log_probs("token_log_probs", token_log_probs)
     start = gate_init(log_prior)
+    check_log_probs("token_log_probs", token_log_probs, read=_live(start))
     rows = jax.vmap(bayes_gate_update, in_axes=(None, 0))(start, token_log_probs)
     dead_so_far = jnp.cumsum(~rows.alive) > 0
     return _with_start(start, rows._replace(alive=~dead_so_far))
@@ -169,10 +172,15 @@ def _run(
         state = update(state, row)
         return state, state
 
-    check_log_probs("token_log_probs", token_log_probs)
     rows = jnp.asarray(token_log_probs)
     start = gate_init(jnp.asarray(log_prior, rows.dtype))
+    check_log_probs("token_log_probs", token_log_probs, read=_live(start))
     return _with_start(start, jax.lax.scan(step, start, rows)[1])
+
+
+def _live(start: GateState) -> Array:
+    """[1, K]: an expert behind a prior of 0 may say anything."""
+    return (start.log_weights > -jnp.inf)[None]
 
 
 def _with_start(start: GateState, rows: GateState) -> GateState:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dfm_jax.checks import check_interval, check_tokens, require
+from dfm_jax.checks import check_interval, check_log_law, check_tokens, require
 from dfm_jax.decoders import Decoder
 from dfm_jax.experts import mix_log_probs
 from dfm_jax.gates import GateState, bayes_gate_update, gate_init
@@ -52,12 +52,13 @@ def mixture_params(
     """The parameters of `mixture_decoder(tuple(decoders))`, from those of each expert.
 
     Raises:
-        ValueError: unless there is one of everything for each expert.
+        ValueError: unless there is one of everything for each expert; if the prior is no law.
     """
     log_prior = jnp.asarray(log_prior)
     shape = (len(decoders),)
     rule = f"`params` and `log_prior` must have one for each of {len(decoders)} experts; the latter"
     require(log_prior.shape == shape and len(params) == len(decoders), rule, log_prior.shape)
+    check_log_law("log_prior", log_prior)
     stacks = tuple(
         jax.tree.map(lambda *leaves: jnp.stack(leaves), *(params[k] for k in members))
         for members in _members(decoders)
@@ -152,7 +153,9 @@ def _mixture(
             return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (size, *leaf.shape)), one)
 
         stacks = tuple(stacked(d, len(m)) for d, m in zip(kinds, groups, strict=True))
-        nothing = jnp.zeros(len(decoders))  # until the first token: the prior is no part of it
+        nothing = jnp.full(
+            len(decoders), -np.log(len(decoders))
+        )  # until the first token: the prior is no part of it
         return MixtureCache(
             stacks, gate_init(nothing), jnp.zeros((len(decoders), num_states)), jnp.array(0)
         )

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from dfm_jax.checks import check_log_probs
 from dfm_jax.paths import HIGHEST
 from dfm_jax.types import Array, ArrayLike, Float, PerExpert, typed
 
@@ -31,11 +32,16 @@ def mix_over_devices(
 
     Args:
         log_p_t: log p_t^k(z) of the experts here.
-        log_prior: log w_k of the experts here; over all devices a law, up to a common factor.
+        log_prior: log w_k of the experts here; over all devices a law.
         values: u^k(·, z), or posteriors, of the experts here.
         bound: m, equal on all devices.
         axis_name: of the mesh.
+
+    Raises:
+        ValueError: under checkify, if a logarithm is above 0 and not behind a mass of 0.
     """
+    check_log_probs("log_prior", log_prior)
+    check_log_probs("log_p_t", log_p_t, read=log_prior > -jnp.inf)
     prior = jnp.asarray(log_prior)
     joint = jnp.where(prior == -jnp.inf, -jnp.inf, prior + log_p_t)
     if bound is None:

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dfm_jax.checks import check_count, check_interval, check_tokens, require
+from dfm_jax.checks import check_count, check_interval, check_log_law, check_tokens, require
 from dfm_jax.decoders import Decoder
 from dfm_jax.fast import sample_categorical
 from dfm_jax.types import Array, ArrayLike, Bool, Float, Int, Key, Number, typed
@@ -102,11 +102,10 @@ def sample_next_token(key: Key, log_probs: Float[ArrayLike, " V"]) -> Int[Array,
     The usual float32 draw reaches no token of probability under 1e-7; this one does.
 
     Raises:
-        ValueError: if it is no law: NaN, +∞, or −∞ everywhere, of which id 0 would be drawn.
+        ValueError: if it is no law: of NaN, or −∞ everywhere, id 0 would be drawn.
     """
-    log_probs = jnp.asarray(log_probs)
-    require(_is_law(log_probs), "`log_probs` must be finite somewhere and nowhere NaN", log_probs)
-    return _drawn(key, log_probs)
+    check_log_law("log_probs", log_probs)
+    return _drawn(key, jnp.asarray(log_probs))
 
 
 def _drawn(key: Key, log_probs: Array) -> Array:

@@ -52,6 +52,8 @@ def sample_mixed_step(
     all positions [K], or of each [N, K]; laws in nats.
     """
     check_law("weights", weights)
+    read = jnp.broadcast_to(weights, (jnp.shape(log_laws)[1], jnp.shape(log_laws)[0])).T != 0
+    check_log_law("log_laws", log_laws, read=read)
     log_laws, weights = jnp.asarray(log_laws), jnp.asarray(weights)
     num_experts, num_positions = log_laws.shape[:2]
     weights = jnp.broadcast_to(weights, (num_positions, num_experts))
