@@ -146,3 +146,9 @@ def test_a_row_without_text_says_what_it_has(tmp_path):
     path = write(tmp_path / "rows.jsonl", {"id": 1, "messages": [{"role": "user"}]})
     with pytest.raises(ValueError, match=r"line 1: a row must have `text`.* has `id`, `messages`"):
         read_texts(path)
+    write(path, {"conversations": [{"role": "user", "content": "What?"}]})
+    with pytest.raises(ValueError, match=r"its first turn has `role`, `content`\."):
+        read_texts(path)
+    write(path, {"conversations": [{"from": ["human"], "value": "What?"}]})
+    with pytest.raises(ValueError, match="`from` and `value`, both texts"):
+        read_texts(path)

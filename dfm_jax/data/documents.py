@@ -69,7 +69,8 @@ def fit_documents(
         raise ValueError(f"{rule}; it is {NUM_FEATURES}, its default: give `--num-features`.")
     num_features = NUM_FEATURES if num_features is None else num_features
     require(1 <= num_features <= most, rule, num_features)
-    svd = TruncatedSVD(num_features, random_state=seed).fit(counted)
+    with np.errstate(invalid="ignore"):  # a share of the variance, not read here, of equal texts
+        svd = TruncatedSVD(num_features, random_state=seed).fit(counted)
     words = tuple(str(word) for word in vectorizer.get_feature_names_out())
     return DocumentEncoder(words, np.asarray(vectorizer.idf_), np.asarray(svd.components_))
 

@@ -14,6 +14,7 @@ load and a hash of its id.
 
 import hashlib
 import os
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -112,7 +113,9 @@ def write_partition(
         check_count(name, count, at_most=surveyed.loads.size)
     encoded = encoded_rows(input, source, num_rows=surveyed.loads.size, seed=seed)
     least, rest = num_fine or num_experts, len(encoded.rows)
-    require(rest >= least, f"at least {least} rows must have a feature; their number", rest)
+    kinds = Counter(reason.kind for reason in encoded.reasons.values())
+    why = "".join(f"; {kind}: {count:,}" for kind, count in sorted(kinds.items()))
+    require(rest >= least, f"at least {least} rows must have a feature{why}; their number", rest)
     rule, own, found = clustered(
         encoded,
         num_experts,

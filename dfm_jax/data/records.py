@@ -76,7 +76,10 @@ def row_fields(text: bytes) -> dict:
     """
     try:
         fields = parse_json(text)
-    except ValueError as error:
+    except json.JSONDecodeError as error:  # its line is that of the row
+        why = f"{error.msg} (column {error.colno})"
+        raise ValueError(f"it is not JSON in UTF-8: {why}") from error
+    except UnicodeDecodeError as error:
         raise ValueError(f"it is not JSON in UTF-8: {error}") from error
     if not isinstance(fields, dict):
         raise ValueError(f"a row must be a JSON object; it is {type(fields).__name__}")

@@ -218,12 +218,14 @@ def _text_of(path: Path, record: Record, columns: Columns) -> str:
         return text
     try:
         said = [(turn["from"], turn["value"]) for turn in turns or [{}]]
-        if not all(isinstance(value, str) for _, value in said):
+        if not all(isinstance(part, str) for pair in said for part in pair):
             raise TypeError
     except (TypeError, KeyError):
+        first = turns[0] if isinstance(turns, list) and turns else None
+        inside = f"; its first turn has {names_of(first)}" if isinstance(first, dict) else ""
         raise ValueError(
             f"{path}, line {record.line}: a row must have `text`, or `conversations` of turns with "
-            f"`from` and `value`; it has {names_of(record.fields)}."
+            f"`from` and `value`, both texts; it has {names_of(record.fields)}{inside}."
         ) from None
     columns.add(path, record, "conversations")
     if len(said) == 1 and said[0][0] == DOCUMENT:
