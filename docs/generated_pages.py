@@ -18,8 +18,8 @@ ROOMS = (
     *("types", "checks", "exact"),
     *("schedules", "paths", "velocities", "steps", "experts", "gates", "clustering"),
     *("objectives", "samplers", "accounting"),
-    *("fast", "decoders", "sampling", "likelihoods", "parallel", "theory", "models"),
-    *("data", "scoring", "training", "launch"),
+    *("fast", "decoders", "sampling", "likelihoods", "parallel", "theory"),
+    *("json_text", "models", "data", "scoring", "training", "launch"),
 )
 COMMANDS = (
     *((name,) for name in cli.COMMANDS),
