@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dfm_jax.checks import check_count, check_interval, require
+from dfm_jax.checks import check_count, check_interval, check_tokens, require
 from dfm_jax.types import Array, ArrayLike, Context, Float, Int, Table, Time, as_time, typed
 
 
@@ -174,6 +174,7 @@ def backward_rate(t: Time, schedule: Schedule) -> Float[Array, "..."]:
 
 def left_to_right(num_positions: int) -> Table:
     """κ[t, i] = 1[i < t], T = N: autoregression is this schedule.   [A1]"""
+    check_count("num_positions", num_positions)
     return any_order(np.arange(num_positions))
 
 
@@ -185,6 +186,7 @@ def any_order(order: Int[ArrayLike, " N"]) -> Table:
     """
     order = np.asarray(order)
     check_count("the number of positions", order.size)
+    check_tokens("order", order, order.size)
     permutation = np.array_equal(np.sort(order), np.arange(order.size))
     require(permutation, "`order` must hold each of 0 … N − 1 once", order)
     return blocks(np.argsort(order))
@@ -199,6 +201,7 @@ def blocks(block_of: Int[ArrayLike, " N"]) -> Table:
     block_of = np.asarray(block_of)
     require(block_of.ndim == 1, "`block_of` must be [N]", block_of.shape)
     check_count("the number of positions", block_of.size)
+    check_tokens("block_of", block_of)
     used = np.unique(block_of)
     rule = "`block_of` must use every block 0, 1, … at least once"
     require(np.array_equal(used, np.arange(used.size)), rule, used)
@@ -242,6 +245,10 @@ def check_table(table: Table, context: Context | None = None) -> None:
     if context is not None:
         rule = f"`context` must have one entry for each of the {table.shape[1]} positions"
         require(np.shape(context) == table.shape[1:], rule, np.shape(context))
+        kind = np.asarray(context).dtype
+        require(
+            np.issubdtype(kind, np.bool_), "`context` must hold truths; their type", kind.name
+        )  # ~1 is −2
     finished = table[:-1] == 1
     moved = finished & (table[1:] != 1)
     t, i = np.argwhere(moved)[0] if moved.any() else (0, 0)

@@ -91,6 +91,8 @@ class _Door(typing.NamedTuple):
     truth: bool  # a Python truth value
 
     def take(self, name: str, value: Any) -> Any:
+        if type(value) in (tuple, list):  # of ids, of widths
+            return type(value)(self.take(name, one) for one in value)
         if isinstance(value, bool | np.bool_):  # Python's True would pass for 1
             return bool(value) if self.truth else np.bool_(value)
         if isinstance(value, np.generic):

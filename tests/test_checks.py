@@ -351,9 +351,9 @@ def test_a_traced_number_that_wrapped_is_no_id():
 @typed
 def doors(
     t: Time = 0, number: Number = 0, real: Scalar = 0.5, token: Token = 0, count: int = 1,
-    flag: bool = False, context: Context | None = None,
+    flag: bool = False, ids: tuple[int, ...] = (), context: Context | None = None,
 ) -> dict:  # fmt: skip
-    return {"t": t, "number": number, "real": real, "token": token, "count": count, "flag": flag}
+    return locals()
 
 
 @pytest.mark.parametrize(
@@ -368,6 +368,7 @@ def doors(
         ("token", np.uint8(200), 200),
         ("count", np.int64(3), 3),
         ("flag", np.bool_(True), True),
+        ("ids", (np.int64(3), 4), (3, 4)),
     ],
 )
 def test_numpy_scalars_stand_for_python_numbers(name, value, expected):
@@ -390,6 +391,8 @@ def test_numpy_scalars_stand_for_python_numbers(name, value, expected):
         ("count", True),
         ("count", np.float64(2.0)),
         ("flag", np.int64(1)),
+        ("ids", (True,)),
+        ("context", np.zeros(3, int)),
     ],
 )
 def test_a_scalar_of_another_kind_is_refused(name, value):

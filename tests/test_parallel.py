@@ -121,6 +121,7 @@ def test_the_first_axis_runs_over_slices_so_that_an_expert_stays_inside_one():
     [
         (0, r"the number of devices must lie in \[1, 8\].*it is 0\."),
         (9, r"the number of devices must lie in \[1, 8\].*it is 9\."),
+        (True, r"the number of devices must lie in \[1, 8\].*it is True\."),
         ({"expert": 8, "data": 2}, r"`shape` must ask for 1 to 8 devices.*'data': 2"),
         ({"expert": 8, "data": 0}, r"`shape` must ask for 1 to 8 devices.*'data': 0"),
     ],
@@ -128,6 +129,10 @@ def test_the_first_axis_runs_over_slices_so_that_an_expert_stays_inside_one():
 def test_a_mesh_of_devices_that_are_not_there_is_refused(shape, message):
     with pytest.raises(ValueError, match=message):
         parallel.make_mesh(shape)
+
+
+def test_a_mesh_of_as_many_devices_as_numpy_counts():
+    assert dict(parallel.make_mesh(np.int64(2)).shape) == {"expert": 2}
 
 
 def test_a_mesh_without_an_axis_is_refused():

@@ -267,7 +267,27 @@ REFUSED = {
     ),
     "no position": (
         lambda: schedules.left_to_right(0),
+        "`num_positions` must be at least 1; it is 0.",
+    ),
+    "half a position": (
+        lambda: schedules.left_to_right(2.5),
+        "`num_positions` must be a whole number; it is 2.5.",
+    ),
+    "an order of floats": (
+        lambda: schedules.any_order([1.0, 0.0]),
+        "`order` must hold whole numbers; their type; it is 'float64'.",
+    ),
+    "an order without a position": (
+        lambda: schedules.any_order([]),
         "`the number of positions` must be at least 1; it is 0.",
+    ),
+    "blocks of truths": (
+        lambda: schedules.blocks([True, False]),
+        "`block_of` must hold whole numbers; their type; it is 'bool'.",
+    ),
+    "a context of whole numbers": (
+        lambda: schedules.check_table(np.array([[0.0, 1.0], [1.0, 1.0]]), np.array([0, 1])),
+        "`context` must hold truths; their type; it is 'int64'.",
     ),
     "a block without a position": (
         lambda: schedules.blocks([0, 2, 2]),

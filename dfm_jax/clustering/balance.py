@@ -67,11 +67,12 @@ def priced_labels(
     """argmax_k (s_ik − λ_k w_i), w = 1 unless given; ties go to the lower index.
 
     Raises:
-        ValueError: if a score is NaN, or a price or a weight is not finite: it would win.
+        ValueError: if a score is NaN, or a price or a weight is not finite: it would win; if a
+            weight is negative.
     """
-    finite = {"prices": prices} | ({} if weights is None else {"weights": weights})
-    for name, values in finite.items():
-        require(jnp.isfinite(values), f"`{name}` must be finite", values)
+    require(jnp.isfinite(prices), "`prices` must be finite", prices)
+    if weights is not None:
+        check_interval("weights", weights, 0.0, jnp.inf, ends="[)")
     nan = jnp.isnan(scores)
     require(~nan, "`scores` must hold no NaN; their number", nan.sum())
     prices = jnp.asarray(prices)

@@ -33,13 +33,14 @@ def make_mesh(
         ValueError: if an axis is empty, or fewer devices are there than asked for.
     """
     found = list(jax.devices(platform) if devices is None else devices)
-    if shape is None or isinstance(shape, int):
+    if not isinstance(shape, Mapping):
         count = len(found) if shape is None else shape
         rule = f"the number of devices must lie in [1, {len(found)}], those that are there"
         if found[0].platform == "cpu":
             rule += " (JAX_NUM_CPU_DEVICES=N in front of a command makes N of a CPU)"
-        require(1 <= count <= len(found), rule, count)
-        shape = {"expert": count}
+        whole = isinstance(count, int | np.integer) and not isinstance(count, bool)
+        require(whole and 1 <= count <= len(found), rule, count)
+        shape = {"expert": int(count)}
     require(len(shape) > 0, "`shape` must name an axis", dict(shape))
     rule = f"`shape` must ask for 1 to {len(found)} devices, those that are there; along its axes"
     sizes = tuple(shape.values())
