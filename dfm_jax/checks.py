@@ -81,11 +81,11 @@ def check_law(name: str, probs: ArrayLike, *, axis: int = -1, read: ArrayLike = 
     """
     probs = _readable(probs)
     total = _total(probs, axis)
-    is_read = _over(read, total)
-    entries = _along(is_read, axis)
-    require((probs >= 0) | ~entries, f"`{name}` must be non-negative", probs)
+    unread = _unread(read, total)
+    rule = f"`{name}` must be non-negative"
+    require(_or(probs >= 0, _along(unread, axis)), rule, probs)
     rule = f"`{name}` must sum to 1 over its {_NAMED[axis]} axis"
-    require((abs(total - 1) <= _slack(probs, axis)) | ~is_read, rule, total)
+    require(_or(abs(total - 1) <= _slack(probs, axis), unread), rule, total)
 
 
 def check_log_law(
@@ -99,10 +99,10 @@ def check_log_law(
     wide = log_probs.astype(jnp.float32) if _is_half(log_probs) else log_probs
     with np.errstate(over="ignore", invalid="ignore"):
         total = _total((jnp if isinstance(wide, Tracer) else np).exp(wide), axis)
-    is_read = _over(read, total)
-    check_log_probs(name, log_probs, read=_along(is_read, axis))
+    unread = _unread(read, total)
+    _check_none_above_0(name, log_probs, _along(unread, axis))
     rule = f"`exp({name})` must sum to 1 over its {_NAMED[axis]} axis"
-    require((abs(total - 1) <= slack) | ~is_read, rule, total)
+    require(_or(abs(total - 1) <= slack, unread), rule, total)
 
 
 def check_log_probs(name: str, log_probs: ArrayLike, *, read: ArrayLike = True) -> None:
@@ -111,10 +111,14 @@ def check_log_probs(name: str, log_probs: ArrayLike, *, read: ArrayLike = True) 
     What is not read, over the leading axes, may hold anything.
     """
     log_probs = _readable(log_probs)
+    _check_none_above_0(name, log_probs, _unread(read, log_probs))
+
+
+def _check_none_above_0(name: str, log_probs: Any, unread: Any) -> None:
     inexact = jnp.issubdtype(log_probs.dtype, jnp.inexact)
     slack = 64 * float(jnp.finfo(log_probs.dtype).eps) if inexact else 0.0
     rule = f"`{name}` must hold logarithms of probabilities, none above 0"
-    require(~(log_probs > min(slack, 0.02)) | ~_over(read, log_probs), rule, log_probs)
+    require(_or(~(log_probs > min(slack, 0.02)), unread), rule, log_probs)
 
 
 _NAMED = {-1: "last", 0: "first"}
@@ -133,15 +137,23 @@ def _total(probs: Any, axis: int) -> Any:
         return probs.sum(axis=axis, dtype=jnp.float32 if _is_half(probs) else None)
 
 
-def _over(read: ArrayLike, rows: Any) -> Any:
-    """Truths over the leading axes, of as many axes as the rows."""
-    read = _readable(read)
-    return read.reshape(read.shape + (1,) * (np.ndim(rows) - read.ndim))
+def _unread(read: ArrayLike, rows: Any) -> Any:
+    """Truths over the leading axes, of as many axes as the rows; None where all are read."""
+    if read is True:
+        return None  # most calls: a trace is the shorter for it
+    truths = _readable(read)
+    return ~truths.reshape(truths.shape + (1,) * (np.ndim(rows) - truths.ndim))
 
 
-def _along(read: Any, axis: int) -> Any:
+def _along(unread: Any, axis: int) -> Any:
     """What holds of rows, for each of their entries."""
-    return (jnp if isinstance(read, Tracer) else np).expand_dims(read, axis)
+    if unread is None:
+        return None
+    return (jnp if isinstance(unread, Tracer) else np).expand_dims(unread, axis)
+
+
+def _or(holds: Any, unread: Any) -> Any:
+    return holds if unread is None else holds | unread
 
 
 def _slack(probs: Any, axis: int = -1) -> float:

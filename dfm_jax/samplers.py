@@ -8,9 +8,16 @@ drawn by `dfm_jax.sampling`.
 import jax
 import jax.numpy as jnp
 
-from dfm_jax.checks import check_interval, check_law, check_log_law, check_log_probs, check_tokens
+from dfm_jax.checks import (
+    check_interval,
+    check_law,
+    check_log_law,
+    check_log_probs,
+    check_num_states,
+    check_tokens,
+)
 from dfm_jax.experts import mix_posteriors, mixture_log_prob
-from dfm_jax.paths import pad_to_states, point_mass, product_log_prob
+from dfm_jax.paths import point_mass, product_log_prob
 from dfm_jax.schedules import Schedule, rate
 from dfm_jax.steps import exact_step_velocity, step_law
 from dfm_jax.types import (
@@ -84,8 +91,9 @@ def final_step_law(
         ValueError: if the posterior of a pending position is no law; others may be anything.
     """
     check_law("posterior", posterior, read=pending)
-    posterior = jnp.where(pending[:, None], posterior, 1 / jnp.shape(posterior)[-1])
-    drawn = pad_to_states(posterior, num_states)
+    num_tokens = jnp.shape(posterior)[-1]
+    check_num_states(num_states, num_tokens)
+    drawn = jnp.pad(posterior, ((0, 0), (0, num_states - num_tokens)))
     stay = point_mass(x_t, num_states, dtype=drawn.dtype)
     return jnp.where(pending[:, None], drawn, stay)
 
