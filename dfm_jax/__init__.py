@@ -23,6 +23,11 @@ example: `jax.vmap` is the batch; `jax.jit` and the mesh are the caller's.
     fast         losses, draws and mixtures arranged for speed (import dfm_jax.fast)
 """
 
+# ruff: noqa: E402
+from dfm_jax.training import stopping as _stopping
+
+_stopping.listen("dfm_jax")  # of `python -m dfm_jax`: a Ctrl-C may come while jax is imported
+
 from dfm_jax import accounting as accounting
 from dfm_jax import exact as exact
 from dfm_jax import experts as experts

@@ -17,11 +17,13 @@ import tyro
 import dfm_jax
 from dfm_jax.checks import check_seed
 from dfm_jax.cli.options import check_given_once
-from dfm_jax.data import Corpus, MissingDataError
+from dfm_jax.data import Corpus
 from dfm_jax.json_text import read_json
+from dfm_jax.training.stopping import ExitStatus
+from dfm_jax.training.trouble import ended
 
 Config = TypeVar("Config")
-STOPPED = 130  # the shell's status for Ctrl-C
+STOPPED = ExitStatus.SIGINT
 
 
 def parsed(presets: Mapping[str, Config], prog: str, args: Sequence[str] | None = None) -> Config:
@@ -60,15 +62,12 @@ def described(words: str, examples: Sequence[str]) -> str:
 
 
 def exit_status(prog: str, run: Callable[[], bool]) -> int:
-    """0 if every claim holds, 1 if one fails, 2 for input that cannot be used, 130 if stopped."""
-    try:
-        return 0 if run() else 1
-    except (ValueError, MissingDataError, OSError) as error:
-        print(f"{prog}: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"{prog}: stopped; the same command goes on from here", file=sys.stderr)
-        return STOPPED
+    """0 if every claim holds, 1 if one fails; 2, 75, 130 and 143 as the commands end.
+
+    2 is input that cannot be used, 75 trouble that passes, 130 and 143 a signal.
+    """
+    go_on = "stopped; the same command goes on from here"
+    return ended(lambda: prog, lambda: 0 if run() else 1, stopped=go_on)
 
 
 def show_tables(

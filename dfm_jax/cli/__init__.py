@@ -19,7 +19,8 @@ from dfm_jax.cli.score import Score
 from dfm_jax.cli.sweep import Sweep
 from dfm_jax.cli.training import Evaluate, Sample, Train
 from dfm_jax.cli.verification import Equations, Verify
-from dfm_jax.data.packages import MissingDataError
+from dfm_jax.training.stopping import listen
+from dfm_jax.training.trouble import ended
 
 _PROG = "python -m dfm_jax"
 COMMANDS = {
@@ -73,14 +74,18 @@ def parsed(args: list[str]) -> Any:
 
 
 def main(args: list[str] | None = None) -> int:
-    """Parse the command line and run it; bad values end in one line and exit status 2."""
-    command = parsed(sys.argv[1:] if args is None else args)
-    name = next(name for name, kind in COMMANDS.items() if kind is type(command))
-    try:
+    """Parse the command line and run it; what ends it is one line and an exit status."""
+    if args is None:
+        listen()
+    prog = _PROG
+
+    def run() -> int:
+        nonlocal prog
+        command = parsed(sys.argv[1:] if args is None else args)
+        prog += f" {next(name for name, kind in COMMANDS.items() if kind is type(command))}"
         return command.run()
-    except (ValueError, OSError, MissingDataError) as error:
-        print(f"{_PROG} {name}: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+
+    return ended(lambda: prog, run)
 
 
 def _summary(kind: type) -> str:

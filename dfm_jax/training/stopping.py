@@ -1,31 +1,41 @@
-"""How a run ends: the exit statuses of the commands, and signals that ask it to stop.
+"""How a command ends: its exit statuses, and signals that ask it to stop.
 
 0    finished, or found finished
 1    a claim was judged and failed
 2    input that cannot be used: a config, a data set, a checkpoint
 3    a loss, a gradient or an update was not finite
 4    `launch`: a job failed, and the others went on
-130  stopped by SIGINT (Ctrl-C), everything saved: the same command goes on
-143  stopped by SIGTERM, everything saved: the same command goes on
+75   trouble that passes: a lock that another process holds, a full disk, no memory; try again
+130  stopped by SIGINT (Ctrl-C); what was in hand is saved, and the same command goes on
+141  whoever read the output has closed it
+143  stopped by SIGTERM; what was in hand is saved, and the same command goes on
+
+This module imports nothing but the standard library: it is there before jax is.
 """
 
 import contextlib
 import enum
+import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
 
 class ExitStatus(enum.IntEnum):
-    """What the commands return to the system; a scheduler restarts on 130 and 143."""
+    """What the commands return to the system; a scheduler tries again on 75, 130 and 143."""
 
     FINISHED = 0
     FAILED_CLAIM = 1
     BAD_INPUT = 2
     NON_FINITE = 3
     MEMBER_FAILED = 4
+    TROUBLE = 75  # EX_TEMPFAIL of sysexits.h
     SIGINT = 130
+    SIGPIPE = 141
     SIGTERM = 143
 
 
@@ -33,41 +43,157 @@ class NonFiniteError(ArithmeticError):
     """A loss, a gradient or an update that is infinite or no number; the run has stopped."""
 
 
+class Stopped(KeyboardInterrupt):
+    """A signal that asks to stop, where nothing is in hand that must be saved first."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.status = ExitStatus(128 + number)
+
+
 class StopRequest:
     """Whether a signal has come; a loop asks between its steps."""
 
     signal: int | None = None
+    asked: bool = True  # whether anybody asks; if not, a signal is raised where it comes
 
     @property
     def status(self) -> ExitStatus:
         """128 + the number of the signal."""
         return ExitStatus(128 + self.signal) if self.signal else ExitStatus.FINISHED
 
+    @contextlib.contextmanager
+    def between_steps(self) -> Iterator[None]:
+        """While it lasts, a loop asks; what it has in hand can be saved."""
+        before, self.asked = self.asked, True
+        try:
+            yield
+        finally:
+            self.asked = before
+
 
 @contextlib.contextmanager
-def stop_on_signals() -> Iterator[StopRequest]:
-    """While it lasts, the first SIGTERM or SIGINT is only noted; a second acts as usual.
+def stop_on_signals(*, asked: bool = True, at_once: bool = True) -> Iterator[StopRequest]:
+    """While it lasts, the first SIGTERM or SIGINT is acknowledged in a line and noted.
 
     Signals reach the main thread only: in another one, nothing is noted.
+
+    Args:
+        asked: whether somebody asks from the beginning; if not, a signal that comes outside
+            `StopRequest.between_steps` is raised as `Stopped`.
+        at_once: in a process that `listen` made a command, a second signal ends the process
+            whatever it is doing; if not, it is raised as `Stopped`, for who has children to end.
+            Elsewhere, as in a notebook, a second signal acts as it did before.
     """
     request = StopRequest()
+    request.asked = asked
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    before = {number: signal.getsignal(number) for number in numbers}
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
 
-    def restore() -> None:
+    def restore(*, ends: bool = False) -> None:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            ours = handler in (_raise_stopped, _end)
+            signal.signal(number, signal.SIG_DFL if ends and ours else handler)
 
     def note(number: int, _: FrameType | None) -> None:
+        restore(ends=at_once or not request.asked)
+        if not request.asked:
+            tell(f"{_name(number)}: stopping; a second signal ends at once.")
+            raise Stopped(number)
         request.signal = number
-        restore()
+        tell(f"{_name(number)}: what is in hand is saved first; a second signal ends at once.")
 
-    for number in numbers:
+    for number in _SIGNALS:
         signal.signal(number, note)
     try:
         yield request
     finally:
-        restore()
+        restore(ends=at_once and request.signal is not None)
+
+
+def listen(package: str | None = None) -> None:
+    """Make this process a command: a signal is one line and the status 130 or 143.
+
+    Until `raising_signals`, a signal ends it where it stands: imports leave nothing half done.
+    Closed descriptors 0, 1 and 2 become the null device, or else the next file that is opened, a
+    checkpoint perhaps, would be what libraries print to.
+
+    Args:
+        package: only if the process is at the imports of `python -m PACKAGE…`; None: in any case.
+    """
+    if package is not None and not _is_command(package):
+        return
+    _open_standard_streams()
+    for number in _SIGNALS:
+        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+            signal.signal(number, _end)
+
+
+@contextlib.contextmanager
+def raising_signals() -> Iterator[None]:
+    """While it lasts, in a process that listens, the first signal is raised as `Stopped`."""
+    ours = [number for number in _SIGNALS if signal.getsignal(number) is _end]
+    for number in ours:
+        signal.signal(number, _raise_stopped)
+    try:
+        yield
+    finally:
+        for number in ours:
+            if signal.getsignal(number) is _raise_stopped:
+                signal.signal(number, _end)
+
+
+def tell(text: str) -> None:
+    """A line on stderr, from within a handler: `print` may have been interrupted by it."""
+    line = f"{_command()}: {text}\n"
+    try:
+        os.write(sys.stderr.fileno(), line.encode())
+    except (OSError, ValueError, AttributeError):  # not a file: a notebook, a test; or closed
+        with contextlib.suppress(OSError, ValueError, RuntimeError):
+            print(line, end="", file=sys.stderr)
+
+
+def _name(number: int) -> str:
+    return signal.Signals(number).name
+
+
+def _end(number: int, _: FrameType | None) -> None:
+    tell(f"{_name(number)}: stopped.")
+    os._exit(128 + number)
+
+
+def _raise_stopped(number: int, _: FrameType | None) -> None:
+    for each in _SIGNALS:  # by the system: it waits for no line of Python
+        signal.signal(each, signal.SIG_DFL)
+    tell(f"{_name(number)}: stopping; a second signal ends at once.")
+    raise Stopped(number)
+
+
+def _is_command(package: str) -> bool:
+    """Whether this process is at the imports of `python -m PACKAGE…`, or is a script so called."""
+    if os.path.basename(sys.argv[0]) == package:
+        return True
+    return sys.argv[0] == "-m" and _module().split(".")[0] == package
+
+
+def _module() -> str:
+    """NAME of `python -m NAME`; "" in a process that was begun otherwise."""
+    words = sys.orig_argv
+    return words[words.index("-m") + 1] if "-m" in words[1:-1] else ""
+
+
+def _command() -> str:
+    return f"python -m {_module()}" if _module() else os.path.basename(sys.argv[0])
+
+
+def _open_standard_streams() -> None:
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:  # the lowest that is free, hence this one
+            os.open(os.devnull, os.O_RDWR)
+    for descriptor, name in ((1, "stdout"), (2, "stderr")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(descriptor, "w", closefd=False))  # noqa: SIM115
