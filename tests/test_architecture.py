@@ -30,6 +30,7 @@ ROOMS = (
         "parallel",
         "theory",
         "json_text",
+        "json_types",
         "models",
         "data",
         "scoring",

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from dfm_jax.data.folders import TemporaryError
 from dfm_jax.training import checkpoint
 from dfm_jax.training.checkpoint import read_checkpoint, read_record, write_checkpoint
 from dfm_jax.training.config import differences
@@ -357,7 +358,7 @@ def test_one_writer_who_sweeps_up_after_a_killed_one(tmp_path):
     (tmp_path / "4.deleting").mkdir()
     with sole_writer(tmp_path):
         assert sorted(path.name for path in tmp_path.iterdir()) == [".lock"]
-        with pytest.raises(CheckpointError, match="another process is training here"):  # noqa: SIM117
+        with pytest.raises(TemporaryError, match="another process is training here"):  # noqa: SIM117
             with sole_writer(tmp_path):
                 pass
     with sole_writer(tmp_path):

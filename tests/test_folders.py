@@ -11,7 +11,13 @@ import pytest
 
 from dfm_jax import cli
 from dfm_jax.data import folders
-from dfm_jax.data.folders import HashedFile, NewFolder, check_file, read_manifest
+from dfm_jax.data.folders import (
+    HashedFile,
+    NewFolder,
+    TemporaryError,
+    check_file,
+    read_manifest,
+)
 
 MANIFEST = {"settings": {}, "inputs": {}}
 
@@ -57,7 +63,7 @@ def test_what_a_stopped_run_left_is_cleared(tmp_path):
 def test_two_processes_do_not_write_one_folder(tmp_path):
     with NewFolder(tmp_path / "out") as first:
         first.write("a.txt", b"one")
-        with pytest.raises(ValueError, match="by one process at a time; another has"):
+        with pytest.raises(TemporaryError, match="by one process at a time; another has"):
             written(tmp_path / "out")
         first.finish(MANIFEST)
     assert set(contents(tmp_path / "out")) == {"a.txt", "manifest.json"}

@@ -28,6 +28,7 @@ class Gather:
 
     def run(self) -> int:
         """Write the manifest and print it."""
+        from dfm_jax.json_types import as_type
         from dfm_jax.training.ensemble import MANIFEST, gather, write_ensemble
 
         best = self.checkpoint == "best"
@@ -35,7 +36,7 @@ class Gather:
         write_ensemble(self.folder / MANIFEST, ensemble)
         print(f"{'expert':<12}{'step':>9}{'of':>9}{'tokens':>14}{'weight':>9}  sha256")
         for expert, weight in zip(ensemble.experts, ensemble.weights, strict=True):
-            whole = expert.config["config"]["num_steps"]
+            whole = as_type(int, expert.config["config"].get("num_steps"), "config.num_steps")
             print(
                 f"{expert.name:<12}{expert.step:>9,}{whole:>9,}{expert.count:>14,}"
                 f"{float(weight):>9.4f}  {expert.sha256[:16]}…"

@@ -15,8 +15,9 @@ Shared = Annotated[Members, tyro.conf.arg(name="")]
 class Local:
     """A process per member on this machine, a log each (RUN/logs), and none ends another.
 
-    A member that is killed or crashes is begun again and goes on from its last checkpoint; one that
-    ends with 2 or 3 is not. The same command goes on after any interruption.
+    A member that is killed, crashes or meets trouble that may pass (75) is begun again and goes on
+    from its last checkpoint; one that ends with 2 or 3 is not. The same command goes on after any
+    interruption.
 
     For example:
 
@@ -34,6 +35,8 @@ class Local:
     """Attempts in a row that may leave no newer checkpoint; those that do are not counted."""
     pause: float = 1.0
     """Seconds before an attempt after such a one; doubled each time, a minute at most."""
+    grace: float = 120.0
+    """Seconds that a member has to save after SIGTERM; then it is killed."""
     gpus: tuple[str, ...] = ()
     """CUDA_VISIBLE_DEVICES of each of those that run at one time."""
 
@@ -42,13 +45,14 @@ class Local:
         from dfm_jax.launch import run_jobs, summary_text
         from dfm_jax.training.stopping import ExitStatus, stop_on_signals
 
-        with stop_on_signals() as stop:
+        with stop_on_signals(at_once=False) as stop:  # a second signal: they end, and then we
             rows = run_jobs(
                 self.members.jobs(),
                 self.members.folder,
                 at_once=self.jobs,
                 retries=self.retries,
                 pause=self.pause,
+                grace=self.grace,
                 gpus=self.gpus,
                 stop=stop,
                 say=lambda text: print(text, flush=True),
@@ -65,7 +69,8 @@ class Slurm:
     """Write a SLURM array, a task per member: `sbatch FILE` submits it.
 
     A task is asked to save before its time is up and goes back to the queue; so does one that
-    crashed after a newer checkpoint. One that ends with 2 or 3 stays failed. Logs: RUN/logs.
+    crashed after a newer checkpoint, or met trouble that may pass (75). One that ends with 2 or 3
+    stays failed. Logs: RUN/logs.
 
     For example:
 

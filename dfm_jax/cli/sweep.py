@@ -14,8 +14,9 @@ class Sweep:
     Seeds, learning rates, weight decays, warm-ups and numbers of steps ride a mapped axis, cut over
     the devices. Combinations of other fields are groups, each a folder RUN/group_000 and so on,
     trained one after another, or one by --group. The same command goes on after any interruption.
-    A run that is not finite stops alone. Exit status: 0 finished; 2 bad input; 130 or 143 stopped
-    by SIGINT or SIGTERM, everything saved.
+    A run that is not finite stops alone. Exit status: 0 finished; 2 bad input; 3 if no run is
+    finite to its end; 75 trouble that may pass; 130 or 143 stopped by SIGINT or SIGTERM, the step
+    in hand saved.
 
     For example:
 
@@ -61,7 +62,7 @@ class Sweep:
         from dfm_jax.training.config import Watch
         from dfm_jax.training.members import load_member_data, member_data_path
         from dfm_jax.training.presets import load_axes, load_config
-        from dfm_jax.training.stopping import ExitStatus, stop_on_signals
+        from dfm_jax.training.stopping import ExitStatus, NonFiniteError, stop_on_signals
         from dfm_jax.training.sweep import by_shape, grid, train_sweep
 
         axes = load_axes(self.grid, self.set)
@@ -74,12 +75,11 @@ class Sweep:
             evaluate_every=self.evaluate_every,
         )
         mesh, source = make_mesh(self.devices), member_data_path(self.data, self.expert)
-        told = False  # the data are the same for all groups
-        with stop_on_signals() as stop:
-            for number, configs in enumerate(groups):
-                if self.group not in (None, number):
-                    continue
-                columns = Columns(text_only=self.text_only)
+        mine = range(len(groups)) if self.group is None else (self.group,)
+        finite, told = False, False  # the data are the same for all groups
+        with stop_on_signals(asked=False) as stop:
+            for number in mine:
+                configs, columns = groups[number], Columns(text_only=self.text_only)
                 data = load_member_data(source, configs[0], self.tokenizer, columns=columns)
                 if columns.unused and not told:
                     print(columns.text())
@@ -89,23 +89,30 @@ class Sweep:
                 if not outcome.finished:
                     print(f"stopped at step {outcome.step}, saved; the same command goes on.")
                     return stop.status
-                _print_results(folder, tuple(axes))
+                finite |= _print_results(folder, tuple(axes))
+                if stop.signal is not None and number != mine[-1]:
+                    print("stopped between two groups; the same command goes on.")
+                    return stop.status
+        if not finite:
+            raise NonFiniteError(f"{self.folder}: every run has met a number that is not finite.")
         return ExitStatus.FINISHED
 
 
-def _print_results(folder: Path, axes: tuple[str, ...]) -> None:
-    from dfm_jax.json_text import read_json
-    from dfm_jax.training.sweep import RESULT
+def _print_results(folder: Path, axes: tuple[str, ...]) -> bool:
+    """A line a run; whether one of them came to its end."""
+    from dfm_jax.training.config import to_json
+    from dfm_jax.training.sweep import read_results
 
-    rows = read_json(folder / RESULT)
+    rows = read_results(folder)
     print(f"{folder}: {len(rows)} runs, one program")
     names = "".join(f"{name.split('.')[-1]:>15}" for name in axes)
     print(f"{'run':>4}{names}{'step':>10}{'nats/token':>12}")
     for number, row in enumerate(rows):
-        values = "".join(f"{_value(row['config'], name)!s:>15}" for name in axes)
-        loss = "" if row["validation"] is None else f"{row['validation']:.4f}"
-        why = "" if row["finished"] else "  stopped: the next update was not finite"
-        print(f"{number:>4}{values}{row['step']:>10,}{loss:>12}{why}")
+        values = "".join(f"{_value(to_json(row.config), name)!s:>15}" for name in axes)
+        loss = "" if row.validation is None else f"{row.validation:.4f}"
+        why = "" if row.finished else "  stopped: the next update was not finite"
+        print(f"{number:>4}{values}{row.step:>10,}{loss:>12}{why}")
+    return any(row.finished for row in rows)
 
 
 def _value(config: dict, name: str) -> object:

@@ -1,7 +1,6 @@
 """train, evaluate, sample: members of a run, what they pay and say."""
 
 import math
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -17,7 +16,8 @@ class Train:
     r"""Train one expert, or the centre; the same command goes on after any interruption.
 
     A finished run is left alone, another config refused. Exit status: 0 finished; 2 bad input; 3 a
-    loss that is not finite; 130 or 143 stopped by SIGINT or SIGTERM, everything saved.
+    loss that is not finite; 75 trouble that may pass, as a full disk; 130 or 143 stopped by SIGINT
+    or SIGTERM, the step in hand saved.
 
     A member may lie over all devices (--placement), and over several hosts (--distributed): then
     each host gives the same command, and all see the same files. Checkpoints don't depend on it.
@@ -75,7 +75,7 @@ class Train:
         from dfm_jax.training.presets import load_config
         from dfm_jax.training.run import train_member
         from dfm_jax.training.spreading import over_all_devices
-        from dfm_jax.training.stopping import ExitStatus, NonFiniteError, stop_on_signals
+        from dfm_jax.training.stopping import ExitStatus, stop_on_signals
 
         watch = Watch(
             log_every=self.log_every,
@@ -89,25 +89,22 @@ class Train:
             require(self.placement is not None, rule, self.placement)
             join_processes()
         spread = None if self.placement is None else over_all_devices(self.placement)
-        with stop_on_signals() as stop:
-            try:
-                outcome = train_member(
-                    config,
-                    self.data,
-                    self.folder,
-                    expert=self.expert,
-                    tokenizer=self.tokenizer,
-                    watch=watch,
-                    stop=stop,
-                    tensorboard=self.tensorboard,
-                    on_disk=self.on_disk,
-                    spread=spread,
-                    text_only=self.text_only,
-                    say=print,
-                )
-            except NonFiniteError as error:
-                print(f"python -m dfm_jax train: {error}", file=sys.stderr)
-                return ExitStatus.NON_FINITE
+        # Of several processes none may leave the others waiting: a signal is noted from the start.
+        with stop_on_signals(asked=self.distributed) as stop:
+            outcome = train_member(
+                config,
+                self.data,
+                self.folder,
+                expert=self.expert,
+                tokenizer=self.tokenizer,
+                watch=watch,
+                stop=stop,
+                tensorboard=self.tensorboard,
+                on_disk=self.on_disk,
+                spread=spread,
+                text_only=self.text_only,
+                say=print,
+            )
         if not is_first():
             pass  # one line is enough
         elif outcome.began_at == outcome.step:

@@ -5,17 +5,30 @@ others. Whatever stops a run before that, a full disk or a kill, leaves `out.par
 the next run clears. The manifest names the SHA-256 of every other file.
 """
 
+import errno
 import hashlib
 import json
 import os
 import shutil
 from pathlib import Path
 from types import TracebackType
+from typing import Any, NamedTuple
 
 from dfm_jax.checks import require
 from dfm_jax.json_text import read_json
+from dfm_jax.json_types import as_type, from_json
 
 MANIFEST = "manifest.json"
+
+
+class TemporaryError(BlockingIOError):
+    """What another process has now and this one needs: it passes, and is no bad input."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(errno.EAGAIN, message)
+
+    def __str__(self) -> str:
+        return str(self.strerror)
 
 
 class HashedFile:
@@ -51,7 +64,7 @@ class NewFolder:
     """`out.partial`, empty and ours alone, until `finish` makes it `out`.
 
     Raises:
-        ValueError: if another process is writing it.
+        TemporaryError: if another process is writing it.
     """
 
     def __init__(self, out: Path) -> None:
@@ -92,6 +105,14 @@ class NewFolder:
         return manifest
 
 
+class _Manifest(NamedTuple):
+    """What every manifest holds, whatever else it does."""
+
+    settings: dict[str, Any]
+    inputs: dict[str, Any]
+    files: dict[str, str]
+
+
 def file_digest(path: Path) -> str:
     """The SHA-256 of a file, in hexadecimal digits."""
     with path.open("rb") as file:
@@ -110,11 +131,16 @@ def sync_folder(path: Path) -> None:
 
 
 def read_manifest(folder: Path) -> dict | None:
-    """That of a folder that was finished; None for anything else."""
+    """That of a folder that was finished; None for anything else.
+
+    Raises:
+        OSError: if it is there and cannot be read now: it may well be finished.
+    """
     try:
-        manifest = read_json(folder / MANIFEST)
-        return manifest if {"settings", "inputs", "files"} <= manifest.keys() else None
-    except (OSError, ValueError, AttributeError):
+        manifest = as_type(dict[str, Any], read_json(folder / MANIFEST), "manifest")
+        parts = {name: manifest.get(name) for name in _Manifest._fields}
+        return manifest | from_json(_Manifest, parts, where="manifest")._asdict()
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
 
 
@@ -125,19 +151,41 @@ def check_file(folder: Path, manifest: dict, name: str) -> None:
     require(found == digest, f"the SHA-256 of {path} must be {digest}, as its manifest says", found)
 
 
-def _locked(path: Path) -> int | None:
-    """Held until it is closed, by the end of the process at the latest."""
-    if os.name != "posix":
-        return None
+def lock(descriptor: int, busy: str) -> None:
+    """Hold a file or a folder until it is closed, by the end of the process at the latest.
+
+    Raises:
+        TemporaryError: saying `busy`, if another process holds it.
+        OSError: if the file system cannot lock, or has no lock left.
+    """
     import fcntl
 
-    folder = os.open(path, os.O_RDONLY)
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        still_there = os.path.samestat(os.fstat(folder), os.stat(path))
-    except OSError:
-        still_there = False
-    if not still_there:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise TemporaryError(busy) from None
+
+
+def _locked(path: Path) -> int | None:
+    if os.name != "posix":
+        return None
+    busy = f"`out` must be written by one process at a time; another has {path}."
+    try:
+        folder = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:  # the other has finished it, between our two questions
+        raise TemporaryError(busy) from None
+    try:
+        lock(folder, busy)
+        if _moved(folder, path):
+            raise TemporaryError(busy)
+    except BaseException:
         os.close(folder)
-        raise ValueError(f"`out` must be written by one process at a time; another has {path}.")
+        raise
     return folder
+
+
+def _moved(folder: int, path: Path) -> bool:
+    try:
+        return not os.path.samestat(os.fstat(folder), os.stat(path))
+    except FileNotFoundError:
+        return True

@@ -3,10 +3,11 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from dfm_jax.checks import check_count, require
 from dfm_jax.json_text import read_json
+from dfm_jax.json_types import as_type
 from dfm_jax.training.members import member_folder
 from dfm_jax.training.retention import checkpoint_steps
 
@@ -86,9 +87,10 @@ def experts_of(data: Path) -> list[int]:
     manifest = data / "manifest.json"
     if manifest.is_file():  # an expert whose folder is lost must fail, not be forgotten
         try:
-            return list(range(len(read_json(manifest)["sizes"])))
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{manifest} is not the manifest of a partition: {error!r}") from error
+            written = as_type(dict[str, Any], read_json(manifest), "manifest")
+            return list(range(len(as_type(list[int], written.get("sizes"), "sizes"))))
+        except ValueError as error:
+            raise ValueError(f"{manifest} is not the manifest of a partition: {error}") from error
     names = (path.name for path in data.glob("expert_*") if path.is_dir())
     numbers = sorted(int(name[7:]) for name in names if re.fullmatch(r"expert_\d{3,}", name))
     require(

@@ -15,6 +15,7 @@ from dfm_jax.checks import check_count, check_interval, require
 from dfm_jax.launch.jobs import Job
 from dfm_jax.launch.summary import Row, write_summary
 from dfm_jax.training.stopping import ExitStatus, StopRequest
+from dfm_jax.training.trouble import passes
 
 COMMAND = (sys.executable, "-m", "dfm_jax")
 FINAL = (ExitStatus.BAD_INPUT, ExitStatus.NON_FINITE)  # the same again would end the same
@@ -31,6 +32,7 @@ def run_jobs(
     at_once: int = 1,
     retries: int = 3,
     pause: float = 1.0,
+    grace: float = 120.0,
     gpus: Sequence[str] = (),
     stop: StopRequest | None = None,
     command: Sequence[str] = COMMAND,
@@ -39,12 +41,14 @@ def run_jobs(
     """Run every job to its end, whatever becomes of the others; what became of each.
 
     A job that ends with status 0 is finished; with 2 or 3 it has failed for good. Any other end, a
-    signal or a crash, is followed by another attempt: as often as it takes while each leaves a
-    newer checkpoint than there was, `retries` times in a row while none does.
+    signal, a crash or trouble that passes (75), is followed by another attempt: as often as it
+    takes while each leaves a newer checkpoint than there was, `retries` times in a row while none
+    does.
 
-    After a signal each running job is sent SIGTERM and waited for. Jobs are in sessions of their
-    own, so that the terminal's Ctrl-C is not sent to them as well; if the launcher is killed, they
-    go on.
+    After a signal each running job is sent SIGTERM and waited for, `grace` seconds at most: then it
+    is sent SIGKILL, and goes on from its last checkpoint another time. Jobs are in sessions of
+    their own, so that the terminal's Ctrl-C is not sent to them as well; if the launcher is killed,
+    they go on.
 
     Args:
         jobs: of distinct names.
@@ -52,6 +56,7 @@ def run_jobs(
         at_once: how many run at one time.
         retries: attempts in a row, after the first, that may leave no newer checkpoint.
         pause: seconds before an attempt after such a one, doubled each time, a minute at most.
+        grace: seconds that a job has to save and end after SIGTERM.
         gpus: CUDA_VISIBLE_DEVICES, as "0" or "0,1", of each of those that run at one time.
         stop: asked while waiting.
         command: what the arguments are given to.
@@ -63,13 +68,14 @@ def run_jobs(
     check_count("at_once", at_once)
     check_count("retries", retries, at_least=0)
     check_interval("pause", pause, 0, float("inf"), ends="[)")
+    check_interval("grace", grace, 0, float("inf"), ends="[)")
     names = [job.name for job in jobs]
     require(bool(jobs) and len(set(names)) == len(names), "`jobs` must be of distinct names", names)
     rule = f"`gpus` must be one for each of the {at_once} jobs that run at once"
     require(not gpus or len(gpus) == at_once, rule, len(gpus))
     (run / "logs").mkdir(parents=True, exist_ok=True)
     stop = StopRequest() if stop is None else stop
-    waiting = [_Attempts(job, run, retries, pause, say) for job in jobs]
+    waiting = [_Attempts(job, run, retries, pause, grace, say) for job in jobs]
     everyone, running, free = tuple(waiting), list[_Attempts](), list(gpus)
     try:
         while waiting or running:
@@ -83,6 +89,8 @@ def run_jobs(
                     if one.begin(command, free[0] if gpus else None):
                         running.append(one)
                         del free[:1]
+                    elif one.status != "failed":
+                        waiting.append(one)
             for one in [one for one in running if one.has_ended()]:
                 running.remove(one)
                 if gpus:
@@ -105,9 +113,15 @@ class _Attempts:
     """One job, its process, and how its attempts have ended."""
 
     def __init__(
-        self, job: Job, run: Path, retries: int, pause: float, say: Callable[[str], None]
+        self,
+        job: Job,
+        run: Path,
+        retries: int,
+        pause: float,
+        grace: float,
+        say: Callable[[str], None],
     ) -> None:
-        self.job, self.retries, self.pause, self.say = job, retries, pause, say
+        self.job, self.retries, self.pause, self.grace, self.say = job, retries, pause, grace, say
         self.log = run / "logs" / f"{job.name}.log"
         self.process: subprocess.Popen | None = None
         self.gpu = ""
@@ -118,15 +132,21 @@ class _Attempts:
         self.began: float | None = None
         self.ended: float | None = None
         self.not_before = 0.0
-        self.terminated = False
+        self.terminated: float | None = None  # when it was asked to end
 
     def begin(self, command: Sequence[str], gpu: str | None) -> bool:
         """Start a process, what it prints appended to the log; whether it could be."""
         try:
             self._start(command, gpu)
         except OSError as error:  # no room for the log, no more processes: this job's end alone
-            self.status, self.reason = "failed", f"it could not be begun: {error}"
-            self.say(f"{self.job.name}: FAILED: {self.reason}")
+            self.ended, self.reason = time.monotonic(), f"it could not be begun: {error}"
+            self.fruitless += 1
+            if passes(error) and self.fruitless <= self.retries:
+                self._wait()
+                self.say(f"{self.job.name}: {self.reason}; once more")
+            else:
+                self.status = "failed"
+                self.say(f"{self.job.name}: FAILED: {self.reason}")
             return False
         again = f", attempt {self.attempts}" if self.attempts > 1 else ""
         self.say(f"{self.job.name}: begins at step {self.furthest}{again}")
@@ -162,10 +182,16 @@ class _Attempts:
         return self.process is not None and self.process.poll() is not None
 
     def terminate(self) -> None:
-        """Ask once: a second SIGTERM would end it before it has saved."""
-        if self.process is not None and not self.terminated:
-            self.terminated = True
+        """Ask once: a second SIGTERM would end it before it has saved. At last, kill."""
+        if self.process is None:
+            return
+        now = time.monotonic()
+        if self.terminated is None:
+            self.terminated = now
             self.process.terminate()
+        elif now - self.terminated > self.grace and self.process.poll() is None:
+            self.say(f"{self.job.name}: still there {self.grace:g} s after SIGTERM; it is killed")
+            self.kill()
 
     def kill(self) -> None:
         """End it; what it has not saved is lost."""
@@ -193,10 +219,15 @@ class _Attempts:
             self.say(f"{name}: FAILED at step {step}: {self.reason}")
             return False
         if self.fruitless:
-            wait = min(self.pause * 2.0 ** (self.fruitless - 1), _LONGEST_PAUSE)
-            self.not_before = self.ended + wait
+            self._wait()
         self.say(f"{name}: {self.reason}, at step {step}; once more")
         return True
+
+    def _wait(self) -> None:
+        """No attempt before a pause, doubled each time."""
+        assert self.ended is not None
+        wait = min(self.pause * 2.0 ** min(self.fruitless - 1, 30), _LONGEST_PAUSE)
+        self.not_before = self.ended + wait
 
     def row(self) -> Row:
         """What became of it."""

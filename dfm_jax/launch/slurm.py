@@ -51,7 +51,9 @@ def slurm_text(jobs: Sequence[Job], run: Path, allocation: Allocation, *, folder
     """The script of an array of the jobs; `run/logs` must be there before it is submitted.
 
     A task that is stopped with everything saved (130, 143), or dies of something else and has left
-    a newer checkpoint, goes back to the queue; one that ends with 2 or 3 does not. What SLURM is
+    a newer checkpoint, goes back to the queue; so does one that met trouble that passes (75), until
+    it has been there ten times, however often for other reasons; one that ends with 2 or 3 does
+    not. What SLURM is
     ending or moving itself, by scancel or a preemption, is not sent back a second time.
 
     Of a job that spans hosts each host runs the command, in a step of srun. srun hands SIGTERM to
@@ -143,6 +145,7 @@ again=no
 case "$status" in
   0 | 2 | 3) ;;
   130 | 143) again=yes ;;
+  75) [ "$(last_step)" != "$before" ] || [ "${{SLURM_RESTART_COUNT:-0}}" -lt 10 ] && again=yes ;;
   *) [ "$(last_step)" != "$before" ] && again=yes ;;
 esac
 if [ "$again" = yes ] && running; then

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from dfm_jax.json_text import read_json
+from dfm_jax.json_types import as_type
 
 SUMMARY = "launch.json"
 
@@ -44,5 +45,10 @@ def write_summary(run: Path, rows: Sequence[Row]) -> Path:
 
 
 def read_summary(run: Path) -> list[Row]:
-    """The rows of RUN/launch.json."""
-    return [Row(**row) for row in read_json(run / SUMMARY)]
+    """The rows of RUN/launch.json.
+
+    Raises:
+        ValueError: naming the file and what in it is not as `write_summary` writes it.
+    """
+    path = run / SUMMARY
+    return as_type(list[Row], read_json(path), str(path))

@@ -19,7 +19,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dfm_jax.checks import check_count
 from dfm_jax.json_text import read_json
+from dfm_jax.json_types import from_json
 from dfm_jax.training.config import differences
 from dfm_jax.training.digests import (
     CheckpointError,
@@ -33,6 +35,7 @@ from dfm_jax.training.digests import (
     named_leaves,
     seal_folder,
 )
+from dfm_jax.training.trouble import passes
 
 RECORD, STATE = "checkpoint.json", "state"
 WRITING, DELETING = ".writing", ".deleting"
@@ -46,6 +49,24 @@ class Record(NamedTuple):
     metrics: dict[str, float]
     leaves: dict[str, dict[str, Any]]  # dtype, shape, sha256, and of a key `impl`
     sha256: str  # of its SHA256SUMS, hence of all of it
+
+
+class _Written(NamedTuple):
+    """What checkpoint.json holds."""
+
+    step: int
+    config: dict[str, Any]
+    metrics: dict[str, float]
+    leaves: dict[str, dict[str, Any]]
+
+
+class _Leaf(NamedTuple):
+    """An entry of its leaves."""
+
+    dtype: str
+    shape: list[int]
+    sha256: str
+    impl: str | None = None  # of a key
 
 
 def write_checkpoint(
@@ -108,14 +129,12 @@ def read_record(folder: Path) -> Record:
     """What a checkpoint says of itself, after every file of it was verified.
 
     Raises:
-        CheckpointError: if it is missing; DamagedError: if it is not as written, naming the file.
+        CheckpointError: if it is missing, or no record of this version.
+        DamagedError: if it is not as written, naming the file.
+        OSError, MemoryError: if it cannot be read now; nothing is known of it then.
     """
     digest = check_folder(folder)
-    try:
-        record = read_json(folder / RECORD)
-        return Record(**record, sha256=digest)
-    except (OSError, ValueError, TypeError) as error:
-        raise DamagedError(f"{folder}: {RECORD} is not as this version writes it.") from error
+    return Record(**_own_record(folder)._asdict(), sha256=digest)
 
 
 def read_evaluated(folder: Path) -> dict[str, float]:
@@ -123,12 +142,24 @@ def read_evaluated(folder: Path) -> dict[str, float]:
 
     Raises:
         DamagedError: if the record is not as it was written.
+        CheckpointError, OSError: as `read_record`.
     """
     check_listed(folder, RECORD)
+    return _own_record(folder).metrics
+
+
+def _own_record(folder: Path) -> "_Written":
+    """The record of a checkpoint, after its digest was found good: what is odd was written so."""
     try:
-        return dict(read_json(folder / RECORD)["metrics"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise DamagedError(f"{folder}: {RECORD} is not as this version writes it.") from error
+        record = from_json(_Written, read_json(folder / RECORD), where="record")
+        check_count("record.step", record.step, at_least=0)
+        for name, leaf in record.leaves.items():
+            from_json(_Leaf, leaf, where=f"record.leaves.{name}")
+        return record
+    except ValueError as error:
+        raise CheckpointError(
+            f"{folder}: {RECORD} is not as this version writes it: {error}"
+        ) from error
 
 
 def read_checkpoint(folder: Path, template: Any, *, config: dict[str, Any] | None = None) -> Any:
@@ -146,6 +177,7 @@ def read_checkpoint(folder: Path, template: Any, *, config: dict[str, Any] | Non
         CheckpointError: if the checkpoint is missing, was made with another config, or its leaves
             are not those of the template.
         DamagedError: if its files or its arrays are not what was written.
+        OSError, MemoryError: if it cannot be read now; nothing is known of it then.
     """
     record = read_record(folder)
     if config is not None:
@@ -156,11 +188,7 @@ def read_checkpoint(folder: Path, template: Any, *, config: dict[str, Any] | Non
             )
     for name, leaf in named_leaves(template):
         _check_leaf(folder, name, leaf, record.leaves.get(name))
-    try:
-        with _orbax() as orbax:
-            leaves = orbax.restore((folder / STATE).absolute(), args=_restore_args(record.leaves))
-    except Exception as error:  # damage can surface anywhere, as anything
-        raise DamagedError(f"{folder}: orbax cannot read it: {error}") from error
+    leaves = _restored(folder, record)
     for name, _ in named_leaves(template):
         expected, found = record.leaves[name]["sha256"], described(leaves[name])["sha256"]
         if expected != found:
@@ -170,6 +198,28 @@ def read_checkpoint(folder: Path, template: Any, *, config: dict[str, Any] | Non
             )
     placed = [_placed(leaves[name], leaf) for name, leaf in named_leaves(template)]
     return jax.tree.unflatten(jax.tree.structure(template), placed)
+
+
+def _restored(folder: Path, record: Record) -> dict[str, np.ndarray]:
+    """The arrays of files that have been verified; what orbax fails on then is no damage of them.
+
+    Unless they changed meanwhile: they are verified again. Where the system refuses, tensorstore
+    says so in the text of a ValueError, which `passes` reads.
+    """
+    try:
+        with _orbax() as orbax:
+            leaves = orbax.restore((folder / STATE).absolute(), args=_restore_args(record.leaves))
+    except Exception as error:
+        if isinstance(error, OSError) or passes(error):
+            raise
+        check_folder(folder)
+        raise CheckpointError(
+            f"{folder}: its files are as they were written, and orbax cannot read them: {error}"
+        ) from error
+    for name in record.leaves:
+        if name not in leaves:
+            raise CheckpointError(f"{folder}: orbax finds no leaf `{name}` in its files.")
+    return leaves
 
 
 def _check_leaf(folder: Path, name: str, leaf: Any, found: dict[str, Any] | None) -> None:

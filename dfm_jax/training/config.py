@@ -3,18 +3,17 @@
 import dataclasses
 import hashlib
 import json
-import types
 import typing
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 
 from dfm_jax.checks import check_count, check_interval, check_seed, require
+from dfm_jax.json_types import from_json as from_json
 from dfm_jax.models import TransformerConfig
 
-Config = TypeVar("Config")
 Objective = Literal["autoregressive", "masked"]
 Windows = Literal["stream", "documents"]
 MAX_COUNT = 2**31 - 1  # what an int32 holds, as devices count
@@ -136,26 +135,6 @@ def to_json(config: Any) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
-def from_json(kind: type[Config], values: Any, *, where: str = "config") -> Config:
-    """A config from what JSON held; fields that are not given keep their defaults.
-
-    Raises:
-        ValueError: naming the first field that is unknown, missing or of another type.
-    """
-    require(isinstance(values, dict), f"`{where}` must be an object", str(values))
-    fields = {item.name: item for item in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    hints = typing.get_type_hints(kind)
-    for name in values:
-        require(name in fields, f"`{where}` may hold only {', '.join(fields)}", name)
-    for name, item in fields.items():
-        default = item.default is not dataclasses.MISSING
-        default |= item.default_factory is not dataclasses.MISSING
-        require(name in values or default, f"`{where}` must hold `{name}`", ", ".join(values))
-    return kind(
-        **{name: _as(hints[name], value, f"{where}.{name}") for name, value in values.items()}
-    )
-
-
 def config_digest(values: dict[str, Any]) -> str:
     """The SHA-256 of a config as JSON, whatever the order of its fields."""
     text = json.dumps(values, sort_keys=True, allow_nan=False)
@@ -177,22 +156,3 @@ def differences(
             yield from differences(mine, theirs, f"{prefix}{name}.")
         elif here != there or isinstance(here, bool) != isinstance(there, bool):
             yield f"{prefix}{name}", here, there
-
-
-def _as(hint: Any, value: Any, where: str) -> Any:
-    """`value` if it is what the annotation says, an int where a float is due made one."""
-    if dataclasses.is_dataclass(hint):
-        return from_json(hint, value, where=where)  # type: ignore[arg-type]
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        (inner,) = (kind for kind in typing.get_args(hint) if kind is not type(None))
-        return None if value is None else _as(inner, value, where)
-    if typing.get_origin(hint) is Literal:
-        names = typing.get_args(hint)
-        require(value in names, f"`{where}` must be one of {', '.join(map(str, names))}", value)
-        return value
-    number = isinstance(value, int) and not isinstance(value, bool)
-    if hint is float and number:
-        return float(value)
-    exact = number if hint is int else isinstance(value, hint)
-    require(exact, f"`{where}` must be of type {hint.__name__}", repr(value))
-    return value

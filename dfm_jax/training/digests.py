@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,11 @@ class CheckpointError(ValueError):
 
 
 class DamagedError(CheckpointError):
-    """A checkpoint whose files or arrays are not what was written."""
+    """A checkpoint whose files or arrays are not what was written, all of them having been read.
+
+    A file that cannot be read now, for want of memory or of descriptors, is not damaged: its
+    `OSError` or `MemoryError` is raised as it came.
+    """
 
 
 def seal_folder(folder: Path) -> str:
@@ -77,9 +81,12 @@ def check_listed(folder: Path, name: str) -> None:
 
 def _listed(folder: Path) -> tuple[bytes, dict[str, str]]:
     """The text of `SHA256SUMS`, and the digest of each file by its name."""
-    if not (folder / SUMS).is_file():
-        raise DamagedError(f"{folder}: {SUMS} is missing; the checkpoint was never finished.")
-    text = (folder / SUMS).read_bytes()
+    try:
+        text = (folder / SUMS).read_bytes()
+    except FileNotFoundError:
+        raise DamagedError(
+            f"{folder}: {SUMS} is missing; the checkpoint was never finished."
+        ) from None
     lines = list(_LINE.finditer(text))
     if b"".join(line.group(0) for line in lines) != text or not lines:
         raise DamagedError(f"{folder}: {SUMS} is damaged; a line of it is none.")
@@ -160,12 +167,21 @@ def _same(leaf: jax.Array) -> jax.Array:
 
 
 def _files(folder: Path) -> list[str]:
-    paths = (path for path in folder.rglob("*") if not path.is_dir())
+    paths = (Path(where) / name for where, _, files in _walk(folder) for name in files)
     return sorted(name for path in paths if (name := path.relative_to(folder).as_posix()) != SUMS)
 
 
 def _folders(folder: Path) -> list[Path]:
-    return [*(path for path in folder.rglob("*") if path.is_dir()), folder]
+    return [Path(where) for where, _, _ in _walk(folder)]
+
+
+def _walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Every folder; `Path.rglob` passes over one that cannot be read, and its files look lost."""
+
+    def refuse(error: OSError) -> NoReturn:
+        raise error
+
+    return os.walk(folder, onerror=refuse)
 
 
 def _digest(path: Path) -> str:

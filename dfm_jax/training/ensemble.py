@@ -12,12 +12,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from dfm_jax.checks import check_count, require
 from dfm_jax.json_text import read_json
+from dfm_jax.json_types import as_type, from_json
 from dfm_jax.training.checkpoint import read_record
 from dfm_jax.training.config import config_digest
 from dfm_jax.training.digests import (
@@ -53,6 +54,13 @@ class Expert:
     def __post_init__(self) -> None:
         """Refuse an expert without mass: w_k > 0."""
         check_count("count", self.count)
+
+
+class _Written(NamedTuple):
+    """What ensemble.json holds; an expert's weight besides its own fields."""
+
+    experts: list[dict[str, Any]]
+    sha256: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,13 +142,18 @@ def read_expert(member: Path, *, best: bool = False) -> Expert:
         raise CheckpointError(f"{member}: there is no {what}.")
     with mended_by_training():
         record = read_record(member / str(step))
+    try:
+        parts = as_type(dict[str, dict[str, Any]], record.config, "config")
+        count = as_type(int, parts.get("data", {}).get("train_tokens"), "config.data.train_tokens")
+    except ValueError as error:
+        raise CheckpointError(f"{member / str(step)} is not of an expert: {error}") from error
     return Expert(
         name=member.name,
         step=step,
         sha256=record.sha256,
         config_sha256=config_digest(record.config),
         config=record.config,
-        count=record.config["data"]["train_tokens"],
+        count=count,
     )
 
 
@@ -185,11 +198,13 @@ def read_ensemble(path: Path) -> Ensemble:
     if not path.is_file():
         raise CheckpointError(f"{path}: there is no manifest; `gather` makes one.")
     try:
-        content = read_json(path)
-        rows, digest = content["experts"], content["sha256"]
+        rows, digest = from_json(_Written, read_json(path), where="manifest")
         names = [item.name for item in fields(Expert)]
-        ensemble = _ensemble(Expert(**{name: row[name] for name in names}) for row in rows)
-    except (ValueError, KeyError, TypeError) as error:
+        ensemble = _ensemble(
+            from_json(Expert, {name: row.get(name) for name in names}, where=f"experts.{number}")
+            for number, row in enumerate(rows)
+        )
+    except ValueError as error:
         raise DamagedError(f"{path} is not a manifest: {error}") from error
     if _digest(rows) != digest:
         raise DamagedError(f"{path} is damaged; its SHA-256 should be {digest[:16]}….")

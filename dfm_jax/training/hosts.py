@@ -20,8 +20,10 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from dfm_jax.checks import require
+from dfm_jax.data.folders import TemporaryError
 from dfm_jax.training.digests import host_leaves
-from dfm_jax.training.stopping import StopRequest
+from dfm_jax.training.stopping import ExitStatus, StopRequest
+from dfm_jax.training.trouble import status_of
 
 HEARTBEAT_SECONDS, SHUTDOWN_SECONDS = 100, 60
 Result = TypeVar("Result")
@@ -72,16 +74,18 @@ def all_or_none() -> Iterator[None]:
     """What fails in one process fails in all, who would wait for it for ever.
 
     Raises:
-        ValueError: if it was bad input elsewhere; RuntimeError: if it was anything else.
+        ValueError: if it was bad input elsewhere; TemporaryError: if it was trouble that passes;
+            RuntimeError: if it was anything else.
     """
     try:
         yield
     except Exception as error:
-        gathered(2 if isinstance(error, (ValueError, OSError)) else 1)
+        gathered(int(status_of(error) or 1))
         raise
     codes = gathered(0)
+    kinds = {ExitStatus.BAD_INPUT: ValueError, ExitStatus.TROUBLE: TemporaryError}
     for process in np.flatnonzero(codes):
-        kind = ValueError if codes[process] == 2 else RuntimeError
+        kind = kinds.get(codes[process], RuntimeError)
         raise kind(f"process {process} of {len(codes)} cannot go on, and says why.")
 
 

@@ -75,6 +75,7 @@ def train(
     watch: Watch | None = None,
     stop: StopRequest | None = None,
     tensorboard: bool = False,
+    before_first: Callable[[], None] | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Outcome:
     """Go on with a run from its last good checkpoint in `folder` to its end, or to a signal.
@@ -93,11 +94,13 @@ def train(
         watch: how often to log, evaluate and save.
         stop: asked after every step, or see above.
         tensorboard: write event files too, to `folder/tensorboard`.
+        before_first: called before this start writes its first checkpoint, by the first process.
         say: what tells the user; by default stderr.
 
     Raises:
         NonFiniteError: naming step, folder and last good checkpoint.
-        CheckpointError: if the folder holds another run, or is in use.
+        CheckpointError: if the folder holds another run, or no checkpoint in it is good.
+        TemporaryError: if another process is training there.
     """
     watch = Watch() if watch is None else watch
     stop = StopRequest() if stop is None else stop
@@ -123,7 +126,8 @@ def train(
                 log.begin(found.step)
                 stack.callback(log.close)
                 saver = stack.enter_context(Saver(folder, config=config, keep_last=watch.keep_last))
-        return _Loop(run, folder, watch, log, saver).steps(found, stop)
+        with stop.between_steps():
+            return _Loop(run, folder, watch, log, saver, before_first).steps(found, stop)
 
 
 def _template(run: Run) -> Any:
@@ -148,8 +152,9 @@ class _Loop:
         watch: Watch,
         log: MetricsLog | Onlooker,
         saver: Saver | Onlooker,
+        before_first: Callable[[], None] | None,
     ) -> None:
-        self.run, self.folder, self.watch = run, folder, watch
+        self.run, self.folder, self.watch, self.before_first = run, folder, watch, before_first
         self.log, self.saver = log, saver
         self.pending: list[tuple[int, Any]] = []
         self.values: dict[str, float] = {}
@@ -186,6 +191,9 @@ class _Loop:
                     with all_or_none():  # a disk that is full is full for all
                         self.log.flush()
                         self.saver.wait()
+                        if self.before_first is not None and is_first():
+                            self.before_first()
+                        self.before_first = None
                     self.saver.save(done, state, measured)
                     self.saved = done
                 if asked:

@@ -32,8 +32,8 @@ from dfm_jax.json_text import read_json
 from dfm_jax.models import Network, transformer
 from dfm_jax.schedules import linear, masked
 from dfm_jax.training.config import TrainConfig, differences, from_json, to_json
-from dfm_jax.training.digests import CheckpointError
-from dfm_jax.training.hosts import is_first
+from dfm_jax.training.digests import CheckpointError, force_to_disk
+from dfm_jax.training.retention import checkpoint_steps, set_aside
 from dfm_jax.training.state import TrainState, init_state, make_optimiser
 from dfm_jax.training.terms import TermsOf, masked_terms, next_token_terms
 
@@ -50,6 +50,27 @@ class MemberData(NamedTuple):
     tokenizer: Tokenizer
     description: dict[str, Any]  # digests and counts: what must not change under a run
     mapped: bool = False  # from the disk, for tokens that outgrow memory
+
+
+class _Data(NamedTuple):
+    """What a member's data are known by, as `load_member_data` describes them."""
+
+    tokenizer: str
+    train_documents: int
+    train_tokens: int
+    train_sha256: str
+    held_out_documents: int
+    held_out_tokens: int
+    held_out_sha256: str
+
+
+class _Written(NamedTuple):
+    """What config.json holds."""
+
+    config: dict[str, Any]
+    data: dict[str, Any]
+    source: str
+    versions: dict[str, str]
 
 
 def member_folder(run: Path, expert: int | None) -> Path:
@@ -160,32 +181,41 @@ def state_template(config: TrainConfig) -> TrainState:
     return jax.eval_shape(lambda: init_state(jax.random.key(0), network, optimiser, ema=ema))
 
 
-def record_member(folder: Path, config: TrainConfig, data: MemberData, source: Path) -> dict:
-    """Write `config.json`, or find it there and the same; what goes with every checkpoint.
+def member_record(config: TrainConfig, data: MemberData) -> dict[str, Any]:
+    """What a member is a function of: it goes with every checkpoint."""
+    return {"config": to_json(config), "data": data.description}
 
-    Of several processes the first alone writes, see `hosts`.
+
+def check_member(folder: Path, record: dict[str, Any]) -> None:
+    """What was saved in the folder, if anything was, is of this record.
 
     Raises:
-        CheckpointError: if it is that of another run, naming the first field that differs.
+        CheckpointError: if it is of another run, naming the first field that differs.
     """
-    record = {"config": to_json(config), "data": data.description}
-    path = folder / CONFIG
-    if path.is_file():
-        found = read_member(folder)
-        for field, here, there in differences(record, {name: found[name] for name in _COMPARED}):
-            raise CheckpointError(
-                f"{folder}: another run is here; `{field}` is {here!r}, and was {there!r}."
-            )
-        return record
-    if not is_first():
-        return record
+    # A start that saved nothing may have left a config.json: it binds nobody.
+    if not (folder / CONFIG).is_file() or not (checkpoint_steps(folder) or set_aside(folder)):
+        return
+    found = read_member(folder)
+    for field, here, there in differences(record, {name: found[name] for name in _COMPARED}):
+        raise CheckpointError(
+            f"{folder}: another run is here; `{field}` is {here!r}, and was {there!r}."
+        )
+
+
+def write_member(folder: Path, record: dict[str, Any], source: Path) -> None:
+    """Write `config.json`, before the first checkpoint: not before there is something to save.
+
+    It stays as it is if there are checkpoints, for they are of the same record: `check_member`.
+    """
+    if (folder / CONFIG).is_file() and checkpoint_steps(folder):
+        return
     versions = {name: version(name) for name in ("jax", "flax", "optax", "orbax-checkpoint")}
-    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / CONFIG
     part = path.with_suffix(".part")
     full = record | {"source": str(source.absolute()), "versions": versions}
     part.write_text(json.dumps(full, indent=1) + "\n", encoding="utf-8")
+    force_to_disk(part)
     os.replace(part, path)
-    return record
 
 
 def read_member(folder: Path) -> dict[str, Any]:
@@ -201,8 +231,9 @@ def read_member(folder: Path) -> dict[str, Any]:
             why = "the runs of a sweep: sweep.json has their configs; train the one that you take"
         raise CheckpointError(f"{folder}: there is no {CONFIG}; {why}.")
     try:
-        record = read_json(path)
-        from_json(TrainConfig, record["config"])
-        return record | {name: record[name] for name in ("data", "source")}
-    except (ValueError, KeyError, TypeError) as error:
+        record = from_json(_Written, read_json(path), where=CONFIG)
+        from_json(TrainConfig, record.config)
+        from_json(_Data, record.data, where=f"{CONFIG}.data")
+    except ValueError as error:
         raise CheckpointError(f"{path} is not the config of a member: {error}") from error
+    return record._asdict()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dfm_jax.json_text import parse_json, read_json_lines
+from dfm_jax.json_types import as_type
 from dfm_jax.training.digests import force_to_disk
 
 
@@ -73,20 +74,23 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
     """The lines of a log.
 
     Raises:
-        ValueError: if a line is not JSON; the last may have been cut by a kill.
+        ValueError: if a line is not JSON, of numbers; the last may have been cut by a kill.
     """
-    return [value for _, value in read_json_lines(path)]
+    rows = list(read_json_lines(path))
+    for number, row in rows:
+        as_type(dict[str, float], row, f"{path}, line {number}")
+    return [row for _, row in rows]
 
 
 def _lines_until(path: Path, step: int) -> list[bytes]:
     kept: list[bytes] = []
-    lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
+    lines = path.read_bytes().splitlines(keepends=True) if step > 0 and path.is_file() else []
     for number, line in enumerate(lines, 1):
         try:
-            whole = line.endswith(b"\n") and parse_json(line)["step"]
+            whole = as_type(int, parse_json(line)["step"], "step") if line.endswith(b"\n") else None
         except (ValueError, KeyError, TypeError):
             whole = None
-        if whole is False or whole is None:
+        if whole is None:
             if number == len(lines):
                 break  # cut by a kill, after the last flush
             raise ValueError(f"{path}, line {number}: it is no line of metrics.")

@@ -7,8 +7,8 @@ never deleted: it is set aside as `STEP.damaged`.
 """
 
 import contextlib
-import fcntl
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dfm_jax.checks import check_count
+from dfm_jax.data.folders import lock
 from dfm_jax.training.checkpoint import (
     DELETING,
     WRITING,
@@ -27,6 +28,7 @@ from dfm_jax.training.checkpoint import (
 from dfm_jax.training.digests import CheckpointError, DamagedError, host_leaves
 from dfm_jax.training.hosts import all_or_none, gathered, is_first
 
+ASIDE = ".damaged"
 BEST = "validation"  # the metric that says which checkpoint is best: the lowest
 
 
@@ -61,11 +63,12 @@ def resume(folder: Path, template: Any, config: dict[str, Any]) -> Resumed | Non
     """The last good state of a run, or None if it has saved none.
 
     A damaged checkpoint is set aside and named, and the one before it is taken: a run is a function
-    of config, data and step, so the result is the same, later. If all are damaged, the run does not
-    begin anew by itself.
+    of config, data and step, so the result is the same, later. Where checkpoints were set aside,
+    now or by an earlier start, and none is good, the run does not begin anew by itself.
 
     Raises:
         CheckpointError: if a checkpoint was made with another config, or none of them is good.
+        OSError, MemoryError: if one cannot be read now; it stays as it is.
     """
     steps, damaged = checkpoint_steps(folder), []
     for step in reversed(steps):
@@ -76,12 +79,18 @@ def resume(folder: Path, template: Any, config: dict[str, Any]) -> Resumed | Non
             damaged.append(f"{error} It is set aside as {aside.name}.")
         else:
             return Resumed(step, state, tuple(damaged))
-    if steps:
+    if aside := set_aside(folder):
         raise CheckpointError(
-            f"{folder}: no good checkpoint is left; to begin anew, take the folder away. "
-            + " ".join(damaged)
+            f"{folder}: no good checkpoint is left; to begin anew, take another run folder, or "
+            f"remove what is set aside: {', '.join(aside)}. {' '.join(damaged)}".rstrip()
         )
     return None
+
+
+def set_aside(folder: Path) -> list[str]:
+    """The names of the damaged checkpoints that were set aside in a folder."""
+    names = os.listdir(folder) if folder.is_dir() else []
+    return sorted(name for name in names if re.fullmatch(rf"\d+{re.escape(ASIDE)}(\.\d+)?", name))
 
 
 def resume_together(folder: Path, template: Any, config: dict[str, Any]) -> Resumed | None:
@@ -106,15 +115,12 @@ def sole_writer(folder: Path) -> Iterator[None]:
     """Hold the folder for this process; sweep out what a killed one left unfinished.
 
     Raises:
-        CheckpointError: if another process holds it.
+        TemporaryError: if another process holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise CheckpointError(f"{folder}: another process is training here.") from None
+        lock(descriptor, f"{folder}: another process is training here.")
         for path in folder.iterdir():
             if path.name.endswith((WRITING, DELETING)):
                 shutil.rmtree(path)
@@ -188,8 +194,8 @@ def _lowest(losses: dict[int, float | None]) -> int | None:
 
 
 def _set_aside(path: Path) -> Path:
-    number, aside = 0, path.with_name(f"{path.name}.damaged")
+    number, aside = 0, path.with_name(f"{path.name}{ASIDE}")
     while aside.exists():
         number += 1
-        aside = path.with_name(f"{path.name}.damaged.{number}")
+        aside = path.with_name(f"{path.name}{ASIDE}.{number}")
     return path.rename(aside)

@@ -20,17 +20,19 @@ from dfm_jax.training.config import (
     shape_of,
 )
 from dfm_jax.training.evaluation import evaluated
-from dfm_jax.training.hosts import check_same, in_turn, is_first
+from dfm_jax.training.hosts import all_or_none, check_same, in_turn, is_first
 from dfm_jax.training.loop import Outcome, Run, keyed_run, train
 from dfm_jax.training.members import (
     TOKENS,
     MemberData,
+    check_member,
     load_member_data,
     member_data_path,
     member_folder,
+    member_record,
     network_and_terms,
-    record_member,
     state_template,
+    write_member,
 )
 from dfm_jax.training.reading import read_ahead
 from dfm_jax.training.spreading import Spread, spread_init, spread_update
@@ -85,10 +87,19 @@ def train_member(
     documents = in_turn(load, load) if on_disk else load()  # the others find what is written
     if say is not None and columns.unused and is_first():
         say(columns.text())
-    record = in_turn(*[partial(record_member, folder, config, documents, source)] * 2)
+    record = member_record(config, documents)
+    with all_or_none():
+        check_member(folder, record)
     check_same("the config and the data", config_digest(record))
-    member = make_run(config, documents, watch, spread)
-    return train(member, folder, config=record, watch=watch, stop=stop, tensorboard=tensorboard)
+    return train(
+        make_run(config, documents, watch, spread),
+        folder,
+        config=record,
+        watch=watch,
+        stop=stop,
+        tensorboard=tensorboard,
+        before_first=partial(write_member, folder, record, source),
+    )
 
 
 def make_run(

@@ -12,7 +12,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +23,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from dfm_jax.checks import check_count, require
+from dfm_jax.json_text import read_json
+from dfm_jax.json_types import as_type
 from dfm_jax.parallel import independent
 from dfm_jax.training.checkpoint import read_checkpoint
 from dfm_jax.training.config import (
@@ -104,8 +106,10 @@ def train_sweep(
     watch = Watch() if watch is None else watch
     record = {"configs": [to_json(config) for config in configs], "data": data.description}
     run, results = make_sweep(configs, data, watch, mesh)
-    outcome = train(run, folder, config=record, watch=watch, stop=stop)
     path = folder / RESULT
+    # Of checkpoints that have been taken away since, perhaps: results go with what is here.
+    stale = partial(path.unlink, missing_ok=True)
+    outcome = train(run, folder, config=record, watch=watch, stop=stop, before_first=stale)
     if outcome.finished and not path.is_file():
         template = jax.eval_shape(run.init)
         found = results(read_checkpoint(folder / str(outcome.step), template, config=record))
@@ -114,6 +118,22 @@ def train_sweep(
         part.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
         os.replace(part, path)
     return outcome
+
+
+def read_results(folder: Path) -> tuple[RunResult, ...]:
+    """What became of the runs of a sweep that is finished.
+
+    Raises:
+        ValueError: naming the file, if it is not what `train_sweep` writes.
+    """
+    path = folder / RESULT
+    try:
+        return as_type(tuple[RunResult, ...], read_json(path), "runs")
+    except ValueError as error:
+        raise ValueError(
+            f"{path} must be as `sweep` writes it: {error} Take it away: the same command writes "
+            "it anew."
+        ) from error
 
 
 def make_sweep(

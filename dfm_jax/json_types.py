@@ -1,0 +1,87 @@
+"""What JSON held, held against a type: a value of the type, or one error that names the field.
+
+Whoever reads a record of this package, a config, a checkpoint's or a launch's, says by a class what
+it holds; a missing field, null or a text where a number is due is refused here.
+"""
+
+import dataclasses
+import types
+import typing
+from typing import Any, Literal, TypeVar
+
+from dfm_jax.checks import require
+
+Kind = TypeVar("Kind")
+
+
+def from_json(kind: type[Kind], values: Any, *, where: str = "config") -> Kind:
+    """A dataclass or a NamedTuple from an object; fields that are not given keep their defaults.
+
+    Raises:
+        ValueError: naming the first field that is unknown, missing or of another type.
+    """
+    require(isinstance(values, dict), f"`{where}` must be an object", _short(values))
+    hints, optional = typing.get_type_hints(kind), _with_default(kind)
+    for name in values:
+        require(name in hints, f"`{where}` may hold only {', '.join(hints)}", name)
+    for name in hints:
+        rule = f"`{where}` must hold `{name}`"
+        require(name in values or name in optional, rule, ", ".join(values))
+    return kind(
+        **{name: as_type(hints[name], value, f"{where}.{name}") for name, value in values.items()}
+    )
+
+
+def as_type(hint: Any, value: Any, where: str) -> Any:
+    """`value` if it is what the annotation says, an int where a float is due made one.
+
+    Raises:
+        ValueError: naming `where` it is not.
+    """
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return value
+    if dataclasses.is_dataclass(hint) or hasattr(hint, "_fields"):
+        return from_json(hint, value, where=where)  # type: ignore[arg-type]
+    if origin in (typing.Union, types.UnionType):
+        (kind,) = (kind for kind in inner if kind is not type(None))
+        return None if value is None else as_type(kind, value, where)
+    if origin is Literal:
+        rule = f"`{where}` must be one of {', '.join(map(str, inner))}"
+        require(any(value is name or value == name for name in inner), rule, _short(value))
+        return value
+    if origin is dict:
+        require(isinstance(value, dict), f"`{where}` must be an object", _short(value))
+        return {name: as_type(inner[1], entry, f"{where}.{name}") for name, entry in value.items()}
+    if origin in (list, tuple):
+        require(isinstance(value, list), f"`{where}` must be a list", _short(value))
+        return origin(as_type(inner[0], x, f"{where}.{i}") for i, x in enumerate(value))
+    number = isinstance(value, int) and not isinstance(value, bool)
+    if hint is float and number:
+        return _as_float(value, where)
+    exact = number if hint is int else isinstance(value, hint)
+    require(exact, f"`{where}` must be of type {hint.__name__}", _short(value))
+    return value
+
+
+def _as_float(value: int, where: str) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"`{where}` must be a float; it is {_short(value)}.") from None
+
+
+def _with_default(kind: type) -> set[str]:
+    if not dataclasses.is_dataclass(kind):
+        return set(getattr(kind, "_field_defaults", ()))
+    return {
+        item.name
+        for item in dataclasses.fields(kind)
+        if item.default is not dataclasses.MISSING
+        or item.default_factory is not dataclasses.MISSING
+    }
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:79]}…"
