@@ -19,7 +19,7 @@ ROOMS = (
     *("schedules", "paths", "velocities", "steps", "experts", "gates", "clustering"),
     *("objectives", "samplers", "accounting"),
     *("fast", "decoders", "sampling", "likelihoods", "parallel", "theory"),
-    *("json_text", "models", "data", "scoring", "training", "launch"),
+    *("json_text", "json_types", "models", "data", "scoring", "training", "launch"),
 )
 COMMANDS = (
     *((name,) for name in cli.COMMANDS),

@@ -17,9 +17,13 @@ from tokenizers import Tokenizer, models
 from dfm_jax import cli
 from dfm_jax.models import transformer
 from dfm_jax.training.checkpoint import read_record
+from dfm_jax.training.config import to_json
+from dfm_jax.training.digests import CheckpointError
 from dfm_jax.training.ensemble import read_ensemble
 from dfm_jax.training.evaluation import load_member
+from dfm_jax.training.members import check_member, read_member, write_member
 from dfm_jax.training.metrics import read_metrics
+from dfm_jax.training.presets import load_config
 from dfm_jax.training.retention import checkpoint_steps
 from dfm_jax.training.stopping import NonFiniteError
 from experiments.interruptions import write_texts
@@ -96,6 +100,30 @@ def test_another_config_or_other_data_are_refused_by_field(run, data, capsys):
     assert "another run is here; `config.seed` is 1, and was 0" in capsys.readouterr().err
     assert train(run, data / "parts" / "expert_000") == 2
     assert "`data.train_documents`" in capsys.readouterr().err
+
+
+def test_a_start_that_saved_nothing_binds_nobody(data, tmp_path, capsys):
+    """Refused, it leaves no config.json; and one that a crash has left is not that of a run."""
+    where, folder = ("--placement", "replicated"), tmp_path / "centre"
+    three = [word.replace("batch_size=4", "batch_size=3") for word in SMALL]
+    command = ["train", "--run", str(tmp_path), "--data", str(data / "all"), *three, *where]
+    assert cli.main(command) == 2
+    assert "must be a multiple of the 8 devices" in capsys.readouterr().err
+    assert not (folder / "config.json").exists()
+    tokens = {"tokens": 1, "documents": 1, "sha256": ""}
+    kept = {f"{side}_{k}": v for side in ("train", "held_out") for k, v in tokens.items()}
+    record = {"config": to_json(load_config("tiny")), "data": kept | {"tokenizer": "bytes"}}
+    folder.mkdir(parents=True)
+    write_member(folder, record, data)
+    other = record | {"config": to_json(load_config("tiny", ["seed=1"]))}
+    check_member(folder, other)
+    write_member(folder, other, data)
+    assert read_member(folder)["config"]["seed"] == 1
+    for name in ("5", "5.damaged"):  # what was saved, good or not, does
+        (folder / name).mkdir()
+        with pytest.raises(CheckpointError, match=r"`config\.seed` is 0"):
+            check_member(folder, record)
+        (folder / name).rmdir()
 
 
 @pytest.mark.slow

@@ -52,6 +52,10 @@ for word in sys.argv[2 + attempt].split("+"):
         os.kill(os.getpid(), signal.SIGKILL)
     elif word == "wait":
         time.sleep(60)
+    elif word == "deaf":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        (folder / "5").mkdir()
+        time.sleep(60)
     elif word == "full":
         with open("/dev/full", "w") as file:
             file.write("x")
@@ -117,6 +121,7 @@ def test_a_job_that_cannot_be_begun_is_the_end_of_one(tmp_path):
     rows = launched(tmp_path, "0", "0", say=said.append)
     assert [row.status for row in rows] == ["failed", "finished"]
     assert rows[0].reason.startswith("it could not be begun: [Errno 28] No space left on device")
+    assert rows[0].attempts == 4  # a disk may be emptied
     assert said[-1].startswith("the summary is not written: [Errno 28]")
 
 
@@ -154,6 +159,27 @@ def test_a_signal_to_the_launcher_stops_all_of_them(tmp_path):
     asking.join()
     assert [(row.status, row.attempts) for row in rows] == [("stopped", 1), ("stopped", 0)]
     assert [row.reason for row in rows] == ["killed by SIGTERM", "not begun"]
+
+
+def test_a_job_that_ignores_sigterm_is_killed_after_its_grace(tmp_path):
+    stop, said = StopRequest(), []
+
+    def ask() -> None:
+        while not (tmp_path / "expert_000" / "5").is_dir():
+            time.sleep(0.01)
+        stop.signal = signal.SIGTERM
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    (row,) = launched(tmp_path, "deaf", stop=stop, grace=0.2, say=said.append)
+    asking.join()
+    assert (row.status, row.reason) == ("stopped", "killed by SIGKILL")
+    assert "expert_000: still there 0.2 s after SIGTERM; it is killed" in said
+
+
+def test_trouble_that_passes_is_tried_again(tmp_path):
+    (row,) = launched(tmp_path, "75 75 0", retries=2)
+    assert (row.status, row.attempts) == ("finished", 3)
 
 
 def test_the_summary_is_a_table_and_a_file(tmp_path):
@@ -408,6 +434,7 @@ def test_the_script_is_bash_and_gives_a_task_its_words(tmp_path):
         ("exit 130", "RUNNING", 130, True),
         ("exit 143", "COMPLETING", 143, False),
         ("exit 1", "RUNNING", 1, False),
+        ("exit 75", "RUNNING", 75, True),
         ("mkdir -p 'my run/expert_000/5'; kill -9 $$", "RUNNING", 137, True),
     ],
 )
@@ -418,6 +445,13 @@ def test_what_was_saved_goes_back_to_the_queue(tmp_path, behaviour, state, statu
     assert process.returncode == status
     found = (tmp_path / "requeued").read_text() if (tmp_path / "requeued").is_file() else ""
     assert found == ("requeue 7_0\n" if requeued else "")
+
+
+@pytest.mark.parametrize(("restarts", "requeued"), [("9", True), ("10", False)])
+def test_trouble_goes_back_to_the_queue_ten_times(tmp_path, restarts, requeued):
+    cluster(tmp_path)
+    task(tmp_path, 0, "exit 75", SLURM_RESTART_COUNT=restarts).communicate(timeout=30)
+    assert (tmp_path / "requeued").is_file() == requeued
 
 
 @pytest.mark.parametrize("state", ["RUNNING", "COMPLETING"])
@@ -729,11 +763,11 @@ def test_members_that_fail_do_so_alone_and_say_why(parts, tmp_path, monkeypatch)
     mounted = subprocess.run(mount, capture_output=True, check=False).returncode == 0
     jobs += train_jobs(parts, tmp_path, SMALL, experts=[2]) if mounted else []
     try:
-        rows = run_jobs(jobs, tmp_path, at_once=2, say=lambda text: None)
+        rows = run_jobs(jobs, tmp_path, at_once=2, retries=1, pause=0, say=lambda text: None)
     finally:
         if mounted:
             subprocess.run(["umount", str(disk)], check=True)
-    assert [row.attempts for row in rows] == [1] * len(jobs)
+    assert [row.attempts for row in rows] == [1, 1, 1, 2][: len(jobs)]  # a disk may be emptied
     assert (rows[0].status, rows[0].step) == ("finished", 20)
     assert rows[1].status == rows[2].status == "failed"
     assert "is nan at step" in rows[1].reason or "is inf at step" in rows[1].reason

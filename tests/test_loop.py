@@ -1,5 +1,6 @@
 """The loop: the same bits after any interruption, metrics without a gap, one way to fail."""
 
+import errno
 import io
 import json
 import os
@@ -24,6 +25,7 @@ from dfm_jax.training.state import init_state, make_optimiser
 from dfm_jax.training.step import make_train_step
 from dfm_jax.training.stopping import ExitStatus, NonFiniteError, StopRequest, stop_on_signals
 from dfm_jax.training.terms import next_token_terms
+from dfm_jax.training.trouble import ended
 
 V, STEPS = 5, 24
 WATCH = Watch(log_every=3, save_every=4, evaluate_every=8, keep_last=2)
@@ -160,6 +162,31 @@ def test_a_damaged_last_checkpoint_costs_time_and_no_bit(whole, tmp_path):
     assert digests(folder) == digests(whole)
     assert lines(folder) == lines(whole)
     assert (folder / "10.damaged").is_dir()
+
+
+def test_too_many_open_files_cost_a_start_and_no_bit(whole, tmp_path, monkeypatch, capsys):
+    """75, the checkpoint untouched; the second start goes on at its step, to the same end."""
+    folder, opened = tmp_path / "centre", Path.open
+    train(RUN, folder, config={"a": 1}, stop=StopAt(10), **QUIET)
+    before = digests(folder, 10)
+
+    def failing(path, *args, **options):
+        if path.name == "_METADATA":
+            raise OSError(errno.EMFILE, "Too many open files", str(path))
+        return opened(path, *args, **options)
+
+    def start() -> int:
+        outcome = train(RUN, folder, config={"a": 1}, **QUIET)
+        return outcome.began_at
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", failing)
+        assert ended(lambda: "train", start) == ExitStatus.TROUBLE
+    assert "Too many open files" in capsys.readouterr().err
+    assert (checkpoint_steps(folder)[-1], digests(folder, 10)) == (10, before)
+    assert start() == 10
+    assert digests(folder) == digests(whole)
+    assert lines(folder) == lines(whole)
 
 
 def test_another_config_is_refused_by_field(whole):

@@ -11,6 +11,7 @@ from typing import Literal
 import jax
 from tqdm import tqdm
 
+from dfm_jax.checks import check_count
 from dfm_jax.theory import LEDGER, Row, Shape, equations, import_statements, verify
 from dfm_jax.theory.verification import MAIN_SHAPE
 
@@ -59,6 +60,7 @@ class Verify:
         """Print a line per statement as it is judged."""
         if self.json is not None:  # before the work, not after it
             _writable(self.json)
+        check_count("devices", self.devices, at_most=1024)  # XLA makes whatever it is told to
         if self.devices > 1:  # of the host; an accelerator has as many as it has
             jax.config.update("jax_num_cpu_devices", self.devices)
         if self.modules and str(Path.cwd()) not in sys.path:  # it is, for `python -m`

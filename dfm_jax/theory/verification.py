@@ -1,6 +1,7 @@
 """Verify statements: the largest residual, the smallest falsifier, the verdict."""
 
 import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
 from difflib import get_close_matches
 from importlib import import_module
@@ -81,6 +82,7 @@ def verify(
     """
     check_count("instances", instances, at_least=16)
     check_shape(shape)
+    _check_fit(instances, shape)
     chosen = [find_statement(label) for label in labels] or in_order()
     check_seed("seed", seed)
     run = Run(precision, num_devices)
@@ -145,6 +147,15 @@ def find_statement(label: str) -> Statement:
         own = "; those of your own join it when their file is imported" if label[:1] == "X" else ""
         raise ValueError(f"{rule}{own}; it names {label!r}.")
     return LEDGER[label]
+
+
+def _check_fit(instances: int, shape: Shape) -> None:
+    """The experts' laws of all cases are in memory together, whatever else is."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    experts, laws = shape.num_experts, 8 * shape.num_tokens**shape.num_positions
+    name, value = ("instances", instances) if instances >= experts else ("num_experts", experts)
+    rule = f"`{name}` must leave cases that fit the memory, {memory:,} bytes"
+    require(instances * experts * laws <= memory, rule, value)
 
 
 def _draw(shape: Shape, shapes: str, instances: int, seed: int) -> list[Cases]:

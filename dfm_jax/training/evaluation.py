@@ -28,6 +28,7 @@ from dfm_jax.training.members import (
     state_template,
     tokenizer_of,
 )
+from dfm_jax.training.memory import check_parameters_fit
 from dfm_jax.training.retention import best_step, checkpoint_steps
 from dfm_jax.training.spreading import spread_evaluation
 from dfm_jax.training.state import TrainState
@@ -181,6 +182,7 @@ def load_member(member: Path, *, best: bool = False) -> Trained:
     """
     record = read_member(member)
     config = from_json(TrainConfig, record["config"])
+    check_parameters_fit(config.model)
     steps = checkpoint_steps(member)
     if not steps:
         raise CheckpointError(f"{member}: there is no checkpoint.")

@@ -53,7 +53,7 @@ class MemberData(NamedTuple):
 
 
 class _Data(NamedTuple):
-    """What a member's data are known by, as `load_member_data` describes them."""
+    """What a member's data are known by, whatever else `load_member_data` says of them."""
 
     tokenizer: str
     train_documents: int
@@ -233,7 +233,8 @@ def read_member(folder: Path) -> dict[str, Any]:
     try:
         record = from_json(_Written, read_json(path), where=CONFIG)
         from_json(TrainConfig, record.config)
-        from_json(_Data, record.data, where=f"{CONFIG}.data")
+        known = {name: record.data.get(name) for name in _Data._fields}
+        from_json(_Data, known, where=f"{CONFIG}.data")
     except ValueError as error:
         raise CheckpointError(f"{path} is not the config of a member: {error}") from error
     return record._asdict()

@@ -34,6 +34,7 @@ from dfm_jax.training.members import (
     state_template,
     write_member,
 )
+from dfm_jax.training.memory import check_fits
 from dfm_jax.training.reading import read_ahead
 from dfm_jax.training.spreading import Spread, spread_init, spread_update
 from dfm_jax.training.state import (
@@ -110,9 +111,10 @@ def make_run(
     Runs of one shape, see `shape_of`, share what was compiled.
 
     Raises:
-        ValueError: if the devices do not divide the batch, or a run on one is asked for in several
-            processes.
+        ValueError: if the run cannot fit the memory, see `check_fits`; if the devices do not divide
+            the batch, or a run on one is asked for in several processes.
     """
+    check_fits(config, devices=None if spread is None else list(spread.mesh.devices.flat))
     if spread is None:
         rule = "`spread` must say where a run of several processes lies; their number"
         require(jax.process_count() == 1, rule, jax.process_count())

@@ -38,6 +38,7 @@ from dfm_jax.training.config import (
 from dfm_jax.training.evaluation import judged_windows
 from dfm_jax.training.loop import Outcome, Run, train
 from dfm_jax.training.members import MemberData, network_and_terms
+from dfm_jax.training.memory import check_fits
 from dfm_jax.training.presets import MAX_RUNS, set_field
 from dfm_jax.training.run import init_and_step, run_keys, windows_of
 from dfm_jax.training.state import TrainState
@@ -155,6 +156,7 @@ def make_sweep(
     init_keys, batch_keys, step_keys, judging_keys = map(jnp.stack, zip(*rows, strict=True))
     columns = [hyperparameters(config) for config in configs]
     values = {name: jnp.array([one[name] for one in columns]) for name in columns[0]}
+    check_fits(shape, num_runs=len(configs), devices=list(mesh.devices.flat))
     begin, step = _compiled(shape, mesh)
     windows, indices = windows_of(shape, data), jnp.ones(len(configs), jnp.int32)
     every = jax.vmap(windows, in_axes=(0, None))

@@ -10,6 +10,7 @@ import numpy as np
 from dfm_jax.checks import check_count, check_seed, require
 from dfm_jax.data.tokens import Tokenizer, encoded
 from dfm_jax.decoders import Decoder
+from dfm_jax.json_types import as_type
 from dfm_jax.models import Params, mixture_decoder, mixture_params, transformer_decoder
 from dfm_jax.sampling import sample_autoregressive
 from dfm_jax.training.checkpoint import read_checkpoint
@@ -17,6 +18,7 @@ from dfm_jax.training.config import TrainConfig, from_json
 from dfm_jax.training.ensemble import Ensemble, check_ensemble
 from dfm_jax.training.evaluation import load_member
 from dfm_jax.training.members import read_member, state_template, tokenizer_of
+from dfm_jax.training.memory import check_parameters_fit, check_sample_fits
 from dfm_jax.training.state import TrainState
 
 
@@ -51,12 +53,14 @@ def ensemble_speaker(run: Path, ensemble: Ensemble, *, tokenizer: Path | None = 
     check_ensemble(run, ensemble)
     configs, params = [], []
     for expert in ensemble.experts:
-        config = from_json(TrainConfig, expert.config["config"])
+        config = from_json(TrainConfig, expert.config.get("config"))
+        check_parameters_fit(config.model)
         path = run / expert.name / str(expert.step)
         state = read_checkpoint(path, state_template(config), config=expert.config)
         configs.append(config)
         params.append(_averaged(state))
-    named = ensemble.experts[0].config["data"]["tokenizer"]  # experts share it
+    data = as_type(dict[str, Any], ensemble.experts[0].config.get("data"), "data")
+    named = as_type(str, data.get("tokenizer"), "data.tokenizer")  # experts share it
     pieces = tokenizer_of(configs[0], tokenizer, recorded=named)
     return _speaker(configs, params, ensemble.log_weights, pieces)
 
@@ -87,6 +91,11 @@ def sampled_ids(
     ids = [*speaker.start, *encoded(prompt, speaker.tokenizer).tolist()]
     rule = "`prompt` must not be empty: the network has no mask to begin from; its tokens number"
     require(len(ids) > 0, rule, len(ids))
+    check_count("max_new", max_new)
+    last = speaker.tokenizer.num_tokens - 1
+    for token in stop_tokens:  # before an array is made of them, which holds 64 bits
+        require(0 <= token <= last, f"`stop_tokens` must hold ids in [0, {last}]", token)
+    check_sample_fits(num_samples, len(ids) + max_new, speaker.tokenizer.num_tokens)
     sample = sample_autoregressive(
         jax.random.key(seed),
         speaker.params,

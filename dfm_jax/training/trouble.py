@@ -26,7 +26,9 @@ _PASSING = frozenset(
     if hasattr(errno, name)
 )
 # XLA and tensorstore raise what the system said as text.
-_OUT_OF = re.compile(r"RESOURCE_EXHAUSTED\b|can't start new thread|std::bad_alloc")
+_OUT_OF = re.compile(
+    r"RESOURCE_EXHAUSTED\b|Out of memory allocating|can't start new thread|std::bad_alloc"
+)
 _SYSTEM_ERROR = re.compile(r"os_error_code='(\d+)'")
 
 
@@ -39,7 +41,7 @@ def passes(error: BaseException) -> bool:
     if isinstance(error, (RuntimeError, ValueError)):
         said = str(error)
         codes = {int(code) for code in _SYSTEM_ERROR.findall(said)}
-        if codes & _PASSING or _OUT_OF.match(said):
+        if codes & _PASSING or _OUT_OF.search(said):
             return True
     return error.__cause__ is not None and passes(error.__cause__)
 

@@ -1,0 +1,101 @@
+"""What no machine of this size can hold is refused by name, before the compiler is asked.
+
+Lower bounds alone, so that nothing is refused that could run: the state of the parameters, and of
+an update the tokens of its batch and the residual stream of one micro-batch. How much more a
+program takes its compiler knows; where that is too much, it says so (exit status 75).
+"""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+from dfm_jax.models import TransformerConfig
+from dfm_jax.models.sizes import num_parameters
+from dfm_jax.training.config import TrainConfig
+
+_FLOAT, _HALF, _TOKEN = 4, 2, 4  # bytes
+
+
+def check_parameters_fit(
+    model: TransformerConfig, *, copies: int = 1, devices: Sequence[Any] | None = None
+) -> None:
+    """So many copies of the parameters are less than the memory of the devices together.
+
+    Raises:
+        ValueError: naming the largest count of the model.
+    """
+    count = num_parameters(model)
+    sizes = ("width", "ffn_width", "num_layers", "num_tokens")
+    name = max(sizes, key=lambda size: getattr(model, size))
+    what = f"{count:.3g} parameters and {copies} copies of them"
+    _check(f"model.{name}", getattr(model, name), what, count * copies * _FLOAT, devices)
+
+
+def check_fits(
+    config: TrainConfig, *, num_runs: int = 1, devices: Sequence[Any] | None = None
+) -> None:
+    """A run, or so many of one shape, may fit the memory of the devices together.
+
+    Raises:
+        ValueError: naming the count that is too large.
+    """
+    copies = 3 + (config.ema_decay is not None)  # and the two moments of Adam
+    check_parameters_fit(config.model, copies=copies * num_runs, devices=devices)
+    tokens = num_runs * config.batch_size * config.num_positions
+    stream = tokens // config.num_micro_batches * config.model.width * _HALF
+    name = max(("batch_size", "num_positions"), key=lambda size: getattr(config, size))
+    what = f"a batch of {config.batch_size} x {config.num_positions} tokens"
+    _check(name, getattr(config, name), what, tokens * _TOKEN + stream, devices)
+    steps = config.num_grid_steps
+    what = f"a table of {steps} rows"
+    _check("num_grid_steps", steps, what, steps * _FLOAT, devices)
+
+
+def check_sample_fits(num_samples: int, length: int, num_states: int) -> None:
+    """The ids of so many texts of that length, and the logits of one of their positions, fit.
+
+    Raises:
+        ValueError: naming the count that is too large.
+    """
+    what = f"{num_samples} texts of {length} tokens"
+    name, value = ("num_samples", num_samples) if num_samples >= length else ("max_new", length)
+    num_bytes = num_samples * (length * _TOKEN + num_states * _HALF)
+    _check(name, value, what, num_bytes, None)
+
+
+def _check(name: str, value: int, what: str, num_bytes: int, devices: Sequence[Any] | None) -> None:
+    memory = _memory(devices)
+    if num_bytes > memory:
+        raise ValueError(
+            f"`{name}` must leave a program that fits the memory, {memory / 2**30:,.0f} GiB; it is "
+            f"{value:,}: {what} take {num_bytes / 2**30:,.0f} GiB and more."
+        )
+
+
+def _memory(devices: Sequence[Any] | None) -> int:
+    """Of the devices together; the CPU's, which are one another's, is that of each host."""
+    devices = jax.devices()[:1] if devices is None else devices
+    limits = [_limit(device) for device in devices]
+    if None in limits:
+        return _host_memory() * len({device.process_index for device in devices})
+    return sum(limit for limit in limits if limit is not None)
+
+
+def _limit(device: Any) -> int | None:
+    if device.platform == "cpu":
+        return None
+    local = device if device.process_index == jax.process_index() else jax.local_devices()[0]
+    return (local.memory_stats() or {}).get("bytes_limit")
+
+
+def _host_memory() -> int:
+    """With what may be swapped out, where the system says so."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            swap = [line.split()[1] for line in file if line.startswith("SwapTotal")]
+        return memory + sum(int(kilobytes) * 1024 for kilobytes in swap)
+    except (OSError, ValueError):
+        return memory
