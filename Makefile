@@ -63,10 +63,10 @@ benchmarks: ## every work beside its peers, in .venv-peers
 	.venv-peers/bin/python -m experiments.benchmarks --preset standard
 
 test: $(STAMP) ## the quick suite
-	$(BIN)/python -m pytest -q -n 2 -m "not slow"
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow"
 
 test-all: $(STAMP) ## the whole suite
-	$(BIN)/python -m pytest -q -n 2
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 notebooks: $(STAMP) ## every notebook executed; nothing is written
 	$(BIN)/python -m pytest -q -n 2 --nbmake --nbmake-timeout=300 notebooks
