@@ -10,9 +10,12 @@ from dfm_jax.cli.members import Members
 from dfm_jax.data.columns import Columns
 from dfm_jax.data.token_files import map_tokens
 from dfm_jax.data.tokens import byte_tokenizer, read_texts
-from dfm_jax.training.members import load_member_data, read_member
+from dfm_jax.training import run as running
+from dfm_jax.training.loop import Outcome
+from dfm_jax.training.members import load_member_data
 from dfm_jax.training.presets import load_config
 
+SAID = "not used: columns `image` (11 rows), `weight` (11 rows)"
 SMALL = [
     *("--config", "tiny", "--set", "model.width=8", "model.num_heads=2", "model.num_layers=1"),
     *("model.ffn_width=8", "num_positions=16", "batch_size=4", "num_steps=1", "held_out=0.5"),
@@ -56,22 +59,34 @@ def test_pictures_are_not_left_out_in_silence(rows, tmp_path, capsys, command, m
     assert not list(tmp_path.glob("run/**/config.json"))
 
 
-def test_with_text_only_the_columns_that_are_not_used_are_named(rows, tmp_path, capsys):
-    said = "not used: columns `image` (11 rows), `weight` (11 rows)"
+def test_with_text_only_the_columns_that_are_not_used_are_named(
+    rows, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(running, "train", lambda *_, **__: Outcome(1, 0, True, {}))
     assert run("train", rows, tmp_path / "run", "--text-only") == 0
-    assert capsys.readouterr().out.startswith(f"{said}\nfinished")
+    assert capsys.readouterr().out.startswith(f"{SAID}\nfinished")
     bare = write(tmp_path / "bare.jsonl", *map(row, range(12)))
-    expected = load_member_data(bare, load_config("tiny", SMALL[3:]), None).description
-    found = read_member(tmp_path / "run" / "centre")["data"]
-    assert found == expected | {"text_only": True}  # the same tokens
-    # What was asked for once holds for the same documents, and not for others.
+    assert run("train", bare, tmp_path / "bare") == 0
+    assert "not used" not in capsys.readouterr().out
+    config = load_config("tiny", SMALL[3:])
+    loaded = load_member_data(rows, config, None, columns=Columns(text_only=True))
+    expected = load_member_data(bare, config, None)
+    assert loaded.description == expected.description | {"text_only": True}
+    assert loaded.train.digest == expected.train.digest
+
+
+@pytest.mark.slow
+def test_what_was_asked_for_once_holds_for_the_same_documents_and_not_for_others(
+    rows, tmp_path, capsys
+):
+    assert run("train", rows, tmp_path / "run", "--text-only") == 0
     evaluate = ["evaluate", "--run", str(tmp_path / "run")]
     assert cli.main(evaluate) == 0
-    assert capsys.readouterr().out.endswith(f"centre: {said}\n")
+    assert capsys.readouterr().out.endswith(f"centre: {SAID}\n")
     assert cli.main([*evaluate, "--data", str(rows)]) == 2
     assert "line 2: `text_only` must be given" in capsys.readouterr().err
     assert cli.main([*evaluate, "--data", str(rows), "--text-only"]) == 0
-    assert capsys.readouterr().out.endswith(f"centre: {said}\n")
+    assert capsys.readouterr().out.endswith(f"centre: {SAID}\n")
 
 
 def test_tokens_that_were_kept_know_what_was_left_out(rows, tmp_path):
