@@ -112,17 +112,21 @@ class Cells:
         found = self.known(name)
         if found is not None:
             return found
-        text = json.dumps({"depends_on": self._fingerprint, "cell": measure()})
+        made_by = self._fingerprint  # before it is measured
+        cell = json.loads(json.dumps(measure()))
+        record = {"depends_on": made_by, "cell": cell, "sha256": _digest(cell)}
         self.folder.mkdir(parents=True, exist_ok=True)
         part = self._path(name).with_suffix(".part")
-        part.write_text(text, encoding="utf-8")
+        part.write_text(json.dumps(record), encoding="utf-8")
         os.replace(part, self._path(name))  # a cell is whole, or not there
-        return json.loads(text)["cell"]
+        return cell
 
     def known(self, name: str) -> dict[str, Any] | None:
         """The cell, if it was measured before."""
         try:
             record = read_json(self._path(name))
+            if record["sha256"] != _digest(record["cell"]):
+                raise ValueError("its SHA-256 is another")
             return record["cell"] if record["depends_on"] == self._fingerprint else None
         except FileNotFoundError:
             return None
@@ -139,6 +143,10 @@ class Cells:
             [dict(self.depends_on), source_digest()], sort_keys=True, default=os.fspath
         )
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _digest(cell: Any) -> str:
+    return hashlib.sha256(json.dumps(cell).encode()).hexdigest()
 
 
 def source_digest() -> str:

@@ -18,6 +18,7 @@ from dfm_jax.data.folders import (
     check_file,
     read_manifest,
 )
+from dfm_jax.data.tokens import texts_in
 
 MANIFEST = {"settings": {}, "inputs": {}}
 
@@ -219,3 +220,44 @@ def test_a_disk_that_takes_no_more_is_one_line(data):
     assert done.stdout == ""
     assert not (data / "out").exists()
     check_completed(data)
+
+
+# ── what is read back ───────────────────────────────────────────────────────────────────────────
+
+ROWS = b"".join(b'{"text": "document %d"}\n' % i for i in range(8))
+
+
+def dealt(out):
+    with NewFolder(out) as folder:
+        folder.write("expert_000/rows.jsonl", ROWS)
+        folder.write("centre.jsonl", ROWS)
+        folder.finish(MANIFEST)
+    return out
+
+
+@pytest.mark.parametrize("expert", [0, None])
+def test_rows_that_are_not_as_they_were_dealt_are_not_trained_on(expert, tmp_path, capsys):
+    """A flipped bit, rows that are gone, a manifest of other numbers: status 2, and no run."""
+    name = "centre.jsonl" if expert is None else "expert_000/rows.jsonl"
+    path = dealt(tmp_path / "parts") / name
+    words = ["train", "--config", "tiny", "--data", str(tmp_path / "parts")]
+    words += ["--run", str(tmp_path / "run"), *([] if expert is None else ["--expert", "0"])]
+
+    def refused() -> str:
+        assert cli.main(words) == 2
+        assert not (tmp_path / "run").exists()
+        return capsys.readouterr().err
+
+    assert list(texts_in(path)) == [f"document {i}" for i in range(8)]
+    path.write_bytes(ROWS.replace(b"document 5", b"document 4"))
+    assert f"the SHA-256 of {path} must be" in refused()
+    path.write_bytes(ROWS[: 3 * len(ROWS) // 8])
+    assert "as its manifest says" in refused()
+    path.unlink()
+    assert f"{path} is neither" in refused()
+    path.write_bytes(ROWS)
+    manifest = tmp_path / "parts" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"inputs": {}', '"inputs": {"a": 1}'))
+    assert f"{manifest} must be as it was written, and name {name}" in refused()
+    manifest.unlink()  # a folder of one's own making
+    assert len(list(texts_in(path))) == 8

@@ -302,6 +302,12 @@ def test_every_cut_of_a_cell_is_seen(cells, measured):
     assert cells().known("a") == {"value": "first"}
 
 
+def test_a_number_that_was_changed_in_a_cell_is_seen(cells, measured, capsys):
+    measured.write_text(measured.read_text().replace("first", "forst"))
+    assert _is_measured_anew(cells())
+    assert "its SHA-256 is another" in capsys.readouterr().err
+
+
 def test_a_cell_without_its_values_is_named_and_measured_anew(cells, measured, capsys):
     record = json.loads(measured.read_text())
     del record["cell"]

@@ -2,7 +2,7 @@
 
 Under `out` nothing stands until every file is written and on the disk, `manifest.json` after the
 others. Whatever stops a run before that, a full disk or a kill, leaves `out.partial` at most, which
-the next run clears. The manifest names the SHA-256 of every other file.
+the next run clears. The manifest names the SHA-256 of every other file, and its own.
 """
 
 import errno
@@ -19,6 +19,7 @@ from dfm_jax.json_text import read_json
 from dfm_jax.json_types import as_type, from_json
 
 MANIFEST = "manifest.json"
+ROWS = ("rows.jsonl", "centre.jsonl")  # of an expert, and of all: what is trained on
 
 
 class TemporaryError(BlockingIOError):
@@ -93,6 +94,7 @@ class NewFolder:
     def finish(self, manifest: dict) -> dict:
         """Write the manifest with the hashes of the files, and move the folder to its place."""
         manifest = manifest | {"files": self.files}
+        manifest |= {"sha256": manifest_digest(manifest)}
         for folder in sorted(path for path in self.path.rglob("*") if path.is_dir()):
             sync_folder(folder)
         sync_folder(self.path)  # no manifest before what it names
@@ -131,13 +133,15 @@ def sync_folder(path: Path) -> None:
 
 
 def read_manifest(folder: Path) -> dict | None:
-    """That of a folder that was finished; None for anything else.
+    """That of a folder that was finished, as it was written; None for anything else.
 
     Raises:
         OSError: if it is there and cannot be read now: it may well be finished.
     """
     try:
         manifest = as_type(dict[str, Any], read_json(folder / MANIFEST), "manifest")
+        if manifest.get("sha256") != manifest_digest(manifest):
+            return None
         parts = {name: manifest.get(name) for name in _Manifest._fields}
         return manifest | from_json(_Manifest, parts, where="manifest")._asdict()
     except (FileNotFoundError, NotADirectoryError, ValueError):
@@ -149,6 +153,33 @@ def check_file(folder: Path, manifest: dict, name: str) -> None:
     path, digest = folder / name, manifest["files"].get(name)
     found = file_digest(path) if path.is_file() else "no such file"
     require(found == digest, f"the SHA-256 of {path} must be {digest}, as its manifest says", found)
+
+
+def check_rows(path: Path) -> None:
+    """Rows that a manifest names, beside them or in the folder above, are as they were written.
+
+    The file is read once for it, at the speed of SHA-256. Rows without a manifest are the user's
+    own, and not judged.
+
+    Raises:
+        ValueError: if they are not, or the manifest is damaged, or does not name them.
+    """
+    for folder in (path.parent, path.parent.parent):
+        if not (folder / MANIFEST).is_file():
+            continue
+        manifest, name = read_manifest(folder), path.relative_to(folder).as_posix()
+        if manifest is not None and name in manifest["files"]:
+            check_file(folder, manifest, name)
+        elif path.name in ROWS:
+            rule = f"{folder / MANIFEST} must be as it was written, and name {name}"
+            raise ValueError(f"{rule}; it is damaged, or of other rows.")
+        return
+
+
+def manifest_digest(manifest: dict) -> str:
+    """Of all of it but this digest, whatever the order of its fields."""
+    kept = {name: value for name, value in manifest.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
 def lock(descriptor: int, busy: str) -> None:

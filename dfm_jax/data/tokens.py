@@ -15,6 +15,7 @@ import numpy as np
 
 from dfm_jax.checks import check_interval, require
 from dfm_jax.data.columns import Columns
+from dfm_jax.data.folders import check_rows
 from dfm_jax.data.listing import documents_in, read_document
 from dfm_jax.data.records import DOCUMENT, Record, names_of, read_records
 from dfm_jax.models.pretrained.lossless import Tokenizer, check_repeats, lossless_ids
@@ -102,6 +103,7 @@ def named_texts_in(path: Path, columns: Columns | None = None) -> Iterator[tuple
     elif not path.is_file():
         raise ValueError(f"`data` must be a folder or a file; {path} is neither.")
     elif path.suffix in (".jsonl", ".json"):
+        check_rows(path)
         for record in read_records(path):
             yield f"{path}, line {record.line}", _text_of(path, record, columns)
     else:

@@ -18,6 +18,7 @@ import jax
 
 from dfm_jax.checks import check_count, require
 from dfm_jax.data.columns import Columns
+from dfm_jax.data.folders import read_manifest
 from dfm_jax.data.token_files import map_tokens
 from dfm_jax.data.tokens import (
     Tokenizer,
@@ -90,12 +91,18 @@ def member_data_path(data: Path, expert: int | None) -> Path:
         ValueError: if there are no such data, or no such expert in them.
     """
     if expert is None:
-        return data / "centre.jsonl" if (data / "centre.jsonl").is_file() else data
+        return _rows_or_folder(data, data, "centre.jsonl")
     folder = member_folder(data, expert)
     require(data.is_dir(), "`data` must be a folder that is there", str(data))
     if not folder.is_dir():
         raise ValueError(f"`expert` must have a folder in the data; {folder} is not there.")
-    return folder / "rows.jsonl" if (folder / "rows.jsonl").is_file() else folder
+    return _rows_or_folder(folder, data, f"{folder.name}/rows.jsonl")
+
+
+def _rows_or_folder(folder: Path, data: Path, name: str) -> Path:
+    """The rows of that name, if they are there or the manifest of the data says so; else text."""
+    named = (read_manifest(data) or {"files": ()})["files"]
+    return data / name if (data / name).is_file() or name in named else folder
 
 
 def tokenizer_of(
