@@ -278,7 +278,8 @@ MISMATCHED = {
 
 @pytest.mark.parametrize(("more", "message"), MISMATCHED.values(), ids=MISMATCHED)
 def test_two_stages_refuse_what_does_not_go_with_them(folder, capsys, more, message):
-    assert partition(folder, "--num-fine", "12", *more) == 2
+    fine = [] if "--num-fine" in more else ["--num-fine", "12"]
+    assert partition(folder, *fine, *more) == 2
     assert message in refusal(capsys)
 
 

@@ -216,6 +216,26 @@ def test_what_is_written_is_read_back(tied, dtype, tmp_path):
         np.testing.assert_array_equal(tensors[name], tensor, strict=True)
 
 
+def test_what_ends_a_text_is_kept(tmp_path):
+    """Without it others stop at their default: `eos_token_id [10, 11]` came back as 2."""
+    settings = SETTINGS | {"bos_token_id": 1, "eos_token_id": [10, 11]}
+    folder = folder_of(tmp_path / "llama", settings)
+    said = {"eos_token_id": [10, 11], "temperature": 0.6, "top_p": 0.9, "do_sample": True}
+    (folder / "generation_config.json").write_text(json.dumps(said))
+    checkpoint = open_folder(folder)
+    config, params = checkpoint.config, llama_params(checkpoint)
+    again = open_folder(write_folder(tmp_path / "again", config, params, like=checkpoint))
+    assert again.token_ids == {"bos_token_id": 1, "eos_token_id": [10, 11]}
+    assert again.generation == said
+    plain = write_folder(tmp_path / "plain", config, params)
+    assert json.loads((plain / "config.json").read_text())["eos_token_id"] is None
+    assert open_folder(plain).generation is None
+    beyond = checkpoint._replace(token_ids={"eos_token_id": config.num_tokens})
+    with pytest.raises(ValueError, match=r"`eos_token_id` of .* must be ids in \[0, "):
+        write_folder(tmp_path / "beyond", config, params, like=beyond)
+    assert not (tmp_path / "beyond").exists()
+
+
 def test_parts_and_their_index(tmp_path):
     checkpoint = open_folder(folder_of(tmp_path / "llama"))
     params = llama_params(checkpoint)

@@ -27,6 +27,20 @@ class Checkpoint(NamedTuple):
     read: Callable[[str], np.ndarray]  # one tensor by name; dequantised, if it was quantised
     path: Path  # of the file or folder
     metadata: Mapping[str, Any]  # all that it says about itself, as it says it
+    token_ids: Mapping[str, Any] = {}  # bos, eos, pad, unk: an id, several, or none
+    generation: Mapping[str, Any] | None = None  # its generation_config.json, if it has one
+
+
+TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id")
+
+
+def check_token_ids(ids: Mapping[str, Any], num_tokens: int, source: Path | str) -> None:
+    """Each is an id below V, a list of such, or none."""
+    for name, value in ids.items():
+        each = value if isinstance(value, list) else [] if value is None else [value]
+        good = all(type(i) is int and 0 <= i < num_tokens for i in each)
+        rule = f"`{name}` of {source} must be ids in [0, {num_tokens - 1}]"
+        require(good, rule, repr(value))
 
 
 def check_tensors(

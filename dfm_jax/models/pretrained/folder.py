@@ -9,8 +9,9 @@ import numpy as np
 from dfm_jax.checks import require
 from dfm_jax.json_text import read_json
 from dfm_jax.models.config import TransformerConfig
-from dfm_jax.models.pretrained.checkpoint import Checkpoint, imported
+from dfm_jax.models.pretrained.checkpoint import TOKEN_IDS, Checkpoint, imported
 
+GENERATION = "generation_config.json"
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 
 # What a config may say only in one way, since another changes the numbers; absent is that way.
@@ -71,7 +72,9 @@ def open_folder(path: Path | str) -> Checkpoint:
         same = np.array_equal(read("lm_head.weight"), read("model.embed_tokens.weight"))
         rule = f"the head of {folder} must be its embedding, as `tie_word_embeddings` says"
         require(same, rule, "another matrix")
-    return Checkpoint(config, shapes, read, folder, settings)
+    ids = {name: settings[name] for name in TOKEN_IDS if name in settings}
+    said = _json(folder / GENERATION) if (folder / GENERATION).is_file() else None
+    return Checkpoint(config, shapes, read, folder, settings, ids, said)
 
 
 def _json(path: Path) -> Mapping[str, Any]:

@@ -27,6 +27,13 @@ _NAMES_IN_BLOCK = {
     "ffn_down": "mlp.down_proj",
 }
 
+_TOKEN_IDS = {
+    "bos_token_id": "tokenizer.ggml.bos_token_id",
+    "eos_token_id": "tokenizer.ggml.eos_token_id",
+    "pad_token_id": "tokenizer.ggml.padding_token_id",
+    "unk_token_id": "tokenizer.ggml.unknown_token_id",
+}
+
 
 def open_gguf(path: Path | str) -> Checkpoint:
     """The checkpoint in a GGUF file: names and shapes now, each tensor dequantised when it is read.
@@ -52,7 +59,8 @@ def open_gguf(path: Path | str) -> Checkpoint:
         return values if num_heads is None else _halves(values, num_heads)
 
     shapes = {name: tuple(map(int, reversed(t.shape))) for name, t in tensors.items()}
-    return Checkpoint(config, shapes, read, Path(path), metadata)
+    ids = {name: metadata[key] for name, key in _TOKEN_IDS.items() if key in metadata}
+    return Checkpoint(config, shapes, read, Path(path), metadata, ids)
 
 
 def _opened(path: Path | str) -> Any:

@@ -14,7 +14,8 @@ import numpy as np
 from dfm_jax.checks import check_count, require
 from dfm_jax.models.config import TransformerConfig
 from dfm_jax.models.network import Params
-from dfm_jax.models.pretrained.folder import CONFIG, INDEX, WEIGHTS
+from dfm_jax.models.pretrained.checkpoint import TOKEN_IDS, Checkpoint, check_token_ids
+from dfm_jax.models.pretrained.folder import CONFIG, GENERATION, INDEX, WEIGHTS
 from dfm_jax.models.pretrained.llama import llama_tensors, tensor_shapes
 from dfm_jax.models.pretrained.lossless import Tokenizer
 
@@ -29,29 +30,40 @@ def write_folder(
     params: Params,
     *,
     tokenizer: Tokenizer | None = None,
+    like: Checkpoint | None = None,
     max_part_bytes: int = 5 * 10**9,
 ) -> Path:
     """Write the parameters of `transformer(config)` as a folder that `open_folder` reads back.
 
-    Its files: config.json, model.safetensors (or parts of it and their index), tokenizer.json if
-    there is one. The folder appears when it is whole.
+    Its files: config.json, model.safetensors (or parts of it and their index), tokenizer.json and
+    generation_config.json if there is one. The folder appears when it is whole.
+
+    Where no text ends, readers take a default: Hugging Face's is token 2. So config.json says which
+    token begins and which ends a text, those of `like`, or that none is known.
 
     Args:
         path: the folder, which must not be there yet.
         config: of a causal transformer without time.
         params: all of one type, in which they are written.
         tokenizer: its `tokenizers` object is saved beside the weights.
+        like: the checkpoint that the parameters came from: its tokens that begin and end a text,
+            and its generation_config.json, are kept.
         max_part_bytes: of the tensors in one file; a larger tensor has a file of its own.
 
     Raises:
         FileExistsError: if there is something at `path`.
-        ValueError: if the parameters are of another network, or it is no Llama.
+        ValueError: if the parameters are of another network, or it is no Llama, or a token of
+            `like` lies beyond V.
     """
     folder, part = Path(path), Path(f"{path}.part")
     check_count("max_part_bytes", max_part_bytes)
     for each in (folder, part):
         if each.exists():
             raise FileExistsError(f"`path` must not be there yet; {each} is.")
+    ids = {"bos_token_id": None, "eos_token_id": None} | dict(like.token_ids if like else {})
+    said = like.generation if like else None
+    for each_ids in (ids, {n: v for n, v in (said or {}).items() if n in TOKEN_IDS}):
+        check_token_ids(each_ids, config.num_tokens, like.path if like else folder)
     tensors = llama_tensors(config, params)
     dtype = _dtype(params)
     shapes = tensor_shapes(config)
@@ -63,7 +75,9 @@ def write_folder(
         total = dtype.itemsize * sum(map(math.prod, shapes.values()))
         weight_map = {name: file for file, names in parts.items() for name in names}
         _write_json(part / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
-    _write_json(part / CONFIG, _settings(config, dtype))
+    _write_json(part / CONFIG, _settings(config, dtype) | ids)
+    if said is not None:
+        _write_json(part / GENERATION, said)
     if tokenizer is not None:
         tokenizer.backend.save(str(part / "tokenizer.json"))
         kind = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
