@@ -41,8 +41,8 @@ def parsed(presets: Mapping[str, Config], prog: str, args: Sequence[str] | None 
     help_text = described(type(default).__doc__ or "", examples)
     config = tyro.cli(type(default), args=args, prog=prog, default=default, description=help_text)
     with refused(prog):
-        if hasattr(config, "seed"):
-            check_seed("seed", config.seed)
+        if (seed := getattr(config, "seed", None)) is not None:
+            check_seed("seed", seed)
     return config
 
 

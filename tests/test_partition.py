@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 from dfm_jax import cli
 from dfm_jax.data import dealt as writing
 from dfm_jax.data import records, rules
+from dfm_jax.data.folders import manifest_digest
 from dfm_jax.data.records import read_records
 
 pytestmark = pytest.mark.slow  # most of it is compilation
@@ -628,6 +629,7 @@ def test_centroids_with_code_in_them_are_refused(folder, monkeypatch, capsys):
         for content in contents:
             path.write_bytes(content)
             manifest["files"][path.name] = hashlib.sha256(content).hexdigest()
+            manifest["sha256"] = manifest_digest(manifest)
             (folder / "out" / "manifest.json").write_text(json.dumps(manifest))
             assert route(folder) == 2
             assert message in refusal(capsys)

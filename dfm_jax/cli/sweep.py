@@ -101,17 +101,21 @@ class Sweep:
 def _print_results(folder: Path, axes: tuple[str, ...]) -> bool:
     """A line a run; whether one of them came to its end."""
     from dfm_jax.training.config import to_json
+    from dfm_jax.training.measures import measure_words
     from dfm_jax.training.sweep import read_results
 
     rows = read_results(folder)
     print(f"{folder}: {len(rows)} runs, one program")
     names = "".join(f"{name.split('.')[-1]:>15}" for name in axes)
-    print(f"{'run':>4}{names}{'step':>10}{'nats/token':>12}")
+    print(f"{'run':>4}{names}{'step':>10}{'nats/token':>12}  what it is")
     for number, row in enumerate(rows):
         values = "".join(f"{_value(to_json(row.config), name)!s:>15}" for name in axes)
         loss = "" if row.validation is None else f"{row.validation:.4f}"
+        what = "" if row.validation is None else measure_words(row.measure, 1, None)
+        if row.standard_error is not None:
+            what += f", s.e. over documents and draws {row.standard_error:.4f}"
         why = "" if row.finished else "  stopped: the next update was not finite"
-        print(f"{number:>4}{values}{row.step:>10,}{loss:>12}{why}")
+        print(f"{number:>4}{values}{row.step:>10,}{loss:>12}  {what}{why}".rstrip())
     return any(row.finished for row in rows)
 
 

@@ -121,7 +121,8 @@ class Evaluate:
     """What each trained member pays for held-out documents: nats per token and per byte.
 
     With 95 % intervals over documents. The documents are those that the member held out, or all of
-    --data.
+    --data. The last column says what the number is: −log p, exactly, of a network that reads from
+    left to right; of a masked one an upper bound on it, with the standard error of its draws.
 
     For example:
 
@@ -140,6 +141,8 @@ class Evaluate:
     """The tokenizer.json of the run, if it had one."""
     checkpoint: Literal["last", "best"] = "last"
     """Best: of the lowest validation loss among those kept."""
+    draws: int = 8
+    """Of each window, where the number is a bound that is estimated."""
     text_only: bool = False
     """Of rows with pictures in --data read what is said, and leave the pictures out."""
 
@@ -147,8 +150,12 @@ class Evaluate:
         """Print a line per member."""
         from dfm_jax.data.columns import Columns
         from dfm_jax.training.evaluation import evaluate_member, members_of
+        from dfm_jax.training.measures import measure_words
 
-        print(f"{'member':<12}{'step':>9}{'documents':>11}{'nats/token':>19}{'nats/byte':>19}")
+        print(
+            f"{'member':<12}{'step':>9}{'documents':>11}{'nats/token':>19}{'nats/byte':>19}"
+            "  what it is"
+        )
         notes: dict[str, None] = {}
         for member in members_of(self.folder, self.expert):
             columns = Columns(text_only=self.text_only)
@@ -158,11 +165,13 @@ class Evaluate:
                 tokenizer=self.tokenizer,
                 best=self.checkpoint == "best",
                 columns=columns,
+                num_draws=self.draws,
             )
+            what = measure_words(row.measure, row.num_draws, row.draw_error)
             notes |= {f"{member.name}: {columns.text()}": None} if columns.unused else {}
             print(
                 f"{member.name:<12}{row.step:>9,}{row.num_documents:>11,}"
-                f"{_with_interval(row.per_token):>19}{_with_interval(row.per_byte):>19}"
+                f"{_with_interval(row.per_token):>19}{_with_interval(row.per_byte):>19}  {what}"
             )
         print("\n".join(notes), end="\n" * bool(notes))
         return 0

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from dfm_jax.checks import require
+from dfm_jax.checks import check_count, require
 from dfm_jax.data.columns import Columns
 from dfm_jax.data.tokens import TokenSet, encode_texts, named_texts_in
 from dfm_jax.models import Params
@@ -18,6 +18,7 @@ from dfm_jax.training.batches import Batch, cut_windows, document_pieces
 from dfm_jax.training.checkpoint import read_checkpoint
 from dfm_jax.training.config import TrainConfig, differences, from_json, shape_of
 from dfm_jax.training.digests import CheckpointError, mended_by_training
+from dfm_jax.training.measures import Measure, measure_of
 from dfm_jax.training.members import (
     TEXT_ONLY,
     TOKENS,
@@ -150,6 +151,9 @@ class Evaluation(NamedTuple):
     num_documents: int
     per_token: tuple[float, float]
     per_byte: tuple[float, float]
+    measure: Measure  # exact: −log p; bound: an upper bound on it, the mean of draws
+    num_draws: int  # of each window; of what is exact none is drawn
+    draw_error: float | None  # standard error per token, of the draws alone; None of fewer than 2
 
 
 class Trained(NamedTuple):
@@ -202,8 +206,12 @@ def evaluate_member(
     tokenizer: Path | None = None,
     best: bool = False,
     columns: Columns | None = None,
+    num_draws: int = 8,
 ) -> Evaluation:
     """Mean loss on the documents that the member held out, or on all of `data`.
+
+    A masked network is judged by the mean of `num_draws` draws of its bound for each window; its
+    interval is over documents and draws, `draw_error` over draws.
 
     `columns` counts what is not read of rows, and says whether the pictures of `data` are left out;
     those of the documents held out are if they were in training.
@@ -232,12 +240,24 @@ def evaluate_member(
         pieces = tokenizer_of(trained.config, tokenizer, recorded=named)
         names, texts = zip(*named_texts_in(data, columns), strict=True)
         documents = encode_texts(texts, pieces, names=names)
-    losses = evaluated(trained.state, trained.config, documents)
+    check_count("num_draws", num_draws)
+    measure = measure_of(trained.config)
+    keys = [None]  # of what is exact nothing is drawn
+    if measure == "bound":
+        keys = list(jax.random.split(jax.random.key(0), num_draws))
+    drawn = [evaluated(trained.state, trained.config, documents, key) for key in keys]
+    counts = drawn[0].counts
+    totals = np.array([one.nats.sum() for one in drawn]) / counts.sum()
+    nats = np.mean([one.nats for one in drawn], axis=0)
+    error = float(totals.std(ddof=1) / math.sqrt(len(totals))) if len(totals) > 1 else None
     return Evaluation(
         trained.step,
-        int((losses.counts > 0).sum()),
-        ratio_with_interval(losses.nats, losses.counts),
-        ratio_with_interval(losses.nats, documents.num_bytes),
+        int((counts > 0).sum()),
+        ratio_with_interval(nats, counts),
+        ratio_with_interval(nats, documents.num_bytes),
+        measure,
+        num_draws if measure == "bound" else 0,
+        error,
     )
 
 

@@ -27,9 +27,10 @@ from dfm_jax.training.checkpoint import (
 )
 from dfm_jax.training.digests import CheckpointError, DamagedError, host_leaves
 from dfm_jax.training.hosts import all_or_none, gathered, is_first
+from dfm_jax.training.measures import BOUND, EXACT
 
 ASIDE = ".damaged"
-BEST = "validation"  # the metric that says which checkpoint is best: the lowest
+BEST = (EXACT, BOUND)  # the metric that says which checkpoint is best: the lowest; a run has one
 
 
 class Resumed(NamedTuple):
@@ -185,7 +186,8 @@ class Saver:
 
 
 def _validation(folder: Path) -> float | None:
-    return read_evaluated(folder).get(BEST)
+    metrics = read_evaluated(folder)
+    return next((metrics[name] for name in BEST if name in metrics), None)
 
 
 def _lowest(losses: dict[int, float | None]) -> int | None:

@@ -1,5 +1,6 @@
 """From a config and a folder of text to a trained member."""
 
+import math
 from collections.abc import Callable, Mapping
 from functools import cache, partial
 from pathlib import Path
@@ -19,9 +20,10 @@ from dfm_jax.training.config import (
     hyperparameters,
     shape_of,
 )
-from dfm_jax.training.evaluation import evaluated
+from dfm_jax.training.evaluation import evaluated, ratio_with_interval
 from dfm_jax.training.hosts import all_or_none, check_same, in_turn, is_first
 from dfm_jax.training.loop import Outcome, Run, keyed_run, train
+from dfm_jax.training.measures import measure_of, metric_name
 from dfm_jax.training.members import (
     TOKENS,
     MemberData,
@@ -138,7 +140,11 @@ def make_run(
             limit=watch.evaluation_windows,
             mesh=None if spread is None else spread.mesh,
         )
-        return {"validation": float(documents.nats.sum() / documents.counts.sum())}
+        mean, half = ratio_with_interval(documents.nats, documents.counts)
+        name = metric_name(config)
+        # Of one draw a window: over documents and draws. One document has no standard error.
+        told = measure_of(config) == "bound" and math.isfinite(half)
+        return {name: mean} | ({f"{name}_se": half / 1.96} if told else {})
 
     return keyed_run(
         init,

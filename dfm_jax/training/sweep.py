@@ -35,8 +35,9 @@ from dfm_jax.training.config import (
     shape_of,
     to_json,
 )
-from dfm_jax.training.evaluation import judged_windows
+from dfm_jax.training.evaluation import judged_windows, ratio_with_interval
 from dfm_jax.training.loop import Outcome, Run, train
+from dfm_jax.training.measures import Measure, measure_of, metric_name
 from dfm_jax.training.members import MemberData, network_and_terms
 from dfm_jax.training.memory import check_fits
 from dfm_jax.training.presets import MAX_RUNS, set_field
@@ -56,6 +57,8 @@ class RunResult(NamedTuple):
     step: int  # updates made
     finished: bool  # if not, the next update was not finite
     validation: float | None  # nats per token; None if nothing is held out, or it is not finite
+    measure: Measure  # exact: −log p; bound: an upper bound on it, of one draw a window
+    standard_error: float | None  # of a bound, over documents and draws
 
 
 def grid(config: TrainConfig, axes: Mapping[str, Sequence[Any]]) -> tuple[TrainConfig, ...]:
@@ -168,25 +171,33 @@ def make_sweep(
         batch = every(batch_keys, index)
         return step(state, batch, _folded(step_keys, index), index * indices, lengths)
 
-    def losses(state: TrainState, limit: int | None) -> np.ndarray:
+    def losses(state: TrainState, limit: int | None) -> tuple[np.ndarray, np.ndarray]:
         return _validation(state, shape, mesh, data, judging_keys, limit)
 
     def evaluate(state: TrainState) -> dict[str, float]:
-        found = losses(state, watch.evaluation_windows)
+        found, _ = losses(state, watch.evaluation_windows)
         good = np.flatnonzero(np.isfinite(found)).tolist()
-        return {f"validation/{r}": float(found[r]) for r in good}
+        return {f"{metric_name(shape)}/{r}": float(found[r]) for r in good}
 
     def results(state: TrainState) -> list[RunResult]:
         judged = shape.held_out > 0
-        found = losses(state, None).tolist() if judged else [None] * len(configs)
+        none = [None] * len(configs)
+        found, errors = (x.tolist() for x in losses(state, None)) if judged else (none, none)
+        measure = measure_of(shape)
+
+        def finite(value: float | None) -> float | None:
+            return value if value is not None and math.isfinite(value) else None
+
         return [
             RunResult(
                 config,
                 int(made),
                 int(made) == config.num_steps,
-                loss if loss is not None and math.isfinite(loss) else None,
+                finite(loss),
+                measure,
+                finite(error) if measure == "bound" else None,
             )
-            for config, made, loss in zip(configs, state.step, found, strict=True)
+            for config, made, loss, error in zip(configs, state.step, found, errors, strict=True)
         ]
 
     measured = evaluate if shape.held_out > 0 else None
@@ -230,8 +241,8 @@ def _validation(
     data: MemberData,
     keys: Key,
     limit: int | None,
-) -> np.ndarray:
-    """Nats per token of every run on the held-out documents: [R]."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """Nats per token of every run on the held-out documents, and its standard error: [R] each."""
     windows = judged_windows(data.held_out, shape, limit)
     params = state.params if state.ema is None else state.ema
     evaluation, num_runs = _compiled_evaluation(shape, mesh), keys.shape[0]
@@ -243,7 +254,8 @@ def _validation(
         rows.append(jax.device_get(evaluation(params, every, *drawn)))
     nats, counts = (np.concatenate(x, axis=1) for x in zip(*rows, strict=True))
     found = [windows.by_document(*one) for one in zip(nats, counts, strict=True)]
-    return np.array([one.nats.sum() / one.counts.sum() for one in found])
+    rows_of = np.array([ratio_with_interval(one.nats, one.counts) for one in found])
+    return rows_of[:, 0], rows_of[:, 1] / 1.96
 
 
 def _numbers(found: _Moved) -> dict[str, float]:
