@@ -227,7 +227,7 @@ def test_an_expert_that_is_cut_now_but_alive_must_have_a_law(key):
     ("weights", "laws", "message"),
     [
         ([-1.0, 2.0], np.zeros((2, 1, 2)), "`weights` must be non-negative"),
-        ([0.5, 0.5], np.full((2, 1, 2), -np.inf), "`log_laws` must be finite somewhere"),
+        ([0.5, 0.5], np.full((2, 1, 2), -np.inf), r"`exp\(log_laws\)` must sum to 1"),
     ],
 )
 def test_a_mixed_step_of_what_is_no_law_is_refused(weights, laws, message, key):
