@@ -121,9 +121,7 @@ def test_what_is_no_law_is_refused_not_drawn_from(bad):
     for cut in ({}, {"temperature": 0.0}, {"top_k": 2}, {"top_p": 0.5}):
         with pytest.raises(ValueError, match="`logits` must be finite somewhere and nowhere NaN"):
             next_token_log_probs(logits, **cut)
-    with pytest.raises(
-        ValueError, match=r"`exp\(log_probs\)` must sum to 1|`log_probs` must hold log"
-    ):
+    with pytest.raises(ValueError, match=r"`(exp\()?log_probs\)?` must (sum to 1|hold log)"):
         sample_next_token(jax.random.key(0), logits)
 
 

@@ -52,7 +52,7 @@ def sample_mixed_step(
     all positions [K], or of each [N, K]; laws in nats.
 
     Raises:
-        ValueError: if the weights are no law, or a row is none of an expert that has a weight there.
+        ValueError: if the weights are no law, or a row of an expert that has a weight is none.
     """
     check_law("weights", weights)
     read = jnp.broadcast_to(weights, (jnp.shape(log_laws)[1], jnp.shape(log_laws)[0])).T != 0
