@@ -260,6 +260,20 @@ def test_the_work_of_one_expert_does_not_grow_with_their_number():
     assert many > 10 * few
 
 
+@pytest.mark.statement("D7")
+def test_a_step_that_moves_nothing_tells_the_gate_nothing(key):
+    logits = jnp.float32(np.random.default_rng(0).normal(size=(K, V)))
+    table = np.repeat(np.asarray(schedules.any_order([1, 2, 0])), [3, 1, 2, 1], axis=0)
+
+    def blind(params, x_t, t):
+        return jnp.broadcast_to(params, (N, V))
+
+    prior, masks = jnp.log(jnp.float32(WEIGHTS)), jnp.full(N, V)
+    found = sample_mixture_on_table(key, logits, blind, prior, masks, table, num_states=S)
+    told = prior + jax.nn.log_softmax(logits)[:, found.tokens].sum(axis=1)
+    np.testing.assert_allclose(found.log_weights, jax.nn.log_softmax(told), atol=1e-5)
+
+
 # ── left to right ───────────────────────────────────────────────────────────────────────────────
 
 STATES = 4  # V = 4 tokens, no mask
@@ -310,6 +324,24 @@ def parts():
     mixed = mixture_params((DECODER,) * K, jnp.log(jnp.float32(WEIGHTS)), params)
     prompts = jnp.tile(jnp.asarray(PROMPT), (DRAWS, 1))
     return decoder, mixed, prompts, jnp.full(DRAWS, len(PROMPT))
+
+
+@pytest.mark.statement("S7")
+def test_a_row_is_drawn_apart_from_the_others_whoever_writes_it():
+    """Copies of one expert: rows dealt to all of them are the rows that one writes."""
+    params, num_rows = jnp.stack([jnp.float32(MARKOV[0])] * K), 12
+    prompts, lengths = np.tile(PROMPT, (num_rows, 1)), np.full(num_rows, len(PROMPT))
+
+    def rows(experts):
+        sure = jnp.log(jnp.eye(K)[experts])
+        options = {"max_new": LENGTH}
+        found = sample_one_expert(
+            jax.random.key(3), params, DECODER, sure, prompts, lengths, **options
+        )
+        np.testing.assert_array_equal(found.experts, experts)
+        return found.sample.tokens
+
+    np.testing.assert_array_equal(rows(np.arange(num_rows) % K), rows(np.zeros(num_rows, int)))
 
 
 @pytest.mark.statement("S7", "D7")

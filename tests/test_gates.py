@@ -332,6 +332,17 @@ def test_the_better_of_two_valleys_is_found():
     np.testing.assert_allclose(np.log(few.temperature), -1, atol=1e-3)
 
 
+@pytest.mark.usefixtures("x64")
+def test_a_place_that_was_tried_is_not_lost_to_the_golden_sections():
+    """A loss that is low at one of the places tried at first, and nowhere near it."""
+    place = jnp.exp(jnp.linspace(jnp.log(0.01), jnp.log(100.0), 17))[5]
+    needle = lambda tau: jnp.where(jnp.abs(tau / place - 1) < 1e-9, 0.0, 1.0)  # noqa: E731
+    found = gates.fit_temperature(needle, 0.01, 100.0)
+    assert found.loss == 0
+    np.testing.assert_allclose(found.temperature, place, rtol=1e-12)
+    assert not found.at_bound
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -481,6 +481,12 @@ def test_at_equal_evaluations_mirrored_pairs_are_better():
 # ── contracts and refusals ──────────────────────────────────────────────────────────────────────
 
 
+def test_the_error_of_two_replicates_is_half_their_distance():
+    """std / √R with Bessel's correction: √2 · 1.5 / √2."""
+    found = likelihoods._estimate(jnp.array([1.0, 4.0]))
+    np.testing.assert_allclose(found, (2.5, 1.5), rtol=1e-6)
+
+
 def test_mapped_is_one_by_one():
     def one(key, x_1):
         args = (key, any_table(), looked_up, x_1, schedules.masked(schedules.linear(), 2, N))

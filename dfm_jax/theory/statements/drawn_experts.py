@@ -32,6 +32,10 @@ def _mixed_velocity_kernel(gate: Array, velocity: Array, states: Array) -> Array
 
 def _all_draws(case: Case, laws: np.ndarray) -> np.ndarray:
     """Σ over (k^1, …, k^N) of Π_i r_{k^i}(z) times the kernel of those experts' steps: [Z, Z]."""
+    return case.remembered((_all_draws, laws.tobytes()), lambda: _draw_by_draw(case, laws))
+
+
+def _draw_by_draw(case: Case, laws: np.ndarray) -> np.ndarray:
     gate, n = case.state_router, case.shape.num_positions
     total = np.zeros((len(case.states),) * 2)
     for draw in product(range(len(laws)), repeat=n):

@@ -85,14 +85,17 @@ def _any_source_bound(cases: Cases, run: Run) -> np.ndarray:
     −log p̂(x_1) ≤ ∫ E[Σ_i L2 | x_1] dt + E[−log p̂(x_1 | X_END) | x_1] + KL(π(x_0 | x_1) ‖ p)
     """
     times = (*(END * NODES), END)
-    given = [cases.each(lambda c, t=t: _given_data(c, t)) for t in times]
+    given = [
+        cases.each(lambda c, t=t: c.remembered((_given_data, t), lambda: _given_data(c, t)))
+        for t in times
+    ]
 
     def dependence(case: Case) -> np.ndarray:
         return exact.kl(_given_data(case, 0.0).T, exact.source_law(case.coupling))
 
     residuals = []
     for model in (_exact_model, _wrong_model):
-        posteriors, end = cases.each(model)
+        posteriors, end = cases.each(lambda c, m=model: c.remembered(m, lambda: m(c)))
         bound = cases.each(dependence)
         for number, (t, weight) in enumerate(zip(END * NODES, END * NODE_WEIGHTS, strict=True)):
             clock = cases.each(lambda c, t=t: (t, 0, one_clock(c)))

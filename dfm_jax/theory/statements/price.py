@@ -180,7 +180,9 @@ def _sampled_gap(cases: Cases, run: Run, price: np.ndarray, coupling_of) -> np.n
         defined = np.where(undefined, case.denoiser[None], posteriors)
         return laws[0], defined, block_table(case)
 
-    start, posteriors, table = cases.each(truth)
+    start, posteriors, table = cases.each(
+        lambda c: c.remembered((_sampled_gap, coupling_of), lambda: truth(c))
+    )
     kernels = run(step_laws, posteriors, fields.states(cases), table)
     sampled = []
     for law, kernel in zip(start, kernels, strict=True):

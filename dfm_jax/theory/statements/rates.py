@@ -94,7 +94,8 @@ def _convex_path(case: Case, when: str) -> tuple[np.ndarray, np.ndarray]:
 
 def convex_truth(case: Case, when: str, coupling: np.ndarray) -> Truth:
     """The convex path of a coupling, by enumeration."""
-    return _truth(coupling, *_convex_path(case, when))
+    key = (convex_truth, when, coupling.tobytes())  # V2, V8, V9 and D4 ask for the same
+    return case.remembered(key, lambda: _truth(coupling, *_convex_path(case, when)))
 
 
 # ── the metric path ─────────────────────────────────────────────────────────────────────────────
@@ -153,7 +154,8 @@ def metric_truth(case: Case, when: str, data: np.ndarray) -> Truth:
     coupling = exact.FactoredCoupling(
         data=data, source_tokens=np.full((n, v), 1 / v), context=np.zeros(n, bool)
     )
-    return _truth(coupling, *_metric_path(case, when))
+    key = (metric_truth, when, data.tobytes())
+    return case.remembered(key, lambda: _truth(coupling, *_metric_path(case, when)))
 
 
 # ── statements ──────────────────────────────────────────────────────────────────────────────────

@@ -1,0 +1,677 @@
+"""Wrong lines, one at a time, and the tests that ought to see them: `python tests/mutants.py`.
+
+Not collected by pytest and not part of CI: about ten minutes of one core. The tree is copied to a
+temporary folder; there each mutant replaces one piece of text, and the tests named beside it run.
+A mutant that they pass has survived: a test is missing, or the mutant computes the same.
+
+    python tests/mutants.py                        all of them, and the score
+    python tests/mutants.py "a dropped prior"      one
+    python tests/mutants.py --whole                by the whole files named, but for slow tests
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[1]
+KEPT = ("dfm_jax", "tests", "experiments", "docs")
+
+
+class Mutant(NamedTuple):
+    """A piece of text that stands once in a file of `dfm_jax`, written wrongly."""
+
+    what: str
+    file: str
+    right: str
+    wrong: str
+    tests: str  # files of tests/, the natural ones first; without `.py`
+    only: str = ""  # what `-k` leaves of them: the test that is known to see it
+
+
+MUTANTS = (
+    # ── named in the issue: what nothing killed ──
+    Mutant(
+        "Campbell's Z counts dead values",
+        "velocities.py",
+        "jnp.sum(alive, axis=-1, keepdims=True, dtype=p.dtype)",
+        "jnp.full((p.shape[0], 1), p.shape[1], p.dtype)",
+        "test_theory",
+        "falsifier_does_not and V9",
+    ),
+    Mutant(
+        "a transposed table of distances",
+        "paths.py",
+        "to_target = distances[:, x_1].T",
+        "to_target = distances[x_1]",
+        "test_paths",
+        "metric_path_leaves",
+    ),
+    Mutant(
+        "a transposed table of distances in the velocity",
+        "velocities.py",
+        "to_target = distances[:, x_1].T",
+        "to_target = distances[x_1]",
+        "test_paths",
+        "metric_velocity_dies",
+    ),
+    Mutant(
+        "slack at the ends of a schedule",
+        "schedules.py",
+        "slack = 8 * np.finfo(values.dtype).eps",
+        "slack = 1e-2",
+        "test_schedules",
+        "nearly_right",
+    ),
+    Mutant(
+        "a given position that has not arrived",
+        "schedules.py",
+        "jnp.where(context, -jnp.inf, schedule.log_complement(t))",
+        "jnp.where(context, 0.0, schedule.log_complement(t))",
+        "test_schedules test_paths",
+        "prompt_never_moves",
+    ),
+    Mutant(
+        "1 − cos at small angles",
+        "schedules.py",
+        "2 * jnp.sin(jnp.pi / 4 * t) ** 2,",
+        "1 - jnp.cos(jnp.pi / 2 * t),",
+        "test_schedules",
+        "small_time",
+    ),
+    Mutant(
+        "a NaN that a divergence hides",
+        "accounting.py",
+        "alive = log_p != -jnp.inf  # not `>`",
+        "alive = log_p > -jnp.inf  # not `>`",
+        "test_refusals",
+        "no_number_is_no_number",
+    ),
+    Mutant(
+        "a routing cost of an expert of mass 0",
+        "accounting.py",
+        "    require(mass > -jnp.inf, ",
+        "    require(True, ",
+        "test_refusals test_contracts",
+        "mass_0",
+    ),
+    Mutant(
+        "a given token that is a mask",
+        "paths.py",
+        '    check_tokens("x_1", x_1, mask_id)\n    return jnp.where(context, x_1, mask_id)',
+        "    return jnp.where(context, x_1, mask_id)",
+        "test_refusals test_paths",
+        "given_token_is_no_mask",
+    ),
+    Mutant(
+        "an ∞ lost where its mass underflows",
+        "accounting.py",
+        "return jnp.sum(jnp.where(infinite, jnp.inf, jnp.where(alive",
+        "return jnp.sum(jnp.where(False, jnp.inf, jnp.where(alive",
+        "test_refusals",
+        "infinite_term",
+    ),
+    Mutant(
+        "a mask that the last corrected step forgets",
+        "sampling/corrected.py",
+        "left = left | (run.carry_over & ~revealed(state.x_t, run))",
+        "left = left | (run.carry_over & False)",
+        "test_continuous_sampling",
+        "steps_back_leave_no_mask",
+    ),
+    Mutant(
+        "adaptive steps longer than a token's rate allows",
+        "sampling/adaptive.py",
+        "jnp.minimum(jumps / total, 1 / fastest)",
+        "jumps / total",
+        "test_continuous_sampling",
+        "no_step_is_longer",
+    ),
+    Mutant(
+        "an oracle blind below 1e-9",
+        "exact/laws.py",
+        "missed = np.any((p > 0.0) & ~(q > 0.0), axis=-1)",
+        "missed = np.any((p > 1e-9) & ~(q > 1e-9), axis=-1)",
+        "test_exact",
+        "however_small",
+    ),
+    # ── what rows of the ledger let pass ──
+    Mutant(
+        "a source that forgets its own law",
+        "paths.py",
+        "came = source * ((1 - kappa) * stay + kappa)",
+        "came = ((1 - kappa) * stay + kappa)",
+        "test_theory",
+        "falsifier_does_not and P5",
+    ),
+    Mutant(
+        "the mass of what is revealed, twice",
+        "paths.py",
+        "return jax.nn.logsumexp(jnp.where(_agrees(x_t, x_1, mask_id), log_data, -jnp.inf))",
+        "return 0.7 + jax.nn.logsumexp(jnp.where(_agrees(x_t, x_1, mask_id), log_data, -jnp.inf))",
+        "test_theory",
+        "falsifier_does_not and P7",
+    ),
+    Mutant(
+        "a rate with more jumps than it needs",
+        "velocities.py",
+        "a = slope - kappa_t * b[None, :]",
+        "b = b - 1.0\n    a = slope - kappa_t * b[None, :]",
+        "test_theory",
+        "falsifier_does_not and V2",
+    ),
+    Mutant(
+        "a corrector that never goes back",
+        "velocities.py",
+        "return alpha * jnp.asarray(forward) - beta * jnp.asarray(backward)",
+        "return (alpha - beta) * jnp.asarray(forward) + 0 * jnp.asarray(backward)",
+        "test_theory",
+        "falsifier_does_not and V7",
+    ),
+    Mutant(
+        "a transposed table of distances, by its row",
+        "paths.py",
+        "to_target = distances[:, x_1].T",
+        "to_target = distances[x_1]",
+        "test_theory",
+        "falsifier_does_not and P6",
+    ),
+    Mutant(
+        "Euler on the linear schedule, whatever is asked",
+        "samplers.py",
+        "share = jnp.asarray(size * rate(t, schedule), jnp.result_type(posterior))",
+        "share = jnp.asarray(size / (1 - t) + 0 * rate(t, schedule), jnp.result_type(posterior))",
+        "test_theory",
+        "falsifier_does_not and S3",
+    ),
+    Mutant(
+        "masked diffusion on t², whatever is asked",
+        "schedules.py",
+        "clock = jax.vmap(schedule.kappa)(jnp.linspace(0.0, 1.0, num_steps + 1))",
+        "clock = jnp.linspace(0.0, 1.0, num_steps + 1) ** 2",
+        "test_theory",
+        "falsifier_does_not and A1",
+    ),
+    Mutant(
+        "an inflated bound by the best expert",
+        "accounting.py",
+        "-log_prior - log_probs))",
+        "1.0 - log_prior - log_probs))",
+        "test_theory",
+        "falsifier_does_not and B11",
+    ),
+    Mutant(
+        "twice what the experts vary",
+        "accounting.py",
+        "return jnp.dot(law, jnp.sum(gate + own, axis=-1), precision=HIGHEST)",
+        "return jnp.dot(law, jnp.sum(gate + 2 * own, axis=-1), precision=HIGHEST)",
+        "test_theory",
+        "falsifier_does_not and B5",
+    ),
+    Mutant(
+        "experts drawn with chances that are not the gate's",
+        "samplers.py",
+        "    return mix_posteriors(weights, step_laws)\n",
+        "    return mix_posteriors(jnp.full_like(weights, 1 / len(weights)), step_laws)\n",
+        "test_theory",
+        "falsifier_does_not and S7",
+    ),
+    Mutant(
+        "a step that reads what lies off the support",
+        "steps.py",
+        "kernel = transition_matrix(jnp.where(somewhere, step_laws, 1.0), states)",
+        "kernel = transition_matrix(step_laws, states)",
+        "test_theory",
+        "falsifier_does_not and Q5",
+    ),
+    Mutant(
+        "a divergence that reads what lies off the support",
+        "velocities.py",
+        "flow = jnp.where((law == 0)[:, None, None], 0.0, velocity) * law[:, None, None]",
+        "flow = velocity * law[:, None, None]",
+        "test_theory",
+        "falsifier_does_not and C1",
+    ),
+    # ── gates ──
+    Mutant(
+        "a cut gate that is not renormalised",
+        "gates/cut.py",
+        "return weights / jnp.sum(weights)",
+        "return weights",
+        "test_gates",
+        "cut_gate",
+    ),
+    Mutant(
+        "a nucleus of one too many at a tie",
+        "gates/cut.py",
+        "before < mass",
+        "before <= mass",
+        "test_gates",
+        "cut_gate",
+    ),
+    Mutant(
+        "a fixed share with α and 1 − α exchanged",
+        "gates/running.py",
+        "jnp.log1p(-alpha) + log_weights, jnp.log(alpha) + log_prior",
+        "jnp.log(alpha) + log_weights, jnp.log1p(-alpha) + log_prior",
+        "test_gates",
+        "share",
+    ),
+    Mutant(
+        "a last-token gate whose death does not last",
+        "gates/running.py",
+        "dead_so_far = jnp.cumsum(~rows.alive) > 0",
+        "dead_so_far = ~rows.alive",
+        "test_gates",
+        "dead_for_good",
+    ),
+    Mutant(
+        "a centroid gate that feels the length of the features",
+        "gates/features.py",
+        "/ (lengths * length)",
+        "/ lengths",
+        "test_gates",
+        "centroid or length",
+    ),
+    Mutant(
+        "a temperature at its upper bound unsaid",
+        "gates/features.py",
+        "(chosen == 2) | (chosen == 3)",
+        "chosen == 2",
+        "test_gates",
+        "at_a_bound",
+    ),
+    Mutant(
+        "golden sections to the worse side",
+        "gates/features.py",
+        "lower = losses[0] <= losses[1]",
+        "lower = losses[0] > losses[1]",
+        "test_gates",
+        "temperature_is_the_best",
+    ),
+    Mutant(
+        "the best of the first trials forgotten",
+        "gates/features.py",
+        "losses = jnp.concatenate([losses, tried[:1], tried[-1:], tried[best, None]])",
+        "losses = jnp.concatenate([losses, tried[:1], tried[-1:], tried[:1]])",
+        "test_gates",
+        "temperature",
+    ),
+    Mutant(
+        "an own gate that is no law",
+        "gates/running.py",
+        '    check_log_law("log_weights", rows.log_weights)\n',
+        "",
+        "test_gates",
+        "no_law_is_refused",
+    ),
+    # ── sampling ──
+    Mutant(
+        "ties at temperature 0 to the higher id",
+        "sampling/autoregressive.py",
+        "ids == jnp.min(jnp.where(logits == jnp.max(logits), ids, logits.shape[0]))",
+        "ids == jnp.max(jnp.where(logits == jnp.max(logits), ids, -1))",
+        "test_sampling",
+        "temperature or tie",
+    ),
+    Mutant(
+        "top-p of 1 that cuts a tail",
+        "sampling/autoregressive.py",
+        " | (mass >= 1)",
+        "",
+        "test_sampling",
+        "top_p or tail",
+    ),
+    Mutant(
+        "the same noise at every step",
+        "sampling/autoregressive.py",
+        "own = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, step)",
+        "own = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, 0 * step)",
+        "test_sampling",
+    ),
+    Mutant(
+        "a stopped row that dies of what it never draws",
+        "sampling/autoregressive.py",
+        "sample.alive & (possible | ~going)",
+        "sample.alive & possible",
+        "test_sampling",
+    ),
+    Mutant(
+        "a denoiser told the time of the step's end",
+        "sampling/tables.py",
+        "steps / num_steps, start, run=run",
+        "(steps + 1) / num_steps, start, run=run",
+        "test_table_sampling",
+    ),
+    Mutant(
+        "tokens carried over though they may change",
+        "sampling/jumps.py",
+        "return (x_t != run.num_states - 1) & run.carry_over",
+        "return x_t != run.num_states - 1",
+        "test_table_sampling test_continuous_sampling",
+    ),
+    Mutant(
+        "a sequence killed by a row that nobody needs",
+        "sampling/jumps.py",
+        "alive = state.alive & jnp.all(is_law | ~needed)",
+        "alive = state.alive & jnp.all(is_law)",
+        "test_table_sampling",
+    ),
+    Mutant(
+        "jump first: the last slice moved inside",
+        "sampling/jumps.py",
+        "rest = -num_positions % size",
+        "rest = 0 * size",
+        "test_table_sampling",
+    ),
+    Mutant(
+        "Euler fills the masks of a run that ends early",
+        "sampling/euler.py",
+        "jnp.where((times[-1] == 1) & ~fixed, 1.0, coins[-1])",
+        "jnp.where(~fixed, 1.0, coins[-1])",
+        "test_continuous_sampling",
+        "ends_early or law_of_euler",
+    ),
+    Mutant(
+        "a corrector that does not move on",
+        "sampling/corrected.py",
+        "corrected_velocity(forward, backward, 1 + beta, beta)",
+        "corrected_velocity(forward, backward, beta, beta)",
+        "test_continuous_sampling",
+        "steps_back_keep",
+    ),
+    Mutant(
+        "a gate told of tokens that were not drawn",
+        "sampling/experts.py",
+        "jnp.where(takes, laws[:, drawn], 0.0)",
+        "laws[:, drawn]",
+        "test_expert_sampling",
+    ),
+    Mutant(
+        "an expert cut away that kills by its silence",
+        "sampling/experts.py",
+        "dead = gate.log_weights == -jnp.inf",
+        "dead = gate.log_weights > 0",
+        "test_expert_sampling",
+    ),
+    Mutant(
+        "a row's noise that depends on the other rows",
+        "sampling/one_expert.py",
+        "keys[padded],",
+        "keys[: len(padded)],",
+        "test_expert_sampling",
+    ),
+    Mutant(
+        "guidance with ω for 1 + ω",
+        "sampling/denoisers.py",
+        "mixed = (1 + weight) * given",
+        "mixed = weight * given",
+        "test_expert_sampling test_table_sampling",
+        "guid",
+    ),
+    # ── likelihoods ──
+    Mutant(
+        "an order's time that counts the context",
+        "likelihoods.py",
+        "t = jnp.sum(free & (x_t != mask_id))",
+        "t = jnp.sum(x_t != mask_id)",
+        "test_likelihoods",
+    ),
+    Mutant(
+        "an order that reveals the context by lot",
+        "likelihoods.py",
+        "jnp.where(context, 2.0, coins[1:])",
+        "jnp.where(context, 0.5, coins[1:])",
+        "test_likelihoods",
+    ),
+    Mutant(
+        "no position held masked",
+        "likelihoods.py",
+        "(coins[1:] < kappa) & ~held",
+        "coins[1:] < kappa",
+        "test_likelihoods",
+    ),
+    Mutant(
+        "a standard error without Bessel's correction",
+        "likelihoods.py",
+        "jnp.std(replicates, ddof=1)",
+        "jnp.std(replicates)",
+        "test_likelihoods",
+    ),
+    Mutant(
+        "a grid's mean for its sum",
+        "likelihoods.py",
+        "return num_steps * jnp.sum(nats)",
+        "return jnp.sum(nats)",
+        "test_likelihoods",
+    ),
+    Mutant(
+        "a bound without its last draw",
+        "likelihoods.py",
+        "    if end < 1:",
+        "    if end < 0:",
+        "test_likelihoods",
+    ),
+    Mutant(
+        "mirrored draws that are the same draws",
+        "likelihoods.py",
+        "jnp.stack([coins, 1 - coins])",
+        "jnp.stack([coins, coins])",
+        "test_likelihoods",
+    ),
+    Mutant(
+        "a prompt one token too long",
+        "likelihoods.py",
+        "jnp.arange(x.shape[0]) < prompt_length",
+        "jnp.arange(x.shape[0]) <= prompt_length",
+        "test_likelihoods",
+    ),
+    # ── clustering ──
+    Mutant(
+        "the larger sizes to the smaller clusters",
+        "clustering/balance.py",
+        "jnp.argsort(-counts, stable=True)",
+        "jnp.argsort(counts, stable=True)",
+        "test_clustering",
+    ),
+    Mutant(
+        "prices that forget the weight of a row",
+        "clustering/balance.py",
+        "jnp.asarray(weights)[:, None] * prices[None]",
+        "prices[None]",
+        "test_clustering",
+    ),
+    Mutant(
+        "loads two rows above their mean",
+        "clustering/balance.py",
+        "state[1].max() > mean + heaviest",
+        "state[1].max() > mean + 2 * heaviest",
+        "test_clustering",
+    ),
+    Mutant(
+        "the dearest row moved first",
+        "clustering/balance.py",
+        "jnp.argmin(jnp.where(movable, loss, jnp.inf))",
+        "jnp.argmax(jnp.where(movable, loss, -jnp.inf))",
+        "test_clustering",
+    ),
+    Mutant(
+        "an empty cluster that loses its centroid",
+        "clustering/directions.py",
+        "jnp.where(length > 0, length, 1), otherwise)",
+        "jnp.where(length > 0, length, 1), 0 * otherwise)",
+        "test_clustering",
+    ),
+    Mutant(
+        "the worst of several starts",
+        "clustering/k_means.py",
+        "best = max(range(num_restarts)",
+        "best = min(range(num_restarts)",
+        "test_clustering",
+    ),
+    Mutant(
+        "the share of a cluster left out",
+        "clustering/likelihood.py",
+        "scores = scores + np.log(shares)",
+        "scores = scores + 0 * np.log(shares)",
+        "test_likelihood_clustering",
+    ),
+    Mutant(
+        "passes that add to the sums of the passes before",
+        "clustering/mini_batch.py",
+        "sums, begin = jnp.zeros_like(centroids), 0",
+        "sums, begin = sums, 0",
+        "test_clustering",
+    ),
+    Mutant(
+        "rows that might gain by moving left where they are",
+        "clustering/repair.py",
+        "if not jnp.any(remaining) and gains.max() <= tie:",
+        "if not jnp.any(remaining):",
+        "test_clustering",
+    ),
+    Mutant(
+        "half the mutual information",
+        "clustering/information.py",
+        "2 * information / jnp",
+        "information / jnp",
+        "test_clustering",
+    ),
+    # ── parallel ──
+    Mutant(
+        "log p_t without its largest term",
+        "parallel/mixing.py",
+        "m + jnp.log(total)",
+        "jnp.log(total)",
+        "test_parallel test_equality test_fast",
+        "mix",
+    ),
+    Mutant(
+        "0 · NaN between devices",
+        "parallel/mixing.py",
+        "jnp.where(column == 0, 0.0, values)",
+        "values",
+        "test_parallel test_equality test_fast",
+        "mix",
+    ),
+    Mutant(
+        "padded runs that come back",
+        "parallel/independent.py",
+        "leaf[:length], out) if missing else out",
+        "leaf, out) if missing else out",
+        "test_parallel",
+    ),
+    Mutant(
+        "a gather that counts its operands",
+        "parallel/collectives.py",
+        "sizes = sizes[len(sizes) // 2 :]",
+        "sizes = sizes[:]",
+        "test_parallel test_isolation",
+    ),
+    Mutant(
+        "a batch that the devices do not divide",
+        "parallel/centre.py",
+        "bool(shape) and shape[0] % mesh.size == 0",
+        "bool(shape)",
+        "test_parallel test_spread_training test_stack",
+        "divide or refused or batch",
+    ),
+    # ── models/mixture ──
+    Mutant(
+        "a prompt that judges the experts a second time",
+        "models/mixture.py",
+        'counts & (cache.count > 0) & (gate == "bayes")',
+        'counts & (gate == "bayes")',
+        "test_mixture test_multimodal",
+    ),
+    Mutant(
+        "experts in the order of their stacks",
+        "models/mixture.py",
+        "jnp.concatenate([logits for logits, _ in read])[order]",
+        "jnp.concatenate([logits for logits, _ in read])",
+        "test_mixture",
+    ),
+    Mutant(
+        "a prompt that no expert makes, with a posterior",
+        "models/mixture.py",
+        "return jnp.where(gate.alive, gate.log_weights, jnp.nan)",
+        "return gate.log_weights",
+        "test_mixture",
+    ),
+    Mutant(
+        "tokens judged by the law behind them",
+        "models/mixture.py",
+        "jnp.concatenate([cache.log_laws[None], padded[:-1]])",
+        "padded",
+        "test_mixture",
+    ),
+    Mutant(
+        "a dead prefix that goes on",
+        "models/mixture.py",
+        "return jnp.where(rows.alive[:, None], mixed, -jnp.inf), moved",
+        "return mixed, moved",
+        "test_mixture",
+    ),
+)
+
+
+def survives(mutant: Mutant, tree: Path, *, whole: bool) -> bool:
+    """Whether the tests pass with the mutant in place; the file is put back afterwards."""
+    path = tree / "dfm_jax" / mutant.file
+    right = path.read_text("utf-8")
+    if right.count(mutant.right) != 1:
+        raise ValueError(f"{mutant.what}: {mutant.file} must hold the text to break once.")
+    path.write_text(right.replace(mutant.right, mutant.wrong), "utf-8")
+    files = [f"tests/{name}.py" for name in mutant.tests.split()]
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *files]
+    command += ["-m", "not slow"]
+    # No bytecode: of two texts of one size, written in one second, the old one would be run.
+    environment = os.environ | {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
+    options = {"cwd": tree, "env": environment, "capture_output": True, "text": True}
+    try:
+        whole = whole and mutant.tests != "test_theory"  # there each row is a minute
+        for only in [mutant.only] * bool(mutant.only) + [""] * (whole or not mutant.only):
+            chosen = ["-k", only] if only else []
+            done = subprocess.run([*command, *chosen], **options, check=False)
+            if done.returncode == 1:
+                return False
+            if done.returncode not in (0, 5):  # 5: -k leaves none of them
+                raise RuntimeError(f"{mutant.what}: pytest ended with\n{done.stdout[-2000:]}")
+        return True
+    finally:
+        path.write_text(right, "utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", help="mutants, by what they are; all by default")
+    parser.add_argument(
+        "--whole", action="store_true", help="whole files, where one test was named"
+    )
+    given = parser.parse_args()
+    chosen = [m for m in MUTANTS if not given.names or m.what in given.names]
+    survivors = []
+    with tempfile.TemporaryDirectory() as folder:
+        tree = Path(folder)
+        for name in KEPT:
+            shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
+        for file in ("pyproject.toml", "EQUATIONS.md", "constraints.txt", "README.md"):
+            shutil.copy(ROOT / file, tree)
+        for mutant in chosen:
+            begun = time.monotonic()
+            alive = survives(mutant, tree, whole=given.whole)
+            survivors += [mutant] * alive
+            verdict = "SURVIVED" if alive else "killed"
+            seconds = time.monotonic() - begun
+            print(f"{verdict:9} {seconds:5.0f} s  {mutant.file}: {mutant.what}", flush=True)
+    print(f"{len(chosen) - len(survivors)} of {len(chosen)} killed")
+    sys.exit(bool(survivors))
+
+
+if __name__ == "__main__":
+    main()
