@@ -11,6 +11,7 @@ A mutant that they pass has survived: a test is missing, or the mutant computes 
 
 import argparse
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -620,8 +621,8 @@ MUTANTS = (
 )
 
 
-def survives(mutant: Mutant, tree: Path, *, whole: bool) -> bool:
-    """Whether the tests pass with the mutant in place; the file is put back afterwards."""
+def killer(mutant: Mutant, tree: Path, *, whole: bool) -> str | None:
+    """The first test that fails with the mutant in place; the file is put back afterwards."""
     path = tree / "dfm_jax" / mutant.file
     right = path.read_text("utf-8")
     if right.count(mutant.right) != 1:
@@ -639,10 +640,12 @@ def survives(mutant: Mutant, tree: Path, *, whole: bool) -> bool:
             chosen = ["-k", only] if only else []
             done = subprocess.run([*command, *chosen], **options, check=False)
             if done.returncode == 1:
-                return False
+                return "".join(
+                    re.findall(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.MULTILINE)[:1]
+                )
             if done.returncode not in (0, 5):  # 5: -k leaves none of them
                 raise RuntimeError(f"{mutant.what}: pytest ended with\n{done.stdout[-2000:]}")
-        return True
+        return None
     finally:
         path.write_text(right, "utf-8")
 
@@ -664,11 +667,11 @@ def main() -> None:
             shutil.copy(ROOT / file, tree)
         for mutant in chosen:
             begun = time.monotonic()
-            alive = survives(mutant, tree, whole=given.whole)
-            survivors += [mutant] * alive
-            verdict = "SURVIVED" if alive else "killed"
-            seconds = time.monotonic() - begun
-            print(f"{verdict:9} {seconds:5.0f} s  {mutant.file}: {mutant.what}", flush=True)
+            killed_by = killer(mutant, tree, whole=given.whole)
+            survivors += [mutant] * (killed_by is None)
+            verdict = "SURVIVED" if killed_by is None else "killed"
+            line = f"{verdict:9} {time.monotonic() - begun:5.0f} s  {mutant.file}: {mutant.what}"
+            print(line, killed_by or "", sep="  ", flush=True)
     print(f"{len(chosen) - len(survivors)} of {len(chosen)} killed")
     sys.exit(bool(survivors))
 
