@@ -621,12 +621,16 @@ MUTANTS = (
 )
 
 
+class StaleError(Exception):
+    """The text to break does not stand in its file once: the code has moved on."""
+
+
 def killer(mutant: Mutant, tree: Path, *, whole: bool) -> str | None:
     """The first test that fails with the mutant in place; the file is put back afterwards."""
     path = tree / "dfm_jax" / mutant.file
     right = path.read_text("utf-8")
     if right.count(mutant.right) != 1:
-        raise ValueError(f"{mutant.what}: {mutant.file} must hold the text to break once.")
+        raise StaleError
     path.write_text(right.replace(mutant.right, mutant.wrong), "utf-8")
     files = [f"tests/{name}.py" for name in mutant.tests.split()]
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *files]
@@ -667,9 +671,12 @@ def main() -> None:
             shutil.copy(ROOT / file, tree)
         for mutant in chosen:
             begun = time.monotonic()
-            killed_by = killer(mutant, tree, whole=given.whole)
+            try:
+                killed_by = killer(mutant, tree, whole=given.whole)
+                verdict = "SURVIVED" if killed_by is None else "killed"
+            except StaleError:
+                killed_by, verdict = None, "STALE"
             survivors += [mutant] * (killed_by is None)
-            verdict = "SURVIVED" if killed_by is None else "killed"
             line = f"{verdict:9} {time.monotonic() - begun:5.0f} s  {mutant.file}: {mutant.what}"
             print(line, killed_by or "", sep="  ", flush=True)
     print(f"{len(chosen) - len(survivors)} of {len(chosen)} killed")
