@@ -431,7 +431,7 @@ MUTANTS = (
         "t = jnp.sum(free & (x_t != mask_id))",
         "t = jnp.sum(x_t != mask_id)",
         "test_likelihoods",
-        "each_order_of_a_model or with_time",
+        "share_of_the_free",
     ),
     Mutant(
         "an order that reveals the context by lot",
@@ -608,8 +608,8 @@ MUTANTS = (
         "parallel/centre.py",
         "bool(shape) and shape[0] % mesh.size == 0",
         "bool(shape)",
-        "test_parallel test_spread_training test_stack",
-        "divide or refused or batch",
+        "test_parallel",
+        "do_not_divide",
     ),
     # ── models/mixture ──
     Mutant(

@@ -236,6 +236,22 @@ def test_each_order_of_a_model_pays_its_own(context):
     assert np.ptp(nats) > 0.1
 
 
+@pytest.mark.statement("A1")
+def test_the_time_that_an_order_tells_is_the_share_of_the_free_that_are_shown():
+    def clock(params, x_t, t):
+        """Token 0 at 0.2 + t/2: what it pays says what time it was."""
+        here = 0.2 + t / 2
+        rest = jnp.full(V - 1, (1 - here) / (V - 1))
+        return jnp.broadcast_to(jnp.log(jnp.append(here, rest)), (x_t.shape[0], V))
+
+    context, order = np.array([False, True, False, False]), np.array([1, 3, 0, 2])
+    x_1 = jnp.zeros(4, int)
+    nats = likelihoods.any_order_nll((), clock, x_1, jnp.asarray(order), context, mask_id=V)
+    expected = -np.log(0.2 + np.array([1 / 3, 0, 2 / 3, 0]) / 2)
+    expected[1] = 0.0
+    np.testing.assert_allclose(nats, expected, rtol=1e-5)
+
+
 # ── bounds: unbiased, and for which number ──────────────────────────────────────────────────────
 
 COUNTS = {"num_strata": 8, "num_replicates": 400}

@@ -207,6 +207,16 @@ def test_batches_that_do_not_fit_are_refused(x, message):
         mapped(jnp.ones(8), x)
 
 
+def test_a_batch_of_the_centre_that_its_devices_do_not_divide_is_refused():
+    mesh = parallel.make_mesh({"data": 2})
+    step = parallel.spread_step(lambda state, batch: (state, batch["x"].sum()), mesh, jnp.zeros(()))
+    _, total = step(jnp.zeros(()), {"x": jnp.ones(4)})
+    assert total == 4
+    for rows in (jnp.ones(3), jnp.ones(())):
+        with pytest.raises(ValueError, match=r"`batch\['x'\]` must have rows that the 2 devices"):
+            step(jnp.zeros(()), {"x": rows})
+
+
 def test_pmap_has_one_axis():
     mesh = parallel.make_mesh({"expert": 4, "data": 2})
     with pytest.raises(ValueError, match=r'`mesh` must have one axis, or two for .*"shard_map"'):
