@@ -301,7 +301,7 @@ MUTANTS = (
         "losses = jnp.concatenate([losses, tried[:1], tried[-1:], tried[best, None]])",
         "losses = jnp.concatenate([losses, tried[:1], tried[-1:], tried[:1]])",
         "test_gates",
-        "temperature",
+        "not_lost",
     ),
     Mutant(
         "an own gate that is no law",
@@ -366,7 +366,7 @@ MUTANTS = (
         "alive = state.alive & jnp.all(is_law | ~needed)",
         "alive = state.alive & jnp.all(is_law)",
         "test_table_sampling",
-        "no_law or infilling",
+        "revealed_token_is_not_read",
     ),
     Mutant(
         "jump first: the last slice moved inside",
@@ -382,7 +382,7 @@ MUTANTS = (
         "jnp.where((times[-1] == 1) & ~fixed, 1.0, coins[-1])",
         "jnp.where(~fixed, 1.0, coins[-1])",
         "test_continuous_sampling",
-        "ends_early or law_of_euler",
+        "leaves_its_masks",
     ),
     Mutant(
         "a corrector that does not move on",

@@ -181,6 +181,14 @@ def test_a_mask_is_drawn_at_the_end_though_its_schedule_has_ended(key):
     assert not np.any(np.asarray(rows) == V)
 
 
+@pytest.mark.statement("S3")
+def test_a_run_that_ends_before_the_end_leaves_its_masks(key):
+    """In a step of 1e-6 no token has come: the last step of a run is the last only at t = 1."""
+    times, masks = jnp.array([0.0, 1e-6]), jnp.full(N, V)
+    x = sample_euler(key, (), restless, masks, schedules.linear(), times, num_states=S)
+    np.testing.assert_array_equal(x, masks)
+
+
 # ── steps back ──────────────────────────────────────────────────────────────────────────────────
 
 

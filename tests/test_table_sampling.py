@@ -339,6 +339,17 @@ def test_a_causal_network_is_no_denoiser():
 
 
 @pytest.mark.parametrize("method", METHODS)
+def test_what_is_said_of_a_revealed_token_is_not_read(method, key):
+    def silent(params, x_t, t):
+        """No law at all where a token stands."""
+        return jnp.where((x_t == V)[:, None], jnp.zeros((N, V)), jnp.nan)
+
+    table, masks = schedules.left_to_right(N), jnp.full(N, V)
+    x = sample_on_table(key, (), silent, masks, table, num_states=S, method=method)
+    assert np.all(np.asarray(x) < V)
+
+
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("bad", [np.nan, -np.inf, np.inf])
 def test_logits_that_are_no_law_are_refused(bad, method, key):
     def spoilt(params, x_t, t):
