@@ -66,8 +66,8 @@ def router_is_paid_per_token(cases: Cases, run: Run, *, routed: bool = True) -> 
     weights = cases.each(lambda c: c.weights)
 
     def bound(own: np.ndarray, router: np.ndarray) -> np.ndarray:
-        num_positions = cases.shape.num_positions if routed else 0
-        return run(_bound, own, router, weights, num_positions=num_positions)
+        paid = router if routed else 0 * router
+        return run(_bound, own, paid, weights, num_positions=cases.shape.num_positions)
 
     def posterior(case: Case) -> tuple[np.ndarray, ...]:
         """log p_t, log r and log ρ̂ at every state, as a gate that is asked once: N = 1."""
