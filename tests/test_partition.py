@@ -396,8 +396,7 @@ def test_killed_halfway_leaves_nothing_that_looks_finished(folder, monkeypatch, 
             patch.setattr(writing.platform, "python_version", killed)
         else:
             patch.setattr(os, "replace", killed)
-        with pytest.raises(KeyboardInterrupt):
-            partition(folder)
+        assert partition(folder) == 130  # as Ctrl-C ends a command
     assert not (folder / "out").exists()
     assert (folder / "out.partial").exists()
     (folder / "out.partial" / "left.jsonl").write_text("from before")
