@@ -425,7 +425,7 @@ def test_a_damaged_encoder_is_refused_and_nothing_executes(tmp_path, monkeypatch
     files = document_encoder_to_files(fit_documents(["a b cc dd", "ee ff"], num_features=1))
     numbers, words = files["encoder.safetensors"], files["encoder.json"]
     bad = {
-        "must be a safetensors file": (words, pickle.dumps(Evil())),
+        "must hold safetensors; it is damaged": (words, pickle.dumps(Evil())),
         "it is damaged": (words, numbers[:-1]),
         r"must be a JSON object with `words`": (pickle.dumps(Evil()), numbers),
         r"must be of its 1 words; their shapes": (b'{"words": ["cc"]}', numbers),

@@ -237,6 +237,38 @@ def test_a_manifest_that_is_not_as_written_is_refused(run):
             read_ensemble(path)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": "../expert_001"}, "`name` must be that of a member, expert_000; it is '../exp"),
+        ({"name": "/expert_001"}, "`name` must be that of a member"),
+        ({"name": "expert_001/.."}, "`name` must be that of a member"),
+        ({"step": "../../100"}, "`step` must be a number, at least 0; it is '../../100'"),
+        ({"step": -1}, "`step` must be a number, at least 0; it is -1"),
+        ({"step": True}, "`step` must be a number, at least 0; it is True"),
+    ],
+)
+def test_a_manifest_names_no_file_outside_its_folder(run, changes, message):
+    """Its digest is right: it was written by somebody, and not damaged."""
+    ensemble = gather(run)
+    write_ensemble(run / MANIFEST, Ensemble(experts=(replace(ensemble.experts[1], **changes),)))
+    with pytest.raises(CheckpointError, match=message):
+        read_ensemble(run / MANIFEST)
+
+
+@pytest.mark.parametrize("part", ["expert_001", "expert_001/100"])
+def test_a_link_that_leads_out_of_the_run_is_refused(run, tmp_path_factory, part):
+    write_ensemble(run / MANIFEST, gather(run))
+    there = tmp_path_factory.mktemp("there") / "moved"
+    (run / part).rename(there)
+    (run / part).symlink_to(there)
+    with pytest.raises(CheckpointError, match=f"{part}.* must lie in the folder of the run"):
+        read_ensemble(run / MANIFEST)
+    if part == "expert_001":
+        with pytest.raises(CheckpointError, match="must lie in the folder of the run"):
+            gather(run)
+
+
 def test_a_flipped_bit_anywhere_in_the_manifest_is_refused(run):
     path = run / MANIFEST
     write_ensemble(path, gather(run))

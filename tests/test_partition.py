@@ -619,7 +619,7 @@ def test_centroids_with_code_in_them_are_refused(folder, monkeypatch, capsys):
     whole = path.read_bytes()
     save_file({"centroids": FEATURES}, folder / "other")
     bad = {
-        "must be a safetensors file; it is damaged": (pickle.dumps(Evil()), whole[:-1], b""),
+        "must hold safetensors; it is damaged": (pickle.dumps(Evil()), whole[:-1], b""),
         "must hold ['centroids', 'cluster_of', 'mean', 'prices']": [
             (folder / "other").read_bytes()
         ],

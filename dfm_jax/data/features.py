@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from dfm_jax.checks import check_count, require
+from dfm_jax.data.npy_file import read_npy
 from dfm_jax.data.packages import package_files, package_folder
 from dfm_jax.models import efficientnet
 from dfm_jax.models.efficientnet import Params
@@ -164,7 +165,7 @@ def _kept(folder: Path, keys: Iterable[str]) -> tuple[dict[str, np.ndarray], tup
         path = _path(folder, key)
         content = path.read_bytes() if path.is_file() else None
         if content is not None and content[:_DIGEST] == _digest(key, content[_DIGEST:]):
-            known[key] = np.load(io.BytesIO(content[_DIGEST:]), allow_pickle=False)
+            known[key] = read_npy(io.BytesIO(content[_DIGEST:]), len(content) - _DIGEST)
         elif content is not None:
             corrupt.append(str(path))
     return known, tuple(corrupt)

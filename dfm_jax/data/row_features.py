@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from dfm_jax.checks import check_interval, require
+from dfm_jax.data.npy_file import is_npz, read_npy_file, read_npz_file
 from dfm_jax.types import typed
 
 _CHUNK = 2**14  # rows of features at a time
@@ -115,19 +116,3 @@ def _check_none(rule: str, rows: np.ndarray) -> None:
     if rows.size:
         more = f", … ({rows.size} in all)" if rows.size > _SHOWN else ""
         raise ValueError(f"{rule}; not so {', '.join(map(str, rows[:_SHOWN]))}{more}.")
-
-
-def _read_arrays(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
-    with path.open("rb") as file:
-        try:
-            loaded = np.load(file, allow_pickle=False)
-            if isinstance(loaded, np.ndarray):
-                return loaded, None
-            arrays = {name: loaded[name] for name in ("features", "rows") if name in loaded}
-        except Exception as error:  # damage can surface anywhere, as anything
-            raise ValueError(
-                f"`path` must be an .npy or .npz file of numbers; {path} is not: {error}"
-            ) from error
-    for name in ("features", "rows"):
-        require(name in arrays, f"{path} must hold `features` and `rows`", list(arrays))
-    return arrays["features"], arrays["rows"]

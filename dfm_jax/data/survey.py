@@ -10,6 +10,7 @@ import numpy as np
 
 from dfm_jax.checks import check_interval, require
 from dfm_jax.data.columns import Columns
+from dfm_jax.data.npy_file import read_npy_file
 from dfm_jax.data.records import conversation_bytes, read_records
 
 _SHOWN = 5  # rows named in a refusal
@@ -62,15 +63,16 @@ def read_weights(path: Path, num_rows: int) -> np.ndarray:
     Raises:
         ValueError: if it is not a list of `num_rows` numbers, or one is negative or not finite.
     """
-    with path.open("rb") as file:
-        try:
-            weights = np.load(file, allow_pickle=False)
-        except Exception as error:  # damage can surface anywhere, as anything
-            rule = f"`weights` must be an .npy file of numbers; {path} is not."
-            raise ValueError(rule) from error
+    try:
+        weights = read_npy_file(path)
+    except OSError:
+        raise
+    except Exception as error:  # damage can surface anywhere, as anything
+        rule = f"`weights` must be an .npy file of numbers; {path} is not: {error}"
+        raise ValueError(rule) from error
     name = f"`weights` in {path}"
-    number = isinstance(weights, np.ndarray) and weights.dtype.kind in "iuf"
-    require(number, f"{name} must be one array of numbers", str(getattr(weights, "dtype", "none")))
+    number = weights.dtype.kind in "iuf"
+    require(number, f"{name} must be one array of numbers", str(weights.dtype))
     require(weights.shape == (num_rows,), f"{name} must be {num_rows} numbers", weights.shape)
     check_interval(f"weights in {path}", weights, 0, np.inf, ends="[)")
     return weights

@@ -7,6 +7,7 @@ import numpy as np
 
 from dfm_jax.checks import require
 from dfm_jax.data.packages import package_folder
+from dfm_jax.models.safetensors_header import check_safetensors_header
 
 
 def tensors_to_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
@@ -33,9 +34,10 @@ def read_tensors(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
+    check_safetensors_header(path)
     try:
         arrays = load(path.read_bytes())
     except (SafetensorError, KeyError) as error:  # KeyError: a dtype that NumPy has not
-        raise ValueError(f"{path} must be a safetensors file; it is damaged: {error}") from error
+        raise ValueError(f"{path} must hold safetensors; it is damaged ({error}).") from error
     require(set(arrays) == set(names), f"{path} must hold {sorted(names)}", sorted(arrays))
     return arrays

@@ -18,6 +18,7 @@ import numpy as np
 from dfm_jax.data.columns import Columns
 from dfm_jax.data.folders import HashedFile, NewFolder, check_file, read_manifest
 from dfm_jax.data.listing import files_in
+from dfm_jax.data.npy_file import read_npy_file
 from dfm_jax.data.tokens import (
     Tokenizer,
     TokenSet,
@@ -119,7 +120,7 @@ def _write(
 
 
 def _map(folder: Path, side: str, dtype: str) -> TokenSet:
-    table = np.load(folder / f"{side}.offsets.npy")
+    table = read_npy_file(folder / f"{side}.offsets.npy")
     path = folder / f"{side}.tokens"
     empty = path.stat().st_size == 0  # which cannot be mapped
     tokens = np.empty(0, dtype) if empty else np.memmap(path, dtype, mode="r")

@@ -17,11 +17,13 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from reprlib import repr as shown
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
+from dfm_jax.models.pickle_walk import check_pickle
 from dfm_jax.types import typed
 
 _MAGIC = 0x1950A86A20F9469CFC6C
@@ -74,25 +76,25 @@ def read_tensors(path: Path | str) -> dict[str, np.ndarray]:
     content = Path(path).read_bytes()
     try:
         tree, storages = (_zipped if content.startswith(_ZIP) else _legacy)(content)
-        return {name: _array(tensor, storages) for name, tensor in _tensors(tree).items()}
+        return _arrays(_tensors(tree), storages)
     except _Refused as error:
         raise ValueError(f"`path` must hold tensors alone; {path} {error}.") from None
     except Exception as error:  # damage can surface anywhere in a pickle, as anything
-        shown = f"{type(error).__name__}: {error}"
-        raise ValueError(f"`path` must hold tensors alone; {path} is damaged ({shown}).") from error
+        why = f"{type(error).__name__}: {error}"
+        raise ValueError(f"`path` must hold tensors alone; {path} is damaged ({why}).") from error
 
 
 def _legacy(content: bytes) -> tuple[Any, dict[str, np.ndarray]]:
     file = io.BytesIO(content)
-    if _Unpickler(file).load() != _MAGIC:
+    if _Unpickler(file).loaded() != _MAGIC:
         raise _Refused("is no file of PyTorch's: the magic number is another")
-    if (protocol := _Unpickler(file).load()) != _PROTOCOL:
-        raise _Refused(f"has protocol {protocol}, not {_PROTOCOL}")
-    if not _Unpickler(file).load()["little_endian"]:
+    if (protocol := _Unpickler(file).loaded()) != _PROTOCOL:
+        raise _Refused(f"has protocol {shown(protocol)}, not {_PROTOCOL}")
+    if not _Unpickler(file).loaded()["little_endian"]:
         raise _Refused("was written on a big-endian machine")
     unpickler = _Unpickler(file)
-    tree = unpickler.load()
-    keys = _Unpickler(file).load()
+    tree = unpickler.loaded()
+    keys = _Unpickler(file).loaded()
     if set(keys) != set(unpickler.storages):
         raise _Refused("lists other storages than its tensors use")
     storages = {}
@@ -111,11 +113,17 @@ def _legacy(content: bytes) -> tuple[Any, dict[str, np.ndarray]]:
 
 def _zipped(content: bytes) -> tuple[Any, dict[str, np.ndarray]]:
     with zipfile.ZipFile(io.BytesIO(content)) as archive:  # its checksums catch damage
-        parts = {name.partition("/")[2]: name for name in archive.namelist()}
+        entries = archive.infolist()
+        claimed = sum(entry.file_size for entry in entries)
+        if claimed > len(content):  # PyTorch stores its parts as they are
+            raise _Refused(f"claims parts of {claimed:,} bytes, with {len(content):,} in all")
+        parts = {entry.filename.partition("/")[2]: entry.filename for entry in entries}
+        if len(parts) < len(entries):
+            raise _Refused("has two parts of one name")
         if "byteorder" in parts and archive.read(parts["byteorder"]) != b"little":
             raise _Refused("was written on a big-endian machine")
         unpickler = _Unpickler(io.BytesIO(archive.read(parts["data.pkl"])))
-        tree = unpickler.load()
+        tree = unpickler.loaded()
         storages = {}
         for key, storage in unpickler.storages.items():
             storages[key] = np.frombuffer(archive.read(parts[f"data/{key}"]), storage.dtype)
@@ -129,7 +137,13 @@ class _Unpickler(pickle.Unpickler):
 
     def __init__(self, file: io.BytesIO) -> None:
         super().__init__(file, encoding="utf-8")
+        self.file = file
         self.storages: dict[str, _Storage] = {}
+
+    def loaded(self) -> Any:
+        """What the next pickle holds, once it is known to be no larger than it looks."""
+        check_pickle(self.file)
+        return self.load()
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("collections", "OrderedDict"):
@@ -144,7 +158,7 @@ class _Unpickler(pickle.Unpickler):
         kind, dtype, key, _, size, *view = pid  # the fourth is the device
         whole = kind == "storage" and dtype in _DTYPES.values() and view in ([], [None])
         if not whole or type(key) is not str or type(size) is not int or size < 0:
-            raise _Refused(f"describes a storage as {pid!r}")
+            raise _Refused(f"describes a storage as {shown(pid)}")
         storage = _Storage(key, dtype, size)
         if self.storages.setdefault(key, storage) != storage:
             raise _Refused(f"describes storage {key} in two ways")
@@ -170,17 +184,30 @@ def _tensors(tree: Any) -> dict[str, _Tensor]:
     return tensors
 
 
+def _arrays(
+    tensors: Mapping[str, _Tensor], storages: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Tensors may share a storage (a head that is the embedding), but not swell it."""
+    arrays, left = {}, 2 * sum(values.nbytes for values in storages.values())
+    for name, tensor in tensors.items():
+        arrays[name] = _array(tensor, storages)
+        left -= arrays[name].nbytes
+        if left < 0:
+            raise _Refused("repeats its storages in more than twice as many numbers")
+    return arrays
+
+
 def _array(tensor: _Tensor, storages: Mapping[str, np.ndarray]) -> np.ndarray:
     """The tensor as an array of its own, refused where it reaches out of its storage."""
     storage, offset, shape, strides = tensor
     numbers = (offset, *shape, *strides)
     if not all(type(n) is int and n >= 0 for n in numbers) or len(shape) != len(strides):
-        raise _Refused(f"describes a tensor as {tensor}")
+        raise _Refused(f"describes a tensor as {shown(tensor)}")
     values = storages[storage.key]
     if 0 in shape:
         return np.zeros(shape, values.dtype)
     last = offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
     if last >= values.size or math.prod(shape) > values.size:
-        raise _Refused(f"has a tensor that is larger than its storage: {tensor}")
+        raise _Refused(f"has a tensor that is larger than its storage: {shown(tensor)}")
     steps = [stride * values.itemsize for stride in strides]
     return as_strided(values[offset:], shape, steps, writeable=False).copy()

@@ -30,7 +30,7 @@ from dfm_jax.training.digests import (
 from dfm_jax.training.retention import best_step, checkpoint_steps
 
 MANIFEST = "ensemble.json"
-_MEMBER = re.compile(r"expert_\d{3,}")  # a copy that lies beside it is no expert
+_MEMBER = re.compile(r"expert_\d{3,}", flags=re.ASCII)  # a copy that lies beside it is no expert
 # What experts must share for their next-token laws to be mixed.
 _SHARED = (
     ("data", "tokenizer"),
@@ -170,7 +170,7 @@ def gather(run: Path, *, best: bool = False, without: Sequence[str] = ()) -> Ens
     names = [member.name for member in members]
     for name in without:
         require(name in names, f"`without` must name some of {', '.join(names)}", name)
-    kept = [member for member in members if member.name not in without]
+    kept = [_inside(run, member) for member in members if member.name not in without]
     require(bool(kept), "`without` must leave an expert", ", ".join(without))
     return _ensemble(read_expert(member, best=best) for member in kept)
 
@@ -208,7 +208,33 @@ def read_ensemble(path: Path) -> Ensemble:
         raise DamagedError(f"{path} is not a manifest: {error}") from error
     if _digest(rows) != digest:
         raise DamagedError(f"{path} is damaged; its SHA-256 should be {digest[:16]}….")
+    for expert in ensemble.experts:
+        checkpoint_folder(path.parent, expert)
     return ensemble
+
+
+def checkpoint_folder(run: Path, expert: Expert) -> Path:
+    """Where the checkpoint of an expert lies: inside the folder of the run, and nowhere else.
+
+    Raises:
+        CheckpointError: if its name is not that of a member or its step no number, or a link leads
+            out of the run.
+    """
+    if not isinstance(expert.name, str) or not _MEMBER.fullmatch(expert.name):
+        raise CheckpointError(
+            f"`name` must be that of a member, expert_000; it is {expert.name!r}."
+        )
+    if type(expert.step) is not int or expert.step < 0:
+        raise CheckpointError(f"`step` must be a number, at least 0; it is {expert.step!r}.")
+    return _inside(run, run / expert.name / str(expert.step))
+
+
+def _inside(run: Path, path: Path) -> Path:
+    """`path`, if no link leads out of the run: an ensemble is what lies in one folder."""
+    there = path.resolve()
+    if not there.is_relative_to(run.resolve()):
+        raise CheckpointError(f"{path} must lie in the folder of the run; it is {there}.")
+    return path
 
 
 def check_ensemble(run: Path, ensemble: Ensemble) -> None:
@@ -218,7 +244,7 @@ def check_ensemble(run: Path, ensemble: Ensemble) -> None:
         CheckpointError: naming the first that is not.
     """
     for expert in ensemble.experts:
-        path = run / expert.name / str(expert.step)
+        path = checkpoint_folder(run, expert)
         found = read_record(path).sha256
         if found != expert.sha256:
             raise CheckpointError(

@@ -15,7 +15,7 @@ from dfm_jax.models import Params, mixture_decoder, mixture_params, transformer_
 from dfm_jax.sampling import sample_autoregressive
 from dfm_jax.training.checkpoint import read_checkpoint
 from dfm_jax.training.config import TrainConfig, from_json
-from dfm_jax.training.ensemble import Ensemble, check_ensemble
+from dfm_jax.training.ensemble import Ensemble, check_ensemble, checkpoint_folder
 from dfm_jax.training.evaluation import load_member
 from dfm_jax.training.members import read_member, state_template, tokenizer_of
 from dfm_jax.training.memory import check_parameters_fit, check_sample_fits
@@ -55,7 +55,7 @@ def ensemble_speaker(run: Path, ensemble: Ensemble, *, tokenizer: Path | None = 
     for expert in ensemble.experts:
         config = from_json(TrainConfig, expert.config.get("config"))
         check_parameters_fit(config.model)
-        path = run / expert.name / str(expert.step)
+        path = checkpoint_folder(run, expert)
         state = read_checkpoint(path, state_template(config), config=expert.config)
         configs.append(config)
         params.append(_averaged(state))

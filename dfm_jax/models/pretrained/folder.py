@@ -10,6 +10,7 @@ from dfm_jax.checks import require
 from dfm_jax.json_text import read_json
 from dfm_jax.models.config import TransformerConfig
 from dfm_jax.models.pretrained.checkpoint import TOKEN_IDS, Checkpoint, imported
+from dfm_jax.models.safetensors_header import check_safetensors_header
 
 GENERATION = "generation_config.json"
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
@@ -107,6 +108,7 @@ def _shapes(path: Path) -> dict[str, tuple[Path, tuple[int, ...]]]:
     safetensors = imported("safetensors")
     if not path.is_file():
         raise FileNotFoundError(f"`path` must be a folder with {path.name}; {path} is not there.")
+    check_safetensors_header(path)
     try:
         with safetensors.safe_open(path, framework="np") as tensors:
             names = list(tensors.keys())

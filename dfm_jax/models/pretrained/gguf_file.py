@@ -9,6 +9,7 @@ import numpy as np
 from dfm_jax.checks import require
 from dfm_jax.models.config import TransformerConfig
 from dfm_jax.models.pretrained.checkpoint import Checkpoint, imported
+from dfm_jax.models.pretrained.gguf_header import check_gguf_header
 
 _NAMES = {
     "token_embd": "model.embed_tokens",
@@ -68,6 +69,7 @@ def _opened(path: Path | str) -> Any:
     if not Path(path).is_file():
         raise FileNotFoundError(f"`path` must be a GGUF file; {path} is not there.")
     try:
+        check_gguf_header(path)
         return gguf.GGUFReader(path)
     except Exception as error:  # a file that is cut short surfaces as anything
         shown = f"{type(error).__name__}: {error}"

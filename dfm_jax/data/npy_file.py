@@ -1,0 +1,78 @@
+"""Arrays of NumPy's own files, their headers held against the files' sizes first.
+
+`np.load` makes room for whatever shape a header claims, and a compressed archive may hold a
+thousand times its size.
+"""
+
+import math
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+_READERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
+_MOST_TIMES = 100  # that a compressed array may be larger than what is stored
+
+
+def read_npy(file: IO[bytes], size: int) -> np.ndarray:
+    """The array of an `.npy` file of `size` bytes; nothing is unpickled.
+
+    Raises:
+        ValueError: if it is not one, holds objects, or claims another shape than it has room for.
+    """
+    version = np.lib.format.read_magic(file)
+    if version not in _READERS:
+        raise ValueError(f"its version is {version}")
+    shape, _, dtype = _READERS[version](file)
+    if dtype.hasobject:
+        raise ValueError("it holds Python objects")
+    claimed, there = math.prod(shape) * dtype.itemsize, size - file.tell()
+    if claimed != there:
+        raise ValueError(f"it claims {shape} of {dtype}, {claimed:,} bytes, with {there:,} there")
+    file.seek(0)
+    return np.lib.format.read_array(file, allow_pickle=False)
+
+
+def read_npy_file(path: Path) -> np.ndarray:
+    """The array of the `.npy` file at a path.
+
+    Raises:
+        ValueError: as `read_npy`.
+    """
+    with path.open("rb") as file:
+        return read_npy(file, path.stat().st_size)
+
+
+def read_npz_file(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Those of the named arrays that an `.npz` file holds.
+
+    Raises:
+        ValueError: as `read_npy`; if a name comes twice, or an array is stored in less than a
+            hundredth of its size.
+    """
+    with zipfile.ZipFile(path) as archive:
+        found: dict[str, np.ndarray] = {}
+        for entry in archive.infolist():
+            name = entry.filename.removesuffix(".npy")
+            if name not in names:
+                continue
+            if name in found:
+                raise ValueError(f"it holds {name!r} twice")
+            if entry.file_size > _MOST_TIMES * entry.compress_size:
+                raise ValueError(
+                    f"{name!r} claims {entry.file_size:,} bytes in {entry.compress_size:,}"
+                )
+            with archive.open(entry) as file:
+                found[name] = read_npy(file, entry.file_size)
+    return found
+
+
+def is_npz(path: Path) -> bool:
+    """Whether the file is an archive of arrays, by its first bytes."""
+    with path.open("rb") as file:
+        return file.read(2) == b"PK"
