@@ -15,7 +15,6 @@ MAX_DEPTH = 32  # containers within one another; a dictionary of tensors takes f
 _MOST_TIMES = 100  # that an object written out may be larger than its pickle
 _MARKS = ("mark", "stackslice")
 _FILLED = {"APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS", "BUILD"}  # change what is there
-_AS_IT_IS = {"DUP"}
 
 
 class _Size(NamedTuple):
@@ -35,15 +34,15 @@ def check_pickle(file: io.BytesIO) -> None:
     memo: dict[int, _Size] = {}
     for op, argument, place in pickletools.genops(file):
         if "PUT" in op.name or op.name == "MEMOIZE":
-            number = len(memo) if argument is None else int(argument)
+            number = int(argument or 0) if "PUT" in op.name else len(memo)
             if number > most:
                 raise ValueError(f"its pickle numbers an object {number:,}, at byte {place:,}")
             memo[number] = stack[-1] or _Size(0, 1)
         elif "GET" in op.name:
-            stack.append(memo[int(argument)])
+            stack.append(memo[int(argument or 0)])
         elif op.name == "MARK":
             stack.append(None)
-        elif op.name in _AS_IT_IS:
+        elif op.name == "DUP":
             stack.append(stack[-1])
         else:
             _step(op, stack)

@@ -48,7 +48,8 @@ def check_safetensors_header(path: Path) -> None:
 def _span(path: Path, name: str, entry: Any) -> tuple[int, int]:
     """Where the numbers of a tensor lie, which are as many as its shape says."""
     whole = isinstance(entry, dict) and entry.keys() == {"dtype", "shape", "data_offsets"}
-    shape, span = (entry["shape"], entry["data_offsets"]) if whole else (None, None)
+    shape: Any = entry["shape"] if whole else None
+    span: Any = entry["data_offsets"] if whole else None
     lists = isinstance(shape, list) and isinstance(span, list) and len(span) == 2
     if not lists or len(shape) > _MOST_DIMS or not all(_is_count(n) for n in (*shape, *span)):
         _refuse(path, f"it does not say the dtype, shape and place of {name!r}")

@@ -221,9 +221,7 @@ def checkpoint_folder(run: Path, expert: Expert) -> Path:
             out of the run.
     """
     if not isinstance(expert.name, str) or not _MEMBER.fullmatch(expert.name):
-        raise CheckpointError(
-            f"`name` must be that of a member, expert_000; it is {expert.name!r}."
-        )
+        raise CheckpointError(f"`name` must be of a member, expert_000; it is {expert.name!r}.")
     if type(expert.step) is not int or expert.step < 0:
         raise CheckpointError(f"`step` must be a number, at least 0; it is {expert.step!r}.")
     return _inside(run, run / expert.name / str(expert.step))
