@@ -12,8 +12,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from dfm_jax.data.row_features import read_features
 from dfm_jax.data.npy_file import read_npy_file, read_npz_file
+from dfm_jax.data.row_features import read_features
 from dfm_jax.data.survey import read_weights
 from dfm_jax.data.tensors import read_tensors as read_safetensors
 from dfm_jax.models.pickle_walk import check_pickle

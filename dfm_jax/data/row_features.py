@@ -116,3 +116,19 @@ def _check_none(rule: str, rows: np.ndarray) -> None:
     if rows.size:
         more = f", … ({rows.size} in all)" if rows.size > _SHOWN else ""
         raise ValueError(f"{rule}; not so {', '.join(map(str, rows[:_SHOWN]))}{more}.")
+
+
+def _read_arrays(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
+    try:
+        if not is_npz(path):
+            return read_npy_file(path), None
+        arrays = read_npz_file(path, ("features", "rows"))
+    except OSError:
+        raise
+    except Exception as error:  # damage can surface anywhere, as anything
+        raise ValueError(
+            f"`path` must be an .npy or .npz file of numbers; {path} is not: {error}"
+        ) from error
+    for name in ("features", "rows"):
+        require(name in arrays, f"{path} must hold `features` and `rows`", list(arrays))
+    return arrays["features"], arrays["rows"]
