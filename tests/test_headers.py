@@ -179,7 +179,7 @@ def npy(shape=(3, 2), data=24, descr="<f4"):
 
 def test_an_npy_header_is_held_against_its_file(tmp_path):
     path = tmp_path / "a.npy"
-    path.write_bytes(npy())
+    path.write_bytes(npy(data=0) + np.ones((3, 2), np.float32).tobytes())
     assert read_features(path, num_rows=3).features.shape == (3, 2)
     for content, words in (
         (npy((4, 2)), r"claims \(4, 2\) of float32, 32 bytes, with 24 there"),
