@@ -160,7 +160,10 @@ def test_sigterm_saves_and_has_a_status_of_its_own(data, run, tmp_path):
     """From the shell: 143, a checkpoint of the step it stopped at, and the same end."""
     command = [sys.executable, "-m", "dfm_jax", "train", "--run", str(tmp_path), "--data"]
     # A save after the last step alone: what is there after the signal was written because of it.
-    command += [str(data / "all"), *SMALL, "num_steps=100000", "--save-every", "1000000"]
+    longer = {f"num_steps={STEPS}": "num_steps=100000"}
+    words = [longer.get(word, word) for word in SMALL]
+    words[words.index("--save-every") + 1] = "1000000"
+    command += [str(data / "all"), *words]
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

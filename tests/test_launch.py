@@ -784,7 +784,8 @@ def test_from_the_shell_stopped_gone_on_and_found_finished(parts, tmp_path):
 
     def command(run: Path) -> list[str]:
         words = [sys.executable, "-m", "dfm_jax", "launch", "local", "--data", str(parts)]
-        return [*words, "--run", str(run), "--experts", "0", "1", "--jobs", "2", *SMALL, STEPS]
+        options = [STEPS if word.startswith("num_steps=") else word for word in SMALL]
+        return [*words, "--run", str(run), "--experts", "0", "1", "--jobs", "2", *options]
 
     run, whole = tmp_path / "run", tmp_path / "whole"
     with subprocess.Popen(

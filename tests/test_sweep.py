@@ -11,9 +11,9 @@ import pytest
 from dfm_jax import cli
 from dfm_jax.models import TransformerConfig
 from dfm_jax.parallel import make_mesh
-from dfm_jax.training.config import OptimiserConfig, TrainConfig, Watch
+from dfm_jax.training.config import OptimiserConfig, TrainConfig, Watch, to_json
 from dfm_jax.training.digests import CheckpointError
-from dfm_jax.training.loop import train
+from dfm_jax.training.loop import Outcome, train
 from dfm_jax.training.members import load_member_data, member_data_path, read_member
 from dfm_jax.training.presets import load_axes, load_axis, load_config
 from dfm_jax.training.retention import checkpoint_steps
@@ -315,3 +315,42 @@ def test_data_that_are_not_there_are_not_blamed_on_the_expert(tmp_path):
         member_data_path(tmp_path / "nowhere", 0)
     with pytest.raises(ValueError, match="`expert` must have a folder in the data"):
         member_data_path(tmp_path, 0)
+
+
+# ── how it ends ─────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(("finished", "status"), [((), 3), ((1,), 0)])
+def test_a_sweep_without_a_finite_run_is_no_success(
+    texts, tmp_path, monkeypatch, capsys, finished, status
+):
+    """A run that stops alone is told; if all do, the sweep has failed, in whatever group."""
+
+    def swept(configs, data, folder, mesh, **options):
+        folder.mkdir(parents=True)
+        number = int(folder.name[-3:])
+        row = {"step": 1, "finished": number in finished, "validation": None}
+        rows = [row | {"config": to_json(config)} for config in configs]
+        (folder / "sweep.json").write_text(json.dumps(rows))
+        return Outcome(5, 0, True, {})
+
+    monkeypatch.setattr("dfm_jax.training.sweep.train_sweep", swept)
+    command = ["sweep", "--config", "tiny", "--data", str(texts), "--run", str(tmp_path)]
+    command += ["--grid", "seed=0,1", "model.num_layers=1,2"]
+    assert cli.main(command) == status
+    captured = capsys.readouterr()
+    assert captured.out.count("the next update was not finite") == 4 - 2 * len(finished)
+    assert ("every run has met a number that is not finite" in captured.err) == (status == 3)
+
+
+def test_results_go_when_a_sweep_begins_anew(data, tmp_path, monkeypatch):
+    """Those of checkpoints that were taken away are of no run that is here."""
+
+    def begun(run, folder, *, before_first, **options):
+        before_first()
+        return Outcome(2, 0, False, {})
+
+    monkeypatch.setattr("dfm_jax.training.sweep.train", begun)
+    (tmp_path / "sweep.json").write_text("[]")
+    train_sweep([BASE], data, tmp_path, make_mesh(1), watch=WATCH)
+    assert not (tmp_path / "sweep.json").exists()

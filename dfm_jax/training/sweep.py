@@ -155,11 +155,11 @@ def make_sweep(
         rule = "`configs` must have one shape, the first's; one of them is"
         require(shape_of(config) == shape, rule, config)
     require(not data.mapped, "`data` must be in memory for a sweep", data.description)
+    check_fits(shape, num_runs=len(configs), devices=list(mesh.devices.flat))
     rows = [tuple(run_keys(config.seed)) for config in configs]
     init_keys, batch_keys, step_keys, judging_keys = map(jnp.stack, zip(*rows, strict=True))
     columns = [hyperparameters(config) for config in configs]
     values = {name: jnp.array([one[name] for one in columns]) for name in columns[0]}
-    check_fits(shape, num_runs=len(configs), devices=list(mesh.devices.flat))
     begin, step = _compiled(shape, mesh)
     windows, indices = windows_of(shape, data), jnp.ones(len(configs), jnp.int32)
     every = jax.vmap(windows, in_axes=(0, None))
