@@ -16,6 +16,7 @@ example: `jax.vmap` is the batch; `jax.jit` and the mesh are the caller's.
     samplers     how one draws, as laws                                             S1–S7
     accounting   where an ensemble's loss comes from                                B1–B11, D10, D14
     exact        ground truth by enumeration, in NumPy float64
+    boundary     0 log 0, 0 · ∞ and their derivatives (import dfm_jax.boundary)
     theory       each statement with its residual and its falsifier (import dfm_jax.theory)
     parallel     runs that share nothing, mapped over devices; the centre; what programs say
     sampling     drawing in any order and by any clock (import dfm_jax.sampling)    S1–S7

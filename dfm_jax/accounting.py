@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.special import entr
 
+from dfm_jax.boundary import finite_behind_zero, log, log_sum_exp, x_log_ratio
 from dfm_jax.checks import (
     check_count,
     check_interval,
@@ -45,7 +45,7 @@ def _kl(log_p: Array, log_q: Array) -> Array:
 
 @typed
 def total_variation(p: Float[ArrayLike, " Z"], q: Float[ArrayLike, " Z"]) -> Scalar:
-    """TV(p, q) = ½ Σ |p − q|."""
+    """TV(p, q) = ½ Σ |p − q|. Where p = q it has a kink, and the derivative is 0."""
     check_law("p", p)
     check_law("q", q)
     return 0.5 * jnp.sum(jnp.abs(p - q))
@@ -68,9 +68,10 @@ def routing_cost(log_prior: PerExpert, log_probs: PerExpert, expert: Token) -> S
     check_tokens("expert", expert, log_prior.shape[0])
     mass = log_prior[expert]
     require(mass > -jnp.inf, "`expert` must have a mass above 0; the logarithm of its mass", mass)
-    dead = log_prior == -jnp.inf
-    log_posterior = jax.nn.log_softmax(jnp.where(dead, -jnp.inf, log_prior + log_probs))
-    return mass - log_posterior[expert]
+    joint = jnp.where(log_prior == -jnp.inf, -jnp.inf, log_prior + log_probs)
+    total = log_sum_exp(joint)
+    never = total == -jnp.inf  # ∞ − ∞: no expert can make x, and no cost is defined
+    return jnp.where(never, jnp.nan, mass - (joint[expert] - jnp.where(never, 0.0, total)))
 
 
 @typed
@@ -111,6 +112,8 @@ def ensemble_split(
     check_log_law("log_laws", log_laws, read=log_weights > -jnp.inf)
     check_log_law("log_model_weights", log_model_weights)
     check_log_law("log_model_laws", log_model_laws, read=log_model_weights > -jnp.inf)
+    log_laws = _behind(log_weights, log_laws)
+    log_model_laws = _behind(log_model_weights, log_model_laws)
     log_q = mixture_log_prob(log_weights, log_laws)
     log_q_hat = mixture_log_prob(log_model_weights, log_model_laws)
     posteriors = _log_posteriors(log_weights, log_laws)
@@ -168,7 +171,10 @@ def variation_bound(
 ) -> Scalar:
     """A bound in total variation on token-wise mixing, with next-token laws along each sequence.
 
-    TV(q, q̂) ≤ Σ_t E_q[ TV(r, ρ̂) + Σ_k r_k TV(q_k, q̂_k) ]   [B5]
+        TV(q, q̂) ≤ Σ_t E_q[ TV(r, ρ̂) + Σ_k r_k TV(q_k, q̂_k) ]   [B5]
+
+    Off the support of the law, and of the posterior for the laws of an expert, anything may stand.
+    Where two probabilities are equal |·| has a kink, and the derivative is 0.
     """
     check_law("law", law)
     check_law("posterior", posterior, read=law > 0)
@@ -176,9 +182,16 @@ def variation_bound(
     read = (law > 0)[:, None, None] & (posterior > 0)
     check_law("next_probs", next_probs, read=read)
     check_law("model_next_probs", model_next_probs, read=read)
+    posterior, router = (
+        finite_behind_zero(law[:, None, None], rows) for rows in (posterior, router)
+    )
+    r = (law[:, None, None] * posterior)[..., None]
+    next_probs, model_next_probs = (
+        finite_behind_zero(r, rows) for rows in (next_probs, model_next_probs)
+    )
     gate = 0.5 * jnp.sum(jnp.abs(posterior - router), axis=-1)
     apart = 0.5 * jnp.sum(jnp.abs(next_probs - model_next_probs), axis=-1)
-    own = jnp.sum(jnp.where(posterior > 0, posterior * apart, 0.0), axis=-1)
+    own = jnp.sum(posterior * apart, axis=-1)
     return jnp.dot(law, jnp.sum(gate + own, axis=-1), precision=HIGHEST)
 
 
@@ -195,12 +208,13 @@ def truncation_bound(weights: Weights, kept: Weights) -> TruncationBound:
 
     TV(full, top) ≤ 1 − M,   KL(top ‖ full) ≤ −log M;   KL(full ‖ top) can be infinite   [B6]
 
-    For sequences: TV ≤ Σ_t E_q[1 − M_t]; for top-1 of the Bayes gate M = max_k r_k [B7].
+    For sequences: TV ≤ Σ_t E_q[1 − M_t]; for top-1 of the Bayes gate M = max_k r_k [B7]. At M = 0
+    the bound in nats is +∞, and its derivative infinite.
     """
     check_law("weights", weights)
     check_interval("kept", kept, 0.0, 1.0)
     mass = jnp.sum(jnp.where(jnp.asarray(kept) > 0, weights, 0.0))
-    return TruncationBound(1 - mass, -jnp.log(mass))
+    return TruncationBound(1 - mass, -log(mass))
 
 
 @typed
@@ -232,6 +246,7 @@ def part_information(log_weights: PerExpert, log_laws: Float[ArrayLike, "K Z"]) 
     """
     check_log_law("log_weights", log_weights)
     check_log_law("log_laws", log_laws, read=log_weights > -jnp.inf)
+    log_laws = _behind(log_weights, log_laws)
     log_q = mixture_log_prob(log_weights, log_laws)
     return _mean(jnp.asarray(log_weights), jax.vmap(_kl, in_axes=(0, None))(log_laws, log_q))
 
@@ -242,17 +257,24 @@ def oracle_leakage(weights: Weights) -> Scalar:
 
         H(K | c) = −Σ_k r_k(c) log r_k(c), in nats   [B9]
 
-    At no real gain: a gate that sees context and prefix only gives a law.
+    At no real gain: a gate that sees context and prefix only gives a law. Its derivative in a
+    weight of 0 is infinite: +∞.
     """
     check_law("weights", weights)
-    return jnp.sum(entr(jnp.asarray(weights)))
+    weights = jnp.asarray(weights)
+    return -jnp.sum(x_log_ratio(weights, jnp.ones_like(weights)))
+
+
+def _behind(log_weights: PerExpert, log_laws: Array) -> Array:
+    """The laws, −∞ for an expert of mass 0: it may say anything, NaN included."""
+    return jnp.where(jnp.asarray(log_weights)[:, None] == -jnp.inf, -jnp.inf, log_laws)
 
 
 def _log_posteriors(log_weights: PerExpert, log_laws: Array) -> Array:
     """log r_k(x) at every state, [Z, K]; −∞ for all k off the support."""
     weights = jnp.asarray(log_weights)[None]
     joint = jnp.where(weights == -jnp.inf, -jnp.inf, log_laws.T + weights)
-    total = jax.nn.logsumexp(joint, axis=-1, keepdims=True)
+    total = log_sum_exp(joint)[:, None]
     dead = total == -jnp.inf
     return jnp.where(dead, -jnp.inf, joint - jnp.where(dead, 0.0, total))
 

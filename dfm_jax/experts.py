@@ -12,6 +12,7 @@ the expert behind a zero may return anything, NaN included.
 import jax
 import jax.numpy as jnp
 
+from dfm_jax.boundary import log_sum_exp, softmax
 from dfm_jax.checks import (
     check_count,
     check_interval,
@@ -31,7 +32,8 @@ def mixture_log_prob(
 
         log q(x) = log Σ_k w_k q_k(x),   log p_t(x) = log Σ_k w_k p_t^k(x)   [D1, D2]
 
-    In log space: products of token probabilities underflow.
+    In log space: products of token probabilities underflow. −∞ where no expert can make x, and
+    there its derivatives are 0.
 
     Raises:
         ValueError: if the weights are no law, or a part that has one says a logarithm above 0.
@@ -39,7 +41,7 @@ def mixture_log_prob(
     check_log_law("log_weights", log_weights)
     check_log_probs("log_probs", log_probs, read=log_weights > -jnp.inf)
     column = jnp.reshape(log_weights, (-1, *(1 for _ in log_probs.shape[1:])))
-    return jax.nn.logsumexp(jnp.where(column == -jnp.inf, -jnp.inf, column + log_probs), axis=0)
+    return log_sum_exp(jnp.where(column == -jnp.inf, -jnp.inf, column + log_probs), axis=0)
 
 
 @typed
@@ -61,7 +63,7 @@ def expert_posterior(log_p_t: PerExpert, log_prior: PerExpert) -> Weights:
     check_log_law("log_prior", log_prior)
     check_log_probs("log_p_t", log_p_t, read=log_prior > -jnp.inf)
     joint = jnp.asarray(log_prior) + log_p_t
-    return jax.nn.softmax(jnp.where(jnp.asarray(log_prior) == -jnp.inf, -jnp.inf, joint))
+    return softmax(jnp.where(jnp.asarray(log_prior) == -jnp.inf, -jnp.inf, joint))
 
 
 @typed

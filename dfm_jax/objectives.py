@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import gammaln
 
+from dfm_jax.boundary import times, x_log_ratio
 from dfm_jax.checks import check_interval, check_law, check_log_law, check_tokens, require
 from dfm_jax.paths import HIGHEST, point_mass
 from dfm_jax.schedules import Schedule, rate
@@ -69,8 +70,7 @@ def generalised_kl_loss(
     stays = jnp.where(masked, 0.0, jnp.exp(_at(log_posterior, jnp.where(masked, 0, x_t))))
     done = jnp.asarray(x_t) == x_1
     inside = jnp.where(done, stays - 1, stays + _at(log_posterior, x_1))
-    speed = rate(t, schedule)
-    return jnp.where(speed == 0, 0.0, -speed * inside)  # never 0 · ∞
+    return -times(rate(t, schedule), inside)  # never 0 · ∞
 
 
 @typed
@@ -79,15 +79,11 @@ def generalised_kl(velocity: Velocity, model: Velocity, x_t: Tokens) -> Float[Ar
 
         Σ_{v≠z^i} [u log(u/û) − u + û]   [L2, B8]
 
-    +∞ where u > 0 = û.
+    +∞ where u > 0 = û. At u = 0 its derivative in u is infinite: −∞, and +∞ if û = 0 too.
     """
     stay = point_mass(x_t, jnp.shape(velocity)[-1]) == 1
     u, u_hat = jnp.where(stay, 0.0, velocity), jnp.where(stay, 0.0, model)
-    # Each branch is safe on its own: `where` keeps a NaN gradient of the branch not taken.
-    jumps, never = u > 0, u_hat <= 0
-    log_ratio = jnp.log(jnp.where(jumps, u, 1.0)) - jnp.log(jnp.where(never, 1.0, u_hat))
-    cost = jnp.where(jumps, u * jnp.where(never, jnp.inf, log_ratio), 0.0)
-    return jnp.sum(cost - u + u_hat, axis=-1)
+    return jnp.sum(x_log_ratio(u, u_hat) - u + u_hat, axis=-1)
 
 
 @typed
@@ -142,7 +138,8 @@ def step_loss(
         λ_t^i 1[x_t^i = m] (−log p̂^i(x_1^i | x_t))   [L5, A4]
 
     Summed over steps and averaged over paths it bounds −log p̂_T(x_1 | c). For a left-to-right
-    table it is the next-token negative log-likelihood, term by term.
+    table it is the next-token negative log-likelihood, term by term. 0 where λ = 0, whatever the
+    token; for one that is impossible the derivative in λ is infinite.
 
     Raises:
         ValueError: if `mask_id` is not V, the id −1 included; if a row is no law, or λ lies outside
@@ -150,8 +147,8 @@ def step_loss(
     """
     check_log_law("log_posterior", log_posterior)
     check_interval("step_size", step_size, 0.0, 1.0)
-    moves = _masked(log_posterior, x_t, mask_id) & (step_size > 0)
-    return step_size * jnp.where(moves, cross_entropy_loss(log_posterior, x_1), 0.0)
+    nats = cross_entropy_loss(log_posterior, x_1)
+    return times(step_size, jnp.where(_masked(log_posterior, x_t, mask_id), nats, 0.0))
 
 
 @typed

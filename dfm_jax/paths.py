@@ -10,6 +10,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dfm_jax.boundary import (
+    at_tokens,
+    log,
+    log_sum_exp,
+    log_sum_of_products,
+    products_posterior,
+    softmax,
+    times,
+)
 from dfm_jax.checks import (
     check_count,
     check_interval,
@@ -131,20 +140,19 @@ def metric_path(x_1: Tokens, distances: Float[ArrayLike, "V V"], beta_t: Number)
     require((distances == 0) == own, rule, distances)
     check_tokens("x_1", x_1, distances.shape[0])
     to_target = distances[:, x_1].T
-    # ∞ · 0 must be 0 at the target itself.
-    return jax.nn.softmax(jnp.where(to_target == 0, 0.0, -beta_t * to_target), axis=-1)
+    return jax.nn.softmax(-times(beta_t, to_target), axis=-1)  # ∞ · 0 is 0 at the target itself
 
 
 @typed
 def product_log_prob(x_t: Tokens, token_path: StateProbs) -> Scalar:
     """The path factorises over positions, in nats.
 
-    log p_t(x | x_0, x_1) = Σ_i log p_t^i(x^i | x_0, x_1)   [P1]
+        log p_t(x | x_0, x_1) = Σ_i log p_t^i(x^i | x_0, x_1)   [P1]
+
+    Its derivative in a probability of 0 is infinite.
     """
     check_law("token_path", token_path)
-    check_tokens("x_t", x_t, jnp.shape(token_path)[-1])
-    here = jnp.take_along_axis(jnp.asarray(token_path), jnp.asarray(x_t)[:, None], axis=-1)
-    return jnp.sum(jnp.log(here))
+    return jnp.sum(log(at_tokens(token_path, x_t)))
 
 
 @typed
@@ -186,12 +194,14 @@ def marginal_log_prob(
 ) -> Scalar:
     """The law of the state when pairs are drawn from π, in nats; −∞ off the support.
 
-    p_t(x) = Σ_{x_0, x_1} p_t(x | x_0, x_1) π(x_0, x_1)   [P4]
+        p_t(x) = Σ_{x_0, x_1} p_t(x | x_0, x_1) π(x_0, x_1)   [P4]
+
+    Off the support its derivative in a probability is infinite, if that one alone is missing.
     """
     check_log_law("log_coupling", log_coupling)
     check_law("token_paths", token_paths, read=log_coupling > -jnp.inf)
-    conditional = jax.vmap(product_log_prob, in_axes=(None, 0))(x_t, token_paths)
-    return jax.nn.logsumexp(log_coupling + conditional)
+    here = jax.vmap(at_tokens, in_axes=(0, None))(token_paths, x_t)
+    return log_sum_of_products(log_coupling, here)
 
 
 @typed
@@ -204,8 +214,8 @@ def pair_posterior(
     """
     check_log_law("log_coupling", log_coupling)
     check_law("token_paths", token_paths, read=log_coupling > -jnp.inf)
-    conditional = jax.vmap(product_log_prob, in_axes=(None, 0))(x_t, token_paths)
-    return jax.nn.softmax(log_coupling + conditional)
+    here = jax.vmap(at_tokens, in_axes=(0, None))(token_paths, x_t)
+    return products_posterior(log_coupling, here)
 
 
 @typed
@@ -249,8 +259,9 @@ def source_posterior(
     arrived = jnp.sum(stay * pad_to_states(posterior, source.shape[-1]), axis=-1, keepdims=True)
     kappa = jnp.broadcast_to(jnp.asarray(kappa_t, source.dtype), jnp.shape(x_t))[:, None]
     at_z = jnp.sum(stay * source, axis=-1, keepdims=True)
-    came = source * ((1 - kappa) * stay + kappa) / ((1 - kappa) * at_z + kappa)
-    return (1 - arrived) * stay + jnp.where(arrived > 0, arrived * came, 0.0)
+    mass = (1 - kappa) * at_z + kappa  # p_t^i(z^i | x_1^i = z^i): 0 only where a is 0
+    came = source * ((1 - kappa) * stay + kappa) / jnp.where(mass == 0, 1.0, mass)
+    return (1 - arrived) * stay + arrived * came
 
 
 @typed
@@ -263,7 +274,7 @@ def revealed_log_prob(
         ValueError: if `x_1` holds a mask, or `x_t` an id above it; if `log_data` is of no law.
     """
     check_log_law("log_data", log_data)
-    return jax.nn.logsumexp(jnp.where(_agrees(x_t, x_1, mask_id), log_data, -jnp.inf))
+    return log_sum_exp(jnp.where(_agrees(x_t, x_1, mask_id), log_data, -jnp.inf))
 
 
 @typed
@@ -277,7 +288,7 @@ def revealed_posterior(
     NaN where q gives the revealed tokens probability 0.
     """
     check_log_law("log_data", log_data)
-    pair_probs = jax.nn.softmax(jnp.where(_agrees(x_t, x_1, mask_id), log_data, -jnp.inf))
+    pair_probs = softmax(jnp.where(_agrees(x_t, x_1, mask_id), log_data, -jnp.inf))
     return _token_marginals(pair_probs, jnp.asarray(x_1), mask_id)
 
 

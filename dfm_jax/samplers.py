@@ -8,6 +8,7 @@ drawn by `dfm_jax.sampling`.
 import jax
 import jax.numpy as jnp
 
+from dfm_jax.boundary import at_tokens, log_sum_of_products
 from dfm_jax.checks import (
     check_interval,
     check_law,
@@ -17,7 +18,7 @@ from dfm_jax.checks import (
     check_tokens,
 )
 from dfm_jax.experts import mix_posteriors, mixture_log_prob
-from dfm_jax.paths import point_mass, product_log_prob
+from dfm_jax.paths import point_mass
 from dfm_jax.schedules import Schedule, rate
 from dfm_jax.steps import exact_step_velocity, step_law
 from dfm_jax.types import (
@@ -146,7 +147,8 @@ def shared_expert_log_prob(
 ) -> Scalar:
     """One expert for all positions of a step, in nats: log Σ_k r_k Π_i law_k^i(x^i).   [S6]
 
-    Equal to `mixed_step_law` if at most one position moves; else another law.
+    Equal to `mixed_step_law` if at most one position moves; else another law. Where it is −∞ its
+    derivative in a probability is infinite, if that one alone is missing.
 
     Raises:
         ValueError: as `mixed_step_law`; if an id lies outside [0, S).
@@ -154,8 +156,8 @@ def shared_expert_log_prob(
     check_log_law("log_weights", log_weights)
     check_law("step_laws", step_laws, read=log_weights > -jnp.inf)
     check_tokens("x_next", x_next, step_laws.shape[-1])
-    per_expert = jax.vmap(product_log_prob, in_axes=(None, 0))(x_next, step_laws)
-    return mixture_log_prob(log_weights, per_expert)
+    here = jax.vmap(at_tokens, in_axes=(0, None))(step_laws, x_next)
+    return log_sum_of_products(log_weights, here)
 
 
 @typed

@@ -4,16 +4,17 @@ Time is a row number t = 0 … T of a schedule table κ[t, i] (see `schedules`);
 table `left_to_right`.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
-from jax.scipy.special import entr
 
+from dfm_jax.boundary import at_tokens, finite_behind_zero, log_sum_exp, rise, x_log_ratio
 from dfm_jax.checks import check_interval, check_law, check_log_law, check_tokens, require
 from dfm_jax.paths import (
     HIGHEST,
     pad_to_states,
     point_mass,
-    product_log_prob,
     token_posterior,
 )
 from dfm_jax.types import (
@@ -37,6 +38,8 @@ def step_size(table: Table, t: Step) -> Float[Array, " N"]:
     """The share of the remaining way that step t → t + 1 goes.
 
         λ_t^i = (κ_{t+1}^i − κ_t^i) / (1 − κ_t^i),  0 where κ_t^i = 1   [Q3]
+
+    It jumps where κ_t^i becomes 1: there the derivative is 0.
 
     Raises:
         ValueError: if t is no step of the table, 0 … T − 1, or κ leaves [0, 1] in it or decreases:
@@ -89,7 +92,9 @@ def step_law(velocity: Velocity, x_t: Tokens) -> StateProbs:
 def step_violation(velocity: Velocity, x_t: Tokens) -> Scalar:
     """By how much δ + u fails to be a law; 0 for a valid finite-step velocity.
 
-    Σ_v u^i(v, z) = 0,  −1 ≤ u^i(z^i, z) ≤ 0,  0 ≤ u^i(v, z) ≤ 1 for v ≠ z^i   [Q2]
+        Σ_v u^i(v, z) = 0,  −1 ≤ u^i(z^i, z) ≤ 0,  0 ≤ u^i(v, z) ≤ 1 for v ≠ z^i   [Q2]
+
+    Where two violations are the largest, and at 0, it has a kink: the derivative is a mean.
     """
     velocity = jnp.asarray(velocity)
     law = step_law(velocity, x_t)
@@ -114,8 +119,8 @@ def transition_matrix(
 
 
 def _kernel(step_laws: Array, states: Array) -> Array:
-    from_z = jax.vmap(product_log_prob, in_axes=(None, 0))
-    return jnp.exp(jax.vmap(from_z, in_axes=(0, None))(states, step_laws))
+    from_z = jax.vmap(at_tokens, in_axes=(0, None))
+    return jnp.prod(jax.vmap(from_z, in_axes=(None, 0))(step_laws, states), axis=-1)
 
 
 @typed
@@ -134,9 +139,7 @@ def push_forward(
     check_law("law", law)
     check_law("step_laws", step_laws, read=law > 0)
     check_tokens("states", states, step_laws.shape[-1])
-    somewhere = (law > 0)[:, None, None]
-    # 1, not 0: the kernel is taken through logarithms, and the gradient of log 0 is no number.
-    kernel = _kernel(jnp.where(somewhere, step_laws, 1.0), states)
+    kernel = _kernel(finite_behind_zero(law[:, None, None], step_laws), states)
     return jnp.einsum("xz,z->x", kernel, law, precision=HIGHEST)
 
 
@@ -185,8 +188,8 @@ def parallel_log_prob(
     same = states == jnp.asarray(x)[None, :]  # [Z, N]
     known = block_of[None, :] < block_of[:, None]  # [i, j]
     given = jnp.all(same[None] | ~known[:, None, :], axis=-1)  # [i, Z]
-    log_given = jax.nn.logsumexp(jnp.where(given, log_law[None], -jnp.inf), axis=-1)
-    log_joint = jax.nn.logsumexp(jnp.where(given & same.T, log_law[None], -jnp.inf), axis=-1)
+    log_given = log_sum_exp(jnp.where(given, log_law[None], -jnp.inf))
+    log_joint = log_sum_exp(jnp.where(given & same.T, log_law[None], -jnp.inf))
     dead = log_joint == -jnp.inf  # never form ∞ − ∞
     return jnp.sum(jnp.where(dead, -jnp.inf, log_joint - jnp.where(dead, 0.0, log_given)))
 
@@ -197,9 +200,38 @@ def total_correlation(
 ) -> Scalar:
     """How far the tokens are from independent, in nats.
 
-    TC(X) = Σ_i H(X^i) − H(X)   [Q6]
+        TC(X) = Σ_i H(X^i) − H(X)   [Q6]
+
+    Its derivative in the mass of x is log p(x) − Σ_i log p^i(x^i) + 1 − N. Where p(x) = 0 it is
+    infinite: −∞ if each of x's tokens has a mass, +∞ if two or more have none. If just one has none
+    it is the finite limit for x alone; two such states with the same token do not add up.
     """
     check_law("law", law)
     check_tokens("states", states, num_tokens)
+    return _total_correlation(jnp.asarray(law), jnp.asarray(states), num_tokens)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _total_correlation(law: Array, states: Array, num_tokens: int) -> Array:
     marginals = token_posterior(law, states, num_tokens=num_tokens)
-    return jnp.sum(entr(marginals)) - jnp.sum(entr(law))
+    return _entropy(marginals) - _entropy(law)
+
+
+@_total_correlation.defjvp
+def _total_correlation_jvp(
+    num_tokens: int, primals: tuple[Array, Array], tangents: tuple[Array, Array]
+) -> tuple[Array, Array]:
+    law, states = primals
+    marginals = token_posterior(law, states, num_tokens=num_tokens)
+    own = jax.vmap(at_tokens, in_axes=(None, 0))(marginals, states)  # [Z, N]
+    never, unseen = law == 0, own == 0
+    slope = jnp.log(jnp.where(never, 1.0, law)) + 1 - states.shape[1]
+    slope = slope - jnp.sum(jnp.log(jnp.where(unseen, 1.0, own)), axis=-1)
+    # log p(x) and each logarithm of an unseen token go to −∞ alike: one against one cancels.
+    order = jnp.sum(unseen, axis=-1) - never.astype(int)
+    slope = jnp.where(order == 0, slope, jnp.where(order > 0, jnp.inf, -jnp.inf))
+    return _total_correlation(law, states, num_tokens), jnp.sum(rise(slope, tangents[0]))
+
+
+def _entropy(law: Array) -> Array:
+    return -jnp.sum(x_log_ratio(law, jnp.ones_like(law)))

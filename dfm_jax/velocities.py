@@ -10,6 +10,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from dfm_jax.boundary import finite_behind_zero
 from dfm_jax.checks import check_interval, check_law, check_tokens, require
 from dfm_jax.paths import HIGHEST, metric_path, pad_to_states, point_mass
 from dfm_jax.schedules import Schedule, backward_rate, rate
@@ -32,7 +33,7 @@ from dfm_jax.types import (
 
 @typed
 def rate_violation(velocity: Velocity, x_t: Tokens) -> Scalar:
-    """By how much a velocity fails to be a rate; 0 for a rate.
+    """By how much a velocity fails to be a rate; 0 for a rate. At ties and at 0 it has a kink.
 
     Σ_v u_t^i(v, z) = 0  and  u_t^i(v, z) ≥ 0 for v ≠ z^i   [V1]
     """
@@ -167,7 +168,7 @@ def kinetic_optimal_velocity(
         u(v, z) = [p(z) ṗ(v) − ṗ(z) p(v)]_+ / p(z)  for v ≠ z,  0 where p(z) = 0   [V8]
 
     Needs ṗ(z) ≥ 0 where p(z) = 0. Marginalise with `expectation`; applied to a marginal path it
-    is another velocity, for which D4 fails. Source: KO.
+    is another velocity, for which D4 fails. [·]_+ has a kink: at 0 its derivative is ½. Source: KO.
 
     Raises:
         ValueError: if t lies outside [0, 1), the path is no law there, or it falls where it is 0.
@@ -219,7 +220,7 @@ def campbell_velocity(
 
         R*(v, z) = [ṗ(v) − ṗ(z)]_+ / (Z p(z))  if p(v) > 0 and p(z) > 0, v ≠ z;  Z = #{p > 0}   [V9]
 
-    Only where p = 0 implies ṗ = 0. Source: DFM-C.
+    Only where p = 0 implies ṗ = 0. [·]_+ has a kink: at 0 its derivative is ½. Source: DFM-C.
 
     Raises:
         ValueError: if t lies outside (0, 1), the path is no law there, or it moves where it is 0.
@@ -243,11 +244,13 @@ def expectation(
 
         u_t^i(v, z) = E[u_t^i(v, z | X_0, X_1) | X_t = z] = Σ_p p_t(p | z) u_t^i(v, z | p)   [V4]
 
-    Terms of weight 0 may hold any value, NaN included: they are dropped before the product.
+    Terms of weight 0 may hold any value, NaN included: what is not finite there is dropped before
+    the product, and then the derivative in that weight is 0; else it is the value.
     """
     check_law("weights", weights)
     column = weights.reshape(-1, *(1 for _ in values.shape[1:]))
-    return jnp.tensordot(weights, jnp.where(column == 0, 0.0, values), axes=1, precision=HIGHEST)
+    kept = finite_behind_zero(column, values)
+    return jnp.tensordot(weights, kept, axes=1, precision=HIGHEST)
 
 
 @typed
@@ -263,7 +266,8 @@ def divergence(
     """
     check_law("law", law)
     check_tokens("states", states, velocity.shape[-1])
-    flow = jnp.where((law == 0)[:, None, None], 0.0, velocity) * law[:, None, None]
+    column = law[:, None, None]
+    flow = finite_behind_zero(column, velocity) * column
     same = states[:, None, :] == states[None, :, :]  # [x, z, i]
     differs = 1 - same.astype(int)
     others_agree = jnp.sum(differs, axis=-1, keepdims=True) == differs

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 # The house from the foundation up: a room may import the rooms before it. `__init__`, which
 # names what is public, and `__main__` stand above all of them.
 ROOMS = (
-    *("types", "checks", "exact"),
+    *("types", "checks", "exact", "boundary"),
     *("schedules", "paths", "velocities", "steps", "experts", "gates", "clustering"),
     *("objectives", "samplers", "accounting"),
     *(
@@ -46,6 +46,7 @@ ALLOWED = {
     "types": {"jax", "numpy", "jaxtyping", "beartype"},
     "checks": {"jax", "numpy"},
     "exact": {"numpy"},
+    "boundary": {"jax"},
     "decoders": {"jax"},
     "fast": {"jax"},
     "likelihoods": {"jax"},

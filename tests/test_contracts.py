@@ -1065,28 +1065,44 @@ def test_float32_is_float64_to_its_precision(name):
 # ── derivatives ─────────────────────────────────────────────────────────────────────────────────
 
 
-def scalar(out: Any, xp: Any = jnp) -> Any:
-    """All floats of a value in one number, no two entries with the same factor."""
-    leaves = floats(out)
-    factors = [np.cos(number + np.arange(leaf.size)) for number, leaf in enumerate(leaves)]
+def factors(leaves: list[Any]) -> list[np.ndarray]:
+    """No two entries with the same factor."""
+    return [
+        np.cos(number + np.arange(leaf.size)).reshape(leaf.shape)
+        for number, leaf in enumerate(leaves)
+    ]
+
+
+def scalar(out: Any, read: Any = None) -> Any:
+    """All floats of a value in one number; of the entries alone where `read` holds True."""
+    leaves = [np.asarray(leaf) for leaf in floats(out)]
+    masks = [True for _ in leaves] if read is None else read
     return sum(
-        xp.sum(leaf * xp.asarray(factor.reshape(leaf.shape), leaf.dtype))
-        for leaf, factor in zip(leaves, factors, strict=True)
+        np.sum(np.where(mask, leaf, 0) * factor)
+        for leaf, factor, mask in zip(leaves, factors(leaves), masks, strict=True)
     )
 
 
 @functools.cache
-def compiled_gradient(name: str) -> Callable[..., dict[str, Any]]:
-    def value(moving: dict[str, Any], others: dict[str, Any]) -> Any:
-        return scalar(caller(name)(moving | others))
+def compiled_pullback(name: str) -> Callable[..., dict[str, Any]]:
+    def pull(moving: dict[str, Any], others: dict[str, Any], read: list[Any]) -> Any:
+        leaves, pullback = jax.vjp(lambda moving: floats(caller(name)(moving | others)), moving)
+        return pullback(
+            [
+                jnp.where(mask, jnp.asarray(factor, leaf.dtype), 0)
+                for leaf, factor, mask in zip(leaves, factors(leaves), read, strict=True)
+            ]
+        )[0]
 
-    return jax.jit(jax.grad(value))
+    return jax.jit(pull)
 
 
-def gradient(name: str, arrays: dict[str, Any]) -> dict[str, Any]:
+def gradient(name: str, arrays: dict[str, Any], *, read: Any = None) -> dict[str, Any]:
+    """Of `scalar`; of the entries alone where `read`, a list of arrays, holds True."""
     moving = {key: arrays[key] for key in FUNCTIONS[name].grad}
     others = {key: value for key, value in arrays.items() if key not in moving}
-    return compiled_gradient(name)(moving, others)
+    everything = [np.ones(leaf.shape, bool) for leaf in floats(compiled(name)(arrays))]
+    return compiled_pullback(name)(moving, others, everything if read is None else read)
 
 
 @pytest.mark.parametrize("name", [name for name in FUNCTIONS if FUNCTIONS[name].grad])
@@ -1097,7 +1113,7 @@ def test_the_gradient_is_the_limit_of_differences(name):
     rng = np.random.default_rng(0)
 
     def value(key: str, moved: np.ndarray) -> float:
-        return scalar(jax.device_get(compiled(name)(arrays | {key: moved})), np)
+        return scalar(compiled(name)(arrays | {key: moved}))
 
     for key, slope in jax.device_get(gradient(name, arrays)).items():
         assert np.all(np.isfinite(slope))

@@ -132,15 +132,18 @@ def test_an_impossible_masked_token_costs_infinitely_much():
 
 @pytest.mark.statement("L5")
 @pytest.mark.usefixtures("strict")
-def test_what_does_not_move_has_no_gradient():
-    """A token the model calls impossible, revealed or at λ = 0: 0, not 0 · ∞."""
+def test_what_does_not_move_costs_nothing():
+    """A token the model calls impossible, at λ = 0 or revealed: 0, not 0 · ∞; the first's cost is
+    ∞ for any λ > 0, and so is its derivative.
+    """
     x_1, x_t = np.array([2, 2]), np.array([V, 2])
 
     def loss(size):
         rows = jnp.asarray(ROWS[[1, 1]])
         return jnp.sum(objectives.step_loss(rows, x_1, x_t, size, mask_id=V))
 
-    np.testing.assert_array_equal(jax.grad(loss)(jnp.array([0.0, 0.5])), [0, 0])
+    assert loss(jnp.array([0.0, 0.5])) == 0
+    np.testing.assert_array_equal(jax.grad(loss)(jnp.array([0.0, 0.5])), [np.inf, 0])
 
 
 @pytest.mark.statement("L2", "B8")

@@ -29,6 +29,8 @@ def top_k_gate(weights: Weights, count: int) -> Weights:
 def nucleus_gate(weights: Weights, mass: Number) -> Weights:
     """Keep the fewest largest weights whose sum reaches `mass` and renormalise.   [B6]
 
+    It jumps where a sum is `mass`; between the jumps its derivative in `mass` is 0.
+
     Raises:
         ValueError: unless 0 < mass ≤ 1, or if the weights are no law.
     """

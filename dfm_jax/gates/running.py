@@ -5,11 +5,12 @@ update along a sequence.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from dfm_jax.boundary import log_sum_exp, log_sum_of_products, times
 from dfm_jax.checks import check_count, check_interval, check_log_law, check_log_probs
 from dfm_jax.types import Array, ArrayLike, Bool, Float, Number, PerExpert, typed
 
@@ -81,16 +82,20 @@ def fixed_share_update(
 
         r_{t+1} = (1 − α) · normalise(r_t q_k(x^{t+1} | x^{≤t})) + α w_k   [B10]
 
-    α = 0 is the Bayes gate, α = 1 the static one. Source: Herbster & Warmuth (1998).
+    α = 0 is the Bayes gate, α = 1 the static one. Source: Herbster & Warmuth (1998). At α = 0 an
+    expert that is out has an infinite derivative in α, log r from −∞ up; what it says once it is
+    back is in the derivative of `fixed_share_gate`, and not in that of a loop over updates.
 
     Raises:
         ValueError: unless 0 ≤ α ≤ 1, or if the prior is no law.
     """
     check_interval("alpha", alpha, 0.0, 1.0)
     check_log_law("log_prior", log_prior)
-    log_weights, alive = bayes_gate_update(state, log_probs)
-    kept, shared = jnp.log1p(-alpha) + log_weights, jnp.log(alpha) + log_prior
-    return GateState(jnp.where(alive, jnp.logaddexp(kept, shared), log_weights), alive)
+    kept = bayes_gate_update(state, log_probs)
+    terms = jnp.stack([kept.log_weights, jnp.asarray(log_prior)], axis=-1)  # [K, 2]
+    shares = jnp.stack([1 - jnp.asarray(alpha), jnp.asarray(alpha)])[:, None]
+    mixed = jax.vmap(log_sum_of_products, in_axes=(0, None))(terms, shares.astype(terms.dtype))
+    return kept._replace(log_weights=jnp.where(kept.alive, mixed, kept.log_weights))
 
 
 @typed
@@ -108,13 +113,33 @@ def bayes_gate(log_prior: PerExpert, token_log_probs: Float[ArrayLike, "N K"]) -
 def fixed_share_gate(
     log_prior: PerExpert, token_log_probs: Float[ArrayLike, "N K"], alpha: Number
 ) -> GateState:
-    """`fixed_share_update` at every prefix: rows 0 … N.   [B10]"""
+    """`fixed_share_update` at every prefix: rows 0 … N.   [B10]
+
+    At α = 0 an expert that is out has an infinite derivative in α, log r from −∞ up. Those of the
+    others are finite, with what it will say once it is back.
+
+    Raises:
+        ValueError: unless 0 ≤ α ≤ 1, or if the prior is no law.
+    """
+    check_interval("alpha", alpha, 0.0, 1.0)
     log_prior = jnp.asarray(log_prior)
 
-    def update(state: GateState, row: Array) -> GateState:
-        return fixed_share_update(state, row, log_prior, alpha)
+    def update(carry: tuple[GateState, Array], row: Array) -> tuple[tuple[GateState, Array], Any]:
+        before, out = carry  # `out`: r_k where log r_k = −∞, so 0, but it moves as r_k does
+        state = fixed_share_update(before, row, log_prior, alpha)
+        dead = before.log_weights == -jnp.inf
+        total = log_sum_exp(jnp.where(dead, -jnp.inf, before.log_weights + row))
+        likelihoods = jnp.exp(row - jnp.where(state.alive, total, 0.0))
+        back = times(jnp.where(dead & state.alive, jax.lax.stop_gradient(likelihoods), 0.0), out)
+        # `out` moves at α = 0 alone, where the others are r / Σ r.
+        state = state._replace(log_weights=state.log_weights - jnp.sum(back))
+        moves = (1 - alpha) * back + alpha * jnp.exp(log_prior)
+        out = jnp.where((state.log_weights == -jnp.inf) & state.alive, moves, 0.0)
+        return (state, out), state
 
-    return _run(update, log_prior, token_log_probs)
+    start, rows = _start(log_prior, token_log_probs)
+    _, states = jax.lax.scan(update, (start, jnp.zeros_like(start.log_weights)), rows)
+    return _with_start(start, states)
 
 
 @typed
@@ -172,10 +197,15 @@ def _run(
         state = update(state, row)
         return state, state
 
+    start, rows = _start(log_prior, token_log_probs)
+    return _with_start(start, jax.lax.scan(step, start, rows)[1])
+
+
+def _start(log_prior: PerExpert, token_log_probs: Array) -> tuple[GateState, Array]:
     rows = jnp.asarray(token_log_probs)
     start = gate_init(jnp.asarray(log_prior, rows.dtype))
     check_log_probs("token_log_probs", token_log_probs, read=_live(start))
-    return _with_start(start, jax.lax.scan(step, start, rows)[1])
+    return start, rows
 
 
 def _live(start: GateState) -> Array:

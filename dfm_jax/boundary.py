@@ -1,0 +1,190 @@
+"""Arithmetic that is right where a probability is exactly 0, its derivatives too.   [section 0]
+
+Automatic differentiation multiplies slopes. At the boundary of a law some are infinite, that of
+log p and of p log p, and 0 · ∞ is no number: one impossible token, though no loss reads it, and the
+whole gradient is NaN. A product over positions is worse: its derivative at 0 is the product of the
+others, which out / x does not know. The mathematics forms such terms by the functions below:
+
+    0 · ∞ = 0,   0 log 0 = 0,   an empty sum has the logarithm −∞ and moves with nothing.
+
+Nothing is clipped and no epsilon is added: inside of the domain each is the plain formula, and a
+slope that is infinite comes out as ±∞ where somebody reads it. The derivatives here are right to
+first order; a second one at the boundary means nothing.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from dfm_jax.checks import check_tokens
+from dfm_jax.types import Array, ArrayLike, Float, StateProbs, Tokens, typed
+
+__all__ = [
+    "at_tokens",
+    "finite_behind_zero",
+    "log",
+    "log_sum_exp",
+    "log_sum_of_products",
+    "products_posterior",
+    "rise",
+    "softmax",
+    "times",
+    "x_log_ratio",
+]
+
+
+def rise(slope: Array, run: Array) -> Array:
+    """slope · run, linear in `run`, and 0 where that is 0, however steep: what derivatives ask for.
+
+    An infinite slope is a product of two finite numbers, of which the first times 0 is 0; so it
+    holds forwards and, transposed, backwards.
+    """
+    infinite = jnp.isinf(slope)
+    largest = jnp.asarray(jnp.finfo(slope.dtype).max, slope.dtype)
+    once = jnp.where(infinite, jnp.sign(slope) * largest, slope)
+    return (run * once) * jnp.where(infinite, largest, 1)
+
+
+@jax.custom_jvp
+def log(x: ArrayLike) -> Array:
+    """log x; −∞ at 0, where its derivative is infinite: +∞."""
+    return jnp.log(x)
+
+
+@log.defjvp
+def _log_jvp(primals: tuple[Any], tangents: tuple[Any]) -> tuple[Array, Array]:
+    x = jnp.asarray(primals[0])
+    slope = jnp.where(x == 0, jnp.inf, 1 / jnp.where(x == 0, 1.0, x))
+    return log(x), rise(slope, tangents[0])
+
+
+@jax.custom_jvp
+def times(x: ArrayLike, y: ArrayLike) -> Array:
+    """x y, of one shape or a number; 0 where one of them is 0, whatever the other."""
+    return jnp.where((x == 0) | (y == 0), 0.0, x * y)
+
+
+@times.defjvp
+def _times_jvp(primals: tuple[Any, Any], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
+    (x, y), (dx, dy) = map(jnp.asarray, primals), tangents
+    by_x = jnp.where((x == 0) & jnp.isnan(y), 0.0, y)
+    by_y = jnp.where((y == 0) & jnp.isnan(x), 0.0, x)
+    return times(x, y), rise(by_x, dx) + rise(by_y, dy)
+
+
+@jax.custom_jvp
+def x_log_ratio(x: Array, y: Array) -> Array:
+    """x log(x/y) of one shape; 0 where x = 0, +∞ where x > 0 = y.
+
+    Its derivative in x is log(x/y) + 1. It is infinite at x = 0 < y: −∞; and where y = 0: +∞.
+    In y it is −x/y, 0 where x = 0.
+    """
+    none, never = x <= 0, y <= 0  # a NaN is neither: it must show
+    return jnp.where(none, 0.0, x * jnp.where(never, jnp.inf, _log_ratio(x, y)))
+
+
+def _log_ratio(x: Array, y: Array) -> Array:
+    return jnp.log(jnp.where(x <= 0, 1.0, x)) - jnp.log(jnp.where(y <= 0, 1.0, y))
+
+
+@x_log_ratio.defjvp
+def _x_log_ratio_jvp(
+    primals: tuple[Array, Array], tangents: tuple[Array, Array]
+) -> tuple[Array, Array]:
+    (x, y), (dx, dy) = primals, tangents
+    none, never = x <= 0, y <= 0
+    by_x = jnp.where(never, jnp.inf, jnp.where(none, -jnp.inf, _log_ratio(x, y) + 1))
+    by_y = jnp.where(none, 0.0, jnp.where(never, -jnp.inf, -x / jnp.where(never, 1.0, y)))
+    return x_log_ratio(x, y), rise(by_x, dx) + rise(by_y, dy)
+
+
+def finite_behind_zero(weights: Array, values: Array) -> Array:
+    """The values, with 0 for one that is no finite number behind a weight of 0.
+
+    A finite one stays: it says how the sum Σ w v moves with the weight, v. Where there is none the
+    slope is 0.
+    """
+    return jnp.where((weights == 0) & ~jnp.isfinite(values), 0.0, values)
+
+
+# ── sums in log space ───────────────────────────────────────────────────────────────────────────
+
+
+def log_sum_exp(log_terms: Array, axis: int = -1) -> Array:
+    """log Σ exp of the terms; −∞ where all are, and there nothing has a derivative."""
+    log_terms = jnp.asarray(log_terms)
+    never = jnp.all(log_terms == -jnp.inf, axis=axis, keepdims=True)
+    total = jax.nn.logsumexp(jnp.where(never, 0.0, log_terms), axis=axis, keepdims=True)
+    return jnp.squeeze(jnp.where(never, -jnp.inf, total), axis)
+
+
+def softmax(log_terms: Array) -> Array:
+    """exp of the terms over their sum; NaN where all are −∞, and there nothing has a derivative."""
+    log_terms = jnp.asarray(log_terms)
+    never = jnp.all(log_terms == -jnp.inf, axis=-1, keepdims=True)
+    return jnp.where(never, jnp.nan, jax.nn.softmax(jnp.where(never, 0.0, log_terms), axis=-1))
+
+
+# ── sums of products ────────────────────────────────────────────────────────────────────────────
+
+
+@typed
+def at_tokens(token_path: StateProbs, x_t: Tokens) -> Float[Array, " N"]:
+    """p^i(x^i): the probability of each position's own token, a factor of a product over positions."""
+    check_tokens("x_t", x_t, jnp.shape(token_path)[-1])
+    return jnp.take_along_axis(jnp.asarray(token_path), jnp.asarray(x_t)[:, None], axis=-1)[:, 0]
+
+
+@typed
+def log_sum_of_products(
+    log_weights: Float[ArrayLike, " P"], factors: Float[ArrayLike, "P N"]
+) -> Float[Array, ""]:
+    """log Σ_p w_p Π_i f_{p,i}, in nats: products of token probabilities underflow.
+
+    Its derivative in a factor is the weighted product of the others over the sum, also where the
+    factor is 0. It is infinite where the sum is 0 and the others are not: +∞. Behind a weight of 0
+    the factors may be anything.
+    """
+    terms, log_others, zeros = _products(log_weights, factors)
+    total = log_sum_exp(terms)
+    return total + jnp.sum(times(_share(log_others, total), zeros))
+
+
+@typed
+def products_posterior(
+    log_weights: Float[ArrayLike, " P"], factors: Float[ArrayLike, "P N"]
+) -> Float[Array, " P"]:
+    """r_p = w_p Π_i f_{p,i} / Σ_q w_q Π_i f_{q,i}; NaN where the sum is 0, without a derivative."""
+    terms, log_others, zeros = _products(log_weights, factors)
+    total = log_sum_of_products(log_weights, factors)
+    never = total == -jnp.inf
+    total = jnp.where(never, 0.0, total)
+    shares = jnp.exp(terms - total) + times(_share(log_others, total), zeros)
+    return jnp.where(never, jnp.nan, shares)
+
+
+def _products(log_weights: ArrayLike, factors: ArrayLike) -> tuple[Array, Array, Array]:
+    """log w_p Π_i f_{p,i}; where just one factor is 0 the logarithm of the others, and that zero.
+
+    The zero stands for itself: its value is 0, and it moves with the factor.
+    """
+    log_weights, factors = jnp.asarray(log_weights), jnp.asarray(factors)
+    dead = log_weights == -jnp.inf
+    factors = jnp.where(dead[:, None], 1.0, factors)
+    is_zero = factors == 0
+    count = jnp.sum(is_zero, axis=-1)
+    log_product = log_weights + jnp.sum(jnp.log(jnp.where(is_zero, 1.0, factors)), axis=-1)
+    one = (count == 1) & ~dead
+    zero = jnp.sum(jnp.where(is_zero & one[:, None], factors, 0.0), axis=-1)
+    return (
+        jnp.where((count == 0) & ~dead, log_product, -jnp.inf),
+        jnp.where(one, log_product, -jnp.inf),
+        zero,
+    )
+
+
+def _share(log_others: Array, total: Array) -> Array:
+    """By how much the logarithm of the sum grows with the zero of a product."""
+    grows = jnp.exp(jnp.where(log_others == -jnp.inf, 0.0, log_others) - total)
+    return jax.lax.stop_gradient(jnp.where(log_others == -jnp.inf, 0.0, grows))
