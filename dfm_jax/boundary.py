@@ -131,7 +131,7 @@ def softmax(log_terms: Array) -> Array:
 
 @typed
 def at_tokens(token_path: StateProbs, x_t: Tokens) -> Float[Array, " N"]:
-    """p^i(x^i): the probability of each position's own token, a factor of a product over positions."""
+    """p^i(x^i): the probability of each position's own token, a factor of the product."""
     check_tokens("x_t", x_t, jnp.shape(token_path)[-1])
     return jnp.take_along_axis(jnp.asarray(token_path), jnp.asarray(x_t)[:, None], axis=-1)[:, 0]
 

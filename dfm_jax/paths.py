@@ -145,11 +145,9 @@ def metric_path(x_1: Tokens, distances: Float[ArrayLike, "V V"], beta_t: Number)
 
 @typed
 def product_log_prob(x_t: Tokens, token_path: StateProbs) -> Scalar:
-    """The path factorises over positions, in nats.
+    """The path factorises over positions, in nats. Its derivative at p = 0 is infinite.
 
-        log p_t(x | x_0, x_1) = Σ_i log p_t^i(x^i | x_0, x_1)   [P1]
-
-    Its derivative in a probability of 0 is infinite.
+    log p_t(x | x_0, x_1) = Σ_i log p_t^i(x^i | x_0, x_1)   [P1]
     """
     check_law("token_path", token_path)
     return jnp.sum(log(at_tokens(token_path, x_t)))
