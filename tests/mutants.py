@@ -668,14 +668,13 @@ def killer(mutant: Mutant, tree: Path, *, whole: bool) -> str | None:
     path.write_text(right.replace(mutant.right, mutant.wrong), "utf-8")
     files = [f"tests/{name}.py" for name in mutant.tests.split()]
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *files]
-    command += ["-m", "not slow"]
     # No bytecode: of two texts of one size, written in one second, the old one would be run.
     environment = os.environ | {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
     options = {"cwd": tree, "env": environment, "capture_output": True, "text": True}
     try:
         whole = whole and mutant.tests != "test_theory"  # there each row is a minute
         for only in [mutant.only] * bool(mutant.only) + [""] * (whole or not mutant.only):
-            chosen = ["-k", only] if only else []
+            chosen = ["-k", only] if only else ["-m", "not slow"]  # named, a slow one runs too
             done = subprocess.run([*command, *chosen], **options, check=False)
             if done.returncode == 1:
                 return "".join(
