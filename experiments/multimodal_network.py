@@ -101,7 +101,10 @@ def load_start(checkpoint: str, *, large: bool) -> Start:
     shown = f"V = {config.num_tokens} for {tokenizer.num_tokens} ids"
     require(tokenizer.num_tokens <= config.num_tokens, rule, shown)
     spelling = Spelling(
-        lambda text: tokenizer.encode(text).tolist(), tokenizer.decode, ends[0], config.num_tokens
+        lambda text: [int(i) for i in tokenizer.encode(text)],
+        tokenizer.decode,
+        ends[0],
+        config.num_tokens,
     )
     if large:
         config, params = at_large(config), stack_layers(params)
