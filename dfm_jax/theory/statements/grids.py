@@ -90,6 +90,7 @@ def _all_contexts(case: Case) -> tuple[np.ndarray, np.ndarray]:
 
 @statement(
     "L5",
+    "all masks, carry-over, any grid: "
     "−log p̂_T(x_1) ≤ Σ_t Σ_i λ_t^i E[1[X_t^i = m] (−log p̂^i(x_1^i | X_t))]; "
     "equality for one-position steps",
     source="own use",
