@@ -22,6 +22,7 @@ if not jax.config.jax_platforms:
     jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
+jax.devices()  # from here on: a study that asks for another number of devices changes nothing
 
 # Compilation makes the first example slow, and a suite that draws anew cannot be trusted twice.
 hypothesis.settings.register_profile("dfm_jax", deadline=None, max_examples=25, derandomize=True)

@@ -297,6 +297,13 @@ def test_under_vmap_the_rule_speaks_for_each_example():
         error.throw()
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+def test_of_no_example_the_rule_holds(compiled):
+    mix = jax.vmap(mathematics()["experts"].mix_velocities)
+    mix = jax.jit(mix) if compiled else mix
+    assert mix(jnp.ones((0, 2)), jnp.ones((0, 2, 3))).shape == (0, 3)
+
+
 def test_a_numpy_array_mapped_inside_jit_is_checked_and_not_converted():
     """Where vmap closes over NumPy, checkify would index the array itself with a tracer."""
     mixture_path = mathematics()["paths"].mixture_path
