@@ -8,6 +8,7 @@ caller asks for it:
     error.throw()
 """
 
+import contextlib
 from typing import Any
 
 import jax
@@ -24,10 +25,8 @@ def require(holds: ArrayLike, rule: str, value: Any) -> None:
     """Raise `ValueError("RULE; it is VALUE.")` unless `holds`; under tracing, a debug check."""
     if isinstance(holds, Tracer):
         # A copy: vmap inside jit would hand checkify a NumPy array, and index it with a tracer.
-        try:
+        with contextlib.suppress(IndexError):  # vmap over no example: jax asks for the worst one
             checkify.debug_check(jnp.all(holds), rule + "; it is {value}.", value=jnp.array(value))
-        except IndexError:  # vmap over no example at all: jax asks which of them is the worst
-            pass
     elif not np.all(holds):
         raise ValueError(f"{rule}; it is {_shown(value)}.")
 
