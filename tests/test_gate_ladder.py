@@ -151,7 +151,7 @@ def test_laws_of_tokens_mix_as_they_stand(text, x64):
     without = score(log_probs, spans, LOG_PRIOR, **options)
     kept = [place for place, name in enumerate(names) if name not in running.names]
     np.testing.assert_allclose(scores.soft[:, kept], without.soft, atol=1e-12)
-    wrong = TokenLaws(names=running.names, log_laws=running.log_laws + 0.1)
+    wrong = TokenLaws(names=running.names, log_laws=running.log_laws - 0.1)
     with pytest.raises(ValueError, match=r"`exp\(running\.log_laws\)` must sum to 1"):
         score(log_probs, spans, LOG_PRIOR, running=wrong, **options)
 
