@@ -42,9 +42,9 @@ MUTATIONS = (
     Mutation(
         "a transposed kernel",
         steps,
-        "transition_matrix",
-        "in_axes=(0, None))(states, step_laws))",
-        "in_axes=(0, None))(states, step_laws)).T",
+        "_kernel",
+        "(step_laws, states), axis=-1)",
+        "(step_laws, states), axis=-1).T",
         ("Q5",),
     ),
     Mutation(
@@ -75,8 +75,8 @@ MUTATIONS = (
         "a mean for a sum",
         paths,
         "product_log_prob",
-        "jnp.sum(jnp.log(here))",
-        "jnp.mean(jnp.log(here))",
+        "jnp.sum(log(",
+        "jnp.mean(log(",
         ("P1", "P4"),
     ),
     Mutation(
@@ -91,8 +91,8 @@ MUTATIONS = (
         "0 · NaN let through",
         velocities,
         "expectation",
-        "jnp.where(column == 0, 0.0, values)",
-        "values",
+        "finite_behind_zero(column, values)",
+        "jnp.asarray(values)",
         ("D4", "D5"),
     ),
     Mutation(
