@@ -330,6 +330,7 @@ def test_a_sweep_without_a_finite_run_is_no_success(
         folder.mkdir(parents=True)
         number = int(folder.name[-3:])
         row = {"step": 1, "finished": number in finished, "validation": None}
+        row |= {"measure": "exact", "standard_error": None}
         rows = [row | {"config": to_json(config)} for config in configs]
         (folder / "sweep.json").write_text(json.dumps(rows))
         return Outcome(5, 0, True, {})
