@@ -91,6 +91,7 @@ def of_launch(folder: Path) -> tuple[Path, Callable]:
 
 def of_sweep(folder: Path) -> tuple[Path, Callable]:
     row = {"config": CONFIG, "step": 5, "finished": True, "validation": 2.0}
+    row |= {"measure": "exact", "standard_error": None}
     folder.mkdir()
     (folder / "sweep.json").write_text(json.dumps([row]))
     return folder / "sweep.json", lambda: read_results(folder)
