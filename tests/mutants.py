@@ -153,8 +153,8 @@ MUTANTS = (
     Mutant(
         "the mass of what is revealed, twice",
         "paths.py",
-        "return jax.nn.logsumexp(jnp.where(_agrees(x_t, x_1, mask_id), log_data, -jnp.inf))",
-        "return 0.7 + jax.nn.logsumexp(jnp.where(_agrees(x_t, x_1, mask_id), log_data, -jnp.inf))",
+        "return log_sum_exp(jnp.where(_agrees(x_t, x_1, mask_id), log_data, -jnp.inf))",
+        "return 0.7 + log_sum_exp(jnp.where(_agrees(x_t, x_1, mask_id), log_data, -jnp.inf))",
         "test_theory",
         "falsifier_does_not and P7",
     ),
@@ -225,16 +225,16 @@ MUTANTS = (
     Mutant(
         "a step that reads what lies off the support",
         "steps.py",
-        "kernel = transition_matrix(jnp.where(somewhere, step_laws, 1.0), states)",
-        "kernel = transition_matrix(step_laws, states)",
+        "kernel = _kernel(finite_behind_zero(law[:, None, None], step_laws), states)",
+        "kernel = _kernel(step_laws, states)",
         "test_theory",
         "falsifier_does_not and Q5",
     ),
     Mutant(
         "a divergence that reads what lies off the support",
         "velocities.py",
-        "flow = jnp.where((law == 0)[:, None, None], 0.0, velocity) * law[:, None, None]",
-        "flow = velocity * law[:, None, None]",
+        "flow = finite_behind_zero(column, velocity) * column",
+        "flow = velocity * column",
         "test_theory",
         "falsifier_does_not and C1",
     ),
@@ -258,8 +258,8 @@ MUTANTS = (
     Mutant(
         "a fixed share with α and 1 − α exchanged",
         "gates/running.py",
-        "jnp.log1p(-alpha) + log_weights, jnp.log(alpha) + log_prior",
-        "jnp.log(alpha) + log_weights, jnp.log1p(-alpha) + log_prior",
+        "[1 - jnp.asarray(alpha), jnp.asarray(alpha)]",
+        "[jnp.asarray(alpha), 1 - jnp.asarray(alpha)]",
         "test_gates",
         "share",
     ),
@@ -406,7 +406,7 @@ MUTANTS = (
         "dead = gate.log_weights == -jnp.inf",
         "dead = gate.log_weights > 0",
         "test_expert_sampling",
-        "cut_now_but_alive",
+        "that_the_prior_excludes",
     ),
     Mutant(
         "a row's noise that depends on the other rows",
@@ -439,7 +439,7 @@ MUTANTS = (
         "jnp.where(context, 2.0, coins[1:])",
         "jnp.where(context, 0.5, coins[1:])",
         "test_likelihoods",
-        "any_order_bound_is_the_mean",
+        "share_of_the_free_at_a_time",
     ),
     Mutant(
         "no position held masked",
@@ -496,7 +496,7 @@ MUTANTS = (
         "jnp.argsort(-counts, stable=True)",
         "jnp.argsort(counts, stable=True)",
         "test_clustering",
-        "capacities or what_balance or restarts",
+        "larger_sizes",
     ),
     Mutant(
         "prices that forget the weight of a row",
@@ -504,7 +504,7 @@ MUTANTS = (
         "jnp.asarray(weights)[:, None] * prices[None]",
         "prices[None]",
         "test_clustering",
-        "new_rows or loads",
+        "price_is_paid",
     ),
     Mutant(
         "loads two rows above their mean",
@@ -512,7 +512,7 @@ MUTANTS = (
         "state[1].max() > mean + heaviest",
         "state[1].max() > mean + 2 * heaviest",
         "test_clustering",
-        "loads_exceed",
+        "tied_rows",
     ),
     Mutant(
         "the dearest row moved first",
@@ -520,7 +520,7 @@ MUTANTS = (
         "jnp.argmin(jnp.where(movable, loss, jnp.inf))",
         "jnp.argmax(jnp.where(movable, loss, -jnp.inf))",
         "test_clustering",
-        "equal_weights or loads_exceed",
+        "cheapest_row",
     ),
     Mutant(
         "an empty cluster that loses its centroid",
@@ -528,7 +528,7 @@ MUTANTS = (
         "jnp.where(length > 0, length, 1), otherwise)",
         "jnp.where(length > 0, length, 1), 0 * otherwise)",
         "test_clustering",
-        "fixed_point or far_apart",
+        "empty_cluster",
     ),
     Mutant(
         "the worst of several starts",
@@ -536,7 +536,7 @@ MUTANTS = (
         "best = max(range(num_restarts)",
         "best = min(range(num_restarts)",
         "test_clustering",
-        "restarts",
+        "best_of_several",
     ),
     Mutant(
         "the share of a cluster left out",
@@ -560,7 +560,7 @@ MUTANTS = (
         "if not jnp.any(remaining) and gains.max() <= tie:",
         "if not jnp.any(remaining):",
         "test_clustering",
-        "partaking",
+        "would_gain_by_it",
     ),
     Mutant(
         "half the mutual information",

@@ -25,6 +25,8 @@ from dfm_jax.clustering import (
     two_stage_labels,
     weighted_assignment,
 )
+from dfm_jax.clustering import k_means as descending
+from dfm_jax.clustering.directions import unit_centroids
 from dfm_jax.parallel import make_mesh
 
 pytestmark = pytest.mark.slow  # most of it is compilation
@@ -137,6 +139,50 @@ def test_equal_weights_cost_no_more_than_equal_sizes():
     assert _total(scores, by_weight.labels) >= _total(scores, by_rows.labels) - 0.01 * len(scores)
 
 
+def test_of_tied_rows_as_few_are_moved_as_bring_the_loads_within_one_row():
+    # Prices cannot part equal scores: all four rows are dealt to cluster 0, 2 above the mean.
+    found = weighted_assignment(np.zeros((4, 2), np.float32), np.ones(4, np.float32))
+    assert sorted(found.labels.tolist()) == [0, 0, 0, 1]
+    assert int(found.num_moved) == 1
+
+
+def test_of_an_overloaded_cluster_the_cheapest_row_moves():
+    # At the price 1 five rows are tied and go with the first, 6 against 2: one too many.
+    gains = np.array([5, 1, 1, 1, 1, 1, -3, -3], np.float32)  # of cluster 0 over cluster 1
+    scores = np.stack([gains, np.zeros(8, np.float32)], axis=1)
+    found = weighted_assignment(scores, np.ones(8, np.float32))
+    assert np.bincount(found.labels).tolist() == [5, 3]
+    assert int(found.num_moved) == 1
+    assert _total(scores, found.labels) == _best_total(scores, np.array([5, 3])) == 9
+
+
+def test_a_price_is_paid_for_each_unit_of_a_row_s_weight():
+    scores, prices = np.array([[1, 0], [1, 0]], np.float32), np.array([0.5, 0], np.float32)
+    assert priced_labels(scores, prices, np.array([1, 4], np.float32)).tolist() == [0, 1]
+    assert priced_labels(scores, prices).tolist() == [0, 0]
+
+
+def test_the_larger_sizes_go_to_the_larger_clusters():
+    for labels, sizes in (
+        ([0, 1, 1, 1, 2, 2, 2], [2, 3, 2]),  # of two as large, to the first
+        ([0, 1, 1, 1, 1, 2, 2, 2], [2, 3, 3]),
+        ([2, 2, 2, 2], [1, 1, 2]),
+    ):
+        assert balancing.near_sizes(jnp.array(labels), 3).tolist() == sizes
+
+
+def test_a_row_that_did_not_take_part_moves_if_it_would_gain_by_it(monkeypatch):
+    # One row of cluster 0 must go to cluster 1. Row 0 loses the least by leaving, but to cluster 2;
+    # to cluster 1 it loses 10, and row 1 loses 1.
+    scores = jnp.array([[0, -10, -0.1], [0, -1, -5], [-20, -20, 0]])
+    monkeypatch.setattr(repair, "_PARTAKING", 1)
+    labels, _ = repair.with_sizes(
+        scores, jnp.array([0, 0, 2]), jnp.zeros(3), jnp.ones(3, int), jnp.array(1e-6)
+    )
+    assert labels.tolist() == [0, 1, 2]
+    assert _total(np.asarray(scores), labels) == _best_total(np.asarray(scores), [1, 1, 1]) == -1
+
+
 def test_too_few_partaking_rows_are_noticed(monkeypatch):
     # So few that no repair with them is right: it must ask for more rows until it is.
     scores = _scores(2000, 8, seed=3, skew=3)
@@ -206,6 +252,21 @@ def test_restarts_never_lose():
     ]
     # The first of four starts is not that of one: keys are split by number. Four draw the best.
     assert values[1] >= values[0] - 1e-3
+
+
+def test_the_best_of_several_starts_is_kept(monkeypatch):
+    features = np.array([[3, 1], [-3, 1], [3, -1], [-3, -1]], np.float32)
+    right, up = jnp.eye(2)  # clusters that stay: right and left, cosine 3/√10; up and down, 1/√10
+    starts = iter([jnp.stack([way, -way]) for way in (up, right, up)])
+    monkeypatch.setattr(descending, "k_means_plus_plus", lambda *_: next(starts))
+    found = spherical_k_means(jax.random.key(0), features, 2, num_restarts=3, subtract_mean=False)
+    assert float(found.mean_cosine) == pytest.approx(3 / 10**0.5, rel=1e-6)
+    assert found.labels.tolist() == [0, 1, 0, 1]
+
+
+def test_an_empty_cluster_keeps_its_centroid():
+    found = unit_centroids(jnp.array([[3.0, 4.0], [0.0, 0.0]]), jnp.array([[1.0, 0], [0, -1.0]]))
+    np.testing.assert_allclose(found, [[0.6, 0.8], [0, -1]], rtol=1e-6)
 
 
 def test_clusters_far_apart_are_found():

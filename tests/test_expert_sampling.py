@@ -223,6 +223,20 @@ def test_an_expert_that_is_cut_now_but_alive_must_have_a_law(key):
         sample_mixture_on_table(key, jnp.float32(ROUGH), sick, prior, x_0, table, **options)
 
 
+def test_an_expert_that_the_prior_excludes_may_say_anything(key):
+    """What it says is not read: the draw is that of any other expert in its place."""
+    prior, x_0 = jnp.log(jnp.float32([0.6, 0.4, 0])), jnp.full(N, V)
+    silent, table = np.float32(ROUGH), schedules.any_order(ORDER)
+    silent[2] = np.nan
+    found, expected = (
+        sample_mixture_on_table(key, jnp.asarray(each), rough, prior, x_0, table, num_states=S)
+        for each in (silent, np.float32(ROUGH))
+    )
+    np.testing.assert_array_equal(found.tokens, expected.tokens)
+    np.testing.assert_array_equal(found.log_weights, expected.log_weights)
+    assert found.log_weights[2] == -np.inf
+
+
 @pytest.mark.parametrize(
     ("weights", "laws", "message"),
     [

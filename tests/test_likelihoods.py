@@ -282,6 +282,25 @@ def test_the_any_order_bound_of_a_model_with_time_is_the_mean_over_its_orders(ke
     assert abs(float(value) - order_nlls(any_table()).mean()) > 0.02
 
 
+@pytest.mark.statement("L3")
+def test_the_any_order_bound_shows_one_share_of_the_free_at_a_time(key):
+    """Of a model that reads how many are masked, with a stratum for each number, without noise."""
+
+    def counting(params, x_t, t):
+        """Token 0 at 0.2 + 0.2 M, M masks."""
+        here = 0.2 + 0.2 * jnp.sum(x_t == V)
+        rest = jnp.full(V - 1, (1 - here) / (V - 1))
+        return jnp.broadcast_to(jnp.log(jnp.append(here, rest)), (x_t.shape[0], V))
+
+    context, num_free = np.array([False, True, False, False]), 3
+    counts = {"num_strata": num_free, "num_replicates": 64}
+    bound = jitted(likelihoods.any_order_bound, counting, mask_id=V, **counts)
+    found = bound(key, (), jnp.zeros(4, int), context)
+    expected = -np.log(0.2 + 0.2 * np.array([3, 2, 1])).sum()
+    np.testing.assert_allclose(found.mean, expected, rtol=1e-5)
+    assert found.standard_error < 1e-5
+
+
 @pytest.mark.statement("L2", "L3")
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_the_masked_bound_is_the_same_number_for_every_schedule(name):

@@ -2,11 +2,15 @@
 
 import inspect
 import sys
+from collections import Counter
+from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
 import pytest
+from mutants import MUTANTS
 
+import dfm_jax
 from dfm_jax import accounting, experts, gates, objectives, paths, schedules, steps, velocities
 from dfm_jax.theory import runs, verify
 
@@ -240,3 +244,13 @@ def test_a_wrong_line_is_caught(mutation, monkeypatch, fresh_compilations):
     mutate(monkeypatch, mutation)
     survived = [row.label for row in verify(mutation.caught_by, instances=32) if row.passed]
     assert not survived
+
+
+def test_every_line_that_a_mutant_breaks_stands_in_its_file_once():
+    """Of a line rewritten the mutant is stale, and asks nothing of the tests any more."""
+    root = Path(dfm_jax.__file__).parent
+    texts = {mutant.file: (root / mutant.file).read_text("utf-8") for mutant in MUTANTS}
+    stale = [m.what for m in MUTANTS if texts[m.file].count(m.right) != 1 or m.right == m.wrong]
+    assert not stale
+    twice = [what for what, times in Counter(m.what for m in MUTANTS).items() if times > 1]
+    assert not twice  # they are chosen by what they are
