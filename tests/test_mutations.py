@@ -81,7 +81,15 @@ MUTATIONS = (
         "product_log_prob",
         "jnp.sum(log(",
         "jnp.mean(log(",
-        ("P1", "P4"),
+        ("P1",),
+    ),
+    Mutation(
+        "pairs that count alike, whatever their coupling",
+        paths,
+        "marginal_log_prob",
+        "log_sum_of_products(log_coupling, here)",
+        "log_sum_of_products(0 * log_coupling, here)",
+        ("P4",),
     ),
     Mutation(
         "a gate that forgets its past",
