@@ -20,7 +20,7 @@ from dfm_jax.models import Network
 from dfm_jax.objectives import cross_entropy_loss, generalised_kl_loss, step_loss
 from dfm_jax.paths import mask_source, sample_mixture
 from dfm_jax.schedules import linear, masked
-from dfm_jax.training.terms import TermsOf, masked_terms, uniform_terms
+from dfm_jax.training.losses import LossFunction, masked_losses, uniform_losses
 from dfm_jax.types import Array, Key
 
 Name = Literal["masked", "uniform"]
@@ -68,12 +68,12 @@ class Source:
         """κ[t, i] = t/T of the masked source."""
         return masked(linear(), self.num_steps, self.num_positions)
 
-    def terms(self, network: Network) -> TermsOf:
+    def terms(self, network: Network) -> LossFunction:
         """What a network is trained by: one draw of its bound."""
         if self.name == "masked":
-            return masked_terms(network, self.table, time_conditioned=self.time_conditioned)
+            return masked_losses(network, self.table, time_conditioned=self.time_conditioned)
         end = 1 - self.epsilon
-        return uniform_terms(network, end=end, time_conditioned=self.time_conditioned)
+        return uniform_losses(network, end=end, time_conditioned=self.time_conditioned)
 
     def start(self, key: Key) -> Array:
         """X_0: [N]."""

@@ -21,9 +21,9 @@ from dfm_jax.training.batches import Batch
 from dfm_jax.training.checkpoint import read_checkpoint
 from dfm_jax.training.config import OptimiserConfig, Watch
 from dfm_jax.training.loop import Run, train
+from dfm_jax.training.losses import Losses
 from dfm_jax.training.state import TrainState, init_state, make_optimiser, with_hyperparameters
 from dfm_jax.training.step import StepMetrics, make_train_step
-from dfm_jax.training.terms import Terms
 from dfm_jax.types import Array, ArrayLike, Key
 from experiments.flows_sources import Source
 
@@ -148,13 +148,13 @@ def _router_terms(recipe: Recipe) -> Any:
     """−log ρ̂_k(X_t, t) of the image's part k, one term per state.   [D11]"""
     source, network = recipe.source, recipe.network
 
-    def terms(params: Params, batch: LabelledBatch, key: Key | None) -> Terms:
+    def terms(params: Params, batch: LabelledBatch, key: Key | None) -> Losses:
         assert key is not None  # training always has one
         time_key, state_key = jax.random.split(key)
         t = source.time(time_key)
         x_t = source.state(state_key, jnp.asarray(batch.tokens), t)
         law = jax.nn.log_softmax(network.apply(params, x_t, t))
-        return Terms(router_loss(law, batch.part)[None], jnp.ones(1, bool))
+        return Losses(router_loss(law, batch.part)[None], jnp.ones(1, bool))
 
     return terms
 

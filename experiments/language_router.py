@@ -24,9 +24,9 @@ from dfm_jax.training.batches import cut_windows, document_pieces, stream_window
 from dfm_jax.training.checkpoint import read_checkpoint
 from dfm_jax.training.config import OptimiserConfig, TrainConfig, Watch, to_json
 from dfm_jax.training.loop import keyed_run, train
+from dfm_jax.training.losses import Losses
 from dfm_jax.training.state import TrainState, init_state, make_optimiser
 from dfm_jax.training.step import make_train_step
-from dfm_jax.training.terms import Terms
 from dfm_jax.types import Array, ArrayLike, Key
 
 _TEMPERATURES = (0.1, 10.0)
@@ -81,8 +81,8 @@ def trained(
     """
     network = router_network(config.model, num_experts)
     optimiser = make_optimiser(config.optimiser, config.num_steps)
-    terms_of = _terms(network, config.model.num_tokens)
-    step = jax.jit(make_train_step(terms_of, optimiser), donate_argnums=0)
+    loss_function = _terms(network, config.model.num_tokens)
+    step = jax.jit(make_train_step(loss_function, optimiser), donate_argnums=0)
     init_key, batch_key, step_key = jax.random.split(jax.random.key(config.seed), 3)
     of_tokens = np.repeat(parts, np.diff(documents.offsets))
     shape = config.num_positions, config.batch_size
@@ -173,10 +173,10 @@ def _log_law(network: Network, params: Params, tokens: Array, start: int) -> Arr
 
 
 def _terms(network: Network, start: int) -> Any:
-    def terms(params: Params, batch: RoutedBatch, key: Key | None = None) -> Terms:
+    def terms(params: Params, batch: RoutedBatch, key: Key | None = None) -> Losses:
         tokens, valid = jnp.asarray(batch.tokens), jnp.asarray(batch.valid)
         laws = _log_law(network, params, tokens, start)
         nats = jax.vmap(router_loss)(laws, batch.parts)
-        return Terms(jnp.where(valid, nats, 0.0), valid)
+        return Losses(jnp.where(valid, nats, 0.0), valid)
 
     return terms

@@ -13,7 +13,7 @@ from dfm_jax.models import Params, TransformerConfig
 from dfm_jax.models.mixture import Context, conditional_mixture_decoder, mixture_params
 from dfm_jax.sampling import sample_autoregressive
 from dfm_jax.training.batches import PictureBatch
-from dfm_jax.training.terms import answer_terms
+from dfm_jax.training.losses import answer_losses
 from dfm_jax.types import Array
 from experiments.multimodal_data import Data, Examples
 from experiments.multimodal_network import Sight, decoder_of, network_of
@@ -77,7 +77,7 @@ def answer_log_probs(examples: Examples, experts: Experts, features: np.ndarray)
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _nats(config: TransformerConfig, sight: Sight, stack: Any, batch: PictureBatch) -> Array:
-    terms = answer_terms(network_of(config, sight))
+    terms = answer_losses(network_of(config, sight))
     of_one = jax.vmap(lambda params, row: terms(params, row).nats, in_axes=(None, 0))
     return jax.vmap(of_one, in_axes=(0, None))(stack, batch)
 

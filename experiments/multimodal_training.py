@@ -22,10 +22,10 @@ from dfm_jax.training.batches import PictureBatch, picture_batches
 from dfm_jax.training.checkpoint import read_checkpoint
 from dfm_jax.training.config import TrainConfig, Watch, hyperparameters, shape_of, to_json
 from dfm_jax.training.loop import Run, train
+from dfm_jax.training.losses import answer_losses
 from dfm_jax.training.run import run_keys
 from dfm_jax.training.state import TrainState, init_state, make_optimiser, with_hyperparameters
 from dfm_jax.training.step import TrainStep, make_evaluation, make_train_step
-from dfm_jax.training.terms import answer_terms
 from dfm_jax.types import Array, Key
 from experiments.language_training import Begin, digest_of, tuned, with_rate
 from experiments.multimodal_data import Data, Examples
@@ -164,7 +164,7 @@ def init_and_step(
     """(key, hyperparameters) → state, and the step, of all configs of that shape; not compiled."""
     network, optimiser = network_of(shape.model, sight), make_optimiser(shape.optimiser, 1)
     step = make_train_step(
-        answer_terms(network), optimiser, num_micro_batches=shape.num_micro_batches
+        answer_losses(network), optimiser, num_micro_batches=shape.num_micro_batches
     )
 
     def init(key: Key, values: Mapping[str, Array]) -> TrainState:
@@ -176,7 +176,7 @@ def init_and_step(
 @cache
 def _compiled(shape: TrainConfig, sight: Sight, mesh: Mesh) -> tuple[Any, Any, Any]:
     init, step = init_and_step(shape, sight)
-    judge = make_evaluation(answer_terms(network_of(shape.model, sight)))
+    judge = make_evaluation(answer_losses(network_of(shape.model, sight)))
     return (
         independent(init, mesh, pad=True),
         independent(step, mesh, pad=True, donate_args=(0,)),

@@ -21,10 +21,10 @@ from dfm_jax.parallel import Placement, independent, make_mesh, mix_over_devices
 from dfm_jax.sampling import Sample, sample_autoregressive
 from dfm_jax.training.batches import Batch, PictureBatch
 from dfm_jax.training.config import OptimiserConfig, TrainConfig, hyperparameters, shape_of
+from dfm_jax.training.losses import next_token_losses
 from dfm_jax.training.run import init_and_step
 from dfm_jax.training.state import TrainState, init_state, make_optimiser
 from dfm_jax.training.step import TrainStep, make_train_step, until_its_end
-from dfm_jax.training.terms import next_token_terms
 from experiments.multimodal_network import Sight
 from experiments.multimodal_training import init_and_step as init_and_step_of
 
@@ -116,8 +116,8 @@ def train_step(model: TransformerConfig, micro_batches: int = 1) -> tuple[TrainS
     """One update of a language model, and the shapes of its state."""
     network, optimiser = transformer(model), make_optimiser(OptimiserConfig(), num_steps=100)
     start = model.num_tokens if model.states > model.num_tokens else None
-    terms_of = next_token_terms(network, start=start)
-    step = make_train_step(terms_of, optimiser, num_micro_batches=micro_batches)
+    loss_function = next_token_losses(network, start=start)
+    step = make_train_step(loss_function, optimiser, num_micro_batches=micro_batches)
     begin = partial(init_state, network=network, optimiser=optimiser)
     return step, jax.eval_shape(begin, _key())
 

@@ -20,9 +20,9 @@ import numpy as np
 from dfm_jax.models import TransformerConfig, transformer
 from dfm_jax.training.batches import Batch
 from dfm_jax.training.config import OptimiserConfig
+from dfm_jax.training.losses import next_token_losses
 from dfm_jax.training.state import TrainState, make_optimiser
 from dfm_jax.training.step import make_train_step
-from dfm_jax.training.terms import next_token_terms
 
 
 def phases(folder: Path) -> dict[str, Callable[[], float]]:
@@ -32,17 +32,17 @@ def phases(folder: Path) -> dict[str, Callable[[], float]]:
     tokens = jnp.asarray(np.load(folder / "tokens.npy"), jnp.int32)
     batches = [Batch(rows, jnp.ones(rows.shape, bool)) for rows in tokens]
     network = transformer(TransformerConfig(**work["model"]))
-    terms_of = next_token_terms(network, start=None)
+    loss_function = next_token_losses(network, start=None)
     # A constant rate: the schedule's work is done, its shape is 1.
     config = OptimiserConfig(warmup_steps=0, final_fraction=1.0, **work["adamw"])
     optimiser = make_optimiser(config, num_steps=1_000_000)
-    step = jax.jit(make_train_step(terms_of, optimiser), donate_argnums=0)
+    step = jax.jit(make_train_step(loss_function, optimiser), donate_argnums=0)
     state = TrainState(jnp.zeros((), jnp.int32), params, jax.jit(optimiser.init)(params), None)
     fixed = jax.tree.map(jnp.copy, params)  # the state's own are donated
     key = jax.random.key(0)  # without dropout nothing is drawn from it
 
     def loss(params, batch):
-        terms = jax.vmap(terms_of, in_axes=(None, 0, None))(params, batch, None)
+        terms = jax.vmap(loss_function, in_axes=(None, 0, None))(params, batch, None)
         return jnp.sum(terms.nats) / jnp.sum(terms.counts)
 
     forward, gradient = jax.jit(loss), jax.jit(jax.value_and_grad(loss))

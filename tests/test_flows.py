@@ -15,7 +15,7 @@ from dfm_jax.models import Network, TransformerConfig
 from dfm_jax.paths import mixture_path, sample_mixture
 from dfm_jax.training.batches import Batch
 from dfm_jax.training.config import OptimiserConfig
-from dfm_jax.training.terms import uniform_terms
+from dfm_jax.training.losses import uniform_losses
 from experiments import (
     flows,
     flows_bounds,
@@ -168,7 +168,7 @@ def test_the_uniform_bound_bounds_its_sampler():
 def test_the_uniform_terms_are_unbiased_for_the_integral():
     network = table_network()
     params = network.init(jax.random.key(3))
-    terms = uniform_terms(network, end=ENDS, time_conditioned=True)
+    terms = uniform_losses(network, end=ENDS, time_conditioned=True)
     batch = Batch(jnp.asarray(X_1), jnp.ones(N, bool))
     draw = jax.jit(jax.vmap(lambda key: terms(params, batch, key).nats.sum()))
     draws = np.asarray(draw(jax.random.split(jax.random.key(4), 20_000)), np.float64)
@@ -182,13 +182,13 @@ def test_the_uniform_terms_are_unbiased_for_the_integral():
 def test_the_uniform_terms_leave_context_alone_and_refuse():
     network = table_network()
     params = network.init(jax.random.key(3))
-    terms = uniform_terms(network, end=ENDS, time_conditioned=True)
+    terms = uniform_losses(network, end=ENDS, time_conditioned=True)
     batch = Batch(jnp.asarray(X_1), jnp.array([True, False]))
     assert float(terms(params, batch, jax.random.key(0)).nats[1]) == 0
     with pytest.raises(ValueError, match="`key` must be given"):
         terms(params, batch, None)
     with pytest.raises(ValueError, match=r"`end` must lie in \(0, 1\)"):
-        uniform_terms(network, end=1.0, time_conditioned=True)
+        uniform_losses(network, end=1.0, time_conditioned=True)
 
 
 @pytest.mark.statement("P3")

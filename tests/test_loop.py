@@ -19,12 +19,12 @@ from dfm_jax.training.batches import document_windows
 from dfm_jax.training.config import OptimiserConfig, Watch
 from dfm_jax.training.digests import CheckpointError
 from dfm_jax.training.loop import Run, keyed_run, train
+from dfm_jax.training.losses import next_token_losses
 from dfm_jax.training.metrics import MetricsLog, read_metrics
 from dfm_jax.training.retention import best_step, checkpoint_steps
 from dfm_jax.training.state import init_state, make_optimiser
 from dfm_jax.training.step import make_train_step
 from dfm_jax.training.stopping import ExitStatus, NonFiniteError, StopRequest, stop_on_signals
-from dfm_jax.training.terms import next_token_terms
 from dfm_jax.training.trouble import ended
 
 V, STEPS = 5, 24
@@ -42,7 +42,7 @@ def network() -> Network:
 def make_run() -> Run:
     """A run over 40 tokens in two documents."""
     net, optimiser = network(), make_optimiser(OptimiserConfig(warmup_steps=2), STEPS)
-    step = make_train_step(next_token_terms(net, start=V), optimiser)
+    step = make_train_step(next_token_losses(net, start=V), optimiser)
     tokens = np.random.default_rng(0).integers(0, V, 40).astype(np.uint8)
     return keyed_run(
         lambda: init_state(jax.random.key(0), net, optimiser),

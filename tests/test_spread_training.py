@@ -11,9 +11,9 @@ from dfm_jax.models import TransformerConfig, transformer
 from dfm_jax.parallel import independent, make_mesh, spread_step
 from dfm_jax.training.batches import Batch
 from dfm_jax.training.config import OptimiserConfig
+from dfm_jax.training.losses import next_token_losses
 from dfm_jax.training.state import init_state, make_optimiser, with_hyperparameters
 from dfm_jax.training.step import make_train_step, until_its_end
-from dfm_jax.training.terms import next_token_terms
 
 pytestmark = pytest.mark.slow  # all of it is compilation
 
@@ -28,7 +28,7 @@ ULPS = 2e-5  # relative, of sums in another order through steps of Adam
 def parts():
     network = transformer(MODEL)
     optimiser = make_optimiser(OptimiserConfig(warmup_steps=1), STEPS)
-    step = make_train_step(next_token_terms(network, start=16), optimiser)
+    step = make_train_step(next_token_losses(network, start=16), optimiser)
     begin = partial(init_state, network=network, optimiser=optimiser)
     return begin, step
 

@@ -20,9 +20,9 @@ from dfm_jax.objectives import cross_entropy_loss
 from dfm_jax.parallel import independent, make_mesh
 from dfm_jax.training.batches import Batch
 from dfm_jax.training.config import OptimiserConfig
+from dfm_jax.training.losses import next_token_losses
 from dfm_jax.training.state import init_state, make_optimiser
 from dfm_jax.training.step import make_train_step
-from dfm_jax.training.terms import next_token_terms
 
 ROOT = Path(__file__).parents[1]
 TINY = TransformerConfig(num_tokens=5, width=4, num_layers=1, num_heads=1, ffn_width=4)
@@ -203,7 +203,7 @@ def test_optax_breaks_under_strict_promotion_and_keeps_the_projects_rules():
         lambda params, x_t, t=None, *, key=None: params["w"][x_t] + params["bias"][None],
     )
     optimiser = make_optimiser(OptimiserConfig(max_norm=0.1), 10)
-    step = make_train_step(next_token_terms(network, start=4), optimiser, ema_decay=0.5)
+    step = make_train_step(next_token_losses(network, start=4), optimiser, ema_decay=0.5)
     state = init_state(jax.random.key(0), network, optimiser, ema=True)
     batch = Batch(jnp.zeros((2, 3), jnp.int32), jnp.ones((2, 3), bool))
     state, metrics = jax.jit(step, donate_argnums=0)(state, batch, jax.random.key(1))

@@ -11,6 +11,7 @@ from dfm_jax.schedules import left_to_right, linear, masked
 from dfm_jax.steps import step_size
 from dfm_jax.training.batches import Batch
 from dfm_jax.training.config import OptimiserConfig
+from dfm_jax.training.losses import masked_losses, next_token_losses
 from dfm_jax.training.state import (
     TrainState,
     init_state,
@@ -20,7 +21,6 @@ from dfm_jax.training.state import (
     with_hyperparameters,
 )
 from dfm_jax.training.step import make_evaluation, make_train_step
-from dfm_jax.training.terms import masked_terms, next_token_terms
 
 V, N, B = 5, 6, 4
 CONFIG = OptimiserConfig(learning_rate=0.1, warmup_steps=2, weight_decay=0.2, max_norm=0.05)
@@ -99,7 +99,7 @@ def oracle_steps(params, batches):
 def make(*, num_micro_batches=1, ema_decay=None):
     network, optimiser = bigram(), make_optimiser(CONFIG, STEPS)
     step = make_train_step(
-        next_token_terms(network, start=V),
+        next_token_losses(network, start=V),
         optimiser,
         num_micro_batches=num_micro_batches,
         ema_decay=ema_decay,
@@ -151,7 +151,7 @@ def test_micro_batches_draw_the_same_dropout():
         kept = jax.random.bernoulli(key, 0.5, (N, V))
         return jnp.where(kept, 2 * network.apply(params, x_t), 0.0)
 
-    terms = next_token_terms(Network(network.init, apply), start=V)
+    terms = next_token_losses(Network(network.init, apply), start=V)
     state = init_state(jax.random.key(1), network, optimiser)
     losses = []
     for parts, seed in ((1, 0), (2, 0), (1, 9)):
@@ -177,7 +177,7 @@ def test_the_average_begins_at_the_first_parameters_and_keeps_d_to_the_n_of_them
 def test_runs_under_vmap_are_runs_in_a_loop():
     """Three runs that differ in seed, rate and decay are one program, and the same numbers."""
     network, optimiser = bigram(), make_optimiser(CONFIG, STEPS)
-    train_step = make_train_step(next_token_terms(network, start=V), optimiser)
+    train_step = make_train_step(next_token_losses(network, start=V), optimiser)
     rates, decays = jnp.array([0.1, 0.01, 0.3]), jnp.array([0.0, 0.2, 0.5])
 
     def begin(key, rate, decay):
@@ -204,7 +204,7 @@ def test_runs_under_vmap_are_runs_in_a_loop():
 
 def test_a_step_compiles_once_and_may_be_given_its_state():
     network, optimiser = bigram(), make_optimiser(CONFIG, STEPS)
-    train_step = make_train_step(next_token_terms(network, start=V), optimiser, ema_decay=0.9)
+    train_step = make_train_step(next_token_losses(network, start=V), optimiser, ema_decay=0.9)
     state = init_state(jax.random.key(1), network, optimiser, ema=True)
     kept = jax.tree.map(jnp.copy, state)
     traces = []
@@ -255,7 +255,7 @@ def test_the_next_token_terms_are_the_flow_loss_of_the_left_to_right_table():
     network = bigram()
     params = network.init(jax.random.key(2))
     batch = jax.tree.map(lambda leaf: leaf[0], batch_of(1, ragged=False))
-    terms = jax.jit(next_token_terms(network, start=V))(params, batch)
+    terms = jax.jit(next_token_losses(network, start=V))(params, batch)
     table, x_1 = left_to_right(N), batch.tokens
 
     @jax.jit
@@ -274,8 +274,8 @@ def test_without_a_start_the_first_token_is_given():
     network = bigram()
     params = network.init(jax.random.key(2))
     batch = jax.tree.map(lambda leaf: leaf[0], batch_of(1, ragged=False))
-    given = next_token_terms(network, start=None)(params, batch, None)
-    every = next_token_terms(network, start=V)(params, batch, None)
+    given = next_token_losses(network, start=None)(params, batch, None)
+    every = next_token_losses(network, start=V)(params, batch, None)
     assert given.counts.tolist() == [False] + [True] * (N - 1)
     assert given.nats[0] == 0
     np.testing.assert_array_equal(given.nats[1:], every.nats[1:])
@@ -302,7 +302,7 @@ def test_the_masked_terms_are_unbiased_for_the_grid_bound():
             x_t = np.where(at, V, x_1)
             logits = rows[x_t] + np.asarray(params["bias"]) * (1 + t / steps)
             bound -= chance * share * log_softmax(logits)[at, x_1[at]].sum()
-    terms = masked_terms(network, masked(linear(), steps, 4), time_conditioned=True)
+    terms = masked_losses(network, masked(linear(), steps, 4), time_conditioned=True)
     batch = Batch(jnp.asarray(x_1), jnp.asarray(valid))
     draw = jax.jit(jax.vmap(lambda key: terms(params, batch, key).nats.sum()))
     draws = np.asarray(draw(jax.random.split(jax.random.key(3), 4000)), np.float64)
@@ -317,7 +317,7 @@ def test_padding_is_never_masked_and_never_paid_for():
         jax.debug.callback(lambda x: seen.append(np.asarray(x)), x_t)
         return jnp.zeros((N, V))
 
-    terms = masked_terms(
+    terms = masked_losses(
         Network(bigram().init, apply), masked(linear(), 4, N), time_conditioned=False
     )
     valid = jnp.arange(N) < 2
@@ -328,7 +328,7 @@ def test_padding_is_never_masked_and_never_paid_for():
 
 
 def test_the_masked_objective_needs_a_key():
-    terms = masked_terms(bigram(), masked(linear(), 4, N), time_conditioned=False)
+    terms = masked_losses(bigram(), masked(linear(), 4, N), time_conditioned=False)
     with pytest.raises(ValueError, match="`key` must be given"):
         terms({}, Batch(jnp.zeros(N, jnp.int32), jnp.ones(N, bool)), None)
 
@@ -337,7 +337,7 @@ def test_an_evaluation_is_sums_per_sequence():
     network = bigram()
     params = network.init(jax.random.key(2))
     batch = batch_of(3)
-    paid = jax.jit(make_evaluation(next_token_terms(network, start=V)))(params, batch)
+    paid = jax.jit(make_evaluation(next_token_losses(network, start=V)))(params, batch)
     assert paid.counts.tolist() == batch.valid.sum(axis=1).tolist()
     loss, _ = oracle_loss(params, batch)
     np.testing.assert_allclose(paid.nats.sum() / paid.counts.sum(), loss, rtol=1e-6)
@@ -347,7 +347,7 @@ def test_bf16_logits_are_judged_in_float32():
     def apply(params, x_t, t=None, *, key=None):
         return jnp.zeros((N, V), jnp.bfloat16)
 
-    terms = next_token_terms(Network(bigram().init, apply), start=V)
+    terms = next_token_losses(Network(bigram().init, apply), start=V)
     paid = terms({}, jax.tree.map(lambda leaf: leaf[0], batch_of(1, ragged=False)), None)
     np.testing.assert_allclose(paid.nats, np.log(V), rtol=1e-6)
 
@@ -365,7 +365,7 @@ def test_a_mask_beyond_the_type_of_the_tokens_does_not_wrap(dtype):
         lambda key: jax.random.normal(key, (257, 256)), lambda p, x, t=None, *, key=None: p[x]
     )
     params = network.init(jax.random.key(0))
-    terms = next_token_terms(network, start=256)
+    terms = next_token_losses(network, start=256)
     tokens, valid = np.array([3, 100, 7]), np.ones(3, bool)
     expected = terms(params, Batch(jnp.asarray(tokens, jnp.int32), valid), None).nats
     got = terms(params, Batch(jnp.asarray(tokens, dtype), valid), None).nats

@@ -21,9 +21,9 @@ from dfm_jax.models import (
 )
 from dfm_jax.sampling import sample_autoregressive
 from dfm_jax.training.batches import PictureBatch
+from dfm_jax.training.losses import answer_losses
 from dfm_jax.training.state import TrainState
 from dfm_jax.training.step import make_train_step
-from dfm_jax.training.terms import answer_terms
 
 CONFIG = TransformerConfig(num_tokens=11, width=16, num_layers=2, num_heads=2, ffn_width=24)
 P, F = 3, 5
@@ -154,7 +154,7 @@ def test_only_answers_are_paid_for(config, params, features):
     """A5, term by term; and a training step on it moves both parts."""
     network = vision_language(config, F)
     answers = jnp.array([True, False, False, True, True, False, True])
-    terms = answer_terms(network)(params, PictureBatch(features[0], TOKENS, answers))
+    terms = answer_losses(network)(params, PictureBatch(features[0], TOKENS, answers))
     log_law = jax.nn.log_softmax(network.apply(params, features[0], TOKENS))
     expected = np.zeros(7)
     for i in (3, 4, 6):
@@ -166,7 +166,7 @@ def test_only_answers_are_paid_for(config, params, features):
     batch: Any = PictureBatch(
         features, jnp.tile(TOKENS, (4, 1)), jnp.tile(jnp.arange(7) == 2, (4, 1))
     )
-    step = make_train_step(answer_terms(network), optax.sgd(0.1))
+    step = make_train_step(answer_losses(network), optax.sgd(0.1))
     state = TrainState(jnp.array(0), params, optax.sgd(0.1).init(params), None)
     after, metrics = step(state, batch, jax.random.key(5))
     other, _ = step(state, batch._replace(tokens=batch.tokens.at[:, 3:].set(0)), jax.random.key(5))

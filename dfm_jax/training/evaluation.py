@@ -84,9 +84,9 @@ def token_losses(
     rule = "`config.objective` must be autoregressive for the loss of a token"
     require(config.objective == "autoregressive", rule, config.objective)
     shape = dataclasses.replace(shape_of(config), batch_size=batch_size, num_micro_batches=1)
-    terms = _compiled_terms(shape)
+    losses = _compiled_losses(shape)
     found = [
-        np.asarray(terms(params, batch))[np.asarray(batch.valid)]
+        np.asarray(losses(params, batch))[np.asarray(batch.valid)]
         for batch in judged_windows(documents, shape, None).batches
     ]
     return np.concatenate(found)  # windows cover the documents, in order
@@ -135,11 +135,11 @@ def _compiled_evaluation(shape: TrainConfig, mesh: Mesh | None) -> Any:
 
 
 @cache
-def _compiled_terms(shape: TrainConfig) -> Any:
-    _, terms_of = network_and_terms(shape)
+def _compiled_losses(shape: TrainConfig) -> Any:
+    _, loss_function = network_and_terms(shape)
 
     def nats(params: Params, batch: Batch) -> Array:
-        return jax.vmap(lambda row: terms_of(params, row, None).nats)(batch)
+        return jax.vmap(lambda row: loss_function(params, row, None).nats)(batch)
 
     return jax.jit(nats)
 

@@ -34,9 +34,9 @@ from dfm_jax.models import Network, transformer
 from dfm_jax.schedules import linear, masked
 from dfm_jax.training.config import TrainConfig, differences, from_json, to_json
 from dfm_jax.training.digests import CheckpointError, force_to_disk
+from dfm_jax.training.losses import LossFunction, masked_losses, next_token_losses
 from dfm_jax.training.retention import checkpoint_steps, set_aside
 from dfm_jax.training.state import TrainState, init_state, make_optimiser
-from dfm_jax.training.terms import TermsOf, masked_terms, next_token_terms
 
 CONFIG, TOKENS = "config.json", "tokens"
 TEXT_ONLY = "text_only"  # of the data: they have pictures, which were left out
@@ -170,14 +170,14 @@ def _encoded_side(
     return encode_texts([text for _, text in kept], pieces, names=[name for name, _ in kept])
 
 
-def network_and_terms(config: TrainConfig) -> tuple[Network, TermsOf]:
+def network_and_terms(config: TrainConfig) -> tuple[Network, LossFunction]:
     """The network of a config, and what it pays."""
     model, network = config.model, transformer(config.model)
     if config.objective == "autoregressive":
         start = model.num_tokens if model.states > model.num_tokens else None
-        return network, next_token_terms(network, start=start)
+        return network, next_token_losses(network, start=start)
     table = masked(linear(), config.num_grid_steps, config.num_positions)
-    return network, masked_terms(network, table, time_conditioned=model.time_conditioned)
+    return network, masked_losses(network, table, time_conditioned=model.time_conditioned)
 
 
 def state_template(config: TrainConfig) -> TrainState:

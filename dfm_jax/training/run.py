@@ -184,10 +184,13 @@ def init_and_step(
     shape: TrainConfig,
 ) -> tuple[Callable[[Key, Mapping[str, Array]], TrainState], TrainStep]:
     """(key, hyperparameters) → state, and the step, of all configs of that shape; not compiled."""
-    network, terms_of = network_and_terms(shape)
+    network, loss_function = network_and_terms(shape)
     optimiser = make_optimiser(shape.optimiser, shape.num_steps)
     step = make_train_step(
-        terms_of, optimiser, num_micro_batches=shape.num_micro_batches, ema_decay=shape.ema_decay
+        loss_function,
+        optimiser,
+        num_micro_batches=shape.num_micro_batches,
+        ema_decay=shape.ema_decay,
     )
 
     def init(key: Key, values: Mapping[str, Array]) -> TrainState:

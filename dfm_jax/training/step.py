@@ -11,8 +11,8 @@ import optax
 from dfm_jax.checks import check_count, check_interval, require
 from dfm_jax.models import Params
 from dfm_jax.training.batches import Batch
+from dfm_jax.training.losses import Losses, LossFunction
 from dfm_jax.training.state import TrainState
-from dfm_jax.training.terms import Terms, TermsOf
 from dfm_jax.types import Array, ArrayLike, Float, Int, Key
 
 
@@ -32,7 +32,7 @@ TrainStep = Callable[[TrainState, Batch, Key], tuple[TrainState, StepMetrics]]
 
 
 def make_train_step(
-    terms_of: TermsOf,
+    loss_function: LossFunction,
     optimiser: optax.GradientTransformation,
     *,
     num_micro_batches: int = 1,
@@ -55,8 +55,8 @@ def make_train_step(
         check_interval("ema_decay", ema_decay, 0, 1, ends="[)")
 
     def total(params: Params, part: Batch, keys: Key) -> tuple[Array, Array]:
-        terms = jax.vmap(terms_of, in_axes=(None, 0, 0))(params, part, keys)
-        return jnp.sum(terms.nats), jnp.sum(terms.counts)
+        losses = jax.vmap(loss_function, in_axes=(None, 0, 0))(params, part, keys)
+        return jnp.sum(losses.nats), jnp.sum(losses.counts)
 
     def summed(params: Params, part: Batch, keys: Key) -> tuple[Array, Array, Params]:
         (nats, count), grads = jax.value_and_grad(total, has_aux=True)(params, part, keys)
@@ -101,17 +101,17 @@ def until_its_end(train_step: TrainStep) -> Callable[..., tuple[TrainState, Step
     return step
 
 
-def make_evaluation(terms_of: TermsOf) -> Callable[[Params, Batch, Key | None], Terms]:
+def make_evaluation(loss_function: LossFunction) -> Callable[[Params, Batch, Key | None], Losses]:
     """(params, batch, key) → Σ nats and Σ counts of each sequence, [B]; without key no dropout."""
 
-    def evaluation(params: Params, batch: Batch, key: Key | None = None) -> Terms:
+    def evaluation(params: Params, batch: Batch, key: Key | None = None) -> Losses:
         size = batch.tokens.shape[0]
         if key is None:
-            terms = jax.vmap(lambda row: terms_of(params, row, None))(batch)
+            losses = jax.vmap(lambda row: loss_function(params, row, None))(batch)
         else:
             keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(size))
-            terms = jax.vmap(terms_of, in_axes=(None, 0, 0))(params, batch, keys)
-        return Terms(jnp.sum(terms.nats, axis=-1), jnp.sum(terms.counts, axis=-1))
+            losses = jax.vmap(loss_function, in_axes=(None, 0, 0))(params, batch, keys)
+        return Losses(jnp.sum(losses.nats, axis=-1), jnp.sum(losses.counts, axis=-1))
 
     return evaluation
 

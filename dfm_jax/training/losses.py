@@ -16,7 +16,7 @@ from dfm_jax.training.batches import Batch, PictureBatch
 from dfm_jax.types import Array, ArrayLike, Bool, Float, Key, Table, as_ids
 
 
-class Terms(NamedTuple):
+class Losses(NamedTuple):
     """Per position: nats, 0 where nothing counts, and whether it counts.
 
     The loss is Σ nats / Σ counts over a whole batch: nats per token, never a mean of means.
@@ -26,11 +26,11 @@ class Terms(NamedTuple):
     counts: Bool[ArrayLike, "*B N"]
 
 
-TermsOf = Callable[[Params, Batch, Key | None], Terms]
-"""(params, one sequence, key) → Terms; without a key, without dropout."""
+LossFunction = Callable[[Params, Batch, Key | None], Losses]
+"""(params, one sequence, key) → Losses; without a key, without dropout."""
 
 
-def next_token_terms(network: Network, *, start: int | None) -> TermsOf:
+def next_token_losses(network: Network, *, start: int | None) -> LossFunction:
     """−log p̂(x^i | x^{<i}) of a causal network, one term per position.   [A4, L1]
 
     A causal network's row i is the law of the token behind x^i. With `start`, the id that stands
@@ -38,37 +38,37 @@ def next_token_terms(network: Network, *, start: int | None) -> TermsOf:
     is −log p̂(x). Without one it is given, and does not count.
     """
 
-    def terms(params: Params, batch: Batch, key: Key | None = None) -> Terms:
+    def losses(params: Params, batch: Batch, key: Key | None = None) -> Losses:
         tokens, counts = jnp.asarray(as_ids(batch.tokens, "tokens")), jnp.asarray(batch.valid)
         first = tokens[0] if start is None else start
         x_before = jnp.concatenate([jnp.full((1,), first, tokens.dtype), tokens[:-1]])
         if start is None:
             counts = counts.at[0].set(False)
         nats = cross_entropy_loss(_log_law(network.apply(params, x_before, key=key)), tokens)
-        return Terms(jnp.where(counts, nats, 0.0), counts)
+        return Losses(jnp.where(counts, nats, 0.0), counts)
 
-    return terms
+    return losses
 
 
-def answer_terms(network: VisionLanguage) -> Callable[..., Terms]:
+def answer_losses(network: VisionLanguage) -> Callable[..., Losses]:
     """−log p̂(x^i | picture, x^{<i}) on the tokens of answers: what is given pays nothing.   [A5]
 
     The first token is never paid for, though it be of an answer: nothing stands before it that
     has a law.
     """
 
-    def terms(params: Params, batch: PictureBatch, key: Key | None = None) -> Terms:
+    def losses(params: Params, batch: PictureBatch, key: Key | None = None) -> Losses:
         tokens, counts = jnp.asarray(as_ids(batch.tokens, "tokens")), jnp.asarray(batch.answers)
         logits = network.apply(params, jnp.asarray(batch.features), tokens[:-1], key=key)
         nats = cross_entropy_loss(_log_law(logits), tokens[1:])
         nats = jnp.concatenate([jnp.zeros(1, nats.dtype), nats])
         counts = counts.at[0].set(False)
-        return Terms(jnp.where(counts, nats, 0.0), counts)
+        return Losses(jnp.where(counts, nats, 0.0), counts)
 
-    return terms
+    return losses
 
 
-def masked_terms(network: Network, table: Table, *, time_conditioned: bool) -> TermsOf:
+def masked_losses(network: Network, table: Table, *, time_conditioned: bool) -> LossFunction:
     """One step's share of the finite-grid bound, times T: unbiased for its sum.   [L5, Q3]
 
         T λ_t^i 1[X_t^i = m] (−log p̂^i(x_1^i | X_t)),  t uniform over 0 … T − 1
@@ -79,7 +79,7 @@ def masked_terms(network: Network, table: Table, *, time_conditioned: bool) -> T
     table = jnp.asarray(table)
     num_steps = table.shape[0] - 1
 
-    def terms(params: Params, batch: Batch, key: Key | None) -> Terms:
+    def losses(params: Params, batch: Batch, key: Key | None) -> Losses:
         if key is None:
             raise ValueError("`key` must be given: the masked objective draws its states.")
         x_1, counts = jnp.asarray(as_ids(batch.tokens, "tokens")), jnp.asarray(batch.valid)
@@ -92,12 +92,12 @@ def masked_terms(network: Network, table: Table, *, time_conditioned: bool) -> T
         t = step / num_steps if time_conditioned else None
         log_posterior = _log_law(network.apply(params, x_t, t, key=apply_key))
         nats = step_loss(log_posterior, x_1, x_t, step_size(table, step), mask_id=mask_id)
-        return Terms(jnp.where(counts, num_steps * nats, 0.0), counts)
+        return Losses(jnp.where(counts, num_steps * nats, 0.0), counts)
 
-    return terms
+    return losses
 
 
-def uniform_terms(network: Network, *, end: float, time_conditioned: bool) -> TermsOf:
+def uniform_losses(network: Network, *, end: float, time_conditioned: bool) -> LossFunction:
     """The evidence bound's integrand at one time, times the length of the integral.   [L2, P3]
 
         t_end Σ_v [u log(u/û) − u + û](v),  t uniform over [0, t_end),  κ_t = t
@@ -113,7 +113,7 @@ def uniform_terms(network: Network, *, end: float, time_conditioned: bool) -> Te
     check_interval("end", end, 0.0, 1.0, ends="()")
     schedule = linear()
 
-    def terms(params: Params, batch: Batch, key: Key | None) -> Terms:
+    def losses(params: Params, batch: Batch, key: Key | None) -> Losses:
         if key is None:
             raise ValueError(
                 "`key` must be given: the uniform source's objective draws its states."
@@ -128,9 +128,9 @@ def uniform_terms(network: Network, *, end: float, time_conditioned: bool) -> Te
         x_t = sample_mixture(path_key, x_0, x_1, t)
         log_posterior = _log_law(network.apply(params, x_t, conditioned, key=apply_key))
         nats = generalised_kl_loss(log_posterior, x_1, x_t, t, schedule)
-        return Terms(jnp.where(counts, end * nats, 0.0), counts)
+        return Losses(jnp.where(counts, end * nats, 0.0), counts)
 
-    return terms
+    return losses
 
 
 def _log_law(logits: Array) -> Array:
