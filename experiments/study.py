@@ -18,6 +18,7 @@ import dfm_jax
 from dfm_jax.checks import check_seed
 from dfm_jax.cli.options import check_given_once
 from dfm_jax.data import Corpus
+from dfm_jax.durable import write_file
 from dfm_jax.json_text import read_json
 from dfm_jax.training.stopping import ExitStatus
 from dfm_jax.training.trouble import ended
@@ -115,10 +116,7 @@ class Cells:
         made_by = self._fingerprint  # before it is measured
         cell = json.loads(json.dumps(measure()))
         record = {"depends_on": made_by, "cell": cell, "sha256": _digest(cell)}
-        self.folder.mkdir(parents=True, exist_ok=True)
-        part = self._path(name).with_suffix(".part")
-        part.write_text(json.dumps(record), encoding="utf-8")
-        os.replace(part, self._path(name))  # a cell is whole, or not there
+        write_file(self._path(name), json.dumps(record))  # a cell is whole, or not there
         return cell
 
     def known(self, name: str) -> dict[str, Any] | None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from dfm_jax.data.folders import TemporaryError
+from dfm_jax.durable import TemporaryError
 from dfm_jax.training import checkpoint
 from dfm_jax.training.checkpoint import read_checkpoint, read_record, write_checkpoint
 from dfm_jax.training.config import differences

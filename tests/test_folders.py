@@ -9,16 +9,10 @@ import sys
 import numpy as np
 import pytest
 
-from dfm_jax import cli
-from dfm_jax.data import folders
-from dfm_jax.data.folders import (
-    HashedFile,
-    NewFolder,
-    TemporaryError,
-    check_file,
-    read_manifest,
-)
+from dfm_jax import cli, durable
+from dfm_jax.data.folders import check_file, finish_with_manifest, read_manifest
 from dfm_jax.data.tokens import texts_in
+from dfm_jax.durable import HashedFile, NewFolder, TemporaryError, write_file
 
 MANIFEST = {"settings": {}, "inputs": {}}
 
@@ -31,7 +25,7 @@ def written(out, **more):
     with NewFolder(out) as folder:
         folder.write("a/b.txt", b"one\n")
         folder.write("c.txt", b"two\n")
-        return folder.finish(MANIFEST | more)
+        return finish_with_manifest(folder, MANIFEST | more)
 
 
 def test_a_folder_is_found_as_it_was_written(tmp_path):
@@ -66,7 +60,7 @@ def test_two_processes_do_not_write_one_folder(tmp_path):
         first.write("a.txt", b"one")
         with pytest.raises(TemporaryError, match="by one process at a time; another has"):
             written(tmp_path / "out")
-        first.finish(MANIFEST)
+        finish_with_manifest(first, MANIFEST)
     assert set(contents(tmp_path / "out")) == {"a.txt", "manifest.json"}
 
 
@@ -82,8 +76,8 @@ def test_the_folder_has_its_name_after_everything_is_on_the_disk(tmp_path, monke
         events.append("move")
         replace(*paths)
 
-    monkeypatch.setattr(folders.os, "fsync", synced)
-    monkeypatch.setattr(folders.os, "replace", moved)
+    monkeypatch.setattr(durable.os, "fsync", synced)
+    monkeypatch.setattr(durable.os, "replace", moved)
     written(tmp_path / "out")
     before = ["a/b.txt", "c.txt", "a", "", "manifest.json", ""]
     assert events == [os.path.join("out.partial", name).rstrip("/") for name in before] + [
@@ -114,11 +108,11 @@ def test_a_full_disk_names_the_file_and_leaves_nothing_finished(tmp_path, monkey
         if where == "write":
             patch.setattr(HashedFile, "__init__", opened)
         elif where == "fsync":
-            patch.setattr(folders.os, "fsync", full)
+            patch.setattr(durable.os, "fsync", full)
         elif where == "fsync of a folder":
-            patch.setattr(folders, "sync_folder", full)
+            patch.setattr(durable, "force_to_disk", full)
         else:
-            patch.setattr(folders.os, "replace", full)
+            patch.setattr(durable.os, "replace", full)
         with pytest.raises(OSError, match="No space left on device") as raised:
             written(tmp_path / "out")
     if where in ("write", "fsync"):
@@ -129,16 +123,33 @@ def test_a_full_disk_names_the_file_and_leaves_nothing_finished(tmp_path, monkey
     assert set(contents(tmp_path / "out")) == {"a/b.txt", "c.txt", "manifest.json"}
 
 
+@pytest.mark.parametrize("stopped_at", ["write", "replace"])
+def test_a_file_is_the_old_one_until_the_new_one_is_whole(tmp_path, monkeypatch, stopped_at):
+    path = tmp_path / "a.json"
+    write_file(path, "old")
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        owner = HashedFile if stopped_at == "write" else durable.os
+        patch.setattr(owner, stopped_at, stopped)
+        with pytest.raises(KeyboardInterrupt):
+            write_file(path, b"new")
+    assert path.read_text() == "old"
+    write_file(path, "ä")
+    assert contents(tmp_path) == {"a.json": "ä".encode()}
+
+
 # ── of the command, in a process of its own ─────────────────────────────────────────────────────
 
 NUM_ROWS = 40
 KILLED = """
 import os, signal, sys
-from dfm_jax import cli
-from dfm_jax.data import folders
+from dfm_jax import cli, durable
 
 where, args = sys.argv[1], sys.argv[2:]
-write = folders.HashedFile.write
+write = durable.HashedFile.write
 
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
@@ -151,9 +162,9 @@ def dying(self, content, written=[]):
         die()
     write(self, content)
 
-folders.HashedFile.write = dying
+durable.HashedFile.write = dying
 if where == "before":
-    folders.os.replace = lambda *_: die()
+    durable.os.replace = lambda *_: die()
 cli.main(args)
 """
 LIMITED = """
@@ -231,7 +242,7 @@ def dealt(out):
     with NewFolder(out) as folder:
         folder.write("expert_000/rows.jsonl", ROWS)
         folder.write("centre.jsonl", ROWS)
-        folder.finish(MANIFEST)
+        finish_with_manifest(folder, MANIFEST)
     return out
 
 

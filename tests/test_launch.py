@@ -116,7 +116,7 @@ def test_a_full_disk_is_the_end_of_one(tmp_path):
 def test_a_job_that_cannot_be_begun_is_the_end_of_one(tmp_path):
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs" / "expert_000.log").symlink_to("/dev/full")
-    (tmp_path / "launch.part").symlink_to("/dev/full")
+    (tmp_path / "launch.json.part").symlink_to("/dev/full")
     said = []
     rows = launched(tmp_path, "0", "0", say=said.append)
     assert [row.status for row in rows] == ["failed", "finished"]

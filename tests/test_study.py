@@ -10,6 +10,7 @@ from typing import Literal
 import pytest
 
 import dfm_jax
+from dfm_jax import durable
 from dfm_jax.data import Corpus, Document, MissingDataError
 from experiments import study
 
@@ -346,15 +347,15 @@ def test_a_measurement_that_fails_leaves_the_earlier_cells(cells, measured, erro
 def test_a_run_stopped_while_it_writes_leaves_the_earlier_cell(
     cells, measured, stopped_at, monkeypatch
 ):
-    def half(path, text, **options):
-        path.write_bytes(text[: len(text) // 2].encode())
+    def half(file, content):
+        file.file.write(content[: len(content) // 2])
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         if stopped_at == "write":
-            patch.setattr(Path, "write_text", half)
+            patch.setattr(durable.HashedFile, "write", half)
         else:
-            patch.setattr(study.os, "replace", lambda *paths: _raise(KeyboardInterrupt()))
+            patch.setattr(durable.os, "replace", lambda *paths: _raise(KeyboardInterrupt()))
         for name in ("a", "b"):
             with pytest.raises(KeyboardInterrupt):
                 cells(data="other").measured(name, Measurement({"value": "other"}))
@@ -363,9 +364,9 @@ def test_a_run_stopped_while_it_writes_leaves_the_earlier_cell(
 
 
 def test_what_was_left_half_written_does_not_count(cells, measured):
-    whole = measured.rename(cells.folder / "a.part").read_text()
+    whole = measured.rename(cells.folder / "a.json.part").read_text()
     assert _is_measured_anew(cells())
-    (cells.folder / "b.part").write_text(whole)
+    (cells.folder / "b.json.part").write_text(whole)
     assert cells().known("b") is None
     cells().measured("b", Measurement({"value": "b"}))
     names = sorted(path.name for path in cells.folder.iterdir())

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import pytest
 
 from dfm_jax import cli
-from dfm_jax.data.folders import TemporaryError
 from dfm_jax.data.packages import MissingDataError
+from dfm_jax.durable import TemporaryError
 from dfm_jax.training import checkpoint, digests, stopping
 from dfm_jax.training.checkpoint import read_checkpoint, write_checkpoint
 from dfm_jax.training.digests import CheckpointError, DamagedError

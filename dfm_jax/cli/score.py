@@ -1,10 +1,11 @@
 """score: what experts answered, merged and scored as a benchmark does."""
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+from dfm_jax.durable import write_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +61,5 @@ class Score:
             )
             print(f"  {category} ({scores['questions']}): {shown}")
         if self.json is not None:
-            part = self.json.with_name(f"{self.json.name}.part")
-            part.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-            os.replace(part, self.json)
+            write_file(self.json, json.dumps(found, indent=1) + "\n")
         return 0

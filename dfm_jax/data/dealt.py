@@ -12,9 +12,10 @@ import numpy as np
 
 from dfm_jax.checks import require
 from dfm_jax.data.encoders import NO_FEATURE, EncodedRows, Reason
-from dfm_jax.data.folders import HashedFile, NewFolder
+from dfm_jax.data.folders import finish_with_manifest
 from dfm_jax.data.records import input_digest, read_records
 from dfm_jax.data.rules import Rule, rule_to_bytes
+from dfm_jax.durable import HashedFile, NewFolder
 
 CENTROIDS = "centroids.safetensors"
 _PACKAGES = ("dfm_jax", "jax", "jaxlib", "numpy", "safetensors")
@@ -68,7 +69,7 @@ def write_dealt(
         }
         packages = (*_PACKAGES, *_OF_ENCODER.get(encoder, ()))
         versions = {"python": platform.python_version()} | {p: version(p) for p in packages}
-        return folder.finish({**manifest, **counts, "versions": versions})
+        return finish_with_manifest(folder, {**manifest, **counts, "versions": versions})
 
 
 def _write_rows(

@@ -30,11 +30,11 @@ from dfm_jax.data.features import (
     load_efficientnet_lite0,
     resized_image,
 )
-from dfm_jax.data.folders import file_digest
 from dfm_jax.data.packages import package_folder
 from dfm_jax.data.pictures import READING, decoded_picture, picture_path
 from dfm_jax.data.records import Record, context_text, read_records
 from dfm_jax.data.row_features import read_features
+from dfm_jax.durable import file_digest
 
 ENCODERS = ("efficientnet", "tfidf")
 _IMAGES = 256  # encoded at a time, or those of one row

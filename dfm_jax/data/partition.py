@@ -24,11 +24,12 @@ from dfm_jax.checks import check_count, check_seed, require
 from dfm_jax.data.dealt import CENTROIDS, write_dealt
 from dfm_jax.data.documents import NUM_FEATURES, read_document_encoder
 from dfm_jax.data.encoders import Source, check_source, encoded_rows, source_inputs
-from dfm_jax.data.folders import MANIFEST, check_file, file_digest, read_manifest
+from dfm_jax.data.folders import MANIFEST, check_file, read_manifest
 from dfm_jax.data.packages import package_folder
 from dfm_jax.data.records import input_digest
 from dfm_jax.data.rules import Rule, clustered, read_rule, routed_labels, spread, statistics
 from dfm_jax.data.survey import Survey, survey
+from dfm_jax.durable import file_digest
 
 _BALANCES = ("rows", "tokens", "none")
 _NO_FEATURE = ("unrouted", "spread")

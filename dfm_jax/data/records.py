@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
-from dfm_jax.data.folders import file_digest
 from dfm_jax.data.listing import documents_in, files_in
+from dfm_jax.durable import file_digest
 from dfm_jax.json_text import parse_json, parse_json_at
 
 _CHUNK = 1 << 20  # characters of an array that are read at once, at least

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dfm_jax.data.columns import Columns
-from dfm_jax.data.folders import HashedFile, NewFolder, check_file, read_manifest
+from dfm_jax.data.folders import check_file, finish_with_manifest, read_manifest
 from dfm_jax.data.listing import files_in
 from dfm_jax.data.npy_file import read_npy_file
 from dfm_jax.data.tokens import (
@@ -29,6 +29,7 @@ from dfm_jax.data.tokens import (
     num_bytes,
     token_dtype,
 )
+from dfm_jax.durable import HashedFile, NewFolder
 
 _SIDES = ("train", "held_out")
 _FORMAT = 3  # what is of another is written anew
@@ -116,7 +117,9 @@ def _write(
             digests[side] = _map(new.path, side, np.dtype(dtype).name).digest
         if folder.exists():
             shutil.rmtree(folder)  # of other files, or another tokenizer
-        return new.finish(made_of | {"digests": digests, "columns": columns.counts()})
+        return finish_with_manifest(
+            new, made_of | {"digests": digests, "columns": columns.counts()}
+        )
 
 
 def _map(folder: Path, side: str, dtype: str) -> TokenSet:

@@ -1,11 +1,11 @@
 """What became of each job: a table for the reader, RUN/launch.json for programs."""
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from dfm_jax.durable import write_file
 from dfm_jax.json_text import read_json
 from dfm_jax.json_types import as_type
 
@@ -38,9 +38,7 @@ def summary_text(rows: Sequence[Row]) -> str:
 def write_summary(run: Path, rows: Sequence[Row]) -> Path:
     """Write RUN/launch.json, whole or not at all."""
     path = run / SUMMARY
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps([row._asdict() for row in rows], indent=1) + "\n", encoding="utf-8")
-    os.replace(part, path)
+    write_file(path, json.dumps([row._asdict() for row in rows], indent=1) + "\n")
     return path
 
 

@@ -10,8 +10,6 @@ checkpoint of any topology is read into any other.
 """
 
 import json
-import os
-import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dfm_jax.checks import check_count
+from dfm_jax.durable import NewFolder
 from dfm_jax.json_text import read_json
 from dfm_jax.json_types import from_json
 from dfm_jax.training.config import differences
@@ -29,7 +28,6 @@ from dfm_jax.training.digests import (
     check_folder,
     check_listed,
     described,
-    force_to_disk,
     host_leaves,
     is_key,
     named_leaves,
@@ -106,22 +104,18 @@ def write_leaves(
     folder = folder.absolute()
     if folder.exists():
         raise ValueError(f"{folder} is there already; a checkpoint is never written over.")
-    part = folder.with_name(folder.name + WRITING)
-    shutil.rmtree(part, ignore_errors=True)  # of a run that was killed
-    part.mkdir(parents=True)
-    with _orbax() as orbax:
-        orbax.save(part / STATE, args=_save_args(leaves))
     record = {
         "step": step,
         "config": config,
         "metrics": metrics or {},
         "leaves": {name: described(leaf) | kinds.get(name, {}) for name, leaf in leaves.items()},
     }
-    text = json.dumps(record, indent=1, allow_nan=False)
-    (part / RECORD).write_text(text + "\n", encoding="utf-8")
-    digest = seal_folder(part)
-    os.rename(part, folder)
-    force_to_disk(folder.parent)
+    with NewFolder(folder, suffix=WRITING) as new:
+        with _orbax() as orbax:
+            orbax.save(new.path / STATE, args=_save_args(leaves))
+        new.write(RECORD, (json.dumps(record, indent=1, allow_nan=False) + "\n").encode())
+        digest = seal_folder(new.path)
+        new.finish()
     return digest
 
 

@@ -18,6 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from dfm_jax.durable import file_digest
+
 SUMS = "SHA256SUMS"
 _LINE = re.compile(rb"([0-9a-f]{64})  ([^\n]+)\n")
 
@@ -35,15 +37,12 @@ class DamagedError(CheckpointError):
 
 
 def seal_folder(folder: Path) -> str:
-    """Write `SHA256SUMS` over all files of a folder, everything forced to disk; its own digest."""
+    """Write `SHA256SUMS` over all files of a folder; its own digest."""
     files = _files(folder)
     text = b"".join(
-        _digest(folder / name).encode() + b"  " + name.encode() + b"\n" for name in files
+        file_digest(folder / name).encode() + b"  " + name.encode() + b"\n" for name in files
     )
-    with (folder / SUMS).open("wb") as file:
-        file.write(text)
-    for path in [*(folder / name for name in [*files, SUMS]), *_folders(folder)]:
-        force_to_disk(path)
+    (folder / SUMS).write_bytes(text)
     return hashlib.sha256(text).hexdigest()
 
 
@@ -94,7 +93,7 @@ def _listed(folder: Path) -> tuple[bytes, dict[str, str]]:
 
 
 def _check_digest(folder: Path, name: str, digest: str) -> None:
-    if (actual := _digest(folder / name)) != digest:
+    if (actual := file_digest(folder / name)) != digest:
         raise DamagedError(
             f"{folder}: the file {name} is damaged; its SHA-256 should be {digest[:16]}…, and "
             f"is {actual[:16]}… ({(folder / name).stat().st_size:,} bytes)."
@@ -143,15 +142,6 @@ def is_key(leaf: Any) -> bool:
     return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def force_to_disk(path: Path) -> None:
-    """fsync, of a file or a folder."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _whole(leaf: jax.Array) -> jax.Array:
     """All of it, on a device of this process."""
     if leaf.is_fully_addressable:
@@ -171,10 +161,6 @@ def _files(folder: Path) -> list[str]:
     return sorted(name for path in paths if (name := path.relative_to(folder).as_posix()) != SUMS)
 
 
-def _folders(folder: Path) -> list[Path]:
-    return [Path(where) for where, _, _ in _walk(folder)]
-
-
 def _walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
     """Every folder; `Path.rglob` passes over one that cannot be read, and its files look lost."""
 
@@ -182,11 +168,6 @@ def _walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
         raise error
 
     return os.walk(folder, onerror=refuse)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextlib.contextmanager

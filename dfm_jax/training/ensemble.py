@@ -6,7 +6,6 @@ exactly, and to the same numbers again if an expert is taken out and put back.
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -17,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dfm_jax.checks import check_count, require
+from dfm_jax.durable import write_file
 from dfm_jax.json_text import read_json
 from dfm_jax.json_types import as_type, from_json
 from dfm_jax.training.checkpoint import read_record
@@ -24,7 +24,6 @@ from dfm_jax.training.config import config_digest
 from dfm_jax.training.digests import (
     CheckpointError,
     DamagedError,
-    force_to_disk,
     mended_by_training,
 )
 from dfm_jax.training.retention import best_step, checkpoint_steps
@@ -181,12 +180,8 @@ def write_ensemble(path: Path, ensemble: Ensemble) -> None:
         asdict(expert) | {"weight": str(weight)}
         for expert, weight in zip(ensemble.experts, ensemble.weights, strict=True)
     ]
-    part = path.with_name(path.name + ".part")
     text = json.dumps({"experts": rows, "sha256": _digest(rows)}, indent=1)
-    part.write_text(text + "\n", encoding="utf-8")
-    force_to_disk(part)
-    os.replace(part, path)
-    force_to_disk(path.parent)
+    write_file(path, text + "\n")
 
 
 def read_ensemble(path: Path) -> Ensemble:

@@ -20,7 +20,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from dfm_jax.checks import require
-from dfm_jax.data.folders import TemporaryError
+from dfm_jax.durable import TemporaryError
 from dfm_jax.training.digests import host_leaves
 from dfm_jax.training.stopping import ExitStatus, StopRequest
 from dfm_jax.training.trouble import status_of

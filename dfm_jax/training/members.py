@@ -8,7 +8,6 @@ metrics.jsonl    a line a logged step
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -29,11 +28,12 @@ from dfm_jax.data.tokens import (
     load_tokenizer,
     named_texts_in,
 )
+from dfm_jax.durable import write_file
 from dfm_jax.json_text import read_json
 from dfm_jax.models import Network, transformer
 from dfm_jax.schedules import linear, masked
 from dfm_jax.training.config import TrainConfig, differences, from_json, to_json
-from dfm_jax.training.digests import CheckpointError, force_to_disk
+from dfm_jax.training.digests import CheckpointError
 from dfm_jax.training.losses import LossFunction, masked_losses, next_token_losses
 from dfm_jax.training.retention import checkpoint_steps, set_aside
 from dfm_jax.training.state import TrainState, init_state, make_optimiser
@@ -217,12 +217,8 @@ def write_member(folder: Path, record: dict[str, Any], source: Path) -> None:
     if (folder / CONFIG).is_file() and checkpoint_steps(folder):
         return
     versions = {name: version(name) for name in ("jax", "flax", "optax", "orbax-checkpoint")}
-    path = folder / CONFIG
-    part = path.with_suffix(".part")
     full = record | {"source": str(source.absolute()), "versions": versions}
-    part.write_text(json.dumps(full, indent=1) + "\n", encoding="utf-8")
-    force_to_disk(part)
-    os.replace(part, path)
+    write_file(folder / CONFIG, json.dumps(full, indent=1) + "\n")
 
 
 def read_member(folder: Path) -> dict[str, Any]:

@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+from dfm_jax.durable import write_file
 from dfm_jax.json_text import parse_json, read_json_lines
 from dfm_jax.json_types import as_type
-from dfm_jax.training.digests import force_to_disk
 
 
 class MetricsLog:
@@ -30,12 +30,7 @@ class MetricsLog:
         Raises:
             ValueError: if a line up to that step is missing its end, or is not JSON.
         """
-        kept = _lines_until(self.path, step)
-        part = self.path.with_name(self.path.name + ".part")
-        with part.open("wb") as file:
-            file.write(b"".join(kept))
-        force_to_disk(part)
-        os.replace(part, self.path)
+        write_file(self.path, b"".join(_lines_until(self.path, step)))
         self._file = self.path.open("a", encoding="utf-8")
         if self.tensorboard is not None:
             self._events = _event_writer(self.tensorboard, step)

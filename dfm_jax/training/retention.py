@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dfm_jax.checks import check_count
-from dfm_jax.data.folders import lock
+from dfm_jax.durable import lock
 from dfm_jax.training.checkpoint import (
     DELETING,
     WRITING,

@@ -10,7 +10,6 @@ logged and saved is of all runs together; the files of a sweep of R runs are tho
 
 import json
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from itertools import product
@@ -23,6 +22,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from dfm_jax.checks import check_count, require
+from dfm_jax.durable import write_file
 from dfm_jax.json_text import read_json
 from dfm_jax.json_types import as_type
 from dfm_jax.parallel import independent
@@ -118,9 +118,7 @@ def train_sweep(
         template = jax.eval_shape(run.init)
         found = results(read_checkpoint(folder / str(outcome.step), template, config=record))
         rows = [row._asdict() | {"config": to_json(row.config)} for row in found]
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-        os.replace(part, path)
+        write_file(path, json.dumps(rows, indent=1) + "\n")
     return outcome
 
 

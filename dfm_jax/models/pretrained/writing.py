@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import jax
 import numpy as np
 
 from dfm_jax.checks import check_count, require
+from dfm_jax.durable import NewFolder
 from dfm_jax.models.config import TransformerConfig
 from dfm_jax.models.network import Params
 from dfm_jax.models.pretrained.checkpoint import TOKEN_IDS, Checkpoint, check_token_ids
@@ -52,14 +52,14 @@ def write_folder(
 
     Raises:
         FileExistsError: if there is something at `path`.
+        TemporaryError: if another process is writing it.
         ValueError: if the parameters are of another network, or it is no Llama, or a token of
             `like` lies beyond V.
     """
-    folder, part = Path(path), Path(f"{path}.part")
+    folder = Path(path)
     check_count("max_part_bytes", max_part_bytes)
-    for each in (folder, part):
-        if each.exists():
-            raise FileExistsError(f"`path` must not be there yet; {each} is.")
+    if folder.exists():
+        raise FileExistsError(f"`path` must not be there yet; {folder} is.")
     ids = {"bos_token_id": None, "eos_token_id": None} | dict(like.token_ids if like else {})
     said = like.generation if like else None
     for each_ids in (ids, {n: v for n, v in (said or {}).items() if n in TOKEN_IDS}):
@@ -68,21 +68,26 @@ def write_folder(
     dtype = _dtype(params)
     shapes = tensor_shapes(config)
     parts = _parts(shapes, max_part_bytes // dtype.itemsize)
-    part.mkdir(parents=True)
-    for name, names in parts.items():
-        _write_tensors(part / name, {n: shapes[n] for n in names}, dtype, tensors)
-    if len(parts) > 1:
-        total = dtype.itemsize * sum(map(math.prod, shapes.values()))
-        weight_map = {name: file for file, names in parts.items() for name in names}
-        _write_json(part / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
-    _write_json(part / CONFIG, _settings(config, dtype) | ids)
-    if said is not None:
-        _write_json(part / GENERATION, said)
-    if tokenizer is not None:
-        tokenizer.backend.save(str(part / "tokenizer.json"))
-        kind = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
-        _write_json(part / "tokenizer_config.json", kind)
-    os.replace(part, folder)
+    with NewFolder(folder) as new:
+        for name, names in parts.items():
+            _write_tensors(new.path / name, {n: shapes[n] for n in names}, dtype, tensors)
+        if len(parts) > 1:
+            total = dtype.itemsize * sum(map(math.prod, shapes.values()))
+            weight_map = {name: file for file, names in parts.items() for name in names}
+            _write_json(
+                new.path / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map}
+            )
+        _write_json(new.path / CONFIG, _settings(config, dtype) | ids)
+        if said is not None:
+            _write_json(new.path / GENERATION, said)
+        if tokenizer is not None:
+            tokenizer.backend.save(str(new.path / "tokenizer.json"))
+            kind = {
+                "tokenizer_class": "PreTrainedTokenizerFast",
+                "clean_up_tokenization_spaces": False,
+            }
+            _write_json(new.path / "tokenizer_config.json", kind)
+        new.finish()
     return folder
 
 
