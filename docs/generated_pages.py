@@ -15,7 +15,7 @@ from dfm_jax.theory.statement import in_order
 
 # From the bottom of the house to its top, as imports point.
 ROOMS = (
-    *("types", "checks", "exact", "boundary"),
+    *("types", "checks", "durable", "exact", "boundary"),
     *("schedules", "paths", "velocities", "steps", "experts", "gates", "clustering"),
     *("objectives", "samplers", "accounting"),
     *("fast", "decoders", "sampling", "likelihoods", "parallel", "theory"),

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 from dfm_jax import cli
 from dfm_jax.cli.members import Members
@@ -31,7 +32,7 @@ from dfm_jax.launch import (
     train_jobs,
     write_summary,
 )
-from dfm_jax.launch.yaml_text import yaml_text
+from dfm_jax.launch.jobset import yaml_text
 from dfm_jax.training.checkpoint import read_record
 from dfm_jax.training.stopping import StopRequest
 from experiments.interruptions import write_texts
@@ -486,7 +487,6 @@ def test_sbatch_takes_the_file(tmp_path):
 
 
 def loaded(text: str) -> list:
-    yaml = pytest.importorskip("yaml")
     return list(yaml.safe_load_all(text))
 
 

@@ -2,9 +2,8 @@
 
 from dfm_jax.launch.jobs import Job, experts_of, sweep_jobs, train_jobs
 from dfm_jax.launch.jobset import Pods, jobset_text
-from dfm_jax.launch.local import run_jobs
+from dfm_jax.launch.local import Row, read_summary, run_jobs, summary_text, write_summary
 from dfm_jax.launch.slurm import Allocation, slurm_text
-from dfm_jax.launch.summary import Row, read_summary, summary_text, write_summary
 
 __all__ = [
     "Allocation",

@@ -4,16 +4,17 @@ Jobs of one host are the indexes of one Job. A job that spans hosts is one failu
 JobSet of its own: within one JobSet the failure of a Job ends or restarts the others.
 """
 
+import math
 import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import yaml
+
 from dfm_jax.checks import check_count, require
-from dfm_jax.launch.jobs import Job
-from dfm_jax.launch.one_line import check_job_lines, check_line
-from dfm_jax.launch.yaml_text import yaml_text
+from dfm_jax.launch.jobs import Job, check_job_lines, check_line
 from dfm_jax.training.stopping import ExitStatus
 
 _API = "jobset.x-k8s.io/v1alpha2"
@@ -22,6 +23,8 @@ _LONGEST = 63  # characters of a DNS label, which the name of a pod is
 _DRAWN = "-abcde"  # stands for the five characters that Kubernetes draws for a pod
 _LABEL = r"[A-Za-z0-9]([\w.-]{,61}[A-Za-z0-9])?"  # the value of a label
 _OBJECT = r"[a-z0-9]([a-z0-9.-]{,251}[a-z0-9])?"  # the name of an object
+_PLAIN = re.compile(r"[A-Za-z][\w./-]*")  # a word that need not be quoted
+_WORDS = {"y", "n", "yes", "no", "on", "off", "true", "false", "null"}  # not strings, to some
 _FINAL = [int(ExitStatus.BAD_INPUT), int(ExitStatus.NON_FINITE)]
 
 
@@ -186,3 +189,27 @@ def _pod(script: str, pods: Pods, env: list[dict[str, Any]]) -> dict[str, Any]:
         volume = {"name": "data", "persistentVolumeClaim": {"claimName": pods.claim}}
         return spec | {"containers": [container], "volumes": [volume]}
     return spec | {"containers": [container]}
+
+
+class _Block(yaml.SafeDumper):
+    """Blocks, as people write them; no anchors."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        """Whatever comes twice is written twice."""
+        return True
+
+
+def _represent_text(dumper: _Block, text: str) -> yaml.ScalarNode:
+    """Printable lines as they are; else in quotes, for readers of YAML differ in other words."""
+    plain = _PLAIN.fullmatch(text) and text.lower() not in _WORDS
+    lines = "\n" in text and all(line.isprintable() for line in text.split("\n"))
+    style = None if plain else "|" if lines else '"'
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Block.add_representer(str, _represent_text)
+
+
+def yaml_text(value: Any) -> str:
+    """The lines of a mapping or a list; numbers, strings and booleans inside."""
+    return yaml.dump(value, Dumper=_Block, sort_keys=False, allow_unicode=True, width=math.inf)

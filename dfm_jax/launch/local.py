@@ -1,5 +1,6 @@
 """Jobs on this machine: a process each, so many at a time, none the worse for another's end."""
 
+import json
 import os
 import re
 import signal
@@ -9,13 +10,58 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from dfm_jax.checks import check_count, check_interval, require
+from dfm_jax.durable import write_file
+from dfm_jax.json_text import read_json
+from dfm_jax.json_types import as_type
 from dfm_jax.launch.jobs import Job
-from dfm_jax.launch.summary import Row, write_summary
 from dfm_jax.training.stopping import ExitStatus, StopRequest
 from dfm_jax.training.trouble import passes
+
+SUMMARY = "launch.json"
+
+
+class Row(NamedTuple):
+    """One job at the end of a launch."""
+
+    job: str
+    status: Literal["finished", "failed", "stopped"]  # stopped: by a signal to the launcher
+    attempts: int  # of this launch
+    seconds: float  # from its first beginning to its end, waits between attempts included
+    step: int  # of the last checkpoint
+    reason: str  # empty if it finished
+
+
+def summary_text(rows: Sequence[Row]) -> str:
+    """A line per job."""
+    width = max(12, *(len(row.job) + 2 for row in rows))
+    heading = f"{'job':<{width}}{'status':<10}{'attempts':>9}{'seconds':>10}{'step':>9}  reason"
+    lines = [
+        f"{row.job:<{width}}{row.status:<10}{row.attempts:>9,}{row.seconds:>10,.1f}"
+        f"{row.step:>9,}  {row.reason}".rstrip()
+        for row in rows
+    ]
+    return "\n".join([heading, *lines])
+
+
+def write_summary(run: Path, rows: Sequence[Row]) -> Path:
+    """Write RUN/launch.json, whole or not at all."""
+    path = run / SUMMARY
+    write_file(path, json.dumps([row._asdict() for row in rows], indent=1) + "\n")
+    return path
+
+
+def read_summary(run: Path) -> list[Row]:
+    """The rows of RUN/launch.json.
+
+    Raises:
+        ValueError: naming the file and what in it is not as `write_summary` writes it.
+    """
+    path = run / SUMMARY
+    return as_type(list[Row], read_json(path), str(path))
+
 
 COMMAND = (sys.executable, "-m", "dfm_jax")
 FINAL = (ExitStatus.BAD_INPUT, ExitStatus.NON_FINITE)  # the same again would end the same

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dfm_jax.checks import check_count, require
-from dfm_jax.launch.jobs import Job
-from dfm_jax.launch.one_line import check_job_lines, check_line
+from dfm_jax.launch.jobs import Job, check_job_lines, check_line
 
 
 @dataclass(frozen=True, kw_only=True)
