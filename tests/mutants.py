@@ -492,7 +492,7 @@ MUTANTS = (
     # ── clustering ──
     Mutant(
         "the larger sizes to the smaller clusters",
-        "clustering/balance.py",
+        "clustering/assignment.py",
         "jnp.argsort(-counts, stable=True)",
         "jnp.argsort(counts, stable=True)",
         "test_clustering",
@@ -500,7 +500,7 @@ MUTANTS = (
     ),
     Mutant(
         "prices that forget the weight of a row",
-        "clustering/balance.py",
+        "clustering/assignment.py",
         "jnp.asarray(weights)[:, None] * prices[None]",
         "prices[None]",
         "test_clustering",
@@ -508,7 +508,7 @@ MUTANTS = (
     ),
     Mutant(
         "loads two rows above their mean",
-        "clustering/balance.py",
+        "clustering/assignment.py",
         "state[1].max() > mean + heaviest",
         "state[1].max() > mean + 2 * heaviest",
         "test_clustering",
@@ -516,7 +516,7 @@ MUTANTS = (
     ),
     Mutant(
         "the dearest row moved first",
-        "clustering/balance.py",
+        "clustering/assignment.py",
         "jnp.argmin(jnp.where(movable, loss, jnp.inf))",
         "jnp.argmax(jnp.where(movable, loss, -jnp.inf))",
         "test_clustering",
@@ -548,7 +548,7 @@ MUTANTS = (
     ),
     Mutant(
         "passes that add to the sums of the passes before",
-        "clustering/mini_batch.py",
+        "clustering/k_means.py",
         "sums, begin = jnp.zeros_like(centroids), 0",
         "sums, begin = sums, 0",
         "test_clustering",
@@ -556,7 +556,7 @@ MUTANTS = (
     ),
     Mutant(
         "rows that might gain by moving left where they are",
-        "clustering/repair.py",
+        "clustering/assignment.py",
         "if not jnp.any(remaining) and gains.max() <= tie:",
         "if not jnp.any(remaining):",
         "test_clustering",
@@ -564,7 +564,7 @@ MUTANTS = (
     ),
     Mutant(
         "half the mutual information",
-        "clustering/information.py",
+        "clustering/metrics.py",
         "2 * information / jnp",
         "information / jnp",
         "test_clustering",

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import normalized_mutual_info_score
 
-from dfm_jax.clustering import balance as balancing
+from dfm_jax.clustering import assignment as balancing
 from dfm_jax.clustering import (
     balanced_assignment,
     capacities,

@@ -1,23 +1,21 @@
 """Spherical k-means and balanced assignment: how data are parted among experts."""
 
-from dfm_jax.clustering.balance import (
+from dfm_jax.clustering.assignment import (
     Assignment,
     balanced_assignment,
     capacities,
     priced_labels,
     weighted_assignment,
 )
-from dfm_jax.clustering.information import normalized_mutual_information
+from dfm_jax.clustering.directions import Clusters, cosine_scores
 from dfm_jax.clustering.k_means import (
     Clustering,
-    Clusters,
-    cosine_scores,
+    mini_batch_k_means,
     nearest_cluster,
     spherical_k_means,
 )
 from dfm_jax.clustering.likelihood import LikelihoodClustering, likelihood_clustering
-from dfm_jax.clustering.mini_batch import mini_batch_k_means
-from dfm_jax.clustering.statistics import Fit, cluster_fit
+from dfm_jax.clustering.metrics import Fit, cluster_fit, normalized_mutual_information
 from dfm_jax.clustering.two_stage import TwoStage, two_stage_k_means, two_stage_labels
 
 __all__ = [

@@ -19,6 +19,14 @@ _FEW = 64  # clusters up to which a pass keeps all its scores
 _BLOCK = 2**13  # rows at a time beyond
 
 
+class Clusters(NamedTuple):
+    """What assigns a row: the largest ⟨c_k, f⟩ − λ_k w."""
+
+    centroids: Float[Array, "K D"]  # of length 1
+    prices: Float[Array, " K"]  # λ, 0 without balance
+    mean: Float[Array, " D"]  # μ
+
+
 class Rows(NamedTuple):
     """Features, and what turns them into directions."""
 
@@ -65,6 +73,21 @@ def row_scores(rows: Rows, centroids: Float[Array, "K D"]) -> Float[Array, "R K"
     product = jnp.matmul(rows.features, centroids.T, precision=HIGHEST)
     shift = jnp.matmul(centroids, rows.mean, precision=HIGHEST)
     return (product - shift[None]) * rows.inverse[:, None]
+
+
+@typed
+def cosine_scores(features: Float[ArrayLike, "R D"], clusters: Clusters) -> Float[Array, "R K"]:
+    """⟨c_k, f_i⟩ for every row and cluster, in [−1, 1].
+
+    Raises:
+        ValueError: if the widths differ, a row is not finite, or one equals the mean and so has no
+            direction.
+    """
+    features, width = widened(features), len(clusters.mean)
+    rule = f"`features` must have as many columns as the {width} of `clusters`"
+    require(features.shape[1] == width, rule, features.shape[1])
+    rows = directions(features, jnp.asarray(clusters.mean))
+    return row_scores(rows, jnp.asarray(clusters.centroids))
 
 
 @jax.jit

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dfm_jax.checks import check_count, require
-from dfm_jax.clustering.balance import assignment, capacities, check_balance
+from dfm_jax.clustering.assignment import assignment, capacities, check_balance
 from dfm_jax.types import Array, ArrayLike, Float, Int, Key, typed
 
 

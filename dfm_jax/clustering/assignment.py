@@ -1,0 +1,393 @@
+"""Rows dealt to clusters of given sizes at the largest total score: a transport problem.
+
+    max_a Σ_i s_{i,a(i)}   subject to   |{i : a(i) = k}| = c_k
+
+Its dual has one price per cluster, and a(i) = argmax_k (s_ik − λ_k) is optimal for whatever sizes
+it gives. So Newton's method on the smoothed dual first brings the sizes close; then the few rows
+that are too many in one cluster move along shortest paths over the clusters, and every step stays
+optimal. With weights (tokens per row) the loads are balanced, not the sizes. R rows, K clusters.
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from dfm_jax.checks import check_count, check_interval, require
+from dfm_jax.clustering.directions import widened
+from dfm_jax.paths import HIGHEST
+from dfm_jax.types import Array, ArrayLike, Float, Int, typed
+
+_STAGES = 8  # of the smoothing, each a quarter of the one before
+_NEWTON_STEPS = 15  # at most, in each stage
+
+
+@typed
+def score_spread(scores: Float[Array, "R K"]) -> Float[Array, ""]:
+    """The standard deviation of all scores; 1 where they are all equal."""
+    spread = scores.std()
+    return jnp.where(spread > 0, spread, 1)
+
+
+@typed
+def dual_prices(
+    scores: Float[Array, "R K"], weights: Float[Array, " R"], targets: Float[Array, " K"]
+) -> Float[Array, " K"]:
+    """Newton's method on the smoothed dual of the transport problem; λ at the smallest τ, [K].
+
+        min_λ  τ Σ_i log Σ_k exp((s_ik − λ_k w_i)/τ) + Σ_k c_k λ_k,   τ falling
+
+    As τ → 0 this is the dual, and a(i) = argmax_k (s_ik − λ_k w_i) has loads near c.
+    """
+    # From nowhere, always: near prices, but not near enough for the smallest τ, lead Newton astray.
+    taus = score_spread(scores) * 4.0 ** -jnp.arange(_STAGES, dtype=scores.dtype)
+    start = jnp.zeros(targets.shape, scores.dtype)
+    return jax.lax.scan(partial(_stage, scores, weights, targets), start, taus)[0]
+
+
+def _stage(
+    scores: Array, weights: Array, targets: Array, prices: Array, tau: Array
+) -> tuple[Array, None]:
+    close = 1e-3 * targets.mean()
+
+    def slope_and_curvature(prices: Array) -> tuple[Array, Array]:
+        probs = jax.nn.softmax((scores - weights[:, None] * prices[None]) / tau, axis=-1)
+        weighted = weights[:, None] * probs
+        moment = jnp.diag((weights[:, None] * weighted).sum(0))
+        curvature = (moment - jnp.matmul(weighted.T, weighted, precision=HIGHEST)) / tau
+        return targets - weighted.sum(0), curvature
+
+    def go_on(state: Any) -> Array:
+        _, steps, (slope, _), damping = state
+        return (steps < _NEWTON_STEPS) & (jnp.abs(slope).max() > close) & (damping > 1e-4)
+
+    def step(state: Any) -> Any:
+        prices, steps, at, damping = state
+        slope, curvature = at
+        # A shift of all prices changes nothing: the curvature has that one null direction.
+        ridge = 1e-5 * jnp.trace(curvature) / targets.size
+        solid = curvature + ridge * jnp.eye(targets.size) + jnp.ones_like(curvature) * ridge
+        direction = -jnp.linalg.solve(solid, slope)
+        direction = direction - direction.mean()
+        # Beyond a few τ the quadratic says nothing about the sum of softmaxes.
+        direction = direction * jnp.minimum(1, 8 * tau / jnp.abs(direction).max())
+        tried = prices + damping * direction
+        there = slope_and_curvature(tried)
+        better = jnp.abs(there[0]).sum() < jnp.abs(slope).sum()
+        accepted = jax.tree.map(partial(jnp.where, better), (tried, there), (prices, at))
+        damping = jnp.where(better, jnp.minimum(1, 2 * damping), damping / 4)
+        return accepted[0], steps + 1, accepted[1], damping
+
+    first = (prices, jnp.array(0), slope_and_curvature(prices), jnp.ones((), prices.dtype))
+    return jax.lax.while_loop(go_on, step, first)[0], None
+
+
+_PARTAKING = 2**13  # rows, at first
+_MORE = 8  # times as many, if they were too few
+
+
+@typed
+def with_sizes(
+    scores: Float[Array, "R K"],
+    labels: Int[Array, " R"],
+    prices: Float[Array, " K"],
+    sizes: Int[Array, " K"],
+    tie: Float[Array, ""],
+) -> tuple[Int[Array, " R"], Float[Array, " K"]]:
+    """Optimal labels of these sizes, and their prices; gains that differ by `tie` are tied.
+
+    At prices that are optimal for the sizes they give, a row of k that goes to l loses some
+    d_kl ≥ 0. A shortest path from a cluster with too many rows to one with too few, one row moved
+    along each edge, and prices moved by the distances, keep the assignment optimal for the sizes it
+    then has.
+
+    Only rows that lose little by moving take part; the others are looked at once more at the end,
+    and if one of them would gain at the new prices, more rows take part.
+    """
+    excess = _counts(labels, sizes.size) - sizes
+    if not jnp.any(excess):
+        return labels, prices
+    least_loss = -_largest_gains(scores, labels, prices)
+    num_rows, count = labels.size, _PARTAKING
+    while True:
+        rows = jnp.argsort(least_loss)[:count] if count < num_rows else jnp.arange(num_rows)
+        moved, found_prices, remaining = _augmented(scores[rows], labels[rows], prices, excess, tie)
+        found = labels.at[rows].set(moved)
+        if count >= num_rows:
+            return found, found_prices
+        gains = _largest_gains(scores, found, found_prices).at[rows].set(0)
+        if not jnp.any(remaining) and gains.max() <= tie:
+            return found, found_prices
+        count *= _MORE
+
+
+def _counts(labels: Array, num_clusters: int) -> Array:
+    return jnp.sum(labels[:, None] == jnp.arange(num_clusters)[None], axis=0)
+
+
+def _gains(priced: Array, labels: Array) -> Array:
+    """What each row gains by going to each cluster, at these prices: ≤ 0 up to rounding. [R, K]"""
+    own = jnp.take_along_axis(priced, labels[:, None], axis=1)
+    return priced - own
+
+
+@jax.jit
+def _largest_gains(scores: Array, labels: Array, prices: Array) -> Array:
+    """The most that each row gains by leaving its cluster. [R]"""
+    mine = labels[:, None] == jnp.arange(prices.size)[None]
+    gains = _gains(scores - prices[None], labels)
+    return jnp.where(mine, -jnp.inf, gains).max(axis=1)
+
+
+@jax.jit
+def _augmented(
+    scores: Array, labels: Array, prices: Array, excess: Array, tie: Array
+) -> tuple[Array, Array, Array]:
+    """Labels and prices after the augmentations that these rows allow; the excess left."""
+    before_any = _counts(labels, excess.size) - excess
+
+    def left(labels: Array) -> Array:
+        return _counts(labels, excess.size) - before_any
+
+    def unfinished(state: tuple[Array, Array, Array]) -> Array:
+        labels, _, stuck = state
+        return jnp.any(left(labels) != 0) & ~stuck
+
+    def augment(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        labels, prices, _ = state
+        excess = left(labels)
+        gains = _gains(scores - prices[None], labels)
+        best = _best_gains(gains, labels, excess.size)
+        distance, before = _shortest_paths(jnp.maximum(-best, 0), excess > 0)
+        reachable = jnp.where(excess < 0, distance, jnp.inf)
+        target = jnp.argmin(reachable)
+        stuck = reachable[target] == jnp.inf
+        moved = _move_along(labels, gains, best, before, excess, target, tie)
+        cheaper = prices - jnp.minimum(distance, reachable[target])
+        return jnp.where(stuck, labels, moved), jnp.where(stuck, prices, cheaper), stuck
+
+    labels, prices, _ = jax.lax.while_loop(unfinished, augment, (labels, prices, jnp.array(False)))
+    return labels, prices, left(labels)
+
+
+def _best_gains(gains: Array, labels: Array, num_clusters: int) -> Array:
+    """The best that a row of cluster k gains by going to l, [K, K]; −∞ if k is empty, or is l."""
+
+    def leaving(k: Array) -> Array:
+        return jnp.where((labels == k)[:, None], gains, -jnp.inf).max(0).at[k].set(-jnp.inf)
+
+    return jax.lax.map(leaving, jnp.arange(num_clusters))
+
+
+def _shortest_paths(costs: Array, sources: Array) -> tuple[Array, Array]:
+    """Distance of each cluster from the nearest source, and the cluster before it; Bellman–Ford."""
+
+    def relax(_: int, state: tuple[Array, Array]) -> tuple[Array, Array]:
+        distance, before = state
+        through = distance[:, None] + costs
+        nearest = through.min(0)
+        closer = nearest < distance
+        return jnp.where(closer, nearest, distance), jnp.where(closer, through.argmin(0), before)
+
+    start = jnp.where(sources, 0.0, jnp.inf).astype(costs.dtype)
+    return jax.lax.fori_loop(0, costs.shape[0], relax, (start, jnp.full(sources.shape, -1)))
+
+
+def _move_along(
+    labels: Array,
+    gains: Array,
+    best: Array,
+    before: Array,
+    excess: Array,
+    target: Array,
+    tie: Array,
+) -> Array:
+    """Move rows along the path to `target`: one along each edge, or as many as are tied there."""
+
+    def tied(k: Array, to: Array) -> Array:
+        return (labels == k) & (gains[:, to] >= best[k, to] - tie)
+
+    def narrow(state: tuple[Array, Array]) -> tuple[Array, Array]:
+        to, count = state
+        return before[to], jnp.minimum(count, tied(before[to], to).sum())
+
+    def inside(state: tuple[Array, Array]) -> Array:
+        return before[state[0]] >= 0
+
+    source, count = jax.lax.while_loop(inside, narrow, (target, -excess[target]))
+    count = jnp.minimum(count, excess[source])
+
+    def move(state: tuple[Array, Array]) -> tuple[Array, Array]:
+        to, moved = state
+        rows = tied(before[to], to)
+        return before[to], jnp.where(rows & (jnp.cumsum(rows) <= count), to, moved)
+
+    return jax.lax.while_loop(inside, move, (target, labels))[1]
+
+
+_TIE = 1e-6  # of the spread of the scores: gains this close are equal
+
+
+class Assignment(NamedTuple):
+    """Labels, and the prices λ that give them by `priced_labels`, but for ties and `num_moved`."""
+
+    labels: Int[Array, " R"]
+    prices: Float[Array, " K"]
+    num_moved: Int[Array, ""]  # rows that Newton's prices alone would put elsewhere
+
+
+def check_balance(balance: str, weights: Any) -> None:
+    """One of the ways to balance; weights go with "weights", and only with it."""
+    known = ("none", "rows", "weights")
+    require(balance in known, f"`balance` must be one of {known}", balance)
+    given = (weights is not None) == (balance == "weights")
+    require(given, '`weights` go with `balance="weights"`, and only with it', balance)
+
+
+def capacities(num_rows: int, num_clusters: int) -> tuple[int, ...]:
+    """Sizes that sum to R: ⌈R/K⌉ for the first R mod K clusters, ⌊R/K⌋ for the others.
+
+    Raises:
+        ValueError: if R < 0 or K < 1.
+    """
+    check_count("num_rows", num_rows, at_least=0)
+    check_count("num_clusters", num_clusters)
+    small, larger = divmod(num_rows, num_clusters)
+    return tuple(small + (k < larger) for k in range(num_clusters))
+
+
+@typed
+def near_sizes(labels: Int[Array, " R"], num_clusters: int) -> Int[Array, " K"]:
+    """⌊R/K⌋ or ⌈R/K⌉; where K does not divide R, the larger go to the clusters that are larger."""
+    counts = jnp.bincount(labels, length=num_clusters)
+    sizes = jnp.array(capacities(labels.size, num_clusters))
+    return jnp.zeros_like(sizes).at[jnp.argsort(-counts, stable=True)].set(sizes)
+
+
+@typed
+def priced_labels(
+    scores: Float[ArrayLike, "R K"],
+    prices: Float[ArrayLike, " K"],
+    weights: Float[ArrayLike, " R"] | None = None,
+) -> Int[Array, " R"]:
+    """argmax_k (s_ik − λ_k w_i), w = 1 unless given; ties go to the lower index.
+
+    Raises:
+        ValueError: if a score is NaN, or a price or a weight is not finite: it would win; if a
+            weight is negative.
+    """
+    require(jnp.isfinite(prices), "`prices` must be finite", prices)
+    if weights is not None:
+        check_interval("weights", weights, 0.0, jnp.inf, ends="[)")
+    nan = jnp.isnan(scores)
+    require(~nan, "`scores` must hold no NaN; their number", nan.sum())
+    prices = jnp.asarray(prices)
+    charged = prices[None] if weights is None else jnp.asarray(weights)[:, None] * prices[None]
+    return jnp.argmax(scores - charged, axis=-1)
+
+
+@typed
+def balanced_assignment(
+    scores: Float[ArrayLike, "R K"],
+    sizes: Int[ArrayLike, " K"],
+) -> Assignment:
+    """The assignment of largest Σ_i s_{i,a(i)} in which cluster k has exactly c_k rows.
+
+    Optimal up to the rounding of the scores: rows whose gains differ by less than 1e-6 of the
+    scores' spread count as tied.
+
+    Args:
+        scores: s_ik, larger is nearer.
+        sizes: c_k; they sum to R.
+
+    Raises:
+        ValueError: if the sizes are negative or do not sum to R, or a score is not finite.
+    """
+    scores, sizes = widened(scores), jnp.asarray(sizes)
+    check_interval("sizes", sizes, 0, scores.shape[0])
+    rule = f"`sizes` must sum to the {scores.shape[0]} rows"
+    require(sizes.sum() == scores.shape[0], rule, sizes.sum())
+    require(jnp.isfinite(scores).all(), "`scores` must be finite; their sum", scores.sum())
+    first, prices = _priced(scores, sizes)
+    labels, prices = with_sizes(scores, first, prices, sizes, _TIE * score_spread(scores))
+    return Assignment(labels, prices - prices.mean(), jnp.sum(labels != first))
+
+
+@typed
+def weighted_assignment(
+    scores: Float[ArrayLike, "R K"],
+    weights: Float[ArrayLike, " R"],
+) -> Assignment:
+    """A large Σ_i s_{i,a(i)} in which no cluster's load exceeds the mean by more than one row.
+
+        max_k Σ_{a(i)=k} w_i − Σ_i w_i / K ≤ max_i w_i
+
+    The prices are those of the transport problem in which rows may be cut; what they leave
+    unbalanced is moved row by row, the cheapest per unit of weight first.
+
+    Args:
+        scores: s_ik, larger is nearer.
+        weights: w_i; a cluster's load is the sum of its rows'.
+
+    Raises:
+        ValueError: if a weight is negative or not finite, all are 0, or a score is not finite.
+    """
+    scores, weights = widened(scores), widened(weights)
+    check_interval("weights", weights, 0.0, jnp.inf, ends="[)")
+    require(weights.sum() > 0, "`weights` must not all be 0; their sum", weights.sum())
+    require(jnp.isfinite(scores).all(), "`scores` must be finite; their sum", scores.sum())
+    return _weighted(scores, weights.astype(scores.dtype))
+
+
+@typed
+def assignment(
+    scores: Float[Array, "R K"],
+    balance: str,
+    sizes: Int[Array, " K"],
+    weights: Float[ArrayLike, " R"] | None = None,
+) -> Assignment:
+    """By `balance`: of these sizes, of loads near their mean, or each row to its largest score."""
+    if balance == "rows":
+        return balanced_assignment(scores, sizes)
+    if balance == "weights":
+        return weighted_assignment(scores, weights)
+    prices = jnp.zeros(scores.shape[1], scores.dtype)
+    return Assignment(priced_labels(scores, prices), prices, jnp.array(0))
+
+
+@jax.jit
+def _priced(scores: Array, sizes: Array) -> tuple[Array, Array]:
+    """Labels by Newton's prices, and these: sizes come close."""
+    ones = jnp.ones(scores.shape[0], scores.dtype)
+    prices = dual_prices(scores, ones, sizes.astype(scores.dtype))
+    return jnp.argmax(scores - prices[None], axis=-1), prices
+
+
+@jax.jit
+def _weighted(scores: Array, weights: Array) -> Assignment:
+    num_clusters = scores.shape[1]
+    mean, heaviest = weights.sum() / num_clusters, weights.max()
+    # In units of the mean weight, prices are of the size of the scores.
+    unit = weights.mean()
+    scaled = weights / unit
+    targets = jnp.full(num_clusters, mean / unit, scores.dtype)
+    prices = dual_prices(scores, scaled, targets)
+    first = jnp.argmax(scores - scaled[:, None] * prices[None], axis=-1)
+    mine = first[:, None] == jnp.arange(num_clusters)[None]
+    loads = jnp.sum(jnp.where(mine, weights[:, None], 0), axis=0)
+
+    def unbalanced(state: tuple[Array, Array]) -> Array:
+        return state[1].max() > mean + heaviest
+
+    def move(state: tuple[Array, Array]) -> tuple[Array, Array]:
+        labels, loads = state
+        over, under = jnp.argmax(loads), jnp.argmin(loads)
+        loss = (scores[:, over] - scores[:, under]) / jnp.where(weights > 0, weights, 1)
+        movable = (labels == over) & (weights > 0)
+        row = jnp.argmin(jnp.where(movable, loss, jnp.inf))
+        shifted = loads.at[over].add(-weights[row]).at[under].add(weights[row])
+        return labels.at[row].set(under), shifted
+
+    labels, _ = jax.lax.while_loop(unbalanced, move, (first, loads))
+    return Assignment(labels, (prices - prices.mean()) / unit, jnp.sum(labels != first))
