@@ -19,7 +19,6 @@ from dfm_jax.clustering import (
     nearest_cluster,
     normalized_mutual_information,
     priced_labels,
-    repair,
     spherical_k_means,
     two_stage_k_means,
     two_stage_labels,
@@ -175,8 +174,8 @@ def test_a_row_that_did_not_take_part_moves_if_it_would_gain_by_it(monkeypatch):
     # One row of cluster 0 must go to cluster 1. Row 0 loses the least by leaving, but to cluster 2;
     # to cluster 1 it loses 10, and row 1 loses 1.
     scores = jnp.array([[0, -10, -0.1], [0, -1, -5], [-20, -20, 0]])
-    monkeypatch.setattr(repair, "_PARTAKING", 1)
-    labels, _ = repair.with_sizes(
+    monkeypatch.setattr(balancing, "_PARTAKING", 1)
+    labels, _ = balancing.with_sizes(
         scores, jnp.array([0, 0, 2]), jnp.zeros(3), jnp.ones(3, int), jnp.array(1e-6)
     )
     assert labels.tolist() == [0, 1, 2]
@@ -188,14 +187,14 @@ def test_too_few_partaking_rows_are_noticed(monkeypatch):
     scores = _scores(2000, 8, seed=3, skew=3)
     sizes = np.array(capacities(2000, 8))
     everything = balanced_assignment(scores, sizes)
-    asked, real = [], repair._augmented
+    asked, real = [], balancing._augmented
 
     def augmented(scores, *rest):
         asked.append(len(scores))
         return real(scores, *rest)
 
-    monkeypatch.setattr(repair, "_PARTAKING", 4)
-    monkeypatch.setattr(repair, "_augmented", augmented)
+    monkeypatch.setattr(balancing, "_PARTAKING", 4)
+    monkeypatch.setattr(balancing, "_augmented", augmented)
     # Prices of no use: hundreds of rows have to move.
     no_prices = (jnp.argmax(scores, axis=1), jnp.zeros(8))
     monkeypatch.setattr(balancing, "_priced", lambda *_: no_prices)
