@@ -15,10 +15,11 @@ import jax.numpy as jnp
 from jax.core import Tracer
 
 from dfm_jax.checks import check_count, check_interval, check_law, check_num_states, require
+from dfm_jax.interfaces import Denoiser
 from dfm_jax.objectives import cross_entropy_loss, generalised_kl_loss, step_loss
 from dfm_jax.paths import mask_source, sample_path
-from dfm_jax.sampling.denoisers import Denoiser, whole
 from dfm_jax.sampling.denoisers import log_law as _log_law
+from dfm_jax.sampling.denoisers import whole
 from dfm_jax.schedules import Schedule, check_table, with_context
 from dfm_jax.steps import step_size
 from dfm_jax.types import Array, ArrayLike, Context, Float, Key, Step, Table, Tokens, typed

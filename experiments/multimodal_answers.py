@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dfm_jax.decoders import Decoder
+from dfm_jax.interfaces import Decoder
 from dfm_jax.models import Params, TransformerConfig
 from dfm_jax.models.mixture import Context, conditional_mixture_decoder, mixture_params
 from dfm_jax.sampling import sample_autoregressive

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from dfm_jax.checks import require
 from dfm_jax.data import load_efficientnet_lite0, load_smollm2
-from dfm_jax.decoders import Decoder
+from dfm_jax.interfaces import Decoder
 from dfm_jax.models import (
     ImageEncoder,
     Params,

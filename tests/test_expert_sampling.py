@@ -22,7 +22,7 @@ from test_paths import assert_drawn_from
 from test_table_sampling import plan
 
 from dfm_jax import exact, schedules
-from dfm_jax.decoders import uncached_decoder
+from dfm_jax.interfaces import uncached_decoder
 from dfm_jax.models import mixture_decoder, mixture_params, prompt_log_posterior
 from dfm_jax.sampling import (
     EnsembleParams,

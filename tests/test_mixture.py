@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.special
 
-from dfm_jax.decoders import uncached_decoder
+from dfm_jax.interfaces import uncached_decoder
 from dfm_jax.models import (
     TransformerConfig,
     mixture_decoder,

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dfm_jax.decoders import uncached_decoder
+from dfm_jax.interfaces import uncached_decoder
 from dfm_jax.models import (
     TransformerConfig,
     mixture_decoder,

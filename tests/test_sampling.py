@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import chi2
 
-from dfm_jax.decoders import uncached_decoder
+from dfm_jax.interfaces import uncached_decoder
 from dfm_jax.models import TransformerConfig, tabular, transformer, transformer_decoder
 from dfm_jax.samplers import autoregressive_log_prob
 from dfm_jax.sampling import (

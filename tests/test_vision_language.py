@@ -11,7 +11,7 @@ import optax
 import pytest
 import scipy.special
 
-from dfm_jax.decoders import uncached_decoder
+from dfm_jax.interfaces import uncached_decoder
 from dfm_jax.models import (
     TransformerConfig,
     transformer,

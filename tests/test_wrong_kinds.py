@@ -20,8 +20,8 @@ from jax.experimental import checkify
 from test_contracts import FUNCTIONS, caller, draw, floats, on_jax
 
 from dfm_jax import clustering, fast, gates, parallel, paths, sampling, velocities
-from dfm_jax.decoders import uncached_decoder
 from dfm_jax.gates import GateState
+from dfm_jax.interfaces import uncached_decoder
 from dfm_jax.models import mixture_params
 
 NAN, INF = np.nan, np.inf

@@ -1,5 +1,7 @@
 """Networks as pairs of pure functions, and pretrained weights read from files."""
 
+from dfm_jax.interfaces import Network as Network
+from dfm_jax.interfaces import Params as Params
 from dfm_jax.models.config import TransformerConfig as TransformerConfig
 from dfm_jax.models.decoding import transformer_decoder as transformer_decoder
 from dfm_jax.models.denoising import transformer_denoiser as transformer_denoiser
@@ -7,8 +9,6 @@ from dfm_jax.models.mixture import MixtureParams as MixtureParams
 from dfm_jax.models.mixture import mixture_decoder as mixture_decoder
 from dfm_jax.models.mixture import mixture_params as mixture_params
 from dfm_jax.models.mixture import prompt_log_posterior as prompt_log_posterior
-from dfm_jax.models.network import Network as Network
-from dfm_jax.models.network import Params as Params
 from dfm_jax.models.nnx_adapter import network_from_nnx as network_from_nnx
 from dfm_jax.models.perceptron import mlp as mlp
 from dfm_jax.models.sizes import SIZES as SIZES

@@ -6,10 +6,9 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from dfm_jax.checks import check_count, check_tokens, require
-from dfm_jax.decoders import Decoder, check_room
+from dfm_jax.interfaces import Decoder, Params, check_room
 from dfm_jax.models.config import TransformerConfig
 from dfm_jax.models.layers import Memory
-from dfm_jax.models.network import Params
 from dfm_jax.models.trunk import Transformer
 from dfm_jax.types import Array, as_ids
 

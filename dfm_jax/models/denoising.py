@@ -6,11 +6,10 @@ from typing import Any
 import jax.numpy as jnp
 
 from dfm_jax.checks import require
+from dfm_jax.interfaces import HeadedDenoiser, Params
 from dfm_jax.models.config import TransformerConfig
 from dfm_jax.models.layers import real_dtype
-from dfm_jax.models.network import Params
 from dfm_jax.models.trunk import Transformer, check_sequence
-from dfm_jax.sampling.denoisers import HeadedDenoiser
 from dfm_jax.types import Array, as_ids
 
 

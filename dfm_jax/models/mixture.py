@@ -12,10 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from dfm_jax.checks import check_interval, check_log_law, check_tokens, require
-from dfm_jax.decoders import Decoder
 from dfm_jax.experts import mix_log_probs
 from dfm_jax.gates import GateState, bayes_gate_update, gate_init
-from dfm_jax.models.network import Params
+from dfm_jax.interfaces import Decoder, Params
 from dfm_jax.types import Array, ArrayLike, as_ids
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from dfm_jax.checks import require
-from dfm_jax.models.network import Network, Params
+from dfm_jax.interfaces import Network, Params
 from dfm_jax.types import Array, Key
 
 

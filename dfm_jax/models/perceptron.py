@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from dfm_jax.checks import check_count, require
-from dfm_jax.models.network import Network, Params, check_time
+from dfm_jax.interfaces import Network, Params, check_time
 from dfm_jax.types import Array, Key
 
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from dfm_jax.checks import require
-from dfm_jax.models.network import Params
+from dfm_jax.interfaces import Params
 
 
 def stack_layers(params: Params) -> Params:

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 
 from dfm_jax.checks import check_count, check_num_states, check_tokens, require
-from dfm_jax.models.network import Network, Params, check_time
+from dfm_jax.interfaces import Network, Params, check_time
 from dfm_jax.types import Array, Key, as_ids
 
 MAX_ENTRIES = 2**27  # half a gigabyte of float32

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from dfm_jax.checks import check_count, check_tokens, require
+from dfm_jax.interfaces import Network, Params, check_time
 from dfm_jax.models.config import TransformerConfig
 from dfm_jax.models.layers import (
     Block,
@@ -16,7 +17,6 @@ from dfm_jax.models.layers import (
     real_dtype,
     rotary_angles,
 )
-from dfm_jax.models.network import Network, Params, check_time
 from dfm_jax.types import Array, Key, as_ids
 
 Memories = Any  # None; a `Memory` per layer; scanned, one with a leading axis of layers

@@ -7,6 +7,8 @@ argument, and each sequence with a key of its own. K experts are drawn from as o
 (`ensemble_denoiser`, `sample_mixture_on_table`), or one is drawn and kept (`sample_one_expert`).
 """
 
+from dfm_jax.interfaces import Denoiser as Denoiser
+from dfm_jax.interfaces import HeadedDenoiser as HeadedDenoiser
 from dfm_jax.sampling.adaptive import AdaptiveSample as AdaptiveSample
 from dfm_jax.sampling.adaptive import sample_adaptive as sample_adaptive
 from dfm_jax.sampling.autoregressive import Sample as Sample
@@ -14,9 +16,7 @@ from dfm_jax.sampling.autoregressive import next_token_log_probs as next_token_l
 from dfm_jax.sampling.autoregressive import sample_autoregressive as sample_autoregressive
 from dfm_jax.sampling.autoregressive import sample_next_token as sample_next_token
 from dfm_jax.sampling.corrected import sample_corrected as sample_corrected
-from dfm_jax.sampling.denoisers import Denoiser as Denoiser
 from dfm_jax.sampling.denoisers import EnsembleParams as EnsembleParams
-from dfm_jax.sampling.denoisers import HeadedDenoiser as HeadedDenoiser
 from dfm_jax.sampling.denoisers import cut_denoiser as cut_denoiser
 from dfm_jax.sampling.denoisers import denoiser_of as denoiser_of
 from dfm_jax.sampling.denoisers import ensemble_denoiser as ensemble_denoiser

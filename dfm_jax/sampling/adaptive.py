@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from dfm_jax.checks import check_count, check_interval, require
-from dfm_jax.sampling.denoisers import Denoiser
+from dfm_jax.interfaces import Denoiser
 from dfm_jax.sampling.euler import fixed_positions
 from dfm_jax.sampling.jumps import ALIVE, Run, State, checked_run, jumped, posterior_rows, revealed
 from dfm_jax.sampling.jumps import start as at_start

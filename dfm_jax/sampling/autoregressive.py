@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from dfm_jax.checks import check_count, check_interval, check_log_law, check_tokens, require
-from dfm_jax.decoders import Decoder
 from dfm_jax.fast import sample_categorical
+from dfm_jax.interfaces import Decoder
 from dfm_jax.types import Array, ArrayLike, Bool, Float, Int, Key, Number, typed
 
 Draw = Literal["clear", "two levels"]

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from dfm_jax.checks import check_interval, check_law, require
+from dfm_jax.interfaces import Denoiser
 from dfm_jax.paths import point_mass, sample_path, source_posterior
 from dfm_jax.samplers import final_step_law
-from dfm_jax.sampling.denoisers import Denoiser
 from dfm_jax.sampling.euler import fixed_positions, grid
 from dfm_jax.sampling.jumps import (
     ALIVE,

@@ -1,9 +1,7 @@
 """What samplers ask of a network or an exact posterior: p̂_{1|t} as logits, and ways to bend it.
 
-A denoiser is a function `denoiser(params, x_t, t) -> logits [N, V]` of p̂_{1|t}^i(· | x_t), for one
-sequence and one time in [0, 1]; or a `HeadedDenoiser`, the same in two halves. Logits need not be
-normalised, so log p̂ will do. It is static: keep one, don't make one per call. The factories here
-return the same denoiser for the same arguments.
+Logits need not be normalised, so log p̂ will do. A denoiser is static: keep one, don't make one per
+call. The factories here return the same denoiser for the same arguments.
 """
 
 from collections.abc import Callable
@@ -16,21 +14,9 @@ import jax.numpy as jnp
 from dfm_jax.checks import check_count, check_interval
 from dfm_jax.experts import mix_log_probs
 from dfm_jax.gates import top_k_gate
+from dfm_jax.interfaces import Denoiser, HeadedDenoiser
 from dfm_jax.sampling.autoregressive import cut_law
 from dfm_jax.types import Array
-
-
-class HeadedDenoiser(NamedTuple):
-    """A denoiser in two halves: whoever needs few rows pays the V columns for these alone.
-
-    `hidden(params, x_t, t) -> [N, D]` and `head(params, rows [M, D]) -> logits [M, V]`.
-    """
-
-    hidden: Callable[..., Array]
-    head: Callable[..., Array]
-
-
-Denoiser = Callable[..., Array] | HeadedDenoiser
 
 
 class EnsembleParams(NamedTuple):

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from dfm_jax.checks import check_count, check_interval, require
-from dfm_jax.sampling.denoisers import Denoiser
+from dfm_jax.interfaces import Denoiser
 from dfm_jax.sampling.jumps import ALIVE, Method, checked_run, run_steps
 from dfm_jax.schedules import Schedule, rate
 from dfm_jax.types import Array, ArrayLike, Context, Float, Key, Tokens, typed

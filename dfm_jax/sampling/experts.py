@@ -15,7 +15,8 @@ from jax.core import Tracer
 from dfm_jax.checks import check_count, check_law, check_log_law, require
 from dfm_jax.experts import mix_log_probs
 from dfm_jax.gates import GateState, bayes_gate_update, gate_init, top_k_gate
-from dfm_jax.sampling.denoisers import Denoiser, log_law, whole
+from dfm_jax.interfaces import Denoiser
+from dfm_jax.sampling.denoisers import log_law, whole
 from dfm_jax.sampling.jumps import ALIVE, Run, State, checked_run, revealed, start
 from dfm_jax.sampling.tables import check_masks, whole_table
 from dfm_jax.types import (

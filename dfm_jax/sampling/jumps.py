@@ -13,8 +13,9 @@ import jax.numpy as jnp
 
 from dfm_jax.checks import check_count, check_num_states, check_tokens, require
 from dfm_jax.fast import sample_categorical
+from dfm_jax.interfaces import Denoiser
 from dfm_jax.paths import sample_path
-from dfm_jax.sampling.denoisers import Denoiser, halves, log_law, whole
+from dfm_jax.sampling.denoisers import halves, log_law, whole
 from dfm_jax.steps import exact_step_velocity, step_law
 from dfm_jax.types import Array, ArrayLike, Key, Step
 

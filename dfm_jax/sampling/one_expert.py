@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dfm_jax.checks import check_log_law, require
-from dfm_jax.decoders import Decoder
+from dfm_jax.interfaces import Decoder, Denoiser
 from dfm_jax.sampling.autoregressive import (
     NO_LAW,
     Draw,
@@ -16,7 +16,6 @@ from dfm_jax.sampling.autoregressive import (
     row_keys,
     sample_rows,
 )
-from dfm_jax.sampling.denoisers import Denoiser
 from dfm_jax.sampling.experts import check_stacked, one_by_one
 from dfm_jax.sampling.jumps import Method
 from dfm_jax.sampling.tables import sample_on_table

@@ -8,8 +8,8 @@ import numpy as np
 from jax.core import Tracer
 
 from dfm_jax.checks import check_count, check_tokens, require
+from dfm_jax.interfaces import Denoiser
 from dfm_jax.paths import mask_source
-from dfm_jax.sampling.denoisers import Denoiser
 from dfm_jax.sampling.jumps import ALIVE, Method, checked_run, run_steps
 from dfm_jax.schedules import check_table, with_context
 from dfm_jax.steps import step_size

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from dfm_jax.checks import require
+from dfm_jax.interfaces import Params
 from dfm_jax.models.config import TransformerConfig
-from dfm_jax.models.network import Params
 from dfm_jax.models.pretrained.checkpoint import Checkpoint, check_tensors
 from dfm_jax.types import DType
 

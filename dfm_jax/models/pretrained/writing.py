@@ -12,8 +12,8 @@ import numpy as np
 
 from dfm_jax.checks import check_count, require
 from dfm_jax.durable import NewFolder
+from dfm_jax.interfaces import Params
 from dfm_jax.models.config import TransformerConfig
-from dfm_jax.models.network import Params
 from dfm_jax.models.pretrained.checkpoint import TOKEN_IDS, Checkpoint, check_token_ids
 from dfm_jax.models.pretrained.folder import CONFIG, GENERATION, INDEX, WEIGHTS
 from dfm_jax.models.pretrained.llama import llama_tensors, tensor_shapes

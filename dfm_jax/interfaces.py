@@ -1,4 +1,9 @@
-"""Causal networks that remember what they have read: what sampling left to right asks for."""
+"""What losses, samplers and the training loop see of a network: bundles of pure functions.
+
+Nothing outside `dfm_jax.models` knows what makes a network. A `Network` predicts, a `Decoder` is
+causal and remembers what it has read, a `Denoiser` gives the posterior of a noisy sequence. All of
+them take their parameters as an argument, a pytree of float arrays.
+"""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -6,7 +11,25 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from dfm_jax.checks import check_count, require
-from dfm_jax.types import Array, as_ids
+from dfm_jax.types import Array, Key, as_ids
+
+Params = Any  # a pytree of float arrays
+
+
+class Network(NamedTuple):
+    """`init(key) -> params` and `apply(params, x_t, t=None, *, key=None) -> logits [N, V]`.
+
+    For one sequence of N tokens: `jax.vmap(network.apply, in_axes=(None, 0))` is the batch. What
+    row i is the law of, the network says: a bidirectional one gives p_{1|t}^i(· | x_t), a causal
+    one the next token, q(x^{i+1} | x^{≤i}), so it predicts the first token only from an input
+    that begins one earlier (a beginning-of-sequence token, or the mask, id V).
+
+    `t`, a scalar time in [0, 1], is required by time-conditioned networks and refused by others.
+    `key` draws the dropout; without it `apply` is deterministic.
+    """
+
+    init: Callable[[Key], Params]
+    apply: Callable[..., Array]
 
 
 class Decoder(NamedTuple):
@@ -28,6 +51,21 @@ class Decoder(NamedTuple):
     extend: Callable[..., tuple[Array, Any]]
     num_states: int  # S: ids in [0, S) are read, ids in [0, V) are drawn
     read_prefix: Callable[..., Any] | None = None
+
+
+class HeadedDenoiser(NamedTuple):
+    """A denoiser in two halves: whoever needs few rows pays the V columns for these alone.
+
+    `hidden(params, x_t, t) -> [N, D]` and `head(params, rows [M, D]) -> logits [M, V]`.
+    """
+
+    hidden: Callable[..., Array]
+    head: Callable[..., Array]
+
+
+# `denoiser(params, x_t, t) -> logits [N, V]` of p̂_{1|t}^i(· | x_t), for one sequence and one time
+# in [0, 1]; or the same in two halves.
+Denoiser = Callable[..., Array] | HeadedDenoiser
 
 
 class _Buffer(NamedTuple):
@@ -57,6 +95,14 @@ def uncached_decoder(apply: Callable[..., Array], num_states: int) -> Decoder:
         return logits[at], _Buffer(buffer, cache.count + num_new)
 
     return Decoder(init_cache, extend, num_states)
+
+
+def check_time(t: Any, *, conditioned: bool) -> None:
+    """`t` is given exactly to the networks that are conditioned on it."""
+    if conditioned:
+        require(t is not None, "`t` must be given: the network is conditioned on time", str(t))
+    else:
+        require(t is None, "`t` must be None: the network is not conditioned on time", str(t))
 
 
 def check_room(count: Any, num_new: Any, length: int) -> None:
