@@ -24,6 +24,7 @@ __all__ = [
     "at_tokens",
     "finite_behind_zero",
     "log",
+    "log_softmax",
     "log_sum_exp",
     "log_sum_of_products",
     "products_posterior",
@@ -124,6 +125,20 @@ def softmax(log_terms: Array) -> Array:
     log_terms = jnp.asarray(log_terms)
     never = jnp.all(log_terms == -jnp.inf, axis=-1, keepdims=True)
     return jnp.where(never, jnp.nan, jax.nn.softmax(jnp.where(never, 0.0, log_terms), axis=-1))
+
+
+def log_softmax(logits: ArrayLike) -> Array:
+    """logits − log Σ exp(logits) over the last axis, in float32 at least; −∞ where all are −∞.
+
+    Such a row has no derivative. Of logarithms of a law it gives these, to rounding.
+    """
+    logits = jnp.asarray(logits)
+    logits = logits if jnp.finfo(logits.dtype).bits >= 32 else logits.astype(jnp.float32)
+    largest = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
+    never = largest == -jnp.inf
+    shifted = jnp.where(never, -jnp.inf, logits - jnp.where(never, 0.0, largest))
+    total = jnp.sum(jnp.exp(shifted), axis=-1, keepdims=True)
+    return shifted - jnp.log(jnp.where(never, 1.0, total))
 
 
 # ── sums of products ────────────────────────────────────────────────────────────────────────────

@@ -1,5 +1,8 @@
 """What is minimised: cross-entropy, generalised KL, any-order and grid bounds, routers.   [L1–L5]
 
+Losses take logits, as a network gives them, and normalise each row: p̂ = softmax(logits), in float32
+at least. Log-probabilities are logits too. A row of −∞ alone costs +∞ and has no derivative.
+
 Losses return one term per position, in nats, and leave the reduction to the caller: a mean over
 masked tokens is no bound and compares with nothing.
 """
@@ -10,8 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import gammaln
 
-from dfm_jax.boundary import times, x_log_ratio
-from dfm_jax.checks import check_interval, check_law, check_log_law, check_tokens, require
+from dfm_jax.boundary import log_softmax, times, x_log_ratio
+from dfm_jax.checks import check_interval, check_law, check_tokens
 from dfm_jax.paths import HIGHEST, point_mass
 from dfm_jax.schedules import Schedule, rate
 from dfm_jax.types import (
@@ -19,7 +22,7 @@ from dfm_jax.types import (
     ArrayLike,
     Context,
     Float,
-    LogProbs,
+    Logits,
     PerExpert,
     Scalar,
     Time,
@@ -32,23 +35,22 @@ from dfm_jax.types import (
 
 
 @typed
-def cross_entropy_loss(log_probs: LogProbs, x_1: Tokens) -> Float[Array, " N"]:
+def cross_entropy_loss(logits: Logits, x_1: Tokens) -> Float[Array, " N"]:
     """−log p̂_{1|t}^i(x_1^i | x_t), one term per position.   [L1]
 
     Any weight ω(t, x_t, i) > 0 has the same minimiser over all functions of (x_t, t); the excess
     is Σ ω E KL(p_{1|t} ‖ p̂). Source: DFM.
 
     Raises:
-        ValueError: if a row is no law, or an id lies outside [0, V).
+        ValueError: if an id lies outside [0, V).
     """
-    check_tokens("x_1", x_1, jnp.shape(log_probs)[-1])
-    check_log_law("log_probs", log_probs)
-    return -_at(log_probs, x_1)
+    check_tokens("x_1", x_1, jnp.shape(logits)[-1])
+    return -_at(log_softmax(logits), x_1)
 
 
 @typed
 def generalised_kl_loss(
-    log_posterior: LogProbs, x_1: Tokens, x_t: Tokens, t: Time, schedule: Schedule
+    logits: Logits, x_1: Tokens, x_t: Tokens, t: Time, schedule: Schedule
 ) -> Float[Array, " N"]:
     """The evidence bound's integrand per position, t ∈ [0, 1), in nats per unit of time.
 
@@ -60,12 +62,12 @@ def generalised_kl_loss(
     Source: FMG.
 
     Raises:
-        ValueError: if a row is no law, or an id is none; if t lies outside [0, 1) or κ_t reaches 1.
+        ValueError: if an id is none; if t lies outside [0, 1) or κ_t reaches 1.
     """
-    num_tokens = jnp.shape(log_posterior)[-1]
+    num_tokens = jnp.shape(logits)[-1]
     check_tokens("x_1", x_1, num_tokens)
     check_tokens("x_t", x_t, num_tokens + 1)
-    check_log_law("log_posterior", log_posterior)
+    log_posterior = log_softmax(logits)
     masked = jnp.asarray(x_t) == num_tokens
     stays = jnp.where(masked, 0.0, jnp.exp(_at(log_posterior, jnp.where(masked, 0, x_t))))
     done = jnp.asarray(x_t) == x_1
@@ -103,7 +105,7 @@ def any_order_log_weight(num_revealed: ArrayLike, num_masked: ArrayLike) -> Arra
 
 @typed
 def any_order_loss(
-    log_posterior: LogProbs, x_1: Tokens, x_t: Tokens, context: Context, *, mask_id: int
+    logits: Logits, x_1: Tokens, x_t: Tokens, context: Context
 ) -> Float[Array, " N"]:
     """The share of one masked state in the any-order negative log-likelihood, per position.
 
@@ -114,24 +116,18 @@ def any_order_loss(
     orders, for every κ, and no integral over time is left.
 
     Raises:
-        ValueError: if `mask_id` is not V, the id −1 included; if a row is no law.
+        ValueError: if an id of `x_1` lies outside [0, V), or one of `x_t` outside [0, V].
     """
-    check_log_law("log_posterior", log_posterior)
-    masked = _masked(log_posterior, x_t, mask_id)
-    num_masked = jnp.sum(masked, dtype=jnp.result_type(log_posterior))
+    masked, nats = _masked(logits, x_t), cross_entropy_loss(logits, x_1)
+    num_masked = jnp.sum(masked, dtype=nats.dtype)
     num_free = jnp.sum(~jnp.asarray(context), dtype=num_masked.dtype)
     weight = any_order_log_weight(num_free - num_masked, jnp.maximum(num_masked, 1))
-    return jnp.exp(weight) * jnp.where(masked, cross_entropy_loss(log_posterior, x_1), 0.0)
+    return jnp.exp(weight) * jnp.where(masked, nats, 0.0)
 
 
 @typed
 def step_loss(
-    log_posterior: LogProbs,
-    x_1: Tokens,
-    x_t: Tokens,
-    step_size: Float[ArrayLike, " N"],
-    *,
-    mask_id: int,
+    logits: Logits, x_1: Tokens, x_t: Tokens, step_size: Float[ArrayLike, " N"]
 ) -> Float[Array, " N"]:
     """The finite-grid bound's term of one step, per position, for an all-mask source.
 
@@ -142,13 +138,12 @@ def step_loss(
     token; for one that is impossible the derivative in λ is infinite.
 
     Raises:
-        ValueError: if `mask_id` is not V, the id −1 included; if a row is no law, or λ lies outside
-            [0, 1].
+        ValueError: if an id of `x_1` lies outside [0, V), or one of `x_t` outside [0, V]; if λ lies
+            outside [0, 1].
     """
-    check_log_law("log_posterior", log_posterior)
     check_interval("step_size", step_size, 0.0, 1.0)
-    nats = cross_entropy_loss(log_posterior, x_1)
-    return times(step_size, jnp.where(_masked(log_posterior, x_t, mask_id), nats, 0.0))
+    nats = cross_entropy_loss(logits, x_1)
+    return times(step_size, jnp.where(_masked(logits, x_t), nats, 0.0))
 
 
 @typed
@@ -168,15 +163,14 @@ def bregman_divergence(
 
 
 @typed
-def router_loss(log_router: PerExpert, part: Token) -> Scalar:
+def router_loss(logits: PerExpert, part: Token) -> Scalar:
     """−log ρ̂_k(x_t, t), in nats; the minimiser over all functions is r_k(x_t, t).   [D11]
 
     Raises:
-        ValueError: if `part` is no expert, the label −1 included, or ρ̂ is no law.
+        ValueError: if `part` is no expert, the label −1 included.
     """
-    check_log_law("log_router", log_router)
-    check_tokens("part", part, jnp.shape(log_router)[0])
-    return -jnp.asarray(log_router)[part]
+    check_tokens("part", part, jnp.shape(logits)[0])
+    return -log_softmax(logits)[part]
 
 
 @typed
@@ -195,11 +189,10 @@ def decentralised_loss(expert_losses: PerExpert, router_loss: Scalar, weights: W
     return jnp.dot(jnp.asarray(weights), expert_losses, precision=HIGHEST) + router_loss
 
 
-def _masked(log_posterior: Array, x_t: Tokens, mask_id: int) -> Array:
-    num_tokens = jnp.shape(log_posterior)[-1]
-    require(mask_id == num_tokens, f"`mask_id` must be V = {num_tokens}", mask_id)
+def _masked(logits: Logits, x_t: Tokens) -> Array:
+    num_tokens = jnp.shape(logits)[-1]
     check_tokens("x_t", x_t, num_tokens + 1)
-    return jnp.asarray(x_t) == mask_id
+    return jnp.asarray(x_t) == num_tokens
 
 
 def _real(count: ArrayLike) -> Array:

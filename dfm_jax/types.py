@@ -43,6 +43,7 @@ Context = Bool[ArrayLike, " N"]  # True where a position is given: never masked,
 Kappa = Float[ArrayLike, " N"] | Float[ArrayLike, ""]  # κ_t per position, or one for all
 Probs = Float[ArrayLike, "N V"]  # one law over the data tokens per position
 LogProbs = Float[ArrayLike, "N V"]  # its logarithm, in nats
+Logits = Float[ArrayLike, "N V"]  # what a network gives: log-probabilities up to one number a row
 StateProbs = Float[ArrayLike, "N S"]  # one law over the states per position
 Velocity = Float[ArrayLike, "N S"]  # u_t^i(v, x_t): row i sums to 0
 Weights = Float[ArrayLike, " K"]  # a law over experts
@@ -154,6 +155,7 @@ __all__ = [
     "Kappa",
     "Key",
     "LogProbs",
+    "Logits",
     "Number",
     "PerExpert",
     "Probs",

@@ -145,8 +145,7 @@ def ensemble_scores(
 @cache
 def _centre(source: Source, network: Network) -> Any:
     def measure(params: Params, x_1: Array, _: Array, draw: Draws) -> Array:
-        law = jax.nn.log_softmax(network.apply(params, draw.x_t, draw.t))
-        return source.nats(law, x_1, draw)
+        return source.nats(network.apply(params, draw.x_t, draw.t), x_1, draw)
 
     return jax.jit(jax.vmap(measure, (None, 0, 0, 0)))
 
@@ -210,8 +209,6 @@ def sequential_gap(
 
     laws = jax.vmap(law)(x_t, steps)
     sizes = jax.vmap(lambda step: step_size(table, step))(steps)
-    every = jax.vmap(
-        lambda row, state, size: step_loss(row, x_1, state, size, mask_id=source.num_tokens)
-    )
+    every = jax.vmap(step_loss, (0, None, 0, 0))
     drawn = autoregressive_log_prob(x_1[order], laws[steps, order])
-    return jnp.abs(jnp.sum(every(laws, x_t, sizes)) + drawn)
+    return jnp.abs(jnp.sum(every(laws, x_1, x_t, sizes)) + drawn)

@@ -126,13 +126,13 @@ class Source:
         last = jnp.arange(t.shape[0]) == num_draws  # none of the masked source
         return Draws(x_t, t, weight, size, last)
 
-    def nats(self, log_posterior: Array, x_1: Array, draw: Draws) -> Array:
+    def nats(self, logits: Array, x_1: Array, draw: Draws) -> Array:
         """The bound's term of one draw, before its weight, summed over positions."""
         if self.name == "masked":
             size = jnp.full(x_1.shape, draw.size)
-            return jnp.sum(step_loss(log_posterior, x_1, draw.x_t, size, mask_id=self.num_tokens))
-        inside = generalised_kl_loss(log_posterior, x_1, draw.x_t, draw.t, linear())
-        ends = cross_entropy_loss(log_posterior, x_1)
+            return jnp.sum(step_loss(logits, x_1, draw.x_t, size))
+        inside = generalised_kl_loss(logits, x_1, draw.x_t, draw.t, linear())
+        ends = cross_entropy_loss(logits, x_1)
         return jnp.sum(jnp.where(draw.last, ends, inside))
 
 

@@ -153,8 +153,8 @@ def _router_terms(recipe: Recipe) -> Any:
         time_key, state_key = jax.random.split(key)
         t = source.time(time_key)
         x_t = source.state(state_key, jnp.asarray(batch.tokens), t)
-        law = jax.nn.log_softmax(network.apply(params, x_t, t))
-        return Losses(router_loss(law, batch.part)[None], jnp.ones(1, bool))
+        logits = network.apply(params, x_t, t)
+        return Losses(router_loss(logits, batch.part)[None], jnp.ones(1, bool))
 
     return terms
 

@@ -111,7 +111,9 @@ def router_laws(router: Router, documents: TokenSet) -> np.ndarray:
 
     @jax.jit
     def laws(params: Params, tokens: Array) -> Array:
-        return jax.vmap(lambda row: _log_law(network, params, row, start))(tokens)
+        return jax.nn.log_softmax(
+            jax.vmap(lambda row: _logits(network, params, row, start))(tokens)
+        )
 
     found = []
     for first in range(0, len(pieces), _BATCH):
@@ -166,17 +168,16 @@ def router_config(
     )
 
 
-def _log_law(network: Network, params: Params, tokens: Array, start: int) -> Array:
+def _logits(network: Network, params: Params, tokens: Array, start: int) -> Array:
     """[N, K]: row i has read what stands before token i."""
     before = jnp.concatenate([jnp.full((1,), start, tokens.dtype), tokens[:-1]])
-    return jax.nn.log_softmax(network.apply(params, before))
+    return network.apply(params, before)
 
 
 def _terms(network: Network, start: int) -> Any:
     def terms(params: Params, batch: RoutedBatch, key: Key | None = None) -> Losses:
         tokens, valid = jnp.asarray(batch.tokens), jnp.asarray(batch.valid)
-        laws = _log_law(network, params, tokens, start)
-        nats = jax.vmap(router_loss)(laws, batch.parts)
+        nats = jax.vmap(router_loss)(_logits(network, params, tokens, start), batch.parts)
         return Losses(jnp.where(valid, nats, 0.0), valid)
 
     return terms

@@ -259,7 +259,7 @@ def loss_terms(x_1, t):
     z = jnp.where(table[t] == 1, x_1, V)  # X_t: the prefix, then masks
     log_p = jnp.log(paths.revealed_posterior(z, tokens, jnp.log(q_hat), mask_id=V))
     size = steps.step_size(table, t)
-    weighted = objectives.step_loss(log_p, x_1, z, size, mask_id=V)
+    weighted = objectives.step_loss(log_p, x_1, z, size)
     return weighted, objectives.cross_entropy_loss(log_p, x_1)
 
 

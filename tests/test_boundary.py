@@ -127,6 +127,33 @@ def test_a_nan_is_not_hidden():
 
 
 @pytest.mark.usefixtures("strict")
+def test_logits_become_logarithms_of_a_law_and_a_row_of_none_stays_none():
+    rows = jnp.array([[0.0, 1000.0, -INF], [-INF, -INF, -INF], [1.0, 2.0, 3.0]])
+    found, slopes = boundary.log_softmax(rows), jax.jacobian(boundary.log_softmax)(rows)
+    np.testing.assert_array_equal(found[0], [-1000, 0, -INF])
+    np.testing.assert_array_equal(found[1], -INF)
+    np.testing.assert_array_equal(slopes[1], 0)  # −∞ moves with nothing
+    for row in (0, 2):
+        np.testing.assert_allclose(found[row], jax.nn.log_softmax(rows[row]), rtol=1e-15)
+        own = np.eye(3) - np.exp(np.asarray(found[row]))[None]
+        np.testing.assert_allclose(slopes[row, :, row], own, atol=1e-15)
+    np.testing.assert_allclose(boundary.log_softmax(found), found, rtol=1e-15)
+    assert np.all(np.isnan(boundary.log_softmax(jnp.array([[jnp.nan, 0.0], [INF, 0.0]]))))
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+@pytest.mark.usefixtures("strict")
+def test_logits_of_half_precision_become_float32(dtype):
+    half = jnp.asarray([[0.0, 11.0, 3.0], [-INF, -INF, -INF]], dtype)
+    found = boundary.log_softmax(half)
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found[0], jax.nn.log_softmax(half[0].astype(float)), atol=1e-6)
+    slope = jax.grad(lambda z: boundary.log_softmax(z)[0, 0])(half)
+    assert slope.dtype == dtype
+    np.testing.assert_array_equal(slope[1].astype(float), 0)
+
+
+@pytest.mark.usefixtures("strict")
 def test_the_sum_of_products_knows_the_product_of_the_others():
     factors = jnp.array([[0.0, 0.5, 0.25], [0.0, 0.0, 0.5], [0.5, 0.5, 0.5]])
     log_weights = jnp.log(jnp.array([0.5, 0.25, 0.25]))

@@ -519,23 +519,23 @@ WRITTEN = {
         border=lambda d: {"low": np.array(2.0)},
     ),
     "objectives.cross_entropy_loss": Function(
-        lambda d: {"log_probs": d.log_law(d.N, d.V), "x_1": d.tokens()},
-        grad=("log_probs",),
-        border=lambda d: {"log_probs": log_point(d, d.N, d.V)},
+        lambda d: {"logits": 3 * d.real(d.N, d.V), "x_1": d.tokens()},
+        grad=("logits",),
+        border=lambda d: {"logits": log_point(d, d.N, d.V)},
     ),
     "objectives.generalised_kl_loss": Function(
         lambda d: {
-            "log_posterior": d.log_law(d.N, d.V),
+            "logits": 3 * d.real(d.N, d.V),
             "x_1": d.tokens(),
             "x_t": d.states(),
             "t": d.unit(),
         },
         scheduled,
-        grad=("log_posterior", "t"),
+        grad=("logits", "t"),
         border=lambda d: {
             "x_1": (x := d.tokens()),
             "x_t": x,
-            "log_posterior": log_point(d, d.N, d.V),
+            "logits": log_point(d, d.N, d.V),
         },
     ),
     "objectives.generalised_kl": Function(
@@ -554,25 +554,23 @@ WRITTEN = {
     ),
     "objectives.any_order_loss": Function(
         lambda d: {
-            "log_posterior": d.log_law(d.N, d.V),
+            "logits": 3 * d.real(d.N, d.V),
             "x_1": d.tokens(),
             "x_t": d.states(),
             "context": np.zeros(d.N, bool),
         },
-        mask_id,
-        grad=("log_posterior",),
-        border=lambda d: {"x_t": d.tokens(), "log_posterior": log_point(d, d.N, d.V)},
+        grad=("logits",),
+        border=lambda d: {"x_t": d.tokens(), "logits": log_point(d, d.N, d.V)},
     ),
     "objectives.step_loss": Function(
         lambda d: {
-            "log_posterior": d.log_law(d.N, d.V),
+            "logits": 3 * d.real(d.N, d.V),
             "x_1": d.tokens(),
-            "x_t": d.states(),
+            "x_t": np.append(d.V, d.states()[1:]),  # a mask at least
             "step_size": d.unit(d.N),
         },
-        mask_id,
-        grad=("log_posterior", "step_size"),
-        border=lambda d: {"step_size": np.zeros(d.N), "log_posterior": log_point(d, d.N, d.V)},
+        grad=("logits", "step_size"),
+        border=lambda d: {"step_size": np.zeros(d.N), "logits": log_point(d, d.N, d.V)},
     ),
     "objectives.bregman_divergence": Function(
         lambda d: {"target": d.unit(d.N, d.V), "model": d.unit(d.N, d.V)},
@@ -580,9 +578,9 @@ WRITTEN = {
         grad=("target", "model"),
     ),
     "objectives.router_loss": Function(
-        lambda d: {"log_router": d.log_law(d.K), "part": d.below(d.K)},
-        grad=("log_router",),
-        border=lambda d: {"log_router": log_point(d, d.K)},
+        lambda d: {"logits": 3 * d.real(d.K), "part": d.below(d.K)},
+        grad=("logits",),
+        border=lambda d: {"logits": log_point(d, d.K)},
     ),
     "objectives.decentralised_loss": Function(
         lambda d: {"expert_losses": d.unit(d.K), "router_loss": d.unit(), "weights": d.law(d.K)},

@@ -97,7 +97,7 @@ KINDS = {
             *("log_coupling", "log_data", "log_law", "log_next_law", "log_p", "log_q", "log_p_t"),
             *("log_posterior", "log_router", "log_prior", "log_gate", "log_weights", "log_probs"),
             *("log_model_weights", "log_laws", "log_model_laws", "log_next_probs", "state"),
-            *("next_log_probs", "token_log_probs", "sequence_log_probs"),
+            *("next_log_probs", "token_log_probs", "sequence_log_probs", "logits"),
         ),
         LOG,
     ),

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dfm_jax import objectives, schedules, steps, velocities
+from dfm_jax import fast, objectives, schedules, steps, velocities
 
 V, N = 3, 3
 
@@ -31,7 +31,7 @@ def log_posterior():
 @jax.jit
 def any_order_nll(log_posterior):
     def at(rows, x_t):
-        return objectives.any_order_loss(rows, X_1, x_t, FREE, mask_id=V)
+        return objectives.any_order_loss(rows, X_1, x_t, FREE)
 
     return jnp.sum(jax.vmap(at)(log_posterior, jnp.asarray(STATES)))
 
@@ -44,7 +44,7 @@ def grid_bound(log_posterior, table):
         size = steps.step_size(table, t)
 
         def at(rows, x_t):
-            return jnp.sum(objectives.step_loss(rows, X_1, x_t, size, mask_id=V))
+            return jnp.sum(objectives.step_loss(rows, X_1, x_t, size))
 
         mass = jnp.prod(jnp.where(MASKS, 1 - table[t], table[t]), axis=-1)
         return jnp.sum(mass * jax.vmap(at)(log_posterior, jnp.asarray(STATES)))
@@ -101,6 +101,100 @@ def test_the_any_order_weight_of_a_long_sequence_does_not_underflow():
     np.testing.assert_allclose(weight, expected, rtol=1e-5)
 
 
+# ── losses take logits ──────────────────────────────────────────────────────────────────────────
+
+LOGITS = 3 * np.random.default_rng(21).normal(size=(5, 5))
+DATA, NOW = np.array([0, 3, 1, 4, 2]), np.array([5, 2, 1, 5, 0])  # masks, one arrived, two others
+GIVEN = np.arange(5) == 2
+SIZES = np.linspace(0.1, 0.9, 5)
+
+
+def log_law(logits):
+    """By its definition, in float64."""
+    return logits - np.log(np.sum(np.exp(logits), axis=-1, keepdims=True))
+
+
+def kl_integrand(log_p):
+    p, rows = np.append(np.exp(log_p), np.zeros((5, 1)), axis=1), np.arange(5)
+    arrived = NOW == DATA
+    return -(p[rows, NOW] - arrived + ~arrived * log_p[rows, DATA]) / 0.7
+
+
+# Each loss of one array of logits, and its definition from log p̂.
+LOSSES = {
+    "cross_entropy_loss": (
+        lambda z: objectives.cross_entropy_loss(z, DATA),
+        lambda log_p: -log_p[np.arange(5), DATA],
+    ),
+    "generalised_kl_loss": (
+        lambda z: objectives.generalised_kl_loss(z, DATA, NOW, 0.3, schedules.linear()),
+        kl_integrand,
+    ),
+    "any_order_loss": (  # a = 2 of four free positions are revealed, M = 2 masked: 2! 1!/4!
+        lambda z: objectives.any_order_loss(z, DATA, NOW, GIVEN),
+        lambda log_p: -log_p[np.arange(5), DATA] * (NOW == 5) / 12,
+    ),
+    "step_loss": (
+        lambda z: objectives.step_loss(z, DATA, NOW, SIZES),
+        lambda log_p: -log_p[np.arange(5), DATA] * (NOW == 5) * SIZES,
+    ),
+    "router_loss": (
+        lambda z: jax.vmap(objectives.router_loss)(z, jnp.asarray(DATA)),
+        lambda log_p: -log_p[np.arange(5), DATA],
+    ),
+    "fast.cross_entropy": (
+        lambda z: fast.cross_entropy(z, DATA, jnp.float32(SIZES)),
+        lambda log_p: -log_p[np.arange(5), DATA] @ SIZES,
+    ),
+    "fast.generalised_kl": (
+        lambda z: fast.generalised_kl(z, DATA, NOW, jnp.full(5, 1 / 0.7, jnp.float32)),
+        lambda log_p: np.sum(kl_integrand(log_p)),
+    ),
+}
+
+
+def test_every_loss_is_in_the_table():
+    """What is named a loss and takes what a network gives."""
+    named = {name for name in vars(objectives) if name.endswith("_loss")}
+    assert named - set(LOSSES) == {"decentralised_loss"}  # of losses
+
+
+@pytest.mark.parametrize(("loss", "definition"), LOSSES.values(), ids=LOSSES)
+def test_a_loss_normalises_its_logits(loss, definition):
+    """Under jit raw logits once gave a plausible number, even a negative one."""
+    loss = jax.jit(loss)
+    value = loss(jnp.float32(LOGITS))
+    np.testing.assert_allclose(value, definition(log_law(LOGITS)), rtol=2e-6)
+    moved = LOGITS + 10 * np.arange(-2.0, 3.0)[:, None]
+    np.testing.assert_allclose(loss(jnp.float32(moved)), value, rtol=2e-6)
+    np.testing.assert_allclose(loss(jax.nn.log_softmax(jnp.float32(LOGITS))), value, rtol=2e-6)
+    wrong = definition(LOGITS)  # the falsifier
+    assert np.max(np.abs(wrong - value)) > 0.1
+
+
+@pytest.mark.parametrize(("loss", "definition"), LOSSES.values(), ids=LOSSES)
+def test_of_half_precision_logits_a_loss_is_computed_in_float32(loss, definition):
+    half = jnp.bfloat16(LOGITS)
+    value = loss(half)
+    assert value.dtype == jnp.float32
+    np.testing.assert_allclose(value, definition(log_law(np.float64(half))), rtol=2e-6)
+
+
+def test_a_row_of_impossible_tokens_costs_infinitely_much_and_is_never_nan():
+    never = jnp.full((5, 5), -jnp.inf)
+    for name, pays in {
+        "cross_entropy_loss": np.ones(5, bool),
+        "generalised_kl_loss": NOW != DATA,
+        "any_order_loss": NOW == 5,
+        "step_loss": NOW == 5,
+    }.items():
+        loss = LOSSES[name][0]
+        value, slopes = loss(never), jax.jacobian(loss)(never)
+        np.testing.assert_array_equal(value == jnp.inf, pays)
+        assert not np.any(np.isnan(value))
+        np.testing.assert_array_equal(slopes, 0)
+
+
 # ── edges ───────────────────────────────────────────────────────────────────────────────────────
 
 ROWS = np.log(
@@ -115,8 +209,8 @@ ROWS = np.log(
 def test_a_revealed_token_costs_nothing_though_the_model_calls_it_impossible():
     x_1, x_t = np.array([1, 2]), np.array([V, 2])
     for loss in (
-        objectives.step_loss(jnp.asarray(ROWS), x_1, x_t, jnp.full(2, 0.5), mask_id=V),
-        objectives.any_order_loss(jnp.asarray(ROWS), x_1, x_t, FREE[:2], mask_id=V),
+        objectives.step_loss(jnp.asarray(ROWS), x_1, x_t, jnp.full(2, 0.5)),
+        objectives.any_order_loss(jnp.asarray(ROWS), x_1, x_t, FREE[:2]),
     ):
         assert loss[0] > 0
         assert loss[1] == 0
@@ -126,7 +220,7 @@ def test_a_revealed_token_costs_nothing_though_the_model_calls_it_impossible():
 @pytest.mark.usefixtures("strict")
 def test_an_impossible_masked_token_costs_infinitely_much():
     x_1, x_t = np.array([1, 2]), np.array([V, V])
-    loss = objectives.step_loss(jnp.asarray(ROWS), x_1, x_t, jnp.full(2, 0.5), mask_id=V)
+    loss = objectives.step_loss(jnp.asarray(ROWS), x_1, x_t, jnp.full(2, 0.5))
     np.testing.assert_allclose(loss, [0.5 * math.log(4), np.inf])
 
 
@@ -140,7 +234,7 @@ def test_what_does_not_move_costs_nothing():
 
     def loss(size):
         rows = jnp.asarray(ROWS[[1, 1]])
-        return jnp.sum(objectives.step_loss(rows, x_1, x_t, size, mask_id=V))
+        return jnp.sum(objectives.step_loss(rows, x_1, x_t, size))
 
     assert loss(jnp.array([0.0, 0.5])) == 0
     np.testing.assert_array_equal(jax.grad(loss)(jnp.array([0.0, 0.5])), [np.inf, 0])
@@ -202,8 +296,8 @@ def test_losses_are_one_term_per_position():
         return {
             "L1": objectives.cross_entropy_loss(rows, X_1),
             "L2": objectives.generalised_kl_loss(rows, X_1, x_t, 0.4, schedules.linear()),
-            "L3": objectives.any_order_loss(rows, X_1, x_t, FREE, mask_id=V),
-            "L5": objectives.step_loss(rows, X_1, x_t, jnp.full(N, 0.5), mask_id=V),
+            "L3": objectives.any_order_loss(rows, X_1, x_t, FREE),
+            "L5": objectives.step_loss(rows, X_1, x_t, jnp.full(N, 0.5)),
         }
 
     for name, slopes in jax.jit(jax.jacobian(terms))(rows).items():

@@ -190,13 +190,6 @@ ARRAYS = [
     ("gates.bayes_gate_update", "log_probs", OFF, logs("log_probs")),
     ("gates.bayes_gate", "token_log_probs", LAWS, logs("token_log_probs", LAWS)),
     ("gates.last_token_gate", "token_log_probs", LAWS, logs("token_log_probs", LAWS)),
-    ("objectives.cross_entropy_loss", "log_probs", LAWS[:, :V], logs("log_probs", LAWS[:, :V])),
-    (
-        "objectives.generalised_kl_loss",
-        "log_posterior",
-        LAWS[:, :V],
-        logs("log_posterior", LAWS[:, :V]),
-    ),
     ("gates.top_k_gate", "weights", OFF, law("weights")),
     ("gates.nucleus_gate", "weights", NEGATIVE, law("weights", NEGATIVE)),
     ("gates.nucleus_gate", "mass", 0.0, "`mass` must lie in (0, 1]; it is 0.0."),
@@ -324,7 +317,6 @@ def test_a_numpy_array_mapped_inside_jit_is_checked_and_not_converted():
 # ── Python values: function, argument, bad value, message ───────────────────────────────────────
 
 MASK = "`mask_id` must be at least 1; it is {}."
-LAST = "`mask_id` must be V = 3; it is {}."
 STATES = "`num_states` must be V = 3, or 4 with a mask; it is {}."
 
 PYTHON = [
@@ -332,9 +324,6 @@ PYTHON = [
     ("paths.mask_source", "mask_id", 0, MASK),
     ("paths.revealed_log_prob", "mask_id", -1, MASK),
     ("paths.revealed_posterior", "mask_id", -1, MASK),
-    ("objectives.any_order_loss", "mask_id", -1, LAST),
-    ("objectives.any_order_loss", "mask_id", 4, LAST),
-    ("objectives.step_loss", "mask_id", -1, LAST),
     ("paths.pad_to_states", "num_states", 2, STATES),
     ("paths.pad_to_states", "num_states", 5, STATES),
     ("velocities.posterior_to_velocity", "num_states", 5, STATES),

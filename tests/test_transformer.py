@@ -97,7 +97,7 @@ def loss_of(config):
 
     def loss(params, tokens, targets):
         logits = network.apply(params, tokens, time_of(config))
-        return jnp.mean(cross_entropy_loss(jax.nn.log_softmax(logits), targets))
+        return jnp.mean(cross_entropy_loss(logits, targets))
 
     return loss
 

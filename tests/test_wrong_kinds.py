@@ -144,12 +144,11 @@ NAMES: list[tuple[Wrong, str]] = [
     (outside(0.0, INF), "num_masked"),
     (no_distances, "distances"),
     (no_table, "table"),
-    (no_number, "alpha backward centroids expert_excess expert_losses features forward model"),
-    (no_number, "router_excess router_loss target values velocities velocity"),
+    (no_number, "alpha backward centroids expert_excess expert_losses features forward logits"),
+    (no_number, "model router_excess router_loss target values velocities velocity"),
 ]
 KINDS: dict[str, Wrong] = {name: wrong for wrong, names in NAMES for name in names.split()} | {
     "paths.convex_path kappa_t": lambda kappa: no_law(kappa, 0),
-    "objectives.cross_entropy_loss log_probs": no_log_law,
     "steps.step_size t": no_ids,
     "steps.next_token_velocity t": no_ids,
     "paths.sample_mixture x_0": no_labels,

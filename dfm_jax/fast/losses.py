@@ -2,7 +2,7 @@
 
 Only the logits at x_1 and x_t are gathered, before any log-softmax; the gradient is the one V-wide
 array that is written. The clear forms are `objectives.cross_entropy_loss` and
-`objectives.generalised_kl_loss` of `jax.nn.log_softmax(logits)`.
+`objectives.generalised_kl_loss`.
 """
 
 from functools import partial

@@ -44,7 +44,7 @@ def next_token_losses(network: Network, *, start: int | None) -> LossFunction:
         x_before = jnp.concatenate([jnp.full((1,), first, tokens.dtype), tokens[:-1]])
         if start is None:
             counts = counts.at[0].set(False)
-        nats = cross_entropy_loss(_log_law(network.apply(params, x_before, key=key)), tokens)
+        nats = cross_entropy_loss(network.apply(params, x_before, key=key), tokens)
         return Losses(jnp.where(counts, nats, 0.0), counts)
 
     return losses
@@ -60,7 +60,7 @@ def answer_losses(network: VisionLanguage) -> Callable[..., Losses]:
     def losses(params: Params, batch: PictureBatch, key: Key | None = None) -> Losses:
         tokens, counts = jnp.asarray(as_ids(batch.tokens, "tokens")), jnp.asarray(batch.answers)
         logits = network.apply(params, jnp.asarray(batch.features), tokens[:-1], key=key)
-        nats = cross_entropy_loss(_log_law(logits), tokens[1:])
+        nats = cross_entropy_loss(logits, tokens[1:])
         nats = jnp.concatenate([jnp.zeros(1, nats.dtype), nats])
         counts = counts.at[0].set(False)
         return Losses(jnp.where(counts, nats, 0.0), counts)
@@ -90,8 +90,8 @@ def masked_losses(network: Network, table: Table, *, time_conditioned: bool) -> 
         law = mixture_path(x_0, x_1, table[step], num_states=mask_id + 1)
         x_t = sample_path(path_key, law)
         t = step / num_steps if time_conditioned else None
-        log_posterior = _log_law(network.apply(params, x_t, t, key=apply_key))
-        nats = step_loss(log_posterior, x_1, x_t, step_size(table, step), mask_id=mask_id)
+        logits = network.apply(params, x_t, t, key=apply_key)
+        nats = step_loss(logits, x_1, x_t, step_size(table, step))
         return Losses(jnp.where(counts, num_steps * nats, 0.0), counts)
 
     return losses
@@ -126,17 +126,11 @@ def uniform_losses(network: Network, *, end: float, time_conditioned: bool) -> L
         x_0 = jax.random.randint(source_key, x_1.shape, 0, num_tokens, x_1.dtype)
         x_0 = jnp.where(counts, x_0, x_1)
         x_t = sample_mixture(path_key, x_0, x_1, t)
-        log_posterior = _log_law(network.apply(params, x_t, conditioned, key=apply_key))
-        nats = generalised_kl_loss(log_posterior, x_1, x_t, t, schedule)
+        logits = network.apply(params, x_t, conditioned, key=apply_key)
+        nats = generalised_kl_loss(logits, x_1, x_t, t, schedule)
         return Losses(jnp.where(counts, end * nats, 0.0), counts)
 
     return losses
-
-
-def _log_law(logits: Array) -> Array:
-    """In float32 at least, whatever the network computed in."""
-    dtype = jnp.promote_types(logits.dtype, jnp.float32)
-    return jax.nn.log_softmax(logits.astype(dtype), axis=-1)
 
 
 def _num_tokens(network: Network, params: Params, x: Array, *rest: Any) -> int:

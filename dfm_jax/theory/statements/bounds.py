@@ -63,12 +63,12 @@ def given_context(case: Case) -> np.ndarray:
 
 
 def _any_order(
-    log_probs: Array, tokens: Array, states: Array, masked: Array, context: Array, *, mask_id: int
+    log_probs: Array, tokens: Array, states: Array, masked: Array, context: Array
 ) -> Array:
     """Σ over subsets of the free positions and over positions of `any_order_loss`: [V^N]."""
 
     def at(rows: Array, x_1: Array, x_t: Array) -> Array:
-        return jnp.sum(objectives.any_order_loss(rows, x_1, x_t, context, mask_id=mask_id))
+        return jnp.sum(objectives.any_order_loss(rows, x_1, x_t, context))
 
     each = jax.vmap(jax.vmap(at, in_axes=(0, None, 0)))(log_probs, tokens, states)
     free = ~jnp.any(masked & context[None], axis=-1)
@@ -168,7 +168,6 @@ def any_order(cases: Cases, run: Run, *, exponents=one_clock) -> np.ndarray:
             cases.each(masked_states),
             cases.each(subsets),
             cases.each(lambda c: c.context),
-            mask_id=cases.shape.num_tokens,
         )
 
     average, nll = cases.each(lambda c: by_orders(c, model_probs(c)))

@@ -149,10 +149,9 @@ def _router_gradient(log_router: Array, joint: Array) -> Array:
     """∇_φ E[−log ρ̂_k(z)] of tabular logits at φ = log ρ̂: [Z, K]."""
 
     def loss(logits: Array) -> Array:
-        log_probs = jax.nn.log_softmax(logits, axis=-1)
         parts = jnp.arange(joint.shape[-1])
         each = jax.vmap(jax.vmap(objectives.router_loss, in_axes=(None, 0)), in_axes=(0, None))
-        return jnp.sum(joint * each(log_probs, parts))
+        return jnp.sum(joint * each(logits, parts))
 
     return jax.grad(loss)(log_router)
 
@@ -210,7 +209,7 @@ def _objective(
         expert_logits, router_logits = experts_and_router
         log_probs = jax.nn.log_softmax(expert_logits, axis=-1)
         own = -jnp.sum(part_joint * log_probs, axis=(1, 2, 3))
-        router = jnp.sum(joint * _router_losses(jax.nn.log_softmax(router_logits, axis=-1)))
+        router = jnp.sum(joint * _router_losses(router_logits))
         return objectives.decentralised_loss(own, router, weights)
 
     return jax.value_and_grad(objective)((log_experts, log_router))

@@ -14,14 +14,13 @@ from dfm_jax.theory.statements.steps import laws_of, velocities_of
 from dfm_jax.types import Array
 
 
-def _losses(log_probs: Array, x_1: Array, table: Array, *, mask_id: int, weighted: bool) -> Array:
+def _losses(log_probs: Array, x_1: Array, table: Array, *, weighted: bool) -> Array:
     """Σ_i of `step_loss` at every step of one sequence; log_probs [T, N, V]."""
 
     def at(t: Array) -> Array:
-        x_t = jnp.where(table[t] == 1, x_1, mask_id)
+        x_t = jnp.where(table[t] == 1, x_1, log_probs.shape[-1])
         size = steps.step_size(table, t) if weighted else jnp.ones_like(table[t])
-        loss = objectives.step_loss(log_probs[t], x_1, x_t, size, mask_id=mask_id)
-        return jnp.sum(loss)
+        return jnp.sum(objectives.step_loss(log_probs[t], x_1, x_t, size))
 
     return jax.vmap(at)(jnp.arange(table.shape[0] - 1))
 
@@ -41,7 +40,7 @@ def prompted(case: Case, table: Array | np.ndarray) -> np.ndarray:
 )
 def next_token_loss(cases: Cases, run: Run, *, weighted: bool = True) -> np.ndarray:
     """A random model on a left-to-right table, prompts included, every term read off by hand."""
-    n, v = cases.shape.num_positions, cases.shape.num_tokens
+    n = cases.shape.num_positions
 
     def draw(case: Case) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         x_1 = case.tokens[int(case.numbers[3] * len(case.tokens))]
@@ -51,11 +50,11 @@ def next_token_loss(cases: Cases, run: Run, *, weighted: bool = True) -> np.ndar
 
     log_probs, x_1, terms = cases.each(draw)
     table = cases.each(lambda c: prompted(c, schedules.left_to_right(n)))
-    return gap(run(_losses, log_probs, x_1, table, mask_id=v, weighted=weighted), terms)
+    return gap(run(_losses, log_probs, x_1, table, weighted=weighted), terms)
 
 
 def _grid_loss(
-    log_probs: Array, tokens: Array, states: Array, masked: Array, table: Array, *, mask_id: int
+    log_probs: Array, tokens: Array, states: Array, masked: Array, table: Array
 ) -> Array:
     """Σ_t Σ_i λ_t^i E[1[X_t^i = m] (−log p̂^i(x_1^i | X_t))] for every data sequence: [V^N]."""
 
@@ -64,7 +63,7 @@ def _grid_loss(
         size = steps.step_size(table, t)
 
         def at(rows: Array, x_1: Array, x_t: Array) -> Array:
-            return jnp.sum(objectives.step_loss(rows, x_1, x_t, size, mask_id=mask_id))
+            return jnp.sum(objectives.step_loss(rows, x_1, x_t, size))
 
         loss = jax.vmap(jax.vmap(at, in_axes=(0, None, 0)))(log_probs, tokens, states)
         return jnp.sum(jnp.where(mass[None] > 0, mass[None] * loss, 0.0), axis=-1)
@@ -125,7 +124,6 @@ def finite_grid_bound(cases: Cases, run: Run, *, table_of=_ordered) -> np.ndarra
             cases.each(masked_states),
             cases.each(subsets),
             table,
-            mask_id=v,
         )
 
     one_by_one, grid = cases.each(table_of), cases.each(_free_grid)
