@@ -22,7 +22,7 @@ from dfm_jax.models import (
     vision_language_decoder,
 )
 from dfm_jax.models.pretrained import llama_params, open_folder, open_gguf, read_tokenizer
-from dfm_jax.models.stacking import stack_layers
+from dfm_jax.models.trunk import stack_layers
 from dfm_jax.types import Array
 
 _ENDS = ("<|im_end|>", "<|eot_id|>", "</s>", "<|endoftext|>")  # the first that a model knows

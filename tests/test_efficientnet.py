@@ -19,7 +19,7 @@ import pytest
 from dfm_jax.data import load_efficientnet_lite0
 from dfm_jax.data.packages import package_files
 from dfm_jax.models import efficientnet
-from dfm_jax.models.torch_file import read_tensors
+from dfm_jax.models.weight_files import read_tensors
 
 pytestmark = pytest.mark.slow  # most of it is compilation
 
@@ -156,7 +156,7 @@ def test_a_pickle_that_runs_a_command_does_not_run(tmp_path, refuses):
         *(("builtins", "eval"), ("builtins", "getattr"), ("os", "system"), ("torch", "load")),
         *(("torch._utils", "_rebuild_parameter"), ("torch.nn.modules.linear", "Linear")),
         *(("collections", "OrderedDict.update"), ("collections", "Counter"), ("numpy", "ndarray")),
-        *(("dfm_jax.models.torch_file", "read_tensors"), ("torch", "_DTYPES")),
+        *(("dfm_jax.models.weight_files", "read_tensors"), ("torch", "_DTYPES")),
     ],
 )
 def test_any_other_name_is_forbidden(module, name, refuses):

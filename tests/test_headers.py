@@ -16,10 +16,8 @@ from dfm_jax.data.npy_file import read_npy_file, read_npz_file
 from dfm_jax.data.row_features import read_features
 from dfm_jax.data.survey import read_weights
 from dfm_jax.data.tensors import read_tensors as read_safetensors
-from dfm_jax.models.pickle_walk import check_pickle
-from dfm_jax.models.pretrained.gguf_header import check_gguf_header
-from dfm_jax.models.safetensors_header import check_safetensors_header
-from dfm_jax.models.torch_file import read_tensors
+from dfm_jax.models.pretrained.gguf_file import check_gguf_header
+from dfm_jax.models.weight_files import check_pickle, check_safetensors_header, read_tensors
 
 # ── GGUF ────────────────────────────────────────────────────────────────────────────────────────
 
@@ -109,7 +107,7 @@ def test_a_gguf_header_that_tells_the_truth_is_taken(tmp_path):
 
 def test_millions_of_entries_are_refused(tmp_path, monkeypatch):
     """The package makes an array of each: a hundred times the file."""
-    monkeypatch.setattr("dfm_jax.models.pretrained.gguf_header._MOST_ENTRIES", 5)
+    monkeypatch.setattr("dfm_jax.models.pretrained.gguf_file._MOST_ENTRIES", 5)
     lists = [field(name, LIST, listed(UINT8, 3, b"abc")) for name in "ab"]
     (tmp_path / "a.gguf").write_bytes(gguf_file(lists))
     with pytest.raises(ValueError, match="its lists hold more than 5 entries"):

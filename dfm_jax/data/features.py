@@ -17,7 +17,7 @@ from dfm_jax.data.npy_file import read_npy
 from dfm_jax.data.packages import package_files, package_folder
 from dfm_jax.models import efficientnet
 from dfm_jax.models.efficientnet import Params
-from dfm_jax.models.torch_file import read_tensors
+from dfm_jax.models.weight_files import read_tensors
 from dfm_jax.types import typed
 
 _SIDE = 96  # px, of an image as the encoder sees it

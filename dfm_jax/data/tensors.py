@@ -7,7 +7,7 @@ import numpy as np
 
 from dfm_jax.checks import require
 from dfm_jax.data.packages import package_folder
-from dfm_jax.models.safetensors_header import check_safetensors_header
+from dfm_jax.models.weight_files import check_safetensors_header
 
 
 def tensors_to_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:

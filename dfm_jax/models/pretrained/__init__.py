@@ -9,12 +9,10 @@ is asked for. What a file asks for and this transformer cannot do is refused by 
 """
 
 from dfm_jax.models.pretrained.checkpoint import Checkpoint
-from dfm_jax.models.pretrained.folder import open_folder
+from dfm_jax.models.pretrained.folder import open_folder, write_folder
 from dfm_jax.models.pretrained.gguf_file import open_gguf
 from dfm_jax.models.pretrained.llama import llama_params, llama_tensors
-from dfm_jax.models.pretrained.lossless import Tokenizer
-from dfm_jax.models.pretrained.tokenizer import read_tokenizer, read_tokenizer_json
-from dfm_jax.models.pretrained.writing import write_folder
+from dfm_jax.models.pretrained.tokenizer import Tokenizer, read_tokenizer, read_tokenizer_json
 
 __all__ = [
     "Checkpoint",

@@ -1,4 +1,6 @@
-"""PyTorch's weight files read without PyTorch: tensors, and nothing else.
+"""Files of weights, and nothing in them taken at its word: safetensors' headers, PyTorch's pickles.
+
+PyTorch's weight files are read without PyTorch: tensors, and nothing else.
 
 A `.pth` file is a pickle, and a pickle may call whatever function it names. Here a name is looked
 up in a list of our own: `OrderedDict`, the function that rebuilds a tensor, the types of storage.
@@ -12,19 +14,150 @@ the tree, `data/KEY` a storage.
 import io
 import math
 import pickle
+import pickletools
 import struct
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from pathlib import Path
 from reprlib import repr as shown
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from dfm_jax.models.pickle_walk import check_pickle
+from dfm_jax.json_text import parse_json
 from dfm_jax.types import typed
+
+# ── The header of a safetensors file held against the file's size, before its package reads it ────
+
+_LENGTH = struct.Struct("<Q")
+_BITS = {
+    **{"BOOL": 8, "U8": 8, "I8": 8, "U16": 16, "I16": 16, "U32": 32, "I32": 32, "U64": 64},
+    **{"I64": 64, "F16": 16, "BF16": 16, "F32": 32, "F64": 64, "C64": 64},
+    **{"F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6},
+}
+_MOST_DIMS = 64  # of an array of NumPy
+
+
+def check_safetensors_header(path: Path) -> None:
+    """Refuse a header that claims what the file does not hold.
+
+    Eight bytes of length, that many of JSON, then the numbers: each tensor behind the other, the
+    whole rest of the file. A name comes once.
+
+    Raises:
+        ValueError: naming the file, what is claimed, and what is there.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(_LENGTH.size)
+        length = _LENGTH.unpack(head)[0] if len(head) == _LENGTH.size else size
+        if length > size - len(head):
+            _refuse(path, f"its header claims {length:,} bytes, with {size - len(head):,} there")
+        text = file.read(length)
+    try:
+        header = parse_json(text)
+    except ValueError as error:
+        _refuse(path, f"its header: {error}")
+    if not isinstance(header, dict):
+        _refuse(path, "its header is no object")
+    spans = [_span(path, name, entry) for name, entry in header.items() if name != "__metadata__"]
+    spans = [(0, 0), *sorted(spans), (size - len(head) - length,) * 2]
+    if any(end != begin for (_, end), (begin, _) in pairwise(spans)):
+        _refuse(path, "its tensors do not lie side by side from the first byte to the last")
+
+
+def _span(path: Path, name: str, entry: Any) -> tuple[int, int]:
+    """Where the numbers of a tensor lie, which are as many as its shape says."""
+    whole = isinstance(entry, dict) and entry.keys() == {"dtype", "shape", "data_offsets"}
+    shape: Any = entry["shape"] if whole else None
+    span: Any = entry["data_offsets"] if whole else None
+    lists = isinstance(shape, list) and isinstance(span, list) and len(span) == 2
+    if not lists or len(shape) > _MOST_DIMS or not all(_is_count(n) for n in (*shape, *span)):
+        _refuse(path, f"it does not say the dtype, shape and place of {name!r}")
+    bits = _BITS.get(entry["dtype"]) if isinstance(entry["dtype"], str) else None
+    if bits is None:
+        _refuse(path, f"{name!r} is of an unknown dtype")
+    begin, end = span
+    if math.prod(shape) * bits != (end - begin) * 8:
+        _refuse(path, f"{name!r} claims {shape} of {entry['dtype']} in {end - begin:,} bytes")
+    return begin, end
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 1 << 63
+
+
+def _refuse(path: Path, why: str) -> NoReturn:
+    raise ValueError(f"{path} must hold safetensors; it is damaged ({why}).")
+
+
+# ── A pickle walked through before it is loaded: what loading it would cost ───────────────────────
+#
+# The C reader makes room for whatever length or memo number it is told, and hashing or printing
+# what it has made follows nesting without end. So the instructions are read first, in Python, which
+# takes nothing at its word: a length that the file has not is refused, and so are memo numbers
+# beyond the number of bytes, nesting beyond a bound, and an object that would be larger, written
+# out, than its pickle several times over.
+
+
+MAX_DEPTH = 32  # containers within one another; a dictionary of tensors takes four
+_MOST_TIMES = 100  # that an object written out may be larger than its pickle
+_MARKS = ("mark", "stackslice")
+_FILLED = {"APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS", "BUILD"}  # change what is there
+
+
+class _Size(NamedTuple):
+    depth: int
+    parts: int  # written out: what is shared counts each time
+
+
+def check_pickle(file: io.BytesIO) -> None:
+    """Refuse a pickle that would swell; the file stands before it again.
+
+    Raises:
+        ValueError: saying what is claimed.
+    """
+    begin = file.tell()
+    most = len(file.getbuffer()) - begin
+    stack: list[_Size | None] = []  # None is a mark
+    memo: dict[int, _Size] = {}
+    for op, argument, place in pickletools.genops(file):
+        if "PUT" in op.name or op.name == "MEMOIZE":
+            number = int(argument or 0) if "PUT" in op.name else len(memo)
+            if number > most:
+                raise ValueError(f"its pickle numbers an object {number:,}, at byte {place:,}")
+            memo[number] = stack[-1] or _Size(0, 1)
+        elif "GET" in op.name:
+            stack.append(memo[int(argument or 0)])
+        elif op.name == "MARK":
+            stack.append(None)
+        elif op.name == "DUP":
+            stack.append(stack[-1])
+        else:
+            _step(op, stack)
+        top = stack[-1] if stack else None
+        if top is not None and (top.depth > MAX_DEPTH or top.parts > _MOST_TIMES * most):
+            raise ValueError(f"its pickle is nested too deeply, at byte {place:,}")
+    file.seek(begin)
+
+
+def _step(op: pickletools.OpcodeInfo, stack: list[_Size | None]) -> None:
+    """Take from the stack what the instruction takes, and put what it makes of it."""
+    taken: list[_Size] = []
+    if any(kind.name == "stackslice" for kind in op.stack_before):
+        while (part := stack.pop()) is not None:
+            taken.append(part)
+    single = [kind for kind in op.stack_before if kind.name not in _MARKS]
+    taken += [part for part in (stack.pop() for _ in single) if part is not None]
+    depth = max((part.depth for part in taken), default=-1) + 1
+    if op.name in _FILLED and taken:  # the last one is what is filled
+        depth = max([taken[-1].depth, *(part.depth + 1 for part in taken[:-1])])
+    made = _Size(depth, 1 + sum(part.parts for part in taken))
+    stack.extend(made for _ in op.stack_after)
+
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
