@@ -18,8 +18,7 @@ from dfm_jax.checks import check_count, check_interval, check_law, check_num_sta
 from dfm_jax.interfaces import Denoiser
 from dfm_jax.objectives import cross_entropy_loss, generalised_kl_loss, step_loss
 from dfm_jax.paths import mask_source, sample_path
-from dfm_jax.sampling.denoisers import log_law as _log_law
-from dfm_jax.sampling.denoisers import whole
+from dfm_jax.sampling.denoisers import logits_shape, whole
 from dfm_jax.schedules import Schedule, check_table, with_context
 from dfm_jax.steps import step_size
 from dfm_jax.types import Array, ArrayLike, Context, Float, Key, Step, Table, Tokens, typed
@@ -53,15 +52,15 @@ def autoregressive_nll(
     no_law = int(start is None)
     require(len(x) > no_law, "`x` must hold two tokens or more without `start`", len(x))
     first = jnp.full(1 - no_law, start or 0, x.dtype)
-    log_law = _log_law(apply(params, jnp.concatenate([first, x[:-1]])))
-    check_count("start", start or 0, at_least=0, at_most=log_law.shape[-1])
-    nats = jnp.pad(cross_entropy_loss(log_law, x[no_law:]), (no_law, 0))
+    logits = apply(params, jnp.concatenate([first, x[:-1]]))
+    check_count("start", start or 0, at_least=0, at_most=logits.shape[-1])
+    nats = jnp.pad(cross_entropy_loss(logits, x[no_law:]), (no_law, 0))
     return jnp.where(jnp.arange(x.shape[0]) < prompt_length, 0.0, nats)
 
 
 @typed
 def any_order_nll(
-    params: Any, denoiser: Denoiser, x_1: Tokens, order: Tokens, context: Context, *, mask_id: int
+    params: Any, denoiser: Denoiser, x_1: Tokens, order: Tokens, context: Context
 ) -> Float[Array, " N"]:
     """One order's terms, from all masks, one position at a time; 0 at the context.
 
@@ -71,15 +70,17 @@ def any_order_nll(
     a/N, free positions only: with a context that is not the t/T of a table which counts all.
 
     Raises:
-        ValueError: if `order` is no permutation of 0 … N − 1, or `mask_id` is not V.
+        ValueError: if `order` is no permutation of 0 … N − 1.
     """
     x_1, order, free = jnp.asarray(x_1), jnp.asarray(order), ~jnp.asarray(context)
     once = jnp.sort(order) == jnp.arange(order.shape[0])
     require(once, "`order` must hold each of 0 … N − 1 once", order)
 
+    mask_id = _mask_id(params, denoiser, x_1)
+
     def reveal(x_t: Array, position: Array) -> tuple[Array, Array]:
         t = jnp.sum(free & (x_t != mask_id)) / jnp.maximum(jnp.sum(free), 1)
-        nats = _masked_nats(_log_law(whole(denoiser)(params, x_t, t)), x_1, x_t, mask_id)
+        nats = _masked_nats(whole(denoiser)(params, x_t, t), x_1, x_t)
         return x_t.at[position].set(x_1[position]), nats[position]
 
     _, nats = jax.lax.scan(reveal, mask_source(x_1, context, mask_id=mask_id), order)
@@ -94,7 +95,6 @@ def any_order_bound(
     x_1: Tokens,
     context: Context,
     *,
-    mask_id: int,
     num_strata: int,
     num_replicates: int,
     antithetic: bool = False,
@@ -107,17 +107,17 @@ def any_order_bound(
     time, which is what is stratified. A time-free one: also L2's integral under every schedule.
 
     Raises:
-        ValueError: if `mask_id` is not V, or there are fewer than two replicates.
+        ValueError: if there are fewer than two replicates.
     """
-    x_0 = mask_source(x_1, context, mask_id=mask_id)
+    x_0 = mask_source(x_1, context, mask_id=_mask_id(params, denoiser, x_1))
 
     def share(stratum: Array, u: Array, coins: Array, _: Key) -> Array:
         num_free = jnp.sum(~jnp.asarray(context), dtype=u.dtype)
         a = jnp.minimum(jnp.floor((stratum + u) / num_strata * num_free), num_free - 1)
         turn = jnp.argsort(jnp.argsort(jnp.where(context, 2.0, coins[1:])))  # the context last
         x_t = jnp.where(turn.astype(u.dtype) < a, x_1, x_0)
-        log_law = _log_law(whole(denoiser)(params, x_t, a / jnp.maximum(num_free, 1)))
-        return num_free * _mean_masked_nats(log_law, x_1, x_t, mask_id)
+        logits = whole(denoiser)(params, x_t, a / jnp.maximum(num_free, 1))
+        return num_free * _mean_masked_nats(logits, x_1, x_t)
 
     return _estimate(_replicates(key, share, x_1, num_strata, num_replicates, antithetic))
 
@@ -135,7 +135,6 @@ def evidence_bound(
     num_replicates: int,
     context: Context | None = None,
     end: float | int = 1.0,
-    mask_id: int | None = None,
     antithetic: bool = False,
 ) -> Estimate:
     """The continuous-time bound of the process left at `end` for one draw of what is pending.
@@ -154,15 +153,13 @@ def evidence_bound(
 
     Raises:
         ValueError: on an `end` outside (0, 1], or where κ = 1 under token laws; on laws that are
-            none; if `mask_id` is not V for "mask", None otherwise; below two replicates.
+            none; below two replicates.
     """
     check_interval("end", end, 0.0, 1.0, ends="(]")
     free = jnp.ones(jnp.shape(x_1), bool) if context is None else ~jnp.asarray(context)
-    rule = "`mask_id` must be V for a source of masks, and None for token laws"
-    require((mask_id is not None) == isinstance(source, str), rule, str(mask_id))
     at, rest = partial(whole(denoiser), params), (x_1, schedule, free)
     if isinstance(source, str):
-        inside, last = _from_masks(at, *rest, mask_id or 0)
+        inside, last = _from_masks(at, *rest, _mask_id(params, denoiser, x_1))
     else:
         inside, last = _from_laws(at, *rest, end, source)
 
@@ -185,7 +182,6 @@ def grid_bound(
     x_1: Tokens,
     table: Table,
     *,
-    mask_id: int,
     num_strata: int,
     num_replicates: int,
     context: Context | None = None,
@@ -199,10 +195,11 @@ def grid_bound(
     with T strata nothing is random. A table's columns at the context are not read.
 
     Raises:
-        ValueError: if the strata do not divide T, `mask_id` is not V, or the table is none.
+        ValueError: if the strata do not divide T, or the table is none.
     """
     context = jnp.zeros(jnp.shape(x_1), bool) if context is None else jnp.asarray(context)
-    x_0, table = mask_source(x_1, context, mask_id=mask_id), with_context(table, context)
+    x_0 = mask_source(x_1, context, mask_id=_mask_id(params, denoiser, x_1))
+    table = with_context(table, context)
     if not isinstance(table, Tracer):
         check_table(table, context)
     num_steps = table.shape[0] - 1
@@ -213,8 +210,8 @@ def grid_bound(
     def share(stratum: Array, u: Array, coins: Array, _: Key) -> Array:
         t = (width * stratum + jnp.floor(u * width)).astype(int)  # u · width stays below width
         x_t = jnp.where(coins[1:] < table[t], x_1, x_0)
-        log_law = _log_law(whole(denoiser)(params, x_t, t / num_steps))
-        nats = step_loss(log_law, x_1, x_t, step_size(table, t), mask_id=mask_id)
+        logits = whole(denoiser)(params, x_t, t / num_steps)
+        nats = step_loss(logits, x_1, x_t, step_size(table, t))
         return num_steps * jnp.sum(nats)
 
     return _estimate(_replicates(key, share, x_1, num_strata, num_replicates, antithetic))
@@ -231,11 +228,11 @@ def _from_masks(
         num_free = jnp.sum(free, dtype=t.dtype)
         held = jnp.cumsum(free, dtype=t.dtype) - 1 == jnp.floor(coins[0] * num_free)
         x_t = jnp.where((coins[1:] < kappa) & ~held, x_1, x_0)
-        return speed * num_free * _mean_masked_nats(_log_law(at(x_t, t)), x_1, x_t, mask_id)
+        return speed * num_free * _mean_masked_nats(at(x_t, t), x_1, x_t)
 
     def last(t: Array, coins: Array, _: Key) -> Array:
         x_t = jnp.where(coins[1:] < schedule.kappa(t), x_1, x_0)
-        return jnp.sum(_masked_nats(_log_law(at(x_t, t)), x_1, x_t, mask_id))
+        return jnp.sum(_masked_nats(at(x_t, t), x_1, x_t))
 
     return inside, last
 
@@ -247,20 +244,20 @@ def _from_laws(
     left = jnp.where(free, schedule.log_complement(jnp.asarray(end)), 0.0)
     require(left > -jnp.inf, "`end` must lie where κ < 1 for a source of token laws", end)
 
-    def state_and_law(t: Array, coins: Array, key: Key) -> tuple[Array, Array]:
+    def state_and_logits(t: Array, coins: Array, key: Key) -> tuple[Array, Array]:
         x_0 = jnp.where(free, sample_path(key, source), x_1)
         x_t = jnp.where(coins[1:] < schedule.kappa(t), x_1, x_0)
-        log_law = _log_law(at(x_t, t))
-        check_num_states(jnp.shape(source)[-1], log_law.shape[-1])
-        return x_t, log_law
+        logits = at(x_t, t)
+        check_num_states(jnp.shape(source)[-1], logits.shape[-1])
+        return x_t, logits
 
     def inside(t: Array, coins: Array, key: Key) -> Array:
-        x_t, log_law = state_and_law(t, coins, key)
-        return jnp.sum(generalised_kl_loss(log_law, x_1, x_t, t, schedule), where=free)
+        x_t, logits = state_and_logits(t, coins, key)
+        return jnp.sum(generalised_kl_loss(logits, x_1, x_t, t, schedule), where=free)
 
     def last(t: Array, coins: Array, key: Key) -> Array:
-        _, log_law = state_and_law(t, coins, key)
-        return jnp.sum(cross_entropy_loss(log_law, x_1), where=free)
+        _, logits = state_and_logits(t, coins, key)
+        return jnp.sum(cross_entropy_loss(logits, x_1), where=free)
 
     return inside, last
 
@@ -288,10 +285,15 @@ def _estimate(replicates: Array) -> Estimate:
     return Estimate(jnp.mean(replicates), error)
 
 
-def _masked_nats(log_law: Array, x_1: Tokens, x_t: Array, mask_id: int) -> Array:
-    return step_loss(log_law, x_1, x_t, jnp.ones_like(log_law[:, 0]), mask_id=mask_id)
+def _masked_nats(logits: Array, x_1: Tokens, x_t: Array) -> Array:
+    return jnp.where(x_t == logits.shape[-1], cross_entropy_loss(logits, x_1), 0.0)
 
 
-def _mean_masked_nats(log_law: Array, x_1: Tokens, x_t: Array, mask_id: int) -> Array:
-    num_masked = jnp.sum(x_t == mask_id, dtype=log_law.dtype)
-    return jnp.sum(_masked_nats(log_law, x_1, x_t, mask_id)) / jnp.maximum(num_masked, 1)
+def _mean_masked_nats(logits: Array, x_1: Tokens, x_t: Array) -> Array:
+    nats = _masked_nats(logits, x_1, x_t)
+    num_masked = jnp.sum(x_t == logits.shape[-1], dtype=nats.dtype)
+    return jnp.sum(nats) / jnp.maximum(num_masked, 1)
+
+
+def _mask_id(params: Any, denoiser: Denoiser, x_1: Tokens) -> int:
+    return logits_shape(params, denoiser, jnp.asarray(x_1))[-1]

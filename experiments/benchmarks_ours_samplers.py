@@ -73,7 +73,7 @@ def _euler_cases(
                 x_0,
                 linear(),
                 times,
-                num_states=size["V"],
+                source="tokens",
                 method=METHODS[form],  # pyright: ignore[reportArgumentType]
             )
 

@@ -79,7 +79,7 @@ def rows_of(config: Any, images: Images) -> Iterator[dict[str, Any]]:
         for kind, clock in (("linear", schedules.linear()), ("cosine", schedules.cosine()))
         for count in config.steps
     } | orders()
-    options = {"mask_id": NUM_TOKENS, "num_replicates": 2}
+    options = {"num_replicates": 2}
 
     @partial(jax.jit, static_argnums=0)  # once for every T
     def bound(whole: bool, table: Table, keys: Key, x: Array) -> Array:
@@ -103,8 +103,7 @@ def rows_of(config: Any, images: Images) -> Iterator[dict[str, Any]]:
     yield _row("any order, mean", POSITIONS, _over(jax.jit(average), keys, x))
 
     def in_order(order: Array, _: Key, x: Array) -> Array:
-        one = partial(any_order_nll, mask_id=NUM_TOKENS)
-        return jax.vmap(lambda row: jnp.sum(one(params, denoiser, row, order, free)))(x)
+        return jax.vmap(lambda row: jnp.sum(any_order_nll(params, denoiser, row, order, free)))(x)
 
     left = jax.jit(partial(in_order, jnp.arange(POSITIONS)))
     yield _row("left to right, exact", POSITIONS, _over(left, keys, x))

@@ -393,7 +393,7 @@ def denoiser(log_q, x_t, t):
 
 def draw(key):  # from t = 0 to t = ½
     grid = jnp.linspace(0.0, 0.5, num_steps + 1)
-    return sampling.sample_euler(key, jnp.log(q), denoiser, masks, clock, grid, num_states=S)
+    return sampling.sample_euler(key, jnp.log(q), denoiser, masks, clock, grid, source="mask")
 
 
 drawn = jax.jit(jax.vmap(draw))(jax.random.split(jax.random.key(0), num_draws))

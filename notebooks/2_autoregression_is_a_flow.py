@@ -460,7 +460,7 @@ def denoiser(logits, x_t, t):
 
 def draw(key, table):
     start = jnp.full(N, V)
-    return sampling.sample_on_table(key, jnp.log(posteriors), denoiser, start, table, num_states=S)
+    return sampling.sample_on_table(key, jnp.log(posteriors), denoiser, start, table, source="mask")
 
 
 radix = V ** np.arange(N)[::-1]
@@ -520,7 +520,7 @@ assert gap < 1e-14
 
 def fill(key):
     return sampling.sample_infilling(
-        key, jnp.log(posteriors), denoiser, given, jnp.array(context), right_to_left, mask_id=V
+        key, jnp.log(posteriors), denoiser, given, jnp.array(context), right_to_left
     )
 
 

@@ -112,7 +112,7 @@ def euler_draws(here, schedule, times, *, method, carry_over, count, seed=0):
             x_0,
             schedule,
             jnp.asarray(times, jnp.float32),
-            num_states=S,
+            source="mask",
             carry_over=carry_over,
             method=method,
         )
@@ -157,7 +157,7 @@ def test_revealed_tokens_and_context_never_change(method, key):
             x_0,
             schedules.linear(),
             jnp.linspace(0, 1, 6),
-            num_states=S,
+            source="mask",
             context=context,
             method=method,
         )
@@ -175,7 +175,7 @@ def test_a_mask_is_drawn_at_the_end_though_its_schedule_has_ended(key):
     times = jnp.array([0.0, 0.25, 0.5, 1.0])
 
     def draw(key):
-        return sample_euler(key, (), restless, jnp.full(N, V), ended, times, num_states=S)
+        return sample_euler(key, (), restless, jnp.full(N, V), ended, times, source="mask")
 
     rows = jax.vmap(draw)(jax.random.split(key, 50))
     assert not np.any(np.asarray(rows) == V)
@@ -185,7 +185,7 @@ def test_a_mask_is_drawn_at_the_end_though_its_schedule_has_ended(key):
 def test_a_run_that_ends_before_the_end_leaves_its_masks(key):
     """In a step of 1e-6 no token has come: the last step of a run is the last only at t = 1."""
     times, masks = jnp.array([0.0, 1e-6]), jnp.full(N, V)
-    x = sample_euler(key, (), restless, masks, schedules.linear(), times, num_states=S)
+    x = sample_euler(key, (), restless, masks, schedules.linear(), times, source="mask")
     np.testing.assert_array_equal(x, masks)
 
 
@@ -342,7 +342,7 @@ def adaptive_draws(source, jumps_a_step, *, end, finish, count):
             exact_denoiser,
             x_0,
             schedule,
-            num_states=S,
+            source="mask",
             jumps=jumps_a_step,
             largest_step=0.05,
             end=end,
@@ -379,7 +379,7 @@ def test_no_step_is_longer_than_the_rate_of_a_token_allows(key):
     early = schedules.Schedule(lambda t: 1 - (1 - t) ** 2, lambda t: 2 * jnp.log1p(-t))
     found = sample_adaptive(
         *(key, (), content, jnp.zeros(N, int), early),
-        num_states=V,
+        source="tokens",
         jumps=1.0,
         largest_step=1.0,
         end=0.9,
@@ -411,7 +411,7 @@ SINE = schedules.from_function(lambda t: jnp.sin(jnp.pi / 2 * t))  # concave: it
 
 
 def euler(key, **change):
-    options = {"x_0": jnp.full(N, V), "schedule": schedules.linear(), "num_states": S}
+    options = {"x_0": jnp.full(N, V), "schedule": schedules.linear(), "source": "mask"}
     options |= {"times": jnp.linspace(0, 1, 5)} | change
     x_0, schedule, times = (options.pop(name) for name in ("x_0", "schedule", "times"))
     return sample_euler(key, (), restless, x_0, schedule, times, **options)
@@ -477,6 +477,6 @@ def test_a_bad_adaptive_run_is_refused(change, message, key):
             restless,
             jnp.full(N, V),
             schedules.linear(),
-            num_states=S,
+            source="mask",
             **options | change,
         )

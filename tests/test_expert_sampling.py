@@ -162,7 +162,7 @@ def table_draws(sample, **options):
     prior = jnp.log(jnp.float32(WEIGHTS))
 
     def one(key):
-        return sample(key, jnp.float32(ROUGH), rough, prior, x_0, table, num_states=S, **options)
+        return sample(key, jnp.float32(ROUGH), rough, prior, x_0, table, **options)
 
     return jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(1), DRAWS))
 
@@ -194,10 +194,10 @@ def test_two_positions_at_once_are_refused(key):
     message = "`table` must reveal one position a step; the most that move in one; it is 2"
     for sample in (sample_mixture_on_table, sample_one_expert_on_table):
         with pytest.raises(ValueError, match=message):
-            sample(key, jnp.float32(ROUGH), rough, prior, x_0, table, num_states=S)
+            sample(key, jnp.float32(ROUGH), rough, prior, x_0, table)
     half = jnp.asarray([[0, 0, 0], [0.5, 0, 0], [1, 1, 1]], float)
     with pytest.raises(ValueError, match="`table` must hold 0 and 1 only"):
-        sample_mixture_on_table(key, jnp.float32(ROUGH), rough, prior, x_0, half, num_states=S)
+        sample_mixture_on_table(key, jnp.float32(ROUGH), rough, prior, x_0, half)
 
 
 def test_experts_that_are_not_as_many_as_the_prior_says_are_refused(key):
@@ -206,7 +206,7 @@ def test_experts_that_are_not_as_many_as_the_prior_says_are_refused(key):
     message = "`params` must be stacked for the K = 3 experts of the prior; a leaf"
     for sample in (sample_mixture_on_table, sample_one_expert_on_table):
         with pytest.raises(ValueError, match=message):
-            sample(key, jnp.float32(ROUGH[:2]), rough, prior, x_0, table, num_states=S)
+            sample(key, jnp.float32(ROUGH[:2]), rough, prior, x_0, table)
     arguments = (DECODER, prior[None], jnp.ones((1, 1), int), jnp.ones(1, int))
     with pytest.raises(ValueError, match=message):
         sample_one_expert(key, jnp.float32(MARKOV[:2]), *arguments, max_new=1)
@@ -218,7 +218,7 @@ def test_an_expert_that_is_cut_now_but_alive_must_have_a_law(key):
         return jnp.where((t == 0) & third, jnp.nan, rough(params, x_t, t))
 
     prior, x_0 = jnp.log(jnp.float32([0.6, 0.3, 0.1])), jnp.full(N, V)
-    table, options = schedules.any_order(ORDER), {"num_states": S, "top_k": 1}
+    table, options = schedules.any_order(ORDER), {"top_k": 1}
     with pytest.raises(ValueError, match="finite somewhere and nowhere NaN"):
         sample_mixture_on_table(key, jnp.float32(ROUGH), sick, prior, x_0, table, **options)
 
@@ -229,7 +229,7 @@ def test_an_expert_that_the_prior_excludes_may_say_anything(key):
     silent, table = np.float32(ROUGH), schedules.any_order(ORDER)
     silent[2] = np.nan
     found, expected = (
-        sample_mixture_on_table(key, jnp.asarray(each), rough, prior, x_0, table, num_states=S)
+        sample_mixture_on_table(key, jnp.asarray(each), rough, prior, x_0, table)
         for each in (silent, np.float32(ROUGH))
     )
     np.testing.assert_array_equal(found.tokens, expected.tokens)
@@ -263,7 +263,7 @@ def test_the_work_of_one_expert_does_not_grow_with_their_number():
 
         def run(key, params):
             x_0, table = jnp.full(N, V), schedules.any_order(ORDER)
-            return sample(key, params, wide, prior, x_0, table, num_states=S)
+            return sample(key, params, wide, prior, x_0, table)
 
         compiled = jax.jit(run).lower(jax.random.key(0), params).compile()
         return compiled.cost_analysis()["flops"]
@@ -283,7 +283,7 @@ def test_a_step_that_moves_nothing_tells_the_gate_nothing(key):
         return jnp.broadcast_to(params, (N, V))
 
     prior, masks = jnp.log(jnp.float32(WEIGHTS)), jnp.full(N, V)
-    found = sample_mixture_on_table(key, logits, blind, prior, masks, table, num_states=S)
+    found = sample_mixture_on_table(key, logits, blind, prior, masks, table)
     told = prior + jax.nn.log_softmax(logits)[:, found.tokens].sum(axis=1)
     np.testing.assert_allclose(found.log_weights, jax.nn.log_softmax(told), atol=1e-5)
 
@@ -489,7 +489,7 @@ def test_a_guided_sample_draws_from_the_guided_law():
     guided = guided_denoiser(plain, plain, 1.5)
     table, x_0 = schedules.blocks([0] * N), jnp.full(N, V)
     rows = jax.jit(
-        jax.vmap(lambda key: sample_on_table(key, params, guided, x_0, table, num_states=S))
+        jax.vmap(lambda key: sample_on_table(key, params, guided, x_0, table, source="mask"))
     )(jax.random.split(jax.random.key(0), DRAWS))
     law = np.exp(guided(params, x_0, 0.0))
     joint = np.prod(law[np.arange(N), TOKENS], axis=1)

@@ -217,7 +217,7 @@ def test_without_a_start_the_first_token_is_given():
 @pytest.mark.usefixtures("strict")
 def test_every_order_of_the_exact_posterior_gives_the_data(context):
     table, nll = jnp.asarray(posterior_table()), likelihoods.any_order_nll
-    one = jax.jit(lambda order: nll(table, looked_up, X_1, order, context, mask_id=V))
+    one = jax.jit(lambda order: nll(table, looked_up, X_1, order, context))
     nats = np.array([one(jnp.asarray(order)) for order in ORDERS])
     given = DATA[np.all((TOKENS == X_1) | ~context, axis=1)].sum()
     np.testing.assert_allclose(nats.sum(axis=1), -np.log(DATA[HERE] / given), atol=1e-12)
@@ -230,7 +230,7 @@ def test_every_order_of_the_exact_posterior_gives_the_data(context):
 def test_each_order_of_a_model_pays_its_own(context):
     """The sum over positions is the order's, and orders differ."""
     table, nll = jnp.asarray(any_table()), likelihoods.any_order_nll
-    one = jax.jit(lambda order: nll(table, looked_up, X_1, order, context, mask_id=V))
+    one = jax.jit(lambda order: nll(table, looked_up, X_1, order, context))
     nats = np.array([one(jnp.asarray(order)).sum() for order in ORDERS])
     np.testing.assert_allclose(nats, order_nlls(any_table(), context), atol=1e-12)
     assert np.ptp(nats) > 0.1
@@ -246,7 +246,7 @@ def test_the_time_that_an_order_tells_is_the_share_of_the_free_that_are_shown():
 
     context, order = np.array([False, True, False, False]), np.array([1, 3, 0, 2])
     x_1 = jnp.zeros(4, int)
-    nats = likelihoods.any_order_nll((), clock, x_1, jnp.asarray(order), context, mask_id=V)
+    nats = likelihoods.any_order_nll((), clock, x_1, jnp.asarray(order), context)
     expected = -np.log(0.2 + np.array([1 / 3, 0, 2 / 3, 0]) / 2)
     expected[1] = 0.0
     np.testing.assert_allclose(nats, expected, rtol=1e-5)
@@ -262,9 +262,7 @@ COUNTS = {"num_strata": 8, "num_replicates": 400}
     ("context", "antithetic"), [(FREE, True), (GIVEN, False)], ids=["free", "given"]
 )
 def test_the_any_order_bound_is_the_mean_over_orders(key, context, antithetic):
-    bound = jitted(
-        likelihoods.any_order_bound, looked_up, mask_id=V, antithetic=antithetic, **COUNTS
-    )
+    bound = jitted(likelihoods.any_order_bound, looked_up, antithetic=antithetic, **COUNTS)
     value = order_nlls(any_table(), context).mean()
     assert_estimates(bound(key, any_table(), X_1, context), value)
 
@@ -273,11 +271,11 @@ def test_the_any_order_bound_is_the_mean_over_orders(key, context, antithetic):
 @pytest.mark.usefixtures("x64")
 def test_the_any_order_bound_of_a_model_with_time_is_the_mean_over_its_orders(key):
     def nll(order):
-        return likelihoods.any_order_nll(table, timed, X_1, order, FREE, mask_id=V).sum()
+        return likelihoods.any_order_nll(table, timed, X_1, order, FREE).sum()
 
     table = jnp.asarray(any_table())
     value = jnp.mean(jax.vmap(nll)(jnp.asarray(ORDERS)))
-    bound = jitted(likelihoods.any_order_bound, timed, mask_id=V, **COUNTS)
+    bound = jitted(likelihoods.any_order_bound, timed, **COUNTS)
     assert_estimates(bound(key, table, X_1, FREE), float(value))
     assert abs(float(value) - order_nlls(any_table()).mean()) > 0.02
 
@@ -294,7 +292,7 @@ def test_the_any_order_bound_shows_one_share_of_the_free_at_a_time(key):
 
     context, num_free = np.array([False, True, False, False]), 3
     counts = {"num_strata": num_free, "num_replicates": 64}
-    bound = jitted(likelihoods.any_order_bound, counting, mask_id=V, **counts)
+    bound = jitted(likelihoods.any_order_bound, counting, **counts)
     found = bound(key, (), jnp.zeros(4, int), context)
     expected = -np.log(0.2 + 0.2 * np.array([3, 2, 1])).sum()
     np.testing.assert_allclose(found.mean, expected, rtol=1e-5)
@@ -310,7 +308,6 @@ def test_the_masked_bound_is_the_same_number_for_every_schedule(name):
         looked_up,
         schedule=SCHEDULES[name],
         source="mask",
-        mask_id=V,
         antithetic=True,
         **COUNTS,
     )
@@ -339,7 +336,6 @@ def test_the_masked_bound_is_of_the_free_tokens_given_the_others(key):
         looked_up,
         schedule=SCHEDULES["cosine"],
         source="mask",
-        mask_id=V,
         context=GIVEN,
         **COUNTS,
     )
@@ -420,7 +416,7 @@ def test_given_tokens_of_a_uniform_source_neither_move_nor_pay(key):
 def test_the_grid_bound_of_a_left_to_right_table_is_the_next_token_nll(key):
     """With a stratum a step nothing is random."""
     table = any_table()
-    bound = jitted(likelihoods.grid_bound, looked_up, mask_id=V, num_strata=N, num_replicates=2)
+    bound = jitted(likelihoods.grid_bound, looked_up, num_strata=N, num_replicates=2)
     estimate = bound(key, jnp.asarray(table), X_1, schedules.left_to_right(N))
     np.testing.assert_allclose(estimate.mean, order_nlls(table)[0], atol=1e-12)
     assert float(estimate.standard_error) < 1e-12
@@ -433,7 +429,6 @@ def test_the_grid_bound_is_the_sum_over_steps(key, num_strata, antithetic):
     bound = jitted(
         likelihoods.grid_bound,
         looked_up,
-        mask_id=V,
         num_strata=num_strata,
         num_replicates=400,
         antithetic=antithetic,
@@ -471,7 +466,6 @@ def over_keys(name, num_replicates, num_strata=4, antithetic=False, table=any_ta
         params=table(),
         denoiser=looked_up,
         x_1=X_1,
-        mask_id=V,
         num_strata=num_strata,
         num_replicates=num_replicates,
         antithetic=antithetic,
@@ -525,7 +519,7 @@ def test_the_error_of_two_replicates_is_half_their_distance():
 def test_mapped_is_one_by_one():
     def one(key, x_1):
         args = (key, any_table(), looked_up, x_1, schedules.masked(schedules.linear(), 2, N))
-        return likelihoods.grid_bound(*args, mask_id=V, num_strata=2, num_replicates=2)
+        return likelihoods.grid_bound(*args, num_strata=2, num_replicates=2)
 
     x_1 = jnp.asarray(TOKENS[[3, 5]])
     mapped = jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(0), 2), x_1)
@@ -549,16 +543,11 @@ LINEAR, TABLE = schedules.linear(), schedules.left_to_right(N)
 PER_POSITION = schedules.polynomial(jnp.array([1.0, 2.0, 3.0]))
 NLL, NEXT = likelihoods.any_order_nll, likelihoods.autoregressive_nll
 REFUSALS = [
-    (lambda: call(ANY, FREE, mask_id=-1), "`mask_id` must be at least 1; it is -1"),
-    (lambda: call(ANY, FREE, mask_id=V + 1), "`mask_id` must be V = 2; it is 3"),
     (
-        lambda: call(ANY, FREE, mask_id=V, num_replicates=1),
+        lambda: call(ANY, FREE, num_replicates=1),
         "`num_replicates` must be at least 2; it is 1",
     ),
-    (lambda: call(ANY, FREE, mask_id=V, num_strata=0), "`num_strata` must be at least 1; it is 0"),
-    (lambda: call(ELBO, LINEAR, source="mask"), "`mask_id` must be V for a source of masks"),
-    (lambda: call(ELBO, LINEAR, source="mask", mask_id=-1), "`mask_id` must be at least 1"),
-    (lambda: call(ELBO, LINEAR, source=LAWS, mask_id=V), "None for token laws; it is '2'"),
+    (lambda: call(ANY, FREE, num_strata=0), "`num_strata` must be at least 1; it is 0"),
     (lambda: call(ELBO, LINEAR, source=LAWS), "`end` must lie where κ < 1 .*; it is 1.0"),
     (lambda: call(ELBO, LINEAR, source=LAWS, end=0.0), r"`end` must lie in \(0, 1\]; it is 0.0"),
     (lambda: call(ELBO, LINEAR, source=LAWS / 2, end=0.5), "`source` must sum to 1"),
@@ -567,15 +556,14 @@ REFUSALS = [
         "`num_states` must be V = 2, or 3 with a mask; it is 5",
     ),
     (
-        lambda: call(ELBO, PER_POSITION, source="mask", mask_id=V),
+        lambda: call(ELBO, PER_POSITION, source="mask"),
         r"`schedule` must have one κ for all, not one for each position; it is \[3\]",
     ),
-    (lambda: call(GRID, TABLE, mask_id=-1, num_strata=1), "`mask_id` must be at least 1"),
     (
-        lambda: call(GRID, TABLE, mask_id=V, num_strata=2),
+        lambda: call(GRID, TABLE, num_strata=2),
         "`num_strata` must divide T = 3; it is 2",
     ),
-    (lambda: call(GRID, TABLE[:3], mask_id=V), "`table` must end at κ = 1"),
+    (lambda: call(GRID, TABLE[:3]), "`table` must end at κ = 1"),
     (lambda: NEXT(jnp.log(DATA), next_logits, X_1, start=-1), "`start` must lie in .0, 2.*is -1"),
     (lambda: NEXT(jnp.log(DATA), next_logits, X_1, start=S), "`start` must lie in .0, 2.*is 3"),
     (
@@ -584,12 +572,8 @@ REFUSALS = [
     ),
     (lambda: NEXT(jnp.log(DATA), next_logits, X_1[:1]), "two tokens or more without `start`"),
     (
-        lambda: NLL(any_table(), looked_up, X_1, np.array([0, 0, 1]), FREE, mask_id=V),
+        lambda: NLL(any_table(), looked_up, X_1, np.array([0, 0, 1]), FREE),
         "`order` must hold each of 0 … N − 1 once",
-    ),
-    (
-        lambda: NLL(any_table(), looked_up, X_1, np.arange(N), FREE, mask_id=-1),
-        "`mask_id` must be at least 1; it is -1",
     ),
 ]
 
@@ -603,11 +587,11 @@ def test_what_makes_no_sense_is_refused_by_name(refused, message):
 @pytest.mark.parametrize(
     "refused",
     [
-        lambda: call(ANY, FREE[:2], mask_id=V),
-        lambda: call(ELBO, LINEAR, source="mask", mask_id=V, context=FREE[:2]),
+        lambda: call(ANY, FREE[:2]),
+        lambda: call(ELBO, LINEAR, source="mask", context=FREE[:2]),
         lambda: call(ELBO, LINEAR, source=LAWS[:2], end=0.5),
-        lambda: call(GRID, TABLE, mask_id=V, num_strata=3, context=FREE[:2]),
-        lambda: NLL(any_table(), looked_up, X_1, np.arange(N), FREE[:2], mask_id=V),
+        lambda: call(GRID, TABLE, num_strata=3, context=FREE[:2]),
+        lambda: NLL(any_table(), looked_up, X_1, np.arange(N), FREE[:2]),
     ],
 )
 def test_a_context_or_a_source_of_another_length_is_refused(refused):

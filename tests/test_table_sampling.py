@@ -63,7 +63,7 @@ def drawn(here, table, *, seed=0, count=DRAWS, **options):
     def one(key):
         source_key, key = jax.random.split(key)
         x_0 = jax.random.categorical(source_key, log_source, mode="high")
-        return sample_on_table(key, params, exact_denoiser, x_0, table, num_states=S, **options)
+        return sample_on_table(key, params, exact_denoiser, x_0, table, source="mask", **options)
 
     return jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(seed), count))
 
@@ -153,7 +153,7 @@ def test_a_run_that_stops_early_is_a_draw_of_the_path_there(source, method):
 
 def test_a_run_in_two_parts_goes_on_from_the_row_where_it_stopped(key):
     here, table = world("all masks"), schedules.left_to_right(N)
-    params, run = lookup_of(here, table), partial(sample_on_table, num_states=S)
+    params, run = lookup_of(here, table), partial(sample_on_table, source="mask")
     half = run(jax.random.key(1), params, exact_denoiser, jnp.full(N, V), table, stop=2)
     whole = run(key, params, exact_denoiser, half, table, start=2)
     assert half[2] == V
@@ -179,7 +179,7 @@ def test_a_revealed_token_never_changes(table, method):
         before = x
         x = jax.vmap(
             lambda key, z, t=t: sample_on_table(
-                key, (), restless, z, table, num_states=S, start=t, stop=t + 1, method=method
+                key, (), restless, z, table, source="mask", start=t, stop=t + 1, method=method
             )
         )(jax.vmap(jax.random.fold_in, (0, None))(keys, t), x)
         was = np.asarray(before) != V
@@ -193,7 +193,7 @@ def test_a_token_of_another_source_is_drawn_anew():
     table = schedules.blocks([0, 0, 0])
     keys = jax.random.split(jax.random.key(0), 100)
     rows = jax.vmap(
-        lambda key: sample_on_table(key, (), restless, x_0, table, num_states=S, carry_over=False)
+        lambda key: sample_on_table(key, (), restless, x_0, table, source="mask", carry_over=False)
     )(keys)
     assert np.mean(np.asarray(rows) != np.asarray(x_0)) > 0.95
 
@@ -218,7 +218,6 @@ def test_infilling_draws_from_the_data_given_the_context(given, method):
             jnp.where(context, x, -1),
             jnp.asarray(context),
             table,
-            mask_id=V,
             method=method,
         )
 
@@ -244,7 +243,7 @@ def test_only_rows_that_jump_meet_the_head():
         return jnp.where(due, 0.0, jnp.nan) + jnp.zeros((1, V))
 
     denoiser, x_0 = HeadedDenoiser(hidden, head), jnp.full(width, V)
-    options = {"num_states": S, "method": "jump first", "rows_at_once": 1}
+    options = {"source": "mask", "method": "jump first", "rows_at_once": 1}
     x = sample_on_table(jax.random.key(0), (), denoiser, x_0, table, **options)
     assert np.all(np.asarray(x) < V)
     late = schedules.any_order(np.arange(width)[::-1])
@@ -274,15 +273,17 @@ def test_both_halves_of_a_transformer_are_its_logits(tied, conditioned, key):
 
 # ── refusals ────────────────────────────────────────────────────────────────────────────────────
 
-GOOD = {"x_0": jnp.full(N, V), "table": schedules.left_to_right(N), "num_states": S}
+GOOD = {"x_0": jnp.full(N, V), "table": schedules.left_to_right(N), "source": "mask"}
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"x_0": jnp.array([0, -1, V])}, r"`x_0` must hold ids in \[0, 2\]; it is \[ 0 -1  2\]"),
-        ({"num_states": 5}, "`num_states` must be V = 2, or 3 with a mask; it is 5"),
-        ({"num_states": V, "x_0": jnp.zeros(N, int), "carry_over": True}, "`carry_over` must be"),
+        (
+            {"source": "tokens", "x_0": jnp.zeros(N, int), "carry_over": True},
+            "`carry_over` must be",
+        ),
         ({"table": schedules.left_to_right(N)[::-1]}, "`table` must not move a finished token"),
         ({"stop": 4}, r"`stop` must lie in \[0, 3\]; it is 4"),
         ({"start": 2, "stop": 1}, r"`start` must lie in \[0, 1\]; it is 2"),
@@ -305,17 +306,17 @@ def test_a_mask_that_no_step_would_draw_is_refused(key):
     fixed = partial(lambda params, x_t, t: jnp.zeros((N, V)))
     message = "`x_0` must hold no mask where κ = 1 in the first row"
     with pytest.raises(ValueError, match=message):
-        sample_on_table(key, (), fixed, masks, table, num_states=S, start=2)
+        sample_on_table(key, (), fixed, masks, table, source="mask", start=2)
     context = jnp.array([True, False, False])
     other = schedules.with_context(table, jnp.array([False, True, False]))
     with pytest.raises(ValueError, match="`table` must start at κ = 0"):
-        sample_infilling(key, (), fixed, jnp.ones(N, int), context, other, mask_id=V)
+        sample_infilling(key, (), fixed, jnp.ones(N, int), context, other)
 
 
 def test_no_step_gives_the_state_back_and_two_runs_are_one():
     here, table = world("all masks"), ORDERS["any order"]
     run = partial(sample_on_table, params=lookup_of(here, table), denoiser=exact_denoiser)
-    masks, options = jnp.full(N, V), {"table": table, "num_states": S}
+    masks, options = jnp.full(N, V), {"table": table, "source": "mask"}
     np.testing.assert_array_equal(run(jax.random.key(0), x_0=masks, stop=0, **options), masks)
     for seed in range(5):
         first = run(jax.random.key(seed), x_0=masks, stop=2, **options)
@@ -345,7 +346,7 @@ def test_what_is_said_of_a_revealed_token_is_not_read(method, key):
         return jnp.where((x_t == V)[:, None], jnp.zeros((N, V)), jnp.nan)
 
     table, masks = schedules.left_to_right(N), jnp.full(N, V)
-    x = sample_on_table(key, (), silent, masks, table, num_states=S, method=method)
+    x = sample_on_table(key, (), silent, masks, table, source="mask", method=method)
     assert np.all(np.asarray(x) < V)
 
 
@@ -356,7 +357,9 @@ def test_logits_that_are_no_law_are_refused(bad, method, key):
         return jnp.full((N, V), bad)
 
     with pytest.raises(ValueError, match="finite somewhere and nowhere NaN where a token moves"):
-        sample_on_table(key, (), spoilt, jnp.full(N, V), GOOD["table"], num_states=S, method=method)
+        sample_on_table(
+            key, (), spoilt, jnp.full(N, V), GOOD["table"], source="mask", method=method
+        )
 
 
 def test_the_states_are_listed_as_ranked():

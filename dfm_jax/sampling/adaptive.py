@@ -9,7 +9,16 @@ import jax.numpy as jnp
 from dfm_jax.checks import check_count, check_interval, require
 from dfm_jax.interfaces import Denoiser
 from dfm_jax.sampling.euler import fixed_positions
-from dfm_jax.sampling.jumps import ALIVE, Run, State, checked_run, jumped, posterior_rows, revealed
+from dfm_jax.sampling.jumps import (
+    ALIVE,
+    Run,
+    Source,
+    State,
+    checked_run,
+    jumped,
+    posterior_rows,
+    revealed,
+)
 from dfm_jax.sampling.jumps import start as at_start
 from dfm_jax.schedules import Schedule, rate
 from dfm_jax.types import Array, Context, Int, Key, Number, Time, Tokens, typed
@@ -30,7 +39,7 @@ def sample_adaptive(
     x_0: Tokens,
     schedule: Schedule,
     *,
-    num_states: int,
+    source: Source,
     jumps: Number,
     largest_step: Number,
     start: Time = 0,
@@ -53,7 +62,7 @@ def sample_adaptive(
         denoiser: static.
         x_0: the state at `start`.
         schedule: κ_t.
-        num_states: S, V + 1 with a mask, else V.
+        source: see `sample_on_table`.
         jumps: ε, the number expected in a step, in (0, 1].
         largest_step: h_max, in units of time.
         start: the time of `x_0`.
@@ -72,7 +81,7 @@ def sample_adaptive(
         params,
         denoiser,
         x_0,
-        num_states=num_states,
+        source=source,
         carry_over=carry_over,
         method="clear",
         rows_at_once=None,

@@ -68,7 +68,7 @@ def sample_corrected(
         params,
         denoiser,
         x_0,
-        num_states=jnp.shape(source)[-1],
+        source=jnp.asarray(source),
         carry_over=carry_over,
         method="clear",
         rows_at_once=None,

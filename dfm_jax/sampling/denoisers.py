@@ -137,6 +137,11 @@ def ensemble_denoiser(
     return mixed
 
 
+def logits_shape(params: Any, denoiser: Denoiser, x_t: Array) -> tuple[int, ...]:
+    """[N, V], by a trace that computes nothing."""
+    return tuple(jax.eval_shape(whole(denoiser), params, x_t, jnp.zeros(())).shape)
+
+
 def log_law(logits: Array) -> Array:
     """In float32 at least, whatever a network computed in; rows of −∞ alone become NaN."""
     wide = logits if jnp.finfo(logits.dtype).bits >= 32 else logits.astype(jnp.float32)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from dfm_jax.checks import check_count, check_interval, require
 from dfm_jax.interfaces import Denoiser
-from dfm_jax.sampling.jumps import ALIVE, Method, checked_run, run_steps
+from dfm_jax.sampling.jumps import ALIVE, Method, Source, checked_run, run_steps
 from dfm_jax.schedules import Schedule, rate
 from dfm_jax.types import Array, ArrayLike, Context, Float, Key, Tokens, typed
 
@@ -26,7 +26,7 @@ def sample_euler(
     schedule: Schedule,
     times: Float[ArrayLike, " times"],
     *,
-    num_states: int,
+    source: Source,
     context: Context | None = None,
     carry_over: bool | None = None,
     method: Method = "clear",
@@ -47,7 +47,7 @@ def sample_euler(
         x_0: the state at `times[0]`.
         schedule: κ_t; one number or one per position.
         times: increasing in [0, 1], from that of `x_0` to that of the result.
-        num_states: S, V + 1 with a mask, else V.
+        source: see `sample_on_table`.
         context: True where a token is given and stays.
         carry_over: see `sample_on_table`.
         method: see `sample_on_table`.
@@ -61,7 +61,7 @@ def sample_euler(
         params,
         denoiser,
         x_0,
-        num_states=num_states,
+        source=source,
         carry_over=carry_over,
         method=method,
         rows_at_once=rows_at_once,

@@ -76,7 +76,6 @@ def sample_mixture_on_table(
     x_0: Tokens,
     table: Table,
     *,
-    num_states: int,
     top_k: int | None = None,
 ) -> MixtureDraw:
     """All K experts at every step, mixed by the gate that what was drawn so far implies.   [D7, S2]
@@ -94,7 +93,6 @@ def sample_mixture_on_table(
         log_prior: log r_k(c), in nats: the context is judged by whoever made it.
         x_0: masks, and the context.
         table: κ[t, i] ∈ {0, 1}, one more position in each row; 1 at the context.
-        num_states: V + 1.
         top_k: cut the gate to its k largest at every step, at the cost of B6.
 
     Raises:
@@ -108,7 +106,7 @@ def sample_mixture_on_table(
         one,
         denoiser,
         x_0,
-        num_states=num_states,
+        source="mask",
         carry_over=True,
         method="clear",
         rows_at_once=None,
@@ -117,7 +115,7 @@ def sample_mixture_on_table(
     if top_k is not None:
         check_count("top_k", top_k, at_most=num_experts)
     order = one_by_one(table)
-    check_masks(x_0, jnp.asarray(table)[0], num_states)
+    check_masks(x_0, jnp.asarray(table)[0], run.num_states - 1)
     found, gate = _mixture(key, params, log_prior, x_0, order, run=run, top_k=top_k)
     require(found.alive, ALIVE, found.alive)
     return MixtureDraw(found.x_t, gate.log_weights)

@@ -15,11 +15,12 @@ from dfm_jax.checks import check_count, check_num_states, check_tokens, require
 from dfm_jax.fast import sample_categorical
 from dfm_jax.interfaces import Denoiser
 from dfm_jax.paths import sample_path
-from dfm_jax.sampling.denoisers import halves, log_law, whole
+from dfm_jax.sampling.denoisers import halves, log_law, logits_shape, whole
 from dfm_jax.steps import exact_step_velocity, step_law
-from dfm_jax.types import Array, ArrayLike, Key, Step
+from dfm_jax.types import Array, ArrayLike, Key, StateProbs, Step
 
 Method = Literal["clear", "jump first"]
+Source = Literal["mask", "tokens"]
 ALIVE = "a denoiser's logits must be finite somewhere and nowhere NaN where a token moves; alive"
 
 
@@ -38,29 +39,30 @@ def checked_run(
     denoiser: Denoiser,
     x_0: ArrayLike,
     *,
-    num_states: int,
+    source: Source | StateProbs,
     carry_over: bool | None,
     method: Method,
     rows_at_once: int | None,
 ) -> Run:
-    """Refuse what cannot be run.
+    """Refuse what cannot be run. S is V + 1 for a source of masks, V for one of tokens.
 
     Raises:
-        ValueError: unless S is V or V + 1, the ids of `x_0` lie in [0, S), and a token that is
-            carried over can be told from a mask.
+        ValueError: unless the laws of a source have V columns or V + 1, the ids of `x_0` lie in
+            [0, S), and a token that is carried over can be told from a mask.
     """
     x_0 = jnp.asarray(x_0)
     require(x_0.ndim == 1, "`x_0` must be one sequence [N]; its axes", x_0.ndim)
-    logits = jax.eval_shape(whole(denoiser), params, x_0, jnp.zeros(()))
-    shape = tuple(logits.shape)
+    shape = logits_shape(params, denoiser, x_0)
     require(len(shape) == 2, "`denoiser` must give [N, V]; its axes", len(shape))
     rule = f"`denoiser` must give a row for each of the {x_0.shape[0]} positions; it gives rows"
     require(shape[0] == x_0.shape[0], rule, shape[0])
-    check_num_states(num_states, shape[1])
+    has_mask = source == "mask" if isinstance(source, str) else source.shape[-1] == shape[1] + 1
+    num_states = shape[1] + has_mask
+    if not isinstance(source, str):
+        check_num_states(source.shape[-1], shape[1])
     check_tokens("x_0", x_0, num_states)
-    has_mask = num_states == shape[1] + 1
     carried = has_mask if carry_over is None else carry_over
-    rule = "`carry_over` must be False where no state is a mask, S = V"
+    rule = "`carry_over` must be False where no state is a mask"
     require(has_mask or not carried, rule, carried)
     require(method in ("clear", "jump first"), "`method` must be clear or jump first", method)
     rows_at_once = max(1, x_0.shape[0] // 16) if rows_at_once is None else rows_at_once

@@ -50,7 +50,6 @@ def sample_one_expert_on_table(
     x_0: Tokens,
     table: Table,
     *,
-    num_states: int,
     method: Method = "clear",
     rows_at_once: int | None = None,
 ) -> tuple[Tokens, Token]:
@@ -75,7 +74,7 @@ def sample_one_expert_on_table(
         denoiser,
         x_0,
         table,
-        num_states=num_states,
+        source="mask",
         carry_over=True,
         method=method,
         rows_at_once=rows_at_once,

@@ -10,7 +10,8 @@ from jax.core import Tracer
 from dfm_jax.checks import check_count, check_tokens, require
 from dfm_jax.interfaces import Denoiser
 from dfm_jax.paths import mask_source
-from dfm_jax.sampling.jumps import ALIVE, Method, checked_run, run_steps
+from dfm_jax.sampling.denoisers import logits_shape
+from dfm_jax.sampling.jumps import ALIVE, Method, Source, checked_run, run_steps
 from dfm_jax.schedules import check_table, with_context
 from dfm_jax.steps import step_size
 from dfm_jax.types import Array, Context, Key, Table, Tokens, typed
@@ -24,7 +25,7 @@ def sample_on_table(
     x_0: Tokens,
     table: Table,
     *,
-    num_states: int,
+    source: Source,
     start: int = 0,
     stop: int | None = None,
     carry_over: bool | None = None,
@@ -46,12 +47,13 @@ def sample_on_table(
         denoiser: static; keep one.
         x_0: the source, V the mask.
         table: κ[t, i], T + 1 rows; a concrete one is checked.
-        num_states: S, V + 1 with a mask, else V.
+        source: "mask" if states hold masks, id V, else "tokens": no shape says which, and a token
+            that masks never become would not move.
         start: the row that `x_0` belongs to.
         stop: the last row, T if None. What comes back is X_stop, a draw of the path there. From
             there `start=stop` goes on with the same key to what one run would have given.
         carry_over: a token that is no mask never changes; what the denoiser says of it is not read.
-            True for S = V + 1 if None. Of a source that can hold tokens, it must be False.
+            True for a source of masks if None. Of one that can hold tokens too, it must be False.
         method: "clear" draws every position from its row; "jump first" draws who moves, then only
             these rows: the same law, from other random numbers.
         rows_at_once: of "jump first".
@@ -65,7 +67,7 @@ def sample_on_table(
         params,
         denoiser,
         x_0,
-        num_states=num_states,
+        source=source,
         carry_over=carry_over,
         method=method,
         rows_at_once=rows_at_once,
@@ -76,7 +78,7 @@ def sample_on_table(
     check_count("stop", last, at_least=0, at_most=num_steps)
     check_count("start", start, at_least=0, at_most=last)
     if run.carry_over:
-        check_masks(x_0, table[start], num_states)
+        check_masks(x_0, table[start], run.num_states - 1)
     if start == last:
         return jnp.asarray(x_0)
     steps = jnp.arange(start, last)
@@ -98,10 +100,10 @@ def whole_table(table: Table, context: Context | None = None) -> Array:
     return jnp.asarray(np.concatenate([rows[:-1], np.ones_like(rows[-1:])]))
 
 
-def check_masks(x_0: Tokens, kappa: Array, num_states: int) -> None:
+def check_masks(x_0: Tokens, kappa: Array, mask_id: int) -> None:
     """No mask stands where the table never moves: it would come back as a token."""
     rule = "`x_0` must hold no mask where κ = 1 in the first row: it is never drawn; x_0"
-    require((jnp.asarray(x_0) != num_states - 1) | (kappa < 1), rule, x_0)
+    require((jnp.asarray(x_0) != mask_id) | (kappa < 1), rule, x_0)
 
 
 @typed
@@ -113,7 +115,6 @@ def sample_infilling(
     context: Context,
     table: Table,
     *,
-    mask_id: int,
     method: Method = "clear",
     rows_at_once: int | None = None,
 ) -> Tokens:
@@ -128,15 +129,14 @@ def sample_infilling(
         x: read where `context` only.
         context: I, True where a token is given.
         table: of the free positions; its columns at the context are not read.
-        mask_id: V.
         method: see `sample_on_table`.
         rows_at_once: see `sample_on_table`.
 
     Raises:
         ValueError: as `sample_on_table`; if a given token is a mask or −1.
     """
-    check_count("mask_id", mask_id)
     x = jnp.where(context, x, 0)
+    mask_id = logits_shape(params, denoiser, x)[-1]
     check_tokens("x", x, mask_id)
     return sample_on_table(
         key,
@@ -144,7 +144,7 @@ def sample_infilling(
         denoiser,
         mask_source(x, context, mask_id=mask_id),
         whole_table(_with_context(table, context), context),
-        num_states=mask_id + 1,
+        source="mask",
         method=method,
         rows_at_once=rows_at_once,
     )
