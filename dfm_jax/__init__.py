@@ -10,8 +10,7 @@ example: `jax.vmap` is the batch; `jax.jit` and the mesh are the caller's.
     paths        conditional and marginal probability paths, their posteriors       P1–P7
     velocities   posterior ↔ velocity; forward, backward, corrected                 V1–V9, C1
     steps        discrete time: the exact finite step; autoregression               Q1–Q6, A1–A5
-    experts      a flow on all the data as a mixture of flows on its parts          D1–D8, D13
-    gates        who routes: Bayes, fixed-share, static, top-k, …                   D7, B6, B10
+    mixture      a flow on all the data as a mixture of flows on its parts; gates   D1–D8, D13, B6
     objectives   what is minimised                                                  L1–L5, D9–D12
     samplers     how one draws, as laws                                             S1–S7
     accounting   where an ensemble's loss comes from                                B1–B11, D10, D14
@@ -31,8 +30,7 @@ _stopping.listen("dfm_jax")  # of `python -m dfm_jax`: a Ctrl-C may come while j
 
 from dfm_jax import accounting as accounting
 from dfm_jax import exact as exact
-from dfm_jax import experts as experts
-from dfm_jax import gates as gates
+from dfm_jax import mixture as mixture
 from dfm_jax import objectives as objectives
 from dfm_jax import parallel as parallel
 from dfm_jax import paths as paths

@@ -20,7 +20,7 @@ from dfm_jax.checks import (
     check_tokens,
     require,
 )
-from dfm_jax.experts import mixture_log_prob
+from dfm_jax.mixture.posterior import mixture_log_prob
 from dfm_jax.paths import HIGHEST
 from dfm_jax.types import Array, ArrayLike, Float, PerExpert, Scalar, Token, Weights, typed
 

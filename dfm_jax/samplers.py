@@ -2,32 +2,26 @@
 
 A sampler step draws every position from its row, independently: `paths.sample_path` of the laws
 below. S2, the exact finite step, is `steps.step_law` of `steps.exact_step_velocity`. Whole runs are
-drawn by `dfm_jax.sampling`.
+drawn by `dfm_jax.sampling`. The laws of steps of K experts are in `dfm_jax.mixture`.
 """
 
-import jax
 import jax.numpy as jnp
 
-from dfm_jax.boundary import at_tokens, log_sum_of_products
 from dfm_jax.checks import (
     check_interval,
     check_law,
     check_log_law,
-    check_log_probs,
     check_num_states,
     check_tokens,
 )
-from dfm_jax.experts import mix_posteriors, mixture_log_prob
 from dfm_jax.paths import point_mass
 from dfm_jax.schedules import Schedule, rate
 from dfm_jax.steps import exact_step_velocity, step_law
 from dfm_jax.types import (
     ArrayLike,
     Bool,
-    Float,
     LogProbs,
     Number,
-    PerExpert,
     Probs,
     Scalar,
     StateProbs,
@@ -35,7 +29,6 @@ from dfm_jax.types import (
     Token,
     Tokens,
     Velocity,
-    Weights,
     typed,
 )
 
@@ -121,57 +114,3 @@ def one_position_step_law(
     velocity = jnp.asarray(velocity)
     stay = point_mass(x_t, num_states, dtype=velocity.dtype)
     return stay + jnp.where(turn, size * velocity, 0.0)
-
-
-@typed
-def mixed_step_law(weights: Weights, step_laws: Float[ArrayLike, "K N S"]) -> StateProbs:
-    """Draw one expert per position, k^i ~ r(z, t), then its step: the step of the mixed velocity.
-
-    X^i ~ Σ_k r_k (δ_{z^i} + u^{k,i}(·, z))   [S6, S7a]
-
-    The draws are independent, and any number of positions may move. Also for a learned router,
-    drawn per position and step. One k shared by positions that move together is another law:
-    `shared_expert_log_prob`.
-
-    Raises:
-        ValueError: if the weights are no law, or a step of an expert that has one is none.
-    """
-    check_law("weights", weights)
-    check_law("step_laws", step_laws, read=weights != 0)
-    return mix_posteriors(weights, step_laws)
-
-
-@typed
-def shared_expert_log_prob(
-    x_next: Tokens, log_weights: PerExpert, step_laws: Float[ArrayLike, "K N S"]
-) -> Scalar:
-    """One expert for all positions of a step, in nats: log Σ_k r_k Π_i law_k^i(x^i).   [S6]
-
-    Equal to `mixed_step_law` if at most one position moves; else another law. Where it is −∞ its
-    derivative in a probability is infinite, if that one alone is missing.
-
-    Raises:
-        ValueError: as `mixed_step_law`; if an id lies outside [0, S).
-    """
-    check_log_law("log_weights", log_weights)
-    check_law("step_laws", step_laws, read=log_weights > -jnp.inf)
-    check_tokens("x_next", x_next, step_laws.shape[-1])
-    here = jax.vmap(at_tokens, in_axes=(0, None))(step_laws, x_next)
-    return log_sum_of_products(log_weights, here)
-
-
-@typed
-def one_expert_log_prob(log_prior: PerExpert, sequence_log_probs: PerExpert) -> Scalar:
-    """Draw one expert after the prompt, k ~ r(c), and keep it: the law of the sequence, in nats.
-
-        log Σ_k r_k(c) q̂_k(x | c)   [S7b]
-
-    The same law as mixing token by token with the Bayes gate, at the cost of one expert. Only for
-    one-position steps, untruncated gates and temperature 1.
-
-    Raises:
-        ValueError: if the prior is no law, or an expert that has mass says a logarithm above 0.
-    """
-    check_log_law("log_prior", log_prior)
-    check_log_probs("sequence_log_probs", sequence_log_probs, read=log_prior > -jnp.inf)
-    return mixture_log_prob(log_prior, jnp.asarray(sequence_log_probs))

@@ -16,7 +16,7 @@ from dfm_jax.theory.statement import in_order
 # From the bottom of the house to its top, as imports point.
 ROOMS = (
     *("types", "checks", "durable", "exact", "boundary", "interfaces"),
-    *("schedules", "paths", "velocities", "steps", "experts", "gates", "clustering"),
+    *("schedules", "paths", "velocities", "steps", "mixture", "clustering"),
     *("objectives", "samplers", "accounting"),
     *("fast", "sampling", "likelihoods", "parallel", "theory"),
     *("json_text", "json_types", "models", "data", "scoring", "training", "launch"),

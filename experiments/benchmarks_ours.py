@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dfm_jax import experts, fast, objectives, paths
+from dfm_jax import fast, mixture, objectives, paths
 from dfm_jax.clustering import spherical_k_means
 from dfm_jax.schedules import linear, rate
 from experiments.benchmarks_ours_samplers import (
@@ -141,7 +141,7 @@ def _k_means(size: dict[str, int], data: dict[str, jax.Array], **options: Any) -
 def _mixture(size: dict[str, int], data: dict[str, jax.Array]) -> Cases:
     def clear(log_weights: jax.Array, logits: jax.Array) -> jax.Array:
         log_probs = jax.nn.log_softmax(logits)
-        return jax.vmap(experts.mix_log_probs, (None, 1))(log_weights, log_probs)
+        return jax.vmap(mixture.mix_log_probs, (None, 1))(log_weights, log_probs)
 
     arrays = data["log_weights"], data["logits"]
     shown = lambda log_probs: [np.asarray(log_probs[:, ::509]).reshape(-1).tolist()]  # noqa: E731
@@ -167,7 +167,7 @@ def _one_expert(size: dict[str, int], data: dict[str, jax.Array]) -> Cases:
 
     def full(key: jax.Array, log_weights: jax.Array, hidden: jax.Array, heads: Any) -> jax.Array:
         log_probs = jax.nn.log_softmax(every(hidden, heads))
-        mixed = experts.mix_log_probs(log_weights, log_probs)
+        mixed = mixture.mix_log_probs(log_weights, log_probs)
         return jax.random.categorical(key, mixed, mode="high")
 
     def quick(key: jax.Array, log_weights: jax.Array, hidden: jax.Array, heads: Any) -> jax.Array:

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dfm_jax.checks import require
-from dfm_jax.gates import FittedTemperature, centroid_gate, fit_temperature
+from dfm_jax.mixture import FittedTemperature, centroid_gate, fit_temperature
 from dfm_jax.training.router import FittedRouter, Router, fit_router, router_log_law
 from dfm_jax.types import Array
 from experiments.contexts import Contexts, Pieces

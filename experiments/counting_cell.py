@@ -10,7 +10,7 @@ import numpy as np
 from sklearn.metrics import normalized_mutual_info_score
 
 from dfm_jax.data import split_sizes
-from dfm_jax.gates import GateState, bayes_gate, fixed_share_gate, last_token_gate
+from dfm_jax.mixture import GateState, bayes_gate, fixed_share_gate, last_token_gate
 from dfm_jax.types import Array
 from experiments import context_gates, contexts, counting_worlds, worlds
 from experiments.context_gates import ContextModels

@@ -14,7 +14,7 @@ import optax
 from jax.nn import log_softmax
 from tqdm import tqdm
 
-from dfm_jax.experts import mix_posteriors
+from dfm_jax.mixture import mix_posteriors
 from dfm_jax.objectives import decentralised_loss
 from dfm_jax.types import Array, Float, Key, Scalar, typed
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from dfm_jax.experts import expert_posterior, mix_velocities
+from dfm_jax.mixture import expert_posterior, mix_velocities
 from dfm_jax.steps import next_token_velocity
 from dfm_jax.types import Array, Float, Scalar, Velocity, typed
 from experiments.ngrams import NUM_BYTES, NgramCounts, blocks, part_sizes

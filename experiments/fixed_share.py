@@ -7,8 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dfm_jax.experts import mixture_log_prob
-from dfm_jax.gates import GateState, fixed_share_update, gate_init
+from dfm_jax.mixture import GateState, fixed_share_update, gate_init, mixture_log_prob
 from dfm_jax.types import Array
 from experiments.gate_ladder import Sequences, chunks
 

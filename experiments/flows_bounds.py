@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dfm_jax.experts import mix_log_probs, mix_velocities
+from dfm_jax.mixture import mix_log_probs, mix_velocities
 from dfm_jax.models import Network, Params
 from dfm_jax.objectives import cross_entropy_loss, generalised_kl, router_loss, step_loss
 from dfm_jax.samplers import autoregressive_log_prob

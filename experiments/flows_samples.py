@@ -9,7 +9,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from dfm_jax.experts import mix_posteriors
+from dfm_jax.mixture import mix_posteriors
 from dfm_jax.models import Network, Params
 from dfm_jax.paths import sample_path
 from dfm_jax.samplers import final_step_law

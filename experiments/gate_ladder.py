@@ -15,12 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from dfm_jax.checks import check_log_law
-from dfm_jax.experts import mixture_log_prob
-from dfm_jax.gates import (
+from dfm_jax.mixture import (
     GateState,
     bayes_gate_update,
     fixed_share_update,
     gate_init,
+    mixture_log_prob,
 )
 from dfm_jax.types import Array
 

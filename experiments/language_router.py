@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dfm_jax.data.tokens import TokenSet
-from dfm_jax.gates import fit_temperature
+from dfm_jax.mixture import fit_temperature
 from dfm_jax.models import Network, Params, TransformerConfig
 from dfm_jax.models import router as router_network
 from dfm_jax.models.sizes import flops_per_token

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from dfm_jax.interfaces import Decoder
+from dfm_jax.mixture import Context, conditional_mixture_decoder, mixture_params
 from dfm_jax.models import Params, TransformerConfig
-from dfm_jax.models.mixture import Context, conditional_mixture_decoder, mixture_params
 from dfm_jax.sampling import sample_autoregressive
 from dfm_jax.training.batches import PictureBatch
 from dfm_jax.training.losses import answer_losses

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dfm_jax.gates import fit_temperature
+from dfm_jax.mixture import fit_temperature
 from dfm_jax.training.router import fit_router, router_log_law
 from dfm_jax.types import Array
 from experiments.multimodal_arms import Parts, Trainer

@@ -16,8 +16,9 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from dfm_jax.checks import require
+from dfm_jax.mixture import mix_over_devices
 from dfm_jax.models import TransformerConfig, transformer, transformer_decoder
-from dfm_jax.parallel import Placement, independent, make_mesh, mix_over_devices, spread_step
+from dfm_jax.parallel import Placement, independent, make_mesh, spread_step
 from dfm_jax.sampling import Sample, sample_autoregressive
 from dfm_jax.training.batches import Batch, PictureBatch
 from dfm_jax.training.config import OptimiserConfig, TrainConfig, hyperparameters, shape_of

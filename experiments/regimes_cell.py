@@ -20,8 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dfm_jax.accounting import routing_cost
-from dfm_jax.experts import mixture_log_prob
-from dfm_jax.gates import bayes_gate
+from dfm_jax.mixture import bayes_gate, mixture_log_prob
 from dfm_jax.types import Array
 from experiments import partitions, worlds
 from experiments.counting_fold import HELD_OUT, SPLITS, fitted

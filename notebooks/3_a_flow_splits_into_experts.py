@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 
-from dfm_jax import exact, experts, gates, objectives, paths, schedules, steps, theory, velocities
+from dfm_jax import exact, mixture, objectives, paths, schedules, steps, theory, velocities
 
 plt.rcParams["figure.dpi"] = 80
 
@@ -100,7 +100,7 @@ def log_masses(broken):
 
 
 def d1(broken):
-    log_q = experts.mixture_log_prob(log_masses(broken), jnp.log(q_parts))
+    log_q = mixture.mixture_log_prob(log_masses(broken), jnp.log(q_parts))
     return gap(jnp.exp(log_q), exact.data_law(pi))
 
 
@@ -159,7 +159,7 @@ def token_path(t):
 
 
 def d2(broken, t=0.4):
-    log_p = experts.mixture_log_prob(log_masses(broken), parts_at(t, broken)[0])
+    log_p = mixture.mixture_log_prob(log_masses(broken), parts_at(t, broken)[0])
     return gap(jnp.exp(log_p), exact.marginal_path(pi, token_path(t)))
 
 
@@ -173,7 +173,7 @@ judge("D2", d2(FALSIFIER), FALSIFIER)
 
 
 # %%
-posterior_gate = jax.jit(jax.vmap(experts.expert_posterior, (1, None)))  # at every state
+posterior_gate = jax.jit(jax.vmap(mixture.expert_posterior, (1, None)))  # at every state
 
 
 def gate_at(t, broken):
@@ -229,7 +229,7 @@ def token_pairs(probs):
     return paths.token_posterior(probs, code, num_tokens=S * V).reshape(N, S, V)
 
 
-mix_posteriors = jax.jit(jax.vmap(experts.mix_posteriors, (0, 1)))  # at every state
+mix_posteriors = jax.jit(jax.vmap(mixture.mix_posteriors, (0, 1)))  # at every state
 all_token_pairs = jax.jit(jax.vmap(token_pairs))
 
 
@@ -258,7 +258,7 @@ def true_velocity(t):
     return exact.marginal_velocity(whole, np.broadcast_to(moves, (N, S, V, S, S)))
 
 
-mix_velocities = jax.jit(jax.vmap(experts.mix_velocities, (0, 1)))  # at every state
+mix_velocities = jax.jit(jax.vmap(mixture.mix_velocities, (0, 1)))  # at every state
 
 
 def d4(broken, t=0.4):
@@ -339,8 +339,8 @@ def next_tokens(broken):
     return laws
 
 
-gate_of_sequences = jax.jit(jax.vmap(gates.bayes_gate, (None, 0)))
-mix_along = jax.jit(jax.vmap(jax.vmap(experts.mix_posteriors, (0, 1)), (0, 1)))  # [X, N, V]
+gate_of_sequences = jax.jit(jax.vmap(mixture.bayes_gate, (None, 0)))
+mix_along = jax.jit(jax.vmap(jax.vmap(mixture.mix_posteriors, (0, 1)), (0, 1)))  # [X, N, V]
 
 
 def prefix_gate(laws, broken):
@@ -458,7 +458,7 @@ def given_first(law):
 def hard_routing_gap(joint, t):
     """The hard-routed posterior against the whole's, where p_t > 0."""
     part = jnp.array(z[:, 0] % V)
-    gate = jax.jit(jax.vmap(lambda k: experts.context_posterior(k, V)))(part)
+    gate = jax.jit(jax.vmap(lambda k: mixture.context_posterior(k, V)))(part)
     own = np.stack([exact.posteriors(given_first(law), token_path(t))[0] for law in joint])
     truth, _, support = exact.posteriors(given_first(joint.sum(axis=0)), token_path(t))
     routed = mix_posteriors(gate, own)
@@ -490,7 +490,7 @@ def apart(theta):
 
 def as_one(theta):
     """−Σ_x q(x) log Σ_k w_k q̂_k(x)."""
-    log_q = experts.mixture_log_prob(jnp.log(w), jax.nn.log_softmax(theta))
+    log_q = mixture.mixture_log_prob(jnp.log(w), jax.nn.log_softmax(theta))
     return -jnp.sum(pi.sum(axis=0) * log_q)
 
 

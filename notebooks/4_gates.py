@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 
-from dfm_jax import accounting, data, exact, experts, gates
+from dfm_jax import accounting, data, exact, mixture
 
 plt.rcParams["figure.dpi"] = 80
 
@@ -53,10 +53,10 @@ token_log_probs = jnp.log(seen)  # log q_k(x^t | x^{<t}): [X, N, K]
 
 # %%
 GATES = {
-    "Bayes": gates.bayes_gate,
-    "fixed share": lambda prior, rows: gates.fixed_share_gate(prior, rows, 0.1),
-    "last token": gates.last_token_gate,
-    "static": lambda prior, rows: gates.static_gate(prior, len(rows)),
+    "Bayes": mixture.bayes_gate,
+    "fixed share": lambda prior, rows: mixture.fixed_share_gate(prior, rows, 0.1),
+    "last token": mixture.last_token_gate,
+    "static": lambda prior, rows: mixture.static_gate(prior, len(rows)),
 }
 rows = {
     name: jax.jit(jax.vmap(gate, (None, 0)))(jnp.log(w), token_log_probs).log_weights[:, :-1]
@@ -225,11 +225,11 @@ token_rows = log_probs(by_domain[1], plain)  # [120, 512, 3]
 @jax.jit
 def nats(log_gate, rows):
     """−log Σ_k ρ_k q_k(x^t | x^{<t}) at every symbol: [..., N]."""
-    mix = jnp.vectorize(experts.mix_log_probs, signature="(k),(k)->()")
+    mix = jnp.vectorize(mixture.mix_log_probs, signature="(k),(k)->()")
     return -mix(log_gate, rows)
 
 
-run_bayes = jax.jit(jax.vmap(gates.bayes_gate, (None, 0)))
+run_bayes = jax.jit(jax.vmap(mixture.bayes_gate, (None, 0)))
 bayes = run_bayes(by_domain[0], token_rows).log_weights  # [120, 513, 3]
 token_wise = np.asarray(nats(bayes[:, :-1], token_rows)).sum(axis=1)
 at_once = -np.logaddexp.reduce(by_domain[0] + token_rows.sum(axis=1), axis=1)
@@ -351,7 +351,7 @@ static_rows = jnp.broadcast_to(by_domain[0], (LENGTH, 3))
 @jax.jit
 def static_cost(log_gate, log_next):
     """KL(Bayes' mixture ‖ the static mixture) at each prefix of a window, in nats: [N]."""
-    whole = jax.vmap(experts.mix_log_probs)(log_gate, log_next)
+    whole = jax.vmap(mixture.mix_log_probs)(log_gate, log_next)
     return jax.vmap(accounting.gate_cost)(whole, static_rows, log_next)
 
 
@@ -375,7 +375,7 @@ assert abs(difference) <= 4 * error
 
 # %%
 ALPHA = 0.01
-REAL_GATES = GATES | {"fixed share": lambda p, rows: gates.fixed_share_gate(p, rows, ALPHA)}
+REAL_GATES = GATES | {"fixed share": lambda p, rows: mixture.fixed_share_gate(p, rows, ALPHA)}
 run = {name: jax.jit(jax.vmap(gate, (None, 0))) for name, gate in REAL_GATES.items()}
 half = LENGTH // 2
 spliced = np.concatenate([plain[:, : half + 2], np.roll(plain, -40, axis=0)[:, half + 2 :]], axis=1)
@@ -524,7 +524,7 @@ for strength in (5.0, 45.0):
 
 # %%
 alphas = np.concatenate([[0.0], np.logspace(-4, 0, 13)])
-share = jax.jit(jax.vmap(gates.fixed_share_gate, (None, 0, None)))
+share = jax.jit(jax.vmap(mixture.fixed_share_gate, (None, 0, None)))
 
 
 def share_curve(parts, s):
@@ -578,7 +578,7 @@ weights = np.exp(run["fixed share"](by_domain[0], sample_rows).log_weights[:, :-
 next_probs = np.exp(next_laws(by_domain[1], sample)).reshape(-1, 3, NUM_SYMBOLS)
 full = np.einsum("nk,nkv->nv", weights, next_probs)
 for count in (1, 2, 3):
-    kept = jax.jit(jax.vmap(lambda row, c=count: gates.top_k_gate(row, c)))(weights)
+    kept = jax.jit(jax.vmap(lambda row, c=count: mixture.top_k_gate(row, c)))(weights)
     bounds = jax.vmap(accounting.truncation_bound)(weights, kept)
     top = np.einsum("nk,nkv->nv", kept, next_probs)
     tv, kl = exact.total_variation(full, top), exact.kl(top, full)
@@ -595,8 +595,8 @@ for count in (1, 2, 3):
 # - Another `ALPHA`, or the splice after 32 symbols: how early must the text change for Bayes to be
 #   worse than static?
 # - Strength 135 for the random parts: what is left of the gain of forgetting?
-# - A router instead of the prior: `gates.centroid_gate` of features of the first line, as the
-#   `log_prior` of `gates.bayes_gate` (**D8** is the case in which it is certain).
+# - A router instead of the prior: `mixture.centroid_gate` of features of the first line, as the
+#   `log_prior` of `mixture.bayes_gate` (**D8** is the case in which it is certain).
 # - Two parts of the same domain (KJV's two halves): how many symbols does the gate need then?
 #
 # ## Next

@@ -17,7 +17,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from jax.sharding import PartitionSpec as P
 
-from dfm_jax import accounting, data, gates, parallel
+from dfm_jax import accounting, data, mixture, parallel
 from dfm_jax.data.tokens import TokenSet, byte_tokenizer, encode_texts, split_held_out
 from dfm_jax.models import TransformerConfig, transformer
 from dfm_jax.training.batches import stream_windows
@@ -129,7 +129,7 @@ assert held(its, 1).all()
 # `parallel.collectives` reads the text of the *compiled* program: which instructions exchange
 # anything between devices, which devices, how many bytes. Compiled are, for the same step: experts
 # by `shard_map`, and by `pmap`; four experts of two devices each; the centre. And what mixes
-# experts that lie on different devices, `parallel.mix_over_devices`:
+# experts that lie on different devices, `mixture.mix_over_devices`:
 #
 # $$\sum_k r_k u^k = \frac{\sum_k e^{\ell_k - m} u^k}{\sum_k e^{\ell_k - m}}, \qquad
 #   \ell_k = \log w_k + \log p^k(x^{\le t}) \qquad \textbf{(D4, D6)}$$
@@ -144,7 +144,7 @@ def compiled(fn, *args):
 
 
 def mix(log_p, log_w, values, bound):
-    return parallel.mix_over_devices(log_p, log_w, values, bound=bound)
+    return mixture.mix_over_devices(log_p, log_w, values, bound=bound)
 
 
 pairs = parallel.make_mesh({"expert": 4, "data": 2})
@@ -296,15 +296,15 @@ part = np.repeat(np.arange(K), len(log_q) // K)  # of each window
 # %%
 with jax.enable_x64(True):
     log_w = jnp.log(w)
-    gate = jax.vmap(gates.bayes_gate, in_axes=(None, 0))(log_w, log_q).log_weights
+    gate = jax.vmap(mixture.bayes_gate, in_axes=(None, 0))(log_w, log_q).log_weights
     token_nats = -jax.nn.logsumexp(gate[:, :-1] + log_q, axis=-1)  # D6, a byte at a time
     log_p = log_q.sum(axis=1)  # log q_k(x) of whole windows
     cost = jax.vmap(accounting.routing_cost, in_axes=(None, 0, 0))(log_w, log_p, part)
     gate, token_nats, cost = map(np.asarray, (gate, token_nats, cost))
 
-mixture = -np.logaddexp.reduce(np.log(w) + log_p, axis=1)  # −log Σ w_k q_k(x), by numpy
+whole_nats = -np.logaddexp.reduce(np.log(w) + log_p, axis=1)  # −log Σ w_k q_k(x), by numpy
 own = -log_p[np.arange(len(part)), part]
-d7, b1 = np.abs(token_nats.sum(axis=1) - mixture).max(), np.abs(own - mixture - cost).max()
+d7, b1 = np.abs(token_nats.sum(axis=1) - whole_nats).max(), np.abs(own - whole_nats - cost).max()
 assert d7 < 1e-9
 assert b1 < 1e-9
 print(f"D7, token by token against the mixture of whole windows: {d7:.1e} nats (bound 1e-9)")
@@ -359,12 +359,12 @@ def difference(of_windows, kept=slice(None)):
 
 
 central_windows = central_nats.sum(axis=1)
-terms = mixture - central_windows, own - central_windows, -cost
+terms = whole_nats - central_windows, own - central_windows, -cost
 print(f"{'part':15}{'centre':>8}{'mixture':>9}{'mixture − centre':>20}{'own':>18}{'price':>18}")
 for k, name in enumerate([*names, "all"]):
     of_windows = part == k if k < K else part >= 0
     of_documents = of_windows.reshape(len(rows), -1)[:, 0]
-    levels = [x[of_windows].mean() / N for x in (central_windows, mixture)]
+    levels = [x[of_windows].mean() / N for x in (central_windows, whole_nats)]
     row = [difference(term, of_documents) for term in terms]
     print(f"{name:15}{levels[0]:>8.3f}{levels[1]:>9.3f}{row[0]:>20}{row[1]:>18}{row[2]:>18}")
 assert np.abs(terms[0] - terms[1] - terms[2]).max() < 1e-9

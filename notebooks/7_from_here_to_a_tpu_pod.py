@@ -30,7 +30,7 @@ import numpy as np
 import yaml
 from jax.sharding import PartitionSpec as P
 
-from dfm_jax import data, launch, parallel
+from dfm_jax import data, launch, mixture, parallel
 from dfm_jax.models import transformer
 from dfm_jax.models.config import TransformerConfig
 from dfm_jax.models.sizes import SIZES, num_parameters
@@ -194,7 +194,7 @@ def update_programs(config):
 
 
 def mix(log_p, log_w, values, bound):
-    return parallel.mix_over_devices(log_p, log_w, values, bound=bound)
+    return mixture.mix_over_devices(log_p, log_w, values, bound=bound)
 
 
 mixed = jax.shard_map(mix, mesh=mesh, in_specs=(*[P("expert")] * 3, P()), out_specs=P())

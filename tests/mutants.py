@@ -216,7 +216,7 @@ MUTANTS = (
     ),
     Mutant(
         "experts drawn with chances that are not the gate's",
-        "samplers.py",
+        "mixture/posterior.py",
         "    return mix_posteriors(weights, step_laws)\n",
         "    return mix_posteriors(jnp.full_like(weights, 1 / len(weights)), step_laws)\n",
         "test_theory",
@@ -241,7 +241,7 @@ MUTANTS = (
     # ── gates ──
     Mutant(
         "a cut gate that is not renormalised",
-        "gates/cut.py",
+        "mixture/gates.py",
         "return weights / jnp.sum(weights)",
         "return weights",
         "test_gates",
@@ -249,7 +249,7 @@ MUTANTS = (
     ),
     Mutant(
         "a nucleus of one too many at a tie",
-        "gates/cut.py",
+        "mixture/gates.py",
         "before < mass",
         "before <= mass",
         "test_gates",
@@ -257,7 +257,7 @@ MUTANTS = (
     ),
     Mutant(
         "a fixed share with α and 1 − α exchanged",
-        "gates/running.py",
+        "mixture/gates.py",
         "[1 - jnp.asarray(alpha), jnp.asarray(alpha)]",
         "[jnp.asarray(alpha), 1 - jnp.asarray(alpha)]",
         "test_gates",
@@ -265,7 +265,7 @@ MUTANTS = (
     ),
     Mutant(
         "a last-token gate whose death does not last",
-        "gates/running.py",
+        "mixture/gates.py",
         "dead_so_far = jnp.cumsum(~rows.alive) > 0",
         "dead_so_far = ~rows.alive",
         "test_gates",
@@ -273,7 +273,7 @@ MUTANTS = (
     ),
     Mutant(
         "a centroid gate that feels the length of the features",
-        "gates/features.py",
+        "mixture/gates.py",
         "/ (lengths * length)",
         "/ lengths",
         "test_gates",
@@ -281,7 +281,7 @@ MUTANTS = (
     ),
     Mutant(
         "a temperature at its upper bound unsaid",
-        "gates/features.py",
+        "mixture/gates.py",
         "(chosen == 2) | (chosen == 3)",
         "chosen == 2",
         "test_gates",
@@ -289,7 +289,7 @@ MUTANTS = (
     ),
     Mutant(
         "golden sections to the worse side",
-        "gates/features.py",
+        "mixture/gates.py",
         "lower = losses[0] <= losses[1]",
         "lower = losses[0] > losses[1]",
         "test_gates",
@@ -297,7 +297,7 @@ MUTANTS = (
     ),
     Mutant(
         "the best of the first trials forgotten",
-        "gates/features.py",
+        "mixture/gates.py",
         "losses = jnp.concatenate([losses, tried[:1], tried[-1:], tried[best, None]])",
         "losses = jnp.concatenate([losses, tried[:1], tried[-1:], tried[:1]])",
         "test_gates",
@@ -305,7 +305,7 @@ MUTANTS = (
     ),
     Mutant(
         "an own gate that is no law",
-        "gates/running.py",
+        "mixture/gates.py",
         '    check_log_law("log_weights", rows.log_weights)\n',
         "",
         "test_gates",
@@ -394,7 +394,7 @@ MUTANTS = (
     ),
     Mutant(
         "a gate told of tokens that were not drawn",
-        "sampling/experts.py",
+        "mixture/drawing.py",
         "jnp.where(takes, laws[:, drawn], 0.0)",
         "laws[:, drawn]",
         "test_expert_sampling",
@@ -402,7 +402,7 @@ MUTANTS = (
     ),
     Mutant(
         "an expert cut away that kills by its silence",
-        "sampling/experts.py",
+        "mixture/drawing.py",
         "dead = gate.log_weights == -jnp.inf",
         "dead = gate.log_weights > 0",
         "test_expert_sampling",
@@ -410,7 +410,7 @@ MUTANTS = (
     ),
     Mutant(
         "a row's noise that depends on the other rows",
-        "sampling/one_expert.py",
+        "mixture/drawing.py",
         "keys[padded],",
         "keys[: len(padded)],",
         "test_expert_sampling",
@@ -573,7 +573,7 @@ MUTANTS = (
     # ── parallel ──
     Mutant(
         "log p_t without its largest term",
-        "parallel/mixing.py",
+        "mixture/devices.py",
         "m + jnp.log(total)",
         "jnp.log(total)",
         "test_parallel",
@@ -581,7 +581,7 @@ MUTANTS = (
     ),
     Mutant(
         "0 · NaN between devices",
-        "parallel/mixing.py",
+        "mixture/devices.py",
         "jnp.where(column == 0, 0.0, values)",
         "values",
         "test_parallel",
@@ -611,10 +611,10 @@ MUTANTS = (
         "test_parallel",
         "do_not_divide",
     ),
-    # ── models/mixture ──
+    # ── mixture/decoding ──
     Mutant(
         "a prompt that judges the experts a second time",
-        "models/mixture.py",
+        "mixture/decoding.py",
         'counts & (cache.count > 0) & (gate == "bayes")',
         'counts & (gate == "bayes")',
         "test_mixture",
@@ -622,7 +622,7 @@ MUTANTS = (
     ),
     Mutant(
         "experts in the order of their stacks",
-        "models/mixture.py",
+        "mixture/decoding.py",
         "jnp.concatenate([logits for logits, _ in read])[order]",
         "jnp.concatenate([logits for logits, _ in read])",
         "test_mixture",
@@ -630,7 +630,7 @@ MUTANTS = (
     ),
     Mutant(
         "a prompt that no expert makes, with a posterior",
-        "models/mixture.py",
+        "mixture/decoding.py",
         "return jnp.where(gate.alive, gate.log_weights, jnp.nan)",
         "return gate.log_weights",
         "test_expert_sampling",
@@ -638,7 +638,7 @@ MUTANTS = (
     ),
     Mutant(
         "tokens judged by the law behind them",
-        "models/mixture.py",
+        "mixture/decoding.py",
         "jnp.concatenate([cache.log_laws[None], padded[:-1]])",
         "padded",
         "test_mixture",
@@ -646,7 +646,7 @@ MUTANTS = (
     ),
     Mutant(
         "a dead prefix that goes on",
-        "models/mixture.py",
+        "mixture/decoding.py",
         "return jnp.where(rows.alive[:, None], mixed, -jnp.inf), moved",
         "return mixed, moved",
         "test_mixture",

@@ -17,8 +17,8 @@ from test_contracts import (
 )
 from test_gradients import INFINITE_TOO
 
-from dfm_jax import boundary, experts, fast
-from dfm_jax.gates import GateState, top_k_gate
+from dfm_jax import boundary, fast, mixture
+from dfm_jax.mixture import GateState, top_k_gate
 
 
 def impossible(name: str) -> tuple[dict[str, Any], str, Any]:
@@ -85,9 +85,9 @@ def test_a_cut_gate_has_a_gradient_in_log_space():
 
     def nats(weights, log):
         kept = log(top_k_gate(weights, 2))
-        return experts.mixture_log_prob(kept, -jnp.abs(log_laws)).sum()
+        return mixture.mixture_log_prob(kept, -jnp.abs(log_laws)).sum()
 
-    weights = jnp.asarray(draw("gates.top_k_gate", 0)["weights"])
+    weights = jnp.asarray(draw("mixture.top_k_gate", 0)["weights"])
     assert np.all(np.isfinite(jax.grad(nats)(weights, boundary.log)))
     assert np.any(np.isnan(jax.grad(nats)(weights, jnp.log)))
 
@@ -190,7 +190,7 @@ def test_both_mixtures_pass_over_a_token_that_no_expert_can_make():
     def nats(mix, logits):
         return mix(log_weights, logits)[0, 0]
 
-    clear = jax.grad(lambda z: nats(experts.mix_log_probs, jax.nn.log_softmax(z)))(logits)
+    clear = jax.grad(lambda z: nats(mixture.mix_log_probs, jax.nn.log_softmax(z)))(logits)
     quick = jax.grad(lambda z: nats(fast.mix_log_probs, z))(logits)
     np.testing.assert_allclose(clear, quick, atol=1e-15)
     assert np.all(np.isfinite(clear))

@@ -22,8 +22,8 @@ import numpy as np
 import pytest
 from test_architecture import MATHEMATICS
 
-from dfm_jax import gates, parallel, schedules
-from dfm_jax.gates import GateState
+from dfm_jax import mixture, parallel, schedules
+from dfm_jax.mixture import GateState
 
 ROOT = Path(__file__).parents[1]
 NAN, INF = np.nan, np.inf
@@ -473,37 +473,37 @@ WRITTEN = {
         grad=("law",),
         border=lambda d: {"law": point(d, d.Z)},
     ),
-    "experts.mixture_log_prob": Function(
+    "mixture.mixture_log_prob": Function(
         log_experts_of("log_weights", "log_probs", "N"),
         grad=("log_weights", "log_probs"),
         border=dead_log_experts_of("log_weights", "log_probs", "N"),
     ),
-    "experts.expert_posterior": Function(
+    "mixture.expert_posterior": Function(
         log_experts_of("log_prior", "log_p_t"),
         grad=("log_p_t", "log_prior"),
         border=dead_log_experts_of("log_prior", "log_p_t"),
     ),
-    "experts.mix_velocities": Function(
+    "mixture.mix_velocities": Function(
         experts_of("velocities", "N", "S"),
         grad=("weights", "velocities"),
         border=dead_experts_of("velocities", "N", "S"),
     ),
-    "experts.mix_posteriors": Function(
+    "mixture.mix_posteriors": Function(
         experts_of("posteriors", "N", "V"),
         grad=("weights", "posteriors"),
         border=dead_experts_of("posteriors", "N", "V"),
     ),
-    "experts.mix_log_probs": Function(
+    "mixture.mix_log_probs": Function(
         log_experts_of("log_weights", "log_probs", "N", "V"),
         grad=("log_weights", "log_probs"),
         border=dead_log_experts_of("log_weights", "log_probs", "N", "V"),
     ),
-    "experts.context_posterior": Function(
+    "mixture.context_posterior": Function(
         lambda d: {"part": d.below(d.K)},
         lambda sizes: {"num_experts": sizes.K},
         border=lambda d: {"part": np.array(d.K - 1)},
     ),
-    "gates.centroid_gate": Function(
+    "mixture.centroid_gate": Function(
         lambda d: {
             "features": d.real(d.D),
             "centroids": d.real(d.K, d.D),
@@ -512,7 +512,7 @@ WRITTEN = {
         grad=("features", "centroids", "temperature"),
         border=lambda d: {"temperature": np.array(1e-30)},
     ),
-    "gates.fit_temperature": Function(
+    "mixture.fit_temperature": Function(
         lambda d: {"low": 0.1 * d.unit(), "high": 10 + d.unit()},
         lambda sizes: {"loss": lambda tau: (jnp.log(tau) - 0.3) ** 2, "num_starts": 4},
         # an interval on one side of the minimum: its lower end
@@ -619,12 +619,12 @@ WRITTEN = {
         grad=("velocity", "size"),
         border=lambda d: {"position": np.array(d.N - 1), "size": np.array(0.0)},
     ),
-    "samplers.mixed_step_law": Function(
+    "mixture.mixed_step_law": Function(
         experts_of("step_laws", "N", "S"),
         grad=("weights", "step_laws"),
         border=dead_experts_of("step_laws", "N", "S"),
     ),
-    "samplers.shared_expert_log_prob": Function(
+    "mixture.shared_expert_log_prob": Function(
         lambda d: {
             "x_next": d.states(),
             "log_weights": d.log_law(d.K),
@@ -636,7 +636,7 @@ WRITTEN = {
             "step_laws": behind(weights, d.law(d.K, d.N, d.S)),
         },
     ),
-    "samplers.one_expert_log_prob": Function(
+    "mixture.one_expert_log_prob": Function(
         log_experts_of("log_prior", "sequence_log_probs"),
         grad=("log_prior", "sequence_log_probs"),
         border=dead_log_experts_of("log_prior", "sequence_log_probs"),
@@ -794,7 +794,7 @@ PYTHON = {
     "num_experts": lambda sizes: sizes.K,
     "mask_id": lambda sizes: sizes.V,
     "count": lambda sizes: 2,
-    "update": lambda sizes: gates.bayes_gate_update,
+    "update": lambda sizes: mixture.bayes_gate_update,
 }
 
 
@@ -832,18 +832,18 @@ def mathematics() -> dict[str, Any]:
 
     `clustering` works on whole data sets, one call each: `test_clustering` holds its contracts.
     """
-    rooms = [room for room in MATHEMATICS if room != "clustering"]
+    rooms = dict.fromkeys(room.split(".")[0] for room in MATHEMATICS if room != "clustering")
     return {room: importlib.import_module(f"dfm_jax.{room}") for room in rooms}
 
 
 def public_functions() -> set[str]:
+    """Of a package that spans two layers, such as `mixture`, those of its mathematics."""
+    modules = {f"dfm_jax.{room}" for room in MATHEMATICS}
     return {
         f"{room}.{name}"
         for room, module in mathematics().items()
         for name, value in vars(module).items()
-        if inspect.isfunction(value)
-        and f"{value.__module__}.".startswith(f"{module.__name__}.")
-        and not name.startswith("_")
+        if inspect.isfunction(value) and value.__module__ in modules and not name.startswith("_")
     }
 
 
@@ -928,11 +928,11 @@ def test_every_factory_is_tested_elsewhere():
 def test_a_room_of_several_files_exports_what_they_define():
     defined = {
         node.name
-        for file in (ROOT / "dfm_jax" / "gates").glob("*.py")
+        for file in (ROOT / "dfm_jax" / "mixture").glob("*.py")
         for node in ast.parse(file.read_text("utf-8")).body
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")
     }
-    assert defined - set(vars(gates)) == set()
+    assert defined - set(vars(mixture)) == set()
 
 
 @every_function
@@ -978,7 +978,7 @@ def test_vmap_and_pmap_are_a_loop(room, transform, count):
 ON_DEVICES = (
     *("paths.mixture_path", "paths.sample_path", "paths.pair_posterior"),
     *("velocities.posterior_to_velocity", "velocities.kinetic_optimal_velocity"),
-    *("experts.expert_posterior", "experts.mix_velocities"),
+    *("mixture.expert_posterior", "mixture.mix_velocities"),
 )
 
 
@@ -1129,13 +1129,13 @@ BEHIND_ZERO = {
     "velocities.expectation": ("weights", "values"),
     "velocities.divergence": ("law", "velocity"),
     "steps.push_forward": ("law", "step_laws"),
-    "experts.mixture_log_prob": ("log_weights", "log_probs"),
-    "experts.expert_posterior": ("log_prior", "log_p_t"),
-    "experts.mix_velocities": ("weights", "velocities"),
-    "experts.mix_posteriors": ("weights", "posteriors"),
-    "experts.mix_log_probs": ("log_weights", "log_probs"),
-    "samplers.mixed_step_law": ("weights", "step_laws"),
-    "samplers.one_expert_log_prob": ("log_prior", "sequence_log_probs"),
+    "mixture.mixture_log_prob": ("log_weights", "log_probs"),
+    "mixture.expert_posterior": ("log_prior", "log_p_t"),
+    "mixture.mix_velocities": ("weights", "velocities"),
+    "mixture.mix_posteriors": ("weights", "posteriors"),
+    "mixture.mix_log_probs": ("log_weights", "log_probs"),
+    "mixture.mixed_step_law": ("weights", "step_laws"),
+    "mixture.one_expert_log_prob": ("log_prior", "sequence_log_probs"),
     "accounting.ensemble_split": ("log_weights", "log_laws"),
     "accounting.part_information": ("log_weights", "log_laws"),
     "accounting.gate_cost": ("log_gate", "log_next_probs"),
@@ -1178,7 +1178,7 @@ def nan_behind_zero(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
 @pytest.mark.usefixtures("strict")
 def test_a_dead_prefix_has_a_gradient():
     """No expert could say the last token: the gate keeps its value, and so its derivative."""
-    name = "gates.bayes_gate"
+    name = "mixture.bayes_gate"
     slopes = gradient(name, on_jax(draw(name, 0) | impossible_last_token(Draw(SMALL, 0))))
     assert np.all(np.isfinite(slopes["log_prior"]))
     assert np.all(slopes["token_log_probs"][-1] == 0)

@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from dfm_jax.data import Corpus, Document, MissingDataError
-from dfm_jax.experts import mix_velocities
+from dfm_jax.mixture import mix_velocities
 from dfm_jax.objectives import cross_entropy_loss, router_loss
 from dfm_jax.steps import next_token_velocity
 from experiments import (

@@ -23,19 +23,23 @@ from test_table_sampling import plan
 
 from dfm_jax import exact, schedules
 from dfm_jax.interfaces import uncached_decoder
-from dfm_jax.models import mixture_decoder, mixture_params, prompt_log_posterior
-from dfm_jax.sampling import (
+from dfm_jax.mixture import (
     EnsembleParams,
-    cut_denoiser,
     ensemble_denoiser,
+    mixture_decoder,
+    mixture_params,
+    prompt_log_posterior,
+    sample_mixed_step,
+    sample_mixture_on_table,
+    sample_one_expert,
+    sample_one_expert_on_table,
+)
+from dfm_jax.sampling import (
+    cut_denoiser,
     guided_denoiser,
     next_token_log_probs,
     sample_autoregressive,
-    sample_mixed_step,
-    sample_mixture_on_table,
     sample_on_table,
-    sample_one_expert,
-    sample_one_expert_on_table,
 )
 from dfm_jax.sampling.denoisers import log_law, whole
 

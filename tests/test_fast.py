@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import binom
 from test_paths import assert_drawn_from
 
-from dfm_jax import experts, fast, objectives, schedules
+from dfm_jax import fast, mixture, objectives, schedules
 from dfm_jax.fast import blocks
 
 FALSE_ALARM = 1e-6
@@ -137,7 +137,7 @@ def test_the_mixture_and_its_gradients(num_experts):
 
     def clear(log_weights, logits):
         laws = jax.nn.log_softmax(logits)
-        return jnp.sum(factors * experts.mix_log_probs(log_weights, laws))
+        return jnp.sum(factors * mixture.mix_log_probs(log_weights, laws))
 
     def quick(log_weights, logits):
         return jnp.sum(factors * fast.mix_log_probs(log_weights, logits))

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dfm_jax import gates
-from dfm_jax.experts import mixture_log_prob
+from dfm_jax import mixture
+from dfm_jax.mixture import mixture_log_prob
 from experiments import gate_ladder, ladder_account
 from experiments.fixed_share import fixed_share_losses
 from experiments.gate_ladder import (
@@ -48,12 +48,12 @@ def _laws(log_probs: np.ndarray) -> dict[str, np.ndarray]:
     """The public gates along one sequence, [N, K]: what each has before it sees the byte."""
     num_bytes = len(log_probs)
     states = {
-        "static": gates.static_gate(LOG_PRIOR, num_bytes),
-        "last token": gates.last_token_gate(LOG_PRIOR, log_probs),
-        "Bayes": gates.bayes_gate(LOG_PRIOR, log_probs),
+        "static": mixture.static_gate(LOG_PRIOR, num_bytes),
+        "last token": mixture.last_token_gate(LOG_PRIOR, log_probs),
+        "Bayes": mixture.bayes_gate(LOG_PRIOR, log_probs),
     }
     for a, alpha in enumerate(ALPHAS):
-        states[f"fixed share {a}"] = gates.fixed_share_gate(LOG_PRIOR, log_probs, alpha)
+        states[f"fixed share {a}"] = mixture.fixed_share_gate(LOG_PRIOR, log_probs, alpha)
     laws = {name: np.exp(state.log_weights)[:-1] for name, state in states.items()}
     for length in PREFIXES:
         laws[f"prefix {length}"] = laws["Bayes"][np.minimum(np.arange(num_bytes), length)]
@@ -67,7 +67,7 @@ def _nll(laws: np.ndarray, log_probs: np.ndarray) -> np.ndarray:
 
 def _cut(laws: np.ndarray, top: str) -> np.ndarray:
     count = dict(zip(TOPS, (1, 2, laws.shape[1]), strict=True))[top]
-    return np.array(jax.vmap(lambda law: gates.top_k_gate(law, count))(laws))
+    return np.array(jax.vmap(lambda law: mixture.top_k_gate(law, count))(laws))
 
 
 def _in_windows(values: np.ndarray, windows: np.ndarray) -> np.ndarray:
@@ -119,7 +119,7 @@ def test_laws_of_contexts_stay_or_are_priors_of_the_library_gate(text, x64):
         stays, informed = [], []
         for q, (a, b) in enumerate(zip(spans.starts, ends, strict=True)):
             stays.append(np.broadcast_to(np.exp(contexts.fixed[q, c]), (b - a, 3)))
-            gate = gates.bayes_gate(contexts.prior[q, c], log_probs[a:b])
+            gate = mixture.bayes_gate(contexts.prior[q, c], log_probs[a:b])
             informed.append(np.exp(gate.log_weights)[:-1])
         for label, laws in ((name, stays), (f"{name} × Bayes", informed)):
             for t, top in enumerate(TOPS):
@@ -228,7 +228,7 @@ def test_losses_without_a_sort_are_those_of_top_k(num_experts, x64):
     log_probs = np.log(rng.random(num_experts))
     found, margin = losses(jnp.log(law), jnp.asarray(log_probs))
     for count, value in zip((1, 2, num_experts), found, strict=True):
-        cut = gates.top_k_gate(law, min(count, num_experts))
+        cut = mixture.top_k_gate(law, min(count, num_experts))
         assert float(value) == pytest.approx(-float(mixture_log_prob(jnp.log(cut), log_probs)))
     largest = np.sort(np.r_[0.0, law])[::-1]
     assert float(margin) == pytest.approx(largest[0] - largest[1])

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import optimize
 
-from dfm_jax import gates
+from dfm_jax import mixture
 
 N, K = 6, 3
 
@@ -28,7 +28,7 @@ def sequence():
 
 def streamed(update, log_prior, token_log_probs):
     """Every state of a gate that is fed one token after the other."""
-    states = [gates.gate_init(log_prior)]
+    states = [mixture.gate_init(log_prior)]
     for row in token_log_probs:
         states.append(update(states[-1], row))
     return jax.tree.map(lambda *leaves: np.stack(leaves), *states)
@@ -45,13 +45,13 @@ def assert_same_gate(one, other):
 @pytest.mark.statement("D7", "S7")
 @pytest.mark.usefixtures("strict")
 def test_a_share_of_0_is_the_bayes_gate(sequence):
-    assert_same_gate(gates.fixed_share_gate(*sequence, 0.0), gates.bayes_gate(*sequence))
+    assert_same_gate(mixture.fixed_share_gate(*sequence, 0.0), mixture.bayes_gate(*sequence))
 
 
 @pytest.mark.statement("S7")
 @pytest.mark.usefixtures("strict")
 def test_a_share_of_1_is_the_static_gate(sequence):
-    assert_same_gate(gates.fixed_share_gate(*sequence, 1.0), gates.static_gate(sequence[0], N))
+    assert_same_gate(mixture.fixed_share_gate(*sequence, 1.0), mixture.static_gate(sequence[0], N))
 
 
 @pytest.mark.statement("S7")
@@ -62,38 +62,38 @@ def test_a_share_between_is_the_recursion_written_in_probabilities(sequence):
     for row in probs:
         posterior = rows[-1] * row
         rows.append((1 - alpha) * posterior / posterior.sum() + alpha * prior)
-    gate = gates.fixed_share_gate(*sequence, alpha)
+    gate = mixture.fixed_share_gate(*sequence, alpha)
     np.testing.assert_allclose(np.exp(gate.log_weights), rows, rtol=1e-13)
-    for other in (gates.bayes_gate(*sequence), gates.static_gate(sequence[0], N)):
+    for other in (mixture.bayes_gate(*sequence), mixture.static_gate(sequence[0], N)):
         assert np.max(np.abs(np.exp(gate.log_weights) - np.exp(other.log_weights))) > 1e-2
 
 
 @pytest.mark.statement("D7")
 @pytest.mark.usefixtures("strict")
 def test_the_streaming_bayes_gate_is_the_gate_of_the_whole_sequence(sequence):
-    assert_same_gate(streamed(gates.bayes_gate_update, *sequence), gates.bayes_gate(*sequence))
+    assert_same_gate(streamed(mixture.bayes_gate_update, *sequence), mixture.bayes_gate(*sequence))
 
 
 @pytest.mark.statement("S7")
 @pytest.mark.usefixtures("strict")
 def test_the_streaming_fixed_share_gate_is_the_gate_of_the_whole_sequence(sequence):
     def update(state, row):
-        return gates.fixed_share_update(state, row, sequence[0], 0.2)
+        return mixture.fixed_share_update(state, row, sequence[0], 0.2)
 
-    assert_same_gate(streamed(update, *sequence), gates.fixed_share_gate(*sequence, 0.2))
+    assert_same_gate(streamed(update, *sequence), mixture.fixed_share_gate(*sequence, 0.2))
 
 
 @pytest.mark.statement("D7")
 @pytest.mark.usefixtures("strict")
 def test_a_gate_of_any_update_is_that_update_token_by_token(sequence):
     def tempered(state, row):
-        return gates.bayes_gate_update(state, 0.5 * row)
+        return mixture.bayes_gate_update(state, 0.5 * row)
 
-    own = gates.run_gate(tempered, *sequence)
+    own = mixture.run_gate(tempered, *sequence)
     assert_same_gate(own, streamed(tempered, *sequence))
-    assert np.max(np.abs(np.exp(own.log_weights) - np.exp(gates.bayes_gate(*sequence)[0]))) > 1e-2
+    assert np.max(np.abs(np.exp(own.log_weights) - np.exp(mixture.bayes_gate(*sequence)[0]))) > 1e-2
     assert_same_gate(
-        gates.run_gate(gates.bayes_gate_update, *sequence), gates.bayes_gate(*sequence)
+        mixture.run_gate(mixture.bayes_gate_update, *sequence), mixture.bayes_gate(*sequence)
     )
 
 
@@ -103,14 +103,14 @@ def test_an_update_that_gives_no_law_is_refused(sequence):
         return state._replace(log_weights=state.log_weights + row)  # not normalised
 
     with pytest.raises(ValueError, match=r"`exp\(log_weights\)` must sum to 1 over its last axis"):
-        gates.run_gate(forgotten, *sequence)
+        mixture.run_gate(forgotten, *sequence)
 
 
 @pytest.mark.usefixtures("strict")
 def test_a_gate_begins_at_a_law(sequence):
     """Its logarithms plus 5, or weights in their place, were normalised without a word."""
     log_prior, rows = sequence
-    for gate in (gates.bayes_gate, gates.last_token_gate):
+    for gate in (mixture.bayes_gate, mixture.last_token_gate):
         with pytest.raises(ValueError, match=r"`log_prior` must hold logarithms"):
             gate(log_prior + 5.0, rows)
         with pytest.raises(ValueError, match=r"`exp\(log_prior\)` must sum to 1"):
@@ -129,8 +129,8 @@ def dead(sequence):
 
 
 GATES_WITH_MEMORY = {
-    "bayes": gates.bayes_gate,
-    "fixed share": lambda log_prior, rows: gates.fixed_share_gate(log_prior, rows, 0.2),
+    "bayes": mixture.bayes_gate,
+    "fixed share": lambda log_prior, rows: mixture.fixed_share_gate(log_prior, rows, 0.2),
 }
 
 
@@ -151,7 +151,7 @@ def test_a_dead_prefix_keeps_the_last_value_and_says_so_for_good(gate, sequence,
 @pytest.mark.statement("B10")
 @pytest.mark.usefixtures("strict")
 def test_the_last_token_gate_says_that_a_prefix_is_dead_for_good(dead):
-    gate = gates.last_token_gate(*dead)
+    gate = mixture.last_token_gate(*dead)
     np.testing.assert_array_equal(gate.alive, np.arange(N + 1) <= IMPOSSIBLE)
     np.testing.assert_allclose(np.exp(gate.log_weights).sum(axis=-1), 1, rtol=1e-14)
 
@@ -160,7 +160,7 @@ def test_the_last_token_gate_says_that_a_prefix_is_dead_for_good(dead):
 @pytest.mark.usefixtures("strict")
 def test_an_expert_that_could_not_say_a_token_is_out_for_good(sequence):
     log_prior, rows = sequence
-    gate = gates.bayes_gate(log_prior, rows.at[1, 0].set(-jnp.inf))
+    gate = mixture.bayes_gate(log_prior, rows.at[1, 0].set(-jnp.inf))
     np.testing.assert_array_equal(np.exp(gate.log_weights[2:]), [[0, 0, 1]] * (N - 1))
     assert np.all(gate.alive)
 
@@ -181,7 +181,7 @@ def long_sequence():
 def test_the_log_of_a_gate_is_right_after_2000_tokens(x64, tolerance, long_sequence):
     log_prior, rows = long_sequence
     with jax.enable_x64(x64):
-        gate = gates.bayes_gate(jnp.asarray(log_prior), jnp.asarray(rows))
+        gate = mixture.bayes_gate(jnp.asarray(log_prior), jnp.asarray(rows))
         got = np.asarray(gate.log_weights, np.float64)
     joint = log_prior + np.concatenate([np.zeros((1, K)), np.cumsum(rows, axis=0)])
     assert np.all(np.exp(joint[-1]) == 0), "probabilities themselves underflow"
@@ -194,7 +194,7 @@ def test_the_log_of_a_gate_is_right_after_2000_tokens(x64, tolerance, long_seque
 def test_an_expert_given_up_for_a_thousand_nats_comes_back():
     first, second = jnp.array([-1.0, -2.0]), jnp.array([-2.0, -1.0])
     rows = jnp.concatenate([jnp.tile(first, (1000, 1)), jnp.tile(second, (1001, 1))])
-    gate = gates.bayes_gate(jnp.log(jnp.array([0.5, 0.5])), rows)
+    gate = mixture.bayes_gate(jnp.log(jnp.array([0.5, 0.5])), rows)
     assert np.exp(gate.log_weights[1000, 1]) == 0
     np.testing.assert_allclose(
         gate.log_weights[-1], jax.nn.log_softmax(jnp.array([0.0, 1.0])), atol=1e-2
@@ -212,16 +212,16 @@ COSINES = np.array([2.0, 1.0, -3.0 / np.sqrt(2)]) / np.sqrt(5)
 def test_the_centroid_gate_is_the_softmax_of_cosines():
     for temperature in (0.1, 1.0, 10.0):
         weights = np.exp(COSINES / temperature)
-        gate = gates.centroid_gate(jnp.asarray(FEATURES), jnp.asarray(CENTROIDS), temperature)
+        gate = mixture.centroid_gate(jnp.asarray(FEATURES), jnp.asarray(CENTROIDS), temperature)
         np.testing.assert_allclose(gate, weights / weights.sum(), rtol=1e-12)
 
 
 @pytest.mark.usefixtures("strict")
 def test_the_length_of_a_vector_does_not_matter():
-    gate = gates.centroid_gate(jnp.asarray(FEATURES), jnp.asarray(CENTROIDS), 0.5)
+    gate = mixture.centroid_gate(jnp.asarray(FEATURES), jnp.asarray(CENTROIDS), 0.5)
     scaled = jnp.asarray(CENTROIDS * np.array([[7.0], [0.1], [30.0]]))
     np.testing.assert_allclose(
-        gates.centroid_gate(jnp.asarray(9 * FEATURES), scaled, 0.5), gate, rtol=1e-13
+        mixture.centroid_gate(jnp.asarray(9 * FEATURES), scaled, 0.5), gate, rtol=1e-13
     )
 
 
@@ -231,15 +231,15 @@ def test_as_the_temperature_falls_the_nearest_centroid_takes_all():
     """What the others keep falls like exp(−gap/τ): its logarithm over 1/τ has slope −gap."""
     inverse = np.array([20.0, 30.0, 40.0])
     rest = [
-        1 - gates.centroid_gate(jnp.asarray(FEATURES), jnp.asarray(CENTROIDS), 1 / b)[0]
+        1 - mixture.centroid_gate(jnp.asarray(FEATURES), jnp.asarray(CENTROIDS), 1 / b)[0]
         for b in inverse
     ]
     slope = np.polyfit(inverse, np.log(rest), 1)[0]
     np.testing.assert_allclose(slope, COSINES[1] - COSINES[0], rtol=1e-3)
-    cold = gates.centroid_gate(jnp.asarray(FEATURES), jnp.asarray(CENTROIDS), 1e-3)
+    cold = mixture.centroid_gate(jnp.asarray(FEATURES), jnp.asarray(CENTROIDS), 1e-3)
     np.testing.assert_allclose(cold, [1, 0, 0], atol=1e-100)
-    warm = gates.centroid_gate(jnp.asarray(FEATURES), jnp.asarray(CENTROIDS), 0.7)
-    np.testing.assert_array_equal(gates.hard_gate(warm), [1, 0, 0])
+    warm = mixture.centroid_gate(jnp.asarray(FEATURES), jnp.asarray(CENTROIDS), 0.7)
+    np.testing.assert_array_equal(mixture.hard_gate(warm), [1, 0, 0])
 
 
 # ── temperature ─────────────────────────────────────────────────────────────────────────────────
@@ -257,7 +257,7 @@ class Routed:
         self.log_probs = jnp.asarray(np.log(probs))
 
     def log_laws(self, temperature):
-        gate = jax.vmap(gates.centroid_gate, (0, None, None))
+        gate = jax.vmap(mixture.centroid_gate, (0, None, None))
         return jnp.log(gate(self.features, jnp.asarray(CENTROIDS), temperature))
 
     def token_by_token(self, temperature):
@@ -277,7 +277,7 @@ LOSSES = (Routed.token_by_token, Routed.sequence_mixture)
 def test_the_temperature_is_the_best_of_a_dense_grid_and_of_brent(loss):
     data = Routed(1)
     value = jax.jit(lambda temperature: loss(data, temperature))
-    found = jax.jit(lambda: gates.fit_temperature(lambda tau: loss(data, tau), 0.01, 100.0))()
+    found = jax.jit(lambda: mixture.fit_temperature(lambda tau: loss(data, tau), 0.01, 100.0))()
     grid = np.geomspace(0.01, 100.0, 4001)
     losses = np.array([float(value(tau)) for tau in grid])
     np.testing.assert_allclose(found.loss, value(found.temperature), rtol=1e-14)
@@ -299,7 +299,9 @@ def test_the_temperature_is_the_best_of_a_dense_grid_and_of_brent(loss):
 def test_each_way_to_decode_has_its_own_temperature():
     data = Routed(1)
     found = jax.jit(
-        lambda: [gates.fit_temperature(lambda tau, f=f: f(data, tau), 0.01, 100.0) for f in LOSSES]
+        lambda: [
+            mixture.fit_temperature(lambda tau, f=f: f(data, tau), 0.01, 100.0) for f in LOSSES
+        ]
     )()
     for own, other in (found, found[::-1]):
         assert abs(np.log(own.temperature / other.temperature)) > 0.05
@@ -312,7 +314,7 @@ def test_each_way_to_decode_has_its_own_temperature():
 def test_a_temperature_at_a_bound_says_so(end):
     """A loss that falls all the way: the end itself, to the last bit."""
     sign = 1.0 if end == 0.5 else -1.0
-    found = gates.fit_temperature(lambda tau: sign * jnp.log(tau), 0.5, 4.0)
+    found = mixture.fit_temperature(lambda tau: sign * jnp.log(tau), 0.5, 4.0)
     assert found.at_bound
     assert found.temperature == end
     assert found.loss == sign * np.log(end)
@@ -326,8 +328,8 @@ def test_the_better_of_two_valleys_is_found():
         x = jnp.log(tau)
         return -jnp.exp(-((x - 2) ** 2) / 0.02) - 0.5 * jnp.exp(-((x + 1) ** 2))
 
-    many = gates.fit_temperature(loss, 0.01, 100.0, num_starts=64)
-    few = gates.fit_temperature(loss, 0.01, 100.0, num_starts=1)
+    many = mixture.fit_temperature(loss, 0.01, 100.0, num_starts=64)
+    few = mixture.fit_temperature(loss, 0.01, 100.0, num_starts=1)
     np.testing.assert_allclose(np.log(many.temperature), 2, atol=1e-3)
     np.testing.assert_allclose(np.log(few.temperature), -1, atol=1e-3)
 
@@ -337,7 +339,7 @@ def test_a_place_that_was_tried_is_not_lost_to_the_golden_sections():
     """A loss that is low at one of the places tried at first, and nowhere near it."""
     place = jnp.exp(jnp.linspace(jnp.log(0.01), jnp.log(100.0), 17))[5]
     needle = lambda tau: jnp.where(jnp.abs(tau / place - 1) < 1e-9, 0.0, 1.0)  # noqa: E731
-    found = gates.fit_temperature(needle, 0.01, 100.0)
+    found = mixture.fit_temperature(needle, 0.01, 100.0)
     assert found.loss == 0
     np.testing.assert_allclose(found.temperature, place, rtol=1e-12)
     assert not found.at_bound
@@ -353,7 +355,7 @@ def test_a_place_that_was_tried_is_not_lost_to_the_golden_sections():
 )
 def test_an_interval_that_is_none_is_refused(options, message):
     with pytest.raises(ValueError, match=re.escape(message)):
-        gates.fit_temperature(jnp.log, *options)
+        mixture.fit_temperature(jnp.log, *options)
 
 
 # ── laws cut down ───────────────────────────────────────────────────────────────────────────────
@@ -362,27 +364,27 @@ LAW = [0.1, 0.4, 0.2, 0.3]
 TIED = [0.25, 0.25, 0.25, 0.25]
 
 CUT = {
-    "top 1": (lambda w: gates.top_k_gate(w, 1), LAW, [0, 1, 0, 0]),
-    "top 2": (lambda w: gates.top_k_gate(w, 2), LAW, [0, 4 / 7, 0, 3 / 7]),
-    "top 3": (lambda w: gates.top_k_gate(w, 3), LAW, [0, 4 / 9, 2 / 9, 3 / 9]),
-    "top 2 of equals": (lambda w: gates.top_k_gate(w, 2), TIED, [0.5, 0.5, 0, 0]),
+    "top 1": (lambda w: mixture.top_k_gate(w, 1), LAW, [0, 1, 0, 0]),
+    "top 2": (lambda w: mixture.top_k_gate(w, 2), LAW, [0, 4 / 7, 0, 3 / 7]),
+    "top 3": (lambda w: mixture.top_k_gate(w, 3), LAW, [0, 4 / 9, 2 / 9, 3 / 9]),
+    "top 2 of equals": (lambda w: mixture.top_k_gate(w, 2), TIED, [0.5, 0.5, 0, 0]),
     "top 2, the second tied": (
-        lambda w: gates.top_k_gate(w, 2),
+        lambda w: mixture.top_k_gate(w, 2),
         [0.2, 0.2, 0.4, 0.2],
         [1 / 3, 0, 2 / 3, 0],
     ),
-    "hard": (gates.hard_gate, LAW, [0, 1, 0, 0]),
-    "hard, tied": (gates.hard_gate, [0.2, 0.4, 0.4], [0, 1, 0]),
-    "hard of a point": (gates.hard_gate, [0, 0, 1], [0, 0, 1]),
-    "nucleus below the largest": (lambda w: gates.nucleus_gate(w, 0.3), LAW, [0, 1, 0, 0]),
-    "nucleus of two": (lambda w: gates.nucleus_gate(w, 0.5), LAW, [0, 4 / 7, 0, 3 / 7]),
-    "nucleus of three": (lambda w: gates.nucleus_gate(w, 0.75), LAW, [0, 4 / 9, 2 / 9, 3 / 9]),
-    "nucleus of equals": (lambda w: gates.nucleus_gate(w, 0.5), TIED, [0.5, 0.5, 0, 0]),
-    "nucleus just above": (lambda w: gates.nucleus_gate(w, 0.51), TIED, [1 / 3, 1 / 3, 1 / 3, 0]),
-    "nucleus of all": (lambda w: gates.nucleus_gate(w, 1.0), LAW, LAW),
-    "nucleus of a point": (lambda w: gates.nucleus_gate(w, 1.0), [0, 1, 0], [0, 1, 0]),
+    "hard": (mixture.hard_gate, LAW, [0, 1, 0, 0]),
+    "hard, tied": (mixture.hard_gate, [0.2, 0.4, 0.4], [0, 1, 0]),
+    "hard of a point": (mixture.hard_gate, [0, 0, 1], [0, 0, 1]),
+    "nucleus below the largest": (lambda w: mixture.nucleus_gate(w, 0.3), LAW, [0, 1, 0, 0]),
+    "nucleus of two": (lambda w: mixture.nucleus_gate(w, 0.5), LAW, [0, 4 / 7, 0, 3 / 7]),
+    "nucleus of three": (lambda w: mixture.nucleus_gate(w, 0.75), LAW, [0, 4 / 9, 2 / 9, 3 / 9]),
+    "nucleus of equals": (lambda w: mixture.nucleus_gate(w, 0.5), TIED, [0.5, 0.5, 0, 0]),
+    "nucleus just above": (lambda w: mixture.nucleus_gate(w, 0.51), TIED, [1 / 3, 1 / 3, 1 / 3, 0]),
+    "nucleus of all": (lambda w: mixture.nucleus_gate(w, 1.0), LAW, LAW),
+    "nucleus of a point": (lambda w: mixture.nucleus_gate(w, 1.0), [0, 1, 0], [0, 1, 0]),
     # 0.4 + 0.3 − 0.3 is below 0.4: the mass must not be found by subtraction
-    "nucleus reached exactly": (lambda w: gates.nucleus_gate(w, 0.4), [0.4, 0.3, 0.3], [1, 0, 0]),
+    "nucleus reached exactly": (lambda w: mixture.nucleus_gate(w, 0.4), [0.4, 0.3, 0.3], [1, 0, 0]),
 }
 
 
@@ -399,8 +401,8 @@ def laws(size):
     return counts.map(lambda a: a / a.sum())
 
 
-top_k = jax.jit(gates.top_k_gate, static_argnums=1)
-nucleus = jax.jit(gates.nucleus_gate)
+top_k = jax.jit(mixture.top_k_gate, static_argnums=1)
+nucleus = jax.jit(mixture.nucleus_gate)
 
 
 @pytest.mark.statement("B6")
@@ -427,10 +429,10 @@ def test_the_top_k_of_all_k_is_the_identity(weights):
 @jax.jit
 def all_gates(log_prior, rows, alpha):
     return (
-        gates.bayes_gate(log_prior, rows),
-        gates.fixed_share_gate(log_prior, rows, alpha),
-        gates.last_token_gate(log_prior, rows),
-        gates.static_gate(log_prior, rows.shape[0]),
+        mixture.bayes_gate(log_prior, rows),
+        mixture.fixed_share_gate(log_prior, rows, alpha),
+        mixture.last_token_gate(log_prior, rows),
+        mixture.static_gate(log_prior, rows.shape[0]),
     )
 
 

@@ -30,7 +30,7 @@ from test_contracts import (
     scalar,
 )
 
-from dfm_jax.gates import GateState
+from dfm_jax.mixture import GateState
 
 # ── the domains ─────────────────────────────────────────────────────────────────────────────────
 
@@ -139,8 +139,8 @@ INFINITE = {
 }
 # The same where the value is −∞, and read.
 INFINITE_TOO = (
-    *("paths.product_log_prob", "paths.marginal_log_prob", "samplers.shared_expert_log_prob"),
-    *("gates.fixed_share_update", "gates.fixed_share_gate", "accounting.truncation_bound"),
+    *("paths.product_log_prob", "paths.marginal_log_prob", "mixture.shared_expert_log_prob"),
+    *("mixture.fixed_share_update", "mixture.fixed_share_gate", "accounting.truncation_bound"),
 )
 # Where a function has no derivative: a word of its docstring, and at which points.
 WITHOUT = {
@@ -151,22 +151,22 @@ WITHOUT = {
     ("steps.step_size", "table"): ("jumps", lambda x: False),
     ("accounting.total_variation", "p"): ("kink", lambda x: False),
     ("accounting.variation_bound", "router"): ("kink", lambda x: False),
-    ("gates.top_k_gate", "weights"): ("ties", lambda x: np.sum(x > 0) < 2),
-    ("gates.nucleus_gate", "mass"): ("jumps", lambda x: False),
+    ("mixture.top_k_gate", "weights"): ("ties", lambda x: np.sum(x > 0) < 2),
+    ("mixture.nucleus_gate", "mass"): ("jumps", lambda x: False),
 }
 # More than one argument at its boundary.
 TOGETHER: dict[str, list[Callable[[Draw], dict[str, Any]]]] = {
-    "gates.fixed_share_update": [
+    "mixture.fixed_share_update": [
         lambda d: {"alpha": np.array(0.0), "state": GateState(log_half(d, d.K), np.array(True))},
         lambda d: {"alpha": np.array(1.0), "log_prior": log_half(d, d.K)},
     ],
-    "gates.fixed_share_gate": [
+    "mixture.fixed_share_gate": [
         lambda d: {"alpha": np.array(0.0), "log_prior": log_half(d, d.K)},
         lambda d: {"alpha": np.array(1.0), "log_prior": log_half(d, d.K)},
         lambda d: {"alpha": np.array(0.0), "token_log_probs": returning(d)},
         lambda d: {"alpha": np.array(0.0), **impossible_last_token(d)},
     ],
-    "gates.bayes_gate": [impossible_last_token],
+    "mixture.bayes_gate": [impossible_last_token],
     "objectives.step_loss": [
         lambda d: {"x_t": np.full(d.N, d.V), "step_size": np.zeros(d.N)},
     ],

@@ -9,14 +9,8 @@ import pytest
 import scipy.special
 
 from dfm_jax.interfaces import uncached_decoder
-from dfm_jax.models import (
-    TransformerConfig,
-    mixture_decoder,
-    mixture_params,
-    vision_language,
-    vision_language_decoder,
-)
-from dfm_jax.models.mixture import Context, conditional_mixture_decoder
+from dfm_jax.mixture import Context, conditional_mixture_decoder, mixture_decoder, mixture_params
+from dfm_jax.models import TransformerConfig, vision_language, vision_language_decoder
 from dfm_jax.sampling import sample_autoregressive
 
 V = 3

@@ -11,7 +11,7 @@ import pytest
 from mutants import MUTANTS
 
 import dfm_jax
-from dfm_jax import accounting, experts, gates, objectives, paths, schedules, steps, velocities
+from dfm_jax import accounting, mixture, objectives, paths, schedules, steps, velocities
 from dfm_jax.theory import runs, verify
 
 
@@ -37,7 +37,7 @@ MUTATIONS = (
     ),
     Mutation(
         "a dropped prior",
-        experts,
+        mixture,
         "expert_posterior",
         "jnp.asarray(log_prior) + log_p_t",
         "jnp.asarray(log_p_t)",
@@ -93,7 +93,7 @@ MUTATIONS = (
     ),
     Mutation(
         "a gate that forgets its past",
-        gates,
+        mixture,
         "bayes_gate_update",
         "state.log_weights + log_probs)",
         "log_probs)",
@@ -181,7 +181,7 @@ MUTATIONS = (
     ),
     Mutation(
         "a dead gate that comes back",
-        gates,
+        mixture,
         "bayes_gate_update",
         "state.alive & jnp.any",
         "jnp.any",
@@ -189,7 +189,7 @@ MUTATIONS = (
     ),
     Mutation(
         "a nucleus of one expert too many",
-        gates,
+        mixture,
         "nucleus_gate",
         "before < mass",
         "before < mass + 0.2",

@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 
 from dfm_jax.interfaces import uncached_decoder
+from dfm_jax.mixture import mixture_decoder, mixture_params
 from dfm_jax.models import (
     TransformerConfig,
-    mixture_decoder,
-    mixture_params,
     mlp,
     network_from_nnx,
     positional,

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dfm_jax import parallel
-from dfm_jax.experts import expert_posterior, mix_velocities, mixture_log_prob
+from dfm_jax import mixture, parallel
+from dfm_jax.mixture import expert_posterior, mix_velocities, mixture_log_prob
 
 BACKENDS = ("shard_map", "pmap")
 
@@ -265,7 +265,7 @@ def mixed(log_p_t, log_prior, values, bound=None, num_devices=8):
     mesh, axis = parallel.make_mesh(num_devices), jax.sharding.PartitionSpec("expert")
 
     def inside(log_p_t, log_prior, values):
-        return parallel.mix_over_devices(log_p_t, log_prior, values, bound=bound)
+        return mixture.mix_over_devices(log_p_t, log_prior, values, bound=bound)
 
     fn = jax.jit(
         jax.shard_map(inside, mesh=mesh, in_specs=axis, out_specs=jax.sharding.PartitionSpec())

@@ -15,7 +15,7 @@ from jax.experimental import checkify
 from test_contracts import FUNCTIONS, SMALL, caller, compiled, draw, example, mathematics, on_jax
 
 from dfm_jax import schedules
-from dfm_jax.gates import GateState
+from dfm_jax.mixture import GateState
 
 N, V, S, K = SMALL.N, SMALL.V, SMALL.S, SMALL.K
 OFF = np.array([0.5, 0.25, 0.25, 0.25])
@@ -159,25 +159,30 @@ ARRAYS = [
         states_with(V),
         ids("states", V, "[[0 0]\n [0 3]\n [0 0]\n [0 0]]"),
     ),
-    ("experts.mix_velocities", "weights", OFF, law("weights")),
-    ("experts.mix_velocities", "weights", NEGATIVE, law("weights", NEGATIVE)),
-    ("experts.mix_posteriors", "weights", OFF, law("weights")),
-    ("experts.mix_posteriors", "weights", NEGATIVE, law("weights", NEGATIVE)),
-    ("experts.context_posterior", "part", -1, "`part` must lie in [0, 3]; it is -1."),
-    ("experts.context_posterior", "part", K, "`part` must lie in [0, 3]; it is 4."),
-    ("gates.fixed_share_update", "alpha", 1.5, "`alpha` must lie in [0, 1]; it is 1.5."),
-    ("gates.fixed_share_update", "alpha", -0.5, "`alpha` must lie in [0, 1]; it is -0.5."),
-    ("gates.fixed_share_gate", "alpha", 1.5, "`alpha` must lie in [0, 1]; it is 1.5."),
-    ("gates.centroid_gate", "temperature", 0.0, "`temperature` must lie in (0, inf); it is 0.0."),
-    ("gates.centroid_gate", "temperature", -1.0, "`temperature` must lie in (0, inf); it is -1.0."),
+    ("mixture.mix_velocities", "weights", OFF, law("weights")),
+    ("mixture.mix_velocities", "weights", NEGATIVE, law("weights", NEGATIVE)),
+    ("mixture.mix_posteriors", "weights", OFF, law("weights")),
+    ("mixture.mix_posteriors", "weights", NEGATIVE, law("weights", NEGATIVE)),
+    ("mixture.context_posterior", "part", -1, "`part` must lie in [0, 3]; it is -1."),
+    ("mixture.context_posterior", "part", K, "`part` must lie in [0, 3]; it is 4."),
+    ("mixture.fixed_share_update", "alpha", 1.5, "`alpha` must lie in [0, 1]; it is 1.5."),
+    ("mixture.fixed_share_update", "alpha", -0.5, "`alpha` must lie in [0, 1]; it is -0.5."),
+    ("mixture.fixed_share_gate", "alpha", 1.5, "`alpha` must lie in [0, 1]; it is 1.5."),
+    ("mixture.centroid_gate", "temperature", 0.0, "`temperature` must lie in (0, inf); it is 0.0."),
     (
-        "gates.centroid_gate",
+        "mixture.centroid_gate",
+        "temperature",
+        -1.0,
+        "`temperature` must lie in (0, inf); it is -1.0.",
+    ),
+    (
+        "mixture.centroid_gate",
         "features",
         np.zeros(SMALL.D),
         "`features` must have a length in (0, inf), to have a direction; it is 0.0.",
     ),
     (
-        "gates.centroid_gate",
+        "mixture.centroid_gate",
         "centroids",
         np.eye(K, SMALL.D, 1),
         "`centroids` must have a length in (0, inf), to have a direction; it is [1. 1. 1. 0.].",
@@ -186,15 +191,15 @@ ARRAYS = [
     ("steps.total_correlation", "law", OFF, law("law")),
     ("paths.revealed_log_prob", "log_data", OFF, logs("log_data")),
     ("paths.revealed_posterior", "log_data", OFF, logs("log_data")),
-    ("experts.expert_posterior", "log_p_t", OFF, logs("log_p_t")),
-    ("gates.bayes_gate_update", "log_probs", OFF, logs("log_probs")),
-    ("gates.bayes_gate", "token_log_probs", LAWS, logs("token_log_probs", LAWS)),
-    ("gates.last_token_gate", "token_log_probs", LAWS, logs("token_log_probs", LAWS)),
-    ("gates.top_k_gate", "weights", OFF, law("weights")),
-    ("gates.nucleus_gate", "weights", NEGATIVE, law("weights", NEGATIVE)),
-    ("gates.nucleus_gate", "mass", 0.0, "`mass` must lie in (0, 1]; it is 0.0."),
-    ("gates.nucleus_gate", "mass", 1.5, "`mass` must lie in (0, 1]; it is 1.5."),
-    ("gates.hard_gate", "weights", OFF, law("weights")),
+    ("mixture.expert_posterior", "log_p_t", OFF, logs("log_p_t")),
+    ("mixture.bayes_gate_update", "log_probs", OFF, logs("log_probs")),
+    ("mixture.bayes_gate", "token_log_probs", LAWS, logs("token_log_probs", LAWS)),
+    ("mixture.last_token_gate", "token_log_probs", LAWS, logs("token_log_probs", LAWS)),
+    ("mixture.top_k_gate", "weights", OFF, law("weights")),
+    ("mixture.nucleus_gate", "weights", NEGATIVE, law("weights", NEGATIVE)),
+    ("mixture.nucleus_gate", "mass", 0.0, "`mass` must lie in (0, 1]; it is 0.0."),
+    ("mixture.nucleus_gate", "mass", 1.5, "`mass` must lie in (0, 1]; it is 1.5."),
+    ("mixture.hard_gate", "weights", OFF, law("weights")),
     ("objectives.cross_entropy_loss", "x_1", np.array([0, V]), ids("x_1", V, "[0 3]")),
     ("objectives.generalised_kl_loss", "x_1", NO_ID, ids("x_1", V)),
     ("objectives.generalised_kl_loss", "x_t", NO_ID, ids("x_t", S)),
@@ -210,8 +215,8 @@ ARRAYS = [
     ("samplers.final_step_law", "x_t", NO_ID, ids("x_t", S)),
     ("samplers.one_position_step_law", "x_t", NO_ID, ids("x_t", S)),
     ("samplers.one_position_step_law", "position", N, ids("position", N, "2")),
-    ("samplers.mixed_step_law", "weights", OFF, law("weights")),
-    ("samplers.shared_expert_log_prob", "x_next", NO_ID, ids("x_next", S)),
+    ("mixture.mixed_step_law", "weights", OFF, law("weights")),
+    ("mixture.shared_expert_log_prob", "x_next", NO_ID, ids("x_next", S)),
     ("accounting.routing_cost", "expert", -1, ids("expert", K, "-1")),
     ("accounting.mixture_excess_bound", "weights", OFF, law("weights")),
     ("accounting.oracle_leakage", "weights", NEGATIVE, law("weights", NEGATIVE)),
@@ -251,12 +256,12 @@ TRACED = {
     ("velocities.corrected_velocity", "beta"),
     ("steps.step_size", "t"),
     ("steps.transition_matrix", "states"),
-    ("experts.expert_posterior", "log_p_t"),
-    ("experts.mix_velocities", "weights"),
-    ("experts.context_posterior", "part"),
-    ("gates.fixed_share_gate", "alpha"),
-    ("gates.centroid_gate", "features"),
-    ("gates.nucleus_gate", "mass"),
+    ("mixture.expert_posterior", "log_p_t"),
+    ("mixture.mix_velocities", "weights"),
+    ("mixture.context_posterior", "part"),
+    ("mixture.fixed_share_gate", "alpha"),
+    ("mixture.centroid_gate", "features"),
+    ("mixture.nucleus_gate", "mass"),
     ("objectives.step_loss", "x_t"),
     ("objectives.router_loss", "part"),
     ("samplers.one_position_step_law", "position"),
@@ -284,7 +289,7 @@ def test_a_bad_traced_array_is_refused_under_checkify_alone(name, argument, valu
 def test_under_vmap_the_rule_speaks_for_each_example():
     weights = jnp.array([[0.5, 0.5], [0.5, 0.75]])
     values = jnp.ones((2, 2, 3))
-    mix = jax.vmap(mathematics()["experts"].mix_velocities)
+    mix = jax.vmap(mathematics()["mixture"].mix_velocities)
     error, _ = jax.jit(checkify.checkify(mix))(weights, values)
     with pytest.raises(checkify.JaxRuntimeError, match=r"`weights` must sum to 1 .* it is 1\.25"):
         error.throw()
@@ -292,7 +297,7 @@ def test_under_vmap_the_rule_speaks_for_each_example():
 
 @pytest.mark.parametrize("compiled", [False, True])
 def test_of_no_example_the_rule_holds(compiled):
-    mix = jax.vmap(mathematics()["experts"].mix_velocities)
+    mix = jax.vmap(mathematics()["mixture"].mix_velocities)
     mix = jax.jit(mix) if compiled else mix
     assert mix(jnp.ones((0, 2)), jnp.ones((0, 2, 3))).shape == (0, 3)
 
@@ -336,10 +341,10 @@ PYTHON = [
         2,
         "`num_tokens` must be S = 4, or 3 beside a mask; it is {}.",
     ),
-    ("experts.context_posterior", "num_experts", 0, "`num_experts` must be at least 1; it is {}."),
-    ("gates.static_gate", "num_positions", 0, "`num_positions` must be at least 1; it is {}."),
-    ("gates.top_k_gate", "count", 0, "`count` must lie in [1, 4]; it is {}."),
-    ("gates.top_k_gate", "count", 5, "`count` must lie in [1, 4]; it is {}."),
+    ("mixture.context_posterior", "num_experts", 0, "`num_experts` must be at least 1; it is {}."),
+    ("mixture.static_gate", "num_positions", 0, "`num_positions` must be at least 1; it is {}."),
+    ("mixture.top_k_gate", "count", 0, "`count` must lie in [1, 4]; it is {}."),
+    ("mixture.top_k_gate", "count", 5, "`count` must lie in [1, 4]; it is {}."),
 ]
 
 
@@ -410,7 +415,7 @@ def test_an_array_of_another_kind_is_refused_by_name(name, key):
 def test_axes_that_disagree_are_refused_by_name():
     velocities = jnp.zeros((3, N, S))
     with pytest.raises(TypeError, match=r"(?s)parameter 'velocities'.*f32\[3,2,4\].*K=4"):
-        mathematics()["experts"].mix_velocities(jnp.full(4, 0.25), velocities)
+        mathematics()["mixture"].mix_velocities(jnp.full(4, 0.25), velocities)
 
 
 def test_a_table_that_moves_a_finished_token_is_refused_at_that_step():
@@ -422,9 +427,9 @@ def test_a_table_that_moves_a_finished_token_is_refused_at_that_step():
 
 def test_log_weights_that_are_no_law_are_refused():
     with pytest.raises(ValueError, match=r"`exp\(log_prior\)` must sum to 1"):
-        mathematics()["samplers"].one_expert_log_prob(np.zeros(2), np.zeros(2))
+        mathematics()["mixture"].one_expert_log_prob(np.zeros(2), np.zeros(2))
     with pytest.raises(ValueError, match=r"`exp\(log_prior\)` must sum to 1"):
-        mathematics()["gates"].gate_init(np.full(2, -np.inf))
+        mathematics()["mixture"].gate_init(np.full(2, -np.inf))
 
 
 def test_a_divergence_is_infinite_though_the_mass_underflows():
@@ -471,6 +476,6 @@ def test_a_given_token_is_no_mask():
 def test_times_and_numbers_may_be_written_as_integers():
     rooms = mathematics()
     assert rooms["schedules"].rate(0, rooms["schedules"].linear()) == 1
-    state = rooms["gates"].gate_init(np.log([0.5, 0.5]))
-    kept = rooms["gates"].fixed_share_update(state, np.log([0.9, 0.1]), np.log([0.5, 0.5]), 0)
+    state = rooms["mixture"].gate_init(np.log([0.5, 0.5]))
+    kept = rooms["mixture"].fixed_share_update(state, np.log([0.9, 0.1]), np.log([0.5, 0.5]), 0)
     np.testing.assert_allclose(np.exp(kept.log_weights), [0.9, 0.1], rtol=1e-5)

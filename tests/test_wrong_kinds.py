@@ -19,10 +19,9 @@ import pytest
 from jax.experimental import checkify
 from test_contracts import FUNCTIONS, caller, draw, floats, on_jax
 
-from dfm_jax import clustering, fast, gates, parallel, paths, sampling, velocities
-from dfm_jax.gates import GateState
+from dfm_jax import clustering, fast, mixture, paths, sampling, velocities
 from dfm_jax.interfaces import uncached_decoder
-from dfm_jax.models import mixture_params
+from dfm_jax.mixture import GateState, mixture_params
 
 NAN, INF = np.nan, np.inf
 
@@ -157,11 +156,11 @@ KINDS: dict[str, Wrong] = {name: wrong for wrong, names in NAMES for name in nam
     "steps.parallel_log_prob states": no_labels,
     "steps.parallel_log_prob block_of": no_labels,
     "accounting.truncation_bound kept": outside(-0.5, 1.5),
-    "gates.fixed_share_gate alpha": outside(-0.5, 1.5),
-    "gates.fixed_share_update alpha": outside(-0.5, 1.5),
+    "mixture.fixed_share_gate alpha": outside(-0.5, 1.5),
+    "mixture.fixed_share_update alpha": outside(-0.5, 1.5),
 }
 # What a message calls an argument that it does not name.
-CALLED = {"paths.point_mass tokens": "x_t", "gates.run_gate token_log_probs": "log_weights"}
+CALLED = {"paths.point_mass tokens": "x_t", "mixture.run_gate token_log_probs": "log_weights"}
 READ = {"context": False, "pending": True}  # so that every position is read
 UNREADABLE = {"key"}  # not an array of numbers
 
@@ -242,14 +241,14 @@ OTHERS = {
     "kappa": lambda: velocities.convex_velocity(
         np.eye(2)[:, None], X_T, 0.5, lambda t: jnp.stack([t, t + 0.25])[:, None]
     ),
-    "features": lambda: gates.centroid_gate(HUGE, np.eye(2, dtype=np.float32), 1.0),
-    "centroids": lambda: gates.centroid_gate(np.ones(2, np.float32), np.stack([HUGE, HUGE]), 1.0),
+    "features": lambda: mixture.centroid_gate(HUGE, np.eye(2, dtype=np.float32), 1.0),
+    "centroids": lambda: mixture.centroid_gate(np.ones(2, np.float32), np.stack([HUGE, HUGE]), 1.0),
     "logits": lambda: fast.sample_categorical(jax.random.key(0), np.array([[0.0, NAN]])),
     "logits, dead": lambda: fast.sample_categorical(jax.random.key(0), np.full((1, 2), -INF)),
     "log_weights": lambda: fast.mix_log_probs(PROBS, np.zeros((2, 1, 3))),
     "log_weights, of rows": lambda: fast.mix_log_probs(np.zeros((2, 1)), np.zeros((2, 1, 3))),
     "log_probs": lambda: sampling.sample_next_token(jax.random.key(0), PROBS),
-    "log_laws": lambda: sampling.sample_mixed_step(jax.random.key(0), PROBS, PROBS[:, None, None]),
+    "log_laws": lambda: mixture.sample_mixed_step(jax.random.key(0), PROBS, PROBS[:, None, None]),
     "log_prior": lambda: mixture_params((DECODER, DECODER), PROBS, ({}, {})),
     "num_rows": lambda: clustering.capacities(-1, 2),
     "num_clusters": lambda: clustering.capacities(2, -1),
@@ -269,7 +268,7 @@ def test_other_values_of_another_kind_are_refused(name):
 def test_logarithms_above_0_are_refused_on_every_device_under_checkify():
     def mixed(log_p_t, log_prior):
         return jax.vmap(
-            lambda p, w: parallel.mix_over_devices(p[None], w[None], jnp.ones(1)),
+            lambda p, w: mixture.mix_over_devices(p[None], w[None], jnp.ones(1)),
             axis_name="expert",
         )(log_p_t, log_prior)
 

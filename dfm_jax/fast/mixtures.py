@@ -14,7 +14,7 @@ def mix_log_probs(
 ) -> Float[Array, "N V"]:
     """log Σ_k r_k softmax_k(v) of every row, from the experts' logits, in nats.   [D5, D6]
 
-    `experts.mix_log_probs` of `jax.nn.log_softmax(logits)`; the weights are those of all rows [K],
+    `mixture.mix_log_probs` of `jax.nn.log_softmax(logits)`; the weights are those of all rows [K],
     or of each [K, N]. One flat log-sum-exp over K·N rows, then a sum written
     out over experts. In float32 at least. The expert behind a weight of 0 may return anything.
 

@@ -3,10 +3,6 @@
 from dfm_jax.interfaces import Network as Network
 from dfm_jax.interfaces import Params as Params
 from dfm_jax.models.config import TransformerConfig as TransformerConfig
-from dfm_jax.models.mixture import MixtureParams as MixtureParams
-from dfm_jax.models.mixture import mixture_decoder as mixture_decoder
-from dfm_jax.models.mixture import mixture_params as mixture_params
-from dfm_jax.models.mixture import prompt_log_posterior as prompt_log_posterior
 from dfm_jax.models.nnx_adapter import network_from_nnx as network_from_nnx
 from dfm_jax.models.sizes import SIZES as SIZES
 from dfm_jax.models.sizes import flops_per_token as flops_per_token

@@ -13,4 +13,3 @@ from dfm_jax.parallel.collectives import collectives as collectives
 from dfm_jax.parallel.collectives import count_by_kind as count_by_kind
 from dfm_jax.parallel.independent import independent as independent
 from dfm_jax.parallel.mesh import make_mesh as make_mesh
-from dfm_jax.parallel.mixing import mix_over_devices as mix_over_devices

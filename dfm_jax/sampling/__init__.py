@@ -3,8 +3,7 @@
 Left to right with a cache (`sample_autoregressive`); by a schedule table, in any order, in blocks,
 masked, or infilling (`sample_on_table`, `sample_infilling`); in continuous time (`sample_euler`,
 `sample_corrected`, `sample_adaptive`). A network comes as a static function, its parameters as an
-argument, and each sequence with a key of its own. K experts are drawn from as one
-(`ensemble_denoiser`, `sample_mixture_on_table`), or one is drawn and kept (`sample_one_expert`).
+argument, and each sequence with a key of its own. `dfm_jax.mixture` draws from K experts.
 """
 
 from dfm_jax.interfaces import Denoiser as Denoiser
@@ -16,17 +15,9 @@ from dfm_jax.sampling.autoregressive import next_token_log_probs as next_token_l
 from dfm_jax.sampling.autoregressive import sample_autoregressive as sample_autoregressive
 from dfm_jax.sampling.autoregressive import sample_next_token as sample_next_token
 from dfm_jax.sampling.corrected import sample_corrected as sample_corrected
-from dfm_jax.sampling.denoisers import EnsembleParams as EnsembleParams
 from dfm_jax.sampling.denoisers import cut_denoiser as cut_denoiser
 from dfm_jax.sampling.denoisers import denoiser_of as denoiser_of
-from dfm_jax.sampling.denoisers import ensemble_denoiser as ensemble_denoiser
 from dfm_jax.sampling.denoisers import guided_denoiser as guided_denoiser
 from dfm_jax.sampling.euler import sample_euler as sample_euler
-from dfm_jax.sampling.experts import MixtureDraw as MixtureDraw
-from dfm_jax.sampling.experts import sample_mixed_step as sample_mixed_step
-from dfm_jax.sampling.experts import sample_mixture_on_table as sample_mixture_on_table
-from dfm_jax.sampling.one_expert import OneExpertSample as OneExpertSample
-from dfm_jax.sampling.one_expert import sample_one_expert as sample_one_expert
-from dfm_jax.sampling.one_expert import sample_one_expert_on_table as sample_one_expert_on_table
 from dfm_jax.sampling.tables import sample_infilling as sample_infilling
 from dfm_jax.sampling.tables import sample_on_table as sample_on_table

@@ -6,24 +6,15 @@ call. The factories here return the same denoiser for the same arguments.
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from dfm_jax.checks import check_count, check_interval
-from dfm_jax.experts import mix_log_probs
-from dfm_jax.gates import top_k_gate
 from dfm_jax.interfaces import Denoiser, HeadedDenoiser
 from dfm_jax.sampling.autoregressive import cut_law
 from dfm_jax.types import Array
-
-
-class EnsembleParams(NamedTuple):
-    """What `ensemble_denoiser` takes."""
-
-    experts: Any  # [K, …] the parameters of one expert, stacked
-    router: Any
 
 
 def halves(denoiser: Denoiser) -> HeadedDenoiser:
@@ -111,30 +102,6 @@ def guided_denoiser(conditional: Denoiser, unconditional: Denoiser, weight: floa
         return log_law(jnp.where(never, -jnp.inf, ratio))
 
     return denoiser
-
-
-@cache
-def ensemble_denoiser(
-    denoiser: Denoiser, router: Callable[..., Array], *, top_k: int | None = None
-) -> Denoiser:
-    """K experts as one denoiser, under a router; it takes `EnsembleParams`.
-
-        p̂_{1|t}^i(v | z) = Σ_k ρ̂_k(z, t) p̂_{1|t}^{k,i}(v | z)   [D5]
-
-    `router(params, x_t, t)` gives the logits of ρ̂, or log r_k(z, t): [K]. Steps of the mixed
-    posterior are steps of the mixed velocity (D4), so every sampler of one denoiser is one of all.
-    With `top_k` the router is cut to its k largest at every step, which costs what it costs (B6).
-    """
-    each = whole(denoiser)
-
-    def mixed(params: EnsembleParams, x_t: Array, t: Array) -> Array:
-        log_weights = log_law(router(params.router, x_t, t))
-        if top_k is not None:
-            log_weights = jnp.log(top_k_gate(jnp.exp(log_weights), top_k))
-        logits = jax.vmap(each, (0, None, None))(params.experts, x_t, t)
-        return mix_log_probs(log_weights, log_law(logits))
-
-    return mixed
 
 
 def logits_shape(params: Any, denoiser: Denoiser, x_t: Array) -> tuple[int, ...]:

@@ -14,8 +14,8 @@ MATHEMATICS = (
     "paths",
     "velocities",
     "steps",
-    "experts",
-    "gates",
+    "mixture.posterior",
+    "mixture.gates",
     "objectives",
     "samplers",
     "accounting",
@@ -47,7 +47,7 @@ def cited_labels(docstring: str) -> set[str]:
 
 
 def citations() -> dict[str, list[str]]:
-    """Label → the functions of the mathematics whose docstrings cite it, as `module.function`."""
+    """Label → the functions of the mathematics whose docstrings cite it, as `room.function`."""
     found = defaultdict(list)
     for module in MATHEMATICS:
         for source in _files(module):
@@ -55,7 +55,7 @@ def citations() -> dict[str, list[str]]:
                 public = isinstance(node, ast.FunctionDef | ast.ClassDef)
                 if public and not node.name.startswith("_"):
                     for label in cited_labels(ast.get_docstring(node) or ""):
-                        found[label].append(f"{module}.{node.name}")
+                        found[label].append(f"{module.split('.')[0]}.{node.name}")
     return dict(found)
 
 

@@ -11,7 +11,8 @@ from dfm_jax.checks import check_count, check_seed, require
 from dfm_jax.data.tokens import Tokenizer, encoded
 from dfm_jax.interfaces import Decoder
 from dfm_jax.json_types import as_type
-from dfm_jax.models import Params, mixture_decoder, mixture_params, transformer_decoder
+from dfm_jax.mixture import mixture_decoder, mixture_params
+from dfm_jax.models import Params, transformer_decoder
 from dfm_jax.sampling import sample_autoregressive
 from dfm_jax.training.checkpoint import read_checkpoint
 from dfm_jax.training.config import TrainConfig, from_json

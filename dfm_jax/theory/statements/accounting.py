@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dfm_jax import accounting, exact, experts, gates
+from dfm_jax import accounting, exact, mixture
 from dfm_jax.theory import fields
 from dfm_jax.theory.cases import Case, Cases
 from dfm_jax.theory.runs import Run
@@ -49,8 +49,8 @@ def routing_cost(cases: Cases, run: Run, *, log_prior=masses) -> np.ndarray:
 
     def truth(case: Case) -> tuple[np.ndarray, np.ndarray]:
         laws = np.exp(own_laws(case))
-        mixture = case.model_weights @ laws
-        return fields.log(mixture)[None] - fields.log(np.where(mixture > 0, laws, 1)), mixture > 0
+        whole = case.model_weights @ laws
+        return fields.log(whole)[None] - fields.log(np.where(whole > 0, laws, 1)), whole > 0
 
     cost, possible = cases.each(truth)
     return gap(np.moveaxis(got, 1, 2), np.moveaxis(cost, 1, 2), possible)
@@ -100,11 +100,11 @@ def ensemble_split(cases: Cases, run: Run, *, whole: bool = True) -> np.ndarray:
 
 
 def _bayes(log_prior: Array, token_log_probs: Array) -> Array:
-    return gates.bayes_gate(log_prior, token_log_probs).log_weights
+    return mixture.bayes_gate(log_prior, token_log_probs).log_weights
 
 
 def _static(log_prior: Array, token_log_probs: Array) -> Array:
-    return gates.static_gate(log_prior, token_log_probs.shape[0]).log_weights
+    return mixture.static_gate(log_prior, token_log_probs.shape[0]).log_weights
 
 
 def _token_wise(log_prior: Array, token_log_probs: Array, *, gate) -> Array:
@@ -185,7 +185,7 @@ def _model_parts(case: Case) -> np.ndarray:
 def _best(log_prior: Array, log_laws: Array) -> tuple[Array, Array]:
     """The bound, and the mixture's −log p̂, at every sequence: [V^N] each."""
     bound = jax.vmap(accounting.best_expert_bound, in_axes=(None, 1))(log_prior, log_laws)
-    return bound, -experts.mixture_log_prob(log_prior, log_laws)
+    return bound, -mixture.mixture_log_prob(log_prior, log_laws)
 
 
 def _no_masses_left(masses: np.ndarray) -> np.ndarray:

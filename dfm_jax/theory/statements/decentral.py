@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dfm_jax import accounting, exact, experts, objectives
+from dfm_jax import accounting, exact, mixture, objectives
 from dfm_jax.theory import fields
 from dfm_jax.theory.cases import Case, Cases
 from dfm_jax.theory.runs import Run
@@ -22,8 +22,8 @@ def _apart(logits: Array, parts: Array, weights: Array) -> Array:
 def _together(logits: Array, parts: Array, weights: Array) -> Array:
     """−Σ_x q(x) log Σ_k w_k p̂_k(x), the mixture trained as one model."""
     log_probs = jax.nn.log_softmax(logits, axis=-1)
-    mixture = experts.mixture_log_prob(jnp.log(weights), log_probs)
-    return -jnp.sum(jnp.einsum("k,kx->x", weights, parts) * mixture)
+    log_mixture = mixture.mixture_log_prob(jnp.log(weights), log_probs)
+    return -jnp.sum(jnp.einsum("k,kx->x", weights, parts) * log_mixture)
 
 
 def _gradient_apart(logits: Array, parts: Array, weights: Array) -> Array:
@@ -216,7 +216,7 @@ def _objective(
 
 
 def _mixed(gate: Array, posteriors: Array) -> Array:
-    return jax.vmap(experts.mix_posteriors, in_axes=(0, 1))(gate, posteriors)
+    return jax.vmap(mixture.mix_posteriors, in_axes=(0, 1))(gate, posteriors)
 
 
 @statement(

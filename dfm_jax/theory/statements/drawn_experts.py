@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dfm_jax import exact, experts, gates, samplers, steps
+from dfm_jax import exact, mixture, steps
 from dfm_jax.theory import fields
 from dfm_jax.theory.cases import Case, Cases
 from dfm_jax.theory.runs import Run
@@ -16,7 +16,7 @@ from dfm_jax.types import Array
 
 
 def _mixed_laws(gate: Array, laws: Array) -> Array:
-    return jax.vmap(samplers.mixed_step_law, in_axes=(0, 1))(gate, laws)
+    return jax.vmap(mixture.mixed_step_law, in_axes=(0, 1))(gate, laws)
 
 
 def _independent_kernel(gate: Array, laws: Array, states: Array) -> Array:
@@ -26,7 +26,7 @@ def _independent_kernel(gate: Array, laws: Array, states: Array) -> Array:
 
 def _mixed_velocity_kernel(gate: Array, velocity: Array, states: Array) -> Array:
     """Q1's step of D4's mixture Σ_k r_k u^k, then Q5: [Z, Z]."""
-    mixed = jax.vmap(experts.mix_velocities, in_axes=(0, 1))(gate, velocity)
+    mixed = jax.vmap(mixture.mix_velocities, in_axes=(0, 1))(gate, velocity)
     return steps.transition_matrix(jax.vmap(steps.step_law)(mixed, states), states)
 
 
@@ -55,7 +55,7 @@ def _shared_kernel(gate: Array, laws: Array, states: Array) -> Array:
     """One expert for all positions of a step: [Z, Z]."""
 
     def entry(x: Array, weights: Array, rows: Array) -> Array:
-        return samplers.shared_expert_log_prob(x, jnp.log(weights), rows)
+        return mixture.shared_expert_log_prob(x, jnp.log(weights), rows)
 
     from_z = jax.vmap(entry, in_axes=(None, 0, 1))
     return jnp.exp(jax.vmap(from_z, in_axes=(0, None, None))(states, gate, laws))
@@ -107,14 +107,14 @@ def expert_per_position(cases: Cases, run: Run, *, kernel=_independent_kernel) -
 def _token_wise(log_prior: Array, token_log_probs: Array, *, static: bool) -> Array:
     """log Π_t Σ_k r_k(x^{<t}) q̂_k(x^t | x^{<t}) of one sequence."""
     if static:
-        rows = gates.static_gate(log_prior, token_log_probs.shape[0]).log_weights
+        rows = mixture.static_gate(log_prior, token_log_probs.shape[0]).log_weights
     else:
-        rows = gates.bayes_gate(log_prior, token_log_probs).log_weights
+        rows = mixture.bayes_gate(log_prior, token_log_probs).log_weights
     return jnp.sum(jax.nn.logsumexp(rows[:-1] + token_log_probs, axis=-1))
 
 
 def _both_laws(log_prior: Array, token_log_probs: Array, *, static: bool) -> tuple[Array, Array]:
-    whole = jax.vmap(lambda rows: samplers.one_expert_log_prob(log_prior, jnp.sum(rows, axis=0)))
+    whole = jax.vmap(lambda rows: mixture.one_expert_log_prob(log_prior, jnp.sum(rows, axis=0)))
     mixed = jax.vmap(lambda rows: _token_wise(log_prior, rows, static=static))
     return jnp.exp(whole(token_log_probs)), jnp.exp(mixed(token_log_probs))
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dfm_jax import experts
+from dfm_jax import mixture
 from dfm_jax.theory import fields
 from dfm_jax.theory.cases import Case, Cases
 from dfm_jax.theory.runs import Run
@@ -41,7 +41,7 @@ def undefined_off_support(case: Case, when: str, values: np.ndarray) -> np.ndarr
 
 def _mix(gate: Array, velocity: Array) -> Array:
     """`mix_velocities` at every state: gate [Z, K], velocity [K, Z, N, S]."""
-    return jax.vmap(experts.mix_velocities, in_axes=(0, 1))(gate, velocity)
+    return jax.vmap(mixture.mix_velocities, in_axes=(0, 1))(gate, velocity)
 
 
 def _part_fields(cases: Cases, run: Run, when: str) -> np.ndarray:
@@ -139,8 +139,8 @@ def _mixed_step_gap(cases: Cases, run: Run, gate: np.ndarray) -> np.ndarray:
 
 def _mix_posteriors(gate: Array, posteriors: Array) -> tuple[Array, Array]:
     """In probability and in log space: gate [Z, K], posteriors [K, Z, N, V]."""
-    plain = jax.vmap(experts.mix_posteriors, in_axes=(0, 1))(gate, posteriors)
-    logs = jax.vmap(experts.mix_log_probs, in_axes=(0, 1))(jnp.log(gate), jnp.log(posteriors))
+    plain = jax.vmap(mixture.mix_posteriors, in_axes=(0, 1))(gate, posteriors)
+    logs = jax.vmap(mixture.mix_log_probs, in_axes=(0, 1))(jnp.log(gate), jnp.log(posteriors))
     return plain, jnp.exp(logs)
 
 

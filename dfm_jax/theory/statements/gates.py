@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dfm_jax import accounting, exact, gates
+from dfm_jax import accounting, exact, mixture
 from dfm_jax.theory import fields
 from dfm_jax.theory.cases import Case, Cases
 from dfm_jax.theory.runs import Run
@@ -96,7 +96,7 @@ def _prefix_nll(case: Case, gate: np.ndarray) -> np.ndarray:
 
 
 def _bayes_weights(log_masses: Array, token_log_probs: Array) -> tuple[Array, Array]:
-    state = jax.vmap(gates.bayes_gate, in_axes=(None, 0))(log_masses, token_log_probs)
+    state = jax.vmap(mixture.bayes_gate, in_axes=(None, 0))(log_masses, token_log_probs)
     return jnp.exp(state.log_weights), state.alive
 
 
@@ -106,10 +106,10 @@ def _all_gates(log_masses: Array, token_log_probs: Array, alpha: Array) -> Array
 
     def rows(probs: Array) -> Array:
         states = (
-            gates.bayes_gate(log_masses, probs),
-            gates.static_gate(log_masses, num_positions),
-            gates.last_token_gate(log_masses, probs),
-            gates.fixed_share_gate(log_masses, probs, alpha),
+            mixture.bayes_gate(log_masses, probs),
+            mixture.static_gate(log_masses, num_positions),
+            mixture.last_token_gate(log_masses, probs),
+            mixture.fixed_share_gate(log_masses, probs, alpha),
         )
         return jnp.stack([state.log_weights[:-1] for state in states])
 

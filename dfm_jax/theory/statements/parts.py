@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dfm_jax import exact, experts
+from dfm_jax import exact, mixture
 from dfm_jax.theory import fields
 from dfm_jax.theory.cases import Case, Cases
 from dfm_jax.theory.runs import Run
@@ -13,7 +13,7 @@ from dfm_jax.types import Array
 
 
 def _log_mixture(log_weights: Array, log_laws: Array) -> Array:
-    return jnp.exp(experts.mixture_log_prob(log_weights, log_laws))
+    return jnp.exp(mixture.mixture_log_prob(log_weights, log_laws))
 
 
 def log_masses_of(case: Case) -> np.ndarray:
@@ -75,7 +75,7 @@ def path_is_a_mixture(cases: Cases, run: Run, *, paths=_same_path) -> np.ndarray
 
 
 def _posteriors(log_paths: Array, log_masses: Array) -> Array:
-    return jax.vmap(experts.expert_posterior, in_axes=(1, None))(log_paths, log_masses)
+    return jax.vmap(mixture.expert_posterior, in_axes=(1, None))(log_paths, log_masses)
 
 
 def _no_masses(case: Case) -> np.ndarray:

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dfm_jax import exact, experts, paths
+from dfm_jax import exact, mixture, paths
 from dfm_jax.theory import fields
 from dfm_jax.theory.cases import Case, Cases
 from dfm_jax.theory.runs import Run
@@ -114,7 +114,7 @@ def posterior(cases: Cases, run: Run, *, log_coupling=coupled) -> np.ndarray:
 def _revealed(
     states: Array, tokens: Array, log_parts: Array, log_weights: Array, *, mask_id: int
 ) -> tuple[Array, Array, Array]:
-    log_data = experts.mixture_log_prob(log_weights, log_parts)
+    log_data = mixture.mixture_log_prob(log_weights, log_parts)
 
     def at(z: Array) -> tuple[Array, Array, Array]:
         log_p = jax.vmap(lambda q: paths.revealed_log_prob(z, tokens, q, mask_id=mask_id))(
@@ -122,7 +122,7 @@ def _revealed(
         )
         return (
             paths.revealed_posterior(z, tokens, log_data, mask_id=mask_id),
-            experts.expert_posterior(log_p, log_weights),
+            mixture.expert_posterior(log_p, log_weights),
             jnp.exp(log_p),
         )
 

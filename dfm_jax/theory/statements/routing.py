@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dfm_jax import exact, experts, gates
+from dfm_jax import exact, mixture
 from dfm_jax.theory import fields
 from dfm_jax.theory.cases import Case, Cases
 from dfm_jax.theory.runs import Run
@@ -25,8 +25,8 @@ def prefix_static(case: Case) -> np.ndarray:
 
 def _mix_next(gate: Array, next_probs: Array) -> tuple[Array, Array]:
     """In probability and in log space, at every prefix: [X, N, V] each."""
-    logs = jax.vmap(jax.vmap(experts.mix_log_probs))(jnp.log(gate), jnp.log(next_probs))
-    return jax.vmap(jax.vmap(experts.mix_posteriors))(gate, next_probs), jnp.exp(logs)
+    logs = jax.vmap(jax.vmap(mixture.mix_log_probs))(jnp.log(gate), jnp.log(next_probs))
+    return jax.vmap(jax.vmap(mixture.mix_posteriors))(gate, next_probs), jnp.exp(logs)
 
 
 @statement(
@@ -69,12 +69,12 @@ def filled(case: Case, parts: np.ndarray) -> np.ndarray:
 
 
 def _bayes_rows(log_masses: Array, token_log_probs: Array) -> tuple[Array, Array]:
-    state = jax.vmap(gates.bayes_gate, in_axes=(None, 0))(log_masses, token_log_probs)
+    state = jax.vmap(mixture.bayes_gate, in_axes=(None, 0))(log_masses, token_log_probs)
     return state.log_weights, state.alive
 
 
 def _last_token_rows(log_masses: Array, token_log_probs: Array) -> tuple[Array, Array]:
-    state = jax.vmap(gates.last_token_gate, in_axes=(None, 0))(log_masses, token_log_probs)
+    state = jax.vmap(mixture.last_token_gate, in_axes=(None, 0))(log_masses, token_log_probs)
     return state.log_weights, state.alive
 
 
@@ -178,10 +178,10 @@ def context_decides(cases: Cases, run: Run, *, parts=context_parts) -> np.ndarra
 
 def _top_expert(gate: Array) -> Array:
     """`hard_gate` at every state: what top-1 routing makes of the posterior."""
-    return jax.vmap(gates.hard_gate)(gate)
+    return jax.vmap(mixture.hard_gate)(gate)
 
 
 def _hard_routing(part: Array, posteriors: Array, *, num_experts: int) -> tuple[Array, Array]:
     """`context_posterior` at every state, and the posterior that it picks."""
-    gate = jax.vmap(lambda k: experts.context_posterior(k, num_experts))(part)
-    return gate, jax.vmap(experts.mix_posteriors, in_axes=(0, 1))(gate, posteriors)
+    gate = jax.vmap(lambda k: mixture.context_posterior(k, num_experts))(part)
+    return gate, jax.vmap(mixture.mix_posteriors, in_axes=(0, 1))(gate, posteriors)

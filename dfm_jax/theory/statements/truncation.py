@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dfm_jax import accounting, exact, experts, gates
+from dfm_jax import accounting, exact, mixture
 from dfm_jax.theory import fields
 from dfm_jax.theory.cases import Case, Cases
 from dfm_jax.theory.runs import Run
@@ -16,10 +16,10 @@ from dfm_jax.types import Array
 
 def _truncated(weights: Array, log_laws: Array, mass: Array, *, count: int) -> tuple:
     """`top_k_gate` (count > 0) or `nucleus_gate`: the gate, its bounds, its costs."""
-    kept = gates.top_k_gate(weights, count) if count else gates.nucleus_gate(weights, mass)
+    kept = mixture.top_k_gate(weights, count) if count else mixture.nucleus_gate(weights, mass)
     bound = accounting.truncation_bound(weights, kept)
-    log_full = experts.mixture_log_prob(jnp.log(weights), log_laws)
-    log_kept = experts.mixture_log_prob(jnp.log(kept), log_laws)
+    log_full = mixture.mixture_log_prob(jnp.log(weights), log_laws)
+    log_kept = mixture.mixture_log_prob(jnp.log(kept), log_laws)
     return (
         kept,
         bound,
@@ -89,7 +89,7 @@ def _top(gate: Array, *, count: int) -> tuple[Array, Array]:
     """Top-`count` at every prefix, and its variation bound 1 − M: [X, N, K], [X, N]."""
 
     def at(weights: Array) -> tuple[Array, Array]:
-        top = gates.hard_gate(weights) if count == 1 else gates.top_k_gate(weights, count)
+        top = mixture.hard_gate(weights) if count == 1 else mixture.top_k_gate(weights, count)
         return top, accounting.truncation_bound(weights, top).total_variation
 
     return jax.vmap(jax.vmap(at))(gate)

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from dfm_jax.checks import check_interval, check_log_law, check_tokens, require
-from dfm_jax.experts import mix_log_probs
-from dfm_jax.gates import GateState, bayes_gate_update, gate_init
 from dfm_jax.interfaces import Decoder, Params
+from dfm_jax.mixture.gates import GateState, bayes_gate_update, gate_init
+from dfm_jax.mixture.posterior import mix_log_probs
 from dfm_jax.types import Array, ArrayLike, as_ids
 
 
@@ -106,7 +106,7 @@ def conditional_mixture_decoder(
 def prompt_log_posterior(
     params: MixtureParams, decoder: Decoder, prompts: ArrayLike, lengths: ArrayLike
 ) -> Array:
-    """log r_k(prompt) of every prompt [B, P], what `sampling.sample_one_expert` asks for: [B, K].
+    """log r_k(prompt) of every prompt [B, P], what `sample_one_expert` asks for: [B, K].
 
     Every expert reads every prompt, once. `decoder` is that of `mixture_decoder`, `params` its own.
     A prompt of one token says nothing, and is not read. NaN where no expert could have made the

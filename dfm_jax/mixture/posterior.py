@@ -12,15 +12,27 @@ the expert behind a zero may return anything, NaN included.
 import jax
 import jax.numpy as jnp
 
-from dfm_jax.boundary import log_sum_exp, softmax
+from dfm_jax.boundary import at_tokens, log_sum_exp, log_sum_of_products, softmax
 from dfm_jax.checks import (
     check_count,
     check_interval,
     check_law,
     check_log_law,
     check_log_probs,
+    check_tokens,
 )
-from dfm_jax.types import Array, ArrayLike, Float, PerExpert, Token, Weights, typed
+from dfm_jax.types import (
+    Array,
+    ArrayLike,
+    Float,
+    PerExpert,
+    Scalar,
+    StateProbs,
+    Token,
+    Tokens,
+    Weights,
+    typed,
+)
 from dfm_jax.velocities import expectation
 
 
@@ -125,3 +137,57 @@ def context_posterior(part: Token, num_experts: int) -> Weights:
     check_count("num_experts", num_experts)
     check_interval("part", part, 0, num_experts - 1)
     return jax.nn.one_hot(part, num_experts, dtype=float)
+
+
+@typed
+def mixed_step_law(weights: Weights, step_laws: Float[ArrayLike, "K N S"]) -> StateProbs:
+    """Draw one expert per position, k^i ~ r(z, t), then its step: the step of the mixed velocity.
+
+    X^i ~ Σ_k r_k (δ_{z^i} + u^{k,i}(·, z))   [S6, S7a]
+
+    The draws are independent, and any number of positions may move. Also for a learned router,
+    drawn per position and step. One k shared by positions that move together is another law:
+    `shared_expert_log_prob`.
+
+    Raises:
+        ValueError: if the weights are no law, or a step of an expert that has one is none.
+    """
+    check_law("weights", weights)
+    check_law("step_laws", step_laws, read=weights != 0)
+    return mix_posteriors(weights, step_laws)
+
+
+@typed
+def shared_expert_log_prob(
+    x_next: Tokens, log_weights: PerExpert, step_laws: Float[ArrayLike, "K N S"]
+) -> Scalar:
+    """One expert for all positions of a step, in nats: log Σ_k r_k Π_i law_k^i(x^i).   [S6]
+
+    Equal to `mixed_step_law` if at most one position moves; else another law. Where it is −∞ its
+    derivative in a probability is infinite, if that one alone is missing.
+
+    Raises:
+        ValueError: as `mixed_step_law`; if an id lies outside [0, S).
+    """
+    check_log_law("log_weights", log_weights)
+    check_law("step_laws", step_laws, read=log_weights > -jnp.inf)
+    check_tokens("x_next", x_next, step_laws.shape[-1])
+    here = jax.vmap(at_tokens, in_axes=(0, None))(step_laws, x_next)
+    return log_sum_of_products(log_weights, here)
+
+
+@typed
+def one_expert_log_prob(log_prior: PerExpert, sequence_log_probs: PerExpert) -> Scalar:
+    """Draw one expert after the prompt, k ~ r(c), and keep it: the law of the sequence, in nats.
+
+        log Σ_k r_k(c) q̂_k(x | c)   [S7b]
+
+    The same law as mixing token by token with the Bayes gate, at the cost of one expert. Only for
+    one-position steps, untruncated gates and temperature 1.
+
+    Raises:
+        ValueError: if the prior is no law, or an expert that has mass says a logarithm above 0.
+    """
+    check_log_law("log_prior", log_prior)
+    check_log_probs("sequence_log_probs", sequence_log_probs, read=log_prior > -jnp.inf)
+    return mixture_log_prob(log_prior, jnp.asarray(sequence_log_probs))

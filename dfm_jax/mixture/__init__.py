@@ -1,0 +1,46 @@
+"""Mixtures: one model of many experts, by the posterior over them.   [D1–D8, D13, B6, B10, S6, S7]
+
+`posterior` says how laws and velocities mix, `gates` who routes. Both are mathematics: nothing in
+them knows what a network is. `decoding` makes K decoders one, `denoising` K denoisers, `drawing`
+draws from all experts or keeps one, `devices` mixes experts that lie apart.
+"""
+
+from dfm_jax.mixture.decoding import Context as Context
+from dfm_jax.mixture.decoding import MixtureParams as MixtureParams
+from dfm_jax.mixture.decoding import conditional_mixture_decoder as conditional_mixture_decoder
+from dfm_jax.mixture.decoding import mixture_decoder as mixture_decoder
+from dfm_jax.mixture.decoding import mixture_params as mixture_params
+from dfm_jax.mixture.decoding import prompt_log_posterior as prompt_log_posterior
+from dfm_jax.mixture.denoising import EnsembleParams as EnsembleParams
+from dfm_jax.mixture.denoising import ensemble_denoiser as ensemble_denoiser
+from dfm_jax.mixture.devices import mix_over_devices as mix_over_devices
+from dfm_jax.mixture.drawing import MixtureDraw as MixtureDraw
+from dfm_jax.mixture.drawing import OneExpertSample as OneExpertSample
+from dfm_jax.mixture.drawing import sample_mixed_step as sample_mixed_step
+from dfm_jax.mixture.drawing import sample_mixture_on_table as sample_mixture_on_table
+from dfm_jax.mixture.drawing import sample_one_expert as sample_one_expert
+from dfm_jax.mixture.drawing import sample_one_expert_on_table as sample_one_expert_on_table
+from dfm_jax.mixture.gates import FittedTemperature as FittedTemperature
+from dfm_jax.mixture.gates import GateState as GateState
+from dfm_jax.mixture.gates import bayes_gate as bayes_gate
+from dfm_jax.mixture.gates import bayes_gate_update as bayes_gate_update
+from dfm_jax.mixture.gates import centroid_gate as centroid_gate
+from dfm_jax.mixture.gates import fit_temperature as fit_temperature
+from dfm_jax.mixture.gates import fixed_share_gate as fixed_share_gate
+from dfm_jax.mixture.gates import fixed_share_update as fixed_share_update
+from dfm_jax.mixture.gates import gate_init as gate_init
+from dfm_jax.mixture.gates import hard_gate as hard_gate
+from dfm_jax.mixture.gates import last_token_gate as last_token_gate
+from dfm_jax.mixture.gates import nucleus_gate as nucleus_gate
+from dfm_jax.mixture.gates import run_gate as run_gate
+from dfm_jax.mixture.gates import static_gate as static_gate
+from dfm_jax.mixture.gates import top_k_gate as top_k_gate
+from dfm_jax.mixture.posterior import context_posterior as context_posterior
+from dfm_jax.mixture.posterior import expert_posterior as expert_posterior
+from dfm_jax.mixture.posterior import mix_log_probs as mix_log_probs
+from dfm_jax.mixture.posterior import mix_posteriors as mix_posteriors
+from dfm_jax.mixture.posterior import mix_velocities as mix_velocities
+from dfm_jax.mixture.posterior import mixed_step_law as mixed_step_law
+from dfm_jax.mixture.posterior import mixture_log_prob as mixture_log_prob
+from dfm_jax.mixture.posterior import one_expert_log_prob as one_expert_log_prob
+from dfm_jax.mixture.posterior import shared_expert_log_prob as shared_expert_log_prob
