@@ -2,8 +2,8 @@
 
 A gate is a law over experts. Those that watch the sequence are states updated token by token, in
 log space, and `run_gate` runs any update along a sequence. Those that read features of the context
-stay as they are along it; as the prior of `bayes_gate` such a law is r_0 = P(k | c). Those that cut a
-law down renormalise.
+stay as they are along it; as the prior of `bayes_gate` such a law is r_0 = P(k | c). Those that cut
+a law down renormalise.
 """
 
 from collections.abc import Callable
