@@ -19,7 +19,7 @@ ROOMS = (
     *("schedules", "paths", "velocities", "steps", "mixture", "clustering"),
     *("objectives", "samplers", "accounting"),
     *("fast", "sampling", "likelihoods", "parallel", "theory"),
-    *("json_text", "json_types", "models", "data", "scoring", "training", "launch"),
+    *("json_text", "json_types", "models", "data", "partition", "scoring", "training", "launch"),
 )
 COMMANDS = (
     *((name,) for name in cli.COMMANDS),

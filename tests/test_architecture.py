@@ -35,6 +35,7 @@ ROOMS = (
         "json_types",
         "models",
         "data",
+        "partition",
         "scoring",
         "training",
         "launch",

@@ -8,8 +8,7 @@ import pytest
 from dfm_jax import cli
 from dfm_jax.cli.members import Members
 from dfm_jax.data.columns import Columns
-from dfm_jax.data.token_files import map_tokens
-from dfm_jax.data.tokens import byte_tokenizer, read_texts
+from dfm_jax.data.tokens import byte_tokenizer, map_tokens, read_texts
 from dfm_jax.training import run as running
 from dfm_jax.training.loop import Outcome
 from dfm_jax.training.members import load_member_data

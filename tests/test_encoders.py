@@ -10,17 +10,18 @@ import pytest
 from PIL import Image
 
 from dfm_jax import cli
-from dfm_jax.data import encoders, packages
-from dfm_jax.data.documents import (
+from dfm_jax.data import packages
+from dfm_jax.data.features import (
+    Encoded,
     document_encoder_to_files,
     encode_documents,
     fit_documents,
     read_document_encoder,
 )
-from dfm_jax.data.encoders import Source, encoded_rows, source_inputs
-from dfm_jax.data.features import Encoded
 from dfm_jax.data.pictures import picture_path
 from dfm_jax.data.records import Record, context_text
+from dfm_jax.partition import read as encoders
+from dfm_jax.partition.read import Source, encoded_rows, source_inputs
 
 NUM_ROWS, NUM_EXPERTS = 24, 2
 

@@ -23,7 +23,6 @@ from dfm_jax.data import (
     packages,
     pixel_features,
     read_features,
-    row_features,
 )
 
 pytestmark = pytest.mark.slow  # most of it is compilation
@@ -286,7 +285,7 @@ def test_features_of_some_rows(tmp_path):
 
 @pytest.mark.parametrize("chunk", [1, 3, 1 << 14])
 def test_a_row_of_several_images_has_their_mean(tmp_path, monkeypatch, chunk):
-    monkeypatch.setattr(row_features, "_CHUNK", chunk)
+    monkeypatch.setattr(features, "_CHUNK", chunk)
     rng = np.random.default_rng(0)
     rows, values = rng.integers(0, 20, 50), rng.normal(size=(50, 3))
     np.savez(tmp_path / "f.npz", features=values, rows=rows)
@@ -302,7 +301,7 @@ def test_averaging_holds_no_second_array(tmp_path):
     rows = np.arange(40_000) // 2
     whole = np.ones((40_000, 64), np.float32)
     tracemalloc.start()
-    found = row_features._averaged(whole, rows)
+    found = features._averaged(whole, rows)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert found.num_averaged == 20_000

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dfm_jax import cli, durable
-from dfm_jax.data.folders import check_file, finish_with_manifest, read_manifest
+from dfm_jax.data.manifest import check_file, finish_with_manifest, read_manifest
 from dfm_jax.data.tokens import texts_in
 from dfm_jax.durable import HashedFile, NewFolder, TemporaryError, write_file
 

@@ -12,12 +12,12 @@ import zipfile
 import numpy as np
 import pytest
 
-from dfm_jax.data.npy_file import read_npy_file, read_npz_file
-from dfm_jax.data.row_features import read_features
-from dfm_jax.data.survey import read_weights
-from dfm_jax.data.tensors import read_tensors as read_safetensors
+from dfm_jax.data.arrays import read_npy_file, read_npz_file
+from dfm_jax.data.arrays import read_tensors as read_safetensors
+from dfm_jax.data.features import read_features
 from dfm_jax.models.pretrained.gguf_file import check_gguf_header
 from dfm_jax.models.weight_files import check_pickle, check_safetensors_header, read_tensors
+from dfm_jax.partition.read import read_weights
 
 # ── GGUF ────────────────────────────────────────────────────────────────────────────────────────
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dfm_jax.data.folders import read_manifest
+from dfm_jax.data.manifest import read_manifest
 from dfm_jax.json_types import as_type, from_json
 from dfm_jax.launch import Row, experts_of, read_summary, write_summary
 from dfm_jax.training import digests

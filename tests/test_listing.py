@@ -10,8 +10,7 @@ from dfm_jax.cli import main
 from dfm_jax.data import load_folder
 from dfm_jax.data.listing import files_in
 from dfm_jax.data.records import input_digest, read_records
-from dfm_jax.data.token_files import map_tokens
-from dfm_jax.data.tokens import byte_tokenizer, read_texts
+from dfm_jax.data.tokens import byte_tokenizer, map_tokens, read_texts
 
 
 def make(folder, **files):

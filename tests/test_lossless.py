@@ -9,8 +9,7 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from dfm_jax import cli
-from dfm_jax.data.token_files import map_tokens
-from dfm_jax.data.tokens import Tokenizer, encode_texts, load_tokenizer, split_held_out
+from dfm_jax.data.tokens import Tokenizer, encode_texts, load_tokenizer, map_tokens, split_held_out
 from dfm_jax.models.pretrained import read_tokenizer
 from dfm_jax.training.texts import Speaker, sampled_ids
 

@@ -12,10 +12,11 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from dfm_jax import cli
-from dfm_jax.data import dealt as writing
-from dfm_jax.data import records, rules
-from dfm_jax.data.folders import manifest_digest
+from dfm_jax.data import records
+from dfm_jax.data.manifest import manifest_digest
 from dfm_jax.data.records import read_records
+from dfm_jax.partition import assign as rules
+from dfm_jax.partition import write as writing
 
 pytestmark = pytest.mark.slow  # most of it is compilation
 

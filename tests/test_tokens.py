@@ -5,8 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from dfm_jax.data.token_files import map_tokens
-from dfm_jax.data.tokens import byte_tokenizer, encode_texts, read_texts, split_held_out
+from dfm_jax.data.tokens import byte_tokenizer, encode_texts, map_tokens, read_texts, split_held_out
 
 TEXTS = ["one", "", "zwölf ☂", "three\n"]
 

@@ -57,8 +57,7 @@ class Partition:
 
     def run(self) -> int:
         """Write the folder, or say that it is there."""
-        from dfm_jax.data.encoders import Source
-        from dfm_jax.data.partition import write_partition
+        from dfm_jax.partition import Source, write_partition
 
         options = vars(self).copy()
         source = Source(**{name: options.pop(name) for name in Source._fields})
@@ -99,8 +98,7 @@ class Route:
 
     def run(self) -> int:
         """Write the folder, or say that it is there."""
-        from dfm_jax.data.encoders import Source
-        from dfm_jax.data.partition import write_routed
+        from dfm_jax.partition import Source, write_routed
 
         options = vars(self).copy()
         source = Source(**{name: options.pop(name) for name in ("features", "images", "cache")})

@@ -1,12 +1,5 @@
 """Text, emoji, features and weights, from installed packages or a user's files, never fetched."""
 
-from dfm_jax.data.documents import (
-    DocumentEncoder,
-    Documents,
-    document_encoder,
-    encode_documents,
-    fit_documents,
-)
 from dfm_jax.data.emoji import (
     Emoji,
     PlacedEmoji,
@@ -17,25 +10,33 @@ from dfm_jax.data.emoji import (
     load_emoji,
 )
 from dfm_jax.data.features import (
+    DocumentEncoder,
+    Documents,
     Encoded,
+    RowFeatures,
+    document_encoder,
+    encode_documents,
+    fit_documents,
     image_features,
     image_grid_features,
     load_efficientnet_lite0,
     pixel_features,
+    read_features,
 )
-from dfm_jax.data.packages import MissingDataError
-from dfm_jax.data.pretrained import LanguageModel, load_smollm2
-from dfm_jax.data.row_features import RowFeatures, read_features
-from dfm_jax.data.splits import Removed, Split, split_documents, split_sizes
+from dfm_jax.data.packages import LanguageModel, MissingDataError, load_smollm2
 from dfm_jax.data.text import (
     Corpus,
     Document,
+    Removed,
+    Split,
     load_abc,
     load_bbc,
     load_folder,
     load_kjv,
     load_shakespeare,
     load_stdlib,
+    split_documents,
+    split_sizes,
 )
 
 __all__ = [

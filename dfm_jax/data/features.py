@@ -1,23 +1,32 @@
-"""Features of images to cluster by."""
+"""Features to cluster by: of images, of documents, or a user's own."""
 
 import hashlib
 import io
+import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 
-from dfm_jax.checks import check_count, require
-from dfm_jax.data.npy_file import read_npy
+from dfm_jax.checks import check_count, check_interval, check_seed, require
+from dfm_jax.data.arrays import (
+    is_npz,
+    read_npy,
+    read_npy_file,
+    read_npz_file,
+    read_tensors,
+    tensors_to_bytes,
+)
 from dfm_jax.data.packages import package_files, package_folder
+from dfm_jax.json_text import read_json
 from dfm_jax.models import efficientnet
 from dfm_jax.models.efficientnet import Params
-from dfm_jax.models.weight_files import read_tensors
+from dfm_jax.models.weight_files import read_tensors as read_torch_tensors
 from dfm_jax.types import typed
 
 _SIDE = 96  # px, of an image as the encoder sees it
@@ -51,7 +60,7 @@ def load_efficientnet_lite0() -> Params:
     digits = path.stem.rpartition("-")[2]
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     require(digest.startswith(digits), f"the SHA-256 of {path} must begin with {digits}", digest)
-    return efficientnet.efficientnet_lite0_params(read_tensors(path))
+    return efficientnet.efficientnet_lite0_params(read_torch_tensors(path))
 
 
 def image_encoder_hash(params: Params) -> str:
@@ -185,3 +194,268 @@ def _keep(folder: Path, key: str, feature: np.ndarray) -> None:
 def _digest(key: str, array: bytes) -> bytes:
     """With the key: a file under another's name is as bad as a damaged one."""
     return hashlib.sha256(key.encode() + array).digest()
+
+
+# ── Features of documents: TF-IDF of words, then their SVD; kept on disk as numbers and words ─────
+
+
+NUM_FEATURES = 64
+_MAX_WORDS = 20_000  # the most frequent
+_SHOWN = 5  # rows or documents named in a refusal
+# A document's words have length 1. What is shorter than this in the directions is rounding.
+_NOTHING = 1e-9
+_WORDS, _NUMBERS = "encoder.json", "encoder.safetensors"
+
+
+class DocumentEncoder(NamedTuple):
+    """What decides the features of a document, fitted on others."""
+
+    words: tuple[str, ...]  # W of them, in the order of the columns
+    idf: np.ndarray  # [W]
+    directions: np.ndarray  # [D, W]
+
+
+class Documents(NamedTuple):
+    """Features of documents, of unit length; 0 for one without a feature."""
+
+    features: np.ndarray  # [B, D] float32
+    known: np.ndarray  # [B] whether it shares a word, and a direction, with those fitted on
+
+
+def fit_documents(
+    texts: Iterable[str], *, num_features: int | None = None, seed: int = 0
+) -> DocumentEncoder:
+    """Words, at most the 20,000 most frequent, their weights and directions, from `texts` alone.
+
+    The texts are read once, one by one; what is held of them is how often each word stands in each.
+    Term frequencies are sublinear, 1 + log.
+
+    Args:
+        texts: the training documents.
+        num_features: D, at most the documents, and at most the different words; 64 by default.
+        seed: of the randomised SVD.
+
+    Raises:
+        ValueError: if `num_features` is out of range, or no text holds a word.
+        MissingDataError: if scikit-learn is not installed.
+    """
+    package_folder("sklearn", "scikit-learn")  # says how to install it
+    from sklearn.decomposition import TruncatedSVD
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    check_seed("seed", seed)
+    vectorizer = TfidfVectorizer(sublinear_tf=True, max_features=_MAX_WORDS)
+    try:
+        counted = vectorizer.fit_transform(texts)
+    except ValueError as error:
+        raise ValueError(f"the documents must hold words: {error}") from error
+    most = min(counted.shape)
+    rule = f"`num_features` must lie in [1, {most}], at most the {counted.shape[0]} documents"
+    rule += f" and the {counted.shape[1]} different words"
+    if num_features is None and most < NUM_FEATURES:
+        raise ValueError(f"{rule}; it is {NUM_FEATURES}, its default: give `--num-features`.")
+    num_features = NUM_FEATURES if num_features is None else num_features
+    require(1 <= num_features <= most, rule, num_features)
+    with np.errstate(invalid="ignore"):  # a share of the variance, not read here, of equal texts
+        svd = TruncatedSVD(num_features, random_state=seed).fit(counted)
+    words = tuple(str(word) for word in vectorizer.get_feature_names_out())
+    return DocumentEncoder(words, np.asarray(vectorizer.idf_), np.asarray(svd.components_))
+
+
+def encode_documents(encoder: DocumentEncoder, texts: Sequence[str]) -> Documents:
+    """The documents in the directions of `encoder`; what stands beside one changes nothing."""
+    return _prepared(encoder)(texts)
+
+
+def document_encoder(
+    texts: Sequence[str], *, num_features: int | None = None, seed: int = 0
+) -> Callable[[Sequence[str]], np.ndarray]:
+    """A map of documents to [D, num_features], of unit length: TF-IDF of words, then their SVD.
+
+    It is fitted on `texts` by `fit_documents`; whatever is encoded later, held-out documents too,
+    changes nothing. The map refuses a document without a word of `texts`: it has no direction.
+
+    Raises:
+        ValueError, MissingDataError: as `fit_documents`.
+    """
+    prepared = _prepared(fit_documents(texts, num_features=num_features, seed=seed))
+
+    def encode(texts: Sequence[str]) -> np.ndarray:
+        features, known = prepared(texts)
+        lost = np.flatnonzero(~known)
+        if lost.size:
+            more = f", … ({lost.size} in all)" if lost.size > _SHOWN else ""
+            shown = ", ".join(map(str, lost[:_SHOWN])) + more
+            rule = "`texts` must each share a word with those fitted on"
+            raise ValueError(f"{rule}; not so {shown}.")
+        return features
+
+    return encode
+
+
+def document_encoder_to_files(encoder: DocumentEncoder) -> dict[str, bytes]:
+    """The files that `read_document_encoder` reads: the words as JSON, the rest as numbers."""
+    words = json.dumps({"encoder": "tfidf", "words": encoder.words}, ensure_ascii=False)
+    numbers = {"idf": encoder.idf, "directions": encoder.directions}
+    return {_WORDS: words.encode() + b"\n", _NUMBERS: tensors_to_bytes(numbers)}
+
+
+def read_document_encoder(folder: Path) -> DocumentEncoder:
+    """The encoder that was written, to the bit.
+
+    Raises:
+        ValueError: if a file is damaged, or they do not fit together.
+    """
+    try:
+        words = read_json(folder / _WORDS)["words"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{folder / _WORDS} must be a JSON object with `words`.") from error
+    arrays = read_tensors(folder / _NUMBERS, ("idf", "directions"))
+    idf, directions = arrays["idf"], arrays["directions"]
+    fits = idf.shape == (len(words),) and directions.ndim == 2 and directions.shape[1] == len(words)
+    rule = f"the arrays in {folder / _NUMBERS} must be of its {len(words)} words; their shapes"
+    require(fits, rule, f"{idf.shape}, {directions.shape}")
+    return DocumentEncoder(tuple(words), idf, directions)
+
+
+def _prepared(encoder: DocumentEncoder) -> Callable[[Sequence[str]], Documents]:
+    """One map for the encoder that was fitted and the one that was read: so they agree."""
+    package_folder("sklearn", "scikit-learn")
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    vectorizer = TfidfVectorizer(sublinear_tf=True, vocabulary=encoder.words)
+    vectorizer.idf_ = encoder.idf
+
+    def encode(texts: Sequence[str]) -> Documents:
+        # Word by word in the order of the columns, so a row is the same in any company.
+        projected = vectorizer.transform(texts) @ encoder.directions.T
+        length = np.linalg.norm(projected, axis=1)
+        known = length > _NOTHING
+        unit = projected / np.where(known, length, 1)[:, None]
+        return Documents(np.where(known[:, None], unit, 0).astype(np.float32), known)
+
+    return encode
+
+
+# ── Features that a user brings: from a file, one a row, or several, or none ──────────────────────
+
+_CHUNK = 2**14  # rows of features at a time
+_NONE = np.empty(0, np.int64)
+
+
+class RowFeatures(NamedTuple):
+    """Features of some rows of a data set."""
+
+    features: Float[np.ndarray, "R D"]
+    rows: Int[np.ndarray, " R"]  # which row of the data set each is of; none comes twice
+    num_averaged: int  # rows whose feature is the mean of several
+    zero: Int[np.ndarray, " Z"]  # rows without: it is zero, or one of those averaged is
+    num_constant: int  # rows whose feature is one number, D times: a direction, but a strange one
+
+
+@typed
+def read_features(path: Path | str, *, num_rows: int) -> RowFeatures:
+    """Features that a user brings for a data set of `num_rows` rows, as float32.
+
+    An `.npy` file holds [num_rows, D]: feature i is of row i. An `.npz` file holds `features`
+    [R, D] and `rows` [R], integers in [0, num_rows): rows may be left out, and come in any order. A
+    row that is named several times, once for each of its images, has the mean. Nothing is
+    unpickled, and float16 is widened.
+
+    A zero is what encoders leave of a picture that they could not read: it is no feature, and its
+    row is one without. So is a row that has a zero among several.
+
+    Raises:
+        ValueError: if the file is not of this form or damaged, a value is not finite in float32,
+            or the rows do not fit the data set.
+    """
+    features, rows = _read_arrays(Path(path))
+    name = f"`features` in {path}"
+    require(features.ndim == 2, f"{name} must have two axes, rows and features", features.shape)
+    require(features.shape[1] > 0, f"{name} must have a column", features.shape)
+    floating = np.issubdtype(features.dtype, np.floating)
+    void = features.dtype.kind == "V"  # what NumPy knows no name of
+    hint = " (bfloat16? an .npy file keeps it without its name: write float32)" if void else ""
+    require(floating, f"{name} must hold floating-point numbers", f"{features.dtype}{hint}")
+    with np.errstate(over="ignore"):  # it becomes infinite, and is refused
+        features = features.astype(np.float32, order="C", copy=False)
+    finite = np.concatenate(
+        [np.ones(0, bool), *(np.isfinite(part).all(axis=1) for part in _chunks(features))]
+    )
+    _check_none(f"{name} must be finite in every row", np.flatnonzero(~finite))
+    if rows is None:
+        require(len(features) == num_rows, f"{name} must have {num_rows} rows", len(features))
+        return _with_directions(RowFeatures(features, np.arange(num_rows), 0, _NONE, 0))
+    name = f"`rows` in {path}"
+    integer = rows.ndim == 1 and np.issubdtype(rows.dtype, np.integer)
+    require(integer, f"{name} must be a list of integers", f"{rows.dtype} {rows.shape}")
+    require(len(rows) == len(features), f"{name} must be {len(features)} numbers", len(rows))
+    check_interval(f"rows in {path}", rows, 0, num_rows, ends="[)")
+    kept = _with_directions(RowFeatures(features, rows.astype(np.int64), 0, _NONE, 0))
+    averaged = _averaged(kept.features, kept.rows)
+    return _with_directions(averaged._replace(zero=kept.zero))  # opposites cancel
+
+
+def _with_directions(found: RowFeatures) -> RowFeatures:
+    """Without the rows that have a zero; what is constant is counted."""
+    features = found.features
+    ends = [np.stack([part.min(axis=1), part.max(axis=1)]) for part in _chunks(features)]
+    low, high = np.concatenate([np.empty((2, 0), np.float32), *ends], axis=1)
+    lost = np.unique(found.rows[(low == 0) & (high == 0)])
+    several = features.shape[1] > 1
+    constant = int(((low == high) & (low != 0)).sum()) if several else 0
+    if not lost.size:
+        return found._replace(num_constant=constant)
+    kept = np.flatnonzero(~np.isin(found.rows, lost))
+    features = _moved_up(features, kept)
+    zero = np.union1d(found.zero, lost)
+    return RowFeatures(features, found.rows[kept], found.num_averaged, zero, constant)
+
+
+def _moved_up(features: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """The rows `kept`, which ascend, without a second array."""
+    for start in range(0, kept.size, _CHUNK):  # kept[i] ≥ i: nothing that is to come is written on
+        moved = kept[start : start + _CHUNK]
+        features[start : start + moved.size] = features[moved]
+    return features[: kept.size]
+
+
+def _averaged(features: np.ndarray, rows: np.ndarray) -> RowFeatures:
+    """One feature a row, in the order in which rows are first named; without a second array."""
+    order = np.argsort(rows, kind="stable")
+    begins = np.flatnonzero(np.diff(rows[order], prepend=-1))
+    times = np.diff(begins, append=rows.size)
+    if not (times > 1).any():
+        return RowFeatures(features, rows, 0, _NONE, 0)
+    for begin, count in zip(begins[times > 1], times[times > 1], strict=True):
+        several = np.sort(order[begin : begin + count])
+        features[several[0]] = features[several].mean(axis=0, dtype=np.float64)
+    kept = np.sort(order[begins])
+    return RowFeatures(_moved_up(features, kept), rows[kept], int((times > 1).sum()), _NONE, 0)
+
+
+def _chunks(features: np.ndarray) -> Iterable[np.ndarray]:
+    return (features[start : start + _CHUNK] for start in range(0, len(features), _CHUNK))
+
+
+def _check_none(rule: str, rows: np.ndarray) -> None:
+    """`rows` break the rule: the refusal names the first of them."""
+    if rows.size:
+        more = f", … ({rows.size} in all)" if rows.size > _SHOWN else ""
+        raise ValueError(f"{rule}; not so {', '.join(map(str, rows[:_SHOWN]))}{more}.")
+
+
+def _read_arrays(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
+    try:
+        if not is_npz(path):
+            return read_npy_file(path), None
+        arrays = read_npz_file(path, ("features", "rows"))
+    except OSError:
+        raise
+    except Exception as error:  # damage can surface anywhere, as anything
+        raise ValueError(
+            f"`path` must be an .npy or .npz file of numbers; {path} is not: {error}"
+        ) from error
+    for name in ("features", "rows"):
+        require(name in arrays, f"{path} must hold `features` and `rows`", list(arrays))
+    return arrays["features"], arrays["rows"]

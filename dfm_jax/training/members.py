@@ -17,8 +17,7 @@ import jax
 
 from dfm_jax.checks import check_count, require
 from dfm_jax.data.columns import Columns
-from dfm_jax.data.folders import read_manifest
-from dfm_jax.data.token_files import map_tokens
+from dfm_jax.data.manifest import read_manifest
 from dfm_jax.data.tokens import (
     Tokenizer,
     TokenSet,
@@ -26,6 +25,7 @@ from dfm_jax.data.tokens import (
     encode_texts,
     held_out_sides,
     load_tokenizer,
+    map_tokens,
     named_texts_in,
 )
 from dfm_jax.durable import write_file

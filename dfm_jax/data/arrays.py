@@ -1,4 +1,4 @@
-"""Arrays of NumPy's own files, their headers held against the files' sizes first.
+"""Arrays of files, NumPy's own and safetensors: their headers are held against the files' sizes.
 
 `np.load` makes room for whatever shape a header claims, and a compressed archive may hold a
 thousand times its size.
@@ -6,11 +6,15 @@ thousand times its size.
 
 import math
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
 import numpy as np
+
+from dfm_jax.checks import require
+from dfm_jax.data.packages import package_folder
+from dfm_jax.models.weight_files import check_safetensors_header
 
 _READERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
@@ -76,3 +80,39 @@ def is_npz(path: Path) -> bool:
     """Whether the file is an archive of arrays, by its first bytes."""
     with path.open("rb") as file:
         return file.read(2) == b"PK"
+
+
+# ── Named arrays as the bytes of a safetensors file: numbers alone, so nothing executes ───────────
+
+
+def tensors_to_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
+    """The content of a safetensors file.
+
+    Raises:
+        MissingDataError: if safetensors is not installed.
+    """
+    package_folder("safetensors", "safetensors")  # says how to install it
+    from safetensors.numpy import save
+
+    # It writes the memory as it lies, whatever the strides.
+    return save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+
+
+def read_tensors(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """The arrays of a safetensors file, which must be these.
+
+    Raises:
+        ValueError: if the file is damaged or of another kind, or holds other arrays.
+        MissingDataError: if safetensors is not installed.
+    """
+    package_folder("safetensors", "safetensors")
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    check_safetensors_header(path)
+    try:
+        arrays = load(path.read_bytes())
+    except (SafetensorError, KeyError) as error:  # KeyError: a dtype that NumPy has not
+        raise ValueError(f"{path} must hold safetensors; it is damaged ({error}).") from error
+    require(set(arrays) == set(names), f"{path} must hold {sorted(names)}", sorted(arrays))
+    return arrays

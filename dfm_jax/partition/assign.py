@@ -17,8 +17,8 @@ from dfm_jax.clustering import (
     spherical_k_means,
     two_stage_k_means,
 )
-from dfm_jax.data.encoders import EncodedRows
-from dfm_jax.data.tensors import read_tensors, tensors_to_bytes
+from dfm_jax.data.arrays import read_tensors, tensors_to_bytes
+from dfm_jax.partition.read import EncodedRows
 
 _QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 _CHUNK = 2**13  # rows whose scores are held at a time
