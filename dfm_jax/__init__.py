@@ -15,28 +15,66 @@ example: `jax.vmap` is the batch; `jax.jit` and the mesh are the caller's.
     samplers     how one draws, as laws                                             S1–S7
     accounting   where an ensemble's loss comes from                                B1–B11, D10, D14
     exact        ground truth by enumeration, in NumPy float64
-    boundary     0 log 0, 0 · ∞ and their derivatives (import dfm_jax.boundary)
-    theory       each statement with its residual and its falsifier (import dfm_jax.theory)
+    boundary     0 log 0, 0 · ∞ and their derivatives
+    theory       each statement with its residual and its falsifier
     parallel     runs that share nothing, mapped over devices; the centre; what programs say
-    sampling     drawing in any order and by any clock (import dfm_jax.sampling)    S1–S7
-    likelihoods  what a model gives a sequence (import dfm_jax.likelihoods)          L2, L3, L5
-    fast         losses, draws and mixtures arranged for speed (import dfm_jax.fast)
+    sampling     drawing in any order and by any clock    S1–S7
+    likelihoods  what a model gives a sequence          L2, L3, L5
+    fast         losses, draws and mixtures arranged for speed
 """
 
-# ruff: noqa: E402
+import importlib
+import pkgutil
+from types import ModuleType
+from typing import TYPE_CHECKING
+
 from dfm_jax.training import stopping as _stopping
 
 _stopping.listen("dfm_jax")  # of `python -m dfm_jax`: a Ctrl-C may come while jax is imported
 
-from dfm_jax import accounting as accounting
-from dfm_jax import exact as exact
-from dfm_jax import mixture as mixture
-from dfm_jax import objectives as objectives
-from dfm_jax import parallel as parallel
-from dfm_jax import paths as paths
-from dfm_jax import samplers as samplers
-from dfm_jax import schedules as schedules
-from dfm_jax import steps as steps
-from dfm_jax import velocities as velocities
+if TYPE_CHECKING:
+    from dfm_jax import accounting as accounting
+    from dfm_jax import boundary as boundary
+    from dfm_jax import checks as checks
+    from dfm_jax import cli as cli
+    from dfm_jax import clustering as clustering
+    from dfm_jax import data as data
+    from dfm_jax import durable as durable
+    from dfm_jax import exact as exact
+    from dfm_jax import fast as fast
+    from dfm_jax import interfaces as interfaces
+    from dfm_jax import json_text as json_text
+    from dfm_jax import json_types as json_types
+    from dfm_jax import launch as launch
+    from dfm_jax import likelihoods as likelihoods
+    from dfm_jax import mixture as mixture
+    from dfm_jax import models as models
+    from dfm_jax import objectives as objectives
+    from dfm_jax import parallel as parallel
+    from dfm_jax import paths as paths
+    from dfm_jax import samplers as samplers
+    from dfm_jax import sampling as sampling
+    from dfm_jax import schedules as schedules
+    from dfm_jax import scoring as scoring
+    from dfm_jax import steps as steps
+    from dfm_jax import theory as theory
+    from dfm_jax import training as training
+    from dfm_jax import types as types
+    from dfm_jax import velocities as velocities
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name in _modules():
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_modules()})
+
+
+def _modules() -> set[str]:
+    found = (module.name for module in pkgutil.iter_modules(__path__))
+    return {name for name in found if not name.startswith("_")}

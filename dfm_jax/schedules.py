@@ -10,6 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from dfm_jax.checks import check_count, check_interval, check_tokens, require
 from dfm_jax.types import Array, ArrayLike, Context, Float, Int, Table, Time, as_time, typed
@@ -181,15 +182,20 @@ def left_to_right(num_positions: int) -> Table:
 def any_order(order: Int[ArrayLike, " N"]) -> Table:
     """κ[t, i] = 1[i was among the first t of the order]; `order[t]` is revealed at step t.  [A1]
 
+    The order may be traced, under `jit` or `vmap`; then its rule speaks under checkify alone.
+
     Raises:
         ValueError: if `order` is not a permutation of 0 … N − 1.
     """
-    order = np.asarray(order)
+    xp = jnp if isinstance(order, Tracer) else np  # what can be read is checked now
+    order = xp.asarray(order)
+    require(order.ndim == 1, "`order` must be [N]", order.shape)
     check_count("the number of positions", order.size)
     check_tokens("order", order, order.size)
-    permutation = np.array_equal(np.sort(order), np.arange(order.size))
-    require(permutation, "`order` must hold each of 0 … N − 1 once", order)
-    return blocks(np.argsort(order))
+    once = xp.sort(order) == xp.arange(order.size)
+    require(once, "`order` must hold each of 0 … N − 1 once", order)
+    steps = xp.arange(order.size + 1)
+    return jnp.asarray(steps[:, None] > xp.argsort(order)[None], dtype=float)
 
 
 def blocks(block_of: Int[ArrayLike, " N"]) -> Table:

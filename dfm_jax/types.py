@@ -137,8 +137,9 @@ def typed(fn: Fn) -> Fn:
         try:
             return checked(*args, **kwargs)
         except TypeCheckError as error:
-            if _HINT not in getattr(error, "__notes__", ()):
-                error.add_note(_HINT)
+            message = str(error)
+            if not message.startswith(_HINT):  # by a function that this one called
+                error.args = (f"{_HINT}\n{message}",)
             raise
 
     return cast(Fn, hinted)

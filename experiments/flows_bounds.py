@@ -25,7 +25,7 @@ from dfm_jax.mixture import mix_log_probs, mix_velocities
 from dfm_jax.models import Network, Params
 from dfm_jax.objectives import cross_entropy_loss, generalised_kl, router_loss, step_loss
 from dfm_jax.samplers import autoregressive_log_prob
-from dfm_jax.schedules import linear
+from dfm_jax.schedules import any_order, linear
 from dfm_jax.steps import step_size
 from dfm_jax.types import Array
 from dfm_jax.velocities import mixture_velocity, posterior_to_velocity
@@ -198,7 +198,7 @@ def sequential_gap(
     Of the ensemble under its router, for one image and one order.
     """
     num_positions = source.num_positions
-    table = (jnp.arange(num_positions + 1)[:, None] > jnp.argsort(order)[None]).astype(float)  # A1
+    table = any_order(order)
     steps = jnp.arange(num_positions)
     x_t = jnp.where(table[:-1] == 1, x_1[None], source.num_tokens)
 

@@ -20,8 +20,14 @@ from sampling_world import (
 from test_paths import assert_drawn_from
 from test_table_sampling import METHODS, restless
 
-from dfm_jax import exact, paths, schedules, steps
-from dfm_jax.sampling import jumps, sample_adaptive, sample_corrected, sample_euler
+from dfm_jax import exact, paths, schedules, steps, velocities
+from dfm_jax.sampling import (
+    jumps,
+    sample_adaptive,
+    sample_corrected,
+    sample_euler,
+    sample_velocity,
+)
 from dfm_jax.sampling.corrected import corrected_rows
 from dfm_jax.sampling.euler import euler_coins
 
@@ -133,6 +139,76 @@ def test_draws_have_the_law_of_euler_and_its_last_step(source, method):
     assert_drawn_from(law, seen)
     with pytest.raises(AssertionError, match="chi-square"):
         assert_drawn_from(embedded(here.data), seen)
+
+
+def velocity_draws(velocity, params, x_0_law, times, count, **options):
+    def one(key):
+        source_key, key = jax.random.split(key)
+        x_0 = jax.random.categorical(source_key, jnp.log(jnp.asarray(x_0_law)), mode="high")
+        return sample_velocity(key, params, velocity, x_0, jnp.float32(times), **options)
+
+    return jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(5), count))
+
+
+@pytest.mark.statement("S3", "V5")
+def test_draws_by_the_velocity_of_a_mixture_path_have_the_law_of_euler():
+    """Chi-square at 1e-6, against the law of `sample_euler` by enumeration; not the path's own."""
+    here, schedule, times = world("any law"), SCHEDULES["quadratic"], np.array([0.0, 0.4, 0.7])
+    with jax.enable_x64(True):
+        laws, truth = euler_law(here, schedule, times, carry_over=False)
+
+    def velocity(params, x_t, t):
+        posterior = jnp.exp(exact_denoiser(params, x_t, t))
+        return velocities.posterior_to_velocity(posterior, x_t, t, schedule, num_states=S)
+
+    params = here.lookup(times[:-1], kappas(schedule, times)[:-1])
+    seen = counts(velocity_draws(velocity, params, here.source, times, 60_000))
+    assert_drawn_from(laws[-1], seen)
+    with pytest.raises(AssertionError, match="chi-square"):
+        assert_drawn_from(truth[-1], seen)
+
+
+TARGET, DISTANCES = jnp.array([2, 0]), np.array([[0.0, 1, 2], [1, 0, 1], [2, 1, 0]], np.float32)
+
+
+def metric_velocity(params, x_t, t):
+    return velocities.metric_velocity(TARGET, x_t, t, jnp.asarray(DISTANCES), lambda t: t)
+
+
+@pytest.mark.statement("S3", "V8")
+def test_draws_by_a_metric_velocity_have_the_law_of_its_frozen_rates():
+    """Each position alone, pushed through δ + h u in NumPy: chi-square at 1e-6."""
+    times = np.array([0.0, 0.3, 0.6, 0.9])
+    law = np.full((2, 3), 1 / 3)
+    for t, h in zip(times, np.diff(times), strict=False):
+        for i, target in enumerate([2, 0]):
+            weights = np.exp(-t * DISTANCES[:, target].astype(float))
+            path = weights / weights.sum()
+            step = np.zeros((3, 3))  # [v, z]
+            for z in range(3):
+                nearer = np.maximum(DISTANCES[z, target] - DISTANCES[:, target], 0)
+                step[:, z] = h * path * nearer
+                step[z, z] = 1 - step[:, z].sum()
+            law[i] = step @ law[i]
+    found = velocity_draws(metric_velocity, (), np.full((2, 3), 1 / 3), times, 40_000)
+    seen = np.bincount(np.asarray(found) @ [3, 1], minlength=9)
+    assert_drawn_from(np.outer(*law), seen)
+    with pytest.raises(AssertionError, match="chi-square"):
+        assert_drawn_from(np.full(9, 1 / 9), seen)
+
+
+def test_a_velocity_leaves_the_context_and_is_refused_where_a_step_is_no_law(key):
+    x_0, times = jnp.array([0, 1]), jnp.array([0.0, 0.5])
+    fast, context = lambda params, x_t, t: 100 * metric_velocity(params, x_t, t), jnp.ones(2, bool)
+    found = sample_velocity(key, (), fast, x_0, times, context=context)
+    np.testing.assert_array_equal(found, x_0)
+    message = "`velocity` must make every step δ \\+ h u a law, .*; alive; it is False"
+    with pytest.raises(ValueError, match=message):
+        sample_velocity(key, (), fast, x_0, times)
+    with pytest.raises(ValueError, match=r"`x_0` must hold ids in \[0, 2\]"):
+        sample_velocity(key, (), metric_velocity, jnp.array([0, 3]), times)
+    with pytest.raises(ValueError, match=r"with a row for each of 2 positions; its shape; it is"):
+        sample_velocity(key, (), lambda params, x_t, t: jnp.zeros((1, 2, 3)), x_0, times)
 
 
 @pytest.mark.statement("S3", "P4")

@@ -261,6 +261,10 @@ REFUSED = {
         lambda: schedules.from_function(lambda t: t, grid_size=1),
         "`grid_size` must be at least 2; it is 1.",
     ),
+    "an order in two axes": (
+        lambda: schedules.any_order([[0, 1]]),
+        "`order` must be [N]; it is [1 2].",
+    ),
     "an order that repeats": (
         lambda: schedules.any_order([0, 2, 2]),
         "`order` must hold each of 0 … N − 1 once; it is [0 2 2].",
@@ -469,3 +473,14 @@ def test_a_complement_of_another_schedule_is_refused():
     liar = schedules.linear()._replace(log_complement=schedules.cosine().log_complement)
     with pytest.raises(ValueError, match=r"`log_complement` must be log\(1 − κ\): the largest gap"):
         schedules.check_schedule(liar)
+
+
+@pytest.mark.statement("A1")
+def test_an_order_may_be_traced_and_its_rule_then_speaks_under_checkify():
+    orders = jnp.array([[2, 0, 1], [0, 1, 2]])
+    expected = jnp.stack([schedules.any_order(np.asarray(order)) for order in orders])
+    np.testing.assert_array_equal(jax.vmap(schedules.any_order)(orders), expected)
+    np.testing.assert_array_equal(jax.jit(jax.vmap(schedules.any_order))(orders), expected)
+    error, _ = jax.jit(checkify.checkify(schedules.any_order))(jnp.array([0, 2, 2]))
+    with pytest.raises(checkify.JaxRuntimeError, match="`order` must hold each of 0 … N − 1 once"):
+        error.throw()

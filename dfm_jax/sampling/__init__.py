@@ -2,8 +2,9 @@
 
 Left to right with a cache (`sample_autoregressive`); by a schedule table, in any order, in blocks,
 masked, or infilling (`sample_on_table`, `sample_infilling`); in continuous time (`sample_euler`,
-`sample_corrected`, `sample_adaptive`). A network comes as a static function, its parameters as an
-argument, and each sequence with a key of its own. `dfm_jax.mixture` draws from K experts.
+`sample_corrected`, `sample_adaptive`), also by any velocity (`sample_velocity`). A network comes
+as a static function, its parameters as an argument, and each sequence with a key of its own.
+`dfm_jax.mixture` draws from K experts.
 """
 
 from dfm_jax.interfaces import Denoiser as Denoiser
@@ -19,5 +20,6 @@ from dfm_jax.sampling.denoisers import cut_denoiser as cut_denoiser
 from dfm_jax.sampling.denoisers import denoiser_of as denoiser_of
 from dfm_jax.sampling.denoisers import guided_denoiser as guided_denoiser
 from dfm_jax.sampling.euler import sample_euler as sample_euler
+from dfm_jax.sampling.euler import sample_velocity as sample_velocity
 from dfm_jax.sampling.tables import sample_infilling as sample_infilling
 from dfm_jax.sampling.tables import sample_on_table as sample_on_table

@@ -5,15 +5,18 @@ ends before returns X_t, a draw of the path there.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from dfm_jax.checks import check_count, check_interval, require
+from dfm_jax.checks import check_count, check_interval, check_tokens, require
 from dfm_jax.interfaces import Denoiser
-from dfm_jax.sampling.jumps import ALIVE, Method, Source, checked_run, run_steps
+from dfm_jax.paths import point_mass, sample_path
+from dfm_jax.sampling.jumps import ALIVE, Method, Source, State, checked_run, run_steps, start
 from dfm_jax.schedules import Schedule, rate
+from dfm_jax.steps import step_law
 from dfm_jax.types import Array, ArrayLike, Context, Float, Key, Tokens, typed
 
 
@@ -75,6 +78,78 @@ def sample_euler(
     found = run_steps(key, params, x_0, coins, times[:-1], run=run)
     require(found.alive, ALIVE, found.alive)
     return found.x_t
+
+
+@typed
+def sample_velocity(
+    key: Key,
+    params: Any,
+    velocity: Callable[..., Array],
+    x_0: Tokens,
+    times: Float[ArrayLike, " times"],
+    *,
+    context: Context | None = None,
+) -> Tokens:
+    """Euler's steps of any velocity on a grid of times.   [S3, Q1]
+
+        X_{t+h}^i ~ δ_{x_t^i} + h u_t^i(·, X_t)
+
+    Global error O(h). Of a mixture path, with u from `velocities.posterior_to_velocity`, it is
+    `sample_euler` in law, but for the step to t = 1, which that one draws from p̂_{1|t}. It also
+    serves paths that have no posterior over x_1 in their velocity, such as metric ones.
+
+    Args:
+        key: of this sequence; `jax.vmap` over keys is the batch.
+        params: what the velocity takes.
+        velocity: `velocity(params, x_t, t)` gives u_t [N, S]; static; keep one.
+        x_0: the state at `times[0]`.
+        times: increasing in [0, 1], from that of `x_0` to that of the result.
+        context: True where a token is given and stays; its velocity is not read.
+
+    Raises:
+        ValueError: if times do not increase in [0, 1]; on ids outside [0, S); if a step is no law:
+            a rate to leave above 1/h, one below 0, a row that does not sum to 0, a NaN (under an
+            outer jit by checkify).
+    """
+    x_0, times = jnp.asarray(x_0), jnp.asarray(times)
+    shape = jax.eval_shape(velocity, params, x_0, times[0]).shape
+    rule = f"`velocity` must give [N, S] with a row for each of {x_0.shape[0]} positions; its shape"
+    require(shape[:-1] == x_0.shape, rule, str(tuple(shape)))
+    check_tokens("x_0", x_0, shape[-1])
+    sizes, _ = grid(times)
+    fixed = fixed_positions(x_0, context)
+    found = _by_velocity(key, params, x_0, fixed, sizes, times[:-1], velocity=velocity)
+    rule = (
+        "`velocity` must make every step δ + h u a law, so h times the rate to leave is at most 1"
+    )
+    require(found.alive, f"{rule}; alive", found.alive)
+    return found.x_t
+
+
+@partial(jax.jit, static_argnames="velocity")
+def _by_velocity(
+    key: Key,
+    params: Any,
+    x_0: Array,
+    fixed: Array,
+    sizes: Array,
+    times: Array,
+    *,
+    velocity: Callable[..., Array],
+) -> State:
+    def step(state: State, row: tuple[Array, Array, Array]) -> tuple[State, None]:
+        index, size, t = row
+        law = step_law(size * velocity(params, state.x_t, t), state.x_t)
+        stay = point_mass(state.x_t, law.shape[-1], dtype=law.dtype)
+        law = jnp.where(fixed[:, None], stay, law)
+        slack = 64 * float(jnp.finfo(law.dtype).eps)  # of 1 − h|u| and of a row's sum
+        is_law = jnp.all(law >= -slack) & jnp.all(jnp.abs(jnp.sum(law, axis=-1) - 1) <= slack)
+        alive = state.alive & is_law
+        law = jnp.where(alive, jnp.maximum(law, 0.0), stay)  # what is frozen stays
+        drawn = sample_path(jax.random.fold_in(key, index), law).astype(state.x_t.dtype)
+        return State(drawn, alive), None
+
+    return jax.lax.scan(step, start(x_0), (jnp.arange(sizes.shape[0]), sizes, times))[0]
 
 
 def euler_coins(
