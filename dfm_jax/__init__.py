@@ -4,7 +4,8 @@ Conventions, said here once. Time runs from the source, t = 0, to the data, t = 
 steps 0 … T (an int, a row of a schedule table). Positions count from 0. A mask is the state with
 id V; posteriors and logits have V columns; paths, velocities and step laws S = V or V + 1. All
 is in nats. Random functions take their key first and use it once. Functions are written for one
-example: `jax.vmap` is the batch; `jax.jit` and the mesh are the caller's.
+example: `jax.vmap` is the batch; `jax.jit` and the mesh are the caller's. Every module is an
+attribute of `dfm_jax`, and is imported when it is first read; `exact` needs no jax.
 
     schedules    κ_t and its rate; tables for left-to-right, any order, blocks, masked diffusion
     paths        conditional and marginal probability paths, their posteriors       P1–P7
@@ -18,8 +19,8 @@ example: `jax.vmap` is the batch; `jax.jit` and the mesh are the caller's.
     boundary     0 log 0, 0 · ∞ and their derivatives
     theory       each statement with its residual and its falsifier
     parallel     runs that share nothing, mapped over devices; the centre; what programs say
-    sampling     drawing in any order and by any clock    S1–S7
-    likelihoods  what a model gives a sequence          L2, L3, L5
+    sampling     drawing in any order, by any clock or velocity                     S1–S7
+    likelihoods  what a model gives a sequence                                      L2, L3, L5
     fast         losses, draws and mixtures arranged for speed
 """
 
