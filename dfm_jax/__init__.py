@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from dfm_jax import models as models
     from dfm_jax import objectives as objectives
     from dfm_jax import parallel as parallel
+    from dfm_jax import partition as partition
     from dfm_jax import paths as paths
     from dfm_jax import samplers as samplers
     from dfm_jax import sampling as sampling
