@@ -1,17 +1,19 @@
 """What losses, samplers and the training loop see of a network: bundles of pure functions.
 
 Nothing outside `dfm_jax.models` knows what makes a network. A `Network` predicts, a `Decoder` is
-causal and remembers what it has read, a `Denoiser` gives the posterior of a noisy sequence. All of
-them take their parameters as an argument, a pytree of float arrays.
+causal and remembers what it has read, a `Denoiser` gives the posterior of a noisy sequence; a
+`Task` is what training asks of whatever is to be trained. All of them take their parameters as an
+argument, a pytree of float arrays.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
 
 from dfm_jax.checks import check_count, require
-from dfm_jax.types import Array, Key, as_ids
+from dfm_jax.types import Array, ArrayLike, Bool, Float, Key, as_ids
 
 Params = Any  # a pytree of float arrays
 
@@ -109,3 +111,41 @@ def check_room(count: Any, num_new: Any, length: int) -> None:
     """The cache has room for `num_new` tokens more."""
     rule = f"the tokens in the cache must be at most its `length` = {length}"
     require(count + num_new <= length, rule, count + num_new)
+
+
+class Losses(NamedTuple):
+    """Per position: nats, 0 where nothing counts, and whether it counts.
+
+    The loss is Σ nats / Σ counts over a whole batch: nats per token, never a mean of means.
+    """
+
+    nats: Float[ArrayLike, "*B N"]
+    counts: Bool[ArrayLike, "*B N"]
+
+
+Measure = Literal["exact", "bound", "loss"]
+"""What the losses of an example sum to: −log p̂(x); a draw of an upper bound on it; neither."""
+
+
+class Task(NamedTuple):
+    """What training asks of whatever is to be trained: pure functions, each of one example.
+
+    `init(key) -> params`, a pytree of float arrays.
+
+    `losses(params, example, key=None) -> Losses`: nats per position, and which positions count.
+    Training minimises Σ nats / Σ counts over a batch. The key draws dropout, and states where
+    `draws`; without it nothing is dropped.
+
+    An example is a row of a batch: `Batch`, tokens and which of them are valid, of texts; with a
+    `read_examples` of your own, any pytree.
+    """
+
+    init: Callable[[Key], Params]
+    losses: Callable[..., Losses]
+    measure: Measure = "exact"
+    draws: bool = False  # the losses draw states: they need a key, in evaluation too
+    decoder: Decoder | None = None  # draws from left to right, and what experts are mixed by
+    denoiser: Denoiser | None = None  # draws from masks
+    start: tuple[int, ...] = ()  # ids that stand before every sequence
+    read_examples: Callable[[Any, Path], Any] | None = None
+    """(config, where the data lie) → Examples; None: texts, as windows of N tokens."""

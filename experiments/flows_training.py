@@ -15,13 +15,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dfm_jax.interfaces import Losses
 from dfm_jax.models import Network, Params, TransformerConfig, flops_per_token, router, transformer
 from dfm_jax.objectives import router_loss
 from dfm_jax.training.batches import Batch
 from dfm_jax.training.checkpoint import read_checkpoint
 from dfm_jax.training.config import OptimiserConfig, Watch
 from dfm_jax.training.loop import Run, train
-from dfm_jax.training.losses import Losses
 from dfm_jax.training.state import TrainState, init_state, make_optimiser, with_hyperparameters
 from dfm_jax.training.step import StepMetrics, make_train_step
 from dfm_jax.types import Array, ArrayLike, Key

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dfm_jax.data.tokens import TokenSet
+from dfm_jax.interfaces import Losses
 from dfm_jax.mixture import fit_temperature
 from dfm_jax.models import Network, Params, TransformerConfig
 from dfm_jax.models import router as router_network
@@ -24,7 +25,6 @@ from dfm_jax.training.batches import cut_windows, document_pieces, stream_window
 from dfm_jax.training.checkpoint import read_checkpoint
 from dfm_jax.training.config import OptimiserConfig, TrainConfig, Watch, to_json
 from dfm_jax.training.loop import keyed_run, train
-from dfm_jax.training.losses import Losses
 from dfm_jax.training.state import TrainState, init_state, make_optimiser
 from dfm_jax.training.step import make_train_step
 from dfm_jax.types import Array, ArrayLike, Key

@@ -26,8 +26,9 @@ from rich.table import Table
 from dfm_jax.checks import check_count
 from dfm_jax.parallel import make_mesh
 from dfm_jax.training.config import TrainConfig, Watch
+from dfm_jax.training.examples import MemberData
 from dfm_jax.training.loop import Run
-from dfm_jax.training.members import MemberData, load_member_data
+from dfm_jax.training.members import load_member_data
 from dfm_jax.training.presets import PRESETS as CONFIGS
 from dfm_jax.training.run import make_run
 from dfm_jax.training.state import TrainState

@@ -220,10 +220,10 @@ def applied(model):
     return jax.jit(transformer(model).apply)
 
 
-def losses_by_hand(member: Path, texts: list[str]) -> float:
-    """Nats per byte, a window of 16 bytes at a time, by the network alone."""
+def losses_by_hand(member: Path, texts: list[str]) -> np.ndarray:
+    """Nats of every window of 16 bytes, by the network alone."""
     trained = load_member(member)
-    apply, nats = applied(trained.config.model), 0.0
+    apply, nats = applied(trained.config.model), []
     for text in texts:
         tokens = np.frombuffer(text.encode(), np.uint8).astype(np.int32)
         for first in range(0, len(tokens), 16):
@@ -232,8 +232,8 @@ def losses_by_hand(member: Path, texts: list[str]) -> float:
             before = np.concatenate([[256], window[:-1], rest]).astype(np.int32)
             logits = np.asarray(apply(trained.state.ema, before), np.float64)
             laws = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
-            nats -= laws[np.arange(len(window)), window].sum()
-    return nats / sum(len(text.encode()) for text in texts)
+            nats.append(-laws[np.arange(len(window)), window].sum())
+    return np.array(nats)
 
 
 @pytest.mark.slow
@@ -242,10 +242,15 @@ def test_evaluate_prints_a_line_per_member_and_what_the_network_pays(run, tmp_pa
     (tmp_path / "b.txt").write_text("darkness upon the face of the deep")
     assert cli.main(["evaluate", "--run", str(run), "--data", str(tmp_path)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines[1:]] == ["centre", "expert_000", "expert_001"]
+    names = ["centre", "expert_000", "expert_001", "ensemble"]
+    assert [line.split()[0] for line in lines[1:]] == names
     texts = [path.read_text() for path in sorted(tmp_path.iterdir())]
-    expected = losses_by_hand(run / "expert_000", texts)
-    assert lines[2].split()[3] == lines[2].split()[6] == f"{expected:.4f}"
+    each = [losses_by_hand(run / name, texts) for name in names[1:3]]
+    weights = read_ensemble(run / "ensemble.json").log_weights
+    mixed = -np.logaddexp(weights[0] - each[0], weights[1] - each[1])
+    for line, windows in ((lines[2], each[0]), (lines[4], mixed)):
+        expected = windows.sum() / sum(len(text.encode()) for text in texts)
+        assert line.split()[3] == line.split()[6] == f"{expected:.4f}"
     assert cli.main(["evaluate", "--run", str(run), "--expert", "1", "--checkpoint", "best"]) == 0
     assert capsys.readouterr().out.splitlines()[1].startswith("expert_001")
 

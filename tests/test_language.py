@@ -14,6 +14,7 @@ from dfm_jax.models import TransformerConfig, transformer
 from dfm_jax.parallel import make_mesh
 from dfm_jax.training.config import TrainConfig, Watch
 from dfm_jax.training.evaluation import evaluated, token_losses
+from dfm_jax.training.examples import MemberData
 from dfm_jax.training.run import make_run
 from dfm_jax.training.state import init_state, make_optimiser
 from experiments import (
@@ -234,9 +235,7 @@ def test_a_member_is_the_run_of_its_config(text, tmp_path):
     assert len(member.rates) == 2
     best = min(member.rates, key=member.rates.__getitem__)
     assert member.config.optimiser.learning_rate == float(best)
-    data = language_training.MemberData(
-        text.tokens["train"].set, text.tokens["validation"].set, text.tokenizer, {}
-    )
+    data = MemberData(text.tokens["train"].set, text.tokens["validation"].set, text.tokenizer, {})
     for number, seed in enumerate(trainer.seeds):
         run = make_run(dataclasses.replace(member.config, seed=seed), data, Watch())
         state = run.init()

@@ -11,7 +11,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 from dfm_jax import cli
 from dfm_jax.data.tokens import Tokenizer, encode_texts, load_tokenizer, map_tokens, split_held_out
 from dfm_jax.models.pretrained import read_tokenizer
-from dfm_jax.training.texts import Speaker, sampled_ids
+from dfm_jax.training.texts import Generator, sampled_ids
 
 TEXTS = [" ".join(f"Wave quick {i * j % 7}" for j in range(60)) for i in range(12)]
 ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -99,7 +99,7 @@ def test_a_text_comes_back_or_is_refused_with_its_name_and_place(make, text, fau
     with pytest.raises(ValueError, match=f"^document b.txt: .*{fault}"):
         encode_texts(["", text], tokenizer, names=["a.txt", "b.txt"])
     with pytest.raises(ValueError, match=fault):  # a prompt, too
-        sampled_ids(Speaker(None, None, (), tokenizer), text)
+        sampled_ids(Generator((), (), None, tokenizer), text)
     with pytest.raises(ValueError, match=fault):
         read_tokenizer(tmp_path).encode(text)
 

@@ -9,10 +9,11 @@ import pytest
 from dfm_jax import cli
 from dfm_jax.training.checkpoint import write_checkpoint
 from dfm_jax.training.evaluation import evaluate_member, evaluated, load_member
-from dfm_jax.training.measures import measure_of, measure_words, metric_name
+from dfm_jax.training.measures import measure_words, metric_name
 from dfm_jax.training.members import load_member_data
 from dfm_jax.training.presets import PRESETS
 from dfm_jax.training.retention import best_step
+from dfm_jax.training.tasks import task_of
 
 SMALL = ("model.width=8", "model.ffn_width=16", "model.num_layers=1", "model.num_heads=2")
 SMALL += ("num_steps=2", "num_positions=16", "num_grid_steps=4", "batch_size=4", "held_out=0.4")
@@ -71,10 +72,11 @@ def test_a_masked_sweep_says_it_too(texts, tmp_path, capsys):
 
 
 def test_what_is_exact_and_what_is_drawn_have_names_of_their_own(tmp_path):
-    exact, masked = PRESETS["small"], PRESETS["small-masked"]
+    exact = task_of(PRESETS["small"]).measure
+    masked = task_of(PRESETS["small-masked"]).measure
     assert (metric_name(exact), metric_name(masked)) == ("validation", "validation_bound")
-    assert measure_words(measure_of(exact), 0, None) == "exact −log p"
-    words = measure_words(measure_of(masked), 8, 0.00125)
+    assert measure_words(exact, 0, None) == "exact −log p"
+    words = measure_words(masked, 8, 0.00125)
     assert words == "upper bound on −log p, 8 draws a window, s.e. of them 0.0013/token"
     for step, loss in {1: 2.0, 2: 1.0, 3: 3.0}.items():
         metrics = {"validation_bound": loss, "validation_bound_se": 0.1}

@@ -196,7 +196,7 @@ def test_a_sweep_is_its_runs_one_by_one(data, swept, tmp_path):
         run = make_run(config, data, dataclasses.replace(WATCH, evaluation_windows=10**6))
         alone = train(run, tmp_path / str(number), config={"run": number}, watch=WATCH)
         row = rows[number]
-        assert row["config"] == dataclasses.asdict(config)
+        assert row["config"] == to_json(config)
         assert (row["step"], row["finished"]) == (config.num_steps, True)
         assert row["validation"] == pytest.approx(alone.metrics["validation"], rel=1e-5)
         last = [line for line in logged if f"loss/{number}" in line][-1]

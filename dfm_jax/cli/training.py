@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 if TYPE_CHECKING:
-    from dfm_jax.training.texts import Speaker
+    from dfm_jax.training.texts import Generator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,11 +118,12 @@ class Train:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    """What each trained member pays for held-out documents: nats per token and per byte.
+    """Print what each trained member, and their ensemble, pays: nats per token and per byte.
 
-    With 95 % intervals over documents. The documents are those that the member held out, or all of
-    --data. The last column says what the number is: −log p, exactly, of a network that reads from
-    left to right; of a masked one an upper bound on it, with the standard error of its draws.
+    With 95 % intervals over documents. The documents are those that the member held out, of the
+    ensemble those that any of its experts held out, or all of --data. The last column says what the
+    number is: −log p, exactly, of a network that reads from left to right; of a masked one an upper
+    bound on it, with the standard error of its draws.
 
     For example:
 
@@ -149,7 +150,14 @@ class Evaluate:
     def run(self) -> int:
         """Print a line per member."""
         from dfm_jax.data.columns import Columns
-        from dfm_jax.training.evaluation import evaluate_member, members_of
+        from dfm_jax.training.ensemble import MANIFEST, read_ensemble
+        from dfm_jax.training.evaluation import (
+            Evaluation,
+            can_be_judged,
+            evaluate_ensemble,
+            evaluate_member,
+            members_of,
+        )
         from dfm_jax.training.measures import measure_words
 
         print(
@@ -157,6 +165,15 @@ class Evaluate:
             "  what it is"
         )
         notes: dict[str, None] = {}
+
+        def tell(name: str, row: Evaluation, columns: Columns) -> None:
+            what = measure_words(row.measure, row.num_draws, row.draw_error)
+            notes.update({f"{name}: {columns.text()}": None} if columns.unused else {})
+            print(
+                f"{name:<12}{row.step:>9,}{row.num_documents:>11,}"
+                f"{_with_interval(row.per_token):>19}{_with_interval(row.per_byte):>19}  {what}"
+            )
+
         for member in members_of(self.folder, self.expert):
             columns = Columns(text_only=self.text_only)
             row = evaluate_member(
@@ -167,19 +184,26 @@ class Evaluate:
                 columns=columns,
                 num_draws=self.draws,
             )
-            what = measure_words(row.measure, row.num_draws, row.draw_error)
-            notes |= {f"{member.name}: {columns.text()}": None} if columns.unused else {}
-            print(
-                f"{member.name:<12}{row.step:>9,}{row.num_documents:>11,}"
-                f"{_with_interval(row.per_token):>19}{_with_interval(row.per_byte):>19}  {what}"
-            )
+            tell(member.name, row, columns)
+        manifest = self.folder / MANIFEST
+        if self.expert is None and manifest.is_file():
+            ensemble, columns = read_ensemble(manifest), Columns(text_only=self.text_only)
+            if can_be_judged(ensemble):
+                options = {"data": self.data, "tokenizer": self.tokenizer, "columns": columns}
+                row = evaluate_ensemble(self.folder, ensemble, **options)
+                tell("ensemble", row, columns)
+            else:
+                notes["ensemble: not judged, for a mixture of drawn bounds is no bound."] = None
         print("\n".join(notes), end="\n" * bool(notes))
         return 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """Continue a prompt, token by token, with the gathered ensemble or one member of it.
+    """Continue a prompt with the gathered ensemble or one member of it.
+
+    A network that reads from left to right draws token by token; a masked one fills in --max-new
+    masks behind the prompt, along its grid.
 
     Without --expert: the ensemble that `gather` made, its experts mixed by the Bayes gate; where
     none was made, the only member there is. A token is drawn from the model's own law unless it is
@@ -225,9 +249,9 @@ class Sample:
         """Print the texts, a line between two."""
         from dfm_jax.training.texts import sampled_ids
 
-        speaker = self._speaker()
+        generator = self._generator()
         samples = sampled_ids(
-            speaker,
+            generator,
             self.prompt,
             seed=self.seed,
             num_samples=self.num_samples,
@@ -240,24 +264,26 @@ class Sample:
         if self.ids:
             print("\n".join(" ".join(map(str, ids)) for ids in samples))
         else:
-            print("\n――――――――\n".join(speaker.tokenizer.decode(ids) for ids in samples))
+            print("\n――――――――\n".join(generator.tokenizer.decode(ids) for ids in samples))
         return 0
 
-    def _speaker(self) -> "Speaker":
+    def _generator(self) -> "Generator":
         from dfm_jax.training.ensemble import MANIFEST, read_ensemble
         from dfm_jax.training.evaluation import members_of
         from dfm_jax.training.members import member_folder
-        from dfm_jax.training.texts import ensemble_speaker, member_speaker
+        from dfm_jax.training.texts import ensemble_generator, member_generator
 
         manifest = self.folder / MANIFEST
         if self.expert is None and manifest.is_file():
-            return ensemble_speaker(self.folder, read_ensemble(manifest), tokenizer=self.tokenizer)
+            return ensemble_generator(
+                self.folder, read_ensemble(manifest), tokenizer=self.tokenizer
+            )
         if self.expert is None:
             members = members_of(self.folder)
             if len(members) > 1:
                 names = ", ".join(member.name for member in members)
                 raise ValueError(
-                    f"`expert` must say which member is to speak, or `gather` must make an "
+                    f"`expert` must say which member is to draw, or `gather` must make an "
                     f"ensemble of them; there are {names}."
                 )
             (member,) = members
@@ -265,7 +291,7 @@ class Sample:
             number = None if self.expert == "centre" else self.expert
             member = member_folder(self.folder, number)
         best = self.checkpoint == "best"
-        return member_speaker(member, tokenizer=self.tokenizer, best=best)
+        return member_generator(member, tokenizer=self.tokenizer, best=best)
 
 
 def _with_interval(value: tuple[float, float]) -> str:

@@ -86,7 +86,7 @@ def document_windows(
 def _document_batch(
     stream: Array, pieces: Array, key: Key, step: ArrayLike, num_positions: int, batch_size: int
 ) -> Batch:
-    numbers = _window_numbers(key, step, pieces.shape[0], batch_size)
+    numbers = row_numbers(key, step, pieces.shape[0], batch_size)
     return pieces_batch(stream, pieces[numbers], num_positions)
 
 
@@ -106,7 +106,7 @@ def mapped_windows(
     _check_windows(count, batch_size)
 
     def batch(key: Key, step: ArrayLike) -> Batch:
-        numbers = np.asarray(_window_numbers(key, step, count, batch_size))
+        numbers = np.asarray(row_numbers(key, step, count, batch_size))
         return cut_windows(tokens, pieces[numbers], num_positions)
 
     return batch
@@ -143,7 +143,7 @@ def _picture_batch(
     features: Array, rows: tuple[Array, ...], key: Key, step: ArrayLike, batch_size: int
 ) -> PictureBatch:
     pictures, tokens, answers = rows
-    numbers = _window_numbers(key, step, pictures.shape[0], batch_size)
+    numbers = row_numbers(key, step, pictures.shape[0], batch_size)
     return PictureBatch(features[pictures[numbers]], tokens[numbers], answers[numbers])
 
 
@@ -155,8 +155,8 @@ def _check_windows(count: int, batch_size: int) -> None:
 
 
 @partial(jax.jit, static_argnums=(2, 3))
-def _window_numbers(key: Key, step: ArrayLike, count: int, batch_size: int) -> Array:
-    """Which of the windows a step takes, [B]: the j-th of a run, in integers of 31 bits."""
+def row_numbers(key: Key, step: ArrayLike, count: int, batch_size: int) -> Array:
+    """Which of `count` rows a step takes, [B]: each once an epoch, in integers of 31 bits."""
     within = (jnp.asarray(step) % count) * batch_size + jnp.arange(batch_size)
     epoch = (jnp.asarray(step) // count) * batch_size + within // count
     return jax.vmap(permuted, in_axes=(None, 0, 0, None))(key, epoch, within % count, count)

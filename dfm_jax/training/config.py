@@ -74,6 +74,7 @@ class TrainConfig:
     windows: Windows = "documents"  # no sequence crosses documents; stream: anywhere, uniformly
     held_out: float = 0.1  # share of documents kept for evaluation, drawn by their content
     ema_decay: float | None = None  # an average of the parameters besides; None keeps none
+    task: str | None = None  # MODULE:FUNCTION, which makes it of this config: see `tasks`
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained."""
@@ -89,6 +90,8 @@ class TrainConfig:
         for name, kinds in (("objective", Objective), ("windows", Windows)):
             names, value = typing.get_args(kinds), getattr(self, name)
             require(value in names, f"`{name}` must be one of {', '.join(names)}", value)
+        if self.task is not None:
+            return  # its network is not `model`
         causal = self.objective == "autoregressive"
         rule = f"`model.causal` must be {causal} for the {self.objective} objective"
         require(self.model.causal == causal, rule, self.model.causal)
@@ -131,8 +134,11 @@ class Watch:
 
 
 def to_json(config: Any) -> dict[str, Any]:
-    """A config as what JSON can hold."""
-    return dataclasses.asdict(config)
+    """A config as what JSON can hold; without a task of its own it reads as those of 0.1 did."""
+    values = dataclasses.asdict(config)
+    if values.get("task", "") is None:
+        del values["task"]
+    return values
 
 
 def config_digest(values: dict[str, Any]) -> str:

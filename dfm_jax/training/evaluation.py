@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,18 +14,19 @@ from jax.sharding import Mesh
 from dfm_jax.checks import check_count, require
 from dfm_jax.data.columns import Columns
 from dfm_jax.data.tokens import TokenSet, encode_texts, named_texts_in
+from dfm_jax.interfaces import Measure
 from dfm_jax.models import Params
-from dfm_jax.training.batches import Batch, cut_windows, document_pieces
+from dfm_jax.training.batches import Batch
 from dfm_jax.training.checkpoint import read_checkpoint
 from dfm_jax.training.config import TrainConfig, differences, from_json, shape_of
 from dfm_jax.training.digests import CheckpointError, mended_by_training
-from dfm_jax.training.measures import Measure, measure_of
+from dfm_jax.training.ensemble import Ensemble, Expert, check_ensemble, checkpoint_folder
+from dfm_jax.training.examples import DocumentLosses, HeldOut, document_rows, examples_of
 from dfm_jax.training.members import (
     TEXT_ONLY,
     TOKENS,
     load_member_data,
     member_folder,
-    network_and_terms,
     read_member,
     state_template,
     tokenizer_of,
@@ -34,41 +36,42 @@ from dfm_jax.training.retention import best_step, checkpoint_steps
 from dfm_jax.training.spreading import spread_evaluation
 from dfm_jax.training.state import TrainState
 from dfm_jax.training.step import make_evaluation
+from dfm_jax.training.tasks import task_of
 from dfm_jax.types import Array, Key
-
-
-class DocumentLosses(NamedTuple):
-    """Per document: nats, and the tokens that they were paid for."""
-
-    nats: np.ndarray  # [D], float64
-    counts: np.ndarray  # [D], int64
 
 
 def evaluated(
     state: TrainState,
     config: TrainConfig,
-    documents: TokenSet,
+    documents: TokenSet | HeldOut,
     key: Key | None = None,
     *,
-    limit: int | None = None,
     mesh: Mesh | None = None,
 ) -> DocumentLosses:
     """What a state pays for each document, cut into windows that know nothing of each other.
 
-    The average of the parameters is judged where one is kept. Of more than `limit` windows, those
-    at even distances are measured. The masked objective is estimated with one draw a window, the
-    same for the same key. A state that lies on a `mesh` is judged there, see `spread_evaluation`.
+    The average of the parameters is judged where one is kept. A task that draws is estimated with
+    one draw a window, the same for the same key. A state that lies on a `mesh` is judged there, see
+    `spread_evaluation`.
     """
-    windows = judged_windows(documents, config, limit)
+    if isinstance(documents, TokenSet):
+        documents = document_rows(documents, config, None)
+    return documents.by_document(*_row_losses(state, config, documents, key, mesh))
+
+
+def _row_losses(
+    state: TrainState, config: TrainConfig, rows: HeldOut, key: Key | None, mesh: Mesh | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Nats and counts of every row."""
     params: Params = state.params if state.ema is None else state.ema
-    evaluation = _compiled_evaluation(shape_of(config), mesh)
+    evaluation, draws = _compiled_evaluation(shape_of(config), mesh), task_of(config).draws
     key = jax.random.key(0) if key is None else key
-    rows = []
-    for number, batch in enumerate(windows.batches):
+    found = []
+    for number, batch in enumerate(rows.batches):
         drawn = (jax.random.fold_in(key, number * config.batch_size),)
-        rows.append(evaluation(params, batch, *(drawn if config.objective == "masked" else ())))
-    nats, counts = (np.concatenate(x) for x in zip(*jax.device_get(rows), strict=True))
-    return windows.by_document(nats, counts)
+        found.append(evaluation(params, batch, *(drawn if draws else ())))
+    nats, counts = (np.concatenate(x) for x in zip(*jax.device_get(found), strict=True))
+    return nats, counts
 
 
 def token_losses(
@@ -87,56 +90,20 @@ def token_losses(
     losses = _compiled_losses(shape)
     found = [
         np.asarray(losses(params, batch))[np.asarray(batch.valid)]
-        for batch in judged_windows(documents, shape, None).batches
+        for batch in document_rows(documents, shape, None).batches
     ]
     return np.concatenate(found)  # windows cover the documents, in order
 
 
-class Windows(NamedTuple):
-    """What a state is judged by: batches, the last one filled up, and where their rows are from."""
-
-    batches: list[Batch]
-    document: np.ndarray  # [W] of each window
-    num_documents: int
-
-    def by_document(self, nats: np.ndarray, counts: np.ndarray) -> DocumentLosses:
-        """Of what the rows of all batches lose: [≥ W]."""
-        num = len(self.document)
-        return DocumentLosses(
-            np.bincount(self.document, nats[:num].astype(np.float64), self.num_documents),
-            np.bincount(self.document, counts[:num], self.num_documents).astype(np.int64),
-        )
-
-
-def judged_windows(documents: TokenSet, config: TrainConfig, limit: int | None) -> Windows:
-    """The windows of documents; of more than `limit`, those at even distances.
-
-    Raises:
-        ValueError: if the documents hold no token.
-    """
-    pieces = document_pieces(documents.offsets, config.num_positions)
-    require(len(pieces) > 0, "the documents must hold a token; their number", len(pieces))
-    if limit is not None and len(pieces) > limit:
-        pieces = pieces[np.linspace(0, len(pieces) - 1, limit).round().astype(int)]
-    size = config.batch_size
-    padded = np.concatenate([pieces, np.zeros((-len(pieces) % size, 2), np.int64)])
-    batches = [
-        cut_windows(documents.tokens, padded[i : i + size], config.num_positions)
-        for i in range(0, len(padded), size)
-    ]
-    document = np.searchsorted(documents.offsets, pieces[:, 0], side="right") - 1
-    return Windows(batches, document, len(documents.offsets) - 1)
-
-
 @cache  # a run evaluates often
 def _compiled_evaluation(shape: TrainConfig, mesh: Mesh | None) -> Any:
-    evaluation = make_evaluation(network_and_terms(shape)[1])
+    evaluation = make_evaluation(task_of(shape).losses)
     return jax.jit(evaluation) if mesh is None else spread_evaluation(evaluation, mesh)
 
 
 @cache
 def _compiled_losses(shape: TrainConfig) -> Any:
-    _, loss_function = network_and_terms(shape)
+    loss_function = task_of(shape).losses
 
     def nats(params: Params, batch: Batch) -> Array:
         return jax.vmap(lambda row: loss_function(params, row, None).nats)(batch)
@@ -186,7 +153,8 @@ def load_member(member: Path, *, best: bool = False) -> Trained:
     """
     record = read_member(member)
     config = from_json(TrainConfig, record["config"])
-    check_parameters_fit(config.model)
+    if config.task is None:
+        check_parameters_fit(config.model)
     steps = checkpoint_steps(member)
     if not steps:
         raise CheckpointError(f"{member}: there is no checkpoint.")
@@ -219,33 +187,12 @@ def evaluate_member(
     Raises:
         ValueError: if there is no document, or the data of the run are no longer as they were.
     """
-    trained = load_member(member, best=best)
-    record = read_member(member)
-    named = record["data"]["tokenizer"]
-    columns = Columns() if columns is None else columns
-    if data is None:
-        columns.text_only |= record["data"].get(TEXT_ONLY, False)
-        kept = member / TOKENS if (member / TOKENS).is_dir() else None
-        source, config = Path(record["source"]), trained.config
-        found = load_member_data(
-            source, config, tokenizer, tokens=kept, recorded=named, columns=columns
-        )
-        for field, here, there in differences(found.description, record["data"]):
-            raise ValueError(
-                f"{source} is no longer what {member} was trained on; `{field}` is {here!r}, and "
-                f"was {there!r}."
-            )
-        documents = found.held_out
-    else:
-        pieces = tokenizer_of(trained.config, tokenizer, recorded=named)
-        names, texts = zip(*named_texts_in(data, columns), strict=True)
-        documents = encode_texts(texts, pieces, names=names)
     check_count("num_draws", num_draws)
-    measure = measure_of(trained.config)
-    keys = [None]  # of what is exact nothing is drawn
-    if measure == "bound":
-        keys = list(jax.random.split(jax.random.key(0), num_draws))
-    drawn = [evaluated(trained.state, trained.config, documents, key) for key in keys]
+    trained, columns = load_member(member, best=best), Columns() if columns is None else columns
+    rows, num_bytes = _judged(member, trained.config, data, tokenizer, columns)
+    task = task_of(trained.config)
+    keys = list(jax.random.split(jax.random.key(0), num_draws)) if task.draws else [None]
+    drawn = [evaluated(trained.state, trained.config, rows, key) for key in keys]
     counts = drawn[0].counts
     totals = np.array([one.nats.sum() for one in drawn]) / counts.sum()
     nats = np.mean([one.nats for one in drawn], axis=0)
@@ -254,11 +201,118 @@ def evaluate_member(
         trained.step,
         int((counts > 0).sum()),
         ratio_with_interval(nats, counts),
-        ratio_with_interval(nats, documents.num_bytes),
-        measure,
-        num_draws if measure == "bound" else 0,
+        _none if num_bytes is None else ratio_with_interval(nats, num_bytes),
+        task.measure,
+        num_draws if task.draws else 0,
         error,
     )
+
+
+def evaluate_ensemble(
+    run: Path,
+    ensemble: Ensemble,
+    *,
+    data: Path | None = None,
+    tokenizer: Path | None = None,
+    columns: Columns | None = None,
+) -> Evaluation:
+    """Mean loss of the mixture, on what its experts held out, all of it, or on all of `data`.
+
+        −log q̂(x) = −log Σ_k w_k q̂_k(x),  x a window   [D1, D7]
+
+    Within a window this is the Bayes gate that begins at w, token by token. Windows know nothing of
+    each other, as those of a member.
+
+    Raises:
+        ValueError: unless `can_be_judged`.
+    """
+    check_ensemble(run, ensemble)
+    rule = "the losses of every expert must be exactly −log p(x) for a mixture; what they are"
+    require(can_be_judged(ensemble), rule, "not")
+    columns = Columns() if columns is None else columns
+    experts = [load_expert(run, expert) for expert in ensemble.experts]
+    members = [run / expert.name for expert in ensemble.experts]
+    first = experts[0][0]
+    asked = members if data is None else members[:1]
+    parts = [_judged(member, first, data, tokenizer, columns) for member in asked]
+    nats, counts, sizes = [], [], []
+    for rows, num_bytes in parts:
+        each = [_row_losses(state, config, rows, None, None) for config, state in experts]
+        joint = ensemble.log_weights[:, None] - np.stack([one.astype(float) for one, _ in each])
+        found = rows.by_document(-np.logaddexp.reduce(joint, axis=0), each[0][1])
+        nats.append(found.nats)
+        counts.append(found.counts)
+        sizes.append(num_bytes)
+    total, count = np.concatenate(nats), np.concatenate(counts)
+    known = [size for size in sizes if size is not None]
+    per_byte = _none
+    if len(known) == len(sizes):
+        per_byte = ratio_with_interval(total, np.concatenate(known))
+    step = max(expert.step for expert in ensemble.experts)
+    per_token = ratio_with_interval(total, count)
+    return Evaluation(step, int((count > 0).sum()), per_token, per_byte, "exact", 0, None)
+
+
+def can_be_judged(ensemble: Ensemble) -> bool:
+    """Whether its experts give likelihoods: a mixture of bounds that are drawn is no bound."""
+    configs = [from_json(TrainConfig, one.config.get("config")) for one in ensemble.experts]
+    return all(task_of(config).measure == "exact" for config in configs)
+
+
+_none = (math.nan, math.nan)  # of what is no text there is no loss per byte
+
+
+def load_expert(run: Path, expert: Expert) -> tuple[TrainConfig, TrainState]:
+    """The checkpoint of an ensemble's expert, verified."""
+    config = from_json(TrainConfig, expert.config.get("config"))
+    if config.task is None:
+        check_parameters_fit(config.model)
+    path = checkpoint_folder(run, expert)
+    return config, read_checkpoint(path, state_template(config), config=expert.config)
+
+
+def _judged(
+    member: Path, config: TrainConfig, data: Path | None, tokenizer: Path | None, columns: Columns
+) -> tuple[HeldOut, np.ndarray | None]:
+    """What a member held out, or all of `data`: its windows, and the bytes of each document.
+
+    Raises:
+        ValueError: if the data of the run are no longer as they were.
+    """
+    record, read_examples = read_member(member), task_of(config).read_examples
+    source = Path(record["source"])
+    if read_examples is not None:
+        rule = "`data` must not be given: the task reads its own"
+        require(data is None, rule, str(data))
+        found = examples_of(read_examples(config, source), config)
+        _check_same(member, source, found.description, record["data"])
+        if found.held_out is None:
+            raise ValueError(f"`held_out` must be more than nothing: {member} has kept nothing.")
+        return found.held_out(None), None
+    named = record["data"]["tokenizer"]
+    if data is None:
+        columns.text_only |= record["data"].get(TEXT_ONLY, False)
+        kept = member / TOKENS if (member / TOKENS).is_dir() else None
+        read = load_member_data(
+            source, config, tokenizer, tokens=kept, recorded=named, columns=columns
+        )
+        _check_same(member, source, read.description, record["data"])
+        documents = read.held_out
+    else:
+        pieces = tokenizer_of(config, tokenizer, recorded=named)
+        names, texts = zip(*named_texts_in(data, columns), strict=True)
+        documents = encode_texts(texts, pieces, names=names)
+    return document_rows(documents, config, None), documents.num_bytes
+
+
+def _check_same(
+    member: Path, source: Path, found: Mapping[str, Any], recorded: Mapping[str, Any]
+) -> None:
+    for field, here, there in differences(dict(found), dict(recorded)):
+        raise ValueError(
+            f"{source} is no longer what {member} was trained on; `{field}` is {here!r}, and "
+            f"was {there!r}."
+        )
 
 
 def ratio_with_interval(totals: np.ndarray, sizes: np.ndarray) -> tuple[float, float]:

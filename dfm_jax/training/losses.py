@@ -1,30 +1,20 @@
 """What a network pays on one sequence: nats per position, and which positions count."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from dfm_jax.checks import check_interval
-from dfm_jax.models import Network, Params, VisionLanguage
+from dfm_jax.interfaces import Losses, Network, Params
+from dfm_jax.models import VisionLanguage
 from dfm_jax.objectives import cross_entropy_loss, generalised_kl_loss, step_loss
 from dfm_jax.paths import mask_source, mixture_path, sample_mixture, sample_path
 from dfm_jax.schedules import linear
 from dfm_jax.steps import step_size
 from dfm_jax.training.batches import Batch, PictureBatch
-from dfm_jax.types import Array, ArrayLike, Bool, Float, Key, Table, as_ids
-
-
-class Losses(NamedTuple):
-    """Per position: nats, 0 where nothing counts, and whether it counts.
-
-    The loss is Σ nats / Σ counts over a whole batch: nats per token, never a mean of means.
-    """
-
-    nats: Float[ArrayLike, "*B N"]
-    counts: Bool[ArrayLike, "*B N"]
-
+from dfm_jax.types import Array, Key, Table, as_ids
 
 LossFunction = Callable[[Params, Batch, Key | None], Losses]
 """(params, one sequence, key) → Losses; without a key, without dropout."""

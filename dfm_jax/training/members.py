@@ -30,27 +30,16 @@ from dfm_jax.data.tokens import (
 )
 from dfm_jax.durable import write_file
 from dfm_jax.json_text import read_json
-from dfm_jax.models import Network, transformer
-from dfm_jax.schedules import linear, masked
 from dfm_jax.training.config import TrainConfig, differences, from_json, to_json
 from dfm_jax.training.digests import CheckpointError
-from dfm_jax.training.losses import LossFunction, masked_losses, next_token_losses
+from dfm_jax.training.examples import Examples, MemberData
 from dfm_jax.training.retention import checkpoint_steps, set_aside
 from dfm_jax.training.state import TrainState, init_state, make_optimiser
+from dfm_jax.training.tasks import task_of
 
 CONFIG, TOKENS = "config.json", "tokens"
 TEXT_ONLY = "text_only"  # of the data: they have pictures, which were left out
 _COMPARED = ("config", "data")
-
-
-class MemberData(NamedTuple):
-    """The documents of a member, as tokens."""
-
-    train: TokenSet
-    held_out: TokenSet
-    tokenizer: Tokenizer
-    description: dict[str, Any]  # digests and counts: what must not change under a run
-    mapped: bool = False  # from the disk, for tokens that outgrow memory
 
 
 class _Data(NamedTuple):
@@ -170,27 +159,17 @@ def _encoded_side(
     return encode_texts([text for _, text in kept], pieces, names=[name for name, _ in kept])
 
 
-def network_and_terms(config: TrainConfig) -> tuple[Network, LossFunction]:
-    """The network of a config, and what it pays."""
-    model, network = config.model, transformer(config.model)
-    if config.objective == "autoregressive":
-        start = model.num_tokens if model.states > model.num_tokens else None
-        return network, next_token_losses(network, start=start)
-    table = masked(linear(), config.num_grid_steps, config.num_positions)
-    return network, masked_losses(network, table, time_conditioned=model.time_conditioned)
-
-
 def state_template(config: TrainConfig) -> TrainState:
     """The shapes of a state, without computing one."""
-    network, _ = network_and_terms(config)
+    task = task_of(config)
     optimiser = make_optimiser(config.optimiser, config.num_steps)
     ema = config.ema_decay is not None
-    return jax.eval_shape(lambda: init_state(jax.random.key(0), network, optimiser, ema=ema))
+    return jax.eval_shape(lambda: init_state(jax.random.key(0), task, optimiser, ema=ema))
 
 
-def member_record(config: TrainConfig, data: MemberData) -> dict[str, Any]:
+def member_record(config: TrainConfig, data: MemberData | Examples) -> dict[str, Any]:
     """What a member is a function of: it goes with every checkpoint."""
-    return {"config": to_json(config), "data": data.description}
+    return {"config": to_json(config), "data": dict(data.description)}
 
 
 def check_member(folder: Path, record: dict[str, Any]) -> None:
@@ -235,9 +214,10 @@ def read_member(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{folder}: there is no {CONFIG}; {why}.")
     try:
         record = from_json(_Written, read_json(path), where=CONFIG)
-        from_json(TrainConfig, record.config)
-        known = {name: record.data.get(name) for name in _Data._fields}
-        from_json(_Data, known, where=f"{CONFIG}.data")
+        config = from_json(TrainConfig, record.config)
+        if config.task is None:  # else the data are whatever its task reads
+            known = {name: record.data.get(name) for name in _Data._fields}
+            from_json(_Data, known, where=f"{CONFIG}.data")
     except ValueError as error:
         raise CheckpointError(f"{path} is not the config of a member: {error}") from error
     return record._asdict()

@@ -14,6 +14,7 @@ import jax
 from dfm_jax.models import TransformerConfig
 from dfm_jax.models.sizes import num_parameters
 from dfm_jax.training.config import TrainConfig
+from dfm_jax.training.tasks import task_of
 
 _FLOAT, _HALF, _TOKEN = 4, 2, 4  # bytes
 
@@ -42,9 +43,16 @@ def check_fits(
         ValueError: naming the count that is too large.
     """
     copies = 3 + (config.ema_decay is not None)  # and the two moments of Adam
-    check_parameters_fit(config.model, copies=copies * num_runs, devices=devices)
-    tokens = num_runs * config.batch_size * config.num_positions
-    stream = tokens // config.num_micro_batches * config.model.width * _HALF
+    tokens, width = num_runs * config.batch_size * config.num_positions, config.model.width
+    if config.task is None:
+        check_parameters_fit(config.model, copies=copies * num_runs, devices=devices)
+    else:
+        width = 0  # of a network that is not known
+        shapes = jax.tree.leaves(jax.eval_shape(task_of(config).init, jax.random.key(0)))
+        num_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in shapes)
+        what = f"{len(shapes)} arrays of parameters, {copies * num_runs} copies of each,"
+        _check("the bytes of `params`", num_bytes, what, num_bytes * copies * num_runs, devices)
+    stream = tokens // config.num_micro_batches * width * _HALF
     name = max(("batch_size", "num_positions"), key=lambda size: getattr(config, size))
     what = f"a batch of {config.batch_size} x {config.num_positions} tokens"
     _check(name, getattr(config, name), what, tokens * _TOKEN + stream, devices)

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from dfm_jax.checks import require
 from dfm_jax.json_text import parse_json, read_json
 from dfm_jax.models import TransformerConfig
-from dfm_jax.training.config import OptimiserConfig, TrainConfig, from_json, to_json
+from dfm_jax.training.config import OptimiserConfig, TrainConfig, from_json
 
 
 def _bytes_model(width: int, layers: int, heads: int) -> TransformerConfig:
@@ -138,7 +138,7 @@ def _json_or_word(text: str) -> Any:
 
 def _preset_or_file(source: str) -> dict[str, Any]:
     if source in PRESETS:
-        return to_json(PRESETS[source])
+        return asdict(PRESETS[source])
     path = Path(source)
     if not path.is_file():
         names = ", ".join(PRESETS)
@@ -149,7 +149,7 @@ def _preset_or_file(source: str) -> dict[str, Any]:
         raise ValueError(f"`config` must be JSON: {error}") from error
     if isinstance(values, dict) and isinstance(values.get("config"), dict):
         values = values["config"]  # the config.json of a run
-    return to_json(from_json(TrainConfig, values))
+    return asdict(from_json(TrainConfig, values))
 
 
 def _paths(values: dict[str, Any], prefix: str = "") -> list[str]:

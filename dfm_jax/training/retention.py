@@ -27,10 +27,11 @@ from dfm_jax.training.checkpoint import (
 )
 from dfm_jax.training.digests import CheckpointError, DamagedError, host_leaves
 from dfm_jax.training.hosts import all_or_none, gathered, is_first
-from dfm_jax.training.measures import BOUND, EXACT
+from dfm_jax.training.measures import METRICS
 
 ASIDE = ".damaged"
-BEST = (EXACT, BOUND)  # the metric that says which checkpoint is best: the lowest; a run has one
+# The metric that says which checkpoint is best, the lowest; a run has one of them.
+BEST = tuple(METRICS.values())
 
 
 class Resumed(NamedTuple):

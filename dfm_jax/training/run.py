@@ -12,7 +12,6 @@ import numpy as np
 from dfm_jax.checks import check_seed, require
 from dfm_jax.data.columns import Columns
 from dfm_jax.parallel import place_state
-from dfm_jax.training.batches import Batches, document_windows, mapped_windows, stream_windows
 from dfm_jax.training.config import (
     TrainConfig,
     Watch,
@@ -21,23 +20,21 @@ from dfm_jax.training.config import (
     shape_of,
 )
 from dfm_jax.training.evaluation import evaluated, ratio_with_interval
+from dfm_jax.training.examples import Examples, MemberData, examples_of
 from dfm_jax.training.hosts import all_or_none, check_same, in_turn, is_first
 from dfm_jax.training.loop import Outcome, Run, keyed_run, train
-from dfm_jax.training.measures import measure_of, metric_name
+from dfm_jax.training.measures import metric_name
 from dfm_jax.training.members import (
     TOKENS,
-    MemberData,
     check_member,
     load_member_data,
     member_data_path,
     member_folder,
     member_record,
-    network_and_terms,
     state_template,
     write_member,
 )
 from dfm_jax.training.memory import check_fits
-from dfm_jax.training.reading import read_ahead
 from dfm_jax.training.spreading import Spread, spread_init, spread_update
 from dfm_jax.training.state import (
     TrainState,
@@ -47,6 +44,7 @@ from dfm_jax.training.state import (
 )
 from dfm_jax.training.step import TrainStep, make_train_step
 from dfm_jax.training.stopping import StopRequest
+from dfm_jax.training.tasks import task_of
 from dfm_jax.types import Array, Key
 
 
@@ -86,8 +84,17 @@ def train_member(
     folder, source = member_folder(run, expert), member_data_path(data, expert)
     tokens = folder / TOKENS if on_disk else None
     columns = Columns(text_only=text_only)
-    load = partial(load_member_data, source, config, tokenizer, tokens=tokens, columns=columns)
-    documents = in_turn(load, load) if on_disk else load()  # the others find what is written
+    if (read_examples := task_of(config).read_examples) is not None:
+        texts = {"tokenizer": tokenizer, "on_disk": on_disk, "text_only": text_only}
+        for name, given in texts.items():
+            rule = f"`{name}` must not be given: the task reads its own data"
+            require(not given, rule, str(given))
+        documents = read_examples(config, source)
+        rule = "`read_examples` of the task must give Examples; it gives"
+        require(isinstance(documents, Examples), rule, type(documents).__name__)
+    else:
+        load = partial(load_member_data, source, config, tokenizer, tokens=tokens, columns=columns)
+        documents = in_turn(load, load) if on_disk else load()  # the others find what is written
     if say is not None and columns.unused and is_first():
         say(columns.text())
     record = member_record(config, documents)
@@ -106,7 +113,7 @@ def train_member(
 
 
 def make_run(
-    config: TrainConfig, data: MemberData, watch: Watch, spread: Spread | None = None
+    config: TrainConfig, data: MemberData | Examples, watch: Watch, spread: Spread | None = None
 ) -> Run:
     """The run of a config on its data, as pure functions: on one device, or spread over many.
 
@@ -124,6 +131,8 @@ def make_run(
         num = spread.mesh.size
         rule = f"`config.batch_size` must be a multiple of the {num} devices"
         require(config.batch_size % num == 0, rule, config.batch_size)
+    examples = examples_of(data, config)
+    held_out = examples.held_out
     init_key, batch_key, step_key, evaluation_key = run_keys(config.seed)
     init_from, step, placed = _compiled(shape_of(config), spread)
     values, init_data = hyperparameters(config), np.asarray(jax.random.key_data(init_key))
@@ -132,28 +141,24 @@ def make_run(
         return init_from(init_data, values)
 
     def evaluate(state: TrainState) -> dict[str, float]:
-        documents = evaluated(
-            state,
-            config,
-            data.held_out,
-            evaluation_key,
-            limit=watch.evaluation_windows,
-            mesh=None if spread is None else spread.mesh,
-        )
+        assert held_out is not None
+        rows, mesh = held_out(watch.evaluation_windows), None if spread is None else spread.mesh
+        documents = evaluated(state, config, rows, evaluation_key, mesh=mesh)
         mean, half = ratio_with_interval(documents.nats, documents.counts)
-        name = metric_name(config)
+        task = task_of(config)
+        name = metric_name(task.measure)
         # Of one draw a window: over documents and draws. One document has no standard error.
-        told = measure_of(config) == "bound" and math.isfinite(half)
+        told = task.draws and math.isfinite(half)
         return {name: mean} | ({f"{name}_se": half / 1.96} if told else {})
 
     return keyed_run(
         init,
         step,
-        windows_of(config, data),
+        examples.batches,
         batch_key,
         step_key,
         num_steps=config.num_steps,
-        evaluate=evaluate if config.held_out > 0 else None,
+        evaluate=None if held_out is None else evaluate,
         placed=placed,
     )
 
@@ -164,37 +169,21 @@ def run_keys(seed: int) -> Key:
     return jax.random.split(jax.random.key(seed), 4)
 
 
-def windows_of(config: TrainConfig, data: MemberData) -> Batches:
-    """The batches of a config, from its data.
-
-    Raises:
-        ValueError: if a stream is asked for of tokens that stay on the disk.
-    """
-    size, length, train = config.batch_size, config.num_positions, data.train
-    if data.mapped:
-        rule = "`config.windows` must be documents for tokens that stay on the disk"
-        require(config.windows == "documents", rule, config.windows)
-        return read_ahead(mapped_windows(train.tokens, train.offsets, length, size))
-    if config.windows == "stream":
-        return stream_windows(train.tokens, length, size)
-    return document_windows(train.tokens, train.offsets, length, size)
-
-
 def init_and_step(
     shape: TrainConfig,
 ) -> tuple[Callable[[Key, Mapping[str, Array]], TrainState], TrainStep]:
     """(key, hyperparameters) → state, and the step, of all configs of that shape; not compiled."""
-    network, loss_function = network_and_terms(shape)
+    task = task_of(shape)
     optimiser = make_optimiser(shape.optimiser, shape.num_steps)
     step = make_train_step(
-        loss_function,
+        task.losses,
         optimiser,
         num_micro_batches=shape.num_micro_batches,
         ema_decay=shape.ema_decay,
     )
 
     def init(key: Key, values: Mapping[str, Array]) -> TrainState:
-        state = init_state(key, network, optimiser, ema=shape.ema_decay is not None)
+        state = init_state(key, task, optimiser, ema=shape.ema_decay is not None)
         return with_hyperparameters(state, **values)
 
     return init, step

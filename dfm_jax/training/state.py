@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from dfm_jax.interfaces import Task
 from dfm_jax.models import Network, Params, VisionLanguage
 from dfm_jax.training.config import OptimiserConfig
 from dfm_jax.types import Array, ArrayLike, Float, Int, Key, typed
@@ -92,7 +93,7 @@ def is_matrix(params: Params) -> Any:
 
 def init_state(
     key: Key,
-    network: Network | VisionLanguage,
+    network: Network | VisionLanguage | Task,
     optimiser: optax.GradientTransformation,
     *,
     ema: bool = False,

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import optax
 
 from dfm_jax.checks import check_count, check_interval, require
+from dfm_jax.interfaces import Losses
 from dfm_jax.models import Params
 from dfm_jax.training.batches import Batch
-from dfm_jax.training.losses import Losses, LossFunction
+from dfm_jax.training.losses import LossFunction
 from dfm_jax.training.state import TrainState
 from dfm_jax.types import Array, ArrayLike, Float, Int, Key
 
@@ -63,7 +64,7 @@ def make_train_step(
         return nats, count, grads
 
     def train_step(state: TrainState, batch: Batch, key: Key) -> tuple[TrainState, StepMetrics]:
-        size = batch.tokens.shape[0]
+        size = batch_size_of(batch)
         rule = f"`num_micro_batches` must divide the batch of {size}"
         require(size % num_micro_batches == 0, rule, num_micro_batches)
         keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(size))
@@ -105,7 +106,7 @@ def make_evaluation(loss_function: LossFunction) -> Callable[[Params, Batch, Key
     """(params, batch, key) → Σ nats and Σ counts of each sequence, [B]; without key no dropout."""
 
     def evaluation(params: Params, batch: Batch, key: Key | None = None) -> Losses:
-        size = batch.tokens.shape[0]
+        size = batch_size_of(batch)
         if key is None:
             losses = jax.vmap(lambda row: loss_function(params, row, None))(batch)
         else:
@@ -114,6 +115,11 @@ def make_evaluation(loss_function: LossFunction) -> Callable[[Params, Batch, Key
         return Losses(jnp.sum(losses.nats, axis=-1), jnp.sum(losses.counts, axis=-1))
 
     return evaluation
+
+
+def batch_size_of(batch: Any) -> int:
+    """How many examples a batch has: the leading axis of each of its leaves."""
+    return jnp.shape(jax.tree.leaves(batch)[0])[0]
 
 
 def _accumulated(

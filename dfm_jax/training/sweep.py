@@ -11,6 +11,7 @@ logged and saved is of all runs together; the files of a sweep of R runs are tho
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from functools import cache, partial
 from itertools import product
 from pathlib import Path
@@ -35,16 +36,17 @@ from dfm_jax.training.config import (
     shape_of,
     to_json,
 )
-from dfm_jax.training.evaluation import judged_windows, ratio_with_interval
+from dfm_jax.training.evaluation import ratio_with_interval
+from dfm_jax.training.examples import Examples, HeldOut, MemberData, examples_of
 from dfm_jax.training.loop import Outcome, Run, train
-from dfm_jax.training.measures import Measure, measure_of, metric_name
-from dfm_jax.training.members import MemberData, network_and_terms
+from dfm_jax.training.measures import Measure, metric_name
 from dfm_jax.training.memory import check_fits
 from dfm_jax.training.presets import MAX_RUNS, set_field
-from dfm_jax.training.run import init_and_step, run_keys, windows_of
+from dfm_jax.training.run import init_and_step, run_keys
 from dfm_jax.training.state import TrainState
 from dfm_jax.training.step import StepMetrics, make_evaluation, until_its_end
 from dfm_jax.training.stopping import StopRequest
+from dfm_jax.training.tasks import task_of
 from dfm_jax.types import Array, Key
 
 RESULT = "sweep.json"
@@ -72,7 +74,7 @@ def grid(config: TrainConfig, axes: Mapping[str, Sequence[Any]]) -> tuple[TrainC
     check_count("the number of runs of `axes`", num_runs, at_most=MAX_RUNS)
     configs = []
     for values in product(*axes.values()):
-        fields = to_json(config)
+        fields = asdict(config)
         for name, value in zip(axes, values, strict=True):
             set_field(fields, name, value)
         configs.append(from_json(TrainConfig, fields))
@@ -91,7 +93,7 @@ def by_shape(configs: Sequence[TrainConfig]) -> tuple[tuple[TrainConfig, ...], .
 
 def train_sweep(
     configs: Sequence[TrainConfig],
-    data: MemberData,
+    data: MemberData | Examples,
     folder: Path,
     mesh: Mesh,
     *,
@@ -139,7 +141,7 @@ def read_results(folder: Path) -> tuple[RunResult, ...]:
 
 
 def make_sweep(
-    configs: Sequence[TrainConfig], data: MemberData, watch: Watch, mesh: Mesh
+    configs: Sequence[TrainConfig], data: MemberData | Examples, watch: Watch, mesh: Mesh
 ) -> tuple[Run, Callable[[TrainState], list[RunResult]]]:
     """The runs as one, and what says what became of each.
 
@@ -152,15 +154,16 @@ def make_sweep(
     for config in configs[1:]:
         rule = "`configs` must have one shape, the first's; one of them is"
         require(shape_of(config) == shape, rule, config)
-    require(not data.mapped, "`data` must be in memory for a sweep", data.description)
+    examples = examples_of(data, shape)
+    require(not examples.on_disk, "`data` must be in memory for a sweep", examples.description)
     check_fits(shape, num_runs=len(configs), devices=list(mesh.devices.flat))
     rows = [tuple(run_keys(config.seed)) for config in configs]
     init_keys, batch_keys, step_keys, judging_keys = map(jnp.stack, zip(*rows, strict=True))
     columns = [hyperparameters(config) for config in configs]
     values = {name: jnp.array([one[name] for one in columns]) for name in columns[0]}
     begin, step = _compiled(shape, mesh)
-    windows, indices = windows_of(shape, data), jnp.ones(len(configs), jnp.int32)
-    every = jax.vmap(windows, in_axes=(0, None))
+    indices = jnp.ones(len(configs), jnp.int32)
+    every, task = jax.vmap(examples.batches, in_axes=(0, None)), task_of(shape)
 
     def init() -> TrainState:
         return begin(jax.random.clone(init_keys), values)
@@ -170,18 +173,18 @@ def make_sweep(
         return step(state, batch, _folded(step_keys, index), index * indices, lengths)
 
     def losses(state: TrainState, limit: int | None) -> tuple[np.ndarray, np.ndarray]:
-        return _validation(state, shape, mesh, data, judging_keys, limit)
+        assert examples.held_out is not None
+        return _validation(state, shape, mesh, examples.held_out(limit), judging_keys)
 
     def evaluate(state: TrainState) -> dict[str, float]:
         found, _ = losses(state, watch.evaluation_windows)
         good = np.flatnonzero(np.isfinite(found)).tolist()
-        return {f"{metric_name(shape)}/{r}": float(found[r]) for r in good}
+        return {f"{metric_name(task.measure)}/{r}": float(found[r]) for r in good}
 
     def results(state: TrainState) -> list[RunResult]:
-        judged = shape.held_out > 0
+        judged = examples.held_out is not None
         none = [None] * len(configs)
         found, errors = (x.tolist() for x in losses(state, None)) if judged else (none, none)
-        measure = measure_of(shape)
 
         def finite(value: float | None) -> float | None:
             return value if value is not None and math.isfinite(value) else None
@@ -192,13 +195,13 @@ def make_sweep(
                 int(made),
                 int(made) == config.num_steps,
                 finite(loss),
-                measure,
-                finite(error) if measure == "bound" else None,
+                task.measure,
+                finite(error) if task.draws else None,
             )
             for config, made, loss, error in zip(configs, state.step, found, errors, strict=True)
         ]
 
-    measured = evaluate if shape.held_out > 0 else None
+    measured = None if examples.held_out is None else evaluate
     return Run(init, update, measured, int(lengths.max()), _numbers), results
 
 
@@ -229,26 +232,25 @@ _folded = jax.jit(jax.vmap(jax.random.fold_in, in_axes=(0, None)))
 
 @cache
 def _compiled_evaluation(shape: TrainConfig, mesh: Mesh) -> Any:
-    return independent(make_evaluation(network_and_terms(shape)[1]), mesh, pad=True)
+    return independent(make_evaluation(task_of(shape).losses), mesh, pad=True)
 
 
 def _validation(
     state: TrainState,
     shape: TrainConfig,
     mesh: Mesh,
-    data: MemberData,
+    windows: HeldOut,
     keys: Key,
-    limit: int | None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Nats per token of every run on the held-out documents, and its standard error: [R] each."""
-    windows = judged_windows(data.held_out, shape, limit)
     params = state.params if state.ema is None else state.ema
     evaluation, num_runs = _compiled_evaluation(shape, mesh), keys.shape[0]
+    draws = task_of(shape).draws
     rows = []
     for number, batch in enumerate(windows.batches):
         every = jax.tree.map(lambda x: np.broadcast_to(x[None], (num_runs, *x.shape)), batch)
         # As `evaluated` draws them.
-        drawn = (_folded(keys, number * shape.batch_size),) if shape.objective == "masked" else ()
+        drawn = (_folded(keys, number * shape.batch_size),) if draws else ()
         rows.append(jax.device_get(evaluation(params, every, *drawn)))
     nats, counts = (np.concatenate(x, axis=1) for x in zip(*rows, strict=True))
     found = [windows.by_document(*one) for one in zip(nats, counts, strict=True)]

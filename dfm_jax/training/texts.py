@@ -1,73 +1,75 @@
-"""What trained members say, one alone or an ensemble mixed by its gate: a prompt continued."""
+"""Texts of trained members, one alone or an ensemble: a prompt continued, or masks filled in."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from dfm_jax.checks import check_count, check_seed, require
 from dfm_jax.data.tokens import Tokenizer, encoded
-from dfm_jax.interfaces import Decoder
+from dfm_jax.interfaces import Denoiser, Task
 from dfm_jax.json_types import as_type
-from dfm_jax.mixture import mixture_decoder, mixture_params
-from dfm_jax.models import Params, transformer_decoder
-from dfm_jax.sampling import sample_autoregressive
-from dfm_jax.training.checkpoint import read_checkpoint
-from dfm_jax.training.config import TrainConfig, from_json
-from dfm_jax.training.ensemble import Ensemble, check_ensemble, checkpoint_folder
-from dfm_jax.training.evaluation import load_member
-from dfm_jax.training.members import read_member, state_template, tokenizer_of
-from dfm_jax.training.memory import check_parameters_fit, check_sample_fits
+from dfm_jax.likelihoods import any_order_nll
+from dfm_jax.mixture import mixture_decoder, mixture_params, sample_mixture_on_table
+from dfm_jax.models import Params
+from dfm_jax.sampling import cut_denoiser, sample_autoregressive, sample_infilling
+from dfm_jax.schedules import any_order, linear, masked, with_context
+from dfm_jax.training.config import TrainConfig
+from dfm_jax.training.ensemble import Ensemble, check_ensemble
+from dfm_jax.training.evaluation import load_expert, load_member
+from dfm_jax.training.members import read_member, tokenizer_of
+from dfm_jax.training.memory import check_sample_fits
 from dfm_jax.training.state import TrainState
+from dfm_jax.training.tasks import task_of
 
 
-class Speaker(NamedTuple):
-    """What continues a prompt: a decoder, its parameters, and how text becomes ids."""
+class Generator(NamedTuple):
+    """What draws texts: the tasks and the parameters of its experts, and how text becomes ids."""
 
-    decoder: Decoder
-    params: Any
-    start: tuple[int, ...]  # what stands before every sequence: the mask, if the network has one
+    configs: tuple[TrainConfig, ...]
+    params: tuple[Params, ...]
+    log_prior: np.ndarray | None  # [K] log w_k of an ensemble; None: one member alone
     tokenizer: Tokenizer
 
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """Of the experts."""
+        return tuple(map(task_of, self.configs))
 
-def member_speaker(member: Path, *, tokenizer: Path | None = None, best: bool = False) -> Speaker:
+
+def member_generator(
+    member: Path, *, tokenizer: Path | None = None, best: bool = False
+) -> Generator:
     """One member alone, from its last checkpoint or its best.
 
     Raises:
         CheckpointError: if the member has no good checkpoint.
-        ValueError: if it was not trained left to right.
+        ValueError: if its task draws nothing.
     """
-    trained, named = load_member(member, best=best), read_member(member)["data"]["tokenizer"]
-    pieces = tokenizer_of(trained.config, tokenizer, recorded=named)
-    return _speaker([trained.config], [_averaged(trained.state)], None, pieces)
+    trained, record = load_member(member, best=best), read_member(member)
+    return _generator([(trained.config, trained.state)], None, record["data"], tokenizer)
 
 
-def ensemble_speaker(run: Path, ensemble: Ensemble, *, tokenizer: Path | None = None) -> Speaker:
+def ensemble_generator(
+    run: Path, ensemble: Ensemble, *, tokenizer: Path | None = None
+) -> Generator:
     """All experts of an ensemble, mixed by the Bayes gate that begins at its weights.   [D6, D7]
 
     Raises:
         CheckpointError: if an expert's checkpoint is not the one that was gathered.
-        ValueError: if an expert was not trained left to right.
+        ValueError: if the task of an expert draws nothing, or experts draw in different ways.
     """
     check_ensemble(run, ensemble)
-    configs, params = [], []
-    for expert in ensemble.experts:
-        config = from_json(TrainConfig, expert.config.get("config"))
-        check_parameters_fit(config.model)
-        path = checkpoint_folder(run, expert)
-        state = read_checkpoint(path, state_template(config), config=expert.config)
-        configs.append(config)
-        params.append(_averaged(state))
+    experts = [load_expert(run, expert) for expert in ensemble.experts]
     data = as_type(dict[str, Any], ensemble.experts[0].config.get("data"), "data")
-    named = as_type(str, data.get("tokenizer"), "data.tokenizer")  # experts share it
-    pieces = tokenizer_of(configs[0], tokenizer, recorded=named)
-    return _speaker(configs, params, ensemble.log_weights, pieces)
+    return _generator(experts, ensemble.log_weights, data, tokenizer)  # experts share the tokenizer
 
 
 def sampled_ids(
-    speaker: Speaker,
+    generator: Generator,
     prompt: str,
     *,
     seed: int = 0,
@@ -78,59 +80,163 @@ def sampled_ids(
     top_p: float | None = None,
     stop_tokens: tuple[int, ...] = (),
 ) -> list[list[int]]:
-    """The ids of the prompt and of what the speaker makes of it, `num_samples` times.   [S1]
+    """The ids of the prompt and of what is drawn behind it, `num_samples` times.   [S1, S2]
 
-    A text begins where training sequences do: behind the mask, if the network has one. Beyond the
-    length of training sequences nothing was learned about positions.
+    A causal network continues token by token. A masked one is given the prompt as context and
+    `max_new` masks, and fills them in along the grid it was trained on, several at a step; an
+    ensemble of those draws one position at a step, in a random order, which is its exact law.
+    A text begins where training sequences do. Beyond the length of training sequences nothing was
+    learned about positions.
 
     Raises:
-        ValueError: if the prompt is empty and there is no mask to begin from, or cannot be had
-            back from its ids; see also `sample_autoregressive`.
+        ValueError: if the prompt is empty and nothing stands before a text, or cannot be had back
+            from its ids; if prompt and `max_new` are longer than a masked network reads; see also
+            `sample_autoregressive`.
     """
     check_count("num_samples", num_samples)
     check_seed("seed", seed)
-    ids = [*speaker.start, *encoded(prompt, speaker.tokenizer).tolist()]
-    rule = "`prompt` must not be empty: the network has no mask to begin from; its tokens number"
-    require(len(ids) > 0, rule, len(ids))
     check_count("max_new", max_new)
-    last = speaker.tokenizer.num_tokens - 1
+    ids = encoded(prompt, generator.tokenizer).tolist()
+    last = generator.tokenizer.num_tokens - 1
     for token in stop_tokens:  # before an array is made of them, which holds 64 bits
         require(0 <= token <= last, f"`stop_tokens` must hold ids in [0, {last}]", token)
-    check_sample_fits(num_samples, len(ids) + max_new, speaker.tokenizer.num_tokens)
+    cut = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+    keys = jax.random.key(seed), num_samples
+    if generator.tasks[0].decoder is not None:
+        return _continued(generator, ids, *keys, max_new, cut, stop_tokens)
+    return _filled_in(generator, ids, *keys, max_new, cut, stop_tokens)
+
+
+def _continued(
+    generator: Generator,
+    ids: list[int],
+    key: Any,
+    num_samples: int,
+    max_new: int,
+    cut: dict[str, Any],
+    stop_tokens: tuple[int, ...],
+) -> list[list[int]]:
+    """Token by token, from the decoders."""
+    tasks, start = generator.tasks, generator.tasks[0].start
+    decoders = tuple(task.decoder for task in tasks if task.decoder is not None)
+    params = generator.params
+    ids = [*start, *ids]
+    rule = "`prompt` must not be empty: no token stands before a text; its tokens number"
+    require(len(ids) > 0, rule, len(ids))
+    check_sample_fits(num_samples, len(ids) + max_new, generator.tokenizer.num_tokens)
+    decoder, given = decoders[0], params[0]
+    if generator.log_prior is not None:
+        decoder = mixture_decoder(decoders)
+        given = mixture_params(decoders, generator.log_prior, params)
     sample = sample_autoregressive(
-        jax.random.key(seed),
-        speaker.params,
-        speaker.decoder,
+        key,
+        given,
+        decoder,
         np.tile(np.array(ids, np.int32), (num_samples, 1)),
         np.full(num_samples, len(ids), np.int32),
         max_new=max_new,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
         stop_tokens=stop_tokens,
+        **cut,
     )
     rows = zip(np.asarray(sample.tokens), np.asarray(sample.lengths), strict=True)
-    return [row[len(speaker.start) : length].tolist() for row, length in rows]
+    return [row[len(start) : length].tolist() for row, length in rows]
 
 
-def _speaker(
-    configs: Sequence[TrainConfig],
-    params: Sequence[Params],
+def _filled_in(
+    generator: Generator,
+    ids: list[int],
+    key: Any,
+    num_samples: int,
+    max_new: int,
+    cut: dict[str, Any],
+    stop_tokens: tuple[int, ...],
+) -> list[list[int]]:
+    """Masks behind the prompt, from the denoisers."""
+    config, mask_id = generator.configs[0], generator.tokenizer.num_tokens
+    length = len(ids) + max_new
+    rule = f"the prompt's {len(ids)} tokens and `max_new` must be at most {config.num_positions}"
+    require(length <= config.num_positions, f"{rule}, what the network reads; `max_new`", max_new)
+    check_sample_fits(num_samples, length, mask_id)
+    x = np.array(ids + [0] * max_new, np.int32)
+    context = np.arange(length) < len(ids)
+    denoiser = cut_denoiser(_denoiser(generator), **cut)
+    keys = jax.random.split(key, num_samples)
+    if generator.log_prior is None:
+        grid = masked(linear(), config.num_grid_steps, length)
+
+        def draw(key: Any) -> Any:
+            args = key, generator.params[0], denoiser, x, context, grid
+            return sample_infilling(*args)
+
+        drawn = [np.asarray(draw(one)) for one in keys]
+    else:
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *generator.params)
+        x_0 = np.where(context, x, mask_id).astype(np.int32)
+        log_prior = _given_prompt(generator, ids, length)
+        drawn = []
+        for one in keys:
+            order_key, key = jax.random.split(one)
+            later = len(ids) + np.asarray(jax.random.permutation(order_key, max_new))
+            order = np.concatenate([np.arange(len(ids)), later])  # so t is the share revealed
+            table = with_context(any_order(order), context)
+            args = key, stacked, denoiser, log_prior, x_0, table
+            drawn.append(np.asarray(sample_mixture_on_table(*args).tokens))
+    return [_until(row.tolist(), len(ids), stop_tokens) for row in drawn]
+
+
+def _given_prompt(generator: Generator, ids: list[int], length: int) -> np.ndarray:
+    """log r_k, the gate behind the prompt, whose tokens are read from left to right.   [D7]
+
+    r_k ∝ w_k Π_i p̂_k(x^i | x^{<i}, masks)
+    """
+    assert generator.log_prior is not None
+    log_prior = np.asarray(generator.log_prior)
+    if not ids:
+        return log_prior
+    x = np.array(ids + [0] * (length - len(ids)), np.int32)
+    order, nothing = np.arange(length), np.zeros(length, bool)
+    denoiser = _denoiser(generator)
+    nats = [
+        any_order_nll(params, denoiser, x, order, nothing)[: len(ids)].sum()
+        for params in generator.params
+    ]
+    joint = log_prior - np.array(nats, np.float64)
+    return joint - np.logaddexp.reduce(joint)
+
+
+def _denoiser(generator: Generator) -> Denoiser:
+    denoiser = generator.tasks[0].denoiser
+    assert denoiser is not None  # `_generator` sees to it
+    return denoiser
+
+
+def _until(ids: list[int], num_given: int, stop_tokens: tuple[int, ...]) -> list[int]:
+    """Up to the first token to stop at behind what is given, that token included."""
+    for at in range(num_given, len(ids)):
+        if ids[at] in stop_tokens:
+            return ids[: at + 1]
+    return ids
+
+
+def _generator(
+    experts: Sequence[tuple[TrainConfig, TrainState]],
     log_prior: np.ndarray | None,
-    pieces: Tokenizer,
-) -> Speaker:
-    for config in configs:
-        rule = "`config.objective` must be autoregressive to continue a prompt"
-        require(config.objective == "autoregressive", rule, config.objective)
-    decoders = tuple(transformer_decoder(config.model) for config in configs)
-    model = configs[0].model
-    start = (model.num_tokens,) if model.states > model.num_tokens else ()
-    if log_prior is None:
-        return Speaker(decoders[0], params[0], start, pieces)
-    mixed = mixture_params(decoders, log_prior, params)
-    return Speaker(mixture_decoder(decoders), mixed, start, pieces)
-
-
-def _averaged(state: TrainState) -> Params:
-    """The average of the parameters where one is kept."""
-    return state.params if state.ema is None else state.ema
+    data: dict[str, Any],
+    tokenizer: Path | None,
+) -> Generator:
+    configs = tuple(config for config, _ in experts)
+    tasks = [task_of(config) for config in configs]
+    for task in tasks:
+        rule = "the task must have a decoder or a denoiser to draw texts; what it measures"
+        require(task.decoder is not None or task.denoiser is not None, rule, task.measure)
+        rule = "experts must all read from left to right, or all fill in masks"
+        require((task.decoder is None) == (tasks[0].decoder is None), rule, task.measure)
+        if task.decoder is None:
+            rule = "experts that fill in masks must be of one shape; one has other"
+            require(task.denoiser is tasks[0].denoiser, rule, "sizes")
+    rule = "the data of the run must be texts; they hold"
+    require("tokenizer" in data, rule, ", ".join(data))
+    named = as_type(str, data["tokenizer"], "data.tokenizer")
+    pieces = tokenizer_of(configs[0], tokenizer, recorded=named)
+    averages = (state.params if state.ema is None else state.ema for _, state in experts)
+    return Generator(configs, tuple(averages), log_prior, pieces)

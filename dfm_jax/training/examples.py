@@ -1,0 +1,182 @@
+"""What a run sees: its batches, and the examples that it is judged by.
+
+Texts are cut into windows of N tokens; arrays of your own are taken a row an example.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from functools import partial
+from operator import itemgetter
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dfm_jax.checks import check_count, require
+from dfm_jax.data.tokens import Tokenizer, TokenSet
+from dfm_jax.training.batches import (
+    Batches,
+    cut_windows,
+    document_pieces,
+    document_windows,
+    mapped_windows,
+    row_numbers,
+    stream_windows,
+)
+from dfm_jax.training.config import TrainConfig
+from dfm_jax.training.reading import read_ahead
+
+
+class DocumentLosses(NamedTuple):
+    """Per document: nats, and the tokens that they were paid for."""
+
+    nats: np.ndarray  # [D], float64
+    counts: np.ndarray  # [D], int64
+
+
+class HeldOut(NamedTuple):
+    """What a state is judged by: batches, the last one filled up, and where their rows are from."""
+
+    batches: list[Any]
+    document: np.ndarray  # [W] the document of each row; rows beyond W fill up the last batch
+    num_documents: int
+
+    def by_document(self, nats: np.ndarray, counts: np.ndarray) -> DocumentLosses:
+        """Of what the rows of all batches lose: [≥ W]."""
+        num = len(self.document)
+        return DocumentLosses(
+            np.bincount(self.document, nats[:num].astype(np.float64), self.num_documents),
+            np.bincount(self.document, counts[:num], self.num_documents).astype(np.int64),
+        )
+
+
+class Examples(NamedTuple):
+    """The data of a run, whatever they are of."""
+
+    batches: Batches  # (key, step) → a batch; any pytree whose leaves have a leading axis of B rows
+    held_out: Callable[[int | None], HeldOut] | None  # so many rows at most; None: nothing is
+    description: Mapping[str, Any]  # digests and counts: what must not change under a run
+    on_disk: bool = False  # batches are made on the host
+
+
+class MemberData(NamedTuple):
+    """The documents of a member, as tokens."""
+
+    train: TokenSet
+    held_out: TokenSet
+    tokenizer: Tokenizer
+    description: dict[str, Any]  # digests and counts: what must not change under a run
+    mapped: bool = False  # from the disk, for tokens that outgrow memory
+
+
+def examples_of(data: MemberData | Examples, config: TrainConfig) -> Examples:
+    """Documents as windows of N tokens; what is examples already stays as it is.
+
+    Raises:
+        ValueError: if a stream is asked for of tokens that stay on the disk.
+    """
+    if isinstance(data, Examples):
+        return data
+    judged = partial(document_rows, data.held_out, config) if config.held_out > 0 else None
+    return Examples(_windows(data, config), judged, data.description, data.mapped)
+
+
+def _windows(data: MemberData, config: TrainConfig) -> Batches:
+    size, length, train = config.batch_size, config.num_positions, data.train
+    if data.mapped:
+        rule = "`config.windows` must be documents for tokens that stay on the disk"
+        require(config.windows == "documents", rule, config.windows)
+        return read_ahead(mapped_windows(train.tokens, train.offsets, length, size))
+    if config.windows == "stream":
+        return stream_windows(train.tokens, length, size)
+    return document_windows(train.tokens, train.offsets, length, size)
+
+
+def document_rows(documents: TokenSet, config: TrainConfig, limit: int | None) -> HeldOut:
+    """The windows of documents; of more than `limit`, those at even distances.
+
+    Raises:
+        ValueError: if the documents hold no token.
+    """
+    pieces = document_pieces(documents.offsets, config.num_positions)
+    require(len(pieces) > 0, "the documents must hold a token; their number", len(pieces))
+    pieces = pieces[_spaced(len(pieces), limit)]
+    size = config.batch_size
+    padded = np.concatenate([pieces, np.zeros((-len(pieces) % size, 2), np.int64)])
+    batches = [
+        cut_windows(documents.tokens, padded[i : i + size], config.num_positions)
+        for i in range(0, len(padded), size)
+    ]
+    document = np.searchsorted(documents.offsets, pieces[:, 0], side="right") - 1
+    return HeldOut(batches, document, len(documents.offsets) - 1)
+
+
+def array_examples(
+    train: Any, batch_size: int, *, held_out: Any = None, num_tokens: int | None = None
+) -> Examples:
+    """Arrays as examples, a row each: every row exactly once an epoch, in an order of its own.
+
+    Args:
+        train: any pytree of arrays, each with a leading axis of R rows.
+        batch_size: B.
+        held_out: the same of what the run is judged by; None: nothing is.
+        num_tokens: of `train`, the mass of an expert that is trained on it; by default its rows.
+
+    Raises:
+        ValueError: if there is no row, or the arrays differ in how many they have.
+    """
+    check_count("batch_size", batch_size)
+    num_rows = _num_rows("train", train)
+    on_device = jax.tree.map(jnp.asarray, train)
+
+    @jax.jit
+    def rows(key: Any, step: Any, arrays: Any) -> Any:
+        numbers = row_numbers(key, step, num_rows, batch_size)
+        return jax.tree.map(lambda leaf: leaf[numbers], arrays)
+
+    description = {
+        "train_examples": num_rows,
+        "train_tokens": num_rows if num_tokens is None else num_tokens,
+        "train_sha256": _digest(train),
+    }
+    judged = None
+    if held_out is not None:
+        count = _num_rows("held_out", held_out)
+        description |= {"held_out_examples": count, "held_out_sha256": _digest(held_out)}
+        judged = partial(_array_rows, jax.tree.map(np.asarray, held_out), count, batch_size)
+    return Examples(lambda key, step: rows(key, step, on_device), judged, description)
+
+
+def _array_rows(arrays: Any, count: int, batch_size: int, limit: int | None) -> HeldOut:
+    kept = _spaced(count, limit)
+    filled = np.concatenate([kept, np.zeros(-len(kept) % batch_size, int)])
+    batches = [
+        jax.tree.map(itemgetter(filled[i : i + batch_size]), arrays)
+        for i in range(0, len(filled), batch_size)
+    ]
+    return HeldOut(batches, kept, count)
+
+
+def _spaced(count: int, limit: int | None) -> np.ndarray:
+    """Numbers of rows: all, or `limit` at even distances."""
+    if limit is None or count <= limit:
+        return np.arange(count)
+    return np.linspace(0, count - 1, limit).round().astype(int)
+
+
+def _num_rows(name: str, arrays: Any) -> int:
+    counts = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(arrays)}
+    rule = f"`{name}` must be arrays of as many rows each, one or more; their leading axes are"
+    require(len(counts) == 1 and counts != {()} and counts != {(0,)}, rule, sorted(counts))
+    return counts.pop()[0]
+
+
+def _digest(arrays: Any) -> str:
+    """Of every array: its name, its type, its shape and its bytes."""
+    content = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(arrays):
+        array = np.ascontiguousarray(leaf)
+        content.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}\n".encode())
+        content.update(array.tobytes())
+    return content.hexdigest()
