@@ -8,14 +8,13 @@ from scipy.stats import binom
 from test_paths import assert_drawn_from
 
 from dfm_jax import fast, mixture, objectives, schedules
-from dfm_jax.fast import blocks
 
 FALSE_ALARM = 1e-6
 
 
 @pytest.fixture(params=[2**21, 2**12], ids=["one block", "many"])
 def block(request, monkeypatch):
-    monkeypatch.setattr(blocks, "BLOCK_BYTES", request.param)
+    monkeypatch.setattr(fast, "BLOCK_BYTES", request.param)
 
 
 def drawn(rows, tokens, *, seed=0, scale=3.0):
