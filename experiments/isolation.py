@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dfm_jax.checks import require
-from dfm_jax.cli.options import check_given_once
+from dfm_jax.cli import check_given_once
 from dfm_jax.parallel import Collective, collectives, count_by_kind
 from experiments import study
 from experiments.programs import Program, programs

@@ -16,7 +16,7 @@ import tyro
 
 import dfm_jax
 from dfm_jax.checks import check_seed
-from dfm_jax.cli.options import check_given_once
+from dfm_jax.cli import check_given_once
 from dfm_jax.data import Corpus
 from dfm_jax.durable import write_file
 from dfm_jax.json_text import read_json

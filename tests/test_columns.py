@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dfm_jax import cli
-from dfm_jax.cli.members import Members
+from dfm_jax.cli.launch import Members
 from dfm_jax.data.columns import Columns
 from dfm_jax.data.tokens import byte_tokenizer, map_tokens, read_texts
 from dfm_jax.training import run as running

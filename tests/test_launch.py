@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from dfm_jax import cli
-from dfm_jax.cli.members import Members
+from dfm_jax.cli.launch import Members
 from dfm_jax.cli.sweep import Sweep
 from dfm_jax.cli.training import Train
 from dfm_jax.launch import (

@@ -6,21 +6,42 @@ name that it is called by; its module imports what is heavy inside `run`.
 
 import inspect
 import sys
+from collections.abc import Sequence
 from typing import Annotated, Any, Union
 
 import tyro
 
 from dfm_jax.cli.doctor import Doctor
-from dfm_jax.cli.gather import Gather
 from dfm_jax.cli.launch import Launch
-from dfm_jax.cli.options import check_given_once
 from dfm_jax.cli.partition import Partition, Route
 from dfm_jax.cli.score import Score
 from dfm_jax.cli.sweep import Sweep
-from dfm_jax.cli.training import Evaluate, Sample, Train
+from dfm_jax.cli.training import Evaluate, Gather, Sample, Train
 from dfm_jax.cli.verification import Equations, Verify
 from dfm_jax.training.stopping import listen
 from dfm_jax.training.trouble import ended
+
+# ── The words of a command line before they are parsed: an option is given once ───────────────────
+
+
+def check_given_once(words: Sequence[str]) -> None:
+    """Refuse an option that comes twice: the parser would take the last without a word.
+
+    Several values of one option stand behind its name: `--set seed=1 model.width=96`.
+
+    Raises:
+        ValueError: naming the option.
+    """
+    names = [word.partition("=")[0].replace("_", "-") for word in words if word.startswith("--")]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(
+                f"`{name}` must be given once, with all its values behind it; it is given "
+                f"{names.count(name)} times."
+            )
+        if (opposite := f"--no-{name.removeprefix('--')}") in names:
+            raise ValueError(f"`{name}` and `{opposite}` exclude each other; both are given.")
+
 
 _PROG = "python -m dfm_jax"
 COMMANDS = {
