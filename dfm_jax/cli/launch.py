@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-
 if TYPE_CHECKING:
     from dfm_jax.launch import Job
 

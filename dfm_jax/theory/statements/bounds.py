@@ -1,4 +1,4 @@
-"""L3: all orders at once; and the integral over time that it and L2 are about."""
+"""L2, L3, L5, A4: bounds of log-likelihoods: by orders, in continuous time, on schedule tables."""
 
 from itertools import permutations
 
@@ -6,11 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dfm_jax import exact, objectives, schedules
+from dfm_jax import exact, objectives, schedules, steps, velocities
 from dfm_jax.theory import fields
 from dfm_jax.theory.cases import Case, Cases
 from dfm_jax.theory.runs import Run
 from dfm_jax.theory.statement import excess, gap, statement, worst
+from dfm_jax.theory.statements.objectives import state_data_law
+from dfm_jax.theory.statements.steps import laws_of, velocities_of
 from dfm_jax.types import Array
 
 # Gauss nodes on [0, 1]: exact for polynomials up to degree 17.
@@ -179,4 +181,245 @@ def any_order(cases: Cases, run: Run, *, exponents=one_clock) -> np.ndarray:
         gap(integral(cases, run, log_model, square), average),
         excess(nll, closed(log_model)),
         gap(closed(log_exact), -fields.log(truth), truth > 0),  # all orders agree: equality
+    )
+
+
+# ── A4, L5: losses on schedule tables ─────────────────────────────────────────────────────────────
+
+
+def _losses(log_probs: Array, x_1: Array, table: Array, *, weighted: bool) -> Array:
+    """Σ_i of `step_loss` at every step of one sequence; log_probs [T, N, V]."""
+
+    def at(t: Array) -> Array:
+        x_t = jnp.where(table[t] == 1, x_1, log_probs.shape[-1])
+        size = steps.step_size(table, t) if weighted else jnp.ones_like(table[t])
+        return jnp.sum(objectives.step_loss(log_probs[t], x_1, x_t, size))
+
+    return jax.vmap(at)(jnp.arange(table.shape[0] - 1))
+
+
+def prompted(case: Case, table: Array | np.ndarray) -> np.ndarray:
+    """`with_context` for the case's own context."""
+    return np.asarray(schedules.with_context(table, case.context), np.float64)
+
+
+@statement(
+    "A4",
+    "Σ_t Σ_i λ_t^i (−log p̂_{1|t}^i(x_1^i | X_t)) is the next-token NLL, term by term",
+    source="own",
+    kind="identity",
+    falsifier="without λ, every masked position counted",
+    weighted=False,
+)
+def next_token_loss(cases: Cases, run: Run, *, weighted: bool = True) -> np.ndarray:
+    """A random model on a left-to-right table, prompts included, every term read off by hand."""
+    n = cases.shape.num_positions
+
+    def draw(case: Case) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        x_1 = case.tokens[int(case.numbers[3] * len(case.tokens))]
+        log_probs = np.log(case.denoiser[:n])
+        terms = [0.0 if case.context[t] else -log_probs[t, t, x_1[t]] for t in range(n)]
+        return log_probs, x_1, np.array(terms)
+
+    log_probs, x_1, terms = cases.each(draw)
+    table = cases.each(lambda c: prompted(c, schedules.left_to_right(n)))
+    return gap(run(_losses, log_probs, x_1, table, weighted=weighted), terms)
+
+
+def _grid_loss(
+    log_probs: Array, tokens: Array, states: Array, masked: Array, table: Array
+) -> Array:
+    """Σ_t Σ_i λ_t^i E[1[X_t^i = m] (−log p̂^i(x_1^i | X_t))] for every data sequence: [V^N]."""
+
+    def at_step(t: Array) -> Array:
+        mass = jnp.prod(jnp.where(masked, 1 - table[t], table[t]), axis=-1)
+        size = steps.step_size(table, t)
+
+        def at(rows: Array, x_1: Array, x_t: Array) -> Array:
+            return jnp.sum(objectives.step_loss(rows, x_1, x_t, size))
+
+        loss = jax.vmap(jax.vmap(at, in_axes=(0, None, 0)))(log_probs, tokens, states)
+        return jnp.sum(jnp.where(mass[None] > 0, mass[None] * loss, 0.0), axis=-1)
+
+    return jnp.sum(jax.lax.map(at_step, jnp.arange(table.shape[0] - 1)), axis=0)
+
+
+def _ordered(case: Case) -> np.ndarray:
+    return prompted(case, schedules.any_order(case.order))
+
+
+def _free_grid(case: Case) -> np.ndarray:
+    inner = case.kappa("inside")
+    return prompted(case, np.stack([0 * inner, 0.4 * inner, inner, 0 * inner + 1]))
+
+
+def _all_contexts(case: Case) -> tuple[np.ndarray, np.ndarray]:
+    """Every value of the context equally likely, masks elsewhere: a law [Z]; how many values."""
+    v, num_contexts = case.shape.num_tokens, case.shape.num_tokens ** case.context.sum()
+    start = np.where(case.context, case.states < v, case.states == v).all(axis=1)
+    return start / num_contexts, num_contexts
+
+
+@statement(
+    "L5",
+    "all masks, carry-over, any grid: "
+    "−log p̂_T(x_1) ≤ Σ_t Σ_i λ_t^i E[1[X_t^i = m] (−log p̂^i(x_1^i | X_t))]; "
+    "equality for one-position steps",
+    source="own use",
+    kind="inequality",
+    falsifier="equality on a grid where several positions may move",
+    table_of=_free_grid,
+)
+def finite_grid_bound(cases: Cases, run: Run, *, table_of=_ordered) -> np.ndarray:
+    """p̂_T by pushing the model's own steps forward from the prompt, on two grids."""
+    v, n, _ = cases.shape
+    s = cases.shape.num_states
+
+    def model_nll(table: np.ndarray) -> np.ndarray:
+        probs = cases.each(model_probs)
+        stacked = np.repeat(probs[:, None], table.shape[1] - 1, axis=1)
+        velocity = run(velocities_of, stacked, fields.states(cases), table)
+        kernels = run(laws_of, velocity, fields.states(cases))
+        rows = []
+        for law, num_contexts, kernel in zip(*cases.each(_all_contexts), kernels, strict=True):
+            for step in kernel:
+                law = exact.push_forward(law, step)
+            on_data = law.reshape((s,) * n)[(slice(v),) * n].reshape(-1)
+            rows.append(-fields.log(on_data * num_contexts))
+        return np.stack(rows)
+
+    def loss(table: np.ndarray) -> np.ndarray:
+        log_model = cases.each(lambda c: fields.log(at_states(c, model_probs(c))))
+        return run(
+            _grid_loss,
+            log_model,
+            fields.tokens(cases),
+            cases.each(masked_states),
+            cases.each(subsets),
+            table,
+        )
+
+    one_by_one, grid = cases.each(table_of), cases.each(_free_grid)
+    return worst(gap(model_nll(one_by_one), loss(one_by_one)), excess(model_nll(grid), loss(grid)))
+
+
+# ── L2: the evidence bound in continuous time, of any model from any source ───────────────────────
+
+
+def _both_forms(
+    posterior: Array, tokens: Array, states: Array, t: Array, family: Array, exponent: Array
+) -> tuple[Array, Array]:
+    """L2's two forms at every state and data sequence: [Z, V^N, N] each."""
+    schedule, num_states = fields.schedule_of(family, exponent), posterior.shape[-1] + 1
+
+    def at(rows: Array, z: Array, x_1: Array) -> tuple[Array, Array]:
+        loss = objectives.generalised_kl_loss(jnp.log(rows), x_1, z, t, schedule)
+        u = velocities.mixture_velocity(x_1, z, t, schedule, num_states=num_states)
+        u_hat = velocities.posterior_to_velocity(rows, z, t, schedule, num_states=num_states)
+        return loss, objectives.generalised_kl(u, u_hat, z)
+
+    over_data = jax.vmap(at, in_axes=(None, None, 0))
+    return jax.vmap(over_data, in_axes=(0, 0, None))(posterior, states, tokens)
+
+
+def _rough_denoiser(case: Case) -> np.ndarray:
+    """A posterior that, in hard cases, gives some tokens probability 0: L2 may be +∞."""
+    if case.generic:
+        return case.denoiser
+    top = np.where(case.denoiser == case.denoiser.max(axis=-1, keepdims=True), 1.0, 0.0)
+    return np.where(case.denoiser[..., :1] > 0.5, top, case.denoiser)
+
+
+END = 0.8  # where the process stops: the rates of a wrong model grow without end
+
+
+def _given_data(case: Case, t: float) -> np.ndarray:
+    """P(X_t = z | x_1) for κ_t = t, 0 where x_1 has mass 0: [Z, V^N]."""
+    joint = state_data_law(case, np.full(case.shape.num_positions, t))
+    return np.divide(joint, case.data, out=np.zeros_like(joint), where=case.data > 0)
+
+
+def _last_draw(case: Case, posterior: np.ndarray) -> np.ndarray:
+    """Π_i p̂^i(x_1^i | z), S4: [Z, V^N]."""
+    here = np.take_along_axis(posterior[:, None], case.tokens[None, :, :, None], axis=-1)
+    return np.prod(here[..., 0], axis=-1)
+
+
+def _exact_model(case: Case) -> tuple[np.ndarray, np.ndarray]:
+    """p_{1|t} at the nodes and at END, and p_END, which V5 generates from the source's law."""
+    n = case.shape.num_positions
+    times = [case.token_path(np.full(n, t)) for t in (*(END * NODES), END)]
+    posteriors = np.stack([exact.posteriors(case.coupling, at)[0] for at in times])
+    return posteriors, exact.marginal_path(case.coupling, times[-1])
+
+
+def _wrong_model(case: Case) -> tuple[np.ndarray, np.ndarray]:
+    """A time-free p̂, and where its rates bring the source's law: in units of −log(1 − t), p̂ − δ."""
+    v = case.shape.num_tokens
+    rates = case.denoiser @ np.eye(v, v + 1) - np.eye(v + 1)[case.states]
+    end = exact.evolve(exact.source_law(case.coupling), rates, -np.log(1 - END))
+    return np.broadcast_to(case.denoiser, (len(NODES) + 1, *case.denoiser.shape)), end
+
+
+def _any_source_bound(cases: Cases, run: Run) -> np.ndarray:
+    """The bound of the process left at END, any source and coupling, at every x_1 the data have.
+
+    −log p̂(x_1) ≤ ∫ E[Σ_i L2 | x_1] dt + E[−log p̂(x_1 | X_END) | x_1] + KL(π(x_0 | x_1) ‖ p)
+    """
+    times = (*(END * NODES), END)
+    given = [
+        cases.each(lambda c, t=t: c.remembered((_given_data, t), lambda: _given_data(c, t)))
+        for t in times
+    ]
+
+    def dependence(case: Case) -> np.ndarray:
+        return exact.kl(_given_data(case, 0.0).T, exact.source_law(case.coupling))
+
+    residuals = []
+    for model in (_exact_model, _wrong_model):
+        posteriors, end = cases.each(lambda c, m=model: c.remembered(m, lambda: m(c)))
+        bound = cases.each(dependence)
+        for number, (t, weight) in enumerate(zip(END * NODES, END * NODE_WEIGHTS, strict=True)):
+            clock = cases.each(lambda c, t=t: (t, 0, one_clock(c)))
+            sequences = fields.tokens(cases), fields.states(cases)
+            loss, _ = run(_both_forms, posteriors[:, number], *sequences, *clock)
+            loss = np.where(given[number] > 0, loss.sum(axis=-1), 0.0)
+            bound += weight * np.sum(given[number] * loss, axis=1)
+        last = cases.each_numbered(lambda i, c, p=posteriors: _last_draw(c, p[i, -1]))
+        at_last = fields.log(np.where(given[-1] > 0, last, 1.0))
+        nll = -fields.log(np.einsum("iz,izx->ix", end, last))
+        seen = cases.each(lambda c: c.data) > 0
+        residuals.append(excess(nll, bound - np.sum(given[-1] * at_last, axis=1), seen))
+    return worst(*residuals)
+
+
+@statement(
+    "L2",
+    "−κ̇/(1−κ) [p̂(z^i) − δ_{x_1^i}(z^i) + (1 − δ) log p̂(x_1^i)] = Σ_{v≠z^i} [u log(u/û) − u + û]; "
+    "if X_0 ⊥ X_1 and the model starts from the same p: −log p̂_1(x_1) ≤ ∫ E[Σ_i of it | x_1] dt, a "
+    "dependent coupling adds KL(π(x_0 | x_1) ‖ p); tight for the exact model with one fixed x_0",
+    source="FMG",
+    kind="inequality",
+    falsifier="the weight of another schedule",
+    pace=1.5,
+)
+def generalised_kl(cases: Cases, run: Run, *, pace: float = 1.0) -> np.ndarray:
+    """The two forms at all states; masks: tight, and a bound; any coupling and model: a bound."""
+    log_exact = cases.each(lambda c: fields.log(at_states(c, exact_probs(c))))
+    log_model = cases.each(lambda c: fields.log(at_states(c, model_probs(c))))
+    clock = cases.each(lambda c: one_clock(c, 2.0))
+    truth = cases.each(given_context)
+    _, model_nll = cases.each(lambda c: by_orders(c, model_probs(c)))
+    direct, bregman = run(
+        _both_forms,
+        cases.each(_rough_denoiser),
+        fields.tokens(cases),
+        fields.states(cases),
+        *fields.clock(cases, "early"),
+    )
+    return worst(
+        gap(direct, bregman),
+        gap(integral(cases, run, log_exact, clock, pace), -fields.log(truth), truth > 0),
+        excess(model_nll, integral(cases, run, log_model, clock, pace)),
+        _any_source_bound(cases, run),
     )
