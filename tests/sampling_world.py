@@ -1,5 +1,6 @@
 """A space small enough to list, with exact posteriors as denoisers, and the law of a whole run."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -32,6 +33,11 @@ class Lookup(NamedTuple):
 
     times: Any  # [T]
     log_posterior: Any  # [T, Z, N, V]
+
+    def at(self, t: float) -> "Lookup":
+        """What `exact_denoiser` reads at t alone: of one shape, however many times there are."""
+        row = np.argmin(np.abs(np.asarray(self.times) - t))
+        return Lookup(self.times[row][None], self.log_posterior[row][None])
 
 
 class World(NamedTuple):
@@ -83,18 +89,23 @@ def run_of(denoiser, *, carry_over, method="clear"):
 def law_of_run(start, params, coins, times, run):
     """Pushed through the step laws that the sampler draws from, by enumeration: [T + 1, Z]."""
 
-    @jax.jit
-    def rows(coin, t):
-        def at(z):
-            free = jnp.where(jumps.revealed(z, run), jnp.zeros_like(coin), coin)
-            return jumps.step_rows(params, jumps.start(z), free, t, run)[0]
-
-        return jax.vmap(at)(jnp.asarray(STATES))
-
     laws = [start]
     for coin, t in zip(coins, times, strict=True):
-        laws.append(exact.push_forward(laws[-1], np.asarray(rows(coin, t), np.float64)))
+        here = params.at(t) if isinstance(params, Lookup) else params
+        rows = np.asarray(rows_of_step(here, coin, t, run=run), np.float64)
+        laws.append(exact.push_forward(laws[-1], rows))
     return np.array(laws)
+
+
+@partial(jax.jit, static_argnames="run")  # once for all runs of a denoiser, long and short
+def rows_of_step(params, coin, t, *, run):
+    """The step laws at every state."""
+
+    def at(z):
+        free = jnp.where(jumps.revealed(z, run), jnp.zeros_like(coin), coin)
+        return jumps.step_rows(params, jumps.start(z), free, t, run)[0]
+
+    return jax.vmap(at)(jnp.asarray(STATES))
 
 
 def counts(sequences, base=S):
