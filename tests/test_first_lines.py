@@ -6,6 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
 import dfm_jax
 
 
@@ -27,3 +32,97 @@ def test_every_module_is_reached_by_its_name_and_known_to_type_checkers():
 def test_the_ground_truth_is_imported_without_jax():
     program = "import sys, dfm_jax.exact; sys.exit(bool({'jax', 'flax'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+# ── the first lines ─────────────────────────────────────────────────────────────────────────────
+
+V, N = 3, 4
+X_1 = jnp.array([2, 0, 1, 1])
+MASKS = jnp.full(N, V)
+LOGITS = jnp.array([[1.0, 2.0, 3.0]] * N)
+SURE = jnp.log(jax.nn.one_hot(X_1, V))  # of a model that knows x_1
+
+
+def denoiser(params, x_t, t):
+    return params
+
+
+def test_a_sample_of_a_mixture_path(key):
+    x_t = dfm_jax.paths.sample_mixture(key, MASKS, X_1, 0.5)
+    assert bool(jnp.all((x_t == V) | (x_t == X_1)))
+
+
+def test_a_loss_of_logits():
+    nats = jax.jit(dfm_jax.objectives.cross_entropy_loss)(LOGITS, X_1)
+    expected = np.log(np.exp([1, 2, 3]).sum()) - np.array([3, 1, 2, 2])
+    np.testing.assert_allclose(nats, expected, rtol=1e-6)
+
+
+def test_a_schedule_and_its_rate():
+    schedule = dfm_jax.schedules.polynomial(2.0)
+    assert float(schedule.kappa(0.5)) == 0.25
+    assert float(dfm_jax.schedules.rate(0.5, schedule)) == pytest.approx(1 / 0.75)
+
+
+def test_a_table_of_any_order(key):
+    table = jax.jit(dfm_jax.schedules.any_order)(jnp.array([2, 0, 3, 1]))
+    np.testing.assert_array_equal(table[2], [1, 0, 1, 0])
+
+
+def test_a_gate():
+    prior, said = jnp.log(jnp.array([0.5, 0.5])), jnp.log(jnp.array([[0.9, 0.1]]))
+    gate = dfm_jax.mixture.bayes_gate(prior, said)  # before the first token, and behind it
+    np.testing.assert_allclose(jnp.exp(gate.log_weights), [[0.5, 0.5], [0.9, 0.1]], rtol=1e-6)
+
+
+def test_an_expert_posterior():
+    log_p_t, log_prior = jnp.log(jnp.array([0.2, 0.6])), jnp.log(jnp.array([0.5, 0.5]))
+    weights = dfm_jax.mixture.expert_posterior(log_prior=log_prior, log_p_t=log_p_t)
+    np.testing.assert_allclose(weights, [0.25, 0.75], rtol=1e-6)
+
+
+def test_mixed_logits():
+    logits = jnp.stack([LOGITS, 5 + jnp.zeros_like(LOGITS)])
+    mixed = dfm_jax.fast.mix_log_probs(jnp.log(jnp.array([0.25, 0.75])), logits)
+    np.testing.assert_allclose(jnp.exp(mixed), 0.25 * jax.nn.softmax(LOGITS) + 0.25, rtol=1e-5)
+
+
+def test_a_bound(key):
+    bound = dfm_jax.likelihoods.any_order_bound(
+        key, LOGITS, denoiser, X_1, jnp.zeros(N, bool), num_strata=N, num_replicates=2
+    )
+    exact_nats = -float(jnp.sum(jax.nn.log_softmax(LOGITS)[jnp.arange(N), X_1]))
+    assert abs(float(bound.mean) - exact_nats) < 6 * float(bound.standard_error) + 1e-4
+
+
+def test_a_network(key):
+    network = dfm_jax.models.mlp(V, 8, 2)
+    params = network.init(key)
+    assert network.apply(params, jnp.ones(V)).shape == (2,)
+
+
+def test_samplers(key):
+    table = dfm_jax.schedules.left_to_right(N)
+    x = dfm_jax.sampling.sample_on_table(key, SURE, denoiser, MASKS, table, source="mask")
+    np.testing.assert_array_equal(x, X_1)
+    context = jnp.arange(N) == 1
+    x = dfm_jax.sampling.sample_infilling(key, SURE, denoiser, jnp.full(N, 2), context, table)
+    np.testing.assert_array_equal(x, [2, 2, 1, 1])
+
+
+def test_a_grid_of_a_sweep():
+    from dfm_jax.training import config, sweep
+
+    base = config.TrainConfig(num_steps=10)
+    runs = sweep.grid(base, {"seed": [0, 1], "batch_size": [4, 8]})
+    assert [(run.seed, run.batch_size) for run in runs] == [(0, 4), (0, 8), (1, 4), (1, 8)]
+
+
+def test_an_ensemble(key):
+    """Of two experts, one of which knows the sequence, under a router that trusts it alone."""
+    mixture = dfm_jax.mixture
+    both = mixture.ensemble_denoiser(denoiser, lambda router, x_t, t: router)
+    params = mixture.EnsembleParams(jnp.stack([SURE, LOGITS]), jnp.array([0.0, -jnp.inf]))
+    table = dfm_jax.schedules.left_to_right(N)
+    x = dfm_jax.sampling.sample_on_table(key, params, both, MASKS, table, source="mask")
+    np.testing.assert_array_equal(x, X_1)
