@@ -2,8 +2,10 @@
 
 from dfm_jax.interfaces import Network as Network
 from dfm_jax.interfaces import Params as Params
+from dfm_jax.models.adapters import network_from_equinox as network_from_equinox
+from dfm_jax.models.adapters import network_from_linen as network_from_linen
+from dfm_jax.models.adapters import network_from_nnx as network_from_nnx
 from dfm_jax.models.config import TransformerConfig as TransformerConfig
-from dfm_jax.models.nnx_adapter import network_from_nnx as network_from_nnx
 from dfm_jax.models.sizes import SIZES as SIZES
 from dfm_jax.models.sizes import flops_per_token as flops_per_token
 from dfm_jax.models.sizes import num_parameters as num_parameters

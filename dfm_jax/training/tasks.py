@@ -138,7 +138,7 @@ def _task_of(shape: TrainConfig) -> Task:
 def _own_task(shape: TrainConfig) -> Task:
     assert shape.task is not None
     task = named_function(shape.task)(shape)
-    rule = f"`task` must name a function that gives a Task; {shape.task} gives"
+    rule = f"`task` must name a function that gives a Task; what {shape.task} gives"
     require(isinstance(task, Task), rule, type(task).__name__)
     return task
 

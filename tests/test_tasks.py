@@ -1,0 +1,237 @@
+"""Whatever is a task trains, sweeps, mixes, is judged and draws, from the command line."""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import own_networks
+import pytest
+
+from dfm_jax import cli
+from dfm_jax.interfaces import Losses, Network, Task
+from dfm_jax.models import TransformerConfig, router
+from dfm_jax.training.config import TrainConfig, Watch, config_digest, to_json
+from dfm_jax.training.ensemble import read_ensemble
+from dfm_jax.training.evaluation import evaluate_ensemble, load_member
+from dfm_jax.training.examples import Examples, array_examples
+from dfm_jax.training.presets import PRESETS
+from dfm_jax.training.run import make_run, train_member
+from dfm_jax.training.tasks import named_function, router_task, task_of
+
+SMALL = ("model.width=16", "num_steps=6", "num_positions=16", "batch_size=4", "held_out=0.4")
+MASKED = (*SMALL, "model.num_layers=1", "model.num_heads=2", "model.ffn_width=16")
+MASKED += ("num_grid_steps=4",)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    for k, words in enumerate(("light and day", "waters and night")):
+        part = folder / f"expert_{k:03d}"
+        part.mkdir()
+        for number in range(8):
+            (part / f"{number}.txt").write_text(f"{number} {words} {number * 7}, " * 2)
+    return folder
+
+
+def lines_between(begin: str, end: str) -> int:
+    text = Path(own_networks.__file__).read_text()
+    return len(text[text.index(begin) : text.index(end)].strip().splitlines()) - 1
+
+
+def done(*words: str) -> None:
+    assert cli.main([*words]) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["plain", "of_nnx", "of_equinox"])
+def test_a_network_of_your_own_does_all_that_the_transformer_does(name, data, tmp_path, capsys):
+    run, sweep = str(tmp_path / "run"), str(tmp_path / "sweep")
+    common = ("--config", "tiny", "--data", str(data))
+    fields = ("--set", f"task=own_networks:{name}", *SMALL)
+    make = name.removeprefix("of_")
+    assert lines_between(f"# begin {make}", f"# end {make}") < 40
+    done("sweep", *common, "--run", sweep, "--devices", "1", "--grid", "seed=0:4", *fields)
+    rows = json.loads((tmp_path / "sweep" / "group_000" / "sweep.json").read_text())
+    assert len({row["validation"] for row in rows}) == 4
+    for expert in ("0", "1"):
+        done("train", *common, "--run", run, "--expert", expert, *fields)
+    done("gather", "--run", run)
+    capsys.readouterr()
+    done("evaluate", "--run", run, "--data", str(data))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1:]] == ["expert_000", "expert_001", "ensemble"]
+    assert all(line.endswith("exact −log p") for line in lines[1:])
+    args = ("sample", "--run", run, "--max-new", "5", "--ids", "--prompt", "light", "--seed", "3")
+    drawn = []
+    for _ in range(2):
+        done(*args)
+        drawn.append(capsys.readouterr().out.split())
+    assert drawn[0] == drawn[1]
+    assert len(drawn[0]) == 10
+
+
+@pytest.mark.slow
+def test_a_mixture_of_two_makes_is_their_mixture(data, tmp_path):
+    """Expert 0 a recurrent network, expert 1 the transformer: one vocabulary is enough."""
+    run = tmp_path / "run"
+    for expert, task in (("0", "own_networks:plain"), ("1", "null")):
+        words = ("--config", "tiny", "--data", str(data), "--run", str(run), "--expert", expert)
+        done("train", *words, "--set", f"task={task}", *SMALL, "model.ffn_width=16")
+    done("gather", "--run", str(run))
+    ensemble = read_ensemble(run / "ensemble.json")
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "a.txt").write_text("light waters")
+    found = evaluate_ensemble(run, ensemble, data=tmp_path / "text")
+    before = np.array([256, *b"light water"])
+    tokens, each = np.frombuffer(b"light waters", np.uint8), []
+    for name, weight in zip(("expert_000", "expert_001"), ensemble.log_weights, strict=True):
+        trained = load_member(run / name)
+        decoder = task_of(trained.config).decoder
+        logits = decoder.extend(trained.state.params, decoder.init_cache(12), before)[0]
+        rows = np.asarray(jax.nn.log_softmax(logits), np.float64)
+        each.append(weight + rows[np.arange(12), tokens].sum())
+    assert found.per_token[0] == pytest.approx(-np.logaddexp(*each) / 12, rel=1e-5)
+
+
+@pytest.mark.slow
+def test_a_masked_run_and_its_ensemble_fill_in_masks(data, tmp_path, capsys):
+    run = str(tmp_path / "run")
+    for expert in ("0", "1"):
+        words = ("--config", "small-masked", "--data", str(data), "--run", run)
+        done("train", *words, "--expert", expert, "--set", *MASKED)
+    capsys.readouterr()
+    args = ("sample", "--run", run, "--max-new", "5", "--ids", "--prompt", "light")
+    rows = []
+    for more in (("--expert", "1"), ("--expert", "1"), ("--expert", "1", "--seed", "1")):
+        done(*args, *more)
+        rows.append(list(map(int, capsys.readouterr().out.split())))
+    assert rows[0] == rows[1] != rows[2]
+    done("gather", "--run", run)
+    done("evaluate", "--run", run, "--draws", "1")
+    assert "ensemble: not judged, for a mixture of drawn bounds is no bound." in (
+        capsys.readouterr().out
+    )
+    done(*args, "--num-samples", "2")
+    rows += [list(map(int, line.split())) for line in capsys.readouterr().out.splitlines()]
+    assert len(rows) == 5
+    for row in rows:
+        assert bytes(row[:5]) == b"light"
+        assert len(row) == 10
+        assert 0 <= min(row) <= max(row) < 256  # no mask is left
+    assert cli.main([*args[:3], "--max-new", "17", "--expert", "0"]) == 2
+    assert "`max_new` must be at most 16, what the network reads" in capsys.readouterr().err
+
+
+class Labelled(NamedTuple):
+    """A row of features and its part."""
+
+    x: np.ndarray
+    part: np.ndarray
+
+
+def labelled(seed: int, num_rows: int) -> Labelled:
+    """Two ids, whose sum says the part."""
+    x = np.random.default_rng(seed).integers(0, 3, (num_rows, 2)).astype(np.int32)
+    return Labelled(x, (x.sum(axis=1) > 1).astype(np.int32))
+
+
+def router_of_arrays(config):
+    """A task that reads data of its own."""
+    model = TransformerConfig(num_tokens=3, width=16, num_layers=1, num_heads=2, ffn_width=32)
+    network = router(model, 2, last=True)
+
+    def read_examples(config, source):
+        return array_examples(labelled(0, 64), config.batch_size, held_out=labelled(1, 32))
+
+    return router_task(network)._replace(read_examples=read_examples)
+
+
+@pytest.mark.slow
+def test_a_router_trains_on_arrays_and_is_judged(data, tmp_path, capsys):
+    fields = ("task=test_tasks:router_of_arrays", "num_steps=60", "optimiser.learning_rate=1e-2")
+    words = ("--config", "tiny", "--data", str(data), "--run", str(tmp_path))
+    done("train", *words, "--set", *fields)
+    capsys.readouterr()
+    done("evaluate", "--run", str(tmp_path))
+    row = capsys.readouterr().out.splitlines()[1]
+    assert row.endswith("the loss, neither −log p nor a bound on it")
+    assert float(row.split()[3]) < 0.1  # below log 2: it has learned the parts
+    assert row.split()[2] == "32"
+    assert cli.main(["sample", "--run", str(tmp_path)]) == 2
+    assert "the task must have a decoder or a denoiser" in capsys.readouterr().err
+    assert cli.main(["train", *words, "--text-only", "--set", *fields]) == 2
+    assert "`text_only` must not be given: the task reads its own data" in capsys.readouterr().err
+
+
+def test_every_row_of_arrays_comes_once_an_epoch_and_all_are_judged():
+    examples = array_examples(labelled(0, 12), 4, held_out=labelled(1, 6))
+    key = jax.random.key(0)
+    rows = np.concatenate([examples.batches(key, step).x for step in range(3)])
+    expected = labelled(0, 12).x
+    np.testing.assert_array_equal(rows[np.lexsort(rows.T)], expected[np.lexsort(expected.T)])
+    held = examples.held_out(None)
+    assert [len(batch.part) for batch in held.batches] == [4, 4]
+    found = held.by_document(np.arange(8.0), np.ones(8, int))
+    np.testing.assert_array_equal(found.nats, np.arange(6))
+    assert examples.description["train_tokens"] == 12
+    other = array_examples(labelled(2, 12), 4).description["train_sha256"]
+    assert other != examples.description["train_sha256"]
+    with pytest.raises(ValueError, match="`train` must be arrays of as many rows each"):
+        array_examples((np.zeros(3), np.zeros(4)), 2)
+
+
+def test_a_config_without_a_task_of_its_own_is_written_as_before():
+    """Run folders of 0.1 stay valid: what goes with a checkpoint is compared by its digest."""
+    assert "task" not in to_json(PRESETS["tiny"])
+    named = TrainConfig(task="own_networks:plain")
+    assert config_digest(to_json(named)) != config_digest(to_json(TrainConfig()))
+
+
+def no_task(config):
+    """What a user may return by mistake."""
+    return Network(lambda key: {}, lambda params, x_t: x_t)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("nowhere:task", "`task` must name a module that Python finds; it is 'nowhere:task'"),
+        ("own_networks:none", "must name a function of own_networks; 'none' is none"),
+        ("own_networks", "`task` must be MODULE:FUNCTION"),
+        ("test_tasks:no_task", "must name a function that gives a Task; .*no_task gives.*Network"),
+    ],
+)
+def test_a_task_that_is_none_is_refused(name, message):
+    with pytest.raises(ValueError, match=message):
+        task_of(TrainConfig(task=name))
+
+
+def test_examples_that_are_none_are_refused(tmp_path, monkeypatch):
+    task = Task(lambda key: {}, lambda params, example: 0, read_examples=lambda *_: 3)
+    monkeypatch.setattr(own_networks, "of_nothing", lambda config: task, raising=False)
+    config = TrainConfig(task="own_networks:of_nothing")
+    assert named_function("own_networks:of_nothing")(config) is task
+    with pytest.raises(ValueError, match="`read_examples` of the task must give Examples"):
+        train_member(config, tmp_path, tmp_path / "run", watch=Watch())
+
+
+def test_a_run_of_examples_is_a_run():
+    """The engine asks for no text: a quadratic in one number, by the function `make_run`."""
+
+    def losses(params, example, key=None):
+        return Losses(jnp.square(params["w"] - example)[None], jnp.ones(1, bool))
+
+    task = Task(init=lambda key: {"w": jnp.zeros(())}, losses=losses, measure="loss")
+    own_networks.quadratic = lambda config: task
+    config = TrainConfig(task="own_networks:quadratic", num_steps=3, batch_size=2, held_out=0.0)
+    examples = array_examples(np.ones(4, np.float32), 2)
+    assert isinstance(examples, Examples)
+    run = make_run(config, examples, Watch())
+    state = run.init()
+    for step in range(3):
+        state, _ = run.update(state, step)
+    assert 0 < float(state.params["w"]) < 1
