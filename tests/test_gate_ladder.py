@@ -42,6 +42,9 @@ def text():
 
 
 LOG_PRIOR = np.log([0.2, 0.5, 0.3])
+# Compiled once for all gates: they are called for each of them, and each number of experts.
+_MIXED = jax.jit(jax.vmap(mixture_log_prob))
+_CUT = jax.jit(jax.vmap(mixture.top_k_gate, (0, None)), static_argnums=1)
 
 
 def _laws(log_probs: np.ndarray) -> dict[str, np.ndarray]:
@@ -62,12 +65,12 @@ def _laws(log_probs: np.ndarray) -> dict[str, np.ndarray]:
 
 def _nll(laws: np.ndarray, log_probs: np.ndarray) -> np.ndarray:
     with np.errstate(divide="ignore"):
-        return -np.asarray(jax.vmap(mixture_log_prob)(np.log(laws), log_probs))
+        return -np.asarray(_MIXED(np.log(laws), log_probs))
 
 
 def _cut(laws: np.ndarray, top: str) -> np.ndarray:
     count = dict(zip(TOPS, (1, 2, laws.shape[1]), strict=True))[top]
-    return np.array(jax.vmap(lambda law: mixture.top_k_gate(law, count))(laws))
+    return np.array(_CUT(laws, count))
 
 
 def _in_windows(values: np.ndarray, windows: np.ndarray) -> np.ndarray:
@@ -85,8 +88,12 @@ def test_every_rung_is_the_library_gate(text, x64):
     )
     ends = [*spans.starts[1:], spans.num_bytes]
     pieces = [log_probs[a:b] for a, b in zip(spans.starts, ends, strict=True)]
-    each = [_laws(piece) for piece in pieces]
-    laws = {name: np.concatenate([law[name] for law in each]) for name in each[0]}
+    longest = max(map(len, pieces))  # all of one length: no gate sees what comes after
+    each = [_laws(np.pad(piece, ((0, longest - len(piece)), (0, 0)))) for piece in pieces]
+    laws = {
+        name: np.concatenate([law[name][: len(p)] for law, p in zip(each, pieces, strict=True)])
+        for name in each[0]
+    }
     numbered = [*names[:4], "fixed share 0", "fixed share 1", "Bayes"]
     for (g, name), (c, top) in itertools.product(enumerate(numbered), enumerate(TOPS)):
         expected = _in_windows(_nll(_cut(laws[name], top), log_probs), spans.windows)
@@ -115,12 +122,14 @@ def test_laws_of_contexts_stay_or_are_priors_of_the_library_gate(text, x64):
     names = gate_names(PREFIXES, num_alphas=2, contexts=contexts.names)
     assert names[-5:] == ("near", "far", "near × Bayes", "far × Bayes", "Bayes")
     ends = [*spans.starts[1:], spans.num_bytes]
+    behind = np.concatenate([log_probs, np.zeros((max(np.subtract(ends, spans.starts)), 3))])
+    of_longest = jax.jit(mixture.bayes_gate)  # of one length: no weight sees what comes after it
     for c, name in enumerate(contexts.names):
         stays, informed = [], []
         for q, (a, b) in enumerate(zip(spans.starts, ends, strict=True)):
             stays.append(np.broadcast_to(np.exp(contexts.fixed[q, c]), (b - a, 3)))
-            gate = mixture.bayes_gate(contexts.prior[q, c], log_probs[a:b])
-            informed.append(np.exp(gate.log_weights)[:-1])
+            gate = of_longest(contexts.prior[q, c], behind[a : a + len(behind) - len(log_probs)])
+            informed.append(np.exp(gate.log_weights)[: b - a])
         for label, laws in ((name, stays), (f"{name} × Bayes", informed)):
             for t, top in enumerate(TOPS):
                 nll = _nll(_cut(np.concatenate(laws), top), log_probs)
