@@ -202,7 +202,7 @@ def test_every_arm_may_begin_from_one_checkpoint(trained, require_package):
     model = TransformerConfig(num_tokens=9, width=16, num_layers=1, num_heads=2, ffn_width=24)
     sight = Sight(9, 1280, 2.0 if trained else None)
     network = network_of(model, sight)
-    own = network.init(jax.random.key(5))
+    own = jax.jit(network.init)(jax.random.key(5))
     params = starts_from(model, sight, own["decoder"])([0, 1])
     assert jax.tree.structure(jax.tree.map(lambda x: x[0], params)) == jax.tree.structure(own)
     same = jax.tree.leaves(params["decoder"])[0]
@@ -212,7 +212,7 @@ def test_every_arm_may_begin_from_one_checkpoint(trained, require_package):
     picture = np.full((96, 96, 3), 100, np.uint8)
     seen = picture if trained else np.ones((9, 1280), np.float32)
     first = jax.tree.map(lambda x: x[0], params)
-    assert network.apply(first, seen, np.array([1, 2])).shape == (2, 9)
+    assert jax.eval_shape(network.apply, first, seen, np.array([1, 2])).shape == (2, 9)
     assert (encoder_of(sight) is None) != trained
 
 
