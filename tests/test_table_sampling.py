@@ -177,11 +177,14 @@ def test_a_revealed_token_never_changes(table, method):
     x, num_steps = jnp.full((200, N), V), table.shape[0] - 1
     for t in range(num_steps):
         before = x
-        x = jax.vmap(
-            lambda key, z, t=t: sample_on_table(
-                key, (), restless, z, table, source="mask", start=t, stop=t + 1, method=method
-            )
-        )(jax.vmap(jax.random.fold_in, (0, None))(keys, t), x)
+
+        @jax.jit
+        @jax.vmap
+        def step(key, z, t=t):
+            options = {"source": "mask", "start": t, "stop": t + 1, "method": method}
+            return sample_on_table(jax.random.fold_in(key, t), (), restless, z, table, **options)
+
+        x = step(keys, x)
         was = np.asarray(before) != V
         np.testing.assert_array_equal(np.asarray(x)[was], np.asarray(before)[was])
     assert np.all(np.asarray(x) != V)
