@@ -127,6 +127,7 @@ def softmax(log_terms: Array) -> Array:
     return jnp.where(never, jnp.nan, jax.nn.softmax(jnp.where(never, 0.0, log_terms), axis=-1))
 
 
+@jax.jit
 def log_softmax(logits: ArrayLike) -> Array:
     """logits − log Σ exp(logits) over the last axis, in float32 at least; −∞ where all are −∞.
 
