@@ -17,7 +17,8 @@ from dfm_jax.training.config import TrainConfig, Watch, config_digest, to_json
 from dfm_jax.training.ensemble import read_ensemble
 from dfm_jax.training.evaluation import evaluate_ensemble, load_member
 from dfm_jax.training.examples import Examples, array_examples
-from dfm_jax.training.presets import PRESETS
+from dfm_jax.training.members import tokenizer_of
+from dfm_jax.training.presets import PRESETS, load_config
 from dfm_jax.training.run import make_run, train_member
 from dfm_jax.training.tasks import named_function, router_task, task_of
 
@@ -235,3 +236,27 @@ def test_a_run_of_examples_is_a_run():
     for step in range(3):
         state, _ = run.update(state, step)
     assert 0 < float(state.params["w"]) < 1
+
+
+@pytest.fixture
+def pieces(tmp_path):
+    """A tokenizer.json of 5 tokens."""
+    tokenizers = pytest.importorskip("tokenizers")
+    path = tmp_path / "tokenizer.json"
+    words = {word: number for number, word in enumerate(("a", "b", "c", "d", " "))}
+    path.write_text(tokenizers.Tokenizer(tokenizers.models.BPE(words, [])).to_str())
+    return path
+
+
+@pytest.mark.parametrize(("name", "num_states"), [("tiny", 6), ("small-masked", 6)])
+def test_a_preset_takes_over_the_number_of_tokens(name, num_states, pieces):
+    model = load_config(name, ["model.width=96"], tokenizer=pieces).model
+    assert (model.num_tokens, model.num_states, model.width) == (5, num_states, 96)
+    given = ["model.num_tokens=7", "model.num_states=8"]
+    assert load_config(name, given, tokenizer=pieces).model.num_tokens == 7
+
+
+def test_both_sizes_that_a_tokenizer_asks_for_are_named_at_once(pieces):
+    message = "must be that of the tokenizer, 5, and `model.num_states` 6; the former; it is 256"
+    with pytest.raises(ValueError, match=message):
+        tokenizer_of(PRESETS["tiny"], pieces)

@@ -42,7 +42,7 @@ class Sweep:
     devices: int | None = None
     """How many devices; without it, all that are there."""
     tokenizer: Path | None = None
-    """A tokenizer.json; without it, bytes."""
+    """A tokenizer.json, whose number of tokens a preset takes over; without it, bytes."""
     set: tuple[str, ...] = ()
     """Single fields of the config, as FIELD=VALUE."""
     text_only: bool = False
@@ -66,7 +66,8 @@ class Sweep:
         from dfm_jax.training.sweep import by_shape, grid, train_sweep
 
         axes = load_axes(self.grid, self.set)
-        groups = by_shape(grid(load_config(self.config, self.set), axes))
+        config = load_config(self.config, self.set, tokenizer=self.tokenizer)
+        groups = by_shape(grid(config, axes))
         if self.group is not None:
             check_count("group", self.group, at_least=0, at_most=len(groups) - 1)
         watch = Watch(

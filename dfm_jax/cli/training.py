@@ -45,7 +45,7 @@ class Train:
     expert: int | None = None
     """Which expert of the partition; without it, the centre."""
     tokenizer: Path | None = None
-    """A tokenizer.json; without it, bytes."""
+    """A tokenizer.json, whose number of tokens a preset takes over; without it, bytes."""
     set: tuple[str, ...] = ()
     """Single fields of the config, as FIELD=VALUE."""
     log_every: int = 10
@@ -83,7 +83,7 @@ class Train:
             evaluate_every=self.evaluate_every,
             keep_last=self.keep_last,
         )
-        config = load_config(self.config, self.set)
+        config = load_config(self.config, self.set, tokenizer=self.tokenizer)
         if self.distributed:
             rule = "`placement` must be replicated or sharded for several processes"
             require(self.placement is not None, rule, self.placement)

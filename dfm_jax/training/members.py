@@ -105,7 +105,10 @@ def tokenizer_of(
     pieces = byte_tokenizer() if path is None else load_tokenizer(path)
     if recorded is not None and (found := tokenizer_name(path)) != recorded:
         raise ValueError(f"`tokenizer` must be that of the run, {recorded}; it is {found}.")
+    masks = config.model.states - config.model.num_tokens
     rule = f"`model.num_tokens` must be that of the tokenizer, {pieces.num_tokens}"
+    if masks and config.task is None:  # the two change together
+        rule += f", and `model.num_states` {pieces.num_tokens + masks}; the former"
     require(config.model.num_tokens == pieces.num_tokens, rule, config.model.num_tokens)
     return pieces
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dfm_jax.checks import require
+from dfm_jax.data.tokens import load_tokenizer
 from dfm_jax.json_text import parse_json, read_json
 from dfm_jax.models import TransformerConfig
 from dfm_jax.training.config import OptimiserConfig, TrainConfig, from_json
@@ -48,10 +49,14 @@ PRESETS = {
 MAX_RUNS = 100_000  # of a grid: what one command may list
 
 
-def load_config(source: str, changes: Sequence[str] = ()) -> TrainConfig:
+def load_config(
+    source: str, changes: Sequence[str] = (), *, tokenizer: Path | None = None
+) -> TrainConfig:
     """The preset of that name, or the config of a JSON file; then `FIELD=VALUE` for single fields.
 
     A field is named by its path, `optimiser.learning_rate=3e-4`; a value is JSON, or a bare word.
+    A preset has the V tokens of the `tokenizer`, and the mask beyond them if it had one, unless
+    `model.num_tokens` is among the changes.
 
     Raises:
         ValueError: if there is no such preset or file, or a field or a value is not as it must be.
@@ -64,6 +69,12 @@ def load_config(source: str, changes: Sequence[str] = ()) -> TrainConfig:
         _check_apart("set", name, given)
         given.add(name)
         set_field(values, name, _json_or_word(text), option="set")
+    sizes = {"model", "model.num_tokens", "model.num_states"}
+    if tokenizer is not None and source in PRESETS and not given & sizes:
+        model = values["model"]
+        masks = model["num_states"] - model["num_tokens"]
+        model["num_tokens"] = load_tokenizer(tokenizer).num_tokens
+        model["num_states"] = model["num_tokens"] + masks
     return from_json(TrainConfig, values)
 
 
