@@ -21,7 +21,7 @@ attribute of `dfm_jax`, and is imported when it is first read; `exact` needs no 
     parallel     runs that share nothing, mapped over devices; the centre; what programs say
     sampling     drawing in any order, by any clock or velocity                     S1–S7
     likelihoods  what a model gives a sequence                                      L2, L3, L5
-    fast         losses, draws and mixtures arranged for speed
+    fast         losses and draws arranged for speed
 """
 
 import importlib

@@ -20,7 +20,7 @@ from dfm_jax.checks import (
     check_tokens,
     require,
 )
-from dfm_jax.mixture.posterior import mixture_log_prob
+from dfm_jax.mixture.posterior import mix_log_probs
 from dfm_jax.paths import HIGHEST
 from dfm_jax.types import Array, ArrayLike, Float, PerExpert, Scalar, Token, Weights, typed
 
@@ -114,8 +114,8 @@ def ensemble_split(
     check_log_law("log_model_laws", log_model_laws, read=log_model_weights > -jnp.inf)
     log_laws = _behind(log_weights, log_laws)
     log_model_laws = _behind(log_model_weights, log_model_laws)
-    log_q = mixture_log_prob(log_weights, log_laws)
-    log_q_hat = mixture_log_prob(log_model_weights, log_model_laws)
+    log_q = mix_log_probs(log_weights, log_laws)
+    log_q_hat = mix_log_probs(log_model_weights, log_model_laws)
     posteriors = _log_posteriors(log_weights, log_laws)
     gate_terms = jax.vmap(_kl)(posteriors, _log_posteriors(log_model_weights, log_model_laws))
     expert_terms = jax.vmap(_kl)(log_laws, log_model_laws)
@@ -232,7 +232,7 @@ def gate_cost(
     check_log_law("log_next_law", log_next_law)
     check_log_law("log_gate", log_gate)
     check_log_law("log_next_probs", log_next_probs, read=log_gate > -jnp.inf)
-    return _kl(log_next_law, mixture_log_prob(log_gate, log_next_probs))
+    return _kl(log_next_law, mix_log_probs(log_gate, log_next_probs))
 
 
 @typed
@@ -247,7 +247,7 @@ def part_information(log_weights: PerExpert, log_laws: Float[ArrayLike, "K Z"]) 
     check_log_law("log_weights", log_weights)
     check_log_law("log_laws", log_laws, read=log_weights > -jnp.inf)
     log_laws = _behind(log_weights, log_laws)
-    log_q = mixture_log_prob(log_weights, log_laws)
+    log_q = mix_log_probs(log_weights, log_laws)
     return _mean(jnp.asarray(log_weights), jax.vmap(_kl, in_axes=(0, None))(log_laws, log_q))
 
 

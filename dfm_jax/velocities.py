@@ -167,7 +167,7 @@ def kinetic_optimal_velocity(
 
         u(v, z) = [p(z) ṗ(v) − ṗ(z) p(v)]_+ / p(z)  for v ≠ z,  0 where p(z) = 0   [V8]
 
-    Needs ṗ(z) ≥ 0 where p(z) = 0. Marginalise with `expectation`; applied to a marginal path it
+    Needs ṗ(z) ≥ 0 where p(z) = 0. Marginalise with `mixture.mix`; applied to a marginal path it
     is another velocity, for which D4 fails. [·]_+ has a kink: at 0 its derivative is ½. Source: KO.
 
     Raises:
@@ -234,23 +234,6 @@ def campbell_velocity(
     both = alive & (p_z > 0)
     flux = jnp.maximum(slope - _at(slope, x_t), 0.0)
     return _complete(jnp.where(both, flux / jnp.where(both, num_alive * p_z, 1.0), 0.0), x_t)
-
-
-@typed
-def expectation(
-    weights: Float[ArrayLike, " P"], values: Float[ArrayLike, " P *values"]
-) -> Float[Array, " *values"]:
-    """A posterior mean: of conditional velocities it is the marginal velocity.
-
-        u_t^i(v, z) = E[u_t^i(v, z | X_0, X_1) | X_t = z] = Σ_p p_t(p | z) u_t^i(v, z | p)   [V4]
-
-    Terms of weight 0 may hold any value, NaN included: what is not finite there is dropped before
-    the product, and then the derivative in that weight is 0; else it is the value.
-    """
-    check_law("weights", weights)
-    column = weights.reshape(-1, *(1 for _ in values.shape[1:]))
-    kept = finite_behind_zero(column, values)
-    return jnp.tensordot(weights, kept, axes=1, precision=HIGHEST)
 
 
 @typed

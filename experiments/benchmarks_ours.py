@@ -147,7 +147,7 @@ def _mixture(size: dict[str, int], data: dict[str, jax.Array]) -> Cases:
     shown = lambda log_probs: [np.asarray(log_probs[:, ::509]).reshape(-1).tolist()]  # noqa: E731
     return {
         "clear": deterministic(clear, *arrays, shown=shown),
-        "fast": deterministic(fast.mix_log_probs, *arrays, shown=shown),
+        "fast": deterministic(mixture.mix_logits, *arrays, shown=shown),
     }
 
 
@@ -171,7 +171,7 @@ def _one_expert(size: dict[str, int], data: dict[str, jax.Array]) -> Cases:
         return jax.random.categorical(key, mixed, mode="high")
 
     def quick(key: jax.Array, log_weights: jax.Array, hidden: jax.Array, heads: Any) -> jax.Array:
-        mixed = fast.mix_log_probs(log_weights, every(hidden, heads)[:, None])[0]
+        mixed = mixture.mix_logits(log_weights, every(hidden, heads)[:, None])[0]
         return fast.sample_categorical(key, mixed)
 
     forms = {"fast": one, FULL: full, FULL_FAST: quick}

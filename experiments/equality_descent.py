@@ -14,7 +14,7 @@ import optax
 from jax.nn import log_softmax
 from tqdm import tqdm
 
-from dfm_jax.mixture import mix_posteriors
+from dfm_jax.mixture import mix
 from dfm_jax.objectives import decentralised_loss
 from dfm_jax.types import Array, Float, Key, Scalar, typed
 
@@ -77,9 +77,9 @@ def distances(centre: Centre, parts: Decentral, law: Float[Array, "K Z V"]) -> D
 
     log_centre, log_experts = log_softmax(centre.tokens), log_softmax(parts.tokens)
     log_router = log_softmax(parts.router)
-    mix = jax.vmap(mix_posteriors, in_axes=(0, 1))
-    mixture = mix(jnp.exp(log_router), jnp.exp(log_experts))
-    static = mix(jnp.broadcast_to(weights, posterior.shape), jnp.exp(log_experts))
+    mix_states = jax.vmap(mix, in_axes=(0, 1))
+    mixture = mix_states(jnp.exp(log_router), jnp.exp(log_experts))
+    static = mix_states(jnp.broadcast_to(weights, posterior.shape), jnp.exp(log_experts))
 
     def excess(mass: Array, truth: Array, log_model: Array) -> Array:
         # KL with p̂ − p added to each term, a sum of 0: no term is negative, rounding aside.

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from dfm_jax.mixture import expert_posterior, mix_velocities
+from dfm_jax.mixture import expert_posterior, mix
 from dfm_jax.steps import next_token_velocity
 from dfm_jax.types import Array, Float, Scalar, Velocity, typed
 from experiments.ngrams import NUM_BYTES, NgramCounts, blocks, part_sizes
@@ -84,7 +84,7 @@ def deviations(
     share = alpha / num_experts
     log_prior = jnp.log(part_totals) - jnp.log(part_totals.sum())
     log_p_state = jnp.log(experts.sum(-1) + share * num_bytes) - jnp.log(part_totals)
-    posterior = expert_posterior(log_p_state, log_prior)
+    posterior = expert_posterior(log_prior, log_p_state)
     gates = {"posterior": posterior, "static": jnp.exp(log_prior), "wrong": jnp.roll(posterior, 1)}
 
     p = smoothed(centre, alpha)
@@ -92,7 +92,7 @@ def deviations(
     u_k = jax.vmap(velocity_of)(smoothed(experts, share))
 
     def deviation(gate: Float[Array, " K"]) -> Deviation:
-        mixed = mix_velocities(gate, jnp.asarray(u_k))
+        mixed = mix(gate, jnp.asarray(u_k))
         p_mix = mixed[0, :num_bytes]
         return Deviation(
             residual=jnp.abs(mixed - u).max(),

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dfm_jax.mixture import GateState, fixed_share_update, gate_init, mixture_log_prob
+from dfm_jax.mixture import GateState, fixed_share_update, gate_init, mix_log_probs
 from dfm_jax.types import Array
 from experiments.gate_ladder import Sequences, chunks
 
@@ -54,7 +54,7 @@ def _chunk(
 
     def at_byte(state: GateState, log_probs: Array, first: Array, alpha: Array) -> tuple:
         state = jax.tree.map(partial(jnp.where, first), start, state)
-        loss = -mixture_log_prob(state.log_weights, log_probs)
+        loss = -mix_log_probs(state.log_weights, log_probs)
         return fixed_share_update(state, log_probs, log_prior, alpha), loss
 
     over_lanes = jax.vmap(jax.vmap(at_byte, (0, None, None, 0)), (0, 0, 0, None))

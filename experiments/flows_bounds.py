@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dfm_jax.mixture import mix_log_probs, mix_velocities
+from dfm_jax.mixture import mix, mix_log_probs
 from dfm_jax.models import Network, Params
 from dfm_jax.objectives import cross_entropy_loss, generalised_kl, router_loss, step_loss
 from dfm_jax.samplers import autoregressive_log_prob
@@ -82,7 +82,7 @@ def _named_rates(
     costs = jax.vmap(generalised_kl, (0, 0, None))(
         targets, router[:, None, None] * velocities, draw.x_t
     )
-    mixture = generalised_kl(target, mix_velocities(router, velocities), draw.x_t)
+    mixture = generalised_kl(target, mix(router, velocities), draw.x_t)
     return jnp.sum(costs), jnp.sum(mixture)
 
 

@@ -20,7 +20,7 @@ from dfm_jax.mixture import (
     bayes_gate_update,
     fixed_share_update,
     gate_init,
-    mixture_log_prob,
+    mix_log_probs,
 )
 from dfm_jax.types import Array
 
@@ -251,8 +251,8 @@ def _advance(
 def losses(log_weights: Array, log_probs: Array) -> tuple[Array, Array]:
     """−log Σ_k ρ_k p_k of one gate at one byte, by `TOPS`; and its margin r_(1) − r_(2).
 
-    The first two are `top_k_gate(ρ, 1)` and `(ρ, 2)` in log space, without a sort, which would
-    take longer than all the rest.
+    The first two are `top_experts_gate(ρ, 1)` and `(ρ, 2)` in log space, without a sort, which
+    would take longer than all the rest.
     """
     best = jnp.argmax(log_weights)
     others = jnp.where(jnp.arange(log_weights.size) == best, -jnp.inf, log_weights)
@@ -260,7 +260,7 @@ def losses(log_weights: Array, log_probs: Array) -> tuple[Array, Array]:
     kept = jnp.stack([log_weights[best], others[pair[1]]])  # −∞ where K = 1
     two = jax.nn.logsumexp(kept + log_probs[pair]) - jax.nn.logsumexp(kept)
     margin = jnp.exp(kept[0]) - jnp.exp(kept[1])
-    return -jnp.stack([log_probs[best], two, mixture_log_prob(log_weights, log_probs)]), margin
+    return -jnp.stack([log_probs[best], two, mix_log_probs(log_weights, log_probs)]), margin
 
 
 @jax.jit

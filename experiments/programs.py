@@ -151,7 +151,7 @@ def mixing_step(mesh: Any) -> Callable[..., Any]:
     runs, whole = PartitionSpec(mesh.axis_names[0]), PartitionSpec()
 
     def mix(log_p_t: Any, log_prior: Any, values: Any, bound: Any) -> Any:
-        return mix_over_devices(log_p_t, log_prior, values, bound=bound)
+        return mix_over_devices(log_prior, log_p_t, values, bound=bound)
 
     return jax.shard_map(mix, mesh=mesh, in_specs=(runs, runs, runs, whole), out_specs=whole)
 

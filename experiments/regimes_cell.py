@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dfm_jax.accounting import routing_cost
-from dfm_jax.mixture import bayes_gate, mixture_log_prob
+from dfm_jax.mixture import bayes_gate, mix_log_probs
 from dfm_jax.types import Array
 from experiments import partitions, worlds
 from experiments.counting_fold import HELD_OUT, SPLITS, fitted
@@ -181,7 +181,7 @@ def _block(
         best, second = jax.lax.top_k(gate, 2)[0].T
         inside = jnp.arange(log_probs.shape[0]) < length
         margin = jnp.where(inside, best - second, 0).sum()
-        return mixture_log_prob(log_prior, sums), costs, margin
+        return mix_log_probs(log_prior, sums), costs, margin
 
     return jax.vmap(one)(log_probs, sums, lengths)
 

@@ -100,7 +100,7 @@ def log_masses(broken):
 
 
 def d1(broken):
-    log_q = mixture.mixture_log_prob(log_masses(broken), jnp.log(q_parts))
+    log_q = mixture.mix_log_probs(log_masses(broken), jnp.log(q_parts))
     return gap(jnp.exp(log_q), exact.data_law(pi))
 
 
@@ -132,7 +132,7 @@ def expert(log_pi, t):
     log_p = jax.vmap(paths.marginal_log_prob, (0, None, None))(z, walk, log_pi)  # P4
     pairs = jax.vmap(paths.pair_posterior, (0, None, None))(z, walk, log_pi)  # P5
     jumps = jax.vmap(jax.vmap(jump, (0, None, None)), (None, 0, None))(x_1, z, t)  # V3
-    return log_p, pairs, jax.vmap(velocities.expectation)(pairs, jumps)  # V4
+    return log_p, pairs, jax.vmap(mixture.mix)(pairs, jumps)  # V4
 
 
 all_experts = jax.jit(jax.vmap(expert))
@@ -159,7 +159,7 @@ def token_path(t):
 
 
 def d2(broken, t=0.4):
-    log_p = mixture.mixture_log_prob(log_masses(broken), parts_at(t, broken)[0])
+    log_p = mixture.mix_log_probs(log_masses(broken), parts_at(t, broken)[0])
     return gap(jnp.exp(log_p), exact.marginal_path(pi, token_path(t)))
 
 
@@ -173,14 +173,14 @@ judge("D2", d2(FALSIFIER), FALSIFIER)
 
 
 # %%
-posterior_gate = jax.jit(jax.vmap(mixture.expert_posterior, (1, None)))  # at every state
+posterior_gate = jax.jit(jax.vmap(mixture.expert_posterior, (None, 1)))  # at every state
 
 
 def gate_at(t, broken):
     """r_k(z, t) at every state: [Z, K]; or the masses, if the gate does not look."""
     if broken == GATE:
         return jnp.broadcast_to(w, (len(z), K))
-    return posterior_gate(parts_at(t, broken)[0], log_masses(broken))
+    return posterior_gate(log_masses(broken), parts_at(t, broken)[0])
 
 
 def d3(broken, t=0.4):
@@ -229,7 +229,7 @@ def token_pairs(probs):
     return paths.token_posterior(probs, code, num_tokens=S * V).reshape(N, S, V)
 
 
-mix_posteriors = jax.jit(jax.vmap(mixture.mix_posteriors, (0, 1)))  # at every state
+mix_posteriors = jax.jit(jax.vmap(mixture.mix, (0, 1)))  # at every state
 all_token_pairs = jax.jit(jax.vmap(token_pairs))
 
 
@@ -258,7 +258,7 @@ def true_velocity(t):
     return exact.marginal_velocity(whole, np.broadcast_to(moves, (N, S, V, S, S)))
 
 
-mix_velocities = jax.jit(jax.vmap(mixture.mix_velocities, (0, 1)))  # at every state
+mix_velocities = jax.jit(jax.vmap(mixture.mix, (0, 1)))  # at every state
 
 
 def d4(broken, t=0.4):
@@ -340,7 +340,7 @@ def next_tokens(broken):
 
 
 gate_of_sequences = jax.jit(jax.vmap(mixture.bayes_gate, (None, 0)))
-mix_along = jax.jit(jax.vmap(jax.vmap(mixture.mix_posteriors, (0, 1)), (0, 1)))  # [X, N, V]
+mix_along = jax.jit(jax.vmap(jax.vmap(mixture.mix, (0, 1)), (0, 1)))  # [X, N, V]
 
 
 def prefix_gate(laws, broken):
@@ -490,7 +490,7 @@ def apart(theta):
 
 def as_one(theta):
     """−Σ_x q(x) log Σ_k w_k q̂_k(x)."""
-    log_q = mixture.mixture_log_prob(jnp.log(w), jax.nn.log_softmax(theta))
+    log_q = mixture.mix_log_probs(jnp.log(w), jax.nn.log_softmax(theta))
     return -jnp.sum(pi.sum(axis=0) * log_q)
 
 

@@ -578,7 +578,7 @@ weights = np.exp(run["fixed share"](by_domain[0], sample_rows).log_weights[:, :-
 next_probs = np.exp(next_laws(by_domain[1], sample)).reshape(-1, 3, NUM_SYMBOLS)
 full = np.einsum("nk,nkv->nv", weights, next_probs)
 for count in (1, 2, 3):
-    kept = jax.jit(jax.vmap(lambda row, c=count: mixture.top_k_gate(row, c)))(weights)
+    kept = jax.jit(jax.vmap(lambda row, c=count: mixture.top_experts_gate(row, c)))(weights)
     bounds = jax.vmap(accounting.truncation_bound)(weights, kept)
     top = np.einsum("nk,nkv->nv", kept, next_probs)
     tv, kl = exact.total_variation(full, top), exact.kl(top, full)

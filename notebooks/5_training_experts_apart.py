@@ -144,7 +144,7 @@ def compiled(fn, *args):
 
 
 def mix(log_p, log_w, values, bound):
-    return mixture.mix_over_devices(log_p, log_w, values, bound=bound)
+    return mixture.mix_over_devices(log_w, log_p, values, bound=bound)
 
 
 pairs = parallel.make_mesh({"expert": 4, "data": 2})

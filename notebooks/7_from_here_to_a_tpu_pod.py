@@ -194,7 +194,7 @@ def update_programs(config):
 
 
 def mix(log_p, log_w, values, bound):
-    return mixture.mix_over_devices(log_p, log_w, values, bound=bound)
+    return mixture.mix_over_devices(log_w, log_p, values, bound=bound)
 
 
 mixed = jax.shard_map(mix, mesh=mesh, in_specs=(*[P("expert")] * 3, P()), out_specs=P())

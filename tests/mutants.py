@@ -217,8 +217,8 @@ MUTANTS = (
     Mutant(
         "experts drawn with chances that are not the gate's",
         "mixture/posterior.py",
-        "    return mix_posteriors(weights, step_laws)\n",
-        "    return mix_posteriors(jnp.full_like(weights, 1 / len(weights)), step_laws)\n",
+        "    return jnp.tensordot(weights, kept, axes=1",
+        "    return jnp.tensordot(0 * weights + 1 / len(weights), kept, axes=1",
         "test_theory",
         "falsifier_does_not and S7",
     ),

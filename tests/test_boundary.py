@@ -17,8 +17,8 @@ from test_contracts import (
 )
 from test_gradients import INFINITE_TOO
 
-from dfm_jax import boundary, fast, mixture
-from dfm_jax.mixture import GateState, top_k_gate
+from dfm_jax import boundary, mixture
+from dfm_jax.mixture import GateState, top_experts_gate
 
 
 def impossible(name: str) -> tuple[dict[str, Any], str, Any]:
@@ -84,10 +84,10 @@ def test_a_cut_gate_has_a_gradient_in_log_space():
     log_laws = jnp.log(jnp.asarray(draw("accounting.part_information", 0)["log_laws"]) ** 2)
 
     def nats(weights, log):
-        kept = log(top_k_gate(weights, 2))
-        return mixture.mixture_log_prob(kept, -jnp.abs(log_laws)).sum()
+        kept = log(top_experts_gate(weights, 2))
+        return mixture.mix_log_probs(kept, -jnp.abs(log_laws)).sum()
 
-    weights = jnp.asarray(draw("mixture.top_k_gate", 0)["weights"])
+    weights = jnp.asarray(draw("mixture.top_experts_gate", 0)["weights"])
     assert np.all(np.isfinite(jax.grad(nats)(weights, boundary.log)))
     assert np.any(np.isnan(jax.grad(nats)(weights, jnp.log)))
 
@@ -191,6 +191,6 @@ def test_both_mixtures_pass_over_a_token_that_no_expert_can_make():
         return mix(log_weights, logits)[0, 0]
 
     clear = jax.grad(lambda z: nats(mixture.mix_log_probs, jax.nn.log_softmax(z)))(logits)
-    quick = jax.grad(lambda z: nats(fast.mix_log_probs, z))(logits)
+    quick = jax.grad(lambda z: nats(mixture.mix_logits, z))(logits)
     np.testing.assert_allclose(clear, quick, atol=1e-15)
     assert np.all(np.isfinite(clear))

@@ -393,14 +393,6 @@ WRITTEN = {
     "velocities.campbell_velocity": Function(
         lambda d: {"x_t": d.states(), "t": d.unit()}, softmax_path, grad=("t",)
     ),
-    "velocities.expectation": Function(
-        lambda d: {"weights": d.law(d.P), "values": d.real(d.P, d.N, d.S)},
-        grad=("weights", "values"),
-        border=lambda d: {
-            "weights": (weights := half(d, d.P)),
-            "values": behind(weights, d.real(d.P, d.N, d.S)),
-        },
-    ),
     "velocities.divergence": Function(
         lambda d: {
             "law": d.law(d.Z),
@@ -473,30 +465,20 @@ WRITTEN = {
         grad=("law",),
         border=lambda d: {"law": point(d, d.Z)},
     ),
-    "mixture.mixture_log_prob": Function(
-        log_experts_of("log_weights", "log_probs", "N"),
-        grad=("log_weights", "log_probs"),
-        border=dead_log_experts_of("log_weights", "log_probs", "N"),
-    ),
-    "mixture.expert_posterior": Function(
-        log_experts_of("log_prior", "log_p_t"),
-        grad=("log_p_t", "log_prior"),
-        border=dead_log_experts_of("log_prior", "log_p_t"),
-    ),
-    "mixture.mix_velocities": Function(
-        experts_of("velocities", "N", "S"),
-        grad=("weights", "velocities"),
-        border=dead_experts_of("velocities", "N", "S"),
-    ),
-    "mixture.mix_posteriors": Function(
-        experts_of("posteriors", "N", "V"),
-        grad=("weights", "posteriors"),
-        border=dead_experts_of("posteriors", "N", "V"),
+    "mixture.mix": Function(
+        lambda d: {"weights": d.law(d.K), "values": d.real(d.K, d.N, d.S)},
+        grad=("weights", "values"),
+        border=dead_experts_of("values", "N", "S"),
     ),
     "mixture.mix_log_probs": Function(
         log_experts_of("log_weights", "log_probs", "N", "V"),
         grad=("log_weights", "log_probs"),
         border=dead_log_experts_of("log_weights", "log_probs", "N", "V"),
+    ),
+    "mixture.expert_posterior": Function(
+        log_experts_of("log_prior", "log_p_t"),
+        grad=("log_p_t", "log_prior"),
+        border=dead_log_experts_of("log_prior", "log_p_t"),
     ),
     "mixture.context_posterior": Function(
         lambda d: {"part": d.below(d.K)},
@@ -619,11 +601,6 @@ WRITTEN = {
         grad=("velocity", "size"),
         border=lambda d: {"position": np.array(d.N - 1), "size": np.array(0.0)},
     ),
-    "mixture.mixed_step_law": Function(
-        experts_of("step_laws", "N", "S"),
-        grad=("weights", "step_laws"),
-        border=dead_experts_of("step_laws", "N", "S"),
-    ),
     "mixture.shared_expert_log_prob": Function(
         lambda d: {
             "x_next": d.states(),
@@ -635,11 +612,6 @@ WRITTEN = {
             "log_weights": (weights := log_half(d, d.K)),
             "step_laws": behind(weights, d.law(d.K, d.N, d.S)),
         },
-    ),
-    "mixture.one_expert_log_prob": Function(
-        log_experts_of("log_prior", "sequence_log_probs"),
-        grad=("log_prior", "sequence_log_probs"),
-        border=dead_log_experts_of("log_prior", "sequence_log_probs"),
     ),
     "accounting.kl_divergence": Function(
         lambda d: {"log_p": d.log_law(d.Z), "log_q": d.log_law(d.Z)},
@@ -843,7 +815,10 @@ def public_functions() -> set[str]:
         f"{room}.{name}"
         for room, module in mathematics().items()
         for name, value in vars(module).items()
-        if inspect.isfunction(value) and value.__module__ in modules and not name.startswith("_")
+        if inspect.isfunction(value)
+        and value.__module__ in modules
+        and f"{value.__module__}.".startswith(f"{module.__name__}.")
+        and not name.startswith("_")
     }
 
 
@@ -978,7 +953,7 @@ def test_vmap_and_pmap_are_a_loop(room, transform, count):
 ON_DEVICES = (
     *("paths.mixture_path", "paths.sample_path", "paths.pair_posterior"),
     *("velocities.posterior_to_velocity", "velocities.kinetic_optimal_velocity"),
-    *("mixture.expert_posterior", "mixture.mix_velocities"),
+    *("mixture.expert_posterior", "mixture.mix"),
 )
 
 
@@ -1126,16 +1101,11 @@ def test_the_gradient_is_the_limit_of_differences(name):
 
 # What an expert, a pair or a state of mass 0 says, by the argument that gives the mass.
 BEHIND_ZERO = {
-    "velocities.expectation": ("weights", "values"),
+    "mixture.mix": ("weights", "values"),
+    "mixture.mix_log_probs": ("log_weights", "log_probs"),
     "velocities.divergence": ("law", "velocity"),
     "steps.push_forward": ("law", "step_laws"),
-    "mixture.mixture_log_prob": ("log_weights", "log_probs"),
     "mixture.expert_posterior": ("log_prior", "log_p_t"),
-    "mixture.mix_velocities": ("weights", "velocities"),
-    "mixture.mix_posteriors": ("weights", "posteriors"),
-    "mixture.mix_log_probs": ("log_weights", "log_probs"),
-    "mixture.mixed_step_law": ("weights", "step_laws"),
-    "mixture.one_expert_log_prob": ("log_prior", "sequence_log_probs"),
     "accounting.ensemble_split": ("log_weights", "log_laws"),
     "accounting.part_information": ("log_weights", "log_laws"),
     "accounting.gate_cost": ("log_gate", "log_next_probs"),
@@ -1190,3 +1160,21 @@ def test_a_nan_where_there_is_mass_is_not_hidden():
         arrays = draw(name, 0)
         arrays[values][0] = np.nan
         assert any(np.any(np.isnan(leaf)) for leaf in floats(compiled(name)(on_jax(arrays)))), name
+
+
+WEIGHTS_FIRST = {
+    "mixture.expert_posterior": ("log_prior", "log_p_t"),
+    "mixture.mix": ("weights", "values"),
+    "mixture.mix_log_probs": ("log_weights", "log_probs"),
+    "mixture.shared_expert_log_prob": ("log_weights", "x_next", "step_laws"),
+}
+
+
+@pytest.mark.parametrize("name", WEIGHTS_FIRST)
+@pytest.mark.statement("D3")
+def test_weights_come_first(name):
+    """A swapped call of two arrays [K] may run, and be wrong: the order is part of the contract."""
+    assert tuple(inspect.signature(public_function(name)).parameters) == WEIGHTS_FIRST[name]
+    by_name = example(name)
+    by_place = public_function(name)(*(by_name[key] for key in WEIGHTS_FIRST[name]))
+    assert_close(by_place, caller(name)(by_name), what=name)

@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from dfm_jax.data import Corpus, Document, MissingDataError
-from dfm_jax.mixture import mix_velocities
+from dfm_jax.mixture import mix
 from dfm_jax.objectives import cross_entropy_loss, router_loss
 from dfm_jax.steps import next_token_velocity
 from experiments import (
@@ -148,11 +148,11 @@ def test_one_free_byte_stands_for_the_whole_sequence(x64):
     laws = jnp.asarray(np.random.default_rng(0).dirichlet(np.ones(NUM_BYTES), size=3))
     gate = jnp.array([0.2, 0.5, 0.3])
     state = jnp.array([*b"th", NUM_BYTES])
-    whole = mix_velocities(
+    whole = mix(
         gate,
         jax.vmap(lambda p: next_token_velocity(p, state, 2, num_states=NUM_BYTES + 1))(laws),
     )
-    single = mix_velocities(gate, jax.vmap(equality_exact.velocity_of)(laws))
+    single = mix(gate, jax.vmap(equality_exact.velocity_of)(laws))
     np.testing.assert_array_equal(whole[:2], 0.0)
     np.testing.assert_allclose(whole[2:], single, atol=1e-15)
 

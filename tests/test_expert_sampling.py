@@ -99,12 +99,12 @@ def test_experts_under_the_true_gate_draw_as_the_centre_does(source, table):
     truth = law_of_run(start, params, *plan(table), run)[-1]
     full = ensemble_law(source, table, ensemble_denoiser(exact_denoiser, router))
     np.testing.assert_allclose(full, truth, atol=1e-12)
-    every = ensemble_law(source, table, ensemble_denoiser(exact_denoiser, router, top_k=K))
+    every = ensemble_law(source, table, ensemble_denoiser(exact_denoiser, router, top_experts=K))
     np.testing.assert_allclose(every, truth, atol=1e-12)
     # the falsifiers: a gate that never looks, and one cut to its largest
     static = ensemble_denoiser(exact_denoiser, lambda params, x, t: jnp.log(jnp.asarray(WEIGHTS)))
     assert exact.total_variation(ensemble_law(source, table, static), truth) > 0.005
-    cut = ensemble_denoiser(exact_denoiser, router, top_k=1)
+    cut = ensemble_denoiser(exact_denoiser, router, top_experts=1)
     assert exact.total_variation(ensemble_law(source, table, cut), truth) > 0.005
 
 
@@ -187,7 +187,7 @@ def test_all_experts_and_one_that_is_kept_have_the_same_law_whatever_they_are():
         assert_drawn_from(mixture, counts(one, V))
         assert_drawn_from(WEIGHTS, np.bincount(expert, minlength=K))
     # the falsifier: a gate cut at every step is another law
-    cut = table_draws(sample_mixture_on_table, top_k=1)
+    cut = table_draws(sample_mixture_on_table, top_experts=1)
     with pytest.raises(AssertionError, match="chi-square"):
         assert_drawn_from(mixture, counts(cut.tokens, V))
 
@@ -222,7 +222,7 @@ def test_an_expert_that_is_cut_now_but_alive_must_have_a_law(key):
         return jnp.where((t == 0) & third, jnp.nan, rough(params, x_t, t))
 
     prior, x_0 = jnp.log(jnp.float32([0.6, 0.3, 0.1])), jnp.full(N, V)
-    table, options = schedules.any_order(ORDER), {"top_k": 1}
+    table, options = schedules.any_order(ORDER), {"top_experts": 1}
     with pytest.raises(ValueError, match="finite somewhere and nowhere NaN"):
         sample_mixture_on_table(key, jnp.float32(ROUGH), sick, prior, x_0, table, **options)
 

@@ -139,28 +139,28 @@ def test_the_mixture_and_its_gradients(num_experts):
         return jnp.sum(factors * mixture.mix_log_probs(log_weights, laws))
 
     def quick(log_weights, logits):
-        return jnp.sum(factors * fast.mix_log_probs(log_weights, logits))
+        return jnp.sum(factors * mixture.mix_logits(log_weights, logits))
 
     stated = jax.value_and_grad(clear, (0, 1))(log_weights, logits)
     found = jax.value_and_grad(quick, (0, 1))(log_weights, logits)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-11), found, stated)
-    each = fast.mix_log_probs(jnp.tile(log_weights[:, None], (1, 6)), logits)
-    np.testing.assert_allclose(each, fast.mix_log_probs(log_weights, logits), atol=1e-13)
+    each = mixture.mix_logits(jnp.tile(log_weights[:, None], (1, 6)), logits)
+    np.testing.assert_allclose(each, mixture.mix_logits(log_weights, logits), atol=1e-13)
 
 
 def test_a_dead_expert_may_say_anything_and_an_impossible_token_stays_one():
     logits = jnp.array([[[0.0, 1.0, -jnp.inf]], [[jnp.nan] * 3]])
-    mixed = fast.mix_log_probs(jnp.array([0.0, -jnp.inf]), logits)
+    mixed = mixture.mix_logits(jnp.array([0.0, -jnp.inf]), logits)
     np.testing.assert_allclose(mixed, jax.nn.log_softmax(logits[0]), atol=1e-6)
 
     def entry(rows):
-        return fast.mix_log_probs(jnp.array([0.0, -jnp.inf]), rows)[0, 0]
+        return mixture.mix_logits(jnp.array([0.0, -jnp.inf]), rows)[0, 0]
 
     slope = jax.grad(entry)(logits)
     assert np.all(np.isfinite(slope))
     np.testing.assert_array_equal(slope[1], 0)
     far = jnp.array([[[0.0, -300.0]], [[0.0, -310.0]]])  # below what float32 can hold
-    mixed = fast.mix_log_probs(jnp.log(jnp.array([0.5, 0.5])), far)
+    mixed = mixture.mix_logits(jnp.log(jnp.array([0.5, 0.5])), far)
     assert mixed[0, 1] == pytest.approx(-300.69, abs=0.01)
 
 
@@ -233,3 +233,13 @@ def test_a_token_of_probability_0_is_never_drawn():
     logits = jnp.where(jnp.arange(300) % 7 == 3, 0.0, -jnp.inf)
     tokens = fast.sample_categorical(jax.random.key(0), jnp.broadcast_to(logits, (2_000, 300)))
     assert set(np.unique(np.asarray(tokens) % 7)) == {3}
+
+
+def test_a_row_that_is_no_law_stays_one():
+    """−∞ throughout, where an expert that has a weight gives no law; never NaN."""
+    logits = jnp.array([[[-jnp.inf] * 3, [0.0, 1.0, 2.0]], [[5.0, 3.0, -jnp.inf]] * 2])
+    mixed = mixture.mix_logits(jnp.log(jnp.array([0.25, 0.75])), logits)
+    assert jnp.all(mixed[0] == -jnp.inf)
+    assert jax.nn.logsumexp(mixed[1]) == pytest.approx(0, abs=1e-6)
+    alone = mixture.mix_logits(jnp.array([-jnp.inf, 0.0]), logits)
+    np.testing.assert_allclose(alone, jax.nn.log_softmax(logits[1]), atol=1e-6)

@@ -83,7 +83,7 @@ def test_an_expert_posterior():
 
 def test_mixed_logits():
     logits = jnp.stack([LOGITS, 5 + jnp.zeros_like(LOGITS)])
-    mixed = dfm_jax.fast.mix_log_probs(jnp.log(jnp.array([0.25, 0.75])), logits)
+    mixed = dfm_jax.mixture.mix_logits(jnp.log(jnp.array([0.25, 0.75])), logits)
     np.testing.assert_allclose(jnp.exp(mixed), 0.25 * jax.nn.softmax(LOGITS) + 0.25, rtol=1e-5)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dfm_jax import mixture
-from dfm_jax.mixture import mixture_log_prob
+from dfm_jax.mixture import mix_log_probs
 from experiments import gate_ladder, ladder_account
 from experiments.fixed_share import fixed_share_losses
 from experiments.gate_ladder import (
@@ -43,8 +43,8 @@ def text():
 
 LOG_PRIOR = np.log([0.2, 0.5, 0.3])
 # Compiled once for all gates: they are called for each of them, and each number of experts.
-_MIXED = jax.jit(jax.vmap(mixture_log_prob))
-_CUT = jax.jit(jax.vmap(mixture.top_k_gate, (0, None)), static_argnums=1)
+_MIXED = jax.jit(jax.vmap(mix_log_probs))
+_CUT = jax.jit(jax.vmap(mixture.top_experts_gate, (0, None)), static_argnums=1)
 
 
 def _laws(log_probs: np.ndarray) -> dict[str, np.ndarray]:
@@ -237,8 +237,8 @@ def test_losses_without_a_sort_are_those_of_top_k(num_experts, x64):
     log_probs = np.log(rng.random(num_experts))
     found, margin = losses(jnp.log(law), jnp.asarray(log_probs))
     for count, value in zip((1, 2, num_experts), found, strict=True):
-        cut = mixture.top_k_gate(law, min(count, num_experts))
-        assert float(value) == pytest.approx(-float(mixture_log_prob(jnp.log(cut), log_probs)))
+        cut = mixture.top_experts_gate(law, min(count, num_experts))
+        assert float(value) == pytest.approx(-float(mix_log_probs(jnp.log(cut), log_probs)))
     largest = np.sort(np.r_[0.0, law])[::-1]
     assert float(margin) == pytest.approx(largest[0] - largest[1])
 

@@ -364,12 +364,12 @@ LAW = [0.1, 0.4, 0.2, 0.3]
 TIED = [0.25, 0.25, 0.25, 0.25]
 
 CUT = {
-    "top 1": (lambda w: mixture.top_k_gate(w, 1), LAW, [0, 1, 0, 0]),
-    "top 2": (lambda w: mixture.top_k_gate(w, 2), LAW, [0, 4 / 7, 0, 3 / 7]),
-    "top 3": (lambda w: mixture.top_k_gate(w, 3), LAW, [0, 4 / 9, 2 / 9, 3 / 9]),
-    "top 2 of equals": (lambda w: mixture.top_k_gate(w, 2), TIED, [0.5, 0.5, 0, 0]),
+    "top 1": (lambda w: mixture.top_experts_gate(w, 1), LAW, [0, 1, 0, 0]),
+    "top 2": (lambda w: mixture.top_experts_gate(w, 2), LAW, [0, 4 / 7, 0, 3 / 7]),
+    "top 3": (lambda w: mixture.top_experts_gate(w, 3), LAW, [0, 4 / 9, 2 / 9, 3 / 9]),
+    "top 2 of equals": (lambda w: mixture.top_experts_gate(w, 2), TIED, [0.5, 0.5, 0, 0]),
     "top 2, the second tied": (
-        lambda w: mixture.top_k_gate(w, 2),
+        lambda w: mixture.top_experts_gate(w, 2),
         [0.2, 0.2, 0.4, 0.2],
         [1 / 3, 0, 2 / 3, 0],
     ),
@@ -401,7 +401,7 @@ def laws(size):
     return counts.map(lambda a: a / a.sum())
 
 
-top_k = jax.jit(mixture.top_k_gate, static_argnums=1)
+top_k = jax.jit(mixture.top_experts_gate, static_argnums=1)
 nucleus = jax.jit(mixture.nucleus_gate)
 
 

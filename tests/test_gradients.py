@@ -151,7 +151,7 @@ WITHOUT = {
     ("steps.step_size", "table"): ("jumps", lambda x: False),
     ("accounting.total_variation", "p"): ("kink", lambda x: False),
     ("accounting.variation_bound", "router"): ("kink", lambda x: False),
-    ("mixture.top_k_gate", "weights"): ("ties", lambda x: np.sum(x > 0) < 2),
+    ("mixture.top_experts_gate", "weights"): ("ties", lambda x: np.sum(x > 0) < 2),
     ("mixture.nucleus_gate", "mass"): ("jumps", lambda x: False),
 }
 # More than one argument at its boundary.

@@ -101,8 +101,8 @@ MUTATIONS = (
     ),
     Mutation(
         "0 · NaN let through",
-        velocities,
-        "expectation",
+        mixture,
+        "mix",
         "finite_behind_zero(column, values)",
         "jnp.asarray(values)",
         ("D4", "D5"),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dfm_jax import mixture, parallel
-from dfm_jax.mixture import expert_posterior, mix_velocities, mixture_log_prob
+from dfm_jax.mixture import expert_posterior, mix, mix_log_probs
 
 BACKENDS = ("shard_map", "pmap")
 
@@ -265,7 +265,7 @@ def mixed(log_p_t, log_prior, values, bound=None, num_devices=8):
     mesh, axis = parallel.make_mesh(num_devices), jax.sharding.PartitionSpec("expert")
 
     def inside(log_p_t, log_prior, values):
-        return mixture.mix_over_devices(log_p_t, log_prior, values, bound=bound)
+        return mixture.mix_over_devices(log_prior, log_p_t, values, bound=bound)
 
     fn = jax.jit(
         jax.shard_map(inside, mesh=mesh, in_specs=axis, out_specs=jax.sharding.PartitionSpec())
@@ -293,9 +293,9 @@ def experts():
 def test_experts_over_devices_mix_as_on_one(experts, num_devices, x64):
     log_p_t, log_prior, values = experts
     found, log_prob, said = mixed(*experts, num_devices=num_devices)
-    weights = expert_posterior(jnp.asarray(log_p_t), jnp.asarray(log_prior))
-    np.testing.assert_allclose(found, mix_velocities(weights, values), atol=1e-12)
-    expected = mixture_log_prob(jnp.asarray(log_prior), jnp.asarray(np.nan_to_num(log_p_t)))
+    weights = expert_posterior(jnp.asarray(log_prior), jnp.asarray(log_p_t))
+    np.testing.assert_allclose(found, mix(weights, values), atol=1e-12)
+    expected = mix_log_probs(jnp.asarray(log_prior), jnp.asarray(np.nan_to_num(log_p_t)))
     assert float(log_prob) == pytest.approx(float(expected), abs=1e-9)
     assert np.isfinite(found).all()
     if num_devices > 1:
@@ -322,16 +322,16 @@ def test_the_posterior_is_the_gradient_of_the_log_law(bounded, x64):
     bound = jnp.zeros(()) if bounded else None
     values = np.zeros((8, 1))
     found = jax.grad(lambda x: mixed(x, log_prior, values, bound=bound, num_devices=4)[1])(log_p_t)
-    np.testing.assert_allclose(found, expert_posterior(log_p_t, log_prior), atol=1e-12)
+    np.testing.assert_allclose(found, expert_posterior(log_prior, log_p_t), atol=1e-12)
 
 
 @pytest.mark.statement("D4")
 def test_a_prior_that_is_dropped_is_seen(experts, x64):
     log_p_t, log_prior, values = experts
-    weights = expert_posterior(jnp.asarray(log_p_t), jnp.asarray(log_prior))
+    weights = expert_posterior(jnp.asarray(log_prior), jnp.asarray(log_p_t))
     flat = np.where(np.isfinite(log_prior), 0.0, log_prior)
     near = np.where(np.isnan(log_p_t), log_p_t, log_p_t / 500)  # so that several experts count
-    expected = mix_velocities(expert_posterior(near, log_prior), values)
+    expected = mix(expert_posterior(log_prior, near), values)
     assert np.abs(mixed(near, flat, values)[0] - expected).max() > 1e-2
     assert float(weights.sum()) == pytest.approx(1)
 

@@ -32,8 +32,8 @@ def test_readme_example_prints_what_it_says():
     assert said is not None
     assert float(ran(code)) <= 1e-15
     assert float(said[1]) <= 1e-15
-    assert code.count("mix_velocities(r,") == 1
-    assert float(ran(code.replace("mix_velocities(r,", "mix_velocities(w,"))) == float(said[2])
+    assert code.count("mix(r,") == 1
+    assert float(ran(code.replace("mix(r,", "mix(w,"))) == float(said[2])
 
 
 def test_readme_is_short():

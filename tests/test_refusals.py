@@ -159,10 +159,8 @@ ARRAYS = [
         states_with(V),
         ids("states", V, "[[0 0]\n [0 3]\n [0 0]\n [0 0]]"),
     ),
-    ("mixture.mix_velocities", "weights", OFF, law("weights")),
-    ("mixture.mix_velocities", "weights", NEGATIVE, law("weights", NEGATIVE)),
-    ("mixture.mix_posteriors", "weights", OFF, law("weights")),
-    ("mixture.mix_posteriors", "weights", NEGATIVE, law("weights", NEGATIVE)),
+    ("mixture.mix", "weights", OFF, law("weights")),
+    ("mixture.mix", "weights", NEGATIVE, law("weights", NEGATIVE)),
     ("mixture.context_posterior", "part", -1, "`part` must lie in [0, 3]; it is -1."),
     ("mixture.context_posterior", "part", K, "`part` must lie in [0, 3]; it is 4."),
     ("mixture.fixed_share_update", "alpha", 1.5, "`alpha` must lie in [0, 1]; it is 1.5."),
@@ -195,7 +193,7 @@ ARRAYS = [
     ("mixture.bayes_gate_update", "log_probs", OFF, logs("log_probs")),
     ("mixture.bayes_gate", "token_log_probs", LAWS, logs("token_log_probs", LAWS)),
     ("mixture.last_token_gate", "token_log_probs", LAWS, logs("token_log_probs", LAWS)),
-    ("mixture.top_k_gate", "weights", OFF, law("weights")),
+    ("mixture.top_experts_gate", "weights", OFF, law("weights")),
     ("mixture.nucleus_gate", "weights", NEGATIVE, law("weights", NEGATIVE)),
     ("mixture.nucleus_gate", "mass", 0.0, "`mass` must lie in (0, 1]; it is 0.0."),
     ("mixture.nucleus_gate", "mass", 1.5, "`mass` must lie in (0, 1]; it is 1.5."),
@@ -215,7 +213,6 @@ ARRAYS = [
     ("samplers.final_step_law", "x_t", NO_ID, ids("x_t", S)),
     ("samplers.one_position_step_law", "x_t", NO_ID, ids("x_t", S)),
     ("samplers.one_position_step_law", "position", N, ids("position", N, "2")),
-    ("mixture.mixed_step_law", "weights", OFF, law("weights")),
     ("mixture.shared_expert_log_prob", "x_next", NO_ID, ids("x_next", S)),
     ("accounting.routing_cost", "expert", -1, ids("expert", K, "-1")),
     ("accounting.mixture_excess_bound", "weights", OFF, law("weights")),
@@ -257,7 +254,7 @@ TRACED = {
     ("steps.step_size", "t"),
     ("steps.transition_matrix", "states"),
     ("mixture.expert_posterior", "log_p_t"),
-    ("mixture.mix_velocities", "weights"),
+    ("mixture.mix", "weights"),
     ("mixture.context_posterior", "part"),
     ("mixture.fixed_share_gate", "alpha"),
     ("mixture.centroid_gate", "features"),
@@ -289,7 +286,7 @@ def test_a_bad_traced_array_is_refused_under_checkify_alone(name, argument, valu
 def test_under_vmap_the_rule_speaks_for_each_example():
     weights = jnp.array([[0.5, 0.5], [0.5, 0.75]])
     values = jnp.ones((2, 2, 3))
-    mix = jax.vmap(mathematics()["mixture"].mix_velocities)
+    mix = jax.vmap(mathematics()["mixture"].mix)
     error, _ = jax.jit(checkify.checkify(mix))(weights, values)
     with pytest.raises(checkify.JaxRuntimeError, match=r"`weights` must sum to 1 .* it is 1\.25"):
         error.throw()
@@ -297,7 +294,7 @@ def test_under_vmap_the_rule_speaks_for_each_example():
 
 @pytest.mark.parametrize("compiled", [False, True])
 def test_of_no_example_the_rule_holds(compiled):
-    mix = jax.vmap(mathematics()["mixture"].mix_velocities)
+    mix = jax.vmap(mathematics()["mixture"].mix)
     mix = jax.jit(mix) if compiled else mix
     assert mix(jnp.ones((0, 2)), jnp.ones((0, 2, 3))).shape == (0, 3)
 
@@ -343,8 +340,8 @@ PYTHON = [
     ),
     ("mixture.context_posterior", "num_experts", 0, "`num_experts` must be at least 1; it is {}."),
     ("mixture.static_gate", "num_positions", 0, "`num_positions` must be at least 1; it is {}."),
-    ("mixture.top_k_gate", "count", 0, "`count` must lie in [1, 4]; it is {}."),
-    ("mixture.top_k_gate", "count", 5, "`count` must lie in [1, 4]; it is {}."),
+    ("mixture.top_experts_gate", "count", 0, "`count` must lie in [1, 4]; it is {}."),
+    ("mixture.top_experts_gate", "count", 5, "`count` must lie in [1, 4]; it is {}."),
 ]
 
 
@@ -415,7 +412,7 @@ def test_an_array_of_another_kind_is_refused_by_name(name, key):
 def test_axes_that_disagree_are_refused_by_name():
     velocities = jnp.zeros((3, N, S))
     with pytest.raises(TypeError, match=r"(?s)parameter 'velocities'.*f32\[3,2,4\].*K=4"):
-        mathematics()["mixture"].mix_velocities(jnp.full(4, 0.25), velocities)
+        mathematics()["mixture"].mix(jnp.full(4, 0.25), velocities)
 
 
 def test_a_table_that_moves_a_finished_token_is_refused_at_that_step():
@@ -427,7 +424,7 @@ def test_a_table_that_moves_a_finished_token_is_refused_at_that_step():
 
 def test_log_weights_that_are_no_law_are_refused():
     with pytest.raises(ValueError, match=r"`exp\(log_prior\)` must sum to 1"):
-        mathematics()["mixture"].one_expert_log_prob(np.zeros(2), np.zeros(2))
+        mathematics()["mixture"].mix_log_probs(np.zeros(2), np.zeros(2))
     with pytest.raises(ValueError, match=r"`exp\(log_prior\)` must sum to 1"):
         mathematics()["mixture"].gate_init(np.full(2, -np.inf))
 

@@ -245,8 +245,8 @@ OTHERS = {
     "centroids": lambda: mixture.centroid_gate(np.ones(2, np.float32), np.stack([HUGE, HUGE]), 1.0),
     "logits": lambda: fast.sample_categorical(jax.random.key(0), np.array([[0.0, NAN]])),
     "logits, dead": lambda: fast.sample_categorical(jax.random.key(0), np.full((1, 2), -INF)),
-    "log_weights": lambda: fast.mix_log_probs(PROBS, np.zeros((2, 1, 3))),
-    "log_weights, of rows": lambda: fast.mix_log_probs(np.zeros((2, 1)), np.zeros((2, 1, 3))),
+    "log_weights": lambda: mixture.mix_logits(PROBS, np.zeros((2, 1, 3))),
+    "log_weights, of rows": lambda: mixture.mix_logits(np.zeros((2, 1)), np.zeros((2, 1, 3))),
     "log_probs": lambda: sampling.sample_next_token(jax.random.key(0), PROBS),
     "log_laws": lambda: mixture.sample_mixed_step(jax.random.key(0), PROBS, PROBS[:, None, None]),
     "log_prior": lambda: mixture_params((DECODER, DECODER), PROBS, ({}, {})),
@@ -268,7 +268,7 @@ def test_other_values_of_another_kind_are_refused(name):
 def test_logarithms_above_0_are_refused_on_every_device_under_checkify():
     def mixed(log_p_t, log_prior):
         return jax.vmap(
-            lambda p, w: mixture.mix_over_devices(p[None], w[None], jnp.ones(1)),
+            lambda p, w: mixture.mix_over_devices(w[None], p[None], jnp.ones(1)),
             axis_name="expert",
         )(log_p_t, log_prior)
 

@@ -1,11 +1,13 @@
 """Mixtures: one model of many experts, by the posterior over them.   [D1–D8, D13, B6, B10, S6, S7]
 
 `posterior` says how laws and velocities mix, `gates` who routes. Both are mathematics: nothing in
-them knows what a network is. `decoding` makes K decoders one, `denoising` K denoisers, `drawing`
-draws from all experts or keeps one, `devices` mixes experts that lie apart.
+them knows what a network is. `logits` mixes what networks give, `decoding` makes K decoders one,
+`denoising` K denoisers, `drawing` draws from all experts or keeps one, `devices` mixes experts that
+lie apart.
 """
 
 from dfm_jax.mixture.decoding import Context as Context
+from dfm_jax.mixture.decoding import MixtureCache as MixtureCache
 from dfm_jax.mixture.decoding import MixtureParams as MixtureParams
 from dfm_jax.mixture.decoding import conditional_mixture_decoder as conditional_mixture_decoder
 from dfm_jax.mixture.decoding import mixture_decoder as mixture_decoder
@@ -34,13 +36,10 @@ from dfm_jax.mixture.gates import last_token_gate as last_token_gate
 from dfm_jax.mixture.gates import nucleus_gate as nucleus_gate
 from dfm_jax.mixture.gates import run_gate as run_gate
 from dfm_jax.mixture.gates import static_gate as static_gate
-from dfm_jax.mixture.gates import top_k_gate as top_k_gate
+from dfm_jax.mixture.gates import top_experts_gate as top_experts_gate
+from dfm_jax.mixture.logits import mix_logits as mix_logits
 from dfm_jax.mixture.posterior import context_posterior as context_posterior
 from dfm_jax.mixture.posterior import expert_posterior as expert_posterior
+from dfm_jax.mixture.posterior import mix as mix
 from dfm_jax.mixture.posterior import mix_log_probs as mix_log_probs
-from dfm_jax.mixture.posterior import mix_posteriors as mix_posteriors
-from dfm_jax.mixture.posterior import mix_velocities as mix_velocities
-from dfm_jax.mixture.posterior import mixed_step_law as mixed_step_law
-from dfm_jax.mixture.posterior import mixture_log_prob as mixture_log_prob
-from dfm_jax.mixture.posterior import one_expert_log_prob as one_expert_log_prob
 from dfm_jax.mixture.posterior import shared_expert_log_prob as shared_expert_log_prob

@@ -11,10 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dfm_jax.boundary import log_softmax
 from dfm_jax.checks import check_interval, check_log_law, check_tokens, require
 from dfm_jax.interfaces import Decoder, Params
 from dfm_jax.mixture.gates import GateState, bayes_gate_update, gate_init
-from dfm_jax.mixture.posterior import mix_log_probs
+from dfm_jax.mixture.logits import mix_logits
 from dfm_jax.types import Array, ArrayLike, as_ids
 
 
@@ -177,8 +178,8 @@ def _mixture(
             jax.vmap(decoder.extend, in_axes=(0, 0, None, None))(p, c, tokens, num_new)
             for decoder, p, c in zip(kinds, params.stacks, cache.stacks, strict=True)
         ]
-        logits = jnp.concatenate([logits for logits, _ in read])[order].swapaxes(0, 1)
-        laws = jax.nn.log_softmax(logits.astype(float))  # [M, K, V]
+        logits = jnp.concatenate([logits for logits, _ in read])[order].astype(float)  # [K, M, V]
+        laws = log_softmax(logits).swapaxes(0, 1)  # [M, K, V]
         num_tokens = laws.shape[-1]
         rest = ((0, 0), (0, 0), (0, num_states - num_tokens))
         padded = jnp.pad(laws, rest, constant_values=-jnp.inf)
@@ -196,7 +197,7 @@ def _mixture(
             return state, state
 
         _, rows = jax.lax.scan(update, start, jnp.where(counts[:, None], judged, 0.0))
-        mixed = jax.vmap(mix_log_probs)(rows.log_weights, laws)
+        mixed = mix_logits(rows.log_weights.T, logits)
 
         def last(rows: Array, old: Array) -> Array:
             return jnp.where(num_new > 0, rows[jnp.maximum(num_new - 1, 0)], old)

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from dfm_jax.interfaces import Denoiser
-from dfm_jax.mixture.gates import top_k_gate
-from dfm_jax.mixture.posterior import mix_log_probs
+from dfm_jax.mixture.gates import top_experts_gate
+from dfm_jax.mixture.logits import mix_logits
 from dfm_jax.sampling.denoisers import log_law, whole
 from dfm_jax.types import Array
 
@@ -23,7 +23,7 @@ class EnsembleParams(NamedTuple):
 
 @cache
 def ensemble_denoiser(
-    denoiser: Denoiser, router: Callable[..., Array], *, top_k: int | None = None
+    denoiser: Denoiser, router: Callable[..., Array], *, top_experts: int | None = None
 ) -> Denoiser:
     """K experts as one denoiser, under a router; it takes `EnsembleParams`.
 
@@ -31,15 +31,15 @@ def ensemble_denoiser(
 
     `router(params, x_t, t)` gives the logits of ρ̂, or log r_k(z, t): [K]. Steps of the mixed
     posterior are steps of the mixed velocity (D4), so every sampler of one denoiser is one of all.
-    With `top_k` the router is cut to its k largest at every step, which costs what it costs (B6).
+    With `top_experts` the router is cut to as many, the largest, at every step, at the cost of B6.
     """
     each = whole(denoiser)
 
     def mixed(params: EnsembleParams, x_t: Array, t: Array) -> Array:
         log_weights = log_law(router(params.router, x_t, t))
-        if top_k is not None:
-            log_weights = jnp.log(top_k_gate(jnp.exp(log_weights), top_k))
+        if top_experts is not None:
+            log_weights = jnp.log(top_experts_gate(jnp.exp(log_weights), top_experts))
         logits = jax.vmap(each, (0, None, None))(params.experts, x_t, t)
-        return mix_log_probs(log_weights, log_law(logits))
+        return mix_logits(log_weights, logits)
 
     return mixed

@@ -10,8 +10,8 @@ from dfm_jax.types import Array, ArrayLike, Float, PerExpert, typed
 
 @typed
 def mix_over_devices(
-    log_p_t: PerExpert,
     log_prior: PerExpert,
+    log_p_t: PerExpert,
     values: Float[ArrayLike, " K *state"],
     *,
     bound: Float[ArrayLike, ""] | None = None,
@@ -31,8 +31,8 @@ def mix_over_devices(
     likes; fill up with experts of log-prior −∞, whose values may be anything.
 
     Args:
-        log_p_t: log p_t^k(z) of the experts here.
         log_prior: log w_k of the experts here; over all devices a law.
+        log_p_t: log p_t^k(z) of the experts here.
         values: u^k(·, z), or posteriors, of the experts here.
         bound: m, equal on all devices.
         axis_name: of the mesh.

@@ -15,7 +15,7 @@ from jax.core import Tracer
 
 from dfm_jax.checks import check_count, check_law, check_log_law, require
 from dfm_jax.interfaces import Decoder, Denoiser
-from dfm_jax.mixture.gates import GateState, bayes_gate_update, gate_init, top_k_gate
+from dfm_jax.mixture.gates import GateState, bayes_gate_update, gate_init, top_experts_gate
 from dfm_jax.mixture.posterior import mix_log_probs
 from dfm_jax.sampling.autoregressive import (
     NO_LAW,
@@ -59,7 +59,7 @@ def sample_mixed_step(
 
         k^i ~ r(z, t),  X^i ~ law_{k^i}^i
 
-    In law the step of the mixed velocity (`mixed_step_law`), for any router and any number
+    In law the step of the mixed velocity (`mix`), for any router and any number
     of positions that move: each draws an expert of its own. Weights of
     all positions [K], or of each [N, K]; laws in nats.
 
@@ -87,7 +87,7 @@ def sample_mixture_on_table(
     x_0: Tokens,
     table: Table,
     *,
-    top_k: int | None = None,
+    top_experts: int | None = None,
 ) -> MixtureDraw:
     """All K experts at every step, mixed by the gate that what was drawn so far implies.   [D7, S2]
 
@@ -104,14 +104,14 @@ def sample_mixture_on_table(
         log_prior: log r_k(c), in nats: the context is judged by whoever made it.
         x_0: masks, and the context.
         table: κ[t, i] ∈ {0, 1}, one more position in each row; 1 at the context.
-        top_k: cut the gate to its k largest at every step, at the cost of B6.
+        top_experts: cut the gate to as many, the largest, at every step, at the cost of B6.
 
     Raises:
         ValueError: as `sample_on_table`; if a step moves more than one position; on a prior that is
             no law.
     """
     num_experts = jnp.shape(log_prior)[0]
-    check_stacked(params, num_experts)
+    _check_stacked(params, num_experts)
     one = jax.tree.map(lambda leaf: leaf[0], params)
     run = checked_run(
         one,
@@ -123,16 +123,16 @@ def sample_mixture_on_table(
         rows_at_once=None,
     )
     check_log_law("log_prior", log_prior)
-    if top_k is not None:
-        check_count("top_k", top_k, at_most=num_experts)
-    order = one_by_one(table)
+    if top_experts is not None:
+        check_count("top_experts", top_experts, at_most=num_experts)
+    order = _one_by_one(table)
     check_masks(x_0, jnp.asarray(table)[0], run.num_states - 1)
-    found, gate = _mixture(key, params, log_prior, x_0, order, run=run, top_k=top_k)
+    found, gate = _mixture(key, params, log_prior, x_0, order, run=run, top_experts=top_experts)
     require(found.alive, ALIVE, found.alive)
     return MixtureDraw(found.x_t, gate.log_weights)
 
 
-def check_stacked(params: Any, num_experts: int) -> None:
+def _check_stacked(params: Any, num_experts: int) -> None:
     """Every leaf has K rows: a missing one would silently be the last."""
     for leaf in jax.tree.leaves(params):
         rule = (
@@ -141,7 +141,7 @@ def check_stacked(params: Any, num_experts: int) -> None:
         require(jnp.shape(leaf)[:1] == (num_experts,), rule, str(jnp.shape(leaf)))
 
 
-def one_by_one(table: Table) -> Array:
+def _one_by_one(table: Table) -> Array:
     """The position that each step of a table moves, −1 for none.
 
     Raises:
@@ -158,7 +158,7 @@ def one_by_one(table: Table) -> Array:
     return jnp.asarray(xp.where(counts == 1, xp.argmax(moved, axis=1), -1))
 
 
-@partial(jax.jit, static_argnames=("run", "top_k"))
+@partial(jax.jit, static_argnames=("run", "top_experts"))
 def _mixture(
     key: Key,
     params: Any,
@@ -167,7 +167,7 @@ def _mixture(
     order: Array,
     *,
     run: Run,
-    top_k: int | None,
+    top_experts: int | None,
 ) -> tuple[State, GateState]:
     each = jax.vmap(whole(run.denoiser), (0, None, None))
     num_steps = order.shape[0]
@@ -180,8 +180,8 @@ def _mixture(
         moves = moves & ~revealed(state.x_t, run)[at]
         laws = log_law(each(params, state.x_t, index / num_steps)[:, at])  # [K, V]
         weights = gate.log_weights
-        if top_k is not None:
-            weights = jnp.log(top_k_gate(jnp.exp(weights), top_k))
+        if top_experts is not None:
+            weights = jnp.log(top_experts_gate(jnp.exp(weights), top_experts))
         # Of all that the gate has not given up: it is told what each of them says.
         dead = gate.log_weights == -jnp.inf
         is_law = jnp.all(jnp.isfinite(jnp.max(laws, axis=-1)) | dead)
@@ -228,8 +228,8 @@ def sample_one_expert_on_table(
         ValueError: as there.
     """
     check_log_law("log_prior", log_prior)
-    check_stacked(params, jnp.shape(log_prior)[0])
-    one_by_one(table)
+    _check_stacked(params, jnp.shape(log_prior)[0])
+    _one_by_one(table)
     expert_key, key = jax.random.split(key)
     expert = jax.random.categorical(expert_key, jnp.asarray(log_prior), mode="high")
     x = sample_on_table(
@@ -301,7 +301,7 @@ def sample_one_expert(
     )
     require(plain or cut == "each expert", rule, f"{temperature}, {top_k}, {top_p}")
     check_log_law("log_posterior", log_posterior)
-    check_stacked(params, jnp.shape(log_posterior)[1])
+    _check_stacked(params, jnp.shape(log_posterior)[1])
     one = jax.tree.map(lambda leaf: leaf[0], params)
     options = {"max_new": max_new, "top_k": top_k, "stop_tokens": stop_tokens}
     law = {"temperature": temperature, "top_p": top_p, "prefixes": prefixes}

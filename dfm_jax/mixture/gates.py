@@ -1,4 +1,4 @@
-"""Who routes: Bayes, fixed-share, static, last-token, centroid, top-k, nucleus, hard. [D7, B6, B10]
+"""Who routes: Bayes, fixed-share, static, last-token, centroid, top experts, nucleus. [D7, B6, B10]
 
 A gate is a law over experts. Those that watch the sequence are states updated token by token, in
 log space, and `run_gate` runs any update along a sequence. Those that read features of the context
@@ -317,7 +317,7 @@ def fit_temperature(
 
 
 @typed
-def top_k_gate(weights: Weights, count: int) -> Weights:
+def top_experts_gate(weights: Weights, count: int) -> Weights:
     """Keep the `count` largest weights and renormalise; ties go to the lower index.   [B6, B7]
 
     An approximation when count < K: it costs at most 1 − M in total variation, M the mass kept.
@@ -354,7 +354,7 @@ def nucleus_gate(weights: Weights, mass: Number) -> Weights:
 @typed
 def hard_gate(weights: Weights) -> Weights:
     """All the weight on the largest; ties go to the lower index. Top-1 routing.   [B7, D8]"""
-    return top_k_gate(weights, 1)
+    return top_experts_gate(weights, 1)
 
 
 def _renormalise(weights: Array) -> Array:

@@ -12,7 +12,13 @@ the expert behind a zero may return anything, NaN included.
 import jax
 import jax.numpy as jnp
 
-from dfm_jax.boundary import at_tokens, log_sum_exp, log_sum_of_products, softmax
+from dfm_jax.boundary import (
+    at_tokens,
+    finite_behind_zero,
+    log_sum_exp,
+    log_sum_of_products,
+    softmax,
+)
 from dfm_jax.checks import (
     check_count,
     check_interval,
@@ -21,43 +27,22 @@ from dfm_jax.checks import (
     check_log_probs,
     check_tokens,
 )
+from dfm_jax.paths import HIGHEST
 from dfm_jax.types import (
     Array,
     ArrayLike,
     Float,
     PerExpert,
     Scalar,
-    StateProbs,
     Token,
     Tokens,
     Weights,
     typed,
 )
-from dfm_jax.velocities import expectation
 
 
 @typed
-def mixture_log_prob(
-    log_weights: PerExpert, log_probs: Float[ArrayLike, " K *event"]
-) -> Float[Array, " *event"]:
-    """The law of the whole, from the laws of the parts, in nats.
-
-        log q(x) = log Σ_k w_k q_k(x),   log p_t(x) = log Σ_k w_k p_t^k(x)   [D1, D2]
-
-    In log space: products of token probabilities underflow. −∞ where no expert can make x, and
-    there its derivatives are 0.
-
-    Raises:
-        ValueError: if the weights are no law, or a part that has one says a logarithm above 0.
-    """
-    check_log_law("log_weights", log_weights)
-    check_log_probs("log_probs", log_probs, read=log_weights > -jnp.inf)
-    column = jnp.reshape(log_weights, (-1, *(1 for _ in log_probs.shape[1:])))
-    return log_sum_exp(jnp.where(column == -jnp.inf, -jnp.inf, column + log_probs), axis=0)
-
-
-@typed
-def expert_posterior(log_p_t: PerExpert, log_prior: PerExpert) -> Weights:
+def expert_posterior(log_prior: PerExpert, log_p_t: PerExpert) -> Weights:
     """Which part does the state come from?
 
         r_k(z, t) = w_k p_t^k(z) / p_t(z)   [D3]
@@ -66,8 +51,8 @@ def expert_posterior(log_p_t: PerExpert, log_prior: PerExpert) -> Weights:
     part may say anything.
 
     Args:
-        log_p_t: log p_t^k(z) for each expert.
         log_prior: log w_k, or log P(k | c) where there is a context.
+        log_p_t: log p_t^k(z) for each expert.
 
     Raises:
         ValueError: if the prior is no law, or a part that has mass says a logarithm above 0.
@@ -79,50 +64,54 @@ def expert_posterior(log_p_t: PerExpert, log_prior: PerExpert) -> Weights:
 
 
 @typed
-def mix_velocities(
-    weights: Weights, velocities: Float[ArrayLike, " K *state"]
-) -> Float[Array, " *state"]:
-    """The global velocity is the posterior-weighted sum of the experts' at the same (z, t).
+def mix(weights: Weights, values: Float[ArrayLike, " K *values"]) -> Float[Array, " *values"]:
+    """The posterior mean: velocities, posteriors and laws of steps mix alike, at the same (z, t).
 
-        u_t(·, z) = Σ_k r_k(z, t) u_t^k(·, z)   [D4, D13]
+        u_t(·, z) = Σ_k r_k(z, t) u_t^k(·, z)   [V4, D4, D13]
+        p_{1|t}^i(v | z) = Σ_k r_k(z, t) p_{1|t}^{k,i}(v | z)   [D5, D6]
+        X^i ~ Σ_k r_k (δ_{z^i} + u^{k,i}(·, z))   [S6, S7a]
 
-    Exact for the weights of `expert_posterior`, continuous and discrete time. With any u^k that
-    generate p_t^k the sum generates p_t. Source: DAG, DDM.
+    Exact for the weights of `expert_posterior`, continuous and discrete time: with any u^k that
+    generate p_t^k the sum generates p_t. Of conditional velocities, under the posterior over pairs,
+    it is the marginal velocity. For left-to-right tables the second line is q(v | x^{≤t}) =
+    Σ_k r_k(x^{≤t}) q_k(v | x^{≤t}). The third draws one expert per position, k^i ~ r(z, t), then
+    its step; one k for positions that move together is another law, `shared_expert_log_prob`.
+
+    What a network gives is mixed by `mix_logits`: values are taken as they are, and whoever takes
+    the mixture for a law checks it. Values behind a weight of 0 may be anything, NaN included: what
+    is not finite there is dropped before the product, and then the derivative in that weight is 0;
+    else it is the value. Source: DFM, DAG, DDM.
 
     Raises:
         ValueError: if the weights are no law.
     """
     check_law("weights", weights)
-    return expectation(jnp.asarray(weights), velocities)
-
-
-@typed
-def mix_posteriors(
-    weights: Weights, posteriors: Float[ArrayLike, " K *state"]
-) -> Float[Array, " *state"]:
-    """Token posteriors mix like velocities.
-
-        p_{1|t}^i(v | z) = Σ_k r_k(z, t) p_{1|t}^{k,i}(v | z)   [D5, D6]
-
-    For left-to-right tables this is q(v | x^{≤t}) = Σ_k r_k(x^{≤t}) q_k(v | x^{≤t}).
-
-    Raises:
-        ValueError: if the weights are no law, or a posterior that has one is none.
-    """
-    check_law("weights", weights)
-    check_law("posteriors", posteriors, read=weights != 0)
-    return expectation(jnp.asarray(weights), posteriors)
+    column = jnp.reshape(weights, (-1, *(1 for _ in values.shape[1:])))
+    kept = finite_behind_zero(column, values)
+    return jnp.tensordot(weights, kept, axes=1, precision=HIGHEST)
 
 
 @typed
 def mix_log_probs(
-    log_weights: PerExpert, log_probs: Float[ArrayLike, " K *state"]
-) -> Float[Array, " *state"]:
-    """`mix_posteriors` in log space, in nats: large vocabularies and long sequences underflow.
+    log_weights: PerExpert, log_probs: Float[ArrayLike, " K *event"]
+) -> Float[Array, " *event"]:
+    """The law of the whole, from the laws of the parts, in nats: large spaces underflow.
 
-    log p(v | z) = log Σ_k exp(log r_k + log p_k(v | z))   [D5, D6]
+        log q(x) = log Σ_k w_k q_k(x),   log p_t(x) = log Σ_k w_k p_t^k(x)   [D1, D2]
+        log p(v | z) = log Σ_k exp(log r_k + log p_k(v | z))   [D5, D6]
+        log q̂(x | c) = log Σ_k r_k(c) q̂_k(x | c)   [S7b]
+
+    −∞ where no expert can make x, and there its derivatives are 0. The third line draws one expert
+    after the prompt, k ~ r(c), and keeps it: the law of mixing token by token with the Bayes gate,
+    at the cost of one expert, for one-position steps, untruncated gates and temperature 1.
+
+    Raises:
+        ValueError: if the weights are no law, or a part that has one says a logarithm above 0.
     """
-    return mixture_log_prob(log_weights, log_probs)
+    check_log_law("log_weights", log_weights)
+    check_log_probs("log_probs", log_probs, read=log_weights > -jnp.inf)
+    column = jnp.reshape(log_weights, (-1, *(1 for _ in log_probs.shape[1:])))
+    return log_sum_exp(jnp.where(column == -jnp.inf, -jnp.inf, column + log_probs), axis=0)
 
 
 @typed
@@ -140,54 +129,20 @@ def context_posterior(part: Token, num_experts: int) -> Weights:
 
 
 @typed
-def mixed_step_law(weights: Weights, step_laws: Float[ArrayLike, "K N S"]) -> StateProbs:
-    """Draw one expert per position, k^i ~ r(z, t), then its step: the step of the mixed velocity.
-
-    X^i ~ Σ_k r_k (δ_{z^i} + u^{k,i}(·, z))   [S6, S7a]
-
-    The draws are independent, and any number of positions may move. Also for a learned router,
-    drawn per position and step. One k shared by positions that move together is another law:
-    `shared_expert_log_prob`.
-
-    Raises:
-        ValueError: if the weights are no law, or a step of an expert that has one is none.
-    """
-    check_law("weights", weights)
-    check_law("step_laws", step_laws, read=weights != 0)
-    return mix_posteriors(weights, step_laws)
-
-
-@typed
 def shared_expert_log_prob(
-    x_next: Tokens, log_weights: PerExpert, step_laws: Float[ArrayLike, "K N S"]
+    log_weights: PerExpert, x_next: Tokens, step_laws: Float[ArrayLike, "K N S"]
 ) -> Scalar:
     """One expert for all positions of a step, in nats: log Σ_k r_k Π_i law_k^i(x^i).   [S6]
 
-    Equal to `mixed_step_law` if at most one position moves; else another law. Where it is −∞ its
+    Equal to `mix` of the laws if at most one position moves; else another law. Where it is −∞ its
     derivative in a probability is infinite, if that one alone is missing.
 
     Raises:
-        ValueError: as `mixed_step_law`; if an id lies outside [0, S).
+        ValueError: if the weights are no law, or a step of an expert that has one is none; if an id
+            lies outside [0, S).
     """
     check_log_law("log_weights", log_weights)
     check_law("step_laws", step_laws, read=log_weights > -jnp.inf)
     check_tokens("x_next", x_next, step_laws.shape[-1])
     here = jax.vmap(at_tokens, in_axes=(0, None))(step_laws, x_next)
     return log_sum_of_products(log_weights, here)
-
-
-@typed
-def one_expert_log_prob(log_prior: PerExpert, sequence_log_probs: PerExpert) -> Scalar:
-    """Draw one expert after the prompt, k ~ r(c), and keep it: the law of the sequence, in nats.
-
-        log Σ_k r_k(c) q̂_k(x | c)   [S7b]
-
-    The same law as mixing token by token with the Bayes gate, at the cost of one expert. Only for
-    one-position steps, untruncated gates and temperature 1.
-
-    Raises:
-        ValueError: if the prior is no law, or an expert that has mass says a logarithm above 0.
-    """
-    check_log_law("log_prior", log_prior)
-    check_log_probs("sequence_log_probs", sequence_log_probs, read=log_prior > -jnp.inf)
-    return mixture_log_prob(log_prior, jnp.asarray(sequence_log_probs))

@@ -185,7 +185,7 @@ def _model_parts(case: Case) -> np.ndarray:
 def _best(log_prior: Array, log_laws: Array) -> tuple[Array, Array]:
     """The bound, and the mixture's −log p̂, at every sequence: [V^N] each."""
     bound = jax.vmap(accounting.best_expert_bound, in_axes=(None, 1))(log_prior, log_laws)
-    return bound, -mixture.mixture_log_prob(log_prior, log_laws)
+    return bound, -mixture.mix_log_probs(log_prior, log_laws)
 
 
 def _no_masses_left(masses: np.ndarray) -> np.ndarray:

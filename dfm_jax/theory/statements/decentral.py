@@ -22,7 +22,7 @@ def _apart(logits: Array, parts: Array, weights: Array) -> Array:
 def _together(logits: Array, parts: Array, weights: Array) -> Array:
     """−Σ_x q(x) log Σ_k w_k p̂_k(x), the mixture trained as one model."""
     log_probs = jax.nn.log_softmax(logits, axis=-1)
-    log_mixture = mixture.mixture_log_prob(jnp.log(weights), log_probs)
+    log_mixture = mixture.mix_log_probs(jnp.log(weights), log_probs)
     return -jnp.sum(jnp.einsum("k,kx->x", weights, parts) * log_mixture)
 
 
@@ -216,7 +216,7 @@ def _objective(
 
 
 def _mixed(gate: Array, posteriors: Array) -> Array:
-    return jax.vmap(mixture.mix_posteriors, in_axes=(0, 1))(gate, posteriors)
+    return jax.vmap(mixture.mix, in_axes=(0, 1))(gate, posteriors)
 
 
 @statement(

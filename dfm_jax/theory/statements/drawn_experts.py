@@ -16,17 +16,17 @@ from dfm_jax.types import Array
 
 
 def _mixed_laws(gate: Array, laws: Array) -> Array:
-    return jax.vmap(mixture.mixed_step_law, in_axes=(0, 1))(gate, laws)
+    return jax.vmap(mixture.mix, in_axes=(0, 1))(gate, laws)
 
 
 def _independent_kernel(gate: Array, laws: Array, states: Array) -> Array:
-    """One expert per position: the kernel of `mixed_step_law`, [Z, Z]."""
+    """One expert per position: the kernel of `mixture.mix`, [Z, Z]."""
     return steps.transition_matrix(_mixed_laws(gate, laws), states)
 
 
 def _mixed_velocity_kernel(gate: Array, velocity: Array, states: Array) -> Array:
     """Q1's step of D4's mixture Σ_k r_k u^k, then Q5: [Z, Z]."""
-    mixed = jax.vmap(mixture.mix_velocities, in_axes=(0, 1))(gate, velocity)
+    mixed = jax.vmap(mixture.mix, in_axes=(0, 1))(gate, velocity)
     return steps.transition_matrix(jax.vmap(steps.step_law)(mixed, states), states)
 
 
@@ -55,7 +55,7 @@ def _shared_kernel(gate: Array, laws: Array, states: Array) -> Array:
     """One expert for all positions of a step: [Z, Z]."""
 
     def entry(x: Array, weights: Array, rows: Array) -> Array:
-        return mixture.shared_expert_log_prob(x, jnp.log(weights), rows)
+        return mixture.shared_expert_log_prob(jnp.log(weights), x, rows)
 
     from_z = jax.vmap(entry, in_axes=(None, 0, 1))
     return jnp.exp(jax.vmap(from_z, in_axes=(0, None, None))(states, gate, laws))
@@ -114,7 +114,7 @@ def _token_wise(log_prior: Array, token_log_probs: Array, *, static: bool) -> Ar
 
 
 def _both_laws(log_prior: Array, token_log_probs: Array, *, static: bool) -> tuple[Array, Array]:
-    whole = jax.vmap(lambda rows: mixture.one_expert_log_prob(log_prior, jnp.sum(rows, axis=0)))
+    whole = jax.vmap(lambda rows: mixture.mix_log_probs(log_prior, jnp.sum(rows, axis=0)))
     mixed = jax.vmap(lambda rows: _token_wise(log_prior, rows, static=static))
     return jnp.exp(whole(token_log_probs)), jnp.exp(mixed(token_log_probs))
 

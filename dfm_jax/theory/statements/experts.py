@@ -40,8 +40,8 @@ def undefined_off_support(case: Case, when: str, values: np.ndarray) -> np.ndarr
 
 
 def _mix(gate: Array, velocity: Array) -> Array:
-    """`mix_velocities` at every state: gate [Z, K], velocity [K, Z, N, S]."""
-    return jax.vmap(mixture.mix_velocities, in_axes=(0, 1))(gate, velocity)
+    """`mix` at every state: gate [Z, K], velocity [K, Z, N, S]."""
+    return jax.vmap(mixture.mix, in_axes=(0, 1))(gate, velocity)
 
 
 def _part_fields(cases: Cases, run: Run, when: str) -> np.ndarray:
@@ -137,11 +137,12 @@ def _mixed_step_gap(cases: Cases, run: Run, gate: np.ndarray) -> np.ndarray:
     return gap(mixed, truth, support)
 
 
-def _mix_posteriors(gate: Array, posteriors: Array) -> tuple[Array, Array]:
-    """In probability and in log space: gate [Z, K], posteriors [K, Z, N, V]."""
-    plain = jax.vmap(mixture.mix_posteriors, in_axes=(0, 1))(gate, posteriors)
+def _mix_posteriors(gate: Array, posteriors: Array) -> tuple[Array, Array, Array]:
+    """In probability, in log space and from logits: gate [Z, K], posteriors [K, Z, N, V]."""
+    plain = jax.vmap(mixture.mix, in_axes=(0, 1))(gate, posteriors)
     logs = jax.vmap(mixture.mix_log_probs, in_axes=(0, 1))(jnp.log(gate), jnp.log(posteriors))
-    return plain, jnp.exp(logs)
+    logits = jax.vmap(mixture.mix_logits, in_axes=(0, 1))(jnp.log(gate), 3 + jnp.log(posteriors))
+    return plain, jnp.exp(logs), jnp.exp(logits)
 
 
 @statement(
@@ -159,10 +160,10 @@ def posteriors_mix(cases: Cases, run: Run, *, gate=bayes) -> np.ndarray:
         parts = cases.each(
             lambda c, when=when: undefined_off_support(c, when, c.part_posteriors(when))
         )
-        plain, logs = run(_mix_posteriors, cases.each(lambda c, when=when: gate(c, when)), parts)
+        every = run(_mix_posteriors, cases.each(lambda c, when=when: gate(c, when)), parts)
         truth = cases.each(lambda c, when=when: c.posterior(when))
         support = cases.each(lambda c, when=when: c.path(when)) > 0
-        residuals += [gap(plain, truth, support), gap(logs, truth, support)]
+        residuals += [gap(mixed, truth, support) for mixed in every]
     return worst(*residuals)
 
 

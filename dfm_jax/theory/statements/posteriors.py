@@ -114,7 +114,7 @@ def posterior(cases: Cases, run: Run, *, log_coupling=coupled) -> np.ndarray:
 def _revealed(
     states: Array, tokens: Array, log_parts: Array, log_weights: Array, *, mask_id: int
 ) -> tuple[Array, Array, Array]:
-    log_data = mixture.mixture_log_prob(log_weights, log_parts)
+    log_data = mixture.mix_log_probs(log_weights, log_parts)
 
     def at(z: Array) -> tuple[Array, Array, Array]:
         log_p = jax.vmap(lambda q: paths.revealed_log_prob(z, tokens, q, mask_id=mask_id))(
@@ -122,7 +122,7 @@ def _revealed(
         )
         return (
             paths.revealed_posterior(z, tokens, log_data, mask_id=mask_id),
-            mixture.expert_posterior(log_p, log_weights),
+            mixture.expert_posterior(log_weights, log_p),
             jnp.exp(log_p),
         )
 

@@ -127,11 +127,13 @@ def router_variation(cases: Cases, run: Run, *, routed: bool = True) -> np.ndarr
 
 
 def _truncated(weights: Array, log_laws: Array, mass: Array, *, count: int) -> tuple:
-    """`top_k_gate` (count > 0) or `nucleus_gate`: the gate, its bounds, its costs."""
-    kept = mixture.top_k_gate(weights, count) if count else mixture.nucleus_gate(weights, mass)
+    """`top_experts_gate` (count > 0) or `nucleus_gate`: the gate, its bounds, its costs."""
+    kept = (
+        mixture.top_experts_gate(weights, count) if count else mixture.nucleus_gate(weights, mass)
+    )
     bound = accounting.truncation_bound(weights, kept)
-    log_full = mixture.mixture_log_prob(jnp.log(weights), log_laws)
-    log_kept = mixture.mixture_log_prob(jnp.log(kept), log_laws)
+    log_full = mixture.mix_log_probs(jnp.log(weights), log_laws)
+    log_kept = mixture.mix_log_probs(jnp.log(kept), log_laws)
     return (
         kept,
         bound,
@@ -201,7 +203,7 @@ def _top(gate: Array, *, count: int) -> tuple[Array, Array]:
     """Top-`count` at every prefix, and its variation bound 1 − M: [X, N, K], [X, N]."""
 
     def at(weights: Array) -> tuple[Array, Array]:
-        top = mixture.hard_gate(weights) if count == 1 else mixture.top_k_gate(weights, count)
+        top = mixture.hard_gate(weights) if count == 1 else mixture.top_experts_gate(weights, count)
         return top, accounting.truncation_bound(weights, top).total_variation
 
     return jax.vmap(jax.vmap(at))(gate)

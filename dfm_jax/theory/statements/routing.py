@@ -15,7 +15,7 @@ from dfm_jax.types import Array
 
 
 def _log_mixture(log_weights: Array, log_laws: Array) -> Array:
-    return jnp.exp(mixture.mixture_log_prob(log_weights, log_laws))
+    return jnp.exp(mixture.mix_log_probs(log_weights, log_laws))
 
 
 def log_masses_of(case: Case) -> np.ndarray:
@@ -77,7 +77,7 @@ def path_is_a_mixture(cases: Cases, run: Run, *, paths=_same_path) -> np.ndarray
 
 
 def _posteriors(log_paths: Array, log_masses: Array) -> Array:
-    return jax.vmap(mixture.expert_posterior, in_axes=(1, None))(log_paths, log_masses)
+    return jax.vmap(mixture.expert_posterior, in_axes=(None, 1))(log_masses, log_paths)
 
 
 def _no_masses(case: Case) -> np.ndarray:
@@ -135,10 +135,11 @@ def prefix_static(case: Case) -> np.ndarray:
     return np.broadcast_to(case.weights, case.prefix_posterior()[:, :-1].shape)
 
 
-def _mix_next(gate: Array, next_probs: Array) -> tuple[Array, Array]:
-    """In probability and in log space, at every prefix: [X, N, V] each."""
+def _mix_next(gate: Array, next_probs: Array) -> tuple[Array, Array, Array]:
+    """In probability, in log space and from logits, at every prefix: [X, N, V] each."""
     logs = jax.vmap(jax.vmap(mixture.mix_log_probs))(jnp.log(gate), jnp.log(next_probs))
-    return jax.vmap(jax.vmap(mixture.mix_posteriors))(gate, next_probs), jnp.exp(logs)
+    logits = jax.vmap(jax.vmap(mixture.mix_logits))(jnp.log(gate), 3 + jnp.log(next_probs))
+    return jax.vmap(jax.vmap(mixture.mix))(gate, next_probs), jnp.exp(logs), jnp.exp(logits)
 
 
 @statement(
@@ -153,9 +154,9 @@ def next_tokens_mix(cases: Cases, run: Run, *, gate=prefix_bayes) -> np.ndarray:
     """Next-token laws of the whole at every prefix that it can make."""
     defined = cases.each(lambda c: c.prefix_law(c.data)[:, :-1]) > 0
     weights = np.where(defined[..., None], cases.each(gate), 1.0)
-    both = run(_mix_next, weights, cases.each(lambda c: c.next_probs()))
+    every = run(_mix_next, weights, cases.each(lambda c: c.next_probs()))
     truth = cases.each(lambda c: c.conditionals(c.data))
-    return worst(*(gap(mixed, truth, defined) for mixed in both))
+    return worst(*(gap(mixed, truth, defined) for mixed in every))
 
 
 def token_log_probs(case: Case) -> np.ndarray:
@@ -296,4 +297,4 @@ def _top_expert(gate: Array) -> Array:
 def _hard_routing(part: Array, posteriors: Array, *, num_experts: int) -> tuple[Array, Array]:
     """`context_posterior` at every state, and the posterior that it picks."""
     gate = jax.vmap(lambda k: mixture.context_posterior(k, num_experts))(part)
-    return gate, jax.vmap(mixture.mix_posteriors, in_axes=(0, 1))(gate, posteriors)
+    return gate, jax.vmap(mixture.mix, in_axes=(0, 1))(gate, posteriors)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dfm_jax import exact, paths, velocities
+from dfm_jax import exact, mixture, paths, velocities
 from dfm_jax.theory import fields
 from dfm_jax.theory.cases import Case, Cases
 from dfm_jax.theory.runs import Run
@@ -181,7 +181,7 @@ def _marginal_velocity(
         conditional = jax.vmap(
             lambda b: velocities.mixture_velocity(b, z, t, schedule, num_states=num_states)
         )(x_1)
-        return velocities.expectation(weights, conditional)
+        return mixture.mix(weights, conditional)
 
     return fields.over_states(at, states)
 
