@@ -55,16 +55,17 @@ def ensemble_costs(
         for name, law in zip(GATES, (log_prior, log_router, oracle), strict=True)
     }
     nats = {name: source.nats(law, x_1, draw) for name, law in mixed.items()}
-    own = log_router[part] + log_posteriors[part]
+    # −log ρ̂_k p̂^k in the place of −log p̂^k: what a position pays that jumps. A loss normalises.
+    own, pay = log_posteriors[part], router_loss(log_router, part)
     if source.name == "masked":
-        named, residual = source.nats(own, x_1, draw), jnp.zeros_like(nats["router"])
+        num_masked = jnp.sum(draw.x_t == source.num_tokens)
+        named = source.nats(own, x_1, draw) + draw.size * num_masked * pay
+        residual = jnp.zeros_like(nats["router"])
     else:
         rates, mixture = _named_rates(source, log_posteriors, log_router, x_1, part, draw)
-        named = jnp.where(draw.last, jnp.sum(cross_entropy_loss(own, x_1)), rates)
+        named = jnp.where(draw.last, jnp.sum(cross_entropy_loss(own, x_1) + pay), rates)
         residual = jnp.where(draw.last, 0.0, jnp.abs(mixture - nats["router"]))
-    return Costs(
-        jnp.stack([nats[name] for name in GATES]), named, router_loss(log_router, part), residual
-    )
+    return Costs(jnp.stack([nats[name] for name in GATES]), named, pay, residual)
 
 
 def _named_rates(
