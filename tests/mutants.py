@@ -350,7 +350,7 @@ MUTANTS = (
         "steps / num_steps, start, run=run",
         "(steps + 1) / num_steps, start, run=run",
         "test_table_sampling",
-        "one_position_a_step",
+        "draws_are_of_the_data",
     ),
     Mutant(
         "tokens carried over though they may change",
