@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from dfm_jax.checks import check_count, require
 from dfm_jax.data.columns import Columns
 from dfm_jax.data.tokens import TokenSet, encode_texts, named_texts_in
-from dfm_jax.interfaces import Measure
+from dfm_jax.interfaces import Losses, Measure, Task
 from dfm_jax.models import Params
 from dfm_jax.training.batches import Batch
 from dfm_jax.training.checkpoint import read_checkpoint
@@ -35,7 +35,7 @@ from dfm_jax.training.memory import check_parameters_fit
 from dfm_jax.training.retention import best_step, checkpoint_steps
 from dfm_jax.training.spreading import spread_evaluation
 from dfm_jax.training.state import TrainState
-from dfm_jax.training.step import make_evaluation
+from dfm_jax.training.step import batch_size_of, make_evaluation
 from dfm_jax.training.tasks import task_of
 from dfm_jax.types import Array, Key
 
@@ -47,6 +47,7 @@ def evaluated(
     key: Key | None = None,
     *,
     mesh: Mesh | None = None,
+    task: Task | None = None,
 ) -> DocumentLosses:
     """What a state pays for each document, cut into windows that know nothing of each other.
 
@@ -56,20 +57,21 @@ def evaluated(
     """
     if isinstance(documents, TokenSet):
         documents = document_rows(documents, config, None)
-    return documents.by_document(*_row_losses(state, config, documents, key, mesh))
+    task = task_of(config) if task is None else task
+    return documents.by_document(*_row_losses(state, task, documents, key, mesh))
 
 
 def _row_losses(
-    state: TrainState, config: TrainConfig, rows: HeldOut, key: Key | None, mesh: Mesh | None
+    state: TrainState, task: Task, rows: HeldOut, key: Key | None, mesh: Mesh | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Nats and counts of every row."""
     params: Params = state.params if state.ema is None else state.ema
-    evaluation, draws = _compiled_evaluation(shape_of(config), mesh), task_of(config).draws
+    evaluation = _compiled_evaluation(task.losses, mesh)
     key = jax.random.key(0) if key is None else key
     found = []
     for number, batch in enumerate(rows.batches):
-        drawn = (jax.random.fold_in(key, number * config.batch_size),)
-        found.append(evaluation(params, batch, *(drawn if draws else ())))
+        drawn = (jax.random.fold_in(key, number * batch_size_of(batch)),) if task.draws else ()
+        found.append(evaluation(params, batch, *drawn))
     nats, counts = (np.concatenate(x) for x in zip(*jax.device_get(found), strict=True))
     return nats, counts
 
@@ -96,8 +98,8 @@ def token_losses(
 
 
 @cache  # a run evaluates often
-def _compiled_evaluation(shape: TrainConfig, mesh: Mesh | None) -> Any:
-    evaluation = make_evaluation(task_of(shape).losses)
+def _compiled_evaluation(losses: Callable[..., Losses], mesh: Mesh | None) -> Any:
+    evaluation = make_evaluation(losses)
     return jax.jit(evaluation) if mesh is None else spread_evaluation(evaluation, mesh)
 
 
@@ -237,7 +239,7 @@ def evaluate_ensemble(
     parts = [_judged(member, first, data, tokenizer, columns) for member in asked]
     nats, counts, sizes = [], [], []
     for rows, num_bytes in parts:
-        each = [_row_losses(state, config, rows, None, None) for config, state in experts]
+        each = [_row_losses(state, task_of(one), rows, None, None) for one, state in experts]
         joint = ensemble.log_weights[:, None] - np.stack([one.astype(float) for one, _ in each])
         found = rows.by_document(-np.logaddexp.reduce(joint, axis=0), each[0][1])
         nats.append(found.nats)

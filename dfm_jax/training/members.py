@@ -29,6 +29,7 @@ from dfm_jax.data.tokens import (
     named_texts_in,
 )
 from dfm_jax.durable import write_file
+from dfm_jax.interfaces import Task
 from dfm_jax.json_text import read_json
 from dfm_jax.training.config import TrainConfig, differences, from_json, to_json
 from dfm_jax.training.digests import CheckpointError
@@ -162,9 +163,9 @@ def _encoded_side(
     return encode_texts([text for _, text in kept], pieces, names=[name for name, _ in kept])
 
 
-def state_template(config: TrainConfig) -> TrainState:
+def state_template(config: TrainConfig, task: Task | None = None) -> TrainState:
     """The shapes of a state, without computing one."""
-    task = task_of(config)
+    task = task_of(config) if task is None else task
     optimiser = make_optimiser(config.optimiser, config.num_steps)
     ema = config.ema_decay is not None
     return jax.eval_shape(lambda: init_state(jax.random.key(0), task, optimiser, ema=ema))

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 
+from dfm_jax.interfaces import Task
 from dfm_jax.models import TransformerConfig
 from dfm_jax.models.sizes import num_parameters
 from dfm_jax.training.config import TrainConfig
@@ -35,7 +36,11 @@ def check_parameters_fit(
 
 
 def check_fits(
-    config: TrainConfig, *, num_runs: int = 1, devices: Sequence[Any] | None = None
+    config: TrainConfig,
+    *,
+    task: Task | None = None,
+    num_runs: int = 1,
+    devices: Sequence[Any] | None = None,
 ) -> None:
     """A run, or so many of one shape, may fit the memory of the devices together.
 
@@ -44,11 +49,13 @@ def check_fits(
     """
     copies = 3 + (config.ema_decay is not None)  # and the two moments of Adam
     tokens, width = num_runs * config.batch_size * config.num_positions, config.model.width
-    if config.task is None:
+    if task is None and config.task is not None:
+        task = task_of(config)
+    if task is None:
         check_parameters_fit(config.model, copies=copies * num_runs, devices=devices)
     else:
         width = 0  # of a network that is not known
-        shapes = jax.tree.leaves(jax.eval_shape(task_of(config).init, jax.random.key(0)))
+        shapes = jax.tree.leaves(jax.eval_shape(task.init, jax.random.key(0)))
         num_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in shapes)
         what = f"{len(shapes)} arrays of parameters, {copies * num_runs} copies of each,"
         _check("the bytes of `params`", num_bytes, what, num_bytes * copies * num_runs, devices)

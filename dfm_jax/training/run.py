@@ -11,6 +11,7 @@ import numpy as np
 
 from dfm_jax.checks import check_seed, require
 from dfm_jax.data.columns import Columns
+from dfm_jax.interfaces import Task
 from dfm_jax.parallel import place_state
 from dfm_jax.training.config import (
     TrainConfig,
@@ -113,17 +114,25 @@ def train_member(
 
 
 def make_run(
-    config: TrainConfig, data: MemberData | Examples, watch: Watch, spread: Spread | None = None
+    config: TrainConfig,
+    data: MemberData | Examples,
+    watch: Watch,
+    spread: Spread | None = None,
+    *,
+    task: Task | None = None,
 ) -> Run:
     """The run of a config on its data, as pure functions: on one device, or spread over many.
 
-    Runs of one shape, see `shape_of`, share what was compiled.
+    Runs of one shape, see `shape_of`, and one task share what was compiled; the task is that of the
+    config unless another is given.
 
     Raises:
         ValueError: if the run cannot fit the memory, see `check_fits`; if the devices do not divide
             the batch, or a run on one is asked for in several processes.
     """
-    check_fits(config, devices=None if spread is None else list(spread.mesh.devices.flat))
+    devices = None if spread is None else list(spread.mesh.devices.flat)
+    check_fits(config, task=task, devices=devices)
+    task = task_of(config) if task is None else task
     if spread is None:
         rule = "`spread` must say where a run of several processes lies; their number"
         require(jax.process_count() == 1, rule, jax.process_count())
@@ -134,7 +143,7 @@ def make_run(
     examples = examples_of(data, config)
     held_out = examples.held_out
     init_key, batch_key, step_key, evaluation_key = run_keys(config.seed)
-    init_from, step, placed = _compiled(shape_of(config), spread)
+    init_from, step, placed = _compiled(shape_of(config), task, spread)
     values, init_data = hyperparameters(config), np.asarray(jax.random.key_data(init_key))
 
     def init() -> TrainState:
@@ -143,9 +152,8 @@ def make_run(
     def evaluate(state: TrainState) -> dict[str, float]:
         assert held_out is not None
         rows, mesh = held_out(watch.evaluation_windows), None if spread is None else spread.mesh
-        documents = evaluated(state, config, rows, evaluation_key, mesh=mesh)
+        documents = evaluated(state, config, rows, evaluation_key, mesh=mesh, task=task)
         mean, half = ratio_with_interval(documents.nats, documents.counts)
-        task = task_of(config)
         name = metric_name(task.measure)
         # Of one draw a window: over documents and draws. One document has no standard error.
         told = task.draws and math.isfinite(half)
@@ -170,10 +178,10 @@ def run_keys(seed: int) -> Key:
 
 
 def init_and_step(
-    shape: TrainConfig,
+    shape: TrainConfig, task: Task | None = None
 ) -> tuple[Callable[[Key, Mapping[str, Array]], TrainState], TrainStep]:
     """(key, hyperparameters) → state, and the step, of all configs of that shape; not compiled."""
-    task = task_of(shape)
+    task = task_of(shape) if task is None else task
     optimiser = make_optimiser(shape.optimiser, shape.num_steps)
     step = make_train_step(
         task.losses,
@@ -190,11 +198,11 @@ def init_and_step(
 
 
 @cache  # members that one process trains share what was compiled
-def _compiled(shape: TrainConfig, spread: Spread | None) -> tuple[Any, Any, Any]:
-    init, step = init_and_step(shape)
+def _compiled(shape: TrainConfig, task: Task, spread: Spread | None) -> tuple[Any, Any, Any]:
+    init, step = init_and_step(shape, task)
     if spread is None:
         from_data = jax.jit(lambda data, values: init(jax.random.wrap_key_data(data), values))
         return from_data, jax.jit(step, donate_argnums=0), None
-    template = state_template(shape)
+    template = state_template(shape, task)
     placed = place_state(template, *spread)
     return spread_init(init, placed), spread_update(step, template, spread), placed

@@ -24,6 +24,7 @@ from jax.sharding import Mesh
 
 from dfm_jax.checks import check_count, require
 from dfm_jax.durable import write_file
+from dfm_jax.interfaces import Losses, Task
 from dfm_jax.json_text import read_json
 from dfm_jax.json_types import as_type
 from dfm_jax.parallel import independent
@@ -44,7 +45,12 @@ from dfm_jax.training.memory import check_fits
 from dfm_jax.training.presets import MAX_RUNS, set_field
 from dfm_jax.training.run import init_and_step, run_keys
 from dfm_jax.training.state import TrainState
-from dfm_jax.training.step import StepMetrics, make_evaluation, until_its_end
+from dfm_jax.training.step import (
+    StepMetrics,
+    batch_size_of,
+    make_evaluation,
+    until_its_end,
+)
 from dfm_jax.training.stopping import StopRequest
 from dfm_jax.training.tasks import task_of
 from dfm_jax.types import Array, Key
@@ -141,9 +147,14 @@ def read_results(folder: Path) -> tuple[RunResult, ...]:
 
 
 def make_sweep(
-    configs: Sequence[TrainConfig], data: MemberData | Examples, watch: Watch, mesh: Mesh
+    configs: Sequence[TrainConfig],
+    data: MemberData | Examples,
+    watch: Watch,
+    mesh: Mesh,
+    *,
+    task: Task | None = None,
 ) -> tuple[Run, Callable[[TrainState], list[RunResult]]]:
-    """The runs as one, and what says what became of each.
+    """The runs as one, and what says what became of each; the task as in `make_run`.
 
     Run r has the keys, the batches and the hyperparameters that `make_run` gives it alone.
 
@@ -156,14 +167,15 @@ def make_sweep(
         require(shape_of(config) == shape, rule, config)
     examples = examples_of(data, shape)
     require(not examples.on_disk, "`data` must be in memory for a sweep", examples.description)
-    check_fits(shape, num_runs=len(configs), devices=list(mesh.devices.flat))
+    check_fits(shape, task=task, num_runs=len(configs), devices=list(mesh.devices.flat))
     rows = [tuple(run_keys(config.seed)) for config in configs]
     init_keys, batch_keys, step_keys, judging_keys = map(jnp.stack, zip(*rows, strict=True))
     columns = [hyperparameters(config) for config in configs]
     values = {name: jnp.array([one[name] for one in columns]) for name in columns[0]}
-    begin, step = _compiled(shape, mesh)
+    task = task_of(shape) if task is None else task
+    begin, step = _compiled(shape, task, mesh)
     indices = jnp.ones(len(configs), jnp.int32)
-    every, task = jax.vmap(examples.batches, in_axes=(0, None)), task_of(shape)
+    every = jax.vmap(examples.batches, in_axes=(0, None))
 
     def init() -> TrainState:
         return begin(jax.random.clone(init_keys), values)
@@ -174,7 +186,7 @@ def make_sweep(
 
     def losses(state: TrainState, limit: int | None) -> tuple[np.ndarray, np.ndarray]:
         assert examples.held_out is not None
-        return _validation(state, shape, mesh, examples.held_out(limit), judging_keys)
+        return _validation(state, task, mesh, examples.held_out(limit), judging_keys)
 
     def evaluate(state: TrainState) -> dict[str, float]:
         found, _ = losses(state, watch.evaluation_windows)
@@ -213,8 +225,8 @@ class _Moved(NamedTuple):
 
 
 @cache
-def _compiled(shape: TrainConfig, mesh: Mesh) -> tuple[Any, Any]:
-    init, train_step = init_and_step(shape)
+def _compiled(shape: TrainConfig, task: Task, mesh: Mesh) -> tuple[Any, Any]:
+    init, train_step = init_and_step(shape, task)
     limited = until_its_end(train_step)
 
     def step(*args: Any) -> tuple[TrainState, _Moved]:
@@ -231,26 +243,25 @@ _folded = jax.jit(jax.vmap(jax.random.fold_in, in_axes=(0, None)))
 
 
 @cache
-def _compiled_evaluation(shape: TrainConfig, mesh: Mesh) -> Any:
-    return independent(make_evaluation(task_of(shape).losses), mesh, pad=True)
+def _compiled_evaluation(losses: Callable[..., Losses], mesh: Mesh) -> Any:
+    return independent(make_evaluation(losses), mesh, pad=True)
 
 
 def _validation(
     state: TrainState,
-    shape: TrainConfig,
+    task: Task,
     mesh: Mesh,
     windows: HeldOut,
     keys: Key,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Nats per token of every run on the held-out documents, and its standard error: [R] each."""
     params = state.params if state.ema is None else state.ema
-    evaluation, num_runs = _compiled_evaluation(shape, mesh), keys.shape[0]
-    draws = task_of(shape).draws
+    evaluation, num_runs = _compiled_evaluation(task.losses, mesh), keys.shape[0]
     rows = []
     for number, batch in enumerate(windows.batches):
         every = jax.tree.map(lambda x: np.broadcast_to(x[None], (num_runs, *x.shape)), batch)
         # As `evaluated` draws them.
-        drawn = (_folded(keys, number * shape.batch_size),) if draws else ()
+        drawn = (_folded(keys, number * batch_size_of(batch)),) if task.draws else ()
         rows.append(jax.device_get(evaluation(params, every, *drawn)))
     nats, counts = (np.concatenate(x, axis=1) for x in zip(*rows, strict=True))
     found = [windows.by_document(*one) for one in zip(nats, counts, strict=True)]
