@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dfm_jax.data.tokens import TokenSet
-from dfm_jax.interfaces import Losses
+from dfm_jax.interfaces import Losses, Task
 from dfm_jax.mixture import fit_temperature
 from dfm_jax.models import Network, Params, TransformerConfig
 from dfm_jax.models import router as router_network
@@ -24,9 +24,9 @@ from dfm_jax.objectives import router_loss
 from dfm_jax.training.batches import cut_windows, document_pieces, stream_windows
 from dfm_jax.training.checkpoint import read_checkpoint
 from dfm_jax.training.config import OptimiserConfig, TrainConfig, Watch, to_json
-from dfm_jax.training.loop import keyed_run, train
-from dfm_jax.training.state import TrainState, init_state, make_optimiser
-from dfm_jax.training.step import make_train_step
+from dfm_jax.training.examples import Examples
+from dfm_jax.training.loop import train
+from dfm_jax.training.run import make_run
 from dfm_jax.types import Array, ArrayLike, Key
 
 _TEMPERATURES = (0.1, 10.0)
@@ -79,27 +79,23 @@ def trained(
         parts: [D] the part of each document.
         num_experts: K.
     """
-    network = router_network(config.model, num_experts)
-    optimiser = make_optimiser(config.optimiser, config.num_steps)
-    loss_function = _terms(network, config.model.num_tokens)
-    step = jax.jit(make_train_step(loss_function, optimiser), donate_argnums=0)
-    init_key, batch_key, step_key = jax.random.split(jax.random.key(config.seed), 3)
     of_tokens = np.repeat(parts, np.diff(documents.offsets))
     shape = config.num_positions, config.batch_size
     words, labels = stream_windows(documents.tokens, *shape), stream_windows(of_tokens, *shape)
 
     def batches(key: Key, index: ArrayLike) -> Any:
         here = words(key, index)  # a key draws the same windows of both
-        return RoutedBatch(*here, labels(key, index).tokens)
+        return RoutedBatch(here.tokens, here.valid, labels(key, index).tokens)
 
-    def init() -> TrainState:
-        return init_state(jax.random.clone(init_key), network, optimiser, ema=False)
-
-    run = keyed_run(init, step, batches, batch_key, step_key, num_steps=config.num_steps)
-    record = {"config": to_json(config), "data": documents.digest, "parts": parts.tolist()}
+    network = router_network(config.model, num_experts)
+    losses = _losses(network, config.model.num_tokens)
+    task = Task(init=network.init, losses=losses, measure="loss")
     every = max(1, config.num_steps // 10)
-    outcome = train(run, folder, config=record, watch=Watch(log_every=every, save_every=every))
-    template = jax.eval_shape(init)
+    watch = Watch(log_every=every, save_every=every)
+    run = make_run(config, Examples(batches, None, {}), watch, task=task)
+    record = {"config": to_json(config), "data": documents.digest, "parts": parts.tolist()}
+    outcome = train(run, folder, config=record, watch=watch)
+    template = jax.eval_shape(run.init)
     state = read_checkpoint(folder / str(outcome.step), template, config=record)
     return Router(config=config, num_experts=num_experts, params=jax.device_get(state.params))
 
@@ -174,10 +170,10 @@ def _logits(network: Network, params: Params, tokens: Array, start: int) -> Arra
     return network.apply(params, before)
 
 
-def _terms(network: Network, start: int) -> Any:
-    def terms(params: Params, batch: RoutedBatch, key: Key | None = None) -> Losses:
+def _losses(network: Network, start: int) -> Any:
+    def losses(params: Params, batch: RoutedBatch, key: Key | None = None) -> Losses:
         tokens, valid = jnp.asarray(batch.tokens), jnp.asarray(batch.valid)
         nats = jax.vmap(router_loss)(_logits(network, params, tokens, start), batch.parts)
         return Losses(jnp.where(valid, nats, 0.0), valid)
 
-    return terms
+    return losses

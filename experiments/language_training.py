@@ -17,12 +17,13 @@ from jax.sharding import Mesh
 
 from dfm_jax.checks import require
 from dfm_jax.data.tokens import Tokenizer, TokenSet
+from dfm_jax.interfaces import Task
 from dfm_jax.models import Params
 from dfm_jax.models.sizes import flops_per_token
 from dfm_jax.training.checkpoint import read_checkpoint
 from dfm_jax.training.config import TrainConfig, Watch, to_json
 from dfm_jax.training.digests import host_leaves
-from dfm_jax.training.examples import MemberData
+from dfm_jax.training.examples import Examples, MemberData
 from dfm_jax.training.loop import METRICS, train
 from dfm_jax.training.metrics import read_metrics
 from dfm_jax.training.sweep import make_sweep
@@ -101,11 +102,11 @@ def trained(
     every = max(1, config.num_steps // 6)
     watch = Watch(log_every=every, evaluate_every=every, save_every=every, evaluation_windows=64)
 
-    def swept(name: str, configs: Sequence[TrainConfig]) -> tuple[Params, list[float]]:
+    def runs(name: str, configs: Sequence[TrainConfig]) -> tuple[Params, list[float]]:
         starts = None if begin is None else begin([one.seed for one in configs])
-        return _swept(configs, data, folder / name, watch, mesh, starts)
+        return swept(configs, data, folder / name, watch, mesh, starts)
 
-    chosen, losses, best = tuned(swept, config, rates, seeds)
+    chosen, losses, best = tuned(runs, config, rates, seeds)
     name = f"validation/{best}"
     lines = read_metrics(folder / "rates" / METRICS)
     return Member(
@@ -151,17 +152,20 @@ def with_rate(config: TrainConfig, rate: float, seed: int) -> TrainConfig:
     return replace(config, optimiser=optimiser, seed=seed)
 
 
-def _swept(
+def swept(
     configs: Sequence[TrainConfig],
-    data: MemberData,
+    data: MemberData | Examples,
     folder: Path,
     watch: Watch,
     mesh: Mesh,
     begin: Params | None,
+    *,
+    task: Task | None = None,
 ) -> tuple[Params, list[float]]:
     """Parameters at the end, [R, …], and validation losses; inf for a run that broke."""
-    run, results = make_sweep(configs, data, watch, mesh)
-    record: dict[str, Any] = {"configs": [to_json(c) for c in configs], "data": data.description}
+    run, results = make_sweep(configs, data, watch, mesh, task=task)
+    described = dict(data.description)
+    record: dict[str, Any] = {"configs": [to_json(c) for c in configs], "data": described}
     if begin is not None:
         drawn = run.init
         run = run._replace(init=lambda: drawn()._replace(params=begin))

@@ -27,7 +27,7 @@ from dfm_jax.training.run import init_and_step
 from dfm_jax.training.state import TrainState, init_state, make_optimiser
 from dfm_jax.training.step import TrainStep, make_train_step, until_its_end
 from experiments.multimodal_network import Sight
-from experiments.multimodal_training import init_and_step as init_and_step_of
+from experiments.multimodal_training import task_of
 
 # Without a mask, so that the devices divide every axis that is cut: a sharded centre whose table
 # they do not divide gathers whole batches where it should gather parameters.
@@ -103,7 +103,8 @@ def study_step(config: TrainConfig, devices: Sequence[Any]) -> Program:
 
 def picture_step(config: TrainConfig, sight: Sight, devices: Sequence[Any]) -> Program:
     """An update of `multimodal`: runs of one member, one on each chip."""
-    mesh, (init, step) = make_mesh(len(devices), devices=devices), init_and_step_of(config, sight)
+    shape, mesh = shape_of(config), make_mesh(len(devices), devices=devices)
+    init, step = init_and_step(shape, task_of(config.model, sight))
     values = {name: jax.eval_shape(jnp.asarray, x) for name, x in hyperparameters(config).items()}
     text = _batch(config.batch_size, config.num_positions)
     seen = (sight.num_patches, sight.num_features) if sight.scale is None else (96, 96, 3)

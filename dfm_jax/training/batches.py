@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,8 +31,8 @@ class PictureBatch(NamedTuple):
     answers: Bool[ArrayLike, "*B N"]  # which tokens are of an answer, its stop token included
 
 
-Batches = Callable[[Key, ArrayLike], Batch]
-"""(key, step) → Batch [B, N]; the same key throughout a run. Steps lie in [0, 2³¹)."""
+Batches = Callable[[Key, ArrayLike], Any]
+"""(key, step) → a batch, of texts `Batch` [B, N]; one key a run. Steps lie in [0, 2³¹)."""
 
 
 def stream_windows(tokens: np.ndarray, num_positions: int, batch_size: int) -> Batches:
