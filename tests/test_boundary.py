@@ -24,7 +24,7 @@ from dfm_jax.mixture import GateState, top_experts_gate
 def impossible(name: str) -> tuple[dict[str, Any], str, Any]:
     """Arrays of which the value is −∞, an argument, and the entries that alone are missing."""
     arrays = draw(name, 0)
-    if name.startswith("gates"):
+    if name.startswith("mixture.fixed_share"):
         state = {"state": GateState(np.array([-INF, 0.0, -INF, -INF]), np.array(True))}
         rows = {"token_log_probs": np.array([[-INF, -1, -1, -1], [-1.0, -1, -1, -1]])}
         return (

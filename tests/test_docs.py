@@ -114,7 +114,7 @@ def exists(target):
 
 def test_a_link_that_leads_nowhere_is_seen():
     with pytest.raises(AttributeError):
-        exists("dfm_jax.experts.mix_velocity")
+        exists("dfm_jax.mixture.mix_velocity")
 
 
 # ── pages made of the code ──────────────────────────────────────────────────────────────────────

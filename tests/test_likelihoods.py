@@ -320,7 +320,7 @@ def test_the_masked_bound_is_the_same_number_for_every_schedule(name):
 @pytest.mark.statement("L2", "L3", "S4")
 def test_the_masked_bound_of_a_process_that_is_left_early_is_another_number():
     name, table, bound = "cosine", any_table(), likelihoods.evidence_bound
-    options = {"source": "mask", "mask_id": V, "antithetic": True, **COUNTS}
+    options = {"source": "mask", "antithetic": True, **COUNTS}
     early = jax.jit(
         lambda key: bound(key, table, looked_up, X_1, SCHEDULES[name], end=0.7, **options)
     )

@@ -70,10 +70,18 @@ MUTATIONS = (
     Mutation(
         "an off-by-one in the schedule table",
         schedules,
+        "any_order",
+        "steps[:, None] > xp.argsort(order)[None]",
+        "steps[:, None] >= xp.argsort(order)[None]",
+        ("A1", "A3"),
+    ),
+    Mutation(
+        "an off-by-one in a table of blocks",
+        schedules,
         "blocks",
         "steps[:, None] > block_of",
         "steps[:, None] >= block_of",
-        ("A1", "A3"),
+        ("A1",),
     ),
     Mutation(
         "a mean for a sum",
