@@ -411,7 +411,7 @@ def test_an_array_of_another_kind_is_refused_by_name(name, key):
 
 def test_axes_that_disagree_are_refused_by_name():
     velocities = jnp.zeros((3, N, S))
-    with pytest.raises(TypeError, match=r"(?s)parameter 'velocities'.*f32\[3,2,4\].*K=4"):
+    with pytest.raises(TypeError, match=r"(?s)parameter 'values'.*f32\[3,2,4\].*K=4"):
         mathematics()["mixture"].mix(jnp.full(4, 0.25), velocities)
 
 
@@ -423,7 +423,7 @@ def test_a_table_that_moves_a_finished_token_is_refused_at_that_step():
 
 
 def test_log_weights_that_are_no_law_are_refused():
-    with pytest.raises(ValueError, match=r"`exp\(log_prior\)` must sum to 1"):
+    with pytest.raises(ValueError, match=r"`exp\(log_weights\)` must sum to 1"):
         mathematics()["mixture"].mix_log_probs(np.zeros(2), np.zeros(2))
     with pytest.raises(ValueError, match=r"`exp\(log_prior\)` must sum to 1"):
         mathematics()["mixture"].gate_init(np.full(2, -np.inf))
