@@ -13,9 +13,9 @@ from dfm_jax.training.batches import (
     mapped_windows,
     permuted,
     picture_batches,
+    read_ahead,
     stream_windows,
 )
-from dfm_jax.training.reading import read_ahead
 
 OFFSETS = np.array([0, 5, 5, 17, 20])  # the second document is empty
 TOKENS = (np.arange(20) + 100).astype(np.uint8)

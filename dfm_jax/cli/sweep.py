@@ -102,7 +102,7 @@ class Sweep:
 def _print_results(folder: Path, axes: tuple[str, ...]) -> bool:
     """A line a run; whether one of them came to its end."""
     from dfm_jax.training.config import to_json
-    from dfm_jax.training.measures import measure_words
+    from dfm_jax.training.metrics import measure_words
     from dfm_jax.training.sweep import read_results
 
     rows = read_results(folder)

@@ -71,10 +71,9 @@ class Train:
         """Go on to the end, or to a signal."""
         from dfm_jax.checks import require
         from dfm_jax.training.config import Watch
-        from dfm_jax.training.hosts import is_first, join_processes
+        from dfm_jax.training.distributed import is_first, join_processes, over_all_devices
         from dfm_jax.training.presets import load_config
         from dfm_jax.training.run import train_member
-        from dfm_jax.training.spreading import over_all_devices
         from dfm_jax.training.stopping import ExitStatus, stop_on_signals
 
         watch = Watch(
@@ -158,7 +157,7 @@ class Evaluate:
             evaluate_member,
             members_of,
         )
-        from dfm_jax.training.measures import measure_words
+        from dfm_jax.training.metrics import measure_words
 
         print(
             f"{'member':<12}{'step':>9}{'documents':>11}{'nats/token':>19}{'nats/byte':>19}"

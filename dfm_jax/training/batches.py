@@ -1,6 +1,6 @@
 """A batch is a pure function of (key, step): a restart needs no iterator, and is bit-exact."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -223,3 +223,42 @@ def _mixed(x: Array) -> Array:
     x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
     x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
     return x ^ (x >> 16)
+
+
+_LAST = 2**31 - 1
+
+
+def read_ahead(batches: Batches, *, num_threads: int = 2, buffer: int = 8) -> Batches:
+    """The same batches; those of the next steps are made in threads before they are asked for.
+
+    Any step may be asked for: one that is not the next begins a new series there.
+
+    Raises:
+        ValueError: if grain is missing (extra `data`).
+    """
+    check_count("num_threads", num_threads)
+    check_count("buffer", buffer)
+    try:
+        import grain
+    except ImportError as error:
+        raise ValueError(
+            "to read ahead needs the package grain: pip install 'dfm_jax[data]'."
+        ) from error
+    options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=buffer)
+    series: Any = (None, None, iter(()))  # key, the step that comes next, the batches from it on
+
+    def begun(key: Key, step: int) -> Iterator[Batch]:
+        steps = grain.MapDataset.range(step, _LAST)
+        return iter(steps.map(lambda s: batches(key, s)).to_iter_dataset(options))
+
+    def batch(key: Key, step: ArrayLike) -> Batch:
+        nonlocal series
+        step = int(step)
+        known, following, rest = series
+        if key is not known or step != following:
+            rest = begun(key, step)
+        found = next(rest)
+        series = (key, step + 1, rest)
+        return found
+
+    return batch

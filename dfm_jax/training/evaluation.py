@@ -20,6 +20,7 @@ from dfm_jax.training.batches import Batch
 from dfm_jax.training.checkpoint import read_checkpoint
 from dfm_jax.training.config import TrainConfig, differences, from_json, shape_of
 from dfm_jax.training.digests import CheckpointError, mended_by_training
+from dfm_jax.training.distributed import spread_evaluation
 from dfm_jax.training.ensemble import Ensemble, Expert, check_ensemble, checkpoint_folder
 from dfm_jax.training.examples import DocumentLosses, HeldOut, document_rows, examples_of
 from dfm_jax.training.members import (
@@ -33,7 +34,6 @@ from dfm_jax.training.members import (
 )
 from dfm_jax.training.memory import check_parameters_fit
 from dfm_jax.training.retention import best_step, checkpoint_steps
-from dfm_jax.training.spreading import spread_evaluation
 from dfm_jax.training.state import TrainState
 from dfm_jax.training.step import batch_size_of, make_evaluation
 from dfm_jax.training.tasks import task_of

@@ -21,11 +21,11 @@ from dfm_jax.training.batches import (
     document_pieces,
     document_windows,
     mapped_windows,
+    read_ahead,
     row_numbers,
     stream_windows,
 )
 from dfm_jax.training.config import TrainConfig
-from dfm_jax.training.reading import read_ahead
 
 
 class DocumentLosses(NamedTuple):

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from dfm_jax.training.batches import Batches
 from dfm_jax.training.config import Watch
-from dfm_jax.training.hosts import Onlooker, agree_to_stop, all_or_none, is_first
+from dfm_jax.training.distributed import Onlooker, agree_to_stop, all_or_none, is_first
 from dfm_jax.training.metrics import MetricsLog
 from dfm_jax.training.retention import Resumed, Saver, resume_together, sole_writer
 from dfm_jax.training.state import TrainState
@@ -83,9 +83,9 @@ def train(
     Update s is a function of the state and s, so a run that was killed at any moment and resumed
     ends with the same bits as one that was not. The state may be given up to it.
 
-    Of several processes, see `hosts`, the first alone writes. A signal to any of them is acted on
-    by all at the next step that is logged, saved or evaluated, for only there do they ask each
-    other.
+    Of several processes, see `distributed`, the first alone writes. A signal to any of them is
+    acted on by all at the next step that is logged, saved or evaluated, for only there do they ask
+    each other.
 
     Args:
         run: see `Run`.

@@ -1,4 +1,10 @@
-"""metrics.jsonl: one line a step that is logged, append-only; what a resumed run repeats is cut."""
+"""metrics.jsonl: one line a step that is logged, append-only; what a resumed run repeats is cut.
+
+A validation is named after what it is. The left-to-right network says −log p̂ itself; what the
+masked one pays is an upper bound on it [L5], an expectation over masks that is estimated by draws.
+To set the two side by side as equals is to compare a number with one that is too large by an
+unknown amount, and noisy.
+"""
 
 import json
 import math
@@ -7,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dfm_jax.durable import write_file
+from dfm_jax.interfaces import Measure
 from dfm_jax.json_text import parse_json, read_json_lines
 from dfm_jax.json_types import as_type
 
@@ -103,3 +110,26 @@ def _event_writer(folder: Path, step: int) -> Any:
             "tensorboard files need the package tensorboardX: pip install 'dfm_jax[tb]'."
         ) from error
     return SummaryWriter(str(folder), purge_step=step + 1)
+
+
+METRICS: dict[Measure, str] = {  # in metrics.jsonl and checkpoints
+    "exact": "validation",
+    "bound": "validation_bound",
+    "loss": "validation_loss",
+}
+
+
+def metric_name(measure: Measure) -> str:
+    """The name of a validation among metrics."""
+    return METRICS[measure]
+
+
+def measure_words(measure: Measure, num_draws: int, error: float | None) -> str:
+    """What a table says of such a number; the standard error is of the draws, per token."""
+    if measure == "exact":
+        return "exact −log p"
+    if measure == "loss":
+        return "the loss, neither −log p nor a bound on it"
+    draws = "1 draw" if num_draws == 1 else f"{num_draws} draws"
+    told = "" if error is None else f", s.e. of them {error:.4f}/token"
+    return f"upper bound on −log p, {draws} a window{told}"

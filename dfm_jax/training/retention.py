@@ -26,8 +26,8 @@ from dfm_jax.training.checkpoint import (
     write_leaves,
 )
 from dfm_jax.training.digests import CheckpointError, DamagedError, host_leaves
-from dfm_jax.training.hosts import all_or_none, gathered, is_first
-from dfm_jax.training.measures import METRICS
+from dfm_jax.training.distributed import all_or_none, gathered, is_first
+from dfm_jax.training.metrics import METRICS
 
 ASIDE = ".damaged"
 # The metric that says which checkpoint is best, the lowest; a run has one of them.

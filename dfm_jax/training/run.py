@@ -20,11 +20,18 @@ from dfm_jax.training.config import (
     hyperparameters,
     shape_of,
 )
+from dfm_jax.training.distributed import (
+    Spread,
+    all_or_none,
+    check_same,
+    in_turn,
+    is_first,
+    spread_init,
+    spread_update,
+)
 from dfm_jax.training.evaluation import evaluated, ratio_with_interval
 from dfm_jax.training.examples import Examples, MemberData, examples_of
-from dfm_jax.training.hosts import all_or_none, check_same, in_turn, is_first
 from dfm_jax.training.loop import Outcome, Run, keyed_run, train
-from dfm_jax.training.measures import metric_name
 from dfm_jax.training.members import (
     TOKENS,
     check_member,
@@ -36,7 +43,7 @@ from dfm_jax.training.members import (
     write_member,
 )
 from dfm_jax.training.memory import check_fits
-from dfm_jax.training.spreading import Spread, spread_init, spread_update
+from dfm_jax.training.metrics import metric_name
 from dfm_jax.training.state import (
     TrainState,
     init_state,
@@ -70,7 +77,7 @@ def train_member(
     that outgrow memory. The batches are the same, and so is what comes out.
 
     With `spread` the member lies over many devices, and may lie over several processes, see
-    `hosts`. What comes out is the same up to the order of sums, and goes on from the same
+    `distributed`. What comes out is the same up to the order of sums, and goes on from the same
     checkpoints.
 
     With `text_only` rows with pictures are read without them, which are refused otherwise. `say`

@@ -40,8 +40,8 @@ from dfm_jax.training.config import (
 from dfm_jax.training.evaluation import ratio_with_interval
 from dfm_jax.training.examples import Examples, HeldOut, MemberData, examples_of
 from dfm_jax.training.loop import Outcome, Run, train
-from dfm_jax.training.measures import Measure, metric_name
 from dfm_jax.training.memory import check_fits
+from dfm_jax.training.metrics import Measure, metric_name
 from dfm_jax.training.presets import MAX_RUNS, set_field
 from dfm_jax.training.run import init_and_step, run_keys
 from dfm_jax.training.state import TrainState
