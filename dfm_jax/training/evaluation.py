@@ -318,16 +318,17 @@ def _check_same(
 
 
 def ratio_with_interval(totals: np.ndarray, sizes: np.ndarray) -> tuple[float, float]:
-    """Σ y / Σ n over documents, and the half width of its 95 % interval; NaN for one document.
+    """Σ y / Σ n over documents, and the half width of its 95 % interval.
 
         1.96 √(D / (D − 1) Σ (y_d − r n_d)²) / Σ n
 
-    Documents are what is independent; their tokens are not. Source: Cochran, Sampling Techniques.
+    Documents are what is independent; their tokens are not. The width is NaN for one document, and
+    where the ratio is not finite. Source: Cochran, Sampling Techniques.
     """
     kept = sizes > 0
     y, n = totals[kept].astype(float), sizes[kept].astype(float)
     ratio = y.sum() / n.sum()
-    if len(y) < 2:
+    if len(y) < 2 or not math.isfinite(ratio):
         return float(ratio), math.nan
     spread = math.sqrt(len(y) / (len(y) - 1) * np.sum((y - ratio * n) ** 2))
     return float(ratio), 1.96 * spread / float(n.sum())
