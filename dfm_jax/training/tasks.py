@@ -89,7 +89,7 @@ def uniform_task(network: Network, *, end: float, time_conditioned: bool = True)
 def answer_task(network: VisionLanguage) -> Task:
     """A network that reads a picture and a question, by the likelihood of the answer.   [A5]
 
-    Its examples are `PictureBatch`es.
+    An example is a row of `PictureBatch`.
     """
     return Task(init=network.init, losses=answer_losses(network), measure="exact")
 
