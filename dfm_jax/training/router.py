@@ -42,11 +42,15 @@ class FittedRouter(NamedTuple):
 @typed
 def router_log_law(layers: Router, features: Float[ArrayLike, " D"]) -> Float[Array, " K"]:
     """log ρ̂_k(f), in nats: between layers, GELU."""
+    return jax.nn.log_softmax(_logits(layers, features))
+
+
+def _logits(layers: Router, features: ArrayLike) -> Array:
     x = jnp.asarray(features)
     for number, layer in enumerate(layers):
         x = jax.nn.gelu(x) if number else x
         x = jnp.matmul(layer.weights, x, precision=HIGHEST) + layer.bias
-    return jax.nn.log_softmax(x)
+    return x
 
 
 @typed
@@ -100,8 +104,8 @@ def fit_router(
     shares = weights / total
 
     def objective(layers: Router) -> Array:
-        log_laws = jax.vmap(router_log_law, (None, 0))(layers, features)
-        losses = jax.vmap(router_loss)(log_laws, parts)
+        logits = jax.vmap(_logits, (None, 0))(layers, features)
+        losses = jax.vmap(router_loss)(logits, parts)
         squares = sum(jnp.sum(layer.weights**2) for layer in layers)
         return jnp.sum(shares * losses) + decay / 2 * squares
 
