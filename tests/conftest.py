@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)
-if not jax.config.jax_platforms:
+if not jax.config.jax_platforms:  # pyright: ignore
     jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)

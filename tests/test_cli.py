@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from dfm_jax import cli
+from dfm_jax.cli import verification
 from dfm_jax.theory import Row
 
 KEYS = [
@@ -38,14 +39,14 @@ def test_verify_prints_a_line_per_statement_and_writes_json(tmp_path, capsys):
 
 def test_a_failing_statement_is_named_and_exits_1(monkeypatch, capsys):
     row = Row("P3", "words", "DFM", "definition", 0.5, 1e-12, float("nan"), 8, 4, passed=False)
-    monkeypatch.setattr(cli.verification, "verify", lambda *args, **kwargs: iter([row]))
+    monkeypatch.setattr(verification, "verify", lambda *args, **kwargs: iter([row]))
     assert cli.main(["verify"]) == 1
     assert "FAILED: P3" in capsys.readouterr().out
 
 
 def test_json_has_no_infinities(monkeypatch, tmp_path):
     row = Row("P3", "", "", "", float("inf"), 1e-12, float("nan"), 8, 4, passed=False)
-    monkeypatch.setattr(cli.verification, "verify", lambda *args, **kwargs: iter([row]))
+    monkeypatch.setattr(verification, "verify", lambda *args, **kwargs: iter([row]))
     cli.main(["verify", "--json", str(tmp_path / "v.json")])
     (written,) = json.loads((tmp_path / "v.json").read_text())
     assert written["residual"] is None
@@ -65,7 +66,7 @@ def test_json_has_no_infinities(monkeypatch, tmp_path):
 )
 def test_bad_input_is_one_line_and_exits_2(args, message, capsys, monkeypatch):
     # The devices of this process are made already; more cannot be.
-    monkeypatch.setattr(cli.verification.jax.config, "update", lambda *_: None)
+    monkeypatch.setattr(verification.jax.config, "update", lambda *_: None)
     assert cli.main(["verify", *args]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -111,7 +112,7 @@ def test_one_document_has_no_interval():
 
 def test_a_falsifier_that_holds_is_told_from_a_residual_that_does_not_vanish():
     row = Row("X1", "words", "own", "identity", 1e-16, 1e-12, 0.0, 8, 4, passed=False)
-    why = cli.verification._why
+    why = verification._why
     assert why(row) == "X1 (its falsifier misses a generic case by 0.0e+00 only)"
     assert why(row._replace(residual=0.5)) == "X1 (residual 5.0e-01, at most 1e-12)"
     assert why(row._replace(residual=float("nan"))).startswith("X1 (residual nan")

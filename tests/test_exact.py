@@ -264,7 +264,7 @@ def test_mixture_and_convex_token_paths(space):
     convex = exact.convex_token_path(np.stack(at_ends), np.stack([1 - kappa, kappa]))
     np.testing.assert_allclose(convex, path, **TIGHT)
     stepped = exact.convex_token_path(np.stack(at_ends), np.stack([1 - kappa, kappa + 1e-30j]))
-    np.testing.assert_allclose(stepped.imag / 1e-30, at_ends[1], **TIGHT)
+    np.testing.assert_allclose(stepped.imag / 1e-30, at_ends[1], **TIGHT)  # pyright: ignore
 
 
 @pytest.mark.statement("P6")
@@ -280,7 +280,7 @@ def test_metric_token_path():
     np.testing.assert_allclose(
         exact.metric_token_path(2000.0, distances, 2, 3), at_data, rtol=0, atol=1e-300
     )
-    slope = exact.metric_token_path(0.7 + 1e-30j, distances, 2, 3).imag / 1e-30
+    slope = exact.metric_token_path(0.7 + 1e-30j, distances, 2, 3).imag / 1e-30  # pyright: ignore
     near = [exact.metric_token_path(0.7 + h, distances, 2, 3) for h in (1e-5, -1e-5)]
     np.testing.assert_allclose(slope, (near[0] - near[1]) / 2e-5, rtol=0, atol=1e-9)
 

@@ -102,4 +102,4 @@ def test_the_quick_study_holds_and_goes_on(tmp_path, capsys, monkeypatch):
     assert "TV of one position a step" in first
     assert (tmp_path / "generation.png").stat().st_size > 10_000
     assert study.main(args) in (0, 1)
-    assert jax.config.jax_enable_x64 is False
+    assert jax.config.jax_enable_x64 is False  # pyright: ignore

@@ -16,7 +16,7 @@ import pytest
 
 from dfm_jax import cli
 from dfm_jax.parallel import make_mesh, place_state
-from dfm_jax.training import hosts
+from dfm_jax.training import distributed
 from dfm_jax.training.checkpoint import read_checkpoint, write_checkpoint
 from dfm_jax.training.config import Watch
 from dfm_jax.training.distributed import Spread, over_all_devices, spread_evaluation
@@ -151,7 +151,7 @@ def play(monkeypatch, process: int, *answers: list[int]) -> list[int]:
         given.append(number)
         return np.array(rest.pop(0))
 
-    monkeypatch.setattr(hosts, "gathered", gathered)
+    monkeypatch.setattr(distributed, "gathered", gathered)
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(jax, "process_index", lambda: process)
     return given
@@ -160,8 +160,8 @@ def play(monkeypatch, process: int, *answers: list[int]) -> list[int]:
 def test_a_signal_to_one_is_a_signal_to_all(monkeypatch):
     stop = StopRequest()
     given = play(monkeypatch, 1, [0, 0], [15, 0])
-    assert not hosts.agree_to_stop(stop)
-    assert hosts.agree_to_stop(stop)
+    assert not distributed.agree_to_stop(stop)
+    assert distributed.agree_to_stop(stop)
     assert (stop.status, given) == (143, [0, 0])
 
 
@@ -173,9 +173,9 @@ def test_a_signal_that_comes_while_they_ask_is_not_lost(monkeypatch):
         return np.array([number, 0])
 
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    monkeypatch.setattr(hosts, "gathered", gathered)
-    assert not hosts.agree_to_stop(stop)
-    assert hosts.agree_to_stop(stop)
+    monkeypatch.setattr(distributed, "gathered", gathered)
+    assert not distributed.agree_to_stop(stop)
+    assert distributed.agree_to_stop(stop)
 
 
 @pytest.mark.parametrize(
@@ -183,9 +183,9 @@ def test_a_signal_that_comes_while_they_ask_is_not_lost(monkeypatch):
 )
 def test_what_fails_in_one_fails_in_all(monkeypatch, code, kind, error):
     given = play(monkeypatch, 1, [code, 0], [0, code])
-    with pytest.raises(kind, match="process 0 of 2 cannot go on"), hosts.all_or_none():
+    with pytest.raises(kind, match="process 0 of 2 cannot go on"), distributed.all_or_none():
         pass
-    with pytest.raises(type(error)), hosts.all_or_none():
+    with pytest.raises(type(error)), distributed.all_or_none():
         raise error
     assert given == [0, code]
 
@@ -193,21 +193,21 @@ def test_what_fails_in_one_fails_in_all(monkeypatch, code, kind, error):
 @pytest.mark.parametrize("process", [0, 1])
 def test_the_first_has_its_turn_before_the_others(monkeypatch, process):
     play(monkeypatch, process, [0, 0], [0, 0])
-    assert hosts.in_turn(lambda: "first", lambda: "others") == ("first", "others")[process]
+    assert distributed.in_turn(lambda: "first", lambda: "others") == ("first", "others")[process]
 
 
 def test_other_data_in_one_process_are_refused(monkeypatch):
     play(monkeypatch, 0, [7, 8])
     with pytest.raises(ValueError, match=r"the data must be those of the first .* is \[1\]"):
-        hosts.check_same("the data", "00000000")
+        distributed.check_same("the data", "00000000")
 
 
 def test_one_process_asks_no_other():
-    with hosts.all_or_none():
-        assert hosts.is_first()
-    assert hosts.gathered(5).tolist() == [5]
-    assert hosts.in_turn(lambda: 1, lambda: 2) == 1
-    hosts.check_same("the data", "ffffffff")
+    with distributed.all_or_none():
+        assert distributed.is_first()
+    assert distributed.gathered(5).tolist() == [5]
+    assert distributed.in_turn(lambda: 1, lambda: 2) == 1
+    distributed.check_same("the data", "ffffffff")
 
 
 def test_a_run_of_several_processes_must_lie_somewhere(monkeypatch):
@@ -249,7 +249,7 @@ def test_who_this_process_is_comes_from_the_environment(monkeypatch):
     monkeypatch.setattr(jax.config, "update", lambda *_: None)
     monkeypatch.setenv("JAX_NUM_PROCESSES", "4")
     monkeypatch.setenv("JAX_PROCESS_ID", "3")
-    hosts.join_processes()
+    distributed.join_processes()
     names = ("num_processes", "process_id", "local_device_ids")
     assert [found[name] for name in names] == [4, 3, []]
 

@@ -182,7 +182,7 @@ def test_another_seed_or_domain_deals_anew(draw):
     }
     for first, second in itertools.combinations(draws.values(), 2):
         table = np.histogram2d(first, second, bins=(4, 4))[0]
-        assert stats.chi2_contingency(table).pvalue > FALSE_ALARM  # nothing of the other is left
+        assert stats.chi2_contingency(table).pvalue > FALSE_ALARM  # pyright: ignore
 
 
 def test_the_draw_is_the_same_on_every_machine():
@@ -218,7 +218,7 @@ def test_the_part_says_nothing_about_the_split():
     for num_parts in (2, 5):
         part_of = at_random(corpora, num_parts, seed=0).part_of
         table = np.histogram2d(splits, part_of, bins=(3, num_parts))[0]
-        assert stats.chi2_contingency(table).pvalue > FALSE_ALARM
+        assert stats.chi2_contingency(table).pvalue > FALSE_ALARM  # pyright: ignore
 
 
 # ── by clusters ─────────────────────────────────────────────────────────────────────────────────

@@ -193,7 +193,7 @@ def test_threefry_keys_draw_the_same_under_vmap_and_rbg_keys_do_not():
 @pytest.mark.slow
 def test_optax_breaks_under_strict_promotion_and_keeps_the_projects_rules():
     """Strict promotion stays a fixture while this holds; a step runs where ranks may not differ."""
-    assert jax.config.jax_numpy_rank_promotion == "raise"
+    assert jax.config.jax_numpy_rank_promotion == "raise"  # pyright: ignore
     params, adam = {"w": jnp.ones(2)}, optax.adam(0.1)
     memory = adam.init(params)
     with jax.numpy_dtype_promotion("strict"), pytest.raises(Exception, match="promotion"):

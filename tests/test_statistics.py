@@ -179,8 +179,8 @@ def test_tost_is_two_one_sided_tests_and_an_interval_inside_the_margin():
         values = rng.normal(rng.normal(0, 0.5), rng.uniform(0.1, 1.0), rng.integers(2, 9))
         margin = float(rng.uniform(0.1, 2.0))
         found = equivalence_p_value(values, margin=margin)
-        above = stats.ttest_1samp(values, -margin, alternative="greater").pvalue
-        below = stats.ttest_1samp(values, margin, alternative="less").pvalue
+        above = stats.ttest_1samp(values, -margin, alternative="greater").pvalue  # pyright: ignore
+        below = stats.ttest_1samp(values, margin, alternative="less").pvalue  # pyright: ignore
         assert found == pytest.approx(max(above, below), rel=1e-9)
         assert equivalence_p_value(-values, margin=margin) == pytest.approx(found, rel=1e-12)
         for alpha in (0.01, 0.05, 0.2):

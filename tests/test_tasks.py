@@ -227,7 +227,7 @@ def test_a_run_of_examples_is_a_run():
         return Losses(jnp.square(params["w"] - example)[None], jnp.ones(1, bool))
 
     task = Task(init=lambda key: {"w": jnp.zeros(())}, losses=losses, measure="loss")
-    own_networks.quadratic = lambda config: task
+    own_networks.quadratic = lambda config: task  # pyright: ignore
     config = TrainConfig(task="own_networks:quadratic", num_steps=3, batch_size=2, held_out=0.0)
     examples = array_examples(np.ones(4, np.float32), 2)
     assert isinstance(examples, Examples)

@@ -86,7 +86,7 @@ def main(folder: Path, peer: str) -> bool:
         return float(abs(ours[name] - theirs[other]).max())
 
     for i, x in enumerate(ids):
-        same = x.tolist() == peer_ids[i]
+        same = x.tolist() == peer_ids[i]  # pyright: ignore
         wide_gap = gap(f"logits_{i}_64", f"logits_{i}_64")
         rounding = gap(f"logits_{i}_32", f"logits_{i}_64")
         single, double = (theirs[f"logits_{i}_{bits}"] for bits in (32, 64))
