@@ -4,11 +4,12 @@ import json
 import subprocess
 import sys
 
+import jax
 import pytest
 
-from dfm_jax import cli
+from dfm_jax import cli, theory
 from dfm_jax.cli import verification
-from dfm_jax.theory import Row
+from dfm_jax.theory.verification import MAIN_SHAPE, Row
 
 KEYS = [
     "label",
@@ -37,16 +38,21 @@ def test_verify_prints_a_line_per_statement_and_writes_json(tmp_path, capsys):
     assert rows[0]["passed"] is True
 
 
+def test_the_default_case_is_that_of_verify():
+    default = verification.Verify()
+    assert (default.V, default.N, default.K) == MAIN_SHAPE
+
+
 def test_a_failing_statement_is_named_and_exits_1(monkeypatch, capsys):
     row = Row("P3", "words", "DFM", "definition", 0.5, 1e-12, float("nan"), 8, 4, passed=False)
-    monkeypatch.setattr(verification, "verify", lambda *args, **kwargs: iter([row]))
+    monkeypatch.setattr(theory, "verify", lambda *args, **kwargs: iter([row]))
     assert cli.main(["verify"]) == 1
     assert "FAILED: P3" in capsys.readouterr().out
 
 
 def test_json_has_no_infinities(monkeypatch, tmp_path):
     row = Row("P3", "", "", "", float("inf"), 1e-12, float("nan"), 8, 4, passed=False)
-    monkeypatch.setattr(verification, "verify", lambda *args, **kwargs: iter([row]))
+    monkeypatch.setattr(theory, "verify", lambda *args, **kwargs: iter([row]))
     cli.main(["verify", "--json", str(tmp_path / "v.json")])
     (written,) = json.loads((tmp_path / "v.json").read_text())
     assert written["residual"] is None
@@ -66,7 +72,7 @@ def test_json_has_no_infinities(monkeypatch, tmp_path):
 )
 def test_bad_input_is_one_line_and_exits_2(args, message, capsys, monkeypatch):
     # The devices of this process are made already; more cannot be.
-    monkeypatch.setattr(verification.jax.config, "update", lambda *_: None)
+    monkeypatch.setattr(jax.config, "update", lambda *_: None)
     assert cli.main(["verify", *args]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""

