@@ -611,10 +611,10 @@ MUTANTS = (
         "test_parallel",
         "do_not_divide",
     ),
-    # ── mixture/decoding ──
+    # ── mixture/networks ──
     Mutant(
         "a prompt that judges the experts a second time",
-        "mixture/decoding.py",
+        "mixture/networks.py",
         'counts & (cache.count > 0) & (gate == "bayes")',
         'counts & (gate == "bayes")',
         "test_mixture",
@@ -622,7 +622,7 @@ MUTANTS = (
     ),
     Mutant(
         "experts in the order of their stacks",
-        "mixture/decoding.py",
+        "mixture/networks.py",
         "jnp.concatenate([logits for logits, _ in read])[order]",
         "jnp.concatenate([logits for logits, _ in read])",
         "test_mixture",
@@ -630,7 +630,7 @@ MUTANTS = (
     ),
     Mutant(
         "a prompt that no expert makes, with a posterior",
-        "mixture/decoding.py",
+        "mixture/networks.py",
         "return jnp.where(gate.alive, gate.log_weights, jnp.nan)",
         "return gate.log_weights",
         "test_expert_sampling",
@@ -638,7 +638,7 @@ MUTANTS = (
     ),
     Mutant(
         "tokens judged by the law behind them",
-        "mixture/decoding.py",
+        "mixture/networks.py",
         "jnp.concatenate([cache.log_laws[None], padded[:-1]])",
         "padded",
         "test_mixture",
@@ -646,7 +646,7 @@ MUTANTS = (
     ),
     Mutant(
         "a dead prefix that goes on",
-        "mixture/decoding.py",
+        "mixture/networks.py",
         "return jnp.where(rows.alive[:, None], mixed, -jnp.inf), moved",
         "return mixed, moved",
         "test_mixture",

@@ -24,9 +24,9 @@ from test_table_sampling import plan
 from dfm_jax import exact, schedules
 from dfm_jax.interfaces import uncached_decoder
 from dfm_jax.mixture import (
-    EnsembleParams,
-    ensemble_denoiser,
+    MixtureDenoiserParams,
     mixture_decoder,
+    mixture_denoiser,
     mixture_params,
     prompt_log_posterior,
     sample_mixed_step,
@@ -75,7 +75,7 @@ def ensemble_params(source, table):
     with np.errstate(divide="ignore"):
         gate = lookups[0]._replace(log_posterior=jnp.log(jnp.asarray(np.array(posterior), float)))
     experts = jax.tree.map(lambda *leaves: jnp.stack(leaves), *lookups)
-    return EnsembleParams(experts, gate)
+    return MixtureDenoiserParams(experts, gate)
 
 
 def ensemble_law(source, table, denoiser):
@@ -97,14 +97,14 @@ def test_experts_under_the_true_gate_draw_as_the_centre_does(source, table):
     params = centre.lookup(plan(table)[1], np.asarray(table)[:-1])
     run = run_of(exact_denoiser, carry_over=source == "all masks")
     truth = law_of_run(start, params, *plan(table), run)[-1]
-    full = ensemble_law(source, table, ensemble_denoiser(exact_denoiser, router))
+    full = ensemble_law(source, table, mixture_denoiser(exact_denoiser, router))
     np.testing.assert_allclose(full, truth, atol=1e-12)
-    every = ensemble_law(source, table, ensemble_denoiser(exact_denoiser, router, top_experts=K))
+    every = ensemble_law(source, table, mixture_denoiser(exact_denoiser, router, top_experts=K))
     np.testing.assert_allclose(every, truth, atol=1e-12)
     # the falsifiers: a gate that never looks, and one cut to its largest
-    static = ensemble_denoiser(exact_denoiser, lambda params, x, t: jnp.log(jnp.asarray(WEIGHTS)))
+    static = mixture_denoiser(exact_denoiser, lambda params, x, t: jnp.log(jnp.asarray(WEIGHTS)))
     assert exact.total_variation(ensemble_law(source, table, static), truth) > 0.005
-    cut = ensemble_denoiser(exact_denoiser, router, top_experts=1)
+    cut = mixture_denoiser(exact_denoiser, router, top_experts=1)
     assert exact.total_variation(ensemble_law(source, table, cut), truth) > 0.005
 
 

@@ -122,8 +122,8 @@ def test_a_grid_of_a_sweep():
 def test_an_ensemble(key):
     """Of two experts, one of which knows the sequence, under a router that trusts it alone."""
     mixture = dfm_jax.mixture
-    both = mixture.ensemble_denoiser(denoiser, lambda router, x_t, t: router)
-    params = mixture.EnsembleParams(jnp.stack([SURE, LOGITS]), jnp.array([0.0, -jnp.inf]))
+    both = mixture.mixture_denoiser(denoiser, lambda router, x_t, t: router)
+    params = mixture.MixtureDenoiserParams(jnp.stack([SURE, LOGITS]), jnp.array([0.0, -jnp.inf]))
     table = dfm_jax.schedules.left_to_right(N)
     x = dfm_jax.sampling.sample_on_table(key, params, both, MASKS, table, source="mask")
     np.testing.assert_array_equal(x, X_1)

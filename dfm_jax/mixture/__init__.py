@@ -1,20 +1,10 @@
 """Mixtures: one model of many experts, by the posterior over them.   [D1–D8, D13, B6, B10, S6, S7]
 
-`posterior` says how laws and velocities mix, `gates` who routes. Both are mathematics: nothing in
-them knows what a network is. `logits` mixes what networks give, `decoding` makes K decoders one,
-`denoising` K denoisers, `drawing` draws from all experts or keeps one, `devices` mixes experts that
-lie apart.
+`posterior` says how laws, velocities and logits mix, `gates` who routes. Both are mathematics:
+nothing in them knows what a network is. `networks` makes K decoders, or K denoisers, one; `drawing`
+draws from all experts or keeps one; `devices` mixes experts that lie apart.
 """
 
-from dfm_jax.mixture.decoding import Context as Context
-from dfm_jax.mixture.decoding import MixtureCache as MixtureCache
-from dfm_jax.mixture.decoding import MixtureParams as MixtureParams
-from dfm_jax.mixture.decoding import conditional_mixture_decoder as conditional_mixture_decoder
-from dfm_jax.mixture.decoding import mixture_decoder as mixture_decoder
-from dfm_jax.mixture.decoding import mixture_params as mixture_params
-from dfm_jax.mixture.decoding import prompt_log_posterior as prompt_log_posterior
-from dfm_jax.mixture.denoising import EnsembleParams as EnsembleParams
-from dfm_jax.mixture.denoising import ensemble_denoiser as ensemble_denoiser
 from dfm_jax.mixture.devices import mix_over_devices as mix_over_devices
 from dfm_jax.mixture.drawing import MixtureDraw as MixtureDraw
 from dfm_jax.mixture.drawing import OneExpertSample as OneExpertSample
@@ -37,9 +27,18 @@ from dfm_jax.mixture.gates import nucleus_gate as nucleus_gate
 from dfm_jax.mixture.gates import run_gate as run_gate
 from dfm_jax.mixture.gates import static_gate as static_gate
 from dfm_jax.mixture.gates import top_experts_gate as top_experts_gate
-from dfm_jax.mixture.logits import mix_logits as mix_logits
+from dfm_jax.mixture.networks import Context as Context
+from dfm_jax.mixture.networks import MixtureCache as MixtureCache
+from dfm_jax.mixture.networks import MixtureDenoiserParams as MixtureDenoiserParams
+from dfm_jax.mixture.networks import MixtureParams as MixtureParams
+from dfm_jax.mixture.networks import conditional_mixture_decoder as conditional_mixture_decoder
+from dfm_jax.mixture.networks import mixture_decoder as mixture_decoder
+from dfm_jax.mixture.networks import mixture_denoiser as mixture_denoiser
+from dfm_jax.mixture.networks import mixture_params as mixture_params
+from dfm_jax.mixture.networks import prompt_log_posterior as prompt_log_posterior
 from dfm_jax.mixture.posterior import context_posterior as context_posterior
 from dfm_jax.mixture.posterior import expert_posterior as expert_posterior
 from dfm_jax.mixture.posterior import mix as mix
 from dfm_jax.mixture.posterior import mix_log_probs as mix_log_probs
+from dfm_jax.mixture.posterior import mix_logits as mix_logits
 from dfm_jax.mixture.posterior import shared_expert_log_prob as shared_expert_log_prob

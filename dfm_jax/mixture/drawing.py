@@ -1,6 +1,6 @@
 """Drawing from K experts: all of them at every step, or one, drawn and kept. [D7, S2, S6, S7]
 
-With a router that is a function of (x_t, t), `ensemble_denoiser` makes K experts one denoiser for
+With a router that is a function of (x_t, t), `mixture_denoiser` makes K experts one denoiser for
 every sampler. The Bayes gate remembers what was drawn, and is here. One expert drawn and kept is
 the Bayes-gated mixture in law, at one's cost.
 """

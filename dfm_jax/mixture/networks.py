@@ -1,9 +1,9 @@
-"""Several decoders as one: at every token the experts' laws, mixed by the Bayes gate.   [D6, D7]
+"""Several networks as one: K decoders under the Bayes gate, K denoisers under a router.   [D5–D7]
 
-What comes out is a `Decoder` again, so whatever draws from one expert draws from all of them.
+What comes out is a `Decoder` or a `Denoiser` again: whatever draws from one expert draws from all.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, Literal, NamedTuple
 
@@ -13,9 +13,10 @@ import numpy as np
 
 from dfm_jax.boundary import log_softmax
 from dfm_jax.checks import check_interval, check_log_law, check_tokens, require
-from dfm_jax.interfaces import Decoder, Params
-from dfm_jax.mixture.gates import GateState, bayes_gate_update, gate_init
-from dfm_jax.mixture.logits import mix_logits
+from dfm_jax.interfaces import Decoder, Denoiser, Params
+from dfm_jax.mixture.gates import GateState, bayes_gate_update, gate_init, top_experts_gate
+from dfm_jax.mixture.posterior import mix_logits
+from dfm_jax.sampling.denoisers import log_law, whole
 from dfm_jax.types import Array, ArrayLike, as_ids
 
 
@@ -219,3 +220,37 @@ def _members(decoders: Sequence[Decoder]) -> list[list[int]]:
     for k, decoder in enumerate(decoders):
         groups.setdefault(decoder, []).append(k)
     return list(groups.values())
+
+
+# ── denoisers ───────────────────────────────────────────────────────────────────────────────────
+
+
+class MixtureDenoiserParams(NamedTuple):
+    """What `mixture_denoiser` takes."""
+
+    experts: Any  # [K, …] the parameters of one expert, stacked
+    router: Any
+
+
+@cache
+def mixture_denoiser(
+    denoiser: Denoiser, router: Callable[..., Array], *, top_experts: int | None = None
+) -> Denoiser:
+    """K experts as one denoiser, under a router; it takes `MixtureDenoiserParams`.
+
+        p̂_{1|t}^i(v | z) = Σ_k ρ̂_k(z, t) p̂_{1|t}^{k,i}(v | z)   [D5]
+
+    `router(params, x_t, t)` gives the logits of ρ̂, or log r_k(z, t): [K]. Steps of the mixed
+    posterior are steps of the mixed velocity (D4), so every sampler of one denoiser is one of all.
+    With `top_experts` the router is cut to as many, the largest, at every step, at the cost of B6.
+    """
+    each = whole(denoiser)
+
+    def mixed(params: MixtureDenoiserParams, x_t: Array, t: Array) -> Array:
+        log_weights = log_law(router(params.router, x_t, t))
+        if top_experts is not None:
+            log_weights = jnp.log(top_experts_gate(jnp.exp(log_weights), top_experts))
+        logits = jax.vmap(each, (0, None, None))(params.experts, x_t, t)
+        return mix_logits(log_weights, logits)
+
+    return mixed
