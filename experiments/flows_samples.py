@@ -9,7 +9,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from dfm_jax.mixture import mix
+from dfm_jax.mixture import mix_probs
 from dfm_jax.models import Network, Params
 from dfm_jax.paths import sample_path
 from dfm_jax.samplers import final_step_law
@@ -74,7 +74,7 @@ def sampled(
         def posterior_of(x_t: Array, t: Array) -> Array:
             laws = jax.nn.softmax(jax.vmap(network.apply, (0, None, None))(experts, x_t, t))
             learned = jax.nn.softmax(router.apply(gate, x_t, t))
-            return mix(jnp.where(jnp.sum(weights) > 0, weights, learned), laws)
+            return mix_probs(jnp.where(jnp.sum(weights) > 0, weights, learned), laws)
 
         return sample(source, key, posterior_of, source.num_positions)
 

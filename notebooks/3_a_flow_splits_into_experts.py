@@ -229,7 +229,7 @@ def token_pairs(probs):
     return paths.token_posterior(probs, code, num_tokens=S * V).reshape(N, S, V)
 
 
-mix_posteriors = jax.jit(jax.vmap(mixture.mix, (0, 1)))  # at every state
+mix_posteriors = jax.jit(jax.vmap(mixture.mix_probs, (0, 1)))  # at every state
 all_token_pairs = jax.jit(jax.vmap(token_pairs))
 
 
@@ -340,7 +340,7 @@ def next_tokens(broken):
 
 
 gate_of_sequences = jax.jit(jax.vmap(mixture.bayes_gate, (None, 0)))
-mix_along = jax.jit(jax.vmap(jax.vmap(mixture.mix, (0, 1)), (0, 1)))  # [X, N, V]
+mix_along = jax.jit(jax.vmap(jax.vmap(mixture.mix_probs, (0, 1)), (0, 1)))  # [X, N, V]
 
 
 def prefix_gate(laws, broken):

@@ -116,7 +116,7 @@ centre = counts.sum(0) / counts.sum((0, 2))[:, None]  # counted, not mixed
 posterior = jax.vmap(lambda z: mixture.expert_posterior(jnp.log(mass), z))(log_p_state.T)
 static = jnp.broadcast_to(mass, posterior.shape)
 for name, gate in [("posterior", posterior), ("static", static)]:
-    mixed = jax.vmap(mixture.mix, in_axes=(0, 1))(gate, laws)
+    mixed = jax.vmap(mixture.mix_probs, in_axes=(0, 1))(gate, laws)
     print(f"{name:<9} gate: largest gap to the centre's law {abs(mixed - centre).max():.0e}")
     assert (abs(mixed - centre).max() < 1e-12) == (name == "posterior")
 

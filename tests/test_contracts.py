@@ -470,6 +470,19 @@ WRITTEN = {
         grad=("weights", "values"),
         border=dead_experts_of("values", "N", "S"),
     ),
+    "mixture.mix_probs": Function(
+        experts_of("probs", "N", "V"),
+        grad=("weights", "probs"),
+        border=dead_experts_of("probs", "N", "V"),
+    ),
+    "mixture.mix_logits": Function(
+        lambda d: {"log_weights": d.log_law(d.K), "logits": 3 * d.real(d.K, d.N, d.V)},
+        grad=("log_weights", "logits"),
+        border=lambda d: {
+            "log_weights": (weights := log_half(d, d.K)),
+            "logits": behind(weights, 3 * d.real(d.K, d.N, d.V)),
+        },
+    ),
     "mixture.mix_log_probs": Function(
         log_experts_of("log_weights", "log_probs", "N", "V"),
         grad=("log_weights", "log_probs"),
@@ -1102,6 +1115,8 @@ def test_the_gradient_is_the_limit_of_differences(name):
 # What an expert, a pair or a state of mass 0 says, by the argument that gives the mass.
 BEHIND_ZERO = {
     "mixture.mix": ("weights", "values"),
+    "mixture.mix_probs": ("weights", "probs"),
+    "mixture.mix_logits": ("log_weights", "logits"),
     "mixture.mix_log_probs": ("log_weights", "log_probs"),
     "velocities.divergence": ("law", "velocity"),
     "steps.push_forward": ("law", "step_laws"),
@@ -1165,6 +1180,8 @@ def test_a_nan_where_there_is_mass_is_not_hidden():
 WEIGHTS_FIRST = {
     "mixture.expert_posterior": ("log_prior", "log_p_t"),
     "mixture.mix": ("weights", "values"),
+    "mixture.mix_probs": ("weights", "probs"),
+    "mixture.mix_logits": ("log_weights", "logits"),
     "mixture.mix_log_probs": ("log_weights", "log_probs"),
     "mixture.shared_expert_log_prob": ("log_weights", "x_next", "step_laws"),
 }

@@ -161,6 +161,21 @@ ARRAYS = [
     ),
     ("mixture.mix", "weights", OFF, law("weights")),
     ("mixture.mix", "weights", NEGATIVE, law("weights", NEGATIVE)),
+    ("mixture.mix_probs", "weights", OFF, law("weights")),
+    (
+        "mixture.mix_probs",
+        "probs",
+        np.full((K, N, V), 1.0),
+        "`probs` must sum to 1 over its last axis; it is [[3. 3.]\n [3. 3.]\n [3. 3.]\n [3. 3.]].",
+    ),
+    (
+        "mixture.mix_logits",
+        "log_weights",
+        np.zeros(K),
+        "`exp(log_weights)` must sum to 1 over its first axis; it is 4.0.",
+    ),
+    ("mixture.mix_logits", "log_weights", LAWS[0], logs("log_weights", LAWS[0])),
+    ("mixture.mix_log_probs", "log_weights", LAWS[0], logs("log_weights", LAWS[0])),
     ("mixture.context_posterior", "part", -1, "`part` must lie in [0, 3]; it is -1."),
     ("mixture.context_posterior", "part", K, "`part` must lie in [0, 3]; it is 4."),
     ("mixture.fixed_share_update", "alpha", 1.5, "`alpha` must lie in [0, 1]; it is 1.5."),
@@ -255,6 +270,8 @@ TRACED = {
     ("steps.transition_matrix", "states"),
     ("mixture.expert_posterior", "log_p_t"),
     ("mixture.mix", "weights"),
+    ("mixture.mix_probs", "probs"),
+    ("mixture.mix_logits", "log_weights"),
     ("mixture.context_posterior", "part"),
     ("mixture.fixed_share_gate", "alpha"),
     ("mixture.centroid_gate", "features"),
@@ -377,7 +394,10 @@ def test_a_schedule_that_goes_back_is_refused(call, message):
 # ── shapes and kinds, by the signature ──────────────────────────────────────────────────────────
 
 # Two arguments of one free shape: the second is the one that differs from the first.
-BLAMED = {("objectives.bregman_divergence", "target"): "model"}
+BLAMED = {
+    ("objectives.bregman_divergence", "target"): "model",
+    ("mixture.mix_logits", "log_weights"): "logits",
+}
 UNTYPED = {("objectives.any_order_log_weight", key) for key in ("num_revealed", "num_masked")}
 
 ARGUMENTS = [

@@ -245,7 +245,6 @@ OTHERS = {
     "centroids": lambda: mixture.centroid_gate(np.ones(2, np.float32), np.stack([HUGE, HUGE]), 1.0),
     "logits": lambda: fast.sample_categorical(jax.random.key(0), np.array([[0.0, NAN]])),
     "logits, dead": lambda: fast.sample_categorical(jax.random.key(0), np.full((1, 2), -INF)),
-    "log_weights": lambda: mixture.mix_logits(PROBS, np.zeros((2, 1, 3))),
     "log_weights, of rows": lambda: mixture.mix_logits(np.zeros((2, 1)), np.zeros((2, 1, 3))),
     "log_probs": lambda: sampling.sample_next_token(jax.random.key(0), PROBS),
     "log_laws": lambda: mixture.sample_mixed_step(jax.random.key(0), PROBS, PROBS[:, None, None]),

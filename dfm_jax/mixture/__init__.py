@@ -41,4 +41,5 @@ from dfm_jax.mixture.posterior import expert_posterior as expert_posterior
 from dfm_jax.mixture.posterior import mix as mix
 from dfm_jax.mixture.posterior import mix_log_probs as mix_log_probs
 from dfm_jax.mixture.posterior import mix_logits as mix_logits
+from dfm_jax.mixture.posterior import mix_probs as mix_probs
 from dfm_jax.mixture.posterior import shared_expert_log_prob as shared_expert_log_prob

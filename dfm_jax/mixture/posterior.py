@@ -67,22 +67,18 @@ def expert_posterior(log_prior: PerExpert, log_p_t: PerExpert) -> Weights:
 
 @typed
 def mix(weights: Weights, values: Float[ArrayLike, " K *values"]) -> Float[Array, " *values"]:
-    """The posterior mean: velocities, posteriors and laws of steps mix alike, at the same (z, t).
+    """The posterior mean: velocities, or any values, mix at the same (z, t).
 
         u_t(·, z) = Σ_k r_k(z, t) u_t^k(·, z)   [V4, D4, D13]
-        p_{1|t}^i(v | z) = Σ_k r_k(z, t) p_{1|t}^{k,i}(v | z)   [D5, D6]
-        X^i ~ Σ_k r_k (δ_{z^i} + u^{k,i}(·, z))   [S6, S7a]
 
     Exact for the weights of `expert_posterior`, continuous and discrete time: with any u^k that
     generate p_t^k the sum generates p_t. Of conditional velocities, under the posterior over pairs,
-    it is the marginal velocity. For left-to-right tables the second line is q(v | x^{≤t}) =
-    Σ_k r_k(x^{≤t}) q_k(v | x^{≤t}). The third draws one expert per position, k^i ~ r(z, t), then
-    its step; one k for positions that move together is another law, `shared_expert_log_prob`.
+    it is the marginal velocity.
 
-    What a network gives is mixed by `mix_logits`: values are taken as they are, and whoever takes
-    the mixture for a law checks it. Values behind a weight of 0 may be anything, NaN included: what
-    is not finite there is dropped before the product, and then the derivative in that weight is 0;
-    else it is the value. Source: DFM, DAG, DDM.
+    Values are taken as they are: `mix_probs` asks that they are laws, and `mix_logits` mixes what
+    networks give. Values behind a weight of 0 may be anything, NaN included: what is not finite
+    there is dropped before the product, and then the derivative in that weight is 0; else it is the
+    value. Source: DFM, DAG, DDM.
 
     Raises:
         ValueError: if the weights are no law.
@@ -91,6 +87,26 @@ def mix(weights: Weights, values: Float[ArrayLike, " K *values"]) -> Float[Array
     column = jnp.reshape(weights, (-1, *(1 for _ in values.shape[1:])))
     kept = finite_behind_zero(column, values)
     return jnp.tensordot(weights, kept, axes=1, precision=HIGHEST)
+
+
+@typed
+def mix_probs(weights: Weights, probs: Float[ArrayLike, " K *rows V"]) -> Float[Array, "*rows V"]:
+    """The posterior mean of laws: posteriors and laws of steps mix like velocities.
+
+        p_{1|t}^i(v | z) = Σ_k r_k(z, t) p_{1|t}^{k,i}(v | z)   [D5, D6]
+        X^i ~ Σ_k r_k (δ_{z^i} + u^{k,i}(·, z))   [S6, S7a]
+
+    For left-to-right tables the first line is q(v | x^{≤t}) = Σ_k r_k(x^{≤t}) q_k(v | x^{≤t}). The
+    second draws one expert per position, k^i ~ r(z, t), then its step; one k for positions that
+    move together is another law, `shared_expert_log_prob`. It is `mix`, and behind a weight of 0 a
+    row may be anything there too.
+
+    Raises:
+        ValueError: if the weights are no law, or a row of an expert that has one is none.
+    """
+    check_law("weights", weights)
+    check_law("probs", probs, read=jnp.asarray(weights) != 0)
+    return mix(weights, probs)
 
 
 @typed
@@ -184,8 +200,8 @@ def shared_expert_log_prob(
 ) -> Scalar:
     """One expert for all positions of a step, in nats: log Σ_k r_k Π_i law_k^i(x^i).   [S6]
 
-    Equal to `mix` of the laws if at most one position moves; else another law. Where it is −∞ its
-    derivative in a probability is infinite, if that one alone is missing.
+    Equal to `mix_probs` of the laws if at most one position moves; else another law. Where it is −∞
+    its derivative in a probability is infinite, if that one alone is missing.
 
     Raises:
         ValueError: if the weights are no law, or a step of an expert that has one is none; if an id

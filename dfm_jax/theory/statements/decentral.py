@@ -216,7 +216,7 @@ def _objective(
 
 
 def _mixed(gate: Array, posteriors: Array) -> Array:
-    return jax.vmap(mixture.mix, in_axes=(0, 1))(gate, posteriors)
+    return jax.vmap(mixture.mix_probs, in_axes=(0, 1))(gate, posteriors)
 
 
 @statement(

@@ -16,11 +16,11 @@ from dfm_jax.types import Array
 
 
 def _mixed_laws(gate: Array, laws: Array) -> Array:
-    return jax.vmap(mixture.mix, in_axes=(0, 1))(gate, laws)
+    return jax.vmap(mixture.mix_probs, in_axes=(0, 1))(gate, laws)
 
 
 def _independent_kernel(gate: Array, laws: Array, states: Array) -> Array:
-    """One expert per position: the kernel of `mixture.mix`, [Z, Z]."""
+    """One expert per position: the kernel of `mixture.mix_probs`, [Z, Z]."""
     return steps.transition_matrix(_mixed_laws(gate, laws), states)
 
 

@@ -139,7 +139,7 @@ def _mixed_step_gap(cases: Cases, run: Run, gate: np.ndarray) -> np.ndarray:
 
 def _mix_posteriors(gate: Array, posteriors: Array) -> tuple[Array, Array, Array]:
     """In probability, in log space and from logits: gate [Z, K], posteriors [K, Z, N, V]."""
-    plain = jax.vmap(mixture.mix, in_axes=(0, 1))(gate, posteriors)
+    plain = jax.vmap(mixture.mix_probs, in_axes=(0, 1))(gate, posteriors)
     logs = jax.vmap(mixture.mix_log_probs, in_axes=(0, 1))(jnp.log(gate), jnp.log(posteriors))
     logits = jax.vmap(mixture.mix_logits, in_axes=(0, 1))(jnp.log(gate), 3 + jnp.log(posteriors))
     return plain, jnp.exp(logs), jnp.exp(logits)

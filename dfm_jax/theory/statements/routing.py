@@ -139,7 +139,7 @@ def _mix_next(gate: Array, next_probs: Array) -> tuple[Array, Array, Array]:
     """In probability, in log space and from logits, at every prefix: [X, N, V] each."""
     logs = jax.vmap(jax.vmap(mixture.mix_log_probs))(jnp.log(gate), jnp.log(next_probs))
     logits = jax.vmap(jax.vmap(mixture.mix_logits))(jnp.log(gate), 3 + jnp.log(next_probs))
-    return jax.vmap(jax.vmap(mixture.mix))(gate, next_probs), jnp.exp(logs), jnp.exp(logits)
+    return jax.vmap(jax.vmap(mixture.mix_probs))(gate, next_probs), jnp.exp(logs), jnp.exp(logits)
 
 
 @statement(
@@ -297,4 +297,4 @@ def _top_expert(gate: Array) -> Array:
 def _hard_routing(part: Array, posteriors: Array, *, num_experts: int) -> tuple[Array, Array]:
     """`context_posterior` at every state, and the posterior that it picks."""
     gate = jax.vmap(lambda k: mixture.context_posterior(k, num_experts))(part)
-    return gate, jax.vmap(mixture.mix, in_axes=(0, 1))(gate, posteriors)
+    return gate, jax.vmap(mixture.mix_probs, in_axes=(0, 1))(gate, posteriors)
