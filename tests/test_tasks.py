@@ -12,7 +12,9 @@ import pytest
 
 from dfm_jax import cli
 from dfm_jax.interfaces import Losses, Network, Task
-from dfm_jax.models import TransformerConfig, router
+from dfm_jax.models import TransformerConfig, router, transformer
+from dfm_jax.parallel import make_mesh
+from dfm_jax.training.batches import Batch
 from dfm_jax.training.config import TrainConfig, Watch, config_digest, to_json
 from dfm_jax.training.ensemble import read_ensemble
 from dfm_jax.training.evaluation import evaluate_ensemble, load_member
@@ -20,7 +22,8 @@ from dfm_jax.training.examples import Examples, array_examples
 from dfm_jax.training.members import tokenizer_of
 from dfm_jax.training.presets import PRESETS, load_config
 from dfm_jax.training.run import make_run, train_member
-from dfm_jax.training.tasks import named_function, router_task, task_of
+from dfm_jax.training.sweep import grid, make_sweep
+from dfm_jax.training.tasks import named_function, router_task, task_of, uniform_task
 
 SMALL = ("model.width=16", "num_steps=6", "num_positions=16", "batch_size=4", "held_out=0.4")
 MASKED = (*SMALL, "model.num_layers=1", "model.num_heads=2", "model.ffn_width=16")
@@ -236,6 +239,31 @@ def test_a_run_of_examples_is_a_run():
     for step in range(3):
         state, _ = run.update(state, step)
     assert 0 < float(state.params["w"]) < 1
+
+
+def test_what_the_transformers_objectives_ask_of_a_model_is_not_asked_of_a_task_that_is_given():
+    """A bidirectional network that reads V tokens and the time, without a mask."""
+    model = TransformerConfig(
+        num_tokens=3,
+        width=8,
+        num_layers=1,
+        num_heads=2,
+        ffn_width=8,
+        causal=False,
+        time_conditioned=True,
+    )
+    config = TrainConfig(model=model, num_positions=2, batch_size=2)
+    examples = array_examples(Batch(np.zeros((4, 2), int), np.ones((4, 2), bool)), 2)
+    task = uniform_task(transformer(model), end=0.9)
+    run, results = make_sweep([config], examples, Watch(), make_mesh(1), task=task)
+    assert [one.finished for one in results(run.init())] == [False]
+    assert int(make_run(config, examples, Watch(), task=task).init().step) == 0
+    with pytest.raises(ValueError, match=r"`model\.causal` must be True for the autoregressive"):
+        task_of(config)
+    with pytest.raises(ValueError, match=r"`model\.causal` must be False for the masked"):
+        grid(PRESETS["small"], {"objective": ["masked"]})
+    with pytest.raises(ValueError, match=r"`model\.num_states` must be V"):
+        load_config("small-masked", ["model.num_states=null"])
 
 
 @pytest.fixture

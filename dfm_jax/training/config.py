@@ -54,8 +54,8 @@ class TrainConfig:
     """All that the parameters of a run depend on, but for its data.
 
     Raises:
-        ValueError: on a size below 1, micro-batches that do not divide the batch, or an objective
-            that the network cannot be trained by.
+        ValueError: on a size below 1, or micro-batches that do not divide the batch; what `model`
+            must be for the objective, `check_objective` asks.
     """
 
     model: TransformerConfig = field(
@@ -90,17 +90,27 @@ class TrainConfig:
         for name, kinds in (("objective", Objective), ("windows", Windows)):
             names, value = typing.get_args(kinds), getattr(self, name)
             require(value in names, f"`{name}` must be one of {', '.join(names)}", value)
-        if self.task is not None:
-            return  # its network is not `model`
-        causal = self.objective == "autoregressive"
-        rule = f"`model.causal` must be {causal} for the {self.objective} objective"
-        require(self.model.causal == causal, rule, self.model.causal)
-        if causal:
-            rule = "`model.time_conditioned` must be False: the prefix says what the time is"
-            require(not self.model.time_conditioned, rule, self.model.time_conditioned)
-        else:
-            rule = "`model.num_states` must be V + 1 for the masked objective"
-            require(self.model.states == self.model.num_tokens + 1, rule, self.model.states)
+
+
+def check_objective(config: TrainConfig) -> None:
+    """The transformer of `config.model` can be trained by `config.objective`.
+
+    Whoever names a task in the config, or gives one to `make_run`, is not asked.
+
+    Raises:
+        ValueError: naming the field of the model that must be another.
+    """
+    if config.task is not None:
+        return
+    model, causal = config.model, config.objective == "autoregressive"
+    rule = f"`model.causal` must be {causal} for the {config.objective} objective"
+    require(model.causal == causal, rule, model.causal)
+    if causal:
+        rule = "`model.time_conditioned` must be False: the prefix says what the time is"
+        require(not model.time_conditioned, rule, model.time_conditioned)
+    else:
+        rule = "`model.num_states` must be V + 1 for the masked objective"
+        require(model.states == model.num_tokens + 1, rule, model.states)
 
 
 def hyperparameters(config: TrainConfig) -> dict[str, Any]:

@@ -31,7 +31,13 @@ from dfm_jax.data.tokens import (
 from dfm_jax.durable import write_file
 from dfm_jax.interfaces import Task
 from dfm_jax.json_text import read_json
-from dfm_jax.training.config import TrainConfig, differences, from_json, to_json
+from dfm_jax.training.config import (
+    TrainConfig,
+    check_objective,
+    differences,
+    from_json,
+    to_json,
+)
 from dfm_jax.training.digests import CheckpointError
 from dfm_jax.training.examples import Examples, MemberData
 from dfm_jax.training.retention import checkpoint_steps, set_aside
@@ -219,6 +225,7 @@ def read_member(folder: Path) -> dict[str, Any]:
     try:
         record = from_json(_Written, read_json(path), where=CONFIG)
         config = from_json(TrainConfig, record.config)
+        check_objective(config)
         if config.task is None:  # else the data are whatever its task reads
             known = {name: record.data.get(name) for name in _Data._fields}
             from_json(_Data, known, where=f"{CONFIG}.data")

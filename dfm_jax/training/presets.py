@@ -11,7 +11,7 @@ from dfm_jax.checks import require
 from dfm_jax.data.tokens import load_tokenizer
 from dfm_jax.json_text import parse_json, read_json
 from dfm_jax.models import TransformerConfig
-from dfm_jax.training.config import OptimiserConfig, TrainConfig, from_json
+from dfm_jax.training.config import OptimiserConfig, TrainConfig, check_objective, from_json
 
 
 def _bytes_model(width: int, layers: int, heads: int) -> TransformerConfig:
@@ -75,7 +75,9 @@ def load_config(
         masks = model["num_states"] - model["num_tokens"]
         model["num_tokens"] = load_tokenizer(tokenizer).num_tokens
         model["num_states"] = model["num_tokens"] + masks
-    return from_json(TrainConfig, values)
+    config = from_json(TrainConfig, values)
+    check_objective(config)
+    return config
 
 
 def load_axes(texts: Sequence[str], changes: Sequence[str] = ()) -> dict[str, tuple[Any, ...]]:

@@ -32,6 +32,7 @@ from dfm_jax.training.checkpoint import read_checkpoint
 from dfm_jax.training.config import (
     TrainConfig,
     Watch,
+    check_objective,
     from_json,
     hyperparameters,
     shape_of,
@@ -84,6 +85,7 @@ def grid(config: TrainConfig, axes: Mapping[str, Sequence[Any]]) -> tuple[TrainC
         for name, value in zip(axes, values, strict=True):
             set_field(fields, name, value)
         configs.append(from_json(TrainConfig, fields))
+        check_objective(configs[-1])
     rule = "`axes` must give runs that differ; the number of runs, and of different ones"
     require(len(set(configs)) == len(configs), rule, [len(configs), len(set(configs))])
     return tuple(configs)

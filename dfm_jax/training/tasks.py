@@ -23,7 +23,7 @@ from dfm_jax.models import transformer_decoder as cached_decoder
 from dfm_jax.objectives import router_loss
 from dfm_jax.sampling import denoiser_of
 from dfm_jax.schedules import linear, masked
-from dfm_jax.training.config import TrainConfig
+from dfm_jax.training.config import TrainConfig, check_objective, shape_of
 from dfm_jax.training.losses import (
     answer_losses,
     masked_losses,
@@ -114,10 +114,9 @@ def task_of(config: TrainConfig) -> Task:
     The same task for configs of one shape, so that what was compiled for it is found again.
 
     Raises:
-        ValueError: if the function cannot be had, or gives no task.
+        ValueError: if the function cannot be had or gives no task, or the transformer cannot be
+            trained by its objective.
     """
-    from dfm_jax.training.config import shape_of
-
     return _task_of(shape_of(config))
 
 
@@ -125,6 +124,7 @@ def task_of(config: TrainConfig) -> Task:
 def _task_of(shape: TrainConfig) -> Task:
     if shape.task is not None:
         return _own_task(shape)
+    check_objective(shape)
     model, network = shape.model, transformer(shape.model)
     if shape.objective == "autoregressive":
         start = model.num_tokens if model.states > model.num_tokens else None
