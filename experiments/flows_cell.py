@@ -18,7 +18,7 @@ from experiments.flows_bounds import GATES
 from experiments.flows_images import NUM_TOKENS, Images, Kind, Parts, parted
 from experiments.flows_samples import sampled
 from experiments.flows_sources import Draws, Name, Source, image_draws
-from experiments.flows_training import Member, Recipe
+from experiments.flows_training import Member, Recipe, member_config
 from experiments.language_training import shares
 from experiments.statistics import document_interval
 
@@ -81,7 +81,6 @@ class Trainer:
             self._recipe(name, config.router_width, steps, parts.num_experts),
             self.images.train,
             parts.train,
-            num_steps=steps,
             seeds=self.seeds,
         )
 
@@ -90,8 +89,6 @@ class Trainer:
             Path(self.config.out) / "members" / folder,
             self._recipe(name, self.config.width, steps, None),
             self.images.train[kept],
-            np.zeros(kept.sum(), int),
-            num_steps=steps,
             seeds=self.seeds,
         )
 
@@ -113,13 +110,10 @@ class Trainer:
         # In tens: experts' shares may differ by a step, and their programs should not.
         warmup = 10 * max(1, round(config.warmup * steps / 10))
         optimiser = OptimiserConfig(learning_rate=config.rate, warmup_steps=warmup)
-        return Recipe(
-            source=source,
-            model=model,
-            optimiser=optimiser,
-            batch_size=config.batch_size,
-            num_experts=num_experts,
+        train = member_config(
+            source, model, optimiser, num_steps=steps, batch_size=config.batch_size
         )
+        return Recipe(source=source, config=train, num_experts=num_experts)
 
 
 def measure(trainer: Trainer, name: Name, kind: Kind, number: int) -> dict[str, Any]:
@@ -152,7 +146,7 @@ def measure(trainer: Trainer, name: Name, kind: Kind, number: int) -> dict[str, 
         "num_experts": parts.num_experts,
         "seed": trainer.seeds[number],
         "weights": parts.weights.tolist(),
-        "steps": [expert.num_steps for expert in experts],
+        "steps": [expert.recipe.config.num_steps for expert in experts],
         "tokens": sum(expert.num_tokens for expert in experts),
         "flops": sum(expert.flops for expert in experts),
         "router": {
@@ -161,7 +155,7 @@ def measure(trainer: Trainer, name: Name, kind: Kind, number: int) -> dict[str, 
             "nats": float(scores.router.mean()),
         },
         "centre": {
-            "steps": centre.num_steps,
+            "steps": centre.recipe.config.num_steps,
             "tokens": centre.num_tokens,
             "flops": centre.flops,
             **per_pixel(of_centre, images.shape[1]),

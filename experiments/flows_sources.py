@@ -16,11 +16,11 @@ import jax
 import jax.numpy as jnp
 
 from dfm_jax.checks import check_count, check_interval, require
-from dfm_jax.models import Network
-from dfm_jax.objectives import cross_entropy_loss, generalised_kl_loss, step_loss
+from dfm_jax.interfaces import Losses, Network, Params, Task
+from dfm_jax.objectives import cross_entropy_loss, generalised_kl_loss, router_loss, step_loss
 from dfm_jax.paths import mask_source, sample_mixture
 from dfm_jax.schedules import linear, masked
-from dfm_jax.training.losses import LossFunction, masked_losses, uniform_losses
+from dfm_jax.training.tasks import masked_task, uniform_task
 from dfm_jax.types import Array, Key
 
 Name = Literal["masked", "uniform"]
@@ -68,12 +68,27 @@ class Source:
         """κ[t, i] = t/T of the masked source."""
         return masked(linear(), self.num_steps, self.num_positions)
 
-    def terms(self, network: Network) -> LossFunction:
+    def task(self, network: Network) -> Task:
         """What a network is trained by: one draw of its bound."""
         if self.name == "masked":
-            return masked_losses(network, self.table, time_conditioned=self.time_conditioned)
+            return masked_task(network, self.table, time_conditioned=self.time_conditioned)
         end = 1 - self.epsilon
-        return uniform_losses(network, end=end, time_conditioned=self.time_conditioned)
+        return uniform_task(network, end=end, time_conditioned=self.time_conditioned)
+
+    def router_task(self, network: Network) -> Task:
+        """What a router is trained by: −log ρ̂_k(X_t, t), k the part of the image.   [D11]
+
+        An example is an image and its part, and pays one term.
+        """
+
+        def losses(params: Params, example: tuple[Array, Array], key: Key) -> Losses:
+            x_1, part = example
+            time_key, state_key = jax.random.split(key)
+            t = self.time(time_key)
+            logits = network.apply(params, self.state(state_key, x_1, t), t)
+            return Losses(router_loss(logits, part)[None], jnp.ones(1, bool))
+
+        return Task(init=network.init, losses=losses, measure="loss", draws=True)
 
     def start(self, key: Key) -> Array:
         """X_0: [N]."""

@@ -22,7 +22,7 @@ from dfm_jax.training.config import OptimiserConfig
 from dfm_jax.types import Array, Key, Table
 from experiments.flows_images import NUM_TOKENS, SIDE, Images
 from experiments.flows_sources import Source
-from experiments.flows_training import Member, Recipe, trained
+from experiments.flows_training import Member, Recipe, member_config, trained
 
 POSITIONS = SIDE**2
 
@@ -51,10 +51,10 @@ def member(config: Any, images: Images) -> Member:
     )
     warmup = max(10, config.training_steps // 20)
     optimiser = OptimiserConfig(learning_rate=config.rate, warmup_steps=warmup)
-    recipe = Recipe(source=source, model=model, optimiser=optimiser, batch_size=config.batch_size)
-    nothing = np.zeros(len(images.train), int)
-    steps = {"num_steps": config.training_steps, "seeds": (config.seed,)}
-    return trained(config.out / "members" / "masked", recipe, images.train, nothing, **steps)
+    sizes = {"num_steps": config.training_steps, "batch_size": config.batch_size}
+    recipe = Recipe(source=source, config=member_config(source, model, optimiser, **sizes))
+    folder = config.out / "members" / "masked"
+    return trained(folder, recipe, images.train, seeds=(config.seed,))
 
 
 def orders() -> dict[str, Table]:

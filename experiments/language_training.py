@@ -26,7 +26,7 @@ from dfm_jax.training.digests import host_leaves
 from dfm_jax.training.examples import Examples, MemberData
 from dfm_jax.training.loop import METRICS, train
 from dfm_jax.training.metrics import read_metrics
-from dfm_jax.training.sweep import make_sweep
+from dfm_jax.training.sweep import RunResult, make_sweep
 
 Begin = Callable[[Sequence[int]], Params]
 """Seeds → parameters [R, …] to begin from."""
@@ -102,7 +102,7 @@ def trained(
     every = max(1, config.num_steps // 6)
     watch = Watch(log_every=every, evaluate_every=every, save_every=every, evaluation_windows=64)
 
-    def runs(name: str, configs: Sequence[TrainConfig]) -> tuple[Params, list[float]]:
+    def runs(name: str, configs: Sequence[TrainConfig]) -> tuple[Params, list[RunResult]]:
         starts = None if begin is None else begin([one.seed for one in configs])
         return swept(configs, data, folder / name, watch, mesh, starts)
 
@@ -118,7 +118,7 @@ def trained(
 
 
 def tuned(
-    swept: Callable[[str, Sequence[TrainConfig]], tuple[Params, list[float]]],
+    swept: Callable[[str, Sequence[TrainConfig]], tuple[Params, list[RunResult]]],
     config: TrainConfig,
     rates: Sequence[float],
     seeds: Sequence[int],
@@ -126,8 +126,8 @@ def tuned(
     """Parameters by seed, the first seed's losses by rate, and which rate was the best.
 
     Args:
-        swept: trains configs and says what each loses on validation: all rates of the first seed,
-            then the other seeds at the best of them.
+        swept: trains configs and says what became of each: all rates of the first seed, then the
+            other seeds at the best of them.
         config: but for rate and seed.
         rates: the grid.
         seeds: the runs.
@@ -135,7 +135,10 @@ def tuned(
     Raises:
         ValueError: if training is finite at none of the rates.
     """
-    params, losses = swept("rates", [with_rate(config, rate, seeds[0]) for rate in rates])
+    params, found = swept("rates", [with_rate(config, rate, seeds[0]) for rate in rates])
+    losses = [
+        np.inf if one.validation is None or not one.finished else one.validation for one in found
+    ]
     rule = "`rates` must hold one at which training is finite; the losses are"
     require(np.isfinite(losses).any(), rule, losses)
     best = int(np.nanargmin(losses))
@@ -158,11 +161,11 @@ def swept(
     folder: Path,
     watch: Watch,
     mesh: Mesh,
-    begin: Params | None,
+    begin: Params | None = None,
     *,
     task: Task | None = None,
-) -> tuple[Params, list[float]]:
-    """Parameters at the end, [R, …], and validation losses; inf for a run that broke."""
+) -> tuple[Params, list[RunResult]]:
+    """Parameters at the end, [R, …], and what became of each run; some may have broken."""
     run, results = make_sweep(configs, data, watch, mesh, task=task)
     described = dict(data.description)
     record: dict[str, Any] = {"configs": [to_json(c) for c in configs], "data": described}
@@ -173,11 +176,7 @@ def swept(
     outcome = train(run, folder, config=record, watch=watch)
     template = jax.eval_shape(run.init)
     state = read_checkpoint(folder / str(outcome.step), template, config=record)
-    losses = [
-        np.inf if one.validation is None or not one.finished else one.validation
-        for one in results(state)
-    ]
-    return jax.device_get(state.params), losses
+    return jax.device_get(state.params), results(state)
 
 
 def digest_of(params: Params) -> str:

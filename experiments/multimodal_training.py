@@ -20,6 +20,7 @@ from dfm_jax.training.batches import PictureBatch, picture_batches
 from dfm_jax.training.config import TrainConfig, Watch
 from dfm_jax.training.examples import Examples as Seen
 from dfm_jax.training.examples import HeldOut
+from dfm_jax.training.sweep import RunResult
 from dfm_jax.training.tasks import answer_task
 from experiments.language_training import Begin, swept, tuned, with_rate
 from experiments.multimodal_data import Data, Examples
@@ -90,7 +91,7 @@ def trained(
         begin: parameters to begin from, in place of a drawn start.
     """
 
-    def runs(name: str, configs: Sequence[TrainConfig]) -> tuple[Params, list[float]]:
+    def runs(name: str, configs: Sequence[TrainConfig]) -> tuple[Params, list[RunResult]]:
         starts = None if begin is None else begin([one.seed for one in configs])
         return _swept(folder / name, configs, data, train_set, held_out, mesh, starts)
 
@@ -111,8 +112,8 @@ def _swept(
     held_out: Examples,
     mesh: Mesh,
     begin: Params | None,
-) -> tuple[Params, list[float]]:
-    """Parameters at the end, [R, …], and validation losses, nats per token."""
+) -> tuple[Params, list[RunResult]]:
+    """Parameters at the end, [R, …], and what became of each run."""
     seen = Seen(
         batches=picture_batches(
             data.on_device,

@@ -24,10 +24,11 @@ from experiments import (
     flows_samples,
     flows_training,
     flows_world,
+    language_training,
 )
 from experiments.flows import Config
 from experiments.flows_sources import Source, image_draws
-from experiments.flows_training import Recipe
+from experiments.flows_training import Recipe, member_config
 
 V, N, STEPS, ENDS = 3, 2, 4, 0.9
 
@@ -362,13 +363,9 @@ def _recipe(name, num_experts=None):
         causal=False,
         time_conditioned=True,
     )
-    return Recipe(
-        source=of,
-        model=model,
-        optimiser=OptimiserConfig(learning_rate=1e-2, warmup_steps=5),
-        batch_size=8,
-        num_experts=num_experts,
-    )
+    optimiser = OptimiserConfig(learning_rate=1e-2, warmup_steps=5)
+    config = member_config(of, model, optimiser, num_steps=150, batch_size=8)
+    return Recipe(source=of, config=config, num_experts=num_experts)
 
 
 @pytest.mark.slow
@@ -381,8 +378,7 @@ def test_a_router_learns_what_the_state_tells(tmp_path):
         parts[:, None] == 0, rng.integers(0, 3, (200, 64)), rng.integers(13, 16, (200, 64))
     )
     recipe = _recipe("masked", 2)
-    options = {"num_steps": 150, "seeds": (0,)}
-    router = flows_training.trained(tmp_path, recipe, rows, parts, **options)
+    router = flows_training.trained(tmp_path, recipe, rows, parts, seeds=(0,))
     apply = jax.jit(lambda x, t: jax.nn.softmax(recipe.network.apply(router.of_seed(0), x, t)))
     late = np.array([apply(row, 0.9)[part] for row, part in zip(rows[:20], parts, strict=False)])
     assert late.min() > 0.9
@@ -469,7 +465,7 @@ def test_every_claim_holds(result):
 def test_killed_between_members_it_goes_on(result, study_images, monkeypatch, tmp_path):
     _, config, found = result
     config = dataclasses.replace(config, out=tmp_path, sources=("masked",))
-    train, calls = flows_training.train, []
+    train, calls = language_training.train, []
 
     def killed(run, folder, **options):
         calls.append(folder)
@@ -477,7 +473,7 @@ def test_killed_between_members_it_goes_on(result, study_images, monkeypatch, tm
             raise KeyboardInterrupt
         return train(run, folder, **options)
 
-    monkeypatch.setattr(flows_training, "train", killed)
+    monkeypatch.setattr(language_training, "train", killed)
     with pytest.raises(KeyboardInterrupt):
         flows.run(config, study_images, Console(quiet=True))
     begun = []
@@ -487,7 +483,7 @@ def test_killed_between_members_it_goes_on(result, study_images, monkeypatch, tm
         begun.append(outcome.began_at)
         return outcome
 
-    monkeypatch.setattr(flows_training, "train", counted)
+    monkeypatch.setattr(language_training, "train", counted)
     flows.run(config, study_images, Console(quiet=True))
     assert sum(at > 0 for at in begun) == 6  # all that had ended: read, not trained again
     again = json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))
