@@ -9,11 +9,11 @@ import numpy as np
 from dfm_jax.data import (
     Corpus,
     document_encoder,
-    emoji_scenes,
     image_features,
     load_efficientnet_lite0,
     pixel_features,
 )
+from experiments.data_emoji import emoji_scenes
 
 _BLOCK = 2**15  # synthetic rows made at a time
 

@@ -8,8 +8,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
-from dfm_jax.data.emoji import CREDIT
 from dfm_jax.data.pictures import read_picture
+from experiments.data_emoji import CREDIT
 from experiments.multimodal_report import JUDGED_GATES, of_arms
 
 Cell = Mapping[str, Any]

@@ -19,11 +19,11 @@ import numpy as np
 
 from dfm_jax.checks import require
 from dfm_jax.data.conversations import Conversation, read_conversations
-from dfm_jax.data.easy_vqa import easy_vqa_rows
-from dfm_jax.data.emoji import GROUPS, Emoji, PlacedEmoji, emoji_image, emoji_scenes, load_emoji
-from dfm_jax.data.lettered import lettered_question, lettered_scenes
 from dfm_jax.data.packages import pillow
-from dfm_jax.data.scene_questions import question_rows, scene_questions
+from experiments.data_easy_vqa import easy_vqa_rows
+from experiments.data_emoji import GROUPS, Emoji, PlacedEmoji, emoji_image, emoji_scenes, load_emoji
+from experiments.data_lettered import lettered_question, lettered_scenes
+from experiments.data_scene_questions import question_rows, scene_questions
 
 SETS = ("easy-vqa", "scenes", "lettered")
 _ALPHABET = "ABEHKS"  # of the letters: what frozen features can tell apart, some of them barely

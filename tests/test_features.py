@@ -13,7 +13,6 @@ from threadpoolctl import threadpool_limits
 from dfm_jax.data import (
     MissingDataError,
     document_encoder,
-    emoji_scenes,
     features,
     image_features,
     image_grid_features,
@@ -24,6 +23,7 @@ from dfm_jax.data import (
     pixel_features,
     read_features,
 )
+from experiments.data_emoji import emoji_scenes
 
 pytestmark = pytest.mark.slow  # most of it is compilation
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dfm_jax.data.lettered import LETTERS, SHAPES, lettered_question, lettered_scenes
+from experiments.data_lettered import LETTERS, SHAPES, lettered_question, lettered_scenes
 
 
 @pytest.fixture(scope="module")

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import scipy.special
 
-from dfm_jax.data.lettered import lettered_scenes
 from dfm_jax.data.packages import pillow
 from dfm_jax.models import TransformerConfig
 from dfm_jax.parallel import collectives
 from dfm_jax.training.config import shape_of
 from experiments import multimodal, multimodal_report, multimodal_sets
+from experiments.data_lettered import lettered_scenes
 from experiments.language_config import Arm
 from experiments.multimodal_arms import parts_of
 from experiments.multimodal_cell import wrong_pictures

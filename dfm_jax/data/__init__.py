@@ -1,14 +1,5 @@
-"""Text, emoji, features and weights, from installed packages or a user's files, never fetched."""
+"""Texts, pictures, features and weights, of installed packages or a user's files; none fetched."""
 
-from dfm_jax.data.emoji import (
-    Emoji,
-    PlacedEmoji,
-    Scene,
-    Scenes,
-    emoji_image,
-    emoji_scenes,
-    load_emoji,
-)
 from dfm_jax.data.features import (
     DocumentEncoder,
     Documents,
@@ -44,19 +35,13 @@ __all__ = [
     "Document",
     "DocumentEncoder",
     "Documents",
-    "Emoji",
     "Encoded",
     "LanguageModel",
     "MissingDataError",
-    "PlacedEmoji",
     "Removed",
     "RowFeatures",
-    "Scene",
-    "Scenes",
     "Split",
     "document_encoder",
-    "emoji_image",
-    "emoji_scenes",
     "encode_documents",
     "fit_documents",
     "image_features",
@@ -64,7 +49,6 @@ __all__ = [
     "load_abc",
     "load_bbc",
     "load_efficientnet_lite0",
-    "load_emoji",
     "load_folder",
     "load_kjv",
     "load_shakespeare",

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dfm_jax.checks import check_count, require
-from dfm_jax.data.emoji import Scene
+from experiments.data_emoji import Scene
 
 FAMILIES = ("what", "where", "count", "present", "group", "left")
 PLACES = ("top left", "top right", "bottom left", "bottom right")  # by cell

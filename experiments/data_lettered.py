@@ -17,8 +17,8 @@ from jaxtyping import UInt8
 
 from dfm_jax.checks import check_count, require
 from dfm_jax.data.packages import pillow
-from dfm_jax.data.scene_questions import SceneQuestion
 from dfm_jax.types import typed
+from experiments.data_scene_questions import SceneQuestion
 
 SIDE = 64  # px
 SHAPES = ("circle", "square", "triangle", "diamond", "star", "cross", "ring", "arrow")
