@@ -15,9 +15,7 @@ from dfm_jax.models import (
     TransformerConfig,
     mlp,
     network_from_nnx,
-    positional,
     router,
-    statewise,
     tabular,
     transformer,
 )
@@ -43,14 +41,12 @@ class Bag(nnx.Module):
 
 NETWORKS = {
     "tabular": (tabular(V, order=3), (4, V)),
-    "positional": (positional(V, num_positions=4), (4, V)),
-    "statewise": (statewise(V, num_positions=4), (4, V)),
     "mlp": (mlp(4, 5, 2), (2,)),
     "router": (router(ROUTED, 5), (4, 5)),
     "router, last": (router(ROUTED, 5, last=True), (5,)),
     "nnx": (network_from_nnx(Bag), (4, V)),
 }
-QUICK = ("tabular", "positional", "statewise", "mlp", "nnx")
+QUICK = ("tabular", "mlp", "nnx")
 ALL = [*QUICK, *(pytest.param(n, marks=pytest.mark.slow) for n in NETWORKS if n not in QUICK)]
 X = np.array([[0, 1, 2, 0], [2, 2, 1, 0], [1, 1, 1, 1]])
 
@@ -91,7 +87,7 @@ def test_parameters_are_a_pytree_of_floats_drawn_from_the_key(name):
     one, same, other = (network.init(jax.random.key(seed)) for seed in (0, 0, 1))
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(one))
     chex.assert_trees_all_equal(one, same)
-    if name in ("tabular", "positional", "statewise"):
+    if name == "tabular":
         assert all(np.all(leaf == 0) for leaf in jax.tree.leaves(other))  # the uniform law
     else:
         pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
@@ -132,18 +128,6 @@ def test_a_table_has_a_row_for_each_context_and_no_other(order, mask):
     assert len(row_of) == filled
 
 
-def test_one_law_per_position_and_one_per_state():
-    by_position, by_state = NETWORKS["positional"][0], NETWORKS["statewise"][0]
-    params = params_of(by_position)
-    for x in X:
-        np.testing.assert_array_equal(by_position.apply(params, x), params["logits"])
-    x = np.array([*itertools.product(range(V), repeat=4)])
-    params = params_of(by_state)
-    rows = jax.vmap(by_state.apply, in_axes=(None, 0))(params, x)
-    assert rows.size == params["logits"].size
-    np.testing.assert_array_equal(np.unique(rows), np.unique(params["logits"]))
-
-
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -151,8 +135,6 @@ def test_one_law_per_position_and_one_per_state():
         (lambda: tabular(V, order=0), "`order` must be at least 1; it is 0"),
         (lambda: tabular(V, order=2, num_states=5), "`num_states` must be V = 3, or 4"),
         (lambda: tabular(256, order=4), "at most 134217728 entries; it is 4345495808"),
-        (lambda: positional(V, num_positions=0), "`num_positions` must be at least 1; it is 0"),
-        (lambda: statewise(9, num_positions=9), "at most 134217728 entries; it is 31381059609"),
         (lambda: mlp(3), "`sizes` must name features and outputs, two at least; it is 1"),
         (lambda: mlp(3, 0), "`sizes` must be at least 1; it is 0"),
         (lambda: router(ROUTED, 0), "`num_experts` must be at least 1; it is 0"),
@@ -167,9 +149,7 @@ def test_a_network_that_cannot_be_is_refused(make, message):
     ("name", "x_t", "message"),
     [
         ("tabular", [0, 3], r"`x_t` must hold ids in \[0, 2\]"),
-        ("statewise", [0, 0, 0, -1], r"`x_t` must hold ids in \[0, 2\]"),
-        ("statewise", [0, 0], "`x_t` must have `num_positions` = 4 tokens; the number; it is 2"),
-        ("positional", [0, 0], "`x_t` must have `num_positions` = 4 tokens; the number; it is 2"),
+        ("tabular", [0, -1], r"`x_t` must hold ids in \[0, 2\]"),
         ("mlp", [0.0, 0.0, 0.0], r"`features` must have shape \(4,\); it is '\(3,\)'"),
     ],
 )
@@ -237,7 +217,7 @@ def test_an_nnx_module_with_state_of_its_own_is_refused():
         network_from_nnx(lambda rngs: nnx.BatchNorm(4, rngs=rngs))
 
 
-@pytest.mark.parametrize("name", ["tabular", "positional", "statewise", "nnx"])
+@pytest.mark.parametrize("name", ["tabular", "nnx"])
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.uint16])
 def test_a_token_means_the_same_in_every_integer_type(name, dtype):
     """With 200 ids the row of a table is beyond what 8 bits can count."""

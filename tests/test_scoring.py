@@ -13,7 +13,6 @@ from dfm_jax.scoring import (
     Box,
     Question,
     anls,
-    box_match,
     chosen_letter,
     edit_distance,
     exact_match,
@@ -251,11 +250,10 @@ def test_boxes():
 
 
 def test_a_box_counts_from_one_half_on():
-    assert box_match("[0, 0, 2, 1]", "[0, 0, 1, 1]") == 1
-    assert box_match("[0, 0, 2.01, 1]", "[0, 0, 1, 1]") == 0
-    assert box_match("nowhere", "[0, 0, 1, 1]") == 0
-    with pytest.raises(ValueError, match="`answer` must name a box"):
-        box_match("[0, 0, 1, 1]", "left")
+    told = [Question("7", ("[0, 0, 10, 10]",), box_scale="pixels")] * 3
+    texts = ["[0, 0, 20, 10]", "[0, 0, 20.1, 10]", "nowhere"]
+    found = score("refcoco", told, texts, box_scale="pixels")["scores"]
+    assert found == pytest.approx({"accuracy": 1 / 3, "without_a_box": 1 / 3})
 
 
 # ── yes or no ───────────────────────────────────────────────────────────────────────────────────

@@ -12,7 +12,7 @@ import pytest
 
 from dfm_jax import cli, exact, steps, velocities
 from dfm_jax.theory import LEDGER, Shape, equations, runs, verify
-from dfm_jax.theory.draws import draw_cases
+from dfm_jax.theory.cases import draw_cases
 from dfm_jax.theory.statement import excess, gap, in_order, statement
 from dfm_jax.theory.statements import price
 

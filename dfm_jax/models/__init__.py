@@ -10,8 +10,6 @@ from dfm_jax.models.sizes import SIZES as SIZES
 from dfm_jax.models.sizes import flops_per_token as flops_per_token
 from dfm_jax.models.sizes import num_parameters as num_parameters
 from dfm_jax.models.small_networks import mlp as mlp
-from dfm_jax.models.small_networks import positional as positional
-from dfm_jax.models.small_networks import statewise as statewise
 from dfm_jax.models.small_networks import tabular as tabular
 from dfm_jax.models.trunk import router as router
 from dfm_jax.models.trunk import stack_layers as stack_layers

@@ -37,38 +37,6 @@ def tabular(num_tokens: int, *, order: int, num_states: int | None = None) -> Ne
     return _table(shape, states, read)
 
 
-def positional(num_tokens: int, *, num_positions: int, num_states: int | None = None) -> Network:
-    """One law per position, whatever the tokens are: N rows, starting uniform.
-
-    Raises:
-        ValueError: on another number of positions than it has rows.
-    """
-    check_count("num_positions", num_positions)
-
-    def read(table: Array, x_t: Array) -> Array:
-        _check_positions(x_t, num_positions)
-        return table
-
-    return _table((num_positions, num_tokens), _states(num_tokens, num_states), read)
-
-
-def statewise(num_tokens: int, *, num_positions: int, num_states: int | None = None) -> Network:
-    """Any law at all: N rows for each of the S^N states, starting uniform. For small spaces.
-
-    Raises:
-        ValueError: if the table would have more than 2^27 entries; on another number of positions.
-    """
-    states = _states(num_tokens, num_states)
-    check_count("num_positions", num_positions)
-    strides = [states**j for j in reversed(range(num_positions))]
-
-    def read(table: Array, x_t: Array) -> Array:
-        _check_positions(x_t, num_positions)
-        return table[jnp.sum(jnp.array(strides) * x_t)]
-
-    return _table((states**num_positions, num_positions, num_tokens), states, read)
-
-
 def _table(shape: tuple[int, ...], states: int, read) -> Network:
     entries = 1
     for axis in shape:
@@ -91,11 +59,6 @@ def _states(num_tokens: int, num_states: int | None) -> int:
     states = num_tokens if num_states is None else num_states
     check_num_states(states, num_tokens)
     return states
-
-
-def _check_positions(x_t: Array, num_positions: int) -> None:
-    rule = f"`x_t` must have `num_positions` = {num_positions} tokens; the number"
-    require(jnp.shape(x_t) == (num_positions,), rule, jnp.size(x_t))
 
 
 def mlp(*sizes: int) -> Network:

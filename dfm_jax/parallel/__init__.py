@@ -12,4 +12,4 @@ from dfm_jax.parallel.collectives import Collective as Collective
 from dfm_jax.parallel.collectives import collectives as collectives
 from dfm_jax.parallel.collectives import count_by_kind as count_by_kind
 from dfm_jax.parallel.independent import independent as independent
-from dfm_jax.parallel.mesh import make_mesh as make_mesh
+from dfm_jax.parallel.independent import make_mesh as make_mesh

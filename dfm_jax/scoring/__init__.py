@@ -1,28 +1,26 @@
 """Scores of answers as their benchmarks define them, and experts' answers merged."""
 
 from dfm_jax.scoring.answers import (
+    PairScores,
+    YesNoScores,
     anls,
     chosen_letter,
     edit_distance,
     exact_match,
+    mme_says,
     normalised_answer,
+    pair_scores,
+    pope_says_yes,
     relaxed_match,
     textvqa_accuracy,
     textvqa_answer,
     vqa_accuracy,
-)
-from dfm_jax.scoring.benchmarks import BENCHMARKS, score
-from dfm_jax.scoring.boxes import SCALES, Box, Scale, box_match, overlap, read_box
-from dfm_jax.scoring.predictions import Merged, merge_predictions, read_questions
-from dfm_jax.scoring.truths import Question, check_truth
-from dfm_jax.scoring.yes_no import (
-    PairScores,
-    YesNoScores,
-    mme_says,
-    pair_scores,
-    pope_says_yes,
     yes_no_scores,
 )
+from dfm_jax.scoring.benchmarks import BENCHMARKS, score
+from dfm_jax.scoring.boxes import SCALES, Box, Scale, overlap, read_box
+from dfm_jax.scoring.predictions import Merged, merge_predictions, read_questions
+from dfm_jax.scoring.truths import Question, check_truth
 
 __all__ = [
     "BENCHMARKS",
@@ -34,7 +32,6 @@ __all__ = [
     "Scale",
     "YesNoScores",
     "anls",
-    "box_match",
     "check_truth",
     "chosen_letter",
     "edit_distance",

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 from dfm_jax.checks import require
-from dfm_jax.scoring import answers, boxes, yes_no
+from dfm_jax.scoring import answers, boxes
 from dfm_jax.scoring.truths import COGNITION, Question, check_truth
 
 Scores = dict[str, float]
@@ -60,7 +60,7 @@ def refcoco(
 def pope(questions: Sequence[Question], texts: Sequence[str]) -> Scores:
     """Accuracy, precision, recall, F1 and the rate of "yes"; `answer` is yes or no."""
     told = [_says_yes(question) for question in questions]
-    return yes_no.yes_no_scores([yes_no.pope_says_yes(text) for text in texts], told)._asdict()
+    return answers.yes_no_scores([answers.pope_says_yes(text) for text in texts], told)._asdict()
 
 
 def mme(questions: Sequence[Question], texts: Sequence[str]) -> Scores:
@@ -71,12 +71,12 @@ def mme(questions: Sequence[Question], texts: Sequence[str]) -> Scores:
     right: dict[str, dict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))
     for question, text in zip(questions, texts, strict=True):
         told = "yes" if _says_yes(question) else "no"
-        right[str(question.category)][str(question.picture)].append(yes_no.mme_says(text) == told)
+        right[str(question.category)][str(question.picture)].append(answers.mme_says(text) == told)
     for task, pictures in right.items():
         for picture, both in pictures.items():
             rule = f"`image` {picture!r} must stand with two questions of `category` {task!r}"
             require(len(both) == 2, rule, len(both))
-    points = {task: yes_no.pair_scores(pictures).points for task, pictures in right.items()}
+    points = {task: answers.pair_scores(pictures).points for task, pictures in right.items()}
     cognition = sum(points[task] for task in points if task in COGNITION)
     return {
         "perception": sum(points.values()) - cognition,

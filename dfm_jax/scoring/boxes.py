@@ -67,19 +67,3 @@ def in_shares(box: Box, scale: Scale, size: tuple[int, int] | None = None) -> Bo
         require(size is not None, rule, size)
     width, height = {"0-1": (1, 1), "0-1000": (1000, 1000)}.get(scale, size or (1, 1))
     return Box(box.x_1 / width, box.y_1 / height, box.x_2 / width, box.y_2 / height)
-
-
-def box_match(prediction: str, answer: str, *, threshold: float = THRESHOLD) -> float:
-    """1 if the box that is named overlaps the true one by the threshold or more; of RefCOCO.
-
-    Both are of one scale.
-
-    Raises:
-        ValueError: if the answer names no box.
-
-    Source: Yu et al. (2016); the threshold counts as a hit, as InternVL and Qwen-VL score.
-    """
-    told, own = read_box(answer), read_box(prediction)
-    require(told is not None, "`answer` must name a box [x_1, y_1, x_2, y_2]", answer)
-    assert told is not None
-    return float(own is not None and overlap(own, told) >= threshold)

@@ -11,8 +11,7 @@ import numpy as np
 
 from dfm_jax.checks import check_count, check_seed, require
 from dfm_jax.exact import MAX_DENSE_STATES, RefusedError
-from dfm_jax.theory.cases import Cases, Shape
-from dfm_jax.theory.draws import draw_cases
+from dfm_jax.theory.cases import Cases, Shape, draw_cases
 from dfm_jax.theory.runs import Precision, Run
 from dfm_jax.theory.statement import LEDGER, Statement, in_order
 
