@@ -1,6 +1,7 @@
 """Sweeps: runs of one shape as one program equal the same runs one by one."""
 
 import dataclasses
+import itertools
 import json
 from pathlib import Path
 
@@ -11,13 +12,23 @@ import pytest
 from dfm_jax import cli
 from dfm_jax.models import TransformerConfig
 from dfm_jax.parallel import make_mesh
-from dfm_jax.training.config import OptimiserConfig, TrainConfig, Watch, to_json
+from dfm_jax.training.config import (
+    OptimiserConfig,
+    TrainConfig,
+    Watch,
+    differences_until,
+    lengthening_hint,
+    to_json,
+)
 from dfm_jax.training.digests import CheckpointError
+from dfm_jax.training.evaluation import load_member
 from dfm_jax.training.loop import Outcome, train
 from dfm_jax.training.members import load_member_data, member_data_path, read_member
+from dfm_jax.training.metrics import read_metrics
 from dfm_jax.training.presets import load_axes, load_axis, load_config
 from dfm_jax.training.retention import checkpoint_steps
-from dfm_jax.training.run import make_run
+from dfm_jax.training.run import make_run, train_member
+from dfm_jax.training.state import learning_rate_shape
 from dfm_jax.training.stopping import StopRequest
 from dfm_jax.training.sweep import by_shape, grid, make_sweep, train_sweep
 
@@ -355,3 +366,74 @@ def test_results_go_when_a_sweep_begins_anew(data, tmp_path, monkeypatch):
     (tmp_path / "sweep.json").write_text("[]")
     train_sweep([BASE], data, tmp_path, make_mesh(1), watch=WATCH)
     assert not (tmp_path / "sweep.json").exists()
+
+
+# ── longer ──────────────────────────────────────────────────────────────────────────────────────
+
+
+PLAIN = dataclasses.replace(BASE, task="own_networks:plain")  # quick to compile
+
+
+def longer(config: TrainConfig, steps: int, **optimiser) -> TrainConfig:
+    optimiser = dataclasses.replace(config.optimiser, **optimiser)
+    return dataclasses.replace(config, num_steps=steps, optimiser=optimiser)
+
+
+def test_a_run_that_is_lengthened_is_the_longer_one(texts, tmp_path):
+    """A cosine that has ended, at its last rate, to the bit; its config.json says so."""
+    short, long = longer(PLAIN, 3), longer(PLAIN, STEPS, decay_steps=3)
+    found = {}
+    for run, configs in {"whole": [long], "twice": [short, long, long]}.items():
+        folder = tmp_path / run
+        ends = [train_member(config, texts, folder, watch=WATCH) for config in configs]
+        found[run] = digests(folder / "centre")
+    assert [(end.began_at, end.step) for end in ends] == [(0, 3), (3, STEPS), (STEPS, STEPS)]
+    assert found["twice"] == found["whole"]
+    member = folder / "centre"
+    assert read_member(member)["config"] == to_json(long)
+    assert load_member(member, best=True).config == long  # perhaps a checkpoint of the shorter one
+    lines = [row["step"] for row in read_metrics(member / "metrics.jsonl") if "loss" in row]
+    assert lines == [2, 3, 4, 6]
+    with pytest.raises(CheckpointError, match=r"6 updates are made. Take another run folder"):
+        train_member(short, texts, folder, watch=WATCH)
+
+
+def test_a_sweep_is_lengthened_where_none_of_its_runs_has_ended_before(data, tmp_path):
+    """At a constant rate, to the bit."""
+
+    def swept(name, steps):
+        runs = [longer(PLAIN, n, final_fraction=1.0) for n in steps]
+        configs = [dataclasses.replace(run, seed=seed) for seed, run in enumerate(runs)]
+        return train_sweep(configs, data, tmp_path / name, make_mesh(2), watch=WATCH)
+
+    for steps in ((3, 3), (5, STEPS)):
+        swept("twice", steps)
+        rows = json.loads((tmp_path / "twice" / "sweep.json").read_text())
+        assert [(row["step"], row["finished"]) for row in rows] == [(n, True) for n in steps]
+    swept("whole", (5, STEPS))
+    assert digests(tmp_path / "twice") == digests(tmp_path / "whole")
+    with pytest.raises(
+        CheckpointError, match=r"`configs.0.num_steps`.* has ended, and others went"
+    ):
+        swept("twice", (STEPS, STEPS))
+
+
+def test_only_what_the_updates_made_depend_on_is_compared():
+    """A cosine that ends elsewhere is another run from the first update whose rate it changes."""
+    rates_of = jax.vmap(lambda s, w, n: learning_rate_shape(s, w, n, 0.1), (0, None, None))
+    for made, end, warmup in itertools.product((1, 4, 5, 6, 9), (9, 12, 20), (0, 3, 4)):
+        long = longer(BASE, 30, warmup_steps=warmup, decay_steps=end)
+        short = longer(BASE, 9, warmup_steps=warmup)
+        rates = [rates_of(np.arange(made), warmup, n) for n in (9, end)]
+        records = ({"config": to_json(one)} for one in (long, short))
+        found = list(differences_until(made, *records))
+        assert bool(found) == (not np.array_equal(*rates))
+        expected = [("config.optimiser.decay_steps", end, 9)] if found else []
+        assert found == expected
+    six, five = to_json(BASE), to_json(longer(BASE, 5, decay_steps=STEPS))
+    assert list(differences_until(STEPS, five, six)) == [("num_steps", 5, STEPS)]
+    assert not list(differences_until(5, five, six))  # stopped there
+    twelve = to_json(longer(BASE, 12))
+    ((field, *values),) = differences_until(STEPS, {"config": twelve}, {"config": six})
+    assert f"set `optimiser.decay_steps` to {STEPS}" in lengthening_hint(field, *values)
+    assert lengthening_hint("config.seed", 0, 1) == ""

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 class Train:
     r"""Train one expert, or the centre; the same command goes on after any interruption.
 
-    A finished run is left alone, another config refused. Exit status: 0 finished; 2 bad input; 3 a
-    loss that is not finite; 75 trouble that may pass, as a full disk; 130 or 143 stopped by SIGINT
-    or SIGTERM, the step in hand saved.
+    A finished run is left alone, or lengthened by a larger num_steps; another config is refused.
+    Exit status: 0 finished; 2 bad input; 3 a loss that is not finite; 75 trouble that may pass, as
+    a full disk; 130 or 143 stopped by SIGINT or SIGTERM, the step in hand saved.
 
     A member may lie over all devices (--placement), and over several hosts (--distributed): then
     each host gives the same command, and all see the same files. Checkpoints don't depend on it.
@@ -34,6 +34,9 @@ class Train:
 
         python -m dfm_jax train --config mine.json --set seed=1 model.width=96 \
             --data rows.jsonl --run run
+
+        python -m dfm_jax train --config run/centre/config.json --data texts --run run \
+            --set num_steps=200 optimiser.decay_steps=100
     """
 
     config: str

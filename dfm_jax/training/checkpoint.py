@@ -21,7 +21,7 @@ from dfm_jax.checks import check_count
 from dfm_jax.durable import NewFolder
 from dfm_jax.json_text import read_json
 from dfm_jax.json_types import from_json
-from dfm_jax.training.config import differences
+from dfm_jax.training.config import differences_until, lengthening_hint
 from dfm_jax.training.digests import (
     CheckpointError,
     DamagedError,
@@ -165,7 +165,8 @@ def read_checkpoint(folder: Path, template: Any, *, config: dict[str, Any] | Non
     Args:
         folder: `RUN/MEMBER/STEP`.
         template: of all leaves, or of a part: `{"params": …}` reads the parameters alone.
-        config: what the checkpoint must have been made with; None asks for nothing.
+        config: what the checkpoint must have been made with, see `differences_until`; None asks for
+            nothing.
 
     Raises:
         CheckpointError: if the checkpoint is missing, was made with another config, or its leaves
@@ -175,10 +176,10 @@ def read_checkpoint(folder: Path, template: Any, *, config: dict[str, Any] | Non
     """
     record = read_record(folder)
     if config is not None:
-        for field, expected, found in differences(config, record.config):
+        for field, expected, found in differences_until(record.step, config, record.config):
             raise CheckpointError(
                 f"{folder}: it was made with another config; `{field}` should be {expected!r}, and "
-                f"is {found!r}."
+                f"is {found!r}.{lengthening_hint(field, expected, found)}"
             )
     for name, leaf in named_leaves(template):
         _check_leaf(folder, name, leaf, record.leaves.get(name))

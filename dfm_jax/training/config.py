@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import re
 import typing
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -35,6 +36,7 @@ class OptimiserConfig:
     b2: float = 0.95
     epsilon: float = 1e-8
     max_norm: float | None = 1.0  # of the gradient over all leaves; None clips nothing
+    decay_steps: int | None = None  # S, where the cosine ends; None: with the run, at num_steps
 
     def __post_init__(self) -> None:
         """Refuse what no optimiser can be."""
@@ -47,6 +49,8 @@ class OptimiserConfig:
         check_interval("epsilon", self.epsilon, 0, np.inf, ends="()")
         if self.max_norm is not None:
             check_interval("max_norm", self.max_norm, 0, np.inf, ends="()")
+        if self.decay_steps is not None:
+            check_count("decay_steps", self.decay_steps, at_most=MAX_COUNT)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,12 +121,12 @@ def hyperparameters(config: TrainConfig) -> dict[str, Any]:
     """What is a value in the optimiser's state: runs that differ in it are one program."""
     names = ("learning_rate", "weight_decay", "warmup_steps")
     values = {name: getattr(config.optimiser, name) for name in names}
-    return values | {"num_steps": config.num_steps}
+    return values | {"num_steps": config.optimiser.decay_steps or config.num_steps}
 
 
 def shape_of(config: TrainConfig) -> TrainConfig:
     """The config but for its seed and `hyperparameters`: what a compiled program depends on."""
-    values = {"learning_rate": 1.0, "weight_decay": 0.0, "warmup_steps": 0}
+    values = {"learning_rate": 1.0, "weight_decay": 0.0, "warmup_steps": 0, "decay_steps": None}
     optimiser = dataclasses.replace(config.optimiser, **values)
     return dataclasses.replace(config, seed=0, num_steps=1, optimiser=optimiser)
 
@@ -144,10 +148,11 @@ class Watch:
 
 
 def to_json(config: Any) -> dict[str, Any]:
-    """A config as what JSON can hold; without a task of its own it reads as those of 0.1 did."""
+    """A config as what JSON can hold; fields that 0.1 did not have stand in it if they are set."""
     values = dataclasses.asdict(config)
-    if values.get("task", "") is None:
-        del values["task"]
+    for place, name in ((values, "task"), (values.get("optimiser", {}), "decay_steps")):
+        if place.get(name, "") is None:
+            del place[name]
     return values
 
 
@@ -172,3 +177,47 @@ def differences(
             yield from differences(mine, theirs, f"{prefix}{name}.")
         elif here != there or isinstance(here, bool) != isinstance(there, bool):
             yield f"{prefix}{name}", here, there
+
+
+def differences_until(
+    step: int, expected: dict[str, Any], found: dict[str, Any]
+) -> Iterator[tuple[str, Any, Any]]:
+    """`differences` of two records of runs that tell in their first `step` updates.
+
+    So a run can be lengthened. Its number of updates is compared up to `step`, and where its cosine
+    ends only once an update was made at a rate that depends on it: never if `final_fraction` is 1.
+    """
+    return differences(_until(step, expected), _until(step, found))
+
+
+def _until(step: int, values: Any) -> Any:
+    """A record, the configs in it without what their first `step` updates do not depend on."""
+    if isinstance(values, list):
+        return [_until(step, entry) for entry in values]
+    if not isinstance(values, dict):
+        return values
+    if "num_steps" not in values or "optimiser" not in values:  # not a config
+        return {name: _until(step, entry) for name, entry in values.items()}
+    config = from_json(TrainConfig, values)
+    optimiser, made = config.optimiser, min(config.num_steps, step)
+    # Update W, the first behind the warm-up, is made at the peak, however long the cosine.
+    depends = optimiser.final_fraction != 1 and made > optimiser.warmup_steps + 1
+    end = hyperparameters(config)["num_steps"] if depends else None
+    known = to_json(config)
+    known["optimiser"]["decay_steps"] = end
+    return {"num_steps": made} | known | {"num_steps": made}
+
+
+def lengthening_hint(field: str, expected: Any, found: Any) -> str:
+    """What to do about a difference that asks for another length of a run; else nothing."""
+    if re.fullmatch(r"configs?\.(\d+\.)?num_steps", field):
+        ended = "This run of the sweep has ended, and others went on."
+        made = f"A run is not shortened, and {found} updates are made."
+        return f" {made if expected < found else ended} Take another run folder."
+    if re.fullmatch(r"configs?\.(\d+\.)?optimiser\.decay_steps", field):
+        return (
+            " Updates are made whose learning rate depends on where the cosine ends. To go on at "
+            f"its last rate, set `optimiser.decay_steps` to {found}; to end it elsewhere, take "
+            "another run folder."
+        )
+    return ""

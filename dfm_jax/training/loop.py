@@ -33,6 +33,7 @@ class Run(NamedTuple):
     num_steps: int
     numbers: Callable[[Any], dict[str, float]]  # of metrics that have been fetched, to log
     placed: Any = None  # shardings of the state's leaves; None: the default device
+    resumed: Callable[[Any], Any] = lambda state: state  # of a checkpoint of a shorter run
 
 
 def keyed_run(
@@ -45,6 +46,7 @@ def keyed_run(
     num_steps: int,
     evaluate: Callable[[TrainState], dict[str, float]] | None = None,
     placed: Any = None,
+    resumed: Callable[[TrainState], TrainState] = lambda state: state,
 ) -> Run:
     """Update s takes `batches(batch_key, s)` and `fold_in(step_key, s)`; `step` is compiled."""
 
@@ -55,7 +57,7 @@ def keyed_run(
         values = {name: float(value) for name, value in metrics._asdict().items()}
         return values | {"num_tokens": int(metrics.num_tokens)}
 
-    return Run(init, update, evaluate, num_steps, numbers, placed)
+    return Run(init, update, evaluate, num_steps, numbers, placed, resumed)
 
 
 class Outcome(NamedTuple):
@@ -81,7 +83,9 @@ def train(
     """Go on with a run from its last good checkpoint in `folder` to its end, or to a signal.
 
     Update s is a function of the state and s, so a run that was killed at any moment and resumed
-    ends with the same bits as one that was not. The state may be given up to it.
+    ends with the same bits as one that was not. The state may be given up to it. One that is
+    finished goes on if `run` is longer than it was, where the updates made are those of the longer
+    run: see `differences_until`.
 
     Of several processes, see `distributed`, the first alone writes. A signal to any of them is
     acted on by all at the next step that is logged, saved or evaluated, for only there do they ask
@@ -90,7 +94,7 @@ def train(
     Args:
         run: see `Run`.
         folder: of this member of the run; made if it is not there.
-        config: goes with every checkpoint, and must be that of those found.
+        config: goes with every checkpoint, and must be that of those found, but for its length.
         watch: how often to log, evaluate and save.
         stop: asked after every step, or see above.
         tensorboard: write event files too, to `folder/tensorboard`.
@@ -114,8 +118,10 @@ def train(
             say(f"DAMAGED: {words}")
         if found is None:
             found = Resumed(0, run.init(), ())
-        elif found.step < run.num_steps and is_first():
-            say(f"{folder}: going on from step {found.step} of {run.num_steps}.")
+        elif found.step < run.num_steps:
+            found = found._replace(state=run.resumed(found.state))
+            if is_first():
+                say(f"{folder}: going on from step {found.step} of {run.num_steps}.")
         if found.step >= run.num_steps:
             return Outcome(found.step, found.step, True, {})
         log = saver = Onlooker()

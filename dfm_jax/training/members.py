@@ -32,10 +32,12 @@ from dfm_jax.durable import write_file
 from dfm_jax.interfaces import Task
 from dfm_jax.json_text import read_json
 from dfm_jax.training.config import (
+    MAX_COUNT,
     TrainConfig,
     check_objective,
-    differences,
+    differences_until,
     from_json,
+    lengthening_hint,
     to_json,
 )
 from dfm_jax.training.digests import CheckpointError
@@ -183,30 +185,38 @@ def member_record(config: TrainConfig, data: MemberData | Examples) -> dict[str,
 
 
 def check_member(folder: Path, record: dict[str, Any]) -> None:
-    """What was saved in the folder, if anything was, is of this record.
+    """What was saved in the folder, if anything was, is of this record: see `differences_until`.
 
     Raises:
         CheckpointError: if it is of another run, naming the first field that differs.
     """
     # A start that saved nothing may have left a config.json: it binds nobody.
-    if not (folder / CONFIG).is_file() or not (checkpoint_steps(folder) or set_aside(folder)):
+    steps = checkpoint_steps(folder)
+    if not (folder / CONFIG).is_file() or not (steps or set_aside(folder)):
         return
     found = read_member(folder)
-    for field, here, there in differences(record, {name: found[name] for name in _COMPARED}):
+    known, made = {name: found[name] for name in _COMPARED}, max(steps, default=MAX_COUNT)
+    for field, here, there in differences_until(made, record, known):
         raise CheckpointError(
             f"{folder}: another run is here; `{field}` is {here!r}, and was {there!r}."
+            f"{lengthening_hint(field, here, there)}"
         )
 
 
 def write_member(folder: Path, record: dict[str, Any], source: Path) -> None:
     """Write `config.json`, before the first checkpoint: not before there is something to save.
 
-    It stays as it is if there are checkpoints, for they are of the same record: `check_member`.
+    If there are checkpoints, they are of the same record, see `check_member`: then the config alone
+    is written, if the run is being lengthened.
     """
     if (folder / CONFIG).is_file() and checkpoint_steps(folder):
-        return
-    versions = {name: version(name) for name in ("jax", "flax", "optax", "orbax-checkpoint")}
-    full = record | {"source": str(source.absolute()), "versions": versions}
+        full = read_member(folder)
+        if full["config"] == record["config"]:
+            return
+        full |= {"config": record["config"]}
+    else:
+        versions = {name: version(name) for name in ("jax", "flax", "optax", "orbax-checkpoint")}
+        full = record | {"source": str(source.absolute()), "versions": versions}
     write_file(folder / CONFIG, json.dumps(full, indent=1) + "\n")
 
 

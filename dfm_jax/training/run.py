@@ -73,6 +73,10 @@ def train_member(
 ) -> Outcome:
     """Train a member to its end, or to a signal, from wherever it is; see `loop.train`.
 
+    A run is lengthened by a larger `config.num_steps`. It ends with the same bits as one that began
+    with it, so what is refused is a cosine that would have ended elsewhere: with
+    `config.optimiser.decay_steps` that of the run so far, it goes on at its last rate.
+
     With `on_disk` the tokens stay on the disk, in the member's folder, and are read ahead: for data
     that outgrow memory. The batches are the same, and so is what comes out.
 
@@ -175,6 +179,7 @@ def make_run(
         num_steps=config.num_steps,
         evaluate=None if held_out is None else evaluate,
         placed=placed,
+        resumed=partial(with_hyperparameters, **values),
     )
 
 

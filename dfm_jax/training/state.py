@@ -54,7 +54,7 @@ def make_optimiser(config: OptimiserConfig, num_steps: int) -> optax.GradientTra
         learning_rate=config.learning_rate,
         weight_decay=config.weight_decay,
         warmup_steps=config.warmup_steps,
-        num_steps=num_steps,
+        num_steps=config.decay_steps or num_steps,
     )
 
 
@@ -114,6 +114,6 @@ def with_hyperparameters(state: TrainState, **values: Array) -> TrainState:
     for name in values:
         if name not in known:
             raise ValueError(f"`values` may name {', '.join(known)}; it names {name!r}.")
-    dtyped = {name: jnp.asarray(value, known[name].dtype) for name, value in values.items()}
-    optimiser = state.optimiser._replace(hyperparams={**known, **dtyped})
+    alike = {name: jnp.full_like(known[name], value) for name, value in values.items()}
+    optimiser = state.optimiser._replace(hyperparams={**known, **alike})
     return state._replace(optimiser=optimiser)

@@ -45,7 +45,7 @@ from dfm_jax.training.memory import check_fits
 from dfm_jax.training.metrics import Measure, metric_name
 from dfm_jax.training.presets import MAX_RUNS, set_field
 from dfm_jax.training.run import init_and_step, run_keys
-from dfm_jax.training.state import TrainState
+from dfm_jax.training.state import TrainState, with_hyperparameters
 from dfm_jax.training.step import (
     StepMetrics,
     batch_size_of,
@@ -111,7 +111,8 @@ def train_sweep(
     """Train runs of one shape to their ends, or to a signal, from wherever they are.
 
     A run whose loss, gradient or update is not finite stops where it was, alone; `sweep.json` says
-    so. The folder is that of the sweep: another grid or other data are refused.
+    so. The folder is that of the sweep: another grid or other data are refused. Runs that have not
+    ended before others may be lengthened, all by the same rule as one alone.
 
     Raises:
         ValueError: if the configs differ in shape.
@@ -216,7 +217,9 @@ def make_sweep(
         ]
 
     measured = None if examples.held_out is None else evaluate
-    return Run(init, update, measured, int(lengths.max()), _numbers), results
+    resumed = partial(with_hyperparameters, **values)
+    run = Run(init, update, measured, int(lengths.max()), _numbers, resumed=resumed)
+    return run, results
 
 
 class _Moved(NamedTuple):
