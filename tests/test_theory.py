@@ -31,9 +31,12 @@ def test_no_label_of_a_section_is_missing():
         assert numbers == list(range(1, len(numbers) + 1)), letter
 
 
-@pytest.mark.parametrize(
+EACH_LABEL = pytest.mark.parametrize(
     "label", [pytest.param(label, marks=pytest.mark.statement(label)) for label in LABELS]
 )
+
+
+@EACH_LABEL
 def test_statement_holds_and_its_falsifier_does_not(label):
     (row,) = verify([label], instances=48, seed=1)
     assert row.residual <= 1e-12
@@ -42,21 +45,19 @@ def test_statement_holds_and_its_falsifier_does_not(label):
 
 
 @pytest.mark.slow
-def test_all_statements_on_many_shapes():
-    failed = [row for row in verify(shapes="all", instances=224, seed=2) if not row.passed]
-    assert not failed
+@EACH_LABEL
+def test_statement_holds_in_float32_on_8_devices_where_no_two_sizes_are_equal(label):
+    """V, V + 1, N and K all differ: an axis taken for another is a wrong number, or an error."""
+    (row,) = verify(
+        [label], precision="float32", num_devices=8, shape=Shape(3, 2, 5), instances=64, seed=3
+    )
+    assert row.passed
 
 
 @pytest.mark.slow
-def test_all_statements_in_float32():
-    failed = [row for row in verify(precision="float32", seed=3) if not row.passed]
-    assert not failed
-
-
-@pytest.mark.slow
-def test_all_statements_mapped_over_8_devices():
-    failed = [row for row in verify(num_devices=8, instances=64, seed=4) if not row.passed]
-    assert not failed
+def test_shapes_without_positions_or_experts_to_mix_hold_too():
+    labels = ["P4", "D3"]
+    assert all(row.passed for row in verify(labels, shapes="all", instances=96, seed=2))
 
 
 @pytest.mark.statement("D5")
@@ -135,7 +136,7 @@ def test_a_statement_of_an_own_file_is_judged_alone_or_by_label(own_file, capsys
     for args, labels in (
         (["--modules", "one_own"], ["X1"]),
         (["--modules", "one_own", "two_own"], ["X1", "X12"]),
-        (["--labels", "X12", "D4", "--modules", "one_own", "two_own"], ["X12", "D4"]),
+        (["--labels", "X12", "D13", "--modules", "one_own", "two_own"], ["X12", "D13"]),
     ):
         assert cli.main(["verify", "--instances", "32", *args]) == 0
         lines = capsys.readouterr().out.splitlines()
