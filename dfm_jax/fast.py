@@ -2,7 +2,7 @@
 
 A clear form is one line of the mathematics; a fast one visits V-wide rows once, in blocks of about
 2 MB that stay in the cache, or never at all. Which of them runs is the caller's explicit choice.
-`experiments/benchmarks.py` measures what they are worth, and checks each pair in the same run.
+`experiments.benchmarks` measures what they are worth, and checks each pair in the same run.
 
 Of a loss the gradient is made in the forward pass, a block of rows at a time. Only the logits at
 x_1 and x_t are gathered, before any log-softmax, and the gradient is the one V-wide array written.

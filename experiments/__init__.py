@@ -1,5 +1,8 @@
-"""One file per study: its config, its sweep, the table it prints, the figure it draws."""
+"""One package a study: its config, what it measures, the tables and the figure it shows."""
+
+from pathlib import Path
 
 from dfm_jax.training import stopping as _stopping
 
 _stopping.listen("experiments")  # of `python -m experiments.NAME`
+__path__.append(str(Path(__file__).with_name("systems")))  # for `python -m experiments.scaling`

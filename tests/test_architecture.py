@@ -8,7 +8,7 @@ import ast
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -475,3 +475,36 @@ GOOD = {
 @pytest.mark.parametrize(("guard", "good"), GOOD.values(), ids=GOOD)
 def test_a_guard_is_silent(guard, good):
     assert list(guard(good)) == []
+
+
+# ── studies ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def in_circles(imports: Mapping[str, set[str]]) -> list[str]:
+    """Modules that import themselves, by way of others."""
+
+    def reached(name: str) -> set[str]:
+        found, waiting = set(), list(imports[name])
+        while waiting:
+            one = waiting.pop()
+            if one not in found:
+                found.add(one)
+                waiting += imports.get(one, set())
+        return found
+
+    return sorted(name for name in imports if name in reached(name))
+
+
+def test_no_study_imports_in_a_circle():
+    """Not for type checkers either."""
+    imports = {}
+    for path in (ROOT / "experiments").rglob("*.py"):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        found = imports.setdefault(".".join(parts).removesuffix(".__init__"), set())
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+            elif isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+    assert in_circles(imports) == []
+    assert in_circles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"a"}}) == ["b", "c"]

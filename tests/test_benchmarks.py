@@ -6,12 +6,8 @@ import os
 import numpy as np
 import pytest
 
-from experiments import benchmarks as study
-from experiments import benchmarks_account as account
-from experiments import benchmarks_ours as ours
-from experiments import benchmarks_report as report
-from experiments import benchmarks_serving as serving
-from experiments import benchmarks_works as works
+from experiments.systems.benchmarks import __main__ as study
+from experiments.systems.benchmarks import account, ours, report, serving, works
 
 TINY = {
     "path sampling": {"batch": 8, "N": 64},

@@ -7,9 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import clustering, clustering_data, clustering_methods, clustering_report
+from experiments.clustering import __main__ as clustering
+from experiments.clustering import data as clustering_data
+from experiments.clustering import methods as clustering_methods
+from experiments.clustering import report as clustering_report
 
-RESULT = Path(clustering.__file__).parent / "results" / "clustering.json"
+RESULT = Path(clustering.__file__).parents[1] / "results" / "clustering.json"
 
 
 def test_rows_are_of_unit_length_and_in_groups_of_unequal_shares():

@@ -26,7 +26,7 @@ from dfm_jax.training.metrics import read_metrics
 from dfm_jax.training.presets import load_config
 from dfm_jax.training.retention import checkpoint_steps
 from dfm_jax.training.stopping import NonFiniteError
-from experiments.interruptions import write_texts
+from experiments.lib.sample_texts import write_texts
 
 STEPS = 20
 SMALL = [

@@ -11,8 +11,9 @@ from rich.console import Console
 
 from dfm_jax.models.sizes import num_parameters
 from dfm_jax.parallel import Collective, collectives, count_by_kind
-from experiments import compile_tpu, language_config
-from experiments.programs import programs, study_step
+from experiments.language import config as language_config
+from experiments.lib.programs import programs, study_step
+from experiments.systems.compile_tpu import __main__ as compile_tpu
 
 NAMES = (
     "expert step, shard_map",

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from experiments import context_gates, contexts, worlds
-from experiments.context_gates import NAMES, TEMPERATURES
-from experiments.contexts import Contexts, Pieces
+from experiments.lib import context_gates, contexts, worlds
+from experiments.lib.context_gates import NAMES, TEMPERATURES
+from experiments.lib.contexts import Contexts, Pieces
 
 K, F, WINDOW = 3, 2, 4
 LOG_PRIOR = np.log([0.5, 0.3, 0.2])

@@ -9,21 +9,16 @@ import pytest
 from rich.console import Console
 
 from dfm_jax.data import MissingDataError
-from experiments import (
-    context_gates,
-    counting,
-    counting_cell,
-    counting_fold,
-    counting_worlds,
-    kneser_ney,
-    ladder_report,
-    study,
-    worlds,
-)
-from experiments import corpora as corpora_module
-from experiments.corpora import load_corpora, sampled
-from experiments.counting import Config
-from experiments.statistics import compare
+from experiments.counting import __main__ as counting
+from experiments.counting import config as counting_config
+from experiments.counting import fold as counting_fold
+from experiments.counting import measure as counting_cell
+from experiments.counting import worlds as counting_worlds
+from experiments.counting.config import Config
+from experiments.lib import context_gates, kneser_ney, ladder_report, study, worlds
+from experiments.lib import corpora as corpora_module
+from experiments.lib.corpora import load_corpora, sampled
+from experiments.lib.statistics import compare
 
 pytestmark = pytest.mark.slow  # whole runs and large samples
 
@@ -161,7 +156,7 @@ def test_models_are_tuned_on_validation_each_on_its_own(folded, tmp_path):
 
 @pytest.mark.parametrize(
     "name",
-    counting.PARTITIONS,
+    counting_config.PARTITIONS,
 )
 def test_every_partition_gives_a_whole_cell(folded, name, tmp_path):
     config = _config(tmp_path)
@@ -477,7 +472,7 @@ def test_seeds_are_gathered_into_rows(corpora, folded, tmp_path):
 
 # ── what is committed ───────────────────────────────────────────────────────────────────────────
 
-RESULT = Path(counting.__file__).parent / "results" / "counting.json"
+RESULT = Path(counting.__file__).parents[1] / "results" / "counting.json"
 
 
 @pytest.fixture(scope="module")

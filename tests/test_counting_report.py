@@ -6,9 +6,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from experiments import counting, counting_report, counting_screen_report, ladder_report
+from experiments.counting import __main__ as counting
+from experiments.counting import report as counting_report
+from experiments.counting import screen as counting_screen_report
+from experiments.lib import ladder_report
 
-RESULT = Path(counting.__file__).parent / "results" / "counting.json"
+RESULT = Path(counting.__file__).parents[1] / "results" / "counting.json"
 README = (RESULT.parents[1] / "README.md").read_text(encoding="utf-8")
 
 
@@ -99,5 +102,5 @@ def test_tables_fit_a_narrow_screen(informed, capsys):
 def test_another_file_is_refused(name, capsys):
     assert counting_report.main([str(RESULT.parent / name)]) == 2
     error = capsys.readouterr().err
-    assert error.startswith("python -m experiments.counting_report: ")
+    assert error.startswith("python -m experiments.counting.report: ")
     assert name in error

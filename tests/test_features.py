@@ -23,7 +23,7 @@ from dfm_jax.data import (
     pixel_features,
     read_features,
 )
-from experiments.data_emoji import emoji_scenes
+from experiments.lib.emoji import emoji_scenes
 
 pytestmark = pytest.mark.slow  # most of it is compilation
 

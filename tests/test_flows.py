@@ -16,19 +16,17 @@ from dfm_jax.paths import mixture_path, sample_mixture
 from dfm_jax.training.batches import Batch
 from dfm_jax.training.config import OptimiserConfig
 from dfm_jax.training.losses import uniform_losses
-from experiments import (
-    flows,
-    flows_bounds,
-    flows_images,
-    flows_report,
-    flows_samples,
-    flows_training,
-    flows_world,
-    language_training,
-)
-from experiments.flows import Config
-from experiments.flows_sources import Source, image_draws
-from experiments.flows_training import Recipe, member_config
+from experiments.flows import __main__ as flows
+from experiments.flows import bounds as flows_bounds
+from experiments.flows import images as flows_images
+from experiments.flows import report as flows_report
+from experiments.flows import samples as flows_samples
+from experiments.flows import training as flows_training
+from experiments.flows import world as flows_world
+from experiments.flows.config import Config
+from experiments.flows.sources import Source, image_draws
+from experiments.flows.training import Recipe, member_config
+from experiments.lib import training as language_training
 
 V, N, STEPS, ENDS = 3, 2, 4, 0.9
 

@@ -11,9 +11,9 @@ import pytest
 
 from dfm_jax import mixture
 from dfm_jax.mixture import mix_log_probs
-from experiments import gate_ladder, ladder_account
-from experiments.fixed_share import fixed_share_losses
-from experiments.gate_ladder import (
+from experiments.lib import gate_ladder, ladder_account
+from experiments.lib.fixed_share import fixed_share_losses
+from experiments.lib.gate_ladder import (
     TOPS,
     ContextLaws,
     Sequences,
@@ -22,8 +22,8 @@ from experiments.gate_ladder import (
     losses,
     score,
 )
-from experiments.ladder_account import account, evaluations, exact_sums
-from experiments.worlds import World
+from experiments.lib.ladder_account import account, evaluations, exact_sums
+from experiments.lib.worlds import World
 
 PREFIXES, ALPHAS = (2, 5), (0.1, 0.7)
 HONEST = 1e-12  # what rounding may take from an expected loss

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 from dfm_jax import exact, schedules
-from experiments import generation as study
-from experiments import generation_digits as digits
-from experiments import generation_toy as toy
+from experiments.generation import __main__ as study
+from experiments.generation import digits, toy
 
 
 @pytest.fixture(scope="module")

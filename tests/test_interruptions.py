@@ -8,8 +8,9 @@ import pytest
 from rich.console import Console
 
 from dfm_jax.training.checkpoint import write_checkpoint
-from experiments import interruptions
-from experiments.interruptions import Config, check_config, flipped, killed, verdicts_of
+from experiments.systems.interruptions import __main__ as interruptions
+from experiments.systems.interruptions.__main__ import flipped, killed, verdicts_of
+from experiments.systems.interruptions.config import Config, check_config
 
 KILLS = [{"status": -9}] * 3
 END = {"leaves": 0, "of_leaves": 5, "lines": 0, "of_lines": 9}

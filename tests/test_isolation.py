@@ -6,8 +6,8 @@ import jax
 import pytest
 
 from dfm_jax.parallel import Collective
-from experiments import isolation
-from experiments.isolation import keeps_to_itself
+from experiments.systems.isolation import __main__ as isolation
+from experiments.systems.isolation.__main__ import keeps_to_itself
 
 EVERYONE = Collective("all-reduce", (tuple(range(8)),), 4)
 PAIRS = Collective("all-gather", ((0, 1), (2, 3), (4, 5), (6, 7)), 4)

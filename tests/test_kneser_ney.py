@@ -1,4 +1,4 @@
-"""`experiments.kneser_ney` against the formula on strings, and its draws against its own law."""
+"""`lib.kneser_ney` against the formula on strings, and its draws against its own law."""
 
 import itertools
 import re
@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments import kneser_ney
-from experiments.ngrams import NUM_BYTES
+from experiments.lib import kneser_ney
+from experiments.lib.ngrams import NUM_BYTES
 
 pytestmark = pytest.mark.slow  # whole runs and large samples
 

@@ -17,19 +17,17 @@ from dfm_jax.training.evaluation import evaluated, token_losses
 from dfm_jax.training.examples import MemberData
 from dfm_jax.training.run import make_run
 from dfm_jax.training.state import init_state, make_optimiser
-from experiments import (
-    language,
-    language_report,
-    language_router,
-    language_text,
-    language_training,
-    partitions,
-)
-from experiments.ladder_account import Account
-from experiments.ladder_record import of_group
-from experiments.language import Config
-from experiments.language_arms import Trainer
-from experiments.language_config import Arm, parsed_arm
+from experiments.language import __main__ as language
+from experiments.language import report as language_report
+from experiments.language import router as language_router
+from experiments.language import text as language_text
+from experiments.language.__main__ import Config
+from experiments.language.arms import Trainer
+from experiments.language.config import Arm, parsed_arm
+from experiments.lib import partitions
+from experiments.lib import training as language_training
+from experiments.lib.ladder_account import Account
+from experiments.lib.ladder_record import of_group
 
 
 @pytest.fixture(scope="module")

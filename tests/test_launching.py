@@ -6,8 +6,9 @@ import json
 import pytest
 from rich.console import Console
 
-from experiments import launching
-from experiments.launching import Config, check_config, verdicts_of, write_parts
+from experiments.systems.launching import __main__ as launching
+from experiments.systems.launching.__main__ import verdicts_of, write_parts
+from experiments.systems.launching.config import Config, check_config
 
 GOOD = {
     **{"kills": 3, "leaves": [0, 0, 0, 0], "step_before": 9},

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from experiments.data_lettered import LETTERS, SHAPES, lettered_question, lettered_scenes
+from experiments.lib.lettered import LETTERS, SHAPES, lettered_question, lettered_scenes
 
 
 @pytest.fixture(scope="module")

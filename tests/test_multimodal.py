@@ -13,16 +13,18 @@ from dfm_jax.data.packages import pillow
 from dfm_jax.models import TransformerConfig
 from dfm_jax.parallel import collectives
 from dfm_jax.training.config import shape_of
-from experiments import multimodal, multimodal_report, multimodal_sets
-from experiments.data_lettered import lettered_scenes
-from experiments.language_config import Arm
-from experiments.multimodal_arms import parts_of
-from experiments.multimodal_cell import wrong_pictures
-from experiments.multimodal_config import PRESETS, Config, arm_of, check_config, member_config
-from experiments.multimodal_data import data_of
-from experiments.multimodal_gates import Gate, nats
-from experiments.multimodal_network import Sight, encoder_of, network_of, starts_from
-from experiments.programs import picture_step
+from experiments.language.config import Arm
+from experiments.lib.lettered import lettered_scenes
+from experiments.lib.programs import picture_step
+from experiments.multimodal import __main__ as multimodal
+from experiments.multimodal import report as multimodal_report
+from experiments.multimodal import sets as multimodal_sets
+from experiments.multimodal.arms import parts_of
+from experiments.multimodal.config import PRESETS, Config, arm_of, check_config, member_config
+from experiments.multimodal.data import data_of
+from experiments.multimodal.gates import Gate, nats
+from experiments.multimodal.measure import wrong_pictures
+from experiments.multimodal.network import Sight, encoder_of, network_of, starts_from
 
 TINY = Config(
     sets=("lettered",),

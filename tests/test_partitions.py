@@ -1,4 +1,4 @@
-"""`experiments.partitions`: labels that cut no file, look at nothing else, and are dealt evenly."""
+"""`lib.partitions`: labels that cut no file, look at nothing else, and are dealt evenly."""
 
 import itertools
 import random
@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from dfm_jax.data import Corpus, Document, split_documents
-from experiments.partitions import (
+from experiments.lib.partitions import (
     Partition,
     at_random,
     by_clusters,

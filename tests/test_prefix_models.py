@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from experiments import prefix_models
-from experiments.prefix_models import NUM_BYTES, bigrams, fit
+from experiments.lib import prefix_models
+from experiments.lib.prefix_models import NUM_BYTES, bigrams, fit
 
 TEXTS = (b"abracadabra", b"", b"banana bread", b"abba", b"\0\xff\0", b"bread and butter")
 LABELS = np.array([0, 1, 1, 0, 2, 1])

@@ -9,17 +9,15 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from experiments import (
-    regimes,
-    regimes_cell,
-    regimes_fold,
-    regimes_predictions,
-    regimes_report,
-    regimes_transformers,
-)
-from experiments.gate_ladder import Sequences
-from experiments.regimes import Config
-from experiments.worlds import World
+from experiments.lib.gate_ladder import Sequences
+from experiments.lib.worlds import World
+from experiments.regimes import __main__ as regimes
+from experiments.regimes import fold as regimes_fold
+from experiments.regimes import measure as regimes_cell
+from experiments.regimes import predictions as regimes_predictions
+from experiments.regimes import report as regimes_report
+from experiments.regimes import transformers as regimes_transformers
+from experiments.regimes.config import Config
 
 
 @pytest.fixture(scope="module")

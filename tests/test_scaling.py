@@ -9,8 +9,9 @@ from rich.console import Console
 
 from dfm_jax.models import num_parameters
 from dfm_jax.parallel import Collective
-from experiments import scaling, scaling_compiled
-from experiments.scaling_costs import (
+from experiments.systems.scaling import __main__ as scaling
+from experiments.systems.scaling import compiled as scaling_compiled
+from experiments.systems.scaling.costs import (
     Chip,
     Rules,
     all_reduce,
@@ -20,7 +21,7 @@ from experiments.scaling_costs import (
     sharded_cost,
     update_traffic,
 )
-from experiments.scaling_crossover import crossovers, gains
+from experiments.systems.scaling.crossover import crossovers, gains
 
 CHIP = Chip(flops=1e12, memory=1e9, pod=4, fast=1e9, slow=1e8)
 RULES = Rules(length=32, efficiency=0.5, usable=1.0, gradient_bytes=4, gather_bytes=2)

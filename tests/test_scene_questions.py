@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from dfm_jax.data.conversations import Turn, read_conversations
-from experiments.data_emoji import PlacedEmoji, Scene, emoji_scenes, load_emoji
-from experiments.data_scene_questions import FAMILIES, PLACES, question_rows, scene_questions
+from experiments.lib.emoji import PlacedEmoji, Scene, emoji_scenes, load_emoji
+from experiments.lib.scene_questions import FAMILIES, PLACES, question_rows, scene_questions
 
 NAMES = ("apple", "pear", "plum", "nut")
 

@@ -1,4 +1,4 @@
-"""`experiments.statistics` on data whose truth is known: coverage, error rates, verdicts, refusals.
+"""`lib.statistics` on data whose truth is known: coverage, error rates, verdicts, refusals.
 
 A check of a frequency takes a binomial band that a right procedure leaves with probability
 `FALSE_ALARM` per side; the seeds are fixed, so it fails always or never.
@@ -11,8 +11,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments import statistics
-from experiments.statistics import compare, document_interval, equivalence_p_value, seed_interval
+from experiments.lib import statistics
+from experiments.lib.statistics import (
+    compare,
+    document_interval,
+    equivalence_p_value,
+    seed_interval,
+)
 
 FALSE_ALARM = 1e-4
 ALPHA = 0.05

@@ -1,4 +1,4 @@
-"""`experiments.study`: the command line, the exit status, cells on disk, what digests see."""
+"""`experiments.lib.study`: the command line, the exit status, cells on disk, what digests see."""
 
 import dataclasses
 import itertools
@@ -12,7 +12,7 @@ import pytest
 import dfm_jax
 from dfm_jax import durable
 from dfm_jax.data import Corpus, Document, MissingDataError
-from experiments import study
+from experiments.lib import study
 
 PROG = "python -m experiments.town"
 
@@ -463,7 +463,7 @@ def test_documents_that_join_to_the_same_have_other_digests():
 @pytest.fixture
 def source(tmp_path, monkeypatch):
     """A package and a folder of studies in place of the real ones."""
-    files = ("dfm_jax/__init__.py", "dfm_jax/data/text.py", "experiments/study.py")
+    files = ("dfm_jax/__init__.py", "dfm_jax/data/text.py", "experiments/lib/study.py")
     files += ("experiments/town.py", "experiments/town_report.py", "experiments/README.md")
     for name in files:
         path = tmp_path / name
@@ -480,7 +480,7 @@ def source(tmp_path, monkeypatch):
         ("dfm_jax/__init__.py", True),
         ("dfm_jax/data/text.py", True),
         ("dfm_jax/data/new.py", True),
-        ("experiments/study.py", True),
+        ("experiments/lib/study.py", True),
         ("experiments/town.py", True),
         ("experiments/town_report.py", False),
         ("experiments/town_figure.py", False),

@@ -5,16 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from experiments import (
-    benchmarks_report,
-    generation_report,
-    language_report,
-    multimodal_report,
-    regimes_report,
-    study,
-)
+import experiments
+from experiments.generation import report as generation_report
+from experiments.language import report as language_report
+from experiments.multimodal import report as multimodal_report
+from experiments.regimes import report as regimes_report
+from experiments.systems.benchmarks import report as benchmarks_report
 
-RESULTS = Path(study.__file__).parent / "results"
+RESULTS = Path(experiments.__file__).parent / "results"
 README = (RESULTS.parent / "README.md").read_text(encoding="utf-8")
 REPORTS = {
     "language": language_report,
@@ -74,5 +72,5 @@ def test_another_number_is_not_in_the_readme(name):
 def test_another_file_is_refused(name, other, capsys):
     assert REPORTS[name].main([str(RESULTS / other)]) == 2
     error = capsys.readouterr().err
-    assert error.startswith(f"python -m experiments.{name}_report: ")
+    assert error.startswith(f"python -m experiments.{name}.report: ")
     assert other in error

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from experiments import sweeps
+from experiments.systems.sweeps import __main__ as sweeps
 
 
 @pytest.mark.slow

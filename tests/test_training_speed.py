@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from dfm_jax.models import TransformerConfig, flops_per_token, transformer
-from experiments import training_speed as study
-from experiments import training_speed_jax as ours
-from experiments import training_speed_sides as sides
+from experiments.systems.training_speed import __main__ as study
+from experiments.systems.training_speed import jax_side as ours
+from experiments.systems.training_speed import sides
 
 PLAN = sides.Plan("python", ("torch",), 1, 4, 0)
 TINY = sides.Size(32, 2, 2, 16, 8, 2, steps=1)

@@ -1,0 +1,209 @@
+"""Who gets which data: clusters of real features against the truth, and balance at full size.
+
+    python -m experiments.clustering --preset quick
+
+Clusters of text, of articles and of scenes are held against the domain, topic or group that each
+row is known to have. On synthetic rows of the size of LLaVA's instruction data, sizes, loads,
+memory, time and objective stand beside those of faiss, k-means-constrained and the published
+auction, where these are installed (`make install-peers`).
+"""
+
+import importlib.util
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+from scipy.optimize import linear_sum_assignment
+from tqdm import tqdm
+
+from dfm_jax.clustering import (
+    Clustering,
+    cluster_fit,
+    cosine_scores,
+    normalized_mutual_information,
+    spherical_k_means,
+)
+from dfm_jax.data import load_abc, load_bbc, load_kjv, load_shakespeare, load_stdlib
+from dfm_jax.parallel import make_mesh
+from experiments.clustering import data as clustering_data
+from experiments.clustering import report as clustering_report
+from experiments.clustering.config import PRESETS, Config, check_config
+from experiments.clustering.contests import PEERS, contests, measured
+from experiments.clustering.data import Labelled
+from experiments.lib import reporting, study
+
+PACKAGES = ("jax", "jaxlib", "numpy", "scipy", "scikit-learn")
+_PROG = "python -m experiments.clustering"
+_WIDE = 1e-5  # a margin beyond which rounding may not change a label
+
+
+# ── real features ───────────────────────────────────────────────────────────────────────────────
+
+
+def real_features(config: Config) -> Iterator[tuple[Labelled, int]]:
+    """Each set of features, and its K."""
+    domains = [load() for load in (load_kjv, load_shakespeare, load_stdlib, load_bbc, load_abc)]
+    options = {"size": 512, "per_domain": config.per_domain, "num_features": 64}
+    yield clustering_data.pieces_of_domains(domains, **options), 5
+    yield clustering_data.articles_by_topic(domains[3], num_features=100), 5
+    if config.num_scenes:
+        for found in clustering_data.scenes_by_group(config.num_scenes, config.out / "features"):
+            yield found, 10
+
+
+def against_the_truth(data: Labelled, num_clusters: int, num_restarts: int) -> dict[str, Any]:
+    """NMI of the clusters with the true classes, with and without balance; what balance costs."""
+    found: dict[str, Clustering] = {
+        balance: spherical_k_means(
+            jax.random.key(0),
+            data.features,
+            num_clusters,
+            balance=balance,
+            num_restarts=num_restarts,
+        )
+        for balance in ("none", "rows")
+    }
+    margins = {
+        balance: np.asarray(cluster_fit(data.features, own.labels, own.clusters).margins)
+        for balance, own in found.items()
+    }
+    return {
+        "data": data.name,
+        "rows": len(data.true),
+        "num_clusters": num_clusters,
+        **{
+            f"{name}_{balance}": value
+            for balance, own in found.items()
+            for name, value in {
+                "nmi": float(normalized_mutual_information(own.labels, data.true)),
+                "mean_cosine": float(own.mean_cosine),
+                "agreement": float(own.agreement),
+                "median_margin": float(np.median(margins[balance])),
+                "sizes": np.bincount(own.labels, minlength=num_clusters).tolist(),
+            }.items()
+        },
+        "cost_of_balance": float(found["rows"].unbalanced_cosine - found["rows"].mean_cosine),
+    }
+
+
+# ── against exact answers ───────────────────────────────────────────────────────────────────────
+
+
+def against_exact(config: Config) -> dict[str, Any]:
+    """The assignment against scipy's; the order of rows; one device and eight."""
+    rows = clustering_data.synthetic_rows(
+        config.sub_sample, config.num_features, num_groups=40, noise=1.5, seed=1
+    )
+
+    def clustered(rows: np.ndarray | jax.Array) -> Clustering:
+        return spherical_k_means(jax.random.key(0), rows, 7, balance="rows", subtract_mean=False)
+
+    found = clustered(rows)
+    sizes = np.bincount(found.labels, minlength=7)
+    scores = np.asarray(cosine_scores(rows, found.clusters), np.float64)
+    places = np.repeat(np.arange(7), sizes)
+    at, place = linear_sum_assignment(-scores[:, places])
+    best = scores[at, places[place]].sum()
+    reached = scores[np.arange(len(rows)), np.asarray(found.labels)].sum()
+    order = np.random.default_rng(0).permutation(len(rows))
+    again = clustered(rows[order]).labels
+    spread = jax.sharding.NamedSharding(make_mesh({"data": 8}), jax.sharding.PartitionSpec("data"))
+    even = rows[: len(rows) // 8 * 8]
+    one, eight = clustered(jnp.asarray(even)), clustered(jax.device_put(even, spread))
+    scores = cosine_scores(even, one.clusters) - one.clusters.prices[None]
+    priced = np.sort(np.asarray(scores), axis=1)
+    differ = np.asarray(one.labels) != np.asarray(eight.labels)
+    return {
+        "rows": len(rows),
+        "to_exact": float(reached / best),
+        "other_order_nmi": float(normalized_mutual_information(found.labels[order], again)),
+        "differ_on_8_devices": int(differ.sum()),
+        "differ_beyond_rounding": int((differ & (priced[:, -1] - priced[:, -2] >= _WIDE)).sum()),
+    }
+
+
+# ── the study ───────────────────────────────────────────────────────────────────────────────────
+
+
+def run(config: Config, console: Console) -> bool:
+    """The whole study: tables, files into `config.out`, whether every claim holds."""
+    start = time.perf_counter()
+    versions = reporting.versions(PACKAGES)
+    values = {k: v for k, v in asdict(config).items() if k not in ("preset", "out")}
+    peers = [name for name, module in PEERS.items() if importlib.util.find_spec(module)]
+    depends_on = {"config": values, "versions": versions, "peers": peers}
+    cells = study.Cells(folder=config.out / "cells", depends_on=depends_on)
+    bar = tqdm(total=3, desc="real features, exact answers, full size", disable=None)
+    real = cells.measured(
+        "real",
+        lambda: {
+            "rows": [against_the_truth(*x, config.num_restarts) for x in real_features(config)]
+        },
+    )["rows"]
+    bar.update()
+    exact = cells.measured("exact", lambda: against_exact(config))
+    bar.update()
+    planned = contests(
+        sub_sample=config.sub_sample,
+        medium=config.medium,
+        large=config.large,
+        num_fine=config.num_fine,
+    )
+    sizes = [
+        cells.measured(
+            f"{contest.rows}-{contest.num_clusters}",
+            lambda contest=contest: measured(
+                contest,
+                config.out / "rows",
+                num_features=config.num_features,
+                num_rounds=config.num_rounds,
+            ),
+        )
+        for contest in tqdm(planned, desc="full size", disable=None, leave=False)
+    ]
+    bar.update()
+    bar.close()
+    verdicts = clustering_report.verdicts_of(real, exact, sizes)
+    picture = clustering_report.draw(config.out / "clustering.png", real, sizes)
+    metrics = reporting.write_metrics(config.out, clustering_report.records(real, sizes))
+    result = reporting.write_result(
+        config.out,
+        config=asdict(config) | {"out": str(config.out)},
+        versions=versions,
+        seeds=[0],
+        rows=[*real, *sizes],
+        summary={
+            "exact": exact,
+            "peers": peers,
+            "seconds": round(time.perf_counter() - start, 1),
+        },
+        verdicts=verdicts,
+    )
+    clustering_report.print_tables(console, real, exact, sizes, missing=sorted({*PEERS} - {*peers}))
+    reporting.print_verdicts(console, verdicts)
+    for what, path in (("picture", picture), ("numbers", result), ("each row", metrics)):
+        console.print(f"{what}: {path}", highlight=False, soft_wrap=True)
+    return all(verdict.passed for verdict in verdicts)
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """0 if every claim holds, 1 if one fails, 2 for input that cannot be used, 130 if stopped."""
+    jax.config.update("jax_num_cpu_devices", 8)  # for the comparison of one with eight
+    config = study.parsed(PRESETS, _PROG, args)
+
+    def whole() -> bool:
+        check_config(config)
+        config.out.mkdir(parents=True, exist_ok=True)
+        return run(config, Console())
+
+    return study.exit_status(_PROG, whole)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,65 @@
+"""What `clustering` can be asked: its options, its presets, and what is refused."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from dfm_jax.checks import check_count, require
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Clusters of real features, and balance at full size."""
+
+    preset: Literal["quick", "standard"] = "quick"
+    """Where the other values start from: minutes, or the size of LLaVA's instruction data."""
+    out: Path = Path("runs/clustering")
+    """Folder for result.json, metrics.jsonl, the picture, encoded scenes, and cells."""
+    per_domain: int = 600
+    """Pieces of 512 characters from each of five domains."""
+    num_scenes: int = 0
+    """Emoji scenes to encode, at 30 ms each; 0 leaves them out."""
+    num_restarts: int = 4
+    """Of k-means on real features."""
+    sub_sample: int = 2_000
+    """Synthetic rows on which the assignment is held against the exact one."""
+    medium: int = 10_000
+    """Synthetic rows for all methods, with K = 2 and 8."""
+    large: int = 30_000
+    """Synthetic rows for ours and faiss, with K = 8 and 7, by rows and by tokens."""
+    num_fine: int = 128
+    """K of fine clusters, not balanced, on the medium rows."""
+    num_features: int = 768
+    """Of a synthetic row."""
+    num_rounds: int = 1
+    """Methods take turns so many times; the median counts."""
+
+
+PRESETS = {
+    "quick": Config(),
+    "standard": Config(
+        preset="standard",
+        num_scenes=4_000,
+        medium=100_000,
+        large=665_000,
+        num_fine=1_024,
+    ),
+}
+
+
+def check_config(config: Config) -> None:
+    """Refuse values outside their domain.
+
+    Raises:
+        ValueError: naming the first option that is, its rule and its value.
+    """
+    check_count("per_domain", config.per_domain, at_least=20)
+    check_count("num_scenes", config.num_scenes, at_least=0)
+    check_count("num_restarts", config.num_restarts)
+    check_count("sub_sample", config.sub_sample, at_least=16, at_most=2_000)
+    even = config.medium >= 16 and config.medium % 8 == 0
+    require(even, "`medium` must be a multiple of 8, or the auction leaves rows", config.medium)
+    check_count("large", config.large, at_least=16)
+    check_count("num_fine", config.num_fine, at_most=config.medium)
+    check_count("num_features", config.num_features, at_least=2)
+    check_count("num_rounds", config.num_rounds)

@@ -1,0 +1,1 @@
+"""What decentralisation costs with counted experts: the ladder of gates."""

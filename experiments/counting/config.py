@@ -1,0 +1,102 @@
+"""What `counting` can be asked: its options, its presets, and what is refused."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from dfm_jax.checks import check_count, check_interval, require
+
+PARTITIONS = ("domain", "file", "cluster", "likelihood", "random")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """The ladder of gates on real text, with counted experts."""
+
+    preset: Literal["quick", "standard"] = "quick"
+    """Where the other values start from: a sample in a minute, or all of the text."""
+    out: Path = Path("runs/counting")
+    """Folder for result.json, metrics.jsonl, the pictures, and the cells of an unfinished run."""
+    folders: tuple[Path, ...] = ()
+    """More domains: folders of text, every file a document."""
+    domain_bytes: int = 200_000
+    """At most so many bytes of each domain, in whole documents; 0 for all."""
+    partitions: tuple[str, ...] = ("domain", "likelihood", "random")
+    """How the documents are parted among the experts."""
+    num_parts: int = 5
+    """K, for every partition but by domain."""
+    max_order: int = 6
+    """The largest n; each model takes its best on validation,"""
+    discounts: tuple[float, ...] = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+    """and likewise its discount: the centre on all of it, an expert on its part of it."""
+    window: int = 512
+    """Bytes of a sequence, in the main table."""
+    prefixes: tuple[int, ...] = (16, 64)
+    """Bytes after which a gate is kept."""
+    num_features: int = 64
+    """Of a context: TF-IDF of its words and SVD, for gates that read it;"""
+    decays: tuple[float, ...] = (1e-5, 1e-4, 1e-3)
+    """of the router's weights, its best on validation;"""
+    router_order: int = 2
+    """the largest n of the models that judge a context by its likelihood."""
+    alphas: tuple[float, ...] = (0.01, 0.1, 0.4)
+    """Of fixed-share; each table takes its best on validation."""
+    num_generated: int = 100
+    """Sequences that the experts write themselves."""
+    num_seeds: int = 3
+    """Each splits the documents anew, and parts them anew."""
+    num_draws: int = 2_000
+    """Of the bootstrap over documents."""
+    margin: float = 0.01
+    """Nats per byte; a difference proven smaller is called equivalent."""
+
+
+PRESETS = {
+    "quick": Config(),
+    "standard": Config(
+        preset="standard",
+        domain_bytes=0,
+        partitions=PARTITIONS,
+        num_parts=8,
+        max_order=7,
+        prefixes=(16, 64, 256),
+        alphas=(0.001, 0.01, 0.03, 0.1, 0.2, 0.4, 0.7),
+        num_generated=2_000,
+        num_seeds=5,
+        num_draws=10_000,
+    ),
+}
+
+
+def check_config(config: Config) -> None:
+    """Refuse values outside their domain.
+
+    Raises:
+        ValueError: naming the first option that is, its rule and its value.
+    """
+    require(config.domain_bytes >= 0, "`domain_bytes` must not be negative", config.domain_bytes)
+    known = set(config.partitions) <= set(PARTITIONS)
+    require(
+        known and len(config.partitions) > 0,
+        f"`partitions` must be some of {PARTITIONS}",
+        config.partitions,
+    )
+    check_count("num_parts", config.num_parts, at_least=2)
+    check_count("max_order", config.max_order, at_most=7)
+    require(len(config.discounts) > 0, "`discounts` must not be empty", config.discounts)
+    check_interval("discounts", np.array(config.discounts), 0.0, 1.0, ends="(]")
+    check_count("window", config.window, at_least=2)
+    for length in config.prefixes:
+        check_count("prefixes", length)
+    check_count("num_features", config.num_features)
+    require(len(config.decays) > 0, "`decays` must not be empty", config.decays)
+    check_interval("decays", np.array(config.decays), 0.0, np.inf, ends="[)")
+    check_count("router_order", config.router_order, at_most=config.max_order)
+    require(len(config.alphas) > 0, "`alphas` must not be empty", config.alphas)
+    check_interval("alphas", np.array(config.alphas), 0.0, 1.0)
+    check_count("num_generated", config.num_generated, at_least=2)
+    check_count("num_seeds", config.num_seeds)
+    check_count("num_draws", config.num_draws)
+    check_interval("margin", config.margin, 0.0, np.inf, ends="()")

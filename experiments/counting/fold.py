@@ -1,0 +1,118 @@
+"""What the cells of one seed of `counting` share, and how each parts the documents."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dfm_jax.data import Corpus, Split, split_documents
+from experiments.counting.config import Config
+from experiments.lib import contexts, kneser_ney, partitions, worlds
+from experiments.lib.contexts import Contexts, Encoder, Pieces
+from experiments.lib.kneser_ney import Model, Queries
+from experiments.lib.partitions import Partition
+
+HELD_OUT: tuple[str, ...] = ("validation", "test")
+SPLITS: tuple[str, ...] = ("train", *HELD_OUT)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fold:
+    """The split of one seed, the centre counted on its training text, and contexts."""
+
+    seed: int
+    split: Split
+    texts: Mapping[str, list[bytes]]  # by split
+    asked: Mapping[str, tuple[Queries, ...]]  # by held-out split
+    centre: Model
+    centre_scores: Mapping[str, np.ndarray]  # [N] by held-out split
+    encode: Encoder  # of words, fitted on the training text
+    pieces: Pieces  # the training text, encoded
+    flat: Mapping[str, bytes]  # by held-out split
+    before: Mapping[str, Contexts]  # of its windows
+
+    @property
+    def domains(self) -> Mapping[str, list[str]]:
+        """The domain of each document, by split."""
+        return {
+            name: [c.domain for c in getattr(self.split, name) for _ in c.documents]
+            for name in SPLITS
+        }
+
+
+def fold(corpora: Sequence[Corpus], *, seed: int, config: Config) -> Fold:
+    """Split the documents and count the centre, tuned on validation."""
+    split = split_documents(corpora, seed=seed)
+    texts = {name: texts_of(getattr(split, name)) for name in SPLITS}
+    asked = {name: kneser_ney.queries(texts[name], config.max_order) for name in HELD_OUT}
+    everything = np.ones(sum(map(len, texts["validation"])), bool)
+    centre, scores = fitted(texts["train"], asked, everything, config.discounts)
+    encode = contexts.encoder(texts["train"], config.num_features, seed=seed)
+    flat = {name: b"".join(texts[name]) for name in HELD_OUT}
+    return Fold(
+        seed=seed,
+        split=split,
+        texts=texts,
+        asked=asked,
+        centre=centre,
+        centre_scores=scores,
+        encode=encode,
+        pieces=contexts.pieces(encode, texts["train"], config.window),
+        flat=flat,
+        before={
+            name: contexts.contexts(
+                encode,
+                flat[name],
+                worlds.window_contexts([len(t) for t in texts[name] if t], config.window),
+            )
+            for name in HELD_OUT
+        },
+    )
+
+
+def texts_of(corpora: Sequence[Corpus]) -> list[bytes]:
+    """Every document, one corpus after the other."""
+    return [document.text.encode() for corpus in corpora for document in corpus.documents]
+
+
+def fitted(
+    train: Sequence[bytes],
+    asked: Mapping[str, tuple[Queries, ...]],
+    chosen_on: np.ndarray,
+    discounts: Sequence[float],
+) -> tuple[Model, dict[str, np.ndarray]]:
+    """A model tuned on these bytes of validation, and what it scores: [N] by held-out split."""
+    model = kneser_ney.tuned(train, asked["validation"], chosen_on, discounts=discounts)
+    return model, {split: kneser_ney.log_probs(model, asked[split]) for split in HELD_OUT}
+
+
+def parted(fold: Fold, name: str, config: Config) -> tuple[Partition, dict[str, np.ndarray]]:
+    """The partition, and the part of each document, by split.
+
+    Raises:
+        ValueError: if a part is left without a document for training or for validation.
+    """
+    corpora = [corpus for split in SPLITS for corpus in getattr(fold.split, split)]
+    options = {"fitted_on": len(fold.texts["train"]), "seed": fold.seed}
+    num_parts = config.num_parts
+    makers: dict[str, Callable[[], Partition]] = {
+        "domain": lambda: partitions.by_domain(corpora),
+        "file": lambda: partitions.by_dealt_files(corpora, num_parts, seed=fold.seed),
+        "cluster": lambda: partitions.by_clusters(corpora, num_parts, **options),
+        "likelihood": lambda: partitions.by_likelihood(
+            corpora, num_parts, prefix=config.window, **options
+        ),
+        "random": lambda: partitions.at_random(corpora, num_parts, seed=fold.seed),
+    }
+    partition = makers[name]()
+    part_of = partition.by_split({split: len(fold.texts[split]) for split in SPLITS})
+    for split in ("train", "validation"):
+        missing = set(range(partition.num_parts)) - set(part_of[split].tolist())
+        if missing:
+            raise ValueError(
+                f"`num_parts` must leave each part of `{name}` a document in {split}; with "
+                f"{partition.num_parts} parts and seed {fold.seed}, none is left in {missing}."
+            )
+    return partition, part_of

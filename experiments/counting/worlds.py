@@ -1,0 +1,47 @@
+"""Text that counted experts write themselves, and what models score."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from experiments.lib import kneser_ney
+from experiments.lib.gate_ladder import Sequences
+from experiments.lib.kneser_ney import Model
+from experiments.lib.worlds import World
+
+
+def generated(
+    experts: Sequence[Model],
+    centre: Model,
+    weights: np.ndarray,
+    num_sequences: int,
+    window: int,
+    *,
+    seed: int,
+) -> World:
+    """Text that the experts wrote themselves, parts drawn by their weights: here they are exact."""
+    rng = np.random.default_rng(seed)
+    parts = np.sort(rng.choice(len(experts), size=num_sequences, p=weights))
+    counts = np.bincount(parts, minlength=len(experts))
+    drawn = [
+        kneser_ney.sample(model, count, window, rng)
+        for model, count in zip(experts, counts, strict=True)
+        if count
+    ]
+    texts = [row.tobytes() for rows in drawn for row in rows]
+    scores = score_all([*experts, centre], texts)
+    starts = np.arange(num_sequences) * window
+    return World(
+        name="generated",
+        log_probs=scores[:, :-1],
+        centre=scores[:, -1],
+        part=np.repeat(parts, window),
+        sequences=Sequences(starts=starts, windows=starts, num_bytes=num_sequences * window),
+        unit=np.arange(num_sequences),
+    )
+
+
+def score_all(models: Sequence[Model], texts: Sequence[bytes]) -> np.ndarray:
+    """log p(byte | the bytes before it) by each model at its own order: [N, models], nats."""
+    asked = kneser_ney.queries(texts, max(model.order for model in models))
+    return np.stack([kneser_ney.log_probs(model, asked) for model in models], axis=1)

@@ -1,0 +1,156 @@
+"""Are flows trained apart, with a gate, as good as one flow, without autoregression? [D4, D11, D12]
+
+    python -m experiments.flows --preset quick
+
+Bidirectional transformers that read the time, over small pictures: a centre, and K experts that
+see a part of the pictures each, by clusters of pixels or at random, for their share of the centre's
+steps. From a masked and from a uniform source; a router ρ̂(z, t) mixes the experts' velocities at
+every state. Every arm is judged by its evidence bound on the same draws of held-out pictures, in
+nats per pixel; the two sources' bounds never compare.
+"""
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from itertools import product
+from typing import Any
+
+from rich.console import Console
+
+from experiments.flows import figure as flows_figure
+from experiments.flows import report as flows_report
+from experiments.flows import world as flows_world
+from experiments.flows.config import PRESETS, Config, check_config
+from experiments.flows.images import Images, Kind, digits
+from experiments.flows.measure import Trainer, measure, sample_sheet
+from experiments.lib import reporting, study
+from experiments.lib.reporting import Verdict
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "scikit-learn")
+_PROG = "python -m experiments.flows"
+SHARE = 0.01  # of tokens and FLOPs
+SEQUENTIAL = 1e-2  # nats of an image of some hundred, in float32
+MIXED = 1e-3  # of a draw's nats, in float32
+SLACK = 1e-2  # nats of a draw of up to some hundreds, in float32
+WORLD = 1e-9  # of a law, and nats, in float64
+
+
+def run(config: Config, images: Images, console: Console) -> bool:
+    """The whole study: tables, files into the folder `config.out`, whether every claim holds."""
+    check_config(config)
+    shown = ("preset", "out", "sources", "partitions", "margin")
+    of_a_cell = {name: value for name, value in asdict(config).items() if name not in shown}
+    versions = reporting.versions(PACKAGES)
+    depends_on = {"config": of_a_cell, "versions": versions, "data": images.digest}
+    cells = study.Cells(folder=config.out / "cells", depends_on=depends_on)
+    start = time.perf_counter()
+    trainer = Trainer(images=images, config=config)
+    found, sheets, worlds = _measured(trainer, cells, console)
+    comparisons = flows_report.compared(found, config.margin)
+    verdicts = verdicts_of(found, worlds)
+    parts = trainer.parts(config.partitions[0])
+    picture = flows_figure.draw(config.out / "flows.png", images.train, parts, sheets)
+    metrics = reporting.write_metrics(config.out, found)
+    summary = {
+        "data": depends_on["data"],
+        "comparisons": comparisons,
+        "arms": flows_report.arms(found),
+        "b8": flows_report.bounds(found),
+        "world": worlds,
+        "seconds": round(time.perf_counter() - start, 1),
+    }
+    result = reporting.write_result(
+        config.out,
+        config=asdict(config) | {"out": str(config.out)},
+        versions=versions,
+        seeds=range(config.num_seeds),
+        rows=flows_report.result_rows(found),
+        summary=summary,
+        verdicts=verdicts,
+    )
+    flows_report.print_tables(console, summary)
+    reporting.print_verdicts(console, verdicts)
+    for what, path in (("picture", picture), ("numbers", result), ("each seed", metrics)):
+        console.print(f"{what}: {path}", highlight=False, soft_wrap=True)
+    return all(verdict.passed for verdict in verdicts)
+
+
+def _measured(
+    trainer: Trainer, cells: study.Cells, console: Console
+) -> tuple[list[dict[str, Any]], ...]:
+    """Cells of sources, partitions and seeds; a sheet of samples a source; a world a partition."""
+    config = trainer.config
+    shown, count = config.partitions[0], config.num_samples
+    found, sheets, worlds = [], [], []
+    for kind in config.partitions:
+        worlds.append(cells.measured(f"world-{kind}", partial(_world, trainer, kind)))
+    for name in config.sources:
+        for kind, number in product(config.partitions, range(config.num_seeds)):
+            console.print(f"{name}, {kind}, seed {number}", highlight=False)
+            here = name, kind, number
+            one = lambda here=here: measure(trainer, *here)  # noqa: E731
+            found.append(cells.measured("-".join(map(str, here)), one))
+        sheet = partial(sample_sheet, trainer, name, shown, count)
+        sheets.append(cells.measured(f"samples-{name}-{shown}", sheet))
+    return found, sheets, worlds
+
+
+def _world(trainer: Trainer, kind: Kind) -> dict[str, Any]:
+    config = trainer.config
+    options = {"smoothing": config.smoothing, "epsilon": config.epsilon}
+    parts = trainer.parts(kind)
+    return {"partition": parts.name, **flows_world.measured(trainer.images, parts, **options)}
+
+
+def verdicts_of(
+    cells: Sequence[Mapping[str, Any]], worlds: Sequence[Mapping[str, Any]]
+) -> tuple[Verdict, ...]:
+    """The claims, their bounds stated here and nowhere else.
+
+    Whether the arms are equivalent is no claim: it is what the study finds.
+    """
+    apart = {
+        what: max(abs(cell[what] / cell["centre"][what] - 1) for cell in cells)
+        for what in ("tokens", "flops")
+    }
+    gates = [gate for world in worlds for gate in world["gates"].values()]
+    inside = min(gate["integral"] - gate["kl"] for gate in gates)
+    outside = min(gate["by_part"] - gate["integral"] for gate in gates)
+    evolved = max(world["residual"] for world in worlds)
+    slack = min(cell["b8"]["slack"] for cell in cells)
+    verdicts = [
+        Verdict("tokens of an arm over the centre's, less 1", "–", apart["tokens"], "≤", SHARE),
+        Verdict("FLOPs of an arm over the centre's, less 1", "–", apart["flops"], "≤", SHARE),
+        Verdict("81 states: ∫ − KL, smallest, nats", "B8", inside, "≥", -WORLD),
+        Verdict("81 states: Σ_k ∫ − ∫, smallest, nats", "B8", outside, "≥", -WORLD),
+        Verdict("81 states: law of Σ r̂ û − mixture of paths", "D4", evolved, "≤", WORLD),
+        Verdict("digits: smallest slack of a draw, nats", "B8", slack, "≥", -SLACK),
+    ]
+    of_masked = [cell["sequential"] for cell in cells if cell["sequential"] is not None]
+    if of_masked:
+        claim = "bound by single positions − NLL, nats"
+        verdicts.append(Verdict(claim, "L5", max(of_masked), "≤", SEQUENTIAL))
+    of_uniform = [cell["residual"] for cell in cells if cell["source"] == "uniform"]
+    if of_uniform:
+        claim = "velocities mixed − posteriors mixed, of a draw"
+        verdicts.append(Verdict(claim, "D4", max(of_uniform), "≤", MIXED))
+    return tuple(verdicts)
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """0 if every claim holds, 1 if one fails, 2 for input that cannot be used, 130 if stopped."""
+    config = study.parsed(PRESETS, _PROG, args)
+
+    def whole() -> bool:
+        check_config(config)
+        images = digits(config.num_train, config.num_test)
+        config.out.mkdir(parents=True, exist_ok=True)
+        return run(config, images, Console())
+
+    return study.exit_status(_PROG, whole)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,112 @@
+"""What `flows` can be asked: its options, its presets, and what is refused."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from dfm_jax.checks import check_count, check_interval, require
+from experiments.flows.images import Kind
+from experiments.flows.sources import Name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Flows trained apart on small pictures, and one flow trained on all of them."""
+
+    preset: Literal["quick", "standard"] = "quick"
+    """Where the other values start from: a minute, or ten."""
+    out: Path = Path("runs/flows")
+    """Folder for result.json, metrics.jsonl, pictures, checkpoints and unfinished cells."""
+    sources: tuple[Name, ...] = ("masked", "uniform")
+    """What flows start from: all masks, or uniform tokens."""
+    partitions: tuple[Kind, ...] = ("cluster", "random")
+    """By balanced clusters of pixels, or at random."""
+    num_experts: int = 5
+    """K."""
+    num_train: int = 1347
+    """Images that are trained on,"""
+    num_test: int = 64
+    """and that are judged."""
+    width: int = 32
+    """Of every flow,"""
+    num_layers: int = 1
+    """its layers"""
+    num_heads: int = 2
+    """and heads."""
+    batch_size: int = 8
+    """Images of a step."""
+    training_steps: int = 100
+    """S, of the centre; the experts share them."""
+    rate: float = 3e-3
+    """Peak learning rate, of every member."""
+    warmup: float = 0.05
+    """Share of a member's steps; at least 10."""
+    router_width: int = 16
+    """Of the router,"""
+    router_share: float = 0.5
+    """and its steps, as a share of the centre's."""
+    num_steps: int = 64
+    """T, of the masked source's grid and of Euler's."""
+    epsilon: float = 0.02
+    """A uniform source's process is left at 1 − ε."""
+    times_per_image: int = 4
+    """Strata of time, a draw of each for each held-out image."""
+    sequential_images: int = 1
+    """Of which L5 is taken position by position."""
+    smoothing: float = 0.1
+    """Pseudo-counts a state, of the experts of the world of 81 states."""
+    num_samples: int = 6
+    """Images drawn by each sampler."""
+    num_seeds: int = 1
+    """Each draws starts, batches and states anew; images and parts stay."""
+    num_draws: int = 2_000
+    """Of the bootstrap over images."""
+    margin: float = 0.02
+    """Nats per pixel; a difference proven smaller is called equivalent."""
+
+
+PRESETS = {
+    "quick": Config(),
+    "standard": Config(
+        preset="standard",
+        num_test=450,
+        width=48,
+        num_layers=2,
+        training_steps=1500,
+        times_per_image=8,
+        sequential_images=4,
+        num_samples=10,
+        num_seeds=3,
+        num_draws=10_000,
+    ),
+}
+
+
+def check_config(config: Config) -> None:
+    """Refuse values outside their domain.
+
+    Raises:
+        ValueError: naming the first option that is, its rule and its value.
+    """
+    for name in ("sources", "partitions"):
+        values = getattr(config, name)
+        unique = len(values) > 0 and len(set(values)) == len(values)
+        require(unique, f"`{name}` must hold one or more, each once", values)
+    check_count("num_experts", config.num_experts, at_least=2)
+    for name in (
+        *("width", "num_layers", "num_heads", "batch_size", "training_steps", "router_width"),
+        *("num_steps", "times_per_image", "sequential_images", "num_samples", "num_seeds"),
+        "num_draws",
+    ):
+        check_count(name, getattr(config, name))
+    least = config.num_experts
+    rule = f"`training_steps` must be at least `num_experts` = {least}"
+    require(config.training_steps >= least, rule, config.training_steps)
+    for name in ("rate", "router_share", "smoothing", "margin"):
+        check_interval(name, getattr(config, name), 0.0, np.inf, ends="()")
+    check_interval("warmup", config.warmup, 0.0, 1.0)
+    check_interval("epsilon", config.epsilon, 0.0, 1.0, ends="()")
+    rule = f"`times_per_image` must divide `num_steps` = {config.num_steps}"
+    require(config.num_steps % config.times_per_image == 0, rule, config.times_per_image)

@@ -1,0 +1,81 @@
+"""Drawing images: the exact finite step for the masked source, Euler for the uniform one. [S2–S4]
+
+One gate a state: ρ̂(x_t, t) mixes the experts' posteriors, hence their velocities (D4, D5), and
+every position is drawn from the mixed step's law.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from dfm_jax.mixture import mix_probs
+from dfm_jax.models import Network, Params
+from dfm_jax.paths import sample_path
+from dfm_jax.samplers import final_step_law
+from dfm_jax.schedules import linear
+from dfm_jax.steps import exact_step_velocity, step_law
+from dfm_jax.types import Array, Key
+from dfm_jax.velocities import posterior_to_velocity
+from experiments.flows.sources import Source
+
+
+def sample(source: Source, key: Key, posterior_of, num_positions: int) -> Array:
+    """One image from (x_t, t) ↦ p̂_{1|t}, T steps: [N].
+
+        masked     X_{t+1} ~ δ + λ_t (p̂ − δ)                                              [S2]
+        uniform    X_{t+h} ~ δ + h û on [0, 1 − ε], then every position from p̂_{1|1−ε}   [S3, S4]
+
+    A step of Euler is a law: h/(1 − t) ≤ h/(h + ε) < 1.
+    """
+    start_key, step_key, last_key = jax.random.split(key, 3)
+    steps, ends, num_states = source.num_steps, 1 - source.epsilon, source.num_states
+
+    def step(x_t: Array, index: Array) -> tuple[Array, None]:
+        if source.name == "masked":
+            size = jnp.full(num_positions, 1.0) / (steps - index)
+            posterior = posterior_of(x_t, index / steps)
+            move = exact_step_velocity(posterior, x_t, size, num_states=num_states)
+        else:
+            t = ends * index / steps
+            velocity = posterior_to_velocity(
+                posterior_of(x_t, t), x_t, t, linear(), num_states=num_states
+            )
+            move = ends / steps * velocity
+        law = jnp.maximum(step_law(move, x_t), 0.0)  # 1 − h/(1 − t) + h p̂/(1 − t) may round below
+        return sample_path(jax.random.fold_in(step_key, index), law), None
+
+    x, _ = jax.lax.scan(step, source.start(start_key), jnp.arange(steps))
+    if source.name == "masked":
+        return x
+    everywhere = jnp.ones(num_positions, bool)
+    law = final_step_law(posterior_of(x, jnp.asarray(ends)), x, everywhere, num_states=num_states)
+    return sample_path(last_key, law)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def sampled(
+    source: Source, network: Network, router: Network, experts: Params, gate: Params,
+    fixed: Array, keys: Key,
+) -> Array:  # fmt: skip
+    """Images of K experts [K, …] under ρ̂, or under one-hot rows of `fixed`: [M, N].
+
+    Args:
+        source: where they start and how they step.
+        network: of an expert.
+        router: of ρ̂.
+        experts: stacked parameters.
+        gate: the router's.
+        fixed: [M, K] a law that replaces ρ̂, or a row of zeros.
+        keys: [M].
+    """
+
+    def one(key: Key, weights: Array) -> Array:
+        def posterior_of(x_t: Array, t: Array) -> Array:
+            laws = jax.nn.softmax(jax.vmap(network.apply, (0, None, None))(experts, x_t, t))
+            learned = jax.nn.softmax(router.apply(gate, x_t, t))
+            return mix_probs(jnp.where(jnp.sum(weights) > 0, weights, learned), laws)
+
+        return sample(source, key, posterior_of, source.num_positions)
+
+    return jax.vmap(one)(keys, fixed)

@@ -1,0 +1,155 @@
+"""Members of `flows`: a centre, experts and routers, each from its own images, its seeds as one.
+
+Every member is a sweep of its seeds, in a folder of its own, and goes on from there. Members of one
+shape share a compiled step.
+"""
+
+from dataclasses import asdict, dataclass, replace
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from dfm_jax.interfaces import Network, Params, Task
+from dfm_jax.models import TransformerConfig, flops_per_token, router, transformer
+from dfm_jax.parallel import make_mesh
+from dfm_jax.training.batches import Batch
+from dfm_jax.training.config import OptimiserConfig, TrainConfig, Watch
+from dfm_jax.training.examples import Examples, array_examples
+from dfm_jax.training.stopping import NonFiniteError
+from dfm_jax.types import ArrayLike, Key
+from experiments.flows.sources import Source
+from experiments.lib.training import swept
+
+_SAVED = 100  # steps between checkpoints, at least: one takes as long as some of them
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a member is trained, but for its images and its seeds."""
+
+    source: Source
+    config: TrainConfig
+    num_experts: int | None = None  # of a router; None trains a flow
+
+    @property
+    def network(self) -> Network:
+        """A flow's token posteriors [N, V], or a router's law over experts [K]."""
+        return _network(self.config.model, self.num_experts)
+
+
+def member_config(
+    source: Source,
+    model: TransformerConfig,
+    optimiser: OptimiserConfig,
+    *,
+    num_steps: int,
+    batch_size: int,
+) -> TrainConfig:
+    """Of whole images, all of them seen; but for the seed."""
+    return TrainConfig(
+        model=model,
+        optimiser=optimiser,
+        objective="masked",
+        num_grid_steps=source.num_steps,
+        num_steps=num_steps,
+        batch_size=batch_size,
+        num_positions=source.num_positions,
+        held_out=0.0,
+    )
+
+
+@cache  # the same pair of functions: what they are compiled into is found again
+def _network(model: TransformerConfig, num_experts: int | None) -> Network:
+    return transformer(model) if num_experts is None else router(model, num_experts, last=True)
+
+
+@cache  # members of one shape are one program
+def _task(source: Source, model: TransformerConfig, num_experts: int | None) -> Task:
+    network = _network(model, num_experts)
+    return source.task(network) if num_experts is None else source.router_task(network)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Member:
+    """A trained member, all of its seeds."""
+
+    recipe: Recipe
+    params: Params  # [R, …] on the host
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that one seed was trained on."""
+        config = self.recipe.config
+        return config.num_steps * config.batch_size * config.num_positions
+
+    @property
+    def flops(self) -> float:
+        """Of that training."""
+        config, outputs = self.recipe.config, self.recipe.num_experts
+        per_token = flops_per_token(config.model, config.num_positions, num_outputs=outputs)
+        return 3 * per_token * self.num_tokens
+
+    def of_seed(self, number: int) -> Params:
+        """The parameters of one seed, by its place."""
+        return jax.tree.map(lambda leaf: leaf[number], self.params)
+
+
+def trained(
+    folder: Path,
+    recipe: Recipe,
+    images: np.ndarray,
+    parts: np.ndarray | None = None,
+    *,
+    seeds: tuple[int, ...],
+) -> Member:
+    """Train a member, or go on with it from what lies in `folder`.
+
+    Args:
+        folder: of this member.
+        recipe: of its network and its training.
+        images: [R, N] what it sees, drawn uniformly with replacement.
+        parts: [R] their parts, for a router.
+        seeds: of starts, batches and states; one run each.
+
+    Raises:
+        NonFiniteError: if the training of a seed met a number that is not finite.
+    """
+    config, tokens = recipe.config, np.asarray(images, np.int32)
+    if parts is None:
+        seen: Any = Batch(tokens, np.ones(tokens.shape, bool))
+    else:
+        seen = tokens, np.asarray(parts, np.int32)
+    every = max(1, config.num_steps // 4)
+    params, found = swept(
+        [replace(config, seed=seed) for seed in seeds],
+        _examples(seen, recipe),
+        folder,
+        Watch(log_every=every, save_every=max(_SAVED, every)),
+        make_mesh(1),
+        task=_task(recipe.source, config.model, recipe.num_experts),
+    )
+    broken = [one.config.seed for one in found if not one.finished]
+    if broken:
+        raise NonFiniteError(f"{folder}: seeds {broken} have met a number that is not finite.")
+    return Member(recipe=recipe, params=params)
+
+
+def _examples(arrays: Any, recipe: Recipe) -> Examples:
+    """Rows of arrays, drawn uniformly with replacement; what the config does not say goes along."""
+    on_device, size = jax.device_put(arrays), recipe.config.batch_size
+    found = array_examples(arrays, size)
+    task = {"source": asdict(recipe.source), "num_experts": recipe.num_experts}
+    return found._replace(
+        batches=lambda key, step: _drawn(on_device, key, step, size),
+        description={**found.description, "task": task},
+    )
+
+
+@partial(jax.jit, static_argnums=3)
+def _drawn(arrays: Any, key: Key, step: ArrayLike, batch_size: int) -> Any:
+    num_rows = jax.tree.leaves(arrays)[0].shape[0]
+    index = jax.random.randint(jax.random.fold_in(key, step), (batch_size,), 0, num_rows)
+    return jax.tree.map(lambda leaf: leaf[index], arrays)

@@ -1,0 +1,1 @@
+"""What fewer steps cost: exact distance on a toy, bounds on digits, sampler by sampler."""

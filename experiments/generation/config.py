@@ -1,0 +1,73 @@
+"""What `generation` can be asked: its options, its presets, and what is refused."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from dfm_jax.checks import check_count, check_interval, require
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Quality against the number of steps."""
+
+    preset: Literal["quick", "standard"] = "quick"
+    """Where the other values start from: a minute, or six."""
+    out: Path = Path("runs/generation")
+    """Folder for result.json, metrics.jsonl, the picture, checkpoints and unfinished cells."""
+    steps: tuple[int, ...] = (1, 4, 16, 64)
+    """T, of every sampler that can choose it."""
+    num_train: int = 1347
+    """Images that are trained on,"""
+    num_test: int = 32
+    """and that are judged."""
+    width: int = 32
+    """Of the network,"""
+    num_layers: int = 1
+    """its layers"""
+    num_heads: int = 2
+    """and heads."""
+    batch_size: int = 8
+    """Images of a step."""
+    training_steps: int = 200
+    """Of the network."""
+    rate: float = 3e-3
+    """Peak learning rate."""
+    strata: int = 4
+    """Of the steps, a draw of each for each image and replicate."""
+    seed: int = 0
+    """Of the toy, the network and all draws."""
+
+
+PRESETS = {
+    "quick": Config(),
+    "standard": Config(
+        preset="standard",
+        steps=(1, 2, 4, 8, 16, 32, 64, 128),
+        num_test=256,
+        width=48,
+        num_layers=2,
+        training_steps=3000,
+        strata=16,
+    ),
+}
+
+
+def check_config(config: Config) -> None:
+    """Refuse values outside their domain.
+
+    Raises:
+        ValueError: naming the first option that is, its rule and its value.
+    """
+    rising = len(config.steps) >= 3 and list(config.steps) == sorted(set(config.steps))
+    require(
+        rising and min(config.steps) >= 1, "`steps` must be 3 or more, rising from 1", config.steps
+    )
+    for name in ("width", "num_layers", "num_heads", "batch_size", "training_steps", "strata"):
+        check_count(name, getattr(config, name))
+    check_interval("rate", config.rate, 0.0, np.inf, ends="()")
+    for count in config.steps:
+        divides = count <= config.strata or count % config.strata == 0
+        require(divides, f"`strata` must divide every T above it, {count}", config.strata)

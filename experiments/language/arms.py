@@ -1,0 +1,178 @@
+"""The arms of `language`: how documents are parted, and who is trained on what, for how long."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from dfm_jax.checks import require
+from dfm_jax.models import TransformerConfig
+from dfm_jax.models.sizes import num_parameters
+from experiments.language import router as language_router
+from experiments.language.config import Arm, Config, member_config, network_of
+from experiments.language.router import Router
+from experiments.language.text import SPLITS, Text
+from experiments.lib import partitions
+from experiments.lib import training as language_training
+from experiments.lib.partitions import Partition
+from experiments.lib.training import Begin, Member
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)  # by identity: what its methods found is kept
+class Trainer:
+    """Trains members when they are first asked for, each from its own text alone."""
+
+    text: Text
+    config: Config
+    mesh: Mesh
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Of the starts and the batches; common to all arms."""
+        return tuple(range(self.config.num_seeds))
+
+    @cached_property
+    def network(self) -> TransformerConfig:
+        """The architecture of every member."""
+        return network_of(self.config, self.config.width, self.config.num_layers)
+
+    @property
+    def num_parameters(self) -> int:
+        """Of one member."""
+        return num_parameters(self.network)
+
+    @property
+    def num_steps(self) -> int:
+        """S, of the centre."""
+        return max(1, round(self.config.training_tokens / self._tokens_per_step))
+
+    @cache  # noqa: B019  one trainer a process
+    def centre(self, num_steps: int | None = None) -> Member:
+        """Trained on all of the text; for so many steps, if they are given."""
+        steps = self.num_steps if num_steps is None else num_steps
+        name = "centre" if num_steps is None else f"centre_{steps}"
+        everything = {split: np.ones(size, bool) for split, size in self.text.sizes.items()}
+        return self._member(name, everything, steps)
+
+    @cache  # noqa: B019
+    def partition(self, arm: Arm) -> tuple[Partition, dict[str, np.ndarray]]:
+        """The partition of an arm, and the part of each document, by split.
+
+        Raises:
+            ValueError: if a part is left without a window of training text, or without validation.
+        """
+        text, config = self.text, self.config
+        corpora, fitted_on = text.corpora, text.sizes["train"]
+        count = arm.num_experts or 0
+        loads = np.concatenate([np.diff(text.tokens[split].set.offsets) for split in SPLITS])
+
+        def clusters(balance: str) -> Partition:
+            options = {"loads": loads, "fitted_on": fitted_on, "balance": balance, "seed": 0}
+            return partitions.by_balanced_clusters(
+                corpora, count, features=self._features, **options
+            )
+
+        makers: dict[str, Callable[[], Partition]] = {
+            "domain": lambda: partitions.by_domain(corpora),
+            "random": lambda: partitions.at_random(corpora, count, seed=0),
+            "cluster": lambda: clusters("weights"),
+            "warm": lambda: clusters("weights"),
+            "unbalanced": lambda: clusters("none"),
+        }
+        partition = makers[arm.kind]()
+        part_of = partition.by_split(text.sizes)
+        for split, least in (("train", config.num_positions), ("validation", 1)):
+            held = self.part_tokens(part_of[split], split, partition.num_parts)
+            rule = f"`arms` must leave each part of {arm.name} {least} tokens of {split} text"
+            require((held >= least).all(), rule, held.tolist())
+        return partition, part_of
+
+    @cache  # noqa: B019
+    def experts(self, arm: Arm) -> tuple[Member, ...]:
+        """Each from its own part, for its share of the centre's steps, or of the half left."""
+        partition, part_of = self.partition(arm)
+        whole, begin = self.num_steps, None
+        if arm.kind == "warm":
+            trunk = self.trunk()
+            whole, begin = whole - trunk.config.num_steps, self._goes_on(trunk)
+        steps = language_training.shares(self.weights(arm), whole)
+        return tuple(
+            self._member(
+                f"{arm.name.replace(':', '_')}/expert_{k:03d}",
+                {split: part_of[split] == k for split in SPLITS},
+                int(steps[k]),
+                begin,
+            )
+            for k in range(partition.num_parts)
+        )
+
+    def trunk(self) -> Member:
+        """What warm experts go on from: half of the centre's steps, on all of the text."""
+        return self.centre(self.num_steps // 2)
+
+    def router(self, arm: Arm, number: int) -> Router:
+        """Of the parts of an arm, for its share of the centre's steps, with the seed of a place."""
+        partition, part_of = self.partition(arm)
+        config = self.config
+        return language_router.trained(
+            Path(config.out) / "members" / f"{arm.name.replace(':', '_')}" / f"router_{number}",
+            language_router.router_config(
+                network_of(config, config.router_width, config.router_layers),
+                num_steps=max(1, round(config.router_share * self.num_steps)),
+                batch_size=config.batch_size,
+                num_positions=config.num_positions,
+                seed=self.seeds[number],
+            ),
+            self.text.tokens["train"].set,
+            part_of["train"],
+            partition.num_parts,
+        )
+
+    def weights(self, arm: Arm) -> np.ndarray:
+        """[K] w_k, the share of training tokens."""
+        partition, part_of = self.partition(arm)
+        held = self.part_tokens(part_of["train"], "train", partition.num_parts)
+        return held / held.sum()
+
+    def part_tokens(self, part_of: np.ndarray, split: str, num_parts: int) -> np.ndarray:
+        """[K] tokens of each part."""
+        sizes = np.diff(self.text.tokens[split].set.offsets)
+        return np.bincount(part_of, weights=sizes, minlength=num_parts)
+
+    @cached_property
+    def _features(self) -> np.ndarray:
+        texts = [document.text for corpus in self.text.corpora for document in corpus.documents]
+        return self.text.encode(texts)
+
+    @property
+    def _tokens_per_step(self) -> int:
+        return self.config.batch_size * self.config.num_positions
+
+    def _goes_on(self, trunk: Member) -> Begin:
+        def begin(seeds: Sequence[int]):
+            rows = np.array([self.seeds.index(seed) for seed in seeds])
+            return jax.tree.map(lambda leaf: leaf[rows], trunk.params)
+
+        return begin
+
+    def _member(
+        self, name: str, documents: dict[str, np.ndarray], steps: int, begin: Begin | None = None
+    ) -> Member:
+        config, tokens = self.config, self.text.tokens
+        return language_training.trained(
+            Path(config.out) / "members" / name,
+            member_config(config, steps),
+            tokens["train"].chosen(documents["train"]),
+            tokens["validation"].chosen(documents["validation"]),
+            self.text.tokenizer,
+            rates=config.rates,
+            seeds=self.seeds,
+            mesh=self.mesh,
+            begin=begin,
+        )

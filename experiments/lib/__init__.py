@@ -1,0 +1,1 @@
+"""What studies share: the driver, statistics, gates to compare, tables, text that is parted."""

@@ -1,0 +1,269 @@
+"""Gates that read the context of a sequence, fitted on training text, tuned on validation.
+
+    centroid     ρ_k ∝ exp(⟨f, c_k⟩ / τ), c_k the mean direction of the text of part k
+    router       ρ̂, linear in f, by cross-entropy to the part                              [D11]
+    likelihood   ρ_k ∝ w_k p̃_k(c)^{1/τ}, p̃_k a short n-gram of part k
+
+The last is how SmallTalk routes (arXiv 2410.03529): by small models of the prefix. Each serves as a
+gate that stays as it is, and as the prior P̂(k | c) of a Bayes gate [D7]. τ is fitted to the
+likelihood of what is decoded, so it has one value for either use. A sequence without a context, or
+without a feature, gets the prior w.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dfm_jax.checks import require
+from dfm_jax.mixture import FittedTemperature, centroid_gate, fit_temperature
+from dfm_jax.training.router import FittedRouter, Router, fit_router, router_log_law
+from dfm_jax.types import Array
+from experiments.lib.contexts import Contexts, Pieces
+from experiments.lib.gate_ladder import ContextLaws
+from experiments.lib.worlds import World
+
+NAMES = ("centroid", "router", "likelihood")
+TEMPERATURES = {"centroid": (0.01, 10.0), "likelihood": (1.0, 1e4)}
+_STARTS, _STEPS = 12, 16  # τ to a tenth of a per cent
+_BYTES, _SEQUENCES, _ROWS = 2**17, 2**10, 2**11  # shapes are multiples of these
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContextModels:
+    """What the gates of one partition know of its parts."""
+
+    log_prior: np.ndarray  # [K] log w_k
+    centroids: np.ndarray  # [K, F]
+    router: FittedRouter
+    decay: float  # the router's, the best on validation
+    num_rows: int  # windows that the router was fitted on
+    router_losses: dict[float, float]  # cross-entropy on validation by decay, nats
+
+
+def fitted(
+    pieces: Pieces,
+    part_of: np.ndarray,
+    held_out: Contexts,
+    held_out_part: np.ndarray,
+    log_prior: np.ndarray,
+    *,
+    decays: Sequence[float],
+) -> ContextModels:
+    """Centroids of all training text; a router of the training windows that are contexts.
+
+    Args:
+        pieces: training text.
+        part_of: [D] the part of each training document.
+        held_out: contexts of validation.
+        held_out_part: [Q] the part of each.
+        log_prior: [K] log w_k.
+        decays: of the router, to choose from on validation.
+    """
+    num_parts, part = log_prior.size, part_of[pieces.document]
+    known = ~np.isnan(pieces.features[:, 0])
+    sums = np.zeros((num_parts, pieces.features.shape[1]))
+    np.add.at(sums, part[known], pieces.features[known])
+    rows, asked = known & pieces.precedes, held_out.known
+    for text, some in (("training", rows), ("validation", asked)):
+        rule = f"`window` must leave {text} text a context with a known word; their number"
+        require(some.any(), rule, 0)
+    batch = _Batch(*(_padded(x, _ROWS) for x in (pieces.features[rows], part[rows], rows[rows])))
+    routers, losses = {}, {}
+    for decay in decays:
+        with _float64():
+            fit = jax.tree.map(np.asarray, _fit_router(jax.random.key(0), batch, decay, num_parts))
+        require(np.isfinite(fit.objective), "the router's loss must be finite", fit.objective)
+        found = _router_laws(fit.layers, held_out, log_prior)[asked, held_out_part[asked]]
+        routers[decay], losses[decay] = fit, -float(found.mean())
+    best = min(losses, key=losses.__getitem__)
+    return ContextModels(
+        log_prior=log_prior,
+        centroids=sums,
+        router=routers[best],
+        decay=best,
+        num_rows=int(rows.sum()),
+        router_losses=losses,
+    )
+
+
+def laws(
+    models: ContextModels,
+    tuned_on: tuple[World, Contexts, np.ndarray],
+    judged_on: tuple[Contexts, np.ndarray],
+) -> tuple[ContextLaws, dict[str, Any]]:
+    """The laws of the sequences judged, tuned on others, and the temperatures.
+
+    Args:
+        models: by `fitted`.
+        tuned_on: a world of validation, its contexts, and log p̃_k of each, [Q, K].
+        judged_on: other contexts, and their log p̃_k.
+    """
+    world, tuning, tuning_scores = tuned_on
+    contexts, scores = judged_on
+    num, fixed, prior, record = len(contexts.spans), {}, {}, {}
+    with _float64():
+        of_bytes, of_sequences = _decoded(world)
+        for name in TEMPERATURES:
+            here = _inputs(name, models, tuning, tuning_scores)
+            there = _inputs(name, models, contexts, scores)
+            ends = TEMPERATURES[name]
+            found, laws = _tuned(_MAKERS[name], here, there, *ends, of_bytes, of_sequences)
+            fixed[name], prior[name] = (np.asarray(law)[:num] for law in laws)
+            record[name] = dict(zip(("fixed", "prior"), map(_record, found), strict=True))
+    fixed["router"] = prior["router"] = _router_laws(
+        models.router.layers, contexts, models.log_prior
+    )
+    return (
+        ContextLaws(
+            names=NAMES,
+            fixed=np.stack([fixed[name] for name in NAMES], axis=1),
+            prior=np.stack([prior[name] for name in NAMES], axis=1),
+        ),
+        record,
+    )
+
+
+def span_scores(log_probs: np.ndarray, spans: np.ndarray) -> np.ndarray:
+    """Σ log p over spans of bytes: [Q, K] of [N, K], in nats."""
+    before = np.concatenate([np.zeros((1, log_probs.shape[1])), np.cumsum(log_probs, axis=0)])
+    return before[spans[:, 1]] - before[spans[:, 0]]
+
+
+def _record(found: FittedTemperature) -> dict[str, Any]:
+    return {"temperature": float(found.temperature), "at_bound": bool(found.at_bound)}
+
+
+# ── laws as functions of a temperature ──────────────────────────────────────────────────────────
+
+
+def _inputs(
+    name: str, models: ContextModels, contexts: Contexts, scores: np.ndarray
+) -> Mapping[str, np.ndarray]:
+    if name == "centroid":
+        own = {"features": _padded(_filled(contexts), _SEQUENCES), "centroids": models.centroids}
+        known = contexts.known
+    else:
+        own, known = {"scores": _padded(scores, _SEQUENCES)}, ~contexts.empty
+    return own | {"known": _padded(known, _SEQUENCES), "log_prior": models.log_prior}
+
+
+def _centroid_laws(inputs: Mapping[str, Array], temperature: Array) -> Array:
+    gate = jax.vmap(centroid_gate, (0, None, None))
+    found = jnp.log(gate(inputs["features"], inputs["centroids"], temperature))
+    return jnp.where(inputs["known"][:, None], found, inputs["log_prior"][None])
+
+
+def _likelihood_laws(inputs: Mapping[str, Array], temperature: Array) -> Array:
+    joint = inputs["log_prior"][None] + inputs["scores"] / temperature
+    found = jax.nn.log_softmax(joint, axis=-1)
+    return jnp.where(inputs["known"][:, None], found, inputs["log_prior"][None])
+
+
+_MAKERS: dict[str, Callable[[Any, Array], Array]] = {
+    "centroid": _centroid_laws,
+    "likelihood": _likelihood_laws,
+}
+
+
+def _filled(contexts: Contexts) -> np.ndarray:
+    """A direction for every row: what comes of one without a feature is not read."""
+    return np.where(contexts.known[:, None], contexts.features, 1.0)
+
+
+# ── what temperatures are fitted to ─────────────────────────────────────────────────────────────
+
+
+class _Bytes(NamedTuple):
+    probs: np.ndarray  # [N, K] p_k of each byte: it does not underflow, and is read at every step
+    sequence: np.ndarray  # [N]
+    counted: np.ndarray  # [N] 0 where the text is padded
+
+
+class _Sums(NamedTuple):
+    log_probs: np.ndarray  # [Q, K] log p_k of each sequence
+    counted: np.ndarray  # [Q] 0 where there is none
+
+
+def _decoded(world: World) -> tuple[_Bytes, _Sums]:
+    spans = world.sequences
+    first = np.zeros(spans.num_bytes, int)
+    first[spans.starts[1:]] = 1
+    sums = np.add.reduceat(world.log_probs, spans.starts)
+    return (
+        _Bytes(
+            _padded(np.exp(world.log_probs), _BYTES, 1.0),
+            _padded(np.cumsum(first), _BYTES),
+            _padded(np.ones(spans.num_bytes), _BYTES),
+        ),
+        _Sums(_padded(sums, _SEQUENCES), _padded(np.ones(len(sums)), _SEQUENCES)),
+    )
+
+
+@partial(jax.jit, static_argnames="make")
+def _tuned(
+    make, here, there, low, high, of_bytes: _Bytes, of_sequences: _Sums
+) -> tuple[tuple[FittedTemperature, ...], tuple[Array, ...]]:
+    """The temperature of a gate that stays, and of a prior; and the laws they give elsewhere."""
+
+    def token_by_token(temperature: Array) -> Array:
+        weights = jnp.exp(make(here, temperature))[of_bytes.sequence]
+        losses = -jnp.log(jnp.sum(weights * of_bytes.probs, axis=-1))
+        return jnp.sum(of_bytes.counted * losses)
+
+    def sequence_mixture(temperature: Array) -> Array:
+        joint = make(here, temperature) + of_sequences.log_probs
+        return -jnp.sum(of_sequences.counted * jax.nn.logsumexp(joint, axis=-1))
+
+    options = {"num_starts": _STARTS, "num_steps": _STEPS}
+    found = tuple(
+        fit_temperature(loss, low, high, **options) for loss in (token_by_token, sequence_mixture)
+    )
+    return found, tuple(make(there, fit.temperature) for fit in found)
+
+
+def _padded(rows: np.ndarray, multiple: int, filler: float = 0) -> np.ndarray:
+    """To a multiple of so many rows: few shapes, so few compilations."""
+    num = -(-len(rows) // multiple) * multiple
+    filled = np.full((num, *rows.shape[1:]), filler, rows.dtype)
+    filled[: len(rows)] = rows
+    return filled
+
+
+# ── the router ──────────────────────────────────────────────────────────────────────────────────
+
+
+class _Batch(NamedTuple):
+    features: np.ndarray  # [R, F]
+    parts: np.ndarray  # [R]
+    counted: np.ndarray  # [R] False where there is no row
+
+
+@partial(jax.jit, static_argnames="num_parts")
+def _fit_router(key, batch: _Batch, decay: float, num_parts: int) -> FittedRouter:
+    weights = batch.counted.astype(float)
+    return fit_router(key, batch.features, batch.parts, num_parts, row_weights=weights, decay=decay)
+
+
+def _router_laws(layers: Router, contexts: Contexts, log_prior: np.ndarray) -> np.ndarray:
+    with _float64():
+        found = np.asarray(_log_laws(layers, _padded(_filled(contexts), _SEQUENCES)))
+    return np.where(contexts.known[:, None], found[: len(contexts.spans)], log_prior)
+
+
+@jax.jit
+def _log_laws(layers: Router, features: Array) -> Array:
+    return jax.vmap(router_log_law, (None, 0))(layers, features)
+
+
+@contextmanager
+def _float64() -> Iterator[None]:
+    """On the host's CPU, in float64."""
+    cpu = jax.local_devices(backend="cpu")[0]
+    with jax.enable_x64(True), jax.default_device(cpu):
+        yield

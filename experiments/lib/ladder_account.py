@@ -1,0 +1,201 @@
+"""Where each rung's loss comes from: experts, price of not knowing the part, gate, truncation.
+
+For a sequence x of part k, a gate g cut down to its best experts, against the centre c, in nats:
+
+    NLL_g,top − NLL_c = [−log p̂_k(x) + log p_c(x)]            own: the part's own expert
+                      + [log r̂_k(x) − log ŵ_k]                price: Bayes must find the part   [B1]
+                      + [NLL_g,full − NLL_Bayes]               gate
+                      + [NLL_g,top − NLL_g,full]               truncation
+
+The second line is B1, computed from whole sequences; the others are sums over bytes. A Bayes gate
+that starts from a law of the context has a price of its own, B1 with ŵ_k = P̂(k | c), which is
+checked as well. Its second line is still that of the common ŵ, so its third is the difference of
+the two prices: what the context is worth.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dfm_jax.accounting import best_expert_bound, routing_cost
+from dfm_jax.types import Array
+from experiments.lib.gate_ladder import (
+    INFORMED,
+    TOPS,
+    ContextLaws,
+    Scores,
+    Sequences,
+    TokenLaws,
+    gate_names,
+)
+from experiments.lib.worlds import World
+
+_BLOCK = 256  # sequences
+
+
+@dataclass(frozen=True, kw_only=True)
+class Account:
+    """The losses of all rungs on the same units, split; sums over the bytes of a unit, in nats."""
+
+    rungs: tuple[tuple[str, str], ...]  # [V] the gate and how many experts it keeps
+    nll: np.ndarray  # [V, D]
+    uncut: np.ndarray  # [V, D] of the same gate with all experts
+    bayes: np.ndarray  # [D] of the Bayes gate with all experts
+    own: np.ndarray  # [D]
+    price: np.ndarray  # [D]
+    centre: np.ndarray  # [D]
+    sizes: np.ndarray  # [D] bytes
+    evaluations: tuple[float, ...]  # [V] expert evaluations per byte
+    b1_residual: float  # the largest over sequences and experts, nats
+    b11_slack: float  # the smallest over sequences, nats
+    flattery: dict[str, float]  # what oracles that read the whole sequence gain over Bayes  [B9]
+
+    def terms(self) -> dict[str, np.ndarray]:
+        """The four terms of each rung, [V, D], in nats; they sum to NLL − the centre's."""
+        gate, cut = self.uncut - self.bayes, self.nll - self.uncut
+        own, price = (np.broadcast_to(x, gate.shape) for x in (self.own, self.price))
+        return {"own": own, "price": price, "gate": gate, "truncation": cut}
+
+    def sum_residual(self) -> float:
+        """The largest |own + price + gate + truncation − difference| of a unit, in nats."""
+        total = np.sum(list(self.terms().values()), axis=0)
+        return float(np.abs(total - (self.nll - self.centre)).max())
+
+
+def account(
+    world: World,
+    scores: Scores,
+    log_prior: np.ndarray,
+    *,
+    prefixes: Sequence[int],
+    contexts: ContextLaws | None = None,
+    running: TokenLaws | None = None,
+) -> Account:
+    """Split the losses of a ladder; `scores` are those of `world`, with a single alpha."""
+    spans, num_experts = world.sequences, log_prior.size
+    contexts = contexts or ContextLaws.none(spans.starts.size, num_experts)
+    of_tokens = running.names if running else ()
+    names = gate_names(prefixes, num_alphas=1, contexts=contexts.names, running=of_tokens)
+    sequence = np.searchsorted(spans.starts, spans.windows, side="right") - 1
+    by_expert = -np.add.reduceat(world.log_probs, spans.windows)
+    of_part = np.take_along_axis(world.log_probs, world.part[:, None], axis=1)[:, 0]
+    oracle = -np.add.reduceat(of_part, spans.windows)
+    centre = -np.add.reduceat(world.centre, spans.windows)
+    bayes = scores.soft[:, -1, -1]
+
+    rungs, nll, uncut = [], [], []
+    for g, gate in enumerate(names):
+        for c, top in enumerate(TOPS):
+            rungs.append((gate, top))
+            nll.append(scores.soft[:, g, c])
+            uncut.append(scores.soft[:, g, -1])
+    for m, length in enumerate(prefixes):
+        rungs.append((f"hard after {length}", "top-1"))
+        nll.append(scores.hard_after[:, m])
+        uncut.append(scores.soft[:, 2 + m, -1])
+    rungs.append(("oracle", "top-1"))
+    nll.append(oracle)
+    uncut.append(oracle)
+
+    log_probs, mixed = -exact_sums(by_expert, sequence), exact_sums(bayes, sequence)
+    costs, bounds = _routing(np.broadcast_to(log_prior, log_probs.shape), log_probs)
+    b1_residual = np.abs(-log_probs - costs - mixed[:, None]).max()
+    b11_slack = (bounds - mixed).min()
+    for c, name in enumerate(contexts.names):  # B1 and B11 hold for the prior P̂(k | c) too
+        informed = exact_sums(scores.soft[:, names.index(name + INFORMED), -1], sequence)
+        of_context, bounds = _routing(contexts.prior[:, c], log_probs)
+        residual = np.abs(-log_probs - of_context - informed[:, None]).max()
+        b1_residual, b11_slack = (
+            max(b1_residual, residual),
+            min(b11_slack, (bounds - informed).min()),
+        )
+    part = world.part[spans.starts]
+    price = -costs[np.arange(part.size), part]
+    if world.changes:  # then B1 has no one k to speak of
+        price = mixed - exact_sums(oracle, sequence)
+    unit_of_sequence = world.unit[np.searchsorted(spans.windows, spans.starts)]
+    sizes = np.diff(np.r_[spans.windows, spans.num_bytes])
+    return Account(
+        rungs=tuple(rungs),
+        nll=exact_sums(np.stack(nll, 1), world.unit).T,
+        uncut=exact_sums(np.stack(uncut, 1), world.unit).T,
+        bayes=exact_sums(bayes, world.unit),
+        own=exact_sums(oracle, world.unit) - exact_sums(centre, world.unit),
+        price=exact_sums(price, unit_of_sequence),
+        centre=exact_sums(centre, world.unit),
+        sizes=np.bincount(world.unit, weights=sizes),
+        evaluations=evaluations(rungs, spans, num_experts, (*contexts.names, *of_tokens)),
+        b1_residual=float(b1_residual),
+        b11_slack=float(b11_slack),
+        flattery={
+            "sequences": float(part.size),
+            "part": float(price.mean()),
+            "part_ceiling": float(-log_prior[part].mean()),
+            "best": float(-costs.min(axis=1).mean()),
+            "best_ceiling": float(-log_prior[costs.argmin(axis=1)].mean()),
+        },
+    )
+
+
+def evaluations(
+    rungs: Sequence[tuple[str, str]],
+    spans: Sequences,
+    num_experts: int,
+    routers: Sequence[str] = (),
+) -> tuple[float, ...]:
+    """Experts to run per byte: those that a gate watches, and those that it keeps.
+
+    A gate that reads likelihoods runs every expert on every byte that it reads, whatever it keeps.
+    A router, which reads the context or the prefix, runs none for that: it is no expert.
+    """
+    lengths = np.diff(np.r_[spans.starts, spans.num_bytes])
+
+    def one(gate: str, top: str) -> float:
+        kept = (1, min(2, num_experts), num_experts)[TOPS.index(top)]
+        kind, _, length = gate.rpartition(" ")
+        if kind in ("prefix", "hard after"):
+            read = np.minimum(lengths, int(length)).sum() / spans.num_bytes
+            return float(read * num_experts + (1 - read) * kept)
+        return float(kept if gate in ("static", "oracle", *routers) else num_experts)
+
+    return tuple(one(*rung) for rung in rungs)
+
+
+def exact_sums(values: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """Sums of rows [W, …] by group, without rounding on the way: documents are long. [groups, …]"""
+    starts = np.flatnonzero(np.r_[True, group[1:] != group[:-1]])
+    ends = np.r_[starts[1:], group.size]
+    rows = values.reshape(group.size, -1).T
+    sums = [[math.fsum(row[a:b]) for a, b in zip(starts, ends, strict=True)] for row in rows]
+    return np.array(sums).T.reshape(starts.size, *values.shape[1:])
+
+
+@jax.jit
+def _routing_block(log_prior: Array, log_probs: Array) -> tuple[Array, Array]:
+    costs = jax.vmap(jax.vmap(routing_cost, (None, None, 0)), (0, 0, None))
+    bounds = jax.vmap(best_expert_bound)
+    experts = jnp.arange(log_prior.shape[1])
+    return costs(log_prior, log_probs, experts), bounds(log_prior, log_probs)
+
+
+def _routing(log_priors: np.ndarray, log_probs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For each sequence: the cost of each expert alone [Q, K]  [B1], and the bound of B11 [Q].
+
+    Args:
+        log_priors: [Q, K] log ŵ_k of each sequence.
+        log_probs: [Q, K] log p̂_k of it.
+    """
+    num = len(log_probs)
+    filled = np.zeros((2, -(-num // _BLOCK) * _BLOCK, log_probs.shape[1]))  # a shape for all worlds
+    filled[:, :num] = log_priors, log_probs
+    cpu = jax.local_devices(backend="cpu")[0]
+    with jax.enable_x64(True), jax.default_device(cpu):
+        blocks = [
+            _routing_block(*rows) for rows in np.split(filled, filled.shape[1] // _BLOCK, axis=1)
+        ]
+    costs, bounds = (np.concatenate(x)[:num] for x in zip(*blocks, strict=True))
+    return costs, bounds

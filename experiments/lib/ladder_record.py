@@ -1,0 +1,104 @@
+"""Every rung of one world, scored, accounted for and compared, as JSON takes it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from experiments.lib.gate_ladder import ContextLaws, Scores, TokenLaws, gate_names, score
+from experiments.lib.ladder_account import Account, account
+from experiments.lib.statistics import document_interval
+from experiments.lib.worlds import World
+
+
+def ladder_record(
+    world: World,
+    log_prior: np.ndarray,
+    alpha: float,
+    laws: ContextLaws | None,
+    *,
+    prefixes: Sequence[int],
+    num_draws: int,
+    seed: int,
+    running: TokenLaws | None = None,
+    num_bytes: np.ndarray | None = None,
+    groups: Mapping[str, np.ndarray] | None = None,
+) -> dict[str, Any]:
+    """Every rung of one world, in nats per byte.
+
+    Args:
+        world: the sequences, scored by every expert and the centre.
+        log_prior: [K] log w_k.
+        alpha: of fixed share.
+        laws: of the contexts of its sequences.
+        prefixes: tokens after which a gate is kept.
+        num_draws: of the bootstrap over units.
+        seed: of the bootstrap.
+        running: laws of each of its tokens.
+        num_bytes: [D] of each unit; by default a token is a byte.
+        groups: units [D] by name, such as domains: every rung's loss on them besides, and its
+            difference to the centre's; a single unit has no interval.
+    """
+    options = {"prefixes": prefixes, "contexts": laws, "running": running}
+    scores = score(world.log_probs, world.sequences, log_prior, alphas=[alpha], **options)
+    found = account(world, scores, log_prior, **options)
+    if num_bytes is not None:
+        found = replace(found, sizes=num_bytes.astype(float))
+    total = found.sizes.sum()
+    draws = {"num_draws": num_draws, "seed": seed}
+    against = {
+        "centre": document_interval(found.nll - found.centre, found.sizes, **draws),
+        "bayes": document_interval(found.nll - found.bayes, found.sizes, **draws),
+    }
+    terms = {name: term.sum(1) / total for name, term in found.terms().items()}
+    of_groups = {name: of_group(found, units, **draws) for name, units in (groups or {}).items()}
+    of_laws = {"contexts": laws.names if laws else (), "running": running.names if running else ()}
+    names = gate_names(prefixes, num_alphas=1, **of_laws)
+    rows = [
+        {
+            "gate": gate,
+            "top": top,
+            "nll": float(found.nll[v].sum() / total),
+            "evaluations": found.evaluations[v],
+            "terms": {name: float(term[v]) for name, term in terms.items()},
+            "minus": {name: [float(x[v]) for x in interval] for name, interval in against.items()},
+        }
+        | ({"groups": {name: group[v] for name, group in of_groups.items()}} if groups else {})
+        for v, (gate, top) in enumerate(found.rungs)
+    ]
+    return {
+        "bytes": int(total),
+        "units": found.sizes.size,
+        "alpha": alpha,
+        "centre_nll": float(found.centre.sum() / total),
+        "rows": rows,
+        "b1_residual": found.b1_residual,
+        "b11_slack": found.b11_slack,
+        "sum_residual": found.sum_residual(),
+        "flattery": found.flattery,
+        "margins": _margins(scores, names),
+    }
+
+
+def of_group(found: Account, units: np.ndarray, **draws: int) -> list[dict[str, Any]]:
+    """Each rung on some of the units: its loss, and what it is above the centre's."""
+    sizes = found.sizes[units]
+    nll = found.nll[:, units].sum(1) / sizes.sum()
+    minus = found.nll[:, units] - found.centre[units]
+    rows = [[value, None, None] for value in (minus.sum(1) / sizes.sum()).tolist()]
+    if sizes.size > 1:
+        rows = np.stack(document_interval(minus, sizes, **draws), axis=1).tolist()
+    return [{"nll": float(v), "minus": row} for v, row in zip(nll, rows, strict=True)]
+
+
+def _margins(scores: Scores, names: Sequence[str]) -> dict[str, dict[str, list[float]]]:
+    """By gate: the share of tokens in each bin of r_(1) − r_(2), and what top-1 costs there."""
+    total = scores.margin_bytes[0].sum()
+    return {
+        name: {
+            "bytes": (scores.margin_bytes[g] / total).tolist(),
+            "hard_minus_soft": (scores.margin_gap[g] / total).tolist(),
+        }
+        for g, name in enumerate(names)
+    }

@@ -1,0 +1,164 @@
+"""One shape for all studies: presets, a folder, cells that outlive an interruption, exit status."""
+
+import contextlib
+import hashlib
+import inspect
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, make_dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import tyro
+
+import dfm_jax
+from dfm_jax.checks import check_seed
+from dfm_jax.cli import check_given_once
+from dfm_jax.data import Corpus
+from dfm_jax.durable import write_file
+from dfm_jax.json_text import read_json
+from dfm_jax.training.stopping import ExitStatus
+from dfm_jax.training.trouble import ended
+
+Config = TypeVar("Config")
+STOPPED = ExitStatus.SIGINT
+
+
+def parsed(presets: Mapping[str, Config], prog: str, args: Sequence[str] | None = None) -> Config:
+    """The command line: `--preset` says where values start from, other options override them."""
+    args = sys.argv[1:] if args is None else list(args)
+    with refused(prog):
+        check_given_once(args)
+    first = next(iter(presets))
+    choice = make_dataclass("Choice", [("preset", Literal[tuple(presets)], first)])
+    # The preset is read first, so that --help shows the values it stands for.
+    chosen, _ = tyro.cli(choice, args=args, prog=prog, return_unknown_args=True, add_help=False)
+    default = presets[chosen.preset]
+    examples = [f"{prog} --preset {name}" for name in presets]
+    examples.append(f"{prog} --preset {first} --out here")
+    help_text = described(type(default).__doc__ or "", examples)
+    config = tyro.cli(type(default), args=args, prog=prog, default=default, description=help_text)
+    with refused(prog):
+        if (seed := getattr(config, "seed", None)) is not None:
+            check_seed("seed", seed)
+    return config
+
+
+@contextlib.contextmanager
+def refused(prog: str) -> Iterator[None]:
+    """A value that is refused ends as an option that is unknown: one line, and status 2."""
+    try:
+        yield
+    except ValueError as error:
+        print(f"{prog}: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def described(words: str, examples: Sequence[str]) -> str:
+    """What `--help` says first, with commands to copy."""
+    return "\n    ".join([f"{inspect.cleandoc(words)}\n\nFor example:", *examples])
+
+
+def exit_status(prog: str, run: Callable[[], bool]) -> int:
+    """0 if every claim holds, 1 if one fails; 2, 75, 130 and 143 as the commands end.
+
+    2 is input that cannot be used, 75 trouble that passes, 130 and 143 a signal.
+    """
+    go_on = "stopped; the same command goes on from here"
+    return ended(lambda: prog, lambda: 0 if run() else 1, stopped=go_on)
+
+
+def show_tables(
+    name: str, markdown: Callable[[dict[str, Any]], Sequence[str]], args: Sequence[str] | None
+) -> int:
+    """The command `python -m experiments.NAME.report RESULT`: 0, or 2 if the file is another."""
+
+    def show(result: tyro.conf.Positional[Path]) -> bool:
+        """Print the tables of the README, in Markdown.
+
+        Args:
+            result: `result.json` of a run of that study.
+        """
+        text = result.read_bytes()
+        try:
+            tables = markdown(json.loads(text))
+        except (ValueError, LookupError, TypeError) as error:
+            rule = f"`result` must be what `experiments.{name}` wrote: {result}"
+            raise ValueError(f"{rule} ({error!r})") from error
+        print("\n\n".join(tables))
+        return True
+
+    prog = f"python -m experiments.{name}.report"
+    example = f"{prog} experiments/results/{name}.json"
+    help_text = described("Print the tables of the README, in Markdown.", [example])
+    return exit_status(prog, lambda: tyro.cli(show, prog=prog, args=args, description=help_text))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cells:
+    """What a study has measured so far, one JSON file a cell, so that a run can be interrupted.
+
+    A cell is taken from its file only if it was measured by this source code, on these data, with
+    these values; otherwise it is measured anew.
+    """
+
+    folder: Path
+    depends_on: Mapping[str, Any]  # values, versions, data: whatever a cell is a function of
+
+    def measured(self, name: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """The cell of that name; it must hold what JSON can, and is what JSON gives back."""
+        found = self.known(name)
+        if found is not None:
+            return found
+        made_by = self._fingerprint  # before it is measured
+        cell = json.loads(json.dumps(measure()))
+        record = {"depends_on": made_by, "cell": cell, "sha256": _digest(cell)}
+        write_file(self._path(name), json.dumps(record))  # a cell is whole, or not there
+        return cell
+
+    def known(self, name: str) -> dict[str, Any] | None:
+        """The cell, if it was measured before."""
+        try:
+            record = read_json(self._path(name))
+            if record["sha256"] != _digest(record["cell"]):
+                raise ValueError("its SHA-256 is another")
+            return record["cell"] if record["depends_on"] == self._fingerprint else None
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError) as error:
+            print(f"{self._path(name)} cannot be read ({error!r}): measured anew", file=sys.stderr)
+            return None
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}.json"
+
+    @cached_property  # once a run: what is edited meanwhile is not what is running
+    def _fingerprint(self) -> str:
+        text = json.dumps(
+            [dict(self.depends_on), source_digest()], sort_keys=True, default=os.fspath
+        )
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _digest(cell: Any) -> str:
+    return hashlib.sha256(json.dumps(cell).encode()).hexdigest()
+
+
+def source_digest() -> str:
+    """Of every module of the package and the studies but those that only show what was measured."""
+    roots = (Path(dfm_jax.__file__).parent, Path(__file__).parent)
+    files = sorted(path for root in roots for path in root.rglob("*.py"))
+    files = [path for path in files if not path.stem.endswith(("_report", "_figure"))]
+    return hashlib.sha256(b"\0".join(path.read_bytes() for path in files)).hexdigest()
+
+
+def data_digest(corpora: Sequence[Corpus]) -> str:
+    """Of every document: its domain, its name, its work and its text."""
+    digest = hashlib.sha256()
+    for corpus in corpora:
+        for document in corpus.documents:
+            digest.update(repr((corpus.domain, document)).encode())
+    return digest.hexdigest()

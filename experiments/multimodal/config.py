@@ -1,0 +1,214 @@
+"""What `multimodal` compares, as values: presets, arms, members and their training."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from dfm_jax.checks import check_count, check_interval, require
+from dfm_jax.models import TransformerConfig
+from dfm_jax.training.config import OptimiserConfig, TrainConfig
+from experiments.language.config import Arm, parsed_arm
+from experiments.multimodal.data import Encoder
+from experiments.multimodal.network import at_large
+from experiments.multimodal.sets import SETS
+
+KINDS = ("cluster", "task", "random", "warm", "two_stage", "unbalanced")
+"""Clusters of pictures, balanced; by family of questions; pictures at random; clusters again, each
+expert going on from a model of everything, which took half of the steps; clusters of clusters;
+clusters as they fall."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Experts of questions about pictures, and one model of all of them."""
+
+    preset: Literal["quick", "standard", "tpu", "tpu-encoder"] = "quick"
+    """Where the other values start from: some minutes; at most three hours; SmolLM2 behind a frozen
+    encoder, or behind one that is trained along, for accelerators."""
+    out: Path = Path("runs/multimodal")
+    """Folder for result.json, metrics.jsonl, pictures, features, checkpoints, unfinished cells."""
+    sets: tuple[str, ...] = ("lettered",)
+    """Of easy-vqa, scenes, lettered."""
+    conversations: Path | None = None
+    """One set more: a file of conversations as LLaVA and InternVL train on,"""
+    images: Path | None = None
+    """and the folder of its pictures."""
+    train_pictures: int = 800
+    """Of a set,"""
+    validation_pictures: int = 100
+    """of what rates and temperatures are chosen on,"""
+    test_pictures: int = 200
+    """and of a test;"""
+    test_questions: int = 200
+    """questions of a test, at most."""
+    num_emoji: int = 8
+    """Of each group, at most, for scenes; one in four is held out."""
+    encoder: Encoder = "efficientnet"
+    """Of pictures: efficientnet; random, without its training; pixels, none."""
+    arms: tuple[str, ...] = ("cluster:4", "task:4", "random:4", "warm:4")
+    """KIND:K with KIND one of cluster, task, random, warm, two_stage, unbalanced; K is cut to the
+    number of families of a set."""
+    exploratory: tuple[str, ...] = ()
+    """Arms of the first set of which only one seed is trained, K as it stands."""
+    encoders: tuple[Encoder, ...] = ()
+    """Other encoders, tried on the first set with one seed: the centre and the first arm."""
+    train_encoder: bool = False
+    """Each member trains the encoder along, as InternVL does; clusters are those of the frozen."""
+    checkpoint: str = ""
+    """What every member begins from: smollm2, a GGUF file, a folder of Hugging Face's; or nothing.
+    Its sizes and its tokens take the place of those below."""
+    num_tokens: int = 384
+    """Of the byte pairs, at most."""
+    width: int = 64
+    """Of every model,"""
+    num_layers: int = 2
+    """its layers"""
+    num_heads: int = 4
+    """and heads."""
+    batch_size: int = 16
+    """Questions of a step."""
+    micro_batches: int = 1
+    """Parts of a step's questions that are in memory one at a time."""
+    large: bool = False
+    """Layers scanned and recomputed, products in bfloat16: for accelerators."""
+    budgets: tuple[int, ...] = (100, 200, 400)
+    """Steps of the centre that are tried before any expert is trained. Arms are compared at the one
+    whose accuracy on validation is the nearest to the middle of `between`; the largest is near
+    saturation."""
+    between: tuple[float, float] = (0.6, 0.85)
+    """Where the centre should stand for arms to be told apart."""
+    saturated: bool = False
+    """Compare the arms at the largest budget too, with one seed."""
+    rates: tuple[float, ...] = (3e-3,)
+    """Learning rates; each member takes its best on validation, at the first seed."""
+    warmup: float = 0.05
+    """Share of a member's steps."""
+    num_directions: int = 64
+    """Principal directions of a picture's features that the router reads;"""
+    decays: tuple[float, ...] = (1e-4, 1e-3, 1e-2)
+    """of its weights, its best on validation."""
+    num_seeds: int = 1
+    """Each draws starts and batches anew; questions and parts stay."""
+    num_devices: int = 1
+    """Over which the runs of a member are cut."""
+    num_draws: int = 2_000
+    """Of the bootstrap over pictures."""
+    margin: float = 0.01
+    """Of accuracy; a difference proven smaller is called equivalent."""
+
+
+PRESETS = {
+    "quick": Config(),
+    "standard": Config(
+        preset="standard",
+        sets=("lettered", "easy-vqa", "scenes"),
+        train_pictures=3500,
+        validation_pictures=400,
+        test_pictures=600,
+        test_questions=500,
+        exploratory=("cluster:4", "cluster:8", "two_stage:2", "unbalanced:2"),
+        encoders=("random", "pixels"),
+        num_tokens=512,
+        width=96,
+        num_layers=3,
+        budgets=(100, 200, 400, 800, 1600),
+        saturated=True,
+        rates=(2e-3, 4e-3),
+        num_seeds=3,
+        num_draws=10_000,
+    ),
+}
+
+
+PRESETS["tpu"] = replace(
+    PRESETS["standard"],
+    preset="tpu",
+    checkpoint="smollm2",
+    batch_size=128,
+    micro_batches=4,
+    large=True,
+    budgets=(250, 500, 1000, 2000, 4000),
+    rates=(1e-4, 3e-4),
+)
+PRESETS["tpu-encoder"] = replace(
+    PRESETS["tpu"], preset="tpu-encoder", train_encoder=True, encoders=()
+)
+
+
+def arm_of(text: str) -> Arm:
+    """KIND:K.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    return parsed_arm(text, KINDS, alone=())
+
+
+def check_config(config: Config) -> None:
+    """Refuse values outside their domain.
+
+    Raises:
+        ValueError: naming the first option that is, its rule and its value.
+    """
+    known = set(config.sets) <= set(SETS)
+    require(known, f"`sets` must be some of {', '.join(SETS)}", config.sets)
+    some = len(config.sets) > 0 or config.conversations is not None
+    require(some, "`sets` must not be empty without `conversations`", config.sets)
+    given = config.images is None or config.conversations is not None
+    require(given, "`images` must come with `conversations`", str(config.images))
+    frozen = not config.train_encoder or config.encoder == "efficientnet"
+    require(frozen, "`train_encoder` must come with `encoder` efficientnet", config.encoder)
+    alone = not config.train_encoder or not config.encoders
+    require(alone, "`encoders` must be empty with `train_encoder`", config.encoders)
+    rule = f"`micro_batches` must divide `batch_size` = {config.batch_size}"
+    check_count("micro_batches", config.micro_batches)
+    check_count("batch_size", config.batch_size)
+    require(config.batch_size % config.micro_batches == 0, rule, config.micro_batches)
+    require(len(config.arms) > 0, "`arms` must not be empty", config.arms)
+    for name in (*config.arms, *config.exploratory):
+        arm_of(name)
+    for name in (
+        *("train_pictures", "validation_pictures", "test_pictures", "test_questions"),
+        *("width", "num_layers", "num_heads", "batch_size", "num_directions"),
+        *("num_seeds", "num_devices", "num_draws"),
+    ):
+        check_count(name, getattr(config, name))
+    check_count("num_emoji", config.num_emoji, at_least=4)
+    for name in ("rates", "decays", "budgets"):
+        require(len(getattr(config, name)) > 0, f"`{name}` must not be empty", ())
+    for steps in config.budgets:
+        check_count("budgets", steps)
+    low, high = config.between
+    require(0 <= low <= high <= 1, "`between` must be 0 ≤ low ≤ high ≤ 1", config.between)
+    check_interval("rates", np.array(config.rates), 0.0, np.inf, ends="()")
+    check_interval("decays", np.array(config.decays), 0.0, np.inf, ends="[)")
+    check_interval("warmup", config.warmup, 0.0, 1.0)
+    check_interval("margin", config.margin, 0.0, np.inf, ends="()")
+
+
+def small_model(config: Config, num_tokens: int) -> TransformerConfig:
+    """What members are that begin from nothing."""
+    model = TransformerConfig(
+        num_tokens=num_tokens,
+        width=config.width,
+        num_layers=config.num_layers,
+        num_heads=config.num_heads,
+        ffn_width=8 * (config.width // 3),
+    )
+    return at_large(model) if config.large else model
+
+
+def member_config(
+    config: Config, model: TransformerConfig, num_positions: int, num_steps: int
+) -> TrainConfig:
+    """How a member is trained, but for its rate and its seed."""
+    return replace(
+        TrainConfig(model=model),
+        optimiser=OptimiserConfig(warmup_steps=max(1, round(config.warmup * num_steps))),
+        num_steps=num_steps,
+        batch_size=config.batch_size,
+        num_micro_batches=config.micro_batches,
+        num_positions=num_positions,
+    )

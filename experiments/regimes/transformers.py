@@ -1,0 +1,74 @@
+"""The cells of `regimes` that are transformers: one arm, more and more text, seen about once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from dfm_jax.checks import require
+from dfm_jax.data import Corpus
+from dfm_jax.parallel import make_mesh
+from experiments.language import config as language_config
+from experiments.language import measure as language_cell
+from experiments.language.arms import Trainer
+from experiments.language.config import parsed_arm
+from experiments.language.text import HELD_OUT, text_of
+from experiments.lib.corpora import sampled
+from experiments.regimes.config import Config
+from experiments.regimes.measure import quantities
+
+
+def trainers(corpora: Sequence[Corpus], config: Config) -> dict[int, Trainer]:
+    """By number of training tokens: what trains the centre and the experts of that budget.
+
+    Raises:
+        ValueError: if the largest budget exceeds the tokens of the training text.
+    """
+    few = [sampled(corpus, config.transformer_domain_bytes) for corpus in corpora]
+    text = text_of(few, num_tokens=config.num_tokens, num_features=config.num_features)
+    held, found = len(text.tokens["train"].set.tokens), {}
+    rule = f"`training_tokens` must be at most the {held:,} tokens of training text"
+    require(max(config.training_tokens) <= held, rule, max(config.training_tokens))
+    for budget in config.training_tokens:
+        of_language = language_config.Config(
+            out=config.out / "transformers" / str(budget),
+            num_tokens=config.num_tokens,
+            width=config.width,
+            num_layers=config.num_layers,
+            num_heads=config.num_heads,
+            num_positions=config.num_positions,
+            batch_size=config.batch_size,
+            training_tokens=budget,
+            rates=config.rates,
+            num_features=config.num_features,
+            num_seeds=config.transformer_seeds,
+        )
+        found[budget] = Trainer(text=text, config=of_language, mesh=make_mesh(1))
+    return found
+
+
+def measure(trainer: Trainer, name: str, number: int, config: Config) -> dict[str, Any]:
+    """Train what is not yet trained, score held-out windows, and what the theory names of them."""
+    arm = parsed_arm(name)
+    worlds = language_cell.held_worlds(trainer, arm, number)
+    weights, tokens = trainer.weights(arm), trainer.text.tokens["train"].set
+    size = trainer.num_steps * trainer.config.batch_size * trainer.config.num_positions
+    size *= tokens.num_bytes.sum() / len(tokens.tokens)
+    where = {
+        "model": "transformers",
+        "partition": arm.kind,
+        "num_experts": len(weights),
+        "seed": trainer.seeds[number],
+        "bytes": round(size),
+        "steps": [trainer.num_steps, *(expert.config.num_steps for expert in trainer.experts(arm))],
+    }
+    return where | quantities(
+        {split: worlds[split]["reset"] for split in HELD_OUT},
+        np.log(weights),
+        (weights * size).tolist(),
+        config.num_draws,
+        number,
+        {split: language_cell.document_bytes(trainer, split) for split in HELD_OUT},
+    )

@@ -1,0 +1,248 @@
+"""Every work beside its peers on this CPU: seconds, memory, growth, and that both do the same.
+
+    make install-peers
+    .venv-peers/bin/python -m experiments.benchmarks --preset standard
+
+Sides are processes that wait for orders. Blocks of work go round their forms, A B C A B C …, so
+that all share the same minutes; the ratio is that of the medians over blocks, its interval a
+bootstrap over rounds. Everything is measured on one and two processors, under glibc's allocator as
+it is and told to keep its buffers. A block is a few tenths of a second, or one repetition where
+that is longer; where a round is, there are fewer of them, three at least. Peaks of memory and what
+is compared come from processes of their own, whose allocator hands back every buffer at once: they
+are the same for all rows of a size. Slow works are measured on one processor under glibc's own
+allocator, and on two with buffers kept, alone. A run that is stopped goes on: every size is kept.
+
+The peers have other random weights where only shapes matter, and k-means starts of their own. The
+auction of the paper's code is no package: the study `clustering` measures it.
+"""
+
+import itertools
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from dfm_jax.checks import require
+from experiments.lib import reporting, study
+from experiments.systems.benchmarks import report as benchmarks_report
+from experiments.systems.benchmarks.account import memory_of, rows_of, summary_of, verdicts_of
+from experiments.systems.benchmarks.config import FEWEST, PRESETS, Config, check_config
+from experiments.systems.benchmarks.serving import Side
+from experiments.systems.benchmarks.works import (
+    TRAINING,
+    WORKS,
+    Size,
+    Work,
+    inputs,
+    size_name,
+)
+from experiments.systems.training_speed.sides import ALLOCATORS, OURS, SIZES, Plan
+from experiments.systems.training_speed.sides import measured as training_measured
+
+PACKAGES = ("jax", "jaxlib", "numpy", "flax", "scipy")
+PEERS = ("torch", "flow-matching", "transformers", "faiss-cpu", "k-means-constrained")
+_PROG = "python -m experiments.benchmarks"
+BLOCK = 0.3  # seconds of work without a pause
+SLOW = 5.0  # seconds that are not spent a second time to find out how long a repetition takes
+ROUNDS = 4.0  # seconds of one size under one allocator, but for the least number of rounds
+CHECKED = 2.0  # seconds of draws that are compared
+DRAWS = {"values": 1, "law": 1000, "objective": 10, "none": 1}  # at most
+UNMAPPED = "every buffer unmapped at once"  # so that what is resident is what is alive
+_ENVIRONMENTS = ALLOCATORS | {
+    UNMAPPED: {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": str(2**16)}
+}
+Tell = Callable[[str, int], dict[str, Any]]
+
+
+# ── one size of one work ────────────────────────────────────────────────────────────────────────
+
+
+class Sides:
+    """The processes of one work: ours and the peers', for each number of threads and allocator."""
+
+    def __init__(self, work: Work, config: Config) -> None:
+        self.work, self.python = work, config.peers_python
+        self.started: dict[tuple[str, int, str], Side] = {}
+
+    def of(self, form: str, threads: int, allocator: str) -> Side:
+        """The one that knows a form; it is started when it is first asked for."""
+        own = form in self.work.forms or form.endswith("(ours)")
+        name = OURS if own else "peers"
+        key = (name, threads, allocator)
+        if key not in self.started:
+            program = str(Path(__file__).with_name("torch_side.py"))
+            # -P: its own folder, which holds a `statistics`, is not searched for modules.
+            command = [self.python, "-P", program, str(threads)]
+            if own:
+                command = [sys.executable, "-m", "experiments.benchmarks.ours", str(threads)]
+            self.started[key] = Side(name, command, threads, _ENVIRONMENTS[allocator])
+        return self.started[key]
+
+    def end(self) -> None:
+        """Let all of them go."""
+        for side in self.started.values():
+            side.end()
+
+
+def settings(work: Work, config: Config) -> list[tuple[int, str]]:
+    """Threads and allocators: all pairs, or of a slow work the first of both and the last."""
+    pairs = list(itertools.product(config.threads, config.allocators))
+    return list(dict.fromkeys((pairs[0], pairs[-1]))) if work.slow else pairs
+
+
+def cell(work: Work, size: Size, sides: Sides, config: Config) -> dict[str, Any]:
+    """All blocks of one size, under every number of threads and allocator; checks, memory."""
+    runs = []
+    with tempfile.TemporaryDirectory() as folder:
+        data = Path(folder, "inputs.npz")
+        np.savez(data, allow_pickle=False, **inputs(work.name, size, config.seed))
+        order = {"work": work.name, "size": size, "data": str(data)}
+        forms = (*work.forms, *work.peers)
+
+        def teller(form: str, threads: int, allocator: str) -> Tell:
+            side = sides.of(form, threads, allocator)
+            return lambda do, reps: side.told(order | {"do": do, "form": form, "reps": reps})
+
+        for threads, allocator in settings(work, config):
+            told = {form: teller(form, threads, allocator) for form in forms}
+            found = run_of(told, config.num_blocks)
+            runs.append({"threads": threads, "allocator": allocator, **found})
+        shown, peaks = {}, {}
+        for form in forms:
+            tell = teller(form, config.threads[0], UNMAPPED)
+            seconds = np.median(runs[0]["blocks"][form][0]["seconds"])
+            draws = min(DRAWS[work.check], int(CHECKED / seconds))
+            shown[form] = tell("check", max(1, draws))["shown"]
+            peaks[form] = tell("memory", 1)["peak_mb"]
+    return {"size": size_name(size), "shown": shown, "peaks": peaks, "runs": runs}
+
+
+def run_of(told: Mapping[str, Tell], num_blocks: int) -> dict[str, Any]:
+    """Blocks of every form in turn."""
+    once = {form: tell("time", 1)["seconds"][0] for form, tell in told.items()}  # it compiles
+    once |= {
+        form: tell("time", 1)["seconds"][0] for form, tell in told.items() if once[form] < SLOW
+    }
+    reps = {form: max(1, min(1000, int(BLOCK / seconds))) for form, seconds in once.items()}
+    round_seconds = sum(once[form] * reps[form] for form in told)
+    rounds = max(FEWEST, min(num_blocks, int(ROUNDS / round_seconds)))
+    blocks: dict[str, list[dict]] = {form: [] for form in told}
+    load = os.getloadavg()[0]
+    for block in range(rounds):
+        forms = list(told)
+        turn = block % len(forms)
+        for form in (*forms[turn:], *forms[:turn]):
+            blocks[form].append(told[form]("time", reps[form]))
+    return {"load": load, "blocks": blocks}
+
+
+def training_cell(config: Config) -> dict[str, Any]:
+    """The least size of `training_speed`, on two processors, in the same shape as other cells."""
+    threads = min(2, len(os.sched_getaffinity(0)))
+    plan = Plan(config.peers_python, ("torch",), threads, max(4, config.num_blocks), config.seed)
+    found = training_measured(SIZES[0], plan)
+    form_of = {OURS: "clear", "torch": "torch"}
+    runs, shown = [], {}
+    for allocator in ALLOCATORS:
+        sides = [side for side in found["sides"] if side["allocator"] == allocator]
+        blocks = {form_of[side["side"]]: side["step"] for side in sides}
+        shown = {form_of[side["side"]]: [[side["losses"]]] for side in sides}
+        runs.append({"threads": threads, "allocator": allocator, "blocks": blocks})
+    return {"size": found["size"], "shown": shown, "peaks": dict.fromkeys(shown), "runs": runs}
+
+
+# ── the whole ───────────────────────────────────────────────────────────────────────────────────
+
+
+def measured(config: Config, cells: study.Cells, console: Console) -> list[tuple[Work, dict]]:
+    """Every size of every work, from its file or measured now."""
+    found = []
+    for work in (work for work in WORKS if work.name in config.works):
+        if work.name == TRAINING:
+            console.print(f"{work.name} …", highlight=False)
+            found.append((work, cells.measured("ar_training_step", lambda: training_cell(config))))
+            continue
+        sides = Sides(work, config)
+        try:
+            for size in work.sizes if config.preset == "standard" else work.quick:
+                console.print(f"{work.name}, {size_name(size)} …", highlight=False)
+                name = f"{work.name}, {size_name(size)}".replace(", ", "_").replace(" ", "_")
+                one = cells.measured(name, lambda size=size: cell(work, size, sides, config))  # noqa: B023
+                found.append((work, one))
+        finally:
+            sides.end()
+    return found
+
+
+def run(config: Config, console: Console) -> bool:
+    """The whole study: tables, files into the folder `config.out`, whether every claim holds."""
+    start = time.perf_counter()
+    versions = reporting.versions(PACKAGES) | peer_versions(config.peers_python)
+    values = {name: list(getattr(config, name)) for name in ("threads", "allocators")}
+    values |= {"num_blocks": config.num_blocks, "seed": config.seed, "versions": versions}
+    cells = study.Cells(folder=config.out / "cells", depends_on=values)
+    found = measured(config, cells, console)
+    rows = [row for work, one in found for row in rows_of(work, one, config.seed)]
+    verdicts = verdicts_of(rows)
+    picture = benchmarks_report.draw(config.out / "benchmarks.png", rows)
+    metrics = reporting.write_metrics(config.out, [one | {"work": w.name} for w, one in found])
+    result = reporting.write_result(
+        config.out,
+        config=asdict(config) | {"out": str(config.out), "peers_python": "PYTHON"},
+        versions=versions,
+        seeds=[config.seed],
+        rows=rows,
+        summary={
+            "works": summary_of(rows),
+            "memory": memory_of(rows),
+            "allocators": ALLOCATORS,
+            "seconds": round(time.perf_counter() - start, 1),
+        },
+        verdicts=verdicts,
+    )
+    benchmarks_report.print_table(console, rows)
+    reporting.print_verdicts(console, verdicts)
+    for what, path in (("picture", picture), ("numbers", result), ("blocks", metrics)):
+        console.print(f"{what}: {path}", highlight=False, soft_wrap=True)
+    return all(verdict.passed for verdict in verdicts)
+
+
+def peer_versions(python: str) -> dict[str, str]:
+    """Of the peers over there.
+
+    Raises:
+        ValueError: if one of them is missing.
+    """
+    program = (
+        "import sys; from importlib.metadata import version; print(*map(version, sys.argv[1:]))"
+    )
+    command = [python, "-c", program, *PEERS]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    last = (done.stderr.strip().splitlines() or [""])[-1]
+    rule = "`peers_python` must be a Python with " + ", ".join(PEERS)
+    require(done.returncode == 0, rule, last)
+    return dict(zip(PEERS, done.stdout.split(), strict=True))
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """0 if every claim holds, 1 if one fails, 2 for input that cannot be used, 130 if stopped."""
+    config = study.parsed(PRESETS, _PROG, args)
+
+    def whole() -> bool:
+        check_config(config)
+        config.out.mkdir(parents=True, exist_ok=True)
+        return run(config, Console())
+
+    return study.exit_status(_PROG, whole)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,62 @@
+"""What `benchmarks` can be asked: its options, its presets, and what is refused."""
+
+import os
+import sys
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+
+from dfm_jax.checks import check_count, require
+from experiments.systems.benchmarks.works import (
+    BY_NAME,
+)
+from experiments.systems.training_speed.sides import ALLOCATORS
+
+FEWEST = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Seconds and memory of every work beside those of its peers."""
+
+    preset: Literal["quick", "standard"] = "quick"
+    """Where the other values start from: small sizes on one processor, or everything."""
+    out: Path = Path("runs/benchmarks")
+    """Folder for result.json, metrics.jsonl, benchmarks.png and what has been measured so far."""
+    peers_python: str = sys.executable if find_spec("torch") else ""
+    """The Python of an environment with the peers; this one, if it knows PyTorch."""
+    works: tuple[str, ...] = tuple(BY_NAME)
+    """By name."""
+    num_blocks: int = 7
+    """Rounds over the forms and peers of a work."""
+    threads: tuple[int, ...] = (1, 2)
+    """Of either side; each is held to as many processors."""
+    allocators: tuple[str, ...] = tuple(ALLOCATORS)
+    """Of "glibc's default" and "buffers kept"."""
+    seed: int = 0
+    """Of data and resampling."""
+
+
+PRESETS = {
+    "quick": Config(num_blocks=4, threads=(1,), allocators=("glibc's default",)),
+    "standard": Config(preset="standard"),
+}
+
+
+def check_config(config: Config) -> None:
+    """Refuse values outside their domain.
+
+    Raises:
+        ValueError: naming the first option that is, its rule and its value.
+    """
+    rule = "`peers_python` must be the Python of an environment with PyTorch (make install-peers)"
+    require(bool(config.peers_python), rule, repr(config.peers_python))
+    for name, known in (("works", BY_NAME), ("allocators", ALLOCATORS)):
+        given = getattr(config, name)
+        rule = f"`{name}` must be some of {', '.join(known)}"
+        require(bool(given) and set(given) <= set(known), rule, ", ".join(given))
+    check_count("num_blocks", config.num_blocks, at_least=FEWEST)
+    require(bool(config.threads), "`threads` must name a number", config.threads)
+    for count in config.threads:
+        check_count("threads", count, at_most=len(os.sched_getaffinity(0)))

@@ -1,0 +1,170 @@
+"""What `benchmarks` shows: its tables, and how seconds grow with the size as a figure."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from experiments.lib import study
+from experiments.systems.benchmarks.account import curves, slope
+from experiments.systems.benchmarks.works import BY_NAME
+
+# Okabe and Ito's palette: told apart by every kind of colour vision.
+_COLOURS = ("#0072B2", "#56B4E9", "#D55E00", "#E69F00")
+_HEADS = ("size", "threads", "allocator", "form", "ours", "peer", "peer's", "ratio", "95 %")
+_HEADS = (*_HEADS, "aim", "peak MB", "gap or p")
+_LEFT = (0, 2, 3, 5)
+
+
+def _shown(value: float | None, form: str = ".2f") -> str:
+    return "–" if value is None else f"{value:{form}}"
+
+
+def seconds_shown(seconds: float) -> str:
+    """In the unit that fits."""
+    for factor, unit in ((1, "s"), (1e3, "ms")):
+        if seconds * factor >= 1:
+            return f"{seconds * factor:.3g} {unit}"
+    return f"{seconds * 1e6:.3g} µs"
+
+
+def _entries(row: Mapping[str, Any]) -> tuple[str, ...]:
+    peaks = f"{_shown(row['peak_mb'], '.0f')} / {_shown(row['peer_peak_mb'], '.0f')}"
+    return (
+        row["size"],
+        str(row["threads"]),
+        row["allocator"],
+        row["form"],
+        seconds_shown(row["ours_s"]),
+        row["peer"],
+        seconds_shown(row["peer_s"]),
+        f"{row['ratio']:.2f}",
+        f"{row['low']:.2f}–{row['high']:.2f}",
+        _shown(row["goal"], ".3g"),
+        peaks,
+        _shown(row["gap"], ".1e"),
+    )
+
+
+def print_table(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
+    """A table per work and size; peaks and gaps are in the Markdown."""
+    columns = [_HEADS.index(head) for head in ("threads", "allocator", "form", "ours", "peer")]
+    columns += [_HEADS.index(head) for head in ("peer's", "ratio", "95 %", "aim")]
+    for work, size in dict.fromkeys((row["work"], row["size"]) for row in rows):
+        table = Table(title=f"{work}; {size}", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        for index in columns:
+            left = index in _LEFT
+            table.add_column(_HEADS[index], justify="left" if left else "right", no_wrap=not left)
+        for row in rows:
+            if (row["work"], row["size"]) == (work, size):
+                entries = _entries(row)
+                table.add_row(*(entries[index] for index in columns))
+        console.print(table)
+
+
+def markdown(result: Mapping[str, Any]) -> list[str]:
+    """The aims and what was reached; how every work grows; then a table of rows per work."""
+    works = result["summary"]["works"]
+    tables = [_aims(works) + _memory(result["summary"]["memory"]), _growth(works)]
+    for work in works:
+        rows = [_entries(row) for row in result["rows"] if row["work"] == work]
+        tables.append(_table((f"{work}: {_HEADS[0]}", *_HEADS[1:]), _LEFT, rows))
+    return tables
+
+
+def _aims(works: Mapping[str, Any]) -> str:
+    lines = []
+    for work, found in works.items():
+        for aim in found["goals"]:
+            ends = [
+                " / ".join(f"{form} {value:.2f}" for form, value in aim[end].items())
+                for end in ("at_best", "best", "least")
+            ]
+            met = "yes" if aim["met"] else "no"
+            where = aim["size"] or "all"
+            lines.append((work, where, aim["peer"], *ends, f"{aim['goal']:.3g}", met))
+    heads = (
+        "work",
+        "size",
+        "peer",
+        "each at its best",
+        "best ratio",
+        "least ratio",
+        "aim",
+        "met (85 %)",
+    )
+    return _table(heads, (0, 1, 2), lines)
+
+
+def _memory(found: Mapping[str, Any] | None) -> str:
+    if found is None:
+        return ""
+    met = "met" if found["met"] else "not met"
+    peak = f"{found['share']:.2f} (aim {found['goal']:.2f}, {met})"
+    return f"\n\nGeneralised KL, {found['size']}: our peak memory over flow_matching's: {peak}."
+
+
+def _growth(works: Mapping[str, Any]) -> str:
+    lines = [
+        (work, BY_NAME[work].axis, side, _shown(value))
+        for work, found in works.items()
+        for side, value in found["slopes"].items()
+    ]
+    return _table(("work", "axis", "side", "slope"), (0, 1, 2), lines)
+
+
+def _table(heads: Sequence[str], left: Sequence[int], lines: Sequence[Sequence[str]]) -> str:
+    marks = ["---" if index in left else "---:" for index in range(len(heads))]
+    return "\n".join(f"| {' | '.join(line)} |" for line in (heads, marks, *lines))
+
+
+def draw(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
+    """Seconds over size, both logarithmic, a panel per work; the fitted slopes in the legends.
+
+    One processor, glibc's allocator as it is.
+    """
+    named = dict.fromkeys(row["work"] for row in rows)
+    panels = [(BY_NAME[n], found) for n in named if (found := curves(BY_NAME[n], map(dict, rows)))]
+    columns = max(1, min(4, len(panels)))
+    lines = max(1, -(-len(panels) // columns))
+    figure = Figure(figsize=(3.4 * columns, 3.2 * lines), layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(lines, columns, squeeze=False).flat
+    for axes, (work, found) in zip(grid, panels, strict=False):
+        ours = [name for name in found if name.startswith("ours, ")]
+        others = [name for name in found if name not in ours]
+        colours = dict(zip(ours, _COLOURS[:2], strict=False))
+        colours |= dict(zip(others, _COLOURS[2:], strict=False))
+        for name, (sizes, seconds) in found.items():
+            fitted = slope(sizes, seconds)
+            label = name if fitted is None else f"{name}: {fitted:.2f}"
+            axes.plot(sizes, seconds, marker="o", markersize=3, color=colours[name], label=label)
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        ticks = sorted({int(size) for sizes, _ in found.values() for size in sizes})
+        axes.set_xticks(ticks, map(str, ticks))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_title(work.name, fontsize=9)
+        axes.set_xlabel(work.axis)
+        axes.set_ylabel("s")
+        axes.legend(fontsize=7)
+    for axes in figure.axes[len(panels) :]:
+        axes.set_axis_off()
+    figure.savefig(path, dpi=120)
+    return path
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """0, or 2 if the file is another's."""
+    return study.show_tables("benchmarks", markdown, args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Every program compiled for TPUs that are not here: who talks to whom, memory, FLOPs."""

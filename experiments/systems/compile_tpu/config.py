@@ -1,0 +1,52 @@
+"""What `compile_tpu` can be asked: its options, its presets, and what is refused."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from dfm_jax.checks import check_count, require
+from experiments.systems.compile_tpu.topologies import LANGUAGE, TOPOLOGIES
+
+MULTIMODAL = ("tpu", "tpu-encoder")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """All programs at a small size, for TPU topologies; some at a billion parameters."""
+
+    preset: Literal["quick", "standard"] = "quick"
+    """Where the other values start from: small programs, or a billion parameters besides."""
+    out: Path = Path("runs/compile_tpu")
+    """Folder for result.json and metrics.jsonl."""
+    topologies: int = len(TOPOLOGIES)
+    """How many of them."""
+    large: tuple[str, ...] = ()
+    """Programs to compile at a billion parameters as well, for v5p."""
+    language: tuple[str, ...] = ()
+    """Presets of `experiments.language` whose update is compiled, a run on each chip."""
+    multimodal: tuple[str, ...] = ()
+    """The same of `experiments.multimodal`."""
+
+
+PRESETS = {
+    "quick": Config(),
+    "standard": Config(
+        preset="standard",
+        large=("expert step, shard_map", "expert × data step", "centre step, data-parallel"),
+        language=tuple(LANGUAGE),
+        multimodal=MULTIMODAL,
+    ),
+}
+
+
+def check_config(config: Config) -> None:
+    """Refuse values outside their domain.
+
+    Raises:
+        ValueError: naming the first option that is, its rule and its value.
+    """
+    check_count("topologies", config.topologies, at_most=len(TOPOLOGIES))
+    known = set(config.language) <= set(LANGUAGE)
+    require(known, f"`language` must be of {', '.join(LANGUAGE)}", config.language)
+    known = set(config.multimodal) <= set(MULTIMODAL)
+    require(known, f"`multimodal` must be of {', '.join(MULTIMODAL)}", config.multimodal)

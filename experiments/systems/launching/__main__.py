@@ -1,0 +1,200 @@
+"""Four experts by `launch local`, one of them killed again and again: the others do not notice.
+
+    python -m experiments.launching --preset standard
+
+The same launch three times, all four at one time. In the second, one expert is killed with SIGKILL
+at random moments, each after a newer checkpoint than the kill before. Then every leaf of every
+expert's last checkpoint is compared by its SHA-256, and the seconds that the others took; the first
+and the third say how far these differ by themselves.
+"""
+
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from dfm_jax.launch import Job, Row, run_jobs, summary_text, train_jobs
+from dfm_jax.training.checkpoint import read_record
+from dfm_jax.training.retention import checkpoint_steps
+from experiments.lib import reporting, study
+from experiments.lib.reporting import Verdict
+from experiments.lib.sample_texts import write_texts
+from experiments.systems.launching.config import PRESETS, Config, check_config
+
+PACKAGES = ("jax", "jaxlib", "numpy", "flax", "optax", "orbax-checkpoint")
+_PROG = "python -m experiments.launching"
+_POLL = 0.005  # seconds
+_EXPERTS, _VICTIM = 4, 2
+_OTHERS = [k for k in range(_EXPERTS) if k != _VICTIM]
+_SLOWER = 1.25  # what a launch may take more than another on a machine that others use too
+
+
+def write_parts(folder: Path) -> None:
+    """Forty short documents, dealt to the experts."""
+    write_texts(folder / "all")
+    for number, path in enumerate(sorted((folder / "all").iterdir())):
+        part = folder / f"expert_{number % _EXPERTS:03d}"
+        part.mkdir(exist_ok=True)
+        path.rename(part / path.name)
+
+
+def jobs_of(config: Config, run: Path) -> list[Job]:
+    """A `train` command for each expert."""
+    fields = {
+        "model.width": config.width,
+        "model.num_layers": 1,
+        "model.ffn_width": 2 * config.width,
+        "num_steps": config.num_steps,
+        "num_positions": 32,
+        "batch_size": 4,
+        "held_out": 0,
+    }
+    options = ["--config", "tiny", "--save-every", str(config.save_every)]
+    options += ["--set", *(f"{name}={value}" for name, value in fields.items())]
+    parts = config.out / "parts"
+    return train_jobs(parts, run, options, experts=range(_EXPERTS))
+
+
+class Killer(threading.Thread):
+    """Kills whoever holds a member's folder, each time after another checkpoint."""
+
+    def __init__(self, job: Job, config: Config, random: np.random.Generator) -> None:
+        super().__init__(daemon=True)
+        self.job, self.rows = job, list[dict[str, Any]]()
+        saves = np.arange(1, config.num_steps // config.save_every - 2) * config.save_every
+        self.targets = np.sort(random.choice(saves, size=config.kills, replace=False)).tolist()
+        self.delays = random.uniform(0, 0.2, size=config.kills).tolist()
+
+    def run(self) -> None:
+        """One kill after another; ends with the last, or with the process of the launcher."""
+        for number, (target, delay) in enumerate(zip(self.targets, self.delays, strict=True)):
+            while self.job.step < target or (process := holder(self.job)) is None:
+                time.sleep(_POLL)
+            time.sleep(delay)
+            before = self.job.step
+            try:
+                os.kill(process, signal.SIGKILL)
+            except ProcessLookupError:
+                return  # it has finished: a kill less, and the verdict says so
+            while holder(self.job) == process:
+                time.sleep(_POLL)
+            left = [path.name for path in self.job.folder.glob("*.*ing")]
+            self.rows.append({"kill": number + 1, "step": before, "left_unfinished": left})
+
+
+def holder(job: Job) -> int | None:
+    """The process of a job, a child of ours, by the words that it was begun with."""
+    words = "\0".join(job.arguments).encode()
+    children = Path(f"/proc/{os.getpid()}/task").glob("*/children")
+    for number in {n for path in children for n in path.read_text().split()}:
+        try:
+            if words in Path(f"/proc/{number}/cmdline").read_bytes():
+                return int(number)
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return None
+
+
+def launched(config: Config, run: Path) -> list[Row]:
+    """All four at once; whatever is said goes to the logs alone."""
+    jobs = jobs_of(config, run)
+    return run_jobs(jobs, run, at_once=_EXPERTS, say=lambda text: None)
+
+
+def differing(config: Config, one: Path, other: Path) -> list[int]:
+    """Of each expert: in how many leaves two finished runs differ."""
+    counts = []
+    for here, there in zip(jobs_of(config, one), jobs_of(config, other), strict=True):
+        paths = (job.folder / str(config.num_steps) for job in (here, there))
+        a, b = (read_record(path).leaves for path in paths)
+        counts.append(sum(a.get(name) != b.get(name) for name in {*a, *b}))
+    return counts
+
+
+def verdicts_of(
+    config: Config,
+    kills: int,
+    leaves: Sequence[int],
+    step_before: int,
+    attempts: Sequence[int],
+    ratio: float,
+) -> tuple[Verdict, ...]:
+    """The claims, their bounds stated here and nowhere else."""
+    changed, most = sum(leaves[k] for k in _OTHERS), max(attempts[k] for k in _OTHERS)
+    return (
+        Verdict("kills of one expert", "launch", kills, "≥", config.kills),
+        Verdict("its attempts", "launch", attempts[_VICTIM], "≥", config.kills + 1),
+        Verdict("its leaves that differ", "launch", leaves[_VICTIM], "≤", 0),
+        Verdict("the others' leaves that differ", "launch", changed, "≤", 0),
+        Verdict("the others' attempts", "launch", most, "≤", 1),
+        Verdict("the others' seconds, over those without kills", "launch", ratio, "≤", _SLOWER),
+        Verdict("falsifier: leaves that the last few steps change", "launch", step_before, "≥", 1),
+    )
+
+
+def run(config: Config, console: Console) -> bool:
+    """The whole study: files into the folder `config.out`, whether every claim holds."""
+    check_config(config)
+    for name in ("parts", "first", "killed", "last"):
+        shutil.rmtree(config.out / name, ignore_errors=True)
+    write_parts(config.out / "parts")
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    first, killed, last = (config.out / name for name in ("first", "killed", "last"))
+    rows = {"first": launched(config, first)}
+    victim = jobs_of(config, killed)[_VICTIM]
+    killer = Killer(victim, config, np.random.default_rng(config.seed))
+    killer.start()
+    rows |= {"killed": launched(config, killed), "last": launched(config, last)}
+    leaves, twice = differing(config, first, killed), differing(config, first, last)
+    seconds = {name: sum(rows[name][k].seconds for k in _OTHERS) / len(_OTHERS) for name in rows}
+    ratio = 2 * seconds["killed"] / (seconds["first"] + seconds["last"])
+    a, b = (
+        read_record(victim.folder / str(s)).leaves for s in checkpoint_steps(victim.folder)[-2:]
+    )
+    changed = sum(a[name] != b[name] for name in a)
+    attempts = [row.attempts for row in rows["killed"]]
+    verdicts = verdicts_of(config, len(killer.rows), leaves, changed, attempts, ratio)
+    launches = [{"launch": name, **row._asdict()} for name in rows for row in rows[name]]
+    reporting.write_metrics(config.out, [*killer.rows, *launches])
+    result = reporting.write_result(
+        config.out,
+        config=asdict(config) | {"out": str(config.out)},
+        versions=reporting.versions(PACKAGES),
+        seeds=[config.seed],
+        rows=[*killer.rows, *launches],
+        summary={
+            "kills": len(killer.rows),
+            "killed_while_writing": sum(bool(row["left_unfinished"]) for row in killer.rows),
+            "of_leaves": len(a),
+            "differing_leaves_of_the_killed": leaves[_VICTIM],
+            "differing_leaves_of_the_others": sum(leaves) - leaves[_VICTIM],
+            "differing_leaves_without_kills": sum(twice),
+            "seconds_of_the_others": {name: round(value, 2) for name, value in seconds.items()},
+            "ratio_without_kills": round(seconds["last"] / seconds["first"], 4),
+            "ratio": round(ratio, 4),
+        },
+        verdicts=verdicts,
+    )
+    console.print(summary_text(rows["killed"]), highlight=False)
+    reporting.print_verdicts(console, verdicts)
+    console.print(f"numbers: {result}", highlight=False, soft_wrap=True)
+    return all(verdict.passed for verdict in verdicts)
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """0 if every claim holds, 1 if one fails, 2 for input that cannot be used, 130 if stopped."""
+    config = study.parsed(PRESETS, _PROG, args)
+    return study.exit_status(_PROG, lambda: run(config, Console()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

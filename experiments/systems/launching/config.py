@@ -1,0 +1,45 @@
+"""What `launching` can be asked: its options, its presets, and what is refused."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from dfm_jax.checks import check_count, require
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """One expert is killed: its bits, and the others' bits and times, stay as they were."""
+
+    preset: Literal["quick", "standard"] = "quick"
+    """Where the other values start from: 3 kills, or 10."""
+    out: Path = Path("runs/launching")
+    """Folder for result.json, metrics.jsonl and the two runs."""
+    kills: int = 3
+    """How often the expert is killed."""
+    num_steps: int = 1200
+    """Updates of each expert."""
+    save_every: int = 20
+    """Steps between checkpoints."""
+    width: int = 16
+    """Of the transformer."""
+    seed: int = 0
+    """Of the moments of the kills."""
+
+
+PRESETS = {
+    "quick": Config(),
+    "standard": Config(preset="standard", kills=10, num_steps=3000),
+}
+
+
+def check_config(config: Config) -> None:
+    """Refuse values outside their domain.
+
+    Raises:
+        ValueError: naming the first option that is, its rule and its value.
+    """
+    for name in ("kills", "num_steps", "save_every", "width"):
+        check_count(name, getattr(config, name))
+    rule = "`num_steps` must leave four checkpoints for each of the `kills`"
+    require(config.num_steps >= 4 * config.kills * config.save_every, rule, config.num_steps)

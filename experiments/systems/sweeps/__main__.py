@@ -1,0 +1,178 @@
+"""A sweep as one program beside the same runs one by one: equal results, and the ratio of times.
+
+    python -m experiments.sweeps --preset standard
+
+Seeds and learning rates ride a mapped axis. The other side trains the same configs one after the
+other in one process, with the same program for all of them, compiled once: what one program saves
+beyond that is what is measured. Rounds go A B C A B C …, so that all sides share a machine's load;
+the first of each compiles, and is told apart. Results are those of the last round.
+"""
+
+import contextlib
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from dfm_jax.parallel import make_mesh
+from dfm_jax.training.config import TrainConfig, Watch
+from dfm_jax.training.examples import MemberData
+from dfm_jax.training.loop import Run
+from dfm_jax.training.members import load_member_data
+from dfm_jax.training.presets import PRESETS as CONFIGS
+from dfm_jax.training.run import make_run
+from dfm_jax.training.state import TrainState
+from dfm_jax.training.sweep import grid, make_sweep
+from experiments.lib import reporting, study
+from experiments.lib.reporting import Verdict
+from experiments.lib.sample_texts import write_texts
+from experiments.systems.sweeps.config import PRESETS, Config, check_config
+
+PACKAGES = ("jax", "jaxlib", "numpy", "flax", "optax")
+_PROG = "python -m experiments.sweeps"
+_ONE, _ALONE = "one program", "one by one"
+GAP = 1e-4  # nats per token, of float32 sums in another order over all the steps
+_WATCH = Watch(evaluation_windows=10**6)
+
+
+def runs_of(config: Config) -> tuple[TrainConfig, ...]:
+    """The grid over the smallest preset."""
+    base = replace(CONFIGS["tiny"], num_steps=config.num_steps, held_out=0.2)
+    axes = {
+        "seed": range(config.num_seeds),
+        "optimiser.learning_rate": config.learning_rates,
+    }
+    return grid(base, axes)
+
+
+def trained(run: Run) -> TrainState:
+    """The state at the end, on the host."""
+    state = run.init()
+    for step in range(run.num_steps):
+        state, _ = run.update(state, step)
+    return jax.device_get(state)
+
+
+def one_program(
+    configs: Sequence[TrainConfig], data: MemberData, *, num_devices: int
+) -> TrainState:
+    """All runs along a leading axis, cut over devices."""
+    return trained(make_sweep(configs, data, _WATCH, make_mesh(num_devices))[0])
+
+
+def one_by_one(configs: Sequence[TrainConfig], data: MemberData) -> TrainState:
+    """Each by itself, stacked at the end."""
+    states = [trained(make_run(config, data, _WATCH)) for config in configs]
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *states)
+
+
+def timed(side: Callable[..., TrainState], *args: Any) -> tuple[float, TrainState]:
+    """Seconds, and what comes of it."""
+    start = time.perf_counter()
+    state = side(*args)
+    return time.perf_counter() - start, state
+
+
+def run(config: Config, console: Console) -> bool:
+    """All sides in turn; the table, the files, whether the results are equal."""
+    configs = runs_of(config)
+    with tempfile.TemporaryDirectory() as name:
+        write_texts(Path(name) / "texts")
+        data = load_member_data(Path(name) / "texts", configs[0], None)
+    sides: dict[str, Callable[..., TrainState]] = {_ONE: partial(one_program, num_devices=1)}
+    if config.num_devices > 1:
+        name = f"{_ONE}, {config.num_devices} devices"
+        sides[name] = partial(one_program, num_devices=config.num_devices)
+    sides[_ALONE] = one_by_one
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    states: dict[str, TrainState] = {}
+    for number in range(1 + config.num_rounds):
+        for name, side in sides.items():
+            taken, states[name] = timed(side, configs, data)
+            seconds[name].append(taken)
+            console.print(f"round {number}, {name}: {taken:.2f} s", highlight=False)
+    _, results = make_sweep(configs, data, _WATCH, make_mesh(1))
+    losses = {
+        name: np.array([row.validation for row in results(state)]) for name, state in states.items()
+    }
+    alone = jax.tree.leaves(states[_ALONE].params)
+    together = [jax.tree.leaves(state.params) for name, state in states.items() if name != _ALONE]
+    gap = max(float(np.abs(found - losses[_ALONE]).max()) for found in losses.values())
+    apart = max(
+        float(np.abs(a - b).max()) for one in together for a, b in zip(one, alone, strict=True)
+    )
+    steady = {name: float(np.median(taken[1:])) for name, taken in seconds.items()}
+    rows = [
+        {
+            "side": name,
+            "runs": len(configs),
+            "steps": config.num_steps,
+            "first_s": seconds[name][0],
+            "seconds": steady[name],
+            "ratio": steady[_ALONE] / steady[name],
+        }
+        for name in sides
+    ]
+    spread = float(losses[_ALONE].max() - losses[_ALONE].min())
+    verdicts = (
+        Verdict("largest gap of a run's validation loss, nats per token", "–", gap, "≤", GAP),
+        Verdict("spread of the runs, nats per token: they are not one run", "–", spread, "≥", 0.01),
+    )
+    result = reporting.write_result(
+        config.out,
+        config=asdict(config) | {"out": str(config.out)},
+        versions=reporting.versions(PACKAGES),
+        seeds=list(range(config.num_seeds)),
+        rows=rows,
+        summary={"parameters_apart": apart, "loss_gap": gap, "loss_spread": spread},
+        verdicts=verdicts,
+    )
+    records = [{"side": name, "seconds": taken} for name, taken in seconds.items()]
+    metrics = reporting.write_metrics(config.out, records)
+    console.print(_table(rows))
+    reporting.print_verdicts(console, verdicts)
+    for what, path in (("numbers", result), ("rounds", metrics)):
+        console.print(f"{what}: {path}", highlight=False, soft_wrap=True)
+    return all(verdict.passed for verdict in verdicts)
+
+
+def _table(rows: Sequence[dict[str, Any]]) -> Table:
+    table = Table(title="The same runs, seconds")
+    for name in ("side", "runs", "first", "then, median", "one by one / this"):
+        table.add_column(name, justify="left" if name == "side" else "right")
+    for row in rows:
+        table.add_row(
+            row["side"],
+            str(row["runs"]),
+            f"{row['first_s']:.1f}",
+            f"{row['seconds']:.2f}",
+            f"{row['ratio']:.2f}",
+        )
+    return table
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """0 if every claim holds, 1 if one fails, 2 for input that cannot be used, 130 if stopped."""
+    config = study.parsed(PRESETS, _PROG, args)
+
+    def whole() -> bool:
+        check_config(config)
+        with contextlib.suppress(RuntimeError):  # the backend is up, and has what it has
+            jax.config.update("jax_num_cpu_devices", config.num_devices)
+        config.out.mkdir(parents=True, exist_ok=True)
+        return run(config, Console())
+
+    return study.exit_status(_PROG, whole)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,50 @@
+"""What `sweeps` can be asked: its options, its presets, and what is refused."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from dfm_jax.checks import check_count
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """One program for many runs, against many runs of one program."""
+
+    preset: Literal["quick", "standard"] = "quick"
+    """Where the other values start from: 4 × 2 runs in a minute, or 16 × 3."""
+    out: Path = Path("runs/sweeps")
+    """Folder for result.json and metrics.jsonl."""
+    num_seeds: int = 4
+    """Seeds,"""
+    learning_rates: tuple[float, ...] = (1e-3, 1e-2)
+    """and with each of them these rates."""
+    num_steps: int = 20
+    """Updates of a run."""
+    num_devices: int = 2
+    """Of a side more, virtual ones on a CPU; 1 leaves it out."""
+    num_rounds: int = 3
+    """Of all sides, besides the first, which compiles."""
+
+
+PRESETS = {
+    "quick": Config(),
+    "standard": Config(
+        preset="standard",
+        num_seeds=16,
+        learning_rates=(1e-3, 3e-3, 1e-2),
+        num_steps=50,
+        num_rounds=5,
+    ),
+}
+
+
+def check_config(config: Config) -> None:
+    """Refuse values outside their domain.
+
+    Raises:
+        ValueError: naming the first option that is, its rule and its value.
+    """
+    for name in ("num_seeds", "num_steps", "num_devices", "num_rounds"):
+        check_count(name, getattr(config, name))
+    check_count("the number of `learning_rates`", len(config.learning_rates))

@@ -1,0 +1,1 @@
+"""One training step here and in PyTorch: the same network, batch, loss and update, side by side."""

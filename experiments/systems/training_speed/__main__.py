@@ -1,0 +1,168 @@
+"""One training step here and in PyTorch: the same network, batch, loss and update, side by side.
+
+    python -m experiments.training_speed --torch-python PYTHON --preset standard
+
+PYTHON is that of an environment with PyTorch. Every side is a process of its own that waits for
+orders; blocks of steps go round the sides, A B C A B C …, so that all share the same minutes, and a
+load that comes and goes falls on all. The ratio is that of the medians over blocks, its interval a
+bootstrap over rounds. Each side runs twice, under glibc's allocator as it is, which hands large
+buffers back to the kernel and faults them in anew at every step, and told to keep them.
+"""
+
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from dfm_jax.checks import require
+from dfm_jax.models import TransformerConfig, flops_per_token, num_parameters
+from experiments.lib import reporting, study
+from experiments.lib.reporting import Verdict
+from experiments.systems.training_speed import report as training_speed_report
+from experiments.systems.training_speed.config import PRESETS, Config, check_config
+from experiments.systems.training_speed.sides import (
+    ALLOCATORS,
+    FIRST_STEPS,
+    OURS,
+    PHASES,
+    SIZES,
+    Plan,
+    Size,
+    measured,
+    products,
+)
+from experiments.systems.training_speed.times import MET, block_times, ratio
+
+PACKAGES = ("jax", "jaxlib", "numpy", "flax", "optax")
+_PROG = "python -m experiments.training_speed"
+GOAL = 1.2  # PyTorch's time over ours
+AGREE = 1e-3  # nats per token, over the first steps: the two do the same work
+
+
+# ── what follows from it ────────────────────────────────────────────────────────────────────────
+
+
+def cpu_seconds(side: Mapping[str, Any]) -> float:
+    """Of all blocks, on all processors; threads that wait by spinning count."""
+    return sum(answer["cpu"] for answer in side["step"])
+
+
+def row_of(size: Size, found: Mapping[str, Any], side: Mapping[str, Any], seed: int) -> dict:
+    """One line of the table: a side under an allocator, and the ratio to ours under the same."""
+    same = [s for s in found["sides"] if s["allocator"] == side["allocator"]]
+    (ours,) = (s for s in same if s["side"] == OURS)
+    times = {phase: float(np.median(block_times(side[phase]))) for phase in ("step", *PHASES)}
+    estimate, low, high = ratio(block_times(side["step"]), block_times(ours["step"]), seed=seed)
+    tokens = size.batch_size * size.num_positions
+    model = TransformerConfig(**size.model)
+    flops = 3 * tokens * flops_per_token(model, size.num_positions)
+    of_products = sum(2 * m * k * n for m, k, n in products(model, size))
+    steps = sum(len(answer["seconds"]) for answer in side["step"])
+    gap = float(np.abs(np.subtract(side["losses"], ours["losses"])).max())
+    return {
+        "size": size.name,
+        "parameters": num_parameters(model),
+        "side": side["side"],
+        "allocator": side["allocator"],
+        "step_ms": 1e3 * times["step"],
+        "tokens_per_s": tokens / times["step"],
+        "ratio": estimate,
+        "low": low,
+        "high": high,
+        "forward_ms": 1e3 * times["forward"],
+        "backward_ms": 1e3 * (times["gradient"] - times["forward"]),
+        "update_ms": 1e3 * (times["step"] - times["gradient"]),
+        "products_ms": 1e3 * times["products"],
+        "products_share": times["products"] / times["step"],
+        "products_gflops": of_products / times["products"] / 1e9,
+        "step_gflops": flops / times["step"] / 1e9,
+        "cpu_ms": 1e3 * cpu_seconds(side) / steps,
+        "cpu_ratio": cpu_seconds(side) / cpu_seconds(ours),
+        "faults": sum(answer["faults"] for answer in side["step"]) / steps,
+        "loss_gap": gap,
+    }
+
+
+def verdicts_of(rows: Sequence[Mapping[str, Any]]) -> tuple[Verdict, ...]:
+    """The claims, their bounds stated here and nowhere else."""
+    gap = max(row["loss_gap"] for row in rows)
+    same_work = f"largest gap of the first {FIRST_STEPS} losses, nats per token"
+    speed = [
+        Verdict(f"PyTorch's step over ours, {allocator}, least size", "–", least, "≥", GOAL * MET)
+        for allocator in ALLOCATORS
+        for peers in [[r for r in rows if (r["side"], r["allocator"]) == ("torch", allocator)]]
+        if peers
+        for least in [min(row["ratio"] for row in peers)]
+    ]
+    return (Verdict(same_work, "–", gap, "≤", AGREE), *speed)
+
+
+def run(config: Config, console: Console) -> bool:
+    """The whole study: tables, files into the folder `config.out`, whether every claim holds."""
+    start = time.perf_counter()
+    versions = reporting.versions(PACKAGES) | peer_versions(config.torch_python)
+    plan = Plan(
+        config.torch_python, config.peers, config.num_threads, config.num_blocks, config.seed
+    )
+    rows, records = [], []
+    for size in SIZES[: config.sizes]:
+        console.print(f"{size.name} …", highlight=False)
+        found = measured(size, plan)
+        rows += [row_of(size, found, side, config.seed) for side in found["sides"]]
+        records.append(found)
+    verdicts = verdicts_of(rows)
+    picture = training_speed_report.draw(config.out / "training_speed.png", rows)
+    metrics = reporting.write_metrics(config.out, records)
+    result = reporting.write_result(
+        config.out,
+        config=asdict(config) | {"out": str(config.out), "torch_python": "PYTHON"},
+        versions=versions,
+        seeds=[config.seed],
+        rows=rows,
+        summary={
+            "load": {found["size"]: found["load"] for found in records},
+            "allocators": ALLOCATORS,
+            "goal": GOAL,
+            "seconds": round(time.perf_counter() - start, 1),
+        },
+        verdicts=verdicts,
+    )
+    training_speed_report.print_table(console, rows)
+    reporting.print_verdicts(console, verdicts)
+    for what, path in (("picture", picture), ("numbers", result), ("blocks", metrics)):
+        console.print(f"{what}: {path}", highlight=False, soft_wrap=True)
+    return all(verdict.passed for verdict in verdicts)
+
+
+def peer_versions(python: str) -> dict[str, str]:
+    """Of PyTorch over there.
+
+    Raises:
+        ValueError: if it cannot be imported.
+    """
+    program = "import torch; print(torch.__version__)"
+    done = subprocess.run([python, "-c", program], capture_output=True, text=True, check=False)
+    last = (done.stderr.strip().splitlines() or [""])[-1]
+    require(done.returncode == 0, "`torch_python` must be a Python that can import torch", last)
+    return {"torch": done.stdout.strip()}
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """0 if every claim holds, 1 if one fails, 2 for input that cannot be used, 130 if stopped."""
+    config = study.parsed(PRESETS, _PROG, args)
+
+    def whole() -> bool:
+        check_config(config)
+        config.out.mkdir(parents=True, exist_ok=True)
+        return run(config, Console())
+
+    return study.exit_status(_PROG, whole)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
