@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Literal
@@ -150,7 +151,7 @@ def code(monkeypatch):
     """A function that edits the source code: it sets the digest that stands for it."""
 
     def edit(digest):
-        monkeypatch.setattr(study, "source_digest", lambda: digest)
+        monkeypatch.setattr(study, "code_digest", lambda programs: digest)
 
     edit("as it was")
     return edit
@@ -161,7 +162,9 @@ def cells(tmp_path, code):
     """A function: the cells of a run with these values, each call as if in a new process."""
 
     def run(**changes):
-        return study.Cells(folder=run.folder, depends_on=DEPENDS_ON | changes)
+        return study.Cells(
+            folder=run.folder, depends_on=DEPENDS_ON | changes, programs=("experiments.town",)
+        )
 
     run.folder = tmp_path / "out" / "cells"
     return run
@@ -233,7 +236,7 @@ def test_another_value_is_measured_anew(cells, measured, changes):
 
 def test_the_order_of_values_does_not_matter(cells, measured):
     backward = dict(reversed(DEPENDS_ON.items())) | {"config": {"alphas": [0.1, 0.2], "n": 2}}
-    assert not _is_measured_anew(study.Cells(folder=cells.folder, depends_on=backward))
+    assert not _is_measured_anew(dataclasses.replace(cells(), depends_on=backward))
 
 
 def test_values_that_json_does_not_know_count_by_what_they_say(cells):
@@ -460,17 +463,40 @@ def test_documents_that_join_to_the_same_have_other_digests():
     assert len(digests) == len(sequences)
 
 
+FILES = {
+    "dfm_jax/__init__.py": "if TYPE_CHECKING:\n    from dfm_jax import theory as theory",
+    "dfm_jax/paths.py": "KAPPA = 1",
+    "dfm_jax/velocities.py": "from dfm_jax.paths import KAPPA",
+    "dfm_jax/theory.py": "",
+    "dfm_jax/models/__init__.py": "",
+    "dfm_jax/models/trunk.py": "",
+    "dfm_jax/cli/__init__.py": "",
+    "experiments/__init__.py": "",
+    "experiments/lib/__init__.py": "",
+    "experiments/lib/study.py": "from dfm_jax.cli import main",
+    "experiments/town/__init__.py": "",
+    "experiments/town/__main__.py": "import dfm_jax\nfrom experiments.lib import study\n"
+    "from experiments.town import measure, report\nprint(dfm_jax.models.trunk)",
+    "experiments/town/measure.py": '"""Of towns."""\n\n\ndef lived(x):\n    """In."""\n'
+    "    from dfm_jax import velocities\n\n    return x",
+    "experiments/town/report.py": "from dfm_jax import theory",
+    "experiments/town/ours.py": "",
+    "experiments/systems/speed/__init__.py": "",
+    "experiments/systems/speed/__main__.py": "from experiments.systems.speed.times import x",
+    "experiments/systems/speed/times.py": "",
+    "experiments/README.md": "",
+}
+
+
 @pytest.fixture
 def source(tmp_path, monkeypatch):
     """A package and a folder of studies in place of the real ones."""
-    files = ("dfm_jax/__init__.py", "dfm_jax/data/text.py", "experiments/lib/study.py")
-    files += ("experiments/town.py", "experiments/town_report.py", "experiments/README.md")
-    for name in files:
+    for name, text in FILES.items():
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"# {name}\n")
+        path.write_text(text)
     monkeypatch.setattr(dfm_jax, "__file__", str(tmp_path / "dfm_jax" / "__init__.py"))
-    monkeypatch.setattr(study, "__file__", str(tmp_path / "experiments" / "study.py"))
+    monkeypatch.setattr(study, "__file__", str(tmp_path / "experiments" / "lib" / "study.py"))
     return tmp_path
 
 
@@ -478,41 +504,79 @@ def source(tmp_path, monkeypatch):
     ("name", "is_seen"),
     [
         ("dfm_jax/__init__.py", True),
-        ("dfm_jax/data/text.py", True),
-        ("dfm_jax/data/new.py", True),
+        ("dfm_jax/velocities.py", True),  # imported inside of a function
+        ("dfm_jax/paths.py", True),  # by that
+        ("dfm_jax/models/__init__.py", True),  # as an attribute of dfm_jax
+        ("dfm_jax/theory.py", False),  # by what shows, and for type checkers
+        ("dfm_jax/cli/__init__.py", False),
+        ("dfm_jax/new.py", False),
         ("experiments/lib/study.py", True),
-        ("experiments/town.py", True),
-        ("experiments/town_report.py", False),
-        ("experiments/town_figure.py", False),
+        ("experiments/town/__main__.py", True),
+        ("experiments/town/measure.py", True),
+        ("experiments/town/report.py", False),
+        ("experiments/town/ours.py", True),  # a program of its own
+        ("experiments/systems/speed/times.py", False),
         ("experiments/README.md", False),
-        ("experiments/results/town.json", False),
-        ("tests/test_town.py", False),
     ],
 )
-def test_the_digest_of_code_sees_what_measures(source, name, is_seen):
-    before = study.source_digest()
-    (source / name).parent.mkdir(parents=True, exist_ok=True)
-    (source / name).write_text("edited = True\n")
-    assert (study.source_digest() != before) == is_seen
+def test_the_digest_of_code_sees_what_a_study_runs(source, name, is_seen):
+    programs = ("experiments.town", "experiments.town.ours")
+    before = study.code_digest(programs)
+    (source / name).write_text(FILES.get(name, "") + "\nedited = True\n")
+    assert (study.code_digest(programs) != before) == is_seen
+
+
+def test_the_digest_of_code_finds_a_study_of_systems(source):
+    before = study.code_digest(["experiments.speed"])
+    (source / "experiments/systems/speed/times.py").write_text("x = 1")
+    assert study.code_digest(["experiments.speed"]) != before
+
+
+@pytest.mark.parametrize(
+    ("text", "is_seen"),
+    [
+        ('"""Of cities."""\n\n\ndef lived(x):\n    # in\n    """Lived."""\n', False),
+        ("def lived( x ):\n", False),
+        ("def lived(y):\n", True),
+    ],
+)
+def test_the_digest_of_code_sees_no_prose(source, text, is_seen):
+    before = study.code_digest(["experiments.town"])
+    body = "    from dfm_jax import velocities\n    return x"
+    (source / "experiments/town/measure.py").write_text(text + body)
+    assert (study.code_digest(["experiments.town"]) != before) == is_seen
 
 
 def test_the_digest_of_code_does_not_see_where_it_lies(source, monkeypatch):
-    before = study.source_digest()
+    before = study.code_digest(["experiments.town"])
     moved = source / "elsewhere"
     for name in ("dfm_jax", "experiments"):
         shutil.copytree(source / name, moved / name)
     monkeypatch.setattr(dfm_jax, "__file__", str(moved / "dfm_jax" / "__init__.py"))
-    monkeypatch.setattr(study, "__file__", str(moved / "experiments" / "study.py"))
-    assert study.source_digest() == before
+    monkeypatch.setattr(study, "__file__", str(moved / "experiments" / "lib" / "study.py"))
+    assert study.code_digest(["experiments.town"]) == before
 
 
 def test_the_digest_of_code_sees_a_line_that_moves_to_the_next_file(source):
-    before = study.source_digest()
-    first, second = (source / "experiments" / name for name in ("study.py", "town.py"))
-    text = first.read_text() + second.read_text()
+    before = study.code_digest(["experiments.town"])
+    first, second = (source / "dfm_jax" / name for name in ("paths.py", "velocities.py"))
+    second.write_text(f"{first.read_text()}\n{second.read_text()}")
     first.write_text("")
-    second.write_text(text)
-    assert study.source_digest() != before
+    assert study.code_digest(["experiments.town"]) != before
+
+
+def test_every_study_with_cells_names_itself():
+    """And what it starts in other processes."""
+    folder = Path(study.__file__).parents[1]
+    for file in folder.rglob("__main__.py"):
+        text = file.read_text("utf-8")
+        if "study.Cells(" in text:
+            name = f"experiments.{file.parent.name}"
+            named = re.search(r"programs=\(([^)]*)\)", text)
+            assert named, name
+            programs = re.findall(r'"([\w.]+)"', named[1])
+            assert programs[0] == name
+            assert all(study.code_digest([p]) != study.code_digest([]) for p in programs)
 
 
 def test_the_file_that_a_document_belongs_to_is_part_of_the_data():

@@ -138,7 +138,11 @@ def run(config: Config, console: Console) -> bool:
     values = {k: v for k, v in asdict(config).items() if k not in ("preset", "out")}
     peers = [name for name, module in PEERS.items() if importlib.util.find_spec(module)]
     depends_on = {"config": values, "versions": versions, "peers": peers}
-    cells = study.Cells(folder=config.out / "cells", depends_on=depends_on)
+    cells = study.Cells(
+        folder=config.out / "cells",
+        depends_on=depends_on,
+        programs=("experiments.clustering", "experiments.clustering.methods"),
+    )
     bar = tqdm(total=3, desc="real features, exact answers, full size", disable=None)
     real = cells.measured(
         "real",

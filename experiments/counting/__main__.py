@@ -46,7 +46,9 @@ def run(config: Config, corpora: Sequence[Corpus], console: Console) -> bool:
     }
     versions = reporting.versions(PACKAGES)
     depends_on = {"config": of_a_cell, "versions": versions, "data": study.data_digest(corpora)}
-    cells = study.Cells(folder=config.out / "cells", depends_on=depends_on)
+    cells = study.Cells(
+        folder=config.out / "cells", depends_on=depends_on, programs=("experiments.counting",)
+    )
     start = time.perf_counter()
 
     @lru_cache(maxsize=1)  # cells of a seed come one after the other

@@ -75,6 +75,7 @@ def run(config: Config, corpora: Sequence[Corpus], console: Console) -> bool:
     cells = study.Cells(
         folder=config.out / "cells",
         depends_on={"config": of_a_cell, "versions": versions, "data": study.data_digest(corpora)},
+        programs=("experiments.equality",),
     )
     texts = [document.text.encode() for corpus in corpora for document in corpus.documents]
     splits = (

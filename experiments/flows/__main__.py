@@ -44,7 +44,9 @@ def run(config: Config, images: Images, console: Console) -> bool:
     of_a_cell = {name: value for name, value in asdict(config).items() if name not in shown}
     versions = reporting.versions(PACKAGES)
     depends_on = {"config": of_a_cell, "versions": versions, "data": images.digest}
-    cells = study.Cells(folder=config.out / "cells", depends_on=depends_on)
+    cells = study.Cells(
+        folder=config.out / "cells", depends_on=depends_on, programs=("experiments.flows",)
+    )
     start = time.perf_counter()
     trainer = Trainer(images=images, config=config)
     found, sheets, worlds = _measured(trainer, cells, console)

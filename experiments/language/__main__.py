@@ -46,7 +46,9 @@ def run(config: Config, corpora: Sequence[Corpus], console: Console) -> bool:
     of_a_cell = {name: value for name, value in asdict(config).items() if name not in shown}
     versions = reporting.versions(PACKAGES)
     depends_on = {"config": of_a_cell, "versions": versions, "data": study.data_digest(corpora)}
-    cells = study.Cells(folder=config.out / "cells", depends_on=depends_on)
+    cells = study.Cells(
+        folder=config.out / "cells", depends_on=depends_on, programs=("experiments.language",)
+    )
     start = time.perf_counter()
     text = text_of(corpora, num_tokens=config.num_tokens, num_features=config.num_features)
     trainer = Trainer(text=text, config=config, mesh=make_mesh(config.num_devices))

@@ -1,5 +1,6 @@
 """One shape for all studies: presets, a folder, cells that outlive an interruption, exit status."""
 
+import ast
 import contextlib
 import hashlib
 import inspect
@@ -101,12 +102,14 @@ def show_tables(
 class Cells:
     """What a study has measured so far, one JSON file a cell, so that a run can be interrupted.
 
-    A cell is taken from its file only if it was measured by this source code, on these data, with
-    these values; otherwise it is measured anew.
+    A cell is taken from its file only if it was measured by the same code, on the same data, with
+    the same values; otherwise it is measured anew. The code is that of the study and of all that it
+    imports, but for what asks and shows (`code_digest`).
     """
 
     folder: Path
     depends_on: Mapping[str, Any]  # values, versions, data: whatever a cell is a function of
+    programs: tuple[str, ...]  # the modules that are started: the study, and its own processes
 
     def measured(self, name: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """The cell of that name; it must hold what JSON can, and is what JSON gives back."""
@@ -138,7 +141,9 @@ class Cells:
     @cached_property  # once a run: what is edited meanwhile is not what is running
     def _fingerprint(self) -> str:
         text = json.dumps(
-            [dict(self.depends_on), source_digest()], sort_keys=True, default=os.fspath
+            [dict(self.depends_on), code_digest(self.programs)],
+            sort_keys=True,
+            default=os.fspath,
         )
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -147,12 +152,80 @@ def _digest(cell: Any) -> str:
     return hashlib.sha256(json.dumps(cell).encode()).hexdigest()
 
 
-def source_digest() -> str:
-    """Of every module of the package and the studies but those that only show what was measured."""
-    roots = (Path(dfm_jax.__file__).parent, Path(__file__).parent)
-    files = sorted(path for root in roots for path in root.rglob("*.py"))
-    files = [path for path in files if not path.stem.endswith(("_report", "_figure"))]
-    return hashlib.sha256(b"\0".join(path.read_bytes() for path in files)).hexdigest()
+_SHOWS = ("report", "figure", "screen")  # the last word of a module that shows what was measured
+_ASKS = "dfm_jax.cli"  # the command line measures nothing
+
+
+def code_digest(programs: Sequence[str]) -> str:
+    """Of the code that modules of the studies run: their own, and that of all that they import.
+
+    What is never run has no part in it: comments, docstrings and layout; nor have the modules that
+    show a result, and the command line.
+    """
+    digest = hashlib.sha256()
+    for name, tree in sorted(_imported(programs).items()):
+        digest.update(f"{name}\n{ast.dump(tree)}\n".encode())
+    return digest.hexdigest()
+
+
+def _imported(programs: Sequence[str]) -> dict[str, ast.Module]:
+    """Modules, and all that these import of the package and the studies, without their prose."""
+    found: dict[str, ast.Module] = {}
+    waiting = list(programs)
+    while waiting:
+        name = waiting.pop()
+        file = _file_of(name)
+        if name in found or file is None or name == _ASKS or name.startswith(f"{_ASKS}."):
+            continue
+        if name.rpartition(".")[2].rpartition("_")[2] in _SHOWS:
+            continue
+        found[name] = tree = _without_prose(file.read_text("utf-8"))
+        if "." in name:
+            waiting.append(name.rpartition(".")[0])  # importing a module runs its packages
+        if file.name == "__init__.py" and name in programs:
+            waiting.append(f"{name}.__main__")
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                waiting += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            elif isinstance(node, ast.Import):
+                waiting += [alias.name for alias in node.names]
+            elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                waiting.append(f"{node.value.id}.{node.attr}")  # dfm_jax.paths, imported so
+    return found
+
+
+def _file_of(name: str) -> Path | None:
+    """The file of a module of the package or the studies; None of any other."""
+    first, *rest = name.split(".")
+    if first == "dfm_jax":
+        folders = [Path(dfm_jax.__file__).parent]
+    elif first == "experiments":
+        studies = Path(__file__).parents[1]
+        folders = [studies, studies / "systems"]
+    else:
+        return None
+    for folder in folders:
+        at = folder.joinpath(*rest)
+        for file in (at / "__init__.py", at.with_suffix(".py")):
+            if file.is_file():
+                return file
+    return None
+
+
+def _without_prose(source: str) -> ast.Module:
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            node.body = [x for x in node.body if not _is_prose(x)]
+    return tree
+
+
+def _is_prose(node: ast.stmt) -> bool:
+    """A docstring, and what type checkers alone read."""
+    if isinstance(node, ast.If):
+        return ast.unparse(node.test) == "TYPE_CHECKING"
+    value = node.value if isinstance(node, ast.Expr) else None
+    return isinstance(value, ast.Constant) and isinstance(value.value, str)
 
 
 def data_digest(corpora: Sequence[Corpus]) -> str:

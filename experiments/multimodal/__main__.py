@@ -114,7 +114,11 @@ class Study:
             "versions": reporting.versions(PACKAGES),
             "own": hashlib.sha256(own.read_bytes()).hexdigest() if own else None,
         }
-        return study.Cells(folder=self.config.out / "cells", depends_on=depends_on)
+        return study.Cells(
+            folder=self.config.out / "cells",
+            depends_on=depends_on,
+            programs=("experiments.multimodal",),
+        )
 
     def say(self, text: str) -> None:
         """What is going on."""

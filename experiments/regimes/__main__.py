@@ -50,7 +50,9 @@ def run(config: Config, corpora: Sequence[Corpus], console: Console) -> bool:
     of_a_cell = {name: value for name, value in asdict(config).items() if name not in shown}
     versions = reporting.versions(PACKAGES)
     depends_on = {"config": of_a_cell, "versions": versions, "data": study.data_digest(corpora)}
-    cells = study.Cells(folder=config.out / "cells", depends_on=depends_on)
+    cells = study.Cells(
+        folder=config.out / "cells", depends_on=depends_on, programs=("experiments.regimes",)
+    )
     start = time.perf_counter()
 
     @lru_cache(maxsize=1)

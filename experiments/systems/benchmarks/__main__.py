@@ -188,7 +188,15 @@ def run(config: Config, console: Console) -> bool:
     versions = reporting.versions(PACKAGES) | peer_versions(config.peers_python)
     values = {name: list(getattr(config, name)) for name in ("threads", "allocators")}
     values |= {"num_blocks": config.num_blocks, "seed": config.seed, "versions": versions}
-    cells = study.Cells(folder=config.out / "cells", depends_on=values)
+    cells = study.Cells(
+        folder=config.out / "cells",
+        depends_on=values,
+        programs=(
+            "experiments.benchmarks",
+            "experiments.benchmarks.ours",
+            "experiments.benchmarks.torch_side",
+        ),
+    )
     found = measured(config, cells, console)
     rows = [row for work, one in found for row in rows_of(work, one, config.seed)]
     verdicts = verdicts_of(rows)
