@@ -1,4 +1,4 @@
-"""Three networks of an outsider, each trained by `--set task=own_networks:NAME`.
+"""Four networks of an outsider, each trained by `--set task=own_networks:NAME`.
 
 docs/guides/own_network.md shows them; a test trains, sweeps, mixes, judges and draws from each.
 """
@@ -6,10 +6,21 @@ docs/guides/own_network.md shows them; a test trains, sweeps, mixes, judges and 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
-from dfm_jax.models import Network, network_from_equinox, network_from_nnx
-from dfm_jax.training.tasks import next_token_task
+from dfm_jax.models import (
+    Network,
+    network_from_equinox,
+    network_from_nnx,
+    vision_language,
+    vision_language_decoder,
+)
+from dfm_jax.sampling import sample_autoregressive
+from dfm_jax.training.batches import PictureBatch
+from dfm_jax.training.evaluation import load_member
+from dfm_jax.training.examples import array_examples
+from dfm_jax.training.tasks import answer_task, next_token_task
 
 
 # begin plain
@@ -89,3 +100,32 @@ def of_equinox(config):
 
 
 # end equinox
+# begin pictures
+NUM_FEATURES = 12  # F, of a patch
+
+
+def of_pictures(config):
+    """The answers of `answers.npz`: a projector and the transformer of `config.model`."""
+
+    def read_examples(config, source):
+        rows = PictureBatch(**np.load(source / "answers.npz"))
+        held = np.arange(len(rows.tokens)) % 5 == 0
+        sides = [jax.tree.map(lambda x, side=side: x[side], rows) for side in (~held, held)]
+        count = int(sides[0].answers.sum())  # the mass of an expert
+        return array_examples(sides[0], config.batch_size, held_out=sides[1], num_tokens=count)
+
+    network = vision_language(config.model, NUM_FEATURES)
+    return answer_task(network)._replace(read_examples=read_examples)
+
+
+def drawn_answers(member, key, features, questions, **options):
+    """Answers of a trained member: pictures [B, P, F] and questions [B, N] to tokens."""
+    trained = load_member(member)
+    decoder = vision_language_decoder(trained.config.model, *features.shape[1:])
+    lengths = np.full(len(questions), questions.shape[1])
+    return sample_autoregressive(
+        key, trained.state.params, decoder, questions, lengths, prefixes=features, **options
+    )
+
+
+# end pictures

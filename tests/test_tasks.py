@@ -171,6 +171,45 @@ def test_a_router_trains_on_arrays_and_is_judged(data, tmp_path, capsys):
     assert "`text_only` must not be given: the task reads its own data" in capsys.readouterr().err
 
 
+@pytest.mark.slow
+def test_pictures_and_questions_train_and_are_judged_from_the_command_line(tmp_path, capsys):
+    """Experts that have read other pictures, and their mixture; the answer is in the picture."""
+    random = np.random.default_rng(0)
+    for k in range(2):
+        kind = random.integers(0, 2, 40)
+        features = random.normal(size=(40, 2, own_networks.NUM_FEATURES)).astype(np.float32)
+        features[:, 1] += 3.0 * (2 * kind[:, None] - 1)
+        tokens = np.stack([np.full(40, 7), np.full(40, 9), 20 + kind, np.zeros(40, int)], axis=1)
+        answers = np.arange(4)[None] == np.full((40, 1), 2)
+        folder = tmp_path / "data" / f"expert_{k:03d}"
+        folder.mkdir(parents=True)
+        np.savez(folder / "answers.npz", features=features, tokens=tokens, answers=answers)
+    fields = ["model.width=16", "model.num_layers=1", "model.num_heads=2", "model.ffn_width=16"]
+    fields += ["num_steps=60", "optimiser.learning_rate=0.01"]
+    run = tmp_path / "run"
+    for expert in ("0", "1"):
+        words = ["train", "--config", "tiny", "--data", str(tmp_path / "data"), "--run", str(run)]
+        words += ["--expert", expert, "--set", "task=own_networks:of_pictures", *fields]
+        done(*words)
+    done("gather", "--run", str(run))
+    capsys.readouterr()
+    done("evaluate", "--run", str(run))
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
+    assert [(row[0], row[2]) for row in rows] == [
+        ("expert_000", "8"),
+        ("expert_001", "8"),
+        ("ensemble", "16"),
+    ]
+    assert all(0 < float(row[3]) < np.log(2) / 2 for row in rows)
+    questions, options = tokens[:, :2], {"max_new": 1, "temperature": 0}
+    drawn = own_networks.drawn_answers(
+        run / "expert_001", jax.random.key(0), features, questions, **options
+    )
+    assert np.mean(drawn.tokens[:, 2] == 20 + kind) > 0.9
+    assert cli.main(["sample", "--run", str(run), "--expert", "0"]) == 2
+    assert "must have a decoder or a denoiser to draw texts" in capsys.readouterr().err
+
+
 def test_every_row_of_arrays_comes_once_an_epoch_and_all_are_judged():
     examples = array_examples(labelled(0, 12), 4, held_out=labelled(1, 6))
     key = jax.random.key(0)
