@@ -1,61 +1,29 @@
 """Texts, pictures, features and weights, of installed packages or a user's files; none fetched."""
 
-from dfm_jax.data.features import (
-    DocumentEncoder,
-    Documents,
-    Encoded,
-    RowFeatures,
-    document_encoder,
-    encode_documents,
-    fit_documents,
-    image_features,
-    image_grid_features,
-    load_efficientnet_lite0,
-    pixel_features,
-    read_features,
-)
-from dfm_jax.data.packages import LanguageModel, MissingDataError, load_smollm2
-from dfm_jax.data.text import (
-    Corpus,
-    Document,
-    Removed,
-    Split,
-    load_abc,
-    load_bbc,
-    load_folder,
-    load_kjv,
-    load_shakespeare,
-    load_stdlib,
-    split_documents,
-    split_sizes,
-)
-
-__all__ = [
-    "Corpus",
-    "Document",
-    "DocumentEncoder",
-    "Documents",
-    "Encoded",
-    "LanguageModel",
-    "MissingDataError",
-    "Removed",
-    "RowFeatures",
-    "Split",
-    "document_encoder",
-    "encode_documents",
-    "fit_documents",
-    "image_features",
-    "image_grid_features",
-    "load_abc",
-    "load_bbc",
-    "load_efficientnet_lite0",
-    "load_folder",
-    "load_kjv",
-    "load_shakespeare",
-    "load_smollm2",
-    "load_stdlib",
-    "pixel_features",
-    "read_features",
-    "split_documents",
-    "split_sizes",
-]
+from dfm_jax.data.features import DocumentEncoder as DocumentEncoder
+from dfm_jax.data.features import Documents as Documents
+from dfm_jax.data.features import Encoded as Encoded
+from dfm_jax.data.features import RowFeatures as RowFeatures
+from dfm_jax.data.features import document_encoder as document_encoder
+from dfm_jax.data.features import encode_documents as encode_documents
+from dfm_jax.data.features import fit_documents as fit_documents
+from dfm_jax.data.features import image_features as image_features
+from dfm_jax.data.features import image_grid_features as image_grid_features
+from dfm_jax.data.features import load_efficientnet_lite0 as load_efficientnet_lite0
+from dfm_jax.data.features import pixel_features as pixel_features
+from dfm_jax.data.features import read_features as read_features
+from dfm_jax.data.packages import LanguageModel as LanguageModel
+from dfm_jax.data.packages import MissingDataError as MissingDataError
+from dfm_jax.data.packages import load_smollm2 as load_smollm2
+from dfm_jax.data.text import Corpus as Corpus
+from dfm_jax.data.text import Document as Document
+from dfm_jax.data.text import Removed as Removed
+from dfm_jax.data.text import Split as Split
+from dfm_jax.data.text import load_abc as load_abc
+from dfm_jax.data.text import load_bbc as load_bbc
+from dfm_jax.data.text import load_folder as load_folder
+from dfm_jax.data.text import load_kjv as load_kjv
+from dfm_jax.data.text import load_shakespeare as load_shakespeare
+from dfm_jax.data.text import load_stdlib as load_stdlib
+from dfm_jax.data.text import split_documents as split_documents
+from dfm_jax.data.text import split_sizes as split_sizes

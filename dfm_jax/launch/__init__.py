@@ -1,22 +1,15 @@
 """Many commands that share nothing: on this machine, or as files for SLURM and Kubernetes."""
 
-from dfm_jax.launch.jobs import Job, experts_of, sweep_jobs, train_jobs
-from dfm_jax.launch.jobset import Pods, jobset_text
-from dfm_jax.launch.local import Row, read_summary, run_jobs, summary_text, write_summary
-from dfm_jax.launch.slurm import Allocation, slurm_text
-
-__all__ = [
-    "Allocation",
-    "Job",
-    "Pods",
-    "Row",
-    "experts_of",
-    "jobset_text",
-    "read_summary",
-    "run_jobs",
-    "slurm_text",
-    "summary_text",
-    "sweep_jobs",
-    "train_jobs",
-    "write_summary",
-]
+from dfm_jax.launch.jobs import Job as Job
+from dfm_jax.launch.jobs import experts_of as experts_of
+from dfm_jax.launch.jobs import sweep_jobs as sweep_jobs
+from dfm_jax.launch.jobs import train_jobs as train_jobs
+from dfm_jax.launch.jobset import Pods as Pods
+from dfm_jax.launch.jobset import jobset_text as jobset_text
+from dfm_jax.launch.local import Row as Row
+from dfm_jax.launch.local import read_summary as read_summary
+from dfm_jax.launch.local import run_jobs as run_jobs
+from dfm_jax.launch.local import summary_text as summary_text
+from dfm_jax.launch.local import write_summary as write_summary
+from dfm_jax.launch.slurm import Allocation as Allocation
+from dfm_jax.launch.slurm import slurm_text as slurm_text

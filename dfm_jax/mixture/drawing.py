@@ -113,15 +113,7 @@ def sample_mixture_on_table(
     num_experts = jnp.shape(log_prior)[0]
     _check_stacked(params, num_experts)
     one = jax.tree.map(lambda leaf: leaf[0], params)
-    run = checked_run(
-        one,
-        denoiser,
-        x_0,
-        source="mask",
-        carry_over=True,
-        method="clear",
-        rows_at_once=None,
-    )
+    run = checked_run(one, denoiser, x_0, source="mask", carry_over=True)
     check_log_law("log_prior", log_prior)
     if top_experts is not None:
         check_count("top_experts", top_experts, at_most=num_experts)

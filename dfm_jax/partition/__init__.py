@@ -1,6 +1,6 @@
 """A data set parted among experts: rows are read, assigned by their features, and written."""
 
-from dfm_jax.partition.read import Source
-from dfm_jax.partition.write import Written, write_partition, write_routed
-
-__all__ = ["Source", "Written", "write_partition", "write_routed"]
+from dfm_jax.partition.read import Source as Source
+from dfm_jax.partition.write import Written as Written
+from dfm_jax.partition.write import write_partition as write_partition
+from dfm_jax.partition.write import write_routed as write_routed

@@ -77,15 +77,7 @@ def sample_adaptive(
         ValueError: on an option outside its domain; if the end was not reached in `max_steps`; on
             ids outside [0, S) and logits that are no law.
     """
-    run = checked_run(
-        params,
-        denoiser,
-        x_0,
-        source=source,
-        carry_over=carry_over,
-        method="clear",
-        rows_at_once=None,
-    )
+    run = checked_run(params, denoiser, x_0, source=source, carry_over=carry_over)
     check_interval("jumps", jumps, 0, 1, ends="(]")
     check_interval("largest_step", largest_step, 0, 1, ends="(]")
     check_interval("start", start, 0, 1, ends="[)")

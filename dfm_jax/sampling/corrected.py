@@ -64,15 +64,7 @@ def sample_corrected(
     Raises:
         ValueError: as `sample_euler`; if β is negative, or a step no law.
     """
-    run = checked_run(
-        params,
-        denoiser,
-        x_0,
-        source=jnp.asarray(source),
-        carry_over=carry_over,
-        method="clear",
-        rows_at_once=None,
-    )
+    run = checked_run(params, denoiser, x_0, source=jnp.asarray(source), carry_over=carry_over)
     check_law("source", source)
     fixed = fixed_positions(x_0, context)
     masks = jnp.all((jnp.asarray(source)[:, :-1] == 0) | fixed[:, None])

@@ -41,8 +41,8 @@ def checked_run(
     *,
     source: Source | StateProbs,
     carry_over: bool | None,
-    method: Method,
-    rows_at_once: int | None,
+    method: Method = "clear",
+    rows_at_once: int | None = None,
 ) -> Run:
     """Refuse what cannot be run. S is V + 1 for a source of masks, V for one of tokens.
 

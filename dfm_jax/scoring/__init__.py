@@ -1,53 +1,29 @@
 """Scores of answers as their benchmarks define them, and experts' answers merged."""
 
-from dfm_jax.scoring.answers import (
-    PairScores,
-    YesNoScores,
-    anls,
-    chosen_letter,
-    edit_distance,
-    exact_match,
-    mme_says,
-    normalised_answer,
-    pair_scores,
-    pope_says_yes,
-    relaxed_match,
-    textvqa_accuracy,
-    textvqa_answer,
-    vqa_accuracy,
-    yes_no_scores,
-)
-from dfm_jax.scoring.benchmarks import BENCHMARKS, score
-from dfm_jax.scoring.boxes import SCALES, Box, Scale, overlap, read_box
-from dfm_jax.scoring.predictions import Merged, merge_predictions, read_questions
-from dfm_jax.scoring.truths import Question, check_truth
-
-__all__ = [
-    "BENCHMARKS",
-    "SCALES",
-    "Box",
-    "Merged",
-    "PairScores",
-    "Question",
-    "Scale",
-    "YesNoScores",
-    "anls",
-    "check_truth",
-    "chosen_letter",
-    "edit_distance",
-    "exact_match",
-    "merge_predictions",
-    "mme_says",
-    "normalised_answer",
-    "overlap",
-    "pair_scores",
-    "pope_says_yes",
-    "read_box",
-    "read_questions",
-    "relaxed_match",
-    "score",
-    "textvqa_accuracy",
-    "textvqa_answer",
-    "vqa_accuracy",
-    "yes_no_scores",
-]
+from dfm_jax.scoring.answers import PairScores as PairScores
+from dfm_jax.scoring.answers import YesNoScores as YesNoScores
+from dfm_jax.scoring.answers import anls as anls
+from dfm_jax.scoring.answers import chosen_letter as chosen_letter
+from dfm_jax.scoring.answers import edit_distance as edit_distance
+from dfm_jax.scoring.answers import exact_match as exact_match
+from dfm_jax.scoring.answers import mme_says as mme_says
+from dfm_jax.scoring.answers import normalised_answer as normalised_answer
+from dfm_jax.scoring.answers import pair_scores as pair_scores
+from dfm_jax.scoring.answers import pope_says_yes as pope_says_yes
+from dfm_jax.scoring.answers import relaxed_match as relaxed_match
+from dfm_jax.scoring.answers import textvqa_accuracy as textvqa_accuracy
+from dfm_jax.scoring.answers import textvqa_answer as textvqa_answer
+from dfm_jax.scoring.answers import vqa_accuracy as vqa_accuracy
+from dfm_jax.scoring.answers import yes_no_scores as yes_no_scores
+from dfm_jax.scoring.benchmarks import BENCHMARKS as BENCHMARKS
+from dfm_jax.scoring.benchmarks import score as score
+from dfm_jax.scoring.boxes import SCALES as SCALES
+from dfm_jax.scoring.boxes import Box as Box
+from dfm_jax.scoring.boxes import Scale as Scale
+from dfm_jax.scoring.boxes import overlap as overlap
+from dfm_jax.scoring.boxes import read_box as read_box
+from dfm_jax.scoring.predictions import Merged as Merged
+from dfm_jax.scoring.predictions import merge_predictions as merge_predictions
+from dfm_jax.scoring.predictions import read_questions as read_questions
+from dfm_jax.scoring.truths import Question as Question
+from dfm_jax.scoring.truths import check_truth as check_truth

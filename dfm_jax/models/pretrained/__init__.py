@@ -8,20 +8,12 @@ A reader turns its file into the same list: tensors by their Hugging Face names,
 is asked for. What a file asks for and this transformer cannot do is refused by name.
 """
 
-from dfm_jax.models.pretrained.checkpoint import Checkpoint
-from dfm_jax.models.pretrained.folder import open_folder, write_folder
-from dfm_jax.models.pretrained.gguf_file import open_gguf
-from dfm_jax.models.pretrained.llama import llama_params, llama_tensors
-from dfm_jax.models.pretrained.tokenizer import Tokenizer, read_tokenizer, read_tokenizer_json
-
-__all__ = [
-    "Checkpoint",
-    "Tokenizer",
-    "llama_params",
-    "llama_tensors",
-    "open_folder",
-    "open_gguf",
-    "read_tokenizer",
-    "read_tokenizer_json",
-    "write_folder",
-]
+from dfm_jax.models.pretrained.checkpoint import Checkpoint as Checkpoint
+from dfm_jax.models.pretrained.folder import open_folder as open_folder
+from dfm_jax.models.pretrained.folder import write_folder as write_folder
+from dfm_jax.models.pretrained.gguf_file import open_gguf as open_gguf
+from dfm_jax.models.pretrained.llama import llama_params as llama_params
+from dfm_jax.models.pretrained.llama import llama_tensors as llama_tensors
+from dfm_jax.models.pretrained.tokenizer import Tokenizer as Tokenizer
+from dfm_jax.models.pretrained.tokenizer import read_tokenizer as read_tokenizer
+from dfm_jax.models.pretrained.tokenizer import read_tokenizer_json as read_tokenizer_json
