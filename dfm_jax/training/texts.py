@@ -24,6 +24,7 @@ from dfm_jax.training.members import read_member, tokenizer_of
 from dfm_jax.training.memory import check_sample_fits
 from dfm_jax.training.state import TrainState
 from dfm_jax.training.tasks import task_of
+from dfm_jax.types import Key
 
 
 class Generator(NamedTuple):
@@ -100,67 +101,60 @@ def sampled_ids(
     last = generator.tokenizer.num_tokens - 1
     for token in stop_tokens:  # before an array is made of them, which holds 64 bits
         require(0 <= token <= last, f"`stop_tokens` must hold ids in [0, {last}]", token)
+    check_sample_fits(num_samples, len(ids) + max_new, last + 1)
     cut = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
-    keys = jax.random.key(seed), num_samples
-    if generator.tasks[0].decoder is not None:
-        return _continued(generator, ids, *keys, max_new, cut, stop_tokens)
-    return _filled_in(generator, ids, *keys, max_new, cut, stop_tokens)
+    drawn = _continued if generator.tasks[0].decoder is not None else _filled_in
+    asked = _Asked(ids, jax.random.key(seed), num_samples, max_new, cut, stop_tokens)
+    return [_until(row, len(ids), stop_tokens) for row in drawn(generator, asked)]
 
 
-def _continued(
-    generator: Generator,
-    ids: list[int],
-    key: Any,
-    num_samples: int,
-    max_new: int,
-    cut: dict[str, Any],
-    stop_tokens: tuple[int, ...],
-) -> list[list[int]]:
+class _Asked(NamedTuple):
+    """What is drawn: so many texts that begin with `ids`."""
+
+    ids: list[int]
+    key: Key
+    num_samples: int
+    max_new: int
+    cut: dict[str, Any]  # temperature, top_k, top_p
+    stop_tokens: tuple[int, ...]
+
+
+def _continued(generator: Generator, asked: _Asked) -> list[list[int]]:
     """Token by token, from the decoders."""
     tasks, start = generator.tasks, generator.tasks[0].start
     decoders = tuple(task.decoder for task in tasks if task.decoder is not None)
     params = generator.params
-    ids = [*start, *ids]
+    ids = [*start, *asked.ids]
     rule = "`prompt` must not be empty: no token stands before a text; its tokens number"
     require(len(ids) > 0, rule, len(ids))
-    check_sample_fits(num_samples, len(ids) + max_new, generator.tokenizer.num_tokens)
     decoder, given = decoders[0], params[0]
     if generator.log_prior is not None:
         decoder = mixture_decoder(decoders)
         given = mixture_params(decoders, generator.log_prior, params)
     sample = sample_autoregressive(
-        key,
+        asked.key,
         given,
         decoder,
-        np.tile(np.array(ids, np.int32), (num_samples, 1)),
-        np.full(num_samples, len(ids), np.int32),
-        max_new=max_new,
-        stop_tokens=stop_tokens,
-        **cut,
+        np.tile(np.array(ids, np.int32), (asked.num_samples, 1)),
+        np.full(asked.num_samples, len(ids), np.int32),
+        max_new=asked.max_new,
+        stop_tokens=asked.stop_tokens,
+        **asked.cut,
     )
-    rows = zip(np.asarray(sample.tokens), np.asarray(sample.lengths), strict=True)
-    return [row[len(start) : length].tolist() for row, length in rows]
+    return np.asarray(sample.tokens)[:, len(start) :].tolist()
 
 
-def _filled_in(
-    generator: Generator,
-    ids: list[int],
-    key: Any,
-    num_samples: int,
-    max_new: int,
-    cut: dict[str, Any],
-    stop_tokens: tuple[int, ...],
-) -> list[list[int]]:
+def _filled_in(generator: Generator, asked: _Asked) -> list[list[int]]:
     """Masks behind the prompt, from the denoisers."""
     config, mask_id = generator.configs[0], generator.tokenizer.num_tokens
+    ids, max_new = asked.ids, asked.max_new
     length = len(ids) + max_new
     rule = f"the prompt's {len(ids)} tokens and `max_new` must be at most {config.num_positions}"
     require(length <= config.num_positions, f"{rule}, what the network reads; `max_new`", max_new)
-    check_sample_fits(num_samples, length, mask_id)
     x = np.array(ids + [0] * max_new, np.int32)
     context = np.arange(length) < len(ids)
-    denoiser = cut_denoiser(_denoiser(generator), **cut)
-    keys = jax.random.split(key, num_samples)
+    denoiser = cut_denoiser(_denoiser(generator), **asked.cut)
+    keys = jax.random.split(asked.key, asked.num_samples)
     if generator.log_prior is None:
         grid = masked(linear(), config.num_grid_steps, length)
 
@@ -181,7 +175,7 @@ def _filled_in(
             table = with_context(any_order(order), context)
             args = key, stacked, denoiser, log_prior, x_0, table
             drawn.append(np.asarray(sample_mixture_on_table(*args).tokens))
-    return [_until(row.tolist(), len(ids), stop_tokens) for row in drawn]
+    return [row.tolist() for row in drawn]
 
 
 def _given_prompt(generator: Generator, ids: list[int], length: int) -> np.ndarray:
