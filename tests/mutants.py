@@ -223,6 +223,22 @@ MUTANTS = (
         "falsifier_does_not and S7",
     ),
     Mutant(
+        "rows that are no law, mixed as laws",
+        "mixture/posterior.py",
+        '    check_law("probs", probs, read=jnp.asarray(weights) != 0)\n',
+        "",
+        "test_refusals",
+        "mix_probs and refused and not axis and not kind",
+    ),
+    Mutant(
+        "logits mixed as they are",
+        "mixture/posterior.py",
+        "weights - jnp.log(jnp.sum(jnp.exp(rows), axis=-1))",
+        "weights",
+        "test_fast",
+        "mixture_and_its_gradients",
+    ),
+    Mutant(
         "a step that reads what lies off the support",
         "steps.py",
         "kernel = _kernel(finite_behind_zero(law[:, None, None], step_laws), states)",
