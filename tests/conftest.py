@@ -8,6 +8,7 @@ into a key taken from its array before the loop: indexing the array in the body 
 
 import importlib.metadata
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -27,6 +28,18 @@ jax.devices()  # from here on: a study that asks for another number of devices c
 # Compilation makes the first example slow, and a suite that draws anew cannot be trusted twice.
 hypothesis.settings.register_profile("dfm_jax", deadline=None, max_examples=25, derandomize=True)
 hypothesis.settings.load_profile("dfm_jax")
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of a test marked `sampled(n)` every n-th case is quick, from the first; others are slow."""
+    seen = Counter[str]()
+    for item in items:
+        if mark := item.get_closest_marker("sampled"):
+            name = item.nodeid.partition("[")[0]
+            if seen[name] % mark.args[0]:
+                item.add_marker("slow")
+            seen[name] += 1
 
 
 @pytest.fixture(autouse=True)

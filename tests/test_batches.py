@@ -29,6 +29,7 @@ def images(key, epoch, count):
     return np.asarray(order)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2, 16, 17, 100])
 def test_the_order_of_an_epoch_is_a_permutation(count, key):
     np.testing.assert_array_equal(np.sort(images(key, 3, count)), np.arange(count))
@@ -74,6 +75,7 @@ def test_every_window_comes_once_an_epoch_also_across_batches(key):
     assert len({tuple(seen[5 * e : 5 * e + 5]) for e in range(3)}) > 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ahead", [False, True])
 def test_mapped_from_the_disk_they_are_the_same_batches(ahead, key, tmp_path):
     """Also when read ahead, and when a run goes on from any step, or asks for one twice."""

@@ -176,6 +176,7 @@ def test_orders_are_obeyed():
     assert peak is None or 28 < peak < 60  # of 32 MB
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TINY)
 def test_our_forms_do_the_same(name):
     work, size = works.BY_NAME[name], TINY[name]

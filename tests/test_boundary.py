@@ -41,6 +41,7 @@ def impossible(name: str) -> tuple[dict[str, Any], str, Any]:
     return arrays | {key: probs}, key, (..., 0, x[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", INFINITE_TOO)
 @pytest.mark.usefixtures("strict")
 def test_the_derivative_of_a_logarithm_at_0_is_infinite_if_it_is_read(name):
@@ -57,6 +58,7 @@ def test_the_derivative_of_a_logarithm_at_0_is_infinite_if_it_is_read(name):
     assert np.all(np.asarray(gradient(name, given, read=nothing)[key]) == 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["velocities.kinetic_optimal_velocity", "velocities.campbell_velocity"]
 )
@@ -78,6 +80,7 @@ def test_at_a_kink_the_derivative_is_half(name):
     assert abs(below - above) > 1
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("strict")
 def test_a_cut_gate_has_a_gradient_in_log_space():
     """`log` of a weight of 0 moves with nothing, where nobody reads it."""
@@ -118,6 +121,7 @@ def test_nothing_times_anything_is_nothing():
     np.testing.assert_array_equal(slopes[1], [0, 0, 2, 0, 3])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("strict")
 def test_a_nan_is_not_hidden():
     nan = jnp.array([jnp.nan, 1.0])
@@ -153,6 +157,7 @@ def test_logits_of_half_precision_become_float32(dtype):
     np.testing.assert_array_equal(slope[1].astype(float), 0)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("strict")
 def test_the_sum_of_products_knows_the_product_of_the_others():
     factors = jnp.array([[0.0, 0.5, 0.25], [0.0, 0.0, 0.5], [0.5, 0.5, 0.5]])
@@ -164,6 +169,7 @@ def test_the_sum_of_products_knows_the_product_of_the_others():
     np.testing.assert_allclose(slopes[2], [2, 2, 2], rtol=1e-14)
 
 
+@pytest.mark.slow
 def test_a_thousand_factors_do_not_underflow():
     factors = jnp.full((2, 1000), 1e-3).at[0, 7].set(0.0)
     log_weights = jnp.log(jnp.array([0.5, 0.5]))
@@ -172,6 +178,7 @@ def test_a_thousand_factors_do_not_underflow():
     np.testing.assert_allclose(slopes[0, 7], 1e3, rtol=1e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_a_state_of_mass_0_moves_the_push_forward_by_its_own_column():
     """∂(P p)(x)/∂p(z) is P(x, z), whatever p(z): it was 1 at p(z) = 0."""
@@ -183,6 +190,7 @@ def test_a_state_of_mass_0_moves_the_push_forward_by_its_own_column():
     np.testing.assert_allclose(jacobian, matrix(rows, states), rtol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_both_mixtures_pass_over_a_token_that_no_expert_can_make():
     log_weights, logits = jnp.log(jnp.array([0.25, 0.75])), jnp.array([[[0.0, -INF, 1.0]]] * 2)

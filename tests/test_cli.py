@@ -25,6 +25,7 @@ KEYS = [
 ]
 
 
+@pytest.mark.slow
 def test_verify_prints_a_line_per_statement_and_writes_json(tmp_path, capsys):
     path = tmp_path / "deep" / "verify.json"
     args = ["verify", "--labels", "P3", "D3", "--instances", "32", "--json", str(path)]

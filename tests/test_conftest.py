@@ -1,7 +1,9 @@
 """The settings that every test relies on are in force, and each can fail."""
 
 import warnings
+from types import SimpleNamespace
 
+import conftest
 import jax
 import jax.numpy as jnp
 import pytest
@@ -87,3 +89,18 @@ def test_a_missing_pretrained_package_skips_everywhere(pretrained_package, monke
     monkeypatch.setenv("DFM_REQUIRE_DATA", "1")
     with pytest.raises(pytest.skip.Exception, match="run `make install-pretrained`"):
         pretrained_package("no-such-package")
+
+
+def test_of_a_sampled_test_every_second_case_is_quick():
+    marks = {"sampled": pytest.mark.sampled(2).mark, "sampled_too": pytest.mark.sampled(2).mark}
+    found = {f"{name}[{i}]": [] for name in (*marks, "not") for i in "abc"}
+    cases = [
+        SimpleNamespace(
+            nodeid=name,
+            get_closest_marker=lambda _, test=name: marks.get(test.partition("[")[0]),
+            add_marker=added.append,
+        )
+        for name, added in found.items()
+    ]
+    conftest.pytest_collection_modifyitems(cases)
+    assert list(found.values()) == [*2 * [[], ["slow"], []], [], [], []]

@@ -83,6 +83,7 @@ def test_a_run_of_euler_is_off_by_the_size_of_its_steps(source, schedule):
     np.testing.assert_allclose(slope(errors), 1, atol=0.06)
 
 
+@pytest.mark.slow
 @pytest.mark.statement("S3")
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.usefixtures("x64")
@@ -95,6 +96,7 @@ def test_a_step_of_euler_is_off_by_the_square_of_its_size(source):
     np.testing.assert_allclose(slope(errors), 2, atol=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.statement("S3", "S2")
 @pytest.mark.usefixtures("x64")
 def test_for_a_linear_schedule_the_coins_are_those_of_the_table():
@@ -128,6 +130,7 @@ def euler_draws(here, schedule, times, *, method, carry_over, count, seed=0):
     return counts(jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(seed), count)))
 
 
+@pytest.mark.slow
 @pytest.mark.statement("S3", "S4")
 @pytest.mark.parametrize("source", ["all masks", "any law"])
 @pytest.mark.parametrize("method", METHODS)
@@ -152,6 +155,7 @@ def velocity_draws(velocity, params, x_0_law, times, count, **options):
     return jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(5), count))
 
 
+@pytest.mark.slow
 @pytest.mark.statement("S3", "V5")
 def test_draws_by_the_velocity_of_a_mixture_path_have_the_law_of_euler():
     """Chi-square at 1e-6, against the law of `sample_euler` by enumeration; not the path's own."""
@@ -177,6 +181,7 @@ def metric_velocity(params, x_t, t):
     return velocities.metric_velocity(TARGET, x_t, t, jnp.asarray(DISTANCES), lambda t: t)
 
 
+@pytest.mark.slow
 @pytest.mark.statement("S3", "V8")
 def test_draws_by_a_metric_velocity_have_the_law_of_its_frozen_rates():
     """Each position alone, pushed through δ + h u in NumPy: chi-square at 1e-6."""
@@ -213,6 +218,7 @@ def test_a_velocity_leaves_the_context_and_is_refused_where_a_step_is_no_law(key
         sample_velocity(key, (), lambda params, x_t, t: jnp.zeros((1, 2, 3)), x_0, times)
 
 
+@pytest.mark.slow
 @pytest.mark.statement("S3", "P4")
 @pytest.mark.parametrize("source", ["uniform", "any law"])
 def test_a_run_that_ends_early_is_nearly_a_draw_of_the_path_there(source):
@@ -223,6 +229,7 @@ def test_a_run_that_ends_early_is_nearly_a_draw_of_the_path_there(source):
     assert exact.total_variation(seen / seen.sum(), embedded(here.data)) > 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.statement("S4")
 @pytest.mark.parametrize("method", METHODS)
 def test_revealed_tokens_and_context_never_change(method, key):
@@ -248,6 +255,7 @@ def test_revealed_tokens_and_context_never_change(method, key):
         np.testing.assert_array_equal(x[1:], x_0[1:])
 
 
+@pytest.mark.slow
 @pytest.mark.statement("S4")
 def test_a_mask_is_drawn_at_the_end_though_its_schedule_has_ended(key):
     """κ reaches 1 at t = ½ with a rate that Euler's steps fall short of."""
@@ -264,6 +272,7 @@ def test_a_mask_is_drawn_at_the_end_though_its_schedule_has_ended(key):
     assert not np.any(np.asarray(rows) == V)
 
 
+@pytest.mark.slow
 @pytest.mark.statement("S3")
 def test_a_run_that_ends_before_the_end_leaves_its_masks(key):
     """In a step of 1e-6 no token has come: the last step of a run is the last only at t = 1."""
@@ -275,6 +284,7 @@ def test_a_run_that_ends_before_the_end_leaves_its_masks(key):
 # ── steps back ──────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.slow
 @pytest.mark.statement("P5")
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.usefixtures("strict")
@@ -353,6 +363,7 @@ def corrected_draws(here, schedule, times, beta, *, count, **options):
     return jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(0), count))
 
 
+@pytest.mark.slow
 @pytest.mark.statement("V7", "S4")
 def test_corrected_draws_have_the_law_of_their_steps():
     here, schedule = world("all masks"), SCHEDULES["linear"]
@@ -362,6 +373,7 @@ def test_corrected_draws_have_the_law_of_their_steps():
     assert_drawn_from(law, counts(corrected_draws(here, schedule, times, beta, count=60_000)))
 
 
+@pytest.mark.slow
 @pytest.mark.statement("V7", "S4")
 def test_a_step_back_masks_a_token_and_the_last_step_fills_it():
     here, schedule = world("all masks"), SCHEDULES["linear"]
@@ -392,6 +404,7 @@ def test_a_step_back_masks_a_token_and_the_last_step_fills_it():
     assert np.mean(rows[:, 1:] == V) == pytest.approx(0.225, abs=5 * np.sqrt(0.225 * 0.775 / 800))
 
 
+@pytest.mark.slow
 @pytest.mark.statement("S4")
 def test_steps_back_leave_no_mask_though_its_schedule_has_ended(key):
     """Where κ has reached 1 a mask is pending still; a token is not, nor what is given."""
@@ -441,6 +454,7 @@ def adaptive_draws(source, jumps_a_step, *, end, finish, count):
     return here, counts(found.tokens), np.asarray(found.num_steps)
 
 
+@pytest.mark.slow
 @pytest.mark.statement("S3", "P4")
 @pytest.mark.parametrize("source", ["all masks", "uniform"])
 def test_steps_of_their_own_size_draw_from_the_path(source):
@@ -476,6 +490,7 @@ def test_no_step_is_longer_than_the_rate_of_a_token_allows(key):
     np.testing.assert_array_equal(found.tokens, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.statement("S4")
 def test_a_finished_run_has_no_mask_left():
     here, seen, _ = adaptive_draws("all masks", 0.1, end=0.95, finish=True, count=20_000)

@@ -936,6 +936,7 @@ def test_every_array_of_a_function_is_in_its_example(name):
 # ── jit, vmap, pmap, devices ────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.sampled(20)
 @every_function
 @pytest.mark.usefixtures("strict")
 def test_jit_is_eager_and_compiles_once(name):
@@ -947,6 +948,7 @@ def test_jit_is_eager_and_compiles_once(name):
         )
 
 
+@pytest.mark.sampled(16)
 @pytest.mark.parametrize("room", mathematics())
 @pytest.mark.parametrize(("transform", "count"), [(jax.vmap, 3), (jax.pmap, 8)])
 @pytest.mark.usefixtures("strict")
@@ -987,6 +989,7 @@ def on_devices(num_devices: int, backend: str) -> dict[str, Any]:
     return jax.tree.map(np.asarray, rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["shard_map", "pmap"])
 @pytest.mark.statement("P3", "V5", "D3", "D4")
 @pytest.mark.usefixtures("strict")
@@ -1091,6 +1094,7 @@ def gradient(name: str, arrays: dict[str, Any], *, read: Any = None) -> dict[str
     return compiled_pullback(name)(moving, others, everything if read is None else read)
 
 
+@pytest.mark.sampled(13)
 @pytest.mark.parametrize("name", [name for name in FUNCTIONS if FUNCTIONS[name].grad])
 @pytest.mark.usefixtures("strict")
 def test_the_gradient_is_the_limit_of_differences(name):
@@ -1136,6 +1140,7 @@ def test_a_nan_behind_zero_mass_does_not_leak(name):
 
 
 # The accounting of an ensemble is read, not descended.
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in BEHIND_ZERO if "accounting" not in name])
 @pytest.mark.statement("D4", "D5")
 @pytest.mark.usefixtures("strict")
@@ -1187,6 +1192,7 @@ WEIGHTS_FIRST = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WEIGHTS_FIRST)
 @pytest.mark.statement("D3")
 def test_weights_come_first(name):

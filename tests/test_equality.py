@@ -111,6 +111,7 @@ PARTITIONS = {
 }
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.statement("D3", "D4", "D6")
 @pytest.mark.parametrize("alpha", [1e-6, 0.01, 3.0])
 @pytest.mark.parametrize("n", [1, 2, 3])
@@ -139,6 +140,7 @@ def test_without_a_state_the_static_gate_is_the_posterior():
     assert row.residual["wrong"] > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.statement("A3", "D4")
 def test_one_free_byte_stands_for_the_whole_sequence(x64):
     """With the given bytes as positions of the state, nothing but rows of zeros is added."""
@@ -181,6 +183,7 @@ def params(law):
     return initial(jax.random.key(3), law)
 
 
+@pytest.mark.slow
 @pytest.mark.statement("L1", "D11", "D12")
 def test_objectives_are_the_library_losses_averaged(law, params):
     centre, parts = params
@@ -212,6 +215,7 @@ def test_an_expert_is_trained_by_its_own_loss_alone(law, params):
         np.testing.assert_allclose(gradient[k], weight * own, atol=1e-15)
 
 
+@pytest.mark.slow
 @pytest.mark.statement("D12")
 def test_the_optimum_of_both_is_the_counted_law(law):
     centre = equality_descent.Centre(jnp.log(law.sum(0)))

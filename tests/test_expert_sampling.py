@@ -85,6 +85,7 @@ def ensemble_law(source, table, denoiser):
     return law_of_run(start, ensemble_params(source, table), *plan(table), run)[-1]
 
 
+@pytest.mark.slow
 @pytest.mark.statement("D4", "D5", "S2")
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
@@ -108,6 +109,7 @@ def test_experts_under_the_true_gate_draw_as_the_centre_does(source, table):
     assert exact.total_variation(ensemble_law(source, table, cut), truth) > 0.005
 
 
+@pytest.mark.slow
 @pytest.mark.statement("S6", "S7")
 def test_an_expert_for_each_position_then_its_token_is_the_mixed_step():
     rng = np.random.default_rng(0)
@@ -171,6 +173,7 @@ def table_draws(sample, **options):
     return jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(1), DRAWS))
 
 
+@pytest.mark.slow
 @pytest.mark.statement("D7", "S7")
 def test_all_experts_and_one_that_is_kept_have_the_same_law_whatever_they_are():
     """Chi-square at 1e-6 for each, against Σ_k w_k q̂_k by enumeration."""
@@ -253,6 +256,7 @@ def test_a_mixed_step_of_what_is_no_law_is_refused(weights, laws, message, key):
         sample_mixed_step(key, jnp.array(weights), jnp.asarray(laws))
 
 
+@pytest.mark.slow
 @pytest.mark.statement("S7")
 def test_the_work_of_one_expert_does_not_grow_with_their_number():
     """FLOPs of the compiled programs; the other way they grow with K."""
@@ -278,6 +282,7 @@ def test_the_work_of_one_expert_does_not_grow_with_their_number():
     assert many > 10 * few
 
 
+@pytest.mark.slow
 @pytest.mark.statement("D7")
 def test_a_step_that_moves_nothing_tells_the_gate_nothing(key):
     logits = jnp.float32(np.random.default_rng(0).normal(size=(K, V)))
@@ -344,6 +349,7 @@ def parts():
     return decoder, mixed, prompts, jnp.full(DRAWS, len(PROMPT))
 
 
+@pytest.mark.slow
 @pytest.mark.statement("S7")
 def test_a_row_is_drawn_apart_from_the_others_whoever_writes_it():
     """Copies of one expert: rows dealt to all of them are the rows that one writes."""
@@ -362,6 +368,7 @@ def test_a_row_is_drawn_apart_from_the_others_whoever_writes_it():
     np.testing.assert_array_equal(rows(np.arange(num_rows) % K), rows(np.zeros(num_rows, int)))
 
 
+@pytest.mark.slow
 @pytest.mark.statement("S7", "D7")
 def test_one_expert_drawn_after_the_prompt_writes_as_all_of_them_do(parts):
     decoder, params, prompts, lengths = parts
@@ -399,6 +406,7 @@ def test_one_expert_drawn_after_the_prompt_writes_as_all_of_them_do(parts):
         assert_drawn_from(law, rows_drawn(wrong.sample))
 
 
+@pytest.mark.slow
 def test_a_prompt_that_no_expert_could_have_made_has_no_posterior():
     impossible = jnp.zeros((2, STATES, STATES)).at[:, :, 3].set(-jnp.inf)
     decoder = mixture_decoder((DECODER,) * 2)
@@ -413,6 +421,7 @@ def test_a_prompt_that_no_expert_could_have_made_has_no_posterior():
         prompt_log_posterior(params, decoder, prompts.at[0, 0].set(-2), lengths)
 
 
+@pytest.mark.slow
 @pytest.mark.statement("S7")
 def test_with_a_temperature_the_two_laws_differ_and_one_expert_is_refused(parts):
     decoder, params, prompts, lengths = parts
@@ -483,6 +492,7 @@ def test_guidance_is_the_conditional_at_0_the_other_at_minus_1_and_their_ratio_b
         guided_denoiser(plain, plain, -2.0)
 
 
+@pytest.mark.slow
 def test_a_guided_sample_draws_from_the_guided_law():
     rng = np.random.default_rng(1)
     params = tuple(jnp.float32(rng.normal(size=(2, N, V))))
@@ -500,6 +510,7 @@ def test_a_guided_sample_draws_from_the_guided_law():
     assert_drawn_from(joint, counts(rows, V))
 
 
+@pytest.mark.slow
 def test_a_cut_denoiser_is_cut_as_next_tokens_are():
     logits = jnp.float32(np.random.default_rng(0).normal(size=(N, 5)))
     cut = cut_denoiser(lambda params, x, t: params, temperature=0.7, top_k=3, top_p=0.8)

@@ -39,6 +39,7 @@ def clear_generalised_kl(logits, x_1, x_t, weights):
 # ── losses ──────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.slow
 @pytest.mark.statement("L1")
 @pytest.mark.parametrize("shape", [(13, 7), (64, 50), (1, 3)], ids=str)
 @pytest.mark.usefixtures("x64", "block")
@@ -52,6 +53,7 @@ def test_the_cross_entropy_and_its_gradients(shape):
     assert np.max(np.abs(wrong - quick[1][0])) > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.statement("L2")
 @pytest.mark.parametrize("shape", [(13, 7), (64, 50), (1, 3)], ids=str)
 @pytest.mark.usefixtures("x64", "block")
@@ -83,6 +85,7 @@ def test_a_row_without_weight_pays_nothing_though_it_is_impossible():
     assert fast.cross_entropy(logits, at[0], at[2]) == 0
 
 
+@pytest.mark.slow
 def test_the_gradient_has_the_type_of_the_logits():
     logits, x_1, _, weights = drawn(32, 40)
     half = logits.astype(jnp.bfloat16)
@@ -125,6 +128,7 @@ def test_ids_that_are_none_are_refused(x_1, x_t, message):
 # ── mixtures ────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.slow
 @pytest.mark.statement("D5", "D6")
 @pytest.mark.parametrize("num_experts", [1, 2, 5])
 @pytest.mark.usefixtures("x64")
@@ -148,6 +152,7 @@ def test_the_mixture_and_its_gradients(num_experts):
     np.testing.assert_allclose(each, mixture.mix_logits(log_weights, logits), atol=1e-13)
 
 
+@pytest.mark.slow
 def test_a_dead_expert_may_say_anything_and_an_impossible_token_stays_one():
     logits = jnp.array([[[0.0, 1.0, -jnp.inf]], [[jnp.nan] * 3]])
     mixed = mixture.mix_logits(jnp.array([0.0, -jnp.inf]), logits)
@@ -167,6 +172,7 @@ def test_a_dead_expert_may_say_anything_and_an_impossible_token_stays_one():
 # ── draws ───────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.slow
 @pytest.mark.statement("S1", "S2")
 @pytest.mark.parametrize("num_tokens", [2, 3, 17, 64])
 def test_draws_in_two_levels_have_the_law(num_tokens, block):
@@ -178,6 +184,7 @@ def test_draws_in_two_levels_have_the_law(num_tokens, block):
     assert_drawn_from(law, np.bincount(tokens, minlength=num_tokens))
 
 
+@pytest.mark.slow
 def test_rows_are_drawn_apart_and_keep_their_shape(block):
     logits = jnp.log(jax.nn.one_hot(jnp.arange(12).reshape(3, 4) % 7, 7))
     tokens = fast.sample_categorical(jax.random.key(0), logits)
@@ -229,12 +236,14 @@ def test_the_far_tail_of_50257_tokens_is_drawn():
     assert max(1, low) <= found <= high
 
 
+@pytest.mark.slow
 def test_a_token_of_probability_0_is_never_drawn():
     logits = jnp.where(jnp.arange(300) % 7 == 3, 0.0, -jnp.inf)
     tokens = fast.sample_categorical(jax.random.key(0), jnp.broadcast_to(logits, (2_000, 300)))
     assert set(np.unique(np.asarray(tokens) % 7)) == {3}
 
 
+@pytest.mark.slow
 def test_a_row_that_is_no_law_stays_one():
     """−∞ throughout, where an expert that has a weight gives no law; never NaN."""
     logits = jnp.array([[[-jnp.inf] * 3, [0.0, 1.0, 2.0]], [[5.0, 3.0, -jnp.inf]] * 2])

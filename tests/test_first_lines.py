@@ -82,12 +82,14 @@ def test_an_expert_posterior():
     np.testing.assert_allclose(weights, [0.25, 0.75], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_mixed_logits():
     logits = jnp.stack([LOGITS, 5 + jnp.zeros_like(LOGITS)])
     mixed = dfm_jax.mixture.mix_logits(jnp.log(jnp.array([0.25, 0.75])), logits)
     np.testing.assert_allclose(jnp.exp(mixed), 0.25 * jax.nn.softmax(LOGITS) + 0.25, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_bound(key):
     bound = dfm_jax.likelihoods.any_order_bound(
         key, LOGITS, denoiser, X_1, jnp.zeros(N, bool), num_strata=N, num_replicates=2
@@ -102,6 +104,7 @@ def test_a_network(key):
     assert network.apply(params, jnp.ones(V)).shape == (2,)
 
 
+@pytest.mark.slow
 def test_samplers(key):
     table = dfm_jax.schedules.left_to_right(N)
     x = dfm_jax.sampling.sample_on_table(key, SURE, denoiser, MASKS, table, source="mask")

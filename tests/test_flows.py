@@ -118,6 +118,7 @@ def unbiased(draws, expected, *, precision=0.03):
     assert error < precision * expected  # so that a forgotten factor would be seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BOUNDS)
 @pytest.mark.statement("L2", "L5")
 def test_the_estimator_is_unbiased_for_the_bound(name):
@@ -130,6 +131,7 @@ def test_the_estimator_is_unbiased_for_the_bound(name):
     unbiased(found, BOUNDS[name](params, X_1))
 
 
+@pytest.mark.slow
 def test_times_are_stratified_and_weights_sum_to_the_length():
     draws = image_draws(source("masked"), jax.random.key(0), jnp.asarray(X_1[None]), 2)
     assert (np.floor(np.asarray(draws.t[0]) * 2) == [0, 1]).all()
@@ -163,6 +165,7 @@ def test_the_uniform_bound_bounds_its_sampler():
     assert min(slack) > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.statement("L2")
 def test_the_uniform_terms_are_unbiased_for_the_integral():
     network = table_network()
@@ -178,6 +181,7 @@ def test_the_uniform_terms_are_unbiased_for_the_integral():
     unbiased(draws, uniform_bound(params, X_1) - last)
 
 
+@pytest.mark.slow
 def test_the_uniform_terms_leave_context_alone_and_refuse():
     network = table_network()
     params = network.init(jax.random.key(3))
@@ -226,6 +230,7 @@ def _ensemble(name, num_images=400):
     return network, experts, images, parts, draws, found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BOUNDS)
 @pytest.mark.statement("B8", "D4", "D5")
 def test_gates_of_an_ensemble(name):
@@ -243,6 +248,7 @@ def test_gates_of_an_ensemble(name):
     assert (found.router > 0).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BOUNDS)
 def test_an_ensemble_of_copies_is_the_centre(name):
     """Common draws: whatever the gate, the paired difference is rounding."""
@@ -276,6 +282,7 @@ def test_the_bound_of_single_positions_is_the_nll():
     assert float(gap) < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BOUNDS)
 @pytest.mark.statement("S2", "S3")
 def test_samples_have_the_law_of_their_steps(name):
@@ -337,6 +344,7 @@ def images():
     return flows_images.digits(200, 40)
 
 
+@pytest.mark.slow
 def test_images_and_parts(images):
     assert images.train.shape == (200, 64)
     assert images.train.max() < flows_images.NUM_TOKENS
@@ -383,6 +391,7 @@ def test_a_router_learns_what_the_state_tells(tmp_path):
     np.testing.assert_allclose(apply(np.full(64, 17), 0.0), 0.5, atol=0.1)
 
 
+@pytest.mark.slow
 def test_the_world_obeys_both_inequalities(images):
     """B8 where every sum is taken; the Bayes gate's law is the mixture of paths (D13)."""
     for kind in ("cluster", "random"):

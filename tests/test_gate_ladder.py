@@ -206,6 +206,7 @@ def test_lanes_hold_every_byte_once(text):
         assert set(jumps) <= set(spans.starts)
 
 
+@pytest.mark.slow
 def test_long_texts_go_through_in_pieces(monkeypatch, text, x64):
     log_probs, spans = text
     options = {"prefixes": PREFIXES, "alphas": ALPHAS}
@@ -228,6 +229,7 @@ def test_fixed_share_alone_loses_what_it_loses_in_the_ladder(text, x64):
     assert abs(alone[0] - alone[1]) > 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_experts", [1, 2, 3, 8])
 def test_losses_without_a_sort_are_those_of_top_k(num_experts, x64):
     rng = np.random.default_rng(num_experts)
@@ -330,6 +332,7 @@ def _world(text, *, changes: bool = False, units: Sequence[int] | None = None) -
     )
 
 
+@pytest.mark.slow
 @pytest.mark.statement("B1", "B11")
 @pytest.mark.parametrize("changes", [False, True])
 def test_terms_sum_to_the_difference_from_the_centre(text, changes, x64):

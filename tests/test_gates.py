@@ -74,6 +74,7 @@ def test_the_streaming_bayes_gate_is_the_gate_of_the_whole_sequence(sequence):
     assert_same_gate(streamed(mixture.bayes_gate_update, *sequence), mixture.bayes_gate(*sequence))
 
 
+@pytest.mark.slow
 @pytest.mark.statement("S7")
 @pytest.mark.usefixtures("strict")
 def test_the_streaming_fixed_share_gate_is_the_gate_of_the_whole_sequence(sequence):
@@ -134,6 +135,7 @@ GATES_WITH_MEMORY = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gate", GATES_WITH_MEMORY.values(), ids=GATES_WITH_MEMORY)
 @pytest.mark.statement("D7")
 @pytest.mark.usefixtures("strict")
@@ -148,6 +150,7 @@ def test_a_dead_prefix_keeps_the_last_value_and_says_so_for_good(gate, sequence,
     assert np.all(whole.alive)
 
 
+@pytest.mark.slow
 @pytest.mark.statement("B10")
 @pytest.mark.usefixtures("strict")
 def test_the_last_token_gate_says_that_a_prefix_is_dead_for_good(dead):
@@ -272,6 +275,7 @@ class Routed:
 LOSSES = (Routed.token_by_token, Routed.sequence_mixture)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.usefixtures("x64")
 def test_the_temperature_is_the_best_of_a_dense_grid_and_of_brent(loss):
@@ -309,6 +313,7 @@ def test_each_way_to_decode_has_its_own_temperature():
         assert loss(data, other.temperature) > own.loss + 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", [0.5, 4.0])
 @pytest.mark.usefixtures("x64")
 def test_a_temperature_at_a_bound_says_so(end):
@@ -320,6 +325,7 @@ def test_a_temperature_at_a_bound_says_so(end):
     assert found.loss == sign * np.log(end)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_the_better_of_two_valleys_is_found():
     """Golden sections alone, without a start, end in the other."""
@@ -334,6 +340,7 @@ def test_the_better_of_two_valleys_is_found():
     np.testing.assert_allclose(np.log(few.temperature), -1, atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_a_place_that_was_tried_is_not_lost_to_the_golden_sections():
     """A loss that is low at one of the places tried at first, and nowhere near it."""
@@ -388,6 +395,7 @@ CUT = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(("gate", "weights", "expected"), CUT.values(), ids=CUT)
 @pytest.mark.statement("B6", "B7")
 @pytest.mark.usefixtures("strict")

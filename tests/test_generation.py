@@ -16,6 +16,7 @@ def toys():
     return toy.toys(0)
 
 
+@pytest.mark.slow
 @pytest.mark.statement("S2", "Q6")
 @pytest.mark.parametrize("name", ["masked", "uniform"])
 @pytest.mark.usefixtures("x64")
@@ -31,6 +32,7 @@ def test_one_position_a_step_is_exact_and_all_at_once_are_their_product(toys, na
     assert here.distance(law) > 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.statement("S3", "V7")
 @pytest.mark.usefixtures("x64")
 def test_without_steps_back_the_corrected_law_is_eulers(toys, monkeypatch):

@@ -246,6 +246,7 @@ def examples(name: str, key: str) -> Iterator[dict[str, Any]]:
         yield draw(name, 0, border=True)
 
 
+@pytest.mark.sampled(19)
 @pytest.mark.parametrize("name", [name for name in FUNCTIONS if FUNCTIONS[name].grad])
 @pytest.mark.usefixtures("strict")
 def test_the_gradient_at_the_boundary_is_one_sided(name):

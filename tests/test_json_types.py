@@ -133,6 +133,7 @@ def of_config(folder: Path) -> tuple[Path, Callable]:
 KINDS = (of_member, of_ensemble, of_launch, of_sweep, of_log, of_partition, of_config)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_a_record_with_one_value_changed_is_read_or_refused(kind, tmp_path):
     path, read = kind(tmp_path / "folder")

@@ -125,6 +125,7 @@ def test_a_context_ends_where_its_window_begins(text):
 # ── losses by token ─────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.slow
 def test_token_losses_are_those_of_the_evaluation():
     model = TransformerConfig(
         num_tokens=7, num_states=8, width=8, num_layers=1, num_heads=2, ffn_width=16
@@ -178,6 +179,7 @@ def test_shares_sum_to_the_steps():
     assert language_training.shares(np.array([0.999, 0.001]), 10).tolist() == [9, 1]
 
 
+@pytest.mark.slow
 def test_clusters_are_balanced_by_load_and_one_rule_labels_all(text):
     trainer = Trainer(text=text, config=_config(Path()), mesh=make_mesh(1))
     arm = Arm(kind="cluster", num_experts=3)
@@ -200,6 +202,7 @@ def _all(text, split):
     return range(len(text.tokens[split].domains))
 
 
+@pytest.mark.slow
 def test_a_document_without_features_is_drawn(corpora):
     features = np.random.default_rng(0).standard_normal((120, 4))
     features[[3, 117]] = np.nan
@@ -226,6 +229,7 @@ def _trained(text, folder, **changes):
     return trainer, trainer.centre()
 
 
+@pytest.mark.slow
 def test_a_member_is_the_run_of_its_config(text, tmp_path):
     """A member's seeds and rates ride one program, and are what each would be alone."""
     trainer, member = _trained(text, tmp_path)
@@ -245,6 +249,7 @@ def test_a_member_is_the_run_of_its_config(text, tmp_path):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_rate_that_breaks_is_not_chosen(text, tmp_path):
     _, member = _trained(text, tmp_path, rates=(1e38, 1e-3), num_seeds=1)
     assert member.config.optimiser.learning_rate == 1e-3
@@ -256,6 +261,7 @@ def test_a_rate_that_breaks_is_not_chosen(text, tmp_path):
 # ── the router that reads the prefix ────────────────────────────────────────────────────────────
 
 
+@pytest.mark.slow
 @pytest.mark.statement("D11")
 def test_a_router_learns_the_part_and_reads_the_prefix_alone(text, tmp_path):
     """Cross-entropy finds r_k(x^{<i}); no token changes the law before it (B9)."""
@@ -281,6 +287,7 @@ def test_a_router_learns_the_part_and_reads_the_prefix_alone(text, tmp_path):
     assert (again[at + 1] != laws[at + 1]).any()
 
 
+@pytest.mark.slow
 def test_a_router_is_tempered_by_what_it_decodes():
     rng = np.random.default_rng(0)
     truth = rng.dirichlet(np.ones(3), 4000)

@@ -54,6 +54,7 @@ def test_prominence_is_seen(drawn):
     assert share[prominence < 0.2].mean() < 0.3 < 0.6 < share[prominence > 0.8].mean()
 
 
+@pytest.mark.slow
 def test_shape_and_letters_stay_in_their_bands(drawn):
     """Each band has its own ink: what stands in both is near the background's colour."""
     for image, scene in zip(drawn.images.astype(int), drawn.scenes, strict=True):

@@ -186,6 +186,7 @@ def prefix_law(length):
     return DATA[np.all(TOKENS[:, :length] == X_1[:length], axis=1)].sum()
 
 
+@pytest.mark.slow
 @pytest.mark.statement("S1", "A4")
 @pytest.mark.parametrize("prompt_length", range(N + 1))
 @pytest.mark.usefixtures("strict")
@@ -257,6 +258,7 @@ def test_the_time_that_an_order_tells_is_the_share_of_the_free_that_are_shown():
 COUNTS = {"num_strata": 8, "num_replicates": 400}
 
 
+@pytest.mark.slow
 @pytest.mark.statement("L3")
 @pytest.mark.parametrize(
     ("context", "antithetic"), [(FREE, True), (GIVEN, False)], ids=["free", "given"]
@@ -267,6 +269,7 @@ def test_the_any_order_bound_is_the_mean_over_orders(key, context, antithetic):
     assert_estimates(bound(key, any_table(), X_1, context), value)
 
 
+@pytest.mark.slow
 @pytest.mark.statement("L3")
 @pytest.mark.usefixtures("x64")
 def test_the_any_order_bound_of_a_model_with_time_is_the_mean_over_its_orders(key):
@@ -299,6 +302,7 @@ def test_the_any_order_bound_shows_one_share_of_the_free_at_a_time(key):
     assert found.standard_error < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.statement("L2", "L3")
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_the_masked_bound_is_the_same_number_for_every_schedule(name):
@@ -342,6 +346,7 @@ def test_the_masked_bound_is_of_the_free_tokens_given_the_others(key):
     assert_estimates(bound(key, any_table(), X_1), order_nlls(any_table(), GIVEN).mean())
 
 
+@pytest.mark.slow
 @pytest.mark.statement("L2")
 @pytest.mark.usefixtures("x64")
 def test_a_weight_of_another_schedule_is_another_number():
@@ -367,6 +372,7 @@ def test_a_weight_of_another_schedule_is_another_number():
         assert_estimates(estimate, value)
 
 
+@pytest.mark.slow
 @pytest.mark.statement("L2", "S4")
 @pytest.mark.usefixtures("x64")
 def test_a_uniform_source_leaves_slack():
@@ -422,6 +428,7 @@ def test_the_grid_bound_of_a_left_to_right_table_is_the_next_token_nll(key):
     assert float(estimate.standard_error) < 1e-12
 
 
+@pytest.mark.slow
 @pytest.mark.statement("L5")
 @pytest.mark.parametrize(("num_strata", "antithetic"), [(1, False), (4, True), (8, False)])
 def test_the_grid_bound_is_the_sum_over_steps(key, num_strata, antithetic):
@@ -489,6 +496,7 @@ def test_over_many_keys_estimates_are_unbiased_and_as_spread_as_they_say(name, a
     np.testing.assert_allclose(np.mean(errors**2), means.var(), rtol=0.2)
 
 
+@pytest.mark.slow
 @pytest.mark.statement("L2", "L3", "L5")
 @pytest.mark.parametrize("name", ["any order", "grid"])
 def test_at_equal_evaluations_strata_are_no_worse(name):
@@ -497,6 +505,7 @@ def test_at_equal_evaluations_strata_are_no_worse(name):
     assert strata.var() <= naive.var() * 1.1  # a ratio of variances is known to 4.5 %
 
 
+@pytest.mark.slow
 @pytest.mark.statement("L3")
 def test_at_equal_evaluations_mirrored_pairs_are_better():
     """4 pairs against 8 single draws: what one shows, the other masks, so costs that differ by
@@ -516,6 +525,7 @@ def test_the_error_of_two_replicates_is_half_their_distance():
     np.testing.assert_allclose(found, (2.5, 1.5), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_mapped_is_one_by_one():
     def one(key, x_1):
         args = (key, any_table(), looked_up, x_1, schedules.masked(schedules.linear(), 2, N))

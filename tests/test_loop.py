@@ -100,6 +100,7 @@ class StopAt(StopRequest):
         return signal.SIGTERM if self.left <= 0 else None
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_left_alone(whole):
     before = {path: path.stat().st_mtime_ns for path in whole.rglob("*") if path.is_file()}
     outcome = train(RUN, whole, config={"a": 1}, **QUIET)

@@ -202,6 +202,7 @@ def laws_of_experts(seeing):
     return scipy.special.log_softmax(logits.astype(float), axis=-1)
 
 
+@pytest.mark.slow
 @pytest.mark.statement("D7")
 def test_the_answer_moves_the_gate_and_the_question_does_not(seeing):
     laws = laws_of_experts(seeing)
@@ -223,6 +224,7 @@ def test_the_answer_moves_the_gate_and_the_question_does_not(seeing):
     assert np.abs(still[1:] - expected[1:]).max() > 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.statement("D8")
 @pytest.mark.parametrize("gate", ["bayes", "static"])
 def test_a_one_hot_context_posterior_is_the_expert_alone_bit_for_bit(seeing, gate):
@@ -250,6 +252,7 @@ def test_a_one_hot_context_posterior_is_the_expert_alone_bit_for_bit(seeing, gat
     assert (conditional_logits(seeing, nearly, gate) != alone[0]).any()
 
 
+@pytest.mark.slow
 def test_sampled_rows_have_contexts_of_their_own(seeing):
     """Each row of a batch under its own one-hot r_0 says what its expert says."""
     _, params, picture = seeing

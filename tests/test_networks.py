@@ -67,6 +67,7 @@ def inputs_of(name):
     return x, jnp.float32(0.3) if "router" in name else None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ALL)
 def test_the_batch_is_vmap_jit_is_eager_and_compiles_once(name):
     network, shape = NETWORKS[name]
@@ -81,6 +82,7 @@ def test_the_batch_is_vmap_jit_is_eager_and_compiles_once(name):
     np.testing.assert_allclose(logits[1], network.apply(params, x[1], t), atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ALL)
 def test_parameters_are_a_pytree_of_floats_drawn_from_the_key(name):
     network, _ = NETWORKS[name]

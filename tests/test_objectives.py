@@ -60,6 +60,7 @@ SCHEDULES = {
 GRIDS = np.array([64, 128, 256, 512])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
 @pytest.mark.statement("L5", "L3")
 @pytest.mark.usefixtures("strict")
@@ -172,6 +173,7 @@ def test_a_loss_normalises_its_logits(loss, definition):
     assert np.max(np.abs(wrong - value)) > 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("loss", "definition"), LOSSES.values(), ids=LOSSES)
 def test_of_half_precision_logits_a_loss_is_computed_in_float32(loss, definition):
     half = jnp.bfloat16(LOGITS)
@@ -180,6 +182,7 @@ def test_of_half_precision_logits_a_loss_is_computed_in_float32(loss, definition
     np.testing.assert_allclose(value, definition(log_law(np.float64(half))), rtol=2e-6)
 
 
+@pytest.mark.slow
 def test_a_row_of_impossible_tokens_costs_infinitely_much_and_is_never_nan():
     never = jnp.full((5, 5), -jnp.inf)
     for name, pays in {
@@ -256,6 +259,7 @@ def test_the_generalised_kl_at_its_edges():
     np.testing.assert_array_equal(slopes[[0, 2]], [[0, 0, 1], [0, 0, 1]])
 
 
+@pytest.mark.slow
 @pytest.mark.statement("L2")
 @pytest.mark.usefixtures("strict")
 def test_a_learned_rate_that_is_right_is_a_stationary_point():

@@ -31,6 +31,7 @@ def examples(count):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [8, 24])
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_backend_equals_vmap(backend, count):
@@ -40,6 +41,7 @@ def test_a_backend_equals_vmap(backend, count):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("num_devices", [1, 2, 8])
 def test_the_backends_agree_in_float64(num_devices):
@@ -168,6 +170,7 @@ def test_a_leading_axis_that_does_not_fit_is_refused(backend, args, message):
         mapped(*args)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("count", [1, 5, 11])
 def test_devices_left_over_compute_the_last_run_again(backend, count):
@@ -288,6 +291,7 @@ def experts():
     return log_p_t, log_prior, values
 
 
+@pytest.mark.slow
 @pytest.mark.statement("D3", "D4", "D5")
 @pytest.mark.parametrize("num_devices", [1, 4, 8])
 def test_experts_over_devices_mix_as_on_one(experts, num_devices, x64):
@@ -313,6 +317,7 @@ def test_with_a_bound_there_is_one_reduction(experts, x64):
     assert [one.kind for one in said] == ["all-reduce"]
 
 
+@pytest.mark.slow
 @pytest.mark.statement("D3")
 @pytest.mark.parametrize("bounded", [False, True])
 def test_the_posterior_is_the_gradient_of_the_log_law(bounded, x64):

@@ -172,6 +172,7 @@ def test_the_metric_velocity_dies_as_beta_grows():
     np.testing.assert_allclose(u[2], [3 * beta, 0, -3 * beta], atol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.statement("P7")
 @pytest.mark.usefixtures("strict")
 def test_the_revealed_posterior_of_an_impossible_prefix_is_not_a_number():
@@ -201,6 +202,7 @@ def test_the_mask_source_keeps_the_context():
     np.testing.assert_array_equal(x_0, [1, 2, 2])
 
 
+@pytest.mark.slow
 @pytest.mark.statement("P4")
 @pytest.mark.usefixtures("strict")
 def test_a_path_of_three_hundred_positions_does_not_underflow():
@@ -218,6 +220,7 @@ def test_a_path_of_three_hundred_positions_does_not_underflow():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.statement("P5")
 @pytest.mark.usefixtures("strict")
 def test_the_token_posterior_agrees_with_counting():
@@ -248,6 +251,7 @@ def test_a_prompt_never_moves_in_continuous_time():
     assert moving[1, 1] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("strict")
 def test_a_prompted_schedule_under_jit_vmap_pmap_and_grad():
     schedule = schedules.schedule_with_context(schedules.cosine(), np.array([True, False]))
@@ -269,6 +273,7 @@ def test_a_prompted_schedule_under_jit_vmap_pmap_and_grad():
 # ── step sizes of any table ─────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.slow
 @pytest.mark.statement("Q2", "Q3")
 @given(
     steps_taken=arrays(

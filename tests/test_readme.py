@@ -24,6 +24,7 @@ def blocks():
     return readme, re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)
 
 
+@pytest.mark.slow
 def test_readme_example_prints_what_it_says():
     readme, (code,) = blocks()
     said = re.search(

@@ -287,6 +287,7 @@ def checked(name):
     return jax.jit(checkify.checkify(caller(name)))
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("name", "argument", "value", "message"), named(case for case in ARRAYS if case[:2] in TRACED)
 )
@@ -461,6 +462,7 @@ def test_a_divergence_of_what_is_no_number_is_no_number():
     assert np.isnan(kl(np.array([np.nan, -np.inf]), np.array([0.0, -np.inf])))
 
 
+@pytest.mark.slow
 def test_an_infinite_term_is_not_lost_where_its_mass_underflows():
     accounting = mathematics()["accounting"]
     log_law = np.array([0.0, -800.0])  # exp(−800) is 0
@@ -490,6 +492,7 @@ def test_a_given_token_is_no_mask():
         source(np.array([3, 0]), context, mask_id=3)
 
 
+@pytest.mark.slow
 def test_times_and_numbers_may_be_written_as_integers():
     rooms = mathematics()
     assert rooms["schedules"].rate(0, rooms["schedules"].linear()) == 1

@@ -106,6 +106,7 @@ def test_windows_by_hand():
     assert (found.price <= found.ceiling + 1e-12).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", regimes_cell.KINDS)
 def test_the_terms_sum_to_the_difference(folded, kind):
     config = _config(Path())
@@ -248,6 +249,7 @@ def test_the_best_number(rows):
 # ── the study ───────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.slow
 def test_the_study(corpora, tmp_path, monkeypatch):
     config = _config(tmp_path, num_experts=(2, 30))
     assert regimes.run(config, corpora, Console(quiet=True))

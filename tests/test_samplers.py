@@ -109,6 +109,7 @@ ORDERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("table", ORDERS.values(), ids=ORDERS)
 @pytest.mark.statement("S1", "S2")
 def test_one_position_at_a_time_draws_from_the_data(table):

@@ -54,6 +54,7 @@ def plain_law(logits, temperature=1.0, top_k=None, top_p=None):
 LOGITS = np.log(np.array([0.05, 0.4, 0.1, 0.25, 0.2])) + 3.0
 
 
+@pytest.mark.slow
 @pytest.mark.statement("S1")
 @pytest.mark.parametrize(
     "cut",
@@ -125,6 +126,7 @@ def test_what_is_no_law_is_refused_not_drawn_from(bad):
         sample_next_token(jax.random.key(0), logits)
 
 
+@pytest.mark.slow
 def test_the_tail_is_drawn_from_half_precision_logits():
     """1,000 tokens, a gap of 8: a quarter of the mass is tail; drawn in bfloat16 it is 1 %."""
     law = next_token_log_probs(jnp.full(1000, -8.0, jnp.bfloat16).at[0].set(0.0))
@@ -135,6 +137,7 @@ def test_the_tail_is_drawn_from_half_precision_logits():
     assert np.mean(tokens != 0) == pytest.approx(tail, abs=5 * np.sqrt(tail * (1 - tail) / 2000))
 
 
+@pytest.mark.slow
 def test_the_far_tail_is_drawn():
     """Half a million tokens 18 nats down have 0.8 % of the mass; 4 of the keys 0 … 399 draw one.
 
@@ -276,6 +279,7 @@ def test_the_law_of_what_is_drawn_is_the_product_of_next_token_laws(cut):
         assert falsified > chi2.isf(FALSE_ALARM, live.sum() - 1)
 
 
+@pytest.mark.slow
 @pytest.mark.statement("S1")
 def test_the_log_probability_of_a_row_is_that_of_the_sampler_law():
     """Extending by the whole row gives the laws that `autoregressive_log_prob` scores it by."""
@@ -303,6 +307,7 @@ def test_the_log_probability_of_a_row_is_that_of_the_sampler_law():
     )
 
 
+@pytest.mark.slow
 def test_a_row_without_a_law_is_refused_and_its_neighbours_go_on():
     """Behind token 3 nothing is possible; −∞ everywhere would be drawn as id 0."""
     table = jnp.zeros((12, 11)).at[3].set(-jnp.inf).at[:, 3].set(-jnp.inf)

@@ -70,6 +70,7 @@ def on_grid(fn, times):
 # ── the contract ────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.slow
 @every_schedule
 @pytest.mark.statement("P3")
 @pytest.mark.usefixtures("strict")
@@ -105,6 +106,7 @@ def test_the_logarithm_keeps_its_digits_near_1(family):
     np.testing.assert_allclose(values, expected, rtol=1e-12)
 
 
+@pytest.mark.slow
 @every_schedule
 @pytest.mark.statement("V3", "V5")
 @pytest.mark.usefixtures("strict")
@@ -140,6 +142,7 @@ def test_an_exponent_per_position_is_a_schedule_per_position():
             np.testing.assert_allclose(of(together), [of(s) for s in apart], rtol=1e-14)
 
 
+@pytest.mark.sampled(16)
 @every_schedule
 @pytest.mark.parametrize("name", ["kappa", "log_complement", "rate", "backward_rate"])
 @pytest.mark.usefixtures("strict")
@@ -158,6 +161,7 @@ def test_jit_is_eager_and_vmap_is_a_loop(family, name):
     np.testing.assert_allclose(jax.pmap(fn)(times), loop, rtol=1e-13)
 
 
+@pytest.mark.slow
 @every_schedule
 def test_the_rate_compiles_once(family):
     schedule = family.make()
@@ -166,6 +170,7 @@ def test_the_rate_compiles_once(family):
         assert np.all(np.isfinite(fn(t)))
 
 
+@pytest.mark.slow
 @every_schedule
 @pytest.mark.usefixtures("strict")
 def test_the_rate_has_a_derivative(family):
@@ -176,6 +181,7 @@ def test_the_rate_has_a_derivative(family):
     np.testing.assert_allclose(slope, (ahead - behind) / (2 * step), rtol=1e-7, atol=1e-7)
 
 
+@pytest.mark.sampled(8)
 @every_schedule
 @pytest.mark.parametrize("t", [0.0, 1 - 1e-3])
 def test_float32_is_finite_at_both_ends(family, t):
@@ -208,6 +214,7 @@ def test_from_function_is_good_on_the_domain_that_it_states():
     assert relative_error(1e-6) > 1e-3
 
 
+@pytest.mark.slow
 @given(a=st.floats(1.0, 6.0), t=st.floats(0.0, 0.99))
 def test_any_exponent_keeps_the_two_halves_together(a, t):
     with jax.enable_x64(True):
@@ -312,6 +319,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(("call", "message"), REFUSED.values(), ids=REFUSED)
 def test_a_bad_schedule_is_refused(call, message):
     with pytest.raises(ValueError, match=rf"^{re.escape(message)}$"):
@@ -357,6 +365,7 @@ TABLES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("make", "expected"), TABLES.values(), ids=TABLES)
 @pytest.mark.statement("A1")
 @pytest.mark.usefixtures("strict")
@@ -463,6 +472,7 @@ def test_a_context_that_starts_at_the_source_is_refused():
         schedules.check_table(schedules.left_to_right(2), np.array([True, False]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [schedules.linear, schedules.cosine])
 def test_a_schedule_that_keeps_its_word_passes(make):
     schedules.check_schedule(make())
@@ -475,6 +485,7 @@ def test_a_complement_of_another_schedule_is_refused():
         schedules.check_schedule(liar)
 
 
+@pytest.mark.slow
 @pytest.mark.statement("A1")
 def test_an_order_may_be_traced_and_its_rule_then_speaks_under_checkify():
     orders = jnp.array([[2, 0, 1], [0, 1, 2]])

@@ -79,6 +79,7 @@ def traced(config, network, function=lambda f: f):
     return jax.make_jaxpr(function(total))(shapes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_flops_are_those_of_the_products(name):
     config = config_of(name)

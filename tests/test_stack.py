@@ -115,6 +115,7 @@ def test_a_sharded_vmap_talks_where_a_mapped_one_does_not():
     assert not re.search(r"all-(gather|reduce|to-all)|collective|reduce-scatter", mapped)
 
 
+@pytest.mark.slow
 def test_the_mean_belongs_inside_the_gradient():
     """pmean(grad) is 8 times too large on 8 devices while variance is checked; Adam hides it."""
     mesh = make_mesh({"data": 8})

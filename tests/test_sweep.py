@@ -66,6 +66,7 @@ def test_a_grid_is_every_combination_and_what_is_a_number_rides():
     assert [c.seed for c in groups[1]] == [0] * 4 + [1] * 4
 
 
+@pytest.mark.slow
 def test_warm_ups_of_any_length_ride(data):
     """One program, and each run is what it is alone."""
     configs = grid(BASE, {"optimiser.warmup_steps": (0, 3)})

@@ -71,6 +71,7 @@ def drawn(here, table, *, seed=0, count=DRAWS, **options):
 # ── the law ─────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.slow
 @pytest.mark.statement("S2", "S1")
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("table", ORDERS.values(), ids=ORDERS)
@@ -84,6 +85,7 @@ def test_one_position_a_step_has_the_law_of_the_path_at_every_row(source, table)
     assert exact.total_variation(laws[-1], embedded(here.data)) < 1e-12
 
 
+@pytest.mark.slow
 @pytest.mark.statement("Q6", "S2")
 @pytest.mark.parametrize("blocks", [[0, 0, 1], [0, 1, 0], [0, 0, 0], [0, 1, 2]], ids=str)
 @pytest.mark.usefixtures("x64")
@@ -110,6 +112,7 @@ def test_the_price_of_blocks_is_the_kl_of_what_they_draw(blocks):
 # ── draws ───────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.slow
 @pytest.mark.statement("S2")
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("method", METHODS)
@@ -120,6 +123,7 @@ def test_draws_are_of_the_data_in_any_order(source, method):
     assert_drawn_from(embedded(here.data), counts(rows))
 
 
+@pytest.mark.slow
 @pytest.mark.statement("S2")
 @pytest.mark.parametrize("table", TOGETHER.values(), ids=TOGETHER)
 @pytest.mark.parametrize("method", METHODS)
@@ -136,6 +140,7 @@ def test_parallel_draws_have_the_law_of_the_steps_and_not_of_the_data(table, met
         assert_drawn_from(embedded(here.data), found)
 
 
+@pytest.mark.slow
 @pytest.mark.statement("S2", "P4")
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("method", METHODS)
@@ -151,6 +156,7 @@ def test_a_run_that_stops_early_is_a_draw_of_the_path_there(source, method):
     assert np.all(seen[law == 0] == 0)
 
 
+@pytest.mark.slow
 def test_a_run_in_two_parts_goes_on_from_the_row_where_it_stopped(key):
     here, table = world("all masks"), schedules.left_to_right(N)
     params, run = lookup_of(here, table), partial(sample_on_table, source="mask")
@@ -169,6 +175,7 @@ def restless(params, x_t, t):
     return 5.0 * (jnp.arange(V)[None] != x_t[:, None]).astype(float)
 
 
+@pytest.mark.slow
 @pytest.mark.statement("S4")
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("table", [*ORDERS.values(), *TOGETHER.values()], ids=[*ORDERS, *TOGETHER])
@@ -190,6 +197,7 @@ def test_a_revealed_token_never_changes(table, method):
     assert np.all(np.asarray(x) != V)
 
 
+@pytest.mark.slow
 def test_a_token_of_another_source_is_drawn_anew():
     """The twin: without carrying over the same network changes nearly all of them."""
     x_0 = jnp.array([0, 1, 0])
@@ -201,6 +209,7 @@ def test_a_token_of_another_source_is_drawn_anew():
     assert np.mean(np.asarray(rows) != np.asarray(x_0)) > 0.95
 
 
+@pytest.mark.slow
 @pytest.mark.statement("A5", "S2")
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("given", [[1], [0, 2], [2]], ids=str)
@@ -233,6 +242,7 @@ def test_infilling_draws_from_the_data_given_the_context(given, method):
 # ── both halves of a denoiser ───────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.slow
 def test_only_rows_that_jump_meet_the_head():
     """A head that spoils whatever row it should not see."""
     width = 40
@@ -254,6 +264,7 @@ def test_only_rows_that_jump_meet_the_head():
         sample_on_table(jax.random.key(0), (), denoiser, x_0, late, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("tied", "conditioned"), [(True, False), (False, True)])
 def test_both_halves_of_a_transformer_are_its_logits(tied, conditioned, key):
     config = TransformerConfig(
@@ -316,6 +327,7 @@ def test_a_mask_that_no_step_would_draw_is_refused(key):
         sample_infilling(key, (), fixed, jnp.ones(N, int), context, other)
 
 
+@pytest.mark.slow
 def test_no_step_gives_the_state_back_and_two_runs_are_one():
     here, table = world("all masks"), ORDERS["any order"]
     run = partial(sample_on_table, params=lookup_of(here, table), denoiser=exact_denoiser)
@@ -353,6 +365,7 @@ def test_what_is_said_of_a_revealed_token_is_not_read(method, key):
     assert np.all(np.asarray(x) < V)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("bad", [np.nan, -np.inf, np.inf])
 def test_logits_that_are_no_law_are_refused(bad, method, key):

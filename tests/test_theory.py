@@ -36,6 +36,7 @@ EACH_LABEL = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.sampled(8)
 @EACH_LABEL
 def test_statement_holds_and_its_falsifier_does_not(label):
     (row,) = verify([label], instances=48, seed=1)
@@ -60,6 +61,7 @@ def test_shapes_without_positions_or_experts_to_mix_hold_too():
     assert all(row.passed for row in verify(labels, shapes="all", instances=96, seed=2))
 
 
+@pytest.mark.slow
 @pytest.mark.statement("D5")
 def test_devices_do_not_change_a_residual():
     (one,) = verify(["D5"], instances=32, seed=5)
@@ -230,6 +232,7 @@ def test_the_bound_of_any_grid_has_a_falsifier_of_its_own():
     assert np.all(broken[cases.generic] > 1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.statement("Q4", "Q5")
 @pytest.mark.usefixtures("x64")
 def test_one_position_a_pair_is_enough_for_continuity_and_not_for_the_kernel():

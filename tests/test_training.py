@@ -108,6 +108,7 @@ def make(*, num_micro_batches=1, ema_decay=None):
     return state, jax.jit(step)
 
 
+@pytest.mark.slow
 def test_steps_are_those_of_a_float64_oracle(x64):
     """Loss, clipping, both moments, warm-up, cosine and the decay of matrices alone."""
     state, step = make()
@@ -124,6 +125,7 @@ def test_steps_are_those_of_a_float64_oracle(x64):
     assert state.step == STEPS
 
 
+@pytest.mark.slow
 def test_micro_batches_of_unequal_tokens_are_the_whole_batch():
     """The parts hold 1 to 2N tokens each, so a mean of their means would be another number."""
     state, whole = make()
@@ -162,6 +164,7 @@ def test_micro_batches_draw_the_same_dropout():
     assert abs(losses[0] - losses[2]) > 1e-4
 
 
+@pytest.mark.slow
 def test_the_average_begins_at_the_first_parameters_and_keeps_d_to_the_n_of_them():
     state, step = make(ema_decay=0.75)
     seen = [state.params["bias"]]
@@ -202,6 +205,7 @@ def test_runs_under_vmap_are_runs_in_a_loop():
     assert float(jnp.abs(ends[0] - ends[1]).max()) > 0.01
 
 
+@pytest.mark.slow
 def test_a_step_compiles_once_and_may_be_given_its_state():
     network, optimiser = bigram(), make_optimiser(CONFIG, STEPS)
     train_step = make_train_step(next_token_losses(network, start=V), optimiser, ema_decay=0.9)
@@ -232,6 +236,7 @@ def test_matrices_decay_and_the_stacked_norms_of_a_scan_do_not():
     }
 
 
+@pytest.mark.slow
 def test_the_rate_rises_to_its_peak_and_ends_at_its_fraction():
     shape = np.array([learning_rate_shape(jnp.asarray(s), 4, 12, 0.1) for s in range(13)])
     np.testing.assert_allclose(shape[:4], [0.25, 0.5, 0.75, 1.0])
@@ -249,6 +254,7 @@ def test_unknown_hyperparameters_are_refused():
 # ── what is paid ────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.slow
 @pytest.mark.statement("A4")
 def test_the_next_token_terms_are_the_flow_loss_of_the_left_to_right_table():
     """Σ_t of the grid's step losses, each from its own state, is the next-token loss, by term."""
@@ -269,6 +275,7 @@ def test_the_next_token_terms_are_the_flow_loss_of_the_left_to_right_table():
     np.testing.assert_allclose(terms.nats, total, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_without_a_start_the_first_token_is_given():
     network = bigram()
     params = network.init(jax.random.key(2))
@@ -357,6 +364,7 @@ def test_a_state_is_a_pytree_of_arrays():
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(state))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.int8, jnp.uint8])
 def test_a_mask_beyond_the_type_of_the_tokens_does_not_wrap(dtype):
     """V = 256 stands before every sequence of bytes; in 8 bits it would be id 0, or -128."""

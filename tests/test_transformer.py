@@ -247,6 +247,7 @@ def test_in_bfloat16_the_loss_is_close_and_float32(attention):
 # ── contracts ───────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.slow
 def test_init_starts_close_to_uniform_and_is_drawn_from_its_key():
     network = transformer(TransformerConfig(**SMALL | {"time_conditioned": True, "num_layers": 1}))
     params = network.init(jax.random.key(0))
@@ -275,6 +276,7 @@ def test_the_batch_is_vmap_jit_is_eager_and_compiles_once():
         np.testing.assert_allclose(row, network.apply(params, x_t, t), atol=2e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("causal", [True, False])
 def test_who_sees_whom(causal):
     """Row i has a gradient at every earlier input and itself, at no later one, and a mask hides."""

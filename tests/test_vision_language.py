@@ -47,6 +47,7 @@ def features():
 TOKENS = jnp.array([3, 1, 4, 1, 5, 9, 2])
 
 
+@pytest.mark.slow
 def test_the_picture_is_vectors_before_the_tokens(config, params, features):
     """A projector whose rows are those of the embedding: then the picture is text."""
     words = jnp.array([7, 0, 10])
@@ -68,6 +69,7 @@ def test_the_picture_is_vectors_before_the_tokens(config, params, features):
     np.testing.assert_allclose(found, whole[P:], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_projector_by_hand(config, params, features):
     own, pictures = jax.device_get((params["projector"], features))
     h = pictures[0] @ own["layers_0"]["kernel"] + own["layers_0"]["bias"]
@@ -88,6 +90,7 @@ def test_the_projector_by_hand(config, params, features):
     )
 
 
+@pytest.mark.slow
 def test_answers_see_the_picture_and_what_was_written(config, params, features):
     network = vision_language(config, F)
     found = network.apply(params, features[0], TOKENS)
@@ -98,6 +101,7 @@ def test_answers_see_the_picture_and_what_was_written(config, params, features):
     assert np.abs(found[4:] - later[4:]).max() > 1e-4
 
 
+@pytest.mark.slow
 def test_both_parts_learn(config, params, features):
     def loss(params):
         logits = vision_language(config, F).apply(params, features[0], TOKENS)
@@ -108,6 +112,7 @@ def test_both_parts_learn(config, params, features):
         assert max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(gradient[part])) > 1e-6
 
 
+@pytest.mark.slow
 def test_the_cache_gives_the_same_logits(config, params, features):
     decoder = vision_language_decoder(config, P, F)
     assert decoder is vision_language_decoder(config, P, F)
@@ -122,6 +127,7 @@ def test_the_cache_gives_the_same_logits(config, params, features):
     np.testing.assert_allclose(jnp.concatenate(rest), whole, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_greedy_answers_are_those_without_a_cache(config, params, features):
     """Prompts of two lengths, each with its own picture."""
     prompts, lengths = jnp.array([[3, 1, 4], [2, 7, 0]]), jnp.array([3, 2])
@@ -150,6 +156,7 @@ def test_greedy_answers_are_those_without_a_cache(config, params, features):
         np.testing.assert_array_equal(found.tokens[b], alone.tokens[0])
 
 
+@pytest.mark.slow
 def test_only_answers_are_paid_for(config, params, features):
     """A5, term by term; and a training step on it moves both parts."""
     network = vision_language(config, F)
@@ -177,6 +184,7 @@ def test_only_answers_are_paid_for(config, params, features):
     chex.assert_trees_all_close(after.params, other.params, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_bad_input_is_refused(config, params, features):
     network = vision_language(config, F)
     with pytest.raises(ValueError, match=r"`features` must have the shape \[P, 5\]; it is"):

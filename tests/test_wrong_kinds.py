@@ -197,6 +197,7 @@ def outcome(name: str, key: str, arrays: dict[str, Any]) -> str:
 SHOWN = {no_number, no_log_probs}
 
 
+@pytest.mark.sampled(20)
 @pytest.mark.parametrize("name", FUNCTIONS)
 @pytest.mark.usefixtures("strict")
 def test_no_argument_of_another_kind_passes_in_silence(name):
@@ -258,12 +259,14 @@ OTHERS = {
 }
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_values_of_another_kind_are_refused(name):
     with pytest.raises(ValueError, match=rf"`(exp\()?{name.split(',')[0]}\b.*; "):
         OTHERS[name]()
 
 
+@pytest.mark.slow
 def test_logarithms_above_0_are_refused_on_every_device_under_checkify():
     def mixed(log_p_t, log_prior):
         return jax.vmap(
@@ -308,6 +311,7 @@ def test_ids_of_small_integer_types_are_widened_before_anything_is_done(name):
                 assert line.params["new_dtype"] == "int32"
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("name", ["paths.mask_source", "paths.revealed_posterior"])
 @pytest.mark.parametrize("dtype", INTEGERS)
 def test_ids_of_every_integer_type_mean_the_same(name, dtype):
@@ -330,6 +334,7 @@ def test_under_x64_ids_are_of_32_bits_or_64(dtype):
     assert drawn.dtype == {"int64": "int64", "uint32": "int64"}.get(dtype, "int32")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("put", [np.asarray, jnp.asarray])
 def test_no_id_wraps_around_in_a_small_integer_type(put):
     words = put(np.array([72, 105, 33], np.int8))
