@@ -23,7 +23,7 @@ from dfm_jax.models import TransformerConfig, transformer
 from dfm_jax.training.batches import stream_windows
 from dfm_jax.training.config import OptimiserConfig, TrainConfig, hyperparameters
 from dfm_jax.training.evaluation import ratio_with_interval, token_losses
-from dfm_jax.training.run import init_and_step, run_keys
+from dfm_jax.training.fit import init_and_step, run_keys
 
 plt.rcParams["figure.dpi"] = 80
 K, N = len(jax.devices()), 64  # experts; bytes of a sequence

@@ -37,8 +37,8 @@ from dfm_jax.models.sizes import SIZES, num_parameters
 from dfm_jax.training.batches import Batch
 from dfm_jax.training.config import TrainConfig, hyperparameters
 from dfm_jax.training.ensemble import gather
+from dfm_jax.training.fit import init_and_step
 from dfm_jax.training.presets import PRESETS
-from dfm_jax.training.run import init_and_step
 from dfm_jax.training.stopping import ExitStatus, StopRequest
 
 plt.rcParams["figure.dpi"] = 80

@@ -14,16 +14,18 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from dfm_jax.durable import TemporaryError
 from dfm_jax.training import checkpoint
-from dfm_jax.training.checkpoint import read_checkpoint, read_record, write_checkpoint
-from dfm_jax.training.config import differences
-from dfm_jax.training.digests import CheckpointError, DamagedError, seal_folder
-from dfm_jax.training.retention import (
+from dfm_jax.training.checkpoint import (
     Saver,
     best_step,
     checkpoint_steps,
+    read_checkpoint,
+    read_record,
     resume,
     sole_writer,
+    write_checkpoint,
 )
+from dfm_jax.training.config import differences
+from dfm_jax.training.digests import CheckpointError, DamagedError, seal_folder
 
 CONFIG = {"seed": 1, "optimiser": {"rate": 0.5}}
 
@@ -288,7 +290,7 @@ def test_saving_does_not_wait_and_survives_donation(tmp_path, monkeypatch):
         assert release.wait(30)
         return write(*args, **kwargs)
 
-    monkeypatch.setattr("dfm_jax.training.retention.write_leaves", held)
+    monkeypatch.setattr("dfm_jax.training.checkpoint.write_leaves", held)
     move = jax.jit(lambda w: w * 0 - 1, donate_argnums=0)
     w = jnp.arange(1 << 16, dtype=jnp.float32)
     with Saver(tmp_path, config={}) as saver:
@@ -306,7 +308,7 @@ def test_an_error_in_the_thread_is_raised_by_the_next_call(tmp_path, monkeypatch
     def full(*args, **kwargs):
         raise OSError("no space left")
 
-    monkeypatch.setattr("dfm_jax.training.retention.write_leaves", full)
+    monkeypatch.setattr("dfm_jax.training.checkpoint.write_leaves", full)
     saver = Saver(tmp_path, config={})
     saver.save(1, {"w": jnp.ones(2)}, {})
     with pytest.raises(OSError, match="no space left"):

@@ -9,8 +9,8 @@ from dfm_jax import cli
 from dfm_jax.cli.launch import Members
 from dfm_jax.data.columns import Columns
 from dfm_jax.data.tokens import byte_tokenizer, map_tokens, read_texts
-from dfm_jax.training import run as running
-from dfm_jax.training.loop import Outcome
+from dfm_jax.training import fit as fitting
+from dfm_jax.training.fit import Outcome
 from dfm_jax.training.members import load_member_data
 from dfm_jax.training.presets import load_config
 
@@ -61,7 +61,7 @@ def test_pictures_are_not_left_out_in_silence(rows, tmp_path, capsys, command, m
 def test_with_text_only_the_columns_that_are_not_used_are_named(
     rows, tmp_path, capsys, monkeypatch
 ):
-    monkeypatch.setattr(running, "train", lambda *_, **__: Outcome(1, 0, True, {}))
+    monkeypatch.setattr(fitting, "train", lambda *_, **__: Outcome(1, 0, True, {}))
     assert run("train", rows, tmp_path / "run", "--text-only") == 0
     assert capsys.readouterr().out.startswith(f"{SAID}\nfinished")
     bare = write(tmp_path / "bare.jsonl", *map(row, range(12)))

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, models
 
 from dfm_jax import cli
 from dfm_jax.models import transformer
-from dfm_jax.training.checkpoint import read_record
+from dfm_jax.training.checkpoint import checkpoint_steps, read_record
 from dfm_jax.training.config import to_json
 from dfm_jax.training.digests import CheckpointError
 from dfm_jax.training.ensemble import read_ensemble
@@ -24,7 +24,6 @@ from dfm_jax.training.evaluation import load_member
 from dfm_jax.training.members import check_member, read_member, write_member
 from dfm_jax.training.metrics import read_metrics
 from dfm_jax.training.presets import load_config
-from dfm_jax.training.retention import checkpoint_steps
 from dfm_jax.training.stopping import NonFiniteError
 from experiments.lib.sample_texts import write_texts
 
@@ -150,7 +149,7 @@ def test_a_loss_that_is_not_finite_has_a_status_of_its_own(data, tmp_path, capsy
     def broken(*args, **kwargs):
         raise NonFiniteError("loss is nan at step 7 of the run r; the last good checkpoint is 5.")
 
-    monkeypatch.setattr("dfm_jax.training.run.train_member", broken)
+    monkeypatch.setattr("dfm_jax.training.fit.train_member", broken)
     assert train(tmp_path, data / "all") == 3
     assert "train: loss is nan at step 7 of the run r" in capsys.readouterr().err
 

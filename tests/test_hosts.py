@@ -17,14 +17,13 @@ import pytest
 from dfm_jax import cli
 from dfm_jax.parallel import make_mesh, place_state
 from dfm_jax.training import distributed
-from dfm_jax.training.checkpoint import read_checkpoint, write_checkpoint
+from dfm_jax.training.checkpoint import checkpoint_steps, read_checkpoint, write_checkpoint
 from dfm_jax.training.config import Watch
 from dfm_jax.training.distributed import Spread, over_all_devices, spread_evaluation
 from dfm_jax.training.evaluation import load_member
+from dfm_jax.training.fit import make_run, train_member
 from dfm_jax.training.metrics import read_metrics
 from dfm_jax.training.presets import load_config
-from dfm_jax.training.retention import checkpoint_steps
-from dfm_jax.training.run import make_run, train_member
 from dfm_jax.training.stopping import StopRequest
 
 STEPS = 12

@@ -15,7 +15,7 @@ from dfm_jax.parallel import make_mesh
 from dfm_jax.training.config import TrainConfig, Watch
 from dfm_jax.training.evaluation import evaluated, token_losses
 from dfm_jax.training.examples import MemberData
-from dfm_jax.training.run import make_run
+from dfm_jax.training.fit import make_run
 from dfm_jax.training.state import init_state, make_optimiser
 from experiments.language import __main__ as language
 from experiments.language import report as language_report

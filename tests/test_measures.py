@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 
 from dfm_jax import cli
-from dfm_jax.training.checkpoint import write_checkpoint
+from dfm_jax.training.checkpoint import best_step, write_checkpoint
 from dfm_jax.training.evaluation import evaluate_member, evaluated, load_member
 from dfm_jax.training.members import load_member_data
 from dfm_jax.training.metrics import measure_words, metric_name
 from dfm_jax.training.presets import PRESETS
-from dfm_jax.training.retention import best_step
 from dfm_jax.training.tasks import task_of
 
 SMALL = ("model.width=8", "model.ffn_width=16", "model.num_layers=1", "model.num_heads=2")

@@ -12,6 +12,7 @@ import pytest
 from dfm_jax import cli
 from dfm_jax.models import TransformerConfig
 from dfm_jax.parallel import make_mesh
+from dfm_jax.training.checkpoint import checkpoint_steps
 from dfm_jax.training.config import (
     OptimiserConfig,
     TrainConfig,
@@ -22,12 +23,10 @@ from dfm_jax.training.config import (
 )
 from dfm_jax.training.digests import CheckpointError
 from dfm_jax.training.evaluation import load_member
-from dfm_jax.training.loop import Outcome, train
+from dfm_jax.training.fit import Outcome, make_run, train, train_member
 from dfm_jax.training.members import load_member_data, member_data_path, read_member
 from dfm_jax.training.metrics import read_metrics
 from dfm_jax.training.presets import load_axes, load_axis, load_config
-from dfm_jax.training.retention import checkpoint_steps
-from dfm_jax.training.run import make_run, train_member
 from dfm_jax.training.state import learning_rate_shape
 from dfm_jax.training.stopping import StopRequest
 from dfm_jax.training.sweep import by_shape, grid, make_sweep, train_sweep

@@ -19,9 +19,9 @@ from dfm_jax.training.config import TrainConfig, Watch, config_digest, to_json
 from dfm_jax.training.ensemble import read_ensemble
 from dfm_jax.training.evaluation import evaluate_ensemble, load_member
 from dfm_jax.training.examples import Examples, array_examples
+from dfm_jax.training.fit import make_run, train_member
 from dfm_jax.training.members import tokenizer_of
 from dfm_jax.training.presets import PRESETS, load_config
-from dfm_jax.training.run import make_run, train_member
 from dfm_jax.training.sweep import grid, make_sweep
 from dfm_jax.training.tasks import named_function, router_task, task_of, uniform_task
 

@@ -15,9 +15,14 @@ from dfm_jax import cli
 from dfm_jax.data.packages import MissingDataError
 from dfm_jax.durable import TemporaryError
 from dfm_jax.training import checkpoint, digests, stopping
-from dfm_jax.training.checkpoint import read_checkpoint, write_checkpoint
+from dfm_jax.training.checkpoint import (
+    checkpoint_steps,
+    read_checkpoint,
+    resume,
+    sole_writer,
+    write_checkpoint,
+)
 from dfm_jax.training.digests import CheckpointError, DamagedError
-from dfm_jax.training.retention import checkpoint_steps, resume, sole_writer
 from dfm_jax.training.stopping import (
     ExitStatus,
     NonFiniteError,

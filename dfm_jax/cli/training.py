@@ -75,8 +75,8 @@ class Train:
         from dfm_jax.checks import require
         from dfm_jax.training.config import Watch
         from dfm_jax.training.distributed import is_first, join_processes, over_all_devices
+        from dfm_jax.training.fit import train_member
         from dfm_jax.training.presets import load_config
-        from dfm_jax.training.run import train_member
         from dfm_jax.training.stopping import ExitStatus, stop_on_signals
 
         watch = Watch(

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 from dfm_jax.checks import check_count, require
 from dfm_jax.json_text import read_json
 from dfm_jax.json_types import as_type
+from dfm_jax.training.checkpoint import checkpoint_steps
 from dfm_jax.training.members import member_folder
-from dfm_jax.training.retention import checkpoint_steps
 
 
 class Job(NamedTuple):

@@ -19,14 +19,13 @@ from dfm_jax.checks import check_count, require
 from dfm_jax.durable import write_file
 from dfm_jax.json_text import read_json
 from dfm_jax.json_types import as_type, from_json
-from dfm_jax.training.checkpoint import read_record
+from dfm_jax.training.checkpoint import best_step, checkpoint_steps, read_record
 from dfm_jax.training.config import config_digest
 from dfm_jax.training.digests import (
     CheckpointError,
     DamagedError,
     mended_by_training,
 )
-from dfm_jax.training.retention import best_step, checkpoint_steps
 
 MANIFEST = "ensemble.json"
 _MEMBER = re.compile(r"expert_\d{3,}", flags=re.ASCII)  # a copy that lies beside it is no expert

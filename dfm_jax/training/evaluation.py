@@ -17,7 +17,7 @@ from dfm_jax.data.tokens import TokenSet, encode_texts, named_texts_in
 from dfm_jax.interfaces import Losses, Measure, Task
 from dfm_jax.models import Params
 from dfm_jax.training.batches import Batch
-from dfm_jax.training.checkpoint import read_checkpoint
+from dfm_jax.training.checkpoint import best_step, checkpoint_steps, read_checkpoint
 from dfm_jax.training.config import TrainConfig, differences, from_json, shape_of
 from dfm_jax.training.digests import CheckpointError, mended_by_training
 from dfm_jax.training.distributed import spread_evaluation
@@ -33,7 +33,6 @@ from dfm_jax.training.members import (
     tokenizer_of,
 )
 from dfm_jax.training.memory import check_parameters_fit
-from dfm_jax.training.retention import best_step, checkpoint_steps
 from dfm_jax.training.state import TrainState
 from dfm_jax.training.step import batch_size_of, make_evaluation
 from dfm_jax.training.tasks import task_of

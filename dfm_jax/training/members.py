@@ -31,6 +31,7 @@ from dfm_jax.data.tokens import (
 from dfm_jax.durable import write_file
 from dfm_jax.interfaces import Task
 from dfm_jax.json_text import read_json
+from dfm_jax.training.checkpoint import checkpoint_steps, set_aside
 from dfm_jax.training.config import (
     MAX_COUNT,
     TrainConfig,
@@ -42,7 +43,6 @@ from dfm_jax.training.config import (
 )
 from dfm_jax.training.digests import CheckpointError
 from dfm_jax.training.examples import Examples, MemberData
-from dfm_jax.training.retention import checkpoint_steps, set_aside
 from dfm_jax.training.state import TrainState, init_state, make_optimiser
 from dfm_jax.training.tasks import task_of
 

@@ -40,11 +40,10 @@ from dfm_jax.training.config import (
 )
 from dfm_jax.training.evaluation import ratio_with_interval
 from dfm_jax.training.examples import Examples, HeldOut, MemberData, examples_of
-from dfm_jax.training.loop import Outcome, Run, train
+from dfm_jax.training.fit import Outcome, Run, init_and_step, run_keys, train
 from dfm_jax.training.memory import check_fits
 from dfm_jax.training.metrics import Measure, metric_name
 from dfm_jax.training.presets import MAX_RUNS, set_field
-from dfm_jax.training.run import init_and_step, run_keys
 from dfm_jax.training.state import TrainState, with_hyperparameters
 from dfm_jax.training.step import (
     StepMetrics,
@@ -116,7 +115,7 @@ def train_sweep(
 
     Raises:
         ValueError: if the configs differ in shape.
-        CheckpointError: as `loop.train`.
+        CheckpointError: as `fit.train`.
     """
     watch = Watch() if watch is None else watch
     record = {"configs": [to_json(config) for config in configs], "data": data.description}

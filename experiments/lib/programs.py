@@ -22,8 +22,8 @@ from dfm_jax.parallel import Placement, independent, make_mesh, spread_step
 from dfm_jax.sampling import Sample, sample_autoregressive
 from dfm_jax.training.batches import Batch, PictureBatch
 from dfm_jax.training.config import OptimiserConfig, TrainConfig, hyperparameters, shape_of
+from dfm_jax.training.fit import init_and_step
 from dfm_jax.training.losses import next_token_losses
-from dfm_jax.training.run import init_and_step
 from dfm_jax.training.state import TrainState, init_state, make_optimiser
 from dfm_jax.training.step import TrainStep, make_train_step, until_its_end
 from experiments.multimodal.network import Sight

@@ -23,11 +23,10 @@ from rich.console import Console
 from rich.table import Table
 
 import dfm_jax
-from dfm_jax.training.checkpoint import read_record
+from dfm_jax.training.checkpoint import checkpoint_steps, read_record
 from dfm_jax.training.config import config_digest
 from dfm_jax.training.digests import CheckpointError
 from dfm_jax.training.metrics import read_metrics
-from dfm_jax.training.retention import checkpoint_steps
 from experiments.lib import reporting, study
 from experiments.lib.reporting import Verdict
 from experiments.lib.sample_texts import write_texts

@@ -23,8 +23,7 @@ import numpy as np
 from rich.console import Console
 
 from dfm_jax.launch import Job, Row, run_jobs, summary_text, train_jobs
-from dfm_jax.training.checkpoint import read_record
-from dfm_jax.training.retention import checkpoint_steps
+from dfm_jax.training.checkpoint import checkpoint_steps, read_record
 from experiments.lib import reporting, study
 from experiments.lib.reporting import Verdict
 from experiments.lib.sample_texts import write_texts

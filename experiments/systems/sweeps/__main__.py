@@ -26,10 +26,9 @@ from rich.table import Table
 from dfm_jax.parallel import make_mesh
 from dfm_jax.training.config import TrainConfig, Watch
 from dfm_jax.training.examples import MemberData
-from dfm_jax.training.loop import Run
+from dfm_jax.training.fit import Run, make_run
 from dfm_jax.training.members import load_member_data
 from dfm_jax.training.presets import PRESETS as CONFIGS
-from dfm_jax.training.run import make_run
 from dfm_jax.training.state import TrainState
 from dfm_jax.training.sweep import grid, make_sweep
 from experiments.lib import reporting, study

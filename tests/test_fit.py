@@ -1,4 +1,4 @@
-"""The loop: the same bits after any interruption, metrics without a gap, one way to fail."""
+"""A fit: the same bits after any interruption, metrics without a gap, one way to fail."""
 
 import errno
 import io
@@ -16,12 +16,12 @@ from tqdm import tqdm
 
 from dfm_jax.models import Network
 from dfm_jax.training.batches import document_windows
+from dfm_jax.training.checkpoint import best_step, checkpoint_steps
 from dfm_jax.training.config import OptimiserConfig, Watch
 from dfm_jax.training.digests import CheckpointError
-from dfm_jax.training.loop import Run, keyed_run, train
+from dfm_jax.training.fit import Run, keyed_run, train
 from dfm_jax.training.losses import next_token_losses
 from dfm_jax.training.metrics import MetricsLog, read_metrics
-from dfm_jax.training.retention import best_step, checkpoint_steps
 from dfm_jax.training.state import init_state, make_optimiser
 from dfm_jax.training.step import make_train_step
 from dfm_jax.training.stopping import ExitStatus, NonFiniteError, StopRequest, stop_on_signals
@@ -121,7 +121,7 @@ def test_the_bar_tells_loss_speed_and_time_left(tmp_path, monkeypatch):
     def bar(**options):
         return tqdm(**(options | {"disable": False, "file": shown, "mininterval": 0}))
 
-    monkeypatch.setattr("dfm_jax.training.loop.tqdm", bar)
+    monkeypatch.setattr("dfm_jax.training.fit.tqdm", bar)
     train(RUN, tmp_path / "centre", config={}, **QUIET)
     last = lines(tmp_path / "centre")
     loss = [row["loss"] for row in last if "loss" in row][-1]
