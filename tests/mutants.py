@@ -668,6 +668,23 @@ MUTANTS = (
         "test_mixture",
         "no_next_law",
     ),
+    # ── a run that is lengthened ──
+    Mutant(
+        "a longer run whose state keeps the old length",
+        "training/fit.py",
+        "run.resumed(found.state)",
+        "found.state",
+        "test_sweep",
+        "lengthened_where",
+    ),
+    Mutant(
+        "an update past the peak that depends on no length",
+        "training/config.py",
+        "made > optimiser.warmup_steps + 1",
+        "made > optimiser.warmup_steps + 2",
+        "test_sweep",
+        "only_what",
+    ),
 )
 
 
