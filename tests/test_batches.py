@@ -35,6 +35,7 @@ def test_the_order_of_an_epoch_is_a_permutation(count, key):
     np.testing.assert_array_equal(np.sort(images(key, 3, count)), np.arange(count))
 
 
+@pytest.mark.slow
 def test_another_epoch_or_key_is_another_order(key):
     first = images(key, 0, 100)
     assert not np.array_equal(first, images(key, 1, 100))

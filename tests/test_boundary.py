@@ -130,6 +130,7 @@ def test_a_nan_is_not_hidden():
     assert all(np.any(np.isnan(value)) for value in (*values, *sums))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("strict")
 def test_logits_become_logarithms_of_a_law_and_a_row_of_none_stays_none():
     rows = jnp.array([[0.0, 1000.0, -INF], [-INF, -INF, -INF], [1.0, 2.0, 3.0]])

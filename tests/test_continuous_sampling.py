@@ -62,6 +62,7 @@ def slope(errors):
     return np.log(errors[1] / errors[0]) / np.log(SIZES[0] / SIZES[1])
 
 
+@pytest.mark.slow
 @pytest.mark.statement("S3")
 @pytest.mark.parametrize(
     ("source", "schedule"),
@@ -321,6 +322,7 @@ def corrected_law(here, schedule, times, beta, *, alpha_gap=0.0):
     return law, here.law(at[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.statement("V7", "S3", "S5")
 @pytest.mark.parametrize(
     "source",
@@ -469,6 +471,7 @@ def test_steps_of_their_own_size_draw_from_the_path(source):
     assert np.ptp(many) > 0  # the size follows the state
 
 
+@pytest.mark.slow
 @pytest.mark.statement("S3")
 def test_no_step_is_longer_than_the_rate_of_a_token_allows(key):
     """Where no jump is expected ε asks for steps without end, and h κ̇/(1 − κ) ≤ 1 holds them."""
@@ -518,6 +521,7 @@ def euler(key, **change):
     return sample_euler(key, (), restless, x_0, schedule, times, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -1002,6 +1002,7 @@ def test_eight_devices_equal_one(backend, one_device):
 # ── finite, on the border too ───────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.sampled(20)
 @every_function
 @pytest.mark.usefixtures("strict")
 def test_values_are_finite_inside_the_domain(name):
@@ -1010,6 +1011,7 @@ def test_values_are_finite_inside_the_domain(name):
             assert np.all(np.isfinite(leaf))
 
 
+@pytest.mark.sampled(20)
 @pytest.mark.parametrize("name", [name for name in FUNCTIONS if FUNCTIONS[name].border])
 @pytest.mark.usefixtures("strict")
 def test_no_nan_on_the_border_of_the_domain(name):
@@ -1028,11 +1030,13 @@ def assert_float_outputs(name: str, dtype: Any) -> None:
         assert leaf.dtype == expected
 
 
+@pytest.mark.sampled(20)
 @every_function
 def test_float32_gives_float32(name):
     assert_float_outputs(name, jnp.float32)
 
 
+@pytest.mark.sampled(20)
 @every_function
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
 @pytest.mark.usefixtures("strict")

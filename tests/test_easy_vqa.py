@@ -15,6 +15,7 @@ def split(require_package):
     return easy_vqa_rows("test")
 
 
+@pytest.mark.slow
 def test_every_question_is_a_row_that_the_reader_takes(split, tmp_path):
     rows, folder = split
     path = tmp_path / "rows.jsonl"

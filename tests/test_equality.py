@@ -205,6 +205,7 @@ def test_objectives_are_the_library_losses_averaged(law, params):
     assert found == pytest.approx(float(expected_parts), abs=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.statement("D9")
 def test_an_expert_is_trained_by_its_own_loss_alone(law, params):
     _, parts = params

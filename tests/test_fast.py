@@ -197,6 +197,7 @@ def tail(gap, num_tokens):
     return rest / (1 + rest)
 
 
+@pytest.mark.slow
 @pytest.mark.statement("S1")
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize(

@@ -122,6 +122,7 @@ def test_a_grid_of_a_sweep():
     assert [(run.seed, run.batch_size) for run in runs] == [(0, 4), (0, 8), (1, 4), (1, 8)]
 
 
+@pytest.mark.slow
 def test_an_ensemble(key):
     """Of two experts, one of which knows the sequence, under a router that trusts it alone."""
     mixture = dfm_jax.mixture

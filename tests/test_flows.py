@@ -194,6 +194,7 @@ def test_the_uniform_terms_leave_context_alone_and_refuse():
         uniform_losses(network, end=1.0, time_conditioned=True)
 
 
+@pytest.mark.slow
 @pytest.mark.statement("P3")
 def test_coins_have_the_law_of_the_mixture_path():
     """χ² of 20,000 draws over the four states, false alarm 1e-6."""
@@ -270,6 +271,7 @@ def test_an_ensemble_of_copies_is_the_centre(name):
     np.testing.assert_allclose(found.gates, np.stack([one] * 3, axis=1), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.statement("L5", "S1")
 def test_the_bound_of_single_positions_is_the_nll():
     network, router = table_network(), tiny_router(2)

@@ -142,6 +142,7 @@ def test_laws_of_contexts_stay_or_are_priors_of_the_library_gate(text, x64):
     np.testing.assert_allclose(scores.soft[:, kept], without.soft[:, [0, 1, 2, -1]], atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.statement("D12")
 def test_laws_of_tokens_mix_as_they_stand(text, x64):
     log_probs, spans = text
@@ -181,6 +182,7 @@ def test_a_context_law_that_is_none_is_refused(text, x64):
             )
 
 
+@pytest.mark.slow
 def test_a_gate_starts_again_with_its_sequence_alone(text, x64):
     """The same bytes, started again with every window: another table for gates with a memory."""
     log_probs, spans = text
@@ -220,6 +222,7 @@ def test_long_texts_go_through_in_pieces(monkeypatch, text, x64):
     )
 
 
+@pytest.mark.slow
 def test_fixed_share_alone_loses_what_it_loses_in_the_ladder(text, x64):
     log_probs, spans = text
     alone = fixed_share_losses(log_probs, spans, LOG_PRIOR, ALPHAS)
@@ -383,6 +386,7 @@ def test_terms_sum_and_b1_holds_with_a_prior_of_the_context(text, x64):
     assert broken.b1_residual > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("broken", ["prior", "scores"])
 def test_the_residuals_see_a_broken_account(text, broken, x64):
     world = _world(text)

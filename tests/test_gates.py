@@ -413,6 +413,7 @@ top_k = jax.jit(mixture.top_experts_gate, static_argnums=1)
 nucleus = jax.jit(mixture.nucleus_gate)
 
 
+@pytest.mark.slow
 @pytest.mark.statement("B6")
 @given(weights=laws(5), mass=st.floats(0.01, 1.0), count=st.sampled_from([1, 3]))
 def test_a_cut_gate_is_a_law_that_keeps_the_largest(weights, mass, count):

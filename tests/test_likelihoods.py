@@ -199,6 +199,7 @@ def test_a_causal_network_of_the_data_pays_what_the_data_do(prompt_length):
     assert np.all(nats[:prompt_length] == 0)
 
 
+@pytest.mark.slow
 @pytest.mark.statement("S1")
 @pytest.mark.usefixtures("strict")
 def test_without_a_start_the_first_token_is_given():
@@ -283,6 +284,7 @@ def test_the_any_order_bound_of_a_model_with_time_is_the_mean_over_its_orders(ke
     assert abs(float(value) - order_nlls(any_table()).mean()) > 0.02
 
 
+@pytest.mark.slow
 @pytest.mark.statement("L3")
 def test_the_any_order_bound_shows_one_share_of_the_free_at_a_time(key):
     """Of a model that reads how many are masked, with a stratum for each number, without noise."""
@@ -321,6 +323,7 @@ def test_the_masked_bound_is_the_same_number_for_every_schedule(name):
     assert_estimates(bound(jax.random.key(1), exact_table, X_1), -np.log(DATA[HERE]))
 
 
+@pytest.mark.slow
 @pytest.mark.statement("L2", "L3", "S4")
 def test_the_masked_bound_of_a_process_that_is_left_early_is_another_number():
     name, table, bound = "cosine", any_table(), likelihoods.evidence_bound
@@ -333,6 +336,7 @@ def test_the_masked_bound_of_a_process_that_is_left_early_is_another_number():
     assert abs(value - order_nlls(table).mean()) > 0.02
 
 
+@pytest.mark.slow
 @pytest.mark.statement("L2", "A5")
 def test_the_masked_bound_is_of_the_free_tokens_given_the_others(key):
     bound = jitted(
@@ -401,6 +405,7 @@ def test_a_uniform_source_leaves_slack():
     assert value > -np.log(DATA[HERE]) + 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.statement("L2")
 def test_given_tokens_of_a_uniform_source_neither_move_nor_pay(key):
     """With everything given nothing is left to pay."""
@@ -417,6 +422,7 @@ def test_given_tokens_of_a_uniform_source_neither_move_nor_pay(key):
     assert tuple(map(float, bound(key, any_table(), X_1))) == (0.0, 0.0)
 
 
+@pytest.mark.slow
 @pytest.mark.statement("L5", "A4")
 @pytest.mark.usefixtures("x64")
 def test_the_grid_bound_of_a_left_to_right_table_is_the_next_token_nll(key):
@@ -588,6 +594,7 @@ REFUSALS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("refused", "message"), REFUSALS, ids=[m for _, m in REFUSALS])
 def test_what_makes_no_sense_is_refused_by_name(refused, message):
     with pytest.raises(ValueError, match=message):

@@ -93,6 +93,7 @@ def test_rows_of_every_arm_gate_and_family(result):
     assert any(row["dataset"] == "lettered, wrong picture" for row in rows)
 
 
+@pytest.mark.slow
 def test_tokens_and_flops_are_those_of_the_centre(result):
     spent = {row["partition"]: (row["tokens"], row["flops"]) for row in result["rows"]}
     assert spent["cluster:2"] == spent["task:2"]
@@ -101,6 +102,7 @@ def test_tokens_and_flops_are_those_of_the_centre(result):
     assert all(verdict["value"] == 0 for verdict in claims)
 
 
+@pytest.mark.slow
 def test_pictures_and_tables_come_of_what_was_found(result, out):
     assert (out / "multimodal.png").stat().st_size > 10_000
     assert (out / "questions.png").stat().st_size > 5_000
@@ -109,6 +111,7 @@ def test_pictures_and_tables_come_of_what_was_found(result, out):
     assert any("−2.03" in table for table in tables)
 
 
+@pytest.mark.slow
 def test_a_run_again_measures_nothing_and_finds_the_same(result, out, monkeypatch):
     monkeypatch.setattr(multimodal, "measure", None)
     monkeypatch.setattr(multimodal, "measure_centre", None)

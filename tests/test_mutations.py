@@ -251,7 +251,7 @@ def holds(label: str) -> bool:
     return row.passed
 
 
-IN_QUICK_SUITE = 3
+IN_QUICK_SUITE = 1
 
 
 @pytest.mark.parametrize(

@@ -187,6 +187,7 @@ def test_a_router_is_the_trunk_under_its_own_head():
     np.testing.assert_array_equal(row, logits[-1])
 
 
+@pytest.mark.slow
 def test_an_nnx_module_is_itself():
     module = Bag(nnx.Rngs(0))
     params = nnx.to_pure_dict(nnx.state(module, nnx.Param))
@@ -231,6 +232,7 @@ def test_a_token_means_the_same_in_every_integer_type(name, dtype):
         np.testing.assert_array_equal(network.apply(params, put(x.astype(dtype))), expected)
 
 
+@pytest.mark.slow
 def test_a_decoder_reads_every_integer_type():
     network = tabular(200, order=2)
     decoder, params = uncached_decoder(network.apply, 200), params_of(network)

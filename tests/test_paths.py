@@ -55,6 +55,7 @@ def test_positions_are_drawn_independently():
     assert_drawn_from(np.full(4, 0.25), np.bincount(2 * x[:, 0] + x[:, 1], minlength=4))
 
 
+@pytest.mark.slow
 @pytest.mark.statement("P1", "P3")
 @pytest.mark.usefixtures("x64")
 def test_samples_of_a_float64_path_have_its_law():
@@ -233,6 +234,7 @@ def test_the_token_posterior_agrees_with_counting():
 # ── a prompt in continuous time ─────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.slow
 @pytest.mark.statement("A5")
 @pytest.mark.usefixtures("strict")
 def test_a_prompt_never_moves_in_continuous_time():

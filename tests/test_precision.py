@@ -59,6 +59,7 @@ def test_every_contraction_has_the_highest_precision(name):
     assert imprecise(caller(name), example(name)) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in FUNCTIONS if FUNCTIONS[name].grad])
 def test_every_contraction_of_a_gradient_has_the_highest_precision(name):
     assert imprecise(lambda arrays: gradient(name, arrays), example(name)) == []
@@ -117,6 +118,7 @@ def length(name: str, sizes: Sizes) -> int:
 WRITTEN_OUT = {"mixture.mix_logits": "K"}
 
 
+@pytest.mark.slow
 @every_function
 def test_a_program_does_not_grow_with_its_axes(name):
     same = {axis: getattr(SMALL, axis) for axis in WRITTEN_OUT.get(name, "")}

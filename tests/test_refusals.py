@@ -251,6 +251,7 @@ def spoilt(name, argument, value):
     return on_jax(draw(name, 0) | {argument: np.asarray(value)})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "argument", "value", "message"), named(ARRAYS))
 @pytest.mark.usefixtures("strict")
 def test_a_bad_array_is_refused(name, argument, value, message):
@@ -409,6 +410,7 @@ ARGUMENTS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "key"), ARGUMENTS)
 def test_an_array_with_one_axis_too_many_is_refused_by_name(name, key):
     arrays = example(name)
@@ -418,6 +420,7 @@ def test_an_array_with_one_axis_too_many_is_refused_by_name(name, key):
         caller(name)(arrays)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "key"), ARGUMENTS)
 def test_an_array_of_another_kind_is_refused_by_name(name, key):
     """Floats for whole numbers, whole numbers for floats, truths and keys."""

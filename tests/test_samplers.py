@@ -116,6 +116,7 @@ def test_one_position_at_a_time_draws_from_the_data(table):
     assert_drawn_from(DATA, counts(drawn_by(table)))
 
 
+@pytest.mark.slow
 @pytest.mark.statement("S4")
 def test_a_last_step_for_one_pending_position_draws_from_the_data():
     assert_drawn_from(DATA, counts(drawn_by(schedules.left_to_right(N), final=True, seed=1)))

@@ -78,6 +78,7 @@ def test_the_law_is_cut_as_stated(cut):
     np.testing.assert_allclose(law, plain_law(LOGITS, **cut), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_temperature_zero_is_the_limit_and_ties_go_to_the_lower_id():
     logits = jnp.array([1.0, 3.0, 3.0, -jnp.inf])
     for temperature in (0, 0.0, jnp.float32(0)):
@@ -198,6 +199,7 @@ def bigram(seed=0):
     return BIGRAM, {"logits": jnp.array(logits)}
 
 
+@pytest.mark.slow
 def test_rows_hold_prompt_draws_and_then_nothing():
     decoder, params = bigram()
     sample = drawn(0, params, decoder, stop_tokens=(2, 7))
@@ -234,6 +236,7 @@ def test_rows_of_one_prompt_differ():
     assert len({tuple(row[5:8]) for row in np.array(sample.tokens)}) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.statement("S1")
 @pytest.mark.parametrize(
     "cut",

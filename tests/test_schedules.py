@@ -326,6 +326,7 @@ def test_a_bad_schedule_is_refused(call, message):
         call()
 
 
+@pytest.mark.slow
 def test_a_traced_time_outside_the_domain_is_refused_through_checkify():
     rate = jax.jit(checkify.checkify(lambda t: schedules.rate(t, schedules.cosine())))
     with pytest.raises(checkify.JaxRuntimeError, match=r"`t` must lie where κ_t < 1; it is 1\.0\."):
@@ -377,6 +378,7 @@ def test_a_table_is_what_its_name_says(make, expected):
     np.testing.assert_array_equal(jax.jit(make)(), table)
 
 
+@pytest.mark.slow
 @every_schedule
 @pytest.mark.parametrize("num_steps", [1, 3, 7])
 def test_a_masked_table_of_every_schedule_passes_in_float32(family, num_steps):

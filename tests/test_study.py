@@ -565,6 +565,7 @@ def test_the_digest_of_code_sees_a_line_that_moves_to_the_next_file(source):
     assert study.code_digest(["experiments.town"]) != before
 
 
+@pytest.mark.slow
 def test_every_study_with_cells_names_itself():
     """And what it starts in other processes."""
     folder = Path(study.__file__).parents[1]

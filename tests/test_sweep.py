@@ -379,6 +379,7 @@ def longer(config: TrainConfig, steps: int, **optimiser) -> TrainConfig:
     return dataclasses.replace(config, num_steps=steps, optimiser=optimiser)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_lengthened_is_the_longer_one(texts, tmp_path):
     """A cosine that has ended, at its last rate, to the bit; its config.json says so."""
     short, long = longer(PLAIN, 3), longer(PLAIN, STEPS, decay_steps=3)
@@ -398,6 +399,7 @@ def test_a_run_that_is_lengthened_is_the_longer_one(texts, tmp_path):
         train_member(short, texts, folder, watch=WATCH)
 
 
+@pytest.mark.slow
 def test_a_sweep_is_lengthened_where_none_of_its_runs_has_ended_before(data, tmp_path):
     """At a constant rate, to the bit."""
 
@@ -418,6 +420,7 @@ def test_a_sweep_is_lengthened_where_none_of_its_runs_has_ended_before(data, tmp
         swept("twice", (STEPS, STEPS))
 
 
+@pytest.mark.slow
 def test_only_what_the_updates_made_depend_on_is_compared():
     """A cosine that ends elsewhere is another run from the first update whose rate it changes."""
     rates_of = jax.vmap(lambda s, w, n: learning_rate_shape(s, w, n, 0.1), (0, None, None))

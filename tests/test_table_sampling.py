@@ -354,6 +354,7 @@ def test_a_causal_network_is_no_denoiser():
         transformer_denoiser(config)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_what_is_said_of_a_revealed_token_is_not_read(method, key):
     def silent(params, x_t, t):

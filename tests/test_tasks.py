@@ -280,6 +280,7 @@ def test_a_run_of_examples_is_a_run():
     assert 0 < float(state.params["w"]) < 1
 
 
+@pytest.mark.slow
 def test_what_the_transformers_objectives_ask_of_a_model_is_not_asked_of_a_task_that_is_given():
     """A bidirectional network that reads V tokens and the time, without a mask."""
     model = TransformerConfig(

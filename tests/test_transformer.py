@@ -140,6 +140,7 @@ def numpys(config, params):
     return numpy_transformer.loss(params, tokens_of(config), TARGETS, config, time_of(config))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "num_layers"),
     [("everything", 1), pytest.param("grouped, untied", 2, marks=pytest.mark.slow)],

@@ -296,6 +296,7 @@ def whole_numbers(name: str) -> list[str]:
 WITH_IDS = [name for name in FUNCTIONS if whole_numbers(name)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WITH_IDS)
 def test_ids_of_small_integer_types_are_widened_before_anything_is_done(name):
     """In int8 an id and the mask 128 would wrap around. Read off the program: none is compiled."""
