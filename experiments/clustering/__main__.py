@@ -11,7 +11,7 @@ auction, where these are installed (`make install-peers`).
 import importlib.util
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -134,7 +134,7 @@ def against_exact(config: Config) -> dict[str, Any]:
 def run(config: Config, console: Console) -> bool:
     """The whole study: tables, files into `config.out`, whether every claim holds."""
     start = time.perf_counter()
-    versions = reporting.versions(PACKAGES)
+    versions = reporting.installed(PACKAGES)
     values = {k: v for k, v in asdict(config).items() if k not in ("preset", "out")}
     peers = [name for name, module in PEERS.items() if importlib.util.find_spec(module)]
     depends_on = {"config": values, "versions": versions, "peers": peers}
@@ -175,10 +175,9 @@ def run(config: Config, console: Console) -> bool:
     bar.close()
     verdicts = clustering_report.verdicts_of(real, exact, sizes)
     picture = clustering_report.draw(config.out / "clustering.png", real, sizes)
-    metrics = reporting.write_metrics(config.out, clustering_report.records(real, sizes))
-    result = reporting.write_result(
-        config.out,
-        config=asdict(config) | {"out": str(config.out)},
+    return reporting.conclude(
+        console,
+        config,
         versions=versions,
         seeds=[0],
         rows=[*real, *sizes],
@@ -188,25 +187,21 @@ def run(config: Config, console: Console) -> bool:
             "seconds": round(time.perf_counter() - start, 1),
         },
         verdicts=verdicts,
+        records=clustering_report.records(real, sizes),
+        pictures=[picture],
+        tables=lambda: clustering_report.print_tables(
+            console, real, exact, sizes, missing=sorted({*PEERS} - {*peers})
+        ),
     )
-    clustering_report.print_tables(console, real, exact, sizes, missing=sorted({*PEERS} - {*peers}))
-    reporting.print_verdicts(console, verdicts)
-    for what, path in (("picture", picture), ("numbers", result), ("each row", metrics)):
-        console.print(f"{what}: {path}", highlight=False, soft_wrap=True)
-    return all(verdict.passed for verdict in verdicts)
 
 
-def main(args: Sequence[str] | None = None) -> int:
-    """0 if every claim holds, 1 if one fails, 2 for input that cannot be used, 130 if stopped."""
-    jax.config.update("jax_num_cpu_devices", 8)  # for the comparison of one with eight
-    config = study.parsed(PRESETS, _PROG, args)
+def whole(config: Config, console: Console) -> bool:
+    """The study on its data."""
+    study.have_cpu_devices(8)
+    return run(config, console)
 
-    def whole() -> bool:
-        check_config(config)
-        config.out.mkdir(parents=True, exist_ok=True)
-        return run(config, Console())
 
-    return study.exit_status(_PROG, whole)
+main = study.main_of(_PROG, PRESETS, whole, check_config)
 
 
 if __name__ == "__main__":

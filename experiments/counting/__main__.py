@@ -44,7 +44,7 @@ def run(config: Config, corpora: Sequence[Corpus], console: Console) -> bool:
         for name, value in asdict(config).items()
         if name not in ("preset", "out", "partitions", "num_seeds", "margin")
     }
-    versions = reporting.versions(PACKAGES)
+    versions = reporting.installed(PACKAGES)
     depends_on = {"config": of_a_cell, "versions": versions, "data": study.data_digest(corpora)}
     cells = study.Cells(
         folder=config.out / "cells", depends_on=depends_on, programs=("experiments.counting",)
@@ -64,7 +64,6 @@ def run(config: Config, corpora: Sequence[Corpus], console: Console) -> bool:
     verdicts = verdicts_of(found, rows)
     traced = next((cell for cell in found if cell["partition"] == "domain"), found[0])["trace"]
     picture = counting_figure.draw(config.out / "counting.png", rows, traced, config.margin)
-    metrics = reporting.write_metrics(config.out, ladder_report.records(found))
     summary = {
         "data": depends_on["data"],
         "skipped": {corpus.domain: list(corpus.skipped) for corpus in corpora},
@@ -73,20 +72,18 @@ def run(config: Config, corpora: Sequence[Corpus], console: Console) -> bool:
         "precision": "float64 on the CPU",
         "seconds": round(time.perf_counter() - start, 1),
     }
-    result = reporting.write_result(
-        config.out,
-        config=asdict(config) | {"out": str(config.out), "folders": list(map(str, config.folders))},
+    return reporting.conclude(
+        console,
+        config,
         versions=versions,
         seeds=range(config.num_seeds),
         rows=rows,
         summary=summary,
         verdicts=verdicts,
+        records=ladder_report.records(found),
+        pictures=[picture],
+        tables=lambda: counting_screen_report.print_tables(console, rows, summary),
     )
-    counting_screen_report.print_tables(console, rows, summary)
-    reporting.print_verdicts(console, verdicts)
-    for what, path in (("picture", picture), ("numbers", result), ("each seed", metrics)):
-        console.print(f"{what}: {path}", highlight=False, soft_wrap=True)
-    return all(verdict.passed for verdict in verdicts)
 
 
 def verdicts_of(
@@ -117,17 +114,12 @@ def verdicts_of(
     )
 
 
-def main(args: Sequence[str] | None = None) -> int:
-    """0 if every claim holds, 1 if one fails, 2 for input that cannot be used, 130 if stopped."""
-    config = study.parsed(PRESETS, _PROG, args)
-    console = Console()
+def whole(config: Config, console: Console) -> bool:
+    """The study on its data."""
+    return run(config, load_corpora(config.folders, config.domain_bytes, console), console)
 
-    def whole() -> bool:
-        check_config(config)
-        config.out.mkdir(parents=True, exist_ok=True)
-        return run(config, load_corpora(config.folders, config.domain_bytes, console), console)
 
-    return study.exit_status(_PROG, whole)
+main = study.main_of(_PROG, PRESETS, whole, check_config)
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ def run(config: Config, corpora: Sequence[Corpus], console: Console) -> bool:
     """The whole study: tables, files into the folder `config.out`, whether every claim holds."""
     check_config(config)
     start = time.perf_counter()
-    versions = reporting.versions(PACKAGES)
+    versions = reporting.installed(PACKAGES)
     of_a_cell = {k: v for k, v in asdict(config).items() if k not in ("preset", "out", "orders")}
     cells = study.Cells(
         folder=config.out / "cells",
@@ -115,12 +115,9 @@ def run(config: Config, corpora: Sequence[Corpus], console: Console) -> bool:
     steps, curve = np.array(learned["steps"]), Distances._make(map(np.array, learned["curve"]))
     verdicts = verdicts_of(rows, curve)
     picture = equality_report.draw(config.out / "equality.png", rows, steps, curve, TOLERANCE)
-    metrics = reporting.write_metrics(
-        config.out, equality_report.records(steps, curve, seeds=range(config.num_seeds))
-    )
-    result = reporting.write_result(
-        config.out,
-        config=asdict(config) | {"out": str(config.out)},
+    return reporting.conclude(
+        console,
+        config,
         versions=versions,
         seeds=range(config.num_seeds),
         rows=[*map(equality_exact.as_record, rows), *equality_report.summarised(steps, curve)],
@@ -131,24 +128,18 @@ def run(config: Config, corpora: Sequence[Corpus], console: Console) -> bool:
             "seconds": round(time.perf_counter() - start, 1),
         },
         verdicts=verdicts,
+        records=equality_report.records(steps, curve, seeds=range(config.num_seeds)),
+        pictures=[picture],
+        tables=lambda: equality_report.print_tables(console, corpora, rows, steps, curve),
     )
-    equality_report.print_tables(console, corpora, rows, steps, curve)
-    reporting.print_verdicts(console, verdicts)
-    for what, path in (("picture", picture), ("numbers", result), ("descent", metrics)):
-        console.print(f"{what}: {path}", highlight=False, soft_wrap=True)
-    return all(verdict.passed for verdict in verdicts)
 
 
-def main(args: Sequence[str] | None = None) -> int:
-    """0 if every claim holds, 1 if one fails, 2 for input that cannot be used, 130 if stopped."""
-    config = study.parsed(PRESETS, _PROG, args)
+def whole(config: Config, console: Console) -> bool:
+    """The study on its data."""
+    return run(config, (load_kjv(), load_shakespeare(), load_stdlib()), console)
 
-    def whole() -> bool:
-        check_config(config)
-        config.out.mkdir(parents=True, exist_ok=True)
-        return run(config, (load_kjv(), load_shakespeare(), load_stdlib()), Console())
 
-    return study.exit_status(_PROG, whole)
+main = study.main_of(_PROG, PRESETS, whole, check_config)
 
 
 if __name__ == "__main__":

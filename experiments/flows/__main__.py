@@ -42,7 +42,7 @@ def run(config: Config, images: Images, console: Console) -> bool:
     check_config(config)
     shown = ("preset", "out", "sources", "partitions", "margin")
     of_a_cell = {name: value for name, value in asdict(config).items() if name not in shown}
-    versions = reporting.versions(PACKAGES)
+    versions = reporting.installed(PACKAGES)
     depends_on = {"config": of_a_cell, "versions": versions, "data": images.digest}
     cells = study.Cells(
         folder=config.out / "cells", depends_on=depends_on, programs=("experiments.flows",)
@@ -54,7 +54,6 @@ def run(config: Config, images: Images, console: Console) -> bool:
     verdicts = verdicts_of(found, worlds)
     parts = trainer.parts(config.partitions[0])
     picture = flows_figure.draw(config.out / "flows.png", images.train, parts, sheets)
-    metrics = reporting.write_metrics(config.out, found)
     summary = {
         "data": depends_on["data"],
         "comparisons": comparisons,
@@ -63,20 +62,18 @@ def run(config: Config, images: Images, console: Console) -> bool:
         "world": worlds,
         "seconds": round(time.perf_counter() - start, 1),
     }
-    result = reporting.write_result(
-        config.out,
-        config=asdict(config) | {"out": str(config.out)},
+    return reporting.conclude(
+        console,
+        config,
         versions=versions,
         seeds=range(config.num_seeds),
-        rows=flows_report.result_rows(found),
+        rows=list(flows_report.result_rows(found)),
         summary=summary,
         verdicts=verdicts,
+        records=found,
+        pictures=[picture],
+        tables=lambda: flows_report.print_tables(console, summary),
     )
-    flows_report.print_tables(console, summary)
-    reporting.print_verdicts(console, verdicts)
-    for what, path in (("picture", picture), ("numbers", result), ("each seed", metrics)):
-        console.print(f"{what}: {path}", highlight=False, soft_wrap=True)
-    return all(verdict.passed for verdict in verdicts)
 
 
 def _measured(
@@ -141,17 +138,12 @@ def verdicts_of(
     return tuple(verdicts)
 
 
-def main(args: Sequence[str] | None = None) -> int:
-    """0 if every claim holds, 1 if one fails, 2 for input that cannot be used, 130 if stopped."""
-    config = study.parsed(PRESETS, _PROG, args)
+def whole(config: Config, console: Console) -> bool:
+    """The study on its data."""
+    return run(config, digits(config.num_train, config.num_test), console)
 
-    def whole() -> bool:
-        check_config(config)
-        images = digits(config.num_train, config.num_test)
-        config.out.mkdir(parents=True, exist_ok=True)
-        return run(config, images, Console())
 
-    return study.exit_status(_PROG, whole)
+main = study.main_of(_PROG, PRESETS, whole, check_config)
 
 
 if __name__ == "__main__":

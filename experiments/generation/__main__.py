@@ -38,7 +38,7 @@ def run(config: Config, images: Images, console: Console) -> bool:
     check_config(config)
     shown = ("preset", "out")
     of_a_cell = {name: value for name, value in asdict(config).items() if name not in shown}
-    versions = reporting.versions(PACKAGES)
+    versions = reporting.installed(PACKAGES)
     depends_on = {"config": of_a_cell, "versions": versions, "data": images.digest}
     cells = study.Cells(
         folder=config.out / "cells", depends_on=depends_on, programs=("experiments.generation",)
@@ -51,21 +51,18 @@ def run(config: Config, images: Images, console: Console) -> bool:
     verdicts = verdicts_of(toy, bounds)
     picture = generation_report.draw(config.out / "generation.png", toy, bounds)
     rows = [{"on": "toy", **row} for row in toy] + [{"on": "digits", **row} for row in bounds]
-    metrics = reporting.write_metrics(config.out, rows)
-    result = reporting.write_result(
-        config.out,
-        config=asdict(config) | {"out": str(config.out)},
+    return reporting.conclude(
+        console,
+        config,
         versions=versions,
         seeds=[config.seed],
         rows=rows,
         summary={"data": images.digest, "seconds": round(time.perf_counter() - start, 1)},
         verdicts=verdicts,
+        records=rows,
+        pictures=[picture],
+        tables=lambda: generation_report.print_tables(console, rows),
     )
-    generation_report.print_tables(console, rows)
-    reporting.print_verdicts(console, verdicts)
-    for what, path in (("picture", picture), ("numbers", result), ("each row", metrics)):
-        console.print(f"{what}: {path}", highlight=False, soft_wrap=True)
-    return all(verdict.passed for verdict in verdicts)
 
 
 def _toy(config: Config) -> dict[str, Any]:
@@ -110,17 +107,12 @@ def verdicts_of(
     )
 
 
-def main(args: Sequence[str] | None = None) -> int:
-    """0 if every claim holds, 1 if one fails, 2 for input that cannot be used, 130 if stopped."""
-    config = study.parsed(PRESETS, _PROG, args)
+def whole(config: Config, console: Console) -> bool:
+    """The study on its data."""
+    return run(config, digits(config.num_train, config.num_test), console)
 
-    def whole() -> bool:
-        check_config(config)
-        images = digits(config.num_train, config.num_test)
-        config.out.mkdir(parents=True, exist_ok=True)
-        return run(config, images, Console())
 
-    return study.exit_status(_PROG, whole)
+main = study.main_of(_PROG, PRESETS, whole, check_config)
 
 
 if __name__ == "__main__":

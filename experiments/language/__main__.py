@@ -9,14 +9,12 @@ nats per byte, is split into the experts' own loss, the price of not knowing the
 and that of cutting it down.
 """
 
-import contextlib
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-import jax
 from rich.console import Console
 
 from dfm_jax.data import Corpus
@@ -44,7 +42,7 @@ def run(config: Config, corpora: Sequence[Corpus], console: Console) -> bool:
     check_config(config)
     shown = ("preset", "out", "arms", "single_seed", "num_devices", "margin")
     of_a_cell = {name: value for name, value in asdict(config).items() if name not in shown}
-    versions = reporting.versions(PACKAGES)
+    versions = reporting.installed(PACKAGES)
     depends_on = {"config": of_a_cell, "versions": versions, "data": study.data_digest(corpora)}
     cells = study.Cells(
         folder=config.out / "cells", depends_on=depends_on, programs=("experiments.language",)
@@ -62,7 +60,6 @@ def run(config: Config, corpora: Sequence[Corpus], console: Console) -> bool:
     rows = ladder_report.aggregated(found, margin=config.margin)
     verdicts = verdicts_of(found)
     picture = language_figure.draw(config.out / "language.png", rows, found, config.margin)
-    metrics = reporting.write_metrics(config.out, ladder_report.records(found))
     summary = {
         "data": depends_on["data"],
         "parameters": trainer.num_parameters,
@@ -71,20 +68,18 @@ def run(config: Config, corpora: Sequence[Corpus], console: Console) -> bool:
         "domains": language_report.by_domain(found, config.margin),
         "seconds": round(time.perf_counter() - start, 1),
     }
-    result = reporting.write_result(
-        config.out,
-        config=asdict(config) | {"out": str(config.out), "folders": list(map(str, config.folders))},
+    return reporting.conclude(
+        console,
+        config,
         versions=versions,
         seeds=range(config.num_seeds),
-        rows=language_report.result_rows(found),
+        rows=list(language_report.result_rows(found)),
         summary=summary,
         verdicts=verdicts,
+        records=ladder_report.records(found),
+        pictures=[picture],
+        tables=lambda: language_report.print_tables(console, rows, summary),
     )
-    language_report.print_tables(console, rows, summary)
-    reporting.print_verdicts(console, verdicts)
-    for what, path in (("picture", picture), ("numbers", result), ("each seed", metrics)):
-        console.print(f"{what}: {path}", highlight=False, soft_wrap=True)
-    return all(verdict.passed for verdict in verdicts)
 
 
 def verdicts_of(cells: Sequence[Mapping[str, Any]]) -> tuple[Verdict, ...]:
@@ -116,19 +111,13 @@ def verdicts_of(cells: Sequence[Mapping[str, Any]]) -> tuple[Verdict, ...]:
     )
 
 
-def main(args: Sequence[str] | None = None) -> int:
-    """0 if every claim holds, 1 if one fails, 2 for input that cannot be used, 130 if stopped."""
-    config = study.parsed(PRESETS, _PROG, args)
-    console = Console()
+def whole(config: Config, console: Console) -> bool:
+    """The study on its data."""
+    study.have_cpu_devices(config.num_devices)
+    return run(config, load_corpora(config.folders, config.domain_bytes, console), console)
 
-    def whole() -> bool:
-        check_config(config)
-        with contextlib.suppress(RuntimeError):  # the backend is up, and has what it has
-            jax.config.update("jax_num_cpu_devices", config.num_devices)
-        config.out.mkdir(parents=True, exist_ok=True)
-        return run(config, load_corpora(config.folders, config.domain_bytes, console), console)
 
-    return study.exit_status(_PROG, whole)
+main = study.main_of(_PROG, PRESETS, whole, check_config)
 
 
 if __name__ == "__main__":

@@ -4,12 +4,13 @@ import functools
 import json
 import operator
 import platform
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
+import matplotlib.pyplot as plt
 from rich.console import Console
 from rich.table import Table
 
@@ -32,7 +33,83 @@ class Verdict:
         return bool(_RELATIONS[self.relation](self.value, self.bound))
 
 
-def versions(packages: Iterable[str]) -> dict[str, str]:
+def conclude(
+    console: Console,
+    config: Any,
+    *,
+    rows: Sequence[Mapping[str, Any]],
+    summary: Mapping[str, Any],
+    verdicts: Sequence[Verdict],
+    seeds: Iterable[int] | None = None,
+    records: Iterable[Mapping[str, Any]] | None = None,
+    versions: Mapping[str, str] | None = None,
+    pictures: Iterable[Path] = (),
+    shown_as: Mapping[str, str] | None = None,
+    tables: Callable[[], None] | None = None,
+) -> bool:
+    """Write what a study found, then print it; whether every claim holds.
+
+    Args:
+        console: where to print.
+        config: the study's; what it found goes to the folder `config.out`.
+        rows: a row a measurement, as the tables show it.
+        summary: what belongs to no row.
+        verdicts: the claims.
+        seeds: those that were measured; by default the `seed` of each row.
+        records: the raw measurements, for `metrics.jsonl`; by default the rows.
+        versions: of what measured it; by default of jax and numpy.
+        pictures: files that were drawn.
+        shown_as: values of the config that are another in `result.json`, as the place of a Python.
+        tables: prints the tables of the study.
+    """
+    config.out.mkdir(parents=True, exist_ok=True)
+    metrics = write_metrics(config.out, rows if records is None else records)
+    result = write_result(
+        config.out,
+        config=_plain(asdict(config)) | dict(shown_as or {}),
+        versions=installed(("jax", "jaxlib", "numpy")) if versions is None else versions,
+        seeds=[row["seed"] for row in rows] if seeds is None else seeds,
+        rows=rows,
+        summary=summary,
+        verdicts=verdicts,
+    )
+    if tables is not None:
+        tables()
+    print_verdicts(console, verdicts)
+    paths = [*(("picture", one) for one in pictures), ("numbers", result), ("measured", metrics)]
+    for what, path in paths:
+        console.print(f"{what}: {path}", highlight=False, soft_wrap=True)
+    return all(verdict.passed for verdict in verdicts)
+
+
+def _plain(value: Any) -> Any:
+    """A path by its name; of several values each."""
+    if isinstance(value, dict):
+        return {name: _plain(one) for name, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def draw_differences(
+    path: Path,
+    differences: Mapping[str, Sequence[float]],
+    margin: float,
+    unit: str = "nats per token",
+) -> Path:
+    """A box of each variant's differences over seeds, and the margin that calls them equal."""
+    figure, axes = plt.subplots(figsize=(5, 1 + 0.5 * len(differences)), layout="constrained")
+    axes.axvspan(-margin, margin, color="0.9")
+    axes.boxplot(
+        list(differences.values()), tick_labels=list(differences), orientation="horizontal"
+    )
+    axes.set_xlabel(f"difference, {unit}")
+    figure.savefig(path)
+    plt.close(figure)
+    return path
+
+
+def installed(packages: Iterable[str]) -> dict[str, str]:
     """Python's version and those of installed packages."""
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 

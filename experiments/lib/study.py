@@ -13,7 +13,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import jax
 import tyro
+from rich.console import Console
 
 import dfm_jax
 from dfm_jax.checks import check_seed
@@ -70,6 +72,42 @@ def exit_status(prog: str, run: Callable[[], bool]) -> int:
     """
     go_on = "stopped; the same command goes on from here"
     return ended(lambda: prog, lambda: 0 if run() else 1, stopped=go_on)
+
+
+def main_of(
+    prog: str,
+    presets: Mapping[str, Config],
+    run: Callable[[Config, Console], bool],
+    check: Callable[[Config], None] | None = None,
+) -> Callable[..., int]:
+    """The command of a study: its options are read and checked, its folder made, and it is run.
+
+    Args:
+        prog: the command that is given.
+        presets: named configs; the first is the default.
+        run: measures, writes and prints; whether every claim holds.
+        check: refuses values outside their domain.
+    """
+
+    def main(args: Sequence[str] | None = None) -> int:
+        """0 if every claim holds, 1 if one fails, 2 for input that cannot be used, 130 stopped."""
+        config: Any = parsed(presets, prog, args)
+
+        def whole() -> bool:
+            if check is not None:
+                check(config)
+            config.out.mkdir(parents=True, exist_ok=True)
+            return run(config, Console())
+
+        return exit_status(prog, whole)
+
+    return main
+
+
+def have_cpu_devices(count: int) -> None:
+    """Make so many virtual devices of the host, unless there are devices already."""
+    with contextlib.suppress(RuntimeError):  # the backend is up, and has what it has
+        jax.config.update("jax_num_cpu_devices", count)
 
 
 def show_tables(

@@ -8,7 +8,6 @@ the centre's steps; every gate answers the same questions with the same experts.
 is trained is fixed from its own learning curve before any expert is: at a ceiling all are equal.
 """
 
-import contextlib
 import hashlib
 import sys
 import time
@@ -17,7 +16,6 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 from rich.console import Console
@@ -111,7 +109,7 @@ class Study:
         own = self.config.conversations
         depends_on = {
             "config": config,
-            "versions": reporting.versions(PACKAGES),
+            "versions": reporting.installed(PACKAGES),
             "own": hashlib.sha256(own.read_bytes()).hexdigest() if own else None,
         }
         return study.Cells(
@@ -139,22 +137,18 @@ def run(config: Config, console: Console) -> bool:
     summary = multimodal_report.summary(found, config.margin)
     summary["seconds"] = round(time.perf_counter() - start, 1)
     drawn = multimodal_figure.draw(config.out, found, summary["comparisons"])
-    metrics = reporting.write_metrics(config.out, multimodal_report.records(found))
-    result = reporting.write_result(
-        config.out,
-        config={k: _plain(v) for k, v in asdict(config).items()},
-        versions=reporting.versions(PACKAGES),
+    return reporting.conclude(
+        console,
+        config,
+        versions=reporting.installed(PACKAGES),
         seeds=range(config.num_seeds),
-        rows=multimodal_report.result_rows(found),
+        rows=list(multimodal_report.result_rows(found)),
         summary=summary,
         verdicts=verdicts,
+        records=multimodal_report.records(found),
+        pictures=drawn,
+        tables=lambda: multimodal_report.print_tables(console, summary),
     )
-    multimodal_report.print_tables(console, summary)
-    reporting.print_verdicts(console, verdicts)
-    paths = [("picture", drawn[0]), ("questions", drawn[1]), ("numbers", result)]
-    for what, path in (*paths, ("each seed", metrics)):
-        console.print(f"{what}: {path}", highlight=False, soft_wrap=True)
-    return all(verdict.passed for verdict in verdicts)
 
 
 def of_set(this: Study, name: str, asked: Asked, *, first: bool) -> Iterator[dict[str, Any]]:
@@ -273,23 +267,13 @@ def verdicts_of(cells: Sequence[Mapping[str, Any]]) -> tuple[Verdict, ...]:
     )
 
 
-def _plain(value: Any) -> Any:
-    return str(value) if hasattr(value, "parts") else value
+def whole(config: Config, console: Console) -> bool:
+    """The study on its data."""
+    study.have_cpu_devices(config.num_devices)
+    return run(config, console)
 
 
-def main(args: Sequence[str] | None = None) -> int:
-    """0 if every claim holds, 1 if one fails, 2 for input that cannot be used, 130 if stopped."""
-    config = study.parsed(PRESETS, _PROG, args)
-    console = Console()
-
-    def whole() -> bool:
-        check_config(config)
-        with contextlib.suppress(RuntimeError):  # the backend is up, and has what it has
-            jax.config.update("jax_num_cpu_devices", config.num_devices)
-        config.out.mkdir(parents=True, exist_ok=True)
-        return run(config, console)
-
-    return study.exit_status(_PROG, whole)
+main = study.main_of(_PROG, PRESETS, whole, check_config)
 
 
 if __name__ == "__main__":

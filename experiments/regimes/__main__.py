@@ -48,7 +48,7 @@ def run(config: Config, corpora: Sequence[Corpus], console: Console) -> bool:
     shown = ("preset", "sizes", "num_experts", "num_seeds", "margin", "out")
     shown += ("transformer_arms", "training_tokens")
     of_a_cell = {name: value for name, value in asdict(config).items() if name not in shown}
-    versions = reporting.versions(PACKAGES)
+    versions = reporting.installed(PACKAGES)
     depends_on = {"config": of_a_cell, "versions": versions, "data": study.data_digest(corpora)}
     cells = study.Cells(
         folder=config.out / "cells", depends_on=depends_on, programs=("experiments.regimes",)
@@ -126,21 +126,18 @@ def report(
     }
     verdicts = verdicts_of(cells)
     picture = regimes_figure.draw(config.out / "regimes.png", summary, config.margin)
-    metrics = reporting.write_metrics(config.out, cells)
-    result = reporting.write_result(
-        config.out,
-        config=asdict(config) | {"out": str(config.out), "folders": list(map(str, config.folders))},
+    return reporting.conclude(
+        console,
+        config,
         versions=versions,
         seeds=range(config.num_seeds),
-        rows=regimes_report.result_rows(cells),
+        rows=list(regimes_report.result_rows(cells)),
         summary=summary,
         verdicts=verdicts,
+        records=cells,
+        pictures=[picture],
+        tables=lambda: regimes_report.print_tables(console, summary),
     )
-    regimes_report.print_tables(console, summary)
-    reporting.print_verdicts(console, verdicts)
-    for what, path in (("picture", picture), ("numbers", result), ("each seed", metrics)):
-        console.print(f"{what}: {path}", highlight=False, soft_wrap=True)
-    return all(verdict.passed for verdict in verdicts)
 
 
 def verdicts_of(cells: Sequence[Mapping[str, Any]]) -> tuple[Verdict, ...]:
@@ -159,17 +156,12 @@ def verdicts_of(cells: Sequence[Mapping[str, Any]]) -> tuple[Verdict, ...]:
     )
 
 
-def main(args: Sequence[str] | None = None) -> int:
-    """0 if every claim holds, 1 if one fails, 2 for input that cannot be used, 130 if stopped."""
-    config = study.parsed(PRESETS, _PROG, args)
-    console = Console()
+def whole(config: Config, console: Console) -> bool:
+    """The study on its data."""
+    return run(config, load_corpora(config.folders, 0, console), console)
 
-    def whole() -> bool:
-        check_config(config)
-        config.out.mkdir(parents=True, exist_ok=True)
-        return run(config, load_corpora(config.folders, 0, console), console)
 
-    return study.exit_status(_PROG, whole)
+main = study.main_of(_PROG, PRESETS, whole, check_config)
 
 
 if __name__ == "__main__":

@@ -22,8 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -185,7 +184,7 @@ def measured(config: Config, cells: study.Cells, console: Console) -> list[tuple
 def run(config: Config, console: Console) -> bool:
     """The whole study: tables, files into the folder `config.out`, whether every claim holds."""
     start = time.perf_counter()
-    versions = reporting.versions(PACKAGES) | peer_versions(config.peers_python)
+    versions = reporting.installed(PACKAGES) | peer_versions(config.peers_python)
     values = {name: list(getattr(config, name)) for name in ("threads", "allocators")}
     values |= {"num_blocks": config.num_blocks, "seed": config.seed, "versions": versions}
     cells = study.Cells(
@@ -201,10 +200,9 @@ def run(config: Config, console: Console) -> bool:
     rows = [row for work, one in found for row in rows_of(work, one, config.seed)]
     verdicts = verdicts_of(rows)
     picture = benchmarks_report.draw(config.out / "benchmarks.png", rows)
-    metrics = reporting.write_metrics(config.out, [one | {"work": w.name} for w, one in found])
-    result = reporting.write_result(
-        config.out,
-        config=asdict(config) | {"out": str(config.out), "peers_python": "PYTHON"},
+    return reporting.conclude(
+        console,
+        config,
         versions=versions,
         seeds=[config.seed],
         rows=rows,
@@ -215,12 +213,11 @@ def run(config: Config, console: Console) -> bool:
             "seconds": round(time.perf_counter() - start, 1),
         },
         verdicts=verdicts,
+        records=[one | {"work": w.name} for w, one in found],
+        pictures=[picture],
+        shown_as={"peers_python": "PYTHON"},
+        tables=lambda: benchmarks_report.print_table(console, rows),
     )
-    benchmarks_report.print_table(console, rows)
-    reporting.print_verdicts(console, verdicts)
-    for what, path in (("picture", picture), ("numbers", result), ("blocks", metrics)):
-        console.print(f"{what}: {path}", highlight=False, soft_wrap=True)
-    return all(verdict.passed for verdict in verdicts)
 
 
 def peer_versions(python: str) -> dict[str, str]:
@@ -240,16 +237,7 @@ def peer_versions(python: str) -> dict[str, str]:
     return dict(zip(PEERS, done.stdout.split(), strict=True))
 
 
-def main(args: Sequence[str] | None = None) -> int:
-    """0 if every claim holds, 1 if one fails, 2 for input that cannot be used, 130 if stopped."""
-    config = study.parsed(PRESETS, _PROG, args)
-
-    def whole() -> bool:
-        check_config(config)
-        config.out.mkdir(parents=True, exist_ok=True)
-        return run(config, Console())
-
-    return study.exit_status(_PROG, whole)
+main = study.main_of(_PROG, PRESETS, run, check_config)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import jax
@@ -217,20 +216,17 @@ def run(config: Config, console: Console) -> bool:
         rows.append(row)
         console.print(f"{row['topology']}, {row['size']}: {row['program']}", highlight=False)
     verdicts = verdicts_of(rows)
-    reporting.write_metrics(config.out, rows)
-    result = reporting.write_result(
-        config.out,
-        config=asdict(config) | {"out": str(config.out)},
-        versions=reporting.versions((*PACKAGES, "libtpu")),
+    return reporting.conclude(
+        console,
+        config,
+        versions=reporting.installed((*PACKAGES, "libtpu")),
         seeds=[],
         rows=rows,
         summary={"seconds": round(time.perf_counter() - start, 1)},
         verdicts=verdicts,
+        records=rows,
+        tables=lambda: print_table(console, rows),
     )
-    print_table(console, rows)
-    reporting.print_verdicts(console, verdicts)
-    console.print(f"numbers: {result}", highlight=False, soft_wrap=True)
-    return all(verdict.passed for verdict in verdicts)
 
 
 def main(args: Sequence[str] | None = None) -> int:

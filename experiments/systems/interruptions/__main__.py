@@ -14,7 +14,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -229,11 +228,10 @@ def run(config: Config, console: Console) -> bool:
     flips = list(flipped(other / "centre" / str(config.num_steps), config.flips, random))
     changed = sum(a[name] != b[name] for name in a)
     verdicts = verdicts_of(config, kills, twice, end, changed, flips)
-    reporting.write_metrics(config.out, [*kills, *flips])
-    result = reporting.write_result(
-        config.out,
-        config=asdict(config) | {"out": str(config.out)},
-        versions=reporting.versions(PACKAGES),
+    return reporting.conclude(
+        console,
+        config,
+        versions=reporting.installed(PACKAGES),
         seeds=[config.seed],
         rows=[*kills, *flips],
         summary={
@@ -247,11 +245,9 @@ def run(config: Config, console: Console) -> bool:
             "seconds": round(time.perf_counter() - start, 1),
         },
         verdicts=verdicts,
+        records=[*kills, *flips],
+        tables=lambda: print_kills(console, kills),
     )
-    print_kills(console, kills)
-    reporting.print_verdicts(console, verdicts)
-    console.print(f"numbers: {result}", highlight=False, soft_wrap=True)
-    return all(verdict.passed for verdict in verdicts)
 
 
 def print_kills(console: Console, kills: Sequence[Mapping[str, Any]]) -> None:

@@ -15,7 +15,6 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -163,11 +162,10 @@ def run(config: Config, console: Console) -> bool:
     attempts = [row.attempts for row in rows["killed"]]
     verdicts = verdicts_of(config, len(killer.rows), leaves, changed, attempts, ratio)
     launches = [{"launch": name, **row._asdict()} for name in rows for row in rows[name]]
-    reporting.write_metrics(config.out, [*killer.rows, *launches])
-    result = reporting.write_result(
-        config.out,
-        config=asdict(config) | {"out": str(config.out)},
-        versions=reporting.versions(PACKAGES),
+    return reporting.conclude(
+        console,
+        config,
+        versions=reporting.installed(PACKAGES),
         seeds=[config.seed],
         rows=[*killer.rows, *launches],
         summary={
@@ -182,11 +180,9 @@ def run(config: Config, console: Console) -> bool:
             "ratio": round(ratio, 4),
         },
         verdicts=verdicts,
+        records=[*killer.rows, *launches],
+        tables=lambda: console.print(summary_text(rows["killed"]), highlight=False),
     )
-    console.print(summary_text(rows["killed"]), highlight=False)
-    reporting.print_verdicts(console, verdicts)
-    console.print(f"numbers: {result}", highlight=False, soft_wrap=True)
-    return all(verdict.passed for verdict in verdicts)
 
 
 def main(args: Sequence[str] | None = None) -> int:

@@ -17,7 +17,6 @@ Each arm takes the quicker of data-parallel and sharded that fits in memory.
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
 from itertools import product
 from typing import Any
 
@@ -156,12 +155,11 @@ def run(config: Config, console: Console) -> bool:
     compiled = scaling_compiled.compared(jax.devices("cpu")[:8])
     verdicts = verdicts_of(rows, compiled)
     picture = scaling_report.draw(config.out / "scaling.png", rows, gains(rows))
-    metrics = reporting.write_metrics(config.out, [*rows, *compiled])
     kept = [{k: _short(v) for k, v in r.items()} for r in rows if r["chips"] in SHOWN]
-    result = reporting.write_result(
-        config.out,
-        config=asdict(config) | {"out": str(config.out)},
-        versions=reporting.versions(PACKAGES),
+    return reporting.conclude(
+        console,
+        config,
+        versions=reporting.installed(PACKAGES),
         seeds=[],
         rows=kept,
         summary={
@@ -172,29 +170,23 @@ def run(config: Config, console: Console) -> bool:
             "seconds": round(time.perf_counter() - start, 1),
         },
         verdicts=verdicts,
+        records=[*rows, *compiled],
+        pictures=[picture],
+        tables=lambda: scaling_report.print_tables(console, rows, crossovers(rows), compiled),
     )
-    scaling_report.print_tables(console, rows, crossovers(rows), compiled)
-    reporting.print_verdicts(console, verdicts)
-    for what, path in (("picture", picture), ("numbers", result), ("all rows", metrics)):
-        console.print(f"{what}: {path}", highlight=False, soft_wrap=True)
-    return all(verdict.passed for verdict in verdicts)
 
 
 def _short(value: Any) -> Any:
     return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
-def main(args: Sequence[str] | None = None) -> int:
-    """0 if every claim holds, 1 if one fails, 2 for input that cannot be used, 130 if stopped."""
-    config = study.parsed(PRESETS, _PROG, args)
-    jax.config.update("jax_num_cpu_devices", 8)
+def whole(config: Config, console: Console) -> bool:
+    """The study on its data."""
+    study.have_cpu_devices(8)
+    return run(config, console)
 
-    def whole() -> bool:
-        check_config(config)
-        config.out.mkdir(parents=True, exist_ok=True)
-        return run(config, Console())
 
-    return study.exit_status(_PROG, whole)
+main = study.main_of(_PROG, PRESETS, whole, check_config)
 
 
 if __name__ == "__main__":

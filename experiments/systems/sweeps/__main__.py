@@ -8,12 +8,11 @@ beyond that is what is measured. Rounds go A B C A B C …, so that all sides sh
 the first of each compiles, and is told apart. Results are those of the last round.
 """
 
-import contextlib
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -126,22 +125,18 @@ def run(config: Config, console: Console) -> bool:
         Verdict("largest gap of a run's validation loss, nats per token", "–", gap, "≤", GAP),
         Verdict("spread of the runs, nats per token: they are not one run", "–", spread, "≥", 0.01),
     )
-    result = reporting.write_result(
-        config.out,
-        config=asdict(config) | {"out": str(config.out)},
-        versions=reporting.versions(PACKAGES),
+    records = [{"side": name, "seconds": taken} for name, taken in seconds.items()]
+    return reporting.conclude(
+        console,
+        config,
+        versions=reporting.installed(PACKAGES),
         seeds=list(range(config.num_seeds)),
         rows=rows,
         summary={"parameters_apart": apart, "loss_gap": gap, "loss_spread": spread},
         verdicts=verdicts,
+        records=records,
+        tables=lambda: console.print(_table(rows)),
     )
-    records = [{"side": name, "seconds": taken} for name, taken in seconds.items()]
-    metrics = reporting.write_metrics(config.out, records)
-    console.print(_table(rows))
-    reporting.print_verdicts(console, verdicts)
-    for what, path in (("numbers", result), ("rounds", metrics)):
-        console.print(f"{what}: {path}", highlight=False, soft_wrap=True)
-    return all(verdict.passed for verdict in verdicts)
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> Table:
@@ -159,18 +154,13 @@ def _table(rows: Sequence[dict[str, Any]]) -> Table:
     return table
 
 
-def main(args: Sequence[str] | None = None) -> int:
-    """0 if every claim holds, 1 if one fails, 2 for input that cannot be used, 130 if stopped."""
-    config = study.parsed(PRESETS, _PROG, args)
+def whole(config: Config, console: Console) -> bool:
+    """The study on its data."""
+    study.have_cpu_devices(config.num_devices)
+    return run(config, console)
 
-    def whole() -> bool:
-        check_config(config)
-        with contextlib.suppress(RuntimeError):  # the backend is up, and has what it has
-            jax.config.update("jax_num_cpu_devices", config.num_devices)
-        config.out.mkdir(parents=True, exist_ok=True)
-        return run(config, Console())
 
-    return study.exit_status(_PROG, whole)
+main = study.main_of(_PROG, PRESETS, whole, check_config)
 
 
 if __name__ == "__main__":

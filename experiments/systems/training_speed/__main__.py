@@ -13,7 +13,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -105,7 +104,7 @@ def verdicts_of(rows: Sequence[Mapping[str, Any]]) -> tuple[Verdict, ...]:
 def run(config: Config, console: Console) -> bool:
     """The whole study: tables, files into the folder `config.out`, whether every claim holds."""
     start = time.perf_counter()
-    versions = reporting.versions(PACKAGES) | peer_versions(config.torch_python)
+    versions = reporting.installed(PACKAGES) | peer_versions(config.torch_python)
     plan = Plan(
         config.torch_python, config.peers, config.num_threads, config.num_blocks, config.seed
     )
@@ -117,10 +116,9 @@ def run(config: Config, console: Console) -> bool:
         records.append(found)
     verdicts = verdicts_of(rows)
     picture = training_speed_report.draw(config.out / "training_speed.png", rows)
-    metrics = reporting.write_metrics(config.out, records)
-    result = reporting.write_result(
-        config.out,
-        config=asdict(config) | {"out": str(config.out), "torch_python": "PYTHON"},
+    return reporting.conclude(
+        console,
+        config,
         versions=versions,
         seeds=[config.seed],
         rows=rows,
@@ -131,12 +129,11 @@ def run(config: Config, console: Console) -> bool:
             "seconds": round(time.perf_counter() - start, 1),
         },
         verdicts=verdicts,
+        records=records,
+        pictures=[picture],
+        shown_as={"torch_python": "PYTHON"},
+        tables=lambda: training_speed_report.print_table(console, rows),
     )
-    training_speed_report.print_table(console, rows)
-    reporting.print_verdicts(console, verdicts)
-    for what, path in (("picture", picture), ("numbers", result), ("blocks", metrics)):
-        console.print(f"{what}: {path}", highlight=False, soft_wrap=True)
-    return all(verdict.passed for verdict in verdicts)
 
 
 def peer_versions(python: str) -> dict[str, str]:
@@ -152,16 +149,7 @@ def peer_versions(python: str) -> dict[str, str]:
     return {"torch": done.stdout.strip()}
 
 
-def main(args: Sequence[str] | None = None) -> int:
-    """0 if every claim holds, 1 if one fails, 2 for input that cannot be used, 130 if stopped."""
-    config = study.parsed(PRESETS, _PROG, args)
-
-    def whole() -> bool:
-        check_config(config)
-        config.out.mkdir(parents=True, exist_ok=True)
-        return run(config, Console())
-
-    return study.exit_status(_PROG, whole)
+main = study.main_of(_PROG, PRESETS, run, check_config)
 
 
 if __name__ == "__main__":
