@@ -15,37 +15,41 @@ class Members:
     """Which members, and how each is trained: the options of `train`."""
 
     config: str
-    """A preset (tiny, small, small-masked, medium), a JSON file, or the config.json of a member."""
+    """The config: a preset (tiny, small, small-masked, medium), a JSON file, or the config.json of
+    a member."""
     data: Path
-    """A folder that `partition` wrote."""
+    """The folder of the data, as `partition` wrote it."""
     folder: Annotated[Path, tyro.conf.arg(name="run")]
     """The folder of the run."""
     experts: tuple[int, ...] = ()
-    """Which experts; by default every one of the data."""
+    """The numbers of the experts to train; by default every expert of the data."""
     centre: bool = False
-    """The centre too."""
+    """Train the dense model on all of the data too."""
     grid: tuple[str, ...] = ()
-    """Instead of members the groups of this `sweep`, over all of the data: FIELD=VALUE,VALUE."""
+    """Train the groups of this `sweep` over all of the data, in place of members:
+    FIELD=VALUE,VALUE."""
     tokenizer: Path | None = None
-    """A tokenizer.json; without it, bytes."""
+    """A tokenizer.json file; without it, tokens are bytes."""
     set: tuple[str, ...] = ()
-    """Single fields of the config, as FIELD=VALUE."""
+    """Change single fields of the config: FIELD=VALUE."""
     log_every: int = 10
-    """Steps between lines of metrics.jsonl."""
+    """The number of steps between two lines of metrics.jsonl."""
     save_every: int = 200
-    """Steps between checkpoints; the last step is saved too."""
+    """The number of steps between two checkpoints; the last step is saved too."""
     evaluate_every: int = 200
-    """Steps between evaluations on held-out documents."""
+    """The number of steps between two evaluations on held-out documents."""
     keep_last: int = 2
-    """Checkpoints kept, besides the best."""
+    """The number of checkpoints that are kept, besides the best one."""
     tensorboard: bool = False
-    """Write event files too (extra `tb`)."""
+    """Write TensorBoard event files too (extra `tb`)."""
     on_disk: bool = False
-    """Leave the tokens on the disk, read ahead (extra `data`): the same run, for much data."""
+    """Leave the tokens on the disk and read them ahead (extra `data`); the results do not
+    change."""
     text_only: bool = False
-    """Of rows with pictures read what is said, and leave the pictures out."""
+    """Read only the text of rows that have pictures."""
     placement: Literal["replicated", "sharded"] | None = None
-    """Each over all devices of its hosts: replicated or sharded; without it, on one device."""
+    """Spread each member over all devices of its hosts, replicated or sharded; by default a member
+    uses one device."""
 
     def jobs(self, hosts: int = 1) -> "list[Job]":
         """A `train` command for each, or a `sweep` command for each group.
@@ -128,15 +132,17 @@ class Local:
 
     members: Shared
     jobs: int = 1
-    """How many run at one time."""
+    """The number of members that run at the same time."""
     retries: int = 3
-    """Attempts in a row that may leave no newer checkpoint; those that do are not counted."""
+    """The number of attempts in a row that may end without a newer checkpoint; other attempts are
+    not counted."""
     pause: float = 1.0
-    """Seconds before an attempt after such a one; doubled each time, a minute at most."""
+    """The seconds before a new attempt after such a failure; the pause doubles each time, up to one
+    minute."""
     grace: float = 120.0
-    """Seconds that a member has to save after SIGTERM; then it is killed."""
+    """The seconds that a member has to save after SIGTERM; then it is killed."""
     gpus: tuple[str, ...] = ()
-    """CUDA_VISIBLE_DEVICES of each of those that run at one time."""
+    """The value of CUDA_VISIBLE_DEVICES for each of the members that run at the same time."""
 
     def run(self) -> int:
         """Run them all; print what became of each."""
@@ -186,29 +192,29 @@ class Slurm:
     out: Path
     """The file to write."""
     name: str = "dfm_jax"
-    """Of the array."""
+    """The name of the job array."""
     at_once: int | None = None
-    """Tasks that run at one time, at most."""
+    """The largest number of tasks that run at the same time."""
     partition: str | None = None
-    """The partition of the cluster."""
+    """The partition of the cluster that runs the tasks."""
     time: str | None = None
-    """Of an attempt, such as 04:00:00."""
+    """The time limit of one attempt, such as 04:00:00."""
     gpus: int | None = None
-    """Of each host."""
+    """The number of GPUs of each host."""
     cpus: int | None = None
-    """Of each task."""
+    """The number of CPUs of each task."""
     memory: str | None = None
-    """Of each host, such as 64G."""
+    """The memory of each host, such as 64G."""
     hosts_per_expert: int = 1
-    """Hosts of one member; several need --placement."""
+    """The number of hosts of one member; several hosts need --placement."""
     grace: int = 120
-    """Seconds before the time is up at which a task is asked to save."""
+    """The seconds before the end of the time limit at which a task is asked to save."""
     lines: tuple[str, ...] = ()
     """More options of sbatch, such as --lines=--account=a."""
     setup: tuple[str, ...] = ()
-    """Commands that come first."""
+    """Shell commands that run first in each task."""
     python: str = "python"
-    """The python of the cluster."""
+    """The Python interpreter on the cluster."""
 
     def run(self) -> int:
         """Write the file, and the folder of its logs."""
@@ -246,35 +252,35 @@ class Jobset:
     out: Path
     """The file to write."""
     image: str
-    """With this package installed."""
+    """A container image in which this package is installed."""
     name: str = "dfm-jax"
-    """Of the JobSet."""
+    """The name of the JobSet."""
     at_once: int | None = None
-    """Members that run at one time, at most."""
+    """The largest number of members that run at the same time."""
     retries: int = 10
-    """Of each index."""
+    """The number of times that Kubernetes starts each index again."""
     hosts_per_expert: int = 1
-    """Hosts of one member; several need --placement."""
+    """The number of hosts of one member; several hosts need --placement."""
     grace: int = 120
-    """Seconds that a pod has to save."""
+    """The seconds that a pod has to save."""
     claim: str | None = None
-    """A PersistentVolumeClaim that holds the data and takes the run."""
+    """The PersistentVolumeClaim that holds the data and receives the run."""
     mount: str = "/data"
-    """Where it is in the pod."""
+    """The path at which the claim is mounted in the pod."""
     cpus: str | None = None
-    """Of each pod."""
+    """The number of CPUs of each pod."""
     memory: str | None = None
-    """Of each pod, such as 64Gi."""
+    """The memory of each pod, such as 64Gi."""
     gpus: int | None = None
-    """nvidia.com/gpu of each pod."""
+    """The number of nvidia.com/gpu devices of each pod."""
     tpus: int | None = None
-    """google.com/tpu of each pod."""
+    """The number of google.com/tpu devices of each pod."""
     accelerator: str | None = None
-    """cloud.google.com/gke-tpu-accelerator of the nodes, such as tpu-v5-lite-podslice."""
+    """The label cloud.google.com/gke-tpu-accelerator of the nodes, such as tpu-v5-lite-podslice."""
     topology: str | None = None
-    """cloud.google.com/gke-tpu-topology of the nodes, such as 2x2."""
+    """The label cloud.google.com/gke-tpu-topology of the nodes, such as 2x2."""
     python: str = "python"
-    """The python of the image."""
+    """The Python interpreter in the image."""
 
     def run(self) -> int:
         """Write the file."""
@@ -312,7 +318,7 @@ class Launch:
         | Annotated[Jobset, tyro.conf.subcommand("jobset")],
         tyro.conf.arg(name=""),
     ]
-    """Where it runs."""
+    """The place where the members run."""
 
     def run(self) -> int:
         """Whatever the one that was chosen does."""

@@ -25,35 +25,42 @@ class Partition:
     """
 
     input: Path
-    """JSONL or JSON array of `id`, `image`, `conversations`; or a folder of text, a row a file."""
+    """The rows: a JSONL file or JSON array of `id`, `image`, `conversations`, or a folder of text
+    in which each file is a row."""
     num_experts: int
-    """The number of parts."""
+    """The number K of experts."""
     out: Path
-    """A folder to make; one that is finished with the same settings and inputs is left alone."""
+    """The folder to make; a finished folder of the same settings and inputs is left alone."""
     features: Path | None = None
-    """.npy [R, D], one a row; or .npz of `features` and their `rows`; if these repeat, the mean."""
+    """Your own features: an .npy array [R, D], one row each, or an .npz file of `features` and
+    their `rows`; repeated rows are averaged."""
     encoder: Literal["efficientnet", "tfidf"] | None = None
-    """efficientnet: a row's images. tfidf: its first human turn, no answer; or a whole file."""
+    """The encoder of the rows. efficientnet reads the images of a row; tfidf reads its first human
+    turn without the answer, or a whole file."""
     images: Path | None = None
-    """For efficientnet: the folder that the paths in `image` are of."""
+    """For efficientnet: the folder to which the paths in `image` are relative."""
     cache: Path | None = None
-    """For efficientnet: a folder that keeps features, so that no image is encoded twice."""
+    """For efficientnet: a folder that keeps the features, so that no image is encoded twice."""
     num_features: int | None = None
-    """For tfidf: the directions that are kept; 64 by default."""
+    """For tfidf: the number of directions that are kept; the default is 64."""
     balance: Literal["rows", "tokens", "none"] = "rows"
-    """What the experts get equally much of."""
+    """What is divided equally among the experts."""
     num_fine: int | None = None
-    """First so many fine clusters, then these dealt to the experts."""
+    """The number of fine clusters to make first; whole fine clusters are then assigned to the
+    experts."""
     restarts: int = 1
-    """Starts of the clustering; the best is kept, and the manifest says how far they agree."""
+    """The number of times the clustering starts anew; the best result is kept, and the manifest
+    says how far the results agree."""
     seed: int = 0
-    """Of the clustering, and of tfidf."""
+    """The seed of the clustering and of tfidf."""
     weights: Path | None = None
-    """.npy [R], the tokens of each row; by default the bytes of what is said in it."""
+    """The number of tokens of each row, as an .npy array [R]; by default the number of bytes of its
+    text."""
     no_feature: Literal["unrouted", "spread"] = "unrouted"
-    """What becomes of rows without a feature; spread: any expert, the larger the likelier."""
+    """What happens to a row without a feature; spread sends it to a random expert, in proportion to
+    the experts' sizes."""
     unique_ids: bool = False
-    """Refuse rows without an id of their own."""
+    """Refuse rows that have no id of their own."""
 
     def run(self) -> int:
         """Write the folder, or say that it is there."""
@@ -78,23 +85,27 @@ class Route:
     """
 
     input: Path
-    """JSONL or JSON array of `id`, `image`, `conversations`; or a folder of text, a row a file."""
+    """The rows: a JSONL file or JSON array of `id`, `image`, `conversations`, or a folder of text
+    in which each file is a row."""
     partition: Path
     """The folder that `partition` wrote."""
     out: Path
-    """A folder to make; one that is finished with the same settings and inputs is left alone."""
+    """The folder to make; a finished folder of the same settings and inputs is left alone."""
     features: Path | None = None
-    """Of the new rows, from the encoder that made the old ones: .npy or .npz."""
+    """The features of the new rows, from the encoder that made the old ones: an .npy or .npz
+    file."""
     images: Path | None = None
-    """For efficientnet: the folder that the paths in `image` are of."""
+    """For efficientnet: the folder to which the paths in `image` are relative."""
     cache: Path | None = None
-    """For efficientnet: a folder that keeps features, so that no image is encoded twice."""
+    """For efficientnet: a folder that keeps the features, so that no image is encoded twice."""
     weights: Path | None = None
-    """.npy [R], the tokens of each row, if the partition was made with such."""
+    """The number of tokens of each row, as an .npy array [R], if the partition was made with such a
+    file."""
     no_feature: Literal["unrouted", "spread"] = "unrouted"
-    """What becomes of rows without a feature; spread: any expert, the larger the likelier."""
+    """What happens to a row without a feature; spread sends it to a random expert, in proportion to
+    the experts' sizes."""
     unique_ids: bool = False
-    """Refuse rows without an id of their own."""
+    """Refuse rows that have no id of their own."""
 
     def run(self) -> int:
         """Write the folder, or say that it is there."""

@@ -35,15 +35,15 @@ class Score:
         "pope",
         "mme",
     ]
-    """Whose definition is used."""
+    """The benchmark whose definition of the score is used."""
     questions: Path
-    """JSONL of the questions and their answers."""
+    """A JSONL file of the questions and their answers."""
     predictions: tuple[Path, ...]
-    """JSONL of what was answered, a file for each expert, or one."""
+    """JSONL files of the model's answers: one file for each expert, or one file in all."""
     box_scale: Literal["pixels", "0-1", "0-1000"] | None = None
-    """What the boxes in the answers to RefCOCO are counted in; the questions say it of theirs."""
+    """The unit of the boxes in the answers to RefCOCO; the questions name the unit of theirs."""
     json: Path | None = None
-    """Where to write the scores besides."""
+    """A file to which the scores are written as JSON too."""
 
     def run(self) -> int:
         """Print the scores, and write them."""

@@ -28,31 +28,32 @@ class Sweep:
     """
 
     config: str
-    """A preset (tiny, small, small-masked, medium), a JSON file, or the config.json of a member."""
+    """The config: a preset (tiny, small, small-masked, medium), a JSON file, or the config.json of
+    a member."""
     data: Path
-    """A folder of text, rows as .jsonl, or a folder that `partition` wrote."""
+    """The data: a folder of text, a .jsonl file of rows, or a folder that `partition` wrote."""
     folder: Annotated[Path, tyro.conf.arg(name="run")]
     """The folder of the sweep."""
     grid: tuple[str, ...]
-    """Axes: FIELD=VALUE,VALUE, or FIELD=FROM:TO for integers."""
+    """The axes of the grid: FIELD=VALUE,VALUE, or FIELD=FROM:TO for integers."""
     expert: int | None = None
-    """Whose part of the data; without it, all of it."""
+    """The number of the expert whose part of the data is used; without it, all of the data."""
     group: int | None = None
-    """Only this group; without it, all."""
+    """The number of the only group to train; without it, all groups."""
     devices: int | None = None
-    """How many devices; without it, all that are there."""
+    """The number of devices to use; without it, all devices."""
     tokenizer: Path | None = None
-    """A tokenizer.json, whose number of tokens a preset takes over; without it, bytes."""
+    """A tokenizer.json file; a preset takes its number of tokens. Without it, tokens are bytes."""
     set: tuple[str, ...] = ()
-    """Single fields of the config, as FIELD=VALUE."""
+    """Change single fields of the config: FIELD=VALUE."""
     text_only: bool = False
-    """Of rows with pictures read what is said, and leave the pictures out."""
+    """Read only the text of rows that have pictures."""
     log_every: int = 10
-    """Steps between lines of metrics.jsonl."""
+    """The number of steps between two lines of metrics.jsonl."""
     save_every: int = 200
-    """Steps between checkpoints; the last step is saved too."""
+    """The number of steps between two checkpoints; the last step is saved too."""
     evaluate_every: int = 200
-    """Steps between evaluations on held-out documents."""
+    """The number of steps between two evaluations on held-out documents."""
 
     def run(self) -> int:
         """Go on to the end, or to a signal; print a line a run."""

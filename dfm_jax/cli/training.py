@@ -40,35 +40,40 @@ class Train:
     """
 
     config: str
-    """A preset (tiny, small, small-masked, medium), a JSON file, or the config.json of a member."""
+    """The config: a preset (tiny, small, small-masked, medium), a JSON file, or the config.json of
+    a member."""
     data: Path
-    """A folder of text, rows as .jsonl, or a folder that `partition` wrote."""
+    """The data: a folder of text, a .jsonl file of rows, or a folder that `partition` wrote."""
     folder: Annotated[Path, tyro.conf.arg(name="run")]
-    """The folder of the run; the member writes to RUN/expert_003 or RUN/centre."""
+    """The folder of the run; the member is written to RUN/expert_003 or RUN/centre."""
     expert: int | None = None
-    """Which expert of the partition; without it, the centre."""
+    """The number of the expert to train; without it, the dense model is trained on all of the
+    data."""
     tokenizer: Path | None = None
-    """A tokenizer.json, whose number of tokens a preset takes over; without it, bytes."""
+    """A tokenizer.json file; a preset takes its number of tokens. Without it, tokens are bytes."""
     set: tuple[str, ...] = ()
-    """Single fields of the config, as FIELD=VALUE."""
+    """Change single fields of the config: FIELD=VALUE."""
     log_every: int = 10
-    """Steps between lines of metrics.jsonl."""
+    """The number of steps between two lines of metrics.jsonl."""
     save_every: int = 200
-    """Steps between checkpoints; the last step is saved too."""
+    """The number of steps between two checkpoints; the last step is saved too."""
     evaluate_every: int = 200
-    """Steps between evaluations on held-out documents."""
+    """The number of steps between two evaluations on held-out documents."""
     keep_last: int = 2
-    """Checkpoints kept, besides the best."""
+    """The number of checkpoints that are kept, besides the best one."""
     tensorboard: bool = False
-    """Write event files too (extra `tb`)."""
+    """Write TensorBoard event files too (extra `tb`)."""
     on_disk: bool = False
-    """Leave the tokens on the disk, read ahead (extra `data`): the same run, for much data."""
+    """Leave the tokens on the disk and read them ahead (extra `data`); the results do not
+    change."""
     text_only: bool = False
-    """Of rows with pictures read what is said, and leave the pictures out."""
+    """Read only the text of rows that have pictures."""
     placement: Literal["replicated", "sharded"] | None = None
-    """Over all devices: each holds the state, or a part of it; without it, on one."""
+    """Spread the member over all devices: each holds the whole state (replicated) or a part of it
+    (sharded). Without it, one device is used."""
     distributed: bool = False
-    """One of several processes, by JAX_COORDINATOR_ADDRESS and so on, SLURM or a Cloud TPU."""
+    """Run as one of several processes, found by JAX_COORDINATOR_ADDRESS and its kin, by SLURM or by
+    a Cloud TPU."""
 
     def run(self) -> int:
         """Go on to the end, or to a signal."""
@@ -137,17 +142,17 @@ class Evaluate:
     folder: Annotated[Path, tyro.conf.arg(name="run")]
     """The folder of the run."""
     expert: int | None = None
-    """Which expert; without it, every member that is there."""
+    """The number of the expert to evaluate; without it, every member that is there."""
     data: Path | None = None
-    """Documents to judge by, all of them; without it, those that were held out."""
+    """The documents to evaluate on, all of them; without it, the documents that were held out."""
     tokenizer: Path | None = None
-    """The tokenizer.json of the run, if it had one."""
+    """The tokenizer.json file of the run, if it had one."""
     checkpoint: Literal["last", "best"] = "last"
-    """Best: of the lowest validation loss among those kept."""
+    """Which checkpoint to read; best is the one of the lowest validation loss among those kept."""
     draws: int = 8
-    """Of each window, where the number is a bound that is estimated."""
+    """The number of draws for each window, where the loss is a bound that is estimated."""
     text_only: bool = False
-    """Of rows with pictures in --data read what is said, and leave the pictures out."""
+    """Read only the text of rows in --data that have pictures."""
 
     def run(self) -> int:
         """Print a line per member."""
@@ -223,29 +228,30 @@ class Sample:
     folder: Annotated[Path, tyro.conf.arg(name="run")]
     """The folder of the run."""
     prompt: str = ""
-    """What the text begins with."""
+    """The text that the model continues."""
     expert: int | Literal["centre"] | None = None
-    """Which member; without it, the ensemble, or the only member there is."""
+    """The member that draws; without it, the ensemble, or the only member there is."""
     max_new: int = 128
-    """The most tokens to draw."""
+    """The largest number of tokens to draw."""
     num_samples: int = 1
-    """Continuations, each drawn for itself."""
+    """The number of continuations; each is drawn independently."""
     temperature: float = 1.0
-    """Logits are divided by it; 0 takes the likeliest token."""
+    """The number that divides the logits; at 0 the likeliest token is taken."""
     top_k: int | None = None
-    """Keep the k likeliest tokens."""
+    """Keep only the k likeliest tokens."""
     top_p: float | None = None
-    """Keep the fewest likeliest tokens of this mass."""
+    """Keep only the fewest likeliest tokens that have this probability in all."""
     stop: tuple[int, ...] = ()
-    """Ids of tokens to stop behind."""
+    """The ids of tokens after which a continuation ends."""
     seed: int = 0
-    """Of the draws."""
+    """The seed of the draws."""
     ids: bool = False
-    """Print the ids of tokens, a line a sample, instead of text."""
+    """Print the ids of the tokens, one sample a line, and no text."""
     tokenizer: Path | None = None
-    """The tokenizer.json of the run, if it had one."""
+    """The tokenizer.json file of the run, if it had one."""
     checkpoint: Literal["last", "best"] = "last"
-    """Best: of the lowest validation loss among those kept. An ensemble has its own."""
+    """Which checkpoint to read; best is the one of the lowest validation loss among those kept. An
+    ensemble names its own."""
 
     def run(self) -> int:
         """Print the texts, a line between two."""
@@ -320,9 +326,9 @@ class Gather:
     folder: Annotated[Path, tyro.conf.arg(name="run")]
     """The folder of the run."""
     without: tuple[str, ...] = ()
-    """Experts to leave out, by name."""
+    """The names of the experts to leave out."""
     checkpoint: Literal["last", "best"] = "last"
-    """Best: of the lowest validation loss among those kept."""
+    """Which checkpoint to read; best is the one of the lowest validation loss among those kept."""
 
     def run(self) -> int:
         """Write the manifest and print it."""

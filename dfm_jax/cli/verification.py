@@ -28,29 +28,29 @@ class Verify:
     """
 
     labels: tuple[str, ...] = ()
-    """Which statements, such as D4 D7; by default those that the modules enter, without modules
-    all."""
+    """The labels of the statements to verify, such as D4 D7; by default those of --modules, and
+    without --modules all."""
     modules: tuple[str, ...] = ()
-    """Files of yours that enter statements, by the name that Python imports them by, without .py;
-    the working folder is looked in first."""
+    """Your own Python modules that define statements, named as in an import; the working folder is
+    searched first."""
     seed: int = 0
-    """Of the random cases."""
+    """The seed of the random cases."""
     instances: int = 240
-    """Random cases for each statement."""
+    """The number of random cases for each statement."""
     V: int = 2
-    """Data tokens; a mask is one state more."""
+    """The number V of data tokens; a mask is one state more."""
     N: int = 3
-    """Positions."""
+    """The number N of positions."""
     K: int = 3
-    """Experts."""
+    """The number K of experts."""
     devices: int = 1
-    """Map the cases over so many devices (virtual ones on a CPU)."""
+    """The number of devices over which the cases are mapped; on a CPU they are virtual."""
     precision: Literal["float64", "float32"] = "float64"
-    """float64 on the host CPU, or float32 on the default device."""
+    """The precision: float64 on the host CPU, or float32 on the default device."""
     shapes: Literal["default", "all"] = "default"
-    """all: four shapes more."""
+    """The shapes of the cases; all adds four more shapes."""
     json: Path | None = None
-    """Where to write the rows."""
+    """A file to which the rows are written."""
 
     def run(self) -> int:
         """Print a line per statement as it is judged."""
@@ -112,7 +112,7 @@ class Equations:
     """
 
     out: Path | None = None
-    """The file to write; the screen by default."""
+    """The file to write; by default the page is printed."""
 
     def run(self) -> int:
         """Print or write the page."""
