@@ -12,27 +12,28 @@ class Config:
     """Clusters of real features, and balance at full size."""
 
     preset: Literal["quick", "standard"] = "quick"
-    """Where the other values start from: minutes, or the size of LLaVA's instruction data."""
+    """The preset from which the other values start: some minutes, or the size of LLaVA's
+    instruction data."""
     out: Path = Path("runs/clustering")
-    """Folder for result.json, metrics.jsonl, the picture, encoded scenes, and cells."""
+    """The folder for result.json, metrics.jsonl, the picture, encoded scenes, and cells."""
     per_domain: int = 600
-    """Pieces of 512 characters from each of five domains."""
+    """The number of pieces of 512 characters from each of five domains."""
     num_scenes: int = 0
-    """Emoji scenes to encode, at 30 ms each; 0 leaves them out."""
+    """The number of emoji scenes to encode, at 30 ms each; 0 leaves them out."""
     num_restarts: int = 4
-    """Of k-means on real features."""
+    """The number of restarts of k-means on real features."""
     sub_sample: int = 2_000
-    """Synthetic rows on which the assignment is held against the exact one."""
+    """The number of synthetic rows on which the assignment is compared with the exact one."""
     medium: int = 10_000
-    """Synthetic rows for all methods, with K = 2 and 8."""
+    """The number of synthetic rows for all methods, with K = 2 and 8."""
     large: int = 30_000
-    """Synthetic rows for ours and faiss, with K = 8 and 7, by rows and by tokens."""
+    """The number of synthetic rows for ours and faiss, with K = 8 and 7, by rows and by tokens."""
     num_fine: int = 128
-    """K of fine clusters, not balanced, on the medium rows."""
+    """The number K of fine, unbalanced clusters of the medium rows."""
     num_features: int = 768
-    """Of a synthetic row."""
+    """The number of features of a synthetic row."""
     num_rounds: int = 1
-    """Methods take turns so many times; the median counts."""
+    """The number of rounds in which the methods take turns; the median counts."""
 
 
 PRESETS = {

@@ -16,41 +16,42 @@ class Config:
     """The ladder of gates on real text, with counted experts."""
 
     preset: Literal["quick", "standard"] = "quick"
-    """Where the other values start from: a sample in a minute, or all of the text."""
+    """The preset from which the other values start: a sample in a minute, or all of the text."""
     out: Path = Path("runs/counting")
-    """Folder for result.json, metrics.jsonl, the pictures, and the cells of an unfinished run."""
+    """The folder for result.json, metrics.jsonl, the pictures, and the cells of an unfinished
+    run."""
     folders: tuple[Path, ...] = ()
-    """More domains: folders of text, every file a document."""
+    """Folders of text that become more domains; every file is a document."""
     domain_bytes: int = 200_000
-    """At most so many bytes of each domain, in whole documents; 0 for all."""
+    """The largest number of bytes of each domain, in whole documents; 0 takes all."""
     partitions: tuple[str, ...] = ("domain", "likelihood", "random")
-    """How the documents are parted among the experts."""
+    """The ways in which the documents are divided among the experts."""
     num_parts: int = 5
-    """K, for every partition but by domain."""
+    """The number K of parts, for every partition except by domain."""
     max_order: int = 6
-    """The largest n; each model takes its best on validation,"""
+    """The largest n; each model takes the best one on validation."""
     discounts: tuple[float, ...] = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
-    """and likewise its discount: the centre on all of it, an expert on its part of it."""
+    """The discounts; each model takes the best one on validation, an expert on its part."""
     window: int = 512
-    """Bytes of a sequence, in the main table."""
+    """The number of bytes of a sequence, in the main table."""
     prefixes: tuple[int, ...] = (16, 64)
-    """Bytes after which a gate is kept."""
+    """The numbers of bytes after which a gate is kept."""
     num_features: int = 64
-    """Of a context: TF-IDF of its words and SVD, for gates that read it;"""
+    """The number of features of a context, TF-IDF of its words and SVD, for gates that read it."""
     decays: tuple[float, ...] = (1e-5, 1e-4, 1e-3)
-    """of the router's weights, its best on validation;"""
+    """The weight decays of the router; the best one on validation is taken."""
     router_order: int = 2
-    """the largest n of the models that judge a context by its likelihood."""
+    """The largest n of the models that judge a context by its likelihood."""
     alphas: tuple[float, ...] = (0.01, 0.1, 0.4)
-    """Of fixed-share; each table takes its best on validation."""
+    """The switching probabilities of fixed-share; each table takes the best one on validation."""
     num_generated: int = 100
-    """Sequences that the experts write themselves."""
+    """The number of sequences that the experts write themselves."""
     num_seeds: int = 3
-    """Each splits the documents anew, and parts them anew."""
+    """The number of seeds; each splits and divides the documents anew."""
     num_draws: int = 2_000
-    """Of the bootstrap over documents."""
+    """The number of bootstrap samples over documents."""
     margin: float = 0.01
-    """Nats per byte; a difference proven smaller is called equivalent."""
+    """The margin in nats per byte; a smaller proven difference is called equivalent."""
 
 
 PRESETS = {

@@ -14,27 +14,27 @@ class Config:
     """Centre = gated experts on byte n-grams: counted, then learned."""
 
     preset: Literal["quick", "standard"] = "quick"
-    """Where the other values start from: n up to 3 in a minute, or up to 4."""
+    """The preset from which the other values start: n up to 3 in a minute, or up to 4."""
     out: Path = Path("runs/equality")
-    """Folder for result.json, metrics.jsonl and equality.png."""
+    """The folder for result.json, metrics.jsonl and equality.png."""
     orders: tuple[int, ...] = (1, 2, 3)
-    """The n of the n-grams that are counted."""
+    """The orders n of the n-grams that are counted."""
     alpha: float = 0.01
-    """Pseudo-count of each byte at each state for the centre; each expert has alpha / K."""
+    """The pseudo-count of each byte at each state for the centre; each expert has alpha / K."""
     random_parts: int = 4
-    """K of the random partition."""
+    """The number K of parts of the random partition."""
     seed: int = 0
-    """Of the random partition and of the starts of the descent."""
+    """The seed of the random partition and of the starts of the descent."""
     descent_order: int = 2
-    """The n of the descent, on the domains as parts."""
+    """The order n of the descent, whose parts are the domains."""
     learning_rate: float = 0.3
-    """Adam's at the start, for both arms; a half cosine brings it to 0."""
+    """Adam's first learning rate, for both arms; a half cosine brings it to 0."""
     num_steps: int = 4000
-    """Full-batch steps of both arms."""
+    """The number of full-batch steps of both arms."""
     num_records: int = 60
-    """How often the descent is looked at."""
+    """The number of times that the descent is recorded."""
     num_seeds: int = 3
-    """Starts of the descent, mapped over one axis."""
+    """The number of starts of the descent, mapped over one axis."""
 
 
 PRESETS = {

@@ -16,55 +16,56 @@ class Config:
     """Flows trained apart on small pictures, and one flow trained on all of them."""
 
     preset: Literal["quick", "standard"] = "quick"
-    """Where the other values start from: a minute, or ten."""
+    """The preset from which the other values start: a minute, or ten."""
     out: Path = Path("runs/flows")
-    """Folder for result.json, metrics.jsonl, pictures, checkpoints and unfinished cells."""
+    """The folder for result.json, metrics.jsonl, pictures, checkpoints and unfinished cells."""
     sources: tuple[Name, ...] = ("masked", "uniform")
-    """What flows start from: all masks, or uniform tokens."""
+    """The sources of the flows: all masks, or uniform tokens."""
     partitions: tuple[Kind, ...] = ("cluster", "random")
-    """By balanced clusters of pixels, or at random."""
+    """The partitions of the images: balanced clusters of pixels, or random."""
     num_experts: int = 5
-    """K."""
+    """The number K of experts."""
     num_train: int = 1347
-    """Images that are trained on,"""
+    """The number of images to train on."""
     num_test: int = 64
-    """and that are judged."""
+    """The number of images to evaluate on."""
     width: int = 32
-    """Of every flow,"""
+    """The width of every flow."""
     num_layers: int = 1
-    """its layers"""
+    """The number of layers of every flow."""
     num_heads: int = 2
-    """and heads."""
+    """The number of attention heads of every flow."""
     batch_size: int = 8
-    """Images of a step."""
+    """The number of images of a step."""
     training_steps: int = 100
-    """S, of the centre; the experts share them."""
+    """The number S of steps of the centre; the experts share as many."""
     rate: float = 3e-3
-    """Peak learning rate, of every member."""
+    """The peak learning rate of every member."""
     warmup: float = 0.05
-    """Share of a member's steps; at least 10."""
+    """The share of a member's steps that is its warm-up; it is 10 steps at least."""
     router_width: int = 16
-    """Of the router,"""
+    """The width of the router."""
     router_share: float = 0.5
-    """and its steps, as a share of the centre's."""
+    """The number of steps of the router, as a share of the centre's."""
     num_steps: int = 64
-    """T, of the masked source's grid and of Euler's."""
+    """The number T of steps, of the masked source's grid and of Euler's method."""
     epsilon: float = 0.02
-    """A uniform source's process is left at 1 − ε."""
+    """The process of a uniform source ends at the time 1 − ε."""
     times_per_image: int = 4
-    """Strata of time, a draw of each for each held-out image."""
+    """The number of strata of time; each held-out image has one draw in each."""
     sequential_images: int = 1
-    """Of which L5 is taken position by position."""
+    """The number of these images for which L5 is taken position by position."""
     smoothing: float = 0.1
-    """Pseudo-counts a state, of the experts of the world of 81 states."""
+    """The pseudo-count of each state, of the experts of the example with 81 states."""
     num_samples: int = 6
-    """Images drawn by each sampler."""
+    """The number of images that each sampler draws."""
     num_seeds: int = 1
-    """Each draws starts, batches and states anew; images and parts stay."""
+    """The number of seeds; each draws starts, batches and states anew, and keeps images and
+    parts."""
     num_draws: int = 2_000
-    """Of the bootstrap over images."""
+    """The number of bootstrap samples over images."""
     margin: float = 0.02
-    """Nats per pixel; a difference proven smaller is called equivalent."""
+    """The margin in nats per pixel; a smaller proven difference is called equivalent."""
 
 
 PRESETS = {

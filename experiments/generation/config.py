@@ -14,31 +14,31 @@ class Config:
     """Quality against the number of steps."""
 
     preset: Literal["quick", "standard"] = "quick"
-    """Where the other values start from: a minute, or six."""
+    """The preset from which the other values start: a minute, or six."""
     out: Path = Path("runs/generation")
-    """Folder for result.json, metrics.jsonl, the picture, checkpoints and unfinished cells."""
+    """The folder for result.json, metrics.jsonl, the picture, checkpoints and unfinished cells."""
     steps: tuple[int, ...] = (1, 4, 16, 64)
-    """T, of every sampler that can choose it."""
+    """The numbers T of steps of every sampler that can choose it."""
     num_train: int = 1347
-    """Images that are trained on,"""
+    """The number of images to train on."""
     num_test: int = 32
-    """and that are judged."""
+    """The number of images to evaluate on."""
     width: int = 32
-    """Of the network,"""
+    """The width of the network."""
     num_layers: int = 1
-    """its layers"""
+    """The number of layers of the network."""
     num_heads: int = 2
-    """and heads."""
+    """The number of attention heads of the network."""
     batch_size: int = 8
-    """Images of a step."""
+    """The number of images of a step."""
     training_steps: int = 200
-    """Of the network."""
+    """The number of training steps of the network."""
     rate: float = 3e-3
-    """Peak learning rate."""
+    """The peak learning rate."""
     strata: int = 4
-    """Of the steps, a draw of each for each image and replicate."""
+    """The number of strata of the steps; each image and replicate has one draw in each."""
     seed: int = 0
-    """Of the toy, the network and all draws."""
+    """The seed of the toy, the network and all draws."""
 
 
 PRESETS = {

@@ -58,66 +58,67 @@ class Config:
     """Experts trained apart on real text, and one model trained on all of it."""
 
     preset: Literal["quick", "standard", "tpu", "tpu-1b"] = "quick"
-    """Where the other values start from: a minute, two hours, or experts of 124 million and of a
-    billion parameters, for accelerators: one arm a process, on as many chips as `num-devices`."""
+    """The preset from which the other values start: a minute, two hours, or experts of 124 million
+    and of a billion parameters, for accelerators: one arm a process, on as many chips as
+    `num-devices`."""
     out: Path = Path("runs/language")
-    """Folder for result.json, metrics.jsonl, the picture, checkpoints and unfinished cells."""
+    """The folder for result.json, metrics.jsonl, the picture, checkpoints and unfinished cells."""
     folders: tuple[Path, ...] = ()
-    """More domains: folders of text, every file a document."""
+    """Folders of text that become more domains; every file is a document."""
     domain_bytes: int = 200_000
-    """At most so many bytes of each domain, in whole documents; 0 for all."""
+    """The largest number of bytes of each domain, in whole documents; 0 takes all."""
     arms: tuple[str, ...] = ("domain", "cluster:4", "random:4")
-    """`domain`, or KIND:K: cluster (balanced by tokens), unbalanced, random, warm (clusters, after
-    half of the steps on all of the text)."""
+    """The arms: `domain`, or KIND:K with KIND one of cluster (balanced by tokens), unbalanced,
+    random, warm (clusters, after half of the steps on all of the text)."""
     single_seed: tuple[str, ...] = ()
-    """Arms of which only the first seed is trained."""
+    """The arms of which only the first seed is trained."""
     controls: tuple[str, ...] = ()
-    """Arms beside which single models are put: the average of the experts' parameters, and a centre
-    of one expert's number of steps."""
+    """The arms that are compared with single models too: the average of the experts' parameters,
+    and a centre with one expert's number of steps."""
     num_tokens: int = 512
-    """V, of the byte pairs."""
+    """The number V of byte-pair tokens."""
     width: int = 64
-    """Of every model,"""
+    """The width of every model."""
     num_layers: int = 2
-    """its layers"""
+    """The number of layers of every model."""
     num_heads: int = 2
-    """and heads."""
+    """The number of attention heads of every model."""
     num_positions: int = 64
-    """Tokens of a window."""
+    """The number of tokens in a window."""
     batch_size: int = 16
-    """Windows of a step."""
+    """The number of windows of a step."""
     micro_batches: int = 1
-    """Parts of a step's windows that are in memory one at a time."""
+    """The number of parts of a step's windows that are in memory one at a time."""
     large: bool = False
-    """Layers scanned and recomputed, products in bfloat16: for accelerators."""
+    """Scan and recompute the layers, and multiply in bfloat16: for accelerators."""
     training_tokens: int = 250_000
-    """Of an arm, whatever its number of experts."""
+    """The number of training tokens of an arm, whatever its number of experts."""
     rates: tuple[float, ...] = (1e-2,)
-    """Learning rates; each member takes its best on validation, at the first seed."""
+    """The learning rates; each member takes the best one on validation, at the first seed."""
     warmup: float = 0.05
-    """Share of a member's steps."""
+    """The share of a member's steps that is its warm-up."""
     router_width: int = 32
-    """Of the router that reads the prefix,"""
+    """The width of the router that reads the prefix."""
     router_layers: int = 1
-    """its layers,"""
+    """The number of layers of that router."""
     router_share: float = 0.25
-    """and its steps, as a share of the centre's."""
+    """The number of steps of that router, as a share of the centre's."""
     prefixes: tuple[int, ...] = (4, 16)
-    """Tokens after which a gate is kept."""
+    """The numbers of tokens after which a gate is kept."""
     num_features: int = 64
-    """Of a document and of a context: TF-IDF of its words and SVD;"""
+    """The number of features of a document and of a context: TF-IDF of its words and SVD."""
     decays: tuple[float, ...] = (1e-5, 1e-4, 1e-3)
-    """of the router's weights, its best on validation."""
+    """The weight decays of the router; the best one on validation is taken."""
     alphas: tuple[float, ...] = (0.001, 0.01, 0.1)
-    """Of fixed-share, its best on validation."""
+    """The switching probabilities of fixed-share; the best one on validation is taken."""
     num_seeds: int = 1
-    """Each draws starts and batches anew; documents and parts stay."""
+    """The number of seeds; each draws starts and batches anew, and keeps documents and parts."""
     num_devices: int = 1
-    """Over which the runs of a member are cut."""
+    """The number of devices over which the runs of a member are divided."""
     num_draws: int = 2_000
-    """Of the bootstrap over documents."""
+    """The number of bootstrap samples over documents."""
     margin: float = 0.01
-    """Nats per byte; a difference proven smaller is called equivalent."""
+    """The margin in nats per byte; a smaller proven difference is called equivalent."""
 
 
 PRESETS = {

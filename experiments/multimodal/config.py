@@ -25,78 +25,81 @@ class Config:
     """Experts of questions about pictures, and one model of all of them."""
 
     preset: Literal["quick", "standard", "tpu", "tpu-encoder"] = "quick"
-    """Where the other values start from: some minutes; at most three hours; SmolLM2 behind a frozen
-    encoder, or behind one that is trained along, for accelerators."""
+    """The preset from which the other values start: some minutes; at most three hours; SmolLM2
+    behind a frozen encoder, or behind one that is trained too, for accelerators."""
     out: Path = Path("runs/multimodal")
-    """Folder for result.json, metrics.jsonl, pictures, features, checkpoints, unfinished cells."""
+    """The folder for result.json, metrics.jsonl, pictures, features, checkpoints and unfinished
+    cells."""
     sets: tuple[str, ...] = ("lettered",)
-    """Of easy-vqa, scenes, lettered."""
+    """The data sets: some of easy-vqa, scenes, lettered."""
     conversations: Path | None = None
-    """One set more: a file of conversations as LLaVA and InternVL train on,"""
+    """One more data set: a file of conversations as LLaVA and InternVL train on."""
     images: Path | None = None
-    """and the folder of its pictures."""
+    """The folder of the pictures of that file."""
     train_pictures: int = 800
-    """Of a set,"""
+    """The number of pictures of a set to train on."""
     validation_pictures: int = 100
-    """of what rates and temperatures are chosen on,"""
+    """The number of pictures on which rates and temperatures are chosen."""
     test_pictures: int = 200
-    """and of a test;"""
+    """The number of pictures of the test."""
     test_questions: int = 200
-    """questions of a test, at most."""
+    """The largest number of questions of the test."""
     num_emoji: int = 8
-    """Of each group, at most, for scenes; one in four is held out."""
+    """The largest number of emoji of each group, for scenes; one in four is held out."""
     encoder: Encoder = "efficientnet"
-    """Of pictures: efficientnet; random, without its training; pixels, none."""
+    """The encoder of the pictures: efficientnet; random, which is efficientnet untrained; or
+    pixels, which is none."""
     arms: tuple[str, ...] = ("cluster:4", "task:4", "random:4", "warm:4")
-    """KIND:K with KIND one of cluster, task, random, warm, two_stage, unbalanced; K is cut to the
-    number of families of a set."""
+    """The arms, KIND:K with KIND one of cluster, task, random, warm, two_stage, unbalanced; K is at
+    most the number of families of a set."""
     exploratory: tuple[str, ...] = ()
-    """Arms of the first set of which only one seed is trained, K as it stands."""
+    """The arms of the first set of which only one seed is trained, with K as it is given."""
     encoders: tuple[Encoder, ...] = ()
     """Other encoders, tried on the first set with one seed: the centre and the first arm."""
     train_encoder: bool = False
-    """Each member trains the encoder along, as InternVL does; clusters are those of the frozen."""
+    """Train the encoder with each member, as InternVL does; the clusters are those of the frozen
+    one."""
     checkpoint: str = ""
-    """What every member begins from: smollm2, a GGUF file, a folder of Hugging Face's; or nothing.
-    Its sizes and its tokens take the place of those below."""
+    """The language model from which every member starts: smollm2, a GGUF file, or a Hugging Face
+    folder; by default none. Its sizes and tokens replace those below."""
     num_tokens: int = 384
-    """Of the byte pairs, at most."""
+    """The largest number of byte-pair tokens."""
     width: int = 64
-    """Of every model,"""
+    """The width of every model."""
     num_layers: int = 2
-    """its layers"""
+    """The number of layers of every model."""
     num_heads: int = 4
-    """and heads."""
+    """The number of attention heads of every model."""
     batch_size: int = 16
-    """Questions of a step."""
+    """The number of questions of a step."""
     micro_batches: int = 1
-    """Parts of a step's questions that are in memory one at a time."""
+    """The number of parts of a step's questions that are in memory one at a time."""
     large: bool = False
-    """Layers scanned and recomputed, products in bfloat16: for accelerators."""
+    """Scan and recompute the layers, and multiply in bfloat16: for accelerators."""
     budgets: tuple[int, ...] = (100, 200, 400)
-    """Steps of the centre that are tried before any expert is trained. Arms are compared at the one
-    whose accuracy on validation is the nearest to the middle of `between`; the largest is near
-    saturation."""
+    """The numbers of steps of the centre that are tried before any expert is trained. The arms are
+    compared at the one whose accuracy on validation is nearest to the middle of `between`; the
+    largest is near saturation."""
     between: tuple[float, float] = (0.6, 0.85)
-    """Where the centre should stand for arms to be told apart."""
+    """The range of the centre's accuracy in which arms can be told apart."""
     saturated: bool = False
     """Compare the arms at the largest budget too, with one seed."""
     rates: tuple[float, ...] = (3e-3,)
-    """Learning rates; each member takes its best on validation, at the first seed."""
+    """The learning rates; each member takes the best one on validation, at the first seed."""
     warmup: float = 0.05
-    """Share of a member's steps."""
+    """The share of a member's steps that is its warm-up."""
     num_directions: int = 64
-    """Principal directions of a picture's features that the router reads;"""
+    """The number of principal directions of a picture's features that the router reads."""
     decays: tuple[float, ...] = (1e-4, 1e-3, 1e-2)
-    """of its weights, its best on validation."""
+    """The weight decays of the router; the best one on validation is taken."""
     num_seeds: int = 1
-    """Each draws starts and batches anew; questions and parts stay."""
+    """The number of seeds; each draws starts and batches anew, and keeps questions and parts."""
     num_devices: int = 1
-    """Over which the runs of a member are cut."""
+    """The number of devices over which the runs of a member are divided."""
     num_draws: int = 2_000
-    """Of the bootstrap over pictures."""
+    """The number of bootstrap samples over pictures."""
     margin: float = 0.01
-    """Of accuracy; a difference proven smaller is called equivalent."""
+    """The margin of accuracy; a smaller proven difference is called equivalent."""
 
 
 PRESETS = {

@@ -15,53 +15,59 @@ class Config:
     """Experts against a centre, from little text to much, from few experts to many."""
 
     preset: Literal["quick", "standard"] = "quick"
-    """Where the other values start from: a corner in two minutes, or the whole grid."""
+    """The preset from which the other values start: a corner of the grid in two minutes, or the
+    whole grid."""
     out: Path = Path("runs/regimes")
-    """Folder for result.json, metrics.jsonl, the picture, and cells of an unfinished run."""
+    """The folder for result.json, metrics.jsonl, the picture, and the cells of an unfinished
+    run."""
     folders: tuple[Path, ...] = ()
-    """More domains: folders of text, every file a document."""
+    """Folders of text that become more domains; every file is a document."""
     sizes: tuple[int, ...] = (62_500, 250_000, 1_000_000)
-    """Bytes of training text, whole documents in a drawn order, each size held in the next."""
+    """The numbers of bytes of training text, whole documents in a random order; each size contains
+    the one before."""
     num_experts: tuple[int, ...] = (2, 8)
-    """K, of clusters and at random; by domain it is the number of domains."""
+    """The numbers K of experts, for clusters and random parts; by domain it is the number of
+    domains."""
     held_bytes: int = 250_000
-    """Of validation and of test, each, whole documents in a drawn order."""
+    """The number of bytes of validation and of test each, whole documents in a random order."""
     max_order: int = 6
-    """The largest n; each model takes its best on validation,"""
+    """The largest n; each model takes the best one on validation."""
     discounts: tuple[float, ...] = (0.5, 0.7, 0.9)
-    """and likewise its discount: the centre on all of it, an expert on its part of it."""
+    """The discounts; each model takes the best one on validation, an expert on its part."""
     window: int = 512
-    """Bytes of a sequence: gates start again with each."""
+    """The number of bytes of a sequence; gates start anew with each."""
     num_features: int = 64
-    """Of a document: TF-IDF of its words and SVD, which clusters are of."""
+    """The number of features of a document, TF-IDF of its words and SVD, from which clusters are
+    made."""
     transformer_arms: tuple[str, ...] = ("domain",)
-    """Of transformers, as in `language`: `domain`, or KIND:K;"""
+    """The arms of transformers, as in `language`: `domain`, or KIND:K."""
     training_tokens: tuple[int, ...] = (100_000, 400_000)
-    """for each of these budgets, an arm's tokens: a line of cells, none for no transformers;"""
+    """The numbers of training tokens of an arm of transformers; without any, no transformer is
+    trained."""
     transformer_seeds: int = 1
-    """starts and batches of each,"""
+    """The number of seeds of each transformer."""
     transformer_domain_bytes: int = 1_000_000
-    """at most so many bytes of each domain,"""
+    """The largest number of bytes of each domain, for transformers."""
     num_tokens: int = 512
-    """V of the byte pairs,"""
+    """The number V of byte-pair tokens."""
     width: int = 32
-    """and the size of each member:"""
+    """The width of every transformer."""
     num_layers: int = 2
-    """layers,"""
+    """The number of layers of every transformer."""
     num_heads: int = 2
-    """heads,"""
+    """The number of attention heads of every transformer."""
     num_positions: int = 64
-    """tokens of a window,"""
+    """The number of tokens in a window."""
     batch_size: int = 8
-    """windows of a step,"""
+    """The number of windows of a step."""
     rates: tuple[float, ...] = (1e-2,)
-    """learning rates, of which a member takes its best on validation, at the first seed."""
+    """The learning rates; each member takes the best one on validation, at the first seed."""
     num_seeds: int = 3
-    """Each splits the documents anew, and parts them anew."""
+    """The number of seeds; each splits and divides the documents anew."""
     num_draws: int = 2_000
-    """Of the bootstrap over documents."""
+    """The number of bootstrap samples over documents."""
     margin: float = 0.01
-    """Nats per byte; a difference proven smaller is called equivalent."""
+    """The margin in nats per byte; a smaller proven difference is called equivalent."""
 
 
 PRESETS = {

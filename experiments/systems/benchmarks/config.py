@@ -21,21 +21,22 @@ class Config:
     """Seconds and memory of every work beside those of its peers."""
 
     preset: Literal["quick", "standard"] = "quick"
-    """Where the other values start from: small sizes on one processor, or everything."""
+    """The preset from which the other values start: small sizes on one processor, or everything."""
     out: Path = Path("runs/benchmarks")
-    """Folder for result.json, metrics.jsonl, benchmarks.png and what has been measured so far."""
+    """The folder for result.json, metrics.jsonl, benchmarks.png and what has been measured so
+    far."""
     peers_python: str = sys.executable if find_spec("torch") else ""
     """The Python of an environment with the peers; this one, if it knows PyTorch."""
     works: tuple[str, ...] = tuple(BY_NAME)
-    """By name."""
+    """The names of the works to measure."""
     num_blocks: int = 7
-    """Rounds over the forms and peers of a work."""
+    """The number of rounds over the forms and peers of a work."""
     threads: tuple[int, ...] = (1, 2)
-    """Of either side; each is held to as many processors."""
+    """The numbers of threads of either side; each side is held to as many processors."""
     allocators: tuple[str, ...] = tuple(ALLOCATORS)
-    """Of "glibc's default" and "buffers kept"."""
+    """The allocators: some of "glibc's default" and "buffers kept"."""
     seed: int = 0
-    """Of data and resampling."""
+    """The seed of the data and of the resampling."""
 
 
 PRESETS = {

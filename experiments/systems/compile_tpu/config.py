@@ -15,17 +15,17 @@ class Config:
     """All programs at a small size, for TPU topologies; some at a billion parameters."""
 
     preset: Literal["quick", "standard"] = "quick"
-    """Where the other values start from: small programs, or a billion parameters besides."""
+    """The preset from which the other values start: small programs, or a billion parameters too."""
     out: Path = Path("runs/compile_tpu")
-    """Folder for result.json and metrics.jsonl."""
+    """The folder for result.json and metrics.jsonl."""
     topologies: int = len(TOPOLOGIES)
-    """How many of them."""
+    """The number of topologies to compile for."""
     large: tuple[str, ...] = ()
-    """Programs to compile at a billion parameters as well, for v5p."""
+    """The programs that are compiled at a billion parameters too, for v5p."""
     language: tuple[str, ...] = ()
-    """Presets of `experiments.language` whose update is compiled, a run on each chip."""
+    """The presets of `experiments.language` whose update is compiled, one run on each chip."""
     multimodal: tuple[str, ...] = ()
-    """The same of `experiments.multimodal`."""
+    """The presets of `experiments.multimodal`, likewise."""
 
 
 PRESETS = {

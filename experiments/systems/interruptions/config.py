@@ -12,23 +12,23 @@ class Config:
     """Kills and flipped bits: the same end, or a refusal."""
 
     preset: Literal["quick", "standard"] = "quick"
-    """Where the other values start from: 3 kills in a minute, or 20."""
+    """The preset from which the other values start: 3 kills in a minute, or 20."""
     out: Path = Path("runs/interruptions")
-    """Folder for result.json, metrics.jsonl and the two runs."""
+    """The folder for result.json, metrics.jsonl and the two runs."""
     kills: int = 3
-    """How often the run is killed."""
+    """The number of times that the run is killed."""
     control: bool = False
-    """Run twice undisturbed, and compare: what differs then was not the kills."""
+    """Run twice undisturbed and compare; differences between these do not come from the kills."""
     flips: int = 20
-    """How many bits are flipped, one at a time."""
+    """The number of bits that are flipped, one at a time."""
     num_steps: int = 120
-    """Updates of the run."""
+    """The number of updates of the run."""
     save_every: int = 3
-    """Steps between checkpoints."""
+    """The number of steps between two checkpoints."""
     width: int = 16
-    """Of the transformer."""
+    """The width of the transformer."""
     seed: int = 0
-    """Of the moments of the kills and the places of the flips."""
+    """The seed of the moments of the kills and of the places of the flips."""
 
 
 PRESETS = {

@@ -9,6 +9,6 @@ class Config:
     """Count the collectives of compiled programs."""
 
     json: Path | None = None
-    """File for the list of programs, platform, devices, collectives by kind."""
+    """A file for the list of programs, platform, devices and collectives by kind."""
     devices: int = 8
-    """How many, virtual ones on a CPU; an even number."""
+    """The number of devices, virtual ones on a CPU; it must be even."""

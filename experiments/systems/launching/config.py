@@ -12,19 +12,19 @@ class Config:
     """One expert is killed: its bits, and the others' bits and times, stay as they were."""
 
     preset: Literal["quick", "standard"] = "quick"
-    """Where the other values start from: 3 kills, or 10."""
+    """The preset from which the other values start: 3 kills, or 10."""
     out: Path = Path("runs/launching")
-    """Folder for result.json, metrics.jsonl and the two runs."""
+    """The folder for result.json, metrics.jsonl and the two runs."""
     kills: int = 3
-    """How often the expert is killed."""
+    """The number of times that the expert is killed."""
     num_steps: int = 1200
-    """Updates of each expert."""
+    """The number of updates of each expert."""
     save_every: int = 20
-    """Steps between checkpoints."""
+    """The number of steps between two checkpoints."""
     width: int = 16
-    """Of the transformer."""
+    """The width of the transformer."""
     seed: int = 0
-    """Of the moments of the kills."""
+    """The seed of the moments of the kills."""
 
 
 PRESETS = {

@@ -29,33 +29,33 @@ class Config:
     """Bytes, memory and time of a step, by formula; formulas held against compiled programs."""
 
     preset: Literal["quick", "standard"] = "quick"
-    """Where the other values start from: one kind of chip, or three."""
+    """The preset from which the other values start: one kind of chip, or three."""
     out: Path = Path("runs/scaling")
-    """Folder for result.json, metrics.jsonl and scaling.png."""
+    """The folder for result.json, metrics.jsonl and scaling.png."""
     kinds: tuple[str, ...] = ("v5e",)
-    """Of v5e, v5p and h100."""
+    """The kinds of chips: some of v5e, v5p and h100."""
     tokens_per_step: int = 2**23
-    """Over all chips, whatever their number."""
+    """The number of tokens of a step over all chips, whatever their number."""
     num_positions: int = 2048
-    """Tokens of a sequence; a chip gets one at least."""
+    """The number of tokens of a sequence; a chip has one sequence at least."""
     num_experts: int = 8
-    """K, each with 1/K of the tokens."""
+    """The number K of experts, each with 1/K of the tokens."""
     efficiency: float = 0.5
-    """Of the peak rate, while nothing waits for the network."""
+    """The share of the peak rate that is reached while nothing waits for the network."""
     usable: float = 0.9
-    """Share of the memory."""
+    """The share of the memory that can be used."""
     gradient_bytes: int = 4
-    """A gradient, as it is summed: float32."""
+    """The bytes of one entry of a gradient as it is summed: float32."""
     gather_bytes: int = 2
-    """A parameter, as a sharded run gathers it: bfloat16."""
+    """The bytes of one parameter as a sharded run collects it: bfloat16."""
     site_rate: float = 12.5e9
-    """Bytes per second between sites, were the chips in K of them: 100 Gbit/s each."""
+    """The bytes per second between sites, if the chips stood in K of them: 100 Gbit/s each."""
     v5e: Chip = V5E
-    """TPU v5e."""
+    """The numbers of the TPU v5e."""
     v5p: Chip = V5P
-    """TPU v5p."""
+    """The numbers of the TPU v5p."""
     h100: Chip = H100
-    """NVIDIA H100 SXM, eight to a node."""
+    """The numbers of the NVIDIA H100 SXM, eight to a node."""
 
 
 PRESETS = {

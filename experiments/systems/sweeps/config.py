@@ -12,19 +12,19 @@ class Config:
     """One program for many runs, against many runs of one program."""
 
     preset: Literal["quick", "standard"] = "quick"
-    """Where the other values start from: 4 × 2 runs in a minute, or 16 × 3."""
+    """The preset from which the other values start: 4 × 2 runs in a minute, or 16 × 3."""
     out: Path = Path("runs/sweeps")
-    """Folder for result.json and metrics.jsonl."""
+    """The folder for result.json and metrics.jsonl."""
     num_seeds: int = 4
-    """Seeds,"""
+    """The number of seeds."""
     learning_rates: tuple[float, ...] = (1e-3, 1e-2)
-    """and with each of them these rates."""
+    """The learning rates; each is run with each seed."""
     num_steps: int = 20
-    """Updates of a run."""
+    """The number of updates of a run."""
     num_devices: int = 2
-    """Of a side more, virtual ones on a CPU; 1 leaves it out."""
+    """The number of devices of one more side, virtual ones on a CPU; 1 leaves that side out."""
     num_rounds: int = 3
-    """Of all sides, besides the first, which compiles."""
+    """The number of rounds over all sides, besides the first round, which compiles."""
 
 
 PRESETS = {

@@ -16,21 +16,22 @@ class Config:
     """The time of a training step beside PyTorch's, float32 on this CPU."""
 
     preset: Literal["quick", "standard"] = "quick"
-    """Where the other values start from: one size in two minutes, or three and torch.compile."""
+    """The preset from which the other values start: one size in two minutes, or three sizes and
+    torch.compile."""
     out: Path = Path("runs/training_speed")
-    """Folder for result.json, metrics.jsonl and training_speed.png."""
+    """The folder for result.json, metrics.jsonl and training_speed.png."""
     torch_python: str = ""
     """The Python of an environment with PyTorch and NumPy."""
     peers: tuple[str, ...] = ("torch",)
-    """Of "torch", as it runs, and "torch.compile"."""
+    """The peers: some of "torch", which is PyTorch as it is, and "torch.compile"."""
     sizes: int = 1
-    """How many of the three sizes."""
+    """The number of sizes, up to three."""
     num_threads: int = 2
-    """Of either side; each is held to as many processors."""
+    """The number of threads of either side; each side is held to as many processors."""
     num_blocks: int = 8
-    """Rounds over the sides."""
+    """The number of rounds over the sides."""
     seed: int = 0
-    """Of weights, tokens and resampling."""
+    """The seed of weights, tokens and resampling."""
 
 
 PRESETS = {
