@@ -37,13 +37,6 @@ def test_readme_example_prints_what_it_says():
     assert float(ran(code.replace("mix(r,", "mix(w,"))) == float(said[2])
 
 
-def test_readme_is_short():
-    readme, (code,) = blocks()
-    lines = [line for line in code.splitlines() if line]
-    assert len(lines) == 12
-    assert len(readme.splitlines()) <= 130
-
-
 def test_readme_commands_exist():
     readme = (ROOT / "README.md").read_text("utf-8")
     targets = set(re.findall(r"^    make (\S+)", readme, flags=re.MULTILINE))
