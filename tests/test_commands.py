@@ -25,7 +25,7 @@ from dfm_jax.training.members import check_member, read_member, write_member
 from dfm_jax.training.metrics import read_metrics
 from dfm_jax.training.presets import load_config
 from dfm_jax.training.stopping import NonFiniteError
-from experiments.lib.sample_texts import write_texts
+from experiments.lib.corpora import write_texts
 
 STEPS = 20
 SMALL = [

@@ -35,7 +35,7 @@ from dfm_jax.launch import (
 from dfm_jax.launch.jobset import yaml_text
 from dfm_jax.training.checkpoint import read_record
 from dfm_jax.training.stopping import StopRequest
-from experiments.lib.sample_texts import write_texts
+from experiments.lib.corpora import write_texts
 
 # Stands for the command: FOLDER, then a word for each attempt. `new` leaves one checkpoint more.
 FAKE = """

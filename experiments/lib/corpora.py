@@ -1,4 +1,4 @@
-"""The domains of text that the studies read."""
+"""The text that the studies read: domains, and small texts of a few words."""
 
 import os
 from collections.abc import Sequence
@@ -18,6 +18,8 @@ from dfm_jax.data import (
     load_shakespeare,
     load_stdlib,
 )
+
+_WORDS = ("in", "the", "beginning", "was", "word", "and", "light", "upon", "face", "of", "waters")
 
 
 def load_corpora(
@@ -49,3 +51,12 @@ def sampled(corpus: Corpus, num_bytes: int) -> Corpus:
     order = np.random.default_rng(0).permutation(sizes.size)
     kept = np.sort(order[np.cumsum(sizes[order]) <= num_bytes])
     return replace(corpus, documents=tuple(corpus.documents[i] for i in kept))
+
+
+def write_texts(folder: Path) -> None:
+    """Forty short documents, the same on every machine."""
+    random = np.random.default_rng(0)
+    folder.mkdir(parents=True)
+    for number in range(40):
+        words = random.choice(_WORDS, size=random.integers(20, 60))
+        (folder / f"{number:02d}.txt").write_text(" ".join(words) + ".\n", encoding="utf-8")

@@ -27,8 +27,8 @@ from dfm_jax.training.config import config_digest
 from dfm_jax.training.digests import CheckpointError
 from dfm_jax.training.metrics import read_metrics
 from experiments.lib import reporting, study
+from experiments.lib.corpora import write_texts
 from experiments.lib.reporting import Verdict
-from experiments.lib.sample_texts import write_texts
 from experiments.systems.interruptions.config import PRESETS, Config, check_config
 
 PACKAGES = ("jax", "jaxlib", "numpy", "flax", "optax", "orbax-checkpoint")

@@ -11,6 +11,8 @@ import contextlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -23,9 +25,18 @@ from dfm_jax.cli import check_given_once
 from dfm_jax.parallel import Collective, collectives, count_by_kind
 from experiments.lib import study
 from experiments.lib.programs import Program, programs
-from experiments.systems.isolation.config import Config
 
 _PROG = "python -m experiments.isolation"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Count the collectives of compiled programs."""
+
+    json: Path | None = None
+    """A file for the list of programs, platform, devices and collectives by kind."""
+    devices: int = 8
+    """The number of devices, virtual ones on a CPU; it must be even."""
 
 
 def measured(name: str, program: Program, devices: Sequence[Any]) -> dict[str, Any]:

@@ -24,8 +24,8 @@ from rich.console import Console
 from dfm_jax.launch import Job, Row, run_jobs, summary_text, train_jobs
 from dfm_jax.training.checkpoint import checkpoint_steps, read_record
 from experiments.lib import reporting, study
+from experiments.lib.corpora import write_texts
 from experiments.lib.reporting import Verdict
-from experiments.lib.sample_texts import write_texts
 from experiments.systems.launching.config import PRESETS, Config, check_config
 
 PACKAGES = ("jax", "jaxlib", "numpy", "flax", "optax", "orbax-checkpoint")

@@ -31,8 +31,8 @@ from dfm_jax.training.presets import PRESETS as CONFIGS
 from dfm_jax.training.state import TrainState
 from dfm_jax.training.sweep import grid, make_sweep
 from experiments.lib import reporting, study
+from experiments.lib.corpora import write_texts
 from experiments.lib.reporting import Verdict
-from experiments.lib.sample_texts import write_texts
 from experiments.systems.sweeps.config import PRESETS, Config, check_config
 
 PACKAGES = ("jax", "jaxlib", "numpy", "flax", "optax")
