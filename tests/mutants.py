@@ -642,7 +642,7 @@ MUTANTS = (
         "jnp.concatenate([logits for logits, _ in read])[order]",
         "jnp.concatenate([logits for logits, _ in read])",
         "test_mixture",
-        "in_their_order",
+        "token_by_token",
     ),
     Mutant(
         "a prompt that no expert makes, with a posterior",
