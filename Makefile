@@ -24,7 +24,7 @@ export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
 STUDIES := study-equality study-counting study-language
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-pretrained install-peers install-tpu compare verify $(STUDIES) compile-tpu benchmarks test test-all notebooks notebooks-anew docs lint clean
+.PHONY: help install install-pretrained install-peers install-tpu compare verify $(STUDIES) compile-tpu benchmarks test test-all test-exhaustive notebooks notebooks-anew docs lint clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -75,6 +75,9 @@ test: $(STAMP) ## the quick suite
 
 test-all: $(STAMP) ## the whole suite
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal
+
+test-exhaustive: $(STAMP) ## the cases that test-all leaves out: further ones of a mechanism it checks
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal --exhaustive -m exhaustive
 
 notebooks: $(STAMP) ## every notebook executed; nothing is written
 	$(BIN)/python -m pytest -q -n 2 --nbmake --nbmake-timeout=300 notebooks

@@ -30,9 +30,23 @@ hypothesis.settings.register_profile("dfm_jax", deadline=None, max_examples=25, 
 hypothesis.settings.load_profile("dfm_jax")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--exhaustive", action="store_true", help="run the cases marked `exhaustive` too"
+    )
+
+
 @pytest.hookimpl(tryfirst=True)  # before `-m` chooses
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of a test marked `sampled(n)` every n-th case is quick, from the first; others are slow."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave `exhaustive` cases out unless asked for; of a `sampled(n)` test every n-th is quick.
+
+    A case is `exhaustive` where others of its test check the same mechanism.
+    """
+    if not config.getoption("--exhaustive"):
+        left_out = [item for item in items if item.get_closest_marker("exhaustive")]
+        items[:] = [item for item in items if not item.get_closest_marker("exhaustive")]
+        if left_out:
+            config.hook.pytest_deselected(items=left_out)
     seen = Counter[str]()
     for item in items:
         if mark := item.get_closest_marker("sampled"):

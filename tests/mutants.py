@@ -700,7 +700,8 @@ def killer(mutant: Mutant, tree: Path, *, whole: bool) -> str | None:
         raise StaleError
     path.write_text(right.replace(mutant.right, mutant.wrong), "utf-8")
     files = [f"tests/{name}.py" for name in mutant.tests.split()]
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *files]
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
+    command += ["--exhaustive", *files]
     # No bytecode: of two texts of one size, written in one second, the old one would be run.
     environment = os.environ | {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
     options = {"cwd": tree, "env": environment, "capture_output": True, "text": True}

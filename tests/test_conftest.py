@@ -91,16 +91,41 @@ def test_a_missing_pretrained_package_skips_everywhere(pretrained_package, monke
         pretrained_package("no-such-package")
 
 
+class Collected:
+    """What pytest hands to the hook: a configuration and its items, and what the hook does."""
+
+    def __init__(self, *asked: str) -> None:
+        self.asked, self.left_out = asked, []
+        self.hook = SimpleNamespace(pytest_deselected=lambda items: self.left_out.extend(items))
+
+    def getoption(self, name: str) -> bool:
+        return name in self.asked
+
+    def run(self, cases: dict[str, dict]) -> dict[str, list]:
+        """The marks that each case is given; `cases` are its own marks, by its name."""
+        given = {name: [] for name in cases}
+        items = [
+            SimpleNamespace(
+                nodeid=name, get_closest_marker=marks.get, add_marker=given[name].append
+            )
+            for name, marks in cases.items()
+        ]
+        conftest.pytest_collection_modifyitems(self, items)
+        return {item.nodeid: given[item.nodeid] for item in items}
+
+
 def test_of_a_sampled_test_every_second_case_is_quick():
-    marks = {"sampled": pytest.mark.sampled(2).mark, "sampled_too": pytest.mark.sampled(2).mark}
-    found = {f"{name}[{i}]": [] for name in (*marks, "not") for i in "abc"}
-    cases = [
-        SimpleNamespace(
-            nodeid=name,
-            get_closest_marker=lambda _, test=name: marks.get(test.partition("[")[0]),
-            add_marker=added.append,
-        )
-        for name, added in found.items()
-    ]
-    conftest.pytest_collection_modifyitems(cases)
+    marks = {"sampled": pytest.mark.sampled(2).mark}
+    cases = {f"{name}[{i}]": marks for name in ("sampled", "sampled_too") for i in "abc"}
+    cases |= {f"not[{i}]": {} for i in "abc"}
+    found = Collected().run(cases)
     assert list(found.values()) == [*2 * [[], ["slow"], []], [], [], []]
+
+
+def test_an_exhaustive_case_runs_only_where_it_is_asked_for():
+    cases = {"test[a]": {}, "test[b]": {"exhaustive": pytest.mark.exhaustive.mark}}
+    usual, asked = Collected(), Collected("--exhaustive")
+    assert list(usual.run(cases)) == ["test[a]"]
+    assert [item.nodeid for item in usual.left_out] == ["test[b]"]
+    assert list(asked.run(cases)) == ["test[a]", "test[b]"]
+    assert not asked.left_out
