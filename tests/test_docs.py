@@ -5,6 +5,8 @@ That the site builds without a warning is the stage `docs` of `.ci/run` (`make d
 
 import importlib
 import inspect
+import json
+import os
 import re
 import shlex
 import subprocess
@@ -51,17 +53,51 @@ def examples(page):
     return pairs
 
 
+# Page after page in one process, each as a `__main__` of its own: what one has compiled serves the
+# next. A page that fails ends no other.
+RUN_PAGES = f"""
+import contextlib, io, json, os, sys, traceback, types
+
+found, here = {{}}, os.getcwd()
+for name, texts in json.load(sys.stdin).items():
+    os.chdir(here)
+    printed, error = [], ""
+    page = sys.modules["__main__"] = types.ModuleType("__main__")
+    for text in texts:
+        with contextlib.redirect_stdout(io.StringIO()) as out:
+            try:
+                exec(compile(text, name, "exec"), page.__dict__)
+            except BaseException:
+                error = traceback.format_exc()
+                break
+        printed.append(out.getvalue())
+    found[name] = printed, error
+print({BOUNDARY!r} + json.dumps(found))
+"""
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("page", [p for p in PAGES if examples(p)], ids=name_of)
-def test_code_runs_and_prints_what_the_page_says(page):
-    pairs = examples(page)
-    code = f"\nprint({BOUNDARY!r}, end='')\n".join(text for text, _ in pairs)
+@pytest.mark.parametrize("in_float64", [False, True])
+def test_code_runs_and_prints_what_the_page_says(in_float64):
+    pages = {name_of(page): examples(page) for page in PAGES if examples(page)}
+    texts = {name: [text for text, _ in pairs] for name, pairs in pages.items()}
+    chosen = {n: t for n, t in texts.items() if in_float64 == ("jax_enable_x64" in "".join(t))}
+    assert chosen
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT
+        [sys.executable, "-c", RUN_PAGES],
+        input=json.dumps(chosen),
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        env=os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "0"},  # what a reader will see
     )
     assert done.returncode == 0, done.stderr
-    for printed, (text, said) in zip(done.stdout.split(BOUNDARY), pairs, strict=True):
-        assert said is None or printed.strip() == said.strip(), text
+    found = json.loads(done.stdout.rpartition(BOUNDARY)[2])
+    assert not (errors := "".join(error for _, error in found.values())), errors
+    for name in chosen:
+        for printed, (text, said) in zip(found[name][0], pages[name], strict=True):
+            assert said is None or printed.strip() == said.strip(), f"{name}: {text}"
 
 
 def commands(page):

@@ -4,6 +4,7 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -28,6 +29,7 @@ from dfm_jax.training.stopping import StopRequest
 
 STEPS = 12
 CHANGES = ("batch_size=8", "num_positions=16", "model.dropout=0.1", "ema_decay=0.9")
+CHANGES += ("model.width=16", "model.num_layers=1", "model.num_heads=2", "model.ffn_width=32")
 WATCH = Watch(log_every=2, save_every=4, evaluate_every=6)
 
 
@@ -256,13 +258,26 @@ def test_who_this_process_is_comes_from_the_environment(monkeypatch):
 # ── two processes of two devices ────────────────────────────────────────────────────────────────
 
 
+# The command, with a pause wherever the processes ask each other: time to signal one of them.
+SLOW = """
+import sys, time
+from dfm_jax import cli
+from dfm_jax.training import fit
+
+asked = fit.agree_to_stop
+fit.agree_to_stop = lambda stop: (time.sleep(1), asked(stop))[1]
+sys.exit(cli.main())
+"""
+
+
 class Pair:
     """The same command, twice, as two hosts would give it."""
 
-    def __init__(self, data: Path, run: Path, port: int, steps: int, *more: str) -> None:
-        self.run = run
-        command = [sys.executable, "-m", "dfm_jax", "train", "--config", "tiny", "--run", str(run)]
-        command += ["--data", str(data), "--set", *CHANGES, f"num_steps={steps}", *more]
+    def __init__(self, data: Path, run: Path, *, slow: bool = False) -> None:
+        self.run, port = run, free_port()
+        command = [sys.executable, *(("-c", SLOW) if slow else ("-m", "dfm_jax")), "train"]
+        command += ["--config", "tiny", "--run", str(run)]
+        command += ["--data", str(data), "--set", *CHANGES, f"num_steps={STEPS}"]
         command += ["--log-every", "2", "--save-every", "4", "--evaluate-every", "6"]
         command += ["--placement", "sharded", "--distributed"]
         shared = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "2"}
@@ -295,71 +310,63 @@ class Pair:
             time.sleep(0.02)
 
 
+@pytest.fixture(scope="module")
+def paired(data, tmp_path_factory):
+    """The run of two processes that nothing stops, and how each has ended."""
+    run = tmp_path_factory.mktemp("paired")
+    return run, Pair(data, run).ended(120)
+
+
 @pytest.mark.slow
-def test_two_processes_are_one_run_that_the_first_writes(data, alone, tmp_path, free_port):
-    (status, said), (other, silent) = Pair(data, tmp_path, free_port(), STEPS).ended(120)
+def test_two_processes_are_one_run_that_the_first_writes(alone, paired):
+    run, ((status, said), (other, silent)) = paired
     assert (status, other) == (0, 0), said + silent
     assert "finished at step 12" in said
     assert "finished" not in silent
-    assert_same_run(tmp_path, alone)
-    assert {path.name for path in tmp_path.iterdir()} == {"centre"}
+    assert_same_run(run, alone)
+    assert {path.name for path in run.iterdir()} == {"centre"}
 
 
 @pytest.mark.slow
-def test_a_signal_to_one_stops_both_and_the_same_command_goes_on(data, tmp_path, free_port):
-    """To the same bits as a run of two processes that nothing stopped."""
-    steps = 60
-    whole, run = tmp_path / "whole", tmp_path / "run"
-    assert [status for status, _ in Pair(data, whole, free_port(), steps).ended(120)] == [0, 0]
-    pair = Pair(data, run, free_port(), steps)
-    pair.until(4)
+def test_a_signal_to_one_stops_both_and_the_same_command_goes_on(data, paired, tmp_path):
+    """To the bits of a run that nothing stopped, from the last checkpoint that is not damaged."""
+    pair, member = Pair(data, tmp_path, slow=True), tmp_path / "centre"
+    pair.until(8)
     pair.processes[1].send_signal(signal.SIGTERM)
     (status, said), (other, silent) = pair.ended(60)
     assert (status, other) == (143, 143), said + silent
-    assert f"stopped at step {checkpoint_steps(run / 'centre')[-1]}, saved" in said
-    assert [status for status, _ in Pair(data, run, free_port(), steps).ended(120)] == [0, 0]
+    assert f"stopped at step {checkpoint_steps(member)[-1]}, saved" in said
+    *_, before, last = checkpoint_steps(member)
+    path = member / str(last) / "SHA256SUMS"
+    path.write_bytes(path.read_bytes()[1:])
+    (status, said), (other, silent) = Pair(data, tmp_path).ended(120)
+    assert (status, other) == (0, 0), said + silent
+    assert f"going on from step {before} of {STEPS}" in said
+    assert "DAMAGED" in said
+    assert "DAMAGED" not in silent
+    assert (member / f"{last}.damaged").is_dir()  # once, though both have read it
+    assert not (member / f"{last}.damaged.1").exists()
     leaves = [
-        json.loads((folder / "centre" / str(steps) / "checkpoint.json").read_text())["leaves"]
-        for folder in (whole, run)
+        json.loads((folder / "centre" / str(STEPS) / "checkpoint.json").read_text())["leaves"]
+        for folder in (paired[0], tmp_path)
     ]
     assert leaves[0] == leaves[1]
-    assert logged(whole) == logged(run)
+    assert logged(paired[0]) == logged(tmp_path)
 
 
 @pytest.mark.slow
-def test_what_stops_the_first_stops_both_with_its_status(data, tmp_path, free_port):
+def test_what_stops_the_first_stops_both_with_its_status(data, tmp_path):
     """A checkpoint that cannot be written, known to the first alone: nobody waits for it."""
-    pair = Pair(data, tmp_path, free_port(), 400)
+    pair = Pair(data, tmp_path, slow=True)
     pair.until(4)
-    (tmp_path / "centre" / "100").mkdir()
+    (tmp_path / "centre" / str(STEPS)).mkdir()
     (status, said), (other, silent) = pair.ended(120)
     assert (status, other) == (2, 2), said + silent
-    assert "100 is there already" in said
+    assert f"{STEPS} is there already" in said
     assert "process 0 of 2 cannot go on" in silent
 
 
-@pytest.mark.slow
-def test_a_damaged_checkpoint_is_set_aside_once_and_all_go_on_from_the_one_before(
-    data, tmp_path, free_port
-):
-    train_member(config(), data, tmp_path, watch=WATCH, stop=StopAt(8))
-    path = tmp_path / "centre" / "8" / "SHA256SUMS"
-    path.write_bytes(path.read_bytes()[1:])
-    (status, said), (other, silent) = Pair(data, tmp_path, free_port(), STEPS).ended(120)
-    assert (status, other) == (0, 0), said + silent
-    assert "going on from step 4 of 12" in said
-    assert "DAMAGED" not in silent
-    assert (tmp_path / "centre" / "8.damaged").is_dir()
-    assert not (tmp_path / "centre" / "8.damaged.1").exists()
-
-
-@pytest.fixture
-def free_port():
-    import socket
-
-    def port() -> int:
-        with socket.socket() as found:
-            found.bind(("127.0.0.1", 0))
-            return found.getsockname()[1]
-
-    return port
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
