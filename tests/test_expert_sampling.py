@@ -87,12 +87,14 @@ def ensemble_law(source, table, denoiser):
 
 @pytest.mark.slow
 @pytest.mark.statement("D4", "D5", "S2")
-@pytest.mark.parametrize("source", SOURCES)
-@pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
+@pytest.mark.parametrize(
+    ("source", "table"),
+    [("all masks", "any order"), ("uniform", "masked"), ("any law", "masked")],
+)
 @pytest.mark.usefixtures("x64")
 def test_experts_under_the_true_gate_draw_as_the_centre_does(source, table):
     """Parallel steps too: step for step they are the same steps."""
-    table = jnp.asarray(table, float)
+    table = jnp.asarray(TABLES[table], float)
     centre, start = World(DATA, SOURCES[source], FREE), None
     start = centre.law(np.zeros(N))
     params = centre.lookup(plan(table)[1], np.asarray(table)[:-1])
@@ -377,14 +379,13 @@ def test_one_expert_drawn_after_the_prompt_writes_as_all_of_them_do(parts):
     np.testing.assert_allclose(np.exp(found), np.tile(posterior, (2, 1)), atol=1e-6)
     laws = np.array([markov_law(m, PROMPT[-1], LENGTH) for m in MARKOV])
     law = posterior @ laws
-    full = sample_autoregressive(
-        jax.random.key(0), params, decoder, prompts, lengths, max_new=LENGTH
-    )
-    assert_drawn_from(law, rows_drawn(full))
-    again = sample_autoregressive(
-        jax.random.key(2), params, decoder, prompts, lengths, max_new=LENGTH, draw="two levels"
-    )
-    assert_drawn_from(law, rows_drawn(again))
+    for seed, draw in enumerate(("clear", "two levels")):
+        full = jax.jit(
+            lambda key, draw=draw: sample_autoregressive(
+                key, params, decoder, prompts, lengths, max_new=LENGTH, draw=draw
+            )
+        )(jax.random.key(2 * seed))
+        assert_drawn_from(law, rows_drawn(full))
     rows = jnp.broadcast_to(found[:1], (DRAWS, K))
     one = sample_one_expert(
         jax.random.key(1), params.stacks[0], DECODER, rows, prompts, lengths, max_new=LENGTH
@@ -392,33 +393,26 @@ def test_one_expert_drawn_after_the_prompt_writes_as_all_of_them_do(parts):
     assert_drawn_from(law, rows_drawn(one.sample))
     assert_drawn_from(posterior, np.bincount(one.experts, minlength=K))
     np.testing.assert_array_equal(one.sample.tokens[:, :3], prompts)
-    # the falsifier: the prior in the place of the posterior
-    wrong = sample_one_expert(
-        jax.random.key(1),
-        params.stacks[0],
-        DECODER,
-        jnp.tile(params.log_prior, (DRAWS, 1)),
-        prompts,
-        lengths,
-        max_new=LENGTH,
-    )
+    # the falsifier: the law of experts drawn from the prior in the place of the posterior
     with pytest.raises(AssertionError, match="chi-square"):
-        assert_drawn_from(law, rows_drawn(wrong.sample))
+        assert_drawn_from(WEIGHTS @ laws, rows_drawn(one.sample))
 
 
 @pytest.mark.slow
 def test_a_prompt_that_no_expert_could_have_made_has_no_posterior():
-    impossible = jnp.zeros((2, STATES, STATES)).at[:, :, 3].set(-jnp.inf)
+    impossible = np.zeros((2, STATES, STATES), np.float32)
+    impossible[:, :, 3] = -np.inf
     decoder = mixture_decoder((DECODER,) * 2)
-    params = mixture_params((DECODER,) * 2, jnp.log(jnp.array([0.9, 0.1])), list(impossible))
-    prompts, lengths = jnp.array([[1, 3, 0], [1, 2, 0]]), jnp.array([3, 3])
-    rows = np.asarray(prompt_log_posterior(params, decoder, prompts, lengths))
+    params = mixture_params((DECODER,) * 2, np.log(np.float32([0.9, 0.1])), list(impossible))
+    prompts, lengths = np.array([[1, 3, 0], [1, 2, 0]]), np.array([3, 3])
+    posterior = jax.jit(lambda *given: prompt_log_posterior(params, decoder, *given))
+    rows = np.asarray(posterior(prompts, lengths))
     assert np.all(np.isnan(rows[0]))
     np.testing.assert_allclose(np.exp(rows[1]), [0.9, 0.1], atol=1e-6)
     with pytest.raises(ValueError, match=r"`lengths` must lie in \[1, 3\]; it is \[0 3\]"):
-        prompt_log_posterior(params, decoder, prompts, jnp.array([0, 3]))
+        prompt_log_posterior(params, decoder, prompts, np.array([0, 3]))
     with pytest.raises(ValueError, match=r"`prompts` must hold ids in \[0, 3\]"):
-        prompt_log_posterior(params, decoder, prompts.at[0, 0].set(-2), lengths)
+        prompt_log_posterior(params, decoder, prompts - 2, lengths)
 
 
 @pytest.mark.slow
@@ -514,13 +508,20 @@ def test_a_guided_sample_draws_from_the_guided_law():
 def test_a_cut_denoiser_is_cut_as_next_tokens_are():
     logits = jnp.float32(np.random.default_rng(0).normal(size=(N, 5)))
     cut = cut_denoiser(lambda params, x, t: params, temperature=0.7, top_k=3, top_p=0.8)
-    law = whole(cut)(logits, jnp.zeros(N, int), 0.0)
-    for row, one in zip(law, logits, strict=True):
-        expected = next_token_log_probs(one, temperature=0.7, top_k=3, top_p=0.8)
-        np.testing.assert_allclose(row, expected, atol=1e-6)
-    np.testing.assert_allclose(np.exp(log_law(law)).sum(-1), 1, atol=1e-6)
+
+    @jax.jit
+    def laws(logits):
+        law = whole(cut)(logits, jnp.zeros(N, int), 0.0)
+        expected = jax.vmap(
+            lambda row: next_token_log_probs(row, temperature=0.7, top_k=3, top_p=0.8)
+        )(logits)
+        return law, expected, log_law(law)
+
+    law, expected, log_probs = laws(logits)
+    np.testing.assert_allclose(law, expected, atol=1e-6)
+    np.testing.assert_allclose(np.exp(log_probs).sum(-1), 1, atol=1e-6)
     nothing = jnp.full((N, 5), -jnp.inf)
     cold = cut_denoiser(lambda params, x, t: params, temperature=0.0)
-    assert np.all(np.isnan(whole(cold)(nothing, jnp.zeros(N, int), 0.0)))
+    assert np.all(np.isnan(jax.jit(whole(cold))(nothing, jnp.zeros(N, int), 0.0)))
     with pytest.raises(ValueError, match="`temperature` must lie in"):
         cut_denoiser(lambda params, x, t: params, temperature=-1.0)
