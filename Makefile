@@ -70,14 +70,17 @@ benchmarks: ## every work beside its peers, in .venv-peers
 	@test -x .venv-peers/bin/python || $(MAKE) install-peers
 	.venv-peers/bin/python -m experiments.benchmarks --preset standard
 
+# A file is one worker's, so that what its tests share is made once; tests/conftest.py puts the longest first.
+SHARED := --dist loadfile --no-loadscope-reorder
+
 test: $(STAMP) ## the quick suite
-	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow"
+	$(BIN)/python -m pytest -q -n 2 $(SHARED) -m "not slow"
 
 test-all: $(STAMP) ## the whole suite
-	$(BIN)/python -m pytest -q -n 2 --dist worksteal
+	$(BIN)/python -m pytest -q -n 2 $(SHARED)
 
 test-exhaustive: $(STAMP) ## the cases that test-all leaves out: further ones of a mechanism it checks
-	$(BIN)/python -m pytest -q -n 2 --dist worksteal --exhaustive -m exhaustive
+	$(BIN)/python -m pytest -q -n 2 $(SHARED) --exhaustive -m exhaustive
 
 notebooks: $(STAMP) ## every notebook executed; nothing is written
 	$(BIN)/python -m pytest -q -n 2 --nbmake --nbmake-timeout=300 notebooks

@@ -35,6 +35,28 @@ hypothesis.settings.register_profile("dfm_jax", deadline=None, max_examples=25, 
 hypothesis.settings.load_profile("dfm_jax")
 
 
+# The files that take longest, the longest first: of several workers, which take a file at a time,
+# none is left with a long one at the end. The order of the others does not matter.
+LONGEST = [
+    "theory",
+    "language",
+    "clustering",
+    "flows",
+    "counting",
+    "vision_language",
+    "multimodal",
+    "likelihoods",
+    "contracts",
+    "docs",
+    "hosts",
+    "fast",
+    "table_sampling",
+    "continuous_sampling",
+    "mutations",
+    "tasks",
+]
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--exhaustive", action="store_true", help="run the cases marked `exhaustive` too"
@@ -59,6 +81,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             if seen[name] % mark.args[0]:
                 item.add_marker("slow")
             seen[name] += 1
+    if hasattr(config, "workerinput"):
+        place = {f"test_{name}": number for number, name in enumerate(LONGEST)}
+        items.sort(key=lambda item: place.get(item.path.stem, len(place)))
 
 
 @pytest.fixture(autouse=True)

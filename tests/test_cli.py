@@ -104,7 +104,8 @@ def test_equations_prints_the_ledger(capsys):
 
 @pytest.mark.slow
 def test_verify_from_the_shell_on_8_virtual_devices():
-    command = [sys.executable, "-m", "dfm_jax", "verify", "--labels", "D4", "--devices", "8"]
+    command = [sys.executable, "-m", "dfm_jax", "verify", "--labels", "P3", "--devices", "8"]
+    command += ["--instances", "32"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "all hold" in done.stdout

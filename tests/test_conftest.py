@@ -1,6 +1,7 @@
 """The settings that every test relies on are in force, and each can fail."""
 
 import warnings
+from pathlib import Path
 from types import SimpleNamespace
 
 import conftest
@@ -44,6 +45,12 @@ def test_a_key_consumed_by_one_call_is_consumed_for_the_next(key):
     draw(key)
     with pytest.raises(jax.errors.KeyReuseError):
         draw(key)
+
+
+def test_every_file_that_comes_first_is_there():
+    folder = Path(conftest.__file__).parent
+    assert len(set(conftest.LONGEST)) == len(conftest.LONGEST)
+    assert all((folder / f"test_{name}.py").is_file() for name in conftest.LONGEST)
 
 
 def test_there_are_eight_devices():

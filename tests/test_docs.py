@@ -1,6 +1,6 @@
 """The site's pages: their code runs and prints what they say, their commands and links exist.
 
-That the site builds without a warning is the stage `docs` of `.ci/run` (`make docs`).
+That the site builds without a warning is said by the stage `lint and docs` of `.ci/run`.
 """
 
 import importlib

@@ -33,7 +33,6 @@ from dfm_jax.launch import (
     write_summary,
 )
 from dfm_jax.launch.jobset import yaml_text
-from dfm_jax.training.checkpoint import read_record
 from dfm_jax.training.stopping import StopRequest
 from experiments.lib.corpora import write_texts
 
@@ -779,34 +778,24 @@ def test_members_that_fail_do_so_alone_and_say_why(parts, tmp_path, monkeypatch)
 
 @pytest.mark.slow
 def test_from_the_shell_stopped_gone_on_and_found_finished(parts, tmp_path):
-    """SIGTERM: 143, all saved. Again: 0, the same bits as one that was not stopped. Again: 0."""
+    """SIGTERM: 143, all saved. Again: 0. Again: 0, and nothing is trained.
+
+    That a member goes on to the bits of one that was not stopped is said in test_fit.py and by
+    experiments.interruptions.
+    """
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
-
-    def command(run: Path) -> list[str]:
-        words = [sys.executable, "-m", "dfm_jax", "launch", "local", "--data", str(parts)]
-        options = [STEPS if word.startswith("num_steps=") else word for word in SMALL]
-        return [*words, "--run", str(run), "--experts", "0", "1", "--jobs", "2", *options]
-
-    run, whole = tmp_path / "run", tmp_path / "whole"
-    with subprocess.Popen(
-        command(run), env=environment, stdout=subprocess.PIPE, text=True
-    ) as process:
+    run = tmp_path / "run"
+    options = ["num_steps=400" if word.startswith("num_steps=") else word for word in SMALL]
+    command = [sys.executable, "-m", "dfm_jax", "launch", "local", "--data", str(parts)]
+    command += ["--run", str(run), "--experts", "0", "1", "--jobs", "2", *options]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
         while not (run / "expert_000" / "5").is_dir() and process.poll() is None:
             time.sleep(0.02)
         process.terminate()
         said, _ = process.communicate(timeout=60)
     assert process.returncode == 143, said
     assert read_summary(run)[0].status == "stopped"
-    for folder in (run, whole):
-        subprocess.run(command(folder), env=environment, check=True, capture_output=True)
-    for name in ("expert_000", "expert_001"):
-        one, other = (read_record(folder / name / "400") for folder in (run, whole))
-        assert one.leaves == other.leaves
-    again = subprocess.run(
-        command(run), env=environment, check=True, capture_output=True, text=True
-    )
-    assert again.stdout.count("finished ") >= 2
-    assert [row.status for row in read_summary(run)] == ["finished"] * 2
-
-
-STEPS = "num_steps=400"
+    for _ in range(2):
+        again = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+        assert again.stdout.count("finished ") >= 2
+        assert [(row.status, row.step) for row in read_summary(run)] == [("finished", 400)] * 2

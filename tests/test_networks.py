@@ -86,7 +86,8 @@ def test_the_batch_is_vmap_jit_is_eager_and_compiles_once(name):
 @pytest.mark.parametrize("name", ALL)
 def test_parameters_are_a_pytree_of_floats_drawn_from_the_key(name):
     network, _ = NETWORKS[name]
-    one, same, other = (network.init(jax.random.key(seed)) for seed in (0, 0, 1))
+    init = jax.jit(network.init)
+    one, same, other = (init(jax.random.key(seed)) for seed in (0, 0, 1))
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(one))
     chex.assert_trees_all_equal(one, same)
     if name == "tabular":
@@ -227,9 +228,10 @@ def test_a_token_means_the_same_in_every_integer_type(name, dtype):
     network = tabular(200, order=2) if name == "tabular" else NETWORKS[name][0]
     params = params_of(network)
     x = np.array([100, 127, 5, 0]) if name == "tabular" else X[0]
-    expected = network.apply(params, jnp.asarray(x, jnp.int32))
-    for put in (np.asarray, jnp.asarray):
-        np.testing.assert_array_equal(network.apply(params, put(x.astype(dtype))), expected)
+    apply = jax.jit(network.apply)
+    expected = apply(params, x.astype(np.int32))
+    np.testing.assert_array_equal(apply(params, x.astype(dtype)), expected)
+    np.testing.assert_array_equal(network.apply(params, x.astype(dtype)), expected)
 
 
 @pytest.mark.slow

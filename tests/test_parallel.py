@@ -26,14 +26,13 @@ def one_example(example):
 def examples(count):
     return {
         "key": jax.random.split(jax.random.key(3), count),
-        "x": jnp.linspace(-1.0, 2.0, 5 * count).reshape(count, 5),
-        "n": jnp.arange(count),
+        "x": np.linspace(-1.0, 2.0, 5 * count).reshape(count, 5).astype(jnp.result_type(float)),
+        "n": np.arange(count, dtype=jnp.result_type(int)),
     }
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("count", [8, 24])
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("backend", "count"), [("shard_map", 24), ("pmap", 24)])
 def test_a_backend_equals_vmap(backend, count):
     mapped = parallel.independent(one_example, parallel.make_mesh(), backend=backend)
     chex.assert_trees_all_close(
@@ -43,7 +42,7 @@ def test_a_backend_equals_vmap(backend, count):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("num_devices", [1, 2, 8])
+@pytest.mark.parametrize("num_devices", [1, 8])
 def test_the_backends_agree_in_float64(num_devices):
     mesh = parallel.make_mesh(num_devices)
     first, second = (
@@ -51,7 +50,8 @@ def test_the_backends_agree_in_float64(num_devices):
     )
     assert first["total"].dtype == jnp.float64
     chex.assert_trees_all_equal(first, second)
-    chex.assert_trees_all_close(first, jax.vmap(one_example)(examples(8)), rtol=1e-14)
+    expected = jax.jit(jax.vmap(one_example))(examples(8))
+    chex.assert_trees_all_close(first, expected, rtol=1e-14)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -171,8 +171,7 @@ def test_a_leading_axis_that_does_not_fit_is_refused(backend, args, message):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("count", [1, 5, 11])
+@pytest.mark.parametrize(("backend", "count"), [("shard_map", 1), ("shard_map", 11), ("pmap", 5)])
 def test_devices_left_over_compute_the_last_run_again(backend, count):
     mapped = parallel.independent(one_example, parallel.make_mesh(4), backend=backend, pad=True)
     out = mapped(examples(count))
@@ -263,19 +262,22 @@ def test_collectives_are_read_with_their_groups_and_bytes():
 # ── experts on different devices, mixed ─────────────────────────────────────────────────────────
 
 
-def mixed(log_p_t, log_prior, values, bound=None, num_devices=8):
-    """`mix_over_devices` of arrays cut over devices, and its compiled program."""
+def mixing(bound=None, num_devices=8):
+    """`mix_over_devices` of arrays that lie over devices."""
     mesh, axis = parallel.make_mesh(num_devices), jax.sharding.PartitionSpec("expert")
 
     def inside(log_p_t, log_prior, values):
         return mixture.mix_over_devices(log_prior, log_p_t, values, bound=bound)
 
-    fn = jax.jit(
+    return jax.jit(
         jax.shard_map(inside, mesh=mesh, in_specs=axis, out_specs=jax.sharding.PartitionSpec())
     )
-    args = jax.tree.map(jnp.asarray, (log_p_t, log_prior, values))
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), args)
-    return *fn(*args), parallel.collectives(fn.lower(*shapes).compile())
+
+
+def mixed(*arrays, bound=None, num_devices=8):
+    """What comes out, and the collectives of its compiled program."""
+    compiled = mixing(bound, num_devices).lower(*arrays).compile()
+    return *compiled(*arrays), parallel.collectives(compiled)
 
 
 @pytest.fixture
@@ -326,7 +328,8 @@ def test_the_posterior_is_the_gradient_of_the_log_law(bounded, x64):
     log_prior, log_p_t = np.log(rng.dirichlet(np.ones(8))), jnp.asarray(rng.normal(-2, 1, 8))
     bound = jnp.zeros(()) if bounded else None
     values = np.zeros((8, 1))
-    found = jax.grad(lambda x: mixed(x, log_prior, values, bound=bound, num_devices=4)[1])(log_p_t)
+    mix_of = mixing(bound, num_devices=4)
+    found = jax.jit(jax.grad(lambda x: mix_of(x, log_prior, values)[1]))(log_p_t)
     np.testing.assert_allclose(found, expert_posterior(log_prior, log_p_t), atol=1e-12)
 
 

@@ -149,7 +149,7 @@ def test_token_loads_exceed_their_mean_by_one_row_at_most(folder, own):
 def test_loads_stay_with_their_rows_where_features_leave_rows_out(folder, own):
     """Features in another order, and of some rows only: a load is still that of its row."""
     rng = np.random.default_rng(2)
-    rows = rng.permutation(NUM_ROWS)[:31]
+    rows = rng.permutation(NUM_ROWS)[:41]  # as many as above, which is one program
     np.savez(folder / "some.npz", features=FEATURES[rows], rows=rows)
     said = [row_of(n)["conversations"] for n in range(NUM_ROWS)]
     loads = np.array([sum(len(turn["value"].encode()) for turn in turns) for turns in said])

@@ -12,7 +12,7 @@ from dfm_jax.training.router import Layer, fit_router, router_log_law
 
 
 def _laws(layers, features):
-    return np.asarray(jax.vmap(router_log_law, (None, 0))(layers, jnp.asarray(features)))
+    return np.asarray(jax.jit(jax.vmap(router_log_law, (None, 0)))(layers, features))
 
 
 @jax.jit  # compiled once for all rows of this many features
@@ -92,7 +92,8 @@ def test_a_hidden_layer_parts_what_a_line_cannot_and_a_stopped_descent_says_so(x
     line = _fitted(rows, np.tile(parts, 150), np.ones(600), 0.0)
     assert line.objective > np.log(2) - 1e-9  # no better than chance
     options = {"hidden": (8,), "tolerance": 1e-9, "max_steps": 20}
-    curve = fit_router(jax.random.key(0), corners, parts, 2, **options)
+    fit = jax.jit(lambda key, rows: fit_router(key, rows, parts, 2, **options))
+    curve = fit(jax.random.key(0), corners)
     assert curve.objective < 0.01
     assert not curve.converged
     assert curve.num_steps == 20
