@@ -278,7 +278,7 @@ def test_the_any_order_bound_of_a_model_with_time_is_the_mean_over_its_orders(ke
         return likelihoods.any_order_nll(table, timed, X_1, order, FREE).sum()
 
     table = jnp.asarray(any_table())
-    value = jnp.mean(jax.vmap(nll)(jnp.asarray(ORDERS)))
+    value = jax.jit(lambda orders: jnp.mean(jax.vmap(nll)(orders)))(np.array(ORDERS))
     bound = jitted(likelihoods.any_order_bound, timed, **COUNTS)
     assert_estimates(bound(key, table, X_1, FREE), float(value))
     assert abs(float(value) - order_nlls(any_table()).mean()) > 0.02
@@ -306,7 +306,7 @@ def test_the_any_order_bound_shows_one_share_of_the_free_at_a_time(key):
 
 @pytest.mark.slow
 @pytest.mark.statement("L2", "L3")
-@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("name", ["polynomial", "cosine"])
 def test_the_masked_bound_is_the_same_number_for_every_schedule(name):
     """The mean over orders; and of the exact posterior, whose orders agree, −log q."""
     bound = jitted(
@@ -436,7 +436,7 @@ def test_the_grid_bound_of_a_left_to_right_table_is_the_next_token_nll(key):
 
 @pytest.mark.slow
 @pytest.mark.statement("L5")
-@pytest.mark.parametrize(("num_strata", "antithetic"), [(1, False), (4, True), (8, False)])
+@pytest.mark.parametrize(("num_strata", "antithetic"), [(1, False), (4, True)])
 def test_the_grid_bound_is_the_sum_over_steps(key, num_strata, antithetic):
     kappa = KAPPA["polynomial"](np.linspace(0, 1, 9))
     bound = jitted(
@@ -491,8 +491,9 @@ def over_keys(name, num_replicates, num_strata=4, antithetic=False, table=any_ta
 
 @pytest.mark.slow
 @pytest.mark.statement("L2", "L3", "L5")
-@pytest.mark.parametrize("name", BOUNDS)
-@pytest.mark.parametrize("antithetic", [False, True])
+@pytest.mark.parametrize(
+    ("name", "antithetic"), [("any order", False), ("masks, early", True), ("grid", False)]
+)
 def test_over_many_keys_estimates_are_unbiased_and_as_spread_as_they_say(name, antithetic):
     """The variance reported is that of the means, to 20 %: five standard errors of 2,000 of them,
     √(2/2000) = 3.2 % each, and a little for tails.
@@ -504,7 +505,7 @@ def test_over_many_keys_estimates_are_unbiased_and_as_spread_as_they_say(name, a
 
 @pytest.mark.slow
 @pytest.mark.statement("L2", "L3", "L5")
-@pytest.mark.parametrize("name", ["any order", "grid"])
+@pytest.mark.parametrize("name", [pytest.param("any order", marks=pytest.mark.exhaustive), "grid"])
 def test_at_equal_evaluations_strata_are_no_worse(name):
     """4 strata × 4 replicates against 1 × 16. Not with a last draw, which is one a replicate."""
     strata, naive = over_keys(name, 4)[0], over_keys(name, 16, num_strata=1)[0]
