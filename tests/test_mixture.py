@@ -156,7 +156,7 @@ def test_refusals(make, message):
 
 # ── conditioned on a context ────────────────────────────────────────────────────────────────────
 
-PICTURES = TransformerConfig(num_tokens=7, width=16, num_layers=2, num_heads=2, ffn_width=24)
+PICTURES = TransformerConfig(num_tokens=7, width=16, num_layers=1, num_heads=2, ffn_width=24)
 P, F, K = 3, 5, 3
 CONTEXT_PRIOR = np.log([0.2, 0.5, 0.3])
 PROMPT, ANSWER = jnp.array([4, 6, 1]), jnp.array([2, 5])
@@ -198,7 +198,8 @@ def laws_of_experts(seeing):
     """log q_k behind the prompt and behind each token of the answer, uncached: [K, 3, V]."""
     network, params, picture = seeing
     tokens = jnp.concatenate([PROMPT, ANSWER])
-    logits = np.stack([network.apply(p, picture, tokens)[len(PROMPT) - 1 :] for p in params])
+    apply = jax.jit(lambda own: network.apply(own, picture, tokens)[len(PROMPT) - 1 :])
+    logits = np.stack([apply(own) for own in params])
     return scipy.special.log_softmax(logits.astype(float), axis=-1)
 
 
