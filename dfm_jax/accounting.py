@@ -67,7 +67,8 @@ def routing_cost(log_prior: PerExpert, log_probs: PerExpert, expert: Token) -> S
     log_prior = jnp.asarray(log_prior)
     check_tokens("expert", expert, log_prior.shape[0])
     mass = log_prior[expert]
-    require(mass > -jnp.inf, "`expert` must have a mass above 0; the logarithm of its mass", mass)
+    rule = "`expert` must have a mass above 0"
+    require(mass > -jnp.inf, rule, mass, name="log_prior[expert]")
     joint = jnp.where(log_prior == -jnp.inf, -jnp.inf, log_prior + log_probs)
     total = log_sum_exp(joint)
     never = total == -jnp.inf  # ∞ − ∞: no expert can make x, and no cost is defined

@@ -1,4 +1,4 @@
-"""Refuse bad values by name: argument, rule and value in one sentence.
+"""Refuse bad values by name: "RULE; got NAME = VALUE.", and then what to do.
 
 Concrete values are refused at once with a `ValueError`. Traced values cannot be read while a
 program is being compiled; there the same rule is a `checkify.debug_check`, free of cost unless the
@@ -9,6 +9,9 @@ caller asks for it:
 """
 
 import contextlib
+import re
+import reprlib
+from pathlib import PurePath
 from typing import Any
 
 import jax
@@ -21,21 +24,61 @@ from jax.typing import ArrayLike
 from dfm_jax.types import as_ids
 
 
-def require(holds: ArrayLike, rule: str, value: Any) -> None:
-    """Raise `ValueError("RULE; it is VALUE.")` unless `holds`; under tracing, a debug check."""
+def require(
+    holds: ArrayLike, rule: str, value: Any, *, name: str | None = None, then: str = ""
+) -> None:
+    """Raise `ValueError("RULE; got NAME = VALUE. THEN")` unless `holds`.
+
+    Under tracing the same rule is a debug check. The name is the first one in backticks in the
+    rule, unless `name` gives another, an expression such as "len(x)". Where `holds` has an entry
+    for each entry of `value`, the first entry that breaks the rule is shown: "got x[3] = nan.".
+    `then` is a whole sentence that says what to do.
+    """
+    if not isinstance(holds, Tracer) and np.all(holds):
+        return
+    name = _named(rule) if name is None else name
+    then = f" {then}" if then else ""
     if isinstance(holds, Tracer):
+        # The message is a format of checkify: a brace in it would stand for another value.
+        fixed = [text.replace("{", "{{").replace("}", "}}") for text in (rule, name, then)]
+        message = "{}; got {} = {{value}}.{}".format(*fixed)
         # A copy: vmap inside jit would hand checkify a NumPy array, and index it with a tracer.
         with contextlib.suppress(IndexError):  # vmap over no example: jax asks for the worst one
-            checkify.debug_check(jnp.all(holds), rule + "; it is {value}.", value=jnp.array(value))
-    elif not np.all(holds):
-        raise ValueError(f"{rule}; it is {_shown(value)}.")
+            checkify.debug_check(jnp.all(holds), message, value=jnp.array(value))
+    else:
+        index, value = _first_bad(holds, value)
+        raise ValueError(f"{rule}; got {name}{index} = {shown(value)}.{then}")
 
 
-def _shown(value: Any) -> str:
+def _named(rule: str) -> str:
+    """The name in backticks that a rule is about."""
+    found = _NAME.search(rule)
+    return "value" if found is None else found.group(1)
+
+
+def _first_bad(holds: ArrayLike, value: Any) -> tuple[str, Any]:
+    """Where the first entry stands that breaks a rule, and the entry; else the whole value."""
+    bad = ~np.asarray(holds)
+    if isinstance(value, Tracer) or bad.ndim == 0 or bad.shape != np.shape(value)[: bad.ndim]:
+        return "", value
+    place = np.argwhere(bad)[0].tolist()
+    return str(place), np.asarray(value)[tuple(place)]
+
+
+def shown(value: Any) -> str:
+    """A value as a message shows it: Python's `repr`, shortened where it would be a page long."""
     if isinstance(value, Tracer):
         return "traced"
-    value = np.asarray(value)
-    return f"{value.item()!r}" if value.ndim == 0 else np.array2string(value, threshold=12)
+    if isinstance(value, np.generic | np.ndarray | jax.Array):
+        value = np.asarray(value)
+        return f"{value.item()!r}" if value.ndim == 0 else np.array2string(value, threshold=12)
+    return _SHORTENED.repr(str(value) if isinstance(value, PurePath) else value)
+
+
+_NAME = re.compile("`([^`]+)`")
+_SHORTENED = reprlib.Repr()
+_SHORTENED.maxlist = _SHORTENED.maxtuple = _SHORTENED.maxdict = _SHORTENED.maxset = 12
+_SHORTENED.maxstring = _SHORTENED.maxother = 400
 
 
 def _readable(value: ArrayLike) -> jax.Array | np.ndarray:
@@ -61,7 +104,7 @@ def check_seed(name: str, seed: int) -> None:
     Of two seeds that differ by a multiple of 2³² both would give the same run.
     """
     whole = isinstance(seed, int | np.integer) and not isinstance(seed, bool)
-    rule = f"`{name}` must be an integer in [0, {2**32 - 1}], what a key can hold"
+    rule = f"`{name}` must be an integer in [0, {2**32 - 1}], which a key can hold"
     require(whole and 0 <= seed < 2**32, rule, seed)
 
 
@@ -87,7 +130,8 @@ def check_law(name: str, probs: ArrayLike, *, axis: int = -1, read: ArrayLike = 
     rule = f"`{name}` must be non-negative"
     require(_or(probs >= 0, _along(unread, axis)), rule, probs)
     rule = f"`{name}` must sum to 1 over its {_NAMED[axis]} axis"
-    require(_or(abs(total - 1) <= _slack(probs, axis), unread), rule, total)
+    holds = _or(abs(total - 1) <= _slack(probs, axis), unread)
+    require(holds, rule, total, name=f"{name}.sum(axis={axis})")
 
 
 def check_log_law(
@@ -104,7 +148,8 @@ def check_log_law(
     unread = _unread(read, total)
     _check_none_above_0(name, log_probs, _along(unread, axis))
     rule = f"`exp({name})` must sum to 1 over its {_NAMED[axis]} axis"
-    require(_or(abs(total - 1) <= slack, unread), rule, total)
+    holds = _or(abs(total - 1) <= slack, unread)
+    require(holds, rule, total, name=f"exp({name}).sum(axis={axis})")
 
 
 def check_log_probs(name: str, log_probs: ArrayLike, *, read: ArrayLike = True) -> None:
@@ -119,7 +164,7 @@ def check_log_probs(name: str, log_probs: ArrayLike, *, read: ArrayLike = True) 
 def _check_none_above_0(name: str, log_probs: Any, unread: Any) -> None:
     inexact = jnp.issubdtype(log_probs.dtype, jnp.inexact)
     slack = 64 * float(jnp.finfo(log_probs.dtype).eps) if inexact else 0.0
-    rule = f"`{name}` must hold logarithms of probabilities, none above 0"
+    rule = f"`{name}` must hold logarithms of probabilities, and none above 0"
     require(_or(~(log_probs > min(slack, 0.02)), unread), rule, log_probs)
 
 
@@ -174,11 +219,12 @@ def check_tokens(name: str, tokens: ArrayLike, num_tokens: int | None = None) ->
     tokens = _readable(as_ids(tokens, name))
     require(
         jnp.issubdtype(tokens.dtype, jnp.integer),
-        f"`{name}` must hold whole numbers; their type",
+        f"`{name}` must hold whole numbers",
         tokens.dtype.name,
+        name=f"{name}.dtype",
     )
     if num_tokens is None:
-        require(tokens >= 0, f"`{name}` must hold ids, none below 0", tokens)
+        require(tokens >= 0, f"`{name}` must hold ids, and none below 0", tokens)
     else:
         rule = f"`{name}` must hold ids in [0, {num_tokens - 1}]"
         require((tokens >= 0) & (tokens < num_tokens), rule, tokens)

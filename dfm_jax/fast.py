@@ -165,7 +165,8 @@ def sample_categorical(key: Key, logits: Float[ArrayLike, " *rows V"]) -> Int[Ar
     """
     logits = jnp.asarray(logits)
     is_law = jnp.isfinite(jnp.max(logits, axis=-1))  # NaN spreads through a maximum
-    require(is_law, "`logits` must be finite somewhere and nowhere NaN; by row", is_law)
+    rule = "Each row of `logits` must hold a finite number and no NaN, nor positive infinity"
+    require(is_law, rule, logits)
     *shape, num_tokens = logits.shape
     rows = logits.reshape(-1, num_tokens)
     num_rows = rows.shape[0]

@@ -102,15 +102,16 @@ def uncached_decoder(apply: Callable[..., Array], num_states: int) -> Decoder:
 def check_time(t: Any, *, conditioned: bool) -> None:
     """`t` is given exactly to the networks that are conditioned on it."""
     if conditioned:
-        require(t is not None, "`t` must be given: the network is conditioned on time", str(t))
+        rule = "`t` must be given, because the network is conditioned on time"
+        require(t is not None, rule, t)
     else:
-        require(t is None, "`t` must be None: the network is not conditioned on time", str(t))
+        require(t is None, "`t` must be None, because the network is not conditioned on time", t)
 
 
 def check_room(count: Any, num_new: Any, length: int) -> None:
     """The cache has room for `num_new` tokens more."""
-    rule = f"the tokens in the cache must be at most its `length` = {length}"
-    require(count + num_new <= length, rule, count + num_new)
+    rule = f"The number of tokens in the cache must be at most its `length`, {length}"
+    require(count + num_new <= length, rule, count + num_new, name="the number of tokens")
 
 
 class Losses(NamedTuple):

@@ -60,7 +60,7 @@ def parse_json_at(text: str, begin: int) -> tuple[Any, int]:
         ValueError: as `parse_json`.
     """
     if text.startswith("\ufeff", begin):
-        raise json.JSONDecodeError("a byte order mark is no part of JSON", text, begin)
+        raise json.JSONDecodeError("a byte order mark is not part of JSON", text, begin)
     try:
         value, end = _DECODER.raw_decode(text, begin)
         _check_depth(value)
@@ -78,11 +78,13 @@ def _parsed_at(path: Path, line: int, content: bytes) -> Any:
         return parse_json(content)
     except UnicodeDecodeError as error:
         line += content.count(b"\n", 0, error.start)
-        raise ValueError(f"{path}, line {line}: it is not UTF-8: {error}.") from error
+        rule = "the text must be UTF-8"
+        raise ValueError(f"{path}, line {line}: {rule}; got other bytes: {error}.") from error
     except json.JSONDecodeError as error:
         line += error.lineno - 1
         raise ValueError(
-            f"{path}, line {line}: it is not JSON: {error.msg} (column {error.colno})."
+            f"{path}, line {line}: the text must be JSON; got an error at column {error.colno}: "
+            f"{error.msg}."
         ) from error
 
 
@@ -97,7 +99,7 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict:
 
 
 def _no_number(name: str) -> Any:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a number in JSON")
 
 
 def _finite(digits: str) -> float:

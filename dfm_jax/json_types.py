@@ -9,7 +9,7 @@ import types
 import typing
 from typing import Any, Literal, TypeVar
 
-from dfm_jax.checks import require
+from dfm_jax.checks import require, shown
 
 Kind = TypeVar("Kind")
 
@@ -20,13 +20,14 @@ def from_json(kind: type[Kind], values: Any, *, where: str = "config") -> Kind:
     Raises:
         ValueError: naming the first field that is unknown, missing or of another type.
     """
-    require(isinstance(values, dict), f"`{where}` must be an object", _short(values))
+    require(isinstance(values, dict), f"`{where}` must be an object", values)
     hints, optional = typing.get_type_hints(kind), _with_default(kind)
     for name in values:
-        require(name in hints, f"`{where}` may hold only {', '.join(hints)}", name)
+        rule = f"Each field of `{where}` must be one of {', '.join(hints)}"
+        require(name in hints, rule, name, name="field")
     for name in hints:
         rule = f"`{where}` must hold `{name}`"
-        require(name in values or name in optional, rule, ", ".join(values))
+        require(name in values or name in optional, rule, list(values), name="fields")
     return kind(
         **{name: as_type(hints[name], value, f"{where}.{name}") for name, value in values.items()}
     )
@@ -48,19 +49,19 @@ def as_type(hint: Any, value: Any, where: str) -> Any:
         return None if value is None else as_type(kind, value, where)
     if origin is Literal:
         rule = f"`{where}` must be one of {', '.join(map(str, inner))}"
-        require(any(value is name or value == name for name in inner), rule, _short(value))
+        require(any(value is name or value == name for name in inner), rule, value)
         return value
     if origin is dict:
-        require(isinstance(value, dict), f"`{where}` must be an object", _short(value))
+        require(isinstance(value, dict), f"`{where}` must be an object", value)
         return {name: as_type(inner[1], entry, f"{where}.{name}") for name, entry in value.items()}
     if origin in (list, tuple):
-        require(isinstance(value, list), f"`{where}` must be a list", _short(value))
+        require(isinstance(value, list), f"`{where}` must be a list", value)
         return origin(as_type(inner[0], x, f"{where}.{i}") for i, x in enumerate(value))
     number = isinstance(value, int) and not isinstance(value, bool)
     if hint is float and number:
         return _as_float(value, where)
     exact = number if hint is int else isinstance(value, hint)
-    require(exact, f"`{where}` must be of type {hint.__name__}", _short(value))
+    require(exact, f"`{where}` must be of type {hint.__name__}", value)
     return value
 
 
@@ -68,7 +69,8 @@ def _as_float(value: int, where: str) -> float:
     try:
         return float(value)
     except OverflowError:
-        raise ValueError(f"`{where}` must be a float; it is {_short(value)}.") from None
+        rule = f"`{where}` must be a number that a float can hold"
+        raise ValueError(f"{rule}; got {where} = {shown(value)}.") from None
 
 
 def _with_default(kind: type) -> set[str]:
@@ -80,8 +82,3 @@ def _with_default(kind: type) -> set[str]:
         if item.default is not dataclasses.MISSING
         or item.default_factory is not dataclasses.MISSING
     }
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:79]}…"

@@ -50,7 +50,8 @@ def autoregressive_nll(
     x = jnp.asarray(x)
     check_interval("prompt_length", prompt_length, 0, x.shape[0])
     no_law = int(start is None)
-    require(len(x) > no_law, "`x` must hold two tokens or more without `start`", len(x))
+    rule = "`x` must hold two tokens if `start` is None, and one otherwise"
+    require(len(x) > no_law, rule, len(x), name="len(x)")
     first = jnp.full(1 - no_law, start or 0, x.dtype)
     logits = apply(params, jnp.concatenate([first, x[:-1]]))
     check_count("start", start or 0, at_least=0, at_most=logits.shape[-1])
@@ -74,7 +75,7 @@ def any_order_nll(
     """
     x_1, order, free = jnp.asarray(x_1), jnp.asarray(order), ~jnp.asarray(context)
     once = jnp.sort(order) == jnp.arange(order.shape[0])
-    require(once, "`order` must hold each of 0 … N − 1 once", order)
+    require(once.all(), "`order` must hold each of 0 … N − 1 once", order)
 
     mask_id = _mask_id(params, denoiser, x_1)
 
@@ -221,7 +222,8 @@ def _from_masks(
     at: Function, x_1: Tokens, schedule: Schedule, free: Array, mask_id: int
 ) -> tuple[Function, Function]:
     x_0, shape = mask_source(x_1, ~free, mask_id=mask_id), jnp.shape(schedule.kappa(0.5))
-    require(shape == (), "`schedule` must have one κ for all, not one for each position", shape)
+    rule = "`schedule` must have one κ for all positions"
+    require(shape == (), rule, shape, name="schedule.kappa(0.5).shape")
 
     def inside(t: Array, coins: Array, _: Key) -> Array:
         kappa, speed = jax.jvp(schedule.kappa, (t,), (jnp.ones_like(t),))
@@ -242,7 +244,8 @@ def _from_laws(
 ) -> tuple[Function, Function]:
     check_law("source", source)
     left = jnp.where(free, schedule.log_complement(jnp.asarray(end)), 0.0)
-    require(left > -jnp.inf, "`end` must lie where κ < 1 for a source of token laws", end)
+    rule = "`end` must lie where κ < 1 if the source is a law of tokens"
+    require(left > -jnp.inf, rule, end)
 
     def state_and_logits(t: Array, coins: Array, key: Key) -> tuple[Array, Array]:
         x_0 = jnp.where(free, sample_path(key, source), x_1)

@@ -136,7 +136,7 @@ def metric_path(x_1: Tokens, distances: Float[ArrayLike, "V V"], beta_t: Number)
     check_interval("beta_t", beta_t, 0.0, jnp.inf)
     check_interval("distances", distances, 0.0, jnp.inf, ends="[)")
     own = np.eye(distances.shape[0], dtype=bool)
-    rule = "`distances` must be 0 from a token to itself and above 0 to every other"
+    rule = "`distances` must be 0 from a token to itself and above 0 to every other token"
     require((distances == 0) == own, rule, distances)
     check_tokens("x_1", x_1, distances.shape[0])
     to_target = distances[:, x_1].T

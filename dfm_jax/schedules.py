@@ -120,8 +120,9 @@ def check_schedule(schedule: Schedule, *, grid_size: int = 257) -> None:
     slack = 64 * np.finfo(values.dtype).eps
     require(
         apart <= slack,
-        "`log_complement` must be log(1 − κ): the largest gap must be rounding",
+        "`log_complement` must be log(1 − κ), up to rounding",
         apart,
+        name="the largest difference",
     )
 
 
@@ -189,11 +190,11 @@ def any_order(order: Int[ArrayLike, " N"]) -> Table:
     """
     xp = jnp if isinstance(order, Tracer) else np  # what can be read is checked now
     order = xp.asarray(order)
-    require(order.ndim == 1, "`order` must be [N]", order.shape)
+    require(order.ndim == 1, "`order` must have one axis, [N]", order.shape, name="order.shape")
     check_count("the number of positions", order.size)
     check_tokens("order", order, order.size)
     once = xp.sort(order) == xp.arange(order.size)
-    require(once, "`order` must hold each of 0 … N − 1 once", order)
+    require(once.all(), "`order` must hold each of 0 … N − 1 once", order)
     steps = xp.arange(order.size + 1)
     return jnp.asarray(steps[:, None] > xp.argsort(order)[None], dtype=float)
 
@@ -205,12 +206,13 @@ def blocks(block_of: Int[ArrayLike, " N"]) -> Table:
         ValueError: unless every block from 0 to the last has a position.
     """
     block_of = np.asarray(block_of)
-    require(block_of.ndim == 1, "`block_of` must be [N]", block_of.shape)
+    rule = "`block_of` must have one axis, [N]"
+    require(block_of.ndim == 1, rule, block_of.shape, name="block_of.shape")
     check_count("the number of positions", block_of.size)
     check_tokens("block_of", block_of)
     used = np.unique(block_of)
     rule = "`block_of` must use every block 0, 1, … at least once"
-    require(np.array_equal(used, np.arange(used.size)), rule, used)
+    require(np.array_equal(used, np.arange(used.size)), rule, used, name="unique(block_of)")
     steps = np.arange(used.size + 1)
     return jnp.asarray(steps[:, None] > block_of, dtype=float)
 
@@ -222,7 +224,7 @@ def masked(schedule: Schedule, num_steps: int, num_positions: int) -> Table:
     clock = jax.vmap(schedule.kappa)(jnp.linspace(0.0, 1.0, num_steps + 1))
     # κ_1 = 1 by definition; its rounding would leave a finished token a last tiny step.
     clock = clock.reshape(num_steps + 1, -1).at[-1].set(1.0)
-    rule = f"`num_positions` must be the schedule's own, {clock.shape[1]}"
+    rule = f"`num_positions` must be {clock.shape[1]}, the number of positions of the schedule"
     require(clock.shape[1] in (1, num_positions), rule, num_positions)
     return jnp.broadcast_to(clock, (num_steps + 1, num_positions))
 
@@ -247,33 +249,42 @@ def check_table(table: Table, context: Context | None = None) -> None:
         ValueError: naming the first rule broken and the entry that breaks it.
     """
     table = np.asarray(table) * 1.0  # whole numbers may stand for κ
-    require(table.ndim == 2 and table.shape[0] >= 2, "`table` must be [T + 1, N]", table.shape)
+    rule = "`table` must have two axes, [T + 1, N], with T at least 1"
+    require(table.ndim == 2 and table.shape[0] >= 2, rule, table.shape, name="table.shape")
     if context is not None:
-        rule = f"`context` must have one entry for each of the {table.shape[1]} positions"
-        require(np.shape(context) == table.shape[1:], rule, np.shape(context))
+        rule = f"`context` must have {table.shape[1]} entries, one for each position"
+        require(np.shape(context) == table.shape[1:], rule, np.shape(context), name="context.shape")
         kind = np.asarray(context).dtype
         require(
-            np.issubdtype(kind, np.bool_), "`context` must hold truths; their type", kind.name
-        )  # ~1 is −2
+            np.issubdtype(kind, np.bool_),  # ~1 is −2
+            "`context` must hold truth values",
+            kind.name,
+            name="context.dtype",
+        )
     finished = table[:-1] == 1
     moved = finished & (table[1:] != 1)
     t, i = np.argwhere(moved)[0] if moved.any() else (0, 0)
-    rule = f"`table` must not move a finished token: κ[{t}, {i}] = 1, so κ[{t + 1}, {i}] must be 1"
-    require(not moved.any(), rule, table[t + 1, i])
+    rule = (
+        f"`table` must not move a finished token: table[{t}, {i}] is 1, so the entry below must be "
+        "1"
+    )
+    require(not moved.any(), rule, table[t + 1, i], name=f"table[{t + 1}, {i}]")
     free = np.ones(table.shape[1], bool) if context is None else ~np.asarray(context)
     _check_monotone("table", table)
     _check_ends("table", table[:, free])
-    require(table[:, ~free] == 1, "`table` must be 1 at context positions", table[0])
+    given = (table == 1) | free
+    require(given, "`table` must be 1 at every position of the context", table)
 
 
 def _check_ends(name: str, values: np.ndarray) -> None:
     slack = 8 * np.finfo(values.dtype).eps
-    require(abs(values[0]) <= slack, f"`{name}` must start at κ = 0", values[0])
-    require(abs(values[-1] - 1) <= slack, f"`{name}` must end at κ = 1", values[-1])
+    for entry, end, verb in ((0, 0.0, "start"), (-1, 1.0, "end")):
+        rule, kappa = f"`{name}` must {verb} at κ = {end:g}", values[entry]
+        require(abs(kappa - end) <= slack, rule, kappa, name=f"{name}[{entry}]")
 
 
 def _check_monotone(name: str, values: np.ndarray) -> None:
     drops = np.argwhere(~(np.diff(values, axis=0) >= 0))  # a NaN counts as one
     first = int(drops[0][0]) if drops.size else 0
-    rule = f"`{name}` must not decrease; it does after entry {first}"
-    require(drops.size == 0, rule, values[first : first + 2])
+    rule, shown = f"`{name}` must not decrease", values[first : first + 2]
+    require(drops.size == 0, rule, shown, name=f"{name}[{first}:{first + 2}]")

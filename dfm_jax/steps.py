@@ -49,7 +49,8 @@ def step_size(table: Table, t: Step) -> Float[Array, " N"]:
     check_interval("t", t, 0, table.shape[0] - 2)
     now, then = table[t], table[jnp.asarray(t) + 1]
     check_interval("table", jnp.stack([now, then]), 0.0, 1.0)
-    require(then >= now, "`table` must not decrease, nor move a finished token, in step t", then)
+    rule = "`table` must not decrease, nor move a finished token, in step t"
+    require(then >= now, rule, then, name="table[t + 1]")
     left = 1 - now
     return jnp.where(left > 0, (then - now) / jnp.where(left > 0, left, 1.0), 0.0)
 

@@ -79,8 +79,11 @@ def as_ids(ids: Any, name: str = "ids") -> Any:
         values, ids = np.asarray(ids), ids if isinstance(ids, jax.Array) else np.asarray(ids)
         last = np.iinfo(widest).max
         if values.size and not (-last <= int(values.min()) and int(values.max()) <= last):
-            shown = np.array2string(values, threshold=12)
-            raise ValueError(f"`{name}` must hold whole numbers of {widest.name}; it is {shown}.")
+            place = np.argwhere((values < -last) | (values > last))[0].tolist()
+            raise ValueError(
+                f"`{name}` must hold whole numbers that {widest.name} can hold; got {name}"
+                f"{place or ''} = {values[tuple(place)]}."
+            )
     return ids.astype(widest)
 
 

@@ -88,7 +88,7 @@ def velocity_to_posterior(
         ValueError: unless `num_tokens` is S, or S − 1 beside a mask; if t lies outside [0, 1).
     """
     num_states = jnp.shape(velocity)[-1]
-    rule = f"`num_tokens` must be S = {num_states}, or {num_states - 1} beside a mask"
+    rule = f"`num_tokens` must be S = {num_states}, or {num_states - 1} with a mask"
     require(num_tokens in (num_states, num_states - 1), rule, num_tokens)
     stay = point_mass(x_t, num_states, dtype=jnp.result_type(velocity))
     return (stay + velocity / _per_position(rate(t, schedule), x_t))[:, :num_tokens]
@@ -152,7 +152,7 @@ def convex_velocity(
     kappa_t, slope = jax.jvp(kappa, (t,), (jnp.ones_like(t),))
     check_law("kappa", kappa_t, axis=0)
     alive = kappa_t > 0
-    require(alive | (slope >= 0), "`kappa` must not fall where it is 0; its slope", slope)
+    require(alive | (slope >= 0), "`kappa` must not decrease where it is 0", slope, name="dκ/dt")
     b = jnp.min(jnp.where(alive, slope / jnp.where(alive, kappa_t, 1.0), jnp.inf), axis=0)
     a = slope - kappa_t * b[None, :]
     stay = point_mass(x_t, base_laws.shape[-1], dtype=base_laws.dtype)
@@ -175,8 +175,8 @@ def kinetic_optimal_velocity(
     """
     check_interval("t", t, 0.0, 1.0, ends="[)")
     p, slope = _value_and_slope(token_path, t)
-    rule = "`token_path` must not fall where it is 0: t is its end; its slope"
-    require((p > 0) | (slope >= 0), rule, slope)
+    rule = "`token_path` must not decrease where it is 0, as it does at its end"
+    require((p > 0) | (slope >= 0), rule, slope, name="dp/dt")
     p_z, slope_z = _at(p, x_t), _at(slope, x_t)
     alive = p_z > 0
     flux = jnp.maximum(p_z * slope - slope_z * p, 0.0)
@@ -206,7 +206,7 @@ def metric_velocity(
     t = as_time(t)
     beta_t, slope = jax.jvp(beta, (t,), (jnp.ones_like(t),))
     require(jnp.isfinite(slope), "`t` must lie where β_t is finite", t)
-    require(slope >= 0, "`beta` must not decrease; its slope at t", slope)
+    require(slope >= 0, "`beta` must not decrease at t", slope, name="dβ/dt")
     to_target = distances[:, x_1].T
     nearer = jnp.maximum(_at(to_target, x_t) - to_target, 0.0)
     return _complete(metric_path(x_1, distances, beta_t) * slope * nearer, x_t)
@@ -228,8 +228,8 @@ def campbell_velocity(
     check_interval("t", t, 0.0, 1.0, ends="()")
     p, slope = _value_and_slope(token_path, t)
     p_z, alive = _at(p, x_t), p > 0
-    rule = "`token_path` must stand still where it is 0; its slope"
-    require(alive | (slope == 0), rule, slope)
+    rule = "`token_path` must not change where it is 0"
+    require(alive | (slope == 0), rule, slope, name="dp/dt")
     num_alive = jnp.sum(alive, axis=-1, keepdims=True, dtype=p.dtype)
     both = alive & (p_z > 0)
     flux = jnp.maximum(slope - _at(slope, x_t), 0.0)

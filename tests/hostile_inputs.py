@@ -138,7 +138,7 @@ CASES = (
     Case("no such axis", f"{SWEEP} --grid sead=1,2", "sead", WORDS),
     # ── evaluate, sample, gather ──
     Case("a run that is not there", "evaluate --run run", "run"),
-    Case("a run without experts", "gather --run run", "no expert is here", {"run/.keep": ""}),
+    Case("a run without experts", "gather --run run", "no expert is there", {"run/.keep": ""}),
     Case("nothing to sample from", "sample --run run", "run", {"run/.keep": ""}),
     Case("a manifest that leads out", "sample --run run", "name", prepare=ensemble),
     # ── partition, route ──
@@ -211,8 +211,8 @@ CASES = (
         f"launch jobset {JOBS} --image i --run 'a\u2028b'",
         "one line of printable",
     ),
-    Case("%j in a run", f"launch slurm {JOBS} --run a%j", "must be without %"),
-    Case("a backslash in a run", f"launch slurm {JOBS} --run 'a\\b'", "must be without %"),
+    Case("%j in a run", f"launch slurm {JOBS} --run a%j", "must not hold %"),
+    Case("a backslash in a run", f"launch slurm {JOBS} --run 'a\\b'", "must not hold %"),
     Case(
         "$( in a pod's command", f"launch jobset {JOBS} --image i --run 'a$(B)'", "which Kubernetes"
     ),
@@ -249,7 +249,7 @@ CASES = (
     Case(
         "a box of x, y, w, h",
         score("refcoco") + " --box-scale pixels",
-        "corners",
+        "x_1 < x_2",
         scored({"answer": "[90, 90, 50, 50]", "box_scale": "pixels"}),
     ),
     Case(
@@ -277,11 +277,16 @@ CASES = (
         scored('{"question_id": 1, "answer": "a", "answer": "b"}'),
     ),
     Case("nine people", score("textvqa"), "10 people", scored({"answers": ["a"] * 9})),
-    Case("an answer that is a number", score("gqa"), "must be a text", scored({"answer": "a"}, 5)),
+    Case(
+        ("an answer that is a number"),
+        score("gqa"),
+        "must have one text",
+        scored({"answer": "a"}, 5),
+    ),
     Case(
         "an answer to another question",
         score("gqa"),
-        "not asked",
+        "unknown questions",
         scored({"answer": "a", "question_id": 2}),
     ),
     Case("an empty file of questions", score("gqa"), "must hold a question", scored("")),

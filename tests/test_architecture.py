@@ -229,6 +229,36 @@ def opens_pictures_at_one_place(source: Source) -> Iterator[str]:
             yield f"{ast.unparse(node)}: dfm_jax.data.pictures opens"
 
 
+def texts_in(node: ast.AST) -> str:
+    """The words of every string literal in it."""
+    found = (part.value for part in ast.walk(node) if isinstance(part, ast.Constant))
+    return " ".join(value for value in found if isinstance(value, str))
+
+
+def refuses_in_one_form(source: Source) -> Iterator[str]:
+    """ "RULE; got NAME = VALUE.": of `require` the name stands in the rule, or is given."""
+    kinds = (ast.Assign, ast.Raise, ast.Call)
+    found = (node for node in ast.walk(source.tree) if isinstance(node, kinds))
+    nodes = sorted(found, key=lambda node: (node.lineno, node.col_offset))
+    assigned: dict[str, ast.AST] = {}  # what a name stands for, from above to below
+    for node in nodes:
+        if isinstance(node, ast.Assign):
+            (target,) = node.targets[:1]
+            targets, values = [target], [node.value]
+            if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):
+                targets, values = target.elts, node.value.elts
+            assigned |= {ast.unparse(a): b for a, b in zip(targets, values, strict=False)}
+        elif isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
+            words = texts_in(node.exc)
+            if re.search(r"\bmust\b", words) and "; got " not in words:
+                yield f"line {node.lineno}: the message says `must`, and not `; got `"
+        elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "require":
+            rule = assigned.get(ast.unparse(node.args[1]), node.args[1])
+            named = "`" in texts_in(rule) or any(word.arg == "name" for word in node.keywords)
+            if isinstance(rule, ast.Constant | ast.JoinedStr) and not named:
+                yield f"line {node.lineno}: what is named `got`? The rule has no `name`"
+
+
 def pins_one_version_a_line(source: Source) -> Iterator[str]:
     for line in source.text.splitlines():
         if not re.fullmatch(r"[A-Za-z0-9_.-]+==[^ ]+", line):
@@ -283,6 +313,7 @@ READS = {
     array_signatures_are_typed: in_mathematics,
     reads_json_strictly: in_package,
     opens_pictures_at_one_place: lambda path: is_python(path) and not path.startswith("tests/"),
+    refuses_in_one_form: lambda path: is_python(path) and not path.startswith("tests/"),
     pins_one_version_a_line: lambda path: path == "constraints.txt",
     names_no_machine: lambda path: True,
 }
@@ -392,6 +423,14 @@ BAD = {
         opens_pictures_at_one_place,
         Source("experiments/a.py", "import PIL.Image\npicture = PIL.Image.open(path)"),
     ),
+    "a refusal without the value": (
+        refuses_in_one_form,
+        Source("dfm_jax/a.py", 'raise ValueError(f"`n` must be odd; it is {n}.")'),
+    ),
+    "a refusal that does not say what the value is of": (
+        refuses_in_one_form,
+        Source("experiments/a.py", 'rule = "There must be a row"\nrequire(rows, rule, 0)'),
+    ),
     "a range of versions": (
         pins_one_version_a_line,
         Source("constraints.txt", "jax==0.10.2\nflax>=0.12"),
@@ -463,6 +502,15 @@ GOOD = {
         Source(
             "dfm_jax/data/text.py",
             "import json\nfrom dfm_jax.json_text import read_json\ntext = json.dumps(1)",
+        ),
+    ),
+    "refusals with the value": (
+        refuses_in_one_form,
+        Source(
+            "dfm_jax/a.py",
+            'rule, n = "There must be a row", 0\nrequire(n, rule, n, name="rows")\n'
+            'require(n, f"`{name}` must be odd", n)\nrequire(n, given_rule, n)\n'
+            'raise ValueError(f"`n` must be odd; got n = {n}.")',
         ),
     ),
     "an address of a paper": (

@@ -101,7 +101,7 @@ def test_a_mapped_batch_reads_its_own_tokens_and_no_others(key):
     tokens, valid = mapped_windows(sevens, offsets, 10**6, 2)(key, 5)
     assert tokens.shape == (2, 10**6)
     assert np.all(tokens[valid] == 7)
-    with pytest.raises(ValueError, match="tokens must number fewer than 2³¹"):
+    with pytest.raises(ValueError, match="must hold fewer than 2³¹ tokens"):
         document_windows(sevens, offsets, 10**6, 2)
 
 
@@ -142,7 +142,7 @@ def test_steps_far_out_do_not_overflow(key):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: stream_windows(TOKENS, 21, 4), "`tokens` must number at least `num_positions`"),
+        (lambda: stream_windows(TOKENS, 21, 4), "`tokens` must hold at least"),
         (lambda: stream_windows(TOKENS, 5, 0), "`batch_size` must be at least 1"),
         (lambda: document_windows(TOKENS[:0], np.array([0, 0]), 5, 4), "the number of windows"),
         (lambda: document_windows(TOKENS, OFFSETS, 5, 2**30), "must be below 2³¹"),

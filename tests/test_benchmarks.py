@@ -143,9 +143,15 @@ def test_a_size_is_read_back():
     ("change", "message"),
     [
         ({"peers_python": ""}, "`peers_python` must be the Python of an environment with PyTorch"),
-        ({"works": ("sorting",)}, "`works` must be some of path sampling, .* it is 'sorting'"),
-        ({"allocators": ()}, "`allocators` must be some of glibc's default, buffers kept"),
-        ({"num_blocks": 2}, "`num_blocks` must be at least 3; it is 2"),
+        (
+            {"works": ("sorting",)},
+            r"`works` must hold at least one of path sampling, .*; got works = \('sorting',\)",
+        ),
+        (
+            {"allocators": ()},
+            "`allocators` must hold at least one of glibc's default, buffers kept",
+        ),
+        ({"num_blocks": 2}, "`num_blocks` must be at least 3; got num_blocks = 2"),
         ({"threads": (1, 10**6)}, "`threads` must lie in"),
     ],
 )
@@ -164,7 +170,7 @@ def test_a_side_that_ends_is_named_and_processors_are_given_back():
     before = os.sched_getaffinity(0)
     side = serving.Side("peers", ["true"], 1, {})
     assert os.sched_getaffinity(0) == before
-    with pytest.raises(ValueError, match="the side `peers` ended with status 0"):
+    with pytest.raises(ValueError, match="The side `peers` has ended with status 0"):
         side.told({"do": "time"})
 
 
@@ -227,7 +233,7 @@ def test_a_result_is_shown(tmp_path, capsys):
     other = tmp_path / "other.json"
     other.write_text("{}")
     assert report.main([str(other)]) == 2
-    assert "must be what `experiments.benchmarks` wrote" in capsys.readouterr().err
+    assert "must be a file that `experiments.benchmarks` wrote" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

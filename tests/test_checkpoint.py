@@ -144,7 +144,7 @@ def test_arrays_are_judged_apart_from_files(written):
     record["leaves"]["params/matrix"]["sha256"] = "0" * 64
     path.write_text(json.dumps(record))
     seal_folder(written)
-    with pytest.raises(DamagedError, match="the leaf `params/matrix` is damaged; its SHA-256"):
+    with pytest.raises(DamagedError, match="the SHA-256 of the leaf `params/matrix` must be"):
         read_checkpoint(written, state_of())
 
 
@@ -175,19 +175,22 @@ def test_orbax_alone_does_not_notice(tmp_path):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda path: shutil.rmtree(path), "there is no checkpoint"),
-        (lambda path: (path / "SHA256SUMS").unlink(), "SHA256SUMS is missing; the checkpoint was"),
+        (lambda path: shutil.rmtree(path), "no checkpoint is there"),
+        (
+            lambda path: (path / "SHA256SUMS").unlink(),
+            "SHA256SUMS is missing, because the checkpoint was",
+        ),
         (lambda path: (path / "checkpoint.json").unlink(), "the file checkpoint.json is missing"),
         (
             lambda path: (path / "state" / "more").touch(),
-            "the file state/more is not in SHA256SUMS",
+            "must be listed in SHA256SUMS; got file = 'state/more'",
         ),
         (
             lambda path: truncate(path / "checkpoint.json"),
-            r"damaged; its SHA-256 should be .* bytes",
+            r"SHA-256 of the file .* bytes",
         ),
-        (lambda path: truncate(path / "SHA256SUMS"), "SHA256SUMS is damaged; a line of it is none"),
-        (lambda path: (path / "SHA256SUMS").write_bytes(b""), "a line of it is none"),
+        (lambda path: truncate(path / "SHA256SUMS"), "each line of SHA256SUMS must be"),
+        (lambda path: (path / "SHA256SUMS").write_bytes(b""), "The list is damaged"),
     ],
 )
 def test_damage_is_named(written, damage, message):
@@ -204,25 +207,29 @@ def truncate(path):
 @pytest.mark.parametrize(
     ("template", "config", "message"),
     [
-        (state_of(), {"seed": 2}, "another config; `seed` should be 2, and is 1"),
+        (state_of(), {"seed": 2}, "`seed` of the checkpoint must be 2, .*; got seed = 1"),
         (
             state_of(),
             {"seed": 1, "optimiser": {"rate": 0.25}},
-            "`optimiser.rate` should be 0.25, and is 0.5",
+            "`optimiser.rate` of the checkpoint must be 0.25, .*; got optimiser.rate = 0.5",
         ),
-        ({"other": jnp.ones(2)}, CONFIG, "it holds no leaf `other`, which the template has"),
-        ({"step": jnp.ones(2)}, CONFIG, "`step` should have dtype float32, and has int32"),
+        ({"other": jnp.ones(2)}, CONFIG, "does not hold the leaf `other`, which the template has"),
+        (
+            {"step": jnp.ones(2)},
+            CONFIG,
+            "the dtype of the leaf `step` must be float32; got dtype = int32",
+        ),
         (
             {"params": {"matrix": jnp.ones((4, 8))}},
             CONFIG,
-            r"should have shape \[4, 8\], and has \[8, 4\]",
+            r"must be \[4, 8\]; got shape = \[8, 4\]",
         ),
         (
             {"key": jax.random.split(jax.random.key(0, impl="rbg"), 2)},
             CONFIG,
-            "should have impl rbg, and has threefry2x32",
+            "must be rbg; got impl = threefry2x32",
         ),
-        ({"step": jax.random.key(0)}, CONFIG, "impl threefry2x32, and has None"),
+        ({"step": jax.random.key(0)}, CONFIG, "must be threefry2x32; got impl = None"),
     ],
 )
 def test_another_run_is_refused_by_field_or_leaf(written, template, config, message):
@@ -234,9 +241,9 @@ def test_another_run_is_refused_by_field_or_leaf(written, template, config, mess
 @pytest.mark.parametrize(
     ("state", "message"),
     [
-        ({"a": [jnp.ones(0)]}, r"the leaf `a/0` must hold an element; its shape is \(0,\)"),
-        ({"a": 1.0}, "the leaf `a` must be an array; it is 1.0"),
-        ({"a/b": jnp.ones(1), "a": {"b": jnp.ones(1)}}, "`a/b` comes twice"),
+        ({"a": [jnp.ones(0)]}, r"The leaf `a/0` must hold an element; got a/0.shape = \(0,\)"),
+        ({"a": 1.0}, "The leaf `a` must be an array; got a = 1.0"),
+        ({"a/b": jnp.ones(1), "a": {"b": jnp.ones(1)}}, "got 'a/b' twice"),
     ],
 )
 def test_what_orbax_would_choke_on_is_refused(tmp_path, state, message):
@@ -246,7 +253,7 @@ def test_what_orbax_would_choke_on_is_refused(tmp_path, state, message):
 
 
 def test_a_checkpoint_is_never_written_over(written):
-    with pytest.raises(ValueError, match="a checkpoint is never written over"):
+    with pytest.raises(ValueError, match="a checkpoint is never overwritten"):
         write_checkpoint(written, state_of(), step=7, config=CONFIG)
 
 
@@ -273,7 +280,7 @@ def test_what_is_best_is_said_by_records_that_are_verified(tmp_path):
             saver.save(step, {"w": jnp.ones(2)}, {"validation": loss})
     record = tmp_path / "1" / "checkpoint.json"
     record.write_text(record.read_text().replace("1.25", "4.25"))
-    with pytest.raises(DamagedError, match=r"1: the file checkpoint.json is damaged"):
+    with pytest.raises(DamagedError, match=r"1: the SHA-256 of the file checkpoint.json must be"):
         best_step(tmp_path)
     with Saver(tmp_path, config={}, keep_last=1) as saver:
         saver.save(3, {"w": jnp.ones(2)}, {"validation": 5.0})
@@ -339,13 +346,13 @@ def test_if_all_are_damaged_the_run_does_not_begin_anew(tmp_path):
     three(tmp_path)
     for step in "123":
         truncate(tmp_path / step / "SHA256SUMS")
-    with pytest.raises(CheckpointError, match="no good checkpoint is left; to begin anew"):
+    with pytest.raises(CheckpointError, match=r"no good checkpoint is left\. To begin anew"):
         resume(tmp_path, {"w": jnp.zeros(2)}, CONFIG)
 
 
 def test_another_config_is_refused_and_nothing_older_is_tried(tmp_path):
     three(tmp_path)
-    with pytest.raises(CheckpointError, match=r"/3: it was made with another config; `seed`"):
+    with pytest.raises(CheckpointError, match=r"/3: `seed` of the checkpoint must be 5"):
         resume(tmp_path, {"w": jnp.zeros(2)}, {**CONFIG, "seed": 5})
     assert checkpoint_steps(tmp_path) == [1, 2, 3]
 

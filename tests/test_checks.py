@@ -17,139 +17,150 @@ NAN = float("nan")
 REFUSED = {
     "count below": (
         lambda: checks.check_count("count", 0, at_most=3),
-        "`count` must lie in [1, 3]; it is 0.",
+        "`count` must lie in [1, 3]; got count = 0.",
     ),
     "count above": (
         lambda: checks.check_count("count", 4, at_most=3),
-        "`count` must lie in [1, 3]; it is 4.",
+        "`count` must lie in [1, 3]; got count = 4.",
     ),
     "count, no upper bound": (
         lambda: checks.check_count("grid_size", 1, at_least=2),
-        "`grid_size` must be at least 2; it is 1.",
+        "`grid_size` must be at least 2; got grid_size = 1.",
     ),
     "count, a truth": (
         lambda: checks.check_count("count", True),
-        "`count` must be a whole number; it is True.",
+        "`count` must be a whole number; got count = True.",
     ),
     "count, a float": (
         lambda: checks.check_count("count", 2.0),
-        "`count` must be a whole number; it is 2.0.",
+        "`count` must be a whole number; got count = 2.0.",
     ),
     "interval below": (
         lambda: checks.check_interval("t", -0.5, 0.0, 1.0),
-        "`t` must lie in [0, 1]; it is -0.5.",
+        "`t` must lie in [0, 1]; got t = -0.5.",
     ),
     "interval, an entry above": (
         lambda: checks.check_interval("alpha", np.array([0.5, 1.5]), 0.0, 1.0),
-        "`alpha` must lie in [0, 1]; it is [0.5 1.5].",
+        "`alpha` must lie in [0, 1]; got alpha[1] = 1.5.",
     ),
     "interval, open above": (
         lambda: checks.check_interval("t", 1.0, 0.0, 1.0, ends="[)"),
-        "`t` must lie in [0, 1); it is 1.0.",
+        "`t` must lie in [0, 1); got t = 1.0.",
     ),
     "interval, open below": (
         lambda: checks.check_interval("t", 0.0, 0.0, 1.0, ends="(]"),
-        "`t` must lie in (0, 1]; it is 0.0.",
+        "`t` must lie in (0, 1]; got t = 0.0.",
     ),
     "interval, NaN": (
         lambda: checks.check_interval("t", NAN, 0.0, 1.0),
-        "`t` must lie in [0, 1]; it is nan.",
+        "`t` must lie in [0, 1]; got t = nan.",
     ),
     "law, negative": (
         lambda: checks.check_law("weights", np.array([1.5, -0.5])),
-        "`weights` must be non-negative; it is [ 1.5 -0.5].",
+        "`weights` must be non-negative; got weights[1] = -0.5.",
     ),
     "law, sum": (
         lambda: checks.check_law("weights", np.array([0.5, 0.75])),
-        "`weights` must sum to 1 over its last axis; it is 1.25.",
+        "`weights` must sum to 1 over its last axis; got weights.sum(axis=-1) = 1.25.",
     ),
     "law, the sum of a row": (
         lambda: checks.check_law("q", np.array([[0.5, 0.5], [0.25, 0.25]])),
-        "`q` must sum to 1 over its last axis; it is [1.  0.5].",
+        "`q` must sum to 1 over its last axis; got q.sum(axis=-1)[1] = 0.5.",
     ),
     "law, NaN": (
         lambda: checks.check_law("weights", np.array([NAN, 1.0])),
-        "`weights` must be non-negative; it is [nan  1.].",
+        "`weights` must be non-negative; got weights[0] = nan.",
     ),
     "law, whole numbers": (
         lambda: checks.check_law("weights", np.array([1, 1])),
-        "`weights` must sum to 1 over its last axis; it is 2.",
+        "`weights` must sum to 1 over its last axis; got weights.sum(axis=-1) = 2.",
     ),
     "law, along the first axis": (
         lambda: checks.check_law("kappa", np.array([[0.5, 0.5], [0.5, 0.25]]), axis=0),
-        "`kappa` must sum to 1 over its first axis; it is [1.   0.75].",
+        "`kappa` must sum to 1 over its first axis; got kappa.sum(axis=0)[1] = 0.75.",
     ),
     "law, a row that is read": (
         lambda: checks.check_law("q", np.array([[0.5], [NAN]]), read=np.array([True, False])),
-        "`q` must sum to 1 over its last axis; it is [0.5 nan].",
+        "`q` must sum to 1 over its last axis; got q.sum(axis=-1)[0] = 0.5.",
     ),
     "law, a long row that misses 1 by half": (
         lambda: checks.check_law("q", np.full(2**16, 2.0**-17, np.float32)),
-        "`q` must sum to 1 over its last axis; it is 0.5.",
+        "`q` must sum to 1 over its last axis; got q.sum(axis=-1) = 0.5.",
     ),
     "log law, sum": (
         lambda: checks.check_log_law("log_prior", np.zeros(2)),
-        "`exp(log_prior)` must sum to 1 over its last axis; it is 2.0.",
+        "`exp(log_prior)` must sum to 1 over its last axis; got exp(log_prior).sum(axis=-1) = 2.0.",
     ),
     "seed, another's last 32 bits": (
         lambda: checks.check_seed("seed", 2**32 + 5),
-        "`seed` must be an integer in [0, 4294967295], what a key can hold; it is 4294967301.",
+        (
+            "`seed` must be an integer in [0, 4294967295], which a key can hold; got seed = "
+            "4294967301."
+        ),
     ),
     "seed, negative": (
         lambda: checks.check_seed("seed", -1),
-        "`seed` must be an integer in [0, 4294967295], what a key can hold; it is -1.",
+        "`seed` must be an integer in [0, 4294967295], which a key can hold; got seed = -1.",
     ),
     "seed, no whole number": (
         lambda: checks.check_seed("seed", 1.0),  # type: ignore[arg-type]
-        "`seed` must be an integer in [0, 4294967295], what a key can hold; it is 1.0.",
+        "`seed` must be an integer in [0, 4294967295], which a key can hold; got seed = 1.0.",
     ),
     "log law, probabilities": (
         lambda: checks.check_log_law("log_prior", np.array([0.5, 0.5])),
-        "`log_prior` must hold logarithms of probabilities, none above 0; it is [0.5 0.5].",
+        (
+            "`log_prior` must hold logarithms of probabilities, and none above 0; got "
+            "log_prior[0] = "
+            "0.5."
+        ),
     ),
     "log law, infinity": (
         lambda: checks.check_log_law("log_prior", np.array([np.inf, -np.inf])),
-        "`log_prior` must hold logarithms of probabilities, none above 0; it is [ inf -inf].",
+        (
+            "`log_prior` must hold logarithms of probabilities, and none above 0; got "
+            "log_prior[0] = "
+            "inf."
+        ),
     ),
     "log law, NaN": (
         lambda: checks.check_log_law("log_prior", np.array([NAN, 0.0])),
-        "`exp(log_prior)` must sum to 1 over its last axis; it is nan.",
+        "`exp(log_prior)` must sum to 1 over its last axis; got exp(log_prior).sum(axis=-1) = nan.",
     ),
     "logarithms, a probability": (
         lambda: checks.check_log_probs("log_q", np.array([-1.0, 0.5])),
-        "`log_q` must hold logarithms of probabilities, none above 0; it is [-1.   0.5].",
+        "`log_q` must hold logarithms of probabilities, and none above 0; got log_q[1] = 0.5.",
     ),
     "logarithms, a whole number": (
         lambda: checks.check_log_probs("log_q", np.array([0, 1])),
-        "`log_q` must hold logarithms of probabilities, none above 0; it is [0 1].",
+        "`log_q` must hold logarithms of probabilities, and none above 0; got log_q[1] = 1.",
     ),
     "tokens, a mask id of -1": (
         lambda: checks.check_tokens("x_t", np.array([0, -1]), 3),
-        "`x_t` must hold ids in [0, 2]; it is [ 0 -1].",
+        "`x_t` must hold ids in [0, 2]; got x_t[1] = -1.",
     ),
     "tokens, no bound above": (
         lambda: checks.check_tokens("x_t", np.array([9, -1])),
-        "`x_t` must hold ids, none below 0; it is [ 9 -1].",
+        "`x_t` must hold ids, and none below 0; got x_t[1] = -1.",
     ),
     "tokens, floats": (
         lambda: checks.check_tokens("x_t", np.array([0.0, 1.0]), 3),
-        "`x_t` must hold whole numbers; their type; it is 'float64'.",
+        "`x_t` must hold whole numbers; got x_t.dtype = 'float64'.",
     ),
     "tokens, truths": (
         lambda: checks.check_tokens("x_t", jnp.array([True]), 3),
-        "`x_t` must hold whole numbers; their type; it is 'bool'.",
+        "`x_t` must hold whole numbers; got x_t.dtype = 'bool'.",
     ),
     "tokens above": (
         lambda: checks.check_tokens("x_t", np.array([0, 3]), 3),
-        "`x_t` must hold ids in [0, 2]; it is [0 3].",
+        "`x_t` must hold ids in [0, 2]; got x_t[1] = 3.",
     ),
     "num_states": (
         lambda: checks.check_num_states(5, 3),
-        "`num_states` must be V = 3, or 4 with a mask; it is 5.",
+        "`num_states` must be V = 3, or 4 with a mask; got num_states = 5.",
     ),
     "require": (
         lambda: checks.require(False, "`x` must rhyme", "orange"),
-        "`x` must rhyme; it is 'orange'.",
+        "`x` must rhyme; got x = 'orange'.",
     ),
 }
 
@@ -187,37 +198,37 @@ TRACED = {
         lambda t: checks.check_interval("t", t, 0.0, 1.0, ends="[)"),
         1.0,
         0.5,
-        "`t` must lie in [0, 1); it is 1.0.",
+        "`t` must lie in [0, 1); got t = 1.0.",
     ),
     "law": (
         lambda q: checks.check_law("q", q),
         [0.5, 0.75],
         [0.5, 0.5],
-        "`q` must sum to 1 over its last axis; it is 1.25.",
+        "`q` must sum to 1 over its last axis; got q.sum(axis=-1) = 1.25.",
     ),
     "law, negative": (
         lambda q: checks.check_law("q", q),
         [-0.5, 1.5],
         [0.0, 1.0],
-        "`q` must be non-negative; it is [-0.5  1.5].",
+        "`q` must be non-negative; got q = [-0.5  1.5].",
     ),
     "log law": (
         lambda q: checks.check_log_law("log_q", q),
         [-1.0, -1.0],
         [0.0, -np.inf],
-        "`exp(log_q)` must sum to 1 over its last axis; it is 0.73575",
+        "`exp(log_q)` must sum to 1 over its last axis; got exp(log_q).sum(axis=-1) = 0.73575",
     ),
     "logarithms": (
         lambda q: checks.check_log_probs("log_q", q),
         [-1.0, 0.5],
         [-1.0, 0.0],
-        "`log_q` must hold logarithms of probabilities, none above 0; it is [-1.   0.5].",
+        "`log_q` must hold logarithms of probabilities, and none above 0; got log_q = [-1.   0.5].",
     ),
     "tokens": (
         lambda x: checks.check_tokens("x_t", x, 3),
         [-1, 2],
         [0, 2],
-        "`x_t` must hold ids in [0, 2]; it is [-1  2].",
+        "`x_t` must hold ids in [0, 2]; got x_t = [-1  2].",
     ),
 }
 
@@ -264,7 +275,7 @@ def test_without_checkify_a_traced_value_costs_nothing(check, bad, good, message
 def test_a_traced_value_is_checked_example_by_example_under_vmap():
     check = jax.vmap(lambda t: checks.check_interval("t", t, 0.0, 1.0))
     error, _ = jax.jit(checkify.checkify(check))(jnp.array([0.5, 2.0]))
-    with pytest.raises(checkify.JaxRuntimeError, match=r"`t` must lie in \[0, 1\]; it is 2\.0\."):
+    with pytest.raises(checkify.JaxRuntimeError, match=r"`t` must lie in \[0, 1\]; got t = 2\.0\."):
         error.throw()
 
 
@@ -273,13 +284,13 @@ def test_a_concrete_value_is_refused_inside_a_trace():
         checks.check_interval("alpha", 2.0, 0.0, 1.0)
         return x
 
-    with pytest.raises(ValueError, match=r"`alpha` must lie in \[0, 1\]; it is 2\.0\."):
+    with pytest.raises(ValueError, match=r"`alpha` must lie in \[0, 1\]; got alpha = 2\.0\."):
         jax.jit(fn)(1.0)
 
 
 def test_a_long_value_is_shown_in_short():
     with pytest.raises(ValueError, match=r"\.\.\.") as refusal:
-        checks.check_tokens("x_t", np.full(1000, 7), 3)
+        checks.require(False, "`x_t` must rhyme", np.full(1000, 7))
     assert len(str(refusal.value)) < 120
 
 
@@ -334,7 +345,8 @@ def test_a_whole_number_that_does_not_fit_is_refused(value):
     def fn(x_t: Tokens) -> Tokens:
         return x_t
 
-    message = f"`x_t` must hold whole numbers of int32; it is {value}."
+    at = "[1]" if value.size > 1 else "[0]"
+    message = f"`x_t` must hold whole numbers that int32 can hold; got x_t{at} = {value[-1]}."
     with pytest.raises(ValueError, match=rf"^{re.escape(message)}$"):
         fn(value)
 

@@ -65,10 +65,13 @@ def test_json_has_no_infinities(monkeypatch, tmp_path):
     [
         (["--labels", "D99"], "`labels` must name statements of the ledger"),
         (["--labels", "D4", "--V", "9"], "would take 17,496,000 bytes"),
-        (["--labels", "D4", "--instances", "3"], "`instances` must be at least 16; it is 3"),
+        (
+            ["--labels", "D4", "--instances", "3"],
+            "`instances` must be at least 16; got instances = 3",
+        ),
         (["--labels", "D4", "--seed", "4294967301"], "`seed` must be an integer in [0, 42"),
-        (["--labels", "D4", "--K", "0"], "`num_experts` must be at least 1; it is 0"),
-        (["--labels", "D4", "--devices", "99"], "the number of devices must lie in [1, 8]"),
+        (["--labels", "D4", "--K", "0"], "`num_experts` must be at least 1; got num_experts = 0"),
+        (["--labels", "D4", "--devices", "99"], "The number of devices must lie in [1, 8]"),
     ],
 )
 def test_bad_input_is_one_line_and_exits_2(args, message, capsys, monkeypatch):
@@ -86,7 +89,7 @@ def test_bad_input_is_one_line_and_exits_2(args, message, capsys, monkeypatch):
     [
         ("verify --seed 1 --labels D4 --seed 2", "`--seed` must be given once, with all its"),
         ("sample --run a --max_new 1 --max-new=2", "`--max-new` must be given once"),
-        ("train --tensorboard --no-tensorboard", "`--tensorboard` and `--no-tensorboard`"),
+        ("train --tensorboard --no-tensorboard", "At most one of `--tensorboard` and"),
         ("partition --no-feature spread --no-feature unrouted", "`--no-feature` must be given"),
     ],
 )

@@ -459,25 +459,25 @@ KEY = jax.random.key
 REFUSED = {
     "more clusters than rows": (
         lambda: spherical_k_means(KEY(0), ROWS, 7),
-        r"`num_clusters` must lie in \[1, 6\]; it is 7\.",
+        r"`num_clusters` must lie in \[1, 6\]; got num_clusters = 7\.",
     ),
     "a NaN": (
         lambda: spherical_k_means(KEY(0), _broken(np.nan), 2),
-        r"`features` must be finite; the first rows that are not; it is \[2 4\]\.",
+        r"`features` must be finite in every row; got rows that are not finite = \[2 4\]\.",
     ),
     "an infinity": (
         lambda: spherical_k_means(KEY(0), _broken(np.inf), 2),
-        r"first rows that are not; it is \[2 4\]\.",
+        r"got rows that are not finite = \[2 4\]\.",
     ),
     "a row without direction": (
         lambda: spherical_k_means(
             KEY(0), ROWS * (np.arange(6) != 3)[:, None], 2, subtract_mean=False
         ),
-        r"`features` must differ from their mean.*it is \[3\]\.",
+        r"`features` must differ from their mean.*; got rows equal to the mean = \[3\]\.",
     ),
     "an unknown balance": (
         lambda: spherical_k_means(KEY(0), ROWS, 2, balance="tokens"),
-        r"`balance` must be one of .*; it is 'tokens'\.",
+        r"`balance` must be one of .*; got balance = 'tokens'\.",
     ),
     "weights without balance": (
         lambda: spherical_k_means(KEY(0), ROWS, 2, weights=np.ones(6, np.float32)),
@@ -485,11 +485,11 @@ REFUSED = {
     ),
     "no restart": (
         lambda: spherical_k_means(KEY(0), ROWS, 2, num_restarts=0),
-        r"`num_restarts` must be at least 1; it is 0\.",
+        r"`num_restarts` must be at least 1; got num_restarts = 0\.",
     ),
     "sizes that do not sum": (
         lambda: balanced_assignment(ROWS, np.array([3, 2, 2])),
-        r"`sizes` must sum to the 6 rows; it is 7\.",
+        r"`sizes` must sum to 6, the number of rows; got sizes.sum\(\) = 7\.",
     ),
     "negative sizes": (
         lambda: balanced_assignment(ROWS, np.array([8, -1, -1])),
@@ -509,23 +509,23 @@ REFUSED = {
     ),
     "a NaN on the disk": (
         lambda: mini_batch_k_means(KEY(0), _broken(np.nan), 2, batch_size=3),
-        r"`features` must be finite; the first rows that are not; it is \[2\]\.",
+        r"`features` must be finite in every row; got rows that are not finite = \[2\]\.",
     ),
     "an empty batch": (
         lambda: mini_batch_k_means(KEY(0), ROWS, 2, batch_size=0),
-        r"`batch_size` must be at least 1; it is 0\.",
+        r"`batch_size` must be at least 1; got batch_size = 0\.",
     ),
     "more clusters than rows on the disk": (
         lambda: mini_batch_k_means(KEY(0), ROWS, 7),
-        r"`num_clusters` must lie in \[1, 6\]; it is 7\.",
+        r"`num_clusters` must lie in \[1, 6\]; got num_clusters = 7\.",
     ),
     "fewer fine clusters than clusters": (
         lambda: two_stage_k_means(KEY(0), ROWS, 3, num_fine=2),
-        r"`num_clusters` must lie in \[1, 2\]; it is 3\.",
+        r"`num_clusters` must lie in \[1, 2\]; got num_clusters = 3\.",
     ),
     "a negative label": (
         lambda: normalized_mutual_information(np.array([0, -1]), np.array([0, 1])),
-        r"`first` must hold labels from 0 on",
+        r"`first` must hold labels that are not negative",
     ),
 }
 
@@ -538,7 +538,7 @@ def test_refusals(call, message):
 
 def test_features_of_another_width_are_refused():
     found = spherical_k_means(jax.random.key(0), ROWS, 2)
-    message = r"`features` must have as many columns as the 3 of `clusters`; it is 2\."
+    message = r"`features` must have 3 columns, .*; got features.shape\[1\] = 2\."
     with pytest.raises(ValueError, match=message):
         nearest_cluster(ROWS[:, :2], found.clusters)
 

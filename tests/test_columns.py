@@ -53,8 +53,8 @@ REFUSED = {
 def test_pictures_are_not_left_out_in_silence(rows, tmp_path, capsys, command, more):
     assert run(command, rows, tmp_path / "run", *more) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "rows.jsonl, line 2: `text_only` must be given for rows with pictures" in line
-    assert "it has `image`. `--text-only` reads what is said" in line
+    assert "rows.jsonl, line 2: `text_only` must be given if rows have pictures" in line
+    assert "got a row with `image`. Pass `--text-only`" in line
     assert not list(tmp_path.glob("run/**/config.json"))
 
 
@@ -101,7 +101,9 @@ def test_tokens_that_were_kept_know_what_was_left_out(rows, tmp_path):
     before = (tmp_path / "t" / "manifest.json").stat().st_mtime_ns
     assert kept(text_only=True).counts() == kept(text_only=True).counts()
     assert kept(text_only=True).pictures == 11
-    with pytest.raises(ValueError, match=r"rows\.jsonl: `text_only` must be .* 11 rows have some"):
+    with pytest.raises(
+        ValueError, match=r"rows\.jsonl: `text_only` must be .* got 11 rows with pictures"
+    ):
         kept()
     assert (tmp_path / "t" / "manifest.json").stat().st_mtime_ns == before
 
@@ -158,11 +160,13 @@ def test_columns_within_turns_and_beside_the_text_are_named(tmp_path):
 
 def test_a_row_without_text_says_what_it_has(tmp_path):
     path = write(tmp_path / "rows.jsonl", {"id": 1, "messages": [{"role": "user"}]})
-    with pytest.raises(ValueError, match=r"line 1: a row must have `text`.* has `id`, `messages`"):
+    with pytest.raises(
+        ValueError, match=r"line 1: the row must have `text`.* got a row with `id`, `messages`"
+    ):
         read_texts(path)
     write(path, {"conversations": [{"role": "user", "content": "What?"}]})
-    with pytest.raises(ValueError, match=r"its first turn has `role`, `content`\."):
+    with pytest.raises(ValueError, match=r"whose first turn has `role`, `content`\."):
         read_texts(path)
     write(path, {"conversations": [{"from": ["human"], "value": "What?"}]})
-    with pytest.raises(ValueError, match="`from` and `value`, both texts"):
+    with pytest.raises(ValueError, match="the texts `from` and `value`"):
         read_texts(path)

@@ -96,7 +96,10 @@ def test_from_the_disk_it_is_the_same_run(run, data, tmp_path, capsys):
 @pytest.mark.slow
 def test_another_config_or_other_data_are_refused_by_field(run, data, capsys):
     assert train(run, data / "all", "seed=1") == 2
-    assert "another run is here; `config.seed` is 1, and was 0" in capsys.readouterr().err
+    assert (
+        "`config.seed` must be 0, as in the run of this folder; got config.seed = 1"
+        in capsys.readouterr().err
+    )
     assert train(run, data / "parts" / "expert_000") == 2
     assert "`data.train_documents`" in capsys.readouterr().err
 
@@ -107,7 +110,7 @@ def test_a_start_that_saved_nothing_binds_nobody(data, tmp_path, capsys):
     three = [word.replace("batch_size=4", "batch_size=3") for word in SMALL]
     command = ["train", "--run", str(tmp_path), "--data", str(data / "all"), *three, *where]
     assert cli.main(command) == 2
-    assert "must be a multiple of the 8 devices" in capsys.readouterr().err
+    assert "must be a multiple of 8, the number of devices" in capsys.readouterr().err
     assert not (folder / "config.json").exists()
     tokens = {"tokens": 1, "documents": 1, "sha256": ""}
     kept = {f"{side}_{k}": v for side in ("train", "held_out") for k, v in tokens.items()}
@@ -120,7 +123,7 @@ def test_a_start_that_saved_nothing_binds_nobody(data, tmp_path, capsys):
     assert read_member(folder)["config"]["seed"] == 1
     for name in ("5", "5.damaged"):  # what was saved, good or not, does
         (folder / name).mkdir()
-        with pytest.raises(CheckpointError, match=r"`config\.seed` is 0"):
+        with pytest.raises(CheckpointError, match=r"got config\.seed = 0"):
             check_member(folder, record)
         (folder / name).rmdir()
 
@@ -182,14 +185,17 @@ def test_sigterm_saves_and_has_a_status_of_its_own(data, run, tmp_path):
     ("args", "message"),
     [
         (["--config", "tinny"], "`config` must be a file, or one of tiny, small, small-masked"),
-        (["--set", "model.widht=3"], "'model.widht' is none: did you mean 'model.width'?"),
-        (["--set", "model.width=3"], "`width` must be a multiple of `num_heads` = 2; it is 3"),
-        (["--set", "seed=one"], "`config.seed` must be of type int; it is \"'one'\""),
+        (["--set", "model.widht=3"], "got set = 'model.widht'. Did you mean 'model.width'?"),
+        (
+            ["--set", "model.width=3"],
+            "`width` must be a multiple of `num_heads`, which is 2; got width = 3",
+        ),
+        (["--set", "seed=one"], "`config.seed` must be of type int; got config.seed = 'one'"),
         (["--set", "seed"], "`set` must be FIELD=VALUE"),
-        (["--data", "nowhere"], "`data` must be a folder or a file; nowhere is neither"),
-        (["--expert", "7"], "`expert` must have a folder in the data; "),
-        (["--expert", "-1"], "`expert` must be at least 0; it is -1"),
-        (["--save-every", "0"], "`save_every` must be at least 1; it is 0"),
+        (["--data", "nowhere"], "`data` must be a folder or a file; got data = 'nowhere'"),
+        (["--expert", "7"], "`expert` must have the folder "),
+        (["--expert", "-1"], "`expert` must be at least 0; got expert = -1"),
+        (["--save-every", "0"], "`save_every` must be at least 1; got save_every = 0"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(args, message, tmp_path, capsys):
@@ -257,21 +263,24 @@ def test_evaluate_prints_a_line_per_member_and_what_the_network_pays(run, tmp_pa
 @pytest.mark.slow
 def test_evaluate_refuses_what_it_cannot_judge(run, data, tmp_path, capsys):
     assert cli.main(["evaluate", "--run", str(tmp_path)]) == 2
-    assert "no member with a checkpoint is here" in capsys.readouterr().err
+    assert "no member with a checkpoint is there" in capsys.readouterr().err
     assert cli.main(["evaluate", "--run", str(run), "--expert", "5"]) == 2
-    assert "expert_005: there is no config.json; nothing was trained" in capsys.readouterr().err
+    assert "expert_005: no config.json is there. Nothing was trained" in capsys.readouterr().err
     moved = data / "all" / "00.txt"
     text = moved.read_text()
     moved.write_text(text + "more")
     assert cli.main(["evaluate", "--run", str(run)]) == 2
     said = capsys.readouterr().err
-    assert "is no longer what" in said
-    assert "; `train_" in said or "; `held_out_" in said
+    assert "as when" in said
+    assert "`train_" in said or "`held_out_" in said
     moved.write_text(text)
     pieces = tmp_path / "tokenizer.json"
     pieces.write_text(Tokenizer(models.WordLevel({"a": 0}, unk_token="a")).to_str())
     assert cli.main(["evaluate", "--run", str(run), "--tokenizer", str(pieces)]) == 2
-    assert "`tokenizer` must be that of the run, bytes; it is sha256:" in capsys.readouterr().err
+    assert (
+        "`tokenizer` must be bytes, the tokenizer of the run; got tokenizer = sha256:"
+        in capsys.readouterr().err
+    )
 
 
 # ── sample ──────────────────────────────────────────────────────────────────────────────────────
@@ -332,7 +341,7 @@ def test_sample_refuses_what_it_cannot_say(run, data, tmp_path, capsys):
         return capsys.readouterr().err
 
     where = ("--run", str(run))
-    assert "no member with a checkpoint is here" in refused("--run", str(tmp_path))
+    assert "no member with a checkpoint is there" in refused("--run", str(tmp_path))
     assert "`temperature` must lie in [0, inf)" in refused(*where, "--temperature", "-1")
     assert "`top_k` must lie in [1, 256]" in refused(*where, "--top-k", "257")
     assert "`stop_tokens` must hold ids in [0, 255]" in refused(*where, "--stop", "256")
@@ -342,9 +351,9 @@ def test_sample_refuses_what_it_cannot_say(run, data, tmp_path, capsys):
     assert "tokenizer" in refused(*where, "--tokenizer", str(tmp_path / "tokenizer.json"))
     manifest = run / "ensemble.json"
     manifest.rename(run / "aside.json")
-    assert "`gather` must make an ensemble of them; there are centre" in refused(*where)
+    assert "got members centre" in refused(*where)
     (run / "aside.json").rename(manifest)
     last = run / "expert_001" / str(STEPS)
     last.rename(run / "expert_001" / "aside")
-    assert "expert_001/20: there is no checkpoint" in refused(*where)
+    assert "expert_001/20: no checkpoint is there" in refused(*where)
     (run / "expert_001" / "aside").rename(last)

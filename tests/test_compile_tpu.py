@@ -47,7 +47,7 @@ def test_the_programs_are_known_by_name_and_allocate_nothing():
 
 
 def test_an_odd_number_of_devices_is_refused():
-    with pytest.raises(ValueError, match="`devices` must be an even number"):
+    with pytest.raises(ValueError, match="`devices` must hold an even number"):
         programs(jax.devices()[:3])
 
 
@@ -134,7 +134,7 @@ def test_the_update_of_a_study_says_nothing_to_other_devices():
 
 def test_an_unknown_preset_of_language_is_refused(tmp_path, capsys):
     assert compile_tpu.main(["--language", "quick", "--out", str(tmp_path)]) == 2
-    assert "`language` must be of tpu, tpu-1b" in capsys.readouterr().err
+    assert "Each of `language` must be one of tpu, tpu-1b" in capsys.readouterr().err
 
 
 @pytest.mark.slow

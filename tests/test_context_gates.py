@@ -222,8 +222,12 @@ def test_the_router_is_fitted_on_contexts_and_its_decay_chosen_on_validation(fit
 def test_text_without_a_context_is_refused(fitted):
     pieces, part, _, (_, held_out, _), held_part = fitted
     none = Pieces(features=pieces.features, document=pieces.document, precedes=np.zeros(300, bool))
-    with pytest.raises(ValueError, match="`window` must leave training text a context"):
+    with pytest.raises(
+        ValueError, match="`window` must leave a context with a known word in the training text"
+    ):
         context_gates.fitted(none, part, held_out, held_part, LOG_PRIOR, decays=(1.0,))
     unknown = Contexts(spans=held_out.spans, features=np.full((120, F), np.nan))
-    with pytest.raises(ValueError, match="`window` must leave validation text a context"):
+    with pytest.raises(
+        ValueError, match="`window` must leave a context with a known word in the validation text"
+    ):
         context_gates.fitted(pieces, part, unknown, held_part, LOG_PRIOR, decays=(1.0,))

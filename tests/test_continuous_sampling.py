@@ -214,12 +214,12 @@ def test_a_velocity_leaves_the_context_and_is_refused_where_a_step_is_no_law(key
     fast, context = lambda params, x_t, t: 100 * metric_velocity(params, x_t, t), jnp.ones(2, bool)
     found = sample_velocity(key, (), fast, x_0, times, context=context)
     np.testing.assert_array_equal(found, x_0)
-    message = "`velocity` must make every step δ \\+ h u a law, .*; alive; it is False"
+    message = "`velocity` must make every step δ \\+ h u a law, .*; got valid = False"
     with pytest.raises(ValueError, match=message):
         sample_velocity(key, (), fast, x_0, times)
     with pytest.raises(ValueError, match=r"`x_0` must hold ids in \[0, 2\]"):
         sample_velocity(key, (), metric_velocity, jnp.array([0, 3]), times)
-    with pytest.raises(ValueError, match=r"with a row for each of 2 positions; its shape; it is"):
+    with pytest.raises(ValueError, match=r"with N = 2, the number of positions; got velocity.* = "):
         sample_velocity(key, (), lambda params, x_t, t: jnp.zeros((1, 2, 3)), x_0, times)
 
 
@@ -514,7 +514,7 @@ def test_a_finished_run_has_no_mask_left():
 def test_a_source_of_tokens_is_not_carried_over(key):
     source = jnp.asarray(SOURCES["uniform"], jnp.float32)
     arguments = (restless, jnp.zeros(N, int), schedules.linear(), jnp.array([0.2, 0.4]), source)
-    message = "`carry_over` must be False for a source that holds tokens; it is True"
+    message = "`carry_over` must be False if the source holds tokens; got carry_over = True"
     with pytest.raises(ValueError, match=message):
         sample_corrected(key, (), *arguments, jnp.zeros(1))
 
@@ -536,12 +536,15 @@ def euler(key, **change):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"times": jnp.array([0.5, 0.2])}, "`times` must increase; the steps; it is"),
+        ({"times": jnp.array([0.5, 0.2])}, r"`times` must increase; got diff\(times\)"),
         ({"times": jnp.array([0.5, 1.2])}, r"`times` must lie in \[0, 1\]"),
-        ({"times": jnp.array([0.5])}, "`the number of times` must be at least 2; it is 1"),
+        (
+            {"times": jnp.array([0.5])},
+            "`the number of times` must be at least 2; got the number of times = 1",
+        ),
         (
             {"times": jnp.array([0.5, 0.99]), "schedule": SINE},
-            r"`times` must step by h ≤ \(1 − κ\)/κ̇; h κ̇/\(1 − κ\); it is",
+            r"`times` must have steps h ≤ \(1 − κ\)/κ̇; got max h κ̇/\(1 − κ\) = ",
         ),
         ({"x_0": jnp.array([0, -1, 1])}, r"`x_0` must hold ids in \[0, 2\]"),
     ],
@@ -554,10 +557,14 @@ def test_a_bad_run_of_euler_is_refused(change, message, key):
 @pytest.mark.parametrize(
     ("times", "beta", "message"),
     [
-        ([0.2, 0.4], [-0.1], r"`beta` must lie in \[0, inf\); it is \[-0.1\]"),
-        ([0.2, 0.4], [0.1, 0.1], "`beta` must have one for each of 1 steps; their number; it is 2"),
+        ([0.2, 0.4], [-0.1], r"`beta` must lie in \[0, inf\); got beta\[0\] = -0.1"),
+        (
+            [0.2, 0.4],
+            [0.1, 0.1],
+            r"`beta` must have 1 entries, one for each step; got beta.shape = \(2,\)",
+        ),
         ([0.0, 0.4], [0.1], "`beta` must be 0 where κ_t = 0"),
-        ([0.01, 0.4], [2.0], r"`times` must step by h with h \[\(1 \+ β\)"),
+        ([0.01, 0.4], [2.0], r"`times` must have steps h with h \[\(1 \+ β\)"),
     ],
 )
 def test_bad_steps_back_are_refused(times, beta, message, key):
@@ -578,10 +585,10 @@ def test_bad_steps_back_are_refused(times, beta, message, key):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"jumps": 0.0}, r"`jumps` must lie in \(0, 1\]; it is 0.0"),
-        ({"end": 1.0}, r"`end` must lie in \(0, 1\); it is 1.0"),
-        ({"start": 0.9}, "`end` must lie behind `start`; it is 0.8"),
-        ({"max_steps": 3}, "`end` must be reached in `max_steps` = 3 steps; t; it is"),
+        ({"jumps": 0.0}, r"`jumps` must lie in \(0, 1\]; got jumps = 0.0"),
+        ({"end": 1.0}, r"`end` must lie in \(0, 1\); got end = 1.0"),
+        ({"start": 0.9}, "`end` must be larger than `start`; got end = 0.8"),
+        ({"max_steps": 3}, "The sampler must reach `end` within `max_steps` = 3 steps; got t = "),
     ],
 )
 def test_a_bad_adaptive_run_is_refused(change, message, key):

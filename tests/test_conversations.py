@@ -57,7 +57,9 @@ def test_three_faults_in_one_report(tmp_path, images):
     report = str(raised.value).splitlines()
     assert report[0] == f"{path}: 3 faults in 5 rows"
     assert report[1] == "  line 2: the image 'b.png' is missing"
-    assert report[2].startswith("  line 3: it is not JSON in UTF-8: Expecting value")
+    assert report[2].startswith(
+        "  line 3: the row must be JSON in UTF-8; got an error at column 1: Expecting value"
+    )
     assert report[3] == "  line 4: the answer of turn 2 is empty"
     assert [fault.line for fault in raised.value.faults] == [2, 3, 4]
 
@@ -65,7 +67,7 @@ def test_three_faults_in_one_report(tmp_path, images):
 @pytest.mark.parametrize(
     ("row", "what"),
     [
-        ("[1]", "a row must be a JSON object; it is list"),
+        ("[1]", "the row must be a JSON object; got type(row) = list"),
         ("{}", "`conversations` must be a list of turns"),
         (_row(conversations=[]), "`conversations` must be a list of turns"),
         (_row(question=" <image> "), "the question of turn 1 is empty"),
@@ -79,17 +81,20 @@ def test_three_faults_in_one_report(tmp_path, images):
         ),
         (
             _row(conversations=[{"from": "human", "value": 3}, {"from": "gpt", "value": "a"}]),
-            "the `value` of turn 1 must be text",
+            "`value` of turn 1 must be a text; got value = ",
         ),
-        (_row(image=None), "<image> is said, but there is no `image`"),
-        (_row(image=["a.png", "b.png"]), "`image` must be one path; it is ['a.png', 'b.png']"),
+        (_row(image=None), "`image` must be given if a turn says <image>; got image = None"),
+        (
+            _row(image=["a.png", "b.png"]),
+            "`image` must be one path; got image = ['a.png', 'b.png']",
+        ),
         (_row(image="../rows.jsonl"), "must be a path inside the folder of images"),
-        (_row(image=None, images=["a.png"]), "must stand in `image`; it has `images`"),
+        (_row(image=None, images=["a.png"]), "must stand in `image`; got a picture in `images`"),
         (
             _row(conversations=[{"from": "user", "value": "a"}]),
-            "must be from 'human'; it is 'user'",
+            "must be from 'human'; got from = 'user'",
         ),
-        ('{"messages": []}', "must be a list of turns; the row has `messages`"),
+        ('{"messages": []}', "must be a list of turns; got a row with `messages`"),
     ],
 )
 def test_each_fault_by_itself(tmp_path, images, row, what):
@@ -103,13 +108,13 @@ def test_each_fault_by_itself(tmp_path, images, row, what):
 
 def test_pictures_without_a_folder_and_files_that_are_none(tmp_path, images):
     path = _written(tmp_path, _row())
-    with pytest.raises(ConversationError, match=r"`image` is 'a\.png', but no folder of images"):
+    with pytest.raises(ConversationError, match=r"`image` must be absent .*; got image = 'a\.png'"):
         read_conversations(path, None)
     with pytest.raises(ValueError, match="`images` must be a folder"):
         read_conversations(path, tmp_path / "none")
     with pytest.raises(ValueError, match="`path` must be a file"):
         read_conversations(tmp_path / "none", images)
-    with pytest.raises(ValueError, match="must hold a row; their number; it is 0"):
+    with pytest.raises(ValueError, match="must hold a row; got number of rows = 0"):
         read_conversations(_written(tmp_path, "", ""), images)
 
 

@@ -102,7 +102,7 @@ def test_spliced_sequences_turn_from_one_part_to_another_in_the_middle():
 
 def test_too_long_a_window_leaves_nothing_to_splice():
     *_, carried = _held_out([9, 12], [0, 1], 10)
-    message = r"`window` must leave 2 pairs .* 5 bytes each; it is 10 and leaves 1\."
+    message = r"`window` must leave 2 pairs .* 5 bytes each; got window = 10 and leaves 1\."
     with pytest.raises(ValueError, match=message):
         worlds.spliced(carried, 10, seed=0)
 
@@ -247,7 +247,7 @@ def test_alpha_is_the_best_on_validation(folded, tmp_path, monkeypatch):
 
 def test_a_part_without_documents_is_refused(folded, tmp_path):
     config = _config(tmp_path, num_parts=40)
-    message = r"`num_parts` must leave each part of `random` a document in \w+; with 40 parts"
+    message = r"`num_parts` must leave each part of `random` a document in \w+; got num_parts = 40"
     with pytest.raises(ValueError, match=message):
         counting_cell.measure(folded, "random", config)
 
@@ -399,20 +399,20 @@ def test_required_data_is_not_left_out(small_texts, monkeypatch, tmp_path, capsy
     ("options", "message"),
     [
         ("--partitions town", "`partitions` must be some of"),
-        ("--num-parts 1", "`num_parts` must be at least 2; it is 1."),
-        ("--discounts 0", "`discounts` must lie in (0, 1]; it is [0.]."),
-        ("--max-order 8", "`max_order` must lie in [1, 7]; it is 8."),
-        ("--window 1", "`window` must be at least 2; it is 1."),
-        ("--prefixes 0", "`prefixes` must be at least 1; it is 0."),
-        ("--num-features 0", "`num_features` must be at least 1; it is 0."),
-        ("--decays -1", "`decays` must lie in [0, inf); it is [-1.]."),
-        ("--decays", "`decays` must not be empty; it is []."),
-        ("--router-order 7", "`router_order` must lie in [1, 6]; it is 7."),
-        ("--alphas 1.5", "`alphas` must lie in [0, 1]; it is [1.5]."),
-        ("--alphas", "`alphas` must not be empty; it is []."),
-        ("--margin 0", "`margin` must lie in (0, inf); it is 0.0."),
-        ("--domain-bytes -1", "`domain_bytes` must not be negative; it is -1."),
-        ("--num-seeds 0", "`num_seeds` must be at least 1; it is 0."),
+        ("--num-parts 1", "`num_parts` must be at least 2; got num_parts = 1."),
+        ("--discounts 0", "`discounts` must lie in (0, 1]; got discounts = [0.]."),
+        ("--max-order 8", "`max_order` must lie in [1, 7]; got max_order = 8."),
+        ("--window 1", "`window` must be at least 2; got window = 1."),
+        ("--prefixes 0", "`prefixes` must be at least 1; got prefixes = 0."),
+        ("--num-features 0", "`num_features` must be at least 1; got num_features = 0."),
+        ("--decays -1", "`decays` must lie in [0, inf); got decays = [-1.]."),
+        ("--decays", "`decays` must not be empty; got decays = []."),
+        ("--router-order 7", "`router_order` must lie in [1, 6]; got router_order = 7."),
+        ("--alphas 1.5", "`alphas` must lie in [0, 1]; got alphas = [1.5]."),
+        ("--alphas", "`alphas` must not be empty; got alphas = []."),
+        ("--margin 0", "`margin` must lie in (0, inf); got margin = 0.0."),
+        ("--domain-bytes -1", "`domain_bytes` must not be negative; got domain_bytes = -1."),
+        ("--num-seeds 0", "`num_seeds` must be at least 1; got num_seeds = 0."),
         ("--folders nowhere", "`folder` must be"),
     ],
 )

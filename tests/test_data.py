@@ -116,7 +116,7 @@ def test_stdlib_names_what_it_cannot_read(tmp_path):
 
 
 def test_stdlib_refuses_a_python_without_source(tmp_path):
-    with pytest.raises(MissingDataError, match=r"needed in source; .* has no os\.py"):
+    with pytest.raises(MissingDataError, match=r"is needed, but .* has no os\.py"):
         load_stdlib(tmp_path)
 
 
@@ -193,14 +193,16 @@ def test_the_folder_one_is_in_has_its_name(tmp_path, monkeypatch):
 def test_a_folder_without_a_file_is_refused(tmp_path):
     folder = _folder(tmp_path, {"a/b.txt": b""})
     refused = {
-        folder / "none": rf"`folder` must be a folder; it is '{folder}/none'\.",
-        folder / "a/b.txt": rf"`folder` must be a folder; it is '{folder}/a/b\.txt'\.",
+        folder / "none": rf"`folder` must be a folder; got folder = '{folder}/none'\.",
+        folder / "a/b.txt": rf"`folder` must be a folder; got folder = '{folder}/a/b\.txt'\.",
     }
     for path, message in refused.items():
         with pytest.raises(ValueError, match=message):
             load_folder(path)
     for pattern in ("*.md", "*"):  # the second matches a folder, not a file
-        message = rf"`pattern` must match a file in {folder}; it is '{re.escape(pattern)}'\."
+        message = (
+            rf"`pattern` must match a file in {folder}; got pattern = '{re.escape(pattern)}'\."
+        )
         with pytest.raises(ValueError, match=message):
             load_folder(folder, pattern=pattern)
 

@@ -55,5 +55,5 @@ def test_a_family_is_in_the_words(question, family):
 
 
 def test_another_split_is_refused():
-    with pytest.raises(ValueError, match="`split` must be train or test; it is 'validation'"):
+    with pytest.raises(ValueError, match="`split` must be train or test; got split = 'validation'"):
         easy_vqa_rows("validation")  # pyright: ignore

@@ -353,7 +353,7 @@ def test_tensors_of_another_network_are_refused():
         r"without _conv_stem\.weight, .*, … \(296\)": {},
     }
     for words, case in cases.items():
-        message = "`tensors` must be those of EfficientNet-Lite0; it is '" + words
+        message = "`tensors` must be those of EfficientNet-Lite0; got tensors = '" + words
         with pytest.raises(ValueError, match=message):
             efficientnet.efficientnet_lite0_params(case)
 
@@ -374,7 +374,9 @@ def test_a_damaged_package_is_found(tmp_path, monkeypatch):
     path = tmp_path / "efficientnet-lite0-57934424.pth"
     path.write_bytes(legacy())
     monkeypatch.setattr("dfm_jax.data.features.package_files", lambda *args: (path,))
-    with pytest.raises(ValueError, match=r"57934424\.pth must begin with 57934424; it is '"):
+    with pytest.raises(
+        ValueError, match=r"57934424\.pth must begin with 57934424; got SHA-256 = '"
+    ):
         load_efficientnet_lite0()
 
 

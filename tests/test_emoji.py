@@ -178,12 +178,14 @@ def test_held_out_emoji_do_not_appear(all_emoji):
 
 
 def test_bad_arguments_are_refused(all_emoji):
-    with pytest.raises(ValueError, match="`seed` must be at least 0; it is -1"):
+    with pytest.raises(ValueError, match="`seed` must be at least 0; got seed = -1"):
         emoji_scenes([0], seed=-1)
-    with pytest.raises(ValueError, match="`indices` must be at least 0; it is -2"):
+    with pytest.raises(ValueError, match="`indices` must be at least 0; got indices = -2"):
         emoji_scenes([0, -2])
     plain = [e for e in all_emoji if e.name == "hot pepper"]
-    with pytest.raises(ValueError, match=r"must hold one that has a group; it is \['hot pepper'\]"):
+    with pytest.raises(
+        ValueError, match=r"must hold an emoji that has a group; got emoji = \['hot pepper'\]"
+    ):
         emoji_scenes([0], emoji=plain)
 
 

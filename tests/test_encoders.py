@@ -209,7 +209,7 @@ def test_a_link_out_of_the_folder_of_images_is_refused(photos, capsys):
         assert partition(photos, *by_image(photos)) == 2
         line = refusal(capsys)
         assert "rows.jsonl, line 2: `image` must be a path inside the folder of images" in line
-        assert f"a link leads '{name}' out of it" in line
+        assert f"got image = '{name}', which a link leads out of the folder" in line
 
 
 def test_pictures_under_another_name_are_named(photos, capsys):
@@ -217,7 +217,7 @@ def test_pictures_under_another_name_are_named(photos, capsys):
     write_rows(photos, [row_of(0), other | {"images": [other.pop("image")]}])
     assert partition(photos, *by_image(photos)) == 2
     line = refusal(capsys)
-    assert "line 2: the pictures of a row must stand in `image`; it has `images`" in line
+    assert "line 2: the pictures of a row must stand in `image`; got pictures in `images`" in line
 
 
 @pytest.mark.slow
@@ -228,7 +228,9 @@ def test_another_image_under_the_same_name_is_another_input(photos, capsys):
     assert "finished already" in capsys.readouterr().out
     Image.new("RGB", (8, 8)).save(photos / "photos" / "deep" / "3.png")
     assert partition(photos, *by_image(photos)) == 2
-    assert "`out` must be new, or finished with these settings and inputs" in refusal(capsys)
+    assert "`out` must be a new folder, or one that was finished with these settings" in refusal(
+        capsys
+    )
 
 
 @pytest.mark.slow
@@ -348,10 +350,10 @@ def test_a_folder_of_text_is_a_row_a_file(tmp_path):
 def test_a_folder_that_is_not_text_is_refused(tmp_path, capsys):
     (tmp_path / "texts").mkdir()
     assert partition(tmp_path, *BY_WORDS, input="texts") == 2
-    assert "must hold a row; it holds none" in refusal(capsys)
+    assert "must hold a row; got number of rows = 0" in refusal(capsys)
     (tmp_path / "texts" / "a.txt").write_bytes(b"\xff")
     assert partition(tmp_path, *BY_WORDS, input="texts") == 2
-    assert "a.txt must be text in UTF-8" in refusal(capsys)
+    assert "a.txt must be a text in UTF-8" in refusal(capsys)
     assert partition(tmp_path, *BY_WORDS, input="texts", out="texts/out") == 2
     assert "`out` must lie outside of `input`" in refusal(capsys)
 
@@ -360,7 +362,7 @@ def test_documents_without_words_are_refused(tmp_path, capsys):
     row = {"conversations": [{"from": "human", "value": "?"}]}
     write_rows(tmp_path, [row] * 3)
     assert partition(tmp_path, *BY_WORDS) == 2
-    assert "the documents must hold words" in refusal(capsys)
+    assert "The documents must hold words" in refusal(capsys)
 
 
 def test_speakers_of_other_names_are_named(tmp_path, capsys):
@@ -369,25 +371,25 @@ def test_speakers_of_other_names_are_named(tmp_path, capsys):
     assert partition(tmp_path, *BY_WORDS) == 2
     line = refusal(capsys)
     assert "must be from `human` or `document`, which tfidf reads" in line
-    assert "the turns are from `user` (3), `assistant` (3)." in line
+    assert "got turns from `user` (3), `assistant` (3)." in line
     write_rows(tmp_path, [{"messages": [{"role": "user", "content": "a boat"}]}])
     assert partition(tmp_path, *BY_WORDS) == 2
     assert "line 1: `conversations` must be a list of objects" in (line := refusal(capsys))
-    assert "the row has `messages`" in line
+    assert "got a row with `messages`" in line
     write_rows(tmp_path, [{"conversations": [{"role": "user", "content": "a boat"}]}])
     assert partition(tmp_path, *BY_WORDS) == 2
-    assert "turn 1 has `role`, `content`" in refusal(capsys)
+    assert "got turn 1 with `role`, `content`" in refusal(capsys)
 
 
 def test_a_default_that_does_not_fit_is_named_as_one(tmp_path, capsys):
     write_rows(tmp_path, [said(n) for n in range(NUM_ROWS)])
     assert partition(tmp_path, "--encoder", "tfidf") == 2
     line = refusal(capsys)
-    assert f"at most the {NUM_ROWS} documents" in line
-    assert line.endswith("it is 64, its default: give `--num-features`.")
+    assert f"because there are {NUM_ROWS} documents" in line
+    assert line.endswith("got num_features = 64. This is the default: pass `--num-features`.")
     assert partition(tmp_path, "--encoder", "tfidf", "--num-features", "0") == 2
     assert "`num_features` must lie in [1, " in (line := refusal(capsys))
-    assert line.endswith("it is 0.")
+    assert line.endswith("got num_features = 0.")
 
 
 def test_the_context_of_a_conversation():
@@ -426,10 +428,10 @@ def test_a_damaged_encoder_is_refused_and_nothing_executes(tmp_path, monkeypatch
     files = document_encoder_to_files(fit_documents(["a b cc dd", "ee ff"], num_features=1))
     numbers, words = files["encoder.safetensors"], files["encoder.json"]
     bad = {
-        "must hold safetensors; it is damaged": (words, pickle.dumps(Evil())),
-        "it is damaged": (words, numbers[:-1]),
+        "must hold safetensors; got a damaged file": (words, pickle.dumps(Evil())),
+        "a damaged file": (words, numbers[:-1]),
         r"must be a JSON object with `words`": (pickle.dumps(Evil()), numbers),
-        r"must be of its 1 words; their shapes": (b'{"words": ["cc"]}', numbers),
+        r"must have 1 columns, one for each word; got ": (b'{"words": ["cc"]}', numbers),
     }
     for message, (of_words, of_numbers) in bad.items():
         Path("encoder.json").write_bytes(of_words)
@@ -460,15 +462,27 @@ def test_texts_are_not_held(tmp_path, monkeypatch):
 # ── what goes together ──────────────────────────────────────────────────────────────────────────
 
 MISMATCHED = {
-    "neither": ([], "exactly one of `--features` and `--encoder` must be given; it is 'neither'"),
-    "both": (["--features", "f.npy", "--encoder", "tfidf"], "must be given; it is 'both'"),
-    "no images": (["--encoder", "efficientnet"], "`--images` must be given with the encoder"),
-    "images": (["--encoder", "tfidf", "--images", "."], "`--images` must be given with"),
-    "cache": (["--encoder", "tfidf", "--cache", "."], "`--cache` goes with the encoder"),
-    "width": (["--features", "f.npy", "--num-features", "3"], "goes with the encoder tfidf only"),
+    "neither": (
+        [],
+        "Exactly one of `--features` and `--encoder` must be given; got (features, encoder) = ",
+    ),
+    "both": (
+        ["--features", "f.npy", "--encoder", "tfidf"],
+        "must be given; got (features, encoder) = (PosixPath",
+    ),
+    "no images": (["--encoder", "efficientnet"], "`--images` must be given if the encoder"),
+    "images": (["--encoder", "tfidf", "--images", "."], "`--images` must be given if"),
+    "cache": (
+        ["--encoder", "tfidf", "--cache", "."],
+        ("`--cache` must only be given if the encoder"),
+    ),
+    "width": (
+        ["--features", "f.npy", "--num-features", "3"],
+        ("must only be given if the encoder is tfidf"),
+    ),
     "no folder": (
         ["--encoder", "efficientnet", "--images", "nowhere"],
-        "`images` must be a folder; it is 'nowhere'",
+        "`images` must be a folder that exists; got images = 'nowhere'",
     ),
 }
 
@@ -488,14 +502,14 @@ def test_route_takes_what_the_partition_took(tmp_path, capsys):
     assert partition(tmp_path, *BY_WORDS) == 0
     capsys.readouterr()
     assert route(tmp_path, *given) == 2
-    assert "`features` must be given if, and only if," in refusal(capsys)
+    assert "`features` must be given if" in refusal(capsys)
     assert route(tmp_path, "--images", str(tmp_path)) == 2
-    assert "`--images` must be given with the encoder efficientnet" in refusal(capsys)
+    assert "`--images` must be given if the encoder is efficientnet" in refusal(capsys)
     (tmp_path / "out").rename(tmp_path / "words")
     assert partition(tmp_path, *given) == 0
     capsys.readouterr()
     assert route(tmp_path) == 2
-    assert "`features` must be given if, and only if," in refusal(capsys)
+    assert "`features` must be given if" in refusal(capsys)
 
 
 @pytest.mark.parametrize(

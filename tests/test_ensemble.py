@@ -130,7 +130,10 @@ def test_who_is_left_out_is_not_read(run):
 @pytest.mark.parametrize(
     ("without", "message"),
     [
-        (["expert_009"], "`without` must name some of expert_000, .*; it is 'expert_009'"),
+        (
+            ["expert_009"],
+            "Each of `without` must be one of expert_000, .*; got without = 'expert_009'",
+        ),
         (["expert_000", "expert_001", "expert_002"], "`without` must leave an expert"),
     ],
 )
@@ -142,7 +145,7 @@ def test_who_cannot_be_left_out_is_refused(run, without, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda e: e.with_expert(e.experts[1]), "expert_001 is there twice"),
+        (lambda e: e.with_expert(e.experts[1]), "each expert once; got 'expert_001' twice"),
         (lambda e: e.without_expert("expert_009"), "`name` must be one of expert_000, .*'expert_0"),
         (
             lambda e: e.with_replaced(replace(e.experts[0], name="expert_009")),
@@ -154,10 +157,10 @@ def test_who_cannot_be_left_out_is_refused(run, without, message):
                 .without_expert("expert_001")
                 .without_expert("expert_002")
             ),
-            "an ensemble must have an expert; it has none",
+            r"An ensemble must have an expert; got names = \[\]",
         ),
         (lambda e: Ensemble(experts=e.experts[::-1]), "stand in the order of their names"),
-        (lambda e: replace(e.experts[0], count=0), "`count` must be at least 1; it is 0"),
+        (lambda e: replace(e.experts[0], count=0), "`count` must be at least 1; got count = 0"),
     ],
 )
 def test_changes_that_make_no_ensemble_are_refused(run, change, message):
@@ -170,11 +173,20 @@ def test_changes_that_make_no_ensemble_are_refused(run, change, message):
     [
         (
             {"objective": "masked"},
-            "share `config.objective`; it is 'autoregressive' for .* and 'masked'",
+            (
+                "have the same `config.objective`; got objective = 'autoregressive' for .* and "
+                "'masked'"
+            ),
         ),
-        ({"tokenizer": "sha256:0"}, "share `data.tokenizer`; it is 'bytes' for expert_000 and"),
-        ({"model": {"num_tokens": 9}}, "share `config.model.num_tokens`; it is 5 for expert_000"),
-        ({"model": {"num_states": 5}}, "share `config.model.num_states`"),
+        (
+            {"tokenizer": "sha256:0"},
+            "have the same `data.tokenizer`; got tokenizer = 'bytes' for expert_000 and",
+        ),
+        (
+            {"model": {"num_tokens": 9}},
+            "have the same `config.model.num_tokens`; got num_tokens = 5 for expert_000",
+        ),
+        ({"model": {"num_states": 5}}, "have the same `config.model.num_states`"),
     ],
 )
 def test_experts_whose_laws_cannot_be_mixed_are_refused(run, changes, message):
@@ -190,9 +202,9 @@ def test_experts_of_different_width_may_be_mixed(run):
 
 def test_an_expert_without_a_checkpoint_is_named(run, tmp_path):
     (run / "expert_003").mkdir()
-    with pytest.raises(CheckpointError, match="expert_003: there is no checkpoint"):
+    with pytest.raises(CheckpointError, match="expert_003: no checkpoint is there"):
         gather(run)
-    with pytest.raises(CheckpointError, match="no expert is here"):
+    with pytest.raises(CheckpointError, match="no expert is there"):
         gather(tmp_path / "nowhere")
 
 
@@ -201,7 +213,10 @@ def test_a_damaged_expert_is_not_gathered(run):
     path.write_bytes(path.read_bytes().replace(b"train_tokens", b"train_tokenz"))
     with pytest.raises(
         DamagedError,
-        match=r"expert_002/100: the file checkpoint.json is damaged.* `train`, given again",
+        match=(
+            r"expert_002/100: the SHA-256 of the file checkpoint.json must be .* Give "
+            r"`train` again"
+        ),
     ):
         gather(run)
 
@@ -210,16 +225,18 @@ def test_another_checkpoint_in_the_place_of_the_gathered_one_is_refused(run):
     ensemble = gather(run)
     (run / "expert_001" / "100").rename(run / "aside")
     trained(run, 1, 8)
-    with pytest.raises(CheckpointError, match="expert_001/100: it is another checkpoint than was"):
+    with pytest.raises(
+        CheckpointError, match="expert_001/100: the SHA-256 of the checkpoint must be"
+    ):
         check_ensemble(run, ensemble)
     (run / "expert_001" / "100").rename(run / "aside too")
-    with pytest.raises(CheckpointError, match="expert_001/100: there is no checkpoint"):
+    with pytest.raises(CheckpointError, match="expert_001/100: no checkpoint is there"):
         check_ensemble(run, ensemble)
 
 
 def test_a_manifest_that_is_not_as_written_is_refused(run):
     path = run / MANIFEST
-    with pytest.raises(CheckpointError, match="there is no manifest; `gather` makes one"):
+    with pytest.raises(CheckpointError, match=r"no manifest is there\. Make one with `gather`"):
         read_ensemble(path)
     write_ensemble(path, gather(run))
     good = path.read_bytes()
@@ -240,11 +257,14 @@ def test_a_manifest_that_is_not_as_written_is_refused(run):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"name": "../expert_001"}, "`name` must be of a member, expert_000; it is '../exp"),
-        ({"name": "/expert_001"}, "`name` must be of a member"),
-        ({"name": "expert_001/.."}, "`name` must be of a member"),
+        (
+            {"name": "../expert_001"},
+            "`name` must be that of a member, such as expert_000; got name = '../exp",
+        ),
+        ({"name": "/expert_001"}, "`name` must be that of a member"),
+        ({"name": "expert_001/.."}, "`name` must be that of a member"),
         ({"step": "../../100"}, "step` must be"),
-        ({"step": -1}, "`step` must be a number, at least 0; it is -1"),
+        ({"step": -1}, "`step` must be a whole number, at least 0; got step = -1"),
         ({"step": True}, "step` must be"),
     ],
 )
@@ -299,6 +319,7 @@ def test_the_command_writes_prints_and_leaves_out(run, capsys):
     assert read_ensemble(run / MANIFEST) == gather(run).without_expert("expert_001")
     assert cli.main(["gather", "--run", str(run), "--without", "expert_009"]) == 2
     assert (
-        "`without` must name some of expert_000, expert_001, expert_002" in capsys.readouterr().err
+        "Each of `without` must be one of expert_000, expert_001, expert_002"
+        in capsys.readouterr().err
     )
     assert len(read_ensemble(run / MANIFEST).experts) == 2  # nothing was written

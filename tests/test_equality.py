@@ -85,9 +85,9 @@ def test_blocks_hold_every_state_once(max_cells):
 @pytest.mark.parametrize(
     ("texts", "n", "message"),
     [
-        (TEXTS, 0, r"`n` must lie in \[1, 7\]; it is 0"),
-        (TEXTS, 8, r"`n` must lie in \[1, 7\]; it is 8"),
-        ((b"", b""), 2, "the number of bytes` must be at least 1; it is 0"),
+        (TEXTS, 0, r"`n` must lie in \[1, 7\]; got n = 0"),
+        (TEXTS, 8, r"`n` must lie in \[1, 7\]; got n = 8"),
+        ((b"", b""), 2, "the number of bytes` must be at least 1; got the number of bytes = 0"),
     ],
 )
 def test_counts_refuse(texts, n, message):
@@ -353,13 +353,13 @@ def test_exit_status_and_what_is_printed(tmp_path, small_texts, capsys):
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        ("--alpha", "0", r"`alpha` must lie in (0, inf); it is 0.0."),
-        ("--alpha", "-1", r"`alpha` must lie in (0, inf); it is -1.0."),
-        ("--orders", "0", "`n` must lie in [1, 7]; it is 0."),
-        ("--orders", "1", "`orders` must hold an n of at least 2; it is (1,)."),
-        ("--random-parts", "1", "`random_parts` must be at least 2; it is 1."),
-        ("--num-steps", "0", "`num_steps` must be at least 1; it is 0."),
-        ("--descent-order", "9", "`n` must lie in [1, 7]; it is 9."),
+        ("--alpha", "0", r"`alpha` must lie in (0, inf); got alpha = 0.0."),
+        ("--alpha", "-1", r"`alpha` must lie in (0, inf); got alpha = -1.0."),
+        ("--orders", "0", "`n` must lie in [1, 7]; got n = 0."),
+        ("--orders", "1", "`orders` must hold an n of at least 2; got orders = (1,)."),
+        ("--random-parts", "1", "`random_parts` must be at least 2; got random_parts = 1."),
+        ("--num-steps", "0", "`num_steps` must be at least 1; got num_steps = 0."),
+        ("--descent-order", "9", "`n` must lie in [1, 7]; got n = 9."),
     ],
 )
 def test_bad_options_are_refused_by_name(option, value, message, capsys):

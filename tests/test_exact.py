@@ -569,87 +569,105 @@ HALF = np.array([0.5, 0.5])
 RATE = np.array([[[-1.0, 1.0]], [[1.0, -1.0]]])
 MIXTURE = exact.mixture_token_path(np.array([0.5]), 2, 2)
 REFUSALS = [
-    (lambda: exact.states(2, 15), r"at most 20,000; it is 32,768.* 3,932,160 bytes"),
-    (lambda: exact.states(2, 0), r"`num_positions` must be at least 1; it is 0"),
+    (lambda: exact.states(2, 15), r"at most 20,000; got .* = 32,768.* 3,932,160 bytes"),
+    (lambda: exact.states(2, 0), r"`num_positions` must be at least 1; got num_positions = 0"),
     (lambda: exact.marginal(HALF, (1,), 2, 1), r"`positions` must be strictly increasing in \[0"),
-    (lambda: exact.marginal(HALF, (), 3, 1), r"`law` must have shape \[3\]; it is \[2\]"),
-    (lambda: exact.entropy(np.array([0.5, 0.6])), r"`p` must sum to 1 .* sums to 1.1"),
+    (lambda: exact.marginal(HALF, (), 3, 1), r"`law` must have shape \[3\]; got law.shape = \[2\]"),
+    (lambda: exact.entropy(np.array([0.5, 0.6])), r"`p` must sum to 1 .*; got a sum = 1.1"),
     (lambda: exact.entropy(np.array([1.5, -0.5])), r"`p` must be non-negative; .* -0.5"),
     (lambda: exact.entropy(np.array([1.0, np.nan])), r"`p` must be finite"),
-    (lambda: exact.entropy(HALF + 0j), r"`p` must be real; its dtype is complex128"),
+    (lambda: exact.entropy(HALF + 0j), r"`p` must be real; got p.dtype = complex128"),
     (lambda: exact.kl(HALF, np.array([0.5, 0.4])), r"`q` must sum to 1"),
     (lambda: exact.mutual_information(HALF), r"`joint` must have two axes"),
-    (lambda: exact.embed(HALF, 2, 1, 1), r"`num_states` must be at least 2; it is 1"),
+    (lambda: exact.embed(HALF, 2, 1, 1), r"`num_states` must be at least 2; got num_states = 1"),
     (
         lambda: exact.token_conditionals(HALF, np.array([1]), 2, 1),
-        r"`known` must be bool; its dtype is int",
+        r"`known` must be bool; got known.dtype = int",
     ),
     (
         lambda: exact.conditional_total_correlation(np.full(4, 0.25), (0, 1), (1,), 2, 2),
-        r"`block` and `given` must be disjoint; they are \(0, 1\) and \(1,\)",
+        r"`block` and `given` must be disjoint; got block = \(0, 1\) and given = \(1,\)",
     ),
     (
         lambda: exact.mixture_token_path(np.array([0.1, 1.2]), 2, 2),
-        r"`kappa` must lie in \[0, 1\]; it is 1.2",
+        r"`kappa` must lie in \[0, 1\]; got kappa = 1.2",
     ),
     (lambda: exact.mixture_token_path(np.array(0.1), 2, 2), r"`kappa` must have one axis \[N\]"),
     (
         lambda: exact.convex_token_path(MIXTURE[None], np.array([[0.9]])),
         r"`kappa \(over its first axis\)` must sum to 1",
     ),
-    (lambda: exact.metric_token_path(-1.0, 1 - np.eye(2), 1, 2), r"`beta` .* it is -1.0"),
+    (lambda: exact.metric_token_path(-1.0, 1 - np.eye(2), 1, 2), r"`beta` .* got beta = -1.0"),
     (lambda: exact.metric_token_path(1.0, np.eye(2), 1, 2), r"`distances` must be 0 on"),
     (lambda: exact.marginal_path(np.ones((2, 2)), MIXTURE), r"`coupling .*` must sum to 1"),
     (lambda: exact.marginal_path(np.eye(3) / 3, MIXTURE), r"`coupling` must have shape \[2, 2\]"),
     (lambda: exact.marginal_path(np.eye(2) / 2, 2 * MIXTURE), r"`token_path` must sum to 1"),
     (lambda: exact.pair_posterior(np.eye(2) / 2, MIXTURE + 0j), r"`token_path` must be real"),
-    (lambda: exact.path_derivative(np.eye(2) / 2, MIXTURE, MIXTURE), r"must sum to 0 .* is 1"),
+    (
+        lambda: exact.path_derivative(np.eye(2) / 2, MIXTURE, MIXTURE),
+        r"must sum to 0 .*; got the largest \|sum\| = 1",
+    ),
     (
         lambda: exact.dense(
             exact.FactoredCoupling(
                 np.full(1024, 1 / 1024), np.full((10, 2), 0.5), np.zeros(10, bool)
             )
         ),
-        r"at most 512 sequences x_0; 1,024 x 1,024 pairs would take 8,388,608 bytes",
+        r"at most 512 sequences x_0; .* 1,024 x 1,024 pairs would take 8,388,608 bytes",
     ),
     (
         lambda: exact.data_law(
             exact.FactoredCoupling(np.full(3, 1 / 3), np.full((2, 2), 0.5), np.zeros(2, bool))
         ),
-        r"`data` must have V \*\* 2 entries with V <= 2; it has 3",
+        r"`data` must have V \*\* 2 entries with V <= 2; got data.size = 3",
     ),
     (
         lambda: exact.marginal_velocity(
             np.full((2, 1, 2, 2), 0.25), np.full((1, 2, 2, 2, 2), np.nan)
         ),
-        r"`token_velocity` must be finite .* at position 0, current value 0",
+        r"`token_velocity` must be finite .* at position 0 with the current value 0",
     ),
     (
         lambda: exact.pair_posterior(
             exact.FactoredCoupling(np.ones(1), np.full((1, 10_001), 1 / 10_001), np.zeros(1, bool)),
             np.ones((1, 2, 1, 2)) / 2,
         ),
-        r"`source_tokens` must have shape \[1, 2\]; it is \[1, 10001\]",
+        r"`source_tokens` must have shape \[1, 2\]; got source_tokens.shape = \[1, 10001\]",
     ),
     (lambda: exact.mixture_token_path(np.zeros(2), 900, 900), r"would take 11,664,000,000"),
-    (lambda: exact.mixed_path(HALF, np.eye(3)), r"shapes \[K\] and \[K, Z\]; they are \[2\]"),
+    (
+        lambda: exact.mixed_path(HALF, np.eye(3)),
+        r"shapes \[K\] and \[K, Z\]; got weights.shape = \[2\]",
+    ),
     (lambda: exact.divergence(HALF, RATE * np.nan), r"`velocity` must be finite where the law"),
     (lambda: exact.divergence(HALF, np.ones((3, 1, 2))), r"`velocity` must have shape \[2, 1, 2\]"),
-    (lambda: exact.generator(np.ones((2, 1, 2))), r"`velocity` must sum to 0 .* 2.0 away"),
+    (
+        lambda: exact.generator(np.ones((2, 1, 2))),
+        r"`velocity` must sum to 0 .*; got the largest \|sum\| = 2.0",
+    ),
     (
         lambda: exact.generator(np.zeros((2**11, 11, 2))),
-        r"at most 1,024 states; 2,048 states would take 33,554,432 bytes",
+        r"at most 1,024 states; got states = 2,048, which would take 33,554,432 bytes",
     ),
-    (lambda: exact.kernel(np.full((2**11, 11, 2), 0.5)), r"a kernel must have .* 33,554,432"),
-    (lambda: exact.kernel(RATE), r"`step_laws` must be non-negative; its least entry is -1.0"),
-    (lambda: exact.push_forward(HALF, RATE + 1), r"`step_laws` must sum to 1 .* sums to 2.0"),
-    (lambda: exact.evolve(HALF, -RATE, 1.0), r"`velocity` must be non-negative .* it is -1.0"),
-    (lambda: exact.evolve(HALF, RATE, -1.0), r"`duration` must lie in \[0, inf\); it is -1.0"),
-    (lambda: exact.evolve(HALF, RATE, 1e7), r"must be at most 1e\+06; it is 10000000.0"),
-    (lambda: exact.evolve(HALF, RATE, 1.0, tail=0.0), r"`tail` must lie in \(0, 1\); it is 0.0"),
+    (lambda: exact.kernel(np.full((2**11, 11, 2), 0.5)), r"A kernel must have .* 33,554,432"),
+    (lambda: exact.kernel(RATE), r"`step_laws` must be non-negative; got min step_laws = -1.0"),
+    (lambda: exact.push_forward(HALF, RATE + 1), r"`step_laws` must sum to 1 .*; got a sum = 2.0"),
+    (
+        lambda: exact.evolve(HALF, -RATE, 1.0),
+        r"`velocity` must be non-negative .* got min velocity = -1.0",
+    ),
+    (
+        lambda: exact.evolve(HALF, RATE, -1.0),
+        r"`duration` must lie in \[0, inf\); got duration = -1.0",
+    ),
+    (lambda: exact.evolve(HALF, RATE, 1e7), r"must be at most 1e\+06; got .* = 10000000.0"),
+    (
+        lambda: exact.evolve(HALF, RATE, 1.0, tail=0.0),
+        r"`tail` must lie in \(0, 1\); got tail = 0.0",
+    ),
     (
         lambda: exact.sequence_law(np.eye(2)[exact.states(2, 2)]),
-        r"`conditionals` must depend on the tokens before t alone; at t = 0",
+        r"`conditionals` must depend on the tokens before t alone; got a difference of .* at t = 0",
     ),
 ]
 

@@ -131,9 +131,9 @@ def test_one_wide_array_is_all_that_a_gradient_needs():
 @pytest.mark.parametrize(
     ("x_1", "x_t", "message"),
     [
-        ([0, 3], [0, 0], r"`x_1` must hold ids in \[0, 2\]; it is \[0 3\]"),
-        ([0, -1], [0, 0], r"`x_1` must hold ids in \[0, 2\]; it is \[ 0 -1\]"),
-        ([0, 1], [0, 4], r"`x_t` must hold ids in \[0, 3\]; it is \[0 4\]"),
+        ([0, 3], [0, 0], r"`x_1` must hold ids in \[0, 2\]; got x_1 = \[0 3\]"),
+        ([0, -1], [0, 0], r"`x_1` must hold ids in \[0, 2\]; got x_1 = \[ 0 -1\]"),
+        ([0, 1], [0, 4], r"`x_t` must hold ids in \[0, 3\]; got x_t = \[0 4\]"),
     ],
 )
 def test_ids_that_are_none_are_refused(x_1, x_t, message):

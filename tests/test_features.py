@@ -157,7 +157,9 @@ def test_an_interrupted_run_leaves_whole_files(tmp_path, monkeypatch):
 
 
 def test_no_image_and_no_pillow_are_refused(monkeypatch):
-    with pytest.raises(ValueError, match=r"`len\(images\)` must be at least 1; it is 0"):
+    with pytest.raises(
+        ValueError, match=r"`len\(images\)` must be at least 1; got len\(images\) = 0"
+    ):
         encoded(noise(0))
     monkeypatch.setattr(packages, "find_spec", lambda module: None)
     with pytest.raises(MissingDataError, match=r"`pillow` is needed.*'dfm_jax\[data\]'"):
@@ -234,14 +236,17 @@ def test_angles_between_documents_are_those_of_tf_idf():
 def test_documents_that_cannot_be_encoded_are_refused():
     with pytest.raises(
         ValueError,
-        match=r"`num_features` must lie in \[1, 5\], at most the 5 documents .*; it is 6",
+        match=(
+            r"`num_features` must lie in \[1, 5\], because there are 5 documents .*; got "
+            r"num_features = 6"
+        ),
     ):
         document_encoder(TEXTS, num_features=6)
     encode = document_encoder(TEXTS, num_features=2)
-    message = r"`texts` must each share a word with those fitted on; not so 1, 2\."
+    message = r"Each of `texts` must share a word .*; got texts without such a word = \[1, 2\]\."
     with pytest.raises(ValueError, match=message):
         encode(["red", "", "unheard of"])
-    with pytest.raises(ValueError, match=r"not so 0, 1, 2, 3, 4, … \(9 in all\)\."):
+    with pytest.raises(ValueError, match=r"\(9 in all\) = \[0, 1, 2, 3, 4\]\."):
         encode([""] * 9)
 
 
@@ -336,19 +341,34 @@ def _with(row, value, dtype=np.float64):
 
 
 BAD_FEATURES = {
-    "one axis": (np.zeros(4), r"must have two axes, rows and features; it is \[4\]"),
-    "three axes": (np.zeros((4, 2, 2)), r"must have two axes, rows and features; it is \[4 2 2\]"),
-    "integers": (np.zeros((4, 2), int), "must hold floating-point numbers; it is 'int64'"),
-    "complex": (FOUR + 1j, "must hold floating-point numbers; it is 'complex128'"),
-    "bfloat16": (FOUR.astype(jnp.bfloat16), r"it is '\|V2 \(bfloat16\? .* write float32\)'"),
-    "bool": (FOUR > 2, "must hold floating-point numbers; it is 'bool'"),
-    "no column": (FOUR[:, :0], r"must have a column; it is \[4 0\]"),
-    "NaN": (_with(17, np.nan), r"must be finite in every row; not so 17\."),
-    "infinite": (_with([3, 8], -np.inf), r"must be finite in every row; not so 3, 8\."),
-    "too large for float32": (_with([3, 8], 1e39), r"finite in every row; not so 3, 8\."),
-    "all": (_with(slice(None), np.nan), r"not so 0, 1, 2, 3, 4, … \(40 in all\)\."),
-    "too few": (FOUR[:3], "must have 4 rows; it is 3"),
-    "too many": (_with(0, 0), "must have 4 rows; it is 40"),
+    "one axis": (
+        np.zeros(4),
+        r"must have two axes, rows and features; got features.shape = \(4,\)",
+    ),
+    "three axes": (
+        np.zeros((4, 2, 2)),
+        r"must have two axes, rows and features; got features.shape = \(4, 2, 2\)",
+    ),
+    "integers": (np.zeros((4, 2), int), "must hold floating-point numbers; got .* = 'int64'"),
+    "complex": (FOUR + 1j, "must hold floating-point numbers; got .* = 'complex128'"),
+    "bfloat16": (FOUR.astype(jnp.bfloat16), r"got features.dtype = '\|V2'\. .* write float32"),
+    "bool": (FOUR > 2, "must hold floating-point numbers; got .* = 'bool'"),
+    "no column": (FOUR[:, :0], r"must have a column; got features.shape = \(4, 0\)"),
+    "NaN": (
+        _with(17, np.nan),
+        r"must be finite in every row; got rows that are not finite = \[17\]\.",
+    ),
+    "infinite": (
+        _with([3, 8], -np.inf),
+        r"must be finite in every row; got rows that are not finite = \[3, 8\]\.",
+    ),
+    "too large for float32": (
+        _with([3, 8], 1e39),
+        r"finite in every row; got rows that are not finite = \[3, 8\]\.",
+    ),
+    "all": (_with(slice(None), np.nan), r"\(40 in all\) = \[0, 1, 2, 3, 4\]\."),
+    "too few": (FOUR[:3], "must have 4 rows; got .* = 3"),
+    "too many": (_with(0, 0), "must have 4 rows; got .* = 40"),
 }
 
 
@@ -361,11 +381,11 @@ def test_features_that_do_not_fit_are_refused(values, words, tmp_path):
 
 
 BAD_ROWS = {
-    "numbers with a point": (np.arange(4.0), "must be a list of integers; it is 'float64"),
-    "a column": (np.arange(4)[:, None], "must be a list of integers; it is 'int64"),
-    "too few": (np.arange(3), "must be 4 numbers; it is 3"),
-    "negative": (np.array([0, 1, -1, 3]), r"must lie in \[0, 10\); it is \[ 0  1 -1  3\]"),
-    "too large": (np.array([0, 1, 10, 3]), r"must lie in \[0, 10\); it is \[ 0  1 10  3\]"),
+    "numbers with a point": (np.arange(4.0), r"must be a list of integers; got .* = \('float64"),
+    "a column": (np.arange(4)[:, None], r"must be a list of integers; got .* = \('int64"),
+    "too few": (np.arange(3), r"must hold 4 numbers, one for each feature; got len\(rows\) = 3"),
+    "negative": (np.array([0, 1, -1, 3]), r"must lie in \[0, 10\); got .*\[2\] = -1"),
+    "too large": (np.array([0, 1, 10, 3]), r"must lie in \[0, 10\); got .*\[2\] = 10"),
 }
 
 
@@ -403,7 +423,8 @@ def test_files_that_hold_no_features_are_refused(tmp_path):
     for name, save in bad.items():
         path = written(name, save)
         message = (
-            rf"`path` must be an \.npy or \.npz file of numbers; {re.escape(str(path))} is not"
+            rf"`path` must be an \.npy or \.npz file of numbers; got path = "
+            rf"'{re.escape(str(path))}'"
         )
         with pytest.raises(ValueError, match=message):
             read_features(path, num_rows=4)
@@ -411,7 +432,7 @@ def test_files_that_hold_no_features_are_refused(tmp_path):
     for name in ("features", "rows"):
         path = written("half.npz", lambda file, name=name: np.savez(file, **{name: FOUR}))
         with pytest.raises(
-            ValueError, match=rf"must hold `features` and `rows`; it is \['{name}'\]"
+            ValueError, match=rf"must hold `features` and `rows`; got arrays = \['{name}'\]"
         ):
             read_features(path, num_rows=4)
     with pytest.raises(FileNotFoundError, match="none"):

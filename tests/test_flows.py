@@ -410,9 +410,9 @@ def test_the_world_obeys_both_inequalities(images):
 def test_bad_options(tmp_path, capsys):
     for options, words in (
         (("--epsilon", "0"), "`epsilon` must lie in (0, 1)"),
-        (("--times-per-image", "5"), "`times_per_image` must divide `num_steps` = 64"),
-        (("--num-experts", "1"), "`num_experts` must be at least 2; it is 1"),
-        (("--sources", "masked", "masked"), "`sources` must hold one or more, each once"),
+        (("--times-per-image", "5"), "`times_per_image` must divide `num_steps`, which is 64"),
+        (("--num-experts", "1"), "`num_experts` must be at least 2; got num_experts = 1"),
+        (("--sources", "masked", "masked"), "`sources` must hold at least one name"),
     ):
         assert flows.main(["--out", str(tmp_path), *options]) == 2
         assert words in capsys.readouterr().err

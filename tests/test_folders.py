@@ -35,10 +35,10 @@ def test_a_folder_is_found_as_it_was_written(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
     check_file(tmp_path / "out", manifest, "a/b.txt")
     (tmp_path / "out" / "a" / "b.txt").write_text("One\n")
-    with pytest.raises(ValueError, match=r"b\.txt must be [0-9a-f]{64}, as its manifest says; it"):
+    with pytest.raises(ValueError, match=r"b\.txt must be [0-9a-f]{64}, as its manifest says; got"):
         check_file(tmp_path / "out", manifest, "a/b.txt")
     (tmp_path / "out" / "c.txt").unlink()
-    with pytest.raises(ValueError, match="it is 'no such file'"):
+    with pytest.raises(ValueError, match="got SHA-256 = 'no such file'"):
         check_file(tmp_path / "out", manifest, "c.txt")
 
 
@@ -261,14 +261,14 @@ def test_rows_that_are_not_as_they_were_dealt_are_not_trained_on(expert, tmp_pat
 
     assert list(texts_in(path)) == [f"document {i}" for i in range(8)]
     path.write_bytes(ROWS.replace(b"document 5", b"document 4"))
-    assert f"the SHA-256 of {path} must be" in refused()
+    assert f"The SHA-256 of {path} must be" in refused()
     path.write_bytes(ROWS[: 3 * len(ROWS) // 8])
     assert "as its manifest says" in refused()
     path.unlink()
-    assert f"{path} is neither" in refused()
+    assert f"got data = '{path}'" in refused()
     path.write_bytes(ROWS)
     manifest = tmp_path / "parts" / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"inputs": {}', '"inputs": {"a": 1}'))
-    assert f"{manifest} must be as it was written, and name {name}" in refused()
+    assert f"{manifest} must be as it was written, and must name {name}" in refused()
     manifest.unlink()  # a folder of one's own making
     assert len(list(texts_in(path))) == 8

@@ -355,9 +355,9 @@ def test_a_place_that_was_tried_is_not_lost_to_the_golden_sections():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ((0.0, 1.0), "`low` must lie in (0, inf); it is 0.0."),
-        ((1.0, np.inf), "`high` must lie in (0, inf); it is inf."),
-        ((2.0, 1.0), "`high` must be above `low`; it is 1.0."),
+        ((0.0, 1.0), "`low` must lie in (0, inf); got low = 0.0."),
+        ((1.0, np.inf), "`high` must lie in (0, inf); got high = inf."),
+        ((2.0, 1.0), "`high` must be above `low`; got high = 1.0."),
     ],
 )
 def test_an_interval_that_is_none_is_refused(options, message):

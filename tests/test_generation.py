@@ -81,10 +81,13 @@ def test_tables_of_blocks_reveal_every_pixel_once():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"steps": (1, 2)}, "`steps` must be 3 or more, rising from 1"),
-        ({"steps": (4, 2, 1)}, "`steps` must be 3 or more, rising from 1"),
-        ({"strata": 3}, "`strata` must divide every T above it, 4; it is 3"),
-        ({"rate": 0.0}, r"`rate` must lie in \(0, inf\); it is 0.0"),
+        ({"steps": (1, 2)}, "`steps` must hold at least 3 numbers that increase"),
+        ({"steps": (4, 2, 1)}, "`steps` must hold at least 3 numbers that increase"),
+        (
+            {"strata": 3},
+            "`strata` must divide every number of steps above it, such as 4; got strata = 3",
+        ),
+        ({"rate": 0.0}, r"`rate` must lie in \(0, inf\); got rate = 0.0"),
     ],
 )
 def test_a_bad_option_is_refused(change, message):

@@ -51,11 +51,11 @@ def gguf_file(fields=(), tensors=(), *, version=3, num_fields=None, num_tensors=
 
 GGUF = {
     "another beginning": (b"GGML" + bytes(40), "does not begin with GGUF"),
-    "cut short": (b"GGUF\3", "claims 4 bytes at 4, with 1 bytes left"),
+    "cut short": (b"GGUF\3", "claims 4 bytes at byte 4, and 1 bytes are left"),
     "another version": (gguf_file(version=1), "its version is 1"),
     "big-endian": (gguf_file(version=3 << 24), "its version is 50331648"),
-    "more fields": (gguf_file(num_fields=9), "claims 9 fields at 24, with .* left"),
-    "more tensors": (gguf_file(num_tensors=3), "claims 3 tensors at 24, with"),
+    "more fields": (gguf_file(num_fields=9), "claims 9 fields at byte 24, and .* are left"),
+    "more tensors": (gguf_file(num_tensors=3), "claims 3 tensors at byte 24, and"),
     "a longer name": (gguf_file([text("a", 99) + bytes(8)]), "claims 99 bytes"),
     "a longer text": (gguf_file([field("a", TEXT, text("b", 99))]), "claims 99 bytes"),
     "a longer list": (
@@ -77,9 +77,9 @@ GGUF = {
     "an unknown type": (gguf_file([field("a", 13, b"")]), "`a` is of the unknown type 13"),
     "an alignment": (
         gguf_file([field("general.alignment", UINT32, struct.pack("<I", 24))]),
-        "is 24, and no power of two",
+        "is 24, which is not a power of two",
     ),
-    "more axes": (gguf_file((), [tensor(num_dims=5)]), "has 5 axes, and not 4 at most"),
+    "more axes": (gguf_file((), [tensor(num_dims=5)]), "has 5 axes, more than 4"),
     "a larger tensor": (gguf_file((), [tensor(shape=(5,))]), "tensor 'w' ends at .* of"),
     "a later tensor": (gguf_file((), [tensor(offset=1)]), "tensor 'w' ends at"),
     "an unknown kind": (gguf_file((), [tensor(kind=999)]), "is of the unknown type 999"),
@@ -126,11 +126,11 @@ def safetensors_file(header, data=16, length=None):
 
 SAFETENSORS = {
     "cut short": (b"\1\2", "its header claims"),
-    "a longer header": (safetensors_file({}, length=99), "its header claims 99 bytes, with 18"),
-    "no JSON": (safetensors_file(b"{a"), "its header: "),
+    "a longer header": (safetensors_file({}, length=99), "its header claims 99 bytes, and 18"),
+    "no JSON": (safetensors_file(b"{a"), "its header cannot be read: "),
     "a name twice": (safetensors_file(b'{"a": 1, "a": 2}'), "'a' comes twice"),
     "nested": (safetensors_file(b"[" * 101 + b"]" * 101), "nested more than 100"),
-    "a list": (safetensors_file([]), "its header is no object"),
+    "a list": (safetensors_file([]), "its header is not a JSON object"),
     "a larger shape": (
         safetensors_file({"a": ENTRY | {"shape": [2, 3]}}),
         r"claims \[2, 3\] of F32",
@@ -180,9 +180,9 @@ def test_an_npy_header_is_held_against_its_file(tmp_path):
     path.write_bytes(npy(data=0) + np.ones((3, 2), np.float32).tobytes())
     assert read_features(path, num_rows=3).features.shape == (3, 2)
     for content, words in (
-        (npy((4, 2)), r"claims \(4, 2\) of float32, 32 bytes, with 24 there"),
-        (npy(data=25), "claims .* with 25 there"),
-        (npy(data=23), "claims .* with 23 there"),
+        (npy((4, 2)), r"claims \(4, 2\) of float32, which are 32 bytes, and 24 are there"),
+        (npy(data=25), "claims .* and 25 are there"),
+        (npy(data=23), "claims .* and 23 are there"),
         (npy((3,), 24, "|O"), "holds Python objects"),
     ):
         path.write_bytes(content)
@@ -218,7 +218,7 @@ def nested(depth, begin=b"\x80\x02)", step=b"\x85", end=b"."):
 PICKLES = {
     "a number of the memo": (
         b"\x80\x02)r" + struct.pack("<I", 999) + b".",
-        "numbers an object 999",
+        "the number 999",
     ),
     "a longer text": (b"\x80\x02X" + struct.pack("<I", 99) + b"abc.", "99"),
     "nested tuples": (nested(40), "nested too deeply"),
@@ -232,7 +232,9 @@ def test_a_pickle_is_walked_through_before_it_is_loaded(content, words, tmp_path
     with pytest.raises(ValueError, match=words):
         check_pickle(io.BytesIO(content))
     (tmp_path / "a.pth").write_bytes(content)
-    with pytest.raises(ValueError, match=f"a.pth is damaged .*{words}"):
+    with pytest.raises(
+        ValueError, match=f"a.pth must hold tensors alone; got a damaged file: .*{words}"
+    ):
         read_tensors(tmp_path / "a.pth")
 
 

@@ -137,7 +137,10 @@ def test_evaluation_over_devices_is_that_of_one():
 
 def test_devices_that_do_not_divide_the_batch_are_refused_before_anything_is_made(data, tmp_path):
     uneven = load_config("tiny", ("batch_size=12",))
-    with pytest.raises(ValueError, match="must be a multiple of the 8 devices; it is 12"):
+    with pytest.raises(
+        ValueError,
+        match=r"must be a multiple of 8, the number of devices; got config.batch_size = 12",
+    ):
         train_member(uneven, data, tmp_path, spread=over_all_devices("sharded"))
 
 
@@ -199,7 +202,9 @@ def test_the_first_has_its_turn_before_the_others(monkeypatch, process):
 
 def test_other_data_in_one_process_are_refused(monkeypatch):
     play(monkeypatch, 0, [7, 8])
-    with pytest.raises(ValueError, match=r"the data must be those of the first .* is \[1\]"):
+    with pytest.raises(
+        ValueError, match=r"the data must be the same .*; got processes that differ = \[1\]"
+    ):
         distributed.check_same("the data", "00000000")
 
 
@@ -213,7 +218,7 @@ def test_one_process_asks_no_other():
 
 def test_a_run_of_several_processes_must_lie_somewhere(monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    with pytest.raises(ValueError, match="`spread` must say where a run of several processes lies"):
+    with pytest.raises(ValueError, match="`spread` must be given if several processes"):
         make_run(config(), None, WATCH)
 
 
@@ -223,9 +228,20 @@ def test_a_run_of_several_processes_must_lie_somewhere(monkeypatch):
 @pytest.mark.parametrize(
     ("args", "environment", "message"),
     [
-        ([], {}, "`placement` must be replicated or sharded for several processes; it is None."),
+        (
+            [],
+            {},
+            (
+                "`placement` must be replicated or sharded if several processes train one run; "
+                "got placement = None."
+            ),
+        ),
         (["--placement", "sharded"], {}, "`distributed` needs JAX_COORDINATOR_ADDRESS, JAX_NUM_PR"),
-        (["--placement", "sharded"], {"JAX_PROCESS_ID": "one"}, "JAX_PROCESS_ID must be a number"),
+        (
+            ["--placement", "sharded"],
+            {"JAX_PROCESS_ID": "one"},
+            "`JAX_PROCESS_ID` must be a number",
+        ),
     ],
 )
 def test_processes_that_cannot_find_each_other(

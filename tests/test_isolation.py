@@ -51,7 +51,7 @@ def test_every_program_keeps_its_claim(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("count", "message"),
-    [("9", "`devices` must be as many as jax finds, or fewer"), ("3", "must be an even number")],
+    [("9", "`devices` must be at most 8, as many as jax finds"), ("3", "must hold an even number")],
 )
 def test_devices_that_do_not_fit_are_refused(count, message, capsys):
     assert isolation.main(["--devices", count]) == 2

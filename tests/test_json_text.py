@@ -30,13 +30,13 @@ def test_what_is_no_strict_json_is_refused_by_file_and_line(tmp_path, text, line
     path.write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=why) as caught:
         read_json(path)
-    assert str(caught.value).startswith(f"{path}, line {line}: it is not JSON: ")
+    assert str(caught.value).startswith(f"{path}, line {line}: the text must be JSON; got ")
 
 
 def test_what_is_not_utf_8_is_refused_by_file_and_line(tmp_path):
     path = tmp_path / "a.json"
     path.write_bytes(b'{"a":\n"\xe9"}')
-    with pytest.raises(ValueError, match=r"a\.json, line 2: it is not UTF-8"):
+    with pytest.raises(ValueError, match=r"a\.json, line 2: the text must be UTF-8"):
         read_json(path)
 
 
@@ -59,8 +59,11 @@ def test_lines_are_counted_by_their_ends_alone(tmp_path):
     path.write_text('{"a": "\u2028"}\n\n \n[2]\r\n{"b": 1, "b": 2}', encoding="utf-8")
     lines = read_json_lines(path)
     assert [next(lines), next(lines)] == [(1, {"a": "\u2028"}), (4, [2])]
-    with pytest.raises(ValueError, match=r"a\.jsonl, line 5: it is not JSON: the key 'b'"):
+    with pytest.raises(
+        ValueError,
+        match=r"a\.jsonl, line 5: the text must be JSON; got an error at column .*: the key 'b'",
+    ):
         next(lines)
     path.write_bytes(b'{"a": "e"}\n{"a": "\xe9"}\n')  # Latin-1
-    with pytest.raises(ValueError, match=r"a\.jsonl, line 2: it is not UTF-8"):
+    with pytest.raises(ValueError, match=r"a\.jsonl, line 2: the text must be UTF-8"):
         list(read_json_lines(path))

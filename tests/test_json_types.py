@@ -169,5 +169,5 @@ def test_types_are_exact_and_named():
             as_type(hint, value, "x")
     with pytest.raises(ValueError, match=r"`config\.seed` must be of type int"):
         from_json(TrainConfig, {"seed": None})
-    with pytest.raises(ValueError, match="`x` must be a float"):
+    with pytest.raises(ValueError, match="`x` must be a number that a float can hold"):
         as_type(float, 10**400, "x")

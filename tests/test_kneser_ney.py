@@ -284,47 +284,47 @@ QUERIES = kneser_ney.queries([b"ab"], 2)
 REFUSED = {
     "order 0": (
         lambda: kneser_ney.fit([b"a"], 0, discount=0.5),
-        "`order` must lie in [1, 7]; it is 0.",
+        "`order` must lie in [1, 7]; got order = 0.",
     ),
     "order 8": (
         lambda: kneser_ney.fit([b"a"], 8, discount=0.5),
-        "`order` must lie in [1, 7]; it is 8.",
+        "`order` must lie in [1, 7]; got order = 8.",
     ),
     "no text": (
         lambda: kneser_ney.fit([], 2, discount=0.5),
-        "`the number of bytes` must be at least 1; it is 0.",
+        "`the number of bytes` must be at least 1; got the number of bytes = 0.",
     ),
     "empty texts": (
         lambda: kneser_ney.fit([b"", b""], 2, discount=0.5),
-        "`the number of bytes` must be at least 1; it is 0.",
+        "`the number of bytes` must be at least 1; got the number of bytes = 0.",
     ),
     "no discount": (
         lambda: kneser_ney.fit([b"a"], 2, discount=0.0),
-        "`discount` must lie in (0, 1]; it is 0.0.",
+        "`discount` must lie in (0, 1]; got discount = 0.0.",
     ),
     "too large a discount": (
         lambda: kneser_ney.fit([b"a"], 2, discount=1.1),
-        "`discount` must lie in (0, 1]; it is 1.1.",
+        "`discount` must lie in (0, 1]; got discount = 1.1.",
     ),
     "not a number": (
         lambda: kneser_ney.fit([b"a"], 2, discount=float("nan")),
-        "`discount` must lie in (0, 1]; it is nan.",
+        "`discount` must lie in (0, 1]; got discount = nan.",
     ),
     "nothing to choose on": (
         lambda: kneser_ney.tuned([b"a"], QUERIES, np.zeros(2, bool), discounts=[0.5]),
-        "`chosen_on` must hold a byte; their number; it is 0.",
+        "`chosen_on` must choose a byte; got chosen_on.sum() = 0.",
     ),
     "no text to count": (
         lambda: kneser_ney.tuned([], QUERIES, np.ones(2, bool), discounts=[0.5]),
-        "`the number of bytes` must be at least 1; it is 0.",
+        "`the number of bytes` must be at least 1; got the number of bytes = 0.",
     ),
     "no draw": (
         lambda: kneser_ney.sample(MODEL, 0, 1, np.random.default_rng(0)),
-        "`num` must be at least 1; it is 0.",
+        "`num` must be at least 1; got num = 0.",
     ),
     "no length": (
         lambda: kneser_ney.sample(MODEL, 1, 0, np.random.default_rng(0)),
-        "`length` must be at least 1; it is 0.",
+        "`length` must be at least 1; got length = 0.",
     ),
 }
 

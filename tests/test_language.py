@@ -73,9 +73,17 @@ def test_byte_pairs_lose_no_byte():
         assert widths[ids].sum() == len(words.encode())
         assert pieces.decode(ids) == words
     assert max(widths) > 1
-    with pytest.raises(ValueError, match="`num_tokens` must be at least 256, the bytes; it is 255"):
+    with pytest.raises(
+        ValueError,
+        match=(
+            "`num_tokens` must be at least 256, because each byte is a token; got num_tokens = 255"
+        ),
+    ):
         language_text.byte_pairs(["a"], 255)
-    with pytest.raises(ValueError, match="must be at most what the training text gives; it is 2"):
+    with pytest.raises(
+        ValueError,
+        match=r"must be at most 2.., as many as the training text gives; got num_tokens = ",
+    ):
         language_text.byte_pairs(["a"], 400)
 
 
@@ -163,7 +171,7 @@ def test_arms_by_name():
     for bad in ("domain:2", "cluster", "file:2", "cluster:two", "cluster:-1"):
         with pytest.raises(ValueError, match="`arms` must be `domain`, or KIND:K"):
             parsed_arm(bad)
-    with pytest.raises(ValueError, match="`K of an arm` must be at least 2; it is 1"):
+    with pytest.raises(ValueError, match="`K of an arm` must be at least 2; got K of an arm = 1"):
         parsed_arm("random:1")
 
 
@@ -217,7 +225,9 @@ def test_a_document_without_features_is_drawn(corpora):
 
 def test_too_many_parts_are_refused(text):
     trainer = Trainer(text=text, config=_config(Path(), num_positions=4000), mesh=make_mesh(1))
-    with pytest.raises(ValueError, match="must leave each part of random:3 4000 tokens of train"):
+    with pytest.raises(
+        ValueError, match="Each part of random:3 must have at least 4000 tokens of train"
+    ):
         trainer.partition(Arm(kind="random", num_experts=3))
 
 
@@ -254,7 +264,9 @@ def test_a_rate_that_breaks_is_not_chosen(text, tmp_path):
     _, member = _trained(text, tmp_path, rates=(1e38, 1e-3), num_seeds=1)
     assert member.config.optimiser.learning_rate == 1e-3
     assert member.rates["1e+38"] == np.inf
-    with pytest.raises(ValueError, match="`rates` must hold one at which training is finite"):
+    with pytest.raises(
+        ValueError, match="`rates` must hold a learning rate at which the loss stays finite"
+    ):
         _trained(text, tmp_path / "none", rates=(1e38,), num_seeds=1)
 
 
@@ -446,10 +458,13 @@ def test_the_tables(result):
 def test_bad_options(tmp_path, capsys):
     for options, words in (
         (("--arms", "files"), "`arms` must be `domain`, or KIND:K"),
-        (("--controls", "random:9"), "`controls` must be some of `arms`"),
+        (("--controls", "random:9"), "`controls` must hold arms of `arms` only"),
         (("--rates", "0"), "`rates` must lie in (0, inf)"),
-        (("--micro-batches", "3"), "`micro_batches` must divide `batch_size` = 16; it is 3"),
-        (("--num-seeds", "0"), "`num_seeds` must be at least 1; it is 0"),
+        (
+            ("--micro-batches", "3"),
+            "`micro_batches` must divide `batch_size`, which is 16; got micro_batches = 3",
+        ),
+        (("--num-seeds", "0"), "`num_seeds` must be at least 1; got num_seeds = 0"),
     ):
         assert language.main(["--out", str(tmp_path), *options]) == 2
         assert words in capsys.readouterr().err

@@ -196,16 +196,16 @@ def test_the_summary_is_a_table_and_a_file(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"at_once": 0}, "`at_once` must be at least 1; it is 0"),
-        ({"retries": -1}, "`retries` must be at least 0; it is -1"),
-        ({"pause": -1}, r"`pause` must lie in \[0, inf\); it is -1"),
-        ({"gpus": ("0",), "at_once": 2}, "`gpus` must be one for each of the 2 jobs that run at"),
+        ({"at_once": 0}, "`at_once` must be at least 1; got at_once = 0"),
+        ({"retries": -1}, "`retries` must be at least 0; got retries = -1"),
+        ({"pause": -1}, r"`pause` must lie in \[0, inf\); got pause = -1"),
+        ({"gpus": ("0",), "at_once": 2}, "`gpus` must hold 2 GPUs, one for each job that runs at"),
     ],
 )
 def test_a_launch_that_cannot_be_is_refused(tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         launched(tmp_path, "0", **options)
-    with pytest.raises(ValueError, match="`jobs` must be of distinct names"):
+    with pytest.raises(ValueError, match="`jobs` must hold a job, and their names must differ"):
         run_jobs([], tmp_path)
 
 
@@ -213,7 +213,7 @@ def test_a_launch_that_cannot_be_is_refused(tmp_path, options, message):
 
 
 def test_the_experts_are_those_of_the_data(tmp_path):
-    with pytest.raises(ValueError, match="`data` must hold expert_000 and so on"):
+    with pytest.raises(ValueError, match="`data` must hold the folders expert_000 and so on"):
         experts_of(tmp_path)
     for number in (0, 2, 11):
         (tmp_path / f"expert_{number:03d}").mkdir()
@@ -222,7 +222,7 @@ def test_the_experts_are_those_of_the_data(tmp_path):
     (tmp_path / "manifest.json").write_text('{"sizes": [5, 5, 5, 5]}')
     assert experts_of(tmp_path) == [0, 1, 2, 3]  # one that is lost will fail by name
     (tmp_path / "manifest.json").write_text("[]")
-    with pytest.raises(ValueError, match="is not the manifest of a partition"):
+    with pytest.raises(ValueError, match="must be the manifest of a partition"):
         experts_of(tmp_path)
 
 
@@ -238,9 +238,9 @@ def test_a_job_is_the_train_command_of_a_member():
 @pytest.mark.parametrize(
     ("experts", "message"),
     [
-        ([], "`experts` must name one, or `centre` be asked for"),
+        ([], "`experts` must name an expert unless `centre` is asked for"),
         ([1, 1], "`experts` must be distinct"),
-        ([-1], "`experts` must be at least 0; it is -1"),
+        ([-1], "`experts` must be at least 0; got experts = -1"),
     ],
 )
 def test_members_that_cannot_be_are_refused(experts, message):
@@ -282,7 +282,9 @@ def test_a_group_of_a_sweep_is_swept_with_the_options_that_are_given(monkeypatch
 )
 def test_a_sweep_without_members_options(change, named):
     members = Members(config="tiny", data=Path("d"), folder=Path("r"), grid=("seed=0:2",), **change)
-    with pytest.raises(ValueError, match=rf"`grid` goes without the options of .*{named}"):
+    with pytest.raises(
+        ValueError, match=rf"`grid` must not be given together with the options of .*{named}"
+    ):
         members.jobs()
 
 
@@ -327,9 +329,9 @@ def test_an_array_says_what_it_asks_for():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"hosts": 0}, "`hosts` must be at least 1; it is 0"),
+        ({"hosts": 0}, "`hosts` must be at least 1; got hosts = 0"),
         ({"time": "4 hours"}, "`time` must be one word"),
-        ({"lines": ("account=a",)}, "`lines` must be options of sbatch"),
+        ({"lines": ("account=a",)}, "Each of `lines` must be an option of sbatch"),
         ({"lines": ("--account=a\rb",)}, "`lines` must be one line of printable characters"),
         ({"setup": ("true\rtrue",)}, "`setup` must be one line of printable characters"),
     ],
@@ -368,7 +370,7 @@ def test_a_name_of_two_lines_is_refused_by_every_writer(name):
 @pytest.mark.parametrize("name", ["run_%j", "run_%", "a\\b"])
 def test_what_slurm_replaces_in_the_path_of_a_log_is_refused(name):
     for run, folder in ((Path(name), Path("there")), (Path("run"), Path("there") / name)):
-        with pytest.raises(ValueError, match=r"must be without % and .*, which SLURM replaces"):
+        with pytest.raises(ValueError, match=r"must not hold % or .*, which SLURM replaces"):
             slurm_text(ODD, run, Allocation(), folder=folder)
 
 
@@ -597,11 +599,11 @@ def test_jobs_that_span_hosts_are_a_jobset_each():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"name": "Mine_1"}, "`name` must be at most 40 small letters, digits and dashes"),
-        ({"mount": "data"}, "`mount` must be absolute"),
-        ({"tpus": 0}, "`tpus` must be at least 1; it is 0"),
+        ({"name": "Mine_1"}, "`name` must have at most 40 characters"),
+        ({"mount": "data"}, "`mount` must be an absolute path"),
+        ({"tpus": 0}, "`tpus` must be at least 1; got tpus = 0"),
         ({"topology": "2x2"}, "`accelerator` and `topology` must be given together"),
-        ({"claim": "My data"}, "`claim` must be a name that Kubernetes takes"),
+        ({"claim": "My data"}, "`claim` must be a name that Kubernetes accepts"),
         ({"accelerator": "a" * 64, "topology": "2x2"}, "`accelerator` must be a name"),
         ({"python": "i\nj"}, "`python` must be one line of printable characters"),
     ],
@@ -616,13 +618,25 @@ def test_names_of_pods_are_labels_of_at_most_63_characters():
     name = "a" * (63 - len("-expert-000-jobs-0-3-abcde"))
     (made,) = loaded(jobset_text(ODD[:1], Pods(image="i", hosts=4, name=name)))
     assert made["metadata"]["name"] == f"{name}-expert-000"
-    with pytest.raises(ValueError, match=r"a pod must have at most 63 characters.*\(64\)"):
+    with pytest.raises(
+        ValueError,
+        match=(
+            r"a pod must have at most 63 characters; got a name of 64 "
+            r"characters"
+        ),
+    ):
         jobset_text(ODD[:1], Pods(image="i", hosts=4, name=f"{name}a"))
-    with pytest.raises(ValueError, match=r"a pod must have at most 63 characters.*\(64\)"):
+    with pytest.raises(
+        ValueError,
+        match=(
+            r"a pod must have at most 63 characters; got a name of 64 "
+            r"characters"
+        ),
+    ):
         jobset_text(ODD[:1], Pods(image="i", hosts=11, name=name))
     jobset_text(ODD[:1], Pods(image="i", name="a" * 40))  # one JobSet for all of them
     strange = [Job("Expert+1", ("train",), Path("run"))]
-    with pytest.raises(ValueError, match="a JobSet's name must be of small letters"):
+    with pytest.raises(ValueError, match="The name of a JobSet must consist of small letters"):
         jobset_text(strange, Pods(image="i", hosts=4))
 
 
@@ -667,7 +681,7 @@ def test_an_expert_that_the_data_have_not_is_refused(tmp_path, capsys):
     command = ["launch", "slurm", *common, "--out", str(tmp_path / "file"), "--experts"]
     assert cli.main([*command, "0", "7"]) == 2
     assert "`experts` must be some of the 2 that" in (said := capsys.readouterr().err)
-    assert said.rstrip().endswith("it is [0 7].")
+    assert said.rstrip().endswith("got experts = [0, 7].")
     assert cli.main([*command, "1"]) == 0
 
 
@@ -677,10 +691,13 @@ def test_members_of_several_hosts_are_told_so(tmp_path, capsys, where):
     common = ["--config", "tiny", "--data", "d", "--run", str(tmp_path / "run"), "--out", str(out)]
     command = ["launch", *where, *common, "--hosts-per-expert", "2"]
     assert cli.main([*command, "--experts", "0"]) == 2
-    message = "`placement` must be replicated or sharded for members of several hosts; it is None."
+    message = (
+        "`placement` must be replicated or sharded if a member runs on several hosts; got "
+        "placement = None."
+    )
     assert message in capsys.readouterr().err
     assert cli.main([*command, "--grid", "seed=0:2"]) == 2
-    message = "`hosts_per_expert` must be 1 for the groups of a `grid`; it is 2."
+    message = "`hosts_per_expert` must be 1 if `grid` is given; got hosts_per_expert = 2."
     assert message in capsys.readouterr().err
     assert not out.exists()
     assert cli.main([*command, "--experts", "0", "--placement", "sharded"]) == 0
@@ -770,7 +787,7 @@ def test_members_that_fail_do_so_alone_and_say_why(parts, tmp_path, monkeypatch)
     assert (rows[0].status, rows[0].step) == ("finished", 20)
     assert rows[1].status == rows[2].status == "failed"
     assert "is nan at step" in rows[1].reason or "is inf at step" in rows[1].reason
-    assert "`expert` must have a folder in the data" in rows[2].reason
+    assert "`expert` must have the folder" in rows[2].reason
     if mounted:
         assert rows[3].status == "failed"
         assert "No space left on device" in rows[3].reason

@@ -34,7 +34,7 @@ def test_letters_may_be_few():
     drawn = lettered_scenes(range(40), letters="KH")
     assert {x.letters for x in drawn.scenes} == {"KK", "KH", "HK", "HH"}
     for letters in ("", "k", "A1"):
-        with pytest.raises(ValueError, match="`letters` must be capitals"):
+        with pytest.raises(ValueError, match="`letters` must be one or more capital letters"):
             lettered_scenes([0], letters=letters)
 
 

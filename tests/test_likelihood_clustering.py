@@ -130,16 +130,19 @@ def _scores(value):
 
 
 REFUSED = {
-    "too few rows": ({"num_rows": 2}, "`num_clusters` must lie in [1, 2]; it is 3."),
+    "too few rows": ({"num_rows": 2}, "`num_clusters` must lie in [1, 2]; got num_clusters = 3."),
     "an unknown balance": ({"balance": "loads"}, "`balance` must be one of ('none', 'rows'"),
-    "no weights": ({"balance": "weights"}, "`weights` go with"),
-    "weights of nothing": ({"weights": np.ones(6)}, "`weights` go with"),
-    "no pass": ({"max_passes": 0}, "`max_passes` must be at least 1; it is 0."),
-    "another shape": ({"score": _scores(np.zeros((6, 2)))}, "`score` must return shape (6, 3)"),
+    "no weights": ({"balance": "weights"}, "`weights` must be given if"),
+    "weights of nothing": ({"weights": np.ones(6)}, "`weights` must be given if"),
+    "no pass": ({"max_passes": 0}, "`max_passes` must be at least 1; got max_passes = 0."),
+    "another shape": (
+        {"score": _scores(np.zeros((6, 2)))},
+        "`score` must return an array of shape (6, 3)",
+    ),
     "a NaN": ({"score": _scores(np.full((6, 3), np.nan))}, "`score` must return finite numbers"),
     "an empty cluster": (
         {"score": _scores(np.eye(3)[[0] * 6] * 9), "balance": "none"},
-        "every cluster must keep a row: fewer clusters, or balance; the sizes; it is [6 0 0].",
+        "Every cluster must keep a row; got sizes[1] = 0. Ask for fewer clusters, or for balance.",
     ),
 }
 

@@ -562,23 +562,26 @@ NLL, NEXT = likelihoods.any_order_nll, likelihoods.autoregressive_nll
 REFUSALS = [
     (
         lambda: call(ANY, FREE, num_replicates=1),
-        "`num_replicates` must be at least 2; it is 1",
+        "`num_replicates` must be at least 2; got num_replicates = 1",
     ),
-    (lambda: call(ANY, FREE, num_strata=0), "`num_strata` must be at least 1; it is 0"),
-    (lambda: call(ELBO, LINEAR, source=LAWS), "`end` must lie where κ < 1 .*; it is 1.0"),
-    (lambda: call(ELBO, LINEAR, source=LAWS, end=0.0), r"`end` must lie in \(0, 1\]; it is 0.0"),
+    (lambda: call(ANY, FREE, num_strata=0), "`num_strata` must be at least 1; got num_strata = 0"),
+    (lambda: call(ELBO, LINEAR, source=LAWS), "`end` must lie where κ < 1 .*; got end = 1.0"),
+    (
+        lambda: call(ELBO, LINEAR, source=LAWS, end=0.0),
+        r"`end` must lie in \(0, 1\]; got end = 0.0",
+    ),
     (lambda: call(ELBO, LINEAR, source=LAWS / 2, end=0.5), "`source` must sum to 1"),
     (
         lambda: call(ELBO, LINEAR, source=np.eye(5)[:N], end=0.5),
-        "`num_states` must be V = 2, or 3 with a mask; it is 5",
+        "`num_states` must be V = 2, or 3 with a mask; got num_states = 5",
     ),
     (
         lambda: call(ELBO, PER_POSITION, source="mask"),
-        r"`schedule` must have one κ for all, not one for each position; it is \[3\]",
+        r"`schedule` must have one κ for all positions; got schedule.kappa\(0.5\).shape = \(3,\)",
     ),
     (
         lambda: call(GRID, TABLE, num_strata=2),
-        "`num_strata` must divide T = 3; it is 2",
+        "`num_strata` must divide T = 3; got num_strata = 2",
     ),
     (lambda: call(GRID, TABLE[:3]), "`table` must end at κ = 1"),
     (lambda: NEXT(jnp.log(DATA), next_logits, X_1, start=-1), "`start` must lie in .0, 2.*is -1"),

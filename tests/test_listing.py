@@ -101,7 +101,7 @@ READERS = (
 def test_what_cannot_be_read_is_named(linked, spoil):
     why = spoil(linked)
     for read in READERS:
-        with pytest.raises(ValueError, match=f"every file of {linked} must be .*{why}"):
+        with pytest.raises(ValueError, match=f"Every file of {linked} must be .*{why}"):
             read(linked)
 
 

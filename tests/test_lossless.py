@@ -77,16 +77,16 @@ def metaspace():
         (
             lambda: byte_level(alphabet=[], texts=["ave "]),
             "Wave",
-            "character 0 stands 'W', and 'a'",
+            r"\[0\] = 'a' for 'W'",
         ),
-        (lambda: with_normalizer(normalizers.Lowercase()), "aWave", "1 stands 'W', and 'w' comes"),
-        (lambda: with_normalizer(normalizers.NFC()), "xe\u0301", "1 stands 'e', and 'é' comes"),
-        (lambda: with_normalizer(normalizers.Strip()), "a ", "1 stands ' ', and the end comes"),
+        (lambda: with_normalizer(normalizers.Lowercase()), "aWave", r"\[1\] = 'w' for 'W'"),
+        (lambda: with_normalizer(normalizers.NFC()), "xe\u0301", r"\[1\] = 'é' for 'e'"),
+        (lambda: with_normalizer(normalizers.Strip()), "a ", r"\[1\] = the end for ' '"),
         (unknown_words, "a", None),
-        (unknown_words, "b", "character 0 stands 'b', and '.' comes"),
+        (unknown_words, "b", r"\[0\] = '.' for 'b'"),
         (metaspace, "Wave  quick ", None),
-        (metaspace, " Wave", "character 0 stands ' ', and 'W' comes"),  # as "Wave" is encoded
-        (metaspace, "Wave▁", "character 4 stands '▁', and ' ' comes"),
+        (metaspace, " Wave", r"\[0\] = 'W' for ' '"),  # as "Wave" is encoded
+        (metaspace, "Wave▁", r"\[4\] = ' ' for '▁'"),
         (byte_level, "a\ud800", "half a surrogate pair"),
         (byte_level, "zwölf ☂ \ufffd \x00", None),
     ],
@@ -96,7 +96,7 @@ def test_a_text_comes_back_or_is_refused_with_its_name_and_place(make, text, fau
     if fault is None:
         assert tokenizer.decode(encode_texts([text], tokenizer).tokens.tolist()) == text
         return
-    with pytest.raises(ValueError, match=f"^document b.txt: .*{fault}"):
+    with pytest.raises(ValueError, match=f"^Document b.txt: .*{fault}"):
         encode_texts(["", text], tokenizer, names=["a.txt", "b.txt"])
     with pytest.raises(ValueError, match=fault):  # a prompt, too
         sampled_ids(Generator((), (), None, tokenizer), text)
@@ -137,21 +137,21 @@ def own(encode, decode=lambda ids: bytes(ids).decode(), num_tokens=256):
 @pytest.mark.parametrize(
     ("tokenizer", "fault"),
     [
-        (own(lambda text: [300 for _ in text]), r"ids in \[0, 255\], its V being 256"),
-        (own(lambda text: [-1 for _ in text]), r"one of them; it is -1"),
+        (own(lambda text: [300 for _ in text]), r"ids in \[0, 255\], because its V is 256"),
+        (own(lambda text: [-1 for _ in text]), r"got encode\(text\)\[0\] = -1"),
         (own(lambda text: [0.5 for _ in text]), "a list of integers"),
-        (own(lambda text: text.lower().encode()), "character 0 stands 'W', and 'w'"),
-        (own(lambda text: list(text.encode())[:-1]), "character 4 stands 's', and the end"),
+        (own(lambda text: text.lower().encode()), r"\[0\] = 'w' for 'W'"),
+        (own(lambda text: list(text.encode())[:-1]), r"\[4\] = the end for 's'"),
         (own(lambda text: [*text.encode(), *[0] * next(COUNT)]), "draw"),
     ],
 )
 def test_a_tokenizer_of_ones_own_goes_through_the_same(tokenizer, fault, tmp_path):
     if fault == "draw":  # zeros that mean nothing, a number of them that changes
         tokenizer = tokenizer._replace(decode=lambda ids: bytes(ids).decode().rstrip("\0"))
-    with pytest.raises(ValueError, match=f"^document 0: .*{fault}"):
+    with pytest.raises(ValueError, match=f"^Document 0: .*{fault}"):
         encode_texts(["Waves"], tokenizer)
     (tmp_path / "texts.txt").write_text("Waves")
-    with pytest.raises(ValueError, match=rf"^document .*texts.txt: .*{fault}"):
+    with pytest.raises(ValueError, match=rf"^Document .*texts.txt: .*{fault}"):
         map_tokens(tmp_path / "texts.txt", tmp_path / "t", tokenizer, name="own", share=0.0)
     assert not (tmp_path / "t").exists()
 
@@ -168,7 +168,10 @@ def test_on_the_command_line_it_is_one_line(tmp_path, capsys):
     assert cli.main([*words, *sizes]) == 2
     first = next(i for i, text in enumerate(TEXTS) if text in split_held_out(TEXTS, 0.1)[0])
     said = capsys.readouterr().err
-    assert f"train: document {tmp_path}/texts/{first:02d}.txt: a tokenizer must give" in said
+    assert (
+        f"train: Document {tmp_path}/texts/{first:02d}.txt: `decode` of a tokenizer must return"
+        in said
+    )
     assert len(said.splitlines()) == 1
     assert not (tmp_path / "run").exists()
 

@@ -17,7 +17,7 @@ TERA = 10**12
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        (["model.width=1000000000"], "`model.width` must leave a program that fits the memory"),
+        (["model.width=1000000000"], "`model.width` must be small enough for the memory"),
         (["model.num_layers=1000000000"], "`model.num_layers` must"),
         (["model.ffn_width=1000000000000"], "`model.ffn_width` must"),
         ([f"model.num_tokens={TERA}", f"model.num_states={TERA}"], "`model.num_tokens` must"),
@@ -35,11 +35,11 @@ def test_a_count_beyond_the_memory_is_refused_by_name(changes, named, monkeypatc
 def test_more_runs_or_longer_texts_than_fit(monkeypatch):
     monkeypatch.setattr(memory, "_host_memory", lambda: 2**32)
     check_fits(PRESETS["small"], num_runs=10)
-    with pytest.raises(ValueError, match=r"of them take .* GiB and more"):
+    with pytest.raises(ValueError, match=r"needs at least .* GiB for .* copies of them"):
         check_fits(PRESETS["small"], num_runs=10_000)
-    with pytest.raises(ValueError, match="`num_samples` must leave"):
+    with pytest.raises(ValueError, match="`num_samples` must be small enough"):
         check_sample_fits(TERA, 128, 256)
-    with pytest.raises(ValueError, match="`max_new` must leave"):
+    with pytest.raises(ValueError, match="`max_new` must be small enough"):
         check_sample_fits(1, TERA, 256)
 
 
@@ -59,9 +59,9 @@ def test_every_preset_fits_this_machine():
 
 
 def test_cases_of_statements_beyond_the_memory(capsys):
-    with pytest.raises(ValueError, match="`instances` must leave cases that fit the memory"):
+    with pytest.raises(ValueError, match="`instances` must be small enough for the memory"):
         verify(["D4"], instances=10**15)
-    with pytest.raises(ValueError, match="`num_experts` must leave cases that fit the memory"):
+    with pytest.raises(ValueError, match="`num_experts` must be small enough for the memory"):
         verify(["D4"], shape=Shape(2, 2, TERA))
     assert cli.main(["verify", "--labels", "D4", "--devices", "1000000000"]) == 2
     assert "`devices` must lie in [1, 1024]" in capsys.readouterr().err

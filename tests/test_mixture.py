@@ -138,14 +138,17 @@ def test_experts_of_one_make_are_one_stack_and_come_back_in_their_order():
     ("make", "message"),
     [
         (lambda: mixture_decoder(()), "`decoders` must hold an expert"),
-        (lambda: mixture_decoder((FIRST, uncached_decoder(bigram, V))), r"share S, .* \[4 3\]"),
+        (
+            lambda: mixture_decoder((FIRST, uncached_decoder(bigram, V))),
+            r"the same `num_states`; got num_states = \[4, 3\]",
+        ),
         (
             lambda: mixture_params(DECODERS, LOG_PRIOR[:2], experts()),
-            "must have one for each of 3 experts",
+            "must have 3 entries, one for each expert",
         ),
         (
             lambda: mixture_params(DECODERS, LOG_PRIOR, experts()[:2]),
-            "must have one for each of 3 experts",
+            "must have 3 entries, one for each expert",
         ),
     ],
 )
@@ -287,7 +290,9 @@ def test_sampled_rows_have_contexts_of_their_own(seeing):
 
 
 def test_refusals_of_a_conditional_mixture():
-    with pytest.raises(ValueError, match="`decoders` must all have `read_prefix`"):
+    with pytest.raises(
+        ValueError, match="Every one of `decoders` must have a function `read_prefix`"
+    ):
         conditional_mixture_decoder(DECODERS)
-    with pytest.raises(ValueError, match="`gate` must be bayes or static; it is 'soft'"):
+    with pytest.raises(ValueError, match="`gate` must be bayes or static; got gate = 'soft'"):
         conditional_mixture_decoder(DECODERS, gate="soft")  # pyright: ignore

@@ -134,13 +134,13 @@ def test_a_table_has_a_row_for_each_context_and_no_other(order, mask):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: tabular(0, order=1), "`num_tokens` must be at least 1; it is 0"),
-        (lambda: tabular(V, order=0), "`order` must be at least 1; it is 0"),
+        (lambda: tabular(0, order=1), "`num_tokens` must be at least 1; got num_tokens = 0"),
+        (lambda: tabular(V, order=0), "`order` must be at least 1; got order = 0"),
         (lambda: tabular(V, order=2, num_states=5), "`num_states` must be V = 3, or 4"),
-        (lambda: tabular(256, order=4), "at most 134217728 entries; it is 4345495808"),
-        (lambda: mlp(3), "`sizes` must name features and outputs, two at least; it is 1"),
-        (lambda: mlp(3, 0), "`sizes` must be at least 1; it is 0"),
-        (lambda: router(ROUTED, 0), "`num_experts` must be at least 1; it is 0"),
+        (lambda: tabular(256, order=4), "at most 134,217,728 entries; got entries = 4345495808"),
+        (lambda: mlp(3), r"`sizes` must hold at least two numbers, .*; got sizes = \("),
+        (lambda: mlp(3, 0), "`sizes` must be at least 1; got sizes = 0"),
+        (lambda: router(ROUTED, 0), "`num_experts` must be at least 1; got num_experts = 0"),
     ],
 )
 def test_a_network_that_cannot_be_is_refused(make, message):
@@ -153,7 +153,7 @@ def test_a_network_that_cannot_be_is_refused(make, message):
     [
         ("tabular", [0, 3], r"`x_t` must hold ids in \[0, 2\]"),
         ("tabular", [0, -1], r"`x_t` must hold ids in \[0, 2\]"),
-        ("mlp", [0.0, 0.0, 0.0], r"`features` must have shape \(4,\); it is '\(3,\)'"),
+        ("mlp", [0.0, 0.0, 0.0], r"`features` must have shape \(4,\); got features.shape = \(3,\)"),
     ],
 )
 def test_an_input_of_another_kind_is_refused(name, x_t, message):
@@ -217,7 +217,7 @@ def test_an_nnx_modules_dropout_follows_the_key():
 
 
 def test_an_nnx_module_with_state_of_its_own_is_refused():
-    with pytest.raises(ValueError, match=r"no state besides parameters; it is .*mean"):
+    with pytest.raises(ValueError, match=r"no state besides its parameters; got state = .*mean"):
         network_from_nnx(lambda rngs: nnx.BatchNorm(4, rngs=rngs))
 
 

@@ -121,9 +121,9 @@ def test_the_first_axis_runs_over_slices_so_that_an_expert_stays_inside_one():
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
-        (0, r"the number of devices must lie in \[1, 8\].*it is 0\."),
-        (9, r"the number of devices must lie in \[1, 8\].*it is 9\."),
-        (True, r"the number of devices must lie in \[1, 8\].*it is True\."),
+        (0, r"The number of devices must lie in \[1, 8\].*; got number of devices = 0\."),
+        (9, r"The number of devices must lie in \[1, 8\].*; got number of devices = 9\."),
+        (True, r"The number of devices must lie in \[1, 8\].*; got number of devices = True\."),
         ({"expert": 8, "data": 2}, r"`shape` must ask for 1 to 8 devices.*'data': 2"),
         ({"expert": 8, "data": 0}, r"`shape` must ask for 1 to 8 devices.*'data': 0"),
     ],
@@ -138,13 +138,14 @@ def test_a_mesh_of_as_many_devices_as_numpy_counts():
 
 
 def test_a_mesh_without_an_axis_is_refused():
-    with pytest.raises(ValueError, match=r"`shape` must name an axis; it is \{\}\."):
+    with pytest.raises(ValueError, match=r"`shape` must name an axis; got shape = \{\}\."):
         parallel.make_mesh({})
 
 
 def test_an_unknown_backend_is_refused_with_a_suggestion():
     message = (
-        r'`backend` must be "shard_map" or "pmap"; it is \'shardmap\': did you mean "shard_map"'
+        r'`backend` must be "shard_map" or "pmap"; got backend = \'shardmap\'. Did you '
+        r'mean "shard_map"'
     )
     with pytest.raises(ValueError, match=message):
         parallel.independent(jnp.sin, parallel.make_mesh(), backend="shardmap")
@@ -154,13 +155,22 @@ def test_an_unknown_backend_is_refused_with_a_suggestion():
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        ((jnp.ones(12),), r"must be a multiple of the 8 devices, or `pad` be set; it is 12\."),
-        ((jnp.ones(0),), r"the leading axis must hold a run; it is 0\."),
+        (
+            (jnp.ones(12),),
+            r"must be a multiple of 8, the devices, unless `pad` is set; got length = 12\.",
+        ),
+        ((jnp.ones(0),), r"The leading axis must hold a run; got length = 0\."),
         (
             (jnp.ones(8), {"x": jnp.ones(16)}),
-            r"`args\[1\]\['x'\]` must have the leading axis of `args\[0\]`, 8; it is 16\.",
+            (
+                r"`args\[1\]\['x'\]` must have a leading axis of 8, as `args\[0\]` has; got "
+                r"args\[1\]\['x'\].shape = \(16"
+            ),
         ),
-        ((jnp.ones(8), 2.0), r"`args\[1\]` must have a leading axis to map over; it is 2\.0\."),
+        (
+            (jnp.ones(8), 2.0),
+            r"`args\[1\]` must have a leading axis to map over; got args\[1\].shape = \(\)\.",
+        ),
         ((), r"`args` must hold at least one array"),
     ],
 )
@@ -196,10 +206,16 @@ def test_batches_are_cut_over_the_devices_of_their_run():
     [
         (
             jnp.ones((8, 5)),
-            r"`args\[1\]` must have a batch that the 2 .* divide; it is 5\.",
+            r"The batch of `args\[1\]` must be a multiple of 2, .*; got args\[1\].shape\[1\] = 5\.",
         ),
-        (jnp.ones(8), r"`args\[1\]` must have a second axis, of the batch"),
-        (jnp.ones((6, 4)), r"`args\[1\]` must have the leading axis of `args\[0\]`, 8; it is 6\."),
+        (jnp.ones(8), r"`args\[1\]` must have a second axis, which is the batch"),
+        (
+            jnp.ones((6, 4)),
+            (
+                r"`args\[1\]` must have a leading axis of 8, as `args\[0\]` has; got "
+                r"args\[1\].shape = \(6"
+            ),
+        ),
     ],
 )
 def test_batches_that_do_not_fit_are_refused(x, message):
@@ -215,13 +231,15 @@ def test_a_batch_of_the_centre_that_its_devices_do_not_divide_is_refused():
     _, total = step(jnp.zeros(()), {"x": jnp.ones(4)})
     assert total == 4
     for rows in (jnp.ones(3), jnp.ones(())):
-        with pytest.raises(ValueError, match=r"`batch\['x'\]` must have rows that the 2 devices"):
+        with pytest.raises(
+            ValueError, match=r"The number of rows of `batch\['x'\]` must be a multiple of 2"
+        ):
             step(jnp.zeros(()), {"x": rows})
 
 
 def test_pmap_has_one_axis():
     mesh = parallel.make_mesh({"expert": 4, "data": 2})
-    with pytest.raises(ValueError, match=r'`mesh` must have one axis, or two for .*"shard_map"'):
+    with pytest.raises(ValueError, match=r'`mesh` must have one axis, or two if .*"shard_map"'):
         parallel.independent(jnp.sin, mesh, backend="pmap")
 
 

@@ -271,10 +271,16 @@ def test_two_stages_deal_whole_fine_clusters(folder, balance):
 
 
 MISMATCHED = {
-    "balance": (["--balance", "none"], "so `balance` must be rows or tokens; it is 'none'"),
-    "restarts": (["--restarts", "2"], "`restarts` must be 1 with `num_fine`; it is 2"),
-    "too few": (["--num-fine", "2"], "`num_fine` must be at least 3; it is 2"),
-    "too many": (["--num-fine", "51"], "`num_fine` must lie in [1, 50]; it is 51"),
+    "balance": (
+        ["--balance", "none"],
+        ("`balance` must be rows or tokens if `num_fine` is given; got balance = 'none'"),
+    ),
+    "restarts": (
+        ["--restarts", "2"],
+        ("`restarts` must be 1 if `num_fine` is given; got restarts = 2"),
+    ),
+    "too few": (["--num-fine", "2"], "`num_fine` must be at least 3; got num_fine = 2"),
+    "too many": (["--num-fine", "51"], "`num_fine` must lie in [1, 50]; got num_fine = 51"),
 }
 
 
@@ -296,11 +302,13 @@ def test_repeated_and_missing_ids_are_counted_or_refused(folder, capsys):
     assert (manifest["repeated_ids"], manifest["rows_without_id"]) == (2, 2)
     capsys.readouterr()
     assert partition(folder, "--unique-ids", out="other") == 2
-    assert refusal(capsys).endswith("must have its own `id`; have that of an earlier row: 7, 9.")
+    assert refusal(capsys).endswith(
+        "must have an `id` of its own; got rows with a repeated id = [7, 9]."
+    )
     rows[7]["id"], rows[9]["id"] = "r7", "r9"
     (folder / "rows.jsonl").write_bytes(jsonl(rows))
     assert partition(folder, "--unique-ids", out="other") == 2
-    assert refusal(capsys).endswith("have none: 20, 23.")
+    assert refusal(capsys).endswith("got rows without an id = [20, 23].")
     assert not (folder / "other").exists()
 
 
@@ -363,17 +371,19 @@ def test_the_same_command_writes_the_same_and_then_nothing(folder, capsys):
     assert "finished already" in capsys.readouterr().out
     assert times == {path: path.stat().st_mtime_ns for path in (folder / "out").rglob("*")}
     assert partition(folder, "--seed", "4") == 2
-    assert "`out` must be new, or finished with these settings" in refusal(capsys)
+    assert "`out` must be a new folder, or one that was finished with these settings" in refusal(
+        capsys
+    )
     (folder / "out" / "centre.jsonl").write_text("")
     assert partition(folder, "--seed", "3") == 2
-    assert "as its manifest says; it is" in refusal(capsys)
+    assert "as its manifest says; got SHA-256 =" in refusal(capsys)
 
 
 def test_a_folder_of_something_else_is_refused(folder, capsys):
     (folder / "out").mkdir()
     (folder / "out" / "manifest.json").write_text('["mine"]')
     assert partition(folder) == 2
-    assert "`out` must be new" in refusal(capsys)
+    assert "`out` must be a new folder" in refusal(capsys)
     assert list((folder / "out").iterdir()) == [folder / "out" / "manifest.json"]
 
 
@@ -413,7 +423,7 @@ def test_an_input_that_changes_on_the_way_is_refused(folder, monkeypatch, capsys
 
     monkeypatch.setattr(writing, "read_records", changing)
     assert partition(folder) == 2
-    assert "must stay as it is while it is read" in refusal(capsys)
+    assert "must not change while it is read" in refusal(capsys)
     assert not (folder / "out").exists()
 
 
@@ -446,23 +456,24 @@ def test_routing_charges_a_row_by_its_weight(folder):
 
 def test_routing_needs_a_whole_partition(folder, capsys):
     assert route(folder) == 2
-    assert "`partition` must be a finished partition" in refusal(capsys)
+    assert "`partition` must be the folder of a finished partition" in refusal(capsys)
     assert partition(folder) == 0
     np.save(folder / "narrow.npy", FEATURES[:, :5])
     capsys.readouterr()
     assert route(folder, features="narrow.npy") == 2
-    assert "`features` must have as many columns as the 8" in refusal(capsys)
+    assert "`features` must have 8 columns, as many as" in refusal(capsys)
     rule = rules.read_rule(folder / "out" / "centroids.safetensors")
     same = np.concatenate([FEATURES[:7], np.asarray(rule.clusters.mean)[None], FEATURES[8:]])
     np.save(folder / "same.npy", same)
     assert route(folder, features="same.npy") == 2
-    assert "must differ from the mean of those clustered, to have a direction; row; it is [7]" in (
-        refusal(capsys)
-    )
+    assert (
+        "must differ from the mean of those clustered in every row; got rows equal to the "
+        "mean = [7]"
+    ) in (refusal(capsys))
     (folder / "out" / "centroids.safetensors").write_bytes(b"")
     assert route(folder) == 2
     line = refusal(capsys)
-    assert line.startswith("python -m dfm_jax route: the SHA-256 of")
+    assert line.startswith("python -m dfm_jax route: The SHA-256 of")
 
 
 def test_new_rows_without_a_feature_are_spread_or_named(folder):
@@ -486,8 +497,8 @@ def with_nan():
 
 
 BAD_FEATURES = {
-    "too few": (FEATURES[:-1], "must have 50 rows; it is 49."),
-    "NaN": (with_nan(), "must be finite in every row; not so 4, 11."),
+    "too few": (FEATURES[:-1], "must have 50 rows; got len(features) = 49."),
+    "NaN": (with_nan(), "must be finite in every row; got rows that are not finite = [4, 11]."),
     "pickled": (FEATURES.astype(object), "must be an .npy or .npz file of numbers"),
 }
 
@@ -503,35 +514,50 @@ def test_bad_features_are_refused(folder, capsys, features, message):
 
 
 BAD_INPUT = {
-    "broken": (b'{"conversations": []}\n{"id": \n', "line 2: it is not JSON in UTF-8"),
-    "no object": (b'{"conversations": []}\n3\n', "line 2: a row must be a JSON object; it is int"),
-    "not UTF-8": (b'{"id": "\xff"}\n', "line 1: it is not JSON in UTF-8"),
-    "a mark before it": (b'\xef\xbb\xbf{"conversations": []}\n', "line 1: it is not JSON in UTF-8"),
-    "NaN": (b'{"conversations": [], "x": NaN}\n', "line 1: it is not JSON in UTF-8: NaN"),
+    "broken": (b'{"conversations": []}\n{"id": \n', "line 2: the row must be JSON in UTF-8"),
+    "no object": (
+        b'{"conversations": []}\n3\n',
+        "line 2: the row must be a JSON object; got type(row) = int",
+    ),
+    "not UTF-8": (b'{"id": "\xff"}\n', "line 1: the row must be JSON in UTF-8"),
+    "a mark before it": (
+        b'\xef\xbb\xbf{"conversations": []}\n',
+        "line 1: the row must be JSON in UTF-8",
+    ),
+    "NaN": (
+        b'{"conversations": [], "x": NaN}\n',
+        "line 1: the row must be JSON in UTF-8; got an error at column 28: NaN",
+    ),
     "a key twice": (
         b'{"id": 1, "id": 2}\n',
-        "it is not JSON in UTF-8: the key 'id' comes",
+        "the row must be JSON in UTF-8; got an error at column 11: the key 'id' comes",
     ),
-    "blank": (b'{"conversations": []}\n\n \n{"conversations": []}\n', "line 2: it is blank"),
-    "empty": (b"", "must hold a row; it holds none"),
-    "only blanks": (b"\n \n", "must hold a row; it holds none"),
-    "empty array": (b"\n [ ]\n", "must hold a row; it holds none"),
+    "blank": (
+        b'{"conversations": []}\n\n \n{"conversations": []}\n',
+        "line 2: a line between rows must not be blank",
+    ),
+    "empty": (b"", "must hold a row; got number of rows = 0"),
+    "only blanks": (b"\n \n", "must hold a row; got number of rows = 0"),
+    "empty array": (b"\n [ ]\n", "must hold a row; got number of rows = 0"),
     "no conversation": (b'{"id": 1}\n', "line 1: `conversations` must be a list"),
     "no text": (b'{"conversations": [{"value": 3}]}', "line 1: `conversations` must be a list"),
     "broken array": (
         b'[{"conversations": []},\n{"b" 2},\n' + b" " * 99 + b"{}]",
-        "line 2: it is not JSON",
+        "line 2: the row must be JSON",
     ),
     "cut array": (b'[{"id": 1, "conversations":\n[]}', "line 2: `,` or `]` must follow"),
-    "cut string": (b'[{"conversations": []},\n{"b": "', "line 2: it is not JSON: Unterminated"),
-    "a comma too many": (b'[{"conversations": []},\n]', "line 2: it is not JSON"),
+    "cut string": (
+        b'[{"conversations": []},\n{"b": "',
+        "line 2: the row must be JSON; got an error: Unterminated",
+    ),
+    "a comma too many": (b'[{"conversations": []},\n]', "line 2: the row must be JSON"),
     "no comma": (b'[{"conversations": []}\n{}]', "line 2: `,` or `]` must follow"),
-    "more behind": (b'[{"conversations": []}]\n{}', "line 2: something follows"),
-    "array of numbers": (b"[\n1]", "line 2: a row must be a JSON object; it is int"),
-    "array not UTF-8": (b'[{"id": "\xff"}]', "line 1: it, or one behind it, is not UTF-8"),
+    "more behind": (b'[{"conversations": []}]\n{}', "line 2: nothing must follow the array"),
+    "array of numbers": (b"[\n1]", "line 2: the row must be a JSON object; got type(row) = int"),
+    "array not UTF-8": (b'[{"id": "\xff"}]', "line 1: the text from this line on must be UTF-8"),
     "array with infinity": (
         b'[{"id": 1e999}]',
-        "line 1: it is not JSON: the number 1e999",
+        "line 1: the row must be JSON; got an error: the number 1e999",
     ),
 }
 
@@ -579,10 +605,10 @@ def test_memory_does_not_grow_with_the_rows(folder, monkeypatch, array):
 
 def test_fewer_rows_than_experts_are_refused(folder, capsys):
     assert partition(folder, k=51) == 2
-    assert "`num_experts` must lie in [1, 50]; it is 51." in refusal(capsys)
+    assert "`num_experts` must lie in [1, 50]; got num_experts = 51." in refusal(capsys)
     np.savez(folder / "two.npz", features=FEATURES[:2], rows=np.arange(2))
     assert partition(folder, features="two.npz") == 2
-    assert "at least 3 rows must have a feature; their number; it is 2." in refusal(capsys)
+    assert "At least 3 rows must have a feature; got rows with a feature = 2." in refusal(capsys)
 
 
 class Evil:
@@ -607,7 +633,10 @@ def test_a_file_with_code_in_it_is_refused_and_nothing_executes(
     more = ["--balance", "tokens", "--weights", name] if option == "weights" else []
     assert partition(folder, *more, features=name if option == "features" else "features.npy") == 2
     line = refusal(capsys)
-    assert "file of numbers; " in line or "must be one array of numbers; it is 'none'" in line
+    assert (
+        "file of numbers; " in line
+        or "must be one array of numbers; got weights.dtype = 'none'" in line
+    )
     assert not (folder / "ran").exists()
 
 
@@ -620,8 +649,8 @@ def test_centroids_with_code_in_them_are_refused(folder, monkeypatch, capsys):
     whole = path.read_bytes()
     save_file({"centroids": FEATURES}, folder / "other")
     bad = {
-        "must hold safetensors; it is damaged": (pickle.dumps(Evil()), whole[:-1], b""),
-        "must hold ['centroids', 'cluster_of', 'mean', 'prices']": [
+        "must hold safetensors; got a damaged file": (pickle.dumps(Evil()), whole[:-1], b""),
+        "must hold the arrays centroids, cluster_of, mean, prices": [
             (folder / "other").read_bytes()
         ],
     }
@@ -637,7 +666,7 @@ def test_centroids_with_code_in_them_are_refused(folder, monkeypatch, capsys):
 
 
 BAD_WEIGHTS = {
-    "too few": (np.ones(3), "must be 50 numbers"),
+    "too few": (np.ones(3), "must hold 50 numbers"),
     "negative": (-np.ones(NUM_ROWS), "must lie in [0, inf)"),
     "NaN": (np.full(NUM_ROWS, np.nan), "must lie in [0, inf)"),
     "pickled": (np.array([None] * NUM_ROWS), "must be an .npy file of numbers"),

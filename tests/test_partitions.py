@@ -395,35 +395,35 @@ def test_the_models_of_the_parts_label_a_later_document_as_the_partition_does(ev
 REFUSED = {
     "no part": (
         lambda: at_random(CORPORA, 0, seed=0),
-        "`num_parts` must be at least 1; it is 0.",
+        "`num_parts` must be at least 1; got num_parts = 0.",
     ),
     "no part for files": (
         lambda: by_dealt_files(CORPORA, -1, seed=0),
-        "`num_parts` must be at least 1; it is -1.",
+        "`num_parts` must be at least 1; got num_parts = -1.",
     ),
     "no cluster": (
         lambda: by_clusters(CORPORA, 0, fitted_on=9, seed=0),
-        "`num_parts` must lie in [1, 9]; it is 0.",
+        "`num_parts` must lie in [1, 9]; got num_parts = 0.",
     ),
     "more clusters than documents to fit": (
         lambda: by_clusters(CORPORA, 10, fitted_on=9, seed=0),
-        "`num_parts` must lie in [1, 9]; it is 10.",
+        "`num_parts` must lie in [1, 9]; got num_parts = 10.",
     ),
     "no cluster by likelihood": (
         lambda: by_likelihood(CORPORA, 0, fitted_on=9, prefix=9, seed=0),
-        "`num_parts` must lie in [1, 9]; it is 0.",
+        "`num_parts` must lie in [1, 9]; got num_parts = 0.",
     ),
     "no prefix": (
         lambda: by_likelihood(CORPORA, 2, fitted_on=9, prefix=0, seed=0),
-        "`prefix` must be at least 1; it is 0.",
+        "`prefix` must be at least 1; got prefix = 0.",
     ),
     "more documents than there are": (
         lambda: by_likelihood(CORPORA, 2, fitted_on=24, prefix=9, seed=0),
-        "`fitted_on` must lie in [1, 23]; it is 24.",
+        "`fitted_on` must lie in [1, 23]; got fitted_on = 24.",
     ),
     "nothing to fit": (
         lambda: by_clusters(CORPORA, 1, fitted_on=0, seed=0),
-        "`fitted_on` must lie in [2, 23]; it is 0.",
+        "`fitted_on` must lie in [2, 23]; got fitted_on = 0.",
     ),
 }
 

@@ -231,7 +231,7 @@ def test_what_ends_a_text_is_kept(tmp_path):
     assert json.loads((plain / "config.json").read_text())["eos_token_id"] is None
     assert open_folder(plain).generation is None
     beyond = checkpoint._replace(token_ids={"eos_token_id": config.num_tokens})
-    with pytest.raises(ValueError, match=r"`eos_token_id` of .* must be ids in \[0, "):
+    with pytest.raises(ValueError, match=r"`eos_token_id` of .* must hold ids in \[0, "):
         write_folder(tmp_path / "beyond", config, params, like=beyond)
     assert not (tmp_path / "beyond").exists()
 
@@ -251,7 +251,7 @@ def test_parts_and_their_index(tmp_path):
     for name in ("model.norm.weight", "model.more.weight"):  # one elsewhere, one too many
         amiss = {"weight_map": index["weight_map"] | {name: parts[0]}}
         (written / "model.safetensors.index.json").write_text(json.dumps(amiss))
-        with pytest.raises(ValueError, match=r"must hold what .* says"):
+        with pytest.raises(ValueError, match=r"must hold the tensors that .* lists"):
             open_folder(written)
     outside = {"weight_map": dict.fromkeys(index["weight_map"], "../model.safetensors")}
     (written / "model.safetensors.index.json").write_text(json.dumps(outside))
@@ -281,20 +281,23 @@ def test_one_leaf_is_in_memory_beside_the_parameters(tmp_path):
 
 
 BAD_TENSORS = {
-    "missing": ({"model.norm.weight": None}, r"lacks model\.norm\.weight"),
+    "missing": ({"model.norm.weight": None}, r"got missing = \['model\.norm\.weight"),
     "extra": (
         {"model.layers.0.self_attn.q_proj.bias": np.zeros(32, "f4")},
-        r"has unknown model\.layers\.0\.self_attn\.q_proj\.bias",
+        r"got unknown = \['model\.layers\.0\.self_attn\.q_proj\.bias",
     ),
     "misshapen": (
         {"lm_head.weight": np.zeros((12, 32), "f4")},
-        r"has the shapes lm_head\.weight \[12, 32\] for \[13, 32\]",
+        r"got wrong in shape = \['lm_head\.weight \[12, 32\] for \[13, 32\]",
     ),
     "turned": (
         {"model.layers.1.mlp.up_proj.weight": np.zeros((32, 64), "f4")},
         r"up_proj\.weight \[32, 64\] for \[64, 32\]",
     ),
-    "whole numbers": ({"model.norm.weight": np.ones(32, "i4")}, "must hold floats; it is 'int32'"),
+    "whole numbers": (
+        {"model.norm.weight": np.ones(32, "i4")},
+        "must hold floating-point numbers; got .*dtype = 'int32'",
+    ),
 }
 
 
@@ -309,20 +312,38 @@ def test_other_tensors_are_refused_by_name(change, message, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model_type": "mistral"}, "`model_type` of .* must be llama; it is 'mistral'"),
+        (
+            {"model_type": "mistral"},
+            "`model_type` of .* must be 'llama'; got model_type = 'mistral'",
+        ),
         ({"rope_scaling": {"rope_type": "llama3"}}, "`rope_scaling` of .* must be None"),
-        ({"rope_parameters": {"rope_type": "yarn"}}, "`rope_parameters` .*it is .*yarn"),
-        ({"rope_parameters": {"rope_theta": 3.0}}, "one base of rotary positions; it is .*500"),
-        ({"attention_bias": True}, "`attention_bias` of .* must be False or None; it is 'True'"),
+        (
+            {"rope_parameters": {"rope_type": "yarn"}},
+            "`rope_parameters` .*; got rope_parameters = .*yarn",
+        ),
+        (
+            {"rope_parameters": {"rope_theta": 3.0}},
+            "`rope_theta` of .* must be the same in both of its places; got rope_theta = .*500",
+        ),
+        (
+            {"attention_bias": True},
+            "`attention_bias` of .* must be False or None; got attention_bias = True",
+        ),
         ({"mlp_bias": True}, "`mlp_bias`"),
-        ({"hidden_act": "gelu"}, "`hidden_act` of .* must be 'silu'; it is .*gelu"),
-        ({"head_dim": 16}, "`head_dim` .* = 8; it is 16"),
+        ({"hidden_act": "gelu"}, "`hidden_act` of .* must be 'silu'; got hidden_act = .*gelu"),
+        ({"head_dim": 16}, "`head_dim` .* = 8; got .* = 16"),
         ({"sliding_window": 5}, "`sliding_window`"),
         ({"quantization_config": {"bits": 4}}, "`quantization_config`"),
-        ({"logit_scale": 2.0}, "settings that are not known here; it is .*logit_scale"),
-        ({"vocab_size": None}, "must hold `vocab_size`; it is 'missing'"),
+        (
+            {"logit_scale": 2.0},
+            "must hold known settings only; got unknown settings = .*logit_scale",
+        ),
+        ({"vocab_size": None}, "must hold a value of `vocab_size`; got vocab_size = None"),
         ({"hidden_size": "32"}, "`hidden_size` of .* must be a whole number"),
-        ({"num_key_value_heads": 3}, "`num_heads` must be a multiple of `num_kv_heads` = 3"),
+        (
+            {"num_key_value_heads": 3},
+            "`num_heads` must be a multiple of `num_kv_heads`, which is 3",
+        ),
     ],
 )
 def test_a_setting_that_is_not_supported_is_refused_by_name(change, message, tmp_path):
@@ -338,7 +359,7 @@ def test_a_tied_head_may_be_repeated_but_not_differ(tmp_path):
     params = llama_params(open_folder(folder_of(tmp_path / "a", tied, same)))
     assert "lm_head" not in params
     path = folder_of(tmp_path / "b", tied, tensors_of())
-    with pytest.raises(ValueError, match="must be its embedding, as `tie_word_embeddings` says"):
+    with pytest.raises(ValueError, match="must equal the embedding, as `tie_word_embeddings` says"):
         open_folder(path)
 
 
@@ -346,13 +367,13 @@ def test_a_damaged_folder_is_refused(tmp_path):
     path = folder_of(tmp_path / "llama")
     whole = (path / "model.safetensors").read_bytes()
     (path / "model.safetensors").write_bytes(whole[:-1])
-    with pytest.raises(ValueError, match="must hold safetensors; it is damaged"):
+    with pytest.raises(ValueError, match="must hold safetensors; got a damaged file"):
         open_folder(path)
     (path / "model.safetensors").unlink()
-    with pytest.raises(FileNotFoundError, match=r"must be a folder with model.safetensors"):
+    with pytest.raises(FileNotFoundError, match=r"must be a folder that holds model.safetensors"):
         open_folder(path)
     (path / "config.json").write_text("{")
-    with pytest.raises(ValueError, match=r"config.json, line 1: it is not JSON"):
+    with pytest.raises(ValueError, match=r"config.json, line 1: the text must be JSON"):
         open_folder(path)
     with pytest.raises(FileNotFoundError, match=r"config.json"):
         open_folder(tmp_path / "nowhere")
@@ -362,19 +383,21 @@ def test_writing_refuses_what_is_no_llama_and_what_is_there(tmp_path):
     checkpoint = open_folder(folder_of(tmp_path / "llama"))
     config, params = checkpoint.config, llama_params(checkpoint)
     for change, message in (
-        ({"causal": False}, "`causal` must be true"),
-        ({"time_conditioned": True}, "`time_conditioned` must be false"),
+        ({"causal": False}, "`causal` must be True"),
+        ({"time_conditioned": True}, "`time_conditioned` must be False"),
         ({"num_states": 14}, "`num_states` must be V = 13"),
         ({"ffn_width": 63}, r"`params` must hold .*gate_proj.kernel \[32, 64\] for \[32, 63\]"),
-        ({"num_layers": 3}, "lacks layers_2.input_layernorm.scale"),
-        ({"tied": True}, "has unknown lm_head.kernel"),
+        ({"num_layers": 3}, r"got missing .* = \['layers_2.input_layernorm.scale'"),
+        ({"tied": True}, r"got unknown = \['lm_head.kernel'"),
     ):
         with pytest.raises(ValueError, match=message):
             write_folder(tmp_path / "new", dataclasses.replace(config, **change), params)
     mixed = params | {"norm": {"scale": params["norm"]["scale"].astype(jnp.bfloat16)}}
-    with pytest.raises(ValueError, match=r"one type among .*; it is 'bfloat16, float32'"):
+    with pytest.raises(
+        ValueError, match=r"one type among .*; got types = \['bfloat16', 'float32'\]"
+    ):
         write_folder(tmp_path / "new", config, mixed)
-    with pytest.raises(FileExistsError, match=r"must not be there yet; .*llama is"):
+    with pytest.raises(FileExistsError, match=r"must not exist yet; got path = .*llama"):
         write_folder(tmp_path / "llama", config, params)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["llama"]
 
@@ -481,12 +504,21 @@ def test_quantised_matrices_are_dequantised(kind, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"rope.scaling.type": "yarn"}, "`llama.rope.scaling.type` of .* must be `none`"),
-        ({"expert_count": 8}, "settings that are not known here; it is .*expert_count"),
-        ({"rope.dimension_count": 4}, r"`llama.rope.dimension_count` .* = 8; it is 4"),
+        ({"rope.scaling.type": "yarn"}, "`llama.rope.scaling.type` of .* must be 'none'"),
+        (
+            {"expert_count": 8},
+            "must hold known settings only; got unknown settings = .*expert_count",
+        ),
+        (
+            {"rope.dimension_count": 4},
+            r"`llama.rope.dimension_count` .* which is 8; got llama.rope.dimension_count = 4",
+        ),
         ({"attention.key_length": 16}, "`llama.attention.key_length`"),
-        ({"block_count": None}, "must hold `llama.block_count`; it is 'missing'"),
-        ({"split.count": 2}, "must be the whole checkpoint; the number of parts; it is 2"),
+        (
+            {"block_count": None},
+            "must hold a value of `llama.block_count`; got llama.block_count = None",
+        ),
+        ({"split.count": 2}, "`split.count` of .* must be 1, .*; got split.count = 2"),
     ],
 )
 def test_a_gguf_setting_that_is_not_supported_is_refused_by_name(change, message, tmp_path):
@@ -498,18 +530,23 @@ def test_a_gguf_setting_that_is_not_supported_is_refused_by_name(change, message
 
 def test_other_gguf_files_are_refused(tmp_path):
     path = gguf_of(tmp_path / "qwen.gguf", architecture="qwen2")
-    with pytest.raises(ValueError, match=r"the architecture of .* must be `llama`; it is 'qwen2'"):
+    with pytest.raises(
+        ValueError,
+        match=r"`general.architecture` of .* must be 'llama'; got general.architecture = 'qwen2'",
+    ):
         open_gguf(path)
     scaled = tensors_of() | {"rope_freqs.weight": np.ones(4, "f4")}
     checkpoint = open_gguf(gguf_of(tmp_path / "scaled.gguf", scaled))
-    with pytest.raises(ValueError, match=r"has unknown rope_freqs\.weight"):
+    with pytest.raises(ValueError, match=r"got unknown = \['rope_freqs\.weight"):
         llama_params(checkpoint)
     whole = gguf_of(tmp_path / "whole.gguf").read_bytes()
     for length in (0, 3, 100, len(whole) // 2, len(whole) - 100):
         (tmp_path / "cut.gguf").write_bytes(whole[:length])
-        with pytest.raises(ValueError, match=r"must be a GGUF file; .*cut.gguf is damaged"):
+        with pytest.raises(
+            ValueError, match=r"must be a GGUF file that is not damaged; got path = .*cut.gguf"
+        ):
             open_gguf(tmp_path / "cut.gguf")
-    with pytest.raises(FileNotFoundError, match=r"nothing.gguf is not there"):
+    with pytest.raises(FileNotFoundError, match=r"nothing.gguf'. No file is there"):
         open_gguf(tmp_path / "nothing.gguf")
 
 

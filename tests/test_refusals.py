@@ -29,62 +29,65 @@ def states_with(bad: int) -> np.ndarray:
     return states
 
 
-def ids(name: str, bound: int, shown: str = "[ 0 -1]") -> str:
-    return f"`{name}` must hold ids in [0, {bound - 1}]; it is {shown}."
+def ids(name: str, bound: int, got: str = "[1] = -1") -> str:
+    return f"`{name}` must hold ids in [0, {bound - 1}]; got {name}{got}."
 
 
 def law(name: str, values: np.ndarray = OFF) -> str:
     if np.any(values < 0):
-        return f"`{name}` must be non-negative; it is {values}."
-    return f"`{name}` must sum to 1 over its last axis; it is {values.sum()}."
+        first = int(np.argmax(values < 0))
+        return f"`{name}` must be non-negative; got {name}[{first}] = {values[first]}."
+    return f"`{name}` must sum to 1 over its last axis; got {name}.sum(axis=-1) = {values.sum()}."
 
 
 LAWS = np.full((N, 4), 0.25)  # probabilities where logarithms belong
 
 
 def logs(name: str, values: np.ndarray = OFF) -> str:
-    return f"`{name}` must hold logarithms of probabilities, none above 0; it is {values}."
+    first = np.argwhere(values > 0)[0].tolist()
+    rule = f"`{name}` must hold logarithms of probabilities, and none above 0"
+    return f"{rule}; got {name}{first} = {values[tuple(first)]}."
 
 
 # ── arrays: function, argument, bad value, message ──────────────────────────────────────────────
 
 ARRAYS = [
-    ("schedules.rate", "t", 1.0, "`t` must lie where κ_t < 1; it is 1.0."),
-    ("schedules.rate", "t", -0.1, "`t` must lie in [0, 1]; it is -0.1."),
-    ("schedules.rate", "t", np.nan, "`t` must lie in [0, 1]; it is nan."),
-    ("schedules.backward_rate", "t", 0.0, "`t` must lie where κ_t > 0; it is 0.0."),
-    ("schedules.backward_rate", "t", 1.1, "`t` must lie in [0, 1]; it is 1.1."),
+    ("schedules.rate", "t", 1.0, "`t` must lie where κ_t < 1; got t = 1.0."),
+    ("schedules.rate", "t", -0.1, "`t` must lie in [0, 1]; got t = -0.1."),
+    ("schedules.rate", "t", np.nan, "`t` must lie in [0, 1]; got t = nan."),
+    ("schedules.backward_rate", "t", 0.0, "`t` must lie where κ_t > 0; got t = 0.0."),
+    ("schedules.backward_rate", "t", 1.1, "`t` must lie in [0, 1]; got t = 1.1."),
     ("paths.point_mass", "tokens", NO_ID, ids("x_t", S)),
-    ("paths.point_mass", "tokens", np.array([0, S]), ids("x_t", S, "[0 4]")),
-    ("paths.mask_source", "x_1", np.array([0, V]), ids("x_1", V, "[0 3]")),
+    ("paths.point_mass", "tokens", np.array([0, S]), ids("x_t", S, "[1] = 4")),
+    ("paths.mask_source", "x_1", np.array([0, V]), ids("x_1", V, "[1] = 3")),
     ("paths.mixture_path", "x_0", NO_ID, ids("x_0", S)),
     ("paths.mixture_path", "x_1", NO_ID, ids("x_1", S)),
     (
         "paths.mixture_path",
         "kappa_t",
         np.array([0.5, 1.2]),
-        "`kappa_t` must lie in [0, 1]; it is [0.5 1.2].",
+        "`kappa_t` must lie in [0, 1]; got kappa_t[1] = 1.2.",
     ),
     (
         "paths.convex_path",
         "kappa_t",
         np.array([[0.5, 0.5], [0.5, 0.25], [0.0, 0.0], [0.0, 0.0]]),
-        "`kappa_t` must sum to 1 over its first axis; it is [1.   0.75].",
+        "`kappa_t` must sum to 1 over its first axis; got kappa_t.sum(axis=0)[1] = 0.75.",
     ),
-    ("paths.metric_path", "x_1", np.array([0, V]), ids("x_1", V, "[0 3]")),
-    ("paths.metric_path", "beta_t", -1.0, "`beta_t` must lie in [0, inf]; it is -1.0."),
+    ("paths.metric_path", "x_1", np.array([0, V]), ids("x_1", V, "[1] = 3")),
+    ("paths.metric_path", "beta_t", -1.0, "`beta_t` must lie in [0, inf]; got beta_t = -1.0."),
     ("paths.product_log_prob", "x_t", NO_ID, ids("x_t", S)),
     (
         "paths.sample_path",
         "token_path",
         np.array([np.zeros(S), np.full(S, 0.25)]),
-        "`token_path` must sum to 1 over its last axis; it is [0. 1.].",
+        "`token_path` must sum to 1 over its last axis; got token_path.sum(axis=-1)[0] = 0.0.",
     ),
     (
         "paths.sample_path",
         "token_path",
         np.array([np.eye(S)[0], np.full(S, np.nan)]),
-        "`token_path` must be non-negative; it is [[ 1.  0.  0.  0.]\n [nan nan nan nan]].",
+        "`token_path` must be non-negative; got token_path[1, 0] = nan.",
     ),
     ("paths.marginal_log_prob", "x_t", NO_ID, ids("x_t", S)),
     ("paths.pair_posterior", "x_t", NO_ID, ids("x_t", S)),
@@ -92,49 +95,54 @@ ARRAYS = [
         "paths.token_posterior",
         "tokens",
         states_with(-1),
-        ids("tokens", V, "[[ 0  0]\n [ 0 -1]\n [ 0  0]\n [ 0  0]]"),
+        ids("tokens", V, "[1, 1] = -1"),
     ),
-    ("paths.revealed_log_prob", "x_t", np.array([0, S]), ids("x_t", S, "[0 4]")),
+    ("paths.revealed_log_prob", "x_t", np.array([0, S]), ids("x_t", S, "[1] = 4")),
     ("paths.revealed_posterior", "x_t", NO_ID, ids("x_t", S)),
     ("velocities.rate_violation", "x_t", NO_ID, ids("x_t", S)),
-    ("velocities.mixture_velocity", "t", 1.0, "`t` must lie where κ_t < 1; it is 1.0."),
+    ("velocities.mixture_velocity", "t", 1.0, "`t` must lie where κ_t < 1; got t = 1.0."),
     ("velocities.mixture_velocity", "x_t", NO_ID, ids("x_t", S)),
     ("velocities.mixture_velocity", "x_1", NO_ID, ids("x_1", S)),
-    ("velocities.posterior_to_velocity", "t", 1.0, "`t` must lie where κ_t < 1; it is 1.0."),
+    ("velocities.posterior_to_velocity", "t", 1.0, "`t` must lie where κ_t < 1; got t = 1.0."),
     ("velocities.posterior_to_velocity", "x_t", NO_ID, ids("x_t", S)),
-    ("velocities.velocity_to_posterior", "t", 1.0, "`t` must lie where κ_t < 1; it is 1.0."),
-    ("velocities.backward_velocity", "t", 0.0, "`t` must lie where κ_t > 0; it is 0.0."),
+    ("velocities.velocity_to_posterior", "t", 1.0, "`t` must lie where κ_t < 1; got t = 1.0."),
+    ("velocities.backward_velocity", "t", 0.0, "`t` must lie where κ_t > 0; got t = 0.0."),
     ("velocities.backward_velocity", "x_t", NO_ID, ids("x_t", S)),
-    ("velocities.corrected_velocity", "beta", -1.0, "`beta` must lie in [0, inf); it is -1.0."),
+    (
+        "velocities.corrected_velocity",
+        "beta",
+        -1.0,
+        "`beta` must lie in [0, inf); got beta = -1.0.",
+    ),
     ("velocities.convex_velocity", "x_t", NO_ID, ids("x_t", S)),
-    ("velocities.convex_velocity", "t", 1.5, "`t` must lie in [0, 1); it is 1.5."),
-    ("velocities.kinetic_optimal_velocity", "t", 1.0, "`t` must lie in [0, 1); it is 1.0."),
-    ("velocities.metric_velocity", "t", -0.5, "`t` must lie in [0, 1]; it is -0.5."),
-    ("velocities.campbell_velocity", "t", 0.0, "`t` must lie in (0, 1); it is 0.0."),
+    ("velocities.convex_velocity", "t", 1.5, "`t` must lie in [0, 1); got t = 1.5."),
+    ("velocities.kinetic_optimal_velocity", "t", 1.0, "`t` must lie in [0, 1); got t = 1.0."),
+    ("velocities.metric_velocity", "t", -0.5, "`t` must lie in [0, 1]; got t = -0.5."),
+    ("velocities.campbell_velocity", "t", 0.0, "`t` must lie in (0, 1); got t = 0.0."),
     (
         "velocities.posterior_to_velocity",
         "posterior",
         np.full((N, V), 1.0),
-        "`posterior` must sum to 1 over its last axis; it is [3. 3.].",
+        "`posterior` must sum to 1 over its last axis; got posterior.sum(axis=-1)[0] = 3.0.",
     ),
     ("velocities.kinetic_optimal_velocity", "x_t", NO_ID, ids("x_t", S)),
-    ("velocities.metric_velocity", "x_t", np.array([0, V]), ids("x_t", V, "[0 3]")),
+    ("velocities.metric_velocity", "x_t", np.array([0, V]), ids("x_t", V, "[1] = 3")),
     ("velocities.metric_velocity", "x_1", NO_ID, ids("x_1", V)),
     ("velocities.campbell_velocity", "x_t", NO_ID, ids("x_t", S)),
     (
         "velocities.divergence",
         "states",
         states_with(-1),
-        ids("states", S, "[[ 0  0]\n [ 0 -1]\n [ 0  0]\n [ 0  0]]"),
+        ids("states", S, "[1, 1] = -1"),
     ),
-    ("steps.step_size", "t", 3, "`t` must lie in [0, 2]; it is 3."),
-    ("steps.step_size", "t", -1, "`t` must lie in [0, 2]; it is -1."),
+    ("steps.step_size", "t", 3, "`t` must lie in [0, 2]; got t = 3."),
+    ("steps.step_size", "t", -1, "`t` must lie in [0, 2]; got t = -1."),
     ("steps.exact_step_velocity", "x_t", NO_ID, ids("x_t", S)),
     (
         "steps.exact_step_velocity",
         "step_size",
         np.array([0.5, 1.5]),
-        "`step_size` must lie in [0, 1]; it is [0.5 1.5].",
+        "`step_size` must lie in [0, 1]; got step_size[1] = 1.5.",
     ),
     ("steps.step_law", "x_t", NO_ID, ids("x_t", S)),
     ("steps.step_violation", "x_t", NO_ID, ids("x_t", S)),
@@ -142,22 +150,22 @@ ARRAYS = [
         "steps.transition_matrix",
         "states",
         states_with(S),
-        ids("states", S, "[[0 0]\n [0 4]\n [0 0]\n [0 0]]"),
+        ids("states", S, "[1, 1] = 4"),
     ),
     (
         "steps.push_forward",
         "states",
         states_with(S),
-        ids("states", S, "[[0 0]\n [0 4]\n [0 0]\n [0 0]]"),
+        ids("states", S, "[1, 1] = 4"),
     ),
-    ("steps.next_token_velocity", "t", N, "`t` must lie in [0, 1]; it is 2."),
-    ("steps.next_token_velocity", "t", -1, "`t` must lie in [0, 1]; it is -1."),
+    ("steps.next_token_velocity", "t", N, "`t` must lie in [0, 1]; got t = 2."),
+    ("steps.next_token_velocity", "t", -1, "`t` must lie in [0, 1]; got t = -1."),
     ("steps.next_token_velocity", "x_t", NO_ID, ids("x_t", S)),
     (
         "steps.total_correlation",
         "states",
         states_with(V),
-        ids("states", V, "[[0 0]\n [0 3]\n [0 0]\n [0 0]]"),
+        ids("states", V, "[1, 1] = 3"),
     ),
     ("mixture.mix", "weights", OFF, law("weights")),
     ("mixture.mix", "weights", NEGATIVE, law("weights", NEGATIVE)),
@@ -166,39 +174,53 @@ ARRAYS = [
         "mixture.mix_probs",
         "probs",
         np.full((K, N, V), 1.0),
-        "`probs` must sum to 1 over its last axis; it is [[3. 3.]\n [3. 3.]\n [3. 3.]\n [3. 3.]].",
+        "`probs` must sum to 1 over its last axis; got probs.sum(axis=-1)[0, 0] = 3.0.",
     ),
     (
         "mixture.mix_logits",
         "log_weights",
         np.zeros(K),
-        "`exp(log_weights)` must sum to 1 over its first axis; it is 4.0.",
+        (
+            "`exp(log_weights)` must sum to 1 over its first axis; got "
+            "exp(log_weights).sum(axis=0) = 4.0."
+        ),
     ),
     ("mixture.mix_logits", "log_weights", LAWS[0], logs("log_weights", LAWS[0])),
     ("mixture.mix_log_probs", "log_weights", LAWS[0], logs("log_weights", LAWS[0])),
-    ("mixture.context_posterior", "part", -1, "`part` must lie in [0, 3]; it is -1."),
-    ("mixture.context_posterior", "part", K, "`part` must lie in [0, 3]; it is 4."),
-    ("mixture.fixed_share_update", "alpha", 1.5, "`alpha` must lie in [0, 1]; it is 1.5."),
-    ("mixture.fixed_share_update", "alpha", -0.5, "`alpha` must lie in [0, 1]; it is -0.5."),
-    ("mixture.fixed_share_gate", "alpha", 1.5, "`alpha` must lie in [0, 1]; it is 1.5."),
-    ("mixture.centroid_gate", "temperature", 0.0, "`temperature` must lie in (0, inf); it is 0.0."),
+    ("mixture.context_posterior", "part", -1, "`part` must lie in [0, 3]; got part = -1."),
+    ("mixture.context_posterior", "part", K, "`part` must lie in [0, 3]; got part = 4."),
+    ("mixture.fixed_share_update", "alpha", 1.5, "`alpha` must lie in [0, 1]; got alpha = 1.5."),
+    ("mixture.fixed_share_update", "alpha", -0.5, "`alpha` must lie in [0, 1]; got alpha = -0.5."),
+    ("mixture.fixed_share_gate", "alpha", 1.5, "`alpha` must lie in [0, 1]; got alpha = 1.5."),
+    (
+        "mixture.centroid_gate",
+        "temperature",
+        0.0,
+        "`temperature` must lie in (0, inf); got temperature = 0.0.",
+    ),
     (
         "mixture.centroid_gate",
         "temperature",
         -1.0,
-        "`temperature` must lie in (0, inf); it is -1.0.",
+        "`temperature` must lie in (0, inf); got temperature = -1.0.",
     ),
     (
         "mixture.centroid_gate",
         "features",
         np.zeros(SMALL.D),
-        "`features` must have a length in (0, inf), to have a direction; it is 0.0.",
+        (
+            "The length of `features` must lie in (0, inf), because a direction is needed; "
+            "got the length of features = 0.0."
+        ),
     ),
     (
         "mixture.centroid_gate",
         "centroids",
         np.eye(K, SMALL.D, 1),
-        "`centroids` must have a length in (0, inf), to have a direction; it is [1. 1. 1. 0.].",
+        (
+            "The length of `centroids` must lie in (0, inf), because a direction is needed; "
+            "got the length of centroids[3] = 0.0."
+        ),
     ),
     ("steps.parallel_log_prob", "log_law", OFF, logs("log_law")),
     ("steps.total_correlation", "law", OFF, law("law")),
@@ -210,26 +232,26 @@ ARRAYS = [
     ("mixture.last_token_gate", "token_log_probs", LAWS, logs("token_log_probs", LAWS)),
     ("mixture.top_experts_gate", "weights", OFF, law("weights")),
     ("mixture.nucleus_gate", "weights", NEGATIVE, law("weights", NEGATIVE)),
-    ("mixture.nucleus_gate", "mass", 0.0, "`mass` must lie in (0, 1]; it is 0.0."),
-    ("mixture.nucleus_gate", "mass", 1.5, "`mass` must lie in (0, 1]; it is 1.5."),
+    ("mixture.nucleus_gate", "mass", 0.0, "`mass` must lie in (0, 1]; got mass = 0.0."),
+    ("mixture.nucleus_gate", "mass", 1.5, "`mass` must lie in (0, 1]; got mass = 1.5."),
     ("mixture.hard_gate", "weights", OFF, law("weights")),
-    ("objectives.cross_entropy_loss", "x_1", np.array([0, V]), ids("x_1", V, "[0 3]")),
+    ("objectives.cross_entropy_loss", "x_1", np.array([0, V]), ids("x_1", V, "[1] = 3")),
     ("objectives.generalised_kl_loss", "x_1", NO_ID, ids("x_1", V)),
     ("objectives.generalised_kl_loss", "x_t", NO_ID, ids("x_t", S)),
-    ("objectives.generalised_kl_loss", "t", 1.0, "`t` must lie where κ_t < 1; it is 1.0."),
+    ("objectives.generalised_kl_loss", "t", 1.0, "`t` must lie where κ_t < 1; got t = 1.0."),
     ("objectives.generalised_kl", "x_t", NO_ID, ids("x_t", S)),
     ("objectives.any_order_loss", "x_1", NO_ID, ids("x_1", V)),
     ("objectives.any_order_loss", "x_t", NO_ID, ids("x_t", S)),
     ("objectives.step_loss", "x_1", NO_ID, ids("x_1", V)),
     ("objectives.step_loss", "x_t", NO_ID, ids("x_t", S)),
-    ("objectives.router_loss", "part", -1, "`part` must hold ids in [0, 3]; it is -1."),
+    ("objectives.router_loss", "part", -1, "`part` must hold ids in [0, 3]; got part = -1."),
     ("objectives.decentralised_loss", "weights", OFF, law("weights")),
-    ("samplers.autoregressive_log_prob", "x", np.array([0, V]), ids("x", V, "[0 3]")),
+    ("samplers.autoregressive_log_prob", "x", np.array([0, V]), ids("x", V, "[1] = 3")),
     ("samplers.final_step_law", "x_t", NO_ID, ids("x_t", S)),
     ("samplers.one_position_step_law", "x_t", NO_ID, ids("x_t", S)),
-    ("samplers.one_position_step_law", "position", N, ids("position", N, "2")),
+    ("samplers.one_position_step_law", "position", N, ids("position", N, " = 2")),
     ("mixture.shared_expert_log_prob", "x_next", NO_ID, ids("x_next", S)),
-    ("accounting.routing_cost", "expert", -1, ids("expert", K, "-1")),
+    ("accounting.routing_cost", "expert", -1, ids("expert", K, " = -1")),
     ("accounting.mixture_excess_bound", "weights", OFF, law("weights")),
     ("accounting.oracle_leakage", "weights", NEGATIVE, law("weights", NEGATIVE)),
 ]
@@ -294,7 +316,7 @@ def checked(name):
 )
 def test_a_bad_traced_array_is_refused_under_checkify_alone(name, argument, value, message):
     jax.block_until_ready(compiled(name)(spoilt(name, argument, value)))
-    rule, _ = message.rsplit("; it is", 1)
+    rule, _ = message.rsplit("; got", 1)
     error, _ = checked(name)(spoilt(name, argument, value))
     with pytest.raises(checkify.JaxRuntimeError, match=re.escape(rule)):
         error.throw()
@@ -307,7 +329,7 @@ def test_under_vmap_the_rule_speaks_for_each_example():
     values = jnp.ones((2, 2, 3))
     mix = jax.vmap(mathematics()["mixture"].mix)
     error, _ = jax.jit(checkify.checkify(mix))(weights, values)
-    with pytest.raises(checkify.JaxRuntimeError, match=r"`weights` must sum to 1 .* it is 1\.25"):
+    with pytest.raises(checkify.JaxRuntimeError, match=r"`weights` must sum to 1 .* = 1\.25"):
         error.throw()
 
 
@@ -337,8 +359,8 @@ def test_a_numpy_array_mapped_inside_jit_is_checked_and_not_converted():
 
 # ── Python values: function, argument, bad value, message ───────────────────────────────────────
 
-MASK = "`mask_id` must be at least 1; it is {}."
-STATES = "`num_states` must be V = 3, or 4 with a mask; it is {}."
+MASK = "`mask_id` must be at least 1; got mask_id = {}."
+STATES = "`num_states` must be V = 3, or 4 with a mask; got num_states = {}."
 
 PYTHON = [
     ("paths.mask_source", "mask_id", -1, MASK),
@@ -355,12 +377,22 @@ PYTHON = [
         "velocities.velocity_to_posterior",
         "num_tokens",
         2,
-        "`num_tokens` must be S = 4, or 3 beside a mask; it is {}.",
+        "`num_tokens` must be S = 4, or 3 with a mask; got num_tokens = {}.",
     ),
-    ("mixture.context_posterior", "num_experts", 0, "`num_experts` must be at least 1; it is {}."),
-    ("mixture.static_gate", "num_positions", 0, "`num_positions` must be at least 1; it is {}."),
-    ("mixture.top_experts_gate", "count", 0, "`count` must lie in [1, 4]; it is {}."),
-    ("mixture.top_experts_gate", "count", 5, "`count` must lie in [1, 4]; it is {}."),
+    (
+        "mixture.context_posterior",
+        "num_experts",
+        0,
+        "`num_experts` must be at least 1; got num_experts = {}.",
+    ),
+    (
+        "mixture.static_gate",
+        "num_positions",
+        0,
+        "`num_positions` must be at least 1; got num_positions = {}.",
+    ),
+    ("mixture.top_experts_gate", "count", 0, "`count` must lie in [1, 4]; got count = {}."),
+    ("mixture.top_experts_gate", "count", 5, "`count` must lie in [1, 4]; got count = {}."),
 ]
 
 
@@ -380,11 +412,14 @@ def test_a_bad_python_value_is_refused_even_while_tracing(
     [
         (
             lambda: schedules.from_function(lambda t: t * (5 - 4 * t)),
-            r"`kappa` must not decrease; it does after entry \d+",
+            r"`kappa` must not decrease; got kappa\[\d+:\d+\] = ",
         ),
         (
             lambda: schedules.check_table(np.array([[0.0], [1.0], [0.5], [1.0]])),
-            r"`table` must not move a finished token: κ\[1, 0\] = 1, .* it is 0\.5",
+            (
+                r"`table` must not move a finished token: table\[1, 0\] is 1, .*; got table\[2, "
+                r"0\] = 0\.5"
+            ),
         ),
     ],
 )
@@ -441,7 +476,10 @@ def test_axes_that_disagree_are_refused_by_name():
 
 def test_a_table_that_moves_a_finished_token_is_refused_at_that_step():
     table = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, 1.0], [1.0, 1.0]])
-    message = r"`table` must not decrease, nor move a finished token, in step t; it is \[0.5 1. \]"
+    message = (
+        r"`table` must not decrease, nor move a finished token, in step t; got table\[t \+ "
+        r"1\]\[0\] = 0\.5"
+    )
     with pytest.raises(ValueError, match=message):
         mathematics()["steps"].step_size(table, 1)
 
@@ -483,7 +521,9 @@ def test_an_expert_of_mass_0_has_no_routing_cost():
     cost = mathematics()["accounting"].routing_cost
     masses, laws = np.array([0.0, -np.inf]), np.log([0.5, 0.5])
     np.testing.assert_allclose(cost(masses, laws, 0), 0, atol=1e-7)
-    with pytest.raises(ValueError, match=r"`expert` must have a mass above 0; .*; it is -inf\."):
+    with pytest.raises(
+        ValueError, match=r"`expert` must have a mass above 0; got log_prior\[expert\] = -inf\."
+    ):
         cost(masses, laws, 1)
 
 

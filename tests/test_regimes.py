@@ -67,7 +67,9 @@ def test_sizes_are_whole_documents_and_each_is_held_in_the_next(folded):
 
 
 def test_more_text_than_there_is_is_refused(corpora):
-    with pytest.raises(ValueError, match=r"`sizes` must be at most the [\d,]+ bytes of training"):
+    with pytest.raises(
+        ValueError, match=r"`sizes` must be at most [\d,]+, the bytes of the training"
+    ):
         regimes_fold.fold(corpora, seed=0, config=_config(Path(), sizes=(2_000, 10**9)))
 
 
@@ -304,7 +306,7 @@ def test_transformers_stand_beside(corpora, tmp_path, monkeypatch):
     assert "domain, K=3" in regimes_report.markdown(found)[-1]
 
     more = dataclasses.replace(config, training_tokens=(10**6,))
-    with pytest.raises(ValueError, match=r"`training_tokens` must be at most the [\d,]+ tokens"):
+    with pytest.raises(ValueError, match=r"`training_tokens` must be at most [\d,]+, the tokens"):
         regimes_transformers.trainers(corpora, more)
 
     monkeypatch.setattr(regimes_transformers, "measure", None)
@@ -313,12 +315,15 @@ def test_transformers_stand_beside(corpora, tmp_path, monkeypatch):
 
 def test_bad_options(tmp_path, capsys):
     for options, words in (
-        (("--sizes", "20", "10"), "`sizes` must increase; it is [20 10]"),
-        (("--num-experts", "1"), "`num_experts` must be at least 2; it is 1"),
+        (("--sizes", "20", "10"), "`sizes` must increase; got sizes = (20, 10)"),
+        (("--num-experts", "1"), "`num_experts` must be at least 2; got num_experts = 1"),
         (("--max-order", "8"), "`max_order`"),
-        (("--training-tokens", "9", "3"), "`training_tokens` must increase; it is [9 3]"),
+        (
+            ("--training-tokens", "9", "3"),
+            "`training_tokens` must increase; got training_tokens = (9, 3)",
+        ),
         (("--transformer-arms", "files"), "`arms` must be `domain`, or KIND:K"),
-        (("--num-seeds", "0"), "`num_seeds` must be at least 1; it is 0"),
+        (("--num-seeds", "0"), "`num_seeds` must be at least 1; got num_seeds = 0"),
     ):
         assert regimes.main(["--out", str(tmp_path), *options]) == 2
         assert words in capsys.readouterr().err

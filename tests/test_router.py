@@ -119,9 +119,9 @@ REFUSED = {
     "a NaN": ({"features": np.array([[0.0], [np.nan]])}, "`features` must be finite"),
     "no row that counts": ({"row_weights": np.zeros(2)}, "`row_weights` must not all be 0"),
     "a negative weight": ({"row_weights": np.array([1.0, -1.0])}, "`row_weights` must lie in"),
-    "a negative decay": ({"decay": -1.0}, "`decay` must lie in [0, inf); it is -1.0."),
-    "no step": ({"max_steps": 0}, "`max_steps` must be at least 1; it is 0."),
-    "a layer of no width": ({"hidden": (0,)}, "`hidden` must be at least 1; it is 0."),
+    "a negative decay": ({"decay": -1.0}, "`decay` must lie in [0, inf); got decay = -1.0."),
+    "no step": ({"max_steps": 0}, "`max_steps` must be at least 1; got max_steps = 0."),
+    "a layer of no width": ({"hidden": (0,)}, "`hidden` must be at least 1; got hidden = 0."),
 }
 
 

@@ -104,11 +104,11 @@ def test_half_precision_logits_are_drawn_in_float32():
 @pytest.mark.parametrize(
     ("cut", "message"),
     [
-        ({"temperature": -1.0}, r"`temperature` must lie in \[0, inf\); it is -1.0"),
-        ({"top_k": 0}, r"`top_k` must lie in \[1, 5\]; it is 0"),
-        ({"top_k": 6}, r"`top_k` must lie in \[1, 5\]; it is 6"),
-        ({"top_p": 0.0}, r"`top_p` must lie in \(0, 1\]; it is 0.0"),
-        ({"top_p": 1.5}, r"`top_p` must lie in \(0, 1\]; it is 1.5"),
+        ({"temperature": -1.0}, r"`temperature` must lie in \[0, inf\); got temperature = -1.0"),
+        ({"top_k": 0}, r"`top_k` must lie in \[1, 5\]; got top_k = 0"),
+        ({"top_k": 6}, r"`top_k` must lie in \[1, 5\]; got top_k = 6"),
+        ({"top_p": 0.0}, r"`top_p` must lie in \(0, 1\]; got top_p = 0.0"),
+        ({"top_p": 1.5}, r"`top_p` must lie in \(0, 1\]; got top_p = 1.5"),
     ],
 )
 def test_a_bad_cut_is_refused(cut, message):
@@ -121,7 +121,7 @@ def test_what_is_no_law_is_refused_not_drawn_from(bad):
     """Of −∞ everywhere, and of NaN, `categorical` and `argmax` make id 0."""
     logits = jnp.full(5, bad)
     for cut in ({}, {"temperature": 0.0}, {"top_k": 2}, {"top_p": 0.5}):
-        with pytest.raises(ValueError, match="`logits` must be finite somewhere and nowhere NaN"):
+        with pytest.raises(ValueError, match="`logits` must hold a finite number and no NaN"):
             next_token_log_probs(logits, **cut)
     with pytest.raises(ValueError, match=r"`(exp\()?log_probs\)?` must (sum to 1|hold log)"):
         sample_next_token(jax.random.key(0), logits)
@@ -318,7 +318,10 @@ def test_the_log_probability_of_a_row_is_that_of_the_sampler_law():
 def test_a_row_without_a_law_is_refused_and_its_neighbours_go_on():
     """Behind token 3 nothing is possible; −∞ everywhere would be drawn as id 0."""
     table = jnp.zeros((12, 11)).at[3].set(-jnp.inf).at[:, 3].set(-jnp.inf)
-    with pytest.raises(ValueError, match=r"logits must be finite somewhere.*\[False"):
+    with pytest.raises(
+        ValueError,
+        match=r"The logits of a decoder must hold a finite number.*; got valid\[0\] = False",
+    ):
         drawn(0, {"logits": table}, BIGRAM, stop_tokens=(2, 7))
     outer = jax.jit(lambda table: drawn(0, {"logits": table}, BIGRAM, stop_tokens=(2, 7)))
     sample = outer(table)
@@ -348,11 +351,11 @@ def test_behind_its_stop_token_a_row_needs_no_law():
         ({"lengths": np.array([3, 0, 1])}, r"`lengths` must lie in \[1, 5\]"),
         ({"lengths": np.array([4, 5, 1])}, r"`prompts` must hold ids in \[0, 10\]"),  # a −1
         ({"prompts": PROMPTS + 3}, r"`prompts` must hold ids in \[0, 10\]"),
-        ({"max_new": 0}, "`max_new` must be at least 1; it is 0"),
-        ({"max_new": 13}, r"`length` must lie in \[1, 16\]; it is 17"),
+        ({"max_new": 0}, "`max_new` must be at least 1; got max_new = 0"),
+        ({"max_new": 13}, r"`length` must lie in \[1, 16\]; got length = 17"),
         ({"stop_tokens": (11,)}, r"`stop_tokens` must hold ids in \[0, 10\]"),
-        ({"top_p": 1.1}, r"`top_p` must lie in \(0, 1\]; it is 1.1"),
-        ({"top_k": 12}, r"`top_k` must lie in \[1, 11\]; it is 12"),
+        ({"top_p": 1.1}, r"`top_p` must lie in \(0, 1\]; got top_p = 1.1"),
+        ({"top_k": 12}, r"`top_k` must lie in \[1, 11\]; got top_k = 12"),
     ],
 )
 def test_bad_prompts_and_options_are_refused(change, message):
@@ -368,7 +371,7 @@ def test_a_cache_refuses_what_it_cannot_hold():
     decoder, params = transformer_decoder(CONFIG), params_of(CONFIG)
     _, cache = jax.eval_shape(decoder.extend, params, decoder.init_cache(3), jnp.array([1, 2]))
     full = decoder.init_cache(3)._replace(count=jnp.array(2))
-    with pytest.raises(ValueError, match="at most its `length` = 3; it is 4"):
+    with pytest.raises(ValueError, match="at most its `length`, 3; got the number of tokens = 4"):
         decoder.extend(params, full, jnp.array([1, 2]))
     assert cache.count.shape == ()
     for change in ({"causal": False}, {"time_conditioned": True}):

@@ -57,7 +57,7 @@ def test_an_impossible_chip_is_refused(name, value):
 
 
 def test_a_span_that_fills_no_whole_pods_is_refused():
-    with pytest.raises(ValueError, match="`span` must fill whole pods of 4; it is 6"):
+    with pytest.raises(ValueError, match="`span` must fill whole pods of 4 chips; got span = 6"):
         gather(800, 6, 4)
 
 
@@ -182,11 +182,17 @@ def test_a_crossover_is_where_experts_are_ahead_for_good():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"kinds": ("v6",)}, "`kinds` must be of v5e, v5p, h100; it is 'v6'"),
-        ({"num_experts": 3}, "`num_experts` must divide 8 chips; it is 3"),
+        (
+            {"kinds": ("v6",)},
+            r"`kinds` must hold at least one of v5e, v5p, h100, .*; got kinds = \('v6',\)",
+        ),
+        (
+            {"num_experts": 3},
+            "`num_experts` must divide 8, the smallest number of chips; got num_experts = 3",
+        ),
         ({"tokens_per_step": 2**22}, "`tokens_per_step` must be a multiple of 8388608"),
-        ({"efficiency": 0.0}, r"`efficiency` must lie in \(0, 1\]; it is 0"),
-        ({"site_rate": 0.0}, r"`site_rate` must lie in \(0, inf\); it is 0"),
+        ({"efficiency": 0.0}, r"`efficiency` must lie in \(0, 1\]; got efficiency = 0"),
+        ({"site_rate": 0.0}, r"`site_rate` must lie in \(0, inf\); got site_rate = 0"),
     ],
 )
 def test_a_bad_option_is_refused(change, message):

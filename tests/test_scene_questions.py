@@ -97,7 +97,7 @@ def test_questions_are_a_function_of_index_and_seed():
 
     assert drawn() == drawn(seed=0)
     assert drawn() != drawn(seed=1)
-    with pytest.raises(ValueError, match="`names` must hold one that is not in the scene"):
+    with pytest.raises(ValueError, match="`names` must hold a name that is not in the scene"):
         scene_questions(scene, NAMES, index=0)
     with pytest.raises(ValueError, match="`index` must be at least 0"):
         scene_questions(scene, names, index=-1)

@@ -229,93 +229,97 @@ def test_any_exponent_keeps_the_two_halves_together(a, t):
 REFUSED = {
     "an infinite rate at 0": (
         lambda: schedules.polynomial(0.5),
-        "`exponent` must lie in [1, inf); it is 0.5.",
+        "`exponent` must lie in [1, inf); got exponent = 0.5.",
     ),
     "one exponent of three": (
         lambda: schedules.polynomial(np.array([1.0, 0.5, 2.0])),
-        "`exponent` must lie in [1, inf); it is [1.  0.5 2. ].",
+        "`exponent` must lie in [1, inf); got exponent[1] = 0.5.",
     ),
     "the rate at 1": (
         lambda: schedules.rate(1.0, schedules.linear()),
-        "`t` must lie where κ_t < 1; it is 1.0.",
+        "`t` must lie where κ_t < 1; got t = 1.0.",
     ),
     "the rate before 0": (
         lambda: schedules.rate(-0.25, schedules.linear()),
-        "`t` must lie in [0, 1]; it is -0.25.",
+        "`t` must lie in [0, 1]; got t = -0.25.",
     ),
     "the backward rate at 0": (
         lambda: schedules.backward_rate(0.0, schedules.linear()),
-        "`t` must lie where κ_t > 0; it is 0.0.",
+        "`t` must lie where κ_t > 0; got t = 0.0.",
     ),
     "a κ that starts late": (
         lambda: schedules.from_function(lambda t: (1 + t) / 2),
-        "`kappa` must start at κ = 0; it is 0.5.",
+        "`kappa` must start at κ = 0; got kappa[0] = 0.5.",
     ),
     "a κ that never arrives": (
         lambda: schedules.from_function(lambda t: t / 2),
-        "`kappa` must end at κ = 1; it is 0.5.",
+        "`kappa` must end at κ = 1; got kappa[-1] = 0.5.",
     ),
     "a κ that decreases": (
         lambda: schedules.from_function(
             lambda t: jnp.array([0.0, 0.75, 0.5, 1.0])[jnp.round(3 * t).astype(int)], grid_size=4
         ),
-        "`kappa` must not decrease; it does after entry 1; it is [0.75 0.5 ].",
+        "`kappa` must not decrease; got kappa[1:3] = [0.75 0.5 ].",
     ),
     "a κ that is not a number": (
         lambda: schedules.from_function(lambda t: jnp.where(t == 0.5, jnp.nan, t), grid_size=3),
-        "`kappa` must not decrease; it does after entry 0; it is [ 0. nan].",
+        "`kappa` must not decrease; got kappa[0:2] = [ 0. nan].",
     ),
     "a grid of one time": (
         lambda: schedules.from_function(lambda t: t, grid_size=1),
-        "`grid_size` must be at least 2; it is 1.",
+        "`grid_size` must be at least 2; got grid_size = 1.",
     ),
     "an order in two axes": (
         lambda: schedules.any_order([[0, 1]]),
-        "`order` must be [N]; it is [1 2].",
+        "`order` must have one axis, [N]; got order.shape = (1, 2).",
     ),
     "an order that repeats": (
         lambda: schedules.any_order([0, 2, 2]),
-        "`order` must hold each of 0 … N − 1 once; it is [0 2 2].",
+        "`order` must hold each of 0 … N − 1 once; got order = [0 2 2].",
     ),
     "no position": (
         lambda: schedules.left_to_right(0),
-        "`num_positions` must be at least 1; it is 0.",
+        "`num_positions` must be at least 1; got num_positions = 0.",
     ),
     "half a position": (
         lambda: schedules.left_to_right(2.5),
-        "`num_positions` must be a whole number; it is 2.5.",
+        "`num_positions` must be a whole number; got num_positions = 2.5.",
     ),
     "an order of floats": (
         lambda: schedules.any_order([1.0, 0.0]),
-        "`order` must hold whole numbers; their type; it is 'float64'.",
+        "`order` must hold whole numbers; got order.dtype = 'float64'.",
     ),
     "an order without a position": (
         lambda: schedules.any_order([]),
-        "`the number of positions` must be at least 1; it is 0.",
+        "`the number of positions` must be at least 1; got the number of positions = 0.",
     ),
     "blocks of truths": (
         lambda: schedules.blocks([True, False]),
-        "`block_of` must hold whole numbers; their type; it is 'bool'.",
+        "`block_of` must hold whole numbers; got block_of.dtype = 'bool'.",
     ),
     "a context of whole numbers": (
         lambda: schedules.check_table(np.array([[0.0, 1.0], [1.0, 1.0]]), np.array([0, 1])),
-        "`context` must hold truths; their type; it is 'int64'.",
+        "`context` must hold truth values; got context.dtype = 'int64'.",
     ),
     "a block without a position": (
         lambda: schedules.blocks([0, 2, 2]),
-        "`block_of` must use every block 0, 1, … at least once; it is [0 2].",
+        "`block_of` must use every block 0, 1, … at least once; got unique(block_of) = [0 2].",
     ),
     "blocks in two axes": (
         lambda: schedules.blocks([[0, 1]]),
-        "`block_of` must be [N]; it is [1 2].",
+        "`block_of` must have one axis, [N]; got block_of.shape = (1, 2).",
     ),
     "no step": (
         lambda: schedules.masked(schedules.linear(), 0, 3),
-        "`num_steps` must be at least 1; it is 0.",
+        "`num_steps` must be at least 1; got num_steps = 0.",
     ),
     "positions that the schedule does not have": (
         lambda: schedules.masked(schedules.polynomial(EXPONENTS), 4, 2),
-        "`num_positions` must be the schedule's own, 3; it is 2.",
+        (
+            "`num_positions` must be 3, the number of positions of the schedule; got "
+            "num_positions = "
+            "2."
+        ),
     ),
 }
 
@@ -330,7 +334,9 @@ def test_a_bad_schedule_is_refused(call, message):
 @pytest.mark.slow
 def test_a_traced_time_outside_the_domain_is_refused_through_checkify():
     rate = jax.jit(checkify.checkify(lambda t: schedules.rate(t, schedules.cosine())))
-    with pytest.raises(checkify.JaxRuntimeError, match=r"`t` must lie where κ_t < 1; it is 1\.0\."):
+    with pytest.raises(
+        checkify.JaxRuntimeError, match=r"`t` must lie where κ_t < 1; got t = 1\.0\."
+    ):
         rate(1.0)[0].throw()
     rate(0.5)[0].throw()
 
@@ -421,26 +427,36 @@ def test_a_context_of_another_length_is_refused():
 BAD_TABLES = {
     "a row that moves a finished token": (
         [[0, 0], [1, 0], [0.5, 1], [1, 1]],
-        "`table` must not move a finished token: κ[1, 0] = 1, so κ[2, 0] must be 1; it is 0.5.",
+        (
+            "`table` must not move a finished token: table[1, 0] is 1, so the entry below "
+            "must be 1; "
+            "got table[2, 0] = 0.5."
+        ),
     ),
     "a κ that decreases": (
         [[0, 0], [0.75, 0], [0.5, 1], [1, 1]],
-        "`table` must not decrease; it does after entry 1; it is [[0.75 0.  ]\n [0.5  1.  ]].",
+        "`table` must not decrease; got table[1:3] = [[0.75 0.  ]\n [0.5  1.  ]].",
     ),
     "a κ that is not a number": (
         [[0, 0], [np.nan, 0], [1, 1]],
-        "`table` must not decrease; it does after entry 0; it is [[ 0.  0.]\n [nan  0.]].",
+        "`table` must not decrease; got table[0:2] = [[ 0.  0.]\n [nan  0.]].",
     ),
     "a start above 0": (
         [[0.5, 0], [1, 1]],
-        "`table` must start at κ = 0; it is [0.5 0. ].",
+        "`table` must start at κ = 0; got table[0][0] = 0.5.",
     ),
     "an end below 1": (
         [[0, 0], [1, 0.5]],
-        "`table` must end at κ = 1; it is [1.  0.5].",
+        "`table` must end at κ = 1; got table[-1][1] = 0.5.",
     ),
-    "one row": ([[0, 0]], "`table` must be [T + 1, N]; it is [1 2]."),
-    "one axis": ([0, 1], "`table` must be [T + 1, N]; it is [2]."),
+    "one row": (
+        [[0, 0]],
+        "`table` must have two axes, [T + 1, N], with T at least 1; got table.shape = (1, 2).",
+    ),
+    "one axis": (
+        [0, 1],
+        "`table` must have two axes, [T + 1, N], with T at least 1; got table.shape = (2,).",
+    ),
 }
 
 
@@ -470,7 +486,8 @@ def test_the_cosine_keeps_its_digits_at_a_small_time():
 
 def test_a_context_that_starts_at_the_source_is_refused():
     with pytest.raises(
-        ValueError, match=r"`table` must be 1 at context positions; it is \[0. 0.\]"
+        ValueError,
+        match=r"`table` must be 1 at every position of the context; got table\[0, 0\] = 0.0",
     ):
         schedules.check_table(schedules.left_to_right(2), np.array([True, False]))
 
@@ -484,7 +501,10 @@ def test_a_schedule_that_keeps_its_word_passes(make):
 
 def test_a_complement_of_another_schedule_is_refused():
     liar = schedules.linear()._replace(log_complement=schedules.cosine().log_complement)
-    with pytest.raises(ValueError, match=r"`log_complement` must be log\(1 − κ\): the largest gap"):
+    with pytest.raises(
+        ValueError,
+        match=r"`log_complement` must be log\(1 − κ\), up to rounding; got the largest difference",
+    ):
         schedules.check_schedule(liar)
 
 

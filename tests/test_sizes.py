@@ -105,5 +105,5 @@ def test_flops_are_most_of_what_the_compiler_counts(name):
 
 
 def test_no_sequence_has_no_flops():
-    with pytest.raises(ValueError, match="`length` must be at least 1; it is 0"):
+    with pytest.raises(ValueError, match="`length` must be at least 1; got length = 0"):
         flops_per_token(BASE, 0)

@@ -314,41 +314,73 @@ def test_five_domains_are_split_without_repeats(require_package):
 
 ONE = [_corpus("a", _texts(count=10))]
 REFUSED = {
-    "no validation": (ONE, {"validation": 0}, "`validation` must lie in (0, 1); it is 0."),
-    "all validation": (ONE, {"validation": 1.0}, "`validation` must lie in (0, 1); it is 1.0."),
-    "no test": (ONE, {"test": 0.0}, "`test` must lie in (0, 1); it is 0.0."),
-    "no number": (ONE, {"test": float("nan")}, "`test` must lie in (0, 1); it is nan."),
+    "no validation": (
+        ONE,
+        {"validation": 0},
+        "`validation` must lie in (0, 1); got validation = 0.",
+    ),
+    "all validation": (
+        ONE,
+        {"validation": 1.0},
+        "`validation` must lie in (0, 1); got validation = 1.0.",
+    ),
+    "no test": (ONE, {"test": 0.0}, "`test` must lie in (0, 1); got test = 0.0."),
+    "no number": (ONE, {"test": float("nan")}, "`test` must lie in (0, 1); got test = nan."),
     "no train": (
         ONE,
         {"validation": 0.5, "test": 0.5},
-        "`validation + test` must be less than 1; it is 1.0.",
+        "`validation + test` must be below 1; got validation + test = 1.0.",
     ),
-    "half a seed": (ONE, {"seed": 0.5}, "`seed` must be an integer; it is 0.5."),
-    "no gram": (ONE, {"gram": 0}, "`gram` must be at least 1; it is 0."),
-    "any overlap": (ONE, {"max_overlap": 1.0}, "`max_overlap` must lie in [0, 1); it is 1.0."),
-    "no overlap": (ONE, {"max_overlap": -0.1}, "`max_overlap` must lie in [0, 1); it is -0.1."),
-    "no corpus": ([], {}, "`len(corpora)` must be at least 1; it is 0."),
-    "a domain twice": (ONE * 2, {}, "`corpora` must name each domain once; it is ['a' 'a']."),
+    "half a seed": (ONE, {"seed": 0.5}, "`seed` must be an integer; got seed = 0.5."),
+    "no gram": (ONE, {"gram": 0}, "`gram` must be at least 1; got gram = 0."),
+    "any overlap": (
+        ONE,
+        {"max_overlap": 1.0},
+        "`max_overlap` must lie in [0, 1); got max_overlap = 1.0.",
+    ),
+    "no overlap": (
+        ONE,
+        {"max_overlap": -0.1},
+        "`max_overlap` must lie in [0, 1); got max_overlap = -0.1.",
+    ),
+    "no corpus": ([], {}, "`len(corpora)` must be at least 1; got len(corpora) = 0."),
+    "a domain twice": (
+        ONE * 2,
+        {},
+        "`corpora` must name each domain once; got corpora = ['a', 'a'].",
+    ),
     "a name twice": (
         [dataclasses.replace(ONE[0], documents=ONE[0].documents + ONE[0].documents[:1])],
         {},
-        "`corpora` must name each document of `a` once; it is ['0'].",
+        "`corpora` must name each document of `a` once; got corpora = ['0'].",
     ),
     "too few documents": (
         [_corpus("a", _texts(count=2))],
         {},
-        "the documents of `a` in `corpora` must outnumber 2 held out; it is 2.",
+        (
+            "`a` in `corpora` must have more than the 2 documents held out; got number of "
+            "documents = "
+            "2."
+        ),
     ),
-    "no document": ([_corpus("a", {})], {}, "must outnumber 2 held out; it is 0."),
+    "no document": (
+        [_corpus("a", {})],
+        {},
+        "must have more than the 2 documents held out; got number of documents = 0.",
+    ),
     "all but one held out": (
         [_corpus("a", _texts(count=3))],
         {"test": 0.8},
-        "the documents of `a` in `corpora` must outnumber 3 held out; it is 3.",
+        (
+            "`a` in `corpora` must have more than the 3 documents held out; got number of "
+            "documents = "
+            "3."
+        ),
     ),
     "nothing but repeats": (
         [*ONE, _corpus("b", dict.fromkeys("12345", _prose(0, 50)))],
         {},
-        "`max_overlap` must leave a document of `b` in ",
+        "`max_overlap` must be at least .*, to leave a document of b in ",
     ),
 }
 
@@ -361,6 +393,6 @@ def test_refusals_name_argument_rule_and_value(corpora, options, message):
 
 def test_the_least_overlap_of_what_is_left_is_named():
     corpora = [_corpus("a", dict.fromkeys("12345", _prose(0, 50)))]
-    message = r"a document of `a` in \w+, where the least overlap is 1; it is 0\.2\."
+    message = r"a document of `a` in \w+; got max_overlap = 0\.2\."
     with pytest.raises(ValueError, match=message):
         split_documents(corpora)

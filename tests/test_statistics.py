@@ -298,24 +298,39 @@ NAN, INF = float("nan"), float("inf")
 @pytest.mark.parametrize(
     ("differences", "sizes", "options", "message"),
     [
-        ([1, NAN], [1, 1], {}, r"`differences` must be finite; it is \[ 1. nan\]\."),
+        ([1, NAN], [1, 1], {}, r"`differences` must be finite; got differences\[1\] = nan\."),
         ([[1, 2], [INF, 0]], [1, 1], {}, "`differences` must be finite"),
-        ([1, 2], [1, 0], {}, r"`sizes` must lie in \(0, inf\); it is \[1. 0.\]\."),
+        ([1, 2], [1, 0], {}, r"`sizes` must lie in \(0, inf\); got sizes\[1\] = 0.0\."),
         ([1, 2], [1, -3], {}, r"`sizes` must lie in \(0, inf\)"),
         ([1, 2], [1, NAN], {}, r"`sizes` must lie in \(0, inf\)"),
         ([1, 2], [1, INF], {}, r"`sizes` must lie in \(0, inf\)"),
-        ([1], [1], {}, "the number of documents` must be at least 2; it is 1"),
-        ([], [], {}, "the number of documents` must be at least 2; it is 0"),
-        ([1, 2, 3], [1, 1], {}, r"\[C, D\] with C ≥ 1 and D = 2; it is \[3\]\."),
-        ([[1], [2]], [1, 1], {}, r"\[C, D\] with C ≥ 1 and D = 2; it is \[2 1\]\."),
-        (np.ones((0, 2)), [1, 1], {}, r"with C ≥ 1 and D = 2; it is \[0 2\]\."),
+        (
+            [1],
+            [1],
+            {},
+            "the number of documents` must be at least 2; got the number of documents = 1",
+        ),
+        (
+            [],
+            [],
+            {},
+            "the number of documents` must be at least 2; got the number of documents = 0",
+        ),
+        ([1, 2, 3], [1, 1], {}, r"\[C, D\] with C ≥ 1 and D = 2; got differences.shape = \(3,\)\."),
+        (
+            [[1], [2]],
+            [1, 1],
+            {},
+            r"\[C, D\] with C ≥ 1 and D = 2; got differences.shape = \(2, 1\)\.",
+        ),
+        (np.ones((0, 2)), [1, 1], {}, r"with C ≥ 1 and D = 2; got differences.shape = \(0, 2\)\."),
         (np.ones((1, 1, 2)), [1, 1], {}, r"must be \[D\] or \[C, D\]"),
-        (1.0, [1, 1], {}, r"the shape of `differences` must be \[D\] or \[C, D\]"),
-        ([1, 2], [[1, 1]], {}, r"the shape of `sizes` must be \[D\]; it is \[1 2\]\."),
-        ([1, 2], [1, 1], {"level": 0.0}, r"`level` must lie in \(0, 1\); it is 0.0\."),
-        ([1, 2], [1, 1], {"level": 1.0}, r"`level` must lie in \(0, 1\); it is 1.0\."),
-        ([1, 2], [1, 1], {"level": NAN}, r"`level` must lie in \(0, 1\); it is nan\."),
-        ([1, 2], [1, 1], {"num_draws": 0}, "`num_draws` must be at least 1; it is 0"),
+        (1.0, [1, 1], {}, r"The shape of `differences` must be \[D\] or \[C, D\]"),
+        ([1, 2], [[1, 1]], {}, r"The shape of `sizes` must be \[D\]; got sizes.shape = \(1, 2\)\."),
+        ([1, 2], [1, 1], {"level": 0.0}, r"`level` must lie in \(0, 1\); got level = 0.0\."),
+        ([1, 2], [1, 1], {"level": 1.0}, r"`level` must lie in \(0, 1\); got level = 1.0\."),
+        ([1, 2], [1, 1], {"level": NAN}, r"`level` must lie in \(0, 1\); got level = nan\."),
+        ([1, 2], [1, 1], {"num_draws": 0}, "`num_draws` must be at least 1; got num_draws = 0"),
     ],
 )
 def test_document_interval_refuses(differences, sizes, options, message):
@@ -326,11 +341,11 @@ def test_document_interval_refuses(differences, sizes, options, message):
 @pytest.mark.parametrize(
     ("per_seed", "message"),
     [
-        ([], "the number of seeds` must be at least 1; it is 0"),
-        ([1, NAN], r"`per_seed` must be finite; it is \[ 1. nan\]\."),
+        ([], "the number of seeds` must be at least 1; got the number of seeds = 0"),
+        ([1, NAN], r"`per_seed` must be finite; got per_seed\[1\] = nan\."),
         ([-INF], "`per_seed` must be finite"),
-        ([[1, 2]], r"the shape of `per_seed` must be \[S\]; it is \[1 2\]\."),
-        (1.0, r"the shape of `per_seed` must be \[S\]"),
+        ([[1, 2]], r"The shape of `per_seed` must be \[S\]; got per_seed.shape = \(1, 2\)\."),
+        (1.0, r"The shape of `per_seed` must be \[S\]"),
     ],
 )
 def test_differences_per_seed_are_refused_by_name(per_seed, message):
@@ -346,14 +361,14 @@ def test_differences_per_seed_are_refused_by_name(per_seed, message):
 @pytest.mark.parametrize("margin", [0.0, -1.0, NAN, INF])
 def test_a_margin_that_is_none_is_refused(margin):
     for judge in (equivalence_p_value, compare):
-        with pytest.raises(ValueError, match=r"`margin` must lie in \(0, inf\); it is"):
+        with pytest.raises(ValueError, match=r"`margin` must lie in \(0, inf\); got"):
             judge([1.0, 2.0], margin=margin)
 
 
 def test_levels_are_refused_by_name():
     for level in (0.0, 1.0, -0.5, 95.0, NAN):
-        with pytest.raises(ValueError, match=r"`level` must lie in \(0, 1\); it is"):
+        with pytest.raises(ValueError, match=r"`level` must lie in \(0, 1\); got"):
             seed_interval([1.0, 2.0], level=level)
     for level in (0.5, 1.0, 95.0):  # at 1/2 the interval of the equivalence test has level 0
-        with pytest.raises(ValueError, match=r"`level` must lie in \(0\.5, 1\); it is"):
+        with pytest.raises(ValueError, match=r"`level` must lie in \(0\.5, 1\); got"):
             compare([1.0, 2.0], margin=1.0, level=level)

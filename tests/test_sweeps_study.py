@@ -24,4 +24,4 @@ def test_the_study_runs_small(tmp_path, capsys):
 def test_values_out_of_range_are_refused(option, capsys):
     assert sweeps.main([option, "0"]) == 2
     name = option.removeprefix("--").replace("-", "_")
-    assert f"`{name}` must be at least 1; it is 0." in capsys.readouterr().err
+    assert f"`{name}` must be at least 1; got {name} = 0." in capsys.readouterr().err

@@ -71,13 +71,16 @@ def test_devices_do_not_change_a_residual():
 
 
 def test_refusals_name_argument_rule_and_value():
-    with pytest.raises(ValueError, match=r"`labels` must name statements .* it names 'D99'"):
+    with pytest.raises(ValueError, match=r"`labels` must name statements .*; got label = 'D99'"):
         list(verify(["D99"]))
-    with pytest.raises(ValueError, match=r"join it when their file is imported; it names 'X9'"):
+    with pytest.raises(
+        ValueError,
+        match=r"got label = 'X9'. Your own statements join the ledger when their file is imported",
+    ):
         list(verify(["X9"]))
-    with pytest.raises(ValueError, match=r"`instances` must be at least 16; it is 3"):
+    with pytest.raises(ValueError, match=r"`instances` must be at least 16; got instances = 3"):
         list(verify(["D4"], instances=3))
-    with pytest.raises(ValueError, match=r"`num_experts` must be at least 1; it is 0"):
+    with pytest.raises(ValueError, match=r"`num_experts` must be at least 1; got num_experts = 0"):
         list(verify(["D4"], shape=Shape(2, 2, 0)))
     with pytest.raises(ValueError, match=r"bytes"):
         list(verify(["D4"], shape=Shape(9, 3, 2), instances=16))
@@ -85,12 +88,16 @@ def test_refusals_name_argument_rule_and_value():
         (
             "D4",
             {"gate": None},
-            "`label` must be new; 'D4' is in the ledger already: dfm_jax.theory",
+            "`label` must be new; got label = 'D4', which dfm_jax.theory",
         ),
-        ("Y1", {"gate": None}, "the letters P, V, C, Q, A, L, D, B, S, X and a number .* 'Y1'"),
-        ("X", {"gate": None}, "and a number from 1; it is 'X'"),
-        ("X01", {"gate": None}, "and a number from 1; it is 'X01'"),
-        ("X1", {}, "`broken` must be a keyword of the residual, .*; X1 has none"),
+        (
+            "Y1",
+            {"gate": None},
+            "the letters P, V, C, Q, A, L, D, B, S, X, followed by a number .* 'Y1'",
+        ),
+        ("X", {"gate": None}, "followed by a number from 1 on; got label = 'X'"),
+        ("X01", {"gate": None}, "followed by a number from 1 on; got label = 'X01'"),
+        ("X1", {}, "`broken` must be a keyword of the residual, .*; got broken = {} for X1"),
     ):
         enter = statement(label, "", source="", kind="identity", falsifier="", **broken)
         with pytest.raises(ValueError, match=message):
@@ -167,8 +174,11 @@ def test_a_cell_that_is_run_twice_enters_its_statement_twice(own_file):
     [
         (None, "`python -c 'import own_file'` says ModuleNotFoundError: No module named"),
         ({"text": "1 +"}, "says SyntaxError: invalid syntax"),
-        ({"text": "x = 1"}, "`modules` must enter statements, by `@statement`; one without; it is"),
-        ({"label": "D4"}, "`label` must be new; 'D4' is in the ledger already"),
+        (
+            {"text": "x = 1"},
+            "Each of `modules` must enter a statement by `@statement`; got module =",
+        ),
+        ({"label": "D4"}, "`label` must be new; got label = 'D4', which"),
         ({"label": "Z1"}, "`label` must be one of the letters P, V, C, Q, A, L, D, B, S, X"),
     ],
 )

@@ -258,7 +258,7 @@ def test_the_rate_rises_to_its_peak_and_ends_at_its_fraction():
 
 def test_unknown_hyperparameters_are_refused():
     state, _ = make()
-    with pytest.raises(ValueError, match=r"may name .*num_steps.*; it names 'b1'"):
+    with pytest.raises(ValueError, match=r"must be one of .*num_steps.*; got name = 'b1'"):
         with_hyperparameters(state, b1=jnp.array(0.5))
 
 

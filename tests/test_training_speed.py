@@ -53,9 +53,12 @@ def test_a_verdict_fails_where_losses_part_or_time_is_lost():
     ("change", "message"),
     [
         ({"torch_python": ""}, "`torch_python` must be given"),
-        ({"peers": ("tf",)}, "`peers` must be torch, torch.compile or both; it is 'tf'"),
-        ({"sizes": 4}, r"`sizes` must lie in \[1, 3\]; it is 4"),
-        ({"num_blocks": 3}, "`num_blocks` must be at least 4; it is 3"),
+        (
+            {"peers": ("tf",)},
+            r"`peers` must hold torch, torch.compile or both; got peers = \('tf',\)",
+        ),
+        ({"sizes": 4}, r"`sizes` must lie in \[1, 3\]; got sizes = 4"),
+        ({"num_blocks": 3}, "`num_blocks` must be at least 4; got num_blocks = 3"),
         ({"num_threads": 10**6}, "`num_threads` must lie in"),
     ],
 )
@@ -72,7 +75,7 @@ def test_a_python_without_torch_is_refused():
 
 def test_a_side_that_ends_is_named(tmp_path):
     side = sides.Trainer("torch", "glibc's default", tmp_path, PLAN._replace(torch_python="true"))
-    with pytest.raises(ValueError, match="the side `torch` ended with status 0"):
+    with pytest.raises(ValueError, match="The side `torch` has ended with status 0"):
         side.told("step", 1)
 
 

@@ -20,18 +20,30 @@ SMALL = {"num_tokens": 11, "width": 32, "num_layers": 2, "num_heads": 4, "ffn_wi
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"num_tokens": 0}, "`num_tokens` must be at least 1; it is 0"),
-        ({"num_states": 13}, "`num_states` must be V = 11, or 12 with a mask; it is 13"),
-        ({"num_heads": 5}, "`width` must be a multiple of `num_heads` = 5; it is 32"),
-        ({"num_kv_heads": 3}, "`num_heads` must be a multiple of `num_kv_heads` = 3; it is 4"),
-        ({"num_heads": 32}, "`width / num_heads` must be even.*; it is 1"),
-        ({"max_positions": 0}, "`max_positions` must be at least 1; it is 0"),
+        ({"num_tokens": 0}, "`num_tokens` must be at least 1; got num_tokens = 0"),
+        ({"num_states": 13}, "`num_states` must be V = 11, or 12 with a mask; got num_states = 13"),
+        ({"num_heads": 5}, "`width` must be a multiple of `num_heads`, which is 5; got width = 32"),
+        (
+            {"num_kv_heads": 3},
+            "`num_heads` must be a multiple of `num_kv_heads`, which is 3; got num_heads = 4",
+        ),
+        ({"num_heads": 32}, "`width / num_heads` must be even.*; got width / num_heads = 1"),
+        ({"max_positions": 0}, "`max_positions` must be at least 1; got max_positions = 0"),
         ({"rope_base": 0.0}, "`rope_base` must lie in"),
-        ({"dropout": 1.0}, r"`dropout` must lie in \[0, 1\); it is 1.0"),
-        ({"compute_dtype": "half"}, "`compute_dtype` must be one of float32, .*; it is 'half'"),
-        ({"learned_positions": True, "max_positions": 8}, "and with causal=False; it is True"),
-        ({"learned_positions": True, "causal": False}, "`learned_positions` must come with"),
-        ({"attention": "flash"}, "`attention` must be one of einsum, xla, cudnn; it is 'flash'"),
+        ({"dropout": 1.0}, r"`dropout` must lie in \[0, 1\); got dropout = 1.0"),
+        (
+            {"compute_dtype": "half"},
+            "`compute_dtype` must be one of float32, .*; got compute_dtype = 'half'",
+        ),
+        (
+            {"learned_positions": True, "max_positions": 8},
+            "is given and causal=False; got learned_positions = True",
+        ),
+        ({"learned_positions": True, "causal": False}, "`learned_positions` must be False unless"),
+        (
+            {"attention": "flash"},
+            "`attention` must be one of einsum, xla, cudnn; got attention = 'flash'",
+        ),
         ({"compute_dtype": "float64", "attention": "xla"}, '`attention` must be "einsum"'),
     ],
 )
@@ -45,10 +57,20 @@ def test_a_bad_config_is_refused(change, message):
     [
         ({}, [3, 11], None, r"`x_t` must hold ids in \[0, 10\]"),
         ({}, [-1], None, r"`x_t` must hold ids in \[0, 10\]"),
-        ({}, [3], 0.5, "`t` must be None: the network is not conditioned on time; it is '0.5'"),
+        (
+            {},
+            [3],
+            0.5,
+            "`t` must be None, because the network is not conditioned on time; got t = 0.5",
+        ),
         ({"time_conditioned": True}, [3], None, "`t` must be given"),
-        ({"max_positions": 2}, [3, 3, 3], None, "at most `max_positions` = 2 tokens.*; it is 3"),
-        ({}, [[3]], None, r"`x_t` must be one sequence \[N\]; its axes; it is 2"),
+        (
+            {"max_positions": 2},
+            [3, 3, 3],
+            None,
+            r"at most . tokens, because `max_positions` is 2.*; got len\(x_t\) = ",
+        ),
+        ({}, [[3]], None, r"`x_t` must be one sequence \[N\]; got x_t.shape = \("),
     ],
 )
 def test_a_bad_input_is_refused(change, x_t, t, message):
@@ -213,11 +235,11 @@ def test_stacking_layers_is_undone_by_unstacking():
 
 
 def test_stacking_refuses_what_has_no_layers():
-    with pytest.raises(ValueError, match="`params` must have layers `layers_0`"):
+    with pytest.raises(ValueError, match="`params` must have layers of the names `layers_0`"):
         stack_layers({"norm": 0})
-    with pytest.raises(ValueError, match="`params` must have layers_0, layers_1; it has"):
+    with pytest.raises(ValueError, match="`params` must have layers of the names"):
         stack_layers({"layers_0": 0, "layers_2": 0})
-    with pytest.raises(ValueError, match="`params` must have stacked `layers`"):
+    with pytest.raises(ValueError, match="`params` must have stacked layers"):
         unstack_layers({"layers_0": 0})
 
 

@@ -128,7 +128,9 @@ def test_beside_set_aside_checkpoints_nothing_begins_anew(saved):
     for step in "12":
         (saved / step / "checkpoint.json").write_text("{}")
     for _ in range(2):  # the second start finds none that is left to judge
-        with pytest.raises(CheckpointError, match="take another run folder, or remove what is set"):
+        with pytest.raises(
+            CheckpointError, match="take another run folder, or remove what was set"
+        ):
             resume(saved, STATE, CONFIG)
         assert checkpoint_steps(saved) == []
     for aside in saved.glob("*.damaged"):
@@ -157,7 +159,9 @@ def test_a_sealed_record_of_another_kind_is_refused_by_field(saved, change):
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     (saved / "2" / "SHA256SUMS").unlink()
     digests.seal_folder(saved / "2")
-    with pytest.raises(CheckpointError, match=r"checkpoint\.json is not as this version writes it"):
+    with pytest.raises(
+        CheckpointError, match=r"checkpoint\.json must be as this version writes it"
+    ):
         read_checkpoint(saved / "2", STATE)
 
 

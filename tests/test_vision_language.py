@@ -187,7 +187,9 @@ def test_only_answers_are_paid_for(config, params, features):
 @pytest.mark.slow
 def test_bad_input_is_refused(config, params, features):
     network = vision_language(config, F)
-    with pytest.raises(ValueError, match=r"`features` must have the shape \[P, 5\]; it is"):
+    with pytest.raises(
+        ValueError, match=r"`features` must have the shape \[P, 5\]; got features.shape"
+    ):
         network.apply(params, features[0, :, :4], TOKENS)
     short = dataclasses.replace(config, max_positions=8)
     with pytest.raises(ValueError, match="at most `max_positions` = 8 tokens, with the 3 before"):
@@ -196,12 +198,14 @@ def test_bad_input_is_refused(config, params, features):
         vision_language(dataclasses.replace(config, causal=False), F)
     decoder = vision_language_decoder(config, P, F)
     assert decoder.read_prefix is not None
-    with pytest.raises(ValueError, match="`prefixes` must have 3 patches; their number; it is 2"):
+    with pytest.raises(
+        ValueError, match=r"`prefixes` must have 3 patches; got features.shape = \(2"
+    ):
         decoder.read_prefix(params, decoder.init_cache(2), features[0, :2])
     asked = (jnp.array([[1, 2]]), jnp.array([2]))
     with pytest.raises(ValueError, match="`prefixes` must be given exactly to a decoder"):
         sample_autoregressive(jax.random.key(0), params, decoder, *asked, max_new=1)
-    with pytest.raises(ValueError, match="`prefixes` must be as many as the 1 prompts"):
+    with pytest.raises(ValueError, match="`prefixes` must have 1 rows, one for each prompt"):
         sample_autoregressive(
             jax.random.key(0), params, decoder, *asked, max_new=1, prefixes=features[:2]
         )

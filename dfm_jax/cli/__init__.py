@@ -36,11 +36,11 @@ def check_given_once(words: Sequence[str]) -> None:
     for name in names:
         if names.count(name) > 1:
             raise ValueError(
-                f"`{name}` must be given once, with all its values behind it; it is given "
+                f"`{name}` must be given once, with all its values after it; got {name} "
                 f"{names.count(name)} times."
             )
         if (opposite := f"--no-{name.removeprefix('--')}") in names:
-            raise ValueError(f"`{name}` and `{opposite}` exclude each other; both are given.")
+            raise ValueError(f"At most one of `{name}` and `{opposite}` must be given; got both.")
 
 
 _PROG = "python -m dfm_jax"

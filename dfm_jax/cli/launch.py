@@ -71,9 +71,9 @@ class Members:
         words += ["--text-only"] if self.text_only else []
         words += ["--set", *self.set] if self.set else []
         if hosts > 1:
-            rule = "`hosts_per_expert` must be 1 for the groups of a `grid`"
+            rule = "`hosts_per_expert` must be 1 if `grid` is given"
             require(not self.grid, rule, hosts)
-            rule = "`placement` must be replicated or sharded for members of several hosts"
+            rule = "`placement` must be replicated or sharded if a member runs on several hosts"
             require(self.placement is not None, rule, self.placement)
         if self.grid:
             words += ["--grid", *self.grid]
@@ -101,7 +101,8 @@ class Members:
 
         alone = ("experts", "centre", "keep_last", "tensorboard", "on_disk", "placement")
         given = [name for name in alone if getattr(self, name) != getattr(Members, name)]
-        require(not given, "`grid` goes without the options of members", ", ".join(given))
+        rule = "`grid` must not be given together with the options of members"
+        require(not given, rule, given, name="options of members")
         axes = dict(map(load_axis, self.grid))
         return len(by_shape(grid(load_config(self.config, self.set), axes)))
 

@@ -92,7 +92,7 @@ class Train:
         )
         config = load_config(self.config, self.set, tokenizer=self.tokenizer)
         if self.distributed:
-            rule = "`placement` must be replicated or sharded for several processes"
+            rule = "`placement` must be replicated or sharded if several processes train one run"
             require(self.placement is not None, rule, self.placement)
             join_processes()
         spread = None if self.placement is None else over_all_devices(self.placement)
@@ -291,8 +291,8 @@ class Sample:
             if len(members) > 1:
                 names = ", ".join(member.name for member in members)
                 raise ValueError(
-                    f"`expert` must say which member is to draw, or `gather` must make an "
-                    f"ensemble of them; there are {names}."
+                    f"`expert` must be given if a run has several members; got members {names}. "
+                    "Give one of them, or make an ensemble of them with `gather`."
                 )
             (member,) = members
         else:

@@ -242,7 +242,8 @@ def check_balance(balance: str, weights: Any) -> None:
     known = ("none", "rows", "weights")
     require(balance in known, f"`balance` must be one of {known}", balance)
     given = (weights is not None) == (balance == "weights")
-    require(given, '`weights` go with `balance="weights"`, and only with it', balance)
+    rule = '`weights` must be given if `balance` is "weights", and only then'
+    require(given, rule, balance, name="balance")
 
 
 def capacities(num_rows: int, num_clusters: int) -> tuple[int, ...]:
@@ -281,7 +282,7 @@ def priced_labels(
     if weights is not None:
         check_interval("weights", weights, 0.0, jnp.inf, ends="[)")
     nan = jnp.isnan(scores)
-    require(~nan, "`scores` must hold no NaN; their number", nan.sum())
+    require(~nan, "`scores` must hold no NaN", scores)
     prices = jnp.asarray(prices)
     charged = prices[None] if weights is None else jnp.asarray(weights)[:, None] * prices[None]
     return jnp.argmax(scores - charged, axis=-1)
@@ -306,9 +307,9 @@ def balanced_assignment(
     """
     scores, sizes = widened(scores), jnp.asarray(sizes)
     check_interval("sizes", sizes, 0, scores.shape[0])
-    rule = f"`sizes` must sum to the {scores.shape[0]} rows"
-    require(sizes.sum() == scores.shape[0], rule, sizes.sum())
-    require(jnp.isfinite(scores).all(), "`scores` must be finite; their sum", scores.sum())
+    rule = f"`sizes` must sum to {scores.shape[0]}, the number of rows"
+    require(sizes.sum() == scores.shape[0], rule, sizes.sum(), name="sizes.sum()")
+    require(jnp.isfinite(scores), "`scores` must be finite", scores)
     first, prices = _priced(scores, sizes)
     labels, prices = with_sizes(scores, first, prices, sizes, _TIE * score_spread(scores))
     return Assignment(labels, prices - prices.mean(), jnp.sum(labels != first))
@@ -335,8 +336,8 @@ def weighted_assignment(
     """
     scores, weights = widened(scores), widened(weights)
     check_interval("weights", weights, 0.0, jnp.inf, ends="[)")
-    require(weights.sum() > 0, "`weights` must not all be 0; their sum", weights.sum())
-    require(jnp.isfinite(scores).all(), "`scores` must be finite; their sum", scores.sum())
+    require(weights.sum() > 0, "`weights` must not all be 0", weights.sum(), name="weights.sum()")
+    require(jnp.isfinite(scores), "`scores` must be finite", scores)
     return _weighted(scores, weights.astype(scores.dtype))
 
 

@@ -53,11 +53,13 @@ def directions(features: Float[Array, "R D"], mean: Float[Array, " D"] | None) -
     bad = jnp.flatnonzero(~jnp.isfinite(squares))
     if bad.size:  # a row that is not finite makes the mean, and so every length, not finite
         bad = jnp.flatnonzero(~jnp.isfinite(features).all(axis=1))
-        require(bad.size == 0, "`features` must be finite; the first rows that are not", bad[:8])
-        require(False, "`features` must have squares that float32 can hold; the mean", mean)
+        rule = "`features` must be finite in every row"
+        require(bad.size == 0, rule, bad[:8], name="rows that are not finite")
+        rule = "`features` must have squares that float32 can hold"
+        require(False, rule, mean, name="features.mean(axis=0)")
     bad = jnp.flatnonzero(squares == 0)
-    rule = "`features` must differ from their mean, to have a direction; the first rows that do not"
-    require(bad.size == 0, rule, bad[:8])
+    rule = "`features` must differ from their mean in every row, because a row needs a direction"
+    require(bad.size == 0, rule, bad[:8], name="rows equal to the mean")
     return Rows(features, mean, 1 / jnp.sqrt(squares))
 
 
@@ -84,8 +86,8 @@ def cosine_scores(features: Float[ArrayLike, "R D"], clusters: Clusters) -> Floa
             direction.
     """
     features, width = widened(features), len(clusters.mean)
-    rule = f"`features` must have as many columns as the {width} of `clusters`"
-    require(features.shape[1] == width, rule, features.shape[1])
+    rule = f"`features` must have {width} columns, as many as the features of `clusters`"
+    require(features.shape[1] == width, rule, features.shape[1], name="features.shape[1]")
     rows = directions(features, jnp.asarray(clusters.mean))
     return row_scores(rows, jnp.asarray(clusters.centroids))
 

@@ -276,7 +276,8 @@ def _survey(features: np.ndarray, subtract_mean: bool, batch_size: int) -> tuple
     for begin in range(0, len(features), batch_size):
         block = np.asarray(features[begin : begin + batch_size])
         bad = begin + np.flatnonzero(~np.isfinite(block).all(axis=1))
-        require(bad.size == 0, "`features` must be finite; the first rows that are not", bad[:8])
+        rule = "`features` must be finite in every row"
+        require(bad.size == 0, rule, bad[:8], name="rows that are not finite")
         total += block.sum(axis=0, dtype=np.float64)
         hashes.append(np.asarray(row_hashes(jnp.asarray(block))))
     mean = total / len(features) if subtract_mean else 0 * total

@@ -76,8 +76,10 @@ def likelihood_clustering(
         shares = np.bincount(labels, minlength=num_clusters) / num_rows
         scores = np.asarray(score(params))
         expected = (num_rows, num_clusters)
-        require(scores.shape == expected, f"`score` must return shape {expected}", scores.shape)
-        require(np.isfinite(scores), "`score` must return finite numbers; their sum", scores.sum())
+        rule = f"`score` must return an array of shape {expected}"
+        require(scores.shape == expected, rule, scores.shape, name="score(params).shape")
+        rule = "`score` must return finite numbers"
+        require(np.isfinite(scores), rule, scores, name="score(params)")
         if balance == "none":
             scores = scores + np.log(shares)
             found = scores.argmax(axis=1)
@@ -85,8 +87,8 @@ def likelihood_clustering(
             found = assignment(jnp.asarray(scores), balance, jnp.asarray(sizes), weights).labels
             found = np.asarray(found, int)
         present = np.bincount(found, minlength=num_clusters)
-        rule = "every cluster must keep a row: fewer clusters, or balance; the sizes"
-        require(present > 0, rule, present)
+        rule, then = "Every cluster must keep a row", "Ask for fewer clusters, or for balance."
+        require(present > 0, rule, present, name="sizes", then=then)
         objectives.append(float(scores[np.arange(num_rows), found].mean()))
         converged = bool((found == labels).all())
         if not converged:

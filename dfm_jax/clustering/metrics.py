@@ -22,9 +22,9 @@ def normalized_mutual_information(
         ValueError: if there is no row, or a label is negative.
     """
     first, second = jnp.asarray(first), jnp.asarray(second)
-    require(first.size > 0, "`first` must hold a label; their number", first.size)
+    require(first.size > 0, "`first` must hold a label", first.size, name="first.size")
     for name, labels in (("first", first), ("second", second)):
-        require(labels >= 0, f"`{name}` must hold labels from 0 on", labels)
+        require(labels >= 0, f"`{name}` must hold labels that are not negative", labels)
     width = int(second.max()) + 1
     size = (int(first.max()) + 1) * width
     joint = jnp.bincount(first * width + second, length=size).reshape(-1, width) / first.size

@@ -31,13 +31,15 @@ def read_npy(file: IO[bytes], size: int) -> np.ndarray:
     """
     version = np.lib.format.read_magic(file)
     if version not in _READERS:
-        raise ValueError(f"its version is {version}")
+        raise ValueError(f"its version is {version}, which is unknown")
     shape, _, dtype = _READERS[version](file)
     if dtype.hasobject:
         raise ValueError("it holds Python objects")
     claimed, there = math.prod(shape) * dtype.itemsize, size - file.tell()
     if claimed != there:
-        raise ValueError(f"it claims {shape} of {dtype}, {claimed:,} bytes, with {there:,} there")
+        raise ValueError(
+            f"it claims {shape} of {dtype}, which are {claimed:,} bytes, and {there:,} are there"
+        )
     file.seek(0)
     return np.lib.format.read_array(file, allow_pickle=False)
 
@@ -69,7 +71,8 @@ def read_npz_file(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
                 raise ValueError(f"it holds {name!r} twice")
             if entry.file_size > _MOST_TIMES * entry.compress_size:
                 raise ValueError(
-                    f"{name!r} claims {entry.file_size:,} bytes in {entry.compress_size:,}"
+                    f"{name!r} claims {entry.file_size:,} bytes in {entry.compress_size:,} that "
+                    "are there"
                 )
             with archive.open(entry) as file:
                 found[name] = read_npy(file, entry.file_size)
@@ -113,6 +116,7 @@ def read_tensors(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
     try:
         arrays = load(path.read_bytes())
     except (SafetensorError, KeyError) as error:  # KeyError: a dtype that NumPy has not
-        raise ValueError(f"{path} must hold safetensors; it is damaged ({error}).") from error
-    require(set(arrays) == set(names), f"{path} must hold {sorted(names)}", sorted(arrays))
+        raise ValueError(f"{path} must hold safetensors; got a damaged file: {error}.") from error
+    rule = f"{path} must hold the arrays {', '.join(sorted(names))}"
+    require(set(arrays) == set(names), rule, sorted(arrays), name="arrays")
     return arrays

@@ -44,7 +44,7 @@ class Columns:
         seen = [f"`{name}`" for name in picture_columns(fields)]
         seen = seen or ([f"`{PLACEHOLDER}`"] if used == "conversations" and _says(fields) else [])
         if seen and not self.text_only:
-            _refuse(f"{path}, line {record.line}", f"it has {', '.join(seen)}")
+            _refuse(f"{path}, line {record.line}", f"a row with {' and '.join(seen)}")
         self.pictures += bool(seen)
         self.unused.update(set(_unused(fields, used)))
 
@@ -59,7 +59,7 @@ class Columns:
             ValueError: as `add`.
         """
         if counts["pictures"] and not self.text_only:
-            _refuse(str(path), f"{counts['pictures']:,} rows have some")
+            _refuse(str(path), f"{counts['pictures']:,} rows with pictures")
         self.pictures += counts["pictures"]
         self.unused.update(counts["unused"])
 
@@ -83,8 +83,9 @@ def picture_columns(fields: Mapping[str, Any]) -> list[str]:
 
 def _refuse(where: str, what: str) -> NoReturn:
     raise ValueError(
-        f"{where}: `text_only` must be given for rows with pictures, which a model of text does "
-        f"not see; {what}. `--text-only` reads what is said, and leaves the pictures out."
+        f"{where}: `text_only` must be given if rows have pictures, because a model of text does "
+        f"not see them; got {what}. Pass `--text-only` to read the text and to leave the pictures "
+        "out."
     )
 
 

@@ -68,8 +68,8 @@ def read_conversations(path: Path | str, images: Path | str | None) -> tuple[Con
             out of order, an empty question or answer, a picture that is not there.
     """
     path, folder = Path(path), None if images is None else Path(images)
-    require(path.is_file(), "`path` must be a file", str(path))
-    require(folder is None or folder.is_dir(), "`images` must be a folder", str(folder))
+    require(path.is_file(), "`path` must be a file that exists", path)
+    require(folder is None or folder.is_dir(), "`images` must be a folder that exists", folder)
     rows: list[Conversation] = []
     faults: list[Fault] = []
     count = 0
@@ -87,7 +87,7 @@ def read_conversations(path: Path | str, images: Path | str | None) -> tuple[Con
             faults += found
             if not found:
                 rows.append(_conversation(line, fields, folder))
-    require(count > 0, f"{path} must hold a row; their number", 0)
+    require(count > 0, f"{path} must hold a row", count, name="number of rows")
     if faults:
         raise ConversationError(path, tuple(faults), count)
     return tuple(rows)
@@ -110,16 +110,17 @@ def _faults(fields: dict[str, Any], folder: Path | None) -> Iterator[str]:
     yield from _picture_faults(fields, folder)
     turns = fields.get("conversations")
     if not isinstance(turns, list) or not turns:
-        yield f"`conversations` must be a list of turns; the row has {names_of(fields)}"
+        yield f"`conversations` must be a list of turns; got a row with {names_of(fields)}"
         return
     for number, turn in enumerate(turns):
         speaker = ("human", "gpt")[number % 2]
         if not isinstance(turn, dict) or turn.get("from") != speaker:
-            found = repr(turn.get("from") if isinstance(turn, dict) else turn)
-            yield f"turn {number + 1} of `conversations` must be from {speaker!r}; it is {found}"
+            got = f"from = {turn.get('from')!r}" if isinstance(turn, dict) else f"turn = {turn!r}"
+            yield f"turn {number + 1} of `conversations` must be from {speaker!r}; got {got}"
             return
         if not isinstance(turn.get("value"), str):
-            yield f"the `value` of turn {number + 1} must be text"
+            rule = f"`value` of turn {number + 1} must be a text"
+            yield f"{rule}; got value = {turn.get('value')!r}"
         elif not _said(turn):
             yield f"the {('question', 'answer')[number % 2]} of turn {number + 1} is empty"
     if len(turns) % 2:
@@ -130,16 +131,17 @@ def _picture_faults(fields: dict[str, Any], folder: Path | None) -> Iterator[str
     image = fields.get("image")
     if image is None:
         if others := picture_columns(fields):
-            yield f"its picture must stand in `image`; it has {names_of(dict.fromkeys(others))}"
+            held = names_of(dict.fromkeys(others))
+            yield f"the picture of a row must stand in `image`; got a picture in {held}"
         elif _PICTURE in str(fields.get("conversations")):
-            yield f"{_PICTURE} is said, but there is no `image`"
+            yield f"`image` must be given if a turn says {_PICTURE}; got image = None"
     elif not isinstance(image, str):
-        yield f"`image` must be one path; it is {image!r}"
+        yield f"`image` must be one path; got image = {image!r}"
     elif folder is None:
-        yield f"`image` is {image!r}, but no folder of images is given"
+        yield f"`image` must be absent if no folder of images is given; got image = {image!r}"
     else:
         try:
             if not picture_path(folder, image).is_file():
-                yield f"the image {image!r} is missing"
+                yield f"`image` must be a file in the folder of images; got image = {image!r}"
         except ValueError as error:
-            yield str(error)
+            yield str(error).removesuffix(".")

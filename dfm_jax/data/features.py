@@ -59,7 +59,8 @@ def load_efficientnet_lite0() -> Params:
     )
     digits = path.stem.rpartition("-")[2]
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    require(digest.startswith(digits), f"the SHA-256 of {path} must begin with {digits}", digest)
+    rule = f"The SHA-256 of {path} must begin with {digits}"
+    require(digest.startswith(digits), rule, digest, name="SHA-256")
     return efficientnet.efficientnet_lite0_params(read_torch_tensors(path))
 
 
@@ -248,14 +249,15 @@ def fit_documents(
     try:
         counted = vectorizer.fit_transform(texts)
     except ValueError as error:
-        raise ValueError(f"the documents must hold words: {error}") from error
+        raise ValueError(f"The documents must hold words; got none: {error}.") from error
     most = min(counted.shape)
-    rule = f"`num_features` must lie in [1, {most}], at most the {counted.shape[0]} documents"
-    rule += f" and the {counted.shape[1]} different words"
-    if num_features is None and most < NUM_FEATURES:
-        raise ValueError(f"{rule}; it is {NUM_FEATURES}, its default: give `--num-features`.")
+    rule = (
+        f"`num_features` must lie in [1, {most}], because there are {counted.shape[0]} documents "
+        f"and {counted.shape[1]} different words"
+    )
+    then = "" if num_features is not None else "This is the default: pass `--num-features`."
     num_features = NUM_FEATURES if num_features is None else num_features
-    require(1 <= num_features <= most, rule, num_features)
+    require(1 <= num_features <= most, rule, num_features, then=then)
     with np.errstate(invalid="ignore"):  # a share of the variance, not read here, of equal texts
         svd = TruncatedSVD(num_features, random_state=seed).fit(counted)
     words = tuple(str(word) for word in vectorizer.get_feature_names_out())
@@ -283,11 +285,8 @@ def document_encoder(
     def encode(texts: Sequence[str]) -> np.ndarray:
         features, known = prepared(texts)
         lost = np.flatnonzero(~known)
-        if lost.size:
-            more = f", … ({lost.size} in all)" if lost.size > _SHOWN else ""
-            shown = ", ".join(map(str, lost[:_SHOWN])) + more
-            rule = "`texts` must each share a word with those fitted on"
-            raise ValueError(f"{rule}; not so {shown}.")
+        rule = "Each of `texts` must share a word with the texts that the encoder was fitted on"
+        _check_none(rule, lost, name="texts without such a word")
         return features
 
     return encode
@@ -309,12 +308,13 @@ def read_document_encoder(folder: Path) -> DocumentEncoder:
     try:
         words = read_json(folder / _WORDS)["words"]
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{folder / _WORDS} must be a JSON object with `words`.") from error
+        rule = f"{folder / _WORDS} must be a JSON object with `words`"
+        raise ValueError(f"{rule}; got another content: {error!r}.") from error
     arrays = read_tensors(folder / _NUMBERS, ("idf", "directions"))
     idf, directions = arrays["idf"], arrays["directions"]
     fits = idf.shape == (len(words),) and directions.ndim == 2 and directions.shape[1] == len(words)
-    rule = f"the arrays in {folder / _NUMBERS} must be of its {len(words)} words; their shapes"
-    require(fits, rule, f"{idf.shape}, {directions.shape}")
+    rule = f"The arrays in {folder / _NUMBERS} must have {len(words)} columns, one for each word"
+    require(fits, rule, (idf.shape, directions.shape), name="(idf.shape, directions.shape)")
     return DocumentEncoder(tuple(words), idf, directions)
 
 
@@ -371,25 +371,32 @@ def read_features(path: Path | str, *, num_rows: int) -> RowFeatures:
     """
     features, rows = _read_arrays(Path(path))
     name = f"`features` in {path}"
-    require(features.ndim == 2, f"{name} must have two axes, rows and features", features.shape)
-    require(features.shape[1] > 0, f"{name} must have a column", features.shape)
+    shape = features.shape
+    rule = f"{name} must have two axes, rows and features"
+    require(features.ndim == 2, rule, shape, name="features.shape")
+    require(shape[1] > 0, f"{name} must have a column", shape, name="features.shape")
     floating = np.issubdtype(features.dtype, np.floating)
     void = features.dtype.kind == "V"  # what NumPy knows no name of
-    hint = " (bfloat16? an .npy file keeps it without its name: write float32)" if void else ""
-    require(floating, f"{name} must hold floating-point numbers", f"{features.dtype}{hint}")
+    then = "An .npy file does not keep the name of bfloat16: write float32." if void else ""
+    rule = f"{name} must hold floating-point numbers"
+    require(floating, rule, str(features.dtype), name="features.dtype", then=then)
     with np.errstate(over="ignore"):  # it becomes infinite, and is refused
         features = features.astype(np.float32, order="C", copy=False)
     finite = np.concatenate(
         [np.ones(0, bool), *(np.isfinite(part).all(axis=1) for part in _chunks(features))]
     )
-    _check_none(f"{name} must be finite in every row", np.flatnonzero(~finite))
+    bad = np.flatnonzero(~finite)
+    _check_none(f"{name} must be finite in every row", bad, name="rows that are not finite")
     if rows is None:
-        require(len(features) == num_rows, f"{name} must have {num_rows} rows", len(features))
+        rule = f"{name} must have {num_rows} rows"
+        require(len(features) == num_rows, rule, len(features), name="len(features)")
         return _with_directions(RowFeatures(features, np.arange(num_rows), 0, _NONE, 0))
     name = f"`rows` in {path}"
     integer = rows.ndim == 1 and np.issubdtype(rows.dtype, np.integer)
-    require(integer, f"{name} must be a list of integers", f"{rows.dtype} {rows.shape}")
-    require(len(rows) == len(features), f"{name} must be {len(features)} numbers", len(rows))
+    found = (str(rows.dtype), rows.shape)
+    require(integer, f"{name} must be a list of integers", found, name="(rows.dtype, rows.shape)")
+    rule = f"{name} must hold {len(features)} numbers, one for each feature"
+    require(len(rows) == len(features), rule, len(rows), name="len(rows)")
     check_interval(f"rows in {path}", rows, 0, num_rows, ends="[)")
     kept = _with_directions(RowFeatures(features, rows.astype(np.int64), 0, _NONE, 0))
     averaged = _averaged(kept.features, kept.rows)
@@ -438,11 +445,10 @@ def _chunks(features: np.ndarray) -> Iterable[np.ndarray]:
     return (features[start : start + _CHUNK] for start in range(0, len(features), _CHUNK))
 
 
-def _check_none(rule: str, rows: np.ndarray) -> None:
+def _check_none(rule: str, rows: np.ndarray, *, name: str) -> None:
     """`rows` break the rule: the refusal names the first of them."""
-    if rows.size:
-        more = f", … ({rows.size} in all)" if rows.size > _SHOWN else ""
-        raise ValueError(f"{rule}; not so {', '.join(map(str, rows[:_SHOWN]))}{more}.")
+    more = f" ({rows.size} in all)" if rows.size > _SHOWN else ""
+    require(rows.size == 0, rule, rows[:_SHOWN].tolist(), name=f"{name}{more}")
 
 
 def _read_arrays(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
@@ -453,9 +459,9 @@ def _read_arrays(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     except OSError:
         raise
     except Exception as error:  # damage can surface anywhere, as anything
-        raise ValueError(
-            f"`path` must be an .npy or .npz file of numbers; {path} is not: {error}"
-        ) from error
+        rule = "`path` must be an .npy or .npz file of numbers"
+        raise ValueError(f"{rule}; got path = {str(path)!r}: {error}.") from error
     for name in ("features", "rows"):
-        require(name in arrays, f"{path} must hold `features` and `rows`", list(arrays))
+        rule = f"{path} must hold `features` and `rows`"
+        require(name in arrays, rule, list(arrays), name="arrays")
     return arrays["features"], arrays["rows"]

@@ -67,7 +67,9 @@ def files_in(folder: Path, pattern: str = "**/*") -> list[tuple[str, Path]]:
     if faults:
         more = f"; and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
         shown = "; ".join(sorted(faults)[:_SHOWN])
-        raise ValueError(f"every file of {folder} must be readable; {shown}{more}.")
+        raise ValueError(
+            f"Every file of {folder} must be readable; got these faults: {shown}{more}."
+        )
     return sorted(found)
 
 
@@ -90,7 +92,7 @@ def read_document(path: Path) -> str:
     try:
         return path.read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} must be text in UTF-8; it is not: {error}.") from error
+        raise ValueError(f"{path} must be a text in UTF-8; got other bytes: {error}.") from error
 
 
 def _identity(path: Path) -> tuple[int, int]:

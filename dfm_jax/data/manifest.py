@@ -54,7 +54,8 @@ def check_file(folder: Path, manifest: dict, name: str) -> None:
     """The file is the one that the manifest names."""
     path, digest = folder / name, manifest["files"].get(name)
     found = file_digest(path) if path.is_file() else "no such file"
-    require(found == digest, f"the SHA-256 of {path} must be {digest}, as its manifest says", found)
+    rule = f"The SHA-256 of {path} must be {digest}, as its manifest says"
+    require(found == digest, rule, found, name="SHA-256")
 
 
 def check_rows(path: Path) -> None:
@@ -73,8 +74,8 @@ def check_rows(path: Path) -> None:
         if manifest is not None and name in manifest["files"]:
             check_file(folder, manifest, name)
         elif path.name in ROWS:
-            rule = f"{folder / MANIFEST} must be as it was written, and name {name}"
-            raise ValueError(f"{rule}; it is damaged, or of other rows.")
+            rule = f"{folder / MANIFEST} must be as it was written, and must name {name}"
+            raise ValueError(f"{rule}; got a manifest that is damaged, or is of other rows.")
         return
 
 

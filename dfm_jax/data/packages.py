@@ -100,7 +100,7 @@ def pillow(module: str = "Image") -> ModuleType:
 def _missing(module: str, package: str, no_deps: bool, why: str) -> MissingDataError:
     command = pip_command(package, no_deps=no_deps)
     return MissingDataError(
-        f"the package `{package}` is needed, but {why}: `{command}`.", name=module
+        f"The package `{package}` is needed, but {why}: `{command}`.", name=module
     )
 
 

@@ -46,19 +46,19 @@ def picture_path(folder: Path, name: Any) -> Path:
     Raises:
         ValueError: if it does not; nothing outside is opened.
     """
-    rule = "`image` must be a path inside the folder of images, or a list of such"
+    rule = "`image` must be a path inside the folder of images, or a list of such paths"
     inside = isinstance(name, str) and name not in ("", ".") and "\0" not in name
     if inside:
         path = PurePosixPath(name)
         inside = not (path.is_absolute() or Path(name).is_absolute() or ".." in path.parts)
     if not inside:
-        raise ValueError(f"{rule}; it is {name!r}.")
+        raise ValueError(f"{rule}; got image = {name!r}.")
     try:
         inside = (folder / name).resolve().is_relative_to(folder.resolve())
     except RuntimeError:  # a loop of links
         inside = False
     if not inside:
-        raise ValueError(f"{rule}; a link leads {name!r} out of it.")
+        raise ValueError(f"{rule}; got image = {name!r}, which a link leads out of the folder.")
     return folder / name
 
 
@@ -99,7 +99,9 @@ def _read(path: Path) -> "Image":
     try:
         return _upright(path.read_bytes())
     except ValueError as error:
-        raise ValueError(f"{path} must be a picture that can be read; {error}.") from error
+        raise ValueError(
+            f"{path} must be a picture that can be read; got another file: {error}."
+        ) from error
 
 
 def _over_white(picture: "Image") -> np.ndarray:
@@ -122,7 +124,7 @@ def _upright(content: bytes) -> "Image":
             opened.load()  # after which a TIFF is upright, and its orientation gone
             turned = opened.getexif().get(_ORIENTATION, 1)
             if turned not in range(9):
-                raise ValueError(f"its orientation must lie in [1, 8]; it is {turned!r}")
+                raise ValueError(f"its orientation is {turned!r}, outside of [1, 8]")
             picture = _in_eight_bits(opened)
             turn = _TURNS.get(turned)
             return picture if turn is None else picture.transpose(image_module.Transpose[turn])
@@ -143,7 +145,7 @@ def _check_header(picture: "Image") -> None:
         raise ValueError("EPS is a program, and nothing is executed here")
     count = getattr(picture, "n_frames", 1)
     if count > 1 and picture.format not in _PREVIEWS:
-        raise ValueError(f"it holds {count} pictures, and which one is meant is not known")
+        raise ValueError(f"it holds {count} pictures, and it is not known which one is meant")
 
 
 def _in_eight_bits(picture: "Image") -> "Image":
@@ -156,7 +158,7 @@ def _in_eight_bits(picture: "Image") -> "Image":
         return picture.convert("LA").convert("RGBA")
     tags: Any = getattr(picture, "tag_v2", {})  # of a TIFF
     if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
-        raise ValueError(f"it is of mode {mode}, and its 0 is white")
+        raise ValueError(f"it is of mode {mode}, in which 0 means white")
     values = np.asarray(picture)
     if mode in _SIXTEEN or (mode == "I" and picture.format == "PPM"):
         (bits,) = tags.get(_BITS, (16,))
@@ -174,6 +176,6 @@ def _in_eight_bits(picture: "Image") -> "Image":
 def _scaled(values: np.ndarray, white: float, mode: str) -> np.ndarray:
     low, high = values.min(), values.max()
     if not (low >= 0 and high <= white):
-        rule = f"the values of a picture of mode {mode} must lie in [0, {white:g}]"
-        raise ValueError(f"{rule}; they lie in [{low:g}, {high:g}]")
+        found = f"its values of mode {mode} lie in [{low:g}, {high:g}]"
+        raise ValueError(f"{found}, and not in [0, {white:g}]")
     return np.round(values * (255 / white)).astype(np.uint8)

@@ -48,14 +48,15 @@ def read_records(path: Path | str) -> Iterator[Record]:
     """
     path = Path(path)
     if not path.is_file() and not path.is_dir():
-        what = "it is neither" if path.exists() else "there is none"
-        raise ValueError(f"`input` must be a file or a folder, to be read twice; {what}: {path}.")
+        then = "It is neither." if path.exists() else "Nothing is there."
+        rule = "`input` must be a file or a folder, because it is read twice"
+        raise ValueError(f"{rule}; got input = {str(path)!r}. {then}")
     empty = True
     for record in _reader(path)(path):
         empty = False
         yield record
     if empty:
-        raise ValueError(f"{path} must hold a row; it holds none.")
+        raise ValueError(f"{path} must hold a row; got number of rows = 0.")
 
 
 def _reader(path: Path) -> Callable[[Path], Iterator[Record]]:
@@ -77,12 +78,12 @@ def row_fields(text: bytes) -> dict:
     try:
         fields = parse_json(text)
     except json.JSONDecodeError as error:  # its line is that of the row
-        why = f"{error.msg} (column {error.colno})"
-        raise ValueError(f"it is not JSON in UTF-8: {why}") from error
+        why = f"an error at column {error.colno}: {error.msg}"
+        raise ValueError(f"the row must be JSON in UTF-8; got {why}") from error
     except UnicodeDecodeError as error:
-        raise ValueError(f"it is not JSON in UTF-8: {error}") from error
+        raise ValueError(f"the row must be JSON in UTF-8; got other bytes: {error}") from error
     if not isinstance(fields, dict):
-        raise ValueError(f"a row must be a JSON object; it is {type(fields).__name__}")
+        raise ValueError(f"the row must be a JSON object; got type(row) = {type(fields).__name__}")
     return fields
 
 
@@ -92,16 +93,16 @@ def conversation_bytes(record: Record) -> int:
     Raises:
         ValueError: unless `conversations` is a list of objects, each with a text `value`.
     """
-    turns, rule = record.fields.get("conversations"), "`conversations` must be a list of objects"
+    turns = record.fields.get("conversations")
+    rule = "`conversations` must be a list of objects with a text `value`"
     if not isinstance(turns, list):
-        had = names_of(record.fields)
-        raise ValueError(f"{rule} with a text `value`; the row has {had}.")
+        raise ValueError(f"{rule}; got a row with {names_of(record.fields)}.")
     total = 0
     for number, turn in enumerate(turns, start=1):
         value = turn.get("value") if isinstance(turn, dict) else None
         if not isinstance(value, str):
-            had = names_of(turn) if isinstance(turn, dict) else repr(turn)
-            raise ValueError(f"{rule} with a text `value`; turn {number} has {had}.")
+            had = f"with {names_of(turn)}" if isinstance(turn, dict) else f"= {turn!r}"
+            raise ValueError(f"{rule}; got turn {number} {had}.")
         total += len(value.encode("utf-8", "surrogatepass"))
     return total
 
@@ -146,7 +147,7 @@ def _of_lines(path: Path) -> Iterator[Record]:
                 blank = blank or number + 1
                 continue
             if blank:
-                _refuse(path, blank, "it is blank, and rows follow it")
+                _refuse(path, blank, "a line between rows must not be blank; got a blank line")
             try:
                 fields = row_fields(text)
             except ValueError as error:
@@ -170,7 +171,12 @@ class _Text:
         try:
             chunk = self.file.read(max(_CHUNK, len(ahead)))
         except UnicodeDecodeError as error:
-            _refuse(self.path, self.line, f"it, or one behind it, is not UTF-8: {error}", error)
+            _refuse(
+                self.path,
+                self.line,
+                f"the text from this line on must be UTF-8; got other bytes: {error}",
+                error,
+            )
         self.buffer, self.at, self.ended = ahead + chunk, 0, not chunk
 
     def peek(self) -> str:
@@ -195,7 +201,9 @@ class _Text:
                 cut = near_the_end or error.msg.startswith("Unterminated string")
                 if self.ended or not cut:
                     line = self.line + self.buffer.count("\n", self.at, error.pos)
-                    _refuse(self.path, line, f"it is not JSON: {error.msg}", error)
+                    _refuse(
+                        self.path, line, f"the row must be JSON; got an error: {error.msg}", error
+                    )
                 self.grow()
             else:
                 self.line += self.buffer.count("\n", self.at, end)
@@ -219,11 +227,11 @@ def _of_array(path: Path) -> Iterator[Record]:
             if mark == "]":
                 break
             if mark != ",":
-                _refuse(path, text.line, f"`,` or `]` must follow; {mark or 'the end'!r} does")
+                _refuse(path, text.line, f"`,` or `]` must follow a row; got {mark or 'the end'!r}")
             text.at += 1
         text.at += 1
         if text.peek():
-            _refuse(path, text.line, "something follows the end of the array")
+            _refuse(path, text.line, f"nothing must follow the array; got {text.peek()!r}")
 
 
 def _one_line(fields: dict) -> bytes:
@@ -247,7 +255,9 @@ def _of_folder(folder: Path) -> Iterator[Record]:
 
 def _an_object(path: Path, line: int, value: object) -> dict:
     if not isinstance(value, dict):
-        _refuse(path, line, f"a row must be a JSON object; it is {type(value).__name__}")
+        _refuse(
+            path, line, f"the row must be a JSON object; got type(row) = {type(value).__name__}"
+        )
     return value
 
 

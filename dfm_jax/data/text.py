@@ -96,7 +96,9 @@ def load_stdlib(folder: Path | None = None) -> Corpus:
     """
     folder = Path(sysconfig.get_path("stdlib")) if folder is None else folder
     if not (folder / "os.py").is_file():
-        raise MissingDataError(f"the standard library is needed in source; {folder} has no os.py.")
+        raise MissingDataError(
+            f"The source of Python's standard library is needed, but {folder} has no os.py."
+        )
     kept = sys.stdlib_module_names - _TABLES - _OFTEN_ABSENT - _TESTS
     tops = [path for path in folder.iterdir() if path.name.removesuffix(".py") in kept]
     files = [
@@ -165,10 +167,10 @@ def load_folder(folder: Path | str, *, pattern: str = "**/*") -> Corpus:
     """
     folder = Path(os.path.abspath(folder))  # so that "." has a name
     if not folder.is_dir():
-        raise ValueError(f"`folder` must be a folder; it is {str(folder)!r}.")
+        raise ValueError(f"`folder` must be a folder; got folder = {str(folder)!r}.")
     files = [path for _, path in files_in(folder, pattern)]
     if not files:
-        raise ValueError(f"`pattern` must match a file in {folder}; it is {pattern!r}.")
+        raise ValueError(f"`pattern` must match a file in {folder}; got pattern = {pattern!r}.")
     texts, skipped = _read(files, folder)
     documents = tuple(
         Document(name=name, work=name.split("/")[0], text=text) for name, text in texts
@@ -356,8 +358,10 @@ def _drawn_splits(corpus: Corpus, seed: int, validation: float, test: float) -> 
     names = [document.name for document in corpus.documents]
     num_test, num_validation = (max(1, round(share * len(names))) for share in (test, validation))
     num_held_out = num_test + num_validation
-    rule = f"the documents of `{corpus.domain}` in `corpora` must outnumber {num_held_out} held out"
-    require(len(names) > num_held_out, rule, len(names))
+    rule = (
+        f"`{corpus.domain}` in `corpora` must have more than the {num_held_out} documents held out"
+    )
+    require(len(names) > num_held_out, rule, len(names), name="number of documents")
 
     def rank(name: str) -> bytes:
         content = json.dumps([int(seed), corpus.domain, name])
@@ -426,7 +430,7 @@ def _check_arguments(
     require(isinstance(seed, int | np.integer), "`seed` must be an integer", seed)
     check_interval("validation", validation, 0.0, 1.0, ends="()")
     check_interval("test", test, 0.0, 1.0, ends="()")
-    require(validation + test < 1, "`validation + test` must be less than 1", validation + test)
+    require(validation + test < 1, "`validation + test` must be below 1", validation + test)
     check_count("gram", gram)
     check_interval("max_overlap", max_overlap, 0.0, 1.0, ends="[)")
     check_count("len(corpora)", len(corpora))
@@ -436,7 +440,7 @@ def _check_arguments(
         times = Counter(document.name for document in corpus.documents)
         repeated = [name for name, count in times.items() if count > 1]
         rule = f"`corpora` must name each document of `{corpus.domain}` once"
-        require(not repeated, rule, repeated)
+        require(not repeated, rule, repeated, name="repeated names")
 
 
 def _check_every_split_keeps_a_document(
@@ -446,5 +450,8 @@ def _check_every_split_keeps_a_document(
     for (domain, _, split), overlap in zip(drawn, overlaps, strict=True):
         least[domain, split] = min(overlap, least.get((domain, split), 1.0))
     for (domain, split), overlap in least.items():
-        held = f"a document of `{domain}` in {split}, where the least overlap is {overlap:g}"
-        require(overlap <= max_overlap, f"`max_overlap` must leave {held}", max_overlap)
+        rule = (
+            f"`max_overlap` must be at least {overlap:g}, to leave a document of {domain} in "
+            f"{split}"
+        )
+        require(overlap <= max_overlap, rule, max_overlap)

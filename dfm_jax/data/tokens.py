@@ -71,7 +71,8 @@ def load_tokenizer(path: Path) -> Tokenizer:
         return read_tokenizer_json(path)
     except ImportError as error:
         raise ValueError(
-            "a tokenizer.json needs the package tokenizers: pip install 'dfm_jax[hf]'."
+            "A tokenizer.json needs the package `tokenizers`, which is not installed: "
+            "`pip install 'dfm_jax[hf]'`."
         ) from error
 
 
@@ -106,11 +107,11 @@ def named_texts_in(path: Path, columns: Columns | None = None) -> Iterator[tuple
     if path.is_dir():
         named = ((str(path / name), text) for name, text in documents_in(path))
         first = next(named, None)
-        require(first is not None, f"`data` must hold a file; the number in {path}", 0)
+        require(first is not None, "`data` must be a folder that holds a file", path)
         assert first is not None
         yield from chain([first], named)
     elif not path.is_file():
-        raise ValueError(f"`data` must be a folder or a file; {path} is neither.")
+        raise ValueError(f"`data` must be a folder or a file; got data = {str(path)!r}.")
     elif path.suffix in (".jsonl", ".json"):
         check_rows(path)
         for record in read_records(path):
@@ -157,7 +158,7 @@ def encoded_texts(named: Iterable[tuple[str, str]], tokenizer: Tokenizer) -> Ite
                 check_repeats(text, ids, tokenizer)
                 again -= num_bytes(text)
         except ValueError as error:
-            raise ValueError(f"document {name}: {error}") from error
+            raise ValueError(f"Document {name}: {error}") from error
         yield ids
 
 
@@ -204,8 +205,14 @@ def is_held_out(text: str, share: float) -> bool:
 def check_split(num_train: int, num_held_out: int, share: float) -> None:
     """Neither side is empty, unless none is to be held out."""
     total = num_train + num_held_out
-    rule = f"`held_out` must hold out some of {total} documents and not all; more, or a share of 0"
-    require(share == 0 or min(num_train, num_held_out) > 0, rule, share)
+    rule = (
+        f"`held_out` must be 0, or a share that holds out some of the {total} documents and not all"
+    )
+    good, then = (
+        share == 0 or min(num_train, num_held_out) > 0,
+        "Add documents, or give another share.",
+    )
+    require(good, rule, share, then=then)
 
 
 def split_held_out(texts: Sequence[str], share: float) -> tuple[list[str], list[str]]:
@@ -233,10 +240,11 @@ def _text_of(path: Path, record: Record, columns: Columns) -> str:
             raise TypeError
     except (TypeError, KeyError):
         first = turns[0] if isinstance(turns, list) and turns else None
-        inside = f"; its first turn has {names_of(first)}" if isinstance(first, dict) else ""
+        inside = f", whose first turn has {names_of(first)}" if isinstance(first, dict) else ""
         raise ValueError(
-            f"{path}, line {record.line}: a row must have `text`, or `conversations` of turns with "
-            f"`from` and `value`, both texts; it has {names_of(record.fields)}{inside}."
+            f"{path}, line {record.line}: the row must have `text`, or `conversations` of turns "
+            "with "
+            f"the texts `from` and `value`; got a row with {names_of(record.fields)}{inside}."
         ) from None
     columns.add(path, record, "conversations")
     if len(said) == 1 and said[0][0] == DOCUMENT:
@@ -302,7 +310,8 @@ def map_tokens(
     found = Mapped(*(_map(folder, side, dtype) for side in _SIDES))
     for side, tokens in zip(_SIDES, found, strict=True):
         if tokens.digest != manifest["digests"][side]:
-            raise ValueError(f"{folder}: {side}.tokens is damaged; take the folder away.")
+            rule = f"{folder / side}.tokens must be as it was written"
+            raise ValueError(f"{rule}; got another SHA-256. Remove the folder: it is written anew.")
     return found
 
 

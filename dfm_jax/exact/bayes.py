@@ -30,7 +30,7 @@ def pair_posterior(coupling: Coupling, token_path: np.ndarray) -> tuple[np.ndarr
     token_path = check_token_path(check_real("token_path", token_path))
     num_positions, num_states, num_tokens, _ = token_path.shape
     shape = (num_states**num_positions, num_positions, num_states, num_tokens)
-    check_size(shape, "the pair posterior")
+    check_size(shape, "The pair posterior")
     posterior = np.empty(shape)
     for i, pair in enumerate(_pair_posteriors(coupling, token_path)):
         posterior[:, i] = pair
@@ -79,7 +79,8 @@ def marginal_velocity(pair_posterior: np.ndarray, token_velocity: np.ndarray) ->
     token_velocity = check_real("token_velocity", token_velocity)
     if posterior.ndim != 4:
         raise RefusedError(
-            f"`pair_posterior` must have axes [Z, N, S, V]; its shape is {list(posterior.shape)}."
+            "`pair_posterior` must have axes [Z, N, S, V]; got pair_posterior.shape = "
+            f"{list(posterior.shape)}."
         )
     total, num_positions, num_states, num_tokens = posterior.shape
     num_pairs = num_states * num_tokens
@@ -98,8 +99,9 @@ def marginal_velocity(pair_posterior: np.ndarray, token_velocity: np.ndarray) ->
             read = np.any(chances > 0.0, axis=0)
             if not np.all(np.isfinite(moves[read])):
                 raise RefusedError(
-                    "`token_velocity` must be finite where the pair posterior is positive; at "
-                    f"position {i}, current value {current}, it is not."
+                    "`token_velocity` must be finite where the pair posterior is positive; got a "
+                    "value "
+                    f"that is not at position {i} with the current value {current}."
                 )
             velocity[here, i] = chances[:, read] @ moves[read]
     return velocity
@@ -138,7 +140,7 @@ def _pair_posteriors(coupling: Coupling, token_path: np.ndarray) -> Iterator[np.
     path = transport(law, kernels)
     inside = (path > 0.0)[:, None, None]
     for i in range(num_positions):
-        check_size((path.size, num_states, num_tokens), "the pair posterior of a position")
+        check_size((path.size, num_states, num_tokens), "The pair posterior of a position")
         kept = _all_but_one(law, kernels, i)  # [left, C, right], left = z^{<i}, right = z^{>i}
         left, _, right = kept.shape
         kept = kept.reshape(left, -1, num_tokens, right)  # [left, a, b, right]; factored: 1 for a

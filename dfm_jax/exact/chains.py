@@ -60,7 +60,7 @@ def generator(velocity: np.ndarray) -> np.ndarray:
     velocity = _check_field("velocity", velocity)
     _check_row_sums(velocity)
     total, num_positions, num_states = velocity.shape
-    check_square(total, "a generator")
+    check_square(total, "A generator")
     z, here = states(num_states, num_positions), np.arange(total)
     field = np.zeros((total, total))
     for i in range(num_positions):
@@ -83,7 +83,7 @@ def kernel(step_laws: np.ndarray) -> np.ndarray:
         ValueError: above `MAX_KERNEL_STATES` states, naming the bytes; if a row is no law.
     """
     step_laws = _check_field("step_laws", step_laws)
-    check_square(len(step_laws), "a kernel")
+    check_square(len(step_laws), "A kernel")
     check_laws("step_laws", step_laws)
     return _products(step_laws).T.copy()
 
@@ -138,17 +138,19 @@ def evolve(
     _check_row_sums(velocity)
     rates = _moves(velocity)
     if np.min(rates) < 0.0:
-        raise RefusedError(f"`velocity` must be non-negative for v != z^i; it is {np.min(rates)}.")
+        rule = "`velocity` must be non-negative for v != z^i"
+        raise RefusedError(f"{rule}; got min velocity = {np.min(rates)}.")
     if not 0.0 <= duration < math.inf:
-        raise RefusedError(f"`duration` must lie in [0, inf); it is {duration}.")
+        raise RefusedError(f"`duration` must lie in [0, inf); got duration = {duration}.")
     if not 0.0 < tail < 1.0:
-        raise RefusedError(f"`tail` must lie in (0, 1); it is {tail}.")
+        raise RefusedError(f"`tail` must lie in (0, 1); got tail = {tail}.")
     exit_rates = rates.sum(axis=(1, 2))
     largest = float(np.max(exit_rates))
     jumps = largest * duration
     if jumps > MAX_JUMPS:
         raise RefusedError(
-            f"`duration` times the largest exit rate must be at most {MAX_JUMPS:g}; it is {jumps}."
+            f"`duration` times the largest exit rate must be at most {MAX_JUMPS:g}; got duration * "
+            f"rate = {jumps}."
         )
     if jumps == 0.0:
         return law.copy()
@@ -194,8 +196,8 @@ def sequence_law(conditionals: np.ndarray) -> np.ndarray:
         first = laws[first * num_tokens ** (num_positions - t), t][live]
         if np.max(np.abs(read - first)) > SUM_TOLERANCE:
             raise RefusedError(
-                f"`conditionals` must depend on the tokens before t alone; at t = {t} two "
-                f"sequences with equal prefixes differ by {np.max(np.abs(read - first))}."
+                "`conditionals` must depend on the tokens before t alone; got a difference of "
+                f"{np.max(np.abs(read - first))} at t = {t} between sequences with equal prefixes."
             )
         law = np.multiply(law, laws[here, t, x[:, t]], out=np.zeros(total), where=live)
     return law
@@ -233,7 +235,8 @@ def _check_axes(name: str, field: np.ndarray) -> np.ndarray:
     """A field [Z, N, S] in float64 with Z = S^N."""
     field = check_real(name, field)
     if field.ndim != 3 or 0 in field.shape:
-        raise RefusedError(f"`{name}` must have axes [Z, N, S]; its shape is {list(field.shape)}.")
+        rule = f"`{name}` must have axes [Z, N, S]"
+        raise RefusedError(f"{rule}; got {name}.shape = {list(field.shape)}.")
     total = check_states(field.shape[2], field.shape[1])
     check_shape(name, field, (total, *field.shape[1:]))
     return field
@@ -248,7 +251,7 @@ def _check_field(name: str, field: np.ndarray, law: np.ndarray | None = None) ->
         live = law > 0.0
     if not np.all(np.isfinite(field[live])):
         raise RefusedError(
-            f"`{name}` must be finite where the law is positive; it is NaN or infinite there."
+            f"`{name}` must be finite where the law is positive; got NaN or infinite values there."
         )
     return np.where(live[:, None, None], field, 0.0)
 
@@ -257,6 +260,6 @@ def _check_row_sums(velocity: np.ndarray) -> None:
     sums = np.abs(velocity.sum(axis=2))
     if np.max(sums) > RATE_TOLERANCE * max(1.0, float(np.max(np.abs(velocity)))):
         raise RefusedError(
-            "`velocity` must sum to 0 over v at every state (off the support of a "
-            f"path set it to 0); a sum is {np.max(sums)} away."
+            "`velocity` must sum to 0 over v at every state; got the largest |sum| = "
+            f"{np.max(sums)}. Set it to 0 off the support of a path."
         )

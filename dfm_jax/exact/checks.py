@@ -31,7 +31,8 @@ def check_size(shape: tuple[int, ...], what: str) -> None:
         size *= length
     if size > MAX_BYTES:
         raise RefusedError(
-            f"{what} must fit in {MAX_BYTES:,} bytes; shape {list(shape)} would take {size:,}."
+            f"{what} must fit in {MAX_BYTES:,} bytes; got shape = {list(shape)}, which would take "
+            f"{size:,}."
         )
 
 
@@ -39,12 +40,13 @@ def check_states(num_states: int, num_positions: int, limit: int = MAX_STATES) -
     """The number of sequences Z = S^N, refused above `limit` with the bytes of their listing."""
     for name, count in (("num_states", num_states), ("num_positions", num_positions)):
         if count < 1:
-            raise RefusedError(f"`{name}` must be at least 1; it is {count}.")
+            raise RefusedError(f"`{name}` must be at least 1; got {name} = {count}.")
     total = int(num_states) ** int(num_positions)
     if total > limit:
         raise RefusedError(
-            f"`num_states ** num_positions` must be at most {limit:,}; it is {total:,}, whose "
-            f"listing would take {8 * total * num_positions:,} bytes."
+            f"`num_states ** num_positions` must be at most {limit:,}; got num_states ** "
+            f"num_positions = {total:,}. A list of all would take {8 * total * num_positions:,} "
+            "bytes."
         )
     return total
 
@@ -53,22 +55,24 @@ def check_square(num_rows: int, what: str) -> None:
     """Refuse a dense [Z, Z] array above `MAX_KERNEL_STATES` states, naming the bytes."""
     if num_rows > MAX_KERNEL_STATES:
         raise RefusedError(
-            f"{what} must have at most {MAX_KERNEL_STATES:,} states; {num_rows:,} states would "
-            f"take {8 * num_rows**2:,} bytes."
+            f"{what} must have at most {MAX_KERNEL_STATES:,} states; got states = {num_rows:,}, "
+            "which "
+            f"would take {8 * num_rows**2:,} bytes."
         )
 
 
 def check_real(name: str, array: np.ndarray) -> np.ndarray:
     """The array in float64; complex values are refused, never cut to their real part."""
     if np.iscomplexobj(array):
-        raise RefusedError(f"`{name}` must be real; its dtype is {np.asarray(array).dtype}.")
+        raise RefusedError(f"`{name}` must be real; got {name}.dtype = {np.asarray(array).dtype}.")
     return np.asarray(array, dtype=np.float64)
 
 
 def check_shape(name: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
     """Refuse another shape than the one expected."""
     if array.shape != tuple(shape):
-        raise RefusedError(f"`{name}` must have shape {list(shape)}; it is {list(array.shape)}.")
+        rule = f"`{name}` must have shape {list(shape)}"
+        raise RefusedError(f"{rule}; got {name}.shape = {list(array.shape)}.")
 
 
 def check_measure(name: str, measure: np.ndarray) -> np.ndarray:
@@ -76,12 +80,12 @@ def check_measure(name: str, measure: np.ndarray) -> np.ndarray:
     measure = check_real(name, measure)
     if measure.size == 0 or not np.all(np.isfinite(measure)):
         raise RefusedError(
-            f"`{name}` must be finite and not empty; it has shape "
-            f"{list(measure.shape)} and {int(np.sum(~np.isfinite(measure)))} "
-            "entries that are NaN or infinite."
+            f"`{name}` must be finite and not empty; got {name}.shape = {list(measure.shape)}, "
+            "with "
+            f"{int(np.sum(~np.isfinite(measure)))} entries that are NaN or infinite."
         )
     if np.min(measure) < -SIGN_TOLERANCE:
-        raise RefusedError(f"`{name}` must be non-negative; its least entry is {np.min(measure)}.")
+        raise RefusedError(f"`{name}` must be non-negative; got min {name} = {np.min(measure)}.")
     return measure
 
 
@@ -94,7 +98,7 @@ def check_laws(name: str, laws: np.ndarray, *, or_zero: bool = False) -> np.ndar
         wrong &= np.any(laws != 0.0, axis=-1)
     if np.any(wrong):
         worst = np.ravel(sums)[np.argmax(np.abs(np.ravel(sums) - 1.0) * np.ravel(wrong))]
-        raise RefusedError(f"`{name}` must sum to 1 along its last axis; a row sums to {worst}.")
+        raise RefusedError(f"`{name}` must sum to 1 along its last axis; got a sum = {worst}.")
     return laws
 
 
@@ -112,6 +116,7 @@ def check_positions(name: str, positions: tuple[int, ...], num_positions: int) -
     rising = all(i < j for i, j in pairwise(positions))
     if not rising or any(not 0 <= i < num_positions for i in positions):
         raise RefusedError(
-            f"`{name}` must be strictly increasing in [0, {num_positions}); it is {positions}."
+            f"`{name}` must be strictly increasing in [0, {num_positions}); got {name} = "
+            f"{positions}."
         )
     return positions

@@ -104,7 +104,8 @@ def check_joint(coupling: np.ndarray) -> np.ndarray:
     coupling = check_measure("coupling", coupling)
     if coupling.ndim != 2:
         raise RefusedError(
-            f"`coupling` must be a FactoredCoupling or have two axes [Z0, Z1]; its shape is "
+            "`coupling` must be a FactoredCoupling or have two axes [Z0, Z1]; got coupling.shape "
+            "= "
             f"{list(coupling.shape)}."
         )
     check_dense_size(*coupling.shape)
@@ -118,17 +119,20 @@ def check_factored(coupling: FactoredCoupling) -> tuple[FactoredCoupling, int]:
     source_tokens = np.asarray(coupling.source_tokens)
     if source_tokens.ndim != 2:
         raise RefusedError(
-            f"`source_tokens` must have two axes [N, S]; its shape is {list(source_tokens.shape)}."
+            "`source_tokens` must have two axes [N, S]; got source_tokens.shape = "
+            f"{list(source_tokens.shape)}."
         )
     num_positions, num_states = source_tokens.shape
     check_shape("context", context, (num_positions,))
     if context.dtype != bool:
-        raise RefusedError(f"`context` must be bool; its dtype is {context.dtype}.")
+        raise RefusedError(f"`context` must be bool; got context.dtype = {context.dtype}.")
     size = np.size(coupling.data)
     num_tokens = round(size ** (1.0 / num_positions))
     if num_tokens**num_positions != size or num_tokens > num_states:
         raise RefusedError(
-            f"`data` must have V ** {num_positions} entries with V <= {num_states}; it has {size}."
+            f"`data` must have V ** {num_positions} entries with V <= {num_states}; got data.size "
+            "= "
+            f"{size}."
         )
     data = check_law("data", coupling.data, num_tokens, num_positions)
     if not np.all(context):
@@ -141,7 +145,7 @@ def check_dense_size(num_sources: int, num_data: int) -> None:
     """Refuse a dense coupling above `MAX_DENSE_STATES` sources, naming the bytes."""
     if num_sources > MAX_DENSE_STATES:
         raise RefusedError(
-            f"A dense coupling must have at most {MAX_DENSE_STATES} sequences x_0; "
-            f"{num_sources:,} x {num_data:,} pairs would take {8 * num_sources * num_data:,} "
-            "bytes: use FactoredCoupling."
+            f"A dense coupling must have at most {MAX_DENSE_STATES} sequences x_0; got sequences = "
+            f"{num_sources:,}. {num_sources:,} x {num_data:,} pairs would take "
+            f"{8 * num_sources * num_data:,} bytes: use FactoredCoupling."
         )

@@ -65,7 +65,7 @@ def conditionals(
     """
     law = check_law("law", law, num_states, num_positions)
     total = law.size
-    check_size((total, num_positions, num_states), "next-token laws")
+    check_size((total, num_positions, num_states), "The next-token laws")
     laws = np.zeros((total, num_positions, num_states))
     support = np.zeros((total, num_positions), dtype=bool)
     for t in range(num_positions):
@@ -101,8 +101,8 @@ def token_conditionals(
     known = np.asarray(known)
     check_shape("known", known, (num_positions,))
     if known.dtype != bool:
-        raise RefusedError(f"`known` must be bool; its dtype is {known.dtype}.")
-    check_size((law.size, num_positions, num_states), "token laws")
+        raise RefusedError(f"`known` must be bool; got known.dtype = {known.dtype}.")
+    check_size((law.size, num_positions, num_states), "The token laws")
     cube = (num_states,) * num_positions
     hidden = tuple(i for i in range(num_positions) if not known[i])
     given = law.reshape(cube).sum(axis=hidden, keepdims=True)
@@ -138,7 +138,8 @@ def embed(law: np.ndarray, num_tokens: int, num_states: int, num_positions: int)
     """
     law = check_law("law", law, num_tokens, num_positions)
     if num_states < num_tokens:
-        raise RefusedError(f"`num_states` must be at least {num_tokens}; it is {num_states}.")
+        rule = f"`num_states` must be at least {num_tokens}"
+        raise RefusedError(f"{rule}; got num_states = {num_states}.")
     embedded = np.zeros(check_states(num_states, num_positions))
     strides = num_states ** np.arange(num_positions - 1, -1, -1)
     embedded[states(num_tokens, num_positions) @ strides] = law
@@ -246,7 +247,8 @@ def conditional_total_correlation(
     block = check_positions("block", block, num_positions)
     given = check_positions("given", given, num_positions)
     if set(block) & set(given):
-        raise RefusedError(f"`block` and `given` must be disjoint; they are {block} and {given}.")
+        rule = "`block` and `given` must be disjoint"
+        raise RefusedError(f"{rule}; got block = {block} and given = {given}.")
 
     def entropy_of(positions: tuple[int, ...]) -> np.ndarray:
         return entropy(marginal(law, tuple(sorted(positions)), num_states, num_positions))
@@ -259,6 +261,7 @@ def conditional_total_correlation(
 def _check_joint(joint: np.ndarray) -> np.ndarray:
     joint = check_measure("joint", joint)
     if joint.ndim != 2:
-        raise RefusedError(f"`joint` must have two axes [A, B]; its shape is {list(joint.shape)}.")
+        rule = "`joint` must have two axes [A, B]"
+        raise RefusedError(f"{rule}; got joint.shape = {list(joint.shape)}.")
     check_laws("joint", joint.reshape(-1))
     return joint

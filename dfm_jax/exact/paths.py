@@ -43,13 +43,16 @@ def mixture_token_path(kappa: np.ndarray, num_tokens: int, num_states: int) -> n
     """
     kappa = _number("kappa", kappa)
     if kappa.ndim != 1 or kappa.size == 0:
-        raise RefusedError(f"`kappa` must have one axis [N]; its shape is {list(kappa.shape)}.")
+        raise RefusedError(
+            f"`kappa` must have one axis [N]; got kappa.shape = {list(kappa.shape)}."
+        )
     outside = ~((np.real(kappa) >= 0.0) & (np.real(kappa) <= 1.0))
     if np.any(outside):
-        raise RefusedError(f"`kappa` must lie in [0, 1]; it is {kappa[outside][0]}.")
+        raise RefusedError(f"`kappa` must lie in [0, 1]; got kappa = {kappa[outside][0]}.")
     if num_states < num_tokens:
-        raise RefusedError(f"`num_states` must be at least {num_tokens}; it is {num_states}.")
-    check_size((kappa.size, num_states, num_tokens, num_states), "a token path")
+        rule = f"`num_states` must be at least {num_tokens}"
+        raise RefusedError(f"{rule}; got num_states = {num_states}.")
+    check_size((kappa.size, num_states, num_tokens, num_states), "A token path")
     kappa = kappa[:, None, None, None]
     at_source = np.eye(num_states)[:, None, :]
     at_data = np.eye(num_tokens, num_states)[None, :, :]
@@ -70,7 +73,8 @@ def convex_token_path(base_laws: np.ndarray, kappa: np.ndarray) -> np.ndarray:
     kappa = _number("kappa", kappa)
     if base_laws.ndim != 5:
         raise RefusedError(
-            f"`base_laws` must have axes [J, N, S, V, S]; its shape is {list(base_laws.shape)}."
+            "`base_laws` must have axes [J, N, S, V, S]; got base_laws.shape = "
+            f"{list(base_laws.shape)}."
         )
     check_shape("kappa", kappa, base_laws.shape[:2])
     check_laws("kappa (over its first axis)", np.real(kappa).T)
@@ -99,17 +103,17 @@ def metric_token_path(
     if np.any((distances == 0.0) != diagonal) or np.any(distances < 0.0):
         raise RefusedError(
             "`distances` must be 0 on the diagonal and positive elsewhere; "
-            f"it is {distances.tolist()}."
+            f"got distances = {distances.tolist()}."
         )
     strength = _number("beta", beta, finite=False)
     if strength.ndim != 0 or not np.real(strength) >= 0.0:
-        raise RefusedError(f"`beta` must be a number in [0, inf]; it is {strength}.")
+        raise RefusedError(f"`beta` must be a number in [0, inf]; got beta = {strength}.")
     if np.isinf(np.real(strength)):  # 0 · ∞ never formed
         laws = np.eye(num_states)
     else:
         powers = np.exp(-strength * distances.T)  # [b, v]; the largest is d = 0, so none overflows
         laws = powers / powers.sum(axis=-1, keepdims=True)
-    check_size((num_positions,) + (num_states,) * 3, "a token path")
+    check_size((num_positions,) + (num_states,) * 3, "A token path")
     return np.broadcast_to(laws, (num_positions,) + (num_states,) * 3).copy()
 
 
@@ -152,11 +156,11 @@ def path_derivative(
     rate = check_real("token_path_rate", token_path_rate)
     check_shape("token_path_rate", rate, token_path.shape)
     if not np.all(np.isfinite(rate)):
-        raise RefusedError("`token_path_rate` must be finite; it has NaN or infinite entries.")
+        raise RefusedError("`token_path_rate` must be finite; got NaN or infinite entries.")
     scale = max(1.0, float(np.max(np.abs(rate))))
     if np.max(np.abs(rate.sum(axis=-1))) > SUM_TOLERANCE * scale:
         raise RefusedError(
-            "`token_path_rate` must sum to 0 along its last axis; the largest sum is "
+            "`token_path_rate` must sum to 0 along its last axis; got the largest |sum| = "
             f"{np.max(np.abs(rate.sum(axis=-1)))}."
         )
     stepped = marginal_path(coupling, token_path + 1j * COMPLEX_STEP * rate)
@@ -174,8 +178,8 @@ def check_parts(weights: np.ndarray, paths: np.ndarray) -> tuple[np.ndarray, np.
     weights, paths = check_laws("weights", weights), check_laws("paths", paths)
     if weights.ndim != 1 or paths.ndim != 2 or len(weights) != len(paths):
         raise RefusedError(
-            f"`weights` and `paths` must have shapes [K] and [K, Z]; they are "
-            f"{list(weights.shape)} and {list(paths.shape)}."
+            "`weights` and `paths` must have shapes [K] and [K, Z]; got weights.shape = "
+            f"{list(weights.shape)} and paths.shape = {list(paths.shape)}."
         )
     return weights, paths
 
@@ -206,7 +210,8 @@ def check_token_path(token_path: np.ndarray) -> np.ndarray:
     shape = token_path.shape
     if token_path.ndim != 4 or shape[1] != shape[3] or shape[2] > shape[1]:
         raise RefusedError(
-            f"`token_path` must have axes [N, S, V, S] with V <= S; its shape is {list(shape)}."
+            "`token_path` must have axes [N, S, V, S] with V <= S; got token_path.shape = "
+            f"{list(shape)}."
         )
     check_states(shape[1], shape[0])
     check_laws("token_path", np.real(token_path))
@@ -218,5 +223,5 @@ def _number(name: str, value: ArrayLike, *, finite: bool = True) -> np.ndarray:
     value = np.asarray(value)
     value = value.astype(np.complex128 if np.iscomplexobj(value) else np.float64)
     if np.any(np.isnan(value)) or (finite and not np.all(np.isfinite(value))):
-        raise RefusedError(f"`{name}` must be finite; it has NaN or infinite entries.")
+        raise RefusedError(f"`{name}` must be finite; got NaN or infinite entries.")
     return value

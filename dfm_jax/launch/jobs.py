@@ -51,7 +51,7 @@ def train_jobs(
     Raises:
         ValueError: if there is no job, or one twice.
     """
-    rule = "`experts` must name one, or `centre` be asked for"
+    rule = "`experts` must name an expert unless `centre` is asked for"
     require(bool(experts) or centre, rule, list(experts))
     require(len(set(experts)) == len(experts), "`experts` must be distinct", list(experts))
     for number in experts:
@@ -96,12 +96,12 @@ def experts_of(data: Path) -> list[int]:
             written = as_type(dict[str, Any], read_json(manifest), "manifest")
             return list(range(len(as_type(list[int], written.get("sizes"), "sizes"))))
         except ValueError as error:
-            raise ValueError(f"{manifest} is not the manifest of a partition: {error}") from error
+            rule = f"{manifest} must be the manifest of a partition"
+            raise ValueError(f"{rule}; got another content: {error}") from error
     names = (path.name for path in data.glob("expert_*") if path.is_dir())
     numbers = sorted(int(name[7:]) for name in names if re.fullmatch(r"expert_\d{3,}", name))
-    require(
-        bool(numbers), "`data` must hold expert_000 and so on, or `experts` be given", str(data)
-    )
+    rule = "`data` must hold the folders expert_000 and so on unless `experts` is given"
+    require(bool(numbers), rule, data)
     return numbers
 
 

@@ -55,20 +55,20 @@ class Pods:
                 check_count(name, getattr(self, name))
         check_count("retries", self.retries, at_least=0)
         short = re.fullmatch(r"[a-z]([a-z0-9-]{,38}[a-z0-9])?", self.name) is not None
-        rule = (
-            "`name` must be at most 40 small letters, digits and dashes"  # pods' names are longer
-        )
-        require(short, rule, repr(self.name))
-        require(self.mount.startswith("/"), "`mount` must be absolute", repr(self.mount))
+        # At most 40, because the names of pods are longer.
+        rule = "`name` must have at most 40 characters, all of them small letters, digits or dashes"
+        require(short, rule, self.name)
+        require(self.mount.startswith("/"), "`mount` must be an absolute path", self.mount)
         for name in ("image", "mount", "cpus", "memory", "python"):
             check_line(name, getattr(self, name) or "")
         for name, form in (("claim", _OBJECT), ("accelerator", _LABEL), ("topology", _LABEL)):
             value = getattr(self, name)
             fits = value is None or re.fullmatch(form, value, flags=re.ASCII) is not None
-            require(fits, f"`{name}` must be a name that Kubernetes takes", repr(value))
+            require(fits, f"`{name}` must be a name that Kubernetes accepts", value)
         both = (self.accelerator is None) == (self.topology is None)
         rule = "`accelerator` and `topology` must be given together"
-        require(both, rule, f"{self.accelerator!r} and {self.topology!r}")
+        given = (self.accelerator, self.topology)
+        require(both, rule, given, name="(accelerator, topology)")
 
 
 def jobset_text(jobs: Sequence[Job], pods: Pods) -> str:
@@ -78,10 +78,10 @@ def jobset_text(jobs: Sequence[Job], pods: Pods) -> str:
         ValueError: if there is no job, a word would reach its command changed, or a name is too
             long or not of the letters that Kubernetes takes.
     """
-    require(bool(jobs), "`jobs` must hold one", len(jobs))
+    require(bool(jobs), "`jobs` must hold a job", list(jobs))
     check_job_lines(jobs)
     for word in (pods.python, *(word for job in jobs for word in job.arguments)):
-        rule = "`arguments` must be without $$ and $(, which Kubernetes replaces in a command"
+        rule = "`arguments` must not hold $$ or $(, which Kubernetes replaces in a command"
         require("$$" not in word and "$(" not in word, rule, word)
     if pods.hosts == 1:
         return yaml_text(_independent(jobs, pods))
@@ -143,10 +143,14 @@ def _spanning(job: Job, pods: Pods) -> dict[str, Any]:
 
 def _jobset(name: str, policy: dict[str, Any], job: dict[str, Any]) -> dict[str, Any]:
     plain = re.fullmatch(r"[a-z]([a-z0-9-]*[a-z0-9])?", name) is not None
-    require(plain, "a JobSet's name must be of small letters, digits and dashes", name)
+    rule = "The name of a JobSet must consist of small letters, digits and dashes"
+    require(plain, rule, name, name="name")
     pod = f"{name}-{_PART}-0-{job['completions'] - 1}{_DRAWN}"
-    rule = f"the name of a pod must have at most {_LONGEST} characters; give a shorter `name`"
-    require(len(pod) <= _LONGEST, rule, f"{pod} ({len(pod)})")
+    rule, then = (
+        f"The name of a pod must have at most {_LONGEST} characters",
+        "Give a shorter `name`.",
+    )
+    require(len(pod) <= _LONGEST, rule, pod, name=f"a name of {len(pod)} characters", then=then)
     part = {"name": _PART, "replicas": 1, "template": {"spec": job}}
     spec = {"network": {"enableDNSHostnames": True}, **policy, "replicatedJobs": [part]}
     return {"apiVersion": _API, "kind": "JobSet", "metadata": {"name": name}, "spec": spec}

@@ -116,9 +116,10 @@ def run_jobs(
     check_interval("pause", pause, 0, float("inf"), ends="[)")
     check_interval("grace", grace, 0, float("inf"), ends="[)")
     names = [job.name for job in jobs]
-    require(bool(jobs) and len(set(names)) == len(names), "`jobs` must be of distinct names", names)
-    rule = f"`gpus` must be one for each of the {at_once} jobs that run at once"
-    require(not gpus or len(gpus) == at_once, rule, len(gpus))
+    rule = "`jobs` must hold a job, and their names must differ"
+    require(bool(jobs) and len(set(names)) == len(names), rule, names, name="names")
+    rule = f"`gpus` must hold {at_once} GPUs, one for each job that runs at once"
+    require(not gpus or len(gpus) == at_once, rule, gpus)
     (run / "logs").mkdir(parents=True, exist_ok=True)
     stop = StopRequest() if stop is None else stop
     waiting = [_Attempts(job, run, retries, pause, grace, say) for job in jobs]

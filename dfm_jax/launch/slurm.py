@@ -35,11 +35,11 @@ class Allocation:
         for name in ("name", "partition", "time", "memory"):
             value = getattr(self, name)
             plain = value is None or re.fullmatch(r"[\w.,:+-]+", value) is not None
-            require(plain, f"`{name}` must be one word", repr(value))
+            require(plain, f"`{name}` must be one word", value)
         for line in self.lines:
             check_line("lines", line)
-            rule = "`lines` must be options of sbatch, as --account=a"
-            require(line.startswith("-"), rule, repr(line))
+            rule = "Each of `lines` must be an option of sbatch, such as --account=a"
+            require(line.startswith("-"), rule, line)
         check_line("python", self.python)
         for command in self.setup:  # shell of the user's own: several lines if they like
             for line in command.replace("\t", " ").split("\n"):
@@ -68,12 +68,12 @@ def slurm_text(jobs: Sequence[Job], run: Path, allocation: Allocation, *, folder
     Raises:
         ValueError: if there is no job, or a name would be read otherwise than it is written.
     """
-    require(bool(jobs), "`jobs` must hold one", len(jobs))
+    require(bool(jobs), "`jobs` must hold a job", list(jobs))
     check_job_lines(jobs)
     for name, path in (("run", str(run)), ("folder", str(folder))):
         check_line(name, path)
         # %j and its like stand for something in the path of a log; a backslash switches %a off.
-        rule = f"`{name}` must be without % and \\, which SLURM replaces in the paths of logs"
+        rule = f"`{name}` must not hold % or \\, which SLURM replaces in the paths of logs"
         require(not set(path) & set("%\\"), rule, path)
     limit = "" if allocation.at_once is None else f"%{allocation.at_once}"
     options = {

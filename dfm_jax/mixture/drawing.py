@@ -120,7 +120,7 @@ def sample_mixture_on_table(
     order = _one_by_one(table)
     check_masks(x_0, jnp.asarray(table)[0], run.num_states - 1)
     found, gate = _mixture(key, params, log_prior, x_0, order, run=run, top_experts=top_experts)
-    require(found.alive, ALIVE, found.alive)
+    require(found.alive, ALIVE, found.alive, name="valid")
     return MixtureDraw(found.x_t, gate.log_weights)
 
 
@@ -128,9 +128,10 @@ def _check_stacked(params: Any, num_experts: int) -> None:
     """Every leaf has K rows: a missing one would silently be the last."""
     for leaf in jax.tree.leaves(params):
         rule = (
-            f"`params` must be stacked for the K = {num_experts} experts of the prior; a leaf has"
+            f"Every leaf of `params` must have {num_experts} rows, one for each expert of the prior"
         )
-        require(jnp.shape(leaf)[:1] == (num_experts,), rule, str(jnp.shape(leaf)))
+        shape = jnp.shape(leaf)
+        require(shape[:1] == (num_experts,), rule, shape, name="leaf.shape")
 
 
 def _one_by_one(table: Table) -> Array:
@@ -142,11 +143,11 @@ def _one_by_one(table: Table) -> Array:
     whole_table(table)
     xp = jnp if isinstance(table, Tracer) else np  # what can be read is read, also under a jit
     rows = xp.asarray(table)
-    require((rows == 0) | (rows == 1), "`table` must hold 0 and 1 only", rows)
+    require((rows == 0) | (rows == 1), "`table` must hold only 0 and 1", rows)
     moved = xp.diff(rows, axis=0)
     counts = xp.sum(moved > 0, axis=1)
-    rule = "`table` must reveal one position a step; the most that move in one"
-    require(counts <= 1, rule, xp.max(counts))
+    rule = "`table` must reveal at most one position in each step"
+    require(counts <= 1, rule, counts, name="revealed")
     return jnp.asarray(xp.where(counts == 1, xp.argmax(moved, axis=1), -1))
 
 
@@ -288,10 +289,12 @@ def sample_one_expert(
     """
     plain = temperature == 1 and top_k is None and top_p is None
     rule = (
-        "`temperature` must be 1, `top_k` and `top_p` None where one expert stands for the mixture "
-        '(S7): cut="each expert" cuts each expert\'s own law; they'
+        "`temperature` must be 1 and `top_k` and `top_p` must be None, because one expert stands "
+        "for the mixture only then (S7)"
     )
-    require(plain or cut == "each expert", rule, f"{temperature}, {top_k}, {top_p}")
+    then = 'To change the law of each expert, pass cut="each expert".'
+    options, name = (temperature, top_k, top_p), "(temperature, top_k, top_p)"
+    require(plain or cut == "each expert", rule, options, name=name, then=then)
     check_log_law("log_posterior", log_posterior)
     _check_stacked(params, jnp.shape(log_posterior)[1])
     one = jax.tree.map(lambda leaf: leaf[0], params)
@@ -299,8 +302,11 @@ def sample_one_expert(
     law = {"temperature": temperature, "top_p": top_p, "prefixes": prefixes}
     prompts, lengths = checked_prompts(one, decoder, prompts, lengths, **options, **law)
     num_rows = prompts.shape[0]
-    rule = f"`log_posterior` must have a row for each of {num_rows} prompts; it has"
-    require(jnp.shape(log_posterior)[0] == num_rows, rule, jnp.shape(log_posterior)[0])
+    rule, shape = (
+        f"`log_posterior` must have {num_rows} rows, as many as the prompts",
+        jnp.shape(log_posterior),
+    )
+    require(shape[0] == num_rows, rule, shape, name="log_posterior.shape")
     expert_key, key = jax.random.split(key)
     drawn = jax.random.categorical(expert_key, jnp.asarray(log_posterior), axis=-1, mode="high")
     keys, experts = row_keys(key, num_rows), np.asarray(drawn)
@@ -326,5 +332,5 @@ def sample_one_expert(
         order.append(rows)
     back = np.argsort(np.concatenate(order))
     sample = jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[back], *parts)
-    require(sample.alive, NO_LAW, sample.alive)
+    require(sample.alive, NO_LAW, sample.alive, name="valid")
     return OneExpertSample(sample, drawn)

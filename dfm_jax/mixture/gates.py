@@ -242,8 +242,8 @@ def centroid_gate(
 
 def _check_direction(name: str, length: Array) -> None:
     """In float32 squares reach from 1e-45 to 3e38: beyond, all cosines would be 0, or none."""
-    rule = f"`{name}` must have a length in (0, inf), to have a direction"
-    require((length > 0) & (length < jnp.inf), rule, length)
+    rule = f"The length of `{name}` must lie in (0, inf), because a direction is needed"
+    require((length > 0) & (length < jnp.inf), rule, length, name=f"the length of {name}")
 
 
 class FittedTemperature(NamedTuple):

@@ -57,8 +57,10 @@ def mixture_params(
     """
     log_prior = jnp.asarray(log_prior)
     shape = (len(decoders),)
-    rule = f"`params` and `log_prior` must have one for each of {len(decoders)} experts; the latter"
-    require(log_prior.shape == shape and len(params) == len(decoders), rule, log_prior.shape)
+    rule = f"`params` and `log_prior` must have {len(decoders)} entries, one for each expert"
+    lengths = (len(params), log_prior.shape[0] if log_prior.ndim else None)
+    holds = log_prior.shape == shape and len(params) == len(decoders)
+    require(holds, rule, lengths, name="(len(params), len(log_prior))")
     check_log_law("log_prior", log_prior)
     stacks = tuple(
         jax.tree.map(lambda *leaves: jnp.stack(leaves), *(params[k] for k in members))
@@ -101,7 +103,8 @@ def conditional_mixture_decoder(
     """
     require(gate in ("bayes", "static"), "`gate` must be bayes or static", gate)
     reads = [decoder.read_prefix is not None for decoder in decoders]
-    require(all(reads), "`decoders` must all have `read_prefix`; they have", reads)
+    rule = "Every one of `decoders` must have a function `read_prefix`"
+    require(all(reads), rule, reads, name="has_read_prefix")
     return _mixture(decoders, gate, conditional=True)
 
 
@@ -122,7 +125,8 @@ def prompt_log_posterior(
     lengths = jnp.asarray(as_ids(lengths, "lengths"))
     width = prompts.shape[1]
     plain = decoder.read_prefix is None
-    require(plain, "`decoder` must be of `mixture_decoder`, without a context; it is", plain)
+    rule = "`decoder` must be one of `mixture_decoder`, which reads no prefix"
+    require(plain, rule, decoder.read_prefix, name="decoder.read_prefix")
     check_interval("lengths", lengths, 1, width)
     prompts = jnp.where(jnp.arange(width)[None] < lengths[:, None], prompts, 0)
     check_tokens("prompts", prompts, decoder.num_states)
@@ -140,9 +144,10 @@ def prompt_log_posterior(
 def _mixture(
     decoders: tuple[Decoder, ...], gate: Literal["bayes", "static"], *, conditional: bool
 ) -> Decoder:
-    require(len(decoders) > 0, "`decoders` must hold an expert; their number", len(decoders))
+    rule = "`decoders` must hold an expert"
+    require(len(decoders) > 0, rule, len(decoders), name="len(decoders)")
     sizes = [decoder.num_states for decoder in decoders]
-    require(len(set(sizes)) == 1, "experts must share S, the number of ids", sizes)
+    require(len(set(sizes)) == 1, "All experts must have the same `num_states`", sizes)
     num_states = sizes[0]
     groups = _members(decoders)
     order = np.argsort([k for members in groups for k in members])

@@ -24,8 +24,9 @@ def network_from_nnx(make_module: Callable[[nnx.Rngs], nnx.Module]) -> Network:
     """
     abstract = nnx.eval_shape(lambda: make_module(nnx.Rngs(0)))
     graph, shapes, streams, rest = nnx.split(abstract, nnx.Param, nnx.RngState, ...)
-    names = ", ".join(jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(rest))
-    require(not names, "the module must carry no state besides parameters", names)
+    names = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(rest)]
+    rule = "The module must carry no state besides its parameters"
+    require(not names, rule, names, name="state")
 
     @jax.jit
     def init(key: Key) -> Params:
@@ -58,8 +59,9 @@ def network_from_linen(module: linen.Module, num_positions: int) -> Network:
     check_count("num_positions", num_positions)
     tokens = jnp.zeros(num_positions, jnp.int32)
     kinds = sorted(jax.eval_shape(module.init, jax.random.key(0), tokens))
-    names = ", ".join(kind for kind in kinds if kind != "params")
-    require(not names, "the module must carry no state besides parameters", names)
+    names = [kind for kind in kinds if kind != "params"]
+    rule = "The module must carry no state besides its parameters"
+    require(not names, rule, names, name="state")
 
     def init(key: Key) -> Params:
         return module.init(key, tokens)["params"]
@@ -86,7 +88,10 @@ def network_from_equinox(make_module: Callable[[Key], Any]) -> Network:
     try:
         import equinox as eqx
     except ImportError as error:
-        raise ValueError("the module is of equinox, a package: pip install equinox.") from error
+        raise ValueError(
+            "This function needs the package `equinox`, which is not installed: "
+            "`pip install equinox`."
+        ) from error
     arrays, static = eqx.partition(make_module(jax.random.key(0)), eqx.is_inexact_array)
     paths, tree = jax.tree_util.tree_flatten_with_path(arrays)
     names = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in paths]

@@ -47,16 +47,16 @@ class TransformerConfig:
             check_count("num_kv_heads" if name == "kv_heads" else name, getattr(self, name))
         check_num_states(self.states, self.num_tokens)
         heads, kv_heads = self.num_heads, self.kv_heads
-        rule = f"`width` must be a multiple of `num_heads` = {heads}"
+        rule = f"`width` must be a multiple of `num_heads`, which is {heads}"
         require(self.width % heads == 0, rule, self.width)
-        rule = f"`num_heads` must be a multiple of `num_kv_heads` = {kv_heads}"
+        rule = f"`num_heads` must be a multiple of `num_kv_heads`, which is {kv_heads}"
         require(heads % kv_heads == 0, rule, heads)
-        rule = "`width / num_heads` must be even: rotary positions turn pairs"
+        rule = "`width / num_heads` must be even, because rotary positions turn pairs of features"
         require(self.head_size % 2 == 0, rule, self.head_size)
         if self.max_positions is not None:
             check_count("max_positions", self.max_positions)
         # Turned pairs tell distances alone: without causality, masks look the same everywhere.
-        rule = "`learned_positions` must come with `max_positions`, and with causal=False"
+        rule = "`learned_positions` must be False unless `max_positions` is given and causal=False"
         fits = self.max_positions is not None and not self.causal
         require(fits or not self.learned_positions, rule, self.learned_positions)
         check_interval("rope_base", self.rope_base, 0, jnp.inf, ends="()")
@@ -67,7 +67,7 @@ class TransformerConfig:
             require(value in names, f"`{name}` must be one of {', '.join(names)}", value)
         if self.compute_dtype == "float64":
             exact = self.attention == "einsum"
-            rule = '`attention` must be "einsum" in float64: the others compute in float32'
+            rule = '`attention` must be "einsum" in float64, because the others compute in float32'
             require(exact, rule, self.attention)
 
     @property

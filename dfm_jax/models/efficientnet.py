@@ -259,10 +259,7 @@ def _check_tensors(tensors: Mapping[str, np.ndarray]) -> None:
         for name, shape in expected.items()
         if name in tensors and tensors[name].shape != shape
     ]
-    found = {"without": missing, "with unknown": extra, "with the shapes": wrong}
-    shown = [
-        f"{kind} {', '.join(names[:_SHOWN])}" + (f", … ({len(names)})" if names[_SHOWN:] else "")
-        for kind, names in found.items()
-        if names
-    ]
-    require(not shown, "`tensors` must be those of EfficientNet-Lite0", "; ".join(shown))
+    for kind, names in {"missing": missing, "unknown": extra, "wrong in shape": wrong}.items():
+        more = f" ({len(names)} in all)" if names[_SHOWN:] else ""
+        rule = "`tensors` must be those of EfficientNet-Lite0"
+        require(not names, rule, names[:_SHOWN], name=f"{kind}{more}")

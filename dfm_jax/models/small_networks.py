@@ -41,7 +41,8 @@ def _table(shape: tuple[int, ...], states: int, read) -> Network:
     entries = 1
     for axis in shape:
         entries *= axis
-    require(entries <= MAX_ENTRIES, f"a table must have at most {MAX_ENTRIES} entries", entries)
+    rule = f"A table must have at most {MAX_ENTRIES:,} entries"
+    require(entries <= MAX_ENTRIES, rule, entries, name="entries")
 
     def init(key: Key) -> Params:
         return {"logits": jnp.zeros(shape)}
@@ -71,7 +72,8 @@ def mlp(*sizes: int) -> Network:
     Raises:
         ValueError: on fewer than two sizes, a size below 1, features of another length.
     """
-    require(len(sizes) >= 2, "`sizes` must name features and outputs, two at least", len(sizes))
+    rule = "`sizes` must hold at least two numbers, those of features and of outputs"
+    require(len(sizes) >= 2, rule, sizes)
     for size in sizes:
         check_count("sizes", size)
 
@@ -88,7 +90,8 @@ def mlp(*sizes: int) -> Network:
     def apply(params: Params, features: Array, t=None, *, key: Key | None = None) -> Array:
         check_time(t, conditioned=False)
         shape = jnp.shape(features)
-        require(shape == sizes[:1], f"`features` must have shape ({sizes[0]},)", str(shape))
+        rule = f"`features` must have shape ({sizes[0]},)"
+        require(shape == sizes[:1], rule, shape, name="features.shape")
         h = jnp.asarray(features)
         for i in range(len(sizes) - 1):
             layer = params[f"layers_{i}"]

@@ -189,13 +189,16 @@ def network_of(config: TransformerConfig, *, num_outputs: int | None) -> Network
 
 def check_sequence(x_t: Array, config: TransformerConfig, *, before: int = 0) -> None:
     """Ids in [0, S), one axis, and with what is `before` them no more than `max_positions`."""
-    require(jnp.ndim(x_t) == 1, "`x_t` must be one sequence [N]; its axes", jnp.ndim(x_t))
+    shape = jnp.shape(x_t)
+    require(len(shape) == 1, "`x_t` must be one sequence [N]", shape, name="x_t.shape")
     if config.max_positions is not None:
-        most = f"`max_positions` = {config.max_positions}"
-        behind = f", with the {before} before them," if before else ""
-        rule = f"`x_t` must have at most {most} tokens{behind}; their number"
-        count = jnp.shape(x_t)[0]
-        require(before + count <= config.max_positions, rule, count)
+        most = config.max_positions - before
+        rule = (
+            f"`x_t` must have at most {most} tokens, because `max_positions` is "
+            f"{config.max_positions}"
+        )
+        rule += f" and {before} stand before them" if before else ""
+        require(shape[0] <= most, rule, shape[0], name="len(x_t)")
     check_tokens("x_t", x_t, config.states)
 
 
@@ -210,12 +213,8 @@ def stack_layers(params: Params) -> Params:
     """
     own = [name for name in params if re.fullmatch(r"layers_\d+", name)]
     names = [f"layers_{i}" for i in range(len(own))]
-    require(
-        bool(names),
-        "`params` must have layers `layers_0`, `layers_1`, …; its names",
-        str(list(params)),
-    )
-    require(set(names) == set(own), f"`params` must have {', '.join(names)}; it has", str(own))
+    rule = "`params` must have layers of the names `layers_0`, `layers_1`, …"
+    require(bool(names) and set(names) == set(own), rule, list(params), name="names")
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(params[name] for name in names))
     return {name: value for name, value in params.items() if name not in own} | {"layers": stacked}
 
@@ -226,7 +225,8 @@ def unstack_layers(params: Params) -> Params:
     Raises:
         ValueError: if there are no stacked layers.
     """
-    require("layers" in params, "`params` must have stacked `layers`; its names", str(list(params)))
+    rule = "`params` must have stacked layers of the name `layers`"
+    require("layers" in params, rule, list(params), name="names")
     stacked = params["layers"]
     count = jax.tree.leaves(stacked)[0].shape[0]
     layers = {f"layers_{i}": jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i in range(count)}
@@ -252,9 +252,13 @@ def transformer_decoder(config: TransformerConfig) -> Decoder:
             change with every token or step. A cache longer than `max_positions`, and tokens beyond
             the cache, are refused too.
     """
-    require(config.causal, "`causal` must be True: a bidirectional network has no cache", False)
-    timeless = not config.time_conditioned
-    require(timeless, "`time_conditioned` must be False: t has no place in a cache", True)
+    rule = "`causal` must be True, because a bidirectional network has no cache"
+    require(config.causal, rule, config.causal)
+    rule, timed = (
+        "`time_conditioned` must be False, because a cache holds no time",
+        config.time_conditioned,
+    )
+    require(not timed, rule, timed)
     module = Transformer(config)
 
     def init_cache(length: int) -> Cache:
@@ -299,7 +303,8 @@ def transformer_denoiser(config: TransformerConfig) -> HeadedDenoiser:
     Raises:
         ValueError: if the network is causal: its row i is the law of another token.
     """
-    require(not config.causal, "`causal` must be False: row i is the law of x^{i+1}", True)
+    rule = "`causal` must be False, because row i of a causal network is the law of x^{i+1}"
+    require(not config.causal, rule, config.causal)
     trunk = Transformer(config, headed=False)
     start = jnp.array(0)
 

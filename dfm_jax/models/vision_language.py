@@ -121,8 +121,8 @@ def vision_language_decoder(
     def read_prefix(params: Params, cache: Cache, features: Array) -> Cache:
         features = _seen(encoder, params, features)
         _check_features(features, num_features)
-        rule = f"`prefixes` must have {num_patches} patches; their number"
-        require(features.shape[0] == num_patches, rule, features.shape[0])
+        rule = f"`prefixes` must have {num_patches} patches"
+        require(features.shape[0] == num_patches, rule, features.shape, name="features.shape")
         prefix = projector.apply({"params": params["projector"]}, features)
         nothing, variables = jnp.zeros(0, int), {"params": params["decoder"]}
         _, memory = module.apply(variables, nothing, None, cache.memory, cache.count, prefix)
@@ -141,12 +141,14 @@ def _seen(encoder: ImageEncoder | None, params: Params, picture: Array) -> Array
 
 
 def _check_causal(config: TransformerConfig) -> None:
-    require(config.causal, "`causal` must be True: answers are written left to right", False)
-    timeless = not config.time_conditioned
-    require(timeless, "`time_conditioned` must be False: the prefix says what the time is", True)
+    rule = "`causal` must be True, because answers are written from left to right"
+    require(config.causal, rule, config.causal)
+    rule = "`time_conditioned` must be False, because the length of the prefix is the time"
+    require(not config.time_conditioned, rule, config.time_conditioned)
 
 
 def _check_features(features: Array, num_features: int) -> None:
     shape = jnp.shape(features)
     rule = f"`features` must have the shape [P, {num_features}]"
-    require(len(shape) == 2 and shape[1] == num_features, rule, str(shape))
+    good = len(shape) == 2 and shape[1] == num_features
+    require(good, rule, shape, name="features.shape")

@@ -55,14 +55,14 @@ def check_safetensors_header(path: Path) -> None:
         head = file.read(_LENGTH.size)
         length = _LENGTH.unpack(head)[0] if len(head) == _LENGTH.size else size
         if length > size - len(head):
-            _refuse(path, f"its header claims {length:,} bytes, with {size - len(head):,} there")
+            _refuse(path, f"its header claims {length:,} bytes, and {size - len(head):,} are there")
         text = file.read(length)
     try:
         header = parse_json(text)
     except ValueError as error:
-        _refuse(path, f"its header: {error}")
+        _refuse(path, f"its header cannot be read: {error}")
     if not isinstance(header, dict):
-        _refuse(path, "its header is no object")
+        _refuse(path, "its header is not a JSON object")
     spans = [_span(path, name, entry) for name, entry in header.items() if name != "__metadata__"]
     spans = [(0, 0), *sorted(spans), (size - len(head) - length,) * 2]
     if any(end != begin for (_, end), (begin, _) in pairwise(spans)):
@@ -91,7 +91,7 @@ def _is_count(value: Any) -> bool:
 
 
 def _refuse(path: Path, why: str) -> NoReturn:
-    raise ValueError(f"{path} must hold safetensors; it is damaged ({why}).")
+    raise ValueError(f"{path} must hold safetensors; got a damaged file: {why}.")
 
 
 # ── A pickle walked through before it is loaded: what loading it would cost ───────────────────────
@@ -128,7 +128,9 @@ def check_pickle(file: io.BytesIO) -> None:
         if "PUT" in op.name or op.name == "MEMOIZE":
             number = int(argument or 0) if "PUT" in op.name else len(memo)
             if number > most:
-                raise ValueError(f"its pickle numbers an object {number:,}, at byte {place:,}")
+                raise ValueError(
+                    f"its pickle gives an object the number {number:,}, at byte {place:,}"
+                )
             memo[number] = stack[-1] or _Size(0, 1)
         elif "GET" in op.name:
             stack.append(memo[int(argument or 0)])
@@ -211,16 +213,16 @@ def read_tensors(path: Path | str) -> dict[str, np.ndarray]:
         tree, storages = (_zipped if content.startswith(_ZIP) else _legacy)(content)
         return _arrays(_tensors(tree), storages)
     except _Refused as error:
-        raise ValueError(f"`path` must hold tensors alone; {path} {error}.") from None
+        raise ValueError(f"{path} must hold tensors alone; got a file that {error}.") from None
     except Exception as error:  # damage can surface anywhere in a pickle, as anything
         why = f"{type(error).__name__}: {error}"
-        raise ValueError(f"`path` must hold tensors alone; {path} is damaged ({why}).") from error
+        raise ValueError(f"{path} must hold tensors alone; got a damaged file: {why}.") from error
 
 
 def _legacy(content: bytes) -> tuple[Any, dict[str, np.ndarray]]:
     file = io.BytesIO(content)
     if _Unpickler(file).loaded() != _MAGIC:
-        raise _Refused("is no file of PyTorch's: the magic number is another")
+        raise _Refused("PyTorch did not write, because the magic number is another one")
     if (protocol := _Unpickler(file).loaded()) != _PROTOCOL:
         raise _Refused(f"has protocol {shown(protocol)}, not {_PROTOCOL}")
     if not _Unpickler(file).loaded()["little_endian"]:
@@ -252,7 +254,7 @@ def _zipped(content: bytes) -> tuple[Any, dict[str, np.ndarray]]:
             raise _Refused(f"claims parts of {claimed:,} bytes, with {len(content):,} in all")
         parts = {entry.filename.partition("/")[2]: entry.filename for entry in entries}
         if len(parts) < len(entries):
-            raise _Refused("has two parts of one name")
+            raise _Refused("holds two parts of one name")
         if "byteorder" in parts and archive.read(parts["byteorder"]) != b"little":
             raise _Refused("was written on a big-endian machine")
         unpickler = _Unpickler(io.BytesIO(archive.read(parts["data.pkl"])))

@@ -65,8 +65,8 @@ def spread_step(
         ValueError: on an unknown placement or a mesh of two axes; in a call, if the devices do not
             divide the batch.
     """
-    rule = "`mesh` must have one axis: a run over all devices"
-    require(len(mesh.axis_names) == 1, rule, dict(mesh.shape))
+    rule = "`mesh` must have one axis, because the run lies over all devices"
+    require(len(mesh.axis_names) == 1, rule, dict(mesh.shape), name="mesh.shape")
     whole = NamedSharding(mesh, PartitionSpec())
     rows = NamedSharding(mesh, PartitionSpec(mesh.axis_names[0]))
     placed = place_state(state, mesh, placement)
@@ -84,8 +84,8 @@ def spread_step(
     def spread(state: Any, batch: Any, *more: Any) -> tuple[Any, Any]:
         for path, leaf in jax.tree_util.tree_leaves_with_path(batch):
             name, shape = f"batch{jax.tree_util.keystr(path)}", jnp.shape(leaf)
-            rule = f"`{name}` must have rows that the {mesh.size} devices divide; its shape"
-            require(bool(shape) and shape[0] % mesh.size == 0, rule, shape)
+            rule = f"The number of rows of `{name}` must be a multiple of {mesh.size}, the devices"
+            require(bool(shape) and shape[0] % mesh.size == 0, rule, shape, name=f"{name}.shape")
         return compiled(state, batch, *more)
 
     return spread

@@ -40,14 +40,17 @@ def make_mesh(
     found = list(jax.devices(platform) if devices is None else devices)
     if not isinstance(shape, Mapping):
         count = len(found) if shape is None else shape
-        rule = f"the number of devices must lie in [1, {len(found)}], those that are there"
-        if found[0].platform == "cpu":
-            rule += " (JAX_NUM_CPU_DEVICES=N in front of a command makes N of a CPU)"
+        rule = f"The number of devices must lie in [1, {len(found)}], because so many are there"
+        cpu, then = (
+            found[0].platform == "cpu",
+            "Set JAX_NUM_CPU_DEVICES=N to make N devices of a CPU.",
+        )
         whole = isinstance(count, int | np.integer) and not isinstance(count, bool)
-        require(whole and 1 <= count <= len(found), rule, count)
+        good = whole and 1 <= count <= len(found)
+        require(good, rule, count, name="number of devices", then=then if cpu else "")
         shape = {"expert": int(count)}
     require(len(shape) > 0, "`shape` must name an axis", dict(shape))
-    rule = f"`shape` must ask for 1 to {len(found)} devices, those that are there; along its axes"
+    rule = f"`shape` must ask for 1 to {len(found)} devices, because so many are there"
     sizes = tuple(shape.values())
     asked = math.prod(sizes)
     require(min(sizes) >= 1 and asked <= len(found), rule, dict(shape))
@@ -102,10 +105,12 @@ def independent(
     if backend not in _BACKENDS:
         near = get_close_matches(str(backend), _BACKENDS, n=1, cutoff=0.0)[0]
         known = " or ".join(f'"{name}"' for name in _BACKENDS)
-        raise ValueError(f'`backend` must be {known}; it is {backend!r}: did you mean "{near}"?')
-    rule = '`mesh` must have one axis, or two for the backend "shard_map"'
-    wide = len(mesh.axis_names) > 1
-    require(len(mesh.axis_names) == 1 + (wide and backend == "shard_map"), rule, dict(mesh.shape))
+        then = f'Did you mean "{near}"?'
+        raise ValueError(f"`backend` must be {known}; got backend = {backend!r}. {then}")
+    rule = '`mesh` must have one axis, or two if `backend` is "shard_map"'
+    wide, shape = len(mesh.axis_names) > 1, dict(mesh.shape)
+    good = len(shape) == 1 + (wide and backend == "shard_map")
+    require(good, rule, shape, name="mesh.shape")
     spread = _BACKENDS[backend](jax.vmap(fn), mesh, data_args, donate_args)
     across, within = mesh.devices.shape[0], mesh.size // mesh.devices.shape[0]
 
@@ -117,8 +122,10 @@ def independent(
         if missing and pad:
             args = jax.tree.map(partial(_with_last_again, missing), args)
         else:
-            rule = f"the leading axis must be a multiple of the {across} devices, or `pad` be set"
-            require(not missing, rule, length)
+            rule = (
+                f"The leading axis must be a multiple of {across}, the devices, unless `pad` is set"
+            )
+            require(not missing, rule, length, name="length")
         out = spread(*args)
         return jax.tree.map(lambda leaf: leaf[:length], out) if missing else out
 
@@ -179,21 +186,22 @@ def _leading_axis(args: tuple[Any, ...]) -> int:
     ]
     require(bool(leaves), "`args` must hold at least one array", args)
     for name, leaf in leaves:
-        require(jnp.ndim(leaf) >= 1, f"`{name}` must have a leading axis to map over", leaf)
+        rule, shape = f"`{name}` must have a leading axis to map over", jnp.shape(leaf)
+        require(bool(shape), rule, shape, name=f"{name}.shape")
     (first, leaf), *others = leaves
     length = jnp.shape(leaf)[0]
     for name, leaf in others:
-        rule = f"`{name}` must have the leading axis of `{first}`, {length}"
-        require(jnp.shape(leaf)[0] == length, rule, jnp.shape(leaf)[0])
-    require(length > 0, "the leading axis must hold a run", length)
+        rule = f"`{name}` must have a leading axis of {length}, as `{first}` has"
+        require(jnp.shape(leaf)[0] == length, rule, jnp.shape(leaf), name=f"{name}.shape")
+    require(length > 0, "The leading axis must hold a run", length, name="length")
     return length
 
 
 def _check_second_axis(name: str, batch: Any, num_devices: int) -> None:
     """The devices of a row divide the batch of a run."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(batch):
-        where = f"`{name}{jax.tree_util.keystr(path)}`"
-        require(jnp.ndim(leaf) >= 2, f"{where} must have a second axis, of the batch", leaf)
-        size = jnp.shape(leaf)[1]
-        rule = f"{where} must have a batch that the {num_devices} devices of a run divide"
-        require(size % num_devices == 0, rule, size)
+        where, shape = f"{name}{jax.tree_util.keystr(path)}", jnp.shape(leaf)
+        rule = f"`{where}` must have a second axis, which is the batch"
+        require(len(shape) >= 2, rule, shape, name=f"{where}.shape")
+        rule = f"The batch of `{where}` must be a multiple of {num_devices}, the devices of a run"
+        require(shape[1] % num_devices == 0, rule, shape[1], name=f"{where}.shape[1]")

@@ -106,13 +106,14 @@ def routed_labels(encoded: EncodedRows, rule: Rule, weights: np.ndarray | None) 
             and so has no direction.
     """
     width, found = len(rule.clusters.mean), encoded.features.shape[1]
-    words = f"`features` must have as many columns as the {width} of the partition"
-    require(found == width, words, found)
+    words = f"`features` must have {width} columns, as many as those of the partition"
+    require(found == width, words, found, name="features.shape[1]")
     labels = np.empty(len(encoded.rows), np.int64)
     for part in _parts(labels.size):
         same = (encoded.features[part] == np.asarray(rule.clusters.mean)).all(axis=1)
-        differ = "`features` must differ from the mean of those clustered, to have a direction; row"
-        require(not same.any(), differ, encoded.rows[part][same])
+        differ = "`features` must differ from the mean of those clustered in every row"
+        equal, then = encoded.rows[part][same][:8], "A row that equals the mean has no direction."
+        require(not same.any(), differ, equal, name="rows equal to the mean", then=then)
         charged = None if weights is None else weights[part]
         labels[part] = rule.cluster_of[
             np.asarray(nearest_cluster(encoded.features[part], rule.clusters, charged))

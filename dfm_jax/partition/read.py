@@ -74,11 +74,10 @@ def survey(input: Path, weights: Path | None, unique_ids: bool) -> Survey:
     repeats[np.unique(hashes, return_index=True)[1]] = False  # the first of each
     repeated, without = np.flatnonzero(repeats & (hashes > 0)), np.flatnonzero(hashes == 0)
     if unique_ids:
-        for rows, what in ((repeated, "have that of an earlier row"), (without, "have none")):
-            if rows.size:
-                more = f", … ({rows.size} in all)" if rows.size > _SHOWN else ""
-                shown = ", ".join(map(str, rows[:_SHOWN])) + more
-                raise ValueError(f"each row of {input} must have its own `id`; {what}: {shown}.")
+        for rows, what in ((repeated, "rows with a repeated id"), (without, "rows without an id")):
+            more = f" ({rows.size} in all)" if rows.size > _SHOWN else ""
+            rule = f"Each row of {input} must have an `id` of its own"
+            require(rows.size == 0, rule, rows[:_SHOWN].tolist(), name=f"{what}{more}")
     own = np.array(loads, np.int64) if weights is None else read_weights(weights, len(loads))
     return Survey(own, repeated.size, without.size, dict(columns.unused))
 
@@ -94,12 +93,14 @@ def read_weights(path: Path, num_rows: int) -> np.ndarray:
     except OSError:
         raise
     except Exception as error:  # damage can surface anywhere, as anything
-        rule = f"`weights` must be an .npy file of numbers; {path} is not: {error}"
-        raise ValueError(rule) from error
+        rule = "`weights` must be an .npy file of numbers"
+        raise ValueError(f"{rule}; got weights = {str(path)!r}: {error}.") from error
     name = f"`weights` in {path}"
     number = weights.dtype.kind in "iuf"
-    require(number, f"{name} must be one array of numbers", str(weights.dtype))
-    require(weights.shape == (num_rows,), f"{name} must be {num_rows} numbers", weights.shape)
+    rule = f"{name} must be one array of numbers"
+    require(number, rule, str(weights.dtype), name="weights.dtype")
+    rule = f"{name} must hold {num_rows} numbers, one for each row"
+    require(weights.shape == (num_rows,), rule, weights.shape, name="weights.shape")
     check_interval(f"weights in {path}", weights, 0, np.inf, ends="[)")
     return weights
 
@@ -147,17 +148,19 @@ def check_source(source: Source) -> None:
     """The options go together."""
     features, encoder, images, cache, num_features = source
     one = (features is None) != (encoder is None)
-    rule = "exactly one of `--features` and `--encoder` must be given"
-    require(one, rule, "neither" if features is None else "both")
+    rule = "Exactly one of `--features` and `--encoder` must be given"
+    require(one, rule, (features, encoder), name="(features, encoder)")
     known = encoder is None or encoder in ENCODERS
     require(known, f"`encoder` must be one of {ENCODERS}", encoder)
     paired = (images is not None) == (encoder == "efficientnet")
-    rule = "`--images` must be given with the encoder efficientnet, and only with it"
-    require(paired, rule, str(images))
+    rule = "`--images` must be given if the encoder is efficientnet, and only then"
+    require(paired, rule, (images, encoder), name="(images, encoder)")
     alone = cache is None or encoder == "efficientnet"
-    require(alone, "`--cache` goes with the encoder efficientnet only; the encoder", str(encoder))
+    rule = "`--cache` must only be given if the encoder is efficientnet"
+    require(alone, rule, encoder, name="encoder")
     alone = num_features is None or encoder == "tfidf"
-    require(alone, "`--num-features` goes with the encoder tfidf only; the encoder", str(encoder))
+    rule = "`--num-features` must only be given if the encoder is tfidf"
+    require(alone, rule, encoder, name="encoder")
 
 
 def encoded_rows(
@@ -179,8 +182,8 @@ def encoded_rows(
         inputs = {"features": file_digest(source.features)}
         found = read_features(source.features, num_rows=num_rows)
         after = file_digest(source.features)
-        rule = f"{source.features} must stay as it is while it is read; its SHA-256 now"
-        require(after == inputs["features"], rule, after)
+        rule = f"{source.features} must not change while it is read"
+        require(after == inputs["features"], rule, after, name="SHA-256 afterwards")
         return EncodedRows(
             found.features,
             found.rows,
@@ -213,7 +216,7 @@ def source_inputs(input: Path, source: Source) -> dict[str, str]:
 
 def _image_rows(input: Path, folder: Path, cache: Path | None, num_rows: int) -> EncodedRows:
     """The mean over a row's images; all of them must open."""
-    require(folder.is_dir(), "`images` must be a folder", str(folder))
+    require(folder.is_dir(), "`images` must be a folder that exists", folder)
     package_folder("PIL", "pillow")  # says how to install it
     params = load_efficientnet_lite0()
     features = np.empty((num_rows, _WIDTH), np.float32)  # no memory before it is filled
@@ -281,8 +284,9 @@ def _image_paths(input: Path, record: Record, folder: Path) -> list[tuple[str, P
     if not names and (others := picture_columns(record.fields)):
         held = ", ".join(f"`{name}`" for name in others)
         raise ValueError(
-            f"{input}, line {record.line}: the pictures of a row must stand in `image`; it has "
-            f"{held}."
+            f"{input}, line {record.line}: the pictures of a row must stand in `image`; got "
+            "pictures "
+            f"in {held}."
         )
     try:
         return [(name, picture_path(folder, name)) for name in names]
@@ -349,8 +353,8 @@ def _contexts(input: Path, num_rows: int) -> Iterator[str]:
     if not some:
         found = ", ".join(f"`{name}` ({count:,})" for name, count in speakers.most_common(_SHOWN))
         raise ValueError(
-            f"a turn in `conversations` of {input} must be from `human` or `document`, which tfidf "
-            f"reads; the turns are from {found or 'nobody'}."
+            f"A turn in `conversations` of {input} must be from `human` or `document`, which tfidf "
+            f"reads; got turns from {found or 'nobody'}."
         )
 
 

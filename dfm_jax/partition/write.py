@@ -121,11 +121,12 @@ def write_partition(
         "unique_ids": unique_ids,
     }
     apart = weights is None or balance == "tokens"
-    require(apart, "`weights` go with `balance` tokens, and only with it", balance)
+    words = "`weights` must only be given if `balance` is tokens"
+    require(apart, words, balance, name="balance")
     if num_fine is not None:
-        words = "`num_fine` deals clusters by their load, so `balance` must be rows or tokens"
+        words = "`balance` must be rows or tokens if `num_fine` is given"
         require(balance != "none", words, balance)
-        require(restarts == 1, "`restarts` must be 1 with `num_fine`", restarts)
+        require(restarts == 1, "`restarts` must be 1 if `num_fine` is given", restarts)
         check_count("num_fine", num_fine, at_least=num_experts)
     inputs = _inputs(input, out, weights, no_feature)
     if (before := _found(out, input, source, settings, inputs)) is not None:
@@ -136,8 +137,12 @@ def write_partition(
     encoded = encoded_rows(input, source, num_rows=surveyed.loads.size, seed=seed)
     least, rest = num_fine or num_experts, len(encoded.rows)
     kinds = Counter(reason.kind for reason in encoded.reasons.values())
-    why = "".join(f"; {kind}: {count:,}" for kind, count in sorted(kinds.items()))
-    require(rest >= least, f"at least {least} rows must have a feature{why}; their number", rest)
+    why = ", ".join(f"{kind} ({count:,})" for kind, count in sorted(kinds.items()))
+    words, then = (
+        f"At least {least} rows must have a feature",
+        why and f"The others have none, for these reasons: {why}.",
+    )
+    require(rest >= least, words, rest, name="rows with a feature", then=then)
     rule, own, found = clustered(
         encoded,
         num_experts,
@@ -185,8 +190,8 @@ def write_routed(
     kept = old["settings"]
     source = _source_like(partition, kept["encoder"], source)
     asked = kept["loads"] == "weights"
-    words = f"`weights` must be given if, and only if, {partition} was made with them"
-    require((weights is not None) == asked, words, str(weights))
+    words = f"`weights` must be given if {partition} was made with weights, and only then"
+    require((weights is not None) == asked, words, weights)
     settings = {
         "command": "route",
         "partition": file_digest(partition / MANIFEST),
@@ -201,9 +206,11 @@ def write_routed(
     fitted = read_document_encoder(partition) if kept["encoder"] == "tfidf" else None
     encoded = encoded_rows(input, source, num_rows=surveyed.loads.size, fitted=fitted)
     for name, content in encoded.artefacts.items():
-        words = f"{name} of {partition} must be that of the encoder that is installed; its SHA-256"
-        digest = hashlib.sha256(content).hexdigest()
-        require(digest == old["files"].get(name), words, old["files"].get(name))
+        digest, kept_digest = hashlib.sha256(content).hexdigest(), old["files"].get(name)
+        words = (
+            f"{name} of {partition} must be of the encoder that is installed, with SHA-256 {digest}"
+        )
+        require(digest == kept_digest, words, kept_digest, name="SHA-256")
     priced = kept["balance"] == "tokens" and kept["num_fine"] is None
     charged = surveyed.loads[encoded.rows].astype(np.float32) if priced else None
     own = routed_labels(encoded, rule, charged)
@@ -227,9 +234,10 @@ def _inputs(input: Path, out: Path, weights: Path | None, no_feature: str) -> di
     require(no_feature in _NO_FEATURE, f"`no_feature` must be one of {_NO_FEATURE}", no_feature)
     package_folder("safetensors", "safetensors")  # if it is missing, before the work and not after
     inside = input.is_dir() and out.absolute().resolve().is_relative_to(input.resolve())
-    require(not inside, f"`out` must lie outside of `input`, {input}", str(out))
+    require(not inside, f"`out` must lie outside of `input`, which is {input}", out)
     if not input.exists():
-        raise ValueError(f"`input` must be a file or a folder; there is none: {input}.")
+        rule = "`input` must be a file or a folder that exists"
+        raise ValueError(f"{rule}; got input = {str(input)!r}.")
     given = {} if weights is None else {"weights": file_digest(weights)}
     return {"input": input_digest(input), **given}
 
@@ -241,7 +249,8 @@ def _found(out: Path, input: Path, source: Source, settings: dict, inputs: dict)
     manifest = read_manifest(out)
     asked = (settings, inputs | source_inputs(input, source))
     same = manifest is not None and (manifest["settings"], manifest["inputs"]) == asked
-    require(same, "`out` must be new, or finished with these settings and inputs", str(out))
+    words = "`out` must be a new folder, or one that was finished with these settings and inputs"
+    require(same, words, out, then="Give another folder.")
     assert manifest is not None
     for name in manifest["files"]:
         check_file(out, manifest, name)
@@ -251,7 +260,7 @@ def _found(out: Path, input: Path, source: Source, settings: dict, inputs: dict)
 def _read_partition(folder: Path) -> tuple[dict, Rule]:
     manifest = read_manifest(folder)
     finished = manifest is not None and manifest["settings"]["command"] == "partition"
-    require(finished, "`partition` must be a finished partition", str(folder))
+    require(finished, "`partition` must be the folder of a finished partition", folder)
     assert manifest is not None
     for name in manifest["files"]:
         if "/" not in name and not name.endswith(".jsonl"):  # what routes, not what was routed
@@ -262,8 +271,8 @@ def _read_partition(folder: Path) -> tuple[dict, Rule]:
 def _source_like(partition: Path, encoder: str, source: Source) -> Source:
     """The source of new rows, with the encoder that the partition was made with."""
     given = source.features is not None
-    words = f"`features` must be given if, and only if, {partition} was made with them"
-    require(given == (encoder == "features"), f"{words}, not with an encoder", str(source.features))
+    words = f"`features` must be given if {partition} was made with features, and only then"
+    require(given == (encoder == "features"), words, source.features)
     source = source._replace(encoder=None if given else encoder)
     check_source(source)
     return source
@@ -317,8 +326,8 @@ def write_dealt(
     with NewFolder(out) as folder:
         _write_rows(folder, input, labels, without, encoded.reasons, num_experts)
         digest = input_digest(input)
-        changed = f"{input} must stay as it is while it is read; its SHA-256 now"
-        require(digest == manifest["inputs"]["input"], changed, digest)
+        changed = f"{input} must not change while it is read"
+        require(digest == manifest["inputs"]["input"], changed, digest, name="SHA-256 afterwards")
         for name, content in {CENTROIDS: rule_to_bytes(rule), **encoded.artefacts}.items():
             folder.write(name, content)
         counts = {

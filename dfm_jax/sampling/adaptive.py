@@ -82,15 +82,17 @@ def sample_adaptive(
     check_interval("largest_step", largest_step, 0, 1, ends="(]")
     check_interval("start", start, 0, 1, ends="[)")
     check_interval("end", end, 0, 1, ends="()")
-    require(jnp.asarray(end) > start, "`end` must lie behind `start`", end)
+    rule = "`end` must be larger than `start`"
+    require(jnp.asarray(end) > start, rule, end)
     check_count("max_steps", max_steps)
     options = tuple(jnp.asarray(value, float) for value in (jumps, largest_step, start, end))
     fixed = fixed_positions(x_0, context)
     found, t, num_steps = _adaptive(
         key, params, x_0, fixed, options, schedule=schedule, run=run, finish=finish, most=max_steps
     )
-    require(found.alive, ALIVE, found.alive)
-    require(t >= options[3], f"`end` must be reached in `max_steps` = {max_steps} steps; t", t)
+    require(found.alive, ALIVE, found.alive, name="valid")
+    rule = f"The sampler must reach `end` within `max_steps` = {max_steps} steps"
+    require(t >= options[3], rule, t, name="t", then="Allow more steps, or larger ones.")
     return AdaptiveSample(found.x_t, num_steps)
 
 

@@ -16,7 +16,7 @@ from dfm_jax.interfaces import Decoder
 from dfm_jax.types import Array, ArrayLike, Bool, Float, Int, Key, Number, typed
 
 Draw = Literal["clear", "two levels"]
-NO_LAW = "logits must be finite somewhere and nowhere NaN; by row"
+NO_LAW = "The logits of a decoder must hold a finite number and no NaN for every row"
 
 
 class Sample(NamedTuple):
@@ -56,7 +56,8 @@ def next_token_log_probs(
     """
     logits = jnp.asarray(logits)
     _check_cut(temperature, top_k, top_p, logits.shape[0])
-    require(_is_law(logits), "`logits` must be finite somewhere and nowhere NaN", logits)
+    rule = "`logits` must hold a finite number and no NaN, nor positive infinity"
+    require(_is_law(logits), rule, logits)
     return cut_law(logits, temperature, top_k, top_p)
 
 
@@ -159,7 +160,7 @@ def sample_autoregressive(
     keys = row_keys(key, prompts.shape[0])
     rows = (prompts, lengths, temperature, top_p, prefixes)
     sample = sample_rows(keys, params, *rows, decoder=decoder, top_k=top_k, draw=draw, **stops)
-    require(sample.alive, NO_LAW, sample.alive)
+    require(sample.alive, NO_LAW, sample.alive, name="valid")
     return sample
 
 
@@ -179,11 +180,16 @@ def checked_prompts(
     """The prompts, 0 behind their lengths, and these, if all can be used: see the samplers."""
     prompts, lengths = jnp.asarray(prompts), jnp.asarray(lengths)
     width = prompts.shape[1]
-    rule = "`prefixes` must be given exactly to a decoder with `read_prefix`; it is given"
-    require((prefixes is None) == (decoder.read_prefix is None), rule, prefixes is not None)
+    if decoder.read_prefix is None:
+        require(prefixes is None, "`prefixes` must be None if `decoder` reads no prefix", prefixes)
+    else:
+        require(
+            prefixes is not None, "`prefixes` must be given if `decoder` reads a prefix", prefixes
+        )
     for leaf in jax.tree.leaves(prefixes):
-        rule = f"`prefixes` must be as many as the {prompts.shape[0]} prompts"
-        require(jnp.shape(leaf)[:1] == prompts.shape[:1], rule, str(jnp.shape(leaf)))
+        rule = f"`prefixes` must have {prompts.shape[0]} rows, one for each prompt"
+        good = jnp.shape(leaf)[:1] == prompts.shape[:1]
+        require(good, rule, jnp.shape(leaf), name="prefixes.shape")
     check_count("max_new", max_new)
     check_interval("lengths", lengths, 1, width)
     inside = jnp.arange(width)[None] < lengths[:, None]

@@ -68,27 +68,29 @@ def sample_corrected(
     check_law("source", source)
     fixed = fixed_positions(x_0, context)
     masks = jnp.all((jnp.asarray(source)[:, :-1] == 0) | fixed[:, None])
-    rule = "`carry_over` must be False for a source that holds tokens"
+    rule = "`carry_over` must be False if the source holds tokens"
     require(masks | (not run.carry_over), rule, run.carry_over)
     check_interval("beta", beta, 0.0, jnp.inf, ends="[)")
     times, beta = jnp.asarray(times), jnp.asarray(beta)
     sizes, ends = grid(times)
-    rule = f"`beta` must have one for each of {sizes.shape[0]} steps; their number"
-    require(beta.shape == sizes.shape, rule, beta.shape[0])
+    rule = f"`beta` must have {sizes.shape[0]} entries, one for each step"
+    require(beta.shape == sizes.shape, rule, beta.shape, name="beta.shape")
     beta = jnp.where(ends, 0.0, beta)
     back = beta > 0
     # Where nothing goes back, the backward rate is not asked for: at t = 0 there is none.
     inner = jnp.where(back, times[:-1], 0.5)
     started = jax.vmap(lambda t: jnp.min(schedule.kappa(t)))(times[:-1]) > 0
-    require(started | ~back, "`beta` must be 0 where κ_t = 0: there is nothing to go back to", beta)
+    rule = "`beta` must be 0 where κ_t = 0, because there is nothing to go back to"
+    require(started | ~back, rule, beta)
     forward = jax.vmap(lambda t: jnp.max(rate(t, schedule)))(times[:-1])
     backward = jax.vmap(lambda t: jnp.max(backward_rate(t, schedule)))(inner)
     largest = sizes * ((1 + beta) * forward + jnp.where(back, beta * backward, 0.0))
-    rule = "`times` must step by h with h [(1 + β) κ̇/(1 − κ) + β κ̇/κ] ≤ 1; the largest"
-    require((largest <= 1) | ends, rule, jnp.max(jnp.where(ends, 0.0, largest)))
+    rule = "`times` must have steps h with h [(1 + β) κ̇/(1 − κ) + β κ̇/κ] ≤ 1"
+    name, then = "that product, by step,", "Take smaller steps."
+    require((largest <= 1) | ends, rule, largest, name=name, then=then)
     rows = (jnp.arange(sizes.shape[0]), sizes, times[:-1], inner, beta, ends)
     found = _corrected(key, params, x_0, source, fixed, rows, schedule=schedule, run=run)
-    require(found.alive, ALIVE, found.alive)
+    require(found.alive, ALIVE, found.alive, name="valid")
     return found.x_t
 
 

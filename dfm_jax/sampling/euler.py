@@ -76,7 +76,7 @@ def sample_euler(
         last = jnp.where((times[-1] == 1) & ~fixed, 1.0, coins[-1])
         coins = coins.at[-1].set(last.astype(coins.dtype))
     found = run_steps(key, params, x_0, coins, times[:-1], run=run)
-    require(found.alive, ALIVE, found.alive)
+    require(found.alive, ALIVE, found.alive, name="valid")
     return found.x_t
 
 
@@ -113,16 +113,16 @@ def sample_velocity(
     """
     x_0, times = jnp.asarray(x_0), jnp.asarray(times)
     shape = jax.eval_shape(velocity, params, x_0, times[0]).shape
-    rule = f"`velocity` must give [N, S] with a row for each of {x_0.shape[0]} positions; its shape"
-    require(shape[:-1] == x_0.shape, rule, str(tuple(shape)))
+    rule = f"`velocity` must return [N, S] with N = {x_0.shape[0]}, the number of positions"
+    require(shape[:-1] == x_0.shape, rule, tuple(shape), name="velocity(params, x_t, t).shape")
     check_tokens("x_0", x_0, shape[-1])
     sizes, _ = grid(times)
     fixed = fixed_positions(x_0, context)
     found = _by_velocity(key, params, x_0, fixed, sizes, times[:-1], velocity=velocity)
     rule = (
-        "`velocity` must make every step δ + h u a law, so h times the rate to leave is at most 1"
+        "`velocity` must make every step δ + h u a law, so its rate to leave must be at most 1 / h"
     )
-    require(found.alive, f"{rule}; alive", found.alive)
+    require(found.alive, rule, found.alive, name="valid", then="Take smaller steps.")
     return found.x_t
 
 
@@ -168,7 +168,8 @@ def euler_coins(
     left = rows(schedule.kappa) < 1
     coins = jnp.where(ends[:, None], left.astype(coins.dtype), coins)
     coins = jnp.where(fixed[None], 0.0, coins)
-    require(coins <= 1, "`times` must step by h ≤ (1 − κ)/κ̇; h κ̇/(1 − κ)", jnp.max(coins))
+    rule, then = "`times` must have steps h ≤ (1 − κ)/κ̇", "Take smaller steps."
+    require(coins <= 1, rule, jnp.max(coins), name="max h κ̇/(1 − κ)", then=then)
     return coins
 
 
@@ -177,7 +178,7 @@ def grid(times: Array) -> tuple[Array, Array]:
     check_count("the number of times", times.shape[0], at_least=2)
     check_interval("times", times, 0.0, 1.0)
     sizes = jnp.diff(times)
-    require(sizes > 0, "`times` must increase; the steps", sizes)
+    require(sizes > 0, "`times` must increase", sizes, name="diff(times)")
     return sizes, times[1:] == 1
 
 

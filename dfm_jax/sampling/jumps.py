@@ -21,7 +21,7 @@ from dfm_jax.types import Array, ArrayLike, Key, StateProbs, Step
 
 Method = Literal["clear", "jump first"]
 Source = Literal["mask", "tokens"]
-ALIVE = "a denoiser's logits must be finite somewhere and nowhere NaN where a token moves; alive"
+ALIVE = "The logits of a denoiser must hold a finite number and no NaN where a token moves"
 
 
 class Run(NamedTuple):
@@ -51,20 +51,21 @@ def checked_run(
             [0, S), and a token that is carried over can be told from a mask.
     """
     x_0 = jnp.asarray(x_0)
-    require(x_0.ndim == 1, "`x_0` must be one sequence [N]; its axes", x_0.ndim)
+    require(x_0.ndim == 1, "`x_0` must be one sequence [N]", x_0.shape, name="x_0.shape")
     shape = logits_shape(params, denoiser, x_0)
-    require(len(shape) == 2, "`denoiser` must give [N, V]; its axes", len(shape))
-    rule = f"`denoiser` must give a row for each of the {x_0.shape[0]} positions; it gives rows"
-    require(shape[0] == x_0.shape[0], rule, shape[0])
+    rule = f"`denoiser` must return [N, V] with N = {x_0.shape[0]}, the number of positions"
+    good = len(shape) == 2 and shape[0] == x_0.shape[0]
+    require(good, rule, tuple(shape), name="denoiser(params, x_t, t).shape")
     has_mask = source == "mask" if isinstance(source, str) else source.shape[-1] == shape[1] + 1
     num_states = shape[1] + has_mask
     if not isinstance(source, str):
         check_num_states(source.shape[-1], shape[1])
     check_tokens("x_0", x_0, num_states)
     carried = has_mask if carry_over is None else carry_over
-    rule = "`carry_over` must be False where no state is a mask"
+    rule = "`carry_over` must be False if no state is a mask"
     require(has_mask or not carried, rule, carried)
-    require(method in ("clear", "jump first"), "`method` must be clear or jump first", method)
+    rule = '`method` must be "clear" or "jump first"'
+    require(method in ("clear", "jump first"), rule, method)
     rows_at_once = max(1, x_0.shape[0] // 16) if rows_at_once is None else rows_at_once
     check_count("rows_at_once", rows_at_once, at_most=x_0.shape[0])
     return Run(denoiser, num_states, carried, method, rows_at_once)

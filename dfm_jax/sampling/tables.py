@@ -84,7 +84,7 @@ def sample_on_table(
     steps = jnp.arange(start, last)
     coins = jax.vmap(step_size, (None, 0))(table, steps)
     found = run_steps(key, params, x_0, coins, steps / num_steps, start, run=run)
-    require(found.alive, ALIVE, found.alive)
+    require(found.alive, ALIVE, found.alive, name="valid")
     return found.x_t
 
 
@@ -102,7 +102,7 @@ def whole_table(table: Table, context: Context | None = None) -> Array:
 
 def check_masks(x_0: Tokens, kappa: Array, mask_id: int) -> None:
     """No mask stands where the table never moves: it would come back as a token."""
-    rule = "`x_0` must hold no mask where κ = 1 in the first row: it is never drawn; x_0"
+    rule = "`x_0` must hold no mask where κ = 1 in the first row, because it would never be drawn"
     require((jnp.asarray(x_0) != mask_id) | (kappa < 1), rule, x_0)
 
 

@@ -107,7 +107,8 @@ def textvqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
 
 
 def _agreement(own: str, told: Sequence[str]) -> float:
-    require(len(told) >= 2, "`answers` must be those of two people at least", len(told))
+    rule = "`answers` must hold the answers of at least two people"
+    require(len(told) >= 2, rule, len(told), name="len(answers)")
     agree = [answer == own for answer in told]
     return sum(min(1.0, (sum(agree) - one) / 3) for one in agree) / len(agree)
 
@@ -171,7 +172,7 @@ def anls(prediction: str, answers: Sequence[str], *, threshold: float = 0.5) -> 
 
     Source: Biten et al. (2019); the script of the Robust Reading Competition.
     """
-    require(len(answers) > 0, "`answers` must not be empty; their number", 0)
+    require(len(answers) > 0, "`answers` must not be empty", answers)
     check_interval("threshold", threshold, 0.0, 1.0)
     own, distances = _spaced(prediction), []
     for answer in answers:
@@ -236,8 +237,9 @@ def yes_no_scores(predicted: Sequence[bool], answers: Sequence[bool]) -> YesNoSc
     Raises:
         ValueError: if there is no answer, or there are not as many of one as of the other.
     """
-    rule = "`predicted` must hold one for each of the answers, at least one; their numbers"
-    require(0 < len(answers) == len(predicted), rule, (len(predicted), len(answers)))
+    rule = "`predicted` must hold one prediction for each answer, and at least one"
+    lengths, name = (len(predicted), len(answers)), "(len(predicted), len(answers))"
+    require(0 < len(answers) == len(predicted), rule, lengths, name=name)
     pairs = list(zip(predicted, answers, strict=True))
     hits, said, true = pairs.count((True, True)), sum(predicted), sum(answers)
     precision, recall = _share(hits, said), _share(hits, true)
@@ -277,10 +279,10 @@ def pair_scores(right: Mapping[str, Sequence[bool]]) -> PairScores:
     Raises:
         ValueError: if there is no picture, or one without exactly two questions.
     """
-    require(len(right) > 0, "`right` must hold a picture; their number", 0)
+    require(len(right) > 0, "`right` must hold a picture", right)
     for picture, both in right.items():
-        rule = f"`right` must hold two answers for each picture, as it does not for {picture!r}"
-        require(len(both) == 2, rule, len(both))
+        rule = "`right` must hold two answers for each picture"
+        require(len(both) == 2, rule, len(both), name=f"len(right[{picture!r}])")
     answers = [one for both in right.values() for one in both]
     return PairScores(
         accuracy=100 * sum(answers) / len(answers),

@@ -74,8 +74,8 @@ def mme(questions: Sequence[Question], texts: Sequence[str]) -> Scores:
         right[str(question.category)][str(question.picture)].append(answers.mme_says(text) == told)
     for task, pictures in right.items():
         for picture, both in pictures.items():
-            rule = f"`image` {picture!r} must stand with two questions of `category` {task!r}"
-            require(len(both) == 2, rule, len(both))
+            rule = f"`image` {picture!r} must have two questions of `category` {task!r}"
+            require(len(both) == 2, rule, len(both), name="number of questions")
     points = {task: answers.pair_scores(pictures).points for task, pictures in right.items()}
     cognition = sum(points[task] for task in points if task in COGNITION)
     return {
@@ -128,11 +128,12 @@ def score(
         try:
             check_truth(name, question)
         except ValueError as error:
-            raise ValueError(f"question {question.number}: {error}") from error
+            raise ValueError(f"Question {question.number}: {error}") from error
     scorer = BENCHMARKS[name]
     rule = f"`box_scale` of the answers must be one of {', '.join(boxes.SCALES)}"
     require(name != "refcoco" or box_scale in boxes.SCALES, rule, box_scale)
-    require(name == "refcoco" or box_scale is None, f"`box_scale` is not of {name}", box_scale)
+    rule = f"`box_scale` must be None, because {name} has no boxes"
+    require(name == "refcoco" or box_scale is None, rule, box_scale)
     if box_scale is not None:
         _check_scale(questions, texts, box_scale)
         scorer = partial(refcoco, scale=box_scale)
@@ -152,13 +153,17 @@ def _check_scale(questions: Sequence[Question], texts: Sequence[str], scale: box
     for question in questions:
         bare = question.size is None and question.box_scale != scale
         known = not bare or "pixels" not in (question.box_scale, scale)
-        rule = f"question {question.number}: `width` and `height` must stand with a box in pixels"
-        require(known, f"{rule} held against one in another scale", question.size)
+        rule = (
+            f"Question {question.number}: `width` and `height` must be given, because a box in "
+            "pixels "
+            "is compared with one in another scale"
+        )
+        require(known, rule, question.size, name="(width, height)")
     named = [(text, boxes.read_box(text), q) for text, q in zip(texts, questions, strict=True)]
     named = [(text, box, q) for text, box, q in named if box is not None]
     fits = not named or any(boxes.fits_scale(box, scale, q.size) for _, box, q in named)
-    rule = f"of the boxes in the answers one at least must lie in {scale}, as `box_scale` says"
-    require(fits, f"{rule}; the first", named[0][0] if named else None)
+    rule = f"At least one box in the answers must lie in {scale}, as `box_scale` says"
+    require(fits, rule, named[0][0] if named else None, name="the first box")
 
 
 def _says_yes(question: Question) -> bool:

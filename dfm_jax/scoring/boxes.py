@@ -63,7 +63,7 @@ def in_shares(box: Box, scale: Scale, size: tuple[int, int] | None = None) -> Bo
         ValueError: if it is in pixels, and the size of the picture is not given.
     """
     if scale == "pixels":
-        rule = "`width` and `height` of the picture must be given where one box is in pixels alone"
-        require(size is not None, rule, size)
+        rule = "`width` and `height` of the picture must be given if only one box is in pixels"
+        require(size is not None, rule, size, name="(width, height)")
     width, height = {"0-1": (1, 1), "0-1000": (1000, 1000)}.get(scale, size or (1, 1))
     return Box(box.x_1 / width, box.y_1 / height, box.x_2 / width, box.y_2 / height)

@@ -32,14 +32,15 @@ def read_questions(path: Path, benchmark: str) -> list[Question]:
     for line, row in _rows(path):
         number = _number(path, line, row)
         if number in found:
-            raise ValueError(f"{path}, line {line}: the question {number} was there before.")
+            rule = "each `question_id` must come once"
+            raise ValueError(f"{path}, line {line}: {rule}; got question_id = {number} again.")
         try:
             question = _question(number, row)
             check_truth(benchmark, question)
         except ValueError as error:
             raise ValueError(f"{path}, line {line}: {error}") from error
         found[number] = question
-    require(len(found) > 0, f"{path} must hold a question; their number", 0)
+    require(len(found) > 0, f"{path} must hold a question", 0, name="number of questions")
     return list(found.values())
 
 
@@ -47,20 +48,23 @@ def _question(number: str, row: dict[str, Any]) -> Question:
     given = [row[name] for name in ("answers", "answer") if row.get(name) is not None]
     answers = [given[0]] if len(given) == 1 and _is_text(given[0]) else given[0] if given else None
     if len(given) != 1 or not isinstance(answers, list) or not all(map(_is_text, answers)):
-        shown = given[0] if len(given) == 1 else given or None
-        raise ValueError(f"`answers` must be texts, or `answer` a text; it is {shown!r}.")
+        held = {name: row[name] for name in ("answers", "answer") if name in row}
+        rule = "The row must have either `answers`, a list of texts, or `answer`, a text"
+        raise ValueError(f"{rule}; got {held}.")
     if not answers:
-        raise ValueError("`answers` must be texts, at least one; it is [].")
+        raise ValueError("`answers` must hold at least one text; got answers = [].")
     choices = row.get("choices")
     choices = len(choices) if isinstance(choices, list) else choices
     if choices is not None and type(choices) is not int:
-        raise ValueError(f"`choices` must be a list or their number; it is {choices!r}.")
+        rule = "`choices` must be a list, or the number of choices"
+        raise ValueError(f"{rule}; got choices = {choices!r}.")
     for name in ("category", "image", "box_scale"):
         if row.get(name) is not None and not _is_text(row[name]):
-            raise ValueError(f"`{name}` must be a text; it is {row[name]!r}.")
+            raise ValueError(f"`{name}` must be a text; got {name} = {row[name]!r}.")
     size: Any = (row.get("width"), row.get("height"))
     if size != (None, None) and not all(type(side) is int and side > 0 for side in size):
-        raise ValueError(f"`width` and `height` must be whole numbers above 0; it is {size!r}.")
+        rule = "`width` and `height` must be whole numbers above 0"
+        raise ValueError(f"{rule}; got (width, height) = {size!r}.")
     return Question(
         number=number,
         answers=tuple(answers),
@@ -89,28 +93,28 @@ def merge_predictions(questions: Sequence[Question], paths: Sequence[Path]) -> M
             number, text = _number(path, line, row), _text(path, line, row)
             if number in found:
                 raise ValueError(
-                    f"{path}, line {line}: the question {number} was answered before, in "
-                    f"{found[number][1]}."
+                    f"{path}, line {line}: each question must be answered once; got question_id = "
+                    f"{number}, which {found[number][1]} has answered."
                 )
             found[number] = text, path
             counts[str(path)] += 1
             if number not in asked:
                 strange.append(number)
-    _refuse(strange, "are answered, but not asked")
-    _refuse([q.number for q in questions if q.number not in found], "have no answer")
+    _refuse("Each answer must belong to a question", "answers to unknown questions", strange)
+    missing = [q.number for q in questions if q.number not in found]
+    _refuse("Each question must have an answer", "questions without an answer", missing)
     return Merged([found[question.number][0] for question in questions], counts)
 
 
-def _refuse(numbers: Sequence[str], what: str) -> None:
-    if numbers:
-        more = f" and {len(numbers) - _NAMED} more" if len(numbers) > _NAMED else ""
-        raise ValueError(f"questions {', '.join(numbers[:_NAMED])}{more} {what}.")
+def _refuse(rule: str, name: str, numbers: Sequence[str]) -> None:
+    more = f" ({len(numbers)} in all)" if len(numbers) > _NAMED else ""
+    require(not numbers, rule, list(numbers[:_NAMED]), name=f"{name}{more}")
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     for line, row in read_json_lines(path):
         if not isinstance(row, dict):
-            raise ValueError(f"{path}, line {line}: must be an object; it is {row!r}.")
+            raise ValueError(f"{path}, line {line}: the row must be an object; got row = {row!r}.")
         yield line, row
 
 
@@ -118,7 +122,8 @@ def _number(path: Path, line: int, row: dict[str, Any]) -> str:
     number = row.get("question_id")
     if not isinstance(number, int | str) or isinstance(number, bool):
         raise ValueError(
-            f"{path}, line {line}: `question_id` must be a number or a text; it is {number!r}."
+            f"{path}, line {line}: `question_id` must be a number or a text; got question_id = "
+            f"{number!r}."
         )
     return str(number)
 
@@ -127,7 +132,8 @@ def _text(path: Path, line: int, row: dict[str, Any]) -> str:
     given = [name for name in ("text", "answer", "prediction") if name in row]
     if len(given) != 1 or not _is_text(row[given[0]]):
         raise ValueError(
-            f"{path}, line {line}: one of `text`, `answer`, `prediction` must be a text; it has "
+            f"{path}, line {line}: the row must have one text, `text`, `answer` or `prediction`; "
+            "got "
             f"{ {name: row[name] for name in given} }."
         )
     return row[given[0]]

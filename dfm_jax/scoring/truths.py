@@ -45,8 +45,8 @@ def check_truth(benchmark: str, question: Question) -> None:
 
 
 def _of_ten_people(question: Question) -> None:
-    rule = f"`answers` must be those of {_PEOPLE} people; their number"
-    require(len(question.answers) == _PEOPLE, rule, len(question.answers))
+    rule = f"`answers` must hold the answers of {_PEOPLE} people"
+    require(len(question.answers) == _PEOPLE, rule, len(question.answers), name="len(answers)")
 
 
 def _of_words(question: Question) -> None:
@@ -55,8 +55,7 @@ def _of_words(question: Question) -> None:
 
 
 def _of_one_word(question: Question) -> None:
-    rule = "`answer` must be one; the number of them"
-    require(len(question.answers) == 1, rule, len(question.answers))
+    require(len(question.answers) == 1, "`answers` must hold one answer", list(question.answers))
     _of_words(question)
 
 
@@ -88,7 +87,7 @@ def _of_boxes(question: Question) -> None:
     box = read_box(answer)
     require(box is not None, "`answer` must name a box [x_1, y_1, x_2, y_2]", answer)
     assert box is not None
-    rule = "`answer` must be a box of corners, [x_1, y_1, x_2, y_2] with x_1 < x_2 and y_1 < y_2"
+    rule = "`answer` must be a box [x_1, y_1, x_2, y_2] with x_1 < x_2 and y_1 < y_2"
     require(box.x_1 < box.x_2 and box.y_1 < box.y_2, rule, answer)
     require(scale in SCALES, f"`box_scale` must be one of {', '.join(SCALES)}", scale)
     assert scale is not None

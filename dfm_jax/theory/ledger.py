@@ -63,7 +63,7 @@ def _files(module: str) -> list[Path]:
     """The source of a module, or of all modules of a package."""
     spec = find_spec(f"dfm_jax.{module}")
     if spec is None or spec.origin is None:
-        raise ModuleNotFoundError(f"dfm_jax.{module} has no source")
+        raise ModuleNotFoundError(f"The module dfm_jax.{module} has no source.")
     source = Path(spec.origin)
     return sorted(source.parent.glob("*.py")) if spec.submodule_search_locations else [source]
 

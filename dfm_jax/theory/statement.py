@@ -77,15 +77,17 @@ def statement(
     """
 
     def enter(residual: Residual) -> Residual:
-        rule = f"`label` must be one of the letters {', '.join(SECTIONS)} and a number from 1"
+        letters = ", ".join(SECTIONS)
+        rule = f"`label` must be one of the letters {letters}, followed by a number from 1 on"
         known = re.fullmatch(f"[{''.join(SECTIONS)}][1-9][0-9]*", label)
         require(known is not None, rule, label)
         if label in LEDGER and _home(LEDGER[label].residual) != _home(residual):
-            rule = f"`label` must be new; {label!r} is in the ledger already"
-            raise ValueError(f"{rule}: {'.'.join(_home(LEDGER[label].residual))}.")
+            rule = "`label` must be new"
+            owner = ".".join(_home(LEDGER[label].residual))
+            raise ValueError(f"{rule}; got label = {label!r}, which {owner} has in the ledger.")
         if not broken:
             rule = "`broken` must be a keyword of the residual, with a value that makes it fail"
-            raise ValueError(f"{rule}; {label} has none.")
+            raise ValueError(f"{rule}; got broken = {{}} for {label}.")
         LEDGER[label] = Statement(
             label=label,
             words=words,

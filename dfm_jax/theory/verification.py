@@ -103,15 +103,15 @@ def import_statements(modules: Sequence[str]) -> list[str]:
         except Exception as error:  # whatever stops the file, it is the file's
             rule = "`modules` must name modules that import"
             said = f"`python -c 'import {module}'` says {type(error).__name__}: {error}"
-            raise ValueError(f"{rule}; {said}") from error
+            raise ValueError(f"{rule}; got module = {module!r}, where {said}") from error
         own = f"{module}."  # entered now, or by an earlier import
         entered = [
             label
             for label, statement in LEDGER.items()
             if label not in before or f"{statement.residual.__module__}.".startswith(own)
         ]
-        rule = "`modules` must enter statements, by `@statement`; one without"
-        require(bool(entered), rule, module)
+        rule = "Each of `modules` must enter a statement by `@statement`"
+        require(bool(entered), rule, module, name="module")
         labels += [label for label in entered if label not in labels]
     return labels
 
@@ -127,9 +127,10 @@ def check_shape(shape: Shape) -> None:
     sources, data = shape.num_states**shape.num_positions, shape.num_tokens**shape.num_positions
     if sources > MAX_DENSE_STATES:
         raise ValueError(
-            f"`shape` must have at most {MAX_DENSE_STATES} states, (V + 1)^N: couplings are listed "
-            f"pair by pair. V = {shape.num_tokens}, N = {shape.num_positions} has {sources:,}, and "
-            f"a case with K = {shape.num_experts} would take "
+            f"`shape` must have at most {MAX_DENSE_STATES} states, (V + 1)^N, because couplings "
+            "are "
+            f"listed pair by pair; got (V + 1)^N = {sources:,} for V = {shape.num_tokens} and N = "
+            f"{shape.num_positions}. A case with K = {shape.num_experts} would take "
             f"{8 * shape.num_experts * sources * data:,} bytes."
         )
 
@@ -143,8 +144,9 @@ def find_statement(label: str) -> Statement:
     if label not in LEDGER:
         near = get_close_matches(label.upper(), LEDGER, n=3, cutoff=0.0)
         rule = f"`labels` must name statements of the ledger, such as {', '.join(near)}"
-        own = "; those of your own join it when their file is imported" if label[:1] == "X" else ""
-        raise ValueError(f"{rule}{own}; it names {label!r}.")
+        then = " Your own statements join the ledger when their file is imported."
+        own = then if label[:1] == "X" else ""
+        raise ValueError(f"{rule}; got label = {label!r}.{own}")
     return LEDGER[label]
 
 
@@ -153,7 +155,7 @@ def _check_fit(instances: int, shape: Shape) -> None:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     experts, laws = shape.num_experts, 8 * shape.num_tokens**shape.num_positions
     name, value = ("instances", instances) if instances >= experts else ("num_experts", experts)
-    rule = f"`{name}` must leave cases that fit the memory, {memory:,} bytes"
+    rule = f"`{name}` must be small enough for the memory of {memory:,} bytes"
     require(instances * experts * laws <= memory, rule, value)
 
 

@@ -42,8 +42,8 @@ def stream_windows(tokens: np.ndarray, num_positions: int, batch_size: int) -> B
         ValueError: if the stream is shorter than a window, or M ≥ 2³¹.
     """
     check_count("batch_size", batch_size)
-    rule = f"`tokens` must number at least `num_positions` = {num_positions}, and fewer than 2³¹"
-    require(num_positions <= len(tokens) < 2**31, rule, len(tokens))
+    rule = f"`tokens` must hold at least {num_positions} tokens, one window, and fewer than 2³¹"
+    require(num_positions <= len(tokens) < 2**31, rule, len(tokens), name="len(tokens)")
 
     filled = np.zeros(-(-len(tokens) // _GRAIN) * _GRAIN, tokens.dtype)
     filled[: len(tokens)] = tokens
@@ -75,7 +75,8 @@ def document_windows(
     Raises:
         ValueError: if there is no token, or windows × batch size ≥ 2³¹.
     """
-    require(offsets[-1] < 2**31, "the tokens must number fewer than 2³¹", offsets[-1])
+    rule = "The documents must hold fewer than 2³¹ tokens"
+    require(offsets[-1] < 2**31, rule, offsets[-1], name="number of tokens")
     pieces = document_pieces(offsets, num_positions)
     _check_windows(len(pieces), batch_size)
     stream, table = jnp.asarray(tokens), jnp.asarray(pieces.astype(np.int32))
@@ -150,8 +151,8 @@ def _picture_batch(
 def _check_windows(count: int, batch_size: int) -> None:
     check_count("batch_size", batch_size)
     check_count("the number of windows", count)
-    rule = "the number of windows times `batch_size` must be below 2³¹"
-    require(count * batch_size < 2**31, rule, count * batch_size)
+    rule, product = "The number of windows times `batch_size` must be below 2³¹", count * batch_size
+    require(product < 2**31, rule, product, name="number of windows * batch_size")
 
 
 @partial(jax.jit, static_argnums=(2, 3))
@@ -242,7 +243,8 @@ def read_ahead(batches: Batches, *, num_threads: int = 2, buffer: int = 8) -> Ba
         import grain
     except ImportError as error:
         raise ValueError(
-            "to read ahead needs the package grain: pip install 'dfm_jax[data]'."
+            "Reading ahead needs the package `grain`, which is not installed: "
+            "`pip install 'dfm_jax[data]'`."
         ) from error
     options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=buffer)
     series: Any = (None, None, iter(()))  # key, the step that comes next, the batches from it on

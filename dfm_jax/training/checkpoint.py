@@ -118,7 +118,8 @@ def write_leaves(
     """`write_checkpoint` of leaves that are on the host already: safe in another thread."""
     folder = folder.absolute()
     if folder.exists():
-        raise ValueError(f"{folder} is there already; a checkpoint is never written over.")
+        rule = "`folder` must not exist yet, because a checkpoint is never overwritten"
+        raise ValueError(f"{rule}; got folder = {str(folder)!r}.")
     record = {
         "step": step,
         "config": config,
@@ -167,7 +168,7 @@ def _own_record(folder: Path) -> "_Written":
         return record
     except ValueError as error:
         raise CheckpointError(
-            f"{folder}: {RECORD} is not as this version writes it: {error}"
+            f"{folder}: {RECORD} must be as this version writes it; got another content: {error}"
         ) from error
 
 
@@ -193,8 +194,9 @@ def read_checkpoint(folder: Path, template: Any, *, config: dict[str, Any] | Non
     if config is not None:
         for field, expected, found in differences_until(record.step, config, record.config):
             raise CheckpointError(
-                f"{folder}: it was made with another config; `{field}` should be {expected!r}, and "
-                f"is {found!r}.{lengthening_hint(field, expected, found)}"
+                f"{folder}: `{field}` of the checkpoint must be {expected!r}, as in the config of "
+                "this "
+                f"run; got {field} = {found!r}.{lengthening_hint(field, expected, found)}"
             )
     for name, leaf in named_leaves(template):
         _check_leaf(folder, name, leaf, record.leaves.get(name))
@@ -203,8 +205,9 @@ def read_checkpoint(folder: Path, template: Any, *, config: dict[str, Any] | Non
         expected, found = record.leaves[name]["sha256"], described(leaves[name])["sha256"]
         if expected != found:
             raise DamagedError(
-                f"{folder}: the leaf `{name}` is damaged; its SHA-256 should be {expected[:16]}…, "
-                f"and is {found[:16]}…."
+                f"{folder}: the SHA-256 of the leaf `{name}` must be {expected[:16]}…; got SHA-256 "
+                "= "
+                f"{found[:16]}…. The leaf is damaged."
             )
     placed = [_placed(leaves[name], leaf) for name, leaf in named_leaves(template)]
     return jax.tree.unflatten(jax.tree.structure(template), placed)
@@ -224,7 +227,8 @@ def _restored(folder: Path, record: Record) -> dict[str, np.ndarray]:
             raise
         check_folder(folder)
         raise CheckpointError(
-            f"{folder}: its files are as they were written, and orbax cannot read them: {error}"
+            f"{folder}: orbax cannot read the files, although they are as they were written: "
+            f"{error}"
         ) from error
     for name in record.leaves:
         if name not in leaves:
@@ -234,7 +238,9 @@ def _restored(folder: Path, record: Record) -> dict[str, np.ndarray]:
 
 def _check_leaf(folder: Path, name: str, leaf: Any, found: dict[str, Any] | None) -> None:
     if found is None:
-        raise CheckpointError(f"{folder}: it holds no leaf `{name}`, which the template has.")
+        raise CheckpointError(
+            f"{folder}: the checkpoint does not hold the leaf `{name}`, which the template has."
+        )
     if is_key(leaf):
         data = jax.eval_shape(jax.random.key_data, jax.ShapeDtypeStruct(leaf.shape, leaf.dtype))
         expected = {"impl": _generator(leaf), "shape": list(data.shape)}
@@ -243,7 +249,7 @@ def _check_leaf(folder: Path, name: str, leaf: Any, found: dict[str, Any] | None
     for what, value in expected.items():
         if found.get(what) != value:
             raise CheckpointError(
-                f"{folder}: the leaf `{name}` should have {what} {value}, and has "
+                f"{folder}: the {what} of the leaf `{name}` must be {value}; got {what} = "
                 f"{found.get(what)}."
             )
 
@@ -345,8 +351,8 @@ def resume(folder: Path, template: Any, config: dict[str, Any]) -> Resumed | Non
             return Resumed(step, state, tuple(damaged))
     if aside := set_aside(folder):
         raise CheckpointError(
-            f"{folder}: no good checkpoint is left; to begin anew, take another run folder, or "
-            f"remove what is set aside: {', '.join(aside)}. {' '.join(damaged)}".rstrip()
+            f"{folder}: no good checkpoint is left. To begin anew, take another run folder, or "
+            f"remove what was set aside: {', '.join(aside)}. {' '.join(damaged)}".rstrip()
         )
     return None
 

@@ -86,7 +86,7 @@ class TrainConfig:
         for name in ("num_grid_steps", "num_steps", "batch_size", "num_micro_batches"):
             check_count(name, getattr(self, name), at_most=MAX_COUNT)
         check_count("num_positions", self.num_positions, at_least=2, at_most=MAX_COUNT)
-        rule = f"`num_micro_batches` must divide `batch_size` = {self.batch_size}"
+        rule = f"`num_micro_batches` must divide `batch_size`, which is {self.batch_size}"
         require(self.batch_size % self.num_micro_batches == 0, rule, self.num_micro_batches)
         check_interval("held_out", self.held_out, 0, 1, ends="[)")
         if self.ema_decay is not None:
@@ -107,13 +107,15 @@ def check_objective(config: TrainConfig) -> None:
     if config.task is not None:
         return
     model, causal = config.model, config.objective == "autoregressive"
-    rule = f"`model.causal` must be {causal} for the {config.objective} objective"
+    rule = f"`model.causal` must be {causal} if the objective is {config.objective}"
     require(model.causal == causal, rule, model.causal)
     if causal:
-        rule = "`model.time_conditioned` must be False: the prefix says what the time is"
+        rule = (
+            "`model.time_conditioned` must be False, because the length of the prefix is the time"
+        )
         require(not model.time_conditioned, rule, model.time_conditioned)
     else:
-        rule = "`model.num_states` must be V + 1 for the masked objective"
+        rule = "`model.num_states` must be V + 1 if the objective is masked"
         require(model.states == model.num_tokens + 1, rule, model.states)
 
 
@@ -211,13 +213,13 @@ def _until(step: int, values: Any) -> Any:
 def lengthening_hint(field: str, expected: Any, found: Any) -> str:
     """What to do about a difference that asks for another length of a run; else nothing."""
     if re.fullmatch(r"configs?\.(\d+\.)?num_steps", field):
-        ended = "This run of the sweep has ended, and others went on."
-        made = f"A run is not shortened, and {found} updates are made."
+        ended = "This run of the sweep has ended, and other runs went on."
+        made = f"A run cannot be shortened, and it has made {found} updates."
         return f" {made if expected < found else ended} Take another run folder."
     if re.fullmatch(r"configs?\.(\d+\.)?optimiser\.decay_steps", field):
         return (
-            " Updates are made whose learning rate depends on where the cosine ends. To go on at "
-            f"its last rate, set `optimiser.decay_steps` to {found}; to end it elsewhere, take "
+            " The run has made updates whose learning rate depends on the end of the cosine. To go "
+            f"on at the last rate, set `optimiser.decay_steps` to {found}. For another end, take "
             "another run folder."
         )
     return ""

@@ -54,7 +54,7 @@ def check_folder(folder: Path) -> str:
         DamagedError: naming the file, what was expected and what was found.
     """
     if not folder.is_dir():
-        raise CheckpointError(f"{folder}: there is no checkpoint.")
+        raise CheckpointError(f"{folder}: no checkpoint is there.")
     text, expected = _listed(folder)
     found = set(_files(folder))
     for name, digest in expected.items():
@@ -62,7 +62,7 @@ def check_folder(folder: Path) -> str:
             raise DamagedError(f"{folder}: the file {name} is missing.")
         _check_digest(folder, name, digest)
     for name in sorted(found - set(expected)):
-        raise DamagedError(f"{folder}: the file {name} is not in {SUMS}.")
+        raise DamagedError(f"{folder}: each file must be listed in {SUMS}; got file = {name!r}.")
     return hashlib.sha256(text).hexdigest()
 
 
@@ -84,19 +84,20 @@ def _listed(folder: Path) -> tuple[bytes, dict[str, str]]:
         text = (folder / SUMS).read_bytes()
     except FileNotFoundError:
         raise DamagedError(
-            f"{folder}: {SUMS} is missing; the checkpoint was never finished."
+            f"{folder}: {SUMS} is missing, because the checkpoint was never finished."
         ) from None
     lines = list(_LINE.finditer(text))
     if b"".join(line.group(0) for line in lines) != text or not lines:
-        raise DamagedError(f"{folder}: {SUMS} is damaged; a line of it is none.")
+        rule = f"each line of {SUMS} must be a SHA-256 and the name of a file"
+        raise DamagedError(f"{folder}: {rule}; got another line. The list is damaged.")
     return text, {os.fsdecode(line.group(2)): line.group(1).decode() for line in lines}
 
 
 def _check_digest(folder: Path, name: str, digest: str) -> None:
     if (actual := file_digest(folder / name)) != digest:
         raise DamagedError(
-            f"{folder}: the file {name} is damaged; its SHA-256 should be {digest[:16]}…, and "
-            f"is {actual[:16]}… ({(folder / name).stat().st_size:,} bytes)."
+            f"{folder}: the SHA-256 of the file {name} must be {digest[:16]}…; got SHA-256 = "
+            f"{actual[:16]}… ({(folder / name).stat().st_size:,} bytes). The file is damaged."
         )
 
 
@@ -120,13 +121,14 @@ def host_leaves(tree: Any) -> dict[str, np.ndarray]:
     leaves = {}
     for name, leaf in named_leaves(tree):
         if not isinstance(leaf, (jax.Array, np.ndarray, np.generic)):
-            raise ValueError(f"the leaf `{name}` must be an array; it is {leaf!r}.")
+            raise ValueError(f"The leaf `{name}` must be an array; got {name} = {leaf!r}.")
         leaf = _whole(leaf) if isinstance(leaf, jax.Array) else leaf
         array: Any = jax.random.key_data(leaf) if is_key(leaf) else leaf  # type: ignore[arg-type]
         if array.size == 0:
-            raise ValueError(f"the leaf `{name}` must hold an element; its shape is {array.shape}.")
+            rule = f"The leaf `{name}` must hold an element"
+            raise ValueError(f"{rule}; got {name}.shape = {array.shape}.")
         if name in leaves:
-            raise ValueError(f"no two leaves may be called alike; `{name}` comes twice.")
+            raise ValueError(f"The names of leaves must differ; got {name!r} twice.")
         leaves[name] = np.array(array, copy=True)
     return leaves
 
@@ -176,4 +178,5 @@ def mended_by_training() -> Iterator[None]:
     try:
         yield
     except DamagedError as error:
-        raise DamagedError(f"{error} `train`, given again, goes on from the one before.") from error
+        then = "Give `train` again: it goes on from the checkpoint before."
+        raise DamagedError(f"{error} {then}") from error

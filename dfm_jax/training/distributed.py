@@ -60,8 +60,9 @@ def join_processes() -> None:
         )
     except ValueError as error:
         raise ValueError(
-            "`distributed` needs JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, a "
-            f"step of SLURM or a Cloud TPU: {error}"
+            "`distributed` needs JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or "
+            "a "
+            f"step of SLURM, or a Cloud TPU: {error}"
         ) from error
 
 
@@ -94,7 +95,7 @@ def all_or_none() -> Iterator[None]:
     kinds = {ExitStatus.BAD_INPUT: ValueError, ExitStatus.TROUBLE: TemporaryError}
     for process in np.flatnonzero(codes):
         kind = kinds.get(codes[process], RuntimeError)
-        raise kind(f"process {process} of {len(codes)} cannot go on, and says why.")
+        raise kind(f"Process {process} of {len(codes)} cannot go on, and it says why.")
 
 
 def in_turn(first: Callable[[], Result], others: Callable[[], Result]) -> Result:
@@ -115,8 +116,8 @@ def check_same(name: str, digest: str) -> None:
     """
     numbers = gathered(int(digest[:7], 16))
     others = np.flatnonzero(numbers != numbers[0])
-    rule = f"{name} must be those of the first process in every one; the list of others"
-    require(len(others) == 0, rule, others)
+    rule = f"{name} must be the same in every process as in the first one"
+    require(len(others) == 0, rule, others, name="processes that differ")
 
 
 def agree_to_stop(stop: StopRequest) -> bool:
@@ -148,7 +149,7 @@ class Onlooker:
 
 def _number(name: str) -> int | None:
     text = os.environ.get(name)
-    require(text is None or text.isdecimal(), f"{name} must be a number", repr(text))
+    require(text is None or text.isdecimal(), f"`{name}` must be a number", text)
     return None if text is None else int(text)
 
 

@@ -71,20 +71,23 @@ class Ensemble:
         """Refuse none, two of one name, and experts whose laws cannot be mixed."""
         names = [expert.name for expert in self.experts]
         if not names:
-            raise ValueError("an ensemble must have an expert; it has none.")
+            raise ValueError("An ensemble must have an expert; got names = [].")
         for name in names:
             if names.count(name) > 1:
-                raise ValueError(f"an ensemble has each expert once; {name} is there twice.")
+                raise ValueError(f"An ensemble must have each expert once; got {name!r} twice.")
         if names != sorted(names):
-            raise ValueError(f"experts stand in the order of their names; they are {names}.")
+            raise ValueError(
+                f"Experts must stand in the order of their names; got names = {names}."
+            )
         first = self.experts[0]
         for expert in self.experts[1:]:
             for path in _SHARED:
                 here, there = _at(first.config, path), _at(expert.config, path)
                 if here != there:
                     raise ValueError(
-                        f"experts must share `{'.'.join(path)}`; it is {here!r} for {first.name} "
-                        f"and {there!r} for {expert.name}."
+                        f"Experts must have the same `{'.'.join(path)}`; got {path[-1]} = {here!r} "
+                        "for "
+                        f"{first.name} and {there!r} for {expert.name}."
                     )
 
     @property
@@ -124,7 +127,7 @@ class Ensemble:
     def _check_name(self, name: str) -> None:
         names = [expert.name for expert in self.experts]
         if name not in names:
-            raise ValueError(f"`name` must be one of {', '.join(names)}; it is {name!r}.")
+            raise ValueError(f"`name` must be one of {', '.join(names)}; got name = {name!r}.")
 
 
 def read_expert(member: Path, *, best: bool = False) -> Expert:
@@ -137,14 +140,15 @@ def read_expert(member: Path, *, best: bool = False) -> Expert:
     step = (best_step(member) if best else steps[-1]) if steps else None
     if step is None:
         what = "evaluated checkpoint" if best and steps else "checkpoint"
-        raise CheckpointError(f"{member}: there is no {what}.")
+        raise CheckpointError(f"{member}: no {what} is there.")
     with mended_by_training():
         record = read_record(member / str(step))
     try:
         parts = as_type(dict[str, dict[str, Any]], record.config, "config")
         count = as_type(int, parts.get("data", {}).get("train_tokens"), "config.data.train_tokens")
     except ValueError as error:
-        raise CheckpointError(f"{member / str(step)} is not of an expert: {error}") from error
+        rule = f"{member / str(step)} must be a checkpoint of an expert"
+        raise CheckpointError(f"{rule}; got another record: {error}") from error
     return Expert(
         name=member.name,
         step=step,
@@ -164,12 +168,12 @@ def gather(run: Path, *, best: bool = False, without: Sequence[str] = ()) -> Ens
     """
     members = sorted(path for path in run.glob("expert_*") if _MEMBER.fullmatch(path.name))
     if not members:
-        raise CheckpointError(f"{run}: no expert is here.")
+        raise CheckpointError(f"{run}: no expert is there.")
     names = [member.name for member in members]
     for name in without:
-        require(name in names, f"`without` must name some of {', '.join(names)}", name)
+        require(name in names, f"Each of `without` must be one of {', '.join(names)}", name)
     kept = [_inside(run, member) for member in members if member.name not in without]
-    require(bool(kept), "`without` must leave an expert", ", ".join(without))
+    require(bool(kept), "`without` must leave an expert", list(without))
     return _ensemble(read_expert(member, best=best) for member in kept)
 
 
@@ -190,7 +194,7 @@ def read_ensemble(path: Path) -> Ensemble:
         CheckpointError: if it is missing; DamagedError: if it is not as it was written.
     """
     if not path.is_file():
-        raise CheckpointError(f"{path}: there is no manifest; `gather` makes one.")
+        raise CheckpointError(f"{path}: no manifest is there. Make one with `gather`.")
     try:
         rows, digest = from_json(_Written, read_json(path), where="manifest")
         names = [item.name for item in fields(Expert)]
@@ -199,9 +203,12 @@ def read_ensemble(path: Path) -> Ensemble:
             for number, row in enumerate(rows)
         )
     except ValueError as error:
-        raise DamagedError(f"{path} is not a manifest: {error}") from error
+        raise DamagedError(f"{path} must be a manifest; got another content: {error}") from error
     if _digest(rows) != digest:
-        raise DamagedError(f"{path} is damaged; its SHA-256 should be {digest[:16]}….")
+        found = f"SHA-256 = {_digest(rows)[:16]}…"
+        raise DamagedError(
+            f"The SHA-256 of {path} must be {digest[:16]}…; got {found}. It is damaged."
+        )
     for expert in ensemble.experts:
         checkpoint_folder(path.parent, expert)
     return ensemble
@@ -215,9 +222,11 @@ def checkpoint_folder(run: Path, expert: Expert) -> Path:
             out of the run.
     """
     if not isinstance(expert.name, str) or not _MEMBER.fullmatch(expert.name):
-        raise CheckpointError(f"`name` must be of a member, expert_000; it is {expert.name!r}.")
+        rule = "`name` must be that of a member, such as expert_000"
+        raise CheckpointError(f"{rule}; got name = {expert.name!r}.")
     if type(expert.step) is not int or expert.step < 0:
-        raise CheckpointError(f"`step` must be a number, at least 0; it is {expert.step!r}.")
+        rule = "`step` must be a whole number, at least 0"
+        raise CheckpointError(f"{rule}; got step = {expert.step!r}.")
     return _inside(run, run / expert.name / str(expert.step))
 
 
@@ -225,7 +234,7 @@ def _inside(run: Path, path: Path) -> Path:
     """`path`, if no link leads out of the run: an ensemble is what lies in one folder."""
     there = path.resolve()
     if not there.is_relative_to(run.resolve()):
-        raise CheckpointError(f"{path} must lie in the folder of the run; it is {there}.")
+        raise CheckpointError(f"{path} must lie in the folder of the run; got a link to {there}.")
     return path
 
 
@@ -240,8 +249,9 @@ def check_ensemble(run: Path, ensemble: Ensemble) -> None:
         found = read_record(path).sha256
         if found != expert.sha256:
             raise CheckpointError(
-                f"{path}: it is another checkpoint than was gathered; its SHA-256 should be "
-                f"{expert.sha256[:16]}…, and is {found[:16]}…."
+                f"{path}: the SHA-256 of the checkpoint must be {expert.sha256[:16]}…, as the "
+                "ensemble "
+                f"says; got SHA-256 = {found[:16]}…. It is another checkpoint."
             )
 
 

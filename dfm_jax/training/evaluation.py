@@ -85,7 +85,7 @@ def token_losses(
     Raises:
         ValueError: if the objective is not autoregressive, or there is no token.
     """
-    rule = "`config.objective` must be autoregressive for the loss of a token"
+    rule = "`config.objective` must be autoregressive, because only then each token has a loss"
     require(config.objective == "autoregressive", rule, config.objective)
     shape = dataclasses.replace(shape_of(config), batch_size=batch_size, num_micro_batches=1)
     losses = _compiled_losses(shape)
@@ -142,7 +142,7 @@ def members_of(run: Path, expert: int | None = None) -> list[Path]:
         return [member_folder(run, expert)]
     found = sorted(path for path in run.glob("*") if path.is_dir() and checkpoint_steps(path))
     if not found:
-        raise CheckpointError(f"{run}: no member with a checkpoint is here.")
+        raise CheckpointError(f"{run}: no member with a checkpoint is there.")
     return found
 
 
@@ -158,7 +158,7 @@ def load_member(member: Path, *, best: bool = False) -> Trained:
         check_parameters_fit(config.model)
     steps = checkpoint_steps(member)
     if not steps:
-        raise CheckpointError(f"{member}: there is no checkpoint.")
+        raise CheckpointError(f"{member}: no checkpoint is there.")
     step = best_step(member) if best else steps[-1]
     if step is None:
         raise CheckpointError(f"{member}: no checkpoint was evaluated, so none is best.")
@@ -228,8 +228,8 @@ def evaluate_ensemble(
         ValueError: unless `can_be_judged`.
     """
     check_ensemble(run, ensemble)
-    rule = "the losses of every expert must be exactly −log p(x) for a mixture; what they are"
-    require(can_be_judged(ensemble), rule, "not")
+    rule = "The losses of every expert must be exactly −log p(x), because a mixture weighs by them"
+    require(can_be_judged(ensemble), rule, False, name="exact")
     columns = Columns() if columns is None else columns
     experts = [load_expert(run, expert) for expert in ensemble.experts]
     members = [run / expert.name for expert in ensemble.experts]
@@ -283,12 +283,15 @@ def _judged(
     record, read_examples = read_member(member), task_of(config).read_examples
     source = Path(record["source"])
     if read_examples is not None:
-        rule = "`data` must not be given: the task reads its own"
-        require(data is None, rule, str(data))
+        rule = "`data` must not be given, because the task reads its own data"
+        require(data is None, rule, data)
         found = examples_of(read_examples(config, source), config)
         _check_same(member, source, found.description, record["data"])
         if found.held_out is None:
-            raise ValueError(f"`held_out` must be more than nothing: {member} has kept nothing.")
+            rule = (
+                f"`held_out` of the task's data must not be empty, because {member} is judged on it"
+            )
+            raise ValueError(f"{rule}; got held_out = None.")
         return found.held_out(None), None
     named = record["data"]["tokenizer"]
     if data is None:
@@ -311,8 +314,8 @@ def _check_same(
 ) -> None:
     for field, here, there in differences(dict(found), dict(recorded)):
         raise ValueError(
-            f"{source} is no longer what {member} was trained on; `{field}` is {here!r}, and "
-            f"was {there!r}."
+            f"`{field}` of {source} must be {there!r}, as when {member} was trained; got {field} = "
+            f"{here!r}."
         )
 
 

@@ -85,7 +85,7 @@ def examples_of(data: MemberData | Examples, config: TrainConfig) -> Examples:
 def _windows(data: MemberData, config: TrainConfig) -> Batches:
     size, length, train = config.batch_size, config.num_positions, data.train
     if data.mapped:
-        rule = "`config.windows` must be documents for tokens that stay on the disk"
+        rule = "`config.windows` must be documents if the tokens stay on the disk"
         require(config.windows == "documents", rule, config.windows)
         return read_ahead(mapped_windows(train.tokens, train.offsets, length, size))
     if config.windows == "stream":
@@ -100,7 +100,7 @@ def document_rows(documents: TokenSet, config: TrainConfig, limit: int | None) -
         ValueError: if the documents hold no token.
     """
     pieces = document_pieces(documents.offsets, config.num_positions)
-    require(len(pieces) > 0, "the documents must hold a token; their number", len(pieces))
+    require(len(pieces) > 0, "The documents must hold a token", 0, name="number of tokens")
     pieces = pieces[_spaced(len(pieces), limit)]
     size = config.batch_size
     padded = np.concatenate([pieces, np.zeros((-len(pieces) % size, 2), np.int64)])
@@ -167,8 +167,9 @@ def _spaced(count: int, limit: int | None) -> np.ndarray:
 
 def _num_rows(name: str, arrays: Any) -> int:
     counts = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(arrays)}
-    rule = f"`{name}` must be arrays of as many rows each, one or more; their leading axes are"
-    require(len(counts) == 1 and counts != {()} and counts != {(0,)}, rule, sorted(counts))
+    rule = f"The arrays of `{name}` must have the same number of rows, and at least one"
+    good = len(counts) == 1 and counts != {()} and counts != {(0,)}
+    require(good, rule, sorted(counts), name="numbers of rows")
     return counts.pop()[0]
 
 

@@ -283,10 +283,12 @@ class _Loop:
     def complaint(self, step: int, name: str, value: float) -> str:
         """What stopped the run, where, and what is left."""
         self.saver.wait()
-        good = f"{self.folder / str(self.saved)}" if self.saved else "none; nothing was saved yet"
+        last = f"The last good checkpoint is {self.folder / str(self.saved)}."
+        good = last if self.saved else "No checkpoint was saved yet."
         return (
-            f"{name} is {value} at step {step} of the run {self.folder}; the last good checkpoint "
-            f"is {good}."
+            f"`{name}` must be finite; got {name} = {value} at step {step} of the run "
+            f"{self.folder}. "
+            f"{good}"
         )
 
 
@@ -336,11 +338,11 @@ def train_member(
     if (read_examples := task_of(config).read_examples) is not None:
         texts = {"tokenizer": tokenizer, "on_disk": on_disk, "text_only": text_only}
         for name, given in texts.items():
-            rule = f"`{name}` must not be given: the task reads its own data"
-            require(not given, rule, str(given))
+            rule = f"`{name}` must not be given, because the task reads its own data"
+            require(not given, rule, given)
         documents = read_examples(config, source)
-        rule = "`read_examples` of the task must give Examples; it gives"
-        require(isinstance(documents, Examples), rule, type(documents).__name__)
+        rule, kind = "`read_examples` of the task must return Examples", type(documents).__name__
+        require(isinstance(documents, Examples), rule, kind, name="type of the result")
     else:
         load = partial(load_member_data, source, config, tokenizer, tokens=tokens, columns=columns)
         documents = in_turn(load, load) if on_disk else load()  # the others find what is written
@@ -382,11 +384,11 @@ def make_run(
     check_fits(config, task=task, devices=devices)
     task = task_of(config) if task is None else task
     if spread is None:
-        rule = "`spread` must say where a run of several processes lies; their number"
-        require(jax.process_count() == 1, rule, jax.process_count())
+        rule = "`spread` must be given if several processes train one run"
+        require(jax.process_count() == 1, rule, spread)
     else:
         num = spread.mesh.size
-        rule = f"`config.batch_size` must be a multiple of the {num} devices"
+        rule = f"`config.batch_size` must be a multiple of {num}, the number of devices"
         require(config.batch_size % num == 0, rule, config.batch_size)
     examples = examples_of(data, config)
     held_out = examples.held_out

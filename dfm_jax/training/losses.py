@@ -71,7 +71,10 @@ def masked_losses(network: Network, table: Table, *, time_conditioned: bool) -> 
 
     def losses(params: Params, batch: Batch, key: Key | None) -> Losses:
         if key is None:
-            raise ValueError("`key` must be given: the masked objective draws its states.")
+            raise ValueError(
+                "`key` must be given, because the masked objective draws its states; got key = "
+                "None."
+            )
         x_1, counts = jnp.asarray(as_ids(batch.tokens, "tokens")), jnp.asarray(batch.valid)
         step_key, path_key, apply_key = jax.random.split(key, 3)
         step = jax.random.randint(step_key, (), 0, num_steps)
@@ -106,7 +109,9 @@ def uniform_losses(network: Network, *, end: float, time_conditioned: bool) -> L
     def losses(params: Params, batch: Batch, key: Key | None) -> Losses:
         if key is None:
             raise ValueError(
-                "`key` must be given: the uniform source's objective draws its states."
+                "`key` must be given, because the objective of the uniform source draws its "
+                "states; "
+                "got key = None."
             )
         x_1, counts = jnp.asarray(as_ids(batch.tokens, "tokens")), jnp.asarray(batch.valid)
         time_key, source_key, path_key, apply_key = jax.random.split(key, 4)

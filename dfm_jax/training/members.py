@@ -91,9 +91,10 @@ def member_data_path(data: Path, expert: int | None) -> Path:
     if expert is None:
         return _rows_or_folder(data, data, "centre.jsonl")
     folder = member_folder(data, expert)
-    require(data.is_dir(), "`data` must be a folder that is there", str(data))
+    require(data.is_dir(), "`data` must be a folder that exists", data)
     if not folder.is_dir():
-        raise ValueError(f"`expert` must have a folder in the data; {folder} is not there.")
+        rule = f"`expert` must have the folder {folder.name} in {data}"
+        raise ValueError(f"{rule}; got expert = {expert}.")
     return _rows_or_folder(folder, data, f"{folder.name}/rows.jsonl")
 
 
@@ -113,11 +114,13 @@ def tokenizer_of(
     """
     pieces = byte_tokenizer() if path is None else load_tokenizer(path)
     if recorded is not None and (found := tokenizer_name(path)) != recorded:
-        raise ValueError(f"`tokenizer` must be that of the run, {recorded}; it is {found}.")
+        raise ValueError(
+            f"`tokenizer` must be {recorded}, the tokenizer of the run; got tokenizer = {found}."
+        )
     masks = config.model.states - config.model.num_tokens
-    rule = f"`model.num_tokens` must be that of the tokenizer, {pieces.num_tokens}"
+    rule = f"`model.num_tokens` must be {pieces.num_tokens}, as in the tokenizer"
     if masks and config.task is None:  # the two change together
-        rule += f", and `model.num_states` {pieces.num_tokens + masks}; the former"
+        rule += f", and `model.num_states` must be {pieces.num_tokens + masks}"
     require(config.model.num_tokens == pieces.num_tokens, rule, config.model.num_tokens)
     return pieces
 
@@ -198,8 +201,8 @@ def check_member(folder: Path, record: dict[str, Any]) -> None:
     known, made = {name: found[name] for name in _COMPARED}, max(steps, default=MAX_COUNT)
     for field, here, there in differences_until(made, record, known):
         raise CheckpointError(
-            f"{folder}: another run is here; `{field}` is {here!r}, and was {there!r}."
-            f"{lengthening_hint(field, here, there)}"
+            f"{folder}: `{field}` must be {there!r}, as in the run of this folder; got {field} = "
+            f"{here!r}.{lengthening_hint(field, here, there)}"
         )
 
 
@@ -228,10 +231,10 @@ def read_member(folder: Path) -> dict[str, Any]:
     """
     path = folder / CONFIG
     if not path.is_file():
-        why = "nothing was trained here"
+        why = "Nothing was trained here."
         if (folder / "sweep.json").is_file():
-            why = "the runs of a sweep: sweep.json has their configs; train the one that you take"
-        raise CheckpointError(f"{folder}: there is no {CONFIG}; {why}.")
+            why = "A sweep was run here. Take a config from sweep.json, and train it."
+        raise CheckpointError(f"{folder}: no {CONFIG} is there. {why}")
     try:
         record = from_json(_Written, read_json(path), where=CONFIG)
         config = from_json(TrainConfig, record.config)
@@ -240,5 +243,6 @@ def read_member(folder: Path) -> dict[str, Any]:
             known = {name: record.data.get(name) for name in _Data._fields}
             from_json(_Data, known, where=f"{CONFIG}.data")
     except ValueError as error:
-        raise CheckpointError(f"{path} is not the config of a member: {error}") from error
+        rule = f"{path} must be the config of a member"
+        raise CheckpointError(f"{rule}; got another content: {error}") from error
     return record._asdict()

@@ -84,8 +84,9 @@ def _check(name: str, value: int, what: str, num_bytes: int, devices: Sequence[A
     memory = _memory(devices)
     if num_bytes > memory:
         raise ValueError(
-            f"`{name}` must leave a program that fits the memory, {memory / 2**30:,.0f} GiB; it is "
-            f"{value:,}: {what} take {num_bytes / 2**30:,.0f} GiB and more."
+            f"`{name}` must be small enough for the memory of {memory / 2**30:,.0f} GiB; got "
+            f"{name} = "
+            f"{value:,}. The program needs at least {num_bytes / 2**30:,.0f} GiB for {what}."
         )
 
 

@@ -50,7 +50,7 @@ class MetricsLog:
         """
         for name, value in values.items():
             if not math.isfinite(value):
-                raise ValueError(f"`{name}` must be finite; it is {value} at step {step}.")
+                raise ValueError(f"`{name}` must be finite; got {name} = {value} at step {step}.")
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         if self._events is not None:
             for name, value in values.items():
@@ -95,7 +95,8 @@ def _lines_until(path: Path, step: int) -> list[bytes]:
         if whole is None:
             if number == len(lines):
                 break  # cut by a kill, after the last flush
-            raise ValueError(f"{path}, line {number}: it is no line of metrics.")
+            rule = "the line must be a JSON object with a whole number `step`"
+            raise ValueError(f"{path}, line {number}: {rule}; got {line[:80]!r}.")
         if whole > step:
             break
         kept.append(line)
@@ -107,7 +108,8 @@ def _event_writer(folder: Path, step: int) -> Any:
         from tensorboardX import SummaryWriter
     except ImportError as error:
         raise ValueError(
-            "tensorboard files need the package tensorboardX: pip install 'dfm_jax[tb]'."
+            "The files of tensorboard need the package `tensorboardX`, which is not installed: "
+            "`pip install 'dfm_jax[tb]'`."
         ) from error
     return SummaryWriter(str(folder), purge_step=step + 1)
 

@@ -65,7 +65,7 @@ def load_config(
     given: set[str] = set()
     for change in changes:
         name, sign, text = change.partition("=")
-        require(bool(sign), "`set` must be FIELD=VALUE", repr(change))
+        require(bool(sign), "`set` must be FIELD=VALUE", change)
         _check_apart("set", name, given)
         given.add(name)
         set_field(values, name, _json_or_word(text), option="set")
@@ -101,7 +101,7 @@ def _check_apart(option: str, name: str, given: Iterable[str]) -> None:
     """No field that was given is this one, holds it or lies in it."""
     for other in given:
         apart = not f"{name}.".startswith(f"{other}.") and not f"{other}.".startswith(f"{name}.")
-        require(apart, f"`{option}` must name a field that is not given already, by {other}", name)
+        require(apart, f"`{option}` must name a field that {other} does not give already", name)
 
 
 def set_field(values: dict[str, Any], name: str, value: Any, *, option: str = "grid") -> None:
@@ -116,8 +116,10 @@ def set_field(values: dict[str, Any], name: str, value: Any, *, option: str = "g
         place = place.get(part) if isinstance(place, dict) else None
     if not isinstance(place, dict) or last not in place:
         near = get_close_matches(name, _paths(values), n=1)
-        hint = f": did you mean {near[0]!r}?" if near else "."
-        raise ValueError(f"`{option}` must name a field of the config; {name!r} is none{hint}")
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(
+            f"`{option}` must name a field of the config; got {option} = {name!r}.{hint}"
+        )
     place[last] = value
 
 
@@ -136,7 +138,7 @@ def load_axis(text: str) -> tuple[str, tuple[Any, ...]]:
     rule = f"`grid` must give `{name}` at most {MAX_RUNS:,} values"
     require(len(values) <= MAX_RUNS, rule, listed)
     single = not any(isinstance(value, dict | list) for value in values)
-    require(single, f"`grid` must give `{name}` numbers or words", listed)
+    require(single, f"`grid` must give numbers or words to `{name}`", listed)
     rule = f"`grid` must give `{name}` values that differ"
     require(len(values) > 0 and len(set(values)) == len(values), rule, listed)
     return name, tuple(values)
@@ -155,11 +157,11 @@ def _preset_or_file(source: str) -> dict[str, Any]:
     path = Path(source)
     if not path.is_file():
         names = ", ".join(PRESETS)
-        raise ValueError(f"`config` must be a file, or one of {names}; it is {source!r}.")
+        raise ValueError(f"`config` must be a file, or one of {names}; got config = {source!r}.")
     try:
         values = read_json(path)
     except ValueError as error:
-        raise ValueError(f"`config` must be JSON: {error}") from error
+        raise ValueError(f"`config` must be JSON; got another content: {error}") from error
     if isinstance(values, dict) and isinstance(values.get("config"), dict):
         values = values["config"]  # the config.json of a run
     return asdict(from_json(TrainConfig, values))

@@ -113,7 +113,8 @@ def with_hyperparameters(state: TrainState, **values: Array) -> TrainState:
     known = state.optimiser.hyperparams
     for name in values:
         if name not in known:
-            raise ValueError(f"`values` may name {', '.join(known)}; it names {name!r}.")
+            rule = f"Each name in `values` must be one of {', '.join(known)}"
+            raise ValueError(f"{rule}; got name = {name!r}.")
     alike = {name: jnp.full_like(known[name], value) for name, value in values.items()}
     optimiser = state.optimiser._replace(hyperparams={**known, **alike})
     return state._replace(optimiser=optimiser)

@@ -65,7 +65,7 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: Batch, key: Key) -> tuple[TrainState, StepMetrics]:
         size = batch_size_of(batch)
-        rule = f"`num_micro_batches` must divide the batch of {size}"
+        rule = f"`num_micro_batches` must divide the size of the batch, which is {size}"
         require(size % num_micro_batches == 0, rule, num_micro_batches)
         keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(size))
         nats, count, grads = _accumulated(summed, state.params, batch, keys, num_micro_batches)

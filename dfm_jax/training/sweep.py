@@ -85,8 +85,8 @@ def grid(config: TrainConfig, axes: Mapping[str, Sequence[Any]]) -> tuple[TrainC
             set_field(fields, name, value)
         configs.append(from_json(TrainConfig, fields))
         check_objective(configs[-1])
-    rule = "`axes` must give runs that differ; the number of runs, and of different ones"
-    require(len(set(configs)) == len(configs), rule, [len(configs), len(set(configs))])
+    rule, numbers = "`axes` must give runs that differ", (len(configs), len(set(configs)))
+    require(numbers[0] == numbers[1], rule, numbers, name="numbers of (runs, different runs)")
     return tuple(configs)
 
 
@@ -143,8 +143,8 @@ def read_results(folder: Path) -> tuple[RunResult, ...]:
         return as_type(tuple[RunResult, ...], read_json(path), "runs")
     except ValueError as error:
         raise ValueError(
-            f"{path} must be as `sweep` writes it: {error} Take it away: the same command writes "
-            "it anew."
+            f"{path} must be as `sweep` writes it; got another content: {error} Remove the file: "
+            "the same command writes it anew."
         ) from error
 
 
@@ -165,10 +165,12 @@ def make_sweep(
     """
     shape, lengths = shape_of(configs[0]), jnp.array([config.num_steps for config in configs])
     for config in configs[1:]:
-        rule = "`configs` must have one shape, the first's; one of them is"
+        rule = "All of `configs` must have the shape of the first one"
         require(shape_of(config) == shape, rule, config)
     examples = examples_of(data, shape)
-    require(not examples.on_disk, "`data` must be in memory for a sweep", examples.description)
+    require(
+        not examples.on_disk, "`data` must be in memory if it is of a sweep", examples.description
+    )
     check_fits(shape, task=task, num_runs=len(configs), devices=list(mesh.devices.flat))
     rows = [tuple(run_keys(config.seed)) for config in configs]
     init_keys, batch_keys, step_keys, judging_keys = map(jnp.stack, zip(*rows, strict=True))

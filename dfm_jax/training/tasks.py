@@ -138,8 +138,8 @@ def _task_of(shape: TrainConfig) -> Task:
 def _own_task(shape: TrainConfig) -> Task:
     assert shape.task is not None
     task = named_function(shape.task)(shape)
-    rule = f"`task` must name a function that gives a Task; what {shape.task} gives"
-    require(isinstance(task, Task), rule, type(task).__name__)
+    rule, kind = "`task` must name a function that returns a Task", type(task).__name__
+    require(isinstance(task, Task), rule, kind, name="type of the result")
     return task
 
 
@@ -151,17 +151,17 @@ def named_function(name: str) -> Callable[..., Any]:
     """
     module, _, function = name.partition(":")
     rule = "`task` must be MODULE:FUNCTION"
-    require(bool(module and function.isidentifier()), rule, repr(name))
+    require(bool(module and function.isidentifier()), rule, name)
     try:
         found = importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
             raise  # a module that the module itself asks for
         raise ValueError(
-            f"`task` must name a module that Python finds; it is {name!r}. Python looked in "
-            f"{', '.join(path or '.' for path in sys.path[:2])} and so on: run where "
-            f"{module.partition('.')[0]}.py lies, or set PYTHONPATH."
+            f"`task` must name a module that Python finds; got task = {name!r}. Python looked in "
+            f"{', '.join(path or '.' for path in sys.path[:2])} and so on: run in the folder of "
+            f"{module.partition('.')[0]}.py, or set PYTHONPATH."
         ) from error
     if not callable(getattr(found, function, None)):
-        raise ValueError(f"`task` must name a function of {module}; {function!r} is none.")
+        raise ValueError(f"`task` must name a function of {module}; got task = {name!r}.")
     return getattr(found, function)

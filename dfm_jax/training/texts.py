@@ -125,8 +125,8 @@ def _continued(generator: Generator, asked: _Asked) -> list[list[int]]:
     decoders = tuple(task.decoder for task in tasks if task.decoder is not None)
     params = generator.params
     ids = [*start, *asked.ids]
-    rule = "`prompt` must not be empty: no token stands before a text; its tokens number"
-    require(len(ids) > 0, rule, len(ids))
+    rule = "`prompt` must not be empty, because the model has no token before a text"
+    require(len(ids) > 0, rule, ids)
     decoder, given = decoders[0], params[0]
     if generator.log_prior is not None:
         decoder = mixture_decoder(decoders)
@@ -149,8 +149,11 @@ def _filled_in(generator: Generator, asked: _Asked) -> list[list[int]]:
     config, mask_id = generator.configs[0], generator.tokenizer.num_tokens
     ids, max_new = asked.ids, asked.max_new
     length = len(ids) + max_new
-    rule = f"the prompt's {len(ids)} tokens and `max_new` must be at most {config.num_positions}"
-    require(length <= config.num_positions, f"{rule}, what the network reads; `max_new`", max_new)
+    rule = (
+        f"`max_new` must be at most {config.num_positions - len(ids)}, because the network reads "
+        f"{config.num_positions} tokens and the prompt has {len(ids)}"
+    )
+    require(length <= config.num_positions, rule, max_new)
     x = np.array(ids + [0] * max_new, np.int32)
     context = np.arange(length) < len(ids)
     denoiser = cut_denoiser(_denoiser(generator), **asked.cut)
@@ -221,15 +224,20 @@ def _generator(
     configs = tuple(config for config, _ in experts)
     tasks = [task_of(config) for config in configs]
     for task in tasks:
-        rule = "the task must have a decoder or a denoiser to draw texts; what it measures"
-        require(task.decoder is not None or task.denoiser is not None, rule, task.measure)
-        rule = "experts must all read from left to right, or all fill in masks"
-        require((task.decoder is None) == (tasks[0].decoder is None), rule, task.measure)
+        rule = "The task must have a decoder or a denoiser, because texts are drawn from it"
+        good, kinds = task.decoder is not None or task.denoiser is not None, (None, None)
+        require(good, rule, kinds, name="(decoder, denoiser)")
+        rule = "Either all experts must read from left to right, or all must fill in masks"
+        reads = [one.decoder is not None for one in tasks]
+        require(
+            reads[0] == (task.decoder is not None), rule, reads, name="reads from left to right"
+        )
         if task.decoder is None:
-            rule = "experts that fill in masks must be of one shape; one has other"
-            require(task.denoiser is tasks[0].denoiser, rule, "sizes")
-    rule = "the data of the run must be texts; they hold"
-    require("tokenizer" in data, rule, ", ".join(data))
+            rule = "Experts that fill in masks must all have the sizes of the first one"
+            sizes = [config.model for config in configs]
+            require(task.denoiser is tasks[0].denoiser, rule, sizes, name="models")
+    rule = "The data of the run must be texts, with a tokenizer"
+    require("tokenizer" in data, rule, list(data), name="fields")
     named = as_type(str, data["tokenizer"], "data.tokenizer")
     pieces = tokenizer_of(configs[0], tokenizer, recorded=named)
     averages = (state.params if state.ema is None else state.ema for _, state in experts)

@@ -59,7 +59,8 @@ def check_config(config: Config) -> None:
     check_count("num_restarts", config.num_restarts)
     check_count("sub_sample", config.sub_sample, at_least=16, at_most=2_000)
     even = config.medium >= 16 and config.medium % 8 == 0
-    require(even, "`medium` must be a multiple of 8, or the auction leaves rows", config.medium)
+    rule = "`medium` must be a multiple of 8 and at least 16, so that the auction leaves no row"
+    require(even, rule, config.medium)
     check_count("large", config.large, at_least=16)
     check_count("num_fine", config.num_fine, at_most=config.medium)
     check_count("num_features", config.num_features, at_least=2)

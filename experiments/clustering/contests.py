@@ -93,5 +93,7 @@ def _turn(method: str, contest: Contest, folder: Path) -> dict[str, Any]:
     command = [sys.executable, "-m", "experiments.clustering.methods", method, *files, *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise ValueError(f"`{method}` must run on {contest.rows} rows; {done.stderr[-2000:]}")
+        rule = f"`{method}` must run on {contest.rows} rows"
+        status = f"got status = {done.returncode}"
+        raise ValueError(f"{rule}; {status}. It said: {done.stderr[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])

@@ -81,7 +81,7 @@ def check_config(config: Config) -> None:
     known = set(config.partitions) <= set(PARTITIONS)
     require(
         known and len(config.partitions) > 0,
-        f"`partitions` must be some of {PARTITIONS}",
+        f"`partitions` must hold at least one of {', '.join(PARTITIONS)}, and no other",
         config.partitions,
     )
     check_count("num_parts", config.num_parts, at_least=2)

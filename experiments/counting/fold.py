@@ -112,7 +112,8 @@ def parted(fold: Fold, name: str, config: Config) -> tuple[Partition, dict[str, 
         missing = set(range(partition.num_parts)) - set(part_of[split].tolist())
         if missing:
             raise ValueError(
-                f"`num_parts` must leave each part of `{name}` a document in {split}; with "
-                f"{partition.num_parts} parts and seed {fold.seed}, none is left in {missing}."
+                f"`num_parts` must leave each part of `{name}` a document in {split}; got "
+                "num_parts = "
+                f"{partition.num_parts}, which leaves none in {missing} with seed {fold.seed}."
             )
     return partition, part_of

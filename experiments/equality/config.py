@@ -58,4 +58,5 @@ def check_config(config: Config) -> None:
     check_count("num_records", config.num_records, at_least=3)
     check_count("num_seeds", config.num_seeds)
     if max(config.orders, default=1) < 2:
-        raise ValueError(f"`orders` must hold an n of at least 2; it is {config.orders}.")
+        rule = "`orders` must hold an n of at least 2"
+        raise ValueError(f"{rule}; got orders = {config.orders}.")

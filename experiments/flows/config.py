@@ -94,7 +94,7 @@ def check_config(config: Config) -> None:
     for name in ("sources", "partitions"):
         values = getattr(config, name)
         unique = len(values) > 0 and len(set(values)) == len(values)
-        require(unique, f"`{name}` must hold one or more, each once", values)
+        require(unique, f"`{name}` must hold at least one name, and each name once", values)
     check_count("num_experts", config.num_experts, at_least=2)
     for name in (
         *("width", "num_layers", "num_heads", "batch_size", "training_steps", "router_width"),
@@ -103,11 +103,11 @@ def check_config(config: Config) -> None:
     ):
         check_count(name, getattr(config, name))
     least = config.num_experts
-    rule = f"`training_steps` must be at least `num_experts` = {least}"
+    rule = f"`training_steps` must be at least `num_experts`, which is {least}"
     require(config.training_steps >= least, rule, config.training_steps)
     for name in ("rate", "router_share", "smoothing", "margin"):
         check_interval(name, getattr(config, name), 0.0, np.inf, ends="()")
     check_interval("warmup", config.warmup, 0.0, 1.0)
     check_interval("epsilon", config.epsilon, 0.0, 1.0, ends="()")
-    rule = f"`times_per_image` must divide `num_steps` = {config.num_steps}"
+    rule = f"`times_per_image` must divide `num_steps`, which is {config.num_steps}"
     require(config.num_steps % config.times_per_image == 0, rule, config.times_per_image)

@@ -66,7 +66,7 @@ def digits(num_train: int, num_test: int) -> Images:
     rows = np.asarray(pixels).astype(np.int32)
     check_count("num_train", num_train)
     check_count("num_test", num_test, at_least=2)
-    rule = f"`num_train` + `num_test` must be at most {len(rows)}"
+    rule = f"`num_train + num_test` must be at most {len(rows)}, the number of images"
     require(num_train + num_test <= len(rows), rule, num_train + num_test)
     order = np.random.default_rng(0).permutation(len(rows))[: num_train + num_test]
     return Images(train=rows[order[:num_train]], test=rows[order[num_train:]])

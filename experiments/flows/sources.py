@@ -124,7 +124,7 @@ class Source:
         inside, ends = jax.random.uniform(time_key, (num_draws,)), 1 - self.epsilon
         if self.name == "masked":
             steps = self.num_steps
-            rule = f"`num_draws` must divide the {steps} steps of the masked source"
+            rule = f"`num_draws` must divide {steps}, the number of steps of the masked source"
             require(steps % num_draws == 0, rule, num_draws)
             width = steps // num_draws
             offset = jnp.minimum(jnp.floor(inside * width), width - 1)

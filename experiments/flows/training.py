@@ -133,7 +133,8 @@ def trained(
     )
     broken = [one.config.seed for one in found if not one.finished]
     if broken:
-        raise NonFiniteError(f"{folder}: seeds {broken} have met a number that is not finite.")
+        rule = "the loss of every seed must be finite"
+        raise NonFiniteError(f"{folder}: {rule}; got seeds that are not = {broken}.")
     return Member(recipe=recipe, params=params)
 
 

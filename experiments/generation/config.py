@@ -63,11 +63,14 @@ def check_config(config: Config) -> None:
     """
     rising = len(config.steps) >= 3 and list(config.steps) == sorted(set(config.steps))
     require(
-        rising and min(config.steps) >= 1, "`steps` must be 3 or more, rising from 1", config.steps
+        rising and min(config.steps) >= 1,
+        "`steps` must hold at least 3 numbers that increase, the first at least 1",
+        config.steps,
     )
     for name in ("width", "num_layers", "num_heads", "batch_size", "training_steps", "strata"):
         check_count(name, getattr(config, name))
     check_interval("rate", config.rate, 0.0, np.inf, ends="()")
     for count in config.steps:
         divides = count <= config.strata or count % config.strata == 0
-        require(divides, f"`strata` must divide every T above it, {count}", config.strata)
+        rule = f"`strata` must divide every number of steps above it, such as {count}"
+        require(divides, rule, config.strata)

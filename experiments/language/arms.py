@@ -89,8 +89,8 @@ class Trainer:
         part_of = partition.by_split(text.sizes)
         for split, least in (("train", config.num_positions), ("validation", 1)):
             held = self.part_tokens(part_of[split], split, partition.num_parts)
-            rule = f"`arms` must leave each part of {arm.name} {least} tokens of {split} text"
-            require((held >= least).all(), rule, held.tolist())
+            rule = f"Each part of {arm.name} must have at least {least} tokens of {split} text"
+            require(held >= least, rule, held, name="tokens")
         return partition, part_of
 
     @cache  # noqa: B019

@@ -44,9 +44,9 @@ def parsed_arm(
     """
     kind, sign, number = text.partition(":")
     first = "".join(f"`{name}`, or " for name in alone)
-    rule = f"`arms` must be {first}KIND:K with KIND one of {', '.join(kinds)}"
+    rule = f"Each of `arms` must be {first}KIND:K with KIND one of {', '.join(kinds)}"
     good = (kind in alone and not sign) or (kind in kinds and number.isdecimal())
-    require(good, rule, repr(text))
+    require(good, rule, text, name="arm")
     if not sign:
         return Arm(kind=kind, num_experts=None)
     check_count("K of an arm", int(number), at_least=2)
@@ -195,7 +195,8 @@ def check_config(config: Config) -> None:
         parsed_arm(arm)
     for name in ("single_seed", "controls"):
         known = set(getattr(config, name)) <= set(config.arms)
-        require(known, f"`{name}` must be some of `arms`, {config.arms}", getattr(config, name))
+        rule = f"`{name}` must hold arms of `arms` only, which are {', '.join(config.arms)}"
+        require(known, rule, getattr(config, name))
     check_interval("router_share", config.router_share, 0.0, np.inf, ends="()")
     for name in (
         "router_width",
@@ -209,7 +210,7 @@ def check_config(config: Config) -> None:
         check_count(name, getattr(config, name))
     check_count("num_positions", config.num_positions, at_least=2)
     check_count("micro_batches", config.micro_batches)
-    rule = f"`micro_batches` must divide `batch_size` = {config.batch_size}"
+    rule = f"`micro_batches` must divide `batch_size`, which is {config.batch_size}"
     require(config.batch_size % config.micro_batches == 0, rule, config.micro_batches)
     for name in ("rates", "decays", "alphas"):
         require(len(getattr(config, name)) > 0, f"`{name}` must not be empty", ())

@@ -104,7 +104,8 @@ def byte_pairs(texts: Sequence[str], num_tokens: int, *, fewer: bool = False) ->
     from tokenizers import Tokenizer as Pieces
     from tokenizers import decoders, models, pre_tokenizers, trainers
 
-    require(num_tokens >= 256, "`num_tokens` must be at least 256, the bytes", num_tokens)
+    rule = "`num_tokens` must be at least 256, because each byte is a token"
+    require(num_tokens >= 256, rule, num_tokens)
     pieces = Pieces(models.BPE())
     pieces.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     pieces.decoder = decoders.ByteLevel()
@@ -113,8 +114,9 @@ def byte_pairs(texts: Sequence[str], num_tokens: int, *, fewer: bool = False) ->
         vocab_size=num_tokens, initial_alphabet=alphabet, show_progress=False
     )
     pieces.train_from_iterator(texts, trainer)
-    rule = "`num_tokens` must be at most what the training text gives"
-    require(fewer or pieces.get_vocab_size() == num_tokens, rule, pieces.get_vocab_size())
+    size = pieces.get_vocab_size()
+    rule = f"`num_tokens` must be at most {size}, as many as the training text gives"
+    require(fewer or size == num_tokens, rule, num_tokens)
     return pieces
 
 
@@ -152,6 +154,7 @@ def _tokens(
 ) -> Tokens:
     found, flat = encode_texts(texts, tokenizer), "".join(texts).encode()
     begins = np.r_[0, np.cumsum(widths[found.tokens])]
-    require(begins[-1] == len(flat), "every byte must be of one token; bytes of tokens", begins[-1])
+    rule = f"The tokens must have {len(flat)} bytes, as many as the text"
+    require(begins[-1] == len(flat), rule, begins[-1], name="bytes of the tokens")
     domains = tuple(corpus.domain for corpus in corpora for _ in corpus.documents)
     return Tokens(set=found, flat=flat, begins=begins, domains=domains)

@@ -71,14 +71,15 @@ def fitted(
     np.add.at(sums, part[known], pieces.features[known])
     rows, asked = known & pieces.precedes, held_out.known
     for text, some in (("training", rows), ("validation", asked)):
-        rule = f"`window` must leave {text} text a context with a known word; their number"
-        require(some.any(), rule, 0)
+        rule = f"`window` must leave a context with a known word in the {text} text"
+        require(some.any(), rule, 0, name="number of such contexts")
     batch = _Batch(*(_padded(x, _ROWS) for x in (pieces.features[rows], part[rows], rows[rows])))
     routers, losses = {}, {}
     for decay in decays:
         with _float64():
             fit = jax.tree.map(np.asarray, _fit_router(jax.random.key(0), batch, decay, num_parts))
-        require(np.isfinite(fit.objective), "the router's loss must be finite", fit.objective)
+        rule = f"The loss of the router must be finite at decay {decay}"
+        require(np.isfinite(fit.objective), rule, fit.objective, name="loss")
         found = _router_laws(fit.layers, held_out, log_prior)[asked, held_out_part[asked]]
         routers[decay], losses[decay] = fit, -float(found.mean())
     best = min(losses, key=losses.__getitem__)

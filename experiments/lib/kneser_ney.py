@@ -99,9 +99,9 @@ def tuned(
     Raises:
         ValueError: as `fit`; or if there is no byte to choose on.
     """
-    require(len(discounts) > 0, "`discounts` must not be empty; their number", 0)
+    require(len(discounts) > 0, "`discounts` must not be empty", discounts)
     check_interval("discounts", np.array(discounts), 0.0, 1.0, ends="(]")
-    require(chosen_on.any(), "`chosen_on` must hold a byte; their number", 0)
+    require(chosen_on.any(), "`chosen_on` must choose a byte", 0, name="chosen_on.sum()")
     own, lower = _tables(texts, len(asked))
     seen = [
         tuple(_look_up(table, ask) for table in pair if table is not None)

@@ -69,7 +69,8 @@ def lettered_scenes(
     check_count("seed", seed, at_least=0)
     for i in indices:
         check_count("indices", i, at_least=0)
-    require(set(letters) <= set(LETTERS) and letters != "", "`letters` must be capitals", letters)
+    rule = "`letters` must be one or more capital letters"
+    require(set(letters) <= set(LETTERS) and letters != "", rule, letters)
     images = np.zeros((len(indices), SIDE, SIDE, 3), np.uint8)
     scenes = []
     for image, i in zip(images, indices, strict=True):

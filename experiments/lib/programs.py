@@ -62,8 +62,8 @@ def programs(
         ValueError: unless the number of devices is even.
     """
     count = len(devices)
-    rule = "`devices` must be an even number: a pair for each expert that spans two"
-    require(count >= 2 and count % 2 == 0, rule, count)
+    rule = "`devices` must hold an even number of devices, a pair for each expert that spans two"
+    require(count >= 2 and count % 2 == 0, rule, count, name="len(devices)")
     experts, centre = (make_mesh({axis: count}, devices=devices) for axis in ("expert", "data"))
     pairs = make_mesh({"expert": count // 2, "data": 2}, devices=devices)
     step, state = train_step(model, micro_batches)

@@ -51,7 +51,8 @@ def scene_questions(
     check_count("seed", seed, at_least=0)
     there = {placed.name for placed in scene.emoji}
     others = [name for name in names if name not in there]
-    require(len(others) > 0, "`names` must hold one that is not in the scene", sorted(there))
+    rule = "`names` must hold a name that is not in the scene"
+    require(len(others) > 0, rule, list(names))
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(index,)))
     return tuple(_questions(scene, others, rng))
 

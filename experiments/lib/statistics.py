@@ -80,11 +80,12 @@ def document_interval(
     Source: Efron, Ann. Statist. 7 (1979).
     """
     differences, sizes = np.asarray(differences, dtype=float), np.asarray(sizes, dtype=float)
-    require(sizes.ndim == 1, "the shape of `sizes` must be [D]", sizes.shape)
+    require(sizes.ndim == 1, "The shape of `sizes` must be [D]", sizes.shape, name="sizes.shape")
     check_count("the number of documents", sizes.size, at_least=2)
-    rule = f"the shape of `differences` must be [D] or [C, D] with C ≥ 1 and D = {sizes.size}"
-    fits = differences.ndim in (1, 2) and differences.shape[-1] == sizes.size
-    require(fits and differences.size > 0, rule, differences.shape)
+    rule = f"The shape of `differences` must be [D] or [C, D] with C ≥ 1 and D = {sizes.size}"
+    shape = differences.shape
+    fits = differences.ndim in (1, 2) and shape[-1] == sizes.size
+    require(fits and differences.size > 0, rule, shape, name="differences.shape")
     require(np.isfinite(differences), "`differences` must be finite", differences)
     check_interval("sizes", sizes, 0.0, np.inf, ends="()")
     check_interval("level", level, 0.0, 1.0, ends="()")
@@ -149,7 +150,8 @@ def equivalence_p_value(per_seed: ArrayLike, *, margin: float) -> float:
 def _moments(per_seed: ArrayLike) -> tuple[float, float, int]:
     """Mean, its standard error (NaN for one seed), degrees of freedom."""
     per_seed = np.asarray(per_seed, dtype=float)
-    require(per_seed.ndim == 1, "the shape of `per_seed` must be [S]", per_seed.shape)
+    rule = "The shape of `per_seed` must be [S]"
+    require(per_seed.ndim == 1, rule, per_seed.shape, name="per_seed.shape")
     check_count("the number of seeds", per_seed.size)
     require(np.isfinite(per_seed), "`per_seed` must be finite", per_seed)
     shifted = per_seed - per_seed[0]  # equal seeds have variance 0, not that of their rounding

@@ -125,8 +125,8 @@ def show_tables(
         try:
             tables = markdown(json.loads(text))
         except (ValueError, LookupError, TypeError) as error:
-            rule = f"`result` must be what `experiments.{name}` wrote: {result}"
-            raise ValueError(f"{rule} ({error!r})") from error
+            rule = f"`result` must be a file that `experiments.{name}` wrote"
+            raise ValueError(f"{rule}; got result = {str(result)!r}, with {error!r}.") from error
         print("\n\n".join(tables))
         return True
 

@@ -139,8 +139,8 @@ def tuned(
     losses = [
         np.inf if one.validation is None or not one.finished else one.validation for one in found
     ]
-    rule = "`rates` must hold one at which training is finite; the losses are"
-    require(np.isfinite(losses).any(), rule, losses)
+    rule = "`rates` must hold a learning rate at which the loss stays finite"
+    require(np.isfinite(losses).any(), rule, losses, name="losses")
     best = int(np.nanargmin(losses))
     chosen = jax.tree.map(lambda leaf: leaf[best : best + 1], params)
     if rest := seeds[1:]:

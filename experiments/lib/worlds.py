@@ -95,8 +95,8 @@ def spliced(carried: World, window: int, *, seed: int) -> World:
             pairs.append((first, waiting.pop(second)))
     if len(pairs) < 2:
         raise ValueError(
-            f"`window` must leave 2 pairs of held-out documents of different parts with at least "
-            f"{half} bytes each; it is {window} and leaves {len(pairs)}."
+            "`window` must leave 2 pairs of held-out documents of different parts with at least "
+            f"{half} bytes each; got window = {window}, which leaves {len(pairs)}."
         )
     pairs = np.array(pairs)
     room = np.floor(rng.random(pairs.shape) * (sizes[pairs] - half + 1)).astype(int)

@@ -79,8 +79,8 @@ class Trainer:
         parts = parts_of(self.data, replace(arm, kind=kind))
         for split, _ in self._splits():
             held = np.bincount(parts.part_of[split], minlength=parts.num_parts)
-            rule = f"`arms` must leave each part of {arm.name} a question of {split}"
-            require((held > 0).all(), rule, held.tolist())
+            rule = f"Each part of {arm.name} must have a question of {split}"
+            require(held > 0, rule, held, name="questions")
         return parts
 
     @cache  # noqa: B019
@@ -172,7 +172,10 @@ def parts_of(data: Data, arm: Arm) -> Parts:
 def _tasks(data: Data, count: int, asked: np.ndarray) -> np.ndarray:
     """Whole families, the largest first, each into the part that holds the least so far."""
     names = families(data)
-    require(count <= len(names), f"K of `task` must be at most the families {names}", count)
+    rule = (
+        f"K of `task` must be at most {len(names)}, the number of the families {', '.join(names)}"
+    )
+    require(count <= len(names), rule, count, name="K")
     held, part = np.zeros(count), {}
     for name in names:
         part[name] = int(held.argmin())

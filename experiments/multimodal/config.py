@@ -156,16 +156,17 @@ def check_config(config: Config) -> None:
         ValueError: naming the first option that is, its rule and its value.
     """
     known = set(config.sets) <= set(SETS)
-    require(known, f"`sets` must be some of {', '.join(SETS)}", config.sets)
+    require(known, f"Each of `sets` must be one of {', '.join(SETS)}", config.sets)
     some = len(config.sets) > 0 or config.conversations is not None
-    require(some, "`sets` must not be empty without `conversations`", config.sets)
+    require(some, "`sets` must not be empty unless `conversations` is given", config.sets)
     given = config.images is None or config.conversations is not None
-    require(given, "`images` must come with `conversations`", str(config.images))
+    require(given, "`images` must only be given together with `conversations`", config.images)
     frozen = not config.train_encoder or config.encoder == "efficientnet"
-    require(frozen, "`train_encoder` must come with `encoder` efficientnet", config.encoder)
+    rule = "`encoder` must be efficientnet if `train_encoder` is set"
+    require(frozen, rule, config.encoder)
     alone = not config.train_encoder or not config.encoders
-    require(alone, "`encoders` must be empty with `train_encoder`", config.encoders)
-    rule = f"`micro_batches` must divide `batch_size` = {config.batch_size}"
+    require(alone, "`encoders` must be empty if `train_encoder` is set", config.encoders)
+    rule = f"`micro_batches` must divide `batch_size`, which is {config.batch_size}"
     check_count("micro_batches", config.micro_batches)
     check_count("batch_size", config.batch_size)
     require(config.batch_size % config.micro_batches == 0, rule, config.micro_batches)
@@ -184,7 +185,8 @@ def check_config(config: Config) -> None:
     for steps in config.budgets:
         check_count("budgets", steps)
     low, high = config.between
-    require(0 <= low <= high <= 1, "`between` must be 0 ≤ low ≤ high ≤ 1", config.between)
+    rule = "`between` must be two numbers low and high with 0 ≤ low ≤ high ≤ 1"
+    require(0 <= low <= high <= 1, rule, config.between)
     check_interval("rates", np.array(config.rates), 0.0, np.inf, ends="()")
     check_interval("decays", np.array(config.decays), 0.0, np.inf, ends="[)")
     check_interval("warmup", config.warmup, 0.0, 1.0)

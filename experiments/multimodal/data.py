@@ -245,7 +245,8 @@ def _features(
     if encoder == "random":
         params = _random(params)
     shapes = {x.shape for x in pictures}
-    require(len(shapes) == 1, "pictures of a set must have one size; they have", sorted(shapes))
+    rule = "All pictures of a set must have one size"
+    require(len(shapes) == 1, rule, sorted(shapes), name="sizes")
     found = image_grid_features(params, np.stack(pictures), folder=cache).features
     patches = found.reshape(len(pictures), -1, found.shape[-1])
     return patches, patches.mean(axis=1)

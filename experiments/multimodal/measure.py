@@ -123,7 +123,9 @@ def wrong_pictures(examples: Examples) -> Examples:
     """
     pictures = np.unique(examples.picture)
     if pictures.size < 2:
-        raise ValueError(f"a test must have two pictures; it has {pictures.size}.")
+        raise ValueError(
+            f"A test must have at least two pictures; got number of pictures = {pictures.size}."
+        )
     place = np.searchsorted(pictures, examples.picture)
     other = pictures[(place + pictures.size // 2) % pictures.size]
     return replace(examples, picture=other)

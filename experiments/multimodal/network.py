@@ -92,14 +92,16 @@ def load_start(checkpoint: str, *, large: bool) -> Start:
         config, params, tokenizer = load_smollm2()
     else:
         path = Path(checkpoint)
-        require(path.exists(), "`checkpoint` must be smollm2, a GGUF file or a folder", checkpoint)
+        rule = "`checkpoint` must be smollm2, or a GGUF file or a folder that exists"
+        require(path.exists(), rule, checkpoint)
         opened = open_folder(path) if path.is_dir() else open_gguf(path)
         config, params, tokenizer = opened.config, llama_params(opened), read_tokenizer(opened)
     ends = [tokenizer.special[name] for name in _ENDS if name in tokenizer.special]
-    require(len(ends) > 0, f"`checkpoint` must have one of {_ENDS}; it has", [*tokenizer.special])
-    rule = "ids of the tokenizer of `checkpoint` must be below the V of its config"
-    shown = f"V = {config.num_tokens} for {tokenizer.num_tokens} ids"
-    require(tokenizer.num_tokens <= config.num_tokens, rule, shown)
+    rule, special = f"`checkpoint` must have one of the tokens {_ENDS}", [*tokenizer.special]
+    require(len(ends) > 0, rule, special, name="special tokens")
+    most = config.num_tokens
+    rule = f"The tokenizer of `checkpoint` must have at most {most} ids, as its config says"
+    require(tokenizer.num_tokens <= most, rule, tokenizer.num_tokens, name="ids")
     spelling = Spelling(
         lambda text: [int(i) for i in tokenizer.encode(text)],
         tokenizer.decode,

@@ -89,15 +89,15 @@ def own(path: Path, images: Path | None, *, shares: Sequence[float], seed: int) 
     """
     rows = read_conversations(path, images)
     for row in rows:
-        rule = f"`conversations` must ask about pictures; line {row.line} of {path} has `image`"
+        rule = f"{path}, line {row.line}: the row must have `image`"
         require(row.picture is not None, rule, None)
     pictures = sorted({str(row.picture) for row in rows})
     order = np.random.default_rng(seed).permutation(len(pictures))
     ends = np.round(np.cumsum(shares) * len(pictures)).astype(int)
     parts = dict(zip(("validation", "test", "train"), np.split(order, ends), strict=True))
     for split, part in parts.items():
-        rule = f"`conversations` must hold pictures enough: {split} gets"
-        require(len(part) > 0, rule, 0)
+        rule = f"`conversations` must hold enough pictures for {split}"
+        require(len(part) > 0, rule, 0, name=f"number of pictures of {split}")
     split_of = {pictures[i]: split for split, part in parts.items() for i in part}
     return {
         split: tuple(row for row in rows if split_of[str(row.picture)] == split) for split in parts

@@ -52,8 +52,8 @@ def fold(corpora: Sequence[Corpus], *, seed: int, config: Config) -> Fold:
     train = [(corpus.domain, document) for corpus in split.train for document in corpus.documents]
     held = {name: _first(getattr(split, name), config.held_bytes, rng) for name in HELD_OUT}
     whole = sum(len(document.text.encode()) for _, document in train)
-    rule = f"`sizes` must be at most the {whole:,} bytes of training text of seed {seed}"
-    require(max(config.sizes) <= whole, rule, max(config.sizes))
+    rule = f"`sizes` must be at most {whole:,}, the bytes of the training text of seed {seed}"
+    require(max(config.sizes) <= whole, rule, max(config.sizes), name="max(sizes)")
     return Fold(
         seed=seed,
         train=tuple(train[i] for i in rng.permutation(len(train))),

@@ -29,8 +29,9 @@ def trainers(corpora: Sequence[Corpus], config: Config) -> dict[int, Trainer]:
     few = [sampled(corpus, config.transformer_domain_bytes) for corpus in corpora]
     text = text_of(few, num_tokens=config.num_tokens, num_features=config.num_features)
     held, found = len(text.tokens["train"].set.tokens), {}
-    rule = f"`training_tokens` must be at most the {held:,} tokens of training text"
-    require(max(config.training_tokens) <= held, rule, max(config.training_tokens))
+    rule = f"`training_tokens` must be at most {held:,}, the tokens of the training text"
+    most = max(config.training_tokens)
+    require(most <= held, rule, most, name="max(training_tokens)")
     for budget in config.training_tokens:
         of_language = language_config.Config(
             out=config.out / "transformers" / str(budget),

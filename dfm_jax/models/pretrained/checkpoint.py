@@ -39,8 +39,8 @@ def check_token_ids(ids: Mapping[str, Any], num_tokens: int, source: Path | str)
     for name, value in ids.items():
         each = value if isinstance(value, list) else [] if value is None else [value]
         good = all(type(i) is int and 0 <= i < num_tokens for i in each)
-        rule = f"`{name}` of {source} must be ids in [0, {num_tokens - 1}]"
-        require(good, rule, repr(value))
+        rule = f"`{name}` of {source} must hold ids in [0, {num_tokens - 1}]"
+        require(good, rule, value)
 
 
 def check_tensors(
@@ -55,17 +55,14 @@ def check_tensors(
         if name in found and tuple(found[name]) != tuple(shape)
     ]
     parts = {
-        "lacks": [name for name in expected if name not in found],
-        "has unknown": [name for name in found if name not in expected],
-        "has the shapes": wrong,
+        "missing": [name for name in expected if name not in found],
+        "unknown": [name for name in found if name not in expected],
+        "wrong in shape": wrong,
     }
-    shown = [
-        f"{what} {', '.join(names[:_SHOWN])}"
-        + (f", … ({len(names)} in all)" if names[_SHOWN:] else "")
-        for what, names in parts.items()
-        if names
-    ]
-    require(not shown, f"{source} must hold the tensors that its config names", "; ".join(shown))
+    for kind, names in parts.items():
+        more = f" ({len(names)} in all)" if names[_SHOWN:] else ""
+        rule = f"{source} must hold the tensors that its config names"
+        require(not names, rule, names[:_SHOWN], name=f"{kind}{more}")
 
 
 def imported(module: str) -> ModuleType:
@@ -76,7 +73,8 @@ def imported(module: str) -> ModuleType:
     """
     if find_spec(module) is None:
         message = (
-            f"the package `{module}` is needed to read this file: `pip install 'dfm_jax[hf]'`."
+            f"This file needs the package `{module}`, which is not installed: "
+            "`pip install 'dfm_jax[hf]'`."
         )
         raise ImportError(message, name=module)
     return import_module(module)

@@ -79,7 +79,9 @@ def open_folder(path: Path | str) -> Checkpoint:
 
     if tied & files.keys():
         same = np.array_equal(read("lm_head.weight"), read("model.embed_tokens.weight"))
-        rule = f"the head of {folder} must be its embedding, as `tie_word_embeddings` says"
+        rule = (
+            f"`lm_head.weight` of {folder} must equal the embedding, as `tie_word_embeddings` says"
+        )
         require(same, rule, "another matrix")
     ids = {name: settings[name] for name in TOKEN_IDS if name in settings}
     said = _json(folder / GENERATION) if (folder / GENERATION).is_file() else None
@@ -88,7 +90,7 @@ def open_folder(path: Path | str) -> Checkpoint:
 
 def _json(path: Path) -> Mapping[str, Any]:
     value = read_json(path)
-    require(isinstance(value, dict), f"{path} must hold a JSON object", type(value).__name__)
+    require(isinstance(value, dict), f"{path} must hold a JSON object", value, name="content")
     return value
 
 
@@ -98,31 +100,34 @@ def _files(folder: Path) -> dict[str, tuple[Path, tuple[int, ...]]]:
     if not index.is_file():
         return _shapes(folder / WEIGHTS)
     listed = _json(index).get("weight_map")
-    rule = f"`weight_map` of {index} must name a file per tensor"
-    require(isinstance(listed, dict), rule, type(listed).__name__)
+    rule = f"`weight_map` of {index} must be an object that names a file for each tensor"
+    require(isinstance(listed, dict), rule, listed)
     assert isinstance(listed, dict)
     found = {}
     for part in sorted(set(listed.values())):
         inside = Path(part).name == part
-        require(inside, f"{index} must name files of its own folder", part)
+        require(inside, f"{index} must name files of its own folder", part, name="file")
         found |= _shapes(folder / part)
     here = {name: path.name for name, (path, _) in found.items()}
     amiss = sorted({name for name, _ in here.items() ^ listed.items()})
-    require(not amiss, f"the parts of {folder} must hold what {INDEX} says", amiss[:3])
+    rule = f"The parts of {folder} must hold the tensors that {INDEX} lists, and no other"
+    require(not amiss, rule, amiss[:3], name="tensors on one side only")
     return found
 
 
 def _shapes(path: Path) -> dict[str, tuple[Path, tuple[int, ...]]]:
     safetensors = imported("safetensors")
     if not path.is_file():
-        raise FileNotFoundError(f"`path` must be a folder with {path.name}; {path} is not there.")
+        raise FileNotFoundError(
+            f"`path` must be a folder that holds {path.name}; got path = {str(path.parent)!r}."
+        )
     check_safetensors_header(path)
     try:
         with safetensors.safe_open(path, framework="np") as tensors:
             names = list(tensors.keys())
             return {name: (path, tuple(tensors.get_slice(name).get_shape())) for name in names}
     except safetensors.SafetensorError as error:
-        raise ValueError(f"{path} must hold safetensors; it is damaged ({error}).") from None
+        raise ValueError(f"{path} must hold safetensors; got a damaged file: {error}.") from None
 
 
 def _config(settings: Mapping[str, Any], source: str) -> TransformerConfig:
@@ -133,21 +138,21 @@ def _config(settings: Mapping[str, Any], source: str) -> TransformerConfig:
         value = rest.pop(name, None)
         if value is None and default:
             return default[0]
-        require(value is not None, f"{source} must hold `{name}`", "missing")
+        require(value is not None, f"{source} must hold a value of `{name}`", value)
         return value
 
     def count(name: str, *default: Any) -> int:
         value = taken(name, *default)
-        require(type(value) is int, f"`{name}` of {source} must be a whole number", repr(value))
+        require(type(value) is int, f"`{name}` of {source} must be a whole number", value)
         return value
 
     kind = taken("model_type")
-    require(kind == "llama", f"`model_type` of {source} must be llama", kind)
+    require(kind == "llama", f"`model_type` of {source} must be 'llama'", kind)
     base = _rope_base(taken("rope_parameters", {}), taken("rope_theta", None), source)
     for name, allowed in _REQUIRED.items():
         value = rest.pop(name, allowed[-1])
         shown = " or ".join(map(repr, allowed))
-        require(value in allowed, f"`{name}` of {source} must be {shown}", repr(value))
+        require(value in allowed, f"`{name}` of {source} must be {shown}", value)
     width, heads = count("hidden_size"), count("num_attention_heads")
     head_size = taken("head_dim", width // heads)
     rule = f"`head_dim` of {source} must be hidden_size / num_attention_heads = {width / heads:g}"
@@ -164,17 +169,21 @@ def _config(settings: Mapping[str, Any], source: str) -> TransformerConfig:
         norm_epsilon=float(taken("rms_norm_eps")),
         tied=taken("tie_word_embeddings", False),
     )
-    require(not rest, f"{source} must have no settings that are not known here", rest)
+    require(not rest, f"{source} must hold known settings only", rest, name="unknown settings")
     return config
 
 
 def _rope_base(rope: Any, theta: Any, source: str) -> float:
     """The base of plain rotary positions, from either of its two places."""
-    rule = f"`rope_parameters` of {source} must be of `rope_type` default, with nothing but a base"
+    rule = (
+        f"`rope_parameters` of {source} must have `rope_type` default and a base, and no other "
+        "field"
+    )
     plain = isinstance(rope, dict) and rope.keys() <= {"rope_type", "rope_theta"}
-    require(plain and rope.get("rope_type", "default") == "default", rule, repr(rope))
+    require(plain and rope.get("rope_type", "default") == "default", rule, rope)
     bases = {value for value in (rope.get("rope_theta"), theta) if value is not None}
-    require(len(bases) < 2, f"{source} must have one base of rotary positions", sorted(bases))
+    rule = f"`rope_theta` of {source} must be the same in both of its places"
+    require(len(bases) < 2, rule, sorted(bases))
     return float(bases.pop() if bases else 10_000.0)
 
 
@@ -220,7 +229,7 @@ def write_folder(
     folder = Path(path)
     check_count("max_part_bytes", max_part_bytes)
     if folder.exists():
-        raise FileExistsError(f"`path` must not be there yet; {folder} is.")
+        raise FileExistsError(f"`path` must not exist yet; got path = {str(folder)!r}.")
     ids = {"bos_token_id": None, "eos_token_id": None} | dict(like.token_ids if like else {})
     said = like.generation if like else None
     for each_ids in (ids, {n: v for n, v in (said or {}).items() if n in TOKEN_IDS}):
@@ -255,7 +264,8 @@ def write_folder(
 def _dtype(params: Params) -> np.dtype:
     dtypes = sorted({str(leaf.dtype) for leaf in jax.tree.leaves(params)})
     one = len(dtypes) == 1 and dtypes[0] in _DTYPES
-    require(one, f"`params` must be of one type among {', '.join(_DTYPES)}", ", ".join(dtypes))
+    rule = f"`params` must all be of one type among {', '.join(_DTYPES)}"
+    require(one, rule, dtypes, name="types")
     return np.dtype(dtypes[0])
 
 

@@ -51,7 +51,9 @@ class _Header:
         if self.taken(4) != _MAGIC:
             _refuse("it does not begin with GGUF")
         if (version := self.number("<I")) not in _VERSIONS:
-            _refuse(f"its version is {version}, and none of {', '.join(map(str, _VERSIONS))}")
+            _refuse(
+                f"its version is {version}, but must be one of {', '.join(map(str, _VERSIONS))}"
+            )
         num_tensors, num_fields = self.number("<Q"), self.number("<Q")
         self.room_for(num_fields, _LEAST_FIELD, "fields")
         self.room_for(num_tensors, _LEAST_TENSOR, "tensors")
@@ -74,7 +76,9 @@ class _Header:
     def room_for(self, count: int, size: int, what: str) -> None:
         left = len(self.content) - self.place
         if count * size > left:
-            _refuse(f"it claims {count:,} {what} at {self.place:,}, with {left:,} bytes left")
+            _refuse(
+                f"it claims {count:,} {what} at byte {self.place:,}, and {left:,} bytes are left"
+            )
 
     def text(self) -> str:
         return self.taken(self.number("<Q")).decode("utf-8")
@@ -90,7 +94,7 @@ class _Header:
             if name == "general.alignment" and kind == _UINT32:
                 self.alignment = int.from_bytes(value, "little")
                 if self.alignment == 0 or self.alignment & (self.alignment - 1):
-                    _refuse(f"`{name}` is {self.alignment}, and no power of two")
+                    _refuse(f"`{name}` is {self.alignment}, which is not a power of two")
 
     def list_of(self, name: str) -> None:
         kind, count = self.number("<I"), self.number("<Q")
@@ -113,7 +117,7 @@ class _Header:
         sizes = imported("gguf").GGML_QUANT_SIZES
         name, num_dims = self.text(), self.number("<I")
         if num_dims > _MOST_DIMS:
-            _refuse(f"tensor {name!r} has {num_dims:,} axes, and not {_MOST_DIMS} at most")
+            _refuse(f"tensor {name!r} has {num_dims:,} axes, more than {_MOST_DIMS}")
         shape = [self.number("<Q") for _ in range(num_dims)]
         kind, offset = self.number("<I"), self.number("<Q")
         if kind not in sizes:
@@ -188,13 +192,16 @@ def open_gguf(path: Path | str) -> Checkpoint:
 def _opened(path: Path | str) -> Any:
     gguf = imported("gguf")
     if not Path(path).is_file():
-        raise FileNotFoundError(f"`path` must be a GGUF file; {path} is not there.")
+        raise FileNotFoundError(
+            f"`path` must be a GGUF file; got path = {str(path)!r}. No file is there."
+        )
     try:
         check_gguf_header(path)
         return gguf.GGUFReader(path)
     except Exception as error:  # a file that is cut short surfaces as anything
         shown = f"{type(error).__name__}: {error}"
-        raise ValueError(f"`path` must be a GGUF file; {path} is damaged ({shown}).") from error
+        rule = "`path` must be a GGUF file that is not damaged"
+        raise ValueError(f"{rule}; got path = {str(path)!r}: {shown}.") from error
 
 
 def _hugging_face_name(name: str) -> str:
@@ -217,9 +224,11 @@ def _halves(rows: np.ndarray, num_heads: int) -> np.ndarray:
 def _config(metadata: Mapping[str, Any], source: str, *, tied: bool) -> TransformerConfig:
     """The sizes of the network; every setting is read, or known to be of no consequence."""
     architecture = metadata.get("general.architecture")
-    require(architecture == "llama", f"the architecture of {source} must be `llama`", architecture)
+    rule = f"`general.architecture` of {source} must be 'llama'"
+    require(architecture == "llama", rule, architecture)
     parts = metadata.get("split.count", 1)
-    require(parts <= 1, f"{source} must be the whole checkpoint; the number of parts", parts)
+    rule = f"`split.count` of {source} must be 1, because parts of a checkpoint cannot be read"
+    require(parts <= 1, rule, parts)
     settings = {
         name.removeprefix("llama."): value
         for name, value in metadata.items()
@@ -228,7 +237,7 @@ def _config(metadata: Mapping[str, Any], source: str, *, tied: bool) -> Transfor
 
     def taken(name: str, *default: Any) -> Any:
         value = settings.pop(name, *default) if name in settings or default else None
-        require(value is not None, f"{source} must hold `llama.{name}`", "missing")
+        require(value is not None, f"{source} must hold a value of `llama.{name}`", value)
         return value
 
     width, heads = taken("embedding_length"), taken("attention.head_count")
@@ -246,12 +255,14 @@ def _config(metadata: Mapping[str, Any], source: str, *, tied: bool) -> Transfor
     )
     for name in ("rope.dimension_count", "attention.key_length", "attention.value_length"):
         size = taken(name, config.head_size)
-        rule = f"`llama.{name}` of {source} must be width / heads = {config.head_size}"
+        rule = f"`llama.{name}` of {source} must be width / heads, which is {config.head_size}"
         require(size == config.head_size, rule, size)
     scaling = taken("rope.scaling.type", "none")
-    require(scaling == "none", f"`llama.rope.scaling.type` of {source} must be `none`", scaling)
+    require(scaling == "none", f"`llama.rope.scaling.type` of {source} must be 'none'", scaling)
     unknown = {name: settings[name] for name in sorted(settings)}
-    require(not unknown, f"{source} must have no settings that are not known here", unknown)
+    require(
+        not unknown, f"{source} must hold known settings only", unknown, name="unknown settings"
+    )
     return config
 
 

@@ -52,7 +52,8 @@ def _read(checkpoint: Checkpoint, leaf: _Leaf, dtype: np.dtype) -> Any:
     for i, name in enumerate(leaf.tensors):
         tensor = checkpoint.read(name)
         floats = jnp.issubdtype(tensor.dtype, jnp.floating)
-        require(floats, f"`{name}` of {checkpoint.path} must hold floats", str(tensor.dtype))
+        rule = f"`{name}` of {checkpoint.path} must hold floating-point numbers"
+        require(floats, rule, str(tensor.dtype), name=f"{name}.dtype")
         values[i] = tensor.T if _is_matrix(leaf) else tensor
     return jnp.array(values if leaf.stacked else values[0])
 
@@ -97,10 +98,11 @@ def check_llama(config: TransformerConfig) -> None:
     Raises:
         ValueError: naming the option.
     """
-    require(config.causal, "`causal` must be true: Llama is", config.causal)
+    require(config.causal, "`causal` must be True, because Llama is causal", config.causal)
     timed = config.time_conditioned
-    require(not timed, "`time_conditioned` must be false: Llama knows no time", timed)
-    rule = f"`num_states` must be V = {config.num_tokens}: Llama has no mask"
+    rule = "`time_conditioned` must be False, because Llama does not read a time"
+    require(not timed, rule, timed)
+    rule = f"`num_states` must be V = {config.num_tokens}, because Llama has no mask"
     require(config.states == config.num_tokens, rule, config.states)
 
 

@@ -42,21 +42,20 @@ def lossless_ids(text: str, tokenizer: Tokenizer) -> Int[np.ndarray, " N"]:
         ids, back = np.frombuffer(encoded, np.uint8), encoded.decode("utf-8", "surrogatepass")
     else:
         ids = np.asarray(encoded) if len(encoded) else np.empty(0, np.int32)
-        kind = f"{ids.dtype} in {ids.ndim} dimensions"
-        rule = "`encode` of a tokenizer must give a list of integers"
-        require(ids.dtype.kind in "iu" and ids.ndim == 1, rule, kind)
-        outside = ids[(ids < 0) | (ids >= num)][:1]
-        rule = f"`encode` of a tokenizer must give ids in [0, {num - 1}], its V being {num}"
-        require(outside.size == 0, f"{rule}; one of them", outside.sum())
+        rule = "`encode` of a tokenizer must return a list of integers"
+        good = ids.dtype.kind in "iu" and ids.ndim == 1
+        require(good, rule, encoded, name="encode(text)")
+        rule = f"`encode` of a tokenizer must return ids in [0, {num - 1}], because its V is {num}"
+        require((ids >= 0) & (ids < num), rule, ids, name="encode(text)")
         back = tokenizer.decode(ids.tolist())
     if back != text:
         at = next((i for i, (a, b) in enumerate(zip(text, back, strict=False)) if a != b), None)
         at = min(len(text), len(back)) if at is None else at
         here, there = (repr(s[at]) if at < len(s) else "the end" for s in (text, back))
         raise ValueError(
-            f"a tokenizer must give every character of a text back; at character {at} stands "
-            f"{here}, and {there} comes back. One that drops, normalises or lower-cases is no code "
-            "of the text, and nats per byte would be of another one."
+            "`decode` of a tokenizer must return every character that was encoded; got "
+            f"decode(encode(text))[{at}] = {there} for {here}. Use a tokenizer that does not drop, "
+            "normalize or lower-case characters, because nats per byte would be of another text."
         )
     return ids
 
@@ -69,8 +68,10 @@ def check_repeats(text: str, ids: Int[np.ndarray, " N"], tokenizer: Tokenizer) -
     """
     encoded = tokenizer.encode(text)
     again = np.frombuffer(encoded, np.uint8) if isinstance(encoded, bytes) else np.asarray(encoded)
-    rule = "`encode` of a tokenizer must give a text the same ids each time, and not draw them"
-    require(np.array_equal(again, ids), f"{rule}; the number of ids", [len(ids), len(again)])
+    rule = "`encode` of a tokenizer must return the same ids of a text each time"
+    lengths = (len(ids), len(again))
+    then = "Switch off what draws ids at random."
+    require(np.array_equal(again, ids), rule, lengths, name="numbers of ids", then=then)
 
 
 _SHOWN = 5  # merges named in a refusal
@@ -111,7 +112,9 @@ def read_tokenizer_json(path: Path) -> Tokenizer:
     except OSError:
         raise
     except Exception as error:  # `tokenizers` raises nothing narrower
-        raise ValueError(f"{path} must describe a tokenizer; reading it: {error}.") from None
+        raise ValueError(
+            f"{path} must describe a tokenizer; got a file that cannot be read: {error}."
+        ) from None
     backend.no_truncation()
     backend.no_padding()
     return _described(backend, path)
@@ -130,27 +133,30 @@ def _backend_of_gguf(metadata: Mapping[str, Any], path: Path) -> Any:
 
     def held(name: str, *default: Any) -> Any:
         value = metadata.get(f"tokenizer.ggml.{name}", *default)
-        require(value is not None, f"{path} must hold `tokenizer.ggml.{name}`", "missing")
+        require(value is not None, f"{path} must hold a value of `tokenizer.ggml.{name}`", value)
         return value
 
     kind, pre = held("model"), held("pre")
-    require(kind == "gpt2", f"the tokenizer of {path} must be byte-level BPE (`gpt2`)", kind)
-    known = ", ".join(pre_tokenizers)
-    require(pre in pre_tokenizers, f"the pre-tokenizer of {path} must be one of {known}", pre)
+    rule = f"`tokenizer.ggml.model` of {path} must be 'gpt2', which is byte-level BPE"
+    require(kind == "gpt2", rule, kind)
+    rule = f"`tokenizer.ggml.pre` of {path} must be one of {', '.join(pre_tokenizers)}"
+    require(pre in pre_tokenizers, rule, pre)
     prefix = held("add_space_prefix", False)
-    require(prefix is False, f"`tokenizer.ggml.add_space_prefix` of {path} must be false", prefix)
+    require(prefix is False, f"`tokenizer.ggml.add_space_prefix` of {path} must be False", prefix)
     tokens, merges, kinds = held("tokens"), held("merges"), held("token_type")
     vocabulary = {token: i for i, token in enumerate(tokens)}
-    rule = f"the tokens of {path} must differ, and have a kind each"
-    counts = f"{len(vocabulary)} of {len(tokens)} different, {len(kinds)} kinds"
-    require(len(vocabulary) == len(tokens) == len(kinds), rule, counts)
+    rule = f"The tokens of {path} must differ, and each must have a kind"
+    counts = (len(tokens), len(vocabulary), len(kinds))
+    name = "numbers of (tokens, different tokens, kinds)"
+    require(len(vocabulary) == len(tokens) == len(kinds), rule, counts, name=name)
     pairs = [tuple(merge.split(" ")) for merge in merges]
     bad = [
         merge
         for merge, pair in zip(merges, pairs, strict=True)
         if len(pair) != 2 or not {*pair, "".join(pair)} <= vocabulary.keys()
     ]
-    require(not bad, f"a merge of {path} must join two tokens into a third", bad[:_SHOWN])
+    rule = f"Each merge of {path} must join two tokens into a third one"
+    require(not bad, rule, bad[:_SHOWN], name="wrong merges")
     backend = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=vocabulary, merges=pairs))
     backend.pre_tokenizer = pre_tokenizers[pre]
     backend.decoder = tokenizers.decoders.ByteLevel()
@@ -177,13 +183,16 @@ def _pre_tokenizers() -> dict[str, Any]:
 def _described(backend: Any, path: Path) -> Tokenizer:
     """The pure functions around a `tokenizers.Tokenizer`."""
     dropout = getattr(backend.model, "dropout", None)
-    require(not dropout, f"`dropout` of the tokenizer in {path} must be 0: it draws", dropout)
+    rule = f"`dropout` of the tokenizer in {path} must be 0, because it draws ids at random"
+    require(not dropout, rule, dropout)
 
     def raw(text: str) -> Sequence[int]:
         try:
             return backend.encode(text, add_special_tokens=False).ids
         except TypeError as error:  # a lone surrogate, which JSON may hold
-            raise ValueError("a text must be Unicode; it holds half a surrogate pair.") from error
+            i = next(i for i, character in enumerate(text) if "\ud800" <= character <= "\udfff")
+            rule = "`text` must be Unicode without half a surrogate pair"
+            raise ValueError(f"{rule}; got text[{i}] = {text[i]!r}.") from error
 
     def decode(ids: Sequence[int]) -> str:
         return backend.decode([int(i) for i in ids], skip_special_tokens=False)

@@ -232,8 +232,8 @@ def peer_versions(python: str) -> dict[str, str]:
     command = [python, "-c", program, *PEERS]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     last = (done.stderr.strip().splitlines() or [""])[-1]
-    rule = "`peers_python` must be a Python with " + ", ".join(PEERS)
-    require(done.returncode == 0, rule, last)
+    rule, then = f"`peers_python` must be a Python with {', '.join(PEERS)}", f"It said: {last}"
+    require(done.returncode == 0, rule, python, then=then)
     return dict(zip(PEERS, done.stdout.split(), strict=True))
 
 

@@ -51,13 +51,14 @@ def check_config(config: Config) -> None:
     Raises:
         ValueError: naming the first option that is, its rule and its value.
     """
-    rule = "`peers_python` must be the Python of an environment with PyTorch (make install-peers)"
-    require(bool(config.peers_python), rule, repr(config.peers_python))
+    rule = "`peers_python` must be the Python of an environment with PyTorch"
+    then = "Make one with `make install-peers`."
+    require(bool(config.peers_python), rule, config.peers_python, then=then)
     for name, known in (("works", BY_NAME), ("allocators", ALLOCATORS)):
         given = getattr(config, name)
-        rule = f"`{name}` must be some of {', '.join(known)}"
-        require(bool(given) and set(given) <= set(known), rule, ", ".join(given))
+        rule = f"`{name}` must hold at least one of {', '.join(known)}, and no other"
+        require(bool(given) and set(given) <= set(known), rule, given)
     check_count("num_blocks", config.num_blocks, at_least=FEWEST)
-    require(bool(config.threads), "`threads` must name a number", config.threads)
+    require(bool(config.threads), "`threads` must not be empty", config.threads)
     for count in config.threads:
         check_count("threads", count, at_most=len(os.sched_getaffinity(0)))

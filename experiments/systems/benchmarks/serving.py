@@ -136,7 +136,7 @@ class Side:
         if not line:
             status = self.process.wait()
             self.end()
-            raise ValueError(f"the side `{self.name}` ended with status {status}.")
+            raise ValueError(f"The side `{self.name}` has ended with status {status}.")
         return json.loads(line)
 
     def end(self) -> None:

@@ -115,7 +115,7 @@ def rows_of(config: Config) -> Iterator[dict[str, Any]]:
         model, devices, length = SIZES["1b"], devices_of(LARGE), 2048
         large = programs(devices, model=model, num_sequences=1, num_positions=length)
         for name in config.large:
-            require(name in large, f"`large` must be of {', '.join(large)}", name)
+            require(name in large, f"Each of `large` must be one of {', '.join(large)}", name)
             where = {"topology": LARGE.name, "size": "1b"}
             row = compiled_row(name, large[name], devices)
             yield where | row | by_formula(name, model, length, length)

@@ -47,6 +47,7 @@ def check_config(config: Config) -> None:
     """
     check_count("topologies", config.topologies, at_most=len(TOPOLOGIES))
     known = set(config.language) <= set(LANGUAGE)
-    require(known, f"`language` must be of {', '.join(LANGUAGE)}", config.language)
+    require(known, f"Each of `language` must be one of {', '.join(LANGUAGE)}", config.language)
     known = set(config.multimodal) <= set(MULTIMODAL)
-    require(known, f"`multimodal` must be of {', '.join(MULTIMODAL)}", config.multimodal)
+    rule = f"Each of `multimodal` must be one of {', '.join(MULTIMODAL)}"
+    require(known, rule, config.multimodal)

@@ -89,7 +89,7 @@ def ended(process: "subprocess.Popen[str]") -> str:
     """
     text, _ = process.communicate()
     if process.returncode != 0:
-        raise RuntimeError(f"the run ended with status {process.returncode}: {text}")
+        raise RuntimeError(f"The run has ended with status {process.returncode}: {text}")
     return text
 
 
@@ -103,7 +103,7 @@ def undisturbed(config: Config, run: Path) -> dict[str, float]:
         time.sleep(_POLL)
     ended(process)
     if first is None:
-        raise RuntimeError(f"{run}: no checkpoint was seen while the run went on.")
+        raise RuntimeError(f"{run}: no checkpoint was seen while the run was going on.")
     between = (time.perf_counter() - first) / (config.num_steps / config.save_every)
     return {"until_first": first - start, "between": between}
 

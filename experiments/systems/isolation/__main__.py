@@ -67,7 +67,7 @@ def keeps_to_itself(name: str, found: Sequence[Collective], num_devices: int) ->
 def run(config: Config, console: Console) -> bool:
     """Compile, print the table, write the file; whether every claim holds."""
     devices = jax.devices()[: config.devices]
-    rule = "`devices` must be as many as jax finds, or fewer"
+    rule = f"`devices` must be at most {len(devices)}, as many as jax finds"
     require(len(devices) == config.devices, rule, config.devices)
     rows = []
     for name, program in programs(devices).items():

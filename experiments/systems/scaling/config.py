@@ -72,15 +72,18 @@ def check_config(config: Config) -> None:
     """
     known = ("v5e", "v5p", "h100")
     named = bool(config.kinds) and set(config.kinds) <= set(known)
-    require(named, f"`kinds` must be of {', '.join(known)}", ", ".join(config.kinds))
+    rule = f"`kinds` must hold at least one of {', '.join(known)}, and no other"
+    require(named, rule, config.kinds)
     counts = ("tokens_per_step", "num_positions", "gradient_bytes", "gather_bytes")
     for name in counts:
         check_count(name, getattr(config, name))
     check_count("num_experts", config.num_experts, at_least=2, at_most=CHIPS[0])
-    rule = f"`num_experts` must divide {CHIPS[0]} chips"
+    rule = f"`num_experts` must divide {CHIPS[0]}, the smallest number of chips"
     require(CHIPS[0] % config.num_experts == 0, rule, config.num_experts)
     least = CHIPS[-1] * config.num_positions
-    rule = f"`tokens_per_step` must be a multiple of {least}: a sequence to each of {CHIPS[-1]}"
+    rule = (
+        f"`tokens_per_step` must be a multiple of {least}, a sequence for each of {CHIPS[-1]} chips"
+    )
     require(config.tokens_per_step % least == 0, rule, config.tokens_per_step)
     for name in ("efficiency", "usable"):
         check_interval(name, getattr(config, name), 0, 1, ends="(]")

@@ -139,7 +139,7 @@ def _inside(span: int, pod: int) -> tuple[int, int]:
         ValueError: unless whole pods are filled.
     """
     inside = min(span, pod)
-    require(span % inside == 0, f"`span` must fill whole pods of {pod}", span)
+    require(span % inside == 0, f"`span` must fill whole pods of {pod} chips", span)
     return inside, span // inside
 
 
@@ -179,7 +179,7 @@ def cost(
     """
     check_count("shards", shards, at_most=num_chips)
     here = tokens / num_chips
-    rule = f"`tokens` must give each of {num_chips} chips a sequence of {rules.length}"
+    rule = f"`tokens` must give each of {num_chips} chips a sequence of {rules.length} tokens"
     require(here >= rules.length, rule, tokens)
     most, micro_batches = math.floor(here / rules.length), 1
     room = rules.usable * chip.memory

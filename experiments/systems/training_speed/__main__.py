@@ -145,7 +145,8 @@ def peer_versions(python: str) -> dict[str, str]:
     program = "import torch; print(torch.__version__)"
     done = subprocess.run([python, "-c", program], capture_output=True, text=True, check=False)
     last = (done.stderr.strip().splitlines() or [""])[-1]
-    require(done.returncode == 0, "`torch_python` must be a Python that can import torch", last)
+    rule, then = "`torch_python` must be a Python that can import torch", f"It said: {last}"
+    require(done.returncode == 0, rule, python, then=then)
     return {"torch": done.stdout.strip()}
 
 

@@ -48,10 +48,10 @@ def check_config(config: Config) -> None:
     Raises:
         ValueError: naming the first option that is, its rule and its value.
     """
-    require(bool(config.torch_python), "`torch_python` must be given", repr(config.torch_python))
+    require(bool(config.torch_python), "`torch_python` must be given", config.torch_python)
     known = {"torch", "torch.compile"}
-    rule = "`peers` must be torch, torch.compile or both"
-    require(bool(config.peers) and set(config.peers) <= known, rule, ", ".join(config.peers))
+    rule = "`peers` must hold torch, torch.compile or both"
+    require(bool(config.peers) and set(config.peers) <= known, rule, config.peers)
     check_count("sizes", config.sizes, at_most=len(SIZES))
     check_count("num_threads", config.num_threads, at_most=len(os.sched_getaffinity(0)))
     check_count("num_blocks", config.num_blocks, at_least=4)
