@@ -385,10 +385,10 @@ MUTANTS = (
         "revealed_token_is_not_read",
     ),
     Mutant(
-        "jump first: the last slice moved inside",
+        "jump first: the last position that jumps forgotten",
         "sampling/jumps.py",
-        "rest = -num_positions % size",
-        "rest = 0 * size",
+        "num_jumps = jnp.sum(jumps)",
+        "num_jumps = jnp.sum(jumps) - 1",
         "test_table_sampling",
         "parallel_draws",
     ),
