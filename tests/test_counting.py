@@ -102,7 +102,7 @@ def test_spliced_sequences_turn_from_one_part_to_another_in_the_middle():
 
 def test_too_long_a_window_leaves_nothing_to_splice():
     *_, carried = _held_out([9, 12], [0, 1], 10)
-    message = r"`window` must leave 2 pairs .* 5 bytes each; got window = 10 and leaves 1\."
+    message = r"`window` must leave 2 pairs .* 5 bytes each; got window = 10, which leaves 1\."
     with pytest.raises(ValueError, match=message):
         worlds.spliced(carried, 10, seed=0)
 

@@ -346,14 +346,16 @@ def test_tensors_of_another_network_are_refused():
     strange = {"_blocks.1._se_reduce.weight": np.zeros(3)}
     turned = {"_fc.weight": tensors["_fc.weight"].T}
     cases = {
-        r"without _fc\.bias": without,
-        r"with unknown _blocks\.1\._se_reduce\.weight": {**tensors, **strange},
-        r"with the shapes _fc\.weight \(1280, 1000\) for \(1000, 1280\)": {**tensors, **turned},
-        r"without _fc\.bias; with unknown _blocks\.1": {**without, **strange},
-        r"without _conv_stem\.weight, .*, … \(296\)": {},
+        r"missing = \['_fc\.bias'\]": without,
+        r"unknown = \['_blocks\.1\._se_reduce\.weight'\]": {**tensors, **strange},
+        r"wrong in shape = \['_fc\.weight \(1280, 1000\) for \(1000, 1280\)'\]": {
+            **tensors,
+            **turned,
+        },
+        r"missing \(296 in all\) = \['_conv_stem\.weight', ": {},
     }
     for words, case in cases.items():
-        message = "`tensors` must be those of EfficientNet-Lite0; got tensors = '" + words
+        message = "`tensors` must be those of EfficientNet-Lite0; got " + words
         with pytest.raises(ValueError, match=message):
             efficientnet.efficientnet_lite0_params(case)
 

@@ -143,7 +143,7 @@ def test_times_are_stratified_and_weights_sum_to_the_length():
     assert (np.floor(np.asarray(draws.t[0, :3]) / ENDS * 3) == [0, 1, 2]).all()
     np.testing.assert_allclose(draws.weight[0], [ENDS / 3] * 3 + [1], rtol=1e-6)
     assert np.asarray(draws.last[0]).tolist() == [False, False, False, True]
-    with pytest.raises(ValueError, match="`num_draws` must divide the 4 steps"):
+    with pytest.raises(ValueError, match="`num_draws` must divide 4, the number of steps"):
         image_draws(source("masked"), jax.random.key(0), jnp.asarray(X_1[None]), 3)
 
 
@@ -358,7 +358,7 @@ def test_images_and_parts(images):
         assert sorted(np.bincount(parts.train)) == [66, 67, 67]
         assert parts.test.shape == (40,)
         np.testing.assert_allclose(parts.weights, 1 / 3, atol=0.004)
-    with pytest.raises(ValueError, match=r"`num_train` \+ `num_test` must be at most 1797"):
+    with pytest.raises(ValueError, match=r"`num_train \+ num_test` must be at most 1797"):
         flows_images.digits(1700, 200)
 
 
