@@ -481,7 +481,7 @@ REFUSED = {
     ),
     "weights without balance": (
         lambda: spherical_k_means(KEY(0), ROWS, 2, weights=np.ones(6, np.float32)),
-        r"`weights` go with",
+        r"`weights` must be given if",
     ),
     "no restart": (
         lambda: spherical_k_means(KEY(0), ROWS, 2, num_restarts=0),

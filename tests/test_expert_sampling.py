@@ -423,7 +423,9 @@ def test_with_a_temperature_the_two_laws_differ_and_one_expert_is_refused(parts)
     rows = jnp.broadcast_to(jnp.float32(posterior)[None], (DRAWS, K))
     common = (params.stacks[0], DECODER, rows, prompts, lengths)
     for cut in ({"temperature": 0.5}, {"top_k": 2}, {"top_p": 0.9}):
-        with pytest.raises(ValueError, match="`temperature` must be 1, `top_k` and `top_p` None"):
+        with pytest.raises(
+            ValueError, match="`temperature` must be 1 and `top_k` and `top_p` must be None"
+        ):
             sample_one_expert(jax.random.key(0), *common, max_new=LENGTH, **cut)
     cold = {"temperature": 0.7, "max_new": LENGTH}
     each = sample_one_expert(jax.random.key(0), *common, cut="each expert", **cold)

@@ -786,7 +786,7 @@ def test_members_that_fail_do_so_alone_and_say_why(parts, tmp_path, monkeypatch)
     assert [row.attempts for row in rows] == [1, 1, 1, 2][: len(jobs)]  # a disk may be emptied
     assert (rows[0].status, rows[0].step) == ("finished", 20)
     assert rows[1].status == rows[2].status == "failed"
-    assert "is nan at step" in rows[1].reason or "is inf at step" in rows[1].reason
+    assert "= nan at step" in rows[1].reason or "= inf at step" in rows[1].reason
     assert "`expert` must have the folder" in rows[2].reason
     if mounted:
         assert rows[3].status == "failed"

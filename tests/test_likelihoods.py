@@ -584,13 +584,22 @@ REFUSALS = [
         "`num_strata` must divide T = 3; got num_strata = 2",
     ),
     (lambda: call(GRID, TABLE[:3]), "`table` must end at κ = 1"),
-    (lambda: NEXT(jnp.log(DATA), next_logits, X_1, start=-1), "`start` must lie in .0, 2.*is -1"),
-    (lambda: NEXT(jnp.log(DATA), next_logits, X_1, start=S), "`start` must lie in .0, 2.*is 3"),
+    (
+        lambda: NEXT(jnp.log(DATA), next_logits, X_1, start=-1),
+        "`start` must lie in .0, 2.*got start = -1",
+    ),
+    (
+        lambda: NEXT(jnp.log(DATA), next_logits, X_1, start=S),
+        "`start` must lie in .0, 2.*got start = 3",
+    ),
     (
         lambda: NEXT(jnp.log(DATA), next_logits, X_1, start=V, prompt_length=4),
-        "`prompt_length` must lie in .0, 3.*is 4",
+        "`prompt_length` must lie in .0, 3.*got prompt_length = 4",
     ),
-    (lambda: NEXT(jnp.log(DATA), next_logits, X_1[:1]), "two tokens or more without `start`"),
+    (
+        lambda: NEXT(jnp.log(DATA), next_logits, X_1[:1]),
+        "`x` must hold two tokens if `start` is None",
+    ),
     (
         lambda: NLL(any_table(), looked_up, X_1, np.array([0, 0, 1]), FREE),
         "`order` must hold each of 0 … N − 1 once",

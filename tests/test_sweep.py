@@ -419,7 +419,7 @@ def test_a_sweep_is_lengthened_where_none_of_its_runs_has_ended_before(data, tmp
     swept("whole", (5, STEPS))
     assert digests(tmp_path / "twice") == digests(tmp_path / "whole")
     with pytest.raises(
-        CheckpointError, match=r"`configs.0.num_steps`.* has ended, and others went"
+        CheckpointError, match=r"`configs.0.num_steps`.* has ended, and other runs went"
     ):
         swept("twice", (STEPS, STEPS))
 

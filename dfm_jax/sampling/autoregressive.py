@@ -181,7 +181,9 @@ def checked_prompts(
     prompts, lengths = jnp.asarray(prompts), jnp.asarray(lengths)
     width = prompts.shape[1]
     if decoder.read_prefix is None:
-        require(prefixes is None, "`prefixes` must be None if `decoder` reads no prefix", prefixes)
+        rule = "`prefixes` must be None if `decoder` reads no prefix"
+        shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(prefixes)]
+        require(prefixes is None, rule, shapes, name="shapes of prefixes")
     else:
         require(
             prefixes is not None, "`prefixes` must be given if `decoder` reads a prefix", prefixes
