@@ -329,7 +329,7 @@ def test_a_row_without_a_law_is_refused_and_its_neighbours_go_on():
     assert sample.alive.tolist() == [False, True, True]
     assert sample.lengths[0] == 3
     assert sample.lengths[1] > 5
-    with pytest.raises(ValueError, match="nowhere NaN"):
+    with pytest.raises(ValueError, match="must hold a finite number and no NaN"):
         drawn(0, {"logits": jnp.zeros((12, 11)).at[8, 2].set(jnp.nan)}, BIGRAM, stop_tokens=(2, 7))
 
 

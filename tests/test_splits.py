@@ -352,7 +352,7 @@ REFUSED = {
     "a name twice": (
         [dataclasses.replace(ONE[0], documents=ONE[0].documents + ONE[0].documents[:1])],
         {},
-        "`corpora` must name each document of `a` once; got corpora = ['0'].",
+        "`corpora` must name each document of `a` once; got repeated names = ['0'].",
     ),
     "too few documents": (
         [_corpus("a", _texts(count=2))],
@@ -380,7 +380,7 @@ REFUSED = {
     "nothing but repeats": (
         [*ONE, _corpus("b", dict.fromkeys("12345", _prose(0, 50)))],
         {},
-        "`max_overlap` must be at least .*, to leave a document of b in ",
+        "`max_overlap` must be at least 1, to leave a document of b in ",
     ),
 }
 
@@ -393,6 +393,6 @@ def test_refusals_name_argument_rule_and_value(corpora, options, message):
 
 def test_the_least_overlap_of_what_is_left_is_named():
     corpora = [_corpus("a", dict.fromkeys("12345", _prose(0, 50)))]
-    message = r"a document of `a` in \w+; got max_overlap = 0\.2\."
+    message = r"a document of a in \w+; got max_overlap = 0\.2\."
     with pytest.raises(ValueError, match=message):
         split_documents(corpora)
