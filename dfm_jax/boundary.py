@@ -1,9 +1,9 @@
 """Arithmetic that is right where a probability is exactly 0, its derivatives too.   [section 0]
 
-Automatic differentiation multiplies slopes. At the boundary of a law some are infinite, that of
-log p and of p log p, and 0 · ∞ is no number: one impossible token, though no loss reads it, and the
-whole gradient is NaN. A product over positions is worse: its derivative at 0 is the product of the
-others, which out / x does not know. The mathematics forms such terms by the functions below:
+Automatic differentiation multiplies slopes. At the boundary of a distribution some are infinite,
+that of log p and of p log p, and 0 · ∞ is no number: one impossible token, though no loss reads it,
+and the whole gradient is NaN. A product over positions is worse: its derivative at 0 is the product
+of the others, which out / x does not know. The mathematics forms such terms by the functions below:
 
     0 · ∞ = 0,   0 log 0 = 0,   an empty sum has the logarithm −∞ and moves with nothing.
 
@@ -22,7 +22,7 @@ from dfm_jax.types import Array, ArrayLike, Float, StateProbs, Tokens, typed
 
 __all__ = [
     "at_tokens",
-    "finite_behind_zero",
+    "finite_at_zero_mass",
     "log",
     "log_softmax",
     "log_sum_exp",
@@ -100,7 +100,7 @@ def _x_log_ratio_jvp(
     return x_log_ratio(x, y), rise(by_x, dx) + rise(by_y, dy)
 
 
-def finite_behind_zero(weights: Array, values: Array) -> Array:
+def finite_at_zero_mass(weights: Array, values: Array) -> Array:
     """The values, with 0 for one that is no finite number behind a weight of 0.
 
     A finite one stays: it says how the sum Σ w v moves with the weight, v. Where there is none the
@@ -131,7 +131,7 @@ def softmax(log_terms: Array) -> Array:
 def log_softmax(logits: ArrayLike) -> Array:
     """logits − log Σ exp(logits) over the last axis, in float32 at least; −∞ where all are −∞.
 
-    Such a row has no derivative. Of logarithms of a law it gives these, to rounding.
+    Such a row has no derivative. Of logarithms of a distribution it gives these, to rounding.
     """
     logits = jnp.asarray(logits)
     logits = logits if jnp.finfo(logits.dtype).bits >= 32 else logits.astype(jnp.float32)

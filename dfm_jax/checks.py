@@ -118,7 +118,9 @@ def check_interval(
     require(above & below, f"`{name}` must lie in {ends[0]}{low:g}, {high:g}{ends[1]}", value)
 
 
-def check_law(name: str, probs: ArrayLike, *, axis: int = -1, read: ArrayLike = True) -> None:
+def check_distribution(
+    name: str, probs: ArrayLike, *, axis: int = -1, read: ArrayLike = True
+) -> None:
     """Every row of the axis is non-negative and sums to 1.
 
     `read`, over the leading axes, says of which rows that must hold: a row that is not read, such
@@ -134,10 +136,10 @@ def check_law(name: str, probs: ArrayLike, *, axis: int = -1, read: ArrayLike = 
     require(holds, rule, total, name=f"{name}.sum(axis={axis})")
 
 
-def check_log_law(
+def check_log_distribution(
     name: str, log_probs: ArrayLike, *, axis: int = -1, read: ArrayLike = True
 ) -> None:
-    """Every row of the axis holds the logarithms of a law; see `check_law`."""
+    """Every row of the axis holds the logarithms of a distribution; see `check_distribution`."""
     log_probs = _readable(log_probs)
     # A logarithm's own rounding grows with its size: Σ p |log p| is log V at most.
     count = max(log_probs.shape[axis], 2)

@@ -6,7 +6,7 @@ A clear form is one line of the mathematics; a fast one visits V-wide rows once,
 
 Of a loss the gradient is made in the forward pass, a block of rows at a time. Only the logits at
 x_1 and x_t are gathered, before any log-softmax, and the gradient is the one V-wide array written.
-The clear forms are `objectives.cross_entropy_loss` and `objectives.generalised_kl_loss`.   [L1, L2]
+The clear forms are `objectives.cross_entropy_loss` and `objectives.generalized_kl_loss`.   [L1, L2]
 """
 
 from functools import partial
@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from dfm_jax.checks import check_tokens, require
 from dfm_jax.types import Array, ArrayLike, Float, Int, Key, Scalar, typed
 
-__all__ = ["cross_entropy", "generalised_kl", "sample_categorical"]
+__all__ = ["cross_entropy", "generalized_kl", "sample_categorical"]
 
 BLOCK_BYTES = 2**21  # of float32, what a core's second-level cache holds a good part of
 
@@ -47,7 +47,7 @@ def cross_entropy(
 
 
 @typed
-def generalised_kl(
+def generalized_kl(
     logits: Float[ArrayLike, "N V"],
     x_1: Int[ArrayLike, " N"],
     x_t: Int[ArrayLike, " N"],
@@ -161,12 +161,12 @@ def sample_categorical(key: Key, logits: Float[ArrayLike, " *rows V"]) -> Int[Ar
     `jax.random.categorical(mode="high")` draws, its tail included. In float32 at least.
 
     Raises:
-        ValueError: if a row is no law: NaN, +∞, or −∞ everywhere.
+        ValueError: if a row is no distribution: NaN, +∞, or −∞ everywhere.
     """
     logits = jnp.asarray(logits)
-    is_law = jnp.isfinite(jnp.max(logits, axis=-1))  # NaN spreads through a maximum
+    is_distribution = jnp.isfinite(jnp.max(logits, axis=-1))  # NaN spreads through a maximum
     rule = "Each row of `logits` must hold a finite number and no NaN, nor positive infinity"
-    require(is_law, rule, logits)
+    require(is_distribution, rule, logits)
     *shape, num_tokens = logits.shape
     rows = logits.reshape(-1, num_tokens)
     num_rows = rows.shape[0]

@@ -22,9 +22,9 @@ class Network(NamedTuple):
     """`init(key) -> params` and `apply(params, x_t, t=None, *, key=None) -> logits [N, V]`.
 
     For one sequence of N tokens: `jax.vmap(network.apply, in_axes=(None, 0))` is the batch. What
-    row i is the law of, the network says: a bidirectional one gives p_{1|t}^i(· | x_t), a causal
-    one the next token, q(x^{i+1} | x^{≤i}), so it predicts the first token only from an input
-    that begins one earlier (a beginning-of-sequence token, or the mask, id V).
+    row i is the distribution of, the network says: a bidirectional one gives p_{1|t}^i(· | x_t), a
+    causal one the next token, q(x^{i+1} | x^{≤i}), so it predicts the first token only from an
+    input that begins one earlier (a beginning-of-sequence token, or the mask, id V).
 
     `t`, a scalar time in [0, 1], is required by time-conditioned networks and refused by others.
     `key` draws the dropout; without it `apply` is deterministic.
@@ -40,10 +40,10 @@ class Decoder(NamedTuple):
     `init_cache(length)` is an empty cache for that many tokens.
 
     `extend(params, cache, tokens, num_new=None)` reads the M tokens behind those in the cache and
-    returns logits [M, V], row i the law of the token after `tokens[i]`, and the cache, longer by
-    the first `num_new` tokens (None: by all of them). What lies behind those is padding: it is read
-    over by the next call, and rows before it never see it. A whole prompt is one call, a drawn
-    token another.
+    returns logits [M, V], row i the distribution of the token after `tokens[i]`, and the cache,
+    longer by the first `num_new` tokens (None: by all of them). What lies behind those is padding:
+    it is read over by the next call, and rows before it never see it. A whole prompt is one call, a
+    drawn token another.
 
     `read_prefix(params, cache, prefix)`, where a decoder has it, reads what stands before all
     tokens and is none, such as a picture; `init_cache` has room for it besides.
@@ -134,7 +134,7 @@ class Task(NamedTuple):
     `init(key) -> params`, a pytree of float arrays.
 
     `losses(params, example, key=None) -> Losses`: nats per position, and which positions count.
-    Training minimises Σ nats / Σ counts over a batch. The key draws dropout, and states where
+    Training minimizes Σ nats / Σ counts over a batch. The key draws dropout, and states where
     `draws`; without it nothing is dropped.
 
     An example is a row of a batch: `Batch`, tokens and which of them are valid, of texts; with a

@@ -14,9 +14,15 @@ import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 
-from dfm_jax.checks import check_count, check_interval, check_law, check_num_states, require
+from dfm_jax.checks import (
+    check_count,
+    check_distribution,
+    check_interval,
+    check_num_states,
+    require,
+)
 from dfm_jax.interfaces import Denoiser
-from dfm_jax.objectives import cross_entropy_loss, generalised_kl_loss, step_loss
+from dfm_jax.objectives import cross_entropy_loss, generalized_kl_loss, step_loss
 from dfm_jax.paths import mask_source, sample_path
 from dfm_jax.sampling.denoisers import logits_shape, whole
 from dfm_jax.schedules import Schedule, check_table, with_context
@@ -45,17 +51,17 @@ def autoregressive_nll(
     reads `start`, the mask id V say, then x; without one x alone, and the first token is given.
 
     Raises:
-        ValueError: if `start` lies outside [0, V], P outside [0, N], or nothing has a law.
+        ValueError: if `start` lies outside [0, V], P outside [0, N], or nothing has a distribution.
     """
     x = jnp.asarray(x)
     check_interval("prompt_length", prompt_length, 0, x.shape[0])
-    no_law = int(start is None)
+    no_distribution = int(start is None)
     rule = "`x` must hold two tokens if `start` is None, and one otherwise"
-    require(len(x) > no_law, rule, len(x), name="len(x)")
-    first = jnp.full(1 - no_law, start or 0, x.dtype)
+    require(len(x) > no_distribution, rule, len(x), name="len(x)")
+    first = jnp.full(1 - no_distribution, start or 0, x.dtype)
     logits = apply(params, jnp.concatenate([first, x[:-1]]))
     check_count("start", start or 0, at_least=0, at_most=logits.shape[-1])
-    nats = jnp.pad(cross_entropy_loss(logits, x[no_law:]), (no_law, 0))
+    nats = jnp.pad(cross_entropy_loss(logits, x[no_distribution:]), (no_distribution, 0))
     return jnp.where(jnp.arange(x.shape[0]) < prompt_length, 0.0, nats)
 
 
@@ -100,7 +106,7 @@ def any_order_bound(
     num_replicates: int,
     antithetic: bool = False,
 ) -> Estimate:
-    """The mean of `any_order_nll` over uniformly random orders; ≥ −log of their mean law.
+    """The mean of `any_order_nll` over uniformly random orders; ≥ −log of their mean distribution.
 
         Σ_{a=0}^{N−1} 1/(N−a) E[Σ_i 1[X^i = m] (−log p̂^i(x_1^i | X))],  X shows a of N   [L3]
 
@@ -112,10 +118,10 @@ def any_order_bound(
     """
     x_0 = mask_source(x_1, context, mask_id=_mask_id(params, denoiser, x_1))
 
-    def share(stratum: Array, u: Array, coins: Array, _: Key) -> Array:
+    def share(stratum: Array, u: Array, uniforms: Array, _: Key) -> Array:
         num_free = jnp.sum(~jnp.asarray(context), dtype=u.dtype)
         a = jnp.minimum(jnp.floor((stratum + u) / num_strata * num_free), num_free - 1)
-        turn = jnp.argsort(jnp.argsort(jnp.where(context, 2.0, coins[1:])))  # the context last
+        turn = jnp.argsort(jnp.argsort(jnp.where(context, 2.0, uniforms[1:])))  # the context last
         x_t = jnp.where(turn.astype(u.dtype) < a, x_1, x_0)
         logits = whole(denoiser)(params, x_t, a / jnp.maximum(num_free, 1))
         return num_free * _mean_masked_nats(logits, x_1, x_t)
@@ -142,19 +148,20 @@ def evidence_bound(
 
         −log p̂(x_1) ≤ ∫_0^end E[Σ_i L2] dt + E[Σ_{i pending} −log p̂^i(x_1^i | X_end)]   [L2, S4]
 
-    `source` is a law of each position's X_0, independent of X_1, or "mask": then revealed tokens
-    are carried over and pay nothing, and the masks are pending. The plain weight κ̇/(1−κ) has an
-    infinite variance at t → 1. With one random position held masked, the others masked with
+    `source` is a distribution of each position's X_0, independent of X_1, or "mask": then revealed
+    tokens are carried over and pay nothing, and the masks are pending. The plain weight κ̇/(1−κ)
+    has an infinite variance at t → 1. With one random position held masked, the others masked with
     probability 1 − κ, M masks among N free positions, it is bounded, and `end` may be 1:
 
         κ̇/(1−κ) E Σ_i 1[X^i = m] (−log p̂^i) = κ̇ E_held[N/M Σ_i 1[X^i = m] (−log p̂^i)]
 
-    Under token laws all that is free pays at every time and is pending, and `end` must lie where
-    κ < 1: a learned p̂ pays the rate up to ∞. Mirrored draws share X_0. Don't compare sources.
+    Under token distributions all that is free pays at every time and is pending, and `end` must lie
+    where κ < 1: a learned p̂ pays the rate up to ∞. Mirrored draws share X_0. Don't compare
+    sources.
 
     Raises:
-        ValueError: on an `end` outside (0, 1], or where κ = 1 under token laws; on laws that are
-            none; below two replicates.
+        ValueError: on an `end` outside (0, 1], or where κ = 1 under token distributions; on
+            distributions that are none; below two replicates.
     """
     check_interval("end", end, 0.0, 1.0, ends="(]")
     free = jnp.ones(jnp.shape(x_1), bool) if context is None else ~jnp.asarray(context)
@@ -162,10 +169,10 @@ def evidence_bound(
     if isinstance(source, str):
         inside, last = _from_masks(at, *rest, _mask_id(params, denoiser, x_1))
     else:
-        inside, last = _from_laws(at, *rest, end, source)
+        inside, last = _from_probs(at, *rest, end, source)
 
-    def share(stratum: Array, u: Array, coins: Array, key: Key) -> Array:
-        return end * inside(end * (stratum + u) / num_strata, coins, key)
+    def share(stratum: Array, u: Array, uniforms: Array, key: Key) -> Array:
+        return end * inside(end * (stratum + u) / num_strata, uniforms, key)
 
     keys = jax.random.split(key)
     drawn = _replicates(keys[0], share, x_1, num_strata, num_replicates, antithetic)
@@ -208,9 +215,9 @@ def grid_bound(
     require(num_steps % num_strata == 0, f"`num_strata` must divide T = {num_steps}", num_strata)
     width = num_steps // num_strata
 
-    def share(stratum: Array, u: Array, coins: Array, _: Key) -> Array:
+    def share(stratum: Array, u: Array, uniforms: Array, _: Key) -> Array:
         t = (width * stratum + jnp.floor(u * width)).astype(int)  # u · width stays below width
-        x_t = jnp.where(coins[1:] < table[t], x_1, x_0)
+        x_t = jnp.where(uniforms[1:] < table[t], x_1, x_0)
         logits = whole(denoiser)(params, x_t, t / num_steps)
         nats = step_loss(logits, x_1, x_t, step_size(table, t))
         return num_steps * jnp.sum(nats)
@@ -225,41 +232,41 @@ def _from_masks(
     rule = "`schedule` must have one κ for all positions"
     require(shape == (), rule, shape, name="schedule.kappa(0.5).shape")
 
-    def inside(t: Array, coins: Array, _: Key) -> Array:
+    def inside(t: Array, uniforms: Array, _: Key) -> Array:
         kappa, speed = jax.jvp(schedule.kappa, (t,), (jnp.ones_like(t),))
         num_free = jnp.sum(free, dtype=t.dtype)
-        held = jnp.cumsum(free, dtype=t.dtype) - 1 == jnp.floor(coins[0] * num_free)
-        x_t = jnp.where((coins[1:] < kappa) & ~held, x_1, x_0)
+        held = jnp.cumsum(free, dtype=t.dtype) - 1 == jnp.floor(uniforms[0] * num_free)
+        x_t = jnp.where((uniforms[1:] < kappa) & ~held, x_1, x_0)
         return speed * num_free * _mean_masked_nats(at(x_t, t), x_1, x_t)
 
-    def last(t: Array, coins: Array, _: Key) -> Array:
-        x_t = jnp.where(coins[1:] < schedule.kappa(t), x_1, x_0)
+    def last(t: Array, uniforms: Array, _: Key) -> Array:
+        x_t = jnp.where(uniforms[1:] < schedule.kappa(t), x_1, x_0)
         return jnp.sum(_masked_nats(at(x_t, t), x_1, x_t))
 
     return inside, last
 
 
-def _from_laws(
+def _from_probs(
     at: Function, x_1: Tokens, schedule: Schedule, free: Array, end: float, source: Array
 ) -> tuple[Function, Function]:
-    check_law("source", source)
+    check_distribution("source", source)
     left = jnp.where(free, schedule.log_complement(jnp.asarray(end)), 0.0)
-    rule = "`end` must lie where κ < 1 if the source is a law of tokens"
+    rule = "`end` must lie where κ < 1 if the source is a distribution of tokens"
     require(left > -jnp.inf, rule, end)
 
-    def state_and_logits(t: Array, coins: Array, key: Key) -> tuple[Array, Array]:
+    def state_and_logits(t: Array, uniforms: Array, key: Key) -> tuple[Array, Array]:
         x_0 = jnp.where(free, sample_path(key, source), x_1)
-        x_t = jnp.where(coins[1:] < schedule.kappa(t), x_1, x_0)
+        x_t = jnp.where(uniforms[1:] < schedule.kappa(t), x_1, x_0)
         logits = at(x_t, t)
         check_num_states(jnp.shape(source)[-1], logits.shape[-1])
         return x_t, logits
 
-    def inside(t: Array, coins: Array, key: Key) -> Array:
-        x_t, logits = state_and_logits(t, coins, key)
-        return jnp.sum(generalised_kl_loss(logits, x_1, x_t, t, schedule), where=free)
+    def inside(t: Array, uniforms: Array, key: Key) -> Array:
+        x_t, logits = state_and_logits(t, uniforms, key)
+        return jnp.sum(generalized_kl_loss(logits, x_1, x_t, t, schedule), where=free)
 
-    def last(t: Array, coins: Array, key: Key) -> Array:
-        _, logits = state_and_logits(t, coins, key)
+    def last(t: Array, uniforms: Array, key: Key) -> Array:
+        _, logits = state_and_logits(t, uniforms, key)
         return jnp.sum(cross_entropy_loss(logits, x_1), where=free)
 
     return inside, last
@@ -268,15 +275,15 @@ def _from_laws(
 def _replicates(
     key: Key, share: Function, x_1: Tokens, num_strata: int, count: int, antithetic: bool
 ) -> Array:
-    """[R] independent means over the strata of `share(stratum, u, coins [1 + N], key)`."""
+    """[R] independent means over the strata of `share(stratum, u, uniforms [1 + N], key)`."""
     check_count("num_strata", num_strata)
     check_count("num_replicates", count, at_least=2)
 
     def one(key: Key, stratum: Array) -> Array:
-        coin_key, source_key = jax.random.split(key)
-        coins = jax.random.uniform(coin_key, (jnp.shape(x_1)[0] + 2,))
-        coins = coins + jnp.finfo(coins.dtype).eps / 2  # in (0, 1), and so is 1 − coins
-        draws = jnp.stack([coins, 1 - coins]) if antithetic else coins[None]
+        uniform_key, source_key = jax.random.split(key)
+        uniforms = jax.random.uniform(uniform_key, (jnp.shape(x_1)[0] + 2,))
+        uniforms = uniforms + jnp.finfo(uniforms.dtype).eps / 2  # in (0, 1), and so is 1 − coins
+        draws = jnp.stack([uniforms, 1 - uniforms]) if antithetic else uniforms[None]
         return jnp.mean(jax.vmap(lambda c: share(stratum, c[0], c[1:], source_key))(draws))
 
     keys, strata = jax.random.split(key, (count, num_strata)), jnp.arange(num_strata, dtype=float)

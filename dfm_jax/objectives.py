@@ -1,6 +1,6 @@
-"""What is minimised: cross-entropy, generalised KL, any-order and grid bounds, routers.   [L1–L5]
+"""What is minimized: cross-entropy, generalized KL, any-order and grid bounds, routers.   [L1–L5]
 
-Losses take logits, as a network gives them, and normalise each row: p̂ = softmax(logits), in float32
+Losses take logits, as a network gives them, and normalize each row: p̂ = softmax(logits), in float32
 at least. Log-probabilities are logits too. A row of −∞ alone costs +∞ and has no derivative.
 
 Losses return one term per position, in nats, and leave the reduction to the caller: a mean over
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.scipy.special import gammaln
 
 from dfm_jax.boundary import log_softmax, times, x_log_ratio
-from dfm_jax.checks import check_interval, check_law, check_tokens
+from dfm_jax.checks import check_distribution, check_interval, check_tokens
 from dfm_jax.paths import HIGHEST, point_mass
 from dfm_jax.schedules import Schedule, rate
 from dfm_jax.types import (
@@ -38,7 +38,7 @@ from dfm_jax.types import (
 def cross_entropy_loss(logits: Logits, x_1: Tokens) -> Float[Array, " N"]:
     """−log p̂_{1|t}^i(x_1^i | x_t), one term per position.   [L1]
 
-    Any weight ω(t, x_t, i) > 0 has the same minimiser over all functions of (x_t, t); the excess
+    Any weight ω(t, x_t, i) > 0 has the same minimizer over all functions of (x_t, t); the excess
     is Σ ω E KL(p_{1|t} ‖ p̂). Source: DFM.
 
     Raises:
@@ -49,7 +49,7 @@ def cross_entropy_loss(logits: Logits, x_1: Tokens) -> Float[Array, " N"]:
 
 
 @typed
-def generalised_kl_loss(
+def generalized_kl_loss(
     logits: Logits, x_1: Tokens, x_t: Tokens, t: Time, schedule: Schedule
 ) -> Float[Array, " N"]:
     """The evidence bound's integrand per position, t ∈ [0, 1), in nats per unit of time.
@@ -57,7 +57,7 @@ def generalised_kl_loss(
         −κ̇/(1−κ) [p̂_{1|t}(z^i | z) − δ_{x_1^i}(z^i)
                    + (1 − δ_{x_1^i}(z^i)) log p̂_{1|t}(x_1^i | z)]   [L2]
 
-    It equals `generalised_kl` of the conditional against the model's velocity. If X_0 ⊥ X_1, its
+    It equals `generalized_kl` of the conditional against the model's velocity. If X_0 ⊥ X_1, its
     integral over t of the sum over positions bounds −log p̂_1(x_1). Never compare across sources.
     Source: FMG.
 
@@ -76,7 +76,7 @@ def generalised_kl_loss(
 
 
 @typed
-def generalised_kl(velocity: Velocity, model: Velocity, x_t: Tokens) -> Float[Array, " N"]:
+def generalized_kl(velocity: Velocity, model: Velocity, x_t: Tokens) -> Float[Array, " N"]:
     """The cost rate of jumping at the wrong rate, per position, in nats per unit of time.
 
         Σ_{v≠z^i} [u log(u/û) − u + û]   [L2, B8]
@@ -92,7 +92,7 @@ def generalised_kl(velocity: Velocity, model: Velocity, x_t: Tokens) -> Float[Ar
 def any_order_log_weight(num_revealed: ArrayLike, num_masked: ArrayLike) -> Array:
     """log ∫ κ^a (1−κ)^{M−1} dκ = log [a! (M−1)!/N!], a revealed, M = N − a ≥ 1 masked.   [L3]
 
-    Free positions only: a context counts neither as revealed nor towards N.
+    Free positions only: a context counts neither as revealed nor toward N.
 
     Raises:
         ValueError: unless a ≥ 0 and M ≥ 1.
@@ -164,7 +164,7 @@ def bregman_divergence(
 
 @typed
 def router_loss(logits: PerExpert, part: Token) -> Scalar:
-    """−log ρ̂_k(x_t, t), in nats; the minimiser over all functions is r_k(x_t, t).   [D11]
+    """−log ρ̂_k(x_t, t), in nats; the minimizer over all functions is r_k(x_t, t).   [D11]
 
     Raises:
         ValueError: if `part` is no expert, the label −1 included.
@@ -174,8 +174,8 @@ def router_loss(logits: PerExpert, part: Token) -> Scalar:
 
 
 @typed
-def decentralised_loss(expert_losses: PerExpert, router_loss: Scalar, weights: Weights) -> Scalar:
-    """The decentralised objective: experts apart, plus the router.
+def decentralized_loss(expert_losses: PerExpert, router_loss: Scalar, weights: Weights) -> Scalar:
+    """The decentralized objective: experts apart, plus the router.
 
         J(θ, φ) = Σ_k w_k L_k(θ_k) + E[−log ρ̂_k(X_t, t; φ)]   [D9, D12]
 
@@ -183,9 +183,9 @@ def decentralised_loss(expert_losses: PerExpert, router_loss: Scalar, weights: W
     Source: DAG, DDM.
 
     Raises:
-        ValueError: if the weights are no law.
+        ValueError: if the weights are no distribution.
     """
-    check_law("weights", weights)
+    check_distribution("weights", weights)
     return jnp.dot(jnp.asarray(weights), expert_losses, precision=HIGHEST) + router_loss
 
 

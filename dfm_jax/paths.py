@@ -1,9 +1,10 @@
-"""Conditional and marginal probability paths: the laws a sequence passes through.   [P1–P7]
+"""Conditional and marginal probability paths: the distributions a sequence passes through.  [P1–P7]
 
 A token path is p_t^i(· | x_0, x_1) at one time, one row per position: [N, S]. Given a finite
 list of pairs (x_0, x_1) with log-masses log π, the functions of the second half give the marginal
-path and its posteriors; they do not care which token path it was. What is no law, no logarithm of
-one, or no id is refused by name (`ValueError`); the path of a pair of mass 0 may be anything.
+path and its posteriors; they do not care which token path it was. What is no distribution, no
+logarithm of one, or no id is refused by name (`ValueError`); the path of a pair of mass 0 may be
+anything.
 """
 
 import jax
@@ -21,9 +22,9 @@ from dfm_jax.boundary import (
 )
 from dfm_jax.checks import (
     check_count,
+    check_distribution,
     check_interval,
-    check_law,
-    check_log_law,
+    check_log_distribution,
     check_num_states,
     check_tokens,
     require,
@@ -63,10 +64,12 @@ def point_mass(
 
 @typed
 def pad_to_states(probs: Probs, num_states: int) -> StateProbs:
-    """A law over the V data tokens as a law over the S states: no mass on the mask."""
+    """A distribution over the V data tokens as a distribution over the S states: no mass on the
+    mask.
+    """
     num_tokens = jnp.shape(probs)[-1]
     check_num_states(num_states, num_tokens)
-    check_law("probs", probs)
+    check_distribution("probs", probs)
     return jnp.pad(probs, ((0, 0), (0, num_states - num_tokens)))
 
 
@@ -74,7 +77,8 @@ def pad_to_states(probs: Probs, num_states: int) -> StateProbs:
 def mask_source(x_1: Tokens, context: Context, *, mask_id: int) -> Tokens:
     """x_0 = I ⊙ x_1 + (1 − I) ⊙ m: the context is given, the rest is masked.   [A2, A5]
 
-    Any other source is `sample_path` of its token laws, under `jnp.where(context, x_1, ·)`.
+    Any other source is `sample_path` of its token distributions, under `jnp.where(context, x_1,
+    ·)`.
 
     Raises:
         ValueError: if `mask_id` is no V ≥ 1, the id −1 included, or a token of `x_1` is the mask.
@@ -107,18 +111,18 @@ def mixture_path(x_0: Tokens, x_1: Tokens, kappa_t: Kappa, *, num_states: int) -
 
 @typed
 def convex_path(
-    base_laws: Float[ArrayLike, "J N S"], kappa_t: Float[ArrayLike, "J N"]
+    base_probs: Float[ArrayLike, "J N S"], kappa_t: Float[ArrayLike, "J N"]
 ) -> StateProbs:
-    """A convex sum of base laws h^j that do not depend on t.
+    """A convex sum of base distributions h^j that do not depend on t.
 
         p_t^i(v | x_0, x_1) = Σ_j κ_t^{i,j} h^j(v | x_0, x_1),  κ ≥ 0,  Σ_j κ_t^{i,j} = 1   [P2]
 
     Raises:
-        ValueError: if κ is no law over j, or a base law is no law.
+        ValueError: if κ is no distribution over j, or a base distribution is no distribution.
     """
-    check_law("base_laws", base_laws)
-    check_law("kappa_t", kappa_t, axis=0)
-    return jnp.einsum("jn,jnv->nv", kappa_t, base_laws, precision=HIGHEST)
+    check_distribution("base_probs", base_probs)
+    check_distribution("kappa_t", kappa_t, axis=0)
+    return jnp.einsum("jn,jnv->nv", kappa_t, base_probs, precision=HIGHEST)
 
 
 @typed
@@ -145,11 +149,11 @@ def metric_path(x_1: Tokens, distances: Float[ArrayLike, "V V"], beta_t: Number)
 
 @typed
 def product_log_prob(x_t: Tokens, token_path: StateProbs) -> Scalar:
-    """The path factorises over positions, in nats. Its derivative at p = 0 is infinite.
+    """The path factorizes over positions, in nats. Its derivative at p = 0 is infinite.
 
     log p_t(x | x_0, x_1) = Σ_i log p_t^i(x^i | x_0, x_1)   [P1]
     """
-    check_law("token_path", token_path)
+    check_distribution("token_path", token_path)
     return jnp.sum(log(at_tokens(token_path, x_t)))
 
 
@@ -158,9 +162,10 @@ def sample_path(key: Key, token_path: StateProbs) -> Tokens:
     """X_t ~ Π_i p_t^i(· | x_0, x_1), each position alone.   [P1]
 
     Raises:
-        ValueError: if a row is no law: a row of zeros would draw id 0, one with a NaN the NaN's id.
+        ValueError: if a row is no distribution: a row of zeros would draw id 0, one with a NaN the
+            NaN's id.
     """
-    check_law("token_path", token_path)
+    check_distribution("token_path", token_path)
     # float32 logits and mode="high": the default Gumbel draw loses the tail beyond 16 nats.
     logits = jnp.log(token_path).astype(jnp.float32)
     return jax.random.categorical(key, logits, axis=-1, mode="high")
@@ -179,8 +184,10 @@ def sample_mixture(key: Key, x_0: Tokens, x_1: Tokens, kappa_t: Kappa) -> Tokens
     check_tokens("x_0", x_0)
     check_tokens("x_1", x_1)
     kappa = jnp.asarray(kappa_t)
-    coins = jax.random.uniform(key, jnp.shape(x_1), kappa.dtype)  # in [0, 1): κ = 1 arrives always
-    return jnp.where(coins < kappa, x_1, x_0)
+    uniforms = jax.random.uniform(
+        key, jnp.shape(x_1), kappa.dtype
+    )  # in [0, 1): κ = 1 arrives always
+    return jnp.where(uniforms < kappa, x_1, x_0)
 
 
 # ── the marginal path of a finite list of pairs, and its posteriors ─────────────────────────────
@@ -190,14 +197,14 @@ def sample_mixture(key: Key, x_0: Tokens, x_1: Tokens, kappa_t: Kappa) -> Tokens
 def marginal_log_prob(
     x_t: Tokens, token_paths: Float[ArrayLike, "P N S"], log_coupling: Float[ArrayLike, " P"]
 ) -> Scalar:
-    """The law of the state when pairs are drawn from π, in nats; −∞ off the support.
+    """The distribution of the state when pairs are drawn from π, in nats; −∞ off the support.
 
         p_t(x) = Σ_{x_0, x_1} p_t(x | x_0, x_1) π(x_0, x_1)   [P4]
 
     Off the support its derivative in a probability is infinite, if that one alone is missing.
     """
-    check_log_law("log_coupling", log_coupling)
-    check_law("token_paths", token_paths, read=log_coupling > -jnp.inf)
+    check_log_distribution("log_coupling", log_coupling)
+    check_distribution("token_paths", token_paths, read=log_coupling > -jnp.inf)
     here = jax.vmap(at_tokens, in_axes=(0, None))(token_paths, x_t)
     return log_sum_of_products(log_coupling, here)
 
@@ -210,8 +217,8 @@ def pair_posterior(
 
     p_t(x_0, x_1 | z) = p_t(z | x_0, x_1) π(x_0, x_1) / p_t(z)   [P5]
     """
-    check_log_law("log_coupling", log_coupling)
-    check_law("token_paths", token_paths, read=log_coupling > -jnp.inf)
+    check_log_distribution("log_coupling", log_coupling)
+    check_distribution("token_paths", token_paths, read=log_coupling > -jnp.inf)
     here = jax.vmap(at_tokens, in_axes=(0, None))(token_paths, x_t)
     return products_posterior(log_coupling, here)
 
@@ -224,7 +231,7 @@ def token_posterior(
 
     p_{1|t}^i(v | z) = Σ_p p_t(p | z) 1[x_1^i(p) = v]   [P5]
     """
-    check_law("pair_probs", pair_probs)
+    check_distribution("pair_probs", pair_probs)
     check_tokens("tokens", tokens, num_tokens)
     return _token_marginals(pair_probs, tokens, num_tokens)
 
@@ -247,11 +254,11 @@ def source_posterior(
     For the mixture path: a token that is not x_1's has not moved. Undefined where p_t(z) = 0.
 
     Raises:
-        ValueError: if κ lies outside [0, 1], or a row is no law.
+        ValueError: if κ lies outside [0, 1], or a row is no distribution.
     """
     check_interval("kappa_t", kappa_t, 0.0, 1.0)
-    check_law("posterior", posterior)
-    check_law("source", source)
+    check_distribution("posterior", posterior)
+    check_distribution("source", source)
     source = jnp.asarray(source)
     stay = point_mass(x_t, source.shape[-1], dtype=source.dtype)
     arrived = jnp.sum(stay * pad_to_states(posterior, source.shape[-1]), axis=-1, keepdims=True)
@@ -269,9 +276,10 @@ def revealed_log_prob(
     """log q(revealed tokens of x_t) under an all-mask source, in nats: free of t and κ.   [P7]
 
     Raises:
-        ValueError: if `x_1` holds a mask, or `x_t` an id above it; if `log_data` is of no law.
+        ValueError: if `x_1` holds a mask, or `x_t` an id above it; if `log_data` is of no
+            distribution.
     """
-    check_log_law("log_data", log_data)
+    check_log_distribution("log_data", log_data)
     return log_sum_exp(jnp.where(_agrees(x_t, x_1, mask_id), log_data, -jnp.inf))
 
 
@@ -285,7 +293,7 @@ def revealed_posterior(
 
     NaN where q gives the revealed tokens probability 0.
     """
-    check_log_law("log_data", log_data)
+    check_log_distribution("log_data", log_data)
     pair_probs = softmax(jnp.where(_agrees(x_t, x_1, mask_id), log_data, -jnp.inf))
     return _token_marginals(pair_probs, jnp.asarray(x_1), mask_id)
 

@@ -1,22 +1,23 @@
-"""The laws of samplers: one step's law from exact or learned posteriors.   [S1–S7]
+"""The distributions of samplers: one step's distribution from exact or learned posteriors.  [S1–S7]
 
-A sampler step draws every position from its row, independently: `paths.sample_path` of the laws
-below. S2, the exact finite step, is `steps.step_law` of `steps.exact_step_velocity`. Whole runs are
-drawn by `dfm_jax.sampling`. The laws of steps of K experts are in `dfm_jax.mixture`.
+A sampler step draws every position from its row, independently: `paths.sample_path` of the
+distributions below. S2, the exact finite step, is `steps.step_probs` of
+`steps.exact_step_velocity`. Whole runs are drawn by `dfm_jax.sampling`. The distributions of steps
+of K experts are in `dfm_jax.mixture`.
 """
 
 import jax.numpy as jnp
 
 from dfm_jax.checks import (
+    check_distribution,
     check_interval,
-    check_law,
-    check_log_law,
+    check_log_distribution,
     check_num_states,
     check_tokens,
 )
 from dfm_jax.paths import point_mass
 from dfm_jax.schedules import Schedule, rate
-from dfm_jax.steps import exact_step_velocity, step_law
+from dfm_jax.steps import exact_step_velocity, step_probs
 from dfm_jax.types import (
     ArrayLike,
     Bool,
@@ -35,21 +36,21 @@ from dfm_jax.types import (
 
 @typed
 def autoregressive_log_prob(x: Tokens, next_log_probs: LogProbs) -> Scalar:
-    """The law of ancestral sampling, in nats: exact for the left-to-right table.
+    """The distribution of ancestral sampling, in nats: exact for the left-to-right table.
 
     log q̂(x | c) = Σ_t log q̂(x^t | x^{<t}, c)   [S1]
 
     Raises:
-        ValueError: if a row is no law, or an id lies outside [0, V).
+        ValueError: if a row is no distribution, or an id lies outside [0, V).
     """
-    check_log_law("next_log_probs", next_log_probs)
+    check_log_distribution("next_log_probs", next_log_probs)
     check_tokens("x", x, jnp.shape(next_log_probs)[-1])
     rows = jnp.take_along_axis(jnp.asarray(next_log_probs), jnp.asarray(x)[:, None], axis=-1)
     return jnp.sum(rows)
 
 
 @typed
-def euler_step_law(
+def euler_step_probs(
     posterior: Probs, x_t: Tokens, t: Time, size: Number, schedule: Schedule, *, num_states: int
 ) -> StateProbs:
     """A step of the x_1-prediction's velocity, frozen for the time h.
@@ -57,20 +58,21 @@ def euler_step_law(
         X_{t+h}^i ~ δ_{x_t^i} + h κ̇_t/(1 − κ_t) [p_{1|t}^i(· | x_t) − δ_{x_t^i}]   [S3]
 
     Error O(h²) a step, O(h) a run. For κ_t = t it is the exact finite step of the grid t, t + h
-    (S2): the conditional law has no error at all.
+    (S2): the conditional distribution has no error at all.
 
     Raises:
-        ValueError: if h < 0, or it is no law, h κ̇/(1 − κ) > 1; if t is no time before κ's end.
+        ValueError: if h < 0, or it is no distribution, h κ̇/(1 − κ) > 1; if t is no time before κ's
+            end.
     """
     check_interval("size", size, 0.0, jnp.inf, ends="[)")
     share = jnp.asarray(size * rate(t, schedule), jnp.result_type(posterior))
     check_interval("size · κ̇/(1 − κ)", share, 0.0, 1.0)
     share = jnp.broadcast_to(share, jnp.shape(x_t))
-    return step_law(exact_step_velocity(posterior, x_t, share, num_states=num_states), x_t)
+    return step_probs(exact_step_velocity(posterior, x_t, share, num_states=num_states), x_t)
 
 
 @typed
-def final_step_law(
+def final_step_probs(
     posterior: Probs, x_t: Tokens, pending: Bool[ArrayLike, " N"], *, num_states: int
 ) -> StateProbs:
     """The last step draws every unfinished position from the posterior and leaves the others.
@@ -82,9 +84,10 @@ def final_step_law(
     tokens are redrawn.
 
     Raises:
-        ValueError: if the posterior of a pending position is no law; others may be anything.
+        ValueError: if the posterior of a pending position is no distribution; others may be
+            anything.
     """
-    check_law("posterior", posterior, read=pending)
+    check_distribution("posterior", posterior, read=pending)
     num_tokens = jnp.shape(posterior)[-1]
     check_num_states(num_states, num_tokens)
     drawn = jnp.pad(posterior, ((0, 0), (0, num_states - num_tokens)))
@@ -93,7 +96,7 @@ def final_step_law(
 
 
 @typed
-def one_position_step_law(
+def one_position_step_probs(
     velocity: Velocity, x_t: Tokens, position: Token, size: Number
 ) -> StateProbs:
     """A step of one position only; the others stay.
@@ -101,8 +104,8 @@ def one_position_step_law(
         X^j ~ δ_{x_t^j} + h 1[j = i] u^j(·, x_t)   [S5]
 
     With a corrector (`velocities.corrected_velocity`, α = β) at frozen t it keeps p_t exactly, as
-    long as h |u| ≤ 1 (beyond, it is no law); all positions at once keep it to O(h²) only. A
-    uniformly drawn position with h' = N h is the step I + h G.
+    long as h |u| ≤ 1 (beyond, it is no distribution); all positions at once keep it to O(h²) only.
+    A uniformly drawn position with h' = N h is the step I + h G.
 
     Raises:
         ValueError: if `position` is none, or h is negative or infinite.

@@ -157,7 +157,7 @@ def rate(t: Time, schedule: Schedule) -> Float[Array, "..."]:
 
 @typed
 def backward_rate(t: Time, schedule: Schedule) -> Float[Array, "..."]:
-    """The jump rate of a mixture path run towards the source, in jumps per unit of time.
+    """The jump rate of a mixture path run toward the source, in jumps per unit of time.
 
         κ̇_t / κ_t = ∂_t log κ_t   where κ_t > 0   [V6]
 
@@ -218,15 +218,15 @@ def blocks(block_of: Int[ArrayLike, " N"]) -> Table:
 
 
 def masked(schedule: Schedule, num_steps: int, num_positions: int) -> Table:
-    """κ[t, i] = κ_{t/T}: masked diffusion, every position on the same clock.   [A1]"""
+    """κ[t, i] = κ_{t/T}: masked diffusion, every position on the same schedule.  [A1]"""
     check_count("num_steps", num_steps)
     check_count("num_positions", num_positions)
-    clock = jax.vmap(schedule.kappa)(jnp.linspace(0.0, 1.0, num_steps + 1))
+    kappas = jax.vmap(schedule.kappa)(jnp.linspace(0.0, 1.0, num_steps + 1))
     # κ_1 = 1 by definition; its rounding would leave a finished token a last tiny step.
-    clock = clock.reshape(num_steps + 1, -1).at[-1].set(1.0)
-    rule = f"`num_positions` must be {clock.shape[1]}, the number of positions of the schedule"
-    require(clock.shape[1] in (1, num_positions), rule, num_positions)
-    return jnp.broadcast_to(clock, (num_steps + 1, num_positions))
+    kappas = kappas.reshape(num_steps + 1, -1).at[-1].set(1.0)
+    rule = f"`num_positions` must be {kappas.shape[1]}, the number of positions of the schedule"
+    require(kappas.shape[1] in (1, num_positions), rule, num_positions)
+    return jnp.broadcast_to(kappas, (num_steps + 1, num_positions))
 
 
 @typed

@@ -9,8 +9,14 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from dfm_jax.boundary import at_tokens, finite_behind_zero, log_sum_exp, rise, x_log_ratio
-from dfm_jax.checks import check_interval, check_law, check_log_law, check_tokens, require
+from dfm_jax.boundary import at_tokens, finite_at_zero_mass, log_sum_exp, rise, x_log_ratio
+from dfm_jax.checks import (
+    check_distribution,
+    check_interval,
+    check_log_distribution,
+    check_tokens,
+    require,
+)
 from dfm_jax.paths import (
     HIGHEST,
     pad_to_states,
@@ -63,27 +69,28 @@ def exact_step_velocity(
 
         u_t^i(v, z) = λ_t^i [p_{1|t}^i(v | z) − δ_{z^i}(v)]   [Q3, S2]
 
-    With the posterior δ_{x_1} it is the exact step of the conditional law, any source and grid.
-    With the marginal posterior it is exact if at most one position moves at each state (Q5); else
-    each token's law is right after the step and the joint is not (Q6).
+    With the posterior δ_{x_1} it is the exact step of the conditional distribution, any source and
+    grid. With the marginal posterior it is exact if at most one position moves at each state (Q5);
+    else each token's distribution is right after the step and the joint is not (Q6).
 
     Raises:
-        ValueError: if a step size lies outside [0, 1], or a row of the posterior is no law.
+        ValueError: if a step size lies outside [0, 1], or a row of the posterior is no
+            distribution.
     """
     check_interval("step_size", step_size, 0.0, 1.0)
-    check_law("posterior", posterior)
+    check_distribution("posterior", posterior)
     stay = point_mass(x_t, num_states, dtype=jnp.result_type(posterior))
     move = pad_to_states(posterior, num_states) - stay
     return step_size[:, None] * move
 
 
 @typed
-def step_law(velocity: Velocity, x_t: Tokens) -> StateProbs:
+def step_probs(velocity: Velocity, x_t: Tokens) -> StateProbs:
     """One step, independently over positions given x_t.
 
     X_{t+1}^i ~ δ_{x_t^i}(·) + u_t^i(·, x_t)   [Q1]
 
-    A law where the velocity is valid; `step_violation` says by how much it is not.
+    A distribution where the velocity is valid; `step_violation` says by how much it is not.
     """
     stay = point_mass(x_t, jnp.shape(velocity)[-1], dtype=jnp.result_type(velocity))
     return stay + velocity
@@ -91,57 +98,59 @@ def step_law(velocity: Velocity, x_t: Tokens) -> StateProbs:
 
 @typed
 def step_violation(velocity: Velocity, x_t: Tokens) -> Scalar:
-    """By how much δ + u fails to be a law; 0 for a valid finite-step velocity.
+    """By how much δ + u fails to be a distribution; 0 for a valid finite-step velocity.
 
         Σ_v u^i(v, z) = 0,  −1 ≤ u^i(z^i, z) ≤ 0,  0 ≤ u^i(v, z) ≤ 1 for v ≠ z^i   [Q2]
 
     Where two violations are the largest, and at 0, it has a kink: the derivative is a mean.
     """
     velocity = jnp.asarray(velocity)
-    law = step_law(velocity, x_t)
+    probs = step_probs(velocity, x_t)
     unbalanced = jnp.max(jnp.abs(jnp.sum(velocity, axis=-1)))
-    return jnp.max(jnp.stack([unbalanced, jnp.max(-law), jnp.max(law - 1)]))
+    return jnp.max(jnp.stack([unbalanced, jnp.max(-probs), jnp.max(probs - 1)]))
 
 
 @typed
 def transition_matrix(
-    step_laws: Float[ArrayLike, "Z N S"], states: Int[ArrayLike, "Z N"]
+    step_probs: Float[ArrayLike, "Z N S"], states: Int[ArrayLike, "Z N"]
 ) -> Float[Array, "Z Z"]:
     """The kernel of one step over an enumerated space; columns sum to 1.
 
     P_t(x, z) = Π_i (δ_{z^i} + u_t^i(·, z))(x^i)   [Q5]
 
     Raises:
-        ValueError: if a row of `step_laws` is no law, or an id lies outside [0, S).
+        ValueError: if a row of `step_probs` is no distribution, or an id lies outside [0, S).
     """
-    check_law("step_laws", step_laws)
-    check_tokens("states", states, step_laws.shape[-1])
-    return _kernel(step_laws, states)
+    check_distribution("step_probs", step_probs)
+    check_tokens("states", states, step_probs.shape[-1])
+    return _kernel(step_probs, states)
 
 
-def _kernel(step_laws: Array, states: Array) -> Array:
+def _kernel(step_probs: Array, states: Array) -> Array:
     from_z = jax.vmap(at_tokens, in_axes=(0, None))
-    return jnp.prod(jax.vmap(from_z, in_axes=(None, 0))(step_laws, states), axis=-1)
+    return jnp.prod(jax.vmap(from_z, in_axes=(None, 0))(step_probs, states), axis=-1)
 
 
 @typed
 def push_forward(
-    law: Float[ArrayLike, " Z"], step_laws: Float[ArrayLike, "Z N S"], states: Int[ArrayLike, "Z N"]
+    probs: Float[ArrayLike, " Z"],
+    step_probs: Float[ArrayLike, "Z N S"],
+    states: Int[ArrayLike, "Z N"],
 ) -> Float[Array, " Z"]:
-    """The law after one step, P_t p_t. Where p_t(z) = 0 the step may hold anything.   [Q5]
+    """The distribution after one step, P_t p_t. Where p_t(z) = 0 the step may hold anything.  [Q5]
 
     With `exact_step_velocity` of the marginal posterior it is p_{t+1} if at most one position has a
     velocity at every z that p_t reaches. One position of each pair (x_0, x_1), another for another,
     is enough for continuity (Q4) and not for this.
 
     Raises:
-        ValueError: if p_t is no law, or a row of `step_laws` where it has mass is none.
+        ValueError: if p_t is no distribution, or a row of `step_probs` where it has mass is none.
     """
-    check_law("law", law)
-    check_law("step_laws", step_laws, read=law > 0)
-    check_tokens("states", states, step_laws.shape[-1])
-    kernel = _kernel(finite_behind_zero(law[:, None, None], step_laws), states)
-    return jnp.einsum("xz,z->x", kernel, law, precision=HIGHEST)
+    check_distribution("probs", probs)
+    check_distribution("step_probs", step_probs, read=probs > 0)
+    check_tokens("states", states, step_probs.shape[-1])
+    kernel = _kernel(finite_at_zero_mass(probs[:, None, None], step_probs), states)
+    return jnp.einsum("xz,z->x", kernel, probs, precision=HIGHEST)
 
 
 @typed
@@ -155,9 +164,9 @@ def next_token_velocity(
     Source: DAG.
 
     Raises:
-        ValueError: if t is no position, or the conditional is no law.
+        ValueError: if t is no position, or the conditional is no distribution.
     """
-    check_law("next_token_probs", next_token_probs)
+    check_distribution("next_token_probs", next_token_probs)
     num_positions = jnp.shape(x_t)[0]
     check_interval("t", t, 0, num_positions - 1)
     row = pad_to_states(next_token_probs[None], num_states)
@@ -170,34 +179,35 @@ def parallel_log_prob(
     x: Tokens,
     block_of: Int[ArrayLike, " N"],
     states: Int[ArrayLike, "Z N"],
-    log_law: Float[ArrayLike, " Z"],
+    log_probs: Float[ArrayLike, " Z"],
 ) -> Scalar:
-    """log-law of a sampler that draws the tokens of a block independently, in nats.
+    """log-distribution of a sampler that draws the tokens of a block independently, in nats.
 
         log q_parallel(x) = Σ_i log q(x^i | x^{blocks before that of i})   [Q6]
 
-    Its distance KL(q ‖ q_parallel) is the price of parallelism, the expected total correlation
-    inside the blocks; zero for blocks of one. The law q is listed: `states` and their log-masses.
-    −∞ where q cannot make the blocks before: a sampler that has come there has no posterior.
+    Its distance KL(q ‖ q_parallel) is the cost of parallelism, the expected total correlation
+    inside the blocks; zero for blocks of one. The distribution q is listed: `states` and their
+    log-masses. −∞ where q cannot make the blocks before: a sampler that has come there has no
+    posterior.
 
     Raises:
-        ValueError: if q is no law, or an id or a block lies below 0.
+        ValueError: if q is no distribution, or an id or a block lies below 0.
     """
-    check_log_law("log_law", log_law)
+    check_log_distribution("log_probs", log_probs)
     for name, ids in (("x", x), ("states", states), ("block_of", block_of)):
         check_tokens(name, ids)
     same = states == jnp.asarray(x)[None, :]  # [Z, N]
     known = block_of[None, :] < block_of[:, None]  # [i, j]
     given = jnp.all(same[None] | ~known[:, None, :], axis=-1)  # [i, Z]
-    log_given = log_sum_exp(jnp.where(given, log_law[None], -jnp.inf))
-    log_joint = log_sum_exp(jnp.where(given & same.T, log_law[None], -jnp.inf))
+    log_given = log_sum_exp(jnp.where(given, log_probs[None], -jnp.inf))
+    log_joint = log_sum_exp(jnp.where(given & same.T, log_probs[None], -jnp.inf))
     dead = log_joint == -jnp.inf  # never form ∞ − ∞
     return jnp.sum(jnp.where(dead, -jnp.inf, log_joint - jnp.where(dead, 0.0, log_given)))
 
 
 @typed
 def total_correlation(
-    law: Float[ArrayLike, " Z"], states: Int[ArrayLike, "Z N"], *, num_tokens: int
+    probs: Float[ArrayLike, " Z"], states: Int[ArrayLike, "Z N"], *, num_tokens: int
 ) -> Scalar:
     """How far the tokens are from independent, in nats.
 
@@ -207,32 +217,32 @@ def total_correlation(
     infinite: −∞ if each of x's tokens has a mass, +∞ if two or more have none. If just one has none
     it is the finite limit for x alone; two such states with the same token do not add up.
     """
-    check_law("law", law)
+    check_distribution("probs", probs)
     check_tokens("states", states, num_tokens)
-    return _total_correlation(jnp.asarray(law), jnp.asarray(states), num_tokens)
+    return _total_correlation(jnp.asarray(probs), jnp.asarray(states), num_tokens)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
-def _total_correlation(law: Array, states: Array, num_tokens: int) -> Array:
-    marginals = token_posterior(law, states, num_tokens=num_tokens)
-    return _entropy(marginals) - _entropy(law)
+def _total_correlation(probs: Array, states: Array, num_tokens: int) -> Array:
+    marginals = token_posterior(probs, states, num_tokens=num_tokens)
+    return _entropy(marginals) - _entropy(probs)
 
 
 @_total_correlation.defjvp
 def _total_correlation_jvp(
     num_tokens: int, primals: tuple[Array, Array], tangents: tuple[Array, Array]
 ) -> tuple[Array, Array]:
-    law, states = primals
-    marginals = token_posterior(law, states, num_tokens=num_tokens)
+    probs, states = primals
+    marginals = token_posterior(probs, states, num_tokens=num_tokens)
     own = jax.vmap(at_tokens, in_axes=(None, 0))(marginals, states)  # [Z, N]
-    never, unseen = law == 0, own == 0
-    slope = jnp.log(jnp.where(never, 1.0, law)) + 1 - states.shape[1]
+    never, unseen = probs == 0, own == 0
+    slope = jnp.log(jnp.where(never, 1.0, probs)) + 1 - states.shape[1]
     slope = slope - jnp.sum(jnp.log(jnp.where(unseen, 1.0, own)), axis=-1)
     # log p(x) and each logarithm of an unseen token go to −∞ alike: one against one cancels.
     order = jnp.sum(unseen, axis=-1) - never.astype(int)
     slope = jnp.where(order == 0, slope, jnp.where(order > 0, jnp.inf, -jnp.inf))
-    return _total_correlation(law, states, num_tokens), jnp.sum(rise(slope, tangents[0]))
+    return _total_correlation(probs, states, num_tokens), jnp.sum(rise(slope, tangents[0]))
 
 
-def _entropy(law: Array) -> Array:
-    return -jnp.sum(x_log_ratio(law, jnp.ones_like(law)))
+def _entropy(probs: Array) -> Array:
+    return -jnp.sum(x_log_ratio(probs, jnp.ones_like(probs)))

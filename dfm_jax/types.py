@@ -2,7 +2,7 @@
 
 Axis letters, declared once: N positions, V data tokens, S states of a position (V, or V + 1 where
 the mask, id V, is one of them), Z listed states, K experts, T steps, P pairs (x_0, x_1), J base
-laws, D features.
+distributions, D features.
 Functions are written for one example; `jax.vmap` is the batch.
 
 Whole numbers come in as int32 or int64, whatever they were kept in: see `as_ids`. NumPy scalars are
@@ -41,12 +41,12 @@ Token = Int[ArrayLike, ""]
 Tokens = Int[ArrayLike, " N"]
 Context = Bool[ArrayLike, " N"]  # True where a position is given: never masked, never moved
 Kappa = Float[ArrayLike, " N"] | Float[ArrayLike, ""]  # κ_t per position, or one for all
-Probs = Float[ArrayLike, "N V"]  # one law over the data tokens per position
+Probs = Float[ArrayLike, "N V"]  # one distribution over the data tokens per position
 LogProbs = Float[ArrayLike, "N V"]  # its logarithm, in nats
 Logits = Float[ArrayLike, "N V"]  # what a network gives: log-probabilities up to one number a row
-StateProbs = Float[ArrayLike, "N S"]  # one law over the states per position
+StateProbs = Float[ArrayLike, "N S"]  # one distribution over the states per position
 Velocity = Float[ArrayLike, "N S"]  # u_t^i(v, x_t): row i sums to 0
-Weights = Float[ArrayLike, " K"]  # a law over experts
+Weights = Float[ArrayLike, " K"]  # a distribution over experts
 PerExpert = Float[ArrayLike, " K"]  # any number per expert: log-weights, log-probabilities, losses
 Table = Float[ArrayLike, "times N"]  # a schedule table κ[t, i]: T + 1 rows, from source to data
 

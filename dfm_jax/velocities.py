@@ -1,8 +1,9 @@
 """Velocities: posterior ↔ velocity, forward, backward, corrected, kinetic-optimal.   [V1–V9, C1]
 
-A velocity u_t^i(v, z) moves position i of state z towards value v; its rows sum to 0. The sign of
+A velocity u_t^i(v, z) moves position i of state z toward value v; its rows sum to 0. The sign of
 the continuity equation is ∂_t p_t + div(p_t u_t) = 0, divergence = outflow − inflow. What is no
-law or no id is refused by name (`ValueError`); whether a velocity is one `rate_violation` says.
+distribution or no id is refused by name (`ValueError`); whether a velocity is one `rate_violation`
+says.
 """
 
 from collections.abc import Callable
@@ -10,8 +11,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from dfm_jax.boundary import finite_behind_zero
-from dfm_jax.checks import check_interval, check_law, check_tokens, require
+from dfm_jax.boundary import finite_at_zero_mass
+from dfm_jax.checks import check_distribution, check_interval, check_tokens, require
 from dfm_jax.paths import HIGHEST, metric_path, pad_to_states, point_mass
 from dfm_jax.schedules import Schedule, backward_rate, rate
 from dfm_jax.types import (
@@ -69,9 +70,9 @@ def posterior_to_velocity(
     Source: DFM.
 
     Raises:
-        ValueError: if a row of the posterior is no law; if κ_t reaches 1.
+        ValueError: if a row of the posterior is no distribution; if κ_t reaches 1.
     """
-    check_law("posterior", posterior)
+    check_distribution("posterior", posterior)
     stay = point_mass(x_t, num_states, dtype=jnp.result_type(posterior))
     return _per_position(rate(t, schedule), x_t) * (pad_to_states(posterior, num_states) - stay)
 
@@ -105,7 +106,7 @@ def backward_velocity(
     It solves the continuity equation with the same sign, but −ǔ is the rate: run −ǔ with t
     decreasing. Source: DFM.
     """
-    check_law("posterior_0", posterior_0)
+    check_distribution("posterior_0", posterior_0)
     stay = point_mass(x_t, jnp.shape(posterior_0)[-1], dtype=jnp.result_type(posterior_0))
     return _per_position(backward_rate(t, schedule), x_t) * (stay - posterior_0)
 
@@ -129,12 +130,12 @@ def corrected_velocity(
 
 @typed
 def convex_velocity(
-    base_laws: Float[ArrayLike, "J N S"],
+    base_probs: Float[ArrayLike, "J N S"],
     x_t: Tokens,
     t: Time,
     kappa: Callable[[ArrayLike], Float[Array, "J N"]],
 ) -> Velocity:
-    """The conditional velocity of a convex sum of base laws.
+    """The conditional velocity of a convex sum of base distributions.
 
         u_t^i(v, z) = Σ_j a_t^j h^j(v) + b_t δ_{z^i}(v),  a^j = κ̇^j − κ^j b,  b = κ̇^ℓ/κ^ℓ,
         ℓ = argmin of κ̇^j/κ^j over the j with κ^j > 0   [V2]
@@ -143,20 +144,20 @@ def convex_velocity(
     Source: DFM.
 
     Raises:
-        ValueError: if t lies outside [0, 1), a base law is no law, or κ_t none over j, or κ^j falls
-            where it is 0.
+        ValueError: if t lies outside [0, 1), a base distribution is no distribution, or κ_t none
+            over j, or κ^j falls where it is 0.
     """
     check_interval("t", t, 0.0, 1.0, ends="[)")
-    check_law("base_laws", base_laws)
+    check_distribution("base_probs", base_probs)
     t = as_time(t)
     kappa_t, slope = jax.jvp(kappa, (t,), (jnp.ones_like(t),))
-    check_law("kappa", kappa_t, axis=0)
-    alive = kappa_t > 0
-    require(alive | (slope >= 0), "`kappa` must not decrease where it is 0", slope, name="dκ/dt")
-    b = jnp.min(jnp.where(alive, slope / jnp.where(alive, kappa_t, 1.0), jnp.inf), axis=0)
+    check_distribution("kappa", kappa_t, axis=0)
+    valid = kappa_t > 0
+    require(valid | (slope >= 0), "`kappa` must not decrease where it is 0", slope, name="dκ/dt")
+    b = jnp.min(jnp.where(valid, slope / jnp.where(valid, kappa_t, 1.0), jnp.inf), axis=0)
     a = slope - kappa_t * b[None, :]
-    stay = point_mass(x_t, base_laws.shape[-1], dtype=base_laws.dtype)
-    return jnp.einsum("jn,jnv->nv", a, base_laws, precision=HIGHEST) + b[:, None] * stay
+    stay = point_mass(x_t, base_probs.shape[-1], dtype=base_probs.dtype)
+    return jnp.einsum("jn,jnv->nv", a, base_probs, precision=HIGHEST) + b[:, None] * stay
 
 
 @typed
@@ -167,20 +168,21 @@ def kinetic_optimal_velocity(
 
         u(v, z) = [p(z) ṗ(v) − ṗ(z) p(v)]_+ / p(z)  for v ≠ z,  0 where p(z) = 0   [V8]
 
-    Needs ṗ(z) ≥ 0 where p(z) = 0. Marginalise with `mixture.mix`; applied to a marginal path it
+    Needs ṗ(z) ≥ 0 where p(z) = 0. Marginalize with `mixture.mix`; applied to a marginal path it
     is another velocity, for which D4 fails. [·]_+ has a kink: at 0 its derivative is ½. Source: KO.
 
     Raises:
-        ValueError: if t lies outside [0, 1), the path is no law there, or it falls where it is 0.
+        ValueError: if t lies outside [0, 1), the path is no distribution there, or it falls where
+            it is 0.
     """
     check_interval("t", t, 0.0, 1.0, ends="[)")
     p, slope = _value_and_slope(token_path, t)
     rule = "`token_path` must not decrease where it is 0, as it does at its end"
     require((p > 0) | (slope >= 0), rule, slope, name="dp/dt")
     p_z, slope_z = _at(p, x_t), _at(slope, x_t)
-    alive = p_z > 0
+    valid = p_z > 0
     flux = jnp.maximum(p_z * slope - slope_z * p, 0.0)
-    return _complete(jnp.where(alive, flux / jnp.where(alive, p_z, 1.0), 0.0), x_t)
+    return _complete(jnp.where(valid, flux / jnp.where(valid, p_z, 1.0), 0.0), x_t)
 
 
 @typed
@@ -223,22 +225,25 @@ def campbell_velocity(
     Only where p = 0 implies ṗ = 0. [·]_+ has a kink: at 0 its derivative is ½. Source: DFM-C.
 
     Raises:
-        ValueError: if t lies outside (0, 1), the path is no law there, or it moves where it is 0.
+        ValueError: if t lies outside (0, 1), the path is no distribution there, or it moves where
+            it is 0.
     """
     check_interval("t", t, 0.0, 1.0, ends="()")
     p, slope = _value_and_slope(token_path, t)
-    p_z, alive = _at(p, x_t), p > 0
+    p_z, valid = _at(p, x_t), p > 0
     rule = "`token_path` must not change where it is 0"
-    require(alive | (slope == 0), rule, slope, name="dp/dt")
-    num_alive = jnp.sum(alive, axis=-1, keepdims=True, dtype=p.dtype)
-    both = alive & (p_z > 0)
+    require(valid | (slope == 0), rule, slope, name="dp/dt")
+    num_valid = jnp.sum(valid, axis=-1, keepdims=True, dtype=p.dtype)
+    both = valid & (p_z > 0)
     flux = jnp.maximum(slope - _at(slope, x_t), 0.0)
-    return _complete(jnp.where(both, flux / jnp.where(both, num_alive * p_z, 1.0), 0.0), x_t)
+    return _complete(jnp.where(both, flux / jnp.where(both, num_valid * p_z, 1.0), 0.0), x_t)
 
 
 @typed
 def divergence(
-    law: Float[ArrayLike, " Z"], velocity: Float[ArrayLike, "Z N S"], states: Int[ArrayLike, "Z N"]
+    probs: Float[ArrayLike, " Z"],
+    velocity: Float[ArrayLike, "Z N S"],
+    states: Int[ArrayLike, "Z N"],
 ) -> Float[Array, " Z"]:
     """What flows out of each state minus what flows in, over an enumerated space.
 
@@ -247,10 +252,10 @@ def divergence(
     with u(x, z) = Σ_i 1[x^{≠i} = z^{≠i}] u^i(x^i, z). Z² N numbers: for spaces small enough to
     list. Where p(z) = 0 the velocity may hold any value.
     """
-    check_law("law", law)
+    check_distribution("probs", probs)
     check_tokens("states", states, velocity.shape[-1])
-    column = law[:, None, None]
-    flow = finite_behind_zero(column, velocity) * column
+    column = probs[:, None, None]
+    flow = finite_at_zero_mass(column, velocity) * column
     same = states[:, None, :] == states[None, :, :]  # [x, z, i]
     differs = 1 - same.astype(int)
     others_agree = jnp.sum(differs, axis=-1, keepdims=True) == differs
@@ -261,7 +266,7 @@ def divergence(
 def _value_and_slope(token_path: Callable, t: Time) -> tuple[Array, Array]:
     t = as_time(t)
     value, slope = jax.jvp(token_path, (t,), (jnp.ones_like(t),))
-    check_law("token_path", value)
+    check_distribution("token_path", value)
     return value, slope
 
 

@@ -22,7 +22,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "docstring_equations",
 ]
-exclude_patterns = ["_build", "_generated/equations_by_room.md"]  # the latter is included
+exclude_patterns = ["_build", "_generated/equations_by_module.md"]  # the latter is included
 html_theme = "furo"
 html_title = "dfm_jax"
 html_show_sourcelink = False

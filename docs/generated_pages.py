@@ -14,7 +14,7 @@ from dfm_jax.theory.ledger import citations
 from dfm_jax.theory.statement import in_order
 
 # From the bottom of the house to its top, as imports point.
-ROOMS = (
+LAYERS = (
     *("types", "checks", "durable", "exact", "boundary", "interfaces"),
     *("schedules", "paths", "velocities", "steps", "mixture", "clustering"),
     *("objectives", "samplers", "accounting"),
@@ -30,8 +30,8 @@ HELP_WIDTH = 88
 
 def write_pages(folder: Path) -> None:
     """All of them, into a folder that git ignores."""
-    pages = {f"reference/{room}.rst": room_page(room) for room in ROOMS}
-    pages["equations_by_room.md"] = equations_by_room()
+    pages = {f"reference/{layer}.rst": room_page(layer) for layer in LAYERS}
+    pages["equations_by_module.md"] = equations_by_module()
     pages["commands.md"] = commands()
     for name, text in pages.items():
         _write(folder / name, text)
@@ -50,9 +50,9 @@ def _write(path: Path, text: str) -> None:
         path.write_text(text, "utf-8")
 
 
-def room_page(room: str) -> str:
+def room_page(layer: str) -> str:
     """The docstring of a room, then each of its modules with its public names."""
-    name = f"dfm_jax.{room}"
+    name = f"dfm_jax.{layer}"
     module = importlib.import_module(name)
     lines = [name, "=" * len(name), "", f".. automodule:: {name}"]
     if hasattr(module, "__path__"):
@@ -67,18 +67,18 @@ def _modules(package) -> list[str]:
     return [module.name for module in found if not module.ispkg]
 
 
-def equations_by_room() -> str:
+def equations_by_module() -> str:
     """Which function computes which equation, room by room: the ledger read the other way."""
     functions: dict[str, list[str]] = {}
     for statement in in_order():
         for function in citations().get(statement.label, []):
             functions.setdefault(function, []).append(statement.label)
     lines = []
-    rooms = dict.fromkeys(function.split(".")[0] for function in functions)
-    for room in sorted(rooms, key=ROOMS.index):
-        lines += [f"## `{room}`", "", "| function | equation |", "|---|---|"]
+    layers = dict.fromkeys(function.split(".")[0] for function in functions)
+    for layer in sorted(layers, key=LAYERS.index):
+        lines += [f"## `{layer}`", "", "| function | equation |", "|---|---|"]
         for function, labels in functions.items():
-            if function.startswith(room + "."):
+            if function.startswith(layer + "."):
                 words = "; ".join(f"**{label}** {LEDGER[label].words}" for label in labels)
                 lines.append(f"| {_link(function)} | {_cell(words)} |")
         lines.append("")
@@ -86,8 +86,8 @@ def equations_by_room() -> str:
 
 
 def _link(function: str) -> str:
-    room, name = function.split(".")
-    defined = getattr(importlib.import_module(f"dfm_jax.{room}"), name)
+    layer, name = function.split(".")
+    defined = getattr(importlib.import_module(f"dfm_jax.{layer}"), name)
     role = "class" if isinstance(defined, type) else "func"
     return f"{{py:{role}}}`{name} <{defined.__module__}.{name}>`"
 
@@ -106,7 +106,7 @@ def commands() -> str:
 
 
 def help_of(words: tuple[str, ...]) -> str:
-    """What a command prints of itself, without colours."""
+    """What a command prints of itself, without colors."""
     printed = io.StringIO()
     plain = {"COLUMNS": str(HELP_WIDTH), "NO_COLOR": "1", "TERM": "dumb"}
     with (

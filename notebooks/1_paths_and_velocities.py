@@ -2,8 +2,8 @@
 # # Paths and velocities, seen
 #
 # Two positions, two tokens and a mask: nine sequences in all. On a space that small a flow can be
-# looked at whole. This notebook follows one story: a schedule makes a path of laws $p_t$, the path
-# makes a posterior, the posterior makes a velocity, and the velocity makes the path again.
+# looked at whole. This notebook follows one story: a schedule makes a path of distributions $p_t$,
+# the path makes a posterior, the posterior makes a velocity, and the velocity makes the path again.
 #
 # Labels: **P1**, **P3–P5**, **P7** (paths), **V1**, **V3**, **V5–V7** (velocities), **C1**
 # (continuity), **Q3**, **Q5** (discrete time), **S3**, **S5** (samplers). Each is stated in
@@ -35,9 +35,9 @@ def apart(got, truth):
 # %% [markdown]
 # ## The space
 #
-# Tokens `a` = 0 and `b` = 1; the mask, written `·`, is the state with id $V = 2$. A law over the
-# nine sequences is a vector, listed as `exact.states` lists them. The data law $q$ lives on four
-# of them, and its two tokens depend on each other.
+# Tokens `a` = 0 and `b` = 1; the mask, written `·`, is the state with id $V = 2$. A distribution
+# over the nine sequences is a vector, listed as `exact.states` lists them. The data distribution
+# $q$ lives on four of them, and its two tokens depend on each other.
 
 # %%
 N, V, S = 2, 2, 3  # positions, tokens, states of a position
@@ -64,15 +64,15 @@ dict(zip(map(name, tokens.tolist()), q.tolist(), strict=True))
 
 # %%
 times = jnp.linspace(0.0, 0.98, 99)
-clock = schedules.cosine()
+schedule = schedules.cosine()
 by_hand = np.pi / 2 * np.tan(np.pi / 2 * np.asarray(times))
-rates = jax.vmap(lambda t: schedules.rate(t, clock))(times)
+rates = jax.vmap(lambda t: schedules.rate(t, schedule))(times)
 relative = apart(rates / np.maximum(by_hand, 1), by_hand / np.maximum(by_hand, 1))
 assert relative < 1e-13
 print(f"rate of the cosine schedule against π/2 tan(πt/2): {relative:.0e}")
 
 # %%
-family = {"linear": schedules.linear(), "t²": schedules.polynomial(2.0), "cosine": clock}
+family = {"linear": schedules.linear(), "t²": schedules.polynomial(2.0), "cosine": schedule}
 figure, (left, right) = plt.subplots(1, 2, figsize=(8, 2.8))
 for (label, schedule), style in zip(family.items(), ["-", "--", "-."], strict=True):
     left.plot(times, jax.vmap(schedule.kappa)(times), style, label=label)
@@ -88,7 +88,7 @@ plt.show()
 
 # %%
 try:
-    schedules.rate(1.0, clock)
+    schedules.rate(1.0, schedule)
 except ValueError as error:
     print(error)
 
@@ -103,7 +103,7 @@ except ValueError as error:
 
 # %%
 masks, end = jnp.array([V, V]), jnp.array([0, 1])  # from ·· to ab
-token_path = paths.mixture_path(masks, end, clock.kappa(0.5), num_states=S)  # [N, S]
+token_path = paths.mixture_path(masks, end, schedule.kappa(0.5), num_states=S)  # [N, S]
 conditional = jnp.exp(jax.vmap(lambda z: paths.product_log_prob(z, token_path))(states))
 
 one_pair = np.zeros((9, 4))
@@ -132,12 +132,12 @@ uniform = (jnp.repeat(tokens, 4, axis=0), ends, jnp.log(jnp.tile(q, 4) / 4))
 
 def token_paths(t, pairs, num_states):
     """One [N, S] for each pair."""
-    one = partial(paths.mixture_path, kappa_t=clock.kappa(t), num_states=num_states)
+    one = partial(paths.mixture_path, kappa_t=schedule.kappa(t), num_states=num_states)
     return jax.vmap(one)(*pairs[:2])
 
 
 @partial(jax.jit, static_argnames="num_states")
-def law(t, pairs, num_states=S):
+def probs(t, pairs, num_states=S):
     """p_t over all sequences."""
     here = token_paths(t, pairs, num_states)
     every = jnp.array(exact.states(num_states, N))
@@ -158,16 +158,16 @@ def counted(t, num_states):
 
 
 times = np.linspace(0.0, 1.0, 101)
-laws = jax.vmap(lambda t: law(t, masked))(times)  # [times, 9]
-laws_uniform = jax.vmap(lambda t: law(t, uniform, V))(times)  # [times, 4]
-for got, num_states in ((laws, S), (laws_uniform, V)):
+token_probs = jax.vmap(lambda t: probs(t, masked))(times)  # [times, 9]
+probs_uniform = jax.vmap(lambda t: probs(t, uniform, V))(times)  # [times, 4]
+for got, num_states in ((token_probs, S), (probs_uniform, V)):
     gap = apart(got, [counted(t, num_states) for t in times])
     assert gap < 1e-14
     print(f"{num_states} states a position: p_t at {len(times)} times, off by {gap:.0e}")
 
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(9, 3.2), width_ratios=[1, 1])
-for axis, values, every in ((axes[0], laws, states), (axes[1], laws_uniform, tokens)):
+for axis, values, every in ((axes[0], token_probs, states), (axes[1], probs_uniform, tokens)):
     image = axis.imshow(
         values.T,
         aspect="auto",
@@ -210,7 +210,7 @@ def posterior(t, pairs, num_states=S):
 def velocity(t, pairs, num_states=S):
     """u_t at every state: [Z, N, S]."""
     every = jnp.array(exact.states(num_states, N))
-    one = partial(velocities.posterior_to_velocity, t=t, schedule=clock, num_states=num_states)
+    one = partial(velocities.posterior_to_velocity, t=t, schedule=schedule, num_states=num_states)
     return jax.vmap(lambda p, z: one(p, z))(posterior(t, pairs, num_states), every)
 
 
@@ -277,7 +277,9 @@ def field(axis, t, p, u, every):
 # %%
 figure, axes = plt.subplots(1, 3, figsize=(10, 3.5))
 for axis, t in zip(axes, (0.3, 0.6, 0.9), strict=True):
-    field(axis, t, np.asarray(law(t, masked)), np.asarray(velocity(t, masked)), np.asarray(states))
+    field(
+        axis, t, np.asarray(probs(t, masked)), np.asarray(velocity(t, masked)), np.asarray(states)
+    )
 plt.show()
 
 # %% [markdown]
@@ -285,13 +287,13 @@ plt.show()
 # side of the square the two arrows split as $q$ does given the token already revealed: this is
 # how the dependence between the two tokens gets into the data, though each step moves one token.
 #
-# With the uniform source there are four sequences, and mass flows both ways between neighbours.
-# More of it flows towards what is likely.
+# With the uniform source there are four sequences, and mass flows both ways between neighbors.
+# More of it flows toward what is likely.
 
 # %%
 figure, axes = plt.subplots(1, 3, figsize=(10, 3.5))
 for axis, t in zip(axes, (0.1, 0.5, 0.9), strict=True):
-    p, u = law(t, uniform, V), velocity(t, uniform, V)
+    p, u = probs(t, uniform, V), velocity(t, uniform, V)
     field(axis, t, np.asarray(p), np.asarray(u), np.asarray(tokens))
 plt.show()
 
@@ -318,7 +320,7 @@ def slope(t, num_states):
 def flow(t, pairs, num_states):
     """div(p_t u_t) over all sequences."""
     every = jnp.array(exact.states(num_states, N))
-    return velocities.divergence(law(t, pairs, num_states), velocity(t, pairs, num_states), every)
+    return velocities.divergence(probs(t, pairs, num_states), velocity(t, pairs, num_states), every)
 
 
 def unbalanced(factor, pairs, num_states):
@@ -342,15 +344,15 @@ for source, space in (("masks", (masked, S)), ("uniform", (uniform, V))):
 # $u_t=\frac{\dot\kappa_t}{1-\kappa_t}\,g$ with a field $g=p_{1|t}-\delta$ that does not depend on
 # time (**P7**), so following the velocity to time $t$ is following $g$ for the duration
 # $\int_0^t\frac{\dot\kappa}{1-\kappa}=-\log(1-\kappa_t)$. `exact.evolve` follows a constant rate
-# to rounding, by uniformisation. The wrong rate follows $g$ for the duration $\kappa_t$ only, and
+# to rounding, by uniformization. The wrong rate follows $g$ for the duration $\kappa_t$ only, and
 # at the end a position is still a mask with probability $e^{-1}$.
 
 # %%
-g = np.asarray(velocity(0.5, masked)) / float(schedules.rate(0.5, clock))
-start = np.asarray(law(0.0, masked))
+g = np.asarray(velocity(0.5, masked)) / float(schedules.rate(0.5, schedule))
+start = np.asarray(probs(0.0, masked))
 right_way = np.stack([exact.evolve(start, g, -np.log(np.cos(np.pi * t / 2))) for t in inside])
 wrong_way = np.stack([exact.evolve(start, g, 1 - np.cos(np.pi * t / 2)) for t in inside])
-on_path = apart(right_way, jax.vmap(lambda t: law(t, masked))(inside))
+on_path = apart(right_way, jax.vmap(lambda t: probs(t, masked))(inside))
 stuck = float(exact.evolve(start, g, 1.0)[8])
 print(f"u_t followed from t = 0: off p_t by {on_path:.0e}")
 print(
@@ -362,9 +364,9 @@ assert abs(stuck - np.exp(-2)) < 1e-13
 # %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2))
 num_masks = np.asarray(states == V).sum(axis=1)
-for count, colour in zip((2, 1, 0), plt.cm.viridis([0.0, 0.45, 0.8]), strict=True):
-    left.plot(inside, right_way[:, num_masks == count].sum(axis=1), color=colour, label=count)
-    left.plot(inside, wrong_way[:, num_masks == count].sum(axis=1), "--", color=colour)
+for count, color in zip((2, 1, 0), plt.cm.viridis([0.0, 0.45, 0.8]), strict=True):
+    left.plot(inside, right_way[:, num_masks == count].sum(axis=1), color=color, label=count)
+    left.plot(inside, wrong_way[:, num_masks == count].sum(axis=1), "--", color=color)
 left.set(xlabel="time t", ylabel="probability", title="")
 left.legend(title="masks left", loc="center left")
 for (source, (good, bad)), style in zip(residuals.items(), ("-", ":"), strict=True):
@@ -393,7 +395,7 @@ def denoiser(log_q, x_t, t):
 
 def draw(key):  # from t = 0 to t = ½
     grid = jnp.linspace(0.0, 0.5, num_steps + 1)
-    return sampling.sample_euler(key, jnp.log(q), denoiser, masks, clock, grid, source="mask")
+    return sampling.sample_euler(key, jnp.log(q), denoiser, masks, schedule, grid, source="mask")
 
 
 drawn = jax.jit(jax.vmap(draw))(jax.random.split(jax.random.key(0), num_draws))
@@ -405,33 +407,34 @@ print(f"TV(histogram, p_½) = {distance:.4f}; {num_draws:,} fair draws would giv
 assert distance < 3 * noise
 
 # %% [markdown]
-# On nine sequences there is no need to draw. `steps.push_forward` (**Q5**) moves the whole law
-# through a step, and what is left is the error of the sampler itself. Two samplers: Euler's step
-# $h\,u_t$, and the finite step $\lambda=(\kappa_{t+h}-\kappa_t)/(1-\kappa_t)$ in the place of
-# $h\,\dot\kappa_t/(1-\kappa_t)$ (**Q3**), which gets each token's law right, but still moves both
-# tokens in one step as if they were independent (**Q6**; the next notebook prices that).
+# On nine sequences there is no need to draw. `steps.push_forward` (**Q5**) moves the whole
+# distribution through a step, and what is left is the error of the sampler itself. Two samplers:
+# Euler's step $h\,u_t$, and the finite step $\lambda=(\kappa_{t+h}-\kappa_t)/(1-\kappa_t)$ in the
+# place of $h\,\dot\kappa_t/(1-\kappa_t)$ (**Q3**), which gets each token's distribution right, but
+# still moves both tokens in one step as if they were independent (**Q6**; the next notebook costs
+# that).
 
 
 # %%
 def euler(t, then):
-    return (then - t) * schedules.rate(t, clock)
+    return (then - t) * schedules.rate(t, schedule)
 
 
 def finite(t, then):
-    return (clock.kappa(then) - clock.kappa(t)) / (1 - clock.kappa(t))
+    return (schedule.kappa(then) - schedule.kappa(t)) / (1 - schedule.kappa(t))
 
 
 @partial(jax.jit, static_argnames="size")
 def stepped(p, t, then, size):
-    """The law after one step from t."""
+    """The distribution after one step from t."""
     velocity = size(t, then) * jnp.array(g)
-    kernel = jax.vmap(steps.step_law)(velocity, states)
+    kernel = jax.vmap(steps.step_probs)(velocity, states)
     return steps.push_forward(p, kernel, states)
 
 
 def arrive(num_steps, size):
-    """The law at t = ½ after so many steps from t = 0."""
-    p = law(0.0, masked)
+    """The distribution at t = ½ after so many steps from t = 0."""
+    p = probs(0.0, masked)
     for t, then in pairwise(np.linspace(0.0, 0.5, num_steps + 1)):
         p = stepped(p, t, then, size)
     return np.asarray(p)
@@ -456,21 +459,21 @@ for label, values in error.items():
 # The same path has a velocity that looks back (**V6**),
 # $\check u_t^i(v,z)=\frac{\dot\kappa_t}{\kappa_t}[\delta_{z^i}(v)-p_{0|t}^i(v\mid z)]$.
 # Steps forward and back in equal measure, $\bar u=\beta(u-\check u)$, leave $p_t$ where it is
-# (**V7**): $\mathrm{div}(p_t\bar u)=0$ at frozen $t$. Here every other law is drawn to $p_t$, so
-# a corrector can mend what coarse steps have spoilt (**S5**).
+# (**V7**): $\mathrm{div}(p_t\bar u)=0$ at frozen $t$. Here every other distribution is drawn to
+# $p_t$, so a corrector can mend what coarse steps have spoilt (**S5**).
 
 # %%
 t = 0.5
 source = jnp.eye(S)[masks]  # all mass on the mask
 origin = jax.vmap(
-    lambda p, z: paths.source_posterior(p, source, z, clock.kappa(t)),
+    lambda p, z: paths.source_posterior(p, source, z, schedule.kappa(t)),
 )(posterior(t, masked), states)
-back = jax.vmap(lambda p, z: velocities.backward_velocity(p, z, t, clock))(origin, states)
+back = jax.vmap(lambda p, z: velocities.backward_velocity(p, z, t, schedule))(origin, states)
 forth = velocity(t, masked)
 both = partial(velocities.corrected_velocity, alpha=1.0, beta=1.0)
 corrector = np.asarray(jax.vmap(both)(forth, back))
-still = apart(velocities.divergence(law(t, masked), corrector, states), 0)
-drift = apart(velocities.divergence(law(t, masked), forth, states), 0)
+still = apart(velocities.divergence(probs(t, masked), corrector, states), 0)
+drift = apart(velocities.divergence(probs(t, masked), forth, states), 0)
 print(f"largest |div(p_t ū)| = {still:.0e}; of u alone {drift:.2f}")
 assert still < 1e-14 < drift
 
@@ -493,7 +496,7 @@ for (label, values), style in zip(error.items(), ("o-", "s--"), strict=True):
 axes[1].set(xlabel="steps to t = ½", ylabel="TV of the sampler to p_½")
 axes[1].legend()
 axes[2].semilogy(durations, mended)
-axes[2].set(xlabel="duration of the corrector at t = ½", ylabel="TV of the law to p_½")
+axes[2].set(xlabel="duration of the corrector at t = ½", ylabel="TV of the distribution to p_½")
 plt.show()
 
 # %% [markdown]
@@ -501,7 +504,7 @@ plt.show()
 #
 # Cell by cell: some of these stop at an assertion, which is the answer.
 #
-# - Set `clock = schedules.polynomial(2.0)`: which cells know that the schedule was a cosine?
+# - Set `schedule = schedules.polynomial(2.0)`: which cells know that the schedule was a cosine?
 # - Give `q` a zero, say `[0.5, 0.0, 0.15, 0.35]`. Off its support the posterior is NaN, on
 #   purpose: which cells need a `where`, and which leave out what has probability 0 themselves?
 # - Let the grid in `draw` end at 1 and compare with `counted(1.0, S)`: the last step is then drawn

@@ -3,8 +3,8 @@
 #
 # A schedule may differ between positions. Let each jump from 0 to 1 at its own step, and the flow
 # of the [first notebook](1_paths_and_velocities.ipynb) is left-to-right generation: its velocity
-# is the next-token law, its loss the next-token loss. Other tables give any other order, blocks
-# and masked diffusion. They differ in how many tokens move at once, and that has a price.
+# is the next-token distribution, its loss the next-token loss. Other tables give any other order,
+# blocks and masked diffusion. They differ in how many tokens move at once, and that has a cost.
 #
 # Labels: **A1–A5** (autoregression), **Q2–Q6** (discrete time), **S1**, **S2** (samplers), **L5**
 # (the loss on a grid); each is stated in [EQUATIONS.md](../EQUATIONS.md). Positions count from 0.
@@ -62,24 +62,24 @@ figure.colorbar(image, ax=axes, label="κ[t, i]")
 plt.show()
 
 # %% [markdown]
-# ## The law on the way
+# ## The distribution on the way
 #
 # Three positions are enough to see it: 27 sequences with masks. The data are a sticky chain: the
 # first token is fair, each later one repeats the one before with probability 0.8. Under a
-# left-to-right table and a source of masks the law at step $t$ is the data's law of a prefix,
-# $$p_t(x)=q(x^{<t})\,\mathbb 1[x^{\ge t}=m]\qquad(\textbf{A2}),$$
-# and the path of laws is autoregressive generation, seen from above.
+# left-to-right table and a source of masks the distribution at step $t$ is the data's distribution
+# of a prefix, $$p_t(x)=q(x^{<t})\,\mathbb 1[x^{\ge t}=m]\qquad(\textbf{A2}),$$
+# and the path of distributions is autoregressive generation, seen from above.
 
 
 # %%
 def sticky(num_positions, stay=0.8):
-    """The law of a chain that repeats its token with probability `stay`: [V^N]."""
+    """The distribution of a chain that repeats its token with probability `stay`: [V^N]."""
     repeats = np.diff(exact.states(V, num_positions), axis=1) == 0
     return 0.5 * np.prod(np.where(repeats, stay, 1 - stay), axis=1)
 
 
 @jax.jit
-def law(kappa, log_q):
+def probs(kappa, log_q):
     """p over all sequences with masks, for one row of a table."""
     n = kappa.shape[0]
     tokens, states = jnp.array(exact.states(V, n)), jnp.array(exact.states(S, n))
@@ -99,10 +99,12 @@ shown = {
     "0 and 2, then 1": schedules.blocks(np.array([0, 1, 0])),
     "masked, cosine": schedules.masked(schedules.cosine(), 12, N),
 }
-laws = {label: jax.vmap(law, (0, None))(table, jnp.log(q)) for label, table in shown.items()}
+token_probs = {
+    label: jax.vmap(probs, (0, None))(table, jnp.log(q)) for label, table in shown.items()
+}
 
 
-def prefix_law(t):
+def prefix_probs(t):
     """A2, counted: q(x^{<t}) on the sequences whose other positions are masks."""
     counted = np.zeros(len(states))
     for x, mass in zip(np.asarray(tokens), q, strict=True):
@@ -110,8 +112,8 @@ def prefix_law(t):
     return counted
 
 
-gap = apart(laws["left to right"], [prefix_law(t) for t in range(N + 1)])
-print(f"A2, left to right against the law of prefixes: {gap:.0e}")
+gap = apart(token_probs["left to right"], [prefix_probs(t) for t in range(N + 1)])
+print(f"A2, left to right against the distribution of prefixes: {gap:.0e}")
 assert gap < 1e-15
 
 # %%
@@ -119,13 +121,13 @@ masks = exact.FactoredCoupling(q, np.eye(S)[[V] * N], np.zeros(N, bool))
 for label, table in shown.items():
     rows = np.asarray(table)
     truth = [exact.marginal_path(masks, exact.mixture_token_path(row, V, S)) for row in rows]
-    print(f"{label:16s} p_t against enumeration {apart(laws[label], truth):.0e}")
-    assert apart(laws[label], truth) < 1e-15
+    print(f"{label:16s} p_t against enumeration {apart(token_probs[label], truth):.0e}")
+    assert apart(token_probs[label], truth) < 1e-15
 
 # %%
 last_first = np.argsort(np.asarray(states == V).sum(axis=1), kind="stable")  # data at the top
 figure, axes = plt.subplots(1, 4, figsize=(10, 4.6), sharey=True)
-for axis, (label, values) in zip(axes, laws.items(), strict=True):
+for axis, (label, values) in zip(axes, token_probs.items(), strict=True):
     image = axis.pcolormesh(np.sqrt(np.asarray(values)[:, last_first].T), vmin=0, vmax=1)
     axis.set_xticks(np.arange(0, len(values), max(1, len(values) // 4)) + 0.5)
     axis.set_xticklabels(range(0, len(values), max(1, len(values) // 4)))
@@ -141,18 +143,18 @@ plt.show()
 # sequences they may meet on it.
 
 # %%
-for label, values in laws.items():
+for label, values in token_probs.items():
     print(f"{label:16s} sequences possible at each step: {np.sum(values > 0, axis=1).tolist()}")
 
 # %% [markdown]
-# ## The next-token law is the velocity
+# ## The next-token distribution is the velocity
 #
 # In discrete time a step of the flow is $\lambda_t^i\,[p_{1|t}^i-\delta_{z^i}]$ with
 # $\lambda_t^i=\frac{\kappa_{t+1}^i-\kappa_t^i}{1-\kappa_t^i}$ (**Q3**). On the left-to-right table
 # $\lambda$ is 1 at position $t$ and 0 elsewhere, so this is (**A3**)
 # $$u_t^i(v,z)=\mathbb 1[i=t]\,\big(q(v\mid z^{<t})-\delta_{z^i}(v)\big).$$
 # Two library calls, `exact_step_velocity` of the flow and `next_token_velocity` of autoregression,
-# must agree wherever $p_t(z)>0$; the next-token laws are counted by `exact.conditionals`.
+# must agree wherever $p_t(z)>0$; the next-token distributions are counted by `exact.conditionals`.
 
 # %%
 next_token, _ = exact.conditionals(q, V, N)  # [8, N, V], entry [x, t] given x^{<t}
@@ -172,30 +174,32 @@ def all_velocities(table, log_q):
 
 
 def autoregression(t, rows):
-    """A3 at every state, from a table of next-token laws: [Z, N, S]."""
+    """A3 at every state, from a table of next-token distributions: [Z, N, S]."""
     prefix = np.where(np.arange(N) < t, states, 0) % V  # the row of a sequence that begins so
     one = partial(steps.next_token_velocity, t=t, num_states=S)
     return jax.vmap(lambda row, z: one(row, z))(rows[prefix @ [4, 2, 1], t], states)
 
 
 u = all_velocities(shown["left to right"], jnp.log(q))
-live = np.asarray(laws["left to right"][:-1] > 0)
+live = np.asarray(token_probs["left to right"][:-1] > 0)
 by_token = jnp.stack([autoregression(t, next_token) for t in range(N)])
 gap = apart(by_token[live], u[live])
-print(f"A3, the flow's velocity against the next-token law: {gap:.0e} at {live.sum()} states")
+print(
+    f"A3, the flow's velocity against the next-token distribution: {gap:.0e} at {live.sum()} states"
+)
 assert gap < 1e-15
 
 # %% [markdown]
 # The falsifier forgets the prefix: the velocity is then the token's marginal. Each step is still
-# valid and moves one token, but the flow ends elsewhere, in a law of independent tokens.
+# valid and moves one token, but the flow ends elsewhere, in a distribution of independent tokens.
 
 
 # %%
 def pushed(velocity):
-    """The law after all steps of a velocity [T, Z, N, S]."""
+    """The distribution after all steps of a velocity [T, Z, N, S]."""
     p = np.eye(len(states))[-1]  # all masks
     for u in velocity:
-        p = exact.push_forward(p, np.asarray(jax.vmap(steps.step_law)(u, states)))
+        p = exact.push_forward(p, np.asarray(jax.vmap(steps.step_probs)(u, states)))
     return p
 
 
@@ -214,8 +218,8 @@ assert abs(wrong - correlation) < 1e-13
 # $p_t$ to $p_{t+1}$ exactly (**Q5**):
 # $$p_{t+1}(x)-p_t(x)+\mathrm{div}_x(p_tu_t)=0,\qquad
 # p_{t+1}(x)=\sum_z p_t(z)\prod_i\big(\delta_{z^i}+u_t^i(\cdot,z)\big)(x^i).$$
-# Both hold for any table that moves one position at a time. Where a step moves two, the joint law
-# of the two is missed: that is the falsifier, and the subject of the rest.
+# Both hold for any table that moves one position at a time. Where a step moves two, the joint
+# distribution of the two is missed: that is the falsifier, and the subject of the rest.
 
 
 # %%
@@ -225,14 +229,14 @@ def residuals(p, then, u):
     u = jnp.where((p > 0)[:, None, None], u, 0.0)  # elsewhere it is not defined
     valid = jax.vmap(steps.step_violation)(u, states)
     continuity = then - p + velocities.divergence(p, u, states)
-    pushed = steps.push_forward(p, jax.vmap(steps.step_law)(u, states), states)
+    pushed = steps.push_forward(p, jax.vmap(steps.step_probs)(u, states), states)
     gaps = (valid, jnp.abs(continuity), jnp.abs(pushed - then))
     return jnp.stack([jnp.max(gap) for gap in gaps])
 
 
 found = {}
 for label, table in shown.items():
-    p, u = laws[label], all_velocities(table, jnp.log(q))
+    p, u = token_probs[label], all_velocities(table, jnp.log(q))
     by_step = [residuals(p[t], p[t + 1], u[t]) for t in range(len(u))]
     found[label] = np.max(by_step, axis=0)
 for label, (valid, continuity, push) in found.items():
@@ -246,8 +250,8 @@ assert min(found["0 and 2, then 1"][1:]) > 0.05
 # The objective of the flow on a grid (**L5**) is, for an all-mask source and any model $\hat p$,
 # $$\sum_t\sum_i\lambda_t^i\,\mathbb 1[X_t^i=m]\,\big(-\log\hat p^i(x_1^i\mid X_t)\big).$$
 # On the left-to-right table it is the next-token negative log-likelihood, term by term (**A4**).
-# The model here is a random law $\hat q$, far from the data. Nothing is averaged: the identity
-# holds for each $x_1$.
+# The model here is a random distribution $\hat q$, far from the data. Nothing is averaged: the
+# identity holds for each $x_1$.
 
 # %%
 q_hat = np.random.default_rng(0).dirichlet(np.ones(V**N))
@@ -275,7 +279,7 @@ assert max(gap, whole) < 1e-14
 
 # %% [markdown]
 # Without $\lambda$ (**L1**) every masked position is charged at every step. That is a fair loss to
-# train on, with the same minimiser, but no longer the likelihood of the sequence. Here is one,
+# train on, with the same minimizer, but no longer the likelihood of the sequence. Here is one,
 # $x_1$ = `aba`.
 
 # %%
@@ -294,7 +298,7 @@ plt.show()
 print(f"−log q̂(aba) = {-np.log(q_hat[x_1]):.2f} nats")
 
 # %% [markdown]
-# ## The price of parallelism
+# ## The cost of parallelism
 #
 # A step that draws several tokens at once draws them as if they were independent given what is
 # known. For fixed sets $B_1,\dots,B_T$ that partition the positions (**Q6**),
@@ -302,8 +306,8 @@ print(f"−log q̂(aba) = {-np.log(q_hat[x_1]):.2f} nats")
 # \mathrm{TC}\big(X^{B_s}\mid X^{B_1\cup\dots\cup B_{s-1}}\big),\qquad
 # \mathrm{TC}=\textstyle\sum_i H(X^i\mid\cdot)-H(X^B\mid\cdot).$$
 # Take six tokens of the sticky chain, and for comparison six tokens that are independent and not
-# fair. `steps.parallel_log_prob` gives the law of the parallel sampler; the right-hand side is
-# summed by `exact.conditional_total_correlation`.
+# fair. `steps.parallel_log_prob` gives the distribution of the parallel sampler; the right-hand
+# side is summed by `exact.conditional_total_correlation`.
 
 # %%
 N = 6
@@ -313,15 +317,15 @@ coins = np.prod(np.where(exact.states(V, N) == 0, 0.3, 0.7), axis=1)
 
 
 @jax.jit
-def parallel_law(block_of, q):
-    """The law of the sampler that draws a block at once: [64]."""
-    one = partial(steps.parallel_log_prob, states=tokens, log_law=jnp.log(q))
+def parallel_probs(block_of, q):
+    """The distribution of the sampler that draws a block at once: [64]."""
+    one = partial(steps.parallel_log_prob, states=tokens, log_probs=jnp.log(q))
     return jnp.exp(jax.vmap(lambda x: one(x, block_of))(tokens))
 
 
-def price(block_of, q):
+def parallel_cost(block_of, q):
     """KL(q ‖ q_parallel) in nats, against the sum of total correlations."""
-    distance = exact.kl(q, np.asarray(parallel_law(block_of, q)))
+    distance = exact.kl(q, np.asarray(parallel_probs(block_of, q)))
     sets = [tuple(np.flatnonzero(block_of == s).tolist()) for s in range(max(block_of) + 1)]
     known = [tuple(np.flatnonzero(block_of < s).tolist()) for s in range(max(block_of) + 1)]
     pairs = zip(sets, known, strict=True)
@@ -331,24 +335,24 @@ def price(block_of, q):
 
 
 # %%
-runs = {size: np.arange(N) // size for size in (1, 2, 3, 6)}  # neighbours together
-combs = {size: np.arange(N) % (N // size) for size in (1, 2, 3, 6)}  # neighbours apart
+runs = {size: np.arange(N) // size for size in (1, 2, 3, 6)}  # neighbors together
+combs = {size: np.arange(N) % (N // size) for size in (1, 2, 3, 6)}  # neighbors apart
 prices = {
-    "chain, neighbours together": {b: price(block, chain) for b, block in runs.items()},
-    "chain, neighbours apart": {b: price(block, chain) for b, block in combs.items()},
-    "independent tokens": {b: price(block, coins) for b, block in runs.items()},
+    "chain, neighbors together": {b: parallel_cost(block, chain) for b, block in runs.items()},
+    "chain, neighbors apart": {b: parallel_cost(block, chain) for b, block in combs.items()},
+    "independent tokens": {b: parallel_cost(block, coins) for b, block in runs.items()},
 }
 everything = steps.total_correlation(jnp.array(chain), tokens, num_tokens=V)
-assert abs(everything - prices["chain, neighbours together"][6]) < 1e-13
+assert abs(everything - prices["chain, neighbors together"][6]) < 1e-13
 for label, row in prices.items():
     print(f"{label:27s}", "  ".join(f"{size} at once: {max(p, 0):.3f}" for size, p in row.items()))
 print(f"total correlation of all six tokens: {everything:.3f} nats")
 
 # %% [markdown]
 # One at a time is free in every order, and independent tokens are free at any number. For the chain
-# the price is not a matter of the number alone. Two halves of three neighbours and the even
-# positions followed by the odd ones both take two steps, at very different prices: given its two
-# neighbours, an odd token is independent of the other odd ones, so the second step is free.
+# the cost is not a matter of the number alone. Two halves of three neighbors and the even
+# positions followed by the odd ones both take two steps, at very different costs: given its two
+# neighbors, an odd token is independent of the other odd ones, so the second step is free.
 
 # %%
 second = exact.conditional_total_correlation(chain, (1, 3, 5), (0, 2, 4), V, N)
@@ -363,18 +367,19 @@ assert abs(second) < 1e-14
 
 # %%
 ways = [np.array(way) for way in exact.states(2, N)[1:-1]]
-cheapest = sorted((price(way, chain), way.tolist()) for way in ways)
+cheapest = sorted((parallel_cost(way, chain), way.tolist()) for way in ways)
 for nats, way in (*cheapest[:3], cheapest[-1]):
     first, then = (np.flatnonzero(np.array(way) == s).tolist() for s in (0, 1))
     print(f"{nats:.3f} nats: {first}, then {then}")
-assert cheapest[0][0] < prices["chain, neighbours apart"][3]
+assert cheapest[0][0] < prices["chain, neighbors apart"][3]
 
 # %% [markdown]
 # Not even the number of tokens in a step decides. The middle token of each half, then the other
 # four at once, cost less than three and three; the worst leaves one token for the second step.
 #
-# Masked diffusion has no fixed sets: who moves is drawn, and fine steps seldom move two. Its law is
-# found by pushing the whole law through the steps, over all 729 sequences with masks.
+# Masked diffusion has no fixed sets: who moves is drawn, and fine steps seldom move two. Its
+# distribution is found by pushing the whole distribution through the steps, over all 729 sequences
+# with masks.
 
 
 # %%
@@ -387,11 +392,11 @@ def kernel(rows):
     """The step from one row of a table to the next, from every state: [Z, N, S]."""
     size = steps.step_size(rows, 0)
     move = partial(steps.exact_step_velocity, step_size=size, num_states=S)
-    return jax.vmap(lambda p, z: steps.step_law(move(p, z), z))(posteriors, states)
+    return jax.vmap(lambda p, z: steps.step_probs(move(p, z), z))(posteriors, states)
 
 
-def final_law(table, start=-1):
-    """What the sampler on a table draws, by pushing its law from one state: [729]."""
+def final_probs(table, start=-1):
+    """What the sampler on a table draws, by pushing its distribution from one state: [729]."""
     p = np.eye(len(states))[start]
     for rows in pairwise(np.asarray(table)):
         p = exact.push_forward(p, np.asarray(kernel(np.stack(rows))))
@@ -400,21 +405,23 @@ def final_law(table, start=-1):
 
 # %%
 goal = exact.embed(chain, V, S, N)
-by_steps = exact.kl(goal, final_law(schedules.blocks(combs[3])))
-gap = abs(by_steps - prices["chain, neighbours apart"][3])
-print(f"Q6 again, evens then odds, by pushing the law through the steps: {gap:.0e}")
+by_steps = exact.kl(goal, final_probs(schedules.blocks(combs[3])))
+gap = abs(by_steps - prices["chain, neighbors apart"][3])
+print(f"Q6 again, evens then odds, by pushing the distribution through the steps: {gap:.0e}")
 assert gap < 1e-13
 
 
-def diffused(clock, num_steps):
+def diffused(schedule, num_steps):
     """KL(q ‖ masked diffusion in so many steps), nats."""
-    table = np.asarray(schedules.masked(clock, 96, N))
-    return exact.kl(goal, final_law(table[:: 96 // num_steps]))
+    table = np.asarray(schedules.masked(schedule, 96, N))
+    return exact.kl(goal, final_probs(table[:: 96 // num_steps]))
 
 
 num_steps = np.array([1, 2, 3, 6, 12, 24, 48, 96])
-clocks = {"linear": schedules.linear(), "cosine": schedules.cosine()}
-diffusion = {label: [diffused(clock, n) for n in num_steps] for label, clock in clocks.items()}
+named_schedules = {"linear": schedules.linear(), "cosine": schedules.cosine()}
+diffusion = {
+    label: [diffused(schedule, n) for n in num_steps] for label, schedule in named_schedules.items()
+}
 print("steps  " + "".join(f"{n:8d}" for n in num_steps))
 for label, row in diffusion.items():
     print(f"{label}" + "".join(f"{p:8.4f}" for p in row), "nats")
@@ -439,10 +446,10 @@ right.legend()
 plt.show()
 
 # %% [markdown]
-# Right: prices that are zero, those of six steps with fixed sets, fall off the logarithmic axis. To
-# masked diffusion one position at a time is only a limit; on this law the divergence falls as the
-# square of the number of steps, and the linear clock is cheaper than the cosine one at every number
-# of steps above one.
+# Right: costs that are zero, those of six steps with fixed sets, fall off the logarithmic axis. To
+# masked diffusion one position at a time is only a limit; on this distribution the divergence falls
+# as the square of the number of steps, and the linear schedule is cheaper than the cosine one at
+# every number of steps above one.
 #
 # ## Drawing
 #
@@ -480,7 +487,7 @@ def distances(index):
 
 fair = np.sqrt(chain * (1 - chain) / (2 * np.pi * sizes[:, None])).sum(axis=1)  # E TV, n fair draws
 floors = {
-    label: float(exact.total_variation(final_law(table), goal)) for label, table in tables.items()
+    label: float(exact.total_variation(final_probs(table), goal)) for label, table in tables.items()
 }
 print(f"{'':17s} TV at n = {sizes[-1]:,}   limit, enumerated   (fair draws: {fair[-1]:.4f})")
 for label, index in drawn.items():
@@ -501,7 +508,7 @@ plt.show()
 #
 # A context is given: never masked, never moved (**A5**). Its column of the table is 1 from the
 # start, and everything above holds given it. Let the second token be `a` and the last one `b`, and
-# draw the others from right to left. The law at the end is $q(\cdot\mid c)$.
+# draw the others from right to left. The distribution at the end is $q(\cdot\mid c)$.
 
 # %%
 context = np.array([False, True, False, False, False, True])
@@ -513,8 +520,8 @@ agrees = np.all((np.asarray(tokens) == np.asarray(given)) | ~context, axis=1)
 conditional = np.where(agrees, chain, 0.0) / chain[agrees].sum()  # q(· | c)
 
 start = int(np.asarray(x_0) @ S ** np.arange(N)[::-1])
-gap = apart(final_law(prompted, start), exact.embed(conditional, V, S, N))
-print(f"A5, the law after the last step against q(· | c): {gap:.0e}")
+gap = apart(final_probs(prompted, start), exact.embed(conditional, V, S, N))
+print(f"A5, the distribution after the last step against q(· | c): {gap:.0e}")
 assert gap < 1e-14
 
 
@@ -534,7 +541,7 @@ assert against < 3 * noise
 # %% [markdown]
 # ## Try
 #
-# - Set `stay=0.95` or `stay=0.5` in `sticky`: how do the prices move? At 0.5 nothing is left to
+# - Set `stay=0.95` or `stay=0.5` in `sticky`: how do the costs move? At 0.5 nothing is left to
 #   pay, and the assertions that a falsifier must miss fail, rightly.
 # - Cut the six positions into three sets. Is the cheapest of them one of `combs`?
 # - Put `schedules.polynomial(3.0)` beside the two clocks of masked diffusion. Is there a schedule

@@ -9,8 +9,9 @@
 #
 # This notebook walks through the proof one line at a time, **D1 → D2 → D3 → V4 and the tower
 # rule → D4**, and then through what follows from it: **D5, D6, D8, D9, D13**. At each line stands
-# the library's call, then the same thing enumerated by `dfm_jax.exact` from the raw joint law,
-# then the residual between the two. `exact` is NumPy and shares no code with what it judges.
+# the library's call, then the same thing enumerated by `dfm_jax.exact` from the raw joint
+# distribution, then the residual between the two. `exact` is NumPy and shares no code with what it
+# judges.
 #
 # A residual that is always small proves little. So there is a switch, `FALSIFIER`, that breaks one
 # hypothesis; the same cells then print a large residual, and assert that it is large.
@@ -30,16 +31,16 @@ from dfm_jax import exact, mixture, objectives, paths, schedules, steps, theory,
 plt.rcParams["figure.dpi"] = 80
 
 # %%
-SWITCHES = (None, "static gate", "prior dropped", "one part on another clock")
+SWITCHES = (None, "static gate", "prior dropped", "one part on another schedule")
 FALSIFIER = SWITCHES[0]  # try SWITCHES[1], [2] or [3], and run all cells again
 
 # %% [markdown]
 # ## A space small enough to list
 #
 # Two tokens, a mask (state 2, drawn as `·`), three positions: 27 states, 8 data sequences. Three
-# parts of mass 0.2, 0.3 and 0.5, each with a law $q_k$ of its own. The source depends on the data
-# ($x_0$ is drawn given $x_1$), and each position has its own clock, $\kappa_t^i = t^{a_i}$: nothing
-# is independent unless the theorem says so.
+# parts of mass 0.2, 0.3 and 0.5, each with a distribution $q_k$ of its own. The source depends on
+# the data ($x_0$ is drawn given $x_1$), and each position has its own schedule, $\kappa_t^i =
+# t^{a_i}$: nothing is independent unless the theorem says so.
 
 # %%
 V, N, K = 2, 3, 3
@@ -101,7 +102,7 @@ def log_masses(broken):
 
 def d1(broken):
     log_q = mixture.mix_log_probs(log_masses(broken), jnp.log(q_parts))
-    return gap(jnp.exp(log_q), exact.data_law(pi))
+    return gap(jnp.exp(log_q), exact.data_probs(pi))
 
 
 judge("D1", d1(FALSIFIER), FALSIFIER)
@@ -110,7 +111,7 @@ judge("D1", d1(FALSIFIER), FALSIFIER)
 # ## D2. The path is a mixture
 #
 # $p_t = \sum_k w_k p_t^k$, if all parts walk the same conditional path $p_t(\cdot \mid x_0, x_1)$.
-# Marginalising over pairs (**P4**) is linear in $\pi$, and that is the whole proof.
+# Marginalizing over pairs (**P4**) is linear in $\pi$, and that is the whole proof.
 #
 # One function makes everything that expert $k$ knows, from its own $\pi_k$ alone: its path $p_t^k$,
 # its posterior over pairs (**P5**), its velocity (**V4** over **V3**).
@@ -138,14 +139,14 @@ def expert(log_pi, t):
 all_experts = jax.jit(jax.vmap(expert))
 
 
-def clocks(t, broken):
-    """The time of every part; or the first part on another clock, still at t²."""
+def named_schedules(t, broken):
+    """The time of every part; or the first part on another schedule, still at t²."""
     return jnp.array([t**2 if broken == CLOCK else t, t, t])
 
 
 def parts_at(t, broken):
     """Paths, posteriors over pairs and velocities of all parts."""
-    return all_experts(jnp.log(pi_parts).reshape(K, -1), clocks(t, broken))
+    return all_experts(jnp.log(pi_parts).reshape(K, -1), named_schedules(t, broken))
 
 
 # %% [markdown]
@@ -192,7 +193,7 @@ judge("D3", d3(FALSIFIER), FALSIFIER)
 
 # %% [markdown]
 # The gate over time, at every state, sorted by the number of masks. At the left edge the state is
-# the source, and towards the right edge it is the data. The row of three masks does not change: no
+# the source, and toward the right edge it is the data. The row of three masks does not change: no
 # data token is a mask, so nothing has moved, and the gate knows what $x_0$ told it.
 
 # %%
@@ -244,7 +245,7 @@ judge("tower", tower(FALSIFIER), FALSIFIER)
 # ## D4. The velocity is the posterior-weighted sum
 #
 # The mean of the conditional velocity under that posterior. The truth is V4 of the whole, from the
-# raw joint law, with $\dot\kappa/(1 - \kappa)$ differentiated by hand.
+# raw joint distribution, with $\dot\kappa/(1 - \kappa)$ differentiated by hand.
 
 
 # %%
@@ -272,8 +273,8 @@ judge("D4", d4(FALSIFIER), FALSIFIER)
 # The same in discrete time, all three positions moving at once: the finite step is
 # $u_t^i = \lambda_t^i\,[\,p_{1|t}^i(\cdot \mid z) - \delta_{z^i}]$ with
 # $\lambda = (\kappa_{t+1} - \kappa_t)/(1 - \kappa_t)$ (**Q3**). The theorem does not ask that the
-# step be exact for the joint law (it is not, that is **Q6**), only that it is linear in the
-# posterior. Here the step goes from $\kappa_t$ half-way to 1.
+# step be exact for the joint distribution (it is not, that is **Q6**), only that it is linear in
+# the posterior. Here the step goes from $\kappa_t$ half-way to 1.
 
 
 # %%
@@ -326,35 +327,35 @@ judge("D5", d5(FALSIFIER), FALSIFIER)
 # $$q(v \mid x^{\le t}) = \sum_k r_k(x^{\le t})\, q_k(v \mid x^{\le t}).$$
 #
 # The gate runs along the sequence on the experts' own likelihoods (**D7**, notebook 4). Another
-# clock means here that the first part is one row of the table behind: it answers for the token
+# schedule means here that the first part is one row of the table behind: it answers for the token
 # before.
 
 
 # %%
 def next_tokens(broken):
     """q_k(v | x^{<t}), [K, X, N, V]; or the first part one row late."""
-    laws = np.stack([exact.conditionals(q, V, N)[0] for q in q_parts])
+    probs = np.stack([exact.conditionals(q, V, N)[0] for q in q_parts])
     if broken == CLOCK:
-        laws[0] = np.roll(laws[0], 1, axis=1)
-    return laws
+        probs[0] = np.roll(probs[0], 1, axis=1)
+    return probs
 
 
 gate_of_sequences = jax.jit(jax.vmap(mixture.bayes_gate, (None, 0)))
 mix_along = jax.jit(jax.vmap(jax.vmap(mixture.mix_probs, (0, 1)), (0, 1)))  # [X, N, V]
 
 
-def prefix_gate(laws, broken):
+def prefix_gate(probs, broken):
     """r_k(x^{<t}): [X, N, K]."""
-    seen = np.take_along_axis(laws, x[None, :, :, None], axis=-1)[..., 0]  # [K, X, N]
+    seen = np.take_along_axis(probs, x[None, :, :, None], axis=-1)[..., 0]  # [K, X, N]
     rows = jnp.moveaxis(jnp.log(seen), 0, -1)
     weights = jnp.exp(gate_of_sequences(log_masses(broken), rows).log_weights)[:, :-1]
     return jnp.broadcast_to(w, weights.shape) if broken == GATE else weights
 
 
 def d6(broken):
-    laws = next_tokens(broken)
-    mixed = mix_along(prefix_gate(laws, broken), laws)
-    return gap(mixed, exact.conditionals(exact.data_law(pi), V, N)[0])
+    probs = next_tokens(broken)
+    mixed = mix_along(prefix_gate(probs, broken), probs)
+    return gap(mixed, exact.conditionals(exact.data_probs(pi), V, N)[0])
 
 
 judge("D6", d6(FALSIFIER), FALSIFIER)
@@ -375,8 +376,8 @@ beta = jnp.array([0.0, 0.5, 2.0])
 
 def backward(pairs, state, t):
     """V6: ǔ_t^i(v, z) = κ̇/κ [δ_{z^i}(v) − p_{0|t}^i(v | z)]."""
-    source_law = paths.token_posterior(pairs, x_0, num_tokens=S)
-    return velocities.backward_velocity(source_law, state, t, schedule)
+    source_probs = paths.token_posterior(pairs, x_0, num_tokens=S)
+    return velocities.backward_velocity(source_probs, state, t, schedule)
 
 
 def corrected(ahead, pairs, state, t, b):
@@ -390,7 +391,7 @@ all_corrected = jax.jit(jax.vmap(jax.vmap(corrected, (0, 0, 0, None, None)), (0,
 def corrected_mixture(t, broken):
     """Σ_k r_k ū^k: [Z, N, S]."""
     _, pairs, ahead = parts_at(t, broken)
-    own = all_corrected(ahead, pairs, z, clocks(t, broken), beta)
+    own = all_corrected(ahead, pairs, z, named_schedules(t, broken), beta)
     return mix_velocities(gate_at(t, broken), own)
 
 
@@ -398,8 +399,8 @@ def d13(broken, t=0.4):
     kappa_rate = powers * t ** (powers - 1)
     ends = exact.mixture_token_path(np.ones(N), V, S) - exact.mixture_token_path(np.zeros(N), V, S)
     slope = exact.path_derivative(pi, token_path(t), kappa_rate[:, None, None, None] * ends)
-    law = exact.marginal_path(pi, token_path(t))
-    return gap(slope, -exact.divergence(law, np.asarray(corrected_mixture(t, broken))))
+    probs = exact.marginal_path(pi, token_path(t))
+    return gap(slope, -exact.divergence(probs, np.asarray(corrected_mixture(t, broken))))
 
 
 judge("D13", d13(FALSIFIER), FALSIFIER)
@@ -411,7 +412,7 @@ print(
 # ## Which step leans on which hypothesis
 #
 # All switches at once, whatever `FALSIFIER` says. Where a hypothesis does not enter, breaking it
-# does nothing: D1 knows no gate and no clock.
+# does nothing: D1 knows no gate and no schedule.
 
 # %%
 STEPS = dict(zip(LEANS_ON, (d1, d2, d3, tower, d4, d4_step, d5, d6, d13), strict=True))
@@ -432,7 +433,7 @@ for broken, marker in zip(SWITCHES, "os^d", strict=True):
     residuals = np.array([d4(broken, t) for t in moments])
     ax.semilogy(moments, np.maximum(residuals, 1e-17), marker, ms=4, label=broken or "as stated")
     assert np.all(residuals <= 1e-12) if broken is None else np.all(residuals >= 1e-3)
-ax.axhline(1e-12, color="grey", lw=1, ls=":")
+ax.axhline(1e-12, color="gray", lw=1, ls=":")
 ax.set(xlabel="time t (source to data)", ylabel="largest |gap| of D4 (jumps per unit time)")
 ax.legend(ncols=2, loc="center")
 plt.show()
@@ -449,17 +450,17 @@ plt.show()
 
 
 # %%
-def given_first(law):
+def given_first(probs):
     """A part with an all-mask source behind its first token."""
     masks = np.tile(np.eye(S)[V], (N, 1))
-    return exact.FactoredCoupling(law / law.sum(), masks, np.arange(N) == 0)
+    return exact.FactoredCoupling(probs / probs.sum(), masks, np.arange(N) == 0)
 
 
 def hard_routing_gap(joint, t):
     """The hard-routed posterior against the whole's, where p_t > 0."""
     part = jnp.array(z[:, 0] % V)
     gate = jax.jit(jax.vmap(lambda k: mixture.context_posterior(k, V)))(part)
-    own = np.stack([exact.posteriors(given_first(law), token_path(t))[0] for law in joint])
+    own = np.stack([exact.posteriors(given_first(probs), token_path(t))[0] for probs in joint])
     truth, _, support = exact.posteriors(given_first(joint.sum(axis=0)), token_path(t))
     routed = mix_posteriors(gate, own)
     return gap(routed[support], truth[support])
@@ -485,7 +486,7 @@ assert hard_routing_gap(soft, 0.4) >= 1e-3
 def apart(theta):
     """Σ_k w_k L_k(θ_k), L_k = −Σ_x q_k(x) log q̂_k(x)."""
     losses = -jnp.sum(q_parts * jax.nn.log_softmax(theta), axis=-1)
-    return objectives.decentralised_loss(losses, jnp.zeros(()), w)
+    return objectives.decentralized_loss(losses, jnp.zeros(()), w)
 
 
 def as_one(theta):
@@ -513,10 +514,10 @@ for name, loss in (("apart", apart), ("as one", as_one)):
 # %% [markdown]
 # ## 240 random cases
 #
-# One space proves nothing about others. `python -m dfm_jax verify --labels D4` draws 240: laws with
-# zeros, disjoint and equal parts, dependent couplings, contexts, $\kappa$ at its ends, one expert,
-# one position; forward, backward, convex, metric and Campbell velocities, and parallel steps. From
-# Python it is `theory.verify`.
+# One space proves nothing about others. `python -m dfm_jax verify --labels D4` draws 240:
+# distributions with zeros, disjoint and equal parts, dependent couplings, contexts, $\kappa$ at its
+# ends, one expert, one position; forward, backward, convex, metric and Campbell velocities, and
+# parallel steps. From Python it is `theory.verify`.
 
 # %%
 (row,) = theory.verify(["D4"])

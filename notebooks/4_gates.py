@@ -7,7 +7,7 @@
 # $$r_k(x^{\le t+1}) \propto r_k(x^{\le t})\; q_k(x^{t+1} \mid x^{\le t}),$$
 #
 # and with exact experts it is the only gate that is sure to cost nothing (**B10**). This notebook
-# prices the others, asks what each token tells the gate (**D10**), and finds where the story turns:
+# costs the others, asks what each token tells the gate (**D10**), and finds where the story turns:
 # a gate that *forgets* beats Bayes on text that changes its domain half-way, and, by less than it
 # first seems, with experts fitted to random parts. First exactly, in a space small enough to list;
 # then on the King James Bible, Shakespeare and Python's standard library. Also **B1**, **B6** and
@@ -33,7 +33,7 @@ plt.rcParams["figure.dpi"] = 80
 # ## What a gate costs, exactly
 #
 # Three tokens, four positions, three parts: 81 sequences. `exact.conditionals` gives the next-token
-# laws $q_k(v \mid x^{<t})$ of each part and of the whole, by counting masses.
+# distributions $q_k(v \mid x^{<t})$ of each part and of the whole, by counting masses.
 
 # %%
 V, N, K = 3, 4, 3
@@ -48,8 +48,8 @@ seen = np.take_along_axis(next_parts, x[:, :, None, None], axis=-1)[..., 0]
 token_log_probs = jnp.log(seen)  # log q_k(x^t | x^{<t}): [X, N, K]
 
 # %% [markdown]
-# Four gates, one line each. A gate is a list of laws over experts, one for each prefix: row $t$ has
-# seen $t$ tokens.
+# Four gates, one line each. A gate is a list of distributions over experts, one for each prefix:
+# row $t$ has seen $t$ tokens.
 
 # %%
 GATES = {
@@ -66,8 +66,8 @@ rows = {
 # %% [markdown]
 # The cost of a gate at one prefix is $\mathrm{KL}\big(q(\cdot \mid x^{\le t}) \,\|\,
 # \sum_k \rho_k\, q_k(\cdot \mid x^{\le t})\big)$ (**B10**), here averaged over prefixes under $q$.
-# By the chain rule the costs of all positions add up to the divergence between two laws of
-# sequences, which `exact.kl` computes from the whole laws.
+# By the chain rule the costs of all positions add up to the divergence between two distributions of
+# sequences, which `exact.kl` computes from the whole distributions.
 
 
 # %%
@@ -79,9 +79,11 @@ def costs(log_gate):
 
 
 def sequence_cost(log_gate):
-    """KL(q ‖ q̂) of the sequence law that token-wise mixing makes, by enumeration, in nats."""
+    """KL(q ‖ q̂) of the sequence distribution that token-wise mixing makes, by enumeration, in
+    nats.
+    """
     mixed = np.einsum("xnk,xnkv->xnv", np.exp(log_gate), next_parts)
-    return exact.kl(q, exact.sequence_law(mixed))
+    return exact.kl(q, exact.sequence_probs(mixed))
 
 
 for name, log_gate in rows.items():
@@ -94,13 +96,13 @@ assert costs(rows["static"]).sum() >= 1e-3
 
 # %% [markdown]
 # All gates agree before the first token, and the last-token gate is Bayes' for one token more. Then
-# they part. Only the Bayes gate costs nothing. The static one mixes laws of parts that the prefix
-# has long ruled out.
+# they part. Only the Bayes gate costs nothing. The static one mixes distributions of parts that the
+# prefix has long ruled out.
 #
 # ## What each token tells the gate
 #
 # **D10**: $H(X) = \sum_k w_k H(X \mid k) + I(X; K)$, and $I(X; K) = \sum_t I(X^{t+1}; K \mid
-# X^{\le t})$. Experts that see only their own part have a lower optimum than the centre, by
+# X^{\le t})$. Experts that see only their own part have a lower optimum than the dense model, by
 # $I(X; K)$; the gate pays exactly that back, token by token.
 
 
@@ -159,21 +161,21 @@ print({name: sum(map(len, texts)) for name, texts in zip(names, counted, strict=
 print({name: sum(map(len, texts)) for name, texts in zip(names, held_out, strict=True)}, "held out")
 
 # %% [markdown]
-# An expert is a smoothed trigram law, counted: each order leans on the one below,
+# An expert is a smoothed trigram distribution, counted: each order leans on the one below,
 # $p(v \mid a, b) = \big(n(a, b, v) + 5\, p(v \mid b)\big) / \big(n(a, b) + 5\big)$.
 
 
 # %%
 def count_expert(texts, strength=5.0):
     """p(v | a, b): [97, 97, 97]."""
-    law, s = np.full(NUM_SYMBOLS, 1 / NUM_SYMBOLS), np.concatenate(texts)
+    probs, s = np.full(NUM_SYMBOLS, 1 / NUM_SYMBOLS), np.concatenate(texts)
     for order in (1, 2, 3):
         code = np.zeros(len(s) - order + 1, np.int64)
         for place in range(order):
             code = code * NUM_SYMBOLS + s[place : len(s) - order + 1 + place]
         counts = np.bincount(code, minlength=NUM_SYMBOLS**order).reshape((NUM_SYMBOLS,) * order)
-        law = (counts + strength * law) / (counts.sum(axis=-1, keepdims=True) + strength)
-    return law
+        probs = (counts + strength * probs) / (counts.sum(axis=-1, keepdims=True) + strength)
+    return probs
 
 
 def count_parts(parts, strength=5.0):
@@ -200,14 +202,14 @@ def windows(texts, count):
     return s[starts[:, None] + np.arange(LENGTH + 2)]
 
 
-def log_probs(log_laws, s):
+def log_probs(expert_log_probs, s):
     """log q_k(x^t | x^{<t}) along windows: [..., N, K]."""
-    return np.moveaxis(log_laws[:, s[..., :-2], s[..., 1:-1], s[..., 2:]], 0, -1)
+    return np.moveaxis(expert_log_probs[:, s[..., :-2], s[..., 1:-1], s[..., 2:]], 0, -1)
 
 
-def next_laws(log_laws, s):
+def expert_next_probs(expert_log_probs, s):
     """log q_k(v | x^{<t}) along windows: [..., N, K, 97]."""
-    return np.moveaxis(log_laws[:, s[..., :-2], s[..., 1:-1]], 0, -2)
+    return np.moveaxis(expert_log_probs[:, s[..., :-2], s[..., 1:-1]], 0, -2)
 
 
 plain = np.concatenate([windows(texts, 40) for texts in held_out])  # [120, 514], 40 per domain
@@ -216,9 +218,9 @@ token_rows = log_probs(by_domain[1], plain)  # [120, 512, 3]
 # %% [markdown]
 # ## Token-wise mixing is the sequence mixture
 #
-# **D7** on real text: mix the experts' next-symbol laws under the running gate, symbol by symbol,
-# and take the product over the window; or take $\sum_k w_k q_k(x)$ once, at the end. It holds for
-# any experts, so for these fitted ones too.
+# **D7** on real text: mix the experts' next-symbol distributions under the running gate, symbol by
+# symbol, and take the product over the window; or take $\sum_k w_k q_k(x)$ once, at the end. It
+# holds for any experts, so for these fitted ones too.
 
 
 # %%
@@ -267,7 +269,7 @@ SHOWN = 60
 first = plain[0]
 text = "".join(chr(32 + c) if c < 95 else "↵" for c in first[2 : 2 + SHOWN])
 read = np.arange(SHOWN + 1)  # symbols read, t
-to_come = information(bayes[0, : SHOWN + 1], next_laws(by_domain[1], first)[: SHOWN + 1])
+to_come = information(bayes[0, : SHOWN + 1], expert_next_probs(by_domain[1], first)[: SHOWN + 1])
 figure, (top, bottom) = plt.subplots(2, figsize=(9, 4), sharex=True, layout="constrained")
 top.stackplot(read, np.exp(bayes[0, read]).T, labels=names, step="post", alpha=0.8)
 top.set(ylabel="$r_k(x^{\\leq t})$", ylim=(0, 1), xlim=(0, SHOWN))
@@ -287,13 +289,14 @@ plt.show()
 
 
 # %%
-def write(log_masses, log_laws, count):
+def write(log_masses, expert_log_probs, count):
     """Draw a part for each window, then the window from its expert, behind "e "."""
-    laws, part = np.exp(log_laws), rng.choice(len(log_laws), count, p=np.exp(log_masses))
+    probs = np.exp(expert_log_probs)
+    part = rng.choice(len(probs), count, p=np.exp(log_masses))
     s = np.full((count, LENGTH + 2), CODE[ord(" ")])
     s[:, 0] = CODE[ord("e")]
     for t in range(LENGTH):
-        cumulative = laws[part, s[:, t], s[:, t + 1]].cumsum(axis=1)
+        cumulative = probs[part, s[:, t], s[:, t + 1]].cumsum(axis=1)
         s[:, t + 2] = (rng.random((count, 1)) * cumulative[:, -1:] > cumulative).sum(axis=1)
     return part, s
 
@@ -306,40 +309,40 @@ def mean_and_error(values):
 LEARNT = 128
 part, many = write(*by_domain, 480)
 many_gate = run_bayes(by_domain[0], log_probs(by_domain[1], many)[:, :LEARNT]).log_weights
-learnt = np.stack(
+learned = np.stack(
     [
-        information(gate[:-1], next_laws(by_domain[1], s[: LEARNT + 2]))
+        information(gate[:-1], expert_next_probs(by_domain[1], s[: LEARNT + 2]))
         for gate, s in zip(many_gate, many, strict=True)
     ]
 )  # [480, 128]
 last = np.asarray(many_gate)[np.arange(len(part)), -1, part] - by_domain[0][part]
 print(
-    "sum of the information by symbol: {:.4f} ± {:.4f} nats".format(*mean_and_error(learnt.sum(1)))
+    "sum of the information by symbol: {:.4f} ± {:.4f} nats".format(*mean_and_error(learned.sum(1)))
 )
 print("log r_K(x) − log w_K:             {:.4f} ± {:.4f} nats".format(*mean_and_error(last)))
 print(f"H(K):                             {-np.exp(by_domain[0]) @ by_domain[0]:.4f} nats")
-known = int(np.argmax(learnt.mean(axis=0).cumsum() >= 0.95 * learnt.mean(axis=0).sum())) + 1
+known = int(np.argmax(learned.mean(axis=0).cumsum() >= 0.95 * learned.mean(axis=0).sum())) + 1
 print(f"95 % of the sum is there after {known} symbols")
-difference, error = mean_and_error(learnt.sum(1) - last)
+difference, error = mean_and_error(learned.sum(1) - last)
 assert abs(difference) <= 4 * error
 
 # %%
 figure, ax = plt.subplots(figsize=(7, 3.4), layout="constrained")
 position = np.arange(1, LEARNT + 1)
-so_far, error = mean_and_error(learnt.cumsum(axis=1))
+so_far, error = mean_and_error(learned.cumsum(axis=1))
 ax.fill_between(position, so_far - error, so_far + error, alpha=0.3, label="± standard error")
 ax.plot(position, so_far, label="sum of $I(X^{s}; K \\mid X^{<s})$, s ≤ t")
-ax.plot(position, learnt.mean(axis=0), label="$I(X^{t}; K \\mid X^{<t})$")
-ax.axhline(np.log(3), color="grey", ls=":", label="log 3")
+ax.plot(position, learned.mean(axis=0), label="$I(X^{t}; K \\mid X^{<t})$")
+ax.axhline(np.log(3), color="gray", ls=":", label="log 3")
 ax.set(xscale="log", xlabel="symbols read, t", ylabel="nats")
 ax.legend()
 plt.show()
 
 # %% [markdown]
 # Once the part is known the gate is one expert's. A static gate goes on paying at each symbol a KL
-# between next-symbol laws (**B10**). That cost, computed at each prefix of the written text, is the
-# gap in nats between the two mixtures, computed twice: once as that KL, over all next symbols, and
-# once from the symbols that came.
+# between next-symbol distributions (**B10**). That cost, computed at each prefix of the written
+# text, is the gap in nats between the two mixtures, computed twice: once as that KL, over all next
+# symbols, and once from the symbols that came.
 
 # %%
 written = many[:120]
@@ -356,7 +359,7 @@ def static_cost(log_gate, log_next):
 
 
 each = [
-    static_cost(gate[:-1], next_laws(by_domain[1], s)).mean()
+    static_cost(gate[:-1], expert_next_probs(by_domain[1], s)).mean()
     for gate, s in zip(written_gate, written, strict=True)
 ]
 apart = nats(static_rows, written_rows) - nats(written_gate[:, :-1], written_rows)
@@ -371,7 +374,7 @@ assert abs(difference) <= 4 * error
 # D7 assumes one part for the whole sequence. Here 256 symbols of Genesis are followed by 256 of a
 # Python module. The fixed-share gate (Herbster and Warmuth, 1998) is the Bayes gate that mixes a
 # share $\alpha$ of the prior back in after every symbol:
-# $r_{t+1} = (1 - \alpha)\, \mathrm{normalise}(r_t\, q_k) + \alpha\, w_k$.
+# $r_{t+1} = (1 - \alpha)\, \mathrm{normalize}(r_t\, q_k) + \alpha\, w_k$.
 
 # %%
 ALPHA = 0.01
@@ -408,20 +411,20 @@ assert excess["fixed share"] < excess["Bayes"]
 
 # %% [markdown]
 # At the seam Bayes is hundreds of nats against the module's expert, and must see as many of the
-# other sign before it turns: until then it predicts Python with the Bible's law, and that is its
-# excess. Fixed share never falls below $\alpha w_k$, so it turns at once, and pays a little at
-# every symbol for that readiness.
+# other sign before it turns: until then it predicts Python with the Bible's distribution, and that
+# is its excess. Fixed share never falls below $\alpha w_k$, so it turns at once, and pays a little
+# at every symbol for that readiness.
 #
 # ## When forgetting wins
 #
 # The same four gates on three kinds of text. On text drawn from the experts Bayes must win on
 # average; that is the theorem. The others leave its hypotheses: on held-out text the experts are
-# only fitted, and in spliced text the part changes half-way. `centre` is one expert counted on all
+# only fitted, and in spliced text the part changes half-way. `dense` is one expert counted on all
 # text.
 
 # %%
 pooled = [text for texts in counted for text in texts]
-centre = np.log(count_expert(pooled))[None]
+dense = np.log(count_expert(pooled))[None]
 cases = {"written by experts": written, "held out": plain, "spliced": spliced}
 
 
@@ -433,7 +436,7 @@ def window_nats(gate, parts, s):
 
 losses = {case: {g: window_nats(g, by_domain, s) for g in run} for case, s in cases.items()}
 print(f"{'nats per symbol':16}" + "".join(f"{case:>20}" for case in cases))
-print(f"{'centre':16}" + "".join(f"{-log_probs(centre, s).mean():20.4f}" for s in cases.values()))
+print(f"{'dense':16}" + "".join(f"{-log_probs(dense, s).mean():20.4f}" for s in cases.values()))
 for gate in run:
     print(f"{gate:16}" + "".join(f"{losses[case][gate].mean():20.4f}" for case in cases))
 
@@ -453,10 +456,10 @@ difference, error = less_bayes["spliced"]["fixed share"]
 assert difference < -4 * error
 
 # %% [markdown]
-# Now experts on *random parts* of the same text, where each is a third of a centre. Dealt by whole
-# documents, or in pieces of 1,000 symbols: a few long modules make the first kind of part less
-# alike than it sounds. One deal proves nothing, so there are six of each; the two errors are over
-# deals and over windows.
+# Now experts on *random parts* of the same text, where each is a third of a dense model. Dealt by
+# whole documents, or in pieces of 1,000 symbols: a few long modules make the first kind of part
+# less alike than it sounds. One deal proves nothing, so there are six of each; the two errors are
+# over deals and over windows.
 #
 # There is another way to be wrong here. An average of experts is smoother than any of them, so if
 # the experts are smoothed too little, forgetting wins by that alone. Hence two strengths of
@@ -473,16 +476,16 @@ def deal(texts, seed):
     return np.random.default_rng([4, seed]).integers(3, size=len(texts))
 
 
-def dealt_experts(texts, seed, strength=5.0):
+def assigned_experts(texts, seed, strength=5.0):
     """Experts counted on three random parts."""
     to = deal(texts, seed)
     parts = [[text for text, k in zip(texts, to, strict=True) if k == part] for part in range(3)]
     return count_parts(parts, strength)
 
 
-def dealt_nats(texts, strength):
+def assigned_nats(texts, strength):
     """Nats per symbol of the held-out windows: [deals, gates, W]."""
-    made = (dealt_experts(texts, seed, strength) for seed in range(DEALS))
+    made = (assigned_experts(texts, seed, strength) for seed in range(DEALS))
     return np.array([[window_nats(gate, parts, plain) for gate in run] for parts in made])
 
 
@@ -510,10 +513,10 @@ def show_random(how, strength, values):
 
 
 for strength in (5.0, 45.0):
-    law = np.log(count_expert(pooled, strength))[None]
-    print(f"centre, strength {strength:.0f}: {-log_probs(law, plain).mean():.4f} nats per symbol")
-    show_random("documents", strength, dealt_nats(pooled, strength))
-    show_random("pieces", strength, dealt_nats(pieces, strength))
+    probs = np.log(count_expert(pooled, strength))[None]
+    print(f"dense, strength {strength:.0f}: {-log_probs(probs, plain).mean():.4f} nats per symbol")
+    show_random("documents", strength, assigned_nats(pooled, strength))
+    show_random("pieces", strength, assigned_nats(pieces, strength))
     difference, error = beats["pieces", strength, "fixed share"]
     assert difference < -2 * error
 
@@ -534,12 +537,12 @@ def share_curve(parts, s):
 
 
 curves = {case: share_curve(by_domain, s) for case, s in cases.items()}
-curves["random pieces"] = share_curve(dealt_experts(pieces, 0), plain)
+curves["random pieces"] = share_curve(assigned_experts(pieces, 0), plain)
 figure, axes = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
 for ax in axes:
     for (case, curve), marker in zip(curves.items(), "os^d", strict=True):
         ax.plot(alphas[1:], curve[1:] - curve[0], marker=marker, ms=4, label=case)
-    ax.axhline(0, color="grey", lw=1)
+    ax.axhline(0, color="gray", lw=1)
     ax.set(xscale="log", xlabel="share α", ylabel="nats per symbol, less Bayes")
 axes[0].legend(fontsize=8, loc="center left", bbox_to_anchor=(0.0, 0.36))
 axes[1].set(ylim=(-0.03, 0.04), title="the same, near 0")
@@ -554,7 +557,7 @@ print("best α on the grid:", {case: f"{alphas[c.argmin()]:.1e}" for case, c in 
 #   never very wrong.
 # - Held out, by domain: fixed share changes nothing beyond two standard errors, and the gates that
 #   know less lose. The experts differ by more than they are wrong, and the ensemble beats the
-#   centre, which cannot know the domain.
+#   dense, which cannot know the domain.
 # - Random pieces: no expert knows more than another. Fixed share beats Bayes in every deal and at
 #   both strengths. With too little smoothing all three others do; with more, the gain of fixed
 #   share halves and static's is hardly left. So much of what forgetting wins is smoothing.
@@ -563,11 +566,11 @@ print("best α on the grid:", {case: f"{alphas[c.argmin()]:.1e}" for case, c in 
 #   in none at 45.
 #
 # None of this is a failure of D7. Token-wise mixing with the Bayes gate *is* the sequence mixture,
-# exactly; on these texts the sequence mixture is the wrong law.
+# exactly; on these texts the sequence mixture is the wrong distribution.
 #
 # ## Running fewer experts
 #
-# **B6**: keep the top experts of total mass $M$ and renormalise. Then $\mathrm{TV} \le 1 - M$ and
+# **B6**: keep the top experts of total mass $M$ and renormalize. Then $\mathrm{TV} \le 1 - M$ and
 # $\mathrm{KL}(\text{top} \,\|\, \text{full}) \le -\log M$ at every prefix. Here at each symbol of
 # the spliced windows, under fixed share, whose weights stay soft. `exact` measures.
 
@@ -575,7 +578,7 @@ print("best α on the grid:", {case: f"{alphas[c.argmin()]:.1e}" for case, c in 
 sample = spliced[::15]
 sample_rows = log_probs(by_domain[1], sample)
 weights = np.exp(run["fixed share"](by_domain[0], sample_rows).log_weights[:, :-1]).reshape(-1, 3)
-next_probs = np.exp(next_laws(by_domain[1], sample)).reshape(-1, 3, NUM_SYMBOLS)
+next_probs = np.exp(expert_next_probs(by_domain[1], sample)).reshape(-1, 3, NUM_SYMBOLS)
 full = np.einsum("nk,nkv->nv", weights, next_probs)
 for count in (1, 2, 3):
     kept = jax.jit(jax.vmap(lambda row, c=count: mixture.top_experts_gate(row, c)))(weights)

@@ -2,7 +2,7 @@
 # # Training experts apart, on devices
 #
 # Eight small experts on eight devices, each trained on its own part of real text by the package's
-# own training functions, beside one centre that reads the same bytes on the same devices. The
+# own training functions, beside one dense model that reads the same bytes on the same devices. The
 # story: what each compiled program *says* to other devices (**D9** leaves experts nothing to say),
 # how a gate makes one model of them afterwards (**D6**, **D7**), and what independence cost at this
 # budget, to the last digit (**B1**). The devices are virtual: eight parts of one CPU. It takes
@@ -21,7 +21,7 @@ from dfm_jax import accounting, data, mixture, parallel
 from dfm_jax.data.tokens import TokenSet, byte_tokenizer, encode_texts, split_held_out
 from dfm_jax.models import TransformerConfig, transformer
 from dfm_jax.training.batches import stream_windows
-from dfm_jax.training.config import OptimiserConfig, TrainConfig, hyperparameters
+from dfm_jax.training.config import OptimizerConfig, TrainConfig, hyperparameters
 from dfm_jax.training.evaluation import ratio_with_interval, token_losses
 from dfm_jax.training.fit import init_and_step, run_keys
 
@@ -58,11 +58,11 @@ print(f"{size:,} bytes of training text for each of {', '.join(names)}")
 #
 # Experts share no parameters, so no step needs another expert's gradient.
 # `parallel.independent(step, mesh)` is that as a program, `jit(shard_map(vmap(step)))`: one run on
-# each device. `parallel.spread_step` is the other side: one run, whose batch is cut over all
+# each device. `parallel.sharded_step` is the other side: one run, whose batch is cut over all
 # devices. `step` is the same function for both.
 #
 # The budget is the same too: 120 updates; an expert reads 4 sequences of 64 bytes an update, the
-# centre the 32 of all experts together. So both arms read the same bytes in the same order, and
+# dense the 32 of all experts together. So both variants read the same bytes in the same order, and
 # spend the same FLOPs. Both have one layer and one learning rate; neither was tuned.
 
 # %%
@@ -70,7 +70,7 @@ config = TrainConfig(
     model=TransformerConfig(
         num_tokens=256, num_states=257, width=64, num_layers=1, num_heads=2, ffn_width=168
     ),
-    optimiser=OptimiserConfig(learning_rate=4e-3),
+    optimizer=OptimizerConfig(learning_rate=4e-3),
     num_steps=120,
     batch_size=4,
     num_positions=N,
@@ -86,20 +86,22 @@ def batch_of(index):  # [K, B, N]: a function of the step alone
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows)
 
 
-def joined(batch):  # the same sequences as one batch of the centre: [K B, N]
+def joined(batch):  # the same sequences as one batch of the dense model: [K B, N]
     return jax.tree.map(lambda leaf: leaf.reshape(-1, N), batch)
 
 
 begin = parallel.independent(init, mesh)
 start = begin(init_keys, {name: jnp.full(K, value) for name, value in rates.items()})
-state = jax.tree.map(lambda leaf: leaf[0], jax.device_get(start))  # the centre's: of one run
-whole = jax.device_put(state, parallel.place_state(state, line))
+state = jax.tree.map(lambda leaf: leaf[0], jax.device_get(start))  # the dense model's: of one run
+whole = jax.device_put(state, parallel.state_shardings(state, line))
 per_expert = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-print(f"{per_expert:,} parameters; {config.num_steps * K * config.batch_size * N:,} bytes an arm")
+print(
+    f"{per_expert:,} parameters; {config.num_steps * K * config.batch_size * N:,} bytes a variant"
+)
 
 # %% [markdown]
 # Which device holds what, asked of the arrays themselves. An expert's parameters lie on one device
-# and nowhere else; the centre's lie on every device.
+# and nowhere else; the dense model's lie on every device.
 
 
 # %%
@@ -117,7 +119,7 @@ figure, axes = plt.subplots(
 axes[0].imshow(held(theirs, K), cmap="Blues", vmin=0, vmax=1.6, aspect="auto")
 axes[0].set_yticks(range(K), names)
 axes[1].imshow(held(its, 1), cmap="Blues", vmin=0, vmax=1.6, aspect="auto")
-axes[1].set_yticks([0], ["centre"])
+axes[1].set_yticks([0], ["dense"])
 axes[1].set_xlabel("device; dark: it holds the parameters")
 plt.show()
 assert (held(theirs, K) == np.eye(K, dtype=bool)).all()
@@ -128,7 +130,7 @@ assert held(its, 1).all()
 #
 # `parallel.collectives` reads the text of the *compiled* program: which instructions exchange
 # anything between devices, which devices, how many bytes. Compiled are, for the same step: experts
-# by `shard_map`, and by `pmap`; four experts of two devices each; the centre. And what mixes
+# by `shard_map`, and by `pmap`; four experts of two devices each; the dense model. And what mixes
 # experts that lie on different devices, `mixture.mix_over_devices`:
 #
 # $$\sum_k r_k u^k = \frac{\sum_k e^{\ell_k - m} u^k}{\sum_k e^{\ell_k - m}}, \qquad
@@ -152,7 +154,7 @@ apart, by_pmap = (
     parallel.independent(step, mesh, backend=backend) for backend in ("shard_map", "pmap")
 )
 wide = parallel.independent(step, pairs, data_args=(1,))
-together = parallel.spread_step(step, line, state, donate=False)
+together = parallel.sharded_step(step, line, state, donate=False)
 mixed = jax.shard_map(mix, mesh=mesh, in_specs=(*[P("expert")] * 3, P()), out_specs=P())
 example = jnp.zeros(K), jnp.log(w), jnp.zeros((K, 256)), jnp.zeros(())
 
@@ -164,7 +166,7 @@ programs = {
     "experts, shard_map": compiled(apart, *one),
     "experts, pmap": compiled(by_pmap, *one),
     "4 experts × 2 devices": compiled(wide, *four),
-    "centre, data-parallel": compiled(together, *several),
+    "dense, data-parallel": compiled(together, *several),
     "mixing, a token": compiled(mixed, *example),
 }
 found = {name: parallel.collectives(program) for name, program in programs.items()}
@@ -177,7 +179,7 @@ inside = {(2 * k, 2 * k + 1) for k in range(4)}
 assert not found["experts, shard_map"]
 assert not found["experts, pmap"]
 assert all(set(each.groups) <= inside for each in found["4 experts × 2 devices"])
-assert parallel.count_by_kind(found["centre, data-parallel"])["all-reduce"] >= 1
+assert parallel.count_by_kind(found["dense, data-parallel"])["all-reduce"] >= 1
 assert parallel.count_by_kind(found["mixing, a token"]) == {"all-reduce": 1}
 
 counts = [len(said) for said in found.values()]
@@ -246,24 +248,22 @@ def trained(update, state, read, keys):
 
 
 params, losses = trained(programs["experts, shard_map"], start, batch_of, step_keys)
-centre = programs["centre, data-parallel"]
-central, central_losses = trained(
-    centre, whole, lambda index: joined(batch_of(index)), step_keys[0]
-)
+dense = programs["dense, data-parallel"]
+central, central_losses = trained(dense, whole, lambda index: joined(batch_of(index)), step_keys[0])
 
 figure, axis = plt.subplots(figsize=(7, 3.6), layout="constrained")
-colours = plt.cm.viridis(np.linspace(0, 0.9, K))
-for name, row, colour in zip(names, losses.T, colours, strict=True):
-    axis.plot(row, color=colour, lw=1, label=name)
-axis.plot(central_losses, color="k", lw=2, label="centre, all parts")
+colors = plt.cm.viridis(np.linspace(0, 0.9, K))
+for name, row, color in zip(names, losses.T, colors, strict=True):
+    axis.plot(row, color=color, lw=1, label=name)
+axis.plot(central_losses, color="k", lw=2, label="dense, all parts")
 axis.set(xlabel="updates", ylabel="training loss (nats per byte)")
 axis.legend(fontsize=8, ncols=2)
 axis.spines[["top", "right"]].set_visible(False)
 plt.show()
 
 # %% [markdown]
-# An expert's curve is of its own part, the centre's of all parts, so the curves do not say who is
-# better; held-out text does.
+# An expert's curve is of its own part, the dense model's of all parts, so the curves do not say who
+# is better; held-out text does.
 #
 # ## One model of eight
 #
@@ -311,8 +311,8 @@ print(f"D7, token by token against the mixture of whole windows: {d7:.1e} nats (
 print(f"B1, −log q_k(x) + log Σ_j w_j q_j(x) = log w_k − log r_k(x): {b1:.1e} nats (bound 1e-9)")
 
 # %% [markdown]
-# The same law where the experts lie, each on its device, by the program that has one all-reduce:
-# the law of the byte behind the first 32 of a window of code.
+# The same distribution where the experts lie, each on its device, by the program that has one
+# all-reduce: the distribution of the byte behind the first 32 of a window of code.
 
 # %%
 network = transformer(config.model)
@@ -320,20 +320,20 @@ window, seen = int(np.argmax(part == names.index("stdlib"))), 32
 read = rows.reshape(-1, N)[window, :seen]
 
 
-def next_log_law(params, x_before):
+def next_log_probs(params, x_before):
     return jax.nn.log_softmax(network.apply(params, x_before)[-1])
 
 
 prefix = jnp.tile(jnp.array([256, *read.tolist()]), (K, 1))  # behind the mask, as in training
-laws = jnp.exp(parallel.independent(next_log_law, mesh)(params, prefix))
+probs = jnp.exp(parallel.independent(next_log_probs, mesh)(params, prefix))
 before = np.cumsum(log_q[window], axis=0)  # log q_k(x^{≤t}), [N, K]
 joint = np.log(w) + before[seen - 1]
 bound = np.logaddexp.reduce(np.log(w) + before[seen - 2])
-as_float32 = [jnp.asarray(x, jnp.float32) for x in (before[seen - 1], np.log(w), laws, bound)]
+as_float32 = [jnp.asarray(x, jnp.float32) for x in (before[seen - 1], np.log(w), probs, bound)]
 over_devices, log_p_t = programs["mixing, a token"](*as_float32)
 
 r = np.exp(joint - np.logaddexp.reduce(joint))
-here = r @ np.asarray(laws, float)
+here = r @ np.asarray(probs, float)
 miss = np.abs(np.asarray(over_devices) - here).max()
 assert miss < 1e-5
 assert np.abs(r - np.exp(gate[window, seen])).max() < 1e-9
@@ -344,8 +344,8 @@ print(f"over devices − numpy, largest of 256 probabilities: {miss:.1e} (bound 
 # ## Who wins, at this budget
 #
 # Nats per byte on held-out text, with the 95 % interval of the difference over documents. B1 splits
-# it: what the expert of the part pays more than the centre, plus the price of not being told which
-# part it is, at most $-\log w_k$ a window (**B11**).
+# it: what the expert of the part pays more than the dense model, plus the cost of not being told
+# which part it is, at most $-\log w_k$ a window (**B11**).
 
 
 # %%
@@ -360,7 +360,7 @@ def difference(of_windows, kept=slice(None)):
 
 central_windows = central_nats.sum(axis=1)
 terms = whole_nats - central_windows, own - central_windows, -cost
-print(f"{'part':15}{'centre':>8}{'mixture':>9}{'mixture − centre':>20}{'own':>18}{'price':>18}")
+print(f"{'part':15}{'dense':>8}{'mixture':>9}{'mixture − dense':>20}{'own':>18}{'cost':>18}")
 for k, name in enumerate([*names, "all"]):
     of_windows = part == k if k < K else part >= 0
     of_documents = of_windows.reshape(len(rows), -1)[:, 0]
@@ -379,33 +379,38 @@ for shift, (term, label) in enumerate(zip(terms, ("mixture", "own expert"), stri
     axis.errorbar(place, means, halves, fmt="os"[shift], capsize=3, label=label)
 axis.axhline(0, color="k", lw=1)
 axis.set_xticks(np.arange(K) + 0.1, names, rotation=20)
-axis.set_ylabel("nats per byte, minus the centre's")
+axis.set_ylabel("nats per byte, minus the dense model's")
 axis.legend(frameon=False)
 axis.spines[["top", "right"]].set_visible(False)
 plt.show()
 
 mean, half = ratio_with_interval(by_document(terms[0]), sizes)
-verdict = "undecided" if abs(mean) < half else "the centre wins" if mean > 0 else "the experts win"
+verdict = (
+    "undecided" if abs(mean) < half else "the dense model wins" if mean > 0 else "the experts win"
+)
 num_bytes = config.num_steps * K * config.batch_size * N
-print(f"{config.num_steps} updates, {num_bytes:,} bytes an arm, {per_expert:,} parameters a model:")
+print(
+    f"{config.num_steps} updates, {num_bytes:,} bytes a variant, {per_expert:,} parameters a model:"
+)
 print(f"{verdict}, by {abs(mean):.3f} ± {half:.3f} nats per byte on {len(rows)} held-out documents")
 
 # %% [markdown]
-# Below zero is better than the centre. Read the two terms of B1 in the table. *Own*: the expert of
-# a part that differs in kind from the rest can be ahead of the centre; where parts are alike, as
-# topics of news are, an expert has read an eighth of what is common to all. *Price*: it is negative
-# where the others foretell a window better than its own expert does, as with the window of code
-# above, which opens with a comment in English. Nothing here is about devices: the same experts on
-# eight machines give the same numbers. How the sign turns with the budget is what
+# Below zero is better than the dense model. Read the two terms of B1 in the table. *Own*: the
+# expert of a part that differs in kind from the rest can be ahead of the dense model; where parts
+# are alike, as topics of news are, an expert has read an eighth of what is common to all. *Cost*:
+# it is negative where the others foretell a window better than its own expert does, as with the
+# window of code above, which opens with a comment in English. Nothing here is about devices: the
+# same experts on eight machines give the same numbers. How the sign turns with the budget is what
 # [`experiments.regimes`](../experiments/README.md) maps.
 #
 # ## Try
 #
 # - `num_steps=400`: does the sign of a part turn? (The cosine ends where the steps do.)
-# - Deal the text at random to the eight parts: what do *own* and *price* become, and why can no
+# - Deal the text at random to the eight parts: what do *own* and *cost* become, and why can no
 #   gate help?
 # - Average gradients over experts in their step, `jax.lax.pmean(…, "expert")`, and count again.
-# - Leave `bound` out of `mix_over_devices`, or give `spread_step` `placement="sharded"`, and count.
+# - Leave `bound` out of `mix_over_devices`, or give `sharded_step` `placement="sharded"`, and
+# count.
 #
 # ## Next
 #

@@ -36,7 +36,7 @@ from dfm_jax.models.config import TransformerConfig
 from dfm_jax.models.sizes import SIZES, num_parameters
 from dfm_jax.training.batches import Batch
 from dfm_jax.training.config import TrainConfig, hyperparameters
-from dfm_jax.training.ensemble import gather
+from dfm_jax.training.ensemble import make_ensemble
 from dfm_jax.training.fit import init_and_step
 from dfm_jax.training.presets import PRESETS
 from dfm_jax.training.stopping import ExitStatus, StopRequest
@@ -52,10 +52,11 @@ scaling, compiled, launching = (
 # ## 1. Memory and traffic, on paper
 #
 # The study `experiments.scaling` counts what one chip holds and sends for an update of 8.4 million
-# tokens: one centre on all chips, or $K = 8$ experts of the centre's size on an eighth of the chips
-# each. Its formulas for a model of $P$ parameters, on $n$ chips, are short enough to count again:
+# tokens: one dense model on all chips, or $K = 8$ experts of the dense model's size on an eighth of
+# the chips each. Its formulas for a model of $P$ parameters, on $n$ chips, are short enough to
+# count again:
 #
-# - state: 16 bytes a parameter, so $16 P$ for the centre and $16 K P$ for the experts;
+# - state: 16 bytes a parameter, so $16 P$ for the dense model and $16 K P$ for the experts;
 # - data-parallel traffic: each chip sends $2 \cdot 4 P (n - 1) / n$ bytes an update, a ring's
 #   all-reduce of float32 gradients. Experts on $n / K$ chips each have $n / K$ in its place.
 
@@ -73,13 +74,14 @@ for name, model in {"1b": SIZES["1b"], "70b": largest}.items():
 
 
 def ring(row):  # GB that a chip sends for an update of a data-parallel run
-    span = row["chips"] // (1 if row["arm"] == "centre" else 8)
+    span = row["chips"] // (1 if row["variant"] == "dense" else 8)
     return 2 * 4 * sizes[row["size"]] * (span - 1) / span / 1e9
 
 
 in_a_pod = [
     row for row in rows
-    if row["kind"] == "v5p" and row["layout"] == "data-parallel" and "centre's" not in row["arm"]
+    if row["kind"] == "v5p" and row["layout"] == "data-parallel" and "dense model's" not in
+    row["variant"]
 ]  # fmt: skip
 misses = [abs(ring(row) - row["fast_gb"]) / max(row["fast_gb"], 1) for row in in_a_pod]
 assert max(misses) < 1e-3  # the study keeps four digits
@@ -90,36 +92,36 @@ print(f" {max(misses):.0e} of it")
 
 # %% [markdown]
 # From the study's file: what a chip sends for the same tokens, how many chips hold the run at all,
-# and how long the centre takes over what experts take. "Centre's batch" means experts whose batch
-# is as large as the centre's, so that each updates an eighth as often.
+# and how long the dense model takes over what experts take. "Dense's batch" means experts whose
+# batch is as large as the dense model's, so that each updates an eighth as often.
 
 # %%
-arms = {"centre": "C1", "experts, shared batch": "C0", "experts, centre's batch": "C2"}
+variants = {"dense": "C1", "experts, shared batch": "C0", "experts, dense model's batch": "C2"}
 names, place = list(sizes), np.arange(len(sizes))
 
 
-def chosen(kind, chips, arm, size):  # the quickest layout that fits
-    keys = {"kind": kind, "chips": chips, "arm": arm, "size": size}
+def chosen(kind, chips, variant, size):  # the quickest layout that fits
+    keys = {"kind": kind, "chips": chips, "variant": variant, "size": size}
     keys |= {"quickest": True, "fits": True}
     return next((row for row in rows if keys.items() <= row.items()), None)
 
 
 figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
-for shift, (arm, colour) in enumerate(arms.items()):
-    found = [chosen("v5p", 512, arm, size) for size in names]
+for shift, (variant, color) in enumerate(variants.items()):
+    found = [chosen("v5p", 512, variant, size) for size in names]
     sent = [row["fast_gb"] + row["slow_gb"] for row in found]
-    axes[0].bar(place + 0.27 * (shift - 1), sent, 0.25, color=colour, label=arm)
+    axes[0].bar(place + 0.27 * (shift - 1), sent, 0.25, color=color, label=variant)
 axes[0].set(yscale="log", xlabel="parameters", ylabel="GB a chip sends, 8.4 M tokens")
 axes[0].legend(title="512 v5p", fontsize=8)
 
 axes[0].set_xticks(place, names)
 
 cross = scaling["summary"]["crossovers"]
-cross = [row for row in cross if row["arm"] == "experts, shared batch"][::-1]
+cross = [row for row in cross if row["variant"] == "experts, shared batch"][::-1]
 for height, row in enumerate(cross):
-    ends = row["centre_fits_from"], row["experts_fit_from"] or np.nan
+    ends = row["dense_fits_from"], row["experts_fit_from"] or np.nan
     axes[1].plot(ends, (height, height), "0.7", zorder=0)
-    axes[1].plot(ends[:1], height, "o", color="C1", label="" if height else "centre")
+    axes[1].plot(ends[:1], height, "o", color="C1", label="" if height else "dense")
     axes[1].plot(ends[1:], height, "s", color="C0", mfc="none", label="" if height else "8 experts")
 axes[1].set_yticks(range(len(cross)), [f"{row['kind']}, {row['size']}" for row in cross])
 axes[1].set_xscale("log", base=2)
@@ -130,37 +132,37 @@ plt.show()
 
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(9, 3.2), sharey=True, layout="constrained")
-for axis, arm in zip(axes, list(arms)[1:], strict=True):
+for axis, variant in zip(axes, list(variants)[1:], strict=True):
     for marker, kind in zip("os^", ("v5e", "v5p", "h100"), strict=True):
-        chips = [n for n in (8, 128, 512, 4096) if chosen(kind, n, arm, "7b")]
-        pairs = [(chosen(kind, n, "centre", "7b"), chosen(kind, n, arm, "7b")) for n in chips]
+        chips = [n for n in (8, 128, 512, 4096) if chosen(kind, n, variant, "7b")]
+        pairs = [(chosen(kind, n, "dense", "7b"), chosen(kind, n, variant, "7b")) for n in chips]
         ratios = [one["in_turn_s"] / other["in_turn_s"] for one, other in pairs]
         axis.plot(chips, ratios, marker + "-", mfc="none", label=kind)
     axis.axhline(1, color="k", lw=0.8)
     axis.set_xscale("log", base=2)
     axis.set_xticks([128, 512, 4096], [128, 512, 4096])
-    axis.set(xlabel="chips", title=arm)
+    axis.set(xlabel="chips", title=variant)
     axis.title.set_size(10)
-axes[0].set_ylabel("centre's time / experts', 7b,\nno overlap")
+axes[0].set_ylabel("dense model's time / experts', 7b,\nno overlap")
 axes[0].legend()
 plt.show()
 
 # %% [markdown]
 # No blue square at v5e, 70b: eight such experts fit on none of the numbers tried, up to 4,096.
-# Below 1, experts take longer than the centre: where they barely fit, they take smaller
+# Below 1, experts take longer than the dense model: where they barely fit, they take smaller
 # micro-batches and gather their parameters more often.
 #
 # So independence by itself does not make training faster inside one fast network: with as many
-# updates, experts wait as long as the centre. It does where the network is slow, or where experts
-# update more seldom, and what fewer updates cost in loss these formulas do not say. What it always
-# costs is room: every expert holds a model.
+# updates, experts wait as long as the dense model. It does where the network is slow, or where
+# experts update more seldom, and what fewer updates cost in loss these formulas do not say. What it
+# always costs is room: every expert holds a model.
 #
 # ## 2. The same program, lowered for a TPU
 #
 # `jax.export` lowers a function for a platform that is not here; it needs neither a TPU nor its
 # compiler. Below, the update of a billion parameters (20 scanned layers, one sequence of 2,048
-# tokens to a chip, AdamW), for eight chips with one expert each, and as a centre over the eight. No
-# array is made: shapes suffice.
+# tokens to a chip, AdamW), for eight chips with one expert each, and as a dense model over the
+# eight. No array is made: shapes suffice.
 
 # %%
 devices, billion = 8, replace(SIZES["1b"], max_positions=None)
@@ -186,10 +188,10 @@ def taller(tree, stack):  # every leaf for all devices: stacked, or with as many
 def update_programs(config):
     step, state, batch, key = shapes_of(config)
     apart = jax.jit(parallel.independent(step, mesh))
-    together = jax.jit(parallel.spread_step(step, line, state, donate=False))
+    together = jax.jit(parallel.sharded_step(step, line, state, donate=False))
     return {
         "expert step": (apart, taller((state, batch, key), True)),
-        "centre step": (together, (state, taller(batch, False), key)),
+        "dense step": (together, (state, taller(batch, False), key)),
     }
 
 
@@ -199,8 +201,8 @@ def mix(log_p, log_w, values, bound):
 
 mixed = jax.shard_map(mix, mesh=mesh, in_specs=(*[P("expert")] * 3, P()), out_specs=P())
 each = jax.ShapeDtypeStruct((devices,), jnp.float32)
-law = jax.ShapeDtypeStruct((devices, billion.num_tokens), jnp.float32)
-asked = each, each, law, jax.ShapeDtypeStruct((), jnp.float32)
+probs = jax.ShapeDtypeStruct((devices, billion.num_tokens), jnp.float32)
+asked = each, each, probs, jax.ShapeDtypeStruct((), jnp.float32)
 
 large = TrainConfig(model=billion, batch_size=1, num_positions=2048, held_out=0)
 programs = {**update_programs(large), "mixing, a token": (jax.jit(mixed), asked)}
@@ -230,11 +232,11 @@ assert re.search(COLLECTIVE, texts["mixing, a token"])
 
 # %% [markdown]
 # Read this with care. An expert's step is a *manual* computation (`shard_map`): what it sends would
-# stand in the text, as it does for mixing, and nothing does. The centre's text holds no collective
-# either, but for another reason: its step is written for one device, the text says only where
-# arrays lie, and the compiler puts the exchanges in. So the centre has to be compiled to be
-# counted: a tiny one here, for eight virtual CPU devices. (Of mixing's two sums the compiler makes
-# one all-reduce.)
+# stand in the text, as it does for mixing, and nothing does. The dense model's text holds no
+# collective either, but for another reason: its step is written for one device, the text says only
+# where arrays lie, and the compiler puts the exchanges in. So the dense model has to be compiled to
+# be counted: a tiny one here, for eight virtual CPU devices. (Of mixing's two sums the compiler
+# makes one all-reduce.)
 
 # %%
 for name, (fn, shapes) in update_programs(replace(PRESETS["tiny"], batch_size=1)).items():
@@ -242,7 +244,7 @@ for name, (fn, shapes) in update_programs(replace(PRESETS["tiny"], batch_size=1)
     print(
         f"{name}, compiled for {devices} CPU devices: {parallel.count_by_kind(said) or 'nothing'}"
     )
-    assert bool(said) == (name == "centre step")
+    assert bool(said) == (name == "dense step")
 
 # %% [markdown]
 # And for TPUs: `experiments.compile_tpu` compiled them with the real compiler, libtpu, which runs
@@ -280,7 +282,7 @@ assert not any(sum(row.get("collectives", {}).values()) for row in apart)
 folder, here = tempfile.TemporaryDirectory(), Path.cwd()
 os.chdir(folder.name)  # what follows is written there
 options = ["--config", "small", "--set", "seed=1"]
-jobs = launch.train_jobs(Path("parts"), Path("run"), options, experts=range(8), centre=True)
+jobs = launch.train_jobs(Path("parts"), Path("run"), options, experts=range(8), dense=True)
 allocation = launch.Allocation(gpus=1, time="04:00:00", at_once=4)
 script = launch.slurm_text(jobs, Path("run"), allocation, folder=Path("/shared/project"))
 Path("run.sbatch").write_text(script, encoding="utf-8")
@@ -292,7 +294,7 @@ print("\n".join([*lines[:17], "…", *lines[-17:]]))
 # %%
 tpus = {"image": "IMAGE", "claim": "data", "tpus": 4, "accelerator": "tpu-v5-lite-podslice"}
 placed = [*options, "--placement", "replicated"]  # over the four chips of its host, not on one
-jobs = launch.train_jobs(Path("parts"), Path("run"), placed, experts=range(8), centre=True)
+jobs = launch.train_jobs(Path("parts"), Path("run"), placed, experts=range(8), dense=True)
 yaml_of_one = launch.jobset_text(jobs, launch.Pods(**tpus, topology="2x2"))
 Path("run.yaml").write_text(yaml_of_one, encoding="utf-8")
 print("\n".join([*yaml_of_one.splitlines()[:30], "…"]))
@@ -366,7 +368,7 @@ for status in ExitStatus:
     name, whether = status.name.lower().replace("_", " "), again.get(status, "yes")
     print(f"{status:>4}  {name:15} begun again: {whether}")
 
-ensemble = gather(Path("run"))
+ensemble = make_ensemble(Path("run"))
 for expert, weight in zip(ensemble.experts, ensemble.weights, strict=True):
     print(f"{expert.name}: step {expert.step}, {expert.count:,} tokens, w = {weight}")
 assert sum(ensemble.weights) == 1
@@ -389,7 +391,7 @@ assert found["differing_leaves_of_the_killed"] == found["differing_leaves_of_the
 # ## What was not run
 #
 # A real TPU; a cluster of SLURM or of Kubernetes; a network between hosts. Lowering and compiling
-# for TPUs, the syntax of the files, the behaviour of processes that stop, fail and resume: these
+# for TPUs, the syntax of the files, the behavior of processes that stop, fail and resume: these
 # were. The pages are in [Run on TPU pods, SLURM, Kubernetes](../docs/guides/pods.md).
 #
 # ## Try

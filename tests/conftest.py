@@ -2,8 +2,9 @@
 
 Warnings are errors (pyproject.toml). The key-reuse checker is on: a key that was consumed, in a
 trace or eagerly, through jit, vmap, pmap, shard_map or scan, raises `KeyReuseError` when it is used
-again. So a test that calls two versions of a random function builds the key twice, and a scan folds
-into a key taken from its array before the loop: indexing the array in the body counts as a reuse.
+again. So a test that calls two versions of a random function builds the key twice, and a scan seed
+splits into a key taken from its array before the loop: indexing the array in the body counts as a
+reuse.
 """
 
 import importlib.metadata

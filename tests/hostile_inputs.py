@@ -136,9 +136,11 @@ CASES = (
     Case("a value twice in an axis", f"{SWEEP} --grid seed=1,1", "seed", WORDS),
     Case("an aliased seed in an axis", f"{SWEEP} --grid seed=5,4294967301", "seed", WORDS),
     Case("no such axis", f"{SWEEP} --grid sead=1,2", "sead", WORDS),
-    # ── evaluate, sample, gather ──
+    # ── evaluate, sample, make-ensemble ──
     Case("a run that is not there", "evaluate --run run", "run"),
-    Case("a run without experts", "gather --run run", "no expert is there", {"run/.keep": ""}),
+    Case(
+        "a run without experts", "make-ensemble --run run", "no expert is there", {"run/.keep": ""}
+    ),
     Case("nothing to sample from", "sample --run run", "run", {"run/.keep": ""}),
     Case("a manifest that leads out", "sample --run run", "name", prepare=ensemble),
     # ── partition, route ──

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 # The house from the foundation up: a room may import the rooms before it. `__init__`, which
 # names what is public, and `__main__` stand above all of them. Of a package that spans two layers
 # a module may have a place of its own, `mixture.posterior`; the rest stands where the package does.
-ROOMS = (
+LAYERS = (
     *("types", "checks", "durable", "exact", "boundary", "interfaces"),
     *("schedules", "paths", "velocities", "steps"),
     *("mixture.posterior", "mixture.gates", "clustering"),
@@ -42,7 +42,7 @@ ROOMS = (
         "cli",
     ),
 )
-MATHEMATICS = ROOMS[ROOMS.index("schedules") : ROOMS.index("accounting") + 1]
+MATHEMATICS = LAYERS[LAYERS.index("schedules") : LAYERS.index("accounting") + 1]
 # The only foreign packages of a room; a room that is not listed may import any that is not
 # reserved for another.
 ALLOWED = {
@@ -59,7 +59,7 @@ ALLOWED = {
     "parallel": {"jax", "numpy"},
     "json_text": set(),
     "scoring": set(),
-    **{room: {"jax", "numpy"} for room in MATHEMATICS},
+    **{layer: {"jax", "numpy"} for layer in MATHEMATICS},
 }
 RESERVED = {"flax": "models", "optax": "training", "orbax": "training"}
 READERS_OF_PICTURES = {"Image.open", "PIL.Image.open", "pillow().open"}
@@ -78,15 +78,15 @@ class Source(NamedTuple):
         return ast.parse(self.text)
 
     @property
-    def room(self) -> str:
+    def layer(self) -> str:
         """`schedules` for dfm_jax/schedules.py, `theory` for dfm_jax/theory/ledger.py."""
-        return room_of(Path(self.path).with_suffix("").parts[1:])
+        return layer_of(Path(self.path).with_suffix("").parts[1:])
 
 
-def room_of(parts: Sequence[str]) -> str:
+def layer_of(parts: Sequence[str]) -> str:
     """The room of a module by its names below `dfm_jax`: its own, or that of its package."""
     own = ".".join(parts[:2])
-    return own if own in ROOMS else parts[0]
+    return own if own in LAYERS else parts[0]
 
 
 # ── the guards ──────────────────────────────────────────────────────────────────────────────────
@@ -106,38 +106,38 @@ def imported(source: Source) -> Iterator[str]:
 
 
 def imports_point_down(source: Source) -> Iterator[str]:
-    room = source.room
-    if room in ("__init__", "__main__"):
+    layer = source.layer
+    if layer in ("__init__", "__main__"):
         return
-    if room not in ROOMS:
-        yield f"the room `{room}` has no place in ROOMS"
+    if layer not in LAYERS:
+        yield f"the room `{layer}` has no place in ROOMS"
         return
-    below = set(ROOMS[: ROOMS.index(room) + 1])
-    if room == "exact":
+    below = set(LAYERS[: LAYERS.index(layer) + 1])
+    if layer == "exact":
         below = {"exact"}
-    elif room in MATHEMATICS:
+    elif layer in MATHEMATICS:
         below -= {"exact"}
     for name in imported(source):
         first, *rest = name.split(".")
         if first in ("experiments", "notebooks", "tests"):
-            yield f"`{room}` imports {first}"
+            yield f"`{layer}` imports {first}"
         elif (
             first == "dfm_jax"
             and rest != ["__version__"]
-            and (not rest or room_of(rest) not in below)
+            and (not rest or layer_of(rest) not in below)
         ):
-            yield f"`{room}` imports {name}, which is not below it"
+            yield f"`{layer}` imports {name}, which is not below it"
 
 
-def foreign_packages_have_their_room(source: Source) -> Iterator[str]:
-    room = source.room
+def foreign_packages_have_their_layer(source: Source) -> Iterator[str]:
+    layer = source.layer
     for name in imported(source):
         package = name.split(".")[0]
         if package in sys.stdlib_module_names or package == "dfm_jax":
             continue
         home = RESERVED.get(package)
-        if (home and room != home) or (room in ALLOWED and package not in ALLOWED[room]):
-            yield f"`{room}` imports {package}"
+        if (home and layer != home) or (layer in ALLOWED and package not in ALLOWED[layer]):
+            yield f"`{layer}` imports {package}"
 
 
 def public_names_have_docstrings(source: Source) -> Iterator[str]:
@@ -211,7 +211,7 @@ def array_signatures_are_typed(source: Source) -> Iterator[str]:
 
 def reads_json_strictly(source: Source) -> Iterator[str]:
     """`json.loads` keeps the last of two equal keys and takes NaN; the one reader refuses them."""
-    if source.room == "json_text":
+    if source.layer == "json_text":
         return
     for node in ast.walk(source.tree):
         if isinstance(node, ast.Attribute) and ast.unparse(node) in READERS_OF_JSON:
@@ -297,7 +297,7 @@ def in_package(path: str) -> bool:
 
 
 def in_mathematics(path: str) -> bool:
-    return in_package(path) and Source(path, "").room in MATHEMATICS
+    return in_package(path) and Source(path, "").layer in MATHEMATICS
 
 
 def is_python(path: str) -> bool:
@@ -306,7 +306,7 @@ def is_python(path: str) -> bool:
 
 READS = {
     imports_point_down: in_package,
-    foreign_packages_have_their_room: in_package,
+    foreign_packages_have_their_layer: in_package,
     public_names_have_docstrings: in_package,
     is_named_after_its_content: is_python,
     functions_are_named_after_what_they_return: is_python,
@@ -349,11 +349,11 @@ BAD = {
     ),
     "the mathematics sees the truth": (
         imports_point_down,
-        Source("dfm_jax/paths.py", "import dfm_jax.exact.laws"),
+        Source("dfm_jax/paths.py", "import dfm_jax.exact.distributions"),
     ),
     "the truth sees the package": (
         imports_point_down,
-        Source("dfm_jax/exact/laws.py", "from dfm_jax.checks import require"),
+        Source("dfm_jax/exact/distributions.py", "from dfm_jax.checks import require"),
     ),
     "a room imports the public names": (
         imports_point_down,
@@ -365,23 +365,23 @@ BAD = {
     ),
     "a room without a place": (imports_point_down, Source("dfm_jax/attic.py", "")),
     "flax in data": (
-        foreign_packages_have_their_room,
+        foreign_packages_have_their_layer,
         Source("dfm_jax/data/text.py", "import flax.linen as nn"),
     ),
     "optax in models": (
-        foreign_packages_have_their_room,
+        foreign_packages_have_their_layer,
         Source("dfm_jax/models/tabular.py", "from optax import adam"),
     ),
     "orbax in the command line": (
-        foreign_packages_have_their_room,
+        foreign_packages_have_their_layer,
         Source("dfm_jax/cli.py", "import orbax.checkpoint as ocp"),
     ),
     "jax in the truth": (
-        foreign_packages_have_their_room,
-        Source("dfm_jax/exact/laws.py", "import jax.numpy as jnp"),
+        foreign_packages_have_their_layer,
+        Source("dfm_jax/exact/distributions.py", "import jax.numpy as jnp"),
     ),
     "scipy in the mathematics": (
-        foreign_packages_have_their_room,
+        foreign_packages_have_their_layer,
         Source("dfm_jax/paths.py", "from scipy.special import logsumexp"),
     ),
     "a bare module": (public_names_have_docstrings, Source("dfm_jax/paths.py", "x = 1")),
@@ -405,15 +405,15 @@ BAD = {
     ),
     "a getter": (
         functions_are_named_after_what_they_return,
-        Source("experiments/a.py", "class A:\n    def _get_law(self): ..."),
+        Source("experiments/a.py", "class A:\n    def _get_probs(self): ..."),
     ),
     "an argument that may lie": (
         array_signatures_are_typed,
-        Source("dfm_jax/paths.py", "def law(x: Tokens | None = None) -> float: ..."),
+        Source("dfm_jax/paths.py", "def probs(x: Tokens | None = None) -> float: ..."),
     ),
     "a result that may lie": (
         array_signatures_are_typed,
-        Source("dfm_jax/paths.py", "@jax.jit\ndef law(n: int) -> Float[Array, 'N S']: ..."),
+        Source("dfm_jax/paths.py", "@jax.jit\ndef probs(n: int) -> Float[Array, 'N S']: ..."),
     ),
     "a second reader of JSON": (
         reads_json_strictly,
@@ -474,10 +474,13 @@ GOOD = {
     ),
     "inside a room": (
         imports_point_down,
-        Source("dfm_jax/exact/bayes.py", "from dfm_jax.exact.laws import law\nfrom .laws import a"),
+        Source(
+            "dfm_jax/exact/bayes.py",
+            "from dfm_jax.exact.distributions import probs\nfrom .probs import a",
+        ),
     ),
     "optax in training": (
-        foreign_packages_have_their_room,
+        foreign_packages_have_their_layer,
         Source("dfm_jax/training/step.py", "import optax\nimport orbax.checkpoint as ocp"),
     ),
     "a private function": (

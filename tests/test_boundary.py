@@ -34,8 +34,8 @@ def impossible(name: str) -> tuple[dict[str, Any], str, Any]:
         )
     if name == "accounting.truncation_bound":
         return arrays | {"weights": np.eye(4)[3], "kept": np.eye(4)[0]}, "weights", (0,)
-    (key,) = {"token_path", "token_paths", "step_laws"} & set(arrays)
-    x = arrays["x_next" if key == "step_laws" else "x_t"]
+    (key,) = {"token_path", "token_paths", "step_probs"} & set(arrays)
+    x = arrays["x_next" if key == "step_probs" else "x_t"]
     probs = arrays[key].copy()
     probs[..., 0, x[0]] = 0
     return arrays | {key: probs}, key, (..., 0, x[0])
@@ -85,11 +85,11 @@ def test_at_a_kink_the_derivative_is_half(name):
 @pytest.mark.usefixtures("strict")
 def test_a_cut_gate_has_a_gradient_in_log_space():
     """`log` of a weight of 0 moves with nothing, where nobody reads it."""
-    log_laws = -np.abs(np.log(draw("accounting.part_information", 0)["log_laws"] ** 2))
+    log_probs = -np.abs(np.log(draw("accounting.part_information", 0)["log_probs"] ** 2))
 
     def slopes(log):
         def nats(weights):
-            return mixture.mix_log_probs(log(top_experts_gate(weights, 2)), log_laws).sum()
+            return mixture.mix_log_probs(log(top_experts_gate(weights, 2)), log_probs).sum()
 
         return jax.jit(jax.grad(nats))(draw("mixture.top_experts_gate", 0)["weights"])
 
@@ -134,7 +134,7 @@ def test_a_nan_is_not_hidden():
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("strict")
-def test_logits_become_logarithms_of_a_law_and_a_row_of_none_stays_none():
+def test_logits_become_logarithms_of_a_distribution_and_a_row_of_none_stays_none():
     rows = jnp.array([[0.0, 1000.0, -INF], [-INF, -INF, -INF], [1.0, 2.0, 3.0]])
     found, slopes = boundary.log_softmax(rows), jax.jacobian(boundary.log_softmax)(rows)
     np.testing.assert_array_equal(found[0], [-1000, 0, -INF])
@@ -188,9 +188,9 @@ def test_a_state_of_mass_0_moves_the_push_forward_by_its_own_column():
     """∂(P p)(x)/∂p(z) is P(x, z), whatever p(z): it was 1 at p(z) = 0."""
     states = jnp.array([[0, 0], [0, 1], [1, 0], [1, 1]])
     rows = jnp.asarray(np.random.default_rng(0).dirichlet([1, 1], size=(4, 2)))
-    law = jnp.array([0.25, 0.75, 0.0, 0.0])
+    probs = jnp.array([0.25, 0.75, 0.0, 0.0])
     push, matrix = public_function("steps.push_forward"), public_function("steps.transition_matrix")
-    jacobian = jax.jit(jax.jacobian(push))(law, rows, states)
+    jacobian = jax.jit(jax.jacobian(push))(probs, rows, states)
     np.testing.assert_allclose(jacobian, matrix(rows, states), rtol=1e-12)
 
 

@@ -27,7 +27,7 @@ from dfm_jax.training.checkpoint import (
 from dfm_jax.training.config import differences
 from dfm_jax.training.digests import CheckpointError, DamagedError, seal_folder
 
-CONFIG = {"seed": 1, "optimiser": {"rate": 0.5}}
+CONFIG = {"seed": 1, "optimizer": {"rate": 0.5}}
 
 
 class State(NamedTuple):
@@ -210,8 +210,8 @@ def truncate(path):
         (state_of(), {"seed": 2}, "`seed` of the checkpoint must be 2, .*; got seed = 1"),
         (
             state_of(),
-            {"seed": 1, "optimiser": {"rate": 0.25}},
-            "`optimiser.rate` of the checkpoint must be 0.25, .*; got optimiser.rate = 0.5",
+            {"seed": 1, "optimizer": {"rate": 0.25}},
+            "`optimizer.rate` of the checkpoint must be 0.25, .*; got optimizer.rate = 0.5",
         ),
         ({"other": jnp.ones(2)}, CONFIG, "does not hold the leaf `other`, which the template has"),
         (
@@ -336,7 +336,7 @@ def test_a_damaged_last_checkpoint_is_named_set_aside_and_the_one_before_taken(t
     assert found.step == 2
     np.testing.assert_array_equal(found.state["w"], [2.0, 2.0])
     (words,) = found.damaged
-    assert "checkpoint.json is damaged" in words
+    assert "the SHA-256 of the file checkpoint.json must be" in words
     assert "set aside as 3.damaged" in words
     assert checkpoint_steps(tmp_path) == [1, 2]
     assert (tmp_path / "3.damaged" / "checkpoint.json").is_file()

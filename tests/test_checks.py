@@ -55,40 +55,42 @@ REFUSED = {
         lambda: checks.check_interval("t", NAN, 0.0, 1.0),
         "`t` must lie in [0, 1]; got t = nan.",
     ),
-    "law, negative": (
-        lambda: checks.check_law("weights", np.array([1.5, -0.5])),
+    "distribution, negative": (
+        lambda: checks.check_distribution("weights", np.array([1.5, -0.5])),
         "`weights` must be non-negative; got weights[1] = -0.5.",
     ),
-    "law, sum": (
-        lambda: checks.check_law("weights", np.array([0.5, 0.75])),
+    "distribution, sum": (
+        lambda: checks.check_distribution("weights", np.array([0.5, 0.75])),
         "`weights` must sum to 1 over its last axis; got weights.sum(axis=-1) = 1.25.",
     ),
-    "law, the sum of a row": (
-        lambda: checks.check_law("q", np.array([[0.5, 0.5], [0.25, 0.25]])),
+    "distribution, the sum of a row": (
+        lambda: checks.check_distribution("q", np.array([[0.5, 0.5], [0.25, 0.25]])),
         "`q` must sum to 1 over its last axis; got q.sum(axis=-1)[1] = 0.5.",
     ),
-    "law, NaN": (
-        lambda: checks.check_law("weights", np.array([NAN, 1.0])),
+    "distribution, NaN": (
+        lambda: checks.check_distribution("weights", np.array([NAN, 1.0])),
         "`weights` must be non-negative; got weights[0] = nan.",
     ),
-    "law, whole numbers": (
-        lambda: checks.check_law("weights", np.array([1, 1])),
+    "distribution, whole numbers": (
+        lambda: checks.check_distribution("weights", np.array([1, 1])),
         "`weights` must sum to 1 over its last axis; got weights.sum(axis=-1) = 2.",
     ),
-    "law, along the first axis": (
-        lambda: checks.check_law("kappa", np.array([[0.5, 0.5], [0.5, 0.25]]), axis=0),
+    "distribution, along the first axis": (
+        lambda: checks.check_distribution("kappa", np.array([[0.5, 0.5], [0.5, 0.25]]), axis=0),
         "`kappa` must sum to 1 over its first axis; got kappa.sum(axis=0)[1] = 0.75.",
     ),
-    "law, a row that is read": (
-        lambda: checks.check_law("q", np.array([[0.5], [NAN]]), read=np.array([True, False])),
+    "distribution, a row that is read": (
+        lambda: checks.check_distribution(
+            "q", np.array([[0.5], [NAN]]), read=np.array([True, False])
+        ),
         "`q` must sum to 1 over its last axis; got q.sum(axis=-1)[0] = 0.5.",
     ),
-    "law, a long row that misses 1 by half": (
-        lambda: checks.check_law("q", np.full(2**16, 2.0**-17, np.float32)),
+    "distribution, a long row that misses 1 by half": (
+        lambda: checks.check_distribution("q", np.full(2**16, 2.0**-17, np.float32)),
         "`q` must sum to 1 over its last axis; got q.sum(axis=-1) = 0.5.",
     ),
-    "log law, sum": (
-        lambda: checks.check_log_law("log_prior", np.zeros(2)),
+    "log distribution, sum": (
+        lambda: checks.check_log_distribution("log_prior", np.zeros(2)),
         "`exp(log_prior)` must sum to 1 over its last axis; got exp(log_prior).sum(axis=-1) = 2.0.",
     ),
     "seed, another's last 32 bits": (
@@ -106,24 +108,24 @@ REFUSED = {
         lambda: checks.check_seed("seed", 1.0),  # type: ignore[arg-type]
         "`seed` must be an integer in [0, 4294967295], which a key can hold; got seed = 1.0.",
     ),
-    "log law, probabilities": (
-        lambda: checks.check_log_law("log_prior", np.array([0.5, 0.5])),
+    "log distribution, probabilities": (
+        lambda: checks.check_log_distribution("log_prior", np.array([0.5, 0.5])),
         (
             "`log_prior` must hold logarithms of probabilities, and none above 0; got "
             "log_prior[0] = "
             "0.5."
         ),
     ),
-    "log law, infinity": (
-        lambda: checks.check_log_law("log_prior", np.array([np.inf, -np.inf])),
+    "log distribution, infinity": (
+        lambda: checks.check_log_distribution("log_prior", np.array([np.inf, -np.inf])),
         (
             "`log_prior` must hold logarithms of probabilities, and none above 0; got "
             "log_prior[0] = "
             "inf."
         ),
     ),
-    "log law, NaN": (
-        lambda: checks.check_log_law("log_prior", np.array([NAN, 0.0])),
+    "log distribution, NaN": (
+        lambda: checks.check_log_distribution("log_prior", np.array([NAN, 0.0])),
         "`exp(log_prior)` must sum to 1 over its last axis; got exp(log_prior).sum(axis=-1) = nan.",
     ),
     "logarithms, a probability": (
@@ -165,17 +167,21 @@ REFUSED = {
 }
 
 ACCEPTED = {
-    "log law, a zero": lambda: checks.check_log_law("log_prior", np.array([0.0, -np.inf])),
-    "law, a row that is not read": lambda: checks.check_law(
+    "log distribution, a zero": lambda: checks.check_log_distribution(
+        "log_prior", np.array([0.0, -np.inf])
+    ),
+    "distribution, a row that is not read": lambda: checks.check_distribution(
         "q", np.array([[1.0, 0.0], [NAN, -np.inf]]), read=np.array([True, False])
     ),
-    "log law, a row that is not read": lambda: checks.check_log_law(
+    "log distribution, a row that is not read": lambda: checks.check_log_distribution(
         "log_q", np.array([[0.0, -np.inf], [NAN, np.inf]]), read=np.array([True, False])
     ),
-    "log law, bfloat16": lambda: checks.check_log_law(
+    "log distribution, bfloat16": lambda: checks.check_log_distribution(
         "log_q", jnp.full(50_257, -np.log(50_257), jnp.bfloat16)
     ),
-    "law, a long row": lambda: checks.check_law("q", np.full(50_257, 1 / 50_257, np.float32)),
+    "distribution, a long row": lambda: checks.check_distribution(
+        "q", np.full(50_257, 1 / 50_257, np.float32)
+    ),
     "logarithms, rounding, and what is undefined": lambda: checks.check_log_probs(
         "log_q", np.array([1e-7, -np.inf, NAN], np.float32)
     ),
@@ -184,8 +190,8 @@ ACCEPTED = {
     "seed, NumPy's": lambda: checks.check_seed("seed", np.int64(0)),
     "interval": lambda: checks.check_interval("t", np.array([0.0, 1.0]), 0.0, 1.0),
     "interval, half open": lambda: checks.check_interval("t", 0.0, 0.0, 1.0, ends="[)"),
-    "law": lambda: checks.check_law("weights", jnp.full((4, 3), 1 / 3)),
-    "law, one point": lambda: checks.check_law("weights", np.array([0, 1])),
+    "probs": lambda: checks.check_distribution("weights", jnp.full((4, 3), 1 / 3)),
+    "distribution, one point": lambda: checks.check_distribution("weights", np.array([0, 1])),
     "tokens": lambda: checks.check_tokens("x_t", jnp.array([0, 2]), 3),
     "no tokens": lambda: checks.check_tokens("x_t", np.zeros(0, int), 3),
     "states": lambda: checks.check_num_states(3, 3),
@@ -200,20 +206,20 @@ TRACED = {
         0.5,
         "`t` must lie in [0, 1); got t = 1.0.",
     ),
-    "law": (
-        lambda q: checks.check_law("q", q),
+    "probs": (
+        lambda q: checks.check_distribution("q", q),
         [0.5, 0.75],
         [0.5, 0.5],
         "`q` must sum to 1 over its last axis; got q.sum(axis=-1) = 1.25.",
     ),
-    "law, negative": (
-        lambda q: checks.check_law("q", q),
+    "distribution, negative": (
+        lambda q: checks.check_distribution("q", q),
         [-0.5, 1.5],
         [0.0, 1.0],
         "`q` must be non-negative; got q = [-0.5  1.5].",
     ),
-    "log law": (
-        lambda q: checks.check_log_law("log_q", q),
+    "log distribution": (
+        lambda q: checks.check_log_distribution("log_q", q),
         [-1.0, -1.0],
         [0.0, -np.inf],
         "`exp(log_q)` must sum to 1 over its last axis; got exp(log_q).sum(axis=-1) = 0.73575",
@@ -297,9 +303,9 @@ def test_a_long_value_is_shown_in_short():
 @pytest.mark.usefixtures("x64")
 def test_the_slack_of_a_sum_follows_the_dtype():
     off = 1e-6
-    checks.check_law("q", jnp.array([0.5, 0.5 + off], jnp.float32))
+    checks.check_distribution("q", jnp.array([0.5, 0.5 + off], jnp.float32))
     with pytest.raises(ValueError, match="`q` must sum to 1"):
-        checks.check_law("q", jnp.array([0.5, 0.5 + off], jnp.float64))
+        checks.check_distribution("q", jnp.array([0.5, 0.5 + off], jnp.float64))
 
 
 def test_a_type_error_says_once_how_a_batch_is_mapped():

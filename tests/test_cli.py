@@ -90,7 +90,7 @@ def test_bad_input_is_one_line_and_exits_2(args, message, capsys, monkeypatch):
         ("verify --seed 1 --labels D4 --seed 2", "`--seed` must be given once, with all its"),
         ("sample --run a --max_new 1 --max-new=2", "`--max-new` must be given once"),
         ("train --tensorboard --no-tensorboard", "At most one of `--tensorboard` and"),
-        ("partition --no-feature spread --no-feature unrouted", "`--no-feature` must be given"),
+        ("partition --no-feature random --no-feature unrouted", "`--no-feature` must be given"),
     ],
 )
 def test_an_option_that_comes_twice_is_refused(words, message, capsys):

@@ -55,9 +55,9 @@ def _best_total(scores, sizes):
 def _mixture(num_rows, num_features, num_clusters, *, noise=0.5, seed=0):
     """Features around directions of unequal shares, all with a large component in common."""
     rng = np.random.default_rng(seed)
-    centres = rng.normal(size=(num_clusters, num_features))
+    dense_models = rng.normal(size=(num_clusters, num_features))
     true = rng.choice(num_clusters, size=num_rows, p=rng.dirichlet(np.full(num_clusters, 2.0)))
-    features = centres[true] + noise * rng.normal(size=(num_rows, num_features)) + 3
+    features = dense_models[true] + noise * rng.normal(size=(num_rows, num_features)) + 3
     return features.astype(np.float32), true
 
 
@@ -157,7 +157,7 @@ def test_equal_weights_cost_no_more_than_equal_sizes():
 
 
 def test_of_tied_rows_as_few_are_moved_as_bring_the_loads_within_one_row():
-    # Prices cannot part equal scores: all four rows are dealt to cluster 0, 2 above the mean.
+    # Prices cannot part equal scores: all four rows are assigned to cluster 0, 2 above the mean.
     found = weighted_assignment(np.zeros((4, 2), np.float32), np.ones(4, np.float32))
     assert sorted(found.labels.tolist()) == [0, 0, 0, 1]
     assert int(found.num_moved) == 1

@@ -60,8 +60,8 @@ def test_the_study_runs_small(tmp_path, require_package, capsys):
     assert verdicts["rows off ⌊R/K⌋ or ⌈R/K⌉"] == 0
     assert verdicts["(max load − mean)/heaviest row"] <= 1
     assert verdicts["assignment / the exact one"] == pytest.approx(1, abs=1e-6)
-    contests = [row for row in result["rows"] if "methods" in row]
-    assert [sum(row["methods"]["ours"]["sizes"]) for row in contests if "ours" in row["methods"]]
+    comparisons = [row for row in result["rows"] if "methods" in row]
+    assert [sum(row["methods"]["ours"]["sizes"]) for row in comparisons if "ours" in row["methods"]]
     assert "Side by side" in capsys.readouterr().out
 
 

@@ -81,11 +81,11 @@ def test_what_was_asked_for_once_holds_for_the_same_documents_and_not_for_others
     assert run("train", rows, tmp_path / "run", "--text-only") == 0
     evaluate = ["evaluate", "--run", str(tmp_path / "run")]
     assert cli.main(evaluate) == 0
-    assert capsys.readouterr().out.endswith(f"centre: {SAID}\n")
+    assert capsys.readouterr().out.endswith(f"dense: {SAID}\n")
     assert cli.main([*evaluate, "--data", str(rows)]) == 2
     assert "line 2: `text_only` must be given" in capsys.readouterr().err
     assert cli.main([*evaluate, "--data", str(rows), "--text-only"]) == 0
-    assert capsys.readouterr().out.endswith(f"centre: {SAID}\n")
+    assert capsys.readouterr().out.endswith(f"dense: {SAID}\n")
 
 
 def test_tokens_that_were_kept_know_what_was_left_out(rows, tmp_path):

@@ -41,7 +41,7 @@ def train(run: Path, data: Path, *more: str) -> int:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
-    """Forty documents, and the same dealt to two experts."""
+    """Forty documents, and the same assigned to two experts."""
     folder = tmp_path_factory.mktemp("data")
     write_texts(folder / "all")
     for number, path in enumerate(sorted((folder / "all").iterdir())):
@@ -53,12 +53,12 @@ def data(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(data, tmp_path_factory) -> Path:
-    """A centre and two experts, trained and gathered."""
+    """A dense model and two experts, trained and gathered."""
     folder = tmp_path_factory.mktemp("runs") / "run"
     assert train(folder, data / "all") == 0
     for expert in "01":
         assert train(folder, data / "parts", "--expert", expert) == 0
-    assert cli.main(["gather", "--run", str(folder)]) == 0
+    assert cli.main(["make-ensemble", "--run", str(folder)]) == 0
     return folder
 
 
@@ -106,7 +106,7 @@ def test_another_config_or_other_data_are_refused_by_field(run, data, capsys):
 
 def test_a_start_that_saved_nothing_binds_nobody(data, tmp_path, capsys):
     """Refused, it leaves no config.json; and one that a crash has left is not that of a run."""
-    where, folder = ("--placement", "replicated"), tmp_path / "centre"
+    where, folder = ("--placement", "replicated"), tmp_path / "dense"
     three = [word.replace("batch_size=4", "batch_size=3") for word in SMALL]
     command = ["train", "--run", str(tmp_path), "--data", str(data / "all"), *three, *where]
     assert cli.main(command) == 2
@@ -137,12 +137,12 @@ def test_a_member_says_what_it_is_a_function_of(run, data):
     assert set(record["versions"]) == {"jax", "flax", "optax", "orbax-checkpoint"}
     steps = [row["step"] for row in read_metrics(run / "expert_001" / "metrics.jsonl")]
     assert steps == [5, 10, 10, 15, 20, 20]
-    assert len(checkpoint_steps(run / "centre")) in (2, 3)
+    assert len(checkpoint_steps(run / "dense")) in (2, 3)
 
 
 @pytest.mark.slow
 def test_it_learns(run):
-    rows = read_metrics(run / "centre" / "metrics.jsonl")
+    rows = read_metrics(run / "dense" / "metrics.jsonl")
     losses = [row["validation"] for row in rows if "validation" in row]
     assert len(losses) == 2
     assert losses[1] < losses[0] - 0.1
@@ -170,13 +170,13 @@ def test_sigterm_saves_and_has_a_status_of_its_own(data, run, tmp_path):
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
-        log = tmp_path / "centre" / "metrics.jsonl"
+        log = tmp_path / "dense" / "metrics.jsonl"
         while not log.is_file() and process.poll() is None:
             time.sleep(0.05)
         process.send_signal(signal.SIGTERM)
         out, err = process.communicate(timeout=60)
     assert process.returncode == 143, err
-    (step,) = checkpoint_steps(tmp_path / "centre")
+    (step,) = checkpoint_steps(tmp_path / "dense")
     assert f"stopped at step {step}, saved; the same command goes on from here" in out
     assert 0 < step < 100_000
 
@@ -208,12 +208,14 @@ def test_bad_input_is_one_line_and_status_2(args, message, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("name", ["train", "evaluate", "sample", "gather"])
+@pytest.mark.parametrize("name", ["train", "evaluate", "sample", "make-ensemble"])
 def test_help_gives_examples(name, capsys):
     with pytest.raises(SystemExit) as end:
         cli.main([name, "--help"])
     assert end.value.code == 0
-    assert capsys.readouterr().out.count(f"python -m dfm_jax {name} --") >= 2 - (name == "gather")
+    assert capsys.readouterr().out.count(f"python -m dfm_jax {name} --") >= 2 - (
+        name == "make-ensemble"
+    )
 
 
 # ── evaluate ────────────────────────────────────────────────────────────────────────────────────
@@ -236,8 +238,8 @@ def losses_by_hand(member: Path, texts: list[str]) -> np.ndarray:
             rest = np.zeros(16 - len(window), np.int32)
             before = np.concatenate([[256], window[:-1], rest]).astype(np.int32)
             logits = np.asarray(apply(trained.state.ema, before), np.float64)
-            laws = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
-            nats.append(-laws[np.arange(len(window)), window].sum())
+            probs = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+            nats.append(-probs[np.arange(len(window)), window].sum())
     return np.array(nats)
 
 
@@ -247,7 +249,7 @@ def test_evaluate_prints_a_line_per_member_and_what_the_network_pays(run, tmp_pa
     (tmp_path / "b.txt").write_text("darkness upon the face of the deep")
     assert cli.main(["evaluate", "--run", str(run), "--data", str(tmp_path)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    names = ["centre", "expert_000", "expert_001", "ensemble"]
+    names = ["dense", "expert_000", "expert_001", "ensemble"]
     assert [line.split()[0] for line in lines[1:]] == names
     texts = [path.read_text() for path in sorted(tmp_path.iterdir())]
     each = [losses_by_hand(run / name, texts) for name in names[1:3]]
@@ -300,9 +302,9 @@ def greedy(run: Path, members: dict[str, float], prompt: str, count: int) -> lis
         joint = []
         for expert, weight in zip(experts, members.values(), strict=True):
             logits = np.asarray(applied(expert.config.model)(expert.state.ema, before), np.float64)
-            laws = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
-            so_far = np.log(weight) + laws[np.arange(len(ids)), ids].sum()
-            joint.append(so_far + laws[len(ids)])
+            probs = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+            so_far = np.log(weight) + probs[np.arange(len(ids)), ids].sum()
+            joint.append(so_far + probs[len(ids)])
         ids.append(int(np.logaddexp.reduce(joint).argmax()))
     return ids
 
@@ -351,7 +353,7 @@ def test_sample_refuses_what_it_cannot_say(run, data, tmp_path, capsys):
     assert "tokenizer" in refused(*where, "--tokenizer", str(tmp_path / "tokenizer.json"))
     manifest = run / "ensemble.json"
     manifest.rename(run / "aside.json")
-    assert "got members centre" in refused(*where)
+    assert "got members dense" in refused(*where)
     (run / "aside.json").rename(manifest)
     last = run / "expert_001" / str(STEPS)
     last.rename(run / "expert_001" / "aside")

@@ -21,8 +21,8 @@ NAMES = (
     "expert step, pmap",
     "expert sampler, pmap",
     "expert × data step",
-    "centre step, data-parallel",
-    "centre step, sharded",
+    "dense step, data-parallel",
+    "dense step, sharded",
     "mixing step",
 )
 PAIRS = ((0, 1), (2, 3), (4, 5), (6, 7))
@@ -58,7 +58,7 @@ def test_what_leaves_an_expert_is_counted():
     found = (inside, outside, everywhere, away)
     assert compile_tpu.across_experts("expert × data step", found, 8) == 3
     assert compile_tpu.across_experts("expert step, pmap", found, 8) == 4
-    assert compile_tpu.across_experts("centre step, sharded", found, 8) is None
+    assert compile_tpu.across_experts("dense step, sharded", found, 8) is None
     one = [SimpleNamespace(slice_index=0)] * 4
     two = [*one, SimpleNamespace(slice_index=1)]
     assert [compile_tpu.crosses(each, two) for each in found] == [False, False, False, True]
@@ -68,7 +68,7 @@ def test_what_leaves_an_expert_is_counted():
 ROWS = (
     ("v5e:2x4", "expert step, shard_map", {}, 0, 0),
     ("v5e:2x2 × 2", "expert × data step", {"all-reduce": 2}, 0, 0),
-    ("v5e:2x2 × 2", "centre step, sharded", {"send": 1, "recv": 1}, None, 2),
+    ("v5e:2x2 × 2", "dense step, sharded", {"send": 1, "recv": 1}, None, 2),
 )
 
 
@@ -79,7 +79,7 @@ ROWS = (
         (1, {"across_experts": 1}, "experts: exchanges that leave an expert"),
         (1, {"across_slices": 1}, "experts: exchanges between slices"),
         (1, {"collectives": {}}, "falsifier: collectives inside an expert"),
-        (2, {"across_slices": 0}, "falsifier: exchanges of centre and mixing between slices"),
+        (2, {"across_slices": 0}, "falsifier: exchanges of dense and mixing between slices"),
     ],
 )
 def test_each_claim_can_fail(number, change, claim):
@@ -139,7 +139,7 @@ def test_an_unknown_preset_of_language_is_refused(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_the_programs_compile_for_a_tpu(tmp_path):
-    """Two slices of v5e: experts send nothing between them, the centre does."""
+    """Two slices of v5e: experts send nothing between them, the dense model does."""
     if importlib.util.find_spec("libtpu") is None:
         pytest.skip(compile_tpu.MISSING)
     config = dataclasses.replace(compile_tpu.Config(), out=tmp_path)

@@ -1,9 +1,11 @@
-"""Gates that read contexts: their laws, temperatures tuned where they are not judged, and B9."""
+"""Gates that read contexts: their distributions, temperatures tuned where they are not judged, and
+B9.
+"""
 
 import numpy as np
 import pytest
 
-from experiments.lib import context_gates, contexts, worlds
+from experiments.lib import context_gates, contexts, evaluation_sets
 from experiments.lib.context_gates import NAMES, TEMPERATURES
 from experiments.lib.contexts import Contexts, Pieces
 
@@ -24,8 +26,8 @@ def test_a_context_ends_where_its_sequence_begins_and_stays_in_its_document():
     sizes = np.array([5, 0, 3, 9])
     rng = np.random.default_rng(0)
     num = int(sizes.sum())
-    scores, centre = -rng.random((num, K)), -rng.random(num)
-    reset, carried = worlds.held_out(scores, centre, sizes, np.array([0, 1, 1, 2]), WINDOW)
+    scores, dense = -rng.random((num, K)), -rng.random(num)
+    reset, carried = evaluation_sets.held_out(scores, dense, sizes, np.array([0, 1, 1, 2]), WINDOW)
     begins = [0, 0, 5, 8, 8, 12]  # the document's start, or a window's bytes back
     ends = [0, 4, 5, 8, 12, 16]
     assert reset.context.tolist() == [list(pair) for pair in zip(begins, ends, strict=True)]
@@ -38,14 +40,14 @@ def test_the_context_of_a_spliced_sequence_is_that_of_its_first_half():
     sizes, parts = np.array([9, 12, 6, 30, 7, 8]), np.array([0, 1, 0, 1, 0, 1])
     num = int(sizes.sum())
     marked = -np.arange(1.0, num + 1)[:, None] * np.ones(2)  # so that a byte is known again
-    _, carried = worlds.held_out(marked, marked[:, 0], sizes, parts, 6)
-    world = worlds.spliced(carried, 6, seed=0)
-    first = (-world.log_probs[world.sequences.starts, 0] - 1).astype(int)
+    _, carried = evaluation_sets.held_out(marked, marked[:, 0], sizes, parts, 6)
+    evaluation_set = evaluation_sets.spliced(carried, 6, seed=0)
+    first = (-evaluation_set.log_probs[evaluation_set.sequences.starts, 0] - 1).astype(int)
     starts = np.r_[0, np.cumsum(sizes)[:-1]]
     document = starts[np.searchsorted(starts, first, side="right") - 1]
-    np.testing.assert_array_equal(world.context[:, 1], first)
-    np.testing.assert_array_equal(world.context[:, 0], np.maximum(document, first - 6))
-    assert (world.context[:, 0] < world.context[:, 1]).any()
+    np.testing.assert_array_equal(evaluation_set.context[:, 1], first)
+    np.testing.assert_array_equal(evaluation_set.context[:, 0], np.maximum(document, first - 6))
+    assert (evaluation_set.context[:, 0] < evaluation_set.context[:, 1]).any()
 
 
 @pytest.mark.statement("B9")
@@ -82,7 +84,8 @@ def test_sums_over_spans():
     np.testing.assert_allclose(found, expected, atol=1e-14)
 
 
-# ── laws and what is tuned ──────────────────────────────────────────────────────────────────────
+# ── distributions and what is tuned
+# ──────────────────────────────────────────────────────────────────────
 
 
 def _planted(seed: int, num: int = 120):
@@ -98,14 +101,14 @@ def _planted(seed: int, num: int = 120):
     probs = rng.uniform(0.1, 0.6, size=(num, WINDOW, K)) + 0.3 * own[:, None]
     scores = rng.normal(size=(num, K)) * 8 + 6 * own  # of the context, by short models
     scores[0] = 0
-    world, _ = worlds.held_out(
+    evaluation_set, _ = evaluation_sets.held_out(
         np.log(probs).reshape(-1, K),
         np.zeros(num * WINDOW),
         np.full(num, WINDOW),
         part,
         WINDOW,
     )
-    return world, Contexts(spans=spans, features=features), scores, part
+    return evaluation_set, Contexts(spans=spans, features=features), scores, part
 
 
 @pytest.fixture(scope="module")
@@ -114,21 +117,21 @@ def fitted():
     pieces = Pieces(
         features=train.features, document=np.arange(300), precedes=np.arange(300) % 7 > 0
     )
-    world, held_out, scores, held_part = _planted(1)
+    evaluation_set, held_out, scores, held_part = _planted(1)
     models = context_gates.fitted(
         pieces, part, held_out, held_part, LOG_PRIOR, decays=(1e-4, 1e-2, 1.0)
     )
-    return pieces, part, models, (world, held_out, scores), held_part
+    return pieces, part, models, (evaluation_set, held_out, scores), held_part
 
 
 @pytest.fixture(scope="module")
 def judged(fitted):
     *_, models, tuned_on, _ = fitted
     _, there, scores, _ = _planted(2, 90)
-    return there, scores, *context_gates.laws(models, tuned_on, (there, scores))
+    return there, scores, *context_gates.token_probs(models, tuned_on, (there, scores))
 
 
-def _law(name, models, found, scores, temperature):
+def _probs(name, models, found, scores, temperature):
     """The equation of each gate, in NumPy: [Q, K]."""
     if name == "router":
         (layer,) = models.router.layers
@@ -138,35 +141,35 @@ def _law(name, models, found, scores, temperature):
         logits = found.features @ (models.centroids.T / lengths) / temperature
     else:
         logits = LOG_PRIOR + scores / temperature
-    law = logits - _logsumexp(logits)[:, None]
+    probs = logits - _logsumexp(logits)[:, None]
     read = ~found.empty if name == "likelihood" else found.known
-    return np.where(read[:, None], law, LOG_PRIOR)
+    return np.where(read[:, None], probs, LOG_PRIOR)
 
 
 @pytest.mark.slow
-def test_every_law_is_its_equation_and_without_a_context_the_prior(fitted, judged):
+def test_every_distribution_is_its_equation_and_without_a_context_the_prior(fitted, judged):
     *_, models, _, _ = fitted
-    there, scores, laws, record = judged
-    assert laws.names == NAMES == ("centroid", "router", "likelihood")
+    there, scores, probs, record = judged
+    assert probs.names == NAMES == ("centroid", "router", "likelihood")
     for c, name in enumerate(NAMES):
-        for use, found in (("fixed", laws.fixed), ("prior", laws.prior)):
+        for use, found in (("fixed", probs.fixed), ("prior", probs.prior)):
             temperature = record[name][use]["temperature"] if name in record else None
-            expected = _law(name, models, there, scores, temperature)
+            expected = _probs(name, models, there, scores, temperature)
             np.testing.assert_allclose(found[:, c], expected, atol=1e-9, err_msg=name)
             np.testing.assert_array_equal(found[0, c], LOG_PRIOR)
             if name != "likelihood":  # no known word: only likelihood reads it
                 np.testing.assert_array_equal(found[1, c], LOG_PRIOR)
-    assert np.abs(laws.prior[1, 2] - LOG_PRIOR).max() > 1e-2
+    assert np.abs(probs.prior[1, 2] - LOG_PRIOR).max() > 1e-2
 
 
 def _decoded(name, models, held, temperature, use):
     """−log p of what is decoded, summed: token by token, or of the sequence mixture."""
-    world, found, scores = held
-    law, log_probs = _law(name, models, found, scores, temperature), world.log_probs
-    sequences = log_probs.reshape(len(law), WINDOW, K)
+    evaluation_set, found, scores = held
+    probs, log_probs = _probs(name, models, found, scores, temperature), evaluation_set.log_probs
+    sequences = log_probs.reshape(len(probs), WINDOW, K)
     if use == "prior":
-        return -_logsumexp(law + sequences.sum(1)).sum()
-    return -_logsumexp(law[:, None] + sequences).sum()
+        return -_logsumexp(probs + sequences.sum(1)).sum()
+    return -_logsumexp(probs[:, None] + sequences).sum()
 
 
 @pytest.mark.slow
@@ -206,14 +209,14 @@ def test_the_router_is_fitted_on_contexts_and_its_decay_chosen_on_validation(fit
     losses = models.router_losses
     assert models.decay == min(losses, key=losses.__getitem__)
     assert len(set(losses.values())) == 3
-    law = _law("router", models, held_out, None, None)[held_out.known]
-    own = -law[np.arange(len(law)), held_part[held_out.known]].mean()
+    probs = _probs("router", models, held_out, None, None)[held_out.known]
+    own = -probs[np.arange(len(probs)), held_part[held_out.known]].mean()
     assert own == pytest.approx(losses[models.decay], abs=1e-9)
     rows = known & pieces.precedes  # the minimum: no gradient is left
     (layer,) = models.router.layers
     logits = pieces.features[rows] @ np.asarray(layer.weights).T + np.asarray(layer.bias)
-    law = np.exp(logits - _logsumexp(logits)[:, None])
-    wrong = law - (np.arange(K) == part[rows, None])
+    probs = np.exp(logits - _logsumexp(logits)[:, None])
+    wrong = probs - (np.arange(K) == part[rows, None])
     slope = wrong.T @ pieces.features[rows] / rows.sum() + models.decay * np.asarray(layer.weights)
     assert np.abs(slope).max() < 1e-4
 

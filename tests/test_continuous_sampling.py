@@ -1,4 +1,4 @@
-"""S3–S5, V7: sampling in continuous time: orders of convergence, laws, draws."""
+"""S3–S5, V7: sampling in continuous time: orders of convergence, distributions, draws."""
 
 from functools import partial
 
@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from sampling_world import (
+from sampling_distributions import (
     SOURCES,
     STATES,
     N,
@@ -14,10 +14,10 @@ from sampling_world import (
     V,
     counts,
     embedded,
+    evaluation_set,
     exact_denoiser,
-    law_of_run,
+    probs_of_run,
     run_of,
-    world,
 )
 from test_paths import assert_drawn_from
 from test_table_sampling import METHODS, restless
@@ -31,7 +31,7 @@ from dfm_jax.sampling import (
     sample_velocity,
 )
 from dfm_jax.sampling.corrected import corrected_rows
-from dfm_jax.sampling.euler import euler_coins
+from dfm_jax.sampling.euler import euler_jump_probs
 
 FREE = np.zeros(N, bool)
 SCHEDULES = {
@@ -50,17 +50,17 @@ def kappas(schedule, times):
 
 @partial(jax.jit, static_argnames="schedule")
 def coins_of(times, *, schedule):
-    return euler_coins(schedule, times, FREE)
+    return euler_jump_probs(schedule, times, FREE)
 
 
-def euler_law(here, schedule, times, *, carry_over):
-    """The law of `sample_euler` at every time of its grid, and p_t there."""
+def euler_probs(here, schedule, times, *, carry_over):
+    """The distribution of `sample_euler` at every time of its grid, and p_t there."""
     at = kappas(schedule, times)
     params = here.lookup(times[:-1], at[:-1])
-    coins = coins_of(np.asarray(times), schedule=schedule)
+    jump_probs = coins_of(np.asarray(times), schedule=schedule)
     run = run_of(exact_denoiser, carry_over=carry_over)
-    truth = np.array([here.law(kappa) for kappa in at])
-    return law_of_run(truth[0], params, coins, times[:-1], run), truth
+    truth = np.array([here.probs(kappa) for kappa in at])
+    return probs_of_run(truth[0], params, jump_probs, times[:-1], run), truth
 
 
 def slope(errors):
@@ -73,7 +73,7 @@ def slope(errors):
     ("source", "schedule"),
     [
         ("all masks", "cosine"),
-        ("any law", "quadratic"),
+        ("any distribution", "quadratic"),
         pytest.param("uniform", "cosine", marks=pytest.mark.exhaustive),
         pytest.param("all masks", "linear", marks=pytest.mark.exhaustive),
         pytest.param("uniform", "quadratic", marks=pytest.mark.exhaustive),
@@ -84,8 +84,10 @@ def test_a_run_of_euler_is_off_by_the_size_of_its_steps(source, schedule):
     errors, schedule = [], SCHEDULES[schedule]
     for count in SIZES:
         times = np.linspace(0, END, count + 1)
-        laws, truth = euler_law(world(source), schedule, times, carry_over=source == "all masks")
-        errors.append(exact.total_variation(laws[-1], truth[-1]))
+        probs, truth = euler_probs(
+            evaluation_set(source), schedule, times, carry_over=source == "all masks"
+        )
+        errors.append(exact.total_variation(probs[-1], truth[-1]))
     np.testing.assert_allclose(slope(errors), 1, atol=0.06)
 
 
@@ -94,11 +96,11 @@ def test_a_run_of_euler_is_off_by_the_size_of_its_steps(source, schedule):
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.usefixtures("x64")
 def test_a_step_of_euler_is_off_by_the_square_of_its_size(source):
-    errors, schedule, here = [], SCHEDULES["cosine"], world(source)
+    errors, schedule, here = [], SCHEDULES["cosine"], evaluation_set(source)
     for count in SIZES:
         times = np.array([0.4, 0.4 + 1 / count])
-        laws, truth = euler_law(here, schedule, times, carry_over=source == "all masks")
-        errors.append(exact.total_variation(laws[-1], truth[-1]))
+        probs, truth = euler_probs(here, schedule, times, carry_over=source == "all masks")
+        errors.append(exact.total_variation(probs[-1], truth[-1]))
     np.testing.assert_allclose(slope(errors), 2, atol=0.1)
 
 
@@ -109,8 +111,8 @@ def test_for_a_linear_schedule_the_coins_are_those_of_the_table():
     times = np.linspace(0, 1, 9)
     table = jnp.asarray(schedules.masked(schedules.linear(), 8, N), float)
     exactly = jax.jit(jax.vmap(steps.step_size, (None, 0)))(table, np.arange(8))
-    coins = coins_of(times, schedule=schedules.linear())
-    np.testing.assert_allclose(coins, exactly, atol=1e-14)
+    jump_probs = coins_of(times, schedule=schedules.linear())
+    np.testing.assert_allclose(jump_probs, exactly, atol=1e-14)
     other = coins_of(times[:-1], schedule=schedules.cosine())
     assert np.max(np.abs(other - np.asarray(exactly)[:-1])) > 0.05
 
@@ -138,23 +140,27 @@ def euler_draws(here, schedule, times, *, method, carry_over, count, seed=0):
 
 @pytest.mark.slow
 @pytest.mark.statement("S3", "S4")
-@pytest.mark.parametrize(("source", "method"), [("all masks", "jump first"), ("any law", "clear")])
-def test_draws_have_the_law_of_euler_and_its_last_step(source, method):
-    """Chi-square at 1e-6; so coarse that neither the path's law nor the data's would pass."""
+@pytest.mark.parametrize(
+    ("source", "method"), [("all masks", "sparse"), ("any distribution", "clear")]
+)
+def test_draws_have_the_distribution_of_euler_and_its_last_step(source, method):
+    """Chi-square at 1e-6; so coarse that neither the path's distribution nor the data's would
+    pass.
+    """
     schedule, times = SCHEDULES["quadratic"], np.array([0.0, 0.4, 0.7, 1.0])
-    here, carry_over = world(source), source == "all masks"
+    here, carry_over = evaluation_set(source), source == "all masks"
     with jax.enable_x64(True):
-        law = euler_law(here, schedule, times, carry_over=carry_over)[0][-1]
+        probs = euler_probs(here, schedule, times, carry_over=carry_over)[0][-1]
     seen = euler_draws(here, schedule, times, method=method, carry_over=carry_over, count=60_000)
-    assert_drawn_from(law, seen)
+    assert_drawn_from(probs, seen)
     with pytest.raises(AssertionError, match="chi-square"):
         assert_drawn_from(embedded(here.data), seen)
 
 
-def velocity_draws(velocity, params, x_0_law, times, count, **options):
+def velocity_draws(velocity, params, x_0_probs, times, count, **options):
     def one(key):
         source_key, key = jax.random.split(key)
-        x_0 = jax.random.categorical(source_key, jnp.log(jnp.asarray(x_0_law)), mode="high")
+        x_0 = jax.random.categorical(source_key, jnp.log(jnp.asarray(x_0_probs)), mode="high")
         return sample_velocity(key, params, velocity, x_0, jnp.float32(times), **options)
 
     return jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(5), count))
@@ -162,11 +168,17 @@ def velocity_draws(velocity, params, x_0_law, times, count, **options):
 
 @pytest.mark.slow
 @pytest.mark.statement("S3", "V5")
-def test_draws_by_the_velocity_of_a_mixture_path_have_the_law_of_euler():
-    """Chi-square at 1e-6, against the law of `sample_euler` by enumeration; not the path's own."""
-    here, schedule, times = world("any law"), SCHEDULES["quadratic"], np.array([0.0, 0.4, 0.7])
+def test_draws_by_the_velocity_of_a_mixture_path_have_the_distribution_of_euler():
+    """Chi-square at 1e-6, against the distribution of `sample_euler` by enumeration; not the path's
+    own.
+    """
+    here, schedule, times = (
+        evaluation_set("any distribution"),
+        SCHEDULES["quadratic"],
+        np.array([0.0, 0.4, 0.7]),
+    )
     with jax.enable_x64(True):
-        laws, truth = euler_law(here, schedule, times, carry_over=False)
+        probs, truth = euler_probs(here, schedule, times, carry_over=False)
 
     def velocity(params, x_t, t):
         posterior = jnp.exp(exact_denoiser(params, x_t, t))
@@ -174,7 +186,7 @@ def test_draws_by_the_velocity_of_a_mixture_path_have_the_law_of_euler():
 
     params = here.lookup(times[:-1], kappas(schedule, times)[:-1])
     seen = counts(velocity_draws(velocity, params, here.source, times, 60_000))
-    assert_drawn_from(laws[-1], seen)
+    assert_drawn_from(probs[-1], seen)
     with pytest.raises(AssertionError, match="chi-square"):
         assert_drawn_from(truth[-1], seen)
 
@@ -188,10 +200,10 @@ def metric_velocity(params, x_t, t):
 
 @pytest.mark.slow
 @pytest.mark.statement("S3", "V8")
-def test_draws_by_a_metric_velocity_have_the_law_of_its_frozen_rates():
+def test_draws_by_a_metric_velocity_have_the_distribution_of_its_frozen_rates():
     """Each position alone, pushed through δ + h u in NumPy: chi-square at 1e-6."""
     times = np.array([0.0, 0.3, 0.6, 0.9])
-    law = np.full((2, 3), 1 / 3)
+    probs = np.full((2, 3), 1 / 3)
     for t, h in zip(times, np.diff(times), strict=False):
         for i, target in enumerate([2, 0]):
             weights = np.exp(-t * DISTANCES[:, target].astype(float))
@@ -201,20 +213,20 @@ def test_draws_by_a_metric_velocity_have_the_law_of_its_frozen_rates():
                 nearer = np.maximum(DISTANCES[z, target] - DISTANCES[:, target], 0)
                 step[:, z] = h * path * nearer
                 step[z, z] = 1 - step[:, z].sum()
-            law[i] = step @ law[i]
+            probs[i] = step @ probs[i]
     found = velocity_draws(metric_velocity, (), np.full((2, 3), 1 / 3), times, 40_000)
     seen = np.bincount(np.asarray(found) @ [3, 1], minlength=9)
-    assert_drawn_from(np.outer(*law), seen)
+    assert_drawn_from(np.outer(*probs), seen)
     with pytest.raises(AssertionError, match="chi-square"):
         assert_drawn_from(np.full(9, 1 / 9), seen)
 
 
-def test_a_velocity_leaves_the_context_and_is_refused_where_a_step_is_no_law(key):
+def test_a_velocity_leaves_the_context_and_is_refused_where_a_step_is_no_distribution(key):
     x_0, times = jnp.array([0, 1]), jnp.array([0.0, 0.5])
     fast, context = lambda params, x_t, t: 100 * metric_velocity(params, x_t, t), jnp.ones(2, bool)
     found = sample_velocity(key, (), fast, x_0, times, context=context)
     np.testing.assert_array_equal(found, x_0)
-    message = "`velocity` must make every step δ \\+ h u a law, .*; got valid = False"
+    message = "`velocity` must make δ \\+ h u a distribution: .*; got valid = False"
     with pytest.raises(ValueError, match=message):
         sample_velocity(key, (), fast, x_0, times)
     with pytest.raises(ValueError, match=r"`x_0` must hold ids in \[0, 2\]"):
@@ -226,9 +238,13 @@ def test_a_velocity_leaves_the_context_and_is_refused_where_a_step_is_no_law(key
 @pytest.mark.slow
 @pytest.mark.statement("S3", "P4")
 def test_a_run_that_ends_early_is_nearly_a_draw_of_the_path_there():
-    here, schedule, times = world("any law"), SCHEDULES["cosine"], np.linspace(0, 0.5, 65)
-    seen = euler_draws(here, schedule, times, method="jump first", carry_over=False, count=20_000)
-    truth = here.law(kappas(schedule, times)[-1])
+    here, schedule, times = (
+        evaluation_set("any distribution"),
+        SCHEDULES["cosine"],
+        np.linspace(0, 0.5, 65),
+    )
+    seen = euler_draws(here, schedule, times, method="sparse", carry_over=False, count=20_000)
+    truth = here.probs(kappas(schedule, times)[-1])
     assert exact.total_variation(seen / seen.sum(), truth) < 0.02
     assert exact.total_variation(seen / seen.sum(), embedded(here.data)) > 0.1
 
@@ -296,7 +312,7 @@ def test_a_run_that_ends_before_the_end_leaves_its_masks(key):
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.usefixtures("strict")
 def test_the_posterior_of_the_source_follows_from_that_of_the_data(source):
-    here, kappa = world(source), np.array([0.3, 0.6, 0.9])
+    here, kappa = evaluation_set(source), np.array([0.3, 0.6, 0.9])
     token_path = exact.mixture_token_path(kappa, V, S)
     data, origin, support = exact.posteriors(here.coupling, token_path)
     posterior = jax.jit(jax.vmap(paths.source_posterior, (0, None, 0, None)))
@@ -306,7 +322,9 @@ def test_the_posterior_of_the_source_follows_from_that_of_the_data(source):
 
 @partial(jax.jit, static_argnames="schedule")
 def corrected_rows_of_step(params, source, size, t, inner, beta, *, schedule):
-    """The step laws at every state: one program of a schedule, for all sources and steps."""
+    """The step distributions at every state: one program of a schedule, for all sources and
+    steps.
+    """
     run = run_of(exact_denoiser, carry_over=False)
 
     def at(z):
@@ -316,22 +334,25 @@ def corrected_rows_of_step(params, source, size, t, inner, beta, *, schedule):
     return jax.vmap(lambda z: at(z)[0])(jnp.asarray(STATES))
 
 
-def corrected_law(here, schedule, times, beta, *, alpha_gap=0.0):
+def corrected_probs(here, schedule, times, beta, *, alpha_gap=0.0):
     at = kappas(schedule, times)
-    params, law = here.lookup(times[:-1], at[:-1]), here.law(at[0])
+    params, probs = here.lookup(times[:-1], at[:-1]), here.probs(at[0])
     source = jnp.asarray(here.source)
     for size, t, b in zip(np.diff(times) * (1 + alpha_gap), times[:-1], beta, strict=True):
         row = (float(size), float(t), float(t) if b > 0 else 0.5, float(b))
         rows = corrected_rows_of_step(params.at(t), source, *row, schedule=schedule)
-        law = exact.push_forward(law, np.asarray(rows))
-    return law, here.law(at[-1])
+        probs = exact.push_forward(probs, np.asarray(rows))
+    return probs, here.probs(at[-1])
 
 
 @pytest.mark.slow
 @pytest.mark.statement("V7", "S3", "S5")
 @pytest.mark.parametrize(
     "source",
-    ["all masks", *(pytest.param(name, marks=pytest.mark.slow) for name in ("uniform", "any law"))],
+    [
+        "all masks",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("uniform", "any distribution")),
+    ],
 )
 @pytest.mark.usefixtures("x64")
 def test_steps_back_keep_the_path_to_the_first_order(source):
@@ -341,12 +362,14 @@ def test_steps_back_keep_the_path_to_the_first_order(source):
         beta = np.where(times[:-1] > 0.1, 0.5, 0.0)
         errors.append(
             exact.total_variation(
-                *corrected_law(world(source), SCHEDULES["quadratic"], times, beta)
+                *corrected_probs(evaluation_set(source), SCHEDULES["quadratic"], times, beta)
             )
         )
     np.testing.assert_allclose(slope(errors), 1, atol=0.12)
     # The falsifier: α and β of another flow do not converge.
-    falsified = corrected_law(world(source), SCHEDULES["quadratic"], times, beta, alpha_gap=0.1)
+    falsified = corrected_probs(
+        evaluation_set(source), SCHEDULES["quadratic"], times, beta, alpha_gap=0.1
+    )
     assert exact.total_variation(*falsified) > 3 * errors[-1]
 
 
@@ -372,18 +395,18 @@ def corrected_draws(here, schedule, times, beta, *, count, **options):
 
 @pytest.mark.slow
 @pytest.mark.statement("V7", "S4")
-def test_corrected_draws_have_the_law_of_their_steps():
-    here, schedule = world("all masks"), SCHEDULES["linear"]
+def test_corrected_draws_have_the_distribution_of_their_steps():
+    here, schedule = evaluation_set("all masks"), SCHEDULES["linear"]
     times, beta = np.array([0.0, 0.25, 0.5, 0.7]), np.array([0.0, 0.3, 0.3])
     with jax.enable_x64(True):
-        law, _ = corrected_law(here, schedule, times, beta)
-    assert_drawn_from(law, counts(corrected_draws(here, schedule, times, beta, count=60_000)))
+        probs, _ = corrected_probs(here, schedule, times, beta)
+    assert_drawn_from(probs, counts(corrected_draws(here, schedule, times, beta, count=60_000)))
 
 
 @pytest.mark.slow
 @pytest.mark.statement("V7", "S4")
 def test_a_step_back_masks_a_token_and_the_last_step_fills_it():
-    here, schedule = world("all masks"), SCHEDULES["linear"]
+    here, schedule = evaluation_set("all masks"), SCHEDULES["linear"]
     times, beta = np.linspace(0, 1, 21), np.r_[0.0, np.full(19, 0.4)]
     beta[times[:-1] > 0.9] = 0.0
     rows = np.asarray(corrected_draws(here, schedule, times, beta, count=2_000))
@@ -427,21 +450,21 @@ def test_steps_back_leave_no_mask_though_its_schedule_has_ended(key):
 
     @jax.jit
     def rows(state, row):
-        law, alive = corrected_rows((), state, source, fixed, row, schedule=ended, run=run)
-        return law, alive, jax.nn.softmax(restless((), state.x_t, 0.5))
+        probs, valid = corrected_rows((), state, source, fixed, row, schedule=ended, run=run)
+        return probs, valid, jax.nn.softmax(restless((), state.x_t, 0.5))
 
-    law, alive, drawn = rows(state, row)
+    probs, valid, drawn = rows(state, row)
     drawn = np.pad(drawn, ((0, 0), (0, 1)))
-    assert alive
-    np.testing.assert_allclose(law[0], drawn[0], rtol=1e-6)
-    np.testing.assert_array_equal(law[1:], np.eye(S)[[1, 0]])
+    assert valid
+    np.testing.assert_allclose(probs[0], drawn[0], rtol=1e-6)
+    np.testing.assert_array_equal(probs[1:], np.eye(S)[[1, 0]])
 
 
 # ── steps of their own size ─────────────────────────────────────────────────────────────────────
 
 
 def adaptive_draws(source, jumps_a_step, *, end, finish, count):
-    here, schedule = world(source), SCHEDULES["cosine"]
+    here, schedule = evaluation_set(source), SCHEDULES["cosine"]
     times = np.linspace(0, end, 400)
     params = here.lookup(times, kappas(schedule, times))
 
@@ -473,7 +496,7 @@ def adaptive_draws(source, jumps_a_step, *, end, finish, count):
 def test_steps_of_their_own_size_draw_from_the_path(source):
     end = 0.7
     here, fine, many = adaptive_draws(source, 0.03, end=end, finish=False, count=20_000)
-    truth = here.law(kappas(SCHEDULES["cosine"], [end])[0])
+    truth = here.probs(kappas(SCHEDULES["cosine"], [end])[0])
     assert exact.total_variation(fine / fine.sum(), truth) < 0.02
     assert np.ptp(many) > 0  # the size follows the state
     if source == "all masks":

@@ -74,12 +74,12 @@ class Draw:
     def context(self) -> np.ndarray:
         return self.rng.random(self.N) < 0.5
 
-    def law(self, *shape: int) -> np.ndarray:
+    def probs(self, *shape: int) -> np.ndarray:
         weights = 0.2 + self.rng.random(shape)
         return weights / weights.sum(axis=-1, keepdims=True)
 
-    def log_law(self, *shape: int) -> np.ndarray:
-        return np.log(self.law(*shape))
+    def log_distribution(self, *shape: int) -> np.ndarray:
+        return np.log(self.probs(*shape))
 
     def unit(self, *shape: int) -> np.ndarray:
         return np.asarray(self.rng.uniform(0.2, 0.8, shape))
@@ -161,7 +161,7 @@ def softmax_path(sizes: Sizes) -> dict[str, Any]:
 
 
 def base_shares(sizes: Sizes) -> dict[str, Any]:
-    """κ_t^{i,j} > 0 of J base laws, the same at every position."""
+    """κ_t^{i,j} > 0 of J base distributions, the same at every position."""
 
     def kappa(t):
         shares = jnp.arange(1, sizes.J + 1, dtype=t.dtype) ** (1 + t)
@@ -171,24 +171,24 @@ def base_shares(sizes: Sizes) -> dict[str, Any]:
 
 
 def half(d: Draw, axis: int) -> np.ndarray:
-    """A law of which the second half has mass 0."""
-    law = np.where(np.arange(axis) < axis // 2, d.law(axis), 0.0)
-    return law / law.sum()
+    """A distribution of which the second half has mass 0."""
+    probs = np.where(np.arange(axis) < axis // 2, d.probs(axis), 0.0)
+    return probs / probs.sum()
 
 
 def log_half(d: Draw, axis: int) -> np.ndarray:
-    law = half(d, axis)
-    return np.log(law, out=np.full(axis, -INF), where=law > 0)
+    probs = half(d, axis)
+    return np.log(probs, out=np.full(axis, -INF), where=probs > 0)
 
 
-def behind(law: np.ndarray, values: np.ndarray, filler: float = NAN) -> np.ndarray:
-    """The values, with something else where the law (or its logarithm) has no mass."""
-    none = (law == 0) | (law == -INF)
+def behind(probs: np.ndarray, values: np.ndarray, filler: float = NAN) -> np.ndarray:
+    """The values, with something else where the distribution (or its logarithm) has no mass."""
+    none = (probs == 0) | (probs == -INF)
     return np.where(none.reshape(none.shape + (1,) * (values.ndim - none.ndim)), filler, values)
 
 
 def point(d: Draw, *shape: int) -> np.ndarray:
-    """Laws with all their mass at 0."""
+    """Distributions with all their mass at 0."""
     return np.broadcast_to(np.eye(shape[-1])[0], shape)
 
 
@@ -199,28 +199,28 @@ def log_point(d: Draw, *shape: int) -> np.ndarray:
 def pairs(d: Draw) -> dict[str, Any]:
     return {
         "x_t": d.states(),
-        "token_paths": d.law(d.P, d.N, d.S),
-        "log_coupling": d.log_law(d.P),
+        "token_paths": d.probs(d.P, d.N, d.S),
+        "log_coupling": d.log_distribution(d.P),
     }
 
 
 def revealed(d: Draw) -> dict[str, Any]:
     x_1 = d.tokens(d.P)
-    return {"x_t": d.partly_masked(x_1), "x_1": x_1, "log_data": d.log_law(d.P)}
+    return {"x_t": d.partly_masked(x_1), "x_1": x_1, "log_data": d.log_distribution(d.P)}
 
 
 def experts_of(name: str, *axes: str) -> Callable[[Draw], dict[str, Any]]:
     """Weights and one array per expert."""
     return lambda d: {
-        "weights": d.law(d.K),
-        name: d.law(d.K, *(getattr(d, axis) for axis in axes)),
+        "weights": d.probs(d.K),
+        name: d.probs(d.K, *(getattr(d, axis) for axis in axes)),
     }
 
 
 def dead_experts_of(name: str, *axes: str) -> Callable[[Draw], dict[str, Any]]:
     def arrays(d):
         weights = half(d, d.K)
-        values = d.law(d.K, *(getattr(d, axis) for axis in axes))
+        values = d.probs(d.K, *(getattr(d, axis) for axis in axes))
         return {"weights": weights, name: behind(weights, values)}
 
     return arrays
@@ -228,7 +228,7 @@ def dead_experts_of(name: str, *axes: str) -> Callable[[Draw], dict[str, Any]]:
 
 def log_experts_of(prior: str, name: str, *axes: str) -> Callable[[Draw], dict[str, Any]]:
     return lambda d: {
-        prior: d.log_law(d.K),
+        prior: d.log_distribution(d.K),
         name: d.log_probs(d.K, *(getattr(d, axis) for axis in axes)),
     }
 
@@ -259,7 +259,7 @@ WRITTEN = {
     ),
     "paths.point_mass": Function(lambda d: {"tokens": d.states()}, num_states),
     "paths.pad_to_states": Function(
-        lambda d: {"probs": d.law(d.N, d.V)}, num_states, grad=("probs",)
+        lambda d: {"probs": d.probs(d.N, d.V)}, num_states, grad=("probs",)
     ),
     "paths.mask_source": Function(
         lambda d: {"x_1": d.tokens(), "context": d.context()},
@@ -273,8 +273,8 @@ WRITTEN = {
         border=lambda d: {"kappa_t": np.arange(d.N) / (d.N - 1)},
     ),
     "paths.convex_path": Function(
-        lambda d: {"base_laws": d.law(d.J, d.N, d.S), "kappa_t": d.law(d.N, d.J).T},
-        grad=("base_laws", "kappa_t"),
+        lambda d: {"base_probs": d.probs(d.J, d.N, d.S), "kappa_t": d.probs(d.N, d.J).T},
+        grad=("base_probs", "kappa_t"),
         border=lambda d: {"kappa_t": point(d, d.N, d.J).T},
     ),
     "paths.metric_path": Function(
@@ -283,12 +283,12 @@ WRITTEN = {
         border=lambda d: {"beta_t": np.array(INF)},
     ),
     "paths.product_log_prob": Function(
-        lambda d: {"x_t": d.states(), "token_path": d.law(d.N, d.S)},
+        lambda d: {"x_t": d.states(), "token_path": d.probs(d.N, d.S)},
         grad=("token_path",),
         border=lambda d: {"token_path": point(d, d.N, d.S)},
     ),
     "paths.sample_path": Function(
-        lambda d: {"key": d.key(), "token_path": d.law(d.N, d.S)},
+        lambda d: {"key": d.key(), "token_path": d.probs(d.N, d.S)},
         border=lambda d: {"token_path": point(d, d.N, d.S)},
     ),
     "paths.sample_mixture": Function(
@@ -311,15 +311,15 @@ WRITTEN = {
         border=lambda d: {"log_coupling": log_half(d, d.P)},
     ),
     "paths.token_posterior": Function(
-        lambda d: {"pair_probs": d.law(d.P), "tokens": d.tokens(d.P)},
+        lambda d: {"pair_probs": d.probs(d.P), "tokens": d.tokens(d.P)},
         num_tokens,
         grad=("pair_probs",),
         border=lambda d: {"pair_probs": point(d, d.P)},
     ),
     "paths.source_posterior": Function(
         lambda d: {
-            "posterior": d.law(d.N, d.V),
-            "source": d.law(d.N, d.S),
+            "posterior": d.probs(d.N, d.V),
+            "source": d.probs(d.N, d.S),
             "x_t": d.states(),
             "kappa_t": d.unit(d.N),
         },
@@ -344,7 +344,7 @@ WRITTEN = {
         border=lambda d: {"t": np.array(0.0)},
     ),
     "velocities.posterior_to_velocity": Function(
-        lambda d: {"posterior": d.law(d.N, d.V), "x_t": d.states(), "t": d.unit()},
+        lambda d: {"posterior": d.probs(d.N, d.V), "x_t": d.states(), "t": d.unit()},
         scheduled_states,
         grad=("posterior", "t"),
         border=lambda d: {"posterior": point(d, d.N, d.V), "t": np.array(0.0)},
@@ -356,7 +356,7 @@ WRITTEN = {
         border=lambda d: {"velocity": np.zeros((d.N, d.S))},
     ),
     "velocities.backward_velocity": Function(
-        lambda d: {"posterior_0": d.law(d.N, d.S), "x_t": d.states(), "t": d.unit()},
+        lambda d: {"posterior_0": d.probs(d.N, d.S), "x_t": d.states(), "t": d.unit()},
         scheduled,
         grad=("posterior_0", "t"),
         border=lambda d: {"t": np.array(1.0)},
@@ -372,9 +372,9 @@ WRITTEN = {
         border=lambda d: {"beta": np.array(0.0)},
     ),
     "velocities.convex_velocity": Function(
-        lambda d: {"base_laws": d.law(d.J, d.N, d.S), "x_t": d.states(), "t": d.unit()},
+        lambda d: {"base_probs": d.probs(d.J, d.N, d.S), "x_t": d.states(), "t": d.unit()},
         base_shares,
-        grad=("base_laws", "t"),
+        grad=("base_probs", "t"),
     ),
     "velocities.kinetic_optimal_velocity": Function(
         lambda d: {"x_t": d.states(), "t": d.unit()}, softmax_path, grad=("t",)
@@ -395,14 +395,14 @@ WRITTEN = {
     ),
     "velocities.divergence": Function(
         lambda d: {
-            "law": d.law(d.Z),
+            "probs": d.probs(d.Z),
             "velocity": d.real(d.Z, d.N, d.S),
             "states": d.states(d.Z),
         },
-        grad=("law", "velocity"),
+        grad=("probs", "velocity"),
         border=lambda d: {
-            "law": (law := half(d, d.Z)),
-            "velocity": behind(law, d.real(d.Z, d.N, d.S)),
+            "probs": (probs := half(d, d.Z)),
+            "velocity": behind(probs, d.real(d.Z, d.N, d.S)),
         },
     ),
     "steps.step_size": Function(
@@ -411,36 +411,36 @@ WRITTEN = {
         border=lambda d: {"table": np.tri(d.T + 1, d.N, -1), "t": np.array(d.T - 1)},
     ),
     "steps.exact_step_velocity": Function(
-        lambda d: {"posterior": d.law(d.N, d.V), "x_t": d.states(), "step_size": d.unit(d.N)},
+        lambda d: {"posterior": d.probs(d.N, d.V), "x_t": d.states(), "step_size": d.unit(d.N)},
         num_states,
         grad=("posterior", "step_size"),
         border=lambda d: {"step_size": np.arange(d.N) / (d.N - 1)},
     ),
-    "steps.step_law": Function(
+    "steps.step_probs": Function(
         lambda d: {"velocity": d.velocity(), "x_t": d.states()}, grad=("velocity",)
     ),
     "steps.step_violation": Function(
         lambda d: {"velocity": d.velocity(), "x_t": d.states()}, grad=("velocity",)
     ),
     "steps.transition_matrix": Function(
-        lambda d: {"step_laws": d.law(d.Z, d.N, d.S), "states": d.states(d.Z)},
-        grad=("step_laws",),
-        border=lambda d: {"step_laws": point(d, d.Z, d.N, d.S)},
+        lambda d: {"step_probs": d.probs(d.Z, d.N, d.S), "states": d.states(d.Z)},
+        grad=("step_probs",),
+        border=lambda d: {"step_probs": point(d, d.Z, d.N, d.S)},
     ),
     "steps.push_forward": Function(
         lambda d: {
-            "law": d.law(d.Z),
-            "step_laws": d.law(d.Z, d.N, d.S),
+            "probs": d.probs(d.Z),
+            "step_probs": d.probs(d.Z, d.N, d.S),
             "states": d.states(d.Z),
         },
-        grad=("law", "step_laws"),
+        grad=("probs", "step_probs"),
         border=lambda d: {
-            "law": (law := half(d, d.Z)),
-            "step_laws": behind(law, d.law(d.Z, d.N, d.S)),
+            "probs": (probs := half(d, d.Z)),
+            "step_probs": behind(probs, d.probs(d.Z, d.N, d.S)),
         },
     ),
     "steps.next_token_velocity": Function(
-        lambda d: {"next_token_probs": d.law(d.V), "x_t": d.states(), "t": d.below(d.N)},
+        lambda d: {"next_token_probs": d.probs(d.V), "x_t": d.states(), "t": d.below(d.N)},
         num_states,
         grad=("next_token_probs",),
         border=lambda d: {"next_token_probs": point(d, d.V), "t": np.array(d.N - 1)},
@@ -450,23 +450,23 @@ WRITTEN = {
             "states": (states := d.tokens(d.Z)),
             "x": states[0],
             "block_of": d.rng.permutation(d.N),
-            "log_law": d.log_law(d.Z),
+            "log_probs": d.log_distribution(d.Z),
         },
-        grad=("log_law",),
-        border=lambda d: {"log_law": np.roll(log_point(d, d.Z), 1)},
+        grad=("log_probs",),
+        border=lambda d: {"log_probs": np.roll(log_point(d, d.Z), 1)},
     ),
     "steps.total_correlation": Function(
         # every token at every position: a marginal of 0 is on the border
         lambda d: {
-            "law": d.law(d.Z),
+            "probs": d.probs(d.Z),
             "states": (np.arange(d.Z)[:, None] + d.below(d.V, d.N)) % d.V,
         },
         num_tokens,
-        grad=("law",),
-        border=lambda d: {"law": point(d, d.Z)},
+        grad=("probs",),
+        border=lambda d: {"probs": point(d, d.Z)},
     ),
     "mixture.mix": Function(
-        lambda d: {"weights": d.law(d.K), "values": d.real(d.K, d.N, d.S)},
+        lambda d: {"weights": d.probs(d.K), "values": d.real(d.K, d.N, d.S)},
         grad=("weights", "values"),
         border=dead_experts_of("values", "N", "S"),
     ),
@@ -476,7 +476,7 @@ WRITTEN = {
         border=dead_experts_of("probs", "N", "V"),
     ),
     "mixture.mix_logits": Function(
-        lambda d: {"log_weights": d.log_law(d.K), "logits": 3 * d.real(d.K, d.N, d.V)},
+        lambda d: {"log_weights": d.log_distribution(d.K), "logits": 3 * d.real(d.K, d.N, d.V)},
         grad=("log_weights", "logits"),
         border=lambda d: {
             "log_weights": (weights := log_half(d, d.K)),
@@ -518,7 +518,7 @@ WRITTEN = {
         grad=("logits",),
         border=lambda d: {"logits": log_point(d, d.N, d.V)},
     ),
-    "objectives.generalised_kl_loss": Function(
+    "objectives.generalized_kl_loss": Function(
         lambda d: {
             "logits": 3 * d.real(d.N, d.V),
             "x_1": d.tokens(),
@@ -533,7 +533,7 @@ WRITTEN = {
             "logits": log_point(d, d.N, d.V),
         },
     ),
-    "objectives.generalised_kl": Function(
+    "objectives.generalized_kl": Function(
         lambda d: {
             "velocity": d.unit(d.N, d.S),
             "model": d.unit(d.N, d.S),
@@ -577,19 +577,19 @@ WRITTEN = {
         grad=("logits",),
         border=lambda d: {"logits": log_point(d, d.K)},
     ),
-    "objectives.decentralised_loss": Function(
-        lambda d: {"expert_losses": d.unit(d.K), "router_loss": d.unit(), "weights": d.law(d.K)},
+    "objectives.decentralized_loss": Function(
+        lambda d: {"expert_losses": d.unit(d.K), "router_loss": d.unit(), "weights": d.probs(d.K)},
         grad=("expert_losses", "router_loss", "weights"),
         border=lambda d: {"weights": point(d, d.K)},
     ),
     "samplers.autoregressive_log_prob": Function(
-        lambda d: {"x": d.tokens(), "next_log_probs": d.log_law(d.N, d.V)},
+        lambda d: {"x": d.tokens(), "next_log_probs": d.log_distribution(d.N, d.V)},
         grad=("next_log_probs",),
         border=lambda d: {"next_log_probs": log_point(d, d.N, d.V)},
     ),
-    "samplers.euler_step_law": Function(
+    "samplers.euler_step_probs": Function(
         lambda d: {
-            "posterior": d.law(d.N, d.V),
+            "posterior": d.probs(d.N, d.V),
             "x_t": d.states(),
             "t": d.unit(),
             "size": d.unit() / 10,
@@ -598,13 +598,13 @@ WRITTEN = {
         grad=("posterior", "t", "size"),
         border=lambda d: {"t": np.array(0.0), "size": np.array(1.0)},
     ),
-    "samplers.final_step_law": Function(
-        lambda d: {"posterior": d.law(d.N, d.V), "x_t": d.states(), "pending": d.context()},
+    "samplers.final_step_probs": Function(
+        lambda d: {"posterior": d.probs(d.N, d.V), "x_t": d.states(), "pending": d.context()},
         num_states,
         grad=("posterior",),
         border=lambda d: {"posterior": np.full((d.N, d.V), NAN), "pending": np.zeros(d.N, bool)},
     ),
-    "samplers.one_position_step_law": Function(
+    "samplers.one_position_step_probs": Function(
         lambda d: {
             "velocity": d.velocity(),
             "x_t": d.states(),
@@ -617,26 +617,26 @@ WRITTEN = {
     "mixture.shared_expert_log_prob": Function(
         lambda d: {
             "x_next": d.states(),
-            "log_weights": d.log_law(d.K),
-            "step_laws": d.law(d.K, d.N, d.S),
+            "log_weights": d.log_distribution(d.K),
+            "step_probs": d.probs(d.K, d.N, d.S),
         },
-        grad=("log_weights", "step_laws"),
+        grad=("log_weights", "step_probs"),
         border=lambda d: {
             "log_weights": (weights := log_half(d, d.K)),
-            "step_laws": behind(weights, d.law(d.K, d.N, d.S)),
+            "step_probs": behind(weights, d.probs(d.K, d.N, d.S)),
         },
     ),
     "accounting.kl_divergence": Function(
-        lambda d: {"log_p": d.log_law(d.Z), "log_q": d.log_law(d.Z)},
+        lambda d: {"log_p": d.log_distribution(d.Z), "log_q": d.log_distribution(d.Z)},
         grad=("log_p", "log_q"),
         border=lambda d: {"log_p": log_half(d, d.Z), "log_q": log_half(d, d.Z)},
     ),
     "accounting.total_variation": Function(
-        lambda d: {"p": d.law(d.Z), "q": d.law(d.Z)}, grad=("p", "q")
+        lambda d: {"p": d.probs(d.Z), "q": d.probs(d.Z)}, grad=("p", "q")
     ),
     "accounting.routing_cost": Function(
         lambda d: {
-            "log_prior": d.log_law(d.K),
+            "log_prior": d.log_distribution(d.K),
             "log_probs": d.log_probs(d.K),
             "expert": d.below(d.K),
         },
@@ -650,52 +650,56 @@ WRITTEN = {
     ),
     "accounting.ensemble_split": Function(
         lambda d: {
-            "log_weights": d.log_law(d.K),
-            "log_laws": d.log_law(d.K, d.Z),
-            "log_model_weights": d.log_law(d.K),
-            "log_model_laws": d.log_law(d.K, d.Z),
+            "log_weights": d.log_distribution(d.K),
+            "log_probs": d.log_distribution(d.K, d.Z),
+            "log_model_weights": d.log_distribution(d.K),
+            "log_model_probs": d.log_distribution(d.K, d.Z),
         },
-        grad=("log_weights", "log_laws", "log_model_weights", "log_model_laws"),
+        grad=("log_weights", "log_probs", "log_model_weights", "log_model_probs"),
         border=lambda d: {
             "log_weights": (weights := log_half(d, d.K)),
-            "log_laws": behind(weights, d.log_law(d.K, d.Z)),
+            "log_probs": behind(weights, d.log_distribution(d.K, d.Z)),
         },
     ),
     "accounting.router_cost": Function(
         lambda d: {
-            "log_law": d.log_law(d.Z),
-            "log_posterior": d.log_law(d.Z, d.N, d.K),
-            "log_router": d.log_law(d.Z, d.N, d.K),
+            "log_probs": d.log_distribution(d.Z),
+            "log_posterior": d.log_distribution(d.Z, d.N, d.K),
+            "log_router": d.log_distribution(d.Z, d.N, d.K),
         },
-        grad=("log_law", "log_posterior", "log_router"),
+        grad=("log_probs", "log_posterior", "log_router"),
         border=lambda d: {
-            "log_law": log_half(d, d.Z),
+            "log_probs": log_half(d, d.Z),
             "log_posterior": log_point(d, d.Z, d.N, d.K),
         },
     ),
     "accounting.mixture_excess_bound": Function(
-        lambda d: {"expert_excess": d.unit(d.K), "router_excess": d.unit(), "weights": d.law(d.K)},
+        lambda d: {
+            "expert_excess": d.unit(d.K),
+            "router_excess": d.unit(),
+            "weights": d.probs(d.K),
+        },
         lambda sizes: {"num_positions": sizes.N},
         grad=("expert_excess", "router_excess", "weights"),
         border=lambda d: {"weights": point(d, d.K)},
     ),
     "accounting.variation_bound": Function(
         lambda d: {
-            "law": d.law(d.Z),
-            "posterior": d.law(d.Z, d.N, d.K),
-            "router": d.law(d.Z, d.N, d.K),
-            "next_probs": d.law(d.Z, d.N, d.K, d.V),
-            "model_next_probs": d.law(d.Z, d.N, d.K, d.V),
+            "probs": d.probs(d.Z),
+            "posterior": d.probs(d.Z, d.N, d.K),
+            "router": d.probs(d.Z, d.N, d.K),
+            "next_probs": d.probs(d.Z, d.N, d.K, d.V),
+            "model_next_probs": d.probs(d.Z, d.N, d.K, d.V),
         },
-        grad=("law", "posterior", "router", "next_probs", "model_next_probs"),
+        grad=("probs", "posterior", "router", "next_probs", "model_next_probs"),
         border=lambda d: {
             "posterior": (gate := point(d, d.Z, d.N, d.K)),
-            "next_probs": behind(gate, d.law(d.Z, d.N, d.K, d.V)),
+            "next_probs": behind(gate, d.probs(d.Z, d.N, d.K, d.V)),
         },
     ),
     "accounting.truncation_bound": Function(
         lambda d: {
-            "weights": (weights := d.law(d.K)),
+            "weights": (weights := d.probs(d.K)),
             "kept": np.where(np.arange(d.K) < 2, weights, 0),
         },
         grad=("weights",),
@@ -703,26 +707,29 @@ WRITTEN = {
     ),
     "accounting.gate_cost": Function(
         lambda d: {
-            "log_next_law": d.log_law(d.V),
-            "log_gate": d.log_law(d.K),
-            "log_next_probs": d.log_law(d.K, d.V),
+            "log_target_probs": d.log_distribution(d.V),
+            "log_gate": d.log_distribution(d.K),
+            "log_next_probs": d.log_distribution(d.K, d.V),
         },
-        grad=("log_next_law", "log_gate", "log_next_probs"),
+        grad=("log_target_probs", "log_gate", "log_next_probs"),
         border=lambda d: {
             "log_gate": (gate := log_half(d, d.K)),
-            "log_next_probs": behind(gate, d.log_law(d.K, d.V)),
+            "log_next_probs": behind(gate, d.log_distribution(d.K, d.V)),
         },
     ),
     "accounting.part_information": Function(
-        lambda d: {"log_weights": d.log_law(d.K), "log_laws": d.log_law(d.K, d.Z)},
-        grad=("log_weights", "log_laws"),
+        lambda d: {
+            "log_weights": d.log_distribution(d.K),
+            "log_probs": d.log_distribution(d.K, d.Z),
+        },
+        grad=("log_weights", "log_probs"),
         border=lambda d: {
             "log_weights": (weights := log_half(d, d.K)),
-            "log_laws": behind(weights, d.log_law(d.K, d.Z)),
+            "log_probs": behind(weights, d.log_distribution(d.K, d.Z)),
         },
     ),
     "accounting.oracle_leakage": Function(
-        lambda d: {"weights": d.law(d.K)},
+        lambda d: {"weights": d.probs(d.K)},
         grad=("weights",),
         border=lambda d: {"weights": point(d, d.K)},
     ),
@@ -752,13 +759,13 @@ def dead_at_last(d: Draw) -> np.ndarray:
 ARRAYS = {
     # gates
     "state": Argument(
-        lambda d: GateState(d.log_law(d.K), np.array(True)),
+        lambda d: GateState(d.log_distribution(d.K), np.array(True)),
         lambda d: GateState(log_half(d, d.K), np.array(True)),
     ),
-    "log_prior": Argument(lambda d: d.log_law(d.K), lambda d: log_half(d, d.K)),
+    "log_prior": Argument(lambda d: d.log_distribution(d.K), lambda d: log_half(d, d.K)),
     "log_probs": Argument(lambda d: d.log_probs(d.K), lambda d: behind_half(d, d.log_probs(d.K))),
     "token_log_probs": Argument(lambda d: d.log_probs(d.N, d.K), dead_at_last),
-    "weights": Argument(lambda d: d.law(d.K), lambda d: point(d, d.K)),
+    "weights": Argument(lambda d: d.probs(d.K), lambda d: point(d, d.K)),
     "alpha": Argument(lambda d: d.unit(), lambda d: np.array(1.0)),
     "beta": Argument(lambda d: d.unit(), lambda d: np.array(0.0)),
     "mass": Argument(lambda d: d.unit(), lambda d: np.array(1.0)),
@@ -768,7 +775,7 @@ ARRAYS = {
     "x_t": Argument(lambda d: d.states()),
     "t": Argument(lambda d: d.unit(), lambda d: np.array(0.0)),
     "kappa_t": Argument(lambda d: d.unit(d.N), lambda d: np.arange(d.N) / (d.N - 1)),
-    "posterior": Argument(lambda d: d.law(d.N, d.V), lambda d: point(d, d.N, d.V)),
+    "posterior": Argument(lambda d: d.probs(d.N, d.V), lambda d: point(d, d.N, d.V)),
     "velocity": Argument(lambda d: d.velocity()),
 }
 PYTHON = {
@@ -1087,7 +1094,7 @@ def test_under_x64_the_dtype_of_the_arguments_is_kept(name, dtype):
 @every_function
 def test_float32_is_float64_to_its_precision(name):
     if name in ("paths.sample_path", "paths.sample_mixture"):
-        return  # a law rounded otherwise may draw otherwise
+        return  # a distribution rounded otherwise may draw otherwise
     single = compiled(name)(example(name))
     with jax.enable_x64(True), jax.numpy_dtype_promotion("strict"):
         double = compiled(name)(example(name))
@@ -1160,37 +1167,37 @@ def test_the_gradient_is_the_limit_of_differences(name):
 
 
 # What an expert, a pair or a state of mass 0 says, by the argument that gives the mass.
-BEHIND_ZERO = {
+AT_ZERO_MASS = {
     "mixture.mix": ("weights", "values"),
     "mixture.mix_probs": ("weights", "probs"),
     "mixture.mix_logits": ("log_weights", "logits"),
     "mixture.mix_log_probs": ("log_weights", "log_probs"),
-    "velocities.divergence": ("law", "velocity"),
-    "steps.push_forward": ("law", "step_laws"),
+    "velocities.divergence": ("probs", "velocity"),
+    "steps.push_forward": ("probs", "step_probs"),
     "mixture.expert_posterior": ("log_prior", "log_p_t"),
-    "accounting.ensemble_split": ("log_weights", "log_laws"),
-    "accounting.part_information": ("log_weights", "log_laws"),
+    "accounting.ensemble_split": ("log_weights", "log_probs"),
+    "accounting.part_information": ("log_weights", "log_probs"),
     "accounting.gate_cost": ("log_gate", "log_next_probs"),
 }
 
 
-@pytest.mark.parametrize("name", BEHIND_ZERO)
+@pytest.mark.parametrize("name", AT_ZERO_MASS)
 @pytest.mark.statement("D4", "D5")
 @pytest.mark.usefixtures("strict")
 def test_a_nan_behind_zero_mass_does_not_leak(name):
-    with_nan, without = nan_behind_zero(name)
+    with_nan, without = nan_at_zero_mass(name)
     assert_close(compiled(name)(with_nan), compiled(name)(without), what=name)
 
 
 # The accounting of an ensemble is read, not descended.
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in BEHIND_ZERO if "accounting" not in name])
+@pytest.mark.parametrize("name", [name for name in AT_ZERO_MASS if "accounting" not in name])
 @pytest.mark.statement("D4", "D5")
 @pytest.mark.usefixtures("strict")
 def test_a_nan_behind_zero_mass_does_not_leak_into_gradients(name):
-    with_nan, without = nan_behind_zero(name)
+    with_nan, without = nan_at_zero_mass(name)
     slopes, expected = gradient(name, with_nan), gradient(name, without)
-    values = BEHIND_ZERO[name][1]
+    values = AT_ZERO_MASS[name][1]
     assert np.all(slopes[values][np.isnan(with_nan[values])] == 0)
     for key in FUNCTIONS[name].grad:
         if key == values:
@@ -1199,9 +1206,9 @@ def test_a_nan_behind_zero_mass_does_not_leak_into_gradients(name):
             assert np.all(np.isfinite(slopes[key]))
 
 
-def nan_behind_zero(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def nan_at_zero_mass(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """The arrays on the border, and the same with a number in the place of each NaN."""
-    values = BEHIND_ZERO[name][1]
+    values = AT_ZERO_MASS[name][1]
     with_nan = example(name, border=True)
     assert np.any(np.isnan(with_nan[values]))
     return with_nan, with_nan | {values: np.nan_to_num(np.asarray(with_nan[values]), nan=0.25)}
@@ -1219,7 +1226,7 @@ def test_a_dead_prefix_has_a_gradient():
 
 @pytest.mark.usefixtures("strict")
 def test_a_nan_where_there_is_mass_is_not_hidden():
-    for name, (_, values) in BEHIND_ZERO.items():
+    for name, (_, values) in AT_ZERO_MASS.items():
         arrays = draw(name, 0)
         arrays[values][0] = np.nan
         assert any(np.any(np.isnan(leaf)) for leaf in floats(compiled(name)(on_jax(arrays)))), name
@@ -1231,7 +1238,7 @@ WEIGHTS_FIRST = {
     "mixture.mix_probs": ("weights", "probs"),
     "mixture.mix_logits": ("log_weights", "logits"),
     "mixture.mix_log_probs": ("log_weights", "log_probs"),
-    "mixture.shared_expert_log_prob": ("log_weights", "x_next", "step_laws"),
+    "mixture.shared_expert_log_prob": ("log_weights", "x_next", "step_probs"),
 }
 
 

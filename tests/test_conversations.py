@@ -56,9 +56,10 @@ def test_three_faults_in_one_report(tmp_path, images):
         read_conversations(path, images)
     report = str(raised.value).splitlines()
     assert report[0] == f"{path}: 3 faults in 5 rows"
-    assert report[1] == "  line 2: the image 'b.png' is missing"
+    rule = "`image` must be a file in the folder of images"
+    assert report[1] == f"  line 2: {rule}; got image = 'b.png'"
     assert report[2].startswith(
-        "  line 3: the row must be JSON in UTF-8; got an error at column 1: Expecting value"
+        "  line 3: the row must be JSON in UTF-8; got an error at column 31: Expecting value"
     )
     assert report[3] == "  line 4: the answer of turn 2 is empty"
     assert [fault.line for fault in raised.value.faults] == [2, 3, 4]

@@ -1,4 +1,6 @@
-"""`experiments.counting` on small texts: its worlds, its cells, its files, its exit status."""
+"""`experiments.counting` on small texts: its evaluation sets, its cells, its files, its exit
+status.
+"""
 
 import dataclasses
 import json
@@ -11,11 +13,17 @@ from rich.console import Console
 from dfm_jax.data import MissingDataError
 from experiments.counting import __main__ as counting
 from experiments.counting import config as counting_config
-from experiments.counting import fold as counting_fold
+from experiments.counting import evaluation_sets as counting_evaluation_sets
 from experiments.counting import measure as counting_cell
-from experiments.counting import worlds as counting_worlds
+from experiments.counting import seed_split as counting_seed_split
 from experiments.counting.config import Config
-from experiments.lib import context_gates, kneser_ney, ladder_report, study, worlds
+from experiments.lib import (
+    context_gates,
+    evaluation_sets,
+    gate_comparison_report,
+    kneser_ney,
+    study,
+)
 from experiments.lib import corpora as corpora_module
 from experiments.lib.corpora import load_corpora, sampled
 from experiments.lib.statistics import compare
@@ -48,7 +56,7 @@ def _config(out, **changes):
 
 @pytest.fixture(scope="module")
 def folded(corpora):
-    return counting_fold.fold(corpora, seed=0, config=_config(Path()))
+    return counting_seed_split.seed_split(corpora, seed=0, config=_config(Path()))
 
 
 @pytest.fixture(scope="module")
@@ -58,38 +66,39 @@ def result(corpora, tmp_path_factory):
     return holds, config, json.loads((config.out / "result.json").read_text(encoding="utf-8"))
 
 
-# ── worlds ──────────────────────────────────────────────────────────────────────────────────────
+# ── evaluation sets
+# ──────────────────────────────────────────────────────────────────────────────────────
 
 
 def _held_out(sizes, parts, window):
     num_bytes, rng = int(np.sum(sizes)), np.random.default_rng(0)
-    log_probs, centre = -rng.random((num_bytes, 2)), -rng.random(num_bytes)
-    found = worlds.held_out(log_probs, centre, np.array(sizes), np.array(parts), window)
-    return log_probs, centre, *found
+    log_probs, dense = -rng.random((num_bytes, 2)), -rng.random(num_bytes)
+    found = evaluation_sets.held_out(log_probs, dense, np.array(sizes), np.array(parts), window)
+    return log_probs, dense, *found
 
 
 def test_documents_are_cut_in_windows_to_the_last_byte():
     _, _, reset, carried = _held_out([5, 0, 3, 8], [0, 1, 1, 0], 4)
     assert reset.sequences.starts.tolist() == [0, 4, 5, 8, 12]
     assert carried.sequences.starts.tolist() == [0, 5, 8]
-    for world in (reset, carried):
-        assert world.sequences.windows.tolist() == [0, 4, 5, 8, 12]
-        assert world.unit.tolist() == [0, 0, 1, 2, 2]
-        assert world.part.tolist() == [0] * 5 + [1] * 3 + [0] * 8
-        assert world.sequences.num_bytes == 16
+    for evaluation_set in (reset, carried):
+        assert evaluation_set.sequences.windows.tolist() == [0, 4, 5, 8, 12]
+        assert evaluation_set.unit.tolist() == [0, 0, 1, 2, 2]
+        assert evaluation_set.part.tolist() == [0] * 5 + [1] * 3 + [0] * 8
+        assert evaluation_set.sequences.num_bytes == 16
 
 
 def test_spliced_sequences_turn_from_one_part_to_another_in_the_middle():
     sizes, parts = [9, 12, 6, 4, 30, 7, 8, 11], [0, 1, 0, 1, 1, 0, 0, 1]
     log_probs, _, _, carried = _held_out(sizes, parts, 10)
-    world = worlds.spliced(carried, 10, seed=1)
-    halves = world.part.reshape(-1, 2, 5)
+    evaluation_set = evaluation_sets.spliced(carried, 10, seed=1)
+    halves = evaluation_set.part.reshape(-1, 2, 5)
     assert (halves == halves[..., :1]).all()
     assert (halves[:, 0, 0] != halves[:, 1, 0]).all()
-    assert world.sequences.starts.tolist() == world.sequences.windows.tolist()
-    assert world.changes
+    assert evaluation_set.sequences.starts.tolist() == evaluation_set.sequences.windows.tolist()
+    assert evaluation_set.changes
     assert not carried.changes
-    at = [int(np.flatnonzero((log_probs == row).all(1))[0]) for row in world.log_probs]
+    at = [int(np.flatnonzero((log_probs == row).all(1))[0]) for row in evaluation_set.log_probs]
     spans = np.array(at).reshape(-1, 5)
     assert (np.diff(spans, axis=1) == 1).all()
     used = np.searchsorted(carried.sequences.starts, spans[:, 0], side="right") - 1
@@ -97,33 +106,35 @@ def test_spliced_sequences_turn_from_one_part_to_another_in_the_middle():
     np.testing.assert_array_equal(
         used, np.searchsorted(carried.sequences.starts, spans[:, -1], side="right") - 1
     )  # and no edge crossed
-    np.testing.assert_array_equal(carried.part[at], world.part)
+    np.testing.assert_array_equal(carried.part[at], evaluation_set.part)
 
 
 def test_too_long_a_window_leaves_nothing_to_splice():
     *_, carried = _held_out([9, 12], [0, 1], 10)
     message = r"`window` must leave 2 pairs .* 5 bytes each; got window = 10, which leaves 1\."
     with pytest.raises(ValueError, match=message):
-        worlds.spliced(carried, 10, seed=0)
+        evaluation_sets.spliced(carried, 10, seed=0)
 
 
 def test_generated_text_is_drawn_from_the_experts_by_their_weights():
     texts = (b"abababab", b"cdcdcdcdcd")
     models = [kneser_ney.fit([text], 2, discount=0.5) for text in texts]
-    world = counting_worlds.generated(models, models[0], np.array([0.25, 0.75]), 400, 8, seed=0)
-    parts = world.part.reshape(400, 8)
+    evaluation_set = counting_evaluation_sets.generated(
+        models, models[0], np.array([0.25, 0.75]), 400, 8, seed=0
+    )
+    parts = evaluation_set.part.reshape(400, 8)
     assert (parts == parts[:, :1]).all()
     # 400 draws of chance 3/4: 5 standard deviations, a false alarm in 2 million
     assert abs(parts[:, 0].mean() - 0.75) < 5 * (0.25 * 0.75 / 400) ** 0.5
-    best = world.log_probs.reshape(400, 8, 2).sum(1).argmax(1)
+    best = evaluation_set.log_probs.reshape(400, 8, 2).sum(1).argmax(1)
     assert (best == parts[:, 0]).mean() > 0.9
-    np.testing.assert_array_equal(world.centre, world.log_probs[:, 0])
+    np.testing.assert_array_equal(evaluation_set.dense, evaluation_set.log_probs[:, 0])
 
 
 def test_each_model_scores_at_its_own_order():
     texts = [b"abcabcabd", b"bca"]
     models = [kneser_ney.fit([b"abcabc"], order, discount=0.5) for order in (1, 3)]
-    scores = counting_worlds.score_all(models, texts)
+    scores = counting_evaluation_sets.score_all(models, texts)
     for model, column in zip(models, scores.T, strict=True):
         alone = kneser_ney.log_probs(model, kneser_ney.queries(texts, model.order))
         np.testing.assert_array_equal(column, alone)
@@ -151,7 +162,7 @@ def test_models_are_tuned_on_validation_each_on_its_own(folded, tmp_path):
             for discount in config.discounts
         }
         assert tuple(tuned[1 + k]) == min(losses, key=losses.__getitem__)
-    assert tuned[0] == [folded.centre.order, folded.centre.discount]
+    assert tuned[0] == [folded.dense.order, folded.dense.discount]
 
 
 @pytest.mark.parametrize(
@@ -164,21 +175,25 @@ def test_every_partition_gives_a_whole_cell(folded, name, tmp_path):
     assert json.loads(json.dumps(cell)) == json.loads(json.dumps(cell))
     assert cell["num_experts"] == (3 if name == "domain" else 2)
     assert sum(cell["weights"]) == pytest.approx(1)
-    assert list(cell["worlds"]) == ["reset", "carried", "spliced", "generated"]
+    assert list(cell["evaluation_sets"]) == ["reset", "carried", "spliced", "generated"]
     num_bytes = sum(map(len, folded.texts["test"]))
-    assert cell["worlds"]["reset"]["bytes"] == cell["worlds"]["carried"]["bytes"] == num_bytes
-    for world in cell["worlds"].values():
-        assert world["b1_residual"] < 1e-9
-        assert world["sum_residual"] < 1e-9
-        for row in world["rows"]:
-            difference = row["nll"] - world["centre_nll"]
+    assert (
+        cell["evaluation_sets"]["reset"]["bytes"]
+        == cell["evaluation_sets"]["carried"]["bytes"]
+        == num_bytes
+    )
+    for evaluation_set in cell["evaluation_sets"].values():
+        assert evaluation_set["b1_residual"] < 1e-9
+        assert evaluation_set["sum_residual"] < 1e-9
+        for row in evaluation_set["rows"]:
+            difference = row["nll"] - evaluation_set["dense_nll"]
             assert sum(row["terms"].values()) == pytest.approx(difference, abs=1e-9)
-            estimate, low, high = row["minus"]["centre"]
+            estimate, low, high = row["minus"]["dense"]
             assert estimate == pytest.approx(difference, abs=1e-9)
             assert low <= estimate <= high
-    rows = cell["worlds"]["reset"]["rows"]
+    rows = cell["evaluation_sets"]["reset"]["rows"]
     own = {(row["gate"], row["top"]): row["nll"] for row in rows}
-    same = cell["worlds"]["carried"]["rows"]
+    same = cell["evaluation_sets"]["carried"]["rows"]
     carried = {(row["gate"], row["top"]): row["nll"] for row in same}
     for top in ("top-1", "top-2", "full"):  # no memory, no difference
         assert carried["static", top] == pytest.approx(own["static", top], abs=1e-12)
@@ -189,7 +204,7 @@ def test_every_partition_gives_a_whole_cell(folded, name, tmp_path):
 def test_the_gate_of_clusters_by_likelihood_reads_what_made_them(folded, tmp_path):
     """A document's first window is the prefix its part comes from, and the second's context."""
     config = _config(tmp_path)
-    partition, part_of = counting_fold.parted(folded, "likelihood", config)
+    partition, part_of = counting_seed_split.partitioned(folded, "likelihood", config)
     texts, before = folded.texts["test"], folded.before["test"]
     scores = context_gates.span_scores(partition.models.of_bytes(texts), before.spans)
     starts = np.cumsum([0, *map(len, texts[:-1])])
@@ -202,17 +217,19 @@ def test_the_gate_of_clusters_by_likelihood_reads_what_made_them(folded, tmp_pat
 
 def test_gates_of_contexts_are_rungs_where_something_stands_before(folded, tmp_path):
     cell = counting_cell.measure(folded, "likelihood", _config(tmp_path))
-    for name, world in cell["worlds"].items():
-        gates = {row["gate"] for row in world["rows"]}
+    for name, evaluation_set in cell["evaluation_sets"].items():
+        gates = {row["gate"] for row in evaluation_set["rows"]}
         found = {gate for gate in gates if gate.removesuffix(" × Bayes") in context_gates.NAMES}
         if name in ("reset", "spliced"):
             assert len(found) == 6
-            assert world["contexts"]["empty"] < world["contexts"]["sequences"]
-            assert set(world["contexts"]["temperatures"]) == {"centroid", "likelihood"}
+            assert evaluation_set["contexts"]["empty"] < evaluation_set["contexts"]["sequences"]
+            assert set(evaluation_set["contexts"]["temperatures"]) == {"centroid", "likelihood"}
         else:  # a gate that is carried has read it all; what the experts wrote begins with nothing
             assert not found
-            assert world["contexts"] is None
-    assert cell["worlds"]["reset"]["contexts"]["empty"] == len(folded.texts["test"])  # one each
+            assert evaluation_set["contexts"] is None
+    assert cell["evaluation_sets"]["reset"]["contexts"]["empty"] == len(
+        folded.texts["test"]
+    )  # one each
     assert cell["router"]["converged"]
     assert len(cell["search"]["loads"]) == 2
 
@@ -220,7 +237,7 @@ def test_gates_of_contexts_are_rungs_where_something_stands_before(folded, tmp_p
 def test_domains_are_told_apart_by_the_posterior(folded, tmp_path):
     """Three vocabularies: Bayes finds the part, static does not; the trace shows where it turns."""
     cell = counting_cell.measure(folded, "domain", _config(tmp_path))
-    own = {(row["gate"], row["top"]): row for row in cell["worlds"]["reset"]["rows"]}
+    own = {(row["gate"], row["top"]): row for row in cell["evaluation_sets"]["reset"]["rows"]}
     assert own["Bayes", "full"]["nll"] < own["static", "full"]["nll"] - 0.1
     trace = cell["trace"]
     first, second = (trace["labels"].index(part) for part in trace["parts"])
@@ -234,12 +251,17 @@ def test_domains_are_told_apart_by_the_posterior(folded, tmp_path):
 
 def test_alpha_is_the_best_on_validation(folded, tmp_path, monkeypatch):
     chosen = []
-    record = lambda world, prior, alpha, *_, **__: {"alpha": alpha}  # noqa: E731
-    monkeypatch.setattr(counting_cell, "ladder_record", record)
+    record = lambda evaluation_set, prior, alpha, *_, **__: {"alpha": alpha}  # noqa: E731
+    monkeypatch.setattr(counting_cell, "gate_comparison_record", record)
     monkeypatch.setattr(counting_cell, "_trace", lambda *_: {})
     for alphas in ((0.01, 0.2), (0.01,), (0.2,)):
         cell = counting_cell.measure(folded, "random", _config(tmp_path, alphas=alphas))
-        chosen.append({name: world["alpha"] for name, world in cell["worlds"].items()})
+        chosen.append(
+            {
+                name: evaluation_set["alpha"]
+                for name, evaluation_set in cell["evaluation_sets"].items()
+            }
+        )
     assert set(chosen[1].values()) == {0.01}
     assert set(chosen[2].values()) == {0.2}
     assert chosen[0]["generated"] == chosen[0]["reset"]
@@ -276,18 +298,21 @@ def test_the_study_holds_and_says_so(result):
 def check_schema(written):
     """What every row holds, and what must agree within it."""
     margin = written["config"]["margin"]
-    rungs = {(row["partition"], row["world"], row["gate"], row["top"]) for row in written["rows"]}
-    assert len(rungs) == len(written["rows"])
+    gate_variants = {
+        (row["partition"], row["evaluation_set"], row["gate"], row["top"])
+        for row in written["rows"]
+    }
+    assert len(gate_variants) == len(written["rows"])
     for row in written["rows"]:
         assert set(row) == {
-            *("partition", "num_experts", "world", "gate", "top"),
+            *("partition", "num_experts", "evaluation_set", "gate", "top"),
             *("nll", "evaluations", "terms", "minus"),
         }
-        assert list(row["terms"]) == ["own", "price", "gate", "truncation"]
-        assert list(row["minus"]) == ["centre", "bayes"]
+        assert list(row["terms"]) == ["own", "cost", "gate", "truncation"]
+        assert list(row["minus"]) == ["dense", "bayes"]
         assert 1 <= row["evaluations"] <= row["num_experts"]
-        centre = row["minus"]["centre"]
-        assert sum(row["terms"].values()) == pytest.approx(centre["mean"], abs=1e-9)
+        dense = row["minus"]["dense"]
+        assert sum(row["terms"].values()) == pytest.approx(dense["mean"], abs=1e-9)
         for found in row["minus"].values():
             assert set(found) == {
                 "per_seed",
@@ -335,7 +360,7 @@ def test_an_interrupted_run_goes_on(result, corpora, tmp_path, monkeypatch, caps
 
 def test_the_seed_of_a_cell_is_all_that_tells_it_apart(result):
     *_, written = result
-    found = [row["minus"]["centre"]["per_seed"] for row in written["rows"]]
+    found = [row["minus"]["dense"]["per_seed"] for row in written["rows"]]
     assert all(first != second for first, second in found)
 
 
@@ -384,9 +409,9 @@ def test_exit_status_and_what_is_printed(tmp_path, small_texts, capsys):
     assert "hard after 4" in shown
     written = json.loads((tmp_path / "out" / "result.json").read_text(encoding="utf-8"))
     assert "verse" in written["summary"]["splits"][0]
-    words = {row["minus"]["centre"]["verdict"] for row in written["rows"]}
+    words = {row["minus"]["dense"]["verdict"] for row in written["rows"]}
     assert words == {"undecided"}  # one seed
-    assert written["rows"][0]["minus"]["centre"]["low"] is None
+    assert written["rows"][0]["minus"]["dense"]["low"] is None
 
 
 def test_required_data_is_not_left_out(small_texts, monkeypatch, tmp_path, capsys):
@@ -444,28 +469,30 @@ def test_presets():
 )
 def test_a_difference_is_shown_with_its_interval_and_its_verdict(per_seed, shown):
     found = compare(per_seed, margin=0.01).as_record()
-    assert ladder_report.judged(found) == shown
+    assert gate_comparison_report.judged(found) == shown
 
 
 def test_seeds_are_gathered_into_rows(corpora, folded, tmp_path):
     config = _config(tmp_path)
     cells = [
-        counting_cell.measure(fold, "domain", config)
-        for fold in (folded, counting_fold.fold(corpora, seed=1, config=config))
+        counting_cell.measure(seed_split, "domain", config)
+        for seed_split in (folded, counting_seed_split.seed_split(corpora, seed=1, config=config))
     ]
-    rows = ladder_report.aggregated(cells, margin=config.margin)
-    (row,) = ladder_report.select(rows, world="carried", gate="last token", top="top-2")
+    rows = gate_comparison_report.aggregated(cells, margin=config.margin)
+    (row,) = gate_comparison_report.select(
+        rows, evaluation_set="carried", gate="last token", top="top-2"
+    )
     own = [
         next(
             x
-            for x in cell["worlds"]["carried"]["rows"]
+            for x in cell["evaluation_sets"]["carried"]["rows"]
             if (x["gate"], x["top"]) == ("last token", "top-2")
         )
         for cell in cells
     ]
     for name in ("nll", "evaluations"):
         assert row[name] == pytest.approx((own[0][name] + own[1][name]) / 2)
-    for name in ("centre", "bayes"):
+    for name in ("dense", "bayes"):
         assert row["minus"][name]["per_seed"] == [x["minus"][name][0] for x in own]
         assert row["minus"][name]["documents"] == [x["minus"][name][1:] for x in own]
 
@@ -494,13 +521,13 @@ def test_a_committed_cell_is_measured_again(committed, require_package):
     corpora = load_corpora(config.folders, config.domain_bytes, Console(quiet=True))
     if study.data_digest(corpora) != committed["summary"]["data"]:
         pytest.skip("the committed run read another standard library: that of another Python")
-    folded = counting_fold.fold(corpora, seed=0, config=config)
+    folded = counting_seed_split.seed_split(corpora, seed=0, config=config)
     cell = counting_cell.measure(folded, "domain", config)
     rows = [row for row in committed["rows"] if row["partition"] == "domain"]
     for row in rows:
         (found,) = (
             x
-            for x in cell["worlds"][row["world"]]["rows"]
+            for x in cell["evaluation_sets"][row["evaluation_set"]]["rows"]
             if (x["gate"], x["top"]) == (row["gate"], row["top"])
         )
         for name, minus in row["minus"].items():

@@ -9,7 +9,7 @@ from rich.console import Console
 from experiments.counting import __main__ as counting
 from experiments.counting import report as counting_report
 from experiments.counting import screen as counting_screen_report
-from experiments.lib import ladder_report
+from experiments.lib import gate_comparison_report
 
 RESULT = Path(counting.__file__).parents[1] / "results" / "counting.json"
 README = (RESULT.parents[1] / "README.md").read_text(encoding="utf-8")
@@ -33,10 +33,14 @@ def test_the_readme_shows_what_was_committed(committed, capsys):
 
 def test_another_number_is_not_in_the_readme(committed):
     """The falsifier of the test above: a digit of each table."""
-    for world, field in (("reset", "centre"), ("spliced", "bayes")):
+    for evaluation_set, field in (("reset", "dense"), ("spliced", "bayes")):
         changed = json.loads(json.dumps(committed))
-        (row,) = ladder_report.select(
-            changed["rows"], world=world, partition="file", gate="static", top="full"
+        (row,) = gate_comparison_report.select(
+            changed["rows"],
+            evaluation_set=evaluation_set,
+            partition="file",
+            gate="static",
+            top="full",
         )
         row["minus"][field]["mean"] += 0.001
         assert not all(table in README for table in counting_report.markdown(changed))
@@ -44,18 +48,18 @@ def test_another_number_is_not_in_the_readme(committed):
 
 @pytest.fixture
 def informed(committed):
-    """As if gates had read contexts, and the documents were parted in a fifth way."""
+    """As if gates had read contexts, and the documents were partitioned in a fifth way."""
     changed = json.loads(json.dumps(committed))
     static = [
         row
         for row in changed["rows"]
-        if row["gate"] == "static" and row["world"] in ("reset", "spliced")
+        if row["gate"] == "static" and row["evaluation_set"] in ("reset", "spliced")
     ]
     for gate in ("likelihood", "likelihood × Bayes"):
         changed["rows"] += [row | {"gate": gate} for row in static]
     changed["rows"] += [
         row | {"partition": "likelihood"}
-        for row in ladder_report.select(changed["rows"], partition="random")
+        for row in gate_comparison_report.select(changed["rows"], partition="random")
     ]
     partitions = changed["summary"]["partitions"]
     partitions["likelihood"] = partitions["random"]
@@ -65,25 +69,25 @@ def informed(committed):
             "prior": {"temperature": 3.0, "at_bound": False},
         }
         tuned = {"temperatures": {"likelihood": uses}, "empty": 3, "sequences": 12}
-        found["worlds"]["reset"]["contexts"] = [tuned, tuned]
+        found["evaluation_sets"]["reset"]["contexts"] = [tuned, tuned]
         found["router"] = [{"decay": 1e-4}, {"decay": 1e-3}]
     return changed
 
 
 def test_gates_of_contexts_join_the_tables(informed):
-    ladder, account, worlds, fitted = counting_report.markdown(informed)
-    assert "| likelihood × Bayes, top-1 | " in ladder
-    assert ladder.startswith(
-        "| ensemble − centre | domain | file | cluster | random | likelihood |"
+    gate_comparison, account, evaluation_sets, fitted = counting_report.markdown(informed)
+    assert "| likelihood × Bayes, top-1 | " in gate_comparison
+    assert gate_comparison.startswith(
+        "| ensemble − dense | domain | file | cluster | random | likelihood |"
     )
     assert "| domain: likelihood | " in account
-    assert "| held out: likelihood × Bayes | " in worlds
-    assert "| generated: likelihood | " not in worlds
+    assert "| held out: likelihood × Bayes | " in evaluation_sets
+    assert "| generated: likelihood | " not in evaluation_sets
     assert "| τ of likelihood | 2 | 3 (2 of 2 at the end searched) | " in fitted
     assert "| τ of likelihood × Bayes | 3 | 3 | 3 | " in fitted
     assert "| decay of router | 0.0001 to 0.001 | " in fitted
     assert "| windows without a context | 25% | 25% | 25% | " in fitted
-    for table in (ladder, account, worlds, fitted):
+    for table in (gate_comparison, account, evaluation_sets, fitted):
         assert len({line.count("|") for line in table.splitlines()}) == 1
 
 

@@ -160,17 +160,17 @@ def test_a_link_that_leads_nowhere_is_seen():
 
 
 def test_every_citing_function_is_on_the_map():
-    page = generated_pages.equations_by_room()
+    page = generated_pages.equations_by_module()
     functions = {f for found in citations().values() for f in found}
     assert len(functions) > 50
     for function in functions:
-        room, name = function.split(".")
-        assert re.search(rf"`{name} <dfm_jax\.{room}[\w.]*\.{name}>`", page), function
+        layer, name = function.split(".")
+        assert re.search(rf"`{name} <dfm_jax\.{layer}[\w.]*\.{name}>`", page), function
 
 
 def test_every_room_has_a_page(tmp_path):
-    rooms = {p.stem for p in (ROOT / "dfm_jax").iterdir() if p.suffix == ".py" or p.is_dir()}
-    assert set(generated_pages.ROOMS) == rooms - {"__init__", "__main__", "__pycache__", "cli"}
+    layers = {p.stem for p in (ROOT / "dfm_jax").iterdir() if p.suffix == ".py" or p.is_dir()}
+    assert set(generated_pages.LAYERS) == layers - {"__init__", "__main__", "__pycache__", "cli"}
 
 
 @pytest.mark.parametrize("words", generated_pages.COMMANDS, ids=" ".join)
@@ -231,8 +231,8 @@ def test_commands_and_layouts_are_no_equations():
 
 def test_every_equation_of_the_package_has_balanced_braces_and_no_stranger():
     found = 0
-    for room in generated_pages.ROOMS:
-        for name, thing in vars(importlib.import_module(f"dfm_jax.{room}")).items():
+    for layer in generated_pages.LAYERS:
+        for name, thing in vars(importlib.import_module(f"dfm_jax.{layer}")).items():
             if name.startswith("_") or not (text := inspect.getdoc(thing)):
                 continue
             for latex in re.findall(r"\\begin\{equation\*\}.*", shown(text)):

@@ -35,19 +35,19 @@ def test_families_are_told_by_what_is_answered(split):
         answers[row["family"]].add(row["conversations"][1]["value"])
     assert set(answers) == set(FAMILIES)
     assert answers["shape"] == {"circle", "rectangle", "triangle"}
-    assert len(answers["colour"]) == 8
-    assert answers["is shape"] == answers["is colour"] == {"yes", "no"}
+    assert len(answers["color"]) == 8
+    assert answers["is shape"] == answers["is color"] == {"yes", "no"}
     assert sum(counts[name] for name in OPEN) == 2537  # the others are 7136
 
 
 @pytest.mark.parametrize(
     ("question", "family"),
     [
-        ("what color is the circle?", "colour"),
-        ("what is the color of the shape?", "colour"),
+        ("what color is the circle?", "color"),
+        ("what is the color of the shape?", "color"),
         ("what shape does the image contain?", "shape"),
         ("is there not a circle?", "is shape"),
-        ("does the image not contain a teal shape?", "is colour"),
+        ("does the image not contain a teal shape?", "is color"),
     ],
 )
 def test_a_family_is_in_the_words(question, family):

@@ -181,11 +181,11 @@ def test_a_file_cut_short_anywhere_is_refused(written, refuses):
 def test_a_flipped_bit_in_a_zip_is_found(refuses):
     content = bytearray(zipped())
     content[content.index(VALUES["a"].tobytes())] ^= 1
-    refuses(bytes(content), "is damaged .*CRC")
+    refuses(bytes(content), "got a damaged file: .*CRC")
 
 
 BAD = {
-    "no pickle": (b"GIF89a, not a pickle", "is damaged"),
+    "no pickle": (b"GIF89a, not a pickle", "got a damaged file"),
     "another magic number": (legacy(magic=7), "magic number is another"),
     "another protocol": (legacy(protocol=1002), "has protocol 1002, not 1001"),
     "big-endian": (legacy(machine={**MACHINE, "little_endian": False}), "big-endian"),
@@ -235,7 +235,7 @@ def test_a_file_that_is_not_there(tmp_path):
         read_tensors(tmp_path / "none.pth")
 
 
-# ── the network, slowly: batch normalisation apart, one output pixel at a time ──────────────────
+# ── the network, slowly: batch normalization apart, one output pixel at a time ──────────────────
 
 
 def slow_convolution(x, weight, stride, *, depthwise=False, before=None):

@@ -27,7 +27,7 @@ NUM_ROWS, NUM_EXPERTS = 24, 2
 
 
 def corners(params, images, *, folder=None):
-    """An encoder that needs no network: the colour of a corner, and of the whole."""
+    """An encoder that needs no network: the color of a corner, and of the whole."""
     values = images.astype(np.float32) / 255
     wide = np.concatenate([values[:, 0, 0], values.mean((1, 2))], axis=1)
     return Encoded(wide, len(images), ())
@@ -82,7 +82,7 @@ def rows_in(path) -> list[dict]:
     return [json.loads(line) for line in path.read_bytes().splitlines()]
 
 
-def dealt(out) -> list[list[dict]]:
+def assigned(out) -> list[list[dict]]:
     return [rows_in(out / f"expert_{k:03d}" / "rows.jsonl") for k in range(NUM_EXPERTS)]
 
 
@@ -99,14 +99,14 @@ def refusal(capsys) -> str:
 @pytest.mark.slow
 def test_images_part_the_rows_and_route_gives_their_experts_back(photos):
     assert partition(photos, *by_image(photos)) == 0
-    parities = [{row["id"] % 2 for row in part} for part in dealt(photos / "out")]
+    parities = [{row["id"] % 2 for row in part} for part in assigned(photos / "out")]
     assert sorted(map(sorted, parities)) == [[0], [1]]
     assert route(photos, "--images", str(photos / "photos")) == 0
-    assert dealt(photos / "routed") == dealt(photos / "out")
+    assert assigned(photos / "routed") == assigned(photos / "out")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("no_feature", ["unrouted", "spread"])
+@pytest.mark.parametrize("no_feature", ["unrouted", "random"])
 def test_an_image_that_does_not_open_is_a_row_with_a_reason(photos, no_feature):
     rows = [row_of(number) for number in range(NUM_ROWS)]
     files = photos / "photos" / "deep"
@@ -131,13 +131,13 @@ def test_an_image_that_does_not_open_is_a_row_with_a_reason(photos, no_feature):
         **{13: (missing, "deep/1.png/2.png")},
     }
     assert {n: (row["reason"], row.get("detail")) for n, row in told.items()} == reasons
-    manifest, parts = manifest_of(photos / "out"), dealt(photos / "out")
+    manifest, parts = manifest_of(photos / "out"), assigned(photos / "out")
     assert manifest["without_feature"] == {broken: 3, missing: 4, "no image": 3}
     assert manifest[no_feature] == len(reasons) == 10
     placed = [row["id"] for part in parts for row in part]
     unrouted = set(reasons) if no_feature == "unrouted" else set()
     assert sorted(placed) == sorted(set(range(NUM_ROWS)) - unrouted)
-    if no_feature == "spread":
+    if no_feature == "random":
         where = {row["id"]: k for k, part in enumerate(parts) for row in part}
         assert {n: row["expert"] for n, row in told.items()} == {n: where[n] for n in told}
         assert len({row["expert"] for row in told.values()}) == 2
@@ -163,10 +163,10 @@ def test_a_row_of_several_images_has_the_mean_of_their_features(photos, monkeypa
 
 def test_pictures_of_any_kind_are_read_as_rgb(photos):
     values = np.arange(0, 256, dtype=np.uint8).reshape(16, 16)
-    grey = Image.fromarray(values)
+    gray = Image.fromarray(values)
     deep = Image.fromarray(values.astype(np.uint16) * 257)
-    kinds = {"grey.png": grey, "deep.png": deep, "alpha.png": grey.convert("LA")}
-    palette = grey.convert("P")
+    kinds = {"gray.png": gray, "deep.png": deep, "alpha.png": gray.convert("LA")}
+    palette = gray.convert("P")
     palette.info["transparency"] = b"\0\0"
     over_white = Image.fromarray(np.where(values < 2, 255, values).astype(np.uint8))
     kinds |= {"palette.png": palette, "white.png": over_white}
@@ -253,7 +253,9 @@ def test_emoji_scenes_from_the_command_to_the_experts(tmp_path, require_package)
     assert kept == {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*")}
     moved = sum(
         row not in there
-        for here, there in zip(dealt(tmp_path / "out"), dealt(tmp_path / "routed"), strict=True)
+        for here, there in zip(
+            assigned(tmp_path / "out"), assigned(tmp_path / "routed"), strict=True
+        )
         for row in here
     )
     assert moved <= 1  # at a tie
@@ -284,7 +286,7 @@ def test_conversations_part_by_their_questions_and_never_by_answers(tmp_path):
     assert partition(tmp_path, *BY_WORDS) == partition(
         tmp_path, *BY_WORDS, out="b", input="b.jsonl"
     )
-    of_rows, of_b = ([[r["id"] for r in p] for p in dealt(tmp_path / o)] for o in ("out", "b"))
+    of_rows, of_b = ([[r["id"] for r in p] for p in assigned(tmp_path / o)] for o in ("out", "b"))
     assert of_rows == of_b
     assert sorted({n % 2 for n in part} == {0} for part in of_rows) == [False, True]
     for name in ("encoder.json", "encoder.safetensors", "centroids.safetensors"):
@@ -298,14 +300,14 @@ def test_new_conversations_go_by_the_stored_encoder(tmp_path, capsys):
     write_rows(tmp_path, [said(n) for n in range(NUM_ROWS)])
     assert partition(tmp_path, *BY_WORDS) == 0
     assert route(tmp_path, out="same") == 0
-    assert dealt(tmp_path / "same") == dealt(tmp_path / "out")
+    assert assigned(tmp_path / "same") == assigned(tmp_path / "out")
     new = [said(n) for n in (101, 102)]
     new += [{"id": "mute", "conversations": [{"from": "gpt", "value": "red fish"}]}]
     new += [{"id": "odd", "conversations": [{"from": "human", "value": "<image> unheard of"}]}]
     write_rows(tmp_path, new, "new.jsonl")
     assert route(tmp_path, input="new.jsonl") == 0
-    odd = next(k for k, part in enumerate(dealt(tmp_path / "out")) if part[0]["id"] % 2)
-    parts = dealt(tmp_path / "routed")
+    odd = next(k for k, part in enumerate(assigned(tmp_path / "out")) if part[0]["id"] % 2)
+    parts = assigned(tmp_path / "routed")
     assert ([r["id"] for r in parts[odd]], [r["id"] for r in parts[1 - odd]]) == ([101], [102])
     unrouted = rows_in(tmp_path / "routed" / "unrouted.jsonl")
     assert unrouted == [
@@ -328,10 +330,10 @@ def test_a_folder_of_text_is_a_row_a_file(tmp_path):
         path.write_bytes(f"{question(number)} ä\r\n{number}\u2028".encode())
     (texts / "empty.txt").touch()
     assert partition(tmp_path, *BY_WORDS, input="texts") == 0
-    centre, parts = rows_in(tmp_path / "out" / "centre.jsonl"), dealt(tmp_path / "out")
+    dense, parts = rows_in(tmp_path / "out" / "dense.jsonl"), assigned(tmp_path / "out")
     names = sorted(path.relative_to(texts).as_posix() for path in texts.rglob("*.txt"))
-    assert [row["id"] for row in centre] == names[:-1]
-    for row in centre:
+    assert [row["id"] for row in dense] == names[:-1]
+    for row in dense:
         (turn,) = row["conversations"]
         assert turn == {"from": "document", "value": (texts / row["id"]).read_bytes().decode()}
     assert sorted({row["id"][0] for row in part} == {"a"} for part in parts) == [False, True]
@@ -341,10 +343,10 @@ def test_a_folder_of_text_is_a_row_a_file(tmp_path):
         sum(len((texts / row["id"]).read_bytes()) for row in part) for part in parts
     ]
     assert route(tmp_path, input="texts") == 0
-    assert dealt(tmp_path / "routed") == parts
+    assert assigned(tmp_path / "routed") == parts
     # What was written is read again as it was.
-    assert route(tmp_path, input="out/centre.jsonl", out="again") == 0
-    assert dealt(tmp_path / "again") == parts
+    assert route(tmp_path, input="out/dense.jsonl", out="again") == 0
+    assert assigned(tmp_path / "again") == parts
 
 
 def test_a_folder_that_is_not_text_is_refused(tmp_path, capsys):

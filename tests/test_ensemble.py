@@ -1,4 +1,4 @@
-"""Ensembles of trained experts: gathered, verified, changed, and exactly renormalised."""
+"""Ensembles of trained experts: gathered, verified, changed, and exactly renormalized."""
 
 import json
 from dataclasses import replace
@@ -16,7 +16,7 @@ from dfm_jax.training.ensemble import (
     MANIFEST,
     Ensemble,
     check_ensemble,
-    gather,
+    make_ensemble,
     read_ensemble,
     read_expert,
     write_ensemble,
@@ -56,7 +56,7 @@ def run(tmp_path) -> Path:
 
 
 def test_trained_experts_are_gathered_by_name_hash_and_mass(run):
-    ensemble = gather(run)
+    ensemble = make_ensemble(run)
     assert [e.name for e in ensemble.experts] == ["expert_000", "expert_001", "expert_002"]
     assert [e.step for e in ensemble.experts] == [100] * 3
     assert ensemble.weights == (Fraction(3, 21), Fraction(7, 21), Fraction(11, 21))
@@ -65,7 +65,7 @@ def test_trained_experts_are_gathered_by_name_hash_and_mass(run):
 
 
 def test_the_manifest_comes_back_as_it_was_written(run):
-    ensemble = gather(run)
+    ensemble = make_ensemble(run)
     write_ensemble(run / MANIFEST, ensemble)
     assert read_ensemble(run / MANIFEST) == ensemble
     rows = json.loads((run / MANIFEST).read_text())["experts"]
@@ -73,10 +73,11 @@ def test_the_manifest_comes_back_as_it_was_written(run):
 
 
 def test_an_expert_taken_out_leaves_weights_that_sum_to_one_exactly(run):
-    ensemble = gather(run)
+    ensemble = make_ensemble(run)
     fewer = ensemble.without_expert("expert_001")
     assert fewer.weights == (Fraction(3, 14), Fraction(11, 14))
-    # What remains keeps its proportions: the law given that the part is not the one taken out.
+    # What remains keeps its proportions: the distribution given that the part is not the one taken
+    # out.
     left = 1 - ensemble.weights[1]
     assert fewer.weights == (ensemble.weights[0] / left, ensemble.weights[2] / left)
     np.testing.assert_allclose(np.exp(fewer.log_weights).sum(), 1.0, rtol=0, atol=1e-15)
@@ -86,8 +87,8 @@ def test_an_expert_taken_out_leaves_weights_that_sum_to_one_exactly(run):
 
 
 def test_a_thousand_changes_leave_no_trace(run):
-    """Floats that were renormalised each time would drift; shares of integers cannot."""
-    ensemble = changed = gather(run)
+    """Floats that were renormalized each time would drift; shares of integers cannot."""
+    ensemble = changed = make_ensemble(run)
     for number in range(1000):
         expert = ensemble.experts[number % 3]
         changed = changed.without_expert(expert.name)
@@ -97,32 +98,32 @@ def test_a_thousand_changes_leave_no_trace(run):
 
 
 def test_an_expert_is_replaced_with_its_own_mass(run):
-    ensemble = gather(run)
+    ensemble = make_ensemble(run)
     trained(run, 1, 13, step=150)
     new = read_expert(run / "expert_001")
     assert (new.step, new.count) == (150, 13)
     changed = ensemble.with_replaced(new)
     assert changed.weights == (Fraction(3, 27), Fraction(13, 27), Fraction(11, 27))
-    assert changed == gather(run)
+    assert changed == make_ensemble(run)
 
 
 def test_last_or_best(run):
     trained(run, 1, 7, step=150, loss=2.0)
-    assert [e.step for e in gather(run).experts] == [100, 150, 100]
-    assert [e.step for e in gather(run, best=True).experts] == [100, 100, 100]
+    assert [e.step for e in make_ensemble(run).experts] == [100, 150, 100]
+    assert [e.step for e in make_ensemble(run, best=True).experts] == [100, 100, 100]
 
 
 def test_a_folder_beside_the_experts_is_none(run):
     (run / "expert_000_copy").mkdir()
-    (run / "centre").mkdir()
-    assert len(gather(run).experts) == 3
+    (run / "dense").mkdir()
+    assert len(make_ensemble(run).experts) == 3
 
 
 def test_who_is_left_out_is_not_read(run):
     (run / "expert_003").mkdir()  # it failed before it saved anything
     with pytest.raises(CheckpointError, match="expert_003"):
-        gather(run)
-    assert [e.name for e in gather(run, without=["expert_003"]).experts] == [
+        make_ensemble(run)
+    assert [e.name for e in make_ensemble(run, without=["expert_003"]).experts] == [
         *("expert_000", "expert_001", "expert_002"),
     ]
 
@@ -139,7 +140,7 @@ def test_who_is_left_out_is_not_read(run):
 )
 def test_who_cannot_be_left_out_is_refused(run, without, message):
     with pytest.raises(ValueError, match=message):
-        gather(run, without=without)
+        make_ensemble(run, without=without)
 
 
 @pytest.mark.parametrize(
@@ -165,7 +166,7 @@ def test_who_cannot_be_left_out_is_refused(run, without, message):
 )
 def test_changes_that_make_no_ensemble_are_refused(run, change, message):
     with pytest.raises(ValueError, match=message):
-        change(gather(run))
+        change(make_ensemble(run))
 
 
 @pytest.mark.parametrize(
@@ -189,23 +190,23 @@ def test_changes_that_make_no_ensemble_are_refused(run, change, message):
         ({"model": {"num_states": 5}}, "have the same `config.model.num_states`"),
     ],
 )
-def test_experts_whose_laws_cannot_be_mixed_are_refused(run, changes, message):
+def test_experts_whose_distributions_cannot_be_mixed_are_refused(run, changes, message):
     trained(run, 3, 5, **changes)
     with pytest.raises(ValueError, match=message):
-        gather(run)
+        make_ensemble(run)
 
 
 def test_experts_of_different_width_may_be_mixed(run):
     trained(run, 3, 5, model={"width": 16})
-    assert len(gather(run).experts) == 4
+    assert len(make_ensemble(run).experts) == 4
 
 
 def test_an_expert_without_a_checkpoint_is_named(run, tmp_path):
     (run / "expert_003").mkdir()
     with pytest.raises(CheckpointError, match="expert_003: no checkpoint is there"):
-        gather(run)
+        make_ensemble(run)
     with pytest.raises(CheckpointError, match="no expert is there"):
-        gather(tmp_path / "nowhere")
+        make_ensemble(tmp_path / "nowhere")
 
 
 def test_a_damaged_expert_is_not_gathered(run):
@@ -218,11 +219,11 @@ def test_a_damaged_expert_is_not_gathered(run):
             r"`train` again"
         ),
     ):
-        gather(run)
+        make_ensemble(run)
 
 
 def test_another_checkpoint_in_the_place_of_the_gathered_one_is_refused(run):
-    ensemble = gather(run)
+    ensemble = make_ensemble(run)
     (run / "expert_001" / "100").rename(run / "aside")
     trained(run, 1, 8)
     with pytest.raises(
@@ -236,9 +237,11 @@ def test_another_checkpoint_in_the_place_of_the_gathered_one_is_refused(run):
 
 def test_a_manifest_that_is_not_as_written_is_refused(run):
     path = run / MANIFEST
-    with pytest.raises(CheckpointError, match=r"no manifest is there\. Make one with `gather`"):
+    with pytest.raises(
+        CheckpointError, match=r"no manifest is there\. Make one with `make-ensemble`"
+    ):
         read_ensemble(path)
-    write_ensemble(path, gather(run))
+    write_ensemble(path, make_ensemble(run))
     good = path.read_bytes()
     for bad in (
         good.replace(b'"count": 7', b'"count": 9'),
@@ -270,7 +273,7 @@ def test_a_manifest_that_is_not_as_written_is_refused(run):
 )
 def test_a_manifest_names_no_file_outside_its_folder(run, changes, message):
     """Its digest is right: it was written by somebody, and not damaged."""
-    ensemble = gather(run)
+    ensemble = make_ensemble(run)
     write_ensemble(run / MANIFEST, Ensemble(experts=(replace(ensemble.experts[1], **changes),)))
     with pytest.raises(CheckpointError, match=message):
         read_ensemble(run / MANIFEST)
@@ -278,7 +281,7 @@ def test_a_manifest_names_no_file_outside_its_folder(run, changes, message):
 
 @pytest.mark.parametrize("part", ["expert_001", "expert_001/100"])
 def test_a_link_that_leads_out_of_the_run_is_refused(run, tmp_path_factory, part):
-    write_ensemble(run / MANIFEST, gather(run))
+    write_ensemble(run / MANIFEST, make_ensemble(run))
     there = tmp_path_factory.mktemp("there") / "moved"
     (run / part).rename(there)
     (run / part).symlink_to(there)
@@ -286,12 +289,12 @@ def test_a_link_that_leads_out_of_the_run_is_refused(run, tmp_path_factory, part
         read_ensemble(run / MANIFEST)
     if part == "expert_001":
         with pytest.raises(CheckpointError, match="must lie in the folder of the run"):
-            gather(run)
+            make_ensemble(run)
 
 
 def test_a_flipped_bit_anywhere_in_the_manifest_is_refused(run):
     path = run / MANIFEST
-    write_ensemble(path, gather(run))
+    write_ensemble(path, make_ensemble(run))
     good, whole = path.read_bytes(), read_ensemble(path)
     random = np.random.default_rng(0)
     silent = 0
@@ -307,17 +310,17 @@ def test_a_flipped_bit_anywhere_in_the_manifest_is_refused(run):
 
 
 def test_the_command_writes_prints_and_leaves_out(run, capsys):
-    assert cli.main(["gather", "--run", str(run)]) == 0
+    assert cli.main(["make-ensemble", "--run", str(run)]) == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == [
         "expert",
         "expert_000",
         "expert_001",
         "expert_002",
     ]
-    assert cli.main(["gather", "--run", str(run), "--without", "expert_001"]) == 0
+    assert cli.main(["make-ensemble", "--run", str(run), "--without", "expert_001"]) == 0
     assert "0.7857" in capsys.readouterr().out
-    assert read_ensemble(run / MANIFEST) == gather(run).without_expert("expert_001")
-    assert cli.main(["gather", "--run", str(run), "--without", "expert_009"]) == 2
+    assert read_ensemble(run / MANIFEST) == make_ensemble(run).without_expert("expert_001")
+    assert cli.main(["make-ensemble", "--run", str(run), "--without", "expert_009"]) == 2
     assert (
         "Each of `without` must be one of expert_000, expert_001, expert_002"
         in capsys.readouterr().err

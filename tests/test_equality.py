@@ -75,11 +75,11 @@ def test_blocks_hold_every_state_once(max_cells):
     found = list(blocks(counts, PART_OF, 3, max_cells=max_cells))
     assert sum(block.size for block in found) == counts.states.size
     assert len({block.experts.shape for block in found}) == 1  # one program for all
-    centre = np.concatenate([block.centre[: block.size] for block in found])
+    dense = np.concatenate([block.dense[: block.size] for block in found])
     experts = np.concatenate([block.experts[: block.size] for block in found])
-    np.testing.assert_array_equal(experts.sum(1), centre)
+    np.testing.assert_array_equal(experts.sum(1), dense)
     np.testing.assert_array_equal(experts.sum((0, 2)), part_sizes(counts, PART_OF, 3))
-    assert centre.sum() == sum(map(len, TEXTS))
+    assert dense.sum() == sum(map(len, TEXTS))
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ PARTITIONS = {
 @pytest.mark.parametrize("alpha", [1e-6, 0.01, 3.0])
 @pytest.mark.parametrize("n", [1, 2, 3])
 @pytest.mark.parametrize("partition", PARTITIONS)
-def test_centre_is_the_gated_experts(partition, n, alpha):
+def test_dense_model_is_the_gated_experts(partition, n, alpha):
     row = _row(*PARTITIONS[partition], n, alpha)
     assert row.residual["posterior"] <= 1e-12
     assert row.tv_max["posterior"] <= 1e-12
@@ -144,26 +144,26 @@ def test_without_a_state_the_static_gate_is_the_posterior():
 @pytest.mark.statement("A3", "D4")
 def test_one_free_byte_stands_for_the_whole_sequence(x64):
     """With the given bytes as positions of the state, nothing but rows of zeros is added."""
-    laws = jnp.asarray(np.random.default_rng(0).dirichlet(np.ones(NUM_BYTES), size=3))
+    probs = jnp.asarray(np.random.default_rng(0).dirichlet(np.ones(NUM_BYTES), size=3))
     gate = jnp.array([0.2, 0.5, 0.3])
     state = jnp.array([*b"th", NUM_BYTES])
     whole = mix(
         gate,
-        jax.vmap(lambda p: next_token_velocity(p, state, 2, num_states=NUM_BYTES + 1))(laws),
+        jax.vmap(lambda p: next_token_velocity(p, state, 2, num_states=NUM_BYTES + 1))(probs),
     )
-    single = mix(gate, jax.vmap(equality_exact.velocity_of)(laws))
+    single = mix(gate, jax.vmap(equality_exact.velocity_of)(probs))
     np.testing.assert_array_equal(whole[:2], 0.0)
     np.testing.assert_allclose(whole[2:], single, atol=1e-15)
 
 
-def test_text_costs_what_the_law_says():
+def test_text_costs_what_the_distribution_says():
     row = _row(PART_OF, 3, 2)
     counts = count_ngrams(TEXTS, 2)
     n_zv = np.zeros((counts.states.size, NUM_BYTES))
     np.add.at(n_zv, (counts.state, counts.byte), counts.count)
     p = (n_zv + ALPHA) / (n_zv.sum(1, keepdims=True) + ALPHA * NUM_BYTES)
-    assert row.centre_nll == pytest.approx(-(n_zv * np.log(p)).sum() / n_zv.sum(), abs=1e-12)
-    assert row.oracle_nll < row.centre_nll
+    assert row.dense_nll == pytest.approx(-(n_zv * np.log(p)).sum() / n_zv.sum(), abs=1e-12)
+    assert row.oracle_nll < row.dense_nll
 
 
 # ── the learned half ────────────────────────────────────────────────────────────────────────────
@@ -173,64 +173,64 @@ distances = jax.jit(equality_descent.distances)
 
 
 @pytest.fixture
-def law(x64):
+def probs(x64):
     counts = np.random.default_rng(1).integers(0, 20, size=(3, 4, 5)) + 0.5
     return jnp.asarray(counts / counts.sum())
 
 
 @pytest.fixture
-def params(law):
-    return initial(jax.random.key(3), law)
+def params(probs):
+    return initial(jax.random.key(3), probs)
 
 
 @pytest.mark.slow
 @pytest.mark.statement("L1", "D11", "D12")
-def test_objectives_are_the_library_losses_averaged(law, params):
-    centre, parts = params
-    at = np.ndindex(law.shape)
-    token_loss = jax.jit(lambda log_law, v: cross_entropy_loss(log_law[None], v[None])[0])
+def test_objectives_are_the_library_losses_averaged(probs, params):
+    dense, parts = params
+    at = np.ndindex(probs.shape)
+    token_loss = jax.jit(lambda log_probs, v: cross_entropy_loss(log_probs[None], v[None])[0])
     part_loss = jax.jit(router_loss)
-    log_centre, log_experts, log_router = map(
-        jax.nn.log_softmax, (centre.tokens, parts.tokens, parts.router)
+    log_dense, log_experts, log_router = map(
+        jax.nn.log_softmax, (dense.tokens, parts.tokens, parts.router)
     )
-    expected_centre = expected_parts = 0.0
+    expected_dense = expected_parts = 0.0
     for k, z, v in at:
-        mass, token = float(law[k, z, v]), jnp.asarray(v)
-        expected_centre += mass * token_loss(log_centre[z], token)
+        mass, token = float(probs[k, z, v]), jnp.asarray(v)
+        expected_dense += mass * token_loss(log_dense[z], token)
         of_expert = token_loss(log_experts[k, z], token)
         expected_parts += mass * (of_expert + part_loss(log_router[z], k))
-    found = equality_descent.central_objective(centre, law)
-    assert found == pytest.approx(float(expected_centre), abs=1e-12)
-    found = equality_descent.decentral_objective(parts, law)
+    found = equality_descent.central_objective(dense, probs)
+    assert found == pytest.approx(float(expected_dense), abs=1e-12)
+    found = equality_descent.decentral_objective(parts, probs)
     assert found == pytest.approx(float(expected_parts), abs=1e-12)
 
 
 @pytest.mark.slow
 @pytest.mark.statement("D9")
-def test_an_expert_is_trained_by_its_own_loss_alone(law, params):
+def test_an_expert_is_trained_by_its_own_loss_alone(probs, params):
     _, parts = params
-    gradient = jax.jit(jax.grad(equality_descent.decentral_objective))(parts, law).tokens
+    gradient = jax.jit(jax.grad(equality_descent.decentral_objective))(parts, probs).tokens
     of_one = jax.jit(jax.grad(equality_descent.cross_entropy, argnums=1))
-    for k, weight in enumerate(law.sum((1, 2))):
-        own = of_one(law[k] / weight, parts.tokens[k])
+    for k, weight in enumerate(probs.sum((1, 2))):
+        own = of_one(probs[k] / weight, parts.tokens[k])
         np.testing.assert_allclose(gradient[k], weight * own, atol=1e-15)
 
 
 @pytest.mark.slow
 @pytest.mark.statement("D12")
-def test_the_optimum_of_both_is_the_counted_law(law):
-    centre = equality_descent.Centre(jnp.log(law.sum(0)))
-    parts = equality_descent.Decentral(jnp.log(law), jnp.log(law.sum(2).T))
-    found = distances(centre, parts, law)
-    for name in ("centre", "mixture", "experts", "router", "centre_tv", "mixture_tv"):
+def test_the_optimum_of_both_is_the_counted_distribution(probs):
+    dense = equality_descent.Dense(jnp.log(probs.sum(0)))
+    parts = equality_descent.Decentral(jnp.log(probs), jnp.log(probs.sum(2).T))
+    found = distances(dense, parts, probs)
+    for name in ("dense", "mixture", "experts", "router", "dense_tv", "mixture_tv"):
         assert abs(getattr(found, name)) <= 1e-12
     assert found.static_mixture > 1e-3
 
 
 @pytest.mark.statement("D14")
-def test_experts_and_router_bound_the_mixture(law):
+def test_experts_and_router_bound_the_mixture(probs):
     for seed in range(5):
-        found = distances(*initial(jax.random.key(seed), law), law)
+        found = distances(*initial(jax.random.key(seed), probs), probs)
         assert found.d14_slack >= -1e-12
         assert found.mixture > 0.01
 
@@ -250,17 +250,17 @@ def test_descent_reaches_the_counted_optimum():
     )
     assert steps[0] == 0
     assert steps[-1] == 600
-    assert curve.centre.shape == (steps.size, 2)
-    assert curve.centre.dtype == np.float64
-    for arm in (curve.centre, curve.mixture):
-        assert (arm[0] > 0.1).all()
-        assert (np.abs(arm[-1]) < 1e-9).all()
+    assert curve.dense.shape == (steps.size, 2)
+    assert curve.dense.dtype == np.float64
+    for variant in (curve.dense, curve.mixture):
+        assert (variant[0] > 0.1).all()
+        assert (np.abs(variant[-1]) < 1e-9).all()
     assert (curve.static_mixture[-1] > 1e-3).all()
-    assert curve.centre[0, 0] != curve.centre[0, 1]
+    assert curve.dense[0, 0] != curve.dense[0, 1]
 
 
 @pytest.mark.slow
-def test_descent_of_one_expert_is_that_of_the_centre():
+def test_descent_of_one_expert_is_that_of_the_dense_model():
     counts = np.random.default_rng(2).integers(0, 50, size=(1, 3, 4)).astype(float)
     _, curve = equality_descent.descend(
         counts,
@@ -424,7 +424,7 @@ def test_the_readme_quotes_the_committed_result():
     values = {verdict["statement"]: verdict["value"] for verdict in result["verdicts"][::-1]}
     assert all(verdict["passed"] for verdict in result["verdicts"])
     assert f"**{values['D4, D6']:.1e}**" in readme
-    assert f"centre **{values['L1, A4']:.1e}**, gated experts **{values['D12']:.1e}**" in readme
+    assert f"dense **{values['L1, A4']:.1e}**, gated experts **{values['D12']:.1e}**" in readme
     counted = [row for row in result["rows"] if row["study"] == "counted"]
     states = sum(row["num_states"] for row in counted if row["partition"] == "domain")
     assert f"{states:,} states" in readme
@@ -432,7 +432,7 @@ def test_the_readme_quotes_the_committed_result():
         if row["n"] == 4:
             extra = row["extra_nll"]
             line = (
-                f"| {row['partition']} | {row['centre_nll']:.4f} | {extra['posterior']:.0e} "
+                f"| {row['partition']} | {row['dense_nll']:.4f} | {extra['posterior']:.0e} "
                 f"| {extra['static']:.3f} | {extra['wrong']:.3f} | {row['oracle_nll']:.4f} |"
             )
             assert line in readme

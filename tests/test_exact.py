@@ -22,8 +22,8 @@ def sequences(num_states, num_positions):
     return list(itertools.product(range(num_states), repeat=num_positions))
 
 
-def random_laws(rng, *shape, zeros=0.3):
-    """Laws over the last axis, many of them with zeros."""
+def random_probs(rng, *shape, zeros=0.3):
+    """Distributions over the last axis, many of them with zeros."""
     weights = rng.exponential(size=shape) * (rng.random(shape) > zeros)
     weights[..., rng.integers(shape[-1])] += 0.1
     return weights / weights.sum(axis=-1, keepdims=True)
@@ -31,22 +31,22 @@ def random_laws(rng, *shape, zeros=0.3):
 
 def random_token_path(rng, space):
     num_tokens, num_states, num_positions = space
-    return random_laws(rng, num_positions, num_states, num_tokens, num_states)
+    return random_probs(rng, num_positions, num_states, num_tokens, num_states)
 
 
 def random_joint(rng, space):
     num_tokens, num_states, num_positions = space
-    flat = random_laws(rng, (num_states * num_tokens) ** num_positions, zeros=0.7)
+    flat = random_probs(rng, (num_states * num_tokens) ** num_positions, zeros=0.7)
     return flat.reshape(num_states**num_positions, num_tokens**num_positions)
 
 
 def random_factored(rng, space):
     num_tokens, num_states, num_positions = space
     context = rng.random(num_positions) < 0.4
-    source_tokens = random_laws(rng, num_positions, num_states)
+    source_tokens = random_probs(rng, num_positions, num_states)
     source_tokens[context] = np.nan  # not read
     return exact.FactoredCoupling(
-        random_laws(rng, num_tokens**num_positions), source_tokens, context
+        random_probs(rng, num_tokens**num_positions), source_tokens, context
     )
 
 
@@ -88,7 +88,8 @@ def random_velocity(rng, num_states, num_positions):
     return velocity
 
 
-# ── laws ──────────────────────────────────────────────────────────────────────────────────────
+# ── distributions
+# ──────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize(("num_states", "num_positions"), [(2, 3), (3, 2), (1, 4), (5, 1)])
@@ -102,64 +103,64 @@ def test_states_are_lexicographic(num_states, num_positions):
 @pytest.mark.parametrize(("num_states", "num_positions"), [(2, 3), (3, 2), (1, 2)])
 def test_marginal_and_embed(seed, num_states, num_positions):
     rng = np.random.default_rng(seed)
-    law = random_laws(rng, num_states**num_positions)
+    probs = random_probs(rng, num_states**num_positions)
     for size in range(num_positions + 1):
         for positions in itertools.combinations(range(num_positions), size):
             brute = dict.fromkeys(sequences(num_states, size), 0.0)
-            for x, p in zip(sequences(num_states, num_positions), law, strict=True):
+            for x, p in zip(sequences(num_states, num_positions), probs, strict=True):
                 brute[tuple(x[i] for i in positions)] += p
             np.testing.assert_allclose(
-                exact.marginal(law, positions, num_states, num_positions),
+                exact.marginal(probs, positions, num_states, num_positions),
                 list(brute.values()),
                 **TIGHT,
             )
     masked = dict.fromkeys(sequences(num_states + 1, num_positions), 0.0)
-    masked.update(zip(sequences(num_states, num_positions), law, strict=True))
-    embedded = exact.embed(law, num_states, num_states + 1, num_positions)
+    masked.update(zip(sequences(num_states, num_positions), probs, strict=True))
+    embedded = exact.embed(probs, num_states, num_states + 1, num_positions)
     np.testing.assert_array_equal(embedded, list(masked.values()))
-    np.testing.assert_array_equal(exact.embed(law, num_states, num_states, num_positions), law)
+    np.testing.assert_array_equal(exact.embed(probs, num_states, num_states, num_positions), probs)
 
 
 @pytest.mark.statement("A3", "S1")
 @pytest.mark.parametrize("seed", SEEDS)
-def test_conditionals_and_sequence_law(seed):
+def test_conditionals_and_sequence_distribution(seed):
     rng = np.random.default_rng(seed)
-    law = random_laws(rng, 27, zeros=0.6)
-    laws, support = exact.conditionals(law, 3, 3)
+    probs = random_probs(rng, 27, zeros=0.6)
+    rows, support = exact.conditionals(probs, 3, 3)
     xs = sequences(3, 3)
     for row, x in enumerate(xs):
         for t in range(3):
-            prefix = sum(p for y, p in zip(xs, law, strict=True) if y[:t] == x[:t])
+            prefix = sum(p for y, p in zip(xs, probs, strict=True) if y[:t] == x[:t])
             assert support[row, t] == (prefix > 0)
             for v in range(3):
-                both = sum(p for y, p in zip(xs, law, strict=True) if y[: t + 1] == (*x[:t], v))
-                assert laws[row, t, v] == pytest.approx(both / prefix if prefix else 0, abs=1e-13)
-    np.testing.assert_allclose(exact.sequence_law(laws), law, **TIGHT)
-    laws[~support] = np.nan  # not read
-    np.testing.assert_allclose(exact.sequence_law(laws), law, **TIGHT)
+                both = sum(p for y, p in zip(xs, probs, strict=True) if y[: t + 1] == (*x[:t], v))
+                assert rows[row, t, v] == pytest.approx(both / prefix if prefix else 0, abs=1e-13)
+    np.testing.assert_allclose(exact.sequence_probs(rows), probs, **TIGHT)
+    rows[~support] = np.nan  # not read
+    np.testing.assert_allclose(exact.sequence_probs(rows), probs, **TIGHT)
 
 
 @pytest.mark.statement("P7")
 @pytest.mark.parametrize("seed", SEEDS)
 def test_token_conditionals(seed):
     rng = np.random.default_rng(seed)
-    law = random_laws(rng, 8, zeros=0.5)
+    probs = random_probs(rng, 8, zeros=0.5)
     xs = sequences(2, 3)
     for known in itertools.product([False, True], repeat=3):
-        laws, support = exact.token_conditionals(law, np.array(known), 2, 3)
+        rows, support = exact.token_conditionals(probs, np.array(known), 2, 3)
         for row, x in enumerate(xs):
             match = [all(y[j] == x[j] for j in range(3) if known[j]) for y in xs]
-            total = law[match].sum()
+            total = probs[match].sum()
             assert support[row] == (total > 0)
             for i, v in itertools.product(range(3), range(2)):
-                both = sum(law[n] for n, y in enumerate(xs) if match[n] and y[i] == v)
-                assert laws[row, i, v] == pytest.approx(both / total if total else 0, abs=1e-13)
+                both = sum(probs[n] for n, y in enumerate(xs) if match[n] and y[i] == v)
+                assert rows[row, i, v] == pytest.approx(both / total if total else 0, abs=1e-13)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_entropy_kl_and_total_variation(seed):
     rng = np.random.default_rng(seed)
-    p, q = random_laws(rng, 2, 4, 5)
+    p, q = random_probs(rng, 2, 4, 5)
     p[0], q[1] = 0.0, 0.0  # off the support
     for row in range(4):
         pairs = list(zip(p[row].tolist(), q[row].tolist(), strict=True))
@@ -188,22 +189,22 @@ def test_kl_never_forms_infinity_minus_infinity():
 
 @pytest.mark.parametrize("rare", [1e-10, 1e-20, 1e-200])
 def test_kl_sees_a_mass_however_small(rare):
-    law, without = np.array([1.0 - rare, rare]), np.array([1.0, 0.0])
-    assert exact.kl(law, without) == math.inf
-    rows = exact.kl(np.stack([law, law]), np.stack([law, without]))
+    probs, without = np.array([1.0 - rare, rare]), np.array([1.0, 0.0])
+    assert exact.kl(probs, without) == math.inf
+    rows = exact.kl(np.stack([probs, probs]), np.stack([probs, without]))
     np.testing.assert_array_equal(rows, [0, math.inf])
 
 
 def test_kl_counts_a_mass_however_small():
     rare = 1e-10
-    law, more = np.array([1 - rare, rare]), np.array([1 - 2 * rare, 2 * rare])
-    assert exact.kl(law, more) == pytest.approx(rare * (1 - math.log(2)), rel=1e-5)
+    probs, more = np.array([1 - rare, rare]), np.array([1 - 2 * rare, 2 * rare])
+    assert exact.kl(probs, more) == pytest.approx(rare * (1 - math.log(2)), rel=1e-5)
 
 
 @pytest.mark.statement("D10")
 @pytest.mark.parametrize("seed", SEEDS)
 def test_information_of_a_joint(seed):
-    joint = random_laws(np.random.default_rng(seed), 12, zeros=0.5).reshape(3, 4)
+    joint = random_probs(np.random.default_rng(seed), 12, zeros=0.5).reshape(3, 4)
     p_a, p_b = joint.sum(1), joint.sum(0)
     cells = [(a, b) for a in range(3) for b in range(4) if joint[a, b] > 0]
     information = sum(joint[a, b] * math.log(joint[a, b] / (p_a[a] * p_b[b])) for a, b in cells)
@@ -217,29 +218,29 @@ def test_information_of_a_joint(seed):
 @pytest.mark.parametrize("seed", SEEDS)
 def test_total_correlation(seed):
     rng = np.random.default_rng(seed)
-    law = random_laws(rng, 16, zeros=0.4)
+    probs = random_probs(rng, 16, zeros=0.4)
     xs = sequences(2, 4)
 
     def probability(x, positions):
         return sum(
             p
-            for y, p in zip(xs, law, strict=True)
+            for y, p in zip(xs, probs, strict=True)
             if all(y[i] == x[i] for i in positions)
         )  # fmt: skip
 
     for block, given in [((0, 1, 2, 3), ()), ((1, 3), (0,)), ((0, 2), (1, 3)), ((2,), (0,)),
                          ((0, 1), ())]:  # fmt: skip
         brute = 0.0
-        for x, p in zip(xs, law, strict=True):
+        for x, p in zip(xs, probs, strict=True):
             if p > 0:
                 at_given = probability(x, given)
                 brute += p * math.log(probability(x, given + block) / at_given)
                 for i in block:
                     brute -= p * math.log(probability(x, (*given, i)) / at_given)
-        value = exact.conditional_total_correlation(law, block, given, 2, 4)
+        value = exact.conditional_total_correlation(probs, block, given, 2, 4)
         assert value == pytest.approx(brute, abs=1e-12)
-    whole = exact.conditional_total_correlation(law, (0, 1, 2, 3), (), 2, 4)
-    assert exact.total_correlation(law, 2, 4) == whole
+    whole = exact.conditional_total_correlation(probs, (0, 1, 2, 3), (), 2, 4)
+    assert exact.total_correlation(probs, 2, 4) == whole
     product = np.kron(np.kron([0.2, 0.8], [0.5, 0.5]), [1.0, 0.0])
     assert exact.total_correlation(product, 2, 3) == pytest.approx(0, abs=1e-14)
 
@@ -294,8 +295,8 @@ def test_couplings(seed, space):
     np.testing.assert_allclose(exact.dense(factored), joint, **TIGHT)
     assert joint.sum() == pytest.approx(1.0, abs=1e-12)
     for coupling in (factored, joint):
-        np.testing.assert_allclose(exact.source_law(coupling), joint.sum(1), **TIGHT)
-        np.testing.assert_allclose(exact.data_law(coupling), joint.sum(0), **TIGHT)
+        np.testing.assert_allclose(exact.source_probs(coupling), joint.sum(1), **TIGHT)
+        np.testing.assert_allclose(exact.data_probs(coupling), joint.sum(0), **TIGHT)
     np.testing.assert_array_equal(exact.dense(joint), joint)
 
 
@@ -347,9 +348,9 @@ def test_path_starts_at_the_source_and_ends_at_the_data(space):
             for end in (0.0, 1.0)
         ]
         np.testing.assert_allclose(
-            exact.marginal_path(coupling, ends[0]), exact.source_law(coupling), **TIGHT
+            exact.marginal_path(coupling, ends[0]), exact.source_probs(coupling), **TIGHT
         )
-        data = exact.embed(exact.data_law(coupling), num_tokens, num_states, num_positions)
+        data = exact.embed(exact.data_probs(coupling), num_tokens, num_states, num_positions)
         np.testing.assert_allclose(exact.marginal_path(coupling, ends[1]), data, **TIGHT)
 
 
@@ -398,18 +399,18 @@ def test_marginal_velocity_and_continuity(seed, space):
     np.testing.assert_allclose(velocity, brute, **TIGHT)
     assert not np.any(velocity[~support])
 
-    law = exact.marginal_path(coupling, path)
+    probs = exact.marginal_path(coupling, path)
     change = exact.path_derivative(coupling, path, rate)
-    np.testing.assert_allclose(change + exact.divergence(law, velocity), 0.0, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(change + exact.divergence(probs, velocity), 0.0, rtol=0, atol=1e-12)
     if np.max(np.abs(change)) > 1e-3:  # the falsifier: twice the velocity
-        assert np.max(np.abs(change + exact.divergence(law, 2 * velocity))) > 1e-4
+        assert np.max(np.abs(change + exact.divergence(probs, 2 * velocity))) > 1e-4
 
 
 @pytest.mark.statement("D2", "D3")
 @pytest.mark.parametrize("seed", SEEDS)
 def test_parts(seed):
     rng = np.random.default_rng(seed)
-    weights, paths = random_laws(rng, 3, zeros=0), random_laws(rng, 3, 9, zeros=0.7)
+    weights, paths = random_probs(rng, 3, zeros=0), random_probs(rng, 3, 9, zeros=0.7)
     mixed = exact.mixed_path(weights, paths)
     posterior, support = exact.expert_posterior(weights, paths)
     for z in range(9):
@@ -441,17 +442,17 @@ def brute_generator(velocity):
 def test_divergence_and_generator(seed, num_states, num_positions):
     rng = np.random.default_rng(seed)
     velocity = random_velocity(rng, num_states, num_positions) * rng.choice([1, -1])
-    law = random_laws(rng, num_states**num_positions, zeros=0.5)
+    probs = random_probs(rng, num_states**num_positions, zeros=0.5)
     field = brute_generator(velocity)
     np.testing.assert_allclose(exact.generator(velocity), field, **TIGHT)
     np.testing.assert_allclose(exact.generator(velocity).sum(axis=0), 0.0, **TIGHT)
-    brute = np.zeros(len(law))
-    for x, z in itertools.permutations(range(len(law)), 2):
-        brute[x] += law[x] * field[z, x] - law[z] * field[x, z]
-    np.testing.assert_allclose(exact.divergence(law, velocity), brute, **TIGHT)
-    np.testing.assert_allclose(-field @ law, brute, **TIGHT)
-    velocity[law == 0] = np.nan  # not read
-    np.testing.assert_allclose(exact.divergence(law, velocity), brute, **TIGHT)
+    brute = np.zeros(len(probs))
+    for x, z in itertools.permutations(range(len(probs)), 2):
+        brute[x] += probs[x] * field[z, x] - probs[z] * field[x, z]
+    np.testing.assert_allclose(exact.divergence(probs, velocity), brute, **TIGHT)
+    np.testing.assert_allclose(-field @ probs, brute, **TIGHT)
+    velocity[probs == 0] = np.nan  # not read
+    np.testing.assert_allclose(exact.divergence(probs, velocity), brute, **TIGHT)
 
 
 @pytest.mark.statement("Q1", "Q5")
@@ -460,19 +461,19 @@ def test_divergence_and_generator(seed, num_states, num_positions):
 def test_kernel_and_push_forward(seed, num_states, num_positions):
     rng = np.random.default_rng(seed)
     total = num_states**num_positions
-    step_laws = random_laws(rng, total, num_positions, num_states)
-    law = random_laws(rng, total, zeros=0.5)
+    step_probs = random_probs(rng, total, num_positions, num_states)
+    probs = random_probs(rng, total, zeros=0.5)
     brute = np.ones((total, total))
     zs = sequences(num_states, num_positions)
     for (row, x), (column, _), i in itertools.product(
         enumerate(zs), enumerate(zs), range(num_positions)
     ):
-        brute[row, column] *= step_laws[column, i, x[i]]
-    np.testing.assert_allclose(exact.kernel(step_laws), brute, **TIGHT)
-    np.testing.assert_allclose(exact.kernel(step_laws).sum(axis=0), 1.0, **TIGHT)
-    np.testing.assert_allclose(exact.push_forward(law, step_laws), brute @ law, **TIGHT)
-    step_laws[law == 0] = np.nan  # not read
-    np.testing.assert_allclose(exact.push_forward(law, step_laws), brute @ law, **TIGHT)
+        brute[row, column] *= step_probs[column, i, x[i]]
+    np.testing.assert_allclose(exact.kernel(step_probs), brute, **TIGHT)
+    np.testing.assert_allclose(exact.kernel(step_probs).sum(axis=0), 1.0, **TIGHT)
+    np.testing.assert_allclose(exact.push_forward(probs, step_probs), brute @ probs, **TIGHT)
+    step_probs[probs == 0] = np.nan  # not read
+    np.testing.assert_allclose(exact.push_forward(probs, step_probs), brute @ probs, **TIGHT)
 
 
 @pytest.mark.statement("V1")
@@ -481,7 +482,7 @@ def test_kernel_and_push_forward(seed, num_states, num_positions):
 def test_evolve(seed, duration):
     rng = np.random.default_rng(seed)
     velocity = random_velocity(rng, 3, 2)
-    law = random_laws(rng, 9, zeros=0.5)
+    probs = random_probs(rng, 9, zeros=0.5)
     field = brute_generator(velocity)
     halvings = 16
     step = field * duration / 2**halvings
@@ -489,12 +490,12 @@ def test_evolve(seed, duration):
     for n in range(1, 8):
         term = term @ step / n
         series = series + term
-    brute = np.linalg.matrix_power(series, 2**halvings) @ law
-    result = exact.evolve(law, velocity, duration)
+    brute = np.linalg.matrix_power(series, 2**halvings) @ probs
+    result = exact.evolve(probs, velocity, duration)
     np.testing.assert_allclose(result, brute, rtol=0, atol=1e-10)
     assert result.sum() == pytest.approx(1.0, abs=1e-12)
     assert np.min(result) >= 0.0
-    halves = exact.evolve(exact.evolve(law, velocity, duration / 2), velocity, duration / 2)
+    halves = exact.evolve(exact.evolve(probs, velocity, duration / 2), velocity, duration / 2)
     np.testing.assert_allclose(halves, result, **TIGHT)
 
 
@@ -517,13 +518,13 @@ def test_large_space_by_factored_contraction():
     num_positions, total = 14, 2**14
     context = np.arange(num_positions) < 3
     coupling = exact.FactoredCoupling(
-        random_laws(rng, total), random_laws(rng, num_positions, 2), context
+        random_probs(rng, total), random_probs(rng, num_positions, 2), context
     )
     kappa = rng.random(num_positions)
     token_path = exact.mixture_token_path(kappa, 2, 2)
     path = exact.marginal_path(coupling, token_path)
     assert path.sum() == pytest.approx(1.0, abs=1e-12)
-    np.testing.assert_allclose(exact.source_law(coupling).sum(), 1.0, **TIGHT)
+    np.testing.assert_allclose(exact.source_probs(coupling).sum(), 1.0, **TIGHT)
 
     few = (1, 6, 13)  # positions' marginal path is the path of their marginal
     small = exact.FactoredCoupling(
@@ -547,8 +548,8 @@ def test_large_space_by_factored_contraction():
     np.testing.assert_allclose(change, -exact.divergence(path, velocity), **TIGHT)
     assert support.all()
 
-    step_laws = 0.01 * velocity + eye[exact.states(2, num_positions)]
-    pushed = exact.push_forward(path, step_laws)
+    step_probs = 0.01 * velocity + eye[exact.states(2, num_positions)]
+    pushed = exact.push_forward(path, step_probs)
     assert pushed.sum() == pytest.approx(1.0, abs=1e-12)
     evolved = exact.evolve(path, velocity, 0.01)
     assert evolved.sum() == pytest.approx(1.0, abs=1e-12)
@@ -572,7 +573,10 @@ REFUSALS = [
     (lambda: exact.states(2, 15), r"at most 20,000; got .* = 32,768.* 3,932,160 bytes"),
     (lambda: exact.states(2, 0), r"`num_positions` must be at least 1; got num_positions = 0"),
     (lambda: exact.marginal(HALF, (1,), 2, 1), r"`positions` must be strictly increasing in \[0"),
-    (lambda: exact.marginal(HALF, (), 3, 1), r"`law` must have shape \[3\]; got law.shape = \[2\]"),
+    (
+        lambda: exact.marginal(HALF, (), 3, 1),
+        r"`probs` must have shape \[3\]; got probs.shape = \[2\]",
+    ),
     (lambda: exact.entropy(np.array([0.5, 0.6])), r"`p` must sum to 1 .*; got a sum = 1.1"),
     (lambda: exact.entropy(np.array([1.5, -0.5])), r"`p` must be non-negative; .* -0.5"),
     (lambda: exact.entropy(np.array([1.0, np.nan])), r"`p` must be finite"),
@@ -616,7 +620,7 @@ REFUSALS = [
         r"at most 512 sequences x_0; .* 1,024 x 1,024 pairs would take 8,388,608 bytes",
     ),
     (
-        lambda: exact.data_law(
+        lambda: exact.data_probs(
             exact.FactoredCoupling(np.full(3, 1 / 3), np.full((2, 2), 0.5), np.zeros(2, bool))
         ),
         r"`data` must have V \*\* 2 entries with V <= 2; got data.size = 3",
@@ -639,7 +643,10 @@ REFUSALS = [
         lambda: exact.mixed_path(HALF, np.eye(3)),
         r"shapes \[K\] and \[K, Z\]; got weights.shape = \[2\]",
     ),
-    (lambda: exact.divergence(HALF, RATE * np.nan), r"`velocity` must be finite where the law"),
+    (
+        lambda: exact.divergence(HALF, RATE * np.nan),
+        r"`velocity` must be finite where `probs`",
+    ),
     (lambda: exact.divergence(HALF, np.ones((3, 1, 2))), r"`velocity` must have shape \[2, 1, 2\]"),
     (
         lambda: exact.generator(np.ones((2, 1, 2))),
@@ -650,8 +657,8 @@ REFUSALS = [
         r"at most 1,024 states; got states = 2,048, which would take 33,554,432 bytes",
     ),
     (lambda: exact.kernel(np.full((2**11, 11, 2), 0.5)), r"A kernel must have .* 33,554,432"),
-    (lambda: exact.kernel(RATE), r"`step_laws` must be non-negative; got min step_laws = -1.0"),
-    (lambda: exact.push_forward(HALF, RATE + 1), r"`step_laws` must sum to 1 .*; got a sum = 2.0"),
+    (lambda: exact.kernel(RATE), r"`step_probs` must be non-negative; got min step_probs = -1.0"),
+    (lambda: exact.push_forward(HALF, RATE + 1), r"`step_probs` must sum to 1 .*; got a sum = 2.0"),
     (
         lambda: exact.evolve(HALF, -RATE, 1.0),
         r"`velocity` must be non-negative .* got min velocity = -1.0",
@@ -666,7 +673,7 @@ REFUSALS = [
         r"`tail` must lie in \(0, 1\); got tail = 0.0",
     ),
     (
-        lambda: exact.sequence_law(np.eye(2)[exact.states(2, 2)]),
+        lambda: exact.sequence_probs(np.eye(2)[exact.states(2, 2)]),
         r"`conditionals` must depend on the tokens before t alone; got a difference of .* at t = 0",
     ),
 ]
@@ -681,8 +688,8 @@ def test_refusals(call, message):
 def test_rounding_is_no_reason_to_refuse():
     rounded = np.array([1.0 + 2e-16, -2e-16])
     assert exact.entropy(rounded) == pytest.approx(0.0, abs=1e-15)
-    step_laws = np.broadcast_to(rounded, (2, 1, 2))
-    np.testing.assert_allclose(exact.push_forward(HALF, step_laws), [1.0, 0.0], **TIGHT)
+    step_probs = np.broadcast_to(rounded, (2, 1, 2))
+    np.testing.assert_allclose(exact.push_forward(HALF, step_probs), [1.0, 0.0], **TIGHT)
 
 
 # ── the house ─────────────────────────────────────────────────────────────────────────────────
@@ -692,13 +699,13 @@ def test_arguments_are_left_as_they_were():
     rng = np.random.default_rng(0)
     space = (2, 3, 2)
     coupling, path = random_joint(rng, space), random_token_path(rng, space)
-    law, velocity = exact.source_law(coupling), random_velocity(rng, 3, 2)
-    for array in (coupling, path, law, velocity):
+    probs, velocity = exact.source_probs(coupling), random_velocity(rng, 3, 2)
+    for array in (coupling, path, probs, velocity):
         array.setflags(write=False)
     exact.posteriors(coupling, path)
-    exact.divergence(law, velocity)
-    exact.evolve(law, velocity, 1.0)
-    assert exact.evolve(law, velocity, 0.0) is not law
+    exact.divergence(probs, velocity)
+    exact.evolve(probs, velocity, 1.0)
+    assert exact.evolve(probs, velocity, 0.0) is not probs
 
 
 @pytest.mark.parametrize(

@@ -4,17 +4,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from sampling_world import (
+from sampling_distributions import (
     SOURCES,
     TOKENS,
+    EvaluationSet,
     N,
     S,
     V,
-    World,
     counts,
     exact_denoiser,
-    law_of_run,
-    random_law,
+    probs_of_run,
+    random_probs,
     rank,
     run_of,
 )
@@ -35,17 +35,17 @@ from dfm_jax.mixture import (
     sample_one_expert_on_table,
 )
 from dfm_jax.sampling import (
-    cut_denoiser,
     guided_denoiser,
     next_token_log_probs,
     sample_autoregressive,
     sample_on_table,
+    truncated_denoiser,
 )
-from dfm_jax.sampling.denoisers import log_law, whole
+from dfm_jax.sampling.denoisers import log_probs, whole
 
 K = 3
 WEIGHTS = np.array([0.5, 0.3, 0.2])
-PARTS = np.array([random_law(20 + k) for k in range(K)])
+PARTS = np.array([random_probs(20 + k) for k in range(K)])
 DATA = WEIGHTS @ PARTS
 FREE = np.zeros(N, bool)
 DRAWS = 20_000
@@ -55,8 +55,8 @@ TABLES = {
 }
 
 
-def worlds(source):
-    return [World(part, SOURCES[source], FREE) for part in PARTS]
+def evaluation_sets(source):
+    return [EvaluationSet(part, SOURCES[source], FREE) for part in PARTS]
 
 
 def router(params, x_t, t):
@@ -67,10 +67,10 @@ def router(params, x_t, t):
 
 def ensemble_params(source, table):
     times, kappas = plan(table)[1], np.asarray(table)[:-1]
-    lookups = [here.lookup(times, kappas) for here in worlds(source)]
+    lookups = [here.lookup(times, kappas) for here in evaluation_sets(source)]
     posterior = []
     for kappa in kappas:
-        paths = np.array([here.law(kappa) for here in worlds(source)])
+        paths = np.array([here.probs(kappa) for here in evaluation_sets(source)])
         posterior.append(exact.expert_posterior(WEIGHTS, paths)[0])
     with np.errstate(divide="ignore"):
         gate = lookups[0]._replace(log_posterior=jnp.log(jnp.asarray(np.array(posterior), float)))
@@ -78,59 +78,61 @@ def ensemble_params(source, table):
     return MixtureDenoiserParams(experts, gate)
 
 
-def ensemble_law(source, table, denoiser):
+def ensemble_probs(source, table, denoiser):
     table = jnp.asarray(table, float)
-    start = World(DATA, SOURCES[source], FREE).law(np.zeros(N))
+    start = EvaluationSet(DATA, SOURCES[source], FREE).probs(np.zeros(N))
     run = run_of(denoiser, carry_over=source == "all masks")
-    return law_of_run(start, ensemble_params(source, table), *plan(table), run)[-1]
+    return probs_of_run(start, ensemble_params(source, table), *plan(table), run)[-1]
 
 
 @pytest.mark.slow
 @pytest.mark.statement("D4", "D5", "S2")
 @pytest.mark.parametrize(
     ("source", "table"),
-    [("all masks", "any order"), ("uniform", "masked"), ("any law", "masked")],
+    [("all masks", "any order"), ("uniform", "masked"), ("any distribution", "masked")],
 )
 @pytest.mark.usefixtures("x64")
-def test_experts_under_the_true_gate_draw_as_the_centre_does(source, table):
+def test_experts_under_the_true_gate_draw_as_the_dense_model_does(source, table):
     """Parallel steps too: step for step they are the same steps."""
     table = jnp.asarray(TABLES[table], float)
-    centre, start = World(DATA, SOURCES[source], FREE), None
-    start = centre.law(np.zeros(N))
-    params = centre.lookup(plan(table)[1], np.asarray(table)[:-1])
+    dense, start = EvaluationSet(DATA, SOURCES[source], FREE), None
+    start = dense.probs(np.zeros(N))
+    params = dense.lookup(plan(table)[1], np.asarray(table)[:-1])
     run = run_of(exact_denoiser, carry_over=source == "all masks")
-    truth = law_of_run(start, params, *plan(table), run)[-1]
-    full = ensemble_law(source, table, mixture_denoiser(exact_denoiser, router))
+    truth = probs_of_run(start, params, *plan(table), run)[-1]
+    full = ensemble_probs(source, table, mixture_denoiser(exact_denoiser, router))
     np.testing.assert_allclose(full, truth, atol=1e-12)
-    every = ensemble_law(source, table, mixture_denoiser(exact_denoiser, router, top_experts=K))
+    every = ensemble_probs(source, table, mixture_denoiser(exact_denoiser, router, top_experts=K))
     np.testing.assert_allclose(every, truth, atol=1e-12)
     # the falsifiers: a gate that never looks, and one cut to its largest
     static = mixture_denoiser(exact_denoiser, lambda params, x, t: jnp.log(jnp.asarray(WEIGHTS)))
-    assert exact.total_variation(ensemble_law(source, table, static), truth) > 0.005
+    assert exact.total_variation(ensemble_probs(source, table, static), truth) > 0.005
     cut = mixture_denoiser(exact_denoiser, router, top_experts=1)
-    assert exact.total_variation(ensemble_law(source, table, cut), truth) > 0.005
+    assert exact.total_variation(ensemble_probs(source, table, cut), truth) > 0.005
 
 
 @pytest.mark.slow
 @pytest.mark.statement("S6", "S7")
 def test_an_expert_for_each_position_then_its_token_is_the_mixed_step():
     rng = np.random.default_rng(0)
-    laws, weights = rng.dirichlet(np.ones(S), (K, 2)), rng.dirichlet(np.ones(K), 2)
+    token_probs, weights = rng.dirichlet(np.ones(S), (K, 2)), rng.dirichlet(np.ones(K), 2)
 
     def rows(weights):
         keys = jax.random.split(jax.random.key(0), 40_000)
         draw = jax.vmap(
-            lambda key: sample_mixed_step(key, jnp.float32(weights), jnp.log(jnp.float32(laws)))
+            lambda key: sample_mixed_step(
+                key, jnp.float32(weights), jnp.log(jnp.float32(token_probs))
+            )
         )
         return np.asarray(jax.jit(draw)(keys))
 
     for given in (weights, weights[0]):
-        mixed = np.einsum("nk,kns->ns", np.broadcast_to(given, (2, K)), laws)
+        mixed = np.einsum("nk,kns->ns", np.broadcast_to(given, (2, K)), token_probs)
         x = rows(given)
         seen = np.bincount(x[:, 0] * S + x[:, 1], minlength=S * S)
         assert_drawn_from(np.outer(mixed[0], mixed[1]), seen)
         first = np.broadcast_to(given, (2, K))[0]
-        shared = np.einsum("k,ks,kr->sr", first, laws[:, 0], laws[:, 1])
+        shared = np.einsum("k,ks,kr->sr", first, token_probs[:, 0], token_probs[:, 1])
         with pytest.raises(AssertionError, match="chi-square"):
             assert_drawn_from(shared, seen)
 
@@ -147,19 +149,19 @@ def rough(params, x_t, t):
 ROUGH = np.random.default_rng(5).normal(size=(K, N * S, N * V)) * 1.2
 
 
-def sequence_laws(order):
+def sequence_probs(order):
     """q̂_k in one order, by enumeration: [K, V^N]."""
-    laws = np.ones((K, len(TOKENS)))
+    token_probs = np.ones((K, len(TOKENS)))
     for k in range(K):
         for index, x in enumerate(TOKENS):
             state = np.full(N, V)
             for position in order:
                 seen = np.eye(S)[state].reshape(-1)
                 logits = (seen @ ROUGH[k]).reshape(N, V)[position]
-                law = np.exp(logits - logits.max())
-                laws[k, index] *= law[x[position]] / law.sum()
+                probs = np.exp(logits - logits.max())
+                token_probs[k, index] *= probs[x[position]] / probs.sum()
                 state[position] = x[position]
-    return laws
+    return token_probs
 
 
 ORDER = [2, 0, 1]
@@ -177,21 +179,21 @@ def table_draws(sample, **options):
 
 @pytest.mark.slow
 @pytest.mark.statement("D7", "S7")
-def test_all_experts_and_one_that_is_kept_have_the_same_law_whatever_they_are():
+def test_all_experts_and_one_that_is_kept_have_the_same_distribution_whatever_they_are():
     """Chi-square at 1e-6 for each, against Σ_k w_k q̂_k by enumeration."""
-    laws = sequence_laws(ORDER)
-    mixture = WEIGHTS @ laws
+    token_probs = sequence_probs(ORDER)
+    mixture = WEIGHTS @ token_probs
     full = table_draws(sample_mixture_on_table)
     assert_drawn_from(mixture, counts(full.tokens, V))
     # The gate at the end is r_k(x) ∝ w_k q̂_k(x).
     index = np.asarray(full.tokens) @ V ** np.arange(N)[::-1]
-    posterior = (WEIGHTS[:, None] * laws / mixture)[:, index].T
+    posterior = (WEIGHTS[:, None] * token_probs / mixture)[:, index].T
     np.testing.assert_allclose(np.exp(full.log_weights), posterior, atol=1e-5)
-    for method in ("clear", "jump first"):
+    for method in ("clear", "sparse"):
         one, expert = table_draws(sample_one_expert_on_table, method=method)
         assert_drawn_from(mixture, counts(one, V))
         assert_drawn_from(WEIGHTS, np.bincount(expert, minlength=K))
-    # the falsifier: a gate cut at every step is another law
+    # the falsifier: a gate cut at every step is another distribution
     cut = table_draws(sample_mixture_on_table, top_experts=1)
     with pytest.raises(AssertionError, match="chi-square"):
         assert_drawn_from(mixture, counts(cut.tokens, V))
@@ -221,7 +223,7 @@ def test_experts_that_are_not_as_many_as_the_prior_says_are_refused(key):
         sample_one_expert(key, jnp.float32(MARKOV[:2]), *arguments, max_new=1)
 
 
-def test_an_expert_that_is_cut_now_but_alive_must_have_a_law(key):
+def test_an_expert_that_is_cut_now_but_alive_must_have_a_distribution(key):
     def sick(params, x_t, t):
         third = params[0, 0] == jnp.float32(ROUGH[2, 0, 0])
         return jnp.where((t == 0) & third, jnp.nan, rough(params, x_t, t))
@@ -247,15 +249,15 @@ def test_an_expert_that_the_prior_excludes_may_say_anything(key):
 
 
 @pytest.mark.parametrize(
-    ("weights", "laws", "message"),
+    ("weights", "token_probs", "message"),
     [
         ([-1.0, 2.0], np.zeros((2, 1, 2)), "`weights` must be non-negative"),
-        ([0.5, 0.5], np.full((2, 1, 2), -np.inf), r"`exp\(log_laws\)` must sum to 1"),
+        ([0.5, 0.5], np.full((2, 1, 2), -np.inf), r"`exp\(log_probs\)` must sum to 1"),
     ],
 )
-def test_a_mixed_step_of_what_is_no_law_is_refused(weights, laws, message, key):
+def test_a_mixed_step_of_what_is_no_distribution_is_refused(weights, token_probs, message, key):
     with pytest.raises(ValueError, match=message):
-        sample_mixed_step(key, jnp.array(weights), jnp.asarray(laws))
+        sample_mixed_step(key, jnp.array(weights), jnp.asarray(token_probs))
 
 
 @pytest.mark.slow
@@ -318,20 +320,20 @@ DECODER = uncached_decoder(markov, STATES)
 PROMPT = np.array([1, 3, 0])
 
 
-def markov_law(logits, first, length, **cut):
-    """The law of `length` tokens behind `first`: [V^length]."""
+def markov_probs(logits, first, length, **cut):
+    """The distribution of `length` tokens behind `first`: [V^length]."""
     rows = np.array([np.exp(next_token_log_probs(jnp.float32(row), **cut)) for row in logits])
-    law = np.ones(1)
+    probs = np.ones(1)
     last = np.array([first])
     for _ in range(length):
-        law = (law[:, None] * rows[last]).reshape(-1)
+        probs = (probs[:, None] * rows[last]).reshape(-1)
         last = np.tile(np.arange(STATES), len(last))
-    return law
+    return probs
 
 
 def posterior_of_prompt():
-    log_probs = np.log([np.exp(m) / np.exp(m).sum(axis=1, keepdims=True) for m in MARKOV])
-    told = log_probs[:, PROMPT[0], PROMPT[1]] + log_probs[:, PROMPT[1], PROMPT[2]]
+    log_rows = np.log([np.exp(m) / np.exp(m).sum(axis=1, keepdims=True) for m in MARKOV])
+    told = log_rows[:, PROMPT[0], PROMPT[1]] + log_rows[:, PROMPT[1], PROMPT[2]]
     joint = WEIGHTS * np.exp(told)
     return joint / joint.sum()
 
@@ -354,7 +356,7 @@ def parts():
 @pytest.mark.slow
 @pytest.mark.statement("S7")
 def test_a_row_is_drawn_apart_from_the_others_whoever_writes_it():
-    """Copies of one expert: rows dealt to all of them are the rows that one writes."""
+    """Copies of one expert: rows assigned to all of them are the rows that one writes."""
     params, num_rows = jnp.stack([jnp.float32(MARKOV[0])] * K), 12
     prompts, lengths = np.tile(PROMPT, (num_rows, 1)), np.full(num_rows, len(PROMPT))
 
@@ -377,25 +379,25 @@ def test_one_expert_drawn_after_the_prompt_writes_as_all_of_them_do(parts):
     posterior = posterior_of_prompt()
     found = prompt_log_posterior(params, decoder, prompts[:2], lengths[:2])
     np.testing.assert_allclose(np.exp(found), np.tile(posterior, (2, 1)), atol=1e-6)
-    laws = np.array([markov_law(m, PROMPT[-1], LENGTH) for m in MARKOV])
-    law = posterior @ laws
-    for seed, draw in enumerate(("clear", "two levels")):
+    token_probs = np.array([markov_probs(m, PROMPT[-1], LENGTH) for m in MARKOV])
+    probs = posterior @ token_probs
+    for seed, draw in enumerate(("clear", "two_level")):
         full = jax.jit(
             lambda key, draw=draw: sample_autoregressive(
                 key, params, decoder, prompts, lengths, max_new=LENGTH, draw=draw
             )
         )(jax.random.key(2 * seed))
-        assert_drawn_from(law, rows_drawn(full))
+        assert_drawn_from(probs, rows_drawn(full))
     rows = jnp.broadcast_to(found[:1], (DRAWS, K))
     one = sample_one_expert(
         jax.random.key(1), params.stacks[0], DECODER, rows, prompts, lengths, max_new=LENGTH
     )
-    assert_drawn_from(law, rows_drawn(one.sample))
+    assert_drawn_from(probs, rows_drawn(one.sample))
     assert_drawn_from(posterior, np.bincount(one.experts, minlength=K))
     np.testing.assert_array_equal(one.sample.tokens[:, :3], prompts)
-    # the falsifier: the law of experts drawn from the prior in the place of the posterior
+    # the falsifier: the distribution of experts drawn from the prior in the place of the posterior
     with pytest.raises(AssertionError, match="chi-square"):
-        assert_drawn_from(WEIGHTS @ laws, rows_drawn(one.sample))
+        assert_drawn_from(WEIGHTS @ token_probs, rows_drawn(one.sample))
 
 
 @pytest.mark.slow
@@ -417,7 +419,7 @@ def test_a_prompt_that_no_expert_could_have_made_has_no_posterior():
 
 @pytest.mark.slow
 @pytest.mark.statement("S7")
-def test_with_a_temperature_the_two_laws_differ_and_one_expert_is_refused(parts):
+def test_with_a_temperature_the_two_distributions_differ_and_one_expert_is_refused(parts):
     decoder, params, prompts, lengths = parts
     posterior = np.log(posterior_of_prompt())
     rows = jnp.broadcast_to(jnp.float32(posterior)[None], (DRAWS, K))
@@ -428,22 +430,22 @@ def test_with_a_temperature_the_two_laws_differ_and_one_expert_is_refused(parts)
         ):
             sample_one_expert(jax.random.key(0), *common, max_new=LENGTH, **cut)
     cold = {"temperature": 0.7, "max_new": LENGTH}
-    each = sample_one_expert(jax.random.key(0), *common, cut="each expert", **cold)
-    laws = [markov_law(m, PROMPT[-1], LENGTH, temperature=0.7) for m in MARKOV]
-    law = np.exp(posterior) @ np.array(laws)
-    common_ones = DRAWS * law > 20  # the others are pooled
+    each = sample_one_expert(jax.random.key(0), *common, truncate="expert", **cold)
+    token_probs = [markov_probs(m, PROMPT[-1], LENGTH, temperature=0.7) for m in MARKOV]
+    probs = np.exp(posterior) @ np.array(token_probs)
+    common_ones = DRAWS * probs > 20  # the others are pooled
     seen = rows_drawn(each.sample)
     pooled = np.append(seen[common_ones], seen[~common_ones].sum())
-    assert_drawn_from(np.append(law[common_ones], law[~common_ones].sum()), pooled)
+    assert_drawn_from(np.append(probs[common_ones], probs[~common_ones].sum()), pooled)
     full = sample_autoregressive(jax.random.key(1), params, decoder, prompts, lengths, **cold)
     seen = rows_drawn(full)
-    assert exact.total_variation(seen / seen.sum(), law) > 0.05
+    assert exact.total_variation(seen / seen.sum(), probs) > 0.05
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"cut": "neither"}, "parameter 'cut'"),
+        ({"truncate": "neither"}, "parameter 'truncate'"),
         ({"log_posterior": jnp.zeros((2, K))}, r"`exp\(log_posterior\)` must sum to 1"),
         ({"max_new": 0}, "`max_new` must be at least 1; got max_new = 0"),
         ({"prompts": jnp.array([[1, -1], [2, 3]])}, r"`prompts` must hold ids in \[0, 3\]"),
@@ -489,7 +491,7 @@ def test_guidance_is_the_conditional_at_0_the_other_at_minus_1_and_their_ratio_b
 
 
 @pytest.mark.slow
-def test_a_guided_sample_draws_from_the_guided_law():
+def test_a_guided_sample_draws_from_the_guided_distribution():
     rng = np.random.default_rng(1)
     params = tuple(jnp.float32(rng.normal(size=(2, N, V))))
 
@@ -501,29 +503,29 @@ def test_a_guided_sample_draws_from_the_guided_law():
     rows = jax.jit(
         jax.vmap(lambda key: sample_on_table(key, params, guided, x_0, table, source="mask"))
     )(jax.random.split(jax.random.key(0), DRAWS))
-    law = np.exp(guided(params, x_0, 0.0))
-    joint = np.prod(law[np.arange(N), TOKENS], axis=1)
+    probs = np.exp(guided(params, x_0, 0.0))
+    joint = np.prod(probs[np.arange(N), TOKENS], axis=1)
     assert_drawn_from(joint, counts(rows, V))
 
 
 @pytest.mark.slow
 def test_a_cut_denoiser_is_cut_as_next_tokens_are():
     logits = jnp.float32(np.random.default_rng(0).normal(size=(N, 5)))
-    cut = cut_denoiser(lambda params, x, t: params, temperature=0.7, top_k=3, top_p=0.8)
+    cut = truncated_denoiser(lambda params, x, t: params, temperature=0.7, top_k=3, top_p=0.8)
 
     @jax.jit
-    def laws(logits):
-        law = whole(cut)(logits, jnp.zeros(N, int), 0.0)
+    def token_probs(logits):
+        probs = whole(cut)(logits, jnp.zeros(N, int), 0.0)
         expected = jax.vmap(
             lambda row: next_token_log_probs(row, temperature=0.7, top_k=3, top_p=0.8)
         )(logits)
-        return law, expected, log_law(law)
+        return probs, expected, log_probs(probs)
 
-    law, expected, log_probs = laws(logits)
-    np.testing.assert_allclose(law, expected, atol=1e-6)
-    np.testing.assert_allclose(np.exp(log_probs).sum(-1), 1, atol=1e-6)
+    probs, expected, log_rows = token_probs(logits)
+    np.testing.assert_allclose(probs, expected, atol=1e-6)
+    np.testing.assert_allclose(np.exp(log_rows).sum(-1), 1, atol=1e-6)
     nothing = jnp.full((N, 5), -jnp.inf)
-    cold = cut_denoiser(lambda params, x, t: params, temperature=0.0)
+    cold = truncated_denoiser(lambda params, x, t: params, temperature=0.0)
     assert np.all(np.isnan(jax.jit(whole(cold))(nothing, jnp.zeros(N, int), 0.0)))
     with pytest.raises(ValueError, match="`temperature` must lie in"):
-        cut_denoiser(lambda params, x, t: params, temperature=-1.0)
+        truncated_denoiser(lambda params, x, t: params, temperature=-1.0)

@@ -1,4 +1,4 @@
-"""Every fast form is its clear form: values, gradients, laws, tails."""
+"""Every fast form is its clear form: values, gradients, distributions, tails."""
 
 import jax
 import jax.numpy as jnp
@@ -32,10 +32,10 @@ def clear_cross_entropy(logits, x_1, weights):
     return jnp.sum(weights * objectives.cross_entropy_loss(logits, x_1))
 
 
-def clear_generalised_kl(logits, x_1, x_t, weights):
+def clear_generalized_kl(logits, x_1, x_t, weights):
     """At t = 0.3 of κ = t²; the rate is divided out, as the fast form's weights hold it."""
     schedule = schedules.polynomial(2.0)
-    nats = objectives.generalised_kl_loss(logits, x_1, x_t, 0.3, schedule)
+    nats = objectives.generalized_kl_loss(logits, x_1, x_t, 0.3, schedule)
     return jnp.sum(weights / schedules.rate(0.3, schedule) * nats)
 
 
@@ -67,15 +67,15 @@ def test_the_cross_entropy_and_its_gradients(shape, block_bytes, monkeypatch):
 @pytest.mark.statement("L2")
 @BLOCKS
 @pytest.mark.usefixtures("x64")
-def test_the_generalised_kl_and_its_gradients(shape, block_bytes, monkeypatch):
+def test_the_generalized_kl_and_its_gradients(shape, block_bytes, monkeypatch):
     """Masks, tokens that have arrived, and others among the states."""
     monkeypatch.setattr(fast, "BLOCK_BYTES", block_bytes)
 
     @jax.jit
     def all_forms(*arguments):
-        clear = jax.value_and_grad(clear_generalised_kl, (0, 3))(*arguments)
-        quick = jax.value_and_grad(fast.generalised_kl, (0, 3))(*arguments)
-        return clear, quick, fast.generalised_kl(*arguments)
+        clear = jax.value_and_grad(clear_generalized_kl, (0, 3))(*arguments)
+        quick = jax.value_and_grad(fast.generalized_kl, (0, 3))(*arguments)
+        return clear, quick, fast.generalized_kl(*arguments)
 
     clear, quick, value = all_forms(*drawn(*shape))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-12), quick, clear)
@@ -87,7 +87,7 @@ def test_a_token_that_has_arrived_never_pays_for_an_impossible_one():
     """p̂(x_1) = 0 at z = x_1: the clear form pays p̂(z) − 1, not 0 · ∞; both of its gradients too."""
     logits = jnp.array([[0.0, -jnp.inf, 1.0]])
     at = (jnp.array([1]), jnp.array([1]), jnp.ones(1))
-    value, slope = jax.value_and_grad(fast.generalised_kl)(logits, *at)
+    value, slope = jax.value_and_grad(fast.generalized_kl)(logits, *at)
     assert value == 1
     np.testing.assert_array_equal(slope, 0)
 
@@ -96,8 +96,8 @@ def test_a_token_that_has_arrived_never_pays_for_an_impossible_one():
 def test_a_row_without_weight_pays_nothing_though_it_is_impossible():
     logits = jnp.array([[-jnp.inf, 0.0, 1.0]])
     at = (jnp.array([0]), jnp.array([1]), jnp.zeros(1))
-    assert fast.generalised_kl(logits, *at) == 0
-    assert jax.value_and_grad(fast.generalised_kl)(logits, *at)[0] == 0
+    assert fast.generalized_kl(logits, *at) == 0
+    assert jax.value_and_grad(fast.generalized_kl)(logits, *at)[0] == 0
     assert fast.cross_entropy(logits, at[0], at[2]) == 0
 
 
@@ -131,14 +131,14 @@ def test_one_wide_array_is_all_that_a_gradient_needs():
 @pytest.mark.parametrize(
     ("x_1", "x_t", "message"),
     [
-        ([0, 3], [0, 0], r"`x_1` must hold ids in \[0, 2\]; got x_1 = \[0 3\]"),
-        ([0, -1], [0, 0], r"`x_1` must hold ids in \[0, 2\]; got x_1 = \[ 0 -1\]"),
-        ([0, 1], [0, 4], r"`x_t` must hold ids in \[0, 3\]; got x_t = \[0 4\]"),
+        ([0, 3], [0, 0], r"`x_1` must hold ids in \[0, 2\]; got x_1\[1\] = 3\."),
+        ([0, -1], [0, 0], r"`x_1` must hold ids in \[0, 2\]; got x_1\[1\] = -1\."),
+        ([0, 1], [0, 4], r"`x_t` must hold ids in \[0, 3\]; got x_t\[1\] = 4\."),
     ],
 )
 def test_ids_that_are_none_are_refused(x_1, x_t, message):
     with pytest.raises(ValueError, match=message):
-        fast.generalised_kl(jnp.zeros((2, 3)), jnp.array(x_1), jnp.array(x_t), jnp.ones(2))
+        fast.generalized_kl(jnp.zeros((2, 3)), jnp.array(x_1), jnp.array(x_t), jnp.ones(2))
 
 
 # ── mixtures ────────────────────────────────────────────────────────────────────────────────────
@@ -155,8 +155,8 @@ def test_the_mixture_and_its_gradients(num_experts):
     factors = rng.normal(size=(6, 11))
 
     def clear(log_weights, logits):
-        laws = jax.nn.log_softmax(logits)
-        return jnp.sum(factors * mixture.mix_log_probs(log_weights, laws))
+        probs = jax.nn.log_softmax(logits)
+        return jnp.sum(factors * mixture.mix_log_probs(log_weights, probs))
 
     def quick(log_weights, logits):
         return jnp.sum(factors * mixture.mix_logits(log_weights, logits))
@@ -200,17 +200,17 @@ def test_a_dead_expert_may_say_anything_and_an_impossible_token_stays_one():
 @pytest.mark.parametrize(
     ("num_tokens", "block_bytes"), [(2, 2**21), (17, 2**12), (64, 2**19)], ids=str
 )
-def test_draws_in_two_levels_have_the_law(num_tokens, block_bytes, monkeypatch):
+def test_draws_in_two_levels_have_the_distribution(num_tokens, block_bytes, monkeypatch):
     """All rows in one block; in 333 blocks and a rest; in 14 and a rest."""
     monkeypatch.setattr(fast, "BLOCK_BYTES", block_bytes)
     rng = np.random.default_rng(num_tokens)
-    law = rng.dirichlet(np.ones(num_tokens)) + 0.2 / num_tokens
-    logits = np.broadcast_to(np.log(np.float32(law)), (30_000, num_tokens))
+    probs = rng.dirichlet(np.ones(num_tokens)) + 0.2 / num_tokens
+    logits = np.broadcast_to(np.log(np.float32(probs)), (30_000, num_tokens))
     tokens = jax.jit(lambda key, rows: fast.sample_categorical(key, rows))(
         jax.random.key(0), logits
     )
     assert tokens.shape == (30_000,)
-    assert_drawn_from(law, np.bincount(tokens, minlength=num_tokens))
+    assert_drawn_from(probs, np.bincount(tokens, minlength=num_tokens))
 
 
 @pytest.mark.slow
@@ -247,7 +247,7 @@ def test_the_tail_of_a_vocabulary_is_drawn(num_tokens, gap, dtype):
     def draws(key, logits):
         keys = jax.random.split(key, 3)
         return {
-            "two levels": fast.sample_categorical(keys[0], logits),
+            "two_level": fast.sample_categorical(keys[0], logits),
             "clear": jax.random.categorical(keys[1], logits.astype(jnp.float32), mode="high"),
         }, jax.random.categorical(keys[2], logits)
 
@@ -287,8 +287,8 @@ def test_a_token_of_probability_0_is_never_drawn():
 
 
 @pytest.mark.slow
-def test_a_row_that_is_no_law_stays_one():
-    """−∞ throughout, where an expert that has a weight gives no law; never NaN."""
+def test_a_row_that_is_no_distribution_stays_one():
+    """−∞ throughout, where an expert that has a weight gives no distribution; never NaN."""
     logits = np.float32([[[-np.inf] * 3, [0, 1, 2]], [[5, 3, -np.inf]] * 2])
     mix = jax.jit(mixture.mix_logits)
     mixed = np.asarray(mix(np.log(np.float32([0.25, 0.75])), logits))

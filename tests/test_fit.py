@@ -17,19 +17,19 @@ from tqdm import tqdm
 from dfm_jax.models import Network
 from dfm_jax.training.batches import document_windows
 from dfm_jax.training.checkpoint import best_step, checkpoint_steps
-from dfm_jax.training.config import OptimiserConfig, Watch
+from dfm_jax.training.config import LogConfig, OptimizerConfig
 from dfm_jax.training.digests import CheckpointError
 from dfm_jax.training.fit import Run, keyed_run, train
 from dfm_jax.training.losses import next_token_losses
 from dfm_jax.training.metrics import MetricsLog, read_metrics
-from dfm_jax.training.state import init_state, make_optimiser
+from dfm_jax.training.state import init_state, make_optimizer
 from dfm_jax.training.step import make_train_step
 from dfm_jax.training.stopping import ExitStatus, NonFiniteError, StopRequest, stop_on_signals
 from dfm_jax.training.trouble import ended
 
 V, STEPS = 5, 24
-WATCH = Watch(log_every=3, save_every=4, evaluate_every=8, keep_last=2)
-QUIET = {"watch": WATCH, "say": lambda text: None}
+LOG_CONFIG = LogConfig(log_every=3, save_every=4, evaluate_every=8, keep_last=2)
+QUIET = {"log_config": LOG_CONFIG, "say": lambda text: None}
 
 
 def network() -> Network:
@@ -41,11 +41,11 @@ def network() -> Network:
 
 def make_run() -> Run:
     """A run over 40 tokens in two documents."""
-    net, optimiser = network(), make_optimiser(OptimiserConfig(warmup_steps=2), STEPS)
-    step = make_train_step(next_token_losses(net, start=V), optimiser)
+    net, optimizer = network(), make_optimizer(OptimizerConfig(warmup_steps=2), STEPS)
+    step = make_train_step(next_token_losses(net, start=V), optimizer)
     tokens = np.random.default_rng(0).integers(0, V, 40).astype(np.uint8)
     return keyed_run(
-        lambda: init_state(jax.random.key(0), net, optimiser),
+        lambda: init_state(jax.random.key(0), net, optimizer),
         jax.jit(step, donate_argnums=0),
         document_windows(tokens, np.array([0, 13, 40]), 6, 4),
         jax.random.key(1),
@@ -82,7 +82,7 @@ def lines(folder: Path) -> list[dict]:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> Path:
     """The run that nothing interrupted."""
-    folder = tmp_path_factory.mktemp("whole") / "centre"
+    folder = tmp_path_factory.mktemp("whole") / "dense"
     outcome = train(RUN, folder, config={"a": 1}, **QUIET)
     assert (outcome.step, outcome.began_at, outcome.finished) == (STEPS, 0, True)
     return folder
@@ -122,8 +122,8 @@ def test_the_bar_tells_loss_speed_and_time_left(tmp_path, monkeypatch):
         return tqdm(**(options | {"disable": False, "file": shown, "mininterval": 0}))
 
     monkeypatch.setattr("dfm_jax.training.fit.tqdm", bar)
-    train(RUN, tmp_path / "centre", config={}, **QUIET)
-    last = lines(tmp_path / "centre")
+    train(RUN, tmp_path / "dense", config={}, **QUIET)
+    last = lines(tmp_path / "dense")
     loss = [row["loss"] for row in last if "loss" in row][-1]
     assert re.search(
         rf"24/24 \[\d\d:\d\d<00:00.*, {loss:.4f} nats, [\d,]+ tokens/s", shown.getvalue()
@@ -132,7 +132,7 @@ def test_the_bar_tells_loss_speed_and_time_left(tmp_path, monkeypatch):
 
 
 def test_stopped_twice_and_resumed_is_the_same_run(whole, tmp_path):
-    folder = tmp_path / "centre"
+    folder = tmp_path / "dense"
     stops = [train(RUN, folder, config={"a": 1}, stop=StopAt(s), **QUIET) for s in (5, 6)]
     assert [(stop.step, stop.finished) for stop in stops] == [(5, False), (11, False)]
     end = train(RUN, folder, config={"a": 1}, **QUIET)
@@ -143,7 +143,7 @@ def test_stopped_twice_and_resumed_is_the_same_run(whole, tmp_path):
 
 def test_what_was_logged_after_the_last_checkpoint_is_written_once(whole, tmp_path):
     """As a kill leaves it: lines beyond the checkpoint, the last cut in the middle."""
-    folder = tmp_path / "centre"
+    folder = tmp_path / "dense"
     train(RUN, folder, config={"a": 1}, stop=StopAt(8), **QUIET)
     with (folder / "metrics.jsonl").open("a") as file:
         file.write('{"step": 9, "loss": 0.0}\n{"step": 12, "lo')
@@ -152,13 +152,13 @@ def test_what_was_logged_after_the_last_checkpoint_is_written_once(whole, tmp_pa
 
 
 def test_a_damaged_last_checkpoint_costs_time_and_no_bit(whole, tmp_path):
-    folder, said = tmp_path / "centre", []
+    folder, said = tmp_path / "dense", []
     train(RUN, folder, config={"a": 1}, stop=StopAt(10), **QUIET)
     path = folder / "10" / "SHA256SUMS"
     path.write_bytes(path.read_bytes()[1:])
-    train(RUN, folder, config={"a": 1}, watch=WATCH, say=said.append)
+    train(RUN, folder, config={"a": 1}, log_config=LOG_CONFIG, say=said.append)
     assert said[0].startswith("DAMAGED: ")
-    assert "/10: SHA256SUMS is damaged" in said[0]
+    assert "/10: each line of SHA256SUMS must be a SHA-256" in said[0]
     assert "going on from step 8 of 24" in said[1]
     assert digests(folder) == digests(whole)
     assert lines(folder) == lines(whole)
@@ -167,7 +167,7 @@ def test_a_damaged_last_checkpoint_costs_time_and_no_bit(whole, tmp_path):
 
 def test_too_many_open_files_cost_a_start_and_no_bit(whole, tmp_path, monkeypatch, capsys):
     """75, the checkpoint untouched; the second start goes on at its step, to the same end."""
-    folder, opened = tmp_path / "centre", Path.open
+    folder, opened = tmp_path / "dense", Path.open
     train(RUN, folder, config={"a": 1}, stop=StopAt(10), **QUIET)
     before = digests(folder, 10)
 
@@ -207,13 +207,13 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
 
 def test_before_the_first_checkpoint_it_says_that_there_is_none(tmp_path):
     with pytest.raises(NonFiniteError, match="No checkpoint was saved yet"):
-        train(poisoned(2), tmp_path / "centre", config={}, **QUIET)
+        train(poisoned(2), tmp_path / "dense", config={}, **QUIET)
 
 
 def test_an_evaluation_that_is_no_number_stops_the_run(tmp_path):
     run = RUN._replace(evaluate=lambda state: {"validation": float("inf")})
     with pytest.raises(NonFiniteError, match="got validation = inf at step 8"):
-        train(run, tmp_path / "centre", config={}, **QUIET)
+        train(run, tmp_path / "dense", config={}, **QUIET)
 
 
 # ── signals ─────────────────────────────────────────────────────────────────────────────────────

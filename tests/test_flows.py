@@ -15,15 +15,15 @@ from dfm_jax import exact
 from dfm_jax.models import Network, TransformerConfig
 from dfm_jax.paths import mixture_path, sample_mixture
 from dfm_jax.training.batches import Batch
-from dfm_jax.training.config import OptimiserConfig
+from dfm_jax.training.config import OptimizerConfig
 from dfm_jax.training.losses import uniform_losses
 from experiments.flows import __main__ as flows
 from experiments.flows import bounds as flows_bounds
+from experiments.flows import evaluation_set as flows_evaluation_set
 from experiments.flows import images as flows_images
 from experiments.flows import report as flows_report
 from experiments.flows import samples as flows_samples
 from experiments.flows import training as flows_training
-from experiments.flows import world as flows_world
 from experiments.flows.config import Config
 from experiments.flows.sources import Source, image_draws
 from experiments.flows.training import Recipe, member_config
@@ -61,20 +61,20 @@ def tiny_router(num_experts) -> Network:
     return Network(init, apply)
 
 
-def log_law(params, state, t):
+def log_probs(params, state, t):
     """In NumPy float64."""
     index = np.asarray(state) @ (V + 1) ** np.arange(N)[::-1]
     logits = np.asarray(params, np.float64)[index] * (1 + t)
     return logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
 
 
-def uniform_integrand(law, x_1, z, t):
+def uniform_integrand(probs, x_1, z, t):
     """L2, by hand from rates."""
     total = 0.0
     for i in range(N):
         for v in range(V):
             if v != z[i]:
-                u, u_hat = float(v == x_1[i]) / (1 - t), np.exp(law[i, v]) / (1 - t)
+                u, u_hat = float(v == x_1[i]) / (1 - t), np.exp(probs[i, v]) / (1 - t)
                 total += (u * np.log(u / u_hat) if u > 0 else 0.0) - u + u_hat
     return total
 
@@ -91,8 +91,8 @@ def masked_bound(params, x_1):
         for mask in itertools.product((False, True), repeat=N):
             mask = np.array(mask)
             chance = np.prod(np.where(mask, 1 - t, t))
-            law = log_law(params, np.where(mask, V, x_1), t)
-            total -= chance / (STEPS - step) * law[mask, x_1[mask]].sum()
+            probs = log_probs(params, np.where(mask, V, x_1), t)
+            total -= chance / (STEPS - step) * probs[mask, x_1[mask]].sum()
     return total
 
 
@@ -103,11 +103,11 @@ def uniform_bound(params, x_1):
     states = list(itertools.product(range(V), repeat=N))
     for node, weight in zip((nodes + 1) / 2 * ENDS, weights / 2 * ENDS, strict=True):
         for z in states:
-            law = log_law(params, z, node)
-            total += weight * path_mass(z, x_1, node) * uniform_integrand(law, x_1, z, node)
+            probs = log_probs(params, z, node)
+            total += weight * path_mass(z, x_1, node) * uniform_integrand(probs, x_1, z, node)
     for z in states:
-        law = log_law(params, z, ENDS)
-        total -= path_mass(z, x_1, ENDS) * law[np.arange(N), x_1].sum()
+        probs = log_probs(params, z, ENDS)
+        total -= path_mass(z, x_1, ENDS) * probs[np.arange(N), x_1].sum()
     return total
 
 
@@ -130,7 +130,7 @@ def test_the_estimator_is_unbiased_for_the_bound(name):
     params = network.init(jax.random.key(0))
     images = np.tile(X_1, (3000, 1))
     draws = jax.device_get(image_draws(source(name), jax.random.key(1), jnp.asarray(images), 4))
-    found = flows_bounds.centre_scores(source(name), network, params, images, draws)
+    found = flows_bounds.dense_scores(source(name), network, params, images, draws)
     unbiased(found, BOUNDS[name](params, X_1))
 
 
@@ -152,19 +152,19 @@ def test_the_uniform_bound_bounds_its_sampler():
     """−log p̂(x_1) of the jump process left at 1 − ε and one last draw: below, for every x_1."""
     params = 0.3 * table_network().init(jax.random.key(2))
     states = exact.states(V, N)
-    law, count = np.full(len(states), V ** -float(N)), 1000
-    laws = np.empty((len(states), N, V))
+    probs, count = np.full(len(states), V ** -float(N)), 1000
+    token_probs = np.empty((len(states), N, V))
     for step in range(count):
         t = ENDS * (step + 0.5) / count
         for index, z in enumerate(states):
-            laws[index] = np.exp(log_law(params, z, t))
-        rates = (laws - np.eye(V)[states]) / (1 - t)
-        law = law + ENDS / count * exact.generator(rates) @ law
-    last = [np.exp(log_law(params, z, ENDS)) for z in states]
+            token_probs[index] = np.exp(log_probs(params, z, t))
+        rates = (token_probs - np.eye(V)[states]) / (1 - t)
+        probs = probs + ENDS / count * exact.generator(rates) @ probs
+    last = [np.exp(log_probs(params, z, ENDS)) for z in states]
     slack = []
     for x_1 in states:
         drawn = np.array([p[np.arange(N), x_1].prod() for p in last])
-        slack.append(uniform_bound(params, x_1) + np.log(law @ drawn))
+        slack.append(uniform_bound(params, x_1) + np.log(probs @ drawn))
     assert min(slack) > 1e-3
 
 
@@ -178,7 +178,7 @@ def test_the_uniform_terms_are_unbiased_for_the_integral():
     draw = jax.jit(jax.vmap(lambda key: terms(params, batch, key).nats.sum()))
     draws = np.asarray(draw(jax.random.split(jax.random.key(4), 20_000)), np.float64)
     last = sum(
-        -path_mass(z, X_1, ENDS) * log_law(params, z, ENDS)[np.arange(N), X_1].sum()
+        -path_mass(z, X_1, ENDS) * log_probs(params, z, ENDS)[np.arange(N), X_1].sum()
         for z in itertools.product(range(V), repeat=N)
     )
     unbiased(draws, uniform_bound(params, X_1) - last)
@@ -199,18 +199,18 @@ def test_the_uniform_terms_leave_context_alone_and_refuse():
 
 @pytest.mark.slow
 @pytest.mark.statement("P3")
-def test_coins_have_the_law_of_the_mixture_path():
+def test_coins_have_the_distribution_of_the_mixture_path():
     """χ² of 20,000 draws over the four states, false alarm 1e-6."""
     x_0, x_1, kappa = jnp.array([0, 1]), jnp.array([2, 2]), jnp.array([0.3, 0.8])
     keys = jax.random.split(jax.random.key(0), 20_000)
     drawn = np.asarray(jax.vmap(lambda k: sample_mixture(k, x_0, x_1, kappa))(keys))
     path = np.asarray(mixture_path(x_0, x_1, kappa, num_states=3))
-    law = np.outer(path[0], path[1])
+    probs = np.outer(path[0], path[1])
     counts = np.zeros((3, 3))
     np.add.at(counts, (drawn[:, 0], drawn[:, 1]), 1)
-    assert counts[law == 0].sum() == 0
-    here = law > 0
-    assert ((counts - law * 20_000)[here] ** 2 / (law * 20_000)[here]).sum() < 30.7  # 3 degrees
+    assert counts[probs == 0].sum() == 0
+    here = probs > 0
+    assert ((counts - probs * 20_000)[here] ** 2 / (probs * 20_000)[here]).sum() < 30.7  # 3 degrees
     ends = sample_mixture(jax.random.key(1), x_0, x_1, jnp.array([0.0, 1.0]))
     assert np.asarray(ends).tolist() == [0, 2]
     with pytest.raises(ValueError, match="`kappa_t` must lie in"):
@@ -240,7 +240,7 @@ def _ensemble(name, num_images=400):
 def test_gates_of_an_ensemble(name):
     network, experts, images, parts, draws, found = _ensemble(name)
     each = [
-        flows_bounds.centre_scores(source(name), network, params, images, draws)
+        flows_bounds.dense_scores(source(name), network, params, images, draws)
         for params in experts
     ]
     own = np.stack(each)[parts, np.arange(len(images))]
@@ -254,13 +254,13 @@ def test_gates_of_an_ensemble(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", BOUNDS)
-def test_an_ensemble_of_copies_is_the_centre(name):
+def test_an_ensemble_of_copies_is_the_dense_model(name):
     """Common draws: whatever the gate, the paired difference is rounding."""
     network, router = table_network(), tiny_router(3)
     params = network.init(jax.random.key(0))
     images = np.random.default_rng(1).integers(0, V, (400, N))
     draws = jax.device_get(image_draws(source(name), jax.random.key(1), jnp.asarray(images), 4))
-    one = flows_bounds.centre_scores(source(name), network, params, images, draws)
+    one = flows_bounds.dense_scores(source(name), network, params, images, draws)
     found = flows_bounds.ensemble_scores(
         source(name),
         (network, router),
@@ -290,8 +290,10 @@ def test_the_bound_of_single_positions_is_the_nll():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", BOUNDS)
 @pytest.mark.statement("S2", "S3")
-def test_samples_have_the_law_of_their_steps(name):
-    """4,000 samples of two experts under a router against the chain's law, false alarm 1e-6."""
+def test_samples_have_the_distribution_of_their_steps(name):
+    """4,000 samples of two experts under a router against the chain's distribution, false alarm
+    1e-6.
+    """
     network, router = table_network(), tiny_router(2)
     experts = jnp.stack([network.init(jax.random.key(k)) for k in range(2)])
     gate = router.init(jax.random.key(5))
@@ -303,9 +305,9 @@ def test_samples_have_the_law_of_their_steps(name):
     drawn = flows_samples.sampled(
         source(name), network, router, experts, gate, jnp.zeros((count, 2)), keys
     )
-    law = _chain_law(source(name), experts, router, gate)
+    probs = _chain_probs(source(name), experts, router, gate)
     counts = np.bincount(np.asarray(drawn) @ np.array([V, 1]), minlength=V**N)
-    chi = ((counts - count * law) ** 2 / (count * law)).sum()
+    chi = ((counts - count * probs) ** 2 / (count * probs)).sum()
     assert chi < 42.7  # 8 degrees of freedom
     alone = flows_samples.sampled(
         source(name), network, router, experts, gate, jnp.tile(jnp.eye(2)[:1], (2, 1)), others
@@ -313,8 +315,8 @@ def test_samples_have_the_law_of_their_steps(name):
     assert ((np.asarray(alone) >= 0) & (np.asarray(alone) < V)).all()
 
 
-def _chain_law(of, experts, router, gate):
-    """The law of X_T by enumeration: [V^N]."""
+def _chain_probs(of, experts, router, gate):
+    """The distribution of X_T by enumeration: [V^N]."""
     states = exact.states(of.num_states, N)
 
     def posteriors(t):
@@ -322,26 +324,27 @@ def _chain_law(of, experts, router, gate):
         for z in states:
             weights = np.exp(np.asarray(jax.nn.log_softmax(router.apply(gate, z, t)), np.float64))
             rows.append(
-                sum(w * np.exp(log_law(p, z, t)) for w, p in zip(weights, experts, strict=True))
+                sum(w * np.exp(log_probs(p, z, t)) for w, p in zip(weights, experts, strict=True))
             )
         return np.pad(np.stack(rows), ((0, 0), (0, 0), (0, of.num_states - V)))
 
     stay = np.eye(of.num_states)[states]
     masks = of.name == "masked"
-    law = (states == V).all(1).astype(float) if masks else np.full(len(states), V ** -float(N))
+    probs = (states == V).all(1).astype(float) if masks else np.full(len(states), V ** -float(N))
     for step in range(STEPS):
         t = step / STEPS if masks else ENDS * step / STEPS
         size = 1 / (STEPS - step) if masks else ENDS / STEPS / (1 - t)
         # A revealed token stays: the network of this test does not carry it over.
-        step_laws = stay + size * (posteriors(t) - stay)
-        law = exact.push_forward(law, step_laws)
+        step_probs = stay + size * (posteriors(t) - stay)
+        probs = exact.push_forward(probs, step_probs)
     if not masks:
-        law = exact.push_forward(law, posteriors(ENDS))
+        probs = exact.push_forward(probs, posteriors(ENDS))
     inside = (states < V).all(1)
-    return law[inside] / law[inside].sum()
+    return probs[inside] / probs[inside].sum()
 
 
-# ── images, members, the world ──────────────────────────────────────────────────────────────────
+# ── images, members, the evaluation set
+# ──────────────────────────────────────────────────────────────────
 
 
 @pytest.fixture(scope="module")
@@ -354,7 +357,7 @@ def test_images_and_parts(images):
     assert images.train.shape == (200, 64)
     assert images.train.max() < flows_images.NUM_TOKENS
     for kind in ("cluster", "random"):
-        parts = flows_images.parted(images, kind, 3)
+        parts = flows_images.partitioned(images, kind, 3)
         assert sorted(np.bincount(parts.train)) == [66, 67, 67]
         assert parts.test.shape == (40,)
         np.testing.assert_allclose(parts.weights, 1 / 3, atol=0.004)
@@ -374,8 +377,8 @@ def _recipe(name, num_experts=None):
         causal=False,
         time_conditioned=True,
     )
-    optimiser = OptimiserConfig(learning_rate=1e-2, warmup_steps=5)
-    config = member_config(of, model, optimiser, num_steps=150, batch_size=8)
+    optimizer = OptimizerConfig(learning_rate=1e-2, warmup_steps=5)
+    config = member_config(of, model, optimizer, num_steps=150, batch_size=8)
     return Recipe(source=of, config=config, num_experts=num_experts)
 
 
@@ -397,11 +400,11 @@ def test_a_router_learns_what_the_state_tells(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_world_obeys_both_inequalities(images):
-    """B8 where every sum is taken; the Bayes gate's law is the mixture of paths (D13)."""
+def test_the_evaluation_set_obeys_both_inequalities(images):
+    """B8 where every sum is taken; the Bayes gate's distribution is the mixture of paths (D13)."""
     for kind in ("cluster", "random"):
-        parts = flows_images.parted(images, kind, 3)
-        found = flows_world.measured(images, parts, smoothing=0.1, epsilon=0.05)
+        parts = flows_images.partitioned(images, kind, 3)
+        found = flows_evaluation_set.measured(images, parts, smoothing=0.1, epsilon=0.05)
         assert found["residual"] < 1e-9
         for gate in found["gates"].values():
             assert 0 < gate["kl"] < gate["integral"] < gate["by_part"]
@@ -453,18 +456,22 @@ def test_every_claim_holds(result):
     assert holds
     assert len(found["verdicts"]) == 8
     assert (config.out / "flows.png").stat().st_size > 5_000
-    fields = "source arm partition num_experts gate seed nats_per_pixel stderr tokens flops"
+    fields = "source variant partition num_experts gate seed nats_per_pixel stderr tokens flops"
     assert all(list(row) == fields.split() for row in found["rows"])
-    assert len(found["rows"]) == 2 * 2 * (1 + 3)  # sources, seeds, centre and gates
+    assert len(found["rows"]) == 2 * 2 * (1 + 3)  # sources, seeds, dense and gates
     assert len({(row["tokens"], row["flops"]) for row in found["rows"]}) == 1
-    steps = [arm["steps"] for arm in found["summary"]["arms"] if arm["arm"] != "centre"]
+    steps = [
+        variant["steps"]
+        for variant in found["summary"]["variants"]
+        if variant["variant"] != "dense"
+    ]
     assert all(sum(one) == 31 and max(one) - min(one) <= 1 for one in steps)
     for row in found["summary"]["b8"]:
-        assert row["gap"] <= row["price"]
-        assert row["own"] + row["price"] == pytest.approx(row["bound"], rel=1e-6)
+        assert row["gap"] <= row["cost"]
+        assert row["own"] + row["cost"] == pytest.approx(row["bound"], rel=1e-6)
     for row in found["summary"]["comparisons"]:
-        assert row["minus_centre"]["mean"] == pytest.approx(
-            row["nats_per_pixel"] - row["centre"], abs=1e-6
+        assert row["minus_dense"]["mean"] == pytest.approx(
+            row["nats_per_pixel"] - row["dense"], abs=1e-6
         )
     assert len(flows_report.groups([{"source": "a", "partition": "b"}] * 2)) == 1
 

@@ -156,7 +156,7 @@ def die():
 
 def dying(self, content, written=[]):
     written.append(1)
-    if self.path.name.startswith(where) and (where != "centre" or len(written) > 40):
+    if self.path.name.startswith(where) and (where != "dense" or len(written) > 40):
         write(self, content[: len(content) // 2])
         self.file.flush()
         die()
@@ -204,15 +204,15 @@ def check_completed(data):
     """A second run gives what an uninterrupted one does, each row once."""
     assert cli.main(arguments(data, "out")) == cli.main(arguments(data, "twin")) == 0
     assert contents(data / "out") == contents(data / "twin")
-    dealt = [(data / "out" / f"expert_00{k}" / "rows.jsonl").read_bytes() for k in range(2)]
+    assigned = [(data / "out" / f"expert_00{k}" / "rows.jsonl").read_bytes() for k in range(2)]
     whole = (data / "rows.jsonl").read_bytes()
-    assert sorted(b"".join(dealt).splitlines()) == sorted(whole.splitlines())
-    assert (data / "out" / "centre.jsonl").read_bytes() == whole
+    assert sorted(b"".join(assigned).splitlines()) == sorted(whole.splitlines())
+    assert (data / "out" / "dense.jsonl").read_bytes() == whole
     assert not (data / "out.partial").exists()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("where", ["centre", "manifest", "before"])
+@pytest.mark.parametrize("where", ["dense", "manifest", "before"])
 def test_a_kill_leaves_nothing_that_looks_finished(data, where):
     done = in_a_process(KILLED, where, *arguments(data, "out"))
     assert done.returncode == -9, done.stderr
@@ -238,10 +238,10 @@ def test_a_disk_that_takes_no_more_is_one_line(data):
 ROWS = b"".join(b'{"text": "document %d"}\n' % i for i in range(8))
 
 
-def dealt(out):
+def assigned(out):
     with NewFolder(out) as folder:
         folder.write("expert_000/rows.jsonl", ROWS)
-        folder.write("centre.jsonl", ROWS)
+        folder.write("dense.jsonl", ROWS)
         finish_with_manifest(folder, MANIFEST)
     return out
 
@@ -249,8 +249,8 @@ def dealt(out):
 @pytest.mark.parametrize("expert", [0, None])
 def test_rows_that_are_not_as_they_were_dealt_are_not_trained_on(expert, tmp_path, capsys):
     """A flipped bit, rows that are gone, a manifest of other numbers: status 2, and no run."""
-    name = "centre.jsonl" if expert is None else "expert_000/rows.jsonl"
-    path = dealt(tmp_path / "parts") / name
+    name = "dense.jsonl" if expert is None else "expert_000/rows.jsonl"
+    path = assigned(tmp_path / "parts") / name
     words = ["train", "--config", "tiny", "--data", str(tmp_path / "parts")]
     words += ["--run", str(tmp_path / "run"), *([] if expert is None else ["--expert", "0"])]
 

@@ -36,7 +36,7 @@ def streamed(update, log_prior, token_log_probs):
 
 def assert_same_gate(one, other):
     np.testing.assert_allclose(one.log_weights, other.log_weights, rtol=1e-13, atol=1e-13)
-    np.testing.assert_array_equal(one.alive, other.alive)
+    np.testing.assert_array_equal(one.valid, other.valid)
 
 
 # ── fixed share, streaming ──────────────────────────────────────────────────────────────────────
@@ -99,17 +99,17 @@ def test_a_gate_of_any_update_is_that_update_token_by_token(sequence):
 
 
 @pytest.mark.usefixtures("strict")
-def test_an_update_that_gives_no_law_is_refused(sequence):
+def test_an_update_that_gives_no_distribution_is_refused(sequence):
     def forgotten(state, row):
-        return state._replace(log_weights=state.log_weights + row)  # not normalised
+        return state._replace(log_weights=state.log_weights + row)  # not normalized
 
     with pytest.raises(ValueError, match=r"`exp\(log_weights\)` must sum to 1 over its last axis"):
         mixture.run_gate(forgotten, *sequence)
 
 
 @pytest.mark.usefixtures("strict")
-def test_a_gate_begins_at_a_law(sequence):
-    """Its logarithms plus 5, or weights in their place, were normalised without a word."""
+def test_a_gate_begins_at_a_distribution(sequence):
+    """Its logarithms plus 5, or weights in their place, were normalized without a word."""
     log_prior, rows = sequence
     for gate in (mixture.bayes_gate, mixture.last_token_gate):
         with pytest.raises(ValueError, match=r"`log_prior` must hold logarithms"):
@@ -143,13 +143,13 @@ GATES_WITH_MEMORY = {
 @pytest.mark.usefixtures("strict")
 def test_a_dead_prefix_keeps_the_last_value_and_says_so_for_good(gate, sequence, dead):
     whole, cut = gate(*sequence), gate(*dead)
-    np.testing.assert_array_equal(cut.alive, np.arange(N + 1) <= IMPOSSIBLE)
+    np.testing.assert_array_equal(cut.valid, np.arange(N + 1) <= IMPOSSIBLE)
     before = slice(None, IMPOSSIBLE + 1)
     np.testing.assert_array_equal(cut.log_weights[before], whole.log_weights[before])
     after = cut.log_weights[IMPOSSIBLE + 1 :]
     kept = np.broadcast_to(whole.log_weights[IMPOSSIBLE], after.shape)
     np.testing.assert_array_equal(after, kept)
-    assert np.all(whole.alive)
+    assert np.all(whole.valid)
 
 
 @pytest.mark.slow
@@ -157,7 +157,7 @@ def test_a_dead_prefix_keeps_the_last_value_and_says_so_for_good(gate, sequence,
 @pytest.mark.usefixtures("strict")
 def test_the_last_token_gate_says_that_a_prefix_is_dead_for_good(dead):
     gate = mixture.last_token_gate(*dead)
-    np.testing.assert_array_equal(gate.alive, np.arange(N + 1) <= IMPOSSIBLE)
+    np.testing.assert_array_equal(gate.valid, np.arange(N + 1) <= IMPOSSIBLE)
     np.testing.assert_allclose(np.exp(gate.log_weights).sum(axis=-1), 1, rtol=1e-14)
 
 
@@ -167,7 +167,7 @@ def test_an_expert_that_could_not_say_a_token_is_out_for_good(sequence):
     log_prior, rows = sequence
     gate = mixture.bayes_gate(log_prior, rows.at[1, 0].set(-jnp.inf))
     np.testing.assert_array_equal(np.exp(gate.log_weights[2:]), [[0, 0, 1]] * (N - 1))
-    assert np.all(gate.alive)
+    assert np.all(gate.valid)
 
 
 # ── long sequences ──────────────────────────────────────────────────────────────────────────────
@@ -192,7 +192,7 @@ def test_the_log_of_a_gate_is_right_after_2000_tokens(x64, tolerance, long_seque
     assert np.all(np.exp(joint[-1]) == 0), "probabilities themselves underflow"
     expected = joint - np.logaddexp.reduce(joint, axis=-1, keepdims=True)
     np.testing.assert_allclose(got, expected, atol=tolerance, rtol=1e-5)
-    assert np.all(gate.alive)
+    assert np.all(gate.valid)
 
 
 @pytest.mark.statement("D7")
@@ -261,16 +261,16 @@ class Routed:
         probs[np.arange(num), :, part] += 0.2  # the own expert is better
         self.log_probs = jnp.asarray(np.log(probs))
 
-    def log_laws(self, temperature):
+    def log_distributions(self, temperature):
         gate = jax.vmap(mixture.centroid_gate, (0, None, None))
         return jnp.log(gate(self.features, jnp.asarray(CENTROIDS), temperature))
 
     def token_by_token(self, temperature):
-        joint = self.log_laws(temperature)[:, None] + self.log_probs
+        joint = self.log_distributions(temperature)[:, None] + self.log_probs
         return -jax.nn.logsumexp(joint, axis=-1).sum(1).mean()
 
     def sequence_mixture(self, temperature):
-        joint = self.log_laws(temperature) + self.log_probs.sum(1)
+        joint = self.log_distributions(temperature) + self.log_probs.sum(1)
         return -jax.nn.logsumexp(joint, axis=-1).mean()
 
 
@@ -368,30 +368,31 @@ def test_an_interval_that_is_none_is_refused(options, message):
         mixture.fit_temperature(jnp.log, *options)
 
 
-# ── laws cut down ───────────────────────────────────────────────────────────────────────────────
+# ── distributions cut down
+# ───────────────────────────────────────────────────────────────────────────────
 
-LAW = [0.1, 0.4, 0.2, 0.3]
+PROBS = [0.1, 0.4, 0.2, 0.3]
 TIED = [0.25, 0.25, 0.25, 0.25]
 
 CUT = {
-    "top 1": (lambda w: mixture.top_experts_gate(w, 1), LAW, [0, 1, 0, 0]),
-    "top 2": (lambda w: mixture.top_experts_gate(w, 2), LAW, [0, 4 / 7, 0, 3 / 7]),
-    "top 3": (lambda w: mixture.top_experts_gate(w, 3), LAW, [0, 4 / 9, 2 / 9, 3 / 9]),
+    "top 1": (lambda w: mixture.top_experts_gate(w, 1), PROBS, [0, 1, 0, 0]),
+    "top 2": (lambda w: mixture.top_experts_gate(w, 2), PROBS, [0, 4 / 7, 0, 3 / 7]),
+    "top 3": (lambda w: mixture.top_experts_gate(w, 3), PROBS, [0, 4 / 9, 2 / 9, 3 / 9]),
     "top 2 of equals": (lambda w: mixture.top_experts_gate(w, 2), TIED, [0.5, 0.5, 0, 0]),
     "top 2, the second tied": (
         lambda w: mixture.top_experts_gate(w, 2),
         [0.2, 0.2, 0.4, 0.2],
         [1 / 3, 0, 2 / 3, 0],
     ),
-    "hard": (mixture.hard_gate, LAW, [0, 1, 0, 0]),
+    "hard": (mixture.hard_gate, PROBS, [0, 1, 0, 0]),
     "hard, tied": (mixture.hard_gate, [0.2, 0.4, 0.4], [0, 1, 0]),
     "hard of a point": (mixture.hard_gate, [0, 0, 1], [0, 0, 1]),
-    "nucleus below the largest": (lambda w: mixture.nucleus_gate(w, 0.3), LAW, [0, 1, 0, 0]),
-    "nucleus of two": (lambda w: mixture.nucleus_gate(w, 0.5), LAW, [0, 4 / 7, 0, 3 / 7]),
-    "nucleus of three": (lambda w: mixture.nucleus_gate(w, 0.75), LAW, [0, 4 / 9, 2 / 9, 3 / 9]),
+    "nucleus below the largest": (lambda w: mixture.nucleus_gate(w, 0.3), PROBS, [0, 1, 0, 0]),
+    "nucleus of two": (lambda w: mixture.nucleus_gate(w, 0.5), PROBS, [0, 4 / 7, 0, 3 / 7]),
+    "nucleus of three": (lambda w: mixture.nucleus_gate(w, 0.75), PROBS, [0, 4 / 9, 2 / 9, 3 / 9]),
     "nucleus of equals": (lambda w: mixture.nucleus_gate(w, 0.5), TIED, [0.5, 0.5, 0, 0]),
     "nucleus just above": (lambda w: mixture.nucleus_gate(w, 0.51), TIED, [1 / 3, 1 / 3, 1 / 3, 0]),
-    "nucleus of all": (lambda w: mixture.nucleus_gate(w, 1.0), LAW, LAW),
+    "nucleus of all": (lambda w: mixture.nucleus_gate(w, 1.0), PROBS, PROBS),
     "nucleus of a point": (lambda w: mixture.nucleus_gate(w, 1.0), [0, 1, 0], [0, 1, 0]),
     # 0.4 + 0.3 − 0.3 is below 0.4: the mass must not be found by subtraction
     "nucleus reached exactly": (lambda w: mixture.nucleus_gate(w, 0.4), [0.4, 0.3, 0.3], [1, 0, 0]),
@@ -406,8 +407,8 @@ def test_a_cut_gate_is_what_its_name_says(gate, weights, expected):
     np.testing.assert_allclose(gate(jnp.array(weights, float)), expected, rtol=1e-14, atol=0)
 
 
-def laws(size):
-    """Laws over `size` experts, zeros and ties among them."""
+def probs(size):
+    """Distributions over `size` experts, zeros and ties among them."""
     counts = arrays(np.int64, size, elements=st.integers(0, 8)).filter(lambda a: a.sum() > 0)
     return counts.map(lambda a: a / a.sum())
 
@@ -418,8 +419,8 @@ nucleus = jax.jit(mixture.nucleus_gate)
 
 @pytest.mark.slow
 @pytest.mark.statement("B6")
-@given(weights=laws(5), mass=st.floats(0.01, 1.0), count=st.sampled_from([1, 3]))
-def test_a_cut_gate_is_a_law_that_keeps_the_largest(weights, mass, count):
+@given(weights=probs(5), mass=st.floats(0.01, 1.0), count=st.sampled_from([1, 3]))
+def test_a_cut_gate_is_a_distribution_that_keeps_the_largest(weights, mass, count):
     with jax.enable_x64(True):
         for gate in map(np.asarray, (top_k(weights, count), nucleus(weights, mass))):
             kept = gate > 0
@@ -431,7 +432,7 @@ def test_a_cut_gate_is_a_law_that_keeps_the_largest(weights, mass, count):
 
 
 @pytest.mark.statement("B6")
-@given(weights=laws(5))
+@given(weights=probs(5))
 def test_the_top_k_of_all_k_is_the_identity(weights):
     with jax.enable_x64(True):
         np.testing.assert_allclose(top_k(weights, 5), weights, rtol=1e-14, atol=0)
@@ -450,11 +451,11 @@ def all_gates(log_prior, rows, alpha):
 
 @pytest.mark.statement("D7", "S7", "B10")
 @given(
-    prior=laws(K),
+    prior=probs(K),
     rows=arrays(float, (4, K), elements=st.sampled_from([-np.inf, -50.0, -3.0, -0.5, 0.0])),
     alpha=st.floats(0.0, 1.0),
 )
-def test_every_row_of_every_gate_is_a_law(prior, rows, alpha):
+def test_every_row_of_every_gate_is_a_distribution(prior, rows, alpha):
     with jax.enable_x64(True), np.errstate(divide="ignore"):
         for gate in all_gates(jnp.asarray(np.log(prior)), jnp.asarray(rows), alpha):
             weights = np.exp(gate.log_weights)

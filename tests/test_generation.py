@@ -24,24 +24,24 @@ def test_one_position_a_step_is_exact_and_all_at_once_are_their_product(toys, na
     here = toys[name]
     one = toy.on_table(here, np.asarray(schedules.left_to_right(toy.N), np.float64))
     assert here.distance(one) < 1e-14
-    law = toy.on_table(here, np.asarray(schedules.blocks([0] * toy.N), np.float64))
+    probs = toy.on_table(here, np.asarray(schedules.blocks([0] * toy.N), np.float64))
     rows = [exact.marginal(here.data, (i,), toy.V, toy.N) for i in range(toy.N)]
     tokens = exact.states(toy.V, toy.N)
     product = np.prod([row[tokens[:, i]] for i, row in enumerate(rows)], axis=0)
-    assert np.abs(law - exact.embed(product, toy.V, toy.S, toy.N)).max() < 1e-14
-    assert here.distance(law) > 0.1
+    assert np.abs(probs - exact.embed(product, toy.V, toy.S, toy.N)).max() < 1e-14
+    assert here.distance(probs) > 0.1
 
 
 @pytest.mark.slow
 @pytest.mark.statement("S3", "V7")
 @pytest.mark.usefixtures("x64")
-def test_without_steps_back_the_corrected_law_is_eulers(toys, monkeypatch):
-    clock, times = schedules.cosine(), np.linspace(0, 1, 9)
+def test_without_steps_back_the_corrected_distribution_is_eulers(toys, monkeypatch):
+    schedule, times = schedules.cosine(), np.linspace(0, 1, 9)
     here = toys["masked"]
-    with_steps = toy.corrected(here, clock, times)
+    with_steps = toy.corrected(here, schedule, times)
     monkeypatch.setattr(toy, "BETA", 0.0)
-    plain = toy.by_euler(here, clock, times)
-    np.testing.assert_allclose(toy.corrected(here, clock, times), plain, atol=1e-14)
+    plain = toy.by_euler(here, schedule, times)
+    np.testing.assert_allclose(toy.corrected(here, schedule, times), plain, atol=1e-14)
     assert exact.total_variation(with_steps, plain) > 1e-3
 
 

@@ -56,10 +56,10 @@ def zeros(nothing: float) -> Callable[[np.ndarray], Iterator[np.ndarray]]:
     return points
 
 
-def laws(axis: int) -> Callable[[np.ndarray], Iterator[np.ndarray]]:
+def token_probs(axis: int) -> Callable[[np.ndarray], Iterator[np.ndarray]]:
     def points(x: np.ndarray) -> Iterator[np.ndarray]:
-        for law in list(zeros(0.0)(np.moveaxis(x, axis, -1)))[:4]:
-            yield np.moveaxis(law / law.sum(axis=-1, keepdims=True), -1, axis)
+        for probs in list(zeros(0.0)(np.moveaxis(x, axis, -1)))[:4]:
+            yield np.moveaxis(probs / probs.sum(axis=-1, keepdims=True), -1, axis)
 
     return points
 
@@ -81,7 +81,7 @@ def downwards(x: np.ndarray) -> np.ndarray:
 
 FREE = Kind(zeros(0.0))
 INSIDE = Kind(lambda x: iter(()))
-LAW = Kind(laws(-1))
+PROBS = Kind(token_probs(-1))
 LOG = Kind(zeros(-INF))
 POSITIVE = Kind(zeros(0.0))
 UNIT = Kind(ends(0.0, 1.0), downwards)
@@ -94,21 +94,29 @@ KINDS = {
     # logarithms of probabilities
     **dict.fromkeys(
         (
-            *("log_coupling", "log_data", "log_law", "log_next_law", "log_p", "log_q", "log_p_t"),
+            *(
+                "log_coupling",
+                "log_data",
+                "log_probs",
+                "log_target_probs",
+                "log_p",
+                "log_q",
+                "log_p_t",
+            ),
             *("log_posterior", "log_router", "log_prior", "log_gate", "log_weights", "log_probs"),
-            *("log_model_weights", "log_laws", "log_model_laws", "log_next_probs", "state"),
+            *("log_model_weights", "log_probs", "log_model_probs", "log_next_probs", "state"),
             *("next_log_probs", "token_log_probs", "sequence_log_probs", "logits"),
         ),
         LOG,
     ),
-    # laws
+    # distributions
     **dict.fromkeys(
         (
-            *("probs", "law", "p", "q", "weights", "pair_probs", "posterior", "posterior_0"),
-            *("posteriors", "source", "router", "next_token_probs", "next_probs", "base_laws"),
-            *("model_next_probs", "step_laws", "token_path", "token_paths"),
+            *("probs", "probs", "p", "q", "weights", "pair_probs", "posterior", "posterior_0"),
+            *("posteriors", "source", "router", "next_token_probs", "next_probs", "base_probs"),
+            *("model_next_probs", "step_probs", "token_path", "token_paths"),
         ),
-        LAW,
+        PROBS,
     ),
     # others
     **dict.fromkeys(("velocity", "velocities", "values", "forward", "backward"), FREE),
@@ -119,10 +127,10 @@ KINDS = {
     **{"t": FROM_0, "alpha": UNIT, "mass": TO_1, "table": STAIRS, "num_masked": FROM_1},
 }
 OF_ONE = {
-    ("paths.convex_path", "kappa_t"): Kind(laws(0)),
+    ("paths.convex_path", "kappa_t"): Kind(token_probs(0)),
     ("velocities.corrected_velocity", "alpha"): FREE,
-    ("objectives.generalised_kl", "velocity"): POSITIVE,
-    ("objectives.generalised_kl", "model"): POSITIVE,
+    ("objectives.generalized_kl", "velocity"): POSITIVE,
+    ("objectives.generalized_kl", "model"): POSITIVE,
     ("objectives.bregman_divergence", "target"): INSIDE,  # its φ is the caller's
     ("objectives.bregman_divergence", "model"): INSIDE,
     ("schedules.backward_rate", "t"): TO_1,
@@ -133,8 +141,8 @@ OF_ONE = {
 
 # Derivatives that are infinite; the docstring says so.
 INFINITE = {
-    "steps.total_correlation": "law",
-    "objectives.generalised_kl": "velocity",
+    "steps.total_correlation": "probs",
+    "objectives.generalized_kl": "velocity",
     "accounting.oracle_leakage": "weights",
 }
 # The same where the value is −∞, and read.
@@ -170,13 +178,13 @@ TOGETHER: dict[str, list[Callable[[Draw], dict[str, Any]]]] = {
     "objectives.step_loss": [
         lambda d: {"x_t": np.full(d.N, d.V), "step_size": np.zeros(d.N)},
     ],
-    "objectives.generalised_kl": [
+    "objectives.generalized_kl": [
         lambda d: {"velocity": half_zero(d), "model": half_zero(d)},
     ],
     "steps.total_correlation": [
         lambda d, tail=tail: {
             "states": np.array([[0, 0], [0, 1], [1, 0], tail]),
-            "law": np.array([0.5, 0.2, 0.3, 0.0]),
+            "probs": np.array([0.5, 0.2, 0.3, 0.0]),
         }
         for tail in ([1, 1], [2, 1], [2, 2])  # of two tokens that have a mass: two, one, none
     ],

@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 
 from dfm_jax import cli
-from dfm_jax.parallel import make_mesh, place_state
+from dfm_jax.parallel import make_mesh, state_shardings
 from dfm_jax.training import distributed
 from dfm_jax.training.checkpoint import checkpoint_steps, read_checkpoint, write_checkpoint
-from dfm_jax.training.config import Watch
-from dfm_jax.training.distributed import Spread, over_all_devices, spread_evaluation
+from dfm_jax.training.config import LogConfig
+from dfm_jax.training.distributed import Layout, over_all_devices, sharded_evaluation
 from dfm_jax.training.evaluation import load_member
 from dfm_jax.training.fit import make_run, train_member
 from dfm_jax.training.metrics import read_metrics
@@ -30,7 +30,7 @@ from dfm_jax.training.stopping import StopRequest
 STEPS = 12
 CHANGES = ("batch_size=8", "num_positions=16", "model.dropout=0.1", "ema_decay=0.9")
 CHANGES += ("model.width=16", "model.num_layers=1", "model.num_heads=2", "model.ffn_width=32")
-WATCH = Watch(log_every=2, save_every=4, evaluate_every=6)
+LOG_CONFIG = LogConfig(log_every=2, save_every=4, evaluate_every=6)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ class StopAt(StopRequest):
 
 
 def logged(run: Path) -> list[dict]:
-    rows = read_metrics(run / "centre" / "metrics.jsonl")
+    rows = read_metrics(run / "dense" / "metrics.jsonl")
     return [{k: v for k, v in row.items() if k != "tokens_per_second"} for row in rows]
 
 
@@ -70,7 +70,7 @@ def assert_same_run(found: Path, expected: Path) -> None:
         assert here.keys() == there.keys()
         for name, value in here.items():
             assert value == pytest.approx(there[name], rel=1e-5), (name, here["step"])
-    states = [load_member(run / "centre").state for run in (found, expected)]
+    states = [load_member(run / "dense").state for run in (found, expected)]
     for here, there in zip(*map(jax.tree.leaves, states), strict=True):
         np.testing.assert_allclose(here, there, rtol=1e-4, atol=1e-5)  # sums through Adam
 
@@ -82,7 +82,7 @@ def assert_same_run(found: Path, expected: Path) -> None:
 def alone(data, tmp_path_factory) -> Path:
     """The run on one device."""
     run = tmp_path_factory.mktemp("alone")
-    assert train_member(config(), data, run, watch=WATCH).finished
+    assert train_member(config(), data, run, log_config=LOG_CONFIG).finished
     return run
 
 
@@ -90,31 +90,31 @@ def alone(data, tmp_path_factory) -> Path:
 @pytest.mark.parametrize("placement", ["replicated", "sharded"])
 def test_a_member_over_eight_devices_is_that_of_one(placement, data, alone, tmp_path):
     outcome = train_member(
-        config(), data, tmp_path, watch=WATCH, spread=over_all_devices(placement)
+        config(), data, tmp_path, log_config=LOG_CONFIG, layout=over_all_devices(placement)
     )
     assert outcome.finished
     assert_same_run(tmp_path, alone)
-    records = [
-        json.loads((run / "centre" / "config.json").read_text()) for run in (tmp_path, alone)
-    ]
+    records = [json.loads((run / "dense" / "config.json").read_text()) for run in (tmp_path, alone)]
     assert records[0] == records[1]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("back", [False, True], ids=["one to eight", "four to one"])
 def test_a_run_goes_on_over_any_number_of_devices(back, data, alone, tmp_path):
-    fewer = Spread(make_mesh({"data": 4}), "replicated")
+    fewer = Layout(make_mesh({"data": 4}), "replicated")
     first, then = (fewer, None) if back else (None, over_all_devices("sharded"))
-    stopped = train_member(config(), data, tmp_path, watch=WATCH, stop=StopAt(5), spread=first)
+    stopped = train_member(
+        config(), data, tmp_path, log_config=LOG_CONFIG, stop=StopAt(5), layout=first
+    )
     assert (stopped.step, stopped.finished) == (5, False)
-    outcome = train_member(config(), data, tmp_path, watch=WATCH, spread=then)
+    outcome = train_member(config(), data, tmp_path, log_config=LOG_CONFIG, layout=then)
     assert (outcome.began_at, outcome.finished) == (5, True)
     assert_same_run(tmp_path, alone)
 
 
 def test_a_checkpoint_is_read_to_where_its_template_lies(tmp_path):
     state = {"a": jnp.arange(16.0), "b": jnp.arange(3)}
-    lies = place_state(state, make_mesh({"data": 8}), "sharded")
+    lies = state_shardings(state, make_mesh({"data": 8}), "sharded")
     write_checkpoint(tmp_path / "1", jax.device_put(state, lies), step=1, config={})
     for where in (lies, None):
         found = read_checkpoint(
@@ -130,9 +130,9 @@ def test_evaluation_over_devices_is_that_of_one():
         return batch @ params + noise
 
     batch, params = np.arange(24.0).reshape(8, 3), jnp.arange(3.0)
-    spread = spread_evaluation(evaluation, make_mesh({"data": 8}))
+    layout = sharded_evaluation(evaluation, make_mesh({"data": 8}))
     expected = evaluation(params, batch, jax.random.key(1))
-    np.testing.assert_allclose(spread(params, batch, jax.random.key(1)), expected, rtol=1e-6)
+    np.testing.assert_allclose(layout(params, batch, jax.random.key(1)), expected, rtol=1e-6)
 
 
 def test_devices_that_do_not_divide_the_batch_are_refused_before_anything_is_made(data, tmp_path):
@@ -141,7 +141,7 @@ def test_devices_that_do_not_divide_the_batch_are_refused_before_anything_is_mad
         ValueError,
         match=r"must be a multiple of 8, the number of devices; got config.batch_size = 12",
     ):
-        train_member(uneven, data, tmp_path, spread=over_all_devices("sharded"))
+        train_member(uneven, data, tmp_path, layout=over_all_devices("sharded"))
 
 
 # ── what processes agree on, with the others' part played here ──────────────────────────────────
@@ -187,7 +187,7 @@ def test_a_signal_that_comes_while_they_ask_is_not_lost(monkeypatch):
 )
 def test_what_fails_in_one_fails_in_all(monkeypatch, code, kind, error):
     given = play(monkeypatch, 1, [code, 0], [0, code])
-    with pytest.raises(kind, match="process 0 of 2 cannot go on"), distributed.all_or_none():
+    with pytest.raises(kind, match="Process 0 of 2 cannot go on"), distributed.all_or_none():
         pass
     with pytest.raises(type(error)), distributed.all_or_none():
         raise error
@@ -218,8 +218,8 @@ def test_one_process_asks_no_other():
 
 def test_a_run_of_several_processes_must_lie_somewhere(monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    with pytest.raises(ValueError, match="`spread` must be given if several processes"):
-        make_run(config(), None, WATCH)
+    with pytest.raises(ValueError, match="`layout` must be given if several processes"):
+        make_run(config(), None, LOG_CONFIG)
 
 
 # ── the command line ────────────────────────────────────────────────────────────────────────────
@@ -321,7 +321,7 @@ class Pair:
 
     def until(self, step: int) -> None:
         """Until that step has a checkpoint."""
-        while max(checkpoint_steps(self.run / "centre"), default=0) < step:
+        while max(checkpoint_steps(self.run / "dense"), default=0) < step:
             assert all(process.poll() is None for process in self.processes)
             time.sleep(0.02)
 
@@ -340,13 +340,13 @@ def test_two_processes_are_one_run_that_the_first_writes(alone, paired):
     assert "finished at step 12" in said
     assert "finished" not in silent
     assert_same_run(run, alone)
-    assert {path.name for path in run.iterdir()} == {"centre"}
+    assert {path.name for path in run.iterdir()} == {"dense"}
 
 
 @pytest.mark.slow
 def test_a_signal_to_one_stops_both_and_the_same_command_goes_on(data, paired, tmp_path):
     """To the bits of a run that nothing stopped, from the last checkpoint that is not damaged."""
-    pair, member = Pair(data, tmp_path, slow=True), tmp_path / "centre"
+    pair, member = Pair(data, tmp_path, slow=True), tmp_path / "dense"
     pair.until(8)
     pair.processes[1].send_signal(signal.SIGTERM)
     (status, said), (other, silent) = pair.ended(60)
@@ -363,7 +363,7 @@ def test_a_signal_to_one_stops_both_and_the_same_command_goes_on(data, paired, t
     assert (member / f"{last}.damaged").is_dir()  # once, though both have read it
     assert not (member / f"{last}.damaged.1").exists()
     leaves = [
-        json.loads((folder / "centre" / str(STEPS) / "checkpoint.json").read_text())["leaves"]
+        json.loads((folder / "dense" / str(STEPS) / "checkpoint.json").read_text())["leaves"]
         for folder in (paired[0], tmp_path)
     ]
     assert leaves[0] == leaves[1]
@@ -375,11 +375,12 @@ def test_what_stops_the_first_stops_both_with_its_status(data, tmp_path):
     """A checkpoint that cannot be written, known to the first alone: nobody waits for it."""
     pair = Pair(data, tmp_path, slow=True)
     pair.until(4)
-    (tmp_path / "centre" / str(STEPS)).mkdir()
+    (tmp_path / "dense" / str(STEPS)).mkdir()
     (status, said), (other, silent) = pair.ended(120)
     assert (status, other) == (2, 2), said + silent
-    assert f"{STEPS} is there already" in said
-    assert "process 0 of 2 cannot go on" in silent
+    assert f"/{STEPS}'." in said
+    assert "never overwritten" in said
+    assert "Process 0 of 2 cannot go on" in silent
 
 
 def free_port() -> int:

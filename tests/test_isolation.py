@@ -24,8 +24,8 @@ ALL = Collective("all-reduce", (), 4)
         ("expert × data step", (), False),
         ("expert × data step", (PAIRS, ACROSS), False),
         ("expert × data step", (PAIRS, ALL), False),
-        ("centre step, sharded", (EVERYONE,), True),
-        ("centre step, sharded", (), False),
+        ("dense step, sharded", (EVERYONE,), True),
+        ("dense step, sharded", (), False),
         ("mixing step", (EVERYONE,), True),
         ("mixing step", (EVERYONE, EVERYONE), False),
     ],
@@ -42,8 +42,8 @@ def test_every_program_keeps_its_claim(tmp_path, capsys):
     said = {row["program"]: row["collectives"] for row in rows}
     for backend in ("shard_map", "pmap"):
         assert said[f"expert step, {backend}"] == said[f"expert sampler, {backend}"] == {}
-    assert said["centre step, data-parallel"]["all-reduce"] >= 1
-    assert said["centre step, sharded"]["all-gather"] >= 1
+    assert said["dense step, data-parallel"]["all-reduce"] >= 1
+    assert said["dense step, sharded"]["all-gather"] >= 1
     assert said["mixing step"] == {"all-reduce": 1}
     assert {(row["platform"], row["devices"]) for row in rows} == {(jax.default_backend(), 8)}
     assert "FAILS" not in capsys.readouterr().out

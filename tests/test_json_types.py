@@ -16,7 +16,7 @@ from dfm_jax.launch import Row, experts_of, read_summary, write_summary
 from dfm_jax.training import digests
 from dfm_jax.training.checkpoint import read_record, write_checkpoint
 from dfm_jax.training.config import TrainConfig, to_json
-from dfm_jax.training.ensemble import gather, read_ensemble, write_ensemble
+from dfm_jax.training.ensemble import make_ensemble, read_ensemble, write_ensemble
 from dfm_jax.training.members import read_member, write_member
 from dfm_jax.training.metrics import MetricsLog, read_metrics
 from dfm_jax.training.presets import PRESETS, load_config
@@ -71,8 +71,8 @@ def of_checkpoint(folder: Path) -> tuple[Path, Callable]:
         (step / digests.SUMS).unlink()
         digests.seal_folder(step)
         read_record(step)
-        gather(folder)
-        gather(folder, best=True)
+        make_ensemble(folder)
+        make_ensemble(folder, best=True)
 
     return step / "checkpoint.json", read
 
@@ -80,7 +80,7 @@ def of_checkpoint(folder: Path) -> tuple[Path, Callable]:
 def of_ensemble(folder: Path) -> tuple[Path, Callable]:
     of_checkpoint(folder)
     path = folder / "ensemble.json"
-    write_ensemble(path, gather(folder))
+    write_ensemble(path, make_ensemble(folder))
     return path, lambda: read_ensemble(path)
 
 

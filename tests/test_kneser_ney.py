@@ -1,4 +1,4 @@
-"""`lib.kneser_ney` against the formula on strings, and its draws against its own law."""
+"""`lib.kneser_ney` against the formula on strings, and its draws against its own distribution."""
 
 import itertools
 import re
@@ -146,7 +146,7 @@ def test_held_out_text_is_scored_best_by_a_model_of_its_kind():
     rng = np.random.default_rng(0)
     kinds = (b"ACGT", b"0123456789", b"abcdefghijklm")
 
-    def text(alphabet, size):  # the next letter is a neighbour, mostly
+    def text(alphabet, size):  # the next letter is a neighbor, mostly
         steps = rng.choice([1, 1, 1, 2, -1], size=size)
         return bytes(alphabet[i] for i in np.cumsum(steps) % len(alphabet))
 
@@ -154,7 +154,7 @@ def test_held_out_text_is_scored_best_by_a_model_of_its_kind():
     held_out = [[text(a, 500)] for a in kinds]
     means = np.array([[_scores(model, texts).mean() for model in models] for texts in held_out])
     assert (means.argmax(1) == np.arange(3)).all()
-    # The entropy of the steps is 0.95 nats a byte: their law is (0.6, 0.2, 0.2).
+    # The entropy of the steps is 0.95 nats a byte: their distribution is (0.6, 0.2, 0.2).
     assert (-means.diagonal() < 1.1).all()
     assert (-means[~np.eye(3, dtype=bool)] > 4).all()
 
@@ -203,7 +203,7 @@ NUM_DRAWS = 200_000
 
 
 def _p_value(drawn, texts, order, discount):
-    """Chi-square of the first three bytes, by class, against the exact law."""
+    """Chi-square of the first three bytes, by class, against the exact distribution."""
     prob = _by_hand(texts, order, discount)
     expected = []
     for triple in itertools.product(CLASSES, repeat=3):
@@ -228,7 +228,7 @@ def _drawn(texts, order, discount, num=NUM_DRAWS):
 
 @pytest.mark.parametrize("discount", [0.3, 0.9, 1.0])
 @pytest.mark.parametrize("order", [1, 2, 3, 5])
-def test_draws_follow_the_law_of_the_model(order, discount):
+def test_draws_follow_the_distribution_of_the_model(order, discount):
     drawn = _drawn(SMALL, order, discount)
     assert _p_value(drawn, SMALL, order, discount) > FALSE_ALARM
 
@@ -238,7 +238,7 @@ def test_draws_follow_the_law_of_the_model(order, discount):
     [(SMALL, 2, 0.9), (SMALL, 4, 0.9), (SMALL, 3, 0.85), (SMALL[:-1], 3, 0.9)],
     ids=["shorter", "longer", "another discount", "another text"],
 )
-def test_draws_do_not_follow_the_law_of_another_model(texts, order, discount):
+def test_draws_do_not_follow_the_distribution_of_another_model(texts, order, discount):
     """The falsifier of the test above."""
     assert _p_value(_drawn(SMALL, 3, 0.9), texts, order, discount) < 1e-9
 
@@ -269,7 +269,9 @@ def test_draws_of_one_byte_and_of_the_largest_order(order):
 
 
 def test_each_draw_goes_on_from_its_own_bytes():
-    """The mean log-probability of long draws is that of the model: their own law scores best."""
+    """The mean log-probability of long draws is that of the model: their own distribution scores
+    best.
+    """
     models = [kneser_ney.fit([text], 3, discount=0.2) for text in (b"abc" * 9, b"acb" * 9)]
     for model, other in (models, models[::-1]):
         rows = kneser_ney.sample(model, 50, 40, np.random.default_rng(0))

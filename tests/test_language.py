@@ -1,4 +1,4 @@
-"""`experiments.language` on small texts: tokens, arms, members, cells, files."""
+"""`experiments.language` on small texts: tokens, variants, members, cells, files."""
 
 import dataclasses
 import json
@@ -12,22 +12,22 @@ from rich.console import Console
 from dfm_jax.data.tokens import TokenSet
 from dfm_jax.models import TransformerConfig, transformer
 from dfm_jax.parallel import make_mesh
-from dfm_jax.training.config import TrainConfig, Watch
+from dfm_jax.training.config import LogConfig, TrainConfig
 from dfm_jax.training.evaluation import evaluated, token_losses
 from dfm_jax.training.examples import MemberData
 from dfm_jax.training.fit import make_run
-from dfm_jax.training.state import init_state, make_optimiser
+from dfm_jax.training.state import init_state, make_optimizer
 from experiments.language import __main__ as language
 from experiments.language import report as language_report
 from experiments.language import router as language_router
 from experiments.language import text as language_text
 from experiments.language.__main__ import Config
-from experiments.language.arms import Trainer
-from experiments.language.config import Arm, parsed_arm
+from experiments.language.config import Variant, parsed_variant
+from experiments.language.variants import Trainer
 from experiments.lib import partitions
 from experiments.lib import training as language_training
-from experiments.lib.ladder_account import Account
-from experiments.lib.ladder_record import of_group
+from experiments.lib.gate_comparison_account import Account
+from experiments.lib.gate_comparison_record import of_group
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def _config(out, **changes):
     small = Config(
         out=out,
         domain_bytes=0,
-        arms=("domain", "warm:2"),
+        variants=("domain", "warm:2"),
         controls=("warm:2",),
         num_tokens=300,
         width=16,
@@ -140,7 +140,7 @@ def test_token_losses_are_those_of_the_evaluation():
     )
     config = TrainConfig(model=model, num_positions=4, batch_size=3)
     network = transformer(model)
-    state = init_state(jax.random.key(0), network, make_optimiser(config.optimiser, 10), ema=False)
+    state = init_state(jax.random.key(0), network, make_optimizer(config.optimizer, 10), ema=False)
     rng = np.random.default_rng(0)
     tokens = rng.integers(0, 7, 21).astype(np.uint8)
     documents = TokenSet(tokens, np.array([0, 6, 6, 21]), np.array([6, 0, 15]))
@@ -150,9 +150,9 @@ def test_token_losses_are_those_of_the_evaluation():
     np.testing.assert_allclose(by_document, evaluated(state, config, documents).nats, rtol=1e-5)
 
     window = np.r_[7, tokens[10:13]]  # the second of the last document, behind the mask
-    log_law = jax.nn.log_softmax(network.apply(state.params, window))
+    log_probs = jax.nn.log_softmax(network.apply(state.params, window))
     np.testing.assert_allclose(
-        found[10:14], -log_law[np.arange(4), tokens[10:14]], rtol=1e-5, atol=1e-6
+        found[10:14], -log_probs[np.arange(4), tokens[10:14]], rtol=1e-5, atol=1e-6
     )
     masked = dataclasses.replace(
         config, objective="masked", model=dataclasses.replace(model, causal=False)
@@ -161,18 +161,21 @@ def test_token_losses_are_those_of_the_evaluation():
         token_losses(state.params, masked, documents)
 
 
-# ── arms ────────────────────────────────────────────────────────────────────────────────────────
+# ── variants
+# ────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_arms_by_name():
-    assert parsed_arm("domain") == Arm(kind="domain", num_experts=None)
-    assert parsed_arm("warm:3") == Arm(kind="warm", num_experts=3)
-    assert parsed_arm("warm:3").name == "warm:3"
+def test_variants_by_name():
+    assert parsed_variant("domain") == Variant(kind="domain", num_experts=None)
+    assert parsed_variant("warm:3") == Variant(kind="warm", num_experts=3)
+    assert parsed_variant("warm:3").name == "warm:3"
     for bad in ("domain:2", "cluster", "file:2", "cluster:two", "cluster:-1"):
-        with pytest.raises(ValueError, match="`arms` must be `domain`, or KIND:K"):
-            parsed_arm(bad)
-    with pytest.raises(ValueError, match="`K of an arm` must be at least 2; got K of an arm = 1"):
-        parsed_arm("random:1")
+        with pytest.raises(ValueError, match="`variants` must be `domain`, or KIND:K"):
+            parsed_variant(bad)
+    with pytest.raises(
+        ValueError, match="`K of a variant` must be at least 2; got K of a variant = 1"
+    ):
+        parsed_variant("random:1")
 
 
 def test_shares_sum_to_the_steps():
@@ -190,15 +193,15 @@ def test_shares_sum_to_the_steps():
 @pytest.mark.slow
 def test_clusters_are_balanced_by_load_and_one_rule_labels_all(text):
     trainer = Trainer(text=text, config=_config(Path()), mesh=make_mesh(1))
-    arm = Arm(kind="cluster", num_experts=3)
-    partition, part_of = trainer.partition(arm)
+    variant = Variant(kind="cluster", num_experts=3)
+    partition, part_of = trainer.partition(variant)
     sizes = np.diff(text.tokens["train"].set.offsets)
     loads = trainer.part_tokens(part_of["train"], "train", 3)
     assert loads.max() - loads.mean() <= sizes.max()
-    np.testing.assert_allclose(trainer.weights(arm), loads / sizes.sum())
+    np.testing.assert_allclose(trainer.weights(variant), loads / sizes.sum())
     assert partition.search is not None
     assert partition.search["drawn"] == 0
-    free, _ = trainer.partition(Arm(kind="unbalanced", num_experts=3))
+    free, _ = trainer.partition(Variant(kind="unbalanced", num_experts=3))
     assert free.search is not None
     assert free.search["mean_cosine"] >= partition.search["mean_cosine"] - 1e-6
     # The domains have no word in common: free clusters are the domains.
@@ -228,7 +231,7 @@ def test_too_many_parts_are_refused(text):
     with pytest.raises(
         ValueError, match="Each part of random:3 must have at least 4000 tokens of train"
     ):
-        trainer.partition(Arm(kind="random", num_experts=3))
+        trainer.partition(Variant(kind="random", num_experts=3))
 
 
 # ── members ─────────────────────────────────────────────────────────────────────────────────────
@@ -236,7 +239,7 @@ def test_too_many_parts_are_refused(text):
 
 def _trained(text, folder, **changes):
     trainer = Trainer(text=text, config=_config(folder, **changes), mesh=make_mesh(1))
-    return trainer, trainer.centre()
+    return trainer, trainer.dense()
 
 
 @pytest.mark.slow
@@ -246,10 +249,10 @@ def test_a_member_is_the_run_of_its_config(text, tmp_path):
     assert member.num_tokens == 20 * 64
     assert len(member.rates) == 2
     best = min(member.rates, key=member.rates.__getitem__)
-    assert member.config.optimiser.learning_rate == float(best)
+    assert member.config.optimizer.learning_rate == float(best)
     data = MemberData(text.tokens["train"].set, text.tokens["validation"].set, text.tokenizer, {})
     for number, seed in enumerate(trainer.seeds):
-        run = make_run(dataclasses.replace(member.config, seed=seed), data, Watch())
+        run = make_run(dataclasses.replace(member.config, seed=seed), data, LogConfig())
         state = run.init()
         for step in range(run.num_steps):
             state, _ = run.update(state, step)
@@ -262,7 +265,7 @@ def test_a_member_is_the_run_of_its_config(text, tmp_path):
 @pytest.mark.slow
 def test_a_rate_that_breaks_is_not_chosen(text, tmp_path):
     _, member = _trained(text, tmp_path, rates=(1e38, 1e-3), num_seeds=1)
-    assert member.config.optimiser.learning_rate == 1e-3
+    assert member.config.optimizer.learning_rate == 1e-3
     assert member.rates["1e+38"] == np.inf
     with pytest.raises(
         ValueError, match="`rates` must hold a learning rate at which the loss stays finite"
@@ -276,27 +279,27 @@ def test_a_rate_that_breaks_is_not_chosen(text, tmp_path):
 @pytest.mark.slow
 @pytest.mark.statement("D11")
 def test_a_router_learns_the_part_and_reads_the_prefix_alone(text, tmp_path):
-    """Cross-entropy finds r_k(x^{<i}); no token changes the law before it (B9)."""
+    """Cross-entropy finds r_k(x^{<i}); no token changes the distribution before it (B9)."""
     trainer = Trainer(text=text, config=_config(tmp_path, router_share=8.0), mesh=make_mesh(1))
-    arm = Arm(kind="domain", num_experts=None)
-    router = trainer.router(arm, 0)
+    variant = Variant(kind="domain", num_experts=None)
+    router = trainer.router(variant, 0)
     assert router.num_tokens == 160 * 64
     tokens = text.tokens["test"].set
-    laws = language_router.router_laws(router, tokens)
-    np.testing.assert_allclose(np.exp(laws).sum(1), 1, rtol=1e-5)
-    _, part_of = trainer.partition(arm)
+    probs = language_router.router_probs(router, tokens)
+    np.testing.assert_allclose(np.exp(probs).sum(1), 1, rtol=1e-5)
+    _, part_of = trainer.partition(variant)
     own = np.repeat(part_of["test"], np.diff(tokens.offsets))
     place = np.arange(len(own)) - np.repeat(tokens.offsets[:-1], np.diff(tokens.offsets))
-    nats = -laws[np.arange(len(own)), own]
+    nats = -probs[np.arange(len(own)), own]
     assert nats[place % 16 == 0].mean() > 0.5 * np.log(3)  # nothing read
     assert nats[place % 16 > 8].mean() < 0.2 * np.log(3)  # the domains share no word
 
     at = 5
     changed = tokens.tokens.copy()
     changed[at] = 0 if changed[at] else 1
-    again = language_router.router_laws(router, tokens._replace(tokens=changed))
-    np.testing.assert_array_equal(again[: at + 1], laws[: at + 1])
-    assert (again[at + 1] != laws[at + 1]).any()
+    again = language_router.router_probs(router, tokens._replace(tokens=changed))
+    np.testing.assert_array_equal(again[: at + 1], probs[: at + 1])
+    assert (again[at + 1] != probs[at + 1]).any()
 
 
 @pytest.mark.slow
@@ -304,15 +307,15 @@ def test_a_router_is_tempered_by_what_it_decodes():
     rng = np.random.default_rng(0)
     truth = rng.dirichlet(np.ones(3), 4000)
     parts = (truth.cumsum(1) > rng.random((4000, 1))).argmax(1)
-    # Experts that tell the part for certain: then what decodes best is the part's own law.
+    # Experts that tell the part for certain: then what decodes best is the part's own distribution.
     log_probs = np.log(np.where(np.arange(3) == parts[:, None], 0.5, 1e-12))
     sharp = 2.5 * np.log(truth)
     sharp -= np.log(np.exp(sharp).sum(1, keepdims=True))
-    laws, found = language_router.tempered(sharp, log_probs, sharp)
+    probs, found = language_router.tempered(sharp, log_probs, sharp)
     assert found["temperature"] == pytest.approx(2.5, rel=0.1)
     assert not found["at_bound"]
-    np.testing.assert_allclose(np.exp(laws).sum(1), 1)
-    assert abs(np.exp(laws) - truth).max() < 0.05
+    np.testing.assert_allclose(np.exp(probs).sum(1), 1)
+    assert abs(np.exp(probs) - truth).max() < 0.05
 
 
 # ── the study ───────────────────────────────────────────────────────────────────────────────────
@@ -331,20 +334,24 @@ def test_every_claim_holds(result):
     assert holds
     assert all(verdict["passed"] for verdict in found["verdicts"])
     assert (config.out / "language.png").stat().st_size > 10_000
-    fields = "arm partition num_experts gate top seed nats_per_byte tokens flops"
+    fields = "variant partition num_experts gate top seed nats_per_byte tokens flops"
     assert all(list(row) == fields.split() for row in found["rows"])
-    arms = {row["arm"] for row in found["rows"]}
-    assert arms == {
-        *("centre", "experts", "warm experts", "parameter average"),
-        "centre, one expert's steps",
+    variants = {row["variant"] for row in found["rows"]}
+    assert variants == {
+        *("dense", "experts", "warm experts", "parameter average"),
+        "dense, one expert's steps",
     }
     spent = {
         (row["tokens"], row["flops"])
         for row in found["rows"]
-        if row["arm"] != "centre, one expert's steps"
+        if row["variant"] != "dense, one expert's steps"
     }
     assert len(spent) == 1
-    (steps,) = {sum(arm["steps"]) for arm in found["summary"]["arms"] if arm["arm"] == "domain"}
+    (steps,) = {
+        sum(variant["steps"])
+        for variant in found["summary"]["variants"]
+        if variant["variant"] == "domain"
+    }
     assert steps == 20
     losses = [row["nats_per_byte"] for row in found["rows"]]
     assert np.isfinite(losses).all()
@@ -358,16 +365,16 @@ def test_domains_sum_to_the_whole(result, text):
     names = np.array(text.tokens["test"].domains)
     shares = {name: sizes[names == name].sum() / sizes.sum() for name in dict.fromkeys(names)}
     for row in found["summary"]["comparisons"]:
-        own = {"arm": row["partition"], "gate": row["gate"]}
+        own = {"variant": row["partition"], "gate": row["gate"]}
         here = [one for one in found["summary"]["domains"] if own.items() <= one.items()]
-        if row["world"] != "reset" or (row["top"] != "full" and row["gate"] != "oracle"):
+        if row["evaluation_set"] != "reset" or (row["top"] != "full" and row["gate"] != "oracle"):
             continue
         assert [one["domain"] for one in here] == list(shares)
         nll, minus = (
             sum(shares[one["domain"]] * one[what] for one in here) for what in ("nll", "mean")
         )
         assert nll == pytest.approx(row["nll"])
-        assert minus == pytest.approx(row["minus"]["centre"]["mean"])
+        assert minus == pytest.approx(row["minus"]["dense"]["mean"])
         for one in here:
             assert len(one["documents"]) == len(one["per_seed"]) == 2
             for (low, high), mean in zip(one["documents"], one["per_seed"], strict=True):
@@ -376,13 +383,13 @@ def test_domains_sum_to_the_whole(result, text):
 
 def test_a_group_of_one_unit_has_no_interval():
     found = Account(
-        rungs=(("static", "full"),),
+        gate_variants=(("static", "full"),),
         nll=np.array([[3.0, 5.0, 1.0]]),
         uncut=np.zeros((1, 3)),
         bayes=np.zeros(3),
         own=np.zeros(3),
-        price=np.zeros(3),
-        centre=np.array([2.0, 4.0, 2.0]),
+        cost=np.zeros(3),
+        dense=np.array([2.0, 4.0, 2.0]),
         sizes=np.array([4.0, 1.0, 1.0]),
         evaluations=(2.0,),
         b1_residual=0.0,
@@ -446,19 +453,19 @@ def test_killed_between_members_it_goes_on(result, corpora, monkeypatch, tmp_pat
 @pytest.mark.slow
 def test_the_tables(result):
     _, _, found = result
-    spent, ladder, account, domains = language_report.markdown(found)
+    spent, gate_comparison, account, domains = language_report.markdown(found)
     assert "| warm:2 |" in spent
-    assert "| centre |" in spent
-    assert "Bayes, full" in ladder
+    assert "| dense |" in spent
+    assert "Bayes, full" in gate_comparison
     assert "domain: Bayes" in account
-    assert domains.splitlines()[0] == "| arm: gate | kjv | shakespeare | stdlib |"
+    assert domains.splitlines()[0] == "| variant: gate | kjv | shakespeare | stdlib |"
     assert "domain: running router" in domains
 
 
 def test_bad_options(tmp_path, capsys):
     for options, words in (
-        (("--arms", "files"), "`arms` must be `domain`, or KIND:K"),
-        (("--controls", "random:9"), "`controls` must hold arms of `arms` only"),
+        (("--variants", "files"), "`variants` must be `domain`, or KIND:K"),
+        (("--controls", "random:9"), "`controls` must hold some of `variants`"),
         (("--rates", "0"), "`rates` must lie in (0, inf)"),
         (
             ("--micro-batches", "3"),

@@ -227,8 +227,8 @@ def test_the_experts_are_those_of_the_data(tmp_path):
 
 
 def test_a_job_is_the_train_command_of_a_member():
-    jobs = train_jobs(Path("d"), Path("r"), ["--config", "tiny"], experts=[3], centre=True)
-    assert [job.name for job in jobs] == ["expert_003", "centre"]
+    jobs = train_jobs(Path("d"), Path("r"), ["--config", "tiny"], experts=[3], dense=True)
+    assert [job.name for job in jobs] == ["expert_003", "dense"]
     assert jobs[0].folder == Path("r/expert_003")
     words = "train --data d --run r --expert 3 --config tiny"
     assert jobs[0].arguments == tuple(words.split())
@@ -238,7 +238,7 @@ def test_a_job_is_the_train_command_of_a_member():
 @pytest.mark.parametrize(
     ("experts", "message"),
     [
-        ([], "`experts` must name an expert unless `centre` is asked for"),
+        ([], "`experts` must name an expert unless `dense` is asked for"),
         ([1, 1], "`experts` must be distinct"),
         ([-1], "`experts` must be at least 0; got experts = -1"),
     ],
@@ -255,7 +255,7 @@ def test_launch_has_every_option_of_train():
     del here["grid"]  # of another command
     assert there.pop("expert") is None
     assert there.pop("distributed") is False  # as --hosts-per-expert says
-    assert here == there | {"experts": (), "centre": False}
+    assert here == there | {"experts": (), "dense": False}
     given = {"tokenizer": Path("t.json"), "set": ("seed=1", "held_out=0"), "log_every": 3}
     given |= {"save_every": 4, "evaluate_every": 5, "keep_last": 6}
     given |= {"tensorboard": True, "on_disk": True}
@@ -278,7 +278,7 @@ def test_a_group_of_a_sweep_is_swept_with_the_options_that_are_given(monkeypatch
 
 @pytest.mark.parametrize(
     ("change", "named"),
-    [({"experts": (0,)}, "experts"), ({"centre": True}, "centre"), ({"keep_last": 3}, "keep_last")],
+    [({"experts": (0,)}, "experts"), ({"dense": True}, "dense"), ({"keep_last": 3}, "keep_last")],
 )
 def test_a_sweep_without_members_options(change, named):
     members = Members(config="tiny", data=Path("d"), folder=Path("r"), grid=("seed=0:2",), **change)
@@ -300,7 +300,7 @@ def parsed(arguments: tuple[str, ...]) -> Train:
 
 ODD = [
     Job("expert_000", ("train", "--set", "a b", "it's"), Path("my run/expert_000")),
-    Job("centre", ("train", "$HOME"), Path("my run/centre")),
+    Job("dense", ("train", "$HOME"), Path("my run/dense")),
 ]
 
 
@@ -393,7 +393,7 @@ def cluster(folder: Path) -> None:
     (folder / "array.sbatch").write_text(script)
     (folder / "bin").mkdir()
     commands = {
-        "python": 'printf "%s|" "$@" >>words; trap "exit 143" TERM; . ./behaviour',
+        "python": 'printf "%s|" "$@" >>words; trap "exit 143" TERM; . ./behavior',
         "squeue": 'echo "${STATE:-RUNNING}"',
         "scontrol": 'echo "$@" >>requeued',
     }
@@ -402,8 +402,8 @@ def cluster(folder: Path) -> None:
         (folder / "bin" / name).chmod(0o755)
 
 
-def task(folder: Path, number: int, behaviour: str, **more: str) -> "subprocess.Popen[str]":
-    (folder / "behaviour").write_text(behaviour)
+def task(folder: Path, number: int, behavior: str, **more: str) -> "subprocess.Popen[str]":
+    (folder / "behavior").write_text(behavior)
     environment = os.environ | {"PATH": f"{folder / 'bin'}:{os.environ['PATH']}"}
     environment |= {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": str(number)} | more
     return subprocess.Popen(
@@ -427,7 +427,7 @@ def test_the_script_is_bash_and_gives_a_task_its_words(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("behaviour", "state", "status", "requeued"),
+    ("behavior", "state", "status", "requeued"),
     [
         ("exit 0", "RUNNING", 0, False),
         ("exit 2", "RUNNING", 2, False),
@@ -440,9 +440,9 @@ def test_the_script_is_bash_and_gives_a_task_its_words(tmp_path):
         ("mkdir -p 'my run/expert_000/5'; kill -9 $$", "RUNNING", 137, True),
     ],
 )
-def test_what_was_saved_goes_back_to_the_queue(tmp_path, behaviour, state, status, requeued):
+def test_what_was_saved_goes_back_to_the_queue(tmp_path, behavior, state, status, requeued):
     cluster(tmp_path)
-    process = task(tmp_path, 0, behaviour, STATE=state)
+    process = task(tmp_path, 0, behavior, STATE=state)
     process.communicate(timeout=30)
     assert process.returncode == status
     found = (tmp_path / "requeued").read_text() if (tmp_path / "requeued").is_file() else ""
@@ -580,7 +580,7 @@ def test_hosts_of_one_expert_lie_in_one_slice():
 def test_jobs_that_span_hosts_are_a_jobset_each():
     first, second = loaded(jobset_text(ODD, Pods(image="i", hosts=4, retries=5)))
     assert first["metadata"]["name"] == "dfm-jax-expert-000"
-    assert second["metadata"]["name"] == "dfm-jax-centre"
+    assert second["metadata"]["name"] == "dfm-jax-dense"
     assert first["spec"]["failurePolicy"] == {
         "maxRestarts": 5,
         "rules": [{"action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]}],
@@ -654,7 +654,7 @@ def test_what_kubernetes_replaces_in_a_command_is_refused(word):
 def test_the_files_are_written(tmp_path, capsys):
     run, out = tmp_path / "run", tmp_path / "deep" / "file"
     common = ["--config", "tiny", "--data", "d", "--run", str(run), "--experts", "0", "2"]
-    common += ["--centre", "--out", str(out)]
+    common += ["--dense", "--out", str(out)]
     assert cli.main(["launch", "slurm", *common, "--lines=--account=a"]) == 0
     assert "#SBATCH --array=0-2\n" in out.read_text()
     assert "#SBATCH --account=a\n" in out.read_text()
@@ -756,7 +756,7 @@ SMALL = [
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory) -> Path:
-    """Forty documents dealt to three experts."""
+    """Forty documents assigned to three experts."""
     folder = tmp_path_factory.mktemp("data")
     write_texts(folder / "all")
     for number, path in enumerate(sorted((folder / "all").iterdir())):
@@ -772,7 +772,7 @@ def test_members_that_fail_do_so_alone_and_say_why(parts, tmp_path, monkeypatch)
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     jobs = train_jobs(parts, tmp_path, SMALL, experts=[0, 1, 7])
     # The last option counts: a learning rate that leaves nothing finite.
-    jobs[1] = jobs[1]._replace(arguments=(*jobs[1].arguments, "optimiser.learning_rate=1e38"))
+    jobs[1] = jobs[1]._replace(arguments=(*jobs[1].arguments, "optimizer.learning_rate=1e38"))
     disk = tmp_path / "expert_002"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(disk)]

@@ -69,7 +69,7 @@ def reached_from(function):
 def test_every_row_calls_the_functions_that_cite_it():
     """A row that never calls what it claims to judge holds whatever that function does.
 
-    Draws are another matter: their laws are judged by counting (`tests/test_paths.py`).
+    Draws are another matter: their distributions are judged by counting (`tests/test_paths.py`).
     """
     missed = set()
     for label, names in citations().items():

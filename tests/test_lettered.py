@@ -56,7 +56,7 @@ def test_prominence_is_seen(drawn):
 
 @pytest.mark.slow
 def test_shape_and_letters_stay_in_their_bands(drawn):
-    """Each band has its own ink: what stands in both is near the background's colour."""
+    """Each band has its own ink: what stands in both is near the background's color."""
     for image, scene in zip(drawn.images.astype(int), drawn.scenes, strict=True):
         height = round(18 + 28 * scene.prominence)
         edge = height if scene.above else 64 - height

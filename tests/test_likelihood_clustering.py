@@ -12,11 +12,11 @@ V, LENGTH = 12, 60
 
 
 def planted(seed: int, num_rows: int, num_clusters: int, *, concentration: float = 0.5):
-    """Counts of tokens of each row, [R, V], and the law it was drawn from."""
+    """Counts of tokens of each row, [R, V], and the distribution it was drawn from."""
     rng = np.random.default_rng(seed)
-    laws = rng.dirichlet(np.full(V, concentration), size=num_clusters)
+    probs = rng.dirichlet(np.full(V, concentration), size=num_clusters)
     truth = rng.integers(num_clusters, size=num_rows)
-    return rng.multinomial(LENGTH, laws[truth]), truth
+    return rng.multinomial(LENGTH, probs[truth]), truth
 
 
 def categorical(counts: np.ndarray, num_clusters: int, *, prior: float = 1e-3):
@@ -27,8 +27,8 @@ def categorical(counts: np.ndarray, num_clusters: int, *, prior: float = 1e-3):
         np.add.at(sums, labels, counts)
         return (sums + prior) / (sums + prior).sum(1, keepdims=True)
 
-    def score(laws: np.ndarray) -> np.ndarray:
-        return counts @ np.log(laws).T
+    def score(probs: np.ndarray) -> np.ndarray:
+        return counts @ np.log(probs).T
 
     return fit, score
 
@@ -51,8 +51,8 @@ def test_no_pass_lowers_the_objective(balance, seed, x64):
 
     def poor(labels):
         rng = np.random.default_rng(labels)
-        laws = fit(labels) * rng.uniform(0.3, 1.0, (4, V))
-        return laws / laws.sum(1, keepdims=True)
+        probs = fit(labels) * rng.uniform(0.3, 1.0, (4, V))
+        return probs / probs.sum(1, keepdims=True)
 
     options = {"balance": balance, "max_passes": 8}
     lost = likelihood_clustering(jax.random.key(seed), poor, score, 90, 4, **options)
@@ -83,7 +83,7 @@ def test_planted_clusters_are_found_and_labels_are_those_of_the_models(balance, 
 
 
 def test_without_balance_the_share_of_a_cluster_counts(x64):
-    """Two laws that say the same of a row: it goes to the larger cluster."""
+    """Two distributions that say the same of a row: it goes to the larger cluster."""
 
     def score(_):
         scores = np.zeros((10, 2))

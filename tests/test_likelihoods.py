@@ -48,7 +48,7 @@ def looked_up(table, x_t, t):
 
 
 def timed(table, x_t, t):
-    """A model whose law depends on the time that it is told."""
+    """A model whose distribution depends on the time that it is told."""
     return (1 + t) * looked_up(table, x_t, t)
 
 
@@ -123,14 +123,14 @@ def masked_bound(table, kappa, rate, end):
     return quadrature(lambda t: rate(t) * at(t), end) + at(end)
 
 
-def uniform_bound(end, law):
-    """L2 as Σ_v [u log(u/û) − u + û], and S4, for κ_t = t; `law(z, t)` gives p̂ [N, V]."""
+def uniform_bound(end, probs):
+    """L2 as Σ_v [u log(u/û) − u + û], and S4, for κ_t = t; `probs(z, t)` gives p̂ [N, V]."""
 
     def over_states(t, term):
         total = 0.0
         for z in TOKENS:
             chance = np.prod((1 - t) / V + t * (z == X_1))
-            total += chance * term(z, np.asarray(law(z, t)), t)
+            total += chance * term(z, np.asarray(probs(z, t)), t)
         return total
 
     def jumps(z, p, t):
@@ -169,7 +169,9 @@ def jitted(bound, denoiser, **options):
 
 
 def next_logits(log_data, tokens):
-    """A causal network: row i is the law of the token behind `tokens[1 … i]`, `tokens[0]` = V."""
+    """A causal network: row i is the distribution of the token behind `tokens[1 … i]`, `tokens[0]`
+    = V.
+    """
     x = jnp.pad(tokens[1:], (0, N + 1 - tokens.shape[0])).astype(jnp.int32)
 
     def row(i):
@@ -182,7 +184,7 @@ def next_logits(log_data, tokens):
     return jnp.stack([row(i) for i in range(tokens.shape[0])])
 
 
-def prefix_law(length):
+def prefix_probs(length):
     return DATA[np.all(TOKENS[:, :length] == X_1[:length], axis=1)].sum()
 
 
@@ -194,7 +196,7 @@ def test_a_causal_network_of_the_data_pays_what_the_data_do(prompt_length):
     nats = likelihoods.autoregressive_nll(
         jnp.log(DATA), next_logits, X_1, start=V, prompt_length=prompt_length
     )
-    expected = -np.log(DATA[HERE] / prefix_law(prompt_length))
+    expected = -np.log(DATA[HERE] / prefix_probs(prompt_length))
     np.testing.assert_allclose(jnp.sum(nats), expected, atol=1e-12)
     assert np.all(nats[:prompt_length] == 0)
 
@@ -209,7 +211,7 @@ def test_without_a_start_the_first_token_is_given():
         return next_logits(log_data, jnp.concatenate([jnp.full(1, V, tokens.dtype), tokens]))[1:]
 
     nats = likelihoods.autoregressive_nll(jnp.log(DATA), unstarted, X_1)
-    np.testing.assert_allclose(jnp.sum(nats), -np.log(DATA[HERE] / prefix_law(1)), atol=1e-12)
+    np.testing.assert_allclose(jnp.sum(nats), -np.log(DATA[HERE] / prefix_probs(1)), atol=1e-12)
     assert nats[0] == 0
     assert abs(float(jnp.sum(nats)) + np.log(DATA[HERE])) > 0.1
 
@@ -240,7 +242,7 @@ def test_each_order_of_a_model_pays_its_own(context):
 
 @pytest.mark.statement("A1")
 def test_the_time_that_an_order_tells_is_the_share_of_the_free_that_are_shown():
-    def clock(params, x_t, t):
+    def schedule(params, x_t, t):
         """Token 0 at 0.2 + t/2: what it pays says what time it was."""
         here = 0.2 + t / 2
         rest = jnp.full(V - 1, (1 - here) / (V - 1))
@@ -248,7 +250,7 @@ def test_the_time_that_an_order_tells_is_the_share_of_the_free_that_are_shown():
 
     context, order = np.array([False, True, False, False]), np.array([1, 3, 0, 2])
     x_1 = jnp.zeros(4, int)
-    nats = likelihoods.any_order_nll((), clock, x_1, jnp.asarray(order), context)
+    nats = likelihoods.any_order_nll((), schedule, x_1, jnp.asarray(order), context)
     expected = -np.log(0.2 + np.array([1 / 3, 0, 2 / 3, 0]) / 2)
     expected[1] = 0.0
     np.testing.assert_allclose(nats, expected, rtol=1e-5)
@@ -357,14 +359,14 @@ def test_a_weight_of_another_schedule_is_another_number():
     """κ̇/(1−κ) belongs to κ: under κ = t², 1/(1−t) is no bound of anything here."""
     kappa, right = schedules.polynomial(2.0)
     wrong = schedules.linear().log_complement
-    laws = jnp.asarray(np.tile(np.eye(S)[V], (N, 1)))
+    probs = jnp.asarray(np.tile(np.eye(S)[V], (N, 1)))
     table, end, counts = posterior_table(), 0.9, {"num_strata": 8, "num_replicates": 500}
 
     @jax.jit
     def bound(key, is_right):
         schedule = schedules.Schedule(kappa, lambda t: jnp.where(is_right, right(t), wrong(t)))
         return likelihoods.evidence_bound(
-            key, jnp.asarray(table), looked_up, X_1, schedule, source=laws, end=end, **counts
+            key, jnp.asarray(table), looked_up, X_1, schedule, source=probs, end=end, **counts
         )
 
     # The exact posterior carries over: revealed tokens pay 0, and this is the masked bound.
@@ -382,11 +384,11 @@ def test_a_weight_of_another_schedule_is_another_number():
 def test_a_uniform_source_leaves_slack():
     end, log_data = 0.9, jnp.log(DATA)
     source = jnp.full((N, V), 1 / V)
-    law = jax.jit(lambda z, t: jnp.exp(jax.nn.log_softmax(uniform_posterior(log_data, z, t))))
-    value = uniform_bound(end, law)
+    probs = jax.jit(lambda z, t: jnp.exp(jax.nn.log_softmax(uniform_posterior(log_data, z, t))))
+    value = uniform_bound(end, probs)
     coupling = exact.FactoredCoupling(DATA, np.full((N, V), 1 / V), FREE)
     posterior, _, _ = exact.posteriors(coupling, exact.mixture_token_path(np.full(N, 0.3), V, V))
-    np.testing.assert_allclose(law(TOKENS[5], 0.3), posterior[5], atol=1e-12)
+    np.testing.assert_allclose(probs(TOKENS[5], 0.3), posterior[5], atol=1e-12)
     bound = jax.jit(
         lambda key: likelihoods.evidence_bound(
             key,
@@ -449,7 +451,7 @@ def test_the_grid_bound_is_the_sum_over_steps(key, num_strata, antithetic):
     table = schedules.masked(SCHEDULES["polynomial"], 8, N)
     value = grid_value(any_table(), kappa)
     assert_estimates(bound(key, any_table(), X_1, table), value)
-    assert abs(value - order_nlls(any_table()).mean()) > 0.02, "the price of eight steps"
+    assert abs(value - order_nlls(any_table()).mean()) > 0.02, "the cost of eight steps"
 
 
 # ── standard errors ─────────────────────────────────────────────────────────────────────────────
@@ -554,7 +556,7 @@ def call(bound, *args, **options):
     return bound(key, any_table(), looked_up, X_1, *args, **{**counts, **options})
 
 
-LAWS = np.full((N, V), 1 / V)
+PROBS = np.full((N, V), 1 / V)
 ANY, ELBO, GRID = likelihoods.any_order_bound, likelihoods.evidence_bound, likelihoods.grid_bound
 LINEAR, TABLE = schedules.linear(), schedules.left_to_right(N)
 PER_POSITION = schedules.polynomial(jnp.array([1.0, 2.0, 3.0]))
@@ -565,12 +567,12 @@ REFUSALS = [
         "`num_replicates` must be at least 2; got num_replicates = 1",
     ),
     (lambda: call(ANY, FREE, num_strata=0), "`num_strata` must be at least 1; got num_strata = 0"),
-    (lambda: call(ELBO, LINEAR, source=LAWS), "`end` must lie where κ < 1 .*; got end = 1.0"),
+    (lambda: call(ELBO, LINEAR, source=PROBS), "`end` must lie where κ < 1 .*; got end = 1.0"),
     (
-        lambda: call(ELBO, LINEAR, source=LAWS, end=0.0),
+        lambda: call(ELBO, LINEAR, source=PROBS, end=0.0),
         r"`end` must lie in \(0, 1\]; got end = 0.0",
     ),
-    (lambda: call(ELBO, LINEAR, source=LAWS / 2, end=0.5), "`source` must sum to 1"),
+    (lambda: call(ELBO, LINEAR, source=PROBS / 2, end=0.5), "`source` must sum to 1"),
     (
         lambda: call(ELBO, LINEAR, source=np.eye(5)[:N], end=0.5),
         "`num_states` must be V = 2, or 3 with a mask; got num_states = 5",
@@ -619,7 +621,7 @@ def test_what_makes_no_sense_is_refused_by_name(refused, message):
     [
         lambda: call(ANY, FREE[:2]),
         lambda: call(ELBO, LINEAR, source="mask", context=FREE[:2]),
-        lambda: call(ELBO, LINEAR, source=LAWS[:2], end=0.5),
+        lambda: call(ELBO, LINEAR, source=PROBS[:2], end=0.5),
         lambda: call(GRID, TABLE, num_strata=3, context=FREE[:2]),
         lambda: NLL(any_table(), looked_up, X_1, np.arange(N), FREE[:2]),
     ],

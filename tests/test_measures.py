@@ -32,7 +32,7 @@ def test_a_masked_run_is_a_bound_with_its_standard_error(texts, tmp_path, capsys
     words = ["--config", "small-masked", "--data", str(texts), "--run", str(tmp_path / "run")]
     assert cli.main(["train", *words, "--set", *SMALL]) == 0
     assert "validation_bound" in capsys.readouterr().out
-    member = tmp_path / "run" / "centre"
+    member = tmp_path / "run" / "dense"
     rows = [json.loads(line) for line in (member / "metrics.jsonl").read_text().splitlines()]
     judged = next(row for row in rows if "validation_bound" in row)
     assert judged.keys() == {"step", "validation_bound", "validation_bound_se"}

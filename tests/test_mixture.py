@@ -1,4 +1,6 @@
-"""Several decoders as one: the law of the mixture of sequences, whatever way it is read."""
+"""Several decoders as one: the distribution of the mixture of sequences, whatever way it is
+read.
+"""
 
 import itertools
 
@@ -35,7 +37,7 @@ def experts():
     return [jnp.asarray(TABLES[0]), {"table": jnp.asarray(TABLES[1])}, jnp.asarray(TABLES[2])]
 
 
-def log_law(k: int, prefix: list[int]) -> np.ndarray:
+def log_probs(k: int, prefix: list[int]) -> np.ndarray:
     """log q_k(· | prefix) in NumPy float64, from the tables."""
     logits = TABLES[k][prefix[-1]]
     if k == 1:
@@ -45,7 +47,7 @@ def log_law(k: int, prefix: list[int]) -> np.ndarray:
 
 def log_sequence(k: int, x: tuple[int, ...]) -> float:
     """log q_k(x), begun at the mask."""
-    return sum(log_law(k, [V, *x[:i]])[token] for i, token in enumerate(x))
+    return sum(log_probs(k, [V, *x[:i]])[token] for i, token in enumerate(x))
 
 
 EXTEND = jax.jit(mixture_decoder(DECODERS).extend)  # compiled once for each length
@@ -88,13 +90,13 @@ def test_the_mixture_of_sequences_token_by_token(x64):
     static = np.zeros(27)
     for row, x in enumerate(every):
         for i in range(3):
-            laws = [np.exp(log_law(k, [V, *x[:i]])[x[i]]) for k in range(3)]
-            static[row] += np.log(np.exp(LOG_PRIOR) @ laws)
+            probs = [np.exp(log_probs(k, [V, *x[:i]])[x[i]]) for k in range(3)]
+            static[row] += np.log(np.exp(LOG_PRIOR) @ probs)
     assert np.abs(static - expected).max() > 0.01
 
 
 @pytest.mark.slow
-def test_read_at_once_or_in_pieces_it_is_the_same_law(x64):
+def test_read_at_once_or_in_pieces_it_is_the_same_distribution(x64):
     tokens = [V, 1, 2, 0]
     whole, cache = read(tokens, 4)
     for sizes in ((1, 1, 1, 1), (2, 2)):
@@ -104,7 +106,7 @@ def test_read_at_once_or_in_pieces_it_is_the_same_law(x64):
 
 
 @pytest.mark.slow
-def test_padding_moves_neither_the_gate_nor_the_laws(x64):
+def test_padding_moves_neither_the_gate_nor_the_distributions(x64):
     """Behind `num_new` tokens anything may lie, and it is read over by the next call."""
     params, cache = begin()
     _, cache = EXTEND(params, cache, jnp.array([V, 1]), 1)
@@ -118,7 +120,7 @@ def test_the_first_token_and_the_mask_say_nothing_of_the_experts(x64):
     np.testing.assert_allclose(after_mask.gate.log_weights, LOG_PRIOR, atol=1e-12)
 
 
-def test_a_prefix_that_no_expert_makes_has_no_next_law(x64):
+def test_a_prefix_that_no_expert_makes_has_no_next_distribution(x64):
     impossible = [jnp.asarray(np.where(np.arange(V) == 2, -np.inf, TABLES[k])) for k in (0, 2)]
     both = (FIRST, FIRST)
     mixture = mixture_decoder(both)
@@ -197,7 +199,7 @@ def conditional_logits(seeing, log_prior, gate):
     return np.asarray(logits(jnp.asarray(log_prior, jnp.float32)))
 
 
-def laws_of_experts(seeing):
+def probs_of_experts(seeing):
     """log q_k behind the prompt and behind each token of the answer, uncached: [K, 3, V]."""
     network, params, picture = seeing
     tokens = jnp.concatenate([PROMPT, ANSWER])
@@ -209,19 +211,19 @@ def laws_of_experts(seeing):
 @pytest.mark.slow
 @pytest.mark.statement("D7")
 def test_the_answer_moves_the_gate_and_the_question_does_not(seeing):
-    laws = laws_of_experts(seeing)
+    probs = probs_of_experts(seeing)
     weights = [CONTEXT_PRIOR]
     for i, token in enumerate(ANSWER):
-        weights.append(weights[-1] + laws[:, i, token])
+        weights.append(weights[-1] + probs[:, i, token])
     expected = np.stack(
         [
-            scipy.special.logsumexp(scipy.special.log_softmax(w)[:, None] + laws[:, i], axis=0)
+            scipy.special.logsumexp(scipy.special.log_softmax(w)[:, None] + probs[:, i], axis=0)
             for i, w in enumerate(weights)
         ]
     )
     found = conditional_logits(seeing, CONTEXT_PRIOR, "bayes")
     np.testing.assert_allclose(found, expected, atol=1e-5)
-    still = scipy.special.logsumexp(CONTEXT_PRIOR[:, None, None] + laws, axis=0)
+    still = scipy.special.logsumexp(CONTEXT_PRIOR[:, None, None] + probs, axis=0)
     np.testing.assert_allclose(
         conditional_logits(seeing, CONTEXT_PRIOR, "static"), still, atol=1e-5
     )
@@ -239,7 +241,7 @@ def test_a_one_hot_context_posterior_is_the_expert_alone_bit_for_bit(seeing, gat
     one = decoders[0]
     assert one.read_prefix is not None
 
-    def laws(own):
+    def probs(own):
         cache = one.read_prefix(own, one.init_cache(5), picture)
         first, cache = one.extend(own, cache, PROMPT)
         rest = []
@@ -248,7 +250,7 @@ def test_a_one_hot_context_posterior_is_the_expert_alone_bit_for_bit(seeing, gat
             rest.append(row[0])
         return jax.nn.log_softmax(jnp.stack([first[-1], *rest]))
 
-    alone = np.asarray(jax.vmap(laws)(stack))
+    alone = np.asarray(jax.vmap(probs)(stack))
     for k in range(K):
         log_prior = np.where(np.arange(K) == k, 0.0, -np.inf)
         np.testing.assert_array_equal(conditional_logits(seeing, log_prior, gate), alone[k])

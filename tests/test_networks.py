@@ -91,7 +91,7 @@ def test_parameters_are_a_pytree_of_floats_drawn_from_the_key(name):
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(one))
     chex.assert_trees_all_equal(one, same)
     if name == "tabular":
-        assert all(np.all(leaf == 0) for leaf in jax.tree.leaves(other))  # the uniform law
+        assert all(np.all(leaf == 0) for leaf in jax.tree.leaves(other))  # the uniform distribution
     else:
         pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
         assert any(np.any(a != b) for a, b in pairs)

@@ -110,7 +110,7 @@ GIVEN = np.arange(5) == 2
 SIZES = np.linspace(0.1, 0.9, 5)
 
 
-def log_law(logits):
+def log_probs(logits):
     """By its definition, in float64."""
     return logits - np.log(np.sum(np.exp(logits), axis=-1, keepdims=True))
 
@@ -127,8 +127,8 @@ LOSSES = {
         lambda z: objectives.cross_entropy_loss(z, DATA),
         lambda log_p: -log_p[np.arange(5), DATA],
     ),
-    "generalised_kl_loss": (
-        lambda z: objectives.generalised_kl_loss(z, DATA, NOW, 0.3, schedules.linear()),
+    "generalized_kl_loss": (
+        lambda z: objectives.generalized_kl_loss(z, DATA, NOW, 0.3, schedules.linear()),
         kl_integrand,
     ),
     "any_order_loss": (  # a = 2 of four free positions are revealed, M = 2 masked: 2! 1!/4!
@@ -147,8 +147,8 @@ LOSSES = {
         lambda z: fast.cross_entropy(z, DATA, jnp.float32(SIZES)),
         lambda log_p: -log_p[np.arange(5), DATA] @ SIZES,
     ),
-    "fast.generalised_kl": (
-        lambda z: fast.generalised_kl(z, DATA, NOW, jnp.full(5, 1 / 0.7, jnp.float32)),
+    "fast.generalized_kl": (
+        lambda z: fast.generalized_kl(z, DATA, NOW, jnp.full(5, 1 / 0.7, jnp.float32)),
         lambda log_p: np.sum(kl_integrand(log_p)),
     ),
 }
@@ -157,15 +157,15 @@ LOSSES = {
 def test_every_loss_is_in_the_table():
     """What is named a loss and takes what a network gives."""
     named = {name for name in vars(objectives) if name.endswith("_loss")}
-    assert named - set(LOSSES) == {"decentralised_loss"}  # of losses
+    assert named - set(LOSSES) == {"decentralized_loss"}  # of losses
 
 
 @pytest.mark.parametrize(("loss", "definition"), LOSSES.values(), ids=LOSSES)
-def test_a_loss_normalises_its_logits(loss, definition):
+def test_a_loss_normalizes_its_logits(loss, definition):
     """Under jit raw logits once gave a plausible number, even a negative one."""
     loss = jax.jit(loss)
     value = loss(jnp.float32(LOGITS))
-    np.testing.assert_allclose(value, definition(log_law(LOGITS)), rtol=2e-6)
+    np.testing.assert_allclose(value, definition(log_probs(LOGITS)), rtol=2e-6)
     moved = LOGITS + 10 * np.arange(-2.0, 3.0)[:, None]
     np.testing.assert_allclose(loss(jnp.float32(moved)), value, rtol=2e-6)
     np.testing.assert_allclose(loss(jax.nn.log_softmax(jnp.float32(LOGITS))), value, rtol=2e-6)
@@ -179,7 +179,7 @@ def test_of_half_precision_logits_a_loss_is_computed_in_float32(loss, definition
     half = jnp.bfloat16(LOGITS)
     value = loss(half)
     assert value.dtype == jnp.float32
-    np.testing.assert_allclose(value, definition(log_law(np.float64(half))), rtol=2e-6)
+    np.testing.assert_allclose(value, definition(log_probs(np.float64(half))), rtol=2e-6)
 
 
 @pytest.mark.slow
@@ -187,7 +187,7 @@ def test_a_row_of_impossible_tokens_costs_infinitely_much_and_is_never_nan():
     never = jnp.full((5, 5), -jnp.inf)
     for name, pays in {
         "cross_entropy_loss": np.ones(5, bool),
-        "generalised_kl_loss": NOW != DATA,
+        "generalized_kl_loss": NOW != DATA,
         "any_order_loss": NOW == 5,
         "step_loss": NOW == 5,
     }.items():
@@ -245,15 +245,15 @@ def test_what_does_not_move_costs_nothing():
 
 @pytest.mark.statement("L2", "B8")
 @pytest.mark.usefixtures("strict")
-def test_the_generalised_kl_at_its_edges():
+def test_the_generalized_kl_at_its_edges():
     """0 at equal rates, +∞ where a jump is not allowed for, û where none happens."""
     x_t = np.array([0, 0, 0])
     rate = jnp.array([[-1.0, 1.0, 0.0]] * 3)
     model = jnp.array([[-1.0, 1.0, 0.0], [-0.5, 0.0, 0.5], [-1.5, 1.0, 0.5]])
-    np.testing.assert_array_equal(objectives.generalised_kl(rate, model, x_t), [0, np.inf, 0.5])
+    np.testing.assert_array_equal(objectives.generalized_kl(rate, model, x_t), [0, np.inf, 0.5])
 
     def total(u_hat):
-        return jnp.sum(objectives.generalised_kl(rate, u_hat, x_t))
+        return jnp.sum(objectives.generalized_kl(rate, u_hat, x_t))
 
     slopes = np.asarray(jax.jit(jax.grad(total))(model))
     np.testing.assert_array_equal(slopes[[0, 2]], [[0, 0, 1], [0, 0, 1]])
@@ -271,7 +271,7 @@ def test_a_learned_rate_that_is_right_is_a_stationary_point():
         model = velocities.posterior_to_velocity(
             jax.nn.softmax(logits), x_t, t, schedule, num_states=V + 1
         )
-        return jnp.sum(objectives.generalised_kl(rate, model, x_t))
+        return jnp.sum(objectives.generalized_kl(rate, model, x_t))
 
     slope = jax.jit(jax.grad(total))
     np.testing.assert_allclose(slope(jnp.log(truth)), 0, atol=1e-14)
@@ -299,7 +299,7 @@ def test_losses_are_one_term_per_position():
     def terms(rows):
         return {
             "L1": objectives.cross_entropy_loss(rows, X_1),
-            "L2": objectives.generalised_kl_loss(rows, X_1, x_t, 0.4, schedules.linear()),
+            "L2": objectives.generalized_kl_loss(rows, X_1, x_t, 0.4, schedules.linear()),
             "L3": objectives.any_order_loss(rows, X_1, x_t, FREE),
             "L5": objectives.step_loss(rows, X_1, x_t, jnp.full(N, 0.5)),
         }

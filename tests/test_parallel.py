@@ -225,9 +225,11 @@ def test_batches_that_do_not_fit_are_refused(x, message):
         mapped(jnp.ones(8), x)
 
 
-def test_a_batch_of_the_centre_that_its_devices_do_not_divide_is_refused():
+def test_a_batch_of_the_dense_model_that_its_devices_do_not_divide_is_refused():
     mesh = parallel.make_mesh({"data": 2})
-    step = parallel.spread_step(lambda state, batch: (state, batch["x"].sum()), mesh, jnp.zeros(()))
+    step = parallel.sharded_step(
+        lambda state, batch: (state, batch["x"].sum()), mesh, jnp.zeros(())
+    )
     _, total = step(jnp.zeros(()), {"x": jnp.ones(4)})
     assert total == 4
     for rows in (jnp.ones(3), jnp.ones(())):
@@ -340,7 +342,7 @@ def test_with_a_bound_there_is_one_reduction(experts, x64):
 @pytest.mark.slow
 @pytest.mark.statement("D3")
 @pytest.mark.parametrize("bounded", [False, True])
-def test_the_posterior_is_the_gradient_of_the_log_law(bounded, x64):
+def test_the_posterior_is_the_gradient_of_the_log_distribution(bounded, x64):
     """∂ log p_t / ∂ log p_t^k = r_k, whatever m."""
     rng = np.random.default_rng(1)
     log_prior, log_p_t = np.log(rng.dirichlet(np.ones(8))), jnp.asarray(rng.normal(-2, 1, 8))

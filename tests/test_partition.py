@@ -1,4 +1,6 @@
-"""A data set parted among experts, from the command line: what is written, and what is refused."""
+"""A data set partitioned among experts, from the command line: what is written, and what is
+refused.
+"""
 
 import hashlib
 import json
@@ -63,7 +65,7 @@ def lines_of(path) -> list[bytes]:
     return path.read_bytes().splitlines(keepends=True)
 
 
-def dealt(out) -> list[list[bytes]]:
+def assigned(out) -> list[list[bytes]]:
     return [lines_of(out / f"expert_{k:03d}" / "rows.jsonl") for k in range(NUM_EXPERTS)]
 
 
@@ -81,32 +83,32 @@ def refusal(capsys) -> str:
 # ── what is written ─────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("no_feature", ["unrouted", "spread"])
+@pytest.mark.parametrize("no_feature", ["unrouted", "random"])
 def test_every_row_is_in_one_place_and_verbatim(folder, no_feature):
     rows = np.random.default_rng(1).permutation(NUM_ROWS)[:41]
     np.savez(folder / "some.npz", features=FEATURES[rows], rows=rows)
     assert partition(folder, "--no-feature", no_feature, features="some.npz") == 0
     out, whole = folder / "out", lines_of(folder / "rows.jsonl")
     unrouted = [json.loads(line)["row"] for line in lines_of(out / "unrouted.jsonl")]
-    parts = dealt(out)
+    parts = assigned(out)
     assert sorted(sum(parts, [whole[row] for row in unrouted])) == sorted(whole)
     kept = [line for row, line in enumerate(whole) if row not in unrouted]
-    assert lines_of(out / "centre.jsonl") == kept
+    assert lines_of(out / "dense.jsonl") == kept
     for part in parts:
         assert part == [line for line in kept if line in part]
     without = sorted(set(range(NUM_ROWS)) - set(rows.tolist()))
     assert unrouted == (without if no_feature == "unrouted" else [])
     manifest = manifest_of(out)
-    assert manifest["unrouted"] + manifest["spread"] == len(without) == 9
+    assert manifest["unrouted"] + manifest["random"] == len(without) == 9
     assert manifest["sizes"] == [len(part) for part in parts]
 
 
 def test_the_spread_follows_the_sizes_and_the_seed():
     sizes = np.array([1, 0, 3])
     labels, again, other = (np.full(4000, -1) for _ in range(3))
-    rules.spread(labels, sizes, 0)
-    rules.spread(again, sizes, 0)
-    rules.spread(other, sizes, 1)
+    rules.random(labels, sizes, 0)
+    rules.random(again, sizes, 0)
+    rules.random(other, sizes, 1)
     counts = np.bincount(labels, minlength=3)
     assert counts[1] == 0
     assert abs(counts[0] - 1000) < 5 * 27.4  # standard deviations
@@ -118,7 +120,7 @@ def test_a_last_line_without_an_end_gets_one(folder):
     whole = (folder / "rows.jsonl").read_bytes().removesuffix(b"\r\n")
     (folder / "rows.jsonl").write_bytes(whole)
     assert partition(folder) == 0
-    assert (folder / "out" / "centre.jsonl").read_bytes() == whole + b"\n"
+    assert (folder / "out" / "dense.jsonl").read_bytes() == whole + b"\n"
 
 
 def test_rows_are_balanced(folder, capsys):
@@ -138,7 +140,7 @@ def test_token_loads_exceed_their_mean_by_one_row_at_most(folder, own):
         more = ["--weights", str(folder / "weights.npy")]
     assert partition(folder, "--balance", "tokens", *more) == 0
     number_of = {f"r{number}": number for number in range(NUM_ROWS)}
-    parts = dealt(folder / "out")
+    parts = assigned(folder / "out")
     held = [sum(loads[number_of[json.loads(line)["id"]]] for line in part) for part in parts]
     assert manifest_of(folder / "out")["token_loads"] == held
     assert max(held) - loads.sum() / NUM_EXPERTS <= loads.max()
@@ -159,7 +161,7 @@ def test_loads_stay_with_their_rows_where_features_leave_rows_out(folder, own):
         np.save(folder / "weights.npy", loads)
         more += ["--weights", str(folder / "weights.npy")]
     assert partition(folder, *more, features="some.npz") == 0
-    parts = [[int(json.loads(r)["id"][1:]) for r in part] for part in dealt(folder / "out")]
+    parts = [[int(json.loads(r)["id"][1:]) for r in part] for part in assigned(folder / "out")]
     held = [loads[part].sum() for part in parts]
     assert sorted(row for part in parts for row in part) == sorted(rows.tolist())
     assert manifest_of(folder / "out")["token_loads"] == held
@@ -177,7 +179,7 @@ def test_a_row_named_several_times_has_the_mean(folder):
     np.save(folder / "mean.npy", mean)
     assert partition(folder, features="several.npz") == 0
     assert partition(folder, features="mean.npy", out="mean") == 0
-    assert dealt(folder / "out") == dealt(folder / "mean")
+    assert assigned(folder / "out") == assigned(folder / "mean")
     assert manifest_of(folder / "out")["averaged_rows"] == 2
     assert manifest_of(folder / "mean")["averaged_rows"] == 0
 
@@ -190,8 +192,8 @@ def rule_of(out) -> dict:
 
 
 def cosines_of(arrays, features=FEATURES) -> np.ndarray:
-    centred = (features - arrays["mean"]).astype(np.float64)
-    return centred @ arrays["centroids"].T / np.linalg.norm(centred, axis=1, keepdims=True)
+    centered = (features - arrays["mean"]).astype(np.float64)
+    return centered @ arrays["centroids"].T / np.linalg.norm(centered, axis=1, keepdims=True)
 
 
 def labels_of(out, num_rows=NUM_ROWS) -> np.ndarray:
@@ -267,7 +269,7 @@ def test_two_stages_deal_whole_fine_clusters(folder, balance):
     assert manifest_of(folder / "out")["margins"]["0.5"] == pytest.approx(median, abs=1e-6)
     assert manifest_of(folder / "out")["moved"] == 0
     assert route(folder) == 0
-    assert dealt(folder / "routed") == dealt(folder / "out")
+    assert assigned(folder / "routed") == assigned(folder / "out")
 
 
 MISMATCHED = {
@@ -333,7 +335,7 @@ def test_an_array_gives_the_partition_of_its_lines(folder):
     rows = [row_of(number) for number in range(NUM_ROWS)]
     (folder / "rows.json").write_text(json.dumps(rows, indent=1))
     assert partition(folder, out="lines") == partition(folder, input="rows.json", out="array") == 0
-    for lines, array in zip(dealt(folder / "lines"), dealt(folder / "array"), strict=True):
+    for lines, array in zip(assigned(folder / "lines"), assigned(folder / "array"), strict=True):
         assert [json.loads(line) for line in lines] == [json.loads(line) for line in array]
         assert [json.dumps(json.loads(a), ensure_ascii=False).encode() for a in array] == [
             line.rstrip(b"\n") for line in array
@@ -374,7 +376,7 @@ def test_the_same_command_writes_the_same_and_then_nothing(folder, capsys):
     assert "`out` must be a new folder, or one that was finished with these settings" in refusal(
         capsys
     )
-    (folder / "out" / "centre.jsonl").write_text("")
+    (folder / "out" / "dense.jsonl").write_text("")
     assert partition(folder, "--seed", "3") == 2
     assert "as its manifest says; got SHA-256 =" in refusal(capsys)
 
@@ -434,7 +436,7 @@ def test_an_input_that_changes_on_the_way_is_refused(folder, monkeypatch, capsys
 def test_routing_the_rows_clustered_gives_their_experts_back(folder, balance):
     assert partition(folder, "--balance", balance) == 0
     assert route(folder) == 0
-    first, second = dealt(folder / "out"), dealt(folder / "routed")
+    first, second = assigned(folder / "out"), assigned(folder / "routed")
     moved = sum(len(set(a) - set(b)) for a, b in zip(first, second, strict=True))
     assert moved <= (0 if balance == "none" else 3)  # at ties
     names = contents(folder / "routed").keys()
@@ -449,7 +451,7 @@ def test_routing_charges_a_row_by_its_weight(folder):
     more = ["--weights", str(path)]
     assert partition(folder, "--balance", "tokens", *more, features="uneven.npy") == 0
     assert route(folder, *more, features="uneven.npy") == 0
-    first, second = dealt(folder / "out"), dealt(folder / "routed")
+    first, second = assigned(folder / "out"), assigned(folder / "routed")
     # At most 1 at a tie; 4 if every row were charged the same.
     assert sum(len(set(a) - set(b)) for a, b in zip(first, second, strict=True)) <= 1
 
@@ -481,9 +483,9 @@ def test_new_rows_without_a_feature_are_spread_or_named(folder):
     np.savez(folder / "none.npz", features=FEATURES[:0], rows=np.zeros(0, int))
     assert route(folder, features="none.npz") == 0
     assert manifest_of(folder / "routed")["unrouted"] == NUM_ROWS
-    assert route(folder, "--no-feature", "spread", features="none.npz", out="spread") == 0
-    manifest = manifest_of(folder / "spread")
-    assert sum(manifest["sizes"]) == manifest["spread"] == NUM_ROWS
+    assert route(folder, "--no-feature", "random", features="none.npz", out="random") == 0
+    manifest = manifest_of(folder / "random")
+    assert sum(manifest["sizes"]) == manifest["random"] == NUM_ROWS
     assert min(manifest["sizes"]) > 5
 
 
@@ -684,7 +686,7 @@ def test_bad_weights_are_refused(folder, capsys, weights, message):
 
 def test_weights_go_with_tokens_only(folder, capsys):
     assert partition(folder, "--weights", str(folder / "features.npy")) == 2
-    assert "`weights` go with `balance` tokens" in refusal(capsys)
+    assert "`weights` must only be given if `balance` is tokens" in refusal(capsys)
 
 
 @pytest.mark.parametrize("missing", ["input", "features"])
@@ -720,6 +722,6 @@ def test_failed_pictures_make_no_expert_of_their_own(folder, capsys):
         rows=[*range(5), *range(25, len(FEATURES))],
     )
     assert partition(folder, out="without", features="whole.npz") == 0
-    assert dealt(folder / "out") == dealt(folder / "without")
+    assert assigned(folder / "out") == assigned(folder / "without")
     assert route(folder, features="failed.npy") == 0
     assert manifest_of(folder / "routed")["without_feature"] == {"feature is zero": 20}

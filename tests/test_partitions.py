@@ -1,4 +1,4 @@
-"""`lib.partitions`: labels that cut no file, look at nothing else, and are dealt evenly."""
+"""`lib.partitions`: labels that cut no file, look at nothing else, and are assigned evenly."""
 
 import itertools
 import random
@@ -12,8 +12,8 @@ from dfm_jax.data import Corpus, Document, split_documents
 from experiments.lib.partitions import (
     Partition,
     at_random,
+    by_assigned_files,
     by_clusters,
-    by_dealt_files,
     by_domain,
     by_file,
     by_likelihood,
@@ -69,13 +69,13 @@ def _uniform_p_value(part_of, num_parts):
 MAKERS = {
     "domain": (by_domain, 3),
     "file": (by_file, 3 + 5 + 2),
-    "dealt files": (lambda corpora: by_dealt_files(corpora, 4, seed=0), 4),
+    "assigned files": (lambda corpora: by_assigned_files(corpora, 4, seed=0), 4),
     "random": (lambda corpora: at_random(corpora, 4, seed=0), 4),
     "one": (lambda corpora: at_random(corpora, 1, seed=0), 1),
     "more parts than documents": (lambda corpora: at_random(corpora, 99, seed=0), 99),
     "cluster": (lambda corpora: by_clusters(corpora, 4, fitted_on=20, seed=0), 4),
 }
-NAMES = {"dealt files": "file", "one": "random", "more parts than documents": "random"}
+NAMES = {"assigned files": "file", "one": "random", "more parts than documents": "random"}
 
 
 @pytest.mark.parametrize("maker", MAKERS)
@@ -134,16 +134,17 @@ def test_a_file_whose_documents_come_apart_is_one_part():
     assert by_file([first, second]).part_of.tolist() == [0, 1, 0]
 
 
-# ── dealt, and at random ────────────────────────────────────────────────────────────────────────
+# ── assigned, and at random
+# ────────────────────────────────────────────────────────────────────────
 
-DRAWS = {"files": by_dealt_files, "documents": at_random}
+DRAWS = {"files": by_assigned_files, "documents": at_random}
 
 
 @pytest.mark.parametrize("num_parts", [2, 3, 7])
 @pytest.mark.parametrize("seed", [0, 1, 12345])
 def test_no_file_is_cut_through(num_parts, seed):
     corpora = [_plays("verse", 60, 5), _plays("code", 60, 3)]
-    parts = _part_by_work(corpora, by_dealt_files(corpora, num_parts, seed=seed))
+    parts = _part_by_work(corpora, by_assigned_files(corpora, num_parts, seed=seed))
     assert {len(found) for found in parts.values()} == {1}
     assert set().union(*parts.values()) == set(range(num_parts))
     cut = _part_by_work(corpora, at_random(corpora, num_parts, seed=seed))
@@ -168,8 +169,10 @@ def test_a_part_does_not_depend_on_the_other_documents(draw):
 def test_a_file_does_not_depend_on_the_names_of_its_documents():
     rows = [(d.name, d.work, d.text) for d in VERSE.documents]
     renamed = [_corpus("verse", [(f"another {name}", work, text) for name, work, text in rows])]
-    dealt, again = (by_dealt_files(corpora, 5, seed=0).part_of for corpora in ([VERSE], renamed))
-    np.testing.assert_array_equal(dealt, again)
+    assigned, again = (
+        by_assigned_files(corpora, 5, seed=0).part_of for corpora in ([VERSE], renamed)
+    )
+    np.testing.assert_array_equal(assigned, again)
     drawn, again = (at_random(corpora, 5, seed=0).part_of for corpora in ([VERSE], renamed))
     assert (drawn != again).any()
 
@@ -204,7 +207,7 @@ def test_parts_are_equally_likely(draw, num_parts, seed):
 def test_uneven_parts_are_told_from_even_ones():
     """The falsifier of the test above: 40 files of 100 scenes are no 4,000 draws."""
     corpora = [_plays("verse", 40, 100)]
-    assert _uniform_p_value(by_dealt_files(corpora, 5, seed=0).part_of, 5) < 1e-9
+    assert _uniform_p_value(by_assigned_files(corpora, 5, seed=0).part_of, 5) < 1e-9
     assert _uniform_p_value(at_random(corpora, 5, seed=0).part_of, 5) > FALSE_ALARM
 
 
@@ -226,7 +229,7 @@ def test_the_part_says_nothing_about_the_split():
 WORDS = {
     "sea": "anchor harbour keel mast rudder sail tide wave",
     "farm": "barley cattle furrow harvest meadow orchard plough stable",
-    "law": "appeal clause court judge jury plaintiff statute verdict",
+    "probs": "appeal clause court judge jury plaintiff statute verdict",
 }
 
 
@@ -357,7 +360,7 @@ def _likeliest(corpora, seed=0, fitted_on=45):
 def test_themes_are_told_apart_by_the_likelihood_of_a_prefix(even):
     partition = _likeliest(even())
     pairs = {(i % 3, part) for i, part in enumerate(partition.part_of.tolist())}
-    assert len(pairs) == 3  # those that were only labelled, too
+    assert len(pairs) == 3  # those that were only labeled, too
     assert partition.num_parts == 3
     assert partition.search["converged"]
     assert len(partition.search["nats_per_document"]) == partition.search["passes"]
@@ -398,7 +401,7 @@ REFUSED = {
         "`num_parts` must be at least 1; got num_parts = 0.",
     ),
     "no part for files": (
-        lambda: by_dealt_files(CORPORA, -1, seed=0),
+        lambda: by_assigned_files(CORPORA, -1, seed=0),
         "`num_parts` must be at least 1; got num_parts = -1.",
     ),
     "no cluster": (
@@ -443,9 +446,11 @@ def test_as_many_clusters_as_documents_are_taken():
 def test_files_are_dealt_by_another_draw_than_documents():
     """Where every file is one document: a random part that said its file would be no control."""
     files = [_corpus("code", [(str(i), str(i), "") for i in range(700)])]
-    dealt, drawn = by_dealt_files(files, 7, seed=0), at_random(files, 7, seed=0)
+    assigned, drawn = by_assigned_files(files, 7, seed=0), at_random(files, 7, seed=0)
     # 100 agreements expected; 5 standard deviations
-    assert abs(np.sum(dealt.part_of == drawn.part_of) - 100) < 5 * (700 * (1 / 7) * (6 / 7)) ** 0.5
+    assert (
+        abs(np.sum(assigned.part_of == drawn.part_of) - 100) < 5 * (700 * (1 / 7) * (6 / 7)) ** 0.5
+    )
 
 
 def test_files_of_different_domains_are_different_files():

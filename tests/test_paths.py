@@ -1,4 +1,4 @@
-"""Paths beyond their statements: drawn samples against laws, limits, edges; step sizes."""
+"""Paths beyond their statements: drawn samples against distributions, limits, edges; step sizes."""
 
 import chex
 import jax
@@ -13,18 +13,19 @@ from test_precision import program
 
 from dfm_jax import exact, paths, schedules, steps, velocities
 
-# The chance that a chi-square test of this project fails though the law is right. Keys are fixed:
-# a test that passes once passes always, and one that is new is wrong once in a million times.
+# The chance that a chi-square test of this project fails though the distribution is right. Keys are
+# fixed: a test that passes once passes always, and one that is new is wrong once in a million
+# times.
 FALSE_ALARM = 1e-6
 
 
-def assert_drawn_from(law, counts):
+def assert_drawn_from(probs, counts):
     """Pearson's chi-square test at rate `FALSE_ALARM`; a value of probability 0 is never drawn."""
-    law, counts = np.asarray(law, np.float64).ravel(), np.asarray(counts).ravel()
-    assert np.all(counts[law == 0] == 0), "a value of probability 0 was drawn"
-    expected = counts.sum() * law[law > 0] / law.sum()
+    probs, counts = np.asarray(probs, np.float64).ravel(), np.asarray(counts).ravel()
+    assert np.all(counts[probs == 0] == 0), "a value of probability 0 was drawn"
+    expected = counts.sum() * probs[probs > 0] / probs.sum()
     assert expected.min() >= 5, "too few draws for a chi-square test"
-    statistic = np.sum((counts[law > 0] - expected) ** 2 / expected)
+    statistic = np.sum((counts[probs > 0] - expected) ** 2 / expected)
     limit = stats.chi2.isf(FALSE_ALARM, expected.size - 1)
     assert statistic <= limit, f"chi-square {statistic:.1f} is above {limit:.1f}"
 
@@ -40,7 +41,7 @@ TOKEN_PATH = np.array([[0.5, 0.3, 0.2, 0.0], [0.05, 0.0, 0.15, 0.8]])
 
 
 @pytest.mark.statement("P1")
-def test_samples_have_the_product_law_of_the_token_paths():
+def test_samples_have_the_product_distribution_of_the_token_paths():
     x = draw(jnp.asarray(TOKEN_PATH), 20_000)
     counts = np.bincount(4 * x[:, 0] + x[:, 1], minlength=16)
     joint = np.outer(*TOKEN_PATH)
@@ -58,7 +59,7 @@ def test_positions_are_drawn_independently():
 @pytest.mark.slow
 @pytest.mark.statement("P1", "P3")
 @pytest.mark.usefixtures("x64")
-def test_samples_of_a_float64_path_have_its_law():
+def test_samples_of_a_float64_path_have_its_distribution():
     source, data = np.array([2, 2, 2]), np.array([0, 1, 1])
     kappa = jnp.array([0.25, 0.5, 1.0])
     x = draw(paths.mixture_path(source, data, kappa, num_states=3), 10_000, seed=2)
@@ -71,9 +72,9 @@ HEAD, NUM_TOKENS, GAP = 137, 1000, 8.0  # 999 tokens, each exp(−8) of the head
 
 
 def tail_path():
-    law = np.full(NUM_TOKENS, np.exp(-GAP))
-    law[HEAD] = 1.0
-    return law / law.sum()
+    probs = np.full(NUM_TOKENS, np.exp(-GAP))
+    probs[HEAD] = 1.0
+    return probs / probs.sum()
 
 
 def tail_counts(x):
@@ -82,17 +83,17 @@ def tail_counts(x):
     return np.bincount(np.where(x == HEAD, 0, 1 + ranks * 9 // (NUM_TOKENS - 1)), minlength=10)
 
 
-def tail_law():
+def tail_probs():
     head = tail_path()[HEAD]
     return np.concatenate([[head], np.full(9, (1 - head) / 9)])
 
 
 @pytest.mark.statement("P1")
 def test_a_long_tail_far_below_the_head_is_drawn_as_often_as_it_should_be():
-    law = tail_path()
-    assert 1 - law[HEAD] == pytest.approx(0.251, abs=1e-3)
-    x = draw(jnp.asarray(law)[None], 10_000, seed=3)[:, 0]
-    assert_drawn_from(tail_law(), tail_counts(x))
+    probs = tail_path()
+    assert 1 - probs[HEAD] == pytest.approx(0.251, abs=1e-3)
+    x = draw(jnp.asarray(probs)[None], 10_000, seed=3)[:, 0]
+    assert_drawn_from(tail_probs(), tail_counts(x))
 
 
 def test_a_tail_drawn_from_bfloat16_logits_is_seen_to_be_lost():
@@ -101,15 +102,15 @@ def test_a_tail_drawn_from_bfloat16_logits_is_seen_to_be_lost():
     keys = jax.random.split(jax.random.key(4), 10_000)
     x = np.asarray(jax.jit(jax.vmap(lambda key: jax.random.categorical(key, logits)))(keys))
     with pytest.raises(AssertionError, match="chi-square"):
-        assert_drawn_from(tail_law(), tail_counts(x))
+        assert_drawn_from(tail_probs(), tail_counts(x))
 
 
 def test_probabilities_taken_for_logits_are_seen():
     keys = jax.random.split(jax.random.key(5), 10_000)
-    law = jnp.asarray(TOKEN_PATH[0, :3])
-    x = np.asarray(jax.jit(jax.vmap(lambda key: jax.random.categorical(key, law)))(keys))
+    probs = jnp.asarray(TOKEN_PATH[0, :3])
+    x = np.asarray(jax.jit(jax.vmap(lambda key: jax.random.categorical(key, probs)))(keys))
     with pytest.raises(AssertionError, match="chi-square"):
-        assert_drawn_from(law, np.bincount(x, minlength=3))
+        assert_drawn_from(probs, np.bincount(x, minlength=3))
 
 
 def primitives(fn, *args):
@@ -144,8 +145,8 @@ def test_a_metric_path_leaves_for_its_target_at_the_rate_of_the_nearest_token():
     """1 − p(x_1) falls like exp(−β d): its logarithm over β has slope −d(v, x_1), v the nearest."""
     beta = np.array([12.0, 16.0, 20.0])
     x_1 = np.array([0, 1, 2])
-    laws = np.stack([paths.metric_path(x_1, jnp.asarray(DISTANCES), b) for b in beta])
-    away = laws * (1 - np.eye(3))
+    probs = np.stack([paths.metric_path(x_1, jnp.asarray(DISTANCES), b) for b in beta])
+    away = probs * (1 - np.eye(3))
     slope = np.polyfit(beta, np.log(away.sum(axis=-1)), 1)[0]
     np.testing.assert_allclose(slope, [-2.0, -1.0, -1.5], rtol=2e-3)
 
@@ -312,5 +313,5 @@ def test_the_path_of_a_listed_coupling_is_the_one_enumerated():
         at = jax.vmap(paths.marginal_log_prob, in_axes=(0, None, None))
         return jnp.exp(at(states, token_paths, jnp.log(joint.ravel())))
 
-    law = exact.marginal_path(joint, exact.mixture_token_path(kappa, 2, 3))
-    np.testing.assert_allclose(listed(exact.states(3, 2)), law, atol=1e-15)
+    probs = exact.marginal_path(joint, exact.mixture_token_path(kappa, 2, 3))
+    np.testing.assert_allclose(listed(exact.states(3, 2)), probs, atol=1e-15)

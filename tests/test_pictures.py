@@ -109,9 +109,9 @@ def test_every_order_of_16_bits_is_the_same_picture(mode):
     assert np.asarray(found)[0, :, 0].tolist() == IN_EIGHT
 
 
-def test_a_clear_color_is_white_in_grey_and_color():
-    grey, color = filled("L", 7, 200), filled("RGB", (1, 2, 3), (4, 5, 6))
-    assert read(grey, "PNG", transparency=7) == [[WHITE, [200] * 3]]
+def test_a_clear_color_is_white_in_gray_and_color():
+    gray, color = filled("L", 7, 200), filled("RGB", (1, 2, 3), (4, 5, 6))
+    assert read(gray, "PNG", transparency=7) == [[WHITE, [200] * 3]]
     assert read(color, "PNG", transparency=(1, 2, 3)) == [[WHITE, [4, 5, 6]]]
     assert read(filled("1", 0, 255), "PNG", transparency=0) == [[WHITE, WHITE]]
     sixteen = decoded_picture(file_of(Image.fromarray(SIXTEEN), transparency=257 * 7))

@@ -1,4 +1,6 @@
-"""Bigrams of prefixes: laws, a text left out of its own cluster, and clusters of planted texts."""
+"""Bigrams of prefixes: distributions, a text left out of its own cluster, and clusters of planted
+texts.
+"""
 
 import numpy as np
 import pytest
@@ -27,7 +29,7 @@ def _by_hand(texts, labels, num_clusters, beta):
 
 
 @pytest.mark.parametrize("beta", [0.5, 32.0])
-def test_every_state_of_every_cluster_has_a_law(beta):
+def test_every_state_of_every_cluster_has_a_distribution(beta):
     models = fit(bigrams(TEXTS), LABELS, 4, concentration=beta)
     expected, *_ = _by_hand(TEXTS, LABELS, 4, beta)
     found = models.log_probs.reshape(4, NUM_BYTES, NUM_BYTES)

@@ -71,10 +71,10 @@ def tensors_of(settings=SETTINGS, dtype=np.float32):
     return {f"{name}.weight": x.astype(dtype) for name, x in scaled.items()}
 
 
-def slow_logits(tensors, settings, tokens, *, neighbours=False):
+def slow_logits(tensors, settings, tokens, *, neighbors=False):
     """Llama, one position and one head at a time, in float64, straight from the tensors.
 
-    Rotary positions turn the halves of a head; or its neighbours, as llama.cpp has it.
+    Rotary positions turn the halves of a head; or its neighbors, as llama.cpp has it.
     """
     w = {name.removesuffix(".weight"): x.astype(float) for name, x in tensors.items()}
     heads, kv_heads = settings["num_attention_heads"], settings["num_key_value_heads"]
@@ -85,7 +85,7 @@ def slow_logits(tensors, settings, tokens, *, neighbours=False):
     def rotated(x, position):
         out = np.empty(SIZE)
         for j in range(SIZE // 2):
-            a, b = (2 * j, 2 * j + 1) if neighbours else (j, j + SIZE // 2)
+            a, b = (2 * j, 2 * j + 1) if neighbors else (j, j + SIZE // 2)
             angle = position * settings["rope_theta"] ** (-2 * j / SIZE)
             out[a] = x[a] * np.cos(angle) - x[b] * np.sin(angle)
             out[b] = x[b] * np.cos(angle) + x[a] * np.sin(angle)
@@ -145,7 +145,7 @@ def test_a_folder_is_the_network_that_its_tensors_are(tied, tmp_path, x64):
     logits = exact(open_folder(folder_of(tmp_path / "llama", settings)))
     expected = slow_logits(tensors_of(settings), settings, TOKENS)
     np.testing.assert_allclose(logits, expected, atol=1e-12, rtol=0)
-    other = slow_logits(tensors_of(settings), settings, TOKENS, neighbours=True)
+    other = slow_logits(tensors_of(settings), settings, TOKENS, neighbors=True)
     assert abs(logits - other).max() > 1e-2  # the falsifier: another order of q's and k's rows
 
 
@@ -441,7 +441,7 @@ def interleaved(rows):
 
 
 def gguf_tensors(tensors):
-    """The same network by llama.cpp's names, its q and k for rotating neighbours."""
+    """The same network by llama.cpp's names, its q and k for rotating neighbors."""
     out = {}
     for name, values in tensors.items():
         values = interleaved(values) if "q_proj" in name or "k_proj" in name else values
@@ -470,7 +470,7 @@ def gguf_of(path, tensors=None, keys=KEYS, kind=None, architecture="llama"):
 
 
 @pytest.mark.parametrize("tied", [False, True])
-def test_a_gguf_file_is_the_folder_with_neighbours_rotated(tied, tmp_path, x64):
+def test_a_gguf_file_is_the_folder_with_neighbors_rotated(tied, tmp_path, x64):
     settings = SETTINGS | {"tie_word_embeddings": tied}
     tensors = tensors_of(settings)
     file = open_gguf(gguf_of(tmp_path / "llama.gguf", tensors))
@@ -482,12 +482,12 @@ def test_a_gguf_file_is_the_folder_with_neighbours_rotated(tied, tmp_path, x64):
             name: interleaved(x) if "q_proj" in name or "k_proj" in name else x
             for name, x in tensors.items()
         }
-        expected = slow_logits(theirs, settings, TOKENS, neighbours=True)
+        expected = slow_logits(theirs, settings, TOKENS, neighbors=True)
         np.testing.assert_allclose(exact(file), expected, atol=1e-12, rtol=0)
 
 
 @pytest.mark.parametrize("kind", ["Q8_0", "Q4_1", "Q5_0", "BF16", "F16"])
-def test_quantised_matrices_are_dequantised(kind, tmp_path):
+def test_quantized_matrices_are_dequantized(kind, tmp_path):
     kind = gguf.GGMLQuantizationType[kind]
     checkpoint = open_gguf(gguf_of(tmp_path / "llama.gguf", kind=kind))
     error = 0.0
@@ -611,7 +611,7 @@ def test_of_another_config_they_are_not(change, tmp_path):
 
 # ── SmolLM2 ─────────────────────────────────────────────────────────────────────────────────────
 
-# Token → logit behind "The capital of France is": transformers 5.23.0 in float64 on the dequantised
+# Token → logit behind "The capital of France is": transformers 5.23.0 in float64 on the dequantized
 # weights, its five largest, as tests/parity/pretrained.py prints them.
 SMOLLM2 = {7042: 17.371262, 260: 14.888589, 4528: 13.244976, 2250: 13.009469, 1315: 12.951515}
 

@@ -33,14 +33,14 @@ def ids(name: str, bound: int, got: str = "[1] = -1") -> str:
     return f"`{name}` must hold ids in [0, {bound - 1}]; got {name}{got}."
 
 
-def law(name: str, values: np.ndarray = OFF) -> str:
+def probs(name: str, values: np.ndarray = OFF) -> str:
     if np.any(values < 0):
         first = int(np.argmax(values < 0))
         return f"`{name}` must be non-negative; got {name}[{first}] = {values[first]}."
     return f"`{name}` must sum to 1 over its last axis; got {name}.sum(axis=-1) = {values.sum()}."
 
 
-LAWS = np.full((N, 4), 0.25)  # probabilities where logarithms belong
+PROBS = np.full((N, 4), 0.25)  # probabilities where logarithms belong
 
 
 def logs(name: str, values: np.ndarray = OFF) -> str:
@@ -144,7 +144,7 @@ ARRAYS = [
         np.array([0.5, 1.5]),
         "`step_size` must lie in [0, 1]; got step_size[1] = 1.5.",
     ),
-    ("steps.step_law", "x_t", NO_ID, ids("x_t", S)),
+    ("steps.step_probs", "x_t", NO_ID, ids("x_t", S)),
     ("steps.step_violation", "x_t", NO_ID, ids("x_t", S)),
     (
         "steps.transition_matrix",
@@ -167,9 +167,9 @@ ARRAYS = [
         states_with(V),
         ids("states", V, "[1, 1] = 3"),
     ),
-    ("mixture.mix", "weights", OFF, law("weights")),
-    ("mixture.mix", "weights", NEGATIVE, law("weights", NEGATIVE)),
-    ("mixture.mix_probs", "weights", OFF, law("weights")),
+    ("mixture.mix", "weights", OFF, probs("weights")),
+    ("mixture.mix", "weights", NEGATIVE, probs("weights", NEGATIVE)),
+    ("mixture.mix_probs", "weights", OFF, probs("weights")),
     (
         "mixture.mix_probs",
         "probs",
@@ -185,8 +185,8 @@ ARRAYS = [
             "exp(log_weights).sum(axis=0) = 4.0."
         ),
     ),
-    ("mixture.mix_logits", "log_weights", LAWS[0], logs("log_weights", LAWS[0])),
-    ("mixture.mix_log_probs", "log_weights", LAWS[0], logs("log_weights", LAWS[0])),
+    ("mixture.mix_logits", "log_weights", PROBS[0], logs("log_weights", PROBS[0])),
+    ("mixture.mix_log_probs", "log_weights", PROBS[0], logs("log_weights", PROBS[0])),
     ("mixture.context_posterior", "part", -1, "`part` must lie in [0, 3]; got part = -1."),
     ("mixture.context_posterior", "part", K, "`part` must lie in [0, 3]; got part = 4."),
     ("mixture.fixed_share_update", "alpha", 1.5, "`alpha` must lie in [0, 1]; got alpha = 1.5."),
@@ -222,38 +222,38 @@ ARRAYS = [
             "got the length of centroids[3] = 0.0."
         ),
     ),
-    ("steps.parallel_log_prob", "log_law", OFF, logs("log_law")),
-    ("steps.total_correlation", "law", OFF, law("law")),
+    ("steps.parallel_log_prob", "log_probs", OFF, logs("log_probs")),
+    ("steps.total_correlation", "probs", OFF, probs("probs")),
     ("paths.revealed_log_prob", "log_data", OFF, logs("log_data")),
     ("paths.revealed_posterior", "log_data", OFF, logs("log_data")),
     ("mixture.expert_posterior", "log_p_t", OFF, logs("log_p_t")),
     ("mixture.bayes_gate_update", "log_probs", OFF, logs("log_probs")),
-    ("mixture.bayes_gate", "token_log_probs", LAWS, logs("token_log_probs", LAWS)),
-    ("mixture.last_token_gate", "token_log_probs", LAWS, logs("token_log_probs", LAWS)),
-    ("mixture.top_experts_gate", "weights", OFF, law("weights")),
-    ("mixture.nucleus_gate", "weights", NEGATIVE, law("weights", NEGATIVE)),
+    ("mixture.bayes_gate", "token_log_probs", PROBS, logs("token_log_probs", PROBS)),
+    ("mixture.last_token_gate", "token_log_probs", PROBS, logs("token_log_probs", PROBS)),
+    ("mixture.top_experts_gate", "weights", OFF, probs("weights")),
+    ("mixture.nucleus_gate", "weights", NEGATIVE, probs("weights", NEGATIVE)),
     ("mixture.nucleus_gate", "mass", 0.0, "`mass` must lie in (0, 1]; got mass = 0.0."),
     ("mixture.nucleus_gate", "mass", 1.5, "`mass` must lie in (0, 1]; got mass = 1.5."),
-    ("mixture.hard_gate", "weights", OFF, law("weights")),
+    ("mixture.hard_gate", "weights", OFF, probs("weights")),
     ("objectives.cross_entropy_loss", "x_1", np.array([0, V]), ids("x_1", V, "[1] = 3")),
-    ("objectives.generalised_kl_loss", "x_1", NO_ID, ids("x_1", V)),
-    ("objectives.generalised_kl_loss", "x_t", NO_ID, ids("x_t", S)),
-    ("objectives.generalised_kl_loss", "t", 1.0, "`t` must lie where κ_t < 1; got t = 1.0."),
-    ("objectives.generalised_kl", "x_t", NO_ID, ids("x_t", S)),
+    ("objectives.generalized_kl_loss", "x_1", NO_ID, ids("x_1", V)),
+    ("objectives.generalized_kl_loss", "x_t", NO_ID, ids("x_t", S)),
+    ("objectives.generalized_kl_loss", "t", 1.0, "`t` must lie where κ_t < 1; got t = 1.0."),
+    ("objectives.generalized_kl", "x_t", NO_ID, ids("x_t", S)),
     ("objectives.any_order_loss", "x_1", NO_ID, ids("x_1", V)),
     ("objectives.any_order_loss", "x_t", NO_ID, ids("x_t", S)),
     ("objectives.step_loss", "x_1", NO_ID, ids("x_1", V)),
     ("objectives.step_loss", "x_t", NO_ID, ids("x_t", S)),
     ("objectives.router_loss", "part", -1, "`part` must hold ids in [0, 3]; got part = -1."),
-    ("objectives.decentralised_loss", "weights", OFF, law("weights")),
+    ("objectives.decentralized_loss", "weights", OFF, probs("weights")),
     ("samplers.autoregressive_log_prob", "x", np.array([0, V]), ids("x", V, "[1] = 3")),
-    ("samplers.final_step_law", "x_t", NO_ID, ids("x_t", S)),
-    ("samplers.one_position_step_law", "x_t", NO_ID, ids("x_t", S)),
-    ("samplers.one_position_step_law", "position", N, ids("position", N, " = 2")),
+    ("samplers.final_step_probs", "x_t", NO_ID, ids("x_t", S)),
+    ("samplers.one_position_step_probs", "x_t", NO_ID, ids("x_t", S)),
+    ("samplers.one_position_step_probs", "position", N, ids("position", N, " = 2")),
     ("mixture.shared_expert_log_prob", "x_next", NO_ID, ids("x_next", S)),
     ("accounting.routing_cost", "expert", -1, ids("expert", K, " = -1")),
-    ("accounting.mixture_excess_bound", "weights", OFF, law("weights")),
-    ("accounting.oracle_leakage", "weights", NEGATIVE, law("weights", NEGATIVE)),
+    ("accounting.mixture_excess_bound", "weights", OFF, probs("weights")),
+    ("accounting.oracle_leakage", "weights", NEGATIVE, probs("weights", NEGATIVE)),
 ]
 
 
@@ -301,7 +301,7 @@ TRACED = {
     ("mixture.nucleus_gate", "mass"),
     ("objectives.step_loss", "x_t"),
     ("objectives.router_loss", "part"),
-    ("samplers.one_position_step_law", "position"),
+    ("samplers.one_position_step_probs", "position"),
 }
 
 
@@ -372,7 +372,7 @@ PYTHON = [
     ("velocities.posterior_to_velocity", "num_states", 5, STATES),
     ("steps.exact_step_velocity", "num_states", 5, STATES),
     ("steps.next_token_velocity", "num_states", 5, STATES),
-    ("samplers.final_step_law", "num_states", 5, STATES),
+    ("samplers.final_step_probs", "num_states", 5, STATES),
     (
         "velocities.velocity_to_posterior",
         "num_tokens",
@@ -484,7 +484,7 @@ def test_a_table_that_moves_a_finished_token_is_refused_at_that_step():
         mathematics()["steps"].step_size(table, 1)
 
 
-def test_log_weights_that_are_no_law_are_refused():
+def test_log_weights_that_are_no_distribution_are_refused():
     with pytest.raises(ValueError, match=r"`exp\(log_weights\)` must sum to 1"):
         mathematics()["mixture"].mix_log_probs(np.zeros(2), np.zeros(2))
     with pytest.raises(ValueError, match=r"`exp\(log_prior\)` must sum to 1"):
@@ -506,25 +506,25 @@ def test_a_divergence_of_what_is_no_number_is_no_number():
 @pytest.mark.slow
 def test_an_infinite_term_is_not_lost_where_its_mass_underflows():
     accounting = mathematics()["accounting"]
-    log_law = np.array([0.0, -800.0])  # exp(−800) is 0
+    log_probs = np.array([0.0, -800.0])  # exp(−800) is 0
     gate = np.log([[[0.5, 0.5]], [[0.5, 0.5]]])
     router = np.array([gate[0], [[0.0, -np.inf]]])
-    assert accounting.router_cost(log_law, gate, gate) == 0
-    assert accounting.router_cost(log_law, gate, router) == np.inf
-    laws = np.log([[0.5, 0.5], [0.5, 0.5]])
-    missed = np.array([laws[0], [0.0, -np.inf]])
-    split = accounting.ensemble_split(log_law, laws, np.log([0.5, 0.5]), missed)
+    assert accounting.router_cost(log_probs, gate, gate) == 0
+    assert accounting.router_cost(log_probs, gate, router) == np.inf
+    probs = np.log([[0.5, 0.5], [0.5, 0.5]])
+    missed = np.array([probs[0], [0.0, -np.inf]])
+    split = accounting.ensemble_split(log_probs, probs, np.log([0.5, 0.5]), missed)
     assert split.experts == np.inf
 
 
 def test_an_expert_of_mass_0_has_no_routing_cost():
     cost = mathematics()["accounting"].routing_cost
-    masses, laws = np.array([0.0, -np.inf]), np.log([0.5, 0.5])
-    np.testing.assert_allclose(cost(masses, laws, 0), 0, atol=1e-7)
+    masses, probs = np.array([0.0, -np.inf]), np.log([0.5, 0.5])
+    np.testing.assert_allclose(cost(masses, probs, 0), 0, atol=1e-7)
     with pytest.raises(
         ValueError, match=r"`expert` must have a mass above 0; got log_prior\[expert\] = -inf\."
     ):
-        cost(masses, laws, 1)
+        cost(masses, probs, 1)
 
 
 def test_a_given_token_is_no_mask():

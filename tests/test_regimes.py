@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from experiments.lib.gate_ladder import Sequences
-from experiments.lib.worlds import World
+from experiments.lib.evaluation_sets import EvaluationSet
+from experiments.lib.gate_comparison import Sequences
 from experiments.regimes import __main__ as regimes
-from experiments.regimes import fold as regimes_fold
 from experiments.regimes import measure as regimes_cell
 from experiments.regimes import predictions as regimes_predictions
 from experiments.regimes import report as regimes_report
+from experiments.regimes import seed_split as regimes_seed_split
 from experiments.regimes import transformers as regimes_transformers
 from experiments.regimes.config import Config
 
@@ -44,7 +44,7 @@ def _config(out, **changes):
 
 @pytest.fixture(scope="module")
 def folded(corpora):
-    return regimes_fold.fold(corpora, seed=0, config=_config(Path()))
+    return regimes_seed_split.seed_split(corpora, seed=0, config=_config(Path()))
 
 
 # ── text of several sizes ───────────────────────────────────────────────────────────────────────
@@ -52,7 +52,7 @@ def folded(corpora):
 
 def test_sizes_are_whole_documents_and_each_is_held_in_the_next(folded):
     config = _config(Path())
-    cut = [regimes_fold.sized(folded, size, config) for size in config.sizes]
+    cut = [regimes_seed_split.sized(folded, size, config) for size in config.sizes]
     for one, size in zip(cut, config.sizes, strict=True):
         assert size - 500 < one.num_bytes <= size
         assert one.num_bytes == sum(map(len, one.texts["train"]))
@@ -70,7 +70,7 @@ def test_more_text_than_there_is_is_refused(corpora):
     with pytest.raises(
         ValueError, match=r"`sizes` must be at most [\d,]+, the bytes of the training"
     ):
-        regimes_fold.fold(corpora, seed=0, config=_config(Path(), sizes=(2_000, 10**9)))
+        regimes_seed_split.seed_split(corpora, seed=0, config=_config(Path(), sizes=(2_000, 10**9)))
 
 
 # ── cells ───────────────────────────────────────────────────────────────────────────────────────
@@ -82,37 +82,37 @@ def test_windows_by_hand():
     starts = np.array([0, 5, 12, 13])
     log_probs = np.log(rng.uniform(0.05, 0.9, (20, 3)))
     part = np.repeat([2, 0, 1, 1], [5, 7, 1, 7])
-    world = World(
+    evaluation_set = EvaluationSet(
         name="reset",
         log_probs=log_probs,
-        centre=np.log(rng.uniform(0.05, 0.9, 20)),
+        dense=np.log(rng.uniform(0.05, 0.9, 20)),
         part=part,
         sequences=Sequences(starts=starts, windows=starts, num_bytes=20),
         unit=np.array([0, 0, 1, 1]),
     )
     weights = np.array([0.5, 0.2, 0.3])
-    found = regimes_cell.scored(world, np.log(weights))
+    found = regimes_cell.scored(evaluation_set, np.log(weights))
     margins = 0.0
     for w, (a, b) in enumerate(zip(starts, [*starts[1:], 20], strict=True)):
         joint = weights * np.exp(log_probs[a:b].sum(0))
         k = part[a]
         assert found.mixed[w] == pytest.approx(-np.log(joint.sum()))
         assert found.own[w] == pytest.approx(-log_probs[a:b, k].sum())
-        assert found.price[w] == pytest.approx(np.log(joint[k] / joint.sum() / weights[k]))
+        assert found.cost[w] == pytest.approx(np.log(joint[k] / joint.sum() / weights[k]))
         assert found.ceiling[w] == pytest.approx(-np.log(weights[k]))
         for t in range(a, b):
             gate = np.sort(weights * np.exp(log_probs[a:t].sum(0)))
             margins += (gate[-1] - gate[-2]) / gate.sum()
     assert found.margin == pytest.approx(margins / 20)
     assert found.b1_residual < 1e-12
-    assert (found.price <= found.ceiling + 1e-12).all()
+    assert (found.cost <= found.ceiling + 1e-12).all()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", regimes_cell.KINDS)
 def test_the_terms_sum_to_the_difference(folded, kind):
     config = _config(Path())
-    cut = regimes_fold.sized(folded, 15_000, config)
+    cut = regimes_seed_split.sized(folded, 15_000, config)
     found = regimes_cell.measure(cut, kind, 3, config)
     assert found["num_experts"] == 3
     assert sum(found["terms"].values()) == pytest.approx(found["minus"][0], abs=1e-12)
@@ -125,7 +125,7 @@ def test_the_terms_sum_to_the_difference(folded, kind):
 
 def test_a_part_without_text_is_said(folded):
     config = _config(Path())
-    cut = regimes_fold.sized(folded, 2_000, config)
+    cut = regimes_seed_split.sized(folded, 2_000, config)
     found = regimes_cell.measure(cut, "random", 30, config)
     assert found["skipped"].startswith("no training text for")
     assert "minus" not in found
@@ -136,7 +136,7 @@ def test_a_part_without_text_is_said(folded):
 SIZES = (1e4, 4e4, 16e4, 64e4)
 
 
-def _centre(num_bytes):
+def _dense(num_bytes):
     return 4.0 - 0.2 * np.log(num_bytes)
 
 
@@ -146,7 +146,7 @@ def _row(kind, number, size, mean, information=0.0, margin=0.5):
         "partition": kind,
         "num_experts": number,
         "bytes": size,
-        "centre": _centre(size),
+        "dense": _dense(size),
         "mean": mean,
         "verdict": "worse" if mean > 0 else "better",
         "information": information,
@@ -156,13 +156,13 @@ def _row(kind, number, size, mean, information=0.0, margin=0.5):
 
 @pytest.fixture
 def rows():
-    """Parts that are told apart win, sooner or later; at random, an expert is a smaller centre."""
+    """Parts that are told apart win, sooner or later; at random, an expert is a smaller dense."""
     found = []
     for i, size in enumerate(SIZES):
         found.append(_row("domain", 5, size, 0.1 - 0.2 * i, information=-0.1 + 0.1 * i))
         found.append(_row("cluster", 4, size, 0.3 - 0.2 * i, information=-0.3 + 0.1 * i))
         for number in (2, 8):
-            worse = _centre(size / number) - _centre(size)
+            worse = _dense(size / number) - _dense(size)
             found.append(_row("random", number, size, worse, information=-0.5))
     return found
 
@@ -177,7 +177,7 @@ def test_each_rule_by_hand(rows):
     last = found["domain", 5, SIZES[3]]
     assert last["as before"] == pytest.approx(-0.3)
     assert last["trend"] == pytest.approx(-0.5)
-    # A line in log bytes falls as much for an expert as for the centre: what was, stays.
+    # A line in log bytes falls as much for an expert as for the dense model: what was, stays.
     for number in (2, 8):
         here = found["random", number, SIZES[3]]
         assert here["learning curve"] == pytest.approx(0.2 * np.log(number))
@@ -186,9 +186,9 @@ def test_each_rule_by_hand(rows):
 
 
 def test_a_curve_that_bends_lets_experts_catch_up(rows):
-    """Flat for the centre, steep for its eighth: experts gain."""
+    """Flat for the dense model, steep for its eighth: experts gain."""
     losses = dict(zip(SIZES, (2.0, 1.5, 1.2, 1.1), strict=True))
-    bent = [row | {"centre": losses[row["bytes"]]} for row in rows]
+    bent = [row | {"dense": losses[row["bytes"]]} for row in rows]
     found = regimes_predictions.predictions(bent)
     (last,) = (r for r in found if r["num_experts"] == 8 and r["bytes"] == SIZES[3])
     before = next(r for r in bent if r["num_experts"] == 8 and r["bytes"] == SIZES[2])
@@ -203,7 +203,7 @@ def test_a_curve_that_bends_lets_experts_catch_up(rows):
 def test_nothing_of_the_size_in_question_is_read(rows):
     """Falsifier of a leak: other differences there and beyond, the same foresight."""
     changed = [
-        row | {"mean": -row["mean"], "information": 9.0, "centre": 0.0, "margin": 0.0}
+        row | {"mean": -row["mean"], "information": 9.0, "dense": 0.0, "margin": 0.0}
         if row["bytes"] >= SIZES[2]
         else row
         for row in rows
@@ -213,14 +213,14 @@ def test_nothing_of_the_size_in_question_is_read(rows):
         for table in (rows, changed)
     ]
     assert at[0] == at[1]
-    assert len(at[0]) == 4  # arms
+    assert len(at[0]) == 4  # variants
 
 
 def test_rules_are_judged_on_the_same_rows(rows):
     rows[-1]["verdict"] = "undecided"
     found = regimes_predictions.predictions(rows)
     table = {row["rule"]: row for row in regimes_predictions.accuracies(found)}
-    assert {row["rows"] for row in table.values()} == {7}  # two sizes × four arms, less one
+    assert {row["rows"] for row in table.values()} == {7}  # two sizes × four variants, less one
     assert table["trend"]["right"] == 7
     assert table["as before"]["right"] == 6  # the clusters turn between the second and the third
     assert table["always the commoner sign"]["right"] == 4
@@ -263,10 +263,10 @@ def test_the_study(corpora, tmp_path, monkeypatch):
     measured = {
         (r["partition"], r["num_experts"], r["bytes"]) for r in found["summary"]["comparisons"]
     }
-    assert len(measured) + len(skipped) == 3 * 5  # sizes × arms
+    assert len(measured) + len(skipped) == 3 * 5  # sizes × variants
     assert not measured & skipped
     grid, terms, best, foreseen, trained = regimes_report.markdown(found)
-    assert grid.splitlines()[0] == "| arm | 2,000 | 6,000 | 15,000 |"
+    assert grid.splitlines()[0] == "| variant | 2,000 | 6,000 | 15,000 |"
     assert "domain, K=3" in terms
     assert "random" in best
     assert "as before" in foreseen or "AUC" in foreseen
@@ -299,9 +299,9 @@ def test_transformers_stand_beside(corpora, tmp_path, monkeypatch):
     assert many == pytest.approx(4 * few, abs=2)
     assert few > 256  # a token is a byte or more
     for row in trained:
-        assert row["own"] + row["price"] == pytest.approx(row["bayes_minus_centre"], abs=1e-9)
+        assert row["own"] + row["cost"] == pytest.approx(row["bayes_minus_dense"], abs=1e-9)
     (last,) = (r for r in found["summary"]["predictions"] if r["model"] == "transformers")
-    before = next(row["bayes_minus_centre"] for row in trained)
+    before = next(row["bayes_minus_dense"] for row in trained)
     assert last["foreseen"]["as before"] == pytest.approx(before)
     assert "domain, K=3" in regimes_report.markdown(found)[-1]
 
@@ -322,7 +322,7 @@ def test_bad_options(tmp_path, capsys):
             ("--training-tokens", "9", "3"),
             "`training_tokens` must increase; got training_tokens = (9, 3)",
         ),
-        (("--transformer-arms", "files"), "`arms` must be `domain`, or KIND:K"),
+        (("--transformer-variants", "files"), "`variants` must be `domain`, or KIND:K"),
         (("--num-seeds", "0"), "`num_seeds` must be at least 1; got num_seeds = 0"),
     ):
         assert regimes.main(["--out", str(tmp_path), *options]) == 2

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from dfm_jax.training.router import Layer, fit_router, router_log_law
+from dfm_jax.training.router import Layer, fit_router, router_log_probs
 
 
-def _laws(layers, features):
-    return np.asarray(jax.jit(jax.vmap(router_log_law, (None, 0)))(layers, features))
+def _probs(layers, features):
+    return np.asarray(jax.jit(jax.vmap(router_log_probs, (None, 0)))(layers, features))
 
 
 @jax.jit  # compiled once for all rows of this many features
@@ -21,8 +21,8 @@ def _fitted(features, parts, weights, decay):
     return fit_router(jax.random.key(0), features, parts, 4, **options)
 
 
-def _loss(log_laws, parts):
-    return -log_laws[np.arange(len(parts)), parts].mean()
+def _loss(log_probs, parts):
+    return -log_probs[np.arange(len(parts)), parts].mean()
 
 
 @pytest.fixture
@@ -40,14 +40,14 @@ def cells():
 
 @pytest.mark.slow
 @pytest.mark.statement("D11")
-def test_the_minimiser_is_the_posterior(cells, x64):
+def test_the_minimizer_is_the_posterior(cells, x64):
     """Of functions of three values a linear one is any: it finds how often each part was there."""
     features, parts, counts = cells
     found = _fitted(features, parts, np.ones(600), 0.0)
     assert found.converged
-    laws = _laws(found.layers, np.eye(3))
+    probs = _probs(found.layers, np.eye(3))
     posterior = counts / counts.sum(1, keepdims=True)
-    np.testing.assert_allclose(np.exp(laws), posterior, atol=1e-7)
+    np.testing.assert_allclose(np.exp(probs), posterior, atol=1e-7)
     conditional = -(counts * np.log(posterior)).sum() / counts.sum()
     np.testing.assert_allclose(found.objective, conditional, atol=1e-12)
     static = counts.sum(0) / counts.sum()  # the falsifier: it loses I(part; feature)
@@ -78,7 +78,7 @@ def test_a_linear_router_is_the_logistic_regression_of_scikit_learn(decay, x64):
     found = _fitted(features, parts, np.ones(600), decay)
     peer = LogisticRegression(C=1 / (decay * 600), tol=1e-10, max_iter=10_000)
     expected = peer.fit(features, parts).predict_log_proba(features)
-    np.testing.assert_allclose(_laws(found.layers, features), expected, atol=1e-5)
+    np.testing.assert_allclose(_probs(found.layers, features), expected, atol=1e-5)
     objective = _loss(expected, parts) + decay / 2 * (peer.coef_**2).sum()
     np.testing.assert_allclose(found.objective, objective, rtol=1e-9)
     assert found.converged
@@ -110,7 +110,7 @@ def test_a_router_is_the_softmax_of_what_it_says(x64):
     inner = 0.5 * inner * (1 + np.tanh(np.sqrt(2 / np.pi) * (inner + 0.044715 * inner**3)))
     outer = second @ inner + last
     expected = outer - np.log(np.exp(outer).sum())
-    found = jax.jit(router_log_law)(layers, jnp.asarray(features))
+    found = jax.jit(router_log_probs)(layers, jnp.asarray(features))
     np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 

@@ -1,4 +1,6 @@
-"""Samplers beyond their statements: drawn samples against laws, and orders of convergence."""
+"""Samplers beyond their statements: drawn samples against distributions, and orders of
+convergence.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +14,7 @@ V, N = 2, 3
 S = V + 1
 
 
-def random_law(seed, size):
+def random_probs(seed, size):
     weights = np.random.default_rng(seed).dirichlet(np.full(size, 0.7))
     return 0.05 / size + 0.95 * weights
 
@@ -24,10 +26,10 @@ def corrector_errors(sizes, source, *, beta):
     """max_x |p_t after one step of all positions − p_t| at frozen t, for u − β ǔ, step by step."""
     t, schedule = 0.6, schedules.polynomial(2.0)
     coupling = exact.FactoredCoupling(
-        data=random_law(0, V**N), source_tokens=source, context=np.zeros(N, bool)
+        data=random_probs(0, V**N), source_tokens=source, context=np.zeros(N, bool)
     )
     token_path = exact.mixture_token_path(np.full(N, t**2), V, S)
-    law = exact.marginal_path(coupling, token_path)
+    probs = exact.marginal_path(coupling, token_path)
     data, start, support = exact.posteriors(coupling, token_path)
     states = exact.states(S, N)
 
@@ -39,15 +41,15 @@ def corrector_errors(sizes, source, *, beta):
 
     u = jax.jit(velocity)(jnp.asarray(data), jnp.asarray(start), jnp.asarray(states))
     u = jnp.where(jnp.asarray(support)[:, None, None], u, 0.0)
-    step = jax.jit(jax.vmap(steps.step_law))
-    after = [exact.push_forward(law, step(h * u, jnp.asarray(states))) for h in sizes]
-    return np.array([np.max(np.abs(p - law)) for p in after])
+    step = jax.jit(jax.vmap(steps.step_probs))
+    after = [exact.push_forward(probs, step(h * u, jnp.asarray(states))) for h in sizes]
+    return np.array([np.max(np.abs(p - probs)) for p in after])
 
 
 SOURCES = {
     "all masks": np.tile(np.eye(S)[V], (N, 1)),
     "uniform over the data tokens": np.tile([0.5, 0.5, 0.0], (N, 1)),
-    "any law": np.array([random_law(i, S) for i in range(N)]),
+    "any distribution": np.array([random_probs(i, S) for i in range(N)]),
 }
 SIZES = 2.0 ** -np.arange(6, 12)
 
@@ -67,13 +69,13 @@ def test_a_corrector_step_of_all_positions_is_off_by_the_square_of_its_size(sour
 @pytest.mark.usefixtures("strict")
 def test_a_corrector_out_of_balance_is_off_by_its_size():
     """The twin of the test above: α ≠ β moves p_t to first order."""
-    errors = corrector_errors(SIZES, SOURCES["any law"], beta=0.9)
+    errors = corrector_errors(SIZES, SOURCES["any distribution"], beta=0.9)
     np.testing.assert_allclose(slopes(errors), 1, atol=0.05)
 
 
 # ── samples of whole runs ───────────────────────────────────────────────────────────────────────
 
-DATA = random_law(3, V**N)
+DATA = random_probs(3, V**N)
 TOKENS = exact.states(V, N)
 DRAWS = 10_000
 
@@ -87,12 +89,12 @@ def drawn_by(table, *, final=False, seed=0):
         for t in range(table.shape[0] - 1):
             posterior = paths.revealed_posterior(x_t, x_1, log_data, mask_id=V)
             if final and t == table.shape[0] - 2:
-                law = samplers.final_step_law(posterior, x_t, x_t == V, num_states=S)
+                probs = samplers.final_step_probs(posterior, x_t, x_t == V, num_states=S)
             else:
                 size = steps.step_size(table, t)
                 velocity = steps.exact_step_velocity(posterior, x_t, size, num_states=S)
-                law = steps.step_law(velocity, x_t)
-            x_t = paths.sample_path(jax.random.fold_in(key, t), law)
+                probs = steps.step_probs(velocity, x_t)
+            x_t = paths.sample_path(jax.random.fold_in(key, t), probs)
         return x_t
 
     return np.asarray(jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(seed), DRAWS)))

@@ -1,4 +1,4 @@
-"""S1: what is drawn is the stated law, with and without a cache, each row for itself."""
+"""S1: what is drawn is the stated distribution, with and without a cache, each row for itself."""
 
 import dataclasses
 import itertools
@@ -34,20 +34,21 @@ def params_of(config, sharpness=1.0):
     )
 
 
-# ── the law of one token ────────────────────────────────────────────────────────────────────────
+# ── the distribution of one token
+# ────────────────────────────────────────────────────────────────────────
 
 
-def plain_law(logits, temperature=1.0, top_k=None, top_p=None):
-    """In NumPy float64: sort, cut, cut, renormalise."""
+def plain_probs(logits, temperature=1.0, top_k=None, top_p=None):
+    """In NumPy float64: sort, cut, cut, renormalize."""
     weights = np.exp(np.float64(logits) / temperature)
     order = np.argsort(-weights, kind="stable")
     kept = order if top_k is None else order[:top_k]
-    law = weights[kept] / weights[kept].sum()
+    probs = weights[kept] / weights[kept].sum()
     if top_p is not None:
-        count = next(n for n in range(1, len(law) + 1) if law[:n].sum() >= top_p - 1e-12)
-        kept, law = kept[:count], law[:count] / law[:count].sum()
+        count = next(n for n in range(1, len(probs) + 1) if probs[:n].sum() >= top_p - 1e-12)
+        kept, probs = kept[:count], probs[:count] / probs[:count].sum()
     out = np.zeros(len(logits))
-    out[kept] = law
+    out[kept] = probs
     return out
 
 
@@ -73,17 +74,17 @@ LOGITS = np.log(np.array([0.05, 0.4, 0.1, 0.25, 0.2])) + 3.0
     ],
     ids=str,
 )
-def test_the_law_is_cut_as_stated(cut):
-    law = np.exp(next_token_log_probs(jnp.float32(LOGITS), **cut))
-    np.testing.assert_allclose(law, plain_law(LOGITS, **cut), atol=1e-6)
+def test_the_distribution_is_cut_as_stated(cut):
+    probs = np.exp(next_token_log_probs(jnp.float32(LOGITS), **cut))
+    np.testing.assert_allclose(probs, plain_probs(LOGITS, **cut), atol=1e-6)
 
 
 @pytest.mark.slow
 def test_temperature_zero_is_the_limit_and_ties_go_to_the_lower_id():
     logits = jnp.array([1.0, 3.0, 3.0, -jnp.inf])
     for temperature in (0, 0.0, jnp.float32(0)):
-        law = np.exp(next_token_log_probs(logits, temperature=temperature))
-        np.testing.assert_array_equal(law, [0, 1, 0, 0])
+        probs = np.exp(next_token_log_probs(logits, temperature=temperature))
+        np.testing.assert_array_equal(probs, [0, 1, 0, 0])
     cold = np.exp(next_token_log_probs(logits[1:].at[0].set(3.5), temperature=1e-30))
     np.testing.assert_array_equal(cold, [1, 0, 0])  # and not NaN
     ties = np.exp(next_token_log_probs(logits, top_k=1))
@@ -97,8 +98,8 @@ def test_top_p_of_1_keeps_a_tail_that_rounding_would_cut():
 
 
 def test_half_precision_logits_are_drawn_in_float32():
-    law = next_token_log_probs(jnp.zeros(4, jnp.bfloat16), temperature=0.7)
-    assert law.dtype == jnp.float32
+    probs = next_token_log_probs(jnp.zeros(4, jnp.bfloat16), temperature=0.7)
+    assert probs.dtype == jnp.float32
 
 
 @pytest.mark.parametrize(
@@ -117,7 +118,7 @@ def test_a_bad_cut_is_refused(cut, message):
 
 
 @pytest.mark.parametrize("bad", [-jnp.inf, jnp.nan, jnp.inf])
-def test_what_is_no_law_is_refused_not_drawn_from(bad):
+def test_what_is_no_distribution_is_refused_not_drawn_from(bad):
     """Of −∞ everywhere, and of NaN, `categorical` and `argmax` make id 0."""
     logits = jnp.full(5, bad)
     for cut in ({}, {"temperature": 0.0}, {"top_k": 2}, {"top_p": 0.5}):
@@ -130,9 +131,9 @@ def test_what_is_no_law_is_refused_not_drawn_from(bad):
 @pytest.mark.slow
 def test_the_tail_is_drawn_from_half_precision_logits():
     """1,000 tokens, a gap of 8: a quarter of the mass is tail; drawn in bfloat16 it is 1 %."""
-    law = next_token_log_probs(jnp.full(1000, -8.0, jnp.bfloat16).at[0].set(0.0))
+    probs = next_token_log_probs(jnp.full(1000, -8.0, jnp.bfloat16).at[0].set(0.0))
     keys = jax.random.split(jax.random.key(0), 2000)
-    tokens = jax.jit(jax.vmap(sample_next_token, in_axes=(0, None)))(keys, law)
+    tokens = jax.jit(jax.vmap(sample_next_token, in_axes=(0, None)))(keys, probs)
     tail = 999 * np.exp(-8.0) / (1 + 999 * np.exp(-8.0))
     # Five standard errors: a false alarm once in 1.7 million runs.
     assert np.mean(tokens != 0) == pytest.approx(tail, abs=5 * np.sqrt(tail * (1 - tail) / 2000))
@@ -145,10 +146,10 @@ def test_the_far_tail_is_drawn():
     Two of the four are tried: the usual float32 draw gives the largest token for them, as it does
     for all 400, for its Gumbel noise ends at 16.
     """
-    law = next_token_log_probs(jnp.full(2**19, -18.0).at[0].set(0.0))
+    probs = next_token_log_probs(jnp.full(2**19, -18.0).at[0].set(0.0))
     for seed in (4, 7):
-        assert sample_next_token(jax.random.key(seed), law) > 0
-        assert jax.random.categorical(jax.random.key(seed), law) == 0
+        assert sample_next_token(jax.random.key(seed), probs) > 0
+        assert jax.random.categorical(jax.random.key(seed), probs) == 0
 
 
 # ── whole rows ──────────────────────────────────────────────────────────────────────────────────
@@ -209,7 +210,7 @@ def test_rows_hold_prompt_draws_and_then_nothing():
     sample = drawn(0, params, decoder, stop_tokens=(2, 7))
     assert sample.tokens.shape == (3, 15)
     assert set(sample.stopped.tolist()) == {True, False}  # a row of each kind, or it says little
-    assert np.all(sample.alive)
+    assert np.all(sample.valid)
     for row, prompt, length, end, stopped in zip(
         np.array(sample.tokens), PROMPTS, LENGTHS, sample.lengths, sample.stopped, strict=True
     ):
@@ -222,7 +223,7 @@ def test_rows_hold_prompt_draws_and_then_nothing():
         assert stopped or len(new) == 10
 
 
-def test_a_row_does_not_depend_on_its_neighbours():
+def test_a_row_does_not_depend_on_its_neighbors():
     decoder, params = bigram()
     one = drawn(0, params, decoder, stop_tokens=(2, 7))
     others = PROMPTS.copy()
@@ -247,7 +248,7 @@ def test_rows_of_one_prompt_differ():
     [{}, pytest.param({"temperature": 0.6, "top_k": 3, "top_p": 0.9}, marks=pytest.mark.slow)],
     ids=str,
 )
-def test_the_law_of_what_is_drawn_is_the_product_of_next_token_laws(cut):
+def test_the_distribution_of_what_is_drawn_is_the_product_of_next_token_distributions(cut):
     """χ² over all continuations of three tokens, two prompts; false alarm: 1 in a million each."""
     rng = np.random.default_rng(3)
     table = rng.standard_normal(((4 + 1) ** 2, 4)).astype(np.float32)
@@ -263,7 +264,7 @@ def test_the_law_of_what_is_drawn_is_the_product_of_next_token_laws(cut):
         max_new=3,
         **cut,
     )
-    laws = [plain_law(row, **cut) for row in table]
+    probs = [plain_probs(row, **cut) for row in table]
     for start, prompt in enumerate(([1, 2], [3])):
         at = len(prompt)
         new = np.array(sample.tokens[start::2, at : at + 3])
@@ -273,7 +274,7 @@ def test_the_law_of_what_is_drawn_is_the_product_of_next_token_laws(cut):
             seen, log_prob = [4, 4, *prompt], 0.0
             for v in x:
                 with np.errstate(divide="ignore"):
-                    log_prob += np.log(laws[seen[-1] + 5 * seen[-2]][v])
+                    log_prob += np.log(probs[seen[-1] + 5 * seen[-2]][v])
                 seen.append(v)
             exact.append(np.exp(log_prob))
         exact = np.array(exact)
@@ -288,8 +289,10 @@ def test_the_law_of_what_is_drawn_is_the_product_of_next_token_laws(cut):
 
 @pytest.mark.slow
 @pytest.mark.statement("S1")
-def test_the_log_probability_of_a_row_is_that_of_the_sampler_law():
-    """Extending by the whole row gives the laws that `autoregressive_log_prob` scores it by."""
+def test_the_log_probability_of_a_row_is_that_of_the_sampler_distribution():
+    """Extending by the whole row gives the distributions that `autoregressive_log_prob` scores it
+    by.
+    """
     params, decoder = params_of(CONFIG, 0.5), transformer_decoder(CONFIG)
     x = jnp.array([1, 2, 3, 4, 5])
     extend = jax.jit(decoder.extend)  # always by five tokens, most of them padding
@@ -315,7 +318,7 @@ def test_the_log_probability_of_a_row_is_that_of_the_sampler_law():
 
 
 @pytest.mark.slow
-def test_a_row_without_a_law_is_refused_and_its_neighbours_go_on():
+def test_a_row_without_a_distribution_is_refused_and_its_neighbors_go_on():
     """Behind token 3 nothing is possible; −∞ everywhere would be drawn as id 0."""
     table = jnp.zeros((12, 11)).at[3].set(-jnp.inf).at[:, 3].set(-jnp.inf)
     with pytest.raises(
@@ -326,14 +329,14 @@ def test_a_row_without_a_law_is_refused_and_its_neighbours_go_on():
     outer = jax.jit(lambda table: drawn(0, {"logits": table}, BIGRAM, stop_tokens=(2, 7)))
     sample = outer(table)
     np.testing.assert_array_equal(sample.tokens[0], [1, 2, 3, *[-1] * 12])
-    assert sample.alive.tolist() == [False, True, True]
+    assert sample.valid.tolist() == [False, True, True]
     assert sample.lengths[0] == 3
     assert sample.lengths[1] > 5
     with pytest.raises(ValueError, match="must hold a finite number and no NaN"):
         drawn(0, {"logits": jnp.zeros((12, 11)).at[8, 2].set(jnp.nan)}, BIGRAM, stop_tokens=(2, 7))
 
 
-def test_behind_its_stop_token_a_row_needs_no_law():
+def test_behind_its_stop_token_a_row_needs_no_distribution():
     """3 is followed by 2, which stops, and has nothing behind it; 8 and 9 by 0 for ever."""
     chain = np.full((12, 11), -np.inf, np.float32)
     chain[[3, 8, 9, 0], [2, 0, 0, 0]] = 0
@@ -341,7 +344,7 @@ def test_behind_its_stop_token_a_row_needs_no_law():
     np.testing.assert_array_equal(sample.tokens[0], [1, 2, 3, 2, *[-1] * 11])
     np.testing.assert_array_equal(sample.tokens[2], [9, *[0] * 10, *[-1] * 4])
     assert sample.stopped.tolist() == [True, False, False]
-    assert sample.alive.all()
+    assert sample.valid.all()
 
 
 @pytest.mark.parametrize(

@@ -121,7 +121,8 @@ def test_less_than_a_sequence_a_chip_is_refused():
         cost(MODEL, 7 * 32, 8, 1, CHIP, RULES)
 
 
-# ── the arms ────────────────────────────────────────────────────────────────────────────────────
+# ── the variants
+# ────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +130,7 @@ def rows():
     return list(scaling.rows_of(scaling.PRESETS["standard"]))
 
 
-def test_all_arms_compute_as_much(rows):
+def test_all_variants_compute_as_much(rows):
     """Equal tokens and equal FLOPs per token: what differs is traffic and memory alone."""
     for row in rows:
         same = [r for r in rows if all(r[k] == row[k] for k in ("kind", "size", "chips"))]
@@ -139,43 +140,44 @@ def test_all_arms_compute_as_much(rows):
 def test_independence_alone_gains_little_and_a_larger_batch_gains_k(rows):
     """What the README says: the traffic of an update falls with the updates, not with the chips."""
 
-    def row(kind, size, chips, arm, layout="data-parallel"):
-        keys = {"kind": kind, "size": size, "chips": chips, "arm": arm, "layout": layout}
+    def row(kind, size, chips, variant, layout="data-parallel"):
+        keys = {"kind": kind, "size": size, "chips": chips, "variant": variant, "layout": layout}
         (found,) = (r for r in rows if all(r[k] == v for k, v in keys.items()))
         return found
 
-    centre = row("v5p", "1b", 4096, "centre")
+    dense = row("v5p", "1b", 4096, "dense")
     shared = row("v5p", "1b", 4096, "experts, shared batch")
-    own = row("v5p", "1b", 4096, "experts, centre's batch")
-    assert 0.99 < shared["fast_gb"] / centre["fast_gb"] < 1
+    own = row("v5p", "1b", 4096, "experts, dense model's batch")
+    assert 0.99 < shared["fast_gb"] / dense["fast_gb"] < 1
     assert own["fast_gb"] == pytest.approx(shared["fast_gb"] / 8)
     # where an expert fits into a pod, nothing crosses
     assert row("v5e", "1b", 2048, "experts, shared batch")["slow_gb"] == 0
-    assert row("v5e", "1b", 2048, "centre")["slow_gb"] > 0
+    assert row("v5e", "1b", 2048, "dense")["slow_gb"] > 0
 
 
 def test_experts_need_eight_times_the_chips(rows):
     """A whole model for each: what they do not give."""
     for entry in crossovers(rows):
-        centre, experts = entry["centre_fits_from"], entry["experts_fit_from"]
-        assert experts is None or experts >= centre
+        dense, experts = entry["dense_fits_from"], entry["experts_fit_from"]
+        assert experts is None or experts >= dense
         if (entry["kind"], entry["size"]) == ("h100", "70b"):
-            assert (centre, experts) == (32, 256)
+            assert (dense, experts) == (32, 256)
 
 
 def test_a_crossover_is_where_experts_are_ahead_for_good():
     row = {"kind": "a", "size": "b", "quickest": True, "at_once_s": 1.0}
-    centre = [1.2, 1.0, 1.2, 1.3]
+    dense = [1.2, 1.0, 1.2, 1.3]
     rows = [
-        row | {"chips": n, "arm": arm, "in_turn_s": t, "sites_s": 1.15 * (arm == "centre")}
-        for n, time in zip((1, 2, 4, 8), centre, strict=True)
-        for arm, t in (("centre", time), ("experts", 1.0))
+        row
+        | {"chips": n, "variant": variant, "in_turn_s": t, "sites_s": 1.15 * (variant == "dense")}
+        for n, time in zip((1, 2, 4, 8), dense, strict=True)
+        for variant, t in (("dense", time), ("experts", 1.0))
     ]
     (found,) = crossovers(rows)
     assert found["in_turn_ahead_from"] == 4
     assert found["at_once_ahead_from"] is None
     assert found["apart_in_turn_ahead_from"] == found["apart_at_once_ahead_from"] == 1
-    assert [gain["in_turn"] for gain in gains(rows)] == centre
+    assert [gain["in_turn"] for gain in gains(rows)] == dense
     assert [gain["apart_at_once"] for gain in gains(rows)] == [1.15] * 4
 
 
@@ -214,12 +216,14 @@ def test_a_ring_of_four_sends(kind, num_bytes):
 
 @pytest.mark.slow
 def test_the_study_holds_and_the_formulas_are_those_of_compiled_programs(tmp_path):
-    """To the byte: nothing for experts, the gradient for the centre, every extra byte by name."""
+    """To the byte: nothing for experts, the gradient for the dense model, every extra byte by
+    name.
+    """
     config = dataclasses.replace(scaling.Config(), out=tmp_path)
     assert scaling.run(config, Console(quiet=True))
     result = json.loads((tmp_path / "result.json").read_text())
     rows = {row["program"]: row for row in result["summary"]["compiled"]}
     assert rows["experts, one a device"]["sent"] == 0
-    assert rows["centre, data-parallel"]["sent"] == 2 * 7 / 8 * (4 * SIZE + 8)
+    assert rows["dense, data-parallel"]["sent"] == 2 * 7 / 8 * (4 * SIZE + 8)
     assert (tmp_path / "scaling.png").stat().st_size > 10_000
     assert len(jax.devices()) == 8

@@ -31,7 +31,7 @@ def test_answers_by_hand():
     assert tuple(found) == FAMILIES
     assert found["count"][1:] == ("how many are there?", "3")
     assert found["group"][1:] == ("which group are they of?", "food")
-    # Of the cells on the right, only the lower one has a neighbour.
+    # Of the cells on the right, only the lower one has a neighbor.
     assert found["left"][1:] == ("what is left of the plum?", "pear")
 
 

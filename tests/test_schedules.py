@@ -366,7 +366,7 @@ TABLES = {
         lambda: schedules.masked(schedules.polynomial(2.0), 4, 2),
         [[0, 0], [1 / 16, 1 / 16], [1 / 4, 1 / 4], [9 / 16, 9 / 16], [1, 1]],
     ),
-    "masked, a clock per position": (
+    "masked, a schedule per position": (
         lambda: schedules.masked(schedules.polynomial(np.array([1.0, 2.0])), 2, 2),
         [[0, 0], [1 / 2, 1 / 4], [1, 1]],
     ),

@@ -18,7 +18,7 @@ from dfm_jax.scoring import (
     exact_match,
     merge_predictions,
     mme_says,
-    normalised_answer,
+    normalized_answer,
     overlap,
     pair_scores,
     pope_says_yes,
@@ -95,7 +95,7 @@ def test_vqa_accuracy_with_ten_people(people, expected):
     assert vqa_accuracy("red", answers) == pytest.approx(expected)
 
 
-def test_vqa_normalises_only_where_people_disagree():
+def test_vqa_normalizes_only_where_people_disagree():
     assert vqa_accuracy("The  cat!", ["cat"] * 9 + ["a dog"]) == 1
     assert vqa_accuracy("The cat!", ["cat"] * 10) == 0
     assert vqa_accuracy(" cat\n", ["cat\t"] * 10) == 1
@@ -123,8 +123,8 @@ def test_vqa_normalises_only_where_people_disagree():
         ("", ""),
     ],
 )
-def test_answers_are_normalised_as_officially(text, expected):
-    assert normalised_answer(text) == expected
+def test_answers_are_normalized_as_officially(text, expected):
+    assert normalized_answer(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_answers_of_textvqa_are_cut_first(text, expected):
     ("prediction", "told"),
     [("Dakota Digital", "dakota digital"), ("bostonma", "boston,ma"), ("McDonald's", "mcdonald's")],
 )
-def test_textvqa_normalises_where_all_agree_and_vqa_does_not(prediction, told):
+def test_textvqa_normalizes_where_all_agree_and_vqa_does_not(prediction, told):
     assert textvqa_accuracy(prediction, [told] * 10) == 1
     assert vqa_accuracy(prediction, [told] * 10) == 0
     with pytest.raises(ValueError, match="`answers` must hold the answers of at least two people"):
@@ -158,7 +158,7 @@ def test_textvqa_normalises_where_all_agree_and_vqa_does_not(prediction, told):
 
 
 def test_the_official_script_takes_out_no_more_than_32_full_stops():
-    assert normalised_answer("a." * 33 + "b") == "a" * 33 + ".b"
+    assert normalized_answer("a." * 33 + "b") == "a" * 33 + ".b"
 
 
 def test_exact_match():

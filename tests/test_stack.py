@@ -19,9 +19,9 @@ from dfm_jax.models import Network, TransformerConfig, flops_per_token, transfor
 from dfm_jax.objectives import cross_entropy_loss
 from dfm_jax.parallel import independent, make_mesh
 from dfm_jax.training.batches import Batch
-from dfm_jax.training.config import OptimiserConfig
+from dfm_jax.training.config import OptimizerConfig
 from dfm_jax.training.losses import next_token_losses
-from dfm_jax.training.state import init_state, make_optimiser
+from dfm_jax.training.state import init_state, make_optimizer
 from dfm_jax.training.step import make_train_step
 
 ROOT = Path(__file__).parents[1]
@@ -203,9 +203,9 @@ def test_optax_breaks_under_strict_promotion_and_keeps_the_projects_rules():
         lambda key: {"w": jnp.zeros((5, 4)), "bias": jnp.zeros(4)},
         lambda params, x_t, t=None, *, key=None: params["w"][x_t] + params["bias"][None],
     )
-    optimiser = make_optimiser(OptimiserConfig(max_norm=0.1), 10)
-    step = make_train_step(next_token_losses(network, start=4), optimiser, ema_decay=0.5)
-    state = init_state(jax.random.key(0), network, optimiser, ema=True)
+    optimizer = make_optimizer(OptimizerConfig(max_norm=0.1), 10)
+    step = make_train_step(next_token_losses(network, start=4), optimizer, ema_decay=0.5)
+    state = init_state(jax.random.key(0), network, optimizer, ema=True)
     batch = Batch(jnp.zeros((2, 3), jnp.int32), jnp.ones((2, 3), bool))
     state, metrics = jax.jit(step, donate_argnums=0)(state, batch, jax.random.key(1))
     assert np.isfinite(metrics.loss)
@@ -218,7 +218,7 @@ def test_a_mask_of_optax_lets_raw_gradients_through_and_our_decay_does_not():
     masked = optax.masked(optax.scale(0.0), {"scale": False, "w": True})
     updates, _ = masked.update(raw, masked.init(params), params)
     assert float(updates["scale"][0]) == 1e6  # the trap
-    ours = make_optimiser(OptimiserConfig(warmup_steps=0, max_norm=None, weight_decay=0.5), 10)
+    ours = make_optimizer(OptimizerConfig(warmup_steps=0, max_norm=None, weight_decay=0.5), 10)
     first = jax.jit(lambda raw, params: ours.update(raw, ours.init(params), params)[0])
     updates = first(raw, params)
     np.testing.assert_allclose(updates["scale"], -1e-3, rtol=1e-5)  # Adam's first step: the rate

@@ -123,18 +123,18 @@ def test_comparisons_share_their_resamples(monkeypatch, max_cells):
     monkeypatch.setattr(statistics, "_MAX_CELLS", max_cells)
     rng = np.random.default_rng(5)
     first, sizes = _documents(rng, 30)
-    ladder = np.stack([first, -first, first + 0.5 * sizes, rng.standard_normal(30)])
-    found = document_interval(ladder, sizes, num_draws=99, seed=3)
-    for c, differences in enumerate(ladder):
+    gate_comparison = np.stack([first, -first, first + 0.5 * sizes, rng.standard_normal(30)])
+    found = document_interval(gate_comparison, sizes, num_draws=99, seed=3)
+    for c, differences in enumerate(gate_comparison):
         alone = document_interval(differences, sizes, num_draws=99, seed=3)
-        for of_ladder, of_row in zip(found, alone, strict=True):
-            assert of_ladder.shape == (4,)
+        for of_gate_comparison, of_row in zip(found, alone, strict=True):
+            assert of_gate_comparison.shape == (4,)
             assert np.ndim(of_row) == 0
-            assert of_ladder[c] == pytest.approx(of_row, rel=1e-12, abs=1e-15)
+            assert of_gate_comparison[c] == pytest.approx(of_row, rel=1e-12, abs=1e-15)
     # A negative is mirrored and a constant per byte moves the interval: only with shared draws.
     assert found.low[1] == pytest.approx(-found.high[0], rel=1e-12)
     assert found.low[2] == pytest.approx(found.low[0] + 0.5, rel=1e-12)
-    other = document_interval(ladder, sizes, num_draws=99, seed=4)
+    other = document_interval(gate_comparison, sizes, num_draws=99, seed=4)
     assert (other.low != found.low).all()
 
 

@@ -14,9 +14,9 @@ from dfm_jax.models import TransformerConfig
 from dfm_jax.parallel import make_mesh
 from dfm_jax.training.checkpoint import checkpoint_steps
 from dfm_jax.training.config import (
-    OptimiserConfig,
+    LogConfig,
+    OptimizerConfig,
     TrainConfig,
-    Watch,
     differences_until,
     lengthening_hint,
     to_json,
@@ -42,14 +42,14 @@ BASE = TrainConfig(
         ffn_width=16,
         dropout=0.1,
     ),
-    optimiser=OptimiserConfig(warmup_steps=1),
+    optimizer=OptimizerConfig(warmup_steps=1),
     num_steps=STEPS,
     batch_size=4,
     num_positions=16,
     held_out=0.3,
 )
-AXES = {"seed": (0, 1), "optimiser.learning_rate": (1e-3, 1e-2), "num_steps": (STEPS, 3)}
-WATCH = Watch(log_every=2, save_every=2, evaluate_every=4)
+AXES = {"seed": (0, 1), "optimizer.learning_rate": (1e-3, 1e-2), "num_steps": (STEPS, 3)}
+LOG_CONFIG = LogConfig(log_every=2, save_every=2, evaluate_every=4)
 
 
 # ── grids ───────────────────────────────────────────────────────────────────────────────────────
@@ -68,12 +68,12 @@ def test_a_grid_is_every_combination_and_what_is_a_number_rides():
 @pytest.mark.slow
 def test_warm_ups_of_any_length_ride(data):
     """One program, and each run is what it is alone."""
-    configs = grid(BASE, {"optimiser.warmup_steps": (0, 3)})
+    configs = grid(BASE, {"optimizer.warmup_steps": (0, 3)})
     assert len(by_shape(configs)) == 1
-    run, _ = make_sweep(configs, data, WATCH, make_mesh(1))
+    run, _ = make_sweep(configs, data, LOG_CONFIG, make_mesh(1))
     state, _ = run.update(run.init(), 0)
     for number, config in enumerate(configs):
-        alone = make_run(config, data, WATCH)
+        alone = make_run(config, data, LOG_CONFIG)
         expected, _ = alone.update(alone.init(), 0)
         kernels = [np.asarray(leaf)[number] for leaf in jax.tree.leaves(state.params)]
         for a, b in zip(kernels, jax.tree.leaves(expected.params), strict=True):
@@ -86,7 +86,7 @@ def test_warm_ups_of_any_length_ride(data):
     ("text", "axis"),
     [
         ("seed=0:3", ("seed", (0, 1, 2))),
-        ("optimiser.learning_rate=1e-3,0.01", ("optimiser.learning_rate", (1e-3, 1e-2))),
+        ("optimizer.learning_rate=1e-3,0.01", ("optimizer.learning_rate", (1e-3, 1e-2))),
         ("windows=stream,documents", ("windows", ("stream", "documents"))),
         ("model.width=64", ("model.width", (64,))),
     ],
@@ -137,10 +137,8 @@ def test_a_field_is_given_once(axes, changes, message):
 
 
 def test_runs_that_are_one_are_no_grid():
-    with pytest.raises(
-        ValueError, match=r"`axes` must give runs that differ; got numbers .* = \(2, 1\)"
-    ):
-        grid(BASE, {"optimiser.weight_decay": (0, 0.0)})
+    with pytest.raises(ValueError, match=r"`axes` must give runs that differ; got .* = \(2, 1\)"):
+        grid(BASE, {"optimizer.weight_decay": (0, 0.0)})
     with pytest.raises(ValueError, match=r"the number of runs of `axes`.* \[1, 100000\]"):
         grid(BASE, {"seed": range(400), "num_steps": range(1, 400)})
 
@@ -152,7 +150,7 @@ def test_runs_that_are_one_are_no_grid():
         ("seed=-1", "`seed` must be an integer"),
         ("num_steps=3000000000", r"`num_steps` must lie in \[1, 2147483647\]"),
         ("batch_size=3000000000", r"`batch_size` must lie in"),
-        ("optimiser.warmup_steps=3000000000", r"`warmup_steps` must lie in \[0, 2147483647\]"),
+        ("optimizer.warmup_steps=3000000000", r"`warmup_steps` must lie in \[0, 2147483647\]"),
     ],
 )
 def test_what_a_key_or_a_counter_cannot_hold_is_refused(change, message):
@@ -189,7 +187,7 @@ def data(texts):
 @pytest.fixture(scope="module")
 def swept(data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("sweep")
-    outcome = train_sweep(grid(BASE, AXES), data, folder, make_mesh(3), watch=WATCH)
+    outcome = train_sweep(grid(BASE, AXES), data, folder, make_mesh(3), log_config=LOG_CONFIG)
     return outcome, folder
 
 
@@ -207,8 +205,8 @@ def test_a_sweep_is_its_runs_one_by_one(data, swept, tmp_path):
     configs = grid(BASE, AXES)
     logged = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     for number, config in enumerate(configs):
-        run = make_run(config, data, dataclasses.replace(WATCH, evaluation_windows=10**6))
-        alone = train(run, tmp_path / str(number), config={"run": number}, watch=WATCH)
+        run = make_run(config, data, dataclasses.replace(LOG_CONFIG, evaluation_windows=10**6))
+        alone = train(run, tmp_path / str(number), config={"run": number}, log_config=LOG_CONFIG)
         row = rows[number]
         assert row["config"] == to_json(config)
         assert (row["step"], row["finished"]) == (config.num_steps, True)
@@ -233,7 +231,7 @@ def test_a_sweep_that_is_stopped_goes_on_to_the_same_bits(data, swept, tmp_path)
 
     def go_on(stop=None):
         configs, mesh = grid(BASE, AXES), make_mesh(3)
-        return train_sweep(configs, data, tmp_path, mesh, watch=WATCH, stop=stop)
+        return train_sweep(configs, data, tmp_path, mesh, log_config=LOG_CONFIG, stop=stop)
 
     assert not go_on(StopAfter(2)).finished
     assert not (tmp_path / "sweep.json").exists()
@@ -249,9 +247,9 @@ def test_a_run_that_breaks_stops_alone_and_is_named(data, tmp_path):
     """The other is what it is beside one that does not break."""
     rows = {}
     for rate in (1e38, 1e-2):
-        configs = grid(BASE, {"optimiser.learning_rate": (1e-3, rate)})
+        configs = grid(BASE, {"optimizer.learning_rate": (1e-3, rate)})
         folder = tmp_path / str(rate)
-        assert train_sweep(configs, data, folder, make_mesh(1), watch=WATCH).finished
+        assert train_sweep(configs, data, folder, make_mesh(1), log_config=LOG_CONFIG).finished
         rows[rate] = json.loads((folder / "sweep.json").read_text())
     good, bad = rows[1e38]
     assert (good["step"], good["finished"]) == (STEPS, True)
@@ -262,8 +260,8 @@ def test_a_run_that_breaks_stops_alone_and_is_named(data, tmp_path):
 
 @pytest.mark.slow
 def test_where_every_run_breaks_at_once_the_sweep_says_so(data, tmp_path):
-    configs = grid(BASE, {"optimiser.learning_rate": (1e38, 3e38)})
-    assert train_sweep(configs, data, tmp_path, make_mesh(1), watch=WATCH).finished
+    configs = grid(BASE, {"optimizer.learning_rate": (1e38, 3e38)})
+    assert train_sweep(configs, data, tmp_path, make_mesh(1), log_config=LOG_CONFIG).finished
     rows = json.loads((tmp_path / "sweep.json").read_text())
     assert [(row["step"], row["finished"]) for row in rows] == [(0, False)] * 2
 
@@ -271,8 +269,8 @@ def test_where_every_run_breaks_at_once_the_sweep_says_so(data, tmp_path):
 @pytest.mark.slow
 def test_a_validation_that_is_not_finite_is_none_and_stops_no_other(data, tmp_path):
     """The parameters are finite and huge: what they say of documents is not finite."""
-    configs = grid(BASE, {"optimiser.learning_rate": (1e-3, 1e16)})
-    assert train_sweep(configs, data, tmp_path, make_mesh(1), watch=WATCH).finished
+    configs = grid(BASE, {"optimizer.learning_rate": (1e-3, 1e16)})
+    assert train_sweep(configs, data, tmp_path, make_mesh(1), log_config=LOG_CONFIG).finished
     good, bad = json.loads((tmp_path / "sweep.json").read_text())
     assert good["finished"]
     assert np.isfinite(good["validation"])
@@ -283,18 +281,18 @@ def test_a_validation_that_is_not_finite_is_none_and_stops_no_other(data, tmp_pa
 @pytest.mark.slow
 def test_another_grid_in_the_same_folder_is_refused(data, swept):
     with pytest.raises(CheckpointError, match="config"):
-        train_sweep(grid(BASE, AXES)[:4], data, swept[1], make_mesh(3), watch=WATCH)
+        train_sweep(grid(BASE, AXES)[:4], data, swept[1], make_mesh(3), log_config=LOG_CONFIG)
 
 
 def test_runs_of_two_shapes_are_refused(data):
     configs = grid(BASE, {"model.width": (8, 16)})
     with pytest.raises(ValueError, match="All of `configs` must have the shape"):
-        make_sweep(configs, data, WATCH, make_mesh(1))
+        make_sweep(configs, data, LOG_CONFIG, make_mesh(1))
 
 
 def test_data_on_the_disk_are_refused(data):
     with pytest.raises(ValueError, match="`data` must be in memory if it is of a sweep"):
-        make_sweep([BASE], data._replace(mapped=True), WATCH, make_mesh(1))
+        make_sweep([BASE], data._replace(mapped=True), LOG_CONFIG, make_mesh(1))
 
 
 @pytest.mark.slow
@@ -368,7 +366,7 @@ def test_results_go_when_a_sweep_begins_anew(data, tmp_path, monkeypatch):
 
     monkeypatch.setattr("dfm_jax.training.sweep.train", begun)
     (tmp_path / "sweep.json").write_text("[]")
-    train_sweep([BASE], data, tmp_path, make_mesh(1), watch=WATCH)
+    train_sweep([BASE], data, tmp_path, make_mesh(1), log_config=LOG_CONFIG)
     assert not (tmp_path / "sweep.json").exists()
 
 
@@ -378,9 +376,9 @@ def test_results_go_when_a_sweep_begins_anew(data, tmp_path, monkeypatch):
 PLAIN = dataclasses.replace(BASE, task="own_networks:plain")  # quick to compile
 
 
-def longer(config: TrainConfig, steps: int, **optimiser) -> TrainConfig:
-    optimiser = dataclasses.replace(config.optimiser, **optimiser)
-    return dataclasses.replace(config, num_steps=steps, optimiser=optimiser)
+def longer(config: TrainConfig, steps: int, **optimizer) -> TrainConfig:
+    optimizer = dataclasses.replace(config.optimizer, **optimizer)
+    return dataclasses.replace(config, num_steps=steps, optimizer=optimizer)
 
 
 @pytest.mark.slow
@@ -390,17 +388,17 @@ def test_a_run_that_is_lengthened_is_the_longer_one(texts, tmp_path):
     found = {}
     for run, configs in {"whole": [long], "twice": [short, long, long]}.items():
         folder = tmp_path / run
-        ends = [train_member(config, texts, folder, watch=WATCH) for config in configs]
-        found[run] = digests(folder / "centre")
+        ends = [train_member(config, texts, folder, log_config=LOG_CONFIG) for config in configs]
+        found[run] = digests(folder / "dense")
     assert [(end.began_at, end.step) for end in ends] == [(0, 3), (3, STEPS), (STEPS, STEPS)]
     assert found["twice"] == found["whole"]
-    member = folder / "centre"
+    member = folder / "dense"
     assert read_member(member)["config"] == to_json(long)
     assert load_member(member, best=True).config == long  # perhaps a checkpoint of the shorter one
     lines = [row["step"] for row in read_metrics(member / "metrics.jsonl") if "loss" in row]
     assert lines == [2, 3, 4, 6]
     with pytest.raises(CheckpointError, match=r"it has made 6 updates. Take another run folder"):
-        train_member(short, texts, folder, watch=WATCH)
+        train_member(short, texts, folder, log_config=LOG_CONFIG)
 
 
 @pytest.mark.slow
@@ -410,7 +408,7 @@ def test_a_sweep_is_lengthened_where_none_of_its_runs_has_ended_before(data, tmp
     def swept(name, steps):
         runs = [longer(PLAIN, n, final_fraction=1.0) for n in steps]
         configs = [dataclasses.replace(run, seed=seed) for seed, run in enumerate(runs)]
-        return train_sweep(configs, data, tmp_path / name, make_mesh(2), watch=WATCH)
+        return train_sweep(configs, data, tmp_path / name, make_mesh(2), log_config=LOG_CONFIG)
 
     for steps in ((3, 3), (5, STEPS)):
         swept("twice", steps)
@@ -439,12 +437,12 @@ def test_only_what_the_updates_made_depend_on_is_compared():
         records = ({"config": to_json(one)} for one in (long, short))
         found = list(differences_until(made, *records))
         assert bool(found) == (not np.array_equal(*rates))
-        expected = [("config.optimiser.decay_steps", end, 9)] if found else []
+        expected = [("config.optimizer.decay_steps", end, 9)] if found else []
         assert found == expected
     six, five = to_json(BASE), to_json(longer(BASE, 5, decay_steps=STEPS))
     assert list(differences_until(STEPS, five, six)) == [("num_steps", 5, STEPS)]
     assert not list(differences_until(5, five, six))  # stopped there
     twelve = to_json(longer(BASE, 12))
     ((field, *values),) = differences_until(STEPS, {"config": twelve}, {"config": six})
-    assert f"set `optimiser.decay_steps` to {STEPS}" in lengthening_hint(field, *values)
+    assert f"set `optimizer.decay_steps` to {STEPS}" in lengthening_hint(field, *values)
     assert lengthening_hint("config.seed", 0, 1) == ""

@@ -1,4 +1,6 @@
-"""S2, S4: sampling by a schedule table, its law against enumeration and its draws against it."""
+"""S2, S4: sampling by a schedule table, its distribution against enumeration and its draws against
+it.
+"""
 
 from functools import partial
 
@@ -6,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from sampling_world import (
+from sampling_distributions import (
     SOURCES,
     STATES,
     TOKENS,
@@ -15,11 +17,11 @@ from sampling_world import (
     V,
     counts,
     embedded,
+    evaluation_set,
     exact_denoiser,
-    law_of_run,
+    probs_of_run,
     rank,
     run_of,
-    world,
 )
 from test_paths import assert_drawn_from
 
@@ -42,13 +44,13 @@ TOGETHER = {
     "all at once": schedules.blocks([0, 0, 0]),
     "masked": schedules.masked(schedules.cosine(), 4, N),
 }
-METHODS = ("clear", "jump first")
+METHODS = ("clear", "sparse")
 
 
 def plan(table):
     num_steps = len(table) - 1
-    coins = [steps.step_size(table, t) for t in range(num_steps)]
-    return coins, np.arange(num_steps) / num_steps
+    jump_probs = [steps.step_size(table, t) for t in range(num_steps)]
+    return jump_probs, np.arange(num_steps) / num_steps
 
 
 def lookup_of(here, table):
@@ -68,7 +70,8 @@ def drawn(here, table, *, seed=0, count=DRAWS, **options):
     return jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(seed), count))
 
 
-# ── the law ─────────────────────────────────────────────────────────────────────────────────────
+# ── the distribution
+# ─────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.slow
@@ -76,13 +79,13 @@ def drawn(here, table, *, seed=0, count=DRAWS, **options):
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("table", ORDERS.values(), ids=ORDERS)
 @pytest.mark.usefixtures("x64")
-def test_one_position_a_step_has_the_law_of_the_path_at_every_row(source, table):
-    here, table = world(source), jnp.asarray(table, float)
+def test_one_position_a_step_has_the_distribution_of_the_path_at_every_row(source, table):
+    here, table = evaluation_set(source), jnp.asarray(table, float)
     run = run_of(exact_denoiser, carry_over=source == "all masks")
-    truth = np.array([here.law(row) for row in np.asarray(table)])
-    laws = law_of_run(truth[0], lookup_of(here, table), *plan(table), run)
-    assert np.max(np.abs(laws - truth)) < 1e-12
-    assert exact.total_variation(laws[-1], embedded(here.data)) < 1e-12
+    truth = np.array([here.probs(row) for row in np.asarray(table)])
+    probs = probs_of_run(truth[0], lookup_of(here, table), *plan(table), run)
+    assert np.max(np.abs(probs - truth)) < 1e-12
+    assert exact.total_variation(probs[-1], embedded(here.data)) < 1e-12
 
 
 @pytest.mark.slow
@@ -90,23 +93,23 @@ def test_one_position_a_step_has_the_law_of_the_path_at_every_row(source, table)
 @pytest.mark.parametrize("blocks", [[0, 0, 1], [0, 1, 0], [0, 0, 0], [0, 1, 2]], ids=str)
 @pytest.mark.usefixtures("x64")
 def test_the_price_of_blocks_is_the_kl_of_what_they_draw(blocks):
-    here, table = world("all masks"), jnp.asarray(schedules.blocks(blocks), float)
-    start = here.law(np.zeros(N))
+    here, table = evaluation_set("all masks"), jnp.asarray(schedules.blocks(blocks), float)
+    start = here.probs(np.zeros(N))
     run = run_of(exact_denoiser, carry_over=True)
-    law = law_of_run(start, lookup_of(here, table), *plan(table), run)[-1]
-    price, before = 0.0, ()
+    probs = probs_of_run(start, lookup_of(here, table), *plan(table), run)[-1]
+    cost, before = 0.0, ()
     for block in range(max(blocks) + 1):
         these = tuple(i for i in range(N) if blocks[i] == block)
-        price += exact.conditional_total_correlation(here.data, these, before, V, N)
+        cost += exact.conditional_total_correlation(here.data, these, before, V, N)
         before = (*before, *these)
-    measured = exact.kl(embedded(here.data), law)
-    assert measured == pytest.approx(price, abs=1e-12)
-    assert (price > 1e-3) == (len(set(blocks)) < N)
+    measured = exact.kl(embedded(here.data), probs)
+    assert measured == pytest.approx(cost, abs=1e-12)
+    assert (cost > 1e-3) == (len(set(blocks)) < N)
     stated = [
         steps.parallel_log_prob(x, jnp.asarray(blocks), jnp.asarray(TOKENS), jnp.log(here.data))
         for x in jnp.asarray(TOKENS)
     ]
-    np.testing.assert_allclose(embedded(np.exp(stated)), law, atol=1e-12)
+    np.testing.assert_allclose(embedded(np.exp(stated)), probs, atol=1e-12)
 
 
 # ── draws ───────────────────────────────────────────────────────────────────────────────────────
@@ -116,11 +119,11 @@ def test_the_price_of_blocks_is_the_kl_of_what_they_draw(blocks):
 @pytest.mark.statement("S2")
 @pytest.mark.parametrize(
     ("source", "method"),
-    [("all masks", "clear"), ("all masks", "jump first"), ("any law", "jump first")],
+    [("all masks", "clear"), ("all masks", "sparse"), ("any distribution", "sparse")],
 )
 def test_draws_are_of_the_data_in_any_order(source, method):
     """Chi-square, false alarms once in a million."""
-    here, table = world(source), ORDERS["any order"]
+    here, table = evaluation_set(source), ORDERS["any order"]
     rows = drawn(here, table, method=method, carry_over=source == "all masks", rows_at_once=2)
     assert_drawn_from(embedded(here.data), counts(rows))
 
@@ -129,39 +132,41 @@ def test_draws_are_of_the_data_in_any_order(source, method):
 @pytest.mark.statement("S2")
 @pytest.mark.parametrize(
     ("table", "method"),
-    [("blocks", "clear"), ("all at once", "jump first"), ("masked", "jump first")],
+    [("blocks", "clear"), ("all at once", "sparse"), ("masked", "sparse")],
 )
-def test_parallel_draws_have_the_law_of_the_steps_and_not_of_the_data(table, method):
-    here, table = world("all masks"), TOGETHER[table]
+def test_parallel_draws_have_the_distribution_of_the_steps_and_not_of_the_data(table, method):
+    here, table = evaluation_set("all masks"), TOGETHER[table]
     with jax.enable_x64(True):
         wide = jnp.asarray(table, float)
-        start = here.law(np.zeros(N))
+        start = here.probs(np.zeros(N))
         run = run_of(exact_denoiser, carry_over=True)
-        law = law_of_run(start, lookup_of(here, wide), *plan(wide), run)[-1]
+        probs = probs_of_run(start, lookup_of(here, wide), *plan(wide), run)[-1]
     found = counts(drawn(here, table, method=method, count=40_000))
-    assert_drawn_from(law, found)
+    assert_drawn_from(probs, found)
     with pytest.raises(AssertionError, match="chi-square"):
         assert_drawn_from(embedded(here.data), found)
 
 
 @pytest.mark.slow
 @pytest.mark.statement("S2", "P4")
-@pytest.mark.parametrize(("source", "method"), [("all masks", "jump first"), ("any law", "clear")])
+@pytest.mark.parametrize(
+    ("source", "method"), [("all masks", "sparse"), ("any distribution", "clear")]
+)
 def test_a_run_that_stops_early_is_a_draw_of_the_path_there(source, method):
-    here, table, stop = world(source), ORDERS["one position a step, halfway first"], 3
+    here, table, stop = evaluation_set(source), ORDERS["one position a step, halfway first"], 3
     carry_over = source == "all masks"
     rows = drawn(here, table, method=method, stop=stop, carry_over=carry_over, count=80_000)
-    law = here.law(np.asarray(table[stop], np.float64))
+    probs = here.probs(np.asarray(table[stop], np.float64))
     seen = counts(rows)
-    rare = len(rows) * law < 6  # pooled, so that a chi-square test may be made
-    pooled = np.append(law[~rare], law[rare].sum())
+    rare = len(rows) * probs < 6  # pooled, so that a chi-square test may be made
+    pooled = np.append(probs[~rare], probs[rare].sum())
     assert_drawn_from(pooled[pooled > 0], np.append(seen[~rare], seen[rare].sum())[pooled > 0])
-    assert np.all(seen[law == 0] == 0)
+    assert np.all(seen[probs == 0] == 0)
 
 
 @pytest.mark.slow
 def test_a_run_in_two_parts_goes_on_from_the_row_where_it_stopped(key):
-    here, table = world("all masks"), schedules.left_to_right(N)
+    here, table = evaluation_set("all masks"), schedules.left_to_right(N)
     params, run = lookup_of(here, table), partial(sample_on_table, source="mask")
     masks = jnp.full(N, V)
     half = jax.jit(lambda key: run(key, params, exact_denoiser, masks, table, stop=2))(key)
@@ -219,10 +224,10 @@ def test_a_token_of_another_source_is_drawn_anew():
 
 @pytest.mark.slow
 @pytest.mark.statement("A5", "S2")
-@pytest.mark.parametrize(("given", "method"), [([1], "jump first"), ([0, 2], "clear")], ids=str)
+@pytest.mark.parametrize(("given", "method"), [([1], "sparse"), ([0, 2], "clear")], ids=str)
 def test_infilling_draws_from_the_data_given_the_context(given, method):
     context = np.isin(np.arange(N), given)
-    here = world("all masks", seed=4, context=context)
+    here = evaluation_set("all masks", seed=4, context=context)
     x = np.array([1, 0, 1])
     free = [i for i in range(N) if i not in given]
     table = schedules.any_order([*given, *free[::-1]])
@@ -242,8 +247,8 @@ def test_infilling_draws_from_the_data_given_the_context(given, method):
 
     rows = np.asarray(jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(0), DRAWS)))
     assert np.all(rows[:, given] == x[given])
-    law = np.where(np.all(TOKENS[:, given] == x[given], axis=1), here.data, 0.0)
-    assert_drawn_from(law / law.sum(), counts(rows, V))
+    probs = np.where(np.all(TOKENS[:, given] == x[given], axis=1), here.data, 0.0)
+    assert_drawn_from(probs / probs.sum(), counts(rows, V))
 
 
 # ── both halves of a denoiser ───────────────────────────────────────────────────────────────────
@@ -263,7 +268,7 @@ def test_only_rows_that_jump_meet_the_head():
         return jnp.where(due, 0.0, jnp.nan) + jnp.zeros((1, V))
 
     denoiser, x_0 = HeadedDenoiser(hidden, head), jnp.full(width, V)
-    options = {"source": "mask", "method": "jump first", "rows_at_once": 1}
+    options = {"source": "mask", "method": "sparse", "rows_at_once": 1}
     x = sample_on_table(jax.random.key(0), (), denoiser, x_0, table, **options)
     assert np.all(np.asarray(x) < V)
     late = schedules.any_order(np.arange(width)[::-1])
@@ -318,7 +323,7 @@ GOOD = {"x_0": jnp.full(N, V), "table": schedules.left_to_right(N), "source": "m
         ({"table": schedules.left_to_right(N)[::-1]}, "`table` must not move a finished token"),
         ({"stop": 4}, r"`stop` must lie in \[0, 3\]; got stop = 4"),
         ({"start": 2, "stop": 1}, r"`start` must lie in \[0, 1\]; got start = 2"),
-        ({"method": "jump first", "rows_at_once": 0}, r"`rows_at_once` must lie in \[1, 3\]"),
+        ({"method": "sparse", "rows_at_once": 0}, r"`rows_at_once` must lie in \[1, 3\]"),
         (
             {"x_0": jnp.full(2, V), "table": jnp.eye(3, 2)},
             r"`denoiser` must return \[N, V\] with",
@@ -346,7 +351,7 @@ def test_a_mask_that_no_step_would_draw_is_refused(key):
 
 @pytest.mark.slow
 def test_no_step_gives_the_state_back_and_two_runs_are_one():
-    here, table = world("all masks"), ORDERS["any order"]
+    here, table = evaluation_set("all masks"), ORDERS["any order"]
     run = partial(sample_on_table, params=lookup_of(here, table), denoiser=exact_denoiser)
     masks, options = jnp.full(N, V), {"table": table, "source": "mask"}
     np.testing.assert_array_equal(run(jax.random.key(0), x_0=masks, stop=0, **options), masks)
@@ -374,7 +379,8 @@ def test_a_last_row_that_is_1_to_rounding_is_1():
 def test_a_causal_network_is_no_denoiser():
     config = TransformerConfig(num_tokens=7, width=16, num_layers=1, num_heads=2, ffn_width=16)
     with pytest.raises(
-        ValueError, match="`causal` must be False, because row i of a causal network is the law of"
+        ValueError,
+        match="`causal` must be False, because row i of a causal network is the distribution of",
     ):
         transformer_denoiser(config)
 
@@ -383,7 +389,7 @@ def test_a_causal_network_is_no_denoiser():
 @pytest.mark.parametrize("method", METHODS)
 def test_what_is_said_of_a_revealed_token_is_not_read(method, key):
     def silent(params, x_t, t):
-        """No law at all where a token stands."""
+        """No distribution at all where a token stands."""
         return jnp.where((x_t == V)[:, None], jnp.zeros((N, V)), jnp.nan)
 
     table, masks = schedules.left_to_right(N), jnp.full(N, V)
@@ -398,9 +404,9 @@ def spoilt(params, x_t, t):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("bad", "method"), [(np.nan, "clear"), (-np.inf, "clear"), (np.inf, "jump first")]
+    ("bad", "method"), [(np.nan, "clear"), (-np.inf, "clear"), (np.inf, "sparse")]
 )
-def test_logits_that_are_no_law_are_refused(bad, method, key):
+def test_logits_that_are_no_distribution_are_refused(bad, method, key):
     arguments = (np.float32(bad), spoilt, jnp.full(N, V), GOOD["table"])
     with pytest.raises(
         ValueError, match="must hold a finite number and no NaN where a token moves"

@@ -15,7 +15,7 @@ from dfm_jax.interfaces import Losses, Network, Task
 from dfm_jax.models import TransformerConfig, router, transformer
 from dfm_jax.parallel import make_mesh
 from dfm_jax.training.batches import Batch
-from dfm_jax.training.config import TrainConfig, Watch, config_digest, to_json
+from dfm_jax.training.config import LogConfig, TrainConfig, config_digest, to_json
 from dfm_jax.training.ensemble import read_ensemble
 from dfm_jax.training.evaluation import evaluate_ensemble, load_member
 from dfm_jax.training.examples import Examples, array_examples
@@ -69,7 +69,7 @@ def test_networks_of_every_make_do_all_that_the_transformer_does(data, tmp_path,
         words = ("--config", "tiny", "--data", str(data), "--run", str(run))
         fields = ("--set", f"task={task}", *SMALL, *TRANSFORMER)
         done("train", *words, "--expert", str(expert), *fields)
-    done("gather", "--run", str(run))
+    done("make-ensemble", "--run", str(run))
     capsys.readouterr()
     (tmp_path / "text").mkdir()
     (tmp_path / "text" / "a.txt").write_text("light waters")
@@ -119,7 +119,7 @@ def test_a_masked_run_and_its_ensemble_fill_in_masks(data, tmp_path, capsys):
         done("train", *words, "--expert", expert, "--set", *MASKED)
     capsys.readouterr()
     args = ("sample", "--run", run, "--max-new", "5", "--ids", "--prompt", "light")
-    done("gather", "--run", run)
+    done("make-ensemble", "--run", run)
     done("evaluate", "--run", run, "--draws", "1")
     assert "ensemble: not judged, for a mixture of drawn bounds is no bound." in (
         capsys.readouterr().out
@@ -138,17 +138,17 @@ def test_a_masked_run_and_its_ensemble_fill_in_masks(data, tmp_path, capsys):
     assert "`max_new` must be at most" in capsys.readouterr().err
 
 
-class Labelled(NamedTuple):
+class Labeled(NamedTuple):
     """A row of features and its part."""
 
     x: np.ndarray
     part: np.ndarray
 
 
-def labelled(seed: int, num_rows: int) -> Labelled:
+def labeled(seed: int, num_rows: int) -> Labeled:
     """Two ids, whose sum says the part."""
     x = np.random.default_rng(seed).integers(0, 3, (num_rows, 2)).astype(np.int32)
-    return Labelled(x, (x.sum(axis=1) > 1).astype(np.int32))
+    return Labeled(x, (x.sum(axis=1) > 1).astype(np.int32))
 
 
 def router_of_arrays(config):
@@ -157,14 +157,14 @@ def router_of_arrays(config):
     network = router(model, 2, last=True)
 
     def read_examples(config, source):
-        return array_examples(labelled(0, 64), config.batch_size, held_out=labelled(1, 32))
+        return array_examples(labeled(0, 64), config.batch_size, held_out=labeled(1, 32))
 
     return router_task(network)._replace(read_examples=read_examples)
 
 
 @pytest.mark.slow
 def test_a_router_trains_on_arrays_and_is_judged(data, tmp_path, capsys):
-    fields = ("task=test_tasks:router_of_arrays", "num_steps=60", "optimiser.learning_rate=1e-2")
+    fields = ("task=test_tasks:router_of_arrays", "num_steps=60", "optimizer.learning_rate=1e-2")
     words = ("--config", "tiny", "--data", str(data), "--run", str(tmp_path))
     done("train", *words, "--set", *fields)
     capsys.readouterr()
@@ -196,13 +196,13 @@ def test_pictures_and_questions_train_and_are_judged_from_the_command_line(tmp_p
         folder.mkdir(parents=True)
         np.savez(folder / "answers.npz", features=features, tokens=tokens, answers=answers)
     fields = ["model.width=16", "model.num_layers=1", "model.num_heads=2", "model.ffn_width=16"]
-    fields += ["num_steps=60", "optimiser.learning_rate=0.01"]
+    fields += ["num_steps=60", "optimizer.learning_rate=0.01"]
     run = tmp_path / "run"
     for expert in ("0", "1"):
         words = ["train", "--config", "tiny", "--data", str(tmp_path / "data"), "--run", str(run)]
         words += ["--expert", expert, "--set", "task=own_networks:of_pictures", *fields]
         done(*words)
-    done("gather", "--run", str(run))
+    done("make-ensemble", "--run", str(run))
     capsys.readouterr()
     done("evaluate", "--run", str(run))
     rows = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
@@ -222,17 +222,17 @@ def test_pictures_and_questions_train_and_are_judged_from_the_command_line(tmp_p
 
 
 def test_every_row_of_arrays_comes_once_an_epoch_and_all_are_judged():
-    examples = array_examples(labelled(0, 12), 4, held_out=labelled(1, 6))
+    examples = array_examples(labeled(0, 12), 4, held_out=labeled(1, 6))
     key = jax.random.key(0)
     rows = np.concatenate([examples.batches(key, step).x for step in range(3)])
-    expected = labelled(0, 12).x
+    expected = labeled(0, 12).x
     np.testing.assert_array_equal(rows[np.lexsort(rows.T)], expected[np.lexsort(expected.T)])
     held = examples.held_out(None)
     assert [len(batch.part) for batch in held.batches] == [4, 4]
     found = held.by_document(np.arange(8.0), np.ones(8, int))
     np.testing.assert_array_equal(found.nats, np.arange(6))
     assert examples.description["train_tokens"] == 12
-    other = array_examples(labelled(2, 12), 4).description["train_sha256"]
+    other = array_examples(labeled(2, 12), 4).description["train_sha256"]
     assert other != examples.description["train_sha256"]
     with pytest.raises(ValueError, match="The arrays of `train` must have the same number of rows"):
         array_examples((np.zeros(3), np.zeros(4)), 2)
@@ -276,7 +276,7 @@ def test_examples_that_are_none_are_refused(tmp_path, monkeypatch):
     config = TrainConfig(task="own_networks:of_nothing")
     assert named_function("own_networks:of_nothing")(config) is task
     with pytest.raises(ValueError, match="`read_examples` of the task must return Examples"):
-        train_member(config, tmp_path, tmp_path / "run", watch=Watch())
+        train_member(config, tmp_path, tmp_path / "run", log_config=LogConfig())
 
 
 def test_a_run_of_examples_is_a_run():
@@ -290,7 +290,7 @@ def test_a_run_of_examples_is_a_run():
     config = TrainConfig(task="own_networks:quadratic", num_steps=3, batch_size=2, held_out=0.0)
     examples = array_examples(np.ones(4, np.float32), 2)
     assert isinstance(examples, Examples)
-    run = make_run(config, examples, Watch())
+    run = make_run(config, examples, LogConfig())
     state = run.init()
     for step in range(3):
         state, _ = run.update(state, step)
@@ -312,9 +312,9 @@ def test_what_the_transformers_objectives_ask_of_a_model_is_not_asked_of_a_task_
     config = TrainConfig(model=model, num_positions=2, batch_size=2)
     examples = array_examples(Batch(np.zeros((4, 2), int), np.ones((4, 2), bool)), 2)
     task = uniform_task(transformer(model), end=0.9)
-    run, results = make_sweep([config], examples, Watch(), make_mesh(1), task=task)
+    run, results = make_sweep([config], examples, LogConfig(), make_mesh(1), task=task)
     assert [one.finished for one in results(run.init())] == [False]
-    assert int(make_run(config, examples, Watch(), task=task).init().step) == 0
+    assert int(make_run(config, examples, LogConfig(), task=task).init().step) == 0
     with pytest.raises(
         ValueError, match=r"`model\.causal` must be True if the objective is autoregressive"
     ):

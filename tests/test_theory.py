@@ -14,7 +14,7 @@ from dfm_jax import cli, exact, steps, velocities
 from dfm_jax.theory import LEDGER, Shape, equations, runs, verify
 from dfm_jax.theory.cases import draw_cases
 from dfm_jax.theory.statement import excess, gap, in_order, statement
-from dfm_jax.theory.statements import price
+from dfm_jax.theory.statements import cost
 
 # The labels that the page lists; a statement that is lost leaves the page first, for all to see.
 PAGE = (Path(__file__).parents[1] / "EQUATIONS.md").read_text("utf-8")
@@ -113,9 +113,9 @@ from dfm_jax.theory.statement import gap, statement
 def uniform(case): return np.full_like(case.data, 1 / case.data.size)
 def own(case): return case.data
 
-@statement("{label}", "KL(q, q) = 0", source="own", kind="identity", falsifier="u", law={broken})
-def a_law_is_its_own(cases, run, *, law=own):
-    return gap(cases.each(lambda c: exact.kl(c.data, law(c))), 0.0)
+@statement("{label}", "KL(q, q) = 0", source="own", kind="identity", falsifier="u", probs={broken})
+def a_probs_is_its_own(cases, run, *, probs=own):
+    return gap(cases.each(lambda c: exact.kl(c.data, probs(c))), 0.0)
 """
 
 
@@ -237,8 +237,8 @@ def test_each_function_is_compiled_for_two_shapes_at_most(monkeypatch):
 def test_the_bound_of_any_grid_has_a_falsifier_of_its_own():
     """The row's falsifier breaks the identity: here the bound's right side is left out."""
     cases, run = draw_cases(Shape(2, 3, 3), 48, 0), runs.Run("float64", 1)
-    assert np.all(price.any_grid_bound(cases, run) <= 1e-12)
-    broken = price.any_grid_bound(cases, run, correlation_of=price.nothing)
+    assert np.all(cost.any_grid_bound(cases, run) <= 1e-12)
+    broken = cost.any_grid_bound(cases, run, correlation_of=cost.nothing)
     assert np.all(broken[cases.generic] > 1e-3)
 
 
@@ -254,6 +254,6 @@ def test_one_position_a_pair_is_enough_for_continuity_and_not_for_the_kernel():
     velocity = np.zeros((4, 2, 2))
     velocity[0] = steps.exact_step_velocity(posterior, states[0], size, num_states=2)
     np.testing.assert_array_equal(now - velocities.divergence(now, velocity, states), then)
-    laws = np.stack([steps.step_law(u, z) for u, z in zip(velocity, states, strict=True)])
-    pushed = steps.push_forward(now, laws, states)
+    probs = np.stack([steps.step_probs(u, z) for u, z in zip(velocity, states, strict=True)])
+    pushed = steps.push_forward(now, probs, states)
     np.testing.assert_allclose(pushed - then, np.array([1, -1, -1, 1]) / 16, atol=1e-15)

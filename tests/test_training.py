@@ -10,20 +10,20 @@ from dfm_jax.objectives import step_loss
 from dfm_jax.schedules import left_to_right, linear, masked
 from dfm_jax.steps import step_size
 from dfm_jax.training.batches import Batch
-from dfm_jax.training.config import OptimiserConfig
+from dfm_jax.training.config import OptimizerConfig
 from dfm_jax.training.losses import masked_losses, next_token_losses
 from dfm_jax.training.state import (
     TrainState,
     init_state,
     is_matrix,
     learning_rate_shape,
-    make_optimiser,
+    make_optimizer,
     with_hyperparameters,
 )
 from dfm_jax.training.step import make_evaluation, make_train_step
 
 V, N, B = 5, 6, 4
-CONFIG = OptimiserConfig(learning_rate=0.1, warmup_steps=2, weight_decay=0.2, max_norm=0.05)
+CONFIG = OptimizerConfig(learning_rate=0.1, warmup_steps=2, weight_decay=0.2, max_norm=0.05)
 STEPS = 8
 
 
@@ -61,9 +61,9 @@ def oracle_loss(params, batch):
         before = V
         for token, counts in zip(tokens, valid, strict=True):
             if counts:
-                law = np.exp(log_softmax(table[before] + bias))
-                nats -= np.log(law[token])
-                row = (law - np.eye(V)[token]) / count
+                probs = np.exp(log_softmax(table[before] + bias))
+                nats -= np.log(probs[token])
+                row = (probs - np.eye(V)[token]) / count
                 grads["table"][before] += row
                 grads["bias"] += row
             before = token
@@ -98,8 +98,8 @@ def oracle_steps(params, batches):
 
 def begun(key, **options):
     """State 0, in one program."""
-    network, optimiser = bigram(), make_optimiser(CONFIG, STEPS)
-    return jax.jit(lambda key: init_state(key, network, optimiser, **options))(key)
+    network, optimizer = bigram(), make_optimizer(CONFIG, STEPS)
+    return jax.jit(lambda key: init_state(key, network, optimizer, **options))(key)
 
 
 def drawn_params(seed):
@@ -107,10 +107,10 @@ def drawn_params(seed):
 
 
 def make(*, num_micro_batches=1, ema_decay=None):
-    network, optimiser = bigram(), make_optimiser(CONFIG, STEPS)
+    network, optimizer = bigram(), make_optimizer(CONFIG, STEPS)
     step = make_train_step(
         next_token_losses(network, start=V),
-        optimiser,
+        optimizer,
         num_micro_batches=num_micro_batches,
         ema_decay=ema_decay,
     )
@@ -156,7 +156,7 @@ def test_micro_batches_of_unequal_tokens_are_the_whole_batch():
 
 @pytest.mark.slow
 def test_micro_batches_draw_the_same_dropout():
-    network, optimiser = bigram(), make_optimiser(CONFIG, STEPS)
+    network, optimizer = bigram(), make_optimizer(CONFIG, STEPS)
 
     def apply(params, x_t, t=None, *, key):
         kept = jax.random.bernoulli(key, 0.5, (N, V))
@@ -165,7 +165,7 @@ def test_micro_batches_draw_the_same_dropout():
     terms = next_token_losses(Network(network.init, apply), start=V)
     state = begun(jax.random.key(1))
     one, two = (
-        jax.jit(make_train_step(terms, optimiser, num_micro_batches=parts)) for parts in (1, 2)
+        jax.jit(make_train_step(terms, optimizer, num_micro_batches=parts)) for parts in (1, 2)
     )
     losses = [
         float(step(state, batch_of(3), jax.random.key(seed))[1].loss)
@@ -190,12 +190,12 @@ def test_the_average_begins_at_the_first_parameters_and_keeps_d_to_the_n_of_them
 @pytest.mark.slow
 def test_runs_under_vmap_are_runs_in_a_loop():
     """Three runs that differ in seed, rate and decay are one program, and the same numbers."""
-    network, optimiser = bigram(), make_optimiser(CONFIG, STEPS)
-    train_step = make_train_step(next_token_losses(network, start=V), optimiser)
+    network, optimizer = bigram(), make_optimizer(CONFIG, STEPS)
+    train_step = make_train_step(next_token_losses(network, start=V), optimizer)
     rates, decays = np.float32([0.1, 0.01, 0.3]), np.float32([0.0, 0.2, 0.5])
 
     def begin(key, rate, decay):
-        state = init_state(key, network, optimiser)
+        state = init_state(key, network, optimizer)
         return with_hyperparameters(state, learning_rate=rate, weight_decay=decay)
 
     def run(state):
@@ -218,8 +218,8 @@ def test_runs_under_vmap_are_runs_in_a_loop():
 
 @pytest.mark.slow
 def test_a_step_compiles_once_and_may_be_given_its_state():
-    network, optimiser = bigram(), make_optimiser(CONFIG, STEPS)
-    train_step = make_train_step(next_token_losses(network, start=V), optimiser, ema_decay=0.9)
+    network, optimizer = bigram(), make_optimizer(CONFIG, STEPS)
+    train_step = make_train_step(next_token_losses(network, start=V), optimizer, ema_decay=0.9)
     state, kept = (begun(jax.random.key(1), ema=True) for _ in range(2))
     traces = []
 

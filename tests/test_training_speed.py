@@ -87,8 +87,8 @@ def test_our_side_does_what_it_says(tmp_path):
     params = ours.unflattened(np.load(tmp_path / "params.npz"))
     batch = np.load(tmp_path / "tokens.npy")[0]
     before = np.concatenate([batch[:, :1], batch[:, :-1]], axis=1)
-    log_law = jax.nn.log_softmax(jax.vmap(network.apply, in_axes=(None, 0))(params, before))
-    paid = np.take_along_axis(np.asarray(log_law), batch[:, :, None], axis=-1)[:, 1:]
+    log_probs = jax.nn.log_softmax(jax.vmap(network.apply, in_axes=(None, 0))(params, before))
+    paid = np.take_along_axis(np.asarray(log_probs), batch[:, :, None], axis=-1)[:, 1:]
     np.testing.assert_allclose(phases["forward"](), -paid.mean(), rtol=1e-5)
     losses = [phases["step"]() for _ in range(40)]
     assert np.mean(losses[-5:]) < np.mean(losses[:5]) - 0.1  # it learns

@@ -162,10 +162,10 @@ def test_only_answers_are_paid_for(config, params, features):
     network = vision_language(config, F)
     answers = jnp.array([True, False, False, True, True, False, True])
     terms = answer_losses(network)(params, PictureBatch(features[0], TOKENS, answers))
-    log_law = jax.nn.log_softmax(network.apply(params, features[0], TOKENS))
+    log_probs = jax.nn.log_softmax(network.apply(params, features[0], TOKENS))
     expected = np.zeros(7)
     for i in (3, 4, 6):
-        expected[i] = -log_law[i - 1, TOKENS[i]]
+        expected[i] = -log_probs[i - 1, TOKENS[i]]
     np.testing.assert_allclose(terms.nats, expected, rtol=1e-5)
     np.testing.assert_array_equal(terms.counts, answers.at[0].set(False))
 

@@ -34,24 +34,24 @@ def with_first(value: Any, first: float) -> np.ndarray:
     return value
 
 
-def no_law(law: np.ndarray, axis: int = -1) -> dict[str, Any]:
+def no_distribution(probs: np.ndarray, axis: int = -1) -> dict[str, Any]:
     """Along the axis it still sums to 1 where that is not what is wrong."""
-    law = np.moveaxis(law, axis, -1)
-    negative = law.copy()
+    probs = np.moveaxis(probs, axis, -1)
+    negative = probs.copy()
     negative[..., 0] -= 2.0
     negative[..., 1] += 2.0
     wrong = {
-        "logarithms": np.log(law),
-        "rows that sum to 1.5": 1.5 * law,
+        "logarithms": np.log(probs),
+        "rows that sum to 1.5": 1.5 * probs,
         "a negative entry": negative,
-        "NaN": with_first(law, NAN),
-        "infinity": with_first(law, INF),
+        "NaN": with_first(probs, NAN),
+        "infinity": with_first(probs, INF),
     }
     return {label: np.moveaxis(value, -1, axis) for label, value in wrong.items()}
 
 
-def no_log_law(log_law: np.ndarray) -> dict[str, Any]:
-    return no_log_probs(log_law) | {"rows that sum to 0.4": log_law + np.log(0.4)}
+def no_log_distribution(log_probs: np.ndarray) -> dict[str, Any]:
+    return no_log_probs(log_probs) | {"rows that sum to 0.4": log_probs + np.log(0.4)}
 
 
 def no_log_probs(log_probs: np.ndarray) -> dict[str, Any]:
@@ -100,8 +100,8 @@ def no_truths(value: np.ndarray) -> dict[str, Any]:
 
 def no_state(state: GateState) -> dict[str, Any]:
     return {
-        label: GateState(value, state.alive)
-        for label, value in no_log_law(state.log_weights).items()
+        label: GateState(value, state.valid)
+        for label, value in no_log_distribution(state.log_weights).items()
     }
 
 
@@ -124,12 +124,24 @@ def no_table(value: np.ndarray) -> dict[str, Any]:
 
 # By the name of the argument; where it says different things, behind the name of the function.
 NAMES: list[tuple[Wrong, str]] = [
-    (no_law, "base_laws law model_next_probs next_probs next_token_probs p pair_probs posterior"),
-    (no_law, "posterior_0 posteriors probs q router source step_laws token_path token_paths"),
-    (no_law, "weights"),
-    (no_log_law, "log_coupling log_data log_gate log_law log_laws log_model_laws log_next_law"),
-    (no_log_law, "log_model_weights log_next_probs log_p log_posterior log_prior log_q log_router"),
-    (no_log_law, "log_weights next_log_probs"),
+    (
+        no_distribution,
+        "base_probs probs model_next_probs next_probs next_token_probs p pair_probs posterior",
+    ),
+    (
+        no_distribution,
+        "posterior_0 posteriors probs q router source step_probs token_path token_paths",
+    ),
+    (no_distribution, "weights"),
+    (
+        no_log_distribution,
+        "log_coupling log_data log_gate log_probs log_probs log_model_probs log_target_probs",
+    ),
+    (
+        no_log_distribution,
+        "log_model_weights log_next_probs log_p log_posterior log_prior log_q log_router",
+    ),
+    (no_log_distribution, "log_weights next_log_probs"),
     (no_log_probs, "log_p_t log_probs sequence_log_probs token_log_probs"),
     (no_state, "state"),
     (no_ids, "expert part position states tokens x x_0 x_1 x_next x_t"),
@@ -147,7 +159,7 @@ NAMES: list[tuple[Wrong, str]] = [
     (no_number, "model router_excess router_loss target values velocities velocity"),
 ]
 KINDS: dict[str, Wrong] = {name: wrong for wrong, names in NAMES for name in names.split()} | {
-    "paths.convex_path kappa_t": lambda kappa: no_law(kappa, 0),
+    "paths.convex_path kappa_t": lambda kappa: no_distribution(kappa, 0),
     "steps.step_size t": no_ids,
     "steps.next_token_velocity t": no_ids,
     "paths.sample_mixture x_0": no_labels,
@@ -236,7 +248,7 @@ OTHERS = {
     "beta": lambda: velocities.metric_velocity(X_T, X_T, 0.5, DISTANCES, lambda t: 1 - t),
     "token_path": lambda: velocities.campbell_velocity(moving, X_T, 0.5),
     "token_path, the end": lambda: velocities.kinetic_optimal_velocity(ending, X_T, 0.5),
-    "token_path, no law": lambda: velocities.kinetic_optimal_velocity(
+    "token_path, no probs": lambda: velocities.kinetic_optimal_velocity(
         lambda t: jnp.stack([t, t])[None], X_T, 0.25
     ),
     "kappa": lambda: velocities.convex_velocity(
@@ -248,7 +260,9 @@ OTHERS = {
     "logits, dead": lambda: fast.sample_categorical(jax.random.key(0), np.full((1, 2), -INF)),
     "log_weights, of rows": lambda: mixture.mix_logits(np.zeros((2, 1)), np.zeros((2, 1, 3))),
     "log_probs": lambda: sampling.sample_next_token(jax.random.key(0), PROBS),
-    "log_laws": lambda: mixture.sample_mixed_step(jax.random.key(0), PROBS, PROBS[:, None, None]),
+    "log_probs, of experts": lambda: mixture.sample_mixed_step(
+        jax.random.key(0), PROBS, PROBS[:, None, None]
+    ),
     "log_prior": lambda: mixture_params((DECODER, DECODER), PROBS, ({}, {})),
     "num_rows": lambda: clustering.capacities(-1, 2),
     "num_clusters": lambda: clustering.capacities(2, -1),

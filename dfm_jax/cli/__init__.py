@@ -16,7 +16,7 @@ from dfm_jax.cli.launch import Launch
 from dfm_jax.cli.partition import Partition, Route
 from dfm_jax.cli.score import Score
 from dfm_jax.cli.sweep import Sweep
-from dfm_jax.cli.training import Evaluate, Gather, Sample, Train
+from dfm_jax.cli.training import Evaluate, MakeEnsemble, Sample, Train
 from dfm_jax.cli.verification import Equations, Verify
 from dfm_jax.training.stopping import listen
 from dfm_jax.training.trouble import ended
@@ -53,14 +53,14 @@ COMMANDS = {
     "train": Train,
     "evaluate": Evaluate,
     "sample": Sample,
-    "gather": Gather,
+    "make-ensemble": MakeEnsemble,
     "score": Score,
     "sweep": Sweep,
     "launch": Launch,
 }
 
 
-_DESCRIPTION = """Decentralised autoregressive generation as discrete flow matching.
+_DESCRIPTION = """Decentralized autoregressive generation as discrete flow matching.
 
 Examples:
     python -m dfm_jax doctor                 what this machine has

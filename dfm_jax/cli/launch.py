@@ -23,7 +23,7 @@ class Members:
     """The folder of the run."""
     experts: tuple[int, ...] = ()
     """The numbers of the experts to train; by default every expert of the data."""
-    centre: bool = False
+    dense: bool = False
     """Train the dense model on all of the data too."""
     grid: tuple[str, ...] = ()
     """Train the groups of this `sweep` over all of the data, in place of members:
@@ -87,7 +87,7 @@ class Members:
             known = experts_of(self.data)
             rule = f"`experts` must be some of the {len(known)} that {self.data} has"
             require(set(experts) <= set(known), rule, list(experts))
-        return train_jobs(self.data, self.folder, words, experts=experts, centre=self.centre)
+        return train_jobs(self.data, self.folder, words, experts=experts, dense=self.dense)
 
     def num_groups(self) -> int:
         """Of the grid; what a sweep cannot do is refused.
@@ -99,7 +99,7 @@ class Members:
         from dfm_jax.training.presets import load_axis, load_config
         from dfm_jax.training.sweep import by_shape, grid
 
-        alone = ("experts", "centre", "keep_last", "tensorboard", "on_disk", "placement")
+        alone = ("experts", "dense", "keep_last", "tensorboard", "on_disk", "placement")
         given = [name for name in alone if getattr(self, name) != getattr(Members, name)]
         rule = "`grid` must not be given together with the options of members"
         require(not given, rule, given, name="options of members")
@@ -128,7 +128,7 @@ class Local:
 
         python -m dfm_jax launch local --config small --data parts --run run --jobs 4 --gpus 0 1 2 3
 
-        python -m dfm_jax launch local --config tiny --data parts --run run --experts 0 2 --centre
+        python -m dfm_jax launch local --config tiny --data parts --run run --experts 0 2 --dense
     """
 
     members: Shared

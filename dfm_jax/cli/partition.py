@@ -1,4 +1,4 @@
-"""partition and route: a data set dealt to experts, and new rows after it."""
+"""partition and route: a data set assigned to experts, and new rows after it."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +10,8 @@ class Partition:
     """Part a data set among experts, by features of its rows.
 
     The features are your own (--features), or those of an encoder (--encoder). The folder holds
-    expert_000/rows.jsonl and so on, with the rows as they were; centre.jsonl, with the same rows in
-    their order; unrouted.jsonl and spread.jsonl, with the rows without a feature and why;
+    expert_000/rows.jsonl and so on, with the rows as they were; dense.jsonl, with the same rows in
+    their order; unrouted.jsonl and random.jsonl, with the rows without a feature and why;
     centroids.safetensors; and manifest.json, with counts, statistics and hashes.
 
     For example:
@@ -56,7 +56,7 @@ class Partition:
     weights: Path | None = None
     """The number of tokens of each row, as an .npy array [R]; by default the number of bytes of its
     text."""
-    no_feature: Literal["unrouted", "spread"] = "unrouted"
+    no_feature: Literal["unrouted", "random"] = "unrouted"
     """What happens to a row without a feature; spread sends it to a random expert, in proportion to
     the experts' sizes."""
     unique_ids: bool = False
@@ -101,7 +101,7 @@ class Route:
     weights: Path | None = None
     """The number of tokens of each row, as an .npy array [R], if the partition was made with such a
     file."""
-    no_feature: Literal["unrouted", "spread"] = "unrouted"
+    no_feature: Literal["unrouted", "random"] = "unrouted"
     """What happens to a row without a feature; spread sends it to a random expert, in proportion to
     the experts' sizes."""
     unique_ids: bool = False
@@ -126,7 +126,7 @@ def _show_written(out: Path, manifest: dict, found: bool) -> int:
     for k, (size, load) in enumerate(zip(manifest["sizes"], manifest["token_loads"], strict=True)):
         print(f"{k:>8}{size:>12,}{load:>16,}")
     print(
-        f"\n{out}: {manifest['num_rows']:,} rows, of them {manifest['spread']:,} spread and "
+        f"\n{out}: {manifest['num_rows']:,} rows, of them {manifest['random']:,} spread and "
         f"{manifest['unrouted']:,} unrouted; {manifest['repeated_ids']:,} repeat an id, "
         f"{manifest['rows_without_id']:,} have none."
     )

@@ -21,7 +21,7 @@ class Sweep:
     For example:
 
         python -m dfm_jax sweep --config tiny --data texts --run sweep \
-            --grid seed=0:16 optimiser.learning_rate=1e-3,3e-3,1e-2
+            --grid seed=0:16 optimizer.learning_rate=1e-3,3e-3,1e-2
 
         python -m dfm_jax sweep --config small --data texts --run sweep --group 1 \
             --grid seed=0:4 model.width=64,128
@@ -60,7 +60,7 @@ class Sweep:
         from dfm_jax.checks import check_count
         from dfm_jax.data.columns import Columns
         from dfm_jax.parallel import make_mesh
-        from dfm_jax.training.config import Watch
+        from dfm_jax.training.config import LogConfig
         from dfm_jax.training.members import load_member_data, member_data_path
         from dfm_jax.training.presets import load_axes, load_config
         from dfm_jax.training.stopping import ExitStatus, NonFiniteError, stop_on_signals
@@ -71,7 +71,7 @@ class Sweep:
         groups = by_shape(grid(config, axes))
         if self.group is not None:
             check_count("group", self.group, at_least=0, at_most=len(groups) - 1)
-        watch = Watch(
+        log_config = LogConfig(
             log_every=self.log_every,
             save_every=self.save_every,
             evaluate_every=self.evaluate_every,
@@ -87,7 +87,7 @@ class Sweep:
                     print(columns.text())
                     told = True
                 folder = self.folder / f"group_{number:03d}"
-                outcome = train_sweep(configs, data, folder, mesh, watch=watch, stop=stop)
+                outcome = train_sweep(configs, data, folder, mesh, log_config=log_config, stop=stop)
                 if not outcome.finished:
                     print(f"stopped at step {outcome.step}, saved; the same command goes on.")
                     return stop.status

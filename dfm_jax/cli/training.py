@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Train:
-    r"""Train one expert, or the centre; the same command goes on after any interruption.
+    r"""Train one expert, or the dense model; the same command goes on after any interruption.
 
     A finished run is left alone, or lengthened by a larger num_steps; another config is refused.
     Exit status: 0 finished; 2 bad input; 3 a loss that is not finite; 75 trouble that may pass, as
@@ -35,8 +35,8 @@ class Train:
         python -m dfm_jax train --config mine.json --set seed=1 model.width=96 \
             --data rows.jsonl --run run
 
-        python -m dfm_jax train --config run/centre/config.json --data texts --run run \
-            --set num_steps=200 optimiser.decay_steps=100
+        python -m dfm_jax train --config run/dense/config.json --data texts --run run \
+            --set num_steps=200 optimizer.decay_steps=100
     """
 
     config: str
@@ -45,7 +45,7 @@ class Train:
     data: Path
     """The data: a folder of text, a .jsonl file of rows, or a folder that `partition` wrote."""
     folder: Annotated[Path, tyro.conf.arg(name="run")]
-    """The folder of the run; the member is written to RUN/expert_003 or RUN/centre."""
+    """The folder of the run; the member is written to RUN/expert_003 or RUN/dense."""
     expert: int | None = None
     """The number of the expert to train; without it, the dense model is trained on all of the
     data."""
@@ -78,13 +78,13 @@ class Train:
     def run(self) -> int:
         """Go on to the end, or to a signal."""
         from dfm_jax.checks import require
-        from dfm_jax.training.config import Watch
+        from dfm_jax.training.config import LogConfig
         from dfm_jax.training.distributed import is_first, join_processes, over_all_devices
         from dfm_jax.training.fit import train_member
         from dfm_jax.training.presets import load_config
         from dfm_jax.training.stopping import ExitStatus, stop_on_signals
 
-        watch = Watch(
+        log_config = LogConfig(
             log_every=self.log_every,
             save_every=self.save_every,
             evaluate_every=self.evaluate_every,
@@ -95,7 +95,7 @@ class Train:
             rule = "`placement` must be replicated or sharded if several processes train one run"
             require(self.placement is not None, rule, self.placement)
             join_processes()
-        spread = None if self.placement is None else over_all_devices(self.placement)
+        layout = None if self.placement is None else over_all_devices(self.placement)
         # Of several processes none may leave the others waiting: a signal is noted from the start.
         with stop_on_signals(asked=self.distributed) as stop:
             outcome = train_member(
@@ -104,11 +104,11 @@ class Train:
                 self.folder,
                 expert=self.expert,
                 tokenizer=self.tokenizer,
-                watch=watch,
+                log_config=log_config,
                 stop=stop,
                 tensorboard=self.tensorboard,
                 on_disk=self.on_disk,
-                spread=spread,
+                layout=layout,
                 text_only=self.text_only,
                 say=print,
             )
@@ -212,8 +212,9 @@ class Sample:
     A network that reads from left to right draws token by token; a masked one fills in --max-new
     masks behind the prompt, along its grid.
 
-    Without --expert: the ensemble that `gather` made, its experts mixed by the Bayes gate; where
-    none was made, the only member there is. A token is drawn from the model's own law unless it is
+    Without --expert: the ensemble that `make-ensemble` made, its experts mixed by the Bayes gate;
+    where none was made, the only member there is. A token is drawn from the model's own
+    distribution unless it is
     cut: --temperature, --top-k, --top-p. The same seed draws the same text.
 
     For example:
@@ -222,14 +223,14 @@ class Sample:
 
         python -m dfm_jax sample --run run --expert 3 --num-samples 4 --top-p 0.9 --seed 7
 
-        python -m dfm_jax sample --run run --expert centre --stop 10 --ids
+        python -m dfm_jax sample --run run --expert dense --stop 10 --ids
     """
 
     folder: Annotated[Path, tyro.conf.arg(name="run")]
     """The folder of the run."""
     prompt: str = ""
     """The text that the model continues."""
-    expert: int | Literal["centre"] | None = None
+    expert: int | Literal["dense"] | None = None
     """The member that draws; without it, the ensemble, or the only member there is."""
     max_new: int = 128
     """The largest number of tokens to draw."""
@@ -292,11 +293,11 @@ class Sample:
                 names = ", ".join(member.name for member in members)
                 raise ValueError(
                     f"`expert` must be given if a run has several members; got members {names}. "
-                    "Give one of them, or make an ensemble of them with `gather`."
+                    "Give one of them, or make an ensemble of them with `make-ensemble`."
                 )
             (member,) = members
         else:
-            number = None if self.expert == "centre" else self.expert
+            number = None if self.expert == "dense" else self.expert
             member = member_folder(self.folder, number)
         best = self.checkpoint == "best"
         return member_generator(member, tokenizer=self.tokenizer, best=best)
@@ -312,15 +313,15 @@ def _numbers(metrics: dict[str, float]) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gather:
+class MakeEnsemble:
     """Gather the trained experts of a run into an ensemble: RUN/ensemble.json.
 
     It names every expert's checkpoint by its hash, and its weight, the share of training tokens, as
-    an exact fraction. An expert added, retrained or taken away: gather again.
+    an exact fraction. An expert added, retrained or taken away: run it again.
 
     For example:
 
-        python -m dfm_jax gather --run run
+        python -m dfm_jax make-ensemble --run run
     """
 
     folder: Annotated[Path, tyro.conf.arg(name="run")]
@@ -333,10 +334,10 @@ class Gather:
     def run(self) -> int:
         """Write the manifest and print it."""
         from dfm_jax.json_types import as_type
-        from dfm_jax.training.ensemble import MANIFEST, gather, write_ensemble
+        from dfm_jax.training.ensemble import MANIFEST, make_ensemble, write_ensemble
 
         best = self.checkpoint == "best"
-        ensemble = gather(self.folder, best=best, without=self.without)
+        ensemble = make_ensemble(self.folder, best=best, without=self.without)
         write_ensemble(self.folder / MANIFEST, ensemble)
         print(f"{'expert':<12}{'step':>9}{'of':>9}{'tokens':>14}{'weight':>9}  sha256")
         for expert, weight in zip(ensemble.experts, ensemble.weights, strict=True):

@@ -1,4 +1,4 @@
-"""Spherical k-means and balanced assignment: how data are parted among experts."""
+"""Spherical k-means and balanced assignment: how data are partitioned among experts."""
 
 from dfm_jax.clustering.assignment import Assignment as Assignment
 from dfm_jax.clustering.assignment import balanced_assignment as balanced_assignment

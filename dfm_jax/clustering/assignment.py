@@ -1,4 +1,4 @@
-"""Rows dealt to clusters of given sizes at the largest total score: a transport problem.
+"""Rows assigned to clusters of given sizes at the largest total score: a transport problem.
 
     max_a Σ_i s_{i,a(i)}   subject to   |{i : a(i) = k}| = c_k
 
@@ -24,10 +24,10 @@ _NEWTON_STEPS = 15  # at most, in each stage
 
 
 @typed
-def score_spread(scores: Float[Array, "R K"]) -> Float[Array, ""]:
+def score_scale(scores: Float[Array, "R K"]) -> Float[Array, ""]:
     """The standard deviation of all scores; 1 where they are all equal."""
-    spread = scores.std()
-    return jnp.where(spread > 0, spread, 1)
+    scale = scores.std()
+    return jnp.where(scale > 0, scale, 1)
 
 
 @typed
@@ -41,7 +41,7 @@ def dual_prices(
     As τ → 0 this is the dual, and a(i) = argmax_k (s_ik − λ_k w_i) has loads near c.
     """
     # From nowhere, always: near prices, but not near enough for the smallest τ, lead Newton astray.
-    taus = score_spread(scores) * 4.0 ** -jnp.arange(_STAGES, dtype=scores.dtype)
+    taus = score_scale(scores) * 4.0 ** -jnp.arange(_STAGES, dtype=scores.dtype)
     start = jnp.zeros(targets.shape, scores.dtype)
     return jax.lax.scan(partial(_stage, scores, weights, targets), start, taus)[0]
 
@@ -311,7 +311,7 @@ def balanced_assignment(
     require(sizes.sum() == scores.shape[0], rule, sizes.sum(), name="sizes.sum()")
     require(jnp.isfinite(scores), "`scores` must be finite", scores)
     first, prices = _priced(scores, sizes)
-    labels, prices = with_sizes(scores, first, prices, sizes, _TIE * score_spread(scores))
+    labels, prices = with_sizes(scores, first, prices, sizes, _TIE * score_scale(scores))
     return Assignment(labels, prices - prices.mean(), jnp.sum(labels != first))
 
 

@@ -62,7 +62,7 @@ def nearest_cluster(
     clusters: Clusters,
     weights: Float[ArrayLike, " R"] | None = None,
 ) -> Int[Array, " R"]:
-    """argmax_k ⟨c_k, f_i⟩ − λ_k w_i: the rule that labelled the rows clustered, for any rows.
+    """argmax_k ⟨c_k, f_i⟩ − λ_k w_i: the rule that labeled the rows clustered, for any rows.
 
     On the rows clustered it gives their labels back, but for the few that balance moved at a tie.
     """

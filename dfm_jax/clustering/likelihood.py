@@ -3,7 +3,7 @@
     max_{a, θ} Σ_i [ log p_{θ_{a(i)}}(x_i) + log w_{a(i)} ]
 
 In turn: θ_k are fitted to the rows of cluster k, and rows go to the cluster that scores them best,
-all of them at once where the sizes are fixed. If `fit` maximises the likelihood, neither step
+all of them at once where the sizes are fixed. If `fit` maximizes the likelihood, neither step
 lowers the objective. With models of a prefix for the scores this is how SmallTalk parts its data.
 R rows, K clusters. Source: Celeux & Govaert (1992); SmallTalk, arXiv 2410.03529.
 """
@@ -68,8 +68,8 @@ def likelihood_clustering(
     check_count("max_passes", max_passes)
     check_balance(balance, weights)
     sizes = np.array(capacities(num_rows, num_clusters))
-    dealt = np.repeat(np.arange(num_clusters), sizes)
-    labels = np.asarray(jax.random.permutation(key, dealt), int)
+    assigned = np.repeat(np.arange(num_clusters), sizes)
+    labels = np.asarray(jax.random.permutation(key, assigned), int)
     params, objectives, converged, seen = fit(labels), [], False, set()
     while not converged and len(objectives) < max_passes and labels.tobytes() not in seen:
         seen.add(labels.tobytes())

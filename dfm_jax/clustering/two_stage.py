@@ -1,4 +1,4 @@
-"""Two stages: many fine clusters, then whole fine clusters dealt to few, balanced by their load.
+"""Two stages: many fine clusters, then whole fine clusters assigned to few, balanced by their load.
 
 Balance is of rows or of weights, not of the number of fine centroids: a fine cluster counts for all
 the rows it holds, and its rows stay together. R rows, F fine clusters, K clusters, D features.
@@ -77,5 +77,5 @@ def two_stage_k_means(
 
 @typed
 def two_stage_labels(features: Float[ArrayLike, "R D"], found: TwoStage) -> Int[Array, " R"]:
-    """The cluster of the nearest fine centroid: the rule that labelled the rows clustered."""
+    """The cluster of the nearest fine centroid: the rule that labeled the rows clustered."""
     return found.cluster_of[nearest_cluster(features, found.fine)]

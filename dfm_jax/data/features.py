@@ -234,7 +234,7 @@ def fit_documents(
     Args:
         texts: the training documents.
         num_features: D, at most the documents, and at most the different words; 64 by default.
-        seed: of the randomised SVD.
+        seed: of the randomized SVD.
 
     Raises:
         ValueError: if `num_features` is out of range, or no text holds a word.

@@ -14,7 +14,7 @@ from dfm_jax.json_text import read_json
 from dfm_jax.json_types import as_type, from_json
 
 MANIFEST = "manifest.json"
-ROWS = ("rows.jsonl", "centre.jsonl")  # of an expert, and of all: what is trained on
+ROWS = ("rows.jsonl", "dense.jsonl")  # of an expert, and of all: what is trained on
 
 
 class _Manifest(NamedTuple):

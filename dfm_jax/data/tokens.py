@@ -2,7 +2,7 @@
 
 A document is a file of a folder, or a row of a JSON file: its `text`, or what is said in its
 `conversations`. Which documents are held out is a function of each one's content alone, so an
-expert and the centre hold out the same.
+expert and the dense model hold out the same.
 """
 
 import hashlib

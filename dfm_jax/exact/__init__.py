@@ -3,13 +3,14 @@
 NumPy float64 and nothing else, so that it shares no code with what it judges. Conventions:
 
 - S states per position, N positions, Z = S^N sequences in lexicographic order, position 0
-  slowest (`states`). A law is a flat vector [Z]. Data laws live on V^N; a mask is state V.
+  slowest (`states`). A distribution is a flat vector [Z]. Data distributions live on V^N; a mask is
+  state V.
 - t runs from the source (x_0) to the data (x_1). A token path W is [N, S, V, S]:
-  W[i, a, b, v] = p_t^i(v | x_0^i = a, x_1^i = b). A coupling is a joint law [Z0, Z1] of
+  W[i, a, b, v] = p_t^i(v | x_0^i = a, x_1^i = b). A coupling is a joint distribution [Z0, Z1] of
   (x_0, x_1), or a `FactoredCoupling` for spaces above 512 sequences.
 - A velocity is [Z, N, S]: u^i(v, z) at [z, i, v].
 - Off the support, p_t(z) = 0, posteriors are zeros and a mask says so. Information is in nats.
-- Nothing is clipped or renormalised. Too large a request is refused with the bytes it would take.
+- Nothing is clipped or renormalized. Too large a request is refused with the bytes it would take.
 """
 
 from dfm_jax.exact.bayes import expert_posterior as expert_posterior
@@ -21,28 +22,30 @@ from dfm_jax.exact.chains import evolve as evolve
 from dfm_jax.exact.chains import generator as generator
 from dfm_jax.exact.chains import kernel as kernel
 from dfm_jax.exact.chains import push_forward as push_forward
-from dfm_jax.exact.chains import sequence_law as sequence_law
+from dfm_jax.exact.chains import sequence_probs as sequence_probs
 from dfm_jax.exact.checks import MAX_DENSE_STATES as MAX_DENSE_STATES
 from dfm_jax.exact.checks import MAX_KERNEL_STATES as MAX_KERNEL_STATES
 from dfm_jax.exact.checks import MAX_STATES as MAX_STATES
 from dfm_jax.exact.checks import RefusedError as RefusedError
 from dfm_jax.exact.couplings import Coupling as Coupling
 from dfm_jax.exact.couplings import FactoredCoupling as FactoredCoupling
-from dfm_jax.exact.couplings import data_law as data_law
+from dfm_jax.exact.couplings import data_probs as data_probs
 from dfm_jax.exact.couplings import dense as dense
-from dfm_jax.exact.couplings import source_law as source_law
-from dfm_jax.exact.laws import conditional_entropy as conditional_entropy
-from dfm_jax.exact.laws import conditional_total_correlation as conditional_total_correlation
-from dfm_jax.exact.laws import conditionals as conditionals
-from dfm_jax.exact.laws import embed as embed
-from dfm_jax.exact.laws import entropy as entropy
-from dfm_jax.exact.laws import kl as kl
-from dfm_jax.exact.laws import marginal as marginal
-from dfm_jax.exact.laws import mutual_information as mutual_information
-from dfm_jax.exact.laws import states as states
-from dfm_jax.exact.laws import token_conditionals as token_conditionals
-from dfm_jax.exact.laws import total_correlation as total_correlation
-from dfm_jax.exact.laws import total_variation as total_variation
+from dfm_jax.exact.couplings import source_probs as source_probs
+from dfm_jax.exact.distributions import conditional_entropy as conditional_entropy
+from dfm_jax.exact.distributions import (
+    conditional_total_correlation as conditional_total_correlation,
+)
+from dfm_jax.exact.distributions import conditionals as conditionals
+from dfm_jax.exact.distributions import embed as embed
+from dfm_jax.exact.distributions import entropy as entropy
+from dfm_jax.exact.distributions import kl as kl
+from dfm_jax.exact.distributions import marginal as marginal
+from dfm_jax.exact.distributions import mutual_information as mutual_information
+from dfm_jax.exact.distributions import states as states
+from dfm_jax.exact.distributions import token_conditionals as token_conditionals
+from dfm_jax.exact.distributions import total_correlation as total_correlation
+from dfm_jax.exact.distributions import total_variation as total_variation
 from dfm_jax.exact.paths import convex_token_path as convex_token_path
 from dfm_jax.exact.paths import marginal_path as marginal_path
 from dfm_jax.exact.paths import metric_token_path as metric_token_path

@@ -1,4 +1,4 @@
-"""What a state z = X_t says about the rest: posteriors of tokens and of parts; marginalisation."""
+"""What a state z = X_t says about the rest: posteriors of tokens and of parts; marginalization."""
 
 from collections.abc import Iterator
 
@@ -6,14 +6,14 @@ import numpy as np
 
 from dfm_jax.exact.checks import (
     RefusedError,
-    check_laws,
+    check_distributions,
     check_real,
     check_shape,
     check_size,
     check_states,
 )
 from dfm_jax.exact.couplings import Coupling, FactoredCoupling, check_factored, starts, transport
-from dfm_jax.exact.laws import states
+from dfm_jax.exact.distributions import states
 from dfm_jax.exact.paths import check_parts, check_token_path, marginal_path, pairs
 
 
@@ -67,7 +67,7 @@ def marginal_velocity(pair_posterior: np.ndarray, token_velocity: np.ndarray) ->
 
     Args:
         pair_posterior: P, [Z, N, S, V].
-        token_velocity: U, [N, S, V, S, S]; U[i, a, b, s, v] moves a token from s towards v.
+        token_velocity: U, [N, S, V, S, S]; U[i, a, b, s, v] moves a token from s toward v.
 
     Returns:
         [Z, N, S].
@@ -86,7 +86,9 @@ def marginal_velocity(pair_posterior: np.ndarray, token_velocity: np.ndarray) ->
     num_pairs = num_states * num_tokens
     expected = check_states(num_states, num_positions)
     check_shape("pair_posterior", posterior, (expected, *posterior.shape[1:]))
-    check_laws("pair_posterior (over pairs)", posterior.reshape(-1, num_pairs), or_zero=True)
+    check_distributions(
+        "pair_posterior (over pairs)", posterior.reshape(-1, num_pairs), or_zero=True
+    )
     axes = (num_positions, num_states, num_tokens, num_states, num_states)
     check_shape("token_velocity", token_velocity, axes)
     z = states(num_states, num_positions)
@@ -112,7 +114,7 @@ def expert_posterior(weights: np.ndarray, paths: np.ndarray) -> tuple[np.ndarray
 
     Args:
         weights: w, [K].
-        paths: p^k, [K, Z]: laws of the state at one time t, part by part.
+        paths: p^k, [K, Z]: distributions of the state at one time t, part by part.
 
     Returns:
         r [Z, K] and the support, bool [Z]. Zeros off the support.
@@ -132,16 +134,16 @@ def _pair_posteriors(coupling: Coupling, token_path: np.ndarray) -> Iterator[np.
     as the value of that position; W[i] is then applied by hand.
     """
     num_positions, num_states, num_tokens, _ = token_path.shape
-    law, kernels = pairs(coupling, token_path)
+    probs, kernels = pairs(coupling, token_path)
     if isinstance(coupling, FactoredCoupling):
         start = starts(*check_factored(coupling)).swapaxes(1, 2)  # P(a | b), [N, S, V]
     else:
         start = np.ones((num_positions, num_states, num_tokens))
-    path = transport(law, kernels)
+    path = transport(probs, kernels)
     inside = (path > 0.0)[:, None, None]
     for i in range(num_positions):
         check_size((path.size, num_states, num_tokens), "The pair posterior of a position")
-        kept = _all_but_one(law, kernels, i)  # [left, C, right], left = z^{<i}, right = z^{>i}
+        kept = _all_but_one(probs, kernels, i)  # [left, C, right], left = z^{<i}, right = z^{>i}
         left, _, right = kept.shape
         kept = kept.reshape(left, -1, num_tokens, right)  # [left, a, b, right]; factored: 1 for a
         kept = np.broadcast_to(kept, (left, num_states, num_tokens, right))
@@ -150,10 +152,10 @@ def _pair_posteriors(coupling: Coupling, token_path: np.ndarray) -> Iterator[np.
         yield np.divide(joint, path[:, None, None], out=np.zeros_like(joint), where=inside)
 
 
-def _all_but_one(law: np.ndarray, kernels: np.ndarray, i: int) -> np.ndarray:
+def _all_but_one(probs: np.ndarray, kernels: np.ndarray, i: int) -> np.ndarray:
     """The joint of the kept pair at position i and the states elsewhere, [S^i, C, S^(N-1-i)]."""
     num_positions, num_kept, num_states = kernels.shape
-    rest = law.reshape((num_kept,) * num_positions)
+    rest = probs.reshape((num_kept,) * num_positions)
     for j in range(num_positions):
         rest = np.moveaxis(rest, 0, -1) if j == i else np.tensordot(rest, kernels[j], axes=(0, 0))
     return rest.reshape(num_states**i, num_kept, num_states ** (num_positions - 1 - i))

@@ -1,4 +1,5 @@
-"""Markov chains on sequences: continuity, generators, kernels, laws from next-token laws.
+"""Markov chains on sequences: continuity, generators, kernels, distributions from next-token
+distributions.
 
 A velocity [Z, N, S] is u^i(v, z) at [z, i, v]. It stands for the full field
 u(x, z) = Σ_i 1[x^{≠i} = z^{≠i}] u^i(x^i, z), which is never stored unless asked for.
@@ -12,14 +13,14 @@ from dfm_jax.exact.checks import (
     RATE_TOLERANCE,
     SUM_TOLERANCE,
     RefusedError,
-    check_laws,
+    check_distributions,
     check_measure,
     check_real,
     check_shape,
     check_square,
     check_states,
 )
-from dfm_jax.exact.laws import states
+from dfm_jax.exact.distributions import states
 
 MAX_JUMPS = 1e6
 """Most expected jumps, duration times largest exit rate, that `evolve` will follow."""
@@ -27,22 +28,22 @@ JUMPS_PER_PIECE = 64.0
 """`evolve` cuts the duration so that exp(−jumps) is far from underflow."""
 
 
-def divergence(law: np.ndarray, velocity: np.ndarray) -> np.ndarray:
+def divergence(probs: np.ndarray, velocity: np.ndarray) -> np.ndarray:
     """div_x(p u) = Σ_{z≠x} [p(x) u(z, x) − p(z) u(x, z)]: outflow − inflow  [C1, Q4].
 
     u^i(z^i, z), the value that stays, does not enter. The velocity is read only where p(z) > 0.
 
     Args:
-        law: p, [Z], non-negative; it need not sum to 1.
+        probs: p, [Z], non-negative; it need not sum to 1.
         velocity: u, [Z, N, S], finite where p > 0; negative entries are allowed [V6].
 
     Returns:
         [Z], summing to 0.
     """
-    law = check_measure("law", law)
-    velocity = _check_field("velocity", velocity, law)
+    probs = check_measure("probs", probs)
+    velocity = _check_field("velocity", velocity, probs)
     moves = _moves(velocity)
-    return law * moves.sum(axis=(1, 2)) - _inflow(law, moves)
+    return probs * moves.sum(axis=(1, 2)) - _inflow(probs, moves)
 
 
 def generator(velocity: np.ndarray) -> np.ndarray:
@@ -70,58 +71,58 @@ def generator(velocity: np.ndarray) -> np.ndarray:
     return field
 
 
-def kernel(step_laws: np.ndarray) -> np.ndarray:
-    """P[x, z] = Π_i step_laws[z, i, x^i]: one parallel step  [Q1, Q5].
+def kernel(step_probs: np.ndarray) -> np.ndarray:
+    """P[x, z] = Π_i step_probs[z, i, x^i]: one parallel step  [Q1, Q5].
 
     Args:
-        step_laws: [Z, N, S], the law δ_{z^i} + u^i(·, z) of each position's next value.
+        step_probs: [Z, N, S], the distribution δ_{z^i} + u^i(·, z) of each position's next value.
 
     Returns:
         [Z, Z]; columns sum to 1.
 
     Raises:
-        ValueError: above `MAX_KERNEL_STATES` states, naming the bytes; if a row is no law.
+        ValueError: above `MAX_KERNEL_STATES` states, naming the bytes; if a row is no distribution.
     """
-    step_laws = _check_field("step_laws", step_laws)
-    check_square(len(step_laws), "A kernel")
-    check_laws("step_laws", step_laws)
-    return _products(step_laws).T.copy()
+    step_probs = _check_field("step_probs", step_probs)
+    check_square(len(step_probs), "A kernel")
+    check_distributions("step_probs", step_probs)
+    return _products(step_probs).T.copy()
 
 
-def push_forward(law: np.ndarray, step_laws: np.ndarray) -> np.ndarray:
-    """(P p)(x) = Σ_z Π_i step_laws[z, i, x^i] p(z)  [Q5].
+def push_forward(probs: np.ndarray, step_probs: np.ndarray) -> np.ndarray:
+    """(P p)(x) = Σ_z Π_i step_probs[z, i, x^i] p(z)  [Q5].
 
     P is never stored. With x = (left half, right half) it is the matrix product
     Σ_z p(z) L[z, left] R[z, right] of two thin arrays.
 
     Args:
-        law: p, [Z].
-        step_laws: [Z, N, S], laws where p(z) > 0; elsewhere they are not read.
+        probs: p, [Z].
+        step_probs: [Z, N, S], distributions where p(z) > 0; elsewhere they are not read.
 
     Returns:
         [Z].
     """
-    law = check_laws("law", law)
-    step_laws = _check_field("step_laws", step_laws, law)
-    live = law > 0.0
-    weights, rows = law[live], check_laws("step_laws", step_laws[live])
+    probs = check_distributions("probs", probs)
+    step_probs = _check_field("step_probs", step_probs, probs)
+    live = probs > 0.0
+    weights, rows = probs[live], check_distributions("step_probs", step_probs[live])
     half = rows.shape[1] // 2
     left, right = _products(rows[:, :half]), _products(rows[:, half:])
     return ((left * weights[:, None]).T @ right).reshape(-1)
 
 
 def evolve(
-    law: np.ndarray, velocity: np.ndarray, duration: float, tail: float = 1e-15
+    probs: np.ndarray, velocity: np.ndarray, duration: float, tail: float = 1e-15
 ) -> np.ndarray:
-    """exp(duration · G) p for a rate that does not depend on time, by uniformisation  [V1].
+    """exp(duration · G) p for a rate that does not depend on time, by uniformization  [V1].
 
     With Λ the largest exit rate and P = I + G/Λ, a stochastic matrix,
     exp(sG) p = Σ_n e^{−Λs} (Λs)^n / n! · P^n p. The sum is cut where the Poisson mass left out is
     at most `tail`; each term has mass 1, so what is left out, the L¹ error, is at most `tail`
-    (plus rounding). G is never stored, all terms are non-negative, nothing is renormalised.
+    (plus rounding). G is never stored, all terms are non-negative, nothing is renormalized.
 
     Args:
-        law: p, [Z].
+        probs: p, [Z].
         velocity: u, [Z, N, S], a rate in every state: non-negative for v ≠ z^i, summing to 0.
         duration: ≥ 0.
         tail: in (0, 1).
@@ -132,9 +133,9 @@ def evolve(
     Raises:
         ValueError: if u is no rate, or more than `MAX_JUMPS` jumps are expected.
     """
-    law = check_laws("law", law)
+    probs = check_distributions("probs", probs)
     velocity = _check_field("velocity", velocity)
-    check_shape("law", law, velocity.shape[:1])
+    check_shape("probs", probs, velocity.shape[:1])
     _check_row_sums(velocity)
     rates = _moves(velocity)
     if np.min(rates) < 0.0:
@@ -153,13 +154,13 @@ def evolve(
             f"rate = {jumps}."
         )
     if jumps == 0.0:
-        return law.copy()
+        return probs.copy()
     stays = 1.0 - exit_rates / largest
     num_pieces = math.ceil(jumps / JUMPS_PER_PIECE)
     mean = jumps / num_pieces
     for _ in range(num_pieces):
-        term, weight, count = law, math.exp(-mean), 0
-        law = weight * term
+        term, weight, count = probs, math.exp(-mean), 0
+        probs = weight * term
         # Poisson mass beyond n: at most w_{n+1} (1 + m/(n+2) + …) = w_{n+1} / (1 − m/(n+2)).
         while (
             count + 2.0 <= mean
@@ -168,39 +169,39 @@ def evolve(
             count += 1
             weight *= mean / count
             term = stays * term + _inflow(term, rates) / largest  # P^n p
-            law = law + weight * term
-    return law
+            probs = probs + weight * term
+    return probs
 
 
-def sequence_law(conditionals: np.ndarray) -> np.ndarray:
-    """The law of the sequences drawn token by token: p(x) = Π_t c[x, t, x^t]  [S1].
+def sequence_probs(conditionals: np.ndarray) -> np.ndarray:
+    """The distribution of the sequences drawn token by token: p(x) = Π_t c[x, t, x^t]  [S1].
 
     Args:
-        conditionals: c, [Z, N, V]; entry [x, t] is the law of token t given the first t tokens
-            of x, and depends on nothing else. It is not read where these have probability 0.
+        conditionals: c, [Z, N, V]; entry [x, t] is the distribution of token t given the first t
+            tokens of x, and depends on nothing else. It is not read where these have probability 0.
 
     Returns:
         [Z], Z = V^N.
 
     Raises:
-        ValueError: if an entry that is read is no law or depends on tokens from t on.
+        ValueError: if an entry that is read is no distribution or depends on tokens from t on.
     """
-    laws = _check_axes("conditionals", conditionals)
-    total, num_positions, num_tokens = laws.shape
+    rows = _check_axes("conditionals", conditionals)
+    total, num_positions, num_tokens = rows.shape
     x, here = states(num_tokens, num_positions), np.arange(total)
-    law = np.ones(total)
+    probs = np.ones(total)
     for t in range(num_positions):
-        live = law > 0.0
-        read = check_laws("conditionals", laws[live, t])
+        live = probs > 0.0
+        read = check_distributions("conditionals", rows[live, t])
         first = np.arange(total) // num_tokens ** (num_positions - t)
-        first = laws[first * num_tokens ** (num_positions - t), t][live]
+        first = rows[first * num_tokens ** (num_positions - t), t][live]
         if np.max(np.abs(read - first)) > SUM_TOLERANCE:
             raise RefusedError(
                 "`conditionals` must depend on the tokens before t alone; got a difference of "
                 f"{np.max(np.abs(read - first))} at t = {t} between sequences with equal prefixes."
             )
-        law = np.multiply(law, laws[here, t, x[:, t]], out=np.zeros(total), where=live)
-    return law
+        probs = np.multiply(probs, rows[here, t, x[:, t]], out=np.zeros(total), where=live)
+    return probs
 
 
 def _moves(velocity: np.ndarray) -> np.ndarray:
@@ -211,11 +212,11 @@ def _moves(velocity: np.ndarray) -> np.ndarray:
     return moves
 
 
-def _inflow(law: np.ndarray, moves: np.ndarray) -> np.ndarray:
+def _inflow(probs: np.ndarray, moves: np.ndarray) -> np.ndarray:
     """Σ_{z≠x} p(z) u(x, z)."""
     _, num_positions, num_states = moves.shape
-    flux = law[:, None, None] * moves  # [z, i, v]
-    inflow = np.zeros(len(law))
+    flux = probs[:, None, None] * moves  # [z, i, v]
+    inflow = np.zeros(len(probs))
     for i in range(num_positions):
         # z = (left, z^i, right) goes to x = (left, v, right): sum over z^i, put v in its place
         arrived = flux[:, i].reshape(num_states**i, num_states, -1, num_states).sum(axis=1)
@@ -223,11 +224,11 @@ def _inflow(law: np.ndarray, moves: np.ndarray) -> np.ndarray:
     return inflow
 
 
-def _products(laws: np.ndarray) -> np.ndarray:
-    """Π_i laws[z, i, x^i] for all sub-sequences x, [rows, S^n]; [rows, 1] of ones if n = 0."""
-    products = np.ones((len(laws), 1))
-    for i in range(laws.shape[1]):
-        products = (products[:, :, None] * laws[:, i, None, :]).reshape(len(laws), -1)
+def _products(rows: np.ndarray) -> np.ndarray:
+    """Π_i rows[z, i, x^i] for all sub-sequences x, [rows, S^n]; [rows, 1] of ones if n = 0."""
+    products = np.ones((len(rows), 1))
+    for i in range(rows.shape[1]):
+        products = (products[:, :, None] * rows[:, i, None, :]).reshape(len(rows), -1)
     return products
 
 
@@ -242,16 +243,18 @@ def _check_axes(name: str, field: np.ndarray) -> np.ndarray:
     return field
 
 
-def _check_field(name: str, field: np.ndarray, law: np.ndarray | None = None) -> np.ndarray:
-    """A field [Z, N, S], finite where law > 0 (everywhere without a law) and 0 elsewhere."""
+def _check_field(name: str, field: np.ndarray, probs: np.ndarray | None = None) -> np.ndarray:
+    """A field [Z, N, S], finite where distribution > 0 (everywhere without a distribution) and 0
+    elsewhere.
+    """
     field = _check_axes(name, field)
     live = np.ones(len(field), dtype=bool)
-    if law is not None:
-        check_shape("law", law, (len(field),))
-        live = law > 0.0
+    if probs is not None:
+        check_shape("probs", probs, (len(field),))
+        live = probs > 0.0
     if not np.all(np.isfinite(field[live])):
         raise RefusedError(
-            f"`{name}` must be finite where the law is positive; got NaN or infinite values there."
+            f"`{name}` must be finite where `probs` are positive; got NaN or infinite values there."
         )
     return np.where(live[:, None, None], field, 0.0)
 

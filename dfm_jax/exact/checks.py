@@ -13,7 +13,9 @@ MAX_KERNEL_STATES = 1_024
 MAX_BYTES = 2**30
 """Most bytes of one array."""
 SUM_TOLERANCE = 1e-6
-"""How far from 1 a law may sum: float32 laws pass, forgotten normalisations don't."""
+"""How far from 1 a distribution may sum: float32 distributions pass, forgotten normalizations
+don't.
+"""
 SIGN_TOLERANCE = 1e-12
 """How far below 0 rounding may take a probability, as in 1 − Σ_k r_k."""
 RATE_TOLERANCE = 1e-9
@@ -21,7 +23,7 @@ RATE_TOLERANCE = 1e-9
 
 
 class RefusedError(ValueError):
-    """What enumeration will not judge: no law, a wrong shape, not finite, too large."""
+    """What enumeration will not judge: no distribution, a wrong shape, not finite, too large."""
 
 
 def check_size(shape: tuple[int, ...], what: str) -> None:
@@ -89,25 +91,29 @@ def check_measure(name: str, measure: np.ndarray) -> np.ndarray:
     return measure
 
 
-def check_laws(name: str, laws: np.ndarray, *, or_zero: bool = False) -> np.ndarray:
-    """Rows (last axis) in float64; refuses rows that are no laws, or, if allowed, not all zero."""
-    laws = check_measure(name, laws)
-    sums = np.sum(laws, axis=-1)
+def check_distributions(name: str, rows: np.ndarray, *, or_zero: bool = False) -> np.ndarray:
+    """Rows (last axis) in float64; refuses rows that are no distributions, or, if allowed, not all
+    zero.
+    """
+    rows = check_measure(name, rows)
+    sums = np.sum(rows, axis=-1)
     wrong = np.abs(sums - 1.0) > SUM_TOLERANCE
     if or_zero:
-        wrong &= np.any(laws != 0.0, axis=-1)
+        wrong &= np.any(rows != 0.0, axis=-1)
     if np.any(wrong):
         worst = np.ravel(sums)[np.argmax(np.abs(np.ravel(sums) - 1.0) * np.ravel(wrong))]
         raise RefusedError(f"`{name}` must sum to 1 along its last axis; got a sum = {worst}.")
-    return laws
+    return rows
 
 
-def check_law(name: str, law: np.ndarray, num_states: int, num_positions: int) -> np.ndarray:
-    """A flat law on S^N sequences in float64."""
+def check_distribution(
+    name: str, probs: np.ndarray, num_states: int, num_positions: int
+) -> np.ndarray:
+    """A flat distribution on S^N sequences in float64."""
     total = check_states(num_states, num_positions)
-    law = check_laws(name, law)
-    check_shape(name, law, (total,))
-    return law
+    probs = check_distributions(name, probs)
+    check_shape(name, probs, (total,))
+    return probs
 
 
 def check_positions(name: str, positions: tuple[int, ...], num_positions: int) -> tuple[int, ...]:

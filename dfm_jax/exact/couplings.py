@@ -7,20 +7,20 @@ import numpy as np
 from dfm_jax.exact.checks import (
     MAX_DENSE_STATES,
     RefusedError,
-    check_law,
-    check_laws,
+    check_distribution,
+    check_distributions,
     check_measure,
     check_shape,
     check_states,
 )
-from dfm_jax.exact.laws import states
+from dfm_jax.exact.distributions import states
 
 
 class FactoredCoupling(NamedTuple):
     """π(x_0, x_1) = q(x_1) Π_{i free} s^i(x_0^i) Π_{i context} 1[x_0^i = x_1^i]  [A5].
 
-    The source is a product law independent of the data at the free positions and equal to the
-    data at the context. With s^i = δ_m it is the all-mask source with a prompt.
+    The source is a product distribution independent of the data at the free positions and equal to
+    the data at the context. With s^i = δ_m it is the all-mask source with a prompt.
 
     Attributes:
         data: q, [Z1], Z1 = V^N.
@@ -34,11 +34,11 @@ class FactoredCoupling(NamedTuple):
 
 
 Coupling = np.ndarray | FactoredCoupling
-"""A joint law [Z0, Z1] of (x_0, x_1), Z0 = S^N ≤ 512, or a `FactoredCoupling`."""
+"""A joint distribution [Z0, Z1] of (x_0, x_1), Z0 = S^N ≤ 512, or a `FactoredCoupling`."""
 
 
 def dense(coupling: Coupling) -> np.ndarray:
-    """The joint law π(x_0, x_1) as an array [Z0, Z1].
+    """The joint distribution π(x_0, x_1) as an array [Z0, Z1].
 
     Raises:
         ValueError: if Z0 = S^N exceeds `MAX_DENSE_STATES`, naming the bytes.
@@ -55,8 +55,8 @@ def dense(coupling: Coupling) -> np.ndarray:
     return joint
 
 
-def source_law(coupling: Coupling) -> np.ndarray:
-    """The source law p(x_0) = Σ_{x_1} π(x_0, x_1), [Z0]  [P4]."""
+def source_probs(coupling: Coupling) -> np.ndarray:
+    """The source distribution p(x_0) = Σ_{x_1} π(x_0, x_1), [Z0]  [P4]."""
     if not isinstance(coupling, FactoredCoupling):
         return check_joint(coupling).sum(axis=1)
     coupling, num_tokens = check_factored(coupling)
@@ -65,8 +65,8 @@ def source_law(coupling: Coupling) -> np.ndarray:
     return transport(coupling.data, starts(coupling, num_tokens))
 
 
-def data_law(coupling: Coupling) -> np.ndarray:
-    """The data law q(x_1) = Σ_{x_0} π(x_0, x_1), [Z1]  [P4]."""
+def data_probs(coupling: Coupling) -> np.ndarray:
+    """The data distribution q(x_1) = Σ_{x_0} π(x_0, x_1), [Z1]  [P4]."""
     if not isinstance(coupling, FactoredCoupling):
         return check_joint(coupling).sum(axis=0)
     return check_factored(coupling)[0].data.copy()
@@ -82,25 +82,25 @@ def starts(coupling: FactoredCoupling, num_tokens: int) -> np.ndarray:
     return np.where(np.asarray(coupling.context)[:, None, None], kept, free)
 
 
-def transport(law: np.ndarray, token_kernels: np.ndarray) -> np.ndarray:
-    """Σ_y law(y) Π_i R[i, y^i, x^i] for all x, one position at a time.
+def transport(probs: np.ndarray, token_kernels: np.ndarray) -> np.ndarray:
+    """Σ_y probs(y) Π_i R[i, y^i, x^i] for all x, one position at a time.
 
     Args:
-        law: [A^N].
+        probs: [A^N].
         token_kernels: R, [N, A, B], real or complex.
 
     Returns:
         [B^N].
     """
     num_positions, num_before, _ = token_kernels.shape
-    rest = law.reshape((num_before,) * num_positions)
+    rest = probs.reshape((num_before,) * num_positions)
     for kernel in token_kernels:  # always the first axis: its image goes to the end
         rest = np.tensordot(rest, kernel, axes=(0, 0))
     return rest.reshape(-1)
 
 
 def check_joint(coupling: np.ndarray) -> np.ndarray:
-    """A dense coupling in float64: a law over pairs, small enough."""
+    """A dense coupling in float64: a distribution over pairs, small enough."""
     coupling = check_measure("coupling", coupling)
     if coupling.ndim != 2:
         raise RefusedError(
@@ -109,7 +109,7 @@ def check_joint(coupling: np.ndarray) -> np.ndarray:
             f"{list(coupling.shape)}."
         )
     check_dense_size(*coupling.shape)
-    check_laws("coupling (over all pairs)", coupling.reshape(-1))
+    check_distributions("coupling (over all pairs)", coupling.reshape(-1))
     return coupling
 
 
@@ -134,9 +134,9 @@ def check_factored(coupling: FactoredCoupling) -> tuple[FactoredCoupling, int]:
             "= "
             f"{size}."
         )
-    data = check_law("data", coupling.data, num_tokens, num_positions)
+    data = check_distribution("data", coupling.data, num_tokens, num_positions)
     if not np.all(context):
-        check_laws("source_tokens", source_tokens[~context])
+        check_distributions("source_tokens", source_tokens[~context])
     source_tokens = np.asarray(source_tokens, dtype=np.float64)
     return FactoredCoupling(data, source_tokens, context), num_tokens
 

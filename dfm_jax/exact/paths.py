@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from dfm_jax.exact.checks import (
     SUM_TOLERANCE,
     RefusedError,
-    check_laws,
+    check_distributions,
     check_measure,
     check_real,
     check_shape,
@@ -59,26 +59,26 @@ def mixture_token_path(kappa: np.ndarray, num_tokens: int, num_states: int) -> n
     return (1.0 - kappa) * at_source + kappa * at_data
 
 
-def convex_token_path(base_laws: np.ndarray, kappa: np.ndarray) -> np.ndarray:
+def convex_token_path(base_probs: np.ndarray, kappa: np.ndarray) -> np.ndarray:
     """W[i, a, b, v] = Σ_j κ^{j,i} h^j[i, a, b, v], κ ≥ 0, Σ_j κ^{j,i} = 1  [P2].
 
     Args:
-        base_laws: h, [J, N, S, V, S], laws over the last axis.
+        base_probs: h, [J, N, S, V, S], distributions over the last axis.
         kappa: [J, N]; if complex, its real part is convex.
 
     Returns:
         [N, S, V, S].
     """
-    base_laws = check_laws("base_laws", base_laws)
+    base_probs = check_distributions("base_probs", base_probs)
     kappa = _number("kappa", kappa)
-    if base_laws.ndim != 5:
+    if base_probs.ndim != 5:
         raise RefusedError(
-            "`base_laws` must have axes [J, N, S, V, S]; got base_laws.shape = "
-            f"{list(base_laws.shape)}."
+            "`base_probs` must have axes [J, N, S, V, S]; got base_probs.shape = "
+            f"{list(base_probs.shape)}."
         )
-    check_shape("kappa", kappa, base_laws.shape[:2])
-    check_laws("kappa (over its first axis)", np.real(kappa).T)
-    return np.einsum("jn,jnabv->nabv", kappa, base_laws)
+    check_shape("kappa", kappa, base_probs.shape[:2])
+    check_distributions("kappa (over its first axis)", np.real(kappa).T)
+    return np.einsum("jn,jnabv->nabv", kappa, base_probs)
 
 
 def metric_token_path(
@@ -109,12 +109,12 @@ def metric_token_path(
     if strength.ndim != 0 or not np.real(strength) >= 0.0:
         raise RefusedError(f"`beta` must be a number in [0, inf]; got beta = {strength}.")
     if np.isinf(np.real(strength)):  # 0 · ∞ never formed
-        laws = np.eye(num_states)
+        rows = np.eye(num_states)
     else:
         powers = np.exp(-strength * distances.T)  # [b, v]; the largest is d = 0, so none overflows
-        laws = powers / powers.sum(axis=-1, keepdims=True)
+        rows = powers / powers.sum(axis=-1, keepdims=True)
     check_size((num_positions,) + (num_states,) * 3, "A token path")
-    return np.broadcast_to(laws, (num_positions,) + (num_states,) * 3).copy()
+    return np.broadcast_to(rows, (num_positions,) + (num_states,) * 3).copy()
 
 
 def marginal_path(coupling: Coupling, token_path: np.ndarray) -> np.ndarray:
@@ -131,8 +131,8 @@ def marginal_path(coupling: Coupling, token_path: np.ndarray) -> np.ndarray:
         [Z], Z = S^N, complex if W is.
     """
     token_path = check_token_path(token_path)
-    law, kernels = pairs(coupling, token_path)
-    return transport(law, kernels)
+    probs, kernels = pairs(coupling, token_path)
+    return transport(probs, kernels)
 
 
 def path_derivative(
@@ -174,8 +174,8 @@ def mixed_path(weights: np.ndarray, paths: np.ndarray) -> np.ndarray:
 
 
 def check_parts(weights: np.ndarray, paths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Weights [K] and paths [K, Z] as laws in float64."""
-    weights, paths = check_laws("weights", weights), check_laws("paths", paths)
+    """Weights [K] and paths [K, Z] as distributions in float64."""
+    weights, paths = check_distributions("weights", weights), check_distributions("paths", paths)
     if weights.ndim != 1 or paths.ndim != 2 or len(weights) != len(paths):
         raise RefusedError(
             "`weights` and `paths` must have shapes [K] and [K, Z]; got weights.shape = "
@@ -185,7 +185,8 @@ def check_parts(weights: np.ndarray, paths: np.ndarray) -> tuple[np.ndarray, np.
 
 
 def pairs(coupling: Coupling, token_path: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A coupling as a flat law of token pairs and the path as kernels from them: [C^N], [N, C, S].
+    """A coupling as a flat distribution of token pairs and the path as kernels from them: [C^N],
+    [N, C, S].
 
     Dense: one pair state c = (a, b) per position, C = S·V, in the order of the positions.
     Factored: c = b alone, C = V, because W[i] is summed over a given b beforehand.
@@ -205,7 +206,9 @@ def pairs(coupling: Coupling, token_path: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def check_token_path(token_path: np.ndarray) -> np.ndarray:
-    """W with axes [N, S, V, S], S ≥ V, whose (real) rows are laws; small enough to list."""
+    """W with axes [N, S, V, S], S ≥ V, whose (real) rows are distributions; small enough to
+    list.
+    """
     token_path = _number("token_path", token_path)
     shape = token_path.shape
     if token_path.ndim != 4 or shape[1] != shape[3] or shape[2] > shape[1]:
@@ -214,7 +217,7 @@ def check_token_path(token_path: np.ndarray) -> np.ndarray:
             f"{list(shape)}."
         )
     check_states(shape[1], shape[0])
-    check_laws("token_path", np.real(token_path))
+    check_distributions("token_path", np.real(token_path))
     return token_path
 
 

@@ -37,26 +37,26 @@ def train_jobs(
     options: Sequence[str],
     *,
     experts: Sequence[int],
-    centre: bool = False,
+    dense: bool = False,
 ) -> list[Job]:
-    """A `train` command for each of the experts, and for the centre.
+    """A `train` command for each of the experts, and for the dense model.
 
     Args:
         data: what `partition` wrote.
         run: the folder of the run.
         options: of `train`, the same for all: `--config small --set seed=1`.
         experts: their numbers; whether they have data is for each of them to find out.
-        centre: train it too.
+        dense: train it too.
 
     Raises:
         ValueError: if there is no job, or one twice.
     """
-    rule = "`experts` must name an expert unless `centre` is asked for"
-    require(bool(experts) or centre, rule, list(experts))
+    rule = "`experts` must name an expert unless `dense` is asked for"
+    require(bool(experts) or dense, rule, list(experts))
     require(len(set(experts)) == len(experts), "`experts` must be distinct", list(experts))
     for number in experts:
         check_count("experts", number, at_least=0)
-    members = [*experts, *([None] if centre else [])]
+    members = [*experts, *([None] if dense else [])]
     jobs = []
     for number in members:
         folder = member_folder(run, number)

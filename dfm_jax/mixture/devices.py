@@ -31,7 +31,7 @@ def mix_over_devices(
     likes; fill up with experts of log-prior −∞, whose values may be anything.
 
     Args:
-        log_prior: log w_k of the experts here; over all devices a law.
+        log_prior: log w_k of the experts here; over all devices a distribution.
         log_p_t: log p_t^k(z) of the experts here.
         values: u^k(·, z), or posteriors, of the experts here.
         bound: m, equal on all devices.

@@ -2,7 +2,7 @@
 
 With a router that is a function of (x_t, t), `mixture_denoiser` makes K experts one denoiser for
 every sampler. The Bayes gate remembers what was drawn, and is here. One expert drawn and kept is
-the Bayes-gated mixture in law, at one's cost.
+the Bayes-gated mixture in distribution, at one's cost.
 """
 
 from functools import partial
@@ -13,20 +13,20 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from dfm_jax.checks import check_count, check_law, check_log_law, require
+from dfm_jax.checks import check_count, check_distribution, check_log_distribution, require
 from dfm_jax.interfaces import Decoder, Denoiser
 from dfm_jax.mixture.gates import GateState, bayes_gate_update, gate_init, top_experts_gate
 from dfm_jax.mixture.posterior import mix_log_probs
 from dfm_jax.sampling.autoregressive import (
-    NO_LAW,
+    NO_DISTRIBUTION,
     Draw,
     Sample,
     checked_prompts,
     row_keys,
     sample_rows,
 )
-from dfm_jax.sampling.denoisers import log_law, whole
-from dfm_jax.sampling.jumps import ALIVE, Method, Run, State, checked_run, revealed, start
+from dfm_jax.sampling.denoisers import log_probs, whole
+from dfm_jax.sampling.jumps import VALID, Method, Run, State, checked_run, revealed, start
 from dfm_jax.sampling.tables import check_masks, sample_on_table, whole_table
 from dfm_jax.types import (
     Array,
@@ -53,28 +53,30 @@ class MixtureDraw(NamedTuple):
 
 @typed
 def sample_mixed_step(
-    key: Key, weights: Weights | Float[ArrayLike, "N K"], log_laws: Float[ArrayLike, "K N S"]
+    key: Key, weights: Weights | Float[ArrayLike, "N K"], log_probs: Float[ArrayLike, "K N S"]
 ) -> Tokens:
-    """Draw k^i ~ r for every position, then from expert k^i's row: no law is ever mixed.  [S6, S7]
+    """Draw k^i ~ r for every position, then from expert k^i's row: no distribution is ever mixed.
+    [S6, S7]
 
         k^i ~ r(z, t),  X^i ~ law_{k^i}^i
 
-    In law the step of the mixed velocity (`mix`), for any router and any number
+    In distribution the step of the mixed velocity (`mix`), for any router and any number
     of positions that move: each draws an expert of its own. Weights of
-    all positions [K], or of each [N, K]; laws in nats.
+    all positions [K], or of each [N, K]; distributions in nats.
 
     Raises:
-        ValueError: if the weights are no law, or a row of an expert that has a weight is none.
+        ValueError: if the weights are no distribution, or a row of an expert that has a weight is
+            none.
     """
-    check_law("weights", weights)
-    read = jnp.broadcast_to(weights, (jnp.shape(log_laws)[1], jnp.shape(log_laws)[0])).T != 0
-    check_log_law("log_laws", log_laws, read=read)
-    log_laws, weights = jnp.asarray(log_laws), jnp.asarray(weights)
-    num_experts, num_positions = log_laws.shape[:2]
+    check_distribution("weights", weights)
+    read = jnp.broadcast_to(weights, (jnp.shape(log_probs)[1], jnp.shape(log_probs)[0])).T != 0
+    check_log_distribution("log_probs", log_probs, read=read)
+    log_probs, weights = jnp.asarray(log_probs), jnp.asarray(weights)
+    num_experts, num_positions = log_probs.shape[:2]
     weights = jnp.broadcast_to(weights, (num_positions, num_experts))
     expert_key, token_key = jax.random.split(key)
     experts = jax.random.categorical(expert_key, jnp.log(weights), axis=-1, mode="high")
-    rows = log_laws[experts, jnp.arange(num_positions)]
+    rows = log_probs[experts, jnp.arange(num_positions)]
     return jax.random.categorical(token_key, rows, axis=-1, mode="high")
 
 
@@ -91,11 +93,11 @@ def sample_mixture_on_table(
 ) -> MixtureDraw:
     """All K experts at every step, mixed by the gate that what was drawn so far implies.   [D7, S2]
 
-        X^i ~ Σ_k r_k p̂_{1|t}^{k,i}(· | X_t),  then r_k ← r_k p̂_{1|t}^{k,i}(X^i | X_t), normalised
+        X^i ~ Σ_k r_k p̂_{1|t}^{k,i}(· | X_t),  then r_k ← r_k p̂_{1|t}^{k,i}(X^i | X_t), normalized
 
-    In the order of the table, one position a step: the law is Σ_k r_k(c) q̂_k(x | c), for any
-    experts. If a step moved two, what an expert gives them is no product of p̂, and the gate would
-    not be Bayes's: refused. From masks outside the context.
+    In the order of the table, one position a step: the distribution is Σ_k r_k(c) q̂_k(x | c), for
+    any experts. If a step moved two, what an expert gives them is no product of p̂, and the gate
+    would not be Bayes's: refused. From masks outside the context.
 
     Args:
         key: of this sequence.
@@ -108,19 +110,19 @@ def sample_mixture_on_table(
 
     Raises:
         ValueError: as `sample_on_table`; if a step moves more than one position; on a prior that is
-            no law.
+            no distribution.
     """
     num_experts = jnp.shape(log_prior)[0]
     _check_stacked(params, num_experts)
     one = jax.tree.map(lambda leaf: leaf[0], params)
     run = checked_run(one, denoiser, x_0, source="mask", carry_over=True)
-    check_log_law("log_prior", log_prior)
+    check_log_distribution("log_prior", log_prior)
     if top_experts is not None:
         check_count("top_experts", top_experts, at_most=num_experts)
     order = _one_by_one(table)
     check_masks(x_0, jnp.asarray(table)[0], run.num_states - 1)
     found, gate = _mixture(key, params, log_prior, x_0, order, run=run, top_experts=top_experts)
-    require(found.alive, ALIVE, found.alive, name="valid")
+    require(found.valid, VALID, found.valid, name="valid")
     return MixtureDraw(found.x_t, gate.log_weights)
 
 
@@ -168,23 +170,23 @@ def _mixture(
     def step(carry: tuple[State, GateState], row: Array) -> tuple[tuple[State, GateState], None]:
         state, gate = carry
         index, position = row
-        moves = (position >= 0) & state.alive
+        moves = (position >= 0) & state.valid
         at = jnp.maximum(position, 0)
         moves = moves & ~revealed(state.x_t, run)[at]
-        laws = log_law(each(params, state.x_t, index / num_steps)[:, at])  # [K, V]
+        probs = log_probs(each(params, state.x_t, index / num_steps)[:, at])  # [K, V]
         weights = gate.log_weights
         if top_experts is not None:
             weights = jnp.log(top_experts_gate(jnp.exp(weights), top_experts))
         # Of all that the gate has not given up: it is told what each of them says.
         dead = gate.log_weights == -jnp.inf
-        is_law = jnp.all(jnp.isfinite(jnp.max(laws, axis=-1)) | dead)
-        mixed = mix_log_probs(weights, laws)
+        is_distribution = jnp.all(jnp.isfinite(jnp.max(probs, axis=-1)) | dead)
+        mixed = mix_log_probs(weights, probs)
         drawn = jax.random.categorical(jax.random.fold_in(key, index), mixed, mode="high")
-        alive = state.alive & (is_law | ~moves)
-        takes = moves & is_law
+        valid = state.valid & (is_distribution | ~moves)
+        takes = moves & is_distribution
         x_t = state.x_t.at[at].set(jnp.where(takes, drawn.astype(state.x_t.dtype), state.x_t[at]))
-        told = bayes_gate_update(gate, jnp.where(takes, laws[:, drawn], 0.0))
-        return (State(x_t, alive), told), None
+        told = bayes_gate_update(gate, jnp.where(takes, probs[:, drawn], 0.0))
+        return (State(x_t, valid), told), None
 
     begin = (start(x_0), gate_init(log_prior.astype(float)))
     rows = jnp.stack([jnp.arange(num_steps), order], axis=1)
@@ -210,7 +212,7 @@ def sample_one_expert_on_table(
     method: Method = "clear",
     rows_at_once: int | None = None,
 ) -> tuple[Tokens, Token]:
-    """Draw one expert, k ~ r(c), and keep it: `sample_mixture_on_table` in law.   [S7]
+    """Draw one expert, k ~ r(c), and keep it: `sample_mixture_on_table` in distribution.  [S7]
 
         x ~ Σ_k r_k(c) q̂_k(x | c)
 
@@ -220,7 +222,7 @@ def sample_one_expert_on_table(
     Raises:
         ValueError: as there.
     """
-    check_log_law("log_prior", log_prior)
+    check_log_distribution("log_prior", log_prior)
     _check_stacked(params, jnp.shape(log_prior)[0])
     _one_by_one(table)
     expert_key, key = jax.random.split(key)
@@ -252,7 +254,7 @@ def sample_one_expert(
     temperature: Number = 1.0,
     top_k: int | None = None,
     top_p: Number | None = None,
-    cut: Literal["the mixture", "each expert"] = "the mixture",
+    truncate: Literal["mixture", "expert"] = "mixture",
     stop_tokens: tuple[int, ...] = (),
     prefixes: Any = None,
     draw: Draw = "clear",
@@ -261,11 +263,11 @@ def sample_one_expert(
 
         k ~ r(c),  x^t ~ q̂_k(· | x^{<t}, c)
 
-    In law the mixture of all experts under the Bayes gate (D7), at one expert's cost: whoever
-    serves an expert need not know of the others. Temperature and truncation of the mixture's law
-    cannot be had from one expert: refused, unless `cut` says that each expert's own law is to be
-    cut, which is another law than the cut mixture's. Rows of one expert are drawn together; not for
-    an outer jit.
+    In distribution the mixture of all experts under the Bayes gate (D7), at one expert's cost:
+    whoever serves an expert need not know of the others. Temperature and truncation of the
+    mixture's distribution cannot be had from one expert: refused, unless `truncate` says that each
+    expert's own distribution is to be cut, which is another distribution than the cut mixture's.
+    Rows of one expert are drawn together; not for an outer jit.
 
     Args:
         key: one key for all the rows.
@@ -275,32 +277,32 @@ def sample_one_expert(
         prompts: see `sample_autoregressive`, as all that follows.
         lengths: of the prompts.
         max_new: the most tokens to draw for a row.
-        temperature: 1, unless `cut` is "each expert".
-        top_k: None, unless `cut` is "each expert".
-        top_p: None, unless `cut` is "each expert".
-        cut: whose law temperature and truncation are meant for.
+        temperature: 1, unless `truncate` is "expert".
+        top_k: None, unless `truncate` is "expert".
+        top_p: None, unless `truncate` is "expert".
+        truncate: whose distribution temperature and truncation are meant for.
         stop_tokens: ids in [0, V).
         prefixes: [B, …] what stands before the prompts.
         draw: see `sample_autoregressive`.
 
     Raises:
         ValueError: on a temperature other than 1 or a truncation of the mixture; if a row of
-            `log_posterior` is no law; as `sample_autoregressive`.
+            `log_posterior` is no distribution; as `sample_autoregressive`.
     """
     plain = temperature == 1 and top_k is None and top_p is None
     rule = (
         "`temperature` must be 1 and `top_k` and `top_p` must be None, because one expert stands "
         "for the mixture only then (S7)"
     )
-    then = 'To change the law of each expert, pass cut="each expert".'
+    then = 'To change the distribution of each expert, pass cut="expert".'
     options, name = (temperature, top_k, top_p), "(temperature, top_k, top_p)"
-    require(plain or cut == "each expert", rule, options, name=name, then=then)
-    check_log_law("log_posterior", log_posterior)
+    require(plain or truncate == "expert", rule, options, name=name, then=then)
+    check_log_distribution("log_posterior", log_posterior)
     _check_stacked(params, jnp.shape(log_posterior)[1])
     one = jax.tree.map(lambda leaf: leaf[0], params)
     options = {"max_new": max_new, "top_k": top_k, "stop_tokens": stop_tokens}
-    law = {"temperature": temperature, "top_p": top_p, "prefixes": prefixes}
-    prompts, lengths = checked_prompts(one, decoder, prompts, lengths, **options, **law)
+    probs = {"temperature": temperature, "top_p": top_p, "prefixes": prefixes}
+    prompts, lengths = checked_prompts(one, decoder, prompts, lengths, **options, **probs)
     num_rows = prompts.shape[0]
     rule, shape = (
         f"`log_posterior` must have {num_rows} rows, as many as the prompts",
@@ -332,5 +334,5 @@ def sample_one_expert(
         order.append(rows)
     back = np.argsort(np.concatenate(order))
     sample = jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[back], *parts)
-    require(sample.alive, NO_LAW, sample.alive, name="valid")
+    require(sample.valid, NO_DISTRIBUTION, sample.valid, name="valid")
     return OneExpertSample(sample, drawn)

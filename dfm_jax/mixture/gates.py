@@ -1,9 +1,9 @@
 """Who routes: Bayes, fixed-share, static, last-token, centroid, top experts, nucleus. [D7, B6, B10]
 
-A gate is a law over experts. Those that watch the sequence are states updated token by token, in
-log space, and `run_gate` runs any update along a sequence. Those that read features of the context
-stay as they are along it; as the prior of `bayes_gate` such a law is r_0 = P(k | c). Those that cut
-a law down renormalise.
+A gate is a distribution over experts. Those that watch the sequence are states updated token by
+token, in log space, and `run_gate` runs any update along a sequence. Those that read features of
+the context stay as they are along it; as the prior of `bayes_gate` such a distribution is r_0 = P(k
+| c). Those that cut a distribution down renormalize.
 """
 
 from collections.abc import Callable
@@ -15,9 +15,9 @@ import jax.numpy as jnp
 from dfm_jax.boundary import log_sum_exp, log_sum_of_products, times
 from dfm_jax.checks import (
     check_count,
+    check_distribution,
     check_interval,
-    check_law,
-    check_log_law,
+    check_log_distribution,
     check_log_probs,
     require,
 )
@@ -34,7 +34,7 @@ class GateState(NamedTuple):
     """
 
     log_weights: Float[Array, "*rows K"]
-    alive: Bool[Array, "*rows"]
+    valid: Bool[Array, "*rows"]
 
 
 @typed
@@ -42,9 +42,9 @@ def gate_init(log_prior: PerExpert) -> GateState:
     """The gate before the first token: r_k = P(k | c).   [D7]
 
     Raises:
-        ValueError: if the prior is no law; `jax.nn.log_softmax` makes one of scores.
+        ValueError: if the prior is no distribution; `jax.nn.log_softmax` makes one of scores.
     """
-    check_log_law("log_prior", log_prior)
+    check_log_distribution("log_prior", log_prior)
     return GateState(jax.nn.log_softmax(jnp.asarray(log_prior)), jnp.array(True))
 
 
@@ -54,7 +54,7 @@ def bayes_gate_update(state: GateState, log_probs: PerExpert) -> GateState:
 
         r_k(x^{≤t+1}) ∝ r_k(x^{≤t}) q_k(x^{t+1} | x^{≤t})   [D7]
 
-    If every live expert gives the token probability 0, `alive` turns False and the gate keeps its
+    If every live expert gives the token probability 0, `valid` turns False and the gate keeps its
     last value for good: the mixture's log-likelihood is −∞ from there on.
 
     Args:
@@ -62,12 +62,13 @@ def bayes_gate_update(state: GateState, log_probs: PerExpert) -> GateState:
         log_probs: log q_k(x^{t+1} | x^{≤t}) for each expert, in nats.
 
     Raises:
-        ValueError: if the state is no law, or an expert that has a weight says a logarithm above 0.
+        ValueError: if the state is no distribution, or an expert that has a weight says a logarithm
+            above 0.
     """
-    check_log_law("state.log_weights", state.log_weights)
+    check_log_distribution("state.log_weights", state.log_weights)
     check_log_probs("log_probs", log_probs, read=state.log_weights > -jnp.inf)
     joint = jnp.where(state.log_weights == -jnp.inf, -jnp.inf, state.log_weights + log_probs)
-    possible = state.alive & jnp.any(joint != -jnp.inf)
+    possible = state.valid & jnp.any(joint != -jnp.inf)
     # The branch not taken must be finite before the logsumexp: its gradient would be NaN.
     total = jax.nn.logsumexp(jnp.where(possible, joint, 0.0))
     updated = jnp.where(possible, joint - total, state.log_weights)
@@ -80,22 +81,22 @@ def fixed_share_update(
 ) -> GateState:
     """The Bayes gate that forgets: for parts that change inside a sequence.
 
-        r_{t+1} = (1 − α) · normalise(r_t q_k(x^{t+1} | x^{≤t})) + α w_k   [B10]
+        r_{t+1} = (1 − α) · normalize(r_t q_k(x^{t+1} | x^{≤t})) + α w_k   [B10]
 
     α = 0 is the Bayes gate, α = 1 the static one. Source: Herbster & Warmuth (1998). At α = 0 an
     expert that is out has an infinite derivative in α, log r from −∞ up; what it says once it is
     back is in the derivative of `fixed_share_gate`, and not in that of a loop over updates.
 
     Raises:
-        ValueError: unless 0 ≤ α ≤ 1, or if the prior is no law.
+        ValueError: unless 0 ≤ α ≤ 1, or if the prior is no distribution.
     """
     check_interval("alpha", alpha, 0.0, 1.0)
-    check_log_law("log_prior", log_prior)
+    check_log_distribution("log_prior", log_prior)
     kept = bayes_gate_update(state, log_probs)
     terms = jnp.stack([kept.log_weights, jnp.asarray(log_prior)], axis=-1)  # [K, 2]
     shares = jnp.stack([1 - jnp.asarray(alpha), jnp.asarray(alpha)])[:, None]
     mixed = jax.vmap(log_sum_of_products, in_axes=(0, None))(terms, shares.astype(terms.dtype))
-    return kept._replace(log_weights=jnp.where(kept.alive, mixed, kept.log_weights))
+    return kept._replace(log_weights=jnp.where(kept.valid, mixed, kept.log_weights))
 
 
 @typed
@@ -119,7 +120,7 @@ def fixed_share_gate(
     others are finite, with what it will say once it is back.
 
     Raises:
-        ValueError: unless 0 ≤ α ≤ 1, or if the prior is no law.
+        ValueError: unless 0 ≤ α ≤ 1, or if the prior is no distribution.
     """
     check_interval("alpha", alpha, 0.0, 1.0)
     log_prior = jnp.asarray(log_prior)
@@ -129,12 +130,12 @@ def fixed_share_gate(
         state = fixed_share_update(before, row, log_prior, alpha)
         dead = before.log_weights == -jnp.inf
         total = log_sum_exp(jnp.where(dead, -jnp.inf, before.log_weights + row))
-        likelihoods = jnp.exp(row - jnp.where(state.alive, total, 0.0))
-        back = times(jnp.where(dead & state.alive, jax.lax.stop_gradient(likelihoods), 0.0), out)
+        likelihoods = jnp.exp(row - jnp.where(state.valid, total, 0.0))
+        back = times(jnp.where(dead & state.valid, jax.lax.stop_gradient(likelihoods), 0.0), out)
         # `out` moves at α = 0 alone, where the others are r / Σ r.
         state = state._replace(log_weights=state.log_weights - jnp.sum(back))
         moves = (1 - alpha) * back + alpha * jnp.exp(log_prior)
-        out = jnp.where((state.log_weights == -jnp.inf) & state.alive, moves, 0.0)
+        out = jnp.where((state.log_weights == -jnp.inf) & state.valid, moves, 0.0)
         return (state, out), state
 
     start, rows = _start(log_prior, token_log_probs)
@@ -154,15 +155,15 @@ def run_gate(
 
     Args:
         update: `update(state, log_probs) -> state`, `log_probs` one row, [K]. The state keeps its
-            shapes and dtypes. A gate that no live expert could have come to is `alive` False.
+            shapes and dtypes. A gate that no live expert could have come to is `valid` False.
         log_prior: log P(k | c).
         token_log_probs: log q_k(x^{t+1} | x^{≤t}), in nats.
 
     Raises:
-        ValueError: if the prior, or a state that the update gives, is no law over experts.
+        ValueError: if the prior, or a state that the update gives, is no distribution over experts.
     """
     rows = _run(update, log_prior, token_log_probs)
-    check_log_law("log_weights", rows.log_weights)
+    check_log_distribution("log_weights", rows.log_weights)
     return rows
 
 
@@ -186,8 +187,8 @@ def last_token_gate(log_prior: PerExpert, token_log_probs: Float[ArrayLike, "N K
     start = gate_init(log_prior)
     check_log_probs("token_log_probs", token_log_probs, read=_live(start))
     rows = jax.vmap(bayes_gate_update, in_axes=(None, 0))(start, token_log_probs)
-    dead_so_far = jnp.cumsum(~rows.alive) > 0
-    return _with_start(start, rows._replace(alive=~dead_so_far))
+    dead_so_far = jnp.cumsum(~rows.valid) > 0
+    return _with_start(start, rows._replace(valid=~dead_so_far))
 
 
 def _run(
@@ -249,7 +250,7 @@ def _check_direction(name: str, length: Array) -> None:
 class FittedTemperature(NamedTuple):
     """The best temperature found, its loss, and whether it is an end of the interval searched.
 
-    At an end the loss would fall further beyond it: towards a hard gate, or a uniform one.
+    At an end the loss would fall further beyond it: toward a hard gate, or a uniform one.
     """
 
     temperature: Float[Array, ""]
@@ -274,7 +275,7 @@ def fit_temperature(
         L(τ) = −Σ_t log Σ_k ρ_k(c; τ) p_k(x^t | x^{<t})   or   L(τ) = −log Σ_k ρ_k(c; τ) p_k(x)
 
     averaged over held-out sequences. Neither need be convex, so log τ is first tried at
-    `num_starts` + 1 places at equal distances; then golden sections between the neighbours of the
+    `num_starts` + 1 places at equal distances; then golden sections between the neighbors of the
     best, each by a factor 0.618. The result is the minimum of a loss that is unimodal there.
     Source: Kiefer, Proc. Am. Math. Soc. 4 (1953).
 
@@ -318,37 +319,37 @@ def fit_temperature(
 
 @typed
 def top_experts_gate(weights: Weights, count: int) -> Weights:
-    """Keep the `count` largest weights and renormalise; ties go to the lower index.   [B6, B7]
+    """Keep the `count` largest weights and renormalize; ties go to the lower index.   [B6, B7]
 
     An approximation when count < K: it costs at most 1 − M in total variation, M the mass kept.
 
     Raises:
-        ValueError: unless 1 ≤ count ≤ K, or if the weights are no law.
+        ValueError: unless 1 ≤ count ≤ K, or if the weights are no distribution.
     """
     weights = jnp.asarray(weights)
     check_count("count", count, at_most=weights.shape[0])
-    check_law("weights", weights)
+    check_distribution("weights", weights)
     _, kept = jax.lax.top_k(weights, count)
-    return _renormalise(jnp.zeros_like(weights).at[kept].set(weights[kept]))
+    return _renormalize(jnp.zeros_like(weights).at[kept].set(weights[kept]))
 
 
 @typed
 def nucleus_gate(weights: Weights, mass: Number) -> Weights:
-    """Keep the fewest largest weights whose sum reaches `mass` and renormalise.   [B6]
+    """Keep the fewest largest weights whose sum reaches `mass` and renormalize.   [B6]
 
     It jumps where a sum is `mass`; between the jumps its derivative in `mass` is 0.
 
     Raises:
-        ValueError: unless 0 < mass ≤ 1, or if the weights are no law.
+        ValueError: unless 0 < mass ≤ 1, or if the weights are no distribution.
     """
     weights = jnp.asarray(weights)
     check_interval("mass", mass, 0.0, 1.0, ends="(]")
-    check_law("weights", weights)
+    check_distribution("weights", weights)
     order = jnp.argsort(-weights, stable=True)
     # Sums of whole prefixes: `cumsum − weights` rounds below a mass that was reached exactly.
     before = jnp.pad(jnp.cumsum(weights[order])[:-1], (1, 0))
     kept = jnp.zeros_like(weights, bool).at[order].set(before < mass)
-    return _renormalise(jnp.where(kept, weights, 0.0))
+    return _renormalize(jnp.where(kept, weights, 0.0))
 
 
 @typed
@@ -357,5 +358,5 @@ def hard_gate(weights: Weights) -> Weights:
     return top_experts_gate(weights, 1)
 
 
-def _renormalise(weights: Array) -> Array:
+def _renormalize(weights: Array) -> Array:
     return weights / jnp.sum(weights)

@@ -12,11 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from dfm_jax.boundary import log_softmax
-from dfm_jax.checks import check_interval, check_log_law, check_tokens, require
+from dfm_jax.checks import check_interval, check_log_distribution, check_tokens, require
 from dfm_jax.interfaces import Decoder, Denoiser, Params
 from dfm_jax.mixture.gates import GateState, bayes_gate_update, gate_init, top_experts_gate
 from dfm_jax.mixture.posterior import mix_logits
-from dfm_jax.sampling.denoisers import log_law, whole
+from dfm_jax.sampling.denoisers import log_probs, whole
 from dfm_jax.types import Array, ArrayLike, as_ids
 
 
@@ -43,7 +43,7 @@ class MixtureCache(NamedTuple):
 
     stacks: tuple[Any, ...]
     gate: GateState  # log r_k(x^{≤t})
-    log_laws: Array  # [K, S], of the token behind those read; 0 before the first, −∞ at the mask
+    log_probs: Array  # [K, S], of the token behind those read; 0 before the first, −∞ at the mask
     count: Array
 
 
@@ -53,7 +53,8 @@ def mixture_params(
     """The parameters of `mixture_decoder(tuple(decoders))`, from those of each expert.
 
     Raises:
-        ValueError: unless there is one of everything for each expert; if the prior is no law.
+        ValueError: unless there is one of everything for each expert; if the prior is no
+            distribution.
     """
     log_prior = jnp.asarray(log_prior)
     shape = (len(decoders),)
@@ -61,7 +62,7 @@ def mixture_params(
     lengths = (len(params), log_prior.shape[0] if log_prior.ndim else None)
     holds = log_prior.shape == shape and len(params) == len(decoders)
     require(holds, rule, lengths, name="(len(params), len(log_prior))")
-    check_log_law("log_prior", log_prior)
+    check_log_distribution("log_prior", log_prior)
     stacks = tuple(
         jax.tree.map(lambda *leaves: jnp.stack(leaves), *(params[k] for k in members))
         for members in _members(decoders)
@@ -78,7 +79,7 @@ def mixture_decoder(decoders: tuple[Decoder, ...]) -> Decoder:
 
     Its logits are log q, in nats, in float32 at least. The first token is given: it says nothing
     of the experts; so is the mask, which no expert draws. Where no live expert could have made the
-    prefix, every logit is −∞: no law. Experts may be of different make over the same ids.
+    prefix, every logit is −∞: no distribution. Experts may be of different make over the same ids.
 
     Raises:
         ValueError: if there is no expert, or they disagree on S.
@@ -115,7 +116,7 @@ def prompt_log_posterior(
 
     Every expert reads every prompt, once. `decoder` is that of `mixture_decoder`, `params` its own.
     A prompt of one token says nothing, and is not read. NaN where no expert could have made the
-    prompt: the mixture then has no law either.   [D7]
+    prompt: the mixture then has no distribution either.  [D7]
 
     Raises:
         ValueError: on a length outside [1, P] or an id outside [0, S); if the decoder is that of a
@@ -136,7 +137,7 @@ def prompt_log_posterior(
 
     def read(tokens: Array, length: Array) -> Array:
         gate = decoder.extend(params, decoder.init_cache(width), tokens, length)[1].gate
-        return jnp.where(gate.alive, gate.log_weights, jnp.nan)
+        return jnp.where(gate.valid, gate.log_weights, jnp.nan)
 
     return jax.vmap(read)(prompts, lengths)
 
@@ -185,11 +186,11 @@ def _mixture(
             for decoder, p, c in zip(kinds, params.stacks, cache.stacks, strict=True)
         ]
         logits = jnp.concatenate([logits for logits, _ in read])[order].astype(float)  # [K, M, V]
-        laws = log_softmax(logits).swapaxes(0, 1)  # [M, K, V]
-        num_tokens = laws.shape[-1]
+        probs = log_softmax(logits).swapaxes(0, 1)  # [M, K, V]
+        num_tokens = probs.shape[-1]
         rest = ((0, 0), (0, 0), (0, num_states - num_tokens))
-        padded = jnp.pad(laws, rest, constant_values=-jnp.inf)
-        before = jnp.concatenate([cache.log_laws[None], padded[:-1]])
+        padded = jnp.pad(probs, rest, constant_values=-jnp.inf)
+        before = jnp.concatenate([cache.log_probs[None], padded[:-1]])
         judged = jnp.take_along_axis(before, tokens[:, None, None], axis=2)[..., 0]  # [M, K]
         start, counts = cache.gate, tokens < num_tokens
         if conditional:
@@ -211,10 +212,10 @@ def _mixture(
         moved = MixtureCache(
             tuple(cache for _, cache in read),
             jax.tree.map(last, rows, start),
-            last(padded, cache.log_laws),
+            last(padded, cache.log_probs),
             cache.count + num_new,
         )
-        return jnp.where(rows.alive[:, None], mixed, -jnp.inf), moved
+        return jnp.where(rows.valid[:, None], mixed, -jnp.inf), moved
 
     return Decoder(init_cache, extend, num_states, read_prefix if conditional else None)
 
@@ -252,7 +253,7 @@ def mixture_denoiser(
     each = whole(denoiser)
 
     def mixed(params: MixtureDenoiserParams, x_t: Array, t: Array) -> Array:
-        log_weights = log_law(router(params.router, x_t, t))
+        log_weights = log_probs(router(params.router, x_t, t))
         if top_experts is not None:
             log_weights = jnp.log(top_experts_gate(jnp.exp(log_weights), top_experts))
         logits = jax.vmap(each, (0, None, None))(params.experts, x_t, t)

@@ -16,16 +16,16 @@ import jax.numpy as jnp
 
 from dfm_jax.boundary import (
     at_tokens,
-    finite_behind_zero,
+    finite_at_zero_mass,
     log_sum_exp,
     log_sum_of_products,
     softmax,
 )
 from dfm_jax.checks import (
     check_count,
+    check_distribution,
     check_interval,
-    check_law,
-    check_log_law,
+    check_log_distribution,
     check_log_probs,
     check_tokens,
 )
@@ -57,9 +57,10 @@ def expert_posterior(log_prior: PerExpert, log_p_t: PerExpert) -> Weights:
         log_p_t: log p_t^k(z) for each expert.
 
     Raises:
-        ValueError: if the prior is no law, or a part that has mass says a logarithm above 0.
+        ValueError: if the prior is no distribution, or a part that has mass says a logarithm above
+            0.
     """
-    check_log_law("log_prior", log_prior)
+    check_log_distribution("log_prior", log_prior)
     check_log_probs("log_p_t", log_p_t, read=log_prior > -jnp.inf)
     joint = jnp.asarray(log_prior) + log_p_t
     return softmax(jnp.where(jnp.asarray(log_prior) == -jnp.inf, -jnp.inf, joint))
@@ -75,37 +76,38 @@ def mix(weights: Weights, values: Float[ArrayLike, " K *values"]) -> Float[Array
     generate p_t^k the sum generates p_t. Of conditional velocities, under the posterior over pairs,
     it is the marginal velocity.
 
-    Values are taken as they are: `mix_probs` asks that they are laws, and `mix_logits` mixes what
-    networks give. Values behind a weight of 0 may be anything, NaN included: what is not finite
-    there is dropped before the product, and then the derivative in that weight is 0; else it is the
-    value. Source: DFM, DAG, DDM.
+    Values are taken as they are: `mix_probs` asks that they are distributions, and `mix_logits`
+    mixes what networks give. Values behind a weight of 0 may be anything, NaN included: what is not
+    finite there is dropped before the product, and then the derivative in that weight is 0; else it
+    is the value. Source: DFM, DAG, DDM.
 
     Raises:
-        ValueError: if the weights are no law.
+        ValueError: if the weights are no distribution.
     """
-    check_law("weights", weights)
+    check_distribution("weights", weights)
     column = jnp.reshape(weights, (-1, *(1 for _ in values.shape[1:])))
-    kept = finite_behind_zero(column, values)
+    kept = finite_at_zero_mass(column, values)
     return jnp.tensordot(weights, kept, axes=1, precision=HIGHEST)
 
 
 @typed
 def mix_probs(weights: Weights, probs: Float[ArrayLike, " K *rows V"]) -> Float[Array, "*rows V"]:
-    """The posterior mean of laws: posteriors and laws of steps mix like velocities.
+    """The posterior mean of distributions: posteriors and distributions of steps mix like
+    velocities.
 
         p_{1|t}^i(v | z) = Σ_k r_k(z, t) p_{1|t}^{k,i}(v | z)   [D5, D6]
         X^i ~ Σ_k r_k (δ_{z^i} + u^{k,i}(·, z))   [S6, S7a]
 
     For left-to-right tables the first line is q(v | x^{≤t}) = Σ_k r_k(x^{≤t}) q_k(v | x^{≤t}). The
     second draws one expert per position, k^i ~ r(z, t), then its step; one k for positions that
-    move together is another law, `shared_expert_log_prob`. It is `mix`, and behind a weight of 0 a
-    row may be anything there too.
+    move together is another distribution, `shared_expert_log_prob`. It is `mix`, and behind a
+    weight of 0 a row may be anything there too.
 
     Raises:
-        ValueError: if the weights are no law, or a row of an expert that has one is none.
+        ValueError: if the weights are no distribution, or a row of an expert that has one is none.
     """
-    check_law("weights", weights)
-    check_law("probs", probs, read=jnp.asarray(weights) != 0)
+    check_distribution("weights", weights)
+    check_distribution("probs", probs, read=jnp.asarray(weights) != 0)
     return mix(weights, probs)
 
 
@@ -113,20 +115,23 @@ def mix_probs(weights: Weights, probs: Float[ArrayLike, " K *rows V"]) -> Float[
 def mix_log_probs(
     log_weights: PerExpert, log_probs: Float[ArrayLike, " K *event"]
 ) -> Float[Array, " *event"]:
-    """The law of the whole, from the laws of the parts, in nats: large spaces underflow.
+    """The distribution of the whole, from the distributions of the parts, in nats: large spaces
+    underflow.
 
         log q(x) = log Σ_k w_k q_k(x),   log p_t(x) = log Σ_k w_k p_t^k(x)   [D1, D2]
         log p(v | z) = log Σ_k exp(log r_k + log p_k(v | z))   [D5, D6]
         log q̂(x | c) = log Σ_k r_k(c) q̂_k(x | c)   [S7b]
 
     −∞ where no expert can make x, and there its derivatives are 0. The third line draws one expert
-    after the prompt, k ~ r(c), and keeps it: the law of mixing token by token with the Bayes gate,
-    at the cost of one expert, for one-position steps, untruncated gates and temperature 1.
+    after the prompt, k ~ r(c), and keeps it: the distribution of mixing token by token with the
+    Bayes gate, at the cost of one expert, for one-position steps, untruncated gates and temperature
+    1.
 
     Raises:
-        ValueError: if the weights are no law, or a part that has one says a logarithm above 0.
+        ValueError: if the weights are no distribution, or a part that has one says a logarithm
+            above 0.
     """
-    check_log_law("log_weights", log_weights)
+    check_log_distribution("log_weights", log_weights)
     check_log_probs("log_probs", log_probs, read=log_weights > -jnp.inf)
     column = jnp.reshape(log_weights, (-1, *(1 for _ in log_probs.shape[1:])))
     return log_sum_exp(jnp.where(column == -jnp.inf, -jnp.inf, column + log_probs), axis=0)
@@ -137,19 +142,19 @@ def mix_logits(
     log_weights: Float[ArrayLike, " K"] | Float[ArrayLike, " K *rows"],
     logits: Float[ArrayLike, "K *rows V"],
 ) -> Float[Array, "*rows V"]:
-    """The mixture of what networks give: each expert's rows are normalised inside, in nats.
+    """The mixture of what networks give: each expert's rows are normalized inside, in nats.
 
         log p(v | z) = log Σ_k r_k softmax(logits_k)_v   [D5, D6]
 
     The weights are those of all rows [K], or of each [K, …]. In float32 at least. An expert behind
     a weight of 0 may return anything. A row that an expert with a weight leaves at −∞ throughout is
-    no law: the mixture's is −∞ there, never NaN, and has no derivative. Fused for large V: one flat
-    pass over K rows, then a sum written out over experts.
+    no distribution: the mixture's is −∞ there, never NaN, and has no derivative. Fused for large V:
+    one flat pass over K rows, then a sum written out over experts.
 
     Raises:
-        ValueError: if the weights are no law over experts.
+        ValueError: if the weights are no distribution over experts.
     """
-    check_log_law("log_weights", log_weights, axis=0)
+    check_log_distribution("log_weights", log_weights, axis=0)
     logits = jnp.asarray(logits)
     num_experts, *shape, num_tokens = logits.shape
     dtype = logits.dtype if jnp.finfo(logits.dtype).bits >= 32 else jnp.float32
@@ -174,7 +179,7 @@ def mix_logits(
     total = jnp.exp(terms[0] - top)
     for term in terms[1:]:
         total = total + jnp.exp(term - top)
-    # No expert can make the token, or one has no law: the logarithm has no gradient.
+    # No expert can make the token, or one has no distribution: the logarithm has no gradient.
     never = (total == 0) | jnp.any(empty & ~dead, axis=0)[:, None]
     mixed = jnp.where(never, -jnp.inf, top + jnp.log(jnp.where(never, 1.0, total)))
     return mixed.reshape(*shape, num_tokens)
@@ -196,19 +201,20 @@ def context_posterior(part: Token, num_experts: int) -> Weights:
 
 @typed
 def shared_expert_log_prob(
-    log_weights: PerExpert, x_next: Tokens, step_laws: Float[ArrayLike, "K N S"]
+    log_weights: PerExpert, x_next: Tokens, step_probs: Float[ArrayLike, "K N S"]
 ) -> Scalar:
-    """One expert for all positions of a step, in nats: log Σ_k r_k Π_i law_k^i(x^i).   [S6]
+    """One expert for all positions of a step, in nats: log Σ_k r_k Π_i probs_k^i(x^i).  [S6]
 
-    Equal to `mix_probs` of the laws if at most one position moves; else another law. Where it is −∞
-    its derivative in a probability is infinite, if that one alone is missing.
+    Equal to `mix_probs` of the distributions if at most one position moves; else another
+    distribution. Where it is −∞ its derivative in a probability is infinite, if that one alone is
+    missing.
 
     Raises:
-        ValueError: if the weights are no law, or a step of an expert that has one is none; if an id
-            lies outside [0, S).
+        ValueError: if the weights are no distribution, or a step of an expert that has one is none;
+            if an id lies outside [0, S).
     """
-    check_log_law("log_weights", log_weights)
-    check_law("step_laws", step_laws, read=log_weights > -jnp.inf)
-    check_tokens("x_next", x_next, step_laws.shape[-1])
-    here = jax.vmap(at_tokens, in_axes=(0, None))(step_laws, x_next)
+    check_log_distribution("log_weights", log_weights)
+    check_distribution("step_probs", step_probs, read=log_weights > -jnp.inf)
+    check_tokens("x_next", x_next, step_probs.shape[-1])
+    here = jax.vmap(at_tokens, in_axes=(0, None))(step_probs, x_next)
     return log_sum_of_products(log_weights, here)

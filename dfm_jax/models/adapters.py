@@ -51,7 +51,7 @@ def network_from_linen(module: linen.Module, num_positions: int) -> Network:
 
     Args:
         module: of one sequence.
-        num_positions: N of the sequence of zeros that the module is initialised with.
+        num_positions: N of the sequence of zeros that the module is initialized with.
 
     Raises:
         ValueError: if the module carries state besides parameters, such as batch statistics.

@@ -2,7 +2,7 @@
 
 Sixteen inverted residual blocks (expand, depthwise, project) between a stem and a head, ReLU6
 between, no squeeze-and-excitation. The weights were trained in TensorFlow: where the stride is 2,
-SAME padding is one longer at the end, and the variance of batch normalisation gets 1e-3.
+SAME padding is one longer at the end, and the variance of batch normalization gets 1e-3.
 
 Source: M. Tan and Q. Le, "EfficientNet" (2019), and its Lite variants (2020).
 """
@@ -31,7 +31,7 @@ Image = Float[ArrayLike, "H W 3"] | UInt8[ArrayLike, "H W 3"]
 
 
 class Convolution(NamedTuple):
-    """A convolution with its batch normalisation folded in, both in float32."""
+    """A convolution with its batch normalization folded in, both in float32."""
 
     kernel: Array  # full [k, k, in, out], depthwise [k, k, C], pointwise [in, out]
     bias: Array  # [1, 1, out]
@@ -183,7 +183,7 @@ def _depthwise(convolution: Convolution, x: Array, stride: int) -> Array:
 
 @typed
 def efficientnet_lite0_params(tensors: Mapping[str, np.ndarray]) -> Params:
-    """The weights from the tensors of PyTorch's file, batch normalisation folded in.
+    """The weights from the tensors of PyTorch's file, batch normalization folded in.
 
         k' = k γ / √(v + 1e-3),   b' = β − m γ / √(v + 1e-3)
 

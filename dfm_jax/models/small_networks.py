@@ -16,7 +16,7 @@ def tabular(num_tokens: int, *, order: int, num_states: int | None = None) -> Ne
     """The next token by the last `order` − 1: a causal network of (S + 1)^{order − 1} rows.
 
     Row i reads x^{i − order + 2} … x^i; the one more state stands before the beginning. It starts
-    at the uniform law whatever the key.
+    at the uniform distribution whatever the key.
 
     Raises:
         ValueError: if the order is below 1, or the table would have more than 2^27 entries.

@@ -147,8 +147,9 @@ def transformer(config: TransformerConfig) -> Network:
 def router(config: TransformerConfig, num_experts: int, *, last: bool = False) -> Network:
     """The trunk of `config` under a head over K experts: logits [N, K], or [K] with `last`.
 
-    Row i of a causal one is ρ̂(x^{≤i}), the law over experts that mixes their laws of the token
-    after it. With `last` only the last position's, which has seen everything: one law per state.
+    Row i of a causal one is ρ̂(x^{≤i}), the distribution over experts that mixes their
+    distributions of the token after it. With `last` only the last position's, which has seen
+    everything: one distribution per state.
     Its loss is the cross-entropy `objectives.router_loss`, minimal at r_k(x_t, t).   [D11]
 
     Raises:
@@ -167,7 +168,7 @@ def network_of(config: TransformerConfig, *, num_outputs: int | None) -> Network
     """The trunk of `config` under the head of the V tokens, or of `num_outputs` columns."""
     start = jnp.array(0)
 
-    # Eager initialisation takes seconds: every operation is compiled for itself.
+    # Eager initialization takes seconds: every operation is compiled for itself.
     @jax.jit
     def init(key: Key) -> Params:
         t = jnp.zeros((), real_dtype(config)) if config.time_conditioned else None
@@ -297,13 +298,15 @@ def transformer_decoder(config: TransformerConfig) -> Decoder:
 def transformer_denoiser(config: TransformerConfig) -> HeadedDenoiser:
     """`transformer(config)` as what `dfm_jax.sampling` draws from: trunk, then head.   [P5]
 
-    Both halves together give the network's logits. With `method="jump first"` a sampler runs the
+    Both halves together give the network's logits. With `method="sparse"` a sampler runs the
     head only where a token jumps.
 
     Raises:
-        ValueError: if the network is causal: its row i is the law of another token.
+        ValueError: if the network is causal: its row i is the distribution of another token.
     """
-    rule = "`causal` must be False, because row i of a causal network is the law of x^{i+1}"
+    rule = (
+        "`causal` must be False, because row i of a causal network is the distribution of x^{i+1}"
+    )
     require(not config.causal, rule, config.causal)
     trunk = Transformer(config, headed=False)
     start = jnp.array(0)

@@ -4,7 +4,7 @@
 
 The encoder is no part of it: its features come in, and it stays as it is (LLaVA, 2304.08485). With
 an `ImageEncoder` pictures come in, and it is trained with the rest (InternVL, 2312.14238). Row i of
-the logits is the law of the token after x^i, given the picture and x^{≤i}.   [A5]
+the logits is the distribution of the token after x^i, given the picture and x^{≤i}.  [A5]
 """
 
 import functools

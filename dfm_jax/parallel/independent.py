@@ -111,7 +111,7 @@ def independent(
     wide, shape = len(mesh.axis_names) > 1, dict(mesh.shape)
     good = len(shape) == 1 + (wide and backend == "shard_map")
     require(good, rule, shape, name="mesh.shape")
-    spread = _BACKENDS[backend](jax.vmap(fn), mesh, data_args, donate_args)
+    sharded = _BACKENDS[backend](jax.vmap(fn), mesh, data_args, donate_args)
     across, within = mesh.devices.shape[0], mesh.size // mesh.devices.shape[0]
 
     def mapped(*args: Any) -> Any:
@@ -126,7 +126,7 @@ def independent(
                 f"The leading axis must be a multiple of {across}, the devices, unless `pad` is set"
             )
             require(not missing, rule, length, name="length")
-        out = spread(*args)
+        out = sharded(*args)
         return jax.tree.map(lambda leaf: leaf[:length], out) if missing else out
 
     return mapped
@@ -139,7 +139,7 @@ def _by_shard_map(
     runs = PartitionSpec(first)
     # The variance check serves collectives written by hand, of which there are none; it would
     # refuse a scan whose carry starts from a constant. Other axes are left to the compiler.
-    spread = jax.shard_map(
+    sharded = jax.shard_map(
         batched, mesh=mesh, in_specs=runs, out_specs=runs, axis_names={first}, check_vma=False
     )
     of_runs, of_rows = (
@@ -149,7 +149,7 @@ def _by_shard_map(
     def placed(*args: Any) -> Any:
         shardings = (of_rows if number in data_args else of_runs for number in range(len(args)))
         put = jax.lax.with_sharding_constraint
-        out = spread(*(put(arg, where) for arg, where in zip(args, shardings, strict=True)))
+        out = sharded(*(put(arg, where) for arg, where in zip(args, shardings, strict=True)))
         return put(out, of_runs)
 
     return jax.jit(placed, donate_argnums=donate_args)
@@ -159,7 +159,7 @@ def _by_pmap(
     batched: Fn, mesh: Mesh, data_args: tuple[int, ...], donate_args: tuple[int, ...]
 ) -> Fn:
     del data_args  # with one axis there is nothing to cut them along
-    spread = jax.pmap(batched, devices=list(mesh.devices.flat), donate_argnums=donate_args)
+    sharded = jax.pmap(batched, devices=list(mesh.devices.flat), donate_argnums=donate_args)
 
     def cut(leaf: Any) -> Any:
         return jnp.reshape(leaf, (mesh.size, leaf.shape[0] // mesh.size, *leaf.shape[1:]))
@@ -167,7 +167,7 @@ def _by_pmap(
     def join(leaf: Any) -> Any:
         return jnp.reshape(leaf, (leaf.shape[0] * leaf.shape[1], *leaf.shape[2:]))
 
-    return lambda *args: jax.tree.map(join, spread(*jax.tree.map(cut, args)))
+    return lambda *args: jax.tree.map(join, sharded(*jax.tree.map(cut, args)))
 
 
 _BACKENDS = {"shard_map": _by_shard_map, "pmap": _by_pmap}

@@ -1,4 +1,4 @@
-"""A data set parted among experts: rows are read, assigned by their features, and written."""
+"""A data set partitioned among experts: rows are read, assigned by their features, and written."""
 
 from dfm_jax.partition.read import Source as Source
 from dfm_jax.partition.write import Written as Written

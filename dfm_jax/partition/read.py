@@ -140,7 +140,7 @@ class EncodedRows(NamedTuple):
     num_averaged: int  # rows whose feature is the mean of several
     reasons: dict[int, Reason]  # of rows without; one that is not in it is `NO_FEATURE`
     inputs: dict[str, str]  # hashes of what was read beside the input
-    artefacts: dict[str, bytes]  # files by which the same encoder encodes new rows
+    artifacts: dict[str, bytes]  # files by which the same encoder encodes new rows
     num_constant: int = 0  # of a user's features, those that are one number throughout
 
 
@@ -336,8 +336,8 @@ def _document_rows(
             else:
                 lost = Reason("no known word") if text is not None else Reason("no human turn")
                 reasons[record.number] = lost
-    artefacts = document_encoder_to_files(encoder)
-    return EncodedRows(features[: len(rows)], np.array(rows, np.int64), 0, reasons, {}, artefacts)
+    artifacts = document_encoder_to_files(encoder)
+    return EncodedRows(features[: len(rows)], np.array(rows, np.int64), 0, reasons, {}, artifacts)
 
 
 def _contexts(input: Path, num_rows: int) -> Iterator[str]:

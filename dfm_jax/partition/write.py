@@ -1,9 +1,10 @@
-"""A data set of conversations parted among experts: a folder of rows, and what routes new ones.
+"""A data set of conversations partitioned among experts: a folder of rows, and what routes new
+ones.
 
     expert_000/rows.jsonl …   the rows of each expert, verbatim
-    centre.jsonl              the same rows, in the order of the input
+    dense.jsonl               the same rows, in the order of the input
     unrouted.jsonl            row, id, reason and detail of each row that no expert has
-    spread.jsonl              the same, and the expert, of each row that was dealt without a feature
+    random.jsonl              the same, and the expert, of each row that came without a feature
     centroids.safetensors     centroids, prices, mean: `Clusters`; cluster_of, the expert of each
     encoder.json, .safetensors   the encoder, where the features are not the user's
     manifest.json             counts, statistics, settings, versions; the SHA-256 of all the others
@@ -34,10 +35,10 @@ from dfm_jax.durable import HashedFile, NewFolder, file_digest
 from dfm_jax.partition.assign import (
     Rule,
     clustered,
+    random,
     read_rule,
     routed_labels,
     rule_to_bytes,
-    spread,
     statistics,
 )
 from dfm_jax.partition.read import (
@@ -53,7 +54,7 @@ from dfm_jax.partition.read import (
 )
 
 _BALANCES = ("rows", "tokens", "none")
-_NO_FEATURE = ("unrouted", "spread")
+_NO_FEATURE = ("unrouted", "random")
 
 
 class Written(NamedTuple):
@@ -87,14 +88,14 @@ def write_partition(
         num_experts: K.
         balance: "rows": sizes that differ by at most 1; "tokens": loads that exceed their mean by
             at most one row; "none". Of the rows with features.
-        num_fine: F fine clusters first, and these dealt to experts; then loads exceed their mean by
-            at most one fine cluster.
+        num_fine: F fine clusters first, and these assigned to experts; then loads exceed their mean
+            by at most one fine cluster.
         restarts: starts of the clustering, of which the best is kept.
         seed: of the starts, of the spread, and of tfidf's SVD.
         weights: `.npy` [R], the load of each row; else the UTF-8 bytes of its conversation. They
             go with "tokens".
-        no_feature: a row without a feature is "unrouted", or "spread": dealt to an expert by a hash
-            of its number and the seed, in proportion to the sizes of the clusters.
+        no_feature: a row without a feature is "unrouted", or "spread": assigned to an expert by a
+            hash of its number and the seed, in proportion to the sizes of the clusters.
         unique_ids: refuse a row without an id, or with that of another.
 
     Raises:
@@ -154,8 +155,8 @@ def write_partition(
     )
     labels = np.full(surveyed.loads.size, -1)
     labels[encoded.rows] = own
-    if no_feature == "spread":
-        spread(labels, np.bincount(own, minlength=num_experts), seed)
+    if no_feature == "random":
+        random(labels, np.bincount(own, minlength=num_experts), seed)
     manifest = {
         "settings": settings,
         "inputs": inputs | encoded.inputs,
@@ -163,7 +164,9 @@ def write_partition(
         **found,
         **_of_rows(surveyed, source),
     }
-    return Written(write_dealt(out, input, labels, surveyed.loads, encoded, rule, manifest), False)
+    return Written(
+        write_assigned(out, input, labels, surveyed.loads, encoded, rule, manifest), False
+    )
 
 
 def write_routed(
@@ -205,7 +208,7 @@ def write_routed(
     surveyed = survey(input, weights, unique_ids)
     fitted = read_document_encoder(partition) if kept["encoder"] == "tfidf" else None
     encoded = encoded_rows(input, source, num_rows=surveyed.loads.size, fitted=fitted)
-    for name, content in encoded.artefacts.items():
+    for name, content in encoded.artifacts.items():
         digest, kept_digest = hashlib.sha256(content).hexdigest(), old["files"].get(name)
         words = (
             f"{name} of {partition} must be of the encoder that is installed, with SHA-256 {digest}"
@@ -216,15 +219,17 @@ def write_routed(
     own = routed_labels(encoded, rule, charged)
     labels = np.full(surveyed.loads.size, -1)
     labels[encoded.rows] = own
-    if no_feature == "spread":
-        spread(labels, np.array(old["sizes"]), kept["seed"])
+    if no_feature == "random":
+        random(labels, np.array(old["sizes"]), kept["seed"])
     manifest = {
         "settings": settings,
         "inputs": inputs | encoded.inputs,
         **statistics(encoded, own, rule),
         **_of_rows(surveyed, source),
     }
-    return Written(write_dealt(out, input, labels, surveyed.loads, encoded, rule, manifest), False)
+    return Written(
+        write_assigned(out, input, labels, surveyed.loads, encoded, rule, manifest), False
+    )
 
 
 # ── what is read ────────────────────────────────────────────────────────────────────────────────
@@ -287,7 +292,8 @@ def _of_rows(surveyed: Survey, source: Source) -> dict[str, object]:
     }
 
 
-# ── Rows dealt to experts, written down: each verbatim in its place, or named with a reason ───────
+# ── Rows assigned to experts, written down: each verbatim in its place, or named with a reason
+# ───────
 
 
 CENTROIDS = "centroids.safetensors"
@@ -295,7 +301,7 @@ _PACKAGES = ("dfm_jax", "jax", "jaxlib", "numpy", "safetensors")
 _OF_ENCODER = {"efficientnet": ("pillow",), "tfidf": ("scikit-learn", "scipy")}
 
 
-def write_dealt(
+def write_assigned(
     out: Path,
     input: Path,
     labels: np.ndarray,
@@ -328,14 +334,14 @@ def write_dealt(
         digest = input_digest(input)
         changed = f"{input} must not change while it is read"
         require(digest == manifest["inputs"]["input"], changed, digest, name="SHA-256 afterwards")
-        for name, content in {CENTROIDS: rule_to_bytes(rule), **encoded.artefacts}.items():
+        for name, content in {CENTROIDS: rule_to_bytes(rule), **encoded.artifacts}.items():
             folder.write(name, content)
         counts = {
             "num_rows": labels.size,
             "sizes": np.bincount(labels[routed], minlength=num_experts).tolist(),
             "token_loads": [int(load) if whole else float(load) for load in held],
             "unrouted": int((~routed).sum()),
-            "spread": int((without & routed).sum()),
+            "random": int((without & routed).sum()),
             "without_feature": {kind: count for kind, count in sorted(kinds.items()) if count},
             "averaged_rows": encoded.num_averaged,
             "constant_features": encoded.num_constant,
@@ -354,19 +360,19 @@ def _write_rows(
     num_experts: int,
 ) -> None:
     experts = [f"expert_{k:03d}/rows.jsonl" for k in range(num_experts)]
-    names = [*experts, "centre.jsonl", "unrouted.jsonl", "spread.jsonl"]
+    names = [*experts, "dense.jsonl", "unrouted.jsonl", "random.jsonl"]
     with ExitStack() as stack:
         files = [stack.enter_context(HashedFile(folder.path / name)) for name in names]
-        *of_expert, centre, unrouted, spread = files
+        *of_expert, dense, unrouted, random = files
         for record, label in zip(read_records(input), labels, strict=True):
             if label >= 0:
                 of_expert[label].write(record.text + b"\n")
-                centre.write(record.text + b"\n")
+                dense.write(record.text + b"\n")
             if without[record.number]:
                 reason = reasons.get(record.number, NO_FEATURE)
                 told = {"row": record.number, "id": record.fields.get("id")}
                 told |= {"expert": int(label)} if label >= 0 else {}
                 told |= {"reason": reason.kind, "detail": reason.detail}
                 line = json.dumps({k: v for k, v in told.items() if v is not None})
-                (spread if label >= 0 else unrouted).write(line.encode() + b"\n")
+                (random if label >= 0 else unrouted).write(line.encode() + b"\n")
     folder.files |= {n: file.hash.hexdigest() for n, file in zip(names, files, strict=True)}

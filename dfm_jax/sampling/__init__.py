@@ -1,4 +1,4 @@
-"""Drawing from networks and exact posteriors: each step from the law it states.   [S1–S7]
+"""Drawing from networks and exact posteriors: each step from the distribution it states.  [S1–S7]
 
 Left to right with a cache (`sample_autoregressive`); by a schedule table, in any order, in blocks,
 masked, or infilling (`sample_on_table`, `sample_infilling`); in continuous time (`sample_euler`,
@@ -16,9 +16,9 @@ from dfm_jax.sampling.autoregressive import next_token_log_probs as next_token_l
 from dfm_jax.sampling.autoregressive import sample_autoregressive as sample_autoregressive
 from dfm_jax.sampling.autoregressive import sample_next_token as sample_next_token
 from dfm_jax.sampling.corrected import sample_corrected as sample_corrected
-from dfm_jax.sampling.denoisers import cut_denoiser as cut_denoiser
 from dfm_jax.sampling.denoisers import denoiser_of as denoiser_of
 from dfm_jax.sampling.denoisers import guided_denoiser as guided_denoiser
+from dfm_jax.sampling.denoisers import truncated_denoiser as truncated_denoiser
 from dfm_jax.sampling.euler import sample_euler as sample_euler
 from dfm_jax.sampling.euler import sample_velocity as sample_velocity
 from dfm_jax.sampling.tables import sample_infilling as sample_infilling

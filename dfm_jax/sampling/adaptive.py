@@ -10,7 +10,7 @@ from dfm_jax.checks import check_count, check_interval, require
 from dfm_jax.interfaces import Denoiser
 from dfm_jax.sampling.euler import fixed_positions
 from dfm_jax.sampling.jumps import (
-    ALIVE,
+    VALID,
     Run,
     Source,
     State,
@@ -75,7 +75,7 @@ def sample_adaptive(
 
     Raises:
         ValueError: on an option outside its domain; if the end was not reached in `max_steps`; on
-            ids outside [0, S) and logits that are no law.
+            ids outside [0, S) and logits that are no distribution.
     """
     run = checked_run(params, denoiser, x_0, source=source, carry_over=carry_over)
     check_interval("jumps", jumps, 0, 1, ends="(]")
@@ -90,7 +90,7 @@ def sample_adaptive(
     found, t, num_steps = _adaptive(
         key, params, x_0, fixed, options, schedule=schedule, run=run, finish=finish, most=max_steps
     )
-    require(found.alive, ALIVE, found.alive, name="valid")
+    require(found.valid, VALID, found.valid, name="valid")
     rule = f"The sampler must reach `end` within `max_steps` = {max_steps} steps"
     require(t >= options[3], rule, t, name="t", then="Allow more steps, or larger ones.")
     return AdaptiveSample(found.x_t, num_steps)
@@ -113,7 +113,7 @@ def _adaptive(
 
     def goes_on(carry: tuple[State, Array, Array]) -> Array:
         state, t, count = carry
-        return (t < end) & (count < most) & state.alive
+        return (t < end) & (count < most) & state.valid
 
     def step(carry: tuple[State, Array, Array]) -> tuple[State, Array, Array]:
         state, t, count = carry
@@ -126,8 +126,8 @@ def _adaptive(
         size = jnp.minimum(jumps / total, 1 / fastest)  # ∞ where nothing moves
         size = jnp.minimum(jnp.minimum(size, largest_step), end - t)
         own = jax.random.fold_in(key, count)
-        coins = jnp.minimum(size * rates, 1.0)
-        state = jumped(own, params, state, coins, t, run)
+        jump_probs = jnp.minimum(size * rates, 1.0)
+        state = jumped(own, params, state, jump_probs, t, run)
         # The last step arrives, whatever rounding says.
         return state, jnp.where(size >= end - t, end, t + size), count + 1
 
@@ -135,6 +135,6 @@ def _adaptive(
     if finish:
         left = jnp.broadcast_to(schedule.kappa(end), fixed.shape) < 1
         left = left | run.carry_over  # a mask is pending, whatever κ is
-        coins = (left & ~fixed).astype(jumps.dtype)
-        state = jumped(jax.random.fold_in(key, most), params, state, coins, end, run)
+        jump_probs = (left & ~fixed).astype(jumps.dtype)
+        state = jumped(jax.random.fold_in(key, most), params, state, jump_probs, end, run)
     return state, t, count

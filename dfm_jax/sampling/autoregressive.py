@@ -1,4 +1,5 @@
-"""Drawing from a left-to-right model, token by token, each row from the law it states.   [S1]
+"""Drawing from a left-to-right model, token by token, each row from the distribution it states.
+[S1]
 
 Ancestral sampling is exact for the left-to-right table. A decoder remembers the prefix: what one
 costs is the network's business, what is drawn is not, and is the same with and without a cache.
@@ -10,13 +11,19 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dfm_jax.checks import check_count, check_interval, check_log_law, check_tokens, require
+from dfm_jax.checks import (
+    check_count,
+    check_interval,
+    check_log_distribution,
+    check_tokens,
+    require,
+)
 from dfm_jax.fast import sample_categorical
 from dfm_jax.interfaces import Decoder
 from dfm_jax.types import Array, ArrayLike, Bool, Float, Int, Key, Number, typed
 
-Draw = Literal["clear", "two levels"]
-NO_LAW = "The logits of a decoder must hold a finite number and no NaN for every row"
+Draw = Literal["clear", "two_level"]
+NO_DISTRIBUTION = "The logits of a decoder must hold a finite number and no NaN for every row"
 
 
 class Sample(NamedTuple):
@@ -25,7 +32,9 @@ class Sample(NamedTuple):
     tokens: Int[Array, "B L"]  # the prompt, then the drawn tokens; a stop token is the last
     lengths: Int[Array, " B"]  # prompt and drawn tokens
     stopped: Bool[Array, " B"]  # by a stop token, not by the limit
-    alive: Bool[Array, " B"]  # False: the network's logits were no law (all −∞, NaN), and it froze
+    valid: Bool[
+        Array, " B"
+    ]  # False: the network's logits were no distribution (all −∞, NaN), and it froze
 
 
 class _State(NamedTuple):
@@ -42,31 +51,36 @@ def next_token_log_probs(
     top_k: int | None = None,
     top_p: Number | None = None,
 ) -> Float[Array, " V"]:
-    """The law that is drawn from, in nats: temperature, then top-k, then top-p, as is usual.
+    """The distribution that is drawn from, in nats: temperature, then top-k, then top-p, as is
+    usual.
 
         q(v) ∝ exp(logit_v / τ) on the tokens that are kept   [S1, B6]
 
     τ → 0 is the point mass on the largest logit, and τ = 0 is defined as that limit; ties go to
     the lower id. Top-k keeps the k largest. Top-p keeps the fewest largest whose mass reaches p.
-    With any of them the law is no longer the model's own.
+    With any of them the distribution is no longer the model's own.
 
     Raises:
-        ValueError: unless τ ≥ 0, 1 ≤ k ≤ V, 0 < p ≤ 1; if the logits are no law: NaN, +∞, or −∞
-            everywhere.
+        ValueError: unless τ ≥ 0, 1 ≤ k ≤ V, 0 < p ≤ 1; if the logits are no distribution: NaN, +∞,
+            or −∞ everywhere.
     """
     logits = jnp.asarray(logits)
-    _check_cut(temperature, top_k, top_p, logits.shape[0])
+    _check_truncation(temperature, top_k, top_p, logits.shape[0])
     rule = "`logits` must hold a finite number and no NaN, nor positive infinity"
-    require(_is_law(logits), rule, logits)
-    return cut_law(logits, temperature, top_k, top_p)
+    require(_is_probs(logits), rule, logits)
+    return truncated_probs(logits, temperature, top_k, top_p)
 
 
-def _is_law(logits: Array) -> Array:
+def _is_probs(logits: Array) -> Array:
     return jnp.isfinite(jnp.max(logits, axis=-1))  # NaN spreads through a maximum
 
 
-def cut_law(logits: Array, temperature: Number, top_k: int | None, top_p: Number | None) -> Array:
-    """`next_token_log_probs` of what is known to be a law, with a cut that is known to be one."""
+def truncated_probs(
+    logits: Array, temperature: Number, top_k: int | None, top_p: Number | None
+) -> Array:
+    """`next_token_log_probs` of what is known to be a distribution, with a cut that is known to be
+    one.
+    """
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     frozen = temperature == 0
     # Shifted first: a small τ must send the others to −∞, not the largest to +∞.
@@ -98,14 +112,14 @@ def _kept(log_probs: Array, keep: Array) -> Array:
 
 @typed
 def sample_next_token(key: Key, log_probs: Float[ArrayLike, " V"]) -> Int[Array, ""]:
-    """One token from a law in nats, its tail included.   [S1]
+    """One token from a distribution in nats, its tail included.  [S1]
 
     The usual float32 draw reaches no token of probability under 1e-7; this one does.
 
     Raises:
-        ValueError: if it is no law: of NaN, or −∞ everywhere, id 0 would be drawn.
+        ValueError: if it is no distribution: of NaN, or −∞ everywhere, id 0 would be drawn.
     """
-    check_log_law("log_probs", log_probs)
+    check_log_distribution("log_probs", log_probs)
     return _drawn(key, jnp.asarray(log_probs))
 
 
@@ -129,7 +143,7 @@ def sample_autoregressive(
     prefixes: Any = None,
     draw: Draw = "clear",
 ) -> Sample:
-    """Continue every prompt by up to `max_new` tokens, each from its next-token law.   [S1]
+    """Continue every prompt by up to `max_new` tokens, each from its next-token distribution.  [S1]
 
     A row stops behind its first stop token, and is frozen from then on. Draw s of row b takes the
     key folded with b and then with s: it does not depend on the other rows.
@@ -146,11 +160,12 @@ def sample_autoregressive(
         top_p: the mass kept at each draw.
         stop_tokens: ids in [0, V).
         prefixes: [B, …] what stands before the prompts, for a decoder that reads it.
-        draw: "two levels" draws by `fast.sample_categorical`: the same law, other tokens.
+        draw: "two_level" draws by `fast.sample_categorical`: the same distribution, other tokens.
 
     Raises:
         ValueError: on a length outside [1, P], an id outside [0, S), a bad cut or limit, a prefix
-            too many or too few; if some row's logits are no law (under an outer jit, see `alive`).
+            too many or too few; if some row's logits are no distribution (under an outer jit, see
+            `valid`).
     """
     cut = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
     stops = {"max_new": max_new, "stop_tokens": stop_tokens}
@@ -160,7 +175,7 @@ def sample_autoregressive(
     keys = row_keys(key, prompts.shape[0])
     rows = (prompts, lengths, temperature, top_p, prefixes)
     sample = sample_rows(keys, params, *rows, decoder=decoder, top_k=top_k, draw=draw, **stops)
-    require(sample.alive, NO_LAW, sample.alive, name="valid")
+    require(sample.valid, NO_DISTRIBUTION, sample.valid, name="valid")
     return sample
 
 
@@ -199,7 +214,7 @@ def checked_prompts(
     check_tokens("prompts", prompts, decoder.num_states)
     one = jax.ShapeDtypeStruct((1,), prompts.dtype)
     shape, _ = jax.eval_shape(lambda p, x: decoder.extend(p, decoder.init_cache(1), x), params, one)
-    _check_cut(temperature, top_k, top_p, shape.shape[-1])
+    _check_truncation(temperature, top_k, top_p, shape.shape[-1])
     check_tokens("stop_tokens", jnp.array(stop_tokens, int), shape.shape[-1])
     return prompts, lengths
 
@@ -229,17 +244,17 @@ def sample_rows(
     num_rows, width = prompts.shape
     rows = jnp.arange(num_rows)
     extend = jax.vmap(partial(decoder.extend, params))
-    # Without the check: behind its stop token a row need have no law.
-    law = jax.vmap(partial(cut_law, temperature=temperature, top_k=top_k, top_p=top_p))
+    # Without the check: behind its stop token a row need have no distribution.
+    probs = jax.vmap(partial(truncated_probs, temperature=temperature, top_k=top_k, top_p=top_p))
 
     token = jax.random.categorical if draw == "clear" else sample_categorical
     mode = {"mode": "high"} if draw == "clear" else {}
 
     def drawn(step: Array | int, sample: Sample, logits: Array) -> Sample:
-        going = sample.alive & ~sample.stopped
-        possible = _is_law(logits)
+        going = sample.valid & ~sample.stopped
+        possible = _is_probs(logits)
         own = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, step)
-        tokens = jax.vmap(partial(token, **mode))(own, law(logits))
+        tokens = jax.vmap(partial(token, **mode))(own, probs(logits))
         writes = going & possible
         at = jnp.where(writes, sample.lengths, sample.tokens.shape[1])  # beyond: dropped
         written = sample.tokens.at[rows, at].set(tokens.astype(prompts.dtype), mode="drop")
@@ -248,18 +263,18 @@ def sample_rows(
             written,
             sample.lengths + writes,
             sample.stopped | (writes & stops),
-            sample.alive & (possible | ~going),
+            sample.valid & (possible | ~going),
         )
 
     def step(state: _State) -> _State:
         sample = state.sample
-        going = sample.alive & ~sample.stopped
+        going = sample.valid & ~sample.stopped
         last = jnp.take_along_axis(sample.tokens, sample.lengths[:, None] - 1, axis=1)
         logits, cache = extend(state.cache, last, going.astype(int))
         return _State(state.step + 1, drawn(state.step, sample, logits[:, 0]), cache)
 
     def goes_on(state: _State) -> Array:
-        return (state.step < max_new) & jnp.any(state.sample.alive & ~state.sample.stopped)
+        return (state.step < max_new) & jnp.any(state.sample.valid & ~state.sample.stopped)
 
     inside = jnp.arange(width)[None] < lengths[:, None]
     tokens = jnp.pad(jnp.where(inside, prompts, -1), ((0, 0), (0, max_new)), constant_values=-1)
@@ -275,7 +290,7 @@ def sample_rows(
     return jax.lax.while_loop(goes_on, step, state).sample
 
 
-def _check_cut(
+def _check_truncation(
     temperature: Number, top_k: int | None, top_p: Number | None, num_tokens: int
 ) -> None:
     check_interval("temperature", temperature, 0, jnp.inf, ends="[)")

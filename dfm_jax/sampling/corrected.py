@@ -7,13 +7,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dfm_jax.checks import check_interval, check_law, require
+from dfm_jax.checks import check_distribution, check_interval, require
 from dfm_jax.interfaces import Denoiser
 from dfm_jax.paths import point_mass, sample_path, source_posterior
-from dfm_jax.samplers import final_step_law
+from dfm_jax.samplers import final_step_probs
 from dfm_jax.sampling.euler import fixed_positions, grid
 from dfm_jax.sampling.jumps import (
-    ALIVE,
+    VALID,
     Run,
     State,
     checked_run,
@@ -22,7 +22,7 @@ from dfm_jax.sampling.jumps import (
     start,
 )
 from dfm_jax.schedules import Schedule, backward_rate, rate
-from dfm_jax.steps import step_law
+from dfm_jax.steps import step_probs
 from dfm_jax.types import Array, ArrayLike, Context, Float, Key, StateProbs, Tokens, typed
 from dfm_jax.velocities import backward_velocity, corrected_velocity, posterior_to_velocity
 
@@ -43,7 +43,7 @@ def sample_corrected(
 ) -> Tokens:
     """Euler's steps forward with some steps back, which may take back a token.   [V7, S3, S4]
 
-        X_{t+h}^i ~ δ + h [(1 + β_t) u_t^i − β_t ǔ_t^i],  ǔ by the source's token laws (P5, V6)
+        X_{t+h}^i ~ δ + h [(1 + β_t) u_t^i − β_t ǔ_t^i],  ǔ by the source's p^i (P5, V6)
 
     β = 0 is `sample_euler`; any β ≥ 0 has the same path in the limit h → 0. A step back may turn a
     revealed token into a mask again, to be drawn anew. The step to t = 1 is drawn from p̂_{1|t},
@@ -56,16 +56,16 @@ def sample_corrected(
         x_0: the state at `times[0]`.
         schedule: κ_t.
         times: increasing in [0, 1].
-        source: [N, S] the law of X_0, token by token, independent of X_1.
+        source: [N, S] the distribution of X_0, token by token, independent of X_1.
         beta: of each step, 0 where κ_t = 0; the last is not read if `times` end at 1.
         context: True where a token is given and stays.
         carry_over: as in `sample_on_table`, but it is p̂ that is held, not the token.
 
     Raises:
-        ValueError: as `sample_euler`; if β is negative, or a step no law.
+        ValueError: as `sample_euler`; if β is negative, or a step no distribution.
     """
     run = checked_run(params, denoiser, x_0, source=jnp.asarray(source), carry_over=carry_over)
-    check_law("source", source)
+    check_distribution("source", source)
     fixed = fixed_positions(x_0, context)
     masks = jnp.all((jnp.asarray(source)[:, :-1] == 0) | fixed[:, None])
     rule = "`carry_over` must be False if the source holds tokens"
@@ -90,7 +90,7 @@ def sample_corrected(
     require((largest <= 1) | ends, rule, largest, name=name, then=then)
     rows = (jnp.arange(sizes.shape[0]), sizes, times[:-1], inner, beta, ends)
     found = _corrected(key, params, x_0, source, fixed, rows, schedule=schedule, run=run)
-    require(found.alive, ALIVE, found.alive, name="valid")
+    require(found.valid, VALID, found.valid, name="valid")
     return found.x_t
 
 
@@ -108,9 +108,11 @@ def _corrected(
 ) -> State:
     def step(state: State, row: tuple[Array, ...]) -> tuple[State, None]:
         index, *rest = row
-        law, alive = corrected_rows(params, state, source, fixed, rest, schedule=schedule, run=run)
-        drawn = sample_path(jax.random.fold_in(key, index), law).astype(state.x_t.dtype)
-        return State(jnp.where(alive, drawn, state.x_t), alive), None
+        probs, valid = corrected_rows(
+            params, state, source, fixed, rest, schedule=schedule, run=run
+        )
+        drawn = sample_path(jax.random.fold_in(key, index), probs).astype(state.x_t.dtype)
+        return State(jnp.where(valid, drawn, state.x_t), valid), None
 
     return jax.lax.scan(step, start(x_0), rows)[0]
 
@@ -125,20 +127,20 @@ def corrected_rows(
     schedule: Schedule,
     run: Run,
 ) -> tuple[Array, Array]:
-    """The law of every position after a step [N, S], and whether the sequence is alive."""
+    """The distribution of every position after a step [N, S], and whether the sequence is valid."""
     size, t, inner, beta, ends = row
     num_states = run.num_states
-    posterior, alive = posterior_rows(params, state, ~fixed & ~revealed(state.x_t, run), t, run)
+    posterior, valid = posterior_rows(params, state, ~fixed & ~revealed(state.x_t, run), t, run)
     source = jnp.asarray(source, posterior.dtype)
     forward = posterior_to_velocity(posterior, state.x_t, t, schedule, num_states=num_states)
     origin = source_posterior(posterior, source, state.x_t, schedule.kappa(inner))
     backward = backward_velocity(origin, state.x_t, inner, schedule)
     backward = jnp.where(beta > 0, backward, 0.0)
-    moved = step_law(size * corrected_velocity(forward, backward, 1 + beta, beta), state.x_t)
+    moved = step_probs(size * corrected_velocity(forward, backward, 1 + beta, beta), state.x_t)
     left = jnp.broadcast_to(schedule.kappa(t), fixed.shape) < 1
     left = left | (run.carry_over & ~revealed(state.x_t, run))  # a mask is pending whatever κ is
-    last = final_step_law(posterior, state.x_t, left, num_states=num_states)
+    last = final_step_probs(posterior, state.x_t, left, num_states=num_states)
     # 1 − h|u| may round to just below 0.
-    law = jnp.maximum(jnp.where(ends, last, moved), 0.0)
-    stay = point_mass(state.x_t, num_states, dtype=law.dtype)
-    return jnp.where(fixed[:, None], stay, law), alive
+    probs = jnp.maximum(jnp.where(ends, last, moved), 0.0)
+    stay = point_mass(state.x_t, num_states, dtype=probs.dtype)
+    return jnp.where(fixed[:, None], stay, probs), valid

@@ -1,6 +1,6 @@
 """What samplers ask of a network or an exact posterior: p̂_{1|t} as logits, and ways to bend it.
 
-Logits need not be normalised, so log p̂ will do. A denoiser is static: keep one, don't make one per
+Logits need not be normalized, so log p̂ will do. A denoiser is static: keep one, don't make one per
 call. The factories here return the same denoiser for the same arguments.
 """
 
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from dfm_jax.checks import check_count, check_interval
 from dfm_jax.interfaces import Denoiser, HeadedDenoiser
-from dfm_jax.sampling.autoregressive import cut_law
+from dfm_jax.sampling.autoregressive import truncated_probs
 from dfm_jax.types import Array
 
 
@@ -40,16 +40,16 @@ def denoiser_of(apply: Callable[..., Array], *, time_conditioned: bool) -> Denoi
 
 
 @cache
-def cut_denoiser(
+def truncated_denoiser(
     denoiser: Denoiser,
     *,
     temperature: float = 1.0,
     top_k: int | None = None,
     top_p: float | None = None,
 ) -> Denoiser:
-    """Every position's law under a temperature, then top-k, then top-p.   [B6]
+    """Every position's distribution under a temperature, then top-k, then top-p.  [B6]
 
-    As `next_token_log_probs`; what is drawn is then another law than the model's.
+    As `next_token_log_probs`; what is drawn is then another distribution than the model's.
 
     Raises:
         ValueError: unless τ ≥ 0, k ≥ 1, 0 < p ≤ 1.
@@ -65,9 +65,9 @@ def cut_denoiser(
         logits = head_of.head(params, rows)
         if top_k is not None:
             check_count("top_k", top_k, at_most=logits.shape[-1])
-        laws = jax.vmap(lambda row: cut_law(row, temperature, top_k, top_p))(logits)
-        # At temperature 0 what is no law would become a point mass, and pass for one.
-        return jnp.where(jnp.isfinite(jnp.max(logits, axis=-1))[:, None], laws, jnp.nan)
+        probs = jax.vmap(lambda row: truncated_probs(row, temperature, top_k, top_p))(logits)
+        # At temperature 0 what is no distribution would become a point mass, and pass for one.
+        return jnp.where(jnp.isfinite(jnp.max(logits, axis=-1))[:, None], probs, jnp.nan)
 
     return HeadedDenoiser(head_of.hidden, head)
 
@@ -79,9 +79,9 @@ def guided_denoiser(conditional: Denoiser, unconditional: Denoiser, weight: floa
         log p̃(v | z, c) = (1 + ω) log p̂(v | z, c) − ω log p̂(v | z) − log Z(z, c)   per position
 
     ω = 0 is the conditional one, ω = −1 the other; ω > 0 sharpens what c says. p̃ is no posterior
-    of any data: the samples' law is not stated. With ω > 0 it has no value where the unconditional
-    one is 0 and the conditional is not; the row is then NaN, which samplers refuse. Applied to
-    rates, not to laws, the exponent changes how often one jumps as well.
+    of any data: the samples' distribution is not stated. With ω > 0 it has no value where the
+    unconditional one is 0 and the conditional is not; the row is then NaN, which samplers refuse.
+    Applied to rates, not to distributions, the exponent changes how often one jumps as well.
 
     Source: Ho & Salimans (2207.12598); in discrete state spaces Nisonoff et al. (2406.01572).
 
@@ -92,14 +92,14 @@ def guided_denoiser(conditional: Denoiser, unconditional: Denoiser, weight: floa
     told, untold = whole(conditional), whole(unconditional)
 
     def denoiser(params: tuple[Any, Any], x_t: Array, t: Array) -> Array:
-        given = log_law(told(params[0], x_t, t))
-        alone = log_law(untold(params[1], x_t, t))
+        given = log_probs(told(params[0], x_t, t))
+        alone = log_probs(untold(params[1], x_t, t))
         if weight in (0, -1):
             return given if weight == 0 else alone
         never, free = given == -jnp.inf, alone == -jnp.inf
         mixed = (1 + weight) * given - weight * jnp.where(free, 0.0, alone)  # never ∞ − ∞
         ratio = jnp.where(free, jnp.nan if weight > 0 else -jnp.inf, mixed)
-        return log_law(jnp.where(never, -jnp.inf, ratio))
+        return log_probs(jnp.where(never, -jnp.inf, ratio))
 
     return denoiser
 
@@ -109,7 +109,7 @@ def logits_shape(params: Any, denoiser: Denoiser, x_t: Array) -> tuple[int, ...]
     return tuple(jax.eval_shape(whole(denoiser), params, x_t, jnp.zeros(())).shape)
 
 
-def log_law(logits: Array) -> Array:
+def log_probs(logits: Array) -> Array:
     """In float32 at least, whatever a network computed in; rows of −∞ alone become NaN."""
     wide = logits if jnp.finfo(logits.dtype).bits >= 32 else logits.astype(jnp.float32)
     return jax.nn.log_softmax(wide, axis=-1)

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 from dfm_jax.checks import check_count, check_interval, check_tokens, require
 from dfm_jax.interfaces import Denoiser
 from dfm_jax.paths import point_mass, sample_path
-from dfm_jax.sampling.jumps import ALIVE, Method, Source, State, checked_run, run_steps, start
+from dfm_jax.sampling.jumps import VALID, Method, Source, State, checked_run, run_steps, start
 from dfm_jax.schedules import Schedule, rate
-from dfm_jax.steps import step_law
+from dfm_jax.steps import step_probs
 from dfm_jax.types import Array, ArrayLike, Context, Float, Key, Tokens, typed
 
 
@@ -57,8 +57,8 @@ def sample_euler(
         rows_at_once: see `sample_on_table`.
 
     Raises:
-        ValueError: if times do not increase in [0, 1], or a step is no law, h κ̇/(1 − κ) > 1; on ids
-            outside [0, S) and logits that are no law.
+        ValueError: if times do not increase in [0, 1], or a step is no distribution, h κ̇/(1 − κ) >
+            1; on ids outside [0, S) and logits that are no distribution.
     """
     run = checked_run(
         params,
@@ -70,13 +70,13 @@ def sample_euler(
         rows_at_once=rows_at_once,
     )
     fixed = fixed_positions(x_0, context)
-    coins = euler_coins(schedule, times, fixed)
+    jump_probs = euler_jump_probs(schedule, times, fixed)
     times = jnp.asarray(times)
     if run.carry_over:  # a mask that is left at the last step is pending, whatever κ is
-        last = jnp.where((times[-1] == 1) & ~fixed, 1.0, coins[-1])
-        coins = coins.at[-1].set(last.astype(coins.dtype))
-    found = run_steps(key, params, x_0, coins, times[:-1], run=run)
-    require(found.alive, ALIVE, found.alive, name="valid")
+        last = jnp.where((times[-1] == 1) & ~fixed, 1.0, jump_probs[-1])
+        jump_probs = jump_probs.at[-1].set(last.astype(jump_probs.dtype))
+    found = run_steps(key, params, x_0, jump_probs, times[:-1], run=run)
+    require(found.valid, VALID, found.valid, name="valid")
     return found.x_t
 
 
@@ -95,8 +95,8 @@ def sample_velocity(
         X_{t+h}^i ~ δ_{x_t^i} + h u_t^i(·, X_t)
 
     Global error O(h). Of a mixture path, with u from `velocities.posterior_to_velocity`, it is
-    `sample_euler` in law, but for the step to t = 1, which that one draws from p̂_{1|t}. It also
-    serves paths that have no posterior over x_1 in their velocity, such as metric ones.
+    `sample_euler` in distribution, but for the step to t = 1, which that one draws from p̂_{1|t}.
+    It also serves paths that have no posterior over x_1 in their velocity, such as metric ones.
 
     Args:
         key: of this sequence; `jax.vmap` over keys is the batch.
@@ -107,9 +107,9 @@ def sample_velocity(
         context: True where a token is given and stays; its velocity is not read.
 
     Raises:
-        ValueError: if times do not increase in [0, 1]; on ids outside [0, S); if a step is no law:
-            a rate to leave above 1/h, one below 0, a row that does not sum to 0, a NaN (under an
-            outer jit by checkify).
+        ValueError: if times do not increase in [0, 1]; on ids outside [0, S); if a step is no
+            distribution: a rate to leave above 1/h, one below 0, a row that does not sum to 0, a
+            NaN (under an outer jit by checkify).
     """
     x_0, times = jnp.asarray(x_0), jnp.asarray(times)
     shape = jax.eval_shape(velocity, params, x_0, times[0]).shape
@@ -119,10 +119,8 @@ def sample_velocity(
     sizes, _ = grid(times)
     fixed = fixed_positions(x_0, context)
     found = _by_velocity(key, params, x_0, fixed, sizes, times[:-1], velocity=velocity)
-    rule = (
-        "`velocity` must make every step δ + h u a law, so its rate to leave must be at most 1 / h"
-    )
-    require(found.alive, rule, found.alive, name="valid", then="Take smaller steps.")
+    rule = "`velocity` must make δ + h u a distribution: its rate to leave must be at most 1 / h"
+    require(found.valid, rule, found.valid, name="valid", then="Take smaller steps.")
     return found.x_t
 
 
@@ -139,20 +137,22 @@ def _by_velocity(
 ) -> State:
     def step(state: State, row: tuple[Array, Array, Array]) -> tuple[State, None]:
         index, size, t = row
-        law = step_law(size * velocity(params, state.x_t, t), state.x_t)
-        stay = point_mass(state.x_t, law.shape[-1], dtype=law.dtype)
-        law = jnp.where(fixed[:, None], stay, law)
-        slack = 64 * float(jnp.finfo(law.dtype).eps)  # of 1 − h|u| and of a row's sum
-        is_law = jnp.all(law >= -slack) & jnp.all(jnp.abs(jnp.sum(law, axis=-1) - 1) <= slack)
-        alive = state.alive & is_law
-        law = jnp.where(alive, jnp.maximum(law, 0.0), stay)  # what is frozen stays
-        drawn = sample_path(jax.random.fold_in(key, index), law).astype(state.x_t.dtype)
-        return State(drawn, alive), None
+        probs = step_probs(size * velocity(params, state.x_t, t), state.x_t)
+        stay = point_mass(state.x_t, probs.shape[-1], dtype=probs.dtype)
+        probs = jnp.where(fixed[:, None], stay, probs)
+        slack = 64 * float(jnp.finfo(probs.dtype).eps)  # of 1 − h|u| and of a row's sum
+        is_distribution = jnp.all(probs >= -slack) & jnp.all(
+            jnp.abs(jnp.sum(probs, axis=-1) - 1) <= slack
+        )
+        valid = state.valid & is_distribution
+        probs = jnp.where(valid, jnp.maximum(probs, 0.0), stay)  # what is frozen stays
+        drawn = sample_path(jax.random.fold_in(key, index), probs).astype(state.x_t.dtype)
+        return State(drawn, valid), None
 
     return jax.lax.scan(step, start(x_0), (jnp.arange(sizes.shape[0]), sizes, times))[0]
 
 
-def euler_coins(
+def euler_jump_probs(
     schedule: Schedule, times: Float[ArrayLike, " times"], fixed: Array
 ) -> Float[Array, "steps N"]:
     """The chance that a position is drawn anew in each step: h κ̇/(1 − κ), at last 1.   [S3, S4]"""
@@ -164,13 +164,13 @@ def euler_coins(
         values = jax.vmap(at)(times[:-1])
         return jnp.broadcast_to(values.reshape(shape[0], -1), shape)
 
-    coins = sizes[:, None] * rows(lambda t: rate(t, schedule))
+    jump_probs = sizes[:, None] * rows(lambda t: rate(t, schedule))
     left = rows(schedule.kappa) < 1
-    coins = jnp.where(ends[:, None], left.astype(coins.dtype), coins)
-    coins = jnp.where(fixed[None], 0.0, coins)
+    jump_probs = jnp.where(ends[:, None], left.astype(jump_probs.dtype), jump_probs)
+    jump_probs = jnp.where(fixed[None], 0.0, jump_probs)
     rule, then = "`times` must have steps h ≤ (1 − κ)/κ̇", "Take smaller steps."
-    require(coins <= 1, rule, jnp.max(coins), name="max h κ̇/(1 − κ)", then=then)
-    return coins
+    require(jump_probs <= 1, rule, jnp.max(jump_probs), name="max h κ̇/(1 − κ)", then=then)
+    return jump_probs
 
 
 def grid(times: Array) -> tuple[Array, Array]:

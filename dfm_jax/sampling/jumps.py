@@ -15,13 +15,13 @@ from dfm_jax.checks import check_count, check_num_states, check_tokens, require
 from dfm_jax.fast import sample_categorical
 from dfm_jax.interfaces import Denoiser
 from dfm_jax.paths import sample_path
-from dfm_jax.sampling.denoisers import halves, log_law, logits_shape, whole
-from dfm_jax.steps import exact_step_velocity, step_law
+from dfm_jax.sampling.denoisers import halves, log_probs, logits_shape, whole
+from dfm_jax.steps import exact_step_velocity, step_probs
 from dfm_jax.types import Array, ArrayLike, Key, StateProbs, Step
 
-Method = Literal["clear", "jump first"]
+Method = Literal["clear", "sparse"]
 Source = Literal["mask", "tokens"]
-ALIVE = "The logits of a denoiser must hold a finite number and no NaN where a token moves"
+VALID = "The logits of a denoiser must hold a finite number and no NaN where a token moves"
 
 
 class Run(NamedTuple):
@@ -31,7 +31,7 @@ class Run(NamedTuple):
     num_states: int  # S
     carry_over: bool  # a token that is no mask stays
     method: Method
-    rows_at_once: int  # of "jump first"
+    rows_at_once: int  # of "sparse"
 
 
 def checked_run(
@@ -47,8 +47,8 @@ def checked_run(
     """Refuse what cannot be run. S is V + 1 for a source of masks, V for one of tokens.
 
     Raises:
-        ValueError: unless the laws of a source have V columns or V + 1, the ids of `x_0` lie in
-            [0, S), and a token that is carried over can be told from a mask.
+        ValueError: unless the distributions of a source have V columns or V + 1, the ids of `x_0`
+            lie in [0, S), and a token that is carried over can be told from a mask.
     """
     x_0 = jnp.asarray(x_0)
     require(x_0.ndim == 1, "`x_0` must be one sequence [N]", x_0.shape, name="x_0.shape")
@@ -64,8 +64,8 @@ def checked_run(
     carried = has_mask if carry_over is None else carry_over
     rule = "`carry_over` must be False if no state is a mask"
     require(has_mask or not carried, rule, carried)
-    rule = '`method` must be "clear" or "jump first"'
-    require(method in ("clear", "jump first"), rule, method)
+    rule = '`method` must be "clear" or "sparse"'
+    require(method in ("clear", "sparse"), rule, method)
     rows_at_once = max(1, x_0.shape[0] // 16) if rows_at_once is None else rows_at_once
     check_count("rows_at_once", rows_at_once, at_most=x_0.shape[0])
     return Run(denoiser, num_states, carried, method, rows_at_once)
@@ -75,7 +75,8 @@ class State(NamedTuple):
     """A sequence on its way."""
 
     x_t: Array  # [N]
-    alive: Array  # False: somewhere a token had to move by logits that are no law, and all froze
+    # False: somewhere a token had to move by logits that are no distribution, and all froze
+    valid: Array
 
 
 def start(x_0: ArrayLike) -> State:
@@ -85,7 +86,14 @@ def start(x_0: ArrayLike) -> State:
 
 @partial(jax.jit, static_argnames="run")
 def run_steps(
-    key: Key, params: Any, x_0: ArrayLike, coins: Array, times: Array, first: Step = 0, *, run: Run
+    key: Key,
+    params: Any,
+    x_0: ArrayLike,
+    jump_probs: Array,
+    times: Array,
+    first: Step = 0,
+    *,
+    run: Run,
 ) -> State:
     """All steps of a grid: coins [T, N], the times [T] that the denoiser reads, the first's number.
 
@@ -93,19 +101,19 @@ def run_steps(
     """
 
     def step(state: State, row: tuple[Array, Array, Array]) -> tuple[State, None]:
-        index, coin, t = row
-        return jumped(jax.random.fold_in(key, index), params, state, coin, t, run), None
+        index, jump_prob, t = row
+        return jumped(jax.random.fold_in(key, index), params, state, jump_prob, t, run), None
 
-    rows = (first + jnp.arange(coins.shape[0]), coins, times)
+    rows = (first + jnp.arange(jump_probs.shape[0]), jump_probs, times)
     return jax.lax.scan(step, start(x_0), rows)[0]
 
 
-def jumped(key: Key, params: Any, state: State, coin: Array, t: Array, run: Run) -> State:
+def jumped(key: Key, params: Any, state: State, jump_prob: Array, t: Array, run: Run) -> State:
     """One step."""
-    coin = jnp.where(revealed(state.x_t, run) | ~state.alive, 0.0, coin)
+    jump_prob = jnp.where(revealed(state.x_t, run) | ~state.valid, 0.0, jump_prob)
     if run.method == "clear":
-        return _every_row(key, params, state, coin, t, run)
-    return _jump_first(key, params, state, coin, t, run)
+        return _every_row(key, params, state, jump_prob, t, run)
+    return _jump_first(key, params, state, jump_prob, t, run)
 
 
 def revealed(x_t: Array, run: Run) -> Array:
@@ -116,36 +124,42 @@ def revealed(x_t: Array, run: Run) -> Array:
 def posterior_rows(
     params: Any, state: State, needed: Array, t: Array, run: Run
 ) -> tuple[Array, Array]:
-    """p̂_{1|t} [N, V], one-hot at revealed tokens, and whether every needed row is a law."""
+    """p̂_{1|t} [N, V], one-hot at revealed tokens, and whether every needed row is a
+    distribution.
+    """
     logits = whole(run.denoiser)(params, state.x_t, t)
-    is_law = jnp.isfinite(jnp.max(logits, axis=-1))
-    alive = state.alive & jnp.all(is_law | ~needed)
-    posterior = jnp.exp(log_law(jnp.where(is_law[:, None], logits, 0.0)))
+    is_distribution = jnp.isfinite(jnp.max(logits, axis=-1))
+    valid = state.valid & jnp.all(is_distribution | ~needed)
+    posterior = jnp.exp(log_probs(jnp.where(is_distribution[:, None], logits, 0.0)))
     own = jnp.arange(posterior.shape[-1])[None] == state.x_t[:, None]
     carried = revealed(state.x_t, run)[:, None]
-    return jnp.where(carried, own.astype(posterior.dtype), posterior), alive
+    return jnp.where(carried, own.astype(posterior.dtype), posterior), valid
 
 
-def step_rows(params: Any, state: State, coin: Array, t: Array, run: Run) -> tuple[Array, Array]:
-    """The law of every position after a step [N, S], and whether the sequence is alive."""
-    posterior, alive = posterior_rows(params, state, coin > 0, t, run)
-    coin = coin.astype(posterior.dtype)
-    move = exact_step_velocity(posterior, state.x_t, coin, num_states=run.num_states)
-    return step_law(move, state.x_t), alive
+def step_rows(
+    params: Any, state: State, jump_prob: Array, t: Array, run: Run
+) -> tuple[Array, Array]:
+    """The distribution of every position after a step [N, S], and whether the sequence is valid."""
+    posterior, valid = posterior_rows(params, state, jump_prob > 0, t, run)
+    jump_prob = jump_prob.astype(posterior.dtype)
+    move = exact_step_velocity(posterior, state.x_t, jump_prob, num_states=run.num_states)
+    return step_probs(move, state.x_t), valid
 
 
-def _every_row(key: Key, params: Any, state: State, coin: Array, t: Array, run: Run) -> State:
-    law, alive = step_rows(params, state, coin, t, run)
-    drawn = sample_path(key, law).astype(state.x_t.dtype)
-    return State(jnp.where(alive, drawn, state.x_t), alive)
+def _every_row(key: Key, params: Any, state: State, jump_prob: Array, t: Array, run: Run) -> State:
+    probs, valid = step_rows(params, state, jump_prob, t, run)
+    drawn = sample_path(key, probs).astype(state.x_t.dtype)
+    return State(jnp.where(valid, drawn, state.x_t), valid)
 
 
-def _jump_first(key: Key, params: Any, state: State, coin: Array, t: Array, run: Run) -> State:
+def _jump_first(key: Key, params: Any, state: State, jump_prob: Array, t: Array, run: Run) -> State:
     """The coin does not look at the value: only the rows that jump need logits and a draw."""
     x_t, size = state.x_t, run.rows_at_once
     num_positions = x_t.shape[0]
     coin_key, value_key = jax.random.split(key)
-    jumps = jax.random.uniform(coin_key, x_t.shape, coin.dtype) < coin  # in [0, 1): 1 is certain
+    jumps = (
+        jax.random.uniform(coin_key, x_t.shape, jump_prob.dtype) < jump_prob
+    )  # in [0, 1): 1 is certain
     denoiser = halves(run.denoiser)
     hidden = denoiser.hidden(params, x_t, t)
     rank = jnp.cumsum(jumps) - 1
@@ -161,12 +175,12 @@ def _jump_first(key: Key, params: Any, state: State, coin: Array, t: Array, run:
         first, moved = carry
         here = jax.lax.dynamic_slice(order, (first,), (size,))
         rows = denoiser.head(params, hidden[jnp.minimum(here, num_positions - 1)])
-        is_law = jnp.isfinite(jnp.max(rows, axis=-1)) | (here == num_positions)
+        is_distribution = jnp.isfinite(jnp.max(rows, axis=-1)) | (here == num_positions)
         tokens = sample_categorical(jax.random.fold_in(value_key, first), rows)
-        alive = moved.alive & jnp.all(is_law)
-        at = jnp.where(alive, here, num_positions)
+        valid = moved.valid & jnp.all(is_distribution)
+        at = jnp.where(valid, here, num_positions)
         return first + size, State(
-            moved.x_t.at[at].set(tokens.astype(x_t.dtype), mode="drop"), alive
+            moved.x_t.at[at].set(tokens.astype(x_t.dtype), mode="drop"), valid
         )
 
     def goes_on(carry: tuple[Array, State]) -> Array:

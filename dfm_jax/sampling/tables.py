@@ -11,7 +11,7 @@ from dfm_jax.checks import check_count, check_tokens, require
 from dfm_jax.interfaces import Denoiser
 from dfm_jax.paths import mask_source
 from dfm_jax.sampling.denoisers import logits_shape
-from dfm_jax.sampling.jumps import ALIVE, Method, Source, checked_run, run_steps
+from dfm_jax.sampling.jumps import VALID, Method, Source, checked_run, run_steps
 from dfm_jax.schedules import check_table, with_context
 from dfm_jax.steps import step_size
 from dfm_jax.types import Array, Context, Key, Table, Tokens, typed
@@ -36,10 +36,10 @@ def sample_on_table(
 
         X_{t+1}^i ~ δ + λ_t^i [p̂_{1|t}^i(· | X_t) − δ],  λ_t^i = (κ_{t+1}^i − κ_t^i)/(1 − κ_t^i)
 
-    The table is the order: `schedules.left_to_right`, `any_order`, `blocks`, `masked`. Joint law
-    exact if no step moves two positions; else Q6 says what it costs. The last step of a table,
-    λ = 1, draws all that is left (S4). The denoiser reads the time t/T. Context positions, κ = 1 in
-    every row, keep the token of `x_0`.
+    The table is the order: `schedules.left_to_right`, `any_order`, `blocks`, `masked`. Joint
+    distribution exact if no step moves two positions; else Q6 says what it costs. The last step of
+    a table, λ = 1, draws all that is left (S4). The denoiser reads the time t/T. Context positions,
+    κ = 1 in every row, keep the token of `x_0`.
 
     Args:
         key: of this sequence; `jax.vmap` over keys is the batch.
@@ -54,14 +54,14 @@ def sample_on_table(
             there `start=stop` goes on with the same key to what one run would have given.
         carry_over: a token that is no mask never changes; what the denoiser says of it is not read.
             True for a source of masks if None. Of one that can hold tokens too, it must be False.
-        method: "clear" draws every position from its row; "jump first" draws who moves, then only
-            these rows: the same law, from other random numbers.
-        rows_at_once: of "jump first".
+        method: "clear" draws every position from its row; "sparse" draws who moves, then only
+            these rows: the same distribution, from other random numbers.
+        rows_at_once: of "sparse".
 
     Raises:
         ValueError: on a table that is none, rows out of order, an id outside [0, S), a mask that no
-            step would draw, or logits that are no law where a token moves (under an outer jit by
-            checkify).
+            step would draw, or logits that are no distribution where a token moves (under an outer
+            jit by checkify).
     """
     run = checked_run(
         params,
@@ -82,9 +82,9 @@ def sample_on_table(
     if start == last:
         return jnp.asarray(x_0)
     steps = jnp.arange(start, last)
-    coins = jax.vmap(step_size, (None, 0))(table, steps)
-    found = run_steps(key, params, x_0, coins, steps / num_steps, start, run=run)
-    require(found.alive, ALIVE, found.alive, name="valid")
+    jump_probs = jax.vmap(step_size, (None, 0))(table, steps)
+    found = run_steps(key, params, x_0, jump_probs, steps / num_steps, start, run=run)
+    require(found.valid, VALID, found.valid, name="valid")
     return found.x_t
 
 

@@ -7,7 +7,7 @@ from dfm_jax.scoring.answers import chosen_letter as chosen_letter
 from dfm_jax.scoring.answers import edit_distance as edit_distance
 from dfm_jax.scoring.answers import exact_match as exact_match
 from dfm_jax.scoring.answers import mme_says as mme_says
-from dfm_jax.scoring.answers import normalised_answer as normalised_answer
+from dfm_jax.scoring.answers import normalized_answer as normalized_answer
 from dfm_jax.scoring.answers import pair_scores as pair_scores
 from dfm_jax.scoring.answers import pope_says_yes as pope_says_yes
 from dfm_jax.scoring.answers import relaxed_match as relaxed_match

@@ -46,7 +46,7 @@ _APOSTROPHES = (
 )
 
 
-def normalised_answer(text: str) -> str:
+def normalized_answer(text: str) -> str:
     """An answer as the VQA script compares it, where the people disagree.
 
     Lower case; no articles; digits for none, zero … ten; apostrophes put back (dont → don't);
@@ -66,7 +66,7 @@ def normalised_answer(text: str) -> str:
 
 
 def textvqa_answer(text: str) -> str:
-    """An answer as TextVQA compares it: `normalised_answer` after a cut of its own.
+    """An answer as TextVQA compares it: `normalized_answer` after a cut of its own.
 
     The cut: lower case; commas and question marks out, with nothing in their place; a blank before
     every `'s`. So "Boston,MA" becomes "bostonma", and "McDonald's" "mcdonald 's".
@@ -74,14 +74,14 @@ def textvqa_answer(text: str) -> str:
     Source: Singh et al. (2019), the EvalAI answer processor of Pythia and M4C, which LLaVA uses.
     """
     cut = text.lower().replace(",", "").replace("?", "").replace("'s", " 's")
-    return normalised_answer(_one_line(cut))
+    return normalized_answer(_one_line(cut))
 
 
 def vqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
     """Mean over people i of min(1, #{j ≠ i : answer_j = prediction} / 3).
 
     Where all people agree, the texts are compared as they are, but for blanks at the ends; else
-    after `normalised_answer`. With ten people: 0.3, 0.6, 0.9 and 1 for one, two, three and more.
+    after `normalized_answer`. With ten people: 0.3, 0.6, 0.9 and 1 for one, two, three and more.
     Of VQA v2.0; TextVQA's is `textvqa_accuracy`.
 
     Raises:
@@ -91,7 +91,7 @@ def vqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
     """
     told, own = [_one_line(answer) for answer in answers], _one_line(prediction)
     if len(set(told)) > 1:
-        told, own = [normalised_answer(answer) for answer in told], normalised_answer(own)
+        told, own = [normalized_answer(answer) for answer in told], normalized_answer(own)
     return _agreement(own, told)
 
 

@@ -1,4 +1,4 @@
-"""Random spaces to judge on: laws, couplings, schedules, gates, generic and hard ones.
+"""Random spaces to judge on: distributions, couplings, schedules, gates, generic and hard ones.
 
 A generic case has full support, distinct parts and masses, a dependent coupling and 0 < κ < 1: no
 falsifier may pass there. A hard case sits on an edge of the statements' domain: zeros, disjoint or
@@ -69,7 +69,7 @@ class Case:
     shape: Shape
     generic: bool
     weights: np.ndarray  # [K] masses w_k
-    couplings: np.ndarray  # [K, S^N, V^N] laws π_k of (x_0, x_1)
+    couplings: np.ndarray  # [K, S^N, V^N] distributions π_k of (x_0, x_1)
     context: np.ndarray  # [N] given positions, for all-mask sources
     order: np.ndarray  # [N] an order of generation
     family: str
@@ -96,7 +96,7 @@ class Case:
 
     @cached_property
     def parts(self) -> np.ndarray:
-        """Data laws q_k: [K, V^N]."""
+        """Data distributions q_k: [K, V^N]."""
         return self.couplings.sum(axis=1)
 
     @cached_property
@@ -106,23 +106,23 @@ class Case:
 
     @cached_property
     def data(self) -> np.ndarray:
-        """The data law q, as the marginal of π."""
-        return exact.data_law(self.coupling)
+        """The data distribution q, as the marginal of π."""
+        return exact.data_probs(self.coupling)
 
     @cached_property
     def masked_parts(self) -> list[exact.FactoredCoupling]:
         """Each part with an all-mask source outside the context."""
-        return [self._masked(law) for law in self.parts]
+        return [self._masked(probs) for probs in self.parts]
 
     @cached_property
     def masked(self) -> exact.FactoredCoupling:
         """The whole with an all-mask source outside the context."""
         return self._masked(self.data)
 
-    def _masked(self, law: np.ndarray) -> exact.FactoredCoupling:
+    def _masked(self, probs: np.ndarray) -> exact.FactoredCoupling:
         source = np.zeros((self.shape.num_positions, self.shape.num_states))
         source[:, -1] = 1.0
-        return exact.FactoredCoupling(data=law, source_tokens=source, context=self.context)
+        return exact.FactoredCoupling(data=probs, source_tokens=source, context=self.context)
 
     def kappa(self, when: str) -> np.ndarray:
         """κ_t^i at a named time."""
@@ -202,19 +202,22 @@ class Case:
     @memo
     def next_probs(self) -> np.ndarray:
         """q_k(v | x^{<t}): [V^N, N, K, V], zeros off expert k's support."""
-        laws = [self.conditionals(law) for law in self.parts]
-        return np.stack(laws, axis=2)
+        token_probs = [self.conditionals(probs) for probs in self.parts]
+        return np.stack(token_probs, axis=2)
 
-    def conditionals(self, law: np.ndarray) -> np.ndarray:
-        """q(v | x^{<t}) of a data law: [V^N, N, V], zeros where the prefix has mass 0."""
+    def conditionals(self, probs: np.ndarray) -> np.ndarray:
+        """q(v | x^{<t}) of a data distribution: [V^N, N, V], zeros where the prefix has mass 0."""
         v, n = self.shape.num_tokens, self.shape.num_positions
-        key = ("conditionals", law.tobytes())  # the same few laws are asked for again and again
-        return self.remembered(key, lambda: exact.conditionals(law, v, n)[0])
+        key = (
+            "conditionals",
+            probs.tobytes(),
+        )  # the same few distributions are asked for again and again
+        return self.remembered(key, lambda: exact.conditionals(probs, v, n)[0])
 
-    def prefix_law(self, law: np.ndarray) -> np.ndarray:
+    def prefix_probs(self, probs: np.ndarray) -> np.ndarray:
         """q(x^{<t}) at every sequence: [V^N, N + 1], column t the mass of its first t tokens."""
         v, n = self.shape.num_tokens, self.shape.num_positions
-        tensor = law.reshape((v,) * n)
+        tensor = probs.reshape((v,) * n)
         columns = [
             np.broadcast_to(tensor.sum(axis=tuple(range(t, n)), keepdims=True), tensor.shape)
             for t in range(n + 1)
@@ -225,7 +228,11 @@ class Case:
     def prefix_posterior(self) -> np.ndarray:
         """r_k(x^{<t}) by counting masses: [V^N, N + 1, K]; zeros where the prefix has mass 0."""
         joint = np.stack(
-            [w * self.prefix_law(law) for w, law in zip(self.weights, self.parts, strict=True)], -1
+            [
+                w * self.prefix_probs(probs)
+                for w, probs in zip(self.weights, self.parts, strict=True)
+            ],
+            -1,
         )
         total = joint.sum(axis=-1, keepdims=True)
         return np.divide(joint, total, out=np.zeros_like(joint), where=total > 0)
@@ -262,7 +269,7 @@ class Cases:
 
 # ── draws: half of them generic, half on the edges of the domain ─────────────────────────────────
 
-_HARD_LAWS = ("full", "zeros", "holes", "disjoint", "equal")
+_HARD_PROBS = ("full", "zeros", "holes", "disjoint", "equal")
 _HARD_SOURCES = ("dependent", "sparse", "masks", "uniform", "product", "context", "identity")
 
 
@@ -276,7 +283,7 @@ def draw_cases(shape: Shape, count: int, seed: int) -> Cases:
 def _draw_case(rng: np.random.Generator, shape: Shape, generic: bool) -> Case:
     v, n, k = shape
     # Each edge of the domain is drawn on its own, so that they meet in every combination.
-    laws = "full" if generic else rng.choice(_HARD_LAWS)
+    token_probs = "full" if generic else rng.choice(_HARD_PROBS)
     sources = "dependent" if generic else rng.choice(_HARD_SOURCES)
     at_the_ends = not generic and rng.random() < 0.5
     context = np.zeros(n, bool)
@@ -291,7 +298,7 @@ def _draw_case(rng: np.random.Generator, shape: Shape, generic: bool) -> Case:
     exponent = rng.uniform(1.0, 3.0, size=n)
     exponent[(rng.random(n) < 0.5) & (not generic)] = 1.0
     weights, others = _draw_masses(rng, k), np.sort(_draw_masses(rng, k))
-    parts = _draw_parts(rng, laws, k, v**n)
+    parts = _draw_parts(rng, token_probs, k, v**n)
     return Case(
         shape=shape,
         generic=generic,
@@ -354,9 +361,9 @@ def _draw_coupling(
     elif kind == "uniform":  # overlaps the data
         given = np.all(states < v, axis=1)[:, None] / np.full(v**n, float(v**n))
     elif kind == "product":
-        tokens_law = rng.dirichlet(np.ones(s), size=n)
-        law = np.prod([tokens_law[i, states[:, i]] for i in range(n)], axis=0)
-        given = law[:, None] * np.ones(v**n)
+        tokens_probs = rng.dirichlet(np.ones(s), size=n)
+        probs = np.prod([tokens_probs[i, states[:, i]] for i in range(n)], axis=0)
+        given = probs[:, None] * np.ones(v**n)
     else:  # the source is the data where it is given, and a mask (or the data: identity) elsewhere
         keep = np.ones(n, bool) if kind == "identity" else context
         source = np.where(keep, tokens, v)

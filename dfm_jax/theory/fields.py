@@ -27,7 +27,7 @@ def schedule_of(family: Array, exponent: Array) -> Schedule:
     return Schedule(choose("kappa"), choose("log_complement"))
 
 
-def clock(cases: Cases, when: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def time_and_schedule(cases: Cases, when: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(t, family, exponent) of every case, the arguments of `schedule_of` after the time."""
     return cases.each(lambda c: (c.times[when], FAMILIES.index(c.family), c.exponent))
 

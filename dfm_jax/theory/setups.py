@@ -1,4 +1,6 @@
-"""Chains in discrete time: a coupling and a table to run it on, and the law at every row."""
+"""Chains in discrete time: a coupling and a table to run it on, and the distribution at every
+row.
+"""
 
 from collections.abc import Callable
 
@@ -49,15 +51,15 @@ def two_at_once(case: Case) -> Setup:
 
 
 def two_steps(case: Case) -> Setup:
-    """Any coupling, every position in both steps, each on a clock of its own."""
+    """Any coupling, every position in both steps, each on a schedule of its own."""
     return case.coupling, two_step_table(case)
 
 
-def _same_clock(case: Case) -> np.ndarray:
-    """Every position on one clock, as many rows as `order_table`."""
+def _same_schedule(case: Case) -> np.ndarray:
+    """Every position on one schedule, as many rows as `order_table`."""
     n = case.shape.num_positions
-    clock = np.concatenate([[0.0], np.linspace(case.numbers[6], 1.0, 2 * n)])
-    return np.repeat(clock[:, None], n, axis=1)
+    time_and_schedule = np.concatenate([[0.0], np.linspace(case.numbers[6], 1.0, 2 * n)])
+    return np.repeat(time_and_schedule[:, None], n, axis=1)
 
 
 def one_mask_each(case: Case) -> Setup:
@@ -68,7 +70,7 @@ def one_mask_each(case: Case) -> Setup:
     for i in range(n):
         x_0 = np.where(np.arange(n) == i, v, case.tokens)
         coupling[x_0 @ radix, np.arange(v**n)] += case.data / n
-    return coupling, _same_clock(case)
+    return coupling, _same_schedule(case)
 
 
 def crossed(case: Case) -> Setup:
@@ -82,14 +84,14 @@ def crossed(case: Case) -> Setup:
     coupling = np.zeros((s**n, v**n))
     coupling[0, first] += 0.5
     coupling[0, second] += 0.5
-    return coupling, _same_clock(case)
+    return coupling, _same_schedule(case)
 
 
 def chain(case: Case, coupling: exact.Coupling, table: np.ndarray) -> tuple[np.ndarray, ...]:
     """p_t and p_{1|t} along a table, by enumeration: [T + 1, Z], [T, Z, N, V]."""
     at = [case.token_path(row) for row in table]
-    laws = np.stack([exact.marginal_path(coupling, w) for w in at])
-    return laws, np.stack([exact.posteriors(coupling, w)[0] for w in at[:-1]])
+    token_probs = np.stack([exact.marginal_path(coupling, w) for w in at])
+    return token_probs, np.stack([exact.posteriors(coupling, w)[0] for w in at[:-1]])
 
 
 def chain_of(cases: Cases, setup: Callable[[Case], Setup]) -> tuple[np.ndarray, ...]:
@@ -97,8 +99,8 @@ def chain_of(cases: Cases, setup: Callable[[Case], Setup]) -> tuple[np.ndarray, 
 
     def truth(case: Case) -> tuple[np.ndarray, ...]:
         coupling, table = setup(case)
-        laws, posteriors = chain(case, coupling, table)
-        undefined = (laws[:-1] == 0)[:, :, None, None]
-        return laws, np.where(undefined, np.eye(case.shape.num_tokens)[0], posteriors), table
+        token_probs, posteriors = chain(case, coupling, table)
+        undefined = (token_probs[:-1] == 0)[:, :, None, None]
+        return token_probs, np.where(undefined, np.eye(case.shape.num_tokens)[0], posteriors), table
 
     return cases.each(lambda case: case.remembered((chain_of, setup), lambda: truth(case)))

@@ -17,7 +17,7 @@ Residual = Callable[..., np.ndarray]
 
 @dataclass(frozen=True, kw_only=True)
 class Statement:
-    """One labelled statement of the theory, executable.
+    """One labeled statement of the theory, executable.
 
     `residual(cases, run)` is what must vanish, one number per case: the largest gap of an
     identity, the largest violation of an inequality. `residual(cases, run, **broken)` is the
@@ -46,7 +46,7 @@ SECTIONS = {
     "Q": "Discrete time",
     "A": "Autoregression is a flow",
     "L": "Objectives",
-    "D": "Decentralisation",
+    "D": "Decentralization",
     "B": "Accounting",
     "S": "Samplers",
     "X": "Your own",  # of files outside the package

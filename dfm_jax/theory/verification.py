@@ -151,12 +151,12 @@ def find_statement(label: str) -> Statement:
 
 
 def _check_fit(instances: int, shape: Shape) -> None:
-    """The experts' laws of all cases are in memory together, whatever else is."""
+    """The experts' distributions of all cases are in memory together, whatever else is."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    experts, laws = shape.num_experts, 8 * shape.num_tokens**shape.num_positions
+    experts, token_probs = shape.num_experts, 8 * shape.num_tokens**shape.num_positions
     name, value = ("instances", instances) if instances >= experts else ("num_experts", experts)
     rule = f"`{name}` must be small enough for the memory of {memory:,} bytes"
-    require(instances * experts * laws <= memory, rule, value)
+    require(instances * experts * token_probs <= memory, rule, value)
 
 
 def _draw(shape: Shape, shapes: str, instances: int, seed: int) -> list[Cases]:
@@ -194,7 +194,7 @@ def _judge(statement: Statement, batches: list[Cases], run: Run) -> Row:
 
 
 def _measured(measure: Callable, cases: Cases, run: Run, if_refused: float) -> np.ndarray:
-    """One number per case. What the oracle refuses to judge, as no law, is a failure."""
+    """One number per case. What the oracle refuses to judge, as no distribution, is a failure."""
     try:
         with np.errstate(divide="ignore", invalid="ignore"):  # falsifiers may leave the domain
             return measure(cases, run)

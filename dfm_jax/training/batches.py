@@ -87,8 +87,8 @@ def document_windows(
 def _document_batch(
     stream: Array, pieces: Array, key: Key, step: ArrayLike, num_positions: int, batch_size: int
 ) -> Batch:
-    numbers = row_numbers(key, step, pieces.shape[0], batch_size)
-    return pieces_batch(stream, pieces[numbers], num_positions)
+    indices = row_indices(key, step, pieces.shape[0], batch_size)
+    return pieces_batch(stream, pieces[indices], num_positions)
 
 
 def mapped_windows(
@@ -107,8 +107,8 @@ def mapped_windows(
     _check_windows(count, batch_size)
 
     def batch(key: Key, step: ArrayLike) -> Batch:
-        numbers = np.asarray(row_numbers(key, step, count, batch_size))
-        return cut_windows(tokens, pieces[numbers], num_positions)
+        indices = np.asarray(row_indices(key, step, count, batch_size))
+        return cut_windows(tokens, pieces[indices], num_positions)
 
     return batch
 
@@ -144,8 +144,8 @@ def _picture_batch(
     features: Array, rows: tuple[Array, ...], key: Key, step: ArrayLike, batch_size: int
 ) -> PictureBatch:
     pictures, tokens, answers = rows
-    numbers = row_numbers(key, step, pictures.shape[0], batch_size)
-    return PictureBatch(features[pictures[numbers]], tokens[numbers], answers[numbers])
+    indices = row_indices(key, step, pictures.shape[0], batch_size)
+    return PictureBatch(features[pictures[indices]], tokens[indices], answers[indices])
 
 
 def _check_windows(count: int, batch_size: int) -> None:
@@ -156,7 +156,7 @@ def _check_windows(count: int, batch_size: int) -> None:
 
 
 @partial(jax.jit, static_argnums=(2, 3))
-def row_numbers(key: Key, step: ArrayLike, count: int, batch_size: int) -> Array:
+def row_indices(key: Key, step: ArrayLike, count: int, batch_size: int) -> Array:
     """Which of `count` rows a step takes, [B]: each once an epoch, in integers of 31 bits."""
     within = (jnp.asarray(step) % count) * batch_size + jnp.arange(batch_size)
     epoch = (jnp.asarray(step) // count) * batch_size + within // count
@@ -220,7 +220,7 @@ def permuted(key: Key, epoch: Int[ArrayLike, ""], index: Int[ArrayLike, ""], cou
 
 
 def _mixed(x: Array) -> Array:
-    """A hash of 32 bits: murmur3's finaliser."""
+    """A hash of 32 bits: murmur3's finalizer."""
     x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
     x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
     return x ^ (x >> 16)

@@ -38,9 +38,9 @@ from dfm_jax.training.config import differences_until, lengthening_hint
 from dfm_jax.training.digests import (
     CheckpointError,
     DamagedError,
+    array_spec,
     check_folder,
     check_listed,
-    described,
     host_leaves,
     is_key,
     named_leaves,
@@ -124,7 +124,7 @@ def write_leaves(
         "step": step,
         "config": config,
         "metrics": metrics or {},
-        "leaves": {name: described(leaf) | kinds.get(name, {}) for name, leaf in leaves.items()},
+        "leaves": {name: array_spec(leaf) | kinds.get(name, {}) for name, leaf in leaves.items()},
     }
     with NewFolder(folder, suffix=WRITING) as new:
         with _orbax() as orbax:
@@ -202,7 +202,7 @@ def read_checkpoint(folder: Path, template: Any, *, config: dict[str, Any] | Non
         _check_leaf(folder, name, leaf, record.leaves.get(name))
     leaves = _restored(folder, record)
     for name, _ in named_leaves(template):
-        expected, found = record.leaves[name]["sha256"], described(leaves[name])["sha256"]
+        expected, found = record.leaves[name]["sha256"], array_spec(leaves[name])["sha256"]
         if expected != found:
             raise DamagedError(
                 f"{folder}: the SHA-256 of the leaf `{name}` must be {expected[:16]}…; got SHA-256 "

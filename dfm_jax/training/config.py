@@ -21,7 +21,7 @@ MAX_COUNT = 2**31 - 1  # what an int32 holds, as devices count
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptimiserConfig:
+class OptimizerConfig:
     """AdamW under a linear warm-up and a cosine, with clipping by the global norm.
 
     Raises:
@@ -39,7 +39,7 @@ class OptimiserConfig:
     decay_steps: int | None = None  # S, where the cosine ends; None: with the run, at num_steps
 
     def __post_init__(self) -> None:
-        """Refuse what no optimiser can be."""
+        """Refuse what no optimizer can be."""
         check_interval("learning_rate", self.learning_rate, 0, np.inf, ends="()")
         check_count("warmup_steps", self.warmup_steps, at_least=0, at_most=MAX_COUNT)
         check_interval("final_fraction", self.final_fraction, 0, 1)
@@ -67,7 +67,7 @@ class TrainConfig:
             num_tokens=256, num_states=257, width=128, num_layers=4, num_heads=4, ffn_width=352
         )
     )
-    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     objective: Objective = "autoregressive"  # next token; masked: all-mask source, κ_t = t
     num_grid_steps: int = 32  # T of the masked objective's grid; the other one has none
     seed: int = 0  # of the parameters, the batches and the noise
@@ -120,21 +120,21 @@ def check_objective(config: TrainConfig) -> None:
 
 
 def hyperparameters(config: TrainConfig) -> dict[str, Any]:
-    """What is a value in the optimiser's state: runs that differ in it are one program."""
+    """What is a value in the optimizer's state: runs that differ in it are one program."""
     names = ("learning_rate", "weight_decay", "warmup_steps")
-    values = {name: getattr(config.optimiser, name) for name in names}
-    return values | {"num_steps": config.optimiser.decay_steps or config.num_steps}
+    values = {name: getattr(config.optimizer, name) for name in names}
+    return values | {"num_steps": config.optimizer.decay_steps or config.num_steps}
 
 
 def shape_of(config: TrainConfig) -> TrainConfig:
     """The config but for its seed and `hyperparameters`: what a compiled program depends on."""
     values = {"learning_rate": 1.0, "weight_decay": 0.0, "warmup_steps": 0, "decay_steps": None}
-    optimiser = dataclasses.replace(config.optimiser, **values)
-    return dataclasses.replace(config, seed=0, num_steps=1, optimiser=optimiser)
+    optimizer = dataclasses.replace(config.optimizer, **values)
+    return dataclasses.replace(config, seed=0, num_steps=1, optimizer=optimizer)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Watch:
+class LogConfig:
     """How a run is watched and kept; the parameters do not depend on it."""
 
     log_every: int = 10  # steps between lines of metrics.jsonl
@@ -152,7 +152,7 @@ class Watch:
 def to_json(config: Any) -> dict[str, Any]:
     """A config as what JSON can hold; fields that 0.1 did not have stand in it if they are set."""
     values = dataclasses.asdict(config)
-    for place, name in ((values, "task"), (values.get("optimiser", {}), "decay_steps")):
+    for place, name in ((values, "task"), (values.get("optimizer", {}), "decay_steps")):
         if place.get(name, "") is None:
             del place[name]
     return values
@@ -198,15 +198,15 @@ def _until(step: int, values: Any) -> Any:
         return [_until(step, entry) for entry in values]
     if not isinstance(values, dict):
         return values
-    if "num_steps" not in values or "optimiser" not in values:  # not a config
+    if "num_steps" not in values or "optimizer" not in values:  # not a config
         return {name: _until(step, entry) for name, entry in values.items()}
     config = from_json(TrainConfig, values)
-    optimiser, made = config.optimiser, min(config.num_steps, step)
+    optimizer, made = config.optimizer, min(config.num_steps, step)
     # Update W, the first behind the warm-up, is made at the peak, however long the cosine.
-    depends = optimiser.final_fraction != 1 and made > optimiser.warmup_steps + 1
+    depends = optimizer.final_fraction != 1 and made > optimizer.warmup_steps + 1
     end = hyperparameters(config)["num_steps"] if depends else None
     known = to_json(config)
-    known["optimiser"]["decay_steps"] = end
+    known["optimizer"]["decay_steps"] = end
     return {"num_steps": made} | known | {"num_steps": made}
 
 
@@ -216,10 +216,10 @@ def lengthening_hint(field: str, expected: Any, found: Any) -> str:
         ended = "This run of the sweep has ended, and other runs went on."
         made = f"A run cannot be shortened, and it has made {found} updates."
         return f" {made if expected < found else ended} Take another run folder."
-    if re.fullmatch(r"configs?\.(\d+\.)?optimiser\.decay_steps", field):
+    if re.fullmatch(r"configs?\.(\d+\.)?optimizer\.decay_steps", field):
         return (
             " The run has made updates whose learning rate depends on the end of the cosine. To go "
-            f"on at the last rate, set `optimiser.decay_steps` to {found}. For another end, take "
+            f"on at the last rate, set `optimizer.decay_steps` to {found}. For another end, take "
             "another run folder."
         )
     return ""

@@ -101,7 +101,7 @@ def _check_digest(folder: Path, name: str, digest: str) -> None:
         )
 
 
-def described(array: np.ndarray) -> dict[str, Any]:
+def array_spec(array: np.ndarray) -> dict[str, Any]:
     """Type, shape and SHA-256 of an array; the digest is of its bytes in C order."""
     content = np.ascontiguousarray(array)
     digest = hashlib.sha256(content.reshape(-1).view(np.uint8).data).hexdigest()

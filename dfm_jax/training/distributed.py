@@ -28,7 +28,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dfm_jax.checks import require
 from dfm_jax.durable import TemporaryError
-from dfm_jax.parallel import Placement, make_mesh, spread_step
+from dfm_jax.parallel import Placement, make_mesh, sharded_step
 from dfm_jax.training.digests import host_leaves
 from dfm_jax.training.stopping import ExitStatus, StopRequest
 from dfm_jax.training.trouble import status_of
@@ -114,8 +114,8 @@ def check_same(name: str, digest: str) -> None:
     Raises:
         ValueError: naming the processes in which it is not that of the first.
     """
-    numbers = gathered(int(digest[:7], 16))
-    others = np.flatnonzero(numbers != numbers[0])
+    scalars = gathered(int(digest[:7], 16))
+    others = np.flatnonzero(scalars != scalars[0])
     rule = f"{name} must be the same in every process as in the first one"
     require(len(others) == 0, rule, others, name="processes that differ")
 
@@ -130,7 +130,7 @@ def agree_to_stop(stop: StopRequest) -> bool:
     return agreed > 0
 
 
-class Onlooker:
+class NullLogger:
     """The log and the saver of a process that writes nothing."""
 
     def write(self, step: int, **values: float) -> None:
@@ -153,39 +153,39 @@ def _number(name: str) -> int | None:
     return None if text is None else int(text)
 
 
-class Spread(NamedTuple):
-    """Over which devices, an axis `data`, and how the state lies on them: see `place_state`."""
+class Layout(NamedTuple):
+    """Over which devices, an axis `data`, and how the state lies on them: see `state_shardings`."""
 
     mesh: Mesh
     placement: Placement = "replicated"
 
 
-def over_all_devices(placement: Placement) -> Spread:
+def over_all_devices(placement: Placement) -> Layout:
     """Of all processes."""
-    return Spread(make_mesh({"data": len(jax.devices())}), placement)
+    return Layout(make_mesh({"data": len(jax.devices())}), placement)
 
 
-def spread_init(init: Callable[..., Any], placed: Any) -> Callable[[np.ndarray, Any], Any]:
+def sharded_init(init: Callable[..., Any], shardings: Any) -> Callable[[np.ndarray, Any], Any]:
     """(data of a key, values) → state, each part made where it lies, from `init(key, values)`."""
     return jax.jit(
-        lambda data, values: init(jax.random.wrap_key_data(data), values), out_shardings=placed
+        lambda data, values: init(jax.random.wrap_key_data(data), values), out_shardings=shardings
     )
 
 
-def spread_update(
-    step: Callable[..., tuple[Any, Any]], template: Any, spread: Spread
+def sharded_update(
+    step: Callable[..., tuple[Any, Any]], template: Any, layout: Layout
 ) -> Callable[..., tuple[Any, Any]]:
     """`step(state, batch, key)` over the devices, of a batch and a key that every process has."""
-    mesh, placement = spread
+    mesh, placement = layout
 
     def unwrapped(state: Any, batch: Any, data: Any) -> tuple[Any, Any]:
         return step(state, batch, jax.random.wrap_key_data(data))
 
-    compiled = spread_step(unwrapped, mesh, template, placement=placement)
+    compiled = sharded_step(unwrapped, mesh, template, placement=placement)
     return lambda state, batch, key: compiled(state, *_put(mesh, batch, key))
 
 
-def spread_evaluation(evaluation: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
+def sharded_evaluation(evaluation: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
     """`evaluation(params, batch, key)` over the devices: the rows cut, what they lose everywhere.
 
     The parameters are gathered for a batch and let go after it, as in a step: so evaluation needs

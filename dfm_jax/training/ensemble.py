@@ -29,7 +29,7 @@ from dfm_jax.training.digests import (
 
 MANIFEST = "ensemble.json"
 _MEMBER = re.compile(r"expert_\d{3,}", flags=re.ASCII)  # a copy that lies beside it is no expert
-# What experts must share for their next-token laws to be mixed.
+# What experts must share for their next-token distributions to be mixed.
 _SHARED = (
     ("data", "tokenizer"),
     ("config", "objective"),
@@ -68,7 +68,7 @@ class Ensemble:
     experts: tuple[Expert, ...]
 
     def __post_init__(self) -> None:
-        """Refuse none, two of one name, and experts whose laws cannot be mixed."""
+        """Refuse none, two of one name, and experts whose distributions cannot be mixed."""
         names = [expert.name for expert in self.experts]
         if not names:
             raise ValueError("An ensemble must have an expert; got names = [].")
@@ -159,7 +159,7 @@ def read_expert(member: Path, *, best: bool = False) -> Expert:
     )
 
 
-def gather(run: Path, *, best: bool = False, without: Sequence[str] = ()) -> Ensemble:
+def make_ensemble(run: Path, *, best: bool = False, without: Sequence[str] = ()) -> Ensemble:
     """The ensemble of the experts of a run, `RUN/expert_*`; of those left out nothing is read.
 
     Raises:
@@ -194,7 +194,7 @@ def read_ensemble(path: Path) -> Ensemble:
         CheckpointError: if it is missing; DamagedError: if it is not as it was written.
     """
     if not path.is_file():
-        raise CheckpointError(f"{path}: no manifest is there. Make one with `gather`.")
+        raise CheckpointError(f"{path}: no manifest is there. Make one with `make-ensemble`.")
     try:
         rows, digest = from_json(_Written, read_json(path), where="manifest")
         names = [item.name for item in fields(Expert)]

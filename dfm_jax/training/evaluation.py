@@ -20,7 +20,7 @@ from dfm_jax.training.batches import Batch
 from dfm_jax.training.checkpoint import best_step, checkpoint_steps, read_checkpoint
 from dfm_jax.training.config import TrainConfig, differences, from_json, shape_of
 from dfm_jax.training.digests import CheckpointError, mended_by_training
-from dfm_jax.training.distributed import spread_evaluation
+from dfm_jax.training.distributed import sharded_evaluation
 from dfm_jax.training.ensemble import Ensemble, Expert, check_ensemble, checkpoint_folder
 from dfm_jax.training.examples import DocumentLosses, HeldOut, document_rows, examples_of
 from dfm_jax.training.members import (
@@ -52,7 +52,7 @@ def evaluated(
 
     The average of the parameters is judged where one is kept. A task that draws is estimated with
     one draw a window, the same for the same key. A state that lies on a `mesh` is judged there, see
-    `spread_evaluation`.
+    `sharded_evaluation`.
     """
     if isinstance(documents, TokenSet):
         documents = document_rows(documents, config, None)
@@ -99,7 +99,7 @@ def token_losses(
 @cache  # a run evaluates often
 def _compiled_evaluation(losses: Callable[..., Losses], mesh: Mesh | None) -> Any:
     evaluation = make_evaluation(losses)
-    return jax.jit(evaluation) if mesh is None else spread_evaluation(evaluation, mesh)
+    return jax.jit(evaluation) if mesh is None else sharded_evaluation(evaluation, mesh)
 
 
 @cache
@@ -332,5 +332,5 @@ def ratio_with_interval(totals: np.ndarray, sizes: np.ndarray) -> tuple[float, f
     ratio = y.sum() / n.sum()
     if len(y) < 2 or not math.isfinite(ratio):
         return float(ratio), math.nan
-    spread = math.sqrt(len(y) / (len(y) - 1) * np.sum((y - ratio * n) ** 2))
-    return float(ratio), 1.96 * spread / float(n.sum())
+    scale = math.sqrt(len(y) / (len(y) - 1) * np.sum((y - ratio * n) ** 2))
+    return float(ratio), 1.96 * scale / float(n.sum())

@@ -22,7 +22,7 @@ from dfm_jax.training.batches import (
     document_windows,
     mapped_windows,
     read_ahead,
-    row_numbers,
+    row_indices,
     stream_windows,
 )
 from dfm_jax.training.config import TrainConfig
@@ -132,8 +132,8 @@ def array_examples(
 
     @jax.jit
     def rows(key: Any, step: Any, arrays: Any) -> Any:
-        numbers = row_numbers(key, step, num_rows, batch_size)
-        return jax.tree.map(lambda leaf: leaf[numbers], arrays)
+        indices = row_indices(key, step, num_rows, batch_size)
+        return jax.tree.map(lambda leaf: leaf[indices], arrays)
 
     description = {
         "train_examples": num_rows,

@@ -16,26 +16,26 @@ from tqdm import tqdm
 from dfm_jax.checks import check_seed, require
 from dfm_jax.data.columns import Columns
 from dfm_jax.interfaces import Task
-from dfm_jax.parallel import place_state
+from dfm_jax.parallel import state_shardings
 from dfm_jax.training.batches import Batches
 from dfm_jax.training.checkpoint import Resumed, Saver, resume_together, sole_writer
 from dfm_jax.training.config import (
+    LogConfig,
     TrainConfig,
-    Watch,
     config_digest,
     hyperparameters,
     shape_of,
 )
 from dfm_jax.training.distributed import (
-    Onlooker,
-    Spread,
+    Layout,
+    NullLogger,
     agree_to_stop,
     all_or_none,
     check_same,
     in_turn,
     is_first,
-    spread_init,
-    spread_update,
+    sharded_init,
+    sharded_update,
 )
 from dfm_jax.training.evaluation import evaluated, ratio_with_interval
 from dfm_jax.training.examples import Examples, MemberData, examples_of
@@ -54,7 +54,7 @@ from dfm_jax.training.metrics import MetricsLog, metric_name
 from dfm_jax.training.state import (
     TrainState,
     init_state,
-    make_optimiser,
+    make_optimizer,
     with_hyperparameters,
 )
 from dfm_jax.training.step import StepMetrics, TrainStep, make_train_step
@@ -72,8 +72,8 @@ class Run(NamedTuple):
     update: Callable[[TrainState, int], tuple[TrainState, Any]]  # (state, s) → (state, metrics)
     evaluate: Callable[[TrainState], dict[str, float]] | None
     num_steps: int
-    numbers: Callable[[Any], dict[str, float]]  # of metrics that have been fetched, to log
-    placed: Any = None  # shardings of the state's leaves; None: the default device
+    scalars: Callable[[Any], dict[str, float]]  # of metrics that have been fetched, to log
+    shardings: Any = None  # shardings of the state's leaves; None: the default device
     resumed: Callable[[Any], Any] = lambda state: state  # of a checkpoint of a shorter run
 
 
@@ -86,7 +86,7 @@ def keyed_run(
     *,
     num_steps: int,
     evaluate: Callable[[TrainState], dict[str, float]] | None = None,
-    placed: Any = None,
+    shardings: Any = None,
     resumed: Callable[[TrainState], TrainState] = lambda state: state,
 ) -> Run:
     """Update s takes `batches(batch_key, s)` and `fold_in(step_key, s)`; `step` is compiled."""
@@ -94,11 +94,11 @@ def keyed_run(
     def update(state: TrainState, index: int) -> tuple[TrainState, StepMetrics]:
         return step(state, batches(batch_key, index), jax.random.fold_in(step_key, index))
 
-    def numbers(metrics: StepMetrics) -> dict[str, float]:
+    def scalars(metrics: StepMetrics) -> dict[str, float]:
         values = {name: float(value) for name, value in metrics._asdict().items()}
         return values | {"num_tokens": int(metrics.num_tokens)}
 
-    return Run(init, update, evaluate, num_steps, numbers, placed, resumed)
+    return Run(init, update, evaluate, num_steps, scalars, shardings, resumed)
 
 
 class Outcome(NamedTuple):
@@ -115,7 +115,7 @@ def train(
     folder: Path,
     *,
     config: dict[str, Any],
-    watch: Watch | None = None,
+    log_config: LogConfig | None = None,
     stop: StopRequest | None = None,
     tensorboard: bool = False,
     before_first: Callable[[], None] | None = None,
@@ -136,7 +136,7 @@ def train(
         run: see `Run`.
         folder: of this member of the run; made if it is not there.
         config: goes with every checkpoint, and must be that of those found, but for its length.
-        watch: how often to log, evaluate and save.
+        log_config: how often to log, evaluate and save.
         stop: asked after every step, or see above.
         tensorboard: write event files too, to `folder/tensorboard`.
         before_first: called before this start writes its first checkpoint, by the first process.
@@ -147,7 +147,7 @@ def train(
         CheckpointError: if the folder holds another run, or no checkpoint in it is good.
         TemporaryError: if another process is training there.
     """
-    watch = Watch() if watch is None else watch
+    log_config = LogConfig() if log_config is None else log_config
     stop = StopRequest() if stop is None else stop
     say = (lambda text: print(text, file=sys.stderr)) if say is None else say
     with contextlib.ExitStack() as stack:
@@ -165,27 +165,29 @@ def train(
                 say(f"{folder}: going on from step {found.step} of {run.num_steps}.")
         if found.step >= run.num_steps:
             return Outcome(found.step, found.step, True, {})
-        log = saver = Onlooker()
+        log = saver = NullLogger()
         with all_or_none():
             if is_first():
                 events = folder / "tensorboard" if tensorboard else None
                 log = MetricsLog(folder / METRICS, tensorboard=events)
                 log.begin(found.step)
                 stack.callback(log.close)
-                saver = stack.enter_context(Saver(folder, config=config, keep_last=watch.keep_last))
+                saver = stack.enter_context(
+                    Saver(folder, config=config, keep_last=log_config.keep_last)
+                )
         with stop.between_steps():
-            return _Loop(run, folder, watch, log, saver, before_first).steps(found, stop)
+            return _Loop(run, folder, log_config, log, saver, before_first).steps(found, stop)
 
 
 def _template(run: Run) -> Any:
     """The shapes of a state, and where each leaf lies."""
     shapes = jax.eval_shape(run.init)
-    if run.placed is None:
+    if run.shardings is None:
         return shapes
     return jax.tree.map(
         lambda leaf, lies: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=lies),
         shapes,
-        run.placed,
+        run.shardings,
     )
 
 
@@ -196,12 +198,17 @@ class _Loop:
         self,
         run: Run,
         folder: Path,
-        watch: Watch,
-        log: MetricsLog | Onlooker,
-        saver: Saver | Onlooker,
+        log_config: LogConfig,
+        log: MetricsLog | NullLogger,
+        saver: Saver | NullLogger,
         before_first: Callable[[], None] | None,
     ) -> None:
-        self.run, self.folder, self.watch, self.before_first = run, folder, watch, before_first
+        self.run, self.folder, self.log_config, self.before_first = (
+            run,
+            folder,
+            log_config,
+            before_first,
+        )
         self.log, self.saver = log, saver
         self.pending: list[tuple[int, Any]] = []
         self.values: dict[str, float] = {}
@@ -209,7 +216,7 @@ class _Loop:
 
     def steps(self, found: Resumed, stop: StopRequest) -> Outcome:
         """From the step found to the last, or to a signal."""
-        run, watch = self.run, self.watch
+        run, log_config = self.run, self.log_config
         state, self.saved = found.state, found.step
         bar = tqdm(
             total=run.num_steps,
@@ -219,14 +226,14 @@ class _Loop:
             dynamic_ncols=True,
         )
         with bar:
-            self.bar, self.clock = bar, time.perf_counter()
+            self.bar, self.last_logged = bar, time.perf_counter()
             for step in range(found.step, run.num_steps):
                 state, metrics = run.update(state, step)
                 done = step + 1
                 self.pending.append((done, metrics))
                 last = done == run.num_steps
-                evaluates = run.evaluate and (done % watch.evaluate_every == 0 or last)
-                looks = done % watch.log_every == 0 or done % watch.save_every == 0
+                evaluates = run.evaluate and (done % log_config.evaluate_every == 0 or last)
+                looks = done % log_config.log_every == 0 or done % log_config.save_every == 0
                 looks = looks or evaluates or last
                 # Once: a signal may come between two questions.
                 asked = (looks or jax.process_count() == 1) and agree_to_stop(stop)
@@ -234,7 +241,7 @@ class _Loop:
                 if looks or asked:
                     self.look()
                 measured = self.evaluation(done, state) if evaluates else {}
-                if done % watch.save_every == 0 or ends:
+                if done % log_config.save_every == 0 or ends:
                     with all_or_none():  # a disk that is full is full for all
                         self.log.flush()
                         self.saver.wait()
@@ -252,17 +259,17 @@ class _Loop:
     def look(self) -> None:
         """Fetch the metrics that wait; judge each, log those of the steps that are logged."""
         fetched, self.pending = jax.device_get(self.pending), []
-        waiting = [(step, self.run.numbers(metrics)) for step, metrics in fetched]
+        waiting = [(step, self.run.scalars(metrics)) for step, metrics in fetched]
         tokens = sum(values["num_tokens"] for _, values in waiting)
         now = time.perf_counter()
-        speed, self.clock = tokens / max(now - self.clock, 1e-9), now
+        speed, self.last_logged = tokens / max(now - self.last_logged, 1e-9), now
         for step, values in waiting:
             bad = [name for name, value in values.items() if not math.isfinite(value)]
             if bad:
                 self.log.flush()
                 raise NonFiniteError(self.complaint(step, bad[0], values[bad[0]]))
             self.values |= values
-            if step % self.watch.log_every == 0 or step == self.run.num_steps:
+            if step % self.log_config.log_every == 0 or step == self.run.num_steps:
                 self.log.write(step, **values, tokens_per_second=speed)
         self.bar.update(len(waiting))
         loss = f"{self.values['loss']:.4f} nats, " if "loss" in self.values else ""
@@ -277,7 +284,7 @@ class _Loop:
                 raise NonFiniteError(self.complaint(step, name, value))
         self.log.write(step, **measured)
         self.values |= measured
-        self.clock = time.perf_counter()
+        self.last_logged = time.perf_counter()
         return measured
 
     def complaint(self, step: int, name: str, value: float) -> str:
@@ -302,11 +309,11 @@ def train_member(
     *,
     expert: int | None = None,
     tokenizer: Path | None = None,
-    watch: Watch | None = None,
+    log_config: LogConfig | None = None,
     stop: StopRequest | None = None,
     tensorboard: bool = False,
     on_disk: bool = False,
-    spread: Spread | None = None,
+    layout: Layout | None = None,
     text_only: bool = False,
     say: Callable[[str], object] | None = None,
 ) -> Outcome:
@@ -314,12 +321,12 @@ def train_member(
 
     A run is lengthened by a larger `config.num_steps`. It ends with the same bits as one that began
     with it, so what is refused is a cosine that would have ended elsewhere: with
-    `config.optimiser.decay_steps` that of the run so far, it goes on at its last rate.
+    `config.optimizer.decay_steps` that of the run so far, it goes on at its last rate.
 
     With `on_disk` the tokens stay on the disk, in the member's folder, and are read ahead: for data
     that outgrow memory. The batches are the same, and so is what comes out.
 
-    With `spread` the member lies over many devices, and may lie over several processes, see
+    With `layout` the member lies over many devices, and may lie over several processes, see
     `distributed`. What comes out is the same up to the order of sums, and goes on from the same
     checkpoints.
 
@@ -331,7 +338,7 @@ def train_member(
         CheckpointError: if the folder holds a run of another config or other data.
         NonFiniteError: see `train`.
     """
-    watch = Watch() if watch is None else watch
+    log_config = LogConfig() if log_config is None else log_config
     folder, source = member_folder(run, expert), member_data_path(data, expert)
     tokens = folder / TOKENS if on_disk else None
     columns = Columns(text_only=text_only)
@@ -353,10 +360,10 @@ def train_member(
         check_member(folder, record)
     check_same("the config and the data", config_digest(record))
     return train(
-        make_run(config, documents, watch, spread),
+        make_run(config, documents, log_config, layout),
         folder,
         config=record,
-        watch=watch,
+        log_config=log_config,
         stop=stop,
         tensorboard=tensorboard,
         before_first=partial(write_member, folder, record, source),
@@ -366,8 +373,8 @@ def train_member(
 def make_run(
     config: TrainConfig,
     data: MemberData | Examples,
-    watch: Watch,
-    spread: Spread | None = None,
+    log_config: LogConfig,
+    layout: Layout | None = None,
     *,
     task: Task | None = None,
 ) -> Run:
@@ -380,20 +387,20 @@ def make_run(
         ValueError: if the run cannot fit the memory, see `check_fits`; if the devices do not divide
             the batch, or a run on one is asked for in several processes.
     """
-    devices = None if spread is None else list(spread.mesh.devices.flat)
+    devices = None if layout is None else list(layout.mesh.devices.flat)
     check_fits(config, task=task, devices=devices)
     task = task_of(config) if task is None else task
-    if spread is None:
-        rule = "`spread` must be given if several processes train one run"
-        require(jax.process_count() == 1, rule, spread)
+    if layout is None:
+        rule = "`layout` must be given if several processes train one run"
+        require(jax.process_count() == 1, rule, layout)
     else:
-        num = spread.mesh.size
+        num = layout.mesh.size
         rule = f"`config.batch_size` must be a multiple of {num}, the number of devices"
         require(config.batch_size % num == 0, rule, config.batch_size)
     examples = examples_of(data, config)
     held_out = examples.held_out
     init_key, batch_key, step_key, evaluation_key = run_keys(config.seed)
-    init_from, step, placed = _compiled(shape_of(config), task, spread)
+    init_from, step, shardings = _compiled(shape_of(config), task, layout)
     values, init_data = hyperparameters(config), np.asarray(jax.random.key_data(init_key))
 
     def init() -> TrainState:
@@ -401,7 +408,10 @@ def make_run(
 
     def evaluate(state: TrainState) -> dict[str, float]:
         assert held_out is not None
-        rows, mesh = held_out(watch.evaluation_windows), None if spread is None else spread.mesh
+        rows, mesh = (
+            held_out(log_config.evaluation_windows),
+            None if layout is None else layout.mesh,
+        )
         documents = evaluated(state, config, rows, evaluation_key, mesh=mesh, task=task)
         mean, half = ratio_with_interval(documents.nats, documents.counts)
         name = metric_name(task.measure)
@@ -417,7 +427,7 @@ def make_run(
         step_key,
         num_steps=config.num_steps,
         evaluate=None if held_out is None else evaluate,
-        placed=placed,
+        shardings=shardings,
         resumed=partial(with_hyperparameters, **values),
     )
 
@@ -433,27 +443,27 @@ def init_and_step(
 ) -> tuple[Callable[[Key, Mapping[str, Array]], TrainState], TrainStep]:
     """(key, hyperparameters) → state, and the step, of all configs of that shape; not compiled."""
     task = task_of(shape) if task is None else task
-    optimiser = make_optimiser(shape.optimiser, shape.num_steps)
+    optimizer = make_optimizer(shape.optimizer, shape.num_steps)
     step = make_train_step(
         task.losses,
-        optimiser,
+        optimizer,
         num_micro_batches=shape.num_micro_batches,
         ema_decay=shape.ema_decay,
     )
 
     def init(key: Key, values: Mapping[str, Array]) -> TrainState:
-        state = init_state(key, task, optimiser, ema=shape.ema_decay is not None)
+        state = init_state(key, task, optimizer, ema=shape.ema_decay is not None)
         return with_hyperparameters(state, **values)
 
     return init, step
 
 
 @cache  # members that one process trains share what was compiled
-def _compiled(shape: TrainConfig, task: Task, spread: Spread | None) -> tuple[Any, Any, Any]:
+def _compiled(shape: TrainConfig, task: Task, layout: Layout | None) -> tuple[Any, Any, Any]:
     init, step = init_and_step(shape, task)
-    if spread is None:
+    if layout is None:
         from_data = jax.jit(lambda data, values: init(jax.random.wrap_key_data(data), values))
         return from_data, jax.jit(step, donate_argnums=0), None
     template = state_template(shape, task)
-    placed = place_state(template, *spread)
-    return spread_init(init, placed), spread_update(step, template, spread), placed
+    shardings = state_shardings(template, *layout)
+    return sharded_init(init, shardings), sharded_update(step, template, layout), shardings

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from dfm_jax.checks import check_interval
 from dfm_jax.interfaces import Losses, Network, Params
 from dfm_jax.models import VisionLanguage
-from dfm_jax.objectives import cross_entropy_loss, generalised_kl_loss, step_loss
+from dfm_jax.objectives import cross_entropy_loss, generalized_kl_loss, step_loss
 from dfm_jax.paths import mask_source, mixture_path, sample_mixture, sample_path
 from dfm_jax.schedules import linear
 from dfm_jax.steps import step_size
@@ -23,9 +23,9 @@ LossFunction = Callable[[Params, Batch, Key | None], Losses]
 def next_token_losses(network: Network, *, start: int | None) -> LossFunction:
     """−log p̂(x^i | x^{<i}) of a causal network, one term per position.   [A4, L1]
 
-    A causal network's row i is the law of the token behind x^i. With `start`, the id that stands
-    before every sequence (the mask, V), the first token is predicted too, and the sum of the terms
-    is −log p̂(x). Without one it is given, and does not count.
+    A causal network's row i is the distribution of the token behind x^i. With `start`, the id that
+    stands before every sequence (the mask, V), the first token is predicted too, and the sum of the
+    terms is −log p̂(x). Without one it is given, and does not count.
     """
 
     def losses(params: Params, batch: Batch, key: Key | None = None) -> Losses:
@@ -44,7 +44,7 @@ def answer_losses(network: VisionLanguage) -> Callable[..., Losses]:
     """−log p̂(x^i | picture, x^{<i}) on the tokens of answers: what is given pays nothing.   [A5]
 
     The first token is never paid for, though it be of an answer: nothing stands before it that
-    has a law.
+    has a distribution.
     """
 
     def losses(params: Params, batch: PictureBatch, key: Key | None = None) -> Losses:
@@ -80,8 +80,8 @@ def masked_losses(network: Network, table: Table, *, time_conditioned: bool) -> 
         step = jax.random.randint(step_key, (), 0, num_steps)
         mask_id = _num_tokens(network, params, x_1, table, time_conditioned)
         x_0 = mask_source(x_1, ~counts, mask_id=mask_id)
-        law = mixture_path(x_0, x_1, table[step], num_states=mask_id + 1)
-        x_t = sample_path(path_key, law)
+        probs = mixture_path(x_0, x_1, table[step], num_states=mask_id + 1)
+        x_t = sample_path(path_key, probs)
         t = step / num_steps if time_conditioned else None
         logits = network.apply(params, x_t, t, key=apply_key)
         nats = step_loss(logits, x_1, x_t, step_size(table, step))
@@ -97,7 +97,7 @@ def uniform_losses(network: Network, *, end: float, time_conditioned: bool) -> L
 
     Unbiased for ∫_0^{t_end} of it. X_0 is uniform over the V tokens and independent of X_1. At
     t → 1 the rate 1/(1 − t) has no end, and a learned p̂ that differs from δ_{X_1} there pays
-    without bound: `end` < 1, and what is left is the last step's (S4), whose minimiser is the same
+    without bound: `end` < 1, and what is left is the last step's (S4), whose minimizer is the same
     p_{1|t}. What does not count is context: never moved. A key is always needed.
 
     Raises:
@@ -122,7 +122,7 @@ def uniform_losses(network: Network, *, end: float, time_conditioned: bool) -> L
         x_0 = jnp.where(counts, x_0, x_1)
         x_t = sample_mixture(path_key, x_0, x_1, t)
         logits = network.apply(params, x_t, conditioned, key=apply_key)
-        nats = generalised_kl_loss(logits, x_1, x_t, t, schedule)
+        nats = generalized_kl_loss(logits, x_1, x_t, t, schedule)
         return Losses(jnp.where(counts, end * nats, 0.0), counts)
 
     return losses

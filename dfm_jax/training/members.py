@@ -1,4 +1,4 @@
-"""A member of a run, `RUN/expert_003` or `RUN/centre`: its data, its network, its record.
+"""A member of a run, `RUN/expert_003` or `RUN/dense`: its data, its network, its record.
 
 config.json      what it is a function of; versions and where the data lay, for the record
 tokens/          its documents as tokens, if they were to stay on the disk
@@ -43,7 +43,7 @@ from dfm_jax.training.config import (
 )
 from dfm_jax.training.digests import CheckpointError
 from dfm_jax.training.examples import Examples, MemberData
-from dfm_jax.training.state import TrainState, init_state, make_optimiser
+from dfm_jax.training.state import TrainState, init_state, make_optimizer
 from dfm_jax.training.tasks import task_of
 
 CONFIG, TOKENS = "config.json", "tokens"
@@ -73,23 +73,23 @@ class _Written(NamedTuple):
 
 
 def member_folder(run: Path, expert: int | None) -> Path:
-    """`RUN/expert_003`, or `RUN/centre` without an expert."""
+    """`RUN/expert_003`, or `RUN/dense` without an expert."""
     if expert is not None:
         check_count("expert", expert, at_least=0)
-    return run / ("centre" if expert is None else f"expert_{expert:03d}")
+    return run / ("dense" if expert is None else f"expert_{expert:03d}")
 
 
 def member_data_path(data: Path, expert: int | None) -> Path:
     """Where the documents of a member lie.
 
-    Of expert k: `DATA/expert_k/rows.jsonl`, or that folder's text. Of the centre:
-    `DATA/centre.jsonl`, or DATA itself, a folder of text or a file.
+    Of expert k: `DATA/expert_k/rows.jsonl`, or that folder's text. Of the dense model:
+    `DATA/dense.jsonl`, or DATA itself, a folder of text or a file.
 
     Raises:
         ValueError: if there are no such data, or no such expert in them.
     """
     if expert is None:
-        return _rows_or_folder(data, data, "centre.jsonl")
+        return _rows_or_folder(data, data, "dense.jsonl")
     folder = member_folder(data, expert)
     require(data.is_dir(), "`data` must be a folder that exists", data)
     if not folder.is_dir():
@@ -177,9 +177,9 @@ def _encoded_side(
 def state_template(config: TrainConfig, task: Task | None = None) -> TrainState:
     """The shapes of a state, without computing one."""
     task = task_of(config) if task is None else task
-    optimiser = make_optimiser(config.optimiser, config.num_steps)
+    optimizer = make_optimizer(config.optimizer, config.num_steps)
     ema = config.ema_decay is not None
-    return jax.eval_shape(lambda: init_state(jax.random.key(0), task, optimiser, ema=ema))
+    return jax.eval_shape(lambda: init_state(jax.random.key(0), task, optimizer, ema=ema))
 
 
 def member_record(config: TrainConfig, data: MemberData | Examples) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from dfm_jax.checks import require
 from dfm_jax.data.tokens import load_tokenizer
 from dfm_jax.json_text import parse_json, read_json
 from dfm_jax.models import TransformerConfig
-from dfm_jax.training.config import OptimiserConfig, TrainConfig, check_objective, from_json
+from dfm_jax.training.config import OptimizerConfig, TrainConfig, check_objective, from_json
 
 
 def _bytes_model(width: int, layers: int, heads: int) -> TransformerConfig:
@@ -38,7 +38,7 @@ PRESETS = {
     ),
     "medium": TrainConfig(  # 26 million: one accelerator
         model=replace(_bytes_model(512, 8, 8), compute_dtype="bfloat16"),
-        optimiser=OptimiserConfig(learning_rate=6e-4, warmup_steps=500),
+        optimizer=OptimizerConfig(learning_rate=6e-4, warmup_steps=500),
         num_steps=20_000,
         batch_size=64,
         num_positions=512,
@@ -54,7 +54,7 @@ def load_config(
 ) -> TrainConfig:
     """The preset of that name, or the config of a JSON file; then `FIELD=VALUE` for single fields.
 
-    A field is named by its path, `optimiser.learning_rate=3e-4`; a value is JSON, or a bare word.
+    A field is named by its path, `optimizer.learning_rate=3e-4`; a value is JSON, or a bare word.
     A preset has the V tokens of the `tokenizer`, and the mask beyond them if it had one, unless
     `model.num_tokens` is among the changes.
 

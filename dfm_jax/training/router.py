@@ -34,13 +34,13 @@ class FittedRouter(NamedTuple):
     """A router, and how its descent ended."""
 
     layers: Router
-    objective: Float[Array, ""]  # the regularised loss, in nats
+    objective: Float[Array, ""]  # the regularized loss, in nats
     num_steps: Int[Array, ""]
     converged: Bool[Array, ""]  # else `max_steps` came first
 
 
 @typed
-def router_log_law(layers: Router, features: Float[ArrayLike, " D"]) -> Float[Array, " K"]:
+def router_log_probs(layers: Router, features: Float[ArrayLike, " D"]) -> Float[Array, " K"]:
     """log ρ̂_k(f), in nats: between layers, GELU."""
     return jax.nn.log_softmax(_logits(layers, features))
 
@@ -68,8 +68,8 @@ def fit_router(
 ) -> FittedRouter:
     """Descend until no entry of the gradient is above `tolerance`.
 
-    Over all functions the minimiser is r_k(f) = P(k | f)   [D11]; of a class that holds it, too.
-    With separable parts and no decay there is no minimiser: the descent then ends once the
+    Over all functions the minimizer is r_k(f) = P(k | f)   [D11]; of a class that holds it, too.
+    With separable parts and no decay there is no minimizer: the descent then ends once the
     gradient is small, or says that it did not.
 
     Args:
@@ -113,7 +113,7 @@ def fit_router(
 
 
 def _start(key: Key, widths: Sequence[int], dtype: jnp.dtype) -> Router:
-    """Hidden layers of variance 1/width, a last one of 0: the uniform law."""
+    """Hidden layers of variance 1/width, a last one of 0: the uniform distribution."""
     layers = []
     for number, (inner, outer) in enumerate(pairwise(widths)):
         last = number == len(widths) - 2

@@ -1,4 +1,4 @@
-"""The state of a run as one pytree, and the optimiser that moves it."""
+"""The state of a run as one pytree, and the optimizer that moves it."""
 
 from typing import Any, NamedTuple
 
@@ -8,7 +8,7 @@ import optax
 
 from dfm_jax.interfaces import Task
 from dfm_jax.models import Network, Params, VisionLanguage
-from dfm_jax.training.config import OptimiserConfig
+from dfm_jax.training.config import OptimizerConfig
 from dfm_jax.types import Array, ArrayLike, Float, Int, Key, typed
 
 
@@ -20,11 +20,11 @@ class TrainState(NamedTuple):
 
     step: Int[ArrayLike, "*R"]
     params: Params
-    optimiser: Any
+    optimizer: Any
     ema: Params | None
 
 
-def make_optimiser(config: OptimiserConfig, num_steps: int) -> optax.GradientTransformation:
+def make_optimizer(config: OptimizerConfig, num_steps: int) -> optax.GradientTransformation:
     """AdamW; its peak rate, its weight decay, W and S are values in its state, not constants.
 
         g ← g · min(1, max_norm / ‖g‖),  ‖g‖ over all leaves
@@ -94,14 +94,14 @@ def is_matrix(params: Params) -> Any:
 def init_state(
     key: Key,
     network: Network | VisionLanguage | Task,
-    optimiser: optax.GradientTransformation,
+    optimizer: optax.GradientTransformation,
     *,
     ema: bool = False,
 ) -> TrainState:
     """Step 0: fresh parameters, and their average begun at them."""
     params = network.init(key)
     average = jax.tree.map(jnp.copy, params) if ema else None  # no buffer is donated twice
-    return TrainState(jnp.zeros((), jnp.int32), params, optimiser.init(params), average)
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), average)
 
 
 def with_hyperparameters(state: TrainState, **values: Array) -> TrainState:
@@ -110,11 +110,11 @@ def with_hyperparameters(state: TrainState, **values: Array) -> TrainState:
     Raises:
         ValueError: on any other name.
     """
-    known = state.optimiser.hyperparams
+    known = state.optimizer.hyperparams
     for name in values:
         if name not in known:
             rule = f"Each name in `values` must be one of {', '.join(known)}"
             raise ValueError(f"{rule}; got name = {name!r}.")
     alike = {name: jnp.full_like(known[name], value) for name, value in values.items()}
-    optimiser = state.optimiser._replace(hyperparams={**known, **alike})
-    return state._replace(optimiser=optimiser)
+    optimizer = state.optimizer._replace(hyperparams={**known, **alike})
+    return state._replace(optimizer=optimizer)

@@ -34,7 +34,7 @@ TrainStep = Callable[[TrainState, Batch, Key], tuple[TrainState, StepMetrics]]
 
 def make_train_step(
     loss_function: LossFunction,
-    optimiser: optax.GradientTransformation,
+    optimizer: optax.GradientTransformation,
     *,
     num_micro_batches: int = 1,
     ema_decay: float | None = None,
@@ -70,7 +70,7 @@ def make_train_step(
         keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(size))
         nats, count, grads = _accumulated(summed, state.params, batch, keys, num_micro_batches)
         grads = jax.tree.map(lambda g: g / count.astype(g.dtype), grads)
-        updates, moved = optimiser.update(grads, state.optimiser, state.params)
+        updates, moved = optimizer.update(grads, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
         ema = state.ema
         if ema_decay is not None:

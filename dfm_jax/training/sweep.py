@@ -30,8 +30,8 @@ from dfm_jax.json_types import as_type
 from dfm_jax.parallel import independent
 from dfm_jax.training.checkpoint import read_checkpoint
 from dfm_jax.training.config import (
+    LogConfig,
     TrainConfig,
-    Watch,
     check_objective,
     from_json,
     hyperparameters,
@@ -85,8 +85,8 @@ def grid(config: TrainConfig, axes: Mapping[str, Sequence[Any]]) -> tuple[TrainC
             set_field(fields, name, value)
         configs.append(from_json(TrainConfig, fields))
         check_objective(configs[-1])
-    rule, numbers = "`axes` must give runs that differ", (len(configs), len(set(configs)))
-    require(numbers[0] == numbers[1], rule, numbers, name="numbers of (runs, different runs)")
+    rule, scalars = "`axes` must give runs that differ", (len(configs), len(set(configs)))
+    require(scalars[0] == scalars[1], rule, scalars, name="scalars of (runs, different runs)")
     return tuple(configs)
 
 
@@ -104,7 +104,7 @@ def train_sweep(
     folder: Path,
     mesh: Mesh,
     *,
-    watch: Watch | None = None,
+    log_config: LogConfig | None = None,
     stop: StopRequest | None = None,
 ) -> Outcome:
     """Train runs of one shape to their ends, or to a signal, from wherever they are.
@@ -117,13 +117,15 @@ def train_sweep(
         ValueError: if the configs differ in shape.
         CheckpointError: as `fit.train`.
     """
-    watch = Watch() if watch is None else watch
+    log_config = LogConfig() if log_config is None else log_config
     record = {"configs": [to_json(config) for config in configs], "data": data.description}
-    run, results = make_sweep(configs, data, watch, mesh)
+    run, results = make_sweep(configs, data, log_config, mesh)
     path = folder / RESULT
     # Of checkpoints that have been taken away since, perhaps: results go with what is here.
     stale = partial(path.unlink, missing_ok=True)
-    outcome = train(run, folder, config=record, watch=watch, stop=stop, before_first=stale)
+    outcome = train(
+        run, folder, config=record, log_config=log_config, stop=stop, before_first=stale
+    )
     if outcome.finished and not path.is_file():
         template = jax.eval_shape(run.init)
         found = results(read_checkpoint(folder / str(outcome.step), template, config=record))
@@ -151,7 +153,7 @@ def read_results(folder: Path) -> tuple[RunResult, ...]:
 def make_sweep(
     configs: Sequence[TrainConfig],
     data: MemberData | Examples,
-    watch: Watch,
+    log_config: LogConfig,
     mesh: Mesh,
     *,
     task: Task | None = None,
@@ -193,7 +195,7 @@ def make_sweep(
         return _validation(state, task, mesh, examples.held_out(limit), judging_keys)
 
     def evaluate(state: TrainState) -> dict[str, float]:
-        found, _ = losses(state, watch.evaluation_windows)
+        found, _ = losses(state, log_config.evaluation_windows)
         good = np.flatnonzero(np.isfinite(found)).tolist()
         return {f"{metric_name(task.measure)}/{r}": float(found[r]) for r in good}
 
@@ -219,7 +221,7 @@ def make_sweep(
 
     measured = None if examples.held_out is None else evaluate
     resumed = partial(with_hyperparameters, **values)
-    run = Run(init, update, measured, int(lengths.max()), _numbers, resumed=resumed)
+    run = Run(init, update, measured, int(lengths.max()), _scalars, resumed=resumed)
     return run, results
 
 
@@ -275,7 +277,7 @@ def _validation(
     return rows_of[:, 0], rows_of[:, 1] / 1.96
 
 
-def _numbers(found: _Moved) -> dict[str, float]:
+def _scalars(found: _Moved) -> dict[str, float]:
     """What is logged of one update: the loss of each run that moved, by its number."""
     runs = np.flatnonzero(found.moved).tolist()
     losses = {f"loss/{r}": float(found.metrics.loss[r]) for r in runs}

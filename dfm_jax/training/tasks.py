@@ -41,7 +41,7 @@ def next_token_task(network: Network, *, num_tokens: int, start: int | None = No
     for every token, which a `decoder` with a cache of your own makes quick (`Task._replace`).
 
     Args:
-        network: row i of its logits is the law of the token behind x^i, [N, V].
+        network: row i of its logits is the distribution of the token behind x^i, [N, V].
         num_tokens: V.
         start: an id that the network can read; None: the first token is given, and does not count.
     """
@@ -59,7 +59,8 @@ def masked_task(network: Network, table: Table, *, time_conditioned: bool = Fals
     """A bidirectional network by the bound of a grid: masked diffusion and any order.   [L5, P5]
 
     Args:
-        network: row i of its logits is the law of x_1^i given x_t, [N, V]; it reads the mask, id V.
+        network: row i of its logits is the distribution of x_1^i given x_t, [N, V]; it reads the
+            mask, id V.
         table: κ[t, i] of the grid, for sequences of N.
         time_conditioned: whether `network.apply` is given t.
     """

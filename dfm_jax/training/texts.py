@@ -15,7 +15,7 @@ from dfm_jax.json_types import as_type
 from dfm_jax.likelihoods import any_order_nll
 from dfm_jax.mixture import mixture_decoder, mixture_params, sample_mixture_on_table
 from dfm_jax.models import Params
-from dfm_jax.sampling import cut_denoiser, sample_autoregressive, sample_infilling
+from dfm_jax.sampling import sample_autoregressive, sample_infilling, truncated_denoiser
 from dfm_jax.schedules import any_order, linear, masked, with_context
 from dfm_jax.training.config import TrainConfig
 from dfm_jax.training.ensemble import Ensemble, check_ensemble
@@ -85,9 +85,9 @@ def sampled_ids(
 
     A causal network continues token by token. A masked one is given the prompt as context and
     `max_new` masks, and fills them in along the grid it was trained on, several at a step; an
-    ensemble of those draws one position at a step, in a random order, which is its exact law.
-    A text begins where training sequences do. Beyond the length of training sequences nothing was
-    learned about positions.
+    ensemble of those draws one position at a step, in a random order, which is its exact
+    distribution. A text begins where training sequences do. Beyond the length of training sequences
+    nothing was learned about positions.
 
     Raises:
         ValueError: if the prompt is empty and nothing stands before a text, or cannot be had back
@@ -102,9 +102,9 @@ def sampled_ids(
     for token in stop_tokens:  # before an array is made of them, which holds 64 bits
         require(0 <= token <= last, f"`stop_tokens` must hold ids in [0, {last}]", token)
     check_sample_fits(num_samples, len(ids) + max_new, last + 1)
-    cut = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+    truncate = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
     drawn = _continued if generator.tasks[0].decoder is not None else _filled_in
-    asked = _Asked(ids, jax.random.key(seed), num_samples, max_new, cut, stop_tokens)
+    asked = _Asked(ids, jax.random.key(seed), num_samples, max_new, truncate, stop_tokens)
     return [_until(row, len(ids), stop_tokens) for row in drawn(generator, asked)]
 
 
@@ -115,7 +115,7 @@ class _Asked(NamedTuple):
     key: Key
     num_samples: int
     max_new: int
-    cut: dict[str, Any]  # temperature, top_k, top_p
+    truncate: dict[str, Any]  # temperature, top_k, top_p
     stop_tokens: tuple[int, ...]
 
 
@@ -139,7 +139,7 @@ def _continued(generator: Generator, asked: _Asked) -> list[list[int]]:
         np.full(asked.num_samples, len(ids), np.int32),
         max_new=asked.max_new,
         stop_tokens=asked.stop_tokens,
-        **asked.cut,
+        **asked.truncate,
     )
     return np.asarray(sample.tokens)[:, len(start) :].tolist()
 
@@ -156,7 +156,7 @@ def _filled_in(generator: Generator, asked: _Asked) -> list[list[int]]:
     require(length <= config.num_positions, rule, max_new)
     x = np.array(ids + [0] * max_new, np.int32)
     context = np.arange(length) < len(ids)
-    denoiser = cut_denoiser(_denoiser(generator), **asked.cut)
+    denoiser = truncated_denoiser(_denoiser(generator), **asked.truncate)
     keys = jax.random.split(asked.key, asked.num_samples)
     if generator.log_prior is None:
         grid = masked(linear(), config.num_grid_steps, length)

@@ -33,9 +33,9 @@ from dfm_jax.data import load_abc, load_bbc, load_kjv, load_shakespeare, load_st
 from dfm_jax.parallel import make_mesh
 from experiments.clustering import data as clustering_data
 from experiments.clustering import report as clustering_report
+from experiments.clustering.comparisons import PEERS, comparisons, measured
 from experiments.clustering.config import PRESETS, Config, check_config
-from experiments.clustering.contests import PEERS, contests, measured
-from experiments.clustering.data import Labelled
+from experiments.clustering.data import Labeled
 from experiments.lib import reporting, study
 
 PACKAGES = ("jax", "jaxlib", "numpy", "scipy", "scikit-learn")
@@ -46,7 +46,7 @@ _WIDE = 1e-5  # a margin beyond which rounding may not change a label
 # ── real features ───────────────────────────────────────────────────────────────────────────────
 
 
-def real_features(config: Config) -> Iterator[tuple[Labelled, int]]:
+def real_features(config: Config) -> Iterator[tuple[Labeled, int]]:
     """Each set of features, and its K."""
     domains = [load() for load in (load_kjv, load_shakespeare, load_stdlib, load_bbc, load_abc)]
     options = {"size": 512, "per_domain": config.per_domain, "num_features": 64}
@@ -57,7 +57,7 @@ def real_features(config: Config) -> Iterator[tuple[Labelled, int]]:
             yield found, 10
 
 
-def against_the_truth(data: Labelled, num_clusters: int, num_restarts: int) -> dict[str, Any]:
+def against_the_truth(data: Labeled, num_clusters: int, num_restarts: int) -> dict[str, Any]:
     """NMI of the clusters with the true classes, with and without balance; what balance costs."""
     found: dict[str, Clustering] = {
         balance: spherical_k_means(
@@ -153,7 +153,7 @@ def run(config: Config, console: Console) -> bool:
     bar.update()
     exact = cells.measured("exact", lambda: against_exact(config))
     bar.update()
-    planned = contests(
+    planned = comparisons(
         sub_sample=config.sub_sample,
         medium=config.medium,
         large=config.large,
@@ -161,15 +161,15 @@ def run(config: Config, console: Console) -> bool:
     )
     sizes = [
         cells.measured(
-            f"{contest.rows}-{contest.num_clusters}",
-            lambda contest=contest: measured(
-                contest,
+            f"{comparison.rows}-{comparison.num_clusters}",
+            lambda comparison=comparison: measured(
+                comparison,
                 config.out / "rows",
                 num_features=config.num_features,
                 num_rounds=config.num_rounds,
             ),
         )
-        for contest in tqdm(planned, desc="full size", disable=None, leave=False)
+        for comparison in tqdm(planned, desc="full size", disable=None, leave=False)
     ]
     bar.update()
     bar.close()

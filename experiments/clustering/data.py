@@ -19,7 +19,7 @@ _BLOCK = 2**15  # synthetic rows made at a time
 
 
 @dataclass(frozen=True, kw_only=True)
-class Labelled:
+class Labeled:
     """Features, and the class that each row is known to have."""
 
     name: str
@@ -29,7 +29,7 @@ class Labelled:
 
 def pieces_of_domains(
     corpora: Sequence[Corpus], *, size: int, per_domain: int, num_features: int
-) -> Labelled:
+) -> Labeled:
     """Pieces of `size` characters, drawn from each domain; TF-IDF and SVD, fitted on all."""
     texts, true = [], []
     for domain, corpus in enumerate(corpora):
@@ -39,26 +39,26 @@ def pieces_of_domains(
         texts += [text[start : start + size] for start in sorted(starts)]
         true += [domain] * per_domain
     encoded = document_encoder(texts, num_features=num_features)(texts)
-    return Labelled(name="text domains", features=encoded, true=np.array(true))
+    return Labeled(name="text domains", features=encoded, true=np.array(true))
 
 
-def articles_by_topic(corpus: Corpus, *, num_features: int) -> Labelled:
+def articles_by_topic(corpus: Corpus, *, num_features: int) -> Labeled:
     """The articles of the BBC, each once; TF-IDF and SVD, fitted on all of them."""
     once = {document.text: document.name.split("/")[0] for document in corpus.documents}
     topics = sorted(set(once.values()))
     encoded = document_encoder(list(once), num_features=num_features)(list(once))
     true = np.array([topics.index(topic) for topic in once.values()])
-    return Labelled(name="BBC topics", features=encoded, true=true)
+    return Labeled(name="BBC topics", features=encoded, true=true)
 
 
-def scenes_by_group(num_scenes: int, folder: Path) -> Iterator[Labelled]:
+def scenes_by_group(num_scenes: int, folder: Path) -> Iterator[Labeled]:
     """Emoji scenes of seed 0, by EfficientNet-Lite0 and by pixels; features kept in `folder`."""
     images, scenes = emoji_scenes(range(num_scenes))
     groups = sorted({scene.group for scene in scenes})
     true = np.array([groups.index(scene.group) for scene in scenes])
     encoded = image_features(load_efficientnet_lite0(), images, folder=folder).features
-    yield Labelled(name="scenes, EfficientNet-Lite0", features=encoded, true=true)
-    yield Labelled(name="scenes, pixels", features=pixel_features(images), true=true)
+    yield Labeled(name="scenes, EfficientNet-Lite0", features=encoded, true=true)
+    yield Labeled(name="scenes, pixels", features=pixel_features(images), true=true)
 
 
 def synthetic_rows(
@@ -66,14 +66,14 @@ def synthetic_rows(
 ) -> np.ndarray:
     """Unit rows around directions of unequal shares, in float32: x ∝ g_{a(i)} + noise · ε."""
     rng = np.random.default_rng(seed)
-    centres = rng.standard_normal((num_groups, num_features), dtype=np.float32)
+    dense_models = rng.standard_normal((num_groups, num_features), dtype=np.float32)
     group = rng.choice(num_groups, size=num_rows, p=rng.dirichlet(np.full(num_groups, 2.0)))
     rows = np.empty((num_rows, num_features), np.float32)
     for start in range(0, num_rows, _BLOCK):
         block = rows[start : start + _BLOCK]
         rng.standard_normal(out=block, dtype=np.float32)
         block *= np.float32(noise)
-        block += centres[group[start : start + _BLOCK]]
+        block += dense_models[group[start : start + _BLOCK]]
         block /= np.linalg.norm(block, axis=1, keepdims=True)
     return rows
 

@@ -77,7 +77,7 @@ def _worst_load(sizes: Sequence[Row]) -> float:
 
 
 def records(real: Sequence[Row], sizes: Sequence[Row]) -> Iterator[dict[str, Any]]:
-    """One line per set of features, and per method of a contest."""
+    """One line per set of features, and per method of a comparison."""
     yield from map(dict, real)
     for row in sizes:
         for method, found in row["methods"].items():
@@ -147,8 +147,8 @@ def draw(path: Path, real: Sequence[Row], sizes: Sequence[Row]) -> Path:
         for method, f in row["methods"].items()
     ]
     ours = ["ours" in name for name, _ in bars]
-    colours = ["#0072B2" if own else "#999999" for own in ours]
-    right.barh([name for name, _ in bars], [seconds for _, seconds in bars], color=colours)
+    colors = ["#0072B2" if own else "#999999" for own in ours]
+    right.barh([name for name, _ in bars], [seconds for _, seconds in bars], color=colors)
     right.set(xscale="log", xlabel="seconds, median", title="Side by side, 768 features")
     right.invert_yaxis()
     figure.savefig(path, dpi=100)

@@ -1,1 +1,1 @@
-"""What decentralisation costs with counted experts: the ladder of gates."""
+"""What decentralization costs with counted experts: the comparison of gates."""

@@ -1,11 +1,12 @@
-"""What decentralisation costs with counted experts: the ladder of gates.  [B1, B9, B10, D7]
+"""What decentralization costs with counted experts: the comparison of gates.  [B1, B9, B10, D7]
 
     python -m experiments.counting --preset quick
 
-Byte n-grams of text in several domains: one centre counted on all of it, and K experts on parts of
-it, by domain, by file, by clusters of words, by likelihood and at random. Every gate scores the
-same held-out bytes with the same experts; the difference to the centre is split into the experts'
-own loss, the price of not knowing the part, the gate's and that of cutting it down.
+Byte n-grams of text in several domains: one dense model counted on all of it, and K experts on
+parts of it, by domain, by file, by clusters of words, by likelihood and at random. Every gate
+scores the same held-out bytes with the same experts; the difference to the dense model is split
+into the experts' own loss, the cost of not knowing the part, the gate's and that of cutting it
+down.
 """
 
 import sys
@@ -24,9 +25,9 @@ from experiments.counting import figure as counting_figure
 from experiments.counting import report as counting_report
 from experiments.counting import screen as counting_screen_report
 from experiments.counting.config import PRESETS, Config, check_config
-from experiments.counting.fold import Fold, fold
 from experiments.counting.measure import measure
-from experiments.lib import ladder_report, reporting, study
+from experiments.counting.seed_split import SeedSplit, seed_split
+from experiments.lib import gate_comparison_report, reporting, study
 from experiments.lib.corpora import load_corpora
 from experiments.lib.reporting import Verdict
 
@@ -52,15 +53,15 @@ def run(config: Config, corpora: Sequence[Corpus], console: Console) -> bool:
     start = time.perf_counter()
 
     @lru_cache(maxsize=1)  # cells of a seed come one after the other
-    def folded(seed: int) -> Fold:
-        return fold(corpora, seed=seed, config=config)
+    def folded(seed: int) -> SeedSplit:
+        return seed_split(corpora, seed=seed, config=config)
 
     names = [(seed, name) for seed in range(config.num_seeds) for name in config.partitions]
     found = [
         cells.measured(f"{seed}-{name}", lambda s=seed, n=name: measure(folded(s), n, config))
         for seed, name in tqdm(names, desc="seeds × partitions", disable=None)
     ]
-    rows = ladder_report.aggregated(found, margin=config.margin)
+    rows = gate_comparison_report.aggregated(found, margin=config.margin)
     verdicts = verdicts_of(found, rows)
     traced = next((cell for cell in found if cell["partition"] == "domain"), found[0])["trace"]
     picture = counting_figure.draw(config.out / "counting.png", rows, traced, config.margin)
@@ -68,7 +69,7 @@ def run(config: Config, corpora: Sequence[Corpus], console: Console) -> bool:
         "data": depends_on["data"],
         "skipped": {corpus.domain: list(corpus.skipped) for corpus in corpora},
         "splits": [cell["split"] for cell in found if cell["partition"] == found[0]["partition"]],
-        "partitions": counting_report.summarised(found),
+        "partitions": counting_report.summarized(found),
         "precision": "float64 on the CPU",
         "seconds": round(time.perf_counter() - start, 1),
     }
@@ -80,7 +81,7 @@ def run(config: Config, corpora: Sequence[Corpus], console: Console) -> bool:
         rows=rows,
         summary=summary,
         verdicts=verdicts,
-        records=ladder_report.records(found),
+        records=gate_comparison_report.records(found),
         pictures=[picture],
         tables=lambda: counting_screen_report.print_tables(console, rows, summary),
     )
@@ -90,8 +91,12 @@ def verdicts_of(
     cells: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]
 ) -> tuple[Verdict, ...]:
     """The claims, their bounds stated here and nowhere else."""
-    worlds = [world for cell in cells for world in cell["worlds"].values()]
-    generated = [row for row in rows if row["world"] == "generated" and row["gate"] != "oracle"]
+    evaluation_sets = [
+        evaluation_set for cell in cells for evaluation_set in cell["evaluation_sets"].values()
+    ]
+    generated = [
+        row for row in rows if row["evaluation_set"] == "generated" and row["gate"] != "oracle"
+    ]
     over_bayes = [row["minus"]["bayes"]["mean"] for row in generated]
     static = [
         row["minus"]["bayes"]["mean"]
@@ -100,10 +105,10 @@ def verdicts_of(
     ]
 
     def largest(name: str) -> float:
-        return float(np.max([world[name] for world in worlds]))
+        return float(np.max([evaluation_set[name] for evaluation_set in evaluation_sets]))
 
-    slack = float(np.min([world["b11_slack"] for world in worlds]))
-    b1, total = "B1 on every sequence and expert", "own + price + gate + cut − difference"
+    slack = float(np.min([evaluation_set["b11_slack"] for evaluation_set in evaluation_sets]))
+    b1, total = "B1 on every sequence and expert", "own + cost + gate + cut − difference"
     gain = "exact experts: most that a gate gains over Bayes"
     return (
         Verdict(f"{b1}, nats", "B1", largest("b1_residual"), "≤", RESIDUAL),

@@ -13,7 +13,7 @@ PARTITIONS = ("domain", "file", "cluster", "likelihood", "random")
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """The ladder of gates on real text, with counted experts."""
+    """The comparison of gates on real text, with counted experts."""
 
     preset: Literal["quick", "standard"] = "quick"
     """The preset from which the other values start: a sample in a minute, or all of the text."""

@@ -1,4 +1,4 @@
-"""The picture of `counting`: gates along a text whose part changes, and the ladder."""
+"""The picture of `counting`: gates along a text whose part changes, and the gate comparison."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,17 +8,21 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure, SubFigure
 
-from experiments.lib.ladder_figure import COLOURS, draw_ladder
-from experiments.lib.ladder_report import Row, select
+from experiments.lib.gate_comparison_figure import COLORS, draw_gate_comparison
+from experiments.lib.gate_comparison_report import Row, select
 
 
 def draw(path: Path, rows: Sequence[Row], trace: Mapping[str, Any], margin: float) -> Path:
-    """Above, three gates along a sequence that changes its part; below, the ladder by partition."""
+    """Above, three gates along a sequence that changes its part; below, the gate comparison by
+    partition.
+    """
     figure = Figure(figsize=(13, 9), layout="constrained")
     FigureCanvasAgg(figure)
     halves = figure.add_gridspec(2, 1, height_ratios=(1, 1.7))
     _draw_trace(figure.add_subfigure(halves[0]), trace)
-    draw_ladder(figure.add_subfigure(halves[1]), select(rows, world="reset"), margin)
+    draw_gate_comparison(
+        figure.add_subfigure(halves[1]), select(rows, evaluation_set="reset"), margin
+    )
     figure.savefig(path, dpi=100)
     return path
 
@@ -29,9 +33,9 @@ def _draw_trace(figure: SubFigure, trace: Mapping[str, Any]) -> None:
     panels = figure.subplots(1, len(trace["gates"]), sharey=True, squeeze=False)[0]
     for axes, (gate, weights) in zip(panels, trace["gates"].items(), strict=True):
         weights = np.array(weights)
-        colours = [COLOURS[k % len(COLOURS)] for k in range(weights.shape[1])]
+        colors = [COLORS[k % len(COLORS)] for k in range(weights.shape[1])]
         axes.stackplot(
-            np.arange(len(weights)), weights.T, labels=trace["labels"], colors=colours, linewidth=0
+            np.arange(len(weights)), weights.T, labels=trace["labels"], colors=colors, linewidth=0
         )
         axes.axvline((len(weights) - 1) / 2, color="black", linewidth=1)
         axes.set(title=gate, xlim=(0, len(weights) - 1), ylim=(0, 1), xlabel="bytes read")

@@ -1,4 +1,4 @@
-"""One cell of `counting`: one partition's experts, one seed, every gate on every world."""
+"""One cell of `counting`: one partition's experts, one seed, every gate on every evaluation set."""
 
 from __future__ import annotations
 
@@ -12,76 +12,89 @@ from sklearn.metrics import normalized_mutual_info_score
 from dfm_jax.data import split_sizes
 from dfm_jax.mixture import GateState, bayes_gate, fixed_share_gate, last_token_gate
 from dfm_jax.types import Array
-from experiments.counting import worlds as counting_worlds
+from experiments.counting import evaluation_sets as counting_evaluation_sets
 from experiments.counting.config import Config
-from experiments.counting.fold import HELD_OUT, SPLITS, Fold, fitted, parted
-from experiments.lib import context_gates, contexts, worlds
+from experiments.counting.seed_split import HELD_OUT, SPLITS, SeedSplit, fitted, partitioned
+from experiments.lib import context_gates, contexts, evaluation_sets
 from experiments.lib.context_gates import ContextModels
 from experiments.lib.contexts import Contexts
+from experiments.lib.evaluation_sets import EvaluationSet
 from experiments.lib.fixed_share import fixed_share_losses
-from experiments.lib.gate_ladder import ContextLaws
+from experiments.lib.gate_comparison import ContextProbs
+from experiments.lib.gate_comparison_record import gate_comparison_record
 from experiments.lib.kneser_ney import Model, Queries
-from experiments.lib.ladder_record import ladder_record
 from experiments.lib.partitions import Partition
-from experiments.lib.worlds import World
 
 TRACED = {"kjv", "shakespeare", "stdlib"}  # a change from one of these to another is drawn
 
 
-def measure(fold: Fold, name: str, config: Config) -> dict[str, Any]:
-    """Train the experts of one partition, run the ladder, account for every rung.
+def measure(seed_split: SeedSplit, name: str, config: Config) -> dict[str, Any]:
+    """Train the experts of one partition, run the gate comparison, account for every gate variant.
 
     Raises:
         ValueError: if a part is left without a document for training or for validation.
     """
-    partition, part_of = parted(fold, name, config)
-    sizes = {split: np.array([len(text) for text in fold.texts[split]]) for split in SPLITS}
+    partition, part_of = partitioned(seed_split, name, config)
+    sizes = {split: np.array([len(text) for text in seed_split.texts[split]]) for split in SPLITS}
     weights = np.bincount(part_of["train"], weights=sizes["train"], minlength=partition.num_parts)
     weights = weights / weights.sum()
-    experts, scores = _experts(fold, part_of, partition.num_parts, fold.asked, config)
-    held: dict[str, dict[str, World]] = {}
+    experts, scores = _experts(seed_split, part_of, partition.num_parts, seed_split.asked, config)
+    held: dict[str, dict[str, EvaluationSet]] = {}
     for split in HELD_OUT:
-        reset, carried = worlds.held_out(
-            scores[split], fold.centre_scores[split], sizes[split], part_of[split], config.window
+        reset, carried = evaluation_sets.held_out(
+            scores[split],
+            seed_split.dense_scores[split],
+            sizes[split],
+            part_of[split],
+            config.window,
         )
-        spliced = worlds.spliced(carried, config.window, seed=fold.seed)
-        held[split] = {world.name: world for world in (reset, carried, spliced)}
-    held["test"]["generated"] = counting_worlds.generated(
-        experts, fold.centre, weights, config.num_generated, config.window, seed=fold.seed
+        spliced = evaluation_sets.spliced(carried, config.window, seed=seed_split.seed)
+        held[split] = {
+            evaluation_set.name: evaluation_set for evaluation_set in (reset, carried, spliced)
+        }
+    held["test"]["generated"] = counting_evaluation_sets.generated(
+        experts,
+        seed_split.dense,
+        weights,
+        config.num_generated,
+        config.window,
+        seed=seed_split.seed,
     )
     log_prior = np.log(weights)
-    readers = _readers(fold, held["validation"]["reset"], part_of["train"], log_prior, config)
+    readers = _readers(seed_split, held["validation"]["reset"], part_of["train"], log_prior, config)
     if partition.models is None:
-        short = {split: asked[: config.router_order] for split, asked in fold.asked.items()}
-        _, cheap = _experts(fold, part_of, partition.num_parts, short, config)
+        short = {split: asked[: config.router_order] for split, asked in seed_split.asked.items()}
+        _, cheap = _experts(seed_split, part_of, partition.num_parts, short, config)
     else:  # those that made the parts find them again
-        cheap = {split: partition.models.of_bytes(fold.texts[split]) for split in HELD_OUT}
+        cheap = {split: partition.models.of_bytes(seed_split.texts[split]) for split in HELD_OUT}
     records = {}
-    options = {"prefixes": config.prefixes, "num_draws": config.num_draws, "seed": fold.seed}
-    for world in held["test"].values():
+    options = {"prefixes": config.prefixes, "num_draws": config.num_draws, "seed": seed_split.seed}
+    for evaluation_set in held["test"].values():
         # What the experts write has no validation text: α as for held-out windows.
-        tuning = held["validation"].get(world.name)
+        tuning = held["validation"].get(evaluation_set.name)
         alpha = _best_alpha(tuning, log_prior, config)
         alpha = records["reset"]["alpha"] if alpha is None else alpha
-        laws, found = _context_laws(fold, readers, tuning, world, cheap)
-        records[world.name] = ladder_record(world, log_prior, alpha, laws, **options)
-        records[world.name]["contexts"] = found
+        probs, found = _context_probs(seed_split, readers, tuning, evaluation_set, cheap)
+        records[evaluation_set.name] = gate_comparison_record(
+            evaluation_set, log_prior, alpha, probs, **options
+        )
+        records[evaluation_set.name]["contexts"] = found
     return {
         "partition": name,
-        "seed": fold.seed,
+        "seed": seed_split.seed,
         "num_experts": partition.num_parts,
         "weights": weights.tolist(),
-        "split": split_sizes(fold.split),
+        "split": split_sizes(seed_split.split),
         "search": partition.search,
-        "domains": normalized_mutual_info_score(fold.domains["train"], part_of["train"]),
-        "tuned": [[model.order, model.discount] for model in (fold.centre, *experts)],
+        "domains": normalized_mutual_info_score(seed_split.domains["train"], part_of["train"]),
+        "tuned": [[model.order, model.discount] for model in (seed_split.dense, *experts)],
         "router": {
             "decay": readers.decay,
             "converged": bool(readers.router.converged),
             "validation": {str(decay): loss for decay, loss in readers.router_losses.items()},
             "rows": readers.num_rows,
         },
-        "worlds": records,
+        "evaluation_sets": records,
         "trace": _trace(
             held["test"]["spliced"], partition, log_prior, records["spliced"]["alpha"], config
         ),
@@ -89,7 +102,7 @@ def measure(fold: Fold, name: str, config: Config) -> dict[str, Any]:
 
 
 def _experts(
-    fold: Fold,
+    seed_split: SeedSplit,
     part_of: Mapping[str, np.ndarray],
     num_parts: int,
     asked: Mapping[str, tuple[Queries, ...]],
@@ -97,10 +110,12 @@ def _experts(
 ) -> tuple[list[Model], dict[str, np.ndarray]]:
     """A model of each part, tuned on its own validation text, and what they score: [N, K]."""
     models, scores = [], []
-    sizes = [len(text) for text in fold.texts["validation"]]
+    sizes = [len(text) for text in seed_split.texts["validation"]]
     for k in range(num_parts):
         own = [
-            t for t, part in zip(fold.texts["train"], part_of["train"], strict=True) if part == k
+            t
+            for t, part in zip(seed_split.texts["train"], part_of["train"], strict=True)
+            if part == k
         ]
         chosen_on = np.repeat(part_of["validation"] == k, sizes)
         model, found = fitted(own, asked, chosen_on, config.discounts)
@@ -109,44 +124,55 @@ def _experts(
     return models, {split: np.stack([x[split] for x in scores], axis=1) for split in HELD_OUT}
 
 
-def _best_alpha(world: World | None, log_prior: np.ndarray, config: Config) -> float | None:
-    if world is None:
+def _best_alpha(
+    evaluation_set: EvaluationSet | None, log_prior: np.ndarray, config: Config
+) -> float | None:
+    if evaluation_set is None:
         return None
-    of_alphas = fixed_share_losses(world.log_probs, world.sequences, log_prior, config.alphas)
+    of_alphas = fixed_share_losses(
+        evaluation_set.log_probs, evaluation_set.sequences, log_prior, config.alphas
+    )
     return float(config.alphas[int(of_alphas.argmin())])
 
 
 def _readers(
-    fold: Fold, reset: World, part_of: np.ndarray, log_prior: np.ndarray, config: Config
+    seed_split: SeedSplit,
+    reset: EvaluationSet,
+    part_of: np.ndarray,
+    log_prior: np.ndarray,
+    config: Config,
 ) -> ContextModels:
     """The gates that read contexts, fitted on training windows, chosen on those of validation."""
     part = reset.part[reset.sequences.starts]
     return context_gates.fitted(
-        *(fold.pieces, part_of, fold.before["validation"], part, log_prior), decays=config.decays
+        *(seed_split.pieces, part_of, seed_split.before["validation"], part, log_prior),
+        decays=config.decays,
     )
 
 
-def _context_laws(
-    fold: Fold,
+def _context_probs(
+    seed_split: SeedSplit,
     readers: ContextModels,
-    tuning: World | None,
-    world: World,
+    tuning: EvaluationSet | None,
+    evaluation_set: EvaluationSet,
     cheap: Mapping[str, np.ndarray],
-) -> tuple[ContextLaws | None, dict[str, Any] | None]:
-    """The laws of a world's contexts, and what was tuned; none where nothing stands before."""
-    if tuning is None or tuning.context is None or world.context is None:
+) -> tuple[ContextProbs | None, dict[str, Any] | None]:
+    """The distributions of an evaluation set's contexts, and what was tuned; none where nothing
+    stands before.
+    """
+    if tuning is None or tuning.context is None or evaluation_set.context is None:
         return None, None
 
-    def read(split: str, of: World) -> tuple[Contexts, np.ndarray]:
+    def read(split: str, of: EvaluationSet) -> tuple[Contexts, np.ndarray]:
         spans = np.asarray(of.context)
-        own = fold.before[split]
+        own = seed_split.before[split]
         if of.name != "reset":  # the windows of every partition are the same
-            own = contexts.contexts(fold.encode, fold.flat[split], spans)
+            own = contexts.contexts(seed_split.encode, seed_split.flat[split], spans)
         return own, context_gates.span_scores(cheap[split], spans)
 
-    held, judged = read("validation", tuning), read("test", world)
-    laws, temperatures = context_gates.laws(readers, (tuning, *held), judged)
-    return laws, {
+    held, judged = read("validation", tuning), read("test", evaluation_set)
+    probs, temperatures = context_gates.token_probs(readers, (tuning, *held), judged)
+    return probs, {
         "temperatures": temperatures,
         "empty": int(judged[0].empty.sum()),
         "wordless": int((~judged[0].known & ~judged[0].empty).sum()),
@@ -155,7 +181,7 @@ def _context_laws(
 
 
 def _trace(
-    spliced: World,
+    spliced: EvaluationSet,
     partition: Partition,
     log_prior: np.ndarray,
     alpha: float,

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 
 from experiments.lib import study
-from experiments.lib.gate_ladder import INFORMED
-from experiments.lib.ladder_report import (
+from experiments.lib.gate_comparison import INFORMED
+from experiments.lib.gate_comparison_report import (
     Cell,
     Row,
     account_table,
     across,
+    gate_comparison_table,
     judged,
-    ladder_table,
     markdown_lines,
     mean,
     partition_labels,
@@ -25,11 +25,13 @@ from experiments.lib.ladder_report import (
     whole_gates,
 )
 
-WORLDS = {"generated": "generated", "reset": "held out", "spliced": "spliced"}
+EVALUATION_SETS = {"generated": "generated", "reset": "held out", "spliced": "spliced"}
 
 
-def summarised(cells: Sequence[Cell]) -> dict[str, Any]:
-    """What is not a rung, by partition and world: means over seeds, and the choices made."""
+def summarized(cells: Sequence[Cell]) -> dict[str, Any]:
+    """What is not a gate variant, by partition and evaluation set: means over seeds, and the
+    choices made.
+    """
     summary: dict[str, Any] = {}
     for partition in dict.fromkeys(cell["partition"] for cell in cells):
         own = [cell for cell in cells if cell["partition"] == partition]
@@ -37,11 +39,15 @@ def summarised(cells: Sequence[Cell]) -> dict[str, Any]:
             "weights": [cell["weights"] for cell in own],
             "domains": mean(cell["domains"] for cell in own),  # NMI with them
             "search": [cell["search"] for cell in own],  # of the parts, where there was one
-            "tuned": [cell["tuned"] for cell in own],  # n and discount: the centre, then experts
+            "tuned": [
+                cell["tuned"] for cell in own
+            ],  # n and discount: the dense model, then experts
             "router": [cell["router"] for cell in own],
-            "worlds": {
-                world: _over_seeds([cell["worlds"][world] for cell in own])
-                for world in own[0]["worlds"]
+            "evaluation_sets": {
+                evaluation_set: _over_seeds(
+                    [cell["evaluation_sets"][evaluation_set] for cell in own]
+                )
+                for evaluation_set in own[0]["evaluation_sets"]
             },
         }
     return summary
@@ -53,7 +59,7 @@ def _over_seeds(seeds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "units": [seed["units"] for seed in seeds],
         "alpha": [seed["alpha"] for seed in seeds],
         "contexts": [seed["contexts"] for seed in seeds],
-        "centre_nll": mean(seed["centre_nll"] for seed in seeds),
+        "dense_nll": mean(seed["dense_nll"] for seed in seeds),
         "flattery": {
             name: mean(seed["flattery"][name] for seed in seeds) for name in seeds[0]["flattery"]
         },
@@ -70,21 +76,21 @@ def _over_seeds(seeds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def markdown(result: Mapping[str, Any]) -> list[str]:
     """The tables of `experiments/README.md`, from what `result.json` holds.
 
-    The ladder without top-2; its account and the other worlds without gates that stop early; and,
-    where gates read contexts, what was fitted for them.
+    The gate comparison without top-2; its account and the other evaluation sets without gates that
+    stop early; and, where gates read contexts, what was fitted for them.
     """
     rows, partitions = result["rows"], result["summary"]["partitions"]
-    tables = [ladder_table(rows), account_table(rows), _worlds(rows)]
-    if any(found["worlds"]["reset"].get("contexts") for found in partitions.values()):
+    tables = [gate_comparison_table(rows), account_table(rows), _evaluation_sets(rows)]
+    if any(found["evaluation_sets"]["reset"].get("contexts") for found in partitions.values()):
         tables.append(_fitted(partitions))
     return list(map(markdown_lines, tables))
 
 
-def _worlds(rows: Sequence[Row]) -> list[list[str]]:
+def _evaluation_sets(rows: Sequence[Row]) -> list[list[str]]:
     partitions = list(partition_labels(rows))
     table = [["full gate − Bayes", *partitions]]
-    for world, title in WORLDS.items():
-        own = select(rows, world=world)
+    for evaluation_set, title in EVALUATION_SETS.items():
+        own = select(rows, evaluation_set=evaluation_set)
         for gate in whole_gates(own):
             if gate != "Bayes":
                 found = across(own, partitions, gate=gate, top="full")
@@ -99,7 +105,9 @@ def _fitted(partitions: Mapping[str, Any]) -> list[list[str]]:
     And how many windows of test have nothing to read before them, so that a gate keeps the prior.
     """
     table = [["fitted on validation", *partitions]]
-    seeds = {name: found["worlds"]["reset"]["contexts"] for name, found in partitions.items()}
+    seeds = {
+        name: found["evaluation_sets"]["reset"]["contexts"] for name, found in partitions.items()
+    }
     gates = next(iter(seeds.values()))[0]["temperatures"]
     for gate in gates:
         for use, label in (("fixed", f"τ of {gate}"), ("prior", f"τ of {gate}{INFORMED}")):

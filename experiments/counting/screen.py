@@ -1,4 +1,6 @@
-"""What `counting` prints: the text, the ladder and its account, other worlds, oracles, margins."""
+"""What `counting` prints: the text, the gate comparison and its account, other evaluation sets,
+oracles, margins.
+"""
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -8,42 +10,53 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from experiments.counting.report import WORLDS
-from experiments.lib.gate_ladder import NUM_BINS
-from experiments.lib.ladder_report import Row, judged, select
-from experiments.lib.ladder_screen_report import account, groups, ladder, narrow_table
+from experiments.counting.report import EVALUATION_SETS
+from experiments.lib.gate_comparison import NUM_BINS
+from experiments.lib.gate_comparison_report import Row, judged, select
+from experiments.lib.gate_comparison_screen_report import (
+    account,
+    gate_comparison,
+    groups,
+    narrow_table,
+)
 
 
 def print_tables(console: Console, rows: Sequence[Row], summary: Mapping[str, Any]) -> None:
-    """The text; the ladder twice, its account; the other worlds; oracles and margins."""
+    """The text; the gate comparison twice, its account; the other evaluation sets; oracles and
+    margins.
+    """
     console.print(_texts(summary["splits"][0]))
     titles = {
-        "reset": "The ladder: gates start again with every window",
-        "carried": "The ladder again: gates are carried through the document",
+        "reset": "The gate comparison: gates start again with every window",
+        "carried": "The gate comparison again: gates are carried through the document",
     }
-    for world, title in titles.items():
+    for evaluation_set, title in titles.items():
         for partitions in groups(rows, 4):
-            console.print(ladder(select(rows, world=world), title, partitions))
-    console.print(account(select(rows, world="reset")))
+            console.print(
+                gate_comparison(select(rows, evaluation_set=evaluation_set), title, partitions)
+            )
+    console.print(account(select(rows, evaluation_set="reset")))
     for partitions in groups(rows, 3):
-        console.print(_worlds(rows, partitions))
+        console.print(_evaluation_sets(rows, partitions))
     console.print(_oracles(summary["partitions"]))
     console.print(_margins(summary["partitions"]))
 
 
-def _worlds(rows: Sequence[Row], partitions: Mapping[str, str]) -> Table:
+def _evaluation_sets(rows: Sequence[Row], partitions: Mapping[str, str]) -> Table:
     table = narrow_table(
         *("text", "gate", *partitions.values()),
         title="Full gates − Bayes, nats per byte: when is Bayes best?",
         caption="generated: by the experts themselves, which are exact there;\n"
         "held out: real text; spliced: the part changes in the middle of a window.",
     )
-    for world, title in WORLDS.items():
-        gates = [row["gate"] for row in select(rows, world=world, top="full")]
+    for evaluation_set, title in EVALUATION_SETS.items():
+        gates = [row["gate"] for row in select(rows, evaluation_set=evaluation_set, top="full")]
         gates = [gate for gate in dict.fromkeys(gates) if gate != "Bayes"]
         for gate in gates:
             found = [
-                select(rows, world=world, gate=gate, top="full", partition=partition)[0]
+                select(
+                    rows, evaluation_set=evaluation_set, gate=gate, top="full", partition=partition
+                )[0]
                 for partition in partitions
             ]
             table.add_row(
@@ -61,7 +74,7 @@ def _oracles(partitions: Mapping[str, Any]) -> Table:
         caption="Nats per window; the bound is the mean −log w_k of its expert (B9, B11).",
     )
     for partition, found in partitions.items():
-        gains = found["worlds"]["reset"]["flattery"]
+        gains = found["evaluation_sets"]["reset"]["flattery"]
         names = ("part", "part_ceiling", "best", "best_ceiling")
         table.add_row(partition, *(f"{gains[name]:+.3f}" for name in names))
     return table
@@ -76,7 +89,7 @@ def _margins(partitions: Mapping[str, Any]) -> Table:
         caption="The margin is r₁ − r₂; top-1 − full in nats per byte of the whole text.",
     )
     for partition, found in partitions.items():
-        margins = found["worlds"]["reset"]["margins"]
+        margins = found["evaluation_sets"]["reset"]["margins"]
         for name, label, style in (
             ("bytes", "of the bytes", "{:.1%}"),
             ("hard_minus_soft", "top-1 − full", "{:+.4f}"),

@@ -1,1 +1,1 @@
-"""Centre = gated experts, exactly, on real text; and by gradient descent."""
+"""Dense = gated experts, exactly, on real text; and by gradient descent."""

@@ -1,11 +1,11 @@
-"""Centre = gated experts, exactly, on real text; and by gradient descent.  [D4, D6, D12]
+"""Dense = gated experts, exactly, on real text; and by gradient descent.   [D4, D6, D12]
 
     python -m experiments.equality --preset quick
 
 Byte n-grams of the King James Bible, Shakespeare and Python's standard library. First counted: at
 every state (the last n − 1 bytes) the experts' next-byte velocities, weighted by the posterior of
-the part, are the centre's velocity, whatever the parts are; with a static gate they are not. Then
-learned: both objectives, descended from random logits, meet at the counted optimum.
+the part, are the dense model's velocity, whatever the parts are; with a static gate they are not.
+Then learned: both objectives, descended from random logits, meet at the counted optimum.
 """
 
 import sys
@@ -51,15 +51,15 @@ def verdicts_of(rows: Sequence[equality_exact.Row], curve: Distances) -> tuple[V
         return float(np.min([row.residual[gate] for row in stateful]))
 
     exact = float(np.max([row.residual["posterior"] for row in rows]))
-    centre, mixture = (float(np.max(arm[-1])) for arm in (curve.centre, curve.mixture))
+    dense, mixture = (float(np.max(variant[-1])) for variant in (curve.dense, curve.mixture))
     static, slack = float(np.min(curve.static_mixture[-1])), float(np.min(curve.d14_slack))
     same = "the same, smallest row with n ≥ 2"
     above = "nats per byte above the counted optimum"
     return (
         Verdict("posterior gate: max |Σ r_k u_k − u|, all rows", "D4, D6", exact, "≤", TOLERANCE),
         Verdict(f"falsifier, static gate: {same}", "B10", least("static"), "≥", FALSIFIED),
-        Verdict(f"falsifier, neighbour's r_k: {same}", "D3", least("wrong"), "≥", FALSIFIED),
-        Verdict(f"centre, learned: {above}, worst start", "L1, A4", centre, "≤", CONVERGED),
+        Verdict(f"falsifier, neighbor's r_k: {same}", "D3", least("wrong"), "≥", FALSIFIED),
+        Verdict(f"dense, learned: {above}, worst start", "L1, A4", dense, "≤", CONVERGED),
         Verdict("gated experts, learned: the same optimum", "D12", mixture, "≤", CONVERGED),
         Verdict("falsifier, the same experts, static gate", "B10", static, "≥", FALSIFIED),
         Verdict("smallest slack of D14, all steps and starts", "D14", slack, "≥", -TOLERANCE),
@@ -120,7 +120,7 @@ def run(config: Config, corpora: Sequence[Corpus], console: Console) -> bool:
         config,
         versions=versions,
         seeds=range(config.num_seeds),
-        rows=[*map(equality_exact.as_record, rows), *equality_report.summarised(steps, curve)],
+        rows=[*map(equality_exact.as_record, rows), *equality_report.summarized(steps, curve)],
         summary={
             "corpora": [equality_report.described(corpus) for corpus in corpora],
             "precision": "float64 on the CPU",

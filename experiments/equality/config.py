@@ -11,7 +11,7 @@ from dfm_jax.checks import check_count, check_interval
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Centre = gated experts on byte n-grams: counted, then learned."""
+    """Dense = gated experts on byte n-grams: counted, then learned."""
 
     preset: Literal["quick", "standard"] = "quick"
     """The preset from which the other values start: n up to 3 in a minute, or up to 4."""
@@ -20,7 +20,9 @@ class Config:
     orders: tuple[int, ...] = (1, 2, 3)
     """The orders n of the n-grams that are counted."""
     alpha: float = 0.01
-    """The pseudo-count of each byte at each state for the centre; each expert has alpha / K."""
+    """The pseudo-count of each byte at each state for the dense model; each expert has alpha /
+    K.
+    """
     random_parts: int = 4
     """The number K of parts of the random partition."""
     seed: int = 0
@@ -28,9 +30,9 @@ class Config:
     descent_order: int = 2
     """The order n of the descent, whose parts are the domains."""
     learning_rate: float = 0.3
-    """Adam's first learning rate, for both arms; a half cosine brings it to 0."""
+    """Adam's first learning rate, for both variants; a half cosine brings it to 0."""
     num_steps: int = 4000
-    """The number of full-batch steps of both arms."""
+    """The number of full-batch steps of both variants."""
     num_records: int = 60
     """The number of times that the descent is recorded."""
     num_seeds: int = 3

@@ -1,7 +1,7 @@
 """The learned half of `equality`: both objectives, by gradient descent, to one optimum.  [D12]
 
-Everything is an expectation over the counted law P(k, z, v), so there is no noise of sampling: what
-is left above an optimum is what the optimiser has not done yet.
+Everything is an expectation over the counted distribution P(k, z, v), so there is no noise of
+sampling: what is left above an optimum is what the optimizer has not done yet.
 """
 
 from collections.abc import Callable
@@ -15,11 +15,11 @@ from jax.nn import log_softmax
 from tqdm import tqdm
 
 from dfm_jax.mixture import mix
-from dfm_jax.objectives import decentralised_loss
+from dfm_jax.objectives import decentralized_loss
 from dfm_jax.types import Array, Float, Key, Scalar, typed
 
 
-class Centre(NamedTuple):
+class Dense(NamedTuple):
     """One tabular network: a row of logits per state."""
 
     tokens: Float[Array, "Z V"]
@@ -33,12 +33,12 @@ class Decentral(NamedTuple):
 
 
 class Distances(NamedTuple):
-    """Where both arms are, in nats per byte above the counted optimum unless said."""
+    """Where both variants are, in nats per byte above the counted optimum unless said."""
 
-    centre: Float[Array, ""]  # E KL(p ‖ p̂) of the centre, which is its objective's excess too
+    dense: Float[Array, ""]  # E KL(p ‖ p̂) of the dense model, which is its objective's excess too
     mixture: Float[Array, ""]  # the same for Σ_k ρ̂_k p̂_k
     static_mixture: Float[Array, ""]  # for Σ_k w_k p̂_k: the falsifier
-    centre_tv: Float[Array, ""]  # E TV, a number in [0, 1]
+    dense_tv: Float[Array, ""]  # E TV, a number in [0, 1]
     mixture_tv: Float[Array, ""]
     experts: Float[Array, ""]  # Σ_k w_k excess_k
     router: Float[Array, ""]  # E KL(r ‖ ρ̂)
@@ -46,36 +46,36 @@ class Distances(NamedTuple):
 
 
 @typed
-def cross_entropy(law: Float[Array, "*shape V"], logits: Float[Array, "*shape V"]) -> Array:
+def cross_entropy(probs: Float[Array, "*shape V"], logits: Float[Array, "*shape V"]) -> Array:
     """−Σ_z Σ_v P(z, v) log p̂(v | z): the expectation of L1's loss, one position to predict."""
-    return -jnp.sum(law * log_softmax(logits))
+    return -jnp.sum(probs * log_softmax(logits))
 
 
 @typed
-def central_objective(params: Centre, law: Float[Array, "K Z V"]) -> Float[Array, ""]:
+def central_objective(params: Dense, probs: Float[Array, "K Z V"]) -> Float[Array, ""]:
     """E[−log p̂(v | z)] over all the text.   [L1, A4]"""
-    return cross_entropy(law.sum(0), params.tokens)
+    return cross_entropy(probs.sum(0), params.tokens)
 
 
 @typed
-def decentral_objective(params: Decentral, law: Float[Array, "K Z V"]) -> Scalar:
+def decentral_objective(params: Decentral, probs: Float[Array, "K Z V"]) -> Scalar:
     """J(θ, φ) = Σ_k w_k L_k(θ_k) + E[−log ρ̂_k(z; φ)].   [D12]"""
-    weights = law.sum((1, 2))
-    expert_losses = jax.vmap(cross_entropy)(law / weights[:, None, None], params.tokens)
-    router_loss = cross_entropy(law.sum(2).T, params.router)
-    return decentralised_loss(expert_losses, router_loss, weights)
+    weights = probs.sum((1, 2))
+    expert_losses = jax.vmap(cross_entropy)(probs / weights[:, None, None], params.tokens)
+    router_loss = cross_entropy(probs.sum(2).T, params.router)
+    return decentralized_loss(expert_losses, router_loss, weights)
 
 
 @typed
-def distances(centre: Centre, parts: Decentral, law: Float[Array, "K Z V"]) -> Distances:
-    """Both arms against the counted optimum, split as D14 splits it."""
-    weights = law.sum((1, 2))
-    p_states = law.sum((0, 2))
-    p = law.sum(0) / p_states[:, None]
-    posterior = law.sum(2).T / p_states[:, None]
-    p_experts = law / law.sum(2, keepdims=True)
+def distances(dense: Dense, parts: Decentral, probs: Float[Array, "K Z V"]) -> Distances:
+    """Both variants against the counted optimum, split as D14 splits it."""
+    weights = probs.sum((1, 2))
+    p_states = probs.sum((0, 2))
+    p = probs.sum(0) / p_states[:, None]
+    posterior = probs.sum(2).T / p_states[:, None]
+    p_experts = probs / probs.sum(2, keepdims=True)
 
-    log_centre, log_experts = log_softmax(centre.tokens), log_softmax(parts.tokens)
+    log_dense, log_experts = log_softmax(dense.tokens), log_softmax(parts.tokens)
     log_router = log_softmax(parts.router)
     mix_states = jax.vmap(mix, in_axes=(0, 1))
     mixture = mix_states(jnp.exp(log_router), jnp.exp(log_experts))
@@ -90,13 +90,13 @@ def distances(centre: Centre, parts: Decentral, law: Float[Array, "K Z V"]) -> D
         return jnp.sum(p_states * jnp.abs(p - model).sum(-1)) / 2
 
     of_mixture = excess(p_states, p, jnp.log(mixture))
-    of_experts = excess(law.sum(2), p_experts, log_experts)
+    of_experts = excess(probs.sum(2), p_experts, log_experts)
     of_router = excess(p_states, posterior, log_router)
     return Distances(
-        centre=excess(p_states, p, log_centre),
+        dense=excess(p_states, p, log_dense),
         mixture=of_mixture,
         static_mixture=excess(p_states, p, jnp.log(static)),
-        centre_tv=tv(jnp.exp(log_centre)),
+        dense_tv=tv(jnp.exp(log_dense)),
         mixture_tv=tv(mixture),
         experts=of_experts,
         router=of_router,
@@ -104,16 +104,16 @@ def distances(centre: Centre, parts: Decentral, law: Float[Array, "K Z V"]) -> D
     )
 
 
-def initial(key: Key, law: Float[Array, "K Z V"]) -> tuple[Centre, Decentral]:
-    """Standard normal logits for both arms."""
-    num_experts, num_states, num_bytes = law.shape
-    of_centre, of_experts, of_router = jax.random.split(key, 3)
+def initial(key: Key, probs: Float[Array, "K Z V"]) -> tuple[Dense, Decentral]:
+    """Standard normal logits for both variants."""
+    num_experts, num_states, num_bytes = probs.shape
+    of_dense, of_experts, of_router = jax.random.split(key, 3)
     normal = jax.random.normal
     return (
-        Centre(normal(of_centre, (num_states, num_bytes), law.dtype)),
+        Dense(normal(of_dense, (num_states, num_bytes), probs.dtype)),
         Decentral(
-            normal(of_experts, law.shape, law.dtype),
-            normal(of_router, (num_states, num_experts), law.dtype),
+            normal(of_experts, probs.shape, probs.dtype),
+            normal(of_router, (num_states, num_experts), probs.dtype),
         ),
     )
 
@@ -137,10 +137,10 @@ def descend(
 ) -> tuple[np.ndarray, Distances]:
     """Full-batch Adam on both objectives, in float64, from several starts mapped over one axis.
 
-    `counts` is n_k(z, v) [K, Z, V]; α/K is added to each, as in the counted half. Both arms take
-    the same steps at the same learning rate, which a half cosine brings to 0. The decentral arm is
-    one call for brevity: its objective is a sum over parameters that nothing shares and Adam goes
-    coordinate by coordinate, so it is K + 1 separate runs [D9].
+    `counts` is n_k(z, v) [K, Z, V]; α/K is added to each, as in the counted half. Both variants
+    take the same steps at the same learning rate, which a half cosine brings to 0. The decentral
+    variant is one call for brevity: its objective is a sum over parameters that nothing shares and
+    Adam goes coordinate by coordinate, so it is K + 1 separate runs [D9].
 
     Returns:
         The steps looked at [R] and the distances there, each [R, seeds].
@@ -148,29 +148,29 @@ def descend(
     cpu = jax.local_devices(backend="cpu")[0]
     with jax.enable_x64(True), jax.default_device(cpu):
         pseudo = counts + alpha / counts.shape[0]
-        law = jnp.asarray(pseudo / pseudo.sum())
-        # With the usual b2 = 0.999 both arms are still 2e-5 nats away after 4,000 steps: its memory
-        # of the first, large gradients slows the rare cells. The usual eps = 1e-8 is more than
-        # their gradients at the end and leaves 1e-10.
+        probs = jnp.asarray(pseudo / pseudo.sum())
+        # With the usual b2 = 0.999 both variants are still 2e-5 nats away after 4,000 steps: its
+        # memory of the first, large gradients slows the rare cells. The usual eps = 1e-8 is more
+        # than their gradients at the end and leaves 1e-10.
         schedule = optax.cosine_decay_schedule(learning_rate, num_steps)
-        optimiser = optax.adam(schedule, b2=0.99, eps=1e-20)
-        arms = (central_objective, decentral_objective)
+        optimizer = optax.adam(schedule, b2=0.99, eps=1e-20)
+        variants = (central_objective, decentral_objective)
         keys = jax.random.split(jax.random.key(seed), num_seeds)
-        params = jax.vmap(lambda key: initial(key, law))(keys)
-        states = jax.vmap(lambda both: tuple(optimiser.init(arm) for arm in both))(params)
+        params = jax.vmap(lambda key: initial(key, probs))(keys)
+        states = jax.vmap(lambda both: tuple(optimizer.init(variant) for variant in both))(params)
 
         def step(_: Array, carry: tuple) -> tuple:
             moved = [
-                _step(optimiser, objective, arm, state, law)
-                for objective, arm, state in zip(arms, *carry, strict=True)
+                _step(optimizer, objective, variant, state, probs)
+                for objective, variant, state in zip(variants, *carry, strict=True)
             ]
-            return tuple(arm for arm, _ in moved), tuple(state for _, state in moved)
+            return tuple(variant for variant, _ in moved), tuple(state for _, state in moved)
 
         def advance(carry: tuple, count: Array) -> tuple:
             return jax.lax.fori_loop(0, count, step, carry)
 
         run = jax.jit(jax.vmap(advance, in_axes=((0, 0), None)), donate_argnums=0)
-        look = jax.jit(jax.vmap(lambda params: distances(params[0], params[1], law)))
+        look = jax.jit(jax.vmap(lambda params: distances(params[0], params[1], probs)))
         at, carry, seen = recorded_steps(num_steps, num_records), (params, states), []
         with tqdm(total=num_steps, desc="descent", leave=False, disable=None) as progress:
             for count in np.diff(at, prepend=0):
@@ -181,11 +181,11 @@ def descend(
 
 
 def _step(
-    optimiser: optax.GradientTransformation,
+    optimizer: optax.GradientTransformation,
     objective: Callable[..., Array],
     params: Any,
     state: optax.OptState,
-    law: Array,
+    probs: Array,
 ) -> tuple[Any, optax.OptState]:
-    updates, state = optimiser.update(jax.grad(objective)(params, law), state, params)
+    updates, state = optimizer.update(jax.grad(objective)(params, probs), state, params)
     return optax.apply_updates(params, updates), state

@@ -1,6 +1,7 @@
-"""The counted half of `equality`: centre = gated experts at every state of an n-gram.  [D4, D6]
+"""The counted half of `equality`: dense = gated experts at every state of an n-gram.   [D4, D6]
 
-With pseudo-counts α for the centre and α/K for each expert, the law of the centre at a state is
+With pseudo-counts α for the dense model and α/K for each expert, the distribution of the dense
+model at a state is
 
     p(v | z) = (n(z, v) + α) / (n(z) + αV)  =  Σ_k r_k(z) p_k(v | z),
 
@@ -24,28 +25,28 @@ GATES = ("posterior", "static", "wrong")
 
 
 class Deviation(NamedTuple):
-    """How far a gated mixture is from the centre at one state."""
+    """How far a gated mixture is from the dense model at one state."""
 
     residual: Array  # max_v |Σ_k r_k u_k(v) − u(v)|
-    tv: Array  # total variation of the two next-byte laws
+    tv: Array  # total variation of the two next-byte distributions
     extra_nll: Array  # Σ_v n(v) log(p(v) / p_mix(v)) over the text, in nats
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One partition, one n: the mixture by three gates against the centre."""
+    """One partition, one n: the mixture by three gates against the dense model."""
 
     partition: str
     n: int
     num_experts: int
     num_states: int
     num_bytes: int
-    centre_nll: float  # nats per byte of the text that was counted
+    dense_nll: float  # nats per byte of the text that was counted
     oracle_nll: float  # the same if each byte goes to its own expert
     residual: dict[str, float]  # by gate: the largest over states and bytes
     tv_mean: dict[str, float]  # by gate: over the states as often as the text visits them
     tv_max: dict[str, float]
-    extra_nll: dict[str, float]  # by gate: nats per byte above the centre
+    extra_nll: dict[str, float]  # by gate: nats per byte above the dense model
 
 
 @typed
@@ -65,20 +66,20 @@ def smoothed(counts: Float[Array, "*parts V"], alpha: Scalar) -> Float[Array, "*
 
 @typed
 def deviations(
-    centre: Float[Array, " V"],
+    dense: Float[Array, " V"],
     experts: Float[Array, "K V"],
     part_totals: Float[Array, " K"],
     alpha: Scalar,
 ) -> dict[str, Deviation]:
-    """Gated experts against the centre at one state, for each of `GATES`.
+    """Gated experts against the dense model at one state, for each of `GATES`.
 
         r_k(z) ∝ w_k P(z | k),  w_k P(z | k) = (n_k(z) + αV/K) / total   [D3]
 
     Args:
-        centre: n(z, v), counted on all the text.
+        dense: n(z, v), counted on all the text.
         experts: n_k(z, v), counted on each part.
         part_totals: Σ_z n_k(z) + αV/K over the states seen.
-        alpha: the centre's pseudo-count.
+        alpha: the dense model's pseudo-count.
     """
     num_experts, num_bytes = experts.shape
     share = alpha / num_experts
@@ -87,7 +88,7 @@ def deviations(
     posterior = expert_posterior(log_prior, log_p_state)
     gates = {"posterior": posterior, "static": jnp.exp(log_prior), "wrong": jnp.roll(posterior, 1)}
 
-    p = smoothed(centre, alpha)
+    p = smoothed(dense, alpha)
     u = velocity_of(p)
     u_k = jax.vmap(velocity_of)(smoothed(experts, share))
 
@@ -97,7 +98,7 @@ def deviations(
         return Deviation(
             residual=jnp.abs(mixed - u).max(),
             tv=jnp.abs(p_mix - p).sum() / 2,
-            extra_nll=jnp.sum(centre * (jnp.log(p) - jnp.log(p_mix))),
+            extra_nll=jnp.sum(dense * (jnp.log(p) - jnp.log(p_mix))),
         )
 
     return {name: deviation(gates[name]) for name in GATES}
@@ -118,17 +119,17 @@ def measure(
     num_states = counts.states.size
     sizes = part_sizes(counts, part_of, num_experts)
     totals = sizes + alpha * NUM_BYTES * num_states / num_experts
-    found, visits, centre_nll, oracle_nll = [], [], 0.0, 0.0
+    found, visits, dense_nll, oracle_nll = [], [], 0.0, 0.0
     progress = tqdm(
         total=num_states, desc=f"by {partition}, n = {counts.n}", leave=False, disable=None
     )
     cpu = jax.local_devices(backend="cpu")[0]
     with progress, jax.enable_x64(True), jax.default_device(cpu):
         for block in blocks(counts, part_of, num_experts):
-            at_states = _at_every_state(block.centre, block.experts, totals, np.asarray(alpha))
+            at_states = _at_every_state(block.dense, block.experts, totals, np.asarray(alpha))
             found.append(jax.tree.map(lambda x, size=block.size: np.asarray(x)[:size], at_states))
-            visits.append(block.centre[: block.size].sum(-1))
-            centre_nll += _nll(block.centre, alpha)
+            visits.append(block.dense[: block.size].sum(-1))
+            dense_nll += _nll(block.dense, alpha)
             oracle_nll += _nll(block.experts, alpha / num_experts)
             progress.update(block.size)
     by_gate: dict[str, Deviation] = jax.tree.map(lambda *xs: np.concatenate(xs), *found)
@@ -140,7 +141,7 @@ def measure(
         num_experts=num_experts,
         num_states=visited.size,
         num_bytes=num_bytes,
-        centre_nll=centre_nll / num_bytes,
+        dense_nll=dense_nll / num_bytes,
         oracle_nll=oracle_nll / num_bytes,
         # NumPy's max of a NaN is a NaN: it cannot pass for small
         residual={gate: float(by_gate[gate].residual.max()) for gate in GATES},

@@ -14,13 +14,13 @@ from dfm_jax.data import Corpus
 from experiments.equality.descent import Distances
 from experiments.equality.exact import Row
 
-ARMS = {"centre": "centre", "mixture": "gated experts"}
+VARIANTS = {"dense": "dense", "mixture": "gated experts"}
 THRESHOLDS = (1e-3, 1e-6, 1e-9)  # nats per byte
 _SHOWN = 8  # rows of the descent on screen
 _SMALLEST = 1e-18  # an exact zero has no place on a log axis,
 _ROUNDING = 1e-16  # nor has an excess below the rounding of its terms, which may be negative
 
-# Okabe and Ito's palette: told apart by every kind of colour vision.
+# Okabe and Ito's palette: told apart by every kind of color vision.
 _BLUE, _ORANGE, _GREEN, _GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
 
 
@@ -44,7 +44,7 @@ def records(steps: np.ndarray, curve: Distances, *, seeds: Iterable[int]) -> Ite
             yield {"step": int(step), "seed": seed, **values}
 
 
-def summarised(steps: np.ndarray, curve: Distances) -> Iterator[dict]:
+def summarized(steps: np.ndarray, curve: Distances) -> Iterator[dict]:
     """One row per step looked at: mean, smallest and largest over the starts."""
     for row, step in enumerate(steps):
         of_starts = {
@@ -59,12 +59,12 @@ def summarised(steps: np.ndarray, curve: Distances) -> Iterator[dict]:
 
 
 def steps_to(steps: np.ndarray, curve: Distances) -> dict[str, dict[str, int | None]]:
-    """The first step looked at from which each arm's worst start stays below each threshold."""
+    """The first step looked at from which each variant's worst start stays below each threshold."""
     found = {}
-    for arm in ARMS:
-        worst = np.maximum.accumulate(getattr(curve, arm).max(1)[::-1])[::-1]
+    for variant in VARIANTS:
+        worst = np.maximum.accumulate(getattr(curve, variant).max(1)[::-1])[::-1]
         below = {f"{bound:.0e}": steps[worst <= bound] for bound in THRESHOLDS}
-        found[arm] = {bound: int(at[0]) if at.size else None for bound, at in below.items()}
+        found[variant] = {bound: int(at[0]) if at.size else None for bound, at in below.items()}
     return found
 
 
@@ -86,8 +86,8 @@ def print_tables(
     table = Table(
         *("parts", "n", "K", "states", *gates, "mean TV, static"),
         title="Counted: largest |Σ r_k u_k − u| over every state and byte, by gate",
-        caption="posterior: r_k(z); static: w_k; wrong: each expert with its neighbour's r_k(z). "
-        "The TV of the next-byte law is averaged over the text.",
+        caption="posterior: r_k(z); static: w_k; wrong: each expert with its neighbor's r_k(z). "
+        "The TV of the next-byte distribution is averaged over the text.",
     )
     for row in rows:
         table.add_row(
@@ -97,36 +97,36 @@ def print_tables(
         )
     console.print(table)
     table = Table(
-        *("parts", "n", "centre", *(f"+ {gate}" for gate in gates), "oracle"),
+        *("parts", "n", "dense", *(f"+ {gate}" for gate in gates), "oracle"),
         title="Counted: nats per byte on the text counted, and what each gate adds",
         caption="The oracle sends each byte to its own part: it sees what no gate may.",
     )
     for row in rows:
         table.add_row(
-            *(row.partition, str(row.n), f"{row.centre_nll:.4f}"),
+            *(row.partition, str(row.n), f"{row.dense_nll:.4f}"),
             *(f"{row.extra_nll[gate]:.1e}" for gate in gates),
             f"{row.oracle_nll:.4f}",
         )
     console.print(table)
     table = Table(
-        *("step", "centre", "gated experts", "= experts", "+ router", "− slack", "static gate"),
+        *("step", "dense", "gated experts", "= experts", "+ router", "− slack", "static gate"),
         title="Learned: nats per byte above the counted optimum, mean over starts",
         caption="The slack of D14 is what the mixture gains over its experts' and router's excess.",
     )
     for row in np.unique(np.linspace(0, len(steps) - 1, _SHOWN).round().astype(int)):
         at = Distances(*(x[row].mean() for x in curve))
-        shown = (at.centre, at.mixture, at.experts, at.router, at.d14_slack, at.static_mixture)
+        shown = (at.dense, at.mixture, at.experts, at.router, at.d14_slack, at.static_mixture)
         table.add_row(f"{steps[row]:,}", *(f"{value:.1e}" for value in shown))
     console.print(table)
-    for arm, when in steps_to(steps, curve).items():
+    for variant, when in steps_to(steps, curve).items():
         text = ", ".join(f"{bound}: {step or 'not reached'}" for bound, step in when.items())
-        console.print(f"{ARMS[arm]}, steps to stay below: {text}", highlight=False)
+        console.print(f"{VARIANTS[variant]}, steps to stay below: {text}", highlight=False)
 
 
 def draw(
     path: Path, rows: Sequence[Row], steps: np.ndarray, curve: Distances, tolerance: float
 ) -> Path:
-    """Left the residual of each gate, right both arms on their way to the counted optimum."""
+    """Left the residual of each gate, right both variants on their way to the counted optimum."""
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
@@ -143,11 +143,11 @@ def _draw_residuals(axes: Any, rows: Sequence[Row], tolerance: float) -> None:
     styles = (
         ("posterior", "posterior gate r_k(z)", "o", _BLUE),
         ("static", "static gate w_k", "s", _ORANGE),
-        ("wrong", "neighbour's weight", "^", _GREY),
+        ("wrong", "neighbor's weight", "^", _GREY),
     )
-    for gate, label, marker, colour in styles:
+    for gate, label, marker, color in styles:
         values = [max(row.residual[gate], _SMALLEST) for row in rows]
-        axes.semilogy(place, values, marker, color=colour, label=label)
+        axes.semilogy(place, values, marker, color=color, label=label)
     axes.axhline(tolerance, color="black", linewidth=0.8, linestyle=":")
     axes.text(place[-1] + 0.4, tolerance * 1.6, "tolerance", ha="right", fontsize=8)
     axes.set_xticks(place, [f"n={row.n}" for row in rows], fontsize=8)
@@ -164,17 +164,17 @@ def _draw_residuals(axes: Any, rows: Sequence[Row], tolerance: float) -> None:
 
 def _draw_descent(axes: Any, steps: np.ndarray, curve: Distances) -> None:
     after = steps > 0  # a log axis has no step 0
-    for name, label, colour, style in (
-        ("centre", "centre", _BLUE, "-"),
+    for name, label, color, style in (
+        ("dense", "dense", _BLUE, "-"),
         ("mixture", "gated experts", _ORANGE, "-"),
         ("static_mixture", "the same experts, static gate", _GREY, "--"),
     ):
         values = np.maximum(getattr(curve, name)[after], _ROUNDING)
-        axes.loglog(steps[after], values.mean(1), style, color=colour, label=label)
-        axes.fill_between(steps[after], values.min(1), values.max(1), color=colour, alpha=0.25)
+        axes.loglog(steps[after], values.mean(1), style, color=color, label=label)
+        axes.fill_between(steps[after], values.min(1), values.max(1), color=color, alpha=0.25)
     bound = np.maximum((curve.experts + curve.router)[after].mean(1), _ROUNDING)
     axes.loglog(steps[after], bound, ":", color=_GREEN, label="D14: experts' + router's excess")
     axes.set_xlabel("full-batch Adam steps, the same for both")
     axes.set_ylabel("nats per byte above the counted optimum")
-    axes.set_title(f"Learned: mean and range of {curve.centre.shape[1]} starts")
+    axes.set_title(f"Learned: mean and range of {curve.dense.shape[1]} starts")
     axes.legend(fontsize=8)

@@ -2,11 +2,11 @@
 
     python -m experiments.flows --preset quick
 
-Bidirectional transformers that read the time, over small pictures: a centre, and K experts that
-see a part of the pictures each, by clusters of pixels or at random, for their share of the centre's
-steps. From a masked and from a uniform source; a router ρ̂(z, t) mixes the experts' velocities at
-every state. Every arm is judged by its evidence bound on the same draws of held-out pictures, in
-nats per pixel; the two sources' bounds never compare.
+Bidirectional transformers that read the time, over small pictures: a dense model, and K experts
+that see a part of the pictures each, by clusters of pixels or at random, for their share of the
+dense model's steps. From a masked and from a uniform source; a router ρ̂(z, t) mixes the experts'
+velocities at every state. Every variant is judged by its evidence bound on the same draws of
+held-out pictures, in nats per pixel; the two sources' bounds never compare.
 """
 
 import sys
@@ -19,9 +19,9 @@ from typing import Any
 
 from rich.console import Console
 
+from experiments.flows import evaluation_set as flows_evaluation_set
 from experiments.flows import figure as flows_figure
 from experiments.flows import report as flows_report
-from experiments.flows import world as flows_world
 from experiments.flows.config import PRESETS, Config, check_config
 from experiments.flows.images import Images, Kind, digits
 from experiments.flows.measure import Trainer, measure, sample_sheet
@@ -34,7 +34,7 @@ SHARE = 0.01  # of tokens and FLOPs
 SEQUENTIAL = 1e-2  # nats of an image of some hundred, in float32
 MIXED = 1e-3  # of a draw's nats, in float32
 SLACK = 1e-2  # nats of a draw of up to some hundreds, in float32
-WORLD = 1e-9  # of a law, and nats, in float64
+EVALUATION_SET = 1e-9  # of a distribution, and nats, in float64
 
 
 def run(config: Config, images: Images, console: Console) -> bool:
@@ -49,17 +49,17 @@ def run(config: Config, images: Images, console: Console) -> bool:
     )
     start = time.perf_counter()
     trainer = Trainer(images=images, config=config)
-    found, sheets, worlds = _measured(trainer, cells, console)
+    found, sheets, evaluation_sets = _measured(trainer, cells, console)
     comparisons = flows_report.compared(found, config.margin)
-    verdicts = verdicts_of(found, worlds)
+    verdicts = verdicts_of(found, evaluation_sets)
     parts = trainer.parts(config.partitions[0])
     picture = flows_figure.draw(config.out / "flows.png", images.train, parts, sheets)
     summary = {
         "data": depends_on["data"],
         "comparisons": comparisons,
-        "arms": flows_report.arms(found),
+        "variants": flows_report.variants(found),
         "b8": flows_report.bounds(found),
-        "world": worlds,
+        "evaluation_set": evaluation_sets,
         "seconds": round(time.perf_counter() - start, 1),
     }
     return reporting.conclude(
@@ -79,12 +79,16 @@ def run(config: Config, images: Images, console: Console) -> bool:
 def _measured(
     trainer: Trainer, cells: study.Cells, console: Console
 ) -> tuple[list[dict[str, Any]], ...]:
-    """Cells of sources, partitions and seeds; a sheet of samples a source; a world a partition."""
+    """Cells of sources, partitions and seeds; a sheet of samples a source; an evaluation set a
+    partition.
+    """
     config = trainer.config
     shown, count = config.partitions[0], config.num_samples
-    found, sheets, worlds = [], [], []
+    found, sheets, evaluation_sets = [], [], []
     for kind in config.partitions:
-        worlds.append(cells.measured(f"world-{kind}", partial(_world, trainer, kind)))
+        evaluation_sets.append(
+            cells.measured(f"evaluation_set-{kind}", partial(_evaluation_set, trainer, kind))
+        )
     for name in config.sources:
         for kind, number in product(config.partitions, range(config.num_seeds)):
             console.print(f"{name}, {kind}, seed {number}", highlight=False)
@@ -93,38 +97,53 @@ def _measured(
             found.append(cells.measured("-".join(map(str, here)), one))
         sheet = partial(sample_sheet, trainer, name, shown, count)
         sheets.append(cells.measured(f"samples-{name}-{shown}", sheet))
-    return found, sheets, worlds
+    return found, sheets, evaluation_sets
 
 
-def _world(trainer: Trainer, kind: Kind) -> dict[str, Any]:
+def _evaluation_set(trainer: Trainer, kind: Kind) -> dict[str, Any]:
     config = trainer.config
     options = {"smoothing": config.smoothing, "epsilon": config.epsilon}
     parts = trainer.parts(kind)
-    return {"partition": parts.name, **flows_world.measured(trainer.images, parts, **options)}
+    return {
+        "partition": parts.name,
+        **flows_evaluation_set.measured(trainer.images, parts, **options),
+    }
 
 
 def verdicts_of(
-    cells: Sequence[Mapping[str, Any]], worlds: Sequence[Mapping[str, Any]]
+    cells: Sequence[Mapping[str, Any]], evaluation_sets: Sequence[Mapping[str, Any]]
 ) -> tuple[Verdict, ...]:
     """The claims, their bounds stated here and nowhere else.
 
-    Whether the arms are equivalent is no claim: it is what the study finds.
+    Whether the variants are equivalent is no claim: it is what the study finds.
     """
     apart = {
-        what: max(abs(cell[what] / cell["centre"][what] - 1) for cell in cells)
+        what: max(abs(cell[what] / cell["dense"][what] - 1) for cell in cells)
         for what in ("tokens", "flops")
     }
-    gates = [gate for world in worlds for gate in world["gates"].values()]
+    gates = [
+        gate for evaluation_set in evaluation_sets for gate in evaluation_set["gates"].values()
+    ]
     inside = min(gate["integral"] - gate["kl"] for gate in gates)
     outside = min(gate["by_part"] - gate["integral"] for gate in gates)
-    evolved = max(world["residual"] for world in worlds)
+    evolved = max(evaluation_set["residual"] for evaluation_set in evaluation_sets)
     slack = min(cell["b8"]["slack"] for cell in cells)
     verdicts = [
-        Verdict("tokens of an arm over the centre's, less 1", "–", apart["tokens"], "≤", SHARE),
-        Verdict("FLOPs of an arm over the centre's, less 1", "–", apart["flops"], "≤", SHARE),
-        Verdict("81 states: ∫ − KL, smallest, nats", "B8", inside, "≥", -WORLD),
-        Verdict("81 states: Σ_k ∫ − ∫, smallest, nats", "B8", outside, "≥", -WORLD),
-        Verdict("81 states: law of Σ r̂ û − mixture of paths", "D4", evolved, "≤", WORLD),
+        Verdict(
+            "tokens of a variant over the dense model's, less 1", "–", apart["tokens"], "≤", SHARE
+        ),
+        Verdict(
+            "FLOPs of a variant over the dense model's, less 1", "–", apart["flops"], "≤", SHARE
+        ),
+        Verdict("81 states: ∫ − KL, smallest, nats", "B8", inside, "≥", -EVALUATION_SET),
+        Verdict("81 states: Σ_k ∫ − ∫, smallest, nats", "B8", outside, "≥", -EVALUATION_SET),
+        Verdict(
+            "81 states: distribution of Σ r̂ û − mixture of paths",
+            "D4",
+            evolved,
+            "≤",
+            EVALUATION_SET,
+        ),
         Verdict("digits: smallest slack of a draw, nats", "B8", slack, "≥", -SLACK),
     ]
     of_masked = [cell["sequential"] for cell in cells if cell["sequential"] is not None]

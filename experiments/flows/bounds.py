@@ -1,4 +1,4 @@
-"""What flows pay for held-out images: centre and gated experts on the same draws.   [D4, B8]
+"""What flows pay for held-out images: dense and gated experts on the same draws.    [D4, B8]
 
     p̂_{1|t}^i(v | z) = Σ_k ρ̂_k(z, t) p̂_{1|t}^{k,i}(v | z),  one gate a state                    [D5]
 
@@ -11,7 +11,7 @@ where a draw is a step of a grid, or the last, it is λ (−log ρ̂_k p̂^k), n
 lies above the ensemble's term state by state; above the own expert's (the oracle gate's) by what
 the gate pays to name k at each jump. With parts a function of X_1 its mean is B8's right-hand side
 for the true r_k u^k plus a constant of the data, as the ensemble's is B8's left-hand side plus a
-smaller one: neither constant is known, so B8 itself is measured in `flows_world`.
+smaller one: neither constant is known, so B8 itself is measured in `flows_evaluation_set`.
 """
 
 from functools import cache, partial
@@ -23,7 +23,7 @@ import numpy as np
 
 from dfm_jax.mixture import mix, mix_log_probs
 from dfm_jax.models import Network, Params
-from dfm_jax.objectives import cross_entropy_loss, generalised_kl, router_loss, step_loss
+from dfm_jax.objectives import cross_entropy_loss, generalized_kl, router_loss, step_loss
 from dfm_jax.samplers import autoregressive_log_prob
 from dfm_jax.schedules import any_order, linear
 from dfm_jax.steps import step_size
@@ -51,11 +51,11 @@ def ensemble_costs(
     """Every gate's term of one draw, from the experts' posteriors [K, N, V] and ρ̂ [K]."""
     oracle = jnp.where(jnp.arange(log_prior.shape[0]) == part, 0.0, -jnp.inf)
     mixed = {
-        name: mix_log_probs(law, log_posteriors)
-        for name, law in zip(GATES, (log_prior, log_router, oracle), strict=True)
+        name: mix_log_probs(probs, log_posteriors)
+        for name, probs in zip(GATES, (log_prior, log_router, oracle), strict=True)
     }
-    nats = {name: source.nats(law, x_1, draw) for name, law in mixed.items()}
-    # −log ρ̂_k p̂^k in the place of −log p̂^k: what a position pays that jumps. A loss normalises.
+    nats = {name: source.nats(probs, x_1, draw) for name, probs in mixed.items()}
+    # −log ρ̂_k p̂^k in the place of −log p̂^k: what a position pays that jumps. A loss normalizes.
     own, pay = log_posteriors[part], router_loss(log_router, part)
     if source.name == "masked":
         num_masked = jnp.sum(draw.x_t == source.num_tokens)
@@ -75,15 +75,15 @@ def _named_rates(
     num_states, router = source.num_states, jnp.exp(log_router)
     at = (draw.x_t, draw.t, linear())
     target = mixture_velocity(x_1, *at, num_states=num_states)
-    velocities = jax.vmap(lambda law: posterior_to_velocity(law, *at, num_states=num_states))(
+    velocities = jax.vmap(lambda probs: posterior_to_velocity(probs, *at, num_states=num_states))(
         jnp.exp(log_posteriors)
     )
     mine = (jnp.arange(router.shape[0]) == part)[:, None, None]
     targets = jnp.where(mine, target[None], 0.0)
-    costs = jax.vmap(generalised_kl, (0, 0, None))(
+    costs = jax.vmap(generalized_kl, (0, 0, None))(
         targets, router[:, None, None] * velocities, draw.x_t
     )
-    mixture = generalised_kl(target, mix(router, velocities), draw.x_t)
+    mixture = generalized_kl(target, mix(router, velocities), draw.x_t)
     return jnp.sum(costs), jnp.sum(mixture)
 
 
@@ -100,11 +100,11 @@ class EnsembleScores(NamedTuple):
     slack: float  # of a draw: B8's right-hand side less the router-gated ensemble
 
 
-def centre_scores(
+def dense_scores(
     source: Source, network: Network, params: Params, images: np.ndarray, draws: Draws
 ) -> np.ndarray:
     """What one network pays for each image, in nats: [D]."""
-    nats = _over_states(_centre(source, network), (params,), images, draws, None)
+    nats = _over_states(_dense(source, network), (params,), images, draws, None)
     return np.sum(np.asarray(draws.weight, np.float64) * nats, axis=1)
 
 
@@ -144,7 +144,7 @@ def ensemble_scores(
 
 
 @cache
-def _centre(source: Source, network: Network) -> Any:
+def _dense(source: Source, network: Network) -> Any:
     def measure(params: Params, x_1: Array, _: Array, draw: Draws) -> Array:
         return source.nats(network.apply(params, draw.x_t, draw.t), x_1, draw)
 
@@ -156,14 +156,14 @@ def _ensemble(source: Source, network: Network, router: Network) -> Any:
     def measure(
         experts: Params, gate: Params, log_prior: Array, x_1: Array, part: Array, draw: Draws
     ) -> Costs:
-        log_posteriors = _expert_laws(network, experts, draw.x_t, draw.t)
+        log_posteriors = _expert_probs(network, experts, draw.x_t, draw.t)
         log_router = jax.nn.log_softmax(router.apply(gate, draw.x_t, draw.t))
         return ensemble_costs(source, log_prior, log_posteriors, log_router, x_1, part, draw)
 
     return jax.jit(jax.vmap(measure, (None, None, None, 0, 0, 0)))
 
 
-def _expert_laws(network: Network, experts: Params, x_t: Array, t: Array) -> Array:
+def _expert_probs(network: Network, experts: Params, x_t: Array, t: Array) -> Array:
     logits = jax.vmap(network.apply, (0, None, None))(experts, x_t, t)
     return jax.nn.log_softmax(logits)
 
@@ -203,13 +203,13 @@ def sequential_gap(
     steps = jnp.arange(num_positions)
     x_t = jnp.where(table[:-1] == 1, x_1[None], source.num_tokens)
 
-    def law(state: Array, step: Array) -> Array:
+    def probs(state: Array, step: Array) -> Array:
         t = step / num_positions
         log_router = jax.nn.log_softmax(router.apply(gate, state, t))
-        return mix_log_probs(log_router, _expert_laws(network, experts, state, t))
+        return mix_log_probs(log_router, _expert_probs(network, experts, state, t))
 
-    laws = jax.vmap(law)(x_t, steps)
+    token_probs = jax.vmap(probs)(x_t, steps)
     sizes = jax.vmap(lambda step: step_size(table, step))(steps)
     every = jax.vmap(step_loss, (0, None, 0, 0))
-    drawn = autoregressive_log_prob(x_1[order], laws[steps, order])
-    return jnp.abs(jnp.sum(every(laws, x_1, x_t, sizes)) + drawn)
+    drawn = autoregressive_log_prob(x_1[order], token_probs[steps, order])
+    return jnp.abs(jnp.sum(every(token_probs, x_1, x_t, sizes)) + drawn)

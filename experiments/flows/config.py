@@ -38,7 +38,7 @@ class Config:
     batch_size: int = 8
     """The number of images of a step."""
     training_steps: int = 100
-    """The number S of steps of the centre; the experts share as many."""
+    """The number S of steps of the dense model; the experts share as many."""
     rate: float = 3e-3
     """The peak learning rate of every member."""
     warmup: float = 0.05
@@ -46,7 +46,7 @@ class Config:
     router_width: int = 16
     """The width of the router."""
     router_share: float = 0.5
-    """The number of steps of the router, as a share of the centre's."""
+    """The number of steps of the router, as a share of the dense model's."""
     num_steps: int = 64
     """The number T of steps, of the masked source's grid and of Euler's method."""
     epsilon: float = 0.02

@@ -1,4 +1,4 @@
-"""The picture of `flows`: some images of each part, and samples of centre, ensemble and experts."""
+"""The picture of `flows`: some images of each part, and samples of dense, ensemble and experts."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

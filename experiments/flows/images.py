@@ -1,6 +1,7 @@
-"""Small pictures as sequences: scikit-learn's digits, split once, parted by clusters or at random.
+"""Small pictures as sequences: scikit-learn's digits, split once, partitioned by clusters or at
+random.
 
-1,797 images of 8 × 8 in 17 grey levels are sequences of N = 64 tokens with V = 17. A part is a
+1,797 images of 8 × 8 in 17 gray levels are sequences of N = 64 tokens with V = 17. A part is a
 function of the whole image (clusters) or a draw (random); the same rule labels held-out images.
 """
 
@@ -15,7 +16,7 @@ from sklearn.datasets import load_digits
 from dfm_jax.checks import check_count, require
 from dfm_jax.clustering import nearest_cluster, spherical_k_means
 
-NUM_TOKENS = 17  # V, grey levels
+NUM_TOKENS = 17  # V, gray levels
 SIDE = 8
 Kind = Literal["cluster", "random"]
 
@@ -72,8 +73,8 @@ def digits(num_train: int, num_test: int) -> Images:
     return Images(train=rows[order[:num_train]], test=rows[order[num_train:]])
 
 
-def parted(images: Images, kind: Kind, num_experts: int) -> Parts:
-    """Balanced spherical k-means of pixels, or sizes as equal, dealt at random.
+def partitioned(images: Images, kind: Kind, num_experts: int) -> Parts:
+    """Balanced spherical k-means of pixels, or sizes as equal, assigned at random.
 
     Raises:
         ValueError: if there are fewer training images than experts.
@@ -81,9 +82,9 @@ def parted(images: Images, kind: Kind, num_experts: int) -> Parts:
     check_count("num_experts", num_experts, at_least=2, at_most=len(images.train))
     if kind == "random":
         rng = np.random.default_rng(1)
-        dealt = rng.permutation(np.arange(len(images.train)) % num_experts)
+        assigned = rng.permutation(np.arange(len(images.train)) % num_experts)
         drawn = rng.integers(num_experts, size=len(images.test))
-        return Parts(kind=kind, num_experts=num_experts, train=dealt, test=drawn)
+        return Parts(kind=kind, num_experts=num_experts, train=assigned, test=drawn)
     pixels = images.train.astype(np.float32)
     options = {"balance": "rows", "num_restarts": 4}
     found = spherical_k_means(jax.random.key(0), pixels, num_experts, **options)

@@ -12,12 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from dfm_jax.models import Params, TransformerConfig
-from dfm_jax.training.config import OptimiserConfig
+from dfm_jax.training.config import OptimizerConfig
 from experiments.flows import bounds as flows_bounds
 from experiments.flows import training as flows_training
 from experiments.flows.bounds import GATES
 from experiments.flows.config import Config
-from experiments.flows.images import NUM_TOKENS, Images, Kind, Parts, parted
+from experiments.flows.images import NUM_TOKENS, Images, Kind, Parts, partitioned
 from experiments.flows.samples import sampled
 from experiments.flows.sources import Draws, Name, Source, image_draws
 from experiments.flows.training import Member, Recipe, member_config
@@ -36,7 +36,7 @@ class Trainer:
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """Of starts, batches and states; common to all arms."""
+        """Of starts, batches and states; common to all variants."""
         return tuple(range(self.config.num_seeds))
 
     def source(self, name: Name) -> Source:
@@ -52,17 +52,17 @@ class Trainer:
     @cache  # noqa: B019  one trainer a process
     def parts(self, kind: Kind) -> Parts:
         """A partition of all images, held out or not."""
-        return parted(self.images, kind, self.config.num_experts)
+        return partitioned(self.images, kind, self.config.num_experts)
 
     @cache  # noqa: B019
-    def centre(self, name: Name) -> Member:
+    def dense(self, name: Name) -> Member:
         """Trained on all images."""
         steps = self.config.training_steps
-        return self._flow(name, f"{name}/centre", np.ones(len(self.images.train), bool), steps)
+        return self._flow(name, f"{name}/dense", np.ones(len(self.images.train), bool), steps)
 
     @cache  # noqa: B019
     def experts(self, name: Name, kind: Kind) -> tuple[Member, ...]:
-        """Each from its own part, for its share of the centre's steps."""
+        """Each from its own part, for its share of the dense model's steps."""
         parts = self.parts(kind)
         steps = shares(parts.weights, self.config.training_steps)
         return tuple(
@@ -72,7 +72,9 @@ class Trainer:
 
     @cache  # noqa: B019
     def router(self, name: Name, kind: Kind) -> Member:
-        """ρ̂(z, t), for its share of the centre's steps, on all images and their parts.   [D11]"""
+        """ρ̂(z, t), for its share of the dense model's steps, on all images and their parts.
+        [D11]
+        """
         parts, config = self.parts(kind), self.config
         steps = max(1, round(config.router_share * config.training_steps))
         return flows_training.trained(
@@ -108,9 +110,9 @@ class Trainer:
         )
         # In tens: experts' shares may differ by a step, and their programs should not.
         warmup = 10 * max(1, round(config.warmup * steps / 10))
-        optimiser = OptimiserConfig(learning_rate=config.rate, warmup_steps=warmup)
+        optimizer = OptimizerConfig(learning_rate=config.rate, warmup_steps=warmup)
         train = member_config(
-            source, model, optimiser, num_steps=steps, batch_size=config.batch_size
+            source, model, optimizer, num_steps=steps, batch_size=config.batch_size
         )
         return Recipe(source=source, config=train, num_experts=num_experts)
 
@@ -118,7 +120,7 @@ class Trainer:
 def measure(trainer: Trainer, name: Name, kind: Kind, number: int) -> dict[str, Any]:
     """Train what is not trained yet, judge held-out images under every gate, as JSON takes it."""
     config, parts, source = trainer.config, trainer.parts(kind), trainer.source(name)
-    centre, experts = trainer.centre(name), trainer.experts(name, kind)
+    dense, experts = trainer.dense(name), trainer.experts(name, kind)
     router, images = trainer.router(name, kind), trainer.images.test
     stacked = stacked_params(experts, number)
     scores = flows_bounds.ensemble_scores(
@@ -131,7 +133,7 @@ def measure(trainer: Trainer, name: Name, kind: Kind, number: int) -> dict[str, 
         parts.test,
         _draws(trainer, name),
     )
-    of_centre = _centre_nats(trainer, name, number)
+    of_dense = _dense_nats(trainer, name, number)
     pixels = np.full(len(images), images.shape[1])
 
     def against(nats: np.ndarray, other: np.ndarray) -> list[float]:
@@ -153,19 +155,19 @@ def measure(trainer: Trainer, name: Name, kind: Kind, number: int) -> dict[str, 
             "flops": router.flops,
             "nats": float(scores.router.mean()),
         },
-        "centre": {
-            "steps": centre.recipe.config.num_steps,
-            "tokens": centre.num_tokens,
-            "flops": centre.flops,
-            **per_pixel(of_centre, images.shape[1]),
+        "dense": {
+            "steps": dense.recipe.config.num_steps,
+            "tokens": dense.num_tokens,
+            "flops": dense.flops,
+            **per_pixel(of_dense, images.shape[1]),
         },
         "gates": [
-            {"gate": gate, **per_pixel(nats, images.shape[1]), "minus": against(nats, of_centre)}
+            {"gate": gate, **per_pixel(nats, images.shape[1]), "minus": against(nats, of_dense)}
             for gate, nats in zip(GATES, scores.gates.T, strict=True)
         ],
         "b8": {
             "gap": against(gated, own),
-            "price": against(scores.named, own),
+            "cost": against(scores.named, own),
             "bound": per_pixel(scores.named, images.shape[1]),
             "slack": scores.slack,
         },
@@ -188,7 +190,7 @@ def stacked_params(experts: tuple[Member, ...], number: int) -> Params:
 
 @cache
 def _draws(trainer: Trainer, name: Name) -> Draws:
-    """The same of every arm and seed."""
+    """The same of every variant and seed."""
     images = jnp.asarray(trainer.images.test, jnp.int32)
     key = jax.random.key(_JUDGES)
     return jax.device_get(
@@ -197,10 +199,10 @@ def _draws(trainer: Trainer, name: Name) -> Draws:
 
 
 @cache
-def _centre_nats(trainer: Trainer, name: Name, number: int) -> np.ndarray:
-    centre = trainer.centre(name)
-    network, params = centre.recipe.network, centre.of_seed(number)
-    return flows_bounds.centre_scores(
+def _dense_nats(trainer: Trainer, name: Name, number: int) -> np.ndarray:
+    dense = trainer.dense(name)
+    network, params = dense.recipe.network, dense.of_seed(number)
+    return flows_bounds.dense_scores(
         trainer.source(name), network, params, trainer.images.test, _draws(trainer, name)
     )
 
@@ -223,9 +225,9 @@ def _sequential(trainer: Trainer, name: Name, kind: Kind, number: int) -> float:
 
 
 def sample_sheet(trainer: Trainer, name: Name, kind: Kind, count: int) -> dict[str, Any]:
-    """Images of the first seed, drawn by the centre, each expert and the gated ensemble."""
-    experts, router, centre = (
-        trainer.experts(name, kind), trainer.router(name, kind), trainer.centre(name)
+    """Images of the first seed, drawn by the dense model, each expert and the gated ensemble."""
+    experts, router, dense = (
+        trainer.experts(name, kind), trainer.router(name, kind), trainer.dense(name)
     )  # fmt: skip
     num_experts = len(experts)
     networks = experts[0].recipe.network, router.recipe.network
@@ -239,11 +241,11 @@ def sample_sheet(trainer: Trainer, name: Name, kind: Kind, count: int) -> dict[s
         source = trainer.source(name)
         return np.asarray(sampled(source, *networks, params, router.of_seed(0), weights, here))
 
-    # The centre is K copies of itself under expert 1 alone: the same compiled program.
-    copies = jax.tree.map(lambda x: np.stack([x] * num_experts), centre.of_seed(0))
+    # The dense model is K copies of itself under expert 1 alone: the same compiled program.
+    copies = jax.tree.map(lambda x: np.stack([x] * num_experts), dense.of_seed(0))
     first = np.tile(np.eye(num_experts)[:1], (count, 1))
-    rows = {"centre": drawn(copies, first, 0)}
+    rows = {"dense": drawn(copies, first, 0)}
     mine = stacked_params(experts, 0)
-    for at, (label, law) in enumerate(gates.items(), start=1):
-        rows[label] = drawn(mine, np.tile(law, (count, 1)), at)
+    for at, (label, probs) in enumerate(gates.items(), start=1):
+        rows[label] = drawn(mine, np.tile(probs, (count, 1)), at)
     return {"source": name, "rows": {label: row.tolist() for label, row in rows.items()}}

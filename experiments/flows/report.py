@@ -6,21 +6,21 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from experiments.lib.ladder_screen_report import narrow_table
+from experiments.lib.gate_comparison_screen_report import narrow_table
 from experiments.lib.statistics import compare
 
-CENTRE = "centre"
+DENSE = "dense"
 Cell = Mapping[str, Any]
 
 
 def result_rows(cells: Sequence[Cell]) -> Iterator[dict[str, Any]]:
-    """A row for every source, arm, gate and seed: the bound, and what was spent on training."""
+    """A row for every source, variant, gate and seed: the bound, and what was spent on training."""
     seen = set()
     for cell in cells:
         at = (cell["source"], cell["seed"])
         if at not in seen:
             seen.add(at)
-            yield _row(cell, CENTRE, None, 1, None, cell["centre"], cell["centre"])
+            yield _row(cell, DENSE, None, 1, None, cell["dense"], cell["dense"])
         for gate in cell["gates"]:
             name = "oracle (the image's own part)" if gate["gate"] == "oracle" else gate["gate"]
             parts = cell["partition"], cell["num_experts"]
@@ -29,7 +29,7 @@ def result_rows(cells: Sequence[Cell]) -> Iterator[dict[str, Any]]:
 
 def _row(
     cell: Cell,
-    arm: str,
+    variant: str,
     partition: str | None,
     num_experts: int,
     gate: str | None,
@@ -38,7 +38,7 @@ def _row(
 ) -> dict[str, Any]:
     return {
         "source": cell["source"],
-        "arm": arm,
+        "variant": variant,
         "partition": partition,
         "num_experts": num_experts,
         "gate": gate,
@@ -59,7 +59,7 @@ def groups(cells: Sequence[Cell]) -> list[list[Cell]]:
 
 
 def compared(cells: Sequence[Cell], margin: float) -> list[dict[str, Any]]:
-    """Ensemble − centre under every gate, on common draws: over seeds, and over images."""
+    """Ensemble − dense under every gate, on common draws: over seeds, and over images."""
     rows = []
     for own in groups(cells):
         for place, gate in enumerate(own[0]["gates"]):
@@ -72,25 +72,25 @@ def compared(cells: Sequence[Cell], margin: float) -> list[dict[str, Any]]:
                     "gate": gate["gate"],
                     "nats_per_pixel": mean(one["nats_per_pixel"] for one in here),
                     "stderr": mean(one["stderr"] for one in here),
-                    "centre": mean(cell["centre"]["nats_per_pixel"] for cell in own),
-                    "minus_centre": judged.as_record(),
+                    "dense": mean(cell["dense"]["nats_per_pixel"] for cell in own),
+                    "minus_dense": judged.as_record(),
                     "over_images": [one["minus"] for one in here],
                 }
             )
     return rows
 
 
-def arms(cells: Sequence[Cell]) -> list[dict[str, Any]]:
-    """What each arm was trained on, a seed; a router's FLOPs beside them."""
+def variants(cells: Sequence[Cell]) -> list[dict[str, Any]]:
+    """What each variant was trained on, a seed; a router's FLOPs beside them."""
     rows = []
     for own in groups(cells):
         first = own[0]
         if first["source"] not in {row["source"] for row in rows}:
-            spent = {name: first["centre"][name] for name in ("steps", "tokens", "flops")}
-            rows.append({"source": first["source"], "arm": CENTRE} | spent)
+            spent = {name: first["dense"][name] for name in ("steps", "tokens", "flops")}
+            rows.append({"source": first["source"], "variant": DENSE} | spent)
         names = ("steps", "tokens", "flops", "weights", "router")
         rows.append(
-            {"source": first["source"], "arm": first["partition"]}
+            {"source": first["source"], "variant": first["partition"]}
             | {name: first[name] for name in names}
         )
     return rows
@@ -104,7 +104,7 @@ def bounds(cells: Sequence[Cell]) -> list[dict[str, Any]]:
             "partition": own[0]["partition"],
             "own": mean(cell["gates"][-1]["nats_per_pixel"] for cell in own),
             "gap": mean(cell["b8"]["gap"][0] for cell in own),
-            "price": mean(cell["b8"]["price"][0] for cell in own),
+            "cost": mean(cell["b8"]["cost"][0] for cell in own),
             "bound": mean(cell["b8"]["bound"]["nats_per_pixel"] for cell in own),
             "router": mean(cell["router"]["nats"] for cell in own),
         }
@@ -122,23 +122,23 @@ def mean(values: Iterator[float]) -> float:
 
 def print_tables(console: Console, summary: Mapping[str, Any]) -> None:
     """What was trained, what it pays, and what its gates do."""
-    console.print(_arms(summary["arms"]))
+    console.print(_variants(summary["variants"]))
     console.print(_compared(summary["comparisons"]))
     console.print(_bounds(summary["b8"]))
-    console.print(_world(summary["world"]))
+    console.print(_evaluation_set(summary["evaluation_set"]))
 
 
-def _arms(rows: Sequence[Mapping[str, Any]]):
+def _variants(rows: Sequence[Mapping[str, Any]]):
     table = narrow_table(
-        *("source", "arm", "steps", "tokens", "FLOPs", "router"),
-        title="What each arm was trained on, a seed",
-        caption="router: its FLOPs over those of the arm, beside them.",
+        *("source", "variant", "steps", "tokens", "FLOPs", "router"),
+        title="What each variant was trained on, a seed",
+        caption="router: its FLOPs over those of the variant, beside them.",
     )
     for row in rows:
         steps = row["steps"]
         table.add_row(
             row["source"],
-            row["arm"],
+            row["variant"],
             f"{steps}" if isinstance(steps, int) else f"{min(steps)} to {max(steps)}",
             f"{row['tokens']:,}",
             f"{row['flops']:.3g}",
@@ -149,7 +149,7 @@ def _arms(rows: Sequence[Mapping[str, Any]]):
 
 def _compared(rows: Sequence[Mapping[str, Any]]):
     table = narrow_table(
-        *("source", "parts", "gate", "bound", "± s.e.", "− centre", "95 % over seeds", "verdict"),
+        *("source", "parts", "gate", "bound", "± s.e.", "− dense", "95 % over seeds", "verdict"),
         title="Evidence bounds on held-out images, nats per pixel",
         caption="Sources do not compare. oracle: the image's own part, which no gate may know.",
     )
@@ -157,8 +157,8 @@ def _compared(rows: Sequence[Mapping[str, Any]]):
     for row in rows:
         if row["source"] != last:
             last = row["source"]
-            table.add_row(last, CENTRE, "", f"{row['centre']:.4f}", "", "", "", "")
-        minus = row["minus_centre"]
+            table.add_row(last, DENSE, "", f"{row['dense']:.4f}", "", "", "", "")
+        minus = row["minus_dense"]
         ends = [minus[name] for name in ("low", "high")]
         table.add_row(
             row["source"],
@@ -175,13 +175,13 @@ def _compared(rows: Sequence[Mapping[str, Any]]):
 
 def _bounds(rows: Sequence[Mapping[str, Any]]):
     table = narrow_table(
-        *("source", "parts", "own expert", "gap", "≤ price", "ensemble", "≤ B8", "−log ρ̂"),
+        *("source", "parts", "own expert", "gap", "≤ cost", "ensemble", "≤ B8", "−log ρ̂"),
         title="The router-gated ensemble beside its own experts, nats per pixel",
-        caption="gap: ensemble − the part's own expert; price: B8's right side − the same;\n"
+        caption="gap: ensemble − the part's own expert; cost: B8's right side − the same;\n"
         "−log ρ̂: of the own part, nats of a state, uniform over time.",
     )
     for row in rows:
-        names = ("own", "gap", "price")
+        names = ("own", "gap", "cost")
         table.add_row(
             row["source"],
             row["partition"],
@@ -193,14 +193,14 @@ def _bounds(rows: Sequence[Mapping[str, Any]]):
     return table
 
 
-def _world(worlds: Sequence[Mapping[str, Any]]):
+def _evaluation_set(evaluation_sets: Sequence[Mapping[str, Any]]):
     table = narrow_table(
         *("parts", "gate", "KL", "≤ ∫", "≤ Σ_k ∫"),
         title="B8 summed over 81 states, uniform source, nats of a state",
-        caption="KL of the laws at 1 − ε, ∫ of the mixed rates' cost, Σ_k of the parts' own.",
+        caption="KL at 1 − ε, ∫ of the mixed rates' cost, Σ_k of the parts' own.",
     )
-    for world in worlds:
-        for name, gate in world["gates"].items():
+    for evaluation_set in evaluation_sets:
+        for name, gate in evaluation_set["gates"].items():
             numbers = (f"{gate[what]:.4f}" for what in ("kl", "integral", "by_part"))
-            table.add_row(world["partition"], name, *numbers)
+            table.add_row(evaluation_set["partition"], name, *numbers)
     return table

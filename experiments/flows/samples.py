@@ -1,7 +1,7 @@
 """Drawing images: the exact finite step for the masked source, Euler for the uniform one. [S2–S4]
 
 One gate a state: ρ̂(x_t, t) mixes the experts' posteriors, hence their velocities (D4, D5), and
-every position is drawn from the mixed step's law.
+every position is drawn from the mixed step's distribution.
 """
 
 from functools import partial
@@ -12,9 +12,9 @@ import jax.numpy as jnp
 from dfm_jax.mixture import mix_probs
 from dfm_jax.models import Network, Params
 from dfm_jax.paths import sample_path
-from dfm_jax.samplers import final_step_law
+from dfm_jax.samplers import final_step_probs
 from dfm_jax.schedules import linear
-from dfm_jax.steps import exact_step_velocity, step_law
+from dfm_jax.steps import exact_step_velocity, step_probs
 from dfm_jax.types import Array, Key
 from dfm_jax.velocities import posterior_to_velocity
 from experiments.flows.sources import Source
@@ -26,7 +26,7 @@ def sample(source: Source, key: Key, posterior_of, num_positions: int) -> Array:
         masked     X_{t+1} ~ δ + λ_t (p̂ − δ)                                              [S2]
         uniform    X_{t+h} ~ δ + h û on [0, 1 − ε], then every position from p̂_{1|1−ε}   [S3, S4]
 
-    A step of Euler is a law: h/(1 − t) ≤ h/(h + ε) < 1.
+    A step of Euler is a distribution: h/(1 − t) ≤ h/(h + ε) < 1.
     """
     start_key, step_key, last_key = jax.random.split(key, 3)
     steps, ends, num_states = source.num_steps, 1 - source.epsilon, source.num_states
@@ -42,15 +42,19 @@ def sample(source: Source, key: Key, posterior_of, num_positions: int) -> Array:
                 posterior_of(x_t, t), x_t, t, linear(), num_states=num_states
             )
             move = ends / steps * velocity
-        law = jnp.maximum(step_law(move, x_t), 0.0)  # 1 − h/(1 − t) + h p̂/(1 − t) may round below
-        return sample_path(jax.random.fold_in(step_key, index), law), None
+        probs = jnp.maximum(
+            step_probs(move, x_t), 0.0
+        )  # 1 − h/(1 − t) + h p̂/(1 − t) may round below
+        return sample_path(jax.random.fold_in(step_key, index), probs), None
 
     x, _ = jax.lax.scan(step, source.start(start_key), jnp.arange(steps))
     if source.name == "masked":
         return x
     everywhere = jnp.ones(num_positions, bool)
-    law = final_step_law(posterior_of(x, jnp.asarray(ends)), x, everywhere, num_states=num_states)
-    return sample_path(last_key, law)
+    probs = final_step_probs(
+        posterior_of(x, jnp.asarray(ends)), x, everywhere, num_states=num_states
+    )
+    return sample_path(last_key, probs)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
@@ -66,15 +70,15 @@ def sampled(
         router: of ρ̂.
         experts: stacked parameters.
         gate: the router's.
-        fixed: [M, K] a law that replaces ρ̂, or a row of zeros.
+        fixed: [M, K] a distribution that replaces ρ̂, or a row of zeros.
         keys: [M].
     """
 
     def one(key: Key, weights: Array) -> Array:
         def posterior_of(x_t: Array, t: Array) -> Array:
-            laws = jax.nn.softmax(jax.vmap(network.apply, (0, None, None))(experts, x_t, t))
+            token_probs = jax.nn.softmax(jax.vmap(network.apply, (0, None, None))(experts, x_t, t))
             learned = jax.nn.softmax(router.apply(gate, x_t, t))
-            return mix_probs(jnp.where(jnp.sum(weights) > 0, weights, learned), laws)
+            return mix_probs(jnp.where(jnp.sum(weights) > 0, weights, learned), token_probs)
 
         return sample(source, key, posterior_of, source.num_positions)
 

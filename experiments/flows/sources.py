@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from dfm_jax.checks import check_count, check_interval, require
 from dfm_jax.interfaces import Losses, Network, Params, Task
-from dfm_jax.objectives import cross_entropy_loss, generalised_kl_loss, router_loss, step_loss
+from dfm_jax.objectives import cross_entropy_loss, generalized_kl_loss, router_loss, step_loss
 from dfm_jax.paths import mask_source, sample_mixture
 from dfm_jax.schedules import linear, masked
 from dfm_jax.training.tasks import masked_task, uniform_task
@@ -146,7 +146,7 @@ class Source:
         if self.name == "masked":
             size = jnp.full(x_1.shape, draw.size)
             return jnp.sum(step_loss(logits, x_1, draw.x_t, size))
-        inside = generalised_kl_loss(logits, x_1, draw.x_t, draw.t, linear())
+        inside = generalized_kl_loss(logits, x_1, draw.x_t, draw.t, linear())
         ends = cross_entropy_loss(logits, x_1)
         return jnp.sum(jnp.where(draw.last, ends, inside))
 

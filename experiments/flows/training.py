@@ -1,4 +1,5 @@
-"""Members of `flows`: a centre, experts and routers, each from its own images, its seeds as one.
+"""Members of `flows`: a dense model, experts and routers, each from its own images, its seeds as
+one.
 
 Every member is a sweep of its seeds, in a folder of its own, and goes on from there. Members of one
 shape share a compiled step.
@@ -16,7 +17,7 @@ from dfm_jax.interfaces import Network, Params, Task
 from dfm_jax.models import TransformerConfig, flops_per_token, router, transformer
 from dfm_jax.parallel import make_mesh
 from dfm_jax.training.batches import Batch
-from dfm_jax.training.config import OptimiserConfig, TrainConfig, Watch
+from dfm_jax.training.config import LogConfig, OptimizerConfig, TrainConfig
 from dfm_jax.training.examples import Examples, array_examples
 from dfm_jax.training.stopping import NonFiniteError
 from dfm_jax.types import ArrayLike, Key
@@ -36,14 +37,14 @@ class Recipe:
 
     @property
     def network(self) -> Network:
-        """A flow's token posteriors [N, V], or a router's law over experts [K]."""
+        """A flow's token posteriors [N, V], or a router's distribution over experts [K]."""
         return _network(self.config.model, self.num_experts)
 
 
 def member_config(
     source: Source,
     model: TransformerConfig,
-    optimiser: OptimiserConfig,
+    optimizer: OptimizerConfig,
     *,
     num_steps: int,
     batch_size: int,
@@ -51,7 +52,7 @@ def member_config(
     """Of whole images, all of them seen; but for the seed."""
     return TrainConfig(
         model=model,
-        optimiser=optimiser,
+        optimizer=optimizer,
         objective="masked",
         num_grid_steps=source.num_steps,
         num_steps=num_steps,
@@ -127,7 +128,7 @@ def trained(
         [replace(config, seed=seed) for seed in seeds],
         _examples(seen, recipe),
         folder,
-        Watch(log_every=every, save_every=max(_SAVED, every)),
+        LogConfig(log_every=every, save_every=max(_SAVED, every)),
         make_mesh(1),
         task=_task(recipe.source, config.model, recipe.num_experts),
     )

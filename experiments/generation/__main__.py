@@ -44,7 +44,7 @@ def run(config: Config, images: Images, console: Console) -> bool:
         folder=config.out / "cells", depends_on=depends_on, programs=("experiments.generation",)
     )
     start = time.perf_counter()
-    console.print("exact laws on the toy …", highlight=False)
+    console.print("exact distributions on the toy …", highlight=False)
     toy = cells.measured("toy", partial(_toy, config))["rows"]
     console.print("digits: one network, every sampler's bound …", highlight=False)
     bounds = cells.measured("digits", partial(_digits, config, images))["rows"]

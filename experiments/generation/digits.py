@@ -18,7 +18,7 @@ from dfm_jax import schedules
 from dfm_jax.likelihoods import any_order_bound, any_order_nll, grid_bound
 from dfm_jax.models import TransformerConfig
 from dfm_jax.sampling import denoiser_of
-from dfm_jax.training.config import OptimiserConfig
+from dfm_jax.training.config import OptimizerConfig
 from dfm_jax.types import Array, Key, Table
 from experiments.flows.images import NUM_TOKENS, SIDE, Images
 from experiments.flows.sources import Source
@@ -50,9 +50,9 @@ def member(config: Any, images: Images) -> Member:
         time_conditioned=False,
     )
     warmup = max(10, config.training_steps // 20)
-    optimiser = OptimiserConfig(learning_rate=config.rate, warmup_steps=warmup)
+    optimizer = OptimizerConfig(learning_rate=config.rate, warmup_steps=warmup)
     sizes = {"num_steps": config.training_steps, "batch_size": config.batch_size}
-    recipe = Recipe(source=source, config=member_config(source, model, optimiser, **sizes))
+    recipe = Recipe(source=source, config=member_config(source, model, optimizer, **sizes))
     folder = config.out / "members" / "masked"
     return trained(folder, recipe, images.train, seeds=(config.seed,))
 
@@ -62,7 +62,7 @@ def orders() -> dict[str, Table]:
     i = np.arange(POSITIONS)
     found: dict[str, Table] = {}
     for count in (1, 2, 4, 8, 16, 32, 64):
-        found[f"blocks of neighbours:{count}"] = schedules.blocks(i * count // POSITIONS)
+        found[f"blocks of neighbors:{count}"] = schedules.blocks(i * count // POSITIONS)
         found[f"blocks spread out:{count}"] = schedules.blocks(i % count)
     return found
 
@@ -75,8 +75,8 @@ def rows_of(config: Any, images: Images) -> Iterator[dict[str, Any]]:
     params, x = found.of_seed(0), jnp.asarray(images.test)
     keys = jax.random.split(jax.random.key(config.seed), len(images.test))
     tables = {
-        f"exact step, {kind}:{count}": schedules.masked(clock, count, POSITIONS)
-        for kind, clock in (("linear", schedules.linear()), ("cosine", schedules.cosine()))
+        f"exact step, {kind}:{count}": schedules.masked(schedule, count, POSITIONS)
+        for kind, schedule in (("linear", schedules.linear()), ("cosine", schedules.cosine()))
         for count in config.steps
     } | orders()
     options = {"num_replicates": 2}

@@ -17,8 +17,8 @@ from rich.table import Table
 
 from experiments.lib import study
 
-# Okabe and Ito's palette: told apart by every kind of colour vision.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+# Okabe and Ito's palette: told apart by every kind of color vision.
+_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _FLOOR = 1e-4  # where a TV that is rounding is drawn, on a logarithmic axis
 
 
@@ -74,7 +74,7 @@ def draw(path: Path, toy: Sequence[Mapping[str, Any]], digits: Sequence[Mapping[
     panels = figure.subplots(1, 3)
     for axes, source in zip(panels, ("masked", "uniform"), strict=False):
         _curves(axes, [row for row in toy if row["source"] == source], "tv", _FLOOR)
-        axes.set_title(f"toy, {source} source: exact laws", fontsize=9)
+        axes.set_title(f"toy, {source} source: exact distributions", fontsize=9)
         axes.set_ylabel("total variation to the data")
         axes.set_yscale("log")
         axes.text(4.3, _FLOOR, "0, to rounding", fontsize=7, va="center")
@@ -86,9 +86,9 @@ def draw(path: Path, toy: Sequence[Mapping[str, Any]], digits: Sequence[Mapping[
 
 
 def _curves(axes: Axes, rows: Sequence[Mapping[str, Any]], what: str, floor: float) -> None:
-    for colour, name in zip(_COLOURS, dict.fromkeys(r["sampler"] for r in rows), strict=False):
+    for color, name in zip(_COLORS, dict.fromkeys(r["sampler"] for r in rows), strict=False):
         here = sorted((r["steps"], max(r[what], floor)) for r in rows if r["sampler"] == name)
-        axes.plot(*zip(*here, strict=True), "o-", color=colour, label=name, markersize=4)
+        axes.plot(*zip(*here, strict=True), "o-", color=color, label=name, markersize=4)
     axes.set_xscale("log", base=2)
     axes.set_xlabel("steps")
     axes.legend(fontsize=6)

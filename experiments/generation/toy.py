@@ -1,7 +1,8 @@
-"""How far a sampler's law is from the data, exactly, on a space small enough to list.   [S1–S5, Q6]
+"""How far a sampler's distribution is from the data, exactly, on a space small enough to list.
+[S1–S5, Q6]
 
-Posteriors are exact, so that all that is measured is the sampler. Its law is the source's, pushed
-through the very step laws that it draws from, in float64.
+Posteriors are exact, so that all that is measured is the sampler. Its distribution is the source's,
+pushed through the very step distributions that it draws from, in float64.
 """
 
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import numpy as np
 
 from dfm_jax import exact, schedules
 from dfm_jax.sampling.corrected import corrected_rows
-from dfm_jax.sampling.euler import euler_coins
+from dfm_jax.sampling.euler import euler_jump_probs
 from dfm_jax.sampling.jumps import Run, revealed, start, step_rows
 from dfm_jax.schedules import Schedule
 from dfm_jax.steps import step_size
@@ -35,7 +36,7 @@ def _denoiser(params: Posterior, x_t: Array, t: Array) -> Array:
 
 
 class Toy(NamedTuple):
-    """A data law over V^N sequences, and one source."""
+    """A data distribution over V^N sequences, and one source."""
 
     data: np.ndarray  # [V^N]
     source: np.ndarray  # [N, S]
@@ -62,13 +63,13 @@ class Toy(NamedTuple):
         with np.errstate(divide="ignore"):
             return Posterior(jnp.asarray(np.log(found)))
 
-    def distance(self, law: np.ndarray) -> float:
-        """TV(law, data), the mask among the states."""
-        return float(exact.total_variation(law, exact.embed(self.data, V, S, N)))
+    def distance(self, probs: np.ndarray) -> float:
+        """TV(distribution, data), the mask among the states."""
+        return float(exact.total_variation(probs, exact.embed(self.data, V, S, N)))
 
 
 def toys(seed: int) -> dict[str, Toy]:
-    """One data law, whose neighbours in a sequence tend to agree, from two sources."""
+    """One data distribution, whose neighbors in a sequence tend to agree, from two sources."""
     rng = np.random.default_rng(seed)
     tokens = exact.states(V, N)
     agree = (tokens[:, 1:] == tokens[:, :-1]).sum(axis=1)
@@ -82,42 +83,44 @@ def toys(seed: int) -> dict[str, Toy]:
 
 def rows_of(toy: Toy, name: str, steps: tuple[int, ...]) -> Iterator[dict[str, Any]]:
     """TV of every sampler after T steps."""
-    clocks = {"linear": schedules.linear(), "cosine": schedules.cosine()}
-    for kind, clock in clocks.items():
+    named_schedules = {"linear": schedules.linear(), "cosine": schedules.cosine()}
+    for kind, schedule in named_schedules.items():
         for count in steps:
-            table = np.asarray(schedules.masked(clock, count, N), np.float64)
+            table = np.asarray(schedules.masked(schedule, count, N), np.float64)
             yield _row(name, f"exact step, {kind}", count, toy, on_table(toy, table))
     for count in steps:
         times = np.linspace(0, 1, count + 1)
-        law = by_euler(toy, clocks["cosine"], times)
-        yield _row(name, "Euler, cosine", count, toy, law)
-        law = corrected(toy, clocks["cosine"], times)
-        yield _row(name, f"Euler, cosine, β = {BETA:g}", count, toy, law)
+        probs = by_euler(toy, named_schedules["cosine"], times)
+        yield _row(name, "Euler, cosine", count, toy, probs)
+        probs = corrected(toy, named_schedules["cosine"], times)
+        yield _row(name, f"Euler, cosine, β = {BETA:g}", count, toy, probs)
     for blocks in ([0] * N, [0, 0, 1, 1], [0, 0, 1, 2], list(range(N))):
         table = np.asarray(schedules.blocks(blocks), np.float64)
         yield _row(name, "blocks", max(blocks) + 1, toy, on_table(toy, table))
 
 
-def _row(source: str, sampler: str, steps: int, toy: Toy, law: np.ndarray) -> dict[str, Any]:
-    return {"source": source, "sampler": sampler, "steps": steps, "tv": toy.distance(law)}
+def _row(source: str, sampler: str, steps: int, toy: Toy, probs: np.ndarray) -> dict[str, Any]:
+    return {"source": source, "sampler": sampler, "steps": steps, "tv": toy.distance(probs)}
 
 
 def on_table(toy: Toy, table: np.ndarray) -> np.ndarray:
-    """The law of `sampling.sample_on_table`."""
+    """The distribution of `sampling.sample_on_table`."""
     wide = jnp.asarray(table)
-    coins = np.stack([step_size(wide, t) for t in range(len(table) - 1)])
-    return _pushed(toy, coins, table[:-1])
+    jump_probs = np.stack([step_size(wide, t) for t in range(len(table) - 1)])
+    return _pushed(toy, jump_probs, table[:-1])
 
 
 def by_euler(toy: Toy, schedule: Schedule, times: np.ndarray) -> np.ndarray:
-    """The law of `sampling.sample_euler`."""
-    coins = np.asarray(euler_coins(schedule, jnp.asarray(times), jnp.zeros(N, bool)))
-    return _pushed(toy, coins, _kappas(schedule, times[:-1]))
+    """The distribution of `sampling.sample_euler`."""
+    jump_probs = np.asarray(euler_jump_probs(schedule, jnp.asarray(times), jnp.zeros(N, bool)))
+    return _pushed(toy, jump_probs, _kappas(schedule, times[:-1]))
 
 
 def corrected(toy: Toy, schedule: Schedule, times: np.ndarray) -> np.ndarray:
-    """The law of `sampling.sample_corrected`; a step whose rates would be no law goes forward."""
-    law, fixed = toy.path(np.zeros(N)), jnp.zeros(N, bool)
+    """The distribution of `sampling.sample_corrected`; a step whose rates would be no distribution
+    goes forward.
+    """
+    probs, fixed = toy.path(np.zeros(N)), jnp.zeros(N, bool)
     run = Run(_denoiser, S, toy.masked, "clear", 1)
 
     def rows(params: Posterior, row: tuple[Array, ...], states: Array) -> Array:
@@ -138,9 +141,9 @@ def corrected(toy: Toy, schedule: Schedule, times: np.ndarray) -> np.ndarray:
         beta, inner = (BETA, times[index]) if possible else (0.0, 0.5)
         row = tuple(jnp.asarray(v) for v in (size, times[index], inner, beta, ends))
         if ends:  # the rate has no end there, and is not asked for
-            return _pushed(toy, np.ones((1, N)), kappas[index:], law)
-        law = exact.push_forward(law, np.asarray(compiled(toy.posterior(kappa), row, states)))
-    return law
+            return _pushed(toy, np.ones((1, N)), kappas[index:], probs)
+        probs = exact.push_forward(probs, np.asarray(compiled(toy.posterior(kappa), row, states)))
+    return probs
 
 
 def _kappas(schedule: Schedule, times: np.ndarray) -> np.ndarray:
@@ -153,23 +156,23 @@ def _slopes(schedule: Schedule, times: np.ndarray) -> np.ndarray:
 
 
 @jax.jit
-def _laws(params: Posterior, states: Array, coin: Array, carried: Array) -> Array:
+def _probs(params: Posterior, states: Array, jump_prob: Array, carried: Array) -> Array:
     run = Run(_denoiser, S, True, "clear", 1)
 
     def at(z: Array) -> Array:
         # A source that holds tokens carries nothing over: neither tokens nor what p̂ says of them.
-        free = jnp.where(carried & revealed(z, run), 0.0, coin)
+        free = jnp.where(carried & revealed(z, run), 0.0, jump_prob)
         return step_rows(params, start(z), free, jnp.zeros(()), run._replace(carry_over=False))[0]
 
     return jax.vmap(at)(states)
 
 
 def _pushed(
-    toy: Toy, coins: np.ndarray, kappas: np.ndarray, law: np.ndarray | None = None
+    toy: Toy, jump_probs: np.ndarray, kappas: np.ndarray, probs: np.ndarray | None = None
 ) -> np.ndarray:
-    law = toy.path(np.zeros(N)) if law is None else law
+    probs = toy.path(np.zeros(N)) if probs is None else probs
     states, carried = jnp.asarray(exact.states(S, N)), jnp.asarray(toy.masked)
-    for coin, kappa in zip(coins, kappas, strict=True):
-        rows = _laws(toy.posterior(kappa), states, jnp.asarray(coin), carried)
-        law = exact.push_forward(law, np.asarray(rows))
-    return law
+    for jump_prob, kappa in zip(jump_probs, kappas, strict=True):
+        rows = _probs(toy.posterior(kappa), states, jnp.asarray(jump_prob), carried)
+        probs = exact.push_forward(probs, np.asarray(rows))
+    return probs

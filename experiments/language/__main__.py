@@ -2,11 +2,11 @@
 
     python -m experiments.language --preset quick
 
-Transformers over byte pairs of text in several domains: a centre, and K experts that see a part of
-the text each, by domain, by clusters of words or at random, for their share of the centre's steps.
-Every gate scores the same held-out windows with the same experts; the difference to the centre, in
-nats per byte, is split into the experts' own loss, the price of not knowing the part, the gate's
-and that of cutting it down.
+Transformers over byte pairs of text in several domains: a dense model, and K experts that see a
+part of the text each, by domain, by clusters of words or at random, for their share of the dense
+model's steps. Every gate scores the same held-out windows with the same experts; the difference to
+the dense model, in nats per byte, is split into the experts' own loss, the cost of not knowing the
+part, the gate's and that of cutting it down.
 """
 
 import sys
@@ -21,11 +21,11 @@ from dfm_jax.data import Corpus
 from dfm_jax.parallel import make_mesh
 from experiments.language import figure as language_figure
 from experiments.language import report as language_report
-from experiments.language.arms import Trainer
-from experiments.language.config import PRESETS, Config, check_config, parsed_arm
+from experiments.language.config import PRESETS, Config, check_config, parsed_variant
 from experiments.language.measure import measure
 from experiments.language.text import text_of
-from experiments.lib import ladder_report, reporting, study
+from experiments.language.variants import Trainer
+from experiments.lib import gate_comparison_report, reporting, study
 from experiments.lib.corpora import load_corpora
 from experiments.lib.reporting import Verdict
 
@@ -40,7 +40,7 @@ SHARE = 0.01  # of tokens and FLOPs
 def run(config: Config, corpora: Sequence[Corpus], console: Console) -> bool:
     """The whole study: tables, files into the folder `config.out`, whether every claim holds."""
     check_config(config)
-    shown = ("preset", "out", "arms", "single_seed", "num_devices", "margin")
+    shown = ("preset", "out", "variants", "single_seed", "num_devices", "margin")
     of_a_cell = {name: value for name, value in asdict(config).items() if name not in shown}
     versions = reporting.installed(PACKAGES)
     depends_on = {"config": of_a_cell, "versions": versions, "data": study.data_digest(corpora)}
@@ -51,20 +51,20 @@ def run(config: Config, corpora: Sequence[Corpus], console: Console) -> bool:
     text = text_of(corpora, num_tokens=config.num_tokens, num_features=config.num_features)
     trainer = Trainer(text=text, config=config, mesh=make_mesh(config.num_devices))
     found = []
-    for arm in map(parsed_arm, config.arms):
-        numbers = range(1 if arm.name in config.single_seed else config.num_seeds)
+    for variant in map(parsed_variant, config.variants):
+        numbers = range(1 if variant.name in config.single_seed else config.num_seeds)
         for number in numbers:
-            console.print(f"{arm.name}, seed {number}", highlight=False)
-            name = f"{arm.name.replace(':', '_')}-{number}"
-            found.append(cells.measured(name, lambda a=arm, n=number: measure(trainer, a, n)))
-    rows = ladder_report.aggregated(found, margin=config.margin)
+            console.print(f"{variant.name}, seed {number}", highlight=False)
+            name = f"{variant.name.replace(':', '_')}-{number}"
+            found.append(cells.measured(name, lambda a=variant, n=number: measure(trainer, a, n)))
+    rows = gate_comparison_report.aggregated(found, margin=config.margin)
     verdicts = verdicts_of(found)
     picture = language_figure.draw(config.out / "language.png", rows, found, config.margin)
     summary = {
         "data": depends_on["data"],
         "parameters": trainer.num_parameters,
         "comparisons": rows,
-        "arms": language_report.arms(found, config.rates),
+        "variants": language_report.variants(found, config.rates),
         "domains": language_report.by_domain(found, config.margin),
         "seconds": round(time.perf_counter() - start, 1),
     }
@@ -76,7 +76,7 @@ def run(config: Config, corpora: Sequence[Corpus], console: Console) -> bool:
         rows=list(language_report.result_rows(found)),
         summary=summary,
         verdicts=verdicts,
-        records=ladder_report.records(found),
+        records=gate_comparison_report.records(found),
         pictures=[picture],
         tables=lambda: language_report.print_tables(console, rows, summary),
     )
@@ -85,29 +85,35 @@ def run(config: Config, corpora: Sequence[Corpus], console: Console) -> bool:
 def verdicts_of(cells: Sequence[Mapping[str, Any]]) -> tuple[Verdict, ...]:
     """The claims, their bounds stated here and nowhere else.
 
-    Whether the arms are equivalent is no claim: it is what the study finds.
+    Whether the variants are equivalent is no claim: it is what the study finds.
     """
-    worlds = [world for cell in cells for world in cell["worlds"].values()]
-    residual = max(world["b1_residual"] for world in worlds)
-    slack = min(world["b11_slack"] for world in worlds)
+    evaluation_sets = [
+        evaluation_set for cell in cells for evaluation_set in cell["evaluation_sets"].values()
+    ]
+    residual = max(evaluation_set["b1_residual"] for evaluation_set in evaluation_sets)
+    slack = min(evaluation_set["b11_slack"] for evaluation_set in evaluation_sets)
     of_terms = max(
-        abs(sum(row["terms"].values()) - row["minus"]["centre"][0])
-        for world in worlds
-        for row in world["rows"]
+        abs(sum(row["terms"].values()) - row["minus"]["dense"][0])
+        for evaluation_set in evaluation_sets
+        for row in evaluation_set["rows"]
     )
     apart = {
-        what: max(abs(cell[what] / cell["centre"][what] - 1) for cell in cells)
+        what: max(abs(cell[what] / cell["dense"][what] - 1) for cell in cells)
         for what in ("tokens", "flops")
     }
     single = max(cell["b1_float32"] for cell in cells)
-    total = "own + price + gate + cut − difference"
+    total = "own + cost + gate + cut − difference"
     return (
         Verdict("B1 on every window and expert, nats", "B1", residual, "≤", B1),
         Verdict("the same in float32, nats", "B1", single, "≤", B1_FLOAT32),
         Verdict("smallest slack of B11, nats", "B11", slack, "≥", -B1),
         Verdict(f"{total}, nats per byte", "B1", of_terms, "≤", TERMS),
-        Verdict("tokens of an arm over the centre's, less 1", "–", apart["tokens"], "≤", SHARE),
-        Verdict("FLOPs of an arm over the centre's, less 1", "–", apart["flops"], "≤", SHARE),
+        Verdict(
+            "tokens of a variant over the dense model's, less 1", "–", apart["tokens"], "≤", SHARE
+        ),
+        Verdict(
+            "FLOPs of a variant over the dense model's, less 1", "–", apart["flops"], "≤", SHARE
+        ),
     )
 
 

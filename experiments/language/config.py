@@ -1,4 +1,4 @@
-"""What `language` compares, as values: presets, arms by name, networks and their training."""
+"""What `language` compares, as values: presets, variants by name, networks and their training."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,7 +9,7 @@ import numpy as np
 
 from dfm_jax.checks import check_count, check_interval, require
 from dfm_jax.models import TransformerConfig
-from dfm_jax.training.config import OptimiserConfig, TrainConfig
+from dfm_jax.training.config import OptimizerConfig, TrainConfig
 
 KINDS = ("domain", "cluster", "random", "unbalanced", "warm")
 """By domain; clusters balanced by tokens; at random; clusters as they fall; clusters again, each
@@ -17,8 +17,8 @@ expert going on from a model of all the text, which took half of the steps."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arm:
-    """One ensemble to compare with the centre."""
+class Variant:
+    """One ensemble to compare with the dense model."""
 
     kind: str
     num_experts: int | None  # None: one a domain
@@ -29,13 +29,13 @@ class Arm:
         return self.kind if self.num_experts is None else f"{self.kind}:{self.num_experts}"
 
 
-def parsed_arm(
+def parsed_variant(
     text: str, kinds: Sequence[str] = KINDS[1:], *, alone: Sequence[str] = KINDS[:1]
-) -> Arm:
+) -> Variant:
     """`domain`, or `KIND:K`.
 
     Args:
-        text: of one arm.
+        text: of one variant.
         kinds: that have a K.
         alone: those that have none.
 
@@ -44,13 +44,13 @@ def parsed_arm(
     """
     kind, sign, number = text.partition(":")
     first = "".join(f"`{name}`, or " for name in alone)
-    rule = f"Each of `arms` must be {first}KIND:K with KIND one of {', '.join(kinds)}"
+    rule = f"Each of `variants` must be {first}KIND:K with KIND one of {', '.join(kinds)}"
     good = (kind in alone and not sign) or (kind in kinds and number.isdecimal())
-    require(good, rule, text, name="arm")
+    require(good, rule, text, name="variant")
     if not sign:
-        return Arm(kind=kind, num_experts=None)
-    check_count("K of an arm", int(number), at_least=2)
-    return Arm(kind=kind, num_experts=int(number))
+        return Variant(kind=kind, num_experts=None)
+    check_count("K of a variant", int(number), at_least=2)
+    return Variant(kind=kind, num_experts=int(number))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +59,7 @@ class Config:
 
     preset: Literal["quick", "standard", "tpu", "tpu-1b"] = "quick"
     """The preset from which the other values start: a minute, two hours, or experts of 124 million
-    and of a billion parameters, for accelerators: one arm a process, on as many chips as
+    and of a billion parameters, for accelerators: one variant a process, on as many chips as
     `num-devices`."""
     out: Path = Path("runs/language")
     """The folder for result.json, metrics.jsonl, the picture, checkpoints and unfinished cells."""
@@ -67,14 +67,15 @@ class Config:
     """Folders of text that become more domains; every file is a document."""
     domain_bytes: int = 200_000
     """The largest number of bytes of each domain, in whole documents; 0 takes all."""
-    arms: tuple[str, ...] = ("domain", "cluster:4", "random:4")
-    """The arms: `domain`, or KIND:K with KIND one of cluster (balanced by tokens), unbalanced,
+    variants: tuple[str, ...] = ("domain", "cluster:4", "random:4")
+    """The variants: `domain`, or KIND:K with KIND one of cluster (balanced by tokens), unbalanced,
     random, warm (clusters, after half of the steps on all of the text)."""
     single_seed: tuple[str, ...] = ()
-    """The arms of which only the first seed is trained."""
+    """The variants of which only the first seed is trained."""
     controls: tuple[str, ...] = ()
-    """The arms that are compared with single models too: the average of the experts' parameters,
-    and a centre with one expert's number of steps."""
+    """The variants that are compared with single models too: the average of the experts'
+    parameters,
+    and a dense model with one expert's number of steps."""
     num_tokens: int = 512
     """The number V of byte-pair tokens."""
     width: int = 64
@@ -92,7 +93,7 @@ class Config:
     large: bool = False
     """Scan and recompute the layers, and multiply in bfloat16: for accelerators."""
     training_tokens: int = 250_000
-    """The number of training tokens of an arm, whatever its number of experts."""
+    """The number of training tokens of a variant, whatever its number of experts."""
     rates: tuple[float, ...] = (1e-2,)
     """The learning rates; each member takes the best one on validation, at the first seed."""
     warmup: float = 0.05
@@ -102,7 +103,7 @@ class Config:
     router_layers: int = 1
     """The number of layers of that router."""
     router_share: float = 0.25
-    """The number of steps of that router, as a share of the centre's."""
+    """The number of steps of that router, as a share of the dense model's."""
     prefixes: tuple[int, ...] = (4, 16)
     """The numbers of tokens after which a gate is kept."""
     num_features: int = 64
@@ -126,7 +127,7 @@ PRESETS = {
     "standard": Config(
         preset="standard",
         domain_bytes=800_000,
-        arms=(
+        variants=(
             *("domain", "cluster:2", "cluster:4", "cluster:8", "random:4", "warm:4"),
             "unbalanced:4",
         ),
@@ -190,12 +191,12 @@ def check_config(config: Config) -> None:
         ValueError: naming the first option that is, its rule and its value.
     """
     require(config.domain_bytes >= 0, "`domain_bytes` must not be negative", config.domain_bytes)
-    require(len(config.arms) > 0, "`arms` must not be empty", config.arms)
-    for arm in config.arms:
-        parsed_arm(arm)
+    require(len(config.variants) > 0, "`variants` must not be empty", config.variants)
+    for variant in config.variants:
+        parsed_variant(variant)
     for name in ("single_seed", "controls"):
-        known = set(getattr(config, name)) <= set(config.arms)
-        rule = f"`{name}` must hold arms of `arms` only, which are {', '.join(config.arms)}"
+        known = set(getattr(config, name)) <= set(config.variants)
+        rule = f"`{name}` must hold some of `variants`: {', '.join(config.variants)}"
         require(known, rule, getattr(config, name))
     check_interval("router_share", config.router_share, 0.0, np.inf, ends="()")
     for name in (
@@ -244,7 +245,7 @@ def member_config(config: Config, num_steps: int) -> TrainConfig:
     """How a member is trained, but for its rate and its seed."""
     return replace(
         TrainConfig(model=network_of(config, config.width, config.num_layers)),
-        optimiser=OptimiserConfig(warmup_steps=max(1, round(config.warmup * num_steps))),
+        optimizer=OptimizerConfig(warmup_steps=max(1, round(config.warmup * num_steps))),
         num_steps=num_steps,
         batch_size=config.batch_size,
         num_micro_batches=config.micro_batches,

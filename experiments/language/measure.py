@@ -1,4 +1,6 @@
-"""One cell of `language`: one arm's experts, one seed, every gate on the same held-out tokens."""
+"""One cell of `language`: one variant's experts, one seed, every gate on the same held-out
+tokens.
+"""
 
 from __future__ import annotations
 
@@ -15,38 +17,42 @@ from dfm_jax.accounting import routing_cost
 from dfm_jax.training.evaluation import token_losses
 from experiments.language import router as language_router
 from experiments.language import text as language_text
-from experiments.language.arms import Trainer
-from experiments.language.config import Arm
+from experiments.language.config import Variant
 from experiments.language.router import Router
 from experiments.language.text import HELD_OUT
-from experiments.lib import context_gates, worlds
+from experiments.language.variants import Trainer
+from experiments.lib import context_gates, evaluation_sets
 from experiments.lib.contexts import Contexts
+from experiments.lib.evaluation_sets import EvaluationSet
 from experiments.lib.fixed_share import fixed_share_losses
-from experiments.lib.gate_ladder import ContextLaws, TokenLaws
-from experiments.lib.ladder_record import ladder_record
+from experiments.lib.gate_comparison import ContextProbs, TokenProbs
+from experiments.lib.gate_comparison_record import gate_comparison_record
 from experiments.lib.training import Member
-from experiments.lib.worlds import World
 
 
-def measure(trainer: Trainer, arm: Arm, number: int) -> dict[str, Any]:
-    """Train the experts of one arm, score held-out text by each, and run the ladder of gates."""
+def measure(trainer: Trainer, variant: Variant, number: int) -> dict[str, Any]:
+    """Train the experts of one variant, score held-out text by each, and run the comparison of
+    gates.
+    """
     config, text = trainer.config, trainer.text
-    partition, part_of = trainer.partition(arm)
-    experts, centre, weights = trainer.experts(arm), trainer.centre(), trainer.weights(arm)
+    partition, part_of = trainer.partition(variant)
+    experts, dense, weights = trainer.experts(variant), trainer.dense(), trainer.weights(variant)
     log_prior = np.log(weights)
-    held = held_worlds(trainer, arm, number)
-    laws, fitted = _context_laws(trainer, arm, held, log_prior)
-    router, running, temperature = _running_laws(trainer, arm, held["validation"]["reset"], number)
+    held = held_evaluation_sets(trainer, variant, number)
+    probs, fitted = _context_probs(trainer, variant, held, log_prior)
+    router, running, temperature = _running_probs(
+        trainer, variant, held["validation"]["reset"], number
+    )
     records = {}
-    for name, world in held["test"].items():
+    for name, evaluation_set in held["test"].items():
         tuning = held["validation"][name]
         losses = fixed_share_losses(tuning.log_probs, tuning.sequences, log_prior, config.alphas)
         alpha = float(config.alphas[int(losses.argmin())])
-        records[name] = ladder_record(
-            world,
+        records[name] = gate_comparison_record(
+            evaluation_set,
             log_prior,
             alpha,
-            laws if name == "reset" else None,
+            probs if name == "reset" else None,
             running=running if name == "reset" else None,
             prefixes=config.prefixes,
             num_draws=config.num_draws,
@@ -58,51 +64,57 @@ def measure(trainer: Trainer, arm: Arm, number: int) -> dict[str, Any]:
     records["reset"]["contexts"] = fitted
     worth = held["test"]["reset"]
     return {
-        "partition": arm.name,
-        "kind": arm.kind,
+        "partition": variant.name,
+        "kind": variant.kind,
         "seed": trainer.seeds[number],
         "num_experts": partition.num_parts,
         "weights": weights.tolist(),
         "search": partition.search,
         "domains": normalized_mutual_info_score(text.tokens["train"].domains, part_of["train"]),
         "steps": [expert.config.num_steps for expert in experts],
-        "tokens": sum(x.num_tokens for x in experts) + _trunk(trainer, arm, "num_tokens"),
-        "flops": sum(x.flops for x in experts) + _trunk(trainer, arm, "flops"),
-        "centre": {
-            "steps": centre.config.num_steps,
-            "tokens": centre.num_tokens,
-            "flops": centre.flops,
+        "tokens": sum(x.num_tokens for x in experts) + _trunk(trainer, variant, "num_tokens"),
+        "flops": sum(x.flops for x in experts) + _trunk(trainer, variant, "flops"),
+        "dense": {
+            "steps": dense.config.num_steps,
+            "tokens": dense.num_tokens,
+            "flops": dense.flops,
         },
         "router": {"tokens": router.num_tokens, "flops": router.flops},
         "rates": [expert.rates for expert in experts],
-        "centre_rates": centre.rates,
+        "dense_rates": dense.rates,
         "curves": [expert.curve for expert in experts],
-        "centre_curve": centre.curve,
+        "dense_curve": dense.curve,
         "b1_float32": _b1_float32(worth, log_prior),
-        "single": _single_models(trainer, arm, experts, weights, number),
-        "worlds": records,
+        "single": _single_models(trainer, variant, experts, weights, number),
+        "evaluation_sets": records,
     }
 
 
-def held_worlds(trainer: Trainer, arm: Arm, number: int) -> dict[str, dict[str, World]]:
-    """Held-out text by split and by world, scored by the experts of an arm and by the centre."""
-    _, part_of = trainer.partition(arm)
-    held: dict[str, dict[str, World]] = {}
+def held_evaluation_sets(
+    trainer: Trainer, variant: Variant, number: int
+) -> dict[str, dict[str, EvaluationSet]]:
+    """Held-out text by split and by evaluation set, scored by the experts of a variant and by the
+    dense model.
+    """
+    _, part_of = trainer.partition(variant)
+    held: dict[str, dict[str, EvaluationSet]] = {}
     for split in HELD_OUT:
-        columns = [_log_probs(trainer, expert, number, split) for expert in trainer.experts(arm)]
-        found = worlds.held_out(
+        columns = [
+            _log_probs(trainer, expert, number, split) for expert in trainer.experts(variant)
+        ]
+        found = evaluation_sets.held_out(
             np.stack(columns, axis=1),
-            _centre_log_probs(trainer, number, split),
+            _dense_log_probs(trainer, number, split),
             np.diff(trainer.text.tokens[split].set.offsets),
             part_of[split],
             trainer.config.num_positions,
         )
-        held[split] = {world.name: world for world in found}
+        held[split] = {evaluation_set.name: evaluation_set for evaluation_set in found}
     return held
 
 
-def _trunk(trainer: Trainer, arm: Arm, what: str) -> float:
-    return getattr(trainer.trunk(), what) if arm.kind == "warm" else 0
+def _trunk(trainer: Trainer, variant: Variant, what: str) -> float:
+    return getattr(trainer.trunk(), what) if variant.kind == "warm" else 0
 
 
 def _log_probs(trainer: Trainer, member: Member, number: int, split: str) -> np.ndarray:
@@ -113,8 +125,8 @@ def _log_probs(trainer: Trainer, member: Member, number: int, split: str) -> np.
 
 
 @cache
-def _centre_log_probs(trainer: Trainer, number: int, split: str) -> np.ndarray:
-    return _log_probs(trainer, trainer.centre(), number, split)
+def _dense_log_probs(trainer: Trainer, number: int, split: str) -> np.ndarray:
+    return _log_probs(trainer, trainer.dense(), number, split)
 
 
 def document_bytes(trainer: Trainer, split: str) -> np.ndarray:
@@ -130,11 +142,14 @@ def _domains(trainer: Trainer) -> dict[str, np.ndarray]:
     return {name: names == name for name in dict.fromkeys(names.tolist())}
 
 
-def _context_laws(
-    trainer: Trainer, arm: Arm, held: Mapping[str, Mapping[str, World]], log_prior: np.ndarray
-) -> tuple[ContextLaws, dict[str, Any]]:
+def _context_probs(
+    trainer: Trainer,
+    variant: Variant,
+    held: Mapping[str, Mapping[str, EvaluationSet]],
+    log_prior: np.ndarray,
+) -> tuple[ContextProbs, dict[str, Any]]:
     """What the gates that read contexts say of each window of test, and what was fitted for it."""
-    _, part_of = trainer.partition(arm)
+    _, part_of = trainer.partition(variant)
     reset = {split: held[split]["reset"] for split in HELD_OUT}
     before = {split: _contexts(trainer, split) for split in HELD_OUT}
     # How likely each expert finds the window before: what it has scored already.
@@ -151,13 +166,13 @@ def _context_laws(
         log_prior,
         decays=trainer.config.decays,
     )
-    laws, temperatures = context_gates.laws(
+    probs, temperatures = context_gates.token_probs(
         readers,
         (validation, before["validation"], scores["validation"]),
         (before["test"], scores["test"]),
     )
     judged = before["test"]
-    return laws, {
+    return probs, {
         "temperatures": temperatures,
         "decay": readers.decay,
         "empty": int(judged.empty.sum()),
@@ -166,16 +181,16 @@ def _context_laws(
     }
 
 
-def _running_laws(
-    trainer: Trainer, arm: Arm, validation: World, number: int
-) -> tuple[Router, TokenLaws, dict[str, Any]]:
+def _running_probs(
+    trainer: Trainer, variant: Variant, validation: EvaluationSet, number: int
+) -> tuple[Router, TokenProbs, dict[str, Any]]:
     """What the router that reads the prefix says before each token of test, tempered."""
-    router = trainer.router(arm, number)
+    router = trainer.router(variant, number)
     here, there = (
-        language_router.router_laws(router, trainer.text.tokens[split].set) for split in HELD_OUT
+        language_router.router_probs(router, trainer.text.tokens[split].set) for split in HELD_OUT
     )
-    laws, found = language_router.tempered(here, validation.log_probs, there)
-    return router, TokenLaws(names=("running router",), log_laws=laws[:, None]), found
+    probs, found = language_router.tempered(here, validation.log_probs, there)
+    return router, TokenProbs(names=("running router",), log_probs=probs[:, None]), found
 
 
 @cache
@@ -190,9 +205,11 @@ def _pieces(trainer: Trainer):
     return language_text.window_pieces(text.tokens["train"], text.encode, length)
 
 
-def _b1_float32(world: World, log_prior: np.ndarray) -> float:
+def _b1_float32(evaluation_set: EvaluationSet, log_prior: np.ndarray) -> float:
     """The largest residual of B1 on windows of test, all of it in float32, in nats."""
-    log_probs = np.add.reduceat(world.log_probs, world.sequences.starts).astype(np.float32)
+    log_probs = np.add.reduceat(evaluation_set.log_probs, evaluation_set.sequences.starts).astype(
+        np.float32
+    )
     prior = log_prior.astype(np.float32)
     mixed = np.asarray(jax.nn.logsumexp(prior + log_probs, axis=1))
     costs = np.asarray(
@@ -208,13 +225,18 @@ def _b1_float32(world: World, log_prior: np.ndarray) -> float:
 
 
 def _single_models(
-    trainer: Trainer, arm: Arm, experts: tuple[Member, ...], weights: np.ndarray, number: int
+    trainer: Trainer,
+    variant: Variant,
+    experts: tuple[Member, ...],
+    weights: np.ndarray,
+    number: int,
 ) -> dict[str, dict[str, float]]:
-    """What is one model: the mean of the experts' parameters; the centre at one expert's steps.
+    """What is one model: the mean of the experts' parameters; the dense model at one expert's
+    steps.
 
     Of the first seed; what begins apart has no common mean, so the first is a control.
     """
-    if number or arm.name not in trainer.config.controls:
+    if number or variant.name not in trainer.config.controls:
         return {}
     total = int(document_bytes(trainer, "test").sum())
     states = [expert.of_seed(number) for expert in experts]
@@ -224,7 +246,7 @@ def _single_models(
     )
     params = jax.tree.map(lambda leaf: leaf[None], mean)
     average = replace(experts[0], params=params)
-    short = trainer.centre(max(1, round(trainer.num_steps / len(experts))))
+    short = trainer.dense(max(1, round(trainer.num_steps / len(experts))))
     return {
         name: {
             "nll": float(-_log_probs(trainer, member, 0, "test").sum() / total),
@@ -235,9 +257,9 @@ def _single_models(
             (
                 "parameter average",
                 average,
-                sum(x.num_tokens for x in experts) + _trunk(trainer, arm, "num_tokens"),
-                sum(x.flops for x in experts) + _trunk(trainer, arm, "flops"),
+                sum(x.num_tokens for x in experts) + _trunk(trainer, variant, "num_tokens"),
+                sum(x.flops for x in experts) + _trunk(trainer, variant, "flops"),
             ),
-            ("centre, one expert's steps", short, short.num_tokens, short.flops),
+            ("dense, one expert's steps", short, short.num_tokens, short.flops),
         )
     }

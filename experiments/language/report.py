@@ -8,42 +8,47 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.lib import study
-from experiments.lib.ladder_report import (
+from experiments.lib.gate_comparison_report import (
     JUDGED,
     SIGNS,
     Cell,
     Row,
     account_table,
+    gate_comparison_table,
     judged,
-    ladder_table,
     markdown_lines,
     mean,
     select,
 )
-from experiments.lib.ladder_screen_report import account, groups, ladder, narrow_table
+from experiments.lib.gate_comparison_screen_report import (
+    account,
+    gate_comparison,
+    groups,
+    narrow_table,
+)
 from experiments.lib.statistics import compare
 
-CENTRE = "centre"
+DENSE = "dense"
 
 
 def result_rows(cells: Sequence[Cell]) -> Iterator[dict[str, Any]]:
-    """A row for every arm, gate and seed: loss, and what was spent on training."""
+    """A row for every variant, gate and seed: loss, and what was spent on training."""
     seen = set()
     for cell in cells:
-        reset, common = cell["worlds"]["reset"], {"seed": cell["seed"]}
+        reset, common = cell["evaluation_sets"]["reset"], {"seed": cell["seed"]}
         if cell["seed"] not in seen:
             seen.add(cell["seed"])
-            spent = {name: cell["centre"][name] for name in ("tokens", "flops")}
-            yield _row(CENTRE, None, 1, None, None, **common, nll=reset["centre_nll"], **spent)
+            spent = {name: cell["dense"][name] for name in ("tokens", "flops")}
+            yield _row(DENSE, None, 1, None, None, **common, nll=reset["dense_nll"], **spent)
         own = ("partition", "num_experts")
         partition, num_experts = (cell[name] for name in own)
-        arm = "warm experts" if cell["kind"] == "warm" else "experts"
+        variant = "warm experts" if cell["kind"] == "warm" else "experts"
         spent = {name: cell[name] for name in ("tokens", "flops")}
-        for world, found in cell["worlds"].items():
+        for evaluation_set, found in cell["evaluation_sets"].items():
             for row in found["rows"]:
-                gate = row["gate"] if world == "reset" else f"{row['gate']}, carried"
+                gate = row["gate"] if evaluation_set == "reset" else f"{row['gate']}, carried"
                 yield _row(
-                    *(arm, partition, num_experts, gate, row["top"]),
+                    *(variant, partition, num_experts, gate, row["top"]),
                     **common,
                     nll=row["nll"],
                     **spent,
@@ -53,7 +58,7 @@ def result_rows(cells: Sequence[Cell]) -> Iterator[dict[str, Any]]:
 
 
 def _row(
-    arm: str,
+    variant: str,
     partition: str | None,
     num_experts: int,
     gate: str | None,
@@ -65,7 +70,7 @@ def _row(
     flops: float,
 ) -> dict[str, Any]:
     return {
-        "arm": arm,
+        "variant": variant,
         "partition": partition,
         "num_experts": num_experts,
         "gate": gate,
@@ -77,46 +82,53 @@ def _row(
     }
 
 
-def arms(cells: Sequence[Cell], rates: Sequence[float]) -> list[dict[str, Any]]:
-    """What each arm was trained with: tokens, FLOPs, rates chosen, and what the choice cost."""
+def variants(cells: Sequence[Cell], rates: Sequence[float]) -> list[dict[str, Any]]:
+    """What each variant was trained with: tokens, FLOPs, rates chosen, and what the choice cost."""
     first = cells[0]
 
     def chosen(found: Mapping[str, float]) -> float:
         return float(min(found, key=found.__getitem__))
 
-    def arm(name: str, own: Mapping[str, Any], found: Sequence[Mapping[str, float]]):
+    def variant(name: str, own: Mapping[str, Any], found: Sequence[Mapping[str, float]]):
         return {
-            "arm": name,
+            "variant": name,
             "tokens": own["tokens"],
             "flops": own["flops"],
             "tuning_tokens": (len(rates) - 1) * own["tokens"],  # beside those of the first seed
             "rates": sorted({chosen(one) for one in found}),
         }
 
-    table = [arm(CENTRE, first["centre"], [first["centre_rates"]])]
+    table = [variant(DENSE, first["dense"], [first["dense_rates"]])]
     for cell in _firsts(cells):
         steps, share = cell["steps"], cell["weights"]
         more = {"steps": steps, "weights": share, "domains": cell["domains"]}
         more["router"] = cell["router"]
-        table.append(arm(cell["partition"], cell, cell["rates"]) | more)
+        table.append(variant(cell["partition"], cell, cell["rates"]) | more)
     return table
 
 
 def by_domain(cells: Sequence[Cell], margin: float) -> list[dict[str, Any]]:
-    """Each domain alone: an arm's loss there, and its difference to the centre's, judged by seeds.
+    """Each domain alone: a variant's loss there, and its difference to the dense model's, judged by
+    seeds.
 
     In nats per byte, of whole gates; `documents` are the bootstrap intervals inside each seed.
     """
     table = []
     for first in _firsts(cells):
-        seeds = [c["worlds"]["reset"] for c in cells if c["partition"] == first["partition"]]
-        for rungs in zip(*(seed["rows"] for seed in seeds), strict=True):
-            if rungs[0]["top"] != "full" and rungs[0]["gate"] != "oracle":
+        seeds = [
+            c["evaluation_sets"]["reset"] for c in cells if c["partition"] == first["partition"]
+        ]
+        for gate_variants in zip(*(seed["rows"] for seed in seeds), strict=True):
+            if gate_variants[0]["top"] != "full" and gate_variants[0]["gate"] != "oracle":
                 continue
-            for domain in rungs[0]["groups"]:
-                found = [rung["groups"][domain] for rung in rungs]
+            for domain in gate_variants[0]["groups"]:
+                found = [gate_variant["groups"][domain] for gate_variant in gate_variants]
                 across = compare([one["minus"][0] for one in found], margin=margin).as_record()
-                row = {"arm": first["partition"], "gate": rungs[0]["gate"], "domain": domain}
+                row = {
+                    "variant": first["partition"],
+                    "gate": gate_variants[0]["gate"],
+                    "domain": domain,
+                }
                 row["nll"] = mean(one["nll"] for one in found)
                 row["documents"] = [one["minus"][1:] for one in found]
                 table.append(row | {name: across[name] for name in JUDGED})
@@ -124,7 +136,7 @@ def by_domain(cells: Sequence[Cell], margin: float) -> list[dict[str, Any]]:
 
 
 def _firsts(cells: Sequence[Cell]) -> list[Cell]:
-    """The first cell of each arm."""
+    """The first cell of each variant."""
     return list({cell["partition"]: cell for cell in reversed(cells)}.values())[::-1]
 
 
@@ -132,41 +144,43 @@ def _firsts(cells: Sequence[Cell]) -> list[Cell]:
 
 
 def print_tables(console: Console, rows: Sequence[Row], summary: Mapping[str, Any]) -> None:
-    """What was trained; the ladder, where it comes from, and the domains."""
-    console.print(_arms(summary["arms"]))
+    """What was trained; the gate comparison, where it comes from, and the domains."""
+    console.print(_variants(summary["variants"]))
     titles = {
-        "reset": "The ladder: gates start again with every window",
-        "carried": "The ladder again: gates are carried through the document",
+        "reset": "The gate comparison: gates start again with every window",
+        "carried": "The gate comparison again: gates are carried through the document",
     }
-    for world, title in titles.items():
+    for evaluation_set, title in titles.items():
         for partitions in groups(rows, 4):
-            console.print(ladder(select(rows, world=world), title, partitions))
-    console.print(account(select(rows, world="reset")))
+            console.print(
+                gate_comparison(select(rows, evaluation_set=evaluation_set), title, partitions)
+            )
+    console.print(account(select(rows, evaluation_set="reset")))
     console.print(_domains(summary["domains"]))
 
 
-def _arms(arms: Sequence[Mapping[str, Any]]) -> Table:
+def _variants(variants: Sequence[Mapping[str, Any]]) -> Table:
     table = narrow_table(
-        *("arm", "steps", "tokens", "FLOPs", "rates", "tuning tokens", "router"),
-        title="What each arm was trained on, a seed",
+        *("variant", "steps", "tokens", "FLOPs", "rates", "tuning tokens", "router"),
+        title="What each variant was trained on, a seed",
         caption="Every member takes its best rate on its own validation text.\n"
-        "router: its FLOPs over those of the arm, beside them.",
+        "router: its FLOPs over those of the variant, beside them.",
     )
-    for arm in arms:
-        table.add_row(*_arm_cells(arm))
+    for variant in variants:
+        table.add_row(*_variant_cells(variant))
     return table
 
 
-def _arm_cells(arm: Mapping[str, Any]) -> list[str]:
-    steps = arm.get("steps")
+def _variant_cells(variant: Mapping[str, Any]) -> list[str]:
+    steps = variant.get("steps")
     return [
-        arm["arm"],
+        variant["variant"],
         f"{min(steps)} to {max(steps)}" if steps else "all",
-        f"{arm['tokens']:,}",
-        f"{arm['flops']:.3g}",
-        ", ".join(f"{rate:g}" for rate in arm["rates"]),
-        f"{arm['tuning_tokens']:,}",
-        f"{arm['router']['flops'] / arm['flops']:.1%}" if "router" in arm else "",
+        f"{variant['tokens']:,}",
+        f"{variant['flops']:.3g}",
+        ", ".join(f"{rate:g}" for rate in variant["rates"]),
+        f"{variant['tuning_tokens']:,}",
+        f"{variant['router']['flops'] / variant['flops']:.1%}" if "router" in variant else "",
     ]
 
 
@@ -178,7 +192,7 @@ def _domains(found: Sequence[Mapping[str, Any]]) -> Table:
     head, *body = _domain_cells(found, lambda row: f"{row['mean']:+.3f}{SIGNS[row['verdict']]}")
     table = narrow_table(
         *head,
-        title="By domain: whole gates, ensemble − centre, nats per byte",
+        title="By domain: whole gates, ensemble − dense, nats per byte",
         caption="Mean over seeds, and the sign of its verdict.",
     )
     for row in body:
@@ -190,17 +204,19 @@ def _domain_cells(
     found: Sequence[Mapping[str, Any]], shown: Callable[[Mapping[str, Any]], str] = judged
 ) -> list[list[str]]:
     names = list(dict.fromkeys(row["domain"] for row in found))
-    arms = list(dict.fromkeys(row["arm"] for row in found))
-    centre = [f"{_centre_nll(select(found, arm=arms[0], domain=name)[0]):.3f}" for name in names]
-    table = [["arm: gate", *names], ["centre, its loss", *centre]]
-    for arm in arms:
+    variants = list(dict.fromkeys(row["variant"] for row in found))
+    dense = [
+        f"{_dense_nll(select(found, variant=variants[0], domain=name)[0]):.3f}" for name in names
+    ]
+    table = [["variant: gate", *names], ["dense, its loss", *dense]]
+    for variant in variants:
         for gate in _SHOWN:
-            own = select(found, arm=arm, gate=gate)
-            table.append([f"{arm}: {gate}", *map(shown, own)])
+            own = select(found, variant=variant, gate=gate)
+            table.append([f"{variant}: {gate}", *map(shown, own)])
     return table
 
 
-def _centre_nll(row: Mapping[str, Any]) -> float:
+def _dense_nll(row: Mapping[str, Any]) -> float:
     return row["nll"] - row["mean"]
 
 
@@ -210,11 +226,11 @@ def _centre_nll(row: Mapping[str, Any]) -> float:
 def markdown(result: Mapping[str, Any]) -> list[str]:
     """The tables of `experiments/README.md`, from what `result.json` holds."""
     rows, summary = result["summary"]["comparisons"], result["summary"]
-    head = ["arm", "steps of a member", "tokens", "FLOPs", "rates", "tuning tokens", "router"]
-    spent = [head, *(_arm_cells(arm) for arm in summary["arms"])]
+    head = ["variant", "steps of a member", "tokens", "FLOPs", "rates", "tuning tokens", "router"]
+    spent = [head, *(_variant_cells(variant) for variant in summary["variants"])]
     head, *terms = account_table(rows)
     terms = [row for row in terms if row[0].split(": ")[1] in _ACCOUNTED]
-    tables = [spent, ladder_table(rows), [head, *terms], _domain_cells(summary["domains"])]
+    tables = [spent, gate_comparison_table(rows), [head, *terms], _domain_cells(summary["domains"])]
     return list(map(markdown_lines, tables))
 
 

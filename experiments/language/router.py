@@ -2,8 +2,9 @@
 
     min_φ E[−log ρ̂_k(x^{<i}; φ)],  k the part of token i
 
-over training windows; row i of its law mixes the experts' laws of token i. Its temperature is
-fitted on validation to what is decoded, −Σ_i log Σ_k ρ̂_k(x^{<i})^{1/τ} p_k(x^i | x^{<i}) / Z.
+over training windows; row i of its distribution mixes the experts' distributions of token i. Its
+temperature is fitted on validation to what is decoded, −Σ_i log Σ_k ρ̂_k(x^{<i})^{1/τ} p_k(x^i |
+x^{<i}) / Z.
 """
 
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from dfm_jax.models.sizes import flops_per_token
 from dfm_jax.objectives import router_loss
 from dfm_jax.training.batches import cut_windows, document_pieces, stream_windows
 from dfm_jax.training.checkpoint import read_checkpoint
-from dfm_jax.training.config import OptimiserConfig, TrainConfig, Watch, to_json
+from dfm_jax.training.config import LogConfig, OptimizerConfig, TrainConfig, to_json
 from dfm_jax.training.examples import Examples
 from dfm_jax.training.fit import make_run, train
 from dfm_jax.types import Array, ArrayLike, Key
@@ -90,22 +91,22 @@ def trained(
     losses = _losses(network, config.model.num_tokens)
     task = Task(init=network.init, losses=losses, measure="loss")
     every = max(1, config.num_steps // 10)
-    watch = Watch(log_every=every, save_every=every)
-    run = make_run(config, Examples(batches, None, {}), watch, task=task)
+    log_config = LogConfig(log_every=every, save_every=every)
+    run = make_run(config, Examples(batches, None, {}), log_config, task=task)
     record = {"config": to_json(config), "data": documents.digest, "parts": parts.tolist()}
-    outcome = train(run, folder, config=record, watch=watch)
+    outcome = train(run, folder, config=record, log_config=log_config)
     template = jax.eval_shape(run.init)
     state = read_checkpoint(folder / str(outcome.step), template, config=record)
     return Router(config=config, num_experts=num_experts, params=jax.device_get(state.params))
 
 
-def router_laws(router: Router, documents: TokenSet) -> np.ndarray:
+def router_probs(router: Router, documents: TokenSet) -> np.ndarray:
     """log ρ̂_k(x^{<i}) before every token, in windows from the beginnings of documents: [M, K]."""
     pieces = document_pieces(documents.offsets, router.config.num_positions)
     network, start = router.network, router.config.model.num_tokens
 
     @jax.jit
-    def laws(params: Params, tokens: Array) -> Array:
+    def probs(params: Params, tokens: Array) -> Array:
         return jax.nn.log_softmax(
             jax.vmap(lambda row: _logits(network, params, row, start))(tokens)
         )
@@ -115,34 +116,34 @@ def router_laws(router: Router, documents: TokenSet) -> np.ndarray:
         here = pieces[first : first + _BATCH]
         padded = np.concatenate([here, np.zeros((_BATCH - len(here), 2), np.int64)])
         batch = cut_windows(documents.tokens, padded, router.config.num_positions)
-        found.append(np.asarray(laws(router.params, batch.tokens))[np.asarray(batch.valid)])
+        found.append(np.asarray(probs(router.params, batch.tokens))[np.asarray(batch.valid)])
     return np.concatenate(found).astype(np.float64)
 
 
 def tempered(
     validation: np.ndarray, log_probs: np.ndarray, test: np.ndarray
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """Laws of test at the temperature that decodes validation best, and that temperature.
+    """Distributions of test at the temperature that decodes validation best, and that temperature.
 
     Args:
-        validation: [M, K] laws of the tokens of validation,
+        validation: [M, K] distributions of the tokens of validation,
         log_probs: [M, K] and what the experts give each of them.
-        test: [M', K] laws.
+        test: [M', K] distributions.
     """
     cpu = jax.local_devices(backend="cpu")[0]
     with jax.enable_x64(True), jax.default_device(cpu):
         found = _fitted(validation, log_probs)
-        laws = jax.nn.log_softmax(jnp.asarray(test) / found.temperature, axis=-1)
-    return np.asarray(laws), {
+        probs = jax.nn.log_softmax(jnp.asarray(test) / found.temperature, axis=-1)
+    return np.asarray(probs), {
         "temperature": float(found.temperature),
         "at_bound": bool(found.at_bound),
     }
 
 
 @jax.jit
-def _fitted(laws: Array, log_probs: Array):
+def _fitted(probs: Array, log_probs: Array):
     def loss(temperature: Array) -> Array:
-        weights = jax.nn.log_softmax(laws / temperature, axis=-1)
+        weights = jax.nn.log_softmax(probs / temperature, axis=-1)
         return -jnp.sum(jax.nn.logsumexp(weights + log_probs, axis=-1))
 
     return fit_temperature(loss, *_TEMPERATURES, num_starts=12, num_steps=16)
@@ -154,7 +155,7 @@ def router_config(
     """How routers are trained: as the experts are, at the default rate."""
     return TrainConfig(
         model=model,
-        optimiser=OptimiserConfig(warmup_steps=max(1, num_steps // 20)),
+        optimizer=OptimizerConfig(warmup_steps=max(1, num_steps // 20)),
         num_steps=num_steps,
         batch_size=batch_size,
         num_positions=num_positions,

@@ -10,7 +10,7 @@ import numpy as np
 from dfm_jax.checks import require
 from dfm_jax.data import Corpus, Split, split_documents
 from dfm_jax.data.tokens import Tokenizer, TokenSet, encode_texts
-from experiments.lib import contexts, worlds
+from experiments.lib import contexts, evaluation_sets
 from experiments.lib.contexts import Contexts, Encoder, Pieces
 
 HELD_OUT: tuple[str, ...] = ("validation", "test")
@@ -35,7 +35,7 @@ class Tokens:
         """Where windows of so many tokens begin, each document cut from its start."""
         if length not in self.windows:
             starts = self.set.offsets[:-1][np.diff(self.set.offsets) > 0]
-            self.windows[length] = worlds.windows_of(starts, len(self.set.tokens), length)
+            self.windows[length] = evaluation_sets.windows_of(starts, len(self.set.tokens), length)
         return self.windows[length]
 
     def of_bytes(self, spans: np.ndarray) -> np.ndarray:
@@ -52,7 +52,9 @@ class Tokens:
 
 @dataclass(frozen=True, kw_only=True)
 class Text:
-    """What all arms share: the split, its tokens, a tokenizer and an encoder of training text."""
+    """What all variants share: the split, its tokens, a tokenizer and an encoder of training
+    text.
+    """
 
     split: Split
     tokenizer: Tokenizer
@@ -128,7 +130,7 @@ def token_widths(pieces: Any) -> np.ndarray:
 def window_contexts(tokens: Tokens, encode: Encoder, length: int) -> Contexts:
     """What stands before each window in its document, at most a window: spans are of tokens."""
     sizes = np.diff(tokens.set.offsets)
-    spans = worlds.window_contexts(sizes[sizes > 0], length)
+    spans = evaluation_sets.window_contexts(sizes[sizes > 0], length)
     read = contexts.contexts(encode, tokens.flat, tokens.of_bytes(spans))
     return replace(read, spans=spans)
 

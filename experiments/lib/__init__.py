@@ -1,1 +1,3 @@
-"""What studies share: the driver, statistics, gates to compare, tables, text that is parted."""
+"""What studies share: the driver, statistics, gates to compare, tables, text that is
+partitioned.
+"""

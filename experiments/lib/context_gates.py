@@ -22,11 +22,11 @@ import numpy as np
 
 from dfm_jax.checks import require
 from dfm_jax.mixture import FittedTemperature, centroid_gate, fit_temperature
-from dfm_jax.training.router import FittedRouter, Router, fit_router, router_log_law
+from dfm_jax.training.router import FittedRouter, Router, fit_router, router_log_probs
 from dfm_jax.types import Array
 from experiments.lib.contexts import Contexts, Pieces
-from experiments.lib.gate_ladder import ContextLaws
-from experiments.lib.worlds import World
+from experiments.lib.evaluation_sets import EvaluationSet
+from experiments.lib.gate_comparison import ContextProbs
 
 NAMES = ("centroid", "router", "likelihood")
 TEMPERATURES = {"centroid": (0.01, 10.0), "likelihood": (1.0, 1e4)}
@@ -80,7 +80,7 @@ def fitted(
             fit = jax.tree.map(np.asarray, _fit_router(jax.random.key(0), batch, decay, num_parts))
         rule = f"The loss of the router must be finite at decay {decay}"
         require(np.isfinite(fit.objective), rule, fit.objective, name="loss")
-        found = _router_laws(fit.layers, held_out, log_prior)[asked, held_out_part[asked]]
+        found = _router_probs(fit.layers, held_out, log_prior)[asked, held_out_part[asked]]
         routers[decay], losses[decay] = fit, -float(found.mean())
     best = min(losses, key=losses.__getitem__)
     return ContextModels(
@@ -93,35 +93,35 @@ def fitted(
     )
 
 
-def laws(
+def token_probs(
     models: ContextModels,
-    tuned_on: tuple[World, Contexts, np.ndarray],
+    tuned_on: tuple[EvaluationSet, Contexts, np.ndarray],
     judged_on: tuple[Contexts, np.ndarray],
-) -> tuple[ContextLaws, dict[str, Any]]:
-    """The laws of the sequences judged, tuned on others, and the temperatures.
+) -> tuple[ContextProbs, dict[str, Any]]:
+    """The distributions of the sequences judged, tuned on others, and the temperatures.
 
     Args:
         models: by `fitted`.
-        tuned_on: a world of validation, its contexts, and log p̃_k of each, [Q, K].
+        tuned_on: an evaluation set of validation, its contexts, and log p̃_k of each, [Q, K].
         judged_on: other contexts, and their log p̃_k.
     """
-    world, tuning, tuning_scores = tuned_on
+    evaluation_set, tuning, tuning_scores = tuned_on
     contexts, scores = judged_on
     num, fixed, prior, record = len(contexts.spans), {}, {}, {}
     with _float64():
-        of_bytes, of_sequences = _decoded(world)
+        of_bytes, of_sequences = _decoded(evaluation_set)
         for name in TEMPERATURES:
             here = _inputs(name, models, tuning, tuning_scores)
             there = _inputs(name, models, contexts, scores)
             ends = TEMPERATURES[name]
-            found, laws = _tuned(_MAKERS[name], here, there, *ends, of_bytes, of_sequences)
-            fixed[name], prior[name] = (np.asarray(law)[:num] for law in laws)
+            found, token_probs = _tuned(_MAKERS[name], here, there, *ends, of_bytes, of_sequences)
+            fixed[name], prior[name] = (np.asarray(probs)[:num] for probs in token_probs)
             record[name] = dict(zip(("fixed", "prior"), map(_record, found), strict=True))
-    fixed["router"] = prior["router"] = _router_laws(
+    fixed["router"] = prior["router"] = _router_probs(
         models.router.layers, contexts, models.log_prior
     )
     return (
-        ContextLaws(
+        ContextProbs(
             names=NAMES,
             fixed=np.stack([fixed[name] for name in NAMES], axis=1),
             prior=np.stack([prior[name] for name in NAMES], axis=1),
@@ -140,7 +140,8 @@ def _record(found: FittedTemperature) -> dict[str, Any]:
     return {"temperature": float(found.temperature), "at_bound": bool(found.at_bound)}
 
 
-# ── laws as functions of a temperature ──────────────────────────────────────────────────────────
+# ── distributions as functions of a temperature
+# ──────────────────────────────────────────────────────────
 
 
 def _inputs(
@@ -154,21 +155,21 @@ def _inputs(
     return own | {"known": _padded(known, _SEQUENCES), "log_prior": models.log_prior}
 
 
-def _centroid_laws(inputs: Mapping[str, Array], temperature: Array) -> Array:
+def _centroid_probs(inputs: Mapping[str, Array], temperature: Array) -> Array:
     gate = jax.vmap(centroid_gate, (0, None, None))
     found = jnp.log(gate(inputs["features"], inputs["centroids"], temperature))
     return jnp.where(inputs["known"][:, None], found, inputs["log_prior"][None])
 
 
-def _likelihood_laws(inputs: Mapping[str, Array], temperature: Array) -> Array:
+def _likelihood_probs(inputs: Mapping[str, Array], temperature: Array) -> Array:
     joint = inputs["log_prior"][None] + inputs["scores"] / temperature
     found = jax.nn.log_softmax(joint, axis=-1)
     return jnp.where(inputs["known"][:, None], found, inputs["log_prior"][None])
 
 
 _MAKERS: dict[str, Callable[[Any, Array], Array]] = {
-    "centroid": _centroid_laws,
-    "likelihood": _likelihood_laws,
+    "centroid": _centroid_probs,
+    "likelihood": _likelihood_probs,
 }
 
 
@@ -191,14 +192,14 @@ class _Sums(NamedTuple):
     counted: np.ndarray  # [Q] 0 where there is none
 
 
-def _decoded(world: World) -> tuple[_Bytes, _Sums]:
-    spans = world.sequences
+def _decoded(evaluation_set: EvaluationSet) -> tuple[_Bytes, _Sums]:
+    spans = evaluation_set.sequences
     first = np.zeros(spans.num_bytes, int)
     first[spans.starts[1:]] = 1
-    sums = np.add.reduceat(world.log_probs, spans.starts)
+    sums = np.add.reduceat(evaluation_set.log_probs, spans.starts)
     return (
         _Bytes(
-            _padded(np.exp(world.log_probs), _BYTES, 1.0),
+            _padded(np.exp(evaluation_set.log_probs), _BYTES, 1.0),
             _padded(np.cumsum(first), _BYTES),
             _padded(np.ones(spans.num_bytes), _BYTES),
         ),
@@ -210,7 +211,9 @@ def _decoded(world: World) -> tuple[_Bytes, _Sums]:
 def _tuned(
     make, here, there, low, high, of_bytes: _Bytes, of_sequences: _Sums
 ) -> tuple[tuple[FittedTemperature, ...], tuple[Array, ...]]:
-    """The temperature of a gate that stays, and of a prior; and the laws they give elsewhere."""
+    """The temperature of a gate that stays, and of a prior; and the distributions they give
+    elsewhere.
+    """
 
     def token_by_token(temperature: Array) -> Array:
         weights = jnp.exp(make(here, temperature))[of_bytes.sequence]
@@ -251,15 +254,15 @@ def _fit_router(key, batch: _Batch, decay: float, num_parts: int) -> FittedRoute
     return fit_router(key, batch.features, batch.parts, num_parts, row_weights=weights, decay=decay)
 
 
-def _router_laws(layers: Router, contexts: Contexts, log_prior: np.ndarray) -> np.ndarray:
+def _router_probs(layers: Router, contexts: Contexts, log_prior: np.ndarray) -> np.ndarray:
     with _float64():
-        found = np.asarray(_log_laws(layers, _padded(_filled(contexts), _SEQUENCES)))
+        found = np.asarray(_log_probs(layers, _padded(_filled(contexts), _SEQUENCES)))
     return np.where(contexts.known[:, None], found[: len(contexts.spans)], log_prior)
 
 
 @jax.jit
-def _log_laws(layers: Router, features: Array) -> Array:
-    return jax.vmap(router_log_law, (None, 0))(layers, features)
+def _log_probs(layers: Router, features: Array) -> Array:
+    return jax.vmap(router_log_probs, (None, 0))(layers, features)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dfm_jax.data import encode_documents, fit_documents
-from experiments.lib.worlds import windows_of
+from experiments.lib.evaluation_sets import windows_of
 
 Encoder = Callable[[Sequence[str]], np.ndarray]
 

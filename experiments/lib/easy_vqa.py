@@ -1,9 +1,9 @@
-"""easy-VQA: questions about one coloured shape, as conversations (package `easy-vqa`, MIT).
+"""easy-VQA: questions about one colored shape, as conversations (package `easy-vqa`, MIT).
 
 shape      what shape is in the image?     circle
-colour     what color is the circle?       teal
+color      what color is the circle?       teal
 is shape   is there not a circle?          no
-is colour  is a teal shape present?        yes
+is color   is a teal shape present?        yes
 
 The wording decides which family it is, so the family of a new question is known.
 """
@@ -15,7 +15,7 @@ from dfm_jax.checks import require
 from dfm_jax.data.packages import package_files, package_folder
 from dfm_jax.json_text import read_json
 
-FAMILIES = ("shape", "colour", "is shape", "is colour")
+FAMILIES = ("shape", "color", "is shape", "is color")
 OPEN = FAMILIES[:2]  # the others are answered by yes and no, and half of that is known unseen
 _SHAPES = {"circle", "triangle", "rectangle"}
 
@@ -52,5 +52,5 @@ def family_of(question: str) -> str:
     """One of `FAMILIES`, by the words of the question alone."""
     words = question.rstrip("?").split()
     if words[0] == "what":
-        return "colour" if "color" in words else "shape"
-    return "is shape" if _SHAPES & set(words) else "is colour"
+        return "color" if "color" in words else "shape"
+    return "is shape" if _SHAPES & set(words) else "is color"

@@ -1,4 +1,6 @@
-"""Fixed share at several α at once, and nothing else of the ladder: what α is chosen by. [D7]"""
+"""Fixed share at several α at once, and nothing else of the gate comparison: what α is chosen by.
+[D7]
+"""
 
 from collections.abc import Sequence
 from functools import partial
@@ -9,7 +11,7 @@ import numpy as np
 
 from dfm_jax.mixture import GateState, fixed_share_update, gate_init, mix_log_probs
 from dfm_jax.types import Array
-from experiments.lib.gate_ladder import Sequences, chunks
+from experiments.lib.gate_comparison import Sequences, chunks
 
 
 def fixed_share_losses(

@@ -1,4 +1,4 @@
-"""Interpolated Kneser–Ney byte n-grams: the experts and the centre of `counting`.
+"""Interpolated Kneser–Ney byte n-grams: the experts and the dense model of `counting`.
 
     p_n(v | z) = max(c_n(z v) − D, 0) / c_n(z) + D d_n(z) / c_n(z) · p_{n−1}(v | z'),  p_0 = 1/256
 
@@ -127,7 +127,8 @@ def log_probs(model: Model, asked: Sequence[Queries]) -> np.ndarray:
 
 
 def sample(model: Model, num: int, length: int, rng: np.random.Generator) -> np.ndarray:
-    """Texts drawn from the model's own law: [num, length] bytes, each from a document's start.
+    """Texts drawn from the model's own distribution: [num, length] bytes, each from a document's
+    start.
 
     A byte is drawn by the counts after z, and with chance D / c(z v) given up for one of p_{n−1}.
     """

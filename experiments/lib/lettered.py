@@ -52,7 +52,7 @@ def lettered_scenes(
 ) -> LetteredScenes:
     """Scene i is a function of (seed, i, letters), whatever scenes are drawn beside it.
 
-    Shape, letters, prominence, colours and places are uniform.
+    Shape, letters, prominence, colors and places are uniform.
 
     Letters get 18 px of the height at prominence 0 and 46 at 1, the shape what is left; each fills
     four fifths of its band or more.

@@ -31,7 +31,7 @@ class Block:
     """Dense counts of some states, padded with empty states to a fixed number of them."""
 
     size: int  # how many of the states are real
-    centre: np.ndarray  # [B, V] n(state, v), counted without looking at the parts
+    dense: np.ndarray  # [B, V] n(state, v), counted without looking at the parts
     experts: np.ndarray  # [B, K, V] n_k(state, v)
 
 
@@ -90,7 +90,7 @@ def blocks(
         state, byte, count = counts.state[rows] - first, counts.byte[rows], counts.count[rows]
         yield Block(
             size=last - first,
-            centre=_dense((width, NUM_BYTES), (state, byte), count),
+            dense=_dense((width, NUM_BYTES), (state, byte), count),
             experts=_dense((width, num_parts, NUM_BYTES), (state, part[rows], byte), count),
         )
 

@@ -41,7 +41,7 @@ class Partition:
         return len(self.labels)
 
     def by_split(self, sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
-        """The part of each document, by split; `sizes` are documents, in the order labelled."""
+        """The part of each document, by split; `sizes` are documents, in the order labeled."""
         edges = np.cumsum(list(sizes.values()))[:-1]
         return dict(zip(sizes, np.split(self.part_of, edges), strict=True))
 
@@ -57,8 +57,10 @@ def by_file(corpora: Sequence[Corpus]) -> Partition:
     return _numbered("file", _works(corpora))
 
 
-def by_dealt_files(corpora: Sequence[Corpus], num_parts: int, *, seed: int) -> Partition:
-    """Whole files dealt to `num_parts` parts, each by a draw of its own: no file is cut through."""
+def by_assigned_files(corpora: Sequence[Corpus], num_parts: int, *, seed: int) -> Partition:
+    """Whole files assigned to `num_parts` parts, each by a draw of its own: no file is cut
+    through.
+    """
     check_count("num_parts", num_parts)
     part_of = [_draw(num_parts, seed, "file", *work) for work in _works(corpora)]
     return _counted("file", part_of, num_parts)
@@ -78,10 +80,10 @@ def by_clusters(
     """Clusters of words: TF-IDF, SVD, unit length, k-means; each document goes to the nearest mean.
 
     Args:
-        corpora: whose documents are labelled.
+        corpora: whose documents are labeled.
         num_parts: K.
         fitted_on: how many of the documents, from the first, the words and the means come from;
-            the others are only labelled, by all of their own text.
+            the others are only labeled, by all of their own text.
         seed: of the SVD and of the starts.
     """
     texts = [document.text for corpus in corpora for document in corpus.documents]
@@ -110,7 +112,7 @@ def by_balanced_clusters(
     """Spherical k-means of features, loads balanced; the same rule labels later documents.
 
     Args:
-        corpora: whose documents are labelled.
+        corpora: whose documents are labeled.
         num_parts: K.
         features: [D, F], NaN where a document has none: then its part is drawn.
         loads: [D] tokens of each document.
@@ -157,10 +159,10 @@ def by_likelihood(
     sequences of one length.
 
     Args:
-        corpora: whose documents are labelled.
+        corpora: whose documents are labeled.
         num_parts: K.
         fitted_on: how many of the documents, from the first, are balanced, and are what the models
-            are of; the others are only labelled.
+            are of; the others are only labeled.
         prefix: bytes of each document that are read.
         seed: of the first labels.
 

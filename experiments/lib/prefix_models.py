@@ -51,7 +51,7 @@ class PrefixModels:
     @cached_property
     def log_probs(self) -> np.ndarray:
         """[K, 256²] log p_k(v | z), nats."""
-        return self._log_law(self.counts, self.totals.repeat(NUM_BYTES, axis=1), self.pooled)
+        return self._log_probs(self.counts, self.totals.repeat(NUM_BYTES, axis=1), self.pooled)
 
     def of_bytes(self, texts: Sequence[bytes]) -> np.ndarray:
         """[N, K] log p_k(byte | the byte before) along these texts, one after the other."""
@@ -60,7 +60,7 @@ class PrefixModels:
 
     def scores(self, counts: Bigrams) -> np.ndarray:
         """[R, K] log p_k of texts."""
-        columns = [counts.sums(counts.count * law[counts.gram]) for law in self.log_probs]
+        columns = [counts.sums(counts.count * probs[counts.gram]) for probs in self.log_probs]
         return np.stack(columns, axis=1)
 
     def left_out(self, counts: Bigrams, labels: np.ndarray) -> np.ndarray:
@@ -70,12 +70,12 @@ class PrefixModels:
         of_state = np.bincount(place, counts.count)[place]
         rest = self.counts[own, counts.gram] - counts.count
         total = self.totals[own, state] - of_state
-        own_law = self._log_law(rest, total, self.pooled[counts.gram])
+        own_probs = self._log_probs(rest, total, self.pooled[counts.gram])
         scores = self.scores(counts)
-        scores[np.arange(counts.num_texts), labels] = counts.sums(counts.count * own_law)
+        scores[np.arange(counts.num_texts), labels] = counts.sums(counts.count * own_probs)
         return scores
 
-    def _log_law(self, counts: np.ndarray, totals: np.ndarray, backed: np.ndarray) -> np.ndarray:
+    def _log_probs(self, counts: np.ndarray, totals: np.ndarray, backed: np.ndarray) -> np.ndarray:
         beta = self.concentration
         return np.log((counts + beta * backed) / (totals + beta))
 

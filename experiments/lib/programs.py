@@ -18,18 +18,18 @@ from jax.sharding import PartitionSpec
 from dfm_jax.checks import require
 from dfm_jax.mixture import mix_over_devices
 from dfm_jax.models import TransformerConfig, transformer, transformer_decoder
-from dfm_jax.parallel import Placement, independent, make_mesh, spread_step
+from dfm_jax.parallel import Placement, independent, make_mesh, sharded_step
 from dfm_jax.sampling import Sample, sample_autoregressive
 from dfm_jax.training.batches import Batch, PictureBatch
-from dfm_jax.training.config import OptimiserConfig, TrainConfig, hyperparameters, shape_of
+from dfm_jax.training.config import OptimizerConfig, TrainConfig, hyperparameters, shape_of
 from dfm_jax.training.fit import init_and_step
 from dfm_jax.training.losses import next_token_losses
-from dfm_jax.training.state import TrainState, init_state, make_optimiser
+from dfm_jax.training.state import TrainState, init_state, make_optimizer
 from dfm_jax.training.step import TrainStep, make_train_step, until_its_end
 from experiments.multimodal.network import Sight
 from experiments.multimodal.training import task_of
 
-# Without a mask, so that the devices divide every axis that is cut: a sharded centre whose table
+# Without a mask, so that the devices divide every axis that is cut: a sharded dense whose table
 # they do not divide gathers whole batches where it should gather parameters.
 TINY = TransformerConfig(num_tokens=256, width=32, num_layers=2, num_heads=2, ffn_width=64)
 
@@ -49,11 +49,12 @@ def programs(
     num_positions: int = 32,
     micro_batches: int = 1,
 ) -> dict[str, Program]:
-    """Experts, one to a device or to a pair of them, the centre over all, and what mixes experts.
+    """Experts, one to a device or to a pair of them, the dense model over all, and what mixes
+    experts.
 
     Args:
         devices: an even number of them, of any platform.
-        model: of an expert, and of the centre.
+        model: of an expert, and of the dense model.
         num_sequences: of a batch, for each device.
         num_positions: tokens of a sequence.
         micro_batches: parts of a batch that are in memory one at a time.
@@ -64,7 +65,7 @@ def programs(
     count = len(devices)
     rule = "`devices` must hold an even number of devices, a pair for each expert that spans two"
     require(count >= 2 and count % 2 == 0, rule, count, name="len(devices)")
-    experts, centre = (make_mesh({axis: count}, devices=devices) for axis in ("expert", "data"))
+    experts, dense = (make_mesh({axis: count}, devices=devices) for axis in ("expert", "data"))
     pairs = make_mesh({"expert": count // 2, "data": 2}, devices=devices)
     step, state = train_step(model, micro_batches)
     one = state, _batch(num_sequences, num_positions), _key()
@@ -80,11 +81,11 @@ def programs(
     found["expert × data step"] = Program(spread, stacked(pair, count // 2))
     places: dict[str, Placement] = {"data-parallel": "replicated", "sharded": "sharded"}
     for name, placement in places.items():
-        fn = spread_step(step, centre, state, placement=placement, donate=False)
-        found[f"centre step, {name}"] = Program(fn, whole)
-    law = jax.ShapeDtypeStruct((num_positions, model.num_tokens), jnp.float32)
+        fn = sharded_step(step, dense, state, placement=placement, donate=False)
+        found[f"dense step, {name}"] = Program(fn, whole)
+    probs = jax.ShapeDtypeStruct((num_positions, model.num_tokens), jnp.float32)
     number = jax.ShapeDtypeStruct((), jnp.float32)
-    mixed = (*stacked((number, number, law), count), number)
+    mixed = (*stacked((number, number, probs), count), number)
     found["mixing step"] = Program(mixing_step(experts), mixed)
     return found
 
@@ -116,11 +117,11 @@ def picture_step(config: TrainConfig, sight: Sight, devices: Sequence[Any]) -> P
 
 def train_step(model: TransformerConfig, micro_batches: int = 1) -> tuple[TrainStep, TrainState]:
     """One update of a language model, and the shapes of its state."""
-    network, optimiser = transformer(model), make_optimiser(OptimiserConfig(), num_steps=100)
+    network, optimizer = transformer(model), make_optimizer(OptimizerConfig(), num_steps=100)
     start = model.num_tokens if model.states > model.num_tokens else None
     loss_function = next_token_losses(network, start=start)
-    step = make_train_step(loss_function, optimiser, num_micro_batches=micro_batches)
-    begin = partial(init_state, network=network, optimiser=optimiser)
+    step = make_train_step(loss_function, optimizer, num_micro_batches=micro_batches)
+    begin = partial(init_state, network=network, optimizer=optimizer)
     return step, jax.eval_shape(begin, _key())
 
 

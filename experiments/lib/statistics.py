@@ -1,6 +1,6 @@
-"""How two arms are judged: intervals over documents and over seeds, equivalence, a verdict.
+"""How two variants are judged: intervals over documents and over seeds, equivalence, a verdict.
 
-A difference is loss_a − loss_b, both in one unit (nats per byte): below 0, arm a is better. Two
+A difference is loss_a − loss_b, both in one unit (nats per byte): below 0, variant a is better. Two
 intervals answer two questions, and neither covers the other's chance. `document_interval`: other
 documents, the same trained models. `seed_interval` and `compare`: other seeds, the same documents.
 """
@@ -29,7 +29,7 @@ class Interval(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """One arm against another across seeds, as `compare` judges it."""
+    """One variant against another across seeds, as `compare` judges it."""
 
     per_seed: tuple[float, ...]
     mean: float

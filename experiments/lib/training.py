@@ -21,7 +21,7 @@ from dfm_jax.interfaces import Task
 from dfm_jax.models import Params
 from dfm_jax.models.sizes import flops_per_token
 from dfm_jax.training.checkpoint import read_checkpoint
-from dfm_jax.training.config import TrainConfig, Watch, to_json
+from dfm_jax.training.config import LogConfig, TrainConfig, to_json
 from dfm_jax.training.digests import host_leaves
 from dfm_jax.training.examples import Examples, MemberData
 from dfm_jax.training.fit import METRICS, train
@@ -100,11 +100,13 @@ def trained(
     description = {"train": train_set.digest, "held_out": held_out.digest}
     data = MemberData(train_set, held_out, tokenizer, description)
     every = max(1, config.num_steps // 6)
-    watch = Watch(log_every=every, evaluate_every=every, save_every=every, evaluation_windows=64)
+    log_config = LogConfig(
+        log_every=every, evaluate_every=every, save_every=every, evaluation_windows=64
+    )
 
     def runs(name: str, configs: Sequence[TrainConfig]) -> tuple[Params, list[RunResult]]:
         starts = None if begin is None else begin([one.seed for one in configs])
-        return swept(configs, data, folder / name, watch, mesh, starts)
+        return swept(configs, data, folder / name, log_config, mesh, starts)
 
     chosen, losses, best = tuned(runs, config, rates, seeds)
     name = f"validation/{best}"
@@ -151,29 +153,29 @@ def tuned(
 
 def with_rate(config: TrainConfig, rate: float, seed: int) -> TrainConfig:
     """The config at another peak of the learning rate and another seed."""
-    optimiser = replace(config.optimiser, learning_rate=rate)
-    return replace(config, optimiser=optimiser, seed=seed)
+    optimizer = replace(config.optimizer, learning_rate=rate)
+    return replace(config, optimizer=optimizer, seed=seed)
 
 
 def swept(
     configs: Sequence[TrainConfig],
     data: MemberData | Examples,
     folder: Path,
-    watch: Watch,
+    log_config: LogConfig,
     mesh: Mesh,
     begin: Params | None = None,
     *,
     task: Task | None = None,
 ) -> tuple[Params, list[RunResult]]:
     """Parameters at the end, [R, …], and what became of each run; some may have broken."""
-    run, results = make_sweep(configs, data, watch, mesh, task=task)
+    run, results = make_sweep(configs, data, log_config, mesh, task=task)
     described = dict(data.description)
     record: dict[str, Any] = {"configs": [to_json(c) for c in configs], "data": described}
     if begin is not None:
         drawn = run.init
         run = run._replace(init=lambda: drawn()._replace(params=begin))
         record["begin"] = digest_of(begin)
-    outcome = train(run, folder, config=record, watch=watch)
+    outcome = train(run, folder, config=record, log_config=log_config)
     template = jax.eval_shape(run.init)
     state = read_checkpoint(folder / str(outcome.step), template, config=record)
     return jax.device_get(state.params), results(state)

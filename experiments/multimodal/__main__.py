@@ -3,9 +3,10 @@
     python -m experiments.multimodal --preset quick
 
 Frozen features of a picture, a projector, a causal transformer: question → answer. Experts are
-trained apart on questions parted by clusters of pictures, by task or at random, for their share of
-the centre's steps; every gate answers the same questions with the same experts. How long the centre
-is trained is fixed from its own learning curve before any expert is: at a ceiling all are equal.
+trained apart on questions partitioned by clusters of pictures, by task or at random, for their
+share of the dense model's steps; every gate answers the same questions with the same experts. How
+long the dense model is trained is fixed from its own learning curve before any expert is: at a
+ceiling all are equal.
 """
 
 import hashlib
@@ -21,19 +22,19 @@ from jax.sharding import Mesh
 from rich.console import Console
 
 from dfm_jax.parallel import make_mesh
-from experiments.language.config import Arm
+from experiments.language.config import Variant
 from experiments.lib import reporting, study
 from experiments.lib.reporting import Verdict
 from experiments.multimodal import figure as multimodal_figure
 from experiments.multimodal import report as multimodal_report
 from experiments.multimodal import sets as multimodal_sets
 from experiments.multimodal.answers import answers
-from experiments.multimodal.arms import Trainer, families
-from experiments.multimodal.config import PRESETS, Config, arm_of, check_config
+from experiments.multimodal.config import PRESETS, Config, check_config, variant_of
 from experiments.multimodal.data import Data, Encoder, data_of, right
-from experiments.multimodal.measure import measure, measure_blind, measure_centre
+from experiments.multimodal.measure import measure, measure_blind, measure_dense
 from experiments.multimodal.network import Start, load_start
 from experiments.multimodal.sets import Asked, Sizes
+from experiments.multimodal.variants import Trainer, families
 
 PACKAGES = (
     *("jax", "jaxlib", "flax", "optax", "numpy", "tokenizers", "pillow"),
@@ -104,7 +105,7 @@ class Study:
     @cached_property
     def cells(self) -> study.Cells:
         """What is measured so far."""
-        shown = ("preset", "out", "arms", "exploratory", "num_devices", "margin", "sets")
+        shown = ("preset", "out", "variants", "exploratory", "num_devices", "margin", "sets")
         config = {k: str(v) for k, v in asdict(self.config).items() if k not in shown}
         own = self.config.conversations
         depends_on = {
@@ -152,76 +153,82 @@ def run(config: Config, console: Console) -> bool:
 
 
 def of_set(this: Study, name: str, asked: Asked, *, first: bool) -> Iterator[dict[str, Any]]:
-    """The cells of one set: the learning curve, then arms at its budgets, then what is explored."""
+    """The cells of one set: the learning curve, then variants at its budgets, then what is
+    explored.
+    """
     config = this.config
     data = this.data(name, asked, config.encoder)
     this.say(f"{name}: {', '.join(f'{len(x.questions)} of {s}' for s, x in data.splits.items())}")
     curve = this.cells.measured(f"{name}-curve", lambda: _curve(this, data))
     steps = chosen_budget(curve["accuracy"], config.between)
     seeds = range(config.num_seeds)
-    arms = [arm for text in config.arms if (arm := cut_to(data, arm_of(text))) is not None]
+    variants = [
+        variant
+        for text in config.variants
+        if (variant := cut_to(data, variant_of(text))) is not None
+    ]
     trainer = this.trainer(data, steps, seeds, name)
     mark = {"dataset": name, "budget": steps, "role": "compared", "encoder": config.encoder}
     mark |= {"curve": curve["accuracy"], "digest": data.digest}
-    compared = list(_compared(this, trainer, arms, mark))
+    compared = list(_compared(this, trainer, variants, mark))
     yield from compared
-    centre = compared[0]
+    dense = compared[0]
     if this.start is None:  # thirty pretrained layers know no picture of zeros: NaN
         blind = this.cells.measured(f"{name}-{steps}-blind", lambda: measure_blind(trainer))
-        yield mark | {"arm": "no picture", "seed": 0} | blind
+        yield mark | {"variant": "no picture", "seed": 0} | blind
     most = max(config.budgets)
     if config.saturated and most > steps:
         trainer = this.trainer(data, most, seeds[:1], name)
-        yield from _compared(this, trainer, arms, mark | {"budget": most, "role": "saturated"})
+        yield from _compared(this, trainer, variants, mark | {"budget": most, "role": "saturated"})
     if not first:
         return
     few = this.trainer(data, steps, seeds[:1], f"{name}/exploratory")
-    extra = [arm_of(text) for text in config.exploratory]
-    yield from _compared(this, few, extra, mark | {"role": "exploratory"}, centre=centre)
+    extra = [variant_of(text) for text in config.exploratory]
+    yield from _compared(this, few, extra, mark | {"role": "exploratory"}, dense=dense)
     for encoder in config.encoders:
         other = this.data(name, asked, encoder)
         label = f"{name}-{encoder}"
         trainer = this.trainer(other, steps, seeds[:1], label)
         role = mark | {"role": "encoder", "encoder": encoder}
-        yield from _compared(this, trainer, arms[:1], role)
+        yield from _compared(this, trainer, variants[:1], role)
 
 
 def _compared(
     this: Study,
     trainer: Trainer,
-    arms: Sequence[Arm],
+    variants: Sequence[Variant],
     mark: Mapping[str, Any],
-    centre: Mapping[str, Any] | None = None,
+    dense: Mapping[str, Any] | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """The centre, unless it is given, and the arms of one trainer, seed by seed."""
+    """The dense model, unless it is given, and the variants of one trainer, seed by seed."""
     stem = f"{mark['dataset']}-{mark['encoder']}-{mark['budget']}-{mark['role']}"
     for number, seed in enumerate(trainer.seeds):
-        base = centre
+        base = dense
         if base is None:
-            this.say(f"{stem}: centre, seed {seed}")
-            name = f"{stem}-centre-{seed}"
-            base = this.cells.measured(name, lambda n=number: measure_centre(trainer, n))
-            base = {**mark, "arm": "centre", "seed": seed, **base}
+            this.say(f"{stem}: dense, seed {seed}")
+            name = f"{stem}-dense-{seed}"
+            base = this.cells.measured(name, lambda n=number: measure_dense(trainer, n))
+            base = {**mark, "variant": "dense", "seed": seed, **base}
             yield base
-        for arm in arms:
-            this.say(f"{stem}: {arm.name}, seed {seed}")
-            name = f"{stem}-{arm.name.replace(':', '_')}-{seed}"
+        for variant in variants:
+            this.say(f"{stem}: {variant.name}, seed {seed}")
+            name = f"{stem}-{variant.name.replace(':', '_')}-{seed}"
             cell = this.cells.measured(
-                name, lambda a=arm, n=number, c=base: measure(trainer, a, n, c)
+                name, lambda a=variant, n=number, c=base: measure(trainer, a, n, c)
             )
             yield {**mark, "seed": seed, **cell}
 
 
 def _curve(this: Study, data: Data) -> dict[str, Any]:
-    """Accuracy of a centre of its own seed on validation, by its number of steps.
+    """Accuracy of a dense model of its own seed on validation, by its number of steps.
 
     The mean over families, so that the most frequent does not decide.
     """
     found, examples = {}, data.splits["validation"]
     for steps in sorted(this.config.budgets):
-        this.say(f"{data.name}: the centre's learning curve, {steps} steps")
+        this.say(f"{data.name}: the dense model's learning curve, {steps} steps")
         trainer = this.trainer(data, steps, (_PILOT,), f"{data.name}/curve")
-        member = trainer.centre()
+        member = trainer.dense()
         said = answers(data, examples, member.of_seed(0), member.config.model, data.features)
         good = right(data, examples, said)
         means = [good[examples.family == x].mean() for x in families(data)]
@@ -230,7 +237,7 @@ def _curve(this: Study, data: Data) -> dict[str, Any]:
 
 
 def chosen_budget(curve: Mapping[str, float], between: tuple[float, float]) -> int:
-    """The fewest steps at which the centre stands inside; else those nearest to its middle."""
+    """The fewest steps at which the dense model stands inside; else those nearest to its middle."""
     low, high = between
     inside = [int(steps) for steps, accuracy in curve.items() if low <= accuracy <= high]
     if inside:
@@ -238,32 +245,40 @@ def chosen_budget(curve: Mapping[str, float], between: tuple[float, float]) -> i
     return int(min(curve, key=lambda steps: abs(curve[steps] - (low + high) / 2)))
 
 
-def cut_to(data: Data, arm: Arm) -> Arm | None:
-    """The arm with at most as many experts as there are families; none of tasks for one family."""
+def cut_to(data: Data, variant: Variant) -> Variant | None:
+    """The variant with at most as many experts as there are families; none of tasks for one
+    family.
+    """
     count = len(families(data))
     if count == 1:
-        return None if arm.kind == "task" else arm
-    assert arm.num_experts is not None
-    return replace(arm, num_experts=min(arm.num_experts, count))
+        return None if variant.kind == "task" else variant
+    assert variant.num_experts is not None
+    return replace(variant, num_experts=min(variant.num_experts, count))
 
 
 def verdicts_of(cells: Sequence[Mapping[str, Any]]) -> tuple[Verdict, ...]:
     """The claims, their bounds stated here and nowhere else.
 
-    Whether the arms are equal is no claim: it is what the study finds.
+    Whether the variants are equal is no claim: it is what the study finds.
     """
-    centres = {(c["dataset"], c["budget"], c["encoder"]): c for c in cells if c["arm"] == "centre"}
+    dense_models = {
+        (c["dataset"], c["budget"], c["encoder"]): c for c in cells if c["variant"] == "dense"
+    }
     apart = {
         what: max(
-            abs(c[what] / centres[c["dataset"], c["budget"], c["encoder"]][what] - 1)
+            abs(c[what] / dense_models[c["dataset"], c["budget"], c["encoder"]][what] - 1)
             for c in cells
             if "kind" in c
         )
         for what in ("tokens", "flops")
     }
     return (
-        Verdict("tokens of an arm over the centre's, less 1", "–", apart["tokens"], "≤", SHARE),
-        Verdict("FLOPs of an arm over the centre's, less 1", "–", apart["flops"], "≤", SHARE),
+        Verdict(
+            "tokens of a variant over the dense model's, less 1", "–", apart["tokens"], "≤", SHARE
+        ),
+        Verdict(
+            "FLOPs of a variant over the dense model's, less 1", "–", apart["flops"], "≤", SHARE
+        ),
     )
 
 

@@ -1,4 +1,6 @@
-"""What members of `multimodal` say: greedy answers, and the law of the answer that is expected."""
+"""What members of `multimodal` say: greedy answers, and the distribution of the answer that is
+expected.
+"""
 
 from collections.abc import Iterator
 from functools import partial

@@ -1,4 +1,4 @@
-"""What `multimodal` compares, as values: presets, arms, members and their training."""
+"""What `multimodal` compares, as values: presets, variants, members and their training."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,8 +8,8 @@ import numpy as np
 
 from dfm_jax.checks import check_count, check_interval, require
 from dfm_jax.models import TransformerConfig
-from dfm_jax.training.config import OptimiserConfig, TrainConfig
-from experiments.language.config import Arm, parsed_arm
+from dfm_jax.training.config import OptimizerConfig, TrainConfig
+from experiments.language.config import Variant, parsed_variant
 from experiments.multimodal.data import Encoder
 from experiments.multimodal.network import at_large
 from experiments.multimodal.sets import SETS
@@ -49,13 +49,16 @@ class Config:
     encoder: Encoder = "efficientnet"
     """The encoder of the pictures: efficientnet; random, which is efficientnet untrained; or
     pixels, which is none."""
-    arms: tuple[str, ...] = ("cluster:4", "task:4", "random:4", "warm:4")
-    """The arms, KIND:K with KIND one of cluster, task, random, warm, two_stage, unbalanced; K is at
+    variants: tuple[str, ...] = ("cluster:4", "task:4", "random:4", "warm:4")
+    """The variants, KIND:K with KIND one of cluster, task, random, warm, two_stage, unbalanced; K
+    is at
     most the number of families of a set."""
     exploratory: tuple[str, ...] = ()
-    """The arms of the first set of which only one seed is trained, with K as it is given."""
+    """The variants of the first set of which only one seed is trained, with K as it is given."""
     encoders: tuple[Encoder, ...] = ()
-    """Other encoders, tried on the first set with one seed: the centre and the first arm."""
+    """Other encoders, tried on the first set with one seed: the dense model and the first
+    variant.
+    """
     train_encoder: bool = False
     """Train the encoder with each member, as InternVL does; the clusters are those of the frozen
     one."""
@@ -77,13 +80,13 @@ class Config:
     large: bool = False
     """Scan and recompute the layers, and multiply in bfloat16: for accelerators."""
     budgets: tuple[int, ...] = (100, 200, 400)
-    """The numbers of steps of the centre that are tried before any expert is trained. The arms are
-    compared at the one whose accuracy on validation is nearest to the middle of `between`; the
-    largest is near saturation."""
+    """The numbers of steps of the dense model that are tried before any expert is trained. The
+    variants are compared at the one whose accuracy on validation is nearest to the middle of
+    `between`; the largest is near saturation."""
     between: tuple[float, float] = (0.6, 0.85)
-    """The range of the centre's accuracy in which arms can be told apart."""
+    """The range of the dense model's accuracy in which variants can be told apart."""
     saturated: bool = False
-    """Compare the arms at the largest budget too, with one seed."""
+    """Compare the variants at the largest budget too, with one seed."""
     rates: tuple[float, ...] = (3e-3,)
     """The learning rates; each member takes the best one on validation, at the first seed."""
     warmup: float = 0.05
@@ -140,13 +143,13 @@ PRESETS["tpu-encoder"] = replace(
 )
 
 
-def arm_of(text: str) -> Arm:
+def variant_of(text: str) -> Variant:
     """KIND:K.
 
     Raises:
         ValueError: if it is none.
     """
-    return parsed_arm(text, KINDS, alone=())
+    return parsed_variant(text, KINDS, alone=())
 
 
 def check_config(config: Config) -> None:
@@ -170,9 +173,9 @@ def check_config(config: Config) -> None:
     check_count("micro_batches", config.micro_batches)
     check_count("batch_size", config.batch_size)
     require(config.batch_size % config.micro_batches == 0, rule, config.micro_batches)
-    require(len(config.arms) > 0, "`arms` must not be empty", config.arms)
-    for name in (*config.arms, *config.exploratory):
-        arm_of(name)
+    require(len(config.variants) > 0, "`variants` must not be empty", config.variants)
+    for name in (*config.variants, *config.exploratory):
+        variant_of(name)
     for name in (
         *("train_pictures", "validation_pictures", "test_pictures", "test_questions"),
         *("width", "num_layers", "num_heads", "batch_size", "num_directions"),
@@ -211,7 +214,7 @@ def member_config(
     """How a member is trained, but for its rate and its seed."""
     return replace(
         TrainConfig(model=model),
-        optimiser=OptimiserConfig(warmup_steps=max(1, round(config.warmup * num_steps))),
+        optimizer=OptimizerConfig(warmup_steps=max(1, round(config.warmup * num_steps))),
         num_steps=num_steps,
         batch_size=config.batch_size,
         num_micro_batches=config.micro_batches,

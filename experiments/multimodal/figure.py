@@ -10,14 +10,14 @@ from matplotlib.figure import Figure, SubFigure
 
 from dfm_jax.data.pictures import read_picture
 from experiments.lib.emoji import CREDIT
-from experiments.multimodal.report import JUDGED_GATES, of_arms
+from experiments.multimodal.report import JUDGED_GATES, of_variants
 
 Cell = Mapping[str, Any]
 # Of others' art a picture that is published shows 24 at most: 16 here, 8 on the page.
 _CLUSTERS_OF = ("lettered", "scenes", "own")
 _PARTS, _EACH = 4, 4
 _QUESTIONS = 4  # of a set
-_COLOURS = {"nearest": "C0", "soft": "C1", "router": "C2", "Bayes": "C3", "static": "C7"}
+_COLORS = {"nearest": "C0", "soft": "C1", "router": "C2", "Bayes": "C3", "static": "C7"}
 
 
 def draw(folder: Path, cells: Sequence[Cell], comparisons: Sequence[Cell]) -> tuple[Path, Path]:
@@ -44,7 +44,7 @@ def _clusters_and_points(
     axes = below.subplots(1, len(sets), squeeze=False)[0]
     for axis, name in zip(axes, sets, strict=True):
         _points(axis, name, [row for row in comparisons if row["dataset"] == name])
-    below.supylabel("accuracy − centre, points", fontsize=9)
+    below.supylabel("accuracy − dense, points", fontsize=9)
     return figure
 
 
@@ -73,11 +73,11 @@ def _clusters(figure: SubFigure, name: str, cell: Cell | None) -> None:
 
 
 def _points(axis: Axes, name: str, rows: Sequence[Cell]) -> None:
-    """Each arm and gate: points over the centre, with the t interval over seeds."""
-    rows = of_arms(rows)
-    arms = list(dict.fromkeys(row["arm"] for row in rows))
+    """Each variant and gate: points over the dense model, with the t interval over seeds."""
+    rows = of_variants(rows)
+    variants = list(dict.fromkeys(row["variant"] for row in rows))
     for row in rows:
-        gates = [one["gate"] for one in rows if one["arm"] == row["arm"]]
+        gates = [one["gate"] for one in rows if one["variant"] == row["variant"]]
         shift = 0.12 * (gates.index(row["gate"]) - (len(gates) - 1) / 2)
         middle = -100 * row["errors_mean"]
         if row["errors_low"] is None:
@@ -85,18 +85,18 @@ def _points(axis: Axes, name: str, rows: Sequence[Cell]) -> None:
         else:
             low, high = -100 * row["errors_high"], -100 * row["errors_low"]
         axis.errorbar(
-            arms.index(row["arm"]) + shift,
+            variants.index(row["variant"]) + shift,
             middle,
             yerr=[[max(0.0, middle - low)], [max(0.0, high - middle)]],
             fmt="o",
             markersize=4,
             capsize=2,
-            color=_COLOURS[row["gate"]],
+            color=_COLORS[row["gate"]],
         )
     for gate in JUDGED_GATES:
-        axis.plot([], [], "o", markersize=4, color=_COLOURS[gate], label=gate)
+        axis.plot([], [], "o", markersize=4, color=_COLORS[gate], label=gate)
     axis.axhline(0, color="0.4", linewidth=0.8)
-    axis.set_xticks(range(len(arms)), arms, fontsize=7)
+    axis.set_xticks(range(len(variants)), variants, fontsize=7)
     axis.tick_params(axis="y", labelsize=7)
     axis.set_title(name, fontsize=9)
     axis.legend(fontsize=6, loc="lower left")
@@ -112,7 +112,7 @@ def _questions(sets: Sequence[str], cells: Sequence[Cell]) -> Figure:
         if not page or cell is None:
             continue
         axes = place.subplots(1, len(page), squeeze=False)[0]
-        place.suptitle(f"{name}, experts {cell['arm']}, Bayes gate", fontsize=9)
+        place.suptitle(f"{name}, experts {cell['variant']}, Bayes gate", fontsize=9)
         for axis, asked in zip(axes, page, strict=True):
             axis.set_axis_off()
             axis.imshow(_picture(asked["picture"]))
@@ -123,14 +123,14 @@ def _questions(sets: Sequence[str], cells: Sequence[Cell]) -> Figure:
 
 
 def _words(asked: Mapping[str, Any]) -> str:
-    def weights(law: Sequence[float]) -> str:
-        return " ".join(f"{100 * x:.0f}" for x in law)
+    def weights(probs: Sequence[float]) -> str:
+        return " ".join(f"{100 * x:.0f}" for x in probs)
 
     return "\n".join(
         [
             asked["question"],
             f"expected: {asked['answer']}",
-            f"centre: {asked['centre']}",
+            f"dense: {asked['dense']}",
             f"experts: {asked['ensemble']}",
             f"gate, %: {weights(asked['before'])} → {weights(asked['behind'])}",
         ]

@@ -2,7 +2,7 @@
 and question; and what an answer costs under each.
 
     static             w_k, whatever is asked
-    nearest            1 for f(c), the rule that parted the training questions       [D8]
+    nearest            1 for f(c), the rule that partitioned the training questions       [D8]
     soft               ∝ exp(s_k(c) / τ), f(c) = argmax s_k
     router             ρ̂(k | c), linear in picture and question                      [D11]
     Bayes              the router's, times what each expert gave the answer so far   [D7]
@@ -21,10 +21,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from dfm_jax.mixture import fit_temperature
-from dfm_jax.training.router import fit_router, router_log_law
+from dfm_jax.training.router import fit_router, router_log_probs
 from dfm_jax.types import Array
-from experiments.multimodal.arms import Parts, Trainer
 from experiments.multimodal.data import Data, Examples
+from experiments.multimodal.variants import Parts, Trainer
 
 _TEMPERATURES = (0.005, 5.0)
 _ROUTED = 8192  # training questions that a router is fitted on, at most
@@ -55,10 +55,10 @@ class Router:
     losses: dict[float, float]  # cross-entropy on validation by decay, nats
     accuracy: float  # on validation
 
-    def log_laws(self, data: Data, examples: Examples) -> np.ndarray:
+    def log_probs(self, data: Data, examples: Examples) -> np.ndarray:
         """log ρ̂(k | c): [Q, K]."""
         inputs = _inputs(data, examples, self.mean, self.directions)
-        return np.asarray(jax.vmap(partial(router_log_law, self.layers))(inputs))
+        return np.asarray(jax.vmap(partial(router_log_probs, self.layers))(inputs))
 
 
 def fitted_router(trainer: Trainer, parts: Parts) -> Router:
@@ -81,9 +81,9 @@ def fitted_router(trainer: Trainer, parts: Parts) -> Router:
         router = Router(
             layers=layers, mean=mean, directions=directions, decay=decay, losses={}, accuracy=0.0
         )
-        laws, part = router.log_laws(data, held_out), parts.part_of["validation"]
-        loss = -float(laws[np.arange(part.size), part].mean())
-        found[decay] = (loss, float((laws.argmax(axis=1) == part).mean()), router)
+        probs, part = router.log_probs(data, held_out), parts.part_of["validation"]
+        loss = -float(probs[np.arange(part.size), part].mean())
+        found[decay] = (loss, float((probs.argmax(axis=1) == part).mean()), router)
     best = min(found, key=lambda decay: found[decay][0])
     losses = {decay: loss for decay, (loss, _, _) in found.items()}
     return Router(
@@ -119,14 +119,14 @@ def gates_of(
         answers: [Q, K] log p_k of the expected answers; for the oracle.
     """
     prior = np.broadcast_to(np.log(weights), answers.shape)
-    routed = router.log_laws(trainer.data, examples)
+    routed = router.log_probs(trainer.data, examples)
     found = [Gate(name="static", log_prior=prior, moves=False)]
     if parts.of_context:
         part = parts.part_of[split]
         found.append(Gate(name="nearest", log_prior=_one_hot(part, parts.num_parts), moves=False))
     if temperature is not None and parts.scores is not None:
-        laws = _log_softmax(parts.scores[examples.picture] / temperature)
-        found.append(Gate(name="soft", log_prior=laws, moves=False))
+        probs = _log_softmax(parts.scores[examples.picture] / temperature)
+        found.append(Gate(name="soft", log_prior=probs, moves=False))
     found += [
         Gate(name="router", log_prior=routed, moves=False),
         Gate(name="Bayes", log_prior=routed, moves=True),
@@ -152,8 +152,8 @@ def soft_temperature(scores: np.ndarray, log_probs: np.ndarray) -> tuple[float, 
 @jax.jit
 def _fitted(scores: Array, log_probs: Array):
     def loss(temperature: Array) -> Array:
-        laws = jax.nn.log_softmax(scores / temperature, axis=1)
-        return -jnp.mean(jax.nn.logsumexp(laws[:, :, None] + log_probs, axis=1).sum(axis=1))
+        probs = jax.nn.log_softmax(scores / temperature, axis=1)
+        return -jnp.mean(jax.nn.logsumexp(probs[:, :, None] + log_probs, axis=1).sum(axis=1))
 
     return fit_temperature(loss, *_TEMPERATURES)
 

@@ -1,4 +1,6 @@
-"""One cell of `multimodal`: one arm's experts at one budget, one seed, every gate, every test."""
+"""One cell of `multimodal`: one variant's experts at one budget, one seed, every gate, every
+test.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from experiments.language.config import Arm
+from experiments.language.config import Variant
 from experiments.lib.statistics import document_interval
 from experiments.multimodal import gates as multimodal_gates
 from experiments.multimodal.answers import Experts, answer_log_probs, answers, mixed_answers
-from experiments.multimodal.arms import Parts, Trainer, families
 from experiments.multimodal.data import Examples, right
 from experiments.multimodal.training import Member
+from experiments.multimodal.variants import Parts, Trainer, families
 
 TEST = "test"
 ELSEWHERE = ("nearest", "Bayes")  # the gates that are judged on the other tests and controls
@@ -22,13 +24,15 @@ _PAGE = 8  # questions that are kept as they were answered
 _SAMPLES = 4  # pictures that are kept of each part
 
 
-def measure_centre(trainer: Trainer, number: int) -> dict[str, Any]:
-    """The centre of one seed on every test, and with another picture than the one asked about."""
-    centre, data = trainer.centre(), trainer.data
-    params, config = centre.of_seed(number), centre.config.model
-    found: dict[str, Any] = {"rates": centre.rates, "steps": centre.config.num_steps}
-    found |= {"tokens": centre.num_tokens, "flops": centre.flops, "tests": {}}
-    alone = Experts(config, centre.sight, (params,))
+def measure_dense(trainer: Trainer, number: int) -> dict[str, Any]:
+    """The dense model of one seed on every test, and with another picture than the one asked
+    about.
+    """
+    dense, data = trainer.dense(), trainer.data
+    params, config = dense.of_seed(number), dense.config.model
+    found: dict[str, Any] = {"rates": dense.rates, "steps": dense.config.num_steps}
+    found |= {"tokens": dense.num_tokens, "flops": dense.flops, "tests": {}}
+    alone = Experts(config, dense.sight, (params,))
     for split in data.tests:
         examples = data.splits[split]
         said = answers(data, examples, params, config, data.features)
@@ -44,7 +48,9 @@ def measure_centre(trainer: Trainer, number: int) -> dict[str, Any]:
 
 
 def measure_blind(trainer: Trainer) -> dict[str, Any]:
-    """What questions alone tell: the centre of one seed, trained and judged without pictures."""
+    """What questions alone tell: the dense model of one seed, trained and judged without
+    pictures.
+    """
     member, data = trainer.blind(), trainer.data
     params, config = member.of_seed(0), member.config.model
     unseen, examples = np.zeros_like(data.features), data.splits[TEST]
@@ -54,10 +60,14 @@ def measure_blind(trainer: Trainer) -> dict[str, Any]:
     return {"tests": {TEST: _judged(trainer, examples, said, lost)}}
 
 
-def measure(trainer: Trainer, arm: Arm, number: int, centre: Mapping[str, Any]) -> dict[str, Any]:
-    """Train the experts of an arm, and judge every gate beside the centre of the same seed."""
-    data, parts, weights = trainer.data, trainer.parts(arm), trainer.weights(arm)
-    members = trainer.experts(arm)
+def measure(
+    trainer: Trainer, variant: Variant, number: int, dense: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Train the experts of a variant, and judge every gate beside the dense model of the same
+    seed.
+    """
+    data, parts, weights = trainer.data, trainer.parts(variant), trainer.weights(variant)
+    members = trainer.experts(variant)
     experts = experts_of(members, number)
     router = multimodal_gates.fitted_router(trainer, parts)
     temperature, at_bound = None, False
@@ -74,7 +84,7 @@ def measure(trainer: Trainer, arm: Arm, number: int, centre: Mapping[str, Any]) 
         of_answers = log_probs.sum(axis=2)
         seen = parts
         if name == "wrong picture":  # the gate sees what the experts see
-            other = _parts_of_shown(trainer, arm, examples)
+            other = _parts_of_shown(trainer, variant, examples)
             seen = replace(parts, part_of=parts.part_of | {split: other})
         gates = multimodal_gates.gates_of(
             trainer, seen, weights, router, temperature, split, examples, of_answers
@@ -86,19 +96,19 @@ def measure(trainer: Trainer, arm: Arm, number: int, centre: Mapping[str, Any]) 
             said = mixed_answers(data, examples, experts, gate.log_prior, gate.kind, data.features)
             lost = multimodal_gates.nats(gate, log_probs)
             judged = _judged(trainer, examples, said, lost)
-            tests[name][gate.name] = judged | _minus(trainer, examples, judged, centre, name)
+            tests[name][gate.name] = judged | _minus(trainer, examples, judged, dense, name)
             if name == TEST and gate.name == "Bayes":
-                context["page"] = _page(trainer, examples, said, centre["said"], gate, log_probs)
+                context["page"] = _page(trainer, examples, said, dense["said"], gate, log_probs)
         if name == TEST:
             part = parts.part_of[TEST]
             context["better_elsewhere"] = float((of_answers.argmax(axis=1) != part).mean())
             known = of_answers.max(axis=1) - of_answers[np.arange(part.size), part]
             context["gain_elsewhere"] = float(known.mean())
-    half = trainer.trunk() if arm.kind == "warm" else None
+    half = trainer.trunk() if variant.kind == "warm" else None
     spent = [*members, *([half] if half else [])]
     return {
-        "arm": arm.name,
-        "kind": arm.kind,
+        "variant": variant.name,
+        "kind": variant.kind,
         "num_experts": parts.num_parts,
         "weights": weights.tolist(),
         "steps": [member.config.num_steps for member in members],
@@ -138,10 +148,10 @@ def experts_of(members: tuple[Member, ...], number: int) -> Experts:
     return Experts(first.config.model, first.sight, params)
 
 
-def _parts_of_shown(trainer: Trainer, arm: Arm, examples: Examples) -> np.ndarray:
+def _parts_of_shown(trainer: Trainer, variant: Variant, examples: Examples) -> np.ndarray:
     """f(c) of other pictures: what parts by picture is looked up by picture, tasks stay."""
-    parts = trainer.parts(arm)
-    if arm.kind == "task":
+    parts = trainer.parts(variant)
+    if variant.kind == "task":
         return parts.part_of[TEST]
     of_picture = np.zeros(len(trainer.data.paths), int)
     for split, rows in trainer.data.splits.items():
@@ -171,11 +181,11 @@ def _minus(
     trainer: Trainer,
     examples: Examples,
     judged: Mapping[str, Any],
-    centre: Mapping[str, Any],
+    dense: Mapping[str, Any],
     name: str,
 ) -> dict[str, Any]:
-    """Ensemble − centre in accuracy, of all and by family, with an interval over pictures."""
-    base = centre["tests"][name]
+    """Ensemble − dense in accuracy, of all and by family, with an interval over pictures."""
+    base = dense["tests"][name]
     ours, theirs = (np.array(list(x["right"]), int) for x in (judged, base))
     _, picture = np.unique(examples.picture, return_inverse=True)
     difference = np.bincount(picture, weights=ours - theirs)
@@ -189,7 +199,7 @@ def _page(
     trainer: Trainer,
     examples: Examples,
     said: list[str],
-    centre: list[str],
+    dense: list[str],
     gate: multimodal_gates.Gate,
     log_probs: np.ndarray,
 ) -> list[dict[str, Any]]:
@@ -204,7 +214,7 @@ def _page(
             "picture": str(trainer.data.paths[examples.picture[i]]),
             "question": examples.questions[i],
             "answer": examples.answers[i],
-            "centre": centre[i],
+            "dense": dense[i],
             "ensemble": said[i],
             "before": np.exp(gate.log_prior[i]).round(4).tolist(),
             "behind": behind[i].round(4).tolist(),

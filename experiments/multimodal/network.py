@@ -70,7 +70,7 @@ class Spelling(NamedTuple):
 
 
 class Start(NamedTuple):
-    """A pretrained language model, whose text and parameters every arm takes over."""
+    """A pretrained language model, whose text and parameters every variant takes over."""
 
     config: TransformerConfig
     params: Params

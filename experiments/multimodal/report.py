@@ -7,26 +7,26 @@ from typing import Any
 from rich.console import Console
 
 from experiments.lib import study
-from experiments.lib.ladder_report import JUDGED, SIGNS, markdown_lines, mean
-from experiments.lib.ladder_screen_report import narrow_table
+from experiments.lib.gate_comparison_report import JUDGED, SIGNS, markdown_lines, mean
+from experiments.lib.gate_comparison_screen_report import narrow_table
 from experiments.lib.statistics import compare
 
 Cell = Mapping[str, Any]
-CENTRE = "centre"
+DENSE = "dense"
 JUDGED_GATES = ("nearest", "soft", "router", "Bayes", "static")
 """What the picture shows: the others are a control and hindsight."""
 
 
 def result_rows(cells: Sequence[Cell]) -> Iterator[dict[str, Any]]:
-    """Accuracy of every arm, gate and family, a row each."""
+    """Accuracy of every variant, gate and family, a row each."""
     for cell in cells:
-        arm = cell["arm"]
+        variant = cell["variant"]
         base = {
             "budget": cell["budget"],
             "role": cell["role"],
             "encoder": cell["encoder"],
-            "arm": arm if arm in (CENTRE, "no picture") else "experts",
-            "partition": arm if "kind" in cell else "none",
+            "variant": variant if variant in (DENSE, "no picture") else "experts",
+            "partition": variant if "kind" in cell else "none",
             "num_experts": cell.get("num_experts", 1),
             "seed": cell["seed"],
             "tokens": cell.get("tokens"),
@@ -52,19 +52,19 @@ def records(cells: Sequence[Cell]) -> Iterator[Cell]:
 
 
 def summary(cells: Sequence[Cell], margin: float) -> dict[str, Any]:
-    """What the tables show: means over seeds, differences to the centre and their verdicts."""
+    """What the tables show: means over seeds, differences to the dense model and their verdicts."""
     names = dict.fromkeys((c["dataset"], c["budget"], c["role"], c["encoder"]) for c in cells)
     compared = []
     for name in names:
         here = [c for c in cells if (c["dataset"], c["budget"], c["role"], c["encoder"]) == name]
-        for arm in dict.fromkeys(c["arm"] for c in here):
-            compared += _of_arm([c for c in here if c["arm"] == arm], margin)
+        for variant in dict.fromkeys(c["variant"] for c in here):
+            compared += _of_variant([c for c in here if c["variant"] == variant], margin)
     curves = {c["dataset"]: c["curve"] for c in cells}
     return {"curves": curves, "comparisons": compared, "experts": _experts(cells)}
 
 
-def of_arms(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The comparisons of arms at the budget that tells them apart, on the test itself."""
+def of_variants(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The comparisons of variants at the budget that tells them apart, on the test itself."""
     return [
         row
         for row in rows
@@ -72,12 +72,14 @@ def of_arms(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     ]
 
 
-def _of_arm(cells: Sequence[Cell], margin: float) -> Iterator[dict[str, Any]]:
+def _of_variant(cells: Sequence[Cell], margin: float) -> Iterator[dict[str, Any]]:
     first = cells[0]
     for test, gates in first["tests"].items():
         for gate in gates if "kind" in first else [None]:
             found = [c["tests"][test] if gate is None else c["tests"][test][gate] for c in cells]
-            row = {name: first[name] for name in ("dataset", "budget", "role", "encoder", "arm")}
+            row = {
+                name: first[name] for name in ("dataset", "budget", "role", "encoder", "variant")
+            }
             row |= {"test": test, "gate": gate or "", "seeds": len(found)}
             row["accuracy"] = mean(x["accuracy"] for x in found)
             row["families"] = {
@@ -93,7 +95,7 @@ def _of_arm(cells: Sequence[Cell], margin: float) -> Iterator[dict[str, Any]]:
 
 
 def _experts(cells: Sequence[Cell]) -> list[dict[str, Any]]:
-    names = ("dataset", "budget", "role", "encoder", "arm", "seed", "num_experts", "weights")
+    names = ("dataset", "budget", "role", "encoder", "variant", "seed", "num_experts", "weights")
     more = ("steps", "tokens", "flops", "rates", "temperature", "at_bound", "router")
     own = ("better_elsewhere", "gain_elsewhere")
     return [
@@ -105,7 +107,7 @@ def _experts(cells: Sequence[Cell]) -> list[dict[str, Any]]:
 
 
 def main_table(summary: Mapping[str, Any], dataset: str, role: str) -> list[list[str]]:
-    """One set as the papers show it: a row an arm and gate, a column a family, in per cent."""
+    """One set as the papers show it: a row a variant and gate, a column a family, in per cent."""
     rows = [
         r
         for r in summary["comparisons"]
@@ -114,12 +116,12 @@ def main_table(summary: Mapping[str, Any], dataset: str, role: str) -> list[list
     if not rows:
         return []
     names = list(rows[0]["families"])
-    table = [["arm", "gate", *names, "all", "− centre, points", "nats an answer"]]
+    table = [["variant", "gate", *names, "all", "− dense, points", "nats an answer"]]
     for row in rows:
         other = "" if row["test"] == "test" else ", wrong picture"
         cells = [f"{100 * row['families'][name]:.1f}" for name in names]
         cells += [f"{100 * row['accuracy']:.1f}", points(row), f"{row['nats']:.3f}"]
-        table.append([row["arm"] + other, row["gate"], *cells])
+        table.append([row["variant"] + other, row["gate"], *cells])
     return table
 
 
@@ -130,12 +132,12 @@ def others_table(summary: Mapping[str, Any]) -> list[list[str]]:
     if not rows:
         return []
     names = list(rows[0]["families"])
-    table = [["test", "arm", "gate", *names, "all", "− centre, points"]]
+    table = [["test", "variant", "gate", *names, "all", "− dense, points"]]
     for row in sorted(rows, key=lambda r: r["test"]):
         cells = [f"{100 * row['families'].get(name, float('nan')):.1f}" for name in names]
         kind = row["test"].removeprefix("test, ")
         table.append(
-            [kind, row["arm"], row["gate"], *cells, f"{100 * row['accuracy']:.1f}", points(row)]
+            [kind, row["variant"], row["gate"], *cells, f"{100 * row['accuracy']:.1f}", points(row)]
         )
     return table
 
@@ -154,7 +156,7 @@ def signs_table(summary: Mapping[str, Any]) -> list[list[str]]:
                 for r in summary["comparisons"]
                 if (r["dataset"], r["role"], r["test"], r["gate"])
                 == (name, "compared", "test", gate)
-                and r["arm"].split(":")[0] == kind
+                and r["variant"].split(":")[0] == kind
             ]
             cells.append(points(found[0]) if found else "")
         table.append([kind, gate, authors[kind], *cells])
@@ -164,11 +166,11 @@ def signs_table(summary: Mapping[str, Any]) -> list[list[str]]:
 def elsewhere_table(summary: Mapping[str, Any]) -> list[list[str]]:
     """How often another expert than f(c) finds the expected answer likelier, and by how much."""
     table = [
-        ["set", "arm", "another is likelier", "by nats an answer", "router right", "τ of soft"]
+        ["set", "variant", "another is likelier", "by nats an answer", "router right", "τ of soft"]
     ]
     rows = [r for r in summary["experts"] if r["role"] == "compared"]
-    for key in dict.fromkeys((r["dataset"], r["arm"]) for r in rows):
-        found = [r for r in rows if (r["dataset"], r["arm"]) == key]
+    for key in dict.fromkeys((r["dataset"], r["variant"]) for r in rows):
+        found = [r for r in rows if (r["dataset"], r["variant"]) == key]
         tau = [r["temperature"] for r in found if r["temperature"] is not None]
         table.append(
             [
@@ -183,7 +185,9 @@ def elsewhere_table(summary: Mapping[str, Any]) -> list[list[str]]:
 
 
 def points(row: Mapping[str, Any]) -> str:
-    """Percentage points over the centre, ± half of the t interval, and the sign of the verdict."""
+    """Percentage points over the dense model, ± half of the t interval, and the sign of the
+    verdict.
+    """
     if not row["gate"]:
         return ""
     middle = -100 * row["errors_mean"]

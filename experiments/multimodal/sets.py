@@ -1,6 +1,6 @@
 """The sets of `multimodal`, each as files: pictures, and conversations that ask about them.
 
-easy-vqa   one coloured shape (installed)
+easy-vqa   one colored shape (installed)
 scenes     one to four emoji of a group (drawn from a seed); two more tests, of emoji and of
            combinations of emoji and cell that no training picture shows
 lettered   a shape and two letters (drawn), one as prominent as the other is not

@@ -17,7 +17,7 @@ from dfm_jax.interfaces import Task
 from dfm_jax.models import Params, TransformerConfig
 from dfm_jax.models.sizes import flops_per_token
 from dfm_jax.training.batches import PictureBatch, picture_batches
-from dfm_jax.training.config import TrainConfig, Watch
+from dfm_jax.training.config import LogConfig, TrainConfig
 from dfm_jax.training.examples import Examples as Seen
 from dfm_jax.training.examples import HeldOut
 from dfm_jax.training.sweep import RunResult
@@ -126,9 +126,9 @@ def _swept(
         description={"data": data.digest, "train": train_set.digest},
     )
     often = max(1, configs[0].num_steps // 4)
-    watch = Watch(log_every=often, save_every=often, evaluate_every=configs[0].num_steps)
+    log_config = LogConfig(log_every=often, save_every=often, evaluate_every=configs[0].num_steps)
     task = task_of(configs[0].model, data.sight)
-    return swept(configs, seen, folder, watch, mesh, begin, task=task)
+    return swept(configs, seen, folder, log_config, mesh, begin, task=task)
 
 
 @cache  # members of one shape are one program

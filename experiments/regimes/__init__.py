@@ -1,1 +1,1 @@
-"""When do experts win? How much data, how many experts, parted how."""
+"""When do experts win? How much data, how many experts, partitioned how."""

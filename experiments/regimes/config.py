@@ -7,12 +7,12 @@ from typing import Literal
 import numpy as np
 
 from dfm_jax.checks import check_count, check_interval, require
-from experiments.language.config import parsed_arm
+from experiments.language.config import parsed_variant
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Experts against a centre, from little text to much, from few experts to many."""
+    """Experts against a dense model, from little text to much, from few experts to many."""
 
     preset: Literal["quick", "standard"] = "quick"
     """The preset from which the other values start: a corner of the grid in two minutes, or the
@@ -39,10 +39,10 @@ class Config:
     num_features: int = 64
     """The number of features of a document, TF-IDF of its words and SVD, from which clusters are
     made."""
-    transformer_arms: tuple[str, ...] = ("domain",)
-    """The arms of transformers, as in `language`: `domain`, or KIND:K."""
+    transformer_variants: tuple[str, ...] = ("domain",)
+    """The variants of transformers, as in `language`: `domain`, or KIND:K."""
     training_tokens: tuple[int, ...] = (100_000, 400_000)
-    """The numbers of training tokens of an arm of transformers; without any, no transformer is
+    """The numbers of training tokens of a variant of transformers; without any, no transformer is
     trained."""
     transformer_seeds: int = 1
     """The number of seeds of each transformer."""
@@ -112,7 +112,7 @@ def check_config(config: Config) -> None:
     require(list(budgets) == sorted(set(budgets)), rule, budgets)
     for number in budgets:
         check_count("training_tokens", number)
-    for arm in config.transformer_arms:
-        parsed_arm(arm)
+    for variant in config.transformer_variants:
+        parsed_variant(variant)
     check_count("transformer_seeds", config.transformer_seeds)
     check_interval("margin", config.margin, 0.0, np.inf, ends="()")

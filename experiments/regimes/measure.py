@@ -1,11 +1,12 @@
-"""One cell of `regimes`: counted experts of one partition, against the centre on the same text.
+"""One cell of `regimes`: counted experts of one partition, against the dense model on the same
+text.
 
 Of a window x of part k, with ŵ_k the shares of training text, in nats:
 
     −log Σ_j ŵ_j p̂_j(x) + log p_c(x) = [−log p̂_k(x) + log p_c(x)]   own
-                                      + [log r̂_k(x) − log ŵ_k]        price   [B1]
+                                      + [log r̂_k(x) − log ŵ_k]        cost   [B1]
 
-On average the price is what the experts find that a window tells of its part, Î(X; K): for exact
+On average the cost is what the experts find that a window tells of its part, Î(X; K): for exact
 experts I(X; K), else a lower bound of it, below 0 where they route worse than a guess.   [B1, D10]
 """
 
@@ -22,13 +23,13 @@ import numpy as np
 from dfm_jax.accounting import routing_cost
 from dfm_jax.mixture import bayes_gate, mix_log_probs
 from dfm_jax.types import Array
-from experiments.counting.fold import HELD_OUT, SPLITS, fitted
-from experiments.lib import partitions, worlds
+from experiments.counting.seed_split import HELD_OUT, SPLITS, fitted
+from experiments.lib import evaluation_sets, partitions
+from experiments.lib.evaluation_sets import EvaluationSet
 from experiments.lib.partitions import Partition
 from experiments.lib.statistics import document_interval
-from experiments.lib.worlds import World
 from experiments.regimes.config import Config
-from experiments.regimes.fold import Sized
+from experiments.regimes.seed_split import Sized
 
 KINDS = ("domain", "cluster", "random")
 _BLOCK = 256  # windows
@@ -36,18 +37,18 @@ _BLOCK = 256  # windows
 
 @dataclass(frozen=True, kw_only=True)
 class Scored:
-    """The windows of one world, in nats."""
+    """The windows of one evaluation set, in nats."""
 
     mixed: np.ndarray  # [W] −log Σ_k ŵ_k p̂_k(x)
     own: np.ndarray  # [W] −log p̂_k(x) of the window's own part
-    price: np.ndarray  # [W] log r̂_k(x) − log ŵ_k
-    ceiling: np.ndarray  # [W] −log ŵ_k, the most that the price can be
-    centre: np.ndarray  # [W]
+    cost: np.ndarray  # [W] log r̂_k(x) − log ŵ_k
+    ceiling: np.ndarray  # [W] −log ŵ_k, the most that the cost can be
+    dense: np.ndarray  # [W]
     margin: float  # of the Bayes gate, r_(1) − r_(2), mean over bytes
     b1_residual: float  # the largest over windows and experts
 
 
-def parted(sized: Sized, kind: str, num_parts: int) -> tuple[Partition, dict[str, np.ndarray]]:
+def partitioned(sized: Sized, kind: str, num_parts: int) -> tuple[Partition, dict[str, np.ndarray]]:
     """The partition of every document, and the part of each, by split."""
     sizes = {split: len(sized.texts[split]) for split in SPLITS}
     loads = np.array([len(text) for split in SPLITS for text in sized.texts[split]])
@@ -82,7 +83,7 @@ def measure(sized: Sized, kind: str, num_parts: int, config: Config) -> dict[str
     known = ~np.isnan(sized.features[: len(sized.texts["train"]), 0])
     if kind == "cluster" and num_parts > known.sum():
         return where | {"skipped": f"only {known.sum()} training documents to cluster"}
-    partition, part_of = parted(sized, kind, num_parts)
+    partition, part_of = partitioned(sized, kind, num_parts)
     where["num_experts"] = partition.num_parts
     train = np.array([len(text) for text in sized.texts["train"]])
     held = np.bincount(part_of["train"], weights=train, minlength=partition.num_parts)
@@ -90,12 +91,12 @@ def measure(sized: Sized, kind: str, num_parts: int, config: Config) -> dict[str
         return where | {"skipped": f"no training text for {len(empty)} of the parts"}
     log_prior = np.log(held / held.sum())
     scores = _experts(sized, part_of, partition.num_parts, config)
-    found = {split: _world(sized, scores, part_of, split, config) for split in HELD_OUT}
+    found = {split: _evaluation_set(sized, scores, part_of, split, config) for split in HELD_OUT}
     return where | quantities(found, log_prior, held.tolist(), config.num_draws, sized.seed)
 
 
 def quantities(
-    found: Mapping[str, World],
+    found: Mapping[str, EvaluationSet],
     log_prior: np.ndarray,
     held: list[float],
     num_draws: int,
@@ -112,36 +113,36 @@ def quantities(
         seed: of the bootstrap.
         num_bytes: of each document, by split; by default a token is a byte.
     """
-    rows = {split: scored(world, log_prior) for split, world in found.items()}
-    sizes = num_bytes or {split: _sizes(world) for split, world in found.items()}
+    rows = {split: scored(evaluation_set, log_prior) for split, evaluation_set in found.items()}
+    sizes = num_bytes or {split: _sizes(evaluation_set) for split, evaluation_set in found.items()}
     test, told = rows["test"], rows["validation"]
-    world, total = found["test"], sizes["test"].sum()
-    apart = np.bincount(world.unit, test.mixed - test.centre)
+    evaluation_set, total = found["test"], sizes["test"].sum()
+    apart = np.bincount(evaluation_set.unit, test.mixed - test.dense)
     interval = document_interval(apart, sizes["test"], num_draws=num_draws, seed=seed)
-    terms = {"own": test.own - test.centre, "price": test.price}
+    terms = {"own": test.own - test.dense, "cost": test.cost}
     return {
-        "centre": float(test.centre.sum() / total),
+        "dense": float(test.dense.sum() / total),
         "minus": [float(x) for x in interval],
         "terms": {name: float(term.sum() / total) for name, term in terms.items()},
-        "information": float(told.price.sum() / sizes["validation"].sum()),
-        "of_its_ceiling": float(told.price.sum() / told.ceiling.sum()),
+        "information": float(told.cost.sum() / sizes["validation"].sum()),
+        "of_its_ceiling": float(told.cost.sum() / told.ceiling.sum()),
         "margin": told.margin,
         "held": held,
         "b1_residual": max(row.b1_residual for row in rows.values()),
     }
 
 
-def scored(world: World, log_prior: np.ndarray) -> Scored:
-    """Every window of a world, scored from its start by the Bayes gate."""
-    starts = world.sequences.starts
-    by_expert = np.add.reduceat(world.log_probs, starts)
-    part = world.part[starts]
-    lengths = np.diff(np.r_[starts, world.sequences.num_bytes])
+def scored(evaluation_set: EvaluationSet, log_prior: np.ndarray) -> Scored:
+    """Every window of an evaluation set, scored from its start by the Bayes gate."""
+    starts = evaluation_set.sequences.starts
+    by_expert = np.add.reduceat(evaluation_set.log_probs, starts)
+    part = evaluation_set.part[starts]
+    lengths = np.diff(np.r_[starts, evaluation_set.sequences.num_bytes])
     size = int(lengths.max())
     filled = -(-starts.size // _BLOCK) * _BLOCK
     held = np.zeros((filled, size, log_prior.size))
-    place = np.arange(world.sequences.num_bytes) - starts.repeat(lengths)
-    held[np.arange(starts.size).repeat(lengths), place] = world.log_probs
+    place = np.arange(evaluation_set.sequences.num_bytes) - starts.repeat(lengths)
+    held[np.arange(starts.size).repeat(lengths), place] = evaluation_set.log_probs
     count = np.zeros(filled, int)
     count[: starts.size] = lengths
     sums = np.zeros((filled, log_prior.size))
@@ -159,10 +160,10 @@ def scored(world: World, log_prior: np.ndarray) -> Scored:
     return Scored(
         mixed=-mixed,
         own=-by_expert[own],
-        price=-costs[own],
+        cost=-costs[own],
         ceiling=-log_prior[part],
-        centre=-np.add.reduceat(world.centre, starts),
-        margin=float(margins.sum() / world.sequences.num_bytes),
+        dense=-np.add.reduceat(evaluation_set.dense, starts),
+        margin=float(margins.sum() / evaluation_set.sequences.num_bytes),
         b1_residual=float(np.abs(-by_expert - costs + mixed[:, None]).max()),
     )
 
@@ -202,20 +203,20 @@ def _experts(
     return {split: np.stack([one[split] for one in columns], axis=1) for split in HELD_OUT}
 
 
-def _world(
+def _evaluation_set(
     sized: Sized,
     scores: Mapping[str, np.ndarray],
     part_of: Mapping[str, np.ndarray],
     split: str,
     config: Config,
-) -> World:
+) -> EvaluationSet:
     sizes = np.array([len(text) for text in sized.texts[split]])
-    reset, _ = worlds.held_out(
-        scores[split], sized.centre_scores[split], sizes, part_of[split], config.window
+    reset, _ = evaluation_sets.held_out(
+        scores[split], sized.dense_scores[split], sizes, part_of[split], config.window
     )
     return reset
 
 
-def _sizes(world: World) -> np.ndarray:
-    lengths = np.diff(np.r_[world.sequences.windows, world.sequences.num_bytes])
-    return np.bincount(world.unit, lengths)
+def _sizes(evaluation_set: EvaluationSet) -> np.ndarray:
+    lengths = np.diff(np.r_[evaluation_set.sequences.windows, evaluation_set.sequences.num_bytes])
+    return np.bincount(evaluation_set.unit, lengths)

@@ -1,11 +1,11 @@
-"""Does anything known beforehand tell whether experts will beat the centre?   [D10, B1]
+"""Does anything known beforehand tell whether experts will beat the dense model?  [D10, B1]
 
-"Beforehand" is the next smaller size of training text: experts and centre were trained there, and
-nothing of the size in question but its number of bytes is read.
+"Beforehand" is the next smaller size of training text: experts and dense model were trained there,
+and nothing of the size in question but its number of bytes is read.
 
     as before         the sign that the difference had there
     trend             its change from the size before that, once more
-    learning curve    each expert falls as one model does from as much text; so does the centre
+    learning curve    each expert falls as one model does from as much text; so does the dense model
     Î(X; K)           its sign: where the experts cannot tell the parts of new text apart, the gate
                       routes worse than a guess, and pays for it
     all quantities    logistic regression on Î(X; K), bytes an expert and the gate's margin, fitted
@@ -31,7 +31,7 @@ def predictions(rows: Sequence[Row], others: Sequence[Row] = ()) -> list[dict[st
     """For each row with a smaller one before it, what each rule foresees: above 0, experts lose.
 
     Args:
-        rows: of one kind of model: a difference for each arm and size, over seeds.
+        rows: of one kind of model: a difference for each variant and size, over seeds.
         others: of another kind of model, which "all quantities" may learn from.
     """
     found = []
@@ -45,7 +45,7 @@ def predictions(rows: Sequence[Row], others: Sequence[Row] = ()) -> list[dict[st
             foreseen["trend"] = last["mean"] + _steps(last, row) * (
                 (last["mean"] - before[-2]["mean"]) / _steps(before[-2], last)
             )
-        curve = sorted({(r["bytes"], r["centre"]) for r in rows if r["bytes"] <= last["bytes"]})
+        curve = sorted({(r["bytes"], r["dense"]) for r in rows if r["bytes"] <= last["bytes"]})
         if len(curve) > 1:
             foreseen["learning curve"] = last["mean"] + _fall(curve, last, row)
         known = [r for r in (*rows, *others) if r["bytes"] < row["bytes"] or r in others]
@@ -105,14 +105,16 @@ def separations(rows: Sequence[Row]) -> dict[str, float | None]:
 
 
 def best_numbers(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """For each partition and size, the number of experts whose loss is least; 1 is the centre."""
+    """For each partition and size, the number of experts whose loss is least; 1 is the dense
+    model.
+    """
     found = []
     for kind in dict.fromkeys(row["partition"] for row in rows):
         own = [row for row in rows if row["partition"] == kind]
         for size in dict.fromkeys(row["bytes"] for row in own):
             here = [row for row in own if row["bytes"] == size]
-            losses = {1: here[0]["centre"]} | {
-                row["num_experts"]: row["centre"] + row["mean"] for row in here
+            losses = {1: here[0]["dense"]} | {
+                row["num_experts"]: row["dense"] + row["mean"] for row in here
             }
             best = min(losses, key=losses.__getitem__)
             found.append(
@@ -127,12 +129,12 @@ def best_numbers(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def _before(rows: Sequence[Row], row: Row) -> list[Row]:
-    """The same arm at smaller sizes, in order."""
-    own = [r for r in rows if _arm(r) == _arm(row) and r["bytes"] < row["bytes"]]
+    """The same variant at smaller sizes, in order."""
+    own = [r for r in rows if _variant(r) == _variant(row) and r["bytes"] < row["bytes"]]
     return sorted(own, key=lambda r: r["bytes"])
 
 
-def _arm(row: Row) -> tuple[Any, ...]:
+def _variant(row: Row) -> tuple[Any, ...]:
     return row["model"], row["partition"], row["num_experts"]
 
 
@@ -141,7 +143,9 @@ def _steps(a: Row, b: Row) -> float:
 
 
 def _fall(curve: Sequence[tuple[float, float]], last: Row, row: Row) -> float:
-    """What experts gain less than the centre, from one size to the next, by the centre's curve."""
+    """What experts gain less than the dense model, from one size to the next, by the dense model's
+    curve.
+    """
     number = row["num_experts"]
 
     def gain(share: float) -> float:

@@ -7,12 +7,12 @@ from typing import Any
 from rich.console import Console
 
 from experiments.lib import study
-from experiments.lib.ladder_report import JUDGED, Cell, judged, markdown_lines, mean
-from experiments.lib.ladder_screen_report import narrow_table
+from experiments.lib.gate_comparison_report import JUDGED, Cell, judged, markdown_lines, mean
+from experiments.lib.gate_comparison_screen_report import narrow_table
 from experiments.lib.statistics import compare
 from experiments.regimes.predictions import RULES
 
-_MEANS = ("centre", "information", "of_its_ceiling", "margin")
+_MEANS = ("dense", "information", "of_its_ceiling", "margin")
 
 
 def result_rows(cells: Sequence[Cell]) -> Iterator[dict[str, Any]]:
@@ -20,11 +20,11 @@ def result_rows(cells: Sequence[Cell]) -> Iterator[dict[str, Any]]:
     for cell in cells:
         if "skipped" in cell:
             continue
-        same = ("model", "bytes", "partition", "num_experts", "seed", "centre")
+        same = ("model", "bytes", "partition", "num_experts", "seed", "dense")
         mean, low, high = cell["minus"]
         yield (
             {name: cell[name] for name in same}
-            | {"bayes_minus_centre": mean, "low": low, "high": high}
+            | {"bayes_minus_dense": mean, "low": low, "high": high}
             | cell["terms"]
             | {
                 "information": cell["information"],
@@ -37,12 +37,12 @@ def result_rows(cells: Sequence[Cell]) -> Iterator[dict[str, Any]]:
 def aggregated(cells: Sequence[Cell], *, margin: float) -> tuple[list[dict], list[dict]]:
     """A row for each model, partition, K and size: the difference judged over seeds; and the rest.
 
-    The second list names what was left out, and why: an arm counts only where every seed has it.
+    The second list names what was left out, and why: a variant counts only where every seed has it.
     """
     groups: dict[tuple[Any, ...], list[Cell]] = {}
     for cell in cells:
-        arm = cell["model"], cell["partition"], cell["num_experts"]
-        groups.setdefault((*arm, cell["size"]), []).append(cell)
+        variant = cell["model"], cell["partition"], cell["num_experts"]
+        groups.setdefault((*variant, cell["size"]), []).append(cell)
     rows, skipped = [], []
     for (model, partition, number, size), own in groups.items():
         row = {"model": model, "partition": partition, "num_experts": number, "bytes": size}
@@ -63,9 +63,9 @@ def aggregated(cells: Sequence[Cell], *, margin: float) -> tuple[list[dict], lis
 def print_tables(console: Console, summary: Mapping[str, Any]) -> None:
     """The grid, the best K, and what was foreseen."""
     titles = (
-        "Bayes-gated experts − centre, nats per byte, by bytes of training text",
-        "Where it comes from: own + price; Î(X; K), gate's margin on validation",
-        "The best number of experts (1: the centre)",
+        "Bayes-gated experts − dense, nats per byte, by bytes of training text",
+        "Where it comes from: own + cost; Î(X; K), gate's margin on validation",
+        "The best number of experts (1: the dense model)",
         "Counted experts: how often the sign was foreseen, of the decided ones",
         "Transformers: the difference, and what was foreseen: above 0, to lose",
     )
@@ -77,8 +77,8 @@ def print_tables(console: Console, summary: Mapping[str, Any]) -> None:
             table.add_row(*row)
         console.print(table)
     for row in summary["skipped"]:
-        arm = f"{row['partition']}, K = {row['num_experts']}, {row['bytes']:,} bytes"
-        console.print(f"left out: {arm}: {'; '.join(row['skipped'])}", highlight=False)
+        variant = f"{row['partition']}, K = {row['num_experts']}, {row['bytes']:,} bytes"
+        console.print(f"left out: {variant}: {'; '.join(row['skipped'])}", highlight=False)
 
 
 def _tables(summary: Mapping[str, Any]) -> list[list[list[str]]]:
@@ -94,21 +94,21 @@ def _tables(summary: Mapping[str, Any]) -> list[list[list[str]]]:
 
 def _grid(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     sizes = sorted({row["bytes"] for row in rows})
-    table = [["arm", *(f"{size:,}" for size in sizes)]]
-    for arm in dict.fromkeys(map(_arm, rows)):
-        own = {row["bytes"]: row for row in rows if _arm(row) == arm}
-        table.append([arm, *(judged(own[size]) if size in own else "" for size in sizes)])
+    table = [["variant", *(f"{size:,}" for size in sizes)]]
+    for variant in dict.fromkeys(map(_variant, rows)):
+        own = {row["bytes"]: row for row in rows if _variant(row) == variant}
+        table.append([variant, *(judged(own[size]) if size in own else "" for size in sizes)])
     return table
 
 
 def _terms(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    table = [["arm", "bytes", "own", "+ price", "= full", "Î(X; K)", "of its ceiling", "margin"]]
+    table = [["variant", "bytes", "own", "+ cost", "= full", "Î(X; K)", "of its ceiling", "margin"]]
     for row in rows:
         table.append(
             [
-                _arm(row) if row["model"] == "counts" else f"transformers: {_arm(row)}",
+                _variant(row) if row["model"] == "counts" else f"transformers: {_variant(row)}",
                 f"{row['bytes']:,}",
-                *(f"{row['terms'][name]:+.3f}" for name in ("own", "price")),
+                *(f"{row['terms'][name]:+.3f}" for name in ("own", "cost")),
                 f"{row['mean']:+.3f}",
                 f"{row['information']:.4f}",
                 f"{row['of_its_ceiling']:.2f}",
@@ -137,13 +137,13 @@ def _foreseen(summary: Mapping[str, Any]) -> list[list[str]]:
 
 
 def _trained(predictions: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    table = [["arm", "bytes", "difference", *RULES]]
+    table = [["variant", "bytes", "difference", *RULES]]
     for row in predictions:
         if row["model"] == "transformers":
             foreseen = [row["foreseen"].get(rule) for rule in RULES]
             table.append(
                 [
-                    _arm(row),
+                    _variant(row),
                     f"{row['bytes']:,}",
                     f"{row['mean']:+.3f} {row['verdict']}",
                     *("–" if value is None else f"{value:+.3f}" for value in foreseen),
@@ -152,7 +152,7 @@ def _trained(predictions: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     return table
 
 
-def _arm(row: Mapping[str, Any]) -> str:
+def _variant(row: Mapping[str, Any]) -> str:
     return f"{row['partition']}, K={row['num_experts']}"
 
 

@@ -1,4 +1,6 @@
-"""The cells of `regimes` that are transformers: one arm, more and more text, seen about once."""
+"""The cells of `regimes` that are transformers: one variant, more and more text, seen about
+once.
+"""
 
 from __future__ import annotations
 
@@ -12,16 +14,16 @@ from dfm_jax.data import Corpus
 from dfm_jax.parallel import make_mesh
 from experiments.language import config as language_config
 from experiments.language import measure as language_cell
-from experiments.language.arms import Trainer
-from experiments.language.config import parsed_arm
+from experiments.language.config import parsed_variant
 from experiments.language.text import HELD_OUT, text_of
+from experiments.language.variants import Trainer
 from experiments.lib.corpora import sampled
 from experiments.regimes.config import Config
 from experiments.regimes.measure import quantities
 
 
 def trainers(corpora: Sequence[Corpus], config: Config) -> dict[int, Trainer]:
-    """By number of training tokens: what trains the centre and the experts of that budget.
+    """By number of training tokens: what trains the dense model and the experts of that budget.
 
     Raises:
         ValueError: if the largest budget exceeds the tokens of the training text.
@@ -52,21 +54,24 @@ def trainers(corpora: Sequence[Corpus], config: Config) -> dict[int, Trainer]:
 
 def measure(trainer: Trainer, name: str, number: int, config: Config) -> dict[str, Any]:
     """Train what is not yet trained, score held-out windows, and what the theory names of them."""
-    arm = parsed_arm(name)
-    worlds = language_cell.held_worlds(trainer, arm, number)
-    weights, tokens = trainer.weights(arm), trainer.text.tokens["train"].set
+    variant = parsed_variant(name)
+    evaluation_sets = language_cell.held_evaluation_sets(trainer, variant, number)
+    weights, tokens = trainer.weights(variant), trainer.text.tokens["train"].set
     size = trainer.num_steps * trainer.config.batch_size * trainer.config.num_positions
     size *= tokens.num_bytes.sum() / len(tokens.tokens)
     where = {
         "model": "transformers",
-        "partition": arm.kind,
+        "partition": variant.kind,
         "num_experts": len(weights),
         "seed": trainer.seeds[number],
         "bytes": round(size),
-        "steps": [trainer.num_steps, *(expert.config.num_steps for expert in trainer.experts(arm))],
+        "steps": [
+            trainer.num_steps,
+            *(expert.config.num_steps for expert in trainer.experts(variant)),
+        ],
     }
     return where | quantities(
-        {split: worlds[split]["reset"] for split in HELD_OUT},
+        {split: evaluation_sets[split]["reset"] for split in HELD_OUT},
         np.log(weights),
         (weights * size).tolist(),
         config.num_draws,

@@ -5,7 +5,7 @@
 from the root of the project, with `make install-pretrained` done; PYTHON is that of an environment
 with torch and transformers, which knows nothing of this package.
 
-1. Here: SmolLM2 is read from its GGUF package, dequantised, and written as a Hugging Face folder,
+1. Here: SmolLM2 is read from its GGUF package, dequantized, and written as a Hugging Face folder,
    with its tokenizer and our logits beside it.
 2. There (the same file, `--as-peer`): transformers loads the folder and gives its logits and ids.
 3. Here: all differences are printed; the status is 1 if one is above its bound: 0 for ids, 1e-4 for

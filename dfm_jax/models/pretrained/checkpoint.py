@@ -24,7 +24,7 @@ class Checkpoint(NamedTuple):
 
     config: TransformerConfig
     shapes: Mapping[str, tuple[int, ...]]
-    read: Callable[[str], np.ndarray]  # one tensor by name; dequantised, if it was quantised
+    read: Callable[[str], np.ndarray]  # one tensor by name; dequantized, if it was quantized
     path: Path  # of the file or folder
     metadata: Mapping[str, Any]  # all that it says about itself, as it says it
     token_ids: Mapping[str, Any] = {}  # bos, eos, pad, unk: an id, several, or none

@@ -1,4 +1,4 @@
-"""Llama-type checkpoints in GGUF, llama.cpp's format: one file, its matrices mostly quantised."""
+"""Llama-type checkpoints in GGUF, llama.cpp's format: one file, its matrices mostly quantized."""
 
 import math
 import mmap
@@ -162,9 +162,9 @@ _TOKEN_IDS = {
 
 
 def open_gguf(path: Path | str) -> Checkpoint:
-    """The checkpoint in a GGUF file: names and shapes now, each tensor dequantised when it is read.
+    """The checkpoint in a GGUF file: names and shapes now, each tensor dequantized when it is read.
 
-    llama.cpp rotates neighbouring channels, so the rows of q and k lie interleaved in the file;
+    llama.cpp rotates neighboring channels, so the rows of q and k lie interleaved in the file;
     here they are put back in the order of Hugging Face, which rotates halves.
 
     Raises:

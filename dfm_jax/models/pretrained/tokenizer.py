@@ -15,7 +15,7 @@ from dfm_jax.models.pretrained.gguf_file import open_gguf
 #
 # A number of nats per byte is one of a text only if its ids are a code of that text: decoding them
 # gives every character again, and encoding twice gives the same ids. A tokenizer that lower-cases,
-# normalises, drops or draws is none; what it does to a text is refused when it does it.
+# normalizes, drops or draws is none; what it does to a text is refused when it does it.
 
 
 class Tokenizer(NamedTuple):

@@ -3,6 +3,7 @@
 from dfm_jax.theory.statements import accounting as accounting
 from dfm_jax.theory.statements import autoregression as autoregression
 from dfm_jax.theory.statements import bounds as bounds
+from dfm_jax.theory.statements import cost as cost
 from dfm_jax.theory.statements import decentral as decentral
 from dfm_jax.theory.statements import drawn_experts as drawn_experts
 from dfm_jax.theory.statements import experts as experts
@@ -11,7 +12,6 @@ from dfm_jax.theory.statements import jumps as jumps
 from dfm_jax.theory.statements import objectives as objectives
 from dfm_jax.theory.statements import paths as paths
 from dfm_jax.theory.statements import posteriors as posteriors
-from dfm_jax.theory.statements import price as price
 from dfm_jax.theory.statements import rates as rates
 from dfm_jax.theory.statements import routers as routers
 from dfm_jax.theory.statements import routing as routing

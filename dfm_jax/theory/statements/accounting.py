@@ -23,16 +23,16 @@ def no_masses(case: Case) -> np.ndarray:
     return np.zeros(len(case.weights))
 
 
-def own_laws(case: Case) -> np.ndarray:
+def own_probs(case: Case) -> np.ndarray:
     """log q̂_k, with zeros where the case is a hard one: [K, V^N]."""
     return fields.log(case.model_parts if case.generic else case.parts)
 
 
-def _routing_costs(log_prior: Array, log_laws: Array) -> Array:
+def _routing_costs(log_prior: Array, log_probs: Array) -> Array:
     """Every sequence sent to every expert: [K, V^N]."""
     each = jax.vmap(accounting.routing_cost, in_axes=(None, 1, None))
     ids = jnp.arange(log_prior.shape[0])
-    return jax.vmap(lambda k: each(log_prior, log_laws, k))(ids)
+    return jax.vmap(lambda k: each(log_prior, log_probs, k))(ids)
 
 
 @statement(
@@ -45,12 +45,12 @@ def _routing_costs(log_prior: Array, log_laws: Array) -> Array:
 )
 def routing_cost(cases: Cases, run: Run, *, log_prior=masses) -> np.ndarray:
     """`routing_cost` is the difference of the two likelihoods, +∞ where p̂_k(x) = 0."""
-    got = run(_routing_costs, cases.each(log_prior), cases.each(own_laws))
+    got = run(_routing_costs, cases.each(log_prior), cases.each(own_probs))
 
     def truth(case: Case) -> tuple[np.ndarray, np.ndarray]:
-        laws = np.exp(own_laws(case))
-        whole = case.model_weights @ laws
-        return fields.log(whole)[None] - fields.log(np.where(whole > 0, laws, 1)), whole > 0
+        token_probs = np.exp(own_probs(case))
+        whole = case.model_weights @ token_probs
+        return fields.log(whole)[None] - fields.log(np.where(whole > 0, token_probs, 1)), whole > 0
 
     cost, possible = cases.each(truth)
     return gap(np.moveaxis(got, 1, 2), np.moveaxis(cost, 1, 2), possible)
@@ -138,14 +138,14 @@ def one_router_term(cases: Cases, run: Run, *, gate=_bayes) -> np.ndarray:
         log_q_hat = cases.each(lambda c, f=parts_of: np.log(f(c)))
         tokens = cases.each(lambda c, f=parts_of: part_token_log_probs(c, f(c)))
         _, _, own, prior = run(_split, log_w, log_q, log_w_hat, log_q_hat)
-        law = run(_token_wise, log_w_hat, tokens, gate=gate)
-        residuals.append(excess(exact.kl(data, law), own + prior))
+        probs = run(_token_wise, log_w_hat, tokens, gate=gate)
+        residuals.append(excess(exact.kl(data, probs), own + prior))
     w, q, w_hat, q_hat = cases.each(_apart)
     tokens = cases.each_numbered(lambda i, c: part_token_log_probs(c, q_hat[i]))
-    _, _, own, prior = run(_split, *(fields.log(law) for law in (w, q, w_hat, q_hat)))
-    law = run(_token_wise, fields.log(w_hat), tokens, gate=_bayes)
+    _, _, own, prior = run(_split, *(fields.log(probs) for probs in (w, q, w_hat, q_hat)))
+    probs = run(_token_wise, fields.log(w_hat), tokens, gate=_bayes)
     data = np.einsum("ik,ikx->ix", w, q)
-    return worst(*residuals, gap(exact.kl(data, law), own + prior))
+    return worst(*residuals, gap(exact.kl(data, probs), own + prior))
 
 
 def _apart(case: Case) -> tuple[np.ndarray, ...]:
@@ -157,9 +157,9 @@ def _apart(case: Case) -> tuple[np.ndarray, ...]:
     live = np.arange(num_parts) < size
     mine = number % min(num_parts, size) == np.where(live, np.arange(num_parts), 0)[:, None]
 
-    def split(masses: np.ndarray, law: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        masses, laws = np.where(live, masses, 0.0), np.where(mine, law, 0.0)
-        return masses / masses.sum(), laws / laws.sum(axis=1, keepdims=True)
+    def split(masses: np.ndarray, probs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        masses, token_probs = np.where(live, masses, 0.0), np.where(mine, probs, 0.0)
+        return masses / masses.sum(), token_probs / token_probs.sum(axis=1, keepdims=True)
 
     model = np.roll(case.model_parts[0], 1)
     return *split(case.weights, case.model_parts[0]), *split(case.model_weights, model)
@@ -182,10 +182,10 @@ def _model_parts(case: Case) -> np.ndarray:
     return case.model_parts
 
 
-def _best(log_prior: Array, log_laws: Array) -> tuple[Array, Array]:
+def _best(log_prior: Array, log_probs: Array) -> tuple[Array, Array]:
     """The bound, and the mixture's −log p̂, at every sequence: [V^N] each."""
-    bound = jax.vmap(accounting.best_expert_bound, in_axes=(None, 1))(log_prior, log_laws)
-    return bound, -mixture.mix_log_probs(log_prior, log_laws)
+    bound = jax.vmap(accounting.best_expert_bound, in_axes=(None, 1))(log_prior, log_probs)
+    return bound, -mixture.mix_log_probs(log_prior, log_probs)
 
 
 def _no_masses_left(masses: np.ndarray) -> np.ndarray:
@@ -207,8 +207,8 @@ def _all_masses(masses: np.ndarray) -> np.ndarray:
 def best_expert(cases: Cases, run: Run, *, charged=_all_masses) -> np.ndarray:
     """Every sequence, the mixture by enumeration; equality where one expert alone could make it."""
     residuals = []
-    for judge, laws_of in ((excess, _own_mixture), (gap, lambda case: _apart(case)[2:])):
-        w_hat, q_hat = cases.each(laws_of)
+    for judge, probs_of in ((excess, _own_mixture), (gap, lambda case: _apart(case)[2:])):
+        w_hat, q_hat = cases.each(probs_of)
         bound, nll = run(_best, fields.log(charged(w_hat)), fields.log(q_hat))
         truth = -fields.log(np.einsum("ik,ikx->ix", w_hat, q_hat))
         best = -fields.log((w_hat[..., None] * q_hat).max(axis=1))
@@ -219,4 +219,4 @@ def best_expert(cases: Cases, run: Run, *, charged=_all_masses) -> np.ndarray:
 
 
 def _own_mixture(case: Case) -> tuple[np.ndarray, np.ndarray]:
-    return case.model_weights, np.exp(own_laws(case))
+    return case.model_weights, np.exp(own_probs(case))

@@ -13,18 +13,18 @@ from dfm_jax.theory.cases import Case, Cases, kappa
 from dfm_jax.theory.runs import Run
 from dfm_jax.theory.setups import chain
 from dfm_jax.theory.statement import gap, statement, worst
-from dfm_jax.theory.statements.price import block_numbers
-from dfm_jax.theory.statements.steps import laws_of, velocities_of
+from dfm_jax.theory.statements.cost import block_numbers
+from dfm_jax.theory.statements.steps import probs_of, velocities_of
 from dfm_jax.types import Array
 
 
-def _revealed_law(case: Case, known: np.ndarray) -> np.ndarray:
+def _revealed_probs(case: Case, known: np.ndarray) -> np.ndarray:
     """q on the known positions, masks elsewhere, counted sequence by sequence: [Z]."""
     masked = np.where(known, case.tokens, case.shape.num_tokens)
-    law = np.zeros(len(case.states))
+    probs = np.zeros(len(case.states))
     radix = case.shape.num_states ** np.arange(case.shape.num_positions)[::-1]
-    np.add.at(law, masked @ radix, case.data)
-    return law
+    np.add.at(probs, masked @ radix, case.data)
+    return probs
 
 
 def _tables(case: Case) -> dict[str, np.ndarray]:
@@ -69,7 +69,7 @@ def _one_late(table: np.ndarray) -> np.ndarray:
     shift=_one_late,
 )
 def tables(cases: Cases, run: Run, *, shift=_on_time) -> np.ndarray:
-    """The path's law at every row reveals just the tokens that the order has reached."""
+    """The path's distribution at every row reveals just the tokens that the order has reached."""
 
     def truth(case: Case) -> np.ndarray:
         n = case.shape.num_positions
@@ -84,22 +84,22 @@ def tables(cases: Cases, run: Run, *, shift=_on_time) -> np.ndarray:
         apart = [_masked_gap(case)]
         for name, table in _tables(case).items():
             for row, known in zip(shift(table), reached[name], strict=True):
-                law = exact.marginal_path(free, case.token_path(row))
-                apart.append(np.abs(law - _revealed_law(case, known)).max())
+                probs = exact.marginal_path(free, case.token_path(row))
+                apart.append(np.abs(probs - _revealed_probs(case, known)).max())
         return np.max(apart)
 
-    return worst(cases.each(truth), _clock_gap(cases, run))
+    return worst(cases.each(truth), _schedule_gap(cases, run))
 
 
-def _clock_table(family: Array, exponent: Array, *, num_steps: int) -> Array:
+def _schedule_table(family: Array, exponent: Array, *, num_steps: int) -> Array:
     """`masked` of the case's schedule, a κ for each position: [T + 1, N]."""
     schedule = fields.schedule_of(family, exponent)
     return schedules.masked(schedule, num_steps, exponent.shape[0])
 
 
-def _clock_gap(cases: Cases, run: Run) -> np.ndarray:
+def _schedule_gap(cases: Cases, run: Run) -> np.ndarray:
     """Every family, κ_{t/T} by hand."""
-    got = run(_clock_table, *fields.clock(cases, "inside")[1:], num_steps=5)
+    got = run(_schedule_table, *fields.time_and_schedule(cases, "inside")[1:], num_steps=5)
     return gap(
         got,
         cases.each(lambda c: np.stack([kappa(c.family, c.exponent, t / 5) for t in range(6)])),
@@ -107,11 +107,11 @@ def _clock_gap(cases: Cases, run: Run) -> np.ndarray:
 
 
 def _masked_gap(case: Case) -> float:
-    """`masked` of one κ gives every position the same clock."""
+    """`masked` of one κ gives every position the same schedule."""
     table = schedules.masked(schedules.polynomial(2.0), 4, case.shape.num_positions)
-    clock = (np.arange(5)[:, None] / 4) ** 2
+    time_and_schedule = (np.arange(5)[:, None] / 4) ** 2
     # the table is made in jax's default precision; quarters squared are exact in any
-    return float(np.abs(np.asarray(table, np.float64) - clock).max())
+    return float(np.abs(np.asarray(table, np.float64) - time_and_schedule).max())
 
 
 def _given(case: Case) -> np.ndarray:
@@ -121,22 +121,22 @@ def _given(case: Case) -> np.ndarray:
 
 
 def _product_source(case: Case) -> np.ndarray:
-    """Any law of the source tokens, the same at every position: [S]."""
+    """Any distribution of the source tokens, the same at every position: [S]."""
     return case.denoiser[1, 0] @ np.eye(
         case.shape.num_tokens, case.shape.num_states
     ) * 0.7 + 0.3 / (case.shape.num_states)
 
 
 def _on_states(case: Case, positions: tuple[int, ...]) -> np.ndarray:
-    """The data's law of some tokens, as a law over states."""
+    """The data's distribution of some tokens, as a distribution over states."""
     v, n, _ = case.shape
-    law = exact.marginal(case.data, positions, v, n)
-    return exact.embed(law, v, case.shape.num_states, len(positions)) if positions else law
+    probs = exact.marginal(case.data, positions, v, n)
+    return exact.embed(probs, v, case.shape.num_states, len(positions)) if positions else probs
 
 
 def _start_free(case: Case) -> np.ndarray:
-    law = np.prod(_product_source(case)[case.states], axis=1)
-    return law[:, None] * case.data
+    probs = np.prod(_product_source(case)[case.states], axis=1)
+    return probs[:, None] * case.data
 
 
 def _start_tied(case: Case) -> np.ndarray:
@@ -160,7 +160,7 @@ def prefix_and_source(cases: Cases, run: Run, *, coupling_of=_start_free) -> np.
 
     def truth(case: Case) -> np.ndarray:
         coupling, rows = coupling_of(case), []
-        source = exact.source_law(coupling)
+        source = exact.source_probs(coupling)
         for t in range(n + 1):
             seen = _on_states(case, tuple(range(t)))
             rest = exact.marginal(source, tuple(range(t, n)), s, n)
@@ -168,25 +168,25 @@ def prefix_and_source(cases: Cases, run: Run, *, coupling_of=_start_free) -> np.
         return np.stack(rows)
 
     def masked_truth(case: Case) -> np.ndarray:
-        return np.stack([_revealed_law(case, row == 1) for row in _given(case)])
+        return np.stack([_revealed_probs(case, row == 1) for row in _given(case)])
 
     log_data = cases.each(lambda c: fields.log(c.data))
     prompted = run(
-        prompted_laws,
+        prompted_probs,
         *(fields.tokens(cases), log_data, cases.each(_given), fields.states(cases)),
         cases.each(lambda c: c.context),
         num_states=s,
     )
     free = np.stack([np.asarray(schedules.left_to_right(n), np.float64)] * len(cases))
     lists = cases.each(lambda c: pairs(c, coupling_of(c)))
-    law = run(laws_on_table, *lists, free, fields.states(cases), num_states=s)
+    probs = run(probs_on_table, *lists, free, fields.states(cases), num_states=s)
     return worst(
-        gap(law, cases.each(truth)),
+        gap(probs, cases.each(truth)),
         gap(prompted, cases.each(masked_truth)),
     )
 
 
-def laws_on_table(
+def probs_on_table(
     x_0: Array, x_1: Array, log_pi: Array, table: Array, states: Array, *, num_states: int
 ) -> Array:
     """p_t along a table by `marginal_log_prob`: [T + 1, Z]."""
@@ -203,10 +203,10 @@ def prompted_sources(x_1: Array, context: Array, *, mask_id: int) -> Array:
     return jax.vmap(lambda x: paths.mask_source(x, context, mask_id=mask_id))(x_1)
 
 
-def prompted_laws(x_1, log_data, table, states, context, *, num_states: int) -> Array:
+def prompted_probs(x_1, log_data, table, states, context, *, num_states: int) -> Array:
     """p_t along a table of pairs whose source is `mask_source`: [T + 1, Z]."""
     x_0 = prompted_sources(x_1, context, mask_id=num_states - 1)
-    return laws_on_table(x_0, x_1, log_data, table, states, num_states=num_states)
+    return probs_on_table(x_0, x_1, log_data, table, states, num_states=num_states)
 
 
 def _next_token(next_probs: Array, states: Array, *, num_states: int) -> Array:
@@ -214,7 +214,7 @@ def _next_token(next_probs: Array, states: Array, *, num_states: int) -> Array:
 
     def at(t: Array) -> Array:
         return jax.vmap(
-            lambda law, z: steps.next_token_velocity(law[t], z, t, num_states=num_states)
+            lambda probs, z: steps.next_token_velocity(probs[t], z, t, num_states=num_states)
         )(next_probs, states)
 
     return jax.vmap(at)(jnp.arange(states.shape[-1]))
@@ -255,22 +255,22 @@ def next_token_is_the_velocity(cases: Cases, run: Run, *, next_probs=_by_prefix)
 
     def truth(case: Case) -> tuple[np.ndarray, ...]:
         free = case.masked._replace(context=np.zeros(n, bool))
-        laws, posteriors = chain(case, free, table)
-        defined = (laws[:-1] > 0)[:, :, None, None]
-        return laws, np.where(defined, posteriors, np.eye(case.shape.num_tokens)[0])
+        token_probs, posteriors = chain(case, free, table)
+        defined = (token_probs[:-1] > 0)[:, :, None, None]
+        return token_probs, np.where(defined, posteriors, np.eye(case.shape.num_tokens)[0])
 
-    laws, posteriors = cases.each(lambda c: c.remembered(_next_token, lambda: truth(c)))
+    token_probs, posteriors = cases.each(lambda c: c.remembered(_next_token, lambda: truth(c)))
     tables = np.broadcast_to(table, (len(cases), *table.shape))
     expected = run(velocities_of, posteriors, fields.states(cases), tables)
     velocity = run(_next_token, cases.each(next_probs), fields.states(cases), num_states=s)
-    kernels = run(laws_of, velocity, fields.states(cases))
+    kernels = run(probs_of, velocity, fields.states(cases))
     apart = []
-    for law, u, kernel in zip(laws, velocity, kernels, strict=True):
+    for probs, u, kernel in zip(token_probs, velocity, kernels, strict=True):
         for t in range(n):
-            apart.append(np.abs(law[t + 1] - law[t] + exact.divergence(law[t], u[t])).max())
-            apart.append(np.abs(exact.push_forward(law[t], kernel[t]) - law[t + 1]).max())
+            apart.append(np.abs(probs[t + 1] - probs[t] + exact.divergence(probs[t], u[t])).max())
+            apart.append(np.abs(exact.push_forward(probs[t], kernel[t]) - probs[t + 1]).max())
     return worst(
-        gap(velocity, expected, laws[:, :-1] > 0),
+        gap(velocity, expected, token_probs[:, :-1] > 0),
         np.array(apart).reshape(len(cases), -1).max(axis=1),
     )
 
@@ -309,9 +309,9 @@ def context_is_given(cases: Cases, run: Run, *, table_of=_with_prompt) -> np.nda
     s = cases.shape.num_states
     size = run(_sizes, cases.each(table_of))
     moved = np.where(cases.each(_prompt)[:, None], size, 0.0)
-    given = run(prompted_laws, *_arguments(cases, _with_prompt), cases.each(_prompt), num_states=s)
+    given = run(prompted_probs, *_arguments(cases, _with_prompt), cases.each(_prompt), num_states=s)
     mixed = run(
-        _mixed_laws,
+        _mixed_probs,
         *_arguments(cases, _without_prompt),
         cases.each(_prompt),
         cases.each(lambda c: c.context),
@@ -332,22 +332,22 @@ def context_is_given(cases: Cases, run: Run, *, table_of=_with_prompt) -> np.nda
         gap(moved, np.zeros_like(moved)),
         gap(given, one),
         gap(mixed, random),
-        _prompt_clock_gap(cases, run),
+        _prompt_schedule_gap(cases, run),
     )
 
 
-def _clock(t: Array, family: Array, exponent: Array, context: Array) -> Array:
+def _schedule(t: Array, family: Array, exponent: Array, context: Array) -> Array:
     """κ_t and its rate under `schedule_with_context`: [2, N]."""
     given = schedules.schedule_with_context(fields.schedule_of(family, exponent), context)
     return jnp.stack([given.kappa(t), schedules.rate(t, given)])
 
 
-def _prompt_clock_gap(cases: Cases, run: Run) -> np.ndarray:
+def _prompt_schedule_gap(cases: Cases, run: Run) -> np.ndarray:
     def truth(case: Case) -> np.ndarray:
         now, slope, given = case.kappa("early"), case.slope("early"), _prompt(case)
         return np.stack([np.where(given, 1.0, now), np.where(given, 0.0, slope / (1 - now))])
 
-    got = run(_clock, *fields.clock(cases, "early"), cases.each(_prompt))
+    got = run(_schedule, *fields.time_and_schedule(cases, "early"), cases.each(_prompt))
     return gap(got, cases.each(truth))
 
 
@@ -356,12 +356,12 @@ def _arguments(cases: Cases, table_of) -> tuple[np.ndarray, ...]:
     return fields.tokens(cases), log_data, cases.each(table_of), fields.states(cases)
 
 
-def _mixed_laws(x_1, log_data, table, states, context, other, *, num_states: int) -> Array:
+def _mixed_probs(x_1, log_data, table, states, context, other, *, num_states: int) -> Array:
     """Either indicator with probability ½, drawn apart from X_1."""
     x_0 = [prompted_sources(x_1, given, mask_id=num_states - 1) for given in (context, other)]
     pairs = jnp.concatenate(x_0), jnp.concatenate([x_1, x_1])
     log_pi = jnp.concatenate([log_data, log_data]) - jnp.log(2.0)
-    return laws_on_table(*pairs, log_pi, table, states, num_states=num_states)
+    return probs_on_table(*pairs, log_pi, table, states, num_states=num_states)
 
 
 def _sizes(table: Array) -> Array:

@@ -11,8 +11,8 @@ from dfm_jax.theory import fields
 from dfm_jax.theory.cases import Case, Cases
 from dfm_jax.theory.runs import Run
 from dfm_jax.theory.statement import excess, gap, statement, worst
-from dfm_jax.theory.statements.objectives import state_data_law
-from dfm_jax.theory.statements.steps import laws_of, velocities_of
+from dfm_jax.theory.statements.objectives import state_data_probs
+from dfm_jax.theory.statements.steps import probs_of, velocities_of
 from dfm_jax.types import Array
 
 # Gauss nodes on [0, 1]: exact for polynomials up to degree 17.
@@ -50,7 +50,7 @@ def model_probs(case: Case) -> np.ndarray:
 
 
 def exact_probs(case: Case) -> np.ndarray:
-    """q(v | revealed tokens); any law where q gives them probability 0: [Z, N, V]."""
+    """q(v | revealed tokens); any distribution where q gives them probability 0: [Z, N, V]."""
     n = case.shape.num_positions
     free = case.masked._replace(context=np.zeros(n, bool))
     posterior, _, support = exact.posteriors(free, case.token_path(np.full(n, 0.5)))
@@ -103,15 +103,15 @@ def _integrated(
     node_weights: Array,
 ) -> Array:
     """∫ E[Σ_i L2 | X_1 = x_1] dt for all masks and κ_t^i = t^{a_i} outside the context: [V^N]."""
-    clock = schedules.schedule_with_context(schedules.polynomial(exponent), context)
+    time_and_schedule = schedules.schedule_with_context(schedules.polynomial(exponent), context)
     weight = schedules.schedule_with_context(schedules.polynomial(pace * exponent), context)
 
     def at_time(t: Array) -> Array:
-        kappa = clock.kappa(t)
+        kappa = time_and_schedule.kappa(t)
         mass = jnp.prod(jnp.where(masked, 1 - kappa, kappa), axis=-1)  # [2^N]
 
         def at(rows: Array, x_1: Array, x_t: Array) -> Array:
-            return jnp.sum(objectives.generalised_kl_loss(rows, x_1, x_t, t, weight))
+            return jnp.sum(objectives.generalized_kl_loss(rows, x_1, x_t, t, weight))
 
         loss = jax.vmap(jax.vmap(at, in_axes=(0, None, 0)))(log_probs, tokens, states)
         return jnp.sum(mass[None] * jnp.where(mass[None] > 0, loss, 0.0), axis=-1)
@@ -138,12 +138,12 @@ def integral(
     )
 
 
-def one_clock(case: Case, exponent: float = 1.0) -> np.ndarray:
+def one_exponent(case: Case, exponent: float = 1.0) -> np.ndarray:
     """The same exponent everywhere."""
     return np.full(case.shape.num_positions, exponent)
 
 
-def _own_clocks(case: Case) -> np.ndarray:
+def _own_exponents(case: Case) -> np.ndarray:
     """A κ for each position: the integral is then another average over orders."""
     return 1.0 + 2.0 * np.arange(case.shape.num_positions)
 
@@ -155,9 +155,9 @@ def _own_clocks(case: Case) -> np.ndarray:
     source="own",
     kind="identity",
     falsifier="a κ for each position",
-    exponents=_own_clocks,
+    exponents=_own_exponents,
 )
-def any_order(cases: Cases, run: Run, *, exponents=one_clock) -> np.ndarray:
+def any_order(cases: Cases, run: Run, *, exponents=one_exponent) -> np.ndarray:
     """The closed weights, the integral over time, and all orders by hand, given the context."""
     log_model = cases.each(lambda c: fields.log(at_states(c, model_probs(c))))
     log_exact = cases.each(lambda c: fields.log(at_states(c, exact_probs(c))))
@@ -173,7 +173,7 @@ def any_order(cases: Cases, run: Run, *, exponents=one_clock) -> np.ndarray:
         )
 
     average, nll = cases.each(lambda c: by_orders(c, model_probs(c)))
-    square = cases.each(lambda c: one_clock(c, 2.0))
+    square = cases.each(lambda c: one_exponent(c, 2.0))
     truth = cases.each(given_context)
     return worst(
         gap(closed(log_model), average),
@@ -254,7 +254,9 @@ def _free_grid(case: Case) -> np.ndarray:
 
 
 def _all_contexts(case: Case) -> tuple[np.ndarray, np.ndarray]:
-    """Every value of the context equally likely, masks elsewhere: a law [Z]; how many values."""
+    """Every value of the context equally likely, masks elsewhere: a distribution [Z]; how many
+    values.
+    """
     v, num_contexts = case.shape.num_tokens, case.shape.num_tokens ** case.context.sum()
     start = np.where(case.context, case.states < v, case.states == v).all(axis=1)
     return start / num_contexts, num_contexts
@@ -279,12 +281,14 @@ def finite_grid_bound(cases: Cases, run: Run, *, table_of=_ordered) -> np.ndarra
         probs = cases.each(model_probs)
         stacked = np.repeat(probs[:, None], table.shape[1] - 1, axis=1)
         velocity = run(velocities_of, stacked, fields.states(cases), table)
-        kernels = run(laws_of, velocity, fields.states(cases))
+        kernels = run(probs_of, velocity, fields.states(cases))
         rows = []
-        for law, num_contexts, kernel in zip(*cases.each(_all_contexts), kernels, strict=True):
+        for state_probs, num_contexts, kernel in zip(
+            *cases.each(_all_contexts), kernels, strict=True
+        ):
             for step in kernel:
-                law = exact.push_forward(law, step)
-            on_data = law.reshape((s,) * n)[(slice(v),) * n].reshape(-1)
+                state_probs = exact.push_forward(state_probs, step)
+            on_data = state_probs.reshape((s,) * n)[(slice(v),) * n].reshape(-1)
             rows.append(-fields.log(on_data * num_contexts))
         return np.stack(rows)
 
@@ -313,10 +317,10 @@ def _both_forms(
     schedule, num_states = fields.schedule_of(family, exponent), posterior.shape[-1] + 1
 
     def at(rows: Array, z: Array, x_1: Array) -> tuple[Array, Array]:
-        loss = objectives.generalised_kl_loss(jnp.log(rows), x_1, z, t, schedule)
+        loss = objectives.generalized_kl_loss(jnp.log(rows), x_1, z, t, schedule)
         u = velocities.mixture_velocity(x_1, z, t, schedule, num_states=num_states)
         u_hat = velocities.posterior_to_velocity(rows, z, t, schedule, num_states=num_states)
-        return loss, objectives.generalised_kl(u, u_hat, z)
+        return loss, objectives.generalized_kl(u, u_hat, z)
 
     over_data = jax.vmap(at, in_axes=(None, None, 0))
     return jax.vmap(over_data, in_axes=(0, 0, None))(posterior, states, tokens)
@@ -335,7 +339,7 @@ END = 0.8  # where the process stops: the rates of a wrong model grow without en
 
 def _given_data(case: Case, t: float) -> np.ndarray:
     """P(X_t = z | x_1) for κ_t = t, 0 where x_1 has mass 0: [Z, V^N]."""
-    joint = state_data_law(case, np.full(case.shape.num_positions, t))
+    joint = state_data_probs(case, np.full(case.shape.num_positions, t))
     return np.divide(joint, case.data, out=np.zeros_like(joint), where=case.data > 0)
 
 
@@ -346,7 +350,9 @@ def _last_draw(case: Case, posterior: np.ndarray) -> np.ndarray:
 
 
 def _exact_model(case: Case) -> tuple[np.ndarray, np.ndarray]:
-    """p_{1|t} at the nodes and at END, and p_END, which V5 generates from the source's law."""
+    """p_{1|t} at the nodes and at END, and p_END, which V5 generates from the source's
+    distribution.
+    """
     n = case.shape.num_positions
     times = [case.token_path(np.full(n, t)) for t in (*(END * NODES), END)]
     posteriors = np.stack([exact.posteriors(case.coupling, at)[0] for at in times])
@@ -354,10 +360,12 @@ def _exact_model(case: Case) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _wrong_model(case: Case) -> tuple[np.ndarray, np.ndarray]:
-    """A time-free p̂, and where its rates bring the source's law: in units of −log(1 − t), p̂ − δ."""
+    """A time-free p̂, and where its rates bring the source's distribution: in units of −log(1 − t),
+    p̂ − δ.
+    """
     v = case.shape.num_tokens
     rates = case.denoiser @ np.eye(v, v + 1) - np.eye(v + 1)[case.states]
-    end = exact.evolve(exact.source_law(case.coupling), rates, -np.log(1 - END))
+    end = exact.evolve(exact.source_probs(case.coupling), rates, -np.log(1 - END))
     return np.broadcast_to(case.denoiser, (len(NODES) + 1, *case.denoiser.shape)), end
 
 
@@ -373,16 +381,16 @@ def _any_source_bound(cases: Cases, run: Run) -> np.ndarray:
     ]
 
     def dependence(case: Case) -> np.ndarray:
-        return exact.kl(_given_data(case, 0.0).T, exact.source_law(case.coupling))
+        return exact.kl(_given_data(case, 0.0).T, exact.source_probs(case.coupling))
 
     residuals = []
     for model in (_exact_model, _wrong_model):
         posteriors, end = cases.each(lambda c, m=model: c.remembered(m, lambda: m(c)))
         bound = cases.each(dependence)
         for number, (t, weight) in enumerate(zip(END * NODES, END * NODE_WEIGHTS, strict=True)):
-            clock = cases.each(lambda c, t=t: (t, 0, one_clock(c)))
+            time_and_schedule = cases.each(lambda c, t=t: (t, 0, one_exponent(c)))
             sequences = fields.tokens(cases), fields.states(cases)
-            loss, _ = run(_both_forms, posteriors[:, number], *sequences, *clock)
+            loss, _ = run(_both_forms, posteriors[:, number], *sequences, *time_and_schedule)
             loss = np.where(given[number] > 0, loss.sum(axis=-1), 0.0)
             bound += weight * np.sum(given[number] * loss, axis=1)
         last = cases.each_numbered(lambda i, c, p=posteriors: _last_draw(c, p[i, -1]))
@@ -403,11 +411,11 @@ def _any_source_bound(cases: Cases, run: Run) -> np.ndarray:
     falsifier="the weight of another schedule",
     pace=1.5,
 )
-def generalised_kl(cases: Cases, run: Run, *, pace: float = 1.0) -> np.ndarray:
+def generalized_kl(cases: Cases, run: Run, *, pace: float = 1.0) -> np.ndarray:
     """The two forms at all states; masks: tight, and a bound; any coupling and model: a bound."""
     log_exact = cases.each(lambda c: fields.log(at_states(c, exact_probs(c))))
     log_model = cases.each(lambda c: fields.log(at_states(c, model_probs(c))))
-    clock = cases.each(lambda c: one_clock(c, 2.0))
+    time_and_schedule = cases.each(lambda c: one_exponent(c, 2.0))
     truth = cases.each(given_context)
     _, model_nll = cases.each(lambda c: by_orders(c, model_probs(c)))
     direct, bregman = run(
@@ -415,11 +423,13 @@ def generalised_kl(cases: Cases, run: Run, *, pace: float = 1.0) -> np.ndarray:
         cases.each(_rough_denoiser),
         fields.tokens(cases),
         fields.states(cases),
-        *fields.clock(cases, "early"),
+        *fields.time_and_schedule(cases, "early"),
     )
     return worst(
         gap(direct, bregman),
-        gap(integral(cases, run, log_exact, clock, pace), -fields.log(truth), truth > 0),
-        excess(model_nll, integral(cases, run, log_model, clock, pace)),
+        gap(
+            integral(cases, run, log_exact, time_and_schedule, pace), -fields.log(truth), truth > 0
+        ),
+        excess(model_nll, integral(cases, run, log_model, time_and_schedule, pace)),
         _any_source_bound(cases, run),
     )

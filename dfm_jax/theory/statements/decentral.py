@@ -16,7 +16,7 @@ from dfm_jax.types import Array
 def _apart(logits: Array, parts: Array, weights: Array) -> Array:
     """Σ_k w_k L_k(θ_k) of tabular experts: L_k = −Σ_x q_k(x) log softmax(θ_k)(x)."""
     losses = -jnp.sum(parts * jax.nn.log_softmax(logits, axis=-1), axis=-1)
-    return objectives.decentralised_loss(losses, jnp.zeros(()), weights)
+    return objectives.decentralized_loss(losses, jnp.zeros(()), weights)
 
 
 def _together(logits: Array, parts: Array, weights: Array) -> Array:
@@ -125,8 +125,8 @@ def gate_pays_back(cases: Cases, run: Run, *, paid: float = 1.0) -> np.ndarray:
     )
 
 
-def _informations(log_weights: Array, log_laws: Array) -> Array:
-    return jax.vmap(accounting.part_information)(log_weights, log_laws)
+def _informations(log_weights: Array, log_probs: Array) -> Array:
+    return jax.vmap(accounting.part_information)(log_weights, log_probs)
 
 
 def given_first_token(case: Case) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -136,8 +136,8 @@ def given_first_token(case: Case) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     masses = joint.sum(axis=-1, keepdims=True)
     totals = masses.sum(axis=1, keepdims=True)
     prior = np.divide(masses, totals, out=np.zeros_like(masses), where=totals > 0)
-    laws = np.divide(joint, masses, out=np.zeros_like(joint), where=masses > 0)
-    return totals[:, 0, 0], fields.log(prior[..., 0]), fields.log(laws)
+    token_probs = np.divide(joint, masses, out=np.zeros_like(joint), where=masses > 0)
+    return totals[:, 0, 0], fields.log(prior[..., 0]), fields.log(token_probs)
 
 
 def _information_given_first(case: Case) -> np.ndarray:
@@ -168,13 +168,13 @@ def _floor(gate: np.ndarray) -> np.ndarray:
 
 @statement(
     "D11",
-    "a router trained by cross-entropy on (z, t) → k has the minimiser r_k(z, t)",
+    "a router trained by cross-entropy on (z, t) → k has the minimizer r_k(z, t)",
     source="DDM",
     kind="identity",
     falsifier="a static gate",
     gate=static,
 )
-def router_minimiser(cases: Cases, run: Run, *, gate=bayes) -> np.ndarray:
+def router_minimizer(cases: Cases, run: Run, *, gate=bayes) -> np.ndarray:
     """At r the gradient vanishes; any other router's excess is E KL(r ‖ ρ̂)."""
     log_gate = cases.each(lambda c: _floor(gate(c, "inside")))
     joint = cases.each(_joint)
@@ -210,7 +210,7 @@ def _objective(
         log_probs = jax.nn.log_softmax(expert_logits, axis=-1)
         own = -jnp.sum(part_joint * log_probs, axis=(1, 2, 3))
         router = jnp.sum(joint * _router_losses(router_logits))
-        return objectives.decentralised_loss(own, router, weights)
+        return objectives.decentralized_loss(own, router, weights)
 
     return jax.value_and_grad(objective)((log_experts, log_router))
 
@@ -227,19 +227,23 @@ def _mixed(gate: Array, posteriors: Array) -> Array:
     falsifier="a static router",
     gate=static,
 )
-def decentralised_minimiser(cases: Cases, run: Run, *, gate=bayes) -> np.ndarray:
-    """At (the parts' posteriors, r) ∇J = 0 and the mixture is the centre's; J, ∇J elsewhere."""
+def decentralized_minimizer(cases: Cases, run: Run, *, gate=bayes) -> np.ndarray:
+    """At (the parts' posteriors, r) ∇J = 0 and the mixture is the dense model's; J, ∇J
+    elsewhere.
+    """
     parts = cases.each(lambda c: c.part_posteriors("inside"))
-    law = cases.each(lambda c: c.part_paths("inside"))
+    probs = cases.each(lambda c: c.part_paths("inside"))
     gates = cases.each(lambda c: gate(c, "inside"))
-    laws_of_parts = law[..., None, None] * parts
+    probs_of_parts = probs[..., None, None] * parts
     joint, weights = cases.each(_joint), cases.each(lambda c: c.weights)
     _, (for_experts, for_router) = run(
-        _objective, _floor(parts), _floor(gates), laws_of_parts, joint, weights
+        _objective, _floor(parts), _floor(gates), probs_of_parts, joint, weights
     )
     model, router = cases.each(any_experts), cases.each(lambda c: c.state_router)
-    value, (_, away) = run(_objective, np.log(model), np.log(router), laws_of_parts, joint, weights)
-    own = -np.einsum("ik,ikznv,ikznv->i", weights, laws_of_parts, np.log(model))
+    value, (_, away) = run(
+        _objective, np.log(model), np.log(router), probs_of_parts, joint, weights
+    )
+    own = -np.einsum("ik,ikznv,ikznv->i", weights, probs_of_parts, np.log(model))
     routing = -np.einsum("izk,izk->i", joint, np.log(router))
     support = cases.each(lambda c: c.path("inside")) > 0
     mixed = run(_mixed, gates, parts)
@@ -269,18 +273,18 @@ def _bound(own: Array, router: Array, weights: Array, *, num_positions: int) -> 
 
 def _excesses(case: Case, experts: np.ndarray) -> Excesses:
     """L1 excesses at "inside", by enumeration, of experts [K, Z, N, V] and a random router."""
-    law, own = case.path("inside"), case.part_posteriors("inside")
+    probs, own = case.path("inside"), case.part_posteriors("inside")
     own_excess = np.einsum("kz,kzn->k", case.part_paths("inside"), exact.kl(own, experts))
-    router = law @ exact.kl(bayes(case, "inside"), case.state_router)
+    router = probs @ exact.kl(bayes(case, "inside"), case.state_router)
     mixed = np.einsum("zk,kznv->znv", case.state_router, experts)
-    total = law @ exact.kl(case.posterior("inside"), mixed).sum(axis=-1)
+    total = probs @ exact.kl(case.posterior("inside"), mixed).sum(axis=-1)
     return own_excess, np.asarray(router), np.asarray(total)
 
 
 def exact_experts(case: Case) -> np.ndarray:
-    """p_{1|t}^k where expert k is defined, any law elsewhere: [K, Z, N, V]."""
-    alive = (case.part_paths("inside") > 0)[:, :, None, None]
-    return np.where(alive, case.part_posteriors("inside"), case.denoiser[None])
+    """p_{1|t}^k where expert k is defined, any distribution elsewhere: [K, Z, N, V]."""
+    valid = (case.part_paths("inside") > 0)[:, :, None, None]
+    return np.where(valid, case.part_posteriors("inside"), case.denoiser[None])
 
 
 def _constant_parts(case: Case) -> Excesses:
@@ -320,8 +324,12 @@ def router_is_paid_per_token(cases: Cases, run: Run, *, routed: bool = True) -> 
 
     def posterior(case: Case) -> tuple[np.ndarray, ...]:
         """log p_t, log r and log ρ̂ at every state, as a gate that is asked once: N = 1."""
-        laws = case.path("inside"), bayes(case, "inside")[:, None], case.state_router[:, None]
-        return tuple(fields.log(law) for law in laws)
+        token_probs = (
+            case.path("inside"),
+            bayes(case, "inside")[:, None],
+            case.state_router[:, None],
+        )
+        return tuple(fields.log(probs) for probs in token_probs)
 
     cost = run(accounting.router_cost, *cases.each(posterior))
     residuals = []

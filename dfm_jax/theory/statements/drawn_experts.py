@@ -15,54 +15,56 @@ from dfm_jax.theory.statements.routing import part_token_log_probs
 from dfm_jax.types import Array
 
 
-def _mixed_laws(gate: Array, laws: Array) -> Array:
-    return jax.vmap(mixture.mix_probs, in_axes=(0, 1))(gate, laws)
+def _mixed_probs(gate: Array, token_probs: Array) -> Array:
+    return jax.vmap(mixture.mix_probs, in_axes=(0, 1))(gate, token_probs)
 
 
-def _independent_kernel(gate: Array, laws: Array, states: Array) -> Array:
+def _independent_kernel(gate: Array, token_probs: Array, states: Array) -> Array:
     """One expert per position: the kernel of `mixture.mix_probs`, [Z, Z]."""
-    return steps.transition_matrix(_mixed_laws(gate, laws), states)
+    return steps.transition_matrix(_mixed_probs(gate, token_probs), states)
 
 
 def _mixed_velocity_kernel(gate: Array, velocity: Array, states: Array) -> Array:
     """Q1's step of D4's mixture Σ_k r_k u^k, then Q5: [Z, Z]."""
     mixed = jax.vmap(mixture.mix, in_axes=(0, 1))(gate, velocity)
-    return steps.transition_matrix(jax.vmap(steps.step_law)(mixed, states), states)
+    return steps.transition_matrix(jax.vmap(steps.step_probs)(mixed, states), states)
 
 
-def _all_draws(case: Case, laws: np.ndarray) -> np.ndarray:
+def _all_draws(case: Case, token_probs: np.ndarray) -> np.ndarray:
     """Σ over (k^1, …, k^N) of Π_i r_{k^i}(z) times the kernel of those experts' steps: [Z, Z]."""
-    return case.remembered((_all_draws, laws.tobytes()), lambda: _draw_by_draw(case, laws))
+    return case.remembered(
+        (_all_draws, token_probs.tobytes()), lambda: _draw_by_draw(case, token_probs)
+    )
 
 
-def _draw_by_draw(case: Case, laws: np.ndarray) -> np.ndarray:
+def _draw_by_draw(case: Case, token_probs: np.ndarray) -> np.ndarray:
     gate, n = case.state_router, case.shape.num_positions
     total = np.zeros((len(case.states),) * 2)
-    for draw in product(range(len(laws)), repeat=n):
-        rows = np.stack([laws[k, :, i] for i, k in enumerate(draw)], axis=1)
+    for draw in product(range(len(token_probs)), repeat=n):
+        rows = np.stack([token_probs[k, :, i] for i, k in enumerate(draw)], axis=1)
         chance = np.prod([gate[:, k] for k in draw], axis=0)
         total += chance[None] * exact.kernel(rows)
     return total
 
 
-def _one_draw(case: Case, laws: np.ndarray) -> np.ndarray:
+def _one_draw(case: Case, token_probs: np.ndarray) -> np.ndarray:
     """Σ_k r_k(z) times the kernel of expert k's step: [Z, Z]."""
-    pairs = zip(case.state_router.T, laws, strict=True)
+    pairs = zip(case.state_router.T, token_probs, strict=True)
     return np.sum([chances[None] * exact.kernel(rows) for chances, rows in pairs], axis=0)
 
 
-def _shared_kernel(gate: Array, laws: Array, states: Array) -> Array:
+def _shared_kernel(gate: Array, token_probs: Array, states: Array) -> Array:
     """One expert for all positions of a step: [Z, Z]."""
 
     def entry(x: Array, weights: Array, rows: Array) -> Array:
         return mixture.shared_expert_log_prob(jnp.log(weights), x, rows)
 
     from_z = jax.vmap(entry, in_axes=(None, 0, 1))
-    return jnp.exp(jax.vmap(from_z, in_axes=(0, None, None))(states, gate, laws))
+    return jnp.exp(jax.vmap(from_z, in_axes=(0, None, None))(states, gate, token_probs))
 
 
-def _expert_step_laws(case: Case) -> np.ndarray:
-    """Any experts' step laws, full support: [K, Z, N, S]."""
+def _expert_step_probs(case: Case) -> np.ndarray:
+    """Any experts' step distributions, full support: [K, Z, N, S]."""
     flat = np.concatenate([case.denoiser, case.denoiser[..., :1]], axis=-1)
     flat = flat / flat.sum(axis=-1, keepdims=True)
     share = (0.2 + 0.6 * case.weights)[:, None, None, None]
@@ -80,22 +82,22 @@ def _expert_step_laws(case: Case) -> np.ndarray:
 )
 def expert_per_position(cases: Cases, run: Run, *, kernel=_independent_kernel) -> np.ndarray:
     """The kernel of all K^N draws, one by one, and of the mixed velocity's step; of K draws."""
-    gate, laws = cases.each(lambda c: c.state_router), cases.each(_expert_step_laws)
+    gate, token_probs = cases.each(lambda c: c.state_router), cases.each(_expert_step_probs)
     states = fields.states(cases)
-    drawn = cases.each_numbered(lambda i, c: _all_draws(c, laws[i]))
+    drawn = cases.each_numbered(lambda i, c: _all_draws(c, token_probs[i]))
 
     stay = np.eye(cases.shape.num_states)[states][:, None]
     turn = (
         np.arange(cases.shape.num_positions)[:, None]
         == cases.each(lambda c: c.order[0])[:, None, None]
     )
-    alone = np.where(turn[:, None, None], laws, stay)
+    alone = np.where(turn[:, None, None], token_probs, stay)
     return worst(
-        gap(run(kernel, gate, laws, states), drawn),
-        gap(run(_mixed_velocity_kernel, gate, laws - stay, states), drawn),
+        gap(run(kernel, gate, token_probs, states), drawn),
+        gap(run(_mixed_velocity_kernel, gate, token_probs - stay, states), drawn),
         gap(
-            run(_shared_kernel, gate, laws, states),
-            cases.each_numbered(lambda i, c: _one_draw(c, laws[i])),
+            run(_shared_kernel, gate, token_probs, states),
+            cases.each_numbered(lambda i, c: _one_draw(c, token_probs[i])),
         ),
         gap(
             run(_shared_kernel, gate, alone, states),
@@ -113,7 +115,7 @@ def _token_wise(log_prior: Array, token_log_probs: Array, *, static: bool) -> Ar
     return jnp.sum(jax.nn.logsumexp(rows[:-1] + token_log_probs, axis=-1))
 
 
-def _both_laws(log_prior: Array, token_log_probs: Array, *, static: bool) -> tuple[Array, Array]:
+def _both_probs(log_prior: Array, token_log_probs: Array, *, static: bool) -> tuple[Array, Array]:
     whole = jax.vmap(lambda rows: mixture.mix_log_probs(log_prior, jnp.sum(rows, axis=0)))
     mixed = jax.vmap(lambda rows: _token_wise(log_prior, rows, static=static))
     return jnp.exp(whole(token_log_probs)), jnp.exp(mixed(token_log_probs))
@@ -134,18 +136,20 @@ def one_expert(cases: Cases, run: Run, *, static: bool = False) -> np.ndarray:
     for weights_of, parts_of in ((_true, _true_parts), (_model, _model_parts)):
         log_prior = cases.each(lambda c, f=weights_of: np.log(f(c)))
         tokens = cases.each(lambda c, f=parts_of: part_token_log_probs(c, f(c)))
-        kept, mixed = run(_both_laws, log_prior, tokens, static=static)
-        law = cases.each(lambda c, w=weights_of, f=parts_of: w(c) @ f(c))
-        residuals += [gap(kept, law), gap(mixed, law)]
-    gate, laws = cases.each(lambda c: c.state_router), cases.each(_expert_step_laws)
-    mixed = run(_mixed_laws, gate, laws)
+        kept, mixed = run(_both_probs, log_prior, tokens, static=static)
+        probs = cases.each(lambda c, w=weights_of, f=parts_of: w(c) @ f(c))
+        residuals += [gap(kept, probs), gap(mixed, probs)]
+    gate, token_probs = cases.each(lambda c: c.state_router), cases.each(_expert_step_probs)
+    mixed = run(_mixed_probs, gate, token_probs)
 
     def two_steps(index: int, case: Case) -> tuple[np.ndarray, np.ndarray]:
-        """Any router's law after two steps: laws mixed in each, and experts drawn in each."""
+        """Any router's distribution after two steps: distributions mixed in each, and experts drawn
+        in each.
+        """
         start = np.full(len(case.states), 1 / len(case.states))
-        kernel = _all_draws(case, laws[index])
-        by_law = exact.push_forward(exact.push_forward(start, mixed[index]), mixed[index])
-        return by_law, kernel @ kernel @ start
+        kernel = _all_draws(case, token_probs[index])
+        by_probs = exact.push_forward(exact.push_forward(start, mixed[index]), mixed[index])
+        return by_probs, kernel @ kernel @ start
 
     return worst(*residuals, gap(*cases.each_numbered(two_steps)))
 

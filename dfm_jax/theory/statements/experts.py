@@ -12,17 +12,22 @@ from dfm_jax.theory.statement import gap, statement, worst
 from dfm_jax.theory.statements.rates import (
     convex_jumps,
     convex_truth,
-    marginalised,
+    marginalized,
     metric_jumps,
     metric_truth,
 )
-from dfm_jax.theory.statements.steps import step_laws
-from dfm_jax.theory.statements.velocities import backward_field, continuity, laws, true_velocity
+from dfm_jax.theory.statements.steps import step_probs
+from dfm_jax.theory.statements.velocities import (
+    backward_field,
+    continuity,
+    token_probs,
+    true_velocity,
+)
 from dfm_jax.types import Array
 
 
 def bayes(case: Case, when: str) -> np.ndarray:
-    """D3's posterior over parts: [Z, K]; any law off the support."""
+    """D3's posterior over parts: [Z, K]; any distribution off the support."""
     gate = case.expert_posterior(when)
     return np.where(gate.sum(axis=-1, keepdims=True) > 0, gate, case.weights)
 
@@ -35,8 +40,8 @@ def static(case: Case, when: str) -> np.ndarray:
 
 def undefined_off_support(case: Case, when: str, values: np.ndarray) -> np.ndarray:
     """NaN where expert k is undefined, to show that a zero weight drops it: [K, Z, …]."""
-    alive = case.part_paths(when) > 0
-    return np.where(alive.reshape(alive.shape + (1,) * (values.ndim - 2)), values, np.nan)
+    valid = case.part_paths(when) > 0
+    return np.where(valid.reshape(valid.shape + (1,) * (values.ndim - 2)), values, np.nan)
 
 
 def _mix(gate: Array, velocity: Array) -> Array:
@@ -47,13 +52,17 @@ def _mix(gate: Array, velocity: Array) -> Array:
 def _part_fields(cases: Cases, run: Run, when: str) -> np.ndarray:
     """Every expert's V5 velocity, undefined off its support: [I, K, Z, N, S]."""
     posteriors = cases.each(lambda c: undefined_off_support(c, when, c.part_posteriors(when)))
-    return run(_forward_parts, posteriors, fields.states(cases), *fields.clock(cases, when))
+    return run(
+        _forward_parts, posteriors, fields.states(cases), *fields.time_and_schedule(cases, when)
+    )
 
 
 def _part_sources(cases: Cases, run: Run, when: str) -> np.ndarray:
     """Every expert's V6 velocity, undefined off its support: [I, K, Z, N, S]."""
     sources = cases.each(lambda c: undefined_off_support(c, when, c.part_source_posteriors(when)))
-    return run(_backward_parts, sources, fields.states(cases), *fields.clock(cases, when))
+    return run(
+        _backward_parts, sources, fields.states(cases), *fields.time_and_schedule(cases, when)
+    )
 
 
 def _forward_parts(posteriors, states, t, family, exponent) -> Array:
@@ -64,8 +73,8 @@ def _forward_parts(posteriors, states, t, family, exponent) -> Array:
 def _discrete_parts(posteriors: Array, states: Array, table: Array) -> Array:
     """Every expert's exact finite step at row 1 of a table: [K, Z, N, S]."""
     rows = jnp.stack([posteriors, posteriors], axis=1)  # the same posteriors at both steps
-    laws = jax.vmap(step_laws, in_axes=(0, None, None))(rows, states, table)
-    return laws[:, 1]
+    token_probs = jax.vmap(step_probs, in_axes=(0, None, None))(rows, states, table)
+    return token_probs[:, 1]
 
 
 @statement(
@@ -78,15 +87,15 @@ def _discrete_parts(posteriors: Array, states: Array, table: Array) -> Array:
 )
 def velocities_mix(cases: Cases, run: Run, *, gate=bayes) -> np.ndarray:
     """V5, V6; V2, V8, V9 on other paths; the parallel finite step; and C1 holds."""
-    law, slope = laws(cases, "early")
+    probs, slope = token_probs(cases, "early")
     mixed = run(_mix, cases.each(lambda c: gate(c, "early")), _part_fields(cases, run, "early"))
     truth = cases.each(lambda c: true_velocity(c, "early"))
     late = cases.each(lambda c: gate(c, "late"))
     back = run(_mix, late, _part_sources(cases, run, "late"))
     whole_back = backward_field(cases, run, "late")
     return worst(
-        gap(mixed, truth, law > 0),
-        continuity(law, slope, mixed),
+        gap(mixed, truth, probs > 0),
+        continuity(probs, slope, mixed),
         gap(back, whole_back, cases.each(lambda c: c.path("late")) > 0),
         _mixed_jumps_gap(cases, run, gate),
         _mixed_step_gap(cases, run, cases.each(lambda c: gate(c, "inside"))),
@@ -106,23 +115,23 @@ def _mixed_jumps_gap(cases: Cases, run: Run, gate) -> np.ndarray:
         part_pairs, whole_pairs, weights, support = truth
         conditional = jumps(cases, run, "inside", form)
         parts = np.stack(
-            [marginalised(part_pairs[:, k], conditional) for k in range(part_pairs.shape[1])], 1
+            [marginalized(part_pairs[:, k], conditional) for k in range(part_pairs.shape[1])], 1
         )
         mixed = run(_mix, weights, parts)
-        residuals.append(gap(mixed, marginalised(whole_pairs, conditional), support))
+        residuals.append(gap(mixed, marginalized(whole_pairs, conditional), support))
     return worst(*residuals)
 
 
 def _parts_and_whole(case: Case, gate, truth, parts, whole) -> tuple[np.ndarray, ...]:
     """Pair posteriors of parts and whole on another path, its gate, its support."""
     own = [truth(case, "inside", part) for part in parts]
-    law, _, pairs = truth(case, "inside", whole)
+    probs, _, pairs = truth(case, "inside", whole)
     joint = case.weights[:, None] * np.stack([part[0] for part in own])
-    posterior = np.divide(joint, law, out=np.zeros_like(joint), where=law > 0).T
-    weights = np.where((law > 0)[:, None], posterior, case.weights)
+    posterior = np.divide(joint, probs, out=np.zeros_like(joint), where=probs > 0).T
+    weights = np.where((probs > 0)[:, None], posterior, case.weights)
     if gate is static:
         weights = np.broadcast_to(case.weights, weights.shape)
-    return np.stack([part[2] for part in own]), pairs, weights, law > 0
+    return np.stack([part[2] for part in own]), pairs, weights, probs > 0
 
 
 def _mixed_step_gap(cases: Cases, run: Run, gate: np.ndarray) -> np.ndarray:
@@ -182,7 +191,7 @@ def any_generating_velocities_mix(cases: Cases, run: Run, *, gate=bayes) -> np.n
     beta = cases.each(lambda c: c.model_weights)[:, :, None, None, None]
     corrected = (1 + beta) * ahead - beta * back
     mixed = run(_mix, cases.each(lambda c: gate(c, "inside")), corrected)
-    return continuity(*laws(cases, "inside"), mixed)
+    return continuity(*token_probs(cases, "inside"), mixed)
 
 
 def _backward_parts(sources, states, t, family, exponent) -> Array:

@@ -43,14 +43,14 @@ def leakage(cases: Cases, run: Run, *, joint=_hard_joint) -> np.ndarray:
 
     def parts(case: Case, table: np.ndarray) -> tuple[np.ndarray, ...]:
         weights = table.sum(axis=0)
-        laws = np.divide(table, weights, out=np.zeros_like(table), where=weights > 0).T
-        oracle = weights @ exact.entropy(laws)
-        return weights, fields.log(laws), exact.entropy(table.sum(axis=1)) - oracle
+        token_probs = np.divide(table, weights, out=np.zeros_like(table), where=weights > 0).T
+        oracle = weights @ exact.entropy(token_probs)
+        return weights, fields.log(token_probs), exact.entropy(table.sum(axis=1)) - oracle
 
-    weights, log_laws, gain = cases.each(lambda c: parts(c, joint(c)))
-    leak, _ = run(_leakages, weights, log_laws)
-    soft_weights, soft_laws, soft_gain = cases.each(lambda c: parts(c, _soft_joint(c)))
-    _, information = run(_leakages, soft_weights, soft_laws)
+    weights, log_probs, gain = cases.each(lambda c: parts(c, joint(c)))
+    leak, _ = run(_leakages, weights, log_probs)
+    soft_weights, soft_probs, soft_gain = cases.each(lambda c: parts(c, _soft_joint(c)))
+    _, information = run(_leakages, soft_weights, soft_probs)
     gate, _ = run(
         _bayes_weights, cases.each(lambda c: np.log(c.weights)), cases.each(token_log_probs)
     )
@@ -97,7 +97,7 @@ def _prefix_nll(case: Case, gate: np.ndarray) -> np.ndarray:
 
 def _bayes_weights(log_masses: Array, token_log_probs: Array) -> tuple[Array, Array]:
     state = jax.vmap(mixture.bayes_gate, in_axes=(None, 0))(log_masses, token_log_probs)
-    return jnp.exp(state.log_weights), state.alive
+    return jnp.exp(state.log_weights), state.valid
 
 
 def _all_gates(log_masses: Array, token_log_probs: Array, alpha: Array) -> Array:
@@ -148,7 +148,9 @@ def _gate_costs(log_next: Array, log_gate: Array, log_next_probs: Array) -> Arra
     free_gate=1,
 )
 def biased_gates(cases: Cases, run: Run, *, free_gate: int = 0) -> np.ndarray:
-    """`gate_cost` summed along sequences is the distance of the law that the gate generates."""
+    """`gate_cost` summed along sequences is the distance of the distribution that the gate
+    generates.
+    """
     log_gates = run(
         _all_gates,
         cases.each(lambda c: np.log(c.weights)),
@@ -160,7 +162,7 @@ def biased_gates(cases: Cases, run: Run, *, free_gate: int = 0) -> np.ndarray:
     cost = run(_gate_costs, log_next, log_gates, log_parts)  # [I, 4, X, N]
     data = cases.each(lambda c: c.data)
     # A prefix of mass 0 has no next token, and a gate none to pay for.
-    live = cases.each(lambda c: c.prefix_law(c.data)[:, :-1] > 0)
+    live = cases.each(lambda c: c.prefix_probs(c.data)[:, :-1] > 0)
     expected = np.einsum("ix,igxt->ig", data, np.where(live[:, None], cost, 0.0))
 
     def distance(index: int, case: Case) -> np.ndarray:
@@ -172,7 +174,9 @@ def biased_gates(cases: Cases, run: Run, *, free_gate: int = 0) -> np.ndarray:
 
     distances = cases.each_numbered(distance)
     by_hand = cases.each(_gates_by_hand)
-    possible = cases.each(lambda c: np.minimum.accumulate(c.prefix_law(c.data) > 0, axis=1)[:, :-1])
+    possible = cases.each(
+        lambda c: np.minimum.accumulate(c.prefix_probs(c.data) > 0, axis=1)[:, :-1]
+    )
     return worst(
         gap(np.exp(np.moveaxis(log_gates, 1, 3)), np.moveaxis(by_hand, 1, 3), possible),
         gap(expected, distances),

@@ -1,4 +1,4 @@
-"""B8: jump processes: what a law loses to another's rates, and to those of the experts."""
+"""B8: jump processes: what a distribution loses to another's rates, and to those of the experts."""
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +29,7 @@ def _rates(case: Case) -> tuple[np.ndarray, ...]:
 
 
 def _jump_costs(u: Array, u_hat: Array, states: Array) -> Array:
-    return jnp.sum(jax.vmap(objectives.generalised_kl)(u, u_hat, states), axis=-1)
+    return jnp.sum(jax.vmap(objectives.generalized_kl)(u, u_hat, states), axis=-1)
 
 
 def _expert_jump_costs(u: Array, u_hat: Array, states: Array) -> Array:
@@ -57,9 +57,9 @@ def _unmasking(case: Case) -> tuple[np.ndarray, ...]:
     eye, pad = np.eye(s)[case.states], np.eye(v, s)
     owner = np.arange(v) % num_experts == np.arange(num_experts)[:, None]  # [K, V]
 
-    def rates(laws: np.ndarray) -> np.ndarray:
-        """Of token laws [N, V]."""
-        own = np.where(owner[:, None], laws, 0.0)  # [K, N, V]
+    def rates(token_probs: np.ndarray) -> np.ndarray:
+        """Of token distributions [N, V]."""
+        own = np.where(owner[:, None], token_probs, 0.0)  # [K, N, V]
         leave = own.sum(axis=-1)[:, None, :, None] * eye
         return np.where(masked[..., None], (own @ pad)[:, None] - leave, 0.0)
 
@@ -93,7 +93,8 @@ def _same_rates(case: Case) -> tuple[np.ndarray, ...]:
 def jump_processes(
     cases: Cases, run: Run, *, setup=_mixed_rates, start_paid: bool = True
 ) -> np.ndarray:
-    """Time-homogeneous mixed rates: both laws by uniformisation, the integral by Gauss nodes.
+    """Time-homogeneous mixed rates: both distributions by uniformization, the integral by Gauss
+    nodes.
 
     Equality in both where the path tells no more than its end, and each jump is of one expert.
     """
@@ -122,17 +123,19 @@ def _both_sides(
     *,
     start_paid: bool,
 ) -> tuple[float, float]:
-    """KL(p_1 ‖ p̂_1), and its bound: laws from node to node, `cost` the integrand at each state."""
-    bound, law, time = exact.kl(start, model_start) if start_paid else 0.0, start, 0.0
+    """KL(p_1 ‖ p̂_1), and its bound: distributions from node to node, `cost` the integrand at each
+    state.
+    """
+    bound, probs, time = exact.kl(start, model_start) if start_paid else 0.0, start, 0.0
     for node, weight in zip(_NODES, _WEIGHTS, strict=True):
-        law, time = exact.evolve(law, u, node - time), node
-        bound += weight * law @ cost
-    end = exact.evolve(law, u, 1.0 - time)
+        probs, time = exact.evolve(probs, u, node - time), node
+        bound += weight * probs @ cost
+    end = exact.evolve(probs, u, 1.0 - time)
     return float(exact.kl(end, exact.evolve(model_start, u_hat, 1.0))), float(bound)
 
 
 def _costs_gap(cases: Cases, run: Run, u: np.ndarray, u_hat: np.ndarray) -> np.ndarray:
-    """`generalised_kl` per position against NumPy, +∞ where u > 0 = û: the roles exchanged too."""
+    """`generalized_kl` per position against NumPy, +∞ where u > 0 = û: the roles exchanged too."""
     states = fields.states(cases)
     here = np.eye(cases.shape.num_states)[states] == 1
     residuals = []
@@ -146,4 +149,4 @@ def _costs_gap(cases: Cases, run: Run, u: np.ndarray, u_hat: np.ndarray) -> np.n
 
 
 def _position_costs(u: Array, u_hat: Array, states: Array) -> Array:
-    return jax.vmap(objectives.generalised_kl)(u, u_hat, states)
+    return jax.vmap(objectives.generalized_kl)(u, u_hat, states)

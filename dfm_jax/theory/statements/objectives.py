@@ -1,4 +1,4 @@
-"""L1, L4: which minimiser a loss has, and when two losses share it."""
+"""L1, L4: which minimizer a loss has, and when two losses share it."""
 
 import jax
 import jax.numpy as jnp
@@ -30,15 +30,15 @@ def _weight_of_data(case: Case) -> np.ndarray:
     return _any_weight(case) + 2.0 * (case.tokens == 0)[None]
 
 
-def state_data_law(case: Case, kappa: np.ndarray) -> np.ndarray:
+def state_data_probs(case: Case, kappa: np.ndarray) -> np.ndarray:
     """P(X_t = z, X_1 = x_1) = Σ_{x_0} π(x_0, x_1) Π_i W^i(x_0^i, x_1^i, z^i), listed: [Z, V^N]."""
     at, (v, n, _) = case.token_path(kappa), case.shape
-    law = case.coupling.reshape((case.shape.num_states,) * n + (v,) * n)
+    probs = case.coupling.reshape((case.shape.num_states,) * n + (v,) * n)
     for i in range(n):  # x_0^i becomes z^i, x_1^i stays
-        turned = np.moveaxis(law, (i, n + i), (-1, -2))  # […, b, a]
+        turned = np.moveaxis(probs, (i, n + i), (-1, -2))  # […, b, a]
         turned = np.einsum("...ba,abz->...bz", turned, at[i])
-        law = np.moveaxis(turned, (-1, -2), (i, n + i))
-    return law.reshape(case.coupling.shape)
+        probs = np.moveaxis(turned, (-1, -2), (i, n + i))
+    return probs.reshape(case.coupling.shape)
 
 
 @statement(
@@ -50,14 +50,14 @@ def state_data_law(case: Case, kappa: np.ndarray) -> np.ndarray:
     weight=_weight_of_data,
 )
 def cross_entropy(cases: Cases, run: Run, *, weight=_any_weight) -> np.ndarray:
-    """Model minus truth under the joint law of (X_t, X_1), against the expected KL."""
+    """Model minus truth under the joint distribution of (X_t, X_1), against the expected KL."""
     log_model = cases.each(lambda c: np.log(c.denoiser))
     residuals = []
     for when in ("early", "inside", "late"):
         log_truth = cases.each(lambda c, when=when: fields.log(c.posterior(when)))
         loss = run(_cross_entropies, log_model, fields.tokens(cases))
         best = run(_cross_entropies, log_truth, fields.tokens(cases))
-        joint = cases.each(lambda c, when=when: state_data_law(c, c.kappa(when)))
+        joint = cases.each(lambda c, when=when: state_data_probs(c, c.kappa(when)))
         seen = (joint > 0)[..., None]
         more = np.where(seen, loss, 0.0) - np.where(seen, best, 0.0)
         got = np.sum(joint[..., None] * cases.each(weight) * more, axis=(1, 2, 3))
@@ -65,8 +65,8 @@ def cross_entropy(cases: Cases, run: Run, *, weight=_any_weight) -> np.ndarray:
         def truth(case: Case, when: str = when) -> np.ndarray:
             apart = exact.kl(case.posterior(when), case.denoiser)  # [Z, N]
             # ω averaged over x_1 given the state: ω itself, if it is free of x_1.
-            law = state_data_law(case, case.kappa(when))
-            return np.sum(np.einsum("zx,zxn->zn", law, weight(case)) * apart)
+            probs = state_data_probs(case, case.kappa(when))
+            return np.sum(np.einsum("zx,zxn->zn", probs, weight(case)) * apart)
 
         residuals.append(gap(got, cases.each(truth)))
     return worst(*residuals)
@@ -105,7 +105,7 @@ def _divergences(
     target_first=False,
 )
 def bregman(cases: Cases, run: Run, *, target_first: bool = True) -> np.ndarray:
-    """The balance, and the divergences themselves: generalised KL and half the square.
+    """The balance, and the divergences themselves: generalized KL and half the square.
 
     The square has the balance in either order: what breaks the falsifier is the other balance.
     """

@@ -1,4 +1,6 @@
-"""P1–P4, P6: conditional and marginal paths, against enumeration from the raw joint law."""
+"""P1–P4, P6: conditional and marginal paths, against enumeration from the raw joint
+distribution.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -19,14 +21,14 @@ def one_pair(case: Case) -> tuple[np.ndarray, np.ndarray]:
     return np.where(case.generic & (x_0 == x_1), case.shape.num_tokens, x_0), x_1
 
 
-def token_law(case: Case) -> np.ndarray:
-    """Raw token laws, one per position, full support: [N, S]."""
+def token_probs(case: Case) -> np.ndarray:
+    """Raw token distributions, one per position, full support: [N, S]."""
     flat = case.denoiser[0] / 2
     return np.concatenate([flat, flat[:, :1] + 0.5 - flat[:, :1]], axis=-1)
 
 
-def _product_law(states: Array, token_law: Array) -> Array:
-    return jnp.exp(jax.vmap(lambda z: paths.product_log_prob(z, token_law))(states))
+def _product_probs(states: Array, token_probs: Array) -> Array:
+    return jnp.exp(jax.vmap(lambda z: paths.product_log_prob(z, token_probs))(states))
 
 
 @statement(
@@ -37,29 +39,31 @@ def _product_law(states: Array, token_law: Array) -> Array:
     falsifier="a mixture of two conditional paths",
     mixed=True,
 )
-def conditional_path_factorises(cases: Cases, run: Run, *, mixed: bool = False) -> np.ndarray:
+def conditional_path_factorizes(cases: Cases, run: Run, *, mixed: bool = False) -> np.ndarray:
     """A law of total mass 1, with the given token marginals, and independent tokens."""
     n, s = cases.shape.num_positions, cases.shape.num_states
-    rows = cases.each(token_law)
-    law = run(_product_law, fields.states(cases), rows)
+    rows = cases.each(token_probs)
+    probs = run(_product_probs, fields.states(cases), rows)
     if mixed:
-        law = (law + run(_product_law, fields.states(cases), np.roll(rows, 1, axis=-1))) / 2
-    marginals = np.stack([[exact.marginal(row, (i,), s, n) for i in range(n)] for row in law])
-    dependence = np.array([exact.total_correlation(row, s, n) for row in law])
+        probs = (probs + run(_product_probs, fields.states(cases), np.roll(rows, 1, axis=-1))) / 2
+    marginals = np.stack([[exact.marginal(row, (i,), s, n) for i in range(n)] for row in probs])
+    dependence = np.array([exact.total_correlation(row, s, n) for row in probs])
     return worst(
-        gap(law.sum(axis=-1), np.ones(len(cases))),
+        gap(probs.sum(axis=-1), np.ones(len(cases))),
         gap(marginals, rows),
         np.abs(dependence),
     )
 
 
-def _base_laws(case: Case) -> tuple[np.ndarray, np.ndarray]:
-    """Base laws h^j(· | x_0, x_1) = δ_{x_0}, a random law, δ_{x_1}, and masses κ^j."""
+def _base_probs(case: Case) -> tuple[np.ndarray, np.ndarray]:
+    """Base distributions h^j(· | x_0, x_1) = δ_{x_0}, a random distribution, δ_{x_1}, and masses
+    κ^j.
+    """
     x_0, x_1 = one_pair(case)
     eye = np.eye(case.shape.num_states)
-    laws = np.stack([eye[x_0], token_law(case), eye[x_1]])
+    position_probs = np.stack([eye[x_0], token_probs(case), eye[x_1]])
     share = case.kappa("inside")
-    return laws, np.stack([(1 - share) ** 2, 2 * share * (1 - share), share**2])
+    return position_probs, np.stack([(1 - share) ** 2, 2 * share * (1 - share), share**2])
 
 
 @statement(
@@ -71,16 +75,18 @@ def _base_laws(case: Case) -> tuple[np.ndarray, np.ndarray]:
     scale=0.9,
 )
 def convex_path(cases: Cases, run: Run, *, scale: float = 1.0) -> np.ndarray:
-    """The token marginal of the raw joint law of (J, X), and each base law where κ^j = 1."""
-    laws, masses = cases.each(_base_laws)
-    path = run(paths.convex_path, laws, scale * masses)
-    joint = masses[..., None] * laws  # P(J = j, X^i = v)
+    """The token marginal of the raw joint distribution of (J, X), and each base distribution where
+    κ^j = 1.
+    """
+    position_probs, masses = cases.each(_base_probs)
+    path = run(paths.convex_path, position_probs, scale * masses)
+    joint = masses[..., None] * position_probs  # P(J = j, X^i = v)
     alone = np.zeros_like(masses)
     alone[:, 1] = scale
     return worst(
         gap(path.sum(axis=-1), np.ones(path.shape[:-1])),
         gap(path, joint.sum(axis=1)),
-        gap(run(paths.convex_path, laws, alone), laws[:, 1]),
+        gap(run(paths.convex_path, position_probs, alone), position_probs[:, 1]),
     )
 
 
@@ -92,14 +98,14 @@ def _mixture(x_0: Array, x_1: Array, kappa: Array, *, num_states: int) -> Array:
     return paths.mixture_path(x_0, x_1, kappa, num_states=num_states)
 
 
-def _coin_law(case: Case, share: np.ndarray) -> np.ndarray:
-    """Toss a coin per position, heads with κ^i: the law of heads ? x_1 : x_0, counted."""
+def _tossed_probs(case: Case, share: np.ndarray) -> np.ndarray:
+    """Toss a coin per position, heads with κ^i: the distribution of heads ? x_1 : x_0, counted."""
     x_0, x_1 = one_pair(case)
-    law = np.zeros((case.shape.num_positions, case.shape.num_states))
+    probs = np.zeros((case.shape.num_positions, case.shape.num_states))
     for i, p in enumerate(share):
-        law[i, x_1[i]] += p
-        law[i, x_0[i]] += 1 - p
-    return law
+        probs[i, x_1[i]] += p
+        probs[i, x_0[i]] += 1 - p
+    return probs
 
 
 @statement(
@@ -111,15 +117,17 @@ def _coin_law(case: Case, share: np.ndarray) -> np.ndarray:
     exchanged=True,
 )
 def mixture_path(cases: Cases, run: Run, *, exchanged: bool = False) -> np.ndarray:
-    """The law of a coin toss per position; δ_{x_0} at κ = 0 and δ_{x_1} at κ = 1."""
+    """The distribution of a coin toss per position; δ_{x_0} at κ = 0 and δ_{x_1} at κ = 1."""
     s = cases.shape.num_states
     x_0, x_1 = cases.each(one_pair)
-    share = run(_kappa, *fields.clock(cases, "inside"))
-    early, late = (run(_kappa, *fields.clock(cases, when)) for when in ("early", "late"))
+    share = run(_kappa, *fields.time_and_schedule(cases, "inside"))
+    early, late = (
+        run(_kappa, *fields.time_and_schedule(cases, when)) for when in ("early", "late")
+    )
     path = run(_mixture, x_0, x_1, 1 - share if exchanged else share, num_states=s)
     eye = np.eye(s)
     return worst(
-        gap(path, cases.each(lambda c: _coin_law(c, c.kappa("inside")))),
+        gap(path, cases.each(lambda c: _tossed_probs(c, c.kappa("inside")))),
         gap(early, cases.each(lambda c: c.kappa("early"))),  # κ_0 = 0 among them
         gap(late, cases.each(lambda c: c.kappa("late"))),  # κ_1 = 1
         excess(early, share),
@@ -140,7 +148,7 @@ def _marginal(
 
 def _independent(case: Case) -> np.ndarray:
     """log of the product of the coupling's marginals: the same ends, no dependence."""
-    joint = np.outer(exact.source_law(case.coupling), exact.data_law(case.coupling))
+    joint = np.outer(exact.source_probs(case.coupling), exact.data_probs(case.coupling))
     return fields.log(joint).reshape(-1)
 
 
@@ -158,20 +166,22 @@ def coupled(case: Case) -> np.ndarray:
     log_coupling=_independent,
 )
 def marginal_path(cases: Cases, run: Run, *, log_coupling=coupled) -> np.ndarray:
-    """The contraction of the raw law, position by position; source and data law at the ends."""
+    """The contraction of the raw distribution, position by position; source and data distribution
+    at the ends.
+    """
     v, n, _ = cases.shape
     s = cases.shape.num_states
     x_0, x_1, _log_pi = cases.each(fields.pair_lists)
     log_pi, everywhere = cases.each(log_coupling), fields.states(cases)
     share = cases.each(lambda c: c.kappa("inside"))
 
-    def law(kappa: np.ndarray) -> np.ndarray:
+    def probs(kappa: np.ndarray) -> np.ndarray:
         return run(_marginal, x_0, x_1, log_pi, kappa, everywhere, num_states=s)
 
     return worst(
-        gap(law(share), cases.each(lambda c: c.path("inside"))),
-        gap(law(0 * share), cases.each(lambda c: exact.source_law(c.coupling))),
-        gap(law(0 * share + 1), cases.each(lambda c: exact.embed(c.data, v, s, n))),
+        gap(probs(share), cases.each(lambda c: c.path("inside"))),
+        gap(probs(0 * share), cases.each(lambda c: exact.source_probs(c.coupling))),
+        gap(probs(0 * share + 1), cases.each(lambda c: exact.embed(c.data, v, s, n))),
     )
 
 
@@ -199,20 +209,20 @@ def _no_distance(case: Case) -> np.ndarray:
     distances=_no_distance,
 )
 def metric_path(cases: Cases, run: Run, *, distances=distance_table) -> np.ndarray:
-    """A law with log-odds −β(d(v) − d(w)); uniform at β = 0, δ_{x_1} at β = ∞."""
+    """A distribution with log-odds −β(d(v) − d(w)); uniform at β = 0, δ_{x_1} at β = ∞."""
     v = cases.shape.num_tokens
     x_1 = cases.each(lambda c: one_pair(c)[1])
     beta = cases.each(lambda c: 3 * c.numbers[7])
 
-    def law(strength: np.ndarray) -> np.ndarray:
+    def probs(strength: np.ndarray) -> np.ndarray:
         return run(paths.metric_path, x_1, cases.each(distances), strength)
 
-    middle, true = law(beta), cases.each(distance_table)
+    middle, true = probs(beta), cases.each(distance_table)
     to_target = np.stack([d[:, x].T for d, x in zip(true, x_1, strict=True)])
     odds = np.log(middle) - np.log(middle[..., :1])
     return worst(
         gap(middle.sum(axis=-1), np.ones(middle.shape[:-1])),
         gap(odds, -beta[:, None, None] * (to_target - to_target[..., :1])),
-        gap(law(0 * beta), np.full(middle.shape, 1 / v)),
-        gap(law(beta + np.inf), np.eye(v)[x_1]),
+        gap(probs(0 * beta), np.full(middle.shape, 1 / v)),
+        gap(probs(beta + np.inf), np.eye(v)[x_1]),
     )

@@ -9,7 +9,7 @@ from dfm_jax.theory import fields
 from dfm_jax.theory.cases import Case, Cases
 from dfm_jax.theory.runs import Run
 from dfm_jax.theory.statement import gap, statement, worst
-from dfm_jax.theory.statements.paths import coupled, token_law
+from dfm_jax.theory.statements.paths import coupled, token_probs
 from dfm_jax.types import Array
 
 
@@ -27,8 +27,10 @@ def _posteriors(x_0, x_1, log_pi, kappa, states, *, num_tokens: int) -> tuple[Ar
     return fields.over_states(at, states)
 
 
-def _pair_law(case: Case, when: str) -> np.ndarray:
-    """P(x_0, x_1 | z) from the raw joint law, one pair and state at a time in effect: [Z, P]."""
+def _pair_probs(case: Case, when: str) -> np.ndarray:
+    """P(x_0, x_1 | z) from the raw joint distribution, one pair and state at a time in effect: [Z,
+    P].
+    """
     x_0, x_1, _ = fields.pair_lists(case)
     at, n = case.token_path(case.kappa(when)), case.shape.num_positions
     joint = np.tile(case.coupling.reshape(-1), (len(case.states), 1))
@@ -44,7 +46,7 @@ def _equally_likely(case: Case) -> np.ndarray:
 
 def _free_source(case: Case) -> exact.FactoredCoupling:
     """The data and a source that knows nothing of them: of all states; masks alone; no mask."""
-    source = token_law(case)
+    source = token_probs(case)
     if not case.generic and case.numbers[5] > 0.4:
         masks = np.arange(case.shape.num_states) == case.shape.num_tokens
         source = np.where(masks == (case.numbers[5] > 0.65), source, 0.0)
@@ -62,7 +64,9 @@ def _origins(posterior: Array, source: Array, states: Array, kappa: Array) -> Ar
 
 
 def _origins_gap(cases: Cases, run: Run, when: str) -> np.ndarray:
-    """p_{0|t} from p_{1|t} and the source's token laws alone, against all three of a raw law."""
+    """p_{0|t} from p_{1|t} and the source's token distributions alone, against all three of a raw
+    distribution.
+    """
 
     def truth(case: Case) -> tuple[np.ndarray, ...]:
         coupling = _free_source(case)
@@ -84,7 +88,7 @@ def _origins_gap(cases: Cases, run: Run, when: str) -> np.ndarray:
     log_coupling=_equally_likely,
 )
 def posterior(cases: Cases, run: Run, *, log_coupling=coupled) -> np.ndarray:
-    """Conditional laws of the raw joint law of (x_0, x_1, x_t), where p_t(z) > 0.
+    """Conditional distributions of the raw joint distribution of (x_0, x_1, x_t), where p_t(z) > 0.
 
     And `source_posterior`, where the source is independent of the data and its own positions.
     """
@@ -103,7 +107,7 @@ def posterior(cases: Cases, run: Run, *, log_coupling=coupled) -> np.ndarray:
         )
         support = cases.each(lambda c, when=when: c.path(when)) > 0
         residuals += [
-            gap(pairs, cases.each(lambda c, when=when: _pair_law(c, when)), support),
+            gap(pairs, cases.each(lambda c, when=when: _pair_probs(c, when)), support),
             gap(p_1, cases.each(lambda c, when=when: c.posterior(when)), support),
             gap(p_0, cases.each(lambda c, when=when: c.source_posterior(when)), support),
             _origins_gap(cases, run, when),
@@ -137,8 +141,8 @@ def _uniform_source(case: Case) -> list[exact.FactoredCoupling]:
     v, n, _ = case.shape
     source = np.tile(np.append(np.full(v, 1 / v), 0.0), (n, 1))
     return [
-        exact.FactoredCoupling(data=law, source_tokens=source, context=case.context)
-        for law in case.parts
+        exact.FactoredCoupling(data=probs, source_tokens=source, context=case.context)
+        for probs in case.parts
     ]
 
 
@@ -156,8 +160,8 @@ def revealed_tokens_are_enough(cases: Cases, run: Run, *, source_of=_all_masks) 
     def truth(case: Case) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         at = case.token_path(np.clip(case.kappa("inside"), 0.05, 0.95))
         couplings = source_of(case)
-        laws = np.stack([exact.marginal_path(c, at) for c in couplings])
-        gate, support = exact.expert_posterior(case.weights, laws)
+        token_probs = np.stack([exact.marginal_path(c, at) for c in couplings])
+        gate, support = exact.expert_posterior(case.weights, token_probs)
         own = np.stack([exact.posteriors(c, at)[0] for c in couplings])
         return np.einsum("zk,kznv->znv", gate, own), gate, support
 

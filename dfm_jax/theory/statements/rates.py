@@ -1,8 +1,8 @@
-"""V2, V8, V9: velocities of other token paths, pair by pair, then marginalised.
+"""V2, V8, V9: velocities of other token paths, pair by pair, then marginalized.
 
-Two token paths that are not the mixture path: "convex", three base laws δ_{x_0}, a law of all
-tokens, δ_{x_1}, so that the mask has no mass unless x_0 is one; and "metric". On the mixture path
-V2, V8 and V9 all give V3 where they are read.
+Two token paths that are not the mixture path: "convex", three base distributions δ_{x_0}, a
+distribution of all tokens, δ_{x_1}, so that the mask has no mass unless x_0 is one; and "metric".
+On the mixture path V2, V8 and V9 all give V3 where they are read.
 """
 
 from typing import Any
@@ -27,20 +27,20 @@ Truth = tuple[np.ndarray, np.ndarray, np.ndarray]  # p_t, ∂_t p_t, P(x_0^i, x_
 # ── the convex path ─────────────────────────────────────────────────────────────────────────────
 
 
-def _middle_law(case: Case) -> np.ndarray:
-    """Any law of the tokens, none of it on the mask: [N, S]."""
+def _middle_probs(case: Case) -> np.ndarray:
+    """Any distribution of the tokens, none of it on the mask: [N, S]."""
     return case.denoiser[0] @ np.eye(case.shape.num_tokens, case.shape.num_states)
 
 
 def _bernstein(share: Array) -> Array:
-    """κ^j of three base laws: from the first to the last."""
+    """κ^j of three base distributions: from the first to the last."""
     return jnp.stack([(1 - share) ** 2, 2 * share * (1 - share), share**2])
 
 
 def _convex_jumps(
-    law: Array, t: Array, family: Array, exponent: Array, pace: Array, *, form: Form
+    probs: Array, t: Array, family: Array, exponent: Array, pace: Array, *, form: Form
 ) -> Array:
-    num_states = law.shape[-1]
+    num_states = probs.shape[-1]
     schedule = fields.schedule_of(family, exponent)
 
     def masses(time: Array) -> Array:
@@ -49,7 +49,7 @@ def _convex_jumps(
     def at(a: Array, b: Array, z: Array) -> Array:
         start, end, here = (jnp.full(exponent.shape, token) for token in (a, b, z))
         ends = (paths.point_mass(x, num_states) for x in (start, end))
-        base = jnp.stack([next(ends), law, next(ends)])
+        base = jnp.stack([next(ends), probs, next(ends)])
         if form == "convex":
             return velocities.convex_velocity(base, here, t, masses)
         velocity = {
@@ -69,18 +69,20 @@ def convex_jumps(cases: Cases, run: Run, when: str, form: Form, pace: float = 1.
     """Conditional velocities u^i(v, z | a, b) of the convex path: [I, N, S, V, S, S]."""
     return run(
         _convex_jumps,
-        cases.each(_middle_law),
-        *fields.clock(cases, when),
+        cases.each(_middle_probs),
+        *fields.time_and_schedule(cases, when),
         np.full(len(cases), pace),
         form=form,
     )
 
 
 def _convex_parts(case: Case, when: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Base laws h^j(· | a, b) [3, N, S, V, S], their masses and the slopes of these [3, N]."""
+    """Base distributions h^j(· | a, b) [3, N, S, V, S], their masses and the slopes of these [3,
+    N].
+    """
     v, s = case.shape.num_tokens, case.shape.num_states
     eye, ones = np.eye(s), np.ones((case.shape.num_positions, s, v, s))
-    middle = _middle_law(case)[:, None, None]
+    middle = _middle_probs(case)[:, None, None]
     base = np.stack([ones * eye[:, None], ones * middle, ones * eye[:v]])
     share, slope = case.kappa(when), case.slope(when)
     masses = np.stack([(1 - share) ** 2, 2 * share * (1 - share), share**2])
@@ -149,7 +151,7 @@ def _metric_path(case: Case, when: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def metric_truth(case: Case, when: str, data: np.ndarray) -> Truth:
-    """The metric path of a data law, by enumeration."""
+    """The metric path of a data distribution, by enumeration."""
     v, n, _ = case.shape
     coupling = exact.FactoredCoupling(
         data=data, source_tokens=np.full((n, v), 1 / v), context=np.zeros(n, bool)
@@ -169,7 +171,7 @@ def _truth(coupling: exact.Coupling, at: np.ndarray, moved: np.ndarray) -> Truth
     )
 
 
-def marginalised(pairs: np.ndarray, conditional: np.ndarray) -> np.ndarray:
+def marginalized(pairs: np.ndarray, conditional: np.ndarray) -> np.ndarray:
     """V4 by enumeration, case by case: [I, Z, N, S]."""
     return np.stack(
         [exact.marginal_velocity(p, u) for p, u in zip(pairs, conditional, strict=True)]
@@ -185,9 +187,9 @@ def _rows_violation(velocity: Array) -> Array:
 
 def _generates(run: Run, truth: Truth, conditional: np.ndarray) -> np.ndarray:
     """C1 of the marginal velocity, V1 of the conditional one."""
-    law, slope, pairs = truth
+    probs, slope, pairs = truth
     return worst(
-        continuity(law, slope, marginalised(pairs, conditional)),
+        continuity(probs, slope, marginalized(pairs, conditional)),
         run(_rows_violation, conditional),
     )
 
@@ -213,8 +215,8 @@ def _flux_gap(cases: Cases, rates: np.ndarray, path_of, *, campbell: bool = Fals
         p_z, slope_z = at[..., None], moved[..., None]
         p_v, slope_v = at[..., None, :], moved[..., None, :]
         if campbell:
-            num_alive = np.count_nonzero(at, axis=-1)[..., None, None]
-            flux = np.maximum(slope_v - slope_z, 0.0) / num_alive * (p_v > 0)
+            num_valid = np.count_nonzero(at, axis=-1)[..., None, None]
+            flux = np.maximum(slope_v - slope_z, 0.0) / num_valid * (p_v > 0)
         else:
             flux = np.maximum(p_z * slope_v - slope_z * p_v, 0.0)
         eye = np.eye(at.shape[-1])
@@ -239,7 +241,7 @@ def _nearer_only(case: Case, when: str) -> np.ndarray:
     "u_t^i(v, z | x_0, x_1) = Σ_j a_t^j h^j(v) + b_t δ_{z^i}(v), ℓ = argmin κ̇^j/κ^j",
     source="DFM",
     kind="identity",
-    falsifier="κ̇ of a clock that runs at half speed",
+    falsifier="κ̇ of a schedule that runs at half speed",
     pace=0.5,
 )
 def convex_velocity(cases: Cases, run: Run, *, pace: float = 1.0) -> np.ndarray:
@@ -255,7 +257,7 @@ def convex_velocity(cases: Cases, run: Run, *, pace: float = 1.0) -> np.ndarray:
     "u(v, z) = [p(z) ṗ(v) − ṗ(z) p(v)]_+ / p(z) for any differentiable token path",
     source="KO",
     kind="identity",
-    falsifier="ṗ of a clock that runs at half speed",
+    falsifier="ṗ of a schedule that runs at half speed",
     pace=0.5,
 )
 def kinetic_optimal(cases: Cases, run: Run, *, pace: float = 1.0) -> np.ndarray:
@@ -278,7 +280,7 @@ def kinetic_optimal(cases: Cases, run: Run, *, pace: float = 1.0) -> np.ndarray:
     "R*(v, z) = [ṗ(v) − ṗ(z)]_+ / (Z p(z)) where p(v) > 0 and p(z) > 0",
     source="DFM-C",
     kind="identity",
-    falsifier="ṗ of a clock that runs at half speed",
+    falsifier="ṗ of a schedule that runs at half speed",
     pace=0.5,
 )
 def campbell_rate(cases: Cases, run: Run, *, pace: float = 1.0) -> np.ndarray:

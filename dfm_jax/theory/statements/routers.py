@@ -13,7 +13,7 @@ from dfm_jax.theory.statements.routing import context_parts, filled, prefix_baye
 from dfm_jax.types import Array
 
 
-def token_wise_law(case: Case, router: np.ndarray, next_probs: np.ndarray) -> np.ndarray:
+def token_wise_probs(case: Case, router: np.ndarray, next_probs: np.ndarray) -> np.ndarray:
     """q̂(x) = Π_t Σ_k ρ̂_k(x^{<t}) q̂_k(x^t | x^{<t}), by enumeration: [V^N]."""
     mixed = np.einsum("xtk,xtkv->xtv", router, next_probs)
     return np.prod(np.take_along_axis(mixed, case.tokens[:, :, None], axis=2)[..., 0], axis=1)
@@ -29,8 +29,8 @@ def _exact_experts(case: Case) -> Setup:
 
 def _any_experts(case: Case) -> Setup:
     distance = case.weights @ exact.kl(case.parts, case.model_parts)
-    laws = filled(case, case.parts), filled(case, case.model_parts)
-    return case.data, prefix_bayes(case), case.router, *laws, np.asarray(distance)
+    token_probs = filled(case, case.parts), filled(case, case.model_parts)
+    return case.data, prefix_bayes(case), case.router, *token_probs, np.asarray(distance)
 
 
 def first_token_tells(case: Case) -> Setup:
@@ -81,9 +81,9 @@ def router_term_at_every_step(cases: Cases, run: Run, *, routed: bool = True) ->
 
     def sides(setup) -> tuple[np.ndarray, np.ndarray]:
         data, gate, router, _, model, own = cases.each(setup)
-        cost = run(accounting.router_cost, *(fields.log(law) for law in (data, gate, router)))
+        cost = run(accounting.router_cost, *(fields.log(probs) for probs in (data, gate, router)))
         distance = cases.each_numbered(
-            lambda i, c: exact.kl(data[i], token_wise_law(c, router[i], model[i]))
+            lambda i, c: exact.kl(data[i], token_wise_probs(c, router[i], model[i]))
         )
         return distance, own + (cost if routed else 0.0)
 
@@ -97,7 +97,7 @@ def router_term_at_every_step(cases: Cases, run: Run, *, routed: bool = True) ->
 
 @statement(
     "B5",
-    "TV(q, q̂) ≤ Σ_t E_q[ TV(r, ρ̂) + Σ_k r_k TV(q_k, q̂_k) ] for next-token laws",
+    "TV(q, q̂) ≤ Σ_t E_q[ TV(r, ρ̂) + Σ_k r_k TV(q_k, q̂_k) ] for next-token token_probs",
     source="own",
     kind="inequality",
     falsifier="the router's term left out, experts exact",
@@ -111,7 +111,7 @@ def router_variation(cases: Cases, run: Run, *, routed: bool = True) -> np.ndarr
         claimed = router if routed else gate
         bound = run(accounting.variation_bound, data, gate, claimed, own, model)
         distance = cases.each_numbered(
-            lambda i, c: exact.total_variation(data[i], token_wise_law(c, router[i], model[i]))
+            lambda i, c: exact.total_variation(data[i], token_wise_probs(c, router[i], model[i]))
         )
         return distance, bound
 
@@ -126,14 +126,14 @@ def router_variation(cases: Cases, run: Run, *, routed: bool = True) -> np.ndarr
 # ── B6, B7: a gate cut down to its largest weights ────────────────────────────────────────────────
 
 
-def _truncated(weights: Array, log_laws: Array, mass: Array, *, count: int) -> tuple:
+def _truncated(weights: Array, log_probs: Array, mass: Array, *, count: int) -> tuple:
     """`top_experts_gate` (count > 0) or `nucleus_gate`: the gate, its bounds, its costs."""
     kept = (
         mixture.top_experts_gate(weights, count) if count else mixture.nucleus_gate(weights, mass)
     )
     bound = accounting.truncation_bound(weights, kept)
-    log_full = mixture.mix_log_probs(jnp.log(weights), log_laws)
-    log_kept = mixture.mix_log_probs(jnp.log(kept), log_laws)
+    log_full = mixture.mix_log_probs(jnp.log(weights), log_probs)
+    log_kept = mixture.mix_log_probs(jnp.log(kept), log_probs)
     return (
         kept,
         bound,
@@ -161,21 +161,23 @@ def _cut_by_hand(weights: np.ndarray, count: int, mass: float) -> np.ndarray:
 
 @statement(
     "B6",
-    "the top experts of mass M, renormalised: TV(full, top) ≤ 1 − M, KL(top ‖ full) ≤ −log M",
+    "the top experts of mass M, renormalized: TV(full, top) ≤ 1 − M, KL(top ‖ full) ≤ −log M",
     source="own",
     kind="inequality",
     falsifier="KL in the other direction",
     top_first=False,
 )
 def truncation(cases: Cases, run: Run, *, top_first: bool = True) -> np.ndarray:
-    """Top-k for every k and a nucleus: gates (equality), the laws they mix, whole sequences."""
+    """Top-k for every k and a nucleus: gates (equality), the distributions they mix, whole
+    sequences.
+    """
     weights = cases.each(lambda c: c.weights)
-    log_laws = cases.each(lambda c: fields.log(c.parts))
+    log_probs = cases.each(lambda c: fields.log(c.parts))
     mass = cases.each(lambda c: c.numbers[3])
     residuals = []
     for count in range(cases.shape.num_experts + 1):
-        kept, bound, (gate_tv, gate_kl, reversed_kl), (law_tv, law_kl) = run(
-            _truncated, weights, log_laws, mass, count=count
+        kept, bound, (gate_tv, gate_kl, reversed_kl), (probs_tv, probs_kl) = run(
+            _truncated, weights, log_probs, mass, count=count
         )
         by_hand = cases.each(lambda c, k=count: _cut_by_hand(c.weights, k, c.numbers[3]))
         cut = (by_hand == 0).any(axis=-1)
@@ -186,8 +188,8 @@ def truncation(cases: Cases, run: Run, *, top_first: bool = True) -> np.ndarray:
             gap(gate_tv, bound.total_variation),
             gap(gate_kl, bound.kl) if top_first else excess(backwards, bound.kl),
             gap(backwards, np.where(cut, 1e3, 0.0)),
-            excess(law_tv, bound.total_variation),
-            excess(law_kl, bound.kl),
+            excess(probs_tv, bound.total_variation),
+            excess(probs_kl, bound.kl),
             excess(*_sequences(cases, run, count)) if count else np.zeros(len(cases)),
         ]
     return worst(*residuals)
@@ -218,20 +220,20 @@ def _any_parts(case: Case) -> Parts:
 
 def _known_from_the_first(case: Case) -> Parts:
     """Parts that the first token tells: what is lost there, 1 − max_k w_k, is all that is lost."""
-    data, gate, _, laws, _, _ = first_token_tells(case)
-    return data, gate, laws
+    data, gate, _, token_probs, _, _ = first_token_tells(case)
+    return data, gate, token_probs
 
 
 def _sequences(
-    cases: Cases, run: Run, count: int, setup=_any_parts, renormalised_first: bool = False
+    cases: Cases, run: Run, count: int, setup=_any_parts, renormalized_first: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
     """TV(q, top) and Σ_t E_q[1 − M_t] of token-wise routing to the top experts, which are exact."""
-    data, gate, laws = cases.each(setup)
+    data, gate, token_probs = cases.each(setup)
     top, missing = run(_top, gate, count=count)
-    if renormalised_first:
+    if renormalized_first:
         _, missing = run(_top, top, count=count)
     variation = cases.each_numbered(
-        lambda i, c: exact.total_variation(data[i], token_wise_law(c, top[i], laws[i]))
+        lambda i, c: exact.total_variation(data[i], token_wise_probs(c, top[i], token_probs[i]))
     )
     return variation, np.einsum("ix,ixt->i", data, missing)
 
@@ -241,14 +243,16 @@ def _sequences(
     "exact experts, r = D7, per-token top-1: TV(q, top-1) ≤ Σ_t E_q[1 − max_k r_k]",
     source="own",
     kind="inequality",
-    falsifier="M taken after renormalisation",
-    renormalised_first=True,
+    falsifier="M taken after renormalization",
+    renormalized_first=True,
 )
-def top_one(cases: Cases, run: Run, *, renormalised_first: bool = False) -> np.ndarray:
-    """The law of top-1 routing by enumeration, M_t the largest posterior; equality if told."""
+def top_one(cases: Cases, run: Run, *, renormalized_first: bool = False) -> np.ndarray:
+    """The distribution of top-1 routing by enumeration, M_t the largest posterior; equality if
+    told.
+    """
     _, missing = run(_top, cases.each(prefix_gate), count=1)
     return worst(
-        excess(*_sequences(cases, run, 1, renormalised_first=renormalised_first)),
+        excess(*_sequences(cases, run, 1, renormalized_first=renormalized_first)),
         gap(*_sequences(cases, run, 1, _known_from_the_first)),
         gap(missing, 1 - cases.each(prefix_gate).max(axis=-1)),
     )

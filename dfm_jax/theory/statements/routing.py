@@ -14,8 +14,8 @@ from dfm_jax.types import Array
 # ── D1–D3: parts of the data, parts of the path, and which part a state comes from ────────────────
 
 
-def _log_mixture(log_weights: Array, log_laws: Array) -> Array:
-    return jnp.exp(mixture.mix_log_probs(log_weights, log_laws))
+def _log_mixture(log_weights: Array, log_probs: Array) -> Array:
+    return jnp.exp(mixture.mix_log_probs(log_weights, log_probs))
 
 
 def log_masses_of(case: Case) -> np.ndarray:
@@ -41,8 +41,8 @@ def data_is_a_mixture(cases: Cases, run: Run, *, log_masses=log_masses_of) -> np
     sources = cases.each(lambda c: fields.log(c.couplings.sum(axis=2)))
     source = run(_log_mixture, cases.each(log_masses), sources)
     return worst(
-        gap(data, cases.each(lambda c: exact.data_law(c.coupling))),
-        gap(source, cases.each(lambda c: exact.source_law(c.coupling))),
+        gap(data, cases.each(lambda c: exact.data_probs(c.coupling))),
+        gap(source, cases.each(lambda c: exact.source_probs(c.coupling))),
     )
 
 
@@ -93,7 +93,9 @@ def _no_masses(case: Case) -> np.ndarray:
     log_masses=_no_masses,
 )
 def expert_posterior(cases: Cases, run: Run, *, log_masses=log_masses_of) -> np.ndarray:
-    """The conditional law of the part in the raw joint law of (k, x_t); at t = 0, of (k, x_0)."""
+    """The conditional distribution of the part in the raw joint distribution of (k, x_t); at t = 0,
+    of (k, x_0).
+    """
     residuals = [_at_the_source(cases, run, log_masses)]
     for when in ("early", "late"):
         log_paths = cases.each(lambda c, when=when: fields.log(c.part_paths(when)))
@@ -151,8 +153,8 @@ def _mix_next(gate: Array, next_probs: Array) -> tuple[Array, Array, Array]:
     gate=prefix_static,
 )
 def next_tokens_mix(cases: Cases, run: Run, *, gate=prefix_bayes) -> np.ndarray:
-    """Next-token laws of the whole at every prefix that it can make."""
-    defined = cases.each(lambda c: c.prefix_law(c.data)[:, :-1]) > 0
+    """Next-token distributions of the whole at every prefix that it can make."""
+    defined = cases.each(lambda c: c.prefix_probs(c.data)[:, :-1]) > 0
     weights = np.where(defined[..., None], cases.each(gate), 1.0)
     every = run(_mix_next, weights, cases.each(lambda c: c.next_probs()))
     truth = cases.each(lambda c: c.conditionals(c.data))
@@ -165,8 +167,8 @@ def token_log_probs(case: Case) -> np.ndarray:
 
 
 def part_token_log_probs(case: Case, parts: np.ndarray) -> np.ndarray:
-    """The same of any laws: [V^N, N, K]."""
-    return _read_off(case, np.stack([case.conditionals(law) for law in parts], axis=2))
+    """The same of any distributions: [V^N, N, K]."""
+    return _read_off(case, np.stack([case.conditionals(probs) for probs in parts], axis=2))
 
 
 def _read_off(case: Case, next_probs: np.ndarray) -> np.ndarray:
@@ -175,20 +177,24 @@ def _read_off(case: Case, next_probs: np.ndarray) -> np.ndarray:
 
 
 def filled(case: Case, parts: np.ndarray) -> np.ndarray:
-    """Next-token laws [V^N, N, K, V]; where an expert has never been, some other law of its own."""
-    laws = np.stack([case.conditionals(law) for law in parts], axis=2)
-    other = np.stack([case.conditionals(law) for law in case.model_parts], axis=2)
-    return np.where(laws.sum(axis=-1, keepdims=True) == 0, other[:, :, : len(parts)], laws)
+    """Next-token distributions [V^N, N, K, V]; where an expert has never been, some other
+    distribution of its own.
+    """
+    token_probs = np.stack([case.conditionals(probs) for probs in parts], axis=2)
+    other = np.stack([case.conditionals(probs) for probs in case.model_parts], axis=2)
+    return np.where(
+        token_probs.sum(axis=-1, keepdims=True) == 0, other[:, :, : len(parts)], token_probs
+    )
 
 
 def _bayes_rows(log_masses: Array, token_log_probs: Array) -> tuple[Array, Array]:
     state = jax.vmap(mixture.bayes_gate, in_axes=(None, 0))(log_masses, token_log_probs)
-    return state.log_weights, state.alive
+    return state.log_weights, state.valid
 
 
 def _last_token_rows(log_masses: Array, token_log_probs: Array) -> tuple[Array, Array]:
     state = jax.vmap(mixture.last_token_gate, in_axes=(None, 0))(log_masses, token_log_probs)
-    return state.log_weights, state.alive
+    return state.log_weights, state.valid
 
 
 @statement(
@@ -204,9 +210,9 @@ def bayes_gate(cases: Cases, run: Run, *, gate=_bayes_rows) -> np.ndarray:
     log_masses = cases.each(log_masses_of)
     # Experts answer off their support too: a dead gate must not listen.
     tokens = cases.each(lambda c: _read_off(c, filled(c, c.parts)))
-    log_gate, alive = run(gate, log_masses, tokens)
-    possible = cases.each(lambda c: c.prefix_law(c.data)) > 0
-    truth = cases.each(lambda c: last_live(c.prefix_posterior(), c.prefix_law(c.data) > 0))
+    log_gate, valid = run(gate, log_masses, tokens)
+    possible = cases.each(lambda c: c.prefix_probs(c.data)) > 0
+    truth = cases.each(lambda c: last_live(c.prefix_posterior(), c.prefix_probs(c.data) > 0))
 
     model_masses = cases.each(lambda c: np.log(c.model_weights))
     model_tokens = cases.each(lambda c: part_token_log_probs(c, c.model_parts))
@@ -218,15 +224,15 @@ def bayes_gate(cases: Cases, run: Run, *, gate=_bayes_rows) -> np.ndarray:
     prompted, _ = run(_after_prompt, fields.log(truth[:, :, 1]), tokens[:, :, 1:], gate=gate)
     return worst(
         gap(np.exp(log_gate), truth),
-        gap(alive.astype(float), possible.astype(float)),
+        gap(valid.astype(float), possible.astype(float)),
         gap(mixed, whole),
         gap(np.exp(prompted), truth[:, :, 1:], possible[:, :, 1]),
     )
 
 
-def last_live(rows: np.ndarray, alive: np.ndarray) -> np.ndarray:
-    """Each row of [X, N + 1, K], or the last one before it that is alive."""
-    last = np.maximum.accumulate(np.where(alive, np.arange(rows.shape[1]), 0), axis=1)
+def last_live(rows: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """Each row of [X, N + 1, K], or the last one before it that is possible."""
+    last = np.maximum.accumulate(np.where(valid, np.arange(rows.shape[1]), 0), axis=1)
     return np.take_along_axis(rows, last[:, :, None], axis=1)
 
 
@@ -234,8 +240,8 @@ def _after_prompt(log_prior: Array, token_log_probs: Array, *, gate) -> tuple[Ar
     """A gate with a prior of its own for every sequence."""
 
     def one(prior: Array, rows: Array) -> tuple[Array, Array]:
-        log_weights, alive = gate(prior, rows[None])
-        return log_weights[0], alive[0]
+        log_weights, valid = gate(prior, rows[None])
+        return log_weights[0], valid[0]
 
     return jax.vmap(one)(log_prior, token_log_probs)
 
@@ -243,8 +249,8 @@ def _after_prompt(log_prior: Array, token_log_probs: Array, *, gate) -> tuple[Ar
 def context_parts(case: Case) -> np.ndarray:
     """Parts cut by the first token, k = x^0 mod K, and as many as there can be: [K', V^N]."""
     part = case.tokens[:, 0] % min(case.shape.num_experts, case.shape.num_tokens)
-    law = case.model_parts[0]
-    return np.stack([np.where(part == k, law, 0) for k in range(part.max() + 1)])
+    probs = case.model_parts[0]
+    return np.stack([np.where(part == k, probs, 0) for k in range(part.max() + 1)])
 
 
 def _soft_parts(case: Case) -> np.ndarray:
@@ -269,7 +275,7 @@ def context_decides(cases: Cases, run: Run, *, parts=context_parts) -> np.ndarra
         def truth(case: Case, when: str = when) -> tuple[np.ndarray, ...]:
             joint, n = parts(case), case.shape.num_positions
             at, first = case.token_path(case.kappa(when)), np.arange(n) == 0
-            own = [case.masked._replace(data=law / law.sum(), context=first) for law in joint]
+            own = [case.masked._replace(data=probs / probs.sum(), context=first) for probs in joint]
             whole = case.masked._replace(data=joint.sum(axis=0), context=first)
             paths = np.stack([exact.marginal_path(c, at) for c in own])
             posteriors = np.stack([exact.posteriors(c, at)[0] for c in own])

@@ -1,4 +1,4 @@
-"""S1–S5: samplers, as laws on exact posteriors."""
+"""S1–S5: samplers, as distributions on exact posteriors."""
 
 import jax
 import jax.numpy as jnp
@@ -18,19 +18,19 @@ from dfm_jax.theory.setups import (
 )
 from dfm_jax.theory.statement import gap, statement, worst
 from dfm_jax.theory.statements.paths import one_pair
-from dfm_jax.theory.statements.steps import step_laws
+from dfm_jax.theory.statements.steps import step_probs
 from dfm_jax.theory.statements.velocities import backward_field, forward_field, on_support
 from dfm_jax.types import Array
 
 
-def push(law: np.ndarray, kernels: np.ndarray) -> np.ndarray:
-    """Push a law through several steps, by enumeration."""
+def push(probs: np.ndarray, kernels: np.ndarray) -> np.ndarray:
+    """Push a distribution through several steps, by enumeration."""
     for kernel in kernels:
-        law = exact.push_forward(law, kernel)
-    return law
+        probs = exact.push_forward(probs, kernel)
+    return probs
 
 
-def _sequence_laws(tokens: Array, next_probs: Array) -> Array:
+def _sequence_probs(tokens: Array, next_probs: Array) -> Array:
     def at(x: Array, rows: Array) -> Array:
         return samplers.autoregressive_log_prob(x, jnp.log(rows))
 
@@ -53,21 +53,21 @@ def _previous_only(case: Case) -> np.ndarray:
     "autoregressive: log q̂(x | c) = Σ_t log q̂(x^t | x^{<t}, c), exact by Q5",
     source="own",
     kind="identity",
-    falsifier="next-token laws that forget the prefix",
+    falsifier="next-token distributions that forget the prefix",
     next_probs=_previous_only,
 )
 def autoregressive(cases: Cases, run: Run, *, next_probs=_next_probs) -> np.ndarray:
-    """The data law itself, and the law of any model's ancestral samples."""
-    law = run(_sequence_laws, fields.tokens(cases), cases.each(next_probs))
+    """The data distribution itself, and the distribution of any model's ancestral samples."""
+    probs = run(_sequence_probs, fields.tokens(cases), cases.each(next_probs))
     model = cases.each(lambda c: c.conditionals(c.model_parts[0]))
     return worst(
-        gap(law, cases.each(lambda c: c.data)),
-        gap(run(_sequence_laws, fields.tokens(cases), model), cases.each(_ancestral)),
+        gap(probs, cases.each(lambda c: c.data)),
+        gap(run(_sequence_probs, fields.tokens(cases), model), cases.each(_ancestral)),
     )
 
 
 def _ancestral(case: Case) -> np.ndarray:
-    return exact.sequence_law(case.conditionals(case.model_parts[0]))
+    return exact.sequence_probs(case.conditionals(case.model_parts[0]))
 
 
 @statement(
@@ -82,16 +82,18 @@ def exact_step_sampler(cases: Cases, run: Run, *, setup=one_by_one) -> np.ndarra
     """From source to data: one pair on a free grid ends at x_1; all pairs one by one end at q."""
     v, n, _ = cases.shape
     s = cases.shape.num_states
-    laws, posteriors, table = chain_of(cases, setup)
-    kernels = run(step_laws, posteriors, fields.states(cases), table)
-    ends = np.stack([push(law[0], kernel) for law, kernel in zip(laws, kernels, strict=True)])
+    token_probs, posteriors, table = chain_of(cases, setup)
+    kernels = run(step_probs, posteriors, fields.states(cases), table)
+    ends = np.stack(
+        [push(probs[0], kernel) for probs, kernel in zip(token_probs, kernels, strict=True)]
+    )
 
     def pair_posterior(case: Case) -> np.ndarray:
         x_1 = np.eye(v)[one_pair(case)[1]]
         return np.broadcast_to(x_1, (2, len(case.states), *x_1.shape))
 
     own = run(
-        step_laws, cases.each(pair_posterior), fields.states(cases), cases.each(two_step_table)
+        step_probs, cases.each(pair_posterior), fields.states(cases), cases.each(two_step_table)
     )
 
     def pair_end(index: int, case: Case) -> np.ndarray:
@@ -104,13 +106,13 @@ def exact_step_sampler(cases: Cases, run: Run, *, setup=one_by_one) -> np.ndarra
     return worst(gap(ends, data), cases.each_numbered(pair_end))
 
 
-def _euler_laws(
+def _euler_probs(
     posterior: Array, states: Array, t: Array, size: Array, *, family: str, num_states: int
 ) -> Array:
     schedule = schedules.linear() if family == "linear" else schedules.cosine()
 
     def at(p: Array, z: Array) -> Array:
-        return samplers.euler_step_law(p, z, t, size, schedule, num_states=num_states)
+        return samplers.euler_step_probs(p, z, t, size, schedule, num_states=num_states)
 
     return jax.vmap(at)(posterior, states)
 
@@ -124,13 +126,15 @@ def _euler_laws(
     family="cosine",
 )
 def euler_step(cases: Cases, run: Run, *, family: str = "linear") -> np.ndarray:
-    """The conditional law of one pair at t + h, pushed through Euler's kernel; any κ by hand."""
+    """The conditional distribution of one pair at t + h, pushed through Euler's kernel; any κ by
+    hand.
+    """
     v, n, _ = cases.shape
     s = cases.shape.num_states
 
     def times(case: Case) -> tuple[float, float]:
         t = case.times["inside"]
-        return t, (1 - t) * case.numbers[5] / 2  # Euler's step is a law for cosine too
+        return t, (1 - t) * case.numbers[5] / 2  # Euler's step is a distribution for cosine too
 
     def pair(case: Case) -> tuple[np.ndarray, ...]:
         """p_t, p_{t+h} and p_{1|t} given the pair: κ is not that of the case but of `family`."""
@@ -139,29 +143,29 @@ def euler_step(cases: Cases, run: Run, *, family: str = "linear") -> np.ndarray:
         coupling[np.ravel_multi_index(x_0, (s,) * n), np.ravel_multi_index(x_1, (v,) * n)] = 1.0
         now, size = times(case)
         values = [kappa(family, np.ones(n), when) for when in (now, now + size)]
-        laws = [exact.marginal_path(coupling, case.token_path(value)) for value in values]
-        return *laws, np.broadcast_to(np.eye(v)[x_1], (len(case.states), n, v))
+        token_probs = [exact.marginal_path(coupling, case.token_path(value)) for value in values]
+        return *token_probs, np.broadcast_to(np.eye(v)[x_1], (len(case.states), n, v))
 
     before, after, posterior = cases.each(pair)
     t, size = cases.each(times)
     options = {"family": family, "num_states": s}
-    kernels = run(_euler_laws, posterior, fields.states(cases), t, size, **options)
+    kernels = run(_euler_probs, posterior, fields.states(cases), t, size, **options)
     pushed = [exact.push_forward(p, kernel) for p, kernel in zip(before, kernels, strict=True)]
-    return worst(gap(np.stack(pushed), after), _own_clock_gap(cases, run))
+    return worst(gap(np.stack(pushed), after), _own_schedule_gap(cases, run))
 
 
-def _own_euler_laws(
+def _own_euler_probs(
     posterior: Array, states: Array, t: Array, size: Array, family: Array, exponent: Array
 ) -> Array:
     schedule, num_states = fields.schedule_of(family, exponent), posterior.shape[-1] + 1
 
     def at(p: Array, z: Array) -> Array:
-        return samplers.euler_step_law(p, z, t, size, schedule, num_states=num_states)
+        return samplers.euler_step_probs(p, z, t, size, schedule, num_states=num_states)
 
     return jax.vmap(at)(posterior, states)
 
 
-def _own_clock_gap(cases: Cases, run: Run) -> np.ndarray:
+def _own_schedule_gap(cases: Cases, run: Run) -> np.ndarray:
     """δ + h κ̇/(1 − κ) (p̂ − δ) on the case's own schedule, any posterior."""
 
     def step(case: Case) -> tuple[np.ndarray, np.ndarray]:
@@ -172,15 +176,17 @@ def _own_clock_gap(cases: Cases, run: Run) -> np.ndarray:
         share = (size * speed)[:, None]
         return np.asarray(size), stay + share * (case.denoiser @ np.eye(v, s) - stay)
 
-    size, law = cases.each(step)
-    t, *clock = fields.clock(cases, "inside")
+    size, probs = cases.each(step)
+    t, *time_and_schedule = fields.time_and_schedule(cases, "inside")
     denoiser = cases.each(lambda c: c.denoiser)
-    return gap(run(_own_euler_laws, denoiser, fields.states(cases), t, size, *clock), law)
+    return gap(
+        run(_own_euler_probs, denoiser, fields.states(cases), t, size, *time_and_schedule), probs
+    )
 
 
-def _final_laws(posterior: Array, states: Array, pending: Array, *, num_states: int) -> Array:
+def _final_probs(posterior: Array, states: Array, pending: Array, *, num_states: int) -> Array:
     def at(p: Array, z: Array, still: Array) -> Array:
-        return samplers.final_step_law(p, z, still, num_states=num_states)
+        return samplers.final_step_probs(p, z, still, num_states=num_states)
 
     return jax.vmap(at)(posterior, states, pending)
 
@@ -214,14 +220,14 @@ def final_step(cases: Cases, run: Run, *, row_of=_one_left) -> np.ndarray:
             coupling = case.masked if masked else case.coupling
             row = order_table(case)[row_of(case)]
             row = np.where(case.context, 1.0, row) if masked else row
-            laws, posteriors = chain(case, coupling, np.stack([row, np.ones_like(row)]))
+            token_probs, posteriors = chain(case, coupling, np.stack([row, np.ones_like(row)]))
             pending = case.states == v if masked else np.broadcast_to(row < 1, case.states.shape)
-            undefined = (laws[0] == 0)[:, None, None]
-            return laws[0], np.where(undefined, np.eye(v)[0], posteriors[0]), pending
+            undefined = (token_probs[0] == 0)[:, None, None]
+            return token_probs[0], np.where(undefined, np.eye(v)[0], posteriors[0]), pending
 
-        law, posterior, pending = cases.each(truth)
-        kernel = run(_final_laws, posterior, fields.states(cases), pending, num_states=s)
-        end = np.stack([exact.push_forward(p, k) for p, k in zip(law, kernel, strict=True)])
+        probs, posterior, pending = cases.each(truth)
+        kernel = run(_final_probs, posterior, fields.states(cases), pending, num_states=s)
+        end = np.stack([exact.push_forward(p, k) for p, k in zip(probs, kernel, strict=True)])
         residuals.append(gap(end, data))
     return worst(*residuals)
 
@@ -231,21 +237,21 @@ def _corrector(forward: Array, backward: Array, beta: Array) -> Array:
     return each(forward, backward)
 
 
-def _one_position_laws(velocity: Array, states: Array, size: Array) -> Array:
+def _one_position_probs(velocity: Array, states: Array, size: Array) -> Array:
     """One-position steps at every position: [N, Z, N, S]."""
 
     def at(position: Array) -> Array:
-        return jax.vmap(lambda u, z: samplers.one_position_step_law(u, z, position, size))(
+        return jax.vmap(lambda u, z: samplers.one_position_step_probs(u, z, position, size))(
             velocity, states
         )
 
     return jax.vmap(at)(jnp.arange(states.shape[1]))
 
 
-def _all_position_laws(velocity: Array, states: Array, size: Array) -> Array:
+def _all_position_probs(velocity: Array, states: Array, size: Array) -> Array:
     """The product step, every position at once, N times: [N, Z, N, S]."""
-    law = jax.vmap(steps.step_law)(size * velocity, states)
-    return jnp.broadcast_to(law, (states.shape[1], *law.shape))
+    probs = jax.vmap(steps.step_probs)(size * velocity, states)
+    return jnp.broadcast_to(probs, (states.shape[1], *probs.shape))
 
 
 @statement(
@@ -254,11 +260,11 @@ def _all_position_laws(velocity: Array, states: Array, size: Array) -> Array:
     source="own",
     kind="identity",
     falsifier="all positions at once",
-    step=_all_position_laws,
+    step=_all_position_probs,
 )
-def corrector_steps(cases: Cases, run: Run, *, step=_one_position_laws) -> np.ndarray:
+def corrector_steps(cases: Cases, run: Run, *, step=_one_position_probs) -> np.ndarray:
     """Every position alone, and a uniformly drawn one: p_t comes back."""
-    law = cases.each(lambda c: c.path("inside"))
+    probs = cases.each(lambda c: c.path("inside"))
     forward = on_support(cases, "inside", forward_field(cases, run, "inside"))
     backward = on_support(cases, "inside", backward_field(cases, run, "inside"))
     corrector = run(_corrector, forward, backward, cases.each(lambda c: c.numbers[5]))
@@ -266,6 +272,6 @@ def corrector_steps(cases: Cases, run: Run, *, step=_one_position_laws) -> np.nd
     size = 0.9 / np.maximum(np.abs(corrector).reshape(len(cases), -1).max(axis=1), 1.0)
     kernels = run(step, corrector, fields.states(cases), size)
     after = np.stack(
-        [[exact.push_forward(p, k) for k in rows] for p, rows in zip(law, kernels, strict=True)]
+        [[exact.push_forward(p, k) for k in rows] for p, rows in zip(probs, kernels, strict=True)]
     )
-    return worst(gap(after, law[:, None]), gap(after.mean(axis=1), law))
+    return worst(gap(after, probs[:, None]), gap(after.mean(axis=1), probs))

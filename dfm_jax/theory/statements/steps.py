@@ -38,17 +38,17 @@ def velocities_of(posteriors: Array, states: Array, table: Array) -> Array:
     return jax.vmap(at)(jnp.arange(posteriors.shape[0]), posteriors)
 
 
-def laws_of(velocity: Array, states: Array) -> Array:
-    """`step_law` of every step at every state: [T, Z, N, S]."""
-    return jax.vmap(lambda u: jax.vmap(steps.step_law)(u, states))(velocity)
+def probs_of(velocity: Array, states: Array) -> Array:
+    """`step_probs` of every step at every state: [T, Z, N, S]."""
+    return jax.vmap(lambda u: jax.vmap(steps.step_probs)(u, states))(velocity)
 
 
-def step_laws(posteriors: Array, states: Array, table: Array) -> Array:
+def step_probs(posteriors: Array, states: Array, table: Array) -> Array:
     """Q3 then Q1 along a table: [T, Z, N, S]."""
-    return laws_of(velocities_of(posteriors, states, table), states)
+    return probs_of(velocities_of(posteriors, states, table), states)
 
 
-def _euler_laws(posteriors: Array, states: Array, table: Array) -> Array:
+def _euler_probs(posteriors: Array, states: Array, table: Array) -> Array:
     """Q1 with λ = κ_{t+1} − κ_t, the division by 1 − κ_t forgotten."""
     num_states = posteriors.shape[-1] + 1
 
@@ -56,7 +56,7 @@ def _euler_laws(posteriors: Array, states: Array, table: Array) -> Array:
         moved = jax.vmap(lambda p, z: steps.exact_step_velocity(p, z, size, num_states=num_states))(
             posterior, states
         )
-        return jax.vmap(steps.step_law)(moved, states)
+        return jax.vmap(steps.step_probs)(moved, states)
 
     return jax.vmap(at)(jnp.diff(table, axis=0), posteriors)
 
@@ -67,22 +67,22 @@ def _pair_posteriors(case: Case) -> np.ndarray:
     return np.broadcast_to(x_1, (2, len(case.states), *x_1.shape))
 
 
-def _flip_law(case: Case) -> np.ndarray:
-    """X_{t+1} given X_t for one pair, counted from a clock per position: [2, Z, N, S].
+def _flip_probs(case: Case) -> np.ndarray:
+    """X_{t+1} given X_t for one pair, counted from a schedule per position: [2, Z, N, S].
 
     U^i is uniform and X_t^i = x_1^i once U^i < κ_t^i. Rows whose X_t^i is on neither end are NaN.
     """
     x_0, x_1 = one_pair(case)
     table, eye = two_step_table(case), np.eye(case.shape.num_states)
-    law = np.full((2, *case.states.shape, case.shape.num_states), np.nan)
+    probs = np.full((2, *case.states.shape, case.shape.num_states), np.nan)
     for t in range(2):
         for i in range(case.shape.num_positions):
             jump, wait = table[t + 1, i] - table[t, i], 1 - table[t + 1, i]
-            law[t, case.states[:, i] == x_1[i], i] = eye[x_1[i]]
+            probs[t, case.states[:, i] == x_1[i], i] = eye[x_1[i]]
             if x_0[i] != x_1[i] and jump + wait > 0:
                 moved = (jump * eye[x_1[i]] + wait * eye[x_0[i]]) / (jump + wait)
-                law[t, case.states[:, i] == x_0[i], i] = moved
-    return law
+                probs[t, case.states[:, i] == x_0[i], i] = moved
+    return probs
 
 
 @statement(
@@ -91,12 +91,16 @@ def _flip_law(case: Case) -> np.ndarray:
     source="DAG",
     kind="definition",
     falsifier="λ = κ_{t+1} − κ_t, without 1/(1 − κ_t)",
-    laws=_euler_laws,
+    token_probs=_euler_probs,
 )
-def one_step(cases: Cases, run: Run, *, laws=step_laws) -> np.ndarray:
-    """The conditional law of X_{t+1}^i given X_t^i, counted from the raw law of both."""
-    got = run(laws, cases.each(_pair_posteriors), fields.states(cases), cases.each(two_step_table))
-    truth = cases.each(_flip_law)
+def one_step(cases: Cases, run: Run, *, token_probs=step_probs) -> np.ndarray:
+    """The conditional distribution of X_{t+1}^i given X_t^i, counted from the raw distribution of
+    both.
+    """
+    got = run(
+        token_probs, cases.each(_pair_posteriors), fields.states(cases), cases.each(two_step_table)
+    )
+    truth = cases.each(_flip_probs)
     known = ~np.isnan(truth)
     return worst(
         gap(np.where(known, got, 0.0), np.where(known, truth, 0.0)),
@@ -119,14 +123,14 @@ def _violations(velocity: Array, states: Array) -> Array:
 )
 def valid_step(cases: Cases, run: Run, *, stretch: float = 1.0) -> np.ndarray:
     """Q3's velocity on any table is valid; of any field `step_violation` is what NumPy reads."""
-    _laws, posteriors, table = chain_of(cases, two_steps)
+    _probs, posteriors, table = chain_of(cases, two_steps)
     velocity = stretch * run(velocities_of, posteriors, fields.states(cases), table)
     stay = np.eye(cases.shape.num_states)[fields.states(cases)][:, None]
-    law = stay + velocity
+    probs = stay + velocity
     return worst(
         run(_violations, velocity, fields.states(cases)),
-        gap(law.sum(axis=-1), np.ones(law.shape[:-1])),
-        excess(-law, np.zeros_like(law)),
+        gap(probs.sum(axis=-1), np.ones(probs.shape[:-1])),
+        excess(-probs, np.zeros_like(probs)),
         _arbitrary_steps(cases, run),
     )
 
@@ -137,9 +141,9 @@ def _step_violations(velocity: Array, states: Array) -> Array:
 
 def _arbitrary_steps(cases: Cases, run: Run) -> np.ndarray:
     velocity = cases.each(any_field)
-    law = velocity + np.eye(cases.shape.num_states)[fields.states(cases)]
+    probs = velocity + np.eye(cases.shape.num_states)[fields.states(cases)]
     unbalanced = np.abs(velocity.sum(axis=-1)).max(axis=-1)
-    outside = np.maximum(-law, law - 1).max(axis=(-2, -1))
+    outside = np.maximum(-probs, probs - 1).max(axis=(-2, -1))
     got = run(_step_violations, velocity, fields.states(cases))
     return gap(got, np.maximum(unbalanced, outside))
 
@@ -150,31 +154,33 @@ def _arbitrary_steps(cases: Cases, run: Run) -> np.ndarray:
     source="own",
     kind="identity",
     falsifier="λ = κ_{t+1} − κ_t, without 1/(1 − κ_t)",
-    laws=_euler_laws,
+    token_probs=_euler_probs,
 )
-def exact_finite_step(cases: Cases, run: Run, *, laws=step_laws) -> np.ndarray:
-    """One pair: its whole law after the step. All pairs: each token's law after the step."""
+def exact_finite_step(cases: Cases, run: Run, *, token_probs=step_probs) -> np.ndarray:
+    """One pair: its whole distribution after the step. All pairs: each token's distribution after
+    the step.
+    """
     s, n = cases.shape.num_states, cases.shape.num_positions
     table = cases.each(two_step_table)
-    own = run(laws, cases.each(_pair_posteriors), fields.states(cases), table)
-    laws_of_all, posteriors, _ = chain_of(cases, two_steps)
-    marginal = run(laws, posteriors, fields.states(cases), table)
+    own = run(token_probs, cases.each(_pair_posteriors), fields.states(cases), table)
+    probs_of_all, posteriors, _ = chain_of(cases, two_steps)
+    marginal = run(token_probs, posteriors, fields.states(cases), table)
 
     def truth(case: Case) -> np.ndarray:
         x_0, x_1 = one_pair(case)
         pair = (case.states == x_0).all(-1)[:, None] & (case.tokens == x_1).all(-1)[None]
         return chain(case, pair.astype(float), two_step_table(case))[0]
 
-    def tokens(law: np.ndarray) -> np.ndarray:
-        return np.stack([exact.marginal(law, (i,), s, n) for i in range(n)])
+    def tokens(probs: np.ndarray) -> np.ndarray:
+        return np.stack([exact.marginal(probs, (i,), s, n) for i in range(n)])
 
     whole = cases.each(truth)
     after, tokens_after, tokens_then = [], [], []
-    for law, kernel in zip(whole, own, strict=True):
-        after.append([exact.push_forward(law[t], kernel[t]) for t in (0, 1)])
-    for law, kernel in zip(laws_of_all, marginal, strict=True):
-        tokens_after.append([tokens(exact.push_forward(law[t], kernel[t])) for t in (0, 1)])
-        tokens_then.append([tokens(law[t + 1]) for t in (0, 1)])
+    for probs, kernel in zip(whole, own, strict=True):
+        after.append([exact.push_forward(probs[t], kernel[t]) for t in (0, 1)])
+    for probs, kernel in zip(probs_of_all, marginal, strict=True):
+        tokens_after.append([tokens(exact.push_forward(probs[t], kernel[t])) for t in (0, 1)])
+        tokens_then.append([tokens(probs[t + 1]) for t in (0, 1)])
     return worst(
         gap(np.array(after), whole[:, 1:]), gap(np.array(tokens_after), np.array(tokens_then))
     )
@@ -196,25 +202,25 @@ def discrete_continuity(cases: Cases, run: Run, *, setup=one_by_one) -> np.ndarr
     """
     residuals = []
     for each in (setup, masks_one_by_one, one_mask_each, crossed):
-        laws, posteriors, table = chain_of(cases, each)
+        token_probs, posteriors, table = chain_of(cases, each)
         velocity = run(velocities_of, posteriors, fields.states(cases), table)
-        outflow = run(_divergences, laws[:, :-1], velocity, fields.states(cases))
+        outflow = run(_divergences, token_probs[:, :-1], velocity, fields.states(cases))
         flow = np.stack(
             [
-                [exact.divergence(p, u) for p, u in zip(law[:-1], rows, strict=True)]
-                for law, rows in zip(laws, velocity, strict=True)
+                [exact.divergence(p, u) for p, u in zip(probs[:-1], rows, strict=True)]
+                for probs, rows in zip(token_probs, velocity, strict=True)
             ]
         )
-        residuals.append(worst(gap(np.diff(laws, axis=1), -outflow), gap(outflow, flow)))
+        residuals.append(worst(gap(np.diff(token_probs, axis=1), -outflow), gap(outflow, flow)))
     return worst(*residuals)
 
 
-def _divergences(law: Array, velocity: Array, states: Array) -> Array:
-    return jax.vmap(lambda p, u: velocities.divergence(p, u, states))(law, velocity)
+def _divergences(probs: Array, velocity: Array, states: Array) -> Array:
+    return jax.vmap(lambda p, u: velocities.divergence(p, u, states))(probs, velocity)
 
 
-def _push(law: Array, kernels: Array, states: Array) -> Array:
-    return jax.vmap(lambda p, k: steps.push_forward(p, k, states))(law, kernels)
+def _push(probs: Array, kernels: Array, states: Array) -> Array:
+    return jax.vmap(lambda p, k: steps.push_forward(p, k, states))(probs, kernels)
 
 
 @statement(
@@ -227,18 +233,18 @@ def _push(law: Array, kernels: Array, states: Array) -> Array:
     setup=crossed,
 )
 def push_forward(cases: Cases, run: Run, *, setup=one_by_one) -> np.ndarray:
-    """The next law, by enumeration; and the kernel itself, entry by entry.
+    """The next distribution, by enumeration; and the kernel itself, entry by entry.
 
     One position for all states, on one-position tables; or one that the state says: its only mask.
     """
     residuals = []
     for each in (setup, one_mask_each):
-        laws, posteriors, table = chain_of(cases, each)
-        kernels = run(step_laws, posteriors, fields.states(cases), table)
+        token_probs, posteriors, table = chain_of(cases, each)
+        kernels = run(step_probs, posteriors, fields.states(cases), table)
         # What a step does off the support is not read.
-        read = np.where((laws[:, :-1] > 0)[..., None, None], kernels, np.nan)
-        pushed = run(_push, laws[:, :-1], read, fields.states(cases))
-        residuals.append(gap(pushed, laws[:, 1:]))
+        read = np.where((token_probs[:, :-1] > 0)[..., None, None], kernels, np.nan)
+        pushed = run(_push, token_probs[:, :-1], read, fields.states(cases))
+        residuals.append(gap(pushed, token_probs[:, 1:]))
     matrix = run(steps.transition_matrix, kernels[:, 0], fields.states(cases))
     truth = np.stack([exact.kernel(k[0]) for k in kernels])
     return worst(*residuals, gap(matrix, truth))

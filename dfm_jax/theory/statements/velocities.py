@@ -15,16 +15,16 @@ from dfm_jax.theory.statements.paths import one_pair
 from dfm_jax.types import Array
 
 
-def continuity(law: np.ndarray, slope: np.ndarray, velocity: np.ndarray) -> np.ndarray:
+def continuity(probs: np.ndarray, slope: np.ndarray, velocity: np.ndarray) -> np.ndarray:
     """|∂_t p + div(p u)|, the largest over states, case by case; +∞ where u is undefined."""
-    undefined = np.isnan(velocity) & (law > 0)[:, :, None, None]
+    undefined = np.isnan(velocity) & (probs > 0)[:, :, None, None]
     flow = np.stack(
-        [exact.divergence(p, np.nan_to_num(u)) for p, u in zip(law, velocity, strict=True)]
+        [exact.divergence(p, np.nan_to_num(u)) for p, u in zip(probs, velocity, strict=True)]
     )
     return np.where(undefined.any(axis=(1, 2, 3)), np.inf, gap(slope, -flow))
 
 
-def laws(cases: Cases, when: str) -> tuple[np.ndarray, np.ndarray]:
+def token_probs(cases: Cases, when: str) -> tuple[np.ndarray, np.ndarray]:
     """p_t and ∂_t p_t of the whole."""
     return cases.each(lambda c: c.path(when)), cases.each(lambda c: c.path_slope(when))
 
@@ -35,7 +35,7 @@ def mixture_slope(case: Case, when: str) -> np.ndarray:
     return case.slope(when)[:, None, None, None] * ends
 
 
-def marginalise(case: Case, when: str, conditional: np.ndarray) -> np.ndarray:
+def marginalize(case: Case, when: str, conditional: np.ndarray) -> np.ndarray:
     """V4 by enumeration: from u^i(v, z^i | a, b), [N, S, V, S, S], to [Z, N, S]."""
     return exact.marginal_velocity(case.pair_posterior(when), conditional)
 
@@ -47,7 +47,7 @@ def true_velocity(case: Case, when: str) -> np.ndarray:
     eye = np.eye(s)
     jump = eye[None, :v, None, :] - eye[:, None, None, :].transpose(2, 1, 0, 3)  # [1, b, z, v]
     jump = np.broadcast_to(jump, (s, v, s, s))
-    return marginalise(case, when, rate[:, None, None, None, None] * jump)
+    return marginalize(case, when, rate[:, None, None, None, None] * jump)
 
 
 def violation(velocity: Array, states: Array) -> Array:
@@ -64,14 +64,18 @@ def forward_field(
     cases: Cases, run: Run, when: str, posterior: Callable[[Case, str], np.ndarray] = Case.posterior
 ) -> np.ndarray:
     """V5 of the whole at every state: [I, Z, N, S]."""
-    laws = cases.each(lambda c: posterior(c, when))
-    return run(fields.forward, laws, fields.states(cases), *fields.clock(cases, when))
+    token_probs = cases.each(lambda c: posterior(c, when))
+    return run(
+        fields.forward, token_probs, fields.states(cases), *fields.time_and_schedule(cases, when)
+    )
 
 
 def backward_field(cases: Cases, run: Run, when: str) -> np.ndarray:
     """V6 of the whole at every state: [I, Z, N, S]."""
     source = cases.each(lambda c: c.source_posterior(when))
-    return run(fields.backward, source, fields.states(cases), *fields.clock(cases, when))
+    return run(
+        fields.backward, source, fields.states(cases), *fields.time_and_schedule(cases, when)
+    )
 
 
 def on_support(cases: Cases, when: str, velocity: np.ndarray) -> np.ndarray:
@@ -149,7 +153,7 @@ def mixture_velocity(cases: Cases, run: Run, *, complement: bool = True) -> np.n
         _mixture_at_pair,
         x_1,
         fields.states(cases),
-        *fields.clock(cases, "early"),
+        *fields.time_and_schedule(cases, "early"),
         num_states=cases.shape.num_states,
         complement=complement,
     )
@@ -166,8 +170,8 @@ def mixture_velocity(cases: Cases, run: Run, *, complement: bool = True) -> np.n
         speed = case.slope("early") / (1 - case.kappa("early"))
         return speed[:, None] * (eye[one_pair(case)[1]] - eye[case.states])
 
-    law, slope = cases.each(truth)
-    return worst(continuity(law, slope, velocity), gap(velocity, cases.each(by_hand)))
+    probs, slope = cases.each(truth)
+    return worst(continuity(probs, slope, velocity), gap(velocity, cases.each(by_hand)))
 
 
 def _marginal_velocity(
@@ -201,13 +205,13 @@ def marginal_velocity(cases: Cases, run: Run, *, posterior: bool = True) -> np.n
         *cases.each(fields.pair_lists),
         cases.each(lambda c: c.kappa("early")),
         fields.states(cases),
-        *fields.clock(cases, "early"),
+        *fields.time_and_schedule(cases, "early"),
         num_states=cases.shape.num_states,
         posterior=posterior,
     )
-    law, slope = laws(cases, "early")
+    probs, slope = token_probs(cases, "early")
     truth = cases.each(lambda c: true_velocity(c, "early"))
-    return worst(gap(velocity, truth, law > 0), continuity(law, slope, velocity))
+    return worst(gap(velocity, truth, probs > 0), continuity(probs, slope, velocity))
 
 
 def _prior(case: Case, when: str) -> np.ndarray:
@@ -229,13 +233,13 @@ def _prior(case: Case, when: str) -> np.ndarray:
 def posterior_to_velocity(cases: Cases, run: Run, *, posterior=Case.posterior) -> np.ndarray:
     """The marginal velocity of V4, by enumeration over pairs; and back to the posterior."""
     velocity = forward_field(cases, run, "early", posterior)
-    law, slope = laws(cases, "early")
+    probs, slope = token_probs(cases, "early")
     truth = cases.each(lambda c: true_velocity(c, "early"))
     inside = forward_field(cases, run, "inside")
-    back = run(_inverse, inside, fields.states(cases), *fields.clock(cases, "inside"))
+    back = run(_inverse, inside, fields.states(cases), *fields.time_and_schedule(cases, "inside"))
     return worst(
-        gap(velocity, truth, law > 0),
-        continuity(law, slope, velocity),
+        gap(velocity, truth, probs > 0),
+        continuity(probs, slope, velocity),
         gap(back, cases.each(lambda c: c.posterior("inside"))),
     )
 
@@ -249,8 +253,8 @@ def _inverse(velocity: Array, states: Array, t: Array, family: Array, exponent: 
     return jax.vmap(at)(velocity, states)
 
 
-def _divergences(law: Array, velocity: Array, states: Array) -> Array:
-    return velocities.divergence(law, velocity, states)
+def _divergences(probs: Array, velocity: Array, states: Array) -> Array:
+    return velocities.divergence(probs, velocity, states)
 
 
 @statement(
@@ -263,12 +267,12 @@ def _divergences(law: Array, velocity: Array, states: Array) -> Array:
 )
 def continuity_equation(cases: Cases, run: Run, *, sign: float = 1.0) -> np.ndarray:
     """`divergence` against ∂_t p_t by complex step, and against enumeration."""
-    law, slope = laws(cases, "early")
+    probs, slope = token_probs(cases, "early")
     velocity = on_support(cases, "early", forward_field(cases, run, "early"))
     # What the velocity is off the support, `divergence` must not ask.
-    unread = np.where((law > 0)[:, :, None, None], velocity, np.nan)
-    outflow = sign * run(_divergences, law, unread, fields.states(cases))
-    flow = np.stack([exact.divergence(p, u) for p, u in zip(law, velocity, strict=True)])
+    unread = np.where((probs > 0)[:, :, None, None], velocity, np.nan)
+    outflow = sign * run(_divergences, probs, unread, fields.states(cases))
+    flow = np.stack([exact.divergence(p, u) for p, u in zip(probs, velocity, strict=True)])
     return worst(gap(slope, -outflow), gap(outflow, flow))
 
 
@@ -286,7 +290,7 @@ def continuity_equation(cases: Cases, run: Run, *, sign: float = 1.0) -> np.ndar
 def backward_velocity(cases: Cases, run: Run, *, sign: float = 1.0) -> np.ndarray:
     """C1 with the same sign as V5, t = 1 included, −ǔ has V1, and the formula."""
     velocity = sign * on_support(cases, "late", backward_field(cases, run, "late"))
-    law, slope = laws(cases, "late")
+    probs, slope = token_probs(cases, "late")
 
     def by_hand(case: Case) -> np.ndarray:
         stay = np.eye(case.shape.num_states)[case.states]
@@ -294,9 +298,9 @@ def backward_velocity(cases: Cases, run: Run, *, sign: float = 1.0) -> np.ndarra
         return speed[:, None] * (stay - case.source_posterior("late"))
 
     return worst(
-        continuity(law, slope, velocity),
+        continuity(probs, slope, velocity),
         rate_violation(cases, run, -velocity),
-        gap(velocity, cases.each(by_hand), law > 0),
+        gap(velocity, cases.each(by_hand), probs > 0),
     )
 
 
@@ -314,7 +318,7 @@ def _corrected(u: Array, u_back: Array, alpha: Array, beta: Array) -> Array:
 )
 def corrector(cases: Cases, run: Run, *, surplus: float = 1.0) -> np.ndarray:
     """Both kinds are rates; one moves p_t along its path, the other leaves it; each goes back."""
-    law, slope = laws(cases, "inside")
+    probs, slope = token_probs(cases, "inside")
     u = on_support(cases, "inside", forward_field(cases, run, "inside"))
     u_back = on_support(cases, "inside", backward_field(cases, run, "inside"))
     beta = cases.each(lambda c: 2 * c.numbers[2])
@@ -324,8 +328,8 @@ def corrector(cases: Cases, run: Run, *, surplus: float = 1.0) -> np.ndarray:
     return worst(
         gap(moving, (back + surplus) * u - back * u_back),
         gap(still, back * (u - u_back)),
-        continuity(law, slope, moving),
-        continuity(law, np.zeros_like(slope), still),
+        continuity(probs, slope, moving),
+        continuity(probs, np.zeros_like(slope), still),
         rate_violation(cases, run, moving),
         rate_violation(cases, run, still),
     )

@@ -35,11 +35,11 @@ from experiments.systems.benchmarks import report as benchmarks_report
 from experiments.systems.benchmarks.account import memory_of, rows_of, summary_of, verdicts_of
 from experiments.systems.benchmarks.config import FEWEST, PRESETS, Config, check_config
 from experiments.systems.benchmarks.serving import Side
-from experiments.systems.benchmarks.works import (
+from experiments.systems.benchmarks.workloads import (
     TRAINING,
-    WORKS,
+    WORKLOADS,
     Size,
-    Work,
+    Workload,
     inputs,
     size_name,
 )
@@ -53,7 +53,7 @@ BLOCK = 0.3  # seconds of work without a pause
 SLOW = 5.0  # seconds that are not spent a second time to find out how long a repetition takes
 ROUNDS = 4.0  # seconds of one size under one allocator, but for the least number of rounds
 CHECKED = 2.0  # seconds of draws that are compared
-DRAWS = {"values": 1, "law": 1000, "objective": 10, "none": 1}  # at most
+DRAWS = {"values": 1, "probs": 1000, "objective": 10, "none": 1}  # at most
 UNMAPPED = "every buffer unmapped at once"  # so that what is resident is what is alive
 _ENVIRONMENTS = ALLOCATORS | {
     UNMAPPED: {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": str(2**16)}
@@ -67,13 +67,13 @@ Tell = Callable[[str, int], dict[str, Any]]
 class Sides:
     """The processes of one work: ours and the peers', for each number of threads and allocator."""
 
-    def __init__(self, work: Work, config: Config) -> None:
-        self.work, self.python = work, config.peers_python
+    def __init__(self, workload: Workload, config: Config) -> None:
+        self.workload, self.python = workload, config.peers_python
         self.started: dict[tuple[str, int, str], Side] = {}
 
     def of(self, form: str, threads: int, allocator: str) -> Side:
         """The one that knows a form; it is started when it is first asked for."""
-        own = form in self.work.forms or form.endswith("(ours)")
+        own = form in self.workload.forms or form.endswith("(ours)")
         name = OURS if own else "peers"
         key = (name, threads, allocator)
         if key not in self.started:
@@ -91,26 +91,26 @@ class Sides:
             side.end()
 
 
-def settings(work: Work, config: Config) -> list[tuple[int, str]]:
+def settings(workload: Workload, config: Config) -> list[tuple[int, str]]:
     """Threads and allocators: all pairs, or of a slow work the first of both and the last."""
     pairs = list(itertools.product(config.threads, config.allocators))
-    return list(dict.fromkeys((pairs[0], pairs[-1]))) if work.slow else pairs
+    return list(dict.fromkeys((pairs[0], pairs[-1]))) if workload.slow else pairs
 
 
-def cell(work: Work, size: Size, sides: Sides, config: Config) -> dict[str, Any]:
+def cell(workload: Workload, size: Size, sides: Sides, config: Config) -> dict[str, Any]:
     """All blocks of one size, under every number of threads and allocator; checks, memory."""
     runs = []
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder, "inputs.npz")
-        np.savez(data, allow_pickle=False, **inputs(work.name, size, config.seed))
-        order = {"work": work.name, "size": size, "data": str(data)}
-        forms = (*work.forms, *work.peers)
+        np.savez(data, allow_pickle=False, **inputs(workload.name, size, config.seed))
+        order = {"workload": workload.name, "size": size, "data": str(data)}
+        forms = (*workload.forms, *workload.peers)
 
         def teller(form: str, threads: int, allocator: str) -> Tell:
             side = sides.of(form, threads, allocator)
             return lambda do, reps: side.told(order | {"do": do, "form": form, "reps": reps})
 
-        for threads, allocator in settings(work, config):
+        for threads, allocator in settings(workload, config):
             told = {form: teller(form, threads, allocator) for form in forms}
             found = run_of(told, config.num_blocks)
             runs.append({"threads": threads, "allocator": allocator, **found})
@@ -118,7 +118,7 @@ def cell(work: Work, size: Size, sides: Sides, config: Config) -> dict[str, Any]
         for form in forms:
             tell = teller(form, config.threads[0], UNMAPPED)
             seconds = np.median(runs[0]["blocks"][form][0]["seconds"])
-            draws = min(DRAWS[work.check], int(CHECKED / seconds))
+            draws = min(DRAWS[workload.check], int(CHECKED / seconds))
             shown[form] = tell("check", max(1, draws))["shown"]
             peaks[form] = tell("memory", 1)["peak_mb"]
     return {"size": size_name(size), "shown": shown, "peaks": peaks, "runs": runs}
@@ -161,21 +161,23 @@ def training_cell(config: Config) -> dict[str, Any]:
 # ── the whole ───────────────────────────────────────────────────────────────────────────────────
 
 
-def measured(config: Config, cells: study.Cells, console: Console) -> list[tuple[Work, dict]]:
+def measured(config: Config, cells: study.Cells, console: Console) -> list[tuple[Workload, dict]]:
     """Every size of every work, from its file or measured now."""
     found = []
-    for work in (work for work in WORKS if work.name in config.works):
-        if work.name == TRAINING:
-            console.print(f"{work.name} …", highlight=False)
-            found.append((work, cells.measured("ar_training_step", lambda: training_cell(config))))
+    for workload in (workload for workload in WORKLOADS if workload.name in config.workloads):
+        if workload.name == TRAINING:
+            console.print(f"{workload.name} …", highlight=False)
+            found.append(
+                (workload, cells.measured("ar_training_step", lambda: training_cell(config)))
+            )
             continue
-        sides = Sides(work, config)
+        sides = Sides(workload, config)
         try:
-            for size in work.sizes if config.preset == "standard" else work.quick:
-                console.print(f"{work.name}, {size_name(size)} …", highlight=False)
-                name = f"{work.name}, {size_name(size)}".replace(", ", "_").replace(" ", "_")
-                one = cells.measured(name, lambda size=size: cell(work, size, sides, config))  # noqa: B023
-                found.append((work, one))
+            for size in workload.sizes if config.preset == "standard" else workload.quick:
+                console.print(f"{workload.name}, {size_name(size)} …", highlight=False)
+                name = f"{workload.name}, {size_name(size)}".replace(", ", "_").replace(" ", "_")
+                one = cells.measured(name, lambda size=size: cell(workload, size, sides, config))  # noqa: B023
+                found.append((workload, one))
         finally:
             sides.end()
     return found
@@ -197,7 +199,7 @@ def run(config: Config, console: Console) -> bool:
         ),
     )
     found = measured(config, cells, console)
-    rows = [row for work, one in found for row in rows_of(work, one, config.seed)]
+    rows = [row for workload, one in found for row in rows_of(workload, one, config.seed)]
     verdicts = verdicts_of(rows)
     picture = benchmarks_report.draw(config.out / "benchmarks.png", rows)
     return reporting.conclude(
@@ -207,13 +209,13 @@ def run(config: Config, console: Console) -> bool:
         seeds=[config.seed],
         rows=rows,
         summary={
-            "works": summary_of(rows),
+            "workloads": summary_of(rows),
             "memory": memory_of(rows),
             "allocators": ALLOCATORS,
             "seconds": round(time.perf_counter() - start, 1),
         },
         verdicts=verdicts,
-        records=[one | {"work": w.name} for w, one in found],
+        records=[one | {"workload": w.name} for w, one in found],
         pictures=[picture],
         shown_as={"peers_python": "PYTHON"},
         tables=lambda: benchmarks_report.print_table(console, rows),

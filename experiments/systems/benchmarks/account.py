@@ -7,35 +7,46 @@ import numpy as np
 from scipy.stats import chi2_contingency
 
 from experiments.lib.reporting import Verdict
-from experiments.systems.benchmarks.works import BY_NAME, Work, size_of
+from experiments.systems.benchmarks.workloads import BY_NAME, Workload, size_of
 from experiments.systems.training_speed.times import MET, block_times, ratio
 
 Row = dict[str, Any]
 COLUMNS = (
-    *("work", "size", "threads", "allocator", "ours_s", "peer", "peer_s", "ratio", "low", "high"),
+    *(
+        "workload",
+        "size",
+        "threads",
+        "allocator",
+        "ours_s",
+        "peer",
+        "peer_s",
+        "ratio",
+        "low",
+        "high",
+    ),
     *("peak_mb", "peer_peak_mb", "goal", "form", "gap"),
 )
 DEFAULT = "glibc's default"
-VALUES = 1e-3  # of a loss, a gradient, a law: the largest gap over the largest number
-LAW = 1e-6  # a p-value
+VALUES = 1e-3  # of a loss, a gradient, a distribution: the largest gap over the largest number
+PROBS = 1e-6  # a p-value
 # What our mean cosine may lack of the peer's, from other random starts; chosen on a pilot run, in
 # which one start of each differed by 0.013.
 OBJECTIVE = 0.02
-MEMORY = 1 / 3  # of the peer's peak, for the generalised KL at the largest V
-_FEWEST = 10  # counts of a cell below which the chi-square law is not believed
+MEMORY = 1 / 3  # of the peer's peak, for the generalized KL at the largest V
+_FEWEST = 10  # counts of a cell below which the chi-square distribution is not believed
 
 
-def rows_of(work: Work, cell: Mapping[str, Any], seed: int) -> list[Row]:
+def rows_of(workload: Workload, cell: Mapping[str, Any], seed: int) -> list[Row]:
     """A row per number of threads, allocator, peer and form, from all that one size gave."""
     rows = []
     for run in cell["runs"]:
         blocks, peaks = run["blocks"], cell["peaks"]
-        for peer in work.peers:
-            for form in work.forms:
+        for peer in workload.peers:
+            for form in workload.forms:
                 times = block_times(blocks[peer]), block_times(blocks[form])
                 estimate, low, high = ratio(*times, seed=seed)
                 found = {
-                    "work": work.name,
+                    "workload": workload.name,
                     "size": cell["size"],
                     "threads": run["threads"],
                     "allocator": run["allocator"],
@@ -47,9 +58,9 @@ def rows_of(work: Work, cell: Mapping[str, Any], seed: int) -> list[Row]:
                     "high": high,
                     "peak_mb": peaks[form],
                     "peer_peak_mb": peaks[peer],
-                    "goal": work.goal(peer, size_of(cell["size"]) if work.axis else {}),
+                    "goal": workload.goal(peer, size_of(cell["size"]) if workload.axis else {}),
                     "form": form,
-                    "gap": gap_of(work, cell["shown"], form, peer),
+                    "gap": gap_of(workload, cell["shown"], form, peer),
                 }
                 rows.append({name: found[name] for name in COLUMNS})
     return rows
@@ -58,26 +69,29 @@ def rows_of(work: Work, cell: Mapping[str, Any], seed: int) -> list[Row]:
 # ── whether a pair does the same work ───────────────────────────────────────────────────────────
 
 
-def gap_of(work: Work, shown: Mapping[str, Any], form: str, peer: str) -> float | None:
+def gap_of(workload: Workload, shown: Mapping[str, Any], form: str, peer: str) -> float | None:
     """How far a form is from the peer; where that shows nothing, from our clear form.
 
     Of values the largest gap over the largest number of their group; of draws the p-value of one
-    law behind both; of an objective the share that ours lacks. None where there is no check.
+    distribution behind both; of an objective the share that ours lacks. None where there is no
+    check.
     """
     ours = shown.get(form)
     theirs = shown.get(peer) or (shown.get("clear") if form != "clear" else None)
     if not ours or not theirs:
         return None
-    if work.check == "law":
-        return same_law(np.sum(ours, axis=0), np.sum(theirs, axis=0))
-    if work.check == "objective":
+    if workload.check == "probs":
+        return same_probs(np.sum(ours, axis=0), np.sum(theirs, axis=0))
+    if workload.check == "objective":
         return 1 - float(np.mean(ours) / np.mean(theirs))
     groups = zip(ours[0], theirs[0], strict=True)
     return max(float(np.abs(np.subtract(a, b)).max() / np.abs(b).max()) for a, b in groups)
 
 
-def same_law(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """The p-value of Pearson's test that two histograms come from one law; rare cells are one."""
+def same_probs(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """The p-value of Pearson's test that two histograms come from one distribution; rare cells are
+    one.
+    """
     table = np.array([ours, theirs])
     rare = table.sum(axis=0) < 2 * _FEWEST
     rest = table[:, rare].sum(axis=1, keepdims=True)
@@ -91,13 +105,13 @@ def same_law(ours: np.ndarray, theirs: np.ndarray) -> float:
 # ── growth, aims ────────────────────────────────────────────────────────────────────────────────
 
 
-def curves(work: Work, rows: Iterable[Row]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def curves(workload: Workload, rows: Iterable[Row]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Of every side the sizes along the work's axis and its seconds: fewest threads, glibc's own.
 
     Where that allocator was not measured, the first that was.
     """
-    mine = [row for row in rows if row["work"] == work.name]
-    if not mine or not work.axis:
+    mine = [row for row in rows if row["workload"] == workload.name]
+    if not mine or not workload.axis:
         return {}
     threads = min(row["threads"] for row in mine)
     names = [row["allocator"] for row in mine]
@@ -105,7 +119,7 @@ def curves(work: Work, rows: Iterable[Row]) -> dict[str, tuple[np.ndarray, np.nd
     found: dict[str, dict[int, float]] = {}
     for row in mine:
         if (row["threads"], row["allocator"]) == (threads, allocator):
-            at = size_of(row["size"])[work.axis]
+            at = size_of(row["size"])[workload.axis]
             found.setdefault(f"ours, {row['form']}", {})[at] = row["ours_s"]
             found.setdefault(row["peer"], {})[at] = row["peer_s"]
     return {name: (np.array([*at]), np.array([*at.values()])) for name, at in found.items()}
@@ -127,13 +141,13 @@ def summary_of(rows: Sequence[Row]) -> dict[str, Any]:
     ten times as long as one.
     """
     found = {}
-    for name in dict.fromkeys(row["work"] for row in rows):
-        work = BY_NAME[name]
-        mine = [row for row in rows if row["work"] == name]
+    for name in dict.fromkeys(row["workload"] for row in rows):
+        workload = BY_NAME[name]
+        mine = [row for row in rows if row["workload"] == name]
         found[name] = {
             "best": _by_form(mine, max),
             "goals": [_judged(mine, *aim) for aim in _aims(mine)],
-            "slopes": {side: slope(*curve) for side, curve in curves(work, rows).items()},
+            "slopes": {side: slope(*curve) for side, curve in curves(workload, rows).items()},
         }
     return found
 
@@ -145,7 +159,7 @@ def _aims(rows: Iterable[Row]) -> list[tuple[str, float, str | None]]:
         if row["goal"] is not None:
             (goal,) = (
                 goal
-                for goal in BY_NAME[row["work"]].goals
+                for goal in BY_NAME[row["workload"]].goals
                 if goal.applies(row["peer"], size_of(row["size"]) if goal.where else {})
             )
             aims.append((row["peer"], row["goal"], row["size"] if goal.where else None))
@@ -190,12 +204,14 @@ def verdicts_of(rows: Sequence[Row]) -> tuple[Verdict, ...]:
     """The claims: pairs do the same work. An aim is no claim, and stands in the summary."""
     verdicts = []
     claims: tuple[tuple[str, str, Literal["≤", "≥"], float], ...] = (
-        ("values", "largest gap of losses, gradients, laws", "≤", VALUES),
-        ("law", "smallest p-value of one law behind both", "≥", LAW),
+        ("values", "largest gap of losses, gradients, distributions", "≤", VALUES),
+        ("probs", "smallest p-value of one distribution behind both", "≥", PROBS),
         ("objective", "largest share of the peer's mean cosine that is missing", "≤", OBJECTIVE),
     )
     for check, claim, relation, bound in claims:
-        checked = [r for r in rows if BY_NAME[r["work"]].check == check and r["gap"] is not None]
+        checked = [
+            r for r in rows if BY_NAME[r["workload"]].check == check and r["gap"] is not None
+        ]
         if checked:
             worst = (max if relation == "≤" else min)(row["gap"] for row in checked)
             verdicts.append(Verdict(claim, "–", worst, relation, bound))
@@ -203,11 +219,11 @@ def verdicts_of(rows: Sequence[Row]) -> tuple[Verdict, ...]:
 
 
 def memory_of(rows: Sequence[Row]) -> dict[str, Any] | None:
-    """Our peak over flow_matching's for the generalised KL at the largest V, and the aim."""
+    """Our peak over flow_matching's for the generalized KL at the largest V, and the aim."""
     mine = [
         row
         for row in rows
-        if (row["work"], row["form"], row["allocator"]) == ("generalised KL", "fast", DEFAULT)
+        if (row["workload"], row["form"], row["allocator"]) == ("generalized KL", "fast", DEFAULT)
         and row["peak_mb"] is not None
         and row["peer_peak_mb"]
     ]

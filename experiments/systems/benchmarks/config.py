@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from dfm_jax.checks import check_count, require
-from experiments.systems.benchmarks.works import (
+from experiments.systems.benchmarks.workloads import (
     BY_NAME,
 )
 from experiments.systems.training_speed.sides import ALLOCATORS
@@ -27,7 +27,7 @@ class Config:
     far."""
     peers_python: str = sys.executable if find_spec("torch") else ""
     """The Python of an environment with the peers; this one, if it knows PyTorch."""
-    works: tuple[str, ...] = tuple(BY_NAME)
+    workloads: tuple[str, ...] = tuple(BY_NAME)
     """The names of the works to measure."""
     num_blocks: int = 7
     """The number of rounds over the forms and peers of a work."""
@@ -54,7 +54,7 @@ def check_config(config: Config) -> None:
     rule = "`peers_python` must be the Python of an environment with PyTorch"
     then = "Make one with `make install-peers`."
     require(bool(config.peers_python), rule, config.peers_python, then=then)
-    for name, known in (("works", BY_NAME), ("allocators", ALLOCATORS)):
+    for name, known in (("workloads", BY_NAME), ("allocators", ALLOCATORS)):
         given = getattr(config, name)
         rule = f"`{name}` must hold at least one of {', '.join(known)}, and no other"
         require(bool(given) and set(given) <= set(known), rule, given)

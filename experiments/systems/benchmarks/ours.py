@@ -29,14 +29,14 @@ from experiments.systems.benchmarks.ours_samplers import (
     random_case,
 )
 from experiments.systems.benchmarks.serving import serve
-from experiments.systems.benchmarks.works import FULL, FULL_FAST
+from experiments.systems.benchmarks.workloads import FULL, FULL_FAST
 
 Arrays = Mapping[str, np.ndarray]
 
 
-def prepare(work: str, size: dict[str, int], arrays: Arrays) -> Cases:
+def prepare(workload: str, size: dict[str, int], arrays: Arrays) -> Cases:
     """Every form of a work at a size: what is compiled, and the data that it takes."""
-    return _WORKS[work](size, {name: jnp.asarray(array) for name, array in arrays.items()})
+    return _WORKLOADS[workload](size, {name: jnp.asarray(array) for name, array in arrays.items()})
 
 
 # ── paths, losses, draws ────────────────────────────────────────────────────────────────────────
@@ -70,9 +70,9 @@ def _shown_loss(x_1: jax.Array) -> Callable:
     return shown
 
 
-def _generalised_kl(size: dict[str, int], data: dict[str, jax.Array]) -> Cases:
+def _generalized_kl(size: dict[str, int], data: dict[str, jax.Array]) -> Cases:
     logits, x_1, x_t, t = (data[name] for name in ("logits", "x_1", "x_t", "t"))
-    one = lambda row, x_1, x_t, t: objectives.generalised_kl_loss(  # noqa: E731
+    one = lambda row, x_1, x_t, t: objectives.generalized_kl_loss(  # noqa: E731
         row, x_1, x_t, t, linear()
     )
 
@@ -83,7 +83,7 @@ def _generalised_kl(size: dict[str, int], data: dict[str, jax.Array]) -> Cases:
         rates = jax.vmap(lambda t: rate(t, linear()))(t)
         weights = jnp.repeat(rates, size["N"]) / x_1.size
         flat = logits.reshape(-1, size["V"])
-        return fast.generalised_kl(flat, x_1.reshape(-1), x_t.reshape(-1), weights)
+        return fast.generalized_kl(flat, x_1.reshape(-1), x_t.reshape(-1), weights)
 
     forms, shown = {"clear": clear, "fast": blocked}, _shown_loss(x_1)
     return {
@@ -178,9 +178,9 @@ def _one_expert(size: dict[str, int], data: dict[str, jax.Array]) -> Cases:
     return {name: random_case(form, *arrays, shown=counted) for name, form in forms.items()}
 
 
-_WORKS: dict[str, Callable[[dict[str, int], Any], Cases]] = {
+_WORKLOADS: dict[str, Callable[[dict[str, int], Any], Cases]] = {
     "path sampling": _path,
-    "generalised KL": _generalised_kl,
+    "generalized KL": _generalized_kl,
     "cross-entropy": _cross_entropy,
     "Euler without its model": euler,
     "Euler with a model": euler_model,

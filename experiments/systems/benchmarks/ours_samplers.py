@@ -23,7 +23,7 @@ from dfm_jax.schedules import linear
 from experiments.systems.benchmarks.serving import Case
 
 Cases = dict[str, Case]
-METHODS = {"clear": "clear", "fast": "jump first"}
+METHODS = {"clear": "clear", "fast": "sparse"}
 WIDTH = 256  # of networks and heads
 
 
@@ -126,7 +126,7 @@ def autoregressive(size: dict[str, int], data: dict[str, jax.Array]) -> Cases:
     params = transformer(config).init(jax.random.key(0))
     lengths = jnp.ones(size["batch"], int)
 
-    def sampler(draw: Literal["clear", "two levels"]) -> Callable:
+    def sampler(draw: Literal["clear", "two_level"]) -> Callable:
         def rows(key: jax.Array, params: Any, prompts: jax.Array, lengths: jax.Array) -> Any:
             options = {"max_new": size["new"], "draw": draw}
             return sample_autoregressive(key, params, decoder, prompts, lengths, **options).tokens
@@ -136,5 +136,5 @@ def autoregressive(size: dict[str, int], data: dict[str, jax.Array]) -> Cases:
     arrays = params, data["prompts"], lengths
     return {
         "clear": random_case(sampler("clear"), *arrays),
-        "fast": random_case(sampler("two levels"), *arrays),
+        "fast": random_case(sampler("two_level"), *arrays),
     }

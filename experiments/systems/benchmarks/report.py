@@ -14,10 +14,10 @@ from rich.table import Table
 
 from experiments.lib import study
 from experiments.systems.benchmarks.account import curves, slope
-from experiments.systems.benchmarks.works import BY_NAME
+from experiments.systems.benchmarks.workloads import BY_NAME
 
-# Okabe and Ito's palette: told apart by every kind of colour vision.
-_COLOURS = ("#0072B2", "#56B4E9", "#D55E00", "#E69F00")
+# Okabe and Ito's palette: told apart by every kind of color vision.
+_COLORS = ("#0072B2", "#56B4E9", "#D55E00", "#E69F00")
 _HEADS = ("size", "threads", "allocator", "form", "ours", "peer", "peer's", "ratio", "95 %")
 _HEADS = (*_HEADS, "aim", "peak MB", "gap or p")
 _LEFT = (0, 2, 3, 5)
@@ -57,13 +57,13 @@ def print_table(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
     """A table per work and size; peaks and gaps are in the Markdown."""
     columns = [_HEADS.index(head) for head in ("threads", "allocator", "form", "ours", "peer")]
     columns += [_HEADS.index(head) for head in ("peer's", "ratio", "95 %", "aim")]
-    for work, size in dict.fromkeys((row["work"], row["size"]) for row in rows):
-        table = Table(title=f"{work}; {size}", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for workload, size in dict.fromkeys((row["workload"], row["size"]) for row in rows):
+        table = Table(title=f"{workload}; {size}", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
         for index in columns:
             left = index in _LEFT
             table.add_column(_HEADS[index], justify="left" if left else "right", no_wrap=not left)
         for row in rows:
-            if (row["work"], row["size"]) == (work, size):
+            if (row["workload"], row["size"]) == (workload, size):
                 entries = _entries(row)
                 table.add_row(*(entries[index] for index in columns))
         console.print(table)
@@ -71,17 +71,17 @@ def print_table(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def markdown(result: Mapping[str, Any]) -> list[str]:
     """The aims and what was reached; how every work grows; then a table of rows per work."""
-    works = result["summary"]["works"]
-    tables = [_aims(works) + _memory(result["summary"]["memory"]), _growth(works)]
-    for work in works:
-        rows = [_entries(row) for row in result["rows"] if row["work"] == work]
-        tables.append(_table((f"{work}: {_HEADS[0]}", *_HEADS[1:]), _LEFT, rows))
+    workloads = result["summary"]["workloads"]
+    tables = [_aims(workloads) + _memory(result["summary"]["memory"]), _growth(workloads)]
+    for workload in workloads:
+        rows = [_entries(row) for row in result["rows"] if row["workload"] == workload]
+        tables.append(_table((f"{workload}: {_HEADS[0]}", *_HEADS[1:]), _LEFT, rows))
     return tables
 
 
-def _aims(works: Mapping[str, Any]) -> str:
+def _aims(workloads: Mapping[str, Any]) -> str:
     lines = []
-    for work, found in works.items():
+    for workload, found in workloads.items():
         for aim in found["goals"]:
             ends = [
                 " / ".join(f"{form} {value:.2f}" for form, value in aim[end].items())
@@ -89,9 +89,9 @@ def _aims(works: Mapping[str, Any]) -> str:
             ]
             met = "yes" if aim["met"] else "no"
             where = aim["size"] or "all"
-            lines.append((work, where, aim["peer"], *ends, f"{aim['goal']:.3g}", met))
+            lines.append((workload, where, aim["peer"], *ends, f"{aim['goal']:.3g}", met))
     heads = (
-        "work",
+        "workload",
         "size",
         "peer",
         "each at its best",
@@ -108,16 +108,16 @@ def _memory(found: Mapping[str, Any] | None) -> str:
         return ""
     met = "met" if found["met"] else "not met"
     peak = f"{found['share']:.2f} (aim {found['goal']:.2f}, {met})"
-    return f"\n\nGeneralised KL, {found['size']}: our peak memory over flow_matching's: {peak}."
+    return f"\n\nGeneralized KL, {found['size']}: our peak memory over flow_matching's: {peak}."
 
 
-def _growth(works: Mapping[str, Any]) -> str:
+def _growth(workloads: Mapping[str, Any]) -> str:
     lines = [
-        (work, BY_NAME[work].axis, side, _shown(value))
-        for work, found in works.items()
+        (workload, BY_NAME[workload].axis, side, _shown(value))
+        for workload, found in workloads.items()
         for side, value in found["slopes"].items()
     ]
-    return _table(("work", "axis", "side", "slope"), (0, 1, 2), lines)
+    return _table(("workload", "axis", "side", "slope"), (0, 1, 2), lines)
 
 
 def _table(heads: Sequence[str], left: Sequence[int], lines: Sequence[Sequence[str]]) -> str:
@@ -130,29 +130,29 @@ def draw(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
 
     One processor, glibc's allocator as it is.
     """
-    named = dict.fromkeys(row["work"] for row in rows)
+    named = dict.fromkeys(row["workload"] for row in rows)
     panels = [(BY_NAME[n], found) for n in named if (found := curves(BY_NAME[n], map(dict, rows)))]
     columns = max(1, min(4, len(panels)))
     lines = max(1, -(-len(panels) // columns))
     figure = Figure(figsize=(3.4 * columns, 3.2 * lines), layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.subplots(lines, columns, squeeze=False).flat
-    for axes, (work, found) in zip(grid, panels, strict=False):
+    for axes, (workload, found) in zip(grid, panels, strict=False):
         ours = [name for name in found if name.startswith("ours, ")]
         others = [name for name in found if name not in ours]
-        colours = dict(zip(ours, _COLOURS[:2], strict=False))
-        colours |= dict(zip(others, _COLOURS[2:], strict=False))
+        colors = dict(zip(ours, _COLORS[:2], strict=False))
+        colors |= dict(zip(others, _COLORS[2:], strict=False))
         for name, (sizes, seconds) in found.items():
             fitted = slope(sizes, seconds)
             label = name if fitted is None else f"{name}: {fitted:.2f}"
-            axes.plot(sizes, seconds, marker="o", markersize=3, color=colours[name], label=label)
+            axes.plot(sizes, seconds, marker="o", markersize=3, color=colors[name], label=label)
         axes.set_xscale("log")
         axes.set_yscale("log")
         ticks = sorted({int(size) for sizes, _ in found.values() for size in sizes})
         axes.set_xticks(ticks, map(str, ticks))
         axes.xaxis.set_minor_locator(NullLocator())
-        axes.set_title(work.name, fontsize=9)
-        axes.set_xlabel(work.axis)
+        axes.set_title(workload.name, fontsize=9)
+        axes.set_xlabel(workload.axis)
         axes.set_ylabel("s")
         axes.legend(fontsize=7)
     for axes in figure.axes[len(panels) :]:

@@ -45,7 +45,7 @@ def serve(prepare: Prepare) -> None:
         if order["data"] != loaded:
             cases.clear()  # before the next is read: one size is in memory
             with np.load(order["data"]) as arrays:
-                cases = prepare(order["work"], order["size"], dict(arrays))
+                cases = prepare(order["workload"], order["size"], dict(arrays))
             loaded = order["data"]
         answers.write(json.dumps(obeyed(cases[order["form"]], order)) + "\n")
         answers.flush()

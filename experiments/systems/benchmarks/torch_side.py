@@ -20,10 +20,10 @@ from experiments.systems.benchmarks.serving import Case, serve
 from experiments.systems.benchmarks.torch_network import NUM_HEADS, NUM_LAYERS, WIDTH, Network
 
 
-def prepare(work, size, arrays):
+def prepare(workload, size, arrays):
     """Every peer of a work at a size."""
     data = {name: torch.from_numpy(array) for name, array in arrays.items()}
-    return WORKS[work](size, data)
+    return WORKLOADS[workload](size, data)
 
 
 def mixture_path():
@@ -73,7 +73,7 @@ def differentiated(logits, loss, x_1):
     return Case(run, shown)
 
 
-def generalised_kl(size, data):
+def generalized_kl(size, data):
     """Forward and backward."""
     from flow_matching.loss import (  # pyright: ignore[reportMissingImports]
         MixturePathGeneralizedKL,
@@ -114,8 +114,8 @@ def categorical(size, data):
 # ── samplers ────────────────────────────────────────────────────────────────────────────────────
 
 
-def euler(size, data, law):
-    """A run from t = 0 to 1 under `law(x, t)`, probabilities of every position."""
+def euler(size, data, probs):
+    """A run from t = 0 to 1 under `probs(x, t)`, probabilities of every position."""
     from flow_matching.solver import (  # pyright: ignore[reportMissingImports]
         MixtureDiscreteEulerSolver,
     )
@@ -123,7 +123,7 @@ def euler(size, data, law):
 
     class Wrapped(ModelWrapper):
         def forward(self, x, t, **extras):
-            return law(x, t)
+            return probs(x, t)
 
     solver = MixtureDiscreteEulerSolver(
         model=Wrapped(None), path=mixture_path(), vocabulary_size=size["V"]
@@ -256,9 +256,9 @@ def mixture(size, data):
     return {"torch": case(mixed), "torch.compile": case(compiled)}
 
 
-WORKS = {
+WORKLOADS = {
     "path sampling": path_sampling,
-    "generalised KL": generalised_kl,
+    "generalized KL": generalized_kl,
     "cross-entropy": cross_entropy,
     "Euler without its model": euler_alone,
     "Euler with a model": euler_model,

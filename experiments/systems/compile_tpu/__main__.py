@@ -162,9 +162,9 @@ def verdicts_of(rows: Sequence[Mapping[str, Any]]) -> tuple[Verdict, ...]:
     experts = [row for row in read if row["across_experts"] is not None]
     alone = [row for row in experts if "data" not in row["program"]]
     pairs = [row for row in experts if "data" in row["program"]]
-    centre = [row for row in read if row["program"].startswith("centre")]
+    dense = [row for row in read if row["program"].startswith("dense")]
     mixing = [row for row in read if row["program"].startswith("mixing")]
-    split = [row for row in (*centre, *mixing) if "×" in row["topology"]]
+    split = [row for row in (*dense, *mixing) if "×" in row["topology"]]
     talk = sum(sum(row["collectives"].values()) for row in alone)
     claims = [
         Verdict("experts, one a chip: collectives", "–", talk, "≤", 0),
@@ -176,7 +176,7 @@ def verdicts_of(rows: Sequence[Mapping[str, Any]]) -> tuple[Verdict, ...]:
         claims.append(Verdict("falsifier: collectives inside an expert", "–", least, "≥", 1))
     if split:
         least = min(row["across_slices"] for row in split)
-        what = "falsifier: exchanges of centre and mixing between slices"
+        what = "falsifier: exchanges of dense and mixing between slices"
         claims.append(Verdict(what, "–", least, "≥", 1))
     return tuple(claims)
 

@@ -32,7 +32,7 @@ PRESETS = {
     "quick": Config(),
     "standard": Config(
         preset="standard",
-        large=("expert step, shard_map", "expert × data step", "centre step, data-parallel"),
+        large=("expert step, shard_map", "expert × data step", "dense step, data-parallel"),
         language=tuple(LANGUAGE),
         multimodal=MULTIMODAL,
     ),

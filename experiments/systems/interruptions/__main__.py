@@ -98,7 +98,7 @@ def undisturbed(config: Config, run: Path) -> dict[str, float]:
     start = time.perf_counter()
     process, first = begun(config, run), None
     while process.poll() is None:
-        if first is None and checkpoint_steps(run / "centre"):
+        if first is None and checkpoint_steps(run / "dense"):
             first = time.perf_counter()
         time.sleep(_POLL)
     ended(process)
@@ -112,7 +112,7 @@ def killed(
     config: Config, run: Path, seconds: Mapping[str, float], random: np.random.Generator
 ) -> Iterator[dict[str, Any]]:
     """Kill and begin again; a row for each kill, of the moment and of what it left."""
-    member, last = run / "centre", config.num_steps - 2 * config.save_every
+    member, last = run / "dense", config.num_steps - 2 * config.save_every
     saves = np.arange(config.save_every, last + 1, config.save_every)
     early = np.arange(config.kills) % 4 == 3
     targets = np.sort(random.choice(saves, size=int((~early).sum()), replace=False))
@@ -147,10 +147,10 @@ def killed(
 def differences(config: Config, one: Path, other: Path) -> dict[str, int]:
     """In how many leaves two finished runs differ, and in how many lines of their logs."""
     step = str(config.num_steps)
-    a, b = (read_record(run / "centre" / step).leaves for run in (one, other))
+    a, b = (read_record(run / "dense" / step).leaves for run in (one, other))
     logs = [
         [{k: v for k, v in row.items() if k != "tokens_per_second"} for row in read_metrics(path)]
-        for path in (one / "centre" / "metrics.jsonl", other / "centre" / "metrics.jsonl")
+        for path in (one / "dense" / "metrics.jsonl", other / "dense" / "metrics.jsonl")
     ]
     shared = sum(x == y for x, y in zip(*logs, strict=False))
     return {
@@ -223,9 +223,9 @@ def run(config: Config, console: Console) -> bool:
         console.print(f"kill {row['kill']} of {config.kills}: {row['phase']}, {row['last_saved']}")
     ended(begun(config, other))
     end, twice = (differences(config, whole, run) for run in (other, first))
-    last_two = checkpoint_steps(whole / "centre")[-2:]
-    a, b = (read_record(whole / "centre" / str(step)).leaves for step in last_two)
-    flips = list(flipped(other / "centre" / str(config.num_steps), config.flips, random))
+    last_two = checkpoint_steps(whole / "dense")[-2:]
+    a, b = (read_record(whole / "dense" / str(step)).leaves for step in last_two)
+    flips = list(flipped(other / "dense" / str(config.num_steps), config.flips, random))
     changed = sum(a[name] != b[name] for name in a)
     verdicts = verdicts_of(config, kills, twice, end, changed, flips)
     return reporting.conclude(

@@ -2,9 +2,9 @@
 
     python -m experiments.isolation --json runs/isolation.json
 
-Experts must hold none; an expert that spans devices talks inside its own; the centre must talk; and
-experts are mixed by one sum. Where libtpu is installed, in an environment of its own, the programs
-are compiled for TPUs as well: see `experiments.compile_tpu`.
+Experts must hold none; an expert that spans devices talks inside its own; the dense model must
+talk; and experts are mixed by one sum. Where libtpu is installed, in an environment of its own, the
+programs are compiled for TPUs as well: see `experiments.compile_tpu`.
 """
 
 import contextlib
@@ -53,7 +53,7 @@ def measured(name: str, program: Program, devices: Sequence[Any]) -> dict[str, A
 
 
 def keeps_to_itself(name: str, found: Sequence[Collective], num_devices: int) -> bool:
-    """The claim: nothing is said, or inside pairs alone; the centre and the mixture speak."""
+    """The claim: nothing is said, or inside pairs alone; the dense model and the mixture speak."""
     if name.startswith("expert × data"):
         pairs = {(first, first + 1) for first in range(0, num_devices, 2)}
         return bool(found) and all(one.groups and set(one.groups) <= pairs for one in found)

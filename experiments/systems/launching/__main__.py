@@ -37,7 +37,7 @@ _SLOWER = 1.25  # what a launch may take more than another on a machine that oth
 
 
 def write_parts(folder: Path) -> None:
-    """Forty short documents, dealt to the experts."""
+    """Forty short documents, assigned to the experts."""
     write_texts(folder / "all")
     for number, path in enumerate(sorted((folder / "all").iterdir())):
         part = folder / f"expert_{number % _EXPERTS:03d}"

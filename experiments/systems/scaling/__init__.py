@@ -1,1 +1,1 @@
-"""Scale on paper: what a step costs a centre, and K experts that share nothing, on n chips."""
+"""Scale on paper: what a step costs a dense model, and K experts that share nothing, on n chips."""

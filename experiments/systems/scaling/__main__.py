@@ -1,17 +1,17 @@
-"""Scale on paper: what a step costs a centre, and K experts that share nothing, on n chips.
+"""Scale on paper: what a step costs a dense model, and K experts that share nothing, on n chips.
 
     python -m experiments.scaling --preset standard
 
 Bytes, memory and seconds by the formulas of `scaling_costs`, from 1 to 70 billion parameters and
 from 8 to 4,096 chips; on 8 virtual devices the formulas are held against compiled programs. All
-arms train on the same tokens with the same FLOPs per token, and an expert is as large as the
-centre. A row is what it takes to train on `tokens_per_step` tokens, by one of
+variants train on the same tokens with the same FLOPs per token, and an expert is as large as the
+dense model. A row is what it takes to train on `tokens_per_step` tokens, by one of
 
-    centre                    one update, over all chips
+    dense                     one update, over all chips
     experts, shared batch     K updates, each by its K-th of the tokens on its K-th of the chips
-    experts, centre's batch   a K-th of an update each: as large a batch as the centre's, seldomer
+    experts, dense model's batch  a K-th of an update each, with a batch as large
 
-Each arm takes the quicker of data-parallel and sharded that fits in memory.
+Each variant takes the quicker of data-parallel and sharded that fits in memory.
 """
 
 import sys
@@ -60,13 +60,15 @@ MODELS = {
 # ── what follows from it ────────────────────────────────────────────────────────────────────────
 
 
-def arms(config: Config) -> dict[str, tuple[int, int, float]]:
-    """Of each arm: tokens of an update, runs that share the chips, updates of each in a step."""
+def variants(config: Config) -> dict[str, tuple[int, int, float]]:
+    """Of each variant: tokens of an update, runs that share the chips, updates of each in a
+    step.
+    """
     tokens, experts = config.tokens_per_step, config.num_experts
     return {
-        "centre": (tokens, 1, 1.0),
+        "dense": (tokens, 1, 1.0),
         "experts, shared batch": (tokens // experts, experts, 1.0),
-        "experts, centre's batch": (tokens, experts, 1 / experts),
+        "experts, dense model's batch": (tokens, experts, 1 / experts),
     }
 
 
@@ -81,7 +83,7 @@ def layouts(
 
 
 def rows_of(config: Config) -> Iterator[dict[str, Any]]:
-    """A row for each kind of chip, size, number of chips, arm and layout."""
+    """A row for each kind of chip, size, number of chips, variant and layout."""
     rules = Rules(
         length=config.num_positions,
         efficiency=config.efficiency,
@@ -92,12 +94,18 @@ def rows_of(config: Config) -> Iterator[dict[str, Any]]:
     for kind, (size, model), chips in product(config.kinds, MODELS.items(), CHIPS):
         chip: Chip = getattr(config, kind)
         sites = between_sites(model, config.num_experts, rules) / config.site_rate
-        for arm, (tokens, runs, updates) in arms(config).items():
+        for variant, (tokens, runs, updates) in variants(config).items():
             found = layouts(model, tokens, chips // runs, chip, rules)
             fitting = {name: one.in_turn for name, one in found.items() if one.fits}
             quickest = min(fitting, key=lambda name: fitting[name]) if fitting else None
             for layout, one in found.items():
-                row = {"kind": kind, "size": size, "chips": chips, "arm": arm, "layout": layout}
+                row = {
+                    "kind": kind,
+                    "size": size,
+                    "chips": chips,
+                    "variant": variant,
+                    "layout": layout,
+                }
                 row |= {"quickest": layout == quickest} | _row(one, updates)
                 yield row | {"sites_s": sites if runs == 1 else 0.0}
 
@@ -124,8 +132,8 @@ def verdicts_of(
 ) -> tuple[Verdict, ...]:
     """The claims, their bounds stated here and nowhere else."""
     ratios = gains(rows)
-    shared = max(r["in_turn"] for r in ratios if r["arm"] == "experts, shared batch")
-    own = [r for r in ratios if r["arm"] == "experts, centre's batch"]
+    shared = max(r["in_turn"] for r in ratios if r["variant"] == "experts, shared batch")
+    own = [r for r in ratios if r["variant"] == "experts, dense model's batch"]
     most = max(r["in_turn"] for r in own if r["chips"] == CHIPS[-1])
     hidden = max(r["at_once"] for r in ratios)
     formulas = [
@@ -138,12 +146,12 @@ def verdicts_of(
         )
         if row[name] is not None
     ]
-    off = next(row for row in compiled if row["program"] == "centre, sharded")["if_data_parallel"]
+    off = next(row for row in compiled if row["program"] == "dense, sharded")["if_data_parallel"]
     return (
         *formulas,
         Verdict("falsifier: data-parallel formula on the sharded program, bytes", "–", off, "≥", 1),
         Verdict("most that experts gain on a shared batch, no overlap", "–", shared, "≤", 1.05),
-        Verdict(f"and on the centre's batch, {CHIPS[-1]} chips", "–", most, "≥", 1.1),
+        Verdict(f"and on the dense model's batch, {CHIPS[-1]} chips", "–", most, "≥", 1.1),
         Verdict("most that they gain where traffic hides behind FLOPs", "–", hidden, "≤", 1.05),
     )
 

@@ -67,18 +67,18 @@ def compared(devices: Sequence[Any]) -> list[dict[str, Any]]:
         ("experts, one a device, pmap", "expert step, pmap", 0.0, {}),
         ("experts, two devices each", "expert × data step", formula(2, 1), pair_extras),
         (
-            "centre, data-parallel",
-            "centre step, data-parallel",
+            "dense, data-parallel",
+            "dense step, data-parallel",
             formula(count, 1),
             {"nats, count": nats_and_count},
         ),
-        ("centre, sharded", "centre step, sharded", formula(count, count), sharded_extras),
+        ("dense, sharded", "dense step, sharded", formula(count, count), sharded_extras),
     )
     rows = [_row(name, found[key], count, by, extras) for name, key, by, extras in cases]
     odd = replace(MODEL, num_states=MODEL.num_tokens + 1)
-    trap = programs(devices, model=odd)["centre step, sharded"]
+    trap = programs(devices, model=odd)["dense step, sharded"]
     by = update_traffic(odd, count, count, 1, count, RULES).fast
-    name = "centre, sharded, a table that the devices do not divide"
+    name = "dense, sharded, a table that the devices do not divide"
     rows.append(_row(name, trap, count, by, {}, claimed=False))
     rows[4]["if_data_parallel"] = abs(rows[4]["sent"] - formula(count, 1) - nats_and_count)
     return rows

@@ -214,5 +214,5 @@ def sharded_cost(
 
 
 def between_sites(model: TransformerConfig, num_sites: int, rules: Rules) -> float:
-    """Bytes that each site sends for one update of a centre that lies in several."""
+    """Bytes that each site sends for one update of a dense model that lies in several."""
     return 2 * (num_sites - 1) / num_sites * rules.gradient_bytes * num_parameters(model)

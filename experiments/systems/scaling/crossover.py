@@ -1,25 +1,25 @@
-"""Where experts overtake the centre: from the rows of `scaling`."""
+"""Where experts overtake the dense model: from the rows of `scaling`."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-AHEAD = 1.1  # experts have overtaken: the centre takes 1.1 times as long
+AHEAD = 1.1  # experts have overtaken: the dense model takes 1.1 times as long
 WAYS = ("in_turn", "at_once", "apart_in_turn", "apart_at_once")
 
 
 def gains(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The centre's time over the experts', wherever both fit: nothing overlaps, or all does.
+    """The dense model's time over the experts', wherever both fit: nothing overlaps, or all does.
 
-    Apart: the centre's chips lie in as many sites as there are experts, and its gradient is summed
-    between them as well; each expert has a site to itself.
+    Apart: the dense model's chips lie in as many sites as there are experts, and its gradient is
+    summed between them as well; each expert has a site to itself.
     """
     rows, found = [row for row in rows if row["quickest"]], []
-    centre = {(r["kind"], r["size"], r["chips"]): r for r in rows if r["arm"] == "centre"}
+    dense = {(r["kind"], r["size"], r["chips"]): r for r in rows if r["variant"] == "dense"}
     for row in rows:
-        there = centre.get((row["kind"], row["size"], row["chips"]))
-        if row["arm"] == "centre" or there is None:
+        there = dense.get((row["kind"], row["size"], row["chips"]))
+        if row["variant"] == "dense" or there is None:
             continue
-        kept = {name: row[name] for name in ("kind", "size", "chips", "arm")}
+        kept = {name: row[name] for name in ("kind", "size", "chips", "variant")}
         in_turn, at_once = there["in_turn_s"], there["at_once_s"]
         times = (in_turn, at_once, in_turn + there["sites_s"], max(at_once, there["sites_s"]))
         own = (row["in_turn_s"], row["at_once_s"]) * 2
@@ -29,24 +29,25 @@ def gains(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def crossovers(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The fewest chips that hold the centre and the experts, and from how many on these are ahead.
+    """The fewest chips that hold the dense model and the experts, and from how many on these are
+    ahead.
 
     None: at no number of chips that was looked at.
     """
     found, ratios = [], gains(rows)
-    for key in dict.fromkeys((row["kind"], row["size"], row["arm"]) for row in rows):
-        kind, size, arm = key
-        if arm == "centre":
+    for key in dict.fromkeys((row["kind"], row["size"], row["variant"]) for row in rows):
+        kind, size, variant = key
+        if variant == "dense":
             continue
         fits = {
             who: min(
                 (r["chips"] for r in rows if _key(r) == (kind, size, who) and r["quickest"]),
                 default=None,
             )
-            for who in ("centre", arm)
+            for who in ("dense", variant)
         }
-        entry = {"kind": kind, "size": size, "arm": arm}
-        entry |= {"centre_fits_from": fits["centre"], "experts_fit_from": fits[arm]}
+        entry = {"kind": kind, "size": size, "variant": variant}
+        entry |= {"dense_fits_from": fits["dense"], "experts_fit_from": fits[variant]}
         own = [gain for gain in ratios if _key(gain) == key]
         for way in WAYS:
             behind = max((gain["chips"] for gain in own if gain[way] < AHEAD), default=0)
@@ -57,4 +58,4 @@ def crossovers(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _key(row: Mapping[str, Any]) -> tuple[str, str, str]:
-    return row["kind"], row["size"], row["arm"]
+    return row["kind"], row["size"], row["variant"]

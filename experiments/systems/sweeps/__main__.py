@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dfm_jax.parallel import make_mesh
-from dfm_jax.training.config import TrainConfig, Watch
+from dfm_jax.training.config import LogConfig, TrainConfig
 from dfm_jax.training.examples import MemberData
 from dfm_jax.training.fit import Run, make_run
 from dfm_jax.training.members import load_member_data
@@ -39,7 +39,7 @@ PACKAGES = ("jax", "jaxlib", "numpy", "flax", "optax")
 _PROG = "python -m experiments.sweeps"
 _ONE, _ALONE = "one program", "one by one"
 GAP = 1e-4  # nats per token, of float32 sums in another order over all the steps
-_WATCH = Watch(evaluation_windows=10**6)
+_LOG_CONFIG = LogConfig(evaluation_windows=10**6)
 
 
 def runs_of(config: Config) -> tuple[TrainConfig, ...]:
@@ -47,7 +47,7 @@ def runs_of(config: Config) -> tuple[TrainConfig, ...]:
     base = replace(CONFIGS["tiny"], num_steps=config.num_steps, held_out=0.2)
     axes = {
         "seed": range(config.num_seeds),
-        "optimiser.learning_rate": config.learning_rates,
+        "optimizer.learning_rate": config.learning_rates,
     }
     return grid(base, axes)
 
@@ -64,12 +64,12 @@ def one_program(
     configs: Sequence[TrainConfig], data: MemberData, *, num_devices: int
 ) -> TrainState:
     """All runs along a leading axis, cut over devices."""
-    return trained(make_sweep(configs, data, _WATCH, make_mesh(num_devices))[0])
+    return trained(make_sweep(configs, data, _LOG_CONFIG, make_mesh(num_devices))[0])
 
 
 def one_by_one(configs: Sequence[TrainConfig], data: MemberData) -> TrainState:
     """Each by itself, stacked at the end."""
-    states = [trained(make_run(config, data, _WATCH)) for config in configs]
+    states = [trained(make_run(config, data, _LOG_CONFIG)) for config in configs]
     return jax.tree.map(lambda *leaves: np.stack(leaves), *states)
 
 
@@ -98,7 +98,7 @@ def run(config: Config, console: Console) -> bool:
             taken, states[name] = timed(side, configs, data)
             seconds[name].append(taken)
             console.print(f"round {number}, {name}: {taken:.2f} s", highlight=False)
-    _, results = make_sweep(configs, data, _WATCH, make_mesh(1))
+    _, results = make_sweep(configs, data, _LOG_CONFIG, make_mesh(1))
     losses = {
         name: np.array([row.validation for row in results(state)]) for name, state in states.items()
     }

@@ -19,9 +19,9 @@ import numpy as np
 
 from dfm_jax.models import TransformerConfig, transformer
 from dfm_jax.training.batches import Batch
-from dfm_jax.training.config import OptimiserConfig
+from dfm_jax.training.config import OptimizerConfig
 from dfm_jax.training.losses import next_token_losses
-from dfm_jax.training.state import TrainState, make_optimiser
+from dfm_jax.training.state import TrainState, make_optimizer
 from dfm_jax.training.step import make_train_step
 
 
@@ -34,10 +34,10 @@ def phases(folder: Path) -> dict[str, Callable[[], float]]:
     network = transformer(TransformerConfig(**work["model"]))
     loss_function = next_token_losses(network, start=None)
     # A constant rate: the schedule's work is done, its shape is 1.
-    config = OptimiserConfig(warmup_steps=0, final_fraction=1.0, **work["adamw"])
-    optimiser = make_optimiser(config, num_steps=1_000_000)
-    step = jax.jit(make_train_step(loss_function, optimiser), donate_argnums=0)
-    state = TrainState(jnp.zeros((), jnp.int32), params, jax.jit(optimiser.init)(params), None)
+    config = OptimizerConfig(warmup_steps=0, final_fraction=1.0, **work["adamw"])
+    optimizer = make_optimizer(config, num_steps=1_000_000)
+    step = jax.jit(make_train_step(loss_function, optimizer), donate_argnums=0)
+    state = TrainState(jnp.zeros((), jnp.int32), params, jax.jit(optimizer.init)(params), None)
     fixed = jax.tree.map(jnp.copy, params)  # the state's own are donated
     key = jax.random.key(0)  # without dropout nothing is drawn from it
 

@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 _PARTS = {"forward_ms": "forward", "backward_ms": "backward", "update_ms": "update"}
-# Okabe and Ito's palette: told apart by every kind of colour vision.
-_COLOURS = ("#0072B2", "#56B4E9", "#D55E00")
+# Okabe and Ito's palette: told apart by every kind of color vision.
+_COLORS = ("#0072B2", "#56B4E9", "#D55E00")
 _BLACK = "#000000"
 
 
@@ -46,10 +46,10 @@ def draw(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
         here = [row for row in rows if row["size"] == size]
         at = np.arange(len(here))[::-1]
         left = np.zeros(len(here))
-        for (part, label), colour in zip(_PARTS.items(), _COLOURS, strict=True):
+        for (part, label), color in zip(_PARTS.items(), _COLORS, strict=True):
             # A part is a difference of medians, and can be a little below 0.
             width = np.maximum([row[part] for row in here], 0)
-            axes.barh(at, width, left=left, color=colour, label=label)
+            axes.barh(at, width, left=left, color=color, label=label)
             left += width
         ends = [row["products_ms"] for row in here]
         axes.vlines(ends, at - 0.4, at + 0.4, color=_BLACK, label="its matrix products alone")

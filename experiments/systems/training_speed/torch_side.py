@@ -3,7 +3,7 @@
     PYTHON -P experiments/systems/training_speed/torch_side.py FOLDER SIDE
 
 Run by `training_speed` with the Python of another environment, which knows PyTorch and NumPy and
-nothing of this package. Written as one writes it there: fused attention, norm, loss and optimiser.
+nothing of this package. Written as one writes it there: fused attention, norm, loss and optimizer.
 It obeys lines of JSON on its input, and answers each with one.
 """
 
@@ -81,7 +81,7 @@ class Llama(torch.nn.Module):
 
 
 class Training:
-    """Weights, batches and optimiser of one side."""
+    """Weights, batches and optimizer of one side."""
 
     def __init__(self, folder, *, compiled):
         self.work = json.loads((folder / "work.json").read_text())
@@ -93,7 +93,7 @@ class Training:
         decays = [p for p in model.parameters() if p.ndim >= 2]
         others = [p for p in model.parameters() if p.ndim < 2]
         adamw = self.work["adamw"]
-        self.optimiser = torch.optim.AdamW(
+        self.optimizer = torch.optim.AdamW(
             [{"params": decays}, {"params": others, "weight_decay": 0.0}],
             lr=adamw["learning_rate"],
             betas=(adamw["b1"], adamw["b2"]),
@@ -124,7 +124,7 @@ class Training:
 
     def gradient(self):
         """A loss and its gradient."""
-        self.optimiser.zero_grad()
+        self.optimizer.zero_grad()
         loss = self.loss()
         loss.backward()
         return loss.item()
@@ -133,7 +133,7 @@ class Training:
         """A whole update, the gradient's norm clipped."""
         loss = self.gradient()
         torch.nn.utils.clip_grad_norm_(self.parameters, self.work["adamw"]["max_norm"])
-        self.optimiser.step()
+        self.optimizer.step()
         return loss
 
     def products(self):

@@ -1,4 +1,4 @@
-"""Q6: the price of drawing several tokens at once."""
+"""Q6: the cost of drawing several tokens at once."""
 
 from collections.abc import Callable
 from itertools import pairwise
@@ -13,7 +13,7 @@ from dfm_jax.theory.cases import Case, Cases
 from dfm_jax.theory.runs import Run
 from dfm_jax.theory.setups import Setup, chain, chain_of, two_steps
 from dfm_jax.theory.statement import excess, gap, statement, worst
-from dfm_jax.theory.statements.steps import step_laws
+from dfm_jax.theory.statements.steps import step_probs
 from dfm_jax.types import Array
 
 
@@ -36,25 +36,25 @@ def block_table(case: Case) -> np.ndarray:
 def _total_correlation(case: Case) -> np.ndarray:
     """Σ_s E_q TC(X^{B_s} | X^{B_1 ∪ … ∪ B_{s−1}}), by enumeration; the context costs nothing."""
     v, n, _ = case.shape
-    number, price = block_numbers(case), 0.0
+    number, cost = block_numbers(case), 0.0
     for s in range(1, number.max() + 1):
         block = tuple(int(i) for i in np.flatnonzero(number == s))
         given = tuple(int(i) for i in np.flatnonzero(number < s))
         if block:
-            price += exact.conditional_total_correlation(case.data, block, given, v, n)
-    return np.asarray(price)
+            cost += exact.conditional_total_correlation(case.data, block, given, v, n)
+    return np.asarray(cost)
 
 
 def nothing(case: Case, setup: Callable[[Case], Setup] = two_steps) -> np.ndarray:
-    """The price if tokens of a set were independent given what came before."""
+    """The cost if tokens of a set were independent given what came before."""
     return np.zeros(())
 
 
-def _parallel(number: Array, tokens: Array, log_law: Array, context: Array) -> Array:
+def _parallel(number: Array, tokens: Array, log_probs: Array, context: Array) -> Array:
     """log q_parallel at every sequence; the context is drawn from the data, not in parallel."""
     own = jnp.arange(number.shape[0])
     given = jnp.where(context, own - own.shape[0], number)  # one context token at a time
-    return jax.vmap(lambda x: steps.parallel_log_prob(x, given, tokens, log_law))(tokens)
+    return jax.vmap(lambda x: steps.parallel_log_prob(x, given, tokens, log_probs))(tokens)
 
 
 def _transition_correlation(case: Case, setup: Callable[[Case], Setup] = two_steps) -> np.ndarray:
@@ -63,7 +63,7 @@ def _transition_correlation(case: Case, setup: Callable[[Case], Setup] = two_ste
     coupling, table = setup(case)
     total = 0.0
     for now, then in pairwise(table):
-        joint = _two_time_law(case, exact.dense(coupling), now, then)
+        joint = _two_time_probs(case, exact.dense(coupling), now, then)
         start = exact.entropy(joint.sum(axis=1))
         tensor = joint.reshape(-1, *(s,) * n)
         for i in range(n):
@@ -75,21 +75,21 @@ def _transition_correlation(case: Case, setup: Callable[[Case], Setup] = two_ste
 
 def any_grid_bound(cases: Cases, run: Run, *, correlation_of=_transition_correlation) -> np.ndarray:
     """KL(p_T ‖ q_parallel) ≤ Σ_t E TC(X_{t+1} | X_t) on a free grid, any source and coupling."""
-    laws, posteriors, table = chain_of(cases, two_steps)
-    kernels = run(step_laws, posteriors, fields.states(cases), table)
+    token_probs, posteriors, table = chain_of(cases, two_steps)
+    kernels = run(step_probs, posteriors, fields.states(cases), table)
     distance = []
-    for case_laws, kernel in zip(laws, kernels, strict=True):
-        law = case_laws[0]
+    for case_probs, kernel in zip(token_probs, kernels, strict=True):
+        probs = case_probs[0]
         for step in kernel:
-            law = exact.push_forward(law, step)
-        distance.append(exact.kl(case_laws[-1], law))
+            probs = exact.push_forward(probs, step)
+        distance.append(exact.kl(case_probs[-1], probs))
     return excess(np.array(distance), cases.each(correlation_of))
 
 
-def _two_time_law(
+def _two_time_probs(
     case: Case, coupling: np.ndarray, now: np.ndarray, then: np.ndarray
 ) -> np.ndarray:
-    """P(X_t = z, X_{t+1} = x) with one clock per position: [Z, Z]."""
+    """P(X_t = z, X_{t+1} = x) with one schedule per position: [Z, Z]."""
     n, v, s = case.shape.num_positions, case.shape.num_tokens, case.shape.num_states
     eye = np.eye(s)
     # [n, a, b, z, x]: done before, jumps now, waits
@@ -98,12 +98,12 @@ def _two_time_law(
     wait = (eye[:, :, None] * eye[:, None, :])[:, None]
     both = done + (then - now)[:, None, None, None, None] * jump
     both = both + (1 - then)[:, None, None, None, None] * wait
-    law = coupling.reshape((s,) * n + (v,) * n)
+    probs = coupling.reshape((s,) * n + (v,) * n)
     for i in range(n):
         # contract a_i (axis 0) and b_i (axis n − i); push (z_i, x_i) to the end
-        law = np.tensordot(law, both[i], axes=((0, n - i), (0, 1)))
+        probs = np.tensordot(probs, both[i], axes=((0, n - i), (0, 1)))
     order = (*range(0, 2 * n, 2), *range(1, 2 * n, 2))
-    return law.transpose(order).reshape(s**n, s**n)
+    return probs.transpose(order).reshape(s**n, s**n)
 
 
 @statement(
@@ -115,15 +115,15 @@ def _two_time_law(
     source="own",
     kind="identity",
     falsifier="the tokens of a set taken as independent",
-    price_of=nothing,
+    cost_of=nothing,
     correlation_of=nothing,
 )
-def price_of_parallelism(
-    cases: Cases, run: Run, *, price_of=_total_correlation, correlation_of=_transition_correlation
+def cost_of_parallelism(
+    cases: Cases, run: Run, *, cost_of=_total_correlation, correlation_of=_transition_correlation
 ) -> np.ndarray:
-    """`parallel_log_prob`, the sampler's own chain of steps, and enumeration agree on the price."""
+    """`parallel_log_prob`, the sampler's own chain of steps, and enumeration agree on the cost."""
     v, n, _ = cases.shape
-    price = cases.each(price_of)
+    cost = cases.each(cost_of)
     log_parallel = run(
         _parallel,
         cases.each(block_numbers),
@@ -135,23 +135,23 @@ def price_of_parallelism(
     on_tokens = cases.each(lambda c: c.data)
     correlation = cases.each(lambda c: np.asarray(exact.total_correlation(c.data, v, n)))
     return worst(
-        _sampled_gap(cases, run, price, _all_masks),
-        _sampled_gap(cases, run, price, _product_source),
-        gap(_distance(on_tokens, log_parallel), price),
+        _sampled_gap(cases, run, cost, _all_masks),
+        _sampled_gap(cases, run, cost, _product_source),
+        gap(_distance(on_tokens, log_parallel), cost),
         gap(run(_correlation, on_tokens, fields.tokens(cases), num_tokens=v), correlation),
         any_grid_bound(cases, run, correlation_of=correlation_of),
-        gap(price, cases.each(lambda c: correlation_of(c, _masked_blocks))),
+        gap(cost, cases.each(lambda c: correlation_of(c, _masked_blocks))),
     )
 
 
-def _distance(law: np.ndarray, log_parallel: np.ndarray) -> np.ndarray:
+def _distance(probs: np.ndarray, log_parallel: np.ndarray) -> np.ndarray:
     """KL(q ‖ q_parallel); off q's support q_parallel may be undefined, so it need not sum to 1."""
-    terms = np.where(law > 0, fields.log(law) - np.where(law > 0, log_parallel, 0.0), 0.0)
-    return np.sum(law * terms, axis=-1)
+    terms = np.where(probs > 0, fields.log(probs) - np.where(probs > 0, log_parallel, 0.0), 0.0)
+    return np.sum(probs * terms, axis=-1)
 
 
-def _correlation(law: Array, tokens: Array, *, num_tokens: int) -> Array:
-    return steps.total_correlation(law, tokens, num_tokens=num_tokens)
+def _correlation(probs: Array, tokens: Array, *, num_tokens: int) -> Array:
+    return steps.total_correlation(probs, tokens, num_tokens=num_tokens)
 
 
 def _masked_blocks(case: Case) -> Setup:
@@ -169,25 +169,25 @@ def _product_source(case: Case) -> exact.FactoredCoupling:
     return case.masked._replace(source_tokens=source / source.sum(axis=-1, keepdims=True))
 
 
-def _sampled_gap(cases: Cases, run: Run, price: np.ndarray, coupling_of) -> np.ndarray:
-    """KL(q ‖ q_parallel) of the sampler itself, step by step from its source, against the price."""
+def _sampled_gap(cases: Cases, run: Run, cost: np.ndarray, coupling_of) -> np.ndarray:
+    """KL(q ‖ q_parallel) of the sampler itself, step by step from its source, against the cost."""
     v, n, _ = cases.shape
 
     def truth(case: Case) -> tuple[np.ndarray, ...]:
-        laws, posteriors = chain(case, coupling_of(case), block_table(case))
-        undefined = (laws[:-1] == 0)[:, :, None, None]
+        token_probs, posteriors = chain(case, coupling_of(case), block_table(case))
+        undefined = (token_probs[:-1] == 0)[:, :, None, None]
         # The sampler meets states off the support too: there any posterior will do.
         defined = np.where(undefined, case.denoiser[None], posteriors)
-        return laws[0], defined, block_table(case)
+        return token_probs[0], defined, block_table(case)
 
     start, posteriors, table = cases.each(
         lambda c: c.remembered((_sampled_gap, coupling_of), lambda: truth(c))
     )
-    kernels = run(step_laws, posteriors, fields.states(cases), table)
+    kernels = run(step_probs, posteriors, fields.states(cases), table)
     sampled = []
-    for law, kernel in zip(start, kernels, strict=True):
+    for probs, kernel in zip(start, kernels, strict=True):
         for step in kernel:
-            law = exact.push_forward(law, step)
-        sampled.append(law)
+            probs = exact.push_forward(probs, step)
+        sampled.append(probs)
     data = cases.each(lambda c: exact.embed(c.data, v, c.shape.num_states, n))
-    return gap(exact.kl(data, np.stack(sampled)), price)
+    return gap(exact.kl(data, np.stack(sampled)), cost)

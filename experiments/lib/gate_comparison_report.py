@@ -1,4 +1,4 @@
-"""A ladder of gates, gathered over seeds: rows, and the tables of the README."""
+"""A comparison of gates, gathered over seeds: rows, and the tables of the README."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -14,20 +14,21 @@ SIGNS = {"equivalent": "=", "better": "−", "worse": "+", "undecided": "?"}
 
 
 def aggregated(cells: Sequence[Cell], *, margin: float) -> list[dict[str, Any]]:
-    """One row per partition, world and rung: means over seeds, and each difference judged.
+    """One row per partition, evaluation set and gate variant: means over seeds, and each difference
+    judged.
 
-    Differences are in nats per byte: this rung minus the centre, and minus the full Bayes gate.
-    `documents` is the bootstrap interval over documents inside each seed.
+    Differences are in nats per byte: this gate variant minus the dense model, and minus the full
+    Bayes gate. `documents` is the bootstrap interval over documents inside each seed.
     """
     rows = []
     for partition in dict.fromkeys(cell["partition"] for cell in cells):
         own = [cell for cell in cells if cell["partition"] == partition]
-        for world in own[0]["worlds"]:
-            seeds = [cell["worlds"][world] for cell in own]
-            for rungs in zip(*(seed["rows"] for seed in seeds), strict=True):
+        for evaluation_set in own[0]["evaluation_sets"]:
+            seeds = [cell["evaluation_sets"][evaluation_set] for cell in own]
+            for gate_variants in zip(*(seed["rows"] for seed in seeds), strict=True):
                 minus = {}
-                for name in rungs[0]["minus"]:
-                    intervals = [rung["minus"][name] for rung in rungs]
+                for name in gate_variants[0]["minus"]:
+                    intervals = [gate_variant["minus"][name] for gate_variant in gate_variants]
                     judged = compare([x[0] for x in intervals], margin=margin).as_record()
                     minus[name] = {field: judged[field] for field in JUDGED}
                     minus[name]["documents"] = [x[1:] for x in intervals]
@@ -35,14 +36,18 @@ def aggregated(cells: Sequence[Cell], *, margin: float) -> list[dict[str, Any]]:
                     {
                         "partition": partition,
                         "num_experts": own[0]["num_experts"],
-                        "world": world,
-                        "gate": rungs[0]["gate"],
-                        "top": rungs[0]["top"],
-                        "nll": mean(rung["nll"] for rung in rungs),
-                        "evaluations": mean(rung["evaluations"] for rung in rungs),
+                        "evaluation_set": evaluation_set,
+                        "gate": gate_variants[0]["gate"],
+                        "top": gate_variants[0]["top"],
+                        "nll": mean(gate_variant["nll"] for gate_variant in gate_variants),
+                        "evaluations": mean(
+                            gate_variant["evaluations"] for gate_variant in gate_variants
+                        ),
                         "terms": {
-                            name: mean(rung["terms"][name] for rung in rungs)
-                            for name in rungs[0]["terms"]
+                            name: mean(
+                                gate_variant["terms"][name] for gate_variant in gate_variants
+                            )
+                            for name in gate_variants[0]["terms"]
                         },
                         "minus": minus,
                     }
@@ -51,11 +56,16 @@ def aggregated(cells: Sequence[Cell], *, margin: float) -> list[dict[str, Any]]:
 
 
 def records(cells: Iterable[Cell]) -> Iterator[dict[str, Any]]:
-    """One line per seed, partition, world and rung."""
+    """One line per seed, partition, evaluation set and gate variant."""
     for cell in cells:
-        for world, found in cell["worlds"].items():
+        for evaluation_set, found in cell["evaluation_sets"].items():
             for row in found["rows"]:
-                yield {"seed": cell["seed"], "partition": cell["partition"], "world": world, **row}
+                yield {
+                    "seed": cell["seed"],
+                    "partition": cell["partition"],
+                    "evaluation_set": evaluation_set,
+                    **row,
+                }
 
 
 def mean(values: Iterable[float]) -> float:
@@ -85,29 +95,29 @@ def markdown_lines(table: Sequence[Sequence[str]]) -> str:
     return "\n".join([head, f"|{'---|' * len(table[0])}", *body])
 
 
-def ladder_table(rows: Sequence[Row]) -> list[list[str]]:
-    reset = select(rows, world="reset")
+def gate_comparison_table(rows: Sequence[Row]) -> list[list[str]]:
+    reset = select(rows, evaluation_set="reset")
     partitions = list(partition_labels(rows))
-    table = [["ensemble − centre", *partitions]]
+    table = [["ensemble − dense", *partitions]]
     for gate in dict.fromkeys(row["gate"] for row in reset):
         tops = {row["top"] for row in select(reset, gate=gate)}
         for top in [top for top in ("full", "top-1") if top in tops]:
             found = across(reset, partitions, gate=gate, top=top)
-            table.append([f"{gate}, {top}", *(judged(row["minus"]["centre"]) for row in found)])
+            table.append([f"{gate}, {top}", *(judged(row["minus"]["dense"]) for row in found)])
     return table
 
 
 def account_table(rows: Sequence[Row]) -> list[list[str]]:
-    reset = select(rows, world="reset")
-    table = [["held out", "own", "price", "gate", "= full", "top-1 − full"]]
+    reset = select(rows, evaluation_set="reset")
+    table = [["held out", "own", "cost", "gate", "= full", "top-1 − full"]]
     for partition in partition_labels(rows):
         for gate in whole_gates(select(reset, partition=partition)):
             if gate == "last token":
                 continue
             (full,) = across(reset, [partition], gate=gate, top="full")
             (one,) = across(reset, [partition], gate=gate, top="top-1")
-            terms = [full["terms"][name] for name in ("own", "price", "gate")]
-            values = (*terms, full["minus"]["centre"]["mean"], one["terms"]["truncation"])
+            terms = [full["terms"][name] for name in ("own", "cost", "gate")]
+            values = (*terms, full["minus"]["dense"]["mean"], one["terms"]["truncation"])
             table.append([f"{partition}: {gate}", *(f"{value:+.3f}" for value in values)])
     return table
 

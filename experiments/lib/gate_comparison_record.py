@@ -1,4 +1,6 @@
-"""Every rung of one world, scored, accounted for and compared, as JSON takes it."""
+"""Every gate variant of one evaluation set, scored, accounted for and compared, as JSON takes
+it.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -6,55 +8,60 @@ from typing import Any
 
 import numpy as np
 
-from experiments.lib.gate_ladder import ContextLaws, Scores, TokenLaws, gate_names, score
-from experiments.lib.ladder_account import Account, account
+from experiments.lib.evaluation_sets import EvaluationSet
+from experiments.lib.gate_comparison import ContextProbs, Scores, TokenProbs, gate_names, score
+from experiments.lib.gate_comparison_account import Account, account
 from experiments.lib.statistics import document_interval
-from experiments.lib.worlds import World
 
 
-def ladder_record(
-    world: World,
+def gate_comparison_record(
+    evaluation_set: EvaluationSet,
     log_prior: np.ndarray,
     alpha: float,
-    laws: ContextLaws | None,
+    probs: ContextProbs | None,
     *,
     prefixes: Sequence[int],
     num_draws: int,
     seed: int,
-    running: TokenLaws | None = None,
+    running: TokenProbs | None = None,
     num_bytes: np.ndarray | None = None,
     groups: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, Any]:
-    """Every rung of one world, in nats per byte.
+    """Every gate variant of one evaluation set, in nats per byte.
 
     Args:
-        world: the sequences, scored by every expert and the centre.
+        evaluation_set: the sequences, scored by every expert and the dense model.
         log_prior: [K] log w_k.
         alpha: of fixed share.
-        laws: of the contexts of its sequences.
+        probs: of the contexts of its sequences.
         prefixes: tokens after which a gate is kept.
         num_draws: of the bootstrap over units.
         seed: of the bootstrap.
-        running: laws of each of its tokens.
+        running: distributions of each of its tokens.
         num_bytes: [D] of each unit; by default a token is a byte.
-        groups: units [D] by name, such as domains: every rung's loss on them besides, and its
-            difference to the centre's; a single unit has no interval.
+        groups: units [D] by name, such as domains: every gate variant's loss on them besides, and
+            its difference to the dense model's; a single unit has no interval.
     """
-    options = {"prefixes": prefixes, "contexts": laws, "running": running}
-    scores = score(world.log_probs, world.sequences, log_prior, alphas=[alpha], **options)
-    found = account(world, scores, log_prior, **options)
+    options = {"prefixes": prefixes, "contexts": probs, "running": running}
+    scores = score(
+        evaluation_set.log_probs, evaluation_set.sequences, log_prior, alphas=[alpha], **options
+    )
+    found = account(evaluation_set, scores, log_prior, **options)
     if num_bytes is not None:
         found = replace(found, sizes=num_bytes.astype(float))
     total = found.sizes.sum()
     draws = {"num_draws": num_draws, "seed": seed}
     against = {
-        "centre": document_interval(found.nll - found.centre, found.sizes, **draws),
+        "dense": document_interval(found.nll - found.dense, found.sizes, **draws),
         "bayes": document_interval(found.nll - found.bayes, found.sizes, **draws),
     }
     terms = {name: term.sum(1) / total for name, term in found.terms().items()}
     of_groups = {name: of_group(found, units, **draws) for name, units in (groups or {}).items()}
-    of_laws = {"contexts": laws.names if laws else (), "running": running.names if running else ()}
-    names = gate_names(prefixes, num_alphas=1, **of_laws)
+    of_probs = {
+        "contexts": probs.names if probs else (),
+        "running": running.names if running else (),
+    }
+    names = gate_names(prefixes, num_alphas=1, **of_probs)
     rows = [
         {
             "gate": gate,
@@ -65,13 +72,13 @@ def ladder_record(
             "minus": {name: [float(x[v]) for x in interval] for name, interval in against.items()},
         }
         | ({"groups": {name: group[v] for name, group in of_groups.items()}} if groups else {})
-        for v, (gate, top) in enumerate(found.rungs)
+        for v, (gate, top) in enumerate(found.gate_variants)
     ]
     return {
         "bytes": int(total),
         "units": found.sizes.size,
         "alpha": alpha,
-        "centre_nll": float(found.centre.sum() / total),
+        "dense_nll": float(found.dense.sum() / total),
         "rows": rows,
         "b1_residual": found.b1_residual,
         "b11_slack": found.b11_slack,
@@ -82,10 +89,10 @@ def ladder_record(
 
 
 def of_group(found: Account, units: np.ndarray, **draws: int) -> list[dict[str, Any]]:
-    """Each rung on some of the units: its loss, and what it is above the centre's."""
+    """Each gate variant on some of the units: its loss, and what it is above the dense model's."""
     sizes = found.sizes[units]
     nll = found.nll[:, units].sum(1) / sizes.sum()
-    minus = found.nll[:, units] - found.centre[units]
+    minus = found.nll[:, units] - found.dense[units]
     rows = [[value, None, None] for value in (minus.sum(1) / sizes.sum()).tolist()]
     if sizes.size > 1:
         rows = np.stack(document_interval(minus, sizes, **draws), axis=1).tolist()

@@ -1,4 +1,4 @@
-"""The centre: one run over all devices, which talk at every step.
+"""The dense model: one run over all devices, which talk at every step.
 
 The step is written for one device and says nothing of others: where its state and its batch lie
 decides what the compiler sends. Data-parallel: every device holds the state, and gradients are
@@ -18,7 +18,7 @@ from dfm_jax.checks import require
 Placement = Literal["replicated", "sharded"]
 
 
-def place_state(state: Any, mesh: Mesh, placement: Placement = "replicated") -> Any:
+def state_shardings(state: Any, mesh: Mesh, placement: Placement = "replicated") -> Any:
     """Where the leaves of a state lie: a pytree of shardings, of arrays or of their shapes.
 
     "sharded" cuts each leaf along its longest axis that the devices of the last axis of the mesh
@@ -41,7 +41,7 @@ def place_state(state: Any, mesh: Mesh, placement: Placement = "replicated") -> 
     return jax.tree.map(lies, state)
 
 
-def spread_step(
+def sharded_step(
     step: Callable[..., tuple[Any, Any]],
     mesh: Mesh,
     state: Any,
@@ -58,7 +58,7 @@ def spread_step(
         step: of one device; metrics are sums or means over the batch.
         mesh: of one axis, `data`.
         state: as the step takes it, or its shapes; to be sharded, a NamedTuple with `params`.
-        placement: see `place_state`.
+        placement: see `state_shardings`.
         donate: let the new state take the place of the old.
 
     Raises:
@@ -69,23 +69,23 @@ def spread_step(
     require(len(mesh.axis_names) == 1, rule, dict(mesh.shape), name="mesh.shape")
     whole = NamedSharding(mesh, PartitionSpec())
     rows = NamedSharding(mesh, PartitionSpec(mesh.axis_names[0]))
-    placed = place_state(state, mesh, placement)
+    shardings = state_shardings(state, mesh, placement)
     put = jax.lax.with_sharding_constraint
 
     def constrained(state: Any, batch: Any, *more: Any) -> tuple[Any, Any]:
-        state = put(state, placed)
+        state = put(state, shardings)
         if placement == "sharded":  # or the compiler may gather whole batches in their place
             state = state._replace(params=put(state.params, whole))
         state, metrics = step(state, put(batch, rows), *more)
-        return put(state, placed), put(metrics, whole)
+        return put(state, shardings), put(metrics, whole)
 
     compiled = jax.jit(constrained, donate_argnums=0 if donate else ())
 
-    def spread(state: Any, batch: Any, *more: Any) -> tuple[Any, Any]:
+    def sharded(state: Any, batch: Any, *more: Any) -> tuple[Any, Any]:
         for path, leaf in jax.tree_util.tree_leaves_with_path(batch):
             name, shape = f"batch{jax.tree_util.keystr(path)}", jnp.shape(leaf)
             rule = f"The number of rows of `{name}` must be a multiple of {mesh.size}, the devices"
             require(bool(shape) and shape[0] % mesh.size == 0, rule, shape, name=f"{name}.shape")
         return compiled(state, batch, *more)
 
-    return spread
+    return sharded

@@ -5,16 +5,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from experiments.lib.gate_ladder import Sequences
+from experiments.lib.gate_comparison import Sequences
 
 
 @dataclass(frozen=True, kw_only=True)
-class World:
-    """Sequences, scored by every expert and by the centre; N bytes, W windows, D units."""
+class EvaluationSet:
+    """Sequences, scored by every expert and by the dense model; N bytes, W windows, D units."""
 
     name: str
     log_probs: np.ndarray  # [N, K] log p̂_k(byte | the bytes before it), nats
-    centre: np.ndarray  # [N] the centre's
+    dense: np.ndarray  # [N] the dense model's
     part: np.ndarray  # [N] the part each byte is from
     sequences: Sequences
     unit: np.ndarray  # [W] the unit of the bootstrap that each window belongs to, from 0 on
@@ -30,8 +30,8 @@ def windows_of(starts: np.ndarray, num_bytes: int, window: int) -> np.ndarray:
 
 
 def held_out(
-    log_probs: np.ndarray, centre: np.ndarray, sizes: np.ndarray, parts: np.ndarray, window: int
-) -> tuple[World, World]:
+    log_probs: np.ndarray, dense: np.ndarray, sizes: np.ndarray, parts: np.ndarray, window: int
+) -> tuple[EvaluationSet, EvaluationSet]:
     """Documents in which gates start again with each window, and in which they are carried.
 
     A document without a byte is no sequence. The context of a window is what stands before it in
@@ -43,12 +43,14 @@ def held_out(
     unit = np.searchsorted(starts, windows, side="right") - 1
     part = np.repeat(parts, sizes)
 
-    def world(name: str, sequences: np.ndarray, context: np.ndarray | None) -> World:
+    def evaluation_set(
+        name: str, sequences: np.ndarray, context: np.ndarray | None
+    ) -> EvaluationSet:
         spans = Sequences(starts=sequences, windows=windows, num_bytes=num_bytes)
-        return World(
+        return EvaluationSet(
             name=name,
             log_probs=log_probs,
-            centre=centre,
+            dense=dense,
             part=part,
             sequences=spans,
             unit=unit,
@@ -56,7 +58,7 @@ def held_out(
         )
 
     context = window_contexts(sizes, window)
-    return world("reset", windows, context), world("carried", starts, None)
+    return evaluation_set("reset", windows, context), evaluation_set("carried", starts, None)
 
 
 def window_contexts(sizes: Sequence[int] | np.ndarray, window: int) -> np.ndarray:
@@ -72,7 +74,7 @@ def before(at: np.ndarray, document: np.ndarray, window: int) -> np.ndarray:
     return np.stack([np.maximum(document, at - window), at], axis=1)
 
 
-def spliced(carried: World, window: int, *, seed: int) -> World:
+def spliced(carried: EvaluationSet, window: int, *, seed: int) -> EvaluationSet:
     """Half a window of one document, then half of another from another part.
 
     Each document is used once, so that pairs are independent. The second half is scored after the
@@ -103,10 +105,10 @@ def spliced(carried: World, window: int, *, seed: int) -> World:
     offset = starts[pairs] + room
     at = (offset[..., None] + np.arange(half)).reshape(-1)
     edges = np.arange(0, at.size, 2 * half)
-    return World(
+    return EvaluationSet(
         name="spliced",
         log_probs=carried.log_probs[at],
-        centre=carried.centre[at],
+        dense=carried.dense[at],
         part=carried.part[at],
         sequences=Sequences(starts=edges, windows=edges, num_bytes=at.size),
         unit=np.arange(edges.size),

@@ -5,20 +5,20 @@ from collections.abc import Sequence
 import numpy as np
 
 from experiments.lib import kneser_ney
-from experiments.lib.gate_ladder import Sequences
+from experiments.lib.evaluation_sets import EvaluationSet
+from experiments.lib.gate_comparison import Sequences
 from experiments.lib.kneser_ney import Model
-from experiments.lib.worlds import World
 
 
 def generated(
     experts: Sequence[Model],
-    centre: Model,
+    dense: Model,
     weights: np.ndarray,
     num_sequences: int,
     window: int,
     *,
     seed: int,
-) -> World:
+) -> EvaluationSet:
     """Text that the experts wrote themselves, parts drawn by their weights: here they are exact."""
     rng = np.random.default_rng(seed)
     parts = np.sort(rng.choice(len(experts), size=num_sequences, p=weights))
@@ -29,12 +29,12 @@ def generated(
         if count
     ]
     texts = [row.tobytes() for rows in drawn for row in rows]
-    scores = score_all([*experts, centre], texts)
+    scores = score_all([*experts, dense], texts)
     starts = np.arange(num_sequences) * window
-    return World(
+    return EvaluationSet(
         name="generated",
         log_probs=scores[:, :-1],
-        centre=scores[:, -1],
+        dense=scores[:, -1],
         part=np.repeat(parts, window),
         sequences=Sequences(starts=starts, windows=starts, num_bytes=num_sequences * window),
         unit=np.arange(num_sequences),

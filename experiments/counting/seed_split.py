@@ -9,7 +9,7 @@ import numpy as np
 
 from dfm_jax.data import Corpus, Split, split_documents
 from experiments.counting.config import Config
-from experiments.lib import contexts, kneser_ney, partitions, worlds
+from experiments.lib import contexts, evaluation_sets, kneser_ney, partitions
 from experiments.lib.contexts import Contexts, Encoder, Pieces
 from experiments.lib.kneser_ney import Model, Queries
 from experiments.lib.partitions import Partition
@@ -19,15 +19,15 @@ SPLITS: tuple[str, ...] = ("train", *HELD_OUT)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fold:
-    """The split of one seed, the centre counted on its training text, and contexts."""
+class SeedSplit:
+    """The split of one seed, the dense model counted on its training text, and contexts."""
 
     seed: int
     split: Split
     texts: Mapping[str, list[bytes]]  # by split
     asked: Mapping[str, tuple[Queries, ...]]  # by held-out split
-    centre: Model
-    centre_scores: Mapping[str, np.ndarray]  # [N] by held-out split
+    dense: Model
+    dense_scores: Mapping[str, np.ndarray]  # [N] by held-out split
     encode: Encoder  # of words, fitted on the training text
     pieces: Pieces  # the training text, encoded
     flat: Mapping[str, bytes]  # by held-out split
@@ -42,22 +42,22 @@ class Fold:
         }
 
 
-def fold(corpora: Sequence[Corpus], *, seed: int, config: Config) -> Fold:
-    """Split the documents and count the centre, tuned on validation."""
+def seed_split(corpora: Sequence[Corpus], *, seed: int, config: Config) -> SeedSplit:
+    """Split the documents and count the dense model, tuned on validation."""
     split = split_documents(corpora, seed=seed)
     texts = {name: texts_of(getattr(split, name)) for name in SPLITS}
     asked = {name: kneser_ney.queries(texts[name], config.max_order) for name in HELD_OUT}
     everything = np.ones(sum(map(len, texts["validation"])), bool)
-    centre, scores = fitted(texts["train"], asked, everything, config.discounts)
+    dense, scores = fitted(texts["train"], asked, everything, config.discounts)
     encode = contexts.encoder(texts["train"], config.num_features, seed=seed)
     flat = {name: b"".join(texts[name]) for name in HELD_OUT}
-    return Fold(
+    return SeedSplit(
         seed=seed,
         split=split,
         texts=texts,
         asked=asked,
-        centre=centre,
-        centre_scores=scores,
+        dense=dense,
+        dense_scores=scores,
         encode=encode,
         pieces=contexts.pieces(encode, texts["train"], config.window),
         flat=flat,
@@ -65,7 +65,7 @@ def fold(corpora: Sequence[Corpus], *, seed: int, config: Config) -> Fold:
             name: contexts.contexts(
                 encode,
                 flat[name],
-                worlds.window_contexts([len(t) for t in texts[name] if t], config.window),
+                evaluation_sets.window_contexts([len(t) for t in texts[name] if t], config.window),
             )
             for name in HELD_OUT
         },
@@ -88,32 +88,34 @@ def fitted(
     return model, {split: kneser_ney.log_probs(model, asked[split]) for split in HELD_OUT}
 
 
-def parted(fold: Fold, name: str, config: Config) -> tuple[Partition, dict[str, np.ndarray]]:
+def partitioned(
+    seed_split: SeedSplit, name: str, config: Config
+) -> tuple[Partition, dict[str, np.ndarray]]:
     """The partition, and the part of each document, by split.
 
     Raises:
         ValueError: if a part is left without a document for training or for validation.
     """
-    corpora = [corpus for split in SPLITS for corpus in getattr(fold.split, split)]
-    options = {"fitted_on": len(fold.texts["train"]), "seed": fold.seed}
+    corpora = [corpus for split in SPLITS for corpus in getattr(seed_split.split, split)]
+    options = {"fitted_on": len(seed_split.texts["train"]), "seed": seed_split.seed}
     num_parts = config.num_parts
     makers: dict[str, Callable[[], Partition]] = {
         "domain": lambda: partitions.by_domain(corpora),
-        "file": lambda: partitions.by_dealt_files(corpora, num_parts, seed=fold.seed),
+        "file": lambda: partitions.by_assigned_files(corpora, num_parts, seed=seed_split.seed),
         "cluster": lambda: partitions.by_clusters(corpora, num_parts, **options),
         "likelihood": lambda: partitions.by_likelihood(
             corpora, num_parts, prefix=config.window, **options
         ),
-        "random": lambda: partitions.at_random(corpora, num_parts, seed=fold.seed),
+        "random": lambda: partitions.at_random(corpora, num_parts, seed=seed_split.seed),
     }
     partition = makers[name]()
-    part_of = partition.by_split({split: len(fold.texts[split]) for split in SPLITS})
+    part_of = partition.by_split({split: len(seed_split.texts[split]) for split in SPLITS})
     for split in ("train", "validation"):
         missing = set(range(partition.num_parts)) - set(part_of[split].tolist())
         if missing:
             raise ValueError(
                 f"`num_parts` must leave each part of `{name}` a document in {split}; got "
-                "num_parts = "
-                f"{partition.num_parts}, which leaves none in {missing} with seed {fold.seed}."
+                f"num_parts = {partition.num_parts}, which leaves none in {missing} "
+                f"with seed {seed_split.seed}."
             )
     return partition, part_of

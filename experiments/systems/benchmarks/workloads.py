@@ -11,8 +11,10 @@ from typing import Literal
 import numpy as np
 
 Size = dict[str, int]
-Check = Literal["values", "law", "objective", "none"]
-"""Of a pair's results: numbers that must be equal, draws from one law, an objective, nothing."""
+Check = Literal["values", "probs", "objective", "none"]
+"""Of a pair's results: numbers that must be equal, draws from one distribution, an objective,
+nothing.
+"""
 FULL = "the full mixture (ours)"
 FULL_FAST = "the full mixture, fast (ours)"
 TRAINING = "AR training step"
@@ -32,7 +34,7 @@ class Goal:
 
 
 @dataclass(frozen=True)
-class Work:
+class Workload:
     """One thing that is done here and by a peer."""
 
     name: str
@@ -77,40 +79,40 @@ _MIXTURE = _grown("K", (2, 4, 8, 16), B=32, V=32768)
 _ONE = _grown("K", (2, 4, 8, 16), V=32768)
 _DRAW = _grown("V", (512, 2048, 8192, 50257), R=512)
 
-WORKS = (
-    Work(
+WORKLOADS = (
+    Workload(
         "path sampling",
         "N",
         _grown("N", (256, 1024, 4096, 16384), batch=256),
         _grown("N", (256, 1024), batch=256),
         (_FLOW,),
-        "law",
+        "probs",
         (Goal(_FLOW, 3.5),),
         ("clear",),
     ),
-    Work("generalised KL", "V", _WIDE, _WIDE[:2], (_FLOW,), "values", (Goal(_FLOW, 8.0),)),
-    Work("cross-entropy", "V", _WIDE, _WIDE[:2], (_TORCH,), "values", (Goal(_TORCH, 4.0),)),
-    Work(
+    Workload("generalized KL", "V", _WIDE, _WIDE[:2], (_FLOW,), "values", (Goal(_FLOW, 8.0),)),
+    Workload("cross-entropy", "V", _WIDE, _WIDE[:2], (_TORCH,), "values", (Goal(_TORCH, 4.0),)),
+    Workload(
         "Euler without its model",
         "V",
         _EULER,
         _EULER[:2],
         (_FLOW,),
-        "law",
+        "probs",
         (Goal(_FLOW, 30.0, {"V": 512}), Goal(_FLOW, 30.0, {"V": 8192})),
         slow=True,
     ),
-    Work(
+    Workload(
         "Euler with a model",
         "V",
         _MODEL,
         _MODEL[:1],
         (_FLOW,),
-        "law",
+        "probs",
         (Goal(_FLOW, 1.5, {"V": 256}), Goal(_FLOW, 7.0, {"V": 8192})),
         slow=True,
     ),
-    Work(
+    Workload(
         "AR sampling with cache",
         "batch",
         _CACHE,
@@ -121,7 +123,7 @@ WORKS = (
         ("clear", "fast"),
         slow=True,
     ),
-    Work(
+    Workload(
         "balanced k-means",
         "K",
         _BALANCED,
@@ -132,7 +134,7 @@ WORKS = (
         ("clear",),
         slow=True,
     ),
-    Work(
+    Workload(
         "fine k-means",
         "K",
         _FINE,
@@ -143,7 +145,7 @@ WORKS = (
         ("clear",),
         slow=True,
     ),
-    Work(
+    Workload(
         "mixture of K experts",
         "K",
         _MIXTURE,
@@ -152,26 +154,26 @@ WORKS = (
         "values",
         (Goal(_TORCH, 4.0, {"K": 4}), Goal(_COMPILED, 1.5, {"K": 4})),
     ),
-    Work(
+    Workload(
         "a sample from the mixture",
         "K",
         _ONE,
         _ONE[:2],
         (FULL, FULL_FAST),
-        "law",
+        "probs",
         (Goal(FULL, 28.0),),
         ("fast",),
     ),
-    Work(TRAINING, "", (), (), (_TORCH,), "values", (Goal(_TORCH, 1.2),), ("clear",)),
-    Work("categorical draw", "V", _DRAW, _DRAW[:2], (_TORCH,), "law"),
+    Workload(TRAINING, "", (), (), (_TORCH,), "values", (Goal(_TORCH, 1.2),), ("clear",)),
+    Workload("categorical draw", "V", _DRAW, _DRAW[:2], (_TORCH,), "probs"),
 )
-BY_NAME = {work.name: work for work in WORKS}
+BY_NAME = {workload.name: workload for workload in WORKLOADS}
 
 
-def inputs(work: str, size: Mapping[str, int], seed: int) -> dict[str, np.ndarray]:
+def inputs(workload: str, size: Mapping[str, int], seed: int) -> dict[str, np.ndarray]:
     """What both sides read. Draws are reproducible: the generator is the work's own."""
-    rng = np.random.default_rng([seed, list(BY_NAME).index(work)])
-    return _INPUTS[work](dict(size), rng)
+    rng = np.random.default_rng([seed, list(BY_NAME).index(workload)])
+    return _INPUTS[workload](dict(size), rng)
 
 
 def _normal(rng: np.random.Generator, *shape: int, scale: float = 1.0) -> np.ndarray:
@@ -236,7 +238,7 @@ def _draw(size: Size, rng: np.random.Generator) -> dict[str, np.ndarray]:
 
 _INPUTS = {
     "path sampling": _path,
-    "generalised KL": _losses,
+    "generalized KL": _losses,
     "cross-entropy": _losses,
     "Euler without its model": _euler,
     "Euler with a model": _noise,

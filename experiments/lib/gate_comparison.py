@@ -1,4 +1,5 @@
-"""The ladder of gates on real sequences: every gate scores the same bytes with the same experts.
+"""The comparison of gates on real sequences: every gate scores the same bytes with the same
+experts.
 
 A sequence is a span of a flat text: a window, or a whole document. Sequences are laid end to end in
 lanes, so that gates run over all lanes at once, and start again where a sequence does.   [D7, B10]
@@ -14,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dfm_jax.checks import check_log_law
+from dfm_jax.checks import check_log_distribution
 from dfm_jax.mixture import (
     GateState,
     bayes_gate_update,
@@ -25,20 +26,20 @@ from dfm_jax.mixture import (
 from dfm_jax.types import Array
 
 TOPS = ("top-1", "top-2", "full")  # experts kept at each byte
-INFORMED = " × Bayes"  # ends the name of a Bayes gate whose prior is a law of the context
+INFORMED = " × Bayes"  # ends the name of a Bayes gate whose prior is a distribution of the context
 NUM_BINS = 10  # of the margin, which lies in [0, 1]
 _LANES = 8  # few, since a long document fills its lane alone
 _STEPS = 2**12  # of every lane, in one call of the compiled program: one shape for all texts
 
 
-class Rungs(NamedTuple):
+class GateVariants(NamedTuple):
     """What the gates remember at one byte of one lane; each [K] or [rows, K] in log space."""
 
     seen: Array  # bytes since the sequence began
     last: GateState  # of the last byte alone
     kept: GateState  # [M, K] the Bayes gate until `prefixes` bytes were seen, kept from then on
     shared: GateState  # [A, K] fixed-share, by `alphas`
-    informed: GateState  # [C, K] the Bayes gate from a law of the context on
+    informed: GateState  # [C, K] the Bayes gate from a distribution of the context on
     bayes: GateState
 
 
@@ -52,8 +53,9 @@ class Sequences:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ContextLaws:
-    """What gates that read the context of a sequence say before its first byte, as log-laws.
+class ContextProbs:
+    """What gates that read the context of a sequence say before its first byte, as
+    log-distributions.
 
     A gate that stays as it is and the prior of a Bayes gate are tuned apart.
     """
@@ -63,23 +65,23 @@ class ContextLaws:
     prior: np.ndarray  # [Q, C, K] log P̂(k | c)
 
     @staticmethod
-    def none(num_sequences: int, num_experts: int) -> "ContextLaws":
+    def none(num_sequences: int, num_experts: int) -> "ContextProbs":
         """Of sequences without contexts: no gate, C = 0."""
         empty = np.zeros((num_sequences, 0, num_experts))
-        return ContextLaws(names=(), fixed=empty, prior=empty)
+        return ContextProbs(names=(), fixed=empty, prior=empty)
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenLaws:
+class TokenProbs:
     """What gates say before each token that are no function of the experts' likelihoods."""
 
     names: tuple[str, ...]  # [E]
-    log_laws: np.ndarray  # [N, E, K] log ρ_k(x^{<i})
+    log_probs: np.ndarray  # [N, E, K] log ρ_k(x^{<i})
 
     @staticmethod
-    def none(num_bytes: int, num_experts: int) -> "TokenLaws":
+    def none(num_bytes: int, num_experts: int) -> "TokenProbs":
         """No such gate, E = 0."""
-        return TokenLaws(names=(), log_laws=np.zeros((num_bytes, 0, num_experts)))
+        return TokenProbs(names=(), log_probs=np.zeros((num_bytes, 0, num_experts)))
 
 
 class Scores(NamedTuple):
@@ -135,8 +137,8 @@ def score(
     *,
     prefixes: Sequence[int],
     alphas: Sequence[float],
-    contexts: ContextLaws | None = None,
-    running: TokenLaws | None = None,
+    contexts: ContextProbs | None = None,
+    running: TokenProbs | None = None,
 ) -> Scores:
     """Run every gate over every sequence, in float64 on the host's CPU.
 
@@ -146,29 +148,29 @@ def score(
         log_prior: [K] log w_k.
         prefixes: [M] bytes after which a gate is kept.
         alphas: [A] of fixed-share.
-        contexts: laws of each sequence, for gates that read its context.
-        running: laws of each byte, for gates that read what stands before it.
+        contexts: distributions of each sequence, for gates that read its context.
+        running: distributions of each byte, for gates that read what stands before it.
 
     Raises:
-        ValueError: if a law of a context or of a byte is none.
+        ValueError: if a distribution of a context or of a byte is none.
     """
     num_windows = sequences.windows.size
     if contexts is not None:
-        check_log_law("contexts.fixed", contexts.fixed)
-        check_log_law("contexts.prior", contexts.prior)
+        check_log_distribution("contexts.fixed", contexts.fixed)
+        check_log_distribution("contexts.prior", contexts.prior)
     if running is not None:
-        check_log_law("running.log_laws", running.log_laws)
-    contexts = contexts or ContextLaws.none(sequences.starts.size, log_prior.size)
-    running = running or TokenLaws.none(sequences.num_bytes, log_prior.size)
-    of_laws = {"contexts": contexts.names, "running": running.names}
-    num_gates = len(gate_names(prefixes, num_alphas=len(alphas), **of_laws))
+        check_log_distribution("running.log_probs", running.log_probs)
+    contexts = contexts or ContextProbs.none(sequences.starts.size, log_prior.size)
+    running = running or TokenProbs.none(sequences.num_bytes, log_prior.size)
+    of_probs = {"contexts": contexts.names, "running": running.names}
+    num_gates = len(gate_names(prefixes, num_alphas=len(alphas), **of_probs))
     window = np.zeros(sequences.num_bytes, int)
     window[sequences.windows[1:]] = 1
     window = np.cumsum(window)
     first = np.zeros(sequences.num_bytes, bool)
     first[sequences.starts] = True
     sequence = np.cumsum(first) - 1
-    laws = np.stack([contexts.fixed, contexts.prior], axis=1)
+    token_probs = np.stack([contexts.fixed, contexts.prior], axis=1)
     sums = Scores(
         soft=np.zeros((num_windows, num_gates, len(TOPS))),
         hard_after=np.zeros((num_windows, len(prefixes))),
@@ -177,12 +179,14 @@ def score(
     )
     cpu = jax.local_devices(backend="cpu")[0]
     with jax.enable_x64(True), jax.default_device(cpu):
-        law = _Law(*map(jnp.asarray, (log_prior, np.array(prefixes, int), np.array(alphas))))
-        rungs = jax.vmap(lambda c: _start(law, c))(jnp.asarray(laws[np.zeros(_LANES, int)]))
+        probs = _Probs(*map(jnp.asarray, (log_prior, np.array(prefixes, int), np.array(alphas))))
+        gate_variants = jax.vmap(lambda c: _start(probs, c))(
+            jnp.asarray(token_probs[np.zeros(_LANES, int)])
+        )
         for here in chunks(sequences):
-            of_bytes = running.log_laws[here]
-            bytes_here = (token_log_probs[here], first[here], laws[sequence[here]], of_bytes)
-            rungs, found = _chunk(rungs, *bytes_here, law)
+            of_bytes = running.log_probs[here]
+            bytes_here = (token_log_probs[here], first[here], token_probs[sequence[here]], of_bytes)
+            gate_variants, found = _chunk(gate_variants, *bytes_here, probs)
             real = here >= 0
             _add(sums, window[here[real]], *(np.asarray(x)[real] for x in found))
     return sums
@@ -204,44 +208,44 @@ def _add(
         total += np.bincount(cell, values, minlength=total.size).reshape(total.shape)
 
 
-class _Law(NamedTuple):
+class _Probs(NamedTuple):
     log_prior: Array  # [K]
     prefixes: Array  # [M]
     alphas: Array  # [A]
 
 
-def _start(law: _Law, context: Array) -> Rungs:
-    state = gate_init(law.log_prior)
+def _start(probs: _Probs, context: Array) -> GateVariants:
+    state = gate_init(probs.log_prior)
 
     def rows(num: int) -> GateState:
         return jax.tree.map(lambda x: jnp.broadcast_to(x[None], (num, *x.shape)), state)
 
-    return Rungs(
+    return GateVariants(
         seen=jnp.array(0),
         last=state,
-        kept=rows(law.prefixes.size),
-        shared=rows(law.alphas.size),
+        kept=rows(probs.prefixes.size),
+        shared=rows(probs.alphas.size),
         informed=GateState(context[1], jnp.ones(context.shape[1], bool)),
         bayes=state,
     )
 
 
 def _advance(
-    rungs: Rungs, log_probs: Array, first: Array, context: Array, law: _Law
-) -> tuple[Rungs, Rungs]:
+    gate_variants: GateVariants, log_probs: Array, first: Array, context: Array, probs: _Probs
+) -> tuple[GateVariants, GateVariants]:
     """The gates after this byte, and before it; `context` [2, C, K] is of its sequence."""
-    start = _start(law, context)
-    before: Rungs = jax.tree.map(partial(jnp.where, first), start, rungs)
+    start = _start(probs, context)
+    before: GateVariants = jax.tree.map(partial(jnp.where, first), start, gate_variants)
     bayes = bayes_gate_update(before.bayes, log_probs)
-    running = before.seen < law.prefixes
+    running = before.seen < probs.prefixes
     shared = jax.vmap(fixed_share_update, (0, None, None, 0))
-    after = Rungs(
+    after = GateVariants(
         seen=before.seen + 1,
         last=bayes_gate_update(start.last, log_probs),
         kept=jax.vmap(lambda go, state: jax.tree.map(partial(jnp.where, go), bayes, state))(
             running, before.kept
         ),
-        shared=shared(before.shared, log_probs, law.log_prior, law.alphas),
+        shared=shared(before.shared, log_probs, probs.log_prior, probs.alphas),
         informed=jax.vmap(bayes_gate_update, (0, None))(before.informed, log_probs),
         bayes=bayes,
     )
@@ -265,24 +269,29 @@ def losses(log_weights: Array, log_probs: Array) -> tuple[Array, Array]:
 
 @jax.jit
 def _chunk(
-    rungs: Rungs, log_probs: Array, first: Array, context: Array, running: Array, law: _Law
-) -> tuple[Rungs, tuple[Array, Array, Array]]:
+    gate_variants: GateVariants,
+    log_probs: Array,
+    first: Array,
+    context: Array,
+    running: Array,
+    probs: _Probs,
+) -> tuple[GateVariants, tuple[Array, Array, Array]]:
     """Losses [T, L, G, C], those of `hard_after` [T, L, M], and margins [T, L, G]."""
     advance = jax.vmap(_advance, (0, 0, 0, 0, None))
     inputs = (log_probs, first, context)
-    rungs, before = jax.lax.scan(lambda r, x: advance(r, *x, law), rungs, inputs)
+    gate_variants, before = jax.lax.scan(lambda r, x: advance(r, *x, probs), gate_variants, inputs)
 
     def at_byte(
-        state: Rungs, log_probs: Array, context: Array, running: Array
+        state: GateVariants, log_probs: Array, context: Array, running: Array
     ) -> tuple[Array, Array, Array]:
         last, bayes = state.last.log_weights[None], state.bayes.log_weights[None]
-        static = jax.nn.log_softmax(law.log_prior)[None]
+        static = jax.nn.log_softmax(probs.log_prior)[None]
         kept, shared = state.kept.log_weights, state.shared.log_weights
         informed = state.informed.log_weights
         gates = (static, last, kept, shared, context[0], informed, running, bayes)
         by_top, margin = jax.vmap(losses, (0, None))(jnp.concatenate(gates), log_probs)
-        of_kept = by_top[2 : 2 + law.prefixes.size]
-        hard_after = jnp.where(state.seen < law.prefixes, of_kept[:, -1], of_kept[:, 0])
+        of_kept = by_top[2 : 2 + probs.prefixes.size]
+        hard_after = jnp.where(state.seen < probs.prefixes, of_kept[:, -1], of_kept[:, 0])
         return by_top, hard_after, margin
 
-    return rungs, jax.vmap(jax.vmap(at_byte))(before, log_probs, context, running)
+    return gate_variants, jax.vmap(jax.vmap(at_byte))(before, log_probs, context, running)

@@ -1,11 +1,11 @@
-"""Sequences, their laws, and information: entropy, divergence, total correlation."""
+"""Sequences, their distributions, and information: entropy, divergence, total correlation."""
 
 import numpy as np
 
 from dfm_jax.exact.checks import (
     RefusedError,
-    check_law,
-    check_laws,
+    check_distribution,
+    check_distributions,
     check_measure,
     check_positions,
     check_shape,
@@ -17,7 +17,7 @@ from dfm_jax.exact.checks import (
 def states(num_states: int, num_positions: int) -> np.ndarray:
     """All S^N sequences in lexicographic order, position 0 slowest.
 
-    Row z is the sequence with flat index z; every law [Z] of this package is listed so.
+    Row z is the sequence with flat index z; every distribution [Z] of this package is listed so.
 
     Returns:
         int64 array [Z, N].
@@ -30,12 +30,12 @@ def states(num_states: int, num_positions: int) -> np.ndarray:
 
 
 def marginal(
-    law: np.ndarray, positions: tuple[int, ...], num_states: int, num_positions: int
+    probs: np.ndarray, positions: tuple[int, ...], num_states: int, num_positions: int
 ) -> np.ndarray:
-    """The law of a sub-sequence: p(x^A) = Σ_{x^{∉A}} p(x).
+    """The distribution of a sub-sequence: p(x^A) = Σ_{x^{∉A}} p(x).
 
     Args:
-        law: [Z], Z = S^N.
+        probs: [Z], Z = S^N.
         positions: A, strictly increasing; the empty tuple gives [1.].
         num_states: S.
         num_positions: N.
@@ -43,92 +43,94 @@ def marginal(
     Returns:
         [S^|A|], flat.
     """
-    law = check_law("law", law, num_states, num_positions)
+    probs = check_distribution("probs", probs, num_states, num_positions)
     positions = check_positions("positions", positions, num_positions)
     dropped = tuple(i for i in range(num_positions) if i not in positions)
-    return law.reshape((num_states,) * num_positions).sum(axis=dropped).reshape(-1)
+    return probs.reshape((num_states,) * num_positions).sum(axis=dropped).reshape(-1)
 
 
 def conditionals(
-    law: np.ndarray, num_states: int, num_positions: int
+    probs: np.ndarray, num_states: int, num_positions: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Next-token laws q(v | x^{<t}) = q(x^{<t} v) / q(x^{<t})  [A3].
+    """Next-token distributions q(v | x^{<t}) = q(x^{<t} v) / q(x^{<t})  [A3].
 
     Args:
-        law: q, [Z], Z = V^N.
-        num_states: V (or S, for a law of states; then read S for V below).
+        probs: q, [Z], Z = V^N.
+        num_states: V (or S, for a distribution of states; then read S for V below).
         num_positions: N.
 
     Returns:
-        The laws [Z, N, V], entry [x, t] a function of the first t tokens of x alone, and the
-        support, bool [Z, N]: q(x^{<t}) > 0. Off the support the law is all zeros.
+        The distributions [Z, N, V], entry [x, t] a function of the first t tokens of x alone, and
+        the support, bool [Z, N]: q(x^{<t}) > 0. Off the support the distribution is all zeros.
     """
-    law = check_law("law", law, num_states, num_positions)
-    total = law.size
-    check_size((total, num_positions, num_states), "The next-token laws")
-    laws = np.zeros((total, num_positions, num_states))
+    probs = check_distribution("probs", probs, num_states, num_positions)
+    total = probs.size
+    check_size((total, num_positions, num_states), "The next-token distributions")
+    rows = np.zeros((total, num_positions, num_states))
     support = np.zeros((total, num_positions), dtype=bool)
     for t in range(num_positions):
-        joint = law.reshape(num_states**t, num_states, -1).sum(axis=2)  # q(x^{<t}, v)
+        joint = probs.reshape(num_states**t, num_states, -1).sum(axis=2)  # q(x^{<t}, v)
         prefix = joint.sum(axis=1)
         live = prefix > 0.0
         next_token = np.divide(
             joint, prefix[:, None], out=np.zeros_like(joint), where=live[:, None]
         )
-        laws[:, t] = np.repeat(next_token, num_states ** (num_positions - t), axis=0)
+        rows[:, t] = np.repeat(next_token, num_states ** (num_positions - t), axis=0)
         support[:, t] = np.repeat(live, num_states ** (num_positions - t))
-    return laws, support
+    return rows, support
 
 
 def token_conditionals(
-    law: np.ndarray, known: np.ndarray, num_states: int, num_positions: int
+    probs: np.ndarray, known: np.ndarray, num_states: int, num_positions: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Each token's law given the tokens at the known positions: q(x^i = v | x^known)  [P7].
+    """Each token's distribution given the tokens at the known positions: q(x^i = v | x^known)
+    [P7].
 
     At a known position it is the point mass at x^i.
 
     Args:
-        law: [Z], Z = V^N.
+        probs: [Z], Z = V^N.
         known: bool [N].
         num_states: V.
         num_positions: N.
 
     Returns:
-        The laws [Z, N, V], entry [x, i] a function of x^known alone, and the support, bool [Z]:
-        q(x^known) > 0. Off the support the laws are all zeros.
+        The distributions [Z, N, V], entry [x, i] a function of x^known alone, and the support, bool
+        [Z]: q(x^known) > 0. Off the support the distributions are all zeros.
     """
-    law = check_law("law", law, num_states, num_positions)
+    probs = check_distribution("probs", probs, num_states, num_positions)
     known = np.asarray(known)
     check_shape("known", known, (num_positions,))
     if known.dtype != bool:
         raise RefusedError(f"`known` must be bool; got known.dtype = {known.dtype}.")
-    check_size((law.size, num_positions, num_states), "The token laws")
+    check_size((probs.size, num_positions, num_states), "The token distributions")
     cube = (num_states,) * num_positions
     hidden = tuple(i for i in range(num_positions) if not known[i])
-    given = law.reshape(cube).sum(axis=hidden, keepdims=True)
+    given = probs.reshape(cube).sum(axis=hidden, keepdims=True)
     support = np.broadcast_to(given > 0.0, cube).reshape(-1)
-    laws = np.zeros((law.size, num_positions, num_states))
+    rows = np.zeros((probs.size, num_positions, num_states))
     for i in range(num_positions):
         if known[i]:
-            laws[:, i] = np.eye(num_states)[states(num_states, num_positions)[:, i]]
-            laws[~support, i] = 0.0
+            rows[:, i] = np.eye(num_states)[states(num_states, num_positions)[:, i]]
+            rows[~support, i] = 0.0
             continue
         others = tuple(j for j in hidden if j != i)
-        joint = law.reshape(cube).sum(axis=others, keepdims=True)
+        joint = probs.reshape(cube).sum(axis=others, keepdims=True)
         joint = np.moveaxis(joint[..., None], i, -1)  # the value of token i, last
         joint = joint.reshape((*given.shape, num_states))
         ratio = np.divide(
             joint, given[..., None], out=np.zeros_like(joint), where=given[..., None] > 0.0
         )
-        laws[:, i] = np.broadcast_to(ratio, (*cube, num_states)).reshape(-1, num_states)
-    return laws, support
+        rows[:, i] = np.broadcast_to(ratio, (*cube, num_states)).reshape(-1, num_states)
+    return rows, support
 
 
-def embed(law: np.ndarray, num_tokens: int, num_states: int, num_positions: int) -> np.ndarray:
-    """A law of data sequences as a law of state sequences, with no mass on the other states.
+def embed(probs: np.ndarray, num_tokens: int, num_states: int, num_positions: int) -> np.ndarray:
+    """A distribution of data sequences as a distribution of state sequences, with no mass on the
+    other states.
 
     Args:
-        law: [Z1], Z1 = V^N.
+        probs: [Z1], Z1 = V^N.
         num_tokens: V.
         num_states: S ≥ V.
         num_positions: N.
@@ -136,28 +138,28 @@ def embed(law: np.ndarray, num_tokens: int, num_states: int, num_positions: int)
     Returns:
         [Z], Z = S^N.
     """
-    law = check_law("law", law, num_tokens, num_positions)
+    probs = check_distribution("probs", probs, num_tokens, num_positions)
     if num_states < num_tokens:
         rule = f"`num_states` must be at least {num_tokens}"
         raise RefusedError(f"{rule}; got num_states = {num_states}.")
     embedded = np.zeros(check_states(num_states, num_positions))
     strides = num_states ** np.arange(num_positions - 1, -1, -1)
-    embedded[states(num_tokens, num_positions) @ strides] = law
+    embedded[states(num_tokens, num_positions) @ strides] = probs
     return embedded
 
 
 def entropy(p: np.ndarray) -> np.ndarray:
     """H(p) = −Σ_x p(x) log p(x) in nats, 0 log 0 = 0, along the last axis.
 
-    A row of zeros (a law off its support) has entropy 0.
+    A row of zeros (a distribution off its support) has entropy 0.
 
     Args:
         p: [..., Z].
 
     Returns:
-        [...]; a scalar for one law.
+        [...]; a scalar for one distribution.
     """
-    p = check_laws("p", p, or_zero=True)
+    p = check_distributions("p", p, or_zero=True)
     return -np.sum(p * np.log(p, out=np.zeros_like(p), where=p > 0.0), axis=-1)
 
 
@@ -174,7 +176,9 @@ def kl(p: np.ndarray, q: np.ndarray) -> np.ndarray:
     Returns:
         [...], in [0, ∞] up to rounding.
     """
-    p, q = np.broadcast_arrays(check_laws("p", p, or_zero=True), check_laws("q", q, or_zero=True))
+    p, q = np.broadcast_arrays(
+        check_distributions("p", p, or_zero=True), check_distributions("q", q, or_zero=True)
+    )
     both = (p > 0.0) & (q > 0.0)
     log_p = np.log(p, out=np.zeros(p.shape), where=both)
     log_q = np.log(q, out=np.zeros(q.shape), where=both)
@@ -184,7 +188,7 @@ def kl(p: np.ndarray, q: np.ndarray) -> np.ndarray:
 
 def total_variation(p: np.ndarray, q: np.ndarray) -> np.ndarray:
     """TV(p, q) = ½ Σ_x |p(x) − q(x)|, along the last axis; p, q: [..., Z]."""
-    p, q = check_laws("p", p, or_zero=True), check_laws("q", q, or_zero=True)
+    p, q = check_distributions("p", p, or_zero=True), check_distributions("q", q, or_zero=True)
     return 0.5 * np.sum(np.abs(p - q), axis=-1)
 
 
@@ -216,20 +220,20 @@ def conditional_entropy(joint: np.ndarray) -> np.ndarray:
     return -np.sum(joint * (log_joint - np.log(given, out=np.zeros_like(joint), where=live)))
 
 
-def total_correlation(law: np.ndarray, num_states: int, num_positions: int) -> np.ndarray:
+def total_correlation(probs: np.ndarray, num_states: int, num_positions: int) -> np.ndarray:
     """TC(X) = Σ_i H(X^i) − H(X) in nats: what independent draws of all tokens lose  [Q6].
 
     Args:
-        law: [Z], Z = S^N.
+        probs: [Z], Z = S^N.
         num_states: S.
         num_positions: N.
     """
     everywhere = tuple(range(num_positions))
-    return conditional_total_correlation(law, everywhere, (), num_states, num_positions)
+    return conditional_total_correlation(probs, everywhere, (), num_states, num_positions)
 
 
 def conditional_total_correlation(
-    law: np.ndarray,
+    probs: np.ndarray,
     block: tuple[int, ...],
     given: tuple[int, ...],
     num_states: int,
@@ -238,7 +242,7 @@ def conditional_total_correlation(
     """E_q TC(X^B | X^A) = Σ_{i∈B} H(X^i | X^A) − H(X^B | X^A) in nats  [Q6].
 
     Args:
-        law: q, [Z], Z = S^N.
+        probs: q, [Z], Z = S^N.
         block: B, strictly increasing.
         given: A, strictly increasing, disjoint from B; may be empty.
         num_states: S.
@@ -251,7 +255,7 @@ def conditional_total_correlation(
         raise RefusedError(f"{rule}; got block = {block} and given = {given}.")
 
     def entropy_of(positions: tuple[int, ...]) -> np.ndarray:
-        return entropy(marginal(law, tuple(sorted(positions)), num_states, num_positions))
+        return entropy(marginal(probs, tuple(sorted(positions)), num_states, num_positions))
 
     at_given = entropy_of(given)  # H(X^i | X^A) = H(X^i, X^A) − H(X^A)
     single = sum(entropy_of((i, *given)) - at_given for i in block)
@@ -263,5 +267,5 @@ def _check_joint(joint: np.ndarray) -> np.ndarray:
     if joint.ndim != 2:
         rule = "`joint` must have two axes [A, B]"
         raise RefusedError(f"{rule}; got joint.shape = {list(joint.shape)}.")
-    check_laws("joint", joint.reshape(-1))
+    check_distributions("joint", joint.reshape(-1))
     return joint

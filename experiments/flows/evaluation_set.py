@@ -1,7 +1,7 @@
 """B8 where every sum can be taken: digits of 2 × 2 pixels and 3 levels, 81 states.   [B8, D3, D4]
 
-The truth is the held-out images' law, the model's experts are exact flows of the training images'
-smoothed laws, part by part. From a uniform source, with κ_t = t, on [0, 1 − ε]:
+The truth is the held-out images' distribution, the model's experts are exact flows of the training
+images' smoothed distributions, part by part. From a uniform source, with κ_t = t, on [0, 1 − ε]:
 
     KL(p_{1−ε} ‖ p̂_{1−ε}) ≤ ∫ E Σ_{y≠X} [u log(u/û) − u + û] dt ≤ Σ_k of it for r_k u^k, r̂_k û^k
 """
@@ -14,18 +14,20 @@ import numpy as np
 from dfm_jax import exact, objectives
 from experiments.flows.images import SIDE, Images, Parts
 
-_LEVELS, _CELLS = 3, 2  # grey levels, positions a side
+_LEVELS, _CELLS = 3, 2  # gray levels, positions a side
 _NODES, _NODE_WEIGHTS = np.polynomial.legendre.leggauss(16)
 _NODES, _NODE_WEIGHTS = (_NODES + 1) / 2, _NODE_WEIGHTS / 2
-_STEPS = 200  # of Runge and Kutta's method, for the law of a gate that no mixture of paths has
+_STEPS = (
+    200  # of Runge and Kutta's method, for the distribution of a gate that no mixture of paths has
+)
 
 
 class Flow(NamedTuple):
-    """Parts and their mixture at one time: weights [Z, K], rates [K, Z, N, V], law [Z]."""
+    """Parts and their mixture at one time: weights [Z, K], rates [K, Z, N, V], distribution [Z]."""
 
     gate: np.ndarray
     rates: np.ndarray
-    law: np.ndarray
+    probs: np.ndarray
 
 
 def small(images: np.ndarray) -> np.ndarray:
@@ -38,15 +40,15 @@ def small(images: np.ndarray) -> np.ndarray:
     return levels @ _LEVELS ** np.arange(_CELLS**2)[::-1]
 
 
-def laws_of(states: np.ndarray, parts: np.ndarray, num_parts: int, smoothing: float) -> np.ndarray:
-    """[K, Z] counted laws, with so many pseudo-counts a state."""
+def probs_of(states: np.ndarray, parts: np.ndarray, num_parts: int, smoothing: float) -> np.ndarray:
+    """[K, Z] counted distributions, with so many pseudo-counts a state."""
     size = _LEVELS**_CELLS**2
     counts = np.zeros((num_parts, size)) + smoothing
     np.add.at(counts, (parts, states), 1.0)
     return counts / counts.sum(axis=1, keepdims=True)
 
 
-def flow_at(t: float, laws: np.ndarray, weights: np.ndarray) -> Flow:
+def flow_at(t: float, token_probs: np.ndarray, weights: np.ndarray) -> Flow:
     """r_k(z, t), u_t^k and p_t, by enumeration.   [D3, V5]"""
     num_positions = _CELLS**2
     sources = np.full((num_positions, _LEVELS), 1 / _LEVELS)
@@ -54,8 +56,8 @@ def flow_at(t: float, laws: np.ndarray, weights: np.ndarray) -> Flow:
     path = exact.mixture_token_path(np.full(num_positions, t), _LEVELS, _LEVELS)
     here = np.eye(_LEVELS)[exact.states(_LEVELS, num_positions)]
     paths, rates = [], []
-    for law in laws:
-        coupling = exact.FactoredCoupling(law, sources, context)
+    for probs in token_probs:
+        coupling = exact.FactoredCoupling(probs, sources, context)
         paths.append(exact.marginal_path(coupling, path))
         rates.append((exact.posteriors(coupling, path)[0] - here) / (1 - t))
     gate, _ = exact.expert_posterior(weights, np.stack(paths))
@@ -67,9 +69,9 @@ def measured(images: Images, parts: Parts, *, smoothing: float, epsilon: float) 
     num_parts, ends = parts.num_experts, 1 - epsilon
     judged = small(images.test), parts.test
     present = np.bincount(parts.test, minlength=num_parts) > 0
-    truth = laws_of(*judged, num_parts, 0.0 if present.all() else smoothing)
+    truth = probs_of(*judged, num_parts, 0.0 if present.all() else smoothing)
     weights = np.bincount(parts.test, minlength=num_parts) / len(parts.test)
-    model = laws_of(small(images.train), parts.train, num_parts, smoothing)
+    model = probs_of(small(images.train), parts.train, num_parts, smoothing)
     static = parts.weights
     size = truth.shape[1]
     totals = {gate: np.zeros(2) for gate in ("Bayes", "static")}
@@ -77,18 +79,22 @@ def measured(images: Images, parts: Parts, *, smoothing: float, epsilon: float) 
         real, learned = flow_at(node, truth, weights), flow_at(node, model, static)
         for name, gate in _gates(learned, static).items():
             weighted = np.einsum("zk,kzns->kzns", real.gate, real.rates)
-            modelled = np.einsum("zk,kzns->kzns", gate, learned.rates)
-            whole = _costs(weighted.sum(0), modelled.sum(0))
-            by_part = sum(_costs(*pair) for pair in zip(weighted, modelled, strict=True))
-            totals[name] += share * np.array([real.law @ whole, real.law @ by_part])
-    end = flow_at(ends, truth, weights).law
+            modeled = np.einsum("zk,kzns->kzns", gate, learned.rates)
+            whole = _costs(weighted.sum(0), modeled.sum(0))
+            by_part = sum(_costs(*pair) for pair in zip(weighted, modeled, strict=True))
+            totals[name] += share * np.array([real.probs @ whole, real.probs @ by_part])
+    end = flow_at(ends, truth, weights).probs
     start = np.full(size, 1 / size)
-    laws = _evolved(start, model, static, ends)
+    token_probs = _evolved(start, model, static, ends)
     found = {
-        name: {"kl": float(exact.kl(end, laws[name])), "integral": integral, "by_part": by_part}
+        name: {
+            "kl": float(exact.kl(end, token_probs[name])),
+            "integral": integral,
+            "by_part": by_part,
+        }
         for name, (integral, by_part) in totals.items()
     }
-    residual = float(np.abs(laws["Bayes"] - flow_at(ends, model, static).law).max())
+    residual = float(np.abs(token_probs["Bayes"] - flow_at(ends, model, static).probs).max())
     return {"gates": found, "residual": residual, "states": size}
 
 
@@ -97,19 +103,19 @@ def _gates(learned: Flow, static: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _costs(u: np.ndarray, u_hat: np.ndarray) -> np.ndarray:
-    """Σ_i of `generalised_kl` at every state, in float64: [Z]."""
+    """Σ_i of `generalized_kl` at every state, in float64: [Z]."""
     with jax.enable_x64(True):
         states = exact.states(_LEVELS, _CELLS**2)
         return np.asarray(_jitted(u, u_hat, states)).sum(axis=-1)
 
 
-_jitted = jax.jit(jax.vmap(objectives.generalised_kl))
+_jitted = jax.jit(jax.vmap(objectives.generalized_kl))
 
 
 def _evolved(
-    law: np.ndarray, model: np.ndarray, static: np.ndarray, ends: float
+    probs: np.ndarray, model: np.ndarray, static: np.ndarray, ends: float
 ) -> dict[str, np.ndarray]:
-    """The laws at the end of dp/dt = G_t p, G that of Σ_k r̂_k û^k for each gate.
+    """The distributions at the end of dp/dt = G_t p, G that of Σ_k r̂_k û^k for each gate.
 
     In τ = −log(1 − t), where the rate κ̇/(1 − κ) is 1: steps are even where the process is fast.
     """
@@ -124,14 +130,14 @@ def _evolved(
 
     step = -np.log(1 - ends) / _STEPS
     now = slopes(0.0)
-    laws = dict.fromkeys(now, law)
+    token_probs = dict.fromkeys(now, probs)
     for index in range(_STEPS):
         middle, then = (slopes(step * (index + part)) for part in (0.5, 1.0))
-        for name, here in laws.items():
+        for name, here in token_probs.items():
             first = now[name] @ here
             second = middle[name] @ (here + step / 2 * first)
             third = middle[name] @ (here + step / 2 * second)
             fourth = then[name] @ (here + step * third)
-            laws[name] = here + step / 6 * (first + 2 * second + 2 * third + fourth)
+            token_probs[name] = here + step / 6 * (first + 2 * second + 2 * third + fourth)
         now = then
-    return laws
+    return token_probs

@@ -1,4 +1,6 @@
-"""Training steps over 8 virtual devices: experts that share nothing, and the centre that does."""
+"""Training steps over 8 virtual devices: experts that share nothing, and the dense model that
+does.
+"""
 
 from functools import cache, partial
 
@@ -7,11 +9,11 @@ import numpy as np
 import pytest
 
 from dfm_jax.models import TransformerConfig, transformer
-from dfm_jax.parallel import independent, make_mesh, spread_step
+from dfm_jax.parallel import independent, make_mesh, sharded_step
 from dfm_jax.training.batches import Batch
-from dfm_jax.training.config import OptimiserConfig
+from dfm_jax.training.config import OptimizerConfig
 from dfm_jax.training.losses import next_token_losses
-from dfm_jax.training.state import init_state, make_optimiser, with_hyperparameters
+from dfm_jax.training.state import init_state, make_optimizer, with_hyperparameters
 from dfm_jax.training.step import make_train_step, until_its_end
 
 pytestmark = pytest.mark.slow  # all of it is compilation
@@ -26,9 +28,9 @@ ULPS = 2e-5  # relative, of sums in another order through steps of Adam
 @cache
 def parts():
     network = transformer(MODEL)
-    optimiser = make_optimiser(OptimiserConfig(warmup_steps=1), STEPS)
-    step = make_train_step(next_token_losses(network, start=16), optimiser)
-    begin = partial(init_state, network=network, optimiser=optimiser)
+    optimizer = make_optimizer(OptimizerConfig(warmup_steps=1), STEPS)
+    step = make_train_step(next_token_losses(network, start=16), optimizer)
+    begin = partial(init_state, network=network, optimizer=optimizer)
     return begin, step
 
 
@@ -103,10 +105,10 @@ def test_experts_on_any_mesh(shape):
 
 
 @pytest.mark.parametrize("placement", ["replicated", "sharded"])
-def test_the_centre_over_eight_devices_is_the_centre_on_one(placement):
+def test_the_dense_model_over_eight_devices_is_the_dense_model_on_one(placement):
     """And a sharded one holds an eighth of it on a device."""
     state = one_of(states(), 0)
-    step = spread_step(parts()[1], make_mesh({"data": 8}), state, placement=placement)
+    step = sharded_step(parts()[1], make_mesh({"data": 8}), state, placement=placement)
     found = trained(step, state, 0)
     expected = (
         one_of(alone()[0], 0),

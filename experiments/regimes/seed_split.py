@@ -9,7 +9,7 @@ import numpy as np
 
 from dfm_jax.checks import require
 from dfm_jax.data import Corpus, Document, split_documents
-from experiments.counting.fold import HELD_OUT, SPLITS, fitted, texts_of
+from experiments.counting.seed_split import HELD_OUT, SPLITS, fitted, texts_of
 from experiments.lib import contexts, kneser_ney
 from experiments.lib.kneser_ney import Model, Queries
 from experiments.regimes.config import Config
@@ -18,7 +18,7 @@ Named = tuple[str, Document]  # with its domain
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fold:
+class SeedSplit:
     """The split of one seed: training documents in a drawn order, and what is asked of models."""
 
     seed: int
@@ -29,19 +29,21 @@ class Fold:
 
 @dataclass(frozen=True, kw_only=True)
 class Sized:
-    """A fold cut to so many bytes of training text: the centre, and every document's features."""
+    """A seed split cut to so many bytes of training text: the dense model, and every document's
+    features.
+    """
 
     seed: int
     num_bytes: int
     corpora: tuple[Corpus, ...]  # of training, of validation, of test
     texts: Mapping[str, list[bytes]]  # by split
     asked: Mapping[str, tuple[Queries, ...]]
-    centre: Model
-    centre_scores: Mapping[str, np.ndarray]  # [N] by held-out split
+    dense: Model
+    dense_scores: Mapping[str, np.ndarray]  # [N] by held-out split
     features: np.ndarray  # [D, F] of all documents, NaN where there is no known word
 
 
-def fold(corpora: Sequence[Corpus], *, seed: int, config: Config) -> Fold:
+def seed_split(corpora: Sequence[Corpus], *, seed: int, config: Config) -> SeedSplit:
     """Split by document; held-out text is cut to whole documents in a drawn order.
 
     Raises:
@@ -54,7 +56,7 @@ def fold(corpora: Sequence[Corpus], *, seed: int, config: Config) -> Fold:
     whole = sum(len(document.text.encode()) for _, document in train)
     rule = f"`sizes` must be at most {whole:,}, the bytes of the training text of seed {seed}"
     require(max(config.sizes) <= whole, rule, max(config.sizes), name="max(sizes)")
-    return Fold(
+    return SeedSplit(
         seed=seed,
         train=tuple(train[i] for i in rng.permutation(len(train))),
         held=held,
@@ -64,24 +66,26 @@ def fold(corpora: Sequence[Corpus], *, seed: int, config: Config) -> Fold:
     )
 
 
-def sized(fold: Fold, num_bytes: int, config: Config) -> Sized:
-    """The first training documents up to so many bytes, three at least, and their centre."""
-    kept = _up_to(fold.train, num_bytes, at_least=3)
-    train = _by_domain(kept, [corpus.domain for corpus in fold.held["test"]])
-    texts = {"train": texts_of(train)} | {name: texts_of(fold.held[name]) for name in HELD_OUT}
+def sized(seed_split: SeedSplit, num_bytes: int, config: Config) -> Sized:
+    """The first training documents up to so many bytes, three at least, and their dense."""
+    kept = _up_to(seed_split.train, num_bytes, at_least=3)
+    train = _by_domain(kept, [corpus.domain for corpus in seed_split.held["test"]])
+    texts = {"train": texts_of(train)} | {
+        name: texts_of(seed_split.held[name]) for name in HELD_OUT
+    }
     everything = np.ones(sum(map(len, texts["validation"])), bool)
-    centre, scores = fitted(texts["train"], fold.asked, everything, config.discounts)
+    dense, scores = fitted(texts["train"], seed_split.asked, everything, config.discounts)
     size = min(config.num_features, len(kept) - 1)
-    encode = contexts.encoder(texts["train"], size, seed=fold.seed)
+    encode = contexts.encoder(texts["train"], size, seed=seed_split.seed)
     features = encode([text.decode() for split in SPLITS for text in texts[split]])
     return Sized(
-        seed=fold.seed,
+        seed=seed_split.seed,
         num_bytes=sum(map(len, texts["train"])),
-        corpora=(*train, *fold.held["validation"], *fold.held["test"]),
+        corpora=(*train, *seed_split.held["validation"], *seed_split.held["test"]),
         texts=texts,
-        asked=fold.asked,
-        centre=centre,
-        centre_scores=scores,
+        asked=seed_split.asked,
+        dense=dense,
+        dense_scores=scores,
         features=features,
     )
 

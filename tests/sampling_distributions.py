@@ -1,4 +1,6 @@
-"""A space small enough to list, with exact posteriors as denoisers, and the law of a whole run."""
+"""A space small enough to list, with exact posteriors as denoisers, and the distribution of a whole
+run.
+"""
 
 from functools import partial
 from typing import Any, NamedTuple
@@ -16,7 +18,7 @@ STATES = exact.states(S, N)
 TOKENS = exact.states(V, N)
 
 
-def random_law(seed, size=V**N):
+def random_probs(seed, size=V**N):
     weights = np.random.default_rng(seed).dirichlet(np.full(size, 0.7))
     return 0.05 / size + 0.95 * weights
 
@@ -24,7 +26,7 @@ def random_law(seed, size=V**N):
 SOURCES = {
     "all masks": np.tile(np.eye(S)[V], (N, 1)),
     "uniform": np.tile([0.5, 0.5, 0.0], (N, 1)),
-    "any law": np.array([random_law(10 + i, S) for i in range(N)]),
+    "any distribution": np.array([random_probs(10 + i, S) for i in range(N)]),
 }
 
 
@@ -40,8 +42,8 @@ class Lookup(NamedTuple):
         return Lookup(self.times[row][None], self.log_posterior[row][None])
 
 
-class World(NamedTuple):
-    """A data law and a source; nothing of it is learned."""
+class EvaluationSet(NamedTuple):
+    """A data distribution and a source; nothing of it is learned."""
 
     data: np.ndarray
     source: np.ndarray  # [N, S]
@@ -53,7 +55,7 @@ class World(NamedTuple):
             data=self.data, source_tokens=self.source, context=self.context
         )
 
-    def law(self, kappa):
+    def probs(self, kappa):
         """p_t at κ [N]: [Z]."""
         return exact.marginal_path(self.coupling, exact.mixture_token_path(kappa, V, S))
 
@@ -67,9 +69,9 @@ class World(NamedTuple):
             return Lookup(jnp.asarray(times, float), jnp.asarray(np.log(rows), float))
 
 
-def world(name, seed=0, context=None):
+def evaluation_set(name, seed=0, context=None):
     context = np.zeros(N, bool) if context is None else np.asarray(context)
-    return World(random_law(seed), SOURCES[name], context)
+    return EvaluationSet(random_probs(seed), SOURCES[name], context)
 
 
 def exact_denoiser(params, x_t, t):
@@ -86,23 +88,25 @@ def run_of(denoiser, *, carry_over, method="clear"):
     return jumps.Run(denoiser, S, carry_over, method, 2)
 
 
-def law_of_run(start, params, coins, times, run):
-    """Pushed through the step laws that the sampler draws from, by enumeration: [T + 1, Z]."""
+def probs_of_run(start, params, jump_probs, times, run):
+    """Pushed through the step distributions that the sampler draws from, by enumeration: [T + 1,
+    Z].
+    """
 
-    laws = [start]
-    for coin, t in zip(coins, times, strict=True):
+    probs = [start]
+    for jump_prob, t in zip(jump_probs, times, strict=True):
         here = params.at(t) if isinstance(params, Lookup) else params
-        rows = np.asarray(rows_of_step(here, coin, t, run=run), np.float64)
-        laws.append(exact.push_forward(laws[-1], rows))
-    return np.array(laws)
+        rows = np.asarray(rows_of_step(here, jump_prob, t, run=run), np.float64)
+        probs.append(exact.push_forward(probs[-1], rows))
+    return np.array(probs)
 
 
 @partial(jax.jit, static_argnames="run")  # once for all runs of a denoiser, long and short
-def rows_of_step(params, coin, t, *, run):
-    """The step laws at every state."""
+def rows_of_step(params, jump_prob, t, *, run):
+    """The step distributions at every state."""
 
     def at(z):
-        free = jnp.where(jumps.revealed(z, run), jnp.zeros_like(coin), coin)
+        free = jnp.where(jumps.revealed(z, run), jnp.zeros_like(jump_prob), jump_prob)
         return jumps.step_rows(params, jumps.start(z), free, t, run)[0]
 
     return jax.vmap(at)(jnp.asarray(STATES))
@@ -113,5 +117,5 @@ def counts(sequences, base=S):
     return np.bincount(sequences @ base ** np.arange(N)[::-1], minlength=base**N)
 
 
-def embedded(law):
-    return exact.embed(law, V, S, N)
+def embedded(probs):
+    return exact.embed(probs, V, S, N)

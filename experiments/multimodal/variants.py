@@ -1,4 +1,6 @@
-"""The arms of `multimodal`: how questions are parted, and who is trained on what, for how long."""
+"""The variants of `multimodal`: how questions are partitioned, and who is trained on what, for how
+long.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,7 @@ from dfm_jax.clustering import (
     two_stage_labels,
 )
 from dfm_jax.models import TransformerConfig
-from experiments.language.config import Arm
+from experiments.language.config import Variant
 from experiments.lib.training import Begin, shares
 from experiments.multimodal.config import Config, member_config, small_model
 from experiments.multimodal.data import Data
@@ -48,58 +50,58 @@ class Trainer:
 
     data: Data
     config: Config
-    num_steps: int  # S, of the centre
+    num_steps: int  # S, of the dense model
     seeds: tuple[int, ...]
     mesh: Mesh
     folder: Path
     start: Start | None = None  # what every member begins from
 
     @cache  # noqa: B019  one trainer a set and budget
-    def centre(self, num_steps: int | None = None) -> Member:
+    def dense(self, num_steps: int | None = None) -> Member:
         """Trained on all questions; for so many steps, if they are given."""
         steps = self.num_steps if num_steps is None else num_steps
         everything = {name: np.ones(len(x.questions), bool) for name, x in self._splits()}
-        return self._member(f"centre_{steps}", everything, steps, self._begins)
+        return self._member(f"dense_{steps}", everything, steps, self._begins)
 
     @cache  # noqa: B019
     def blind(self) -> Member:
-        """The centre of one seed that has seen no picture: zeros are what it is shown."""
+        """The dense model of one seed that has seen no picture: zeros are what it is shown."""
         unseen = replace(self.data, features=np.zeros_like(self.data.features))
         other = replace(self, data=unseen, seeds=self.seeds[:1], folder=self.folder / "blind")
-        return other.centre()
+        return other.dense()
 
     @cache  # noqa: B019
-    def parts(self, arm: Arm) -> Parts:
-        """The partition of an arm.
+    def parts(self, variant: Variant) -> Parts:
+        """The partition of a variant.
 
         Raises:
             ValueError: if a part is left without a question of training or validation.
         """
-        kind = "cluster" if arm.kind == "warm" else arm.kind
-        parts = parts_of(self.data, replace(arm, kind=kind))
+        kind = "cluster" if variant.kind == "warm" else variant.kind
+        parts = parts_of(self.data, replace(variant, kind=kind))
         for split, _ in self._splits():
             held = np.bincount(parts.part_of[split], minlength=parts.num_parts)
-            rule = f"Each part of {arm.name} must have a question of {split}"
+            rule = f"Each part of {variant.name} must have a question of {split}"
             require(held > 0, rule, held, name="questions")
         return parts
 
     @cache  # noqa: B019
-    def weights(self, arm: Arm) -> np.ndarray:
+    def weights(self, variant: Variant) -> np.ndarray:
         """[K] w_k, the share of training questions."""
-        parts = self.parts(arm)
+        parts = self.parts(variant)
         held = np.bincount(parts.part_of["train"], minlength=parts.num_parts)
         return held / held.sum()
 
     @cache  # noqa: B019
-    def experts(self, arm: Arm) -> tuple[Member, ...]:
-        """Each from its own part, for its share of the centre's steps, or of the half left."""
-        parts, whole, begin = self.parts(arm), self.num_steps, self._begins
-        if arm.kind == "warm":
+    def experts(self, variant: Variant) -> tuple[Member, ...]:
+        """Each from its own part, for its share of the dense model's steps, or of the half left."""
+        parts, whole, begin = self.parts(variant), self.num_steps, self._begins
+        if variant.kind == "warm":
             whole, begin = whole - self.trunk().config.num_steps, self._goes_on
-        steps = shares(self.weights(arm), whole)
+        steps = shares(self.weights(variant), whole)
         return tuple(
             self._member(
-                f"{arm.name.replace(':', '_')}_{self.num_steps}/expert_{k:03d}",
+                f"{variant.name.replace(':', '_')}_{self.num_steps}/expert_{k:03d}",
                 {name: parts.part_of[name] == k for name, _ in self._splits()},
                 int(steps[k]),
                 begin,
@@ -108,8 +110,8 @@ class Trainer:
         )
 
     def trunk(self) -> Member:
-        """What warm experts go on from: half of the centre's steps, on all questions."""
-        return self.centre(self.num_steps // 2)
+        """What warm experts go on from: half of the dense model's steps, on all questions."""
+        return self.dense(self.num_steps // 2)
 
     def _splits(self):
         return ((name, self.data.splits[name]) for name in ("train", "validation"))
@@ -152,21 +154,23 @@ def families(data: Data) -> tuple[str, ...]:
     return tuple(names[np.argsort(-counts, kind="stable")].tolist())
 
 
-def parts_of(data: Data, arm: Arm) -> Parts:
+def parts_of(data: Data, variant: Variant) -> Parts:
     """The partition of one kind; what fits it are training questions alone."""
-    count = arm.num_experts or 0
+    count = variant.num_experts or 0
     makers: dict[str, Callable[[], tuple[np.ndarray, np.ndarray | None]]] = {
         "cluster": lambda: _clusters(data, count, "rows"),
         "unbalanced": lambda: _clusters(data, count, "none"),
         "two_stage": lambda: (_two_stage(data, count), None),
         "random": lambda: (np.random.default_rng(0).integers(count, size=len(data.paths)), None),
     }
-    if arm.kind == "task":
+    if variant.kind == "task":
         part_of = {name: _tasks(data, count, x.family) for name, x in data.splits.items()}
         return Parts(num_parts=count, part_of=part_of, of_context=True, scores=None)
-    of_picture, scores = makers[arm.kind]()
+    of_picture, scores = makers[variant.kind]()
     part_of = {name: of_picture[x.picture] for name, x in data.splits.items()}
-    return Parts(num_parts=count, part_of=part_of, of_context=arm.kind != "random", scores=scores)
+    return Parts(
+        num_parts=count, part_of=part_of, of_context=variant.kind != "random", scores=scores
+    )
 
 
 def _tasks(data: Data, count: int, asked: np.ndarray) -> np.ndarray:

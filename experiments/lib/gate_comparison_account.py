@@ -1,16 +1,18 @@
-"""Where each rung's loss comes from: experts, price of not knowing the part, gate, truncation.
+"""Where each gate variant's loss comes from: experts, cost of not knowing the part, gate,
+truncation.
 
-For a sequence x of part k, a gate g cut down to its best experts, against the centre c, in nats:
+For a sequence x of part k, a gate g cut down to its best experts, against the dense model c, in
+nats:
 
     NLL_g,top − NLL_c = [−log p̂_k(x) + log p_c(x)]            own: the part's own expert
-                      + [log r̂_k(x) − log ŵ_k]                price: Bayes must find the part   [B1]
+                      + [log r̂_k(x) − log ŵ_k]                cost: Bayes must find the part   [B1]
                       + [NLL_g,full − NLL_Bayes]               gate
                       + [NLL_g,top − NLL_g,full]               truncation
 
 The second line is B1, computed from whole sequences; the others are sums over bytes. A Bayes gate
-that starts from a law of the context has a price of its own, B1 with ŵ_k = P̂(k | c), which is
-checked as well. Its second line is still that of the common ŵ, so its third is the difference of
-the two prices: what the context is worth.
+that starts from a distribution of the context has a cost of its own, B1 with ŵ_k = P̂(k | c), which
+is checked as well. Its second line is still that of the common ŵ, so its third is the difference of
+the two costs: what the context is worth.
 """
 
 import math
@@ -23,31 +25,33 @@ import numpy as np
 
 from dfm_jax.accounting import best_expert_bound, routing_cost
 from dfm_jax.types import Array
-from experiments.lib.gate_ladder import (
+from experiments.lib.evaluation_sets import EvaluationSet
+from experiments.lib.gate_comparison import (
     INFORMED,
     TOPS,
-    ContextLaws,
+    ContextProbs,
     Scores,
     Sequences,
-    TokenLaws,
+    TokenProbs,
     gate_names,
 )
-from experiments.lib.worlds import World
 
 _BLOCK = 256  # sequences
 
 
 @dataclass(frozen=True, kw_only=True)
 class Account:
-    """The losses of all rungs on the same units, split; sums over the bytes of a unit, in nats."""
+    """The losses of all gate variants on the same units, split; sums over the bytes of a unit, in
+    nats.
+    """
 
-    rungs: tuple[tuple[str, str], ...]  # [V] the gate and how many experts it keeps
+    gate_variants: tuple[tuple[str, str], ...]  # [V] the gate and how many experts it keeps
     nll: np.ndarray  # [V, D]
     uncut: np.ndarray  # [V, D] of the same gate with all experts
     bayes: np.ndarray  # [D] of the Bayes gate with all experts
     own: np.ndarray  # [D]
-    price: np.ndarray  # [D]
-    centre: np.ndarray  # [D]
+    cost: np.ndarray  # [D]
+    dense: np.ndarray  # [D]
     sizes: np.ndarray  # [D] bytes
     evaluations: tuple[float, ...]  # [V] expert evaluations per byte
     b1_residual: float  # the largest over sequences and experts, nats
@@ -55,49 +59,55 @@ class Account:
     flattery: dict[str, float]  # what oracles that read the whole sequence gain over Bayes  [B9]
 
     def terms(self) -> dict[str, np.ndarray]:
-        """The four terms of each rung, [V, D], in nats; they sum to NLL − the centre's."""
+        """The four terms of each gate variant, [V, D], in nats; they sum to NLL − the dense
+        model's.
+        """
         gate, cut = self.uncut - self.bayes, self.nll - self.uncut
-        own, price = (np.broadcast_to(x, gate.shape) for x in (self.own, self.price))
-        return {"own": own, "price": price, "gate": gate, "truncation": cut}
+        own, cost = (np.broadcast_to(x, gate.shape) for x in (self.own, self.cost))
+        return {"own": own, "cost": cost, "gate": gate, "truncation": cut}
 
     def sum_residual(self) -> float:
-        """The largest |own + price + gate + truncation − difference| of a unit, in nats."""
+        """The largest |own + cost + gate + truncation − difference| of a unit, in nats."""
         total = np.sum(list(self.terms().values()), axis=0)
-        return float(np.abs(total - (self.nll - self.centre)).max())
+        return float(np.abs(total - (self.nll - self.dense)).max())
 
 
 def account(
-    world: World,
+    evaluation_set: EvaluationSet,
     scores: Scores,
     log_prior: np.ndarray,
     *,
     prefixes: Sequence[int],
-    contexts: ContextLaws | None = None,
-    running: TokenLaws | None = None,
+    contexts: ContextProbs | None = None,
+    running: TokenProbs | None = None,
 ) -> Account:
-    """Split the losses of a ladder; `scores` are those of `world`, with a single alpha."""
-    spans, num_experts = world.sequences, log_prior.size
-    contexts = contexts or ContextLaws.none(spans.starts.size, num_experts)
+    """Split the losses of a gate comparison; `scores` are those of `evaluation_set`, with a single
+    alpha.
+    """
+    spans, num_experts = evaluation_set.sequences, log_prior.size
+    contexts = contexts or ContextProbs.none(spans.starts.size, num_experts)
     of_tokens = running.names if running else ()
     names = gate_names(prefixes, num_alphas=1, contexts=contexts.names, running=of_tokens)
     sequence = np.searchsorted(spans.starts, spans.windows, side="right") - 1
-    by_expert = -np.add.reduceat(world.log_probs, spans.windows)
-    of_part = np.take_along_axis(world.log_probs, world.part[:, None], axis=1)[:, 0]
+    by_expert = -np.add.reduceat(evaluation_set.log_probs, spans.windows)
+    of_part = np.take_along_axis(evaluation_set.log_probs, evaluation_set.part[:, None], axis=1)[
+        :, 0
+    ]
     oracle = -np.add.reduceat(of_part, spans.windows)
-    centre = -np.add.reduceat(world.centre, spans.windows)
+    dense = -np.add.reduceat(evaluation_set.dense, spans.windows)
     bayes = scores.soft[:, -1, -1]
 
-    rungs, nll, uncut = [], [], []
+    gate_variants, nll, uncut = [], [], []
     for g, gate in enumerate(names):
         for c, top in enumerate(TOPS):
-            rungs.append((gate, top))
+            gate_variants.append((gate, top))
             nll.append(scores.soft[:, g, c])
             uncut.append(scores.soft[:, g, -1])
     for m, length in enumerate(prefixes):
-        rungs.append((f"hard after {length}", "top-1"))
+        gate_variants.append((f"hard after {length}", "top-1"))
         nll.append(scores.hard_after[:, m])
         uncut.append(scores.soft[:, 2 + m, -1])
-    rungs.append(("oracle", "top-1"))
+    gate_variants.append(("oracle", "top-1"))
     nll.append(oracle)
     uncut.append(oracle)
 
@@ -113,27 +123,27 @@ def account(
             max(b1_residual, residual),
             min(b11_slack, (bounds - informed).min()),
         )
-    part = world.part[spans.starts]
-    price = -costs[np.arange(part.size), part]
-    if world.changes:  # then B1 has no one k to speak of
-        price = mixed - exact_sums(oracle, sequence)
-    unit_of_sequence = world.unit[np.searchsorted(spans.windows, spans.starts)]
+    part = evaluation_set.part[spans.starts]
+    cost = -costs[np.arange(part.size), part]
+    if evaluation_set.changes:  # then B1 has no one k to speak of
+        cost = mixed - exact_sums(oracle, sequence)
+    unit_of_sequence = evaluation_set.unit[np.searchsorted(spans.windows, spans.starts)]
     sizes = np.diff(np.r_[spans.windows, spans.num_bytes])
     return Account(
-        rungs=tuple(rungs),
-        nll=exact_sums(np.stack(nll, 1), world.unit).T,
-        uncut=exact_sums(np.stack(uncut, 1), world.unit).T,
-        bayes=exact_sums(bayes, world.unit),
-        own=exact_sums(oracle, world.unit) - exact_sums(centre, world.unit),
-        price=exact_sums(price, unit_of_sequence),
-        centre=exact_sums(centre, world.unit),
-        sizes=np.bincount(world.unit, weights=sizes),
-        evaluations=evaluations(rungs, spans, num_experts, (*contexts.names, *of_tokens)),
+        gate_variants=tuple(gate_variants),
+        nll=exact_sums(np.stack(nll, 1), evaluation_set.unit).T,
+        uncut=exact_sums(np.stack(uncut, 1), evaluation_set.unit).T,
+        bayes=exact_sums(bayes, evaluation_set.unit),
+        own=exact_sums(oracle, evaluation_set.unit) - exact_sums(dense, evaluation_set.unit),
+        cost=exact_sums(cost, unit_of_sequence),
+        dense=exact_sums(dense, evaluation_set.unit),
+        sizes=np.bincount(evaluation_set.unit, weights=sizes),
+        evaluations=evaluations(gate_variants, spans, num_experts, (*contexts.names, *of_tokens)),
         b1_residual=float(b1_residual),
         b11_slack=float(b11_slack),
         flattery={
             "sequences": float(part.size),
-            "part": float(price.mean()),
+            "part": float(cost.mean()),
             "part_ceiling": float(-log_prior[part].mean()),
             "best": float(-costs.min(axis=1).mean()),
             "best_ceiling": float(-log_prior[costs.argmin(axis=1)].mean()),
@@ -142,7 +152,7 @@ def account(
 
 
 def evaluations(
-    rungs: Sequence[tuple[str, str]],
+    gate_variants: Sequence[tuple[str, str]],
     spans: Sequences,
     num_experts: int,
     routers: Sequence[str] = (),
@@ -162,7 +172,7 @@ def evaluations(
             return float(read * num_experts + (1 - read) * kept)
         return float(kept if gate in ("static", "oracle", *routers) else num_experts)
 
-    return tuple(one(*rung) for rung in rungs)
+    return tuple(one(*gate_variant) for gate_variant in gate_variants)
 
 
 def exact_sums(values: np.ndarray, group: np.ndarray) -> np.ndarray:
@@ -190,7 +200,9 @@ def _routing(log_priors: np.ndarray, log_probs: np.ndarray) -> tuple[np.ndarray,
         log_probs: [Q, K] log p̂_k of it.
     """
     num = len(log_probs)
-    filled = np.zeros((2, -(-num // _BLOCK) * _BLOCK, log_probs.shape[1]))  # a shape for all worlds
+    filled = np.zeros(
+        (2, -(-num // _BLOCK) * _BLOCK, log_probs.shape[1])
+    )  # a shape for all evaluation sets
     filled[:, :num] = log_priors, log_probs
     cpu = jax.local_devices(backend="cpu")[0]
     with jax.enable_x64(True), jax.default_device(cpu):

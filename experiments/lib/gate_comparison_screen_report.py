@@ -1,4 +1,4 @@
-"""A ladder of gates on the screen: differences to the centre, and where they come from."""
+"""A comparison of gates on the screen: differences to the dense model, and where they come from."""
 
 from collections.abc import Mapping, Sequence
 
@@ -6,7 +6,7 @@ import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from experiments.lib.ladder_report import SIGNS, Row, judged, partition_labels, select
+from experiments.lib.gate_comparison_report import SIGNS, Row, judged, partition_labels, select
 
 
 def narrow_table(*columns: str, title: str, caption: str) -> Table:
@@ -24,18 +24,18 @@ def groups(rows: Sequence[Row], most: int) -> list[dict[str, str]]:
     return [dict(labels[i] for i in group) for group in groups]
 
 
-def ladder(rows: Sequence[Row], title: str, partitions: Mapping[str, str]) -> Table:
+def gate_comparison(rows: Sequence[Row], title: str, partitions: Mapping[str, str]) -> Table:
     signs = ", ".join(f"{sign} {word}" for word, sign in SIGNS.items())
     table = narrow_table(
         *("gate", "top", *partitions.values()),
-        title=f"{title}:\nensemble − centre, nats per byte",
+        title=f"{title}:\nensemble − dense, nats per byte",
         caption=f"Mean and 95 % t interval over seeds;\n{signs}.",
     )
     for gate, top in dict.fromkeys((row["gate"], row["top"]) for row in rows):
         cells = []
         for partition in partitions:
             (row,) = select(rows, partition=partition, gate=gate, top=top)
-            cells.append(judged(row["minus"]["centre"]))
+            cells.append(judged(row["minus"]["dense"]))
         name, count = gate if top == "top-1" else "", top.removeprefix("top-")
         table.add_row(name, count, *cells, end_section=top == "full")
     return table
@@ -43,9 +43,9 @@ def ladder(rows: Sequence[Row], title: str, partitions: Mapping[str, str]) -> Ta
 
 def account(rows: Sequence[Row]) -> Table:
     table = narrow_table(
-        *("gate", "own", "+ price", "+ gate", "= full", "→ 1", "→ 2", "experts"),
-        title="Where it comes from, reset gates:\nterms of ensemble − centre, nats per byte",
-        caption="own: the part's own expert − centre; price: what Bayes pays to find it;\n"
+        *("gate", "own", "+ cost", "+ gate", "= full", "→ 1", "→ 2", "experts"),
+        title="Where it comes from, reset gates:\nterms of ensemble − dense, nats per byte",
+        caption="own: the part's own expert − dense; cost: what Bayes pays to find it;\n"
         "gate: − Bayes; → 1, → 2: top-1, top-2 − full; experts run per byte: full, top-1.",
     )
     for partition, label in partition_labels(rows).items():
@@ -56,8 +56,8 @@ def account(rows: Sequence[Row]) -> Table:
             terms = own["full"]["terms"]
             table.add_row(
                 gate,
-                *(f"{terms[name]:+.3f}" for name in ("own", "price", "gate")),
-                f"{own['full']['minus']['centre']['mean']:+.3f}",
+                *(f"{terms[name]:+.3f}" for name in ("own", "cost", "gate")),
+                f"{own['full']['minus']['dense']['mean']:+.3f}",
                 *(f"{own[top]['terms']['truncation']:+.3f}" for top in ("top-1", "top-2")),
                 f"{own['full']['evaluations']:.1f}, {own['top-1']['evaluations']:.1f}",
                 end_section=gate == gates[-1],

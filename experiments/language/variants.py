@@ -1,4 +1,6 @@
-"""The arms of `language`: how documents are parted, and who is trained on what, for how long."""
+"""The variants of `language`: how documents are partitioned, and who is trained on what, for how
+long.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ from dfm_jax.checks import require
 from dfm_jax.models import TransformerConfig
 from dfm_jax.models.sizes import num_parameters
 from experiments.language import router as language_router
-from experiments.language.config import Arm, Config, member_config, network_of
+from experiments.language.config import Config, Variant, member_config, network_of
 from experiments.language.router import Router
 from experiments.language.text import SPLITS, Text
 from experiments.lib import partitions
@@ -34,7 +36,7 @@ class Trainer:
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """Of the starts and the batches; common to all arms."""
+        """Of the starts and the batches; common to all variants."""
         return tuple(range(self.config.num_seeds))
 
     @cached_property
@@ -49,27 +51,27 @@ class Trainer:
 
     @property
     def num_steps(self) -> int:
-        """S, of the centre."""
+        """S, of the dense model."""
         return max(1, round(self.config.training_tokens / self._tokens_per_step))
 
     @cache  # noqa: B019  one trainer a process
-    def centre(self, num_steps: int | None = None) -> Member:
+    def dense(self, num_steps: int | None = None) -> Member:
         """Trained on all of the text; for so many steps, if they are given."""
         steps = self.num_steps if num_steps is None else num_steps
-        name = "centre" if num_steps is None else f"centre_{steps}"
+        name = "dense" if num_steps is None else f"dense_{steps}"
         everything = {split: np.ones(size, bool) for split, size in self.text.sizes.items()}
         return self._member(name, everything, steps)
 
     @cache  # noqa: B019
-    def partition(self, arm: Arm) -> tuple[Partition, dict[str, np.ndarray]]:
-        """The partition of an arm, and the part of each document, by split.
+    def partition(self, variant: Variant) -> tuple[Partition, dict[str, np.ndarray]]:
+        """The partition of a variant, and the part of each document, by split.
 
         Raises:
             ValueError: if a part is left without a window of training text, or without validation.
         """
         text, config = self.text, self.config
         corpora, fitted_on = text.corpora, text.sizes["train"]
-        count = arm.num_experts or 0
+        count = variant.num_experts or 0
         loads = np.concatenate([np.diff(text.tokens[split].set.offsets) for split in SPLITS])
 
         def clusters(balance: str) -> Partition:
@@ -85,26 +87,26 @@ class Trainer:
             "warm": lambda: clusters("weights"),
             "unbalanced": lambda: clusters("none"),
         }
-        partition = makers[arm.kind]()
+        partition = makers[variant.kind]()
         part_of = partition.by_split(text.sizes)
         for split, least in (("train", config.num_positions), ("validation", 1)):
             held = self.part_tokens(part_of[split], split, partition.num_parts)
-            rule = f"Each part of {arm.name} must have at least {least} tokens of {split} text"
+            rule = f"Each part of {variant.name} must have at least {least} tokens of {split} text"
             require(held >= least, rule, held, name="tokens")
         return partition, part_of
 
     @cache  # noqa: B019
-    def experts(self, arm: Arm) -> tuple[Member, ...]:
-        """Each from its own part, for its share of the centre's steps, or of the half left."""
-        partition, part_of = self.partition(arm)
+    def experts(self, variant: Variant) -> tuple[Member, ...]:
+        """Each from its own part, for its share of the dense model's steps, or of the half left."""
+        partition, part_of = self.partition(variant)
         whole, begin = self.num_steps, None
-        if arm.kind == "warm":
+        if variant.kind == "warm":
             trunk = self.trunk()
             whole, begin = whole - trunk.config.num_steps, self._goes_on(trunk)
-        steps = language_training.shares(self.weights(arm), whole)
+        steps = language_training.shares(self.weights(variant), whole)
         return tuple(
             self._member(
-                f"{arm.name.replace(':', '_')}/expert_{k:03d}",
+                f"{variant.name.replace(':', '_')}/expert_{k:03d}",
                 {split: part_of[split] == k for split in SPLITS},
                 int(steps[k]),
                 begin,
@@ -113,15 +115,17 @@ class Trainer:
         )
 
     def trunk(self) -> Member:
-        """What warm experts go on from: half of the centre's steps, on all of the text."""
-        return self.centre(self.num_steps // 2)
+        """What warm experts go on from: half of the dense model's steps, on all of the text."""
+        return self.dense(self.num_steps // 2)
 
-    def router(self, arm: Arm, number: int) -> Router:
-        """Of the parts of an arm, for its share of the centre's steps, with the seed of a place."""
-        partition, part_of = self.partition(arm)
+    def router(self, variant: Variant, number: int) -> Router:
+        """Of the parts of a variant, for its share of the dense model's steps, with the seed of a
+        place.
+        """
+        partition, part_of = self.partition(variant)
         config = self.config
         return language_router.trained(
-            Path(config.out) / "members" / f"{arm.name.replace(':', '_')}" / f"router_{number}",
+            Path(config.out) / "members" / f"{variant.name.replace(':', '_')}" / f"router_{number}",
             language_router.router_config(
                 network_of(config, config.router_width, config.router_layers),
                 num_steps=max(1, round(config.router_share * self.num_steps)),
@@ -134,9 +138,9 @@ class Trainer:
             partition.num_parts,
         )
 
-    def weights(self, arm: Arm) -> np.ndarray:
+    def weights(self, variant: Variant) -> np.ndarray:
         """[K] w_k, the share of training tokens."""
-        partition, part_of = self.partition(arm)
+        partition, part_of = self.partition(variant)
         held = self.part_tokens(part_of["train"], "train", partition.num_parts)
         return held / held.sum()
 

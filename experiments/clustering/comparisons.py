@@ -18,7 +18,7 @@ _GIB = 2**30
 
 
 @dataclass(frozen=True, kw_only=True)
-class Contest:
+class Comparison:
     """Methods that take turns on the same rows."""
 
     rows: int
@@ -27,7 +27,9 @@ class Contest:
     num_starts: int = 1
 
 
-def contests(*, sub_sample: int, medium: int, large: int, num_fine: int) -> tuple[Contest, ...]:
+def comparisons(
+    *, sub_sample: int, medium: int, large: int, num_fine: int
+) -> tuple[Comparison, ...]:
     """Every size with its methods; a peer takes part where it is installed."""
     here = {name for name, module in PEERS.items() if importlib.util.find_spec(module)} | {"ours"}
     everyone = tuple(name for name in ("ours", "faiss", "auction") if name in here)
@@ -35,65 +37,65 @@ def contests(*, sub_sample: int, medium: int, large: int, num_fine: int) -> tupl
     fine = tuple({"ours": "ours not balanced"}.get(name, name) for name in lean)
     exact = tuple(name for name in ("ours", "k-means-constrained") if name in here)
     return (
-        Contest(rows=2 * sub_sample, num_clusters=8, methods=exact, num_starts=4),
-        Contest(rows=medium, num_clusters=2, methods=everyone),
-        Contest(rows=medium, num_clusters=8, methods=everyone),
-        Contest(rows=medium, num_clusters=num_fine, methods=fine),
-        Contest(rows=large, num_clusters=8, methods=(*lean, "ours by tokens")),
-        Contest(rows=large, num_clusters=7, methods=("ours",)),
+        Comparison(rows=2 * sub_sample, num_clusters=8, methods=exact, num_starts=4),
+        Comparison(rows=medium, num_clusters=2, methods=everyone),
+        Comparison(rows=medium, num_clusters=8, methods=everyone),
+        Comparison(rows=medium, num_clusters=num_fine, methods=fine),
+        Comparison(rows=large, num_clusters=8, methods=(*lean, "ours by tokens")),
+        Comparison(rows=large, num_clusters=7, methods=("ours",)),
     )
 
 
 def measured(
-    contest: Contest, folder: Path, *, num_features: int, num_rounds: int
+    comparison: Comparison, folder: Path, *, num_features: int, num_rounds: int
 ) -> dict[str, Any]:
-    """Time, memory, objective, sizes and loads of each method of a contest."""
+    """Time, memory, objective, sizes and loads of each method of a comparison."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = clustering_data.synthetic_rows(
-        contest.rows, num_features, num_groups=40, noise=1.5, seed=0
+        comparison.rows, num_features, num_groups=40, noise=1.5, seed=0
     )
-    tokens = clustering_data.synthetic_tokens(contest.rows, seed=0)
+    tokens = clustering_data.synthetic_tokens(comparison.rows, seed=0)
     np.save(folder / "rows.npy", rows)
     np.save(folder / "tokens.npy", tokens)
-    taken: dict[str, list[dict[str, Any]]] = {method: [] for method in contest.methods}
+    taken: dict[str, list[dict[str, Any]]] = {method: [] for method in comparison.methods}
     for _ in range(num_rounds):
-        for method in contest.methods:
-            taken[method].append(_turn(method, contest, folder))
+        for method in comparison.methods:
+            taken[method].append(_turn(method, comparison, folder))
     found = {}
     for method, turns in taken.items():
         labels = np.load(folder / f"{method}.npy")
         own = labels[labels >= 0]
-        loads = np.bincount(own, tokens[labels >= 0], contest.num_clusters)
+        loads = np.bincount(own, tokens[labels >= 0], comparison.num_clusters)
         found[method] = {
             "seconds": [turn["seconds"][-1] for turn in turns],
             "first_seconds": [turn["seconds"][0] for turn in turns],
             "added_gib": max(turn["added_bytes"] for turn in turns) / _GIB,
             "objective": objective(rows, labels),
-            "sizes": np.bincount(own, minlength=contest.num_clusters).tolist(),
+            "sizes": np.bincount(own, minlength=comparison.num_clusters).tolist(),
             "unassigned": int((labels < 0).sum()),
             "load_over_mean": float(loads.max() - loads.mean()),
         }
     for path in folder.iterdir():
         path.unlink()
     return {
-        "rows": contest.rows,
-        "num_clusters": contest.num_clusters,
+        "rows": comparison.rows,
+        "num_clusters": comparison.num_clusters,
         "heaviest": float(tokens.max()),
         "methods": found,
     }
 
 
-def _turn(method: str, contest: Contest, folder: Path) -> dict[str, Any]:
+def _turn(method: str, comparison: Comparison, folder: Path) -> dict[str, Any]:
     files = [str(folder / "rows.npy"), str(folder / f"{method}.npy")]
-    options = ["--num-clusters", str(contest.num_clusters)]
-    options += ["--num-starts", str(contest.num_starts)]
+    options = ["--num-clusters", str(comparison.num_clusters)]
+    options += ["--num-starts", str(comparison.num_starts)]
     options += ["--num-runs", "2" if method.startswith("ours") else "1"]
     if method == "ours by tokens":
         options += ["--tokens", str(folder / "tokens.npy")]
     command = [sys.executable, "-m", "experiments.clustering.methods", method, *files, *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        rule = f"`{method}` must run on {contest.rows} rows"
+        rule = f"`{method}` must run on {comparison.rows} rows"
         status = f"got status = {done.returncode}"
         raise ValueError(f"{rule}; {status}. It said: {done.stderr[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])
