@@ -1,8 +1,8 @@
 """Decentralized autoregressive generation as discrete flow matching: one function per equation.
 
 Conventions, said here once. Time runs from the source, t = 0, to the data, t = 1 (a float), or in
-steps 0 … T (an int, a row of a schedule table). Positions count from 0. A mask is the state with
-id V; posteriors and logits have V columns; paths, velocities and step distributions S = V or V + 1.
+steps 0 … T (an int, a row of a schedule table). Positions count from 0. A mask is the state with id
+V; posteriors and logits have V columns; paths, velocities and step distributions S = V or V + 1.
 All is in nats. Random functions take their key first and use it once. Functions are written for one
 example: `jax.vmap` is the batch; `jax.jit` and the mesh are the caller's. Every module is an
 attribute of `dfm_jax`, and is imported when it is first read; `exact` needs no jax.

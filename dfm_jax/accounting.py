@@ -35,9 +35,9 @@ def kl_divergence(log_p: Float[ArrayLike, " Z"], log_q: Float[ArrayLike, " Z"]) 
 
 def _kl(log_p: Array, log_q: Array) -> Array:
     """Also of rows off the support, which are −∞ throughout: 0."""
-    valid = log_p != -jnp.inf  # not `>`: a NaN must show
-    missed = valid & (log_q == -jnp.inf)  # exp(log_p) may underflow: 0 · ∞ is not what is meant
-    both = valid & ~missed
+    possible = log_p != -jnp.inf  # not `>`: a NaN must show
+    missed = possible & (log_q == -jnp.inf)  # exp(log_p) may underflow: 0 · ∞ is not what is meant
+    both = possible & ~missed
     difference = jnp.where(both, log_p, 0.0) - jnp.where(both, log_q, 0.0)
     terms = jnp.where(both, jnp.exp(log_p) * difference, 0.0)
     return jnp.sum(jnp.where(missed, jnp.inf, terms))
@@ -170,8 +170,7 @@ def variation_bound(
     next_probs: Float[ArrayLike, "Z N K V"],
     model_next_probs: Float[ArrayLike, "Z N K V"],
 ) -> Scalar:
-    """A bound in total variation on token-wise mixing, with next-token distributions along each
-    sequence.
+    """A bound in total variation on token-wise mixing, by next-token distributions of sequences.
 
         TV(q, q̂) ≤ Σ_t E_q[ TV(r, ρ̂) + Σ_k r_k TV(q_k, q̂_k) ]   [B5]
 
@@ -283,7 +282,7 @@ def _log_posteriors(log_weights: PerExpert, log_probs: Array) -> Array:
 
 def _mean(log_p: Array, values: Array) -> Array:
     """E_p[values], where p = 0 dropped before the product: the value there may be infinite."""
-    valid = log_p != -jnp.inf
-    infinite = valid & (values == jnp.inf)  # whatever its mass, though exp may underflow
-    kept = jnp.where(valid & ~infinite, values, 0.0)
-    return jnp.sum(jnp.where(infinite, jnp.inf, jnp.where(valid, jnp.exp(log_p) * kept, 0.0)))
+    possible = log_p != -jnp.inf
+    infinite = possible & (values == jnp.inf)  # whatever its mass, though exp may underflow
+    kept = jnp.where(possible & ~infinite, values, 0.0)
+    return jnp.sum(jnp.where(infinite, jnp.inf, jnp.where(possible, jnp.exp(log_p) * kept, 0.0)))

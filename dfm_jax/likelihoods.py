@@ -282,7 +282,7 @@ def _replicates(
     def one(key: Key, stratum: Array) -> Array:
         uniform_key, source_key = jax.random.split(key)
         uniforms = jax.random.uniform(uniform_key, (jnp.shape(x_1)[0] + 2,))
-        uniforms = uniforms + jnp.finfo(uniforms.dtype).eps / 2  # in (0, 1), and so is 1 − coins
+        uniforms = uniforms + jnp.finfo(uniforms.dtype).eps / 2  # in (0, 1), and so is 1 − uniforms
         draws = jnp.stack([uniforms, 1 - uniforms]) if antithetic else uniforms[None]
         return jnp.mean(jax.vmap(lambda c: share(stratum, c[0], c[1:], source_key))(draws))
 

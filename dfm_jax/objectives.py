@@ -38,8 +38,8 @@ from dfm_jax.types import (
 def cross_entropy_loss(logits: Logits, x_1: Tokens) -> Float[Array, " N"]:
     """−log p̂_{1|t}^i(x_1^i | x_t), one term per position.   [L1]
 
-    Any weight ω(t, x_t, i) > 0 has the same minimizer over all functions of (x_t, t); the excess
-    is Σ ω E KL(p_{1|t} ‖ p̂). Source: DFM.
+    Any weight ω(t, x_t, i) > 0 has the same minimizer over all functions of (x_t, t); the excess is
+    Σ ω E KL(p_{1|t} ‖ p̂). Source: DFM.
 
     Raises:
         ValueError: if an id lies outside [0, V).

@@ -1,10 +1,9 @@
 """Conditional and marginal probability paths: the distributions a sequence passes through.  [P1–P7]
 
-A token path is p_t^i(· | x_0, x_1) at one time, one row per position: [N, S]. Given a finite
-list of pairs (x_0, x_1) with log-masses log π, the functions of the second half give the marginal
-path and its posteriors; they do not care which token path it was. What is no distribution, no
-logarithm of one, or no id is refused by name (`ValueError`); the path of a pair of mass 0 may be
-anything.
+A token path is p_t^i(· | x_0, x_1) at one time, one row per position: [N, S]. Given a finite list
+of pairs (x_0, x_1) with log-masses log π, the functions of the second half give the marginal path
+and its posteriors; they do not care which token path it was. What is no distribution, no logarithm
+of one, or no id is refused by name (`ValueError`); the path of a pair of mass 0 may be anything.
 """
 
 import jax
@@ -64,9 +63,7 @@ def point_mass(
 
 @typed
 def pad_to_states(probs: Probs, num_states: int) -> StateProbs:
-    """A distribution over the V data tokens as a distribution over the S states: no mass on the
-    mask.
-    """
+    """A distribution over the V data tokens as one over the S states: no mass on the mask."""
     num_tokens = jnp.shape(probs)[-1]
     check_num_states(num_states, num_tokens)
     check_distribution("probs", probs)
@@ -77,8 +74,8 @@ def pad_to_states(probs: Probs, num_states: int) -> StateProbs:
 def mask_source(x_1: Tokens, context: Context, *, mask_id: int) -> Tokens:
     """x_0 = I ⊙ x_1 + (1 − I) ⊙ m: the context is given, the rest is masked.   [A2, A5]
 
-    Any other source is `sample_path` of its token distributions, under `jnp.where(context, x_1,
-    ·)`.
+    Any other source is drawn by `sample_path` from its token distributions, and x_1 is put where
+    the context is.
 
     Raises:
         ValueError: if `mask_id` is no V ≥ 1, the id −1 included, or a token of `x_1` is the mask.
@@ -118,7 +115,7 @@ def convex_path(
         p_t^i(v | x_0, x_1) = Σ_j κ_t^{i,j} h^j(v | x_0, x_1),  κ ≥ 0,  Σ_j κ_t^{i,j} = 1   [P2]
 
     Raises:
-        ValueError: if κ is no distribution over j, or a base distribution is no distribution.
+        ValueError: if κ is no distribution over j, or a row of `base_probs` is none.
     """
     check_distribution("base_probs", base_probs)
     check_distribution("kappa_t", kappa_t, axis=0)
@@ -173,7 +170,7 @@ def sample_path(key: Key, token_path: StateProbs) -> Tokens:
 
 @typed
 def sample_mixture(key: Key, x_0: Tokens, x_1: Tokens, kappa_t: Kappa) -> Tokens:
-    """`sample_path` of `mixture_path` by a coin a position, without a row of S states for each.
+    """`sample_path` of `mixture_path` by one uniform number a position, with no row of S states.
 
         X_t^i = x_1^i with probability κ_t^i, else x_0^i   [P3]
 

@@ -181,7 +181,7 @@ def parallel_log_prob(
     states: Int[ArrayLike, "Z N"],
     log_probs: Float[ArrayLike, " Z"],
 ) -> Scalar:
-    """log-distribution of a sampler that draws the tokens of a block independently, in nats.
+    """The log-probability of x where the tokens of a block are drawn independently, in nats.
 
         log q_parallel(x) = Σ_i log q(x^i | x^{blocks before that of i})   [Q6]
 

@@ -2,8 +2,7 @@
 
 Axis letters, declared once: N positions, V data tokens, S states of a position (V, or V + 1 where
 the mask, id V, is one of them), Z listed states, K experts, T steps, P pairs (x_0, x_1), J base
-distributions, D features.
-Functions are written for one example; `jax.vmap` is the batch.
+distributions, D features. Functions are written for one example; `jax.vmap` is the batch.
 
 Whole numbers come in as int32 or int64, whatever they were kept in: see `as_ids`. NumPy scalars are
 taken for the Python numbers that they stand for. A truth value is no number.

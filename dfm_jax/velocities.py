@@ -152,9 +152,9 @@ def convex_velocity(
     t = as_time(t)
     kappa_t, slope = jax.jvp(kappa, (t,), (jnp.ones_like(t),))
     check_distribution("kappa", kappa_t, axis=0)
-    valid = kappa_t > 0
-    require(valid | (slope >= 0), "`kappa` must not decrease where it is 0", slope, name="dκ/dt")
-    b = jnp.min(jnp.where(valid, slope / jnp.where(valid, kappa_t, 1.0), jnp.inf), axis=0)
+    positive = kappa_t > 0
+    require(positive | (slope >= 0), "`kappa` must not decrease where it is 0", slope, name="dκ/dt")
+    b = jnp.min(jnp.where(positive, slope / jnp.where(positive, kappa_t, 1.0), jnp.inf), axis=0)
     a = slope - kappa_t * b[None, :]
     stay = point_mass(x_t, base_probs.shape[-1], dtype=base_probs.dtype)
     return jnp.einsum("jn,jnv->nv", a, base_probs, precision=HIGHEST) + b[:, None] * stay
@@ -168,8 +168,8 @@ def kinetic_optimal_velocity(
 
         u(v, z) = [p(z) ṗ(v) − ṗ(z) p(v)]_+ / p(z)  for v ≠ z,  0 where p(z) = 0   [V8]
 
-    Needs ṗ(z) ≥ 0 where p(z) = 0. Marginalize with `mixture.mix`; applied to a marginal path it
-    is another velocity, for which D4 fails. [·]_+ has a kink: at 0 its derivative is ½. Source: KO.
+    Needs ṗ(z) ≥ 0 where p(z) = 0. Marginalize with `mixture.mix`; applied to a marginal path it is
+    another velocity, for which D4 fails. [·]_+ has a kink: at 0 its derivative is ½. Source: KO.
 
     Raises:
         ValueError: if t lies outside [0, 1), the path is no distribution there, or it falls where
@@ -180,9 +180,9 @@ def kinetic_optimal_velocity(
     rule = "`token_path` must not decrease where it is 0, as it does at its end"
     require((p > 0) | (slope >= 0), rule, slope, name="dp/dt")
     p_z, slope_z = _at(p, x_t), _at(slope, x_t)
-    valid = p_z > 0
+    positive = p_z > 0
     flux = jnp.maximum(p_z * slope - slope_z * p, 0.0)
-    return _complete(jnp.where(valid, flux / jnp.where(valid, p_z, 1.0), 0.0), x_t)
+    return _complete(jnp.where(positive, flux / jnp.where(positive, p_z, 1.0), 0.0), x_t)
 
 
 @typed
@@ -230,13 +230,13 @@ def campbell_velocity(
     """
     check_interval("t", t, 0.0, 1.0, ends="()")
     p, slope = _value_and_slope(token_path, t)
-    p_z, valid = _at(p, x_t), p > 0
+    p_z, positive = _at(p, x_t), p > 0
     rule = "`token_path` must not change where it is 0"
-    require(valid | (slope == 0), rule, slope, name="dp/dt")
-    num_valid = jnp.sum(valid, axis=-1, keepdims=True, dtype=p.dtype)
-    both = valid & (p_z > 0)
+    require(positive | (slope == 0), rule, slope, name="dp/dt")
+    num_positive = jnp.sum(positive, axis=-1, keepdims=True, dtype=p.dtype)
+    both = positive & (p_z > 0)
     flux = jnp.maximum(slope - _at(slope, x_t), 0.0)
-    return _complete(jnp.where(both, flux / jnp.where(both, num_valid * p_z, 1.0), 0.0), x_t)
+    return _complete(jnp.where(both, flux / jnp.where(both, num_positive * p_z, 1.0), 0.0), x_t)
 
 
 @typed

@@ -456,10 +456,10 @@ difference, error = less_bayes["spliced"]["fixed share"]
 assert difference < -4 * error
 
 # %% [markdown]
-# Now experts on *random parts* of the same text, where each is a third of a dense model. Dealt by
-# whole documents, or in pieces of 1,000 symbols: a few long modules make the first kind of part
-# less alike than it sounds. One deal proves nothing, so there are six of each; the two errors are
-# over deals and over windows.
+# Now experts on *random parts* of the same text, where each is a third of a dense model. They are
+# drawn by whole documents, or by pieces of 1,000 symbols: a few long modules make the first kind of
+# part less alike than it sounds. One deal proves nothing, so there are six of each; the two
+# errors are over deals and over windows.
 #
 # There is another way to be wrong here. An average of experts is smoother than any of them, so if
 # the experts are smoothed too little, forgetting wins by that alone. Hence two strengths of

@@ -517,8 +517,8 @@ axis.legend(fontsize=8)
 figure.tight_layout()
 
 # %% [markdown]
-# Parted by task, experts come nearest: they lose on scenes, by 3.67 ± 1.43 points, and on the two
-# other sets nothing is decided. Clusters of pictures by nearest centroid lose 9.80 ± 4.55 on
+# Partitioned by task, experts come nearest: they lose on scenes, by 3.67 ± 1.43 points, and on the
+# two other sets nothing is decided. Clusters of pictures by nearest centroid lose 9.80 ± 4.55 on
 # scenes and 12.33 ± 8.52 on lettered. Random parts, averaged, have the lowest mean on all three
 # sets. On easy-VQA no variant is decided: its intervals, up to ± 34.74, are wider than any
 # difference.

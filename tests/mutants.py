@@ -40,7 +40,7 @@ MUTANTS = (
     Mutant(
         "Campbell's Z counts dead values",
         "velocities.py",
-        "jnp.sum(valid, axis=-1, keepdims=True, dtype=p.dtype)",
+        "jnp.sum(positive, axis=-1, keepdims=True, dtype=p.dtype)",
         "jnp.full((p.shape[0], 1), p.shape[1], p.dtype)",
         "test_theory",
         "falsifier_does_not and V9",
@@ -88,8 +88,8 @@ MUTANTS = (
     Mutant(
         "a NaN that a divergence hides",
         "accounting.py",
-        "valid = log_p != -jnp.inf  # not `>`",
-        "valid = log_p > -jnp.inf  # not `>`",
+        "possible = log_p != -jnp.inf  # not `>`",
+        "possible = log_p > -jnp.inf  # not `>`",
         "test_refusals",
         "no_number_is_no_number",
     ),
@@ -112,8 +112,8 @@ MUTANTS = (
     Mutant(
         "an ∞ lost where its mass underflows",
         "accounting.py",
-        "return jnp.sum(jnp.where(infinite, jnp.inf, jnp.where(valid",
-        "return jnp.sum(jnp.where(False, jnp.inf, jnp.where(valid",
+        "return jnp.sum(jnp.where(infinite, jnp.inf, jnp.where(possible",
+        "return jnp.sum(jnp.where(False, jnp.inf, jnp.where(possible",
         "test_refusals",
         "infinite_term",
     ),

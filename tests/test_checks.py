@@ -112,16 +112,14 @@ REFUSED = {
         lambda: checks.check_log_distribution("log_prior", np.array([0.5, 0.5])),
         (
             "`log_prior` must hold logarithms of probabilities, and none above 0; got "
-            "log_prior[0] = "
-            "0.5."
+            "log_prior[0] = 0.5."
         ),
     ),
     "log distribution, infinity": (
         lambda: checks.check_log_distribution("log_prior", np.array([np.inf, -np.inf])),
         (
             "`log_prior` must hold logarithms of probabilities, and none above 0; got "
-            "log_prior[0] = "
-            "inf."
+            "log_prior[0] = inf."
         ),
     ),
     "log distribution, NaN": (

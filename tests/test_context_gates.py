@@ -84,8 +84,7 @@ def test_sums_over_spans():
     np.testing.assert_allclose(found, expected, atol=1e-14)
 
 
-# ── distributions and what is tuned
-# ──────────────────────────────────────────────────────────────────────
+# ── distributions and what is tuned ───────────────────────────────────────────────────────────────
 
 
 def _planted(seed: int, num: int = 120):

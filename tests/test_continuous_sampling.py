@@ -49,7 +49,7 @@ def kappas(schedule, times):
 
 
 @partial(jax.jit, static_argnames="schedule")
-def coins_of(times, *, schedule):
+def jump_probs_of(times, *, schedule):
     return euler_jump_probs(schedule, times, FREE)
 
 
@@ -57,7 +57,7 @@ def euler_probs(here, schedule, times, *, carry_over):
     """The distribution of `sample_euler` at every time of its grid, and p_t there."""
     at = kappas(schedule, times)
     params = here.lookup(times[:-1], at[:-1])
-    jump_probs = coins_of(np.asarray(times), schedule=schedule)
+    jump_probs = jump_probs_of(np.asarray(times), schedule=schedule)
     run = run_of(exact_denoiser, carry_over=carry_over)
     truth = np.array([here.probs(kappa) for kappa in at])
     return probs_of_run(truth[0], params, jump_probs, times[:-1], run), truth
@@ -107,13 +107,13 @@ def test_a_step_of_euler_is_off_by_the_square_of_its_size(source):
 @pytest.mark.slow
 @pytest.mark.statement("S3", "S2")
 @pytest.mark.usefixtures("x64")
-def test_for_a_linear_schedule_the_coins_are_those_of_the_table():
+def test_for_a_linear_schedule_the_jump_probs_are_those_of_the_table():
     times = np.linspace(0, 1, 9)
     table = jnp.asarray(schedules.masked(schedules.linear(), 8, N), float)
     exactly = jax.jit(jax.vmap(steps.step_size, (None, 0)))(table, np.arange(8))
-    jump_probs = coins_of(times, schedule=schedules.linear())
+    jump_probs = jump_probs_of(times, schedule=schedules.linear())
     np.testing.assert_allclose(jump_probs, exactly, atol=1e-14)
-    other = coins_of(times[:-1], schedule=schedules.cosine())
+    other = jump_probs_of(times[:-1], schedule=schedules.cosine())
     assert np.max(np.abs(other - np.asarray(exactly)[:-1])) > 0.05
 
 

@@ -66,8 +66,7 @@ def result(corpora, tmp_path_factory):
     return holds, config, json.loads((config.out / "result.json").read_text(encoding="utf-8"))
 
 
-# ── evaluation sets
-# ──────────────────────────────────────────────────────────────────────────────────────
+# ── evaluation sets ───────────────────────────────────────────────────────────────────────────────
 
 
 def _held_out(sizes, parts, window):

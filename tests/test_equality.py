@@ -432,8 +432,8 @@ def test_the_readme_quotes_the_committed_result():
         if row["n"] == 4:
             extra = row["extra_nll"]
             line = (
-                f"| {row['partition']} | {row['dense_nll']:.4f} | {extra['posterior']:.0e} "
-                f"| {extra['static']:.3f} | {extra['wrong']:.3f} | {row['oracle_nll']:.4f} |"
+                f"| {row['partition']} | {row['dense_nll']:.4f} | {extra['posterior']:.0e} | "
+                f"{extra['static']:.3f} | {extra['wrong']:.3f} | {row['oracle_nll']:.4f} |"
             )
             assert line in readme
     for steps in result["summary"]["steps_to"].values():

@@ -88,8 +88,7 @@ def random_velocity(rng, num_states, num_positions):
     return velocity
 
 
-# ── distributions
-# ──────────────────────────────────────────────────────────────────────────────────────
+# ── distributions ─────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize(("num_states", "num_positions"), [(2, 3), (3, 2), (1, 4), (5, 1)])

@@ -343,8 +343,7 @@ def _chain_probs(of, experts, router, gate):
     return probs[inside] / probs[inside].sum()
 
 
-# ── images, members, the evaluation set
-# ──────────────────────────────────────────────────────────────────
+# ── images, members, the evaluation set ───────────────────────────────────────────────────────────
 
 
 @pytest.fixture(scope="module")

@@ -263,8 +263,7 @@ def test_margins_count_every_byte_and_their_gaps_are_the_price_of_top_1(text, x6
     assert scores.margin_bytes[0].tolist() == [0, 0, *[spans.num_bytes], *[0] * 7]  # 0.5 − 0.3
 
 
-# ── exact experts: the distribution is known, every sequence is listed
-# ───────────────────────────────────
+# ── exact experts: the distribution is known, every sequence is listed ────────────────────────────
 
 
 class _Exact:
@@ -329,6 +328,12 @@ def test_an_oracle_that_has_read_the_sequence_is_flattered_by_the_information(x6
 # ── the account ─────────────────────────────────────────────────────────────────────────────────
 
 
+def _scored(evaluation_set, **options):
+    """Every gate on the sequences of an evaluation set, with one α."""
+    found, spans = evaluation_set.log_probs, evaluation_set.sequences
+    return score(found, spans, LOG_PRIOR, alphas=[0.1], **options)
+
+
 def _evaluation_set(
     text, *, changes: bool = False, units: Sequence[int] | None = None
 ) -> EvaluationSet:
@@ -355,13 +360,7 @@ def _evaluation_set(
 @pytest.mark.parametrize("changes", [False, True])
 def test_terms_sum_to_the_difference_from_the_dense_model(text, changes, x64):
     evaluation_set = _evaluation_set(text, changes=changes)
-    scores = score(
-        evaluation_set.log_probs,
-        evaluation_set.sequences,
-        LOG_PRIOR,
-        prefixes=PREFIXES,
-        alphas=[0.1],
-    )
+    scores = _scored(evaluation_set, prefixes=PREFIXES)
     found = account(evaluation_set, scores, LOG_PRIOR, prefixes=PREFIXES)
     gate_variants = [
         gate_variant for gate_variant in found.gate_variants if gate_variant[0] != "oracle"
@@ -389,9 +388,7 @@ def test_terms_sum_and_b1_holds_with_a_prior_of_the_context(text, x64):
     evaluation_set = _evaluation_set(text)
     contexts = _contexts(evaluation_set.sequences.starts.size)
     options = {"prefixes": PREFIXES, "contexts": contexts}
-    scores = score(
-        evaluation_set.log_probs, evaluation_set.sequences, LOG_PRIOR, alphas=[0.1], **options
-    )
+    scores = _scored(evaluation_set, **options)
     found = account(evaluation_set, scores, LOG_PRIOR, **options)
     assert {"near", "far × Bayes"} <= {gate for gate, _ in found.gate_variants}
     assert found.sum_residual() < 1e-12
@@ -417,13 +414,7 @@ def test_terms_sum_and_b1_holds_with_a_prior_of_the_context(text, x64):
 @pytest.mark.parametrize("broken", ["prior", "scores"])
 def test_the_residuals_see_a_broken_account(text, broken, x64):
     evaluation_set = _evaluation_set(text)
-    scores = score(
-        evaluation_set.log_probs,
-        evaluation_set.sequences,
-        LOG_PRIOR,
-        prefixes=PREFIXES,
-        alphas=[0.1],
-    )
+    scores = _scored(evaluation_set, prefixes=PREFIXES)
     if broken == "scores":
         scores = scores._replace(soft=scores.soft * (1 + 1e-6))
     prior = LOG_PRIOR[::-1].copy() if broken == "prior" else LOG_PRIOR
@@ -434,13 +425,7 @@ def test_the_residuals_see_a_broken_account(text, broken, x64):
 
 def test_oracles_gain_at_most_the_prior_of_their_expert(text, x64):
     evaluation_set = _evaluation_set(text)
-    scores = score(
-        evaluation_set.log_probs,
-        evaluation_set.sequences,
-        LOG_PRIOR,
-        prefixes=PREFIXES,
-        alphas=[0.1],
-    )
+    scores = _scored(evaluation_set, prefixes=PREFIXES)
     gains = account(evaluation_set, scores, LOG_PRIOR, prefixes=PREFIXES).flattery
     assert gains["sequences"] == 5
     assert gains["part"] <= gains["part_ceiling"]

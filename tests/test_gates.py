@@ -368,8 +368,7 @@ def test_an_interval_that_is_none_is_refused(options, message):
         mixture.fit_temperature(jnp.log, *options)
 
 
-# ── distributions cut down
-# ───────────────────────────────────────────────────────────────────────────────
+# ── distributions cut down ────────────────────────────────────────────────────────────────────────
 
 PROBS = [0.1, 0.4, 0.2, 0.3]
 TIED = [0.25, 0.25, 0.25, 0.25]

@@ -161,8 +161,7 @@ def test_token_losses_are_those_of_the_evaluation():
         token_losses(state.params, masked, documents)
 
 
-# ── variants
-# ────────────────────────────────────────────────────────────────────────────────────────
+# ── variants ──────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_variants_by_name():

@@ -154,8 +154,8 @@ MUTATIONS = (
         "a rate without the guard at κ = 0",
         velocities,
         "convex_velocity",
-        "valid = kappa_t > 0",
-        "valid = kappa_t >= 0",
+        "positive = kappa_t > 0",
+        "positive = kappa_t >= 0",
         ("V2",),
     ),
     Mutation(

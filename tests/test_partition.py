@@ -106,9 +106,9 @@ def test_every_row_is_in_one_place_and_verbatim(folder, no_feature):
 def test_the_spread_follows_the_sizes_and_the_seed():
     sizes = np.array([1, 0, 3])
     labels, again, other = (np.full(4000, -1) for _ in range(3))
-    rules.random(labels, sizes, 0)
-    rules.random(again, sizes, 0)
-    rules.random(other, sizes, 1)
+    rules.assign_at_random(labels, sizes, 0)
+    rules.assign_at_random(again, sizes, 0)
+    rules.assign_at_random(other, sizes, 1)
     counts = np.bincount(labels, minlength=3)
     assert counts[1] == 0
     assert abs(counts[0] - 1000) < 5 * 27.4  # standard deviations
@@ -469,8 +469,8 @@ def test_routing_needs_a_whole_partition(folder, capsys):
     np.save(folder / "same.npy", same)
     assert route(folder, features="same.npy") == 2
     assert (
-        "must differ from the mean of those clustered in every row; got rows equal to the "
-        "mean = [7]"
+        "must differ from the mean of those clustered in every row; got rows equal to the mean = "
+        "[7]"
     ) in (refusal(capsys))
     (folder / "out" / "centroids.safetensors").write_bytes(b"")
     assert route(folder) == 2

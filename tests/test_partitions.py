@@ -134,8 +134,7 @@ def test_a_file_whose_documents_come_apart_is_one_part():
     assert by_file([first, second]).part_of.tolist() == [0, 1, 0]
 
 
-# ── assigned, and at random
-# ────────────────────────────────────────────────────────────────────────
+# ── assigned, and at random ───────────────────────────────────────────────────────────────────────
 
 DRAWS = {"files": by_assigned_files, "documents": at_random}
 

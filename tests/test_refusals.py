@@ -209,8 +209,8 @@ ARRAYS = [
         "features",
         np.zeros(SMALL.D),
         (
-            "The length of `features` must lie in (0, inf), because a direction is needed; "
-            "got the length of features = 0.0."
+            "The length of `features` must lie in (0, inf), because a direction is needed; got "
+            "the length of features = 0.0."
         ),
     ),
     (
@@ -218,8 +218,8 @@ ARRAYS = [
         "centroids",
         np.eye(K, SMALL.D, 1),
         (
-            "The length of `centroids` must lie in (0, inf), because a direction is needed; "
-            "got the length of centroids[3] = 0.0."
+            "The length of `centroids` must lie in (0, inf), because a direction is needed; got "
+            "the length of centroids[3] = 0.0."
         ),
     ),
     ("steps.parallel_log_prob", "log_probs", OFF, logs("log_probs")),

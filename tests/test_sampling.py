@@ -34,8 +34,7 @@ def params_of(config, sharpness=1.0):
     )
 
 
-# ── the distribution of one token
-# ────────────────────────────────────────────────────────────────────────
+# ── the distribution of one token ─────────────────────────────────────────────────────────────────
 
 
 def plain_probs(logits, temperature=1.0, top_k=None, top_p=None):

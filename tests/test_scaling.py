@@ -121,8 +121,7 @@ def test_less_than_a_sequence_a_chip_is_refused():
         cost(MODEL, 7 * 32, 8, 1, CHIP, RULES)
 
 
-# ── the variants
-# ────────────────────────────────────────────────────────────────────────────────────
+# ── the variants ──────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.fixture(scope="module")

@@ -317,8 +317,7 @@ REFUSED = {
         lambda: schedules.masked(schedules.polynomial(EXPONENTS), 4, 2),
         (
             "`num_positions` must be 3, the number of positions of the schedule; got "
-            "num_positions = "
-            "2."
+            "num_positions = 2."
         ),
     ),
 }
@@ -428,9 +427,8 @@ BAD_TABLES = {
     "a row that moves a finished token": (
         [[0, 0], [1, 0], [0.5, 1], [1, 1]],
         (
-            "`table` must not move a finished token: table[1, 0] is 1, so the entry below "
-            "must be 1; "
-            "got table[2, 0] = 0.5."
+            "`table` must not move a finished token: table[1, 0] is 1, so the entry below must be "
+            "1; got table[2, 0] = 0.5."
         ),
     ),
     "a κ that decreases": (

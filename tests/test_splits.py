@@ -359,8 +359,7 @@ REFUSED = {
         {},
         (
             "`a` in `corpora` must have more than the 2 documents held out; got number of "
-            "documents = "
-            "2."
+            "documents = 2."
         ),
     ),
     "no document": (
@@ -373,8 +372,7 @@ REFUSED = {
         {"test": 0.8},
         (
             "`a` in `corpora` must have more than the 3 documents held out; got number of "
-            "documents = "
-            "3."
+            "documents = 3."
         ),
     ),
     "nothing but repeats": (

@@ -137,7 +137,9 @@ def test_a_field_is_given_once(axes, changes, message):
 
 
 def test_runs_that_are_one_are_no_grid():
-    with pytest.raises(ValueError, match=r"`axes` must give runs that differ; got .* = \(2, 1\)"):
+    with pytest.raises(
+        ValueError, match=r"`axes` must give runs that differ; got numbers .* = \(2, 1\)"
+    ):
         grid(BASE, {"optimizer.weight_decay": (0, 0.0)})
     with pytest.raises(ValueError, match=r"the number of runs of `axes`.* \[1, 100000\]"):
         grid(BASE, {"seed": range(400), "num_steps": range(1, 400)})

@@ -70,8 +70,7 @@ def drawn(here, table, *, seed=0, count=DRAWS, **options):
     return jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(seed), count))
 
 
-# ── the distribution
-# ─────────────────────────────────────────────────────────────────────────────────────
+# ── the distribution ──────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.slow

@@ -126,7 +126,7 @@ def _show_written(out: Path, manifest: dict, found: bool) -> int:
     for k, (size, load) in enumerate(zip(manifest["sizes"], manifest["token_loads"], strict=True)):
         print(f"{k:>8}{size:>12,}{load:>16,}")
     print(
-        f"\n{out}: {manifest['num_rows']:,} rows, of them {manifest['random']:,} spread and "
+        f"\n{out}: {manifest['num_rows']:,} rows, of them {manifest['random']:,} at random and "
         f"{manifest['unrouted']:,} unrouted; {manifest['repeated_ids']:,} repeat an id, "
         f"{manifest['rows_without_id']:,} have none."
     )

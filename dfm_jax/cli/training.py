@@ -214,8 +214,8 @@ class Sample:
 
     Without --expert: the ensemble that `make-ensemble` made, its experts mixed by the Bayes gate;
     where none was made, the only member there is. A token is drawn from the model's own
-    distribution unless it is
-    cut: --temperature, --top-k, --top-p. The same seed draws the same text.
+    distribution unless it is cut: --temperature, --top-k, --top-p. The same seed draws the same
+    text.
 
     For example:
 

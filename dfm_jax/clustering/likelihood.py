@@ -4,8 +4,8 @@
 
 In turn: θ_k are fitted to the rows of cluster k, and rows go to the cluster that scores them best,
 all of them at once where the sizes are fixed. If `fit` maximizes the likelihood, neither step
-lowers the objective. With models of a prefix for the scores this is how SmallTalk parts its data.
-R rows, K clusters. Source: Celeux & Govaert (1992); SmallTalk, arXiv 2410.03529.
+lowers the objective. With models of a prefix for the scores this is how SmallTalk parts its data. R
+rows, K clusters. Source: Celeux & Govaert (1992); SmallTalk, arXiv 2410.03529.
 """
 
 from collections.abc import Callable

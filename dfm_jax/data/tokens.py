@@ -208,11 +208,8 @@ def check_split(num_train: int, num_held_out: int, share: float) -> None:
     rule = (
         f"`held_out` must be 0, or a share that holds out some of the {total} documents and not all"
     )
-    good, then = (
-        share == 0 or min(num_train, num_held_out) > 0,
-        "Add documents, or give another share.",
-    )
-    require(good, rule, share, then=then)
+    good = share == 0 or min(num_train, num_held_out) > 0
+    require(good, rule, share, then="Add documents, or give another share.")
 
 
 def split_held_out(texts: Sequence[str], share: float) -> tuple[list[str], list[str]]:
@@ -243,8 +240,7 @@ def _text_of(path: Path, record: Record, columns: Columns) -> str:
         inside = f", whose first turn has {names_of(first)}" if isinstance(first, dict) else ""
         raise ValueError(
             f"{path}, line {record.line}: the row must have `text`, or `conversations` of turns "
-            "with "
-            f"the texts `from` and `value`; got a row with {names_of(record.fields)}{inside}."
+            f"with the texts `from` and `value`; got a row with {names_of(record.fields)}{inside}."
         ) from None
     columns.add(path, record, "conversations")
     if len(said) == 1 and said[0][0] == DOCUMENT:

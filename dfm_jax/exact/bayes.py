@@ -102,8 +102,7 @@ def marginal_velocity(pair_posterior: np.ndarray, token_velocity: np.ndarray) ->
             if not np.all(np.isfinite(moves[read])):
                 raise RefusedError(
                     "`token_velocity` must be finite where the pair posterior is positive; got a "
-                    "value "
-                    f"that is not at position {i} with the current value {current}."
+                    f"value that is not at position {i} with the current value {current}."
                 )
             velocity[here, i] = chances[:, read] @ moves[read]
     return velocity

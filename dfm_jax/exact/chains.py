@@ -244,9 +244,7 @@ def _check_axes(name: str, field: np.ndarray) -> np.ndarray:
 
 
 def _check_field(name: str, field: np.ndarray, probs: np.ndarray | None = None) -> np.ndarray:
-    """A field [Z, N, S], finite where distribution > 0 (everywhere without a distribution) and 0
-    elsewhere.
-    """
+    """A field [Z, N, S], finite where `probs` > 0 (everywhere without them) and 0 elsewhere."""
     field = _check_axes(name, field)
     live = np.ones(len(field), dtype=bool)
     if probs is not None:

@@ -13,9 +13,7 @@ MAX_KERNEL_STATES = 1_024
 MAX_BYTES = 2**30
 """Most bytes of one array."""
 SUM_TOLERANCE = 1e-6
-"""How far from 1 a distribution may sum: float32 distributions pass, forgotten normalizations
-don't.
-"""
+"""How far from 1 a distribution may sum: float32 passes, a forgotten normalization does not."""
 SIGN_TOLERANCE = 1e-12
 """How far below 0 rounding may take a probability, as in 1 − Σ_k r_k."""
 RATE_TOLERANCE = 1e-9
@@ -58,8 +56,7 @@ def check_square(num_rows: int, what: str) -> None:
     if num_rows > MAX_KERNEL_STATES:
         raise RefusedError(
             f"{what} must have at most {MAX_KERNEL_STATES:,} states; got states = {num_rows:,}, "
-            "which "
-            f"would take {8 * num_rows**2:,} bytes."
+            f"which would take {8 * num_rows**2:,} bytes."
         )
 
 
@@ -83,8 +80,7 @@ def check_measure(name: str, measure: np.ndarray) -> np.ndarray:
     if measure.size == 0 or not np.all(np.isfinite(measure)):
         raise RefusedError(
             f"`{name}` must be finite and not empty; got {name}.shape = {list(measure.shape)}, "
-            "with "
-            f"{int(np.sum(~np.isfinite(measure)))} entries that are NaN or infinite."
+            f"with {int(np.sum(~np.isfinite(measure)))} entries that are NaN or infinite."
         )
     if np.min(measure) < -SIGN_TOLERANCE:
         raise RefusedError(f"`{name}` must be non-negative; got min {name} = {np.min(measure)}.")
@@ -92,9 +88,7 @@ def check_measure(name: str, measure: np.ndarray) -> np.ndarray:
 
 
 def check_distributions(name: str, rows: np.ndarray, *, or_zero: bool = False) -> np.ndarray:
-    """Rows (last axis) in float64; refuses rows that are no distributions, or, if allowed, not all
-    zero.
-    """
+    """Rows (last axis) in float64; refuses what is no distribution and, if allowed, not all 0."""
     rows = check_measure(name, rows)
     sums = np.sum(rows, axis=-1)
     wrong = np.abs(sums - 1.0) > SUM_TOLERANCE

@@ -105,8 +105,7 @@ def check_joint(coupling: np.ndarray) -> np.ndarray:
     if coupling.ndim != 2:
         raise RefusedError(
             "`coupling` must be a FactoredCoupling or have two axes [Z0, Z1]; got coupling.shape "
-            "= "
-            f"{list(coupling.shape)}."
+            f"= {list(coupling.shape)}."
         )
     check_dense_size(*coupling.shape)
     check_distributions("coupling (over all pairs)", coupling.reshape(-1))
@@ -131,8 +130,7 @@ def check_factored(coupling: FactoredCoupling) -> tuple[FactoredCoupling, int]:
     if num_tokens**num_positions != size or num_tokens > num_states:
         raise RefusedError(
             f"`data` must have V ** {num_positions} entries with V <= {num_states}; got data.size "
-            "= "
-            f"{size}."
+            f"= {size}."
         )
     data = check_distribution("data", coupling.data, num_tokens, num_positions)
     if not np.all(context):

@@ -83,8 +83,7 @@ def conditionals(
 def token_conditionals(
     probs: np.ndarray, known: np.ndarray, num_states: int, num_positions: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Each token's distribution given the tokens at the known positions: q(x^i = v | x^known)
-    [P7].
+    """Each token's distribution given the known positions: q(x^i = v | x^known)  [P7].
 
     At a known position it is the point mass at x^i.
 
@@ -126,8 +125,7 @@ def token_conditionals(
 
 
 def embed(probs: np.ndarray, num_tokens: int, num_states: int, num_positions: int) -> np.ndarray:
-    """A distribution of data sequences as a distribution of state sequences, with no mass on the
-    other states.
+    """A distribution of data sequences as one of state sequences, with no mass on the others.
 
     Args:
         probs: [Z1], Z1 = V^N.
@@ -166,8 +164,8 @@ def entropy(p: np.ndarray) -> np.ndarray:
 def kl(p: np.ndarray, q: np.ndarray) -> np.ndarray:
     """KL(p ‖ q) = Σ_x p(x) log(p(x) / q(x)) in nats, along the last axis.
 
-    0 log(0/q) = 0; +∞ where p(x) > 0 = q(x). Never NaN: log p − log q is formed only where both
-    are positive. A row of zeros in p (off its support) gives 0.
+    0 log(0/q) = 0; +∞ where p(x) > 0 = q(x). Never NaN: log p − log q is formed only where both are
+    positive. A row of zeros in p (off its support) gives 0.
 
     Args:
         p: [..., Z].

@@ -102,8 +102,8 @@ def metric_token_path(
     diagonal = np.eye(num_states, dtype=bool)
     if np.any((distances == 0.0) != diagonal) or np.any(distances < 0.0):
         raise RefusedError(
-            "`distances` must be 0 on the diagonal and positive elsewhere; "
-            f"got distances = {distances.tolist()}."
+            "`distances` must be 0 on the diagonal and positive elsewhere; got distances = "
+            f"{distances.tolist()}."
         )
     strength = _number("beta", beta, finite=False)
     if strength.ndim != 0 or not np.real(strength) >= 0.0:
@@ -206,9 +206,7 @@ def pairs(coupling: Coupling, token_path: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def check_token_path(token_path: np.ndarray) -> np.ndarray:
-    """W with axes [N, S, V, S], S ≥ V, whose (real) rows are distributions; small enough to
-    list.
-    """
+    """W with axes [N, S, V, S], S ≥ V, whose rows are distributions; small enough to list."""
     token_path = _number("token_path", token_path)
     shape = token_path.shape
     if token_path.ndim != 4 or shape[1] != shape[3] or shape[2] > shape[1]:

@@ -146,10 +146,8 @@ def _jobset(name: str, policy: dict[str, Any], job: dict[str, Any]) -> dict[str,
     rule = "The name of a JobSet must consist of small letters, digits and dashes"
     require(plain, rule, name, name="name")
     pod = f"{name}-{_PART}-0-{job['completions'] - 1}{_DRAWN}"
-    rule, then = (
-        f"The name of a pod must have at most {_LONGEST} characters",
-        "Give a shorter `name`.",
-    )
+    rule = f"The name of a pod must have at most {_LONGEST} characters"
+    then = "Give a shorter `name`."
     require(len(pod) <= _LONGEST, rule, pod, name=f"a name of {len(pod)} characters", then=then)
     part = {"name": _PART, "replicas": 1, "template": {"spec": job}}
     spec = {"network": {"enableDNSHostnames": True}, **policy, "replicatedJobs": [part]}

@@ -55,14 +55,13 @@ class MixtureDraw(NamedTuple):
 def sample_mixed_step(
     key: Key, weights: Weights | Float[ArrayLike, "N K"], log_probs: Float[ArrayLike, "K N S"]
 ) -> Tokens:
-    """Draw k^i ~ r for every position, then from expert k^i's row: no distribution is ever mixed.
-    [S6, S7]
+    """Draw k^i ~ r for every position, then from expert k^i's row: nothing is mixed.   [S6, S7]
 
-        k^i ~ r(z, t),  X^i ~ law_{k^i}^i
+        k^i ~ r(z, t),  X^i ~ p_{k^i}^i
 
-    In distribution the step of the mixed velocity (`mix`), for any router and any number
-    of positions that move: each draws an expert of its own. Weights of
-    all positions [K], or of each [N, K]; distributions in nats.
+    In distribution the step of the mixed velocity (`mix`), for any router and any number of
+    positions that move: each draws an expert of its own. Weights of all positions [K], or of each
+    [N, K]; distributions in nats.
 
     Raises:
         ValueError: if the weights are no distribution, or a row of an expert that has a weight is
@@ -301,13 +300,11 @@ def sample_one_expert(
     _check_stacked(params, jnp.shape(log_posterior)[1])
     one = jax.tree.map(lambda leaf: leaf[0], params)
     options = {"max_new": max_new, "top_k": top_k, "stop_tokens": stop_tokens}
-    probs = {"temperature": temperature, "top_p": top_p, "prefixes": prefixes}
-    prompts, lengths = checked_prompts(one, decoder, prompts, lengths, **options, **probs)
+    truncation = {"temperature": temperature, "top_p": top_p, "prefixes": prefixes}
+    prompts, lengths = checked_prompts(one, decoder, prompts, lengths, **options, **truncation)
     num_rows = prompts.shape[0]
-    rule, shape = (
-        f"`log_posterior` must have {num_rows} rows, as many as the prompts",
-        jnp.shape(log_posterior),
-    )
+    rule = f"`log_posterior` must have {num_rows} rows, as many as the prompts"
+    shape = jnp.shape(log_posterior)
     require(shape[0] == num_rows, rule, shape, name="log_posterior.shape")
     expert_key, key = jax.random.split(key)
     drawn = jax.random.categorical(expert_key, jnp.asarray(log_posterior), axis=-1, mode="high")

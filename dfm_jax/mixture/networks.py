@@ -77,8 +77,8 @@ def mixture_decoder(decoders: tuple[Decoder, ...]) -> Decoder:
         q(v | x^{≤t}) = Σ_k r_k(x^{≤t}) q_k(v | x^{≤t})   [D6]
         r_k(x^{≤t+1}) ∝ r_k(x^{≤t}) q_k(x^{t+1} | x^{≤t})   [D7]
 
-    Its logits are log q, in nats, in float32 at least. The first token is given: it says nothing
-    of the experts; so is the mask, which no expert draws. Where no live expert could have made the
+    Its logits are log q, in nats, in float32 at least. The first token is given: it says nothing of
+    the experts; so is the mask, which no expert draws. Where no live expert could have made the
     prefix, every logit is −∞: no distribution. Experts may be of different make over the same ids.
 
     Raises:

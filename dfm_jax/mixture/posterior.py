@@ -92,8 +92,7 @@ def mix(weights: Weights, values: Float[ArrayLike, " K *values"]) -> Float[Array
 
 @typed
 def mix_probs(weights: Weights, probs: Float[ArrayLike, " K *rows V"]) -> Float[Array, "*rows V"]:
-    """The posterior mean of distributions: posteriors and distributions of steps mix like
-    velocities.
+    """The posterior mean of distributions: posteriors and steps mix like velocities.
 
         p_{1|t}^i(v | z) = Σ_k r_k(z, t) p_{1|t}^{k,i}(v | z)   [D5, D6]
         X^i ~ Σ_k r_k (δ_{z^i} + u^{k,i}(·, z))   [S6, S7a]
@@ -115,8 +114,7 @@ def mix_probs(weights: Weights, probs: Float[ArrayLike, " K *rows V"]) -> Float[
 def mix_log_probs(
     log_weights: PerExpert, log_probs: Float[ArrayLike, " K *event"]
 ) -> Float[Array, " *event"]:
-    """The distribution of the whole, from the distributions of the parts, in nats: large spaces
-    underflow.
+    """The distribution of the whole from those of the parts, in nats: large spaces underflow.
 
         log q(x) = log Σ_k w_k q_k(x),   log p_t(x) = log Σ_k w_k p_t^k(x)   [D1, D2]
         log p(v | z) = log Σ_k exp(log r_k + log p_k(v | z))   [D5, D6]

@@ -255,11 +255,8 @@ def transformer_decoder(config: TransformerConfig) -> Decoder:
     """
     rule = "`causal` must be True, because a bidirectional network has no cache"
     require(config.causal, rule, config.causal)
-    rule, timed = (
-        "`time_conditioned` must be False, because a cache holds no time",
-        config.time_conditioned,
-    )
-    require(not timed, rule, timed)
+    rule = "`time_conditioned` must be False, because a cache holds no time"
+    require(not config.time_conditioned, rule, config.time_conditioned)
     module = Transformer(config)
 
     def init_cache(length: int) -> Cache:
@@ -298,8 +295,8 @@ def transformer_decoder(config: TransformerConfig) -> Decoder:
 def transformer_denoiser(config: TransformerConfig) -> HeadedDenoiser:
     """`transformer(config)` as what `dfm_jax.sampling` draws from: trunk, then head.   [P5]
 
-    Both halves together give the network's logits. With `method="sparse"` a sampler runs the
-    head only where a token jumps.
+    Both halves together give the network's logits. With `method="sparse"` a sampler runs the head
+    only where a token jumps.
 
     Raises:
         ValueError: if the network is causal: its row i is the distribution of another token.

@@ -41,13 +41,11 @@ def make_mesh(
     if not isinstance(shape, Mapping):
         count = len(found) if shape is None else shape
         rule = f"The number of devices must lie in [1, {len(found)}], because so many are there"
-        cpu, then = (
-            found[0].platform == "cpu",
-            "Set JAX_NUM_CPU_DEVICES=N to make N devices of a CPU.",
-        )
+        on_cpu = found[0].platform == "cpu"
+        then = "Set JAX_NUM_CPU_DEVICES=N to make N devices of a CPU." if on_cpu else ""
         whole = isinstance(count, int | np.integer) and not isinstance(count, bool)
         good = whole and 1 <= count <= len(found)
-        require(good, rule, count, name="number of devices", then=then if cpu else "")
+        require(good, rule, count, name="number of devices", then=then)
         shape = {"expert": int(count)}
     require(len(shape) > 0, "`shape` must name an axis", dict(shape))
     rule = f"`shape` must ask for 1 to {len(found)} devices, because so many are there"

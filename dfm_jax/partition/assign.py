@@ -151,7 +151,7 @@ def _parts(size: int) -> list[slice]:
     return [slice(start, start + _CHUNK) for start in range(0, size, _CHUNK)]
 
 
-def random(labels: np.ndarray, sizes: np.ndarray, seed: int) -> np.ndarray:
+def assign_at_random(labels: np.ndarray, sizes: np.ndarray, seed: int) -> np.ndarray:
     """Label each row that is −1 as the ⌊h Σ c / 2⁶⁴⌋-th row of all the clusters is; which were."""
     upper, total = np.cumsum(sizes), int(sizes.sum())
     rows = np.flatnonzero(labels < 0)

@@ -285,8 +285,7 @@ def _image_paths(input: Path, record: Record, folder: Path) -> list[tuple[str, P
         held = ", ".join(f"`{name}`" for name in others)
         raise ValueError(
             f"{input}, line {record.line}: the pictures of a row must stand in `image`; got "
-            "pictures "
-            f"in {held}."
+            f"pictures in {held}."
         )
     try:
         return [(name, picture_path(folder, name)) for name in names]

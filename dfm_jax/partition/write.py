@@ -1,5 +1,4 @@
-"""A data set of conversations partitioned among experts: a folder of rows, and what routes new
-ones.
+"""A data set of conversations partitioned among experts: the rows, and what routes new ones.
 
     expert_000/rows.jsonl …   the rows of each expert, verbatim
     dense.jsonl               the same rows, in the order of the input
@@ -34,8 +33,8 @@ from dfm_jax.data.records import input_digest, read_records
 from dfm_jax.durable import HashedFile, NewFolder, file_digest
 from dfm_jax.partition.assign import (
     Rule,
+    assign_at_random,
     clustered,
-    random,
     read_rule,
     routed_labels,
     rule_to_bytes,
@@ -91,10 +90,10 @@ def write_partition(
         num_fine: F fine clusters first, and these assigned to experts; then loads exceed their mean
             by at most one fine cluster.
         restarts: starts of the clustering, of which the best is kept.
-        seed: of the starts, of the spread, and of tfidf's SVD.
+        seed: of the starts, of the random experts, and of tfidf's SVD.
         weights: `.npy` [R], the load of each row; else the UTF-8 bytes of its conversation. They
             go with "tokens".
-        no_feature: a row without a feature is "unrouted", or "spread": assigned to an expert by a
+        no_feature: a row without a feature is "unrouted", or "random": assigned to an expert by a
             hash of its number and the seed, in proportion to the sizes of the clusters.
         unique_ids: refuse a row without an id, or with that of another.
 
@@ -139,10 +138,8 @@ def write_partition(
     least, rest = num_fine or num_experts, len(encoded.rows)
     kinds = Counter(reason.kind for reason in encoded.reasons.values())
     why = ", ".join(f"{kind} ({count:,})" for kind, count in sorted(kinds.items()))
-    words, then = (
-        f"At least {least} rows must have a feature",
-        why and f"The others have none, for these reasons: {why}.",
-    )
+    words = f"At least {least} rows must have a feature"
+    then = why and f"The others have none, for these reasons: {why}."
     require(rest >= least, words, rest, name="rows with a feature", then=then)
     rule, own, found = clustered(
         encoded,
@@ -156,7 +153,7 @@ def write_partition(
     labels = np.full(surveyed.loads.size, -1)
     labels[encoded.rows] = own
     if no_feature == "random":
-        random(labels, np.bincount(own, minlength=num_experts), seed)
+        assign_at_random(labels, np.bincount(own, minlength=num_experts), seed)
     manifest = {
         "settings": settings,
         "inputs": inputs | encoded.inputs,
@@ -220,7 +217,7 @@ def write_routed(
     labels = np.full(surveyed.loads.size, -1)
     labels[encoded.rows] = own
     if no_feature == "random":
-        random(labels, np.array(old["sizes"]), kept["seed"])
+        assign_at_random(labels, np.array(old["sizes"]), kept["seed"])
     manifest = {
         "settings": settings,
         "inputs": inputs | encoded.inputs,
@@ -292,8 +289,7 @@ def _of_rows(surveyed: Survey, source: Source) -> dict[str, object]:
     }
 
 
-# ── Rows assigned to experts, written down: each verbatim in its place, or named with a reason
-# ───────
+# ── Rows assigned to experts, written down: each verbatim in its place, or named with a reason ────
 
 
 CENTROIDS = "centroids.safetensors"

@@ -1,5 +1,4 @@
-"""Drawing from a left-to-right model, token by token, each row from the distribution it states.
-[S1]
+"""Drawing from a left-to-right model, token by token, from the rows that it states.   [S1]
 
 Ancestral sampling is exact for the left-to-right table. A decoder remembers the prefix: what one
 costs is the network's business, what is drawn is not, and is the same with and without a cache.
@@ -51,14 +50,13 @@ def next_token_log_probs(
     top_k: int | None = None,
     top_p: Number | None = None,
 ) -> Float[Array, " V"]:
-    """The distribution that is drawn from, in nats: temperature, then top-k, then top-p, as is
-    usual.
+    """The distribution that is drawn from, in nats: temperature, then top-k, then top-p.
 
         q(v) ∝ exp(logit_v / τ) on the tokens that are kept   [S1, B6]
 
-    τ → 0 is the point mass on the largest logit, and τ = 0 is defined as that limit; ties go to
-    the lower id. Top-k keeps the k largest. Top-p keeps the fewest largest whose mass reaches p.
-    With any of them the distribution is no longer the model's own.
+    τ → 0 is the point mass on the largest logit, and τ = 0 is defined as that limit; ties go to the
+    lower id. Top-k keeps the k largest. Top-p keeps the fewest largest whose mass reaches p. With
+    any of them the distribution is no longer the model's own.
 
     Raises:
         ValueError: unless τ ≥ 0, 1 ≤ k ≤ V, 0 < p ≤ 1; if the logits are no distribution: NaN, +∞,

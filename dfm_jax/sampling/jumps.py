@@ -1,8 +1,9 @@
-"""One loop behind the samplers of mixture paths: coins say who jumps, p̂_{1|t} says whither.
+"""One loop for the samplers of mixture paths: a probability says who jumps, p̂_{1|t} says where.
 
     X_{t+}^i ~ δ_{x_t^i} + c_t^i [p̂_{1|t}^i(· | x_t) − δ_{x_t^i}],  independently over i   [S2–S4]
 
-The exact step has the coin c = λ (Q3), Euler's c = h κ̇/(1 − κ) (S3), the last c = 1[κ < 1] (S4).
+A position jumps with probability λ in the exact step (Q3), h κ̇/(1 − κ) in Euler's (S3), and
+1[κ < 1] in the last (S4).
 """
 
 from functools import partial
@@ -95,7 +96,7 @@ def run_steps(
     *,
     run: Run,
 ) -> State:
-    """All steps of a grid: coins [T, N], the times [T] that the denoiser reads, the first's number.
+    """All steps of a grid: jump probabilities [T, N], the denoiser's times [T], the first's number.
 
     Step s takes the key folded with s.
     """
@@ -113,7 +114,7 @@ def jumped(key: Key, params: Any, state: State, jump_prob: Array, t: Array, run:
     jump_prob = jnp.where(revealed(state.x_t, run) | ~state.valid, 0.0, jump_prob)
     if run.method == "clear":
         return _every_row(key, params, state, jump_prob, t, run)
-    return _jump_first(key, params, state, jump_prob, t, run)
+    return _sparse(key, params, state, jump_prob, t, run)
 
 
 def revealed(x_t: Array, run: Run) -> Array:
@@ -152,14 +153,13 @@ def _every_row(key: Key, params: Any, state: State, jump_prob: Array, t: Array, 
     return State(jnp.where(valid, drawn, state.x_t), valid)
 
 
-def _jump_first(key: Key, params: Any, state: State, jump_prob: Array, t: Array, run: Run) -> State:
-    """The coin does not look at the value: only the rows that jump need logits and a draw."""
+def _sparse(key: Key, params: Any, state: State, jump_prob: Array, t: Array, run: Run) -> State:
+    """Who jumps does not depend on the values, so only the rows that jump need logits."""
     x_t, size = state.x_t, run.rows_at_once
     num_positions = x_t.shape[0]
-    coin_key, value_key = jax.random.split(key)
-    jumps = (
-        jax.random.uniform(coin_key, x_t.shape, jump_prob.dtype) < jump_prob
-    )  # in [0, 1): 1 is certain
+    jump_key, value_key = jax.random.split(key)
+    u = jax.random.uniform(jump_key, x_t.shape, jump_prob.dtype)  # in [0, 1): 1 is certain
+    jumps = u < jump_prob
     denoiser = halves(run.denoiser)
     hidden = denoiser.hidden(params, x_t, t)
     rank = jnp.cumsum(jumps) - 1

@@ -81,8 +81,8 @@ def vqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
     """Mean over people i of min(1, #{j ≠ i : answer_j = prediction} / 3).
 
     Where all people agree, the texts are compared as they are, but for blanks at the ends; else
-    after `normalized_answer`. With ten people: 0.3, 0.6, 0.9 and 1 for one, two, three and more.
-    Of VQA v2.0; TextVQA's is `textvqa_accuracy`.
+    after `normalized_answer`. With ten people: 0.3, 0.6, 0.9 and 1 for one, two, three and more. Of
+    VQA v2.0; TextVQA's is `textvqa_accuracy`.
 
     Raises:
         ValueError: if there are fewer than two answers.

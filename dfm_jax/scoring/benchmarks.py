@@ -155,8 +155,7 @@ def _check_scale(questions: Sequence[Question], texts: Sequence[str], scale: box
         known = not bare or "pixels" not in (question.box_scale, scale)
         rule = (
             f"Question {question.number}: `width` and `height` must be given, because a box in "
-            "pixels "
-            "is compared with one in another scale"
+            "pixels is compared with one in another scale"
         )
         require(known, rule, question.size, name="(width, height)")
     named = [(text, boxes.read_box(text), q) for text, q in zip(texts, questions, strict=True)]

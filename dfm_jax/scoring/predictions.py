@@ -133,8 +133,7 @@ def _text(path: Path, line: int, row: dict[str, Any]) -> str:
     if len(given) != 1 or not _is_text(row[given[0]]):
         raise ValueError(
             f"{path}, line {line}: the row must have one text, `text`, `answer` or `prediction`; "
-            "got "
-            f"{ {name: row[name] for name in given} }."
+            f"got { {name: row[name] for name in given} }."
         )
     return row[given[0]]
 

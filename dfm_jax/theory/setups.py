@@ -1,6 +1,4 @@
-"""Chains in discrete time: a coupling and a table to run it on, and the distribution at every
-row.
-"""
+"""Chains in discrete time: a coupling, a table to run it on, the distribution at every row."""
 
 from collections.abc import Callable
 

@@ -128,9 +128,8 @@ def check_shape(shape: Shape) -> None:
     if sources > MAX_DENSE_STATES:
         raise ValueError(
             f"`shape` must have at most {MAX_DENSE_STATES} states, (V + 1)^N, because couplings "
-            "are "
-            f"listed pair by pair; got (V + 1)^N = {sources:,} for V = {shape.num_tokens} and N = "
-            f"{shape.num_positions}. A case with K = {shape.num_experts} would take "
+            f"are listed pair by pair; got (V + 1)^N = {sources:,} for V = {shape.num_tokens} and "
+            f"N = {shape.num_positions}. A case with K = {shape.num_experts} would take "
             f"{8 * shape.num_experts * sources * data:,} bytes."
         )
 

@@ -195,8 +195,7 @@ def read_checkpoint(folder: Path, template: Any, *, config: dict[str, Any] | Non
         for field, expected, found in differences_until(record.step, config, record.config):
             raise CheckpointError(
                 f"{folder}: `{field}` of the checkpoint must be {expected!r}, as in the config of "
-                "this "
-                f"run; got {field} = {found!r}.{lengthening_hint(field, expected, found)}"
+                f"this run; got {field} = {found!r}.{lengthening_hint(field, expected, found)}"
             )
     for name, leaf in named_leaves(template):
         _check_leaf(folder, name, leaf, record.leaves.get(name))
@@ -206,8 +205,7 @@ def read_checkpoint(folder: Path, template: Any, *, config: dict[str, Any] | Non
         if expected != found:
             raise DamagedError(
                 f"{folder}: the SHA-256 of the leaf `{name}` must be {expected[:16]}…; got SHA-256 "
-                "= "
-                f"{found[:16]}…. The leaf is damaged."
+                f"= {found[:16]}…. The leaf is damaged."
             )
     placed = [_placed(leaves[name], leaf) for name, leaf in named_leaves(template)]
     return jax.tree.unflatten(jax.tree.structure(template), placed)

@@ -60,9 +60,8 @@ def join_processes() -> None:
         )
     except ValueError as error:
         raise ValueError(
-            "`distributed` needs JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or "
-            "a "
-            f"step of SLURM, or a Cloud TPU: {error}"
+            "`distributed` needs JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, "
+            f"or a step of SLURM, or a Cloud TPU: {error}"
         ) from error
 
 

@@ -86,8 +86,7 @@ class Ensemble:
                 if here != there:
                     raise ValueError(
                         f"Experts must have the same `{'.'.join(path)}`; got {path[-1]} = {here!r} "
-                        "for "
-                        f"{first.name} and {there!r} for {expert.name}."
+                        f"for {first.name} and {there!r} for {expert.name}."
                     )
 
     @property
@@ -250,8 +249,7 @@ def check_ensemble(run: Path, ensemble: Ensemble) -> None:
         if found != expert.sha256:
             raise CheckpointError(
                 f"{path}: the SHA-256 of the checkpoint must be {expert.sha256[:16]}…, as the "
-                "ensemble "
-                f"says; got SHA-256 = {found[:16]}…. It is another checkpoint."
+                f"ensemble says; got SHA-256 = {found[:16]}…. It is another checkpoint."
             )
 
 

@@ -203,12 +203,8 @@ class _Loop:
         saver: Saver | NullLogger,
         before_first: Callable[[], None] | None,
     ) -> None:
-        self.run, self.folder, self.log_config, self.before_first = (
-            run,
-            folder,
-            log_config,
-            before_first,
-        )
+        self.run, self.folder, self.log_config = run, folder, log_config
+        self.before_first = before_first
         self.log, self.saver = log, saver
         self.pending: list[tuple[int, Any]] = []
         self.values: dict[str, float] = {}
@@ -294,8 +290,7 @@ class _Loop:
         good = last if self.saved else "No checkpoint was saved yet."
         return (
             f"`{name}` must be finite; got {name} = {value} at step {step} of the run "
-            f"{self.folder}. "
-            f"{good}"
+            f"{self.folder}. {good}"
         )
 
 
@@ -408,10 +403,8 @@ def make_run(
 
     def evaluate(state: TrainState) -> dict[str, float]:
         assert held_out is not None
-        rows, mesh = (
-            held_out(log_config.evaluation_windows),
-            None if layout is None else layout.mesh,
-        )
+        rows = held_out(log_config.evaluation_windows)
+        mesh = None if layout is None else layout.mesh
         documents = evaluated(state, config, rows, evaluation_key, mesh=mesh, task=task)
         mean, half = ratio_with_interval(documents.nats, documents.counts)
         name = metric_name(task.measure)

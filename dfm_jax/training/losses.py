@@ -110,8 +110,7 @@ def uniform_losses(network: Network, *, end: float, time_conditioned: bool) -> L
         if key is None:
             raise ValueError(
                 "`key` must be given, because the objective of the uniform source draws its "
-                "states; "
-                "got key = None."
+                "states; got key = None."
             )
         x_1, counts = jnp.asarray(as_ids(batch.tokens, "tokens")), jnp.asarray(batch.valid)
         time_key, source_key, path_key, apply_key = jax.random.split(key, 4)

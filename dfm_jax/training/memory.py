@@ -85,8 +85,8 @@ def _check(name: str, value: int, what: str, num_bytes: int, devices: Sequence[A
     if num_bytes > memory:
         raise ValueError(
             f"`{name}` must be small enough for the memory of {memory / 2**30:,.0f} GiB; got "
-            f"{name} = "
-            f"{value:,}. The program needs at least {num_bytes / 2**30:,.0f} GiB for {what}."
+            f"{name} = {value:,}. The program needs at least {num_bytes / 2**30:,.0f} GiB for "
+            f"{what}."
         )
 
 

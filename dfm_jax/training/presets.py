@@ -54,8 +54,8 @@ def load_config(
 ) -> TrainConfig:
     """The preset of that name, or the config of a JSON file; then `FIELD=VALUE` for single fields.
 
-    A field is named by its path, `optimizer.learning_rate=3e-4`; a value is JSON, or a bare word.
-    A preset has the V tokens of the `tokenizer`, and the mask beyond them if it had one, unless
+    A field is named by its path, `optimizer.learning_rate=3e-4`; a value is JSON, or a bare word. A
+    preset has the V tokens of the `tokenizer`, and the mask beyond them if it had one, unless
     `model.num_tokens` is among the changes.
 
     Raises:

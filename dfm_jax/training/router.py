@@ -69,8 +69,8 @@ def fit_router(
     """Descend until no entry of the gradient is above `tolerance`.
 
     Over all functions the minimizer is r_k(f) = P(k | f)   [D11]; of a class that holds it, too.
-    With separable parts and no decay there is no minimizer: the descent then ends once the
-    gradient is small, or says that it did not.
+    With separable parts and no decay there is no minimizer: the descent then ends once the gradient
+    is small, or says that it did not.
 
     Args:
         key: of the hidden layers' start; a linear router starts at 0.

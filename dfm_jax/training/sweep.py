@@ -85,8 +85,8 @@ def grid(config: TrainConfig, axes: Mapping[str, Sequence[Any]]) -> tuple[TrainC
             set_field(fields, name, value)
         configs.append(from_json(TrainConfig, fields))
         check_objective(configs[-1])
-    rule, scalars = "`axes` must give runs that differ", (len(configs), len(set(configs)))
-    require(scalars[0] == scalars[1], rule, scalars, name="scalars of (runs, different runs)")
+    rule, counts = "`axes` must give runs that differ", (len(configs), len(set(configs)))
+    require(counts[0] == counts[1], rule, counts, name="numbers of (runs, different runs)")
     return tuple(configs)
 
 

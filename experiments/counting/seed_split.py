@@ -115,7 +115,7 @@ def partitioned(
         if missing:
             raise ValueError(
                 f"`num_parts` must leave each part of `{name}` a document in {split}; got "
-                f"num_parts = {partition.num_parts}, which leaves none in {missing} "
-                f"with seed {seed_split.seed}."
+                f"num_parts = {partition.num_parts}, which leaves none in {missing} with seed "
+                f"{seed_split.seed}."
             )
     return partition, part_of

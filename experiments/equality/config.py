@@ -20,8 +20,8 @@ class Config:
     orders: tuple[int, ...] = (1, 2, 3)
     """The orders n of the n-grams that are counted."""
     alpha: float = 0.01
-    """The pseudo-count of each byte at each state for the dense model; each expert has alpha /
-    K.
+    """The pseudo-count of each byte at each state for the dense model; an expert has
+    alpha / K.
     """
     random_parts: int = 4
     """The number K of parts of the random partition."""

@@ -140,8 +140,7 @@ def _record(found: FittedTemperature) -> dict[str, Any]:
     return {"temperature": float(found.temperature), "at_bound": bool(found.at_bound)}
 
 
-# ── distributions as functions of a temperature
-# ──────────────────────────────────────────────────────────
+# ── distributions as functions of a temperature ───────────────────────────────────────────────────
 
 
 def _inputs(

@@ -1,4 +1,4 @@
-"""The comparison of gates on real sequences: every gate scores the same bytes with the same
+"""The comparison of gates on real sequences: every gate scores the same bytes by the same
 experts.
 
 A sequence is a span of a flat text: a window, or a whole document. Sequences are laid end to end in

@@ -164,8 +164,8 @@ _TOKEN_IDS = {
 def open_gguf(path: Path | str) -> Checkpoint:
     """The checkpoint in a GGUF file: names and shapes now, each tensor dequantized when it is read.
 
-    llama.cpp rotates neighboring channels, so the rows of q and k lie interleaved in the file;
-    here they are put back in the order of Hugging Face, which rotates halves.
+    llama.cpp rotates neighboring channels, so the rows of q and k lie interleaved in the file; here
+    they are put back in the order of Hugging Face, which rotates halves.
 
     Raises:
         ValueError: if the file is damaged, of another architecture than `llama`, or has a setting

@@ -283,8 +283,8 @@ def _excesses(case: Case, experts: np.ndarray) -> Excesses:
 
 def exact_experts(case: Case) -> np.ndarray:
     """p_{1|t}^k where expert k is defined, any distribution elsewhere: [K, Z, N, V]."""
-    valid = (case.part_paths("inside") > 0)[:, :, None, None]
-    return np.where(valid, case.part_posteriors("inside"), case.denoiser[None])
+    positive = (case.part_paths("inside") > 0)[:, :, None, None]
+    return np.where(positive, case.part_posteriors("inside"), case.denoiser[None])
 
 
 def _constant_parts(case: Case) -> Excesses:

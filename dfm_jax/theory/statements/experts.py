@@ -40,8 +40,8 @@ def static(case: Case, when: str) -> np.ndarray:
 
 def undefined_off_support(case: Case, when: str, values: np.ndarray) -> np.ndarray:
     """NaN where expert k is undefined, to show that a zero weight drops it: [K, Z, …]."""
-    valid = case.part_paths(when) > 0
-    return np.where(valid.reshape(valid.shape + (1,) * (values.ndim - 2)), values, np.nan)
+    positive = case.part_paths(when) > 0
+    return np.where(positive.reshape(positive.shape + (1,) * (values.ndim - 2)), values, np.nan)
 
 
 def _mix(gate: Array, velocity: Array) -> Array:

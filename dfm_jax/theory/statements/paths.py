@@ -40,7 +40,7 @@ def _product_probs(states: Array, token_probs: Array) -> Array:
     mixed=True,
 )
 def conditional_path_factorizes(cases: Cases, run: Run, *, mixed: bool = False) -> np.ndarray:
-    """A law of total mass 1, with the given token marginals, and independent tokens."""
+    """A distribution of total mass 1, with the given token marginals, and independent tokens."""
     n, s = cases.shape.num_positions, cases.shape.num_states
     rows = cases.each(token_probs)
     probs = run(_product_probs, fields.states(cases), rows)

@@ -215,8 +215,8 @@ def _flux_gap(cases: Cases, rates: np.ndarray, path_of, *, campbell: bool = Fals
         p_z, slope_z = at[..., None], moved[..., None]
         p_v, slope_v = at[..., None, :], moved[..., None, :]
         if campbell:
-            num_valid = np.count_nonzero(at, axis=-1)[..., None, None]
-            flux = np.maximum(slope_v - slope_z, 0.0) / num_valid * (p_v > 0)
+            num_positive = np.count_nonzero(at, axis=-1)[..., None, None]
+            flux = np.maximum(slope_v - slope_z, 0.0) / num_positive * (p_v > 0)
         else:
             flux = np.maximum(p_z * slope_v - slope_z * p_v, 0.0)
         eye = np.eye(at.shape[-1])
