@@ -244,7 +244,8 @@ def _trained(text, folder, **changes):
 @pytest.mark.slow
 def test_a_member_is_the_run_of_its_config(text, tmp_path):
     """A member's seeds and rates ride one program, and are what each would be alone."""
-    trainer, member = _trained(text, tmp_path)
+    # As many further seeds as rates: their sweeps are one program.
+    trainer, member = _trained(text, tmp_path, num_seeds=3)
     assert member.num_tokens == 20 * 64
     assert len(member.rates) == 2
     best = min(member.rates, key=member.rates.__getitem__)
@@ -322,7 +323,8 @@ def test_a_router_is_tempered_by_what_it_decodes():
 
 @pytest.fixture(scope="module")
 def result(corpora, tmp_path_factory):
-    config = _config(tmp_path_factory.mktemp("language"))
+    # One rate: then the first seed and the other one are sweeps of one run each, one program.
+    config = _config(tmp_path_factory.mktemp("language"), rates=(3e-3,))
     holds = language.run(config, corpora, Console(quiet=True))
     return holds, config, json.loads((config.out / "result.json").read_text(encoding="utf-8"))
 

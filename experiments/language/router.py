@@ -7,7 +7,9 @@ temperature is fitted on validation to what is decoded, −Σ_i log Σ_k ρ̂_k(
 x^{<i}) / Z.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,11 +52,6 @@ class Router:
     params: Params
 
     @property
-    def network(self) -> Network:
-        """Its trunk under a head over the experts."""
-        return router_network(self.config.model, self.num_experts)
-
-    @property
     def num_tokens(self) -> int:
         """Tokens that it was trained on."""
         return self.config.num_steps * self.config.batch_size * self.config.num_positions
@@ -87,12 +84,11 @@ def trained(
         here = words(key, index)  # a key draws the same windows of both
         return RoutedBatch(here.tokens, here.valid, labels(key, index).tokens)
 
-    network = router_network(config.model, num_experts)
-    losses = _losses(network, config.model.num_tokens)
-    task = Task(init=network.init, losses=losses, measure="loss")
     every = max(1, config.num_steps // 10)
     log_config = LogConfig(log_every=every, save_every=every)
-    run = make_run(config, Examples(batches, None, {}), log_config, task=task)
+    run = make_run(
+        config, Examples(batches, None, {}), log_config, task=_task(config.model, num_experts)
+    )
     record = {"config": to_json(config), "data": documents.digest, "parts": parts.tolist()}
     outcome = train(run, folder, config=record, log_config=log_config)
     template = jax.eval_shape(run.init)
@@ -103,15 +99,7 @@ def trained(
 def router_probs(router: Router, documents: TokenSet) -> np.ndarray:
     """log ρ̂_k(x^{<i}) before every token, in windows from the beginnings of documents: [M, K]."""
     pieces = document_pieces(documents.offsets, router.config.num_positions)
-    network, start = router.network, router.config.model.num_tokens
-
-    @jax.jit
-    def probs(params: Params, tokens: Array) -> Array:
-        return jax.nn.log_softmax(
-            jax.vmap(lambda row: _logits(network, params, row, start))(tokens)
-        )
-
-    found = []
+    probs, found = _probs(router.config.model, router.num_experts), []
     for first in range(0, len(pieces), _BATCH):
         here = pieces[first : first + _BATCH]
         padded = np.concatenate([here, np.zeros((_BATCH - len(here), 2), np.int64)])
@@ -162,6 +150,23 @@ def router_config(
         windows="stream",
         seed=seed,
     )
+
+
+@cache  # the routers of all seeds, and of variants with as many experts, are one program
+def _task(model: TransformerConfig, num_experts: int) -> Task:
+    network = router_network(model, num_experts)
+    return Task(init=network.init, losses=_losses(network, model.num_tokens), measure="loss")
+
+
+@cache
+def _probs(model: TransformerConfig, num_experts: int) -> Callable[[Params, Array], Array]:
+    network = router_network(model, num_experts)
+
+    def probs(params: Params, tokens: Array) -> Array:
+        logits = jax.vmap(lambda row: _logits(network, params, row, model.num_tokens))(tokens)
+        return jax.nn.log_softmax(logits)
+
+    return jax.jit(probs)
 
 
 def _logits(network: Network, params: Params, tokens: Array, start: int) -> Array:
