@@ -10,6 +10,7 @@ import pytest
 
 from dfm_jax import mixture, parallel
 from dfm_jax.mixture import expert_posterior, mix, mix_log_probs
+from dfm_jax.training.distributed import sharded_evaluation
 
 BACKENDS = ("shard_map", "pmap")
 
@@ -237,6 +238,28 @@ def test_a_batch_of_the_dense_model_that_its_devices_do_not_divide_is_refused():
             ValueError, match=r"The number of rows of `batch\['x'\]` must be a multiple of 2"
         ):
             step(jnp.zeros(()), {"x": rows})
+
+
+def _slow_sum(x):
+    """The sum of x, after some tenths of a second."""
+    busy = jax.lax.fori_loop(0, 10, lambda _, m: m @ m / 600, jnp.ones((600, 600)))
+    return x.sum() + 0 * busy[0, 0]
+
+
+def test_programs_that_exchange_data_run_one_at_a_time_on_a_cpu():
+    """Two at the same time can wait for each other's threads, which ended whole processes."""
+    w, x = jnp.ones(4), jnp.ones((4, 8))
+    rows, line = parallel.make_mesh({"expert": 4, "data": 2}), parallel.make_mesh({"data": 8})
+    wide = parallel.independent(lambda w, x: w * _slow_sum(x), rows, data_args=(1,))
+    step = parallel.sharded_step(lambda w, x: (w, _slow_sum(x)), line, w, donate=False)
+    over_rows = sharded_evaluation(lambda w, x: w.sum() + _slow_sum(x), line)
+    alone = jax.jit(lambda w, x: w * _slow_sum(x))
+    for fn, args in ((wide, (w, x)), (step, (w, jnp.ones(8))), (over_rows, (w, jnp.ones(8)))):
+        for _ in range(2):  # the first call compiles
+            out = fn(*args)
+            assert all(leaf.is_ready() for leaf in jax.tree.leaves(out))
+    alone(w, x)
+    assert not alone(w, x).is_ready()  # what jax does of itself, and the sum is slow enough to see
 
 
 def test_pmap_has_one_axis():

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dfm_jax.checks import require
+from dfm_jax.parallel.independent import wait_on_cpu
 
 Placement = Literal["replicated", "sharded"]
 
@@ -52,7 +53,9 @@ def sharded_step(
     """(state, batch, …) → (state, metrics) over all devices: the batch cut, the state as placed.
 
     The result equals that of one device up to the order of sums. What comes after the batch, keys
-    and numbers, lies whole on every device.
+    and numbers, lies whole on every device. On the devices of a CPU a call returns when its step is
+    done: steps that run at the same time can block each other there, so wait for each step
+    (`jax.block_until_ready`) if you compile it yourself and call what was compiled.
 
     Args:
         step: of one device; metrics are sums or means over the batch.
@@ -86,6 +89,6 @@ def sharded_step(
             name, shape = f"batch{jax.tree_util.keystr(path)}", jnp.shape(leaf)
             rule = f"The number of rows of `{name}` must be a multiple of {mesh.size}, the devices"
             require(bool(shape) and shape[0] % mesh.size == 0, rule, shape, name=f"{name}.shape")
-        return compiled(state, batch, *more)
+        return wait_on_cpu(compiled(state, batch, *more), mesh)
 
     return sharded

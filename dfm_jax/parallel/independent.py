@@ -68,6 +68,15 @@ def _grid(sizes: tuple[int, ...], devices: Sequence[Any]) -> np.ndarray:
     return mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
 
 
+def wait_on_cpu(out: Any, mesh: Mesh) -> Any:
+    """`out` of a program whose devices exchange data; on a CPU it is returned when it is computed.
+
+    Devices of a CPU share its threads. If two such programs are on their way at the same time, the
+    threads can all wait for devices that got none: XLA then ends the process after 40 seconds.
+    """
+    return jax.block_until_ready(out) if mesh.devices.flat[0].platform == "cpu" else out
+
+
 def independent(
     fn: Fn,
     mesh: Mesh,
@@ -125,6 +134,8 @@ def independent(
             )
             require(not missing, rule, length, name="length")
         out = sharded(*args)
+        if wide:
+            out = wait_on_cpu(out, mesh)
         return jax.tree.map(lambda leaf: leaf[:length], out) if missing else out
 
     return mapped

@@ -29,6 +29,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from dfm_jax.checks import require
 from dfm_jax.durable import TemporaryError
 from dfm_jax.parallel import Placement, make_mesh, sharded_step
+from dfm_jax.parallel.independent import wait_on_cpu
 from dfm_jax.training.digests import host_leaves
 from dfm_jax.training.stopping import ExitStatus, StopRequest
 from dfm_jax.training.trouble import status_of
@@ -197,7 +198,10 @@ def sharded_evaluation(evaluation: Callable[..., Any], mesh: Mesh) -> Callable[.
         params = jax.lax.with_sharding_constraint(params, whole)
         return evaluation(params, batch, *map(jax.random.wrap_key_data, data))
 
-    return lambda params, batch, *keys: over_rows(params, *_put(mesh, batch, *keys))
+    def evaluated(params: Any, batch: Any, *keys: Any) -> Any:
+        return wait_on_cpu(over_rows(params, *_put(mesh, batch, *keys)), mesh)
+
+    return evaluated
 
 
 def _put(mesh: Mesh, batch: Any, *keys: Any) -> tuple[Any, ...]:
