@@ -242,7 +242,7 @@ print(f"shard_map − pmap {gaps[0]:.1e}, shard_map − loop {gaps[1]:.1e} (boun
 def trained(update, state, read, keys):
     losses = []
     for index in range(config.num_steps):
-        # one at a time: devices of a CPU share its threads, and steps in flight can block each other
+        # one at a time: devices of a CPU share threads, and two steps can block each other
         state, metrics = jax.block_until_ready(update(state, read(index), keys))
         losses.append(metrics.loss)
     return jax.device_get((state.params, jnp.stack(losses)))
