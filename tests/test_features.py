@@ -17,12 +17,11 @@ from dfm_jax.data import (
     image_features,
     image_grid_features,
     load_efficientnet_lite0,
-    load_shakespeare,
-    load_stdlib,
     packages,
     pixel_features,
     read_features,
 )
+from experiments.lib.domains import load_shakespeare, load_stdlib
 from experiments.lib.emoji import emoji_scenes
 
 pytestmark = pytest.mark.slow  # most of it is compilation

@@ -8,18 +8,8 @@ import re
 
 import pytest
 
-from dfm_jax.data import (
-    Corpus,
-    Document,
-    Removed,
-    load_abc,
-    load_bbc,
-    load_kjv,
-    load_shakespeare,
-    load_stdlib,
-    split_documents,
-    split_sizes,
-)
+from dfm_jax.data import Corpus, Document, Removed, split_documents, split_sizes
+from experiments.lib.domains import load_abc, load_bbc, load_kjv, load_shakespeare, load_stdlib
 
 pytestmark = pytest.mark.slow  # whole runs and large samples
 

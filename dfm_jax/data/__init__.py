@@ -19,11 +19,6 @@ from dfm_jax.data.text import Corpus as Corpus
 from dfm_jax.data.text import Document as Document
 from dfm_jax.data.text import Removed as Removed
 from dfm_jax.data.text import Split as Split
-from dfm_jax.data.text import load_abc as load_abc
-from dfm_jax.data.text import load_bbc as load_bbc
 from dfm_jax.data.text import load_folder as load_folder
-from dfm_jax.data.text import load_kjv as load_kjv
-from dfm_jax.data.text import load_shakespeare as load_shakespeare
-from dfm_jax.data.text import load_stdlib as load_stdlib
 from dfm_jax.data.text import split_documents as split_documents
 from dfm_jax.data.text import split_sizes as split_sizes

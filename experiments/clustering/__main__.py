@@ -29,7 +29,6 @@ from dfm_jax.clustering import (
     normalized_mutual_information,
     spherical_k_means,
 )
-from dfm_jax.data import load_abc, load_bbc, load_kjv, load_shakespeare, load_stdlib
 from dfm_jax.parallel import make_mesh
 from experiments.clustering import data as clustering_data
 from experiments.clustering import report as clustering_report
@@ -37,6 +36,7 @@ from experiments.clustering.comparisons import PEERS, comparisons, measured
 from experiments.clustering.config import PRESETS, Config, check_config
 from experiments.clustering.data import Labeled
 from experiments.lib import reporting, study
+from experiments.lib.domains import load_abc, load_bbc, load_kjv, load_shakespeare, load_stdlib
 
 PACKAGES = ("jax", "jaxlib", "numpy", "scipy", "scikit-learn")
 _PROG = "python -m experiments.clustering"

@@ -18,13 +18,14 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from dfm_jax.data import Corpus, load_kjv, load_shakespeare, load_stdlib
+from dfm_jax.data import Corpus
 from experiments.equality import descent as equality_descent
 from experiments.equality import exact as equality_exact
 from experiments.equality import report as equality_report
 from experiments.equality.config import PRESETS, Config, check_config
 from experiments.equality.descent import Distances
 from experiments.lib import reporting, study
+from experiments.lib.domains import load_kjv, load_shakespeare, load_stdlib
 from experiments.lib.ngrams import NgramCounts, blocks, count_ngrams
 from experiments.lib.partitions import Partition, at_random, by_domain, by_file
 from experiments.lib.reporting import Verdict

@@ -8,16 +8,8 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from dfm_jax.data import (
-    Corpus,
-    MissingDataError,
-    load_abc,
-    load_bbc,
-    load_folder,
-    load_kjv,
-    load_shakespeare,
-    load_stdlib,
-)
+from dfm_jax.data import Corpus, MissingDataError, load_folder
+from experiments.lib.domains import load_abc, load_bbc, load_kjv, load_shakespeare, load_stdlib
 
 _WORDS = ("in", "the", "beginning", "was", "word", "and", "light", "upon", "face", "of", "waters")
 
