@@ -1,7 +1,7 @@
-"""The command line: python -m dfm_jax COMMAND; a module for each family of commands.
+"""The command line, python -m dfm_jax COMMAND, with one module for each family of commands.
 
-A command is a frozen dataclass whose `run` returns the exit status. It joins `COMMANDS` under the
-name that it is called by; its module imports what is heavy inside `run`.
+A command is a frozen dataclass whose `run` returns the exit status. The table `COMMANDS` gives it
+the name by which it is called. Its module does heavy imports inside `run`.
 """
 
 import inspect
@@ -25,12 +25,12 @@ from dfm_jax.training.trouble import ended
 
 
 def check_given_once(words: Sequence[str]) -> None:
-    """Refuse an option that comes twice: the parser would take the last without a word.
+    """Refuse an option that is given twice; the parser would silently take the last one.
 
-    Several values of one option stand behind its name: `--set seed=1 model.width=96`.
+    Several values of one option follow its name: `--set seed=1 model.width=96`.
 
     Raises:
-        ValueError: naming the option.
+        ValueError: if an option is given twice, or together with its opposite.
     """
     names = [word.partition("=")[0].replace("_", "-") for word in words if word.startswith("--")]
     for name in names:
@@ -70,7 +70,7 @@ Examples:
 
 
 def parsed(args: list[str]) -> Any:
-    """The command that these words name, not yet run; SystemExit with the reason if none."""
+    """The command that these words name, not yet run; if none, SystemExit with the reason."""
     try:
         check_given_once(args)
     except ValueError as error:
@@ -95,7 +95,7 @@ def parsed(args: list[str]) -> Any:
 
 
 def main(args: list[str] | None = None) -> int:
-    """Parse the command line and run it; what ends it is one line and an exit status."""
+    """Parse the command line and run it; an error becomes one line and an exit status."""
     if args is None:
         listen()
     prog = _PROG

@@ -1,4 +1,4 @@
-"""doctor: what this machine has of what the package needs."""
+"""The command doctor: it prints what this machine has of what the package needs."""
 
 import os
 import platform
@@ -22,9 +22,10 @@ _HERE = Path(__file__).parents[2]  # of a checkout the root, of an installed whe
 
 @dataclass(frozen=True, kw_only=True)
 class Doctor:
-    """Say what is here: versions, devices, precision, data packages found and missing.
+    """Print what this machine has: versions, devices, precision, and data packages.
 
-    Exit status 1 if a version lies outside what the package asks for; data packages are optional.
+    The exit status is 1 if the package needs another version of something. Data packages are
+    optional: they may be missing.
 
     For example:
 
@@ -34,7 +35,7 @@ class Doctor:
     """
 
     def run(self) -> int:
-        """Print it; what is missing comes with the command that installs it."""
+        """Print it, with the command that installs what is missing."""
         from dfm_jax.data.packages import PACKAGES
 
         where = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
@@ -114,7 +115,7 @@ def _data_line(package: "DataPackage") -> str:
 
 
 def _command(package: "DataPackage") -> str:
-    """What installs it: `make` in a checkout; beside an installed wheel there is no Makefile."""
+    """The command that installs a package: `make` in a checkout, pip where there is no Makefile."""
     if _is_checkout():
         return f"make {package.target}"
     from dfm_jax.data.packages import pip_command
@@ -131,7 +132,7 @@ def _name(requirement: str) -> str:
 
 
 def _unmet() -> Iterator[str]:
-    """What the metadata of the package asks for and this environment has not."""
+    """What the metadata of the package requires and this environment does not have."""
     for requirement in metadata.requires("dfm_jax") or ():
         if "extra ==" in requirement:
             continue

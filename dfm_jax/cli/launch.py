@@ -1,4 +1,4 @@
-"""launch: an expert each to a process here, a task of SLURM, a pod of Kubernetes."""
+"""The command launch: each expert becomes a process here, a SLURM task, or a Kubernetes pod."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Members:
-    """Which members, and how each is trained: the options of `train`."""
+    """Which members are trained, and how: the options of `train`."""
 
     config: str
     """The config: a preset (tiny, small, small-masked, medium), a JSON file, or the config.json of
@@ -26,8 +26,7 @@ class Members:
     dense: bool = False
     """Train the dense model on all of the data too."""
     grid: tuple[str, ...] = ()
-    """Train the groups of this `sweep` over all of the data, in place of members:
-    FIELD=VALUE,VALUE."""
+    """Instead of members, train the groups of this `sweep` over all data: FIELD=VALUE,VALUE."""
     tokenizer: Path | None = None
     """A tokenizer.json file; without it, tokens are bytes."""
     set: tuple[str, ...] = ()
@@ -43,8 +42,7 @@ class Members:
     tensorboard: bool = False
     """Write TensorBoard event files too (extra `tb`)."""
     on_disk: bool = False
-    """Leave the tokens on the disk and read them ahead (extra `data`); the results do not
-    change."""
+    """Leave the tokens on the disk and read them ahead (extra `data`). Results stay the same."""
     text_only: bool = False
     """Read only the text of rows that have pictures."""
     placement: Literal["replicated", "sharded"] | None = None
@@ -52,11 +50,11 @@ class Members:
     uses one device."""
 
     def jobs(self, hosts: int = 1) -> "list[Job]":
-        """A `train` command for each, or a `sweep` command for each group.
+        """One `train` command for each member, or one `sweep` command for each group.
 
         Raises:
-            ValueError: if several hosts are to hold a group of a sweep, or no placement is given;
-                if there is no such preset.
+            ValueError: if there is no such preset; if a group of a sweep is to run on several
+                hosts; if a member is to run on several hosts and no placement is given.
         """
         from dfm_jax.checks import require
         from dfm_jax.launch import experts_of, sweep_jobs, train_jobs
@@ -90,10 +88,10 @@ class Members:
         return train_jobs(self.data, self.folder, words, experts=experts, dense=self.dense)
 
     def num_groups(self) -> int:
-        """Of the grid; what a sweep cannot do is refused.
+        """The number of groups of the grid.
 
         Raises:
-            ValueError: if members are named too, or an option is of `train` alone.
+            ValueError: if members are named too, or an option is given that only `train` has.
         """
         from dfm_jax.checks import require
         from dfm_jax.training.presets import load_axis, load_config
@@ -116,11 +114,11 @@ Shared = Annotated[Members, tyro.conf.arg(name="")]
 
 @dataclass(frozen=True, kw_only=True)
 class Local:
-    """A process per member on this machine, a log each (RUN/logs), and none ends another.
+    """Start one process for each member on this machine, with one log each in RUN/logs.
 
-    A member that is killed, crashes or meets trouble that may pass (75) is begun again and goes on
-    from its last checkpoint; one that ends with 2 or 3 is not. The same command goes on after any
-    interruption.
+    The end of one member does not end another. A member that is killed, crashes or meets trouble
+    that may pass (75) is started again and goes on from its last checkpoint. A member that ends
+    with 2 or 3 is not started again. The same command goes on after any interruption.
 
     For example:
 
@@ -138,15 +136,14 @@ class Local:
     """The number of attempts in a row that may end without a newer checkpoint; other attempts are
     not counted."""
     pause: float = 1.0
-    """The seconds before a new attempt after such a failure; the pause doubles each time, up to one
-    minute."""
+    """The seconds before a new attempt after such a failure; each time they double, up to 60."""
     grace: float = 120.0
     """The seconds that a member has to save after SIGTERM; then it is killed."""
     gpus: tuple[str, ...] = ()
     """The value of CUDA_VISIBLE_DEVICES for each of the members that run at the same time."""
 
     def run(self) -> int:
-        """Run them all; print what became of each."""
+        """Run them all, and print how each ended."""
         from dfm_jax.launch import run_jobs, summary_text
         from dfm_jax.training.stopping import ExitStatus, stop_on_signals
 
@@ -171,11 +168,11 @@ class Local:
 
 @dataclass(frozen=True, kw_only=True)
 class Slurm:
-    """Write a SLURM array, a task per member: `sbatch FILE` submits it.
+    """Write a SLURM array with one task for each member; `sbatch FILE` submits it.
 
-    A task is asked to save before its time is up and goes back to the queue; so does one that
-    crashed after a newer checkpoint, or met trouble that may pass (75). One that ends with 2 or 3
-    stays failed. Logs: RUN/logs.
+    Before its time is up, a task is asked to save; then it goes back to the queue. A task also goes
+    back if it crashed after a newer checkpoint, or met trouble that may pass (75). A task that ends
+    with 2 or 3 stays failed. The logs are in RUN/logs.
 
     For example:
 
@@ -218,7 +215,7 @@ class Slurm:
     """The Python interpreter on the cluster."""
 
     def run(self) -> int:
-        """Write the file, and the folder of its logs."""
+        """Write the file, and make the folder of its logs."""
         from dfm_jax.launch import Allocation, slurm_text
 
         options = {name: value for name, value in vars(self).items() if name not in _OURS}
@@ -233,11 +230,11 @@ class Slurm:
 
 @dataclass(frozen=True, kw_only=True)
 class Jobset:
-    """Write a Kubernetes JobSet, an index per member: `kubectl apply -f FILE` submits it.
+    """Write a Kubernetes JobSet with one index for each member; `kubectl apply -f FILE` submits it.
 
-    An index is retried by itself, not if it ended with 2 or 3; an evicted pod is not counted
-    (Kubernetes 1.29 or newer). Paths are those inside the pod; where the data are not here,
-    --experts says which there are.
+    Each index is retried on its own, unless it ended with 2 or 3; an evicted pod does not count as
+    a retry (Kubernetes 1.29 or newer). Paths are those inside the pod. If the data are not on this
+    machine, --experts must list the experts.
 
     For example:
 
@@ -259,7 +256,7 @@ class Jobset:
     at_once: int | None = None
     """The largest number of members that run at the same time."""
     retries: int = 10
-    """The number of times that Kubernetes starts each index again."""
+    """The largest number of times that Kubernetes starts each index again."""
     hosts_per_expert: int = 1
     """The number of hosts of one member; several hosts need --placement."""
     grace: int = 120
@@ -301,10 +298,10 @@ _OURS = ("members", "out", "hosts_per_expert")
 
 @dataclass(frozen=True, kw_only=True)
 class Launch:
-    """Train every expert of a partition, apart: here, or as a file for SLURM or Kubernetes.
+    """Train every expert of a partition by itself: here, or with a file for SLURM or Kubernetes.
 
-    Exit status of `launch local`: 0 all finished; 4 some failed; 130 or 143 stopped by SIGINT or
-    SIGTERM, everything saved.
+    The exit status of `launch local` is 0 if all members are finished; 4 if some failed; 130 or 143
+    if SIGINT or SIGTERM stopped them, after everything was saved.
 
     For example:
 
@@ -322,7 +319,7 @@ class Launch:
     """The place where the members run."""
 
     def run(self) -> int:
-        """Whatever the one that was chosen does."""
+        """Do what the chosen place does."""
         return self.where.run()
 
 

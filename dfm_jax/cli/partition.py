@@ -1,4 +1,4 @@
-"""partition and route: a data set assigned to experts, and new rows after it."""
+"""The commands partition and route: they assign a data set, and later new rows, to experts."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,12 +7,13 @@ from typing import Literal
 
 @dataclass(frozen=True, kw_only=True)
 class Partition:
-    """Part a data set among experts, by features of its rows.
+    """Partition a data set among experts, by features of its rows.
 
-    The features are your own (--features), or those of an encoder (--encoder). The folder holds
-    expert_000/rows.jsonl and so on, with the rows as they were; dense.jsonl, with the same rows in
-    their order; unrouted.jsonl and random.jsonl, with the rows without a feature and why;
-    centroids.safetensors; and manifest.json, with counts, statistics and hashes.
+    The features are your own (--features), or those of an encoder (--encoder). The command writes a
+    folder. In it, expert_000/rows.jsonl and so on hold the rows of each expert, unchanged;
+    dense.jsonl holds the same rows in their first order; unrouted.jsonl and random.jsonl hold the
+    rows that have no feature, with the reason; centroids.safetensors holds the centroids;
+    manifest.json holds counts, statistics and hashes.
 
     For example:
 
@@ -57,13 +58,13 @@ class Partition:
     """The number of tokens of each row, as an .npy array [R]; by default the number of bytes of its
     text."""
     no_feature: Literal["unrouted", "random"] = "unrouted"
-    """What happens to a row without a feature; spread sends it to a random expert, in proportion to
-    the experts' sizes."""
+    """What happens to a row without a feature; `random` sends it to an expert drawn at random, in
+    proportion to the experts' sizes."""
     unique_ids: bool = False
     """Refuse rows that have no id of their own."""
 
     def run(self) -> int:
-        """Write the folder, or say that it is there."""
+        """Write the folder, or print that it is there already."""
         from dfm_jax.partition import Source, write_partition
 
         options = vars(self).copy()
@@ -73,9 +74,10 @@ class Partition:
 
 @dataclass(frozen=True, kw_only=True)
 class Route:
-    """Deal new rows to the experts of a partition, and write the same layout; nothing is balanced.
+    """Assign new rows to the experts of a partition, and write the same layout.
 
-    The features come from the encoder of the partition; if it was made with --features, so is this.
+    The sizes are not balanced. The features come from the encoder of the partition; if that was
+    made with --features, this command needs --features too.
 
     For example:
 
@@ -92,8 +94,7 @@ class Route:
     out: Path
     """The folder to make; a finished folder of the same settings and inputs is left alone."""
     features: Path | None = None
-    """The features of the new rows, from the encoder that made the old ones: an .npy or .npz
-    file."""
+    """An .npy or .npz file of features of the new rows, from the encoder that made the old ones."""
     images: Path | None = None
     """For efficientnet: the folder to which the paths in `image` are relative."""
     cache: Path | None = None
@@ -102,13 +103,13 @@ class Route:
     """The number of tokens of each row, as an .npy array [R], if the partition was made with such a
     file."""
     no_feature: Literal["unrouted", "random"] = "unrouted"
-    """What happens to a row without a feature; spread sends it to a random expert, in proportion to
-    the experts' sizes."""
+    """What happens to a row without a feature; `random` sends it to an expert drawn at random, in
+    proportion to the experts' sizes."""
     unique_ids: bool = False
     """Refuse rows that have no id of their own."""
 
     def run(self) -> int:
-        """Write the folder, or say that it is there."""
+        """Write the folder, or print that it is there already."""
         from dfm_jax.partition import Source, write_routed
 
         options = vars(self).copy()

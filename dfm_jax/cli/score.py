@@ -1,4 +1,4 @@
-"""score: what experts answered, merged and scored as a benchmark does."""
+"""The command score: it merges the answers of experts and scores them as a benchmark does."""
 
 import json
 from dataclasses import dataclass
@@ -46,7 +46,7 @@ class Score:
     """A file to which the scores are written as JSON too."""
 
     def run(self) -> int:
-        """Print the scores, and write them."""
+        """Print the scores, and write them if --json is given."""
         from dfm_jax.scoring import merge_predictions, read_questions, score
 
         questions = read_questions(self.questions, self.benchmark)

@@ -1,4 +1,4 @@
-"""sweep: a grid of runs, those of one shape as one program."""
+"""The command sweep: it trains a grid of runs, and runs of one shape as one program."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,14 +9,15 @@ import tyro
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    r"""Train every combination of values; runs that differ in numbers alone are one program.
+    r"""Train every combination of values; runs that can share one program are trained together.
 
-    Seeds, learning rates, weight decays, warm-ups and numbers of steps ride a mapped axis, cut over
-    the devices. Combinations of other fields are groups, each a folder RUN/group_000 and so on,
-    trained one after another, or one by --group. The same command goes on after any interruption.
-    A run that is not finite stops alone. Exit status: 0 finished; 2 bad input; 3 if no run is
-    finite to its end; 75 trouble that may pass; 130 or 143 stopped by SIGINT or SIGTERM, the step
-    in hand saved.
+    Runs that differ only in seed, learning rate, weight decay, warm-up or number of steps form a
+    group. A group is one program with an axis of runs, which is split over the devices. Other
+    fields make further groups, in the folders RUN/group_000 and so on, trained one after another;
+    --group trains one alone. The same command goes on after any interruption. A run whose numbers
+    are not finite stops, and the others go on. The exit status is 0 if all is finished; 2 if the
+    input is bad; 3 if no run stays finite to its end; 75 if there is trouble that may pass; 130 or
+    143 if SIGINT or SIGTERM stopped the sweep, after the current step was saved.
 
     For example:
 
@@ -56,7 +57,7 @@ class Sweep:
     """The number of steps between two evaluations on held-out documents."""
 
     def run(self) -> int:
-        """Go on to the end, or to a signal; print a line a run."""
+        """Train to the end, or until a signal comes; print one line for each run."""
         from dfm_jax.checks import check_count
         from dfm_jax.data.columns import Columns
         from dfm_jax.parallel import make_mesh
@@ -101,7 +102,7 @@ class Sweep:
 
 
 def _print_results(folder: Path, axes: tuple[str, ...]) -> bool:
-    """A line a run; whether one of them came to its end."""
+    """Print one line for each run; return whether one of them came to its end."""
     from dfm_jax.training.config import to_json
     from dfm_jax.training.metrics import measure_words
     from dfm_jax.training.sweep import read_results

@@ -1,4 +1,4 @@
-"""train, evaluate, sample: members of a run, what they pay and say."""
+"""The commands train, evaluate, sample and make-ensemble: they work on the members of a run."""
 
 import math
 from dataclasses import dataclass
@@ -15,12 +15,14 @@ if TYPE_CHECKING:
 class Train:
     r"""Train one expert, or the dense model; the same command goes on after any interruption.
 
-    A finished run is left alone, or lengthened by a larger num_steps; another config is refused.
-    Exit status: 0 finished; 2 bad input; 3 a loss that is not finite; 75 trouble that may pass, as
-    a full disk; 130 or 143 stopped by SIGINT or SIGTERM, the step in hand saved.
+    A finished run is left as it is, unless num_steps is larger now: then it goes on. Another config
+    is refused. The exit status is 0 if the run is finished; 2 if the input is bad; 3 if a loss is
+    not finite; 75 if there is trouble that may pass, such as a full disk; 130 or 143 if SIGINT or
+    SIGTERM stopped the run, after the current step was saved.
 
-    A member may lie over all devices (--placement), and over several hosts (--distributed): then
-    each host gives the same command, and all see the same files. Checkpoints don't depend on it.
+    One member can use all devices (--placement) and several hosts (--distributed). Then the same
+    command is started on each host, and all hosts see the same files. Checkpoints do not depend on
+    the number of devices.
 
     For example:
 
@@ -47,8 +49,7 @@ class Train:
     folder: Annotated[Path, tyro.conf.arg(name="run")]
     """The folder of the run; the member is written to RUN/expert_003 or RUN/dense."""
     expert: int | None = None
-    """The number of the expert to train; without it, the dense model is trained on all of the
-    data."""
+    """The number of the expert to train; without it, the dense model is trained on all data."""
     tokenizer: Path | None = None
     """A tokenizer.json file; a preset takes its number of tokens. Without it, tokens are bytes."""
     set: tuple[str, ...] = ()
@@ -64,19 +65,18 @@ class Train:
     tensorboard: bool = False
     """Write TensorBoard event files too (extra `tb`)."""
     on_disk: bool = False
-    """Leave the tokens on the disk and read them ahead (extra `data`); the results do not
-    change."""
+    """Leave the tokens on the disk and read them ahead (extra `data`). Results stay the same."""
     text_only: bool = False
     """Read only the text of rows that have pictures."""
     placement: Literal["replicated", "sharded"] | None = None
-    """Spread the member over all devices: each holds the whole state (replicated) or a part of it
-    (sharded). Without it, one device is used."""
+    """Spread the member over all devices: each device holds the whole state (replicated) or a part
+    of it (sharded). Without this option, one device is used."""
     distributed: bool = False
-    """Run as one of several processes, found by JAX_COORDINATOR_ADDRESS and its kin, by SLURM or by
-    a Cloud TPU."""
+    """Run as one of several processes. They find each other by JAX_COORDINATOR_ADDRESS,
+    JAX_NUM_PROCESSES and JAX_PROCESS_ID, by SLURM, or by a Cloud TPU."""
 
     def run(self) -> int:
-        """Go on to the end, or to a signal."""
+        """Train to the end, or until a signal comes."""
         from dfm_jax.checks import require
         from dfm_jax.training.config import LogConfig
         from dfm_jax.training.distributed import is_first, join_processes, over_all_devices
@@ -125,12 +125,13 @@ class Train:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    """Print what each trained member, and their ensemble, pays: nats per token and per byte.
+    """Print the loss of each trained member, and of their ensemble, in nats per token and per byte.
 
-    With 95 % intervals over documents. The documents are those that the member held out, of the
-    ensemble those that any of its experts held out, or all of --data. The last column says what the
-    number is: −log p, exactly, of a network that reads from left to right; of a masked one an upper
-    bound on it, with the standard error of its draws.
+    Each loss has a 95 % interval over documents. A member is evaluated on the documents that it
+    held out, and the ensemble on those that any of its experts held out; with --data, on all
+    documents of --data. The last column says what the number is. For a network that reads from left
+    to right, it is exactly −log p. For a masked network, it is an upper bound on −log p, with the
+    standard error that comes from the draws.
 
     For example:
 
@@ -142,20 +143,20 @@ class Evaluate:
     folder: Annotated[Path, tyro.conf.arg(name="run")]
     """The folder of the run."""
     expert: int | None = None
-    """The number of the expert to evaluate; without it, every member that is there."""
+    """The number of the expert to evaluate; without it, every member is evaluated."""
     data: Path | None = None
-    """The documents to evaluate on, all of them; without it, the documents that were held out."""
+    """Evaluate on all of these documents; without it, on the documents that were held out."""
     tokenizer: Path | None = None
     """The tokenizer.json file of the run, if it had one."""
     checkpoint: Literal["last", "best"] = "last"
     """Which checkpoint to read; best is the one of the lowest validation loss among those kept."""
     draws: int = 8
-    """The number of draws for each window, where the loss is a bound that is estimated."""
+    """The number of draws for each window, if the loss is a bound that draws estimate."""
     text_only: bool = False
     """Read only the text of rows in --data that have pictures."""
 
     def run(self) -> int:
-        """Print a line per member."""
+        """Print one line for each member."""
         from dfm_jax.data.columns import Columns
         from dfm_jax.training.ensemble import MANIFEST, read_ensemble
         from dfm_jax.training.evaluation import (
@@ -207,15 +208,15 @@ class Evaluate:
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """Continue a prompt with the gathered ensemble or one member of it.
+    """Continue a prompt with the ensemble of a run, or with one of its members.
 
-    A network that reads from left to right draws token by token; a masked one fills in --max-new
-    masks behind the prompt, along its grid.
+    A network that reads from left to right draws token by token. A masked network puts --max-new
+    masks after the prompt and fills them in along its time grid.
 
-    Without --expert: the ensemble that `make-ensemble` made, its experts mixed by the Bayes gate;
-    where none was made, the only member there is. A token is drawn from the model's own
-    distribution unless it is cut: --temperature, --top-k, --top-p. The same seed draws the same
-    text.
+    Without --expert, the ensemble that `make-ensemble` made draws, with its experts mixed by the
+    Bayes gate. If there is no ensemble, the only member of the run draws. Tokens are drawn from the
+    model's own distribution, unless --temperature, --top-k or --top-p changes it. The same seed
+    draws the same text.
 
     For example:
 
@@ -231,17 +232,17 @@ class Sample:
     prompt: str = ""
     """The text that the model continues."""
     expert: int | Literal["dense"] | None = None
-    """The member that draws; without it, the ensemble, or the only member there is."""
+    """The member that draws; without it, the ensemble draws, or else the only member."""
     max_new: int = 128
     """The largest number of tokens to draw."""
     num_samples: int = 1
     """The number of continuations; each is drawn independently."""
     temperature: float = 1.0
-    """The number that divides the logits; at 0 the likeliest token is taken."""
+    """The number that divides the logits; at 0 the most likely token is taken."""
     top_k: int | None = None
-    """Keep only the k likeliest tokens."""
+    """Keep only the k most likely tokens."""
     top_p: float | None = None
-    """Keep only the fewest likeliest tokens that have this probability in all."""
+    """Keep only the most likely tokens: as few as have this probability together."""
     stop: tuple[int, ...] = ()
     """The ids of tokens after which a continuation ends."""
     seed: int = 0
@@ -251,11 +252,11 @@ class Sample:
     tokenizer: Path | None = None
     """The tokenizer.json file of the run, if it had one."""
     checkpoint: Literal["last", "best"] = "last"
-    """Which checkpoint to read; best is the one of the lowest validation loss among those kept. An
-    ensemble names its own."""
+    """Which checkpoint of a member to read; best is the one of the lowest validation loss among
+    those kept. An ensemble names its checkpoints itself."""
 
     def run(self) -> int:
-        """Print the texts, a line between two."""
+        """Print the texts, with a line between any two."""
         from dfm_jax.training.texts import sampled_ids
 
         generator = self._generator()
@@ -314,10 +315,11 @@ def _numbers(metrics: dict[str, float]) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class MakeEnsemble:
-    """Gather the trained experts of a run into an ensemble: RUN/ensemble.json.
+    """Write RUN/ensemble.json, which makes an ensemble of the trained experts of a run.
 
-    It names every expert's checkpoint by its hash, and its weight, the share of training tokens, as
-    an exact fraction. An expert added, retrained or taken away: run it again.
+    The file names the checkpoint of each expert by its hash. It gives each expert a weight, its
+    share of the training tokens, as an exact fraction. Run the command again after an expert was
+    added, trained again or removed.
 
     For example:
 
@@ -332,7 +334,7 @@ class MakeEnsemble:
     """Which checkpoint to read; best is the one of the lowest validation loss among those kept."""
 
     def run(self) -> int:
-        """Write the manifest and print it."""
+        """Write the file and print it."""
         from dfm_jax.json_types import as_type
         from dfm_jax.training.ensemble import MANIFEST, make_ensemble, write_ensemble
 

@@ -1,4 +1,4 @@
-"""verify and equations: the theory judged, and its ledger as a page."""
+"""The commands verify and equations: they check the theory and print its ledger as a page."""
 
 import json
 import math
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Verify:
-    """Verify every statement of the theory by enumeration; exit status 1 if one fails.
+    """Verify every statement of the theory by enumeration; the exit status is 1 if one fails.
 
     For example:
 
@@ -28,8 +28,8 @@ class Verify:
     """
 
     labels: tuple[str, ...] = ()
-    """The labels of the statements to verify, such as D4 D7; by default those of --modules, and
-    without --modules all."""
+    """The labels of the statements to verify, such as D4 D7; by default all statements of
+    --modules, or, without --modules, all of the theory."""
     modules: tuple[str, ...] = ()
     """Your own Python modules that define statements, named as in an import; the working folder is
     searched first."""
@@ -38,7 +38,7 @@ class Verify:
     instances: int = 240
     """The number of random cases for each statement."""
     V: int = 2
-    """The number V of data tokens; a mask is one state more."""
+    """The number V of data tokens; with a mask there is one more state."""
     N: int = 3
     """The number N of positions."""
     K: int = 3
@@ -48,12 +48,12 @@ class Verify:
     precision: Literal["float64", "float32"] = "float64"
     """The precision: float64 on the host CPU, or float32 on the default device."""
     shapes: Literal["default", "all"] = "default"
-    """The shapes of the cases; all adds four more shapes."""
+    """The shapes of the cases; `all` adds four more shapes."""
     json: Path | None = None
     """A file to which the rows are written."""
 
     def run(self) -> int:
-        """Print a line per statement as it is judged."""
+        """Print one line for each statement when it is verified."""
         import jax
         from tqdm import tqdm
 
@@ -133,7 +133,7 @@ def _writable(path: Path) -> None:
 
 
 def _why(row: "Row") -> str:
-    """What a row failed by: a residual that is there, or a falsifier that is not."""
+    """Why a row failed: its residual is too large, or its falsifier's is too small."""
     if not row.residual <= row.tolerance:
         return f"{row.label} (residual {row.residual:.1e}, at most {row.tolerance:.0e})"
     return f"{row.label} (its falsifier misses a generic case by {row.falsifier:.1e} only)"
