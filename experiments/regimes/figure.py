@@ -79,7 +79,7 @@ def _along_k(axes: Axes, kind: str, best: Sequence[Row]) -> None:
         )
         axes.plot(row["best"], row["losses"][str(row["best"])], "*", color=color, markersize=13)
         axes.annotate(f"{row['bytes']:,}", (1, row["losses"]["1"]), fontsize=7)
-    axes.set(xscale="log", xlabel="K (1: the dense); ★ the best")
+    axes.set(xscale="log", xlabel="K (1: the dense model); ★ the best")
     axes.set_xticks([1, 2, 4, 8, 16, 32], [str(k) for k in (1, 2, 4, 8, 16, 32)])
     axes.set_title(f"{kind}: loss by bytes of training text", fontsize=9)
     axes.grid(linewidth=0.3)
