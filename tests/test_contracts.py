@@ -951,9 +951,6 @@ EAGER = {
     for name in sorted(name for name in FUNCTIONS if name.startswith(f"{room}."))[::5][:3]
 }
 
-# XLA makes the scores of its temperature of 1e-30 twice, with other roundings: 1e14 apart, a NaN.
-EAGER_ON_THE_BORDER = {"mixture.centroid_gate"}
-
 
 @pytest.mark.sampled(20)
 @every_function
@@ -976,7 +973,7 @@ def test_compiles_once(name):
 def test_jit_is_eager(name):
     arrays = example(name)
     assert_close(compiled(name)(arrays), caller(name)(arrays), what=name)
-    if FUNCTIONS[name].border and name not in EAGER_ON_THE_BORDER:
+    if FUNCTIONS[name].border:
         arrays = example(name, border=True)
         assert_close(compiled(name)(arrays), caller(name)(arrays), what=name)
 
@@ -1060,7 +1057,7 @@ def test_values_are_finite_inside_the_domain(name):
 @pytest.mark.parametrize("name", [name for name in FUNCTIONS if FUNCTIONS[name].border])
 @pytest.mark.usefixtures("strict")
 def test_no_nan_on_the_border_of_the_domain(name):
-    run = caller(name) if name in EAGER_ON_THE_BORDER else compiled(name)
+    run = compiled(name)
     for leaf in floats(run(example(name, border=True))):
         assert not np.any(np.isnan(leaf))
 

@@ -247,6 +247,19 @@ def test_as_the_temperature_falls_the_nearest_centroid_takes_all():
     np.testing.assert_array_equal(mixture.hard_gate(warm), [1, 0, 0])
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_compiled_centroid_gate_is_the_nearest_at_any_small_temperature(dtype):
+    """Compiled, a quotient may be made twice, with another last bit: times 1 / τ that was a NaN."""
+    rng = np.random.default_rng(0)
+    with jax.enable_x64(dtype == np.float64):
+        features, centroids = rng.normal(size=(9, 64)), rng.normal(size=(8, 64))
+        nearest = np.argmax(features @ centroids.T / np.linalg.norm(centroids, axis=1), axis=1)
+        gate = jax.jit(jax.vmap(mixture.centroid_gate, (0, None, None)))
+        for temperature in (1e-10, 1e-20, 1e-30, 1e-37):
+            found = gate(features.astype(dtype), centroids.astype(dtype), temperature)
+            np.testing.assert_array_equal(found, np.eye(8)[nearest])
+
+
 # ── temperature ─────────────────────────────────────────────────────────────────────────────────
 
 

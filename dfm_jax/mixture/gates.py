@@ -238,7 +238,9 @@ def centroid_gate(
     _check_direction("features", length)
     _check_direction("centroids", lengths)
     cosines = jnp.matmul(centroids, features, precision=HIGHEST) / (lengths * length)
-    return jax.nn.softmax(cosines / temperature)
+    # The largest is subtracted before the division by a small τ, which magnifies rounding: XLA may
+    # compute a quotient twice, and two that differ in their last bit can then be 1e14 apart.
+    return jax.nn.softmax((cosines - jax.lax.stop_gradient(cosines.max())) / temperature)
 
 
 def _check_direction(name: str, length: Array) -> None:
