@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 MAX_DEPTH = 100  # lists and objects within one another
+_TOO_DEEP = f"it is nested more than {MAX_DEPTH} deep"
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\],:]|[^\s{}\[\],:"]+', re.DOTALL)
 
 
@@ -64,8 +65,10 @@ def parse_json_at(text: str, begin: int) -> tuple[Any, int]:
     try:
         value, end = _DECODER.raw_decode(text, begin)
         _check_depth(value)
-    except json.JSONDecodeError:
-        raise
+    except json.JSONDecodeError as error:
+        if (place := _too_deep(text, begin, error.pos)) is None:
+            raise
+        raise json.JSONDecodeError(_TOO_DEEP, text, place) from None
     except (ValueError, RecursionError) as error:
         why, place = _fault(text, begin) or (str(error), begin)
         raise json.JSONDecodeError(why, text, place) from None
@@ -132,7 +135,7 @@ def _fault(text: str, begin: int) -> tuple[str, int] | None:
         if word in "{[":
             open_ones.append(set())
             if len(open_ones) > MAX_DEPTH:
-                return f"it is nested more than {MAX_DEPTH} deep", token.start()
+                return _TOO_DEEP, token.start()
         elif word in "}]":
             open_ones.pop()
             if not open_ones:
@@ -145,6 +148,19 @@ def _fault(text: str, begin: int) -> tuple[str, int] | None:
         elif why := _number_fault(word):
             return why, token.start()
         text_before = token if word.startswith('"') else None
+    return None
+
+
+def _too_deep(text: str, begin: int, end: int) -> int | None:
+    """Where nesting is too deep before `end`, where the grammar is broken."""
+    depth, last = 0, begin
+    for token in _TOKEN.finditer(text, begin, end):
+        if '"' in text[last : token.start()]:  # a string that does not end
+            return None
+        last, word = token.end(), token.group()
+        depth += (word in "{[") - (word in "}]")
+        if depth > MAX_DEPTH:
+            return token.start()
     return None
 
 

@@ -1,6 +1,7 @@
 """Ensembles of trained experts: gathered, verified, changed, and exactly renormalized."""
 
 import json
+import shutil
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -290,6 +291,14 @@ def test_a_link_that_leads_out_of_the_run_is_refused(run, tmp_path_factory, part
     if part == "expert_001":
         with pytest.raises(CheckpointError, match="must lie in the folder of the run"):
             make_ensemble(run)
+
+
+def test_a_link_that_leads_to_itself_is_refused(run):
+    write_ensemble(run / MANIFEST, make_ensemble(run))
+    shutil.rmtree(run / "expert_001")
+    (run / "expert_001").symlink_to(run / "expert_001")
+    with pytest.raises(CheckpointError, match=r"expert_001.* must lie in the folder of the run"):
+        read_ensemble(run / MANIFEST)
 
 
 def test_a_flipped_bit_anywhere_in_the_manifest_is_refused(run):

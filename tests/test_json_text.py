@@ -17,6 +17,8 @@ REFUSED = {
     "nested lists": ("\n" + "[" * (MAX_DEPTH + 1) + "]" * (MAX_DEPTH + 1), 2, "nested more than"),
     "nested objects": ('{"a":' * 150 + "1" + "}" * 150, 1, "nested more than 100 deep"),
     "beyond the interpreter's depth": ("\n" + "[" * 5000, 2, "nested more than 100 deep"),
+    "a fault after shallow brackets in a string": ('["' + "[" * 200 + '", 1', 1, "Expecting ','"),
+    "a string that does not end": ('["a", "' + "[" * 200, 1, "Unterminated string"),
     "two values": ("1\n2", 2, "something follows the value"),
     "none": ("", 1, "Expecting value"),
     "cut": ('{"a": [1,\n2', 2, "Expecting ',' delimiter"),

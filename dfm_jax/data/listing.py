@@ -95,6 +95,16 @@ def read_document(path: Path) -> str:
         raise ValueError(f"{path} must be a text in UTF-8; got other bytes: {error}.") from error
 
 
+def lies_inside(path: Path, folder: Path) -> bool:
+    """Whether a path lies in a folder, links followed. A link that leads to itself lies nowhere."""
+    try:
+        there = path.resolve()
+    except RuntimeError:  # a loop of links, before Python 3.13
+        return False
+    loops = any(part.is_symlink() for part in (there, *there.parents))
+    return not loops and there.is_relative_to(folder.resolve())
+
+
 def _identity(path: Path) -> tuple[int, int]:
     about = path.stat()
     return about.st_dev, about.st_ino

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import UInt8
 
+from dfm_jax.data.listing import lies_inside
 from dfm_jax.data.packages import pillow
 from dfm_jax.types import typed
 
@@ -53,11 +54,7 @@ def picture_path(folder: Path, name: Any) -> Path:
         inside = not (path.is_absolute() or Path(name).is_absolute() or ".." in path.parts)
     if not inside:
         raise ValueError(f"{rule}; got image = {name!r}.")
-    try:
-        inside = (folder / name).resolve().is_relative_to(folder.resolve())
-    except RuntimeError:  # a loop of links
-        inside = False
-    if not inside:
+    if not lies_inside(folder / name, folder):
         raise ValueError(f"{rule}; got image = {name!r}, which a link leads out of the folder.")
     return folder / name
 

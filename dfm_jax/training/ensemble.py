@@ -6,6 +6,7 @@ exactly, and to the same numbers again if an expert is taken out and put back.
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dfm_jax.checks import check_count, require
+from dfm_jax.data.listing import lies_inside
 from dfm_jax.durable import write_file
 from dfm_jax.json_text import read_json
 from dfm_jax.json_types import as_type, from_json
@@ -231,8 +233,8 @@ def checkpoint_folder(run: Path, expert: Expert) -> Path:
 
 def _inside(run: Path, path: Path) -> Path:
     """`path`, if no link leads out of the run: an ensemble is what lies in one folder."""
-    there = path.resolve()
-    if not there.is_relative_to(run.resolve()):
+    if not lies_inside(path, run):
+        there = os.path.realpath(path)
         raise CheckpointError(f"{path} must lie in the folder of the run; got a link to {there}.")
     return path
 
