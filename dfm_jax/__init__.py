@@ -1,26 +1,27 @@
 """Decentralized autoregressive generation as discrete flow matching: one function per equation.
 
-Conventions, said here once. Time runs from the source, t = 0, to the data, t = 1 (a float), or in
-steps 0 … T (an int, a row of a schedule table). Positions count from 0. A mask is the state with id
-V; posteriors and logits have V columns; paths, velocities and step distributions S = V or V + 1.
-All is in nats. Random functions take their key first and use it once. Functions are written for one
-example: `jax.vmap` is the batch; `jax.jit` and the mesh are the caller's. Every module is an
-attribute of `dfm_jax`, and is imported when it is first read; `exact` needs no jax.
+These conventions hold everywhere. Time runs from the source, t = 0, to the data, t = 1 (a float),
+or in steps 0 … T (an int, a row of a schedule table). Positions count from 0. A mask is the state
+with id V; posteriors and logits have V columns; paths, velocities and step distributions S = V or V
++ 1. Losses and logarithms are in nats. Random functions take their key first and use it once.
+Functions are written for one example: `jax.vmap` makes the batch; `jax.jit` and the mesh are left
+to the caller. Every module is an attribute of `dfm_jax` and is imported when it is first read;
+`exact` does not need jax.
 
     schedules    κ_t and its rate; tables for left-to-right, any order, blocks, masked diffusion
     paths        conditional and marginal probability paths, their posteriors       P1–P7
     velocities   posterior ↔ velocity; forward, backward, corrected                 V1–V9, C1
     steps        discrete time: the exact finite step; autoregression               Q1–Q6, A1–A5
     mixture      a flow on all the data as a mixture of flows on its parts; gates   D1–D8, D13, B6
-    objectives   what is minimized                                                  L1–L5, D9–D12
-    samplers     how one draws, as distributions                                             S1–S7
+    objectives   the losses that are minimized                                      L1–L5, D9–D12
+    samplers     the distributions of the steps of samplers                         S1–S7
     accounting   where an ensemble's loss comes from                                B1–B11, D10, D14
     exact        ground truth by enumeration, in NumPy float64
     boundary     0 log 0, 0 · ∞ and their derivatives
     theory       each statement with its residual and its falsifier
-    parallel     runs that share nothing, mapped over devices; the dense model; what programs say
+    parallel     runs that share nothing, mapped over devices; the dense model; collectives
     sampling     drawing in any order, by any schedule or velocity                     S1–S7
-    likelihoods  what a model gives a sequence                                      L2, L3, L5
+    likelihoods  the likelihood that a model gives a sequence                       L2, L3, L5
     fast         losses and draws arranged for speed
 """
 

@@ -1,8 +1,9 @@
 """Where an ensemble's loss comes from: experts, gate, truncation.   [B1–B11, D10, D14]
 
-All in nats. Distributions are given by their logarithms; sums over sequences run over an enumerated
-space (axis Z) or are left to the caller's average over data. What is no distribution, or holds a
-logarithm above 0, is refused by name (`ValueError`); behind a mass of 0 anything may stand.
+All results are in nats. Distributions are given by their logarithms. Sums over sequences run over
+an enumerated space (axis Z), or are left to the caller, who averages over data. A `ValueError`
+names an argument that is not a distribution, or that holds a logarithm above 0. Where a mass is 0,
+the values that it multiplies may be anything.
 """
 
 from typing import NamedTuple
@@ -34,7 +35,7 @@ def kl_divergence(log_p: Float[ArrayLike, " Z"], log_q: Float[ArrayLike, " Z"]) 
 
 
 def _kl(log_p: Array, log_q: Array) -> Array:
-    """Also of rows off the support, which are −∞ throughout: 0."""
+    """`kl_divergence`, also of rows off the support, which are −∞ throughout; it is 0 there."""
     possible = log_p != -jnp.inf  # not `>`: a NaN must show
     missed = possible & (log_q == -jnp.inf)  # exp(log_p) may underflow: 0 · ∞ is not what is meant
     both = possible & ~missed
@@ -45,7 +46,7 @@ def _kl(log_p: Array, log_q: Array) -> Array:
 
 @typed
 def total_variation(p: Float[ArrayLike, " Z"], q: Float[ArrayLike, " Z"]) -> Scalar:
-    """TV(p, q) = ½ Σ |p − q|. Where p = q it has a kink, and the derivative is 0."""
+    """TV(p, q) = ½ Σ |p − q|. It has a kink where p = q; the derivative there is 0."""
     check_distribution("p", p)
     check_distribution("q", q)
     return 0.5 * jnp.sum(jnp.abs(p - q))
@@ -53,14 +54,14 @@ def total_variation(p: Float[ArrayLike, " Z"], q: Float[ArrayLike, " Z"]) -> Sca
 
 @typed
 def routing_cost(log_prior: PerExpert, log_probs: PerExpert, expert: Token) -> Scalar:
-    """What sending x to one expert costs over the mixture, in nats; +∞ where p̂_k(x) = 0.
+    """The loss of one expert at x minus that of the mixture, in nats; +∞ where p̂_k(x) = 0.
 
         −log p̂_k(x) + log Σ_j ŵ_j p̂_j(x) = log ŵ_k − log r̂_k(x)   [B1]
 
-    A gain (negative) where r̂_k > ŵ_k.
+    It is negative, a gain, where r̂_k > ŵ_k.
 
     Raises:
-        ValueError: if the expert is none, or has mass 0.
+        ValueError: if there is no such expert, or its mass is 0.
     """
     check_log_distribution("log_prior", log_prior)
     check_log_probs("log_probs", log_probs, read=log_prior > -jnp.inf)
@@ -77,7 +78,7 @@ def routing_cost(log_prior: PerExpert, log_probs: PerExpert, expert: Token) -> S
 
 @typed
 def best_expert_bound(log_prior: PerExpert, log_probs: PerExpert) -> Scalar:
-    """The mixture never loses more than −log ŵ_k to any one expert, in nats.
+    """The mixture's loss exceeds that of an expert by at most −log ŵ_k, in nats.
 
     −log Σ_j ŵ_j p̂_j(x) ≤ min_k [−log ŵ_k − log p̂_k(x)]   [B11]
     """
@@ -88,7 +89,7 @@ def best_expert_bound(log_prior: PerExpert, log_probs: PerExpert) -> Scalar:
 
 
 class EnsembleSplit(NamedTuple):
-    """The two sides of B2: ensemble + gate = experts + prior. Each in [0, ∞], in nats."""
+    """The two sides of B2: ensemble + gate = experts + prior. Each field is in [0, ∞], in nats."""
 
     ensemble: Scalar  # KL(q ‖ q̂)
     gate: Scalar  # E_q KL(r ‖ r̂)
@@ -103,11 +104,11 @@ def ensemble_split(
     log_model_weights: PerExpert,
     log_model_probs: Float[ArrayLike, "K Z"],
 ) -> EnsembleSplit:
-    """Split an ensemble's distance to the truth, exactly, for any experts.
+    """Split an ensemble's divergence from the truth exactly, for any experts.
 
         KL(q ‖ q̂) + E_q KL(r ‖ r̂) = Σ_k w_k KL(q_k ‖ q̂_k) + KL(w ‖ ŵ)   [B2]
 
-    hence KL(q ‖ q̂) ≤ the right side [B3]. Subtract only where finite.
+    Hence KL(q ‖ q̂) ≤ the right side [B3]. Subtract two fields only if they are finite.
     """
     check_log_distribution("log_weights", log_weights)
     check_log_distribution("log_probs", log_probs, read=log_weights > -jnp.inf)
@@ -134,12 +135,12 @@ def router_cost(
     log_posterior: Float[ArrayLike, "Z N K"],
     log_router: Float[ArrayLike, "Z N K"],
 ) -> Scalar:
-    """The router's share of the loss: it is paid once per predicted token, in nats.
+    """The router's share of the loss, in nats; it is paid once per predicted token.
 
         Σ_{t=0}^{N−1} E_q KL(r(x^{≤t}) ‖ ρ̂(x^{≤t}))   [B4, D14]
 
-    Row t of sequence x is the gate after its first t tokens. Plus Σ_k w_k KL(q_k ‖ q̂_k), it bounds
-    KL(q ‖ q̂) of token-wise mixing.
+    Row t of sequence x is the gate after its first t tokens. The sum of this and Σ_k w_k KL(q_k ‖
+    q̂_k) is a bound on KL(q ‖ q̂) of token-wise mixing.
     """
     check_log_distribution("log_probs", log_probs)
     check_log_distribution("log_posterior", log_posterior, read=log_probs > -jnp.inf)
@@ -170,12 +171,12 @@ def variation_bound(
     next_probs: Float[ArrayLike, "Z N K V"],
     model_next_probs: Float[ArrayLike, "Z N K V"],
 ) -> Scalar:
-    """A bound in total variation on token-wise mixing, by next-token distributions of sequences.
+    """A bound on the total variation of token-wise mixing, from next-token distributions.
 
         TV(q, q̂) ≤ Σ_t E_q[ TV(r, ρ̂) + Σ_k r_k TV(q_k, q̂_k) ]   [B5]
 
-    Off the support of the distribution, and of the posterior for the distributions of an expert,
-    anything may stand. Where two probabilities are equal |·| has a kink, and the derivative is 0.
+    Sequences off the support may hold anything; so may the rows of an expert with posterior 0.
+    Where two probabilities are equal, |·| has a kink; the derivative there is 0.
     """
     check_distribution("probs", probs)
     check_distribution("posterior", posterior, read=probs > 0)
@@ -197,7 +198,7 @@ def variation_bound(
 
 
 class TruncationBound(NamedTuple):
-    """What keeping mass M of a gate can cost: TV ≤ 1 − M, KL(top ‖ full) ≤ −log M."""
+    """What it can cost to keep mass M of a gate: TV ≤ 1 − M, KL(top ‖ full) ≤ −log M."""
 
     total_variation: Scalar
     kl: Scalar
@@ -205,12 +206,12 @@ class TruncationBound(NamedTuple):
 
 @typed
 def truncation_bound(weights: Weights, kept: Weights) -> TruncationBound:
-    """Bounds for a gate cut down to the experts of `kept` > 0 and renormalized.
+    """Bounds for a gate that keeps only the experts with `kept` > 0 and is renormalized.
 
     TV(full, top) ≤ 1 − M,   KL(top ‖ full) ≤ −log M;   KL(full ‖ top) can be infinite   [B6]
 
-    For sequences: TV ≤ Σ_t E_q[1 − M_t]; for top-1 of the Bayes gate M = max_k r_k [B7]. At M = 0
-    the bound in nats is +∞, and its derivative infinite.
+    For sequences, TV ≤ Σ_t E_q[1 − M_t]. For the top-1 expert of the Bayes gate, M = max_k r_k
+    [B7]. At M = 0 the bound in nats is +∞, and its derivative is infinite.
     """
     check_distribution("weights", weights)
     check_interval("kept", kept, 0.0, 1.0)
@@ -224,11 +225,11 @@ def gate_cost(
     log_gate: PerExpert,
     log_next_probs: Float[ArrayLike, "K V"],
 ) -> Scalar:
-    """What a gate costs at one prefix when the experts are exact, in nats per token.
+    """The cost of a gate at one prefix if the experts are exact, in nats per token.
 
         KL(q(· | x^{≤t}) ‖ Σ_k ρ_k q_k(· | x^{≤t}))   [B10]
 
-    0 for the Bayes gate; static and last-token gates pay, in no fixed order.
+    It is 0 for the Bayes gate. Static and last-token gates have a cost; either may be the larger.
     """
     check_log_distribution("log_target_probs", log_target_probs)
     check_log_distribution("log_gate", log_gate)
@@ -238,12 +239,13 @@ def gate_cost(
 
 @typed
 def part_information(log_weights: PerExpert, log_probs: Float[ArrayLike, "K Z"]) -> Scalar:
-    """What the state tells about the part, in nats.
+    """The information about the part that the state holds, in nats.
 
         I(X; K) = Σ_k w_k KL(q_k ‖ q),   H(X) = Σ_k w_k H(X | k) + I(X; K)   [D10, B9]
 
-    The experts' summed optimum lies I(X; K) below the central optimum, and the gate pays exactly
-    that back. It is also what oracle routing by the sequence itself flatters a loss by.
+    The weighted sum of the experts' optimal losses lies I(X; K) below the optimal loss of one
+    central model; the loss of the gate is exactly that difference. Oracle routing by the sequence
+    itself also makes a loss look better by I(X; K).
     """
     check_log_distribution("log_weights", log_weights)
     check_log_distribution("log_probs", log_probs, read=log_weights > -jnp.inf)
@@ -254,12 +256,12 @@ def part_information(log_weights: PerExpert, log_probs: Float[ArrayLike, "K Z"])
 
 @typed
 def oracle_leakage(weights: Weights) -> Scalar:
-    """How far oracle-routed NLL lies below the truth when hard clusters read the whole sequence.
+    """How far an oracle-routed NLL is below the true one, if hard clusters read the whole sequence.
 
         H(K | c) = −Σ_k r_k(c) log r_k(c), in nats   [B9]
 
-    At no real gain: a gate that sees context and prefix only gives a distribution. Its derivative
-    in a weight of 0 is infinite: +∞.
+    This is not a real gain: only a gate that reads context and prefix alone gives a distribution.
+    The derivative in a weight of 0 is infinite: +∞.
     """
     check_distribution("weights", weights)
     weights = jnp.asarray(weights)
@@ -267,12 +269,12 @@ def oracle_leakage(weights: Weights) -> Scalar:
 
 
 def _behind(log_weights: PerExpert, log_probs: Array) -> Array:
-    """The distributions, −∞ for an expert of mass 0: it may say anything, NaN included."""
+    """The distributions, with −∞ for an expert of mass 0, whose rows may be anything, also NaN."""
     return jnp.where(jnp.asarray(log_weights)[:, None] == -jnp.inf, -jnp.inf, log_probs)
 
 
 def _log_posteriors(log_weights: PerExpert, log_probs: Array) -> Array:
-    """log r_k(x) at every state, [Z, K]; −∞ for all k off the support."""
+    """log r_k(x) at every state, [Z, K]; it is −∞ for all k off the support."""
     weights = jnp.asarray(log_weights)[None]
     joint = jnp.where(weights == -jnp.inf, -jnp.inf, log_probs.T + weights)
     total = log_sum_exp(joint)[:, None]
@@ -281,7 +283,7 @@ def _log_posteriors(log_weights: PerExpert, log_probs: Array) -> Array:
 
 
 def _mean(log_p: Array, values: Array) -> Array:
-    """E_p[values], where p = 0 dropped before the product: the value there may be infinite."""
+    """E_p[values]; values with p = 0 are dropped before the product, for they may be infinite."""
     possible = log_p != -jnp.inf
     infinite = possible & (values == jnp.inf)  # whatever its mass, though exp may underflow
     kept = jnp.where(possible & ~infinite, values, 0.0)

@@ -1,15 +1,16 @@
 """Arithmetic that is right where a probability is exactly 0, its derivatives too.   [section 0]
 
-Automatic differentiation multiplies slopes. At the boundary of a distribution some are infinite,
-that of log p and of p log p, and 0 · ∞ is no number: one impossible token, though no loss reads it,
-and the whole gradient is NaN. A product over positions is worse: its derivative at 0 is the product
-of the others, which out / x does not know. The mathematics forms such terms by the functions below:
+Automatic differentiation multiplies slopes. At the boundary of a distribution some slopes are
+infinite, for example those of log p and of p log p, and 0 · ∞ is not a number. So one impossible
+token can make the whole gradient NaN, even if no loss reads that token. A product over positions is
+worse: its derivative at 0 is the product of the other factors, which cannot be found as out / x.
+The mathematics forms such expressions with the functions below:
 
     0 · ∞ = 0,   0 log 0 = 0,   an empty sum has the logarithm −∞ and moves with nothing.
 
-Nothing is clipped and no epsilon is added: inside of the domain each is the plain formula, and a
-slope that is infinite comes out as ±∞ where somebody reads it. The derivatives here are right to
-first order; a second one at the boundary means nothing.
+Nothing is clipped and no epsilon is added. Inside the domain each function is the plain formula. An
+infinite slope comes out as ±∞ if somebody reads it. First derivatives are right; second derivatives
+at the boundary mean nothing.
 """
 
 from typing import Any
@@ -36,10 +37,10 @@ __all__ = [
 
 
 def rise(slope: Array, run: Array) -> Array:
-    """slope · run, linear in `run`, and 0 where that is 0, however steep: what derivatives ask for.
+    """slope · run, linear in `run`, and 0 where `run` is 0, even if the slope is infinite.
 
-    An infinite slope is a product of two finite numbers, of which the first times 0 is 0; so it
-    holds forwards and, transposed, backwards.
+    Derivatives need this. An infinite slope is a product of two finite numbers, and the first of
+    them times 0 is 0. So the rule holds forward and, transposed, backward.
     """
     infinite = jnp.isinf(slope)
     largest = jnp.asarray(jnp.finfo(slope.dtype).max, slope.dtype)
@@ -49,7 +50,7 @@ def rise(slope: Array, run: Array) -> Array:
 
 @jax.custom_jvp
 def log(x: ArrayLike) -> Array:
-    """log x; −∞ at 0, where its derivative is infinite: +∞."""
+    """log x; it is −∞ at 0, where its derivative is infinite: +∞."""
     return jnp.log(x)
 
 
@@ -62,7 +63,7 @@ def _log_jvp(primals: tuple[Any], tangents: tuple[Any]) -> tuple[Array, Array]:
 
 @jax.custom_jvp
 def times(x: ArrayLike, y: ArrayLike) -> Array:
-    """x y, of one shape or a number; 0 where one of them is 0, whatever the other."""
+    """x y, of equal shapes or with a number; 0 where x or y is 0, even if the other is infinite."""
     return jnp.where((x == 0) | (y == 0), 0.0, x * y)
 
 
@@ -76,10 +77,10 @@ def _times_jvp(primals: tuple[Any, Any], tangents: tuple[Any, Any]) -> tuple[Arr
 
 @jax.custom_jvp
 def x_log_ratio(x: Array, y: Array) -> Array:
-    """x log(x/y) of one shape; 0 where x = 0, +∞ where x > 0 = y.
+    """x log(x/y) of equal shapes; it is 0 where x = 0, and +∞ where x > 0 = y.
 
-    Its derivative in x is log(x/y) + 1. It is infinite at x = 0 < y: −∞; and where y = 0: +∞.
-    In y it is −x/y, 0 where x = 0.
+    Its derivative in x is log(x/y) + 1. That is infinite in two cases: −∞ where x = 0 < y, and +∞
+    where y = 0. Its derivative in y is −x/y, and 0 where x = 0.
     """
     none, never = x <= 0, y <= 0  # a NaN is neither: it must show
     return jnp.where(none, 0.0, x * jnp.where(never, jnp.inf, _log_ratio(x, y)))
@@ -101,10 +102,10 @@ def _x_log_ratio_jvp(
 
 
 def finite_at_zero_mass(weights: Array, values: Array) -> Array:
-    """The values, with 0 for one that is no finite number behind a weight of 0.
+    """The values, but 0 in place of a value that is not finite and has the weight 0.
 
-    A finite one stays: it says how the sum Σ w v moves with the weight, v. Where there is none the
-    slope is 0.
+    A finite value stays, because it is the derivative of the sum Σ w v in its weight. Where a value
+    was replaced, that derivative is 0.
     """
     return jnp.where((weights == 0) & ~jnp.isfinite(values), 0.0, values)
 
@@ -113,7 +114,7 @@ def finite_at_zero_mass(weights: Array, values: Array) -> Array:
 
 
 def log_sum_exp(log_terms: Array, axis: int = -1) -> Array:
-    """log Σ exp of the terms; −∞ where all are, and there nothing has a derivative."""
+    """log Σ exp of the entries; −∞ where all are −∞, and then there is no derivative."""
     log_terms = jnp.asarray(log_terms)
     never = jnp.all(log_terms == -jnp.inf, axis=axis, keepdims=True)
     total = jax.nn.logsumexp(jnp.where(never, 0.0, log_terms), axis=axis, keepdims=True)
@@ -121,7 +122,7 @@ def log_sum_exp(log_terms: Array, axis: int = -1) -> Array:
 
 
 def softmax(log_terms: Array) -> Array:
-    """exp of the terms over their sum; NaN where all are −∞, and there nothing has a derivative."""
+    """exp of the entries over their sum; NaN where all are −∞, and then there is no derivative."""
     log_terms = jnp.asarray(log_terms)
     never = jnp.all(log_terms == -jnp.inf, axis=-1, keepdims=True)
     return jnp.where(never, jnp.nan, jax.nn.softmax(jnp.where(never, 0.0, log_terms), axis=-1))
@@ -129,9 +130,9 @@ def softmax(log_terms: Array) -> Array:
 
 @jax.jit
 def log_softmax(logits: ArrayLike) -> Array:
-    """logits − log Σ exp(logits) over the last axis, in float32 at least; −∞ where all are −∞.
+    """logits − log Σ exp(logits) over the last axis, in float32 or wider; −∞ where all are −∞.
 
-    Such a row has no derivative. Of logarithms of a distribution it gives these, to rounding.
+    A row of −∞ has no derivative. Logarithms of a distribution stay the same, up to rounding.
     """
     logits = jnp.asarray(logits)
     logits = logits if jnp.finfo(logits.dtype).bits >= 32 else logits.astype(jnp.float32)
@@ -147,7 +148,7 @@ def log_softmax(logits: ArrayLike) -> Array:
 
 @typed
 def at_tokens(token_path: StateProbs, x_t: Tokens) -> Float[Array, " N"]:
-    """p^i(x^i): the probability of each position's own token, a factor of the product."""
+    """p^i(x^i): the probability of the token at each position, which is a factor of the product."""
     check_tokens("x_t", x_t, jnp.shape(token_path)[-1])
     return jnp.take_along_axis(jnp.asarray(token_path), jnp.asarray(x_t)[:, None], axis=-1)[:, 0]
 
@@ -156,11 +157,11 @@ def at_tokens(token_path: StateProbs, x_t: Tokens) -> Float[Array, " N"]:
 def log_sum_of_products(
     log_weights: Float[ArrayLike, " P"], factors: Float[ArrayLike, "P N"]
 ) -> Float[Array, ""]:
-    """log Σ_p w_p Π_i f_{p,i}, in nats: products of token probabilities underflow.
+    """log Σ_p w_p Π_i f_{p,i}, in nats, because products of token probabilities underflow.
 
     Its derivative in a factor is the weighted product of the others over the sum, also where the
-    factor is 0. It is infinite where the sum is 0 and the others are not: +∞. Behind a weight of 0
-    the factors may be anything.
+    factor is 0. It is infinite, +∞, where the sum is 0 and the other factors are not. If the weight
+    is 0, the factors may be anything.
     """
     terms, log_others, zeros = _products(log_weights, factors)
     total = log_sum_exp(terms)
@@ -171,7 +172,7 @@ def log_sum_of_products(
 def products_posterior(
     log_weights: Float[ArrayLike, " P"], factors: Float[ArrayLike, "P N"]
 ) -> Float[Array, " P"]:
-    """r_p = w_p Π_i f_{p,i} / Σ_q w_q Π_i f_{q,i}; NaN where the sum is 0, without a derivative."""
+    """r_p = w_p Π_i f_{p,i} / Σ_q w_q Π_i f_{q,i}; where the sum is 0, NaN without a derivative."""
     terms, log_others, zeros = _products(log_weights, factors)
     total = log_sum_of_products(log_weights, factors)
     never = total == -jnp.inf
@@ -181,9 +182,9 @@ def products_posterior(
 
 
 def _products(log_weights: ArrayLike, factors: ArrayLike) -> tuple[Array, Array, Array]:
-    """log w_p Π_i f_{p,i}; where just one factor is 0 the logarithm of the others, and that zero.
+    """log w_p Π_i f_{p,i}; where just one factor is 0, the logarithm of the others and that zero.
 
-    The zero stands for itself: its value is 0, and it moves with the factor.
+    The zero is kept as it is: its value is 0, and it changes with the factor.
     """
     log_weights, factors = jnp.asarray(log_weights), jnp.asarray(factors)
     dead = log_weights == -jnp.inf
@@ -201,6 +202,6 @@ def _products(log_weights: ArrayLike, factors: ArrayLike) -> tuple[Array, Array,
 
 
 def _share(log_others: Array, total: Array) -> Array:
-    """By how much the logarithm of the sum grows with the zero of a product."""
+    """By how much the logarithm of the sum grows when the zero factor of a product grows."""
     grows = jnp.exp(jnp.where(log_others == -jnp.inf, 0.0, log_others) - total)
     return jax.lax.stop_gradient(jnp.where(log_others == -jnp.inf, 0.0, grows))

@@ -1,8 +1,8 @@
-"""Refuse bad values by name: "RULE; got NAME = VALUE.", and then what to do.
+"""Refuse bad values by name, with the message "RULE; got NAME = VALUE.", and then what to do.
 
-Concrete values are refused at once with a `ValueError`. Traced values cannot be read while a
-program is being compiled; there the same rule is a `checkify.debug_check`, free of cost unless the
-caller asks for it:
+A concrete value is refused at once with a `ValueError`. A traced value cannot be read while a
+program is compiled; there the same rule becomes a `checkify.debug_check`, which costs nothing
+unless the caller asks for it:
 
     error, out = jax.jit(checkify.checkify(fn))(*args)
     error.throw()
@@ -30,9 +30,9 @@ def require(
     """Raise `ValueError("RULE; got NAME = VALUE. THEN")` unless `holds`.
 
     Under tracing the same rule is a debug check. The name is the first one in backticks in the
-    rule, unless `name` gives another, an expression such as "len(x)". Where `holds` has an entry
-    for each entry of `value`, the first entry that breaks the rule is shown: "got x[3] = nan.".
-    `then` is a whole sentence that says what to do.
+    rule, unless `name` gives another one, which may be an expression such as "len(x)". If `holds`
+    has an entry for each entry of `value`, the message shows the first entry that breaks the rule:
+    "got x[3] = nan.". `then` is a whole sentence that says what to do.
     """
     if not isinstance(holds, Tracer) and np.all(holds):
         return
@@ -57,7 +57,7 @@ def _named(rule: str) -> str:
 
 
 def _first_bad(holds: ArrayLike, value: Any) -> tuple[str, Any]:
-    """Where the first entry stands that breaks a rule, and the entry; else the whole value."""
+    """The position of the first entry that breaks a rule, and the entry; else the whole value."""
     bad = ~np.asarray(holds)
     if isinstance(value, Tracer) or bad.ndim == 0 or bad.shape != np.shape(value)[: bad.ndim]:
         return "", value
@@ -66,7 +66,7 @@ def _first_bad(holds: ArrayLike, value: Any) -> tuple[str, Any]:
 
 
 def shown(value: Any) -> str:
-    """A value as a message shows it: Python's `repr`, shortened where it would be a page long."""
+    """A value as a message shows it: Python's `repr`, shortened if it is very long."""
     if isinstance(value, Tracer):
         return "traced"
     if isinstance(value, np.generic | np.ndarray | jax.Array):
@@ -82,12 +82,12 @@ _SHORTENED.maxstring = _SHORTENED.maxother = 400
 
 
 def _readable(value: ArrayLike) -> jax.Array | np.ndarray:
-    """NumPy where the value can be read now: jnp would make it a tracer under an outer jit."""
+    """A NumPy array if the value can be read now; jnp would make it a tracer under an outer jit."""
     return value if isinstance(value, Tracer) else np.asarray(value)
 
 
 def check_count(name: str, value: int, *, at_least: int = 1, at_most: int | None = None) -> None:
-    """`value` is a whole number in [at_least, at_most]."""
+    """Check that `value` is a whole number in [at_least, at_most]."""
     whole = isinstance(value, Tracer | int | np.integer) and not isinstance(value, bool)
     require(whole, f"`{name}` must be a whole number", value)
     if at_most is None:
@@ -99,9 +99,9 @@ def check_count(name: str, value: int, *, at_least: int = 1, at_most: int | None
 
 
 def check_seed(name: str, seed: int) -> None:
-    """`seed` is one that a key can hold: `jax.random.key` drops all but the last 32 bits.
+    """Check that a key can hold `seed`: `jax.random.key` drops all but the last 32 bits.
 
-    Of two seeds that differ by a multiple of 2³² both would give the same run.
+    Otherwise two seeds that differ by a multiple of 2³² would give the same run.
     """
     whole = isinstance(seed, int | np.integer) and not isinstance(seed, bool)
     rule = f"`{name}` must be an integer in [0, {2**32 - 1}], which a key can hold"
@@ -111,7 +111,7 @@ def check_seed(name: str, seed: int) -> None:
 def check_interval(
     name: str, value: ArrayLike, low: float, high: float, *, ends: str = "[]"
 ) -> None:
-    """Every entry lies between the bounds; `ends` says which belong: "[)" is [low, high)."""
+    """Check that all entries lie between the bounds; `ends` = "[)" means [low, high), and so on."""
     value = _readable(value)
     above = value >= low if ends[0] == "[" else value > low
     below = value <= high if ends[1] == "]" else value < high
@@ -121,10 +121,10 @@ def check_interval(
 def check_distribution(
     name: str, probs: ArrayLike, *, axis: int = -1, read: ArrayLike = True
 ) -> None:
-    """Every row of the axis is non-negative and sums to 1.
+    """Check that every row along the axis is non-negative and sums to 1.
 
-    `read`, over the leading axes, says of which rows that must hold: a row that is not read, such
-    as that of an expert without weight, may hold anything.
+    `read` is a mask over the leading axes: it says which rows are checked. A row that is not read,
+    such as that of an expert with weight 0, may hold anything.
     """
     probs = _readable(probs)
     total = _total(probs, axis)
@@ -139,7 +139,7 @@ def check_distribution(
 def check_log_distribution(
     name: str, log_probs: ArrayLike, *, axis: int = -1, read: ArrayLike = True
 ) -> None:
-    """Every row of the axis holds the logarithms of a distribution; see `check_distribution`."""
+    """Check that every row holds the logarithms of a distribution; see `check_distribution`."""
     log_probs = _readable(log_probs)
     # A logarithm's own rounding grows with its size: Σ p |log p| is log V at most.
     count = max(log_probs.shape[axis], 2)
@@ -155,9 +155,9 @@ def check_log_distribution(
 
 
 def check_log_probs(name: str, log_probs: ArrayLike, *, read: ArrayLike = True) -> None:
-    """No entry is above 0: probabilities in the place of their logarithms are. NaN may stand.
+    """Check that no entry is above 0, which probabilities given instead of logarithms are.
 
-    What is not read, over the leading axes, may hold anything.
+    NaN is allowed. `read` is a mask over the leading axes: only rows that are read are checked.
     """
     log_probs = _readable(log_probs)
     _check_none_above_0(name, log_probs, _unread(read, log_probs))
@@ -187,7 +187,7 @@ def _total(probs: Any, axis: int) -> Any:
 
 
 def _unread(read: ArrayLike, rows: Any) -> Any:
-    """Truths over the leading axes, of as many axes as the rows; None where all are read."""
+    """A mask of the rows that are not read, with as many axes as the rows; None if all are read."""
     if read is True:
         return None  # most calls: a trace is the shorter for it
     truths = _readable(read)
@@ -195,7 +195,7 @@ def _unread(read: ArrayLike, rows: Any) -> Any:
 
 
 def _along(unread: Any, axis: int) -> Any:
-    """What holds of rows, for each of their entries."""
+    """A mask over rows, repeated for each of their entries."""
     if unread is None:
         return None
     return (jnp if isinstance(unread, Tracer) else np).expand_dims(unread, axis)
@@ -206,7 +206,7 @@ def _or(holds: Any, unread: Any) -> Any:
 
 
 def _slack(probs: Any, axis: int = -1) -> float:
-    """How far from 1 rounding may take a sum: a few epsilons, and √V of them; never over 2 %."""
+    """How far from 1 rounding may take a sum: a few epsilons times √V, never more than 2 %."""
     if not jnp.issubdtype(probs.dtype, jnp.inexact):
         return 0.0
     epsilons = 8 * (8 + probs.shape[axis] ** 0.5)
@@ -214,9 +214,9 @@ def _slack(probs: Any, axis: int = -1) -> float:
 
 
 def check_tokens(name: str, tokens: ArrayLike, num_tokens: int | None = None) -> None:
-    """Every id lies in [0, num_tokens): a mask id of −1 would silently mean the last row.
+    """Check that every id lies in [0, num_tokens): a mask id −1 would silently read the last row.
 
-    Without a number no id is below 0.
+    If `num_tokens` is None, only ids below 0 are refused.
     """
     tokens = _readable(as_ids(tokens, name))
     require(
@@ -233,6 +233,6 @@ def check_tokens(name: str, tokens: ArrayLike, num_tokens: int | None = None) ->
 
 
 def check_num_states(num_states: int, num_tokens: int) -> None:
-    """S is V, or V + 1 where the mask (id V) is a state."""
+    """Check that S is V, or V + 1 with the mask (id V) as a state."""
     rule = f"`num_states` must be V = {num_tokens}, or {num_tokens + 1} with a mask"
     require(num_states in (num_tokens, num_tokens + 1), rule, num_states)

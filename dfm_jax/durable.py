@@ -1,6 +1,6 @@
-"""Files and folders that are whole or not there, on the disk, and written by one process at a time.
+"""Files and folders that are complete or absent on the disk, and that one process writes at a time.
 
-Whatever stops a writer, a full disk or a kill, leaves what was there before, and beside it at most
+If a writer is stopped, by a full disk or a kill, the old content stays. Beside it there is at most
 a file `NAME.part` or a folder `NAME.partial`, which the next writer takes over.
 """
 
@@ -13,7 +13,7 @@ from types import TracebackType
 
 
 class TemporaryError(BlockingIOError):
-    """What another process has now and this one needs: it passes, and is no bad input."""
+    """Another process holds something that this one needs; this may pass, and is not bad input."""
 
     def __init__(self, message: str) -> None:
         super().__init__(errno.EAGAIN, message)
@@ -23,7 +23,7 @@ class TemporaryError(BlockingIOError):
 
 
 class HashedFile:
-    """A file that is hashed while it is written, and on the disk when it is closed."""
+    """A file that is hashed while it is written, and is on the disk when it is closed."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -33,7 +33,7 @@ class HashedFile:
         return self
 
     def write(self, content: bytes) -> None:
-        """Append; an error of the disk names the file."""
+        """Append content; an error of the disk names the file."""
         try:
             self.file.write(content)
         except OSError as error:
@@ -52,7 +52,7 @@ class HashedFile:
 
 
 class NewFolder:
-    """`out.partial`, empty and ours alone, until `finish` makes it `out`.
+    """`out.partial`, empty and used by this process alone, until `finish` renames it to `out`.
 
     Raises:
         TemporaryError: if another process is writing it.
@@ -77,13 +77,13 @@ class NewFolder:
             os.close(self.lock)
 
     def write(self, name: str, content: bytes) -> None:
-        """A whole file."""
+        """Write a complete file."""
         with HashedFile(self.path / name) as file:
             file.write(content)
         self.files[name] = file.hash.hexdigest()
 
     def finish(self, last: tuple[str, bytes] | None = None) -> None:
-        """Force all to the disk, then write a last file that speaks of it; move the folder."""
+        """Force all files to the disk, write a last file that describes them, rename the folder."""
         for path in sorted(self.path.rglob("*")):
             if path.is_dir() or path.relative_to(self.path).as_posix() not in self.files:
                 force_to_disk(path)
@@ -96,7 +96,7 @@ class NewFolder:
 
 
 def write_file(path: Path, content: bytes | str) -> None:
-    """Write a file, text as UTF-8, over the one that was there."""
+    """Write a file, with text as UTF-8, in place of the old one."""
     part = path.with_name(f"{path.name}.part")
     with HashedFile(part) as file:
         file.write(content.encode() if isinstance(content, str) else content)
@@ -105,7 +105,7 @@ def write_file(path: Path, content: bytes | str) -> None:
 
 
 def force_to_disk(path: Path) -> None:
-    """fsync, of a file, or of the names in a folder."""
+    """fsync a file, or the list of names in a folder."""
     if path.is_dir() and os.name != "posix":
         return  # the system does it itself, and opens no folder
     descriptor = os.open(path, os.O_RDONLY)
@@ -122,10 +122,10 @@ def file_digest(path: Path) -> str:
 
 
 def lock(descriptor: int, busy: str) -> None:
-    """Hold a file or a folder until it is closed, by the end of the process at the latest.
+    """Hold a file or a folder until it is closed, or until the process ends.
 
     Raises:
-        TemporaryError: saying `busy`, if another process holds it.
+        TemporaryError: if another process holds it; the message is `busy`.
         OSError: if the file system cannot lock, or has no lock left.
     """
     import fcntl

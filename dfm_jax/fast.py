@@ -1,12 +1,13 @@
 """The same functions, arranged for speed: each equal to the clear form that defines it.
 
-A clear form is one line of the mathematics; a fast one visits V-wide rows once, in blocks of about
-2 MB that stay in the cache, or never at all. Which of them runs is the caller's explicit choice.
-`experiments.benchmarks` measures what they are worth, and checks each pair in the same run.
+A clear form is one line of the mathematics. A fast form reads rows of V numbers only once, in
+blocks of about 2 MB that stay in the cache, or never. The caller chooses which form runs.
+`experiments.systems.benchmarks` measures the speed of each pair and checks it in the same run.
 
-Of a loss the gradient is made in the forward pass, a block of rows at a time. Only the logits at
-x_1 and x_t are gathered, before any log-softmax, and the gradient is the one V-wide array written.
-The clear forms are `objectives.cross_entropy_loss` and `objectives.generalized_kl_loss`.   [L1, L2]
+The gradient of a loss is made in the forward pass, a block of rows at a time. Before any
+log-softmax only the logits at x_1 and x_t are gathered, and the gradient is the only V-wide array
+that is written. The clear forms are `objectives.cross_entropy_loss` and
+`objectives.generalized_kl_loss`.   [L1, L2]
 """
 
 from functools import partial
@@ -23,7 +24,7 @@ BLOCK_BYTES = 2**21  # of float32, what a core's second-level cache holds a good
 
 
 def _rows_in_block(num_rows: int, num_columns: int) -> int:
-    """About 2 MB of rows, one at least."""
+    """The number of rows that make about 2 MB, at least one."""
     return max(1, min(num_rows, BLOCK_BYTES // (4 * num_columns)))
 
 
@@ -36,8 +37,8 @@ def cross_entropy(
 ) -> Scalar:
     """Σ_i w_i (−log p̂^i(x_1^i)), p̂ = softmax(logits), in nats.   [L1]
 
-    The weights hold the reduction, 1/N for a mean: a factor behind the sum would be one more pass
-    over the gradient. In float32 at least; the gradient has the logits' type.
+    The weights also hold the reduction, 1/N for a mean, because a factor after the sum would be one
+    more pass over the gradient. The sum is in float32 or wider; the gradient has the logits' type.
 
     Raises:
         ValueError: if a token lies outside [0, V), the mask included.
@@ -53,14 +54,15 @@ def generalized_kl(
     x_t: Int[ArrayLike, " N"],
     weights: Float[ArrayLike, " N"],
 ) -> Scalar:
-    """Σ_i w_i of the evidence bound's integrand, in nats.   [L2]
+    """The sum over i of w_i times the integrand of the evidence bound, in nats.   [L2]
 
         −[p̂^i(z^i) − δ_{x_1^i}(z^i) + (1 − δ_{x_1^i}(z^i)) log p̂^i(x_1^i)],  p̂ = softmax(logits)
 
-    w_i = κ̇/(1−κ), times what reduces: `schedules.rate`. 0 where it is 0. x_t may hold masks, V.
+    w_i is κ̇/(1−κ), from `schedules.rate`, times the weight of the reduction, such as 1/N. Where
+    w_i = 0 the summand is 0. x_t may hold the mask id, V.
 
     Raises:
-        ValueError: if a token lies outside [0, V), or [0, V] in `x_t`.
+        ValueError: if an id of `x_1` lies outside [0, V), or one of `x_t` outside [0, V].
     """
     num_tokens = jnp.shape(logits)[-1]
     check_tokens("x_1", x_1, num_tokens)
@@ -153,15 +155,15 @@ _terms.defvjp(_forward, _backward)
 
 @typed
 def sample_categorical(key: Key, logits: Float[ArrayLike, " *rows V"]) -> Int[Array, " *rows"]:
-    """v ~ softmax(logits) of each row, drawn in two levels: a block of tokens, then one of it.
+    """Draw v ~ softmax(logits) for each row: first a block of tokens, then a token of it.
 
         P(b) ∝ Σ_{v ∈ b} exp(logit_v),  P(v | b) ∝ exp(logit_v)
 
-    About √V to a block, so 2√V Gumbel variables a row in the place of V; each level is drawn as
-    `jax.random.categorical(mode="high")` draws, its tail included. In float32 at least.
+    A block has about √V tokens, so a row takes 2√V Gumbel variables instead of V. Each level is
+    drawn as `jax.random.categorical(mode="high")` draws, with its tail, in float32 or wider.
 
     Raises:
-        ValueError: if a row is no distribution: NaN, +∞, or −∞ everywhere.
+        ValueError: if a row is not a distribution: if it holds NaN or +∞, or only −∞.
     """
     logits = jnp.asarray(logits)
     is_distribution = jnp.isfinite(jnp.max(logits, axis=-1))  # NaN spreads through a maximum

@@ -1,9 +1,9 @@
-"""What losses, samplers and the training loop see of a network: bundles of pure functions.
+"""What losses, samplers and the training loop need of a network: bundles of pure functions.
 
-Nothing outside `dfm_jax.models` knows what makes a network. A `Network` predicts, a `Decoder` is
-causal and remembers what it has read, a `Denoiser` gives the posterior of a noisy sequence; a
-`Task` is what training asks of whatever is to be trained. All of them take their parameters as an
-argument, a pytree of float arrays.
+Only `dfm_jax.models` knows how a network is made. A `Network` predicts. A `Decoder` is causal and
+remembers what it has read. A `Denoiser` gives the posterior of a noisy sequence. A `Task` is what
+training needs of anything that it trains. All of them take their parameters as an argument, a
+pytree of float arrays.
 """
 
 from collections.abc import Callable
@@ -21,10 +21,10 @@ Params = Any  # a pytree of float arrays
 class Network(NamedTuple):
     """`init(key) -> params` and `apply(params, x_t, t=None, *, key=None) -> logits [N, V]`.
 
-    For one sequence of N tokens: `jax.vmap(network.apply, in_axes=(None, 0))` is the batch. What
-    row i is the distribution of, the network says: a bidirectional one gives p_{1|t}^i(· | x_t), a
-    causal one the next token, q(x^{i+1} | x^{≤i}), so it predicts the first token only from an
-    input that begins one earlier (a beginning-of-sequence token, or the mask, id V).
+    Both are for one sequence of N tokens: `jax.vmap(network.apply, in_axes=(None, 0))` makes the
+    batch. The network defines what row i predicts. A bidirectional network gives p_{1|t}^i(· |
+    x_t). A causal network gives the next token, q(x^{i+1} | x^{≤i}); to predict the first token,
+    its input must begin one token earlier (with a beginning-of-sequence token, or the mask, id V).
 
     `t`, a scalar time in [0, 1], is required by time-conditioned networks and refused by others.
     `key` draws the dropout; without it `apply` is deterministic.
@@ -35,18 +35,18 @@ class Network(NamedTuple):
 
 
 class Decoder(NamedTuple):
-    """A causal network that remembers what it has read; for one sequence, `jax.vmap` is the batch.
+    """A causal network, for one sequence, that remembers what it has read.
 
-    `init_cache(length)` is an empty cache for that many tokens.
+    `init_cache(length)` makes an empty cache for `length` tokens. `jax.vmap` makes the batch.
 
-    `extend(params, cache, tokens, num_new=None)` reads the M tokens behind those in the cache and
-    returns logits [M, V], row i the distribution of the token after `tokens[i]`, and the cache,
-    longer by the first `num_new` tokens (None: by all of them). What lies behind those is padding:
-    it is read over by the next call, and rows before it never see it. A whole prompt is one call, a
-    drawn token another.
+    `extend(params, cache, tokens, num_new=None)` reads M tokens that follow those in the cache. It
+    returns logits [M, V], whose row i is the distribution of the token after `tokens[i]`, and a
+    cache that is longer by the first `num_new` tokens (None means all of them). The other tokens
+    are padding: the next call overwrites them, and no earlier row sees them. A whole prompt takes
+    one call, and so does each token that is drawn.
 
-    `read_prefix(params, cache, prefix)`, where a decoder has it, reads what stands before all
-    tokens and is none, such as a picture; `init_cache` has room for it besides.
+    `read_prefix(params, cache, prefix)`, which only some decoders have, reads something that stands
+    before all tokens and is not a token, such as a picture; `init_cache` has extra room for it.
     """
 
     init_cache: Callable[[int], Any]
@@ -56,7 +56,7 @@ class Decoder(NamedTuple):
 
 
 class HeadedDenoiser(NamedTuple):
-    """A denoiser in two halves: whoever needs few rows pays the V columns for these alone.
+    """A denoiser in two halves, so that V columns are computed only for the rows that are needed.
 
     `hidden(params, x_t, t) -> [N, D]` and `head(params, rows [M, D]) -> logits [M, V]`.
     """
@@ -76,9 +76,10 @@ class _Buffer(NamedTuple):
 
 
 def uncached_decoder(apply: Callable[..., Array], num_states: int) -> Decoder:
-    """Any causal network as a decoder that reads the whole prefix again for every token.
+    """A decoder made of any causal network; it reads the whole prefix again for every token.
 
-    The plain definition, to judge a cache by. A bidirectional network would see what lies behind.
+    It is the plain definition, against which a cache is tested. The network must not be
+    bidirectional, because it would see the padding after the prefix.
     """
 
     def init_cache(length: int) -> _Buffer:
@@ -100,7 +101,7 @@ def uncached_decoder(apply: Callable[..., Array], num_states: int) -> Decoder:
 
 
 def check_time(t: Any, *, conditioned: bool) -> None:
-    """`t` is given exactly to the networks that are conditioned on it."""
+    """Check that `t` is given to networks that are conditioned on it, and only to those."""
     if conditioned:
         rule = "`t` must be given, because the network is conditioned on time"
         require(t is not None, rule, t)
@@ -109,13 +110,13 @@ def check_time(t: Any, *, conditioned: bool) -> None:
 
 
 def check_room(count: Any, num_new: Any, length: int) -> None:
-    """The cache has room for `num_new` tokens more."""
+    """Check that the cache has room for `num_new` more tokens."""
     rule = f"The number of tokens in the cache must be at most its `length`, {length}"
     require(count + num_new <= length, rule, count + num_new, name="the number of tokens")
 
 
 class Losses(NamedTuple):
-    """Per position: nats, 0 where nothing counts, and whether it counts.
+    """Nats of each position, and whether it counts; where a position does not count, they are 0.
 
     The loss is Σ nats / Σ counts over a whole batch: nats per token, never a mean of means.
     """
@@ -129,16 +130,16 @@ Measure = Literal["exact", "bound", "loss"]
 
 
 class Task(NamedTuple):
-    """What training asks of whatever is to be trained: pure functions, each of one example.
+    """What training needs of anything that it trains: pure functions of one example.
 
     `init(key) -> params`, a pytree of float arrays.
 
     `losses(params, example, key=None) -> Losses`: nats per position, and which positions count.
-    Training minimizes Σ nats / Σ counts over a batch. The key draws dropout, and states where
-    `draws`; without it nothing is dropped.
+    Training minimizes Σ nats / Σ counts over a batch. The key draws the dropout and, if `draws`,
+    the noisy states; without a key nothing is dropped.
 
-    An example is a row of a batch: `Batch`, tokens and which of them are valid, of texts; with a
-    `read_examples` of your own, any pytree.
+    An example is a row of a batch. For texts it is a `Batch`: tokens, and which of them are valid.
+    With a `read_examples` of your own it may be any pytree.
     """
 
     init: Callable[[Key], Params]

@@ -1,8 +1,8 @@
-"""JSON from files, read strictly and at one place: what two readers would read differently is none.
+"""Read JSON from files strictly, so that all readers would agree; the package reads JSON only here.
 
-Python's own reader keeps the last of two equal keys, takes NaN and Infinity, makes an infinity of
-1e999, and gives up on deep nesting with an exception of its own. Here each of them is refused, with
-the file and the line.
+Python's own reader keeps the last of two equal keys, accepts NaN and Infinity, reads 1e999 as
+infinity, and fails on deep nesting with an exception of another type. Here each of these is
+refused, with the file and the line.
 """
 
 import json
@@ -19,16 +19,17 @@ _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\],:]|[^\s{}\[\],:"]+', re.DOTALL)
 
 
 def read_json(path: Path) -> Any:
-    """The value that a file holds.
+    """Read the value in a file.
 
     Raises:
-        ValueError: if it is not one value of JSON in UTF-8, strictly; it names file and line.
+        ValueError: if the file is not exactly one value of strict JSON in UTF-8; the message names
+            file and line.
     """
     return _parsed_at(path, 1, path.read_bytes())
 
 
 def read_json_lines(path: Path) -> Iterator[tuple[int, Any]]:
-    r"""The number, from 1 on, and the value of each line that is not blank; a line ends with `\n`.
+    r"""Read the number, from 1, and the value of each line that is not blank; lines end with `\n`.
 
     Raises:
         ValueError: as `read_json`.
@@ -40,11 +41,11 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, Any]]:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """The value that a text holds; bytes are UTF-8.
+    """The value in a text; bytes are read as UTF-8.
 
     Raises:
-        ValueError: a `json.JSONDecodeError`, with `msg`, `pos` and `lineno`, of whatever is
-            refused; a `UnicodeDecodeError` of what is not UTF-8.
+        ValueError: if the text is refused, as a `json.JSONDecodeError` with `msg`, `pos` and
+            `lineno`; if the bytes are not UTF-8, as a `UnicodeDecodeError`.
     """
     text = text if isinstance(text, str) else text.decode("utf-8")
     begin = len(text) - len(text.lstrip(" \t\n\r"))
@@ -55,7 +56,7 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def parse_json_at(text: str, begin: int) -> tuple[Any, int]:
-    """The value that begins at a place in a text, and where it ends.
+    """The value that begins at a place in a text, and the place where it ends.
 
     Raises:
         ValueError: as `parse_json`.
@@ -76,7 +77,7 @@ def parse_json_at(text: str, begin: int) -> tuple[Any, int]:
 
 
 def _parsed_at(path: Path, line: int, content: bytes) -> Any:
-    """`content` begins on `line` of `path`."""
+    """The value of `content`, which begins on `line` of `path`."""
     try:
         return parse_json(content)
     except UnicodeDecodeError as error:
@@ -127,7 +128,7 @@ _DECODER = json.JSONDecoder(
 
 
 def _fault(text: str, begin: int) -> tuple[str, int] | None:
-    """What is refused first, and its place: the reader does not tell. The grammar holds so far."""
+    """The first thing that is refused, and its place, which Python's reader does not tell."""
     open_ones: list[set[str]] = []  # the keys of each list and object that is not yet closed
     text_before: re.Match | None = None  # the token before, if it is a string
     for token in _TOKEN.finditer(text, begin):

@@ -1,7 +1,7 @@
-"""What JSON held, held against a type: a value of the type, or one error that names the field.
+"""Check values read from JSON against a type: get a value of it, or an error that names the field.
 
-Whoever reads a record of this package, a config, a checkpoint's or a launch's, says by a class what
-it holds; a missing field, null or a text where a number is due is refused here.
+A class describes each record of this package, such as a config, or a checkpoint's or a launch's
+record. A missing field, a null, or a text in place of a number is refused here.
 """
 
 import dataclasses
@@ -15,10 +15,11 @@ Kind = TypeVar("Kind")
 
 
 def from_json(kind: type[Kind], values: Any, *, where: str = "config") -> Kind:
-    """A dataclass or a NamedTuple from an object; fields that are not given keep their defaults.
+    """Make a dataclass or a NamedTuple from an object; missing fields have their defaults.
 
     Raises:
-        ValueError: naming the first field that is unknown, missing or of another type.
+        ValueError: if a field is unknown, is missing without a default, or has another type; the
+            message names it.
     """
     require(isinstance(values, dict), f"`{where}` must be an object", values)
     hints, optional = typing.get_type_hints(kind), _with_default(kind)
@@ -34,10 +35,10 @@ def from_json(kind: type[Kind], values: Any, *, where: str = "config") -> Kind:
 
 
 def as_type(hint: Any, value: Any, where: str) -> Any:
-    """`value` if it is what the annotation says, an int where a float is due made one.
+    """Return `value` if it has the annotated type; an int becomes a float if a float is needed.
 
     Raises:
-        ValueError: naming `where` it is not.
+        ValueError: if it does not; the message names `where`.
     """
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:

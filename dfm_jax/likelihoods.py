@@ -1,9 +1,10 @@
-"""What a trained model gives one sequence: exact −log p̂, and estimates of bounds.   [L2, L3, L5]
+"""The likelihood of one sequence under a trained model: exact, or bounds estimated.   [L2, L3, L5]
 
-Denoisers are those of `dfm_jax.sampling`. Likelihoods are terms per position, in nats, 0 where a
-token is given. Bounds are sums over positions, estimated by independent replicates: one draw in
-each of `num_strata` equal strata of time. With `antithetic` a replicate is the mean of two: of the
-numbers u in (0, 1) that place a time in its stratum and say what is revealed, and of 1 − u.
+Denoisers are those of `dfm_jax.sampling`. Likelihoods are losses per position, in nats; a given
+token has the loss 0. Bounds are sums over positions, estimated from independent replicates: each
+has one draw in each of `num_strata` equal intervals (strata) of time. Numbers u in (0, 1) place the
+time in its stratum and decide what is revealed. With `antithetic`, a replicate is the mean of two
+draws, one with u and one with 1 − u.
 """
 
 from collections.abc import Callable
@@ -43,15 +44,16 @@ class Estimate(NamedTuple):
 def autoregressive_nll(
     params: Any, apply: Function, x: Tokens, *, start: int | None = None, prompt_length: Step = 0
 ) -> Float[Array, " N"]:
-    """The next-token terms of a causal network, in nats; 0 where a token is given.
+    """The next-token losses of a causal network, in nats; 0 where a token is given.
 
         −log p̂(x^{>P} | x^{≤P}) = Σ_{i>P} −log p̂(x^i | x^{<i})   [S1, A4]
 
     Row i of `apply(params, tokens)` holds the logits of the token after `tokens[i]`. The network
-    reads `start`, the mask id V say, then x; without one x alone, and the first token is given.
+    reads the token `start`, for example the mask id V, and then x. Without `start` it reads x
+    alone, and the first token is given.
 
     Raises:
-        ValueError: if `start` lies outside [0, V], P outside [0, N], or nothing has a distribution.
+        ValueError: if `start` lies outside [0, V], P lies outside [0, N], or no token is predicted.
     """
     x = jnp.asarray(x)
     check_interval("prompt_length", prompt_length, 0, x.shape[0])
@@ -69,15 +71,16 @@ def autoregressive_nll(
 def any_order_nll(
     params: Any, denoiser: Denoiser, x_1: Tokens, order: Tokens, context: Context
 ) -> Float[Array, " N"]:
-    """One order's terms, from all masks, one position at a time; 0 at the context.
+    """The losses of one order: from all masks, one position at a time; 0 at the context.
 
         −log p̂_σ(x_1 | c) = Σ_a −log p̂^{σ(a)}(x_1^{σ(a)} | c, x_1^{σ(0)} … x_1^{σ(a−1)})   [A1, L3]
 
-    `order[a]` is revealed at step a; given positions are passed over. The denoiser reads the time
-    a/N, free positions only: with a context that is not the t/T of a table which counts all.
+    `order[a]` is revealed at step a; given positions are skipped. The denoiser reads the time a/N,
+    in which only free positions count. With a context this differs from the t/T of a table, which
+    counts all positions.
 
     Raises:
-        ValueError: if `order` is no permutation of 0 … N − 1.
+        ValueError: if `order` is not a permutation of 0 … N − 1.
     """
     x_1, order, free = jnp.asarray(x_1), jnp.asarray(order), ~jnp.asarray(context)
     once = jnp.sort(order) == jnp.arange(order.shape[0])
@@ -106,12 +109,13 @@ def any_order_bound(
     num_replicates: int,
     antithetic: bool = False,
 ) -> Estimate:
-    """The mean of `any_order_nll` over uniformly random orders; ≥ −log of their mean distribution.
+    """The mean of `any_order_nll` over uniformly random orders, ≥ −log p̂ of the mean over orders.
 
         Σ_{a=0}^{N−1} 1/(N−a) E[Σ_i 1[X^i = m] (−log p̂^i(x_1^i | X))],  X shows a of N   [L3]
 
-    N counts free positions; which a of them X shows is uniformly random. The denoiser reads a/N as
-    time, which is what is stratified. A time-free one: also L2's integral under every schedule.
+    N counts free positions; the a positions that X shows are uniformly random. The denoiser reads
+    the time a/N, and the strata are intervals of it. For a denoiser that does not read the time,
+    the bound is also the integral of L2 under every schedule.
 
     Raises:
         ValueError: if there are fewer than two replicates.
@@ -144,24 +148,25 @@ def evidence_bound(
     end: float | int = 1.0,
     antithetic: bool = False,
 ) -> Estimate:
-    """The continuous-time bound of the process left at `end` for one draw of what is pending.
+    """The continuous-time bound of a process that stops at `end` and then draws all pending tokens.
 
         −log p̂(x_1) ≤ ∫_0^end E[Σ_i L2] dt + E[Σ_{i pending} −log p̂^i(x_1^i | X_end)]   [L2, S4]
 
-    `source` is a distribution of each position's X_0, independent of X_1, or "mask": then revealed
-    tokens are carried over and pay nothing, and the masks are pending. The plain weight κ̇/(1−κ)
-    has an infinite variance at t → 1. With one random position held masked, the others masked with
-    probability 1 − κ, M masks among N free positions, it is bounded, and `end` may be 1:
+    `source` is a distribution of each position's X_0, independent of X_1, or "mask". With "mask",
+    revealed tokens are kept and have no loss, and the masks are pending. The plain weight κ̇/(1−κ)
+    has an infinite variance as t → 1. So one random position is always masked, and each other one
+    with probability 1 − κ. With M masks among N free positions, the weight is then bounded, and
+    `end` may be 1:
 
         κ̇/(1−κ) E Σ_i 1[X^i = m] (−log p̂^i) = κ̇ E_held[N/M Σ_i 1[X^i = m] (−log p̂^i)]
 
-    Under token distributions all that is free pays at every time and is pending, and `end` must lie
-    where κ < 1: a learned p̂ pays the rate up to ∞. Mirrored draws share X_0. Don't compare
-    sources.
+    With token distributions, every free position has a loss at every time and is pending at the
+    end. `end` must then lie where κ < 1, because the loss of a learned p̂ grows with the rate,
+    without a limit. Antithetic draws share X_0. Bounds of different sources must not be compared.
 
     Raises:
-        ValueError: on an `end` outside (0, 1], or where κ = 1 under token distributions; on
-            distributions that are none; below two replicates.
+        ValueError: if `end` lies outside (0, 1], or κ = 1 there with token distributions; if a row
+            of `source` is not a distribution; if there are fewer than two replicates.
     """
     check_interval("end", end, 0.0, 1.0, ends="(]")
     free = jnp.ones(jnp.shape(x_1), bool) if context is None else ~jnp.asarray(context)
@@ -195,15 +200,15 @@ def grid_bound(
     context: Context | None = None,
     antithetic: bool = False,
 ) -> Estimate:
-    """The bound of the sampler that takes the exact finite steps of a table, from all masks.
+    """The bound for a sampler that starts from all masks and takes the exact steps of a table.
 
         −log p̂_T(x_1 | c) ≤ Σ_t Σ_i λ_t^i E[1[X_t^i = m] (−log p̂^i(x_1^i | X_t))]   [L5, Q3]
 
-    The denoiser reads the time t/T. For a left-to-right table it is the next-token NLL (A4), and
-    with T strata nothing is random. A table's columns at the context are not read.
+    The denoiser reads the time t/T. For a left-to-right table the bound is the next-token NLL (A4),
+    and with T strata nothing is random. The columns of the table at the context are not read.
 
     Raises:
-        ValueError: if the strata do not divide T, or the table is none.
+        ValueError: if `num_strata` does not divide T, or the table breaks a rule of `check_table`.
     """
     context = jnp.zeros(jnp.shape(x_1), bool) if context is None else jnp.asarray(context)
     x_0 = mask_source(x_1, context, mask_id=_mask_id(params, denoiser, x_1))

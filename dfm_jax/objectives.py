@@ -1,10 +1,10 @@
-"""What is minimized: cross-entropy, generalized KL, any-order and grid bounds, routers.   [L1–L5]
+"""Losses to minimize: cross-entropy, generalized KL, any-order and grid bounds, routers.   [L1–L5]
 
-Losses take logits, as a network gives them, and normalize each row: p̂ = softmax(logits), in float32
-at least. Log-probabilities are logits too. A row of −∞ alone costs +∞ and has no derivative.
+Losses take logits, as a network gives them, and normalize each row: p̂ = softmax(logits), in
+float32 or wider. Log-probabilities are logits too. A row of −∞ alone has loss +∞ and no derivative.
 
-Losses return one term per position, in nats, and leave the reduction to the caller: a mean over
-masked tokens is no bound and compares with nothing.
+Losses return one number per position, in nats, and leave the reduction to the caller. A mean over
+masked tokens is not a bound and cannot be compared with anything.
 """
 
 from collections.abc import Callable
@@ -36,10 +36,10 @@ from dfm_jax.types import (
 
 @typed
 def cross_entropy_loss(logits: Logits, x_1: Tokens) -> Float[Array, " N"]:
-    """−log p̂_{1|t}^i(x_1^i | x_t), one term per position.   [L1]
+    """−log p̂_{1|t}^i(x_1^i | x_t), one loss per position.   [L1]
 
-    Any weight ω(t, x_t, i) > 0 has the same minimizer over all functions of (x_t, t); the excess is
-    Σ ω E KL(p_{1|t} ‖ p̂). Source: DFM.
+    With any weight ω(t, x_t, i) > 0 the minimizer over all functions of (x_t, t) is the same; the
+    loss lies above its minimum by Σ ω E KL(p_{1|t} ‖ p̂). Source: DFM.
 
     Raises:
         ValueError: if an id lies outside [0, V).
@@ -52,17 +52,17 @@ def cross_entropy_loss(logits: Logits, x_1: Tokens) -> Float[Array, " N"]:
 def generalized_kl_loss(
     logits: Logits, x_1: Tokens, x_t: Tokens, t: Time, schedule: Schedule
 ) -> Float[Array, " N"]:
-    """The evidence bound's integrand per position, t ∈ [0, 1), in nats per unit of time.
+    """The integrand of the evidence bound per position, for t ∈ [0, 1), in nats per unit of time.
 
         −κ̇/(1−κ) [p̂_{1|t}(z^i | z) − δ_{x_1^i}(z^i)
                    + (1 − δ_{x_1^i}(z^i)) log p̂_{1|t}(x_1^i | z)]   [L2]
 
-    It equals `generalized_kl` of the conditional against the model's velocity. If X_0 ⊥ X_1, its
-    integral over t of the sum over positions bounds −log p̂_1(x_1). Never compare across sources.
-    Source: FMG.
+    It equals `generalized_kl` of the conditional velocity and the model's. If X_0 ⊥ X_1, the
+    integral over t of its sum over positions is a bound on −log p̂_1(x_1). Bounds of different
+    sources must not be compared. Source: FMG.
 
     Raises:
-        ValueError: if an id is none; if t lies outside [0, 1) or κ_t reaches 1.
+        ValueError: if an id is not a token or state; if t lies outside [0, 1), or κ_t reaches 1.
     """
     num_tokens = jnp.shape(logits)[-1]
     check_tokens("x_1", x_1, num_tokens)
@@ -81,7 +81,7 @@ def generalized_kl(velocity: Velocity, model: Velocity, x_t: Tokens) -> Float[Ar
 
         Σ_{v≠z^i} [u log(u/û) − u + û]   [L2, B8]
 
-    +∞ where u > 0 = û. At u = 0 its derivative in u is infinite: −∞, and +∞ if û = 0 too.
+    It is +∞ where u > 0 = û. At u = 0 its derivative in u is infinite: −∞, or +∞ if û = 0 too.
     """
     stay = point_mass(x_t, jnp.shape(velocity)[-1]) == 1
     u, u_hat = jnp.where(stay, 0.0, velocity), jnp.where(stay, 0.0, model)
@@ -90,12 +90,12 @@ def generalized_kl(velocity: Velocity, model: Velocity, x_t: Tokens) -> Float[Ar
 
 @typed
 def any_order_log_weight(num_revealed: ArrayLike, num_masked: ArrayLike) -> Array:
-    """log ∫ κ^a (1−κ)^{M−1} dκ = log [a! (M−1)!/N!], a revealed, M = N − a ≥ 1 masked.   [L3]
+    """log ∫ κ^a (1−κ)^{M−1} dκ = log [a! (M−1)!/N!]: a revealed, M = N − a ≥ 1 masked.   [L3]
 
-    Free positions only: a context counts neither as revealed nor toward N.
+    Only free positions count: a context position counts neither as revealed nor toward N.
 
     Raises:
-        ValueError: unless a ≥ 0 and M ≥ 1.
+        ValueError: if a < 0 or M < 1.
     """
     check_interval("num_revealed", num_revealed, 0, jnp.inf, ends="[)")
     check_interval("num_masked", num_masked, 1, jnp.inf, ends="[)")
@@ -111,9 +111,9 @@ def any_order_loss(
 
         a! (M−1)!/N! · 1[x_t^i = m] (−log p̂^i(x_1^i | x_t))   [L3]
 
-    N, a and M count free positions. Summed over all 2^N ways to mask those of x_1, and over
-    positions, it is the autoregressive NLL given the context, averaged over uniformly random
-    orders, for every κ, and no integral over time is left.
+    N, a and M count free positions only. The sum over positions and over all 2^N ways to mask them
+    is the autoregressive NLL given the context, averaged over uniformly random orders. This holds
+    for every κ, without an integral over time.
 
     Raises:
         ValueError: if an id of `x_1` lies outside [0, V), or one of `x_t` outside [0, V].
@@ -129,13 +129,13 @@ def any_order_loss(
 def step_loss(
     logits: Logits, x_1: Tokens, x_t: Tokens, step_size: Float[ArrayLike, " N"]
 ) -> Float[Array, " N"]:
-    """The finite-grid bound's term of one step, per position, for an all-mask source.
+    """The loss of one step in the finite-grid bound, per position, for an all-mask source.
 
         λ_t^i 1[x_t^i = m] (−log p̂^i(x_1^i | x_t))   [L5, A4]
 
-    Summed over steps and averaged over paths it bounds −log p̂_T(x_1 | c). For a left-to-right
-    table it is the next-token negative log-likelihood, term by term. 0 where λ = 0, whatever the
-    token; for one that is impossible the derivative in λ is infinite.
+    Summed over steps and averaged over paths, it is a bound on −log p̂_T(x_1 | c). For a
+    left-to-right table each loss is the negative log-likelihood of the next token. It is 0 where λ
+    = 0, for any token; for a token of probability 0 the derivative in λ is infinite.
 
     Raises:
         ValueError: if an id of `x_1` lies outside [0, V), or one of `x_t` outside [0, V]; if λ lies
@@ -152,11 +152,12 @@ def bregman_divergence(
     target: Float[ArrayLike, " *event"],
     model: Float[ArrayLike, " *event"],
 ) -> Scalar:
-    """D(a, b) = φ(a) − φ(b) − ⟨∇φ(b), a − b⟩, the target first.
+    """D(a, b) = φ(a) − φ(b) − ⟨∇φ(b), a − b⟩; the target a comes first.
 
         Σ_k r_k D(u_k, v) = D(Σ_k r_k u_k, v) + Σ_k r_k D(u_k, Σ_j r_j u_j)  if Σ_k r_k = 1   [L4]
 
-    so regressing on the experts' velocities and on the global one differ by a constant in v.
+    So the losses of regression on the experts' velocities and on the global velocity differ by a
+    number that does not depend on v.
     """
     value, slope = jax.value_and_grad(phi)(model)
     return phi(target) - value - jnp.sum(slope * (target - model))
@@ -164,10 +165,10 @@ def bregman_divergence(
 
 @typed
 def router_loss(logits: PerExpert, part: Token) -> Scalar:
-    """−log ρ̂_k(x_t, t), in nats; the minimizer over all functions is r_k(x_t, t).   [D11]
+    """−log ρ̂_k(x_t, t), in nats; its minimizer over all functions is r_k(x_t, t).   [D11]
 
     Raises:
-        ValueError: if `part` is no expert, the label −1 included.
+        ValueError: if `part` is not the number of an expert; the label −1 is not.
     """
     check_tokens("part", part, jnp.shape(logits)[0])
     return -log_softmax(logits)[part]
@@ -175,7 +176,7 @@ def router_loss(logits: PerExpert, part: Token) -> Scalar:
 
 @typed
 def decentralized_loss(expert_losses: PerExpert, router_loss: Scalar, weights: Weights) -> Scalar:
-    """The decentralized objective: experts apart, plus the router.
+    """The decentralized objective: the losses of the experts, and that of the router.
 
         J(θ, φ) = Σ_k w_k L_k(θ_k) + E[−log ρ̂_k(X_t, t; φ)]   [D9, D12]
 
@@ -183,7 +184,7 @@ def decentralized_loss(expert_losses: PerExpert, router_loss: Scalar, weights: W
     Source: DAG, DDM.
 
     Raises:
-        ValueError: if the weights are no distribution.
+        ValueError: if the weights are not a distribution.
     """
     check_distribution("weights", weights)
     return jnp.dot(jnp.asarray(weights), expert_losses, precision=HIGHEST) + router_loss

@@ -2,8 +2,8 @@
 
 A token path is p_t^i(· | x_0, x_1) at one time, one row per position: [N, S]. Given a finite list
 of pairs (x_0, x_1) with log-masses log π, the functions of the second half give the marginal path
-and its posteriors; they do not care which token path it was. What is no distribution, no logarithm
-of one, or no id is refused by name (`ValueError`); the path of a pair of mass 0 may be anything.
+and its posteriors; they work for any token path. A `ValueError` names the argument if it is not a
+distribution, not the logarithm of one, or not a token id. A pair of mass 0 may have any path.
 """
 
 import jax
@@ -52,10 +52,10 @@ HIGHEST = jax.lax.Precision.HIGHEST
 def point_mass(
     tokens: Tokens, num_states: int, *, name: str = "x_t", dtype: DType = float
 ) -> StateProbs:
-    """δ_{x^i}(v): one row per position, in the `dtype` of what it is added to.
+    """δ_{x^i}(v), one row per position, in the `dtype` of the array that it will be added to.
 
     Raises:
-        ValueError: if an id lies outside [0, num_states), the mask id −1 included.
+        ValueError: if an id lies outside [0, num_states); the mask id −1 does.
     """
     check_tokens(name, tokens, num_states)
     return jax.nn.one_hot(tokens, num_states, dtype=dtype)
@@ -63,7 +63,7 @@ def point_mass(
 
 @typed
 def pad_to_states(probs: Probs, num_states: int) -> StateProbs:
-    """A distribution over the V data tokens as one over the S states: no mass on the mask."""
+    """Extend a distribution over the V data tokens to the S states, with no mass on the mask."""
     num_tokens = jnp.shape(probs)[-1]
     check_num_states(num_states, num_tokens)
     check_distribution("probs", probs)
@@ -74,11 +74,11 @@ def pad_to_states(probs: Probs, num_states: int) -> StateProbs:
 def mask_source(x_1: Tokens, context: Context, *, mask_id: int) -> Tokens:
     """x_0 = I ⊙ x_1 + (1 − I) ⊙ m: the context is given, the rest is masked.   [A2, A5]
 
-    Any other source is drawn by `sample_path` from its token distributions, and x_1 is put where
-    the context is.
+    For any other source, draw x_0 with `sample_path` from its token distributions, and then put the
+    tokens of x_1 at the context.
 
     Raises:
-        ValueError: if `mask_id` is no V ≥ 1, the id −1 included, or a token of `x_1` is the mask.
+        ValueError: if `mask_id` is below 1, or if a token of `x_1` is the mask.
     """
     check_count("mask_id", mask_id)
     check_tokens("x_1", x_1, mask_id)
@@ -94,7 +94,7 @@ def mixture_path(x_0: Tokens, x_1: Tokens, kappa_t: Kappa, *, num_states: int) -
 
         p_t^i(v | x_0, x_1) = (1 − κ_t^i) δ_{x_0^i}(v) + κ_t^i δ_{x_1^i}(v)   [P3]
 
-    One κ per position makes autoregression a special case (A1). Source: DFM.
+    With one κ per position, autoregression is a special case (A1). Source: DFM.
 
     Raises:
         ValueError: if κ lies outside [0, 1].
@@ -115,7 +115,8 @@ def convex_path(
         p_t^i(v | x_0, x_1) = Σ_j κ_t^{i,j} h^j(v | x_0, x_1),  κ ≥ 0,  Σ_j κ_t^{i,j} = 1   [P2]
 
     Raises:
-        ValueError: if κ is no distribution over j, or a row of `base_probs` is none.
+        ValueError: if κ is not a distribution over j, or a row of `base_probs` is not one over
+            states.
     """
     check_distribution("base_probs", base_probs)
     check_distribution("kappa_t", kappa_t, axis=0)
@@ -124,15 +125,15 @@ def convex_path(
 
 @typed
 def metric_path(x_1: Tokens, distances: Float[ArrayLike, "V V"], beta_t: Number) -> Probs:
-    """Tokens near the target first: a path through a distance between tokens.
+    """A path that reaches tokens near the target first, by a distance between tokens.
 
         p_t^i(v | x_1) ∝ exp(−β_t d(v, x_1^i))   [P6]
 
-    β = 0 is uniform, β = ∞ is δ_{x_1}. The source is uniform, whatever the coupling. Source: KO.
+    β = 0 is uniform, β = ∞ is δ_{x_1}. The source is uniform, for every coupling. Source: KO.
 
     Raises:
-        ValueError: if β < 0; unless `distances` are finite, 0 from a token to itself and above 0
-            to every other.
+        ValueError: if β < 0; if a distance is not finite, is not 0 from a token to itself, or is
+            not above 0 between two tokens.
     """
     check_interval("beta_t", beta_t, 0.0, jnp.inf)
     check_interval("distances", distances, 0.0, jnp.inf, ends="[)")
@@ -146,9 +147,11 @@ def metric_path(x_1: Tokens, distances: Float[ArrayLike, "V V"], beta_t: Number)
 
 @typed
 def product_log_prob(x_t: Tokens, token_path: StateProbs) -> Scalar:
-    """The path factorizes over positions, in nats. Its derivative at p = 0 is infinite.
+    """The log-probability, in nats, of a path that factorizes over positions.
 
     log p_t(x | x_0, x_1) = Σ_i log p_t^i(x^i | x_0, x_1)   [P1]
+
+    Its derivative at p = 0 is infinite.
     """
     check_distribution("token_path", token_path)
     return jnp.sum(log(at_tokens(token_path, x_t)))
@@ -156,11 +159,11 @@ def product_log_prob(x_t: Tokens, token_path: StateProbs) -> Scalar:
 
 @typed
 def sample_path(key: Key, token_path: StateProbs) -> Tokens:
-    """X_t ~ Π_i p_t^i(· | x_0, x_1), each position alone.   [P1]
+    """Draw X_t ~ Π_i p_t^i(· | x_0, x_1), each position independently.   [P1]
 
     Raises:
-        ValueError: if a row is no distribution: a row of zeros would draw id 0, one with a NaN the
-            NaN's id.
+        ValueError: if a row is not a distribution; a row of zeros would draw id 0, and a row with a
+            NaN would draw the id of the NaN.
     """
     check_distribution("token_path", token_path)
     # float32 logits and mode="high": the default Gumbel draw loses the tail beyond 16 nats.
@@ -170,12 +173,12 @@ def sample_path(key: Key, token_path: StateProbs) -> Tokens:
 
 @typed
 def sample_mixture(key: Key, x_0: Tokens, x_1: Tokens, kappa_t: Kappa) -> Tokens:
-    """`sample_path` of `mixture_path` by one uniform number a position, with no row of S states.
+    """`sample_path` of `mixture_path`, with one uniform number per position and no row of S states.
 
         X_t^i = x_1^i with probability κ_t^i, else x_0^i   [P3]
 
     Raises:
-        ValueError: if κ lies outside [0, 1], or an id below 0.
+        ValueError: if κ lies outside [0, 1], or an id is below 0.
     """
     check_interval("kappa_t", kappa_t, 0.0, 1.0)
     check_tokens("x_0", x_0)
@@ -198,7 +201,7 @@ def marginal_log_prob(
 
         p_t(x) = Σ_{x_0, x_1} p_t(x | x_0, x_1) π(x_0, x_1)   [P4]
 
-    Off the support its derivative in a probability is infinite, if that one alone is missing.
+    Off the support, its derivative in a probability is infinite if all other factors are above 0.
     """
     check_log_distribution("log_coupling", log_coupling)
     check_distribution("token_paths", token_paths, read=log_coupling > -jnp.inf)
@@ -210,7 +213,7 @@ def marginal_log_prob(
 def pair_posterior(
     x_t: Tokens, token_paths: Float[ArrayLike, "P N S"], log_coupling: Float[ArrayLike, " P"]
 ) -> Float[Array, " P"]:
-    """Which pair did x_t come from? NaN where p_t(x_t) = 0: there the posterior is undefined.
+    """The distribution of the pair that x_t came from; undefined, and NaN, where p_t(x_t) = 0.
 
     p_t(x_0, x_1 | z) = p_t(z | x_0, x_1) π(x_0, x_1) / p_t(z)   [P5]
     """
@@ -224,7 +227,7 @@ def pair_posterior(
 def token_posterior(
     pair_probs: Float[ArrayLike, " P"], tokens: Int[ArrayLike, "P N"], *, num_tokens: int
 ) -> Probs:
-    """The token marginals of a posterior over pairs, with `tokens` the pairs' x_1 (or their x_0).
+    """The token marginals of a posterior over pairs; `tokens` are the pairs' x_1 (or their x_0).
 
     p_{1|t}^i(v | z) = Σ_p p_t(p | z) 1[x_1^i(p) = v]   [P5]
     """
@@ -242,16 +245,17 @@ def _token_marginals(pair_probs: Array, tokens: Array, num_tokens: int) -> Array
 def source_posterior(
     posterior: Probs, source: StateProbs, x_t: Tokens, kappa_t: Kappa
 ) -> StateProbs:
-    """Where a position came from, if X_0 is independent of X_1 and its positions of each other.
+    """The posterior of the source token, if all positions of X_0 are independent, also of X_1.
 
         p_{0|t}^i(v | z) = (1 − a) δ_{z^i}(v)
             + a p^i(v) [(1 − κ) 1[v = z^i] + κ] / [(1 − κ) p^i(z^i) + κ],
         a = p_{1|t}^i(z^i | z)   [P5]
 
-    For the mixture path: a token that is not x_1's has not moved. Undefined where p_t(z) = 0.
+    It holds for the mixture path: a token that differs from x_1's has not moved. It is undefined
+    where p_t(z) = 0.
 
     Raises:
-        ValueError: if κ lies outside [0, 1], or a row is no distribution.
+        ValueError: if κ lies outside [0, 1], or a row is not a distribution.
     """
     check_interval("kappa_t", kappa_t, 0.0, 1.0)
     check_distribution("posterior", posterior)
@@ -270,11 +274,11 @@ def source_posterior(
 def revealed_log_prob(
     x_t: Tokens, x_1: Int[ArrayLike, "P N"], log_data: Float[ArrayLike, " P"], *, mask_id: int
 ) -> Scalar:
-    """log q(revealed tokens of x_t) under an all-mask source, in nats: free of t and κ.   [P7]
+    """log q(revealed tokens of x_t) for an all-mask source, in nats; it does not use t or κ.   [P7]
 
     Raises:
-        ValueError: if `x_1` holds a mask, or `x_t` an id above it; if `log_data` is of no
-            distribution.
+        ValueError: if `x_1` holds a mask, or `x_t` an id above the mask; if `log_data` are not the
+            logarithms of a distribution.
     """
     check_log_distribution("log_data", log_data)
     return log_sum_exp(jnp.where(_agrees(x_t, x_1, mask_id), log_data, -jnp.inf))
@@ -284,11 +288,11 @@ def revealed_log_prob(
 def revealed_posterior(
     x_t: Tokens, x_1: Int[ArrayLike, "P N"], log_data: Float[ArrayLike, " P"], *, mask_id: int
 ) -> Probs:
-    """The denoising posterior of an all-mask source needs neither t nor κ.
+    """The denoising posterior of an all-mask source; it needs neither t nor κ.
 
         p_{1|t}^i(v | z) = q(X^i = v | the revealed tokens of z)   [P7]
 
-    NaN where q gives the revealed tokens probability 0.
+    It is NaN where q gives the revealed tokens probability 0.
     """
     check_log_distribution("log_data", log_data)
     pair_probs = softmax(jnp.where(_agrees(x_t, x_1, mask_id), log_data, -jnp.inf))

@@ -1,9 +1,9 @@
 """The distributions of samplers: one step's distribution from exact or learned posteriors.  [S1–S7]
 
-A sampler step draws every position from its row, independently: `paths.sample_path` of the
+A step of a sampler draws every position independently from its row: `paths.sample_path` of the
 distributions below. S2, the exact finite step, is `steps.step_probs` of
-`steps.exact_step_velocity`. Whole runs are drawn by `dfm_jax.sampling`. The distributions of steps
-of K experts are in `dfm_jax.mixture`.
+`steps.exact_step_velocity`. `dfm_jax.sampling` draws whole sequences. The distributions of the
+steps of K experts are in `dfm_jax.mixture`.
 """
 
 import jax.numpy as jnp
@@ -36,12 +36,12 @@ from dfm_jax.types import (
 
 @typed
 def autoregressive_log_prob(x: Tokens, next_log_probs: LogProbs) -> Scalar:
-    """The distribution of ancestral sampling, in nats: exact for the left-to-right table.
+    """The log-probability of ancestral sampling, in nats; it is exact for the left-to-right table.
 
     log q̂(x | c) = Σ_t log q̂(x^t | x^{<t}, c)   [S1]
 
     Raises:
-        ValueError: if a row is no distribution, or an id lies outside [0, V).
+        ValueError: if a row is not a distribution, or an id lies outside [0, V).
     """
     check_log_distribution("next_log_probs", next_log_probs)
     check_tokens("x", x, jnp.shape(next_log_probs)[-1])
@@ -53,16 +53,16 @@ def autoregressive_log_prob(x: Tokens, next_log_probs: LogProbs) -> Scalar:
 def euler_step_probs(
     posterior: Probs, x_t: Tokens, t: Time, size: Number, schedule: Schedule, *, num_states: int
 ) -> StateProbs:
-    """A step of the x_1-prediction's velocity, frozen for the time h.
+    """The distribution of an Euler step, which keeps the velocity constant for a time h.
 
         X_{t+h}^i ~ δ_{x_t^i} + h κ̇_t/(1 − κ_t) [p_{1|t}^i(· | x_t) − δ_{x_t^i}]   [S3]
 
-    Error O(h²) a step, O(h) a run. For κ_t = t it is the exact finite step of the grid t, t + h
-    (S2): the conditional distribution has no error at all.
+    The error is O(h²) in a step and O(h) in a run. For κ_t = t it is the exact finite step from t
+    to t + h (S2): the conditional distribution has no error at all.
 
     Raises:
-        ValueError: if h < 0, or it is no distribution, h κ̇/(1 − κ) > 1; if t is no time before κ's
-            end.
+        ValueError: if h < 0; if h κ̇/(1 − κ) > 1, so that the result is not a distribution; if t
+            lies outside [0, 1] or κ_t = 1.
     """
     check_interval("size", size, 0.0, jnp.inf, ends="[)")
     share = jnp.asarray(size * rate(t, schedule), jnp.result_type(posterior))
@@ -75,17 +75,17 @@ def euler_step_probs(
 def final_step_probs(
     posterior: Probs, x_t: Tokens, pending: Bool[ArrayLike, " N"], *, num_states: int
 ) -> StateProbs:
-    """The last step draws every unfinished position from the posterior and leaves the others.
+    """The last step: each unfinished position is drawn from the posterior, and the others stay.
 
         X^i ~ p_{1|t}^i(· | x_t)  if pending,  δ_{x_t^i} else   [S4]
 
-    The joint is exact if at most one position is pending. Pending is κ_t^i < 1; with a mask source
-    that is x_t^i = m, so revealed tokens never change, and with other sources finished-looking
-    tokens are redrawn.
+    The joint distribution is exact if at most one position is pending. A position is pending if
+    κ_t^i < 1. With a mask source this means x_t^i = m, so revealed tokens never change. With other
+    sources, tokens that look finished are drawn again.
 
     Raises:
-        ValueError: if the posterior of a pending position is no distribution; others may be
-            anything.
+        ValueError: if the posterior of a pending position is not a distribution; the other rows may
+            hold anything.
     """
     check_distribution("posterior", posterior, read=pending)
     num_tokens = jnp.shape(posterior)[-1]
@@ -99,16 +99,16 @@ def final_step_probs(
 def one_position_step_probs(
     velocity: Velocity, x_t: Tokens, position: Token, size: Number
 ) -> StateProbs:
-    """A step of one position only; the others stay.
+    """The distribution of a step in which one position moves and the others stay.
 
         X^j ~ δ_{x_t^j} + h 1[j = i] u^j(·, x_t)   [S5]
 
-    With a corrector (`velocities.corrected_velocity`, α = β) at frozen t it keeps p_t exactly, as
-    long as h |u| ≤ 1 (beyond, it is no distribution); all positions at once keep it to O(h²) only.
-    A uniformly drawn position with h' = N h is the step I + h G.
+    With a corrector (`velocities.corrected_velocity`, α = β) at a fixed t it keeps p_t exactly, if
+    h |u| ≤ 1; with a larger h it is not a distribution. A step of all positions at once keeps p_t
+    only to O(h²). If the position is drawn uniformly and h' = N h, the step is I + h G.
 
     Raises:
-        ValueError: if `position` is none, or h is negative or infinite.
+        ValueError: if `position` is not a position of the sequence, or h is negative or infinite.
     """
     check_interval("size", size, 0.0, jnp.inf, ends="[)")
     num_positions, num_states = jnp.shape(velocity)

@@ -1,7 +1,7 @@
 """κ_t and its rate; tables κ[t, i] for left-to-right, any order, blocks, masked diffusion. [P3, A1]
 
 A schedule says how far a position has moved from the source (κ = 0) to the data (κ = 1). In
-continuous time it is a pair of functions that must agree, in discrete time a table.
+continuous time it is a pair of functions that must agree. In discrete time it is a table.
 """
 
 from collections.abc import Callable
@@ -19,8 +19,8 @@ from dfm_jax.types import Array, ArrayLike, Context, Float, Int, Table, Time, as
 class Schedule(NamedTuple):
     """κ_t and log(1 − κ_t), kept apart because 1 − κ_t loses every digit near t = 1.
 
-    Both map a time to a number, or to one number per position [N]. The pair is one schedule only
-    if log_complement(t) = log(1 − kappa(t)); `tests/test_schedules.py` holds every factory to it.
+    Both functions map a time to a number, or to one number per position [N]. They must agree:
+    log_complement(t) = log(1 − kappa(t)). `tests/test_schedules.py` checks this for every factory.
     """
 
     kappa: Callable[[ArrayLike], Array]
@@ -33,10 +33,10 @@ def linear() -> Schedule:
 
 
 def polynomial(exponent: ArrayLike) -> Schedule:
-    """κ_t = t^a; the exponent a ≥ 1 may be one number, or one per position [N].
+    """κ_t = t^a, where the exponent a ≥ 1 is one number, or one per position [N].
 
     Raises:
-        ValueError: if a < 1, where κ̇ is infinite at t = 0.
+        ValueError: if a < 1, because κ̇ is then infinite at t = 0.
     """
     check_interval("exponent", exponent, 1.0, np.inf, ends="[)")
 
@@ -54,10 +54,10 @@ def polynomial(exponent: ArrayLike) -> Schedule:
 
 
 def cosine() -> Schedule:
-    """κ_t = 1 − cos(πt/2), so that the share still at the source, 1 − κ_t, is a cosine.
+    """κ_t = 1 − cos(πt/2): the share that is still at the source, 1 − κ_t, is a cosine.
 
-    Source: MaskGIT (2202.04200). Written as 2 sin²(πt/4) early and 1 − sin(π(1 − t)/2) late: no
-    digits are lost at 0, and κ ends at 1, not above.
+    Source: MaskGIT (2202.04200). The code uses 2 sin²(πt/4) for early t and 1 − sin(π(1 − t)/2) for
+    late t. So no digits are lost near t = 0, and κ ends at 1, not above.
     """
 
     def kappa(t: ArrayLike) -> Array:
@@ -83,13 +83,13 @@ def cosine() -> Schedule:
 def from_function(kappa: Callable[[ArrayLike], Array], *, grid_size: int = 257) -> Schedule:
     """Any κ_t with κ_0 = 0, κ_1 = 1 and κ non-decreasing, checked on a grid of `grid_size` times.
 
-    log(1 − κ_t) is log1p(−κ_t), with a relative error of eps / (1 − κ_t): in float32 keep
-    1 − κ_t ≥ 1e-4 (rate good to about 1e-3). Where κ_t rounds to 1 too early the rate is infinite,
-    and refused. A function that knows its complement builds `Schedule(kappa, log_complement)`
-    itself, and `check_schedule` holds it to its word.
+    log(1 − κ_t) is computed as log1p(−κ_t), with a relative error of eps / (1 − κ_t). In float32,
+    keep 1 − κ_t ≥ 1e-4; the rate is then good to about 1e-3. If κ_t rounds to 1 too early, the rate
+    is infinite, and it is refused. If you know the complement exactly, build `Schedule(kappa,
+    log_complement)` yourself and check it with `check_schedule`.
 
     Raises:
-        ValueError: if an end is not 0 or 1, or κ decreases somewhere on the grid.
+        ValueError: if κ_0 is not 0, κ_1 is not 1, or κ decreases somewhere on the grid.
     """
     check_count("grid_size", grid_size, at_least=2)
     with jax.ensure_compile_time_eval():
@@ -104,10 +104,10 @@ def from_function(kappa: Callable[[ArrayLike], Array], *, grid_size: int = 257) 
 
 
 def check_schedule(schedule: Schedule, *, grid_size: int = 257) -> None:
-    """κ_0 = 0, κ_1 = 1, κ never decreases, and log_complement = log(1 − κ), on a grid of times.
+    """Check on a grid that κ_0 = 0, κ_1 = 1, κ never decreases, and log_complement = log(1 − κ).
 
     Raises:
-        ValueError: naming the first rule broken.
+        ValueError: if one of these rules is broken; the message names the first one.
     """
     check_count("grid_size", grid_size, at_least=2)
     with jax.ensure_compile_time_eval():
@@ -127,7 +127,7 @@ def check_schedule(schedule: Schedule, *, grid_size: int = 257) -> None:
 
 
 def schedule_with_context(schedule: Schedule, context: Context) -> Schedule:
-    """κ_t^i = 1 at every t for a given position: a prompt never moves, its rate is 0.   [A5]"""
+    """κ_t^i = 1 at every t for a given position: a prompt never moves, and its rate is 0.   [A5]"""
     return Schedule(
         kappa=lambda t: jnp.where(context, 1.0, schedule.kappa(t)),
         log_complement=lambda t: jnp.where(context, -jnp.inf, schedule.log_complement(t)),
@@ -140,11 +140,11 @@ def rate(t: Time, schedule: Schedule) -> Float[Array, "..."]:
 
         κ̇_t / (1 − κ_t) = −∂_t log(1 − κ_t)   [V3, V5]
 
-    The derivative of `log_complement`, so that no quotient of two vanishing numbers is formed.
-    0 where κ has stopped at 1: a finished or given position does not move.
+    It is the derivative of `log_complement`, so the code never divides one vanishing number by
+    another. The rate is 0 where κ has stopped at 1: a finished or given position does not move.
 
     Raises:
-        ValueError: if t lies outside [0, 1], or where κ_t reaches 1: there the rate is infinite.
+        ValueError: if t lies outside [0, 1], or if κ_t reaches 1 at t, where the rate is infinite.
     """
     check_interval("t", t, 0.0, 1.0)
     t = as_time(t)
@@ -162,7 +162,7 @@ def backward_rate(t: Time, schedule: Schedule) -> Float[Array, "..."]:
         κ̇_t / κ_t = ∂_t log κ_t   where κ_t > 0   [V6]
 
     Raises:
-        ValueError: if t lies outside [0, 1], or where κ_t = 0: there the rate is infinite.
+        ValueError: if t lies outside [0, 1], or if κ_t = 0, where the rate is infinite.
     """
     check_interval("t", t, 0.0, 1.0)
     t = as_time(t)
@@ -183,7 +183,7 @@ def left_to_right(num_positions: int) -> Table:
 def any_order(order: Int[ArrayLike, " N"]) -> Table:
     """κ[t, i] = 1[i was among the first t of the order]; `order[t]` is revealed at step t.  [A1]
 
-    The order may be traced, under `jit` or `vmap`; then its rule speaks under checkify alone.
+    The order may be traced under `jit` or `vmap`; it is then checked only under checkify.
 
     Raises:
         ValueError: if `order` is not a permutation of 0 … N − 1.
@@ -200,10 +200,10 @@ def any_order(order: Int[ArrayLike, " N"]) -> Table:
 
 
 def blocks(block_of: Int[ArrayLike, " N"]) -> Table:
-    """κ[t, i] = 1[block(i) < t]: position i is revealed at step `block_of[i]`, blocks from 0.  [A1]
+    """κ[t, i] = 1[block(i) < t]: position i is revealed at step `block_of[i]` ≥ 0. [A1]
 
     Raises:
-        ValueError: unless every block from 0 to the last has a position.
+        ValueError: if a block between 0 and the last one has no position.
     """
     block_of = np.asarray(block_of)
     rule = "`block_of` must have one axis, [N]"
@@ -234,7 +234,7 @@ def with_context(table: Table, context: Context) -> Table:
     """κ[t, i] = 1 at every t for a given position: a prompt never moves.   [A5]
 
     Raises:
-        ValueError: if κ leaves [0, 1] or decreases at another position.
+        ValueError: if κ lies outside [0, 1] or decreases at a position that is not given.
     """
     filled = jnp.where(context, 1.0, table)
     check_interval("table", filled, 0.0, 1.0)
@@ -243,10 +243,10 @@ def with_context(table: Table, context: Context) -> Table:
 
 
 def check_table(table: Table, context: Context | None = None) -> None:
-    """A table starts at 0 (1 for context), ends at 1, and moves no finished token back.
+    """Check that a table starts at 0 (1 for context), ends at 1, and never decreases.
 
     Raises:
-        ValueError: naming the first rule broken and the entry that breaks it.
+        ValueError: if one of these rules is broken; the message names the first one and its entry.
     """
     table = np.asarray(table) * 1.0  # whole numbers may stand for κ
     rule = "`table` must have two axes, [T + 1, N], with T at least 1"

@@ -41,15 +41,15 @@ from dfm_jax.types import (
 
 @typed
 def step_size(table: Table, t: Step) -> Float[Array, " N"]:
-    """The share of the remaining way that step t → t + 1 goes.
+    """The share of the remaining way that a position goes in step t → t + 1.
 
         λ_t^i = (κ_{t+1}^i − κ_t^i) / (1 − κ_t^i),  0 where κ_t^i = 1   [Q3]
 
-    It jumps where κ_t^i becomes 1: there the derivative is 0.
+    It jumps where κ_t^i becomes 1; the derivative there is 0.
 
     Raises:
-        ValueError: if t is no step of the table, 0 … T − 1, or κ leaves [0, 1] in it or decreases:
-            a finished token may not move. `schedules.check_table` judges a whole table.
+        ValueError: if t is not a step 0 … T − 1 of the table; if κ lies outside [0, 1] in this
+            step, or decreases. `schedules.check_table` checks a whole table.
     """
     table = jnp.asarray(table)
     check_interval("t", t, 0, table.shape[0] - 2)
@@ -65,16 +65,17 @@ def step_size(table: Table, t: Step) -> Float[Array, " N"]:
 def exact_step_velocity(
     posterior: Probs, x_t: Tokens, step_size: Float[ArrayLike, " N"], *, num_states: int
 ) -> Velocity:
-    """The finite-step velocity of the mixture path; not an Euler step.
+    """The finite-step velocity of the mixture path. It is not an Euler step.
 
         u_t^i(v, z) = λ_t^i [p_{1|t}^i(v | z) − δ_{z^i}(v)]   [Q3, S2]
 
-    With the posterior δ_{x_1} it is the exact step of the conditional distribution, any source and
-    grid. With the marginal posterior it is exact if at most one position moves at each state (Q5);
-    else each token's distribution is right after the step and the joint is not (Q6).
+    With the posterior δ_{x_1} it is the exact step of the conditional distribution, for any source
+    and grid. With the marginal posterior it is exact if at most one position moves at each state
+    (Q5). Otherwise the distribution of each token is right after the step, but the joint
+    distribution is not (Q6).
 
     Raises:
-        ValueError: if a step size lies outside [0, 1], or a row of the posterior is no
+        ValueError: if a step size lies outside [0, 1], or a row of the posterior is not a
             distribution.
     """
     check_interval("step_size", step_size, 0.0, 1.0)
@@ -86,11 +87,11 @@ def exact_step_velocity(
 
 @typed
 def step_probs(velocity: Velocity, x_t: Tokens) -> StateProbs:
-    """One step, independently over positions given x_t.
+    """The distribution of one step, in which positions are independent given x_t.
 
     X_{t+1}^i ~ δ_{x_t^i}(·) + u_t^i(·, x_t)   [Q1]
 
-    A distribution where the velocity is valid; `step_violation` says by how much it is not.
+    Rows are distributions if the velocity is valid; `step_violation` says how far they are from it.
     """
     stay = point_mass(x_t, jnp.shape(velocity)[-1], dtype=jnp.result_type(velocity))
     return stay + velocity
@@ -98,11 +99,11 @@ def step_probs(velocity: Velocity, x_t: Tokens) -> StateProbs:
 
 @typed
 def step_violation(velocity: Velocity, x_t: Tokens) -> Scalar:
-    """By how much δ + u fails to be a distribution; 0 for a valid finite-step velocity.
+    """How far δ + u is from being a distribution; 0 for a valid finite-step velocity.
 
         Σ_v u^i(v, z) = 0,  −1 ≤ u^i(z^i, z) ≤ 0,  0 ≤ u^i(v, z) ≤ 1 for v ≠ z^i   [Q2]
 
-    Where two violations are the largest, and at 0, it has a kink: the derivative is a mean.
+    It has a kink at 0, and where two violations are equally large; the derivative is then a mean.
     """
     velocity = jnp.asarray(velocity)
     probs = step_probs(velocity, x_t)
@@ -114,12 +115,12 @@ def step_violation(velocity: Velocity, x_t: Tokens) -> Scalar:
 def transition_matrix(
     step_probs: Float[ArrayLike, "Z N S"], states: Int[ArrayLike, "Z N"]
 ) -> Float[Array, "Z Z"]:
-    """The kernel of one step over an enumerated space; columns sum to 1.
+    """The kernel of one step over an enumerated space; its columns sum to 1.
 
     P_t(x, z) = Π_i (δ_{z^i} + u_t^i(·, z))(x^i)   [Q5]
 
     Raises:
-        ValueError: if a row of `step_probs` is no distribution, or an id lies outside [0, S).
+        ValueError: if a row of `step_probs` is not a distribution, or an id lies outside [0, S).
     """
     check_distribution("step_probs", step_probs)
     check_tokens("states", states, step_probs.shape[-1])
@@ -137,14 +138,14 @@ def push_forward(
     step_probs: Float[ArrayLike, "Z N S"],
     states: Int[ArrayLike, "Z N"],
 ) -> Float[Array, " Z"]:
-    """The distribution after one step, P_t p_t. Where p_t(z) = 0 the step may hold anything.  [Q5]
+    """The distribution after one step, P_t p_t; where p_t(z) = 0 the step may hold anything.  [Q5]
 
-    With `exact_step_velocity` of the marginal posterior it is p_{t+1} if at most one position has a
-    velocity at every z that p_t reaches. One position of each pair (x_0, x_1), another for another,
-    is enough for continuity (Q4) and not for this.
+    With `exact_step_velocity` of the marginal posterior it is p_{t+1}, if at every z that p_t
+    reaches at most one position has a velocity. It is not enough that one position moves for each
+    pair (x_0, x_1), if it is another one for another pair; that is enough for continuity (Q4).
 
     Raises:
-        ValueError: if p_t is no distribution, or a row of `step_probs` where it has mass is none.
+        ValueError: if p_t is not a distribution; if a row of `step_probs` is not one where p_t > 0.
     """
     check_distribution("probs", probs)
     check_distribution("step_probs", step_probs, read=probs > 0)
@@ -157,14 +158,14 @@ def push_forward(
 def next_token_velocity(
     next_token_probs: Float[ArrayLike, " V"], x_t: Tokens, t: Step, *, num_states: int
 ) -> Velocity:
-    """The next-token conditional is the velocity of autoregression, positions counted from 0.
+    """The velocity of autoregression, from its next-token conditional; positions count from 0.
 
         u_t^i(v, z) = 1[i = t] ( q(v | z^{<t}) − δ_{z^i}(v) )   [A3]
 
     Source: DAG.
 
     Raises:
-        ValueError: if t is no position, or the conditional is no distribution.
+        ValueError: if t is not a position, or the conditional is not a distribution.
     """
     check_distribution("next_token_probs", next_token_probs)
     num_positions = jnp.shape(x_t)[0]
@@ -181,17 +182,17 @@ def parallel_log_prob(
     states: Int[ArrayLike, "Z N"],
     log_probs: Float[ArrayLike, " Z"],
 ) -> Scalar:
-    """The log-probability of x where the tokens of a block are drawn independently, in nats.
+    """The log-probability of x, in nats, if the tokens of a block are drawn independently.
 
         log q_parallel(x) = Σ_i log q(x^i | x^{blocks before that of i})   [Q6]
 
-    Its distance KL(q ‖ q_parallel) is the cost of parallelism, the expected total correlation
-    inside the blocks; zero for blocks of one. The distribution q is listed: `states` and their
-    log-masses. −∞ where q cannot make the blocks before: a sampler that has come there has no
+    KL(q ‖ q_parallel) is the cost of parallelism: the expected total correlation inside the blocks,
+    which is 0 for blocks of one token. `states` and their log-masses list the distribution q. The
+    result is −∞ where q gives the earlier blocks probability 0: a sampler in such a state has no
     posterior.
 
     Raises:
-        ValueError: if q is no distribution, or an id or a block lies below 0.
+        ValueError: if q is not a distribution, or an id or a block is below 0.
     """
     check_log_distribution("log_probs", log_probs)
     for name, ids in (("x", x), ("states", states), ("block_of", block_of)):
@@ -214,8 +215,9 @@ def total_correlation(
         TC(X) = Σ_i H(X^i) − H(X)   [Q6]
 
     Its derivative in the mass of x is log p(x) − Σ_i log p^i(x^i) + 1 − N. Where p(x) = 0 it is
-    infinite: −∞ if each of x's tokens has a mass, +∞ if two or more have none. If just one has none
-    it is the finite limit for x alone; two such states with the same token do not add up.
+    infinite: −∞ if all tokens of x have a mass, +∞ if two or more tokens have none. If exactly one
+    token has no mass, it is the limit for x alone, which is finite; for two such states that share
+    this token, the derivatives do not add up.
     """
     check_distribution("probs", probs)
     check_tokens("states", states, num_tokens)

@@ -1,11 +1,11 @@
-"""The kinds of array by name, and `typed`, which holds every public signature to its word.
+"""The kinds of arrays by name, and `typed`, which checks every call of a public function.
 
-Axis letters, declared once: N positions, V data tokens, S states of a position (V, or V + 1 where
-the mask, id V, is one of them), Z listed states, K experts, T steps, P pairs (x_0, x_1), J base
-distributions, D features. Functions are written for one example; `jax.vmap` is the batch.
+These are the axis letters: N positions, V data tokens, S states of a position (V, or V + 1 if the
+mask, id V, is one of them), Z listed states, K experts, T steps, P pairs (x_0, x_1), J base
+distributions, D features. Functions are written for one example; `jax.vmap` makes the batch.
 
-Whole numbers come in as int32 or int64, whatever they were kept in: see `as_ids`. NumPy scalars are
-taken for the Python numbers that they stand for. A truth value is no number.
+Whole numbers of any type become int32 or int64: see `as_ids`. A NumPy scalar is taken as the Python
+number that it stands for. A bool is not taken as a number.
 """
 
 import functools
@@ -51,20 +51,20 @@ Table = Float[ArrayLike, "times N"]  # a schedule table κ[t, i]: T + 1 rows, fr
 
 
 def as_time(t: Time) -> Array:
-    """A time that can be differentiated: 0 and 1 may be written as integers."""
+    """A time that can be differentiated; the integers 0 and 1 are accepted too."""
     return jnp.asarray(t, dtype=float if isinstance(t, int) else None)
 
 
 def as_ids(ids: Any, name: str = "ids") -> Any:
-    """Whole numbers in at least 32 bits, and in no more than jax has; what has no dtype is left.
+    """Whole numbers in 32 bits or more, and in at most the width that jax has.
 
-    In the int8 that a byte fits in, 72 + 72 or the mask 128 would wrap around and be another id.
-    int8, uint8, int16 and uint16 become int32; uint32 and uint64 become int32, or int64 under x64.
-    NumPy stays NumPy.
+    In an int8, which can hold a byte's id, 72 + 72 or the mask id 128 would wrap around and be
+    another id. int8, uint8, int16 and uint16 become int32; uint32 and uint64 become int32, or int64
+    under x64. NumPy arrays stay NumPy arrays. A value without a dtype is returned as it is.
 
     Raises:
-        ValueError: if a number does not fit. Traced ones cannot be read: they wrap below 0, which
-            `checks.check_tokens` refuses.
+        ValueError: if a number does not fit. Traced numbers cannot be read: they wrap to negative
+            ones, which `checks.check_tokens` refuses.
     """
     dtype = getattr(ids, "dtype", None)
     if dtype is None or dtype == np.int32 or not jnp.issubdtype(dtype, jnp.integer):
@@ -87,7 +87,7 @@ def as_ids(ids: Any, name: str = "ids") -> Any:
 
 
 class _Door(typing.NamedTuple):
-    """What an annotation lets in besides arrays of other kinds."""
+    """What an annotation takes that is not an array of its own kind, and is converted."""
 
     whole: bool  # arrays of whole numbers
     real: bool  # a Python float
@@ -105,7 +105,7 @@ class _Door(typing.NamedTuple):
 
 
 def _door(annotation: Any) -> _Door | None:
-    """None where there is nothing to convert."""
+    """The conversion that an annotation needs; None if it needs none."""
     kinds = typing.get_args(annotation) or (annotation,)
     dtypes = {dtype for kind in kinds for dtype in getattr(kind, "dtypes", ())}
     # What takes unsigned numbers too, as `Integer` does, takes them as they are.
@@ -121,7 +121,7 @@ _HINT = (
 
 
 def typed(fn: Fn) -> Fn:
-    """Check the annotated shapes and types of every call; under jit, once, while tracing."""
+    """Check the annotated shapes and types of every call; under jit, once, while it is traced."""
     checked = jaxtyped(typechecker=beartype)(fn)
     parameters = inspect.signature(fn).parameters
     doors = {name: door for name, one in parameters.items() if (door := _door(one.annotation))}

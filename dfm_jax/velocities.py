@@ -1,9 +1,9 @@
 """Velocities: posterior ↔ velocity, forward, backward, corrected, kinetic-optimal.   [V1–V9, C1]
 
 A velocity u_t^i(v, z) moves position i of state z toward value v; its rows sum to 0. The sign of
-the continuity equation is ∂_t p_t + div(p_t u_t) = 0, divergence = outflow − inflow. What is no
-distribution or no id is refused by name (`ValueError`); whether a velocity is one `rate_violation`
-says.
+the continuity equation is ∂_t p_t + div(p_t u_t) = 0, divergence = outflow − inflow. A `ValueError`
+names an argument that is not a distribution or not an id; `rate_violation` tells whether a velocity
+is a rate.
 """
 
 from collections.abc import Callable
@@ -34,7 +34,7 @@ from dfm_jax.types import (
 
 @typed
 def rate_violation(velocity: Velocity, x_t: Tokens) -> Scalar:
-    """By how much a velocity fails to be a rate; 0 for a rate. At ties and at 0 it has a kink.
+    """How far a velocity is from being a rate; 0 for a rate. It has a kink at 0 and at ties.
 
     Σ_v u_t^i(v, z) = 0  and  u_t^i(v, z) ≥ 0 for v ≠ z^i   [V1]
     """
@@ -47,7 +47,7 @@ def rate_violation(velocity: Velocity, x_t: Tokens) -> Scalar:
 def mixture_velocity(
     x_1: Tokens, x_t: Tokens, t: Time, schedule: Schedule, *, num_states: int
 ) -> Velocity:
-    """The conditional velocity of the mixture path: jump to the data token.
+    """The conditional velocity of the mixture path: a position jumps to its data token.
 
         u_t^i(v, z | x_0, x_1) = κ̇_t/(1 − κ_t) [δ_{x_1^i}(v) − δ_{z^i}(v)],  t ∈ [0, 1)   [V3]
 
@@ -66,11 +66,11 @@ def posterior_to_velocity(
 
         u_t^i(v, z) = κ̇_t/(1 − κ_t) [p_{1|t}^i(v | z) − δ_{z^i}(v)],  t ∈ [0, 1)   [V5]
 
-    `num_states` = V + 1 pads the mask, so that rows sum to 0 also at a masked position.
-    Source: DFM.
+    With `num_states` = V + 1 a column for the mask is added, so that the row of a masked position
+    sums to 0 too. Source: DFM.
 
     Raises:
-        ValueError: if a row of the posterior is no distribution; if κ_t reaches 1.
+        ValueError: if a row of the posterior is not a distribution; if κ_t reaches 1.
     """
     check_distribution("posterior", posterior)
     stay = point_mass(x_t, num_states, dtype=jnp.result_type(posterior))
@@ -81,12 +81,14 @@ def posterior_to_velocity(
 def velocity_to_posterior(
     velocity: Velocity, x_t: Tokens, t: Time, schedule: Schedule, *, num_tokens: int
 ) -> Probs:
-    """The inverse of `posterior_to_velocity`, where κ̇_t > 0; NaN where κ̇_t = 0, prompts included.
+    """The inverse of `posterior_to_velocity`, where κ̇_t > 0.
 
     p_{1|t}^i(v | z) = δ_{z^i}(v) + u_t^i(v, z) (1 − κ_t)/κ̇_t   [V5]
 
+    It is NaN where κ̇_t = 0, as at a prompt.
+
     Raises:
-        ValueError: unless `num_tokens` is S, or S − 1 beside a mask; if t lies outside [0, 1).
+        ValueError: if `num_tokens` is neither S nor, with a mask, S − 1; if t lies outside [0, 1).
     """
     num_states = jnp.shape(velocity)[-1]
     rule = f"`num_tokens` must be S = {num_states}, or {num_states - 1} with a mask"
@@ -99,12 +101,12 @@ def velocity_to_posterior(
 def backward_velocity(
     posterior_0: StateProbs, x_t: Tokens, t: Time, schedule: Schedule
 ) -> Velocity:
-    """The x_0-prediction of the same flow, from the posterior of the source token.
+    """The velocity of the same flow, from the posterior of the source token (x_0-prediction).
 
         ǔ_t^i(v, z) = κ̇_t/κ_t [δ_{z^i}(v) − p_{0|t}^i(v | z)],  t ∈ (0, 1]   [V6]
 
-    It solves the continuity equation with the same sign, but −ǔ is the rate: run −ǔ with t
-    decreasing. Source: DFM.
+    It solves the continuity equation with the same sign, but −ǔ is the rate: use −ǔ while t
+    decreases. Source: DFM.
     """
     check_distribution("posterior_0", posterior_0)
     stay = point_mass(x_t, jnp.shape(posterior_0)[-1], dtype=jnp.result_type(posterior_0))
@@ -115,11 +117,11 @@ def backward_velocity(
 def corrected_velocity(
     forward: Velocity, backward: Velocity, alpha: Number, beta: Number
 ) -> Velocity:
-    """Forward steps with some steps back.
+    """The velocity of steps forward with some steps back.
 
         ū = α u − β ǔ,  β ≥ 0   [V7]
 
-    α − β = 1 generates the same path; α = β > 0 leaves p_t where it is, at frozen t. Source: DFM.
+    α − β = 1 generates the same path; α = β > 0 leaves p_t unchanged at a fixed t. Source: DFM.
 
     Raises:
         ValueError: if β < 0.
@@ -140,12 +142,12 @@ def convex_velocity(
         u_t^i(v, z) = Σ_j a_t^j h^j(v) + b_t δ_{z^i}(v),  a^j = κ̇^j − κ^j b,  b = κ̇^ℓ/κ^ℓ,
         ℓ = argmin of κ̇^j/κ^j over the j with κ^j > 0   [V2]
 
-    Needs κ̇^j ≥ 0 where κ^j = 0. The choice of ℓ makes it a rate; any b generates the path.
+    It needs κ̇^j ≥ 0 where κ^j = 0. This choice of ℓ makes u a rate; any b generates the path.
     Source: DFM.
 
     Raises:
-        ValueError: if t lies outside [0, 1), a base distribution is no distribution, or κ_t none
-            over j, or κ^j falls where it is 0.
+        ValueError: if t lies outside [0, 1); if a row of `base_probs` is not a distribution, or κ_t
+            is not one over j; if κ^j decreases where it is 0.
     """
     check_interval("t", t, 0.0, 1.0, ends="[)")
     check_distribution("base_probs", base_probs)
@@ -168,12 +170,13 @@ def kinetic_optimal_velocity(
 
         u(v, z) = [p(z) ṗ(v) − ṗ(z) p(v)]_+ / p(z)  for v ≠ z,  0 where p(z) = 0   [V8]
 
-    Needs ṗ(z) ≥ 0 where p(z) = 0. Marginalize with `mixture.mix`; applied to a marginal path it is
-    another velocity, for which D4 fails. [·]_+ has a kink: at 0 its derivative is ½. Source: KO.
+    It needs ṗ(z) ≥ 0 where p(z) = 0. Marginalize it with `mixture.mix`. Applied to a marginal path,
+    it gives another velocity, for which D4 fails. [·]_+ has a kink: at 0 its derivative is ½.
+    Source: KO.
 
     Raises:
-        ValueError: if t lies outside [0, 1), the path is no distribution there, or it falls where
-            it is 0.
+        ValueError: if t lies outside [0, 1); if the path is not a distribution at t, or decreases
+            where it is 0.
     """
     check_interval("t", t, 0.0, 1.0, ends="[)")
     p, slope = _value_and_slope(token_path, t)
@@ -193,15 +196,15 @@ def metric_velocity(
     distances: Float[ArrayLike, "V V"],
     beta: Callable[[ArrayLike], Array],
 ) -> Velocity:
-    """`kinetic_optimal_velocity` of `metric_path`, in closed form: move only nearer to the target.
+    """`kinetic_optimal_velocity` of `metric_path`, in closed form: tokens only move nearer to x_1.
 
         u(v, z) = p_t(v | x_1) β̇_t [d(z, x_1) − d(v, x_1)]_+  for v ≠ z   [V8]
 
     Source: KO.
 
     Raises:
-        ValueError: if t lies outside [0, 1], or where β_t is infinite: the flow has arrived; if β_t
-            falls; as `metric_path`.
+        ValueError: if t lies outside [0, 1]; if β_t is infinite, because the flow has then arrived;
+            if β_t decreases; and as `metric_path` does.
     """
     check_interval("t", t, 0.0, 1.0)
     check_tokens("x_t", x_t, distances.shape[0])
@@ -218,14 +221,14 @@ def metric_velocity(
 def campbell_velocity(
     token_path: Callable[[ArrayLike], StateProbs], x_t: Tokens, t: Time
 ) -> Velocity:
-    """The rate R* of Campbell et al. for a token path, on the open interval.
+    """The rate R* of Campbell et al. for a token path, for t in the open interval (0, 1).
 
         R*(v, z) = [ṗ(v) − ṗ(z)]_+ / (Z p(z))  if p(v) > 0 and p(z) > 0, v ≠ z;  Z = #{p > 0}   [V9]
 
-    Only where p = 0 implies ṗ = 0. [·]_+ has a kink: at 0 its derivative is ½. Source: DFM-C.
+    It needs ṗ = 0 where p = 0. [·]_+ has a kink: at 0 its derivative is ½. Source: DFM-C.
 
     Raises:
-        ValueError: if t lies outside (0, 1), the path is no distribution there, or it moves where
+        ValueError: if t lies outside (0, 1); if the path is not a distribution at t, or moves where
             it is 0.
     """
     check_interval("t", t, 0.0, 1.0, ends="()")
@@ -245,12 +248,12 @@ def divergence(
     velocity: Float[ArrayLike, "Z N S"],
     states: Int[ArrayLike, "Z N"],
 ) -> Float[Array, " Z"]:
-    """What flows out of each state minus what flows in, over an enumerated space.
+    """The flow out of each state minus the flow into it, over an enumerated space.
 
         div_x(p u) = Σ_{z≠x} [p(x) u(z, x) − p(z) u(x, z)]   [C1, Q4]
 
-    with u(x, z) = Σ_i 1[x^{≠i} = z^{≠i}] u^i(x^i, z). Z² N numbers: for spaces small enough to
-    list. Where p(z) = 0 the velocity may hold any value.
+    with u(x, z) = Σ_i 1[x^{≠i} = z^{≠i}] u^i(x^i, z). It computes Z² N numbers, so the space must
+    be small. Where p(z) = 0 the velocity may hold any value.
     """
     check_distribution("probs", probs)
     check_tokens("states", states, velocity.shape[-1])

@@ -1,11 +1,12 @@
-"""Rows assigned to clusters of given sizes at the largest total score: a transport problem.
+"""Assign rows to clusters of given sizes with the largest total score: a transport problem.
 
     max_a Σ_i s_{i,a(i)}   subject to   |{i : a(i) = k}| = c_k
 
-Its dual has one price per cluster, and a(i) = argmax_k (s_ik − λ_k) is optimal for whatever sizes
-it gives. So Newton's method on the smoothed dual first brings the sizes close; then the few rows
-that are too many in one cluster move along shortest paths over the clusters, and every step stays
-optimal. With weights (tokens per row) the loads are balanced, not the sizes. R rows, K clusters.
+Its dual has one price λ_k per cluster, and a(i) = argmax_k (s_ik − λ_k) is optimal for the sizes
+that it gives. So Newton's method on the smoothed dual first brings these sizes close to c. The few
+rows that are still too many in a cluster then move along shortest paths over the clusters, and the
+labels stay optimal after every move. With weights (tokens per row) the loads are balanced instead
+of the sizes. R is the number of rows, K the number of clusters.
 """
 
 from functools import partial
@@ -25,7 +26,7 @@ _NEWTON_STEPS = 15  # at most, in each stage
 
 @typed
 def score_scale(scores: Float[Array, "R K"]) -> Float[Array, ""]:
-    """The standard deviation of all scores; 1 where they are all equal."""
+    """The standard deviation of all scores; 1 if they are all equal."""
     scale = scores.std()
     return jnp.where(scale > 0, scale, 1)
 
@@ -34,7 +35,7 @@ def score_scale(scores: Float[Array, "R K"]) -> Float[Array, ""]:
 def dual_prices(
     scores: Float[Array, "R K"], weights: Float[Array, " R"], targets: Float[Array, " K"]
 ) -> Float[Array, " K"]:
-    """Newton's method on the smoothed dual of the transport problem; λ at the smallest τ, [K].
+    """The prices λ at the smallest τ, [K], by Newton's method on the smoothed transport dual.
 
         min_λ  τ Σ_i log Σ_k exp((s_ik − λ_k w_i)/τ) + Σ_k c_k λ_k,   τ falling
 
@@ -95,15 +96,15 @@ def with_sizes(
     sizes: Int[Array, " K"],
     tie: Float[Array, ""],
 ) -> tuple[Int[Array, " R"], Float[Array, " K"]]:
-    """Optimal labels of these sizes, and their prices; gains that differ by `tie` are tied.
+    """Optimal labels of these sizes, and their prices; gains that differ by `tie` or less are tied.
 
-    At prices that are optimal for the sizes they give, a row of k that goes to l loses some
-    d_kl ≥ 0. A shortest path from a cluster with too many rows to one with too few, one row moved
-    along each edge, and prices moved by the distances, keep the assignment optimal for the sizes it
-    then has.
+    If the prices are optimal for the sizes that they give, a row that moves from cluster k to l
+    loses some d_kl ≥ 0. One row moves along each edge of a shortest path, from a cluster with too
+    many rows to one with too few, and the prices change by the distances. The assignment then stays
+    optimal for its new sizes.
 
-    Only rows that lose little by moving take part; the others are looked at once more at the end,
-    and if one of them would gain at the new prices, more rows take part.
+    Only rows that would lose little take part. The others are checked once at the end; if one of
+    them would gain at the new prices, more rows take part.
     """
     excess = _counts(labels, sizes.size) - sizes
     if not jnp.any(excess):
@@ -127,14 +128,14 @@ def _counts(labels: Array, num_clusters: int) -> Array:
 
 
 def _gains(priced: Array, labels: Array) -> Array:
-    """What each row gains by going to each cluster, at these prices: ≤ 0 up to rounding. [R, K]"""
+    """Each row's gain from moving to each cluster at these prices, ≤ 0 up to rounding. [R, K]"""
     own = jnp.take_along_axis(priced, labels[:, None], axis=1)
     return priced - own
 
 
 @jax.jit
 def _largest_gains(scores: Array, labels: Array, prices: Array) -> Array:
-    """The most that each row gains by leaving its cluster. [R]"""
+    """The largest gain of each row from leaving its cluster. [R]"""
     mine = labels[:, None] == jnp.arange(prices.size)[None]
     gains = _gains(scores - prices[None], labels)
     return jnp.where(mine, -jnp.inf, gains).max(axis=1)
@@ -144,7 +145,7 @@ def _largest_gains(scores: Array, labels: Array, prices: Array) -> Array:
 def _augmented(
     scores: Array, labels: Array, prices: Array, excess: Array, tie: Array
 ) -> tuple[Array, Array, Array]:
-    """Labels and prices after the augmentations that these rows allow; the excess left."""
+    """Labels and prices after the moves that these rows allow, and the excess that is left."""
     before_any = _counts(labels, excess.size) - excess
 
     def left(labels: Array) -> Array:
@@ -172,7 +173,7 @@ def _augmented(
 
 
 def _best_gains(gains: Array, labels: Array, num_clusters: int) -> Array:
-    """The best that a row of cluster k gains by going to l, [K, K]; −∞ if k is empty, or is l."""
+    """The best gain of a row of cluster k that moves to l, [K, K]; −∞ if k is empty or k = l."""
 
     def leaving(k: Array) -> Array:
         return jnp.where((labels == k)[:, None], gains, -jnp.inf).max(0).at[k].set(-jnp.inf)
@@ -181,7 +182,7 @@ def _best_gains(gains: Array, labels: Array, num_clusters: int) -> Array:
 
 
 def _shortest_paths(costs: Array, sources: Array) -> tuple[Array, Array]:
-    """Distance of each cluster from the nearest source, and the cluster before it; Bellman–Ford."""
+    """Each cluster's distance from the nearest source, and the cluster before it; Bellman–Ford."""
 
     def relax(_: int, state: tuple[Array, Array]) -> tuple[Array, Array]:
         distance, before = state
@@ -203,7 +204,7 @@ def _move_along(
     target: Array,
     tie: Array,
 ) -> Array:
-    """Move rows along the path to `target`: one along each edge, or as many as are tied there."""
+    """Move rows along the path to `target`: one per edge, or as many as are tied there."""
 
     def tied(k: Array, to: Array) -> Array:
         return (labels == k) & (gains[:, to] >= best[k, to] - tie)
@@ -230,7 +231,7 @@ _TIE = 1e-6  # of the spread of the scores: gains this close are equal
 
 
 class Assignment(NamedTuple):
-    """Labels, and the prices λ that give them by `priced_labels`, but for ties and `num_moved`."""
+    """Labels, and prices λ that give them by `priced_labels`, except at ties and moved rows."""
 
     labels: Int[Array, " R"]
     prices: Float[Array, " K"]
@@ -238,7 +239,7 @@ class Assignment(NamedTuple):
 
 
 def check_balance(balance: str, weights: Any) -> None:
-    """One of the ways to balance; weights go with "weights", and only with it."""
+    """Check that `balance` is known, and that weights are given if and only if it is "weights"."""
     known = ("none", "rows", "weights")
     require(balance in known, f"`balance` must be one of {known}", balance)
     given = (weights is not None) == (balance == "weights")
@@ -260,7 +261,7 @@ def capacities(num_rows: int, num_clusters: int) -> tuple[int, ...]:
 
 @typed
 def near_sizes(labels: Int[Array, " R"], num_clusters: int) -> Int[Array, " K"]:
-    """⌊R/K⌋ or ⌈R/K⌉; where K does not divide R, the larger go to the clusters that are larger."""
+    """Sizes ⌊R/K⌋ or ⌈R/K⌉; if K does not divide R, the largest clusters get the larger sizes."""
     counts = jnp.bincount(labels, length=num_clusters)
     sizes = jnp.array(capacities(labels.size, num_clusters))
     return jnp.zeros_like(sizes).at[jnp.argsort(-counts, stable=True)].set(sizes)
@@ -272,11 +273,11 @@ def priced_labels(
     prices: Float[ArrayLike, " K"],
     weights: Float[ArrayLike, " R"] | None = None,
 ) -> Int[Array, " R"]:
-    """argmax_k (s_ik − λ_k w_i), w = 1 unless given; ties go to the lower index.
+    """argmax_k (s_ik − λ_k w_i), with w = 1 unless it is given; ties go to the lower index.
 
     Raises:
-        ValueError: if a score is NaN, or a price or a weight is not finite: it would win; if a
-            weight is negative.
+        ValueError: if a score is NaN, or a price or weight is not finite, because it would always
+            win; if a weight is negative.
     """
     require(jnp.isfinite(prices), "`prices` must be finite", prices)
     if weights is not None:
@@ -295,12 +296,12 @@ def balanced_assignment(
 ) -> Assignment:
     """The assignment of largest Σ_i s_{i,a(i)} in which cluster k has exactly c_k rows.
 
-    Optimal up to the rounding of the scores: rows whose gains differ by less than 1e-6 of the
-    scores' spread count as tied.
+    It is optimal up to rounding of the scores: rows whose gains differ by less than 1e-6 standard
+    deviations of the scores count as tied.
 
     Args:
-        scores: s_ik, larger is nearer.
-        sizes: c_k; they sum to R.
+        scores: s_ik; a larger score means nearer.
+        sizes: c_k, which sum to R.
 
     Raises:
         ValueError: if the sizes are negative or do not sum to R, or a score is not finite.
@@ -320,16 +321,16 @@ def weighted_assignment(
     scores: Float[ArrayLike, "R K"],
     weights: Float[ArrayLike, " R"],
 ) -> Assignment:
-    """A large Σ_i s_{i,a(i)} in which no cluster's load exceeds the mean by more than one row.
+    """An assignment of large Σ_i s_{i,a(i)} with loads at most one row above their mean.
 
         max_k Σ_{a(i)=k} w_i − Σ_i w_i / K ≤ max_i w_i
 
-    The prices are those of the transport problem in which rows may be cut; what they leave
-    unbalanced is moved row by row, the cheapest per unit of weight first.
+    The prices are those of the transport problem in which a row may be split. Rows are then moved
+    one by one until the loads are balanced, the cheapest per unit of weight first.
 
     Args:
-        scores: s_ik, larger is nearer.
-        weights: w_i; a cluster's load is the sum of its rows'.
+        scores: s_ik; a larger score means nearer.
+        weights: w_i; the load of a cluster is the sum of its rows' weights.
 
     Raises:
         ValueError: if a weight is negative or not finite, all are 0, or a score is not finite.
@@ -348,7 +349,7 @@ def assignment(
     sizes: Int[Array, " K"],
     weights: Float[ArrayLike, " R"] | None = None,
 ) -> Assignment:
-    """By `balance`: of these sizes, of loads near their mean, or each row to its largest score."""
+    """Assign rows by `balance`: to given sizes, to loads near the mean, or to the best score."""
     if balance == "rows":
         return balanced_assignment(scores, sizes)
     if balance == "weights":
@@ -359,7 +360,7 @@ def assignment(
 
 @jax.jit
 def _priced(scores: Array, sizes: Array) -> tuple[Array, Array]:
-    """Labels by Newton's prices, and these: sizes come close."""
+    """Labels from Newton's prices, with sizes close to `sizes`, and these prices."""
     ones = jnp.ones(scores.shape[0], scores.dtype)
     prices = dual_prices(scores, ones, sizes.astype(scores.dtype))
     return jnp.argmax(scores - prices[None], axis=-1), prices

@@ -1,6 +1,7 @@
-"""Rows as directions, without a copy of them: scores, centroids, and the draw of a start.
+"""Rows as directions, without a copy of them: scores, centroids, and a random start.
 
-f_i = (x_i − μ)/‖x_i − μ‖ is never formed for all rows: 1/‖x_i − μ‖ is folded into products with x.
+f_i = (x_i − μ)/‖x_i − μ‖ is never computed for all rows at once: 1/‖x_i − μ‖ multiplies the
+products with x instead.
 """
 
 from functools import partial
@@ -20,7 +21,7 @@ _BLOCK = 2**13  # rows at a time beyond
 
 
 class Clusters(NamedTuple):
-    """What assigns a row: the largest ⟨c_k, f⟩ − λ_k w."""
+    """Centroids and prices; a row goes to the cluster of the largest ⟨c_k, f⟩ − λ_k w."""
 
     centroids: Float[Array, "K D"]  # of length 1
     prices: Float[Array, " K"]  # λ, 0 without balance
@@ -28,7 +29,7 @@ class Clusters(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """Features, and what turns them into directions."""
+    """Features, and the values that turn them into directions."""
 
     features: Array  # [R, D]
     mean: Array  # [D]
@@ -37,9 +38,9 @@ class Rows(NamedTuple):
 
 @typed
 def widened(values: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
-    """As float32 if they are narrower: sums and squares of float16 overflow, bfloat16's are rough.
+    """The values as float32 if their type is narrower: float16 sums overflow, bfloat16's are rough.
 
-    What holds the values, float16 or bfloat16, so gives the clusters that its float32 copy gives.
+    So features in float16 or bfloat16 give the same clusters as their copy in float32.
     """
     values = jnp.asarray(values)
     return values.astype(jnp.float32) if jnp.finfo(values.dtype).bits < 32 else values
@@ -47,7 +48,10 @@ def widened(values: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
 
 @typed
 def directions(features: Float[Array, "R D"], mean: Float[Array, " D"] | None) -> Rows:
-    """Refuses rows that are not finite, or have no direction; `None` is the mean of the rows."""
+    """The rows as directions from `mean`; None takes the mean of the rows.
+
+    A row that is not finite, or that equals the mean, is refused.
+    """
     mean = features.mean(0) if mean is None else mean
     squares = _squared_lengths(features, mean)
     bad = jnp.flatnonzero(~jnp.isfinite(squares))
@@ -82,8 +86,8 @@ def cosine_scores(features: Float[ArrayLike, "R D"], clusters: Clusters) -> Floa
     """⟨c_k, f_i⟩ for every row and cluster, in [−1, 1].
 
     Raises:
-        ValueError: if the widths differ, a row is not finite, or one equals the mean and so has no
-            direction.
+        ValueError: if the widths differ; if a row is not finite; if a row equals the mean and so
+            has no direction.
     """
     features, width = widened(features), len(clusters.mean)
     rule = f"`features` must have {width} columns, as many as the features of `clusters`"
@@ -102,7 +106,7 @@ def mean_score(scores: Float[Array, "R K"], labels: Int[Array, " R"]) -> Float[A
 @jax.jit
 @typed
 def mean_best_score(scores: Float[Array, "R K"]) -> Float[Array, ""]:
-    """(1/R) Σ_i max_k s_ik: what no labels exceed."""
+    """(1/R) Σ_i max_k s_ik, which the mean score of no labels exceeds."""
     return scores.max(axis=1).mean()
 
 
@@ -127,7 +131,7 @@ def centroid_sums(rows: Rows, labels: Int[Array, " R"], num_clusters: int) -> Fl
 def unit_centroids(
     sums: Float[Array, "K D"], otherwise: Float[Array, "K D"]
 ) -> Float[Array, "K D"]:
-    """The sums at length 1; an empty cluster, whose sum is 0, keeps its centroid."""
+    """The sums at length 1; an empty cluster, whose sum is 0, keeps its old centroid."""
     length = jnp.linalg.norm(sums, axis=1, keepdims=True)
     return jnp.where(length > 0, sums / jnp.where(length > 0, length, 1), otherwise)
 
@@ -136,7 +140,7 @@ def unit_centroids(
 def nearest(
     rows: Rows, centroids: Float[Array, "K D"]
 ) -> tuple[Int[Array, " R"], Float[Array, " R"]]:
-    """The nearest centroid of each row, and its cosine: [R], [R]."""
+    """The nearest centroid of each row, and the cosine with it: [R], [R]."""
     if len(centroids) <= _FEW:
         every = row_scores(rows, centroids)
         return jnp.argmax(every, axis=1), every.max(axis=1)
@@ -150,17 +154,17 @@ def nearest(
 
 
 def num_start_rows(num_clusters: int) -> int:
-    """Rows enough to draw that many first centroids from."""
+    """The number of rows from which that many first centroids are drawn."""
     return max(_START_ROWS, _START_ROWS_EACH * num_clusters)
 
 
 @partial(jax.jit, static_argnames="num_clusters")
 @typed
 def k_means_plus_plus(key: Key, rows: Rows, num_clusters: int) -> Float[Array, "K D"]:
-    """Rows drawn one by one, each with chance ∝ 1 − its largest cosine with those before: [K, D].
+    """Draw rows one by one, with probability ∝ 1 − the largest cosine with the rows before: [K, D].
 
-    Among the `num_start_rows` rows with the smallest hashes. A row's noise depends on the row and
-    the key alone (a race of exponentials decides the draw).
+    They are drawn from the `num_start_rows` rows with the smallest hashes. The random number of a
+    row depends only on the row and the key; a race of exponentials decides the draw.
     """
     hashes = row_hashes(rows.features)
     chosen = jnp.argsort(hashes)[: num_start_rows(num_clusters)]
@@ -185,7 +189,7 @@ def k_means_plus_plus(key: Key, rows: Rows, num_clusters: int) -> Float[Array, "
 @jax.jit
 @typed
 def row_hashes(features: Float[Array, "R D"]) -> UInt32[Array, " R"]:
-    """32 bits of each row's content, whatever its place. [R]"""
+    """32 bits of each row's content, which do not depend on its place. [R]"""
     bits = jax.lax.bitcast_convert_type(features.astype(jnp.float32), jnp.uint32)
     places = jnp.arange(1, features.shape[1] + 1, dtype=jnp.uint32)
     mixed = (bits ^ (bits >> 15)) * (places * jnp.uint32(0x9E3779B1) | jnp.uint32(1))[None]

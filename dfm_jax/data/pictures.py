@@ -1,8 +1,8 @@
-"""Pictures from files: one reading of every mode, or a refusal by name.
+"""Read pictures of every mode from files in one way, or refuse them by name.
 
-A picture is as one sees it: upright by its EXIF, over white where it is transparent, 16 bits and
-floating-point numbers scaled to 8 bits and not clipped. Profiles of color are not applied, but for
-CIELAB, which has no meaning without.
+A picture is read as one sees it: turned upright by its EXIF data, and laid over white where it is
+transparent. 16 bits and floating-point numbers are scaled to 8 bits, not clipped. Color profiles
+are not applied, except for CIELAB, which has no meaning without one.
 """
 
 import io
@@ -42,10 +42,10 @@ _BITS, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # of TIFF
 
 
 def picture_path(folder: Path, name: Any) -> Path:
-    """Where the picture that a row names lies: inside of the folder, links followed.
+    """The path of the picture that a row names, inside the folder after links are followed.
 
     Raises:
-        ValueError: if it does not; nothing outside is opened.
+        ValueError: if it lies outside the folder; nothing outside is opened.
     """
     rule = "`image` must be a path inside the folder of images, or a list of such paths"
     inside = isinstance(name, str) and name not in ("", ".") and "\0" not in name
@@ -61,19 +61,19 @@ def picture_path(folder: Path, name: Any) -> Path:
 
 @typed
 def read_picture(path: Path) -> UInt8[np.ndarray, "H W 3"]:
-    """The picture that a file holds, red, green and blue.
+    """Read the picture in a file, as red, green and blue.
 
     Raises:
-        ValueError: naming the file and why it is refused: what pillow cannot read, or cannot read
-            to its end; several pictures in one file; more than `MAX_PIXELS`; numbers whose white
-            is not known.
+        ValueError: if pillow cannot read the file, or not to its end; if the file holds several
+            pictures; if it has more than `MAX_PIXELS`; if the value of white is not known. The
+            message names the file.
         MissingDataError: if pillow is not installed.
     """
     return _over_white(_read(path))
 
 
 def read_rgba(path: Path) -> "Image":
-    """The same with its transparency, to be resized and laid over something.
+    """Read a picture with its transparency, to resize it and lay it over something.
 
     Raises:
         ValueError, MissingDataError: as `read_picture`.
@@ -83,10 +83,10 @@ def read_rgba(path: Path) -> "Image":
 
 @typed
 def decoded_picture(content: bytes) -> UInt8[np.ndarray, "H W 3"]:
-    """The same, of the bytes of a file.
+    """Decode a picture from the bytes of a file; see `read_picture`.
 
     Raises:
-        ValueError: saying why it is refused.
+        ValueError: as `read_picture`, without the name of the file.
         MissingDataError: if pillow is not installed.
     """
     return _over_white(_upright(content))
@@ -110,7 +110,7 @@ def _over_white(picture: "Image") -> np.ndarray:
 
 
 def _upright(content: bytes) -> "Image":
-    """The picture in 8 bits, `RGB`, or `RGBA` if it may be transparent."""
+    """The picture in 8 bits: `RGB`, or `RGBA` if it may be transparent."""
     image_module = pillow()
     try:
         with warnings.catch_warnings():  # of a size that is refused below
@@ -134,7 +134,7 @@ def _upright(content: bytes) -> "Image":
 
 
 def _check_header(picture: "Image") -> None:
-    """Before a pixel is read: nothing is decoded, or run, for a file that is refused."""
+    """Check a picture before a pixel is read, so that nothing is decoded for a refused file."""
     size = picture.width * picture.height
     if size > MAX_PIXELS:
         raise ValueError(f"it has {size:,} pixels, more than {MAX_PIXELS:,}")

@@ -1,10 +1,10 @@
 """Rows of a data set of conversations, read one by one from JSONL, a JSON array or a folder.
 
-A row is an object of the form that LLaVA and InternVL train on: `conversations`, a list of objects
-whose `value` is text; mostly an `id`; and `image`, if it has one. A row's number is its place in
-the file, from 0 on; in JSONL that is its line. So a blank line among the rows is refused, for it
-would shift every number behind it; blank lines after the last row hold none, and are passed over.
-A folder of text is a row a file, in the order of their paths.
+A row is an object in the form on which LLaVA and InternVL train: `conversations`, a list of objects
+whose `value` is text; usually an `id`; and `image`, if it has one. The number of a row is its place
+in the file, from 0; in JSONL this is its line. So a blank line between rows is refused, because it
+would change the numbers after it; blank lines after the last row are skipped. In a folder of text
+each file is a row, in the order of the paths.
 """
 
 import hashlib
@@ -32,19 +32,19 @@ class Record(NamedTuple):
 
 
 def read_records(path: Path | str) -> Iterator[Record]:
-    r"""The rows of a file, in order, with no more than one of them and a chunk in memory.
+    r"""Read the rows of a file in order; at most one row and a chunk of the file are in memory.
 
-    A file whose first character is `[` is a JSON array, any other is JSONL, both in UTF-8. Of
-    JSONL, `text` is the very bytes of the line up to its `\n`. Of an array it is the element
-    written anew on one line: `json.dumps(element, ensure_ascii=False)`, or with `ensure_ascii` if
-    a string holds half a surrogate pair.
+    A file whose first character is `[` is a JSON array; any other file is JSONL; both are in UTF-8.
+    In JSONL, `text` is exactly the bytes of the line up to its `\n`. In an array, `text` is the
+    element written again on one line: `json.dumps(element, ensure_ascii=False)`, or with
+    `ensure_ascii=True` if a string holds half a surrogate pair.
 
-    A folder gives a row for each of `files_in` it, in their order:
-    `{"id": PATH, "conversations": [{"from": "document", "value": TEXT}]}`.
+    A folder gives a row for each file of `files_in`, in that order: `{"id": PATH, "conversations":
+    [{"from": "document", "value": TEXT}]}`.
 
     Raises:
-        ValueError: if there is no row, a row is not a JSON object without repeated keys, or a file
-            of a folder cannot be read or is not UTF-8; it names the file and the line.
+        ValueError: if there is no row; if a row is not a JSON object, or repeats a key; if a file
+            of a folder cannot be read or is not UTF-8. The message names the file and the line.
     """
     path = Path(path)
     if not path.is_file() and not path.is_dir():
@@ -70,10 +70,10 @@ def _reader(path: Path) -> Callable[[Path], Iterator[Record]]:
 
 
 def row_fields(text: bytes) -> dict:
-    """The object that a line of JSONL holds.
+    """The object in a line of JSONL.
 
     Raises:
-        ValueError: saying why it holds none.
+        ValueError: if the line does not hold one; the message says why.
     """
     try:
         fields = parse_json(text)
@@ -88,10 +88,10 @@ def row_fields(text: bytes) -> dict:
 
 
 def conversation_bytes(record: Record) -> int:
-    """The UTF-8 bytes of all that is said in a row: of each `value`, added up.
+    """The number of UTF-8 bytes of all `value` texts in a row.
 
     Raises:
-        ValueError: unless `conversations` is a list of objects, each with a text `value`.
+        ValueError: if `conversations` is not a list of objects that each have a text `value`.
     """
     turns = record.fields.get("conversations")
     rule = "`conversations` must be a list of objects with a text `value`"
@@ -108,16 +108,16 @@ def conversation_bytes(record: Record) -> int:
 
 
 def names_of(fields: Mapping[str, object]) -> str:
-    """What a row or a turn has, to be said of one that lacks what is looked for."""
+    """The names of the fields of a row or a turn, for the message that one is missing."""
     return ", ".join(f"`{name}`" for name in fields) or "nothing"
 
 
 def context_text(record: Record) -> str | None:
-    """What may decide the expert of a row: the first human turn, without `<image>`; or a document.
+    """The text that may decide the expert: the first human turn, without `<image>`, or a document.
 
-    Never the answer: an expert chosen by it would be told what it is asked [B9]. A file of a folder
-    is a document, and whole; so a distribution that is measured on such rows needs a gate that sees
-    prefixes only. `None` if the row has no such turn.
+    It is never the answer, because an expert chosen by the answer would know what it is asked [B9].
+    A file of a folder is a whole document; so a distribution that is measured on such rows needs a
+    gate that sees only prefixes. The result is `None` if the row has no such turn.
     """
     for turn in record.fields["conversations"]:
         if turn.get("from") in (HUMAN, DOCUMENT):
@@ -126,7 +126,7 @@ def context_text(record: Record) -> str | None:
 
 
 def input_digest(path: Path) -> str:
-    """The SHA-256 of a file; of a folder, that of its files' names and contents in their order."""
+    """The SHA-256 of a file, or of the names and contents of a folder's files in order."""
     if not path.is_dir():
         return file_digest(path)
     whole = hashlib.sha256()
@@ -159,14 +159,14 @@ def _of_lines(path: Path) -> Iterator[Record]:
 
 
 class _Text:
-    """The part of a file that is not yet read as JSON: a buffer that grows while it must."""
+    """The part of a file that is not yet parsed as JSON: a buffer that grows when needed."""
 
     def __init__(self, path: Path, file) -> None:
         self.path, self.file = path, file
         self.buffer, self.at, self.line, self.ended = "", 0, 1, False
 
     def grow(self) -> None:
-        """Drop what is behind, and at least double what is ahead."""
+        """Drop the part that was parsed, and at least double the part that was not."""
         ahead = self.buffer[self.at :]
         try:
             chunk = self.file.read(max(_CHUNK, len(ahead)))
@@ -180,7 +180,7 @@ class _Text:
         self.buffer, self.at, self.ended = ahead + chunk, 0, not chunk
 
     def peek(self) -> str:
-        """The next character that is no space; "" at the end."""
+        """The next character that is not a space; "" at the end."""
         while True:
             while self.at < len(self.buffer) and self.buffer[self.at] in " \t\n\r":
                 self.line += self.buffer[self.at] == "\n"
@@ -192,7 +192,7 @@ class _Text:
             self.grow()
 
     def element(self) -> object:
-        """The value that begins here. Only what may have been cut short is tried again."""
+        """The value that begins here; only a value that may have been cut off is parsed again."""
         while True:
             try:
                 value, end = parse_json_at(self.buffer, self.at)

@@ -1,8 +1,8 @@
 """Documents as one array of tokens: bytes, or the pieces of a `tokenizer.json`.
 
-A document is a file of a folder, or a row of a JSON file: its `text`, or what is said in its
-`conversations`. Which documents are held out is a function of each one's content alone, so an
-expert and the dense model hold out the same.
+A document is a file of a folder, or a row of a JSON file, of which the `text` or the
+`conversations` are read. Whether a document is held out depends only on its content, so an expert
+and the dense model hold out the same documents.
 """
 
 import hashlib
@@ -35,7 +35,7 @@ _TWICE = 1_000_000  # bytes of a set that are encoded twice, to find a tokenizer
 
 
 class TokenSet(NamedTuple):
-    """Document d is `tokens[offsets[d] : offsets[d + 1]]`, of `num_bytes[d]` bytes of UTF-8."""
+    """Document d is `tokens[offsets[d] : offsets[d + 1]]`, with `num_bytes[d]` bytes in UTF-8."""
 
     tokens: np.ndarray  # [M], uint8 if V ≤ 256, else int32
     offsets: np.ndarray  # [D + 1], int64, from 0 to M
@@ -43,7 +43,7 @@ class TokenSet(NamedTuple):
 
     @property
     def digest(self) -> str:
-        """The SHA-256 of all three: a byte count that is wrong makes nats per byte wrong."""
+        """The SHA-256 of all three fields; a wrong byte count would make nats per byte wrong."""
         content = hashlib.sha256()
         for part in self:
             content.update(f"{part.dtype} {len(part)}\n".encode())
@@ -53,7 +53,7 @@ class TokenSet(NamedTuple):
 
 
 def byte_tokenizer() -> Tokenizer:
-    """The 256 bytes of UTF-8."""
+    """A tokenizer whose tokens are the 256 bytes of UTF-8."""
     return Tokenizer(
         encode=lambda text: text.encode("utf-8", "surrogatepass"),
         decode=lambda ids: bytes(ids).decode("utf-8", "replace"),
@@ -62,10 +62,10 @@ def byte_tokenizer() -> Tokenizer:
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
-    """The tokenizer of a `tokenizer.json`, see `read_tokenizer_json` (extra `hf`).
+    """Load the tokenizer of a `tokenizer.json`, see `read_tokenizer_json` (extra `hf`).
 
     Raises:
-        ValueError: if the file is none, or the package `tokenizers` is missing.
+        ValueError: if the file is not a tokenizer, or the package `tokenizers` is not installed.
     """
     try:
         return read_tokenizer_json(path)
@@ -77,31 +77,33 @@ def load_tokenizer(path: Path) -> Tokenizer:
 
 
 def read_texts(path: Path, columns: Columns | None = None) -> list[str]:
-    """`texts_in` a folder or a file, all of them."""
+    """All texts of `texts_in` a folder or a file."""
     return list(texts_in(path, columns))
 
 
 def texts_in(path: Path, columns: Columns | None = None) -> Iterator[str]:
-    """The texts of `named_texts_in`."""
+    """The texts of `named_texts_in`, without the names."""
     return (text for _, text in named_texts_in(path, columns))
 
 
 def named_texts_in(path: Path, columns: Columns | None = None) -> Iterator[tuple[str, str]]:
     """The documents of a folder of text, of rows in a `.jsonl` or `.json` file, or of one file.
 
-    Each by its name, that of its file or line, and its text. One at a time: of a folder or of rows
-    no more than one is in memory.
+    Each item is the name of the document, which is its file or line, and its text. They are read
+    one at a time; at most one document of a folder or of rows is in memory.
 
-    Turns of a conversation are lines `FROM: VALUE`; a `document`, as `partition` writes the files
-    of a folder, is its text. Nothing is left out: what cannot be read is refused, see `files_in`.
+    Turns of a conversation become lines `FROM: VALUE`; of a `document`, which is what `partition`
+    writes for a file, only the text is taken. Nothing is left out: a document that cannot be read
+    is refused, see `files_in`.
 
     Args:
-        path: of the folder or the file.
-        columns: counts what is not read of rows, and whether their pictures are to be left out.
+        path: The path of the folder or the file.
+        columns: Counts the columns of rows that are not read, and says whether pictures are left
+            out.
 
     Raises:
-        ValueError: if there is nothing, or a file is not UTF-8, or a row has no text; or a picture,
-            unless the columns are to be read without.
+        ValueError: if there is no document; if a file is not UTF-8; if a row has no text; if a row
+            has a picture and pictures are not to be left out.
     """
     columns = Columns() if columns is None else columns
     if path.is_dir():
@@ -123,15 +125,15 @@ def named_texts_in(path: Path, columns: Columns | None = None) -> Iterator[tuple
 def encode_texts(
     texts: Sequence[str], tokenizer: Tokenizer, *, names: Sequence[str] | None = None
 ) -> TokenSet:
-    """All documents behind one another, in their order; an empty one has no token.
+    """Encode all documents into one array, in their order; an empty document has no token.
 
     Args:
-        texts: the documents.
-        tokenizer: text to ids.
-        names: of the documents, for refusals; else their numbers, from 0 on.
+        texts: The documents.
+        tokenizer: The tokenizer.
+        names: The names of the documents, for error messages; by default their numbers, from 0.
 
     Raises:
-        ValueError: if a document cannot be had back from its ids; see `encoded_texts`.
+        ValueError: if the ids of a document do not give it back; see `encoded_texts`.
     """
     dtype = token_dtype(tokenizer)
     named = enumerate(texts) if names is None else zip(names, texts, strict=True)
@@ -143,12 +145,13 @@ def encode_texts(
 
 
 def encoded_texts(named: Iterable[tuple[str, str]], tokenizer: Tokenizer) -> Iterator[np.ndarray]:
-    """The ids of each document, given by name and text; each is decoded again and compared.
+    """The ids of each document, given by name and text; each is decoded and compared with its text.
 
-    The first million bytes are encoded twice: a tokenizer that draws gives other ids.
+    The first million bytes are encoded twice, to find a tokenizer that is random.
 
     Raises:
-        ValueError: naming the document, if it does not come back, or an id is none of V.
+        ValueError: if a document does not come back, or an id is not in [0, V); the message names
+            the document.
     """
     again = _TWICE
     for name, text in named:
@@ -166,7 +169,7 @@ def encoded(text: str, tokenizer: Tokenizer) -> np.ndarray:
     """The ids of one document.
 
     Raises:
-        ValueError: if the document cannot be had back from them.
+        ValueError: if the ids do not give the document back.
     """
     # What was read from a file compares by itself.
     checked = tokenizer.backend is not None
@@ -175,20 +178,20 @@ def encoded(text: str, tokenizer: Tokenizer) -> np.ndarray:
 
 
 def token_dtype(tokenizer: Tokenizer) -> type[np.integer]:
-    """What ids are kept in: uint8 if V ≤ 256, else int32."""
+    """The type in which ids are kept: uint8 if V ≤ 256, else int32."""
     return np.uint8 if tokenizer.num_tokens <= 256 else np.int32
 
 
 def num_bytes(text: str) -> int:
-    """The length of a text in UTF-8."""
+    """The length of a text in UTF-8 bytes."""
     return len(text.encode("utf-8", "surrogatepass"))
 
 
 def held_out_sides(texts: Sequence[str], share: float) -> list[bool]:
-    """Of each document, whether it is held out.
+    """Whether each document is held out.
 
     Raises:
-        ValueError: see `split_held_out`.
+        ValueError: as `split_held_out`.
     """
     check_interval("share", share, 0, 1, ends="[)")
     sides = [is_held_out(text, share) for text in texts]
@@ -197,13 +200,13 @@ def held_out_sides(texts: Sequence[str], share: float) -> list[bool]:
 
 
 def is_held_out(text: str, share: float) -> bool:
-    """Whether the hash of a text, in [0, 1), is below the share."""
+    """Whether the hash of a text, a number in [0, 1), is below the share."""
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:8], "big") < share * 2**64
 
 
 def check_split(num_train: int, num_held_out: int, share: float) -> None:
-    """Neither side is empty, unless none is to be held out."""
+    """Check that no side is empty, unless no document is to be held out."""
     total = num_train + num_held_out
     rule = (
         f"`held_out` must be 0, or a share that holds out some of the {total} documents and not all"
@@ -215,7 +218,7 @@ def check_split(num_train: int, num_held_out: int, share: float) -> None:
 def split_held_out(texts: Sequence[str], share: float) -> tuple[list[str], list[str]]:
     """(training, held out): a document is held out if the hash of its text, in [0, 1), is < share.
 
-    Equal documents fall on the same side, and a document on the same side in whatever set it is.
+    Equal documents are on the same side, and a document is on the same side in every data set.
 
     Raises:
         ValueError: if one side would be empty although 0 < share.
@@ -259,7 +262,7 @@ _FORMAT = 3  # what is of another is written anew
 
 
 class Mapped(NamedTuple):
-    """The documents of both sides, their tokens mapped."""
+    """The documents of both sides, with memory-mapped tokens."""
 
     train: TokenSet
     held_out: TokenSet
@@ -274,22 +277,22 @@ def map_tokens(
     share: float,
     columns: Columns | None = None,
 ) -> Mapped:
-    """The documents of `source` as tokens in `folder`, encoded if they are not there already.
+    """The documents of `source` as tokens in `folder`, encoded now if they are not there already.
 
-    Their sides are those of `split_held_out`, their order that of `texts_in`. What is there is used
-    if it was made of the same files (by size and time of change), tokenizer and share, and has its
-    digest; a kill in mid-write leaves nothing.
+    The sides are those of `split_held_out`, the order is that of `texts_in`. Existing tokens are
+    used if they were made from the same files (by size and time of change), tokenizer and share,
+    and match their digest. A process that is killed while it writes leaves nothing.
 
     Args:
-        source: a folder or a file, see `texts_in`.
-        folder: where the tokens lie, or will.
-        tokenizer: text to ids.
-        name: what tells that tokenizer from others.
-        share: of documents held out.
-        columns: see `named_texts_in`; what was counted when the tokens were written is added.
+        source: A folder or a file, see `texts_in`.
+        folder: The folder of the tokens.
+        tokenizer: The tokenizer.
+        name: A name that distinguishes the tokenizer from others.
+        share: The share of documents to hold out.
+        columns: See `named_texts_in`; the counts from when the tokens were written are added.
 
     Raises:
-        ValueError: see `texts_in`, `split_held_out`; if the tokens are damaged.
+        ValueError: as `texts_in` and `split_held_out`; if the tokens are damaged.
     """
     dtype = np.dtype(token_dtype(tokenizer)).name
     settings = {"format": _FORMAT, "tokenizer": name, "share": share, "dtype": dtype}
@@ -355,7 +358,7 @@ def _map(folder: Path, side: str, dtype: str) -> TokenSet:
 
 
 def _fingerprint(source: Path) -> str:
-    """Of the paths, sizes and times of change of all files."""
+    """A fingerprint of the paths, sizes and times of change of all files."""
     files = files_in(source) if source.is_dir() else [(".", source)]
     digest = hashlib.sha256()
     for name, path in files if source.exists() else ():

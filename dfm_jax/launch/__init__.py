@@ -1,4 +1,4 @@
-"""Many commands that share nothing: on this machine, or as files for SLURM and Kubernetes."""
+"""Launch many commands that share nothing: here, or by files for SLURM and Kubernetes."""
 
 from dfm_jax.launch.jobs import Job as Job
 from dfm_jax.launch.jobs import experts_of as experts_of

@@ -1,9 +1,9 @@
-"""A job: a name, and the arguments of one command that goes on from wherever it is.
+"""A job: a name, and the arguments of one command that continues from its present state.
 
-A folder's name may hold anything but "/" and NUL. A line break in the header of a SLURM script
-would begin a line of its own, which bash executes; what some readers of YAML take for a line break
-(CR, U+0085, U+2028) would change a name or break the file. Nobody means such a name, so
-`check_line` refuses it, once, before any writer sees it.
+The name of a folder may contain any character except "/" and NUL. But a line break in the header of
+a SLURM script would begin a new line, which bash executes. Characters that some readers of YAML
+take as a line break (CR, U+0085, U+2028) would change a name or break the file. Such names are
+mistakes, so `check_line` refuses them before anything is written.
 """
 
 import re
@@ -19,7 +19,7 @@ from dfm_jax.training.members import member_folder
 
 
 class Job(NamedTuple):
-    """One idempotent command, `python -m dfm_jax ARGUMENTS`; whoever runs it knows no more."""
+    """One command, `python -m dfm_jax ARGUMENTS`, that can safely be repeated."""
 
     name: str
     arguments: tuple[str, ...]
@@ -27,7 +27,7 @@ class Job(NamedTuple):
 
     @property
     def step(self) -> int:
-        """Of its last checkpoint; 0 without one."""
+        """The step of its last checkpoint; 0 if there is none."""
         return max(checkpoint_steps(self.folder), default=0)
 
 
@@ -39,17 +39,17 @@ def train_jobs(
     experts: Sequence[int],
     dense: bool = False,
 ) -> list[Job]:
-    """A `train` command for each of the experts, and for the dense model.
+    """One `train` command for each expert, and one for the dense model.
 
     Args:
-        data: what `partition` wrote.
-        run: the folder of the run.
-        options: of `train`, the same for all: `--config small --set seed=1`.
-        experts: their numbers; whether they have data is for each of them to find out.
-        dense: train it too.
+        data: The folder that `partition` wrote.
+        run: The folder of the run.
+        options: The options of `train`, the same for all, such as `--config small --set seed=1`.
+        experts: The numbers of the experts; each command itself checks that its expert has data.
+        dense: Whether to train the dense model too.
 
     Raises:
-        ValueError: if there is no job, or one twice.
+        ValueError: if there is no job, or the same job twice.
     """
     rule = "`experts` must name an expert unless `dense` is asked for"
     require(bool(experts) or dense, rule, list(experts))
@@ -67,13 +67,13 @@ def train_jobs(
 
 
 def sweep_jobs(data: Path, run: Path, options: Sequence[str], num_groups: int) -> list[Job]:
-    """A `sweep` command for each of its groups: what is no number fans out, the rest rides along.
+    """One `sweep` command for each group; the runs of a group are trained together.
 
     Args:
-        data: documents, or what `partition` wrote.
-        run: the folder of the sweep.
-        options: of `sweep`, the grid among them.
-        num_groups: of the grid.
+        data: The documents, or the folder that `partition` wrote.
+        run: The folder of the sweep.
+        options: The options of `sweep`, including the grid.
+        num_groups: The number of groups of the grid.
     """
     paths = ("--data", str(data), "--run", str(run))
     jobs = []
@@ -85,7 +85,7 @@ def sweep_jobs(data: Path, run: Path, options: Sequence[str], num_groups: int) -
 
 
 def experts_of(data: Path) -> list[int]:
-    """The experts of a partition: as many as its manifest says, or the folders that are there.
+    """The experts of a partition: as many as its manifest says, or as there are folders.
 
     Raises:
         ValueError: if there is none.
@@ -106,12 +106,12 @@ def experts_of(data: Path) -> list[int]:
 
 
 def check_line(name: str, text: str) -> None:
-    """`text` is one line of printable characters, in Python's sense of the word."""
+    """Check that `text` is one line of printable characters, as Python defines them."""
     require(text.isprintable(), f"`{name}` must be one line of printable characters", text)
 
 
 def check_job_lines(jobs: Sequence[Job]) -> None:
-    """So are every word, name and folder of every job."""
+    """`check_line` for every word, name and folder of every job."""
     for job in jobs:
         check_line("name", job.name)
         check_line("run", str(job.folder))

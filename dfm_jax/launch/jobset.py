@@ -1,7 +1,7 @@
-"""A Kubernetes JobSet, ready for kubectl: an index per job, and no index ends another.
+"""A Kubernetes JobSet for kubectl, with an index for each job; no index ends another.
 
-Jobs of one host are the indexes of one Job. A job that spans hosts is one failure domain, and so a
-JobSet of its own: within one JobSet the failure of a Job ends or restarts the others.
+Jobs of one host are the indexes of one Job. The hosts of a job that spans several fail together, so
+it becomes a JobSet of its own: within one JobSet the failure of a Job ends or restarts the others.
 """
 
 import math
@@ -30,7 +30,7 @@ _FINAL = [int(ExitStatus.BAD_INPUT), int(ExitStatus.NON_FINITE)]
 
 @dataclass(frozen=True, kw_only=True)
 class Pods:
-    """What a pod is made of, and asks for; None leaves it out."""
+    """The contents and requests of a pod; None leaves a request out."""
 
     image: str  # with this package installed
     name: str = "dfm-jax"  # of the JobSet
@@ -49,7 +49,7 @@ class Pods:
     python: str = "python"
 
     def __post_init__(self) -> None:
-        """Refuse what the API would, before it is written."""
+        """Refuse what the API of Kubernetes would refuse, before anything is written."""
         for name in ("at_once", "hosts", "grace", "gpus", "tpus"):
             if getattr(self, name) is not None:
                 check_count(name, getattr(self, name))
@@ -72,11 +72,11 @@ class Pods:
 
 
 def jobset_text(jobs: Sequence[Job], pods: Pods) -> str:
-    """The YAML of the JobSet; of a JobSet for each job, if these span hosts.
+    """The YAML of the JobSet, or of one JobSet for each job if the jobs span hosts.
 
     Raises:
-        ValueError: if there is no job, a word would reach its command changed, or a name is too
-            long or not of the letters that Kubernetes takes.
+        ValueError: if there is no job; if a word would reach its command changed; if a name is too
+            long, or has characters that Kubernetes does not accept.
     """
     require(bool(jobs), "`jobs` must hold a job", list(jobs))
     check_job_lines(jobs)
@@ -194,15 +194,15 @@ def _pod(script: str, pods: Pods, env: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 class _Block(yaml.SafeDumper):
-    """Blocks, as people write them; no anchors."""
+    """YAML in block style, without anchors."""
 
     def ignore_aliases(self, data: Any) -> bool:
-        """Whatever comes twice is written twice."""
+        """Write a value that occurs twice two times."""
         return True
 
 
 def _represent_text(dumper: _Block, text: str) -> yaml.ScalarNode:
-    """Printable lines as they are; else in quotes, for readers of YAML differ in other words."""
+    """Write printable lines as they are, and other text in quotes, which YAML readers agree on."""
     plain = _PLAIN.fullmatch(text) and text.lower() not in _WORDS
     lines = "\n" in text and all(line.isprintable() for line in text.split("\n"))
     style = None if plain else "|" if lines else '"'
@@ -213,5 +213,5 @@ _Block.add_representer(str, _represent_text)
 
 
 def yaml_text(value: Any) -> str:
-    """The lines of a mapping or a list; numbers, strings and booleans inside."""
+    """The lines of a mapping or a list that contains numbers, strings and booleans."""
     return yaml.dump(value, Dumper=_Block, sort_keys=False, allow_unicode=True, width=math.inf)

@@ -1,4 +1,4 @@
-"""Jobs on this machine: a process each, so many at a time, none the worse for another's end."""
+"""Jobs on this machine, one process each; the end of one does not affect the others."""
 
 import json
 import os
@@ -24,7 +24,7 @@ SUMMARY = "launch.json"
 
 
 class Row(NamedTuple):
-    """One job at the end of a launch."""
+    """The state of one job at the end of a launch."""
 
     job: str
     status: Literal["finished", "failed", "stopped"]  # stopped: by a signal to the launcher
@@ -35,7 +35,7 @@ class Row(NamedTuple):
 
 
 def summary_text(rows: Sequence[Row]) -> str:
-    """A line per job."""
+    """A table with one line per job."""
     width = max(12, *(len(row.job) + 2 for row in rows))
     heading = f"{'job':<{width}}{'status':<10}{'attempts':>9}{'seconds':>10}{'step':>9}  reason"
     lines = [
@@ -47,17 +47,18 @@ def summary_text(rows: Sequence[Row]) -> str:
 
 
 def write_summary(run: Path, rows: Sequence[Row]) -> Path:
-    """Write RUN/launch.json, whole or not at all."""
+    """Write RUN/launch.json, completely or not at all."""
     path = run / SUMMARY
     write_file(path, json.dumps([row._asdict() for row in rows], indent=1) + "\n")
     return path
 
 
 def read_summary(run: Path) -> list[Row]:
-    """The rows of RUN/launch.json.
+    """Read the rows of RUN/launch.json.
 
     Raises:
-        ValueError: naming the file and what in it is not as `write_summary` writes it.
+        ValueError: if it does not have the form that `write_summary` writes; the message names the
+            file and what is wrong.
     """
     path = run / SUMMARY
     return as_type(list[Row], read_json(path), str(path))
@@ -84,32 +85,32 @@ def run_jobs(
     command: Sequence[str] = COMMAND,
     say: Callable[[str], None] = print,
 ) -> list[Row]:
-    """Run every job to its end, whatever becomes of the others; what became of each.
+    """Run every job to its end, independently of the others; return the result of each.
 
-    A job that ends with status 0 is finished; with 2 or 3 it has failed for good. Any other end, a
-    signal, a crash or trouble that passes (75), is followed by another attempt: as often as it
-    takes while each leaves a newer checkpoint than there was, `retries` times in a row while none
-    does.
+    A job that ends with status 0 is finished; with 2 or 3 it has failed. After any other end (a
+    signal, a crash, or trouble that may pass, 75) there is another attempt. Attempts that leave a
+    newer checkpoint are not limited; at most `retries` attempts in a row may leave none.
 
-    After a signal each running job is sent SIGTERM and waited for, `grace` seconds at most: then it
-    is sent SIGKILL, and goes on from its last checkpoint another time. Jobs are in sessions of
-    their own, so that the terminal's Ctrl-C is not sent to them as well; if the launcher is killed,
-    they go on.
+    After a signal, each running job gets SIGTERM and has `grace` seconds to end. Then it gets
+    SIGKILL, and a later launch continues it from its last checkpoint. Jobs run in sessions of their
+    own, so they do not get the terminal's Ctrl-C. If the launcher is killed, they go on.
 
     Args:
-        jobs: of distinct names.
-        run: the folder for `logs/NAME.log`, appended to, and for launch.json.
-        at_once: how many run at one time.
-        retries: attempts in a row, after the first, that may leave no newer checkpoint.
-        pause: seconds before an attempt after such a one, doubled each time, a minute at most.
-        grace: seconds that a job has to save and end after SIGTERM.
-        gpus: CUDA_VISIBLE_DEVICES, as "0" or "0,1", of each of those that run at one time.
-        stop: asked while waiting.
-        command: what the arguments are given to.
-        say: what tells the user.
+        jobs: Jobs with distinct names.
+        run: The folder of launch.json and of the logs `logs/NAME.log`, to which output is appended.
+        at_once: The number of jobs that run at the same time.
+        retries: The number of attempts in a row, after the first, that may leave no newer
+            checkpoint.
+        pause: The seconds before an attempt after such a failure; they double each time, up to 60.
+        grace: The seconds that a job has to save and end after SIGTERM.
+        gpus: CUDA_VISIBLE_DEVICES, such as "0" or "0,1", for each of the jobs that run at the same
+            time.
+        stop: The request to stop, checked while waiting.
+        command: The command to which the arguments are given.
+        say: A function that prints a message for the user.
 
     Raises:
-        ValueError: if an argument is not as it must be.
+        ValueError: if an argument is not allowed.
     """
     check_count("at_once", at_once)
     check_count("retries", retries, at_least=0)
@@ -157,7 +158,7 @@ def run_jobs(
 
 
 class _Attempts:
-    """One job, its process, and how its attempts have ended."""
+    """One job, its process, and the results of its attempts."""
 
     def __init__(
         self,
@@ -182,7 +183,7 @@ class _Attempts:
         self.terminated: float | None = None  # when it was asked to end
 
     def begin(self, command: Sequence[str], gpu: str | None) -> bool:
-        """Start a process, what it prints appended to the log; whether it could be."""
+        """Start a process that appends its output to the log; return whether this was possible."""
         try:
             self._start(command, gpu)
         except OSError as error:  # no room for the log, no more processes: this job's end alone
@@ -225,11 +226,11 @@ class _Attempts:
             )
 
     def has_ended(self) -> bool:
-        """Whether the process is no more."""
+        """Whether the process has ended."""
         return self.process is not None and self.process.poll() is not None
 
     def terminate(self) -> None:
-        """Ask once: a second SIGTERM would end it before it has saved. At last, kill."""
+        """Send SIGTERM once, because a second one would end it before it saved; at last, kill."""
         if self.process is None:
             return
         now = time.monotonic()
@@ -241,13 +242,13 @@ class _Attempts:
             self.kill()
 
     def kill(self) -> None:
-        """End it; what it has not saved is lost."""
+        """Kill the process; what it has not saved is lost."""
         if self.process is not None:
             self.process.kill()
             self.process.wait()
 
     def judge(self, *, stopping: bool) -> bool:
-        """Take note of how the attempt ended; whether there is to be another."""
+        """Record how the attempt ended; return whether there will be another one."""
         assert self.process is not None
         code, name, step = self.process.returncode, self.job.name, self.job.step
         self.ended, progress = time.monotonic(), step > self.furthest
@@ -271,13 +272,13 @@ class _Attempts:
         return True
 
     def _wait(self) -> None:
-        """No attempt before a pause, doubled each time."""
+        """Allow no attempt before a pause, which doubles each time."""
         assert self.ended is not None
         wait = min(self.pause * 2.0 ** min(self.fruitless - 1, 30), _LONGEST_PAUSE)
         self.not_before = self.ended + wait
 
     def row(self) -> Row:
-        """What became of it."""
+        """The result of the job."""
         ended = time.monotonic() if self.ended is None else self.ended
         seconds = 0.0 if self.began is None else ended - self.began
         return Row(
@@ -291,7 +292,7 @@ class _Attempts:
 
 
 def _reason(code: int, printed: str) -> str:
-    """The signal's name, or the last line that the command said, else the last of all."""
+    """The signal's name, or the command's last message, or else the last line of output."""
     if code < 0:
         return f"killed by {signal.Signals(-code).name}"
     if code in (ExitStatus.SIGINT, ExitStatus.SIGTERM):

@@ -1,4 +1,4 @@
-"""A SLURM array, ready for sbatch: a task per job, saved and queued again before its time is up."""
+"""A SLURM array for sbatch: one task per job, saved and queued again before its time is up."""
 
 import re
 import shlex
@@ -12,7 +12,7 @@ from dfm_jax.launch.jobs import Job, check_job_lines, check_line
 
 @dataclass(frozen=True, kw_only=True)
 class Allocation:
-    """What a task asks SLURM for; None leaves it to the cluster."""
+    """What a task requests from SLURM; None leaves the choice to the cluster."""
 
     name: str = "dfm_jax"  # of the array
     at_once: int | None = None  # tasks that run at one time, at most
@@ -28,7 +28,7 @@ class Allocation:
     python: str = "python"
 
     def __post_init__(self) -> None:
-        """Refuse what sbatch would not understand."""
+        """Refuse values that sbatch would not understand."""
         for name in ("at_once", "gpus", "cpus", "hosts", "grace"):
             if getattr(self, name) is not None:
                 check_count(name, getattr(self, name))
@@ -47,26 +47,26 @@ class Allocation:
 
 
 def slurm_text(jobs: Sequence[Job], run: Path, allocation: Allocation, *, folder: Path) -> str:
-    """The script of an array of the jobs; `run/logs` must be there before it is submitted.
+    """The script of an array of the jobs; `run/logs` must exist before the script is submitted.
 
-    A task that is stopped with everything saved (130, 143), or dies of something else and has left
-    a newer checkpoint, goes back to the queue; so does one that met trouble that passes (75), until
-    it has been there ten times, however often for other reasons; one that ends with 2 or 3 does
-    not. What SLURM is
-    ending or moving itself, by scancel or a preemption, is not sent back a second time.
+    A task goes back to the queue if it was stopped with everything saved (130, 143), or died in
+    another way after a newer checkpoint. A task that met trouble that may pass (75) goes back too,
+    until it was in the queue ten times for any reasons. A task that ends with 2 or 3 does not go
+    back. If SLURM itself ends or moves a task, by scancel or a preemption, the script does not
+    queue it a second time.
 
-    Of a job that spans hosts each host runs the command, in a step of srun. srun hands SIGTERM to
-    all tasks of its step (so its manual says; this has not been run on more than one node), and
-    what fails in one ends the others.
+    For a job that spans hosts, each host runs the command in a step of srun. According to its
+    manual, srun sends SIGTERM to all tasks of its step; this was not tried on more than one node. A
+    failure in one task ends the others.
 
     Args:
-        jobs: task i is the i-th.
-        run: the folder of the run; `logs/slurm_0.log` and so on come there.
-        allocation: what each task asks for.
-        folder: where the commands run: what relative paths are relative to.
+        jobs: The jobs; task i is the i-th.
+        run: The folder of the run; the logs go to `logs/slurm_0.log` and so on.
+        allocation: What each task requests.
+        folder: The folder in which the commands run, and to which paths are relative.
 
     Raises:
-        ValueError: if there is no job, or a name would be read otherwise than it is written.
+        ValueError: if there is no job, or if a name would not be read as it is written.
     """
     require(bool(jobs), "`jobs` must hold a job", list(jobs))
     check_job_lines(jobs)

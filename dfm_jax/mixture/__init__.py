@@ -1,8 +1,9 @@
 """Mixtures: one model of many experts, by the posterior over them.   [D1–D8, D13, B6, B10, S6, S7]
 
-`posterior` says how distributions, velocities and logits mix, `gates` who routes. Both are
-mathematics: nothing in them knows what a network is. `networks` makes K decoders, or K denoisers,
-one; `drawing` draws from all experts or keeps one; `devices` mixes experts that lie apart.
+`posterior` mixes distributions, velocities and logits; `gates` choose the weights. Both are
+mathematics and know nothing of networks. `networks` makes one decoder of K decoders, and one
+denoiser of K denoisers. `drawing` draws from all experts, or from one that is drawn first and kept.
+`devices` mixes experts that lie on different devices.
 """
 
 from dfm_jax.mixture.devices import mix_over_devices as mix_over_devices

@@ -22,23 +22,25 @@ def mix_over_devices(
         Σ_k r_k u^k = Σ_k e^{ℓ_k − m} u^k / Σ_k e^{ℓ_k − m},   ℓ_k = log w_k + log p_t^k,
         log p_t = m + log Σ_k e^{ℓ_k − m}   [D3, D4, D5]
 
-    Both sums are one all-reduce, of the size of a state and a number. For m the largest ℓ_k is
-    found first, a reduction of one number, unless `bound` says what it does not exceed: where the
-    steps are tokens, log p_t of the step before, since no token has a probability above 1. Then a
-    step has one reduction. A bound that is 700 nats above them all, 87 in float32, leaves 0 / 0.
+    Both sums are one all-reduce, of one state and one number. The number m is the largest ℓ_k,
+    found by one more all-reduce of a number, unless `bound` gives a value that no ℓ_k exceeds. If
+    the steps are tokens, log p_t of the step before is such a bound, since no token has a
+    probability above 1; then each step has one all-reduce. If the bound lies 700 nats above all ℓ_k
+    (87 in float32), the result is 0 / 0.
 
-    Called inside `jax.shard_map` over that axis, each device with its own experts: as many as one
-    likes; fill up with experts of log-prior −∞, whose values may be anything.
+    Call it inside `jax.shard_map` over the axis `axis_name`; each device gives its own experts. All
+    devices give the same number of experts: fill up with experts of log-prior −∞, whose values may
+    be anything.
 
     Args:
-        log_prior: log w_k of the experts here; over all devices a distribution.
-        log_p_t: log p_t^k(z) of the experts here.
-        values: u^k(·, z), or posteriors, of the experts here.
+        log_prior: log w_k of the experts on this device; over all devices it is a distribution.
+        log_p_t: log p_t^k(z) of the experts on this device.
+        values: u^k(·, z), or posteriors, of the experts on this device.
         bound: m, equal on all devices.
-        axis_name: of the mesh.
+        axis_name: The axis of the mesh over which the experts lie.
 
     Raises:
-        ValueError: under checkify, if a logarithm is above 0 and not behind a mass of 0.
+        ValueError: under checkify, if an expert with a mass above 0 gives a logarithm above 0.
     """
     check_log_probs("log_prior", log_prior)
     check_log_probs("log_p_t", log_p_t, read=log_prior > -jnp.inf)

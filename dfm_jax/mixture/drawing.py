@@ -1,8 +1,9 @@
-"""Drawing from K experts: all of them at every step, or one, drawn and kept. [D7, S2, S6, S7]
+"""Drawing from K experts: from all at every step, or from one that is kept. [D7, S2, S6, S7]
 
-With a router that is a function of (x_t, t), `mixture_denoiser` makes K experts one denoiser for
-every sampler. The Bayes gate remembers what was drawn, and is here. One expert drawn and kept is
-the Bayes-gated mixture in distribution, at one's cost.
+With a router that is a function of (x_t, t), `mixture_denoiser` makes one denoiser of K experts,
+and every sampler can use it. The Bayes gate depends on what was drawn before, so its samplers are
+here. Drawing one expert and keeping it gives the same distribution as the Bayes-gated mixture, at
+the cost of one expert.
 """
 
 from functools import partial
@@ -45,7 +46,7 @@ from dfm_jax.types import (
 
 
 class MixtureDraw(NamedTuple):
-    """A sequence, and what the gate thought of it at the end."""
+    """A sequence, and the state of the gate at its end."""
 
     tokens: Int[Array, " N"]
     log_weights: Float[Array, " K"]  # log r_k(x)
@@ -55,17 +56,17 @@ class MixtureDraw(NamedTuple):
 def sample_mixed_step(
     key: Key, weights: Weights | Float[ArrayLike, "N K"], log_probs: Float[ArrayLike, "K N S"]
 ) -> Tokens:
-    """Draw k^i ~ r for every position, then from expert k^i's row: nothing is mixed.   [S6, S7]
+    """Draw an expert k^i ~ r for every position, then a token from its row: no mixing.   [S6, S7]
 
         k^i ~ r(z, t),  X^i ~ p_{k^i}^i
 
-    In distribution the step of the mixed velocity (`mix`), for any router and any number of
-    positions that move: each draws an expert of its own. Weights of all positions [K], or of each
-    [N, K]; distributions in nats.
+    The distribution is that of a step of the mixed velocity (`mix`), for any router and any number
+    of positions that move, because each position draws its own expert. The weights are those of all
+    positions [K] or of each position [N, K]. The distributions are in nats.
 
     Raises:
-        ValueError: if the weights are no distribution, or a row of an expert that has a weight is
-            none.
+        ValueError: if the weights are not a distribution, or a row of an expert with a weight above
+            0 is not a distribution.
     """
     check_distribution("weights", weights)
     read = jnp.broadcast_to(weights, (jnp.shape(log_probs)[1], jnp.shape(log_probs)[0])).T != 0
@@ -90,26 +91,27 @@ def sample_mixture_on_table(
     *,
     top_experts: int | None = None,
 ) -> MixtureDraw:
-    """All K experts at every step, mixed by the gate that what was drawn so far implies.   [D7, S2]
+    """Draw from all K experts, mixed at every step by the Bayes gate of what was drawn.   [D7, S2]
 
         X^i ~ Σ_k r_k p̂_{1|t}^{k,i}(· | X_t),  then r_k ← r_k p̂_{1|t}^{k,i}(X^i | X_t), normalized
 
-    In the order of the table, one position a step: the distribution is Σ_k r_k(c) q̂_k(x | c), for
-    any experts. If a step moved two, what an expert gives them is no product of p̂, and the gate
-    would not be Bayes's: refused. From masks outside the context.
+    Positions are drawn in the order of the table, one in each step. For any experts, the
+    distribution is Σ_k r_k(c) q̂_k(x | c). A step that moves two positions is refused: the
+    likelihood of an expert would not be a product of p̂, and the gate would not be the Bayes gate.
+    Outside of the context the sequence starts from masks.
 
     Args:
-        key: of this sequence.
-        params: [K, …] of one expert, stacked.
-        denoiser: of one expert; static.
-        log_prior: log r_k(c), in nats: the context is judged by whoever made it.
-        x_0: masks, and the context.
-        table: κ[t, i] ∈ {0, 1}, one more position in each row; 1 at the context.
-        top_experts: cut the gate to as many, the largest, at every step, at the cost of B6.
+        key: The key of this sequence.
+        params: The parameters of the experts, stacked [K, …].
+        denoiser: The denoiser of one expert; it is static.
+        log_prior: log r_k(c), in nats, which already includes the likelihood of the context.
+        x_0: The masks, and the context.
+        table: κ[t, i] ∈ {0, 1}, with one more 1 in each row than in the last; 1 at the context.
+        top_experts: If given, only this many of the largest weights are kept at every step (B6).
 
     Raises:
-        ValueError: as `sample_on_table`; if a step moves more than one position; on a prior that is
-            no distribution.
+        ValueError: as `sample_on_table`; if a step moves more than one position; if the prior is
+            not a distribution.
     """
     num_experts = jnp.shape(log_prior)[0]
     _check_stacked(params, num_experts)
@@ -126,7 +128,7 @@ def sample_mixture_on_table(
 
 
 def _check_stacked(params: Any, num_experts: int) -> None:
-    """Every leaf has K rows: a missing one would silently be the last."""
+    """Check that every leaf has K rows; a missing row would silently be read as the last one."""
     for leaf in jax.tree.leaves(params):
         rule = (
             f"Every leaf of `params` must have {num_experts} rows, one for each expert of the prior"
@@ -136,10 +138,10 @@ def _check_stacked(params: Any, num_experts: int) -> None:
 
 
 def _one_by_one(table: Table) -> Array:
-    """The position that each step of a table moves, −1 for none.
+    """The position that each step of a table moves; −1 if it moves none.
 
     Raises:
-        ValueError: if a step moves two, or one halfway.
+        ValueError: if a step moves two positions, or moves one only part of the way.
     """
     whole_table(table)
     xp = jnp if isinstance(table, Tracer) else np  # what can be read is read, also under a jit
@@ -193,7 +195,7 @@ def _mixture(
 
 
 class OneExpertSample(NamedTuple):
-    """Rows as `sample_autoregressive` gives them, and whose they are."""
+    """The rows, as `sample_autoregressive` gives them, and the expert that drew each of them."""
 
     sample: Sample
     experts: Int[Array, " B"]
@@ -211,15 +213,16 @@ def sample_one_expert_on_table(
     method: Method = "clear",
     rows_at_once: int | None = None,
 ) -> tuple[Tokens, Token]:
-    """Draw one expert, k ~ r(c), and keep it: `sample_mixture_on_table` in distribution.  [S7]
+    """Draw one expert, k ~ r(c), and then the whole sequence from it.  [S7]
 
         x ~ Σ_k r_k(c) q̂_k(x | c)
 
-    One expert's work in the place of K. Only for one-position steps and an uncut gate; returns the
-    sequence and k. Arguments as there.
+    The distribution is that of `sample_mixture_on_table`, at the cost of one expert instead of K.
+    It holds only if each step moves one position and the gate is not truncated. The function
+    returns the sequence and k; its arguments are those of `sample_mixture_on_table`.
 
     Raises:
-        ValueError: as there.
+        ValueError: as `sample_mixture_on_table`.
     """
     check_log_distribution("log_prior", log_prior)
     _check_stacked(params, jnp.shape(log_prior)[0])
@@ -258,35 +261,35 @@ def sample_one_expert(
     prefixes: Any = None,
     draw: Draw = "clear",
 ) -> OneExpertSample:
-    """Left to right, one expert for each row, drawn after its prompt and kept.   [S7]
+    """Draw left to right, each row from one expert that is drawn after the prompt and kept.   [S7]
 
         k ~ r(c),  x^t ~ q̂_k(· | x^{<t}, c)
 
-    In distribution the mixture of all experts under the Bayes gate (D7), at one expert's cost:
-    whoever serves an expert need not know of the others. Temperature and truncation of the
-    mixture's distribution cannot be had from one expert: refused, unless `truncate` says that each
-    expert's own distribution is to be cut, which is another distribution than the cut mixture's.
-    Rows of one expert are drawn together; not for an outer jit.
+    The distribution is the mixture of all experts under the Bayes gate (D7), at the cost of one
+    expert; a machine that serves one expert need not know the others. A temperature or truncation
+    of the mixture's distribution is not possible with one expert, and is refused. With `truncate` =
+    "expert" each expert's own distribution is truncated; this differs from the truncated mixture.
+    Rows of one expert are drawn together. The function cannot be called under an outer jit.
 
     Args:
-        key: one key for all the rows.
-        params: [K, …] of one expert, stacked.
-        decoder: of one expert.
-        log_posterior: log r_k(c) of every row, the prompt included in c.
-        prompts: see `sample_autoregressive`, as all that follows.
-        lengths: of the prompts.
-        max_new: the most tokens to draw for a row.
-        temperature: 1, unless `truncate` is "expert".
-        top_k: None, unless `truncate` is "expert".
-        top_p: None, unless `truncate` is "expert".
-        truncate: whose distribution temperature and truncation are meant for.
-        stop_tokens: ids in [0, V).
-        prefixes: [B, …] what stands before the prompts.
-        draw: see `sample_autoregressive`.
+        key: One key for all rows.
+        params: The parameters of the experts, stacked [K, …].
+        decoder: The decoder of one expert.
+        log_posterior: log r_k(c) of every row, where c includes the prompt.
+        prompts: See `sample_autoregressive`, also for the arguments that are not explained here.
+        lengths: The lengths of the prompts.
+        max_new: The largest number of tokens to draw for a row.
+        temperature: Must be 1, unless `truncate` is "expert".
+        top_k: Must be None, unless `truncate` is "expert".
+        top_p: Must be None, unless `truncate` is "expert".
+        truncate: The distribution to which temperature and truncation apply.
+        stop_tokens: Ids in [0, V) after which a row ends.
+        prefixes: What stands before the prompts, [B, …].
+        draw: See `sample_autoregressive`.
 
     Raises:
-        ValueError: on a temperature other than 1 or a truncation of the mixture; if a row of
-            `log_posterior` is no distribution; as `sample_autoregressive`.
+        ValueError: if the mixture is to have a temperature other than 1 or a truncation; if a row
+            of `log_posterior` is not a distribution; as `sample_autoregressive`.
     """
     plain = temperature == 1 and top_k is None and top_p is None
     rule = (

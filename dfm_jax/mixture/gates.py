@@ -1,9 +1,10 @@
-"""Who routes: Bayes, fixed-share, static, last-token, centroid, top experts, nucleus. [D7, B6, B10]
+"""Gates, which choose the weights of experts.   [D7, B6, B10]
 
-A gate is a distribution over experts. Those that watch the sequence are states updated token by
-token, in log space, and `run_gate` runs any update along a sequence. Those that read features of
-the context stay as they are along it; as the prior of `bayes_gate` such a distribution is r_0 = P(k
-| c). Those that cut a distribution down renormalize.
+A gate is a distribution over experts. The Bayes, fixed-share and last-token gates watch the
+sequence. They are states in log space that are updated token by token, and `run_gate` runs any
+update along a sequence. The centroid gate reads features of the context and stays the same along
+the sequence; as the prior of `bayes_gate` it is r_0 = P(k | c). The static gate is the prior. The
+top-experts, nucleus and hard gates truncate a distribution and renormalize it.
 """
 
 from collections.abc import Callable
@@ -28,9 +29,9 @@ _GOLDEN = (5**0.5 - 1) / 2
 
 
 class GateState(NamedTuple):
-    """A running gate: log r_k(x^{≤t}), and whether any live expert could have made the prefix.
+    """A running gate: log r_k(x^{≤t}), and whether some expert with a weight could make the prefix.
 
-    For a whole sequence both have a leading axis N + 1: row t has seen t tokens.
+    For a whole sequence both have a leading axis N + 1: row t is the gate after t tokens.
     """
 
     log_weights: Float[Array, "*rows K"]
@@ -42,7 +43,7 @@ def gate_init(log_prior: PerExpert) -> GateState:
     """The gate before the first token: r_k = P(k | c).   [D7]
 
     Raises:
-        ValueError: if the prior is no distribution; `jax.nn.log_softmax` makes one of scores.
+        ValueError: if the prior is not a distribution; `jax.nn.log_softmax` makes one of scores.
     """
     check_log_distribution("log_prior", log_prior)
     return GateState(jax.nn.log_softmax(jnp.asarray(log_prior)), jnp.array(True))
@@ -50,19 +51,19 @@ def gate_init(log_prior: PerExpert) -> GateState:
 
 @typed
 def bayes_gate_update(state: GateState, log_probs: PerExpert) -> GateState:
-    """One token more: the experts' own likelihoods route.
+    """Update the Bayes gate after one token, by the experts' likelihoods.
 
         r_k(x^{≤t+1}) ∝ r_k(x^{≤t}) q_k(x^{t+1} | x^{≤t})   [D7]
 
-    If every live expert gives the token probability 0, `valid` turns False and the gate keeps its
-    last value for good: the mixture's log-likelihood is −∞ from there on.
+    If every expert with a weight gives the token probability 0, `valid` becomes False and the gate
+    keeps its last value from then on. The mixture's log-likelihood is then −∞.
 
     Args:
-        state: the gate after t tokens.
+        state: The gate after t tokens.
         log_probs: log q_k(x^{t+1} | x^{≤t}) for each expert, in nats.
 
     Raises:
-        ValueError: if the state is no distribution, or an expert that has a weight says a logarithm
+        ValueError: if the state is not a distribution, or an expert with a weight gives a logarithm
             above 0.
     """
     check_log_distribution("state.log_weights", state.log_weights)
@@ -79,16 +80,17 @@ def bayes_gate_update(state: GateState, log_probs: PerExpert) -> GateState:
 def fixed_share_update(
     state: GateState, log_probs: PerExpert, log_prior: PerExpert, alpha: Number
 ) -> GateState:
-    """The Bayes gate that forgets: for parts that change inside a sequence.
+    """Update a Bayes gate that forgets, for sequences in which the part changes.
 
         r_{t+1} = (1 − α) · normalize(r_t q_k(x^{t+1} | x^{≤t})) + α w_k   [B10]
 
-    α = 0 is the Bayes gate, α = 1 the static one. Source: Herbster & Warmuth (1998). At α = 0 an
-    expert that is out has an infinite derivative in α, log r from −∞ up; what it says once it is
-    back is in the derivative of `fixed_share_gate`, and not in that of a loop over updates.
+    α = 0 is the Bayes gate, α = 1 the static one. Source: Herbster & Warmuth (1998). At α = 0 the
+    derivative in α of log r_k is infinite for an expert with weight 0, since log r_k rises from −∞.
+    The derivative of `fixed_share_gate` includes the later likelihoods of such an expert; the
+    derivative of a loop over updates does not.
 
     Raises:
-        ValueError: unless 0 ≤ α ≤ 1, or if the prior is no distribution.
+        ValueError: if α lies outside [0, 1], or the prior is not a distribution.
     """
     check_interval("alpha", alpha, 0.0, 1.0)
     check_log_distribution("log_prior", log_prior)
@@ -101,11 +103,11 @@ def fixed_share_update(
 
 @typed
 def bayes_gate(log_prior: PerExpert, token_log_probs: Float[ArrayLike, "N K"]) -> GateState:
-    """The Bayes gate at every prefix of a sequence: row t is r(x^{≤t}), rows 0 … N.
+    """The Bayes gate at every prefix of a sequence; row t = 0 … N is r(x^{≤t}).
 
         r_k(x^{≤t}) ∝ P(k | c) Π_{s≤t} q_k(x^s | x^{<s})   [D7]
 
-    Mixing token by token with these weights is the sequence mixture Σ_k r_k(c) q_k(x | c).
+    Mixing token by token with these weights gives the sequence mixture Σ_k r_k(c) q_k(x | c).
     """
     return _run(bayes_gate_update, log_prior, token_log_probs)
 
@@ -114,13 +116,13 @@ def bayes_gate(log_prior: PerExpert, token_log_probs: Float[ArrayLike, "N K"]) -
 def fixed_share_gate(
     log_prior: PerExpert, token_log_probs: Float[ArrayLike, "N K"], alpha: Number
 ) -> GateState:
-    """`fixed_share_update` at every prefix: rows 0 … N.   [B10]
+    """The gate of `fixed_share_update` at every prefix of a sequence, in rows 0 … N.   [B10]
 
-    At α = 0 an expert that is out has an infinite derivative in α, log r from −∞ up. Those of the
-    others are finite, with what it will say once it is back.
+    At α = 0 the derivative in α of log r_k is infinite for an expert with weight 0, since log r_k
+    rises from −∞. The other experts' derivatives are finite, and include that expert's likelihoods.
 
     Raises:
-        ValueError: unless 0 ≤ α ≤ 1, or if the prior is no distribution.
+        ValueError: if α lies outside [0, 1], or the prior is not a distribution.
     """
     check_interval("alpha", alpha, 0.0, 1.0)
     log_prior = jnp.asarray(log_prior)
@@ -147,20 +149,22 @@ def fixed_share_gate(
 def run_gate(
     update: Callable[..., GateState], log_prior: PerExpert, token_log_probs: Float[ArrayLike, "N K"]
 ) -> GateState:
-    """Any update at every prefix of a sequence: row t has seen t tokens, rows 0 … N.
+    """Run any update along a sequence; row t = 0 … N is the gate after t tokens.
 
         ρ(x^{≤0}) = P(k | c),  ρ(x^{≤t+1}) = update(ρ(x^{≤t}), log q_k(x^{t+1} | x^{≤t}))
 
-    With `bayes_gate_update` it is `bayes_gate`. Whatever else an update reads it closes over.
+    With `bayes_gate_update` it is `bayes_gate`. An update that reads other values closes over them.
 
     Args:
-        update: `update(state, log_probs) -> state`, `log_probs` one row, [K]. The state keeps its
-            shapes and dtypes. A gate that no live expert could have come to is `valid` False.
+        update: `update(state, log_probs) -> state`, where `log_probs` is one row, [K]. The state
+            must keep its shapes and dtypes. It sets `valid` to False if no expert with a weight
+            could have made the prefix.
         log_prior: log P(k | c).
         token_log_probs: log q_k(x^{t+1} | x^{≤t}), in nats.
 
     Raises:
-        ValueError: if the prior, or a state that the update gives, is no distribution over experts.
+        ValueError: if the prior, or a state that the update returns, is not a distribution over
+            experts.
     """
     rows = _run(update, log_prior, token_log_probs)
     check_log_distribution("log_weights", rows.log_weights)
@@ -169,7 +173,7 @@ def run_gate(
 
 @typed
 def static_gate(log_prior: PerExpert, num_positions: int) -> GateState:
-    """A gate that never looks: r = P(k | c) at every prefix, rows 0 … N.   [B10]"""
+    """A gate that never changes: r = P(k | c) at every prefix, in rows 0 … N.   [B10]"""
     check_count("num_positions", num_positions)
     log_weights = gate_init(log_prior).log_weights
     rows = jnp.broadcast_to(log_weights[None], (num_positions + 1, log_weights.shape[0]))
@@ -178,7 +182,7 @@ def static_gate(log_prior: PerExpert, num_positions: int) -> GateState:
 
 @typed
 def last_token_gate(log_prior: PerExpert, token_log_probs: Float[ArrayLike, "N K"]) -> GateState:
-    """A gate that remembers one token: each row starts again from the prior, rows 0 … N.
+    """A gate that remembers one token: each of the rows 0 … N starts again from the prior.
 
     ρ_k(x^{≤t}) ∝ w_k q_k(x^t | x^{<t})   [B10]
 
@@ -210,7 +214,7 @@ def _start(log_prior: PerExpert, token_log_probs: Array) -> tuple[GateState, Arr
 
 
 def _live(start: GateState) -> Array:
-    """[1, K]: an expert behind a prior of 0 may say anything."""
+    """[1, K], which experts have a prior above 0; the others may return anything."""
     return (start.log_weights > -jnp.inf)[None]
 
 
@@ -222,15 +226,16 @@ def _with_start(start: GateState, rows: GateState) -> GateState:
 def centroid_gate(
     features: Float[ArrayLike, " D"], centroids: Float[ArrayLike, "K D"], temperature: Number
 ) -> Weights:
-    """A gate by direction: softmax of the cosine between the features and each centroid.
+    """A gate by direction: the softmax of the cosines between the features and each centroid.
 
         ρ_k ∝ exp(⟨f, c_k⟩ / (‖f‖ ‖c_k‖ τ))
 
-    τ → 0 is the nearest centroid (`hard_gate` of this), the paper's rule. Source: DAG, DDM.
+    The limit τ → 0 is the nearest centroid (`hard_gate` of this gate), which is the paper's rule.
+    Source: DAG, DDM.
 
     Raises:
-        ValueError: if τ ≤ 0, or a vector has no direction: its length is 0, or none that the type
-            can hold.
+        ValueError: if τ ≤ 0; if a vector has no direction, because its length is 0 or too large or
+            small for the type.
     """
     check_interval("temperature", temperature, 0.0, jnp.inf, ends="()")
     lengths = jnp.linalg.norm(centroids, axis=-1)
@@ -244,15 +249,15 @@ def centroid_gate(
 
 
 def _check_direction(name: str, length: Array) -> None:
-    """In float32 squares reach from 1e-45 to 3e38: beyond, all cosines would be 0, or none."""
+    """Check that a length is above 0 and finite, as squares of float32 allow."""
     rule = f"The length of `{name}` must lie in (0, inf), because a direction is needed"
     require((length > 0) & (length < jnp.inf), rule, length, name=f"the length of {name}")
 
 
 class FittedTemperature(NamedTuple):
-    """The best temperature found, its loss, and whether it is an end of the interval searched.
+    """The best temperature found, its loss, and whether it is an end of the searched interval.
 
-    At an end the loss would fall further beyond it: toward a hard gate, or a uniform one.
+    At an end, the loss would decrease further outside: toward a hard gate, or toward a uniform one.
     """
 
     temperature: Float[Array, ""]
@@ -269,20 +274,20 @@ def fit_temperature(
     num_starts: int = 16,
     num_steps: int = 32,
 ) -> FittedTemperature:
-    """argmin_{a ≤ τ ≤ b} L(τ): what one parameter of a gate is worth to the model that it decodes.
+    """argmin_{a ≤ τ ≤ b} L(τ): fit the one parameter of a gate to the model that it weights.
 
-    `loss` is the caller's, of a temperature alone. Two that differ: the gate mixing token by token
-    as it stands, and the gate as the prior of a Bayes gate,
+    The caller gives `loss`, a function of the temperature alone. Two losses that differ are: the
+    gate mixes token by token as it is, or the gate is the prior of a Bayes gate,
 
         L(τ) = −Σ_t log Σ_k ρ_k(c; τ) p_k(x^t | x^{<t})   or   L(τ) = −log Σ_k ρ_k(c; τ) p_k(x)
 
-    averaged over held-out sequences. Neither need be convex, so log τ is first tried at
-    `num_starts` + 1 places at equal distances; then golden sections between the neighbors of the
-    best, each by a factor 0.618. The result is the minimum of a loss that is unimodal there.
-    Source: Kiefer, Proc. Am. Math. Soc. 4 (1953).
+    averaged over held-out sequences. Neither must be convex. So log τ is first tried at
+    `num_starts` + 1 equally spaced values; golden sections between the neighbors of the best value
+    follow, each by a factor 0.618. The result is the minimum if the loss is unimodal there. Source:
+    Kiefer, Proc. Am. Math. Soc. 4 (1953).
 
     Raises:
-        ValueError: unless 0 < a < b < ∞, or if a count is below 1.
+        ValueError: if 0 < a < b < ∞ does not hold, or a count is below 1.
     """
     check_interval("low", low, 0.0, jnp.inf, ends="()")
     check_interval("high", high, 0.0, jnp.inf, ends="()")
@@ -323,10 +328,10 @@ def fit_temperature(
 def top_experts_gate(weights: Weights, count: int) -> Weights:
     """Keep the `count` largest weights and renormalize; ties go to the lower index.   [B6, B7]
 
-    An approximation when count < K: it costs at most 1 − M in total variation, M the mass kept.
+    If count < K it is an approximation; its total variation is at most 1 − M, with M the kept mass.
 
     Raises:
-        ValueError: unless 1 ≤ count ≤ K, or if the weights are no distribution.
+        ValueError: if `count` lies outside [1, K], or the weights are not a distribution.
     """
     weights = jnp.asarray(weights)
     check_count("count", count, at_most=weights.shape[0])
@@ -337,12 +342,12 @@ def top_experts_gate(weights: Weights, count: int) -> Weights:
 
 @typed
 def nucleus_gate(weights: Weights, mass: Number) -> Weights:
-    """Keep the fewest largest weights whose sum reaches `mass` and renormalize.   [B6]
+    """Keep the largest weights, as few as sum to `mass` or more, and renormalize.   [B6]
 
-    It jumps where a sum is `mass`; between the jumps its derivative in `mass` is 0.
+    It jumps where a sum equals `mass`; elsewhere its derivative in `mass` is 0.
 
     Raises:
-        ValueError: unless 0 < mass ≤ 1, or if the weights are no distribution.
+        ValueError: if `mass` lies outside (0, 1], or the weights are not a distribution.
     """
     weights = jnp.asarray(weights)
     check_interval("mass", mass, 0.0, 1.0, ends="(]")
@@ -356,7 +361,7 @@ def nucleus_gate(weights: Weights, mass: Number) -> Weights:
 
 @typed
 def hard_gate(weights: Weights) -> Weights:
-    """All the weight on the largest; ties go to the lower index. Top-1 routing.   [B7, D8]"""
+    """Put all weight on the largest one (top-1 routing); ties go to the lower index.   [B7, D8]"""
     return top_experts_gate(weights, 1)
 
 

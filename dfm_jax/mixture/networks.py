@@ -1,6 +1,6 @@
 """Several networks as one: K decoders under the Bayes gate, K denoisers under a router.   [D5–D7]
 
-What comes out is a `Decoder` or a `Denoiser` again: whatever draws from one expert draws from all.
+The result is again a `Decoder` or a `Denoiser`, so every sampler of one expert can use it.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,10 +21,10 @@ from dfm_jax.types import Array, ArrayLike, as_ids
 
 
 class MixtureParams(NamedTuple):
-    """log w_k, or log r_k(c) where there is a context, and the parameters of the experts.
+    """log w_k, or log r_k(c) with a context, and the parameters of the experts.
 
-    Experts of one decoder are stacked, a stack for each decoder in the order of its first expert:
-    `mixture_params` makes it.
+    Experts that share a decoder are stacked, one stack for each decoder, in the order of its first
+    expert. `mixture_params` makes this value.
     """
 
     log_prior: Array  # [K]
@@ -39,7 +39,7 @@ class Context(NamedTuple):
 
 
 class MixtureCache(NamedTuple):
-    """What the experts remember, how the gate stands, and what it will be judged by."""
+    """The caches of the experts, the state of the gate, and the rows for its next update."""
 
     stacks: tuple[Any, ...]
     gate: GateState  # log r_k(x^{≤t})
@@ -53,8 +53,8 @@ def mixture_params(
     """The parameters of `mixture_decoder(tuple(decoders))`, from those of each expert.
 
     Raises:
-        ValueError: unless there is one of everything for each expert; if the prior is no
-            distribution.
+        ValueError: if the numbers of decoders, of entries of the prior and of parameters differ; if
+            the prior is not a distribution.
     """
     log_prior = jnp.asarray(log_prior)
     shape = (len(decoders),)
@@ -72,17 +72,18 @@ def mixture_params(
 
 @cache  # the same decoder for the same experts: what was compiled for it is found again
 def mixture_decoder(decoders: tuple[Decoder, ...]) -> Decoder:
-    """The mixture of K experts, one decoder each; it takes `mixture_params`.
+    """The decoder of a mixture of K experts, from the decoder of each; it takes `mixture_params`.
 
         q(v | x^{≤t}) = Σ_k r_k(x^{≤t}) q_k(v | x^{≤t})   [D6]
         r_k(x^{≤t+1}) ∝ r_k(x^{≤t}) q_k(x^{t+1} | x^{≤t})   [D7]
 
-    Its logits are log q, in nats, in float32 at least. The first token is given: it says nothing of
-    the experts; so is the mask, which no expert draws. Where no live expert could have made the
-    prefix, every logit is −∞: no distribution. Experts may be of different make over the same ids.
+    Its logits are log q, in nats, in float32 or wider. The first token is given, so the gate does
+    not use it; nor does it use the mask, which no expert draws. If no expert with a weight could
+    have made the prefix, every logit is −∞, which is not a distribution. The experts may be
+    different networks over the same ids.
 
     Raises:
-        ValueError: if there is no expert, or they disagree on S.
+        ValueError: if there is no expert, or the experts differ in S.
     """
     return _mixture(decoders, "bayes", conditional=False)
 
@@ -91,16 +92,17 @@ def mixture_decoder(decoders: tuple[Decoder, ...]) -> Decoder:
 def conditional_mixture_decoder(
     decoders: tuple[Decoder, ...], *, gate: Literal["bayes", "static"] = "bayes"
 ) -> Decoder:
-    """The mixture of experts of p(x | c): its prefix is a `Context`, with r_0(k | c) for each row.
+    """The mixture of experts of p(x | c). Its prefix is a `Context`, with r_0(k | c) for each row.
 
         r_k(c, x^{≤t+1}) ∝ r_k(c, x^{≤t}) q_k(x^{t+1} | c, x^{≤t}),  r_k(c) = P̂(k | c)   [D7]
 
-    The first call of `extend` reads a prompt, which belongs to c: no expert is judged by it.
-    "static" leaves the weights at r_0. With r_0 one-hot, both are the expert f(c) alone   [D8]. It
-    takes `mixture_params`, whose prior it does not read.
+    The first call of `extend` reads a prompt. The prompt belongs to c and does not update the gate.
+    With the gate "static" the weights stay at r_0. If r_0 is one-hot, both gates leave only the
+    expert f(c) [D8]. The decoder takes `mixture_params`, whose prior it does not read.
 
     Raises:
-        ValueError: as `mixture_decoder`; if an expert reads no prefix, or the gate is another.
+        ValueError: as `mixture_decoder`; if an expert cannot read a prefix; if there is no such
+            gate.
     """
     require(gate in ("bayes", "static"), "`gate` must be bayes or static", gate)
     reads = [decoder.read_prefix is not None for decoder in decoders]
@@ -112,14 +114,14 @@ def conditional_mixture_decoder(
 def prompt_log_posterior(
     params: MixtureParams, decoder: Decoder, prompts: ArrayLike, lengths: ArrayLike
 ) -> Array:
-    """log r_k(prompt) of every prompt [B, P], what `sample_one_expert` asks for: [B, K].
+    """log r_k(prompt) of every prompt [B, P], which `sample_one_expert` needs: [B, K].
 
-    Every expert reads every prompt, once. `decoder` is that of `mixture_decoder`, `params` its own.
-    A prompt of one token says nothing, and is not read. NaN where no expert could have made the
-    prompt: the mixture then has no distribution either.  [D7]
+    Every expert reads every prompt once. `decoder` comes from `mixture_decoder`, and `params` are
+    its parameters. A prompt of one token does not change the weights and is not read. The result is
+    NaN if no expert could have made the prompt; the mixture then has no distribution either.  [D7]
 
     Raises:
-        ValueError: on a length outside [1, P] or an id outside [0, S); if the decoder is that of a
+        ValueError: if a length lies outside [1, P], or an id outside [0, S); if the decoder is a
             conditional mixture, whose r_0(k | c) comes with the context.
     """
     prompts = jnp.asarray(as_ids(prompts, "prompts"))
@@ -221,7 +223,7 @@ def _mixture(
 
 
 def _members(decoders: Sequence[Decoder]) -> list[list[int]]:
-    """The experts of each decoder, in the order of its first."""
+    """The experts of each decoder, in the order of its first expert."""
     groups: dict[Decoder, list[int]] = {}
     for k, decoder in enumerate(decoders):
         groups.setdefault(decoder, []).append(k)
@@ -232,7 +234,7 @@ def _members(decoders: Sequence[Decoder]) -> list[list[int]]:
 
 
 class MixtureDenoiserParams(NamedTuple):
-    """What `mixture_denoiser` takes."""
+    """The parameters of a `mixture_denoiser`."""
 
     experts: Any  # [K, …] the parameters of one expert, stacked
     router: Any
@@ -242,13 +244,14 @@ class MixtureDenoiserParams(NamedTuple):
 def mixture_denoiser(
     denoiser: Denoiser, router: Callable[..., Array], *, top_experts: int | None = None
 ) -> Denoiser:
-    """K experts as one denoiser, under a router; it takes `MixtureDenoiserParams`.
+    """K experts and a router as one denoiser; it takes `MixtureDenoiserParams`.
 
         p̂_{1|t}^i(v | z) = Σ_k ρ̂_k(z, t) p̂_{1|t}^{k,i}(v | z)   [D5]
 
     `router(params, x_t, t)` gives the logits of ρ̂, or log r_k(z, t): [K]. Steps of the mixed
-    posterior are steps of the mixed velocity (D4), so every sampler of one denoiser is one of all.
-    With `top_experts` the router is cut to as many, the largest, at every step, at the cost of B6.
+    posterior are steps of the mixed velocity (D4), so every sampler of one denoiser samples from
+    the mixture. With `top_experts`, only this many of the router's largest weights are kept at
+    every step (B6).
     """
     each = whole(denoiser)
 

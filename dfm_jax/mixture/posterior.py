@@ -5,8 +5,8 @@ whole is p_t = Σ_k w_k p_t^k, and since continuity is linear in the flux p u,
 
     ∂_t p_t = −div(Σ_k w_k p_t^k u_t^k) = −div(p_t Σ_k r_k u_t^k),  r_k(z, t) = w_k p_t^k(z)/p_t(z),
 
-so Σ_k r_k u^k generates p_t. Nothing here knows what a network is. Weights and gates may be zero;
-the expert behind a zero may return anything, NaN included.
+so Σ_k r_k u^k generates p_t. Nothing here depends on networks. Weights and gates may be zero; an
+expert with weight zero may return anything, NaN included.
 """
 
 import math
@@ -45,19 +45,19 @@ from dfm_jax.types import (
 
 @typed
 def expert_posterior(log_prior: PerExpert, log_p_t: PerExpert) -> Weights:
-    """Which part does the state come from?
+    """The posterior of the part that a state comes from.
 
         r_k(z, t) = w_k p_t^k(z) / p_t(z)   [D3]
 
-    At t = 0 it is P(k | c). NaN where p_t(z) = 0: there it is undefined. Behind a prior of 0 the
-    part may say anything.
+    At t = 0 it is P(k | c). It is undefined, and NaN, where p_t(z) = 0. A part with prior 0 may
+    give any value.
 
     Args:
         log_prior: log w_k, or log P(k | c) where there is a context.
         log_p_t: log p_t^k(z) for each expert.
 
     Raises:
-        ValueError: if the prior is no distribution, or a part that has mass says a logarithm above
+        ValueError: if the prior is not a distribution, or a part with mass gives a logarithm above
             0.
     """
     check_log_distribution("log_prior", log_prior)
@@ -68,21 +68,21 @@ def expert_posterior(log_prior: PerExpert, log_p_t: PerExpert) -> Weights:
 
 @typed
 def mix(weights: Weights, values: Float[ArrayLike, " K *values"]) -> Float[Array, " *values"]:
-    """The posterior mean: velocities, or any values, mix at the same (z, t).
+    """The posterior mean of velocities, or of any values, at the same (z, t).
 
         u_t(·, z) = Σ_k r_k(z, t) u_t^k(·, z)   [V4, D4, D13]
 
-    Exact for the weights of `expert_posterior`, continuous and discrete time: with any u^k that
-    generate p_t^k the sum generates p_t. Of conditional velocities, under the posterior over pairs,
-    it is the marginal velocity.
+    With the weights of `expert_posterior` it is exact, in continuous and discrete time: if each u^k
+    generates p_t^k, the sum generates p_t. Conditional velocities, weighted by the posterior over
+    pairs, give the marginal velocity.
 
-    Values are taken as they are: `mix_probs` asks that they are distributions, and `mix_logits`
-    mixes what networks give. Values behind a weight of 0 may be anything, NaN included: what is not
-    finite there is dropped before the product, and then the derivative in that weight is 0; else it
+    Values are not checked; `mix_probs` checks that they are distributions, and `mix_logits` mixes
+    logits of networks. Values with weight 0 may be anything, NaN included: values that are not
+    finite are dropped before the product, and the derivative in that weight is then 0; otherwise it
     is the value. Source: DFM, DAG, DDM.
 
     Raises:
-        ValueError: if the weights are no distribution.
+        ValueError: if the weights are not a distribution.
     """
     check_distribution("weights", weights)
     column = jnp.reshape(weights, (-1, *(1 for _ in values.shape[1:])))
@@ -92,18 +92,19 @@ def mix(weights: Weights, values: Float[ArrayLike, " K *values"]) -> Float[Array
 
 @typed
 def mix_probs(weights: Weights, probs: Float[ArrayLike, " K *rows V"]) -> Float[Array, "*rows V"]:
-    """The posterior mean of distributions: posteriors and steps mix like velocities.
+    """The posterior mean of distributions; posteriors and steps mix like velocities.
 
         p_{1|t}^i(v | z) = Σ_k r_k(z, t) p_{1|t}^{k,i}(v | z)   [D5, D6]
         X^i ~ Σ_k r_k (δ_{z^i} + u^{k,i}(·, z))   [S6, S7a]
 
     For left-to-right tables the first line is q(v | x^{≤t}) = Σ_k r_k(x^{≤t}) q_k(v | x^{≤t}). The
-    second draws one expert per position, k^i ~ r(z, t), then its step; one k for positions that
-    move together is another distribution, `shared_expert_log_prob`. It is `mix`, and behind a
-    weight of 0 a row may be anything there too.
+    second line draws one expert per position, k^i ~ r(z, t), and then its step. One k for all
+    positions that move together gives another distribution, `shared_expert_log_prob`. As in `mix`,
+    a row with weight 0 may be anything.
 
     Raises:
-        ValueError: if the weights are no distribution, or a row of an expert that has one is none.
+        ValueError: if the weights are not a distribution, or a row with a weight above 0 is not
+            one.
     """
     check_distribution("weights", weights)
     check_distribution("probs", probs, read=jnp.asarray(weights) != 0)
@@ -114,20 +115,20 @@ def mix_probs(weights: Weights, probs: Float[ArrayLike, " K *rows V"]) -> Float[
 def mix_log_probs(
     log_weights: PerExpert, log_probs: Float[ArrayLike, " K *event"]
 ) -> Float[Array, " *event"]:
-    """The distribution of the whole from those of the parts, in nats: large spaces underflow.
+    """The distribution of the whole from those of the parts, in nats so that nothing underflows.
 
         log q(x) = log Σ_k w_k q_k(x),   log p_t(x) = log Σ_k w_k p_t^k(x)   [D1, D2]
         log p(v | z) = log Σ_k exp(log r_k + log p_k(v | z))   [D5, D6]
         log q̂(x | c) = log Σ_k r_k(c) q̂_k(x | c)   [S7b]
 
-    −∞ where no expert can make x, and there its derivatives are 0. The third line draws one expert
-    after the prompt, k ~ r(c), and keeps it: the distribution of mixing token by token with the
-    Bayes gate, at the cost of one expert, for one-position steps, untruncated gates and temperature
-    1.
+    It is −∞, with derivatives 0, where no expert can make x. The third line draws one expert after
+    the prompt, k ~ r(c), and keeps it. This gives the same distribution as mixing token by token
+    with the Bayes gate, at the cost of one expert. It holds for one-position steps, untruncated
+    gates and temperature 1.
 
     Raises:
-        ValueError: if the weights are no distribution, or a part that has one says a logarithm
-            above 0.
+        ValueError: if the weights are not a distribution, or a part with a weight above 0 gives a
+            logarithm above 0.
     """
     check_log_distribution("log_weights", log_weights)
     check_log_probs("log_probs", log_probs, read=log_weights > -jnp.inf)
@@ -140,17 +141,18 @@ def mix_logits(
     log_weights: Float[ArrayLike, " K"] | Float[ArrayLike, " K *rows"],
     logits: Float[ArrayLike, "K *rows V"],
 ) -> Float[Array, "*rows V"]:
-    """The mixture of what networks give: each expert's rows are normalized inside, in nats.
+    """The mixture of networks' logits, in nats; each expert's rows are normalized first.
 
         log p(v | z) = log Σ_k r_k softmax(logits_k)_v   [D5, D6]
 
-    The weights are those of all rows [K], or of each [K, …]. In float32 at least. An expert behind
-    a weight of 0 may return anything. A row that an expert with a weight leaves at −∞ throughout is
-    no distribution: the mixture's is −∞ there, never NaN, and has no derivative. Fused for large V:
-    one flat pass over K rows, then a sum written out over experts.
+    The weights are those of all rows [K], or of each row [K, …]. The result is in float32 or wider.
+    An expert with weight 0 may return anything. If an expert with a weight above 0 gives −∞ in a
+    whole row, that row is not a distribution: the mixture's row is −∞ too, never NaN, and has no
+    derivative. The code is fused for large V: one flat pass over K rows, then a sum written out
+    over experts.
 
     Raises:
-        ValueError: if the weights are no distribution over experts.
+        ValueError: if the weights are not a distribution over experts.
     """
     check_log_distribution("log_weights", log_weights, axis=0)
     logits = jnp.asarray(logits)
@@ -185,12 +187,12 @@ def mix_logits(
 
 @typed
 def context_posterior(part: Token, num_experts: int) -> Weights:
-    """Where the part is a function of the context, hard top-1 routing is exact at every t.
+    """If the part is a function of the context, hard top-1 routing is exact at every t.
 
         r_k(·, t) = 1[k = f(c)]   [D8]
 
     Raises:
-        ValueError: if `part` lies outside [0, K), the label −1 of an unserved row included.
+        ValueError: if `part` lies outside [0, K), as the label −1 of an unassigned row does.
     """
     check_count("num_experts", num_experts)
     check_interval("part", part, 0, num_experts - 1)
@@ -201,15 +203,14 @@ def context_posterior(part: Token, num_experts: int) -> Weights:
 def shared_expert_log_prob(
     log_weights: PerExpert, x_next: Tokens, step_probs: Float[ArrayLike, "K N S"]
 ) -> Scalar:
-    """One expert for all positions of a step, in nats: log Σ_k r_k Π_i probs_k^i(x^i).  [S6]
+    """The step of one expert for all positions, in nats: log Σ_k r_k Π_i probs_k^i(x^i).  [S6]
 
-    Equal to `mix_probs` of the distributions if at most one position moves; else another
-    distribution. Where it is −∞ its derivative in a probability is infinite, if that one alone is
-    missing.
+    It equals `mix_probs` of the distributions if at most one position moves; otherwise it differs.
+    Where it is −∞, its derivative in a probability is infinite if all other factors are above 0.
 
     Raises:
-        ValueError: if the weights are no distribution, or a step of an expert that has one is none;
-            if an id lies outside [0, S).
+        ValueError: if the weights are not a distribution, or a step with a weight above 0 is not
+            one; if an id lies outside [0, S).
     """
     check_log_distribution("log_weights", log_weights)
     check_distribution("step_probs", step_probs, read=log_weights > -jnp.inf)

@@ -1,4 +1,4 @@
-"""Networks from modules of flax nnx, flax linen and equinox: the parameters become an argument."""
+"""Networks made from modules of flax nnx, flax linen and equinox; parameters are an argument."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,12 +15,12 @@ from dfm_jax.types import Array, Key
 def network_from_nnx(make_module: Callable[[nnx.Rngs], nnx.Module]) -> Network:
     """The network of `make_module(rngs)`, called as `module(x_t)`, or `module(x_t, t)` with a time.
 
-    With a key the module is in training mode and its streams of random numbers start from the key;
-    without one it is in evaluation mode.
+    With a key the module is in training mode, and its streams of random numbers start from the key.
+    Without a key it is in evaluation mode.
 
     Raises:
-        ValueError: if the module carries state besides parameters and random streams: a function
-            of its parameters has nowhere to keep it.
+        ValueError: if the module has state besides parameters and random streams, because a pure
+            function cannot keep such a state.
     """
     abstract = nnx.eval_shape(lambda: make_module(nnx.Rngs(0)))
     graph, shapes, streams, rest = nnx.split(abstract, nnx.Param, nnx.RngState, ...)
@@ -46,15 +46,15 @@ def network_from_nnx(make_module: Callable[[nnx.Rngs], nnx.Module]) -> Network:
 def network_from_linen(module: linen.Module, num_positions: int) -> Network:
     """The network of a linen module, called as `module(x_t)`, or `module(x_t, t)` with a time.
 
-    With a key the module has the stream of random numbers `dropout`: `self.has_rng("dropout")` says
+    With a key the module has the random stream `dropout`, so `self.has_rng("dropout")` tells it
     that it is in training.
 
     Args:
-        module: of one sequence.
-        num_positions: N of the sequence of zeros that the module is initialized with.
+        module: A module that takes one sequence.
+        num_positions: The length of the sequence of zeros that initializes the module.
 
     Raises:
-        ValueError: if the module carries state besides parameters, such as batch statistics.
+        ValueError: if the module has state besides parameters, such as batch statistics.
     """
     check_count("num_positions", num_positions)
     tokens = jnp.zeros(num_positions, jnp.int32)
@@ -79,8 +79,8 @@ def network_from_linen(module: linen.Module, num_positions: int) -> Network:
 def network_from_equinox(make_module: Callable[[Key], Any]) -> Network:
     """The network of `make_module(key)`, called as `module(x_t)`, or `module(x_t, t)` with a time.
 
-    Its parameters are the arrays of floats, by their names. With a key the module is called with
-    `key=` as well; without one it is in equinox's inference mode.
+    Its parameters are the module's arrays of floats, by name. With a key the module is also called
+    with `key=`. Without a key it is in equinox's inference mode.
 
     Raises:
         ValueError: if equinox is not installed.
@@ -111,7 +111,7 @@ def network_from_equinox(make_module: Callable[[Key], Any]) -> Network:
 
 
 def _start(stream: Any, key: Key | None, index: int) -> Array:
-    """A stream's key, its own, or its count of draws, 0."""
+    """The start of a stream: its own key, or 0 for its count of draws."""
     if not jnp.issubdtype(stream.dtype, jax.dtypes.prng_key):
         return jnp.zeros(stream.shape, stream.dtype)
     return jax.random.fold_in(jax.random.key(0) if key is None else key, index)

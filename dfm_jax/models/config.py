@@ -1,4 +1,4 @@
-"""What a transformer is made of, as one frozen value; bad combinations are refused by name."""
+"""The sizes and options of a transformer as one frozen value, which refuses bad combinations."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -16,8 +16,9 @@ class TransformerConfig:
     """A pre-norm transformer: RMSNorm, rotary positions, SwiGLU, grouped-query attention.
 
     Raises:
-        ValueError: on a size below 1, heads that do not divide what they share, an odd head, a
-            rate outside [0, 1), a name that means nothing.
+        ValueError: if a size is below 1; if the number of heads does not divide the width, or the
+            kv heads do not divide the heads; if the size of a head is odd; if a rate lies outside
+            [0, 1); if a name is not known.
     """
 
     num_tokens: int  # V, the columns of the logits
@@ -41,7 +42,7 @@ class TransformerConfig:
     attention: Attention = "einsum"  # "xla", "cudnn": jax.nn.dot_product_attention
 
     def __post_init__(self) -> None:
-        """Refuse what no transformer can be."""
+        """Refuse values that no transformer can have."""
         counts = ("num_tokens", "width", "num_layers", "num_heads", "kv_heads", "ffn_width")
         for name in counts:
             check_count("num_kv_heads" if name == "kv_heads" else name, getattr(self, name))
@@ -72,7 +73,7 @@ class TransformerConfig:
 
     @property
     def states(self) -> int:
-        """S, the number of ids that may come in."""
+        """S, the number of ids that the transformer can read."""
         return self.num_tokens if self.num_states is None else self.num_states
 
     @property

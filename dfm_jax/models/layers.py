@@ -1,4 +1,4 @@
-"""The layers of the transformer, for one sequence [N, width]; parameters named as Llama's are."""
+"""The layers of the transformer, for one sequence [N, width]; parameters have Llama's names."""
 
 from typing import Any, NamedTuple
 
@@ -13,14 +13,14 @@ _HIGHEST_FREQUENCY = 1000.0  # of the features of t, in radians per unit of time
 
 
 class Memory(NamedTuple):
-    """The keys, turned to their positions, and the values that a layer has seen: [T, heads, H]."""
+    """What a layer has seen: keys, rotated to their positions, and values, [T, heads, H] each."""
 
     keys: Array
     values: Array
 
 
 class Frame(NamedTuple):
-    """What all layers share: positions, who sees whom, and the condition on time."""
+    """What all layers share: the positions, which tokens see which, and the condition on time."""
 
     positions: Array  # [N]
     cos: Array  # [N, 1, H]
@@ -30,12 +30,12 @@ class Frame(NamedTuple):
 
 
 def real_dtype(config: TransformerConfig) -> Any:
-    """The type of parameters, norms, softmax and logits: never half."""
+    """The type of parameters, norms, softmax and logits; it is never half precision."""
     return jnp.float64 if config.compute_dtype == "float64" else jnp.float32
 
 
 def rotary_angles(positions: Array, config: TransformerConfig) -> tuple[Array, Array]:
-    """The cosines and sines of i · base^{−2j/H}, twice over: the halves of a head are the pairs.
+    """The cosines and sines of i · base^{−2j/H}, twice: the two halves of a head form the pairs.
 
     Source: RoFormer (2104.09864), in the layout of Hugging Face's Llama.
     """
@@ -46,27 +46,27 @@ def rotary_angles(positions: Array, config: TransformerConfig) -> tuple[Array, A
 
 
 def rotated(x: Array, cos: Array, sin: Array) -> Array:
-    """Every pair (x_j, x_{j + H/2}) turned by its position's angle, the angles not rounded."""
+    """Rotate every pair (x_j, x_{j + H/2}) by the angle of its position, without rounding it."""
     first, second = jnp.split(x, 2, axis=-1)
     turned = x * cos + jnp.concatenate([-second, first], axis=-1) * sin
     return turned.astype(x.dtype)
 
 
 def time_features(t: Array, size: int, dtype: Any) -> Array:
-    """cos and sin of ω_j t, ω_j = 1000^{2j/size}: the slowest turns 1 radian from t = 0 to 1."""
+    """cos and sin of ω_j t, ω_j = 1000^{2j/size}; the slowest angle grows from 0 to 1 radian."""
     exponents = jnp.arange(0, size, 2, dtype=dtype) / size
     angles = jnp.asarray(t, dtype) * _HIGHEST_FREQUENCY**exponents
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)])
 
 
 class RMSNorm(nn.Module):
-    """x / √(mean x² + ε) · g, and where there is time, · (1 + W c(t)) with W = 0 at the start."""
+    """x / √(mean x² + ε) · g; if there is a time, also · (1 + W c(t)), where W starts at 0."""
 
     config: TransformerConfig
 
     @nn.compact
     def __call__(self, x: Array, condition: Array | None) -> Array:
-        """Of each row; the mean square is summed in full precision."""
+        """Normalize each row; the mean square is summed in full precision."""
         dtype = real_dtype(self.config)
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), dtype)
         if condition is not None:
@@ -78,7 +78,7 @@ class RMSNorm(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """softmax(q kᵀ/√H) v with rotary positions; each head of keys serves a group of queries.
+    """softmax(q kᵀ/√H) v with rotary positions; each head of keys serves a group of query heads.
 
     Source: GQA (2305.13245).
     """
@@ -128,7 +128,7 @@ class FeedForward(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """Of each row."""
+        """Apply the layer to each row."""
         config = self.config
         gate = _linear("gate_proj", config.ffn_width, config)(x)
         up = _linear("up_proj", config.ffn_width, config)(x)
@@ -146,7 +146,7 @@ class Block(nn.Module):
     def __call__(
         self, h: Array, memory: Memory | None, frame: Frame
     ) -> tuple[Array, Memory | None]:
-        """The next hidden states, and the memory with their keys and values."""
+        """The next hidden states, and the memory with this block's new keys and values."""
         config = self.config
         branch = RMSNorm(config, name="input_layernorm")(h, frame.condition)
         branch, memory = SelfAttention(config, name="self_attn")(branch, memory, frame)
@@ -157,20 +157,20 @@ class Block(nn.Module):
 
 
 class TimeCondition(nn.Module):
-    """c(t) = silu(silu(f(t) W_in) W_out), f the cosines and sines of t: the same for all rows."""
+    """c(t) = silu(silu(f(t) W_in) W_out), with f the `time_features`; the same for all rows."""
 
     config: TransformerConfig
 
     @nn.compact
     def __call__(self, t: Array) -> Array:
-        """The condition of one time, [width], computed in full precision."""
+        """The condition for one time, [width], computed in full precision."""
         features = time_features(t, self.config.width, real_dtype(self.config))
         hidden = nn.silu(_linear("in_proj", self.config.width, self.config)(features))
         return nn.silu(_linear("out_proj", self.config.width, self.config)(hidden))
 
 
 def _linear(name: str, size: int, config: TransformerConfig, scale: float = 1.0) -> nn.Dense:
-    """A map without bias; its kernel starts at variance scale²/fan-in, scale 0 at 0."""
+    """A linear map without bias; its kernel starts with variance scale²/fan-in."""
     init = nn.initializers
     kernel = init.variance_scaling(scale**2, "fan_in", "normal") if scale else init.zeros
     dtypes = {"dtype": config.compute_dtype, "param_dtype": real_dtype(config)}

@@ -1,4 +1,4 @@
-"""How many parameters and FLOPs, by formula, and presets from 100 thousand to 1 billion."""
+"""The number of parameters and FLOPs, by formula, and presets from 100 thousand to 1 billion."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -10,9 +10,9 @@ from dfm_jax.models.config import TransformerConfig
 def num_parameters(config: TransformerConfig, *, num_outputs: int | None = None) -> int:
     """The number of parameters; with `num_outputs`, of a router to that many experts.
 
-    S w + L (2 w² + 2 w w_kv + 3 w f + 2 w) + w, and w V if the head is not tied; conditioned on
-    time, 2 w² + (2 L + 1) w² more; with learned positions, w for each. w the width, w_kv = kv
-    heads · head size, f the width of SwiGLU.
+    It is S w + L (2 w² + 2 w w_kv + 3 w f + 2 w) + w, and w V more if the head is not tied. A
+    condition on time adds 2 w² + (2 L + 1) w²; learned positions add w each. Here w is the width,
+    w_kv = kv heads · head size, and f the width of SwiGLU.
     """
     tied = config.tied and num_outputs is None
     columns = config.num_tokens if num_outputs is None else num_outputs
@@ -27,12 +27,12 @@ def num_parameters(config: TransformerConfig, *, num_outputs: int | None = None)
 def flops_per_token(
     config: TransformerConfig, length: int, *, num_outputs: int | None = None
 ) -> float:
-    """FLOPs of the forward pass of one token in a sequence of `length`; training is three times it.
+    """FLOPs of the forward pass per token of a sequence of `length`; training takes 3 times this.
 
-    Those of the products of matrices, 2 per multiplication and addition: every kernel once, the
-    head, and 4 · length · w per layer for scores and their mean, the full square also where a
-    causal mask hides half of it, as the einsum does. The condition on time is computed once for
-    the whole sequence.
+    Only matrix products count, with 2 FLOPs per multiplication and addition: every kernel once, the
+    head, and 4 · length · w per layer for attention scores and their weighted mean. The full square
+    of scores counts even if a causal mask hides half of it, because the einsum computes it. The
+    condition on time is computed once for the whole sequence and does not count.
     """
     check_count("length", length)
     columns = config.num_tokens if num_outputs is None else num_outputs
@@ -42,7 +42,7 @@ def flops_per_token(
 
 
 def _kernels(config: TransformerConfig) -> int:
-    """Of the layers, without norms and without time."""
+    """The number of kernel entries in the layers, without norms and without time."""
     width, kv_width = config.width, config.kv_heads * config.head_size
     layer = 2 * width * width + 2 * width * kv_width + 3 * width * config.ffn_width
     return config.num_layers * layer

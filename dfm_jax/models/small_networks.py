@@ -1,4 +1,4 @@
-"""Networks of a few lines of jax: tables of logits, and a multi-layer perceptron of features."""
+"""Networks of a few lines of jax: tables of logits, and a multilayer perceptron of features."""
 
 import itertools
 
@@ -13,10 +13,10 @@ MAX_ENTRIES = 2**27  # half a gigabyte of float32
 
 
 def tabular(num_tokens: int, *, order: int, num_states: int | None = None) -> Network:
-    """The next token by the last `order` − 1: a causal network of (S + 1)^{order − 1} rows.
+    """A causal table of (S + 1)^{order − 1} rows: the next token given the last `order` − 1 tokens.
 
-    Row i reads x^{i − order + 2} … x^i; the one more state stands before the beginning. It starts
-    at the uniform distribution whatever the key.
+    Row i of the logits reads x^{i − order + 2} … x^i. The extra state stands for places before the
+    beginning. The network starts at the uniform distribution for every key.
 
     Raises:
         ValueError: if the order is below 1, or the table would have more than 2^27 entries.
@@ -63,14 +63,14 @@ def _states(num_tokens: int, num_states: int | None) -> int:
 
 
 def mlp(*sizes: int) -> Network:
-    """D features to logits through layers of the given sizes: `mlp(D, hidden, …, K)`.
+    """A network from D features to K logits, with the given layer sizes: `mlp(D, hidden, …, K)`.
 
-    h ← silu(h W + b), the last layer without the silu; `mlp(D, K)` is the linear map. `apply` takes
-    one vector of features [D] in the place of a sequence. Kernels start at variance 1/fan-in,
-    biases at 0.
+    h ← silu(h W + b); the last layer has no silu, so `mlp(D, K)` is a linear map. `apply` takes one
+    vector of features [D] instead of a sequence. Kernels start with variance 1/fan-in, biases at 0.
 
     Raises:
-        ValueError: on fewer than two sizes, a size below 1, features of another length.
+        ValueError: if there are fewer than two sizes, or a size is below 1; in a call, if the
+            features have another length.
     """
     rule = "`sizes` must hold at least two numbers, those of features and of outputs"
     require(len(sizes) >= 2, rule, sizes)

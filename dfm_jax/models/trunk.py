@@ -1,6 +1,6 @@
 """The transformer: causal or bidirectional, with or without time, layers unrolled or scanned.
 
-As a network, as a decoder that keeps keys and values, and as a denoiser in two halves.
+It comes as a network, as a decoder that keeps keys and values, and as a denoiser in two halves.
 """
 
 import functools
@@ -29,10 +29,10 @@ Memories = Any  # None; a `Memory` per layer; scanned, one with a leading axis o
 
 
 class Transformer(nn.Module):
-    """Embedding, layers, norm, head: tokens [N] to logits [N, V], for one sequence.
+    """Embedding, layers, norm and head: from tokens [N] to logits [N, V], for one sequence.
 
-    With `num_outputs` the head is a map of its own to that many columns: a router's experts.
-    Without `headed` what would go into the head comes out, [N, width].
+    With `num_outputs` the head is a separate map to that many columns, for example a router's
+    experts. With `headed` False the output is the input of the head, [N, width].
     """
 
     config: TransformerConfig
@@ -49,9 +49,9 @@ class Transformer(nn.Module):
         start: Array,
         prefix: Array | None = None,
     ) -> tuple[Array, Memories]:
-        """Tokens at positions start, start + 1, …, behind those in `memory` (None: no memory).
+        """Read tokens at positions start, start + 1, …, after those in `memory` (None: no memory).
 
-        A `prefix` [P, width] of vectors stands before the tokens, and takes the first P of these
+        A `prefix` [P, width] of vectors stands before the tokens and takes the first P of these
         positions; it has no logits.
         """
         config = self.config
@@ -113,7 +113,7 @@ class Transformer(nn.Module):
         return scanned(config, self.deterministic, name="layers")(h, memory, frame)
 
     def _logits(self, h: Array, embedding: Array) -> Array:
-        """In full precision, whatever the layers computed in."""
+        """Compute the logits in full precision, for any type of the layers."""
         config, dtype = self.config, real_dtype(self.config)
         if self.num_outputs is None and config.tied:
             kernel = embedding[: config.num_tokens].T
@@ -124,7 +124,7 @@ class Transformer(nn.Module):
 
 
 class _Kernel(nn.Module):
-    """The matrix of a linear map, for a product whose type the caller chooses."""
+    """The matrix of a linear map; the caller chooses the type of the product."""
 
     columns: int
     dtype: Any
@@ -138,19 +138,18 @@ class _Kernel(nn.Module):
 def transformer(config: TransformerConfig) -> Network:
     """A transformer over V tokens as a network.
 
-    A time-conditioned one multiplies the output of every RMSNorm by 1 + W c(t), c a small network
-    of cosines and sines of t. W starts at 0: at first time has no effect.
+    If it is conditioned on time, the output of every RMSNorm is multiplied by 1 + W c(t), where c
+    is a small network of cosines and sines of t. W starts at 0, so at first the time has no effect.
     """
     return network_of(config, num_outputs=None)
 
 
 def router(config: TransformerConfig, num_experts: int, *, last: bool = False) -> Network:
-    """The trunk of `config` under a head over K experts: logits [N, K], or [K] with `last`.
+    """A router: the transformer of `config` with a head for K experts, [N, K], or [K] with `last`.
 
-    Row i of a causal one is ρ̂(x^{≤i}), the distribution over experts that mixes their
-    distributions of the token after it. With `last` only the last position's, which has seen
-    everything: one distribution per state.
-    Its loss is the cross-entropy `objectives.router_loss`, minimal at r_k(x_t, t).   [D11]
+    Row i of a causal router is ρ̂(x^{≤i}), the weights of the experts for the token after x^i. With
+    `last` there is only the row of the last position, which has seen all tokens. The loss of a
+    router is the cross-entropy `objectives.router_loss`, minimal at r_k(x_t, t).   [D11]
 
     Raises:
         ValueError: if K < 1.
@@ -165,7 +164,7 @@ def router(config: TransformerConfig, num_experts: int, *, last: bool = False) -
 
 
 def network_of(config: TransformerConfig, *, num_outputs: int | None) -> Network:
-    """The trunk of `config` under the head of the V tokens, or of `num_outputs` columns."""
+    """The transformer of `config` with the head of the V tokens, or of `num_outputs` columns."""
     start = jnp.array(0)
 
     # Eager initialization takes seconds: every operation is compiled for itself.
@@ -189,7 +188,7 @@ def network_of(config: TransformerConfig, *, num_outputs: int | None) -> Network
 
 
 def check_sequence(x_t: Array, config: TransformerConfig, *, before: int = 0) -> None:
-    """Ids in [0, S), one axis, and with what is `before` them no more than `max_positions`."""
+    """Check that ids are in [0, S) on one axis and, with those `before`, fit in `max_positions`."""
     shape = jnp.shape(x_t)
     require(len(shape) == 1, "`x_t` must be one sequence [N]", shape, name="x_t.shape")
     if config.max_positions is not None:
@@ -207,10 +206,10 @@ def check_sequence(x_t: Array, config: TransformerConfig, *, before: int = 0) ->
 
 
 def stack_layers(params: Params) -> Params:
-    """`layers_0`, `layers_1`, … into one `layers`: parameters for `scan_layers=True`.
+    """Stack `layers_0`, `layers_1`, … into one `layers`: parameters for `scan_layers=True`.
 
     Raises:
-        ValueError: if there is no such layer, or one is missing in between.
+        ValueError: if there is no such layer, or one in between is missing.
     """
     own = [name for name in params if re.fullmatch(r"layers_\d+", name)]
     names = [f"layers_{i}" for i in range(len(own))]
@@ -221,7 +220,7 @@ def stack_layers(params: Params) -> Params:
 
 
 def unstack_layers(params: Params) -> Params:
-    """The inverse: parameters for `scan_layers=False`.
+    """The inverse of `stack_layers`: parameters for `scan_layers=False`.
 
     Raises:
         ValueError: if there are no stacked layers.
@@ -238,7 +237,7 @@ def unstack_layers(params: Params) -> Params:
 
 
 class Cache(NamedTuple):
-    """What every layer remembers, and of how many tokens."""
+    """What every layer remembers, and the number of tokens that it remembers."""
 
     memory: Any  # scanned: one `Memory` with a leading axis of layers; else a tuple of them
     count: Array
@@ -246,12 +245,12 @@ class Cache(NamedTuple):
 
 @functools.cache  # the same decoder for the same config: what was compiled for it is found again
 def transformer_decoder(config: TransformerConfig) -> Decoder:
-    """A causal transformer with a key-value cache, in the type it computes in.
+    """A causal transformer with a key-value cache, which has the type of the layers.
 
     Raises:
-        ValueError: if the network is bidirectional or conditioned on time: its keys and values
-            change with every token or step. A cache longer than `max_positions`, and tokens beyond
-            the cache, are refused too.
+        ValueError: if the network is bidirectional or conditioned on time, because its keys and
+            values then change with every token or step; in a call, if the cache is longer than
+            `max_positions`, or the tokens do not fit in it.
     """
     rule = "`causal` must be True, because a bidirectional network has no cache"
     require(config.causal, rule, config.causal)
@@ -293,13 +292,14 @@ def transformer_decoder(config: TransformerConfig) -> Decoder:
 
 @functools.cache  # the same denoiser for the same config: what was compiled for it is found again
 def transformer_denoiser(config: TransformerConfig) -> HeadedDenoiser:
-    """`transformer(config)` as what `dfm_jax.sampling` draws from: trunk, then head.   [P5]
+    """`transformer(config)` as a denoiser for `dfm_jax.sampling`: layers, then head.   [P5]
 
     Both halves together give the network's logits. With `method="sparse"` a sampler runs the head
-    only where a token jumps.
+    only at tokens that jump.
 
     Raises:
-        ValueError: if the network is causal: its row i is the distribution of another token.
+        ValueError: if the network is causal, because its row i is the distribution of the next
+            token.
     """
     rule = (
         "`causal` must be False, because row i of a causal network is the distribution of x^{i+1}"

@@ -2,9 +2,9 @@
 
     features [P, F] → W_2 gelu(W_1 f + b_1) + b_2, P vectors → a prefix of the transformer → answers
 
-The encoder is no part of it: its features come in, and it stays as it is (LLaVA, 2304.08485). With
-an `ImageEncoder` pictures come in, and it is trained with the rest (InternVL, 2312.14238). Row i of
-the logits is the distribution of the token after x^i, given the picture and x^{≤i}.  [A5]
+Without an `ImageEncoder` the network reads features of a frozen encoder (LLaVA, 2304.08485). With
+an `ImageEncoder` it reads pictures and trains the encoder too (InternVL, 2312.14238). Row i of the
+logits is the distribution of the token after x^i, given the picture and x^{≤i}.  [A5]
 """
 
 import functools
@@ -26,8 +26,8 @@ from dfm_jax.types import Array, Key, as_ids
 class VisionLanguage(NamedTuple):
     """`init(key) -> params`, `apply(params, features, x_t, *, key=None) -> logits [N, V]`.
 
-    For one picture [P, F] and one sequence [N]. The parameters are `projector` and `decoder`; the
-    second are those of `transformer(config)`, so a pretrained one may take their place.
+    Both functions take one picture [P, F] and one sequence [N]. The parameters are `projector` and
+    `decoder`; `decoder` has the parameters of `transformer(config)`, which may be pretrained.
     """
 
     init: Callable[[Key], Params]
@@ -35,20 +35,20 @@ class VisionLanguage(NamedTuple):
 
 
 class ImageEncoder(NamedTuple):
-    """What turns a picture into features: `encode(params, picture) -> [P, F]`."""
+    """An encoder from a picture to features: `encode(params, picture) -> [P, F]`."""
 
     init: Callable[[Key], Params]  # a pretrained one needs no key, and gives what it is
     encode: Callable[[Params, Array], Array]
 
 
 class Projector(nn.Module):
-    """Two layers, of the width of the transformer; the LLaVA-1.5 form (2310.03744)."""
+    """Two layers of the transformer's width, in the form of LLaVA-1.5 (2310.03744)."""
 
     config: TransformerConfig
 
     @nn.compact
     def __call__(self, features: Array) -> Array:
-        """[P, F] → [P, width]."""
+        """Map [P, F] to [P, width]."""
         width, dtype = self.config.width, real_dtype(self.config)
         h = nn.Dense(width, param_dtype=dtype, name="layers_0")(features.astype(dtype))
         return nn.Dense(width, param_dtype=dtype, name="layers_1")(nn.gelu(h, approximate=False))
@@ -60,9 +60,10 @@ def vision_language(
     """Projector and causal transformer as one network.
 
     Args:
-        config: of the transformer; `max_positions` bounds patches and tokens together.
-        num_features: F, of a patch.
-        encoder: part of the network too, as `params["encoder"]`: then `features` is a picture.
+        config: The config of the transformer; `max_positions` bounds patches and tokens together.
+        num_features: F, the number of features of a patch.
+        encoder: An encoder to include in the network, with parameters `params["encoder"]`;
+            `features` is then a picture.
 
     Raises:
         ValueError: if the transformer is bidirectional or conditioned on time; in a call, if the
@@ -105,7 +106,7 @@ def vision_language_decoder(
     num_features: int,
     encoder: ImageEncoder | None = None,
 ) -> Decoder:
-    """The same with a key-value cache, for `sample_autoregressive(…, prefixes=features)`.
+    """`vision_language` with a key-value cache, for `sample_autoregressive(…, prefixes=features)`.
 
     Raises:
         ValueError: as `vision_language` and `transformer_decoder`.

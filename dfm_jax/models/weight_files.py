@@ -1,14 +1,15 @@
-"""Files of weights, and nothing in them taken at its word: safetensors' headers, PyTorch's pickles.
+"""Safe readers of weight files: safetensors' headers, PyTorch's pickles.
 
-PyTorch's weight files are read without PyTorch: tensors, and nothing else.
+PyTorch's weight files are read without PyTorch, and only tensors are read.
 
-A `.pth` file is a pickle, and a pickle may call whatever function it names. Here a name is looked
-up in a list of our own: `OrderedDict`, the function that rebuilds a tensor, the types of storage.
-Each stands for data of ours; any other name is refused before anything is called.
+A `.pth` file is a pickle, and a pickle can call any function that it names. Here each name is
+looked up in a fixed list: `OrderedDict`, the function that rebuilds a tensor, and the types of
+storage. Each name stands for data of this module. Any other name is refused before anything is
+called.
 
-Two layouts. Legacy: five pickles (magic number, protocol, machine, the tree of tensors, the keys of
-the storages), then each storage as its count and its numbers. Zip, since PyTorch 1.6: `data.pkl` is
-the tree, `data/KEY` a storage.
+There are two layouts. The legacy layout is five pickles (magic number, protocol, machine, the tree
+of tensors, the keys of the storages), and then each storage as its count and its numbers. The zip
+layout, used since PyTorch 1.6, has the tree in `data.pkl` and each storage in `data/KEY`.
 """
 
 import io
@@ -42,13 +43,14 @@ _MOST_DIMS = 64  # of an array of NumPy
 
 
 def check_safetensors_header(path: Path) -> None:
-    """Refuse a header that claims what the file does not hold.
+    """Refuse a header that claims more than the file holds.
 
-    Eight bytes of length, that many of JSON, then the numbers: each tensor behind the other, the
-    whole rest of the file. A name comes once.
+    The file has eight bytes of length, that many bytes of JSON, and then the numbers. The tensors
+    follow each other and fill the whole rest of the file. No name occurs twice.
 
     Raises:
-        ValueError: naming the file, what is claimed, and what is there.
+        ValueError: if the header is wrong; the message names the file, the claim, and what is
+            there.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -70,7 +72,7 @@ def check_safetensors_header(path: Path) -> None:
 
 
 def _span(path: Path, name: str, entry: Any) -> tuple[int, int]:
-    """Where the numbers of a tensor lie, which are as many as its shape says."""
+    """The place of a tensor's numbers in the file, which must be as many as its shape says."""
     whole = isinstance(entry, dict) and entry.keys() == {"dtype", "shape", "data_offsets"}
     shape: Any = entry["shape"] if whole else None
     span: Any = entry["data_offsets"] if whole else None
@@ -115,10 +117,10 @@ class _Size(NamedTuple):
 
 
 def check_pickle(file: io.BytesIO) -> None:
-    """Refuse a pickle that would swell; the file stands before it again.
+    """Refuse a pickle that would take too much memory; the file position is unchanged.
 
     Raises:
-        ValueError: saying what is claimed.
+        ValueError: if it would; the message says what the pickle claims.
     """
     begin = file.tell()
     most = len(file.getbuffer()) - begin
@@ -147,7 +149,7 @@ def check_pickle(file: io.BytesIO) -> None:
 
 
 def _step(op: pickletools.OpcodeInfo, stack: list[_Size | None]) -> None:
-    """Take from the stack what the instruction takes, and put what it makes of it."""
+    """Take from the stack what the instruction takes, and put its result there."""
     taken: list[_Size] = []
     if any(kind.name == "stackslice" for kind in op.stack_before):
         while (part := stack.pop()) is not None:
@@ -180,7 +182,7 @@ _DTYPES = {
 
 
 class _Refused(ValueError):
-    """What is wrong with the file, without its name."""
+    """The error in a file, without the name of the file."""
 
 
 class _Storage(NamedTuple):
@@ -201,12 +203,12 @@ def read_tensors(path: Path | str) -> dict[str, np.ndarray]:
     """The tensors of a `.pth` file by name, in the order of the file.
 
     The file must hold one flat dictionary, as `torch.save(model.state_dict(), path)` writes it. A
-    tensor that repeats its numbers (`expand`) counts as damage. In the legacy layout nothing guards
-    the numbers themselves: a flipped bit there goes unseen.
+    tensor that repeats its numbers (`expand`) counts as damage. The legacy layout has no checksum
+    of the numbers, so a flipped bit in them is not found.
 
     Raises:
-        ValueError: if the file asks for anything but tensors, is cut short, damaged, or of another
-            kind. It names the file, and the forbidden name that was asked for.
+        ValueError: if the file asks for anything other than tensors, is cut short, is damaged, or
+            is of another kind. The message names the file and, if there is one, the forbidden name.
     """
     content = Path(path).read_bytes()
     try:
@@ -268,7 +270,7 @@ def _zipped(content: bytes) -> tuple[Any, dict[str, np.ndarray]]:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows the names in the module's docstring, and remembers the storages it was told of."""
+    """An unpickler that knows the names in the module's docstring and remembers the storages."""
 
     def __init__(self, file: io.BytesIO) -> None:
         super().__init__(file, encoding="utf-8")
@@ -276,7 +278,7 @@ class _Unpickler(pickle.Unpickler):
         self.storages: dict[str, _Storage] = {}
 
     def loaded(self) -> Any:
-        """What the next pickle holds, once it is known to be no larger than it looks."""
+        """The content of the next pickle, after a check that it is no larger than it looks."""
         check_pickle(self.file)
         return self.load()
 
@@ -301,7 +303,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _make_rebuild() -> Callable[..., _Tensor]:
-    """What stands for `_rebuild_tensor_v2`; made anew, for a pickle may set its attributes."""
+    """A stand-in for `_rebuild_tensor_v2`, made anew because a pickle may set its attributes."""
 
     def rebuild(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> _Tensor:
         return _Tensor(storage, offset, shape, strides)  # checked in `_array`
@@ -322,7 +324,7 @@ def _tensors(tree: Any) -> dict[str, _Tensor]:
 def _arrays(
     tensors: Mapping[str, _Tensor], storages: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """Tensors may share a storage (a head that is the embedding), but not swell it."""
+    """The arrays of tensors, which may share a storage but must not take more memory than it."""
     arrays, left = {}, 2 * sum(values.nbytes for values in storages.values())
     for name, tensor in tensors.items():
         arrays[name] = _array(tensor, storages)
@@ -333,7 +335,7 @@ def _arrays(
 
 
 def _array(tensor: _Tensor, storages: Mapping[str, np.ndarray]) -> np.ndarray:
-    """The tensor as an array of its own, refused where it reaches out of its storage."""
+    """The tensor as an array of its own; it is refused if it reaches beyond its storage."""
     storage, offset, shape, strides = tensor
     numbers = (offset, *shape, *strides)
     if not all(type(n) is int and n >= 0 for n in numbers) or len(shape) != len(strides):

@@ -1,8 +1,9 @@
-"""The mesh; work that shares nothing, mapped over devices; the one program that communicates.
+"""The mesh; independent runs, mapped over devices; and the one program that communicates.
 
-Experts, seeds and hyper-parameters are one idea: independent runs along a leading axis, cut over
-the devices of a mesh, and no device ever talks to another's. The dense model is one run over all of
-the devices, and talks at every step. Which program does what is read off its compiled form.
+Experts, seeds and hyper-parameters are handled in the same way: as independent runs along a leading
+axis, which is split over the devices of a mesh. The devices of different runs never communicate.
+The dense model is one run over all devices, and it communicates at every step. The compiled form of
+a program shows which collectives it has.
 """
 
 from dfm_jax.parallel.collectives import Collective as Collective

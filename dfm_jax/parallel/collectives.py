@@ -1,4 +1,4 @@
-"""What devices say to each other, read off a compiled program: the kind, the groups, the bytes."""
+"""The collectives of a compiled program: kind, groups of devices, and bytes."""
 
 import math
 import re
@@ -21,7 +21,7 @@ _IOTA = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?
 
 
 class Collective(NamedTuple):
-    """One instruction; inside a loop it is counted once, however often it is run."""
+    """One collective instruction; inside a loop it counts once, however often it runs."""
 
     kind: str
     groups: tuple[tuple[int, ...], ...]  # devices that talk to each other; () is all of them
@@ -32,7 +32,7 @@ def collectives(compiled: Any) -> tuple[Collective, ...]:
     """The collectives of a compiled program, in the order of its text.
 
     Args:
-        compiled: `jax.jit(fn).lower(…).compile()`, or its `as_text()`.
+        compiled: The result of `jax.jit(fn).lower(…).compile()`, or of its `as_text()`.
     """
     text = compiled if isinstance(compiled, str) else compiled.as_text()
     return tuple(
@@ -43,7 +43,7 @@ def collectives(compiled: Any) -> tuple[Collective, ...]:
 
 
 def count_by_kind(found: Iterable[Collective]) -> dict[str, int]:
-    """How many there are of each kind."""
+    """The number of collectives of each kind."""
     return dict(sorted(Counter(one.kind for one in found).items()))
 
 
@@ -60,7 +60,7 @@ def _groups(line: str) -> tuple[tuple[int, ...], ...]:
 
 
 def _num_bytes(shape: str, kind: str, start: str | None) -> int:
-    """Of the results in a shape; what begins a gather or a permute names its operands before."""
+    """The bytes of the results in a shape; the start of a gather lists its operands first."""
     sizes = [math.prod(_numbers(dims)) * _item_bytes(item) for item, dims in _ARRAY.findall(shape)]
     if start and kind == "all-gather":
         sizes = sizes[len(sizes) // 2 :]

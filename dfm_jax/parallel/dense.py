@@ -1,9 +1,9 @@
-"""The dense model: one run over all devices, which talk at every step.
+"""The dense model: one run over all devices, which communicate at every step.
 
-The step is written for one device and says nothing of others: where its state and its batch lie
-decides what the compiler sends. Data-parallel: every device holds the state, and gradients are
-summed. Sharded: every device holds a part of each leaf; parameters are gathered for the step and
-let go after it, so the memory of the state falls with the number of devices.
+The step function is written for one device. The shardings of its state and batch decide which
+communication the compiler adds. "replicated": every device holds the whole state, and gradients are
+summed over devices. "sharded": every device holds a part of each leaf; parameters are gathered for
+a step and dropped after it, so the memory of the state falls with the number of devices.
 """
 
 from collections.abc import Callable
@@ -20,13 +20,14 @@ Placement = Literal["replicated", "sharded"]
 
 
 def state_shardings(state: Any, mesh: Mesh, placement: Placement = "replicated") -> Any:
-    """Where the leaves of a state lie: a pytree of shardings, of arrays or of their shapes.
+    """The shardings of a state's leaves, as a pytree; the state may be arrays or their shapes.
 
-    "sharded" cuts each leaf along its longest axis that the devices of the last axis of the mesh
-    divide; a leaf without one, a norm's scale or a counter, lies whole on every device.
+    "sharded" splits each leaf along its longest axis that the devices of the mesh's last axis
+    divide. A leaf without such an axis, for example a norm's scale or a counter, lies whole on
+    every device.
 
     Raises:
-        ValueError: on any other placement.
+        ValueError: if `placement` is neither "replicated" nor "sharded".
     """
     known = ("replicated", "sharded")
     require(placement in known, f"`placement` must be one of {', '.join(known)}", placement)
@@ -50,23 +51,25 @@ def sharded_step(
     placement: Placement = "replicated",
     donate: bool = True,
 ) -> Callable[..., tuple[Any, Any]]:
-    """(state, batch, …) → (state, metrics) over all devices: the batch cut, the state as placed.
+    """Run `step`, (state, batch, …) → (state, metrics), over all devices.
 
-    The result equals that of one device up to the order of sums. What comes after the batch, keys
-    and numbers, lies whole on every device. On the devices of a CPU a call returns when its step is
-    done: steps that run at the same time can block each other there, so wait for each step
-    (`jax.block_until_ready`) if you compile it yourself and call what was compiled.
+    The batch is split over the devices, and the state lies as `placement` says. The result equals
+    that of one device up to the order of sums. Arguments after the batch, such as keys and numbers,
+    lie whole on every device. On CPU devices a call returns after its step is done, because steps
+    that run at the same time can block each other there. If you compile the function yourself, wait
+    for each step with `jax.block_until_ready`.
 
     Args:
-        step: of one device; metrics are sums or means over the batch.
-        mesh: of one axis, `data`.
-        state: as the step takes it, or its shapes; to be sharded, a NamedTuple with `params`.
-        placement: see `state_shardings`.
-        donate: let the new state take the place of the old.
+        step: The step function of one device. Its metrics must be sums or means over the batch.
+        mesh: A mesh with one axis, `data`.
+        state: The state that the step takes, or its shapes. For "sharded" it must be a NamedTuple
+            with the field `params`.
+        placement: See `state_shardings`.
+        donate: If True, the new state takes the memory of the old one.
 
     Raises:
-        ValueError: on an unknown placement or a mesh of two axes; in a call, if the devices do not
-            divide the batch.
+        ValueError: if the placement is not known, or the mesh has two axes; in a call, if the
+            number of devices does not divide the batch size.
     """
     rule = "`mesh` must have one axis, because the run lies over all devices"
     require(len(mesh.axis_names) == 1, rule, dict(mesh.shape), name="mesh.shape")

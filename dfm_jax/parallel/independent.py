@@ -1,4 +1,4 @@
-"""The mesh, and independent runs along a leading axis: no device talks to another run's."""
+"""The mesh, and independent runs along a leading axis, whose devices never communicate."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -23,19 +23,19 @@ def make_mesh(
     devices: Sequence[Any] | None = None,
     platform: str | None = None,
 ) -> Mesh:
-    """A mesh over the first devices: `{"expert": 4, "data": 2}`; a number is of experts alone.
+    """A mesh over the first devices: `{"expert": 4, "data": 2}`; a number n means `{"expert": n}`.
 
-    By default all devices, one axis `expert`. Every axis is `Auto`: under jax's own default,
-    `Explicit`, arrays that are not yet on the mesh are refused. Where the chips come in slices that
-    a slower network joins, the first axis runs over the slices, so that an expert stays inside one.
+    The default is all devices on one axis `expert`. Every axis is `Auto`; jax's own default,
+    `Explicit`, refuses arrays that are not yet on the mesh. If a slower network joins the chips in
+    slices, the first axis runs over the slices, so that each expert stays inside one slice.
 
     Args:
-        shape: devices along each axis, the outermost first.
-        devices: to choose from; by default those that jax finds,
-        platform: or of them "cpu", "gpu" or "tpu" alone.
+        shape: The number of devices along each axis, the outermost axis first.
+        devices: The devices to choose from; by default all that jax finds.
+        platform: "cpu", "gpu" or "tpu", to choose only from devices of this kind.
 
     Raises:
-        ValueError: if an axis is empty, or fewer devices are there than asked for.
+        ValueError: if an axis is empty, or there are fewer devices than the mesh needs.
     """
     found = list(jax.devices(platform) if devices is None else devices)
     if not isinstance(shape, Mapping):
@@ -57,7 +57,7 @@ def make_mesh(
 
 
 def _grid(sizes: tuple[int, ...], devices: Sequence[Any]) -> np.ndarray:
-    """Devices that talk to each other near each other: inner axes inside a slice, then a torus."""
+    """Devices arranged so that those that communicate are near: inside a slice, then on a torus."""
     slices = {getattr(device, "slice_index", 0) for device in devices}
     if len(slices) > 1 and sizes[0] % len(slices) == 0:
         within = (sizes[0] // len(slices), *sizes[1:])
@@ -69,10 +69,10 @@ def _grid(sizes: tuple[int, ...], devices: Sequence[Any]) -> np.ndarray:
 
 
 def wait_on_cpu(out: Any, mesh: Mesh) -> Any:
-    """`out` of a program whose devices exchange data; on a CPU it is returned when it is computed.
+    """`out` of a program whose devices exchange data; on a CPU it is returned after it is computed.
 
-    Devices of a CPU share its threads. If two such programs are on their way at the same time, the
-    threads can all wait for devices that got none: XLA then ends the process after 40 seconds.
+    CPU devices share threads. If two such programs run at the same time, all threads can wait for
+    devices that got no thread; XLA then ends the process after 40 seconds.
     """
     return jax.block_until_ready(out) if mesh.devices.flat[0].platform == "cpu" else out
 
@@ -86,28 +86,30 @@ def independent(
     data_args: tuple[int, ...] = (),
     donate_args: tuple[int, ...] = (),
 ) -> Fn:
-    """`fn`, written for one run, over the leading axis of its arguments: jit(shard_map(vmap(fn))).
+    """Map `fn`, written for one run, over the leading axis of its arguments.
 
-    The result takes and returns pytrees whose leaves all have a leading axis of one length K. Each
-    of the D devices along the mesh's first axis holds its own K / D runs and computes `vmap(fn)` on
-    them, so `fn` may not use a collective: it names no axis of the mesh.
+    The new function is jit(shard_map(vmap(fn))). It takes and returns pytrees whose leaves all have
+    a leading axis of length K. Each of the D devices along the mesh's first axis holds K / D runs
+    and computes `vmap(fn)` on them. So `fn` must not use a collective or name an axis of the mesh.
 
-    On a mesh of one axis the compiled program holds no collective. On a mesh ("expert", "data")
-    each run has a row of devices to itself: the arguments of `data_args` are cut along their second
-    axis as well, and what the compiler then sums over, it sums inside the row.
+    On a mesh with one axis the compiled program has no collective. On a mesh ("expert", "data")
+    each run has its own row of devices. The arguments in `data_args` are then also split along
+    their second axis, and the compiler sums only over the devices of a row.
 
     Args:
-        fn: of one run.
-        mesh: see `make_mesh`.
-        backend: "shard_map"; "pmap" gives the same bits with a slower dispatch.
-        pad: where D does not divide K, compute the last run again on the devices left over, and
-            drop what comes of it. Otherwise such a K is refused.
-        data_args: which arguments hold batches, [K, B, …]; for a mesh of two axes.
-        donate_args: which arguments the result may take the place of.
+        fn: The function of one run.
+        mesh: See `make_mesh`.
+        backend: "shard_map", or "pmap", which gives the same bits with a slower dispatch.
+        pad: If True and D does not divide K, the devices that are left over compute the last run
+            again, and their results are dropped. If False, such a K is refused.
+        data_args: The numbers of the arguments that hold batches, [K, B, …], for a mesh with two
+            axes.
+        donate_args: The numbers of the arguments whose memory the result may use.
 
     Raises:
-        ValueError: if the backend is unknown or cannot cut batches; in a call, if the leaves
-            disagree on K, or D does not divide K, or the devices of a row do not divide B.
+        ValueError: if the backend is not known or cannot split batches; in a call, if the leaves
+            differ in K, or D does not divide K, or the number of devices in a row does not divide
+            B.
     """
     if backend not in _BACKENDS:
         near = get_close_matches(str(backend), _BACKENDS, n=1, cutoff=0.0)[0]
@@ -188,7 +190,7 @@ def _with_last_again(times: int, leaf: Any) -> Any:
 
 
 def _leading_axis(args: tuple[Any, ...]) -> int:
-    """The length that every leaf's first axis has."""
+    """The length of the first axis, which all leaves share."""
     leaves = [
         (f"args{jax.tree_util.keystr(path)}", leaf)
         for path, leaf in jax.tree_util.tree_leaves_with_path(args)
@@ -207,7 +209,7 @@ def _leading_axis(args: tuple[Any, ...]) -> int:
 
 
 def _check_second_axis(name: str, batch: Any, num_devices: int) -> None:
-    """The devices of a row divide the batch of a run."""
+    """Check that the number of devices in a row divides the batch of a run."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(batch):
         where, shape = f"{name}{jax.tree_util.keystr(path)}", jnp.shape(leaf)
         rule = f"`{where}` must have a second axis, which is the batch"

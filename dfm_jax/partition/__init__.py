@@ -1,4 +1,4 @@
-"""A data set partitioned among experts: rows are read, assigned by their features, and written."""
+"""Partition a data set among experts: read rows, assign them by their features, write them."""
 
 from dfm_jax.partition.read import Source as Source
 from dfm_jax.partition.write import Written as Written

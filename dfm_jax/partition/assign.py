@@ -1,4 +1,4 @@
-"""The rule that sends rows to experts: found by clustering, kept on disk; how rows lie in it."""
+"""The rule that assigns rows to experts: found by clustering, kept on disk; and its statistics."""
 
 import hashlib
 import math
@@ -26,14 +26,14 @@ _BALANCES = {"rows": "rows", "tokens": "weights", "none": "none"}
 
 
 class Rule(NamedTuple):
-    """What sends a row to an expert: that of the cluster with the largest ⟨c, f⟩ − λ w."""
+    """A row goes to the expert of the cluster with the largest ⟨c, f⟩ − λ w."""
 
     clusters: Clusters
     cluster_of: np.ndarray  # [F], the expert of each cluster; 0 … K − 1 where each has its own
 
 
 class Found(NamedTuple):
-    """What clustering found."""
+    """The result of the clustering."""
 
     rule: Rule
     labels: np.ndarray  # [R] those that were balanced
@@ -52,8 +52,9 @@ def clustered(
 ) -> Found:
     """Cluster the rows that have a feature; the arguments are those of `write_partition`.
 
-    Of one stage, the statistics tell the cost of balance: the best mean cosine before it joined,
-    less the one that was kept; and the mean NMI of the labels with those of the other restarts.
+    With one stage, the statistics contain the cost of balance, which is the best mean cosine before
+    balancing minus the one that was kept. They also contain the mean NMI of the labels with those
+    of the other restarts.
     """
     weights = loads.astype(np.float32) if balance == "tokens" else None
     key = jax.random.key(seed)
@@ -87,7 +88,7 @@ def rule_to_bytes(rule: Rule) -> bytes:
 
 
 def read_rule(path: Path) -> Rule:
-    """The rule that was written, to the bit.
+    """Read a rule, with the same bits as it was written.
 
     Raises:
         ValueError: if the file is damaged.
@@ -99,11 +100,11 @@ def read_rule(path: Path) -> Rule:
 
 
 def routed_labels(encoded: EncodedRows, rule: Rule, weights: np.ndarray | None) -> np.ndarray:
-    """The expert of each row that has a feature; a part of them at a time.
+    """The expert of each row that has a feature, computed for some rows at a time.
 
     Raises:
-        ValueError: if the features are of another width, or one equals the mean of those clustered
-            and so has no direction.
+        ValueError: if the features have another width; if one equals the mean of the clustered
+            features and so has no direction.
     """
     width, found = len(rule.clusters.mean), encoded.features.shape[1]
     words = f"`features` must have {width} columns, as many as those of the partition"
@@ -122,10 +123,10 @@ def routed_labels(encoded: EncodedRows, rule: Rule, weights: np.ndarray | None) 
 
 
 def statistics(encoded: EncodedRows, labels: np.ndarray, rule: Rule) -> dict:
-    """How the rows lie: mean cosine, quantiles of the margin, and how many balance moved.
+    """Mean cosine, quantiles of the margin, and the number of rows that balance moved.
 
-    A cosine is with the nearest centroid of the row's expert; the margin is that, less the largest
-    with a centroid of another expert (with −1, if there is no other).
+    The cosine of a row is with the nearest centroid of its expert. The margin is this cosine minus
+    the largest one with a centroid of another expert, or minus −1 if there is no other expert.
     """
     if labels.size == 0:
         return {"mean_cosine": None, "margins": None, "moved": 0}
@@ -152,7 +153,10 @@ def _parts(size: int) -> list[slice]:
 
 
 def assign_at_random(labels: np.ndarray, sizes: np.ndarray, seed: int) -> np.ndarray:
-    """Label each row that is −1 as the ⌊h Σ c / 2⁶⁴⌋-th row of all the clusters is; which were."""
+    """Give each row with label −1 the label of the ⌊h Σ c / 2⁶⁴⌋-th row of all clusters.
+
+    Also return which rows these are.
+    """
     upper, total = np.cumsum(sizes), int(sizes.sum())
     rows = np.flatnonzero(labels < 0)
     for row in rows:

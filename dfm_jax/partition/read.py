@@ -1,9 +1,8 @@
-"""What is read of the rows: loads and ids at a first pass, then their features.
+"""Read the rows of a data set: loads and ids in a first pass, then features.
 
-Features come from a file of the user's, or from an encoder of each row.
-
-A row without a feature is kept with the reason, whatever it is: nothing is sent to an expert by a
-feature that it does not have. Rows are read one by one; what is held is their features.
+Features come from a file of the user, or from an encoder of each row. A row without a feature is
+kept with the reason; no row is sent to an expert by a feature that it does not have. Rows are read
+one by one, and only their features are kept in memory.
 """
 
 import hashlib
@@ -43,7 +42,7 @@ _SHOWN = 5  # rows named in a refusal
 
 
 class Survey(NamedTuple):
-    """Of all the rows, whether they have a feature or not."""
+    """Facts about all rows, whether they have a feature or not."""
 
     loads: np.ndarray  # [R], the bytes of the conversations, or the user's weights
     num_repeated_ids: int
@@ -52,11 +51,11 @@ class Survey(NamedTuple):
 
 
 def survey(input: Path, weights: Path | None, unique_ids: bool) -> Survey:
-    """The first pass. An id is known by 63 bits of its hash: 10⁷ of them collide once in 10⁵.
+    """The first pass; ids are compared by 63 bits of a hash, of which 10⁷ collide once in 10⁵.
 
     Raises:
-        ValueError: if a row is not a conversation, the weights are not as `read_weights` wants
-            them, or an id is missing or repeated under `unique_ids`.
+        ValueError: if a row is not a conversation; if `read_weights` refuses the weights; if, with
+            `unique_ids`, an id is missing or repeated.
     """
     loads, ids, columns = array("q"), array("Q"), Columns(text_only=True)
     for record in read_records(input):
@@ -83,7 +82,7 @@ def survey(input: Path, weights: Path | None, unique_ids: bool) -> Survey:
 
 
 def read_weights(path: Path, num_rows: int) -> np.ndarray:
-    """The load of each row that a user brings, an `.npy` file; nothing is unpickled.
+    """Read the user's load of each row from an `.npy` file; nothing is unpickled.
 
     Raises:
         ValueError: if it is not a list of `num_rows` numbers, or one is negative or not finite.
@@ -123,7 +122,7 @@ ZERO_FEATURE = Reason("feature is zero")  # what encoders leave of what they cou
 
 
 class Source(NamedTuple):
-    """What was asked for; exactly one of `features` and `encoder`."""
+    """The source of the features; exactly one of `features` and `encoder` is given."""
 
     features: Path | None = None
     encoder: str | None = None
@@ -133,7 +132,7 @@ class Source(NamedTuple):
 
 
 class EncodedRows(NamedTuple):
-    """Features of the rows that have one, and why the others have none."""
+    """Features of the rows that have one, and the reasons why the others have none."""
 
     features: np.ndarray  # [R, D]
     rows: np.ndarray  # [R], which row of the input each is of
@@ -145,7 +144,7 @@ class EncodedRows(NamedTuple):
 
 
 def check_source(source: Source) -> None:
-    """The options go together."""
+    """Check that the options can be used together."""
     features, encoder, images, cache, num_features = source
     one = (features is None) != (encoder is None)
     rule = "Exactly one of `--features` and `--encoder` must be given"
@@ -171,11 +170,11 @@ def encoded_rows(
     seed: int = 0,
     fitted: DocumentEncoder | None = None,
 ) -> EncodedRows:
-    """The features of the rows of `input`; tfidf is fitted to them, unless it is given `fitted`.
+    """The features of the rows of `input`; tfidf is fitted to these rows unless `fitted` is given.
 
     Raises:
-        ValueError: if the user's features are not as `read_features` wants them, a row names an
-            image by anything but a path inside the folder, or there are no words to fit to.
+        ValueError: if `read_features` refuses the user's features; if a row names an image by
+            something other than a path inside the folder; if there are no words to fit.
         MissingDataError: if a package that the encoder needs is not installed.
     """
     if source.features is not None:
@@ -199,7 +198,7 @@ def encoded_rows(
 
 
 def source_inputs(input: Path, source: Source) -> dict[str, str]:
-    """The `inputs` that `encoded_rows` would report, without encoding."""
+    """The `inputs` that `encoded_rows` would report, found without encoding."""
     if source.features is not None:
         return {"features": file_digest(source.features)}
     if source.images is None:
@@ -215,7 +214,7 @@ def source_inputs(input: Path, source: Source) -> dict[str, str]:
 
 
 def _image_rows(input: Path, folder: Path, cache: Path | None, num_rows: int) -> EncodedRows:
-    """The mean over a row's images; all of them must open."""
+    """The mean over a row's images, all of which must open."""
     require(folder.is_dir(), "`images` must be a folder that exists", folder)
     package_folder("PIL", "pillow")  # says how to install it
     params = load_efficientnet_lite0()
@@ -275,9 +274,9 @@ def _images_of(
 
 
 def _image_paths(input: Path, record: Record, folder: Path) -> list[tuple[str, Path]]:
-    """The names in `image` and where they lie, none or several; refused where they leave `folder`.
+    """The names in `image`, any number of them, and their paths; none may leave `folder`.
 
-    Pictures under another name are refused too: the row would have none.
+    Pictures in another field are refused too, because the row would have no feature.
     """
     value = record.fields.get("image")
     names = [] if value in (None, "") else value if isinstance(value, list) else [value]
@@ -298,7 +297,7 @@ def _content(path: Path) -> bytes | None:
 
 
 def _opened(content: bytes) -> np.ndarray | str:
-    """The image as the encoder sees it, or what is wrong with it."""
+    """The image as the encoder reads it, or what is wrong with it."""
     try:
         return resized_image(decoded_picture(content))
     except ValueError as error:
@@ -340,7 +339,7 @@ def _document_rows(
 
 
 def _contexts(input: Path, num_rows: int) -> Iterator[str]:
-    """What tfidf is fitted to; refused if no turn is of one whose words are read."""
+    """The texts to which tfidf is fitted; refused if no row has a turn whose words it reads."""
     speakers, some = Counter(), False
     for record in _shown(input, num_rows, "fitting tfidf"):
         text = context_text(record)
@@ -358,5 +357,5 @@ def _contexts(input: Path, num_rows: int) -> Iterator[str]:
 
 
 def _shown(input: Path, num_rows: int | None, doing: str) -> Iterator[Record]:
-    """The rows of the input, with a bar on a terminal."""
+    """The rows of the input, with a progress bar on a terminal."""
     return iter(tqdm(read_records(input), doing, num_rows, leave=False, unit="row", disable=None))

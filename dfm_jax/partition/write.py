@@ -1,15 +1,15 @@
-"""A data set of conversations partitioned among experts: the rows, and what routes new ones.
+"""Write a data set partitioned among experts: the rows, and the rule that routes new rows.
 
-    expert_000/rows.jsonl …   the rows of each expert, verbatim
+    expert_000/rows.jsonl …   the rows of each expert, unchanged
     dense.jsonl               the same rows, in the order of the input
-    unrouted.jsonl            row, id, reason and detail of each row that no expert has
-    random.jsonl              the same, and the expert, of each row that came without a feature
+    unrouted.jsonl            row, id, reason and detail of each row without an expert
+    random.jsonl              the same, and the expert, of each row assigned at random
     centroids.safetensors     centroids, prices, mean: `Clusters`; cluster_of, the expert of each
-    encoder.json, .safetensors   the encoder, where the features are not the user's
+    encoder.json, .safetensors   the encoder, if the features are not the user's
     manifest.json             counts, statistics, settings, versions; the SHA-256 of all the others
 
-The input is read several times and never held: what is kept of a row is its feature, its label, its
-load and a hash of its id.
+The input is read several times and never kept in memory; of each row, only the feature, the label,
+the load and a hash of the id are kept.
 """
 
 import hashlib
@@ -57,7 +57,7 @@ _NO_FEATURE = ("unrouted", "random")
 
 
 class Written(NamedTuple):
-    """The manifest of a folder, and whether it had been written before."""
+    """The manifest of a folder, and whether it existed already."""
 
     manifest: dict
     found: bool
@@ -81,24 +81,24 @@ def write_partition(
 
     Args:
         input: JSONL, a JSON array or a folder of text, as `read_records` reads it.
-        out: a new folder; if it is there and whole, with these settings and inputs, nothing is
-            done.
-        source: of the features.
+        out: A new folder. If it is there already, complete and with the same settings and inputs,
+            nothing is done.
+        source: The source of the features.
         num_experts: K.
-        balance: "rows": sizes that differ by at most 1; "tokens": loads that exceed their mean by
-            at most one row; "none". Of the rows with features.
-        num_fine: F fine clusters first, and these assigned to experts; then loads exceed their mean
-            by at most one fine cluster.
-        restarts: starts of the clustering, of which the best is kept.
-        seed: of the starts, of the random experts, and of tfidf's SVD.
-        weights: `.npy` [R], the load of each row; else the UTF-8 bytes of its conversation. They
-            go with "tokens".
-        no_feature: a row without a feature is "unrouted", or "random": assigned to an expert by a
-            hash of its number and the seed, in proportion to the sizes of the clusters.
-        unique_ids: refuse a row without an id, or with that of another.
+        balance: "rows" makes sizes that differ by at most 1; "tokens" makes loads that exceed their
+            mean by at most one row; "none" does not balance. Only rows with features are balanced.
+        num_fine: F, the number of fine clusters, which are then assigned to experts; loads then
+            exceed their mean by at most one fine cluster.
+        restarts: The number of starts of the clustering, of which the best is kept.
+        seed: The seed of the starts, of random experts, and of tfidf's SVD.
+        weights: An `.npy` file [R] with the load of each row, for "tokens"; by default the load is
+            the number of UTF-8 bytes of the conversation.
+        no_feature: With "unrouted", a row without a feature goes to no expert. With "random", a
+            hash of its number and the seed assigns it, in proportion to the sizes of the clusters.
+        unique_ids: If True, a row that has no id, or the id of another row, is refused.
 
     Raises:
-        ValueError: if `out` is anything else already, or an input is not as it must be.
+        ValueError: if `out` exists and is something else, or an input is not allowed.
     """
     require(balance in _BALANCES, f"`balance` must be one of {_BALANCES}", balance)
     check_source(source)
@@ -176,15 +176,15 @@ def write_routed(
     no_feature: str = "unrouted",
     unique_ids: bool = False,
 ) -> Written:
-    """Deal new rows to the experts of a finished `partition` by its rule; write the folder `out`.
+    """Assign new rows to the experts of a finished `partition` by its rule; write the folder `out`.
 
-    A row goes to argmax_k ⟨c_k, f⟩ − λ_k w, with the centroids and prices of the partition; nothing
-    is balanced anew. The features come from the partition's own encoder, or from `source` if they
-    did then. `weights` are needed if the partition had them, and refused if it had none. The other
-    arguments are those of `write_partition`.
+    A row goes to argmax_k ⟨c_k, f⟩ − λ_k w, with the centroids and prices of the partition; the new
+    rows are not balanced. The features come from the encoder of the partition, or from `source` if
+    it had none. `weights` are needed if the partition had weights, and refused if it had none. The
+    other arguments are those of `write_partition`.
 
     Raises:
-        ValueError: if `partition` is not a finished one, or as `write_partition`.
+        ValueError: if `partition` is not a finished partition; as `write_partition`.
     """
     old, rule = _read_partition(partition)
     kept = old["settings"]
@@ -245,7 +245,7 @@ def _inputs(input: Path, out: Path, weights: Path | None, no_feature: str) -> di
 
 
 def _found(out: Path, input: Path, source: Source, settings: dict, inputs: dict) -> dict | None:
-    """The manifest of `out`, if it is whole and of these settings; None if nothing is there."""
+    """The manifest of `out` if it is complete and has these settings; None if there is no `out`."""
     if not os.path.lexists(out):
         return None
     manifest = read_manifest(out)
@@ -271,7 +271,7 @@ def _read_partition(folder: Path) -> tuple[dict, Rule]:
 
 
 def _source_like(partition: Path, encoder: str, source: Source) -> Source:
-    """The source of new rows, with the encoder that the partition was made with."""
+    """The source of new rows, with the encoder of the partition."""
     given = source.features is not None
     words = f"`features` must be given if {partition} was made with features, and only then"
     require(given == (encoder == "features"), words, source.features)
@@ -306,16 +306,16 @@ def write_assigned(
     rule: Rule,
     manifest: dict,
 ) -> dict:
-    """The last pass over the input; the manifest that was written.
+    """The last pass over the input; returns the manifest that was written.
 
     Args:
-        out: must not be there.
-        input: must be what it was, by its hash in the manifest.
-        labels: the expert of each row; below 0 is none.
-        loads: of each row.
-        encoded: why rows have no feature, and the files of the encoder.
-        rule: K experts.
-        manifest: its settings, inputs and statistics; the counts are added.
+        out: The folder to write, which must not exist.
+        input: The input, which must still have the hash in the manifest.
+        labels: The expert of each row; a number below 0 means no expert.
+        loads: The load of each row.
+        encoded: The reasons why rows have no feature, and the files of the encoder.
+        rule: The rule of the K experts.
+        manifest: The settings, inputs and statistics of the manifest, to which counts are added.
     """
     num_experts, routed = manifest["settings"]["num_experts"], labels >= 0
     encoder = manifest["settings"]["encoder"]

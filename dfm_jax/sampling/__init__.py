@@ -1,10 +1,10 @@
-"""Drawing from networks and exact posteriors: each step from the distribution it states.  [S1–S7]
+"""Drawing from networks and exact posteriors, each step from a stated distribution.  [S1–S7]
 
-Left to right with a cache (`sample_autoregressive`); by a schedule table, in any order, in blocks,
-masked, or infilling (`sample_on_table`, `sample_infilling`); in continuous time (`sample_euler`,
-`sample_corrected`, `sample_adaptive`), also by any velocity (`sample_velocity`). A network comes
-as a static function, its parameters as an argument, and each sequence with a key of its own.
-`dfm_jax.mixture` draws from K experts.
+`sample_autoregressive` draws left to right with a cache. `sample_on_table` draws by a schedule
+table: in any order, in blocks, or masked; `sample_infilling` fills in. `sample_euler`,
+`sample_corrected` and `sample_adaptive` draw in continuous time; `sample_velocity` does so for any
+velocity. The network is a static function, its parameters are an argument, and each sequence has
+its own key. `dfm_jax.mixture` draws from K experts.
 """
 
 from dfm_jax.interfaces import Denoiser as Denoiser

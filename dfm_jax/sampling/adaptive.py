@@ -1,4 +1,4 @@
-"""Euler's steps of their own size, in continuous time.   [S3, S4]"""
+"""Euler's steps in continuous time, whose size adapts to the state.   [S3, S4]"""
 
 from functools import partial
 from typing import Any, NamedTuple
@@ -25,7 +25,7 @@ from dfm_jax.types import Array, Context, Int, Key, Number, Time, Tokens, typed
 
 
 class AdaptiveSample(NamedTuple):
-    """A sequence, and how many steps it took."""
+    """A sequence, and the number of steps that it took."""
 
     tokens: Int[Array, " N"]
     num_steps: Int[Array, ""]  # evaluations of the denoiser but for the last step
@@ -49,33 +49,33 @@ def sample_adaptive(
     context: Context | None = None,
     carry_over: bool | None = None,
 ) -> AdaptiveSample:
-    """Euler's steps, each as long as few jumps are expected in it.   [S3, S4]
+    """Euler's steps, each of a size in which few jumps are expected.   [S3, S4]
 
         h = min( ε / Σ_i κ̇_t/(1 − κ_t) [1 − p̂_{1|t}^i(X_t^i | X_t)],  h_max,  t_end − t )
 
-    A step's error is that of two jumps in it, which have a chance near ε²/2: where little happens
-    steps are long. None is longer than a token's rate allows, h κ̇/(1 − κ) ≤ 1.
+    The error of a step comes from two jumps in it, which have probability near ε²/2. Where few
+    jumps are expected, steps are long. No step is longer than the rate allows: h κ̇/(1 − κ) ≤ 1.
 
     Args:
-        key: of this sequence.
-        params: what the denoiser takes.
-        denoiser: static.
-        x_0: the state at `start`.
+        key: The key of this sequence.
+        params: The parameters of the denoiser.
+        denoiser: A static function.
+        x_0: The state at `start`.
         schedule: κ_t.
-        source: see `sample_on_table`.
-        jumps: ε, the number expected in a step, in (0, 1].
+        source: See `sample_on_table`.
+        jumps: ε, the expected number of jumps in a step, in (0, 1].
         largest_step: h_max, in units of time.
-        start: the time of `x_0`.
-        end: where the process stops, in (start, 1).
-        finish: whether all that is left there is then drawn from p̂_{1|end} (S4); else what comes
-            back is a draw of the path at `end`.
-        max_steps: more are refused.
+        start: The time of `x_0`.
+        end: The time at which the process stops, in (start, 1).
+        finish: If True, all pending positions are then drawn from p̂_{1|end} (S4). If False, the
+            result is a draw of the path at `end`.
+        max_steps: The largest number of steps; a run that needs more is refused.
         context: True where a token is given and stays.
-        carry_over: see `sample_on_table`.
+        carry_over: See `sample_on_table`.
 
     Raises:
-        ValueError: on an option outside its domain; if the end was not reached in `max_steps`; on
-            ids outside [0, S) and logits that are no distribution.
+        ValueError: if an option lies outside its domain; if `max_steps` steps do not reach the end;
+            if an id lies outside [0, S), or logits are not a distribution.
     """
     run = checked_run(params, denoiser, x_0, source=source, carry_over=carry_over)
     check_interval("jumps", jumps, 0, 1, ends="(]")

@@ -1,7 +1,7 @@
 """Drawing from a left-to-right model, token by token, from the rows that it states.   [S1]
 
-Ancestral sampling is exact for the left-to-right table. A decoder remembers the prefix: what one
-costs is the network's business, what is drawn is not, and is the same with and without a cache.
+Ancestral sampling is exact for the left-to-right table. A decoder remembers the prefix. The network
+decides what a cache costs; the tokens that are drawn are the same with and without a cache.
 """
 
 from functools import partial
@@ -26,7 +26,7 @@ NO_DISTRIBUTION = "The logits of a decoder must hold a finite number and no NaN 
 
 
 class Sample(NamedTuple):
-    """The rows as drawn. Behind `lengths` a row holds −1, which is no token."""
+    """The rows that were drawn. After the length of a row come −1, which are not tokens."""
 
     tokens: Int[Array, "B L"]  # the prompt, then the drawn tokens; a stop token is the last
     lengths: Int[Array, " B"]  # prompt and drawn tokens
@@ -50,17 +50,17 @@ def next_token_log_probs(
     top_k: int | None = None,
     top_p: Number | None = None,
 ) -> Float[Array, " V"]:
-    """The distribution that is drawn from, in nats: temperature, then top-k, then top-p.
+    """The distribution to draw from, in nats, after temperature, then top-k, then top-p.
 
         q(v) ∝ exp(logit_v / τ) on the tokens that are kept   [S1, B6]
 
-    τ → 0 is the point mass on the largest logit, and τ = 0 is defined as that limit; ties go to the
-    lower id. Top-k keeps the k largest. Top-p keeps the fewest largest whose mass reaches p. With
-    any of them the distribution is no longer the model's own.
+    τ = 0 is defined as the limit τ → 0, the point mass on the largest logit; ties go to the lower
+    id. Top-k keeps the k largest probabilities. Top-p keeps the largest ones, as few as have mass p
+    or more. With any of the three, the distribution is no longer the model's own.
 
     Raises:
-        ValueError: unless τ ≥ 0, 1 ≤ k ≤ V, 0 < p ≤ 1; if the logits are no distribution: NaN, +∞,
-            or −∞ everywhere.
+        ValueError: if τ ≥ 0, 1 ≤ k ≤ V or 0 < p ≤ 1 does not hold; if the logits are not a
+            distribution, because they hold NaN or +∞, or only −∞.
     """
     logits = jnp.asarray(logits)
     _check_truncation(temperature, top_k, top_p, logits.shape[0])
@@ -76,9 +76,7 @@ def _is_probs(logits: Array) -> Array:
 def truncated_probs(
     logits: Array, temperature: Number, top_k: int | None, top_p: Number | None
 ) -> Array:
-    """`next_token_log_probs` of what is known to be a distribution, with a cut that is known to be
-    one.
-    """
+    """`next_token_log_probs` without checks, for logits and options that were checked before."""
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     frozen = temperature == 0
     # Shifted first: a small τ must send the others to −∞, not the largest to +∞.
@@ -110,12 +108,12 @@ def _kept(log_probs: Array, keep: Array) -> Array:
 
 @typed
 def sample_next_token(key: Key, log_probs: Float[ArrayLike, " V"]) -> Int[Array, ""]:
-    """One token from a distribution in nats, its tail included.  [S1]
+    """Draw one token from a distribution in nats, also from its tail.  [S1]
 
-    The usual float32 draw reaches no token of probability under 1e-7; this one does.
+    The usual float32 draw never gives a token of probability under 1e-7; this one does.
 
     Raises:
-        ValueError: if it is no distribution: of NaN, or −∞ everywhere, id 0 would be drawn.
+        ValueError: if it is not a distribution; a row with NaN, or with only −∞, would give id 0.
     """
     check_log_distribution("log_probs", log_probs)
     return _drawn(key, jnp.asarray(log_probs))
@@ -143,27 +141,29 @@ def sample_autoregressive(
 ) -> Sample:
     """Continue every prompt by up to `max_new` tokens, each from its next-token distribution.  [S1]
 
-    A row stops behind its first stop token, and is frozen from then on. Draw s of row b takes the
-    key folded with b and then with s: it does not depend on the other rows.
+    A row stops after its first stop token and does not change from then on. Draw s of row b uses
+    the key folded with b and then with s, so it does not depend on the other rows.
 
     Args:
-        key: one key for all the rows.
-        params: what the decoder's network takes.
-        decoder: compiled once per decoder, shape and `top_k`; keep one, don't make one per call.
-        prompts: at the front of each row, `lengths` of them; what lies behind is not read.
-        lengths: of each prompt, at least 1.
-        max_new: the most tokens to draw for a row, at least 1.
-        temperature: see `next_token_log_probs`; 0 takes the most probable token.
-        top_k: the number of tokens kept at each draw.
-        top_p: the mass kept at each draw.
-        stop_tokens: ids in [0, V).
-        prefixes: [B, …] what stands before the prompts, for a decoder that reads it.
-        draw: "two_level" draws by `fast.sample_categorical`: the same distribution, other tokens.
+        key: One key for all rows.
+        params: The parameters of the decoder's network.
+        decoder: Keep one decoder and do not make one per call: the function is compiled once per
+            decoder, shape and `top_k`.
+        prompts: The prompt of each row, at its front; tokens after its length are not read.
+        lengths: The length of each prompt, at least 1.
+        max_new: The largest number of tokens to draw for a row, at least 1.
+        temperature: See `next_token_log_probs`; 0 takes the most probable token.
+        top_k: The number of tokens to keep at each draw.
+        top_p: The mass to keep at each draw.
+        stop_tokens: Ids in [0, V) after which a row ends.
+        prefixes: What stands before the prompts, [B, …], for a decoder that reads it.
+        draw: "two_level" draws with `fast.sample_categorical`: other tokens, of the same
+            distribution.
 
     Raises:
-        ValueError: on a length outside [1, P], an id outside [0, S), a bad cut or limit, a prefix
-            too many or too few; if some row's logits are no distribution (under an outer jit, see
-            `valid`).
+        ValueError: if a length lies outside [1, P], or an id outside [0, S); if an option is
+            outside its domain; if the number of prefixes is wrong; if the logits of a row are not a
+            distribution (under an outer jit, `valid` is False instead).
     """
     cut = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
     stops = {"max_new": max_new, "stop_tokens": stop_tokens}
@@ -190,7 +190,7 @@ def checked_prompts(
     stop_tokens: tuple[int, ...],
     prefixes: Any,
 ) -> tuple[Array, Array]:
-    """The prompts, 0 behind their lengths, and these, if all can be used: see the samplers."""
+    """The prompts, 0 after their lengths, and the lengths, if all arguments can be used."""
     prompts, lengths = jnp.asarray(prompts), jnp.asarray(lengths)
     width = prompts.shape[1]
     if decoder.read_prefix is None:
@@ -218,7 +218,7 @@ def checked_prompts(
 
 
 def row_keys(key: Key, num_rows: int) -> Key:
-    """Row b's key: it does not depend on the other rows."""
+    """The key of each row b, which does not depend on the other rows."""
     return jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(num_rows))
 
 
@@ -238,7 +238,7 @@ def sample_rows(
     stop_tokens: tuple[int, ...],
     draw: Draw = "clear",
 ) -> Sample:
-    """What the samplers do once all is checked, with a key for each row."""
+    """The work of the samplers after all is checked, with one key for each row."""
     num_rows, width = prompts.shape
     rows = jnp.arange(num_rows)
     extend = jax.vmap(partial(decoder.extend, params))

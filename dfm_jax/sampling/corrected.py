@@ -41,28 +41,28 @@ def sample_corrected(
     context: Context | None = None,
     carry_over: bool | None = None,
 ) -> Tokens:
-    """Euler's steps forward with some steps back, which may take back a token.   [V7, S3, S4]
+    """Euler's steps forward with some steps back, which can undo a token.   [V7, S3, S4]
 
         X_{t+h}^i ~ δ + h [(1 + β_t) u_t^i − β_t ǔ_t^i],  ǔ by the source's p^i (P5, V6)
 
     β = 0 is `sample_euler`; any β ≥ 0 has the same path in the limit h → 0. A step back may turn a
-    revealed token into a mask again, to be drawn anew. The step to t = 1 is drawn from p̂_{1|t},
-    without steps back.
+    revealed token into a mask again, which is later drawn anew. The step to t = 1 is drawn from
+    p̂_{1|t}, without steps back.
 
     Args:
-        key: of this sequence.
-        params: what the denoiser takes.
-        denoiser: static.
-        x_0: the state at `times[0]`.
+        key: The key of this sequence.
+        params: The parameters of the denoiser.
+        denoiser: A static function.
+        x_0: The state at `times[0]`.
         schedule: κ_t.
-        times: increasing in [0, 1].
-        source: [N, S] the distribution of X_0, token by token, independent of X_1.
-        beta: of each step, 0 where κ_t = 0; the last is not read if `times` end at 1.
+        times: Times that increase in [0, 1].
+        source: The distribution of X_0 at each position [N, S], independent of X_1.
+        beta: β of each step, 0 where κ_t = 0; the last one is not read if `times` end at 1.
         context: True where a token is given and stays.
-        carry_over: as in `sample_on_table`, but it is p̂ that is held, not the token.
+        carry_over: As in `sample_on_table`, but p̂ is fixed at the token, not the token itself.
 
     Raises:
-        ValueError: as `sample_euler`; if β is negative, or a step no distribution.
+        ValueError: as `sample_euler`; if β is negative, or a step is not a distribution.
     """
     run = checked_run(params, denoiser, x_0, source=jnp.asarray(source), carry_over=carry_over)
     check_distribution("source", source)

@@ -1,7 +1,7 @@
-"""What samplers ask of a network or an exact posterior: p̂_{1|t} as logits, and ways to bend it.
+"""Denoisers, which give samplers p̂_{1|t} as logits, from networks or exact posteriors.
 
-Logits need not be normalized, so log p̂ will do. A denoiser is static: keep one, don't make one per
-call. The factories here return the same denoiser for the same arguments.
+Logits need not be normalized, so log p̂ can be used. A denoiser is static: keep one, and do not
+make one per call. The factories here return the same denoiser for the same arguments.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from dfm_jax.types import Array
 
 
 def halves(denoiser: Denoiser) -> HeadedDenoiser:
-    """Any denoiser as two halves; one that has none does all its work in the first."""
+    """Any denoiser as two halves; one without halves does all its work in the first."""
     if isinstance(denoiser, HeadedDenoiser):
         return denoiser
     return HeadedDenoiser(denoiser, _same)
@@ -31,7 +31,7 @@ def whole(denoiser: Denoiser) -> Callable[..., Array]:
 
 @cache
 def denoiser_of(apply: Callable[..., Array], *, time_conditioned: bool) -> Denoiser:
-    """A network's `apply(params, x_t, t=None)` as a denoiser; one without time is not told it."""
+    """A denoiser from a network's `apply(params, x_t, t=None)`; without time it is not given t."""
 
     def denoiser(params: Any, x_t: Array, t: Array) -> Array:
         return apply(params, x_t, t) if time_conditioned else apply(params, x_t)
@@ -47,12 +47,12 @@ def truncated_denoiser(
     top_k: int | None = None,
     top_p: float | None = None,
 ) -> Denoiser:
-    """Every position's distribution under a temperature, then top-k, then top-p.  [B6]
+    """A denoiser with a temperature, then top-k, then top-p at every position.  [B6]
 
-    As `next_token_log_probs`; what is drawn is then another distribution than the model's.
+    It works as `next_token_log_probs`. Samples then have another distribution than the model's.
 
     Raises:
-        ValueError: unless τ ≥ 0, k ≥ 1, 0 < p ≤ 1.
+        ValueError: if τ ≥ 0, k ≥ 1 or 0 < p ≤ 1 does not hold.
     """
     check_interval("temperature", temperature, 0, jnp.inf, ends="[)")
     if top_k is not None:
@@ -74,19 +74,20 @@ def truncated_denoiser(
 
 @cache
 def guided_denoiser(conditional: Denoiser, unconditional: Denoiser, weight: float) -> Denoiser:
-    """Classifier-free guidance of the posterior; it takes the pair of both denoisers' parameters.
+    """Classifier-free guidance of the posterior; the parameters are a pair, one of each denoiser.
 
         log p̃(v | z, c) = (1 + ω) log p̂(v | z, c) − ω log p̂(v | z) − log Z(z, c)   per position
 
-    ω = 0 is the conditional one, ω = −1 the other; ω > 0 sharpens what c says. p̃ is no posterior
-    of any data: the samples' distribution is not stated. With ω > 0 it has no value where the
-    unconditional one is 0 and the conditional is not; the row is then NaN, which samplers refuse.
-    Applied to rates, not to distributions, the exponent changes how often one jumps as well.
+    ω = 0 is the conditional denoiser, ω = −1 the unconditional one; ω > 0 strengthens the effect of
+    c. p̃ is not the posterior of any data, so the distribution of the samples is not stated. With ω
+    > 0 it is undefined where the unconditional probability is 0 and the conditional one is not; the
+    row is then NaN, which samplers refuse. If the exponent were applied to rates instead of
+    distributions, it would also change how often positions jump.
 
     Source: Ho & Salimans (2207.12598); in discrete state spaces Nisonoff et al. (2406.01572).
 
     Raises:
-        ValueError: unless ω ≥ −1 and finite.
+        ValueError: if ω is below −1 or not finite.
     """
     check_interval("weight", weight, -1, jnp.inf, ends="[)")
     told, untold = whole(conditional), whole(unconditional)
@@ -105,12 +106,12 @@ def guided_denoiser(conditional: Denoiser, unconditional: Denoiser, weight: floa
 
 
 def logits_shape(params: Any, denoiser: Denoiser, x_t: Array) -> tuple[int, ...]:
-    """[N, V], by a trace that computes nothing."""
+    """The shape [N, V], from a trace that computes nothing."""
     return tuple(jax.eval_shape(whole(denoiser), params, x_t, jnp.zeros(())).shape)
 
 
 def log_probs(logits: Array) -> Array:
-    """In float32 at least, whatever a network computed in; rows of −∞ alone become NaN."""
+    """Log-probabilities in float32 or wider, for logits of any type; a row of −∞ becomes NaN."""
     wide = logits if jnp.finfo(logits.dtype).bits >= 32 else logits.astype(jnp.float32)
     return jax.nn.log_softmax(wide, axis=-1)
 

@@ -1,7 +1,7 @@
 """Euler's steps in continuous time.   [S3, S4]
 
-κ̇/(1 − κ) has no end at t = 1: a run that ends there draws its last step from p̂_{1|t} (S4). One that
-ends before returns X_t, a draw of the path there.
+κ̇/(1 − κ) is unbounded at t = 1. So a run that ends there draws its last step from p̂_{1|t} (S4). A
+run that ends before returns X_t, a draw of the path at that time.
 """
 
 from collections.abc import Callable
@@ -39,26 +39,26 @@ def sample_euler(
 
         X_{t+h}^i ~ δ + h κ̇_t/(1 − κ_t) [p̂_{1|t}^i(· | X_t) − δ],  the step to t = 1 from p̂_{1|t}
 
-    Global error O(h). For a linear schedule it is the exact finite step of the same grid. The step
-    of a mixture path in closed form, (κ_{t+h} − κ_t)/(1 − κ_t) in the place of h κ̇_t/(1 − κ_t), is
-    `sample_on_table` of `schedules.masked`: seldom is there a reason to prefer this one.
+    The global error is O(h). For a linear schedule it is the exact finite step of the same grid.
+    `sample_on_table` of `schedules.masked` uses the exact (κ_{t+h} − κ_t)/(1 − κ_t) instead of h
+    κ̇_t/(1 − κ_t); there is seldom a reason to prefer this function.
 
     Args:
-        key: of this sequence; `jax.vmap` over keys is the batch.
-        params: what the denoiser takes.
-        denoiser: static; keep one.
-        x_0: the state at `times[0]`.
-        schedule: κ_t; one number or one per position.
-        times: increasing in [0, 1], from that of `x_0` to that of the result.
-        source: see `sample_on_table`.
+        key: The key of this sequence; `jax.vmap` over keys makes the batch.
+        params: The parameters of the denoiser.
+        denoiser: A static function; keep one and do not make one per call.
+        x_0: The state at `times[0]`.
+        schedule: κ_t, one number or one per position.
+        times: Times that increase in [0, 1], from that of `x_0` to that of the result.
+        source: See `sample_on_table`.
         context: True where a token is given and stays.
-        carry_over: see `sample_on_table`.
-        method: see `sample_on_table`.
-        rows_at_once: see `sample_on_table`.
+        carry_over: See `sample_on_table`.
+        method: See `sample_on_table`.
+        rows_at_once: See `sample_on_table`.
 
     Raises:
-        ValueError: if times do not increase in [0, 1], or a step is no distribution, h κ̇/(1 − κ) >
-            1; on ids outside [0, S) and logits that are no distribution.
+        ValueError: if the times do not increase in [0, 1]; if h κ̇/(1 − κ) > 1, so that a step is
+            not a distribution; if an id lies outside [0, S), or logits are not a distribution.
     """
     run = checked_run(
         params,
@@ -94,22 +94,23 @@ def sample_velocity(
 
         X_{t+h}^i ~ δ_{x_t^i} + h u_t^i(·, X_t)
 
-    Global error O(h). Of a mixture path, with u from `velocities.posterior_to_velocity`, it is
-    `sample_euler` in distribution, but for the step to t = 1, which that one draws from p̂_{1|t}.
-    It also serves paths that have no posterior over x_1 in their velocity, such as metric ones.
+    The global error is O(h). For a mixture path, with u from `velocities.posterior_to_velocity`,
+    the distribution is that of `sample_euler`, except for the step to t = 1, which `sample_euler`
+    draws from p̂_{1|t}. This function also works for paths whose velocity uses no posterior over
+    x_1, such as metric paths.
 
     Args:
-        key: of this sequence; `jax.vmap` over keys is the batch.
-        params: what the velocity takes.
-        velocity: `velocity(params, x_t, t)` gives u_t [N, S]; static; keep one.
-        x_0: the state at `times[0]`.
-        times: increasing in [0, 1], from that of `x_0` to that of the result.
+        key: The key of this sequence; `jax.vmap` over keys makes the batch.
+        params: The parameters of the velocity.
+        velocity: `velocity(params, x_t, t)` returns u_t [N, S]; it is static: keep one.
+        x_0: The state at `times[0]`.
+        times: Times that increase in [0, 1], from that of `x_0` to that of the result.
         context: True where a token is given and stays; its velocity is not read.
 
     Raises:
-        ValueError: if times do not increase in [0, 1]; on ids outside [0, S); if a step is no
-            distribution: a rate to leave above 1/h, one below 0, a row that does not sum to 0, a
-            NaN (under an outer jit by checkify).
+        ValueError: if the times do not increase in [0, 1]; if an id lies outside [0, S); if a step
+            is not a distribution, because a rate to leave is above 1/h, a rate is below 0, a row
+            does not sum to 0, or there is a NaN (under an outer jit only with checkify).
     """
     x_0, times = jnp.asarray(x_0), jnp.asarray(times)
     shape = jax.eval_shape(velocity, params, x_0, times[0]).shape
@@ -155,7 +156,7 @@ def _by_velocity(
 def euler_jump_probs(
     schedule: Schedule, times: Float[ArrayLike, " times"], fixed: Array
 ) -> Float[Array, "steps N"]:
-    """The chance that a position is drawn anew in each step: h κ̇/(1 − κ), at last 1.   [S3, S4]"""
+    """The probability that a position is drawn anew in a step: h κ̇/(1 − κ), then 1.   [S3, S4]"""
     times = jnp.asarray(times)
     sizes, ends = grid(times)
     shape = (sizes.shape[0], *fixed.shape)
@@ -174,7 +175,7 @@ def euler_jump_probs(
 
 
 def grid(times: Array) -> tuple[Array, Array]:
-    """The size of every step, and whether it ends at t = 1; refused unless times increase."""
+    """The size of every step, and whether the last ends at t = 1; times must increase."""
     check_count("the number of times", times.shape[0], at_least=2)
     check_interval("times", times, 0.0, 1.0)
     sizes = jnp.diff(times)
@@ -183,5 +184,5 @@ def grid(times: Array) -> tuple[Array, Array]:
 
 
 def fixed_positions(x_0: ArrayLike, context: Context | None) -> Array:
-    """Which positions are given, None meaning none."""
+    """The positions that are given; a context of None means none."""
     return jnp.zeros(jnp.shape(x_0), bool) if context is None else jnp.asarray(context)

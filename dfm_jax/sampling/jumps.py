@@ -1,9 +1,9 @@
-"""One loop for the samplers of mixture paths: a probability says who jumps, p̂_{1|t} says where.
+"""One loop for all samplers of mixture paths: c gives who jumps, p̂_{1|t} gives where to.
 
     X_{t+}^i ~ δ_{x_t^i} + c_t^i [p̂_{1|t}^i(· | x_t) − δ_{x_t^i}],  independently over i   [S2–S4]
 
-A position jumps with probability λ in the exact step (Q3), h κ̇/(1 − κ) in Euler's (S3), and
-1[κ < 1] in the last (S4).
+A position jumps with probability c = λ in the exact step (Q3), h κ̇/(1 − κ) in Euler's step (S3),
+and 1[κ < 1] in the last step (S4).
 """
 
 from functools import partial
@@ -26,7 +26,7 @@ VALID = "The logits of a denoiser must hold a finite number and no NaN where a t
 
 
 class Run(NamedTuple):
-    """What stays the same from step to step."""
+    """The values that stay the same from step to step."""
 
     denoiser: Denoiser
     num_states: int  # S
@@ -45,11 +45,11 @@ def checked_run(
     method: Method = "clear",
     rows_at_once: int | None = None,
 ) -> Run:
-    """Refuse what cannot be run. S is V + 1 for a source of masks, V for one of tokens.
+    """Refuse arguments that cannot be used. S is V + 1 for a source of masks, V for one of tokens.
 
     Raises:
-        ValueError: unless the distributions of a source have V columns or V + 1, the ids of `x_0`
-            lie in [0, S), and a token that is carried over can be told from a mask.
+        ValueError: if the distributions of a source do not have V or V + 1 columns; if an id of
+            `x_0` lies outside [0, S); if `carry_over` is True and no state is a mask.
     """
     x_0 = jnp.asarray(x_0)
     require(x_0.ndim == 1, "`x_0` must be one sequence [N]", x_0.shape, name="x_0.shape")
@@ -73,7 +73,7 @@ def checked_run(
 
 
 class State(NamedTuple):
-    """A sequence on its way."""
+    """A sequence during a run."""
 
     x_t: Array  # [N]
     # False: somewhere a token had to move by logits that are no distribution, and all froze
@@ -81,7 +81,7 @@ class State(NamedTuple):
 
 
 def start(x_0: ArrayLike) -> State:
-    """Before the first step."""
+    """The state before the first step."""
     return State(jnp.asarray(x_0), jnp.array(True))
 
 
@@ -96,9 +96,10 @@ def run_steps(
     *,
     run: Run,
 ) -> State:
-    """All steps of a grid: jump probabilities [T, N], the denoiser's times [T], the first's number.
+    """Run all steps of a grid.
 
-    Step s takes the key folded with s.
+    Jump probabilities are [T, N], and the denoiser's times [T]. `first` is the number of the first
+    step. Step s uses the key folded with s.
     """
 
     def step(state: State, row: tuple[Array, Array, Array]) -> tuple[State, None]:
@@ -110,7 +111,7 @@ def run_steps(
 
 
 def jumped(key: Key, params: Any, state: State, jump_prob: Array, t: Array, run: Run) -> State:
-    """One step."""
+    """The state after one step."""
     jump_prob = jnp.where(revealed(state.x_t, run) | ~state.valid, 0.0, jump_prob)
     if run.method == "clear":
         return _every_row(key, params, state, jump_prob, t, run)
@@ -118,16 +119,14 @@ def jumped(key: Key, params: Any, state: State, jump_prob: Array, t: Array, run:
 
 
 def revealed(x_t: Array, run: Run) -> Array:
-    """Where a token is carried over, because it is no mask."""
+    """True where a token is carried over because it is not a mask."""
     return (x_t != run.num_states - 1) & run.carry_over
 
 
 def posterior_rows(
     params: Any, state: State, needed: Array, t: Array, run: Run
 ) -> tuple[Array, Array]:
-    """p̂_{1|t} [N, V], one-hot at revealed tokens, and whether every needed row is a
-    distribution.
-    """
+    """p̂_{1|t} [N, V], one-hot at revealed tokens, and whether each needed row is a distribution."""
     logits = whole(run.denoiser)(params, state.x_t, t)
     is_distribution = jnp.isfinite(jnp.max(logits, axis=-1))
     valid = state.valid & jnp.all(is_distribution | ~needed)
@@ -154,7 +153,7 @@ def _every_row(key: Key, params: Any, state: State, jump_prob: Array, t: Array, 
 
 
 def _sparse(key: Key, params: Any, state: State, jump_prob: Array, t: Array, run: Run) -> State:
-    """Who jumps does not depend on the values, so only the rows that jump need logits."""
+    """A step that computes logits only for rows that jump; the values do not decide who jumps."""
     x_t, size = state.x_t, run.rows_at_once
     num_positions = x_t.shape[0]
     jump_key, value_key = jax.random.split(key)

@@ -32,36 +32,38 @@ def sample_on_table(
     method: Method = "clear",
     rows_at_once: int | None = None,
 ) -> Tokens:
-    """From source to data by the exact finite step of every row of a table.   [S2, S4]
+    """Draw from source to data with the exact finite step of every row of a table.   [S2, S4]
 
         X_{t+1}^i ~ δ + λ_t^i [p̂_{1|t}^i(· | X_t) − δ],  λ_t^i = (κ_{t+1}^i − κ_t^i)/(1 − κ_t^i)
 
-    The table is the order: `schedules.left_to_right`, `any_order`, `blocks`, `masked`. Joint
-    distribution exact if no step moves two positions; else Q6 says what it costs. The last step of
-    a table, λ = 1, draws all that is left (S4). The denoiser reads the time t/T. Context positions,
-    κ = 1 in every row, keep the token of `x_0`.
+    The table gives the order: `schedules.left_to_right`, `any_order`, `blocks`, `masked`. The joint
+    distribution is exact if no step moves two positions; otherwise Q6 gives the cost. The last step
+    of a table, λ = 1, draws all pending positions (S4). The denoiser reads the time t/T. Context
+    positions, with κ = 1 in every row, keep the token of `x_0`.
 
     Args:
-        key: of this sequence; `jax.vmap` over keys is the batch.
-        params: what the denoiser takes.
-        denoiser: static; keep one.
-        x_0: the source, V the mask.
-        table: κ[t, i], T + 1 rows; a concrete one is checked.
-        source: "mask" if states hold masks, id V, else "tokens": no shape says which, and a token
-            that masks never become would not move.
-        start: the row that `x_0` belongs to.
-        stop: the last row, T if None. What comes back is X_stop, a draw of the path there. From
-            there `start=stop` goes on with the same key to what one run would have given.
-        carry_over: a token that is no mask never changes; what the denoiser says of it is not read.
-            True for a source of masks if None. Of one that can hold tokens too, it must be False.
-        method: "clear" draws every position from its row; "sparse" draws who moves, then only
-            these rows: the same distribution, from other random numbers.
-        rows_at_once: of "sparse".
+        key: The key of this sequence; `jax.vmap` over keys makes the batch.
+        params: The parameters of the denoiser.
+        denoiser: A static function; keep one and do not make one per call.
+        x_0: The source, in which the id V is the mask.
+        table: κ[t, i], in T + 1 rows; a concrete table is checked.
+        source: "mask" if states hold masks (id V), else "tokens". The shapes do not tell which of
+            the two it is.
+        start: The row of the table to which `x_0` belongs.
+        stop: The last row; None means T. The result is X_stop, a draw of the path at that row. A
+            second call with `start=stop` and the same key goes on to the result of a single run.
+        carry_over: If True, a token that is not a mask never changes, and the denoiser's row for it
+            is not read. None means True for a source of masks. It must be False for a source that
+            holds both masks and tokens.
+        method: "clear" draws every position from its row. "sparse" first draws which positions
+            move, and then computes only their rows: the same distribution, from other random
+            numbers.
+        rows_at_once: The number of rows that "sparse" computes at the same time.
 
     Raises:
-        ValueError: on a table that is none, rows out of order, an id outside [0, S), a mask that no
-            step would draw, or logits that are no distribution where a token moves (under an outer
-            jit by checkify).
+        ValueError: if the table breaks a rule of `check_table`; if `start` and `stop` are not in
+            order; if an id lies outside [0, S); if no step would draw some mask; if the logits
+            where a token moves are not a distribution (under an outer jit only with checkify).
     """
     run = checked_run(
         params,
@@ -89,9 +91,9 @@ def sample_on_table(
 
 
 def whole_table(table: Table, context: Context | None = None) -> Array:
-    """A table that can be read, checked; its last row, 1 to rounding, is then 1.
+    """A checked table, if it can be read; its last row, 1 up to rounding, becomes exactly 1.
 
-    Without a context, that is what is 1 from the start.
+    If no context is given, the context is every position that is 1 from the start.
     """
     if isinstance(table, Tracer) or isinstance(context, Tracer):
         return jnp.asarray(table)
@@ -101,7 +103,7 @@ def whole_table(table: Table, context: Context | None = None) -> Array:
 
 
 def check_masks(x_0: Tokens, kappa: Array, mask_id: int) -> None:
-    """No mask stands where the table never moves: it would come back as a token."""
+    """Check that no mask stands where the table never moves: it would be returned as a token."""
     rule = "`x_0` must hold no mask where κ = 1 in the first row, because it would never be drawn"
     require((jnp.asarray(x_0) != mask_id) | (kappa < 1), rule, x_0)
 
@@ -118,19 +120,19 @@ def sample_infilling(
     method: Method = "clear",
     rows_at_once: int | None = None,
 ) -> Tokens:
-    """Draw what is not context, given what is, wherever it stands.   [A5, S2]
+    """Draw the free positions, given the context, which may be anywhere.   [A5, S2]
 
         X_0 = I ⊙ x + (1 − I) ⊙ m,  κ^i = 1 where I
 
     Args:
-        key: of this sequence.
-        params: what the denoiser takes.
-        denoiser: static.
-        x: read where `context` only.
+        key: The key of this sequence.
+        params: The parameters of the denoiser.
+        denoiser: A static function.
+        x: The given tokens; it is read only where `context` is True.
         context: I, True where a token is given.
-        table: of the free positions; its columns at the context are not read.
-        method: see `sample_on_table`.
-        rows_at_once: see `sample_on_table`.
+        table: The table of the free positions; its columns at the context are not read.
+        method: See `sample_on_table`.
+        rows_at_once: See `sample_on_table`.
 
     Raises:
         ValueError: as `sample_on_table`; if a given token is a mask or −1.
@@ -151,7 +153,7 @@ def sample_infilling(
 
 
 def _with_context(table: Table, context: Context) -> Table:
-    """What can be read stays readable, also under an outer jit."""
+    """Set the table to 1 at the context; NumPy is used so that it stays readable under a jit."""
     if isinstance(table, Tracer) or isinstance(context, Tracer):
         return with_context(table, context)
     return np.where(np.asarray(context), 1.0, np.asarray(table))

@@ -1,4 +1,4 @@
-"""Scores of answers as their benchmarks define them, and experts' answers merged."""
+"""Scores of answers as their benchmarks define them, and the merged answers of experts."""
 
 from dfm_jax.scoring.answers import PairScores as PairScores
 from dfm_jax.scoring.answers import YesNoScores as YesNoScores

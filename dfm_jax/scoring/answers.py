@@ -1,7 +1,7 @@
-"""Short answers against people's: VQA accuracy, exact match, ANLS, relaxed numbers, yes or no.
+"""Scores of short answers: VQA accuracy, exact match, ANLS, relaxed numbers, yes or no.
 
-Each is the definition that its benchmark publishes, quirks included: a number is compared with
-other papers' numbers or with none. A score lies in [0, 1].
+Each score follows the definition that its benchmark publishes, with its peculiarities, because only
+then can a number be compared with those in papers. A score lies in [0, 1].
 """
 
 import re
@@ -34,7 +34,7 @@ _SHORTENED_TWICE = """
 
 
 def _without_one(word: str) -> list[str]:
-    """Each apostrophe left out in turn."""
+    """The word with each apostrophe left out in turn."""
     places = [mark.start() for mark in re.finditer("'", word)]
     return [word[:place] + word[place + 1 :] for place in places]
 
@@ -47,11 +47,12 @@ _APOSTROPHES = (
 
 
 def normalized_answer(text: str) -> str:
-    """An answer as the VQA script compares it, where the people disagree.
+    """An answer as the VQA script compares it if the people disagree.
 
-    Lower case; no articles; digits for none, zero … ten; apostrophes put back (dont → don't);
-    punctuation out (a mark becomes a space, unless a space is beside one of its kind or the answer
-    holds a comma between digits); full stops out, unless a digit follows.
+    The text becomes lower case. Articles are removed; none, zero … ten become digits; apostrophes
+    are put back (dont → don't). A punctuation mark becomes a space; it is removed instead if a
+    space is beside a mark of its kind, or the answer has a comma between digits. Full stops are
+    removed unless a digit follows.
 
     Source: Goyal et al. (2017), evaluation code of VQA v2.0.
     """
@@ -66,10 +67,10 @@ def normalized_answer(text: str) -> str:
 
 
 def textvqa_answer(text: str) -> str:
-    """An answer as TextVQA compares it: `normalized_answer` after a cut of its own.
+    """An answer as TextVQA compares it: `normalized_answer` after a step of its own.
 
-    The cut: lower case; commas and question marks out, with nothing in their place; a blank before
-    every `'s`. So "Boston,MA" becomes "bostonma", and "McDonald's" "mcdonald 's".
+    In this step the text becomes lower case, commas and question marks are removed, and every `'s`
+    gets a space before it: "Boston,MA" becomes "bostonma", "McDonald's" "mcdonald 's".
 
     Source: Singh et al. (2019), the EvalAI answer processor of Pythia and M4C, which LLaVA uses.
     """
@@ -78,11 +79,12 @@ def textvqa_answer(text: str) -> str:
 
 
 def vqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
-    """Mean over people i of min(1, #{j ≠ i : answer_j = prediction} / 3).
+    """The mean over people i of min(1, #{j ≠ i : answer_j = prediction} / 3).
 
-    Where all people agree, the texts are compared as they are, but for blanks at the ends; else
-    after `normalized_answer`. With ten people: 0.3, 0.6, 0.9 and 1 for one, two, three and more. Of
-    VQA v2.0; TextVQA's is `textvqa_accuracy`.
+    If all people agree, the texts are compared as they are, without spaces at the ends; otherwise
+    after `normalized_answer`. With ten people the score is 0.3, 0.6, 0.9 or 1 if one, two, three or
+    more of them gave the prediction. This is the score of VQA v2.0; that of TextVQA is
+    `textvqa_accuracy`.
 
     Raises:
         ValueError: if there are fewer than two answers.
@@ -96,7 +98,7 @@ def vqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
 
 
 def textvqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
-    """The mean of `vqa_accuracy` after `textvqa_answer`, whether the people agree or not.
+    """The mean of `vqa_accuracy`, with all texts compared after `textvqa_answer`.
 
     Raises:
         ValueError: if there are fewer than two answers.
@@ -114,11 +116,12 @@ def _agreement(own: str, told: Sequence[str]) -> float:
 
 
 def exact_match(prediction: str, answers: Sequence[str]) -> float:
-    """1 if the prediction is one of the answers, without case, and blanks and full stops at an end.
+    """1 if the prediction is one of the answers; case and stops at the ends do not count.
 
-    Of GQA, whose own script compares what is left, and of AI2D, which has no script of its own.
+    Spaces and full stops are stripped. This is the score of GQA, whose script compares the stripped
+    texts, and of AI2D, which has no script of its own.
 
-    Source: Hudson & Manning (2019); how predictions are stripped is what LLaVA does to them.
+    Source: Hudson & Manning (2019); predictions are stripped as in LLaVA.
     """
     own = _bare(prediction)
     return float(any(own == _bare(answer) for answer in answers))
@@ -127,14 +130,15 @@ def exact_match(prediction: str, answers: Sequence[str]) -> float:
 def chosen_letter(text: str, num_choices: int) -> str | None:
     """The letter of a choice: `B`, `B. …`, or the only `The answer is B.`; None if there is none.
 
-    After the letter of a sentence any character may stand, and one must: "The answer is B, since"
-    has an answer, "The answer is B" at the end of a text has none, and "The answer is Blue" is B.
-    The first two forms count for A to E even where there are fewer choices, and then name none.
+    In a sentence, at least one more character, of any kind, must follow the letter: "The answer is
+    B, since" has an answer, "The answer is B" at the end of a text has none, and "The answer is
+    Blue" is B. The first two forms are recognized for A to E even if there are fewer choices, and
+    then name none.
 
     Raises:
         ValueError: if there are fewer than two choices or more than 26.
 
-    Source: the ScienceQA evaluation of LLaVA, which calls a letter of no choice wrong.
+    Source: the ScienceQA evaluation of LLaVA, in which a letter that is not a choice is wrong.
     """
     rule = "`num_choices` must lie in [2, 26]"
     require(2 <= num_choices <= 26, rule, num_choices)
@@ -151,7 +155,7 @@ def chosen_letter(text: str, num_choices: int) -> str | None:
 
 
 def edit_distance(a: str, b: str) -> int:
-    """The least number of characters to insert, delete or replace. Source: Levenshtein (1966)."""
+    """The smallest number of insertions, deletions and replacements. Source: Levenshtein (1966)."""
     row = list(range(len(b) + 1))
     for i, x in enumerate(a, start=1):
         above, row[0] = row[0], i
@@ -161,11 +165,12 @@ def edit_distance(a: str, b: str) -> int:
 
 
 def anls(prediction: str, answers: Sequence[str], *, threshold: float = 0.5) -> float:
-    """1 − min over answers of distance / longer length; 0 if that is below the threshold.
+    """1 − the smallest distance / longer length over answers; 0 if that is below the threshold.
 
-    Distances are without case, and runs of blanks as one; lengths are those of the texts as they
-    were, blanks and all, in capitals (ß is two letters). Of DocVQA and InfographicVQA. At the
-    threshold itself the paper says 0 and the official script, as here, 0.5.
+    Distances ignore case and treat several spaces as one. Lengths are those of the original texts
+    with all spaces, in capitals (ß is two letters). This is the score of DocVQA and InfographicVQA.
+    If the value equals the threshold, the paper says 0; the official script says 0.5, and so does
+    this one.
 
     Raises:
         ValueError: if there is no answer, or the threshold lies outside [0, 1].
@@ -183,10 +188,10 @@ def anls(prediction: str, answers: Sequence[str], *, threshold: float = 0.5) -> 
 
 
 def relaxed_match(prediction: str, answer: str, *, tolerance: float = 0.05) -> float:
-    """1 if two numbers differ by at most a share of the answer's; of what is no number, if equal.
+    """1 if two numbers differ by at most a share of the answer; other texts must be equal.
 
-    `7%` is 0.07. Without case. An answer of 0 is compared as text, since it has no share. Of
-    ChartQA.
+    `7%` is 0.07, and case does not count. An answer of 0 is compared as text, since a share of it
+    is 0. This is the score of ChartQA.
 
     Raises:
         ValueError: if the tolerance is negative.
@@ -201,7 +206,7 @@ def relaxed_match(prediction: str, answer: str, *, tolerance: float = 0.05) -> f
 
 
 def number_in(text: str) -> float | None:
-    """What ChartQA takes for a number, `7%` as 0.07; None if it is none."""
+    """The number that ChartQA reads in a text, with `7%` as 0.07; None if there is none."""
     text = text.strip()
     try:
         return float(text.rstrip("%")) / 100 if text.endswith("%") else float(text)
@@ -213,7 +218,7 @@ def number_in(text: str) -> float | None:
 
 
 class YesNoScores(NamedTuple):
-    """Shares of the answers; "yes" is what is looked for. 0 where there is nothing to divide by."""
+    """Scores of yes-or-no answers, with "yes" as the positive class; 0 where the divisor is 0."""
 
     accuracy: float
     precision: float
@@ -223,7 +228,7 @@ class YesNoScores(NamedTuple):
 
 
 def pope_says_yes(text: str) -> bool:
-    """Whether the first sentence is without a word `No`, `no` or `not`: anything else is a yes.
+    """Whether the first sentence has none of the words `No`, `no` and `not`; this counts as yes.
 
     Source: the evaluation of POPE, Li et al. (2023).
     """
@@ -232,10 +237,10 @@ def pope_says_yes(text: str) -> bool:
 
 
 def yes_no_scores(predicted: Sequence[bool], answers: Sequence[bool]) -> YesNoScores:
-    """Accuracy, precision, recall and F1 of "yes", and how often it is said.
+    """Accuracy, precision, recall and F1 of "yes", and the share of "yes" among the answers.
 
     Raises:
-        ValueError: if there is no answer, or there are not as many of one as of the other.
+        ValueError: if there is no answer, or the numbers of predictions and answers differ.
     """
     rule = "`predicted` must hold one prediction for each answer, and at least one"
     lengths, name = (len(predicted), len(answers)), "(len(predicted), len(answers))"
@@ -253,19 +258,19 @@ def yes_no_scores(predicted: Sequence[bool], answers: Sequence[bool]) -> YesNoSc
 
 
 class PairScores(NamedTuple):
-    """Of one subtask of MME: points out of 100 for questions, and for pictures."""
+    """Scores of one subtask of MME: points out of 100 for questions, and for pictures."""
 
     accuracy: float
     accuracy_plus: float
 
     @property
     def points(self) -> float:
-        """Out of 200."""
+        """The points out of 200."""
         return self.accuracy + self.accuracy_plus
 
 
 def mme_says(text: str) -> str:
-    """`yes`, `no` or `other`, by the first four characters; yes, if they hold both.
+    """`yes`, `no` or `other`, by the first four characters; `yes` if they contain both.
 
     Source: the evaluation of MME, Fu et al. (2023).
     """
@@ -274,10 +279,10 @@ def mme_says(text: str) -> str:
 
 
 def pair_scores(right: Mapping[str, Sequence[bool]]) -> PairScores:
-    """Right answers of a subtask, by picture: the share of questions, and of pictures all right.
+    """The scores of a subtask: right questions, and pictures with both questions right.
 
     Raises:
-        ValueError: if there is no picture, or one without exactly two questions.
+        ValueError: if there is no picture, or a picture does not have exactly two questions.
     """
     require(len(right) > 0, "`right` must hold a picture", right)
     for picture, both in right.items():

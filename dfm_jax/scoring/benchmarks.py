@@ -1,4 +1,4 @@
-"""The benchmarks by name, and what each reports of questions and answers."""
+"""The benchmarks by name, and the scores that each reports."""
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +25,7 @@ def mean_of(name: str, score: Callable[[str, Question], float]) -> Scorer:
 
 
 def scienceqa(questions: Sequence[Question], texts: Sequence[str]) -> Scores:
-    """The share of letters that are right, and of texts that name none."""
+    """The share of right letters, and the share of texts without a letter."""
     pairs = zip(texts, questions, strict=True)
     letters = [answers.chosen_letter(text, question.choices or 0) for text, question in pairs]
     right = [own in q.answers for own, q in zip(letters, questions, strict=True)]
@@ -38,12 +38,13 @@ def scienceqa(questions: Sequence[Question], texts: Sequence[str]) -> Scores:
 def refcoco(
     questions: Sequence[Question], texts: Sequence[str], *, scale: boxes.Scale = "pixels"
 ) -> Scores:
-    """The share of boxes that meet the true one by half, and of texts that name none.
+    """The share of boxes that overlap the true one by half or more, and of texts without a box.
 
     Args:
-        questions: with the scale of each true box.
-        texts: the first box of each is its answer.
-        scale: of the boxes in the texts. Of another than the truth's, both become shares.
+        questions: The questions, with the scale of each true box.
+        texts: The answers; the first box in each text is used.
+        scale: The scale of the boxes in the texts. If it differs from that of the true box, both
+            are converted to shares of the picture.
     """
     hits, found = [], [boxes.read_box(text) for text in texts]
     for own, question in zip(found, questions, strict=True):
@@ -58,13 +59,13 @@ def refcoco(
 
 
 def pope(questions: Sequence[Question], texts: Sequence[str]) -> Scores:
-    """Accuracy, precision, recall, F1 and the rate of "yes"; `answer` is yes or no."""
+    """Accuracy, precision, recall, F1 and the share of "yes"; `answer` is yes or no."""
     told = [_says_yes(question) for question in questions]
     return answers.yes_no_scores([answers.pope_says_yes(text) for text in texts], told)._asdict()
 
 
 def mme(questions: Sequence[Question], texts: Sequence[str]) -> Scores:
-    """Points of perception, of cognition and of each subtask, two questions a picture.
+    """Points of perception, of cognition and of each subtask, with two questions per picture.
 
     Each subtask has at most 200 points. `category` is the subtask, `image` the picture.
     """
@@ -111,17 +112,17 @@ def score(
     *,
     box_scale: boxes.Scale | None = None,
 ) -> dict[str, Any]:
-    """What a benchmark reports: over all questions and, but for MME, for each category.
+    """The scores of a benchmark, over all questions and, except for MME, for each category.
 
     Args:
-        name: of the benchmark.
-        questions: with their truths.
-        texts: an answer to each, in their order.
-        box_scale: of the boxes in the answers; of RefCOCO, and of it alone.
+        name: The name of the benchmark.
+        questions: The questions, with the true answers.
+        texts: One answer to each question, in the order of the questions.
+        box_scale: The scale of the boxes in the answers; only RefCOCO takes it, and needs it.
 
     Raises:
-        ValueError: if there is no such benchmark, a truth is not of its form, or the answers'
-            boxes cannot be of the scale that is given.
+        ValueError: if there is no such benchmark; if a true answer does not have the form that it
+            needs; if the boxes in the answers cannot have the given scale.
     """
     require(name in BENCHMARKS, f"`benchmark` must be one of {', '.join(BENCHMARKS)}", name)
     for question in questions:
@@ -149,7 +150,7 @@ def score(
 
 
 def _check_scale(questions: Sequence[Question], texts: Sequence[str], scale: boxes.Scale) -> None:
-    """A model may miss the picture now and then; if no box at all fits, the scale is another."""
+    """Check the scale of boxes: some may lie outside the picture, but not all of them."""
     for question in questions:
         bare = question.size is None and question.box_scale != scale
         known = not bare or "pixels" not in (question.box_scale, scale)

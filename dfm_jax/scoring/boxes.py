@@ -1,4 +1,4 @@
-"""Boxes: how much two of them have in common, and the first one that a text names."""
+"""Boxes: the overlap of two boxes, and the first box in a text."""
 
 import re
 from math import inf
@@ -18,7 +18,7 @@ _BOX = re.compile(r"\[\s*" + r"\s*,\s*".join([_NUMBER] * 4) + r"\s*\]")
 
 
 class Box(NamedTuple):
-    """Corners: x_1 ≤ x_2 from the left, y_1 ≤ y_2 from above, in any one unit."""
+    """The corners of a box, x_1 ≤ x_2 from the left and y_1 ≤ y_2 from the top, in any unit."""
 
     x_1: float
     y_1: float
@@ -45,10 +45,10 @@ def overlap(a: Box, b: Box) -> float:
 
 
 def fits_scale(box: Box, scale: Scale, size: tuple[int, int] | None = None) -> bool:
-    """Whether a box may be of this scale, in a picture of this width and height in pixels.
+    """Whether a box can have this scale, in a picture of this width and height in pixels.
 
-    Corners lie in [0, 1], in [0, 1000], or in the picture to a pixel; a box of pixels or
-    thousandths that ends within 1 of the upper left corner is one of shares.
+    Corners lie in [0, 1], in [0, 1000], or in the picture, to within a pixel. If a box of pixels or
+    thousandths ends within 1 of the upper left corner, it is taken for a box of shares.
     """
     width, height = {"0-1": (1, 1), "0-1000": (1000, 1000)}.get(scale, size or (inf, inf))
     slack = 1 if scale == "pixels" else 0  # published boxes end a fraction behind the last pixel
@@ -60,7 +60,7 @@ def in_shares(box: Box, scale: Scale, size: tuple[int, int] | None = None) -> Bo
     """The box in shares of the picture's width and height.
 
     Raises:
-        ValueError: if it is in pixels, and the size of the picture is not given.
+        ValueError: if the box is in pixels and the size of the picture is not given.
     """
     if scale == "pixels":
         rule = "`width` and `height` of the picture must be given if only one box is in pixels"

@@ -1,4 +1,4 @@
-"""Questions of a benchmark, and the files in which experts answered them: each question once."""
+"""The questions of a benchmark, and files of answers, in which each question occurs once."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,21 +12,22 @@ _NAMED = 5  # of what is missing or superfluous, in an error
 
 
 class Merged(NamedTuple):
-    """An answer to every question, in the order of the questions, and how many each file gave."""
+    """An answer to every question, in the order of the questions, and the number from each file."""
 
     texts: list[str]
     files: dict[str, int]
 
 
 def read_questions(path: Path, benchmark: str) -> list[Question]:
-    """JSONL of `question_id` and `answers`, or a single `answer`; a text, or a text each.
+    """Read JSONL of `question_id` and `answers`, a list of texts, or `answer`, a single text.
 
-    Besides, where the benchmark asks for them: `category`, `image`, `choices` (a list, or their
+    If the benchmark needs them, rows also have `category`, `image`, `choices` (a list, or their
     number), `box_scale`, `width` and `height` (of the picture, in pixels).
 
     Raises:
-        ValueError: naming the file, the line and the rule, if a row is not so, an id comes twice,
-            or a truth is not of the form that the benchmark asks for.
+        ValueError: if a row does not have this form; if an id occurs twice; if a true answer does
+            not have the form that the benchmark needs. The message names the file, the line and the
+            rule.
     """
     found: dict[str, Question] = {}
     for line, row in _rows(path):
@@ -77,12 +78,13 @@ def _question(number: str, row: dict[str, Any]) -> Question:
 
 
 def merge_predictions(questions: Sequence[Question], paths: Sequence[Path]) -> Merged:
-    """The answers of several files as those of one: every question exactly once.
+    """Merge the answers of several files; every question must be answered exactly once.
 
     A file is JSONL of `question_id` and `text` (or `answer`, or `prediction`).
 
     Raises:
-        ValueError: if a question is answered twice, not asked, or not answered; it names them.
+        ValueError: if a question is answered twice or not at all, or an answer has no question; the
+            message names them.
     """
     asked = {question.number for question in questions}
     found: dict[str, tuple[str, Path]] = {}

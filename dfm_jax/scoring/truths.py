@@ -1,4 +1,4 @@
-"""What each benchmark asks of its questions: a truth of another form would count as 0, unseen."""
+"""The form of true answers that each benchmark needs; other forms would silently score 0."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -24,7 +24,7 @@ _PEOPLE = 10  # who answered each question of VQA v2 and TextVQA
 
 
 class Question(NamedTuple):
-    """One question, and what people say."""
+    """One question and its true answers."""
 
     number: str
     answers: tuple[str, ...]
@@ -36,10 +36,11 @@ class Question(NamedTuple):
 
 
 def check_truth(benchmark: str, question: Question) -> None:
-    """Refuse a question whose truth is not of the benchmark's type, range and form.
+    """Refuse a question whose true answer does not have the type, range and form of the benchmark.
 
     Raises:
-        ValueError: naming the field, the rule and the value, but not the question.
+        ValueError: if it does not; the message names the field, the rule and the value, but not the
+            question.
     """
     _CHECKS[benchmark](question)
 

@@ -1,1 +1,1 @@
-"""Training: state, step and fit as pure pieces; verified checkpoints; members of a run."""
+"""Training: state, step and fit as pure pieces; verified checkpoints; the members of a run."""

@@ -1,4 +1,4 @@
-"""A batch is a pure function of (key, step): a restart needs no iterator, and is bit-exact."""
+"""A batch is a pure function of (key, step), so a restart needs no iterator and is bit-exact."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -17,14 +17,14 @@ _ROUNDS = 6  # of the Feistel network; four already pass the tests
 
 
 class Batch(NamedTuple):
-    """Sequences and which of their tokens count; padding has the id 0 and does not count."""
+    """Sequences, and which of their tokens count; padding has the id 0 and does not count."""
 
     tokens: Int[ArrayLike, "*B N"]
     valid: Bool[ArrayLike, "*B N"]
 
 
 class PictureBatch(NamedTuple):
-    """Pictures, questions and answers; what is no answer is context, and so is padding."""
+    """Pictures, questions and answers; all tokens but the answers are context, as is padding."""
 
     features: Float[ArrayLike, "*B P F"]
     tokens: Int[ArrayLike, "*B N"]
@@ -36,7 +36,7 @@ Batches = Callable[[Key, ArrayLike], Any]
 
 
 def stream_windows(tokens: np.ndarray, num_positions: int, batch_size: int) -> Batches:
-    """Windows that begin anywhere in one long stream [M], uniformly, with replacement.
+    """Windows that begin anywhere in one long stream [M], drawn uniformly with replacement.
 
     Raises:
         ValueError: if the stream is shorter than a window, or M ≥ 2³¹.
@@ -65,12 +65,12 @@ def _stream_batch(
 def document_windows(
     tokens: np.ndarray, offsets: np.ndarray, num_positions: int, batch_size: int
 ) -> Batches:
-    """Windows that no two documents share, each exactly once an epoch, in an order of its own.
+    """Windows of single documents; each occurs exactly once per epoch, in an order drawn per epoch.
 
-    Document d is `tokens[offsets[d] : offsets[d + 1]]`, cut into windows of N from its beginning;
-    the last is padded. Window j of epoch e is number σ_e(j), with σ_e a permutation drawn by
-    (key, e) and evaluated at j alone: nothing is shuffled, nothing stored. A batch may straddle two
-    epochs.
+    Document d is `tokens[offsets[d] : offsets[d + 1]]`. It is cut into windows of N from its
+    beginning, and the last window is padded. Window j of epoch e is number σ_e(j), where σ_e is a
+    permutation drawn by (key, e). It is evaluated only at j, so nothing is shuffled or stored. A
+    batch may contain windows of two epochs.
 
     Raises:
         ValueError: if there is no token, or windows × batch size ≥ 2³¹.
@@ -94,10 +94,10 @@ def _document_batch(
 def mapped_windows(
     tokens: np.ndarray, offsets: np.ndarray, num_positions: int, batch_size: int
 ) -> Batches:
-    """`document_windows`, the same to the bit, of tokens that are mapped from the disk.
+    """`document_windows` with the same bits, for tokens that are memory-mapped from the disk.
 
-    A call reads what it returns and no more, on the host, so the tokens may outgrow memory and 2³¹.
-    `read_ahead` hides the wait.
+    A call runs on the host and reads only what it returns, so the tokens may exceed memory and 2³¹.
+    Use `read_ahead` to hide the waiting time.
 
     Raises:
         ValueError: if there is no token, or windows × batch size ≥ 2³¹.
@@ -120,17 +120,18 @@ def picture_batches(
     answers: Bool[ArrayLike, "Q N"],
     batch_size: int,
 ) -> Callable[[Key, ArrayLike], PictureBatch]:
-    """Questions about pictures, each exactly once an epoch, in the order of `document_windows`.
+    """Questions about pictures, each exactly once per epoch, in the order of `document_windows`.
 
     Args:
-        features: of every picture; they may be those of other questions too.
-        pictures: which of them each question is about.
-        tokens: questions and answers,
-        answers: and which tokens are of an answer.
-        batch_size: questions.
+        features: The features of all pictures; there may be pictures of other questions too.
+        pictures: The number of the picture that each question is about.
+        tokens: The questions with their answers.
+        answers: Which tokens belong to an answer.
+        batch_size: The number of questions in a batch.
 
     Raises:
-        ValueError: if there is no question, a picture is none, or questions × batch size ≥ 2³¹.
+        ValueError: if there is no question; if a picture number does not exist; if questions ×
+            batch size ≥ 2³¹.
     """
     rows = jnp.asarray(pictures), jnp.asarray(tokens), jnp.asarray(answers)
     check_tokens("pictures", rows[0], jnp.shape(features)[0])
@@ -157,14 +158,14 @@ def _check_windows(count: int, batch_size: int) -> None:
 
 @partial(jax.jit, static_argnums=(2, 3))
 def row_indices(key: Key, step: ArrayLike, count: int, batch_size: int) -> Array:
-    """Which of `count` rows a step takes, [B]: each once an epoch, in integers of 31 bits."""
+    """The numbers of the rows in a step's batch, [B]; each of `count` rows comes once per epoch."""
     within = (jnp.asarray(step) % count) * batch_size + jnp.arange(batch_size)
     epoch = (jnp.asarray(step) // count) * batch_size + within // count
     return jax.vmap(permuted, in_axes=(None, 0, 0, None))(key, epoch, within % count, count)
 
 
 def document_pieces(offsets: np.ndarray, num_positions: int) -> np.ndarray:
-    """(start, length) of the windows that cut every document from its beginning: int64 [P, 2]."""
+    """(start, length) of the windows into which documents are cut: int64 [P, 2]."""
     check_count("num_positions", num_positions)
     offsets = np.asarray(offsets, np.int64)
     per_document = -(-np.diff(offsets) // num_positions)
@@ -176,7 +177,7 @@ def document_pieces(offsets: np.ndarray, num_positions: int) -> np.ndarray:
 
 
 def cut_windows(tokens: np.ndarray, pieces: np.ndarray, num_positions: int) -> Batch:
-    """The windows (start, length), padded with id 0 to N: on the host, reading no other token."""
+    """The windows (start, length), padded with id 0 to N; on the host, no other token is read."""
     valid = np.arange(num_positions)[None] < pieces[:, 1:]
     windows = np.zeros(valid.shape, np.int32)
     for row, (start, length) in zip(windows, pieces.tolist(), strict=True):
@@ -198,10 +199,11 @@ def pieces_batch(
 
 @typed
 def permuted(key: Key, epoch: Int[ArrayLike, ""], index: Int[ArrayLike, ""], count: int) -> Array:
-    """σ(index), σ a permutation of 0 … count − 1 drawn by (key, epoch), without listing it.
+    """σ(index), where σ is a permutation of 0 … count − 1 drawn by (key, epoch) and never listed.
 
-    A Feistel network permutes the pairs of h-bit halves, 4^h ≥ count; from an image outside the
-    range one walks on until inside, which takes less than four steps on average.
+    A Feistel network permutes the pairs of h-bit halves, with 4^h ≥ count. If an image lies outside
+    the range, the network is applied again until it lies inside, which takes less than four steps
+    on average.
 
     Source: Luby & Rackoff (1988); cycle walking, Black & Rogaway (2002).
     """
@@ -230,12 +232,12 @@ _LAST = 2**31 - 1
 
 
 def read_ahead(batches: Batches, *, num_threads: int = 2, buffer: int = 8) -> Batches:
-    """The same batches; those of the next steps are made in threads before they are asked for.
+    """The same batches, with those of the next steps made in threads before they are needed.
 
-    Any step may be asked for: one that is not the next begins a new series there.
+    Any step can be requested; a step that is not the next one begins a new series there.
 
     Raises:
-        ValueError: if grain is missing (extra `data`).
+        ValueError: if grain is not installed (extra `data`).
     """
     check_count("num_threads", num_threads)
     check_count("buffer", buffer)

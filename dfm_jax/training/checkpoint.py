@@ -1,19 +1,19 @@
-"""Checkpoints: each a folder that is whole or not there, and verified whenever it is read.
+"""Checkpoints: each is a folder that is complete or absent, and is verified whenever it is read.
 
     STEP/state/            the arrays, as orbax writes them
     STEP/checkpoint.json   step, config, data, metrics; type, shape and SHA-256 of every leaf
     STEP/SHA256SUMS        SHA-256 of every file
 
 orbax itself does not notice a flipped bit, turns NamedTuples into lists, and may hang on a leaf
-without elements; no other module knows it. Leaves go through it on the host, by their paths, so a
-checkpoint of any topology is read into any other.
+without elements. Only this module uses it. Leaves are given to it on the host, by their paths, so a
+checkpoint from any arrangement of devices can be read into any other.
 
-Those of a member of a run are written in a thread, and the last and the best are kept:
+A thread writes the checkpoints of a member of a run; the last ones and the best one are kept:
 
     RUN/expert_003/200   RUN/expert_003/400 …   and, while it is written, 600.writing
 
-One writer: a lock that the system frees when a process dies. A damaged checkpoint is never used and
-never deleted: it is set aside as `STEP.damaged`.
+A lock makes sure that only one process writes; the system frees it when the process dies. A damaged
+checkpoint is never used and never deleted: it is renamed to `STEP.damaged`.
 """
 
 import contextlib
@@ -55,7 +55,7 @@ WRITING, DELETING = ".writing", ".deleting"
 
 
 class Record(NamedTuple):
-    """What a checkpoint says of itself."""
+    """The record that a checkpoint holds about itself."""
 
     step: int
     config: dict[str, Any]
@@ -65,7 +65,7 @@ class Record(NamedTuple):
 
 
 class _Written(NamedTuple):
-    """What checkpoint.json holds."""
+    """The content of checkpoint.json."""
 
     step: int
     config: dict[str, Any]
@@ -74,7 +74,7 @@ class _Written(NamedTuple):
 
 
 class _Leaf(NamedTuple):
-    """An entry of its leaves."""
+    """An entry of the list of leaves."""
 
     dtype: str
     shape: list[int]
@@ -90,10 +90,10 @@ def write_checkpoint(
     config: dict[str, Any],
     metrics: dict[str, float] | None = None,
 ) -> str:
-    """Write `folder`; its name is given to it last. The SHA-256 of its SHA256SUMS.
+    """Write `folder`, which gets its name last; return the SHA-256 of its SHA256SUMS.
 
     Raises:
-        ValueError: if it is there already, or a leaf is no array, or holds no element.
+        ValueError: if the folder exists already; if a leaf is not an array, or has no element.
     """
     return write_leaves(
         folder, host_leaves(state), leaf_records(state), step=step, config=config, metrics=metrics
@@ -101,7 +101,7 @@ def write_checkpoint(
 
 
 def leaf_records(state: Any) -> dict[str, dict[str, Any]]:
-    """What the arrays alone don't say: which leaves are keys, and of which generator."""
+    """What the arrays alone do not tell: which leaves are keys, and of which generator."""
     leaves = [(name, leaf) for name, leaf in named_leaves(state) if is_key(leaf)]
     return {name: {"impl": _generator(leaf)} for name, leaf in leaves}
 
@@ -115,7 +115,7 @@ def write_leaves(
     config: dict[str, Any],
     metrics: dict[str, float] | None = None,
 ) -> str:
-    """`write_checkpoint` of leaves that are on the host already: safe in another thread."""
+    """`write_checkpoint` for leaves that are on the host already; it is safe in another thread."""
     folder = folder.absolute()
     if folder.exists():
         rule = "`folder` must not exist yet, because a checkpoint is never overwritten"
@@ -136,19 +136,19 @@ def write_leaves(
 
 
 def read_record(folder: Path) -> Record:
-    """What a checkpoint says of itself, after every file of it was verified.
+    """Read the record of a checkpoint, after all its files were verified.
 
     Raises:
-        CheckpointError: if it is missing, or no record of this version.
-        DamagedError: if it is not as written, naming the file.
-        OSError, MemoryError: if it cannot be read now; nothing is known of it then.
+        CheckpointError: if it is missing, or is not a record of this version.
+        DamagedError: if a file is not as it was written; the message names it.
+        OSError, MemoryError: if it cannot be read now, which does not mean that it is damaged.
     """
     digest = check_folder(folder)
     return Record(**_own_record(folder)._asdict(), sha256=digest)
 
 
 def read_evaluated(folder: Path) -> dict[str, float]:
-    """The metrics that a checkpoint was saved with, verified; its arrays are not read.
+    """Read the metrics in a checkpoint, verified, without reading its arrays.
 
     Raises:
         DamagedError: if the record is not as it was written.
@@ -159,7 +159,7 @@ def read_evaluated(folder: Path) -> dict[str, float]:
 
 
 def _own_record(folder: Path) -> "_Written":
-    """The record of a checkpoint, after its digest was found good: what is odd was written so."""
+    """The record of a checkpoint whose digest is good; anything odd in it was written so."""
     try:
         record = from_json(_Written, read_json(folder / RECORD), where="record")
         check_count("record.step", record.step, at_least=0)
@@ -173,22 +173,22 @@ def _own_record(folder: Path) -> "_Written":
 
 
 def read_checkpoint(folder: Path, template: Any, *, config: dict[str, Any] | None = None) -> Any:
-    """The state, in the structure of `template`, whose leaves have `shape`, `dtype`, `sharding`.
+    """Read a state in the structure of `template`, whose leaves have `shape`, `dtype`, `sharding`.
 
-    A template is a state, or `jax.eval_shape` of what makes one; a leaf goes where its template
-    lies, or, if that lies nowhere, to the default device.
+    A template is a state, or `jax.eval_shape` of a function that makes one. A leaf goes to the
+    devices of its template, or to the default device if the template has none.
 
     Args:
         folder: `RUN/MEMBER/STEP`.
-        template: of all leaves, or of a part: `{"params": …}` reads the parameters alone.
-        config: what the checkpoint must have been made with, see `differences_until`; None asks for
-            nothing.
+        template: A template of all leaves, or of some: `{"params": …}` reads only the parameters.
+        config: The config with which the checkpoint must have been made, see `differences_until`;
+            with None, any config is accepted.
 
     Raises:
-        CheckpointError: if the checkpoint is missing, was made with another config, or its leaves
-            are not those of the template.
-        DamagedError: if its files or its arrays are not what was written.
-        OSError, MemoryError: if it cannot be read now; nothing is known of it then.
+        CheckpointError: if the checkpoint is missing or was made with another config, or if its
+            leaves are not those of the template.
+        DamagedError: if its files or arrays are not as they were written.
+        OSError, MemoryError: if it cannot be read now, which does not mean that it is damaged.
     """
     record = read_record(folder)
     if config is not None:
@@ -212,10 +212,10 @@ def read_checkpoint(folder: Path, template: Any, *, config: dict[str, Any] | Non
 
 
 def _restored(folder: Path, record: Record) -> dict[str, np.ndarray]:
-    """The arrays of files that have been verified; what orbax fails on then is no damage of them.
+    """The arrays of verified files; if orbax fails on them, they are not damaged.
 
-    Unless they changed meanwhile: they are verified again. Where the system refuses, tensorstore
-    says so in the text of a ValueError, which `passes` reads.
+    They may have changed since then, so they are verified again. If the system refuses something,
+    tensorstore says so in the text of a ValueError, which `passes` reads.
     """
     try:
         with _orbax() as orbax:
@@ -253,7 +253,7 @@ def _check_leaf(folder: Path, name: str, leaf: Any, found: dict[str, Any] | None
 
 
 def _generator(leaf: Any) -> str:
-    """The generator of a key, or of the shape of one; `key_impl` takes arrays, traced ones too."""
+    """The generator of a key, or of a key's shape; `key_impl` takes arrays only, traced or not."""
     names = []
     shape = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
     jax.eval_shape(lambda key: names.append(str(jax.random.key_impl(key))), shape)
@@ -301,7 +301,7 @@ BEST = tuple(METRICS.values())
 
 
 class Resumed(NamedTuple):
-    """A state to go on from, its step, and what was found damaged on the way to it."""
+    """A state to continue from, its step, and the damaged checkpoints that were found before it."""
 
     step: int
     state: Any
@@ -309,16 +309,16 @@ class Resumed(NamedTuple):
 
 
 def checkpoint_steps(folder: Path) -> list[int]:
-    """The steps of the checkpoints in a folder, ascending; what is unfinished has none."""
+    """The steps of the checkpoints in a folder, ascending; unfinished ones are not included."""
     if not folder.is_dir():
         return []
     return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal())
 
 
 def best_step(folder: Path) -> int | None:
-    """The step of the lowest validation loss, the first of equals; None if none was evaluated.
+    """The step of the lowest validation loss, the first if equal; None if none was evaluated.
 
-    Every record is verified first: one that is damaged may have been the best.
+    All records are verified first, because a damaged one may have been the best.
 
     Raises:
         DamagedError: if a record is not as it was written.
@@ -330,13 +330,13 @@ def best_step(folder: Path) -> int | None:
 def resume(folder: Path, template: Any, config: dict[str, Any]) -> Resumed | None:
     """The last good state of a run, or None if it has saved none.
 
-    A damaged checkpoint is set aside and named, and the one before it is taken: a run is a function
-    of config, data and step, so the result is the same, later. Where checkpoints were set aside,
-    now or by an earlier start, and none is good, the run does not begin anew by itself.
+    A damaged checkpoint is renamed, and the one before it is taken. A run is a function of config,
+    data and step, so the result is the same and only comes later. If checkpoints were set aside,
+    now or earlier, and none is good, the run does not start again by itself.
 
     Raises:
         CheckpointError: if a checkpoint was made with another config, or none of them is good.
-        OSError, MemoryError: if one cannot be read now; it stays as it is.
+        OSError, MemoryError: if one cannot be read now; it is not changed.
     """
     steps, damaged = checkpoint_steps(folder), []
     for step in reversed(steps):
@@ -356,16 +356,16 @@ def resume(folder: Path, template: Any, config: dict[str, Any]) -> Resumed | Non
 
 
 def set_aside(folder: Path) -> list[str]:
-    """The names of the damaged checkpoints that were set aside in a folder."""
+    """The names of the damaged checkpoints in a folder that were renamed."""
     names = os.listdir(folder) if folder.is_dir() else []
     return sorted(name for name in names if re.fullmatch(rf"\d+{re.escape(ASIDE)}(\.\d+)?", name))
 
 
 def resume_together(folder: Path, template: Any, config: dict[str, Any]) -> Resumed | None:
-    """`resume`, and the lock of the first process; the others read the step that it found.
+    """`resume` and the lock for the first process; the others read the step that it found.
 
     Raises:
-        CheckpointError: see `resume`; in every process, if in one.
+        CheckpointError: as `resume`; all processes raise it if one does.
     """
     found: Resumed | None = None
     with all_or_none():
@@ -380,10 +380,10 @@ def resume_together(folder: Path, template: Any, config: dict[str, Any]) -> Resu
 
 @contextlib.contextmanager
 def sole_writer(folder: Path) -> Iterator[None]:
-    """Hold the folder for this process; sweep out what a killed one left unfinished.
+    """Hold the folder for this process, and delete unfinished files of a process that was killed.
 
     Raises:
-        TemporaryError: if another process holds it.
+        TemporaryError: if another process holds the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
@@ -398,14 +398,14 @@ def sole_writer(folder: Path) -> Iterator[None]:
 
 
 class Saver:
-    """Writes one checkpoint at a time in a thread of its own; a context that waits at its end.
+    """Writes one checkpoint at a time in its own thread; as a context manager it waits at the end.
 
-    What must not wait is `save`: it returns when the state is copied to the host, and so may be
-    donated. An error in the thread is raised by the next call.
+    `save` returns when the state is copied to the host, so the state may then be donated. The next
+    call raises an error of the thread.
     """
 
     def __init__(self, folder: Path, *, config: dict[str, Any], keep_last: int = 2) -> None:
-        """A saver into `folder`, for the holder of `sole_writer`."""
+        """Save into `folder`; the caller holds `sole_writer`."""
         check_count("keep_last", keep_last)
         self.folder, self.config, self.keep_last = folder, config, keep_last
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
@@ -416,7 +416,7 @@ class Saver:
         return self
 
     def __exit__(self, kind: type | None, *_: object) -> None:
-        """Wait for the last checkpoint; its error is raised unless another is on its way."""
+        """Wait for the last checkpoint; raise its error unless another one is already raised."""
         try:
             self.wait()
         except Exception:
@@ -426,13 +426,13 @@ class Saver:
             self._thread.shutdown()
 
     def save(self, step: int, state: Any, metrics: dict[str, float]) -> None:
-        """Begin to write the checkpoint of a step, after the one before is whole."""
+        """Begin to write the checkpoint of a step, after the previous one is complete."""
         self.wait()
         leaves, kinds = host_leaves(state), leaf_records(state)
         self._pending = self._thread.submit(self._write, step, leaves, kinds, metrics)
 
     def wait(self) -> None:
-        """Until the last checkpoint is whole."""
+        """Wait until the last checkpoint is complete."""
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.result()

@@ -1,4 +1,4 @@
-"""What a run is a function of, as one frozen value; to JSON and back, hashed, compared by field."""
+"""The config of a run as one frozen value: to JSON and back, hashed, compared field by field."""
 
 import dataclasses
 import hashlib
@@ -22,10 +22,10 @@ MAX_COUNT = 2**31 - 1  # what an int32 holds, as devices count
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """AdamW under a linear warm-up and a cosine, with clipping by the global norm.
+    """AdamW with a linear warm-up, a cosine decay, and clipping by the global norm.
 
     Raises:
-        ValueError: on a rate, a decay or a norm outside its domain.
+        ValueError: if a rate, a decay or a norm lies outside its domain.
     """
 
     learning_rate: float = 1e-3  # the peak
@@ -39,7 +39,7 @@ class OptimizerConfig:
     decay_steps: int | None = None  # S, where the cosine ends; None: with the run, at num_steps
 
     def __post_init__(self) -> None:
-        """Refuse what no optimizer can be."""
+        """Refuse values that no optimizer can have."""
         check_interval("learning_rate", self.learning_rate, 0, np.inf, ends="()")
         check_count("warmup_steps", self.warmup_steps, at_least=0, at_most=MAX_COUNT)
         check_interval("final_fraction", self.final_fraction, 0, 1)
@@ -55,11 +55,11 @@ class OptimizerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """All that the parameters of a run depend on, but for its data.
+    """Everything that the parameters of a run depend on, except its data.
 
     Raises:
-        ValueError: on a size below 1, or micro-batches that do not divide the batch; what `model`
-            must be for the objective, `check_objective` asks.
+        ValueError: if a size is below 1, or the number of micro-batches does not divide the batch
+            size. `check_objective` checks that `model` fits the objective.
     """
 
     model: TransformerConfig = field(
@@ -81,7 +81,7 @@ class TrainConfig:
     task: str | None = None  # MODULE:FUNCTION, which makes it of this config: see `tasks`
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be trained."""
+        """Refuse values that cannot be trained."""
         check_seed("seed", self.seed)
         for name in ("num_grid_steps", "num_steps", "batch_size", "num_micro_batches"):
             check_count(name, getattr(self, name), at_most=MAX_COUNT)
@@ -97,12 +97,12 @@ class TrainConfig:
 
 
 def check_objective(config: TrainConfig) -> None:
-    """The transformer of `config.model` can be trained by `config.objective`.
+    """Check that the objective can train the transformer `config.model`.
 
-    Whoever names a task in the config, or gives one to `make_run`, is not asked.
+    Nothing is checked if the config names a task.
 
     Raises:
-        ValueError: naming the field of the model that must be another.
+        ValueError: if it cannot; the message names the field of the model that must change.
     """
     if config.task is not None:
         return
@@ -120,14 +120,14 @@ def check_objective(config: TrainConfig) -> None:
 
 
 def hyperparameters(config: TrainConfig) -> dict[str, Any]:
-    """What is a value in the optimizer's state: runs that differ in it are one program."""
+    """The values in the optimizer's state; runs that differ only in them share one program."""
     names = ("learning_rate", "weight_decay", "warmup_steps")
     values = {name: getattr(config.optimizer, name) for name in names}
     return values | {"num_steps": config.optimizer.decay_steps or config.num_steps}
 
 
 def shape_of(config: TrainConfig) -> TrainConfig:
-    """The config but for its seed and `hyperparameters`: what a compiled program depends on."""
+    """The config without its seed and `hyperparameters`: what a compiled program depends on."""
     values = {"learning_rate": 1.0, "weight_decay": 0.0, "warmup_steps": 0, "decay_steps": None}
     optimizer = dataclasses.replace(config.optimizer, **values)
     return dataclasses.replace(config, seed=0, num_steps=1, optimizer=optimizer)
@@ -135,7 +135,7 @@ def shape_of(config: TrainConfig) -> TrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LogConfig:
-    """How a run is watched and kept; the parameters do not depend on it."""
+    """How often a run is logged, saved and evaluated; the parameters do not depend on it."""
 
     log_every: int = 10  # steps between lines of metrics.jsonl
     save_every: int = 200  # steps between checkpoints; the last step is always saved
@@ -150,7 +150,7 @@ class LogConfig:
 
 
 def to_json(config: Any) -> dict[str, Any]:
-    """A config as what JSON can hold; fields that 0.1 did not have stand in it if they are set."""
+    """A config as JSON values; fields that version 0.1 did not have appear only if they are set."""
     values = dataclasses.asdict(config)
     for place, name in ((values, "task"), (values.get("optimizer", {}), "decay_steps")):
         if place.get(name, "") is None:
@@ -159,7 +159,7 @@ def to_json(config: Any) -> dict[str, Any]:
 
 
 def config_digest(values: dict[str, Any]) -> str:
-    """The SHA-256 of a config as JSON, whatever the order of its fields."""
+    """The SHA-256 of a config as JSON; the order of its fields does not matter."""
     text = json.dumps(values, sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -167,7 +167,7 @@ def config_digest(values: dict[str, Any]) -> str:
 def differences(
     expected: dict[str, Any], found: dict[str, Any], prefix: str = ""
 ) -> Iterator[tuple[str, Any, Any]]:
-    """(field, expected, found) wherever two configs differ; "absent" where one lacks the field."""
+    """(field, expected, found) for each difference of two configs; "absent" for a missing field."""
     for name in [*expected, *(name for name in found if name not in expected)]:
         here, there = expected.get(name, "absent"), found.get(name, "absent")
         if isinstance(here, dict) and isinstance(there, dict):
@@ -184,16 +184,17 @@ def differences(
 def differences_until(
     step: int, expected: dict[str, Any], found: dict[str, Any]
 ) -> Iterator[tuple[str, Any, Any]]:
-    """`differences` of two records of runs that tell in their first `step` updates.
+    """The `differences` of two records that affect the first `step` updates of a run.
 
-    So a run can be lengthened. Its number of updates is compared up to `step`, and where its cosine
-    ends only once an update was made at a rate that depends on it: never if `final_fraction` is 1.
+    This allows a run to be made longer. Its number of updates is compared only up to `step`. The
+    end of its cosine is compared only if an update was made at a rate that depends on it, which is
+    never the case if `final_fraction` is 1.
     """
     return differences(_until(step, expected), _until(step, found))
 
 
 def _until(step: int, values: Any) -> Any:
-    """A record, the configs in it without what their first `step` updates do not depend on."""
+    """A record whose configs omit everything that the first `step` updates do not depend on."""
     if isinstance(values, list):
         return [_until(step, entry) for entry in values]
     if not isinstance(values, dict):
@@ -211,7 +212,7 @@ def _until(step: int, values: Any) -> Any:
 
 
 def lengthening_hint(field: str, expected: Any, found: Any) -> str:
-    """What to do about a difference that asks for another length of a run; else nothing."""
+    """What to do about a difference that changes the length of a run; "" for other differences."""
     if re.fullmatch(r"configs?\.(\d+\.)?num_steps", field):
         ended = "This run of the sweep has ended, and other runs went on."
         made = f"A run cannot be shortened, and it has made {found} updates."

@@ -1,8 +1,8 @@
-"""What was written is what is read: SHA-256 of every file, and of every array.
+"""Check that what is read is what was written: SHA-256 of every file and every array.
 
-A folder is sealed by `SHA256SUMS`, in the format of `sha256sum`, so `sha256sum -c SHA256SUMS`
-judges it too. A damaged list cannot pass: each line must be exactly what was written, and each file
-must be in the list.
+`SHA256SUMS` seals a folder. It has the format of `sha256sum`, so `sha256sum -c SHA256SUMS` checks
+the folder too. A damaged list is always found: each line must be exactly as it was written, and
+each file must be in the list.
 """
 
 import contextlib
@@ -25,19 +25,19 @@ _LINE = re.compile(rb"([0-9a-f]{64})  ([^\n]+)\n")
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that is missing, damaged, or of another run; it names the path and the rule."""
+    """A checkpoint is missing, damaged, or of another run; the message names path and rule."""
 
 
 class DamagedError(CheckpointError):
-    """A checkpoint whose files or arrays are not what was written, all of them having been read.
+    """Files or arrays of a checkpoint are not as they were written; all of them could be read.
 
-    A file that cannot be read now, for want of memory or of descriptors, is not damaged: its
-    `OSError` or `MemoryError` is raised as it came.
+    A file that cannot be read now, because memory or descriptors are used up, is not damaged: its
+    `OSError` or `MemoryError` is raised unchanged.
     """
 
 
 def seal_folder(folder: Path) -> str:
-    """Write `SHA256SUMS` over all files of a folder; its own digest."""
+    """Write `SHA256SUMS` over all files of a folder; return the digest of `SHA256SUMS`."""
     files = _files(folder)
     text = b"".join(
         file_digest(folder / name).encode() + b"  " + name.encode() + b"\n" for name in files
@@ -47,11 +47,11 @@ def seal_folder(folder: Path) -> str:
 
 
 def check_folder(folder: Path) -> str:
-    """Every file is there, none besides, each as it was sealed; the digest of the list.
+    """Check that a folder holds exactly its sealed files, unchanged; return the list's digest.
 
     Raises:
         CheckpointError: if there is no such folder.
-        DamagedError: naming the file, what was expected and what was found.
+        DamagedError: if a file differs; the message names it, what was expected and what was found.
     """
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: no checkpoint is there.")
@@ -67,10 +67,10 @@ def check_folder(folder: Path) -> str:
 
 
 def check_listed(folder: Path, name: str) -> None:
-    """One file is as it was sealed; the others, which may be large, are not read.
+    """Check that one file is as it was sealed; the others, which may be large, are not read.
 
     Raises:
-        DamagedError: if it is not, or is not in the list.
+        DamagedError: if it has changed, or is not in the list.
     """
     _, expected = _listed(folder)
     if name not in expected or not (folder / name).is_file():
@@ -102,21 +102,20 @@ def _check_digest(folder: Path, name: str, digest: str) -> None:
 
 
 def array_spec(array: np.ndarray) -> dict[str, Any]:
-    """Type, shape and SHA-256 of an array; the digest is of its bytes in C order."""
+    """The type, shape and SHA-256 of an array; the digest is of its bytes in C order."""
     content = np.ascontiguousarray(array)
     digest = hashlib.sha256(content.reshape(-1).view(np.uint8).data).hexdigest()
     return {"dtype": str(array.dtype), "shape": list(array.shape), "sha256": digest}
 
 
 def host_leaves(tree: Any) -> dict[str, np.ndarray]:
-    """The leaves of a pytree by their paths, copied to the host; of a key, its data.
+    """The leaves of a pytree by their paths, copied to the host; a key is copied as its data.
 
-    A copy, for on a CPU a view would change under a later step that is given the buffer to reuse.
-
-    Parts that lie on devices of other processes are gathered, a leaf at a time: all must call it.
+    They are copies, because on a CPU a view would change when a later step reuses the buffer. Parts
+    on devices of other processes are gathered, one leaf at a time, so all processes must call this.
 
     Raises:
-        ValueError: if a leaf is no array, holds no element, or is called like another.
+        ValueError: if a leaf is not an array or has no element, or two leaves have the same name.
     """
     leaves = {}
     for name, leaf in named_leaves(tree):
@@ -134,18 +133,18 @@ def host_leaves(tree: Any) -> dict[str, np.ndarray]:
 
 
 def named_leaves(tree: Any) -> list[tuple[str, Any]]:
-    """(path, leaf): `params/layers_0/kernel`."""
+    """The leaves with their paths, such as `params/layers_0/kernel`."""
     flat, _ = jax.tree_util.tree_flatten_with_path(tree)
     return [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in flat]
 
 
 def is_key(leaf: Any) -> bool:
-    """Whether it is a typed key, or an array of them."""
+    """Whether a leaf is a typed key, or an array of typed keys."""
     return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def _whole(leaf: jax.Array) -> jax.Array:
-    """All of it, on a device of this process."""
+    """The whole leaf on a device of this process."""
     if leaf.is_fully_addressable:
         return leaf
     if not leaf.is_fully_replicated:
@@ -164,7 +163,7 @@ def _files(folder: Path) -> list[str]:
 
 
 def _walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
-    """Every folder; `Path.rglob` passes over one that cannot be read, and its files look lost."""
+    """All folders; `Path.rglob` would skip a folder that cannot be read, and its files with it."""
 
     def refuse(error: OSError) -> NoReturn:
         raise error
@@ -174,7 +173,7 @@ def _walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
 
 @contextlib.contextmanager
 def mended_by_training() -> Iterator[None]:
-    """What to do about a damaged checkpoint, said behind what is wrong with it."""
+    """In this context, a `DamagedError` also says how training mends the damage."""
     try:
         yield
     except DamagedError as error:

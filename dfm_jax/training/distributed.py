@@ -1,18 +1,18 @@
-"""One run over many devices, of one process or of several, a process a host.
+"""One run over many devices of one or several processes, with one process for each host.
 
-What a process has is put where it belongs, row by row; nothing else is known of other processes. A
-batch is a pure function of (key, step), so each makes all of it and keeps its rows.
+Each process puts its rows on its devices; nothing else depends on the other processes. A batch is a
+pure function of (key, step), so each process makes the whole batch and keeps its rows. Processes
+that train one member together are joined by `jax.distributed`.
 
-Several processes that train one member together are joined by `jax.distributed`.
+All processes run the same program on their own devices. Only the first one writes. Checkpoints lie
+where all processes can read them. If one process gets a signal or finds a damaged checkpoint, all
+of them agree on what to do.
 
-All run the same program on their own devices. The first alone writes; checkpoints lie where all can
-read them. What each could know for itself, a signal or a damaged checkpoint, they agree on.
-
-They are one failure domain. Of a bad config, a loss that is not finite or a disk that is full, all
-end with the same status. Where one dies by itself, of a SIGKILL or a crash, the others cannot go
-on, and end with SIGABRT: at once if it was the first, which coordinates; else when its heartbeats
-have been missed for `HEARTBEAT_SECONDS`, or the first has waited `SHUTDOWN_SECONDS` for the others
-to end with it. The same command, given again to all, goes on.
+If one process fails, all end. For a bad config, a loss that is not finite or a full disk, all end
+with the same status. If one process dies, by SIGKILL or a crash, the others cannot go on and end
+with SIGABRT. They end at once if the dead process was the first, which coordinates. Otherwise they
+end after `HEARTBEAT_SECONDS` without heartbeats, or after the first process has waited
+`SHUTDOWN_SECONDS` for the others to end. The same command, given again on all hosts, goes on.
 """
 
 import contextlib
@@ -39,14 +39,14 @@ Result = TypeVar("Result")
 
 
 def join_processes() -> None:
-    """Make this process one of those that train a member; before jax is asked for a device.
+    """Make this process one of those that train a member; call it before jax uses a device.
 
-    JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID say which, or jax finds out, in a
-    step of SLURM or on a Cloud TPU. A process has all devices of its host, or those that
-    JAX_LOCAL_DEVICE_IDS names.
+    JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID describe the processes; in a SLURM
+    step or on a Cloud TPU, jax finds them by itself. A process has all devices of its host, or
+    those that JAX_LOCAL_DEVICE_IDS names.
 
     Raises:
-        ValueError: if neither says.
+        ValueError: if neither the variables nor jax describe the processes.
     """
     jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM for itself
     # Not None: jax would then give a task of SLURM one device, whatever its host has.
@@ -72,7 +72,7 @@ def is_first() -> bool:
 
 
 def gathered(number: int) -> np.ndarray:
-    """The numbers of all processes, below 2³¹, in their order: [P]. All must call it."""
+    """The numbers, each below 2³¹, of all processes in their order: [P]. All must call it."""
     if jax.process_count() == 1:
         return np.array([number], np.int32)
     return np.asarray(multihost_utils.process_allgather(np.int32(number)))
@@ -80,11 +80,12 @@ def gathered(number: int) -> np.ndarray:
 
 @contextlib.contextmanager
 def all_or_none() -> Iterator[None]:
-    """What fails in one process fails in all, who would wait for it for ever.
+    """If one process fails here, all fail, because the others would wait for it for ever.
 
     Raises:
-        ValueError: if it was bad input elsewhere; TemporaryError: if it was trouble that passes;
-            RuntimeError: if it was anything else.
+        ValueError: if another process got bad input.
+        TemporaryError: if another process met trouble that may pass.
+        RuntimeError: if another process failed for another reason.
     """
     try:
         yield
@@ -99,7 +100,7 @@ def all_or_none() -> Iterator[None]:
 
 
 def in_turn(first: Callable[[], Result], others: Callable[[], Result]) -> Result:
-    """What the first process makes of `first`; the others of `others`, when it has."""
+    """Call `first` in the first process, then `others` in the others; each returns its result."""
     found: Any = None
     for turn in (True, False):
         with all_or_none():
@@ -109,10 +110,10 @@ def in_turn(first: Callable[[], Result], others: Callable[[], Result]) -> Result
 
 
 def check_same(name: str, digest: str) -> None:
-    """What has this hexadecimal digest is the same in all processes.
+    """Check that a thing with this hexadecimal digest is the same in all processes.
 
     Raises:
-        ValueError: naming the processes in which it is not that of the first.
+        ValueError: if it is not; the message names the processes that differ from the first.
     """
     scalars = gathered(int(digest[:7], 16))
     others = np.flatnonzero(scalars != scalars[0])
@@ -121,7 +122,7 @@ def check_same(name: str, digest: str) -> None:
 
 
 def agree_to_stop(stop: StopRequest) -> bool:
-    """Whether a signal has come to any of the processes; then it has come to each."""
+    """Whether a signal has come to any of the processes; if so, all of them stop."""
     if jax.process_count() == 1:
         return stop.signal is not None
     agreed = int(gathered(stop.signal or 0).max())
@@ -131,20 +132,20 @@ def agree_to_stop(stop: StopRequest) -> bool:
 
 
 class NullLogger:
-    """The log and the saver of a process that writes nothing."""
+    """A log and a saver for a process that writes nothing."""
 
     def write(self, step: int, **values: float) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def flush(self) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def save(self, step: int, state: Any, metrics: dict[str, float]) -> None:
-        """Take part in gathering the leaves."""
+        """Take part when the leaves are gathered, and write nothing."""
         host_leaves(state)
 
     def wait(self) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 def _number(name: str) -> int | None:
@@ -154,19 +155,22 @@ def _number(name: str) -> int | None:
 
 
 class Layout(NamedTuple):
-    """Over which devices, an axis `data`, and how the state lies on them: see `state_shardings`."""
+    """The devices, along an axis `data`, and the placement of the state: see `state_shardings`."""
 
     mesh: Mesh
     placement: Placement = "replicated"
 
 
 def over_all_devices(placement: Placement) -> Layout:
-    """Of all processes."""
+    """A layout over all devices of all processes."""
     return Layout(make_mesh({"data": len(jax.devices())}), placement)
 
 
 def sharded_init(init: Callable[..., Any], shardings: Any) -> Callable[[np.ndarray, Any], Any]:
-    """(data of a key, values) → state, each part made where it lies, from `init(key, values)`."""
+    """A function (data of a key, values) → state, which makes each part where it will lie.
+
+    Its state is `init(key, values)`.
+    """
     return jax.jit(
         lambda data, values: init(jax.random.wrap_key_data(data), values), out_shardings=shardings
     )
@@ -175,7 +179,7 @@ def sharded_init(init: Callable[..., Any], shardings: Any) -> Callable[[np.ndarr
 def sharded_update(
     step: Callable[..., tuple[Any, Any]], template: Any, layout: Layout
 ) -> Callable[..., tuple[Any, Any]]:
-    """`step(state, batch, key)` over the devices, of a batch and a key that every process has."""
+    """`step(state, batch, key)` over the devices; every process has the whole batch and the key."""
     mesh, placement = layout
 
     def unwrapped(state: Any, batch: Any, data: Any) -> tuple[Any, Any]:
@@ -186,10 +190,10 @@ def sharded_update(
 
 
 def sharded_evaluation(evaluation: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
-    """`evaluation(params, batch, key)` over the devices: the rows cut, what they lose everywhere.
+    """`evaluation(params, batch, key)` over the devices; rows are split, and all get all losses.
 
-    The parameters are gathered for a batch and let go after it, as in a step: so evaluation needs
-    no more memory than training, and takes every device.
+    As in a training step, the parameters are gathered for a batch and dropped after it. So
+    evaluation needs no more memory than training, and uses all devices.
     """
     whole = NamedSharding(mesh, PartitionSpec())
 
@@ -205,7 +209,7 @@ def sharded_evaluation(evaluation: Callable[..., Any], mesh: Mesh) -> Callable[.
 
 
 def _put(mesh: Mesh, batch: Any, *keys: Any) -> tuple[Any, ...]:
-    """Rows to their devices, and the data of keys to all; nothing waits for the host."""
+    """Put rows on their devices, and the data of keys on all; nothing waits for the host."""
 
     def put(spec: PartitionSpec, leaf: Any) -> Any:
         lies = NamedSharding(mesh, spec)

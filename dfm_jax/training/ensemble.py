@@ -1,7 +1,8 @@
-"""Trained experts gathered into an ensemble: a manifest of names, hashes, configs and masses.
+"""An ensemble of trained experts: a manifest of their names, hashes, configs and weights.
 
-The prior of the gate, w_k, is the share of training tokens: integers, so that the weights sum to 1
-exactly, and to the same numbers again if an expert is taken out and put back.
+The prior of the gate, w_k, is an expert's share of the training tokens. Token counts are integers,
+so the weights sum to exactly 1. If an expert is removed and added again, the weights are the same
+as before.
 """
 
 import hashlib
@@ -42,7 +43,7 @@ _SHARED = (
 
 @dataclass(frozen=True, kw_only=True)
 class Expert:
-    """One expert: the checkpoint that it is, and its mass."""
+    """One expert: its checkpoint and its number of training tokens."""
 
     name: str  # of its folder in the run
     step: int
@@ -52,12 +53,12 @@ class Expert:
     count: int  # its training tokens: w_k = count / Σ count
 
     def __post_init__(self) -> None:
-        """Refuse an expert without mass: w_k > 0."""
+        """Refuse an expert without training tokens, because w_k must be above 0."""
         check_count("count", self.count)
 
 
 class _Written(NamedTuple):
-    """What ensemble.json holds; an expert's weight besides its own fields."""
+    """The content of ensemble.json: an expert's own fields, and its weight."""
 
     experts: list[dict[str, Any]]
     sha256: str
@@ -70,7 +71,7 @@ class Ensemble:
     experts: tuple[Expert, ...]
 
     def __post_init__(self) -> None:
-        """Refuse none, two of one name, and experts whose distributions cannot be mixed."""
+        """Refuse no experts, two of one name, and experts whose distributions do not mix."""
         names = [expert.name for expert in self.experts]
         if not names:
             raise ValueError("An ensemble must have an expert; got names = [].")
@@ -93,34 +94,34 @@ class Ensemble:
 
     @property
     def weights(self) -> tuple[Fraction, ...]:
-        """w_k, exactly: they sum to 1."""
+        """The exact weights w_k, which sum to 1."""
         total = sum(expert.count for expert in self.experts)
         return tuple(Fraction(expert.count, total) for expert in self.experts)
 
     @property
     def log_weights(self) -> np.ndarray:
-        """log w_k in float64, [K]: what a gate begins with."""
+        """log w_k in float64, [K]: the state of a gate at the start."""
         counts = np.array([expert.count for expert in self.experts], np.float64)
         return np.log(counts) - np.log(counts.sum())
 
     def with_expert(self, expert: Expert) -> "Ensemble":
-        """One more; the others' weights shrink in proportion."""
+        """Add an expert; the weights of the others shrink in proportion."""
         return _ensemble([*self.experts, expert])
 
     def without_expert(self, name: str) -> "Ensemble":
-        """One less; the others' weights grow in proportion.
+        """Remove an expert; the weights of the others grow in proportion.
 
         Raises:
-            ValueError: if it is not there, or the only one.
+            ValueError: if there is no such expert, or it is the only one.
         """
         self._check_name(name)
         return _ensemble(expert for expert in self.experts if expert.name != name)
 
     def with_replaced(self, expert: Expert) -> "Ensemble":
-        """Another in the place of the one of its name, with its own mass.
+        """Replace the expert of the same name; the new one has its own number of tokens.
 
         Raises:
-            ValueError: if none has that name.
+            ValueError: if there is no expert of that name.
         """
         self._check_name(expert.name)
         return _ensemble([*(e for e in self.experts if e.name != expert.name), expert])
@@ -132,10 +133,10 @@ class Ensemble:
 
 
 def read_expert(member: Path, *, best: bool = False) -> Expert:
-    """The expert that the last checkpoint of a member is, or its best, after it was verified.
+    """The expert in a member's last checkpoint, or its best, after it was verified.
 
     Raises:
-        CheckpointError: if there is none, or it is damaged.
+        CheckpointError: if there is no checkpoint, or it is damaged.
     """
     steps = checkpoint_steps(member)
     step = (best_step(member) if best else steps[-1]) if steps else None
@@ -161,11 +162,11 @@ def read_expert(member: Path, *, best: bool = False) -> Expert:
 
 
 def make_ensemble(run: Path, *, best: bool = False, without: Sequence[str] = ()) -> Ensemble:
-    """The ensemble of the experts of a run, `RUN/expert_*`; of those left out nothing is read.
+    """The ensemble of the experts of a run, `RUN/expert_*`, except those in `without`.
 
     Raises:
         CheckpointError: if an expert has no checkpoint, or there is no expert.
-        ValueError: if `without` names one that is not there, or all of them.
+        ValueError: if `without` names an expert that does not exist, or names all of them.
     """
     members = sorted(path for path in run.glob("expert_*") if _MEMBER.fullmatch(path.name))
     if not members:
@@ -179,7 +180,7 @@ def make_ensemble(run: Path, *, best: bool = False, without: Sequence[str] = ())
 
 
 def write_ensemble(path: Path, ensemble: Ensemble) -> None:
-    """Write the manifest; whole, or not at all."""
+    """Write the manifest, completely or not at all."""
     rows = [
         asdict(expert) | {"weight": str(weight)}
         for expert, weight in zip(ensemble.experts, ensemble.weights, strict=True)
@@ -189,10 +190,11 @@ def write_ensemble(path: Path, ensemble: Ensemble) -> None:
 
 
 def read_ensemble(path: Path) -> Ensemble:
-    """The manifest, verified; the checkpoints are not read: `check_ensemble` does.
+    """Read and verify the manifest, but not the checkpoints; `check_ensemble` verifies those.
 
     Raises:
-        CheckpointError: if it is missing; DamagedError: if it is not as it was written.
+        CheckpointError: if it is missing.
+        DamagedError: if it is not as it was written.
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: no manifest is there. Make one with `make-ensemble`.")
@@ -216,11 +218,11 @@ def read_ensemble(path: Path) -> Ensemble:
 
 
 def checkpoint_folder(run: Path, expert: Expert) -> Path:
-    """Where the checkpoint of an expert lies: inside the folder of the run, and nowhere else.
+    """The folder of an expert's checkpoint, which must lie inside the folder of the run.
 
     Raises:
-        CheckpointError: if its name is not that of a member or its step no number, or a link leads
-            out of the run.
+        CheckpointError: if the name is not that of a member; if the step is not a number; if a link
+            leads out of the run.
     """
     if not isinstance(expert.name, str) or not _MEMBER.fullmatch(expert.name):
         rule = "`name` must be that of a member, such as expert_000"
@@ -232,7 +234,7 @@ def checkpoint_folder(run: Path, expert: Expert) -> Path:
 
 
 def _inside(run: Path, path: Path) -> Path:
-    """`path`, if no link leads out of the run: an ensemble is what lies in one folder."""
+    """`path`, if no link leads out of the run, because an ensemble lies in one folder."""
     if not lies_inside(path, run):
         there = os.path.realpath(path)
         raise CheckpointError(f"{path} must lie in the folder of the run; got a link to {there}.")
@@ -240,10 +242,10 @@ def _inside(run: Path, path: Path) -> Path:
 
 
 def check_ensemble(run: Path, ensemble: Ensemble) -> None:
-    """Every expert's checkpoint is there, whole, and the one that was gathered.
+    """Check that every expert's checkpoint is there, is undamaged, and is the one in the manifest.
 
     Raises:
-        CheckpointError: naming the first that is not.
+        CheckpointError: if one is not; the message names the first.
     """
     for expert in ensemble.experts:
         path = checkpoint_folder(run, expert)

@@ -1,4 +1,4 @@
-"""What a trained member pays for documents, with an interval over them."""
+"""The losses of trained members on documents, with intervals over documents."""
 
 import dataclasses
 import math
@@ -48,11 +48,11 @@ def evaluated(
     mesh: Mesh | None = None,
     task: Task | None = None,
 ) -> DocumentLosses:
-    """What a state pays for each document, cut into windows that know nothing of each other.
+    """The loss of a state on each document; documents are cut into independent windows.
 
-    The average of the parameters is judged where one is kept. A task that draws is estimated with
-    one draw a window, the same for the same key. A state that lies on a `mesh` is judged there, see
-    `sharded_evaluation`.
+    If an average of the parameters is kept, it is evaluated. If the loss of the task is random, one
+    draw per window estimates it, the same for the same key. A state on a `mesh` is evaluated there,
+    see `sharded_evaluation`.
     """
     if isinstance(documents, TokenSet):
         documents = document_rows(documents, config, None)
@@ -63,7 +63,7 @@ def evaluated(
 def _row_losses(
     state: TrainState, task: Task, rows: HeldOut, key: Key | None, mesh: Mesh | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Nats and counts of every row."""
+    """The nats and counts of every row."""
     params: Params = state.params if state.ema is None else state.ema
     evaluation = _compiled_evaluation(task.losses, mesh)
     key = jax.random.key(0) if key is None else key
@@ -80,7 +80,7 @@ def token_losses(
 ) -> np.ndarray:
     """−log p̂(x^i | x^{<i}) of every token, in nats: [M], float32.   [A4]
 
-    Documents are cut into windows from their beginnings; a token's prefix is that of its window.
+    Documents are cut into windows from their beginnings; a token's prefix begins with its window.
 
     Raises:
         ValueError: if the objective is not autoregressive, or there is no token.
@@ -113,7 +113,7 @@ def _compiled_losses(shape: TrainConfig) -> Any:
 
 
 class Evaluation(NamedTuple):
-    """Means over tokens and over bytes, in nats, each with the half width of its 95 % interval."""
+    """Mean losses per token and per byte, in nats, with the half widths of 95 % intervals."""
 
     step: int
     num_documents: int
@@ -125,7 +125,7 @@ class Evaluation(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """A member that has been read: its config, its state, the step of it."""
+    """A member that was read: its config, its state, and the step of the state."""
 
     config: TrainConfig
     state: TrainState
@@ -133,7 +133,7 @@ class Trained(NamedTuple):
 
 
 def members_of(run: Path, expert: int | None = None) -> list[Path]:
-    """The members of a run that have a checkpoint, by name; or the one asked for.
+    """The members of a run that have a checkpoint, sorted by name; with `expert`, only this one.
 
     Raises:
         CheckpointError: if there is none.
@@ -147,10 +147,10 @@ def members_of(run: Path, expert: int | None = None) -> list[Path]:
 
 
 def load_member(member: Path, *, best: bool = False) -> Trained:
-    """The last checkpoint of a member, or its best, verified.
+    """Load the last checkpoint of a member, or its best, verified.
 
     Raises:
-        CheckpointError: if there is none, or it is damaged: then nothing else is taken instead.
+        CheckpointError: if there is none; if it is damaged, since no other one is taken instead.
     """
     record = read_member(member)
     config = from_json(TrainConfig, record["config"])
@@ -177,16 +177,16 @@ def evaluate_member(
     columns: Columns | None = None,
     num_draws: int = 8,
 ) -> Evaluation:
-    """Mean loss on the documents that the member held out, or on all of `data`.
+    """The mean loss on the documents that the member held out, or on all of `data`.
 
-    A masked network is judged by the mean of `num_draws` draws of its bound for each window; its
-    interval is over documents and draws, `draw_error` over draws.
+    The loss of a masked network is the mean of `num_draws` draws of its bound for each window. Its
+    interval is over documents and draws; `draw_error` is only over draws.
 
-    `columns` counts what is not read of rows, and says whether the pictures of `data` are left out;
-    those of the documents held out are if they were in training.
+    `columns` counts the columns of rows that are not read, and says whether pictures in `data` are
+    left out. Pictures of held-out documents are left out if they were left out in training.
 
     Raises:
-        ValueError: if there is no document, or the data of the run are no longer as they were.
+        ValueError: if there is no document, or the data of the run have changed.
     """
     check_count("num_draws", num_draws)
     trained, columns = load_member(member, best=best), Columns() if columns is None else columns
@@ -217,15 +217,15 @@ def evaluate_ensemble(
     tokenizer: Path | None = None,
     columns: Columns | None = None,
 ) -> Evaluation:
-    """Mean loss of the mixture, on what its experts held out, all of it, or on all of `data`.
+    """The mean loss of the mixture on all documents that its experts held out, or on all of `data`.
 
         −log q̂(x) = −log Σ_k w_k q̂_k(x),  x a window   [D1, D7]
 
-    Within a window this is the Bayes gate that begins at w, token by token. Windows know nothing of
-    each other, as those of a member.
+    Within a window this is the Bayes gate that begins at w and is updated token by token. Windows
+    are independent of each other, as for a member.
 
     Raises:
-        ValueError: unless `can_be_judged`.
+        ValueError: if `can_be_judged` is False.
     """
     check_ensemble(run, ensemble)
     rule = "The losses of every expert must be exactly −log p(x), because a mixture weighs by them"
@@ -255,7 +255,7 @@ def evaluate_ensemble(
 
 
 def can_be_judged(ensemble: Ensemble) -> bool:
-    """Whether its experts give likelihoods: a mixture of bounds that are drawn is no bound."""
+    """Whether all experts give likelihoods; a mixture of random bounds is not a bound."""
     configs = [from_json(TrainConfig, one.config.get("config")) for one in ensemble.experts]
     return all(task_of(config).measure == "exact" for config in configs)
 
@@ -264,7 +264,7 @@ _none = (math.nan, math.nan)  # of what is no text there is no loss per byte
 
 
 def load_expert(run: Path, expert: Expert) -> tuple[TrainConfig, TrainState]:
-    """The checkpoint of an ensemble's expert, verified."""
+    """Load the checkpoint of an ensemble's expert, verified."""
     config = from_json(TrainConfig, expert.config.get("config"))
     if config.task is None:
         check_parameters_fit(config.model)
@@ -275,10 +275,10 @@ def load_expert(run: Path, expert: Expert) -> tuple[TrainConfig, TrainState]:
 def _judged(
     member: Path, config: TrainConfig, data: Path | None, tokenizer: Path | None, columns: Columns
 ) -> tuple[HeldOut, np.ndarray | None]:
-    """What a member held out, or all of `data`: its windows, and the bytes of each document.
+    """The windows of the held-out documents, or of all of `data`, and the bytes of each document.
 
     Raises:
-        ValueError: if the data of the run are no longer as they were.
+        ValueError: if the data of the run have changed.
     """
     record, read_examples = read_member(member), task_of(config).read_examples
     source = Path(record["source"])
@@ -324,8 +324,8 @@ def ratio_with_interval(totals: np.ndarray, sizes: np.ndarray) -> tuple[float, f
 
         1.96 √(D / (D − 1) Σ (y_d − r n_d)²) / Σ n
 
-    Documents are what is independent; their tokens are not. The width is NaN for one document, and
-    where the ratio is not finite. Source: Cochran, Sampling Techniques.
+    Documents are independent; their tokens are not. The width is NaN if there is one document, or
+    the ratio is not finite. Source: Cochran, Sampling Techniques.
     """
     kept = sizes > 0
     y, n = totals[kept].astype(float), sizes[kept].astype(float)

@@ -1,6 +1,6 @@
-"""What a run sees: its batches, and the examples that it is judged by.
+"""The data of a run: its batches, and the held-out examples on which it is evaluated.
 
-Texts are cut into windows of N tokens; arrays of your own are taken a row an example.
+Texts are cut into windows of N tokens. In arrays of your own, each row is an example.
 """
 
 import hashlib
@@ -29,21 +29,21 @@ from dfm_jax.training.config import TrainConfig
 
 
 class DocumentLosses(NamedTuple):
-    """Per document: nats, and the tokens that they were paid for."""
+    """The nats of each document, and the number of tokens that they belong to."""
 
     nats: np.ndarray  # [D], float64
     counts: np.ndarray  # [D], int64
 
 
 class HeldOut(NamedTuple):
-    """What a state is judged by: batches, the last one filled up, and where their rows are from."""
+    """The examples for evaluation: batches, the last one padded, and the document of each row."""
 
     batches: list[Any]
     document: np.ndarray  # [W] the document of each row; rows beyond W fill up the last batch
     num_documents: int
 
     def by_document(self, nats: np.ndarray, counts: np.ndarray) -> DocumentLosses:
-        """Of what the rows of all batches lose: [≥ W]."""
+        """Sum the losses of the rows of all batches by document: [≥ W]."""
         num = len(self.document)
         return DocumentLosses(
             np.bincount(self.document, nats[:num].astype(np.float64), self.num_documents),
@@ -52,7 +52,7 @@ class HeldOut(NamedTuple):
 
 
 class Examples(NamedTuple):
-    """The data of a run, whatever they are of."""
+    """The data of a run, of any kind."""
 
     batches: Batches  # (key, step) → a batch; any pytree whose leaves have a leading axis of B rows
     held_out: Callable[[int | None], HeldOut] | None  # so many rows at most; None: nothing is
@@ -71,10 +71,10 @@ class MemberData(NamedTuple):
 
 
 def examples_of(data: MemberData | Examples, config: TrainConfig) -> Examples:
-    """Documents as windows of N tokens; what is examples already stays as it is.
+    """Documents as windows of N tokens; data that are examples already stay as they are.
 
     Raises:
-        ValueError: if a stream is asked for of tokens that stay on the disk.
+        ValueError: if windows of a stream are to be made of tokens that stay on the disk.
     """
     if isinstance(data, Examples):
         return data
@@ -94,10 +94,10 @@ def _windows(data: MemberData, config: TrainConfig) -> Batches:
 
 
 def document_rows(documents: TokenSet, config: TrainConfig, limit: int | None) -> HeldOut:
-    """The windows of documents; of more than `limit`, those at even distances.
+    """The windows of documents; if there are more than `limit`, evenly spaced ones are taken.
 
     Raises:
-        ValueError: if the documents hold no token.
+        ValueError: if the documents have no token.
     """
     pieces = document_pieces(documents.offsets, config.num_positions)
     require(len(pieces) > 0, "The documents must hold a token", 0, name="number of tokens")
@@ -115,16 +115,17 @@ def document_rows(documents: TokenSet, config: TrainConfig, limit: int | None) -
 def array_examples(
     train: Any, batch_size: int, *, held_out: Any = None, num_tokens: int | None = None
 ) -> Examples:
-    """Arrays as examples, a row each: every row exactly once an epoch, in an order of its own.
+    """Arrays as examples, one per row; each row occurs exactly once per epoch, in random order.
 
     Args:
-        train: any pytree of arrays, each with a leading axis of R rows.
+        train: Any pytree of arrays, each with a leading axis of R rows.
         batch_size: B.
-        held_out: the same of what the run is judged by; None: nothing is.
-        num_tokens: of `train`, the mass of an expert that is trained on it; by default its rows.
+        held_out: The same for the examples of the evaluation; with None, there is no evaluation.
+        num_tokens: The number of tokens in `train`, which gives the weight of an expert that is
+            trained on it; by default the number of rows.
 
     Raises:
-        ValueError: if there is no row, or the arrays differ in how many they have.
+        ValueError: if there is no row, or the arrays differ in their number of rows.
     """
     check_count("batch_size", batch_size)
     num_rows = _num_rows("train", train)
@@ -159,7 +160,7 @@ def _array_rows(arrays: Any, count: int, batch_size: int, limit: int | None) -> 
 
 
 def _spaced(count: int, limit: int | None) -> np.ndarray:
-    """Numbers of rows: all, or `limit` at even distances."""
+    """The numbers of all rows, or of `limit` evenly spaced ones."""
     if limit is None or count <= limit:
         return np.arange(count)
     return np.linspace(0, count - 1, limit).round().astype(int)
@@ -174,7 +175,7 @@ def _num_rows(name: str, arrays: Any) -> int:
 
 
 def _digest(arrays: Any) -> str:
-    """Of every array: its name, its type, its shape and its bytes."""
+    """A digest of the name, type, shape and bytes of every array."""
     content = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(arrays):
         array = np.ascontiguousarray(leaf)

@@ -1,4 +1,4 @@
-"""From a config and its data to a trained member: steps until the last, saved, logged, judged."""
+"""From a config and its data to a trained member: all steps, saved, logged and evaluated."""
 
 import contextlib
 import math
@@ -66,7 +66,7 @@ METRICS = "metrics.jsonl"
 
 
 class Run(NamedTuple):
-    """A run as pure functions: what comes out depends on nothing else."""
+    """A run as pure functions, on which alone the result depends."""
 
     init: Callable[[], TrainState]
     update: Callable[[TrainState, int], tuple[TrainState, Any]]  # (state, s) → (state, metrics)
@@ -89,7 +89,10 @@ def keyed_run(
     shardings: Any = None,
     resumed: Callable[[TrainState], TrainState] = lambda state: state,
 ) -> Run:
-    """Update s takes `batches(batch_key, s)` and `fold_in(step_key, s)`; `step` is compiled."""
+    """A run whose update s takes `batches(batch_key, s)` and `fold_in(step_key, s)`.
+
+    `step` is compiled already.
+    """
 
     def update(state: TrainState, index: int) -> tuple[TrainState, StepMetrics]:
         return step(state, batches(batch_key, index), jax.random.fold_in(step_key, index))
@@ -102,7 +105,7 @@ def keyed_run(
 
 
 class Outcome(NamedTuple):
-    """Where a run has got to, and how."""
+    """The step that a run has reached, and its result."""
 
     step: int
     began_at: int  # the step that it went on from; equal to `step` if nothing was left to do
@@ -121,31 +124,33 @@ def train(
     before_first: Callable[[], None] | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Outcome:
-    """Go on with a run from its last good checkpoint in `folder` to its end, or to a signal.
+    """Continue a run from its last good checkpoint in `folder` to its end, or until a signal.
 
-    Update s is a function of the state and s, so a run that was killed at any moment and resumed
-    ends with the same bits as one that was not. The state may be given up to it. One that is
-    finished goes on if `run` is longer than it was, where the updates made are those of the longer
+    Update s is a function of the state and s. So a run that was killed at any moment and resumed
+    ends with the same bits as a run that was never stopped. The state may be donated to the update.
+    A finished run goes on if `run` is longer now and its updates so far are those of the longer
     run: see `differences_until`.
 
-    Of several processes, see `distributed`, the first alone writes. A signal to any of them is
-    acted on by all at the next step that is logged, saved or evaluated, for only there do they ask
-    each other.
+    With several processes, see `distributed`, only the first one writes. If one of them gets a
+    signal, all stop at the next step that is logged, saved or evaluated, because only there do they
+    communicate about signals.
 
     Args:
-        run: see `Run`.
-        folder: of this member of the run; made if it is not there.
-        config: goes with every checkpoint, and must be that of those found, but for its length.
-        log_config: how often to log, evaluate and save.
-        stop: asked after every step, or see above.
-        tensorboard: write event files too, to `folder/tensorboard`.
-        before_first: called before this start writes its first checkpoint, by the first process.
-        say: what tells the user; by default stderr.
+        run: The run, see `Run`.
+        folder: The folder of this member of the run; it is made if it does not exist.
+        config: The config, stored in every checkpoint; it must be that of the checkpoints found,
+            except for its length.
+        log_config: How often to log, evaluate and save.
+        stop: The request to stop, checked after every step; with several processes, see above.
+        tensorboard: Whether to write event files too, to `folder/tensorboard`.
+        before_first: A function that the first process calls before it writes its first checkpoint.
+        say: A function that prints a message for the user; by default it prints to stderr.
 
     Raises:
-        NonFiniteError: naming step, folder and last good checkpoint.
-        CheckpointError: if the folder holds another run, or no checkpoint in it is good.
-        TemporaryError: if another process is training there.
+        NonFiniteError: if a loss, a gradient or an update is not finite; the message names the
+            step, the folder and the last good checkpoint.
+        CheckpointError: if the folder holds another run, or none of its checkpoints is good.
+        TemporaryError: if another process is training in the folder.
     """
     log_config = LogConfig() if log_config is None else log_config
     stop = StopRequest() if stop is None else stop
@@ -180,7 +185,7 @@ def train(
 
 
 def _template(run: Run) -> Any:
-    """The shapes of a state, and where each leaf lies."""
+    """The shapes of a state, and the place of each leaf."""
     shapes = jax.eval_shape(run.init)
     if run.shardings is None:
         return shapes
@@ -192,7 +197,7 @@ def _template(run: Run) -> Any:
 
 
 class _Loop:
-    """The steps of one process; the metrics of the last few wait on the device."""
+    """The steps of one process; the metrics of the last few steps wait on the device."""
 
     def __init__(
         self,
@@ -211,7 +216,7 @@ class _Loop:
         self.saved = 0
 
     def steps(self, found: Resumed, stop: StopRequest) -> Outcome:
-        """From the step found to the last, or to a signal."""
+        """Run from the step found to the last one, or until a signal."""
         run, log_config = self.run, self.log_config
         state, self.saved = found.state, found.step
         bar = tqdm(
@@ -253,7 +258,7 @@ class _Loop:
         return Outcome(done, found.step, done == run.num_steps, self.values)
 
     def look(self) -> None:
-        """Fetch the metrics that wait; judge each, log those of the steps that are logged."""
+        """Fetch the metrics that wait, check that all are finite, and log those to be logged."""
         fetched, self.pending = jax.device_get(self.pending), []
         waiting = [(step, self.run.scalars(metrics)) for step, metrics in fetched]
         tokens = sum(values["num_tokens"] for _, values in waiting)
@@ -272,7 +277,7 @@ class _Loop:
         self.bar.set_postfix_str(f"{loss}{speed:,.0f} tokens/s")
 
     def evaluation(self, step: int, state: TrainState) -> dict[str, float]:
-        """Measure, log, and leave the time that it took out of the speed."""
+        """Evaluate and log; the time for this does not count in the speed."""
         assert self.run.evaluate is not None
         measured = self.run.evaluate(state)
         for name, value in measured.items():
@@ -284,7 +289,7 @@ class _Loop:
         return measured
 
     def complaint(self, step: int, name: str, value: float) -> str:
-        """What stopped the run, where, and what is left."""
+        """The message that says what stopped the run, at which step, and what is left."""
         self.saver.wait()
         last = f"The last good checkpoint is {self.folder / str(self.saved)}."
         good = last if self.saved else "No checkpoint was saved yet."
@@ -312,25 +317,24 @@ def train_member(
     text_only: bool = False,
     say: Callable[[str], object] | None = None,
 ) -> Outcome:
-    """Train a member to its end, or to a signal, from wherever it is; see `train`.
+    """Train a member from its present state to its end, or until a signal; see `train`.
 
-    A run is lengthened by a larger `config.num_steps`. It ends with the same bits as one that began
-    with it, so what is refused is a cosine that would have ended elsewhere: with
-    `config.optimizer.decay_steps` that of the run so far, it goes on at its last rate.
+    A larger `config.num_steps` makes a run longer. It must end with the same bits as a run that had
+    this length from the start, so a cosine that would have ended at another step is refused. If
+    `config.optimizer.decay_steps` stays that of the run so far, the run goes on at its last rate.
 
-    With `on_disk` the tokens stay on the disk, in the member's folder, and are read ahead: for data
-    that outgrow memory. The batches are the same, and so is what comes out.
+    With `on_disk` the tokens stay on the disk, in the member's folder, and are read ahead, for data
+    that do not fit in memory. The batches and the result are the same.
 
-    With `layout` the member lies over many devices, and may lie over several processes, see
-    `distributed`. What comes out is the same up to the order of sums, and goes on from the same
-    checkpoints.
+    With `layout` the member uses many devices, and perhaps several processes, see `distributed`.
+    The result is the same up to the order of sums, and the checkpoints can be exchanged.
 
-    With `text_only` rows with pictures are read without them, which are refused otherwise. `say`
-    is told, once and before a step is made, which columns of the rows are not used.
+    With `text_only` rows that have pictures are read without them; otherwise such rows are refused.
+    `say` is called once, before the first step, with the columns of the rows that are not used.
 
     Raises:
         ValueError: see `make_run`, and `load_member_data`.
-        CheckpointError: if the folder holds a run of another config or other data.
+        CheckpointError: if the folder holds a run with another config or other data.
         NonFiniteError: see `train`.
     """
     log_config = LogConfig() if log_config is None else log_config
@@ -373,14 +377,14 @@ def make_run(
     *,
     task: Task | None = None,
 ) -> Run:
-    """The run of a config on its data, as pure functions: on one device, or spread over many.
+    """The run of a config on its data, as pure functions, on one device or over many.
 
-    Runs of one shape, see `shape_of`, and one task share what was compiled; the task is that of the
-    config unless another is given.
+    Runs with the same shape, see `shape_of`, and the same task share a compiled program. The task
+    is that of the config unless another one is given.
 
     Raises:
-        ValueError: if the run cannot fit the memory, see `check_fits`; if the devices do not divide
-            the batch, or a run on one is asked for in several processes.
+        ValueError: if the run cannot fit in memory, see `check_fits`; if the number of devices does
+            not divide the batch size; if there are several processes but no layout.
     """
     devices = None if layout is None else list(layout.mesh.devices.flat)
     check_fits(config, task=task, devices=devices)
@@ -426,7 +430,7 @@ def make_run(
 
 
 def run_keys(seed: int) -> Key:
-    """Of the parameters, the batches, the steps and the evaluation. [4]"""
+    """The keys of the parameters, the batches, the steps and the evaluation. [4]"""
     check_seed("seed", seed)
     return jax.random.split(jax.random.key(seed), 4)
 
@@ -434,7 +438,7 @@ def run_keys(seed: int) -> Key:
 def init_and_step(
     shape: TrainConfig, task: Task | None = None
 ) -> tuple[Callable[[Key, Mapping[str, Array]], TrainState], TrainStep]:
-    """(key, hyperparameters) → state, and the step, of all configs of that shape; not compiled."""
+    """(key, hyperparameters) → state, and the step, for all configs of that shape; not compiled."""
     task = task_of(shape) if task is None else task
     optimizer = make_optimizer(shape.optimizer, shape.num_steps)
     step = make_train_step(

@@ -1,4 +1,4 @@
-"""What a network pays on one sequence: nats per position, and which positions count."""
+"""The losses of a network on one sequence: nats per position, and which positions count."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,11 +21,11 @@ LossFunction = Callable[[Params, Batch, Key | None], Losses]
 
 
 def next_token_losses(network: Network, *, start: int | None) -> LossFunction:
-    """−log p̂(x^i | x^{<i}) of a causal network, one term per position.   [A4, L1]
+    """−log p̂(x^i | x^{<i}) of a causal network, one loss per position.   [A4, L1]
 
-    A causal network's row i is the distribution of the token behind x^i. With `start`, the id that
-    stands before every sequence (the mask, V), the first token is predicted too, and the sum of the
-    terms is −log p̂(x). Without one it is given, and does not count.
+    Row i of a causal network is the distribution of the token after x^i. With `start`, an id that
+    stands before every sequence (the mask, V), the first token is predicted too, and the losses sum
+    to −log p̂(x). Without `start` the first token is given and does not count.
     """
 
     def losses(params: Params, batch: Batch, key: Key | None = None) -> Losses:
@@ -41,10 +41,9 @@ def next_token_losses(network: Network, *, start: int | None) -> LossFunction:
 
 
 def answer_losses(network: VisionLanguage) -> Callable[..., Losses]:
-    """−log p̂(x^i | picture, x^{<i}) on the tokens of answers: what is given pays nothing.   [A5]
+    """−log p̂(x^i | picture, x^{<i}) on the tokens of answers; given tokens do not count.   [A5]
 
-    The first token is never paid for, though it be of an answer: nothing stands before it that
-    has a distribution.
+    The first token never counts, even in an answer, because no token before it predicts it.
     """
 
     def losses(params: Params, batch: PictureBatch, key: Key | None = None) -> Losses:
@@ -59,12 +58,12 @@ def answer_losses(network: VisionLanguage) -> Callable[..., Losses]:
 
 
 def masked_losses(network: Network, table: Table, *, time_conditioned: bool) -> LossFunction:
-    """One step's share of the finite-grid bound, times T: unbiased for its sum.   [L5, Q3]
+    """T times the loss of one step of the finite-grid bound: unbiased for its sum.   [L5, Q3]
 
         T λ_t^i 1[X_t^i = m] (−log p̂^i(x_1^i | X_t)),  t uniform over 0 … T − 1
 
-    X_t is drawn from the mixture path of the all-mask source. What does not count is context: never
-    masked. A key is always needed: it draws t, X_t and the dropout.
+    X_t is drawn from the mixture path of the all-mask source. Tokens that do not count are context
+    and are never masked. A key is always needed: it draws t, X_t and the dropout.
     """
     table = jnp.asarray(table)
     num_steps = table.shape[0] - 1
@@ -91,14 +90,14 @@ def masked_losses(network: Network, table: Table, *, time_conditioned: bool) -> 
 
 
 def uniform_losses(network: Network, *, end: float, time_conditioned: bool) -> LossFunction:
-    """The evidence bound's integrand at one time, times the length of the integral.   [L2, P3]
+    """The integrand of the evidence bound at one time, times the length of the integral.   [L2, P3]
 
         t_end Σ_v [u log(u/û) − u + û](v),  t uniform over [0, t_end),  κ_t = t
 
-    Unbiased for ∫_0^{t_end} of it. X_0 is uniform over the V tokens and independent of X_1. At
-    t → 1 the rate 1/(1 − t) has no end, and a learned p̂ that differs from δ_{X_1} there pays
-    without bound: `end` < 1, and what is left is the last step's (S4), whose minimizer is the same
-    p_{1|t}. What does not count is context: never moved. A key is always needed.
+    It is an unbiased estimate of the integral over [0, t_end). X_0 is uniform over the V tokens and
+    independent of X_1. As t → 1 the rate 1/(1 − t) is unbounded, and so is the loss of a learned p̂
+    that differs from δ_{X_1}. So `end` < 1; the rest is left to the last step (S4), whose minimizer
+    is the same p_{1|t}. Tokens that do not count are context and never move. A key is needed.
 
     Raises:
         ValueError: if `end` lies outside (0, 1).
@@ -128,7 +127,7 @@ def uniform_losses(network: Network, *, end: float, time_conditioned: bool) -> L
 
 
 def _num_tokens(network: Network, params: Params, x: Array, *rest: Any) -> int:
-    """V, the columns of the logits, by a trace that computes nothing."""
+    """V, the number of columns of the logits, from a trace that computes nothing."""
     table, conditioned = rest
     t = jnp.zeros((), table.dtype) if conditioned else None
     return jax.eval_shape(network.apply, params, x, t).shape[-1]

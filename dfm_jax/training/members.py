@@ -1,8 +1,8 @@
 """A member of a run, `RUN/expert_003` or `RUN/dense`: its data, its network, its record.
 
-config.json      what it is a function of; versions and where the data lay, for the record
-tokens/          its documents as tokens, if they were to stay on the disk
-metrics.jsonl    a line a logged step
+config.json      its config and data; for the record, versions and the path of the data
+    tokens/          its documents as tokens, if they stay on the disk
+    metrics.jsonl    one line for each logged step
 200/ 400/ …      checkpoints
 """
 
@@ -52,7 +52,7 @@ _COMPARED = ("config", "data")
 
 
 class _Data(NamedTuple):
-    """What a member's data are known by, whatever else `load_member_data` says of them."""
+    """The part of the record of `load_member_data` that identifies a member's data."""
 
     tokenizer: str
     train_documents: int
@@ -64,7 +64,7 @@ class _Data(NamedTuple):
 
 
 class _Written(NamedTuple):
-    """What config.json holds."""
+    """The content of config.json."""
 
     config: dict[str, Any]
     data: dict[str, Any]
@@ -73,20 +73,20 @@ class _Written(NamedTuple):
 
 
 def member_folder(run: Path, expert: int | None) -> Path:
-    """`RUN/expert_003`, or `RUN/dense` without an expert."""
+    """`RUN/expert_003`, or `RUN/dense` if there is no expert."""
     if expert is not None:
         check_count("expert", expert, at_least=0)
     return run / ("dense" if expert is None else f"expert_{expert:03d}")
 
 
 def member_data_path(data: Path, expert: int | None) -> Path:
-    """Where the documents of a member lie.
+    """The path of a member's documents.
 
-    Of expert k: `DATA/expert_k/rows.jsonl`, or that folder's text. Of the dense model:
-    `DATA/dense.jsonl`, or DATA itself, a folder of text or a file.
+    For expert k it is `DATA/expert_k/rows.jsonl`, or that folder if it holds text. For the dense
+    model it is `DATA/dense.jsonl`, or DATA itself, which is a folder of text or a file.
 
     Raises:
-        ValueError: if there are no such data, or no such expert in them.
+        ValueError: if the data do not exist, or have no such expert.
     """
     if expert is None:
         return _rows_or_folder(data, data, "dense.jsonl")
@@ -99,7 +99,7 @@ def member_data_path(data: Path, expert: int | None) -> Path:
 
 
 def _rows_or_folder(folder: Path, data: Path, name: str) -> Path:
-    """The rows of that name, if they are there or the manifest of the data says so; else text."""
+    """The file of rows, if it exists or the manifest of the data names it; else the folder."""
     named = (read_manifest(data) or {"files": ()})["files"]
     return data / name if (data / name).is_file() or name in named else folder
 
@@ -107,10 +107,10 @@ def _rows_or_folder(folder: Path, data: Path, name: str) -> Path:
 def tokenizer_of(
     config: TrainConfig, path: Path | None, *, recorded: str | None = None
 ) -> Tokenizer:
-    """The bytes, or a tokenizer.json.
+    """The tokenizer: bytes, or that of a tokenizer.json.
 
     Raises:
-        ValueError: if it has not V tokens, or is not the one that was recorded with a run.
+        ValueError: if it does not have V tokens, or is not the one that was recorded with a run.
     """
     pieces = byte_tokenizer() if path is None else load_tokenizer(path)
     if recorded is not None and (found := tokenizer_name(path)) != recorded:
@@ -126,7 +126,7 @@ def tokenizer_of(
 
 
 def tokenizer_name(path: Path | None) -> str:
-    """`bytes`, or the SHA-256 of a tokenizer.json: two of the same V may mean different things."""
+    """`bytes`, or the SHA-256 of a tokenizer.json: equal V does not mean equal tokens."""
     return "bytes" if path is None else f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
 
 
@@ -139,13 +139,13 @@ def load_member_data(
     recorded: str | None = None,
     columns: Columns | None = None,
 ) -> MemberData:
-    """Read, split and encode the documents of a member: into memory, or the folder `tokens`.
+    """Read, split and encode the documents of a member, into memory or the folder `tokens`.
 
-    `columns` counts what is not read of rows, and says whether their pictures are left out.
+    `columns` counts the columns of rows that are not read, and says whether pictures are left out.
 
     Raises:
-        ValueError: if the tokenizer has not V tokens, or is not the one that was recorded, or there
-            is nothing to read.
+        ValueError: if the tokenizer does not have V tokens, or is not the one that was recorded; if
+            there is nothing to read.
     """
     columns = Columns() if columns is None else columns
     pieces = tokenizer_of(config, tokenizer, recorded=recorded)
@@ -175,7 +175,7 @@ def _encoded_side(
 
 
 def state_template(config: TrainConfig, task: Task | None = None) -> TrainState:
-    """The shapes of a state, without computing one."""
+    """The shapes of a state, found without computing one."""
     task = task_of(config) if task is None else task
     optimizer = make_optimizer(config.optimizer, config.num_steps)
     ema = config.ema_decay is not None
@@ -183,15 +183,16 @@ def state_template(config: TrainConfig, task: Task | None = None) -> TrainState:
 
 
 def member_record(config: TrainConfig, data: MemberData | Examples) -> dict[str, Any]:
-    """What a member is a function of: it goes with every checkpoint."""
+    """Everything that a member is a function of; it is stored in every checkpoint."""
     return {"config": to_json(config), "data": dict(data.description)}
 
 
 def check_member(folder: Path, record: dict[str, Any]) -> None:
-    """What was saved in the folder, if anything was, is of this record: see `differences_until`.
+    """Check that checkpoints in the folder, if any, have this record: see `differences_until`.
 
     Raises:
-        CheckpointError: if it is of another run, naming the first field that differs.
+        CheckpointError: if they belong to another run; the message names the first field that
+            differs.
     """
     # A start that saved nothing may have left a config.json: it binds nobody.
     steps = checkpoint_steps(folder)
@@ -207,10 +208,10 @@ def check_member(folder: Path, record: dict[str, Any]) -> None:
 
 
 def write_member(folder: Path, record: dict[str, Any], source: Path) -> None:
-    """Write `config.json`, before the first checkpoint: not before there is something to save.
+    """Write `config.json` before the first checkpoint, and not before there is something to save.
 
-    If there are checkpoints, they are of the same record, see `check_member`: then the config alone
-    is written, if the run is being lengthened.
+    If there are checkpoints, they have the same record, see `check_member`. Then only the config is
+    written, if the run is made longer.
     """
     if (folder / CONFIG).is_file() and checkpoint_steps(folder):
         full = read_member(folder)
@@ -224,10 +225,10 @@ def write_member(folder: Path, record: dict[str, Any], source: Path) -> None:
 
 
 def read_member(folder: Path) -> dict[str, Any]:
-    """The `config.json` of a member.
+    """Read the `config.json` of a member.
 
     Raises:
-        CheckpointError: if there is none, or it is not as `record_member` writes it.
+        CheckpointError: if there is none, or it does not have the form that `write_member` writes.
     """
     path = folder / CONFIG
     if not path.is_file():

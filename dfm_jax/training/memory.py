@@ -1,8 +1,8 @@
-"""What no machine of this size can hold is refused by name, before the compiler is asked.
+"""Refuse, by name and before compilation, sizes that no machine of this kind can hold.
 
-Lower bounds alone, so that nothing is refused that could run: the state of the parameters, and of
-an update the tokens of its batch and the residual stream of one micro-batch. How much more a
-program takes its compiler knows; where that is too much, it says so (exit status 75).
+The checks use only lower bounds, so that nothing is refused that could run: the state of the
+parameters, and for an update the tokens of its batch and the residual stream of one micro-batch.
+Only the compiler knows how much more a program takes; if it is too much, it says so (status 75).
 """
 
 import os
@@ -23,10 +23,10 @@ _FLOAT, _HALF, _TOKEN = 4, 2, 4  # bytes
 def check_parameters_fit(
     model: TransformerConfig, *, copies: int = 1, devices: Sequence[Any] | None = None
 ) -> None:
-    """So many copies of the parameters are less than the memory of the devices together.
+    """Check that so many copies of the parameters need less than all memory of the devices.
 
     Raises:
-        ValueError: naming the largest count of the model.
+        ValueError: if they need more; the message names the largest count of the model.
     """
     count = num_parameters(model)
     sizes = ("width", "ffn_width", "num_layers", "num_tokens")
@@ -42,10 +42,10 @@ def check_fits(
     num_runs: int = 1,
     devices: Sequence[Any] | None = None,
 ) -> None:
-    """A run, or so many of one shape, may fit the memory of the devices together.
+    """Check that a run, or so many runs of one shape, may fit in the memory of the devices.
 
     Raises:
-        ValueError: naming the count that is too large.
+        ValueError: if they cannot; the message names the count that is too large.
     """
     copies = 3 + (config.ema_decay is not None)  # and the two moments of Adam
     tokens, width = num_runs * config.batch_size * config.num_positions, config.model.width
@@ -69,10 +69,10 @@ def check_fits(
 
 
 def check_sample_fits(num_samples: int, length: int, num_states: int) -> None:
-    """The ids of so many texts of that length, and the logits of one of their positions, fit.
+    """Check that the ids of so many texts, and the logits of one position of each, fit in memory.
 
     Raises:
-        ValueError: naming the count that is too large.
+        ValueError: if they do not; the message names the count that is too large.
     """
     what = f"{num_samples} texts of {length} tokens"
     name, value = ("num_samples", num_samples) if num_samples >= length else ("max_new", length)
@@ -91,7 +91,7 @@ def _check(name: str, value: int, what: str, num_bytes: int, devices: Sequence[A
 
 
 def _memory(devices: Sequence[Any] | None) -> int:
-    """Of the devices together; the CPU's, which are one another's, is that of each host."""
+    """The memory of the devices together; CPU devices share the memory of their host."""
     devices = jax.devices()[:1] if devices is None else devices
     limits = [_limit(device) for device in devices]
     if None in limits:
@@ -107,7 +107,7 @@ def _limit(device: Any) -> int | None:
 
 
 def _host_memory() -> int:
-    """With what may be swapped out, where the system says so."""
+    """The memory of the host, with swap space if the system tells its size."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     try:
         with open("/proc/meminfo", encoding="ascii") as file:

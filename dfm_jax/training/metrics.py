@@ -1,9 +1,8 @@
-"""metrics.jsonl: one line a step that is logged, append-only; what a resumed run repeats is cut.
+"""metrics.jsonl: one line for each logged step; a resumed run removes the lines it will repeat.
 
-A validation is named after what it is. The left-to-right network says −log p̂ itself; what the
-masked one pays is an upper bound on it [L5], an expectation over masks that is estimated by draws.
-To set the two side by side as equals is to compare a number with one that is too large by an
-unknown amount, and noisy.
+The name of a validation loss says what it is. A left-to-right network gives −log p̂ itself. A
+masked network gives an upper bound on it [L5], an expectation over masks that draws estimate. The
+two must not be compared as equals: the second is noisy, and too large by an unknown amount.
 """
 
 import json
@@ -21,21 +20,21 @@ from dfm_jax.json_types import as_type
 class MetricsLog:
     """Lines `{"step": …, …}` in the order of steps, and the same numbers for tensorboard.
 
-    `begin(step)` cuts what was written after that step, a line that a kill has cut included: with
-    `flush` before every checkpoint no line is lost and none comes twice.
+    `begin(step)` removes all lines after that step, and a line that a kill cut short. If `flush` is
+    called before every checkpoint, no line is lost and none occurs twice.
     """
 
     def __init__(self, path: Path, *, tensorboard: Path | None = None) -> None:
-        """A log at `path`; `tensorboard` is a folder for its event files (extra `tb`)."""
+        """Log to `path`; `tensorboard` is a folder for event files (extra `tb`)."""
         self.path, self.tensorboard = path, tensorboard
         self._file: Any = None
         self._events: Any = None
 
     def begin(self, step: int) -> None:
-        """Open the log of a run that goes on from `step`.
+        """Open the log of a run that continues from `step`.
 
         Raises:
-            ValueError: if a line up to that step is missing its end, or is not JSON.
+            ValueError: if a line up to that step has no end, or is not JSON.
         """
         write_file(self.path, b"".join(_lines_until(self.path, step)))
         self._file = self.path.open("a", encoding="utf-8")
@@ -46,7 +45,7 @@ class MetricsLog:
         """Append a line.
 
         Raises:
-            ValueError: if a value is not finite: JSON has no such number.
+            ValueError: if a value is not finite, because JSON has no such number.
         """
         for name, value in values.items():
             if not math.isfinite(value):
@@ -57,7 +56,7 @@ class MetricsLog:
                 self._events.add_scalar(name, value, step)
 
     def flush(self) -> None:
-        """Force to disk what was written."""
+        """Force the lines that were written to the disk."""
         self._file.flush()
         os.fsync(self._file.fileno())
         if self._events is not None:
@@ -76,7 +75,7 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
     """The lines of a log.
 
     Raises:
-        ValueError: if a line is not JSON, of numbers; the last may have been cut by a kill.
+        ValueError: if a line is not a JSON object of numbers; a kill may have cut the last one.
     """
     rows = list(read_json_lines(path))
     for number, row in rows:
@@ -122,12 +121,12 @@ METRICS: dict[Measure, str] = {  # in metrics.jsonl and checkpoints
 
 
 def metric_name(measure: Measure) -> str:
-    """The name of a validation among metrics."""
+    """The name of a validation loss among the metrics."""
     return METRICS[measure]
 
 
 def measure_words(measure: Measure, num_draws: int, error: float | None) -> str:
-    """What a table says of such a number; the standard error is of the draws, per token."""
+    """The words for a loss in a table; the standard error is over draws, per token."""
     if measure == "exact":
         return "exact −log p"
     if measure == "loss":

@@ -1,4 +1,4 @@
-"""Configs to begin from: by name, from a file, with single fields set."""
+"""Configs to start from: by name, or from a file, with changes of single fields."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -15,7 +15,7 @@ from dfm_jax.training.config import OptimizerConfig, TrainConfig, check_objectiv
 
 
 def _bytes_model(width: int, layers: int, heads: int) -> TransformerConfig:
-    """Over 256 bytes and the mask, which also stands before a sequence."""
+    """A model over 256 bytes and the mask, which also stands before a sequence."""
     return TransformerConfig(
         num_tokens=256,
         num_states=257,
@@ -52,14 +52,15 @@ MAX_RUNS = 100_000  # of a grid: what one command may list
 def load_config(
     source: str, changes: Sequence[str] = (), *, tokenizer: Path | None = None
 ) -> TrainConfig:
-    """The preset of that name, or the config of a JSON file; then `FIELD=VALUE` for single fields.
+    """The preset of that name, or the config in a JSON file, with the changes `FIELD=VALUE`.
 
-    A field is named by its path, `optimizer.learning_rate=3e-4`; a value is JSON, or a bare word. A
-    preset has the V tokens of the `tokenizer`, and the mask beyond them if it had one, unless
+    A field is named by its path, as in `optimizer.learning_rate=3e-4`. A value is JSON, or a bare
+    word. A preset gets the V tokens of the `tokenizer`, plus the mask if it had one, unless
     `model.num_tokens` is among the changes.
 
     Raises:
-        ValueError: if there is no such preset or file, or a field or a value is not as it must be.
+        ValueError: if there is no such preset or file; if a field does not exist; if a value is not
+            allowed.
     """
     values = _preset_or_file(source)
     given: set[str] = set()
@@ -81,11 +82,11 @@ def load_config(
 
 
 def load_axes(texts: Sequence[str], changes: Sequence[str] = ()) -> dict[str, tuple[Any, ...]]:
-    """The axes of a grid by their fields, see `load_axis`.
+    """The axes of a grid, by field; see `load_axis`.
 
     Raises:
-        ValueError: if a field has two axes, or is among the `changes` of `load_config` as well:
-            one would be taken and the other not.
+        ValueError: if a field has two axes, or is also among the `changes` of `load_config`,
+            because only one of the two could be used.
     """
     axes: dict[str, tuple[Any, ...]] = {}
     for text in texts:
@@ -98,14 +99,14 @@ def load_axes(texts: Sequence[str], changes: Sequence[str] = ()) -> dict[str, tu
 
 
 def _check_apart(option: str, name: str, given: Iterable[str]) -> None:
-    """No field that was given is this one, holds it or lies in it."""
+    """Check that no given field is this one, contains it or lies in it."""
     for other in given:
         apart = not f"{name}.".startswith(f"{other}.") and not f"{other}.".startswith(f"{name}.")
         require(apart, f"`{option}` must name a field that {other} does not give already", name)
 
 
 def set_field(values: dict[str, Any], name: str, value: Any, *, option: str = "grid") -> None:
-    """Set a field of a config as JSON, named by its path.
+    """Set a field of a config given as JSON; `name` is the path of the field.
 
     Raises:
         ValueError: if there is no such field.
@@ -124,10 +125,10 @@ def set_field(values: dict[str, Any], name: str, value: Any, *, option: str = "g
 
 
 def load_axis(text: str) -> tuple[str, tuple[Any, ...]]:
-    """The field and the values of `FIELD=VALUE,VALUE`, or of the integers `FIELD=FROM:TO`, TO out.
+    """The field and values of `FIELD=VALUE,VALUE`, or of `FIELD=FROM:TO`: the integers below TO.
 
     Raises:
-        ValueError: if it is neither.
+        ValueError: if the text has neither form.
     """
     name, sign, listed = text.partition("=")
     require(bool(sign and listed), "`grid` must be FIELD=VALUE,VALUE or FIELD=FROM:TO", text)

@@ -1,9 +1,9 @@
-"""Routers from features, fitted by cross-entropy to the part.   [D11]
+"""Routers that read features, fitted by cross-entropy to the part.   [D11]
 
     min_φ (1/Σω) Σ_i ω_i (−log ρ̂_{k_i}(f_i; φ)) + (decay/2) Σ W²
 
-ρ̂ = softmax of a multilayer perceptron; without hidden layers it is linear, multinomial logistic
-regression, and its objective convex. All rows at once, L-BFGS: nothing is drawn but the start.
+ρ̂ is the softmax of a multilayer perceptron. Without hidden layers it is multinomial logistic
+regression, and the objective is convex. L-BFGS uses all rows at once, so only the start is random.
 """
 
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ Router = tuple[Layer, ...]
 
 
 class FittedRouter(NamedTuple):
-    """A router, and how its descent ended."""
+    """A router, and how its optimization ended."""
 
     layers: Router
     objective: Float[Array, ""]  # the regularized loss, in nats
@@ -41,7 +41,7 @@ class FittedRouter(NamedTuple):
 
 @typed
 def router_log_probs(layers: Router, features: Float[ArrayLike, " D"]) -> Float[Array, " K"]:
-    """log ρ̂_k(f), in nats: between layers, GELU."""
+    """log ρ̂_k(f), in nats, with GELU between layers."""
     return jax.nn.log_softmax(_logits(layers, features))
 
 
@@ -66,26 +66,26 @@ def fit_router(
     max_steps: int = 500,
     tolerance: float = 1e-5,
 ) -> FittedRouter:
-    """Descend until no entry of the gradient is above `tolerance`.
+    """Fit a router by L-BFGS, until no entry of the gradient is above `tolerance`.
 
-    Over all functions the minimizer is r_k(f) = P(k | f)   [D11]; of a class that holds it, too.
-    With separable parts and no decay there is no minimizer: the descent then ends once the gradient
-    is small, or says that it did not.
+    The minimizer over all functions, and over each class that contains it, is r_k(f) = P(k |
+    f)   [D11]. If the parts are separable and there is no decay, no minimizer exists. L-BFGS then
+    stops at a small gradient, or the result says that it did not converge.
 
     Args:
-        key: of the hidden layers' start; a linear router starts at 0.
-        features: one row each.
-        parts: the label of each row, in [0, K).
+        key: The key for the start of the hidden layers; a linear router starts at 0.
+        features: The features, one row each.
+        parts: The label of each row, in [0, K).
         num_experts: K.
-        row_weights: ω, 1 unless given; a row of weight 0 pads the batch.
-        hidden: widths of the hidden layers.
-        decay: of the weights; biases are free.
-        max_steps: of L-BFGS.
-        tolerance: in nats per unit of a parameter.
+        row_weights: ω, 1 unless given; a row of weight 0 only pads the batch.
+        hidden: The widths of the hidden layers.
+        decay: The decay of the weights; biases have none.
+        max_steps: The largest number of L-BFGS steps.
+        tolerance: The tolerance, in nats per unit of a parameter.
 
     Raises:
-        ValueError: if a part is no expert, a feature is not finite, all weights are 0, or an option
-            lies outside its domain.
+        ValueError: if a part is not the number of an expert; if a feature is not finite; if all
+            weights are 0; if an option lies outside its domain.
     """
     features, parts = jnp.asarray(features), jnp.asarray(parts)
     check_count("num_experts", num_experts)
@@ -113,7 +113,7 @@ def fit_router(
 
 
 def _start(key: Key, widths: Sequence[int], dtype: jnp.dtype) -> Router:
-    """Hidden layers of variance 1/width, a last one of 0: the uniform distribution."""
+    """Hidden layers of variance 1/width and a last layer of 0: the uniform distribution."""
     layers = []
     for number, (inner, outer) in enumerate(pairwise(widths)):
         last = number == len(widths) - 2

@@ -1,4 +1,4 @@
-"""The state of a run as one pytree, and the optimizer that moves it."""
+"""The state of a run as one pytree, and the optimizer that updates it."""
 
 from typing import Any, NamedTuple
 
@@ -13,9 +13,9 @@ from dfm_jax.types import Array, ArrayLike, Float, Int, Key, typed
 
 
 class TrainState(NamedTuple):
-    """All that changes in a run. `step` counts the updates made; `ema` is None where none is kept.
+    """Everything that changes in a run. `step` counts the updates; `ema` is None if none is kept.
 
-    Keys are no part of it: that of a step is `fold_in(key, step)`.
+    It holds no keys: the key of a step is `fold_in(key, step)`.
     """
 
     step: Int[ArrayLike, "*R"]
@@ -25,13 +25,14 @@ class TrainState(NamedTuple):
 
 
 def make_optimizer(config: OptimizerConfig, num_steps: int) -> optax.GradientTransformation:
-    """AdamW; its peak rate, its weight decay, W and S are values in its state, not constants.
+    """AdamW, whose peak rate η, weight decay, W and S are values in its state, not constants.
 
         g ← g · min(1, max_norm / ‖g‖),  ‖g‖ over all leaves
         θ ← θ − η_s (m̂ / (√v̂ + ε) + decay · θ),  decay for matrices only
 
-    so runs that differ in them are one program: `with_hyperparameters`, then `jax.vmap`. The norm
-    is clipped before the moments are formed. Source: Loshchilov & Hutter (1711.05101).
+    So runs that differ in these values share one program: use `with_hyperparameters`, then
+    `jax.vmap`. The norm is clipped before the moments are computed. Source: Loshchilov & Hutter
+    (1711.05101).
     """
 
     def adamw(
@@ -79,9 +80,9 @@ def learning_rate_shape(
 
 
 def is_matrix(params: Params) -> Any:
-    """Which leaves decay: those of two axes or more, embeddings and the stacks of scanned layers.
+    """Which leaves decay: those with two axes or more, such as embeddings and stacked layers.
 
-    A vector that a scan has stacked has two axes as well: its name, `scale` or `bias`, tells.
+    A vector that a scan has stacked also has two axes; its name, `scale` or `bias`, excludes it.
     """
 
     def decays(path: tuple, leaf: Array) -> bool:
@@ -98,17 +99,17 @@ def init_state(
     *,
     ema: bool = False,
 ) -> TrainState:
-    """Step 0: fresh parameters, and their average begun at them."""
+    """The state at step 0: fresh parameters, and their average, which starts at them."""
     params = network.init(key)
     average = jax.tree.map(jnp.copy, params) if ema else None  # no buffer is donated twice
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), average)
 
 
 def with_hyperparameters(state: TrainState, **values: Array) -> TrainState:
-    """The state under other values: `learning_rate` (the peak), `weight_decay`, lengths.
+    """The state with other values of `learning_rate` (the peak), `weight_decay` and lengths.
 
     Raises:
-        ValueError: on any other name.
+        ValueError: if there is no hyperparameter of that name.
     """
     known = state.optimizer.hyperparams
     for name in values:

@@ -1,4 +1,4 @@
-"""One update and one evaluation, as pure functions; `jax.jit` and the mesh are the caller's."""
+"""One update and one evaluation as pure functions; `jax.jit` and the mesh are the caller's."""
 
 from collections.abc import Callable
 from functools import partial
@@ -18,9 +18,9 @@ from dfm_jax.types import Array, ArrayLike, Float, Int, Key
 
 
 class StepMetrics(NamedTuple):
-    """Of one update: nats per token, how many tokens counted, and two norms over all leaves.
+    """Metrics of one update: nats per token, the number of tokens, and two norms over all leaves.
 
-    If the loss and both norms are finite, so is every parameter.
+    If the loss and both norms are finite, every parameter is finite too.
     """
 
     loss: Float[ArrayLike, "*R"]
@@ -41,15 +41,15 @@ def make_train_step(
 ) -> TrainStep:
     """(state, batch, key) → (state, metrics): one update by ∇ (Σ nats / Σ counts) over the batch.
 
-    The key is the step's own. Sequence b draws from `fold_in(key, b)`, so the gradient of
-    micro-batches is that of the whole batch, to rounding: sums are accumulated, and divided once,
-    however many tokens each part holds. The state may be donated.
+    The key belongs to this step. Sequence b draws from `fold_in(key, b)`. The sums are accumulated
+    over micro-batches and divided once, so the gradient is that of the whole batch, up to rounding,
+    for any number of tokens in each micro-batch. The state may be donated.
 
-    The average is ema ← d · ema + (1 − d) · θ from ema = θ_0, so after n updates it holds d^n of
-    the parameters that the run began with; that bias is not corrected.
+    The average is ema ← d · ema + (1 − d) · θ from ema = θ_0. So after n updates it contains the
+    first parameters with weight d^n; this bias is not corrected.
 
     Raises:
-        ValueError: in a call, if the micro-batches do not divide the batch.
+        ValueError: in a call, if the number of micro-batches does not divide the batch size.
     """
     check_count("num_micro_batches", num_micro_batches)
     if ema_decay is not None:
@@ -84,11 +84,11 @@ def make_train_step(
 
 
 def until_its_end(train_step: TrainStep) -> Callable[..., tuple[TrainState, StepMetrics, Array]]:
-    """(state, batch, key, s, S) → (state, metrics, whether it moved): a step that stops by itself.
+    """(state, batch, key, s, S) → (state, metrics, moved): a step that stops by itself.
 
-    Runs of different lengths, or one that breaks, share a mapped axis. Update s is made if the
-    state has made all s before it, s < S, and loss and norms are finite; otherwise the state stays,
-    bit for bit, then and ever after. The metrics of a run that did not move mean nothing.
+    Runs of different lengths, or one that fails, can then share a mapped axis. Update s is made if
+    the state has made all updates before s, if s < S, and if loss and norms are finite. Otherwise
+    the state stays the same, bit for bit, from then on. Metrics mean nothing if moved is False.
     """
 
     def step(
@@ -103,7 +103,7 @@ def until_its_end(train_step: TrainStep) -> Callable[..., tuple[TrainState, Step
 
 
 def make_evaluation(loss_function: LossFunction) -> Callable[[Params, Batch, Key | None], Losses]:
-    """(params, batch, key) → Σ nats and Σ counts of each sequence, [B]; without key no dropout."""
+    """(params, batch, key) → Σ nats and Σ counts per sequence, [B]; without a key, no dropout."""
 
     def evaluation(params: Params, batch: Batch, key: Key | None = None) -> Losses:
         size = batch_size_of(batch)
@@ -118,7 +118,7 @@ def make_evaluation(loss_function: LossFunction) -> Callable[[Params, Batch, Key
 
 
 def batch_size_of(batch: Any) -> int:
-    """How many examples a batch has: the leading axis of each of its leaves."""
+    """The number of examples in a batch, which is the leading axis of each of its leaves."""
     return jnp.shape(jax.tree.leaves(batch)[0])[0]
 
 
@@ -129,7 +129,7 @@ def _accumulated(
     keys: Key,
     parts: int,
 ) -> Any:
-    """Sums over micro-batches, one in memory at a time."""
+    """Sums over micro-batches, of which one at a time is in memory."""
     if parts == 1:
         return summed(params, batch, keys)
 

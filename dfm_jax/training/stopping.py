@@ -1,16 +1,16 @@
-"""How a command ends: its exit statuses, and signals that ask it to stop.
+"""How a command ends: its exit statuses, and the signals that ask it to stop.
 
-0    finished, or found finished
-1    a claim was judged and failed
-2    input that cannot be used: a config, a data set, a checkpoint
+0    finished now or before
+1    a claim was checked and failed
+2    an input that cannot be used: a config, a data set, a checkpoint
 3    a loss, a gradient or an update was not finite
 4    `launch`: a job failed, and the others went on
-75   trouble that passes: a lock that another process holds, a full disk, no memory; try again
-130  stopped by SIGINT (Ctrl-C); what was in hand is saved, and the same command goes on
-141  whoever read the output has closed it
-143  stopped by SIGTERM; what was in hand is saved, and the same command goes on
+75   trouble that may pass: a lock that another process holds, a full disk, no memory; try again
+130  stopped by SIGINT (Ctrl-C); the current step is saved, and the same command goes on
+    141  the reader of the output has closed it
+    143  stopped by SIGTERM; the current step is saved, and the same command goes on
 
-This module imports nothing but the standard library: it is there before jax is.
+This module imports only the standard library, so that it can be used before jax is imported.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class ExitStatus(enum.IntEnum):
-    """What the commands return to the system; a scheduler tries again on 75, 130 and 143."""
+    """The exit statuses of commands; a scheduler tries again after 75, 130 and 143."""
 
     FINISHED = 0
     FAILED_CLAIM = 1
@@ -40,11 +40,11 @@ class ExitStatus(enum.IntEnum):
 
 
 class NonFiniteError(ArithmeticError):
-    """A loss, a gradient or an update that is infinite or no number; the run has stopped."""
+    """A loss, a gradient or an update is infinite or NaN; the run has stopped."""
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal that asks to stop, where nothing is in hand that must be saved first."""
+    """A signal asks to stop, and nothing must be saved first."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -52,19 +52,19 @@ class Stopped(KeyboardInterrupt):
 
 
 class StopRequest:
-    """Whether a signal has come; a loop asks between its steps."""
+    """Whether a signal has come; a loop checks this between its steps."""
 
     signal: int | None = None
     asked: bool = True  # whether anybody asks; if not, a signal is raised where it comes
 
     @property
     def status(self) -> ExitStatus:
-        """128 + the number of the signal."""
+        """The exit status, which is 128 + the number of the signal."""
         return ExitStatus(128 + self.signal) if self.signal else ExitStatus.FINISHED
 
     @contextlib.contextmanager
     def between_steps(self) -> Iterator[None]:
-        """While it lasts, a loop asks; what it has in hand can be saved."""
+        """In this context a loop checks for signals, so that its current state can be saved."""
         before, self.asked = self.asked, True
         try:
             yield
@@ -74,16 +74,17 @@ class StopRequest:
 
 @contextlib.contextmanager
 def stop_on_signals(*, asked: bool = True, at_once: bool = True) -> Iterator[StopRequest]:
-    """While it lasts, the first SIGTERM or SIGINT is acknowledged in a line and noted.
+    """In this context the first SIGTERM or SIGINT prints a line and is noted.
 
-    Signals reach the main thread only: in another one, nothing is noted.
+    Only the main thread gets signals; in another thread nothing is noted.
 
     Args:
-        asked: whether somebody asks from the beginning; if not, a signal that comes outside
+        asked: Whether the caller checks for signals from the beginning. If False, a signal outside
             `StopRequest.between_steps` is raised as `Stopped`.
-        at_once: in a process that `listen` made a command, a second signal ends the process
-            whatever it is doing; if not, it is raised as `Stopped`, for who has children to end.
-            Elsewhere, as in a notebook, a second signal acts as it did before.
+        at_once: What a second signal does in a process that `listen` made a command. If True, it
+            ends the process at once. If False, it is raised as `Stopped`, for a process that must
+            end its children. In other processes, such as a notebook, a second signal acts as it did
+            before.
     """
     request = StopRequest()
     request.asked = asked
@@ -114,14 +115,14 @@ def stop_on_signals(*, asked: bool = True, at_once: bool = True) -> Iterator[Sto
 
 
 def listen(package: str | None = None) -> None:
-    """Make this process a command: a signal is one line and the status 130 or 143.
+    """Make this process a command, in which a signal gives one line and the status 130 or 143.
 
-    Until `raising_signals`, a signal ends it where it stands: imports leave nothing half done.
-    Closed descriptors 0, 1 and 2 become the null device, or else the next file that is opened, a
-    checkpoint perhaps, would be what libraries print to.
+    Until `raising_signals`, a signal ends the process at once, because imports leave nothing
+    unfinished. Closed descriptors 0, 1 and 2 become the null device. Otherwise libraries would
+    print into the next file that is opened, which might be a checkpoint.
 
     Args:
-        package: only if the process is at the imports of `python -m PACKAGE…`; None: in any case.
+        package: If given, do this only while the process imports for `python -m PACKAGE…`.
     """
     if package is not None and not _is_command(package):
         return
@@ -133,7 +134,7 @@ def listen(package: str | None = None) -> None:
 
 @contextlib.contextmanager
 def raising_signals() -> Iterator[None]:
-    """While it lasts, in a process that listens, the first signal is raised as `Stopped`."""
+    """In this context, in a process that listens, the first signal is raised as `Stopped`."""
     ours = [number for number in _SIGNALS if signal.getsignal(number) is _end]
     for number in ours:
         signal.signal(number, _raise_stopped)
@@ -146,7 +147,7 @@ def raising_signals() -> Iterator[None]:
 
 
 def tell(text: str) -> None:
-    """A line on stderr, from within a handler: `print` may have been interrupted by it."""
+    """Write a line to stderr from within a signal handler, which may have interrupted `print`."""
     line = f"{_command()}: {text}\n"
     try:
         os.write(sys.stderr.fileno(), line.encode())
@@ -172,14 +173,14 @@ def _raise_stopped(number: int, _: FrameType | None) -> None:
 
 
 def _is_command(package: str) -> bool:
-    """Whether this process is at the imports of `python -m PACKAGE…`, or is a script so called."""
+    """Whether this process imports for `python -m PACKAGE…`, or is a script of that name."""
     if os.path.basename(sys.argv[0]) == package:
         return True
     return sys.argv[0] == "-m" and _module().split(".")[0] == package
 
 
 def _module() -> str:
-    """NAME of `python -m NAME`; "" in a process that was begun otherwise."""
+    """The NAME of `python -m NAME`; "" in a process that was started in another way."""
     words = sys.orig_argv
     return words[words.index("-m") + 1] if "-m" in words[1:-1] else ""
 

@@ -1,11 +1,11 @@
-"""Runs of one shape as one program: seeds, rates, decays and lengths ride a mapped axis.
+"""Runs of one shape as one program, with an axis over seeds, rates, decays and lengths.
 
-The runs share nothing but the data, so their axis is cut over devices that never talk. What is
-logged and saved is of all runs together; the files of a sweep of R runs are those of one run.
+The runs share only the data, so their axis is split over devices that never communicate. All runs
+are logged and saved together. A sweep of R runs has the files of one run:
 
-    metrics.jsonl   loss/0 … loss/R−1 of the runs that still move
-    200/ 400/ …     checkpoints, every leaf with a leading axis R
-    sweep.json      once all is done: what became of each run
+    metrics.jsonl   loss/0 … loss/R−1, of the runs that go on
+    200/ 400/ …     checkpoints, in which every leaf has a leading axis R
+    sweep.json      the result of each run, written at the end
 """
 
 import json
@@ -59,7 +59,7 @@ RESULT = "sweep.json"
 
 
 class RunResult(NamedTuple):
-    """What became of one run of a sweep."""
+    """The result of one run of a sweep."""
 
     config: TrainConfig
     step: int  # updates made
@@ -70,11 +70,11 @@ class RunResult(NamedTuple):
 
 
 def grid(config: TrainConfig, axes: Mapping[str, Sequence[Any]]) -> tuple[TrainConfig, ...]:
-    """All combinations of values of fields, the last axis fastest.
+    """All combinations of the values of fields; the last axis changes fastest.
 
     Raises:
-        ValueError: if a field is none of the config's, a value not as it must be, or two runs are
-            one.
+        ValueError: if the config has no such field; if a value is not allowed; if two runs are
+            equal.
     """
     num_runs = math.prod(map(len, axes.values()))
     check_count("the number of runs of `axes`", num_runs, at_most=MAX_RUNS)
@@ -91,7 +91,7 @@ def grid(config: TrainConfig, axes: Mapping[str, Sequence[Any]]) -> tuple[TrainC
 
 
 def by_shape(configs: Sequence[TrainConfig]) -> tuple[tuple[TrainConfig, ...], ...]:
-    """Configs that are one program together, in the order in which they first come."""
+    """Groups of configs that share one program, in the order in which they first occur."""
     groups: dict[TrainConfig, list[TrainConfig]] = {}
     for config in configs:
         groups.setdefault(shape_of(config), []).append(config)
@@ -107,11 +107,11 @@ def train_sweep(
     log_config: LogConfig | None = None,
     stop: StopRequest | None = None,
 ) -> Outcome:
-    """Train runs of one shape to their ends, or to a signal, from wherever they are.
+    """Train runs of one shape from their present states to their ends, or until a signal.
 
-    A run whose loss, gradient or update is not finite stops where it was, alone; `sweep.json` says
-    so. The folder is that of the sweep: another grid or other data are refused. Runs that have not
-    ended before others may be lengthened, all by the same rule as one alone.
+    A run whose loss, gradient or update is not finite stops at its last state, and `sweep.json`
+    says so; the others go on. The folder belongs to the sweep: another grid or other data are
+    refused. Runs can be made longer by the rule for single runs, unless they ended before others.
 
     Raises:
         ValueError: if the configs differ in shape.
@@ -135,10 +135,11 @@ def train_sweep(
 
 
 def read_results(folder: Path) -> tuple[RunResult, ...]:
-    """What became of the runs of a sweep that is finished.
+    """The results of the runs of a finished sweep.
 
     Raises:
-        ValueError: naming the file, if it is not what `train_sweep` writes.
+        ValueError: if the file does not have the form that `train_sweep` writes; the message names
+            it.
     """
     path = folder / RESULT
     try:
@@ -158,12 +159,12 @@ def make_sweep(
     *,
     task: Task | None = None,
 ) -> tuple[Run, Callable[[TrainState], list[RunResult]]]:
-    """The runs as one, and what says what became of each; the task as in `make_run`.
+    """All runs as one, and a function that gives the result of each; the task is as in `make_run`.
 
-    Run r has the keys, the batches and the hyperparameters that `make_run` gives it alone.
+    Run r has the same keys, batches and hyperparameters as `make_run` gives to it alone.
 
     Raises:
-        ValueError: if the configs differ in shape, or the data stay on the disk.
+        ValueError: if the configs differ in shape, or the tokens stay on the disk.
     """
     shape, lengths = shape_of(configs[0]), jnp.array([config.num_steps for config in configs])
     for config in configs[1:]:
@@ -226,7 +227,7 @@ def make_sweep(
 
 
 class _Moved(NamedTuple):
-    """Of one update: the metrics of every run, and which of them moved."""
+    """The metrics of every run in one update, and which runs made it."""
 
     metrics: StepMetrics
     moved: Array
@@ -262,7 +263,7 @@ def _validation(
     windows: HeldOut,
     keys: Key,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Nats per token of every run on the held-out documents, and its standard error: [R] each."""
+    """Nats per token of every run on the held-out documents, with standard errors: [R] each."""
     params = state.params if state.ema is None else state.ema
     evaluation, num_runs = _compiled_evaluation(task.losses, mesh), keys.shape[0]
     rows = []
@@ -278,7 +279,7 @@ def _validation(
 
 
 def _scalars(found: _Moved) -> dict[str, float]:
-    """What is logged of one update: the loss of each run that moved, by its number."""
+    """The numbers that are logged for one update: the loss of each run that made it."""
     runs = np.flatnonzero(found.moved).tolist()
     losses = {f"loss/{r}": float(found.metrics.loss[r]) for r in runs}
     tokens = int(found.metrics.num_tokens[runs].sum())

@@ -1,11 +1,11 @@
-"""The seam of training: a task is a small tuple of pure functions, and anything that is one trains.
+"""Tasks, the interface of training: a task is a small tuple of pure functions, and any task trains.
 
-`train`, `sweep`, `launch`, `evaluate`, `sample` and the ensemble know a task and nothing else. The
-transformer's two objectives are tasks, and so is a function of your own,
+`train`, `sweep`, `launch`, `evaluate`, `sample` and the ensemble use only a task. The two
+objectives of the transformer are tasks. You can also write a function,
 
     def task(config: TrainConfig) -> Task
 
-named in the config as `task="my_module:task"`; docs/guides/network.md has three of them.
+and name it in the config as `task="my_module:task"`; docs/guides/network.md has three examples.
 """
 
 import importlib
@@ -34,16 +34,18 @@ from dfm_jax.types import Table
 
 
 def next_token_task(network: Network, *, num_tokens: int, start: int | None = None) -> Task:
-    """A causal network by its exact likelihood, one term per token.   [A4, S1]
+    """Train a causal network by its exact likelihood, one loss per token.   [A4, S1]
 
-    With `start`, the id that stands before every sequence, commonly V, the first token is predicted
-    too and the losses sum to −log p̂(x). The network is also the sampler: it reads its prefix again
-    for every token, which a `decoder` with a cache of your own makes quick (`Task._replace`).
+    With `start`, an id that stands before every sequence (usually V), the first token is predicted
+    too, and the losses sum to −log p̂(x). Samples are drawn from the network itself, which reads
+    its whole prefix again for every token. A `decoder` with a cache is faster; set it by
+    `Task._replace`.
 
     Args:
-        network: row i of its logits is the distribution of the token behind x^i, [N, V].
+        network: A network whose row i of the logits [N, V] predicts the token after x^i.
         num_tokens: V.
-        start: an id that the network can read; None: the first token is given, and does not count.
+        start: An id that the network can read. With None, the first token is given and does not
+            count.
     """
     num_states = num_tokens if start is None else max(num_tokens, start + 1)
     return Task(
@@ -56,13 +58,13 @@ def next_token_task(network: Network, *, num_tokens: int, start: int | None = No
 
 
 def masked_task(network: Network, table: Table, *, time_conditioned: bool = False) -> Task:
-    """A bidirectional network by the bound of a grid: masked diffusion and any order.   [L5, P5]
+    """Train a bidirectional network by the bound of a grid: masked diffusion, any order.   [L5, P5]
 
     Args:
-        network: row i of its logits is the distribution of x_1^i given x_t, [N, V]; it reads the
+        network: A network whose row i of the logits [N, V] predicts x_1^i from x_t; it can read the
             mask, id V.
-        table: κ[t, i] of the grid, for sequences of N.
-        time_conditioned: whether `network.apply` is given t.
+        table: κ[t, i] of the grid, for sequences of length N.
+        time_conditioned: Whether `network.apply` is given t.
     """
     return Task(
         init=network.init,
@@ -74,9 +76,10 @@ def masked_task(network: Network, table: Table, *, time_conditioned: bool = Fals
 
 
 def uniform_task(network: Network, *, end: float, time_conditioned: bool = True) -> Task:
-    """A bidirectional network by the evidence bound of a uniform source, up to t = `end`.   [L2]
+    """Train a bidirectional network by the evidence bound of a uniform source.   [L2]
 
-    What is measured is that integral alone: no bound on −log p̂ without the last step's part.
+    The loss is only the integral up to `end`. Without the part of the last step it is not a bound
+    on −log p̂.
     """
     return Task(
         init=network.init,
@@ -88,7 +91,7 @@ def uniform_task(network: Network, *, end: float, time_conditioned: bool = True)
 
 
 def answer_task(network: VisionLanguage) -> Task:
-    """A network that reads a picture and a question, by the likelihood of the answer.   [A5]
+    """Train a network that reads a picture and a question, by the likelihood of the answer.   [A5]
 
     An example is a row of `PictureBatch`.
     """
@@ -96,9 +99,9 @@ def answer_task(network: VisionLanguage) -> Task:
 
 
 def router_task(network: Network) -> Task:
-    """A router by −log ρ̂_k(x), k the part that the example is of.   [D11]
+    """Train a router by −log ρ̂_k(x), where k is the part of the example.   [D11]
 
-    Its examples are `(x, part)`: the network reads x and gives the logits of ρ̂, [K].
+    Examples are pairs `(x, part)`: the network reads x and gives the logits of ρ̂, [K].
     """
 
     def losses(params: Any, example: Any, key: Any = None) -> Losses:
@@ -110,13 +113,13 @@ def router_task(network: Network) -> Task:
 
 
 def task_of(config: TrainConfig) -> Task:
-    """The task of a config: the function that it names, else the transformer of its objective.
+    """The task of a config: from the function that it names, or the transformer's own.
 
-    The same task for configs of one shape, so that what was compiled for it is found again.
+    Configs of one shape get the same task, so that a compiled program is found again.
 
     Raises:
-        ValueError: if the function cannot be had or gives no task, or the transformer cannot be
-            trained by its objective.
+        ValueError: if the function does not exist or does not return a task; if the objective
+            cannot train the transformer.
     """
     return _task_of(shape_of(config))
 
@@ -145,10 +148,10 @@ def _own_task(shape: TrainConfig) -> Task:
 
 
 def named_function(name: str) -> Callable[..., Any]:
-    """The function of `MODULE:FUNCTION`, imported.
+    """Import the function of `MODULE:FUNCTION`.
 
     Raises:
-        ValueError: naming what is not there.
+        ValueError: if the module or the function does not exist; the message names it.
     """
     module, _, function = name.partition(":")
     rule = "`task` must be MODULE:FUNCTION"

@@ -1,4 +1,4 @@
-"""Texts of trained members, one alone or an ensemble: a prompt continued, or masks filled in."""
+"""Texts from trained members, one or an ensemble: continue a prompt, or fill in masks."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,7 +28,7 @@ from dfm_jax.types import Key
 
 
 class Generator(NamedTuple):
-    """What draws texts: the tasks and the parameters of its experts, and how text becomes ids."""
+    """What draws texts: the tasks and parameters of its experts, and the tokenizer."""
 
     configs: tuple[TrainConfig, ...]
     params: tuple[Params, ...]
@@ -37,18 +37,18 @@ class Generator(NamedTuple):
 
     @property
     def tasks(self) -> tuple[Task, ...]:
-        """Of the experts."""
+        """The tasks of the experts."""
         return tuple(map(task_of, self.configs))
 
 
 def member_generator(
     member: Path, *, tokenizer: Path | None = None, best: bool = False
 ) -> Generator:
-    """One member alone, from its last checkpoint or its best.
+    """A generator from one member, from its last checkpoint or its best.
 
     Raises:
         CheckpointError: if the member has no good checkpoint.
-        ValueError: if its task draws nothing.
+        ValueError: if its task cannot draw samples.
     """
     trained, record = load_member(member, best=best), read_member(member)
     return _generator([(trained.config, trained.state)], None, record["data"], tokenizer)
@@ -57,11 +57,11 @@ def member_generator(
 def ensemble_generator(
     run: Path, ensemble: Ensemble, *, tokenizer: Path | None = None
 ) -> Generator:
-    """All experts of an ensemble, mixed by the Bayes gate that begins at its weights.   [D6, D7]
+    """A generator from all experts of an ensemble, mixed by the Bayes gate.   [D6, D7]
 
     Raises:
-        CheckpointError: if an expert's checkpoint is not the one that was gathered.
-        ValueError: if the task of an expert draws nothing, or experts draw in different ways.
+        CheckpointError: if an expert's checkpoint is not the one in the manifest.
+        ValueError: if the task of an expert cannot draw samples, or experts draw in different ways.
     """
     check_ensemble(run, ensemble)
     experts = [load_expert(run, expert) for expert in ensemble.experts]
@@ -81,18 +81,18 @@ def sampled_ids(
     top_p: float | None = None,
     stop_tokens: tuple[int, ...] = (),
 ) -> list[list[int]]:
-    """The ids of the prompt and of what is drawn behind it, `num_samples` times.   [S1, S2]
+    """The ids of the prompt and of a continuation, `num_samples` times.   [S1, S2]
 
-    A causal network continues token by token. A masked one is given the prompt as context and
-    `max_new` masks, and fills them in along the grid it was trained on, several at a step; an
-    ensemble of those draws one position at a step, in a random order, which is its exact
-    distribution. A text begins where training sequences do. Beyond the length of training sequences
-    nothing was learned about positions.
+    A causal network continues token by token. A masked network gets the prompt as context and
+    `max_new` masks. It fills them in along the grid of its training, several per step. An ensemble
+    of masked networks draws one position per step in a random order, which gives its exact
+    distribution. A text begins where training sequences begin. Positions beyond the length of
+    training sequences were never learned.
 
     Raises:
-        ValueError: if the prompt is empty and nothing stands before a text, or cannot be had back
-            from its ids; if prompt and `max_new` are longer than a masked network reads; see also
-            `sample_autoregressive`.
+        ValueError: if the prompt is empty and no start id stands before a text; if the ids do not
+            give the prompt back; if prompt and `max_new` are together longer than a masked network
+            reads; as `sample_autoregressive`.
     """
     check_count("num_samples", num_samples)
     check_seed("seed", seed)
@@ -109,7 +109,7 @@ def sampled_ids(
 
 
 class _Asked(NamedTuple):
-    """What is drawn: so many texts that begin with `ids`."""
+    """What to draw: the number of texts, which begin with `ids`."""
 
     ids: list[int]
     key: Key
@@ -120,7 +120,7 @@ class _Asked(NamedTuple):
 
 
 def _continued(generator: Generator, asked: _Asked) -> list[list[int]]:
-    """Token by token, from the decoders."""
+    """Draw token by token, from the decoders."""
     tasks, start = generator.tasks, generator.tasks[0].start
     decoders = tuple(task.decoder for task in tasks if task.decoder is not None)
     params = generator.params
@@ -145,7 +145,7 @@ def _continued(generator: Generator, asked: _Asked) -> list[list[int]]:
 
 
 def _filled_in(generator: Generator, asked: _Asked) -> list[list[int]]:
-    """Masks behind the prompt, from the denoisers."""
+    """Fill in masks after the prompt, with the denoisers."""
     config, mask_id = generator.configs[0], generator.tokenizer.num_tokens
     ids, max_new = asked.ids, asked.max_new
     length = len(ids) + max_new
@@ -182,7 +182,7 @@ def _filled_in(generator: Generator, asked: _Asked) -> list[list[int]]:
 
 
 def _given_prompt(generator: Generator, ids: list[int], length: int) -> np.ndarray:
-    """log r_k, the gate behind the prompt, whose tokens are read from left to right.   [D7]
+    """log r_k, the gate after the prompt, whose tokens are read from left to right.   [D7]
 
     r_k ∝ w_k Π_i p̂_k(x^i | x^{<i}, masks)
     """
@@ -208,7 +208,7 @@ def _denoiser(generator: Generator) -> Denoiser:
 
 
 def _until(ids: list[int], num_given: int, stop_tokens: tuple[int, ...]) -> list[int]:
-    """Up to the first token to stop at behind what is given, that token included."""
+    """The ids up to and including the first stop token after those that are given."""
     for at in range(num_given, len(ids)):
         if ids[at] in stop_tokens:
             return ids[: at + 1]

@@ -1,8 +1,8 @@
-"""What ended a command: bad input, trouble that passes, a signal; one line and an exit status.
+"""How a command ends by an error or a signal: with one line and an exit status.
 
-Bad input ends the same whenever it is given again. Trouble passes by itself, or is the machine's:
-a disk that is full, memory or files that are used up, a lock that another process holds. Whoever
-runs a command tries again after trouble, and not after bad input.
+Bad input fails in the same way each time. Trouble may pass by itself, or belongs to the machine: a
+full disk, no more memory or files, a lock that another process holds. A scheduler should try again
+after trouble, and not after bad input.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ _SYSTEM_ERROR = re.compile(r"os_error_code='(\d+)'")
 
 
 def passes(error: BaseException) -> bool:
-    """Whether an error, or what it was raised from, is trouble that passes."""
+    """Whether an error, or the error from which it was raised, is trouble that may pass."""
     if isinstance(error, (MemoryError, TimeoutError, BlockingIOError, InterruptedError)):
         return True
     if isinstance(error, OSError) and error.errno in _PASSING:
@@ -46,7 +46,7 @@ def passes(error: BaseException) -> bool:
 
 
 def status_of(error: BaseException) -> ExitStatus | None:
-    """The exit status that an error ends a command with; None for a mistake in the program."""
+    """The exit status for an error; None if the error is a mistake in the program."""
     if isinstance(error, KeyboardInterrupt):
         return error.status if isinstance(error, Stopped) else ExitStatus.SIGINT
     if isinstance(error, NonFiniteError):
@@ -68,10 +68,10 @@ def _is_missing_data(error: BaseException) -> bool:
 
 
 def ended(prog: Callable[[], str], run: Callable[[], int], *, stopped: str = "") -> int:
-    """The exit status of a command: what `run` returns, or that of its error, told in one line.
+    """Run a command; return its exit status, or print its error as a line and return that status.
 
-    A mistake in the program is raised on. Nothing is told of a reader that has gone, and of a
-    signal that was acknowledged when it came only what `stopped` says.
+    A mistake in the program is raised again. Nothing is printed if the reader of the output has
+    closed it. After a signal, which printed a line when it came, only `stopped` is printed.
     """
     with raising_signals():
         try:
@@ -102,7 +102,7 @@ def _told(error: BaseException, status: ExitStatus) -> str:
 
 @contextlib.contextmanager
 def _flushed() -> Iterator[None]:
-    """What was printed is out at the end; an error that is on its way goes before one of that."""
+    """A context that flushes stdout at its end; an error inside comes before one of the flush."""
     try:
         yield
     except BaseException:

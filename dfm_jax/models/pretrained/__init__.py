@@ -4,8 +4,8 @@
     network, params = transformer(checkpoint.config), llama_params(checkpoint)
     tokenizer = read_tokenizer(path)
 
-A reader turns its file into the same list: tensors by their Hugging Face names, each read when it
-is asked for. What a file asks for and this transformer cannot do is refused by name.
+Each reader gives the same list: tensors by their Hugging Face names, each read only when it is
+needed. If a file needs something that this transformer cannot do, the error names it.
 """
 
 from dfm_jax.models.pretrained.checkpoint import Checkpoint as Checkpoint

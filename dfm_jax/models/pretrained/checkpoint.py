@@ -1,4 +1,4 @@
-"""What a reader of checkpoints hands over, and how two lists of tensors are held together."""
+"""The checkpoint that readers return, and the comparison of two lists of tensors."""
 
 from collections.abc import Callable, Mapping
 from importlib import import_module
@@ -16,10 +16,10 @@ _SHOWN = 3  # names in one part of a refusal
 
 
 class Checkpoint(NamedTuple):
-    """A Llama-type checkpoint that lies on disk: nothing of it is in memory but names and shapes.
+    """A Llama-type checkpoint on disk; only its names and shapes are in memory.
 
-    Tensors go by their Hugging Face names and have the shapes they have there: matrices [out, in],
-    the rows of q and k ordered for rotation by halves.
+    Tensors have their Hugging Face names and the shapes that they have there: matrices are [out,
+    in], and the rows of q and k are ordered for rotation by halves.
     """
 
     config: TransformerConfig
@@ -35,7 +35,7 @@ TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id")
 
 
 def check_token_ids(ids: Mapping[str, Any], num_tokens: int, source: Path | str) -> None:
-    """Each is an id below V, a list of such, or none."""
+    """Check that `ids` is an id below V, a list of such ids, or None."""
     for name, value in ids.items():
         each = value if isinstance(value, list) else [] if value is None else [value]
         good = all(type(i) is int and 0 <= i < num_tokens for i in each)
@@ -48,7 +48,7 @@ def check_tensors(
     expected: Mapping[str, tuple[int, ...]],
     source: Path | str,
 ) -> None:
-    """Refuse `source` unless it holds the expected tensors, no other, in the expected shapes."""
+    """Refuse `source` unless it holds exactly the expected tensors, in the expected shapes."""
     wrong = [
         f"{name} {list(found[name])} for {list(shape)}"
         for name, shape in expected.items()
@@ -66,10 +66,10 @@ def check_tensors(
 
 
 def imported(module: str) -> ModuleType:
-    """A package of the extra `hf`, imported only where a file asks for it.
+    """Import a package of the extra `hf`; this happens only if a file needs it.
 
     Raises:
-        ImportError: if it is not installed, with the command that installs it.
+        ImportError: if it is not installed; the message has the command that installs it.
     """
     if find_spec(module) is None:
         message = (

@@ -1,4 +1,4 @@
-"""Llama-type checkpoints as Hugging Face keeps them: a folder of config.json and safetensors."""
+"""Llama-type checkpoints in Hugging Face's form: a folder with config.json and safetensors."""
 
 import json
 import math
@@ -52,14 +52,14 @@ _INVERSE_FREQUENCIES = "rotary_emb.inv_freq"  # a table that old files repeat; t
 
 
 def open_folder(path: Path | str) -> Checkpoint:
-    """The checkpoint in a folder: names and shapes now, each tensor when it is read.
+    """Open the checkpoint in a folder; names and shapes are read now, each tensor when needed.
 
-    Weights lie in `model.safetensors`, or in the parts that `model.safetensors.index.json` lists.
+    Weights are in `model.safetensors`, or in the parts that `model.safetensors.index.json` names.
 
     Raises:
-        FileNotFoundError: if the config or a file of weights is not there.
-        ValueError: if a file is damaged, parts and index disagree, the model is no Llama, or its
-            config has a setting that is not known here, by name.
+        FileNotFoundError: if the config or a file of weights is missing.
+        ValueError: if a file is damaged; if parts and index disagree; if the model is not a Llama;
+            if its config has a setting that is not known here, which the message names.
     """
     safetensors = imported("safetensors")
     folder = Path(path)
@@ -95,7 +95,7 @@ def _json(path: Path) -> Mapping[str, Any]:
 
 
 def _files(folder: Path) -> dict[str, tuple[Path, tuple[int, ...]]]:
-    """Where each tensor lies, and its shape."""
+    """The file in which each tensor lies, and its shape."""
     index = folder / INDEX
     if not index.is_file():
         return _shapes(folder / WEIGHTS)
@@ -131,7 +131,7 @@ def _shapes(path: Path) -> dict[str, tuple[Path, tuple[int, ...]]]:
 
 
 def _config(settings: Mapping[str, Any], source: str) -> TransformerConfig:
-    """The sizes of the network; every setting is read, or known to be of no consequence."""
+    """The sizes of the network; each setting must be read here, or known to have no effect."""
     rest = {name: value for name, value in settings.items() if name not in _OF_NO_CONSEQUENCE}
 
     def taken(name: str, *default: Any) -> Any:
@@ -174,7 +174,7 @@ def _config(settings: Mapping[str, Any], source: str) -> TransformerConfig:
 
 
 def _rope_base(rope: Any, theta: Any, source: str) -> float:
-    """The base of plain rotary positions, from either of its two places."""
+    """The base of plain rotary positions, which may stand in either of two places."""
     rule = (
         f"`rope_parameters` of {source} must have `rope_type` default and a base, and no other "
         "field"
@@ -205,26 +205,28 @@ def write_folder(
 ) -> Path:
     """Write the parameters of `transformer(config)` as a folder that `open_folder` reads back.
 
-    Its files: config.json, model.safetensors (or parts of it and their index), tokenizer.json and
-    generation_config.json if there is one. The folder appears when it is whole.
+    Its files are config.json, model.safetensors (or parts of it and their index), tokenizer.json,
+    and generation_config.json if `like` has one. The folder appears only when it is complete.
 
-    Where no text ends, readers take a default: Hugging Face's is token 2. So config.json says which
-    token begins and which ends a text, those of `like`, or that none is known.
+    If config.json does not say which token ends a text, readers take a default; Hugging Face's is
+    token 2. So config.json names the tokens of `like` that begin and end a text, or says that none
+    is known.
 
     Args:
-        path: the folder, which must not be there yet.
-        config: of a causal transformer without time.
-        params: all of one type, in which they are written.
-        tokenizer: its `tokenizers` object is saved beside the weights.
-        like: the checkpoint that the parameters came from: its tokens that begin and end a text,
+        path: The folder, which must not exist yet.
+        config: The config of a causal transformer without time.
+        params: The parameters, all of one type, which is the type that is written.
+        tokenizer: A tokenizer whose `tokenizers` object is saved beside the weights.
+        like: The checkpoint from which the parameters came; its tokens that begin and end a text,
             and its generation_config.json, are kept.
-        max_part_bytes: of the tensors in one file; a larger tensor has a file of its own.
+        max_part_bytes: The largest size of the tensors in one file; a larger tensor gets its own
+            file.
 
     Raises:
         FileExistsError: if there is something at `path`.
         TemporaryError: if another process is writing it.
-        ValueError: if the parameters are of another network, or it is no Llama, or a token of
-            `like` lies beyond V.
+        ValueError: if the parameters belong to another network; if the network is not a Llama; if a
+            token of `like` is V or more.
     """
     folder = Path(path)
     check_count("max_part_bytes", max_part_bytes)
@@ -270,7 +272,7 @@ def _dtype(params: Params) -> np.dtype:
 
 
 def _parts(shapes: Shapes, max_size: int) -> dict[str, Sequence[str]]:
-    """The files and the tensors in each, in order."""
+    """The files, and the tensors in each, in order."""
     groups: list[list[str]] = [[]]
     size = 0
     for name, shape in shapes.items():
@@ -288,9 +290,9 @@ def _parts(shapes: Shapes, max_size: int) -> dict[str, Sequence[str]]:
 def _write_tensors(
     path: Path, shapes: Shapes, dtype: np.dtype, tensors: Iterator[tuple[str, np.ndarray]]
 ) -> None:
-    """A file of safetensors from the next tensors, one after another, never all in memory.
+    """Write a safetensors file of the next tensors, one by one, so that few are in memory.
 
-    Eight bytes of length, that many of JSON, then the numbers in order.
+    The file has eight bytes of length, that many bytes of JSON, and then the numbers in order.
     """
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
@@ -309,7 +311,7 @@ def _write_tensors(
 
 
 def _settings(config: TransformerConfig, dtype: np.dtype) -> dict[str, Any]:
-    """What config.json says; both spellings of the base, for readers old and new."""
+    """The content of config.json, with the rotary base in both forms, for old and new readers."""
     bound = config.max_positions
     return {
         "architectures": ["LlamaForCausalLM"],

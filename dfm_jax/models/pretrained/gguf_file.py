@@ -1,4 +1,4 @@
-"""Llama-type checkpoints in GGUF, llama.cpp's format: one file, its matrices mostly quantized."""
+"""Llama-type checkpoints in GGUF, llama.cpp's format: one file with mostly quantized matrices."""
 
 import math
 import mmap
@@ -29,17 +29,17 @@ _LEAST_FIELD, _LEAST_TENSOR = 8 + 4 + 1, 8 + 4 + 4 + 8  # bytes
 
 
 def check_gguf_header(path: Path | str) -> None:
-    """Refuse a header that claims what the file does not hold.
+    """Refuse a header that claims more than the file holds.
 
     Raises:
-        ValueError: saying what is claimed, and how much is there.
+        ValueError: if it does; the message says what is claimed and how much is there.
     """
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         _Header(content).check()
 
 
 class _Header:
-    """A place in the file, and how many list entries came before it."""
+    """A place in the file, and the number of list entries before it."""
 
     def __init__(self, content: mmap.mmap) -> None:
         self.content = content
@@ -113,7 +113,7 @@ class _Header:
             self.place += length
 
     def tensor(self) -> tuple[str, int]:
-        """Its name, and where it ends after the beginning of the numbers."""
+        """The name of a tensor, and its end, counted from the beginning of the numbers."""
         sizes = imported("gguf").GGML_QUANT_SIZES
         name, num_dims = self.text(), self.number("<I")
         if num_dims > _MOST_DIMS:
@@ -162,14 +162,14 @@ _TOKEN_IDS = {
 
 
 def open_gguf(path: Path | str) -> Checkpoint:
-    """The checkpoint in a GGUF file: names and shapes now, each tensor dequantized when it is read.
+    """Open a GGUF file; names and shapes are read now, each tensor is dequantized when needed.
 
-    llama.cpp rotates neighboring channels, so the rows of q and k lie interleaved in the file; here
-    they are put back in the order of Hugging Face, which rotates halves.
+    llama.cpp rotates neighboring channels, so the rows of q and k are interleaved in the file. The
+    reader puts them back in the order of Hugging Face, which rotates halves.
 
     Raises:
-        ValueError: if the file is damaged, of another architecture than `llama`, or has a setting
-            that is not known here, by name.
+        ValueError: if the file is damaged; if its architecture is not `llama`; if it has a setting
+            that is not known here, which the message names.
     """
     gguf = imported("gguf")
     reader = _opened(path)
@@ -222,7 +222,7 @@ def _halves(rows: np.ndarray, num_heads: int) -> np.ndarray:
 
 
 def _config(metadata: Mapping[str, Any], source: str, *, tied: bool) -> TransformerConfig:
-    """The sizes of the network; every setting is read, or known to be of no consequence."""
+    """The sizes of the network; each setting must be read here, or known to have no effect."""
     architecture = metadata.get("general.architecture")
     rule = f"`general.architecture` of {source} must be 'llama'"
     require(architecture == "llama", rule, architecture)
@@ -267,5 +267,5 @@ def _config(metadata: Mapping[str, Any], source: str, *, tied: bool) -> Transfor
 
 
 def _decimal(value: float) -> float:
-    """The shortest decimal that rounds to this float32: 1e-5, where the file holds 9.9999997e-6."""
+    """The shortest decimal that rounds to this float32: 1e-5 if the file holds 9.9999997e-6."""
     return float(str(np.float32(value)))

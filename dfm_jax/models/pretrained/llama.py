@@ -14,7 +14,7 @@ from dfm_jax.types import DType
 
 
 class _Leaf(NamedTuple):
-    """One leaf of the parameters, and the tensors that it is made of."""
+    """One leaf of the parameters, and the tensors from which it is made."""
 
     path: tuple[str, ...]
     tensors: tuple[str, ...]  # one; or one a layer, where the layers are stacked
@@ -25,16 +25,17 @@ class _Leaf(NamedTuple):
 def llama_params(checkpoint: Checkpoint, *, dtype: DType = jnp.float32) -> Params:
     """The parameters of `transformer(checkpoint.config)`, read leaf by leaf.
 
-    Beside the parameters one leaf at a time is in memory, in a few copies. Options that change no
-    number (`scan_layers`, `compute_dtype`, `attention`) are set before:
+    In addition to the parameters, a few copies of one leaf at a time are in memory. Set options
+    that change no parameter (`scan_layers`, `compute_dtype`, `attention`) before the call:
     `checkpoint._replace(config=dataclasses.replace(checkpoint.config, scan_layers=True))`.
 
     Args:
-        checkpoint: from `open_gguf` or `open_folder`.
-        dtype: of the parameters; bfloat16 takes half the memory, and rounds.
+        checkpoint: The result of `open_gguf` or `open_folder`.
+        dtype: The type of the parameters; bfloat16 takes half the memory, and rounds them.
 
     Raises:
-        ValueError: if a tensor is missing, not known, of another shape, or not of floats.
+        ValueError: if a tensor is missing, is not known, has another shape, or does not hold
+            floats.
     """
     check_llama(checkpoint.config)
     check_tensors(checkpoint.shapes, tensor_shapes(checkpoint.config), checkpoint.path)
@@ -59,10 +60,11 @@ def _read(checkpoint: Checkpoint, leaf: _Leaf, dtype: np.dtype) -> Any:
 
 
 def llama_tensors(config: TransformerConfig, params: Params) -> Iterator[tuple[str, np.ndarray]]:
-    """The reverse: a checkpoint's tensors by their names, one after another.
+    """The reverse of `llama_params`: the tensors of a checkpoint with their names, one by one.
 
     Raises:
-        ValueError: if `config` describes no Llama, or the parameters are of another network.
+        ValueError: if `config` does not describe a Llama, or the parameters belong to another
+            network.
     """
     check_llama(config)
     found = dict(_flattened(params))
@@ -96,7 +98,7 @@ def check_llama(config: TransformerConfig) -> None:
     """Refuse a transformer that Llama's tensors cannot describe.
 
     Raises:
-        ValueError: naming the option.
+        ValueError: if an option of the config has no counterpart there; the message names it.
     """
     require(config.causal, "`causal` must be True, because Llama is causal", config.causal)
     timed = config.time_conditioned
@@ -107,7 +109,7 @@ def check_llama(config: TransformerConfig) -> None:
 
 
 def tensor_shapes(config: TransformerConfig) -> dict[str, tuple[int, ...]]:
-    """The tensors of a Llama-type checkpoint and their shapes, by Hugging Face's names."""
+    """The tensors of a Llama-type checkpoint by their Hugging Face names, with their shapes."""
     return {name: leaf.shape for leaf in _leaves(config) for name in leaf.tensors}
 
 
@@ -140,7 +142,7 @@ def _leaves(config: TransformerConfig) -> Iterator[_Leaf]:
 
 
 def _is_matrix(leaf: _Leaf) -> bool:
-    """A kernel is [in, out] here and [out, in] there; an embedding is [V, width] in both."""
+    """Whether a leaf is a kernel, [in, out] here and [out, in] there, and not an embedding."""
     return leaf.path[-1] == "kernel"
 
 

@@ -1,4 +1,4 @@
-"""Text to token ids and back, from the tokenizer that lies beside the weights, or inside them."""
+"""Text to token ids and back, with the tokenizer beside the weights or inside their file."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +19,7 @@ from dfm_jax.models.pretrained.gguf_file import open_gguf
 
 
 class Tokenizer(NamedTuple):
-    """Text to ids and back; V ids in all. `decode(encode(text))` is the text."""
+    """A map from text to ids and back, with V ids in all. `decode(encode(text))` is the text."""
 
     encode: Callable[[str], bytes | Sequence[int] | Int[np.ndarray, " N"]]
     """The ids, without one that begins or ends a text. A special token's name is that token."""
@@ -31,11 +31,11 @@ class Tokenizer(NamedTuple):
 
 
 def lossless_ids(text: str, tokenizer: Tokenizer) -> Int[np.ndarray, " N"]:
-    """The ids of a text, of which it can be had back.
+    """The ids of a text, checked to give the text back.
 
     Raises:
-        ValueError: if an id is not in [0, V), or a character does not come back; naming the first
-            and its offset.
+        ValueError: if an id is not in [0, V), or a character does not come back; the message names
+            the first one and its offset.
     """
     encoded, num = tokenizer.encode(text), tokenizer.num_tokens
     if isinstance(encoded, bytes):  # as they are: nothing is decoded, so surrogates may stand
@@ -61,10 +61,10 @@ def lossless_ids(text: str, tokenizer: Tokenizer) -> Int[np.ndarray, " N"]:
 
 
 def check_repeats(text: str, ids: Int[np.ndarray, " N"], tokenizer: Tokenizer) -> None:
-    """Encoding the text once more gives the same ids.
+    """Check that encoding the text a second time gives the same ids.
 
     Raises:
-        ValueError: if it does not.
+        ValueError: if it gives others.
     """
     encoded = tokenizer.encode(text)
     again = np.frombuffer(encoded, np.uint8) if isinstance(encoded, bytes) else np.asarray(encoded)
@@ -79,16 +79,16 @@ _CONTROL, _USER_DEFINED = 3, 4  # of GGUF's kinds of token
 
 
 def read_tokenizer(source: Checkpoint | Path | str) -> Tokenizer:
-    """The tokenizer of a checkpoint: `tokenizer.json` of a folder, or what is inside a GGUF file.
+    """Read the tokenizer of a checkpoint: `tokenizer.json` in a folder, or the one in a GGUF file.
 
-    Its `encode` refuses a text that it cannot give back.
+    Its `encode` refuses a text that `decode` would not give back.
 
     Args:
-        source: its path; or an open checkpoint, which is not parsed again.
+        source: The path of the checkpoint, or an open checkpoint, which is then not parsed again.
 
     Raises:
         FileNotFoundError: if the folder has no `tokenizer.json`.
-        ValueError: if the file is damaged, or its tokenizer is of a kind that is not known here.
+        ValueError: if the file is damaged, or the kind of its tokenizer is not known here.
     """
     path = source.path if isinstance(source, Checkpoint) else Path(source)
     if path.is_dir():
@@ -98,13 +98,14 @@ def read_tokenizer(source: Checkpoint | Path | str) -> Tokenizer:
 
 
 def read_tokenizer_json(path: Path) -> Tokenizer:
-    """The tokenizer that a `tokenizer.json` describes; what it says about lengths is dropped.
+    """Read the tokenizer in a `tokenizer.json`, without its settings of lengths.
 
-    Checkpoints are published with the settings of a batch, truncation and padding among them; a
-    text is encoded whole, alone, and without an added token.
+    Published checkpoints contain settings for batches, such as truncation and padding. Here a text
+    is encoded completely, alone, and without an added token.
 
     Raises:
-        ValueError: if it is none, or draws (a dropout of merges).
+        ValueError: if the file is not a tokenizer, or the tokenizer is random (a dropout of
+            merges).
     """
     tokenizers = imported("tokenizers")
     try:
@@ -170,7 +171,7 @@ def _backend_of_gguf(metadata: Mapping[str, Any], path: Path) -> Any:
 
 
 def _pre_tokenizers() -> dict[str, Any]:
-    """By GGUF's names: where a text is cut before any merge."""
+    """The rules that split a text before any merge, by their GGUF names."""
     cut = imported("tokenizers").pre_tokenizers
     byte_level = cut.ByteLevel(add_prefix_space=False, use_regex=True)
     each_digit = cut.Digits(individual_digits=True)
