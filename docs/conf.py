@@ -35,6 +35,7 @@ myst_dmath_double_inline = True  # $$…$$ right behind a line of text
 # The notebooks are committed as they were executed; `make notebooks` executes them anew.
 nb_execution_mode = "off"
 
+autodoc_use_type_comments = False  # we write none, and reading them fails on Python 3.13
 autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True}
 napoleon_google_docstring = True

@@ -314,7 +314,7 @@ READS = {
     reads_json_strictly: in_package,
     opens_pictures_at_one_place: lambda path: is_python(path) and not path.startswith("tests/"),
     refuses_in_one_form: lambda path: is_python(path) and not path.startswith("tests/"),
-    pins_one_version_a_line: lambda path: path == "constraints.txt",
+    pins_one_version_a_line: lambda path: path.startswith("constraints"),
     names_no_machine: lambda path: True,
 }
 
