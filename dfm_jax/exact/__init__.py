@@ -1,6 +1,6 @@
-"""Ground truth: every sum over all sequences, for spaces small enough to list.
+"""Ground truth by sums over all sequences, for spaces that are small enough to list.
 
-NumPy float64 and nothing else, so that it shares no code with what it judges. Conventions:
+It uses only NumPy float64, so it shares no code with the mathematics that it checks. Conventions:
 
 - S states per position, N positions, Z = S^N sequences in lexicographic order, position 0
   slowest (`states`). A distribution is a flat vector [Z]. Data distributions live on V^N; a mask is
@@ -9,8 +9,9 @@ NumPy float64 and nothing else, so that it shares no code with what it judges. C
   W[i, a, b, v] = p_t^i(v | x_0^i = a, x_1^i = b). A coupling is a joint distribution [Z0, Z1] of
   (x_0, x_1), or a `FactoredCoupling` for spaces above 512 sequences.
 - A velocity is [Z, N, S]: u^i(v, z) at [z, i, v].
-- Off the support, p_t(z) = 0, posteriors are zeros and a mask says so. Information is in nats.
-- Nothing is clipped or renormalized. Too large a request is refused with the bytes it would take.
+- Off the support, where p_t(z) = 0, posteriors are zeros, and a mask marks these states.
+  Information is in nats.
+- Nothing is clipped or renormalized. A request that is too large is refused, with its bytes.
 """
 
 from dfm_jax.exact.bayes import expert_posterior as expert_posterior

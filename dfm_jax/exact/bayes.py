@@ -1,4 +1,4 @@
-"""What a state z = X_t says about the rest: posteriors of tokens and of parts; marginalization."""
+"""What a state z = X_t tells about the rest: posteriors of tokens and of parts; marginalization."""
 
 from collections.abc import Iterator
 
@@ -18,14 +18,14 @@ from dfm_jax.exact.paths import check_parts, check_token_path, marginal_path, pa
 
 
 def pair_posterior(coupling: Coupling, token_path: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """P(x_0^i = a, x_1^i = b | X_t = z), token by token  [P5].
+    """P(x_0^i = a, x_1^i = b | X_t = z) for each token  [P5].
 
     Args:
         coupling: π, [Z0, Z1] or a `FactoredCoupling`.
         token_path: W, real [N, S, V, S].
 
     Returns:
-        The posterior [Z, N, S, V] and the support, bool [Z]: p_t(z) > 0. Zeros off the support.
+        The posterior [Z, N, S, V], zero off the support, and the support, bool [Z]: p_t(z) > 0.
     """
     token_path = check_token_path(check_real("token_path", token_path))
     num_positions, num_states, num_tokens, _ = token_path.shape
@@ -47,7 +47,7 @@ def posteriors(
         token_path: W, real [N, S, V, S].
 
     Returns:
-        p_{1|t} [Z, N, V], p_{0|t} [Z, N, S] and the support, bool [Z]. Zeros off the support.
+        p_{1|t} [Z, N, V] and p_{0|t} [Z, N, S], zero off the support, and the support, bool [Z].
     """
     token_path = check_token_path(check_real("token_path", token_path))
     num_positions, num_states, num_tokens, _ = token_path.shape
@@ -113,10 +113,10 @@ def expert_posterior(weights: np.ndarray, paths: np.ndarray) -> tuple[np.ndarray
 
     Args:
         weights: w, [K].
-        paths: p^k, [K, Z]: distributions of the state at one time t, part by part.
+        paths: p^k, [K, Z], the distribution of the state at one time t for each part.
 
     Returns:
-        r [Z, K] and the support, bool [Z]. Zeros off the support.
+        r [Z, K], zero off the support, and the support, bool [Z].
     """
     weights, paths = check_parts(weights, paths)
     joint = (weights[:, None] * paths).T

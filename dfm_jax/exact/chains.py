@@ -1,8 +1,7 @@
-"""Markov chains on sequences: continuity, generators, kernels, distributions from next-token
-distributions.
+"""Markov chains on sequences: continuity, generators, kernels and the distributions they make.
 
-A velocity [Z, N, S] is u^i(v, z) at [z, i, v]. It stands for the full field
-u(x, z) = Σ_i 1[x^{≠i} = z^{≠i}] u^i(x^i, z), which is never stored unless asked for.
+A velocity [Z, N, S] is u^i(v, z) at [z, i, v]. It stands for the full field u(x, z) = Σ_i 1[x^{≠i}
+= z^{≠i}] u^i(x^i, z), which is never stored unless it is requested.
 """
 
 import math
@@ -31,7 +30,8 @@ JUMPS_PER_PIECE = 64.0
 def divergence(probs: np.ndarray, velocity: np.ndarray) -> np.ndarray:
     """div_x(p u) = Σ_{z≠x} [p(x) u(z, x) − p(z) u(x, z)]: outflow − inflow  [C1, Q4].
 
-    u^i(z^i, z), the value that stays, does not enter. The velocity is read only where p(z) > 0.
+    The entry u^i(z^i, z), of the value that stays, is not used. The velocity is read only where
+    p(z) > 0.
 
     Args:
         probs: p, [Z], non-negative; it need not sum to 1.
@@ -56,7 +56,8 @@ def generator(velocity: np.ndarray) -> np.ndarray:
         [Z, Z]; columns sum to 0.
 
     Raises:
-        ValueError: above `MAX_KERNEL_STATES` states, naming the bytes; if values don't sum to 0.
+        ValueError: if there are more than `MAX_KERNEL_STATES` states; if the values of a state do
+            not sum to 0.
     """
     velocity = _check_field("velocity", velocity)
     _check_row_sums(velocity)
@@ -81,7 +82,8 @@ def kernel(step_probs: np.ndarray) -> np.ndarray:
         [Z, Z]; columns sum to 1.
 
     Raises:
-        ValueError: above `MAX_KERNEL_STATES` states, naming the bytes; if a row is no distribution.
+        ValueError: if there are more than `MAX_KERNEL_STATES` states; if a row is not a
+            distribution.
     """
     step_probs = _check_field("step_probs", step_probs)
     check_square(len(step_probs), "A kernel")
@@ -92,12 +94,12 @@ def kernel(step_probs: np.ndarray) -> np.ndarray:
 def push_forward(probs: np.ndarray, step_probs: np.ndarray) -> np.ndarray:
     """(P p)(x) = Σ_z Π_i step_probs[z, i, x^i] p(z)  [Q5].
 
-    P is never stored. With x = (left half, right half) it is the matrix product
-    Σ_z p(z) L[z, left] R[z, right] of two thin arrays.
+    P is never stored. With x = (left half, right half) the result is the matrix product Σ_z p(z)
+    L[z, left] R[z, right] of two thin arrays.
 
     Args:
         probs: p, [Z].
-        step_probs: [Z, N, S], distributions where p(z) > 0; elsewhere they are not read.
+        step_probs: [Z, N, S], distributions where p(z) > 0; other rows are not read.
 
     Returns:
         [Z].
@@ -116,22 +118,22 @@ def evolve(
 ) -> np.ndarray:
     """exp(duration · G) p for a rate that does not depend on time, by uniformization  [V1].
 
-    With Λ the largest exit rate and P = I + G/Λ, a stochastic matrix,
-    exp(sG) p = Σ_n e^{−Λs} (Λs)^n / n! · P^n p. The sum is cut where the Poisson mass left out is
-    at most `tail`; each term has mass 1, so what is left out, the L¹ error, is at most `tail`
-    (plus rounding). G is never stored, all terms are non-negative, nothing is renormalized.
+    With Λ the largest exit rate and P = I + G/Λ, a stochastic matrix, exp(sG) p = Σ_n e^{−Λs}
+    (Λs)^n / n! · P^n p. The sum ends when the Poisson mass that is left out is at most `tail`. Each
+    summand has mass 1, so the L¹ error is at most `tail` (plus rounding). G is never stored, all
+    summands are non-negative, and nothing is renormalized.
 
     Args:
         probs: p, [Z].
         velocity: u, [Z, N, S], a rate in every state: non-negative for v ≠ z^i, summing to 0.
-        duration: ≥ 0.
-        tail: in (0, 1).
+        duration: A number ≥ 0.
+        tail: A number in (0, 1).
 
     Returns:
         [Z].
 
     Raises:
-        ValueError: if u is no rate, or more than `MAX_JUMPS` jumps are expected.
+        ValueError: if u is not a rate, or more than `MAX_JUMPS` jumps are expected.
     """
     probs = check_distributions("probs", probs)
     velocity = _check_field("velocity", velocity)
@@ -178,13 +180,14 @@ def sequence_probs(conditionals: np.ndarray) -> np.ndarray:
 
     Args:
         conditionals: c, [Z, N, V]; entry [x, t] is the distribution of token t given the first t
-            tokens of x, and depends on nothing else. It is not read where these have probability 0.
+            tokens of x, and depends only on them. It is not read where they have probability 0.
 
     Returns:
         [Z], Z = V^N.
 
     Raises:
-        ValueError: if an entry that is read is no distribution or depends on tokens from t on.
+        ValueError: if an entry that is read is not a distribution, or depends on token t or later
+            ones.
     """
     rows = _check_axes("conditionals", conditionals)
     total, num_positions, num_tokens = rows.shape
@@ -244,7 +247,10 @@ def _check_axes(name: str, field: np.ndarray) -> np.ndarray:
 
 
 def _check_field(name: str, field: np.ndarray, probs: np.ndarray | None = None) -> np.ndarray:
-    """A field [Z, N, S], finite where `probs` > 0 (everywhere without them) and 0 elsewhere."""
+    """Check that a field [Z, N, S] is finite where `probs` > 0, everywhere if there are none.
+
+    The result is 0 where it need not be finite.
+    """
     field = _check_axes(name, field)
     live = np.ones(len(field), dtype=bool)
     if probs is not None:

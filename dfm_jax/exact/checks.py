@@ -1,4 +1,4 @@
-"""Refusals: what `exact` will not compute, said by argument, rule and value."""
+"""The refusals of `exact`, by argument, rule and value."""
 
 from itertools import pairwise
 
@@ -21,11 +21,11 @@ RATE_TOLERANCE = 1e-9
 
 
 class RefusedError(ValueError):
-    """What enumeration will not judge: no distribution, a wrong shape, not finite, too large."""
+    """An input that enumeration refuses: no distribution, a wrong shape, not finite, too large."""
 
 
 def check_size(shape: tuple[int, ...], what: str) -> None:
-    """Refuse an array of float64 above `MAX_BYTES`, naming the bytes it would take."""
+    """Refuse a float64 array of more than `MAX_BYTES`; the message has the size in bytes."""
     size = 8
     for length in shape:
         size *= length
@@ -37,7 +37,7 @@ def check_size(shape: tuple[int, ...], what: str) -> None:
 
 
 def check_states(num_states: int, num_positions: int, limit: int = MAX_STATES) -> int:
-    """The number of sequences Z = S^N, refused above `limit` with the bytes of their listing."""
+    """The number of sequences Z = S^N; above `limit` it is refused, with the bytes of the list."""
     for name, count in (("num_states", num_states), ("num_positions", num_positions)):
         if count < 1:
             raise RefusedError(f"`{name}` must be at least 1; got {name} = {count}.")
@@ -52,7 +52,7 @@ def check_states(num_states: int, num_positions: int, limit: int = MAX_STATES) -
 
 
 def check_square(num_rows: int, what: str) -> None:
-    """Refuse a dense [Z, Z] array above `MAX_KERNEL_STATES` states, naming the bytes."""
+    """Refuse a dense [Z, Z] array of more than `MAX_KERNEL_STATES` states, with its bytes."""
     if num_rows > MAX_KERNEL_STATES:
         raise RefusedError(
             f"{what} must have at most {MAX_KERNEL_STATES:,} states; got states = {num_rows:,}, "
@@ -61,21 +61,21 @@ def check_square(num_rows: int, what: str) -> None:
 
 
 def check_real(name: str, array: np.ndarray) -> np.ndarray:
-    """The array in float64; complex values are refused, never cut to their real part."""
+    """The array in float64; complex values are refused and never reduced to their real part."""
     if np.iscomplexobj(array):
         raise RefusedError(f"`{name}` must be real; got {name}.dtype = {np.asarray(array).dtype}.")
     return np.asarray(array, dtype=np.float64)
 
 
 def check_shape(name: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
-    """Refuse another shape than the one expected."""
+    """Refuse a shape other than the expected one."""
     if array.shape != tuple(shape):
         rule = f"`{name}` must have shape {list(shape)}"
         raise RefusedError(f"{rule}; got {name}.shape = {list(array.shape)}.")
 
 
 def check_measure(name: str, measure: np.ndarray) -> np.ndarray:
-    """The array in float64; refuses negative (beyond rounding), infinite and NaN entries."""
+    """The array in float64; entries that are infinite, NaN or clearly negative are refused."""
     measure = check_real(name, measure)
     if measure.size == 0 or not np.all(np.isfinite(measure)):
         raise RefusedError(
@@ -88,7 +88,7 @@ def check_measure(name: str, measure: np.ndarray) -> np.ndarray:
 
 
 def check_distributions(name: str, rows: np.ndarray, *, or_zero: bool = False) -> np.ndarray:
-    """Rows (last axis) in float64; refuses what is no distribution and, if allowed, not all 0."""
+    """Rows (last axis) in float64, each a distribution or, with `or_zero`, all 0; else refused."""
     rows = check_measure(name, rows)
     sums = np.sum(rows, axis=-1)
     wrong = np.abs(sums - 1.0) > SUM_TOLERANCE

@@ -19,8 +19,8 @@ from dfm_jax.exact.distributions import states
 class FactoredCoupling(NamedTuple):
     """π(x_0, x_1) = q(x_1) Π_{i free} s^i(x_0^i) Π_{i context} 1[x_0^i = x_1^i]  [A5].
 
-    The source is a product distribution independent of the data at the free positions and equal to
-    the data at the context. With s^i = δ_m it is the all-mask source with a prompt.
+    At the free positions, the source is a product distribution that is independent of the data; at
+    the context it equals the data. With s^i = δ_m it is the all-mask source with a prompt.
 
     Attributes:
         data: q, [Z1], Z1 = V^N.
@@ -41,7 +41,7 @@ def dense(coupling: Coupling) -> np.ndarray:
     """The joint distribution π(x_0, x_1) as an array [Z0, Z1].
 
     Raises:
-        ValueError: if Z0 = S^N exceeds `MAX_DENSE_STATES`, naming the bytes.
+        ValueError: if Z0 = S^N exceeds `MAX_DENSE_STATES`; the message has the size in bytes.
     """
     if not isinstance(coupling, FactoredCoupling):
         return check_joint(coupling)
@@ -100,7 +100,7 @@ def transport(probs: np.ndarray, token_kernels: np.ndarray) -> np.ndarray:
 
 
 def check_joint(coupling: np.ndarray) -> np.ndarray:
-    """A dense coupling in float64: a distribution over pairs, small enough."""
+    """A dense coupling in float64, checked to be a distribution over pairs that is small enough."""
     coupling = check_measure("coupling", coupling)
     if coupling.ndim != 2:
         raise RefusedError(
@@ -140,7 +140,7 @@ def check_factored(coupling: FactoredCoupling) -> tuple[FactoredCoupling, int]:
 
 
 def check_dense_size(num_sources: int, num_data: int) -> None:
-    """Refuse a dense coupling above `MAX_DENSE_STATES` sources, naming the bytes."""
+    """Refuse a dense coupling of more than `MAX_DENSE_STATES` sources, with its size in bytes."""
     if num_sources > MAX_DENSE_STATES:
         raise RefusedError(
             f"A dense coupling must have at most {MAX_DENSE_STATES} sequences x_0; got sequences = "

@@ -17,13 +17,14 @@ from dfm_jax.exact.checks import (
 def states(num_states: int, num_positions: int) -> np.ndarray:
     """All S^N sequences in lexicographic order, position 0 slowest.
 
-    Row z is the sequence with flat index z; every distribution [Z] of this package is listed so.
+    Row z is the sequence with flat index z; every distribution [Z] of this package has this order.
 
     Returns:
         int64 array [Z, N].
 
     Raises:
-        ValueError: above `MAX_STATES` sequences, naming the bytes.
+        ValueError: if there are more than `MAX_STATES` sequences; the message has the size in
+            bytes.
     """
     check_states(num_states, num_positions)
     return np.indices((num_states,) * num_positions).reshape(num_positions, -1).T.copy()
@@ -60,7 +61,7 @@ def conditionals(
         num_positions: N.
 
     Returns:
-        The distributions [Z, N, V], entry [x, t] a function of the first t tokens of x alone, and
+        The distributions [Z, N, V], where entry [x, t] depends only on the first t tokens of x, and
         the support, bool [Z, N]: q(x^{<t}) > 0. Off the support the distribution is all zeros.
     """
     probs = check_distribution("probs", probs, num_states, num_positions)
@@ -83,7 +84,7 @@ def conditionals(
 def token_conditionals(
     probs: np.ndarray, known: np.ndarray, num_states: int, num_positions: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Each token's distribution given the known positions: q(x^i = v | x^known)  [P7].
+    """The distribution of each token given the known positions: q(x^i = v | x^known)  [P7].
 
     At a known position it is the point mass at x^i.
 
@@ -94,8 +95,8 @@ def token_conditionals(
         num_positions: N.
 
     Returns:
-        The distributions [Z, N, V], entry [x, i] a function of x^known alone, and the support, bool
-        [Z]: q(x^known) > 0. Off the support the distributions are all zeros.
+        The distributions [Z, N, V], where entry [x, i] depends only on x^known, and the support,
+        bool [Z]: q(x^known) > 0. Off the support the distributions are all zeros.
     """
     probs = check_distribution("probs", probs, num_states, num_positions)
     known = np.asarray(known)
@@ -125,7 +126,7 @@ def token_conditionals(
 
 
 def embed(probs: np.ndarray, num_tokens: int, num_states: int, num_positions: int) -> np.ndarray:
-    """A distribution of data sequences as one of state sequences, with no mass on the others.
+    """A distribution of data sequences as one of state sequences; others have mass 0.
 
     Args:
         probs: [Z1], Z1 = V^N.
@@ -164,12 +165,12 @@ def entropy(p: np.ndarray) -> np.ndarray:
 def kl(p: np.ndarray, q: np.ndarray) -> np.ndarray:
     """KL(p ‖ q) = Σ_x p(x) log(p(x) / q(x)) in nats, along the last axis.
 
-    0 log(0/q) = 0; +∞ where p(x) > 0 = q(x). Never NaN: log p − log q is formed only where both are
-    positive. A row of zeros in p (off its support) gives 0.
+    0 log(0/q) = 0, and it is +∞ where p(x) > 0 = q(x). It is never NaN, because log p − log q is
+    computed only where both are positive. A row of zeros in p (off its support) gives 0.
 
     Args:
         p: [..., Z].
-        q: [..., Z], same shape or broadcastable.
+        q: [..., Z], of the same shape or broadcastable.
 
     Returns:
         [...], in [0, ∞] up to rounding.
@@ -219,7 +220,7 @@ def conditional_entropy(joint: np.ndarray) -> np.ndarray:
 
 
 def total_correlation(probs: np.ndarray, num_states: int, num_positions: int) -> np.ndarray:
-    """TC(X) = Σ_i H(X^i) − H(X) in nats: what independent draws of all tokens lose  [Q6].
+    """TC(X) = Σ_i H(X^i) − H(X) in nats: the loss if all tokens are drawn independently  [Q6].
 
     Args:
         probs: [Z], Z = S^N.

@@ -1,7 +1,7 @@
 """Token paths W[i, a, b, v] = p_t^i(v | x_0^i = a, x_1^i = b), and the marginal path they make.
 
-W is [N, S, V, S]. It may be complex: everything here is linear in each W[i], so the complex step
-W + ih Ẇ differentiates it to rounding.
+W is [N, S, V, S]. It may be complex: everything here is linear in each W[i], so the complex step W
++ ih Ẇ differentiates it up to rounding.
 """
 
 import numpy as np
@@ -84,12 +84,12 @@ def convex_token_path(base_probs: np.ndarray, kappa: np.ndarray) -> np.ndarray:
 def metric_token_path(
     beta: ArrayLike, distances: np.ndarray, num_positions: int, num_states: int
 ) -> np.ndarray:
-    """W[i, a, b, v] = exp(−β d(v, b)) / Σ_y exp(−β d(y, b)), whatever a is  [P6].
+    """W[i, a, b, v] = exp(−β d(v, b)) / Σ_y exp(−β d(y, b)), for any a  [P6].
 
-    β = 0 is the uniform source, β = ∞ the data. The path has no mask, so S = V.
+    β = 0 gives the uniform source, β = ∞ the data. The path has no mask, so S = V.
 
     Args:
-        beta: ≥ 0; may be infinite; if complex, its real part.
+        beta: A number ≥ 0, also infinite; if it is complex, its real part must be ≥ 0.
         distances: d(v, b), [V, V], 0 on the diagonal and positive elsewhere.
         num_positions: N.
         num_states: S = V.
@@ -120,8 +120,8 @@ def metric_token_path(
 def marginal_path(coupling: Coupling, token_path: np.ndarray) -> np.ndarray:
     """p_t(x) = Σ_{x_0,x_1} π(x_0, x_1) Π_i W[i, x_0^i, x_1^i, x^i]  [P1, P4].
 
-    Contracted one position at a time. A factored coupling first sums x_0^i out of W, so it
-    serves every space up to `MAX_STATES` sequences.
+    The sum is computed one position at a time. For a factored coupling x_0^i is first summed out of
+    W, so it works for every space up to `MAX_STATES` sequences.
 
     Args:
         coupling: [Z0, Z1] or a `FactoredCoupling`.
@@ -140,9 +140,9 @@ def path_derivative(
 ) -> np.ndarray:
     """∂_t p_t(x) = Im p[W + ih Ẇ](x) / h, h = 1e-30: the complex step  [C1].
 
-    p is a polynomial in W with real coefficients, so Im p[W + ih Ẇ] = h ∂_t p + O(h³): the error
-    term is lost far below rounding, and no two nearby numbers are subtracted, as in a difference
-    quotient. The result is exact to rounding.
+    p is a polynomial in W with real coefficients, so Im p[W + ih Ẇ] = h ∂_t p + O(h³). The error is
+    far below rounding, and no two nearby numbers are subtracted, as in a difference quotient. So
+    the result is exact up to rounding.
 
     Args:
         coupling: [Z0, Z1] or a `FactoredCoupling`.
@@ -185,11 +185,11 @@ def check_parts(weights: np.ndarray, paths: np.ndarray) -> tuple[np.ndarray, np.
 
 
 def pairs(coupling: Coupling, token_path: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A coupling as a flat distribution of token pairs and the path as kernels from them: [C^N],
-    [N, C, S].
+    """A coupling as a distribution of token pairs [C^N], and the path as kernels [N, C, S].
 
-    Dense: one pair state c = (a, b) per position, C = S·V, in the order of the positions.
-    Factored: c = b alone, C = V, because W[i] is summed over a given b beforehand.
+    A dense coupling has one pair state c = (a, b) per position, C = S·V, in the order of the
+    positions. A factored coupling has c = b alone, C = V, because W[i] is summed over a given b
+    first.
     """
     num_positions, num_states, num_tokens, _ = token_path.shape
     if isinstance(coupling, FactoredCoupling):
@@ -206,7 +206,7 @@ def pairs(coupling: Coupling, token_path: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def check_token_path(token_path: np.ndarray) -> np.ndarray:
-    """W with axes [N, S, V, S], S ≥ V, whose rows are distributions; small enough to list."""
+    """Check that W has axes [N, S, V, S], S ≥ V, that rows are distributions, and its size."""
     token_path = _number("token_path", token_path)
     shape = token_path.shape
     if token_path.ndim != 4 or shape[1] != shape[3] or shape[2] > shape[1]:

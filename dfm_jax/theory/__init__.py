@@ -1,12 +1,12 @@
-"""Each statement of the theory, executable: residual, falsifier, ledger, `verify`.
+"""The statements of the theory as code: residual, falsifier, ledger, `verify`.
 
     for row in verify(["D4"]):
         print(row.label, row.residual, row.falsifier)
 
-A residual must vanish on every case of the statement's domain; its falsifier, the same with one
-hypothesis broken, must not on generic cases. The oracle is `dfm_jax.exact`, which shares no code
-with what it judges. A statement of your own is a function under the decorator `statement` of
-`dfm_jax.theory.statement`, which holds `gap`, `excess` and `worst` too.
+A residual must vanish on every case of the statement's domain. Its falsifier is the same with one
+hypothesis broken, and must not vanish on generic cases. The oracle is `dfm_jax.exact`, which shares
+no code with the mathematics that it checks. A statement of your own is a function with the
+decorator `statement` of `dfm_jax.theory.statement`; `gap`, `excess` and `worst` are there too.
 """
 
 from dfm_jax.theory import statements as statements

@@ -1,8 +1,8 @@
-"""Random spaces to judge on: distributions, couplings, schedules, gates, generic and hard ones.
+"""Random cases for the statements, generic and hard: distributions, couplings, schedules, gates.
 
-A generic case has full support, distinct parts and masses, a dependent coupling and 0 < κ < 1: no
-falsifier may pass there. A hard case sits on an edge of the statements' domain: zeros, disjoint or
-equal parts, sources that overlap the data, contexts, κ at an end. K = 1 and N = 1 are shapes.
+A generic case has full support, distinct parts and masses, a dependent coupling and 0 < κ < 1; no
+falsifier may vanish there. A hard case lies on an edge of the statements' domain: zeros, disjoint
+or equal parts, sources that overlap the data, contexts, κ at an end. K = 1 and N = 1 are shapes.
 """
 
 from collections.abc import Callable, Hashable, Sequence
@@ -16,7 +16,7 @@ from dfm_jax import exact
 
 
 class Shape(NamedTuple):
-    """V data tokens, N positions, K parts. Paths live on S = V + 1 states: the mask is one."""
+    """V data tokens, N positions, K parts. Paths have S = V + 1 states; the mask is one of them."""
 
     num_tokens: int
     num_positions: int
@@ -32,7 +32,7 @@ FAMILIES = ("linear", "polynomial", "cosine")
 
 
 def kappa(family: str, exponent: np.ndarray, t: float) -> np.ndarray:
-    """κ_t per position, in NumPy: no code shared with `schedules`; exactly 0 and 1 at the ends."""
+    """κ_t per position, in NumPy, without code of `schedules`; it is exactly 0 and 1 at the ends."""
     if family == "linear" or t in (0.0, 1.0):
         return np.full_like(exponent, t)
     return (
@@ -50,7 +50,7 @@ def kappa_slope(family: str, exponent: np.ndarray, t: float) -> np.ndarray:
 
 
 def memo(method: Callable) -> Callable:
-    """Keep a case's truths: many statements ask for the same one."""
+    """Keep the computed values of a case, because many statements use the same ones."""
 
     @wraps(method)
     def remembered(self: "Case", *args: Any) -> Any:
@@ -61,9 +61,9 @@ def memo(method: Callable) -> Callable:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Case:
-    """One random instance of everything a statement may speak of, NumPy float64.
+    """One random instance of everything that a statement may need, in NumPy float64.
 
-    Times by name: "inside" lies in (0, 1), "early" may be 0, "late" may be 1.
+    Times have names: "inside" lies in (0, 1), "early" may be 0, "late" may be 1.
     """
 
     shape: Shape
@@ -116,7 +116,7 @@ class Case:
 
     @cached_property
     def masked(self) -> exact.FactoredCoupling:
-        """The whole with an all-mask source outside the context."""
+        """The whole data with an all-mask source outside the context."""
         return self._masked(self.data)
 
     def _masked(self, probs: np.ndarray) -> exact.FactoredCoupling:
@@ -137,7 +137,7 @@ class Case:
         return exact.mixture_token_path(values, self.shape.num_tokens, self.shape.num_states)
 
     def remembered(self, key: Hashable, make: Callable[[], Any]) -> Any:
-        """What `make` gives, kept under a key that says what it is."""
+        """The result of `make`, kept under a key that identifies it."""
         if key not in self._memo:
             self._memo[key] = make()
         return self._memo[key]
@@ -239,7 +239,7 @@ class Case:
 
 
 class Cases:
-    """A batch of cases of one shape: lists in, stacked arrays out."""
+    """A batch of cases of one shape; functions of a case give arrays stacked over the batch."""
 
     def __init__(self, cases: Sequence[Case]) -> None:
         self._cases = list(cases)
@@ -257,13 +257,13 @@ class Cases:
         return np.stack(rows)
 
     def each_numbered(self, truth: Callable[[int, Case], Any]) -> Any:
-        """`each`, with the case's place in the batch, to pick its row of an array."""
+        """`each` for a function that also takes a case's number, to choose its row of an array."""
         numbers = iter(range(len(self)))
         return self.each(lambda case: truth(next(numbers), case))
 
     @property
     def generic(self) -> np.ndarray:
-        """Which cases a falsifier is judged on: [I]."""
+        """Which cases are generic, so that the falsifier must fail on them: [I]."""
         return np.array([case.generic for case in self._cases])
 
 
@@ -274,7 +274,7 @@ _HARD_SOURCES = ("dependent", "sparse", "masks", "uniform", "product", "context"
 
 
 def draw_cases(shape: Shape, count: int, seed: int) -> Cases:
-    """`count` cases, every second one generic; none if V, N or K is 1: nothing breaks there."""
+    """Draw `count` cases, every second one generic; none is generic if V, N or K is 1."""
     rng = np.random.default_rng([seed, *shape])
     may_be_generic = min(shape) > 1
     return Cases([_draw_case(rng, shape, may_be_generic and i % 2 == 0) for i in range(count)])
@@ -320,7 +320,7 @@ def _draw_case(rng: np.random.Generator, shape: Shape, generic: bool) -> Case:
 
 
 def _draw_masses(rng: np.random.Generator, num_experts: int) -> np.ndarray:
-    """Masses w_k, well apart: about 1 : 2 : … : K in some order."""
+    """Masses w_k that differ clearly: about 1 : 2 : … : K in some order."""
     masses = rng.permutation(num_experts) + rng.uniform(0.8, 1.2, size=num_experts)
     return masses / masses.sum()
 

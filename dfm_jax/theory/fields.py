@@ -1,4 +1,4 @@
-"""The mathematics of one case at all its states: what the statements put under test."""
+"""The mathematics of one case at all its states, as the statements test it."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +14,7 @@ from dfm_jax.types import Array
 
 
 def schedule_of(family: Array, exponent: Array) -> Schedule:
-    """The case's schedule, its family chosen by number: one compilation serves all families."""
+    """The schedule of a case; its family is a number, so one compilation serves all families."""
     members = (schedules.linear(), schedules.polynomial(exponent), schedules.cosine())
 
     def choose(part: str) -> Callable[[Array], Array]:
@@ -72,10 +72,10 @@ def mixture_paths(x_0: Array, x_1: Array, kappa: Array, *, num_states: int) -> A
 
 
 def over_states(at_state: Callable[[Array], Any], states: Array) -> Any:
-    """`at_state` at each state in turn: the sums over pairs inside are too wide to hold at once."""
+    """`at_state` for one state after another, because its sums over pairs need much memory."""
     return jax.lax.map(at_state, states)
 
 
 def log(probs: np.ndarray) -> np.ndarray:
-    """log p, −∞ where p = 0, without a warning."""
+    """log p, and −∞ where p = 0 without a warning."""
     return np.log(probs, out=np.full(probs.shape, -np.inf), where=probs > 0)

@@ -1,4 +1,4 @@
-"""The ledger as a page: which statement, where it lives, what breaks it."""
+"""The ledger as a page: each statement, its functions, and what breaks it."""
 
 import ast
 import inspect
@@ -60,7 +60,7 @@ def citations() -> dict[str, list[str]]:
 
 
 def _files(module: str) -> list[Path]:
-    """The source of a module, or of all modules of a package."""
+    """The source of a module, or of all modules in a package."""
     spec = find_spec(f"dfm_jax.{module}")
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError(f"The module dfm_jax.{module} has no source.")

@@ -1,4 +1,4 @@
-"""Run the mathematics on a batch of cases: one compilation per function, mapped."""
+"""Run the mathematics on a batch of cases, with one compilation for each function."""
 
 from collections.abc import Callable
 from functools import cache, partial
@@ -17,7 +17,7 @@ class Run:
     """Call it with a function of one case and the stacked arrays of all cases.
 
     float64 runs on the host CPU, float32 on the default device. With several devices the cases are
-    split over them; the batch is padded by repeating its last case, and cut again.
+    split over them; the batch is padded by repeating its last case, and the padding is removed.
     """
 
     def __init__(self, precision: Precision = "float64", num_devices: int = 1) -> None:
@@ -54,7 +54,7 @@ class Run:
 
 @cache
 def compiled(fn: Callable, static: tuple, precision: Precision, num_devices: int) -> Callable:
-    """The batched, compiled form of a function, kept: statements share many of them."""
+    """The batched, compiled form of a function, kept because statements share many functions."""
     # `precision` is part of the key: x64 is a context, and one cache must not serve both.
     one_case = partial(fn, **dict(static))
     if num_devices == 1:

@@ -1,4 +1,4 @@
-"""Chains in discrete time: a coupling, a table to run it on, the distribution at every row."""
+"""Chains in discrete time: a coupling, a table, and the distribution at every row of the table."""
 
 from collections.abc import Callable
 
@@ -11,13 +11,13 @@ Setup = tuple[exact.Coupling, np.ndarray]  # a coupling and a table
 
 
 def two_step_table(case: Case) -> np.ndarray:
-    """A table with a free row between source and data, another κ for each position: [3, N]."""
+    """A table with one free row between source and data, and its own κ per position: [3, N]."""
     inner = case.kappa("late")
     return np.stack([0 * inner, inner, 0 * inner + 1])
 
 
 def order_table(case: Case) -> np.ndarray:
-    """One position at a step in the case's order, each halfway first: by hand, [2N + 1, N]."""
+    """One position per step in the case's order, each first halfway; made by hand, [2N + 1, N]."""
     n = case.shape.num_positions
     table = np.zeros((2 * n + 1, n))
     for turn, position in enumerate(case.order):
@@ -34,34 +34,34 @@ def paired_table(case: Case) -> np.ndarray:
 
 
 def one_by_one(case: Case) -> Setup:
-    """Any coupling, one position at a step."""
+    """Any coupling, with one position per step."""
     return case.coupling, order_table(case)
 
 
 def masks_one_by_one(case: Case) -> Setup:
-    """All masks outside the context, one position at a step."""
+    """All masks outside the context, with one position per step."""
     return case.masked, np.where(case.context, 1.0, order_table(case))
 
 
 def two_at_once(case: Case) -> Setup:
-    """Any coupling, two positions at once."""
+    """Any coupling, with two positions at once."""
     return case.coupling, paired_table(case)
 
 
 def two_steps(case: Case) -> Setup:
-    """Any coupling, every position in both steps, each on a schedule of its own."""
+    """Any coupling; every position moves in both steps, with its own schedule."""
     return case.coupling, two_step_table(case)
 
 
 def _same_schedule(case: Case) -> np.ndarray:
-    """Every position on one schedule, as many rows as `order_table`."""
+    """All positions on one schedule, with as many rows as `order_table`."""
     n = case.shape.num_positions
     time_and_schedule = np.concatenate([[0.0], np.linspace(case.numbers[6], 1.0, 2 * n)])
     return np.repeat(time_and_schedule[:, None], n, axis=1)
 
 
 def one_mask_each(case: Case) -> Setup:
-    """One token of each sequence is masked, any one, and all positions run: only the mask moves."""
+    """One token of each sequence is masked, and all positions run; only the mask moves."""
     n, v, s = case.shape.num_positions, case.shape.num_tokens, case.shape.num_states
     radix = s ** np.arange(n)[::-1]
     coupling = np.zeros((s**n, v**n))
@@ -72,10 +72,11 @@ def one_mask_each(case: Case) -> Setup:
 
 
 def crossed(case: Case) -> Setup:
-    """One source; half the data move its first position, half its second; both run at once.
+    """One source; half of the data move its first position, half its second; both run at once.
 
-    At most one position of each pair moves, so Q4 holds. At the source both have a velocity, and
-    the product kernel moves both: λ² a (1 − a) goes where no pair leads, 1/16 for halves.
+    At most one position of each pair moves, so Q4 holds. At the source both positions have a
+    velocity, and the product kernel moves both: the mass λ² a (1 − a), 1/16 for halves, goes where
+    no pair goes.
     """
     n, v, s = case.shape.num_positions, case.shape.num_tokens, case.shape.num_states
     first, second = (v - 1) * v ** (n - 1), (v - 1) * v ** max(n - 2, 0)
@@ -93,7 +94,7 @@ def chain(case: Case, coupling: exact.Coupling, table: np.ndarray) -> tuple[np.n
 
 
 def chain_of(cases: Cases, setup: Callable[[Case], Setup]) -> tuple[np.ndarray, ...]:
-    """(p_t, posteriors, table) of every case; rows of undefined posteriors are a point mass."""
+    """(p_t, posteriors, table) of every case; undefined posteriors become a point mass."""
 
     def truth(case: Case) -> tuple[np.ndarray, ...]:
         coupling, table = setup(case)

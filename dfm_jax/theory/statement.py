@@ -1,4 +1,4 @@
-"""What a statement is: label, words, residual, falsifier; and the ledger that lists them all."""
+"""A statement has a label, words, a residual and a falsifier; the ledger lists all statements."""
 
 import re
 from collections.abc import Callable
@@ -17,11 +17,11 @@ Residual = Callable[..., np.ndarray]
 
 @dataclass(frozen=True, kw_only=True)
 class Statement:
-    """One labeled statement of the theory, executable.
+    """One labeled statement of the theory, as code.
 
-    `residual(cases, run)` is what must vanish, one number per case: the largest gap of an
-    identity, the largest violation of an inequality. `residual(cases, run, **broken)` is the
-    falsifier: the same with one hypothesis replaced, which must not vanish on generic cases.
+    `residual(cases, run)` must vanish. It is one number per case: the largest gap of an identity,
+    or the largest violation of an inequality. `residual(cases, run, **broken)` is the falsifier:
+    the same with one hypothesis replaced, which must not vanish on generic cases.
     """
 
     label: str
@@ -62,18 +62,18 @@ def in_order() -> list[Statement]:
 def statement(
     label: str, words: str, *, source: str, kind: Kind, falsifier: str, **broken: Any
 ) -> Callable[[Residual], Residual]:
-    """Enter a residual in the ledger; `broken` are the keywords that make it a falsifier.
+    """Add a residual to the ledger; `broken` are the keywords that make it a falsifier.
 
         @statement("D4", "u_t = Σ_k r_k u_t^k", source="DAG", kind="identity",
                    falsifier="a static gate", gate=static)
         def mixed_velocity(cases, run, *, gate=bayes): ...
 
-    A file of your own takes the letter X. The same function entered again, as when the cell of a
-    notebook is run twice, takes its own place.
+    Statements in a file of your own have the letter X. If the same function is added again, for
+    example because the cell of a notebook is run twice, it replaces itself.
 
     Raises:
-        ValueError: if the label is no letter of `SECTIONS` with a number behind it; if another
-            residual has it; if nothing is broken.
+        ValueError: if the label is not a letter of `SECTIONS` followed by a number; if another
+            residual has this label; if `broken` is empty.
     """
 
     def enter(residual: Residual) -> Residual:
@@ -103,7 +103,7 @@ def statement(
 
 
 def gap(left: np.ndarray, right: np.ndarray, where: np.ndarray | None = None) -> np.ndarray:
-    """max |left − right| per case: [I]. Equal infinities agree; a NaN inside `where` is +∞."""
+    """max |left − right| per case: [I]. Equal infinities have gap 0; a NaN inside `where` is +∞."""
     left, right = np.broadcast_arrays(left, right)
     with np.errstate(invalid="ignore"):
         apart = np.where(left == right, 0.0, np.abs(left - right))
@@ -114,7 +114,7 @@ def gap(left: np.ndarray, right: np.ndarray, where: np.ndarray | None = None) ->
 
 
 def excess(smaller: np.ndarray, larger: np.ndarray, where: np.ndarray | None = None) -> np.ndarray:
-    """max of smaller − larger per case, 0 if the inequality holds: [I]. A NaN is +∞."""
+    """max of smaller − larger per case, or 0 if the inequality holds: [I]. A NaN is +∞."""
     smaller, larger = np.broadcast_arrays(smaller, larger)
     with np.errstate(invalid="ignore"):
         over = np.where(smaller == larger, 0.0, smaller - larger)
@@ -125,7 +125,7 @@ def excess(smaller: np.ndarray, larger: np.ndarray, where: np.ndarray | None = N
 
 
 def worst(*residuals: np.ndarray) -> np.ndarray:
-    """The largest of several residuals, case by case."""
+    """The largest of several residuals, for each case."""
     return np.max(np.stack(residuals), axis=0)
 
 

@@ -1,4 +1,4 @@
-"""Verify statements: the largest residual, the smallest falsifier, the verdict."""
+"""Verify statements: the largest residual, the smallest falsifier, and whether they pass."""
 
 import logging
 import os
@@ -36,7 +36,7 @@ FALSIFIER_FACTOR: dict[Precision, float] = {"float64": 1e3, "float32": 10.0}
 
 
 class Row(NamedTuple):
-    """One line of the verdict, as it is written to JSON."""
+    """The result for one statement, as it is written to JSON."""
 
     label: str
     statement: str
@@ -60,24 +60,26 @@ def verify(
     precision: Precision = "float64",
     num_devices: int = 1,
 ) -> Iterator[Row]:
-    """Judge each statement in turn, all of them by default.
+    """Verify the statements one after another, by default all of them.
 
-    One case in eight has the edge shape (N = 1, K = 1); of the others every second one is generic.
-    A statement passes if no residual exceeds the tolerance (1e-12 in float64; in float32 1.2e-5,
-    100 epsilons: numbers up to 20 after 100 roundings) and no generic falsifier lies below 1e3
-    (float32: 10) times it.
+    One case in eight has the edge shape (N = 1, K = 1); half of the others are generic. A statement
+    passes if no residual exceeds the tolerance, and no falsifier on a generic case is below 1e3
+    times it (10 times in float32). The tolerance is 1e-12 in float64. In float32 it is 1.2e-5, 100
+    epsilons, for numbers up to 20 after 100 roundings.
 
     Args:
-        labels: which statements; unknown ones are refused with the nearest known.
-        seed: of the random cases.
-        instances: how many cases, over all shapes.
-        shape: V, N, K of the cases that are not on the edge.
-        shapes: "all" spreads the cases over more shapes; each compiles anew.
+        labels: The labels of the statements; an unknown label is refused, with the nearest known
+            one.
+        seed: The seed of the random cases.
+        instances: The number of cases, over all shapes.
+        shape: V, N and K of the cases that are not on the edge.
+        shapes: "all" spreads the cases over more shapes; each shape is compiled separately.
         precision: float64 on the host CPU, or float32 on the default device.
-        num_devices: map the cases over so many devices.
+        num_devices: The number of devices over which the cases are mapped.
 
     Raises:
-        ValueError: for an unknown label, fewer than 16 instances, or a space too large to list.
+        ValueError: if a label is unknown; if there are fewer than 16 instances; if a space is too
+            large to list.
     """
     check_count("instances", instances, at_least=16)
     check_shape(shape)
@@ -90,10 +92,11 @@ def verify(
 
 
 def import_statements(modules: Sequence[str]) -> list[str]:
-    """Import modules that enter statements in the ledger; the labels that they entered.
+    """Import modules that add statements to the ledger; return the labels of these statements.
 
     Raises:
-        ValueError: if a module does not import, with what it said, or enters nothing.
+        ValueError: if a module cannot be imported (the message has its error), or adds no
+            statement.
     """
     labels: list[str] = []
     for module in modules:
@@ -120,7 +123,7 @@ def check_shape(shape: Shape) -> None:
     """Refuse shapes without positions, tokens or experts, and those too large to list.
 
     Raises:
-        ValueError: with the bytes that a shape too large would take.
+        ValueError: if a shape is refused; if it is too large, the message has its size in bytes.
     """
     for name, value in shape._asdict().items():
         check_count(name, value)
@@ -135,10 +138,10 @@ def check_shape(shape: Shape) -> None:
 
 
 def find_statement(label: str) -> Statement:
-    """The statement of a label.
+    """The statement with a label.
 
     Raises:
-        ValueError: if the ledger has none, with the nearest it has.
+        ValueError: if the ledger has none; the message has the nearest label.
     """
     if label not in LEDGER:
         near = get_close_matches(label.upper(), LEDGER, n=3, cutoff=0.0)
@@ -150,7 +153,7 @@ def find_statement(label: str) -> Statement:
 
 
 def _check_fit(instances: int, shape: Shape) -> None:
-    """The experts' distributions of all cases are in memory together, whatever else is."""
+    """Check that the experts' distributions of all cases fit in memory together."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     experts, token_probs = shape.num_experts, 8 * shape.num_tokens**shape.num_positions
     name, value = ("instances", instances) if instances >= experts else ("num_experts", experts)
@@ -193,7 +196,7 @@ def _judge(statement: Statement, batches: list[Cases], run: Run) -> Row:
 
 
 def _measured(measure: Callable, cases: Cases, run: Run, if_refused: float) -> np.ndarray:
-    """One number per case. What the oracle refuses to judge, as no distribution, is a failure."""
+    """One number per case; a value that the oracle refuses, such as no distribution, fails."""
     try:
         with np.errstate(divide="ignore", invalid="ignore"):  # falsifiers may leave the domain
             return measure(cases, run)

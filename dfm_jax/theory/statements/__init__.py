@@ -1,4 +1,4 @@
-"""The statements themselves, one subject a file; importing them enters them in the ledger."""
+"""The statements, with one file for each subject; importing them adds them to the ledger."""
 
 from dfm_jax.theory.statements import accounting as accounting
 from dfm_jax.theory.statements import autoregression as autoregression

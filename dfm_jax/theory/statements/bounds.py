@@ -254,9 +254,7 @@ def _free_grid(case: Case) -> np.ndarray:
 
 
 def _all_contexts(case: Case) -> tuple[np.ndarray, np.ndarray]:
-    """Every value of the context equally likely, masks elsewhere: a distribution [Z]; how many
-    values.
-    """
+    """All values of the context, equally likely, with masks elsewhere: [Z]; and their number."""
     v, num_contexts = case.shape.num_tokens, case.shape.num_tokens ** case.context.sum()
     start = np.where(case.context, case.states < v, case.states == v).all(axis=1)
     return start / num_contexts, num_contexts
@@ -350,9 +348,7 @@ def _last_draw(case: Case, posterior: np.ndarray) -> np.ndarray:
 
 
 def _exact_model(case: Case) -> tuple[np.ndarray, np.ndarray]:
-    """p_{1|t} at the nodes and at END, and p_END, which V5 generates from the source's
-    distribution.
-    """
+    """p_{1|t} at the nodes and at END, and p_END, which V5 makes from the source distribution."""
     n = case.shape.num_positions
     times = [case.token_path(np.full(n, t)) for t in (*(END * NODES), END)]
     posteriors = np.stack([exact.posteriors(case.coupling, at)[0] for at in times])
@@ -360,9 +356,7 @@ def _exact_model(case: Case) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _wrong_model(case: Case) -> tuple[np.ndarray, np.ndarray]:
-    """A time-free p̂, and where its rates bring the source's distribution: in units of −log(1 − t),
-    p̂ − δ.
-    """
+    """A p̂ without time, and the distribution to which its rates, p̂ − δ in −log(1 − t), lead."""
     v = case.shape.num_tokens
     rates = case.denoiser @ np.eye(v, v + 1) - np.eye(v + 1)[case.states]
     end = exact.evolve(exact.source_probs(case.coupling), rates, -np.log(1 - END))

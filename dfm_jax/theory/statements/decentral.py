@@ -228,9 +228,7 @@ def _mixed(gate: Array, posteriors: Array) -> Array:
     gate=static,
 )
 def decentralized_minimizer(cases: Cases, run: Run, *, gate=bayes) -> np.ndarray:
-    """At (the parts' posteriors, r) ∇J = 0 and the mixture is the dense model's; J, ∇J
-    elsewhere.
-    """
+    """At (the parts' posteriors, r) ∇J = 0 and the mixture is the dense model; elsewhere J, ∇J."""
     parts = cases.each(lambda c: c.part_posteriors("inside"))
     probs = cases.each(lambda c: c.part_paths("inside"))
     gates = cases.each(lambda c: gate(c, "inside"))

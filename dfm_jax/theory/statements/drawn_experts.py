@@ -143,9 +143,7 @@ def one_expert(cases: Cases, run: Run, *, static: bool = False) -> np.ndarray:
     mixed = run(_mixed_probs, gate, token_probs)
 
     def two_steps(index: int, case: Case) -> tuple[np.ndarray, np.ndarray]:
-        """Any router's distribution after two steps: distributions mixed in each, and experts drawn
-        in each.
-        """
+        """The distribution after two steps, for any router: mixed or drawn experts in each."""
         start = np.full(len(case.states), 1 / len(case.states))
         kernel = _all_draws(case, token_probs[index])
         by_probs = exact.push_forward(exact.push_forward(start, mixed[index]), mixed[index])

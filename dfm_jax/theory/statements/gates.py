@@ -148,9 +148,7 @@ def _gate_costs(log_next: Array, log_gate: Array, log_next_probs: Array) -> Arra
     free_gate=1,
 )
 def biased_gates(cases: Cases, run: Run, *, free_gate: int = 0) -> np.ndarray:
-    """`gate_cost` summed along sequences is the distance of the distribution that the gate
-    generates.
-    """
+    """The sum of `gate_cost` along sequences is the divergence of the gate's distribution."""
     log_gates = run(
         _all_gates,
         cases.each(lambda c: np.log(c.weights)),

@@ -93,8 +93,7 @@ def _same_rates(case: Case) -> tuple[np.ndarray, ...]:
 def jump_processes(
     cases: Cases, run: Run, *, setup=_mixed_rates, start_paid: bool = True
 ) -> np.ndarray:
-    """Time-homogeneous mixed rates: both distributions by uniformization, the integral by Gauss
-    nodes.
+    """Constant mixed rates: both distributions by uniformization, the integral by Gauss nodes.
 
     Equality in both where the path tells no more than its end, and each jump is of one expert.
     """
@@ -123,9 +122,7 @@ def _both_sides(
     *,
     start_paid: bool,
 ) -> tuple[float, float]:
-    """KL(p_1 ‖ p̂_1), and its bound: distributions from node to node, `cost` the integrand at each
-    state.
-    """
+    """KL(p_1 ‖ p̂_1) and its bound, from node to node; `cost` is the integrand at each state."""
     bound, probs, time = exact.kl(start, model_start) if start_paid else 0.0, start, 0.0
     for node, weight in zip(_NODES, _WEIGHTS, strict=True):
         probs, time = exact.evolve(probs, u, node - time), node

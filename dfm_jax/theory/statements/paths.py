@@ -1,6 +1,4 @@
-"""P1–P4, P6: conditional and marginal paths, against enumeration from the raw joint
-distribution.
-"""
+"""P1–P4, P6: conditional and marginal paths, compared with enumeration of the raw joint."""
 
 import jax
 import jax.numpy as jnp
@@ -56,9 +54,7 @@ def conditional_path_factorizes(cases: Cases, run: Run, *, mixed: bool = False) 
 
 
 def _base_probs(case: Case) -> tuple[np.ndarray, np.ndarray]:
-    """Base distributions h^j(· | x_0, x_1) = δ_{x_0}, a random distribution, δ_{x_1}, and masses
-    κ^j.
-    """
+    """Base distributions h^j(· | x_0, x_1): δ_{x_0}, a random one, δ_{x_1}; and masses κ^j."""
     x_0, x_1 = one_pair(case)
     eye = np.eye(case.shape.num_states)
     position_probs = np.stack([eye[x_0], token_probs(case), eye[x_1]])
@@ -75,9 +71,7 @@ def _base_probs(case: Case) -> tuple[np.ndarray, np.ndarray]:
     scale=0.9,
 )
 def convex_path(cases: Cases, run: Run, *, scale: float = 1.0) -> np.ndarray:
-    """The token marginal of the raw joint distribution of (J, X), and each base distribution where
-    κ^j = 1.
-    """
+    """The token marginal of the raw joint of (J, X), and each base distribution where κ^j = 1."""
     position_probs, masses = cases.each(_base_probs)
     path = run(paths.convex_path, position_probs, scale * masses)
     joint = masses[..., None] * position_probs  # P(J = j, X^i = v)
@@ -166,9 +160,7 @@ def coupled(case: Case) -> np.ndarray:
     log_coupling=_independent,
 )
 def marginal_path(cases: Cases, run: Run, *, log_coupling=coupled) -> np.ndarray:
-    """The contraction of the raw distribution, position by position; source and data distribution
-    at the ends.
-    """
+    """The raw distribution, summed position by position; source and data at the ends of time."""
     v, n, _ = cases.shape
     s = cases.shape.num_states
     x_0, x_1, _log_pi = cases.each(fields.pair_lists)

@@ -28,9 +28,7 @@ def _posteriors(x_0, x_1, log_pi, kappa, states, *, num_tokens: int) -> tuple[Ar
 
 
 def _pair_probs(case: Case, when: str) -> np.ndarray:
-    """P(x_0, x_1 | z) from the raw joint distribution, one pair and state at a time in effect: [Z,
-    P].
-    """
+    """P(x_0, x_1 | z) from the raw joint distribution, for one pair and state at a time: [Z, P]."""
     x_0, x_1, _ = fields.pair_lists(case)
     at, n = case.token_path(case.kappa(when)), case.shape.num_positions
     joint = np.tile(case.coupling.reshape(-1), (len(case.states), 1))
@@ -64,9 +62,7 @@ def _origins(posterior: Array, source: Array, states: Array, kappa: Array) -> Ar
 
 
 def _origins_gap(cases: Cases, run: Run, when: str) -> np.ndarray:
-    """p_{0|t} from p_{1|t} and the source's token distributions alone, against all three of a raw
-    distribution.
-    """
+    """p_{0|t} from p_{1|t} and the source's token distributions, against a raw distribution."""
 
     def truth(case: Case) -> tuple[np.ndarray, ...]:
         coupling = _free_source(case)

@@ -77,9 +77,7 @@ def convex_jumps(cases: Cases, run: Run, when: str, form: Form, pace: float = 1.
 
 
 def _convex_parts(case: Case, when: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Base distributions h^j(· | a, b) [3, N, S, V, S], their masses and the slopes of these [3,
-    N].
-    """
+    """Base distributions h^j(· | a, b) [3, N, S, V, S], their masses and slopes [3, N]."""
     v, s = case.shape.num_tokens, case.shape.num_states
     eye, ones = np.eye(s), np.ones((case.shape.num_positions, s, v, s))
     middle = _middle_probs(case)[:, None, None]

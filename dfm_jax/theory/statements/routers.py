@@ -168,9 +168,7 @@ def _cut_by_hand(weights: np.ndarray, count: int, mass: float) -> np.ndarray:
     top_first=False,
 )
 def truncation(cases: Cases, run: Run, *, top_first: bool = True) -> np.ndarray:
-    """Top-k for every k and a nucleus: gates (equality), the distributions they mix, whole
-    sequences.
-    """
+    """Top-k for every k, and a nucleus: gates (equality), the distributions they mix, sequences."""
     weights = cases.each(lambda c: c.weights)
     log_probs = cases.each(lambda c: fields.log(c.parts))
     mass = cases.each(lambda c: c.numbers[3])
@@ -247,8 +245,9 @@ def _sequences(
     renormalized_first=True,
 )
 def top_one(cases: Cases, run: Run, *, renormalized_first: bool = False) -> np.ndarray:
-    """The distribution of top-1 routing by enumeration, M_t the largest posterior; equality if
-    told.
+    """The distribution of top-1 routing by enumeration; M_t is the largest posterior.
+
+    The bound holds with equality if the first token tells the part.
     """
     _, missing = run(_top, cases.each(prefix_gate), count=1)
     return worst(

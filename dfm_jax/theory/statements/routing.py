@@ -93,9 +93,7 @@ def _no_masses(case: Case) -> np.ndarray:
     log_masses=_no_masses,
 )
 def expert_posterior(cases: Cases, run: Run, *, log_masses=log_masses_of) -> np.ndarray:
-    """The conditional distribution of the part in the raw joint distribution of (k, x_t); at t = 0,
-    of (k, x_0).
-    """
+    """The posterior of the part in the raw joint of (k, x_t) and, at t = 0, of (k, x_0)."""
     residuals = [_at_the_source(cases, run, log_masses)]
     for when in ("early", "late"):
         log_paths = cases.each(lambda c, when=when: fields.log(c.part_paths(when)))
@@ -177,9 +175,7 @@ def _read_off(case: Case, next_probs: np.ndarray) -> np.ndarray:
 
 
 def filled(case: Case, parts: np.ndarray) -> np.ndarray:
-    """Next-token distributions [V^N, N, K, V]; where an expert has never been, some other
-    distribution of its own.
-    """
+    """Next-token distributions [V^N, N, K, V]; where an expert has none, another distribution."""
     token_probs = np.stack([case.conditionals(probs) for probs in parts], axis=2)
     other = np.stack([case.conditionals(probs) for probs in case.model_parts], axis=2)
     return np.where(

@@ -126,9 +126,7 @@ def _euler_probs(
     family="cosine",
 )
 def euler_step(cases: Cases, run: Run, *, family: str = "linear") -> np.ndarray:
-    """The conditional distribution of one pair at t + h, pushed through Euler's kernel; any κ by
-    hand.
-    """
+    """The conditional distribution of one pair at t + h, through Euler's kernel; κ by hand."""
     v, n, _ = cases.shape
     s = cases.shape.num_states
 

@@ -94,9 +94,7 @@ def _flip_probs(case: Case) -> np.ndarray:
     token_probs=_euler_probs,
 )
 def one_step(cases: Cases, run: Run, *, token_probs=step_probs) -> np.ndarray:
-    """The conditional distribution of X_{t+1}^i given X_t^i, counted from the raw distribution of
-    both.
-    """
+    """The distribution of X_{t+1}^i given X_t^i, counted from the raw joint of both."""
     got = run(
         token_probs, cases.each(_pair_posteriors), fields.states(cases), cases.each(two_step_table)
     )
@@ -157,9 +155,7 @@ def _arbitrary_steps(cases: Cases, run: Run) -> np.ndarray:
     token_probs=_euler_probs,
 )
 def exact_finite_step(cases: Cases, run: Run, *, token_probs=step_probs) -> np.ndarray:
-    """One pair: its whole distribution after the step. All pairs: each token's distribution after
-    the step.
-    """
+    """One pair: its whole distribution after the step. All pairs: that of each token."""
     s, n = cases.shape.num_states, cases.shape.num_positions
     table = cases.each(two_step_table)
     own = run(token_probs, cases.each(_pair_posteriors), fields.states(cases), table)
