@@ -32,7 +32,7 @@ FAMILIES = ("linear", "polynomial", "cosine")
 
 
 def kappa(family: str, exponent: np.ndarray, t: float) -> np.ndarray:
-    """κ_t per position, in NumPy, without code of `schedules`; it is exactly 0 and 1 at the ends."""
+    """κ_t per position, in NumPy, without code of `schedules`; exactly 0 and 1 at the ends."""
     if family == "linear" or t in (0.0, 1.0):
         return np.full_like(exponent, t)
     return (
