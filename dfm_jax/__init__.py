@@ -30,9 +30,11 @@ import pkgutil
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from dfm_jax import _renamed
 from dfm_jax.training import stopping as _stopping
 
 _stopping.listen("dfm_jax")  # of `python -m dfm_jax`: a Ctrl-C may come while jax is imported
+_renamed.install()
 
 if TYPE_CHECKING:
     from dfm_jax import accounting as accounting
@@ -64,14 +66,15 @@ if TYPE_CHECKING:
     from dfm_jax import training as training
     from dfm_jax import types as types
     from dfm_jax import velocities as velocities
+else:  # hidden from type checkers, to which it would make any name a module
+
+    def __getattr__(name: str) -> ModuleType:
+        if name in _modules():
+            return importlib.import_module(f"{__name__}.{name}")
+        return _renamed.attribute("", name)
+
 
 __version__ = "0.1.0"
-
-
-def __getattr__(name: str) -> ModuleType:
-    if name in _modules():
-        return importlib.import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

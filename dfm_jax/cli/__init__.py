@@ -58,6 +58,7 @@ COMMANDS = {
     "sweep": Sweep,
     "launch": Launch,
 }
+_RENAMED = {"gather": "make-ensemble"}  # commands of version 0.1
 
 
 _DESCRIPTION = """Decentralized autoregressive generation as discrete flow matching.
@@ -71,6 +72,10 @@ Examples:
 
 def parsed(args: list[str]) -> Any:
     """The command that these words name, not yet run; if none, SystemExit with the reason."""
+    if args and args[0] in _RENAMED:
+        line = f"The command is {_RENAMED[args[0]]} since version 0.2; got {args[0]}."
+        print(f"{_PROG}: {line}", file=sys.stderr)
+        raise SystemExit(2)
     try:
         check_given_once(args)
     except ValueError as error:
