@@ -17,8 +17,10 @@ GOOD = {
 
 
 @pytest.mark.slow
-def test_one_kill_and_the_others_do_not_notice(tmp_path):
-    """Four real members. Their times are judged by the study, on a machine that does less else."""
+def test_one_kill_and_the_other_does_not_notice(tmp_path, monkeypatch):
+    """Two real members. The study takes four, and judges times where the machine does less else."""
+    for name, value in {"_EXPERTS": 2, "_VICTIM": 1, "_OTHERS": [0]}.items():
+        monkeypatch.setattr(launching, name, value)
     config = dataclasses.replace(Config(), out=tmp_path, kills=1, num_steps=200, width=8)
     launching.run(config, Console(quiet=True))
     result = json.loads((tmp_path / "result.json").read_text())
