@@ -795,18 +795,20 @@ def test_members_that_fail_do_so_alone_and_say_why(parts, tmp_path, monkeypatch)
 
 @pytest.mark.slow
 def test_from_the_shell_stopped_gone_on_and_found_finished(parts, tmp_path):
-    """SIGTERM: 143, all saved. Again: 0. Again: 0, and nothing is trained.
+    """SIGTERM: 143, all saved. Again: 0. Again: 0, and nothing is trained. Of one member: above,
+    two run at once.
 
     That a member goes on to the bits of one that was not stopped is said in test_fit.py and by
     experiments.interruptions.
     """
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
     run = tmp_path / "run"
-    options = ["num_steps=400" if word.startswith("num_steps=") else word for word in SMALL]
+    longer = {"num_steps=20": "num_steps=400", "5": "20"}  # time to stop it; few checkpoints
+    options = [longer.get(word, word) for word in SMALL]
     command = [sys.executable, "-m", "dfm_jax", "launch", "local", "--data", str(parts)]
-    command += ["--run", str(run), "--experts", "0", "1", "--jobs", "2", *options]
+    command += ["--run", str(run), "--experts", "0", "--jobs", "1", *options]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
-        while not (run / "expert_000" / "5").is_dir() and process.poll() is None:
+        while not (run / "expert_000" / "20").is_dir() and process.poll() is None:
             time.sleep(0.02)
         process.terminate()
         said, _ = process.communicate(timeout=60)
@@ -814,5 +816,5 @@ def test_from_the_shell_stopped_gone_on_and_found_finished(parts, tmp_path):
     assert read_summary(run)[0].status == "stopped"
     for _ in range(2):
         again = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
-        assert again.stdout.count("finished ") >= 2
-        assert [(row.status, row.step) for row in read_summary(run)] == [("finished", 400)] * 2
+        assert again.stdout.count("finished ") >= 1
+        assert [(row.status, row.step) for row in read_summary(run)] == [("finished", 400)]
