@@ -74,7 +74,7 @@ else:  # hidden from type checkers, to which it would make any name a module
         return _renamed.attribute("", name)
 
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 
 def __dir__() -> list[str]:
