@@ -1,7 +1,7 @@
-"""Text as documents: any folder of files; train, validation and test without near-duplicates.
+"""Text as documents from any folder of files, split into parts without near-duplicates.
 
-The same files give the same documents in the same order on every machine, and every file that
-could not be read is named.
+The same files give the same documents in the same order on every machine, and every file that could
+not be read is named.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from dfm_jax.data.listing import files_in
 
 @dataclass(frozen=True, kw_only=True)
 class Document:
-    """One text that stands for itself: a chapter, a scene, a source file, an article, a tune."""
+    """One independent text: a chapter, a scene, a source file, an article, a tune."""
 
     name: str  # unique within its corpus
     work: str  # the book, play or file it belongs to: what a split of files must not cut through
@@ -32,7 +32,7 @@ class Document:
 
 @dataclass(frozen=True, kw_only=True)
 class Corpus:
-    """The documents of one domain, and the names of the files left out as not UTF-8."""
+    """The documents of one domain, and the names of files that were left out as not UTF-8."""
 
     domain: str
     documents: tuple[Document, ...]
@@ -40,19 +40,18 @@ class Corpus:
 
 
 def load_folder(folder: Path | str, *, pattern: str = "**/*") -> Corpus:
-    """A folder of text: one document per file, named by its path in the folder.
+    """Load a folder of text, with one document per file, named by its path in the folder.
 
-    The domain is the folder's name; the work of a file is the subfolder of `folder` that it lies
-    in, however deep, or else the file itself. An empty file is an empty document, a file that is
+    The domain is the name of the folder. The work of a file is the subfolder of `folder` that
+    contains it at any depth, or the file itself. An empty file is an empty document, a file that is
     not UTF-8 is named in `skipped`, and a hidden file is read like any other.
 
     Args:
-        folder: where the files lie.
-        pattern: which of them to read, see `files_in`.
+        folder: The folder of the files.
+        pattern: The pattern of the files to read, see `files_in`.
 
     Raises:
-        ValueError: if `folder` is not a folder, holds no file that matches, or one that cannot be
-            read.
+        ValueError: if `folder` is not a folder; if no file matches; if a file cannot be read.
     """
     folder = Path(os.path.abspath(folder))  # so that "." has a name
     if not folder.is_dir():
@@ -96,7 +95,7 @@ _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # odd, with bits everywhere: 2⁶�
 
 @dataclass(frozen=True, kw_only=True)
 class Removed:
-    """A document drawn for validation or test, and left out for what it repeats."""
+    """A document drawn for validation or test that was removed because it repeats another."""
 
     domain: str
     name: str
@@ -107,9 +106,9 @@ class Removed:
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """Three splits, each with a corpus per domain, and the documents that are in none.
+    """Three splits, each with one corpus per domain, and the documents that are in none of them.
 
-    Domains and documents keep the order that they came in, and a domain its `skipped`.
+    Domains and documents keep their order, and a domain keeps its `skipped`.
     """
 
     train: tuple[Corpus, ...]
@@ -133,30 +132,32 @@ def split_documents(
     gram: int = 13,
     max_overlap: float = 0.2,
 ) -> Split:
-    """Every domain in train, validation and test by document, without near-duplicates across.
+    """Split every domain into train, validation and test documents, without near-duplicates across.
 
-    The draw: of the n documents of a domain, ordered by a hash of (seed, domain, name), the first
-    max(1, round(test · n)) are for test, the next max(1, round(validation · n)) for validation.
+    The documents of a domain are ordered by a hash of (seed, domain, name). Of n documents, the
+    first max(1, round(test · n)) are for test, and the next max(1, round(validation · n)) for
+    validation.
 
     The overlap of a held-out document is the share of its distinct `gram`-grams of words that occur
-    in a training document of any domain; for validation, in one drawn for test too. A document with
-    more than `max_overlap` is removed; training stays as it was drawn, with its own repeats.
-    Words are runs of letters, digits and `_`, lower-cased. A document of fewer words than `gram`,
-    or of none, is one gram, which occurs in documents of the same words only.
+    in a training document of any domain; for validation, also in a document drawn for test. A
+    document with an overlap above `max_overlap` is removed. Training documents stay, even if they
+    repeat each other. Words are runs of letters, digits and `_` in lower case. A document with
+    fewer words than `gram`, or with none, is one gram, which occurs only in documents with the same
+    words.
 
     Args:
-        corpora: one per domain.
-        seed: another one draws another split.
-        validation: share of the documents, not of the bytes.
-        test: likewise.
+        corpora: One corpus per domain.
+        seed: The seed of the split.
+        validation: The share of the documents, not of the bytes.
+        test: The share of the documents, not of the bytes.
         gram: n of the n-grams.
-        max_overlap: the default takes parallel chapters (2 Kings 19, Ezra 2), reprinted articles,
-            shared tunes, and short files that are mostly header or license; of the tunes that stay,
-            fewer than 1 in 100 share a fifth of their music.
+        max_overlap: The largest overlap. The default removes parallel chapters (2 Kings 19, Ezra
+            2), reprinted articles, shared tunes, and short files that are mostly header or license;
+            of the tunes that stay, fewer than 1 in 100 share a fifth of their music.
 
     Raises:
-        ValueError: if an argument lies outside its domain, a domain or a document's name comes
-            twice, or a domain is left without a document in one of the splits.
+        ValueError: if an argument lies outside its domain; if a domain or the name of a document
+            occurs twice; if a domain has no document in one of the splits.
     """
     _check_arguments(corpora, seed, validation, test, gram, max_overlap)
     drawn = [
@@ -188,10 +189,10 @@ def split_documents(
 
 
 def split_sizes(split: Split) -> dict[str, dict[str, dict[str, int]]]:
-    """How much there is of each domain in each split, and how much was removed from it.
+    """The size of each domain in each split, and how much was removed from it.
 
-    As JSON: domain → split → `documents`, `bytes`, `removed_documents`, `removed_bytes`; bytes in
-    UTF-8.
+    The result is JSON: domain → split → `documents`, `bytes`, `removed_documents`, `removed_bytes`,
+    with bytes in UTF-8.
     """
     sizes = {}
     for name in SPLITS:
@@ -207,7 +208,7 @@ def split_sizes(split: Split) -> dict[str, dict[str, dict[str, int]]]:
 
 
 def _drawn_splits(corpus: Corpus, seed: int, validation: float, test: float) -> list[str]:
-    """The split that each document is drawn for."""
+    """The split for which each document is drawn."""
     names = [document.name for document in corpus.documents]
     num_test, num_validation = (max(1, round(share * len(names))) for share in (test, validation))
     num_held_out = num_test + num_validation
@@ -228,7 +229,7 @@ def _drawn_splits(corpus: Corpus, seed: int, validation: float, test: float) -> 
 
 
 def _overlaps(drawn: Sequence[_Drawn], gram: int) -> list[float]:
-    """The share of each document's grams that another split holds; 0 for training."""
+    """The share of each document's grams that another split contains; 0 for training."""
     word_hash = cache(_word_hash)  # forgotten with this call
     texts = (row.document.text for row in drawn)
     grams = [_distinct_grams(map(word_hash, _WORD.findall(text)), gram) for text in texts]
@@ -240,7 +241,7 @@ def _overlaps(drawn: Sequence[_Drawn], gram: int) -> list[float]:
 
 
 def _share(grams: np.ndarray, known: np.ndarray) -> float:
-    """How many of `grams`, of 1, stand in `known`, which is sorted."""
+    """The share of `grams` that `known`, which is sorted, contains."""
     if known.size == 0:
         return 0.0
     # `np.isin` would sort all of `known` again, for every document.
@@ -255,8 +256,9 @@ def _word_hash(word: str) -> int:
 def _distinct_grams(word_hashes: Iterable[int], gram: int) -> np.ndarray:
     """The distinct n-grams of a document, each as 64 bits.
 
-    Every step is a bijection of what came before, so two different grams agree as rarely as random
-    numbers, with probability 2⁻⁶⁴: among 10⁷ grams and 10⁶ held out, 5 · 10⁻⁷ expected agreements.
+    Every step is a bijection of the last one, so two different grams agree as rarely as random
+    numbers, with probability 2⁻⁶⁴. Among 10⁷ grams and 10⁶ held out, one expects 5 · 10⁻⁷
+    agreements.
     """
     words = np.fromiter(word_hashes, dtype=np.uint64)
     num_grams = max(1, words.size - gram + 1)

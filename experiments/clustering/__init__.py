@@ -1,1 +1,1 @@
-"""Who gets which data: clusters of real features against the truth, and balance at full size."""
+"""Clusters of real features, compared with the truth, and balance at full size."""

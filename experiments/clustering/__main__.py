@@ -1,11 +1,11 @@
-"""Who gets which data: clusters of real features against the truth, and balance at full size.
+"""Clusters of real features, compared with the truth, and balance at full size.
 
     python -m experiments.clustering --preset quick
 
-Clusters of text, of articles and of scenes are held against the domain, topic or group that each
-row is known to have. On synthetic rows of the size of LLaVA's instruction data, sizes, loads,
-memory, time and objective stand beside those of faiss, k-means-constrained and the published
-auction, where these are installed (`make install-peers`).
+Clusters of text, of articles and of scenes are compared with the known domain, topic or group of
+each row. On synthetic rows of the size of LLaVA's instruction data, sizes, loads, memory, time and
+objective are compared with those of faiss, k-means-constrained and the published auction, if these
+are installed (`make install-peers`).
 """
 
 import importlib.util
@@ -47,7 +47,7 @@ _WIDE = 1e-5  # a margin beyond which rounding may not change a label
 
 
 def real_features(config: Config) -> Iterator[tuple[Labeled, int]]:
-    """Each set of features, and its K."""
+    """The sets of features, each with its K."""
     domains = [load() for load in (load_kjv, load_shakespeare, load_stdlib, load_bbc, load_abc)]
     options = {"size": 512, "per_domain": config.per_domain, "num_features": 64}
     yield clustering_data.pieces_of_domains(domains, **options), 5
@@ -58,7 +58,7 @@ def real_features(config: Config) -> Iterator[tuple[Labeled, int]]:
 
 
 def against_the_truth(data: Labeled, num_clusters: int, num_restarts: int) -> dict[str, Any]:
-    """NMI of the clusters with the true classes, with and without balance; what balance costs."""
+    """NMI of clusters and true classes, with and without balance, and the cost of balance."""
     found: dict[str, Clustering] = {
         balance: spherical_k_means(
             jax.random.key(0),
@@ -96,7 +96,7 @@ def against_the_truth(data: Labeled, num_clusters: int, num_restarts: int) -> di
 
 
 def against_exact(config: Config) -> dict[str, Any]:
-    """The assignment against scipy's; the order of rows; one device and eight."""
+    """The assignment compared with scipy's, other orders of rows, and one device with eight."""
     rows = clustering_data.synthetic_rows(
         config.sub_sample, config.num_features, num_groups=40, noise=1.5, seed=1
     )
@@ -132,7 +132,7 @@ def against_exact(config: Config) -> dict[str, Any]:
 
 
 def run(config: Config, console: Console) -> bool:
-    """The whole study: tables, files into `config.out`, whether every claim holds."""
+    """Run the whole study: tables, files into `config.out`; return whether every claim holds."""
     start = time.perf_counter()
     versions = reporting.installed(PACKAGES)
     values = {k: v for k, v in asdict(config).items() if k not in ("preset", "out")}
@@ -196,7 +196,7 @@ def run(config: Config, console: Console) -> bool:
 
 
 def whole(config: Config, console: Console) -> bool:
-    """The study on its data."""
+    """Run the study on its data."""
     study.have_cpu_devices(8)
     return run(config, console)
 

@@ -30,7 +30,7 @@ class Comparison:
 def comparisons(
     *, sub_sample: int, medium: int, large: int, num_fine: int
 ) -> tuple[Comparison, ...]:
-    """Every size with its methods; a peer takes part where it is installed."""
+    """All sizes with their methods; a peer takes part if it is installed."""
     here = {name for name, module in PEERS.items() if importlib.util.find_spec(module)} | {"ours"}
     everyone = tuple(name for name in ("ours", "faiss", "auction") if name in here)
     lean = tuple(name for name in everyone if name != "auction")  # its N × K × D would not fit

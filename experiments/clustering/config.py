@@ -1,4 +1,4 @@
-"""What `clustering` can be asked: its options, its presets, and what is refused."""
+"""The options of `clustering`, its presets, and the checks of both."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +52,7 @@ def check_config(config: Config) -> None:
     """Refuse values outside their domain.
 
     Raises:
-        ValueError: naming the first option that is, its rule and its value.
+        ValueError: if an option is outside its domain; the message names the first such option.
     """
     check_count("per_domain", config.per_domain, at_least=20)
     check_count("num_scenes", config.num_scenes, at_least=0)

@@ -1,4 +1,4 @@
-"""What `clustering` clusters: text of known domain, scenes of known group, and synthetic rows."""
+"""The data of `clustering`: text of known domain, scenes of known group, synthetic rows."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ _BLOCK = 2**15  # synthetic rows made at a time
 
 @dataclass(frozen=True, kw_only=True)
 class Labeled:
-    """Features, and the class that each row is known to have."""
+    """Features, and the known class of each row."""
 
     name: str
     features: np.ndarray  # [R, D]
@@ -79,6 +79,6 @@ def synthetic_rows(
 
 
 def synthetic_tokens(num_rows: int, *, seed: int) -> np.ndarray:
-    """Tokens a row: log-normal, as lengths of conversations are; at least 1."""
+    """The number of tokens of each row, at least 1: log-normal, like lengths of conversations."""
     rng = np.random.default_rng([seed, 1])
     return np.maximum(1, np.round(rng.lognormal(5, 1, size=num_rows))).astype(np.float32)

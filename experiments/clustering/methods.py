@@ -1,10 +1,10 @@
-"""Ways to cluster unit rows that `clustering` measures side by side, each in a process of its own.
+"""Ways to cluster unit rows that `clustering` compares, each in a process of its own.
 
     python -m experiments.clustering.methods METHOD rows.npy labels.npy --num-clusters 8
 
-prints one line of JSON: seconds of a first and a second run, and the memory that the runs added to
-that of the rows. Ours, faiss's spherical k-means (not balanced), k-means-constrained, and the
-published one (auction on −cosine), written here from its description alone.
+prints one line of JSON: the seconds of a first and a second run, and the memory that the runs added
+to that of the rows. The methods are ours, faiss's spherical k-means (not balanced),
+k-means-constrained, and the published one (auction on −cosine), written here from its description.
 """
 
 import json
@@ -45,7 +45,7 @@ class Job:
 
 
 def objective(rows: np.ndarray, labels: np.ndarray) -> float:
-    """(1/R) Σ_k ‖Σ_{i∈k} f_i‖: mean cosine of the rows with the best centroids of the labels."""
+    """(1/R) Σ_k ‖Σ_{i∈k} f_i‖: the mean cosine of rows with the best centroids for the labels."""
     sums = np.zeros((labels.max() + 1, rows.shape[1]))
     for start in range(0, len(rows), 2**15):
         own, block = labels[start : start + 2**15], rows[start : start + 2**15]
@@ -120,8 +120,9 @@ def _constrained(job: Job, rows: np.ndarray) -> Callable[[], np.ndarray]:
 def _auction(job: Job, rows: np.ndarray) -> Callable[[], np.ndarray]:
     """Balanced k-means as published: cosines by an N × K × D tensor, an auction, centroids.
 
-    In the auction clusters bid for ⌊N/K⌋ rows each; a row goes to the highest bidder, and its price
-    rises by what the bid exceeds the cluster's next best row. K must divide N, or rows are left.
+    In the auction clusters bid for ⌊N/K⌋ rows each. A row goes to the highest bidder, and its price
+    rises by the difference between the bid and the cluster's next best row. K must divide N, or
+    rows are left over.
     """
     import torch  # pyright: ignore[reportMissingImports]
 
@@ -173,7 +174,7 @@ _METHODS = {"faiss": _faiss, "auction": _auction, "k-means-constrained": _constr
 
 
 def _resident() -> int:
-    """What this process holds now, in bytes; its peak counts from here on (Linux)."""
+    """The memory of this process now, in bytes; its peak is counted from here on (Linux)."""
     Path("/proc/self/clear_refs").write_text("5")
     return _status("VmRSS")
 

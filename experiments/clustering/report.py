@@ -1,4 +1,4 @@
-"""What `clustering` shows: its claims with their bounds, tables, a picture."""
+"""The output of `clustering`: claims with their bounds, tables, a picture."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,7 +23,7 @@ MEMORY = 6.0  # GiB beside the features
 
 
 def verdicts_of(real: Sequence[Row], exact: Row, sizes: Sequence[Row]) -> tuple[Verdict, ...]:
-    """The claims, their bounds stated above and nowhere else."""
+    """The claims, whose bounds are stated only above."""
     by_name = {row["data"]: row["nmi_none"] for row in real}
     balanced = [row for row in sizes if "ours" in row["methods"]]
     found = [
@@ -91,7 +91,7 @@ def records(real: Sequence[Row], sizes: Sequence[Row]) -> Iterator[dict[str, Any
 def print_tables(
     console: Console, real: Sequence[Row], exact: Row, sizes: Sequence[Row], missing: Sequence[str]
 ) -> None:
-    """Clusters against the truth; methods side by side."""
+    """Print the clusters compared with the truth, and the methods side by side."""
     table = Table(title="Clusters against the truth", box=SIMPLE_HEAD, padding=0)
     for name in ("features", "rows", "K", "NMI", "balanced", "starts agree", "cost of balance"):
         table.add_column(name, no_wrap=True)

@@ -2,11 +2,11 @@
 
     python -m experiments.counting --preset quick
 
-Byte n-grams of text in several domains: one dense model counted on all of it, and K experts on
-parts of it, by domain, by file, by clusters of words, by likelihood and at random. Every gate
-scores the same held-out bytes with the same experts; the difference to the dense model is split
-into the experts' own loss, the cost of not knowing the part, the gate's and that of cutting it
-down.
+The models are byte n-grams of text in several domains: one dense model counted on all of it, and K
+experts on parts of it, by domain, by file, by clusters of words, by likelihood and at random. Every
+gate scores the same held-out bytes with the same experts. The difference to the dense model is
+split into the experts' own loss, the cost of not knowing the part, that of the gate and that of
+truncating it.
 """
 
 import sys
@@ -38,7 +38,7 @@ GAIN = 1e-3  # nats per byte: what chance may let a gate gain over the optimal o
 
 
 def run(config: Config, corpora: Sequence[Corpus], console: Console) -> bool:
-    """The whole study: tables, files into the folder `config.out`, whether every claim holds."""
+    """Run the whole study: tables, files into `config.out`; return whether every claim holds."""
     check_config(config)
     of_a_cell = {
         name: value
@@ -90,7 +90,7 @@ def run(config: Config, corpora: Sequence[Corpus], console: Console) -> bool:
 def verdicts_of(
     cells: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]
 ) -> tuple[Verdict, ...]:
-    """The claims, their bounds stated here and nowhere else."""
+    """The claims, whose bounds are stated only here."""
     evaluation_sets = [
         evaluation_set for cell in cells for evaluation_set in cell["evaluation_sets"].values()
     ]
@@ -120,7 +120,7 @@ def verdicts_of(
 
 
 def whole(config: Config, console: Console) -> bool:
-    """The study on its data."""
+    """Run the study on its data."""
     return run(config, load_corpora(config.folders, config.domain_bytes, console), console)
 
 

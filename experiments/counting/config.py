@@ -1,4 +1,4 @@
-"""What `counting` can be asked: its options, its presets, and what is refused."""
+"""The options of `counting`, its presets, and the checks of both."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,7 +75,7 @@ def check_config(config: Config) -> None:
     """Refuse values outside their domain.
 
     Raises:
-        ValueError: naming the first option that is, its rule and its value.
+        ValueError: if an option is outside its domain; the message names the first such option.
     """
     require(config.domain_bytes >= 0, "`domain_bytes` must not be negative", config.domain_bytes)
     known = set(config.partitions) <= set(PARTITIONS)

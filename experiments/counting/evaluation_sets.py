@@ -1,4 +1,4 @@
-"""Text that counted experts write themselves, and what models score."""
+"""Text that counted experts generate themselves, and the scores of models."""
 
 from collections.abc import Sequence
 
@@ -19,7 +19,7 @@ def generated(
     *,
     seed: int,
 ) -> EvaluationSet:
-    """Text that the experts wrote themselves, parts drawn by their weights: here they are exact."""
+    """Text that the experts generated, with parts drawn by their weights; here they are exact."""
     rng = np.random.default_rng(seed)
     parts = np.sort(rng.choice(len(experts), size=num_sequences, p=weights))
     counts = np.bincount(parts, minlength=len(experts))

@@ -13,9 +13,7 @@ from experiments.lib.gate_comparison_report import Row, select
 
 
 def draw(path: Path, rows: Sequence[Row], trace: Mapping[str, Any], margin: float) -> Path:
-    """Above, three gates along a sequence that changes its part; below, the gate comparison by
-    partition.
-    """
+    """Above, three gates along a sequence whose part changes; below, all gates by partition."""
     figure = Figure(figsize=(13, 9), layout="constrained")
     FigureCanvasAgg(figure)
     halves = figure.add_gridspec(2, 1, height_ratios=(1, 1.7))

@@ -142,7 +142,7 @@ def _readers(
     log_prior: np.ndarray,
     config: Config,
 ) -> ContextModels:
-    """The gates that read contexts, fitted on training windows, chosen on those of validation."""
+    """The gates that read contexts, fitted on training windows and chosen on validation windows."""
     part = reset.part[reset.sequences.starts]
     return context_gates.fitted(
         *(seed_split.pieces, part_of, seed_split.before["validation"], part, log_prior),
@@ -157,9 +157,7 @@ def _context_probs(
     evaluation_set: EvaluationSet,
     cheap: Mapping[str, np.ndarray],
 ) -> tuple[ContextProbs | None, dict[str, Any] | None]:
-    """The distributions of an evaluation set's contexts, and what was tuned; none where nothing
-    stands before.
-    """
+    """The distributions of an evaluation set's contexts, and the fits; none if all are empty."""
     if tuning is None or tuning.context is None or evaluation_set.context is None:
         return None, None
 

@@ -29,9 +29,7 @@ EVALUATION_SETS = {"generated": "generated", "reset": "held out", "spliced": "sp
 
 
 def summarized(cells: Sequence[Cell]) -> dict[str, Any]:
-    """What is not a gate variant, by partition and evaluation set: means over seeds, and the
-    choices made.
-    """
+    """Results that are not of a gate variant: means over seeds, and the choices that were made."""
     summary: dict[str, Any] = {}
     for partition in dict.fromkeys(cell["partition"] for cell in cells):
         own = [cell for cell in cells if cell["partition"] == partition]

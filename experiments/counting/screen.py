@@ -1,6 +1,4 @@
-"""What `counting` prints: the text, the gate comparison and its account, other evaluation sets,
-oracles, margins.
-"""
+"""The output of `counting` on the screen: text, gates, account, other sets, oracles, margins."""
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -22,9 +20,7 @@ from experiments.lib.gate_comparison_screen_report import (
 
 
 def print_tables(console: Console, rows: Sequence[Row], summary: Mapping[str, Any]) -> None:
-    """The text; the gate comparison twice, its account; the other evaluation sets; oracles and
-    margins.
-    """
+    """Print the text, the gates twice, the account, the other sets, oracles and margins."""
     console.print(_texts(summary["splits"][0]))
     titles = {
         "reset": "The gate comparison: gates start again with every window",

@@ -1,4 +1,4 @@
-"""What the cells of one seed of `counting` share, and how each parts the documents."""
+"""What the cells of one seed of `counting` share, and how each partitions the documents."""
 
 from __future__ import annotations
 

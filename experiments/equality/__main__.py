@@ -2,10 +2,11 @@
 
     python -m experiments.equality --preset quick
 
-Byte n-grams of the King James Bible, Shakespeare and Python's standard library. First counted: at
-every state (the last n − 1 bytes) the experts' next-byte velocities, weighted by the posterior of
-the part, are the dense model's velocity, whatever the parts are; with a static gate they are not.
-Then learned: both objectives, descended from random logits, meet at the counted optimum.
+The models are byte n-grams of the King James Bible, Shakespeare and Python's standard library.
+First they are counted. At every state (the last n − 1 bytes) the experts' next-byte velocities,
+weighted by the posterior of the part, equal the dense model's velocity, for any parts; with a
+static gate they do not. Then they are learned: both objectives, minimized from random logits, reach
+the counted optimum.
 """
 
 import sys
@@ -44,7 +45,7 @@ def part_counts(counts: NgramCounts, partition: Partition) -> np.ndarray:
 
 
 def verdicts_of(rows: Sequence[equality_exact.Row], curve: Distances) -> tuple[Verdict, ...]:
-    """The claims, their bounds stated here and nowhere else."""
+    """The claims, whose bounds are stated only here."""
     # Without a state (n = 1) the static gate is the posterior.
     stateful = [row for row in rows if row.n > 1]
 
@@ -68,7 +69,7 @@ def verdicts_of(rows: Sequence[equality_exact.Row], curve: Distances) -> tuple[V
 
 
 def run(config: Config, corpora: Sequence[Corpus], console: Console) -> bool:
-    """The whole study: tables, files into the folder `config.out`, whether every claim holds."""
+    """Run the whole study: tables, files into `config.out`; return whether every claim holds."""
     check_config(config)
     start = time.perf_counter()
     versions = reporting.installed(PACKAGES)
@@ -136,7 +137,7 @@ def run(config: Config, corpora: Sequence[Corpus], console: Console) -> bool:
 
 
 def whole(config: Config, console: Console) -> bool:
-    """The study on its data."""
+    """Run the study on its data."""
     return run(config, (load_kjv(), load_shakespeare(), load_stdlib()), console)
 
 

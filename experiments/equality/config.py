@@ -1,4 +1,4 @@
-"""What `equality` can be asked: its options, its presets, and what is refused."""
+"""The options of `equality`, its presets, and the checks of both."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +49,7 @@ def check_config(config: Config) -> None:
     """Refuse values outside their domain.
 
     Raises:
-        ValueError: naming the first option that is, its rule and its value.
+        ValueError: if an option is outside its domain; the message names the first such option.
     """
     for n in (*config.orders, config.descent_order):
         check_count("n", n, at_most=7)

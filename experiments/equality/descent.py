@@ -1,7 +1,7 @@
 """The learned half of `equality`: both objectives, by gradient descent, to one optimum.  [D12]
 
-Everything is an expectation over the counted distribution P(k, z, v), so there is no noise of
-sampling: what is left above an optimum is what the optimizer has not done yet.
+Everything is an expectation over the counted distribution P(k, z, v), so there is no sampling
+noise: a loss above the optimum is only what the optimizer has not yet removed.
 """
 
 from collections.abc import Callable
@@ -33,7 +33,7 @@ class Decentral(NamedTuple):
 
 
 class Distances(NamedTuple):
-    """Where both variants are, in nats per byte above the counted optimum unless said."""
+    """The distances of both variants from the counted optimum, in nats per byte unless stated."""
 
     dense: Float[Array, ""]  # E KL(p ‖ p̂) of the dense model, which is its objective's excess too
     mixture: Float[Array, ""]  # the same for Σ_k ρ̂_k p̂_k
@@ -68,7 +68,7 @@ def decentral_objective(params: Decentral, probs: Float[Array, "K Z V"]) -> Scal
 
 @typed
 def distances(dense: Dense, parts: Decentral, probs: Float[Array, "K Z V"]) -> Distances:
-    """Both variants against the counted optimum, split as D14 splits it."""
+    """The distances of both variants from the counted optimum, split as D14 splits them."""
     weights = probs.sum((1, 2))
     p_states = probs.sum((0, 2))
     p = probs.sum(0) / p_states[:, None]

@@ -1,4 +1,4 @@
-"""What `equality` shows: two tables, the rows of its result file, one figure."""
+"""The output of `equality`: two tables, the rows of its result file, one figure."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -25,7 +25,7 @@ _BLUE, _ORANGE, _GREEN, _GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
 
 
 def described(corpus: Corpus) -> dict[str, Any]:
-    """What was read, and what was not."""
+    """The documents that were read, and those that were not."""
     return {
         "domain": corpus.domain,
         "documents": len(corpus.documents),

@@ -2,11 +2,11 @@
 
     python -m experiments.flows --preset quick
 
-Bidirectional transformers that read the time, over small pictures: a dense model, and K experts
-that see a part of the pictures each, by clusters of pixels or at random, for their share of the
-dense model's steps. From a masked and from a uniform source; a router ρ̂(z, t) mixes the experts'
-velocities at every state. Every variant is judged by its evidence bound on the same draws of
-held-out pictures, in nats per pixel; the two sources' bounds never compare.
+The models are bidirectional transformers that read the time, on small pictures: a dense model, and
+K experts that each see a part of the pictures, by clusters of pixels or at random, for their share
+of the dense model's steps. There is a masked and a uniform source. A router ρ̂(z, t) mixes the
+experts' velocities at every state. All variants are compared by their evidence bounds on the same
+draws of held-out pictures, in nats per pixel; bounds of different sources cannot be compared.
 """
 
 import sys
@@ -38,7 +38,7 @@ EVALUATION_SET = 1e-9  # of a distribution, and nats, in float64
 
 
 def run(config: Config, images: Images, console: Console) -> bool:
-    """The whole study: tables, files into the folder `config.out`, whether every claim holds."""
+    """Run the whole study: tables, files into `config.out`; return whether every claim holds."""
     check_config(config)
     shown = ("preset", "out", "sources", "partitions", "margin")
     of_a_cell = {name: value for name, value in asdict(config).items() if name not in shown}
@@ -79,9 +79,7 @@ def run(config: Config, images: Images, console: Console) -> bool:
 def _measured(
     trainer: Trainer, cells: study.Cells, console: Console
 ) -> tuple[list[dict[str, Any]], ...]:
-    """Cells of sources, partitions and seeds; a sheet of samples a source; an evaluation set a
-    partition.
-    """
+    """All cells, a sheet of samples for each source, an evaluation set for each partition."""
     config = trainer.config
     shown, count = config.partitions[0], config.num_samples
     found, sheets, evaluation_sets = [], [], []
@@ -113,9 +111,9 @@ def _evaluation_set(trainer: Trainer, kind: Kind) -> dict[str, Any]:
 def verdicts_of(
     cells: Sequence[Mapping[str, Any]], evaluation_sets: Sequence[Mapping[str, Any]]
 ) -> tuple[Verdict, ...]:
-    """The claims, their bounds stated here and nowhere else.
+    """The claims, whose bounds are stated only here.
 
-    Whether the variants are equivalent is no claim: it is what the study finds.
+    Whether the variants are equivalent is not a claim but a result of the study.
     """
     apart = {
         what: max(abs(cell[what] / cell["dense"][what] - 1) for cell in cells)
@@ -158,7 +156,7 @@ def verdicts_of(
 
 
 def whole(config: Config, console: Console) -> bool:
-    """The study on its data."""
+    """Run the study on its data."""
     return run(config, digits(config.num_train, config.num_test), console)
 
 

@@ -1,17 +1,18 @@
-"""What flows pay for held-out images: dense and gated experts on the same draws.    [D4, B8]
+"""The losses of flows on held-out images: dense and gated experts on the same draws.    [D4, B8]
 
     p̂_{1|t}^i(v | z) = Σ_k ρ̂_k(z, t) p̂_{1|t}^{k,i}(v | z),  one gate a state                    [D5]
 
-so the velocity is Σ_k ρ̂_k û^k (D4). Per draw, with k the image's own part, B8's right-hand side for
-the rates 1[j = k] u(· | x_1) against ρ̂_j û^j is computable without the true r_k and u^k:
+so the velocity is Σ_k ρ̂_k û^k (D4). Per draw, with k the image's own part, B8's right-hand side
+for the rates 1[j = k] u(· | x_1) against ρ̂_j û^j is computable without the true r_k and u^k:
 
     Σ_j [1[j = k] u log(1[j = k] u/ρ̂_j û^j) − 1[j = k] u + ρ̂_j û^j]                             [B8]
 
-where a draw is a step of a grid, or the last, it is λ (−log ρ̂_k p̂^k), not λ (−log Σ_j ρ̂_j p̂^j). It
-lies above the ensemble's term state by state; above the own expert's (the oracle gate's) by what
-the gate pays to name k at each jump. With parts a function of X_1 its mean is B8's right-hand side
-for the true r_k u^k plus a constant of the data, as the ensemble's is B8's left-hand side plus a
-smaller one: neither constant is known, so B8 itself is measured in `flows_evaluation_set`.
+If a draw is a step of a grid, or the last step, this is λ (−log ρ̂_k p̂^k), not λ (−log Σ_j ρ̂_j
+p̂^j). It is above the ensemble's loss at every state. It is above the loss of the own expert (the
+oracle gate) by the cost of naming k at each jump. If the part is a function of X_1, its mean is
+B8's right-hand side for the true r_k u^k plus a constant of the data; the ensemble's mean is B8's
+left-hand side plus a smaller constant. Neither constant is known, so B8 itself is measured in
+`flows.evaluation_set`.
 """
 
 from functools import cache, partial
@@ -36,7 +37,7 @@ _CHUNK = 256  # states that are judged together
 
 
 class Costs(NamedTuple):
-    """Of one draw, in nats of an image, before the weight of its time."""
+    """The losses of one draw, in nats of an image, before the weight of its time."""
 
     gates: Array  # [3] the bound's term under each of `GATES`
     named: Array  # B8's right-hand side: ρ̂_k û^k alone may make the jump
@@ -48,7 +49,7 @@ def ensemble_costs(
     source: Source, log_prior: Array, log_posteriors: Array, log_router: Array, x_1: Array,
     part: Array, draw: Draws,
 ) -> Costs:  # fmt: skip
-    """Every gate's term of one draw, from the experts' posteriors [K, N, V] and ρ̂ [K]."""
+    """The loss of every gate for one draw, from the experts' posteriors [K, N, V] and ρ̂ [K]."""
     oracle = jnp.where(jnp.arange(log_prior.shape[0]) == part, 0.0, -jnp.inf)
     mixed = {
         name: mix_log_probs(probs, log_posteriors)
@@ -91,7 +92,7 @@ def _named_rates(
 
 
 class EnsembleScores(NamedTuple):
-    """Nats per image [D] in float64, and the worst of single draws."""
+    """Nats per image [D] in float64, and the worst values of single draws."""
 
     gates: np.ndarray  # [D, 3]
     named: np.ndarray  # [D]
@@ -103,7 +104,7 @@ class EnsembleScores(NamedTuple):
 def dense_scores(
     source: Source, network: Network, params: Params, images: np.ndarray, draws: Draws
 ) -> np.ndarray:
-    """What one network pays for each image, in nats: [D]."""
+    """The loss of one network on each image, in nats: [D]."""
     nats = _over_states(_dense(source, network), (params,), images, draws, None)
     return np.sum(np.asarray(draws.weight, np.float64) * nats, axis=1)
 
@@ -118,17 +119,17 @@ def ensemble_scores(
     parts: np.ndarray,
     draws: Draws,
 ) -> EnsembleScores:
-    """What K experts [K, …] pay under every gate.
+    """The losses of K experts [K, …] under every gate.
 
     Args:
-        source: whose bound it is.
-        networks: of an expert and of the router.
-        experts: their parameters, stacked.
-        router: its parameters.
-        log_prior: [K] log w_k.
-        images: [D, N] held out.
-        parts: [D] their own parts.
-        draws: [D, J] of `image_draws`.
+        source: The source of the bound.
+        networks: The networks of an expert and of the router.
+        experts: The parameters of the experts, stacked.
+        router: The parameters of the router.
+        log_prior: log w_k, [K].
+        images: Held-out images, [D, N].
+        parts: Their own parts, [D].
+        draws: The draws of `image_draws`, [D, J].
     """
     measure = _ensemble(source, *networks)
     params = (experts, router, jnp.asarray(log_prior, jnp.float32))
@@ -196,7 +197,7 @@ def sequential_gap(
 ) -> Array:  # fmt: skip
     """|Σ_t L5 of one-position steps − NLL of drawing position after position|, in nats. [L5, S1]
 
-    Of the ensemble under its router, for one image and one order.
+    It is for the ensemble with its router, one image and one order.
     """
     num_positions = source.num_positions
     table = any_order(order)

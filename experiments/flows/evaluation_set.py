@@ -1,7 +1,8 @@
-"""B8 where every sum can be taken: digits of 2 × 2 pixels and 3 levels, 81 states.   [B8, D3, D4]
+"""B8 on a space where every sum is possible: 2 × 2 pixels with 3 levels, 81 states.   [B8, D3, D4]
 
-The truth is the held-out images' distribution, the model's experts are exact flows of the training
-images' smoothed distributions, part by part. From a uniform source, with κ_t = t, on [0, 1 − ε]:
+The truth is the distribution of the held-out images. The model's experts are exact flows of the
+smoothed distributions of the training images of each part. From a uniform source, with κ_t = t, on
+[0, 1 − ε]:
 
     KL(p_{1−ε} ‖ p̂_{1−ε}) ≤ ∫ E Σ_{y≠X} [u log(u/û) − u + û] dt ≤ Σ_k of it for r_k u^k, r̂_k û^k
 """
@@ -31,7 +32,7 @@ class Flow(NamedTuple):
 
 
 def small(images: np.ndarray) -> np.ndarray:
-    """Which of the 81 states each image is: mean of its quarters, cut at thirds of the range."""
+    """The state, one of 81, of each image: means of its quarters, cut at thirds of the range."""
     half = SIDE // _CELLS
     blocks = (
         images.reshape(-1, _CELLS, half, _CELLS, half).mean(axis=(2, 4)).reshape(len(images), -1)

@@ -14,7 +14,7 @@ _SHOWN = 24  # real images, at most, in the whole picture
 
 
 def draw(path: Path, images: np.ndarray, parts: Parts, sheets: Sequence[Mapping[str, Any]]) -> Path:
-    """Left: the first images of each part; beside them, a sheet of samples a source."""
+    """Left, the first images of each part; beside them, one sheet of samples per source."""
     figure = Figure(figsize=(3.5 + 6.5 * len(sheets), 5.5), layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.add_gridspec(1, 1 + len(sheets), width_ratios=[3.5] + [6.5] * len(sheets))

@@ -1,8 +1,7 @@
-"""Small pictures as sequences: scikit-learn's digits, split once, partitioned by clusters or at
-random.
+"""Small pictures as sequences: scikit-learn's digits, split once and partitioned.
 
 1,797 images of 8 × 8 in 17 gray levels are sequences of N = 64 tokens with V = 17. A part is a
-function of the whole image (clusters) or a draw (random); the same rule labels held-out images.
+function of the whole image (clusters) or random; the same rule labels held-out images.
 """
 
 import hashlib
@@ -23,14 +22,14 @@ Kind = Literal["cluster", "random"]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Images:
-    """Rows of tokens, those that are trained on and those that are judged."""
+    """Rows of tokens, for training and for evaluation."""
 
     train: np.ndarray  # [R, N]
     test: np.ndarray  # [D, N]
 
     @property
     def digest(self) -> str:
-        """Of every token, and of which rows are held out."""
+        """A digest of every token, and of which rows are held out."""
         content = hashlib.sha256(repr((self.train.shape, self.test.shape)).encode())
         for rows in (self.train, self.test):
             content.update(np.ascontiguousarray(rows, np.int32).tobytes())
@@ -48,12 +47,12 @@ class Parts:
 
     @property
     def name(self) -> str:
-        """As it is written: `cluster:5`."""
+        """The name as it is written: `cluster:5`."""
         return f"{self.kind}:{self.num_experts}"
 
     @property
     def weights(self) -> np.ndarray:
-        """[K] w_k, the share of training images, hence of training tokens."""
+        """The weights w_k, which are shares of training images, and so of training tokens: [K]."""
         return np.bincount(self.train, minlength=self.num_experts) / len(self.train)
 
 
@@ -61,7 +60,7 @@ def digits(num_train: int, num_test: int) -> Images:
     """The first `num_train` and the next `num_test` of the digits, in an order drawn once.
 
     Raises:
-        ValueError: if there are not so many.
+        ValueError: if there are fewer digits than that.
     """
     pixels, _ = load_digits(return_X_y=True)
     rows = np.asarray(pixels).astype(np.int32)
@@ -74,7 +73,7 @@ def digits(num_train: int, num_test: int) -> Images:
 
 
 def partitioned(images: Images, kind: Kind, num_experts: int) -> Parts:
-    """Balanced spherical k-means of pixels, or sizes as equal, assigned at random.
+    """A partition by balanced spherical k-means of pixels, or at random with equal sizes.
 
     Raises:
         ValueError: if there are fewer training images than experts.

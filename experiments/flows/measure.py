@@ -1,4 +1,4 @@
-"""One cell of `flows`: a source, a partition, a seed; every gate on the same held-out draws."""
+"""One cell of `flows`: a source, a partition, a seed, and all gates on the same draws."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ _JUDGES, _SAMPLES = 1000, 2000  # keys apart from those of the seeds
 
 @dataclass(frozen=True, kw_only=True, eq=False)  # by identity: what its methods found is kept
 class Trainer:
-    """Trains members when they are first asked for, each from its own images alone."""
+    """Trains members when they are first needed, each only on its own images."""
 
     images: Images
     config: Config
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """Of starts, batches and states; common to all variants."""
+        """The seeds of starts, batches and states, common to all variants."""
         return tuple(range(self.config.num_seeds))
 
     def source(self, name: Name) -> Source:
@@ -56,13 +56,13 @@ class Trainer:
 
     @cache  # noqa: B019
     def dense(self, name: Name) -> Member:
-        """Trained on all images."""
+        """The dense model, trained on all images."""
         steps = self.config.training_steps
         return self._flow(name, f"{name}/dense", np.ones(len(self.images.train), bool), steps)
 
     @cache  # noqa: B019
     def experts(self, name: Name, kind: Kind) -> tuple[Member, ...]:
-        """Each from its own part, for its share of the dense model's steps."""
+        """The experts, each trained on its own part for its share of the dense model's steps."""
         parts = self.parts(kind)
         steps = shares(parts.weights, self.config.training_steps)
         return tuple(
@@ -118,7 +118,7 @@ class Trainer:
 
 
 def measure(trainer: Trainer, name: Name, kind: Kind, number: int) -> dict[str, Any]:
-    """Train what is not trained yet, judge held-out images under every gate, as JSON takes it."""
+    """Train members if needed, and evaluate held-out images under every gate, as JSON values."""
     config, parts, source = trainer.config, trainer.parts(kind), trainer.source(name)
     dense, experts = trainer.dense(name), trainer.experts(name, kind)
     router, images = trainer.router(name, kind), trainer.images.test
@@ -177,7 +177,7 @@ def measure(trainer: Trainer, name: Name, kind: Kind, number: int) -> dict[str, 
 
 
 def per_pixel(nats: np.ndarray, num_positions: int) -> dict[str, float]:
-    """Mean over images and its standard error, in nats per pixel."""
+    """The mean over images and its standard error, in nats per pixel."""
     each = nats / num_positions
     error = each.std(ddof=1) / np.sqrt(len(each))
     return {"nats_per_pixel": float(each.mean()), "stderr": float(error)}
@@ -190,7 +190,7 @@ def stacked_params(experts: tuple[Member, ...], number: int) -> Params:
 
 @cache
 def _draws(trainer: Trainer, name: Name) -> Draws:
-    """The same of every variant and seed."""
+    """The draws, which are the same for every variant and seed."""
     images = jnp.asarray(trainer.images.test, jnp.int32)
     key = jax.random.key(_JUDGES)
     return jax.device_get(
@@ -208,7 +208,7 @@ def _dense_nats(trainer: Trainer, name: Name, number: int) -> np.ndarray:
 
 
 def _sequential(trainer: Trainer, name: Name, kind: Kind, number: int) -> float:
-    """The largest gap of L5 to the sampler's own NLL, over some images, an order each."""
+    """The largest gap between L5 and the sampler's own NLL, over some images with an order each."""
     experts, router = trainer.experts(name, kind), trainer.router(name, kind)
     num_positions = trainer.images.test.shape[1]
     gaps = [

@@ -81,7 +81,7 @@ def compared(cells: Sequence[Cell], margin: float) -> list[dict[str, Any]]:
 
 
 def variants(cells: Sequence[Cell]) -> list[dict[str, Any]]:
-    """What each variant was trained on, a seed; a router's FLOPs beside them."""
+    """The training of each variant, for one seed, and the FLOPs of its router."""
     rows = []
     for own in groups(cells):
         first = own[0]
@@ -97,7 +97,7 @@ def variants(cells: Sequence[Cell]) -> list[dict[str, Any]]:
 
 
 def bounds(cells: Sequence[Cell]) -> list[dict[str, Any]]:
-    """Router-gated ensemble − own expert, and what B8 allows it, nats per pixel, over seeds."""
+    """Router-gated ensemble − own expert, and the bound of B8, in nats per pixel, over seeds."""
     return [
         {
             "source": own[0]["source"],
@@ -121,7 +121,7 @@ def mean(values: Iterator[float]) -> float:
 
 
 def print_tables(console: Console, summary: Mapping[str, Any]) -> None:
-    """What was trained, what it pays, and what its gates do."""
+    """Print what was trained, the losses, and the gates."""
     console.print(_variants(summary["variants"]))
     console.print(_compared(summary["comparisons"]))
     console.print(_bounds(summary["b8"]))

@@ -2,11 +2,11 @@
 
     python -m experiments.language --preset quick
 
-Transformers over byte pairs of text in several domains: a dense model, and K experts that see a
-part of the text each, by domain, by clusters of words or at random, for their share of the dense
-model's steps. Every gate scores the same held-out windows with the same experts; the difference to
-the dense model, in nats per byte, is split into the experts' own loss, the cost of not knowing the
-part, the gate's and that of cutting it down.
+The models are transformers over byte pairs of text in several domains: a dense model, and K experts
+that each see a part of the text, by domain, by clusters of words or at random, for their share of
+the dense model's steps. Every gate scores the same held-out windows with the same experts. The
+difference to the dense model, in nats per byte, is split into the experts' own loss, the cost of
+not knowing the part, that of the gate and that of truncating it.
 """
 
 import sys
@@ -38,7 +38,7 @@ SHARE = 0.01  # of tokens and FLOPs
 
 
 def run(config: Config, corpora: Sequence[Corpus], console: Console) -> bool:
-    """The whole study: tables, files into the folder `config.out`, whether every claim holds."""
+    """Run the whole study: tables, files into `config.out`; return whether every claim holds."""
     check_config(config)
     shown = ("preset", "out", "variants", "single_seed", "num_devices", "margin")
     of_a_cell = {name: value for name, value in asdict(config).items() if name not in shown}
@@ -83,9 +83,9 @@ def run(config: Config, corpora: Sequence[Corpus], console: Console) -> bool:
 
 
 def verdicts_of(cells: Sequence[Mapping[str, Any]]) -> tuple[Verdict, ...]:
-    """The claims, their bounds stated here and nowhere else.
+    """The claims, whose bounds are stated only here.
 
-    Whether the variants are equivalent is no claim: it is what the study finds.
+    Whether the variants are equivalent is not a claim but a result of the study.
     """
     evaluation_sets = [
         evaluation_set for cell in cells for evaluation_set in cell["evaluation_sets"].values()
@@ -118,7 +118,7 @@ def verdicts_of(cells: Sequence[Mapping[str, Any]]) -> tuple[Verdict, ...]:
 
 
 def whole(config: Config, console: Console) -> bool:
-    """The study on its data."""
+    """Run the study on its data."""
     study.have_cpu_devices(config.num_devices)
     return run(config, load_corpora(config.folders, config.domain_bytes, console), console)
 

@@ -25,22 +25,22 @@ class Variant:
 
     @property
     def name(self) -> str:
-        """As it is written: `cluster:4`."""
+        """The name as it is written: `cluster:4`."""
         return self.kind if self.num_experts is None else f"{self.kind}:{self.num_experts}"
 
 
 def parsed_variant(
     text: str, kinds: Sequence[str] = KINDS[1:], *, alone: Sequence[str] = KINDS[:1]
 ) -> Variant:
-    """`domain`, or `KIND:K`.
+    """The variant written as `domain` or `KIND:K`.
 
     Args:
-        text: of one variant.
-        kinds: that have a K.
-        alone: those that have none.
+        text: The text of one variant.
+        kinds: The kinds that have a K.
+        alone: The kinds that have none.
 
     Raises:
-        ValueError: if it is neither.
+        ValueError: if the text has neither form.
     """
     kind, sign, number = text.partition(":")
     first = "".join(f"`{name}`, or " for name in alone)
@@ -188,7 +188,7 @@ def check_config(config: Config) -> None:
     """Refuse values outside their domain.
 
     Raises:
-        ValueError: naming the first option that is, its rule and its value.
+        ValueError: if an option is outside its domain; the message names the first such option.
     """
     require(config.domain_bytes >= 0, "`domain_bytes` must not be negative", config.domain_bytes)
     require(len(config.variants) > 0, "`variants` must not be empty", config.variants)
@@ -242,7 +242,7 @@ def network_of(config: Config, width: int, num_layers: int) -> TransformerConfig
 
 
 def member_config(config: Config, num_steps: int) -> TrainConfig:
-    """How a member is trained, but for its rate and its seed."""
+    """How a member is trained, except its rate and its seed."""
     return replace(
         TrainConfig(model=network_of(config, config.width, config.num_layers)),
         optimizer=OptimizerConfig(warmup_steps=max(1, round(config.warmup * num_steps))),

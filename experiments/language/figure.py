@@ -1,6 +1,4 @@
-"""The picture of `language`: loss against tokens for dense model and experts, and the gate
-comparison.
-"""
+"""The picture of `language`: loss against tokens, and the gate comparison."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -54,6 +52,6 @@ def _curves(cell: Cell):
 
 
 def _along(curve: Sequence[Sequence[float]], num_steps: int, grid: np.ndarray) -> np.ndarray:
-    """A curve at these shares of its steps."""
+    """A curve at these shares of its number of steps."""
     steps, losses = np.array(curve).T
     return np.interp(grid, steps / num_steps, losses)

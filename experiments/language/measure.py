@@ -1,6 +1,4 @@
-"""One cell of `language`: one variant's experts, one seed, every gate on the same held-out
-tokens.
-"""
+"""One cell of `language`: one variant's experts, one seed, all gates on the same tokens."""
 
 from __future__ import annotations
 
@@ -31,9 +29,7 @@ from experiments.lib.training import Member
 
 
 def measure(trainer: Trainer, variant: Variant, number: int) -> dict[str, Any]:
-    """Train the experts of one variant, score held-out text by each, and run the comparison of
-    gates.
-    """
+    """Train the experts of one variant, score held-out text, and run the comparison of gates."""
     config, text = trainer.config, trainer.text
     partition, part_of = trainer.partition(variant)
     experts, dense, weights = trainer.experts(variant), trainer.dense(), trainer.weights(variant)
@@ -93,9 +89,7 @@ def measure(trainer: Trainer, variant: Variant, number: int) -> dict[str, Any]:
 def held_evaluation_sets(
     trainer: Trainer, variant: Variant, number: int
 ) -> dict[str, dict[str, EvaluationSet]]:
-    """Held-out text by split and by evaluation set, scored by the experts of a variant and by the
-    dense model.
-    """
+    """Held-out text by split and evaluation set, scored by experts and dense model."""
     _, part_of = trainer.partition(variant)
     held: dict[str, dict[str, EvaluationSet]] = {}
     for split in HELD_OUT:
@@ -118,7 +112,7 @@ def _trunk(trainer: Trainer, variant: Variant, what: str) -> float:
 
 
 def _log_probs(trainer: Trainer, member: Member, number: int, split: str) -> np.ndarray:
-    """[M] of the tokens of a split, in windows that know nothing of each other."""
+    """The log-probabilities of the tokens of a split, in independent windows: [M]."""
     tokens = trainer.text.tokens[split].set
     losses = token_losses(member.of_seed(number), member.config, tokens)
     return -losses.astype(np.float64)
@@ -130,13 +124,13 @@ def _dense_log_probs(trainer: Trainer, number: int, split: str) -> np.ndarray:
 
 
 def document_bytes(trainer: Trainer, split: str) -> np.ndarray:
-    """Bytes of each document that has any."""
+    """The number of bytes of each document that is not empty."""
     sizes = trainer.text.tokens[split].set.num_bytes
     return sizes[sizes > 0]
 
 
 def _domains(trainer: Trainer) -> dict[str, np.ndarray]:
-    """Which units are of each domain; a document without a byte is none."""
+    """Which units belong to each domain; an empty document is not a unit."""
     tokens = trainer.text.tokens["test"]
     names = np.array(tokens.domains)[tokens.set.num_bytes > 0]
     return {name: names == name for name in dict.fromkeys(names.tolist())}
@@ -148,7 +142,7 @@ def _context_probs(
     held: Mapping[str, Mapping[str, EvaluationSet]],
     log_prior: np.ndarray,
 ) -> tuple[ContextProbs, dict[str, Any]]:
-    """What the gates that read contexts say of each window of test, and what was fitted for it."""
+    """The distributions of the gates that read contexts for each test window, and their fits."""
     _, part_of = trainer.partition(variant)
     reset = {split: held[split]["reset"] for split in HELD_OUT}
     before = {split: _contexts(trainer, split) for split in HELD_OUT}
@@ -184,7 +178,7 @@ def _context_probs(
 def _running_probs(
     trainer: Trainer, variant: Variant, validation: EvaluationSet, number: int
 ) -> tuple[Router, TokenProbs, dict[str, Any]]:
-    """What the router that reads the prefix says before each token of test, tempered."""
+    """The distributions of the router that reads the prefix before each test token, tempered."""
     router = trainer.router(variant, number)
     here, there = (
         language_router.router_probs(router, trainer.text.tokens[split].set) for split in HELD_OUT
@@ -231,10 +225,9 @@ def _single_models(
     weights: np.ndarray,
     number: int,
 ) -> dict[str, dict[str, float]]:
-    """What is one model: the mean of the experts' parameters; the dense model at one expert's
-    steps.
+    """Single models: the mean of the experts' parameters; the dense model at one expert's steps.
 
-    Of the first seed; what begins apart has no common mean, so the first is a control.
+    They are of the first seed. Experts that start apart have no useful mean, so it is a control.
     """
     if number or variant.name not in trainer.config.controls:
         return {}

@@ -108,8 +108,7 @@ def variants(cells: Sequence[Cell], rates: Sequence[float]) -> list[dict[str, An
 
 
 def by_domain(cells: Sequence[Cell], margin: float) -> list[dict[str, Any]]:
-    """Each domain alone: a variant's loss there, and its difference to the dense model's, judged by
-    seeds.
+    """The loss of each variant on each domain, and its difference to the dense model over seeds.
 
     In nats per byte, of whole gates; `documents` are the bootstrap intervals inside each seed.
     """
@@ -144,7 +143,7 @@ def _firsts(cells: Sequence[Cell]) -> list[Cell]:
 
 
 def print_tables(console: Console, rows: Sequence[Row], summary: Mapping[str, Any]) -> None:
-    """What was trained; the gate comparison, where it comes from, and the domains."""
+    """Print what was trained, the gate comparison, its account, and the domains."""
     console.print(_variants(summary["variants"]))
     titles = {
         "reset": "The gate comparison: gates start again with every window",

@@ -1,4 +1,4 @@
-"""A router that reads the prefix: a transformer trained to tell the part of each token.   [D11]
+"""A router that reads the prefix: a transformer that predicts the part of each token.   [D11]
 
     min_φ E[−log ρ̂_k(x^{<i}; φ)],  k the part of token i
 
@@ -53,12 +53,12 @@ class Router:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens that it was trained on."""
+        """The number of tokens on which it was trained."""
         return self.config.num_steps * self.config.batch_size * self.config.num_positions
 
     @property
     def flops(self) -> float:
-        """Of its training."""
+        """The FLOPs of its training."""
         length = self.config.num_positions
         per_token = flops_per_token(self.config.model, length, num_outputs=self.num_experts)
         return 3 * per_token * self.num_tokens
@@ -67,13 +67,13 @@ class Router:
 def trained(
     folder: Path, config: TrainConfig, documents: TokenSet, parts: np.ndarray, num_experts: int
 ) -> Router:
-    """Train a router, or go on with it from what lies in `folder`.
+    """Train a router, or continue it from the files in `folder`.
 
     Args:
-        folder: of this router.
-        config: of its trunk and its training.
-        documents: training text.
-        parts: [D] the part of each document.
+        folder: The folder of this router.
+        config: The config of its network and its training.
+        documents: The training text.
+        parts: The part of each document, [D].
         num_experts: K.
     """
     of_tokens = np.repeat(parts, np.diff(documents.offsets))

@@ -1,4 +1,4 @@
-"""The text of `language`: split, cut into tokens, and what stands before each window.  [B9]"""
+"""The text of `language`: its splits, its tokens, and the context of each window.  [B9]"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +19,7 @@ SPLITS: tuple[str, ...] = ("train", *HELD_OUT)
 
 @dataclass(frozen=True, kw_only=True)
 class Tokens:
-    """The documents of one split behind one another, as tokens and as the bytes that they are."""
+    """The documents of one split after each other, as tokens and as their bytes."""
 
     set: TokenSet
     flat: bytes
@@ -52,9 +52,7 @@ class Tokens:
 
 @dataclass(frozen=True, kw_only=True)
 class Text:
-    """What all variants share: the split, its tokens, a tokenizer and an encoder of training
-    text.
-    """
+    """What all variants share: the split, its tokens, a tokenizer and an encoder."""
 
     split: Split
     tokenizer: Tokenizer
@@ -96,12 +94,12 @@ def text_of(
 
 
 def byte_pairs(texts: Sequence[str], num_tokens: int, *, fewer: bool = False) -> Any:
-    """A byte-level BPE of V pieces, of these texts; whatever it encodes, no byte is lost.
+    """A byte-level BPE of V pieces, fitted on these texts; it encodes any text without loss.
 
-    With `fewer`, of as many as the texts give, where they don't give V.
+    With `fewer` it may have fewer pieces, if the texts do not give V.
 
     Raises:
-        ValueError: if V is under 256, or the texts do not give so many.
+        ValueError: if V is under 256; if the texts do not give V pieces and `fewer` is False.
     """
     from tokenizers import Tokenizer as Pieces
     from tokenizers import decoders, models, pre_tokenizers, trainers
@@ -128,7 +126,7 @@ def token_widths(pieces: Any) -> np.ndarray:
 
 
 def window_contexts(tokens: Tokens, encode: Encoder, length: int) -> Contexts:
-    """What stands before each window in its document, at most a window: spans are of tokens."""
+    """The text before each window in its document, at most a window long, as spans of tokens."""
     sizes = np.diff(tokens.set.offsets)
     spans = evaluation_sets.window_contexts(sizes[sizes > 0], length)
     read = contexts.contexts(encode, tokens.flat, tokens.of_bytes(spans))

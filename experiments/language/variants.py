@@ -1,6 +1,4 @@
-"""The variants of `language`: how documents are partitioned, and who is trained on what, for how
-long.
-"""
+"""The variants of `language`: how documents are partitioned, and how members are trained."""
 
 from __future__ import annotations
 
@@ -28,7 +26,7 @@ from experiments.lib.training import Begin, Member
 
 @dataclass(frozen=True, kw_only=True, eq=False)  # by identity: what its methods found is kept
 class Trainer:
-    """Trains members when they are first asked for, each from its own text alone."""
+    """Trains members when they are first needed, each only on its own text."""
 
     text: Text
     config: Config
@@ -36,7 +34,7 @@ class Trainer:
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """Of the starts and the batches; common to all variants."""
+        """The seeds of starts and batches, common to all variants."""
         return tuple(range(self.config.num_seeds))
 
     @cached_property
@@ -46,17 +44,17 @@ class Trainer:
 
     @property
     def num_parameters(self) -> int:
-        """Of one member."""
+        """The number of parameters of one member."""
         return num_parameters(self.network)
 
     @property
     def num_steps(self) -> int:
-        """S, of the dense model."""
+        """S, the number of steps of the dense model."""
         return max(1, round(self.config.training_tokens / self._tokens_per_step))
 
     @cache  # noqa: B019  one trainer a process
     def dense(self, num_steps: int | None = None) -> Member:
-        """Trained on all of the text; for so many steps, if they are given."""
+        """The dense model, trained on all of the text, for `num_steps` steps if they are given."""
         steps = self.num_steps if num_steps is None else num_steps
         name = "dense" if num_steps is None else f"dense_{steps}"
         everything = {split: np.ones(size, bool) for split, size in self.text.sizes.items()}
@@ -97,7 +95,10 @@ class Trainer:
 
     @cache  # noqa: B019
     def experts(self, variant: Variant) -> tuple[Member, ...]:
-        """Each from its own part, for its share of the dense model's steps, or of the half left."""
+        """The experts, each trained on its own part for its share of the steps.
+
+        Warm experts share the steps after the first half.
+        """
         partition, part_of = self.partition(variant)
         whole, begin = self.num_steps, None
         if variant.kind == "warm":
@@ -115,13 +116,11 @@ class Trainer:
         )
 
     def trunk(self) -> Member:
-        """What warm experts go on from: half of the dense model's steps, on all of the text."""
+        """The start of warm experts: the dense model after half of its steps, on all text."""
         return self.dense(self.num_steps // 2)
 
     def router(self, variant: Variant, number: int) -> Router:
-        """Of the parts of a variant, for its share of the dense model's steps, with the seed of a
-        place.
-        """
+        """The router of a variant's parts, for its share of the dense model's steps; one seed."""
         partition, part_of = self.partition(variant)
         config = self.config
         return language_router.trained(
@@ -139,13 +138,13 @@ class Trainer:
         )
 
     def weights(self, variant: Variant) -> np.ndarray:
-        """[K] w_k, the share of training tokens."""
+        """The weights w_k, which are shares of training tokens: [K]."""
         partition, part_of = self.partition(variant)
         held = self.part_tokens(part_of["train"], "train", partition.num_parts)
         return held / held.sum()
 
     def part_tokens(self, part_of: np.ndarray, split: str, num_parts: int) -> np.ndarray:
-        """[K] tokens of each part."""
+        """The number of tokens of each part, [K]."""
         sizes = np.diff(self.text.tokens[split].set.offsets)
         return np.bincount(part_of, weights=sizes, minlength=num_parts)
 

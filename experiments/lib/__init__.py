@@ -1,3 +1,1 @@
-"""What studies share: the driver, statistics, gates to compare, tables, text that is
-partitioned.
-"""
+"""What studies share: the driver, statistics, gates to compare, tables, and texts in parts."""

@@ -4,10 +4,10 @@
     router       ρ̂, linear in f, by cross-entropy to the part                              [D11]
     likelihood   ρ_k ∝ w_k p̃_k(c)^{1/τ}, p̃_k a short n-gram of part k
 
-The last is how SmallTalk routes (arXiv 2410.03529): by small models of the prefix. Each serves as a
-gate that stays as it is, and as the prior P̂(k | c) of a Bayes gate [D7]. τ is fitted to the
-likelihood of what is decoded, so it has one value for either use. A sequence without a context, or
-without a feature, gets the prior w.
+The last is the router of SmallTalk (arXiv 2410.03529), by small models of the prefix. Each is used
+as a gate that does not change, and as the prior P̂(k | c) of a Bayes gate [D7]. τ is fitted to the
+likelihood of the decoded text, so each of the two uses has its own value. A sequence without a
+context, or without a feature, gets the prior w.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -36,7 +36,7 @@ _BYTES, _SEQUENCES, _ROWS = 2**17, 2**10, 2**11  # shapes are multiples of these
 
 @dataclass(frozen=True, kw_only=True)
 class ContextModels:
-    """What the gates of one partition know of its parts."""
+    """The models with which the gates of one partition recognize its parts."""
 
     log_prior: np.ndarray  # [K] log w_k
     centroids: np.ndarray  # [K, F]
@@ -55,15 +55,15 @@ def fitted(
     *,
     decays: Sequence[float],
 ) -> ContextModels:
-    """Centroids of all training text; a router of the training windows that are contexts.
+    """Fit centroids on all training text, and a router on the training windows that are contexts.
 
     Args:
-        pieces: training text.
-        part_of: [D] the part of each training document.
-        held_out: contexts of validation.
-        held_out_part: [Q] the part of each.
-        log_prior: [K] log w_k.
-        decays: of the router, to choose from on validation.
+        pieces: The training text.
+        part_of: The part of each training document, [D].
+        held_out: The contexts of validation.
+        held_out_part: The part of each of them, [Q].
+        log_prior: log w_k, [K].
+        decays: The decays of the router from which validation chooses.
     """
     num_parts, part = log_prior.size, part_of[pieces.document]
     known = ~np.isnan(pieces.features[:, 0])
@@ -98,12 +98,12 @@ def token_probs(
     tuned_on: tuple[EvaluationSet, Contexts, np.ndarray],
     judged_on: tuple[Contexts, np.ndarray],
 ) -> tuple[ContextProbs, dict[str, Any]]:
-    """The distributions of the sequences judged, tuned on others, and the temperatures.
+    """The gates' distributions of some sequences, tuned on others, and the temperatures.
 
     Args:
-        models: by `fitted`.
-        tuned_on: an evaluation set of validation, its contexts, and log p̃_k of each, [Q, K].
-        judged_on: other contexts, and their log p̃_k.
+        models: The result of `fitted`.
+        tuned_on: An evaluation set of validation, its contexts, and log p̃_k of each, [Q, K].
+        judged_on: Other contexts, and their log p̃_k, for which the distributions are.
     """
     evaluation_set, tuning, tuning_scores = tuned_on
     contexts, scores = judged_on
@@ -173,7 +173,7 @@ _MAKERS: dict[str, Callable[[Any, Array], Array]] = {
 
 
 def _filled(contexts: Contexts) -> np.ndarray:
-    """A direction for every row: what comes of one without a feature is not read."""
+    """A direction for every row; the result for a row without a feature is not used."""
     return np.where(contexts.known[:, None], contexts.features, 1.0)
 
 
@@ -210,9 +210,7 @@ def _decoded(evaluation_set: EvaluationSet) -> tuple[_Bytes, _Sums]:
 def _tuned(
     make, here, there, low, high, of_bytes: _Bytes, of_sequences: _Sums
 ) -> tuple[tuple[FittedTemperature, ...], tuple[Array, ...]]:
-    """The temperature of a gate that stays, and of a prior; and the distributions they give
-    elsewhere.
-    """
+    """The temperatures of a gate that does not change and of a prior, and their distributions."""
 
     def token_by_token(temperature: Array) -> Array:
         weights = jnp.exp(make(here, temperature))[of_bytes.sequence]
@@ -231,7 +229,7 @@ def _tuned(
 
 
 def _padded(rows: np.ndarray, multiple: int, filler: float = 0) -> np.ndarray:
-    """To a multiple of so many rows: few shapes, so few compilations."""
+    """Pad to a multiple of so many rows, so that there are few shapes and few compilations."""
     num = -(-len(rows) // multiple) * multiple
     filled = np.full((num, *rows.shape[1:]), filler, rows.dtype)
     filled[: len(rows)] = rows
@@ -266,7 +264,7 @@ def _log_probs(layers: Router, features: Array) -> Array:
 
 @contextmanager
 def _float64() -> Iterator[None]:
-    """On the host's CPU, in float64."""
+    """In this context, compute on the host's CPU in float64."""
     cpu = jax.local_devices(backend="cpu")[0]
     with jax.enable_x64(True), jax.default_device(cpu):
         yield

@@ -1,6 +1,6 @@
-"""What stands before a sequence of `counting` in its own document, as text and as features.
+"""The text before a sequence of `counting` in its own document, as text and as features.
 
-A gate may see the context and the prefix only (B9): of a window, the bytes before it.
+A gate may see only the context and the prefix (B9); the context of a window is the bytes before it.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,18 +23,18 @@ class Contexts:
 
     @property
     def known(self) -> np.ndarray:
-        """[Q] whether a context has a feature."""
+        """Whether a context has a feature, [Q]."""
         return ~np.isnan(self.features[:, 0])
 
     @property
     def empty(self) -> np.ndarray:
-        """[Q] whether a sequence has no context."""
+        """Whether a sequence has no context, [Q]."""
         return self.spans[:, 0] == self.spans[:, 1]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pieces:
-    """Training text cut into windows, and which of them are contexts of the next."""
+    """Training text split into windows, and which of them are contexts of the next window."""
 
     features: np.ndarray  # [P, F], NaN where there is no known word
     document: np.ndarray  # [P]
@@ -53,7 +53,7 @@ def encoder(texts: Sequence[bytes], num_features: int, *, seed: int) -> Encoder:
 
 
 def encoded(encode: Encoder, text: bytes, spans: np.ndarray) -> np.ndarray:
-    """Features of spans of a text, [Q, F]; a character that a span cuts through is left out."""
+    """Features of spans of a text, [Q, F]; a character that a span splits is left out."""
     cut = [text[a:b].decode(errors="ignore") for a, b in spans]
     return encode(cut).astype(float)
 

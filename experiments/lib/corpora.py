@@ -1,4 +1,4 @@
-"""The text that the studies read: domains, and small texts of a few words."""
+"""The texts that the studies read: domains, and small texts of a few words."""
 
 import os
 from collections.abc import Sequence
@@ -17,10 +17,12 @@ _WORDS = ("in", "the", "beginning", "was", "word", "and", "light", "upon", "face
 def load_corpora(
     folders: Sequence[Path], domain_bytes: int, console: Console
 ) -> tuple[Corpus, ...]:
-    """Those that always come, those that are installed, the user's folders; each sampled.
+    """Load the required corpora, the optional ones that are installed, and the user's folders.
+
+    Each corpus is sampled.
 
     Raises:
-        MissingDataError: if one that always comes is missing; any, if DFM_REQUIRE_DATA is 1.
+        MissingDataError: if a required corpus is missing; if DFM_REQUIRE_DATA is 1, any corpus.
         ValueError: if a folder cannot be read.
     """
     corpora = [read() for read in (load_kjv, load_shakespeare, load_stdlib)]
@@ -36,7 +38,7 @@ def load_corpora(
 
 
 def sampled(corpus: Corpus, num_bytes: int) -> Corpus:
-    """Whole documents in a drawn order while they fit in so many bytes; 0 is all of them."""
+    """Whole documents in random order, as many as fit in so many bytes; 0 means all of them."""
     if not num_bytes:
         return corpus
     sizes = np.array([len(document.text.encode()) for document in corpus.documents])
@@ -46,7 +48,7 @@ def sampled(corpus: Corpus, num_bytes: int) -> Corpus:
 
 
 def write_texts(folder: Path) -> None:
-    """Forty short documents, the same on every machine."""
+    """Write forty short documents, which are the same on every machine."""
     random = np.random.default_rng(0)
     folder.mkdir(parents=True)
     for number in range(40):

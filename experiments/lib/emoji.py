@@ -59,7 +59,7 @@ _TINTS = (200, 255)  # of each channel of the background: likewise
 
 @dataclass(frozen=True, kw_only=True)
 class Emoji:
-    """An emoji and where its picture lies."""
+    """An emoji and the path of its picture."""
 
     name: str  # in lower case; of all 1903, "man in tuxedo" alone names two
     category: str
@@ -79,14 +79,14 @@ class PlacedEmoji:
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """What an image shows: emoji of one group, in the order of their cells."""
+    """The content of an image: emoji of one group, in the order of their cells."""
 
     group: str
     emoji: tuple[PlacedEmoji, ...]
 
 
 class Scenes(NamedTuple):
-    """Images, and what each of them shows."""
+    """Images, and the content of each of them."""
 
     images: UInt8[np.ndarray, "B 64 64 3"]
     scenes: tuple[Scene, ...]
@@ -131,15 +131,16 @@ def emoji_scenes(
 ) -> Scenes:
     """Scenes of one to four emoji of one group on a tinted canvas of 64 × 64.
 
-    Scene i is a function of (seed, i, emoji), whatever scenes are drawn beside it: a group, then
-    1 … 4 emoji of it with replacement, in as many different cells of a 2 × 2 grid; each with a side
-    of 22 … 29 px, anywhere in its cell; the background's channels in 200 … 255. All uniform.
+    Scene i depends only on (seed, i, emoji), not on the other scenes. It draws a group, then 1 … 4
+    emoji of it with replacement, in as many different cells of a 2 × 2 grid; each has a side of 22
+    … 29 px and lies anywhere in its cell; the background has channels in 200 … 255. All draws are
+    uniform.
 
     Args:
-        indices: i of each scene, at least 0: `range(1000)` are the first thousand.
-        seed: at least 0; another one draws other scenes.
-        emoji: what is drawn from, by default all that have a group. Give a part of them to hold
-            the others out; their groups, in the order of `GROUPS`, are then the groups drawn.
+        indices: The number i ≥ 0 of each scene; `range(1000)` gives the first thousand.
+        seed: A seed ≥ 0; another seed gives other scenes.
+        emoji: The emoji to draw from, by default all that have a group. Give some of them to hold
+            the others out; groups are then drawn from theirs, in the order of `GROUPS`.
 
     Raises:
         ValueError: if the seed or an index is negative, or none of `emoji` has a group.
@@ -201,7 +202,7 @@ def _emoji(row: dict, folder: Path) -> Emoji:
 
 
 def _file_names(code: str) -> tuple[str, ...]:
-    """What the file of a code may be called, the code itself first."""
+    """The possible names of the file of a code, the code itself first."""
     bare = code.replace("-fe0f", "")
     short = ("-".join(part.lstrip("0") for part in form.split("-")) for form in (code, bare))
     return (code, bare, *short)
@@ -209,5 +210,5 @@ def _file_names(code: str) -> tuple[str, ...]:
 
 @cache
 def _picture(path: Path) -> "Image":
-    """Most files have a palette: as RGBA they can be resized and laid over a background."""
+    """The picture as RGBA, which can be laid over a background; most files use a palette."""
     return read_rgba(path)

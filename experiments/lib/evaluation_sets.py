@@ -1,4 +1,4 @@
-"""Held-out text as sequences: where gates start again, and which part each token is from."""
+"""Held-out text as sequences: where gates start again, and the part of each token."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,10 +32,10 @@ def windows_of(starts: np.ndarray, num_bytes: int, window: int) -> np.ndarray:
 def held_out(
     log_probs: np.ndarray, dense: np.ndarray, sizes: np.ndarray, parts: np.ndarray, window: int
 ) -> tuple[EvaluationSet, EvaluationSet]:
-    """Documents in which gates start again with each window, and in which they are carried.
+    """Documents in which gates start again at each window, and documents in which they go on.
 
-    A document without a byte is no sequence. The context of a window is what stands before it in
-    its document, at most a window's bytes; a document that is carried has none.
+    An empty document is not a sequence. The context of a window is the text before it in its
+    document, at most as long as a window; a document in which gates go on has no context.
     """
     parts, sizes = parts[sizes > 0], sizes[sizes > 0]
     starts, num_bytes = np.r_[0, np.cumsum(sizes)[:-1]], int(sizes.sum())
@@ -62,7 +62,7 @@ def held_out(
 
 
 def window_contexts(sizes: Sequence[int] | np.ndarray, window: int) -> np.ndarray:
-    """What stands before each window of documents of these sizes, all above 0: [W, 2]."""
+    """The span before each window of documents of these sizes, all above 0: [W, 2]."""
     starts = np.r_[0, np.cumsum(sizes)[:-1]]
     windows = windows_of(starts, int(np.sum(sizes)), window)
     document = np.searchsorted(starts, windows, side="right") - 1
@@ -70,15 +70,15 @@ def window_contexts(sizes: Sequence[int] | np.ndarray, window: int) -> np.ndarra
 
 
 def before(at: np.ndarray, document: np.ndarray, window: int) -> np.ndarray:
-    """Spans of at most so many bytes before these places, from no earlier than the document's."""
+    """Spans of at most so many bytes before these places, inside the document."""
     return np.stack([np.maximum(document, at - window), at], axis=1)
 
 
 def spliced(carried: EvaluationSet, window: int, *, seed: int) -> EvaluationSet:
-    """Half a window of one document, then half of another from another part.
+    """Half a window of one document, and then half a window of another from another part.
 
     Each document is used once, so that pairs are independent. The second half is scored after the
-    bytes that stand before it in its own document. The context is that of the first.
+    bytes before it in its own document. The context is that of the first half.
 
     Raises:
         ValueError: if fewer than two pairs can be made.

@@ -1,6 +1,4 @@
-"""Fixed share at several α at once, and nothing else of the gate comparison: what α is chosen by.
-[D7]
-"""
+"""Fixed share at several α at once, without the other gates, for the choice of α.   [D7]"""
 
 from collections.abc import Sequence
 from functools import partial

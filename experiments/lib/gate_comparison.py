@@ -1,8 +1,7 @@
-"""The comparison of gates on real sequences: every gate scores the same bytes by the same
-experts.
+"""The comparison of gates on real sequences; all gates score the same bytes by the same experts.
 
 A sequence is a span of a flat text: a window, or a whole document. Sequences are laid end to end in
-lanes, so that gates run over all lanes at once, and start again where a sequence does.   [D7, B10]
+lanes, so that gates run over all lanes at once; a gate starts again with a sequence.   [D7, B10]
 """
 
 import heapq
@@ -54,10 +53,9 @@ class Sequences:
 
 @dataclass(frozen=True, kw_only=True)
 class ContextProbs:
-    """What gates that read the context of a sequence say before its first byte, as
-    log-distributions.
+    """Log-distributions, before the first byte, of gates that read the context of a sequence.
 
-    A gate that stays as it is and the prior of a Bayes gate are tuned apart.
+    A gate that does not change and the prior of a Bayes gate are tuned separately.
     """
 
     names: tuple[str, ...]  # [C]
@@ -73,7 +71,7 @@ class ContextProbs:
 
 @dataclass(frozen=True, kw_only=True)
 class TokenProbs:
-    """What gates say before each token that are no function of the experts' likelihoods."""
+    """Distributions before each token of gates that do not use the experts' likelihoods."""
 
     names: tuple[str, ...]  # [E]
     log_probs: np.ndarray  # [N, E, K] log ρ_k(x^{<i})

@@ -1,8 +1,6 @@
-"""Where each gate variant's loss comes from: experts, cost of not knowing the part, gate,
-truncation.
+"""Where the loss of a gate variant comes from: own expert, unknown part, gate, truncation.
 
-For a sequence x of part k, a gate g cut down to its best experts, against the dense model c, in
-nats:
+For a sequence x of part k, a gate g truncated to its best experts, and the dense model c, in nats:
 
     NLL_g,top − NLL_c = [−log p̂_k(x) + log p_c(x)]            own: the part's own expert
                       + [log r̂_k(x) − log ŵ_k]                cost: Bayes must find the part   [B1]
@@ -41,9 +39,7 @@ _BLOCK = 256  # sequences
 
 @dataclass(frozen=True, kw_only=True)
 class Account:
-    """The losses of all gate variants on the same units, split; sums over the bytes of a unit, in
-    nats.
-    """
+    """The losses of all gate variants on the same units, split into terms, in nats per unit."""
 
     gate_variants: tuple[tuple[str, str], ...]  # [V] the gate and how many experts it keeps
     nll: np.ndarray  # [V, D]
@@ -59,9 +55,7 @@ class Account:
     flattery: dict[str, float]  # what oracles that read the whole sequence gain over Bayes  [B9]
 
     def terms(self) -> dict[str, np.ndarray]:
-        """The four terms of each gate variant, [V, D], in nats; they sum to NLL − the dense
-        model's.
-        """
+        """The four terms of each gate variant, [V, D], in nats; they sum to NLL − that of dense."""
         gate, cut = self.uncut - self.bayes, self.nll - self.uncut
         own, cost = (np.broadcast_to(x, gate.shape) for x in (self.own, self.cost))
         return {"own": own, "cost": cost, "gate": gate, "truncation": cut}
@@ -81,9 +75,7 @@ def account(
     contexts: ContextProbs | None = None,
     running: TokenProbs | None = None,
 ) -> Account:
-    """Split the losses of a gate comparison; `scores` are those of `evaluation_set`, with a single
-    alpha.
-    """
+    """Split the losses of a gate comparison on `evaluation_set`; `scores` have a single alpha."""
     spans, num_experts = evaluation_set.sequences, log_prior.size
     contexts = contexts or ContextProbs.none(spans.starts.size, num_experts)
     of_tokens = running.names if running else ()

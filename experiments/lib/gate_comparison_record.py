@@ -1,6 +1,4 @@
-"""Every gate variant of one evaluation set, scored, accounted for and compared, as JSON takes
-it.
-"""
+"""All gate variants of one evaluation set, scored, accounted for and compared, as JSON values."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

@@ -14,8 +14,7 @@ SIGNS = {"equivalent": "=", "better": "−", "worse": "+", "undecided": "?"}
 
 
 def aggregated(cells: Sequence[Cell], *, margin: float) -> list[dict[str, Any]]:
-    """One row per partition, evaluation set and gate variant: means over seeds, and each difference
-    judged.
+    """One row per partition, evaluation set and gate variant: means over seeds, with verdicts.
 
     Differences are in nats per byte: this gate variant minus the dense model, and minus the full
     Bayes gate. `documents` is the bootstrap interval over documents inside each seed.

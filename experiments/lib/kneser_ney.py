@@ -127,8 +127,7 @@ def log_probs(model: Model, asked: Sequence[Queries]) -> np.ndarray:
 
 
 def sample(model: Model, num: int, length: int, rng: np.random.Generator) -> np.ndarray:
-    """Texts drawn from the model's own distribution: [num, length] bytes, each from a document's
-    start.
+    """Texts drawn from the model's own distribution, from a document's start: [num, length] bytes.
 
     A byte is drawn by the counts after z, and with chance D / c(z v) given up for one of p_{n−1}.
     """

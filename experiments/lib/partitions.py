@@ -47,20 +47,18 @@ class Partition:
 
 
 def by_domain(corpora: Sequence[Corpus]) -> Partition:
-    """One part a domain."""
+    """One part per domain."""
     domains = [corpus.domain for corpus in corpora for _ in corpus.documents]
     return _numbered("domain", [(domain,) for domain in domains])
 
 
 def by_file(corpora: Sequence[Corpus]) -> Partition:
-    """One part a file: a book, a play, a source file."""
+    """One part per file: a book, a play, a source file."""
     return _numbered("file", _works(corpora))
 
 
 def by_assigned_files(corpora: Sequence[Corpus], num_parts: int, *, seed: int) -> Partition:
-    """Whole files assigned to `num_parts` parts, each by a draw of its own: no file is cut
-    through.
-    """
+    """Whole files assigned to `num_parts` parts at random; no file is split."""
     check_count("num_parts", num_parts)
     part_of = [_draw(num_parts, seed, "file", *work) for work in _works(corpora)]
     return _counted("file", part_of, num_parts)

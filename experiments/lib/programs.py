@@ -1,10 +1,10 @@
-"""The programs whose compiled form says who talks to whom: one list, whatever they compile for.
+"""The programs whose compiled form shows which devices communicate, in one list for all platforms.
 
-Nothing is allocated: a program is a function and the shapes of its arguments,
+Nothing is allocated. A program is a function and the shapes of its arguments,
 
     jax.jit(program.fn).lower(*program.shapes).compile()
 
-and the devices may be those of a topology that is described, but not here.
+and the devices may belong to a topology that is only described, and not on this machine.
 """
 
 from collections.abc import Callable, Sequence
@@ -49,8 +49,7 @@ def programs(
     num_positions: int = 32,
     micro_batches: int = 1,
 ) -> dict[str, Program]:
-    """Experts, one to a device or to a pair of them, the dense model over all, and what mixes
-    experts.
+    """Experts, one per device or per pair, the dense model over all devices, and the mixture.
 
     Args:
         devices: an even number of them, of any platform.

@@ -1,4 +1,4 @@
-"""What every study hands over: verdicts, a result file with versions, a line per measurement."""
+"""What every study writes: verdicts, a result file with versions, a line per measurement."""
 
 import functools
 import json
@@ -19,7 +19,7 @@ _RELATIONS = {"≤": operator.le, "≥": operator.ge}
 
 @dataclass(frozen=True)
 class Verdict:
-    """One claim: a measured number against the bound stated before the run."""
+    """One claim: a measured number and the bound that was stated before the run."""
 
     claim: str
     statement: str  # its label in EQUATIONS.md
@@ -29,7 +29,7 @@ class Verdict:
 
     @property
     def passed(self) -> bool:
-        """A NaN is a failure: it is neither above nor below."""
+        """Whether the claim holds; a NaN is a failure."""
         return bool(_RELATIONS[self.relation](self.value, self.bound))
 
 
@@ -47,20 +47,20 @@ def conclude(
     shown_as: Mapping[str, str] | None = None,
     tables: Callable[[], None] | None = None,
 ) -> bool:
-    """Write what a study found, then print it; whether every claim holds.
+    """Write the results of a study, print them, and return whether every claim holds.
 
     Args:
-        console: where to print.
-        config: the study's; what it found goes to the folder `config.out`.
-        rows: a row a measurement, as the tables show it.
-        summary: what belongs to no row.
-        verdicts: the claims.
-        seeds: those that were measured; by default the `seed` of each row.
-        records: the raw measurements, for `metrics.jsonl`; by default the rows.
-        versions: of what measured it; by default of jax and numpy.
-        pictures: files that were drawn.
-        shown_as: values of the config that are another in `result.json`, as the place of a Python.
-        tables: prints the tables of the study.
+        console: The console on which to print.
+        config: The config of the study; the results go to the folder `config.out`.
+        rows: One row per measurement, as the tables show it.
+        summary: Results that belong to no row.
+        verdicts: The claims.
+        seeds: The seeds that were measured; by default the `seed` of each row.
+        records: The raw measurements, for `metrics.jsonl`; by default the rows.
+        versions: The versions of the programs; by default those of jax and numpy.
+        pictures: The files that were drawn.
+        shown_as: Values of the config that differ in `result.json`, such as the path of a Python.
+        tables: A function that prints the tables of the study.
     """
     config.out.mkdir(parents=True, exist_ok=True)
     metrics = write_metrics(config.out, rows if records is None else records)

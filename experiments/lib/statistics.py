@@ -1,8 +1,9 @@
-"""How two variants are judged: intervals over documents and over seeds, equivalence, a verdict.
+"""The comparison of two variants: intervals over documents and seeds, equivalence, a verdict.
 
-A difference is loss_a − loss_b, both in one unit (nats per byte): below 0, variant a is better. Two
-intervals answer two questions, and neither covers the other's chance. `document_interval`: other
-documents, the same trained models. `seed_interval` and `compare`: other seeds, the same documents.
+A difference is loss_a − loss_b, both in one unit (nats per byte); below 0, variant a is better. Two
+intervals answer two questions, and neither includes the random variation of the other.
+`document_interval` is for other documents and the same trained models. `seed_interval` and
+`compare` are for other seeds and the same documents.
 """
 
 from collections.abc import Iterator
@@ -29,7 +30,7 @@ class Interval(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """One variant against another across seeds, as `compare` judges it."""
+    """One variant compared with another over seeds, as `compare` does it."""
 
     per_seed: tuple[float, ...]
     mean: float
@@ -161,17 +162,17 @@ def _moments(per_seed: ArrayLike) -> tuple[float, float, int]:
 
 
 def compare(per_seed: ArrayLike, *, margin: float, level: float = 0.95) -> Comparison:
-    """Judge one difference per seed, [S], by the first rule that holds, with α = 1 − level.
+    """The verdict on one difference per seed, [S], by the first rule that holds; α = 1 − level.
 
     1. One seed: "undecided". The spread over documents says nothing about another seed.
-    2. `equivalence_p_value` < α: "equivalent". The margin is what matters, said before the run, so
-       a smaller difference is equivalent even where it is significantly not 0.
+    2. `equivalence_p_value` < α: "equivalent". The margin is the smallest difference that matters,
+       stated before the run; a smaller one is equivalent even if it is significantly not 0.
     3. `seed_interval` at `level` below 0: "better"; above 0: "worse".
     4. "undecided".
 
     For independent normal seeds, "equivalent" has probability at most α if the true difference is
-    the margin or more, and "better" or "worse" at most α if it is 0. Rule 2 reads the interval at
-    2 level − 1, which is shorter than [low, high].
+    the margin or more, and "better" or "worse" at most α if it is 0. Rule 2 reads the interval at 2
+    level − 1, which is shorter than [low, high].
 
     Raises:
         ValueError: if a difference is not finite, there is none, `margin` is not positive, or

@@ -1,4 +1,4 @@
-"""One shape for all studies: presets, a folder, cells that outlive an interruption, exit status."""
+"""The driver of all studies: presets, a folder, cells that survive an interruption, exit status."""
 
 import ast
 import contextlib
@@ -31,7 +31,7 @@ STOPPED = ExitStatus.SIGINT
 
 
 def parsed(presets: Mapping[str, Config], prog: str, args: Sequence[str] | None = None) -> Config:
-    """The command line: `--preset` says where values start from, other options override them."""
+    """The parsed command line: values start from `--preset`, and other options override them."""
     args = sys.argv[1:] if args is None else list(args)
     with refused(prog):
         check_given_once(args)
@@ -52,7 +52,7 @@ def parsed(presets: Mapping[str, Config], prog: str, args: Sequence[str] | None 
 
 @contextlib.contextmanager
 def refused(prog: str) -> Iterator[None]:
-    """A value that is refused ends as an option that is unknown: one line, and status 2."""
+    """In this context, a refused value ends like an unknown option: with one line and status 2."""
     try:
         yield
     except ValueError as error:
@@ -61,14 +61,14 @@ def refused(prog: str) -> Iterator[None]:
 
 
 def described(words: str, examples: Sequence[str]) -> str:
-    """What `--help` says first, with commands to copy."""
+    """The first words of `--help`, with commands to copy."""
     return "\n    ".join([f"{inspect.cleandoc(words)}\n\nFor example:", *examples])
 
 
 def exit_status(prog: str, run: Callable[[], bool]) -> int:
-    """0 if every claim holds, 1 if one fails; 2, 75, 130 and 143 as the commands end.
+    """0 if every claim holds, 1 if one fails; 2, 75, 130 and 143 as for the commands.
 
-    2 is input that cannot be used, 75 trouble that passes, 130 and 143 a signal.
+    2 means an input that cannot be used, 75 trouble that may pass, 130 and 143 a signal.
     """
     go_on = "stopped; the same command goes on from here"
     return ended(lambda: prog, lambda: 0 if run() else 1, stopped=go_on)
@@ -80,13 +80,13 @@ def main_of(
     run: Callable[[Config, Console], bool],
     check: Callable[[Config], None] | None = None,
 ) -> Callable[..., int]:
-    """The command of a study: its options are read and checked, its folder made, and it is run.
+    """The command of a study: read and check the options, make the folder, run the study.
 
     Args:
-        prog: the command that is given.
-        presets: named configs; the first is the default.
-        run: measures, writes and prints; whether every claim holds.
-        check: refuses values outside their domain.
+        prog: The command, for messages.
+        presets: Named configs; the first is the default.
+        run: A function that measures, writes and prints, and returns whether every claim holds.
+        check: A function that refuses values outside their domain.
     """
 
     def main(args: Sequence[str] | None = None) -> int:
@@ -105,7 +105,7 @@ def main_of(
 
 
 def have_cpu_devices(count: int) -> None:
-    """Make so many virtual devices of the host, unless there are devices already."""
+    """Make so many virtual devices of the host, unless jax has its devices already."""
     with contextlib.suppress(RuntimeError):  # the backend is up, and has what it has
         jax.config.update("jax_num_cpu_devices", count)
 
@@ -113,7 +113,7 @@ def have_cpu_devices(count: int) -> None:
 def show_tables(
     name: str, markdown: Callable[[dict[str, Any]], Sequence[str]], args: Sequence[str] | None
 ) -> int:
-    """The command `python -m experiments.NAME.report RESULT`: 0, or 2 if the file is another."""
+    """The command `python -m experiments.NAME.report RESULT`: 0, or 2 if the file is wrong."""
 
     def show(result: tyro.conf.Positional[Path]) -> bool:
         """Print the tables of the README, in Markdown.
@@ -138,11 +138,11 @@ def show_tables(
 
 @dataclass(frozen=True, kw_only=True)
 class Cells:
-    """What a study has measured so far, one JSON file a cell, so that a run can be interrupted.
+    """The measurements of a study so far, one JSON file per cell, so that a run can be interrupted.
 
-    A cell is taken from its file only if it was measured by the same code, on the same data, with
-    the same values; otherwise it is measured anew. The code is that of the study and of all that it
-    imports, but for what asks and shows (`code_digest`).
+    A cell is read from its file only if it was measured by the same code, on the same data, with
+    the same values; otherwise it is measured again. The code is that of the study and of all that
+    it imports, except parsing and display (`code_digest`).
     """
 
     folder: Path
@@ -150,7 +150,7 @@ class Cells:
     programs: tuple[str, ...]  # the modules that are started: the study, and its own processes
 
     def measured(self, name: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """The cell of that name; it must hold what JSON can, and is what JSON gives back."""
+        """The cell of that name, measured if needed; it must be made of JSON values."""
         found = self.known(name)
         if found is not None:
             return found
@@ -195,9 +195,9 @@ _ASKS = "dfm_jax.cli"  # the command line measures nothing
 
 
 def code_digest(programs: Sequence[str]) -> str:
-    """Of the code that modules of the studies run: their own, and that of all that they import.
+    """A digest of the code of some modules of the studies, and of all that they import.
 
-    What is never run has no part in it: comments, docstrings and layout; nor have the modules that
+    Code that never runs does not count: comments, docstrings and layout. Nor do modules that only
     show a result, and the command line.
     """
     digest = hashlib.sha256()
@@ -207,7 +207,7 @@ def code_digest(programs: Sequence[str]) -> str:
 
 
 def _imported(programs: Sequence[str]) -> dict[str, ast.Module]:
-    """Modules, and all that these import of the package and the studies, without their prose."""
+    """Modules, and all that they import from the package and the studies, without their prose."""
     found: dict[str, ast.Module] = {}
     waiting = list(programs)
     while waiting:
@@ -233,7 +233,7 @@ def _imported(programs: Sequence[str]) -> dict[str, ast.Module]:
 
 
 def _file_of(name: str) -> Path | None:
-    """The file of a module of the package or the studies; None of any other."""
+    """The file of a module of the package or the studies; None for any other module."""
     first, *rest = name.split(".")
     if first == "dfm_jax":
         folders = [Path(dfm_jax.__file__).parent]
@@ -259,7 +259,7 @@ def _without_prose(source: str) -> ast.Module:
 
 
 def _is_prose(node: ast.stmt) -> bool:
-    """A docstring, and what type checkers alone read."""
+    """Whether a node is a docstring, or code that only type checkers read."""
     if isinstance(node, ast.If):
         return ast.unparse(node.test) == "TYPE_CHECKING"
     value = node.value if isinstance(node, ast.Expr) else None
@@ -267,7 +267,7 @@ def _is_prose(node: ast.stmt) -> bool:
 
 
 def data_digest(corpora: Sequence[Corpus]) -> str:
-    """Of every document: its domain, its name, its work and its text."""
+    """A digest of every document: its domain, its name, its work and its text."""
     digest = hashlib.sha256()
     for corpus in corpora:
         for document in corpus.documents:

@@ -1,7 +1,8 @@
-"""Members of `language`: each trained from its own text alone, its seeds as one program.
+"""The members of `language`, each trained only on its own text; its seeds are one program.
 
-A member's learning rate is the best of a grid by its own validation text, at the first seed; the
-other seeds take it. Everything is saved as it is trained, so that a study that was killed goes on.
+The learning rate of a member is the best of a grid on its own validation text, at the first seed;
+the other seeds use it too. All results are saved during training, so that a study that was killed
+goes on.
 """
 
 import hashlib
@@ -43,24 +44,24 @@ class Member:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens that one seed was trained on."""
+        """The number of tokens on which one seed was trained."""
         return self.config.num_steps * self.config.batch_size * self.config.num_positions
 
     @property
     def flops(self) -> float:
-        """Of that training."""
+        """The FLOPs of that training."""
         length = self.config.num_positions
         return 3 * flops_per_token(self.config.model, length) * self.num_tokens
 
     def of_seed(self, number: int) -> Params:
-        """The parameters of one seed, by its place."""
+        """The parameters of one seed, by its number."""
         return jax.tree.map(lambda leaf: leaf[number], self.params)
 
 
 def shares(weights: np.ndarray, num_steps: int) -> np.ndarray:
-    """Steps of each expert, [K]: w_k S, rounded so that they sum to S, and at least 1.
+    """The steps of each expert, [K]: w_k S, rounded so that they sum to S, and at least 1.
 
-    By largest remainders: none is off by 1 or more, unless it would have none.
+    Largest remainders are used, so each is off by less than 1, except one that would have no step.
     """
     exact = weights * num_steps
     steps = np.floor(exact).astype(int)
@@ -84,18 +85,18 @@ def trained(
     mesh: Mesh,
     begin: Begin | None = None,
 ) -> Member:
-    """Train a member, or go on with it from what lies in `folder`.
+    """Train a member, or continue it from the files in `folder`.
 
     Args:
-        folder: of this member.
-        config: but for the learning rate and the seed.
-        train_set: its text.
-        held_out: what its rate is chosen on.
-        tokenizer: for the record.
-        rates: the grid.
-        seeds: the runs; the first one tries every rate.
-        mesh: whose devices the runs are cut over.
-        begin: parameters to begin from, in place of a drawn start.
+        folder: The folder of this member.
+        config: The config, except the learning rate and the seed.
+        train_set: The training text of the member.
+        held_out: The text on which its rate is chosen.
+        tokenizer: The tokenizer, for the record.
+        rates: The grid of learning rates.
+        seeds: The seeds of the runs; the first one tries every rate.
+        mesh: The mesh over whose devices the runs are split.
+        begin: Parameters to start from, instead of a random start.
     """
     description = {"train": train_set.digest, "held_out": held_out.digest}
     data = MemberData(train_set, held_out, tokenizer, description)
@@ -125,14 +126,14 @@ def tuned(
     rates: Sequence[float],
     seeds: Sequence[int],
 ) -> tuple[Params, list[float], int]:
-    """Parameters by seed, the first seed's losses by rate, and which rate was the best.
+    """Parameters by seed, the losses of the first seed by rate, and the best rate.
 
     Args:
-        swept: trains configs and says what became of each: all rates of the first seed, then the
-            other seeds at the best of them.
-        config: but for rate and seed.
-        rates: the grid.
-        seeds: the runs.
+        swept: A function that trains configs and returns the result of each. It is called with all
+            rates of the first seed, and then with the other seeds at the best rate.
+        config: The config, except rate and seed.
+        rates: The grid of learning rates.
+        seeds: The seeds of the runs.
 
     Raises:
         ValueError: if training is finite at none of the rates.
@@ -152,7 +153,7 @@ def tuned(
 
 
 def with_rate(config: TrainConfig, rate: float, seed: int) -> TrainConfig:
-    """The config at another peak of the learning rate and another seed."""
+    """The config with another peak learning rate and another seed."""
     optimizer = replace(config.optimizer, learning_rate=rate)
     return replace(config, optimizer=optimizer, seed=seed)
 
@@ -167,7 +168,7 @@ def swept(
     *,
     task: Task | None = None,
 ) -> tuple[Params, list[RunResult]]:
-    """Parameters at the end, [R, …], and what became of each run; some may have broken."""
+    """The parameters at the end, [R, …], and the result of each run; some may have failed."""
     run, results = make_sweep(configs, data, log_config, mesh, task=task)
     described = dict(data.description)
     record: dict[str, Any] = {"configs": [to_json(c) for c in configs], "data": described}
@@ -182,7 +183,7 @@ def swept(
 
 
 def digest_of(params: Params) -> str:
-    """Of every leaf, by its name."""
+    """A digest of every leaf, by name."""
     leaves = host_leaves(params)
     content = hashlib.sha256(json.dumps(sorted(leaves)).encode())
     for name in sorted(leaves):

@@ -1,1 +1,1 @@
-"""Do experts of pictures, with a gate, equal one model of all of them?"""
+"""Do experts of pictures, with a gate, equal one model of all pictures?"""

@@ -2,11 +2,11 @@
 
     python -m experiments.multimodal --preset quick
 
-Frozen features of a picture, a projector, a causal transformer: question → answer. Experts are
-trained apart on questions partitioned by clusters of pictures, by task or at random, for their
-share of the dense model's steps; every gate answers the same questions with the same experts. How
-long the dense model is trained is fixed from its own learning curve before any expert is: at a
-ceiling all are equal.
+A network with frozen features of a picture, a projector and a causal transformer answers questions.
+Experts are trained apart on questions partitioned by clusters of pictures, by task or at random,
+for their share of the dense model's steps. Every gate answers the same questions with the same
+experts. The training length of the dense model is fixed from its own learning curve before any
+expert is trained, because at saturation all models are equal.
 """
 
 import hashlib
@@ -84,14 +84,14 @@ class Study:
 
     @cached_property
     def start(self) -> Start | None:
-        """What every member begins from."""
+        """The start of every member."""
         config = self.config
         if not config.checkpoint:
             return None
         return load_start(config.checkpoint, large=config.large)
 
     def trainer(self, data: Data, steps: int, seeds: Sequence[int], name: str) -> Trainer:
-        """Of the members of one set and budget."""
+        """The trainer of the members of one set and budget."""
         return Trainer(
             data=data,
             config=self.config,
@@ -104,7 +104,7 @@ class Study:
 
     @cached_property
     def cells(self) -> study.Cells:
-        """What is measured so far."""
+        """The cells that are measured so far."""
         shown = ("preset", "out", "variants", "exploratory", "num_devices", "margin", "sets")
         config = {k: str(v) for k, v in asdict(self.config).items() if k not in shown}
         own = self.config.conversations
@@ -120,12 +120,12 @@ class Study:
         )
 
     def say(self, text: str) -> None:
-        """What is going on."""
+        """Print what the study does now."""
         self.console.print(text, highlight=False)
 
 
 def run(config: Config, console: Console) -> bool:
-    """The whole study: tables, files into the folder `config.out`, whether every claim holds."""
+    """Run the whole study: tables, files into `config.out`; return whether every claim holds."""
     check_config(config)
     start = time.perf_counter()
     this = Study(config=config, mesh=make_mesh(config.num_devices), console=console)
@@ -153,9 +153,7 @@ def run(config: Config, console: Console) -> bool:
 
 
 def of_set(this: Study, name: str, asked: Asked, *, first: bool) -> Iterator[dict[str, Any]]:
-    """The cells of one set: the learning curve, then variants at its budgets, then what is
-    explored.
-    """
+    """The cells of one set: the learning curve, the variants at its budgets, then explorations."""
     config = this.config
     data = this.data(name, asked, config.encoder)
     this.say(f"{name}: {', '.join(f'{len(x.questions)} of {s}' for s, x in data.splits.items())}")
@@ -200,7 +198,7 @@ def _compared(
     mark: Mapping[str, Any],
     dense: Mapping[str, Any] | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """The dense model, unless it is given, and the variants of one trainer, seed by seed."""
+    """The dense model, unless it is given, and the variants of one trainer, for each seed."""
     stem = f"{mark['dataset']}-{mark['encoder']}-{mark['budget']}-{mark['role']}"
     for number, seed in enumerate(trainer.seeds):
         base = dense
@@ -220,9 +218,9 @@ def _compared(
 
 
 def _curve(this: Study, data: Data) -> dict[str, Any]:
-    """Accuracy of a dense model of its own seed on validation, by its number of steps.
+    """The validation accuracy of a dense model, with a separate seed, by its number of steps.
 
-    The mean over families, so that the most frequent does not decide.
+    It is the mean over families, so that the most frequent family does not decide.
     """
     found, examples = {}, data.splits["validation"]
     for steps in sorted(this.config.budgets):
@@ -237,7 +235,7 @@ def _curve(this: Study, data: Data) -> dict[str, Any]:
 
 
 def chosen_budget(curve: Mapping[str, float], between: tuple[float, float]) -> int:
-    """The fewest steps at which the dense model stands inside; else those nearest to its middle."""
+    """The smallest number of steps with an accuracy in the interval, or nearest to its middle."""
     low, high = between
     inside = [int(steps) for steps, accuracy in curve.items() if low <= accuracy <= high]
     if inside:
@@ -246,9 +244,7 @@ def chosen_budget(curve: Mapping[str, float], between: tuple[float, float]) -> i
 
 
 def cut_to(data: Data, variant: Variant) -> Variant | None:
-    """The variant with at most as many experts as there are families; none of tasks for one
-    family.
-    """
+    """The variant with at most as many experts as families; no task variant for one family."""
     count = len(families(data))
     if count == 1:
         return None if variant.kind == "task" else variant
@@ -257,9 +253,9 @@ def cut_to(data: Data, variant: Variant) -> Variant | None:
 
 
 def verdicts_of(cells: Sequence[Mapping[str, Any]]) -> tuple[Verdict, ...]:
-    """The claims, their bounds stated here and nowhere else.
+    """The claims, whose bounds are stated only here.
 
-    Whether the variants are equal is no claim: it is what the study finds.
+    Whether the variants are equal is not a claim but a result of the study.
     """
     dense_models = {
         (c["dataset"], c["budget"], c["encoder"]): c for c in cells if c["variant"] == "dense"
@@ -283,7 +279,7 @@ def verdicts_of(cells: Sequence[Mapping[str, Any]]) -> tuple[Verdict, ...]:
 
 
 def whole(config: Config, console: Console) -> bool:
-    """The study on its data."""
+    """Run the study on its data."""
     study.have_cpu_devices(config.num_devices)
     return run(config, console)
 

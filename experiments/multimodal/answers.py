@@ -1,6 +1,4 @@
-"""What members of `multimodal` say: greedy answers, and the distribution of the answer that is
-expected.
-"""
+"""The answers of members of `multimodal`, and the probabilities of the expected answer."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -47,7 +45,7 @@ def mixed_answers(
     gate: Any,
     features: np.ndarray,
 ) -> list[str]:
-    """The greedy answers of a mixture under log r_0(k | c), [Q, K]; see the mixture's decoder."""
+    """The greedy answers of a mixture with log r_0(k | c), [Q, K]; see the mixture's decoder."""
     one = decoder_of(experts.config, experts.sight)
     decoders = (one,) * len(experts.params)
     decoder = conditional_mixture_decoder(decoders, gate=gate)
@@ -62,7 +60,7 @@ def mixed_answers(
 
 
 def answer_log_probs(examples: Examples, experts: Experts, features: np.ndarray) -> np.ndarray:
-    """log p_k(x^i | c, x^{<i}) of the tokens of every answer, 0 behind it: [Q, K, A], float64."""
+    """log p_k(x^i | c, x^{<i}) of the tokens of every answer, 0 after it: [Q, K, A], float64."""
     stack = jax.tree.map(lambda *leaves: jnp.stack(leaves), *experts.params)
     longest = int(examples.counts.sum(axis=1).max())
     found = []
@@ -113,7 +111,7 @@ def _said(
 
 
 def _batches(count: int) -> Iterator[np.ndarray]:
-    """Numbers of rows, always as many, so that there is one program; the last is filled up."""
+    """Row numbers in batches of one size, so that there is one program; the last one is padded."""
     size = min(count, _BATCH)
     for first in range(0, count, size):
         yield np.minimum(np.arange(first, first + size), count - 1)

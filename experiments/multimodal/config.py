@@ -144,10 +144,10 @@ PRESETS["tpu-encoder"] = replace(
 
 
 def variant_of(text: str) -> Variant:
-    """KIND:K.
+    """The variant written as KIND:K.
 
     Raises:
-        ValueError: if it is none.
+        ValueError: if the text does not have this form.
     """
     return parsed_variant(text, KINDS, alone=())
 
@@ -156,7 +156,7 @@ def check_config(config: Config) -> None:
     """Refuse values outside their domain.
 
     Raises:
-        ValueError: naming the first option that is, its rule and its value.
+        ValueError: if an option is outside its domain; the message names the first such option.
     """
     known = set(config.sets) <= set(SETS)
     require(known, f"Each of `sets` must be one of {', '.join(SETS)}", config.sets)
@@ -197,7 +197,7 @@ def check_config(config: Config) -> None:
 
 
 def small_model(config: Config, num_tokens: int) -> TransformerConfig:
-    """What members are that begin from nothing."""
+    """The network of members that are not pretrained."""
     model = TransformerConfig(
         num_tokens=num_tokens,
         width=config.width,
@@ -211,7 +211,7 @@ def small_model(config: Config, num_tokens: int) -> TransformerConfig:
 def member_config(
     config: Config, model: TransformerConfig, num_positions: int, num_steps: int
 ) -> TrainConfig:
-    """How a member is trained, but for its rate and its seed."""
+    """How a member is trained, except its rate and its seed."""
     return replace(
         TrainConfig(model=model),
         optimizer=OptimizerConfig(warmup_steps=max(1, round(config.warmup * num_steps))),

@@ -2,7 +2,7 @@
 
     picture, question END answer END
 
-The loss is of the answer and the END behind it. Of a conversation every turn is an example, with
+Only the answer and the END after it have a loss. Every turn of a conversation is an example, with
 the turns before it as its question.
 """
 
@@ -50,7 +50,7 @@ class Examples:
 
     @cached_property
     def digest(self) -> str:
-        """Of its pictures' numbers, tokens and which of them are answers."""
+        """A digest of the picture numbers, the tokens, and which of these are answers."""
         content = hashlib.sha256(self.picture.astype(np.int64).tobytes())
         content.update(self.tokens.tobytes())
         content.update(self.counts.tobytes())
@@ -70,7 +70,7 @@ class Examples:
 
 
 def byte_pair_spelling(texts: Sequence[str], num_tokens: int) -> Spelling:
-    """So many byte pairs of these texts, at most, and END behind them."""
+    """A tokenizer of at most so many byte pairs of these texts, followed by END."""
     pieces = byte_pairs(texts, num_tokens, fewer=True)
     size = pieces.get_vocab_size()
     return Spelling(lambda text: pieces.encode(text).ids, pieces.decode, size, size + 1)
@@ -78,7 +78,7 @@ def byte_pair_spelling(texts: Sequence[str], num_tokens: int) -> Spelling:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Data:
-    """A set as all its members see it."""
+    """A set as all its members read it."""
 
     name: str
     paths: tuple[Path, ...]  # of the pictures
@@ -90,38 +90,38 @@ class Data:
 
     @property
     def end(self) -> int:
-        """END."""
+        """The id of END."""
         return self.spelling.end
 
     @property
     def num_tokens(self) -> int:
-        """V, END included."""
+        """V, including END."""
         return self.spelling.num_tokens
 
     @property
     def tests(self) -> tuple[str, ...]:
-        """The splits that are only judged."""
+        """The splits that are only used for evaluation."""
         return tuple(name for name in self.splits if name not in ("train", "validation"))
 
     def decoded(self, ids: Sequence[int]) -> str:
-        """What is written before the first END."""
+        """The text before the first END."""
         found = list(ids)
         stop = found.index(self.end) if self.end in found else len(found)
         return self.spelling.decode(found[:stop])
 
     @cached_property
     def max_answer(self) -> int:
-        """Tokens of the longest answer, its END included."""
+        """The number of tokens of the longest answer, including its END."""
         return max(int(x.counts.sum(axis=1).max()) for x in self.splits.values())
 
     @cached_property
     def on_device(self) -> jax.Array:
-        """The features, where members train."""
+        """The features on the device on which members train."""
         return jnp.asarray(self.features)
 
     @cached_property
     def digest(self) -> str:
-        """Of the features and of every split."""
+        """A digest of the features and of every split."""
         content = hashlib.sha256(np.ascontiguousarray(self.features).tobytes())
         for name, found in sorted(self.splits.items()):
             content.update(f"{name} {found.digest}".encode())
@@ -143,15 +143,16 @@ def data_of(
     """Tokens and features of a set; the tokenizer and the scale come from training alone.
 
     Args:
-        name: of the set.
-        asked: its conversations.
-        encoder: of its pictures.
-        num_tokens: of the byte pairs, at most.
-        test_questions: of each test, at most; drawn, so that all families stay.
-        cache: a folder for features.
-        seed: of that draw.
-        spelling: of a pretrained model, in place of byte pairs.
-        train_encoder: networks are shown pictures, and train the encoder with the rest.
+        name: The name of the set.
+        asked: Its conversations.
+        encoder: The encoder of its pictures.
+        num_tokens: The largest number of byte pairs.
+        test_questions: The largest number of questions of each test, drawn so that all families
+            stay.
+        cache: A folder for features.
+        seed: The seed of that draw.
+        spelling: The tokenizer of a pretrained model, instead of byte pairs.
+        train_encoder: If True, networks read pictures and train the encoder too.
     """
     paths = sorted({str(row.picture) for rows in asked.values() for row in rows})
     number = {path: i for i, path in enumerate(paths)}
@@ -185,7 +186,7 @@ def data_of(
 
 
 def right(data: Data, examples: Examples, texts: Sequence[str]) -> np.ndarray:
-    """[Q] whether each answer is the one expected, as `scoring` matches them."""
+    """Whether each answer is the expected one, as `scoring` compares them, [Q]."""
     pairs = zip(texts, examples.answers, strict=True)
     return np.array([exact_match(text, (answer,)) > 0 for text, answer in pairs])
 
@@ -236,7 +237,7 @@ def _pictures(paths: Sequence[str]) -> list[np.ndarray]:
 def _features(
     pictures: Sequence[np.ndarray], encoder: Encoder, cache: Path
 ) -> tuple[np.ndarray, np.ndarray]:
-    """[M, P, F] of patches, [M, D] of wholes."""
+    """The features of patches, [M, P, F], and of whole pictures, [M, D]."""
     if encoder == "pixels":
         whole = pixel_features(np.stack([resized_image(x) for x in pictures]))
         cells = whole.reshape(-1, 3, _PATCH, 3, _PATCH, 3).swapaxes(2, 3)
@@ -253,7 +254,7 @@ def _features(
 
 
 def _random(params: Params) -> Params:
-    """Kernels as He et al. would begin them, biases 0: what an untrained encoder sees."""
+    """An untrained encoder: kernels with the start of He et al., biases 0."""
     leaves, tree = jax.tree.flatten(params)
     rng = np.random.default_rng(0)
 

@@ -1,4 +1,4 @@
-"""The pictures of `multimodal`: what clusters look like, who wins, and questions as answered."""
+"""The pictures of `multimodal`: clusters, differences to the dense model, answered questions."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -58,7 +58,7 @@ def _cell(cells: Sequence[Cell], name: str, kinds: tuple[str, ...]) -> Cell | No
 
 
 def _clusters(figure: SubFigure, name: str, cell: Cell | None) -> None:
-    """A column a cluster of training pictures."""
+    """One column for each cluster of training pictures."""
     if cell is None:
         return
     samples = cell["samples"][:_PARTS]
@@ -103,7 +103,7 @@ def _points(axis: Axes, name: str, rows: Sequence[Cell]) -> None:
 
 
 def _questions(sets: Sequence[str], cells: Sequence[Cell]) -> Figure:
-    """A row a set: picture, question, both answers, and the gate before and behind the answer."""
+    """One row per set: picture, question, both answers, the gate before and after the answer."""
     figure = Figure(figsize=(11, 2.9 * len(sets)), layout="constrained")
     rows = figure.subfigures(len(sets), 1, squeeze=False)[:, 0]
     for place, name in zip(rows, sets, strict=True):

@@ -1,5 +1,6 @@
-"""The gates of `multimodal`: what is said of the experts before an answer, r_0(k | c), c = picture
-and question; and what an answer costs under each.
+"""The gates of `multimodal`: the weights r_0(k | c) of experts before an answer, and its nats.
+
+The context c is the picture and the question.
 
     static             w_k, whatever is asked
     nearest            1 for f(c), the rule that partitioned the training questions       [D8]
@@ -9,7 +10,7 @@ and question; and what an answer costs under each.
     Bayes without r_0  w_k, times the same: the control, since experts model answers, not questions
     oracle             1 for the expert that finds the expected answer the likeliest
 
-All but the two of Bayes stay as they are along the answer.
+Only the two Bayes gates change along the answer.
 """
 
 from dataclasses import dataclass
@@ -40,7 +41,7 @@ class Gate:
 
     @property
     def kind(self) -> Literal["bayes", "static"]:
-        """As decoders name it."""
+        """The name that decoders give to this kind of gate."""
         return "bayes" if self.moves else "static"
 
 
@@ -109,14 +110,14 @@ def gates_of(
     """Every gate that the partition has, on the questions of a split.
 
     Args:
-        trainer: of the set.
-        parts: its partition.
-        weights: [K] w_k.
-        router: of that partition.
-        temperature: of the soft gate; None if there is none.
-        split: whose parts are looked up; `examples` may show them other pictures.
-        examples: the questions.
-        answers: [Q, K] log p_k of the expected answers; for the oracle.
+        trainer: The trainer of the set.
+        parts: The partition.
+        weights: w_k, [K].
+        router: The router of that partition.
+        temperature: The temperature of the soft gate; None if there is none.
+        split: The split whose parts are used; `examples` may have other pictures.
+        examples: The questions.
+        answers: log p_k of the expected answers, [Q, K], for the oracle.
     """
     prior = np.broadcast_to(np.log(weights), answers.shape)
     routed = router.log_probs(trainer.data, examples)
@@ -137,7 +138,7 @@ def gates_of(
 
 
 def nats(gate: Gate, log_probs: np.ndarray) -> np.ndarray:
-    """[Q] −log p of the expected answers under a gate; `log_probs` [Q, K, A] are the experts'."""
+    """−log p of the expected answers under a gate, [Q]; `log_probs` [Q, K, A] are the experts'."""
     if gate.moves:
         return -_log_sum(gate.log_prior + log_probs.sum(axis=2))
     return -_log_sum(gate.log_prior[:, :, None] + log_probs, axis=1).sum(axis=1)

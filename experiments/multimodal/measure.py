@@ -1,6 +1,4 @@
-"""One cell of `multimodal`: one variant's experts at one budget, one seed, every gate, every
-test.
-"""
+"""One cell of `multimodal`: one variant's experts, one budget and seed, all gates and tests."""
 
 from __future__ import annotations
 
@@ -25,9 +23,7 @@ _SAMPLES = 4  # pictures that are kept of each part
 
 
 def measure_dense(trainer: Trainer, number: int) -> dict[str, Any]:
-    """The dense model of one seed on every test, and with another picture than the one asked
-    about.
-    """
+    """The dense model of one seed on every test, and with wrong pictures."""
     dense, data = trainer.dense(), trainer.data
     params, config = dense.of_seed(number), dense.config.model
     found: dict[str, Any] = {"rates": dense.rates, "steps": dense.config.num_steps}
@@ -48,9 +44,7 @@ def measure_dense(trainer: Trainer, number: int) -> dict[str, Any]:
 
 
 def measure_blind(trainer: Trainer) -> dict[str, Any]:
-    """What questions alone tell: the dense model of one seed, trained and judged without
-    pictures.
-    """
+    """The dense model of one seed, trained and evaluated without pictures: questions alone."""
     member, data = trainer.blind(), trainer.data
     params, config = member.of_seed(0), member.config.model
     unseen, examples = np.zeros_like(data.features), data.splits[TEST]
@@ -63,9 +57,7 @@ def measure_blind(trainer: Trainer) -> dict[str, Any]:
 def measure(
     trainer: Trainer, variant: Variant, number: int, dense: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Train the experts of a variant, and judge every gate beside the dense model of the same
-    seed.
-    """
+    """Train a variant's experts, and compare every gate with the dense model of the same seed."""
     data, parts, weights = trainer.data, trainer.parts(variant), trainer.weights(variant)
     members = trainer.experts(variant)
     experts = experts_of(members, number)
@@ -126,7 +118,7 @@ def measure(
 
 
 def wrong_pictures(examples: Examples) -> Examples:
-    """Every question about a picture of another question: half of the test away, and not the same.
+    """Each question with a picture of another question, half of the test away and not the same.
 
     Raises:
         ValueError: if all questions are about one picture.
@@ -149,7 +141,7 @@ def experts_of(members: tuple[Member, ...], number: int) -> Experts:
 
 
 def _parts_of_shown(trainer: Trainer, variant: Variant, examples: Examples) -> np.ndarray:
-    """f(c) of other pictures: what parts by picture is looked up by picture, tasks stay."""
+    """f(c) with other pictures: parts by picture follow the picture, parts by task stay."""
     parts = trainer.parts(variant)
     if variant.kind == "task":
         return parts.part_of[TEST]
@@ -162,7 +154,7 @@ def _parts_of_shown(trainer: Trainer, variant: Variant, examples: Examples) -> n
 def _judged(
     trainer: Trainer, examples: Examples, said: list[str], lost: np.ndarray
 ) -> dict[str, Any]:
-    """Accuracy of all and by family, nats an answer, and which questions were right."""
+    """Accuracy of all and by family, nats per answer, and which questions were right."""
     good = right(trainer.data, examples, said)
     by_family = {
         name: float(good[examples.family == name].mean())
@@ -203,7 +195,7 @@ def _page(
     gate: multimodal_gates.Gate,
     log_probs: np.ndarray,
 ) -> list[dict[str, Any]]:
-    """Some questions, each of another picture, with the weights before and behind the answer."""
+    """Some questions, each about another picture, with the weights before and after the answer."""
     _, first = np.unique(examples.picture, return_index=True)
     chosen = np.sort(first)[:: max(1, first.size // _PAGE)][:_PAGE]
     behind = gate.log_prior + log_probs.sum(axis=2)

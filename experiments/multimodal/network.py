@@ -1,4 +1,4 @@
-"""What members of `multimodal` are: how they see, and what they begin from."""
+"""The networks of members of `multimodal`: how they read pictures, and how they start."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -29,7 +29,7 @@ _ENDS = ("<|im_end|>", "<|eot_id|>", "</s>", "<|endoftext|>")  # the first that 
 
 
 class Sight(NamedTuple):
-    """P patches of F features; with `scale`, of pictures: EfficientNet-Lite0 is trained along."""
+    """P patches of F features; with `scale`, of pictures, and EfficientNet-Lite0 is trained."""
 
     num_patches: int
     num_features: int
@@ -42,13 +42,13 @@ def network_of(config: TransformerConfig, sight: Sight) -> VisionLanguage:
 
 
 def decoder_of(config: TransformerConfig, sight: Sight) -> Decoder:
-    """The same with a cache."""
+    """The network of a member with a cache."""
     return vision_language_decoder(config, *sight[:2], encoder_of(sight))
 
 
 @cache  # decoders are found again by it
 def encoder_of(sight: Sight) -> ImageEncoder | None:
-    """The encoder that is trained, if one is; it begins at what ImageNet made of it."""
+    """The encoder that is trained, if there is one; it starts from its ImageNet weights."""
     if sight.scale is None:
         return None
     scale = sight.scale
@@ -81,12 +81,12 @@ def load_start(checkpoint: str, *, large: bool) -> Start:
     """A checkpoint of Llama's type: `smollm2`, a GGUF file, or a folder as Hugging Face has it.
 
     Args:
-        checkpoint: which of them.
-        large: scan and recompute its layers, multiply in bfloat16.
+        checkpoint: The name or the path of the checkpoint.
+        large: If True, scan and recompute its layers, and multiply in bfloat16.
 
     Raises:
         MissingDataError: if the package of SmolLM2 is not installed.
-        ValueError: if the file is damaged or of another type, or no token of its ends a text.
+        ValueError: if the file is damaged or of another type; if it has no token that ends a text.
     """
     if checkpoint == "smollm2":
         config, params, tokenizer = load_smollm2()
@@ -114,14 +114,14 @@ def load_start(checkpoint: str, *, large: bool) -> Start:
 
 
 def at_large(config: TransformerConfig) -> TransformerConfig:
-    """The same network as accelerators run it."""
+    """The same network with the options for accelerators."""
     return replace(config, scan_layers=True, remat=True, compute_dtype="bfloat16")
 
 
 def starts_from(
     config: TransformerConfig, sight: Sight, decoder: Params
 ) -> Callable[[Sequence[int]], Params]:
-    """Seeds → parameters [R, …]: a projector of its own for each, the rest as it was pretrained."""
+    """Seeds → parameters [R, …]: a new projector for each seed, the rest as pretrained."""
     network = network_of(config, sight)
 
     def begin(seeds: Sequence[int]) -> Params:

@@ -107,7 +107,7 @@ def _experts(cells: Sequence[Cell]) -> list[dict[str, Any]]:
 
 
 def main_table(summary: Mapping[str, Any], dataset: str, role: str) -> list[list[str]]:
-    """One set as the papers show it: a row a variant and gate, a column a family, in per cent."""
+    """One set as in papers: a row per variant and gate, a column per family, in per cent."""
     rows = [
         r
         for r in summary["comparisons"]
@@ -126,7 +126,7 @@ def main_table(summary: Mapping[str, Any], dataset: str, role: str) -> list[list
 
 
 def others_table(summary: Mapping[str, Any]) -> list[list[str]]:
-    """The tests of what no training picture shows."""
+    """The tests with content that no training picture shows."""
     rows = [r for r in summary["comparisons"] if r["test"].startswith("test, ")]
     rows = [r for r in rows if r["role"] == "compared"]
     if not rows:
@@ -143,7 +143,7 @@ def others_table(summary: Mapping[str, Any]) -> list[list[str]]:
 
 
 def signs_table(summary: Mapping[str, Any]) -> list[list[str]]:
-    """Whose partition wins and loses, beside the authors' own synthetic study."""
+    """Which partitions win and lose, with the authors' own synthetic study."""
     authors = {"cluster": "−2.03", "task": "+0.30", "random": "−0.75"}
     gates = {"cluster": "nearest", "task": "nearest", "random": "static"}
     sets = list(dict.fromkeys(r["dataset"] for r in summary["comparisons"]))
@@ -164,7 +164,7 @@ def signs_table(summary: Mapping[str, Any]) -> list[list[str]]:
 
 
 def elsewhere_table(summary: Mapping[str, Any]) -> list[list[str]]:
-    """How often another expert than f(c) finds the expected answer likelier, and by how much."""
+    """How often, and by how much, an expert other than f(c) finds the answer more probable."""
     table = [
         ["set", "variant", "another is likelier", "by nats an answer", "router right", "τ of soft"]
     ]
@@ -185,9 +185,7 @@ def elsewhere_table(summary: Mapping[str, Any]) -> list[list[str]]:
 
 
 def points(row: Mapping[str, Any]) -> str:
-    """Percentage points over the dense model, ± half of the t interval, and the sign of the
-    verdict.
-    """
+    """Percentage points above the dense model, ± half the t interval, and the verdict's sign."""
     if not row["gate"]:
         return ""
     middle = -100 * row["errors_mean"]

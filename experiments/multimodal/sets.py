@@ -34,7 +34,7 @@ _QUESTIONS = 2  # drawings of every family that a scene is asked
 
 
 class Sizes(NamedTuple):
-    """Pictures of a set; a test is cut to so many questions besides."""
+    """The numbers of pictures of a set; a test is also reduced to so many questions."""
 
     train: int
     validation: int
@@ -42,7 +42,7 @@ class Sizes(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """One picture and the rows that ask about it, but for the path of its file."""
+    """One picture and the rows that ask about it, without the path of its file."""
 
     pixels: np.ndarray
     rows: Callable[[str], list[dict[str, Any]]]
@@ -53,14 +53,14 @@ Asked = Mapping[str, tuple[Conversation, ...]]
 
 
 def asked(name: str, folder: Path, sizes: Sizes, *, num_emoji: int, seed: int) -> Asked:
-    """A set by its name: written into `folder` unless it lies there, and read.
+    """A set by its name: written into `folder` unless it is there already, and read.
 
     Args:
-        name: of `SETS`.
-        folder: of this set.
-        sizes: pictures.
-        num_emoji: of each group, at most, one in four of them held out.
-        seed: of what is drawn.
+        name: A name of `SETS`.
+        folder: The folder of this set.
+        sizes: The numbers of pictures.
+        num_emoji: The largest number of emoji of each group, of which one in four is held out.
+        seed: The seed of all draws.
     """
     if name == "easy-vqa":
         return _easy_vqa(folder, sizes)
@@ -79,13 +79,13 @@ def asked(name: str, folder: Path, sizes: Sizes, *, num_emoji: int, seed: int) -
 
 
 def own(path: Path, images: Path | None, *, shares: Sequence[float], seed: int) -> Asked:
-    """A user's file, cut by picture: what asks about one picture is of one split.
+    """A user's file, split by picture: all questions about a picture are in one split.
 
     Args:
-        path: of conversations.
-        images: the folder of their pictures.
-        shares: of validation and test.
-        seed: of the cut.
+        path: The path of the conversations.
+        images: The folder of their pictures.
+        shares: The shares of validation and test.
+        seed: The seed of the split.
     """
     rows = read_conversations(path, images)
     for row in rows:
@@ -108,7 +108,7 @@ def own(path: Path, images: Path | None, *, shares: Sequence[float], seed: int) 
 
 
 def _easy_vqa(folder: Path, sizes: Sizes) -> Asked:
-    """Validation is the last of its training pictures."""
+    """The set easy-VQA; the last of its training pictures are for validation."""
     folder.mkdir(parents=True, exist_ok=True)
     found = {}
     for split in ("train", "test"):
@@ -135,9 +135,9 @@ def _easy_vqa(folder: Path, sizes: Sizes) -> Asked:
 
 
 def _scenes(sizes: Sizes, num_emoji: int, seed: int) -> dict[str, Iterable[Picture]]:
-    """Scenes are drawn one after another; each goes where it may.
+    """Scenes are drawn one after another, and each goes to a split that may have it.
 
-    A scene that shows a combination held out is of that test alone, and so is none of training.
+    A scene that shows a held-out combination belongs only to that test, not to training.
     """
     known, unknown = _emoji(num_emoji, seed)
     names = [emoji.name for emoji in known]
@@ -166,7 +166,7 @@ def _scenes(sizes: Sizes, num_emoji: int, seed: int) -> dict[str, Iterable[Pictu
 
 
 def _emoji(num_emoji: int, seed: int) -> tuple[list[Emoji], list[Emoji]]:
-    """So many of each group, no two with one picture: known, and one in four held out."""
+    """So many of each group, no two with the same picture: known ones, and one in four held out."""
     rng = np.random.default_rng(seed)
     known, unknown = [], []
     everyone = load_emoji()
@@ -186,7 +186,7 @@ def _emoji(num_emoji: int, seed: int) -> tuple[list[Emoji], list[Emoji]]:
 
 
 def _held_out(names: Sequence[str], seed: int) -> set[tuple[str, int]]:
-    """Of an emoji and a cell."""
+    """Held-out combinations of an emoji and a cell."""
     pairs = [(name, cell) for name in names for cell in range(4)]
     order = np.random.default_rng(seed + 1).permutation(len(pairs))
     return {pairs[i] for i in order[: len(pairs) // _COMBINATIONS]}

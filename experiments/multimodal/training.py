@@ -1,7 +1,7 @@
-"""Members of `multimodal`: each trained from its own questions alone, its seeds as one program.
+"""The members of `multimodal`, each trained only on its own questions; its seeds are one program.
 
-A member's learning rate is the best of a grid by its own validation questions, at the first seed;
-the other seeds take it. Everything is saved as it is trained.
+The learning rate of a member is the best of a grid on its own validation questions, at the first
+seed; the other seeds use it too. All results are saved during training.
 """
 
 from collections.abc import Sequence
@@ -41,22 +41,22 @@ class Member:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens that one seed was trained on, those of pictures and of padding included."""
+        """The number of tokens on which one seed was trained, including pictures and padding."""
         positions = self.sight.num_patches + self.config.num_positions - 1
         return self.config.num_steps * self.config.batch_size * positions
 
     @property
     def flops(self) -> float:
-        """Of that training, but for those of the encoder."""
+        """The FLOPs of that training, without those of the encoder."""
         return 3 * flops_of(self.config, self.sight)
 
     def of_seed(self, number: int) -> Params:
-        """The parameters of one seed, by its place."""
+        """The parameters of one seed, by its number."""
         return jax.tree.map(lambda leaf: leaf[number], self.params)
 
 
 def flops_of(config: TrainConfig, sight: Sight) -> float:
-    """Of the forward passes of a member's training: projector, transformer, head behind tokens."""
+    """FLOPs of the forward passes in training: projector, transformer, and head after tokens."""
     model, tokens = config.model, config.num_positions - 1
     length = sight.num_patches + tokens
     projector = 2 * sight.num_patches * model.width * (sight.num_features + model.width)
@@ -77,18 +77,18 @@ def trained(
     mesh: Mesh,
     begin: Begin | None = None,
 ) -> Member:
-    """Train a member, or go on with it from what lies in `folder`.
+    """Train a member, or continue it from the files in `folder`.
 
     Args:
-        folder: of this member.
-        config: but for the learning rate and the seed.
-        data: its pictures.
-        train_set: its questions.
-        held_out: what its rate is chosen on.
-        rates: the grid.
-        seeds: the runs; the first one tries every rate.
-        mesh: whose devices the runs are cut over.
-        begin: parameters to begin from, in place of a drawn start.
+        folder: The folder of this member.
+        config: The config, except the learning rate and the seed.
+        data: The pictures.
+        train_set: The training questions.
+        held_out: The questions on which its rate is chosen.
+        rates: The grid of learning rates.
+        seeds: The seeds of the runs; the first one tries every rate.
+        mesh: The mesh over whose devices the runs are split.
+        begin: Parameters to start from, instead of a random start.
     """
 
     def runs(name: str, configs: Sequence[TrainConfig]) -> tuple[Params, list[RunResult]]:
@@ -113,7 +113,7 @@ def _swept(
     mesh: Mesh,
     begin: Params | None,
 ) -> tuple[Params, list[RunResult]]:
-    """Parameters at the end, [R, …], and what became of each run."""
+    """The parameters at the end, [R, …], and the result of each run."""
     seen = Seen(
         batches=picture_batches(
             data.on_device,
@@ -133,12 +133,12 @@ def _swept(
 
 @cache  # members of one shape are one program
 def task_of(model: TransformerConfig, sight: Sight) -> Task:
-    """The likelihood of the answer, of a network that sees so much."""
+    """The task of a network with this sight: the likelihood of the answer."""
     return answer_task(network_of(model, sight))
 
 
 def _validation(data: Data, held_out: Examples) -> HeldOut:
-    """The first questions, in batches of one shape; what is filled up does not count."""
+    """The first questions, in batches of one shape; padding does not count."""
     count = min(len(held_out.questions), _JUDGED_AT_MOST)
     found = []
     for first in range(0, count, _JUDGED):

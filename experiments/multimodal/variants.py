@@ -1,6 +1,4 @@
-"""The variants of `multimodal`: how questions are partitioned, and who is trained on what, for how
-long.
-"""
+"""The variants of `multimodal`: how questions are partitioned, and how members are trained."""
 
 from __future__ import annotations
 
@@ -46,7 +44,7 @@ class Parts:
 
 @dataclass(frozen=True, kw_only=True, eq=False)  # by identity: what its methods found is kept
 class Trainer:
-    """Trains the members of one set at one budget, when they are first asked for."""
+    """Trains the members of one set at one budget when they are first needed."""
 
     data: Data
     config: Config
@@ -58,14 +56,14 @@ class Trainer:
 
     @cache  # noqa: B019  one trainer a set and budget
     def dense(self, num_steps: int | None = None) -> Member:
-        """Trained on all questions; for so many steps, if they are given."""
+        """The dense model, trained on all questions, for `num_steps` steps if they are given."""
         steps = self.num_steps if num_steps is None else num_steps
         everything = {name: np.ones(len(x.questions), bool) for name, x in self._splits()}
         return self._member(f"dense_{steps}", everything, steps, self._begins)
 
     @cache  # noqa: B019
     def blind(self) -> Member:
-        """The dense model of one seed that has seen no picture: zeros are what it is shown."""
+        """The dense model of one seed that was trained on zeros instead of pictures."""
         unseen = replace(self.data, features=np.zeros_like(self.data.features))
         other = replace(self, data=unseen, seeds=self.seeds[:1], folder=self.folder / "blind")
         return other.dense()
@@ -87,14 +85,17 @@ class Trainer:
 
     @cache  # noqa: B019
     def weights(self, variant: Variant) -> np.ndarray:
-        """[K] w_k, the share of training questions."""
+        """The weights w_k, which are shares of training questions: [K]."""
         parts = self.parts(variant)
         held = np.bincount(parts.part_of["train"], minlength=parts.num_parts)
         return held / held.sum()
 
     @cache  # noqa: B019
     def experts(self, variant: Variant) -> tuple[Member, ...]:
-        """Each from its own part, for its share of the dense model's steps, or of the half left."""
+        """The experts, each trained on its own part for its share of the steps.
+
+        Warm experts share the steps after the first half.
+        """
         parts, whole, begin = self.parts(variant), self.num_steps, self._begins
         if variant.kind == "warm":
             whole, begin = whole - self.trunk().config.num_steps, self._goes_on
@@ -110,7 +111,7 @@ class Trainer:
         )
 
     def trunk(self) -> Member:
-        """What warm experts go on from: half of the dense model's steps, on all questions."""
+        """The start of warm experts: the dense model after half of its steps, on all questions."""
         return self.dense(self.num_steps // 2)
 
     def _splits(self):
@@ -149,13 +150,13 @@ class Trainer:
 
 
 def families(data: Data) -> tuple[str, ...]:
-    """The kinds of question of training, the most frequent first."""
+    """The families of training questions, the most frequent first."""
     names, counts = np.unique(data.splits["train"].family, return_counts=True)
     return tuple(names[np.argsort(-counts, kind="stable")].tolist())
 
 
 def parts_of(data: Data, variant: Variant) -> Parts:
-    """The partition of one kind; what fits it are training questions alone."""
+    """The partition of one kind, fitted only on training questions."""
     count = variant.num_experts or 0
     makers: dict[str, Callable[[], tuple[np.ndarray, np.ndarray | None]]] = {
         "cluster": lambda: _clusters(data, count, "rows"),
@@ -174,7 +175,7 @@ def parts_of(data: Data, variant: Variant) -> Parts:
 
 
 def _tasks(data: Data, count: int, asked: np.ndarray) -> np.ndarray:
-    """Whole families, the largest first, each into the part that holds the least so far."""
+    """Assign whole families, the largest first, to the part with the fewest questions so far."""
     names = families(data)
     rule = (
         f"K of `task` must be at most {len(names)}, the number of the families {', '.join(names)}"
@@ -192,7 +193,7 @@ def _seen(data: Data) -> np.ndarray:
 
 
 def _clusters(data: Data, count: int, balance: str) -> tuple[np.ndarray, np.ndarray]:
-    """The part of every picture by one rule, in training and after, and the scores it reads."""
+    """The part of every picture by one rule, in training and later, and the scores of the rule."""
     rows = data.whole[_seen(data)]
     found = spherical_k_means(
         jax.random.key(0), rows, count, balance=balance, num_restarts=_RESTARTS

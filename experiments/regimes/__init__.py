@@ -1,1 +1,1 @@
-"""When do experts win? How much data, how many experts, partitioned how."""
+"""When do experts win, by the amount of data, the number of experts and the partition?"""

@@ -1,10 +1,11 @@
-"""When do experts win? How much data, how many experts, partitioned how.  [B1, B9, D10]
+"""When do experts win, by data, number of experts and partition?  [B1, B9, D10]
 
     python -m experiments.regimes --preset quick
 
-Counted experts over a grid of training text × K × partition, and small transformers along a line of
-it, each against a dense model of the same text. Beside each difference stand the quantities that
-the theory names, and whether they, taken one size before, foresaw its sign.
+The study has counted experts over a grid of training text × K × partition, and small transformers
+along a line of this grid, each compared with a dense model of the same text. For each difference,
+it also shows the quantities that the theory names, and whether these, at the next smaller size,
+predicted its sign.
 """
 
 import sys
@@ -36,14 +37,14 @@ RESIDUAL = 1e-9  # nats of a window, in float64
 
 
 def variants(config: Config) -> Iterator[tuple[str, int]]:
-    """Partitions and K; by domain, K is what the domains are."""
+    """Partitions and K; by domain, K is the number of domains."""
     for kind in KINDS:
         for number in config.num_experts if kind != "domain" else (0,):
             yield kind, number
 
 
 def run(config: Config, corpora: Sequence[Corpus], console: Console) -> bool:
-    """The whole study: tables, files into the folder `config.out`, whether every claim holds."""
+    """Run the whole study: tables, files into `config.out`; return whether every claim holds."""
     check_config(config)
     shown = ("preset", "sizes", "num_experts", "num_seeds", "margin", "out")
     shown += ("transformer_variants", "training_tokens")
@@ -83,7 +84,7 @@ def run(config: Config, corpora: Sequence[Corpus], console: Console) -> bool:
 def transformers(
     config: Config, corpora: Sequence[Corpus], cells: study.Cells
 ) -> Iterator[dict[str, Any]]:
-    """The cells that are trained: as many seeds of every variant and budget."""
+    """The cells that are trained: all seeds of every variant and budget."""
     if not config.training_tokens:
         return
     trainers = regimes_transformers.trainers(corpora, config)
@@ -110,7 +111,7 @@ def report(
     start: float,
     console: Console,
 ) -> bool:
-    """Judge what was measured, write it and show it."""
+    """Compute the verdicts, write the results and show them."""
     rows, skipped = regimes_report.aggregated(cells, margin=config.margin)
     counted, trained = (
         [row for row in rows if row["model"] == model] for model in ("counts", "transformers")
@@ -143,9 +144,9 @@ def report(
 
 
 def verdicts_of(cells: Sequence[Mapping[str, Any]]) -> tuple[Verdict, ...]:
-    """The claims, their bounds stated here and nowhere else.
+    """The claims, whose bounds are stated only here.
 
-    Who wins, and whether it was foreseen, is no claim: it is what the study finds.
+    Who wins, and whether it was predicted, is not a claim but a result of the study.
     """
     whole = [cell for cell in cells if "skipped" not in cell]
     residual = max(cell["b1_residual"] for cell in whole)
@@ -159,7 +160,7 @@ def verdicts_of(cells: Sequence[Mapping[str, Any]]) -> tuple[Verdict, ...]:
 
 
 def whole(config: Config, console: Console) -> bool:
-    """The study on its data."""
+    """Run the study on its data."""
     return run(config, load_corpora(config.folders, 0, console), console)
 
 

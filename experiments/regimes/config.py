@@ -1,4 +1,4 @@
-"""What `regimes` can be asked: its options, its presets, and what is refused."""
+"""The options of `regimes`, its presets, and the checks of both."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,7 +92,7 @@ def check_config(config: Config) -> None:
     """Refuse values outside their domain.
 
     Raises:
-        ValueError: naming the first option that is, its rule and its value.
+        ValueError: if an option is outside its domain; the message names the first such option.
     """
     for name in ("sizes", "num_experts", "discounts"):
         require(len(getattr(config, name)) > 0, f"`{name}` must not be empty", ())

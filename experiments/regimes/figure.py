@@ -1,4 +1,4 @@
-"""The picture of `regimes`: loss against data and K, and the sign that was foreseen."""
+"""The picture of `regimes`: loss against data and K, and the predicted sign."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

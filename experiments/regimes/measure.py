@@ -1,13 +1,13 @@
-"""One cell of `regimes`: counted experts of one partition, against the dense model on the same
-text.
+"""One cell of `regimes`: counted experts of one partition, and the dense model of the same text.
 
-Of a window x of part k, with ŵ_k the shares of training text, in nats:
+For a window x of part k, with ŵ_k the shares of training text, in nats:
 
     −log Σ_j ŵ_j p̂_j(x) + log p_c(x) = [−log p̂_k(x) + log p_c(x)]   own
                                       + [log r̂_k(x) − log ŵ_k]        cost   [B1]
 
-On average the cost is what the experts find that a window tells of its part, Î(X; K): for exact
-experts I(X; K), else a lower bound of it, below 0 where they route worse than a guess.   [B1, D10]
+The mean of the cost is Î(X; K), the information about the part that the experts find in a window.
+For exact experts it is I(X; K), otherwise a lower bound of it; it is below 0 if they route worse
+than a guess.   [B1, D10]
 """
 
 from __future__ import annotations
@@ -68,10 +68,10 @@ def partitioned(sized: Sized, kind: str, num_parts: int) -> tuple[Partition, dic
 
 
 def measure(sized: Sized, kind: str, num_parts: int, config: Config) -> dict[str, Any]:
-    """Count the experts, score held-out windows, and what the theory names of them.
+    """Count the experts, score held-out windows, and compute the quantities of the theory.
 
-    A part without a training document has no expert: then the cell says so, and nothing else. An
-    expert whose part has no validation text is tuned on all of it.
+    A part without a training document has no expert; then the cell says only this. An expert whose
+    part has no validation text is tuned on all of it.
     """
     where = {
         "model": "counts",
@@ -103,15 +103,15 @@ def quantities(
     seed: int,
     num_bytes: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, Any]:
-    """The difference on test, its terms; and on validation what may tell its sign beforehand.
+    """The difference on test and its terms, and quantities on validation that may predict its sign.
 
     Args:
-        found: the windows of validation and of test.
-        log_prior: [K] log ŵ_k.
-        held: [K] bytes of training text of each part.
-        num_draws: of the bootstrap over documents.
-        seed: of the bootstrap.
-        num_bytes: of each document, by split; by default a token is a byte.
+        found: The windows of validation and of test.
+        log_prior: log ŵ_k, [K].
+        held: The bytes of training text of each part, [K].
+        num_draws: The number of draws of the bootstrap over documents.
+        seed: The seed of the bootstrap.
+        num_bytes: The bytes of each document, by split; by default a token is a byte.
     """
     rows = {split: scored(evaluation_set, log_prior) for split, evaluation_set in found.items()}
     sizes = num_bytes or {split: _sizes(evaluation_set) for split, evaluation_set in found.items()}

@@ -1,7 +1,7 @@
-"""Does anything known beforehand tell whether experts will beat the dense model?  [D10, B1]
+"""Can one predict whether experts will beat the dense model?  [D10, B1]
 
-"Beforehand" is the next smaller size of training text: experts and dense model were trained there,
-and nothing of the size in question but its number of bytes is read.
+A prediction uses the next smaller size of training text, at which experts and dense model were
+trained. Of the predicted size it uses only the number of bytes.
 
     as before         the sign that the difference had there
     trend             its change from the size before that, once more
@@ -28,11 +28,11 @@ DECIDED = ("better", "worse")
 
 
 def predictions(rows: Sequence[Row], others: Sequence[Row] = ()) -> list[dict[str, Any]]:
-    """For each row with a smaller one before it, what each rule foresees: above 0, experts lose.
+    """What each rule predicts for each row that has a smaller size; above 0, experts lose.
 
     Args:
-        rows: of one kind of model: a difference for each variant and size, over seeds.
-        others: of another kind of model, which "all quantities" may learn from.
+        rows: The rows of one kind of model: a difference for each variant and size, over seeds.
+        others: The rows of another kind of model, on which "all quantities" may be fitted.
     """
     found = []
     for row in rows:
@@ -66,9 +66,9 @@ def predictions(rows: Sequence[Row], others: Sequence[Row] = ()) -> list[dict[st
 
 
 def accuracies(found: Sequence[Row]) -> list[dict[str, Any]]:
-    """How often each rule has the sign right, where the sign is decided, beside a constant guess.
+    """How often each rule has the sign right, if the sign is decided, and a constant guess.
 
-    The rules are judged on the same rows: those for which all of them speak.
+    The rules are compared on the same rows: those for which all of them give a prediction.
     """
     judged = [
         row for row in found if row["verdict"] in DECIDED and set(RULES) <= set(row["foreseen"])
@@ -89,9 +89,10 @@ def accuracies(found: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def separations(rows: Sequence[Row]) -> dict[str, float | None]:
-    """Of each quantity, one size before: the AUC for "experts win" over the decided rows.
+    """The AUC of each quantity, at one size before, for "experts win" over the decided rows.
 
-    0.5 is chance; below, the quantity speaks against experts. None where all signs are the same.
+    0.5 is chance; below 0.5, the quantity predicts that experts lose. None if all signs are the
+    same.
     """
     known = list(_decided(rows, rows))
     wins = np.array([row["mean"] < 0 for row, _ in known])
@@ -105,9 +106,7 @@ def separations(rows: Sequence[Row]) -> dict[str, float | None]:
 
 
 def best_numbers(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """For each partition and size, the number of experts whose loss is least; 1 is the dense
-    model.
-    """
+    """The number of experts of smallest loss, per partition and size; 1 is the dense model."""
     found = []
     for kind in dict.fromkeys(row["partition"] for row in rows):
         own = [row for row in rows if row["partition"] == kind]
@@ -129,7 +128,7 @@ def best_numbers(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def _before(rows: Sequence[Row], row: Row) -> list[Row]:
-    """The same variant at smaller sizes, in order."""
+    """The same variant at smaller sizes, in order of size."""
     own = [r for r in rows if _variant(r) == _variant(row) and r["bytes"] < row["bytes"]]
     return sorted(own, key=lambda r: r["bytes"])
 
@@ -143,9 +142,7 @@ def _steps(a: Row, b: Row) -> float:
 
 
 def _fall(curve: Sequence[tuple[float, float]], last: Row, row: Row) -> float:
-    """What experts gain less than the dense model, from one size to the next, by the dense model's
-    curve.
-    """
+    """How much less experts gain than the dense model between two sizes, by that model's curve."""
     number = row["num_experts"]
 
     def gain(share: float) -> float:

@@ -37,7 +37,7 @@ def result_rows(cells: Sequence[Cell]) -> Iterator[dict[str, Any]]:
 def aggregated(cells: Sequence[Cell], *, margin: float) -> tuple[list[dict], list[dict]]:
     """A row for each model, partition, K and size: the difference judged over seeds; and the rest.
 
-    The second list names what was left out, and why: a variant counts only where every seed has it.
+    The second list names what was left out, and why: a variant counts only if every seed has it.
     """
     groups: dict[tuple[Any, ...], list[Cell]] = {}
     for cell in cells:
@@ -61,7 +61,7 @@ def aggregated(cells: Sequence[Cell], *, margin: float) -> tuple[list[dict], lis
 
 
 def print_tables(console: Console, summary: Mapping[str, Any]) -> None:
-    """The grid, the best K, and what was foreseen."""
+    """Print the grid, the best K, and the predictions."""
     titles = (
         "Bayes-gated experts − dense, nats per byte, by bytes of training text",
         "Where it comes from: own + cost; Î(X; K), gate's margin on validation",

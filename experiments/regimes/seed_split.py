@@ -1,4 +1,4 @@
-"""The text of `regimes`: a split a seed, training text of several sizes, each held in the next."""
+"""The text of `regimes`: one split per seed, and training text of several nested sizes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Named = tuple[str, Document]  # with its domain
 
 @dataclass(frozen=True, kw_only=True)
 class SeedSplit:
-    """The split of one seed: training documents in a drawn order, and what is asked of models."""
+    """The split of one seed: training documents in random order, and the queries for models."""
 
     seed: int
     train: tuple[Named, ...]
@@ -29,9 +29,7 @@ class SeedSplit:
 
 @dataclass(frozen=True, kw_only=True)
 class Sized:
-    """A seed split cut to so many bytes of training text: the dense model, and every document's
-    features.
-    """
+    """A seed split with so many bytes of training text: the dense model, and all features."""
 
     seed: int
     num_bytes: int
@@ -67,7 +65,7 @@ def seed_split(corpora: Sequence[Corpus], *, seed: int, config: Config) -> SeedS
 
 
 def sized(seed_split: SeedSplit, num_bytes: int, config: Config) -> Sized:
-    """The first training documents up to so many bytes, three at least, and their dense."""
+    """The first training documents up to so many bytes, at least three, and their dense model."""
     kept = _up_to(seed_split.train, num_bytes, at_least=3)
     train = _by_domain(kept, [corpus.domain for corpus in seed_split.held["test"]])
     texts = {"train": texts_of(train)} | {

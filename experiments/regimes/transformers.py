@@ -1,6 +1,4 @@
-"""The cells of `regimes` that are transformers: one variant, more and more text, seen about
-once.
-"""
+"""The transformer cells of `regimes`: one variant with more and more text, seen about once."""
 
 from __future__ import annotations
 
@@ -23,7 +21,7 @@ from experiments.regimes.measure import quantities
 
 
 def trainers(corpora: Sequence[Corpus], config: Config) -> dict[int, Trainer]:
-    """By number of training tokens: what trains the dense model and the experts of that budget.
+    """The trainers of the dense model and the experts of each budget, by number of training tokens.
 
     Raises:
         ValueError: if the largest budget exceeds the tokens of the training text.
@@ -53,7 +51,7 @@ def trainers(corpora: Sequence[Corpus], config: Config) -> dict[int, Trainer]:
 
 
 def measure(trainer: Trainer, name: str, number: int, config: Config) -> dict[str, Any]:
-    """Train what is not yet trained, score held-out windows, and what the theory names of them."""
+    """Train members if needed, score held-out windows, and compute the quantities of the theory."""
     variant = parsed_variant(name)
     evaluation_sets = language_cell.held_evaluation_sets(trainer, variant, number)
     weights, tokens = trainer.weights(variant), trainer.text.tokens["train"].set

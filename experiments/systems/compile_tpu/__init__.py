@@ -1,1 +1,1 @@
-"""Every program compiled for TPUs that are not here: who talks to whom, memory, FLOPs."""
+"""Every program compiled for TPUs that are not on this machine: collectives, memory, FLOPs."""

@@ -1,10 +1,11 @@
-"""Every program compiled for TPUs that are not here: who talks to whom, memory, FLOPs.
+"""Every program compiled for TPUs that are not on this machine: collectives, memory, FLOPs.
 
     make install-tpu && make compile-tpu
 
-libtpu's compiler runs on a CPU, for a topology that is described by its name. It proves that the
-programs compile, what they send and what memory they take; it proves no number and no speed. On two
-slices an exchange between them is a `send` and a `recv`, over the network that joins them.
+libtpu's compiler runs on a CPU, for a topology that is described by its name. The study shows that
+the programs compile, what they send and how much memory they take; it does not show that numbers
+are right, nor the speed. On two slices an exchange between them is a `send` and a `recv`, over the
+network that joins them.
 """
 
 import importlib.util
@@ -48,7 +49,7 @@ ACROSS = ("send", "recv")
 
 
 def compiled_row(name: str, program: Program, devices: Sequence[Any]) -> dict[str, Any]:
-    """One line: what a program sends, to whom, and what it takes; or why it was refused."""
+    """One row: what a program sends to which devices, and its memory; or why it was refused."""
     start = time.perf_counter()
     donate = (0,) if isinstance(program.shapes[0], TrainState) else ()
     row: dict[str, Any] = {"program": name, "devices": len(devices)}
@@ -77,10 +78,10 @@ def compiled_row(name: str, program: Program, devices: Sequence[Any]) -> dict[st
 
 
 def crosses(one: Collective, devices: Sequence[Any]) -> bool:
-    """Whether chips of different slices talk.
+    """Whether chips of different slices communicate.
 
-    On several slices every slice has a program of its own, whose groups number its own chips: only
-    what is sent out leaves it. What has no groups is among all chips of the slice.
+    With several slices each slice has a program of its own, whose groups number its own chips, so
+    only sends leave the slice. A collective without groups is among all chips of the slice.
     """
     return _num_slices(devices) > 1 and one.kind in ACROSS
 
@@ -157,7 +158,7 @@ def by_formula(name: str, model: TransformerConfig, tokens: int, length: int) ->
 
 
 def verdicts_of(rows: Sequence[Mapping[str, Any]]) -> tuple[Verdict, ...]:
-    """The claims, their bounds stated here and nowhere else."""
+    """The claims, whose bounds are stated only here."""
     read = [row for row in rows if "skipped" not in row]
     experts = [row for row in read if row["across_experts"] is not None]
     alone = [row for row in experts if "data" not in row["program"]]
@@ -210,7 +211,7 @@ def print_table(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def run(config: Config, console: Console) -> bool:
-    """The whole study: table, result.json, whether every claim holds."""
+    """Run the whole study: table, result.json; return whether every claim holds."""
     start, rows = time.perf_counter(), []
     for row in rows_of(config):
         rows.append(row)

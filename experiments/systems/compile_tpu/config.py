@@ -1,4 +1,4 @@
-"""What `compile_tpu` can be asked: its options, its presets, and what is refused."""
+"""The options of `compile_tpu`, its presets, and the checks of both."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +43,7 @@ def check_config(config: Config) -> None:
     """Refuse values outside their domain.
 
     Raises:
-        ValueError: naming the first option that is, its rule and its value.
+        ValueError: if an option is outside its domain; the message names the first such option.
     """
     check_count("topologies", config.topologies, at_most=len(TOPOLOGIES))
     known = set(config.language) <= set(LANGUAGE)

@@ -1,4 +1,4 @@
-"""TPUs that are not here, by name: what libtpu compiles for on a CPU."""
+"""TPUs by name, for which libtpu compiles on a CPU without them."""
 
 import os
 from dataclasses import dataclass

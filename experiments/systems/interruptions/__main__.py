@@ -2,10 +2,10 @@
 
     python -m experiments.interruptions --preset standard
 
-`python -m dfm_jax train` is run undisturbed; then the same command is killed with SIGKILL,
-and given again, until it has been killed often enough, and runs to its end. A kill comes at a
-random moment between two checkpoints, one in four while the command still starts. Then single bits
-of the last checkpoint are flipped, each at a random place of a random file.
+`python -m dfm_jax train` runs once without kills. Then the same command is killed with SIGKILL and
+given again, as often as the config says, until it runs to its end. A kill comes at a random moment
+between two checkpoints; one in four comes while the command still starts. Then single bits of the
+last checkpoint are flipped, each at a random place of a random file.
 """
 
 import os
@@ -65,7 +65,7 @@ def command(config: Config, run: Path) -> list[str]:
 
 
 def begun(config: Config, run: Path) -> "subprocess.Popen[str]":
-    """The command as a process of its own, what it prints kept."""
+    """Start the command as a separate process, and keep its output."""
     cache = {  # what one process has compiled the next one need not
         "JAX_COMPILATION_CACHE_DIR": str((config.out / "cache").absolute()),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
@@ -82,10 +82,10 @@ def begun(config: Config, run: Path) -> "subprocess.Popen[str]":
 
 
 def ended(process: "subprocess.Popen[str]") -> str:
-    """What a process printed that must have succeeded.
+    """The output of a process, which must have succeeded.
 
     Raises:
-        RuntimeError: with what it printed, if it did not.
+        RuntimeError: if it did not succeed; the message has its output.
     """
     text, _ = process.communicate()
     if process.returncode != 0:
@@ -111,7 +111,7 @@ def undisturbed(config: Config, run: Path) -> dict[str, float]:
 def killed(
     config: Config, run: Path, seconds: Mapping[str, float], random: np.random.Generator
 ) -> Iterator[dict[str, Any]]:
-    """Kill and begin again; a row for each kill, of the moment and of what it left."""
+    """Kill and start again; one row for each kill, with its moment and what it left."""
     member, last = run / "dense", config.num_steps - 2 * config.save_every
     saves = np.arange(config.save_every, last + 1, config.save_every)
     early = np.arange(config.kills) % 4 == 3
@@ -145,7 +145,7 @@ def killed(
 
 
 def differences(config: Config, one: Path, other: Path) -> dict[str, int]:
-    """In how many leaves two finished runs differ, and in how many lines of their logs."""
+    """The number of leaves, and of lines of the logs, in which two finished runs differ."""
     step = str(config.num_steps)
     a, b = (read_record(run / "dense" / step).leaves for run in (one, other))
     logs = [
@@ -190,7 +190,7 @@ def verdicts_of(
     step_before: int,
     flips: Sequence[Mapping[str, Any]],
 ) -> tuple[Verdict, ...]:
-    """The claims, their bounds stated here and nowhere else."""
+    """The claims, whose bounds are stated only here."""
     died = sum(row["status"] == -9 for row in kills)
     refused = sum(row["refusal"] is not None for row in flips)
     return (
@@ -204,7 +204,7 @@ def verdicts_of(
 
 
 def run(config: Config, console: Console) -> bool:
-    """The whole study: files into the folder `config.out`, whether every claim holds."""
+    """Run the whole study: files into `config.out`; return whether every claim holds."""
     check_config(config)
     start, random = time.perf_counter(), np.random.default_rng(config.seed)
     for name in ("texts", "first", "whole", "killed"):

@@ -1,1 +1,1 @@
-"""Who talks to whom: the collectives of every program of `programs`, read off its compiled form."""
+"""Which devices communicate: the collectives of every compiled program of `programs`."""

@@ -1,10 +1,10 @@
-"""Who talks to whom: the collectives of every program of `programs`, read off its compiled form.
+"""Which devices communicate: the collectives of every compiled program of `programs`.
 
     python -m experiments.isolation --json runs/isolation.json
 
-Experts must hold none; an expert that spans devices talks inside its own; the dense model must
-talk; and experts are mixed by one sum. Where libtpu is installed, in an environment of its own, the
-programs are compiled for TPUs as well: see `experiments.compile_tpu`.
+Programs of experts must have no collective. An expert on several devices communicates only inside
+them. The dense model must communicate, and experts are mixed by one sum. If libtpu is installed, in
+an environment of its own, the programs are also compiled for TPUs: see `experiments.compile_tpu`.
 """
 
 import contextlib
@@ -40,7 +40,7 @@ class Config:
 
 
 def measured(name: str, program: Program, devices: Sequence[Any]) -> dict[str, Any]:
-    """What a program says on these devices, and whether that is what it may say."""
+    """The collectives of a program on these devices, and whether they are allowed."""
     found = collectives(jax.jit(program.fn).lower(*program.shapes).compile())
     return {
         "program": name,
@@ -53,7 +53,7 @@ def measured(name: str, program: Program, devices: Sequence[Any]) -> dict[str, A
 
 
 def keeps_to_itself(name: str, found: Sequence[Collective], num_devices: int) -> bool:
-    """The claim: nothing is said, or inside pairs alone; the dense model and the mixture speak."""
+    """The claim: no collective, or only inside pairs; the dense model and the mixture have some."""
     if name.startswith("expert × data"):
         pairs = {(first, first + 1) for first in range(0, num_devices, 2)}
         return bool(found) and all(one.groups and set(one.groups) <= pairs for one in found)
@@ -65,7 +65,7 @@ def keeps_to_itself(name: str, found: Sequence[Collective], num_devices: int) ->
 
 
 def run(config: Config, console: Console) -> bool:
-    """Compile, print the table, write the file; whether every claim holds."""
+    """Compile, print the table, write the file; return whether every claim holds."""
     devices = jax.devices()[: config.devices]
     rule = f"`devices` must be at most {len(devices)}, as many as jax finds"
     require(len(devices) == config.devices, rule, config.devices)
@@ -82,7 +82,7 @@ def run(config: Config, console: Console) -> bool:
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """A line a program."""
+    """A table with one line per program."""
     made = Table(title="Collectives in the compiled program")
     for name in ("program", "devices", "collectives", "bytes", ""):
         made.add_column(name, justify="right" if name in ("devices", "bytes") else "left")

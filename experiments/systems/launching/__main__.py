@@ -2,10 +2,10 @@
 
     python -m experiments.launching --preset standard
 
-The same launch three times, all four at one time. In the second, one expert is killed with SIGKILL
-at random moments, each after a newer checkpoint than the kill before. Then every leaf of every
-expert's last checkpoint is compared by its SHA-256, and the seconds that the others took; the first
-and the third say how far these differ by themselves.
+The same launch runs three times, with all four experts at the same time. In the second launch one
+expert is killed with SIGKILL at random moments, each time after a newer checkpoint. Then the study
+compares every leaf of every expert's last checkpoint by its SHA-256, and the seconds that the other
+experts took; the first and third launches show how far these differ without kills.
 """
 
 import os
@@ -63,7 +63,7 @@ def jobs_of(config: Config, run: Path) -> list[Job]:
 
 
 class Killer(threading.Thread):
-    """Kills whoever holds a member's folder, each time after another checkpoint."""
+    """Kills the process that holds a member's folder, each time after another checkpoint."""
 
     def __init__(self, job: Job, config: Config, random: np.random.Generator) -> None:
         super().__init__(daemon=True)
@@ -73,7 +73,7 @@ class Killer(threading.Thread):
         self.delays = random.uniform(0, 0.2, size=config.kills).tolist()
 
     def run(self) -> None:
-        """One kill after another; ends with the last, or with the process of the launcher."""
+        """Kill several times; end with the last kill, or with the process of the launcher."""
         for number, (target, delay) in enumerate(zip(self.targets, self.delays, strict=True)):
             while self.job.step < target or (process := holder(self.job)) is None:
                 time.sleep(_POLL)
@@ -90,7 +90,7 @@ class Killer(threading.Thread):
 
 
 def holder(job: Job) -> int | None:
-    """The process of a job, a child of ours, by the words that it was begun with."""
+    """The process of a job: a child process with the words of its command."""
     words = "\0".join(job.arguments).encode()
     children = Path(f"/proc/{os.getpid()}/task").glob("*/children")
     for number in {n for path in children for n in path.read_text().split()}:
@@ -103,13 +103,13 @@ def holder(job: Job) -> int | None:
 
 
 def launched(config: Config, run: Path) -> list[Row]:
-    """All four at once; whatever is said goes to the logs alone."""
+    """Launch all four at once, with all output in the logs."""
     jobs = jobs_of(config, run)
     return run_jobs(jobs, run, at_once=_EXPERTS, say=lambda text: None)
 
 
 def differing(config: Config, one: Path, other: Path) -> list[int]:
-    """Of each expert: in how many leaves two finished runs differ."""
+    """The number of leaves in which two finished runs differ, for each expert."""
     counts = []
     for here, there in zip(jobs_of(config, one), jobs_of(config, other), strict=True):
         paths = (job.folder / str(config.num_steps) for job in (here, there))
@@ -126,7 +126,7 @@ def verdicts_of(
     attempts: Sequence[int],
     ratio: float,
 ) -> tuple[Verdict, ...]:
-    """The claims, their bounds stated here and nowhere else."""
+    """The claims, whose bounds are stated only here."""
     changed, most = sum(leaves[k] for k in _OTHERS), max(attempts[k] for k in _OTHERS)
     return (
         Verdict("kills of one expert", "launch", kills, "≥", config.kills),
@@ -140,7 +140,7 @@ def verdicts_of(
 
 
 def run(config: Config, console: Console) -> bool:
-    """The whole study: files into the folder `config.out`, whether every claim holds."""
+    """Run the whole study: files into `config.out`; return whether every claim holds."""
     check_config(config)
     for name in ("parts", "first", "killed", "last"):
         shutil.rmtree(config.out / name, ignore_errors=True)

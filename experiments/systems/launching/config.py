@@ -1,4 +1,4 @@
-"""What `launching` can be asked: its options, its presets, and what is refused."""
+"""The options of `launching`, its presets, and the checks of both."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +37,7 @@ def check_config(config: Config) -> None:
     """Refuse values outside their domain.
 
     Raises:
-        ValueError: naming the first option that is, its rule and its value.
+        ValueError: if an option is outside its domain; the message names the first such option.
     """
     for name in ("kills", "num_steps", "save_every", "width"):
         check_count(name, getattr(config, name))

@@ -1,1 +1,1 @@
-"""Scale on paper: what a step costs a dense model, and K experts that share nothing, on n chips."""
+"""The cost of a step, by formula, for a dense model and K experts that share nothing."""

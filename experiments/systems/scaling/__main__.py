@@ -1,17 +1,17 @@
-"""Scale on paper: what a step costs a dense model, and K experts that share nothing, on n chips.
+"""The cost of a step on n chips, by formula, for a dense model and K experts that share nothing.
 
     python -m experiments.scaling --preset standard
 
-Bytes, memory and seconds by the formulas of `scaling_costs`, from 1 to 70 billion parameters and
-from 8 to 4,096 chips; on 8 virtual devices the formulas are held against compiled programs. All
-variants train on the same tokens with the same FLOPs per token, and an expert is as large as the
-dense model. A row is what it takes to train on `tokens_per_step` tokens, by one of
+The study computes bytes, memory and seconds by the formulas of `costs`, from 1 to 70 billion
+parameters and from 8 to 4,096 chips; on 8 virtual devices it compares the formulas with compiled
+programs. All variants train on the same tokens with the same FLOPs per token, and an expert is as
+large as the dense model. A row is the cost of training on `tokens_per_step` tokens by one of
 
     dense                     one update, over all chips
     experts, shared batch     K updates, each by its K-th of the tokens on its K-th of the chips
     experts, dense model's batch  a K-th of an update each, with a batch as large
 
-Each variant takes the quicker of data-parallel and sharded that fits in memory.
+Each variant uses the faster of data-parallel and sharded that fits in memory.
 """
 
 import sys
@@ -61,9 +61,7 @@ MODELS = {
 
 
 def variants(config: Config) -> dict[str, tuple[int, int, float]]:
-    """Of each variant: tokens of an update, runs that share the chips, updates of each in a
-    step.
-    """
+    """Per variant: tokens of an update, runs that share the chips, updates of each in a step."""
     tokens, experts = config.tokens_per_step, config.num_experts
     return {
         "dense": (tokens, 1, 1.0),
@@ -75,7 +73,7 @@ def variants(config: Config) -> dict[str, tuple[int, int, float]]:
 def layouts(
     model: TransformerConfig, tokens: int, chips: int, chip: Chip, rules: Rules
 ) -> dict[str, Cost]:
-    """Of one run: every chip with the whole state, or each with a part of it."""
+    """The layouts of a run: every chip has the whole state, or each has a part of it."""
     found = {"data-parallel": cost(model, tokens, chips, 1, chip, rules)}
     if chips > 1:
         found["sharded"] = sharded_cost(model, tokens, chips, chip, rules)
@@ -130,7 +128,7 @@ def _row(found: Cost, updates: float) -> dict[str, Any]:
 def verdicts_of(
     rows: Sequence[Mapping[str, Any]], compiled: Sequence[Mapping[str, Any]]
 ) -> tuple[Verdict, ...]:
-    """The claims, their bounds stated here and nowhere else."""
+    """The claims, whose bounds are stated only here."""
     ratios = gains(rows)
     shared = max(r["in_turn"] for r in ratios if r["variant"] == "experts, shared batch")
     own = [r for r in ratios if r["variant"] == "experts, dense model's batch"]
@@ -157,7 +155,7 @@ def verdicts_of(
 
 
 def run(config: Config, console: Console) -> bool:
-    """The whole study: table, files into the folder `config.out`, whether every claim holds."""
+    """Run the whole study: table, files into `config.out`; return whether every claim holds."""
     start = time.perf_counter()
     rows = list(rows_of(config))
     compiled = scaling_compiled.compared(jax.devices("cpu")[:8])
@@ -189,7 +187,7 @@ def _short(value: Any) -> Any:
 
 
 def whole(config: Config, console: Console) -> bool:
-    """The study on its data."""
+    """Run the study on its data."""
     study.have_cpu_devices(8)
     return run(config, console)
 

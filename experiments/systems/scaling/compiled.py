@@ -1,12 +1,12 @@
-"""The formulas of `scaling_costs` against what compiled programs send, on 8 virtual devices.
+"""The formulas of `costs`, compared with compiled programs on 8 virtual devices.
 
 XLA's text names every collective and the shape of its result; a ring sends, on each device,
 
     all-reduce  2 (n − 1)/n · result      all-gather, all-to-all  (n − 1)/n · result
     reduce-scatter  (n − 1) · result      permute, send  result
 
-A loop's body stands in the text once; these programs have no loop that communicates. What a program
-sends beyond the formula is named, and counted by a formula of its own.
+The body of a loop is in the text once; these programs have no loop that communicates. Bytes that a
+program sends beyond the formula are named, and counted by a formula of their own.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ NUMBER = 4  # bytes
 
 
 def sent(one: Collective, num_devices: int) -> float:
-    """Bytes that each device sends, on a ring."""
+    """The bytes that each device sends, on a ring."""
     n = len(one.groups[0]) if one.groups else num_devices
     factor = {
         "all-reduce": 2 * (n - 1) / n,
@@ -39,7 +39,7 @@ def sent(one: Collective, num_devices: int) -> float:
 
 
 def compared(devices: Sequence[Any]) -> list[dict[str, Any]]:
-    """A row for each program: bytes by formula, bytes of named extras, bytes that are sent."""
+    """One row per program: bytes by formula, bytes of named extras, bytes that are sent."""
     count, found = len(devices), programs(devices, model=MODEL)
     all_but = (count - 1) / count
     size, leaves = num_parameters(MODEL), _num_leaves(MODEL)

@@ -1,4 +1,4 @@
-"""What `scaling` can be asked: its options, its presets, and what is refused."""
+"""The options of `scaling`, its presets, and the checks of both."""
 
 import math
 from dataclasses import dataclass
@@ -68,7 +68,7 @@ def check_config(config: Config) -> None:
     """Refuse values outside their domain.
 
     Raises:
-        ValueError: naming the first option that is, its rule and its value.
+        ValueError: if an option is outside its domain; the message names the first such option.
     """
     known = ("v5e", "v5p", "h100")
     named = bool(config.kinds) and set(config.kinds) <= set(known)

@@ -1,10 +1,11 @@
-"""What a run costs on n chips, by formula: bytes sent, memory, seconds.
+"""The cost of a run on n chips, by formula: bytes sent, memory, seconds.
 
     ring all-reduce   2 (n − 1)/n · bytes      all-gather, reduce-scatter   (n − 1)/n · bytes
 
-sent by each chip. A run that spans pods sums in three movements: scattered inside a pod, reduced
-between the pods by what each chip holds, gathered inside. Latency, stragglers and failures are left
-out; all three grow with the number of chips that wait for each other.
+These are the bytes that each chip sends. A run over several pods sums in three steps: it scatters
+inside a pod, reduces between the pods the part that each chip holds, and gathers inside. Latency,
+stragglers and failures are left out; all three grow with the number of chips that wait for each
+other.
 """
 
 import math
@@ -21,7 +22,7 @@ HALF, SINGLE = 2, 4  # bytes of bfloat16 and float32
 
 @dataclass(frozen=True, kw_only=True)
 class Chip:
-    """A kind of chip and its two networks; rates are of one chip, and of what it sends."""
+    """A kind of chip and its two networks; rates are per chip, and for sending."""
 
     flops: float
     """bfloat16, dense, per second, at its peak."""
@@ -35,7 +36,7 @@ class Chip:
     """Bytes per second between pods."""
 
     def __post_init__(self) -> None:
-        """Refuse what no chip can be."""
+        """Refuse values that no chip can have."""
         check_count("pod", self.pod)
         for name in ("flops", "memory", "fast", "slow"):
             check_interval(name, getattr(self, name), 0, math.inf, ends="()")
@@ -43,7 +44,7 @@ class Chip:
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
-    """What is assumed of every run."""
+    """The assumptions for every run."""
 
     length: int  # tokens of a sequence
     efficiency: float  # of the peak, while nothing waits for the network
@@ -59,16 +60,16 @@ class Traffic(NamedTuple):
     slow: float  # to other pods
 
     def __add__(self, other: tuple) -> "Traffic":
-        """Of one after the other."""
+        """The traffic of one after the other."""
         return Traffic(self.fast + other[0], self.slow + other[1])
 
     def times(self, count: float) -> "Traffic":
-        """Of so many of them."""
+        """The traffic of so many of them."""
         return Traffic(count * self.fast, count * self.slow)
 
 
 class Cost(NamedTuple):
-    """Of one update of one run, on each of its chips."""
+    """The cost of one update of one run, on each of its chips."""
 
     shards: int  # chips over which one copy of the state is cut
     micro_batches: int
@@ -81,12 +82,12 @@ class Cost(NamedTuple):
 
     @property
     def in_turn(self) -> float:
-        """Seconds if nothing is sent while something is computed."""
+        """The seconds if nothing is sent while something is computed."""
         return self.compute + self.fast + self.slow
 
     @property
     def at_once(self) -> float:
-        """Seconds if all that can overlap does."""
+        """The seconds if everything that can overlap does overlap."""
         return max(self.compute, self.fast, self.slow)
 
 
@@ -94,16 +95,17 @@ class Cost(NamedTuple):
 
 
 def gather(num_bytes: float, span: int, pod: int) -> Traffic:
-    """Of something cut over `span` chips; a reduce-scatter sends as much, the other way round.
+    """The traffic to gather an array split over `span` chips; a reduce-scatter sends the same.
 
-    Between pods first, while the pieces are small: num_bytes / m each, m chips of a pod.
+    The gather between pods comes first, while the pieces are small: num_bytes / m each, with m
+    chips of a pod.
     """
     inside, pods = _inside(span, pod)
     return Traffic((inside - 1) / inside * num_bytes, (pods - 1) / pods * num_bytes / inside)
 
 
 def all_reduce(num_bytes: float, span: int, pod: int) -> Traffic:
-    """Of something that `span` chips have whole: a reduce-scatter, then an all-gather."""
+    """The traffic to all-reduce an array on `span` chips: reduce-scatter, then all-gather."""
     return gather(num_bytes, span, pod).times(2)
 
 
@@ -115,10 +117,10 @@ def update_traffic(
     pod: int,
     rules: Rules,
 ) -> Traffic:
-    """Of one update of a run whose state is cut over `shards` of its chips; 1 is data-parallel.
+    """The traffic of an update if the state is split over `shards` chips; 1 is data-parallel.
 
-    Sharded, every micro-batch gathers the parameters twice, for the forward and for the backward
-    pass, and scatters its gradient once. Copies are summed once, at the end.
+    If it is sharded, every micro-batch gathers the parameters twice, for the forward and the
+    backward pass, and scatters its gradient once. Copies are summed once, at the end.
     """
     size = num_parameters(model)
     weights, gradient = rules.gather_bytes * size, rules.gradient_bytes * size
@@ -136,7 +138,7 @@ def _inside(span: int, pod: int) -> tuple[int, int]:
     """How many of the chips are in one pod, and how many pods they make.
 
     Raises:
-        ValueError: unless whole pods are filled.
+        ValueError: if the chips do not fill whole pods.
     """
     inside = min(span, pod)
     require(span % inside == 0, f"`span` must fill whole pods of {pod} chips", span)
@@ -149,9 +151,9 @@ def _inside(span: int, pod: int) -> tuple[int, int]:
 def memory(model: TransformerConfig, tokens: float, shards: int, rules: Rules) -> float:
     """Bytes on a chip: state, weights in use, and the activations of a micro-batch's tokens.
 
-    Kept are the inputs of layers; recomputed, one layer at a time, are its branches, and there is
-    a gradient for each of them. Logits and their gradient are float32. Attention is fused: its
-    scores are never written.
+    The inputs of layers are kept. The branches of one layer at a time are recomputed, and each has
+    a gradient. Logits and their gradient are float32. Attention is fused, so its scores are never
+    written.
     """
     width, kv_width = model.width, model.kv_heads * model.head_size
     head = width * model.num_tokens
@@ -172,10 +174,10 @@ def memory(model: TransformerConfig, tokens: float, shards: int, rules: Rules) -
 def cost(
     model: TransformerConfig, tokens: int, num_chips: int, shards: int, chip: Chip, rules: Rules
 ) -> Cost:
-    """Of one update by `tokens` tokens, in as few micro-batches as the memory allows.
+    """The cost of one update by `tokens` tokens, in as few micro-batches as the memory allows.
 
     Raises:
-        ValueError: if a chip gets less than a sequence.
+        ValueError: if a chip gets less than one sequence.
     """
     check_count("shards", shards, at_most=num_chips)
     here = tokens / num_chips
@@ -203,9 +205,9 @@ def cost(
 def sharded_cost(
     model: TransformerConfig, tokens: int, num_chips: int, chip: Chip, rules: Rules
 ) -> Cost:
-    """The quickest of the sharded layouts that fit; where none does, cut over all chips.
+    """The cost of the fastest sharded layout that fits; if none fits, split over all chips.
 
-    Copies of 2, 4, 8 … chips; one that spans pods costs the slow network at every gather.
+    Copies have 2, 4, 8 … chips; a copy that spans pods uses the slow network at every gather.
     """
     cuts = [2**power for power in range(1, num_chips.bit_length())]
     found = [cost(model, tokens, num_chips, cut, chip, rules) for cut in cuts]
@@ -214,5 +216,5 @@ def sharded_cost(
 
 
 def between_sites(model: TransformerConfig, num_sites: int, rules: Rules) -> float:
-    """Bytes that each site sends for one update of a dense model that lies in several."""
+    """The bytes that each site sends for one update of a dense model that lies in several sites."""
     return 2 * (num_sites - 1) / num_sites * rules.gradient_bytes * num_parameters(model)

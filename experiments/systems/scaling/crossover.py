@@ -1,4 +1,4 @@
-"""Where experts overtake the dense model: from the rows of `scaling`."""
+"""The number of chips at which experts overtake the dense model, from the rows of `scaling`."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,10 +8,10 @@ WAYS = ("in_turn", "at_once", "apart_in_turn", "apart_at_once")
 
 
 def gains(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The dense model's time over the experts', wherever both fit: nothing overlaps, or all does.
+    """The dense model's time over the experts', if both fit, without and with full overlap.
 
-    Apart: the dense model's chips lie in as many sites as there are experts, and its gradient is
-    summed between them as well; each expert has a site to itself.
+    For the ratios named "apart", the dense model's chips lie in as many sites as there are experts,
+    so its gradient is also summed between sites; each expert has a site of its own.
     """
     rows, found = [row for row in rows if row["quickest"]], []
     dense = {(r["kind"], r["size"], r["chips"]): r for r in rows if r["variant"] == "dense"}
@@ -29,10 +29,9 @@ def gains(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def crossovers(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The fewest chips that hold the dense model and the experts, and from how many on these are
-    ahead.
+    """The fewest chips that hold dense model and experts, and from which on experts are faster.
 
-    None: at no number of chips that was looked at.
+    None means that they are faster at no number of chips that was computed.
     """
     found, ratios = [], gains(rows)
     for key in dict.fromkeys((row["kind"], row["size"], row["variant"]) for row in rows):

@@ -1,4 +1,4 @@
-"""What `scaling` shows: its tables, and its figure."""
+"""The output of `scaling`: its tables and its figure."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,7 +23,7 @@ def print_tables(
     crossovers: Sequence[Mapping[str, Any]],
     compiled: Sequence[Mapping[str, Any]],
 ) -> None:
-    """What a step costs, where experts overtake, and what compiled programs send."""
+    """Print the cost of a step, where experts overtake, and what compiled programs send."""
     for kind in dict.fromkeys(row["kind"] for row in rows):
         table = Table("size", "chips", "variant", title=_NAMES[kind], box=SIMPLE_HEAD)
         for column in ("cut", "parts", "GB sent", "GB between", "memory", "s, in turn", "at once"):
@@ -74,9 +74,7 @@ def print_tables(
 
 
 def draw(path: Path, rows: Sequence[Mapping[str, Any]], gains: Sequence[Mapping[str, Any]]) -> Path:
-    """Above the share of a step that waits for the network, below the dense model over the
-    experts.
-    """
+    """Above, the share of a step that waits for the network; below, the ratio of times."""
     kinds = list(dict.fromkeys(row["kind"] for row in rows))
     sizes = list(dict.fromkeys(row["size"] for row in rows))
     figure = Figure(figsize=(1.2 + 3.6 * len(kinds), 6.4), layout="constrained")

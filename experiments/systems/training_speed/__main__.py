@@ -2,11 +2,12 @@
 
     python -m experiments.training_speed --torch-python PYTHON --preset standard
 
-PYTHON is that of an environment with PyTorch. Every side is a process of its own that waits for
-orders; blocks of steps go round the sides, A B C A B C …, so that all share the same minutes, and a
-load that comes and goes falls on all. The ratio is that of the medians over blocks, its interval a
-bootstrap over rounds. Each side runs twice, under glibc's allocator as it is, which hands large
-buffers back to the kernel and faults them in anew at every step, and told to keep them.
+PYTHON is the Python of an environment with PyTorch. Every side is a process of its own that waits
+for commands. The sides take turns in blocks of steps, A B C A B C …, so that other load on the
+machine affects all of them. The ratio is that of the medians over blocks; its interval is a
+bootstrap over rounds. Each side runs twice: with the default of glibc's allocator, which returns
+large buffers to the kernel and faults them in again at every step, and with an allocator that keeps
+them.
 """
 
 import subprocess
@@ -47,12 +48,12 @@ AGREE = 1e-3  # nats per token, over the first steps: the two do the same work
 
 
 def cpu_seconds(side: Mapping[str, Any]) -> float:
-    """Of all blocks, on all processors; threads that wait by spinning count."""
+    """The seconds of all blocks on all processors; threads that spin while they wait count too."""
     return sum(answer["cpu"] for answer in side["step"])
 
 
 def row_of(size: Size, found: Mapping[str, Any], side: Mapping[str, Any], seed: int) -> dict:
-    """One line of the table: a side under an allocator, and the ratio to ours under the same."""
+    """One row: a side with an allocator, and its ratio to ours with the same allocator."""
     same = [s for s in found["sides"] if s["allocator"] == side["allocator"]]
     (ours,) = (s for s in same if s["side"] == OURS)
     times = {phase: float(np.median(block_times(side[phase]))) for phase in ("step", *PHASES)}
@@ -88,7 +89,7 @@ def row_of(size: Size, found: Mapping[str, Any], side: Mapping[str, Any], seed: 
 
 
 def verdicts_of(rows: Sequence[Mapping[str, Any]]) -> tuple[Verdict, ...]:
-    """The claims, their bounds stated here and nowhere else."""
+    """The claims, whose bounds are stated only here."""
     gap = max(row["loss_gap"] for row in rows)
     same_work = f"largest gap of the first {FIRST_STEPS} losses, nats per token"
     speed = [
@@ -102,7 +103,7 @@ def verdicts_of(rows: Sequence[Mapping[str, Any]]) -> tuple[Verdict, ...]:
 
 
 def run(config: Config, console: Console) -> bool:
-    """The whole study: tables, files into the folder `config.out`, whether every claim holds."""
+    """Run the whole study: tables, files into `config.out`; return whether every claim holds."""
     start = time.perf_counter()
     versions = reporting.installed(PACKAGES) | peer_versions(config.torch_python)
     plan = Plan(
@@ -137,10 +138,10 @@ def run(config: Config, console: Console) -> bool:
 
 
 def peer_versions(python: str) -> dict[str, str]:
-    """Of PyTorch over there.
+    """The version of PyTorch in the other environment.
 
     Raises:
-        ValueError: if it cannot be imported.
+        ValueError: if it cannot be imported there.
     """
     program = "import torch; print(torch.__version__)"
     done = subprocess.run([python, "-c", program], capture_output=True, text=True, check=False)

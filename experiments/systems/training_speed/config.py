@@ -1,4 +1,4 @@
-"""What `training_speed` can be asked: its options, its presets, and what is refused."""
+"""The options of `training_speed`, its presets, and the checks of both."""
 
 import os
 from dataclasses import dataclass
@@ -46,7 +46,7 @@ def check_config(config: Config) -> None:
     """Refuse values outside their domain.
 
     Raises:
-        ValueError: naming the first option that is, its rule and its value.
+        ValueError: if an option is outside its domain; the message names the first such option.
     """
     require(bool(config.torch_python), "`torch_python` must be given", config.torch_python)
     known = {"torch", "torch.compile"}

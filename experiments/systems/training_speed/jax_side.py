@@ -2,7 +2,7 @@
 
     python -m experiments.training_speed.jax_side FOLDER
 
-Run by `training_speed`. It obeys lines of JSON on its input, and answers each with one.
+`training_speed` runs it. It reads commands as lines of JSON, and answers each with one line.
 """
 
 import json
@@ -26,7 +26,7 @@ from dfm_jax.training.step import make_train_step
 
 
 def phases(folder: Path) -> dict[str, Callable[[], float]]:
-    """What can be asked for: each does its work once, on the next batch, and gives the loss."""
+    """The possible commands; each does its work once, on the next batch, and returns the loss."""
     work = json.loads((folder / "work.json").read_text())
     params = jax.tree.map(jnp.array, unflattened(np.load(folder / "params.npz")))
     tokens = jnp.asarray(np.load(folder / "tokens.npy"), jnp.int32)
@@ -95,7 +95,7 @@ def unflattened(arrays: np.lib.npyio.NpzFile) -> dict:
 
 
 def serve(known: dict[str, Callable[[], float]]) -> None:
-    """Obey until the input ends: {"phase", "steps"} → losses, seconds per step, faults."""
+    """Answer commands until the input ends: {"phase", "steps"} → losses, seconds, faults."""
     for line in sys.stdin:
         order = json.loads(line)
         phase = known[order["phase"]]

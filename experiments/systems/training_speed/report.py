@@ -1,4 +1,4 @@
-"""What `training_speed` shows: its table, and where the time of a step goes as a figure."""
+"""The output of `training_speed`: its table, and a figure of the time in a step."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

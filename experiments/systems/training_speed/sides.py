@@ -1,4 +1,4 @@
-"""What `training_speed` compares: the work on disk, and processes that wait for orders to do it."""
+"""What `training_speed` compares: the work on disk, and processes that wait for commands."""
 
 import json
 import os
@@ -49,7 +49,7 @@ class Plan(NamedTuple):
 
 @dataclass(frozen=True)
 class Size:
-    """What is trained."""
+    """The size of the network and its batches."""
 
     width: int
     num_layers: int
@@ -61,7 +61,7 @@ class Size:
 
     @property
     def model(self) -> dict[str, Any]:
-        """Its options, a Llama's."""
+        """The options of its network, a Llama."""
         return {
             "num_tokens": self.num_tokens,
             "width": self.width,
@@ -73,7 +73,7 @@ class Size:
 
     @property
     def name(self) -> str:
-        """For tables: all that fixes the work."""
+        """A name for tables, with all that fixes the work."""
         return (
             f"width {self.width}, {self.num_layers} layers, V {self.num_tokens}, "
             f"{self.batch_size} × {self.num_positions} tokens"
@@ -91,7 +91,7 @@ SIZES = (
 
 
 def write_work(folder: Path, size: Size, plan: Plan) -> None:
-    """Options, weights under both names, batches."""
+    """Write the options, the weights under both names, and the batches."""
     model = TransformerConfig(**size.model)
     params = transformer(model).init(jax.random.key(plan.seed))
     leaves = jax.tree_util.tree_flatten_with_path(params)[0]
@@ -135,7 +135,7 @@ def products(model: TransformerConfig, size: Size) -> list[tuple[int, int, int]]
 
 
 class Trainer:
-    """A side that trains when it is told to, and what it has answered so far."""
+    """A side that trains on command, and its answers so far."""
 
     def __init__(self, name: str, allocator: str, folder: Path, plan: Plan) -> None:
         self.found: dict[str, Any] = {"side": name, "allocator": allocator, "step": []}
@@ -149,7 +149,7 @@ class Trainer:
         self.side = Side(name, command, plan.num_threads, ALLOCATORS[allocator])
 
     def told(self, phase: str, steps: int) -> dict[str, Any]:
-        """The answer to one order.
+        """The answer to one command.
 
         Raises:
             ValueError: if the process has ended.

@@ -1,4 +1,4 @@
-"""What times of two sides, taken in turns, say about their ratio."""
+"""The ratio of the times of two sides that took turns."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,14 +9,14 @@ MET = 0.85  # of the goal: less is within what such timings are worth
 
 
 def block_times(answers: Sequence[Mapping[str, Any]]) -> np.ndarray:
-    """Seconds per step, the median of each block."""
+    """The seconds per step, as the median of each block."""
     return np.array([np.median(answer["seconds"]) for answer in answers])
 
 
 def ratio(theirs: np.ndarray, ours: np.ndarray, *, seed: int) -> tuple[float, float, float]:
     """median(theirs) / median(ours) over rounds, and the ends of its 95 % interval.
 
-    Rounds are resampled whole, since both sides share a round's load.
+    Whole rounds are resampled, because both sides share the load of a round.
     """
     rng = np.random.default_rng(seed)
     rounds = rng.integers(len(ours), size=(10_000, len(ours)))

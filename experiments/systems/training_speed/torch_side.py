@@ -2,9 +2,9 @@
 
     PYTHON -P experiments/systems/training_speed/torch_side.py FOLDER SIDE
 
-Run by `training_speed` with the Python of another environment, which knows PyTorch and NumPy and
-nothing of this package. Written as one writes it there: fused attention, norm, loss and optimizer.
-It obeys lines of JSON on its input, and answers each with one.
+`training_speed` runs it with the Python of another environment, which has PyTorch and NumPy but not
+this package. It is usual PyTorch code: fused attention, norm, loss and optimizer. It reads commands
+as lines of JSON, and answers each with one line.
 """
 
 import json
@@ -36,7 +36,7 @@ class Block(torch.nn.Module):
         self.head_size = work["head_size"]
 
     def forward(self, h, cos, sin):
-        """[B, N, width] to the same."""
+        """Map [B, N, width] to the same shape."""
         batch, length, width = h.shape
 
         def heads(x):
@@ -73,7 +73,7 @@ class Llama(torch.nn.Module):
         self.register_buffer("sin", angles.sin(), persistent=False)
 
     def forward(self, tokens):
-        """[B, N] to [B, N, V]."""
+        """Map [B, N] to [B, N, V]."""
         h = self.embed_tokens(tokens)
         for layer in self.layers:
             h = layer(h, self.cos, self.sin)
@@ -111,7 +111,7 @@ class Training:
         self.count = 0
 
     def loss(self):
-        """Of the next batch."""
+        """The loss of the next batch."""
         i = self.count % len(self.inputs)
         self.count += 1
         logits = self.model(self.inputs[i])
@@ -130,14 +130,14 @@ class Training:
         return loss.item()
 
     def step(self):
-        """A whole update, the gradient's norm clipped."""
+        """A whole update, with the norm of the gradient clipped."""
         loss = self.gradient()
         torch.nn.utils.clip_grad_norm_(self.parameters, self.work["adamw"]["max_norm"])
         self.optimizer.step()
         return loss
 
     def products(self):
-        """The matrix products of a step, each with fresh operands of the right shape."""
+        """The matrix products of a step, each with new operands of the right shape."""
         for a, b in self.pairs:
             torch.mm(a, b)
         return 0.0
@@ -148,7 +148,7 @@ class Training:
 
 
 def serve(training):
-    """Obey until the input ends: {"phase", "steps"} → losses, seconds per step, faults."""
+    """Answer commands until the input ends: {"phase", "steps"} → losses, seconds, faults."""
     training.prepare_products()
     for line in sys.stdin:
         order = json.loads(line)
