@@ -1,4 +1,4 @@
-"""One package a study: its config, what it measures, the tables and the figure it shows."""
+"""Studies, one package each: config, measurements, tables and a figure."""
 
 from pathlib import Path
 

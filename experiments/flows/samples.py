@@ -1,7 +1,7 @@
 """Drawing images: the exact finite step for the masked source, Euler for the uniform one. [S2–S4]
 
-One gate a state: ρ̂(x_t, t) mixes the experts' posteriors, hence their velocities (D4, D5), and
-every position is drawn from the mixed step's distribution.
+Each state has one gate: ρ̂(x_t, t) mixes the experts' posteriors, and so their velocities (D4, D5).
+Every position is drawn from the distribution of the mixed step.
 """
 
 from functools import partial
@@ -21,12 +21,12 @@ from experiments.flows.sources import Source
 
 
 def sample(source: Source, key: Key, posterior_of, num_positions: int) -> Array:
-    """One image from (x_t, t) ↦ p̂_{1|t}, T steps: [N].
+    """Draw one image in T steps from (x_t, t) ↦ p̂_{1|t}: [N].
 
         masked     X_{t+1} ~ δ + λ_t (p̂ − δ)                                              [S2]
         uniform    X_{t+h} ~ δ + h û on [0, 1 − ε], then every position from p̂_{1|1−ε}   [S3, S4]
 
-    A step of Euler is a distribution: h/(1 − t) ≤ h/(h + ε) < 1.
+    A step of Euler is a distribution, because h/(1 − t) ≤ h/(h + ε) < 1.
     """
     start_key, step_key, last_key = jax.random.split(key, 3)
     steps, ends, num_states = source.num_steps, 1 - source.epsilon, source.num_states
@@ -65,13 +65,13 @@ def sampled(
     """Images of K experts [K, …] under ρ̂, or under one-hot rows of `fixed`: [M, N].
 
     Args:
-        source: where they start and how they step.
-        network: of an expert.
-        router: of ρ̂.
-        experts: stacked parameters.
-        gate: the router's.
-        fixed: [M, K] a distribution that replaces ρ̂, or a row of zeros.
-        keys: [M].
+        source: The source, which gives the start and the steps.
+        network: The network of an expert.
+        router: The network of ρ̂.
+        experts: The parameters of the experts, stacked.
+        gate: The parameters of the router.
+        fixed: A distribution that replaces ρ̂, or a row of zeros, [M, K].
+        keys: The keys, [M].
     """
 
     def one(key: Key, weights: Array) -> Array:

@@ -1,11 +1,12 @@
-"""Two sources, one shape: how states are drawn, what they pay, where a sampler stops.   [L2, L5]
+"""Two sources with one interface: how states are drawn, their losses, the end.   [L2, L5]
 
     masked     −log p̂(x_1) ≤ Σ_t Σ_i λ_t E[1[X_t^i = m] (−log p̂^i(x_1^i | X_t, t/T))]        [L5]
     uniform    −log p̂(x_1) ≤ ∫_0^{1−ε} E Σ_i L2 dt + E Σ_i (−log p̂^i(x_1^i | X_{1−ε}, 1−ε)) [L2, S4]
 
-κ_t = t in both. The first bounds the sampler of T exact finite steps (S2), the second the jump
-process that is left at 1 − ε for one draw of every position (S4). Never compare across sources.
-A draw is one of J times of an image, one in each of J equal strata, and the state there.
+κ_t = t in both. The first is a bound for the sampler of T exact finite steps (S2). The second is
+one for the jump process that stops at 1 − ε and then draws every position once (S4). Bounds of
+different sources must not be compared. A draw is one of J times of an image, one in each of J equal
+strata, and the state at this time.
 """
 
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ Name = Literal["masked", "uniform"]
 
 
 class Draws(NamedTuple):
-    """States of one image: [J], the last axis of `x_t` is positions."""
+    """States of one image: [J], with positions as the last axis of `x_t`."""
 
     x_t: Array  # [J, N]
     t: Array  # [J] the time that networks read
@@ -41,7 +42,8 @@ class Source:
     """A source, its grid and its end.
 
     Raises:
-        ValueError: on a name that means nothing, a count below 1, an end outside (0, 1).
+        ValueError: if there is no source of that name; if a count is below 1; if the end lies
+            outside (0, 1).
     """
 
     name: Name
@@ -52,7 +54,7 @@ class Source:
     time_conditioned: bool = True  # whether its networks read the time; from masks they need not
 
     def __post_init__(self) -> None:
-        """Refuse what is no source."""
+        """Refuse values that no source can have."""
         require(self.name in ("masked", "uniform"), "`name` must be masked or uniform", self.name)
         for name in ("num_tokens", "num_positions", "num_steps"):
             check_count(name, getattr(self, name))
@@ -60,7 +62,7 @@ class Source:
 
     @property
     def num_states(self) -> int:
-        """S: V, and the mask where there is one."""
+        """S: V, plus 1 for the mask if there is one."""
         return self.num_tokens + (self.name == "masked")
 
     @property
@@ -69,16 +71,16 @@ class Source:
         return masked(linear(), self.num_steps, self.num_positions)
 
     def task(self, network: Network) -> Task:
-        """What a network is trained by: one draw of its bound."""
+        """The task that trains a network: one draw of its bound."""
         if self.name == "masked":
             return masked_task(network, self.table, time_conditioned=self.time_conditioned)
         end = 1 - self.epsilon
         return uniform_task(network, end=end, time_conditioned=self.time_conditioned)
 
     def router_task(self, network: Network) -> Task:
-        """What a router is trained by: −log ρ̂_k(X_t, t), k the part of the image.   [D11]
+        """The task that trains a router by −log ρ̂_k(X_t, t), with k the part of the image.   [D11]
 
-        An example is an image and its part, and pays one term.
+        An example is an image and its part, and has one loss.
         """
 
         def losses(params: Params, example: tuple[Array, Array], key: Key) -> Losses:
@@ -108,14 +110,15 @@ class Source:
         return sample_mixture(path_key, x_0, x_1, t)
 
     def time(self, key: Key) -> Array:
-        """A time of training, uniform over those that networks read."""
+        """A random time for training, uniform over the times that networks read."""
         if self.name == "masked":
             return jax.random.randint(key, (), 0, self.num_steps) / self.num_steps
         return (1 - self.epsilon) * jax.random.uniform(key)
 
     def draws(self, key: Key, x_1: Array, num_draws: int) -> Draws:
-        """One time in each of J strata, and one last for a uniform source; Σ weight · nats is
-        unbiased for the bound.
+        """One time in each of J strata, and one last draw for a uniform source.
+
+        Σ weight · nats is unbiased for the bound.
 
         Raises:
             ValueError: if the J strata do not divide the steps of the masked source.
@@ -142,7 +145,7 @@ class Source:
         return Draws(x_t, t, weight, size, last)
 
     def nats(self, logits: Array, x_1: Array, draw: Draws) -> Array:
-        """The bound's term of one draw, before its weight, summed over positions."""
+        """The bound's loss for one draw, before its weight, summed over positions."""
         if self.name == "masked":
             size = jnp.full(x_1.shape, draw.size)
             return jnp.sum(step_loss(logits, x_1, draw.x_t, size))
@@ -153,6 +156,6 @@ class Source:
 
 @partial(jax.jit, static_argnums=(0, 3))
 def image_draws(source: Source, key: Key, images: Array, num_draws: int) -> Draws:
-    """[D, J, …]: image d draws from `fold_in(key, d)`, the same for whoever is judged by them."""
+    """[D, J, …]: image d draws from `fold_in(key, d)`, the same for all variants."""
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(images.shape[0]))
     return jax.vmap(lambda k, x: source.draws(k, x, num_draws))(keys, images)

@@ -1,8 +1,7 @@
-"""Members of `flows`: a dense model, experts and routers, each from its own images, its seeds as
-one.
+"""The members of `flows`: dense model, experts and routers, each trained on its own images.
 
-Every member is a sweep of its seeds, in a folder of its own, and goes on from there. Members of one
-shape share a compiled step.
+Every member is a sweep over its seeds, in a folder of its own, from which it can go on. Members of
+one shape share a compiled step.
 """
 
 from dataclasses import asdict, dataclass, replace
@@ -29,7 +28,7 @@ _SAVED = 100  # steps between checkpoints, at least: one takes as long as some o
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How a member is trained, but for its images and its seeds."""
+    """How a member is trained, except its images and its seeds."""
 
     source: Source
     config: TrainConfig
@@ -49,7 +48,7 @@ def member_config(
     num_steps: int,
     batch_size: int,
 ) -> TrainConfig:
-    """Of whole images, all of them seen; but for the seed."""
+    """The config for whole images, all of which are seen, except the seed."""
     return TrainConfig(
         model=model,
         optimizer=optimizer,
@@ -75,26 +74,26 @@ def _task(source: Source, model: TransformerConfig, num_experts: int | None) -> 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Member:
-    """A trained member, all of its seeds."""
+    """A trained member with all of its seeds."""
 
     recipe: Recipe
     params: Params  # [R, …] on the host
 
     @property
     def num_tokens(self) -> int:
-        """Tokens that one seed was trained on."""
+        """The number of tokens on which one seed was trained."""
         config = self.recipe.config
         return config.num_steps * config.batch_size * config.num_positions
 
     @property
     def flops(self) -> float:
-        """Of that training."""
+        """The FLOPs of that training."""
         config, outputs = self.recipe.config, self.recipe.num_experts
         per_token = flops_per_token(config.model, config.num_positions, num_outputs=outputs)
         return 3 * per_token * self.num_tokens
 
     def of_seed(self, number: int) -> Params:
-        """The parameters of one seed, by its place."""
+        """The parameters of one seed, by its number."""
         return jax.tree.map(lambda leaf: leaf[number], self.params)
 
 
@@ -106,14 +105,14 @@ def trained(
     *,
     seeds: tuple[int, ...],
 ) -> Member:
-    """Train a member, or go on with it from what lies in `folder`.
+    """Train a member, or continue it from the files in `folder`.
 
     Args:
-        folder: of this member.
-        recipe: of its network and its training.
-        images: [R, N] what it sees, drawn uniformly with replacement.
-        parts: [R] their parts, for a router.
-        seeds: of starts, batches and states; one run each.
+        folder: The folder of this member.
+        recipe: The recipe of its network and its training.
+        images: Its images, drawn uniformly with replacement, [R, N].
+        parts: Their parts, for a router, [R].
+        seeds: The seeds of starts, batches and states, one run each.
 
     Raises:
         NonFiniteError: if the training of a seed met a number that is not finite.

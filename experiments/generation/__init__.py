@@ -1,1 +1,1 @@
-"""What fewer steps cost: exact distance on a toy, bounds on digits, sampler by sampler."""
+"""The cost of fewer steps: exact distance on a toy, bounds on digits, for each sampler."""

@@ -1,10 +1,10 @@
-"""What fewer steps cost: exact distance on a toy, bounds on digits, sampler by sampler. [S1–S5, L5]
+"""The cost of fewer steps: exact distance on a toy, bounds on digits, by sampler.   [S1–S5, L5]
 
     python -m experiments.generation --preset quick
 
-With exact posteriors one position a step has no error, many at once pay the total correlation of
-what they draw together (Q6), and more steps pay less. On held-out digits the same is seen in the
-bound of a trained network's samplers, in nats per pixel.
+With exact posteriors, one position per step has no error. Several positions at once cost the total
+correlation of the tokens that are drawn together (Q6), and more steps cost less. On held-out digits
+the bounds of a trained network's samplers show the same, in nats per pixel.
 """
 
 import sys
@@ -34,7 +34,7 @@ ERRORS = 4.0  # standard errors of a difference that is no difference
 
 
 def run(config: Config, images: Images, console: Console) -> bool:
-    """The whole study: tables, files into the folder `config.out`, whether every claim holds."""
+    """Run the whole study: tables, files into `config.out`; return whether every claim holds."""
     check_config(config)
     shown = ("preset", "out")
     of_a_cell = {name: value for name, value in asdict(config).items() if name not in shown}
@@ -81,7 +81,7 @@ def _digits(config: Config, images: Images) -> dict[str, Any]:
 def verdicts_of(
     toy: Sequence[Mapping[str, Any]], bounds: Sequence[Mapping[str, Any]]
 ) -> tuple[Verdict, ...]:
-    """The claims, their bounds stated here and nowhere else."""
+    """The claims, whose bounds are stated only here."""
     single = [r["tv"] for r in toy if r["sampler"] == "blocks" and r["steps"] == generation_toy.N]
     together = [r["tv"] for r in toy if r["sampler"] == "blocks" and r["steps"] == 1]
     slopes = []
@@ -108,7 +108,7 @@ def verdicts_of(
 
 
 def whole(config: Config, console: Console) -> bool:
-    """The study on its data."""
+    """Run the study on its data."""
     return run(config, digits(config.num_train, config.num_test), console)
 
 

@@ -1,4 +1,4 @@
-"""What `generation` can be asked: its options, its presets, and what is refused."""
+"""The options of `generation`, its presets, and the checks of both."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +59,7 @@ def check_config(config: Config) -> None:
     """Refuse values outside their domain.
 
     Raises:
-        ValueError: naming the first option that is, its rule and its value.
+        ValueError: if an option is outside its domain; the message names the first such option.
     """
     rising = len(config.steps) >= 3 and list(config.steps) == sorted(set(config.steps))
     require(

@@ -1,9 +1,10 @@
-"""What a trained model's samplers can promise of held-out digits, against their steps.   [L5, L3]
+"""Bounds on held-out digits for the samplers of a trained model, by number of steps.   [L5, L3]
 
     −log p̂_T(x) ≤ Σ_t Σ_i λ_t^i E[1[X_t^i = m] (−log p̂^i(x^i | X_t))]                        [L5]
 
-bounds what the sampler of T exact finite steps gives a held-out image; every order of single
-positions has its own likelihood (L3), which needs N of them. One time-free network serves all.
+This is a bound for the sampler of T exact finite steps on a held-out image. Every order of single
+positions has its own likelihood (L3), which takes N steps. One network without time serves all
+samplers.
 """
 
 from collections.abc import Iterator
@@ -110,7 +111,7 @@ def rows_of(config: Any, images: Images) -> Iterator[dict[str, Any]]:
 
 
 def _over(measure: Any, keys: Key, x: Array) -> np.ndarray:
-    """Of all images, some at a time; every sampler is judged by the same draws."""
+    """The results for all images, some at a time, with the same draws for every sampler."""
     size = 32
     parts = [
         np.asarray(measure(jax.random.clone(keys)[at : at + size], x[at : at + size]), np.float64)

@@ -1,4 +1,4 @@
-"""What `generation` shows: quality against the number of steps, as tables and as a picture.
+"""The output of `generation`: quality against the number of steps, as tables and as a picture.
 
 python -m experiments.generation.report RESULT
 """
@@ -23,7 +23,7 @@ _FLOOR = 1e-4  # where a TV that is rounding is drawn, on a logarithmic axis
 
 
 def _grids(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[list[str]]]]:
-    """(title, lines), the first line the head: two of the toy, one of digits."""
+    """(title, lines), with the heading as first line: two of the toy, one of digits."""
     found = []
     toy = [row for row in rows if row["on"] == "toy"]
     for source in dict.fromkeys(row["source"] for row in toy):
@@ -47,7 +47,7 @@ def _grid(rows: Sequence[Mapping[str, Any]], shown: Any) -> list[list[str]]:
 
 
 def print_tables(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
-    """A line for each number of steps, a column for each sampler."""
+    """Print a line for each number of steps, with a column for each sampler."""
     for title, (head, *lines) in _grids(rows):
         table = Table(head[0], title=title, box=SIMPLE_HEAD)
         for name in head[1:]:

@@ -1,8 +1,7 @@
-"""How far a sampler's distribution is from the data, exactly, on a space small enough to list.
-[S1–S5, Q6]
+"""The exact distance of a sampler's distribution from the data, on a small space.   [S1–S5, Q6]
 
-Posteriors are exact, so that all that is measured is the sampler. Its distribution is the source's,
-pushed through the very step distributions that it draws from, in float64.
+Posteriors are exact, so only the sampler is measured. Its distribution is that of the source,
+pushed through the step distributions from which it draws, in float64.
 """
 
 from collections.abc import Iterator
@@ -43,12 +42,12 @@ class Toy(NamedTuple):
 
     @property
     def masked(self) -> bool:
-        """Whether it starts from masks: revealed tokens are then carried over."""
+        """Whether the source is masks; revealed tokens are then kept."""
         return bool(np.all(self.source[:, V] == 1))
 
     @property
     def coupling(self) -> exact.FactoredCoupling:
-        """X_0 and X_1, independent."""
+        """The coupling, in which X_0 and X_1 are independent."""
         return exact.FactoredCoupling(
             data=self.data, source_tokens=self.source, context=np.zeros(N, bool)
         )
@@ -64,7 +63,7 @@ class Toy(NamedTuple):
             return Posterior(jnp.asarray(np.log(found)))
 
     def distance(self, probs: np.ndarray) -> float:
-        """TV(distribution, data), the mask among the states."""
+        """TV of a distribution and the data; the mask is one of the states."""
         return float(exact.total_variation(probs, exact.embed(self.data, V, S, N)))
 
 
@@ -117,8 +116,9 @@ def by_euler(toy: Toy, schedule: Schedule, times: np.ndarray) -> np.ndarray:
 
 
 def corrected(toy: Toy, schedule: Schedule, times: np.ndarray) -> np.ndarray:
-    """The distribution of `sampling.sample_corrected`; a step whose rates would be no distribution
-    goes forward.
+    """The distribution of `sampling.sample_corrected`.
+
+    A step whose rates would not give a distribution is made without steps back.
     """
     probs, fixed = toy.path(np.zeros(N)), jnp.zeros(N, bool)
     run = Run(_denoiser, S, toy.masked, "clear", 1)

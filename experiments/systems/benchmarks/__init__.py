@@ -1,1 +1,1 @@
-"""Every work beside its peers on this CPU: seconds, memory, growth, and that both do the same."""
+"""Every workload and its peers on this CPU: seconds, memory, growth, and equal results."""

@@ -1,19 +1,20 @@
-"""Every work beside its peers on this CPU: seconds, memory, growth, and that both do the same.
+"""Every workload and its peers on this CPU: seconds, memory, growth, and equal results.
 
     make install-peers
     .venv-peers/bin/python -m experiments.benchmarks --preset standard
 
-Sides are processes that wait for orders. Blocks of work go round their forms, A B C A B C …, so
-that all share the same minutes; the ratio is that of the medians over blocks, its interval a
-bootstrap over rounds. Everything is measured on one and two processors, under glibc's allocator as
-it is and told to keep its buffers. A block is a few tenths of a second, or one repetition where
-that is longer; where a round is, there are fewer of them, three at least. Peaks of memory and what
-is compared come from processes of their own, whose allocator hands back every buffer at once: they
-are the same for all rows of a size. Slow works are measured on one processor under glibc's own
-allocator, and on two with buffers kept, alone. A run that is stopped goes on: every size is kept.
+The sides are processes that wait for commands. Their forms take turns in blocks of work, A B C A B
+C …, so that other load affects all of them. The ratio is that of the medians over blocks; its
+interval is a bootstrap over rounds. Everything is measured on one and two processors, with glibc's
+allocator as it is and told to keep its buffers. A block takes a few tenths of a second, or one
+repetition if that is longer; if rounds are long, there are fewer, but at least three. Peaks of
+memory and compared results come from separate processes, whose allocator returns every buffer at
+once; they are the same for all rows of a size. Slow workloads are measured only on one processor
+with glibc's own allocator, and on two with kept buffers. A run that is stopped goes on, because
+every size is kept.
 
-The peers have other random weights where only shapes matter, and k-means starts of their own. The
-auction of the paper's code is no package: the study `clustering` measures it.
+The peers have other random weights if only shapes matter, and their own k-means starts. The auction
+of the paper's code is not a package; the study `clustering` measures it.
 """
 
 import itertools
@@ -65,14 +66,14 @@ Tell = Callable[[str, int], dict[str, Any]]
 
 
 class Sides:
-    """The processes of one work: ours and the peers', for each number of threads and allocator."""
+    """The processes of one workload: ours and the peers', per number of threads and allocator."""
 
     def __init__(self, workload: Workload, config: Config) -> None:
         self.workload, self.python = workload, config.peers_python
         self.started: dict[tuple[str, int, str], Side] = {}
 
     def of(self, form: str, threads: int, allocator: str) -> Side:
-        """The one that knows a form; it is started when it is first asked for."""
+        """The side that has a form; it is started when it is first needed."""
         own = form in self.workload.forms or form.endswith("(ours)")
         name = OURS if own else "peers"
         key = (name, threads, allocator)
@@ -86,19 +87,19 @@ class Sides:
         return self.started[key]
 
     def end(self) -> None:
-        """Let all of them go."""
+        """End all processes."""
         for side in self.started.values():
             side.end()
 
 
 def settings(workload: Workload, config: Config) -> list[tuple[int, str]]:
-    """Threads and allocators: all pairs, or of a slow work the first of both and the last."""
+    """Threads and allocators: all pairs; for a slow workload, the first and last of both."""
     pairs = list(itertools.product(config.threads, config.allocators))
     return list(dict.fromkeys((pairs[0], pairs[-1]))) if workload.slow else pairs
 
 
 def cell(workload: Workload, size: Size, sides: Sides, config: Config) -> dict[str, Any]:
-    """All blocks of one size, under every number of threads and allocator; checks, memory."""
+    """All blocks of one size, for every number of threads and allocator; checks and memory."""
     runs = []
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder, "inputs.npz")
@@ -125,7 +126,7 @@ def cell(workload: Workload, size: Size, sides: Sides, config: Config) -> dict[s
 
 
 def run_of(told: Mapping[str, Tell], num_blocks: int) -> dict[str, Any]:
-    """Blocks of every form in turn."""
+    """Run blocks of every form in turn."""
     once = {form: tell("time", 1)["seconds"][0] for form, tell in told.items()}  # it compiles
     once |= {
         form: tell("time", 1)["seconds"][0] for form, tell in told.items() if once[form] < SLOW
@@ -144,7 +145,7 @@ def run_of(told: Mapping[str, Tell], num_blocks: int) -> dict[str, Any]:
 
 
 def training_cell(config: Config) -> dict[str, Any]:
-    """The least size of `training_speed`, on two processors, in the same shape as other cells."""
+    """The smallest size of `training_speed`, on two processors, in the form of other cells."""
     threads = min(2, len(os.sched_getaffinity(0)))
     plan = Plan(config.peers_python, ("torch",), threads, max(4, config.num_blocks), config.seed)
     found = training_measured(SIZES[0], plan)
@@ -162,7 +163,7 @@ def training_cell(config: Config) -> dict[str, Any]:
 
 
 def measured(config: Config, cells: study.Cells, console: Console) -> list[tuple[Workload, dict]]:
-    """Every size of every work, from its file or measured now."""
+    """All sizes of all workloads, from their files or measured now."""
     found = []
     for workload in (workload for workload in WORKLOADS if workload.name in config.workloads):
         if workload.name == TRAINING:
@@ -184,7 +185,7 @@ def measured(config: Config, cells: study.Cells, console: Console) -> list[tuple
 
 
 def run(config: Config, console: Console) -> bool:
-    """The whole study: tables, files into the folder `config.out`, whether every claim holds."""
+    """Run the whole study: tables, files into `config.out`; return whether every claim holds."""
     start = time.perf_counter()
     versions = reporting.installed(PACKAGES) | peer_versions(config.peers_python)
     values = {name: list(getattr(config, name)) for name in ("threads", "allocators")}
@@ -223,7 +224,7 @@ def run(config: Config, console: Console) -> bool:
 
 
 def peer_versions(python: str) -> dict[str, str]:
-    """Of the peers over there.
+    """The versions of the peers in their environment.
 
     Raises:
         ValueError: if one of them is missing.

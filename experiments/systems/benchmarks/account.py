@@ -1,4 +1,4 @@
-"""What follows from the seconds that `benchmarks` measured: ratios, gaps, slopes, verdicts."""
+"""Results from the seconds that `benchmarks` measured: ratios, gaps, slopes, verdicts."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
@@ -37,7 +37,7 @@ _FEWEST = 10  # counts of a cell below which the chi-square distribution is not 
 
 
 def rows_of(workload: Workload, cell: Mapping[str, Any], seed: int) -> list[Row]:
-    """A row per number of threads, allocator, peer and form, from all that one size gave."""
+    """A row per number of threads, allocator, peer and form, from the data of one size."""
     rows = []
     for run in cell["runs"]:
         blocks, peaks = run["blocks"], cell["peaks"]
@@ -70,11 +70,11 @@ def rows_of(workload: Workload, cell: Mapping[str, Any], seed: int) -> list[Row]
 
 
 def gap_of(workload: Workload, shown: Mapping[str, Any], form: str, peer: str) -> float | None:
-    """How far a form is from the peer; where that shows nothing, from our clear form.
+    """How far a form is from the peer, or from our clear form if the peer has no comparable result.
 
-    Of values the largest gap over the largest number of their group; of draws the p-value of one
-    distribution behind both; of an objective the share that ours lacks. None where there is no
-    check.
+    For values it is the largest gap over the largest number of their group; for draws, the p-value
+    that both have one distribution; for an objective, the share by which ours is lower. None means
+    that there is no check.
     """
     ours = shown.get(form)
     theirs = shown.get(peer) or (shown.get("clear") if form != "clear" else None)
@@ -89,9 +89,7 @@ def gap_of(workload: Workload, shown: Mapping[str, Any], form: str, peer: str) -
 
 
 def same_probs(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """The p-value of Pearson's test that two histograms come from one distribution; rare cells are
-    one.
-    """
+    """The p-value of Pearson's test that two histograms agree; rare cells are merged."""
     table = np.array([ours, theirs])
     rare = table.sum(axis=0) < 2 * _FEWEST
     rest = table[:, rare].sum(axis=1, keepdims=True)
@@ -106,9 +104,10 @@ def same_probs(ours: np.ndarray, theirs: np.ndarray) -> float:
 
 
 def curves(workload: Workload, rows: Iterable[Row]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Of every side the sizes along the work's axis and its seconds: fewest threads, glibc's own.
+    """The sizes along the workload's axis and the seconds of every side.
 
-    Where that allocator was not measured, the first that was.
+    They are for the fewest threads and the default of glibc's allocator, or else the first
+    allocator that was measured.
     """
     mine = [row for row in rows if row["workload"] == workload.name]
     if not mine or not workload.axis:
@@ -135,10 +134,9 @@ def slope(sizes: np.ndarray, seconds: np.ndarray) -> float | None:
 def summary_of(rows: Sequence[Row]) -> dict[str, Any]:
     """Per work: its best ratio by form, each aim and whether it is met, the slopes of growth.
 
-    The best and the least are over threads, allocators and the sizes that the aim is stated for.
-    Whether it is met is said by neither, but with either side at its own best threads and
-    allocator: two threads that wait for each other on processors that others use, too, can take
-    ten times as long as one.
+    "Best" and "least" are over threads, allocators and the sizes for which the aim is stated. An
+    aim is met if it is reached with each side at its own best threads and allocator, because two
+    threads that wait for each other on busy processors can take ten times as long as one.
     """
     found = {}
     for name in dict.fromkeys(row["workload"] for row in rows):
@@ -153,7 +151,7 @@ def summary_of(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def _aims(rows: Iterable[Row]) -> list[tuple[str, float, str | None]]:
-    """Peer, aim, and the size if the aim holds for that one alone."""
+    """Peer, aim, and the size if the aim is for that size alone."""
     aims = []
     for row in rows:
         if row["goal"] is not None:
@@ -183,7 +181,7 @@ def _judged(rows: Iterable[Row], peer: str, goal: float, size: str | None) -> di
 
 
 def _at_best(rows: Sequence[Row]) -> float:
-    """Of the size that suits us most: the peer's least seconds over ours."""
+    """The peer's smallest seconds over ours, at the size that is best for us."""
     sizes: dict[str, list[Row]] = {}
     for row in rows:
         sizes.setdefault(row["size"], []).append(row)
@@ -201,7 +199,7 @@ def _by_form(rows: Sequence[Row], choose: Any) -> dict[str, float]:
 
 
 def verdicts_of(rows: Sequence[Row]) -> tuple[Verdict, ...]:
-    """The claims: pairs do the same work. An aim is no claim, and stands in the summary."""
+    """The claims: both sides do the same work. An aim is not a claim; it is in the summary."""
     verdicts = []
     claims: tuple[tuple[str, str, Literal["≤", "≥"], float], ...] = (
         ("values", "largest gap of losses, gradients, distributions", "≤", VALUES),

@@ -1,4 +1,4 @@
-"""What `benchmarks` can be asked: its options, its presets, and what is refused."""
+"""The options of `benchmarks`, its presets, and the checks of both."""
 
 import os
 import sys
@@ -18,7 +18,7 @@ FEWEST = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Seconds and memory of every work beside those of its peers."""
+    """Seconds and memory of every workload, compared with its peers."""
 
     preset: Literal["quick", "standard"] = "quick"
     """The preset from which the other values start: small sizes on one processor, or everything."""
@@ -49,7 +49,7 @@ def check_config(config: Config) -> None:
     """Refuse values outside their domain.
 
     Raises:
-        ValueError: naming the first option that is, its rule and its value.
+        ValueError: if an option is outside its domain; the message names the first such option.
     """
     rule = "`peers_python` must be the Python of an environment with PyTorch"
     then = "Make one with `make install-peers`."

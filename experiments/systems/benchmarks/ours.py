@@ -1,9 +1,10 @@
-"""Our side of `benchmarks`: every work in the form that is its definition, and in the fast one.
+"""Our side of `benchmarks`: every workload in the form that defines it, and in the fast form.
 
     python -m experiments.benchmarks.ours THREADS
 
-Run by `benchmarks`. Data are arguments of what is compiled, never its constants, which a compiler
-may work out beforehand; keys are made inside from a number that changes with every call.
+`benchmarks` runs it. Data are arguments of the compiled program, never constants, because a
+compiler may compute with constants beforehand. Keys are made inside from a number that changes at
+every call.
 """
 
 import sys
@@ -35,7 +36,7 @@ Arrays = Mapping[str, np.ndarray]
 
 
 def prepare(workload: str, size: dict[str, int], arrays: Arrays) -> Cases:
-    """Every form of a work at a size: what is compiled, and the data that it takes."""
+    """All forms of a workload at a size, compiled, with their data."""
     return _WORKLOADS[workload](size, {name: jnp.asarray(array) for name, array in arrays.items()})
 
 
@@ -58,7 +59,7 @@ def _path(size: dict[str, int], data: dict[str, jax.Array]) -> Cases:
 
 
 def _shown_loss(x_1: jax.Array) -> Callable:
-    """The loss, and of every 37th row the gradient's entry at the data."""
+    """The loss and, for every 37th row, the entry of the gradient at the data."""
     rows = np.arange(0, x_1.size, 37)
     columns = np.asarray(x_1).reshape(-1)[rows]
 

@@ -1,4 +1,4 @@
-"""The samplers of `benchmarks` on our side, and how any work becomes something to run."""
+"""The samplers of `benchmarks` on our side, and the functions that make a workload runnable."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
@@ -28,18 +28,18 @@ WIDTH = 256  # of networks and heads
 
 
 def deterministic(program: Callable, *data: Any, shown: Callable | None = None) -> Case:
-    """The same result at every call."""
+    """A case with the same result at every call."""
     compiled = jax.jit(program)
     return Case(lambda: jax.block_until_ready(compiled(*data)), shown)
 
 
 def random_case(program: Callable, *data: Any, shown: Callable | None = None) -> Case:
-    """The program takes a key first."""
+    """A case whose program takes a key first."""
     return numbered(jax.jit(lambda seed, *rest: program(jax.random.key(seed), *rest)), data, shown)
 
 
 def numbered(function: Callable, data: tuple, shown: Callable | None) -> Case:
-    """The function takes the number of the call first."""
+    """A case whose function takes the number of the call first."""
     count = 0
 
     def run() -> Any:
@@ -51,7 +51,7 @@ def numbered(function: Callable, data: tuple, shown: Callable | None) -> Case:
 
 
 def counted(drawn: Any) -> list[int]:
-    """Tokens by their remainder of 16."""
+    """The numbers of tokens by their remainder modulo 16."""
     return np.bincount(np.asarray(drawn).reshape(-1) % 16, minlength=16).tolist()
 
 
@@ -87,12 +87,12 @@ def _euler_cases(
 
 
 def given_posterior(params: jax.Array, x_t: jax.Array, t: jax.Array) -> jax.Array:
-    """A denoiser that looks at nothing: its parameters are its logits."""
+    """A denoiser that reads nothing: its parameters are its logits."""
     return params
 
 
 def euler(size: dict[str, int], data: dict[str, jax.Array]) -> Cases:
-    """The posterior is there already."""
+    """A run with a given posterior."""
     denoisers = dict.fromkeys(METHODS, given_posterior)
     return _euler_cases(size, denoisers, data["logits"], 0, data["x_0"])
 
@@ -110,7 +110,7 @@ def network_config(num_tokens: int, *, causal: bool) -> TransformerConfig:
 
 
 def euler_model(size: dict[str, int], data: dict[str, jax.Array]) -> Cases:
-    """Random weights; the fast form runs the head only for tokens that jump."""
+    """A run with random weights; the fast form runs the head only for tokens that jump."""
     config = network_config(size["V"], causal=False)
     network = transformer(config)
     whole = denoiser_of(network.apply, time_conditioned=False)
@@ -120,7 +120,7 @@ def euler_model(size: dict[str, int], data: dict[str, jax.Array]) -> Cases:
 
 
 def autoregressive(size: dict[str, int], data: dict[str, jax.Array]) -> Cases:
-    """As many new tokens for every row, with a cache; the fast form draws each in two levels."""
+    """Draw the same number of new tokens per row, with a cache; the fast form uses two levels."""
     config = network_config(size["V"], causal=True)
     decoder = transformer_decoder(config)
     params = transformer(config).init(jax.random.key(0))

@@ -1,4 +1,4 @@
-"""What `benchmarks` shows: its tables, and how seconds grow with the size as a figure."""
+"""The output of `benchmarks`: its tables, and a figure of seconds by size."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ def _shown(value: float | None, form: str = ".2f") -> str:
 
 
 def seconds_shown(seconds: float) -> str:
-    """In the unit that fits."""
+    """Seconds in a suitable unit."""
     for factor, unit in ((1, "s"), (1e3, "ms")):
         if seconds * factor >= 1:
             return f"{seconds * factor:.3g} {unit}"
@@ -128,7 +128,7 @@ def _table(heads: Sequence[str], left: Sequence[int], lines: Sequence[Sequence[s
 def draw(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
     """Seconds over size, both logarithmic, a panel per work; the fitted slopes in the legends.
 
-    One processor, glibc's allocator as it is.
+    It shows one processor, with the default of glibc's allocator.
     """
     named = dict.fromkeys(row["workload"] for row in rows)
     panels = [(BY_NAME[n], found) for n in named if (found := curves(BY_NAME[n], map(dict, rows)))]

@@ -1,6 +1,6 @@
-"""Both ends of a line between `benchmarks` and a side: a process that waits for orders.
+"""Both ends of the connection between `benchmarks` and a side, which waits for commands.
 
-Nothing here but the standard library and NumPy: a peer's environment need know nothing more.
+It uses only the standard library and NumPy, because a peer's environment may have no more.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ import numpy as np
 
 
 class Case(NamedTuple):
-    """One form of one work, its data at hand."""
+    """One form of one workload, with its data."""
 
     run: Callable[[], Any]  # the work, once and to its end; what comes back is its result
     shown: Callable[[Any], Any] | None = None  # of a result, what JSON holds and a check compares
@@ -31,10 +31,10 @@ Prepare = Callable[[str, dict[str, int], Mapping[str, np.ndarray]], dict[str, Ca
 
 
 def serve(prepare: Prepare) -> None:
-    """Obey until the input ends: a line of JSON in, a line of JSON out.
+    """Answer commands until the input ends: a line of JSON in, a line of JSON out.
 
-    {"do", "work", "size", "data", "form", "reps"}: "time" answers the seconds of each repetition,
-    "memory" the peak of one, "check" what each repetition's result shows.
+    {"do", "work", "size", "data", "form", "reps"}: The answer to "time" is the seconds of each
+    repetition, to "memory" the peak of one, and to "check" a summary of each repetition's result.
     """
     # What libraries print is no answer: it goes where errors go.
     answers = os.fdopen(os.dup(1), "w")
@@ -52,7 +52,7 @@ def serve(prepare: Prepare) -> None:
 
 
 def obeyed(case: Case, order: Mapping[str, Any]) -> dict[str, Any]:
-    """The answer to one order."""
+    """The answer to one command."""
     if order["do"] == "memory":
         return {"peak_mb": peak_mb(case.run)}
     if order["do"] == "check":
@@ -68,10 +68,10 @@ def obeyed(case: Case, order: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def peak_mb(run: Callable[[], Any]) -> float | None:
-    """How far the resident memory rises over what it was, in MB; None where Linux won't say.
+    """How much the resident memory rises, in MB; None if Linux does not tell.
 
-    Free buffers are handed back first: an allocator that keeps them would hide what is used. Good
-    to a megabyte or so.
+    Free buffers are returned to the system first, because an allocator that keeps them would hide
+    the memory in use. The result is good to about a megabyte.
     """
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
@@ -85,7 +85,7 @@ def peak_mb(run: Callable[[], Any]) -> float | None:
 
 
 def _status(name: str) -> int:
-    """In kB."""
+    """An entry of the process status, in kB."""
     lines = Path("/proc/self/status").read_text().splitlines()
     (line,) = (line for line in lines if line.startswith(f"{name}:"))
     return int(line.split()[1])
@@ -95,7 +95,7 @@ def _status(name: str) -> int:
 
 
 class Side:
-    """A process that waits for orders, held to as many processors as it has threads."""
+    """A process that waits for commands, with as many processors as it has threads."""
 
     def __init__(
         self, name: str, command: Sequence[str], num_threads: int, environment: Mapping[str, str]
@@ -119,7 +119,7 @@ class Side:
             os.sched_setaffinity(0, whole)
 
     def told(self, order: Mapping[str, Any]) -> dict[str, Any]:
-        """The answer to one order.
+        """The answer to one command.
 
         Raises:
             ValueError: if the process has ended.
@@ -140,7 +140,7 @@ class Side:
         return json.loads(line)
 
     def end(self) -> None:
-        """Let it go."""
+        """End the process."""
         self.process.kill()
         self.process.wait()
         for pipe in (self.process.stdin, self.process.stdout):

@@ -7,7 +7,7 @@ NUM_LAYERS, WIDTH, NUM_HEADS, FFN = 4, 256, 8, 704
 
 
 class Block(torch.nn.Module):
-    """Attention over all positions, then SwiGLU, each behind an RMSNorm."""
+    """Attention over all positions, then SwiGLU, each after an RMSNorm."""
 
     def __init__(self):
         super().__init__()
@@ -18,7 +18,7 @@ class Block(torch.nn.Module):
         self.down = torch.nn.Linear(FFN, WIDTH, bias=False)
 
     def forward(self, h, cos, sin):
-        """[B, N, width] to the same."""
+        """Map [B, N, width] to the same shape."""
         batch, length, _ = h.shape
         q, k, v = (
             x.view(batch, length, NUM_HEADS, -1).transpose(1, 2)
@@ -49,7 +49,7 @@ class Network(torch.nn.Module):
         self.cos, self.sin = angles.cos(), angles.sin()
 
     def forward(self, tokens):
-        """[B, N] to [B, N, V]."""
+        """Map [B, N] to [B, N, V]."""
         h = self.embedding(tokens)
         for block in self.blocks:
             h = block(h, self.cos, self.sin)

@@ -2,9 +2,9 @@
 
     PYTHON -P experiments/systems/benchmarks/torch_side.py THREADS
 
-Run by `benchmarks` in an environment that has them; nothing of `dfm_jax` is imported. k-means-
-constrained and faiss start from their own draws, as our side does, and draw anew at every call. The
-auction of the paper's code is not a package, and is not measured.
+`benchmarks` runs it in an environment that has these packages; it imports nothing of `dfm_jax`.
+k-means-constrained and faiss start from their own random draws, as our side does, and draw again at
+every call. The auction of the paper's code is not a package and is not measured.
 """
 
 import sys
@@ -21,7 +21,7 @@ from experiments.systems.benchmarks.torch_network import NUM_HEADS, NUM_LAYERS, 
 
 
 def prepare(workload, size, arrays):
-    """Every peer of a work at a size."""
+    """All peers of a workload at a size."""
     data = {name: torch.from_numpy(array) for name, array in arrays.items()}
     return WORKLOADS[workload](size, data)
 
@@ -42,7 +42,7 @@ def mixture_path():
 
 
 def path_sampling(size, data):
-    """x_t of each row at its own time."""
+    """Draw x_t for each row at its own time."""
     path = mixture_path()
 
     def shown(x_t):
@@ -98,12 +98,12 @@ def cross_entropy(size, data):
 
 
 def counted(drawn):
-    """Tokens by their remainder of 16."""
+    """The numbers of tokens by their remainder modulo 16."""
     return np.bincount(drawn.numpy().reshape(-1) % 16, minlength=16).tolist()
 
 
 def categorical(size, data):
-    """One token of each row."""
+    """Draw one token for each row."""
 
     def run():
         return torch.multinomial(torch.softmax(data["logits"], -1), 1)
@@ -137,19 +137,19 @@ def euler(size, data, probs):
 
 
 def euler_alone(size, data):
-    """The posterior is there already."""
+    """A run with a given posterior."""
     probs = torch.softmax(data["logits"], -1)
     return {"flow_matching": Case(euler(size, data, lambda x, t: probs), counted)}
 
 
 def euler_model(size, data):
-    """Weights are random, and others than ours: only shapes matter, and draws aren't compared."""
+    """A run with a model; its weights are random, because only shapes matter."""
     model = Network(size["V"], size["N"]).eval()
     return {"flow_matching": Case(euler(size, data, lambda x, t: model(x).softmax(-1)))}
 
 
 def autoregressive(size, data):
-    """As many new tokens for every row, with a cache."""
+    """Draw the same number of new tokens for every row, with a cache."""
     from transformers import (  # pyright: ignore[reportMissingImports]
         GPT2Config,
         GPT2LMHeadModel,
@@ -186,7 +186,7 @@ def autoregressive(size, data):
 
 
 def mean_cosine(features, labels):
-    """Of each row with the mean direction of its cluster."""
+    """The mean cosine of each row with the mean direction of its cluster."""
     sums = np.zeros((labels.max() + 1, features.shape[1]))
     np.add.at(sums, labels, features)
     return float(np.linalg.norm(sums, axis=1).sum() / len(features))

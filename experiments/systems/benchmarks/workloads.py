@@ -1,7 +1,7 @@
-"""The works that `benchmarks` measures: their sizes, their peers, what is aimed at, their data.
+"""The workloads that `benchmarks` measures: their sizes, peers, aims and data.
 
-The aims are those of the plan, stated before anything was measured; none of them is a bound of the
-mathematics. Data are NumPy arrays on disk, so that both sides of a work read the same ones.
+The aims are those of the plan and were stated before anything was measured; they are not bounds of
+the mathematics. Data are NumPy arrays on disk, so that both sides of a workload read the same ones.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,20 +22,20 @@ TRAINING = "AR training step"
 
 @dataclass(frozen=True)
 class Goal:
-    """What the peer's time over ours should reach."""
+    """The ratio that the peer's time over ours should reach."""
 
     peer: str
     ratio: float
     where: Mapping[str, int] = field(default_factory=dict)  # sizes it is stated for; {}: all
 
     def applies(self, peer: str, size: Mapping[str, int]) -> bool:
-        """Whether it is stated for this peer at this size."""
+        """Whether the aim is for this peer at this size."""
         return peer == self.peer and all(size[axis] == value for axis, value in self.where.items())
 
 
 @dataclass(frozen=True)
 class Workload:
-    """One thing that is done here and by a peer."""
+    """One piece of work that we and a peer do."""
 
     name: str
     axis: str  # of a size: what grows
@@ -53,12 +53,12 @@ class Workload:
 
 
 def size_name(size: Mapping[str, int]) -> str:
-    """`batch 8, V 512`: for tables, and to be read again by `size_of`."""
+    """A name such as `batch 8, V 512`, for tables, which `size_of` can read."""
     return ", ".join(f"{axis} {value}" for axis, value in size.items())
 
 
 def size_of(name: str) -> Size:
-    """What `size_name` wrote."""
+    """The size from a name that `size_name` wrote."""
     pairs = (part.rsplit(" ", 1) for part in name.split(", "))
     return {axis: int(value) for axis, value in pairs}
 
@@ -171,7 +171,7 @@ BY_NAME = {workload.name: workload for workload in WORKLOADS}
 
 
 def inputs(workload: str, size: Mapping[str, int], seed: int) -> dict[str, np.ndarray]:
-    """What both sides read. Draws are reproducible: the generator is the work's own."""
+    """The data for both sides; they are reproducible, from a generator of the workload's own."""
     rng = np.random.default_rng([seed, list(BY_NAME).index(workload)])
     return _INPUTS[workload](dict(size), rng)
 
@@ -181,7 +181,7 @@ def _normal(rng: np.random.Generator, *shape: int, scale: float = 1.0) -> np.nda
 
 
 def _path(size: Size, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Source below 500, data from there: who has moved is seen. Eight kinds of κ."""
+    """The source is below 500, the data from 500 on, so one sees who moved. Eight kinds of κ."""
     shape = (size["batch"], size["N"])
     kappa = (np.arange(size["batch"]) % 8 + 0.5) / 8
     x_0, x_1 = rng.integers(0, 500, shape), rng.integers(500, 1000, shape)

@@ -1,1 +1,1 @@
-"""A sweep as one program beside the same runs one by one: equal results, and the ratio of times."""
+"""A sweep as one program and the same runs one by one: equal results, and the ratio of times."""

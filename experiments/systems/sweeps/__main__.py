@@ -1,11 +1,12 @@
-"""A sweep as one program beside the same runs one by one: equal results, and the ratio of times.
+"""A sweep as one program and the same runs one by one: equal results, and the ratio of times.
 
     python -m experiments.sweeps --preset standard
 
-Seeds and learning rates ride a mapped axis. The other side trains the same configs one after the
-other in one process, with the same program for all of them, compiled once: what one program saves
-beyond that is what is measured. Rounds go A B C A B C …, so that all sides share a machine's load;
-the first of each compiles, and is told apart. Results are those of the last round.
+On one side, seeds and learning rates are a mapped axis. The other side trains the same configs one
+after the other in one process, with one program for all of them that is compiled once. The study
+measures what one mapped program saves beyond that. The sides take turns, A B C A B C …, so that
+they share the load of the machine; the first round of each compiles, and is reported separately.
+Results are those of the last round.
 """
 
 import sys
@@ -53,7 +54,7 @@ def runs_of(config: Config) -> tuple[TrainConfig, ...]:
 
 
 def trained(run: Run) -> TrainState:
-    """The state at the end, on the host."""
+    """The state at the end of a run, on the host."""
     state = run.init()
     for step in range(run.num_steps):
         state, _ = run.update(state, step)
@@ -63,25 +64,25 @@ def trained(run: Run) -> TrainState:
 def one_program(
     configs: Sequence[TrainConfig], data: MemberData, *, num_devices: int
 ) -> TrainState:
-    """All runs along a leading axis, cut over devices."""
+    """All runs along a leading axis, which is split over devices."""
     return trained(make_sweep(configs, data, _LOG_CONFIG, make_mesh(num_devices))[0])
 
 
 def one_by_one(configs: Sequence[TrainConfig], data: MemberData) -> TrainState:
-    """Each by itself, stacked at the end."""
+    """Each run by itself, stacked at the end."""
     states = [trained(make_run(config, data, _LOG_CONFIG)) for config in configs]
     return jax.tree.map(lambda *leaves: np.stack(leaves), *states)
 
 
 def timed(side: Callable[..., TrainState], *args: Any) -> tuple[float, TrainState]:
-    """Seconds, and what comes of it."""
+    """The seconds and the result of a side."""
     start = time.perf_counter()
     state = side(*args)
     return time.perf_counter() - start, state
 
 
 def run(config: Config, console: Console) -> bool:
-    """All sides in turn; the table, the files, whether the results are equal."""
+    """Run all sides in turn, show the table, write the files; return whether results are equal."""
     configs = runs_of(config)
     with tempfile.TemporaryDirectory() as name:
         write_texts(Path(name) / "texts")
@@ -155,7 +156,7 @@ def _table(rows: Sequence[dict[str, Any]]) -> Table:
 
 
 def whole(config: Config, console: Console) -> bool:
-    """The study on its data."""
+    """Run the study on its data."""
     study.have_cpu_devices(config.num_devices)
     return run(config, console)
 

@@ -1,4 +1,4 @@
-"""What `sweeps` can be asked: its options, its presets, and what is refused."""
+"""The options of `sweeps`, its presets, and the checks of both."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +9,7 @@ from dfm_jax.checks import check_count
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """One program for many runs, against many runs of one program."""
+    """One program for many runs, compared with many runs of one program."""
 
     preset: Literal["quick", "standard"] = "quick"
     """The preset from which the other values start: 4 × 2 runs in a minute, or 16 × 3."""
@@ -43,7 +43,7 @@ def check_config(config: Config) -> None:
     """Refuse values outside their domain.
 
     Raises:
-        ValueError: naming the first option that is, its rule and its value.
+        ValueError: if an option is outside its domain; the message names the first such option.
     """
     for name in ("num_seeds", "num_steps", "num_devices", "num_rounds"):
         check_count(name, getattr(config, name))
