@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import jax
@@ -15,7 +16,7 @@ from dfm_jax.parallel import make_mesh
 from dfm_jax.training.config import LogConfig, TrainConfig
 from dfm_jax.training.evaluation import evaluated, token_losses
 from dfm_jax.training.examples import MemberData
-from dfm_jax.training.fit import make_run
+from dfm_jax.training.fit import METRICS, make_run
 from dfm_jax.training.state import init_state, make_optimizer
 from experiments.language import __main__ as language
 from experiments.language import report as language_report
@@ -408,47 +409,38 @@ def test_a_group_of_one_unit_has_no_interval():
 
 @pytest.mark.slow
 def test_what_is_finished_is_not_done_again(result, corpora, monkeypatch, tmp_path):
-    """Without its cells, a study reads its members; without either, it measures the same."""
+    """Killed before its last member, a study reads the others and trains that one alone."""
     _, config, found = result
-    for cell in (config.out / "cells").iterdir():
-        cell.unlink()
-    updates = []
-    train = language_training.train
+    out = shutil.copytree(config.out, tmp_path / "killed")
+    shutil.rmtree(out / "cells")
+    (out / "result.json").unlink()
+    config, train, updates = dataclasses.replace(config, out=out), language_training.train, []
+    logs = [*out.glob("members/**/rates/" + METRICS), *out.glob("members/**/seeds/" + METRICS)]
+    last = max(logs, key=lambda path: path.stat().st_mtime_ns).parent
+    shutil.rmtree(last)
+
+    def killed(run, folder, **options):
+        if folder == last:
+            raise KeyboardInterrupt
+        return train(run, folder, **options)
 
     def counted(run, folder, **options):
         outcome = train(run, folder, **options)
-        updates.append(outcome.step - outcome.began_at)
+        updates.append((folder == last, outcome.step - outcome.began_at))
         return outcome
-
-    monkeypatch.setattr(language_training, "train", counted)
-    language.run(config, corpora, Console(quiet=True))
-    again = json.loads((config.out / "result.json").read_text(encoding="utf-8"))
-    assert updates
-    assert set(updates) == {0}
-    assert again["rows"] == found["rows"]
-
-    monkeypatch.setattr(language, "measure", None)  # with its cells, nothing is trained or scored
-    language.run(config, corpora, Console(quiet=True))
-
-
-@pytest.mark.slow
-def test_killed_between_members_it_goes_on(result, corpora, monkeypatch, tmp_path):
-    _, config, found = result
-    config = dataclasses.replace(config, out=tmp_path)
-    train, calls = language_training.train, []
-
-    def killed(run, folder, **options):
-        calls.append(folder)
-        if len(calls) == 4:
-            raise KeyboardInterrupt
-        return train(run, folder, **options)
 
     monkeypatch.setattr(language_training, "train", killed)
     with pytest.raises(KeyboardInterrupt):
         language.run(config, corpora, Console(quiet=True))
+    monkeypatch.setattr(language_training, "train", counted)
     language.run(config, corpora, Console(quiet=True))
-    again = json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))
+    again = json.loads((out / "result.json").read_text(encoding="utf-8"))
+    assert {trained > 0 for anew, trained in updates if anew} == {True}
+    assert {trained for anew, trained in updates if not anew} == {0}
     assert again["rows"] == found["rows"]
+
+    monkeypatch.setattr(language, "measure", None)  # with its cells, nothing is trained or scored
+    language.run(config, corpora, Console(quiet=True))
 
 
 @pytest.mark.slow
