@@ -85,8 +85,8 @@ def from_function(kappa: Callable[[ArrayLike], Array], *, grid_size: int = 257) 
 
     log(1 − κ_t) is computed as log1p(−κ_t), with a relative error of eps / (1 − κ_t). In float32,
     keep 1 − κ_t ≥ 1e-4; the rate is then good to about 1e-3. If κ_t rounds to 1 too early, the rate
-    is infinite, and it is refused. If you know the complement exactly, build `Schedule(kappa,
-    log_complement)` yourself and check it with `check_schedule`.
+    is infinite, and it is refused. If you know the complement exactly, build the `Schedule`
+    yourself and check it with `check_schedule`.
 
     Raises:
         ValueError: if κ_0 is not 0, κ_1 is not 1, or κ decreases somewhere on the grid.

@@ -142,7 +142,8 @@ def push_forward(
 
     With `exact_step_velocity` of the marginal posterior it is p_{t+1}, if at every z that p_t
     reaches at most one position has a velocity. It is not enough that one position moves for each
-    pair (x_0, x_1), if it is another one for another pair; that is enough for continuity (Q4).
+    pair (x_0, x_1), if different pairs move different positions; this is enough only for continuity
+    (Q4).
 
     Raises:
         ValueError: if p_t is not a distribution; if a row of `step_probs` is not one where p_t > 0.

@@ -116,9 +116,10 @@ Shared = Annotated[Members, tyro.conf.arg(name="")]
 class Local:
     """Start one process for each member on this machine, with one log each in RUN/logs.
 
-    The end of one member does not end another. A member that is killed, crashes or meets trouble
-    that may pass (75) is started again and goes on from its last checkpoint. A member that ends
-    with 2 or 3 is not started again. The same command goes on after any interruption.
+    A member is an expert or the dense model. The end of one member does not end another. A member
+    that is killed, crashes or meets trouble that may pass (status 75) is started again and goes on
+    from its last checkpoint. A member that ends with bad input (status 2), or with a number that is
+    not finite (status 3), is not started again. The same command goes on after any interruption.
 
     For example:
 
@@ -171,8 +172,8 @@ class Slurm:
     """Write a SLURM array with one task for each member; `sbatch FILE` submits it.
 
     Before its time is up, a task is asked to save; then it goes back to the queue. A task also goes
-    back if it crashed after a newer checkpoint, or met trouble that may pass (75). A task that ends
-    with 2 or 3 stays failed. The logs are in RUN/logs.
+    back if it crashed after a newer checkpoint, or met trouble that may pass (status 75). A task
+    that ends with status 2 or 3 stays failed. The logs are in RUN/logs.
 
     For example:
 
@@ -232,9 +233,9 @@ class Slurm:
 class Jobset:
     """Write a Kubernetes JobSet with one index for each member; `kubectl apply -f FILE` submits it.
 
-    Each index is retried on its own, unless it ended with 2 or 3; an evicted pod does not count as
-    a retry (Kubernetes 1.29 or newer). Paths are those inside the pod. If the data are not on this
-    machine, --experts must list the experts.
+    Each index is retried on its own, unless it ended with status 2 or 3; an evicted pod does not
+    count as a retry (Kubernetes 1.29 or newer). Paths are those inside the pod. If the data are not
+    on this machine, --experts must list the experts.
 
     For example:
 

@@ -13,11 +13,12 @@ class Sweep:
 
     Runs that differ only in seed, learning rate, weight decay, warm-up or number of steps form a
     group. A group is one program with an axis of runs, which is split over the devices. Other
-    fields make further groups, in the folders RUN/group_000 and so on, trained one after another;
-    --group trains one alone. The same command goes on after any interruption. A run whose numbers
-    are not finite stops, and the others go on. The exit status is 0 if all is finished; 2 if the
-    input is bad; 3 if no run stays finite to its end; 75 if there is trouble that may pass; 130 or
-    143 if SIGINT or SIGTERM stopped the sweep, after the current step was saved.
+    fields make further groups, in the folders RUN/group_000 and so on. They are trained one after
+    another, or only one of them (--group). The same command goes on after any interruption. A run
+    whose numbers are not finite stops, and the others go on. The exit status is 0 if all is
+    finished; 2 if the input is bad; 3 if no run stays finite to its end; 75 if there is trouble
+    that may pass; 130 or 143 if SIGINT or SIGTERM stopped the sweep, after the current step was
+    saved.
 
     For example:
 

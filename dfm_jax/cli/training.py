@@ -20,9 +20,9 @@ class Train:
     not finite; 75 if there is trouble that may pass, such as a full disk; 130 or 143 if SIGINT or
     SIGTERM stopped the run, after the current step was saved.
 
-    One member can use all devices (--placement) and several hosts (--distributed). Then the same
-    command is started on each host, and all hosts see the same files. Checkpoints do not depend on
-    the number of devices.
+    A member (an expert or the dense model) can use all devices (--placement) and several hosts
+    (--distributed). With several hosts, the same command is started on each, and all see the same
+    files. Checkpoints do not depend on the number of devices.
 
     For example:
 
@@ -127,11 +127,11 @@ class Train:
 class Evaluate:
     """Print the loss of each trained member, and of their ensemble, in nats per token and per byte.
 
-    Each loss has a 95 % interval over documents. A member is evaluated on the documents that it
-    held out, and the ensemble on those that any of its experts held out; with --data, on all
-    documents of --data. The last column says what the number is. For a network that reads from left
-    to right, it is exactly −log p. For a masked network, it is an upper bound on −log p, with the
-    standard error that comes from the draws.
+    A member is an expert or the dense model. Each loss has a 95 % interval over documents. A member
+    is evaluated on the documents that it held out, and the ensemble on those that any of its
+    experts held out; with --data, on all documents of --data. The last column says what the number
+    is. For a network that reads from left to right, it is exactly −log p. For a masked network, it
+    is an upper bound on −log p, with the standard error that comes from the draws.
 
     For example:
 

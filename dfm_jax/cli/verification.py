@@ -28,8 +28,8 @@ class Verify:
     """
 
     labels: tuple[str, ...] = ()
-    """The labels of the statements to verify, such as D4 D7; by default all statements of
-    --modules, or, without --modules, all of the theory."""
+    """The labels of the statements to verify, such as D4 D7; by default all of the theory, or
+    all that --modules define."""
     modules: tuple[str, ...] = ()
     """Your own Python modules that define statements, named as in an import; the working folder is
     searched first."""

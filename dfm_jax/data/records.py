@@ -39,8 +39,8 @@ def read_records(path: Path | str) -> Iterator[Record]:
     element written again on one line: `json.dumps(element, ensure_ascii=False)`, or with
     `ensure_ascii=True` if a string holds half a surrogate pair.
 
-    A folder gives a row for each file of `files_in`, in that order: `{"id": PATH, "conversations":
-    [{"from": "document", "value": TEXT}]}`.
+    A folder gives a row for each file of `files_in`, in that order:
+    `{"id": PATH, "conversations": [{"from": "document", "value": TEXT}]}`.
 
     Raises:
         ValueError: if there is no row; if a row is not a JSON object, or repeats a key; if a file

@@ -191,7 +191,7 @@ class _Attempts:
             self.fruitless += 1
             if passes(error) and self.fruitless <= self.retries:
                 self._wait()
-                self.say(f"{self.job.name}: {self.reason}; once more")
+                self.say(f"{self.job.name}: {self.reason}; starts again")
             else:
                 self.status = "failed"
                 self.say(f"{self.job.name}: FAILED: {self.reason}")
@@ -268,7 +268,7 @@ class _Attempts:
             return False
         if self.fruitless:
             self._wait()
-        self.say(f"{name}: {self.reason}, at step {step}; once more")
+        self.say(f"{name}: {self.reason}, at step {step}; starts again")
         return True
 
     def _wait(self) -> None:

@@ -330,9 +330,10 @@ def best_step(folder: Path) -> int | None:
 def resume(folder: Path, template: Any, config: dict[str, Any]) -> Resumed | None:
     """The last good state of a run, or None if it has saved none.
 
-    A damaged checkpoint is renamed, and the one before it is taken. A run is a function of config,
-    data and step, so the result is the same and only comes later. If checkpoints were set aside,
-    now or earlier, and none is good, the run does not start again by itself.
+    A damaged checkpoint is set aside, by another name, and reported; the one before it is taken. A
+    run is a function of config, data and step, so the result is the same and only comes later. If
+    checkpoints were set aside, now or earlier, and none is good, the run does not start again by
+    itself.
 
     Raises:
         CheckpointError: if a checkpoint was made with another config, or none of them is good.

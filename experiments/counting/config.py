@@ -41,13 +41,13 @@ class Config:
     decays: tuple[float, ...] = (1e-5, 1e-4, 1e-3)
     """The weight decays of the router; the best one on validation is taken."""
     router_order: int = 2
-    """The largest n of the models that judge a context by its likelihood."""
+    """The largest n of the models that give the likelihood of a context."""
     alphas: tuple[float, ...] = (0.01, 0.1, 0.4)
     """The switching probabilities of fixed-share; each table takes the best one on validation."""
     num_generated: int = 100
-    """The number of sequences that the experts write themselves."""
+    """The number of sequences that the experts generate."""
     num_seeds: int = 3
-    """The number of seeds; each splits and divides the documents anew."""
+    """The number of seeds; each makes a new split and new parts."""
     num_draws: int = 2_000
     """The number of bootstrap samples over documents."""
     margin: float = 0.01

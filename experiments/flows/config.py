@@ -60,8 +60,8 @@ class Config:
     num_samples: int = 6
     """The number of images that each sampler draws."""
     num_seeds: int = 1
-    """The number of seeds; each draws starts, batches and states anew, and keeps images and
-    parts."""
+    """The number of seeds; each draws new starts, batches and states; images and parts
+    stay."""
     num_draws: int = 2_000
     """The number of bootstrap samples over images."""
     margin: float = 0.02

@@ -96,7 +96,7 @@ class Config:
     decays: tuple[float, ...] = (1e-4, 1e-3, 1e-2)
     """The weight decays of the router; the best one on validation is taken."""
     num_seeds: int = 1
-    """The number of seeds; each draws starts and batches anew, and keeps questions and parts."""
+    """The number of seeds; each draws new starts and batches; questions and parts stay."""
     num_devices: int = 1
     """The number of devices over which the runs of a member are divided."""
     num_draws: int = 2_000

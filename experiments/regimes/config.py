@@ -35,7 +35,7 @@ class Config:
     discounts: tuple[float, ...] = (0.5, 0.7, 0.9)
     """The discounts; each model takes the best one on validation, an expert on its part."""
     window: int = 512
-    """The number of bytes of a sequence; gates start anew with each."""
+    """The number of bytes of a sequence; gates start again with each."""
     num_features: int = 64
     """The number of features of a document, TF-IDF of its words and SVD, from which clusters are
     made."""
@@ -63,7 +63,7 @@ class Config:
     rates: tuple[float, ...] = (1e-2,)
     """The learning rates; each member takes the best one on validation, at the first seed."""
     num_seeds: int = 3
-    """The number of seeds; each splits and divides the documents anew."""
+    """The number of seeds; each makes a new split and new parts."""
     num_draws: int = 2_000
     """The number of bootstrap samples over documents."""
     margin: float = 0.01

@@ -26,11 +26,11 @@ class Config:
     """The folder for result.json, metrics.jsonl, benchmarks.png and what has been measured so
     far."""
     peers_python: str = sys.executable if find_spec("torch") else ""
-    """The Python of an environment with the peers; this one, if it knows PyTorch."""
+    """The Python of an environment with the peers; this one, if it has PyTorch."""
     workloads: tuple[str, ...] = tuple(BY_NAME)
-    """The names of the works to measure."""
+    """The names of the workloads to measure."""
     num_blocks: int = 7
-    """The number of rounds over the forms and peers of a work."""
+    """The number of rounds over the forms and peers of a workload."""
     threads: tuple[int, ...] = (1, 2)
     """The numbers of threads of either side; each side is held to as many processors."""
     allocators: tuple[str, ...] = tuple(ALLOCATORS)

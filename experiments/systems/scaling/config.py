@@ -26,7 +26,7 @@ H100 = Chip(flops=989e12, memory=80e9, pod=8, fast=450e9, slow=50e9)
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Bytes, memory and time of a step, by formula; formulas held against compiled programs."""
+    """Bytes, memory and time of a step, by formula, compared with compiled programs."""
 
     preset: Literal["quick", "standard"] = "quick"
     """The preset from which the other values start: one kind of chip, or three."""
@@ -35,7 +35,7 @@ class Config:
     kinds: tuple[str, ...] = ("v5e",)
     """The kinds of chips: some of v5e, v5p and h100."""
     tokens_per_step: int = 2**23
-    """The number of tokens of a step over all chips, whatever their number."""
+    """The number of tokens of a step over all chips, for any number of chips."""
     num_positions: int = 2048
     """The number of tokens of a sequence; a chip has one sequence at least."""
     num_experts: int = 8
