@@ -206,7 +206,7 @@ def _or(holds: Any, unread: Any) -> Any:
 
 
 def _slack(probs: Any, axis: int = -1) -> float:
-    """How far from 1 rounding may take a sum: a few epsilons times √V, never more than 2 %."""
+    """How far from 1 rounding may take a sum: 8 (8 + √V) epsilons, but never more than 2 %."""
     if not jnp.issubdtype(probs.dtype, jnp.inexact):
         return 0.0
     epsilons = 8 * (8 + probs.shape[axis] ** 0.5)

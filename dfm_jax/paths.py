@@ -149,7 +149,7 @@ def metric_path(x_1: Tokens, distances: Float[ArrayLike, "V V"], beta_t: Number)
 def product_log_prob(x_t: Tokens, token_path: StateProbs) -> Scalar:
     """The log-probability, in nats, of a path that factorizes over positions.
 
-    log p_t(x | x_0, x_1) = Σ_i log p_t^i(x^i | x_0, x_1)   [P1]
+        log p_t(x | x_0, x_1) = Σ_i log p_t^i(x^i | x_0, x_1)   [P1]
 
     Its derivative at p = 0 is infinite.
     """

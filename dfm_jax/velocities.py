@@ -83,7 +83,7 @@ def velocity_to_posterior(
 ) -> Probs:
     """The inverse of `posterior_to_velocity`, where κ̇_t > 0.
 
-    p_{1|t}^i(v | z) = δ_{z^i}(v) + u_t^i(v, z) (1 − κ_t)/κ̇_t   [V5]
+        p_{1|t}^i(v | z) = δ_{z^i}(v) + u_t^i(v, z) (1 − κ_t)/κ̇_t   [V5]
 
     It is NaN where κ̇_t = 0, as at a prompt.
 

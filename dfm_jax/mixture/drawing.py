@@ -104,7 +104,7 @@ def sample_mixture_on_table(
         key: The key of this sequence.
         params: The parameters of the experts, stacked [K, …].
         denoiser: The denoiser of one expert; it is static.
-        log_prior: log r_k(c), in nats, which already includes the likelihood of the context.
+        log_prior: log r_k(c), in nats; the gate does not read the context again.
         x_0: The masks, and the context.
         table: κ[t, i] ∈ {0, 1}, with one more 1 in each row than in the last; 1 at the context.
         top_experts: If given, only this many of the largest weights are kept at every step (B6).

@@ -281,7 +281,7 @@ def fit_temperature(
 
         L(τ) = −Σ_t log Σ_k ρ_k(c; τ) p_k(x^t | x^{<t})   or   L(τ) = −log Σ_k ρ_k(c; τ) p_k(x)
 
-    averaged over held-out sequences. Neither must be convex. So log τ is first tried at
+    averaged over held-out sequences. They are not always convex. So log τ is first tried at
     `num_starts` + 1 equally spaced values; golden sections between the neighbors of the best value
     follow, each by a factor 0.618. The result is the minimum if the loss is unimodal there. Source:
     Kiefer, Proc. Am. Math. Soc. 4 (1953).
@@ -328,7 +328,8 @@ def fit_temperature(
 def top_experts_gate(weights: Weights, count: int) -> Weights:
     """Keep the `count` largest weights and renormalize; ties go to the lower index.   [B6, B7]
 
-    If count < K it is an approximation; its total variation is at most 1 − M, with M the kept mass.
+    If count < K it is an approximation: with M the kept mass, its total variation from the full
+    gate is at most 1 − M.
 
     Raises:
         ValueError: if `count` lies outside [1, K], or the weights are not a distribution.

@@ -77,9 +77,9 @@ def mix(weights: Weights, values: Float[ArrayLike, " K *values"]) -> Float[Array
     pairs, give the marginal velocity.
 
     Values are not checked; `mix_probs` checks that they are distributions, and `mix_logits` mixes
-    logits of networks. Values with weight 0 may be anything, NaN included: values that are not
-    finite are dropped before the product, and the derivative in that weight is then 0; otherwise it
-    is the value. Source: DFM, DAG, DDM.
+    logits of networks. Values with weight 0 may be anything, NaN included. A value that is not
+    finite is then dropped before the product, and the derivative in its weight is 0; for a finite
+    value this derivative is the value. Source: DFM, DAG, DDM.
 
     Raises:
         ValueError: if the weights are not a distribution.

@@ -69,7 +69,7 @@ def check_fits(
 
 
 def check_sample_fits(num_samples: int, length: int, num_states: int) -> None:
-    """Check that the ids of so many texts, and the logits of one position of each, fit in memory.
+    """Check that the ids of `num_samples` texts, and one row of logits for each, fit in memory.
 
     Raises:
         ValueError: if they do not; the message names the count that is too large.

@@ -60,8 +60,7 @@ class Config:
     num_samples: int = 6
     """The number of images that each sampler draws."""
     num_seeds: int = 1
-    """The number of seeds; each draws new starts, batches and states; images and parts
-    stay."""
+    """The number of seeds; each draws new starts, batches and states for the same images."""
     num_draws: int = 2_000
     """The number of bootstrap samples over images."""
     margin: float = 0.02

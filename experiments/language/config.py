@@ -93,7 +93,7 @@ class Config:
     large: bool = False
     """Scan and recompute the layers, and multiply in bfloat16: for accelerators."""
     training_tokens: int = 250_000
-    """The number of training tokens of a variant, whatever its number of experts."""
+    """The number of training tokens of a variant, for any number of experts."""
     rates: tuple[float, ...] = (1e-2,)
     """The learning rates; each member takes the best one on validation, at the first seed."""
     warmup: float = 0.05
@@ -113,7 +113,7 @@ class Config:
     alphas: tuple[float, ...] = (0.001, 0.01, 0.1)
     """The switching probabilities of fixed-share; the best one on validation is taken."""
     num_seeds: int = 1
-    """The number of seeds; each draws starts and batches anew, and keeps documents and parts."""
+    """The number of seeds; each draws new starts and batches; documents and parts stay."""
     num_devices: int = 1
     """The number of devices over which the runs of a member are divided."""
     num_draws: int = 2_000
