@@ -23,7 +23,7 @@ _BLOCK = 2**13  # rows at a time beyond
 class Clusters(NamedTuple):
     """Centroids and prices; a row goes to the cluster of the largest ⟨c_k, f⟩ − λ_k w."""
 
-    centroids: Float[Array, "K D"]  # of length 1
+    centroids: Float[Array, "K D"]  # each of length 1
     prices: Float[Array, " K"]  # λ, 0 without balance
     mean: Float[Array, " D"]  # μ
 

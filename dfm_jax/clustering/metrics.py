@@ -38,8 +38,8 @@ class Fit(NamedTuple):
 
     sizes: Int[Array, " K"]
     loads: Float[Array, " K"]  # Σ w_i
-    cosines: Float[Array, " R"]  # of each row with the centroid of its cluster
-    margins: Float[Array, " R"]  # that, less the largest cosine with another
+    cosines: Float[Array, " R"]  # the cosine of each row with the centroid of its cluster
+    margins: Float[Array, " R"]  # that cosine minus the largest one with another centroid
 
 
 @typed

@@ -22,20 +22,20 @@ class TransformerConfig:
     """
 
     num_tokens: int  # V, the columns of the logits
-    num_states: int | None = None  # S, the ids that come in: V, or V + 1 with a mask; None is V
+    num_states: int | None = None  # S, the number of ids that it reads: V, or V + 1 with a mask
     width: int
     num_layers: int
     num_heads: int
-    num_kv_heads: int | None = None  # heads of keys and values; None is one per query head
+    num_kv_heads: int | None = None  # the heads of keys and values; None means num_heads
     ffn_width: int  # the hidden width of SwiGLU
-    max_positions: int | None = None  # longer sequences are refused; None sets no bound
+    max_positions: int | None = None  # longer sequences are refused; None means no limit
     learned_positions: bool = False  # added to the embedding; for bidirectional networks
     rope_base: float = 10_000.0
     norm_epsilon: float = 1e-5  # added to the mean square by every RMSNorm, as Llama does
     causal: bool = True
     time_conditioned: bool = False
     tied: bool = True  # the head is the embedding of the V tokens
-    dropout: float = 0.0  # the rate on both branches of a layer, while a key is given
+    dropout: float = 0.0  # the rate on both branches of a layer, if a key is given
     scan_layers: bool = False  # one compiled layer, its weights stacked; compiles faster
     remat: bool = False  # recompute each layer in the backward pass; saves memory
     compute_dtype: ComputeDtype = "float32"  # parameters, norms, softmax and logits stay float32

@@ -32,7 +32,7 @@ class Run(NamedTuple):
     num_states: int  # S
     carry_over: bool  # a token that is no mask stays
     method: Method
-    rows_at_once: int  # of "sparse"
+    rows_at_once: int  # the number of rows that "sparse" computes together
 
 
 def checked_run(

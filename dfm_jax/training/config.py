@@ -28,15 +28,15 @@ class OptimizerConfig:
         ValueError: if a rate, a decay or a norm lies outside its domain.
     """
 
-    learning_rate: float = 1e-3  # the peak
+    learning_rate: float = 1e-3  # the peak rate
     warmup_steps: int = 20
-    final_fraction: float = 0.1  # of the peak, where the cosine ends
-    weight_decay: float = 0.1  # of matrices; norms, biases and other vectors do not decay
+    final_fraction: float = 0.1  # the rate at the end of the cosine, as a share of the peak
+    weight_decay: float = 0.1  # only matrices decay; norms, biases and other vectors do not
     b1: float = 0.9
     b2: float = 0.95
     epsilon: float = 1e-8
-    max_norm: float | None = 1.0  # of the gradient over all leaves; None clips nothing
-    decay_steps: int | None = None  # S, where the cosine ends; None: with the run, at num_steps
+    max_norm: float | None = 1.0  # the largest norm of the gradient; None does not clip
+    decay_steps: int | None = None  # S, the end of the cosine; None means num_steps
 
     def __post_init__(self) -> None:
         """Refuse values that no optimizer can have."""
@@ -68,17 +68,17 @@ class TrainConfig:
         )
     )
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    objective: Objective = "autoregressive"  # next token; masked: all-mask source, κ_t = t
-    num_grid_steps: int = 32  # T of the masked objective's grid; the other one has none
-    seed: int = 0  # of the parameters, the batches and the noise
-    num_steps: int = 1000  # updates
-    batch_size: int = 16  # sequences in an update
-    num_micro_batches: int = 1  # parts of a batch that are in memory one at a time
-    num_positions: int = 128  # N, tokens of a sequence
-    windows: Windows = "documents"  # no sequence crosses documents; stream: anywhere, uniformly
-    held_out: float = 0.1  # share of documents kept for evaluation, drawn by their content
-    ema_decay: float | None = None  # an average of the parameters besides; None keeps none
-    task: str | None = None  # MODULE:FUNCTION, which makes it of this config: see `tasks`
+    objective: Objective = "autoregressive"  # next token; "masked": all-mask source, κ_t = t
+    num_grid_steps: int = 32  # T, the steps of the grid, for the masked objective only
+    seed: int = 0  # the seed of the parameters, the batches and the noise
+    num_steps: int = 1000  # the number of updates
+    batch_size: int = 16  # the number of sequences in an update
+    num_micro_batches: int = 1  # the parts of a batch, in memory one at a time
+    num_positions: int = 128  # N, the number of tokens of a sequence
+    windows: Windows = "documents"  # a sequence lies in one document; "stream": anywhere
+    held_out: float = 0.1  # the share of documents for evaluation, chosen by a hash
+    ema_decay: float | None = None  # d of an average of the parameters; None keeps none
+    task: str | None = None  # MODULE:FUNCTION that makes the task; see `tasks`
 
     def __post_init__(self) -> None:
         """Refuse values that cannot be trained."""
@@ -137,11 +137,11 @@ def shape_of(config: TrainConfig) -> TrainConfig:
 class LogConfig:
     """How often a run is logged, saved and evaluated; the parameters do not depend on it."""
 
-    log_every: int = 10  # steps between lines of metrics.jsonl
-    save_every: int = 200  # steps between checkpoints; the last step is always saved
-    evaluate_every: int = 200  # steps between evaluations on held-out documents
-    keep_last: int = 2  # checkpoints kept, besides the best
-    evaluation_windows: int = 256  # held-out sequences of one evaluation, at most
+    log_every: int = 10  # the steps between lines of metrics.jsonl
+    save_every: int = 200  # the steps between checkpoints; the last step is saved too
+    evaluate_every: int = 200  # the steps between evaluations on held-out documents
+    keep_last: int = 2  # the number of checkpoints that are kept, besides the best
+    evaluation_windows: int = 256  # the largest number of sequences of one evaluation
 
     def __post_init__(self) -> None:
         """Refuse counts below 1."""

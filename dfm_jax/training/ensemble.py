@@ -45,9 +45,9 @@ _SHARED = (
 class Expert:
     """One expert: its checkpoint and its number of training tokens."""
 
-    name: str  # of its folder in the run
+    name: str  # the name of its folder in the run
     step: int
-    sha256: str  # of the SHA256SUMS of its checkpoint, hence of every byte of it
+    sha256: str  # the hash of its checkpoint's SHA256SUMS
     config_sha256: str
     config: dict[str, Any]  # and its data
     count: int  # its training tokens: w_k = count / Σ count

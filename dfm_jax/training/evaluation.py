@@ -120,7 +120,7 @@ class Evaluation(NamedTuple):
     per_token: tuple[float, float]
     per_byte: tuple[float, float]
     measure: Measure  # exact: −log p; bound: an upper bound on it, the mean of draws
-    num_draws: int  # of each window; of what is exact none is drawn
+    num_draws: int  # the draws of each window; 0 if the loss is exact
     draw_error: float | None  # standard error per token, of the draws alone; None of fewer than 2
 
 
