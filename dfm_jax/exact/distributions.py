@@ -36,7 +36,7 @@ def marginal(
     """The distribution of a sub-sequence: p(x^A) = Σ_{x^{∉A}} p(x).
 
     Args:
-        probs: [Z], Z = S^N.
+        probs: The distribution, [Z], Z = S^N.
         positions: A, strictly increasing; the empty tuple gives [1.].
         num_states: S.
         num_positions: N.
@@ -89,8 +89,8 @@ def token_conditionals(
     At a known position it is the point mass at x^i.
 
     Args:
-        probs: [Z], Z = V^N.
-        known: bool [N].
+        probs: The distribution, [Z], Z = V^N.
+        known: Which positions are known, bool [N].
         num_states: V.
         num_positions: N.
 
@@ -129,7 +129,7 @@ def embed(probs: np.ndarray, num_tokens: int, num_states: int, num_positions: in
     """A distribution of data sequences as one of state sequences; others have mass 0.
 
     Args:
-        probs: [Z1], Z1 = V^N.
+        probs: The distribution, [Z1], Z1 = V^N.
         num_tokens: V.
         num_states: S ≥ V.
         num_positions: N.
@@ -153,7 +153,7 @@ def entropy(p: np.ndarray) -> np.ndarray:
     A row of zeros (a distribution off its support) has entropy 0.
 
     Args:
-        p: [..., Z].
+        p: Distributions, [..., Z].
 
     Returns:
         [...]; a scalar for one distribution.
@@ -169,8 +169,8 @@ def kl(p: np.ndarray, q: np.ndarray) -> np.ndarray:
     computed only where both are positive. A row of zeros in p (off its support) gives 0.
 
     Args:
-        p: [..., Z].
-        q: [..., Z], of the same shape or broadcastable.
+        p: Distributions, [..., Z].
+        q: Distributions, [..., Z], of the same shape or broadcastable.
 
     Returns:
         [...], in [0, ∞] up to rounding.
@@ -195,7 +195,7 @@ def mutual_information(joint: np.ndarray) -> np.ndarray:
     """I(A; B) = KL(p(a, b) ‖ p(a) p(b)) in nats  [D10].
 
     Args:
-        joint: [A, B], summing to 1.
+        joint: p(a, b), [A, B], which sums to 1.
     """
     joint = _check_joint(joint)
     live = joint > 0.0
@@ -210,7 +210,7 @@ def conditional_entropy(joint: np.ndarray) -> np.ndarray:
     """H(A | B) = −Σ_{a,b} p(a, b) log(p(a, b) / p(b)) in nats.
 
     Args:
-        joint: [A, B], summing to 1.
+        joint: p(a, b), [A, B], which sums to 1.
     """
     joint = _check_joint(joint)
     given = np.broadcast_to(joint.sum(axis=0), joint.shape)
@@ -223,7 +223,7 @@ def total_correlation(probs: np.ndarray, num_states: int, num_positions: int) ->
     """TC(X) = Σ_i H(X^i) − H(X) in nats: the loss if all tokens are drawn independently  [Q6].
 
     Args:
-        probs: [Z], Z = S^N.
+        probs: The distribution, [Z], Z = S^N.
         num_states: S.
         num_positions: N.
     """

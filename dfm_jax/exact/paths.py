@@ -34,7 +34,7 @@ def mixture_token_path(kappa: np.ndarray, num_tokens: int, num_states: int) -> n
     """W[i, a, b, v] = (1 − κ^i) δ_a(v) + κ^i δ_b(v)  [P3].
 
     Args:
-        kappa: [N], in [0, 1]; if complex, its real part.
+        kappa: κ of each position, [N], in [0, 1]; if it is complex, its real part is.
         num_tokens: V.
         num_states: S ≥ V.
 
@@ -64,7 +64,7 @@ def convex_token_path(base_probs: np.ndarray, kappa: np.ndarray) -> np.ndarray:
 
     Args:
         base_probs: h, [J, N, S, V, S], distributions over the last axis.
-        kappa: [J, N]; if complex, its real part is convex.
+        kappa: κ, [J, N]; if it is complex, its real part is convex.
 
     Returns:
         [N, S, V, S].
@@ -124,7 +124,7 @@ def marginal_path(coupling: Coupling, token_path: np.ndarray) -> np.ndarray:
     W, so it works for every space up to `MAX_STATES` sequences.
 
     Args:
-        coupling: [Z0, Z1] or a `FactoredCoupling`.
+        coupling: π, [Z0, Z1] or a `FactoredCoupling`.
         token_path: W, [N, S, V, S], real or complex.
 
     Returns:
@@ -145,7 +145,7 @@ def path_derivative(
     the result is exact up to rounding.
 
     Args:
-        coupling: [Z0, Z1] or a `FactoredCoupling`.
+        coupling: π, [Z0, Z1] or a `FactoredCoupling`.
         token_path: W, real [N, S, V, S].
         token_path_rate: Ẇ, real [N, S, V, S]; its last axis sums to 0.
 

@@ -114,9 +114,9 @@ def tempered(
     """Distributions of test at the temperature that decodes validation best, and that temperature.
 
     Args:
-        validation: [M, K] distributions of the tokens of validation,
-        log_probs: [M, K] and what the experts give each of them.
-        test: [M', K] distributions.
+        validation: The distributions of the validation tokens, [M, K].
+        log_probs: The log-probabilities that the experts give to these tokens, [M, K].
+        test: The distributions of the test tokens, [M', K].
     """
     cpu = jax.local_devices(backend="cpu")[0]
     with jax.enable_x64(True), jax.default_device(cpu):

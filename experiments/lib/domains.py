@@ -62,7 +62,7 @@ def load_stdlib(folder: Path | None = None) -> Corpus:
     library on every platform (`site-packages`, build settings) is not read either.
 
     Args:
-        folder: where it lies; by default the running Python's.
+        folder: The folder of the library; by default that of the running Python.
 
     Raises:
         MissingDataError: if it is not there, or only compiled.

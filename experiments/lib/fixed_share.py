@@ -21,10 +21,10 @@ def fixed_share_losses(
     """−Σ log p over the whole text under each α, [A], in nats, in float64 on the host's CPU.
 
     Args:
-        token_log_probs: [N, K] log p_k(byte | the bytes before it) for every byte of the text.
-        sequences: where the gate starts again.
-        log_prior: [K] log w_k.
-        alphas: [A].
+        token_log_probs: log p_k(byte | the bytes before it) for every byte of the text, [N, K].
+        sequences: The sequences, at which the gate starts again.
+        log_prior: log w_k, [K].
+        alphas: The values of α, [A].
     """
     first = np.zeros(sequences.num_bytes, bool)
     first[sequences.starts] = True

@@ -141,13 +141,13 @@ def score(
     """Run every gate over every sequence, in float64 on the host's CPU.
 
     Args:
-        token_log_probs: [N, K] log p_k(byte | the bytes before it) for every byte of the text.
-        sequences: where gates start again, and where sums do.
-        log_prior: [K] log w_k.
-        prefixes: [M] bytes after which a gate is kept.
-        alphas: [A] of fixed-share.
-        contexts: distributions of each sequence, for gates that read its context.
-        running: distributions of each byte, for gates that read what stands before it.
+        token_log_probs: log p_k(byte | the bytes before it) for every byte of the text, [N, K].
+        sequences: The sequences, at which gates and sums start again.
+        log_prior: log w_k, [K].
+        prefixes: The numbers of bytes after which a gate is kept, [M].
+        alphas: The values of α of fixed share, [A].
+        contexts: The distributions of each sequence, for gates that read its context.
+        running: The distributions of each byte, for gates that read the bytes before it.
 
     Raises:
         ValueError: if a distribution of a context or of a byte is none.

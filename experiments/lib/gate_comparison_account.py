@@ -188,8 +188,8 @@ def _routing(log_priors: np.ndarray, log_probs: np.ndarray) -> tuple[np.ndarray,
     """For each sequence: the cost of each expert alone [Q, K]  [B1], and the bound of B11 [Q].
 
     Args:
-        log_priors: [Q, K] log ŵ_k of each sequence.
-        log_probs: [Q, K] log p̂_k of it.
+        log_priors: log ŵ_k of each sequence, [Q, K].
+        log_probs: log p̂_k of each sequence, [Q, K].
     """
     num = len(log_probs)
     filled = np.zeros(

@@ -28,17 +28,17 @@ def gate_comparison_record(
     """Every gate variant of one evaluation set, in nats per byte.
 
     Args:
-        evaluation_set: the sequences, scored by every expert and the dense model.
-        log_prior: [K] log w_k.
-        alpha: of fixed share.
-        probs: of the contexts of its sequences.
-        prefixes: tokens after which a gate is kept.
-        num_draws: of the bootstrap over units.
-        seed: of the bootstrap.
-        running: distributions of each of its tokens.
-        num_bytes: [D] of each unit; by default a token is a byte.
-        groups: units [D] by name, such as domains: every gate variant's loss on them besides, and
-            its difference to the dense model's; a single unit has no interval.
+        evaluation_set: The sequences, scored by every expert and the dense model.
+        log_prior: log w_k, [K].
+        alpha: α of fixed share.
+        probs: The distributions of the contexts of the sequences.
+        prefixes: The numbers of tokens after which a gate is kept.
+        num_draws: The number of draws of the bootstrap over units.
+        seed: The seed of the bootstrap.
+        running: The distributions of each token.
+        num_bytes: The bytes of each unit, [D]; by default a token is a byte.
+        groups: Named groups of units [D], such as domains, for which every gate variant's loss and
+            its difference to the dense model are reported too; a single unit has no interval.
     """
     options = {"prefixes": prefixes, "contexts": probs, "running": running}
     scores = score(

@@ -91,10 +91,10 @@ def tuned(
     """The model whose order and discount are best on some bytes of another text.
 
     Args:
-        texts: what is counted.
-        asked: the other text, by `queries`; the largest order tried is their number.
-        chosen_on: [N] which of its bytes; at least one.
-        discounts: values of D to try.
+        texts: The texts that are counted.
+        asked: The other text, as `queries`; their number is the largest order that is tried.
+        chosen_on: Which bytes of that text are used, [N]; at least one.
+        discounts: The values of D to try.
 
     Raises:
         ValueError: as `fit`; or if there is no byte to choose on.

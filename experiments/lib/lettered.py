@@ -58,9 +58,9 @@ def lettered_scenes(
     four fifths of its band or more.
 
     Args:
-        indices: i of each scene, at least 0.
-        seed: at least 0; another one draws other scenes.
-        letters: what two letters are drawn from, capitals.
+        indices: The number i ≥ 0 of each scene.
+        seed: A seed ≥ 0; another seed gives other scenes.
+        letters: The capital letters from which two are drawn.
 
     Raises:
         ValueError: if the seed or an index is negative, or the letters are none or no capitals.

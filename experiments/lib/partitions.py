@@ -78,11 +78,11 @@ def by_clusters(
     """Clusters of words: TF-IDF, SVD, unit length, k-means; each document goes to the nearest mean.
 
     Args:
-        corpora: whose documents are labeled.
+        corpora: The corpora whose documents are labeled.
         num_parts: K.
-        fitted_on: how many of the documents, from the first, the words and the means come from;
-            the others are only labeled, by all of their own text.
-        seed: of the SVD and of the starts.
+        fitted_on: The number of documents, from the first, on which words and means are fitted; the
+            others are only labeled, by all of their own text.
+        seed: The seed of the SVD and of the starts.
     """
     texts = [document.text for corpus in corpora for document in corpus.documents]
     check_count("fitted_on", fitted_on, at_least=2, at_most=len(texts))
@@ -110,13 +110,13 @@ def by_balanced_clusters(
     """Spherical k-means of features, loads balanced; the same rule labels later documents.
 
     Args:
-        corpora: whose documents are labeled.
+        corpora: The corpora whose documents are labeled.
         num_parts: K.
-        features: [D, F], NaN where a document has none: then its part is drawn.
-        loads: [D] tokens of each document.
-        fitted_on: how many of the documents, from the first, are clustered.
+        features: The features, [D, F]; a document with NaN has none, and gets a random part.
+        loads: The number of tokens of each document, [D].
+        fitted_on: The number of documents, from the first, that are clustered.
         balance: "weights", or "none".
-        seed: of the starts and the draws.
+        seed: The seed of the starts and of random parts.
     """
     drawn = at_random(corpora, num_parts, seed=seed).part_of
     known = ~np.isnan(features[:, 0])
@@ -157,12 +157,12 @@ def by_likelihood(
     sequences of one length.
 
     Args:
-        corpora: whose documents are labeled.
+        corpora: The corpora whose documents are labeled.
         num_parts: K.
-        fitted_on: how many of the documents, from the first, are balanced, and are what the models
-            are of; the others are only labeled.
-        prefix: bytes of each document that are read.
-        seed: of the first labels.
+        fitted_on: The number of documents, from the first, that are balanced and on which the
+            models are fitted; the others are only labeled.
+        prefix: The number of bytes of each document that are read.
+        seed: The seed of the first labels.
 
     Raises:
         ValueError: if an option is out of range, or the documents fitted on hold no byte.

@@ -121,10 +121,10 @@ def clustered(
     So no objective is sure to rise, and the search may end before it comes to rest.
 
     Args:
-        prefixes: what is counted and scored.
-        loads: what is balanced: the bytes of the whole texts.
+        prefixes: The prefixes that are counted and scored.
+        loads: The loads to balance: the bytes of the whole texts.
         num_clusters: K.
-        seed: of the first labels.
+        seed: The seed of the first labels.
 
     Raises:
         ValueError: if there are fewer texts than clusters, or all loads are 0.

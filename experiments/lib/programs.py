@@ -52,11 +52,11 @@ def programs(
     """Experts, one per device or per pair, the dense model over all devices, and the mixture.
 
     Args:
-        devices: an even number of them, of any platform.
-        model: of an expert, and of the dense model.
-        num_sequences: of a batch, for each device.
-        num_positions: tokens of a sequence.
-        micro_batches: parts of a batch that are in memory one at a time.
+        devices: An even number of devices of any platform.
+        model: The network of an expert, and of the dense model.
+        num_sequences: The number of sequences in a batch, for each device.
+        num_positions: The number of tokens of a sequence.
+        micro_batches: The number of parts of a batch, in memory one at a time.
 
     Raises:
         ValueError: unless the number of devices is even.

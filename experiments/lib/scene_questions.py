@@ -39,10 +39,11 @@ def scene_questions(
     `present` is a yes or a no with equal chance; a no asks for one of `names` that is not there.
 
     Args:
-        scene: what is seen.
-        names: what a no may ask for, one of them not in the scene at least.
-        index: of the scene.
-        seed: another one draws other questions.
+        scene: The scene that is shown.
+        names: The names from which questions with the answer no choose; one must not be in the
+            scene.
+        index: The number of the scene.
+        seed: The seed of the questions.
 
     Raises:
         ValueError: if all of `names` are in the scene, or a number is negative.

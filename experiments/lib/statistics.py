@@ -66,10 +66,10 @@ def document_interval(
 
     Args:
         differences: Δ, [D] or [C, D]: loss_a − loss_b summed over each document's bytes, in nats.
-        sizes: s, [D]: bytes of each document.
-        level: of the interval, in (0, 1).
-        num_draws: resamples.
-        seed: of `np.random.default_rng`.
+        sizes: s, [D]: the bytes of each document.
+        level: The level of the interval, in (0, 1).
+        num_draws: The number of resamples.
+        seed: The seed of `np.random.default_rng`.
 
     Returns:
         Nats per byte: floats for [D], arrays [C] for [C, D].
