@@ -1,8 +1,8 @@
 """A member of a run, `RUN/expert_003` or `RUN/dense`: its data, its network, its record.
 
 config.json      its config and data; for the record, versions and the path of the data
-    tokens/          its documents as tokens, if they stay on the disk
-    metrics.jsonl    one line for each logged step
+tokens/          its documents as tokens, if they stay on the disk
+metrics.jsonl    one line for each logged step
 200/ 400/ …      checkpoints
 """
 

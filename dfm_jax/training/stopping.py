@@ -7,8 +7,8 @@
 4    `launch`: a job failed, and the others went on
 75   trouble that may pass: a lock that another process holds, a full disk, no memory; try again
 130  stopped by SIGINT (Ctrl-C); the current step is saved, and the same command goes on
-    141  the reader of the output has closed it
-    143  stopped by SIGTERM; the current step is saved, and the same command goes on
+141  the reader of the output has closed it
+143  stopped by SIGTERM; the current step is saved, and the same command goes on
 
 This module imports only the standard library, so that it can be used before jax is imported.
 """
