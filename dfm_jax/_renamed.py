@@ -260,6 +260,9 @@ GONE = {
         )
         for module in ("scoring", "scoring.boxes")
     },
+    "data.packages.pip_command": (
+        "it takes several packages, dfm_jax.data.packages.pip_commands([package], no_deps=…)"
+    ),
     "experts.expert_posterior": (
         "the prior comes first, dfm_jax.mixture.expert_posterior(log_prior, log_p_t)"
     ),
