@@ -362,6 +362,7 @@ def test_a_second_run_measures_nothing(result, corpora, monkeypatch):
     assert again["rows"] == written["rows"]
 
 
+@pytest.mark.exhaustive  # the driver's, which test_study.py interrupts; above, cells are read again
 def test_an_interrupted_run_goes_on(result, corpora, tmp_path, monkeypatch, capsys):
     _, _, written = result
     config, calls = _config(tmp_path), []
