@@ -39,22 +39,24 @@ hypothesis.settings.load_profile("dfm_jax")
 # The files that take longest, the longest first: of several workers, which take a file at a time,
 # none is left with a long one at the end. The order of the others does not matter.
 LONGEST = [
-    "theory",
     "language",
-    "clustering",
+    "theory",
     "flows",
+    "clustering",
     "counting",
-    "vision_language",
+    "hosts",
     "multimodal",
     "likelihoods",
     "contracts",
     "docs",
-    "hosts",
+    "launch",
     "fast",
     "table_sampling",
     "continuous_sampling",
     "mutations",
+    "vision_language",
     "tasks",
+    "launching",
 ]
 
 
