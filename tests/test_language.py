@@ -271,7 +271,7 @@ def test_a_rate_that_breaks_is_not_chosen(text, tmp_path):
     with pytest.raises(
         ValueError, match="`rates` must hold a learning rate at which the loss stays finite"
     ):
-        _trained(text, tmp_path / "none", rates=(1e38,), num_seeds=1)
+        _trained(text, tmp_path / "none", rates=(1e38, 1e37), num_seeds=1)
 
 
 # ── the router that reads the prefix ────────────────────────────────────────────────────────────
