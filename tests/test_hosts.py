@@ -20,7 +20,7 @@ from dfm_jax.parallel import make_mesh, state_shardings
 from dfm_jax.training import distributed
 from dfm_jax.training.checkpoint import checkpoint_steps, read_checkpoint, write_checkpoint
 from dfm_jax.training.config import LogConfig
-from dfm_jax.training.distributed import over_all_devices, sharded_evaluation
+from dfm_jax.training.distributed import Layout, over_all_devices, sharded_evaluation
 from dfm_jax.training.evaluation import load_member
 from dfm_jax.training.fit import make_run, train_member
 from dfm_jax.training.metrics import read_metrics
@@ -99,11 +99,10 @@ def test_a_member_over_eight_devices_is_that_of_one(placement, data, alone, tmp_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("back", [False, True], ids=["one to eight", "eight to one"])
+@pytest.mark.parametrize("back", [False, True], ids=["one to eight", "four to one"])
 def test_a_run_goes_on_over_any_number_of_devices(back, data, alone, tmp_path):
-    first, then = None, over_all_devices("sharded")
-    if back:
-        first, then = over_all_devices("replicated"), None
+    fewer = Layout(make_mesh({"data": 4}), "replicated")
+    first, then = (fewer, None) if back else (None, over_all_devices("sharded"))
     stopped = train_member(
         config(), data, tmp_path, log_config=LOG_CONFIG, stop=StopAt(5), layout=first
     )
@@ -282,7 +281,7 @@ from dfm_jax import cli
 from dfm_jax.training import fit
 
 asked = fit.agree_to_stop
-fit.agree_to_stop = lambda stop: (time.sleep(0.5), asked(stop))[1]
+fit.agree_to_stop = lambda stop: (time.sleep(1), asked(stop))[1]
 sys.exit(cli.main())
 """
 
@@ -327,9 +326,26 @@ class Pair:
             time.sleep(0.02)
 
 
+@pytest.fixture(scope="module")
+def paired(data, tmp_path_factory):
+    """The run of two processes that nothing stops, and how each has ended."""
+    run = tmp_path_factory.mktemp("paired")
+    return run, Pair(data, run).ended(120)
+
+
 @pytest.mark.slow
-def test_two_processes_are_one_run_and_a_signal_to_one_stops_both(data, alone, tmp_path):
-    """The same command goes on, from the last checkpoint that is not damaged, to the run of one."""
+def test_two_processes_are_one_run_that_the_first_writes(alone, paired):
+    run, ((status, said), (other, silent)) = paired
+    assert (status, other) == (0, 0), said + silent
+    assert "finished at step 12" in said
+    assert "finished" not in silent
+    assert_same_run(run, alone)
+    assert {path.name for path in run.iterdir()} == {"dense"}
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_stops_both_and_the_same_command_goes_on(data, paired, tmp_path):
+    """To the bits of a run that nothing stopped, from the last checkpoint that is not damaged."""
     pair, member = Pair(data, tmp_path, slow=True), tmp_path / "dense"
     pair.until(8)
     pair.processes[1].send_signal(signal.SIGTERM)
@@ -342,14 +358,16 @@ def test_two_processes_are_one_run_and_a_signal_to_one_stops_both(data, alone, t
     (status, said), (other, silent) = Pair(data, tmp_path).ended(120)
     assert (status, other) == (0, 0), said + silent
     assert f"going on from step {before} of {STEPS}" in said
-    assert "finished at step 12" in said
-    assert "finished" not in silent
     assert "DAMAGED" in said
     assert "DAMAGED" not in silent
     assert (member / f"{last}.damaged").is_dir()  # once, though both have read it
     assert not (member / f"{last}.damaged.1").exists()
-    assert_same_run(tmp_path, alone)
-    assert {path.name for path in tmp_path.iterdir()} == {"dense"}
+    leaves = [
+        json.loads((folder / "dense" / str(STEPS) / "checkpoint.json").read_text())["leaves"]
+        for folder in (paired[0], tmp_path)
+    ]
+    assert leaves[0] == leaves[1]
+    assert logged(paired[0]) == logged(tmp_path)
 
 
 @pytest.mark.slow
