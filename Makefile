@@ -27,7 +27,7 @@ export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
 STUDIES := study-equality study-counting study-language
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-pretrained install-peers install-tpu compare verify $(STUDIES) compile-tpu benchmarks test test-all test-stack test-exhaustive notebooks notebooks-anew docs lint clean
+.PHONY: help install install-pretrained install-peers install-tpu compare verify $(STUDIES) compile-tpu benchmarks test test-all test-wheel test-stack test-exhaustive notebooks notebooks-anew docs lint clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -83,8 +83,11 @@ TRAIN_TO_SAMPLE := tests/test_commands.py \
 test: $(STAMP) ## the quick suite
 	$(BIN)/python -m pytest -q -n 2 $(SHARED) -m "not slow"
 
-test-all: $(STAMP) ## the whole suite
-	$(BIN)/python -m pytest -q -n 2 $(SHARED)
+test-all: $(STAMP) ## the whole suite, but for the wheel's
+	$(BIN)/python -m pytest -q -n 2 $(SHARED) -m "not wheel"
+
+test-wheel: $(STAMP) ## the wheel, built and installed alone; the source distribution
+	$(BIN)/python -m pytest -q tests/test_distributions.py
 
 test-stack: $(STAMP) ## what another Python and other versions must pass: VENV=.venv-newest PYTHON=…
 	$(BIN)/python -m pytest -q -n 2 $(SHARED) -m "not slow"

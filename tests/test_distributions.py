@@ -21,7 +21,7 @@ SMALL = [
     *("model.width=8", "model.num_heads=2", "model.num_layers=1", "model.ffn_width=8"),
 ]
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.wheel]
 
 
 def done(*command: str | Path, **options) -> str:
