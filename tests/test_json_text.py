@@ -18,6 +18,11 @@ REFUSED = {
     "nested objects": ('{"a":' * 150 + "1" + "}" * 150, 1, "nested more than 100 deep"),
     "beyond the interpreter's depth": ("\n" + "[" * 5000, 2, "nested more than 100 deep"),
     "a fault after shallow brackets in a string": ('["' + "[" * 200 + '", 1', 1, "Expecting ','"),
+    "a wrong escape after brackets in a string": (
+        '["' + "[" * 200 + '\\q"]',
+        1,
+        r"Invalid \\escape",
+    ),
     "a string that does not end": ('["a", "' + "[" * 200, 1, "Unterminated string"),
     "two values": ("1\n2", 2, "something follows the value"),
     "none": ("", 1, "Expecting value"),
