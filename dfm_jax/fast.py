@@ -72,6 +72,10 @@ def generalized_kl(
 
 def _summed(logits: Array, x_1: Array, x_t: Array, weights: Array, stays: bool) -> Array:
     weights = jnp.asarray(weights, jnp.promote_types(logits.dtype, jnp.float32))
+    # Where nobody could check them, an id such as −100 must not have a finite gradient.
+    num_tokens = logits.shape[-1]
+    known = (x_1 >= 0) & (x_1 < num_tokens) & (x_t >= 0) & (x_t <= num_tokens)
+    weights = jnp.where(known | (weights == 0), weights, jnp.nan)
     return jnp.sum(_terms(logits, x_1, x_t, weights, stays))
 
 

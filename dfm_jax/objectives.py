@@ -202,4 +202,7 @@ def _real(count: ArrayLike) -> Array:
 
 
 def _at(rows: Array, tokens: Tokens) -> Array:
-    return jnp.take_along_axis(jnp.asarray(rows), jnp.asarray(tokens)[:, None], axis=-1)[:, 0]
+    """The entries at the tokens; where nobody could check them, NaN at an id outside the row."""
+    tokens = jnp.asarray(tokens)
+    places = jnp.where(tokens < 0, rows.shape[-1], tokens)  # an id of −1 is not the last token
+    return jnp.take_along_axis(jnp.asarray(rows), places[:, None], axis=-1, mode="fill")[:, 0]

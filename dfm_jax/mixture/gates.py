@@ -337,8 +337,8 @@ def top_experts_gate(weights: Weights, count: int) -> Weights:
     weights = jnp.asarray(weights)
     check_count("count", count, at_most=weights.shape[0])
     check_distribution("weights", weights)
-    _, kept = jax.lax.top_k(weights, count)
-    return _renormalize(jnp.zeros_like(weights).at[kept].set(weights[kept]))
+    _, largest = jax.lax.top_k(weights, count)
+    return _renormalized(weights, jnp.zeros_like(weights, bool).at[largest].set(True))
 
 
 @typed
@@ -357,7 +357,7 @@ def nucleus_gate(weights: Weights, mass: Number) -> Weights:
     # Sums of whole prefixes: `cumsum − weights` rounds below a mass that was reached exactly.
     before = jnp.pad(jnp.cumsum(weights[order])[:-1], (1, 0))
     kept = jnp.zeros_like(weights, bool).at[order].set(before < mass)
-    return _renormalize(jnp.where(kept, weights, 0.0))
+    return _renormalized(weights, kept)
 
 
 @typed
@@ -366,5 +366,7 @@ def hard_gate(weights: Weights) -> Weights:
     return top_experts_gate(weights, 1)
 
 
-def _renormalize(weights: Array) -> Array:
+def _renormalized(weights: Array, kept: Array) -> Array:
+    """The kept ones over their sum; NaN if any weight is: `top_k` ranks a computed NaN lowest."""
+    weights = jnp.where(kept, weights, 0.0 * weights)
     return weights / jnp.sum(weights)
