@@ -100,6 +100,7 @@ NAMES = {
     "checks.check_log_law": "checks.check_log_distribution",
     "cli.Gather": "cli.MakeEnsemble",
     "cli.gather.Gather": "cli.training.MakeEnsemble",
+    "clustering.directions.widened": "boundary.widened",
     "clustering.k_means.Clusters": "clustering.directions.Clusters",
     "clustering.k_means.cosine_scores": "clustering.directions.cosine_scores",
     "clustering.prices.score_spread": "clustering.assignment.score_scale",

@@ -32,8 +32,19 @@ __all__ = [
     "rise",
     "softmax",
     "times",
+    "widened",
     "x_log_ratio",
 ]
+
+
+@typed
+def widened(values: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
+    """The values as float32 if their type is narrower: float16 sums overflow, bfloat16's are rough.
+
+    So what is computed or drawn from them is what their copy in float32 gives.
+    """
+    values = jnp.asarray(values)
+    return values.astype(jnp.float32) if jnp.finfo(values.dtype).bits < 32 else values
 
 
 def rise(slope: Array, run: Array) -> Array:
@@ -117,15 +128,16 @@ def log_sum_exp(log_terms: Array, axis: int = -1) -> Array:
     """log Σ exp of the entries; −∞ where all are −∞, and then there is no derivative."""
     log_terms = jnp.asarray(log_terms)
     never = jnp.all(log_terms == -jnp.inf, axis=axis, keepdims=True)
-    total = jax.nn.logsumexp(jnp.where(never, 0.0, log_terms), axis=axis, keepdims=True)
-    return jnp.squeeze(jnp.where(never, -jnp.inf, total), axis)
+    total = jax.nn.logsumexp(widened(jnp.where(never, 0.0, log_terms)), axis=axis, keepdims=True)
+    return jnp.squeeze(jnp.where(never, -jnp.inf, total.astype(log_terms.dtype)), axis)
 
 
 def softmax(log_terms: Array) -> Array:
     """exp of the entries over their sum; NaN where all are −∞, and then there is no derivative."""
     log_terms = jnp.asarray(log_terms)
     never = jnp.all(log_terms == -jnp.inf, axis=-1, keepdims=True)
-    return jnp.where(never, jnp.nan, jax.nn.softmax(jnp.where(never, 0.0, log_terms), axis=-1))
+    shares = jax.nn.softmax(widened(jnp.where(never, 0.0, log_terms)), axis=-1)
+    return jnp.where(never, jnp.nan, shares.astype(log_terms.dtype))
 
 
 @jax.jit
@@ -134,8 +146,7 @@ def log_softmax(logits: ArrayLike) -> Array:
 
     A row of −∞ has no derivative. Logarithms of a distribution stay the same, up to rounding.
     """
-    logits = jnp.asarray(logits)
-    logits = logits if jnp.finfo(logits.dtype).bits >= 32 else logits.astype(jnp.float32)
+    logits = widened(logits)
     largest = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
     never = largest == -jnp.inf
     shifted = jnp.where(never, -jnp.inf, logits - jnp.where(never, 0.0, largest))

@@ -18,6 +18,7 @@ from dfm_jax.boundary import (
     products_posterior,
     softmax,
     times,
+    widened,
 )
 from dfm_jax.checks import (
     check_count,
@@ -167,7 +168,7 @@ def sample_path(key: Key, token_path: StateProbs) -> Tokens:
     """
     check_distribution("token_path", token_path)
     # float32 logits and mode="high": the default Gumbel draw loses the tail beyond 16 nats.
-    logits = jnp.log(token_path).astype(jnp.float32)
+    logits = jnp.log(widened(token_path)).astype(jnp.float32)
     return jax.random.categorical(key, logits, axis=-1, mode="high")
 
 
@@ -183,7 +184,7 @@ def sample_mixture(key: Key, x_0: Tokens, x_1: Tokens, kappa_t: Kappa) -> Tokens
     check_interval("kappa_t", kappa_t, 0.0, 1.0)
     check_tokens("x_0", x_0)
     check_tokens("x_1", x_1)
-    kappa = jnp.asarray(kappa_t)
+    kappa = widened(kappa_t)  # a bfloat16 uniform number is a multiple of 1/128
     uniforms = jax.random.uniform(
         key, jnp.shape(x_1), kappa.dtype
     )  # in [0, 1): κ = 1 arrives always

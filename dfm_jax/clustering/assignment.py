@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from dfm_jax.boundary import widened
 from dfm_jax.checks import check_count, check_interval, require
-from dfm_jax.clustering.directions import widened
 from dfm_jax.paths import HIGHEST
 from dfm_jax.types import Array, ArrayLike, Float, Int, typed
 

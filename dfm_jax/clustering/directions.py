@@ -10,6 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from dfm_jax.boundary import widened
 from dfm_jax.checks import require
 from dfm_jax.paths import HIGHEST
 from dfm_jax.types import Array, ArrayLike, Float, Int, Key, UInt32, typed
@@ -34,16 +35,6 @@ class Rows(NamedTuple):
     features: Array  # [R, D]
     mean: Array  # [D]
     inverse: Array  # [R] 1/‖x_i − μ‖
-
-
-@typed
-def widened(values: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
-    """The values as float32 if their type is narrower: float16 sums overflow, bfloat16's are rough.
-
-    So features in float16 or bfloat16 give the same clusters as their copy in float32.
-    """
-    values = jnp.asarray(values)
-    return values.astype(jnp.float32) if jnp.finfo(values.dtype).bits < 32 else values
 
 
 @typed

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dfm_jax.boundary import widened
 from dfm_jax.checks import check_count, require
 from dfm_jax.clustering.assignment import (
     assignment,
@@ -37,7 +38,6 @@ from dfm_jax.clustering.directions import (
     row_hashes,
     row_scores,
     unit_centroids,
-    widened,
 )
 from dfm_jax.clustering.metrics import normalized_mutual_information
 from dfm_jax.types import Array, ArrayLike, Float, Int, Key, typed

@@ -5,8 +5,9 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax.scipy.special import entr
 
+from dfm_jax.boundary import widened
 from dfm_jax.checks import check_tokens, require
-from dfm_jax.clustering.directions import Clusters, cosine_scores, widened
+from dfm_jax.clustering.directions import Clusters, cosine_scores
 from dfm_jax.types import Array, ArrayLike, Float, Int, Scalar, typed
 
 

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from dfm_jax.boundary import widened
 from dfm_jax.checks import check_count
 from dfm_jax.clustering.assignment import weighted_assignment
-from dfm_jax.clustering.directions import widened
 from dfm_jax.clustering.k_means import Clusters, nearest_cluster, spherical_k_means
 from dfm_jax.paths import HIGHEST
 from dfm_jax.types import Array, ArrayLike, Float, Int, Key, typed

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from dfm_jax.boundary import widened
 from dfm_jax.checks import check_count, check_distribution, check_log_distribution, require
 from dfm_jax.interfaces import Decoder, Denoiser
 from dfm_jax.mixture.gates import GateState, bayes_gate_update, gate_init, top_experts_gate
@@ -75,9 +76,9 @@ def sample_mixed_step(
     num_experts, num_positions = log_probs.shape[:2]
     weights = jnp.broadcast_to(weights, (num_positions, num_experts))
     expert_key, token_key = jax.random.split(key)
-    experts = jax.random.categorical(expert_key, jnp.log(weights), axis=-1, mode="high")
+    experts = jax.random.categorical(expert_key, jnp.log(widened(weights)), axis=-1, mode="high")
     rows = log_probs[experts, jnp.arange(num_positions)]
-    return jax.random.categorical(token_key, rows, axis=-1, mode="high")
+    return jax.random.categorical(token_key, widened(rows), axis=-1, mode="high")
 
 
 @typed
@@ -228,7 +229,7 @@ def sample_one_expert_on_table(
     _check_stacked(params, jnp.shape(log_prior)[0])
     _one_by_one(table)
     expert_key, key = jax.random.split(key)
-    expert = jax.random.categorical(expert_key, jnp.asarray(log_prior), mode="high")
+    expert = jax.random.categorical(expert_key, widened(log_prior), mode="high")
     x = sample_on_table(
         key,
         jax.tree.map(lambda leaf: leaf[expert], params),
@@ -310,7 +311,7 @@ def sample_one_expert(
     shape = jnp.shape(log_posterior)
     require(shape[0] == num_rows, rule, shape, name="log_posterior.shape")
     expert_key, key = jax.random.split(key)
-    drawn = jax.random.categorical(expert_key, jnp.asarray(log_posterior), axis=-1, mode="high")
+    drawn = jax.random.categorical(expert_key, widened(log_posterior), axis=-1, mode="high")
     keys, experts = row_keys(key, num_rows), np.asarray(drawn)
     parts, order = [], []
     for expert in np.unique(experts):

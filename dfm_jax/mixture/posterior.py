@@ -20,6 +20,7 @@ from dfm_jax.boundary import (
     log_sum_exp,
     log_sum_of_products,
     softmax,
+    widened,
 )
 from dfm_jax.checks import (
     check_count,
@@ -155,14 +156,13 @@ def mix_logits(
         ValueError: if the weights are not a distribution over experts.
     """
     check_log_distribution("log_weights", log_weights, axis=0)
-    logits = jnp.asarray(logits)
+    logits = widened(logits)
     num_experts, *shape, num_tokens = logits.shape
-    dtype = logits.dtype if jnp.finfo(logits.dtype).bits >= 32 else jnp.float32
-    weights = jnp.asarray(log_weights, dtype)
+    weights = jnp.asarray(log_weights, logits.dtype)
     if weights.ndim == 1:
         weights = weights[:, None]
     weights = jnp.broadcast_to(weights.reshape(num_experts, -1), (num_experts, math.prod(shape)))
-    rows = logits.reshape(num_experts, -1, num_tokens).astype(dtype)
+    rows = logits.reshape(num_experts, -1, num_tokens)
     largest = jax.lax.stop_gradient(jnp.max(rows, axis=-1))  # [K, rows]
     dead, empty = weights == -jnp.inf, largest == -jnp.inf
     unread = (dead | empty)[..., None]  # before anything is formed of it

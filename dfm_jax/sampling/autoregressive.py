@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from dfm_jax.boundary import widened
 from dfm_jax.checks import (
     check_count,
     check_interval,
@@ -120,7 +121,7 @@ def sample_next_token(key: Key, log_probs: Float[ArrayLike, " V"]) -> Int[Array,
 
 
 def _drawn(key: Key, log_probs: Array) -> Array:
-    return jax.random.categorical(key, log_probs, mode="high")
+    return jax.random.categorical(key, widened(log_probs), mode="high")
 
 
 @typed

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from dfm_jax.boundary import widened
 from dfm_jax.checks import check_count, check_interval
 from dfm_jax.interfaces import Denoiser, HeadedDenoiser
 from dfm_jax.sampling.autoregressive import truncated_probs
@@ -112,8 +113,7 @@ def logits_shape(params: Any, denoiser: Denoiser, x_t: Array) -> tuple[int, ...]
 
 def log_probs(logits: Array) -> Array:
     """Log-probabilities in float32 or wider, for logits of any type; a row of −∞ becomes NaN."""
-    wide = logits if jnp.finfo(logits.dtype).bits >= 32 else logits.astype(jnp.float32)
-    return jax.nn.log_softmax(wide, axis=-1)
+    return jax.nn.log_softmax(widened(logits), axis=-1)
 
 
 @cache

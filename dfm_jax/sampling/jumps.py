@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from dfm_jax.boundary import widened
 from dfm_jax.checks import check_count, check_num_states, check_tokens, require
 from dfm_jax.fast import sample_categorical
 from dfm_jax.interfaces import Denoiser
@@ -157,6 +158,7 @@ def _sparse(key: Key, params: Any, state: State, jump_prob: Array, t: Array, run
     x_t, size = state.x_t, run.rows_at_once
     num_positions = x_t.shape[0]
     jump_key, value_key = jax.random.split(key)
+    jump_prob = widened(jump_prob)  # a bfloat16 uniform number is a multiple of 1/128
     u = jax.random.uniform(jump_key, x_t.shape, jump_prob.dtype)  # in [0, 1): 1 is certain
     jumps = u < jump_prob
     denoiser = halves(run.denoiser)

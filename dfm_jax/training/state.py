@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from dfm_jax.checks import require
 from dfm_jax.interfaces import Task
 from dfm_jax.models import Network, Params, VisionLanguage
 from dfm_jax.training.config import OptimizerConfig
@@ -99,8 +100,19 @@ def init_state(
     *,
     ema: bool = False,
 ) -> TrainState:
-    """The state at step 0: fresh parameters, and their average, which starts at them."""
+    """The state at step 0: fresh parameters, and their average, which starts at them.
+
+    Raises:
+        ValueError: if a parameter is float16 or bfloat16: such a number loses an update of less
+            than 1/256 of it, its average stands still, and Adam's b2 = 0.999 is rounded to 1.
+    """
     params = network.init(key)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        narrow = jnp.issubdtype(leaf.dtype, jnp.floating) and jnp.finfo(leaf.dtype).bits < 32
+        rule = "Parameters that are trained must be float32 or wider, or small updates are lost"
+        then = "Keep them in float32, and compute in half precision from them."
+        name = f"params{jax.tree_util.keystr(path)}.dtype"
+        require(not narrow, rule, leaf.dtype.name, name=name, then=then)
     average = jax.tree.map(jnp.copy, params) if ema else None  # no buffer is donated twice
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), average)
 

@@ -99,6 +99,7 @@ def _faiss(job: Job, rows: np.ndarray) -> Callable[[], np.ndarray]:
 
 
 def _constrained(job: Job, rows: np.ndarray) -> Callable[[], np.ndarray]:
+    """It rounds a squared distance to a thousandth, which costs rows of length 1 nothing."""
     from k_means_constrained import KMeansConstrained  # pyright: ignore[reportMissingImports]
 
     small, more = divmod(len(rows), job.num_clusters)
