@@ -1,9 +1,12 @@
 """Checkpoints: what was written is what is read, or nothing is; any topology into any other."""
 
 import json
+import os
 import shutil
+import socket
 import subprocess
 import threading
+import time
 from typing import Any, NamedTuple
 
 import jax
@@ -372,6 +375,26 @@ def test_one_writer_who_sweeps_up_after_a_killed_one(tmp_path):
                 pass
     with sole_writer(tmp_path):
         pass
+
+
+def test_the_lock_says_who_holds_it(tmp_path):
+    lock = tmp_path / ".lock"
+    began = time.time()
+    with sole_writer(tmp_path, num_steps=100):
+        held = json.loads(lock.read_text())
+        assert (held["host"], held["pid"]) == (socket.gethostname(), os.getpid())
+        assert began <= held["began"] <= time.time()
+        assert held["num_steps"] == 100
+        with pytest.raises(TemporaryError), sole_writer(tmp_path):
+            pass
+        assert json.loads(lock.read_text()) == held  # who was refused has not changed it
+    assert lock.read_text() == ""
+
+
+def test_a_shorter_line_replaces_that_of_a_killed_process_whole(tmp_path):
+    (tmp_path / ".lock").write_text('{"host": "' + "a" * 999 + '"}\n')
+    with sole_writer(tmp_path):
+        assert json.loads((tmp_path / ".lock").read_text())["pid"] == os.getpid()
 
 
 def test_lists_in_a_config_differ_by_their_number_or_by_an_entry():

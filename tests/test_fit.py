@@ -250,14 +250,3 @@ def test_json_has_no_infinities(tmp_path):
     with pytest.raises(ValueError, match="`loss` must be finite; got loss = nan at step 2"):
         log.write(2, loss=float("nan"))
     log.close()
-
-
-def test_tensorboard_gets_the_same_numbers(tmp_path):
-    pytest.importorskip("tensorboardX")
-    log = MetricsLog(tmp_path / "metrics.jsonl", tensorboard=tmp_path / "tb")
-    log.begin(0)
-    log.write(1, loss=2.5)
-    log.close()
-    (events,) = (tmp_path / "tb").iterdir()
-    assert b"loss" in events.read_bytes()
-    assert read_metrics(tmp_path / "metrics.jsonl") == [{"step": 1, "loss": 2.5}]

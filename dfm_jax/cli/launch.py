@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from dfm_jax.training.trackers import TrackerName
+
 if TYPE_CHECKING:
     from dfm_jax.launch import Job
 
@@ -39,8 +41,10 @@ class Members:
     """The number of steps between two evaluations on held-out documents."""
     keep_last: int = 2
     """The number of checkpoints that are kept, besides the best one."""
+    tracker: TrackerName | None = None
+    """Also tell the lines of metrics.jsonl to this tracker (extra `tb`, `trackio` or `wandb`)."""
     tensorboard: bool = False
-    """Write TensorBoard event files too (extra `tb`)."""
+    """The old name of `--tracker tensorboard`, until version 0.3."""
     on_disk: bool = False
     """Leave the tokens on the disk and read them ahead (extra `data`). Results stay the same."""
     text_only: bool = False
@@ -59,6 +63,7 @@ class Members:
         from dfm_jax.checks import require
         from dfm_jax.launch import experts_of, sweep_jobs, train_jobs
         from dfm_jax.training.presets import load_config
+        from dfm_jax.training.trackers import tracker_name
 
         if not self.config.endswith(".json"):  # a file may lie where the members will run
             load_config(self.config)
@@ -67,6 +72,8 @@ class Members:
         words += [] if self.tokenizer is None else ["--tokenizer", str(self.tokenizer)]
         words += [w for name in counts for w in (_flag(name), str(getattr(self, name)))]
         words += ["--text-only"] if self.text_only else []
+        tracker = tracker_name(self.tracker, self.tensorboard)
+        words += [] if tracker is None else ["--tracker", tracker]
         words += ["--set", *self.set] if self.set else []
         if hosts > 1:
             rule = "`hosts_per_expert` must be 1 if `grid` is given"
@@ -77,7 +84,7 @@ class Members:
             words += ["--grid", *self.grid]
             return sweep_jobs(self.data, self.folder, words, self.num_groups())
         words += ["--keep-last", str(self.keep_last)]
-        words += [_flag(name) for name in ("tensorboard", "on_disk") if getattr(self, name)]
+        words += ["--on-disk"] if self.on_disk else []
         words += [] if self.placement is None else ["--placement", self.placement]
         words += ["--distributed"] if hosts > 1 else []
         experts = self.experts or experts_of(self.data)
@@ -97,7 +104,7 @@ class Members:
         from dfm_jax.training.presets import load_axis, load_config
         from dfm_jax.training.sweep import by_shape, grid
 
-        alone = ("experts", "dense", "keep_last", "tensorboard", "on_disk", "placement")
+        alone = ("experts", "dense", "keep_last", "on_disk", "placement")
         given = [name for name in alone if getattr(self, name) != getattr(Members, name)]
         rule = "`grid` must not be given together with the options of members"
         require(not given, rule, given, name="options of members")

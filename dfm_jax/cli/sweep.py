@@ -6,6 +6,8 @@ from typing import Annotated
 
 import tyro
 
+from dfm_jax.training.trackers import TrackerName
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
@@ -50,6 +52,8 @@ class Sweep:
     """Change single fields of the config: FIELD=VALUE."""
     text_only: bool = False
     """Read only the text of rows that have pictures."""
+    tracker: TrackerName | None = None
+    """Also tell the lines of metrics.jsonl to this tracker (extra `tb`, `trackio` or `wandb`)."""
     log_every: int = 10
     """The number of steps between two lines of metrics.jsonl."""
     save_every: int = 200
@@ -62,11 +66,12 @@ class Sweep:
         from dfm_jax.checks import check_count
         from dfm_jax.data.columns import Columns
         from dfm_jax.parallel import make_mesh
-        from dfm_jax.training.config import LogConfig
+        from dfm_jax.training.config import LogConfig, to_json
         from dfm_jax.training.members import load_member_data, member_data_path
         from dfm_jax.training.presets import load_axes, load_config
         from dfm_jax.training.stopping import ExitStatus, NonFiniteError, stop_on_signals
         from dfm_jax.training.sweep import by_shape, grid, train_sweep
+        from dfm_jax.training.trackers import open_tracker
 
         axes = load_axes(self.grid, self.set)
         config = load_config(self.config, self.set, tokenizer=self.tokenizer)
@@ -89,7 +94,17 @@ class Sweep:
                     print(columns.text())
                     told = True
                 folder = self.folder / f"group_{number:03d}"
-                outcome = train_sweep(configs, data, folder, mesh, log_config=log_config, stop=stop)
+                config_of = {"runs": [to_json(one) for one in configs]}
+                with open_tracker(self.tracker, folder, config=config_of) as tracker:
+                    outcome = train_sweep(
+                        configs,
+                        data,
+                        folder,
+                        mesh,
+                        log_config=log_config,
+                        stop=stop,
+                        tracker=tracker,
+                    )
                 if not outcome.finished:
                     print(f"stopped at step {outcome.step}, saved; the same command goes on.")
                     return stop.status

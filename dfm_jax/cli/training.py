@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from dfm_jax.training.trackers import TrackerName
+
 if TYPE_CHECKING:
     from dfm_jax.training.texts import Generator
 
@@ -62,8 +64,10 @@ class Train:
     """The number of steps between two evaluations on held-out documents."""
     keep_last: int = 2
     """The number of checkpoints that are kept, besides the best one."""
+    tracker: TrackerName | None = None
+    """Also tell the lines of metrics.jsonl to this tracker (extra `tb`, `trackio` or `wandb`)."""
     tensorboard: bool = False
-    """Write TensorBoard event files too (extra `tb`)."""
+    """The old name of `--tracker tensorboard`, until version 0.3."""
     on_disk: bool = False
     """Leave the tokens on the disk and read them ahead (extra `data`). Results stay the same."""
     text_only: bool = False
@@ -78,12 +82,15 @@ class Train:
     def run(self) -> int:
         """Train to the end, or until a signal comes."""
         from dfm_jax.checks import require
-        from dfm_jax.training.config import LogConfig
+        from dfm_jax.training.config import LogConfig, to_json
         from dfm_jax.training.distributed import is_first, join_processes, over_all_devices
         from dfm_jax.training.fit import train_member
+        from dfm_jax.training.members import member_folder
         from dfm_jax.training.presets import load_config
         from dfm_jax.training.stopping import ExitStatus, stop_on_signals
+        from dfm_jax.training.trackers import open_tracker, tracker_name
 
+        name = tracker_name(self.tracker, self.tensorboard)
         log_config = LogConfig(
             log_every=self.log_every,
             save_every=self.save_every,
@@ -96,8 +103,12 @@ class Train:
             require(self.placement is not None, rule, self.placement)
             join_processes()
         layout = None if self.placement is None else over_all_devices(self.placement)
+        member = member_folder(self.folder, self.expert)
         # Of several processes none may leave the others waiting: a signal is noted from the start.
-        with stop_on_signals(asked=self.distributed) as stop:
+        with (
+            stop_on_signals(asked=self.distributed) as stop,
+            open_tracker(name, member, config=to_json(config)) as tracker,
+        ):
             outcome = train_member(
                 config,
                 self.data,
@@ -106,7 +117,7 @@ class Train:
                 tokenizer=self.tokenizer,
                 log_config=log_config,
                 stop=stop,
-                tensorboard=self.tensorboard,
+                tracker=tracker,
                 on_disk=self.on_disk,
                 layout=layout,
                 text_only=self.text_only,

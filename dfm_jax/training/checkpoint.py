@@ -21,6 +21,8 @@ import json
 import os
 import re
 import shutil
+import socket
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -50,7 +52,7 @@ from dfm_jax.training.distributed import all_or_none, gathered, is_first
 from dfm_jax.training.metrics import METRICS
 from dfm_jax.training.trouble import passes
 
-RECORD, STATE = "checkpoint.json", "state"
+RECORD, STATE, LOCK = "checkpoint.json", "state", ".lock"
 WRITING, DELETING = ".writing", ".deleting"
 
 
@@ -380,20 +382,32 @@ def resume_together(folder: Path, template: Any, config: dict[str, Any]) -> Resu
 
 
 @contextlib.contextmanager
-def sole_writer(folder: Path) -> Iterator[None]:
+def sole_writer(folder: Path, **told: int) -> Iterator[None]:
     """Hold the folder for this process, and delete unfinished files of a process that was killed.
+
+    While it is held, the file `.lock` says in a line of JSON which process holds it, on which host
+    and since when (`began`, in seconds since 1970), and what is `told`. Only the lock itself says
+    that it is held: the line of a process that was killed stays.
 
     Raises:
         TemporaryError: if another process holds the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         lock(descriptor, f"{folder}: another process is training here.")
+        holder = {"host": socket.gethostname(), "pid": os.getpid(), "began": time.time()} | told
+        with contextlib.suppress(OSError):  # a full disk may have room for what matters
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, (json.dumps(holder) + "\n").encode(), 0)
         for path in folder.iterdir():
             if path.name.endswith((WRITING, DELETING)):
                 shutil.rmtree(path)
-        yield
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                os.ftruncate(descriptor, 0)
     finally:
         os.close(descriptor)
 

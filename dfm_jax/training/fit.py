@@ -60,6 +60,7 @@ from dfm_jax.training.state import (
 from dfm_jax.training.step import StepMetrics, TrainStep, make_train_step
 from dfm_jax.training.stopping import NonFiniteError, StopRequest
 from dfm_jax.training.tasks import task_of
+from dfm_jax.training.trackers import Tracker, open_tracker, warn_of_tensorboard
 from dfm_jax.types import Array, Key
 
 METRICS = "metrics.jsonl"
@@ -120,6 +121,7 @@ def train(
     config: dict[str, Any],
     log_config: LogConfig | None = None,
     stop: StopRequest | None = None,
+    tracker: Tracker | None = None,
     tensorboard: bool = False,
     before_first: Callable[[], None] | None = None,
     say: Callable[[str], None] | None = None,
@@ -142,7 +144,10 @@ def train(
             except for its length.
         log_config: How often to log, evaluate and save.
         stop: The request to stop, checked after every step; with several processes, see above.
-        tensorboard: Whether to write event files too, to `folder/tensorboard`.
+        tracker: A function that the first process calls with the step and the numbers of each line
+            of metrics.jsonl, in order; from the step that the run goes on from, see `trackers`.
+            What it raises is told once, and the run goes on.
+        tensorboard: The old way to ask for the tracker tensorboard, until version 0.3.
         before_first: A function that the first process calls before it writes its first checkpoint.
         say: A function that prints a message for the user; by default it prints to stderr.
 
@@ -156,9 +161,12 @@ def train(
     stop = StopRequest() if stop is None else stop
     say = (lambda text: print(text, file=sys.stderr)) if say is None else say
     with contextlib.ExitStack() as stack:
+        if tensorboard:
+            warn_of_tensorboard("tensorboard=True", "tracker=")
+            tracker = stack.enter_context(open_tracker("tensorboard", folder, say=say))
         with all_or_none():
             if is_first():
-                stack.enter_context(sole_writer(folder))
+                stack.enter_context(sole_writer(folder, num_steps=run.num_steps))
         found = resume_together(folder, _template(run), config)
         for words in found.damaged if found else ():
             say(f"DAMAGED: {words}")
@@ -173,8 +181,7 @@ def train(
         log = saver = NullLogger()
         with all_or_none():
             if is_first():
-                events = folder / "tensorboard" if tensorboard else None
-                log = MetricsLog(folder / METRICS, tensorboard=events)
+                log = MetricsLog(folder / METRICS, tracker=tracker, say=say)
                 log.begin(found.step)
                 stack.callback(log.close)
                 saver = stack.enter_context(
@@ -311,6 +318,7 @@ def train_member(
     tokenizer: Path | None = None,
     log_config: LogConfig | None = None,
     stop: StopRequest | None = None,
+    tracker: Tracker | None = None,
     tensorboard: bool = False,
     on_disk: bool = False,
     layout: Layout | None = None,
@@ -325,6 +333,8 @@ def train_member(
 
     With `on_disk` the tokens stay on the disk, in the member's folder, and are read ahead, for data
     that do not fit in memory. The batches and the result are the same.
+
+    `tracker` is told each line of metrics.jsonl, see `train`.
 
     With `layout` the member uses many devices, and perhaps several processes, see `distributed`.
     The result is the same up to the order of sums, and the checkpoints can be exchanged.
@@ -364,6 +374,7 @@ def train_member(
         config=record,
         log_config=log_config,
         stop=stop,
+        tracker=tracker,
         tensorboard=tensorboard,
         before_first=partial(write_member, folder, record, source),
     )

@@ -8,6 +8,8 @@ two must not be compared as equals: the second is noisy, and too large by an unk
 import json
 import math
 import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +17,32 @@ from dfm_jax.durable import write_file
 from dfm_jax.interfaces import Measure
 from dfm_jax.json_text import parse_json, read_json_lines
 from dfm_jax.json_types import as_type
+from dfm_jax.training.trackers import Tracker, described
 
 
 class MetricsLog:
-    """Lines `{"step": …, …}` in the order of steps, and the same numbers for tensorboard.
+    """Lines `{"step": …, …}` in the order of steps; a tracker is told each of them.
 
     `begin(step)` removes all lines after that step, and a line that a kill cut short. If `flush` is
-    called before every checkpoint, no line is lost and none occurs twice.
+    called before every checkpoint, no line is lost and none occurs twice. Each line is in the file
+    at once, so that others can read it while the run goes on.
+
+    The log comes first: what a tracker raises is told once, and the tracker is told the next line.
+    `close` says how many lines it missed.
     """
 
-    def __init__(self, path: Path, *, tensorboard: Path | None = None) -> None:
-        """Log to `path`; `tensorboard` is a folder for event files (extra `tb`)."""
-        self.path, self.tensorboard = path, tensorboard
+    def __init__(
+        self,
+        path: Path,
+        *,
+        tracker: Tracker | None = None,
+        say: Callable[[str], None] | None = None,
+    ) -> None:
+        """Log to `path`; `say` prints a message for the user, by default to stderr."""
+        self.path, self.tracker = path, tracker
+        self._say = (lambda text: print(text, file=sys.stderr)) if say is None else say
         self._file: Any = None
-        self._events: Any = None
+        self._told = self._missed = 0
 
     def begin(self, step: int) -> None:
         """Open the log of a run that continues from `step`.
@@ -37,12 +51,10 @@ class MetricsLog:
             ValueError: if a line up to that step has no end, or is not JSON.
         """
         write_file(self.path, b"".join(_lines_until(self.path, step)))
-        self._file = self.path.open("a", encoding="utf-8")
-        if self.tensorboard is not None:
-            self._events = _event_writer(self.tensorboard, step)
+        self._file = self.path.open("a", encoding="utf-8", buffering=1)
 
     def write(self, step: int, **values: float) -> None:
-        """Append a line.
+        """Append a line, and tell the tracker.
 
         Raises:
             ValueError: if a value is not finite, because JSON has no such number.
@@ -51,24 +63,34 @@ class MetricsLog:
             if not math.isfinite(value):
                 raise ValueError(f"`{name}` must be finite; got {name} = {value} at step {step}.")
         self._file.write(json.dumps({"step": step, **values}) + "\n")
-        if self._events is not None:
-            for name, value in values.items():
-                self._events.add_scalar(name, value, step)
+        if self.tracker is None:
+            return
+        self._told += 1
+        try:
+            self.tracker(step, values)
+        except Exception as error:
+            self._missed += 1
+            if self._missed == 1:
+                self._say(
+                    f"{self.path.parent}: the tracker failed at step {step}, and the run goes on: "
+                    f"{described(error)}"
+                )
 
     def flush(self) -> None:
         """Force the lines that were written to the disk."""
         self._file.flush()
         os.fsync(self._file.fileno())
-        if self._events is not None:
-            self._events.flush()
 
     def close(self) -> None:
-        """Flush, and close the files."""
+        """Flush, and close the file."""
         if self._file is not None:
             self.flush()
             self._file.close()
-        if self._events is not None:
-            self._events.close()
+        if self._missed > 1:
+            self._say(
+                f"{self.path.parent}: the tracker missed {self._missed} of {self._told} lines; "
+                f"{self.path.name} has them all."
+            )
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
@@ -100,17 +122,6 @@ def _lines_until(path: Path, step: int) -> list[bytes]:
             break
         kept.append(line)
     return kept
-
-
-def _event_writer(folder: Path, step: int) -> Any:
-    try:
-        from tensorboardX import SummaryWriter
-    except ImportError as error:
-        raise ValueError(
-            "The files of tensorboard need the package `tensorboardX`, which is not installed: "
-            "`pip install 'dfm_jax[tb]'`."
-        ) from error
-    return SummaryWriter(str(folder), purge_step=step + 1)
 
 
 METRICS: dict[Measure, str] = {  # in metrics.jsonl and checkpoints

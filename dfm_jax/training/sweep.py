@@ -53,6 +53,7 @@ from dfm_jax.training.step import (
 )
 from dfm_jax.training.stopping import StopRequest
 from dfm_jax.training.tasks import task_of
+from dfm_jax.training.trackers import Tracker
 from dfm_jax.types import Array, Key
 
 RESULT = "sweep.json"
@@ -106,12 +107,14 @@ def train_sweep(
     *,
     log_config: LogConfig | None = None,
     stop: StopRequest | None = None,
+    tracker: Tracker | None = None,
 ) -> Outcome:
     """Train runs of one shape from their present states to their ends, or until a signal.
 
     A run whose loss, gradient or update is not finite stops at its last state, and `sweep.json`
     says so; the others go on. The folder belongs to the sweep: another grid or other data are
     refused. Runs can be made longer by the rule for single runs, unless they ended before others.
+    `tracker` is told each line of metrics.jsonl, as in `fit.train`.
 
     Raises:
         ValueError: if the configs differ in shape.
@@ -124,7 +127,13 @@ def train_sweep(
     # Of checkpoints that have been taken away since, perhaps: results go with what is here.
     stale = partial(path.unlink, missing_ok=True)
     outcome = train(
-        run, folder, config=record, log_config=log_config, stop=stop, before_first=stale
+        run,
+        folder,
+        config=record,
+        log_config=log_config,
+        stop=stop,
+        tracker=tracker,
+        before_first=stale,
     )
     if outcome.finished and not path.is_file():
         template = jax.eval_shape(run.init)
