@@ -233,7 +233,12 @@ CASES = (
     Case(
         "nobody at a time",
         "launch local --config tiny --data parts --run out --experts 0 --jobs 0",
-        "at_once",
+        "jobs",
+    ),
+    Case(
+        "more devices than there are",
+        "launch local --config tiny --data parts --run out --experts 0 --devices-per-expert 999999",
+        "`devices_per_expert` must be at most",
     ),
     # ── score ──
     Case(

@@ -24,6 +24,7 @@ from dfm_jax.launch import (
     Pods,
     Row,
     experts_of,
+    gpu_sets,
     jobset_text,
     read_summary,
     run_jobs,
@@ -135,7 +136,8 @@ def test_a_log_is_appended_to_and_says_which_attempt(tmp_path):
 
 def test_no_more_run_at_once_than_may_and_each_has_its_gpu(tmp_path):
     begun = []
-    rows = launched(tmp_path, *["gpu"] * 5, at_once=2, gpus=("0", "3"), say=begun.append)
+    gpus = gpu_sets(["0", "3"])
+    rows = launched(tmp_path, *["gpu"] * 5, at_once=2, devices=gpus, say=begun.append)
     assert {row.reason for row in rows} == {"sees 0", "sees 3"}
     running = peak = 0
     for text in begun:
@@ -199,7 +201,7 @@ def test_the_summary_is_a_table_and_a_file(tmp_path):
         ({"at_once": 0}, "`at_once` must be at least 1; got at_once = 0"),
         ({"retries": -1}, "`retries` must be at least 0; got retries = -1"),
         ({"pause": -1}, r"`pause` must lie in \[0, inf\); got pause = -1"),
-        ({"gpus": ("0",), "at_once": 2}, "`gpus` must hold 2 GPUs, one for each job that runs at"),
+        ({"devices": gpu_sets("0"), "at_once": 2}, "`devices` must hold 2 sets, one for each job"),
     ],
 )
 def test_a_launch_that_cannot_be_is_refused(tmp_path, options, message):
@@ -721,7 +723,7 @@ def test_the_exit_status_says_how_it_went(
 ):
     def run(jobs, folder, *, stop, **options):
         stop.signal = number
-        given = {"at_once": 2, "retries": 5, "pause": 0.5, "gpus": ("0", "1")}
+        given = {"at_once": 2, "retries": 5, "pause": 0.5, "devices": gpu_sets(["0", "1"])}
         assert {name: options[name] for name in given} == given
         pairs = zip(jobs, statuses, strict=True)
         return [Row(job.name, status, 1, 1.0, 5, "") for job, status in pairs]

@@ -9,7 +9,7 @@ import tyro
 from dfm_jax.training.trackers import TrackerName
 
 if TYPE_CHECKING:
-    from dfm_jax.launch import Job
+    from dfm_jax.launch import DeviceSet, Job
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,14 +132,18 @@ class Local:
 
         python -m dfm_jax launch local --config small --data parts --run run --jobs 2
 
+        python -m dfm_jax launch local --config small --data parts --run run --jobs auto
+        --devices-per-expert 1
+
         python -m dfm_jax launch local --config small --data parts --run run --jobs 4 --gpus 0 1 2 3
 
         python -m dfm_jax launch local --config tiny --data parts --run run --experts 0 2 --dense
     """
 
     members: Shared
-    jobs: int = 1
-    """The number of members that run at the same time."""
+    jobs: int | Literal["auto"] = 1
+    """The number of members that run at the same time; auto: as many as there are sets of
+    devices."""
     retries: int = 3
     """The number of attempts in a row that may end without a newer checkpoint; other attempts are
     not counted."""
@@ -147,23 +151,58 @@ class Local:
     """The seconds before a new attempt after such a failure; each time they double, up to 60."""
     grace: float = 120.0
     """The seconds that a member has to save after SIGTERM; then it is killed."""
+    devices_per_expert: int | None = None
+    """The number of devices that each member has for itself: chips on a TPU host, else GPUs, else
+    cores of the processor; by default all members share all devices."""
     gpus: tuple[str, ...] = ()
-    """The value of CUDA_VISIBLE_DEVICES for each of the members that run at the same time."""
+    """Instead, the value of CUDA_VISIBLE_DEVICES for each of the members that run at the same
+    time."""
+
+    def devices(self) -> "list[DeviceSet]":
+        """The devices of each of the members that run at the same time; none if all share them.
+
+        Raises:
+            ValueError: if `--gpus` is given too; if there are fewer devices, or more members at a
+                time than there are sets; if a member would leave chips or GPUs unused.
+        """
+        from dfm_jax.checks import check_count, require
+        from dfm_jax.launch import device_kind, device_sets, gpu_sets
+
+        size = self.devices_per_expert
+        rule = "`gpus` must not be given together with `devices_per_expert`"
+        require(not self.gpus or size is None, rule, self.gpus)
+        if self.jobs != "auto":
+            check_count("jobs", self.jobs)
+        if size is not None:
+            sets = device_sets(size)
+            rule = "`placement` must be replicated or sharded if a member has several chips or GPUs"
+            one = size == 1 or device_kind() == "cpu" or bool(self.members.grid)
+            require(one or self.members.placement is not None, rule, self.members.placement)
+            at_once = len(sets) if self.jobs == "auto" else self.jobs
+            rule = f"`jobs` must be at most {len(sets)}, the number of sets of devices"
+            require(at_once <= len(sets), rule, at_once)
+            return sets[:at_once]
+        rule = "`devices_per_expert` or `gpus` must be given if `jobs` is auto"
+        require(self.jobs != "auto" or bool(self.gpus), rule, self.jobs, name="jobs")
+        rule = f"`gpus` must hold {self.jobs} GPUs, one for each member that runs at once"
+        require(not self.gpus or self.jobs in ("auto", len(self.gpus)), rule, self.gpus)
+        return gpu_sets(self.gpus)
 
     def run(self) -> int:
         """Run them all, and print how each ended."""
         from dfm_jax.launch import run_jobs, summary_text
         from dfm_jax.training.stopping import ExitStatus, stop_on_signals
 
+        devices = self.devices()
         with stop_on_signals(at_once=False) as stop:  # a second signal: they end, and then we
             rows = run_jobs(
                 self.members.jobs(),
                 self.members.folder,
-                at_once=self.jobs,
+                at_once=len(devices) if self.jobs == "auto" else self.jobs,
                 retries=self.retries,
                 pause=self.pause,
                 grace=self.grace,
-                gpus=self.gpus,
+                devices=devices,
                 stop=stop,
                 say=lambda text: print(text, flush=True),
             )

@@ -1,5 +1,9 @@
 """Launch many commands that share nothing: here, or by files for SLURM and Kubernetes."""
 
+from dfm_jax.launch.devices import DeviceSet as DeviceSet
+from dfm_jax.launch.devices import device_kind as device_kind
+from dfm_jax.launch.devices import device_sets as device_sets
+from dfm_jax.launch.devices import gpu_sets as gpu_sets
 from dfm_jax.launch.jobs import Job as Job
 from dfm_jax.launch.jobs import experts_of as experts_of
 from dfm_jax.launch.jobs import sweep_jobs as sweep_jobs

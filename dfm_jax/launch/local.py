@@ -16,6 +16,7 @@ from dfm_jax.checks import check_count, check_interval, require
 from dfm_jax.durable import write_file
 from dfm_jax.json_text import read_json
 from dfm_jax.json_types import as_type
+from dfm_jax.launch.devices import DeviceSet, running_on
 from dfm_jax.launch.jobs import Job
 from dfm_jax.training.stopping import ExitStatus, StopRequest
 from dfm_jax.training.trouble import passes
@@ -80,7 +81,7 @@ def run_jobs(
     retries: int = 3,
     pause: float = 1.0,
     grace: float = 120.0,
-    gpus: Sequence[str] = (),
+    devices: Sequence[DeviceSet] = (),
     stop: StopRequest | None = None,
     command: Sequence[str] = COMMAND,
     say: Callable[[str], None] = print,
@@ -103,8 +104,9 @@ def run_jobs(
             checkpoint.
         pause: The seconds before an attempt after such a failure; they double each time, up to 60.
         grace: The seconds that a job has to save and end after SIGTERM.
-        gpus: CUDA_VISIBLE_DEVICES, such as "0" or "0,1", for each of the jobs that run at the same
-            time.
+        devices: The devices for each of the jobs that run at the same time, from `device_sets` or
+            `gpu_sets`. A set that a job has left is given to the next one. By default all jobs see
+            all devices.
         stop: The request to stop, checked while waiting.
         command: The command to which the arguments are given.
         say: A function that prints a message for the user.
@@ -119,12 +121,13 @@ def run_jobs(
     names = [job.name for job in jobs]
     rule = "`jobs` must hold a job, and their names must differ"
     require(bool(jobs) and len(set(names)) == len(names), rule, names, name="names")
-    rule = f"`gpus` must hold {at_once} GPUs, one for each job that runs at once"
-    require(not gpus or len(gpus) == at_once, rule, gpus)
+    rule = f"`devices` must hold {at_once} sets, one for each job that runs at once"
+    names = [one.name for one in devices]
+    require(not devices or len(devices) == at_once, rule, names)
     (run / "logs").mkdir(parents=True, exist_ok=True)
     stop = StopRequest() if stop is None else stop
     waiting = [_Attempts(job, run, retries, pause, grace, say) for job in jobs]
-    everyone, running, free = tuple(waiting), list[_Attempts](), list(gpus)
+    everyone, running, free = tuple(waiting), list[_Attempts](), list(devices)
     try:
         while waiting or running:
             if stop.signal is not None:
@@ -134,15 +137,15 @@ def run_jobs(
             for one in [one for one in waiting if one.not_before <= time.monotonic()]:
                 if len(running) < at_once:
                     waiting.remove(one)
-                    if one.begin(command, free[0] if gpus else None):
+                    if one.begin(command, free[0] if devices else None):
                         running.append(one)
                         del free[:1]
                     elif one.status != "failed":
                         waiting.append(one)
             for one in [one for one in running if one.has_ended()]:
                 running.remove(one)
-                if gpus:
-                    free.append(one.gpu)
+                if one.devices is not None:
+                    free.append(one.devices)
                 if one.judge(stopping=stop.signal is not None):
                     waiting.append(one)
             time.sleep(_POLL)
@@ -172,7 +175,7 @@ class _Attempts:
         self.job, self.retries, self.pause, self.grace, self.say = job, retries, pause, grace, say
         self.log = run / "logs" / f"{job.name}.log"
         self.process: subprocess.Popen | None = None
-        self.gpu = ""
+        self.devices: DeviceSet | None = None
         self.status: Literal["finished", "failed", "stopped"] = "stopped"
         self.reason = "not begun"
         self.attempts = self.fruitless = self.offset = 0
@@ -182,10 +185,10 @@ class _Attempts:
         self.not_before = 0.0
         self.terminated: float | None = None  # when it was asked to end
 
-    def begin(self, command: Sequence[str], gpu: str | None) -> bool:
+    def begin(self, command: Sequence[str], devices: DeviceSet | None) -> bool:
         """Start a process that appends its output to the log; return whether this was possible."""
         try:
-            self._start(command, gpu)
+            self._start(command, devices)
         except OSError as error:  # no room for the log, no more processes: this job's end alone
             self.ended, self.reason = time.monotonic(), f"it could not be begun: {error}"
             self.fruitless += 1
@@ -197,18 +200,18 @@ class _Attempts:
                 self.say(f"{self.job.name}: FAILED: {self.reason}")
             return False
         again = f", attempt {self.attempts}" if self.attempts > 1 else ""
-        self.say(f"{self.job.name}: begins at step {self.furthest}{again}")
+        place = "" if devices is None else f", on {devices.name}"
+        self.say(f"{self.job.name}: begins at step {self.furthest}{again}{place}")
         return True
 
-    def _start(self, command: Sequence[str], gpu: str | None) -> None:
+    def _start(self, command: Sequence[str], devices: DeviceSet | None) -> None:
         self.attempts += 1
         self.began = time.monotonic() if self.began is None else self.began
         before = self.log.read_text(errors="replace") if self.log.is_file() else ""
         number = 1 + sum(line.startswith(_MARK) for line in before.splitlines())
-        environment = dict(os.environ)
-        if gpu is not None:
-            self.gpu = environment["CUDA_VISIBLE_DEVICES"] = gpu
-        with self.log.open("a") as log:
+        self.devices = devices
+        variables, cores = ({}, ()) if devices is None else (devices.variables, devices.cores)
+        with self.log.open("a") as log, running_on(cores):
             if before and not before.endswith("\n"):  # it was killed in the middle of a line
                 log.write("\n")
             log.write(
@@ -218,7 +221,7 @@ class _Attempts:
             self.offset = log.tell()
             self.process = subprocess.Popen(
                 [*command, *self.job.arguments],
-                env=environment,
+                env=os.environ | variables,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
