@@ -10,15 +10,26 @@ import math
 import re
 import sys
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 MAX_DEPTH = 100  # lists and objects within one another
 _TOO_DEEP = f"it is nested more than {MAX_DEPTH} deep"
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\],:]|[^\s{}\[\],:"]+', re.DOTALL)
 
 
-def read_json(path: Path) -> Any:
+class Readable(Protocol):
+    """A file that can be read, such as a `Path`, or a path on an object store."""
+
+    def read_bytes(self) -> bytes:
+        """The whole content."""
+        ...
+
+    def open(self, *args: Any, **kwargs: Any) -> Any:
+        """The content, to be read."""
+        ...
+
+
+def read_json(path: Readable) -> Any:
     """Read the value in a file.
 
     Raises:
@@ -28,7 +39,7 @@ def read_json(path: Path) -> Any:
     return _parsed_at(path, 1, path.read_bytes())
 
 
-def read_json_lines(path: Path) -> Iterator[tuple[int, Any]]:
+def read_json_lines(path: Readable) -> Iterator[tuple[int, Any]]:
     r"""Read the number, from 1, and the value of each line that is not blank; lines end with `\n`.
 
     Raises:
@@ -76,7 +87,7 @@ def parse_json_at(text: str, begin: int) -> tuple[Any, int]:
     return value, end
 
 
-def _parsed_at(path: Path, line: int, content: bytes) -> Any:
+def _parsed_at(path: Readable, line: int, content: bytes) -> Any:
     """The value of `content`, which begins on `line` of `path`."""
     try:
         return parse_json(content)

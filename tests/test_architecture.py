@@ -33,6 +33,7 @@ LAYERS = (
         "theory",
         "json_text",
         "json_types",
+        "storage",
         "models",
         "data",
         "partition",
@@ -60,6 +61,7 @@ ALLOWED = {
     "parallel": {"jax", "numpy"},
     "json_text": set(),
     "scoring": set(),
+    "storage": {"obstore"},
     **{layer: {"jax", "numpy"} for layer in MATHEMATICS},
 }
 RESERVED = {"flax": "models", "optax": "training", "orbax": "training"}

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from dfm_jax.cli.run_argument import RunFolder
 from dfm_jax.training.trackers import TrackerName
 
 if TYPE_CHECKING:
@@ -21,8 +22,8 @@ class Members:
     a member."""
     data: Path
     """The folder of the data, as `partition` wrote it."""
-    folder: Annotated[Path, tyro.conf.arg(name="run")]
-    """The folder of the run."""
+    folder: RunFolder
+    """The folder of the run, which may lie on an object store."""
     experts: tuple[int, ...] = ()
     """The numbers of the experts to train; by default every expert of the data."""
     dense: bool = False

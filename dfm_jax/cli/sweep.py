@@ -2,10 +2,8 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
-import tyro
-
+from dfm_jax.cli.run_argument import RunFolder
 from dfm_jax.training.trackers import TrackerName
 
 
@@ -36,7 +34,7 @@ class Sweep:
     a member."""
     data: Path
     """The data: a folder of text, a .jsonl file of rows, or a folder that `partition` wrote."""
-    folder: Annotated[Path, tyro.conf.arg(name="run")]
+    folder: RunFolder
     """The folder of the sweep."""
     grid: tuple[str, ...]
     """The axes of the grid: FIELD=VALUE,VALUE, or FIELD=FROM:TO for integers."""
@@ -117,7 +115,7 @@ class Sweep:
         return ExitStatus.FINISHED
 
 
-def _print_results(folder: Path, axes: tuple[str, ...]) -> bool:
+def _print_results(folder: RunFolder, axes: tuple[str, ...]) -> bool:
     """Print one line for each run; return whether one of them came to its end."""
     from dfm_jax.training.config import to_json
     from dfm_jax.training.metrics import measure_words

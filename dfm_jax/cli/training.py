@@ -3,10 +3,9 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Literal
 
-import tyro
-
+from dfm_jax.cli.run_argument import RunFolder
 from dfm_jax.training.trackers import TrackerName
 
 if TYPE_CHECKING:
@@ -48,8 +47,9 @@ class Train:
     a member."""
     data: Path
     """The data: a folder of text, a .jsonl file of rows, or a folder that `partition` wrote."""
-    folder: Annotated[Path, tyro.conf.arg(name="run")]
-    """The folder of the run; the member is written to RUN/expert_003 or RUN/dense."""
+    folder: RunFolder
+    """The folder of the run; the member is written to RUN/expert_003 or RUN/dense. It may lie on an
+    object store: gs://BUCKET/RUN or s3://BUCKET/RUN (extra `stores`)."""
     expert: int | None = None
     """The number of the expert to train; without it, the dense model is trained on all data."""
     tokenizer: Path | None = None
@@ -151,8 +151,8 @@ class Evaluate:
         python -m dfm_jax evaluate --run run --expert 3 --data other --checkpoint best
     """
 
-    folder: Annotated[Path, tyro.conf.arg(name="run")]
-    """The folder of the run."""
+    folder: RunFolder
+    """The folder of the run, which may lie on an object store."""
     expert: int | None = None
     """The number of the expert to evaluate; without it, every member is evaluated."""
     data: Path | None = None
@@ -238,8 +238,8 @@ class Sample:
         python -m dfm_jax sample --run run --expert dense --stop 10 --ids
     """
 
-    folder: Annotated[Path, tyro.conf.arg(name="run")]
-    """The folder of the run."""
+    folder: RunFolder
+    """The folder of the run, which may lie on an object store."""
     prompt: str = ""
     """The text that the model continues."""
     expert: int | Literal["dense"] | None = None
@@ -337,8 +337,8 @@ class MakeEnsemble:
         python -m dfm_jax make-ensemble --run run
     """
 
-    folder: Annotated[Path, tyro.conf.arg(name="run")]
-    """The folder of the run."""
+    folder: RunFolder
+    """The folder of the run, which may lie on an object store."""
     without: tuple[str, ...] = ()
     """The names of the experts to leave out."""
     checkpoint: Literal["last", "best"] = "last"

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from dfm_jax.checks import check_count, require
 from dfm_jax.json_text import read_json
 from dfm_jax.json_types import as_type
+from dfm_jax.storage.folders import Folder
 from dfm_jax.training.checkpoint import checkpoint_steps
 from dfm_jax.training.members import member_folder
 
@@ -23,7 +24,7 @@ class Job(NamedTuple):
 
     name: str
     arguments: tuple[str, ...]
-    folder: Path  # where its checkpoints come to lie: how far it has got
+    folder: Folder  # where its checkpoints come to lie: how far it has got
 
     @property
     def step(self) -> int:
@@ -33,7 +34,7 @@ class Job(NamedTuple):
 
 def train_jobs(
     data: Path,
-    run: Path,
+    run: Folder,
     options: Sequence[str],
     *,
     experts: Sequence[int],
@@ -66,7 +67,7 @@ def train_jobs(
     return jobs
 
 
-def sweep_jobs(data: Path, run: Path, options: Sequence[str], num_groups: int) -> list[Job]:
+def sweep_jobs(data: Path, run: Folder, options: Sequence[str], num_groups: int) -> list[Job]:
     """One `sweep` command for each group; the runs of a group are trained together.
 
     Args:

@@ -12,8 +12,9 @@ A thread writes the checkpoints of a member of a run; the last ones and the best
 
     RUN/expert_003/200   RUN/expert_003/400 …   and, while it is written, 600.writing
 
-A lock makes sure that only one process writes; the system frees it when the process dies. A damaged
-checkpoint is never used and never deleted: it is renamed to `STEP.damaged`.
+A lock makes sure that only one process writes; the system frees it when the process dies. On an
+object store a lease takes its place, see `storage.lease`. A damaged checkpoint is never used and
+never deleted: it is renamed to `STEP.damaged`.
 """
 
 import contextlib
@@ -22,6 +23,7 @@ import os
 import re
 import shutil
 import socket
+import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -36,6 +38,7 @@ from dfm_jax.checks import check_count
 from dfm_jax.durable import NewFolder, lock
 from dfm_jax.json_text import read_json
 from dfm_jax.json_types import from_json
+from dfm_jax.storage.folders import Folder, StorePath, held, on_disk
 from dfm_jax.training.config import differences_until, lengthening_hint
 from dfm_jax.training.digests import (
     CheckpointError,
@@ -49,7 +52,7 @@ from dfm_jax.training.digests import (
     seal_folder,
 )
 from dfm_jax.training.distributed import all_or_none, gathered, is_first
-from dfm_jax.training.metrics import METRICS
+from dfm_jax.training.metrics import METRICS, whole_lines
 from dfm_jax.training.trouble import passes
 
 RECORD, STATE, LOCK = "checkpoint.json", "state", ".lock"
@@ -137,7 +140,7 @@ def write_leaves(
     return digest
 
 
-def read_record(folder: Path) -> Record:
+def read_record(folder: Folder) -> Record:
     """Read the record of a checkpoint, after all its files were verified.
 
     Raises:
@@ -145,11 +148,12 @@ def read_record(folder: Path) -> Record:
         DamagedError: if a file is not as it was written; the message names it.
         OSError, MemoryError: if it cannot be read now, which does not mean that it is damaged.
     """
-    digest = check_folder(folder)
-    return Record(**_own_record(folder)._asdict(), sha256=digest)
+    with on_disk(folder) as files:
+        digest = check_folder(files)
+        return Record(**_own_record(files)._asdict(), sha256=digest)
 
 
-def read_evaluated(folder: Path) -> dict[str, float]:
+def read_evaluated(folder: Folder) -> dict[str, float]:
     """Read the metrics in a checkpoint, verified, without reading its arrays.
 
     Raises:
@@ -160,7 +164,7 @@ def read_evaluated(folder: Path) -> dict[str, float]:
     return _own_record(folder).metrics
 
 
-def _own_record(folder: Path) -> "_Written":
+def _own_record(folder: Folder) -> _Written:
     """The record of a checkpoint whose digest is good; anything odd in it was written so."""
     try:
         record = from_json(_Written, read_json(folder / RECORD), where="record")
@@ -174,7 +178,7 @@ def _own_record(folder: Path) -> "_Written":
         ) from error
 
 
-def read_checkpoint(folder: Path, template: Any, *, config: dict[str, Any] | None = None) -> Any:
+def read_checkpoint(folder: Folder, template: Any, *, config: dict[str, Any] | None = None) -> Any:
     """Read a state in the structure of `template`, whose leaves have `shape`, `dtype`, `sharding`.
 
     A template is a state, or `jax.eval_shape` of a function that makes one. A leaf goes to the
@@ -192,6 +196,11 @@ def read_checkpoint(folder: Path, template: Any, *, config: dict[str, Any] | Non
         DamagedError: if its files or arrays are not as they were written.
         OSError, MemoryError: if it cannot be read now, which does not mean that it is damaged.
     """
+    with on_disk(folder) as files:
+        return _read(files, template, config)
+
+
+def _read(folder: Path, template: Any, config: dict[str, Any] | None) -> Any:
     record = read_record(folder)
     if config is not None:
         for field, expected, found in differences_until(record.step, config, record.config):
@@ -310,14 +319,14 @@ class Resumed(NamedTuple):
     damaged: tuple[str, ...]
 
 
-def checkpoint_steps(folder: Path) -> list[int]:
+def checkpoint_steps(folder: Folder) -> list[int]:
     """The steps of the checkpoints in a folder, ascending; unfinished ones are not included."""
     if not folder.is_dir():
         return []
     return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal())
 
 
-def best_step(folder: Path) -> int | None:
+def best_step(folder: Folder) -> int | None:
     """The step of the lowest validation loss, the first if equal; None if none was evaluated.
 
     All records are verified first, because a damaged one may have been the best.
@@ -329,7 +338,7 @@ def best_step(folder: Path) -> int | None:
     return _lowest(losses)
 
 
-def resume(folder: Path, template: Any, config: dict[str, Any]) -> Resumed | None:
+def resume(folder: Folder, template: Any, config: dict[str, Any]) -> Resumed | None:
     """The last good state of a run, or None if it has saved none.
 
     A damaged checkpoint is set aside, by another name, and reported; the one before it is taken. A
@@ -358,13 +367,13 @@ def resume(folder: Path, template: Any, config: dict[str, Any]) -> Resumed | Non
     return None
 
 
-def set_aside(folder: Path) -> list[str]:
+def set_aside(folder: Folder) -> list[str]:
     """The names of the damaged checkpoints in a folder that were renamed."""
-    names = os.listdir(folder) if folder.is_dir() else []
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     return sorted(name for name in names if re.fullmatch(rf"\d+{re.escape(ASIDE)}(\.\d+)?", name))
 
 
-def resume_together(folder: Path, template: Any, config: dict[str, Any]) -> Resumed | None:
+def resume_together(folder: Folder, template: Any, config: dict[str, Any]) -> Resumed | None:
     """`resume` and the lock for the first process; the others read the step that it found.
 
     Raises:
@@ -382,16 +391,24 @@ def resume_together(folder: Path, template: Any, config: dict[str, Any]) -> Resu
 
 
 @contextlib.contextmanager
-def sole_writer(folder: Path, **told: int) -> Iterator[None]:
+def sole_writer(folder: Folder, **told: int) -> Iterator[Path]:
     """Hold the folder for this process, and delete unfinished files of a process that was killed.
 
     While it is held, the file `.lock` says in a line of JSON which process holds it, on which host
     and since when (`began`, in seconds since 1970), and what is `told`. Only the lock itself says
-    that it is held: the line of a process that was killed stays.
+    that it is held: the line of a process that was killed stays. On an object store `head.json`
+    says so, see `storage.lease`.
+
+    The context gives the folder of this disk in which the process writes files that grow: the
+    folder itself, or one that lasts as long as the context if the folder is on an object store.
 
     Raises:
         TemporaryError: if another process holds the folder.
     """
+    if isinstance(folder, StorePath):
+        with held(folder, told) as scratch:
+            yield scratch
+        return
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
@@ -404,7 +421,7 @@ def sole_writer(folder: Path, **told: int) -> Iterator[None]:
             if path.name.endswith((WRITING, DELETING)):
                 shutil.rmtree(path)
         try:
-            yield
+            yield folder
         finally:
             with contextlib.suppress(OSError):
                 os.ftruncate(descriptor, 0)
@@ -419,10 +436,21 @@ class Saver:
     call raises an error of the thread.
     """
 
-    def __init__(self, folder: Path, *, config: dict[str, Any], keep_last: int = 2) -> None:
-        """Save into `folder`; the caller holds `sole_writer`."""
+    def __init__(
+        self,
+        folder: Folder,
+        *,
+        config: dict[str, Any],
+        keep_last: int = 2,
+        log: Path | None = None,
+    ) -> None:
+        """Save into `folder`; the caller holds `sole_writer`.
+
+        A folder on an object store gets the file `log` together with each checkpoint.
+        """
         check_count("keep_last", keep_last)
-        self.folder, self.config, self.keep_last = folder, config, keep_last
+        self.folder, self.config, self.keep_last, self.log = folder, config, keep_last, log
+        self._losses: dict[int, float | None] = {}  # of checkpoints on a store, once verified
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future | None = None
 
@@ -453,33 +481,52 @@ class Saver:
             pending.result()
 
     def _write(self, step: int, leaves: dict, kinds: dict, metrics: dict[str, float]) -> None:
-        path = self.folder / str(step)
-        write_leaves(path, leaves, kinds, step=step, config=self.config, metrics=metrics)
-        steps = checkpoint_steps(self.folder)
-        losses: dict[int, float | None] = {}
-        for known in steps:
-            with contextlib.suppress(DamagedError):  # whoever reads it will say so
-                losses[known] = _validation(self.folder / str(known))
-        # What is damaged cannot be judged, so it is kept.
-        for old in (set(steps[: -self.keep_last]) & losses.keys()) - {_lowest(losses)}:
+        content = {"step": step, "config": self.config, "metrics": metrics}
+        if isinstance(self.folder, StorePath):
+            with tempfile.TemporaryDirectory(prefix="dfm_jax_") as scratch:
+                new = Path(scratch) / str(step)
+                write_leaves(new, leaves, kinds, **content)
+                added: dict[str, bytes | Path] = {new.name: new}
+                added |= {} if self.log is None else {self.log.name: whole_lines(self.log)}
+                self.folder.commit(added, removed=self._superseded(step, metrics))
+            return
+        write_leaves(self.folder / str(step), leaves, kinds, **content)
+        for old in self._superseded(step, metrics):
             # A name of its own first: a folder that is half deleted must not look like a whole one.
-            doomed = (self.folder / str(old)).rename(self.folder / f"{old}{DELETING}")
+            doomed = (self.folder / old).rename(self.folder / f"{old}{DELETING}")
             shutil.rmtree(doomed)
 
+    def _superseded(self, step: int, metrics: dict[str, float]) -> list[str]:
+        """The checkpoints that need not be kept beside that of a step, which is the last one."""
+        losses = {**self._losses, step: _validation_of(metrics)}
+        steps = sorted({*checkpoint_steps(self.folder), step})
+        for known in steps:
+            if known not in losses:
+                with contextlib.suppress(DamagedError):  # whoever reads it will say so
+                    losses[known] = _validation(self.folder / str(known))
+        if isinstance(self.folder, StorePath):  # where each look costs requests
+            self._losses = losses
+        # What is damaged cannot be judged, so it is kept.
+        superseded = (set(steps[: -self.keep_last]) & losses.keys()) - {_lowest(losses)}
+        return [str(old) for old in sorted(superseded)]
 
-def _validation(folder: Path) -> float | None:
-    metrics = read_evaluated(folder)
+
+def _validation(folder: Folder) -> float | None:
+    return _validation_of(read_evaluated(folder))
+
+
+def _validation_of(metrics: dict[str, float]) -> float | None:
     return next((metrics[name] for name in BEST if name in metrics), None)
 
 
 def _lowest(losses: dict[int, float | None]) -> int | None:
     known = {step: loss for step, loss in losses.items() if loss is not None}
-    return min(known, key=lambda step: known[step]) if known else None
+    return min(known, key=lambda step: (known[step], step)) if known else None
 
 
-def _set_aside(path: Path) -> Path:
+def _set_aside(path: Folder) -> Folder:
     number, aside = 0, path.with_name(f"{path.name}{ASIDE}")
     while aside.exists():
         number += 1
         aside = path.with_name(f"{path.name}{ASIDE}.{number}")
-    return path.rename(aside)
+    return path.rename(aside)  # type: ignore[arg-type]

@@ -19,6 +19,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from dfm_jax.durable import file_digest
+from dfm_jax.storage.folders import Folder
 
 SUMS = "SHA256SUMS"
 _LINE = re.compile(rb"([0-9a-f]{64})  ([^\n]+)\n")
@@ -66,7 +67,7 @@ def check_folder(folder: Path) -> str:
     return hashlib.sha256(text).hexdigest()
 
 
-def check_listed(folder: Path, name: str) -> None:
+def check_listed(folder: Folder, name: str) -> None:
     """Check that one file is as it was sealed; the others, which may be large, are not read.
 
     Raises:
@@ -78,7 +79,7 @@ def check_listed(folder: Path, name: str) -> None:
     _check_digest(folder, name, expected[name])
 
 
-def _listed(folder: Path) -> tuple[bytes, dict[str, str]]:
+def _listed(folder: Folder) -> tuple[bytes, dict[str, str]]:
     """The text of `SHA256SUMS`, and the digest of each file by its name."""
     try:
         text = (folder / SUMS).read_bytes()
@@ -93,11 +94,13 @@ def _listed(folder: Path) -> tuple[bytes, dict[str, str]]:
     return text, {os.fsdecode(line.group(2)): line.group(1).decode() for line in lines}
 
 
-def _check_digest(folder: Path, name: str, digest: str) -> None:
-    if (actual := file_digest(folder / name)) != digest:
+def _check_digest(folder: Folder, name: str, digest: str) -> None:
+    with (folder / name).open("rb") as file:
+        actual, size = hashlib.file_digest(file, "sha256").hexdigest(), file.seek(0, os.SEEK_END)
+    if actual != digest:
         raise DamagedError(
             f"{folder}: the SHA-256 of the file {name} must be {digest[:16]}…; got SHA-256 = "
-            f"{actual[:16]}… ({(folder / name).stat().st_size:,} bytes). The file is damaged."
+            f"{actual[:16]}… ({size:,} bytes). The file is damaged."
         )
 
 

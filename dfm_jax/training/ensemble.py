@@ -12,16 +12,15 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from fractions import Fraction
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from dfm_jax.checks import check_count, require
 from dfm_jax.data.listing import lies_inside
-from dfm_jax.durable import write_file
 from dfm_jax.json_text import read_json
 from dfm_jax.json_types import as_type, from_json
+from dfm_jax.storage.folders import Folder, StorePath, write_whole
 from dfm_jax.training.checkpoint import best_step, checkpoint_steps, read_record
 from dfm_jax.training.config import config_digest
 from dfm_jax.training.digests import (
@@ -132,7 +131,7 @@ class Ensemble:
             raise ValueError(f"`name` must be one of {', '.join(names)}; got name = {name!r}.")
 
 
-def read_expert(member: Path, *, best: bool = False) -> Expert:
+def read_expert(member: Folder, *, best: bool = False) -> Expert:
     """The expert in a member's last checkpoint, or its best, after it was verified.
 
     Raises:
@@ -161,7 +160,7 @@ def read_expert(member: Path, *, best: bool = False) -> Expert:
     )
 
 
-def make_ensemble(run: Path, *, best: bool = False, without: Sequence[str] = ()) -> Ensemble:
+def make_ensemble(run: Folder, *, best: bool = False, without: Sequence[str] = ()) -> Ensemble:
     """The ensemble of the experts of a run, `RUN/expert_*`, except those in `without`.
 
     Raises:
@@ -179,17 +178,17 @@ def make_ensemble(run: Path, *, best: bool = False, without: Sequence[str] = ())
     return _ensemble(read_expert(member, best=best) for member in kept)
 
 
-def write_ensemble(path: Path, ensemble: Ensemble) -> None:
+def write_ensemble(path: Folder, ensemble: Ensemble) -> None:
     """Write the manifest, completely or not at all."""
     rows = [
         asdict(expert) | {"weight": str(weight)}
         for expert, weight in zip(ensemble.experts, ensemble.weights, strict=True)
     ]
     text = json.dumps({"experts": rows, "sha256": _digest(rows)}, indent=1)
-    write_file(path, text + "\n")
+    write_whole(path, text + "\n")
 
 
-def read_ensemble(path: Path) -> Ensemble:
+def read_ensemble(path: Folder) -> Ensemble:
     """Read and verify the manifest, but not the checkpoints; `check_ensemble` verifies those.
 
     Raises:
@@ -217,7 +216,7 @@ def read_ensemble(path: Path) -> Ensemble:
     return ensemble
 
 
-def checkpoint_folder(run: Path, expert: Expert) -> Path:
+def checkpoint_folder(run: Folder, expert: Expert) -> Folder:
     """The folder of an expert's checkpoint, which must lie inside the folder of the run.
 
     Raises:
@@ -233,15 +232,17 @@ def checkpoint_folder(run: Path, expert: Expert) -> Path:
     return _inside(run, run / expert.name / str(expert.step))
 
 
-def _inside(run: Path, path: Path) -> Path:
+def _inside(run: Folder, path: Folder) -> Folder:
     """`path`, if no link leads out of the run, because an ensemble lies in one folder."""
+    if isinstance(path, StorePath) or isinstance(run, StorePath):  # a store has no links
+        return path
     if not lies_inside(path, run):
         there = os.path.realpath(path)
         raise CheckpointError(f"{path} must lie in the folder of the run; got a link to {there}.")
     return path
 
 
-def check_ensemble(run: Path, ensemble: Ensemble) -> None:
+def check_ensemble(run: Folder, ensemble: Ensemble) -> None:
     """Check that every expert's checkpoint is there, is undamaged, and is the one in the manifest.
 
     Raises:

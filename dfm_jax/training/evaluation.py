@@ -16,6 +16,7 @@ from dfm_jax.data.columns import Columns
 from dfm_jax.data.tokens import TokenSet, encode_texts, named_texts_in
 from dfm_jax.interfaces import Losses, Measure, Task
 from dfm_jax.models import Params
+from dfm_jax.storage.folders import Folder
 from dfm_jax.training.batches import Batch
 from dfm_jax.training.checkpoint import best_step, checkpoint_steps, read_checkpoint
 from dfm_jax.training.config import TrainConfig, differences, from_json, shape_of
@@ -132,7 +133,7 @@ class Trained(NamedTuple):
     step: int
 
 
-def members_of(run: Path, expert: int | None = None) -> list[Path]:
+def members_of(run: Folder, expert: int | None = None) -> list[Folder]:
     """The members of a run that have a checkpoint, sorted by name; with `expert`, only this one.
 
     Raises:
@@ -146,7 +147,7 @@ def members_of(run: Path, expert: int | None = None) -> list[Path]:
     return found
 
 
-def load_member(member: Path, *, best: bool = False) -> Trained:
+def load_member(member: Folder, *, best: bool = False) -> Trained:
     """Load the last checkpoint of a member, or its best, verified.
 
     Raises:
@@ -169,7 +170,7 @@ def load_member(member: Path, *, best: bool = False) -> Trained:
 
 
 def evaluate_member(
-    member: Path,
+    member: Folder,
     *,
     data: Path | None = None,
     tokenizer: Path | None = None,
@@ -210,7 +211,7 @@ def evaluate_member(
 
 
 def evaluate_ensemble(
-    run: Path,
+    run: Folder,
     ensemble: Ensemble,
     *,
     data: Path | None = None,
@@ -263,7 +264,7 @@ def can_be_judged(ensemble: Ensemble) -> bool:
 _none = (math.nan, math.nan)  # of what is no text there is no loss per byte
 
 
-def load_expert(run: Path, expert: Expert) -> tuple[TrainConfig, TrainState]:
+def load_expert(run: Folder, expert: Expert) -> tuple[TrainConfig, TrainState]:
     """Load the checkpoint of an ensemble's expert, verified."""
     config = from_json(TrainConfig, expert.config.get("config"))
     if config.task is None:
@@ -273,7 +274,7 @@ def load_expert(run: Path, expert: Expert) -> tuple[TrainConfig, TrainState]:
 
 
 def _judged(
-    member: Path, config: TrainConfig, data: Path | None, tokenizer: Path | None, columns: Columns
+    member: Folder, config: TrainConfig, data: Path | None, tokenizer: Path | None, columns: Columns
 ) -> tuple[HeldOut, np.ndarray | None]:
     """The windows of the held-out documents, or of all of `data`, and the bytes of each document.
 
@@ -296,7 +297,8 @@ def _judged(
     named = record["data"]["tokenizer"]
     if data is None:
         columns.text_only |= record["data"].get(TEXT_ONLY, False)
-        kept = member / TOKENS if (member / TOKENS).is_dir() else None
+        kept = member / TOKENS if isinstance(member, Path) else None
+        kept = kept if kept is not None and kept.is_dir() else None
         read = load_member_data(
             source, config, tokenizer, tokens=kept, recorded=named, columns=columns
         )
@@ -310,7 +312,7 @@ def _judged(
 
 
 def _check_same(
-    member: Path, source: Path, found: Mapping[str, Any], recorded: Mapping[str, Any]
+    member: Folder, source: Path, found: Mapping[str, Any], recorded: Mapping[str, Any]
 ) -> None:
     for field, here, there in differences(dict(found), dict(recorded)):
         raise ValueError(

@@ -17,6 +17,7 @@ from dfm_jax.checks import check_seed, require
 from dfm_jax.data.columns import Columns
 from dfm_jax.interfaces import Task
 from dfm_jax.parallel import state_shardings
+from dfm_jax.storage.folders import Folder
 from dfm_jax.training.batches import Batches
 from dfm_jax.training.checkpoint import Resumed, Saver, resume_together, sole_writer
 from dfm_jax.training.config import (
@@ -116,7 +117,7 @@ class Outcome(NamedTuple):
 
 def train(
     run: Run,
-    folder: Path,
+    folder: Folder,
     *,
     config: dict[str, Any],
     log_config: LogConfig | None = None,
@@ -139,7 +140,8 @@ def train(
 
     Args:
         run: The run, see `Run`.
-        folder: The folder of this member of the run; it is made if it does not exist.
+        folder: The folder of this member of the run, on this disk or on an object store; it is made
+            if it does not exist.
         config: The config, stored in every checkpoint; it must be that of the checkpoints found,
             except for its length.
         log_config: How often to log, evaluate and save.
@@ -164,9 +166,10 @@ def train(
         if tensorboard:
             warn_of_tensorboard("tensorboard=True", "tracker=")
             tracker = stack.enter_context(open_tracker("tensorboard", folder, say=say))
+        files = None
         with all_or_none():
             if is_first():
-                stack.enter_context(sole_writer(folder, num_steps=run.num_steps))
+                files = stack.enter_context(sole_writer(folder, num_steps=run.num_steps))
         found = resume_together(folder, _template(run), config)
         for words in found.damaged if found else ():
             say(f"DAMAGED: {words}")
@@ -180,12 +183,15 @@ def train(
             return Outcome(found.step, found.step, True, {})
         log = saver = NullLogger()
         with all_or_none():
-            if is_first():
-                log = MetricsLog(folder / METRICS, tracker=tracker, say=say)
+            if files is not None:
+                path = files / METRICS
+                if files != folder and (folder / METRICS).is_file():  # on an object store
+                    path.write_bytes((folder / METRICS).read_bytes())
+                log = MetricsLog(path, tracker=tracker, say=say)
                 log.begin(found.step)
                 stack.callback(log.close)
                 saver = stack.enter_context(
-                    Saver(folder, config=config, keep_last=log_config.keep_last)
+                    Saver(folder, config=config, keep_last=log_config.keep_last, log=path)
                 )
         with stop.between_steps():
             return _Loop(run, folder, log_config, log, saver, before_first).steps(found, stop)
@@ -209,7 +215,7 @@ class _Loop:
     def __init__(
         self,
         run: Run,
-        folder: Path,
+        folder: Folder,
         log_config: LogConfig,
         log: MetricsLog | NullLogger,
         saver: Saver | NullLogger,
@@ -312,7 +318,7 @@ class _Loop:
 def train_member(
     config: TrainConfig,
     data: Path,
-    run: Path,
+    run: Folder,
     *,
     expert: int | None = None,
     tokenizer: Path | None = None,
@@ -349,7 +355,9 @@ def train_member(
     """
     log_config = LogConfig() if log_config is None else log_config
     folder, source = member_folder(run, expert), member_data_path(data, expert)
-    tokens = folder / TOKENS if on_disk else None
+    rule = "`on_disk` must not be asked for if the run is on an object store"
+    require(not on_disk or isinstance(folder, Path), rule, on_disk)
+    tokens = folder / TOKENS if on_disk and isinstance(folder, Path) else None
     columns = Columns(text_only=text_only)
     if (read_examples := task_of(config).read_examples) is not None:
         texts = {"tokenizer": tokenizer, "on_disk": on_disk, "text_only": text_only}

@@ -28,9 +28,9 @@ from dfm_jax.data.tokens import (
     map_tokens,
     named_texts_in,
 )
-from dfm_jax.durable import write_file
 from dfm_jax.interfaces import Task
 from dfm_jax.json_text import read_json
+from dfm_jax.storage.folders import Folder, write_whole
 from dfm_jax.training.checkpoint import checkpoint_steps, set_aside
 from dfm_jax.training.config import (
     MAX_COUNT,
@@ -72,7 +72,7 @@ class _Written(NamedTuple):
     versions: dict[str, str]
 
 
-def member_folder(run: Path, expert: int | None) -> Path:
+def member_folder(run: Folder, expert: int | None) -> Folder:
     """`RUN/expert_003`, or `RUN/dense` if there is no expert."""
     if expert is not None:
         check_count("expert", expert, at_least=0)
@@ -90,7 +90,7 @@ def member_data_path(data: Path, expert: int | None) -> Path:
     """
     if expert is None:
         return _rows_or_folder(data, data, "dense.jsonl")
-    folder = member_folder(data, expert)
+    folder = data / member_folder(data, expert).name
     require(data.is_dir(), "`data` must be a folder that exists", data)
     if not folder.is_dir():
         rule = f"`expert` must have the folder {folder.name} in {data}"
@@ -187,7 +187,7 @@ def member_record(config: TrainConfig, data: MemberData | Examples) -> dict[str,
     return {"config": to_json(config), "data": dict(data.description)}
 
 
-def check_member(folder: Path, record: dict[str, Any]) -> None:
+def check_member(folder: Folder, record: dict[str, Any]) -> None:
     """Check that checkpoints in the folder, if any, have this record: see `differences_until`.
 
     Raises:
@@ -207,7 +207,7 @@ def check_member(folder: Path, record: dict[str, Any]) -> None:
         )
 
 
-def write_member(folder: Path, record: dict[str, Any], source: Path) -> None:
+def write_member(folder: Folder, record: dict[str, Any], source: Path) -> None:
     """Write `config.json` before the first checkpoint, and not before there is something to save.
 
     If there are checkpoints, they have the same record, see `check_member`. Then only the config is
@@ -221,10 +221,10 @@ def write_member(folder: Path, record: dict[str, Any], source: Path) -> None:
     else:
         versions = {name: version(name) for name in ("jax", "flax", "optax", "orbax-checkpoint")}
         full = record | {"source": str(source.absolute()), "versions": versions}
-    write_file(folder / CONFIG, json.dumps(full, indent=1) + "\n")
+    write_whole(folder / CONFIG, json.dumps(full, indent=1) + "\n")
 
 
-def read_member(folder: Path) -> dict[str, Any]:
+def read_member(folder: Folder) -> dict[str, Any]:
     """Read the `config.json` of a member.
 
     Raises:

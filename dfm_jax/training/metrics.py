@@ -17,6 +17,7 @@ from dfm_jax.durable import write_file
 from dfm_jax.interfaces import Measure
 from dfm_jax.json_text import parse_json, read_json_lines
 from dfm_jax.json_types import as_type
+from dfm_jax.storage.folders import Folder
 from dfm_jax.training.trackers import Tracker, described
 
 
@@ -93,7 +94,7 @@ class MetricsLog:
             )
 
 
-def read_metrics(path: Path) -> list[dict[str, float]]:
+def read_metrics(path: Folder) -> list[dict[str, float]]:
     """The lines of a log.
 
     Raises:
@@ -103,6 +104,12 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
     for number, row in rows:
         as_type(dict[str, float], row, f"{path}, line {number}")
     return [row for _, row in rows]
+
+
+def whole_lines(path: Path) -> bytes:
+    """The content of a log up to the end of its last whole line, while another thread writes it."""
+    content = path.read_bytes()
+    return content[: content.rfind(b"\n") + 1]
 
 
 def _lines_until(path: Path, step: int) -> list[bytes]:

@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cache, partial
 from itertools import product
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -23,11 +22,11 @@ import numpy as np
 from jax.sharding import Mesh
 
 from dfm_jax.checks import check_count, require
-from dfm_jax.durable import write_file
 from dfm_jax.interfaces import Losses, Task
 from dfm_jax.json_text import read_json
 from dfm_jax.json_types import as_type
 from dfm_jax.parallel import independent
+from dfm_jax.storage.folders import Folder, write_whole
 from dfm_jax.training.checkpoint import read_checkpoint
 from dfm_jax.training.config import (
     LogConfig,
@@ -102,7 +101,7 @@ def by_shape(configs: Sequence[TrainConfig]) -> tuple[tuple[TrainConfig, ...], .
 def train_sweep(
     configs: Sequence[TrainConfig],
     data: MemberData | Examples,
-    folder: Path,
+    folder: Folder,
     mesh: Mesh,
     *,
     log_config: LogConfig | None = None,
@@ -139,11 +138,11 @@ def train_sweep(
         template = jax.eval_shape(run.init)
         found = results(read_checkpoint(folder / str(outcome.step), template, config=record))
         rows = [row._asdict() | {"config": to_json(row.config)} for row in found]
-        write_file(path, json.dumps(rows, indent=1) + "\n")
+        write_whole(path, json.dumps(rows, indent=1) + "\n")
     return outcome
 
 
-def read_results(folder: Path) -> tuple[RunResult, ...]:
+def read_results(folder: Folder) -> tuple[RunResult, ...]:
     """The results of the runs of a finished sweep.
 
     Raises:

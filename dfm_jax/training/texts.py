@@ -17,6 +17,7 @@ from dfm_jax.mixture import mixture_decoder, mixture_params, sample_mixture_on_t
 from dfm_jax.models import Params
 from dfm_jax.sampling import sample_autoregressive, sample_infilling, truncated_denoiser
 from dfm_jax.schedules import any_order, linear, masked, with_context
+from dfm_jax.storage.folders import Folder
 from dfm_jax.training.config import TrainConfig
 from dfm_jax.training.ensemble import Ensemble, check_ensemble
 from dfm_jax.training.evaluation import load_expert, load_member
@@ -42,7 +43,7 @@ class Generator(NamedTuple):
 
 
 def member_generator(
-    member: Path, *, tokenizer: Path | None = None, best: bool = False
+    member: Folder, *, tokenizer: Path | None = None, best: bool = False
 ) -> Generator:
     """A generator from one member, from its last checkpoint or its best.
 
@@ -55,7 +56,7 @@ def member_generator(
 
 
 def ensemble_generator(
-    run: Path, ensemble: Ensemble, *, tokenizer: Path | None = None
+    run: Folder, ensemble: Ensemble, *, tokenizer: Path | None = None
 ) -> Generator:
     """A generator from all experts of an ensemble, mixed by the Bayes gate.   [D6, D7]
 

@@ -23,7 +23,7 @@ from os import environ
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from dfm_jax.durable import write_file
+from dfm_jax.storage.folders import Folder, write_whole
 
 Tracker = Callable[[int, Mapping[str, float]], None]
 TrackerName = Literal["tensorboard", "trackio", "wandb"]
@@ -40,7 +40,7 @@ class _Open(NamedTuple):
 @contextlib.contextmanager
 def open_tracker(
     name: TrackerName | None,
-    folder: Path,
+    folder: Folder,
     *,
     config: Mapping[str, Any] | None = None,
     say: Callable[[str], None] | None = None,
@@ -55,7 +55,8 @@ def open_tracker(
     variable, the name of the folder that `folder` lies in is the name of the project.
 
     Raises:
-        ValueError: if there is no tracker of that name, or its package is not installed.
+        ValueError: if there is no tracker of that name, or its package is not installed; if
+            tensorboard, whose files grow, is asked for and the folder is on an object store.
     """
     if name is None:
         yield None
@@ -63,6 +64,9 @@ def open_tracker(
     if name not in _KNOWN:
         rule = f"`tracker` must be one of {', '.join(_KNOWN)}"
         raise ValueError(f"{rule}; got tracker = {name!r}.")
+    if name == "tensorboard" and not isinstance(folder, Path):
+        rule = "`tracker` must not be tensorboard if the run is on an object store"
+        raise ValueError(f"{rule}; got run = {folder}. Its files grow, and objects do not.")
     known = _KNOWN[name]
     if find_spec(known.package) is None:
         raise ValueError(
@@ -117,8 +121,8 @@ class _Tracker:
 
     def __init__(
         self,
-        begin: Callable[[Path, Mapping[str, Any], int], _Open],
-        folder: Path,
+        begin: Callable[[Folder, Mapping[str, Any], int], _Open],
+        folder: Folder,
         config: Mapping[str, Any],
     ) -> None:
         self._begin, self._folder, self._config = begin, folder, config
@@ -145,7 +149,7 @@ class _Tracker:
 # ── the trackers that are known by name ───────────────────────────────────────────────────────────
 
 
-def _begin_tensorboard(folder: Path, config: Mapping[str, Any], step: int) -> _Open:
+def _begin_tensorboard(folder: Folder, config: Mapping[str, Any], step: int) -> _Open:
     from tensorboardX import SummaryWriter
 
     # A second session within the second would have the name of the first, and empty its file. A
@@ -164,7 +168,7 @@ def _begin_tensorboard(folder: Path, config: Mapping[str, Any], step: int) -> _O
     return _Open(track, lambda good: writer.close())
 
 
-def _begin_trackio(folder: Path, config: Mapping[str, Any], step: int) -> _Open:
+def _begin_trackio(folder: Folder, config: Mapping[str, Any], step: int) -> _Open:
     import trackio  # type: ignore[import-not-found]
 
     number = _run_id(folder)
@@ -177,14 +181,14 @@ def _begin_trackio(folder: Path, config: Mapping[str, Any], step: int) -> _Open:
     return _Open(lambda step, scalars: run.log(dict(scalars), step=step), lambda good: run.finish())
 
 
-def _begin_wandb(folder: Path, config: Mapping[str, Any], step: int) -> _Open:
+def _begin_wandb(folder: Folder, config: Mapping[str, Any], step: int) -> _Open:
     import wandb  # type: ignore[import-not-found]
 
     run = wandb.init(
         project=_project("WANDB_PROJECT", folder),
         id=_run_id(folder),
         name=folder.name,
-        dir=str(folder),
+        dir=str(folder) if isinstance(folder, Path) else None,
         config=dict(config),
         resume="allow",
     )
@@ -197,22 +201,22 @@ def _begin_wandb(folder: Path, config: Mapping[str, Any], step: int) -> _Open:
     return _Open(track, lambda good: run.finish(exit_code=0 if good else 1))
 
 
-def _project(variable: str, folder: Path) -> str:
+def _project(variable: str, folder: Folder) -> str:
     return environ.get(variable) or folder.absolute().parent.name
 
 
-def _run_id(folder: Path) -> str:
+def _run_id(folder: Folder) -> str:
     """A random name, the same whenever the run in this folder goes on."""
     path = folder / TRACKER_ID
     if not path.is_file():
-        write_file(path, uuid.uuid4().hex[:16] + "\n")
+        write_whole(path, uuid.uuid4().hex[:16] + "\n")
     return path.read_text(encoding="utf-8").strip()
 
 
 class _Known(NamedTuple):
     package: str
     extra: str
-    begin: Callable[[Path, Mapping[str, Any], int], _Open]
+    begin: Callable[[Folder, Mapping[str, Any], int], _Open]
 
 
 _KNOWN: dict[str, _Known] = {

@@ -1,0 +1,385 @@
+"""A folder of an object store that one process writes: its list of entries, and the right to write.
+
+    FOLDER/head.json                     the list: which objects make up each entry, and the owner
+    FOLDER/000007/3/config.json          an entry that is a file
+    FOLDER/000007/4/400/state/…          an entry that is a folder
+
+Objects of entries are written under names that are never used again. Then the list is replaced, on
+the condition that nobody else has replaced it. So a commit takes effect whole or not at all, and
+readers see the entries of one list. What no list names is garbage, which the next owner deletes.
+
+The list names its owner, and a fencing number that grows with each owner: the 7 above. An owner
+replaces the list at least four times in `silence` seconds. Who wants to take over watches the list
+for so long by its own clock; if it stays the same, it replaces the owner. If the old owner was only
+asleep, its next commit fails, because the list is no longer the one that it wrote last. So no two
+owners can both commit, whatever the clocks say; clocks decide only how soon a run goes on.
+"""
+
+import contextlib
+import itertools
+import json
+import os
+import socket
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+from dfm_jax.checks import check_interval
+from dfm_jax.durable import TemporaryError
+from dfm_jax.json_text import parse_json
+from dfm_jax.json_types import from_json
+from dfm_jax.storage.objects import Content, Objects, Tag
+
+HEAD = "head.json"
+SILENCE_VARIABLE = "DFM_JAX_LEASE_SECONDS"
+_TRIES = 6  # of one commit while the store does not answer
+_PAUSE = 0.5  # seconds before the second try; later pauses double
+
+
+class Owner(NamedTuple):
+    """The process that may write a folder."""
+
+    host: str
+    pid: int
+    began: float  # seconds since 1970
+    told: dict[str, int]  # what it says about its work
+
+
+class Entry(NamedTuple):
+    """The objects of one entry of a folder."""
+
+    key: str  # of a file; of a folder the prefix, which ends with /
+    size: int  # in bytes, of all objects
+    objects: int | None  # of a folder; None: the entry is a file
+
+
+class Head(NamedTuple):
+    """The content of head.json."""
+
+    write: str  # a random name of this very write
+    fence: int
+    owner: Owner | None
+    silence: float  # seconds after which a silent owner may be replaced
+    entries: dict[str, Entry]
+
+
+class Found(NamedTuple):
+    """A head, and the version of its object."""
+
+    head: Head
+    tag: Tag
+
+
+def read_head(objects: Objects, folder: str) -> Found | None:
+    """The head of a folder, or None if nothing was ever written there.
+
+    Raises:
+        ValueError: if the object does not have the form that `Lease` writes.
+        TemporaryError: if the store does not answer.
+    """
+    key = f"{folder}/{HEAD}"
+    found = objects.read(key)
+    return None if found is None else Found(_parsed(f"{objects.url}/{key}", found), found.tag)
+
+
+def _parsed(name: str, found: Content) -> Head:
+    try:
+        return from_json(Head, parse_json(found.content), where="head")
+    except ValueError as error:
+        rule = f"{name} must be as this version writes it"
+        raise ValueError(f"{rule}; got another content: {error}") from error
+
+
+def lease_seconds() -> float:
+    """The seconds after which a silent owner may be replaced: DFM_JAX_LEASE_SECONDS, or 60.
+
+    Raises:
+        ValueError: if the variable is not a number of at least 1.
+    """
+    text = os.environ.get(SILENCE_VARIABLE, "60")
+    try:
+        seconds = float(text)
+    except ValueError:
+        rule = f"{SILENCE_VARIABLE} must be a number of seconds"
+        raise ValueError(f"{rule}; got {SILENCE_VARIABLE} = {text!r}.") from None
+    check_interval(SILENCE_VARIABLE, seconds, 1, 86_400)
+    return seconds
+
+
+class Lease:
+    """The right to write a folder, from `acquired` to the end of the context or of the process.
+
+    Attributes:
+        fence: The fencing number, larger than that of every owner before.
+    """
+
+    def __init__(self, objects: Objects, folder: str, found: Found) -> None:
+        """Hold the folder whose head, which names this process, is `found`."""
+        self.objects, self.folder, self.fence = objects, folder, found.head.fence
+        self._found, self._numbers, self._lost = found, itertools.count(1), ""
+        self._mutex = threading.Lock()
+        self._released = threading.Event()
+        self._renewing = threading.Thread(target=self._renew, name="lease", daemon=True)
+
+    @property
+    def name(self) -> str:
+        """The address of the folder."""
+        return f"{self.objects.url}/{self.folder}"
+
+    @property
+    def entries(self) -> dict[str, Entry]:
+        """The entries as this process wrote them last."""
+        return dict(self._found.head.entries)
+
+    def __enter__(self) -> "Lease":
+        """Begin to renew the lease, and delete what earlier owners left unfinished."""
+        self._renewing.start()
+        try:
+            self._delete_unlisted(lambda fence: fence < self.fence)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Give the folder back, so that the next owner need not wait."""
+        self._released.set()
+        self._renewing.join()
+        with self._mutex, contextlib.suppress(TemporaryError, ValueError):
+            if not self._lost:
+                self._replace(self._found.head._replace(owner=None), tries=1)
+
+    def commit(
+        self,
+        files: Mapping[str, bytes | Path],
+        *,
+        removed: tuple[str, ...] = (),
+        renamed: Mapping[str, str] | None = None,
+    ) -> None:
+        """Add, remove and rename entries, all at once or not at all.
+
+        Args:
+            files: The bytes of a file, or the path of a file or folder on this disk, by the name of
+                its entry.
+            removed: The names of entries that go; their objects are deleted afterwards.
+            renamed: The new names of entries.
+
+        Raises:
+            TemporaryError: if another process has taken over; if the store does not answer. Then
+                the entries are as they were.
+            ValueError: if the store refuses access.
+        """
+        prefix = f"{self.folder}/{self.fence:06d}/{next(self._numbers)}"
+        added, contents = {}, {}
+        for name, content in files.items():
+            added[name], sent = _laid_out(prefix, name, content)
+            contents |= sent
+        self.objects.write_all(contents)
+        for name, entry in added.items():
+            self._check_sent(name, entry)
+        with self._mutex:
+            before = self._found.head.entries
+            entries = {n: entry for n, entry in before.items() if n not in removed}
+            entries = {(renamed or {}).get(n, n): entry for n, entry in entries.items()} | added
+            self._replace(self._found.head._replace(entries=entries))
+        kept = {entry.key for entry in entries.values()}
+        gone = [entry for entry in before.values() if entry.key not in kept]
+        with contextlib.suppress(TemporaryError):  # the next owner deletes what no list names
+            self.objects.delete(key for entry in gone for key in _keys(self.objects, entry))
+
+    def check(self) -> None:
+        """Raise TemporaryError if another process has taken over."""
+        if self._lost:
+            raise TemporaryError(self._lost)
+
+    def _check_sent(self, name: str, entry: Entry) -> None:
+        """Check that what was sent is there whole, before a list names it."""
+        if entry.objects is None:
+            return  # one request, whose size the store checks
+        found = self.objects.sizes(entry.key)
+        if (len(found), sum(found.values())) != (entry.objects, entry.size):
+            raise TemporaryError(
+                f"{self.name}/{name}: the store must hold {entry.objects} objects of "
+                f"{entry.size:,} bytes, as they were sent; got {len(found)} objects of "
+                f"{sum(found.values()):,} bytes."
+            )
+
+    def _replace(self, head: Head, *, tries: int = _TRIES) -> None:
+        """Replace the head if it is the one that this process wrote last; the caller holds _mutex.
+
+        A request may take effect although its answer is lost. Then the name of the write says so.
+        """
+        self.check()
+        head = head._replace(write=uuid.uuid4().hex)
+        key, content = f"{self.folder}/{HEAD}", _json(head)
+        for last in reversed(range(tries)):
+            try:
+                tag = self.objects.replace(key, content, self._found.tag)
+                found = Found(head, tag) if tag else read_head(self.objects, self.folder)
+            except TemporaryError:
+                if not last:
+                    raise
+                self._released.wait(_PAUSE * 2.0 ** (tries - last - 1))
+            else:
+                if found is None or found.head.write != head.write:
+                    self._lose(found)
+                else:
+                    self._found = found
+                return
+
+    def _lose(self, found: Found | None) -> None:
+        """Note that the folder is another's, and say so."""
+        why = "its head.json was removed"
+        if found is not None:
+            owner = found.head.owner
+            by = "" if owner is None else f", {owner.host}, process {owner.pid}"
+            why = f"another process has taken over (fencing number {found.head.fence}{by})"
+        self._lost = (
+            f"{self.name}: {why}, because this one (fencing number {self.fence}) was silent for "
+            f"more than {self._found.head.silence:g} s. What was saved before is kept."
+        )
+        raise TemporaryError(self._lost)
+
+    def _renew(self) -> None:
+        while not self._released.wait(self._found.head.silence / 4):
+            with self._mutex, contextlib.suppress(TemporaryError, ValueError):
+                # Silent while the store is: what matters is said at the next commit.
+                self._replace(self._found.head, tries=1)
+            if self._lost:
+                return
+
+    def _delete_unlisted(self, of_fence: Callable[[int], bool]) -> None:
+        """Delete the objects that no entry names, of owners whose fencing number is chosen."""
+        listed = tuple(entry.key for entry in self._found.head.entries.values())
+        garbage = []
+        for key in self.objects.sizes(f"{self.folder}/"):
+            owner = key.removeprefix(f"{self.folder}/").partition("/")[0]
+            if owner.isdecimal() and of_fence(int(owner)) and not key.startswith(listed):
+                garbage.append(key)
+        self.objects.delete(garbage)
+
+
+def acquired(
+    objects: Objects,
+    folder: str,
+    *,
+    told: Mapping[str, int] | None = None,
+    silence: float | None = None,
+    say: Callable[[str], object] | None = None,
+) -> Lease:
+    """The lease of a folder, as soon as nobody has it.
+
+    If another process has it, this one waits for as long as that process may be silent, and takes
+    over if the head stays the same. It does not wait for a process that shows that it is alive.
+
+    Args:
+        objects: The objects of the bucket.
+        folder: The key of the folder.
+        told: What the owner says about its work, for those who look.
+        silence: The seconds after which the new owner, if silent, may be replaced; by default those
+            of `lease_seconds`.
+        say: A function that prints a message for the user; by default it prints to stderr.
+
+    Raises:
+        TemporaryError: if another process holds the folder, or the store does not answer.
+        ValueError: if the store does not keep conditions of writes, or refuses access.
+    """
+    say = (lambda text: print(text, file=sys.stderr)) if say is None else say
+    silence = lease_seconds() if silence is None else silence
+    owner = Owner(socket.gethostname(), os.getpid(), time.time(), dict(told or {}))
+    write = uuid.uuid4().hex
+    while True:
+        found = read_head(objects, folder)
+        if found is not None and found.head.owner is not None:
+            _wait_for_silence(objects, folder, found, say)
+        fence, entries = 1, {}
+        if found is not None:
+            fence, entries = found.head.fence + 1, found.head.entries
+        head = Head(write, fence, owner, silence, entries)
+        tag = _claimed(objects, f"{folder}/{HEAD}", head, found)
+        if tag is not None:
+            _check_conditions(objects, f"{folder}/{HEAD}", head)
+            return Lease(objects, folder, Found(head, tag))
+
+
+def _claimed(objects: Objects, key: str, head: Head, found: Found | None) -> Tag | None:
+    """The version of the head if this process has written it, and no other one."""
+    try:
+        if found is None:
+            tag = objects.create(key, _json(head))
+        else:
+            tag = objects.replace(key, _json(head), found.tag)
+    except TemporaryError:
+        tag = None  # it may have taken effect
+    if tag is not None:
+        return tag
+    now = objects.read(key)
+    if now is not None and _parsed(f"{objects.url}/{key}", now).write == head.write:
+        return now.tag
+    return None
+
+
+def _wait_for_silence(
+    objects: Objects, folder: str, found: Found, say: Callable[[str], object]
+) -> None:
+    """Return when the owner has been silent for so long that it may be replaced."""
+    owner, silence = found.head.owner, found.head.silence
+    assert owner is not None
+    name = f"{objects.url}/{folder}"
+    began = datetime.fromtimestamp(owner.began, UTC).isoformat(" ", "seconds")
+    whose = f"{owner.host}, process {owner.pid}, since {began}"
+    say(f"{name}: held by {whose}. It is taken over if it stays silent for {silence:g} s.")
+    end = time.monotonic() + silence
+    while (left := end - time.monotonic()) > 0:
+        time.sleep(min(left, silence / 8))
+        now = read_head(objects, folder)
+        if now is not None and now.head.owner is None:
+            return
+        if now is None or now.head.write != found.head.write:
+            raise TemporaryError(f"{name}: another process is training here ({whose}).")
+
+
+def _check_conditions(objects: Objects, key: str, head: Head) -> None:
+    """Check that the store refuses to create what exists; if it does not, the bytes are the same.
+
+    Raises:
+        ValueError: if it accepts, because then two processes could both become the owner.
+    """
+    if objects.create(key, _json(head)) is not None:
+        raise ValueError(
+            "The store of `run` must refuse to write an object on the condition that it does not "
+            f"exist, if it exists; got a store that ignores the condition, {objects.url}. Two "
+            "processes could damage a run there."
+        )
+
+
+def _laid_out(
+    prefix: str, name: str, content: bytes | Path
+) -> tuple[Entry, dict[str, bytes | Path]]:
+    """The entry of a file or a folder, and what has to be sent for it."""
+    key = f"{prefix}/{name}"
+    if isinstance(content, bytes):
+        return Entry(key, len(content), None), {key: content}
+    if content.is_file():
+        return Entry(key, content.stat().st_size, None), {key: content}
+    files = sorted(path for path in content.rglob("*") if path.is_file())
+    sent: dict[str, bytes | Path] = {
+        f"{key}/{path.relative_to(content).as_posix()}": path for path in files
+    }
+    return Entry(f"{key}/", sum(path.stat().st_size for path in files), len(files)), sent
+
+
+def _keys(objects: Objects, entry: Entry) -> list[str]:
+    return [entry.key] if entry.objects is None else list(objects.sizes(entry.key))
+
+
+def _json(head: Head) -> bytes:
+    owner = None if head.owner is None else head.owner._asdict()
+    entries = {name: entry._asdict() for name, entry in head.entries.items()}
+    full = head._asdict() | {"owner": owner, "entries": entries}
+    return (json.dumps(full, indent=1) + "\n").encode()

@@ -1,0 +1,240 @@
+"""The objects of a bucket, read and written whole, and replaced only if nobody else has done so.
+
+A conditional write is what a file lock is on a disk. Amazon S3 calls its conditions `If-Match` and
+`If-None-Match`, Google Cloud Storage `ifGenerationMatch`. The package `obstore` speaks both.
+
+The settings come from the environment. For `s3://` these are AWS_ACCESS_KEY_ID,
+AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_REGION and, for another server than Amazon's,
+AWS_ENDPOINT_URL; if the package `boto3` is installed, the profiles that it knows are used too. For
+`gs://` it is GOOGLE_APPLICATION_CREDENTIALS, the login of `gcloud`, or the account of the machine.
+"""
+
+import contextlib
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dfm_jax.durable import TemporaryError
+
+SCHEMES = ("gs", "s3")
+AT_ONCE = 8  # requests of one transfer
+_PART = 32 * 2**20  # bytes of a part; a larger file is sent in parts
+_NO_BUCKET = re.compile(r"NoSuchBucket|The specified bucket does not exist")
+
+
+class Tag(NamedTuple):
+    """The version of an object, as the store names it."""
+
+    e_tag: str | None
+    version: str | None
+
+
+class Content(NamedTuple):
+    """The bytes of an object, and their version."""
+
+    content: bytes
+    tag: Tag
+
+
+class Objects:
+    """The objects of a bucket; a key is a path inside the bucket, with `/`.
+
+    Every method may raise:
+        TemporaryError: if the store cannot be reached, or does not answer in time.
+        ValueError: if the bucket does not exist, or the store refuses access.
+    """
+
+    def __init__(self, url: str, store: Any) -> None:
+        """Use a store of obstore; `url` names it in messages."""
+        self.url, self._store = url, store
+
+    def read(self, key: str) -> Content | None:
+        """The object, or None if there is none."""
+        import obstore
+
+        with self._told(key):
+            try:
+                found = obstore.get(self._store, key)
+                return Content(bytes(found.bytes()), _tag(found.meta))
+            except FileNotFoundError as error:
+                self._check_bucket(error)
+                return None
+
+    def exists(self, key: str) -> bool:
+        """Whether there is such an object."""
+        import obstore
+
+        with self._told(key):
+            try:
+                obstore.head(self._store, key)
+            except FileNotFoundError:
+                return False
+            return True
+
+    def create(self, key: str, content: bytes) -> Tag | None:
+        """Write an object that does not exist yet; None if it exists."""
+        return self._written_if(key, content, "create")
+
+    def replace(self, key: str, content: bytes, tag: Tag) -> Tag | None:
+        """Write an object whose version is still `tag`; None if it is another one."""
+        known = {name: value for name, value in tag._asdict().items() if value is not None}
+        return self._written_if(key, content, known)
+
+    def write(self, key: str, content: bytes | Path) -> None:
+        """Write an object, whatever was there; it is there whole, or as it was before."""
+        import obstore
+
+        with self._told(key):
+            try:
+                obstore.put(self._store, key, content, chunk_size=_PART, max_concurrency=AT_ONCE)
+            except FileNotFoundError as error:
+                self._check_bucket(error)
+                raise
+
+    def write_all(self, contents: Mapping[str, bytes | Path]) -> None:
+        """Write many objects, several at once."""
+        with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="objects") as threads:
+            list(threads.map(self.write, contents, contents.values()))
+
+    def copy(self, keys: Mapping[str, Path]) -> None:
+        """Copy objects into files of new folders, several at once."""
+
+        def one(key: str, path: Path) -> None:
+            import obstore
+
+            with self._told(key):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with path.open("wb") as file:
+                    for part in obstore.get(self._store, key).stream(min_chunk_size=_PART):
+                        file.write(part)
+
+        with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="objects") as threads:
+            list(threads.map(one, keys, keys.values()))
+
+    def sizes(self, prefix: str) -> dict[str, int]:
+        """The size in bytes of every object below a prefix, by its key."""
+        import obstore
+
+        with self._told(prefix):
+            pages = obstore.list(self._store, prefix=prefix)
+            return {one["path"]: one["size"] for page in pages for one in page}
+
+    def names(self, prefix: str) -> tuple[list[str], list[str]]:
+        """The names of the folders, and of the objects, directly below a prefix."""
+        import obstore
+
+        with self._told(prefix):
+            found = obstore.list_with_delimiter(self._store, prefix=prefix or None)
+        folders = [path.rpartition("/")[2] for path in found["common_prefixes"]]
+        return sorted(folders), sorted(o["path"].rpartition("/")[2] for o in found["objects"])
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Delete objects; those that do not exist are no error."""
+        import obstore
+
+        known = sorted(keys)
+        if known:
+            with self._told(known[0]), contextlib.suppress(FileNotFoundError):
+                obstore.delete(self._store, known)
+
+    def _written_if(self, key: str, content: bytes, mode: Any) -> Tag | None:
+        import obstore
+        from obstore.exceptions import AlreadyExistsError, PreconditionError
+
+        with self._told(key):
+            try:
+                return _tag(obstore.put(self._store, key, content, mode=mode))
+            except (AlreadyExistsError, PreconditionError):
+                return None
+            except FileNotFoundError as error:  # also the answer if what is to be replaced is gone
+                self._check_bucket(error)
+                return None
+
+    def _check_bucket(self, error: Exception) -> None:
+        if _NO_BUCKET.search(str(error)):
+            rule = "The bucket of `run` must exist"
+            raise ValueError(f"{rule}; got bucket = {self.url!r}.") from error
+
+    @contextlib.contextmanager
+    def _told(self, key: str) -> Iterator[None]:
+        """In this context, an error of the library says what it means for this package."""
+        from obstore import exceptions
+
+        where = f"{self.url}/{key}"
+        try:
+            yield
+        except (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError) as error:
+            rule = "The credentials in the environment must allow to read, write, list and delete"
+            raise ValueError(f"{rule} {where}; got {_line(error)!r}.") from error
+        except exceptions.BaseError as error:
+            raise TemporaryError(f"{where}: the store does not answer: {_line(error)}") from error
+
+
+def open_bucket(scheme: str, bucket: str) -> Objects:
+    """The objects of `gs://BUCKET` or `s3://BUCKET`, with the settings of the environment.
+
+    Raises:
+        ValueError: if `obstore` is not installed.
+    """
+    settings = ("AWS_", "GOOGLE_")
+    environment = {name: os.environ[name] for name in os.environ if name.startswith(settings)}
+    return _opened(scheme, bucket, tuple(sorted(environment.items())))
+
+
+@cache
+def _opened(scheme: str, bucket: str, environment: tuple[tuple[str, str], ...]) -> Objects:
+    try:
+        from obstore.store import GCSStore, S3Store
+    except ImportError as error:
+        raise ValueError(
+            "A run on an object store needs the package `obstore`, which is not installed: "
+            "`pip install 'dfm_jax[stores]'`."
+        ) from error
+    known = dict(environment)
+    retries: Any = {"max_retries": 8, "retry_timeout": timedelta(minutes=3)}
+    client: Any = {"timeout": "120s", "connect_timeout": "10s"}
+    if scheme == "gs":
+        client["allow_http"] = known.get("GOOGLE_BASE_URL", "").startswith("http://")
+        store: Any = GCSStore(bucket, client_options=client, retry_config=retries)
+    else:
+        endpoint = known.get("AWS_ENDPOINT_URL_S3", known.get("AWS_ENDPOINT_URL", ""))
+        client["allow_http"] = endpoint.startswith("http://")
+        options: dict[str, Any] = {"endpoint": endpoint} if endpoint else {}
+        store = S3Store(
+            bucket,
+            client_options=client,
+            retry_config=retries,
+            credential_provider=_boto3_credentials(known),
+            **options,
+        )
+    return Objects(f"{scheme}://{bucket}", store)
+
+
+def _boto3_credentials(environment: Mapping[str, str]) -> Any:
+    """The credentials of a profile, which obstore does not read itself; None if it need not."""
+    alone = ("AWS_ACCESS_KEY_ID", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_SKIP_SIGNATURE")
+    containers = ("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI")
+    if any(name in environment for name in alone + containers):
+        return None
+    try:
+        from obstore.auth.boto3 import Boto3CredentialProvider
+    except ImportError:
+        return None
+    try:
+        return Boto3CredentialProvider()
+    except ValueError:  # boto3 finds none: the account of the machine is left
+        return None
+
+
+def _tag(found: Any) -> Tag:
+    return Tag(found["e_tag"], found["version"])
+
+
+def _line(error: Exception) -> str:
+    """What an error says, without the structure that the library prints after it."""
+    return " ".join(str(error).partition("\n\nDebug source:")[0].split())
