@@ -122,7 +122,7 @@ Shared = Annotated[Members, tyro.conf.arg(name="")]
 
 @dataclass(frozen=True, kw_only=True)
 class Local:
-    """Start one process for each member on this machine, with one log each in RUN/logs.
+    """Start one process for each member on this machine, with one log each.
 
     A member is an expert or the dense model. The end of one member does not end another. A member
     that is killed, crashes or meets trouble that may pass (status 75) is started again and goes on
@@ -142,6 +142,9 @@ class Local:
     """
 
     members: Shared
+    logs: Path | None = None
+    """The folder of the logs; by default RUN/logs. It must be given if the run is on an object
+    store."""
     jobs: int | Literal["auto"] = 1
     """The number of members that run at the same time; auto: as many as there are sets of
     devices."""
@@ -199,6 +202,7 @@ class Local:
             rows = run_jobs(
                 self.members.jobs(),
                 self.members.folder,
+                logs=self.logs,
                 at_once=len(devices) if self.jobs == "auto" else self.jobs,
                 retries=self.retries,
                 pause=self.pause,
@@ -220,7 +224,7 @@ class Slurm:
 
     Before its time is up, a task is asked to save; then it goes back to the queue. A task also goes
     back if it crashed after a newer checkpoint, or met trouble that may pass (status 75). A task
-    that ends with status 2 or 3 stays failed. The logs are in RUN/logs.
+    that ends with status 2 or 3 stays failed.
 
     For example:
 
@@ -237,6 +241,9 @@ class Slurm:
     members: Shared
     out: Path
     """The file to write."""
+    logs: Path | None = None
+    """The folder of the logs; by default RUN/logs. It must be given if the run is on an object
+    store."""
     name: str = "dfm_jax"
     """The name of the job array."""
     at_once: int | None = None
@@ -264,13 +271,13 @@ class Slurm:
 
     def run(self) -> int:
         """Write the file, and make the folder of its logs."""
-        from dfm_jax.launch import Allocation, slurm_text
+        from dfm_jax.launch import Allocation, logs_folder, slurm_text
 
         options = {name: value for name, value in vars(self).items() if name not in _OURS}
         allocation = Allocation(**options, hosts=self.hosts_per_expert)
-        folder, jobs = self.members.folder, self.members.jobs(self.hosts_per_expert)
-        text = slurm_text(jobs, folder, allocation, folder=Path.cwd())
-        (folder / "logs").mkdir(parents=True, exist_ok=True)  # sbatch makes none
+        run, jobs = self.members.folder, self.members.jobs(self.hosts_per_expert)
+        text = slurm_text(jobs, run, allocation, folder=Path.cwd(), logs=self.logs)
+        logs_folder(run, self.logs).mkdir(parents=True, exist_ok=True)  # sbatch makes none
         _write(self.out, text)
         print(f"{self.out}: {len(jobs)} tasks; submit it with `sbatch {self.out}`.")
         return 0
@@ -341,7 +348,7 @@ class Jobset:
         return 0
 
 
-_OURS = ("members", "out", "hosts_per_expert")
+_OURS = ("members", "out", "logs", "hosts_per_expert")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -85,6 +85,19 @@ def sweep_jobs(data: Path, run: Folder, options: Sequence[str], num_groups: int)
     return jobs
 
 
+def logs_folder(run: Folder, logs: Path | None = None) -> Path:
+    """The folder of the logs of a launch: `logs`, or RUN/logs.
+
+    Raises:
+        ValueError: if the run is on an object store and `logs` is not given, because logs grow.
+    """
+    rule = f"`logs` must be a folder of this machine if the run is on an object store ({run})"
+    if logs is None:
+        require(isinstance(run, Path), rule, logs)
+        return Path(str(run)) / "logs"
+    return logs
+
+
 def experts_of(data: Path) -> list[int]:
     """The experts of a partition: as many as its manifest says, or as there are folders.
 

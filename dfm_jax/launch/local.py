@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from dfm_jax.checks import check_count, check_interval, require
-from dfm_jax.durable import write_file
+from dfm_jax.durable import TemporaryError
 from dfm_jax.json_text import read_json
 from dfm_jax.json_types import as_type
 from dfm_jax.launch.devices import DeviceSet, running_on
-from dfm_jax.launch.jobs import Job
+from dfm_jax.launch.jobs import Job, logs_folder
+from dfm_jax.storage.folders import Folder, write_whole
 from dfm_jax.training.stopping import ExitStatus, StopRequest
 from dfm_jax.training.trouble import passes
 
@@ -47,14 +48,14 @@ def summary_text(rows: Sequence[Row]) -> str:
     return "\n".join([heading, *lines])
 
 
-def write_summary(run: Path, rows: Sequence[Row]) -> Path:
+def write_summary(run: Folder, rows: Sequence[Row]) -> Folder:
     """Write RUN/launch.json, completely or not at all."""
     path = run / SUMMARY
-    write_file(path, json.dumps([row._asdict() for row in rows], indent=1) + "\n")
+    write_whole(path, json.dumps([row._asdict() for row in rows], indent=1) + "\n")
     return path
 
 
-def read_summary(run: Path) -> list[Row]:
+def read_summary(run: Folder) -> list[Row]:
     """Read the rows of RUN/launch.json.
 
     Raises:
@@ -75,8 +76,9 @@ _LONGEST_PAUSE = 60.0  # seconds
 
 def run_jobs(
     jobs: Sequence[Job],
-    run: Path,
+    run: Folder,
     *,
+    logs: Path | None = None,
     at_once: int = 1,
     retries: int = 3,
     pause: float = 1.0,
@@ -98,7 +100,9 @@ def run_jobs(
 
     Args:
         jobs: Jobs with distinct names.
-        run: The folder of launch.json and of the logs `logs/NAME.log`, to which output is appended.
+        run: The folder of launch.json.
+        logs: The folder of the logs `NAME.log`, to which output is appended; by default RUN/logs.
+            It must be given if the run is on an object store.
         at_once: The number of jobs that run at the same time.
         retries: The number of attempts in a row, after the first, that may leave no newer
             checkpoint.
@@ -124,9 +128,10 @@ def run_jobs(
     rule = f"`devices` must hold {at_once} sets, one for each job that runs at once"
     names = [one.name for one in devices]
     require(not devices or len(devices) == at_once, rule, names)
-    (run / "logs").mkdir(parents=True, exist_ok=True)
+    logs = logs_folder(run, logs)
+    logs.mkdir(parents=True, exist_ok=True)
     stop = StopRequest() if stop is None else stop
-    waiting = [_Attempts(job, run, retries, pause, grace, say) for job in jobs]
+    waiting = [_Attempts(job, logs, retries, pause, grace, say) for job in jobs]
     everyone, running, free = tuple(waiting), list[_Attempts](), list(devices)
     try:
         while waiting or running:
@@ -166,20 +171,21 @@ class _Attempts:
     def __init__(
         self,
         job: Job,
-        run: Path,
+        logs: Path,
         retries: int,
         pause: float,
         grace: float,
         say: Callable[[str], None],
     ) -> None:
         self.job, self.retries, self.pause, self.grace, self.say = job, retries, pause, grace, say
-        self.log = run / "logs" / f"{job.name}.log"
+        self.log = logs / f"{job.name}.log"
         self.process: subprocess.Popen | None = None
         self.devices: DeviceSet | None = None
         self.status: Literal["finished", "failed", "stopped"] = "stopped"
         self.reason = "not begun"
         self.attempts = self.fruitless = self.offset = 0
-        self.furthest = job.step
+        self.furthest = 0
+        self.furthest = self._step()
         self.began: float | None = None
         self.ended: float | None = None
         self.not_before = 0.0
@@ -253,7 +259,7 @@ class _Attempts:
     def judge(self, *, stopping: bool) -> bool:
         """Record how the attempt ended; return whether there will be another one."""
         assert self.process is not None
-        code, name, step = self.process.returncode, self.job.name, self.job.step
+        code, name, step = self.process.returncode, self.job.name, self._step()
         self.ended, progress = time.monotonic(), step > self.furthest
         self.furthest = max(step, self.furthest)
         self.fruitless = 0 if progress else self.fruitless + 1
@@ -285,8 +291,16 @@ class _Attempts:
         ended = time.monotonic() if self.ended is None else self.ended
         seconds = 0.0 if self.began is None else ended - self.began
         return Row(
-            self.job.name, self.status, self.attempts, round(seconds, 2), self.job.step, self.reason
+            self.job.name, self.status, self.attempts, round(seconds, 2), self._step(), self.reason
         )
+
+    def _step(self) -> int:
+        """The step of the last checkpoint; the last one known, if its store does not answer."""
+        try:
+            return self.job.step
+        except TemporaryError as error:
+            self.say(f"{self.job.name}: {error}")
+            return self.furthest
 
     def _printed(self) -> str:
         with self.log.open("rb") as log:

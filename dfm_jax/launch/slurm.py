@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dfm_jax.checks import check_count, require
-from dfm_jax.launch.jobs import Job, check_job_lines, check_line
+from dfm_jax.launch.jobs import Job, check_job_lines, check_line, logs_folder
+from dfm_jax.storage.folders import Folder, StorePath
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +47,15 @@ class Allocation:
                 check_line("setup", line)
 
 
-def slurm_text(jobs: Sequence[Job], run: Path, allocation: Allocation, *, folder: Path) -> str:
-    """The script of an array of the jobs; `run/logs` must exist before the script is submitted.
+def slurm_text(
+    jobs: Sequence[Job],
+    run: Folder,
+    allocation: Allocation,
+    *,
+    folder: Path,
+    logs: Path | None = None,
+) -> str:
+    """The script of an array of the jobs; the folder `logs` must exist before it is submitted.
 
     A task goes back to the queue if it was stopped with everything saved (130, 143), or died in
     another way after a newer checkpoint. A task that met trouble that may pass (75) goes back too,
@@ -61,16 +69,19 @@ def slurm_text(jobs: Sequence[Job], run: Path, allocation: Allocation, *, folder
 
     Args:
         jobs: The jobs; task i is the i-th.
-        run: The folder of the run; the logs go to `logs/slurm_0.log` and so on.
+        run: The folder of the run.
         allocation: What each task requests.
         folder: The folder in which the commands run, and to which paths are relative.
+        logs: The folder of the logs, `slurm_0.log` and so on; by default RUN/logs. It must be given
+            if the run is on an object store.
 
     Raises:
         ValueError: if there is no job, or if a name would not be read as it is written.
     """
     require(bool(jobs), "`jobs` must hold a job", list(jobs))
     check_job_lines(jobs)
-    for name, path in (("run", str(run)), ("folder", str(folder))):
+    logs = logs_folder(run, logs)
+    for name, path in (("run", str(run)), ("logs", str(logs)), ("folder", str(folder))):
         check_line(name, path)
         # %j and its like stand for something in the path of a log; a backslash switches %a off.
         rule = f"`{name}` must not hold % or \\, which SLURM replaces in the paths of logs"
@@ -80,7 +91,7 @@ def slurm_text(jobs: Sequence[Job], run: Path, allocation: Allocation, *, folder
         "job-name": allocation.name,
         "array": f"0-{len(jobs) - 1}{limit}",
         "chdir": shlex.quote(str(folder)),
-        "output": shlex.quote(str(run / "logs" / "slurm_%a.log")),
+        "output": shlex.quote(str(logs / "slurm_%a.log")),
         "open-mode": "append",
         "requeue": None,
         "signal": f"B:TERM@{allocation.grace}",
@@ -99,11 +110,14 @@ def slurm_text(jobs: Sequence[Job], run: Path, allocation: Allocation, *, folder
     step = "srun --kill-on-bad-exit=1 " if allocation.hosts > 1 else ""
     if step and allocation.cpus is not None:  # which srun has not taken from sbatch since 22.05
         step += f"--cpus-per-task={allocation.cpus} "
+    store = any(isinstance(job.folder, StorePath) for job in jobs)
+    python = shlex.quote(allocation.python)
     return _SCRIPT.format(
+        last_step=_LAST_ON_STORE.format(python=python) if store else _LAST_ON_DISK,
         header="\n".join(f"#SBATCH {line}" for line in [*header, *allocation.lines]),
         cases="\n".join(_case(number, job) for number, job in enumerate(jobs)),
         setup="".join(f"\n{line}" for line in allocation.setup),
-        command=f"{step}{shlex.quote(allocation.python)} -m dfm_jax",
+        command=f"{step}{python} -m dfm_jax",
     )
 
 
@@ -115,6 +129,15 @@ def _case(number: int, job: Job) -> str:
     )
 
 
+_LAST_ON_DISK = """  ls -- "$folder" 2>/dev/null | grep -E '^[0-9]+$' | sort -n | tail -n 1"""
+# Nothing of it may be printed but the number; if the store does not answer, there is none.
+_LAST_ON_STORE = """\
+  {python} - "$folder" 2>/dev/null <<'END' || true
+import sys
+from dfm_jax.storage import run_folder
+from dfm_jax.training.checkpoint import checkpoint_steps
+print(*checkpoint_steps(run_folder(sys.argv[1]))[-1:])
+END"""
 _SCRIPT = """\
 #!/bin/bash
 {header}
@@ -123,14 +146,15 @@ case "$SLURM_ARRAY_TASK_ID" in
 {cases}
   *) echo "no job has the number $SLURM_ARRAY_TASK_ID" >&2; exit 2 ;;
 esac
-
-last_step() {{ ls -- "$folder" 2>/dev/null | grep -E '^[0-9]+$' | sort -n | tail -n 1; }}
+{setup}
+last_step() {{
+{last_step}
+}}
 task="${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID"
 # Not while SLURM ends or moves the task itself: then it signals the command too, and requeues.
 running() {{ [ "$(squeue --noheader --jobs "$task" --format %T)" != COMPLETING ]; }}
 before=$(last_step)
 echo "──────── $name, attempt $((${{SLURM_RESTART_COUNT:-0}} + 1)), $(date), step ${{before:-0}}"
-{setup}
 # In the background: bash takes no signal while it waits for a command in front.
 {command} "${{job[@]}}" &
 child=$!
