@@ -15,6 +15,7 @@ from dfm_jax.cli.doctor import Doctor
 from dfm_jax.cli.launch import Launch
 from dfm_jax.cli.partition import Partition, Route
 from dfm_jax.cli.score import Score
+from dfm_jax.cli.status import Status
 from dfm_jax.cli.sweep import Sweep
 from dfm_jax.cli.training import Evaluate, MakeEnsemble, Sample, Train
 from dfm_jax.cli.verification import Equations, Verify
@@ -57,6 +58,7 @@ COMMANDS = {
     "score": Score,
     "sweep": Sweep,
     "launch": Launch,
+    "status": Status,
 }
 _RENAMED = {"gather": "make-ensemble"}  # commands of version 0.1
 

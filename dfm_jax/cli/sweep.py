@@ -91,6 +91,9 @@ class Sweep:
                 if columns.unused and not told:
                     print(columns.text())
                     told = True
+                folders = [self.folder / f"group_{one:03d}" for one in mine]
+                for folder in folders:  # who watches the sweep knows of all of them
+                    folder.mkdir(parents=True, exist_ok=True)
                 folder = self.folder / f"group_{number:03d}"
                 config_of = {"runs": [to_json(one) for one in configs]}
                 with open_tracker(self.tracker, folder, config=config_of) as tracker:

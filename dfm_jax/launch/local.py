@@ -133,6 +133,7 @@ def run_jobs(
     stop = StopRequest() if stop is None else stop
     waiting = [_Attempts(job, logs, retries, pause, grace, say) for job in jobs]
     everyone, running, free = tuple(waiting), list[_Attempts](), list(devices)
+    _summarized(run, everyone, say)  # who watches the run knows from the beginning who is in it
     try:
         while waiting or running:
             if stop.signal is not None:
@@ -157,11 +158,18 @@ def run_jobs(
     finally:
         for one in running:  # only if we are on our way out with an error, or a second Ctrl-C
             one.kill()
-        rows = [one.row() for one in everyone]
-        try:
-            write_summary(run, rows)
-        except OSError as error:  # the disk of the run is full, which the rows say better
-            say(f"the summary is not written: {error}")
+        rows = _summarized(run, everyone, say)
+    return rows
+
+
+def _summarized(
+    run: Path, everyone: "Sequence[_Attempts]", say: Callable[[str], None]
+) -> list[Row]:
+    rows = [one.row() for one in everyone]
+    try:
+        write_summary(run, rows)
+    except OSError as error:  # the disk of the run is full, which the rows say better
+        say(f"the summary is not written: {error}")
     return rows
 
 
