@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -26,9 +27,11 @@ from dfm_jax.launch import (
     experts_of,
     gpu_sets,
     jobset_text,
+    max_array_size,
     read_summary,
     run_jobs,
     slurm_text,
+    slurm_texts,
     summary_text,
     train_jobs,
     write_summary,
@@ -475,6 +478,78 @@ def test_sigterm_to_the_script_reaches_the_command_once(tmp_path, state):
     assert (tmp_path / "requeued").is_file() == (state == "RUNNING")
 
 
+def header(script: str) -> dict[str, str]:
+    """The options of a script that have a value."""
+    lines = [line.removeprefix("#SBATCH --") for line in script.splitlines() if "#SBATCH" in line]
+    return dict(line.split("=", maxsplit=1) for line in lines if "=" in line)
+
+
+def chosen(script: str, task: int) -> str:
+    """What the script chooses for a task, by bash: the status, the name of the job, its words."""
+    body = script.split('case "$SLURM_ARRAY_TASK_ID" in', maxsplit=1)[1].partition("\nesac\n")[0]
+    body = f'case "$SLURM_ARRAY_TASK_ID" in{body}\nesac\nprintf "%s|" "$name" "${{job[@]}}"\n'
+    environment = os.environ | {"SLURM_ARRAY_TASK_ID": str(task)}
+    command = ["bash", "-c", 'eval "$(cat)"']
+    done = subprocess.run(
+        command, input=body, env=environment, capture_output=True, text=True, check=False
+    )
+    return f"{done.returncode}|{done.stdout}"
+
+
+@pytest.mark.parametrize(
+    ("count", "size", "firsts"),
+    [
+        (1001, 1001, [0]),
+        (1002, 1001, [0, 501]),
+        (2500, 1001, [0, 834, 1667]),
+        (7, 3, [0, 3, 5]),
+        (3, 1, [0, 1, 2]),
+    ],
+)
+def test_more_jobs_than_an_array_holds_are_several_arrays(count, size, firsts):
+    """The first and the last task of each array are their own jobs, by bash; none is lost."""
+    jobs = train_jobs(Path("d"), Path("r"), ["--config", "tiny"], experts=range(count))
+    texts = slurm_texts(jobs, Path("r"), Allocation(), folder=Path("x"), max_array_size=size)
+    assert list(texts) == firsts
+    for first, end in zip(firsts, [*firsts[1:], count], strict=True):
+        options = header(texts[first])
+        assert options["array"] == f"0-{end - first - 1}"
+        assert end - first <= size
+        assert options["output"] == f"r/logs/slurm_{f'{first}+' if first else ''}%a.log"
+        for number in {first, end - 1}:
+            words = "|".join(jobs[number].arguments)
+            assert chosen(texts[first], number - first) == f"0|{jobs[number].name}|{words}|"
+        assert chosen(texts[first], end - first) == "2|"
+
+
+def test_the_arrays_share_the_tasks_that_may_run_at_the_same_time():
+    jobs = train_jobs(Path("d"), Path("r"), [], experts=range(10))
+    options = {"folder": Path("x"), "max_array_size": 4}
+    texts = slurm_texts(jobs, Path("r"), Allocation(at_once=8), **options)
+    assert [header(text)["array"] for text in texts.values()] == ["0-3%3", "0-2%3", "0-2%2"]
+    with pytest.raises(ValueError, match="`at_once` must be at least 3, the number of arrays"):
+        slurm_texts(jobs, Path("r"), Allocation(at_once=2), **options)
+    with pytest.raises(ValueError, match="`max_array_size` must be at least 1; got max_array_si"):
+        slurm_texts(jobs, Path("r"), Allocation(), folder=Path("x"), max_array_size=0)
+
+
+@pytest.mark.parametrize(
+    ("scontrol", "size"),
+    [
+        ("echo 'MaxArraySize            = 50001'", 50001),
+        ("echo 'MaxArraySize = 0'", 0),
+        ("echo 'slurm_load_ctl_conf error: Unable to contact slurm controller' >&2; exit 1", 1001),
+        (None, 1001),
+    ],
+)
+def test_the_cluster_says_how_many_tasks_an_array_holds(tmp_path, monkeypatch, scontrol, size):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    if scontrol is not None:
+        (tmp_path / "scontrol").write_text(f'#!/bin/sh\n[ "$*" = "show config" ] && {scontrol}\n')
+        (tmp_path / "scontrol").chmod(0o755)
+    assert max_array_size() == size
+
+
 @pytest.mark.skipif(shutil.which("sbatch") is None, reason="there is no sbatch")
 def test_sbatch_takes_the_file(tmp_path):
     if subprocess.run(["sinfo"], capture_output=True, check=False).returncode != 0:
@@ -665,6 +740,21 @@ def test_the_files_are_written(tmp_path, capsys):
     assert cli.main(["launch", "jobset", *common, "--image", "i"]) == 0
     (found,) = loaded(out.read_text())
     assert found["spec"]["replicatedJobs"][0]["template"]["spec"]["completions"] == 3
+
+
+def test_several_arrays_are_several_files_which_the_message_submits(tmp_path, capsys):
+    run, out = tmp_path / "my run", tmp_path / "my run" / "all.sbatch"
+    command = ["launch", "slurm", "--config", "tiny", "--data", "d", "--run", str(run)]
+    command += ["--out", str(out), "--max-array-size", "2", "--experts", "0", "1", "2", "3", "4"]
+    assert cli.main(command) == 0
+    first, *submit = capsys.readouterr().out.splitlines()
+    assert first == "5 tasks in 3 arrays, of at most 2 each; submit all:"
+    names = [shlex.split(line)[1] for line in submit]
+    assert names == [str(run / f"all{part}.sbatch") for part in ("", "_2", "_4")]
+    texts = [Path(name).read_text() for name in names]
+    assert [header(text)["array"] for text in texts] == ["0-1", "0-1", "0-0"]
+    assert "train --data d --run" in texts[2]
+    assert "--expert 4 " in texts[2]
 
 
 def test_a_preset_that_is_none_is_refused_before_anything_is_written(tmp_path, capsys):

@@ -1,5 +1,6 @@
 """The command launch: each expert becomes a process here, a SLURM task, or a Kubernetes pod."""
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -222,6 +223,9 @@ class Local:
 class Slurm:
     """Write a SLURM array with one task for each member; `sbatch FILE` submits it.
 
+    If there are more members than one array may hold, several files are written, each with an array
+    of its own; the last lines that are printed submit them.
+
     Before its time is up, a task is asked to save; then it goes back to the queue. A task also goes
     back if it crashed after a newer checkpoint, or met trouble that may pass (status 75). A task
     that ends with status 2 or 3 stays failed.
@@ -247,7 +251,10 @@ class Slurm:
     name: str = "dfm_jax"
     """The name of the job array."""
     at_once: int | None = None
-    """The largest number of tasks that run at the same time."""
+    """The largest number of tasks that run at the same time, in all arrays together."""
+    max_array_size: int | None = None
+    """The largest number of tasks of one array; by default the cluster's MaxArraySize, if
+    `scontrol` can be asked here, or else 1001."""
     partition: str | None = None
     """The partition of the cluster that runs the tasks."""
     time: str | None = None
@@ -270,16 +277,25 @@ class Slurm:
     """The Python interpreter on the cluster."""
 
     def run(self) -> int:
-        """Write the file, and make the folder of its logs."""
-        from dfm_jax.launch import Allocation, logs_folder, slurm_text
+        """Write the file or files, and make the folder of the logs."""
+        from dfm_jax.launch import Allocation, logs_folder, max_array_size, slurm_texts
 
         options = {name: value for name, value in vars(self).items() if name not in _OURS}
         allocation = Allocation(**options, hosts=self.hosts_per_expert)
         run, jobs = self.members.folder, self.members.jobs(self.hosts_per_expert)
-        text = slurm_text(jobs, run, allocation, folder=Path.cwd(), logs=self.logs)
+        size = max_array_size() if self.max_array_size is None else self.max_array_size
+        options = {"folder": Path.cwd(), "logs": self.logs, "max_array_size": size}
+        scripts = slurm_texts(jobs, run, allocation, **options)
         logs_folder(run, self.logs).mkdir(parents=True, exist_ok=True)  # sbatch makes none
-        _write(self.out, text)
-        print(f"{self.out}: {len(jobs)} tasks; submit it with `sbatch {self.out}`.")
+        name = self.out
+        files = {first: name.with_stem(f"{name.stem}_{first}") for first in scripts} | {0: name}
+        for first, text in scripts.items():
+            _write(files[first], text)
+        if len(files) == 1:
+            print(f"{name}: {len(jobs)} tasks; submit it with `sbatch {shlex.quote(str(name))}`.")
+            return 0
+        print(f"{len(jobs):,} tasks in {len(files)} arrays, of at most {size:,} each; submit all:")
+        print(*(f"sbatch {shlex.quote(str(file))}" for file in files.values()), sep="\n")
         return 0
 
 
@@ -344,11 +360,12 @@ class Jobset:
         jobs = self.members.jobs(self.hosts_per_expert)
         _write(self.out, jobset_text(jobs, pods))
         kind = "indexes" if self.hosts_per_expert == 1 else "JobSets"
-        print(f"{self.out}: {len(jobs)} {kind}; submit it with `kubectl apply -f {self.out}`.")
+        out = shlex.quote(str(self.out))
+        print(f"{self.out}: {len(jobs)} {kind}; submit it with `kubectl apply -f {out}`.")
         return 0
 
 
-_OURS = ("members", "out", "logs", "hosts_per_expert")
+_OURS = ("members", "out", "logs", "hosts_per_expert", "max_array_size")
 
 
 @dataclass(frozen=True, kw_only=True)

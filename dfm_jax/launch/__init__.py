@@ -17,4 +17,6 @@ from dfm_jax.launch.local import run_jobs as run_jobs
 from dfm_jax.launch.local import summary_text as summary_text
 from dfm_jax.launch.local import write_summary as write_summary
 from dfm_jax.launch.slurm import Allocation as Allocation
+from dfm_jax.launch.slurm import max_array_size as max_array_size
 from dfm_jax.launch.slurm import slurm_text as slurm_text
+from dfm_jax.launch.slurm import slurm_texts as slurm_texts

@@ -1,7 +1,13 @@
-"""A SLURM array for sbatch: one task per job, saved and queued again before its time is up."""
+"""A SLURM array for sbatch: one task per job, saved and queued again before its time is up.
 
+A cluster limits the tasks of an array, so many jobs become several arrays.
+"""
+
+import dataclasses
+import itertools
 import re
 import shlex
+import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +15,8 @@ from pathlib import Path
 from dfm_jax.checks import check_count, require
 from dfm_jax.launch.jobs import Job, check_job_lines, check_line, logs_folder
 from dfm_jax.storage.folders import Folder, StorePath
+
+_MAX_ARRAY_SIZE = 1001  # SLURM's default
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +55,75 @@ class Allocation:
                 check_line("setup", line)
 
 
+def max_array_size() -> int:
+    """The tasks that an array may hold: MaxArraySize of the cluster, if `scontrol` tells it here.
+
+    If there is no `scontrol`, or if no cluster answers it, this is SLURM's own default, 1001. The
+    largest index of a task is one less.
+    """
+    command = ["scontrol", "show", "config"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return _MAX_ARRAY_SIZE
+    found = re.search(r"^MaxArraySize\s*=\s*(\d+)\s*$", done.stdout, flags=re.MULTILINE)
+    return _MAX_ARRAY_SIZE if found is None else int(found.group(1))
+
+
+def slurm_texts(
+    jobs: Sequence[Job],
+    run: Folder,
+    allocation: Allocation,
+    *,
+    folder: Path,
+    logs: Path | None = None,
+    max_array_size: int = _MAX_ARRAY_SIZE,
+) -> dict[int, str]:
+    """The scripts of as few arrays as hold all jobs, by the number of the first job of each.
+
+    The arrays are of equal size, or differ by one task. They share `allocation.at_once`, so that no
+    more tasks run at the same time in all.
+
+    Args:
+        jobs: The jobs, numbered from 0.
+        run: As in `slurm_text`.
+        allocation: What each task requests.
+        folder: As in `slurm_text`.
+        logs: As in `slurm_text`.
+        max_array_size: The tasks that one array may hold.
+
+    Raises:
+        ValueError: as `slurm_text`; if there are more arrays than tasks may run at the same time.
+    """
+    require(bool(jobs), "`jobs` must hold a job", list(jobs))
+    check_count("max_array_size", max_array_size)
+    parts = -(-len(jobs) // max_array_size)
+    at_once = allocation.at_once
+    rule = f"`at_once` must be at least {parts}, the number of arrays, of which each runs a task"
+    then = f"An array holds at most {max_array_size} of the {len(jobs)} tasks: launch fewer."
+    require(at_once is None or at_once >= parts, rule, at_once, then=then)
+    sizes = _shares(len(jobs), parts)
+    firsts = [0, *itertools.accumulate(sizes)]
+    limits = [None] * parts if at_once is None else _shares(at_once, parts)
+    return {
+        first: slurm_text(
+            jobs[first : first + size],
+            run,
+            dataclasses.replace(allocation, at_once=limit),
+            folder=folder,
+            logs=logs,
+            first=first,
+        )
+        for first, size, limit in zip(firsts, sizes, limits, strict=False)
+    }
+
+
+def _shares(total: int, parts: int) -> list[int]:
+    """`total` as the sum of `parts` whole numbers that differ by one at most."""
+    share, left = divmod(total, parts)
+    return [share + (place < left) for place in range(parts)]
+
+
 def slurm_text(
     jobs: Sequence[Job],
     run: Folder,
@@ -54,6 +131,7 @@ def slurm_text(
     *,
     folder: Path,
     logs: Path | None = None,
+    first: int = 0,
 ) -> str:
     """The script of an array of the jobs; the folder `logs` must exist before it is submitted.
 
@@ -74,6 +152,8 @@ def slurm_text(
         folder: The folder in which the commands run, and to which paths are relative.
         logs: The folder of the logs, `slurm_0.log` and so on; by default RUN/logs. It must be given
             if the run is on an object store.
+        first: How many jobs other arrays hold before these. If it is 1001, the logs go to
+            `slurm_1001+0.log` and so on.
 
     Raises:
         ValueError: if there is no job, or if a name would not be read as it is written.
@@ -86,12 +166,14 @@ def slurm_text(
         # %j and its like stand for something in the path of a log; a backslash switches %a off.
         rule = f"`{name}` must not hold % or \\, which SLURM replaces in the paths of logs"
         require(not set(path) & set("%\\"), rule, path)
+    check_count("first", first, at_least=0)
     limit = "" if allocation.at_once is None else f"%{allocation.at_once}"
+    log = f"slurm_{first}+%a.log" if first else "slurm_%a.log"
     options = {
         "job-name": allocation.name,
         "array": f"0-{len(jobs) - 1}{limit}",
         "chdir": shlex.quote(str(folder)),
-        "output": shlex.quote(str(logs / "slurm_%a.log")),
+        "output": shlex.quote(str(logs / log)),
         "open-mode": "append",
         "requeue": None,
         "signal": f"B:TERM@{allocation.grace}",
