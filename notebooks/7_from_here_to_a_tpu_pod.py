@@ -301,16 +301,20 @@ placed = [*options, "--placement", "replicated"]  # over the four chips of its h
 jobs = launch.train_jobs(Path("parts"), Path("run"), placed, experts=range(8), dense=True)
 yaml_of_one = launch.jobset_text(jobs, launch.Pods(**tpus, topology="2x2"))
 Path("run.yaml").write_text(yaml_of_one, encoding="utf-8")
-print("\n".join([*yaml_of_one.splitlines()[:30], "…"]))
+print("\n".join([*yaml_of_one.splitlines()[:48], "…"]))
 
-(job,) = yaml.safe_load(yaml_of_one)["spec"]["replicatedJobs"]
+words, jobset = yaml.safe_load_all(yaml_of_one)
+(job,) = jobset["spec"]["replicatedJobs"]
 spec = job["template"]["spec"]
+assert words["data"]["jobs_0.sh"].count("set -- train ") == len(jobs)
 assert spec["completions"] == len(jobs) == 9
 assert spec["podFailurePolicy"]["rules"][0]["onExitCodes"]["values"] == [2, 3]
 
 # %% [markdown]
-# One JobSet, one index to an expert. An expert that spans hosts is one failure domain, so it gets a
-# JobSet to itself; within it, and only there, processes join by `jax.distributed`.
+# One JobSet, one index to an expert. The words of the indexes lie in a ConfigMap, because thousands
+# of them would be too long for one argument of a process. An expert that spans hosts is one failure
+# domain, so it gets a JobSet to itself; within it, and only there, processes join by
+# `jax.distributed`.
 
 # %%
 spread = ["--placement", "sharded", "--distributed"]

@@ -216,7 +216,9 @@ CASES = (
     Case("%j in a run", f"launch slurm {JOBS} --run a%j", "must not hold %"),
     Case("a backslash in a run", f"launch slurm {JOBS} --run 'a\\b'", "must not hold %"),
     Case(
-        "$( in a pod's command", f"launch jobset {JOBS} --image i --run 'a$(B)'", "which Kubernetes"
+        "$( in a pod's command",
+        f"launch jobset {JOBS} --image i --run 'a$(B)' --hosts-per-expert 2 --placement sharded",
+        "which Kubernetes",
     ),
     Case(
         "a long name of a JobSet",

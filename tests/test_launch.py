@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -565,7 +566,29 @@ def test_sbatch_takes_the_file(tmp_path):
 
 
 def loaded(text: str) -> list:
-    return list(yaml.safe_load_all(text))
+    return list(yaml.load_all(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
+
+
+def jobset_of(jobs: list[Job], pods: Pods) -> dict:
+    """The JobSet of jobs of one host, which is the last object of its file."""
+    *maps, made = loaded(jobset_text(jobs, pods))
+    assert {one["kind"] for one in maps} == {"ConfigMap"}
+    return made
+
+
+def command_of(objects: list, folder: Path) -> list[str]:
+    """The words of the container; the files of its ConfigMaps lie in `folder`, not in the pod."""
+    *maps, made = objects
+    spec = made["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
+    (container,) = spec["containers"]
+    (volume,) = [one for one in spec["volumes"] if one["name"] == "jobs"]
+    sources = [source["configMap"]["name"] for source in volume["projected"]["sources"]]
+    assert sources == [one["metadata"]["name"] for one in maps]
+    (mount,) = [one for one in container["volumeMounts"] if one["name"] == "jobs"]
+    for one in maps:
+        for name, text in one["data"].items():
+            (folder / name).write_text(text)
+    return [word.replace(mount["mountPath"], str(folder)) for word in container["command"]]
 
 
 def test_yaml_is_read_back_as_it_was():
@@ -581,7 +604,7 @@ def test_yaml_is_read_back_as_it_was():
 
 def test_a_jobset_of_indexes():
     pods = Pods(image="here/it:1", claim="c", mount="/m", cpus="4", memory="8Gi", gpus=1, at_once=1)
-    (found,) = loaded(jobset_text(ODD, pods))
+    found = jobset_of(ODD, pods)
     assert found["apiVersion"] == "jobset.x-k8s.io/v1alpha2"
     assert found["kind"] == "JobSet"
     assert found["metadata"] == {"name": "dfm-jax"}
@@ -602,41 +625,114 @@ def test_a_jobset_of_indexes():
                     "action": "FailIndex",
                     "onExitCodes": {"containerName": "main", "operator": "In", "values": [2, 3]},
                 },
-                {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget"}]},
+                {
+                    "action": "Ignore",
+                    "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}],
+                },
             ]
         },
     }
     (container,) = template.pop("containers")
-    claim = {"name": "data", "persistentVolumeClaim": {"claimName": "c"}}
-    assert template == {
-        "restartPolicy": "Never",
-        "terminationGracePeriodSeconds": 120,
-        "volumes": [claim],
-    }
+    claim, files = template.pop("volumes")
+    assert claim == {"name": "data", "persistentVolumeClaim": {"claimName": "c"}}
+    assert files["name"] == "jobs"
+    assert template == {"restartPolicy": "Never", "terminationGracePeriodSeconds": 120}
     asked = {"cpu": "4", "memory": "8Gi", "nvidia.com/gpu": 1}
     assert container["resources"] == {"requests": asked, "limits": asked}
-    assert container["volumeMounts"] == [{"name": "data", "mountPath": "/m"}]
+    assert container["volumeMounts"] == [
+        {"name": "data", "mountPath": "/m"},
+        {"name": "jobs", "mountPath": "/etc/dfm_jax_jobs", "readOnly": True},
+    ]
     assert (container["name"], container["image"]) == ("main", "here/it:1")
     assert container["command"][:2] == ["sh", "-c"]
 
 
-def test_an_index_gives_its_command(tmp_path):
-    """The container's own words, by sh; python ends as it would."""
-    (found,) = loaded(jobset_text(ODD, Pods(image="i")))
-    spec = found["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
-    (tmp_path / "python").write_text('#!/bin/sh\nprintf "%s|" "$@"\nexit 3\n')
-    (tmp_path / "python").chmod(0o755)
-    path = f"{tmp_path}:{os.environ['PATH']}"
-    for index, words in enumerate(("train|--set|a b|it's|", "train|$HOME|")):
+@pytest.fixture
+def pod(tmp_path):
+    """Runs the words of a container as the pod of an index: what its python gets, and the end."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "python").write_text('#!/bin/sh\nprintf "%s|" "$@"\nexit 3\n')
+    (tmp_path / "bin" / "python").chmod(0o755)
+    (tmp_path / "files").mkdir()
+    path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
+
+    def run(command: list[str], index: int) -> tuple[int, str]:
         environment = {"PATH": path, "JOB_COMPLETION_INDEX": str(index)}
-        command = spec["containers"][0]["command"]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        assert (done.returncode, done.stdout) == (3, f"-m|dfm_jax|{words}")
+        return done.returncode, done.stdout
+
+    return run
+
+
+@pytest.mark.parametrize("shell", ["sh", "bash"])
+def test_an_index_gives_its_command(tmp_path, pod, shell):
+    """The container's own words, by a shell; python ends as it would. Nothing is replaced."""
+    jobs = [*ODD, Job("more", ("a$$b", "$(JOB_COMPLETION_INDEX)", "<&>", "é ─"), Path("r"))]
+    command = command_of(loaded(jobset_text(jobs, Pods(image="i"))), tmp_path / "files")
+    assert command.pop(0) == "sh"
+    words = ["train|--set|a b|it's|", "train|$HOME|", "a$$b|$(JOB_COMPLETION_INDEX)|<&>|é ─|"]
+    for index, expected in enumerate(words):
+        assert pod([shell, *command], index) == (3, f"-m|dfm_jax|{expected}")
+    assert pod([shell, *command], 3) == (2, "")
+
+
+@pytest.mark.parametrize(
+    ("count", "maps"), [(1000, 1), pytest.param(5000, 5, marks=pytest.mark.slow)]
+)
+def test_thousands_of_jobs_fit_into_arguments_and_objects(tmp_path, pod, count, maps):
+    """1,000 jobs in one argument had 134,902 bytes; no kernel starts more than 131,071.
+
+    An object of etcd has at most 1 MiB. kubectl keeps it a second time, in an annotation of at
+    most 262,144 bytes of JSON, in which Go writes the characters <, > and & as six each.
+    """
+    words = ["--config", "tiny", *("--log-every", "10", "--save-every", "200"), "--set", "<&>é"]
+    words += ["--evaluate-every", "200", "--keep-last", "2"]
+    jobs = train_jobs(Path("/data/parts"), Path("/data/run"), words, experts=range(count))
+    files = tmp_path / "files"
+    objects = loaded(jobset_text(jobs, Pods(image="i", claim="c")))
+    assert len(objects) == maps + 1
+    for made in objects:
+        written = json.dumps(made, ensure_ascii=False)
+        assert len(written.encode()) < 2**20
+        assert len(written.encode()) + 5 * sum(map(written.count, "<>&")) < 262_144
+    command = command_of(objects, files)
+    assert max(len(word.encode()) for word in command) < 1000
+    assert len(list(files.iterdir())) == maps
+    firsts = [
+        int(re.search(r"^ *(\d+)\)", f.read_text(), re.MULTILINE)[1]) for f in files.iterdir()
+    ]
+    for index in {0, count - 1, *firsts, *(max(first - 1, 0) for first in firsts)}:
+        expected = "|".join(jobs[index].arguments)
+        assert pod(command, index) == (3, f"-m|dfm_jax|{expected}|")
+    assert pod(command, count)[0] == 2
+
+
+def test_a_jobset_never_takes_the_jobs_of_an_earlier_file():
+    """Other jobs, another name; the ConfigMap itself cannot be changed. The same jobs, the same."""
+    first, other = (loaded(jobset_text(jobs, Pods(image="i")))[0] for jobs in (ODD, ODD[:1]))
+    assert first["immutable"]
+    assert first["metadata"]["name"] != other["metadata"]["name"]
+    assert first == loaded(jobset_text(ODD, Pods(image="another")))[0]
+
+
+def test_what_is_too_much_for_kubernetes_is_refused():
+    job = ODD[0]._replace(arguments=("a" * 131_072,))
+    with pytest.raises(ValueError, match="`arguments` must have less than 131072 bytes; got a wor"):
+        jobset_text([job], Pods(image="i"))
+    job = ODD[0]._replace(arguments=("a" * 70_000, "b" * 70_000))
+    jobset_text([job], Pods(image="i"))
+    with pytest.raises(ValueError, match="less than 131072 bytes as one argument of a shell"):
+        jobset_text([job], Pods(image="i", hosts=2))
+    job = ODD[0]._replace(arguments=("a" * 131_000, "b" * 131_000))
+    with pytest.raises(ValueError, match="`arguments` must have at most 200000 bytes in all; got"):
+        jobset_text([job], Pods(image="i"))
+    with pytest.raises(ValueError, match="`jobs` must hold at most 100,000 jobs"):
+        jobset_text(ODD[:1] * 100_001, Pods(image="i"))
 
 
 def test_a_jobset_for_tpus():
     pods = Pods(image="i", tpus=4, accelerator="tpu-v5-lite-podslice", topology="2x2")
-    (found,) = loaded(jobset_text(ODD, pods))
+    found = jobset_of(ODD, pods)
     spec = found["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
     assert spec["nodeSelector"] == {
         "cloud.google.com/gke-tpu-accelerator": "tpu-v5-lite-podslice",
@@ -650,8 +746,7 @@ def test_hosts_of_one_expert_lie_in_one_slice():
     key = "alpha.jobset.sigs.k8s.io/exclusive-topology"
     for made in loaded(jobset_text(ODD, Pods(image="i", hosts=4, **tpus))):
         assert made["metadata"]["annotations"] == {key: "cloud.google.com/gke-nodepool"}
-    (alone,) = loaded(jobset_text(ODD, Pods(image="i", **tpus)))
-    assert "annotations" not in alone["metadata"]
+    assert "annotations" not in jobset_of(ODD, Pods(image="i", **tpus))["metadata"]
 
 
 def test_jobs_that_span_hosts_are_a_jobset_each():
@@ -660,7 +755,13 @@ def test_jobs_that_span_hosts_are_a_jobset_each():
     assert second["metadata"]["name"] == "dfm-jax-dense"
     assert first["spec"]["failurePolicy"] == {
         "maxRestarts": 5,
-        "rules": [{"action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]}],
+        "rules": [
+            {
+                "name": "final_status",
+                "action": "FailJobSet",
+                "onJobFailureReasons": ["PodFailurePolicy"],
+            }
+        ],
     }
     job = first["spec"]["replicatedJobs"][0]["template"]["spec"]
     assert (job["completions"], job["parallelism"], job["backoffLimit"]) == (4, 4, 0)
@@ -678,6 +779,7 @@ def test_jobs_that_span_hosts_are_a_jobset_each():
     [
         ({"name": "Mine_1"}, "`name` must have at most 40 characters"),
         ({"mount": "data"}, "`mount` must be an absolute path"),
+        ({"mount": "/etc/dfm_jax_jobs/"}, "`mount` must not be /etc/dfm_jax_jobs, where a pod"),
         ({"tpus": 0}, "`tpus` must be at least 1; got tpus = 0"),
         ({"topology": "2x2"}, "`accelerator` and `topology` must be given together"),
         ({"claim": "My data"}, "`claim` must be a name that Kubernetes accepts"),
@@ -721,7 +823,10 @@ def test_names_of_pods_are_labels_of_at_most_63_characters():
 def test_what_kubernetes_replaces_in_a_command_is_refused(word):
     job = Job("expert_000", ("train", "--run", word), Path("run"))
     with pytest.raises(ValueError, match="which Kubernetes replaces in a command"):
-        jobset_text([job], Pods(image="i"))
+        jobset_text([job], Pods(image="i", hosts=2))
+    with pytest.raises(ValueError, match="which Kubernetes replaces in a command"):
+        jobset_text(ODD, Pods(image="i", python=word))
+    jobset_text([job], Pods(image="i"))  # not in a command, but in a ConfigMap
     slurm_text([job], Path("run"), Allocation(), folder=Path("there"))
 
 
@@ -738,7 +843,7 @@ def test_the_files_are_written(tmp_path, capsys):
     assert (run / "logs").is_dir()
     assert f"3 tasks; submit it with `sbatch {out}`" in capsys.readouterr().out
     assert cli.main(["launch", "jobset", *common, "--image", "i"]) == 0
-    (found,) = loaded(out.read_text())
+    _, found = loaded(out.read_text())
     assert found["spec"]["replicatedJobs"][0]["template"]["spec"]["completions"] == 3
 
 

@@ -304,8 +304,9 @@ class Jobset:
     """Write a Kubernetes JobSet with one index for each member; `kubectl apply -f FILE` submits it.
 
     Each index is retried on its own, unless it ended with status 2 or 3; an evicted pod does not
-    count as a retry (Kubernetes 1.29 or newer). Paths are those inside the pod. If the data are not
-    on this machine, --experts must list the experts.
+    count as a retry. The cluster needs Kubernetes 1.29 and JobSet 0.6, or newer ones. The commands
+    of the indexes lie in ConfigMaps in the same file. Paths are those inside the pod. If the data
+    are not on this machine, --experts must list the experts.
 
     For example:
 

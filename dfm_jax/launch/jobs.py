@@ -6,6 +6,7 @@ take as a line break (CR, U+0085, U+2028) would change a name or break the file.
 mistakes, so `check_line` refuses them before anything is written.
 """
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,8 @@ from dfm_jax.json_types import as_type
 from dfm_jax.storage.folders import Folder
 from dfm_jax.training.checkpoint import checkpoint_steps
 from dfm_jax.training.members import member_folder
+
+LONGEST_ARGUMENT = 131_072  # bytes, with the NUL at its end: Linux starts no process with more
 
 
 class Job(NamedTuple):
@@ -125,9 +128,12 @@ def check_line(name: str, text: str) -> None:
 
 
 def check_job_lines(jobs: Sequence[Job]) -> None:
-    """`check_line` for every word, name and folder of every job."""
+    """`check_line` for every word, name and folder of every job; the words are not too long."""
     for job in jobs:
         check_line("name", job.name)
         check_line("run", str(job.folder))
-        for word in job.arguments:
-            check_line("arguments", word)
+    for word in {word: None for job in jobs for word in job.arguments}:  # each word once
+        check_line("arguments", word)
+        rule = f"Each of `arguments` must have less than {LONGEST_ARGUMENT} bytes"
+        size = len(os.fsencode(word))
+        require(size < LONGEST_ARGUMENT, rule, size, name="a word of so many bytes")

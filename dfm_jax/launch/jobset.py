@@ -2,8 +2,14 @@
 
 Jobs of one host are the indexes of one Job. The hosts of a job that spans several fail together, so
 it becomes a JobSet of its own: within one JobSet the failure of a Job ends or restarts the others.
+
+The words of the indexes are too long for one argument of a process when there are many jobs. So
+they lie in ConfigMaps, which a pod sees as files. The name of a ConfigMap holds the hash of its
+jobs: a JobSet never takes the jobs of an earlier file of the same name.
 """
 
+import hashlib
+import json
 import math
 import re
 import shlex
@@ -14,7 +20,7 @@ from typing import Any
 import yaml
 
 from dfm_jax.checks import check_count, require
-from dfm_jax.launch.jobs import Job, check_job_lines, check_line
+from dfm_jax.launch.jobs import LONGEST_ARGUMENT, Job, check_job_lines, check_line
 from dfm_jax.training.stopping import ExitStatus
 
 _API = "jobset.x-k8s.io/v1alpha2"
@@ -26,6 +32,10 @@ _OBJECT = r"[a-z0-9]([a-z0-9.-]{,251}[a-z0-9])?"  # the name of an object
 _PLAIN = re.compile(r"[A-Za-z][\w./-]*")  # a word that need not be quoted
 _WORDS = {"y", "n", "yes", "no", "on", "off", "true", "false", "null"}  # not strings, to some
 _FINAL = [int(ExitStatus.BAD_INPUT), int(ExitStatus.NON_FINITE)]
+_FILES = "/etc/dfm_jax_jobs"  # the folder of the jobs in a pod
+_MOST_INDEXES = 100_000  # of a Job with retries for each index
+# kubectl keeps an object a second time in its annotations, which may have 262,144 bytes.
+_MOST_BYTES = 200_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +69,8 @@ class Pods:
         rule = "`name` must have at most 40 characters, all of them small letters, digits or dashes"
         require(short, rule, self.name)
         require(self.mount.startswith("/"), "`mount` must be an absolute path", self.mount)
+        rule = f"`mount` must not be {_FILES}, where a pod finds its jobs"
+        require(self.mount.rstrip("/") != _FILES, rule, self.mount)
         for name in ("image", "mount", "cpus", "memory", "python"):
             check_line(name, getattr(self, name) or "")
         for name, form in (("claim", _OBJECT), ("accelerator", _LABEL), ("topology", _LABEL)):
@@ -72,37 +84,78 @@ class Pods:
 
 
 def jobset_text(jobs: Sequence[Job], pods: Pods) -> str:
-    """The YAML of the JobSet, or of one JobSet for each job if the jobs span hosts.
+    """The YAML of the ConfigMaps of the jobs and of their JobSet.
+
+    If the jobs span hosts, it is that of one JobSet for each job, without a ConfigMap.
 
     Raises:
-        ValueError: if there is no job; if a word would reach its command changed; if a name is too
-            long, or has characters that Kubernetes does not accept.
+        ValueError: if there is no job, or more than Kubernetes counts; if a word would reach its
+            command changed or is too long; if a name is too long, or has characters that Kubernetes
+            does not accept.
     """
     require(bool(jobs), "`jobs` must hold a job", list(jobs))
+    rule = f"`jobs` must hold at most {_MOST_INDEXES:,} jobs, the indexes of a Job of Kubernetes"
+    require(pods.hosts > 1 or len(jobs) <= _MOST_INDEXES, rule, len(jobs), name="len(jobs)")
     check_job_lines(jobs)
-    for word in (pods.python, *(word for job in jobs for word in job.arguments)):
+    inside = [] if pods.hosts == 1 else [word for job in jobs for word in job.arguments]
+    for word in (pods.python, *inside):
         rule = "`arguments` must not hold $$ or $(, which Kubernetes replaces in a command"
         require("$$" not in word and "$(" not in word, rule, word)
-    if pods.hosts == 1:
-        return yaml_text(_independent(jobs, pods))
-    return "---\n".join(yaml_text(_spanning(job, pods)) for job in jobs)
+    if pods.hosts > 1:
+        return "---\n".join(yaml_text(_spanning(job, pods)) for job in jobs)
+    maps = _config_maps(jobs, pods)
+    names = [made["metadata"]["name"] for made in maps]
+    return "---\n".join(yaml_text(made) for made in (*maps, _independent(len(jobs), names, pods)))
 
 
-def _independent(jobs: Sequence[Job], pods: Pods) -> dict[str, Any]:
-    cases = "".join(f"  {i}) set -- {shlex.join(job.arguments)} ;;\n" for i, job in enumerate(jobs))
+def _config_maps(jobs: Sequence[Job], pods: Pods) -> list[dict[str, Any]]:
+    """ConfigMaps whose files set the words of the index of the pod, if it is one of theirs."""
+    cases = [f"  {i}) set -- {shlex.join(job.arguments)} ;;\n" for i, job in enumerate(jobs)]
+    files, room = list[list[str]](), 0
+    for case in cases:
+        # Bytes in the annotation, which is JSON; Go writes <, > and & as six characters each.
+        size = len(json.dumps(case)) + 5 * sum(map(case.count, "<>&"))
+        rule = f"`arguments` must have at most {_MOST_BYTES} bytes in all"
+        require(size <= _MOST_BYTES, rule, size, name="a job of so many bytes")
+        if size > room:
+            files.append([])
+            room = _MOST_BYTES
+        files[-1].append(case)
+        room -= size
+    digest = hashlib.sha256("".join(cases).encode()).hexdigest()[:8]
+    return [
+        {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {"name": f"{pods.name}-jobs-{digest}-{place}"},
+            "immutable": True,
+            "data": {f"jobs_{place}.sh": f'case "$JOB_COMPLETION_INDEX" in\n{"".join(file)}esac\n'},
+        }
+        for place, file in enumerate(files)
+    ]
+
+
+def _independent(count: int, names: Sequence[str], pods: Pods) -> dict[str, Any]:
+    """The JobSet of so many indexes, whose jobs lie in the ConfigMaps of these names."""
     script = (
-        f'case "$JOB_COMPLETION_INDEX" in\n{cases}'
-        '  *) echo "no job has the number $JOB_COMPLETION_INDEX" >&2; exit 2 ;;\nesac\n'
+        f'set --\nfor file in {_FILES}/*.sh; do . "$file"; done\n'
+        'if [ "$#" = 0 ]; then\n'
+        '  echo "no job has the number $JOB_COMPLETION_INDEX" >&2; exit 2\nfi\n'
         f'exec {shlex.quote(pods.python)} -m dfm_jax "$@"\n'  # exec: SIGTERM must reach python
     )
+    pod = _pod(script, pods, [])
+    mount = {"name": "jobs", "mountPath": _FILES, "readOnly": True}
+    sources = [{"configMap": {"name": name}} for name in names]
+    pod["containers"][0].setdefault("volumeMounts", []).append(mount)
+    pod.setdefault("volumes", []).append({"name": "jobs", "projected": {"sources": sources}})
     job = {
         "completionMode": "Indexed",
-        "completions": len(jobs),
-        "parallelism": min(pods.at_once or len(jobs), len(jobs)),
+        "completions": count,
+        "parallelism": min(pods.at_once or count, count),
         "backoffLimitPerIndex": pods.retries,
         "podReplacementPolicy": "Failed",  # not before the old pod is gone: it holds the lock
         "podFailurePolicy": {"rules": _rules("FailIndex")},
-        "template": {"spec": _pod(script, pods, [])},
+        "template": {"spec": pod},
     }
     return _jobset(pods.name, {}, job)
 
@@ -131,7 +184,11 @@ def _spanning(job: Job, pods: Pods) -> dict[str, Any]:
         "podFailurePolicy": {"rules": _rules("FailJob")},
         "template": {"spec": _pod(script, pods, env)},
     }
-    final = {"action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]}
+    final = {
+        "name": "final_status",
+        "action": "FailJobSet",
+        "onJobFailureReasons": ["PodFailurePolicy"],
+    }
     policy = {"failurePolicy": {"maxRestarts": pods.retries, "rules": [final]}}
     made = _jobset(name, policy, spec)
     if pods.accelerator is not None:  # not half of an expert in one slice, half in another
@@ -156,13 +213,17 @@ def _jobset(name: str, policy: dict[str, Any], job: dict[str, Any]) -> dict[str,
 
 def _rules(final: str) -> list[dict[str, Any]]:
     codes = {"containerName": _CONTAINER, "operator": "In", "values": _FINAL}
+    evicted = {"type": "DisruptionTarget", "status": "True"}
     return [
         {"action": final, "onExitCodes": codes},
-        {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget"}]},
+        {"action": "Ignore", "onPodConditions": [evicted]},
     ]
 
 
 def _pod(script: str, pods: Pods, env: list[dict[str, Any]]) -> dict[str, Any]:
+    rule = f"`arguments` must have less than {LONGEST_ARGUMENT} bytes as one argument of a shell"
+    size = len(script.encode())
+    require(size < LONGEST_ARGUMENT, rule, size, name="a script of so many bytes")
     asked = {
         "cpu": pods.cpus,
         "memory": pods.memory,
