@@ -163,7 +163,7 @@ def run_jobs(
 
 
 def _summarized(
-    run: Path, everyone: "Sequence[_Attempts]", say: Callable[[str], None]
+    run: Folder, everyone: "Sequence[_Attempts]", say: Callable[[str], None]
 ) -> list[Row]:
     rows = [one.row() for one in everyone]
     try:
