@@ -14,6 +14,7 @@ import tyro
 from dfm_jax.cli.doctor import Doctor
 from dfm_jax.cli.launch import Launch
 from dfm_jax.cli.partition import Partition, Route
+from dfm_jax.cli.report import Report
 from dfm_jax.cli.score import Score
 from dfm_jax.cli.status import Status
 from dfm_jax.cli.sweep import Sweep
@@ -59,6 +60,7 @@ COMMANDS = {
     "sweep": Sweep,
     "launch": Launch,
     "status": Status,
+    "report": Report,
 }
 _RENAMED = {"gather": "make-ensemble"}  # commands of version 0.1
 
