@@ -79,11 +79,13 @@ def doubly_used(text: str) -> list[str]:
             targets = getattr(node, "targets", [])
             bound = {n.id for t in targets for n in ast.walk(t) if isinstance(n, ast.Name)}
             for call in ast.walk(node) if isinstance(node, ast.stmt) else ():
-                name = ast.unparse(call.func) if isinstance(call, ast.Call) else ""
+                if not isinstance(call, ast.Call):
+                    continue
+                name, used = ast.unparse(call.func), {ast.unparse(one) for one in call.args[:1]}
                 if name == "jax.random.split" and not isinstance(node, ast.FunctionDef):
-                    split |= {ast.unparse(call.args[0])} - bound
+                    split |= used - bound
                 if name == "jax.random.fold_in":
-                    folded.add(ast.unparse(call.args[0]))
+                    folded |= used
         found += [f"{function.name}: {key}" for key in split & folded]
     return found
 

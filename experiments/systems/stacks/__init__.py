@@ -1,0 +1,1 @@
+"""What differs between the lowest and the newest supported versions, in numbers."""
