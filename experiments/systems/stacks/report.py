@@ -25,8 +25,9 @@ def _draws(rows: Sequence[Mapping[str, Any]]) -> str:
     ]
     for row in rows:
         if not row["same"]:
-            gap = row["largest_difference"]
-            lines.append(f"| {row['name']} | {100 * row['equal']:.1f} % | {gap:.2g} |")
+            ids = row["dtype"].startswith(("int", "uint", "bool"))
+            gap = "–" if ids else f"{row['largest_difference']:.2g}"
+            lines.append(f"| {row['name']} | {100 * row['equal']:.1f} % | {gap} |")
     names = "; ".join(row["name"] for row in rows if row["same"])
     return "\n".join([*lines, f"| the same bits: {names} | 100 % | 0 |"])
 
