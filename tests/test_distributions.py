@@ -1,6 +1,7 @@
 """The wheel alone, in an environment with nothing else; and the source distribution."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -34,7 +35,7 @@ def done(*command: str | Path, **options) -> str:
 def wheel(tmp_path_factory) -> Path:
     """Built from a copy: a build leaves folders where it works."""
     copy, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
-    for name in ("dfm_jax", "pyproject.toml", "README.md", "LICENSE"):
+    for name in ("dfm_jax", "pyproject.toml", "setup.py", "README.md", "LICENSE"):
         done("cp", "-r", ROOT / name, copy)
     done(sys.executable, *PIP, "wheel", "--no-deps", "-w", out, copy)
     (path,) = out.glob("*.whl")
@@ -86,7 +87,7 @@ def test_the_wheel_holds_the_package_alone(wheel):
 def test_a_wheel_alone_verifies_trains_mixes_judges_and_draws(command):
     doctor = command("doctor")
     assert "make " not in doctor
-    assert "`pip install 'dfm_jax[data,hf]'`" in doctor
+    assert "`pip install 'dfm_jax[data,hf,hub]'`" in doctor
     assert "1 statement, float64" in command("verify", "--labels", "D7", "--instances", "16")
     for expert in ("0", "1"):
         where = ["--data", "parts", "--run", "run", "--expert", expert]
@@ -119,18 +120,58 @@ def test_what_needs_an_extra_names_it(command):
     assert "is needed, but it is not installed: `pip install 'dfm_jax[data]'`." in line
 
 
-def test_the_source_distribution_is_the_checkout(tmp_path):
+RENDERED = """
+import sys
+from email import message_from_file
+from readme_renderer import markdown
+
+about = message_from_file(sys.stdin)
+assert about["Description-Content-Type"] == "text/markdown"
+html = markdown.render(about.get_payload())
+assert html is not None, "a package index would refuse it"
+print(html)
+"""
+
+
+@pytest.fixture(scope="module")
+def tools(tmp_path_factory) -> dict[str, str]:
+    """An environment with what builds a source distribution, and what an index renders with."""
+    folder = tmp_path_factory.mktemp("tools")
+    needed = ["setuptools>=77", "readme_renderer[md]"]
+    done(sys.executable, *PIP, "install", "-c", PINS, "--target", folder, *needed)
+    return os.environ | {"PYTHONPATH": str(folder)}
+
+
+def check_description(about: str, tools: dict[str, str]) -> None:
+    """What an index shows: it is rendered, and each link leads to a page of the web."""
+    page = done(sys.executable, "-c", RENDERED, input=about, env=tools)
+    links = re.findall(r'(?:href|src)="([^"]*)"', page)
+    assert links
+    assert [link for link in links if not link.startswith(("https://", "#"))] == []
+    assert "<code>docs/guides/pods.md</code>" in page
+    assert "![" not in page
+    assert "](" not in page
+
+
+def test_the_description_has_no_link_to_a_file(wheel, tools):
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith("/METADATA"))
+        check_description(archive.read(name).decode(), tools)
+
+
+def test_the_source_distribution_is_the_checkout(tmp_path, tools):
     if not (ROOT / ".git").exists():
         pytest.skip("the files of a checkout are not listed outside of one")
     listed = done("git", "-C", ROOT, "ls-files").splitlines()
     for name in listed:
         (tmp_path / "copy" / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / "copy" / name)
-    tools = tmp_path / "tools"
-    done(sys.executable, *PIP, "install", "--target", tools, "setuptools>=77")
     build = "from setuptools import build_meta; build_meta.build_sdist('..')"
-    done(sys.executable, "-c", build, cwd=tmp_path / "copy", env=os.environ | {"PYTHONPATH": tools})
+    done(sys.executable, "-c", build, cwd=tmp_path / "copy", env=tools)
     (path,) = tmp_path.glob("*.tar.gz")
     with tarfile.open(path) as archive:
-        inside = {name.partition("/")[2] for name in archive.getnames()}
-    assert set(listed) - inside == set()
+        inside = {name.partition("/")[2]: name for name in archive.getnames()}
+        about = archive.extractfile(inside["PKG-INFO"])
+        assert about is not None
+        check_description(about.read().decode(), tools)
+    assert set(listed) - inside.keys() == set()
