@@ -299,7 +299,11 @@ def test_of_another_host_the_lock_cannot_be_known(tmp_path):
     assert row.state == "silent"
 
 
-@pytest.mark.parametrize(("pid", "held"), [(os.getpid(), True), (2**22 + 1, False), (2**70, False)])
+@pytest.mark.parametrize(
+    ("pid", "held"),
+    [(os.getpid(), True), (2**22 + 1, False), (2**70, False)],
+    ids=["this", "beyond Linux", "beyond C"],  # every worker must collect the same names
+)
 def test_without_a_list_of_locks_a_process_that_lives_is_believed(pid, held, tmp_path, monkeypatch):
     folder = make_member(tmp_path / "expert_000")
     (folder / ".lock").write_text(json.dumps({"host": HERE, "pid": pid, "began": NOW}))
