@@ -1,19 +1,23 @@
 """`experiments.compile_tpu`: its programs compile here too; for TPUs where libtpu is installed."""
 
+import copy
 import dataclasses
 import importlib.util
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
 import pytest
 from rich.console import Console
 
+import experiments
 from dfm_jax.models.sizes import num_parameters
 from dfm_jax.parallel import Collective, collectives, count_by_kind
 from experiments.language import config as language_config
 from experiments.lib.programs import programs, study_step
 from experiments.systems.compile_tpu import __main__ as compile_tpu
+from experiments.systems.compile_tpu import report
 
 NAMES = (
     "expert step, shard_map",
@@ -146,3 +150,21 @@ def test_the_programs_compile_for_a_tpu(tmp_path):
     assert compile_tpu.run(config, Console(quiet=True))
     rows = json.loads((tmp_path / "result.json").read_text())["rows"]
     assert {row["topology"] for row in rows} >= {"v5e:2x4", "v4:2x2x2", "v5e:2x2 × 2"}
+
+
+def test_two_results_are_beside_each_other_where_they_differ(tmp_path, capsys):
+    """What the README shows of the two versions; and a collective more is a line of the table."""
+    results = Path(experiments.__file__).parent / "results"
+    paths = [str(results / f"{name}.json") for name in ("compile_tpu", "compile_tpu_newest")]
+    assert report.main(paths) == 0
+    table = capsys.readouterr().out.strip()
+    assert table in (results.parent / "README.md").read_text(encoding="utf-8")
+    lowest = json.loads(Path(paths[0]).read_text(encoding="utf-8"))
+    count = len(lowest["rows"])
+    rest = f"{count} of {count} programs: no difference, and memory within 5 %"
+    assert report.beside(lowest, lowest).splitlines()[2:] == [f"| {rest} | | | | | |"]
+    changed = copy.deepcopy(lowest)
+    changed["rows"][0]["collectives"] = {"all-reduce": 1}
+    assert "| none → 1 all-reduce | 0 |" in report.beside(lowest, changed)
+    assert report.main([paths[0], str(results / "equality.json")]) == 2
+    assert "Both files must be what" in capsys.readouterr().err

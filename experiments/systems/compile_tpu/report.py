@@ -11,12 +11,12 @@ import tyro
 from experiments.lib import study
 
 _PROG = "python -m experiments.compile_tpu.report"
-NEAR = 0.02  # of the memory: what differs less is not listed
+NEAR = 0.05  # of the memory: what differs less is not listed
 _BYTES = ("temporary_bytes", "peak_bytes")
 
 
 def beside(lowest: Mapping[str, Any], newest: Mapping[str, Any]) -> str:
-    """A table of the programs that differ in what they send or by more than 2 % in memory."""
+    """A table of the programs that differ in what they send or by more than 5 % in memory."""
     pair = [{_name(row): row for row in result["rows"]} for result in (lowest, newest)]
     shared = [name for name in pair[0] if name in pair[1]]
     lines = ["| topology, size | program | collectives | kB sent | temporary, MB | peak, MB |"]
@@ -29,8 +29,8 @@ def beside(lowest: Mapping[str, Any], newest: Mapping[str, Any]) -> str:
             continue
         where, program = ", ".join(name[:2]), name[2]
         columns = [_turned([_kinds(row) for row in both])]
-        columns.append(_turned([f"{row['bytes'] / 1e3:,.0f}" for row in both]))
-        columns += [_turned([f"{row[n] / 1e6:,.1f}" for row in both]) for n in _BYTES]
+        columns.append(_turned([_shown(row, "bytes", 1e3, 0) for row in both]))
+        columns += [_turned([_shown(row, n, 1e6, 1) for row in both]) for n in _BYTES]
         lines.append(f"| {where} | {program} | {' | '.join(columns)} |")
     rest = f"{same} of {len(shared)} programs: no difference, and memory within {100 * NEAR:.0f} %"
     return "\n".join([*lines, f"| {rest} | | | | | |"])
@@ -47,7 +47,13 @@ def _alike(left: Mapping[str, Any], right: Mapping[str, Any]) -> bool:
     return near and all(left[n] == right[n] for n in ("collectives", "bytes", "across_slices"))
 
 
+def _shown(row: Mapping[str, Any], name: str, unit: float, digits: int) -> str:
+    return "–" if "skipped" in row else f"{row[name] / unit:,.{digits}f}"
+
+
 def _kinds(row: Mapping[str, Any]) -> str:
+    if "skipped" in row:
+        return "refused"
     return ", ".join(f"{n} {kind}" for kind, n in sorted(row["collectives"].items())) or "none"
 
 
