@@ -264,6 +264,7 @@ def test_auto_is_as_many_jobs_as_there_are_sets(tmp_path, monkeypatch):
         ("--devices-per-expert 5", "`devices_per_expert` must be at most 4, the number of GPUs"),
         ("--devices-per-expert 1 --gpus 0", "`gpus` must not be given together with `devices_per_"),
         ("--jobs 2 --gpus 0", "`gpus` must hold 2 GPUs, one for each member that runs at once"),
+        ("--jobs auto --gpus ,", "Each of `gpus` must name a GPU"),
         ("--devices-per-expert 2", "`placement` must be replicated or sharded if a member has sev"),
     ],
 )

@@ -246,7 +246,8 @@ def test_a_job_is_the_train_command_of_a_member():
     [
         ([], "`experts` must name an expert unless `dense` is asked for"),
         ([1, 1], "`experts` must be distinct"),
-        ([-1], "`experts` must be at least 0; got experts = -1"),
+        ([-1], r"`experts` must lie in \[0, 999999\]; got experts = -1"),
+        ([10**20 - 1], r"`experts` must lie in \[0, 999999\]; got experts = 9999"),
     ],
 )
 def test_members_that_cannot_be_are_refused(experts, message):
@@ -337,6 +338,11 @@ def test_an_array_says_what_it_asks_for():
     [
         ({"hosts": 0}, "`hosts` must be at least 1; got hosts = 0"),
         ({"time": "4 hours"}, "`time` must be one word"),
+        ({"time": "4h"}, "`time` must be as SLURM writes it, such as 04:00:00; got time = '4h'"),
+        ({"time": "1-2-3"}, "`time` must be as SLURM writes it"),
+        ({"memory": "64x"}, "`memory` must be as SLURM writes it, such as 64G"),
+        ({"python": " "}, "`python` must not be empty"),
+        ({"lines": ("-",)}, "Each of `lines` must be an option of sbatch"),
         ({"lines": ("account=a",)}, "Each of `lines` must be an option of sbatch"),
         ({"lines": ("--account=a\rb",)}, "`lines` must be one line of printable characters"),
         ({"setup": ("true\rtrue",)}, "`setup` must be one line of printable characters"),
@@ -345,6 +351,12 @@ def test_an_array_says_what_it_asks_for():
 def test_what_sbatch_would_not_understand_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
         Allocation(**options)
+
+
+@pytest.mark.parametrize("time", ["30", "4:00", "04:00:00", "2-0", "2-12:30", "UNLIMITED", None])
+@pytest.mark.parametrize("memory", ["0", "64G", "64gb", "1000", None])
+def test_what_sbatch_understands_is_taken(time, memory):
+    assert Allocation(time=time, memory=memory).time == time
 
 
 # A name that is two lines to bash, to sbatch, or to some reader of YAML; or that is no Unicode.
@@ -780,7 +792,14 @@ def test_jobs_that_span_hosts_are_a_jobset_each():
         ({"name": "Mine_1"}, "`name` must have at most 40 characters"),
         ({"mount": "data"}, "`mount` must be an absolute path"),
         ({"mount": "/etc/dfm_jax_jobs/"}, "`mount` must not be /etc/dfm_jax_jobs, where a pod"),
-        ({"tpus": 0}, "`tpus` must be at least 1; got tpus = 0"),
+        ({"mount": "/"}, "`mount` must be an absolute path"),
+        ({"mount": "/a:b"}, "`mount` must be an absolute path in the pod, without a colon"),
+        ({"tpus": 0}, r"`tpus` must lie in \[1, 2147483647\]; got tpus = 0"),
+        ({"retries": 2**31}, r"`retries` must lie in \[0, 2147483647\]"),
+        ({"image": ""}, "`image` must not be empty"),
+        ({"image": "a b"}, "`image` must be a name that Kubernetes accepts"),
+        ({"cpus": "four"}, "`cpus` must be an amount that Kubernetes accepts"),
+        ({"memory": "8GB"}, "`memory` must be an amount that Kubernetes accepts"),
         ({"topology": "2x2"}, "`accelerator` and `topology` must be given together"),
         ({"claim": "My data"}, "`claim` must be a name that Kubernetes accepts"),
         ({"accelerator": "a" * 64, "topology": "2x2"}, "`accelerator` must be a name"),
@@ -789,7 +808,12 @@ def test_jobs_that_span_hosts_are_a_jobset_each():
 )
 def test_what_kubernetes_would_not_take_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        Pods(image="i", **options)
+        Pods(**{"image": "i"} | options)
+
+
+@pytest.mark.parametrize("amount", ["1", "0.5", "500m", "8Gi", "1e3", "16G"])
+def test_an_amount_of_kubernetes_is_taken(amount):
+    assert Pods(image="i", cpus=amount, memory=amount).cpus == amount
 
 
 def test_names_of_pods_are_labels_of_at_most_63_characters():
@@ -869,6 +893,25 @@ def test_a_preset_that_is_none_is_refused_before_anything_is_written(tmp_path, c
     assert "'smal'" in capsys.readouterr().err
     assert not out.exists()
     assert cli.main(["launch", "slurm", "--config", "/there/mine.json", *common]) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--set nothing=1", "`set` must name a field of the config; got set = 'nothing'"),
+        ("--set num_steps=-1", "`num_steps` must lie in"),
+        ("--save-every 0", "`save_every` must be at least 1; got save_every = 0"),
+        ("--keep-last 0", "`keep_last` must be at least 1; got keep_last = 0"),
+        ("--out .", "`out` must be a file, not a folder; got out = '.'"),
+    ],
+)
+@pytest.mark.parametrize("where", [["slurm"], ["jobset", "--image", "i"]], ids=["slurm", "jobset"])
+def test_what_every_task_would_refuse_is_refused_before(tmp_path, capsys, where, words, message):
+    common = ["--config", "tiny", "--data", "d", "--run", str(tmp_path / "run"), "--experts", "0"]
+    out = [] if "--out" in words else ["--out", str(tmp_path / "file")]
+    assert cli.main(["launch", *where, *common, *words.split(), *out]) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_expert_that_the_data_have_not_is_refused(tmp_path, capsys):

@@ -59,17 +59,20 @@ class Members:
         """One `train` command for each member, or one `sweep` command for each group.
 
         Raises:
-            ValueError: if there is no such preset; if a group of a sweep is to run on several
-                hosts; if a member is to run on several hosts and no placement is given.
+            ValueError: if there is no such preset; if it has no such field, or a value is not
+                allowed; if a count is below 1; if a group of a sweep is to run on several hosts; if
+                a member is to run on several hosts and no placement is given.
         """
         from dfm_jax.checks import require
         from dfm_jax.launch import experts_of, sweep_jobs, train_jobs
+        from dfm_jax.training.config import LogConfig
         from dfm_jax.training.presets import load_config
         from dfm_jax.training.trackers import tracker_name
 
         if not self.config.endswith(".json"):  # a file may lie where the members will run
-            load_config(self.config)
+            load_config(self.config, self.set)
         counts = ("log_every", "save_every", "evaluate_every")
+        LogConfig(**{name: getattr(self, name) for name in (*counts, "keep_last")})
         words = ["--config", self.config]
         words += [] if self.tokenizer is None else ["--tokenizer", str(self.tokenizer)]
         words += [w for name in counts for w in (_flag(name), str(getattr(self, name)))]
@@ -283,6 +286,7 @@ class Slurm:
         options = {name: value for name, value in vars(self).items() if name not in _OURS}
         allocation = Allocation(**options, hosts=self.hosts_per_expert)
         run, jobs = self.members.folder, self.members.jobs(self.hosts_per_expert)
+        _check_out(self.out)
         size = max_array_size() if self.max_array_size is None else self.max_array_size
         options = {"folder": Path.cwd(), "logs": self.logs, "max_array_size": size}
         scripts = slurm_texts(jobs, run, allocation, **options)
@@ -358,6 +362,7 @@ class Jobset:
 
         options = {name: value for name, value in vars(self).items() if name not in _OURS}
         pods = Pods(**options, hosts=self.hosts_per_expert)
+        _check_out(self.out)
         jobs = self.members.jobs(self.hosts_per_expert)
         _write(self.out, jobset_text(jobs, pods))
         kind = "indexes" if self.hosts_per_expert == 1 else "JobSets"
@@ -394,6 +399,12 @@ class Launch:
     def run(self) -> int:
         """Do what the chosen place does."""
         return self.where.run()
+
+
+def _check_out(path: Path) -> None:
+    from dfm_jax.checks import require
+
+    require(bool(path.name) and not path.is_dir(), "`out` must be a file, not a folder", path)
 
 
 def _write(path: Path, text: str) -> None:

@@ -38,7 +38,13 @@ class DeviceSet(NamedTuple):
 
 
 def gpu_sets(visible: Sequence[str]) -> list[DeviceSet]:
-    """One set for each value of CUDA_VISIBLE_DEVICES, such as "0" or "0,1"."""
+    """One set for each value of CUDA_VISIBLE_DEVICES, such as "0" or "0,1".
+
+    Raises:
+        ValueError: if a value is empty, with which a process would see no GPU.
+    """
+    named = all(value.strip(" ,") for value in visible)
+    require(named, "Each of `gpus` must name a GPU", visible)
     return [DeviceSet(f"GPU {value}", {"CUDA_VISIBLE_DEVICES": value}) for value in visible]
 
 

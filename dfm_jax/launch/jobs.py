@@ -19,6 +19,7 @@ from dfm_jax.storage.folders import Folder
 from dfm_jax.training.checkpoint import checkpoint_steps
 from dfm_jax.training.members import member_folder
 
+_LAST_EXPERT = 999_999  # more folders in one are of no use, and a longer number is a mistake
 LONGEST_ARGUMENT = 131_072  # bytes, with the NUL at its end: Linux starts no process with more
 
 
@@ -53,13 +54,13 @@ def train_jobs(
         dense: Whether to train the dense model too.
 
     Raises:
-        ValueError: if there is no job, or the same job twice.
+        ValueError: if there is no job, or the same job twice; if a number is not one of an expert.
     """
     rule = "`experts` must name an expert unless `dense` is asked for"
     require(bool(experts) or dense, rule, list(experts))
     require(len(set(experts)) == len(experts), "`experts` must be distinct", list(experts))
     for number in experts:
-        check_count("experts", number, at_least=0)
+        check_count("experts", number, at_least=0, at_most=_LAST_EXPERT)
     members = [*experts, *([None] if dense else [])]
     jobs = []
     for number in members:
@@ -125,6 +126,12 @@ def experts_of(data: Path) -> list[int]:
 def check_line(name: str, text: str) -> None:
     """Check that `text` is one line of printable characters, as Python defines them."""
     require(text.isprintable(), f"`{name}` must be one line of printable characters", text)
+
+
+def check_word(name: str, text: str) -> None:
+    """`check_line`, and that something is there."""
+    check_line(name, text)
+    require(bool(text.strip()), f"`{name}` must not be empty", text)
 
 
 def check_job_lines(jobs: Sequence[Job]) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 
 from dfm_jax.checks import check_count, require
-from dfm_jax.launch.jobs import LONGEST_ARGUMENT, Job, check_job_lines, check_line
+from dfm_jax.launch.jobs import LONGEST_ARGUMENT, Job, check_job_lines, check_word
 from dfm_jax.training.stopping import ExitStatus
 
 _API = "jobset.x-k8s.io/v1alpha2"
@@ -28,11 +28,13 @@ _PART, _CONTAINER, _PORT = "jobs", "main", 55527
 _LONGEST = 63  # characters of a DNS label, which the name of a pod is
 _DRAWN = "-abcde"  # stands for the five characters that Kubernetes draws for a pod
 _LABEL = r"[A-Za-z0-9]([\w.-]{,61}[A-Za-z0-9])?"  # the value of a label
+_QUANTITY = r"(\d+\.?\d*|\.\d+)([eE]\d+|[numkMGTPE]|[KMGTPE]i)?"  # of cores or bytes
 _OBJECT = r"[a-z0-9]([a-z0-9.-]{,251}[a-z0-9])?"  # the name of an object
 _PLAIN = re.compile(r"[A-Za-z][\w./-]*")  # a word that need not be quoted
 _WORDS = {"y", "n", "yes", "no", "on", "off", "true", "false", "null"}  # not strings, to some
 _FINAL = [int(ExitStatus.BAD_INPUT), int(ExitStatus.NON_FINITE)]
 _FILES = "/etc/dfm_jax_jobs"  # the folder of the jobs in a pod
+_LARGEST = 2**31 - 1  # of a count
 _MOST_INDEXES = 100_000  # of a Job with retries for each index
 # kubectl keeps an object a second time in its annotations, which may have 262,144 bytes.
 _MOST_BYTES = 200_000
@@ -62,21 +64,25 @@ class Pods:
         """Refuse what the API of Kubernetes would refuse, before anything is written."""
         for name in ("at_once", "hosts", "grace", "gpus", "tpus"):
             if getattr(self, name) is not None:
-                check_count(name, getattr(self, name))
-        check_count("retries", self.retries, at_least=0)
+                check_count(name, getattr(self, name), at_most=_LARGEST)
+        check_count("retries", self.retries, at_least=0, at_most=_LARGEST)
         short = re.fullmatch(r"[a-z]([a-z0-9-]{,38}[a-z0-9])?", self.name) is not None
         # At most 40, because the names of pods are longer.
         rule = "`name` must have at most 40 characters, all of them small letters, digits or dashes"
         require(short, rule, self.name)
-        require(self.mount.startswith("/"), "`mount` must be an absolute path", self.mount)
+        inside = re.fullmatch("/+[^/:][^:]*", self.mount) is not None
+        rule = "`mount` must be an absolute path in the pod, without a colon"
+        require(inside, rule, self.mount)
         rule = f"`mount` must not be {_FILES}, where a pod finds its jobs"
         require(self.mount.rstrip("/") != _FILES, rule, self.mount)
-        for name in ("image", "mount", "cpus", "memory", "python"):
-            check_line(name, getattr(self, name) or "")
-        for name, form in (("claim", _OBJECT), ("accelerator", _LABEL), ("topology", _LABEL)):
+        for name in ("image", "mount", "python"):
+            check_word(name, getattr(self, name))
+        forms = {"claim": _OBJECT, "accelerator": _LABEL, "topology": _LABEL, "image": r"\S+"}
+        for name, form in (forms | {"cpus": _QUANTITY, "memory": _QUANTITY}).items():
             value = getattr(self, name)
             fits = value is None or re.fullmatch(form, value, flags=re.ASCII) is not None
-            require(fits, f"`{name}` must be a name that Kubernetes accepts", value)
+            kind = "an amount" if form == _QUANTITY else "a name"
+            require(fits, f"`{name}` must be {kind} that Kubernetes accepts", value)
         both = (self.accelerator is None) == (self.topology is None)
         rule = "`accelerator` and `topology` must be given together"
         given = (self.accelerator, self.topology)

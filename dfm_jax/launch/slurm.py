@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dfm_jax.checks import check_count, require
-from dfm_jax.launch.jobs import Job, check_job_lines, check_line, logs_folder
+from dfm_jax.launch.jobs import Job, check_job_lines, check_line, check_word, logs_folder
 from dfm_jax.storage.folders import Folder, StorePath
 
 _MAX_ARRAY_SIZE = 1001  # SLURM's default
+_TIME = r"\d+(:\d+){0,2}|\d+-\d+(:\d+){0,2}|infinite|unlimited"
+_MEMORY = r"\d+([kmgt]b?)?"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,11 +47,15 @@ class Allocation:
             value = getattr(self, name)
             plain = value is None or re.fullmatch(r"[\w.,:+-]+", value) is not None
             require(plain, f"`{name}` must be one word", value)
+        for name, form, example in (("time", _TIME, "04:00:00"), ("memory", _MEMORY, "64G")):
+            value = getattr(self, name)
+            fits = value is None or re.fullmatch(form, value, flags=re.ASCII | re.IGNORECASE)
+            require(bool(fits), f"`{name}` must be as SLURM writes it, such as {example}", value)
         for line in self.lines:
             check_line("lines", line)
             rule = "Each of `lines` must be an option of sbatch, such as --account=a"
-            require(line.startswith("-"), rule, line)
-        check_line("python", self.python)
+            require(re.match(r"--?[A-Za-z]", line) is not None, rule, line)
+        check_word("python", self.python)
         for command in self.setup:  # shell of the user's own: several lines if they like
             for line in command.replace("\t", " ").split("\n"):
                 check_line("setup", line)
