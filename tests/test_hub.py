@@ -25,6 +25,7 @@ class Hub:
 
     def __init__(self, folders: dict[str, Path]) -> None:
         self.folders, self.sent, self.status = folders, [], 200
+        self.main, self.moves_to = COMMIT, COMMIT  # where the branch is, after the first file too
         hub = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -40,6 +41,7 @@ class Hub:
                 status, headers, body = hub.found(unquote(urlsplit(self.path).path))
                 if with_body and "/resolve/" in self.path:
                     hub.sent.append(self.path.rpartition("/")[2])
+                    hub.main = hub.moves_to
                 self.send_response(status)
                 for name, value in {**headers, "Content-Length": str(len(body))}.items():
                     self.send_header(name, value)
@@ -72,9 +74,9 @@ class Hub:
             content = file.read_bytes()
             tag = hashlib.sha256(content).hexdigest()
             return 200, {"ETag": f'"{tag}"', "X-Repo-Commit": revision}, content
-        commit = {"main": COMMIT, "old": OLD}.get(revision, revision)
+        commit = {"main": self.main, "old": OLD}.get(revision, revision)
         if path == api:
-            commit = COMMIT
+            commit = self.main
         if commit not in self.folders:
             return refused(404, "RevisionNotFound")
         if "/tree/" in path:
@@ -143,6 +145,13 @@ def test_a_revision_is_a_branch_or_a_commit(served):
     message = r"`revision` must be a branch, .* of tiny/llama; got revision = 'nowhere'\.$"
     with pytest.raises(FileNotFoundError, match=message):
         open_folder(NAME, revision="nowhere")
+
+
+def test_weights_and_config_are_of_one_commit_though_the_branch_moves_on(served):
+    served.moves_to = OLD
+    found = open_folder(NAME)
+    assert (found.path.name, found.config.max_positions) == (COMMIT, 16)
+    assert open_folder(NAME).config.max_positions == 8
 
 
 def test_a_folder_comes_before_a_repository_of_its_name(served, tmp_path):
