@@ -281,7 +281,13 @@ def names_no_machine(source: Source) -> Iterator[str]:
 
 
 def project_files() -> list[str]:
-    """What git tracks, and what it would track if added: a guard should speak before the commit."""
+    """What git tracks, and what it would track if added: a guard should speak before the commit.
+
+    In a source distribution they are those that it lists.
+    """
+    if not (ROOT / ".git").exists():
+        text = (ROOT / "dfm_jax.egg-info" / "SOURCES.txt").read_text(encoding="utf-8")
+        return sorted(path for path in text.splitlines() if not path.startswith("dfm_jax.egg-info"))
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
     return sorted(path for path in listed.split("\0") if path and (ROOT / path).is_file())
