@@ -203,6 +203,8 @@ class Lease:
             return  # one request, whose size the store checks
         found = self.objects.sizes(entry.key)
         if (len(found), sum(found.values())) != (entry.objects, entry.size):
+            with self._mutex:  # a later owner deletes what an earlier one sends
+                self._replace(self._found.head)
             raise TemporaryError(
                 f"{self.name}/{name}: the store must hold {entry.objects} objects of "
                 f"{entry.size:,} bytes, as they were sent; got {len(found)} objects of "

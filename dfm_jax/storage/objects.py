@@ -24,6 +24,8 @@ from dfm_jax.durable import TemporaryError
 SCHEMES = ("gs", "s3")
 AT_ONCE = 8  # requests of one transfer
 _PART = 32 * 2**20  # bytes of a part; a larger file is sent in parts
+# What is asked if the environment names no credentials: the account of the machine.
+_NO_LOGIN = re.compile(r"169\.254\.169\.254|metadata\.google\.internal|token request")
 _NO_BUCKET = re.compile(r"NoSuchBucket|The specified bucket does not exist")
 
 
@@ -168,10 +170,11 @@ class Objects:
         where = f"{self.url}/{key}"
         try:
             yield
-        except (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError) as error:
-            rule = "The credentials in the environment must allow to read, write, list and delete"
-            raise ValueError(f"{rule} {where}; got {_line(error)!r}.") from error
         except exceptions.BaseError as error:
+            denied = (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError)
+            if isinstance(error, denied) or _NO_LOGIN.search(str(error)):
+                rule = "The environment must give credentials that allow to read, write, list and"
+                raise ValueError(f"{rule} delete {where}; got {_line(error)!r}.") from error
             raise TemporaryError(f"{where}: the store does not answer: {_line(error)}") from error
 
 

@@ -1,0 +1,394 @@
+"""Run folders on object stores: a lease of conditional writes, commits that are whole or absent.
+
+The store here is obstore's own, in memory, which keeps conditions; `tests/test_object_stores.py`
+asks a server.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+from obstore import exceptions
+from obstore.store import MemoryStore
+from test_fit import QUIET, RUN, STEPS, digests, lines
+
+from dfm_jax.durable import TemporaryError
+from dfm_jax.storage import Objects, StorePath, acquired, folders, objects, run_folder
+from dfm_jax.storage.lease import HEAD, Lease, lease_seconds, read_head
+from dfm_jax.training.checkpoint import best_step, checkpoint_steps, read_record, sole_writer
+from dfm_jax.training.digests import CheckpointError
+from dfm_jax.training.evaluation import members_of
+from dfm_jax.training.fit import train
+from dfm_jax.training.stopping import StopRequest
+from dfm_jax.training.trackers import open_tracker
+
+BUSY, OVER = "another process is training here", "another process has taken over"
+SILENCE = 0.2  # seconds
+
+
+@pytest.fixture
+def bucket() -> Objects:
+    return Objects("s3://bucket", MemoryStore())
+
+
+@pytest.fixture
+def run(bucket, monkeypatch) -> StorePath:
+    monkeypatch.setattr(folders, "open_bucket", lambda scheme, name: bucket)
+    folder = run_folder("s3://bucket/run")
+    assert isinstance(folder, StorePath)
+    return folder
+
+
+def held(bucket: Objects) -> Lease:
+    """A lease that is not renewed, as of a process that sleeps from now on."""
+    return acquired(bucket, "run/dense", silence=SILENCE, say=lambda text: None)
+
+
+def entries(bucket: Objects) -> dict[str, bytes]:
+    """The content of every object that the list names; there are no others beside the list."""
+    found = read_head(bucket, "run/dense")
+    assert found is not None
+    contents = {}
+    for key in set(bucket.sizes("run/dense/")) - {f"run/dense/{HEAD}"}:
+        listed = found.head.entries.items()
+        (name, entry) = next((n, entry) for n, entry in listed if key.startswith(entry.key))
+        contents[name + key.removeprefix(entry.key)] = bucket.read(key).content
+    return contents
+
+
+class Faulty(Objects):
+    """A store whose next conditional writes fail as they are told to: `lost`, `late` or `torn`."""
+
+    def __init__(self, store, *faults: str) -> None:
+        super().__init__("s3://bucket", store)
+        self.faults, self.asked = list(faults), 0
+
+    def _written_if(self, key, content, mode):
+        self.asked += 1
+        fault = self.faults.pop(0) if self.faults else ""
+        if fault == "lost":  # it never reaches the store
+            raise TemporaryError("timed out")
+        tag = super()._written_if(key, content, mode)
+        if fault == "late":  # it takes effect, but the answer is lost
+            raise TemporaryError("timed out")
+        return tag
+
+    def write(self, key, content):
+        if self.faults[:1] == ["torn"] and key.endswith("second"):
+            content = b"x"  # the connection breaks, and the store takes what has come
+        super().write(key, content)
+
+
+# ── the lease ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_entries_are_replaced_together_and_nothing_is_left_over(bucket, tmp_path):
+    (tmp_path / "new" / "inner").mkdir(parents=True)
+    (tmp_path / "new" / "first").write_bytes(b"1")
+    (tmp_path / "new" / "inner" / "second").write_bytes(b"22")
+    with held(bucket) as lease:
+        lease.commit({"log": b"a", "200": tmp_path / "new"})
+        assert entries(bucket) == {"log": b"a", "200first": b"1", "200inner/second": b"22"}
+        lease.commit({"log": b"ab", "300": tmp_path / "new" / "first"}, removed=("200",))
+        assert entries(bucket) == {"log": b"ab", "300": b"1"}
+        lease.commit({}, renamed={"300": "300.damaged"})
+        assert entries(bucket) == {"log": b"ab", "300.damaged": b"1"}
+
+
+def test_an_owner_that_wakes_after_its_lease_expired_fails_to_commit(bucket):
+    sleeper = held(bucket)
+    sleeper.commit({"log": b"of the first"})
+    later = held(bucket)  # waits for as long as the first may be silent
+    assert (sleeper.fence, later.fence) == (1, 2)
+    with pytest.raises(TemporaryError, match=r"taken over \(fencing number 2, .*silent for more"):
+        sleeper.commit({"log": b"too late"})
+    with pytest.raises(TemporaryError, match=OVER):
+        sleeper.check()
+    with later:
+        assert entries(bucket) == {"log": b"of the first"}, "what it sent is deleted"
+        later.commit({"log": b"of the second"})
+        assert entries(bucket) == {"log": b"of the second"}
+
+
+def test_an_owner_that_wakes_between_two_commits_of_the_next_one_fails_too(bucket):
+    sleeper = held(bucket)
+    with held(bucket) as later:
+        later.commit({"log": b"of the second"})
+        with pytest.raises(TemporaryError, match=OVER):
+            sleeper.commit({"log": b"too late"})
+        later.commit({"more": b"of the second"})
+    with held(bucket):  # the next owner deletes what the sleeper sent
+        assert entries(bucket) == {"log": b"of the second", "more": b"of the second"}
+
+
+def test_an_owner_that_lives_is_not_replaced(bucket):
+    with held(bucket) as lease:
+        with pytest.raises(TemporaryError, match=BUSY):
+            held(bucket)
+        lease.check()
+
+
+def test_a_folder_that_was_given_back_is_taken_at_once(bucket):
+    with held(bucket) as lease:
+        lease.commit({"log": b"a"})
+    messages: list[str] = []
+    with acquired(bucket, "run/dense", silence=60, say=messages.append) as lease:
+        assert (lease.fence, messages, entries(bucket)) == (2, [], {"log": b"a"})
+
+
+def test_of_two_that_take_over_one_wins(bucket, monkeypatch):
+    """The second finds, when it writes, that the head is not the one that it waited on."""
+    held(bucket)
+    real = Objects.replace
+
+    def overtaken(self, key, content, tag):
+        monkeypatch.setattr(Objects, "replace", real)
+        held(bucket)
+        return real(self, key, content, tag)
+
+    monkeypatch.setattr(Objects, "replace", overtaken)
+    assert held(bucket).fence == 3, "after it waited for the other one, which is silent too"
+
+
+@pytest.mark.parametrize("fault", ["lost", "late"])
+def test_a_request_without_an_answer_takes_effect_once(bucket, fault, monkeypatch):
+    monkeypatch.setattr("dfm_jax.storage.lease._PAUSE", 0.001)
+    lease = held(bucket)
+    lease.objects = faulty = Faulty(bucket._store, fault, fault)
+    lease.commit({"log": b"a"})
+    lease.commit({"log": b"ab"})
+    assert entries(bucket) == {"log": b"ab"}
+    assert faulty.asked == {"lost": 4, "late": 4}[fault]
+
+
+def test_a_store_that_never_answers_leaves_the_entries_as_they_were(bucket, monkeypatch):
+    monkeypatch.setattr("dfm_jax.storage.lease._PAUSE", 0.001)
+    lease = held(bucket)
+    lease.commit({"log": b"a"})
+    lease.objects = Faulty(bucket._store, *["lost"] * 50)
+    with pytest.raises(TemporaryError, match="timed out"):
+        lease.commit({"log": b"ab"})
+    lease.objects = bucket
+    lease.commit({"more": b"b"})
+    with held(bucket):
+        assert entries(bucket) == {"log": b"a", "more": b"b"}
+
+
+@pytest.mark.parametrize("fault", ["lost", "late"])
+def test_the_first_request_of_an_owner_may_lose_its_answer(bucket, fault):
+    faulty = Faulty(bucket._store, fault)
+    lease = acquired(faulty, "run/dense", silence=SILENCE)
+    lease.commit({"log": b"a"})
+    assert entries(bucket) == {"log": b"a"}
+
+
+def test_what_was_sent_in_part_is_not_named(bucket, tmp_path):
+    for name in ("first", "second"):
+        (tmp_path / name).write_bytes(b"whole")
+    lease = held(bucket)
+    lease.objects = Faulty(bucket._store, "torn")
+    with pytest.raises(TemporaryError, match=r"must hold 2 objects of 10 bytes.*2 objects of 6"):
+        lease.commit({"200": tmp_path})
+    lease.objects = bucket
+    with held(bucket):
+        assert entries(bucket) == {}
+
+
+def test_a_store_that_ignores_conditions_is_refused(bucket):
+    class Careless(Objects):
+        def _written_if(self, key, content, mode):
+            return super()._written_if(key, content, "overwrite")
+
+    careless = Careless("s3://bucket", bucket._store)
+    with pytest.raises(ValueError, match="store that ignores the condition, s3://bucket"):
+        acquired(careless, "run/dense")
+
+
+def test_a_head_of_another_form_is_refused_by_name(bucket):
+    bucket.write(f"run/dense/{HEAD}", b'{"write": "x"}')
+    with pytest.raises(ValueError, match=r"s3://bucket/run/dense/head.json must be as this vers"):
+        held(bucket)
+
+
+@pytest.mark.parametrize(("text", "message"), [("soon", "a number of seconds"), ("0.5", "lie in")])
+def test_a_lease_time_that_is_none_is_refused(text, message, monkeypatch):
+    monkeypatch.setenv("DFM_JAX_LEASE_SECONDS", text)
+    with pytest.raises(ValueError, match=message):
+        lease_seconds()
+
+
+# ── paths ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("http://bucket/run", "s3://bucket", "s3://bucket/", "s3:///run", "S3://bucket/run"),
+        *("s3://bucket/a//b", "s3://bucket/../b", "gs://B_/run", "file:///tmp/run"),
+    ],
+)
+def test_an_address_that_is_none_is_refused(text):
+    rule = "`run` must be a folder of this machine, gs://BUCKET/FOLDER or s3://BUCKET/FOLDER"
+    with pytest.raises(ValueError, match=rule):
+        run_folder(text)
+
+
+def test_a_folder_of_this_machine_is_a_path():
+    assert run_folder("runs/gs") == Path("runs/gs")
+    path = run_folder("gs://bucket/a/run/")
+    assert str(path / "dense") == "gs://bucket/a/run/dense"
+    assert path.name == "run"
+
+
+def test_a_path_reads_objects_and_entries(run, bucket):
+    (run / "ensemble.json").write_bytes(b"{}")
+    assert (run / "ensemble.json").read_text() == "{}"
+    assert bucket.read("run/ensemble.json").content == b"{}"
+    with sole_writer(run / "dense"):
+        (run / "dense" / "config.json").write_bytes(b"1")
+    assert sorted(map(str, run.iterdir())) == [
+        "s3://bucket/run/dense",
+        "s3://bucket/run/ensemble.json",
+    ]
+    assert [path.name for path in (run / "dense").iterdir()] == ["config.json"]
+    assert (run / "dense" / "config.json").read_bytes() == b"1"
+    assert (run / "dense").is_dir()
+    assert not (run / "dense").is_file()
+    assert not (run / "dense" / "config.json").is_dir()
+    for missing in (run / "dense" / "other", run / "other", run / "dense" / "config.json" / "x"):
+        assert not missing.exists()
+        with pytest.raises(FileNotFoundError):
+            missing.read_bytes()
+    with pytest.raises(TemporaryError, match="only the process that holds it"):
+        (run / "dense" / "config.json").write_bytes(b"2")
+    (run / "ensemble.json").unlink()
+    assert not (run / "ensemble.json").exists()
+
+
+def test_errors_of_the_library_say_what_they_mean(bucket, monkeypatch):
+    import obstore
+
+    def fails(error):
+        def get(store, key):
+            raise error
+
+        monkeypatch.setattr(obstore, "get", get)
+
+    fails(exceptions.PermissionDeniedError("403\n\nDebug source:\nPermissionDenied { path }"))
+    with pytest.raises(ValueError, match=r"must give credentials .* s3://bucket/a; got '403'\."):
+        bucket.read("a")
+    fails(exceptions.GenericError("GET http://169.254.169.254/latest/meta-data"))
+    with pytest.raises(ValueError, match="must give credentials"):
+        bucket.read("a")
+    fails(exceptions.GenericError("connection refused"))
+    with pytest.raises(TemporaryError, match="s3://bucket/a: the store does not answer: connect"):
+        bucket.read("a")
+    fails(FileNotFoundError("404: <Code>NoSuchBucket</Code>"))
+    with pytest.raises(ValueError, match=r"The bucket of `run` must exist; got bucket = 's3://b"):
+        bucket.read("a")
+
+
+def test_without_the_package_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "obstore.store", None)
+    objects._opened.cache_clear()
+    with pytest.raises(ValueError, match=r"pip install 'dfm_jax\[stores\]'"):
+        objects.open_bucket("s3", "bucket")
+
+
+# ── a run ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_run_on_a_store_is_the_run_on_a_disk(run, tmp_path):
+    for folder in (tmp_path / "dense", run / "dense"):
+        train(RUN, folder, config={"seed": 0}, **QUIET)
+    here, there = tmp_path / "dense", run / "dense"
+    names = {path.name for path in here.iterdir()} - {".lock"}
+    assert {path.name for path in there.iterdir()} == names
+    assert digests(there) == digests(here)
+    assert lines(there) == lines(here)
+    assert checkpoint_steps(there) == checkpoint_steps(here)
+    assert best_step(there) == best_step(here)
+    assert [path.name for path in members_of(run)] == ["dense"]
+
+
+@pytest.mark.slow
+def test_a_run_that_was_stopped_goes_on_with_the_same_bits(run, tmp_path):
+    train(RUN, tmp_path, config={}, **QUIET)
+
+    class StopsAt(StopRequest):
+        looks = 0
+
+        def __bool__(self):
+            return True
+
+    stop = StopRequest()
+    stopping = RUN._replace(
+        update=lambda state, step: (
+            (setattr(stop, "signal", 15) if step == 9 else None) or RUN.update(state, step)
+        )
+    )
+    first = train(stopping, run / "dense", config={}, stop=stop, **QUIET)
+    assert (first.step, first.finished) == (10, False)
+    last = train(RUN, run / "dense", config={}, **QUIET)
+    assert (last.began_at, last.finished) == (10, True)
+    assert digests(run / "dense") == digests(tmp_path)
+    assert lines(run / "dense") == lines(tmp_path)
+
+
+@pytest.mark.slow
+def test_a_damaged_checkpoint_is_set_aside_and_made_again(run, bucket, tmp_path):
+    train(RUN, run / "dense", config={}, **QUIET)
+    expected = digests(run / "dense")
+    (key,) = [
+        key for key in bucket.sizes("run/dense/") if key.endswith(f"/{STEPS}/state/manifest.ocdbt")
+    ]
+    content = bytearray(bucket.read(key).content)
+    content[len(content) // 2] ^= 1
+    bucket.write(key, bytes(content))
+    said: list[str] = []
+    train(RUN, run / "dense", config={}, **QUIET | {"say": said.append})
+    assert f"s3://bucket/run/dense/{STEPS}: the SHA-256 of the file" in said[0]
+    assert f"set aside as {STEPS}.damaged" in said[0]
+    assert f"{STEPS}.damaged" in {path.name for path in (run / "dense").iterdir()}
+    assert digests(run / "dense") == expected
+
+
+@pytest.mark.slow
+def test_an_object_that_is_gone_is_named_by_its_address(run, bucket):
+    train(RUN, run / "dense", config={}, **QUIET)
+    (gone,) = [k for k in bucket.sizes("run/dense/") if k.endswith("24/state/manifest.ocdbt")]
+    bucket.delete([gone])
+    with pytest.raises(CheckpointError, match=r"^s3://bucket/run/dense/24: the file state/manif"):
+        read_record(run / "dense" / "24")
+
+
+def test_a_run_that_was_taken_over_ends_with_the_status_of_trouble(run, bucket):
+    """The process sleeps in a step; when it wakes, another one has its folder."""
+    before = {}
+
+    def update(state, step):
+        if step == 6:
+            head = json.loads(bucket.read("run/dense/head.json").content)
+            head |= {"write": "of another", "fence": head["fence"] + 1}
+            bucket.write("run/dense/head.json", json.dumps(head).encode())
+            before.update(head["entries"])
+        return RUN.update(state, step)
+
+    with pytest.raises(TemporaryError, match=OVER):
+        train(RUN._replace(update=update), run / "dense", config={}, **QUIET)
+    found = read_head(bucket, "run/dense")
+    assert found.head.write == "of another"
+    assert set(found.head.entries) == set(before)
+
+
+def test_two_threads_do_not_train_in_one_folder(run):
+    with sole_writer(run / "dense"), pytest.raises(TemporaryError, match="another thread"):
+        train(RUN, run / "dense", config={}, **QUIET)
+
+
+def test_files_that_grow_are_refused_by_name(run):
+    with (
+        pytest.raises(ValueError, match="`tracker` must not be tensorboard if the run is on an"),
+        open_tracker("tensorboard", run / "dense"),
+    ):
+        pass
