@@ -19,7 +19,17 @@ LAYERS = (
     *("schedules", "paths", "velocities", "steps", "mixture", "clustering"),
     *("objectives", "samplers", "accounting"),
     *("fast", "sampling", "likelihoods", "parallel", "theory"),
-    *("json_text", "json_types", "models", "data", "partition", "scoring", "training", "launch"),
+    *(
+        "json_text",
+        "json_types",
+        "storage",
+        "models",
+        "data",
+        "partition",
+        "scoring",
+        "training",
+        "launch",
+    ),
 )
 COMMANDS = (
     *((name,) for name in cli.COMMANDS),

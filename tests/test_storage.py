@@ -335,6 +335,18 @@ def test_a_run_that_was_stopped_goes_on_with_the_same_bits(run, tmp_path):
     assert lines(run / "dense") == lines(tmp_path)
 
 
+def test_a_copied_run_goes_on_on_a_disk(run, tmp_path):
+    (run / "ensemble.json").write_bytes(b"{}")
+    train(RUN._replace(num_steps=STEPS - 4), run / "dense", config={}, **QUIET)
+    run.copy_to(tmp_path / "copy")
+    assert (tmp_path / "copy" / "ensemble.json").read_bytes() == b"{}"
+    outcome = train(RUN, tmp_path / "copy" / "dense", config={}, **QUIET)
+    assert outcome.began_at == STEPS - 4
+    train(RUN, run / "dense", config={}, **QUIET)
+    assert digests(tmp_path / "copy" / "dense") == digests(run / "dense")
+    assert lines(tmp_path / "copy" / "dense") == lines(run / "dense")
+
+
 @pytest.mark.slow
 def test_a_damaged_checkpoint_is_set_aside_and_made_again(run, bucket, tmp_path):
     train(RUN, run / "dense", config={}, **QUIET)

@@ -180,11 +180,18 @@ class StorePath:
         return target
 
     def copy_to(self, folder: Path) -> None:
-        """Copy all objects of a folder into a new folder of this disk."""
-        entry = self._entry()
-        prefix = f"{self.key}/" if entry is None else f"{entry[0].key}{entry[1]}"
-        keys = self.objects.sizes(prefix)
-        self.objects.copy({key: folder / _inner(key.removeprefix(prefix)) for key in keys})
+        """Copy a folder into a new one of this disk; a run becomes what it would be there."""
+        if (entry := self._entry()) is not None:
+            prefix = f"{entry[0].key}{entry[1]}"
+            keys = self.objects.sizes(prefix)
+            self.objects.copy({key: folder / _inner(key.removeprefix(prefix)) for key in keys})
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in self.iterdir():
+            if path.is_dir():
+                path.copy_to(folder / path.name)
+            else:
+                (folder / path.name).write_bytes(path.read_bytes())
 
     def _entry(self) -> tuple[Entry, str] | None:
         """The entry that this path is, or lies in, and the rest of the path below it."""
