@@ -50,6 +50,7 @@ LONGEST = [
     "contracts",
     "docs",
     "launch",
+    "object_stores",
     "fast",
     "table_sampling",
     "continuous_sampling",

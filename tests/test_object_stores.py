@@ -16,7 +16,7 @@ from object_server import BUCKET, Fault, environment, gs_server, s3_environment,
 from test_fit import QUIET, RUN, digests, lines
 
 from dfm_jax.cli import main
-from dfm_jax.storage import open_bucket, run_folder
+from dfm_jax.storage import StorePath, open_bucket, run_folder
 from dfm_jax.storage.lease import read_head
 from dfm_jax.training.fit import train
 from dfm_jax.training.stopping import ExitStatus
@@ -72,9 +72,15 @@ def expected(rows, tmp_path_factory) -> Path:
     return folder / "expert_000"
 
 
+def store_path(address: str) -> StorePath:
+    folder = run_folder(address)
+    assert isinstance(folder, StorePath)
+    return folder
+
+
 def check_same_run(run: str, expected: Path, *, fence: int) -> None:
     """The member has the bits and the lines of the expected one, and nothing else is left."""
-    member = run_folder(run) / "expert_000"
+    member = store_path(run) / "expert_000"
     assert digests(member, 30) == digests(expected, 30)
     assert lines(member) == lines(expected)
     objects = open_bucket("s3", BUCKET)
@@ -183,7 +189,7 @@ def test_a_bucket_that_is_missing_is_named(proxy, rows, capsys):
 
 def test_a_run_on_google_cloud_storage(tmp_path):
     with gs_server() as variables, environment(**variables):
-        folder = run_folder(f"gs://{BUCKET}/run") / "dense"
+        folder = store_path(f"gs://{BUCKET}/run") / "dense"
         for length in (RUN.num_steps - 4, RUN.num_steps):  # taken up by a second owner
             train(RUN._replace(num_steps=length), folder, config={}, **QUIET)
         train(RUN, tmp_path, config={}, **QUIET)
