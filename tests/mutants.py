@@ -685,6 +685,39 @@ MUTANTS = (
         "test_sweep",
         "only_what",
     ),
+    # ── launches ──
+    Mutant(
+        "a process on the cores of others",
+        "launch/local.py",
+        "running_on(cores)",
+        "running_on(())",
+        "test_devices",
+        "children_that_run_at_once_have_other_cores",
+    ),
+    Mutant(
+        "a set of devices given to two",
+        "launch/local.py",
+        "free.append(one.devices)",
+        "free.insert(0, devices[0])",
+        "test_devices",
+        "children_that_run_at_once",
+    ),
+    Mutant(
+        "a job between two arrays",
+        "launch/slurm.py",
+        "jobs[first : first + size]",
+        "jobs[first + 1 : first + size]",
+        "test_launch",
+        "more_jobs_than_an_array",
+    ),
+    Mutant(
+        "a JobSet with the jobs of an earlier file",
+        "launch/jobset.py",
+        "-jobs-{digest}-{place}",
+        "-jobs-{place}",
+        "test_launch",
+        "never_takes_the_jobs",
+    ),
 )
 
 

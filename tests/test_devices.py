@@ -111,8 +111,9 @@ def test_each_process_is_a_slice_of_its_own(tmp_path, installed, files):
         "TPU 2,3",
         {
             **{"TPU_VISIBLE_CHIPS": "2,3", "TPU_CHIPS_PER_PROCESS_BOUNDS": "1,2,1"},
-            **{"TPU_PROCESS_BOUNDS": "1,1,1", "TPU_PROCESS_ADDRESSES": "localhost:8477"},
-            **{"TPU_PROCESS_PORT": "8477", "CLOUD_TPU_TASK_ID": "0"},
+            **{"TPU_PROCESS_BOUNDS": "1,1,1", "TPU_PROCESS_ADDRESSES": "localhost:8478"},
+            **{"TPU_HOST_BOUNDS": "1,1,1", "TPU_CHIPS_PER_HOST_BOUNDS": "1,2,1"},
+            **{"TPU_PROCESS_PORT": "8478", "CLOUD_TPU_TASK_ID": "0"},
             **{"ALLOW_MULTIPLE_LIBTPU_LOAD": "1"},
         },
     )
@@ -124,8 +125,18 @@ def test_each_process_is_a_slice_of_its_own(tmp_path, installed, files):
     assert whole.variables["TPU_CHIPS_PER_PROCESS_BOUNDS"] == "2,2,1"
     with pytest.raises(ValueError, match="must be 1, 2, 4 or 8 where the devices are chips"):
         device_sets(3, {}, root)
-    with pytest.raises(ValueError, match="at most 4, the number of chips of a TPU here; got dev"):
+    with pytest.raises(ValueError, match="must be at most 4, the number of TPU chips here"):
         device_sets(8, {}, root)
+
+
+def test_two_launches_of_one_host_divide_its_chips_by_the_variable(tmp_path, installed):
+    installed(libtpu=True)
+    root = host(tmp_path, tpus=4)
+    one, other = (device_sets(1, {"TPU_VISIBLE_CHIPS": names}, root) for names in ("0,1", "2, 3"))
+    assert [given.name for given in (*one, *other)] == ["TPU 0", "TPU 1", "TPU 2", "TPU 3"]
+    assert len({given.variables["TPU_PROCESS_PORT"] for given in (*one, *other)}) == 4
+    with pytest.raises(ValueError, match="`TPU_VISIBLE_CHIPS` must be numbers of chips; got TPU_V"):
+        device_sets(1, {"TPU_VISIBLE_CHIPS": "0,x"}, root)
 
 
 def test_gpus_are_those_that_the_launcher_may_use(tmp_path, installed):

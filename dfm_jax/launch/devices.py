@@ -4,8 +4,9 @@ A process that has opened the chips of a TPU keeps them from all others. So the 
 jax what there is: it reads what jax reads before it opens anything. These are the environment, the
 PCI devices and the device files of the host, and the names of the installed packages.
 
-For a TPU, the variables are those of jax's own tests with several processes on a host. They make
-each process a whole slice of its own, with its own port, because experts are not joined.
+For a TPU, the variables are those of jax's own tests with several processes on a host, and the
+older names of two of them, which GKE sets in a pod. They make each process a whole slice of its
+own, with its own port, because experts are not joined.
 """
 
 import contextlib
@@ -22,7 +23,7 @@ from dfm_jax.checks import check_count, require
 _GOOGLE = "0x1ae0"  # the vendor on the PCI bus
 _TPUS = {"0x0027", "0x0056", "0x005e", "0x0062", "0x0063", "0x006f", "0x0076"}  # v3 to TPU7x
 _SHAPES = {1: "1,1,1", 2: "1,2,1", 4: "2,2,1", 8: "2,4,1"}  # of neighbors on the board of a host
-_PORT = 8476  # of the first set
+_PORT = 8476  # of a set that begins with chip 0
 _KINDS: dict[str, Literal["tpu", "gpu", "cpu"]] = {
     **{"tpu": "tpu", "cuda": "gpu", "gpu": "gpu", "cpu": "cpu"}
 }
@@ -87,8 +88,8 @@ def device_sets(
     Args:
         size: The number of TPU chips of each set, or of GPUs, or of cores of the processor,
             depending on `device_kind`.
-        variables: The environment of the launcher. The GPUs are those of CUDA_VISIBLE_DEVICES, if
-            it is set.
+        variables: The environment of the launcher. If it has TPU_VISIBLE_CHIPS, or
+            CUDA_VISIBLE_DEVICES, there are no other chips or GPUs.
         root: The folder that has the folders `dev` and `sys` of the host.
 
     Raises:
@@ -100,9 +101,7 @@ def device_sets(
     if kind == "tpu":
         rule = "`devices_per_expert` must be 1, 2, 4 or 8 where the devices are chips of a TPU"
         require(size in _SHAPES, rule, size)
-        chips = [str(number) for number in range(_chips(root))]
-        groups = _groups(chips, size, "chips of a TPU")
-        return [_tpu_set(place, group) for place, group in enumerate(groups)]
+        return [_tpu_set(group) for group in _groups(_chips(variables, root), size, "TPU chips")]
     if kind == "gpu":
         groups = _groups(_gpus(variables, root), size, "GPUs")
         return gpu_sets([",".join(group) for group in groups])
@@ -136,12 +135,14 @@ def _groups(names: Sequence[str], size: int, kind: str) -> list[Sequence[str]]:
     return [names[first : first + size] for first in range(0, len(names) - size + 1, size)]
 
 
-def _tpu_set(place: int, chips: Sequence[str]) -> DeviceSet:
-    port = str(_PORT + place)
+def _tpu_set(chips: Sequence[str]) -> DeviceSet:
+    port = str(_PORT + int(chips[0]))
     variables = {
         "TPU_VISIBLE_CHIPS": ",".join(chips),
         "TPU_CHIPS_PER_PROCESS_BOUNDS": _SHAPES[len(chips)],
+        "TPU_CHIPS_PER_HOST_BOUNDS": _SHAPES[len(chips)],
         "TPU_PROCESS_BOUNDS": "1,1,1",  # the only process of its slice
+        "TPU_HOST_BOUNDS": "1,1,1",
         "TPU_PROCESS_ADDRESSES": f"localhost:{port}",
         "TPU_PROCESS_PORT": port,
         "CLOUD_TPU_TASK_ID": "0",
@@ -168,11 +169,18 @@ def _plugins() -> list[str]:
     return [plugin.name for plugin in importlib.metadata.entry_points(group="jax_plugins")]
 
 
-def _chips(root: Path) -> int:
+def _chips(variables: Mapping[str, str], root: Path) -> list[str]:
     """The chips that a process here can open; the PCI bus shows others too inside a container."""
+    visible = variables.get("TPU_VISIBLE_CHIPS") or variables.get("TPU_VISIBLE_DEVICES")
+    if visible:
+        names = [name.strip() for name in visible.split(",")]
+        rule = "`TPU_VISIBLE_CHIPS` must be numbers of chips"
+        require(all(name.isdecimal() for name in names), rule, visible)
+        return names
     files = [path.name for path in (root / "dev").glob("accel*")]
     old = sum(re.fullmatch(r"accel\d+", name) is not None for name in files)
-    return old or sum(path.name.isdecimal() for path in (root / "dev/vfio").glob("*"))
+    new = sum(path.name.isdecimal() for path in (root / "dev/vfio").glob("*"))
+    return [str(number) for number in range(old or new)]
 
 
 def _gpus(variables: Mapping[str, str], root: Path) -> list[str]:
