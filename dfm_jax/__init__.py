@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from dfm_jax import schedules as schedules
     from dfm_jax import scoring as scoring
     from dfm_jax import steps as steps
+    from dfm_jax import storage as storage
     from dfm_jax import theory as theory
     from dfm_jax import training as training
     from dfm_jax import types as types

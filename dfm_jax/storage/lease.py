@@ -29,10 +29,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from dfm_jax.checks import check_interval
 from dfm_jax.durable import TemporaryError
 from dfm_jax.json_text import parse_json
-from dfm_jax.json_types import from_json
 from dfm_jax.storage.objects import Content, Objects, Tag
 
 HEAD = "head.json"
@@ -88,6 +86,8 @@ def read_head(objects: Objects, folder: str) -> Found | None:
 
 
 def _parsed(name: str, found: Content) -> Head:
+    from dfm_jax.json_types import from_json  # imports jax, which not all who name a path need
+
     try:
         return from_json(Head, parse_json(found.content), where="head")
     except ValueError as error:
@@ -101,6 +101,8 @@ def lease_seconds() -> float:
     Raises:
         ValueError: if the variable is not a number of at least 1.
     """
+    from dfm_jax.checks import check_interval  # imports jax, too
+
     text = os.environ.get(SILENCE_VARIABLE, "60")
     try:
         seconds = float(text)
