@@ -718,6 +718,47 @@ MUTANTS = (
         "test_launch",
         "never_takes_the_jobs",
     ),
+    # ── watching ──
+    Mutant(
+        "a tracker that ends a run",
+        "training/metrics.py",
+        "except Exception as error:\n            self._missed += 1",
+        "except ValueError as error:\n            self._missed += 1",
+        "test_trackers",
+        "told_once",
+    ),
+    Mutant(
+        "a log of which all is read",
+        "training/status.py",
+        "file.seek(max(0, size - limit))",
+        "file.seek(0)",
+        "test_status",
+        "100_megabytes",
+    ),
+    Mutant(
+        "a process of another host that never falls silent",
+        "training/status.py",
+        "now - max(signs) < SILENT_AFTER",
+        "now >= 0",
+        "test_status",
+        "the_state",
+    ),
+    Mutant(
+        "the best among the seeds that went well",
+        "training/report.py",
+        "statistics.fmean(values) if judged",
+        "statistics.fmean(values) if values",
+        "test_report",
+        "seed_failed",
+    ),
+    Mutant(
+        "finished and unfinished configurations in one comparison",
+        "training/report.py",
+        '[one for one in same if one.state == "finished"] or same',
+        "same",
+        "test_report",
+        "finished_configurations",
+    ),
 )
 
 
