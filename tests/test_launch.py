@@ -353,6 +353,17 @@ def test_what_sbatch_would_not_understand_is_refused(options, message):
         Allocation(**options)
 
 
+@pytest.mark.parametrize(
+    "line", ["--array=0-3", "-a0-3", "--output x", "--no-requeue", "-t 5", "--signal=B:USR1@60"]
+)
+def test_a_line_that_would_undo_one_of_the_script_is_refused(line):
+    """With another array, some jobs would be lost without a word."""
+    with pytest.raises(ValueError, match="`lines` must not set again what the script sets"):
+        slurm_text(ODD, Path("r"), Allocation(lines=(line,), time="60"), folder=Path("x"))
+    allowed = ("--account=a", "-A a", "--time-min=5", "--partition=gpu", "-pgpu", "--export=NONE")
+    assert "-pgpu\n" in slurm_text(ODD, Path("r"), Allocation(lines=allowed), folder=Path("x"))
+
+
 @pytest.mark.parametrize("time", ["30", "4:00", "04:00:00", "2-0", "2-12:30", "UNLIMITED", None])
 @pytest.mark.parametrize("memory", ["0", "64G", "64gb", "1000", None])
 def test_what_sbatch_understands_is_taken(time, memory):

@@ -18,6 +18,9 @@ from dfm_jax.storage.folders import Folder, StorePath
 
 _MAX_ARRAY_SIZE = 1001  # SLURM's default
 _TIME = r"\d+(:\d+){0,2}|\d+-\d+(:\d+){0,2}|infinite|unlimited"
+# The short names of what the script sets; they stand before their value: -a0-3.
+_SHORT = {"-a": "array", "-D": "chdir", "-J": "job-name", "-N": "nodes", "-o": "output"}
+_SHORT |= {"-c": "cpus-per-task", "-p": "partition", "-t": "time"}
 _MEMORY = r"\d+([kmgt]b?)?"
 
 
@@ -162,7 +165,8 @@ def slurm_text(
             `slurm_1001+0.log` and so on.
 
     Raises:
-        ValueError: if there is no job, or if a name would not be read as it is written.
+        ValueError: if there is no job; if a name would not be read as it is written; if one of
+            `allocation.lines` sets what the script sets.
     """
     require(bool(jobs), "`jobs` must hold a job", list(jobs))
     check_job_lines(jobs)
@@ -194,6 +198,11 @@ def slurm_text(
         "mem": allocation.memory,
     }
     options |= {name: value for name, value in asked.items() if value is not None}
+    for line in allocation.lines:
+        name = re.split(r"[= ]", line.lstrip("-"), maxsplit=1)[0]
+        name = _SHORT.get(line[:2], name).removeprefix("no-")
+        rule = "`lines` must not set again what the script sets itself, such as --array"
+        require(name not in options, rule, line)
     header = [f"--{name}" + ("" if v is None else f"={v}") for name, v in options.items()]
     step = "srun --kill-on-bad-exit=1 " if allocation.hosts > 1 else ""
     if step and allocation.cpus is not None:  # which srun has not taken from sbatch since 22.05
