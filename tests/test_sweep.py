@@ -342,7 +342,7 @@ def test_a_sweep_without_a_finite_run_is_no_success(
     """A run that stops alone is told; if all do, the sweep has failed, in whatever group."""
 
     def swept(configs, data, folder, mesh, **options):
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         number = int(folder.name[-3:])
         row = {"step": 1, "finished": number in finished, "validation": None}
         row |= {"measure": "exact", "standard_error": None}
