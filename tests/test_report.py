@@ -1,6 +1,7 @@
 """The report of a sweep: seeds averaged, groups together, the best written and told with care."""
 
 import csv
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -431,6 +432,40 @@ def test_the_heat_map_has_a_number_in_each_cell_and_a_frame_around_the_best():
     assert axes.images[0].origin == "lower"
     (frame,) = axes.patches
     assert frame.get_xy() == (-0.5, 0.5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_fields", [1, 2, 4])
+def test_all_words_lie_inside_the_picture(num_fields):
+    pytest.importorskip("matplotlib")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    names = (RATE, "optimizer.weight_decay", "num_steps", "batch_size")[:num_fields]
+    runs = [
+        made(
+            1.0 + sum(map(float, values)) + seed / 10,
+            seed=seed,
+            **dict(zip(names, values, strict=True)),
+        )
+        for values in itertools.product((1, 2), repeat=num_fields)
+        for seed in (0, 1)
+    ]
+    report = report_of([one._replace(state="unfinished") for one in runs])
+    figures = [report_pictures._parallel(report)]
+    if num_fields > 1:
+        figures.append(report_pictures._heat_map(report, names[:2]))
+    for figure in figures:
+        FigureCanvasAgg(figure).draw()
+        width, height = figure.canvas.get_width_height()
+        first, *_ = figure.axes
+        shown = [*first.texts, *first.get_xticklabels(), *first.get_yticklabels()]
+        for axes in figure.axes:
+            shown += [axes.title, axes.xaxis.label, axes.yaxis.label]
+        assert len(shown) > 6
+        for text in (text for text in shown if text.get_text()):
+            box = text.get_window_extent()
+            inside = box.x0 >= 0 and box.y0 >= 0 and box.x1 <= width and box.y1 <= height
+            assert inside, text.get_text()
 
 
 @pytest.mark.slow

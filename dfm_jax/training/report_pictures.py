@@ -7,6 +7,7 @@ not press all others together: the axis ends before them, and says so.
 import json
 import math
 import statistics
+import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -205,8 +206,13 @@ def _parallel(report: Report) -> Any:
     axes.set_ylim(-0.05, top + 0.05)
     axes.set_yticks([])
     axes.spines[:].set_visible(False)
-    axes.set_title(_title(report), fontsize=10)
+    axes.set_title(_wrapped(_title(report), figure), fontsize=10)
     return figure
+
+
+def _wrapped(text: str, figure: Any) -> str:
+    """Lines that are no longer than a figure is wide: a letter of ten points takes a 13th inch."""
+    return textwrap.fill(text, int(13 * figure.get_figwidth()))
 
 
 def _title(report: Report) -> str:
@@ -288,7 +294,7 @@ def _heat_map(report: Report, fields: tuple[str, str]) -> Any:
     bar.set_label(_LOSS[best.measure or "validation"].replace("\n", " "))
     others = [name for name in report.fields if name not in fields]
     told = f"lowest over {', '.join(n.split('.')[-1] for n in others)}; " if others else ""
-    axes.set_title(f"{told}the best in red", fontsize=10)
+    axes.set_title(_wrapped(f"{told}the best in red", figure), fontsize=10)
     return figure
 
 
