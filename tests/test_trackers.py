@@ -15,7 +15,7 @@ from dfm_jax import cli
 from dfm_jax.cli.launch import Members
 from dfm_jax.parallel import make_mesh
 from dfm_jax.training.config import LogConfig, OptimizerConfig
-from dfm_jax.training.fit import Run, train
+from dfm_jax.training.fit import Outcome, Run, train
 from dfm_jax.training.metrics import MetricsLog, read_metrics
 from dfm_jax.training.state import init_state, make_optimizer
 from dfm_jax.training.step import StepMetrics
@@ -346,6 +346,54 @@ def test_a_tracker_that_is_not_known_is_refused(tmp_path):
 def test_without_a_name_there_is_no_tracker(tmp_path):
     with open_tracker(None, tmp_path) as tracker:
         assert tracker is None
+
+
+def told_once(*_, tracker, **__) -> Outcome:
+    """In the place of a training: it tells one line."""
+    tracker(1, {"loss": 1.0})
+    return Outcome(1, 0, False, {"loss": 1.0})
+
+
+def make_texts(folder: Path) -> list[str]:
+    folder.mkdir()
+    for number in range(4):
+        (folder / f"{number}.txt").write_text(f"{number} is a number. " * 40)
+    return ["--config", "tiny", "--set", "held_out=0", "--data", str(folder)]
+
+
+def test_train_opens_the_tracker_of_its_member(tmp_path, monkeypatch):
+    fake = install(monkeypatch, "wandb", FakeTracker())
+    monkeypatch.setattr("dfm_jax.training.fit.train_member", told_once)
+    words = ["train", *make_texts(tmp_path / "texts"), "--run", str(tmp_path / "run")]
+    assert cli.main([*words, "--expert", "3", "--tracker", "wandb"]) == 0
+    (_, begun), told, _ = fake.calls
+    assert (begun["project"], begun["name"]) == ("run", "expert_003")
+    assert begun["config"]["num_steps"] == 100
+    assert told == ("log", 1, {"loss": 1.0})
+
+
+def test_the_old_option_of_train_opens_tensorboard(tmp_path, monkeypatch):
+    pytest.importorskip("tensorboardX")
+    monkeypatch.setattr("dfm_jax.training.fit.train_member", told_once)
+    words = ["train", *make_texts(tmp_path / "texts"), "--run", str(tmp_path / "run")]
+    with pytest.warns(DeprecationWarning, match="--tracker tensorboard"):
+        assert cli.main([*words, "--tensorboard"]) == 0
+    assert shown(tmp_path / "run" / "dense" / "tensorboard") == [(1, "loss", 1.0)]
+
+
+def test_a_sweep_opens_one_for_each_group_and_makes_the_folders_of_all(tmp_path, monkeypatch):
+    fake = install(monkeypatch, "trackio", FakeTracker())
+    monkeypatch.setattr("dfm_jax.training.sweep.train_sweep", told_once)
+    words = ["sweep", *make_texts(tmp_path / "texts"), "--run", str(tmp_path / "sweep")]
+    words += ["--tracker", "trackio", "--grid", "seed=0:2", "model.width=16,32"]
+    assert cli.main(words) == 0  # stopped in the first group
+    assert sorted(path.name for path in (tmp_path / "sweep").iterdir()) == [
+        "group_000",
+        "group_001",
+    ]
+    (_, begun), *_ = fake.calls
+    assert begun["name"].startswith("group_000-")
+    assert [one["seed"] for one in begun["config"]["runs"]] == [0, 1]
 
 
 @pytest.mark.parametrize("grid", [(), ("seed=0:2",)])
