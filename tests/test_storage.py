@@ -5,6 +5,9 @@ asks a server.
 """
 
 import json
+import os
+import socket
+import time
 from pathlib import Path
 
 import pytest
@@ -19,6 +22,7 @@ from dfm_jax.training.checkpoint import best_step, checkpoint_steps, read_record
 from dfm_jax.training.digests import CheckpointError
 from dfm_jax.training.evaluation import members_of
 from dfm_jax.training.fit import train
+from dfm_jax.training.status import run_status
 from dfm_jax.training.stopping import StopRequest
 from dfm_jax.training.trackers import open_tracker
 
@@ -345,6 +349,40 @@ def test_a_copied_run_goes_on_on_a_disk(run, tmp_path):
     train(RUN, run / "dense", config={}, **QUIET)
     assert digests(tmp_path / "copy" / "dense") == digests(run / "dense")
     assert lines(tmp_path / "copy" / "dense") == lines(run / "dense")
+
+
+def test_the_status_of_a_run_on_a_store_is_that_on_a_disk(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("DFM_JAX_LEASE_SECONDS", "1")
+    for folder in (tmp_path / "dense", run / "dense"):
+        train(RUN, folder, config={"num_steps": STEPS}, **QUIET)
+    (here,), (there,) = run_status(tmp_path, time.time()), run_status(run, time.time())
+    assert there.state == "finished"
+    same = ("name", "state", "step", "num_steps", "loss", "validation", "saved_step", "damaged")
+    assert [getattr(there, name) for name in same] == [getattr(here, name) for name in same]
+    assert abs(there.saved_at - here.saved_at) < 60
+    lease = acquired((run / "expert_000").objects, "run/expert_000", told={"num_steps": 7})
+    row, _ = run_status(run, time.time())
+    assert (row.name, row.state, row.num_steps) == ("expert_000", "running", 7)
+    assert (row.host, row.pid, row.held) == (socket.gethostname(), os.getpid(), True)
+    time.sleep(1.1)
+    row, _ = run_status(run, time.time())
+    assert (row.state, row.held) == ("silent", None)
+    with lease:  # which renews it
+        time.sleep(0.4)
+        assert run_status(run, time.time())[0].state == "running"
+    assert run_status(run, time.time())[0].state == "not begun"
+
+
+def test_a_file_that_is_followed_is_sent_as_it_grows(bucket, tmp_path):
+    log = tmp_path / "log"
+    with held(bucket) as lease:
+        lease.follow(log)
+        for content, whole in ((b"", b""), (b"1\n2", b"1\n"), (b"1\n23\n", b"1\n23\n")):
+            log.write_bytes(content)
+            time.sleep(3 * SILENCE / 4)
+            assert entries(bucket) == {"log": whole}
+        log.write_bytes(b"1\n23\nlast\n")
+    assert entries(bucket) == {"log": b"1\n23\nlast\n"}
 
 
 @pytest.mark.slow

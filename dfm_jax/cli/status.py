@@ -6,10 +6,9 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import tyro
+from dfm_jax.cli.run_argument import RunFolder
 
 if TYPE_CHECKING:
     from dfm_jax.training.status import MemberStatus
@@ -36,8 +35,8 @@ class Status:
         python -m dfm_jax status --run run --json
     """
 
-    folder: Annotated[Path, tyro.conf.arg(name="run")]
-    """The folder of the run or of the sweep."""
+    folder: RunFolder
+    """The folder of the run or of the sweep, which may lie on an object store."""
     watch: bool = False
     """Print it again and again, until every member is finished or has failed."""
     interval: float = 2.0
@@ -68,7 +67,7 @@ class Status:
         return ExitStatus.MEMBER_FAILED if failed else ExitStatus.FINISHED
 
 
-def _json_line(run: Path, rows: "Sequence[MemberStatus]", now: float) -> str:
+def _json_line(run: RunFolder, rows: "Sequence[MemberStatus]", now: float) -> str:
     members = [row._asdict() for row in rows]
     return json.dumps({"run": str(run), "at": now, "members": members})
 
@@ -86,7 +85,7 @@ _COLUMNS = {  # the name of a column, and whether it is flush right
 }
 
 
-def status_lines(run: Path, rows: "Sequence[MemberStatus]", now: float) -> list[str]:
+def status_lines(run: RunFolder, rows: "Sequence[MemberStatus]", now: float) -> list[str]:
     """A line that counts the states, and a table with one line for each member."""
     if not rows:
         return [f"{run}: nothing has begun here."]

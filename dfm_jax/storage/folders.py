@@ -154,6 +154,10 @@ class StorePath:
         """Add and remove entries of this folder, which this process holds, all at once."""
         _held[str(self)].commit(added, removed=tuple(removed))
 
+    def follow(self, path: Path) -> None:
+        """Send a file of this disk as it grows; this process holds the folder."""
+        _held[str(self)].follow(path)
+
     def unlink(self, *, missing_ok: bool = False) -> None:
         """Remove a file.
 

@@ -35,6 +35,7 @@ from dfm_jax.storage.objects import Content, Objects, Tag
 
 HEAD = "head.json"
 SILENCE_VARIABLE = "DFM_JAX_LEASE_SECONDS"
+FOLLOWED = 2**22  # bytes
 _TRIES = 6  # of one commit while the store does not answer
 _PAUSE = 0.5  # seconds before the second try; later pauses double
 
@@ -67,10 +68,17 @@ class Head(NamedTuple):
 
 
 class Found(NamedTuple):
-    """A head, and the version of its object."""
+    """A head, the version of its object, and when it was written, in seconds since 1970."""
 
     head: Head
     tag: Tag
+    written: float  # by the clock of the store; of what this process has written, by its own
+
+
+def whole_lines(path: Path) -> bytes:
+    """The content of a file up to the end of its last whole line; another thread may write it."""
+    content = path.read_bytes()
+    return content[: content.rfind(b"\n") + 1]
 
 
 def read_head(objects: Objects, folder: str) -> Found | None:
@@ -82,7 +90,9 @@ def read_head(objects: Objects, folder: str) -> Found | None:
     """
     key = f"{folder}/{HEAD}"
     found = objects.read(key)
-    return None if found is None else Found(_parsed(f"{objects.url}/{key}", found), found.tag)
+    if found is None:
+        return None
+    return Found(_parsed(f"{objects.url}/{key}", found), found.tag, found.written)
 
 
 def _parsed(name: str, found: Content) -> Head:
@@ -124,6 +134,8 @@ class Lease:
         """Hold the folder whose head, which names this process, is `found`."""
         self.objects, self.folder, self.fence = objects, folder, found.head.fence
         self._found, self._numbers, self._lost = found, itertools.count(1), ""
+        self._followed: Path | None = None
+        self._sent = -1  # bytes of the file that is followed
         self._mutex = threading.Lock()
         self._released = threading.Event()
         self._renewing = threading.Thread(target=self._renew, name="lease", daemon=True)
@@ -152,6 +164,8 @@ class Lease:
         """Give the folder back, so that the next owner need not wait."""
         self._released.set()
         self._renewing.join()
+        with contextlib.suppress(TemporaryError, ValueError):
+            self._send_followed()  # what was logged after the last checkpoint
         with self._mutex, contextlib.suppress(TemporaryError, ValueError):
             if not self._lost:
                 self._replace(self._found.head._replace(owner=None), tries=1)
@@ -162,6 +176,7 @@ class Lease:
         *,
         removed: tuple[str, ...] = (),
         renamed: Mapping[str, str] | None = None,
+        tries: int = _TRIES,
     ) -> None:
         """Add, remove and rename entries, all at once or not at all.
 
@@ -170,6 +185,7 @@ class Lease:
                 its entry.
             removed: The names of entries that go; their objects are deleted afterwards.
             renamed: The new names of entries.
+            tries: How often the list is sent while the store does not answer.
 
         Raises:
             TemporaryError: if another process has taken over; if the store does not answer. Then
@@ -188,11 +204,18 @@ class Lease:
             before = self._found.head.entries
             entries = {n: entry for n, entry in before.items() if n not in removed}
             entries = {(renamed or {}).get(n, n): entry for n, entry in entries.items()} | added
-            self._replace(self._found.head._replace(entries=entries))
+            self._replace(self._found.head._replace(entries=entries), tries=tries)
         kept = {entry.key for entry in entries.values()}
         gone = [entry for entry in before.values() if entry.key not in kept]
         with contextlib.suppress(TemporaryError):  # the next owner deletes what no list names
             self.objects.delete(key for entry in gone for key in _keys(self.objects, entry))
+
+    def follow(self, path: Path) -> None:
+        """Send a file that grows, up to its last whole line, whenever the lease is renewed.
+
+        A file above `FOLLOWED` bytes is sent with checkpoints only.
+        """
+        self._followed = path
 
     def check(self) -> None:
         """Raise TemporaryError if another process has taken over."""
@@ -224,7 +247,9 @@ class Lease:
         for last in reversed(range(tries)):
             try:
                 tag = self.objects.replace(key, content, self._found.tag)
-                found = Found(head, tag) if tag else read_head(self.objects, self.folder)
+                found = (
+                    Found(head, tag, time.time()) if tag else read_head(self.objects, self.folder)
+                )
             except TemporaryError:
                 if not last:
                     raise
@@ -251,11 +276,24 @@ class Lease:
 
     def _renew(self) -> None:
         while not self._released.wait(self._found.head.silence / 4):
-            with self._mutex, contextlib.suppress(TemporaryError, ValueError):
-                # Silent while the store is: what matters is said at the next commit.
-                self._replace(self._found.head, tries=1)
+            # Silent while the store is: what matters is said at the next commit.
+            with contextlib.suppress(TemporaryError, ValueError):
+                if not self._send_followed():
+                    with self._mutex:
+                        self._replace(self._found.head, tries=1)
             if self._lost:
                 return
+
+    def _send_followed(self) -> bool:
+        """Send the file that is followed if it has grown; return whether it was sent."""
+        if (path := self._followed) is None or path.stat().st_size > FOLLOWED:
+            return False
+        content = whole_lines(path)
+        if len(content) <= self._sent:
+            return False
+        self.commit({path.name: content}, tries=1)
+        self._sent = len(content)
+        return True
 
     def _delete_unlisted(self, of_fence: Callable[[int], bool]) -> None:
         """Delete the objects that no entry names, of owners whose fencing number is chosen."""
@@ -308,7 +346,7 @@ def acquired(
         tag = _claimed(objects, f"{folder}/{HEAD}", head, found)
         if tag is not None:
             _check_conditions(objects, f"{folder}/{HEAD}", head)
-            return Lease(objects, folder, Found(head, tag))
+            return Lease(objects, folder, Found(head, tag, time.time()))
 
 
 def _claimed(objects: Objects, key: str, head: Head, found: Found | None) -> Tag | None:

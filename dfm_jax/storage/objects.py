@@ -37,10 +37,11 @@ class Tag(NamedTuple):
 
 
 class Content(NamedTuple):
-    """The bytes of an object, and their version."""
+    """The bytes of an object, their version, and when they were written, in seconds since 1970."""
 
     content: bytes
     tag: Tag
+    written: float  # by the clock of the store
 
 
 class Objects:
@@ -62,10 +63,26 @@ class Objects:
         with self._told(key):
             try:
                 found = obstore.get(self._store, key)
-                return Content(bytes(found.bytes()), _tag(found.meta))
+                written = found.meta["last_modified"].timestamp()
+                return Content(bytes(found.bytes()), _tag(found.meta), written)
             except FileNotFoundError as error:
                 self._check_bucket(error)
                 return None
+
+    def read_end(self, key: str, size: int, limit: int) -> bytes:
+        """The last bytes, at most `limit`, of an object of `size` bytes; b"" if there is none."""
+        import obstore
+
+        if not size:
+            return b""
+        with self._told(key):
+            try:
+                return bytes(
+                    obstore.get_range(self._store, key, start=max(0, size - limit), end=size)
+                )
+            except FileNotFoundError as error:
+                self._check_bucket(error)
+                return b""
 
     def exists(self, key: str) -> bool:
         """Whether there is such an object."""

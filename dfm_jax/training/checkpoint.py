@@ -39,6 +39,7 @@ from dfm_jax.durable import NewFolder, lock
 from dfm_jax.json_text import read_json
 from dfm_jax.json_types import from_json
 from dfm_jax.storage.folders import Folder, StorePath, held, on_disk
+from dfm_jax.storage.lease import whole_lines
 from dfm_jax.training.config import differences_until, lengthening_hint
 from dfm_jax.training.digests import (
     CheckpointError,
@@ -52,7 +53,7 @@ from dfm_jax.training.digests import (
     seal_folder,
 )
 from dfm_jax.training.distributed import all_or_none, gathered, is_first
-from dfm_jax.training.metrics import METRICS, whole_lines
+from dfm_jax.training.metrics import METRICS
 from dfm_jax.training.trouble import passes
 
 RECORD, STATE, LOCK = "checkpoint.json", "state", ".lock"

@@ -17,7 +17,7 @@ from dfm_jax.checks import check_seed, require
 from dfm_jax.data.columns import Columns
 from dfm_jax.interfaces import Task
 from dfm_jax.parallel import state_shardings
-from dfm_jax.storage.folders import Folder
+from dfm_jax.storage.folders import Folder, StorePath
 from dfm_jax.training.batches import Batches
 from dfm_jax.training.checkpoint import Resumed, Saver, resume_together, sole_writer
 from dfm_jax.training.config import (
@@ -185,10 +185,12 @@ def train(
         with all_or_none():
             if files is not None:
                 path = files / METRICS
-                if files != folder and (folder / METRICS).is_file():  # on an object store
+                if isinstance(folder, StorePath) and (folder / METRICS).is_file():
                     path.write_bytes((folder / METRICS).read_bytes())
                 log = MetricsLog(path, tracker=tracker, say=say)
                 log.begin(found.step)
+                if isinstance(folder, StorePath):
+                    folder.follow(path)
                 stack.callback(log.close)
                 saver = stack.enter_context(
                     Saver(folder, config=config, keep_last=log_config.keep_last, log=path)

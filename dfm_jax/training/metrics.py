@@ -106,12 +106,6 @@ def read_metrics(path: Folder) -> list[dict[str, float]]:
     return [row for _, row in rows]
 
 
-def whole_lines(path: Path) -> bytes:
-    """The content of a log up to the end of its last whole line, while another thread writes it."""
-    content = path.read_bytes()
-    return content[: content.rfind(b"\n") + 1]
-
-
 def _lines_until(path: Path, step: int) -> list[bytes]:
     kept: list[bytes] = []
     lines = path.read_bytes().splitlines(keepends=True) if step > 0 and path.is_file() else []

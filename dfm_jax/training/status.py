@@ -1,22 +1,26 @@
 """The state of each member of a run, read from its files by somebody who takes no part in it.
 
 What a member's folder holds is one plain value, `MemberFiles`. `files_of_members` reads it from a
-local disk; another place for runs needs another reader and nothing else. The state of the member is
-a pure function of that value and the time, `member_status`.
+disk or an object store. The state of the member is a pure function of that value and the time,
+`member_status`.
 
 Nothing is written and no lock is taken. Of a log only the end is read. This module does not import
 jax, so that a command that only looks starts at once.
 """
 
+import json
 import os
 import re
 import socket
 import statistics
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from dfm_jax.json_text import parse_json
+from dfm_jax.storage.folders import Folder, StorePath
+from dfm_jax.storage.lease import read_head
 
 State = Literal["running", "finished", "stopped", "failed", "silent", "not begun"]
 SHORT_END, LONG_END = 2**16, 2**20  # the bytes of a log that are read; more only for a validation
@@ -43,6 +47,7 @@ class MemberFiles(NamedTuple):
     log_at: float | None = None  # when a line was last written
     holder: bytes = b""  # the line of who holds the folder, or held it when it was killed
     held: bool | None = False  # whether somebody holds it; None if this cannot be known from here
+    silent_after: float = SILENT_AFTER  # seconds without a sign, if it cannot be known
     attempt: bytes = b""  # the end of what its last attempt printed
     launch: bytes | None = None  # launch.json of the run
     launch_at: float | None = None  # when launch.json was written
@@ -86,7 +91,7 @@ def member_status(files: MemberFiles, now: float) -> MemberStatus:
     if files.held is None:
         began = holder.get("began")
         signs = [*times, *([float(began)] if isinstance(began, int | float) else [])]
-        running = bool(signs) and now - max(signs) < SILENT_AFTER
+        running = bool(signs) and now - max(signs) < files.silent_after
         silent = not running
     finished = saved is not None and num_steps is not None and saved >= num_steps
     failed, reason = _launched(files, written)
@@ -249,8 +254,8 @@ def _printed_error(attempt: bytes) -> str | None:
 # ── of a local disk ───────────────────────────────────────────────────────────────────────────────
 
 
-def run_status(run: Path, now: float) -> list[MemberStatus]:
-    """The state of each member of a run on this machine's disks, in the order of their numbers.
+def run_status(run: Folder, now: float) -> list[MemberStatus]:
+    """The state of each member of a run, in the order of their numbers.
 
     Raises:
         ValueError: if there is no such folder, or it is not that of a run.
@@ -258,7 +263,7 @@ def run_status(run: Path, now: float) -> list[MemberStatus]:
     return [member_status(files, now) for files in files_of_members(run)]
 
 
-def files_of_members(run: Path) -> list[MemberFiles]:
+def files_of_members(run: Folder) -> list[MemberFiles]:
     """What there is of each member of a run; an empty list if the folder is empty.
 
     Members are the folders inside, and what `launch` names that has no folder yet.
@@ -268,9 +273,14 @@ def files_of_members(run: Path) -> list[MemberFiles]:
     """
     if not run.is_dir():
         raise ValueError(f"`run` must be a folder that exists; got run = {str(run)!r}.")
-    inside = sorted(os.listdir(run))
-    launch, launch_at = _read(run / _SUMMARY), _changed(run / _SUMMARY)
-    attempts = _attempts(run / _LOGS)
+    inside = sorted(path.name for path in run.iterdir())
+    if isinstance(run, Path):
+        launch, launch_at = _read(run / _SUMMARY), _changed(run / _SUMMARY)
+        attempts = _attempts(run / _LOGS)
+    else:
+        summary = run.objects.read((run / _SUMMARY).key)
+        launch, launch_at = (None, None) if summary is None else (summary.content, summary.written)
+        attempts = {}  # their logs lie on the machine of the launch
     members = {name for name in inside if _MEMBER.fullmatch(name) and (run / name).is_dir()}
     members |= attempts.keys() | _jobs(launch)
     if inside and not members and _LOGS not in inside:
@@ -282,7 +292,8 @@ def files_of_members(run: Path) -> list[MemberFiles]:
         raise ValueError(f"{rule}; got run = {str(run)!r}, which holds {names}.")
     found = []
     for name in sorted(members, key=_place):
-        files = _files_of(run / name)
+        folder = run / name
+        files = _files_of(folder) if isinstance(folder, Path) else _files_on_store(folder)
         attempt = attempts.get(name, b"")
         found.append(files._replace(attempt=attempt, launch=launch, launch_at=launch_at))
     return found
@@ -325,6 +336,42 @@ def _files_of(folder: Path) -> MemberFiles:
         log_at=_changed(folder / _LOG),
         holder=holder,
         held=_held(folder / _LOCK, _object(holder) or {}),
+    )
+
+
+def _files_on_store(folder: StorePath) -> MemberFiles:
+    """The same of a folder on an object store, of which `head.json` tells most.
+
+    An owner that has not renewed its lease in time is not known to be there.
+    """
+    objects, found = folder.objects, read_head(folder.objects, folder.key)
+    if found is None:
+        return MemberFiles(folder.name, ())
+    entries, owner = found.head.entries, found.head.owner
+    steps = sorted(int(name) for name in entries if name.isdecimal())
+    last = entries[str(steps[-1])] if steps else None
+    config = objects.read(entries[_CONFIG].key) if _CONFIG in entries else None
+    log, log_at = b"", None
+    if (entry := entries.get(_LOG)) is not None:
+        log, log_at = objects.read_end(entry.key, entry.size, LONG_END), found.written
+        log = log if entry.size <= LONG_END else log[log.find(b"\n") + 1 :]
+    record = None
+    if last is not None:  # when it was written, and in a sweep the configs
+        record = objects.read(f"{last.key}{_RECORD}")
+    held: bool | None = False
+    if owner is not None:
+        held = True if time.time() - found.written < found.head.silence else None
+    return MemberFiles(
+        name=folder.name,
+        names=tuple(sorted(entries)),
+        config=None if config is None else config.content,
+        record=None if record is None else record.content,
+        saved_at=None if record is None else record.written,
+        log=log,
+        log_at=log_at,
+        holder=b"" if owner is None else json.dumps(owner._asdict() | owner.told).encode(),
+        held=held,
+        silent_after=found.head.silence,
     )
 
 
