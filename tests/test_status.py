@@ -244,6 +244,15 @@ def test_a_launch_names_its_members_before_the_first_one_ends(tmp_path):
     assert seen[0] == ["expert_000", "expert_001"]
 
 
+def test_a_file_for_slurm_names_its_members_too(tmp_path):
+    (tmp_path / "parts" / "expert_000").mkdir(parents=True)
+    words = ["launch", "slurm", "--config", "tiny", "--data", tmp_path / "parts", "--dense"]
+    words += ["--run", tmp_path / "run", "--out", tmp_path / "run.sbatch"]
+    assert cli.main([*map(str, words)]) == 0
+    found = [(row.name, row.state) for row in run_status(tmp_path / "run", NOW)]
+    assert found == [("expert_000", "not begun"), ("dense", "not begun")]
+
+
 def test_a_group_without_a_file_has_not_begun(tmp_path):
     (tmp_path / "group_001").mkdir()
     (row,) = run_status(tmp_path, NOW)

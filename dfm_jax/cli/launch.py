@@ -280,8 +280,15 @@ class Slurm:
     """The Python interpreter on the cluster."""
 
     def run(self) -> int:
-        """Write the file or files, and make the folder of the logs."""
-        from dfm_jax.launch import Allocation, logs_folder, max_array_size, slurm_texts
+        """Write the file or files, the folder of the logs, and the list of members for `status`."""
+        from dfm_jax.launch import (
+            Allocation,
+            logs_folder,
+            max_array_size,
+            planned_rows,
+            slurm_texts,
+            write_summary,
+        )
 
         options = {name: value for name, value in vars(self).items() if name not in _OURS}
         allocation = Allocation(**options, hosts=self.hosts_per_expert)
@@ -291,6 +298,8 @@ class Slurm:
         options = {"folder": Path.cwd(), "logs": self.logs, "max_array_size": size}
         scripts = slurm_texts(jobs, run, allocation, **options)
         logs_folder(run, self.logs).mkdir(parents=True, exist_ok=True)  # sbatch makes none
+        if isinstance(run, Path):  # a store may be out of reach from here
+            write_summary(run, planned_rows(jobs))
         name = self.out
         files = {first: name.with_stem(f"{name.stem}_{first}") for first in scripts} | {0: name}
         for first, text in scripts.items():

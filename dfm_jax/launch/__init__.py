@@ -12,6 +12,7 @@ from dfm_jax.launch.jobs import train_jobs as train_jobs
 from dfm_jax.launch.jobset import Pods as Pods
 from dfm_jax.launch.jobset import jobset_text as jobset_text
 from dfm_jax.launch.local import Row as Row
+from dfm_jax.launch.local import planned_rows as planned_rows
 from dfm_jax.launch.local import read_summary as read_summary
 from dfm_jax.launch.local import run_jobs as run_jobs
 from dfm_jax.launch.local import summary_text as summary_text

@@ -55,6 +55,11 @@ def write_summary(run: Folder, rows: Sequence[Row]) -> Folder:
     return path
 
 
+def planned_rows(jobs: Sequence[Job]) -> list[Row]:
+    """A row for each job before it is begun, so that who watches the run knows them all."""
+    return [Row(job.name, "stopped", 0, 0.0, job.step, "not begun") for job in jobs]
+
+
 def read_summary(run: Folder) -> list[Row]:
     """Read the rows of RUN/launch.json.
 
