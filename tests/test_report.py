@@ -16,7 +16,7 @@ from dfm_jax.training.members import read_member
 from dfm_jax.training.presets import PRESETS, load_config, set_field
 from dfm_jax.training.report import (
     SweepRun,
-    equal_to_best,
+    within_spread,
     read_report,
     report_of,
     shown_value,
@@ -81,7 +81,7 @@ def test_the_config_of_the_best_has_the_lowest_of_its_seeds():
     ],
 )
 def test_a_mean_within_the_larger_spread_is_equal_to_the_best(losses, equal):
-    assert len(equal_to_best(report_of(by_rate(*losses)))) == equal
+    assert len(within_spread(report_of(by_rate(*losses)))) == equal
 
 
 def test_a_configuration_of_which_a_seed_failed_is_never_the_best():

@@ -20,10 +20,10 @@ class Report:
     """Print what a sweep found, also while it goes on: the best configuration, and all runs sorted.
 
     A configuration is the runs that differ only in their seed. Its validation is their mean, in
-    nats per token, and its spread is their standard deviation. Others are said to be equal to the
-    best if their means lie within the larger of the two spreads. All groups of the sweep are read.
-    If some configurations are finished, the best is one of these. A configuration with a run that
-    met a number that is not finite comes last, and is never the best.
+    nats per token, and its spread is their standard deviation. Another configuration lies within
+    the spread if its mean is above the best one by no more than the larger spread of the two. All
+    groups of the sweep are read. If some configurations are finished, the best is one of these. A
+    configuration with a run that met a number that is not finite comes last, and is never the best.
 
     For example:
 
@@ -120,7 +120,7 @@ def report_lines(run: Path, report: "Found") -> list[str]:
 
 def best_lines(report: "Found") -> list[str]:
     """The best configuration in words, and whether it can be told from the next."""
-    from dfm_jax.training.report import equal_to_best, named_values
+    from dfm_jax.training.report import within_spread, named_values
 
     best, candidates = report.best, report.candidates
     if best is None:
@@ -131,7 +131,7 @@ def best_lines(report: "Found") -> list[str]:
     lines = [f"best: {named_values(best)}: {_loss(best.mean, best.measure)} nats per token{mean}"]
     if best.state != "finished":
         lines.append(f"None is finished; this is the best so far, at step {best.step:,}.")
-    equal = equal_to_best(report)
+    equal = within_spread(report)
     if equal:
         verb = "is" if len(equal) == 1 else "are"
         names = "; ".join(named_values(one) for one in equal[:5])

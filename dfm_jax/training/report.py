@@ -112,7 +112,7 @@ def report_of(runs: Sequence[SweepRun], waiting: Sequence[str] = ()) -> Report:
     )
 
 
-def equal_to_best(report: Report) -> tuple[Configuration, ...]:
+def within_spread(report: Report) -> tuple[Configuration, ...]:
     """The candidates whose mean lies above the best one's by no more than the larger spread.
 
     Without a spread, which one seed does not have, none can be told.
