@@ -16,10 +16,10 @@ from dfm_jax.training.members import read_member
 from dfm_jax.training.presets import PRESETS, load_config, set_field
 from dfm_jax.training.report import (
     SweepRun,
-    within_spread,
     read_report,
     report_of,
     shown_value,
+    within_spread,
 )
 
 RATE, WIDTH = "optimizer.learning_rate", "model.width"

@@ -120,7 +120,7 @@ def report_lines(run: Path, report: "Found") -> list[str]:
 
 def best_lines(report: "Found") -> list[str]:
     """The best configuration in words, and whether it can be told from the next."""
-    from dfm_jax.training.report import within_spread, named_values
+    from dfm_jax.training.report import named_values, within_spread
 
     best, candidates = report.best, report.candidates
     if best is None:
