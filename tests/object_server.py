@@ -9,18 +9,14 @@ import http.client
 import os
 import re
 import socket
-import subprocess
-import sys
 import threading
-import time
-import urllib.request
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
 
-BUCKET = "bucket"
+from experiments.systems.stores.server import BUCKET, s3_server
 
 
 class Fault(NamedTuple):
@@ -121,50 +117,12 @@ class _Forwarded(BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def s3_server() -> Iterator[Proxy]:
+def s3_proxy() -> Iterator[Proxy]:
     """Moto's server with a bucket, behind a proxy."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    words = [
-        sys.executable,
-        "-W",
-        "ignore",
-        "-m",
-        "moto.server",
-        "-H",
-        "127.0.0.1",
-        "-p",
-        str(port),
-    ]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    with subprocess.Popen(words, **quiet) as process, Proxy(port) as proxy:
-        try:
-            create = urllib.request.Request(f"http://127.0.0.1:{port}/{BUCKET}", method="PUT")
-            end = time.monotonic() + 60
-            while True:
-                try:
-                    urllib.request.urlopen(create, timeout=10).close()
-                    break
-                except OSError:
-                    if time.monotonic() > end:
-                        raise
-                    time.sleep(0.1)
-            threading.Thread(target=proxy.serve_forever, daemon=True).start()
-            yield proxy
-            proxy.shutdown()
-        finally:
-            process.kill()
-
-
-def s3_environment(proxy: Proxy) -> dict[str, str]:
-    """The variables with which the package uses the server."""
-    return {
-        "AWS_ENDPOINT_URL": proxy.address,
-        "AWS_ACCESS_KEY_ID": "any",
-        "AWS_SECRET_ACCESS_KEY": "any",
-        "AWS_REGION": "us-east-1",
-    }
+    with s3_server() as port, Proxy(port) as proxy:
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        yield proxy
+        proxy.shutdown()
 
 
 # ── Google Cloud Storage, as far as its pages describe the requests that the package sends ────────

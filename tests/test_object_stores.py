@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from object_server import BUCKET, Fault, environment, gs_server, s3_environment, s3_server
+from object_server import Fault, environment, gs_server, s3_proxy
 from test_fit import QUIET, RUN, digests, lines
 
 from dfm_jax.cli import main
@@ -20,6 +20,7 @@ from dfm_jax.storage import StorePath, open_bucket, run_folder
 from dfm_jax.storage.lease import read_head
 from dfm_jax.training.fit import train
 from dfm_jax.training.stopping import ExitStatus
+from experiments.systems.stores.server import BUCKET, s3_environment
 
 pytestmark = pytest.mark.slow
 
@@ -36,7 +37,7 @@ SILENCE = 2  # seconds
 
 @pytest.fixture(scope="module")
 def proxy():
-    with s3_server() as server, environment(**s3_environment(server)):
+    with s3_proxy() as server, environment(**s3_environment(server.address)):
         yield server
 
 
