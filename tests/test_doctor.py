@@ -12,7 +12,7 @@ from dfm_jax.cli import doctor
 from dfm_jax.data.packages import PACKAGES
 
 ROOT = Path(__file__).parents[1]
-EXTRAS = ("data", "hf", "hub", "studies")
+EXTRAS = ("data", "hf", "hub", "studies", "stores")
 
 
 def without(*names):

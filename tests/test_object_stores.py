@@ -4,6 +4,7 @@ S3 is moto's server, which checks the conditions of writes. Google Cloud Storage
 the server of `object_server`, which answers as its pages say.
 """
 
+import json
 import os
 import signal
 import subprocess
@@ -180,6 +181,22 @@ def test_the_commands_work_as_on_a_disk(proxy, rows, tmp_path, capsys, monkeypat
         "expert_000.log",
         "expert_001.log",
     }
+
+
+def test_a_sweep_works_as_on_a_disk(proxy, rows, tmp_path, capsys):
+    words = ["--config", "tiny", "--data", str(rows / "expert_000" / "rows.jsonl")]
+    words += ["--set", "num_steps=10", "--grid", "seed=0,1", "optimizer.learning_rate=1e-3,1e-2"]
+    said = []
+    for run in (str(tmp_path / "sweep"), f"s3://{BUCKET}/sweep"):
+        assert main(["sweep", *words, "--run", run]) == 0
+        capsys.readouterr()
+        assert main(["report", "--run", run, "--json"]) == 0
+        report = capsys.readouterr().out
+        assert main(["status", "--run", run, "--json"]) == 0
+        member = json.loads(capsys.readouterr().out)["members"][0]
+        said.append((report, member["state"], member["step"], member["num_runs"]))
+    assert said[0] == said[1]
+    assert said[0][1:] == ("finished", 10, 4)
 
 
 def test_a_bucket_that_is_missing_is_named(proxy, rows, capsys):

@@ -6,9 +6,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import tyro
+from dfm_jax.cli.run_argument import RunFolder
 
 if TYPE_CHECKING:
     from dfm_jax.training.report import Configuration
@@ -35,8 +35,8 @@ class Report:
         --fields optimizer.learning_rate model.width
     """
 
-    folder: Annotated[Path, tyro.conf.arg(name="run")]
-    """The folder of the sweep."""
+    folder: RunFolder
+    """The folder of the sweep, which may lie on an object store."""
     best: Path | None = None
     """Write the best config to this file, which `train --config` takes."""
     out: Path | None = None
@@ -76,7 +76,7 @@ class Report:
         return 0
 
 
-def report_lines(run: Path, report: "Found") -> list[str]:
+def report_lines(run: RunFolder, report: "Found") -> list[str]:
     """The words about the best, the table of configurations, and that of all runs."""
     from dfm_jax.training.report import shown_value
 

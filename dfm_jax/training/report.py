@@ -11,10 +11,10 @@ import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from dfm_jax.json_text import parse_json
+from dfm_jax.storage.folders import Folder
 from dfm_jax.training.config import to_json
 from dfm_jax.training.metrics import metric_name
 from dfm_jax.training.status import VALIDATIONS, MemberFiles, files_of_members
@@ -72,7 +72,7 @@ class Report(NamedTuple):
         return self.candidates[0] if self.candidates else None
 
 
-def read_report(run: Path) -> Report:
+def read_report(run: Folder) -> Report:
     """Read the groups of a sweep, finished or not.
 
     Raises:
@@ -144,7 +144,7 @@ def shown_value(value: Any) -> str:
 # ── reading ───────────────────────────────────────────────────────────────────────────────────────
 
 
-def _finished(folder: Path) -> list[SweepRun]:
+def _finished(folder: Folder) -> list[SweepRun]:
     return [
         SweepRun(
             folder.name,
