@@ -263,8 +263,11 @@ def test_a_path_reads_objects_and_entries(run, bucket):
         assert not missing.exists()
         with pytest.raises(FileNotFoundError):
             missing.read_bytes()
+    (run / "dense" / "config.json").write_bytes(b"2")  # nobody holds it
+    assert (run / "dense" / "config.json").read_bytes() == b"2"
+    held(bucket)
     with pytest.raises(TemporaryError, match="only the process that holds it"):
-        (run / "dense" / "config.json").write_bytes(b"2")
+        (run / "dense" / "config.json").write_bytes(b"3")
     (run / "ensemble.json").unlink()
     assert not (run / "ensemble.json").exists()
 

@@ -145,10 +145,11 @@ class StorePath:
         Raises:
             TemporaryError: if the folder is written by another process.
         """
-        if (lease := self._lease()) is not None:
-            lease.commit({self.name: content})
-        else:
-            self.objects.write(self.key, content)
+        with self._writing() as lease:
+            if lease is not None:
+                lease.commit({self.name: content})
+            else:
+                self.objects.write(self.key, content)
 
     def commit(self, added: Mapping[str, bytes | Path], *, removed: Iterable[str] = ()) -> None:
         """Add and remove entries of this folder, which this process holds, all at once."""
@@ -167,14 +168,16 @@ class StorePath:
         if not self.is_file():
             if not missing_ok:
                 raise FileNotFoundError(2, "There is no such object", str(self))
-        elif (lease := self._lease()) is not None:
-            lease.commit({}, removed=(self.name,))
-        else:
-            self.objects.delete([self.key])
+            return
+        with self._writing() as lease:
+            if lease is not None:
+                lease.commit({}, removed=(self.name,))
+            else:
+                self.objects.delete([self.key])
 
     def rename(self, target: "StorePath") -> "StorePath":
         """Rename an entry of a folder that this process holds."""
-        lease = self._lease()
+        lease = _held.get(str(self.parent))
         if lease is None or target.parent != self.parent:
             raise ValueError(
                 f"Only an entry of a folder that this process writes can be renamed, and only "
@@ -223,17 +226,24 @@ class StorePath:
             return None if rest else found.key
         return f"{found.key}{rest}" if rest else None
 
-    def _lease(self) -> Lease | None:
-        """The lease of the folder of this path, if this process has it.
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[Lease | None]:
+        """The lease of the folder of this path; None if it is no folder that one process writes.
 
         Raises:
-            TemporaryError: if the folder has an owner, and this process is not it.
+            TemporaryError: if the folder has another owner.
         """
         if (lease := _held.get(str(self.parent))) is not None:
-            return lease
-        if read_head(self.objects, self.parent.key) is not None:
+            yield lease
+            return
+        found = read_head(self.objects, self.parent.key)
+        if found is None:
+            yield None
+        elif found.head.owner is None:
+            with acquired(self.objects, self.parent.key) as lease:
+                yield lease
+        else:
             raise TemporaryError(f"{self.parent}: only the process that holds it may write there.")
-        return None
 
 
 Folder = Path | StorePath
