@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 from object_server import Fault, environment, gs_server, s3_proxy
-from test_fit import QUIET, RUN, digests, lines
+from test_fit import QUIET, RUN, STEPS, digests, lines
 
 from dfm_jax.cli import main
+from dfm_jax.launch import Allocation, Job, slurm_text
 from dfm_jax.storage import StorePath, open_bucket, run_folder
 from dfm_jax.storage.lease import read_head
 from dfm_jax.training.fit import train
@@ -181,6 +182,19 @@ def test_the_commands_work_as_on_a_disk(proxy, rows, tmp_path, capsys, monkeypat
         "expert_000.log",
         "expert_001.log",
     }
+
+
+def test_a_task_of_slurm_finds_the_last_step(proxy, tmp_path):
+    folder = run_folder(f"s3://{BUCKET}/slurm")
+    train(RUN, folder / "expert_000", config={}, **QUIET)
+    jobs = [Job("expert_000", ("train",), folder / "expert_000")]
+    allocation = Allocation(python=sys.executable)
+    text = slurm_text(jobs, folder, allocation, folder=tmp_path, logs=tmp_path)
+    begin = text[: text.index("before=")]  # up to its functions
+    command = ["bash", "-c", f"{begin}\nlast_step"]
+    variables = os.environ | {"SLURM_ARRAY_TASK_ID": "0", "SLURM_ARRAY_JOB_ID": "1"}
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{STEPS}\n"
 
 
 def test_a_sweep_works_as_on_a_disk(proxy, rows, tmp_path, capsys):
