@@ -173,7 +173,7 @@ def _summarized(
     rows = [one.row() for one in everyone]
     try:
         write_summary(run, rows)
-    except OSError as error:  # the disk of the run is full, which the rows say better
+    except (OSError, ValueError) as error:  # a disk that is full, which the rows say better
         say(f"the summary is not written: {error}")
     return rows
 
@@ -308,10 +308,10 @@ class _Attempts:
         )
 
     def _step(self) -> int:
-        """The step of the last checkpoint; the last one known, if its store does not answer."""
+        """The step of the last checkpoint; the last one known, if it cannot be read now."""
         try:
             return self.job.step
-        except TemporaryError as error:
+        except (TemporaryError, ValueError) as error:  # the job says it too, and ends alone
             self.say(f"{self.job.name}: {error}")
             return self.furthest
 
