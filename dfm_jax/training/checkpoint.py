@@ -35,7 +35,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dfm_jax.checks import check_count
-from dfm_jax.durable import NewFolder, lock
+from dfm_jax.durable import NewFolder, TemporaryError, lock
 from dfm_jax.json_text import read_json
 from dfm_jax.json_types import from_json
 from dfm_jax.storage.folders import Folder, StorePath, held, on_disk
@@ -335,8 +335,13 @@ def best_step(folder: Folder) -> int | None:
     Raises:
         DamagedError: if a record is not as it was written.
     """
-    losses = {step: _validation(folder / str(step)) for step in checkpoint_steps(folder)}
-    return _lowest(losses)
+    while True:
+        steps = checkpoint_steps(folder)
+        try:
+            return _lowest({step: _validation(folder / str(step)) for step in steps})
+        except (CheckpointError, TemporaryError):
+            if checkpoint_steps(folder) == steps:  # else a process that trains has removed one
+                raise
 
 
 def resume(folder: Folder, template: Any, config: dict[str, Any]) -> Resumed | None:

@@ -71,6 +71,7 @@ def check_listed(folder: Folder, name: str) -> None:
     """Check that one file is as it was sealed; the others, which may be large, are not read.
 
     Raises:
+        CheckpointError: if there is no such folder.
         DamagedError: if it has changed, or is not in the list.
     """
     _, expected = _listed(folder)
@@ -84,6 +85,8 @@ def _listed(folder: Folder) -> tuple[bytes, dict[str, str]]:
     try:
         text = (folder / SUMS).read_bytes()
     except FileNotFoundError:
+        if not folder.is_dir():
+            raise CheckpointError(f"{folder}: no checkpoint is there.") from None
         raise DamagedError(
             f"{folder}: {SUMS} is missing, because the checkpoint was never finished."
         ) from None
