@@ -213,6 +213,21 @@ def test_a_sweep_works_as_on_a_disk(proxy, rows, tmp_path, capsys):
     assert said[0][1:] == ("finished", 10, 4)
 
 
+@pytest.mark.parametrize("method", ["GET", "PUT"])
+def test_a_signal_ends_the_wait_for_a_store_that_does_not_answer(method, proxy, rows):
+    proxy.stalled.clear()
+    proxy.released.clear()
+    proxy.faults = [Fault("stalled", method, "/silent_")]
+    with started(*train_words(rows, f"s3://{BUCKET}/silent_{method}")) as process:
+        assert proxy.stalled.wait(120)
+        began = time.monotonic()
+        process.terminate()
+        _, printed = process.communicate(timeout=60)
+    proxy.released.set()
+    assert process.returncode == ExitStatus.SIGTERM, printed
+    assert time.monotonic() - began < 20
+
+
 def test_a_bucket_that_is_missing_is_named(proxy, rows, capsys):
     assert main(train_words(rows, "s3://nobucket/run")) == ExitStatus.BAD_INPUT
     said = capsys.readouterr().err

@@ -6,10 +6,13 @@ asks a server.
 
 import json
 import os
+import shutil
 import socket
+import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from obstore import exceptions
 from obstore.store import MemoryStore
@@ -18,7 +21,14 @@ from test_fit import QUIET, RUN, STEPS, digests, lines
 from dfm_jax.durable import TemporaryError
 from dfm_jax.storage import Objects, StorePath, acquired, folders, objects, run_folder
 from dfm_jax.storage.lease import HEAD, Lease, lease_seconds, read_head
-from dfm_jax.training.checkpoint import best_step, checkpoint_steps, read_record, sole_writer
+from dfm_jax.training import checkpoint
+from dfm_jax.training.checkpoint import (
+    best_step,
+    checkpoint_steps,
+    read_record,
+    sole_writer,
+    write_checkpoint,
+)
 from dfm_jax.training.digests import CheckpointError
 from dfm_jax.training.evaluation import members_of
 from dfm_jax.training.fit import train
@@ -179,7 +189,8 @@ def test_a_store_that_never_answers_leaves_the_entries_as_they_were(bucket, monk
 
 
 @pytest.mark.parametrize("fault", ["lost", "late"])
-def test_the_first_request_of_an_owner_may_lose_its_answer(bucket, fault):
+def test_the_first_request_of_an_owner_may_lose_its_answer(bucket, fault, monkeypatch):
+    monkeypatch.setattr("dfm_jax.storage.lease._PAUSE", 0.001)
     faulty = Faulty(bucket._store, fault)
     lease = acquired(faulty, "run/dense", silence=SILENCE)
     lease.commit({"log": b"a"})
@@ -198,10 +209,12 @@ def test_what_was_sent_in_part_is_not_named(bucket, tmp_path):
         assert entries(bucket) == {}
 
 
-def test_a_store_that_ignores_conditions_is_refused(bucket):
+@pytest.mark.parametrize("kept", ["create", "replace", None])
+def test_a_store_that_ignores_conditions_is_refused(bucket, kept):
     class Careless(Objects):
         def _written_if(self, key, content, mode):
-            return super()._written_if(key, content, "overwrite")
+            asks = kept == ("create" if mode == "create" else "replace")
+            return super()._written_if(key, content, mode if asks else "overwrite")
 
     careless = Careless("s3://bucket", bucket._store)
     with pytest.raises(ValueError, match="store that ignores the condition, s3://bucket"):
@@ -212,6 +225,126 @@ def test_a_head_of_another_form_is_refused_by_name(bucket):
     bucket.write(f"run/dense/{HEAD}", b'{"write": "x"}')
     with pytest.raises(ValueError, match=r"s3://bucket/run/dense/head.json must be as this vers"):
         held(bucket)
+
+
+def test_a_renewal_that_loses_its_answer_does_not_end_the_run(bucket, monkeypatch):
+    monkeypatch.setattr("dfm_jax.storage.lease._PAUSE", 0.001)
+    lease = held(bucket)
+    lease.objects = Faulty(bucket._store, "late")
+    with pytest.raises(TemporaryError, match="timed out"):
+        lease._replace(lease._found.head, tries=1)  # as the thread that renews
+    lease.commit({"log": b"a"})
+    lease.objects = Faulty(bucket._store, *["lost"] * 5, "late")
+    with pytest.raises(TemporaryError, match="timed out"):
+        lease.commit({"log": b"ab"})  # takes effect after it was given up
+    lease.commit({"more": b"b"})
+    assert read_head(bucket, "run/dense").head.entries == lease.entries
+    with held(bucket):
+        assert entries(bucket) == {"log": b"a", "more": b"b"}
+
+
+def test_who_lost_the_folder_sends_nothing_more(bucket):
+    sleeper = held(bucket)
+    with held(bucket), pytest.raises(TemporaryError, match=OVER):
+        sleeper.commit({"log": b"too late"})
+    before = set(bucket.sizes("run"))
+    with pytest.raises(TemporaryError, match=OVER):
+        sleeper.commit({"log": b"too late"})
+    assert set(bucket.sizes("run")) == before
+
+
+def test_a_store_that_takes_no_first_request_is_not_asked_for_ever(bucket, monkeypatch):
+    monkeypatch.setattr("dfm_jax.storage.lease._PAUSE", 0.001)
+    faulty = Faulty(bucket._store, *["lost"] * 50)
+    with pytest.raises(TemporaryError, match="timed out"):
+        acquired(faulty, "run/dense", silence=SILENCE)
+    assert faulty.asked == 6
+
+
+def test_a_log_on_its_way_does_not_undo_that_of_a_checkpoint(bucket, tmp_path):
+    """The thread that renews has read the log, and sends it slowly."""
+    (tmp_path / "log").write_bytes(b"1\n")
+    lease = held(bucket)
+    lease.follow(tmp_path / "log")
+    real = bucket.write_all
+
+    def slow(contents):
+        lease.objects.write_all = real
+        threads.append(threading.Thread(target=lease.commit, args=({"log": b"1\n2\n"},)))
+        threads[0].start()
+        threads[0].join(0.2)
+        real(contents)
+
+    threads: list[threading.Thread] = []
+    lease.objects.write_all = slow
+    lease._send_followed()
+    threads[0].join()
+    assert bucket.read(lease.entries["log"].key).content == b"1\n2\n"
+
+
+def test_the_lease_is_renewed_before_a_log_is_sent(bucket, tmp_path):
+    (tmp_path / "log").write_bytes(b"1\n")
+    lease = held(bucket)
+    lease.follow(tmp_path / "log")
+    before, seen = read_head(bucket, "run/dense").head.write, []
+    real = bucket.write_all
+
+    def write_all(contents):
+        seen.append(read_head(bucket, "run/dense").head.write)
+        real(contents)
+
+    lease.objects.write_all = write_all
+    with lease:
+        time.sleep(SILENCE)
+    assert seen[0] != before
+
+
+def test_a_folder_that_was_copied_shares_nothing_with_the_old_one(run, bucket):
+    with sole_writer(run / "dense"):
+        (run / "dense" / "log").write_bytes(b"a")
+    for key in bucket.sizes("run"):
+        bucket.write(key.replace("run/", "copy/"), bucket.read(key).content)
+    copy = run_folder("s3://bucket/copy")
+    with sole_writer(copy / "dense"):
+        (copy / "dense" / "log").write_bytes(b"ab")
+    assert (run / "dense" / "log").read_bytes() == b"a"
+    bucket.delete(bucket.sizes("run"))
+    assert (copy / "dense" / "log").read_bytes() == b"ab"
+
+
+def test_a_folder_whose_list_was_removed_does_not_begin_anew(run, bucket):
+    with sole_writer(run / "dense"):
+        (run / "dense" / "log").write_bytes(b"a")
+    bucket.delete([f"run/dense/{HEAD}"])
+    rule = "s3://bucket/run/dense must have its head.json, .* got objects in 000001 and no head"
+    with pytest.raises(ValueError, match=rule), sole_writer(run / "dense"):
+        pass
+    with pytest.raises(ValueError, match=rule):
+        checkpoint_steps(run / "dense")
+
+
+def test_an_owner_whose_list_is_removed_says_so(bucket):
+    lease = held(bucket)
+    bucket.delete([f"run/dense/{HEAD}"])
+    with pytest.raises(TemporaryError, match="removed while this process held the folder"):
+        lease.commit({"log": b"a"})
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        *(("..", "000001/1/a"), ("a/b", "000001/1/a"), ("", "000001/1/a")),
+        *(("a", ""), ("a", "other/"), ("a", "000001/1/../"), ("a", "000001/1/.."), ("a", "/")),
+    ],
+)
+def test_an_entry_outside_of_its_folder_is_refused(bucket, name, key):
+    with held(bucket) as lease:
+        lease.commit({"a": b"1"})
+    head = json.loads(bucket.read(f"run/dense/{HEAD}").content)
+    head["entries"] = {name: head["entries"]["a"] | {"key": key}}
+    bucket.write(f"run/dense/{HEAD}", json.dumps(head).encode())
+    with pytest.raises(ValueError, match="each entry must lie in the folder; got"):
+        read_head(bucket, "run/dense")
 
 
 @pytest.mark.parametrize(("text", "message"), [("soon", "a number of seconds"), ("0.5", "lie in")])
@@ -270,6 +403,78 @@ def test_a_path_reads_objects_and_entries(run, bucket):
         (run / "dense" / "config.json").write_bytes(b"3")
     (run / "ensemble.json").unlink()
     assert not (run / "ensemble.json").exists()
+
+
+def test_nothing_is_asked_above_the_folder_that_was_named(bucket, monkeypatch):
+    """There may be a head.json of another program, or no right to look."""
+    monkeypatch.setattr(folders, "open_bucket", lambda scheme, name: bucket)
+    bucket.write("team/head.json", b"{}")
+    run = run_folder("s3://bucket/team/run")
+    with sole_writer(run / "dense"):
+        (run / "dense" / "log").write_bytes(b"a")
+    (run / "ensemble.json").write_bytes(b"{}")
+    assert (run / "dense" / "log").read_bytes() == b"a"
+    assert (run / "ensemble.json").is_file()
+
+
+@pytest.mark.parametrize("method", ["sizes", "copy", "read"])
+def test_a_reader_is_told_that_the_owner_removed_what_it_reads(
+    method, run, bucket, tmp_path, monkeypatch
+):
+    (tmp_path / "200").mkdir()
+    (tmp_path / "200" / "file").write_bytes(b"1")
+    with sole_writer(run / "dense"):
+        (run / "dense").commit({"200": tmp_path / "200", "log": b"a"})
+    real = getattr(Objects, method)
+
+    def overtaken(self, key):
+        if key != f"run/dense/{HEAD}":
+            monkeypatch.setattr(Objects, method, real)
+            with sole_writer(run / "dense"):
+                (run / "dense").commit({}, removed=["200", "log"])
+        return real(self, key)
+
+    monkeypatch.setattr(Objects, method, overtaken)
+    member, copy = run / "dense", tmp_path / "copy"
+    read = (member / "log").read_bytes if method == "read" else (member / "200").copy_to
+    with pytest.raises(TemporaryError, match="the process that trains there removed it meanwhile"):
+        read(*(() if method == "read" else (copy,)))
+
+
+def test_the_best_step_is_found_while_the_owner_removes_another(tmp_path, monkeypatch):
+    for step, loss in ((1, 3.0), (2, 1.0), (3, 2.0)):
+        metrics = {"validation": loss}
+        write_checkpoint(
+            tmp_path / str(step), {"a": np.ones(1)}, step=step, config={}, metrics=metrics
+        )
+    real = checkpoint.checkpoint_steps
+
+    def overtaken(folder):
+        monkeypatch.setattr(checkpoint, "checkpoint_steps", real)
+        steps = real(folder)
+        shutil.rmtree(tmp_path / "1")
+        return steps
+
+    monkeypatch.setattr(checkpoint, "checkpoint_steps", overtaken)
+    assert best_step(tmp_path) == 2
+
+
+@pytest.mark.parametrize(
+    ("scheme", "variables", "message"),
+    [
+        ("s3", {"AWS_ENDPOINT_URL": "localhost:9000"}, "must begin with http:// or https://; got"),
+        ("s3", {"AWS_ACCESS_KEY_ID": "a"}, "must describe the store s3://bucket; got .*SecretAcc"),
+        ("gs", {"GOOGLE_APPLICATION_CREDENTIALS": "/no.json"}, "must describe the store gs://buck"),
+    ],
+)
+def test_an_environment_that_describes_no_store_is_refused(scheme, variables, message, monkeypatch):
+    for name in list(os.environ):
+        if name.startswith(("AWS_", "GOOGLE_")):
+            monkeypatch.delenv(name)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=message):
+        objects.open_bucket(scheme, "bucket")
 
 
 def test_errors_of_the_library_say_what_they_mean(bucket, monkeypatch):

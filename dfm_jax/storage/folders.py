@@ -20,7 +20,7 @@ from functools import cached_property, total_ordering
 from pathlib import Path
 
 from dfm_jax.durable import TemporaryError, write_file
-from dfm_jax.storage.lease import Entry, Lease, acquired, read_head
+from dfm_jax.storage.lease import Entry, Lease, acquired, check_not_lost, read_head
 from dfm_jax.storage.objects import SCHEMES, Objects, open_bucket
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", flags=re.DOTALL)
@@ -34,9 +34,13 @@ class StorePath:
     It is no `os.PathLike`: what needs a file of this disk takes `on_disk(path)`.
     """
 
-    def __init__(self, scheme: str, bucket: str, parts: tuple[str, ...]) -> None:
-        """Name the path; nothing is asked of the store yet."""
-        self._scheme, self._bucket, self._parts = scheme, bucket, parts
+    def __init__(self, scheme: str, bucket: str, parts: tuple[str, ...], top: int = 1) -> None:
+        """Name the path; nothing is asked of the store yet.
+
+        Its first `top` parts name the folder of the run: above it no list is looked for, because
+        what lies there is none of this package, and may be forbidden.
+        """
+        self._scheme, self._bucket, self._parts, self._top = scheme, bucket, parts, top
 
     @cached_property
     def objects(self) -> Objects:
@@ -56,12 +60,12 @@ class StorePath:
     @property
     def parent(self) -> "StorePath":
         """The path without its last part."""
-        return StorePath(self._scheme, self._bucket, self._parts[:-1])
+        return StorePath(self._scheme, self._bucket, self._parts[:-1], self._top)
 
     def __truediv__(self, name: str) -> "StorePath":
         """A path below this one."""
         parts = tuple(part for part in str(name).split("/") if part not in ("", "."))
-        return StorePath(self._scheme, self._bucket, self._parts + parts)
+        return StorePath(self._scheme, self._bucket, self._parts + parts, self._top)
 
     def __str__(self) -> str:
         return f"{self._scheme}://{self._bucket}/{self.key}"
@@ -110,6 +114,7 @@ class StorePath:
         """The paths directly below this one."""
         if (entries := self._entries()) is not None:
             return iter([self / name for name in sorted(entries)])
+        check_not_lost(self.objects, self.key)
         folders, files = self.objects.names(self.key)
         return iter([self / name for name in sorted({*folders, *files})])
 
@@ -122,10 +127,13 @@ class StorePath:
 
         Raises:
             FileNotFoundError: if there is none.
+            TemporaryError: if the owner of its folder removes it in the meantime.
         """
-        key = self._key()
+        entry = self._entry()
+        key = self._key_of(entry)
         found = None if key is None else self.objects.read(key)
         if found is None:
+            self._check_named(entry)
             raise FileNotFoundError(2, "There is no such object", str(self))
         return found.content
 
@@ -187,11 +195,21 @@ class StorePath:
         return target
 
     def copy_to(self, folder: Path) -> None:
-        """Copy a folder into a new one of this disk; a run becomes what it would be there."""
+        """Copy a folder into a new one of this disk; a run becomes what it would be there.
+
+        Raises:
+            TemporaryError: if the owner of the folder removes it in the meantime.
+        """
         if (entry := self._entry()) is not None:
             prefix = f"{entry[0].key}{entry[1]}"
             keys = self.objects.sizes(prefix)
-            self.objects.copy({key: folder / _inner(key.removeprefix(prefix)) for key in keys})
+            try:
+                self.objects.copy({key: folder / _inner(key.removeprefix(prefix)) for key in keys})
+            except FileNotFoundError:
+                self._check_named(entry)
+                raise
+            if len(keys) != entry[0].objects:
+                self._check_named(entry)
             return
         folder.mkdir(parents=True, exist_ok=True)
         for path in self.iterdir():
@@ -202,7 +220,7 @@ class StorePath:
 
     def _entry(self) -> tuple[Entry, str] | None:
         """The entry that this path is, or lies in, and the rest of the path below it."""
-        for number in range(len(self._parts) - 1, 0, -1):
+        for number in range(len(self._parts) - 1, self._top - 1, -1):
             folder = StorePath(self._scheme, self._bucket, self._parts[:number])
             if (entries := folder._entries()) is not None:
                 name, *rest = self._parts[number:]
@@ -216,9 +234,16 @@ class StorePath:
         found = read_head(self.objects, self.key)
         return None if found is None else found.head.entries
 
+    def _check_named(self, entry: tuple[Entry, str] | None) -> None:
+        """Check that the list still names the entry of which an object was not found."""
+        if entry is not None and self._entry() != entry:
+            raise TemporaryError(f"{self}: the process that trains there removed it meanwhile.")
+
     def _key(self) -> str | None:
         """The key of the object that this path is if it is a file; None if it cannot be one."""
-        entry = self._entry()
+        return self._key_of(self._entry())
+
+    def _key_of(self, entry: tuple[Entry, str] | None) -> str | None:
         if entry is None:
             return self.key
         found, rest = entry
@@ -265,7 +290,7 @@ def run_folder(text: str) -> Folder:
     plain = all(part not in ("", ".", "..") and part.isprintable() for part in parts)
     if scheme not in SCHEMES or not _BUCKET.fullmatch(bucket) or not plain:
         raise ValueError(f"{rule}; got run = {text!r}.")
-    return StorePath(scheme, bucket, tuple(parts))
+    return StorePath(scheme, bucket, tuple(parts), top=len(parts))
 
 
 def write_whole(path: Folder, text: str) -> None:

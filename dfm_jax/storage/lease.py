@@ -4,7 +4,9 @@
     FOLDER/000007/3/config.json          an entry that is a file
     FOLDER/000007/4/400/state/…          an entry that is a folder
 
-Objects of entries are written under names that are never used again. Then the list is replaced, on
+Objects of entries are written under names that are never used again. The list names them as seen
+from its folder, so a folder that was copied or moved is whole, and shares nothing with the old one.
+Then the list is replaced, on
 the condition that nobody else has replaced it. So a commit takes effect whole or not at all, and
 readers see the entries of one list. What no list names is garbage, which the next owner deletes.
 
@@ -19,6 +21,7 @@ import contextlib
 import itertools
 import json
 import os
+import re
 import socket
 import sys
 import threading
@@ -38,6 +41,8 @@ SILENCE_VARIABLE = "DFM_JAX_LEASE_SECONDS"
 FOLLOWED = 2**22  # bytes
 _TRIES = 6  # of one commit while the store does not answer
 _PAUSE = 0.5  # seconds before the second try; later pauses double
+_OF_OWNER = re.compile(r"0\d{5}", flags=re.ASCII)  # the folder of what one owner sent
+_KEY = re.compile(r"\d{6,}/\d+/(?!\.{1,2}/?$)[^/]+/?", flags=re.ASCII)
 
 
 class Owner(NamedTuple):
@@ -52,7 +57,7 @@ class Owner(NamedTuple):
 class Entry(NamedTuple):
     """The objects of one entry of a folder."""
 
-    key: str  # of a file; of a folder the prefix, which ends with /
+    key: str  # of a file; of a folder the prefix, which ends with /; in head.json below FOLDER
     size: int  # in bytes, of all objects
     objects: int | None  # of a folder; None: the entry is a file
 
@@ -88,21 +93,43 @@ def read_head(objects: Objects, folder: str) -> Found | None:
         ValueError: if the object does not have the form that `Lease` writes.
         TemporaryError: if the store does not answer.
     """
-    key = f"{folder}/{HEAD}"
-    found = objects.read(key)
+    found = objects.read(f"{folder}/{HEAD}")
     if found is None:
         return None
-    return Found(_parsed(f"{objects.url}/{key}", found), found.tag, found.written)
+    return Found(_parsed(objects, folder, found), found.tag, found.written)
 
 
-def _parsed(name: str, found: Content) -> Head:
+def check_not_lost(objects: Objects, folder: str) -> None:
+    """Check that a folder without a head was never written.
+
+    Raises:
+        ValueError: if there are objects of an owner, which only the head could name.
+    """
+    left = [name for name in objects.names(folder)[0] if _OF_OWNER.fullmatch(name)]
+    if left and read_head(objects, folder) is None:  # else an owner came between the two questions
+        raise ValueError(
+            f"{objects.url}/{folder} must have its {HEAD}, which names what was saved there; got "
+            f"objects in {', '.join(left)} and no {HEAD}. Restore it, or remove these objects to "
+            "begin anew."
+        )
+
+
+def _parsed(objects: Objects, folder: str, found: Content) -> Head:
     from dfm_jax.json_types import from_json  # imports jax, which not all who name a path need
 
     try:
-        return from_json(Head, parse_json(found.content), where="head")
+        head = from_json(Head, parse_json(found.content), where="head")
+        for name, entry in head.entries.items():
+            plain = name not in ("", ".", "..") and "/" not in name
+            if not plain or not _KEY.fullmatch(entry.key):
+                rule = "each entry must lie in the folder"
+                raise ValueError(f"{rule}; got {name!r} with the key {entry.key!r}.")
     except ValueError as error:
-        rule = f"{name} must be as this version writes it"
+        rule = f"{objects.url}/{folder}/{HEAD} must be as this version writes it"
         raise ValueError(f"{rule}; got another content: {error}") from error
+    return head._replace(
+        entries={n: e._replace(key=f"{folder}/{e.key}") for n, e in head.entries.items()}
+    )
 
 
 def lease_seconds() -> float:
@@ -134,9 +161,11 @@ class Lease:
         """Hold the folder whose head, which names this process, is `found`."""
         self.objects, self.folder, self.fence = objects, folder, found.head.fence
         self._found, self._numbers, self._lost = found, itertools.count(1), ""
+        self._unanswered = set[str]()  # writes of the head that may take effect, or have done so
         self._followed: Path | None = None
         self._sent = -1  # bytes of the file that is followed
         self._mutex = threading.Lock()
+        self._committing = threading.Lock()  # taken before _mutex
         self._released = threading.Event()
         self._renewing = threading.Thread(target=self._renew, name="lease", daemon=True)
 
@@ -163,11 +192,11 @@ class Lease:
     def __exit__(self, *_: object) -> None:
         """Give the folder back, so that the next owner need not wait."""
         self._released.set()
-        self._renewing.join()
-        with contextlib.suppress(TemporaryError, ValueError):
+        if self._renewing.ident is not None:  # it was begun
+            self._renewing.join()
+        with contextlib.suppress(OSError, ValueError):
             self._send_followed()  # what was logged after the last checkpoint
-        with self._mutex, contextlib.suppress(TemporaryError, ValueError):
-            if not self._lost:
+            with self._mutex:
                 self._replace(self._found.head._replace(owner=None), tries=1)
 
     def commit(
@@ -176,7 +205,6 @@ class Lease:
         *,
         removed: tuple[str, ...] = (),
         renamed: Mapping[str, str] | None = None,
-        tries: int = _TRIES,
     ) -> None:
         """Add, remove and rename entries, all at once or not at all.
 
@@ -185,13 +213,23 @@ class Lease:
                 its entry.
             removed: The names of entries that go; their objects are deleted afterwards.
             renamed: The new names of entries.
-            tries: How often the list is sent while the store does not answer.
 
         Raises:
             TemporaryError: if another process has taken over; if the store does not answer. Then
                 the entries are as they were.
             ValueError: if the store refuses access.
         """
+        with self._committing:
+            self._commit(files, removed, renamed or {})
+
+    def _commit(
+        self,
+        files: Mapping[str, bytes | Path],
+        removed: tuple[str, ...],
+        renamed: Mapping[str, str],
+        tries: int = _TRIES,
+    ) -> None:
+        self.check()
         prefix = f"{self.folder}/{self.fence:06d}/{next(self._numbers)}"
         added, contents = {}, {}
         for name, content in files.items():
@@ -203,7 +241,7 @@ class Lease:
         with self._mutex:
             before = self._found.head.entries
             entries = {n: entry for n, entry in before.items() if n not in removed}
-            entries = {(renamed or {}).get(n, n): entry for n, entry in entries.items()} | added
+            entries = {renamed.get(n, n): entry for n, entry in entries.items()} | added
             self._replace(self._found.head._replace(entries=entries), tries=tries)
         kept = {entry.key for entry in entries.values()}
         gone = [entry for entry in before.values() if entry.key not in kept]
@@ -239,61 +277,73 @@ class Lease:
     def _replace(self, head: Head, *, tries: int = _TRIES) -> None:
         """Replace the head if it is the one that this process wrote last; the caller holds _mutex.
 
-        A request may take effect although its answer is lost. Then the name of the write says so.
+        A request may take effect although its answer is lost, also an earlier one that this process
+        gave up. Then the name of the write says so.
         """
         self.check()
         head = head._replace(write=uuid.uuid4().hex)
-        key, content = f"{self.folder}/{HEAD}", _json(head)
-        for last in reversed(range(tries)):
+        key, content, tried = f"{self.folder}/{HEAD}", _json(self.folder, head), 0
+        self._unanswered.add(head.write)  # even if a signal ends the wait
+        while True:
             try:
                 tag = self.objects.replace(key, content, self._found.tag)
                 found = (
                     Found(head, tag, time.time()) if tag else read_head(self.objects, self.folder)
                 )
             except TemporaryError:
-                if not last:
+                tried += 1
+                if tried == tries:
                     raise
-                self._released.wait(_PAUSE * 2.0 ** (tries - last - 1))
-            else:
-                if found is None or found.head.write != head.write:
-                    self._lose(found)
-                else:
-                    self._found = found
+                self._released.wait(_PAUSE * 2.0 ** (tried - 1))
+                continue
+            if found is not None and found.head.write == head.write:
+                self._found = found
+                self._unanswered.clear()  # they ask for versions that are gone
                 return
+            if found is None or found.head.write not in self._unanswered:
+                self._lose(found)
+            else:
+                self._found = self._found._replace(tag=found.tag)
 
     def _lose(self, found: Found | None) -> None:
         """Note that the folder is another's, and say so."""
-        why = "its head.json was removed"
-        if found is not None:
+        if found is None:
+            self._lost = f"{self.name}: its {HEAD} was removed while this process held the folder."
+        else:
             owner = found.head.owner
             by = "" if owner is None else f", {owner.host}, process {owner.pid}"
-            why = f"another process has taken over (fencing number {found.head.fence}{by})"
-        self._lost = (
-            f"{self.name}: {why}, because this one (fencing number {self.fence}) was silent for "
-            f"more than {self._found.head.silence:g} s. What was saved before is kept."
-        )
+            self._lost = (
+                f"{self.name}: another process has taken over (fencing number {found.head.fence}"
+                f"{by}), because this one (fencing number {self.fence}) was silent for more than "
+                f"{self._found.head.silence:g} s. What was saved before is kept."
+            )
         raise TemporaryError(self._lost)
 
     def _renew(self) -> None:
         while not self._released.wait(self._found.head.silence / 4):
             # Silent while the store is: what matters is said at the next commit.
-            with contextlib.suppress(TemporaryError, ValueError):
-                if not self._send_followed():
-                    with self._mutex:
-                        self._replace(self._found.head, tries=1)
+            with contextlib.suppress(OSError, ValueError):
+                with self._mutex:
+                    self._replace(self._found.head, tries=1)
+                self._send_followed()  # not before, because it may take long
             if self._lost:
                 return
 
-    def _send_followed(self) -> bool:
-        """Send the file that is followed if it has grown; return whether it was sent."""
+    def _send_followed(self) -> None:
+        """Send the file that is followed if it has grown.
+
+        A commit that is on its way sends it too, and must not be undone by what is older.
+        """
         if (path := self._followed) is None or path.stat().st_size > FOLLOWED:
-            return False
-        content = whole_lines(path)
-        if len(content) <= self._sent:
-            return False
-        self.commit({path.name: content}, tries=1)
-        self._sent = len(content)
-        return True
+            return
+        if self._committing.acquire(blocking=False):
+            try:
+                content = whole_lines(path)
+                if len(content) > self._sent:
+                    self._commit({path.name: content}, (), {}, tries=1)
+                    self._sent = len(content)
+            finally:
+                self._committing.release()
 
     def _delete_unlisted(self, of_fence: Callable[[int], bool]) -> None:
         """Delete the objects that no entry names, of owners whose fencing number is chosen."""
@@ -329,7 +379,8 @@ def acquired(
 
     Raises:
         TemporaryError: if another process holds the folder, or the store does not answer.
-        ValueError: if the store does not keep conditions of writes, or refuses access.
+        ValueError: if the store does not keep conditions of writes, or refuses access; if the head
+            of a folder that was written is missing.
     """
     say = (lambda text: print(text, file=sys.stderr)) if say is None else say
     silence = lease_seconds() if silence is None else silence
@@ -337,33 +388,43 @@ def acquired(
     write = uuid.uuid4().hex
     while True:
         found = read_head(objects, folder)
-        if found is not None and found.head.owner is not None:
+        if found is None:
+            check_not_lost(objects, folder)
+        elif found.head.owner is not None:
             _wait_for_silence(objects, folder, found, say)
         fence, entries = 1, {}
         if found is not None:
             fence, entries = found.head.fence + 1, found.head.entries
         head = Head(write, fence, owner, silence, entries)
-        tag = _claimed(objects, f"{folder}/{HEAD}", head, found)
+        tag = _claimed(objects, folder, head, found)
         if tag is not None:
-            _check_conditions(objects, f"{folder}/{HEAD}", head)
-            return Lease(objects, folder, Found(head, tag, time.time()))
+            lease = Lease(objects, folder, Found(head, tag, time.time()))
+            try:
+                _check_conditions(objects, folder, head)
+            except BaseException:
+                lease.__exit__()
+                raise
+            return lease
 
 
-def _claimed(objects: Objects, key: str, head: Head, found: Found | None) -> Tag | None:
+def _claimed(objects: Objects, folder: str, head: Head, found: Found | None) -> Tag | None:
     """The version of the head if this process has written it, and no other one."""
-    try:
-        if found is None:
-            tag = objects.create(key, _json(head))
-        else:
-            tag = objects.replace(key, _json(head), found.tag)
-    except TemporaryError:
-        tag = None  # it may have taken effect
+    key, content = f"{folder}/{HEAD}", _json(folder, head)
+    for tried in range(1, _TRIES + 1):
+        try:
+            if found is None:
+                tag = objects.create(key, content)
+            else:
+                tag = objects.replace(key, content, found.tag)
+            break
+        except TemporaryError:  # it may have taken effect, which the next try finds
+            if tried == _TRIES:
+                raise
+            time.sleep(_PAUSE * 2.0 ** (tried - 1))
     if tag is not None:
         return tag
-    now = objects.read(key)
-    if now is not None and _parsed(f"{objects.url}/{key}", now).write == head.write:
-        return now.tag
-    return None
+    now = read_head(objects, folder)
+    return now.tag if now is not None and now.head.write == head.write else None
 
 
 def _wait_for_silence(
@@ -386,17 +447,20 @@ def _wait_for_silence(
             raise TemporaryError(f"{name}: another process is training here ({whose}).")
 
 
-def _check_conditions(objects: Objects, key: str, head: Head) -> None:
-    """Check that the store refuses to create what exists; if it does not, the bytes are the same.
+def _check_conditions(objects: Objects, folder: str, head: Head) -> None:
+    """Check that the store refuses to create what exists, and to replace a version that is gone.
+
+    What is sent is what is there. Some servers keep the first condition only.
 
     Raises:
-        ValueError: if it accepts, because then two processes could both become the owner.
+        ValueError: if it accepts, because then two processes could both commit.
     """
-    if objects.create(key, _json(head)) is not None:
+    key, content = f"{folder}/{HEAD}", _json(folder, head)
+    gone = Tag(e_tag=f'"{"0" * 32}"', version="0")
+    if objects.create(key, content) or objects.replace(key, content, gone):
         raise ValueError(
-            "The store of `run` must refuse to write an object on the condition that it does not "
-            f"exist, if it exists; got a store that ignores the condition, {objects.url}. Two "
-            "processes could damage a run there."
+            "The store of `run` must refuse a write whose condition does not hold; got a store "
+            f"that ignores the condition, {objects.url}. Two processes could damage a run there."
         )
 
 
@@ -420,8 +484,9 @@ def _keys(objects: Objects, entry: Entry) -> list[str]:
     return [entry.key] if entry.objects is None else list(objects.sizes(entry.key))
 
 
-def _json(head: Head) -> bytes:
+def _json(folder: str, head: Head) -> bytes:
     owner = None if head.owner is None else head.owner._asdict()
-    entries = {name: entry._asdict() for name, entry in head.entries.items()}
+    below = {n: e._replace(key=e.key.removeprefix(f"{folder}/")) for n, e in head.entries.items()}
+    entries = {name: entry._asdict() for name, entry in below.items()}
     full = head._asdict() | {"owner": owner, "entries": entries}
     return (json.dumps(full, indent=1) + "\n").encode()

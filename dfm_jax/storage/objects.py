@@ -12,8 +12,9 @@ AWS_ENDPOINT_URL; if the package `boto3` is installed, the profiles that it know
 import contextlib
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
@@ -62,9 +63,9 @@ class Objects:
 
         with self._told(key):
             try:
-                found = obstore.get(self._store, key)
+                found = _called(obstore.get, self._store, key)
                 written = found.meta["last_modified"].timestamp()
-                return Content(bytes(found.bytes()), _tag(found.meta), written)
+                return Content(bytes(_called(found.bytes)), _tag(found.meta), written)
             except FileNotFoundError as error:
                 self._check_bucket(error)
                 return None
@@ -78,7 +79,9 @@ class Objects:
         with self._told(key):
             try:
                 return bytes(
-                    obstore.get_range(self._store, key, start=max(0, size - limit), end=size)
+                    _called(
+                        obstore.get_range, self._store, key, start=max(0, size - limit), end=size
+                    )
                 )
             except FileNotFoundError as error:
                 self._check_bucket(error)
@@ -90,7 +93,7 @@ class Objects:
 
         with self._told(key):
             try:
-                obstore.head(self._store, key)
+                _called(obstore.head, self._store, key)
             except FileNotFoundError:
                 return False
             return True
@@ -110,7 +113,14 @@ class Objects:
 
         with self._told(key):
             try:
-                obstore.put(self._store, key, content, chunk_size=_PART, max_concurrency=AT_ONCE)
+                _called(
+                    obstore.put,
+                    self._store,
+                    key,
+                    content,
+                    chunk_size=_PART,
+                    max_concurrency=AT_ONCE,
+                )
             except FileNotFoundError as error:
                 self._check_bucket(error)
                 raise
@@ -129,7 +139,7 @@ class Objects:
             with self._told(key):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with path.open("wb") as file:
-                    for part in obstore.get(self._store, key).stream(min_chunk_size=_PART):
+                    for part in _called(obstore.get, self._store, key).stream(min_chunk_size=_PART):
                         file.write(part)
 
         with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="objects") as threads:
@@ -140,15 +150,20 @@ class Objects:
         import obstore
 
         with self._told(prefix):
-            pages = obstore.list(self._store, prefix=prefix)
-            return {one["path"]: one["size"] for page in pages for one in page}
+            return _called(
+                lambda: {
+                    one["path"]: one["size"]
+                    for page in obstore.list(self._store, prefix=prefix)
+                    for one in page
+                }
+            )
 
     def names(self, prefix: str) -> tuple[list[str], list[str]]:
         """The names of the folders, and of the objects, directly below a prefix."""
         import obstore
 
         with self._told(prefix):
-            found = obstore.list_with_delimiter(self._store, prefix=prefix or None)
+            found = _called(obstore.list_with_delimiter, self._store, prefix=prefix or None)
         folders = [path.rpartition("/")[2] for path in found["common_prefixes"]]
         return sorted(folders), sorted(o["path"].rpartition("/")[2] for o in found["objects"])
 
@@ -159,7 +174,7 @@ class Objects:
         known = sorted(keys)
         if known:
             with self._told(known[0]), contextlib.suppress(FileNotFoundError):
-                obstore.delete(self._store, known)
+                _called(obstore.delete, self._store, known)
 
     def _written_if(self, key: str, content: bytes, mode: Any) -> Tag | None:
         import obstore
@@ -167,7 +182,7 @@ class Objects:
 
         with self._told(key):
             try:
-                return _tag(obstore.put(self._store, key, content, mode=mode))
+                return _tag(_called(obstore.put, self._store, key, content, mode=mode))
             except (AlreadyExistsError, PreconditionError):
                 return None
             except FileNotFoundError as error:  # also the answer if what is to be replaced is gone
@@ -199,7 +214,7 @@ def open_bucket(scheme: str, bucket: str) -> Objects:
     """The objects of `gs://BUCKET` or `s3://BUCKET`, with the settings of the environment.
 
     Raises:
-        ValueError: if `obstore` is not installed.
+        ValueError: if `obstore` is not installed, or cannot use the settings.
     """
     settings = ("AWS_", "GOOGLE_")
     environment = {name: os.environ[name] for name in os.environ if name.startswith(settings)}
@@ -209,30 +224,43 @@ def open_bucket(scheme: str, bucket: str) -> Objects:
 @cache
 def _opened(scheme: str, bucket: str, environment: tuple[tuple[str, str], ...]) -> Objects:
     try:
-        from obstore.store import GCSStore, S3Store
+        import obstore.store  # noqa: F401
     except ImportError as error:
         raise ValueError(
             "A run on an object store needs the package `obstore`, which is not installed: "
             "`pip install 'dfm_jax[stores]'`."
         ) from error
     known = dict(environment)
+    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT", "GOOGLE_BASE_URL"):
+        if not re.match("https?://.|$", address := known.get(name, "")):
+            raise ValueError(f"{name} must begin with http:// or https://; got {name} = {address}.")
+    try:
+        return Objects(f"{scheme}://{bucket}", _store(scheme, bucket, known))
+    except (ImportError, MemoryError):
+        raise
+    except Exception as error:  # of obstore, or of boto3, which have many kinds
+        rule = f"The environment must describe the store {scheme}://{bucket}"
+        raise ValueError(f"{rule}; got {_line(error)!r}.") from error
+
+
+def _store(scheme: str, bucket: str, known: Mapping[str, str]) -> Any:
+    from obstore.store import GCSStore, S3Store
+
     retries: Any = {"max_retries": 8, "retry_timeout": timedelta(minutes=3)}
     client: Any = {"timeout": "120s", "connect_timeout": "10s"}
     if scheme == "gs":
         client["allow_http"] = known.get("GOOGLE_BASE_URL", "").startswith("http://")
-        store: Any = GCSStore(bucket, client_options=client, retry_config=retries)
-    else:
-        endpoint = known.get("AWS_ENDPOINT_URL_S3", known.get("AWS_ENDPOINT_URL", ""))
-        client["allow_http"] = endpoint.startswith("http://")
-        options: dict[str, Any] = {"endpoint": endpoint} if endpoint else {}
-        store = S3Store(
-            bucket,
-            client_options=client,
-            retry_config=retries,
-            credential_provider=_boto3_credentials(known),
-            **options,
-        )
-    return Objects(f"{scheme}://{bucket}", store)
+        return GCSStore(bucket, client_options=client, retry_config=retries)
+    endpoint = known.get("AWS_ENDPOINT_URL_S3", known.get("AWS_ENDPOINT_URL", ""))
+    client["allow_http"] = endpoint.startswith("http://")
+    options: dict[str, Any] = {"endpoint": endpoint} if endpoint else {}
+    return S3Store(
+        bucket,
+        client_options=client,
+        retry_config=retries,
+        credential_provider=_boto3_credentials(known),
+        **options,
+    )
 
 
 def _boto3_credentials(environment: Mapping[str, str]) -> Any:
@@ -249,6 +277,25 @@ def _boto3_credentials(environment: Mapping[str, str]) -> Any:
         return Boto3CredentialProvider()
     except ValueError:  # boto3 finds none: the account of the machine is left
         return None
+
+
+def _called(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """What a function of the library returns; a signal is noticed before it returns.
+
+    The library lets no signal through, and may wait for minutes for a store that does not answer.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return function(*args, **kwargs)
+    future: Future[Any] = Future()
+
+    def call() -> None:
+        try:
+            future.set_result(function(*args, **kwargs))
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=call, name="objects", daemon=True).start()
+    return future.result()
 
 
 def _tag(found: Any) -> Tag:
