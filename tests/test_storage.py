@@ -492,6 +492,15 @@ def test_errors_of_the_library_say_what_they_mean(bucket, monkeypatch):
     fails(exceptions.GenericError("GET http://169.254.169.254/latest/meta-data"))
     with pytest.raises(ValueError, match="must give credentials"):
         bucket.read("a")
+    fails(exceptions.GenericError("400 Bad Request: <Error><Code>ExpiredToken</Code></Error>"))
+    with pytest.raises(ValueError, match="must give credentials"):
+        bucket.read("a")
+    fails(exceptions.GenericError("this normally indicates an incorrectly configured region"))
+    with pytest.raises(ValueError, match="AWS_REGION must be that of s3://bucket; got 'this norm"):
+        bucket.read("a")
+    fails(exceptions.GenericError("non-2xx status code: 501 Not Implemented"))
+    with pytest.raises(ValueError, match="The store s3://bucket must keep conditions of writes"):
+        bucket.read("a")
     fails(exceptions.GenericError("connection refused"))
     with pytest.raises(TemporaryError, match="s3://bucket/a: the store does not answer: connect"):
         bucket.read("a")

@@ -27,6 +27,9 @@ AT_ONCE = 8  # requests of one transfer
 _PART = 32 * 2**20  # bytes of a part; a larger file is sent in parts
 # What is asked if the environment names no credentials: the account of the machine.
 _NO_LOGIN = re.compile(r"169\.254\.169\.254|metadata\.google\.internal|token request")
+_OLD_LOGIN = re.compile(r"<Code>(ExpiredToken|InvalidToken)</Code>")
+_REGION = re.compile(r"incorrectly configured region|<Code>AuthorizationHeaderMalformed</Code>")
+_NOT_MADE = re.compile(r"status code: 501\b")
 _NO_BUCKET = re.compile(r"NoSuchBucket|The specified bucket does not exist")
 
 
@@ -204,9 +207,16 @@ class Objects:
             yield
         except exceptions.BaseError as error:
             denied = (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError)
-            if isinstance(error, denied) or _NO_LOGIN.search(str(error)):
+            said, line = str(error), _line(error)
+            if _REGION.search(said):
+                rule = f"AWS_REGION must be that of {self.url}"
+                raise ValueError(f"{rule}; got {line!r}.") from error
+            if _NOT_MADE.search(said):
+                rule = f"The store {self.url} must keep conditions of writes"
+                raise ValueError(f"{rule}; got {line!r}.") from error
+            if isinstance(error, denied) or _NO_LOGIN.search(said) or _OLD_LOGIN.search(said):
                 rule = "The environment must give credentials that allow to read, write, list and"
-                raise ValueError(f"{rule} delete {where}; got {_line(error)!r}.") from error
+                raise ValueError(f"{rule} delete {where}; got {line!r}.") from error
             raise TemporaryError(f"{where}: the store does not answer: {_line(error)}") from error
 
 
