@@ -317,7 +317,9 @@ def on_disk(folder: Folder) -> Iterator[Path]:
         try:
             yield copy
         except ValueError as error:
-            raise type(error)(str(error).replace(str(copy), str(folder))) from error
+            names = str(copy), str(folder)
+            error.args = tuple(a.replace(*names) if isinstance(a, str) else a for a in error.args)
+            raise
 
 
 @contextlib.contextmanager

@@ -4,11 +4,11 @@
     FOLDER/000007/3/config.json          an entry that is a file
     FOLDER/000007/4/400/state/…          an entry that is a folder
 
-Objects of entries are written under names that are never used again. The list names them as seen
-from its folder, so a folder that was copied or moved is whole, and shares nothing with the old one.
-Then the list is replaced, on
+Objects of entries are written under names that are never used again. Then the list is replaced, on
 the condition that nobody else has replaced it. So a commit takes effect whole or not at all, and
 readers see the entries of one list. What no list names is garbage, which the next owner deletes.
+The list names objects as seen from its folder, so a folder that was copied or moved is whole, and
+shares nothing with the old one.
 
 The list names its owner, and a fencing number that grows with each owner: the 7 above. An owner
 replaces the list at least four times in `silence` seconds. Who wants to take over watches the list
@@ -183,7 +183,7 @@ class Lease:
         """Begin to renew the lease, and delete what earlier owners left unfinished."""
         self._renewing.start()
         try:
-            self._delete_unlisted(lambda fence: fence < self.fence)
+            self._delete_unlisted()
         except BaseException:
             self.__exit__()
             raise
@@ -345,13 +345,13 @@ class Lease:
             finally:
                 self._committing.release()
 
-    def _delete_unlisted(self, of_fence: Callable[[int], bool]) -> None:
-        """Delete the objects that no entry names, of owners whose fencing number is chosen."""
+    def _delete_unlisted(self) -> None:
+        """Delete the objects of earlier owners that no entry names."""
         listed = tuple(entry.key for entry in self._found.head.entries.values())
         garbage = []
         for key in self.objects.sizes(f"{self.folder}/"):
             owner = key.removeprefix(f"{self.folder}/").partition("/")[0]
-            if owner.isdecimal() and of_fence(int(owner)) and not key.startswith(listed):
+            if owner.isdecimal() and int(owner) < self.fence and not key.startswith(listed):
                 garbage.append(key)
         self.objects.delete(garbage)
 
