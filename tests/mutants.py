@@ -738,7 +738,7 @@ MUTANTS = (
     Mutant(
         "a process of another host that never falls silent",
         "training/status.py",
-        "now - max(signs) < SILENT_AFTER",
+        "now - max(signs) < files.silent_after",
         "now >= 0",
         "test_status",
         "the_state",
@@ -758,6 +758,49 @@ MUTANTS = (
         "same",
         "test_report",
         "finished_configurations",
+    ),
+    # ── runs on object stores ──
+    Mutant(
+        "an entry whose key leads out of its folder",
+        "storage/lease.py",
+        "if not plain or not _KEY.fullmatch(entry.key):",
+        "if not plain:",
+        "test_storage",
+    ),
+    Mutant(
+        "the next owner deletes what the list names",
+        "storage/lease.py",
+        "and int(owner) < self.fence and not key.startswith(listed)",
+        "and int(owner) < self.fence",
+        "test_storage",
+    ),
+    Mutant(
+        "a file that was sent in part is named",
+        "storage/lease.py",
+        "if (len(found), sum(found.values())) != (entry.objects, entry.size):",
+        "if len(found) != entry.objects:",
+        "test_storage",
+    ),
+    Mutant(
+        "a store that ignores If-Match",
+        "storage/lease.py",
+        "if objects.create(key, content) or objects.replace(key, content, gone):",
+        "if objects.create(key, content):",
+        "test_storage",
+    ),
+    Mutant(
+        "half a line of a log",
+        "storage/lease.py",
+        'return content[: content.rfind(b"\\n") + 1]',
+        "return content",
+        "test_storage",
+    ),
+    Mutant(
+        "what the owner removed meanwhile is called missing",
+        "storage/folders.py",
+        "if entry is not None and self._entry() != entry:",
+        "if entry is None:",
+        "test_storage",
     ),
 )
 
