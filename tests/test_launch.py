@@ -20,6 +20,7 @@ from dfm_jax import cli
 from dfm_jax.cli.launch import Members
 from dfm_jax.cli.sweep import Sweep
 from dfm_jax.cli.training import Train
+from dfm_jax.durable import TemporaryError
 from dfm_jax.launch import (
     Allocation,
     Job,
@@ -128,6 +129,23 @@ def test_a_job_that_cannot_be_begun_is_the_end_of_one(tmp_path):
     assert rows[0].reason.startswith("it could not be begun: [Errno 28] No space left on device")
     assert rows[0].attempts == 4  # a disk may be emptied
     assert said[-1].startswith("the summary is not written: [Errno 28]")
+
+
+@pytest.mark.parametrize("error", [ValueError("no head"), TemporaryError("no answer")])
+def test_a_folder_that_cannot_be_read_is_the_end_of_none(tmp_path, monkeypatch, error):
+    """Of a run on an object store; what is wrong there the job says too."""
+    real = Job.step.fget
+
+    def step(job: Job) -> int:
+        if job.name == "expert_000":
+            raise error
+        return real(job)
+
+    monkeypatch.setattr(Job, "step", property(step))
+    said: list[str] = []
+    rows = launched(tmp_path, "2", "new+0", at_once=2, say=said.append)
+    assert [(row.status, row.step) for row in rows] == [("failed", 0), ("finished", 5)]
+    assert f"expert_000: {error}" in said
 
 
 def test_a_log_is_appended_to_and_says_which_attempt(tmp_path):
