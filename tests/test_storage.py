@@ -18,6 +18,7 @@ from obstore import exceptions
 from obstore.store import MemoryStore
 from test_fit import QUIET, RUN, STEPS, digests, lines
 
+from dfm_jax.cli import parsed
 from dfm_jax.durable import TemporaryError
 from dfm_jax.storage import Objects, StorePath, acquired, folders, objects, run_folder
 from dfm_jax.storage.lease import HEAD, Lease, lease_seconds, read_head
@@ -368,6 +369,14 @@ def test_an_address_that_is_none_is_refused(text):
     rule = "`run` must be a folder of this machine, gs://BUCKET/FOLDER or s3://BUCKET/FOLDER"
     with pytest.raises(ValueError, match=rule):
         run_folder(text)
+
+
+@pytest.mark.parametrize("words", [("--run", "s3://bucket"), ("--run=http://bucket/run",)])
+def test_a_command_refuses_such_an_address_in_one_line(words, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        parsed(["evaluate", *words])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("python -m dfm_jax evaluate: `run` must be a folder of this machine, gs")
 
 
 def test_a_folder_of_this_machine_is_a_path():

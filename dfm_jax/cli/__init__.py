@@ -15,6 +15,7 @@ from dfm_jax.cli.doctor import Doctor
 from dfm_jax.cli.launch import Launch
 from dfm_jax.cli.partition import Partition, Route
 from dfm_jax.cli.report import Report
+from dfm_jax.cli.run_argument import check_run
 from dfm_jax.cli.score import Score
 from dfm_jax.cli.status import Status
 from dfm_jax.cli.sweep import Sweep
@@ -82,6 +83,7 @@ def parsed(args: list[str]) -> Any:
         raise SystemExit(2)
     try:
         check_given_once(args)
+        check_run(args)
     except ValueError as error:
         print(f"{_PROG} {args[0]}: {error}", file=sys.stderr)
         raise SystemExit(2) from None
