@@ -151,13 +151,22 @@ def test_twenty_requests_fail_and_nothing_is_lost(proxy, tmp_path):
 
 
 def test_a_checkpoint_takes_few_requests(proxy, tmp_path):
+    """One for each file, and five: the log, two lists of objects, the head, a deletion."""
+    counts = []
+
+    def update(state, step):
+        if step % 4 == 0:  # a checkpoint was begun, and after a second it is complete
+            time.sleep(1)
+            counts.append(len(proxy.requests))
+        return RUN.update(state, step)
+
     folder = run_folder(f"s3://{BUCKET}/counted") / "dense"
-    run = RUN._replace(num_steps=8)
-    train(run, folder, config={}, **QUIET)
-    proxy.requests.clear()
-    train(RUN._replace(num_steps=20), folder, config={}, **QUIET)
-    per_checkpoint = len(proxy.requests) / 3
-    assert per_checkpoint < 40, proxy.requests
+    train(RUN._replace(update=update), folder, config={}, **QUIET)
+    found = read_head(open_bucket("s3", BUCKET), store_path(str(folder)).key)
+    assert found is not None
+    entry = found.head.entries[str(STEPS - 4)]
+    asked = proxy.requests[counts[-2] : counts[-1]]
+    assert len(asked) - 5 == entry.objects, asked
 
 
 def test_the_commands_work_as_on_a_disk(proxy, rows, tmp_path, capsys, monkeypatch):

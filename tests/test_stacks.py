@@ -10,8 +10,7 @@ from rich.console import Console
 
 from experiments.systems.stacks import __main__ as study
 from experiments.systems.stacks import measure, report, side
-from experiments.systems.stacks.config import Config
-from experiments.systems.stacks.works import WORKS
+from experiments.systems.stacks.config import WORKS, Config
 from experiments.systems.training_speed import sides as training_sides
 
 ISOLATED = [

@@ -486,35 +486,45 @@ def test_an_environment_that_describes_no_store_is_refused(scheme, variables, me
         objects.open_bucket(scheme, "bucket")
 
 
-def test_errors_of_the_library_say_what_they_mean(bucket, monkeypatch):
-    import obstore
+@pytest.mark.parametrize(
+    ("error", "kind", "message"),
+    [
+        (
+            exceptions.PermissionDeniedError("403\n\nDebug source:\nPermissionDenied { path }"),
+            *(ValueError, r"must give credentials .* s3://bucket/a; got '403'\."),
+        ),
+        (
+            exceptions.GenericError("GET http://169.254.169.254/latest/meta-data"),
+            *(ValueError, "must give credentials"),
+        ),
+        (
+            exceptions.GenericError("400 Bad Request: <Error><Code>ExpiredToken</Code></Error>"),
+            *(ValueError, "must give credentials"),
+        ),
+        (
+            exceptions.GenericError("this normally indicates an incorrectly configured region"),
+            *(ValueError, "AWS_REGION must be that of s3://bucket; got 'this norm"),
+        ),
+        (
+            exceptions.GenericError("non-2xx status code: 501 Not Implemented"),
+            *(ValueError, "The store s3://bucket must keep conditions of writes"),
+        ),
+        (
+            exceptions.GenericError("connection refused"),
+            *(TemporaryError, "s3://bucket/a: the store does not answer: connect"),
+        ),
+        (
+            FileNotFoundError("404: <Code>NoSuchBucket</Code>"),
+            *(ValueError, r"The bucket of `run` must exist; got bucket = 's3://b"),
+        ),
+    ],
+)
+def test_an_error_of_the_library_says_what_it_means(bucket, monkeypatch, error, kind, message):
+    def get(store, key):
+        raise error
 
-    def fails(error):
-        def get(store, key):
-            raise error
-
-        monkeypatch.setattr(obstore, "get", get)
-
-    fails(exceptions.PermissionDeniedError("403\n\nDebug source:\nPermissionDenied { path }"))
-    with pytest.raises(ValueError, match=r"must give credentials .* s3://bucket/a; got '403'\."):
-        bucket.read("a")
-    fails(exceptions.GenericError("GET http://169.254.169.254/latest/meta-data"))
-    with pytest.raises(ValueError, match="must give credentials"):
-        bucket.read("a")
-    fails(exceptions.GenericError("400 Bad Request: <Error><Code>ExpiredToken</Code></Error>"))
-    with pytest.raises(ValueError, match="must give credentials"):
-        bucket.read("a")
-    fails(exceptions.GenericError("this normally indicates an incorrectly configured region"))
-    with pytest.raises(ValueError, match="AWS_REGION must be that of s3://bucket; got 'this norm"):
-        bucket.read("a")
-    fails(exceptions.GenericError("non-2xx status code: 501 Not Implemented"))
-    with pytest.raises(ValueError, match="The store s3://bucket must keep conditions of writes"):
-        bucket.read("a")
-    fails(exceptions.GenericError("connection refused"))
-    with pytest.raises(TemporaryError, match="s3://bucket/a: the store does not answer: connect"):
-        bucket.read("a")
-    fails(FileNotFoundError("404: <Code>NoSuchBucket</Code>"))
-    with pytest.raises(ValueError, match=r"The bucket of `run` must exist; got bucket = 's3://b"):
+    monkeypatch.setattr("obstore.get", get)
+    with pytest.raises(kind, match=message):
         bucket.read("a")
 
 

@@ -21,10 +21,9 @@ from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
 from os import environ
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-if TYPE_CHECKING:  # it imports jax, and every command imports the names of trackers
-    from dfm_jax.storage.folders import Folder
+from dfm_jax.storage.folders import Folder, write_whole
 
 Tracker = Callable[[int, Mapping[str, float]], None]
 TrackerName = Literal["tensorboard", "trackio", "wandb"]
@@ -41,7 +40,7 @@ class _Open(NamedTuple):
 @contextlib.contextmanager
 def open_tracker(
     name: TrackerName | None,
-    folder: "Folder",
+    folder: Folder,
     *,
     config: Mapping[str, Any] | None = None,
     say: Callable[[str], None] | None = None,
@@ -122,8 +121,8 @@ class _Tracker:
 
     def __init__(
         self,
-        begin: "Callable[[Folder, Mapping[str, Any], int], _Open]",
-        folder: "Folder",
+        begin: Callable[[Folder, Mapping[str, Any], int], _Open],
+        folder: Folder,
         config: Mapping[str, Any],
     ) -> None:
         self._begin, self._folder, self._config = begin, folder, config
@@ -150,7 +149,7 @@ class _Tracker:
 # ── the trackers that are known by name ───────────────────────────────────────────────────────────
 
 
-def _begin_tensorboard(folder: "Folder", config: Mapping[str, Any], step: int) -> _Open:
+def _begin_tensorboard(folder: Folder, config: Mapping[str, Any], step: int) -> _Open:
     from tensorboardX import SummaryWriter
 
     # A second session within the second would have the name of the first, and empty its file. A
@@ -169,7 +168,7 @@ def _begin_tensorboard(folder: "Folder", config: Mapping[str, Any], step: int) -
     return _Open(track, lambda good: writer.close())
 
 
-def _begin_trackio(folder: "Folder", config: Mapping[str, Any], step: int) -> _Open:
+def _begin_trackio(folder: Folder, config: Mapping[str, Any], step: int) -> _Open:
     import trackio  # type: ignore[import-not-found]
 
     number = _run_id(folder)
@@ -182,7 +181,7 @@ def _begin_trackio(folder: "Folder", config: Mapping[str, Any], step: int) -> _O
     return _Open(lambda step, scalars: run.log(dict(scalars), step=step), lambda good: run.finish())
 
 
-def _begin_wandb(folder: "Folder", config: Mapping[str, Any], step: int) -> _Open:
+def _begin_wandb(folder: Folder, config: Mapping[str, Any], step: int) -> _Open:
     import wandb  # type: ignore[import-not-found]
 
     run = wandb.init(
@@ -202,14 +201,12 @@ def _begin_wandb(folder: "Folder", config: Mapping[str, Any], step: int) -> _Ope
     return _Open(track, lambda good: run.finish(exit_code=0 if good else 1))
 
 
-def _project(variable: str, folder: "Folder") -> str:
+def _project(variable: str, folder: Folder) -> str:
     return environ.get(variable) or folder.absolute().parent.name
 
 
-def _run_id(folder: "Folder") -> str:
+def _run_id(folder: Folder) -> str:
     """A random name, the same whenever the run in this folder goes on."""
-    from dfm_jax.storage.folders import write_whole
-
     path = folder / TRACKER_ID
     if not path.is_file():
         write_whole(path, uuid.uuid4().hex[:16] + "\n")
@@ -219,7 +216,7 @@ def _run_id(folder: "Folder") -> str:
 class _Known(NamedTuple):
     package: str
     extra: str
-    begin: "Callable[[Folder, Mapping[str, Any], int], _Open]"
+    begin: Callable[[Folder, Mapping[str, Any], int], _Open]
 
 
 _KNOWN: dict[str, _Known] = {

@@ -22,9 +22,8 @@ from experiments.lib.reporting import Verdict
 from experiments.systems.benchmarks.workloads import size_name
 from experiments.systems.stacks import measure
 from experiments.systems.stacks import report as stacks_report
-from experiments.systems.stacks.config import PRESETS, Config, check_config
+from experiments.systems.stacks.config import PRESETS, Config, Work, check_config
 from experiments.systems.stacks.measure import LOWEST, NEWEST
-from experiments.systems.stacks.works import Work
 from experiments.systems.training_speed.sides import SIZES
 from experiments.systems.training_speed.times import ratio
 

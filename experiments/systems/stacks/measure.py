@@ -14,8 +14,7 @@ import numpy as np
 from dfm_jax.checks import require
 from experiments.systems.benchmarks.serving import Side
 from experiments.systems.benchmarks.workloads import inputs
-from experiments.systems.stacks.config import Config
-from experiments.systems.stacks.works import TRAINING, WORKS, Work
+from experiments.systems.stacks.config import TRAINING, WORKS, Config, Work
 from experiments.systems.training_speed.sides import FIRST_STEPS, SIZES, Plan, write_work
 
 ROOT = Path(__file__).parents[3]
