@@ -1,17 +1,21 @@
 """Every workload and its peers on this CPU: seconds, memory, growth, and equal results.
 
     make install-peers
-    .venv-peers/bin/python -m experiments.benchmarks --preset standard
+    .venv-peers/bin/python -m experiments.benchmarks --preset standard --before 1b2cef9
 
 The sides are processes that wait for commands. Their forms take turns in blocks of work, A B C A B
 C …, so that other load affects all of them. The ratio is that of the medians over blocks; its
-interval is a bootstrap over rounds. Everything is measured on one and two processors, with glibc's
-allocator as it is and told to keep its buffers. A block takes a few tenths of a second, or one
-repetition if that is longer; if rounds are long, there are fewer, but at least three. Peaks of
-memory and compared results come from separate processes, whose allocator returns every buffer at
-once; they are the same for all rows of a size. Slow workloads are measured only on one processor
-with glibc's own allocator, and on two with kept buffers. A run that is stopped goes on, because
-every size is kept.
+interval is a bootstrap over rounds. A size that has an aim is measured on one and two processors,
+with glibc's allocator as it is, told to keep its buffers, and as a command of the package starts,
+for all rounds. Any other size serves the growth: it is measured on one processor with glibc's own
+allocator, in fewer rounds if they are long. Slow workloads are measured on two processors: with an
+aim, with kept buffers and as a command starts, and else only as a command starts. A block takes a
+few tenths of a second, or one repetition if that is longer. Peaks of memory and compared results
+come from separate processes, whose allocator returns every buffer at once; they are the same for
+all rows of a size. A run that is stopped goes on, because every size is kept.
+
+With `--before COMMIT`, the build of that commit is a further side, timed by the program that came
+with it; its rows stand beside the peers', and their ratio is its time over ours.
 
 The peers have other random weights if only shapes matter, and their own k-means starts. The auction
 of the paper's code is not a package; the study `clustering` measures it.
@@ -33,18 +37,29 @@ from rich.console import Console
 from dfm_jax.checks import require
 from experiments.lib import reporting, study
 from experiments.systems.benchmarks import report as benchmarks_report
-from experiments.systems.benchmarks.account import memory_of, rows_of, summary_of, verdicts_of
-from experiments.systems.benchmarks.config import FEWEST, PRESETS, Config, check_config
-from experiments.systems.benchmarks.serving import Side
-from experiments.systems.benchmarks.workloads import (
-    TRAINING,
-    WORKLOADS,
-    Size,
-    Workload,
-    inputs,
-    size_name,
+from experiments.systems.benchmarks.account import (
+    before_form,
+    memory_of,
+    rows_of,
+    summary_of,
+    verdicts_of,
 )
-from experiments.systems.training_speed.sides import ALLOCATORS, OURS, SIZES, Plan
+from experiments.systems.benchmarks.builds import Build, unpacked
+from experiments.systems.benchmarks.config import FEWEST, PRESETS, Config, check_config
+from experiments.systems.benchmarks.kinds import BEFORE, Size, Workload, size_name
+from experiments.systems.benchmarks.serving import Side
+from experiments.systems.benchmarks.workloads import TRAINING, WORKLOADS, inputs
+from experiments.systems.training_speed.keep import KEEP
+from experiments.systems.training_speed.sides import (
+    ALLOCATORS,
+    AS_COMMANDS_START,
+    BUFFERS_KEPT,
+    DEFAULT,
+    OURS,
+    SIZES,
+    Plan,
+)
+from experiments.systems.training_speed.sides import Size as Network
 from experiments.systems.training_speed.sides import measured as training_measured
 
 PACKAGES = ("jax", "jaxlib", "numpy", "flax", "scipy")
@@ -68,34 +83,69 @@ Tell = Callable[[str, int], dict[str, Any]]
 class Sides:
     """The processes of one workload: ours and the peers', per number of threads and allocator."""
 
-    def __init__(self, workload: Workload, config: Config) -> None:
-        self.workload, self.python = workload, config.peers_python
+    def __init__(self, workload: Workload, config: Config, before: Build | None) -> None:
+        self.workload, self.python, self.before = workload, config.peers_python, before
         self.started: dict[tuple[str, int, str], Side] = {}
 
     def of(self, form: str, threads: int, allocator: str) -> Side:
         """The side that has a form; it is started when it is first needed."""
         own = form in self.workload.forms or form.endswith("(ours)")
-        name = OURS if own else "peers"
+        earlier = form in map(before_form, self.workload.forms)
+        name = OURS if own else BEFORE if earlier else "peers"
+        if allocator == AS_COMMANDS_START and not own:
+            allocator = DEFAULT  # the same process
         key = (name, threads, allocator)
         if key not in self.started:
             program = str(Path(__file__).with_name("torch_side.py"))
             # -P: its own folder, which holds a `statistics`, is not searched for modules.
-            command = [self.python, "-P", program, str(threads)]
+            command, folder = [self.python, "-P", program, str(threads)], None
             if own:
                 command = [sys.executable, "-m", "experiments.benchmarks.ours", str(threads)]
-            self.started[key] = Side(name, command, threads, _ENVIRONMENTS[allocator])
+                command += [KEEP] * (allocator == AS_COMMANDS_START)
+            elif earlier:
+                assert self.before is not None
+                command = self.before.command("benchmarks", str(threads))
+                folder = self.before.folder
+            self.started[key] = Side(name, command, threads, _ENVIRONMENTS[allocator], folder)
         return self.started[key]
+
+    @property
+    def forms(self) -> tuple[str, ...]:
+        """All forms that take turns: ours, those of the earlier build, the peers'."""
+        earlier = () if self.before is None else before_forms(self.workload)
+        return (*self.workload.forms, *earlier, *self.workload.peers)
+
+    def order(self, form: str, size: Size, data: Path) -> dict[str, Any]:
+        """What a command says of the work, to the form's side."""
+        name = self.workload.name
+        if form in before_forms(self.workload):
+            name, form = self.workload.before or name, form.removeprefix(before_form(""))
+        # "work" is what builds before 0.2 read.
+        return {"workload": name, "work": name, "size": size, "data": str(data), "form": form}
 
     def end(self) -> None:
         """End all processes."""
         for side in self.started.values():
             side.end()
+        self.started.clear()
 
 
-def settings(workload: Workload, config: Config) -> list[tuple[int, str]]:
-    """Threads and allocators: all pairs; for a slow workload, the first and last of both."""
+def before_forms(workload: Workload) -> tuple[str, ...]:
+    """The forms of the earlier build, if it has the workload."""
+    return () if workload.before is None else tuple(map(before_form, workload.forms))
+
+
+def settings(workload: Workload, size: Size, config: Config) -> list[tuple[int, str]]:
+    """Threads and allocators: all pairs where an aim is stated, or one; of a slow workload fewer.
+
+    The one is the first; for a slow workload it is the last, and an aim adds kept buffers.
+    """
     pairs = list(itertools.product(config.threads, config.allocators))
-    return list(dict.fromkeys((pairs[0], pairs[-1]))) if workload.slow else pairs
+    aimed = bool(workload.goals_at(size))
+    if not workload.slow:
+        return pairs if aimed else pairs[:1]
+    kept = [pair for pair in pairs if pair == (config.threads[-1], BUFFERS_KEPT)]
+    return list(dict.fromkeys((*(kept if aimed else ()), pairs[-1])))
 
 
 def cell(workload: Workload, size: Size, sides: Sides, config: Config) -> dict[str, Any]:
@@ -104,19 +154,20 @@ def cell(workload: Workload, size: Size, sides: Sides, config: Config) -> dict[s
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder, "inputs.npz")
         np.savez(data, allow_pickle=False, **inputs(workload.name, size, config.seed))
-        order = {"workload": workload.name, "size": size, "data": str(data)}
-        forms = (*workload.forms, *workload.peers)
 
         def teller(form: str, threads: int, allocator: str) -> Tell:
-            side = sides.of(form, threads, allocator)
-            return lambda do, reps: side.told(order | {"do": do, "form": form, "reps": reps})
+            side, order = sides.of(form, threads, allocator), sides.order(form, size, data)
+            return lambda do, reps: side.told(order | {"do": do, "reps": reps})
 
-        for threads, allocator in settings(workload, config):
-            told = {form: teller(form, threads, allocator) for form in forms}
-            found = run_of(told, config.num_blocks)
+        fewest = config.num_blocks if workload.goals_at(size) else FEWEST
+        for threads, allocator in settings(workload, size, config):
+            told = {form: teller(form, threads, allocator) for form in sides.forms}
+            found = run_of(told, config.num_blocks, fewest)
             runs.append({"threads": threads, "allocator": allocator, **found})
+            if workload.slow:
+                sides.end()  # its data are large
         shown, peaks = {}, {}
-        for form in forms:
+        for form in sides.forms:
             tell = teller(form, config.threads[0], UNMAPPED)
             seconds = np.median(runs[0]["blocks"][form][0]["seconds"])
             draws = min(DRAWS[workload.check], int(CHECKED / seconds))
@@ -125,7 +176,7 @@ def cell(workload: Workload, size: Size, sides: Sides, config: Config) -> dict[s
     return {"size": size_name(size), "shown": shown, "peaks": peaks, "runs": runs}
 
 
-def run_of(told: Mapping[str, Tell], num_blocks: int) -> dict[str, Any]:
+def run_of(told: Mapping[str, Tell], num_blocks: int, fewest: int) -> dict[str, Any]:
     """Run blocks of every form in turn."""
     once = {form: tell("time", 1)["seconds"][0] for form, tell in told.items()}  # it compiles
     once |= {
@@ -133,7 +184,7 @@ def run_of(told: Mapping[str, Tell], num_blocks: int) -> dict[str, Any]:
     }
     reps = {form: max(1, min(1000, int(BLOCK / seconds))) for form, seconds in once.items()}
     round_seconds = sum(once[form] * reps[form] for form in told)
-    rounds = max(FEWEST, min(num_blocks, int(ROUNDS / round_seconds)))
+    rounds = max(fewest, min(num_blocks, int(ROUNDS / round_seconds)))
     blocks: dict[str, list[dict]] = {form: [] for form in told}
     load = os.getloadavg()[0]
     for block in range(rounds):
@@ -144,12 +195,13 @@ def run_of(told: Mapping[str, Tell], num_blocks: int) -> dict[str, Any]:
     return {"load": load, "blocks": blocks}
 
 
-def training_cell(config: Config) -> dict[str, Any]:
-    """The smallest size of `training_speed`, on two processors, in the form of other cells."""
+def training_cell(size: Network, config: Config, before: Build | None) -> dict[str, Any]:
+    """A size of `training_speed`, on two processors, in the form of other cells."""
     threads = min(2, len(os.sched_getaffinity(0)))
-    plan = Plan(config.peers_python, ("torch",), threads, max(4, config.num_blocks), config.seed)
-    found = training_measured(SIZES[0], plan)
-    form_of = {OURS: "clear", "torch": "torch"}
+    blocks = max(4, config.num_blocks)
+    plan = Plan(config.peers_python, ("torch",), threads, blocks, config.seed, before)
+    found = training_measured(size, plan, phases=())
+    form_of = {OURS: "clear", BEFORE: before_form("clear"), "torch": "torch"}
     runs, shown = [], {}
     for allocator in ALLOCATORS:
         sides = [side for side in found["sides"] if side["allocator"] == allocator]
@@ -162,19 +214,22 @@ def training_cell(config: Config) -> dict[str, Any]:
 # ── the whole ───────────────────────────────────────────────────────────────────────────────────
 
 
-def measured(config: Config, cells: study.Cells, console: Console) -> list[tuple[Workload, dict]]:
+def measured(
+    config: Config, cells: study.Cells, console: Console, before: Build | None
+) -> list[tuple[Workload, dict]]:
     """All sizes of all workloads, from their files or measured now."""
-    found = []
+    found, whole = [], config.preset == "standard"
     for workload in (workload for workload in WORKLOADS if workload.name in config.workloads):
         if workload.name == TRAINING:
-            console.print(f"{workload.name} …", highlight=False)
-            found.append(
-                (workload, cells.measured("ar_training_step", lambda: training_cell(config)))
-            )
+            for network in SIZES if whole else SIZES[:1]:
+                console.print(f"{workload.name}, {network.name} …", highlight=False)
+                name = f"ar_training_step_{SIZES.index(network)}"
+                one = cells.measured(name, lambda n=network: training_cell(n, config, before))
+                found.append((workload, one))
             continue
-        sides = Sides(workload, config)
+        sides = Sides(workload, config, before)
         try:
-            for size in workload.sizes if config.preset == "standard" else workload.quick:
+            for size in workload.sizes if whole else workload.quick:
                 console.print(f"{workload.name}, {size_name(size)} …", highlight=False)
                 name = f"{workload.name}, {size_name(size)}".replace(", ", "_").replace(" ", "_")
                 one = cells.measured(name, lambda size=size: cell(workload, size, sides, config))  # noqa: B023
@@ -190,6 +245,19 @@ def run(config: Config, console: Console) -> bool:
     versions = reporting.installed(PACKAGES) | peer_versions(config.peers_python)
     values = {name: list(getattr(config, name)) for name in ("threads", "allocators")}
     values |= {"num_blocks": config.num_blocks, "seed": config.seed, "versions": versions}
+    with unpacked(config.before) as before:
+        commit = None if before is None else before.commit
+        return _run(config, console, before, versions, values | {"before": commit}, start)
+
+
+def _run(
+    config: Config,
+    console: Console,
+    before: Build | None,
+    versions: dict[str, str],
+    values: dict[str, Any],
+    start: float,
+) -> bool:
     cells = study.Cells(
         folder=config.out / "cells",
         depends_on=values,
@@ -199,7 +267,7 @@ def run(config: Config, console: Console) -> bool:
             "experiments.benchmarks.torch_side",
         ),
     )
-    found = measured(config, cells, console)
+    found = measured(config, cells, console, before)
     rows = [row for workload, one in found for row in rows_of(workload, one, config.seed)]
     verdicts = verdicts_of(rows)
     picture = benchmarks_report.draw(config.out / "benchmarks.png", rows)
@@ -213,6 +281,7 @@ def run(config: Config, console: Console) -> bool:
             "workloads": summary_of(rows),
             "memory": memory_of(rows),
             "allocators": ALLOCATORS,
+            "before": values["before"],
             "seconds": round(time.perf_counter() - start, 1),
         },
         verdicts=verdicts,

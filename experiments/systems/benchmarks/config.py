@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Literal
 
 from dfm_jax.checks import check_count, require
+from experiments.systems.benchmarks.builds import commit_of
 from experiments.systems.benchmarks.workloads import (
     BY_NAME,
 )
-from experiments.systems.training_speed.sides import ALLOCATORS
+from experiments.systems.training_speed.sides import ALLOCATORS, DEFAULT
 
 FEWEST = 3
 
@@ -30,17 +31,21 @@ class Config:
     workloads: tuple[str, ...] = tuple(BY_NAME)
     """The names of the workloads to measure."""
     num_blocks: int = 7
-    """The number of rounds over the forms and peers of a workload."""
+    """The number of rounds over the forms and peers of a workload; fewer where no aim is stated and
+    a round is long."""
     threads: tuple[int, ...] = (1, 2)
     """The numbers of threads of either side; each side is held to as many processors."""
     allocators: tuple[str, ...] = tuple(ALLOCATORS)
-    """The allocators: some of "glibc's default" and "buffers kept"."""
+    """The allocators: some of "glibc's default", "buffers kept", and "as a command starts it":
+    ours keeps its buffers by itself, all others have the default."""
+    before: str = ""
+    """A commit whose build is a further side, such as 1b2cef9; empty for none."""
     seed: int = 0
     """The seed of the data and of the resampling."""
 
 
 PRESETS = {
-    "quick": Config(num_blocks=4, threads=(1,), allocators=("glibc's default",)),
+    "quick": Config(num_blocks=4, threads=(1,), allocators=(DEFAULT,)),
     "standard": Config(preset="standard"),
 }
 
@@ -58,6 +63,8 @@ def check_config(config: Config) -> None:
         given = getattr(config, name)
         rule = f"`{name}` must hold at least one of {', '.join(known)}, and no other"
         require(bool(given) and set(given) <= set(known), rule, given)
+    if config.before:
+        commit_of(config.before)
     check_count("num_blocks", config.num_blocks, at_least=FEWEST)
     require(bool(config.threads), "`threads` must not be empty", config.threads)
     for count in config.threads:

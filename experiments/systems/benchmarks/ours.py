@@ -1,10 +1,10 @@
 """Our side of `benchmarks`: every workload in the form that defines it, and in the fast form.
 
-    python -m experiments.benchmarks.ours THREADS
+    python -m experiments.benchmarks.ours THREADS [keep]
 
-`benchmarks` runs it. Data are arguments of the compiled program, never constants, because a
-compiler may compute with constants beforehand. Keys are made inside from a number that changes at
-every call.
+`benchmarks` runs it; with "keep" it starts as a command of the package does. Data are arguments of
+the compiled program, never constants, because a compiler may compute with constants beforehand.
+Keys are made inside from a number that changes at every call.
 """
 
 import sys
@@ -15,22 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dfm_jax import fast, mixture, objectives, paths
-from dfm_jax.clustering import spherical_k_means
+from dfm_jax import fast, objectives, paths
 from dfm_jax.schedules import linear, rate
-from experiments.systems.benchmarks.ours_samplers import (
-    WIDTH,
-    Cases,
-    autoregressive,
-    counted,
-    deterministic,
-    euler,
-    euler_model,
-    numbered,
-    random_case,
-)
+from experiments.systems.benchmarks import ours_clusters, ours_samplers
+from experiments.systems.benchmarks.ours_samplers import Cases, deterministic, random_case
 from experiments.systems.benchmarks.serving import serve
-from experiments.systems.benchmarks.workloads import FULL, FULL_FAST
+from experiments.systems.training_speed.keep import keep_as_told
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -40,7 +30,7 @@ def prepare(workload: str, size: dict[str, int], arrays: Arrays) -> Cases:
     return _WORKLOADS[workload](size, {name: jnp.asarray(array) for name, array in arrays.items()})
 
 
-# ── paths, losses, draws ────────────────────────────────────────────────────────────────────────
+# ── paths, losses ───────────────────────────────────────────────────────────────────────────────
 
 
 def _path(size: dict[str, int], data: dict[str, jax.Array]) -> Cases:
@@ -108,92 +98,15 @@ def _cross_entropy(size: dict[str, int], data: dict[str, jax.Array]) -> Cases:
     }
 
 
-def _draw(size: dict[str, int], data: dict[str, jax.Array]) -> Cases:
-    clear = lambda key, logits: jax.random.categorical(key, logits, mode="high")  # noqa: E731
-    return {
-        "clear": random_case(clear, data["logits"], shown=counted),
-        "fast": random_case(fast.sample_categorical, data["logits"], shown=counted),
-    }
-
-
-# ── clusters and mixtures ───────────────────────────────────────────────────────────────────────
-
-
-def mean_cosine(features: np.ndarray, labels: np.ndarray) -> float:
-    """Of each row with the mean direction of its cluster: (1/R) Σ_k ‖Σ_{i in k} f_i‖."""
-    sums = np.zeros((labels.max() + 1, features.shape[1]))
-    np.add.at(sums, labels, features)
-    return float(np.linalg.norm(sums, axis=1).sum() / len(features))
-
-
-def _k_means(size: dict[str, int], data: dict[str, jax.Array], **options: Any) -> Cases:
-    features = data["features"]
-
-    def clear(seed: np.uint32, features: jax.Array) -> jax.Array:
-        key = jax.random.key(seed)
-        return spherical_k_means(key, features, size["K"], subtract_mean=False, **options).labels
-
-    def shown(labels: jax.Array) -> float:
-        return mean_cosine(np.asarray(features), np.asarray(labels))
-
-    return {"clear": numbered(clear, (features,), shown)}
-
-
-def _mixture(size: dict[str, int], data: dict[str, jax.Array]) -> Cases:
-    def clear(log_weights: jax.Array, logits: jax.Array) -> jax.Array:
-        log_probs = jax.nn.log_softmax(logits)
-        return jax.vmap(mixture.mix_log_probs, (None, 1))(log_weights, log_probs)
-
-    arrays = data["log_weights"], data["logits"]
-    shown = lambda log_probs: [np.asarray(log_probs[:, ::509]).reshape(-1).tolist()]  # noqa: E731
-    return {
-        "clear": deterministic(clear, *arrays, shown=shown),
-        "fast": deterministic(mixture.mix_logits, *arrays, shown=shown),
-    }
-
-
-def _one_expert(size: dict[str, int], data: dict[str, jax.Array]) -> Cases:
-    """The next token: from one expert that is drawn, or from all of them mixed.   [S7]"""
-    heads = jax.random.normal(jax.random.key(1), (size["K"], size["V"], WIDTH))
-    arrays = data["log_weights"], data["hidden"][None], heads
-
-    def every(hidden: jax.Array, heads: jax.Array) -> jax.Array:
-        """One product: its operand is the heads as they lie."""
-        return (hidden @ heads.reshape(-1, WIDTH).T).reshape(heads.shape[:2])
-
-    def one(key: jax.Array, log_weights: jax.Array, hidden: jax.Array, heads: Any) -> jax.Array:
-        first, second = jax.random.split(key)
-        expert = jax.random.categorical(first, log_weights)
-        return fast.sample_categorical(second, hidden @ heads[expert].T)
-
-    def full(key: jax.Array, log_weights: jax.Array, hidden: jax.Array, heads: Any) -> jax.Array:
-        log_probs = jax.nn.log_softmax(every(hidden, heads))
-        mixed = mixture.mix_log_probs(log_weights, log_probs)
-        return jax.random.categorical(key, mixed, mode="high")
-
-    def quick(key: jax.Array, log_weights: jax.Array, hidden: jax.Array, heads: Any) -> jax.Array:
-        mixed = mixture.mix_logits(log_weights, every(hidden, heads)[:, None])[0]
-        return fast.sample_categorical(key, mixed)
-
-    forms = {"fast": one, FULL: full, FULL_FAST: quick}
-    return {name: random_case(form, *arrays, shown=counted) for name, form in forms.items()}
-
-
 _WORKLOADS: dict[str, Callable[[dict[str, int], Any], Cases]] = {
     "path sampling": _path,
     "generalized KL": _generalized_kl,
     "cross-entropy": _cross_entropy,
-    "Euler without its model": euler,
-    "Euler with a model": euler_model,
-    "AR sampling with cache": autoregressive,
-    "balanced k-means": lambda size, data: _k_means(size, data, balance="rows"),
-    "fine k-means": lambda size, data: _k_means(size, data, max_passes=10),
-    "mixture of K experts": _mixture,
-    "a sample from the mixture": _one_expert,
-    "categorical draw": _draw,
+    **ours_samplers.WORKLOADS,
+    **ours_clusters.WORKLOADS,
 }
 
 
 if __name__ == "__main__":
-    assert len(sys.argv) == 2
+    keep_as_told(sys.argv[2:])
     serve(prepare)

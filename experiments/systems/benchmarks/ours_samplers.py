@@ -1,4 +1,4 @@
-"""The samplers of `benchmarks` on our side, and the functions that make a workload runnable."""
+"""Samplers, mixtures and draws of `benchmarks` on our side, and what makes a workload runnable."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dfm_jax import fast, mixture
 from dfm_jax.models import (
     TransformerConfig,
     transformer,
@@ -20,6 +21,7 @@ from dfm_jax.sampling import (
     sample_euler,
 )
 from dfm_jax.schedules import linear
+from experiments.systems.benchmarks.kinds import FULL, FULL_FAST
 from experiments.systems.benchmarks.serving import Case
 
 Cases = dict[str, Case]
@@ -138,3 +140,64 @@ def autoregressive(size: dict[str, int], data: dict[str, jax.Array]) -> Cases:
         "clear": random_case(sampler("clear"), *arrays),
         "fast": random_case(sampler("two_level"), *arrays),
     }
+
+
+# ── mixtures, draws ─────────────────────────────────────────────────────────────────────────────
+
+
+def _mixture(size: dict[str, int], data: dict[str, jax.Array]) -> Cases:
+    def clear(log_weights: jax.Array, logits: jax.Array) -> jax.Array:
+        log_probs = jax.nn.log_softmax(logits)
+        return jax.vmap(mixture.mix_log_probs, (None, 1))(log_weights, log_probs)
+
+    arrays = data["log_weights"], data["logits"]
+    shown = lambda log_probs: [np.asarray(log_probs[:, ::509]).reshape(-1).tolist()]  # noqa: E731
+    return {
+        "clear": deterministic(clear, *arrays, shown=shown),
+        "fast": deterministic(mixture.mix_logits, *arrays, shown=shown),
+    }
+
+
+def _one_expert(size: dict[str, int], data: dict[str, jax.Array]) -> Cases:
+    """The next token: from one expert that is drawn, or from all of them mixed.   [S7]"""
+    heads = jax.random.normal(jax.random.key(1), (size["K"], size["V"], WIDTH))
+    arrays = data["log_weights"], data["hidden"][None], heads
+
+    def every(hidden: jax.Array, heads: jax.Array) -> jax.Array:
+        """One product: its operand is the heads as they lie."""
+        return (hidden @ heads.reshape(-1, WIDTH).T).reshape(heads.shape[:2])
+
+    def one(key: jax.Array, log_weights: jax.Array, hidden: jax.Array, heads: Any) -> jax.Array:
+        first, second = jax.random.split(key)
+        expert = jax.random.categorical(first, log_weights)
+        return fast.sample_categorical(second, hidden @ heads[expert].T)
+
+    def full(key: jax.Array, log_weights: jax.Array, hidden: jax.Array, heads: Any) -> jax.Array:
+        log_probs = jax.nn.log_softmax(every(hidden, heads))
+        mixed = mixture.mix_log_probs(log_weights, log_probs)
+        return jax.random.categorical(key, mixed, mode="high")
+
+    def quick(key: jax.Array, log_weights: jax.Array, hidden: jax.Array, heads: Any) -> jax.Array:
+        mixed = mixture.mix_logits(log_weights, every(hidden, heads)[:, None])[0]
+        return fast.sample_categorical(key, mixed)
+
+    forms = {"fast": one, FULL: full, FULL_FAST: quick}
+    return {name: random_case(form, *arrays, shown=counted) for name, form in forms.items()}
+
+
+def _draw(size: dict[str, int], data: dict[str, jax.Array]) -> Cases:
+    clear = lambda key, logits: jax.random.categorical(key, logits, mode="high")  # noqa: E731
+    return {
+        "clear": random_case(clear, data["logits"], shown=counted),
+        "fast": random_case(fast.sample_categorical, data["logits"], shown=counted),
+    }
+
+
+WORKLOADS = {
+    "Euler without its model": euler,
+    "Euler with a model": euler_model,
+    "AR sampling with cache": autoregressive,
+    "mixture of K experts": _mixture,
+    "a sample from the mixture": _one_expert,
+    "categorical draw": _draw,
+}

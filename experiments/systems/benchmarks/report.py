@@ -14,7 +14,9 @@ from rich.table import Table
 
 from experiments.lib import study
 from experiments.systems.benchmarks.account import curves, slope
+from experiments.systems.benchmarks.kinds import BEFORE
 from experiments.systems.benchmarks.workloads import BY_NAME
+from experiments.systems.training_speed.times import MET
 
 # Okabe and Ito's palette: told apart by every kind of color vision.
 _COLORS = ("#0072B2", "#56B4E9", "#D55E00", "#E69F00")
@@ -88,7 +90,8 @@ def _aims(workloads: Mapping[str, Any]) -> str:
                 for end in ("at_best", "best", "least")
             ]
             met = "yes" if aim["met"] else "no"
-            where = aim["size"] or "all"
+            where = aim["size"] or ("every" if aim.get("at") == "every" else "best of all")
+            where += f"; {aim['allocator']}" if aim.get("allocator") else ""
             lines.append((workload, where, aim["peer"], *ends, f"{aim['goal']:.3g}", met))
     heads = (
         "workload",
@@ -98,17 +101,20 @@ def _aims(workloads: Mapping[str, Any]) -> str:
         "best ratio",
         "least ratio",
         "aim",
-        "met (85 %)",
+        f"met ({100 * MET:.0f} %)",
     )
     return _table(heads, (0, 1, 2), lines)
 
 
-def _memory(found: Mapping[str, Any] | None) -> str:
-    if found is None:
-        return ""
-    met = "met" if found["met"] else "not met"
-    peak = f"{found['share']:.2f} (aim {found['goal']:.2f}, {met})"
-    return f"\n\nGeneralized KL, {found['size']}: our peak memory over flow_matching's: {peak}."
+def _memory(found: Sequence[Mapping[str, Any]]) -> str:
+    """Our peaks of memory, as a share of the peer's."""
+    lines = []
+    for aim in found:
+        met = "met" if aim["met"] else "not met"
+        peak = f"{aim['share']:.2f} (aim {aim['goal']:.2f}, {met})"
+        name, peer = f"{aim['workload']}, {aim['size']}", aim["peer"]
+        lines.append(f"{name[0].upper()}{name[1:]}: our peak memory over {peer}'s: {peak}.")
+    return "".join(f"\n\n{line}" for line in lines)
 
 
 def _growth(workloads: Mapping[str, Any]) -> str:
@@ -128,7 +134,8 @@ def _table(heads: Sequence[str], left: Sequence[int], lines: Sequence[Sequence[s
 def draw(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
     """Seconds over size, both logarithmic, a panel per work; the fitted slopes in the legends.
 
-    It shows one processor, with the default of glibc's allocator.
+    It shows one processor, with the default of glibc's allocator; of a slow workload, two, with
+    ours as a command starts it. The earlier build's lines are dashed.
     """
     named = dict.fromkeys(row["workload"] for row in rows)
     panels = [(BY_NAME[n], found) for n in named if (found := curves(BY_NAME[n], map(dict, rows)))]
@@ -139,13 +146,18 @@ def draw(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
     grid = figure.subplots(lines, columns, squeeze=False).flat
     for axes, (workload, found) in zip(grid, panels, strict=False):
         ours = [name for name in found if name.startswith("ours, ")]
-        others = [name for name in found if name not in ours]
+        earlier = [name for name in found if name.startswith(f"{BEFORE}, ")]
+        others = [name for name in found if name not in (*ours, *earlier)]
         colors = dict(zip(ours, _COLORS[:2], strict=False))
         colors |= dict(zip(others, _COLORS[2:], strict=False))
+        colors |= {name: colors[f"ours{name.removeprefix(BEFORE)}"] for name in earlier}
         for name, (sizes, seconds) in found.items():
             fitted = slope(sizes, seconds)
             label = name if fitted is None else f"{name}: {fitted:.2f}"
-            axes.plot(sizes, seconds, marker="o", markersize=3, color=colors[name], label=label)
+            line = "--" if name in earlier else "-"
+            axes.plot(
+                sizes, seconds, line, marker="o", markersize=3, color=colors[name], label=label
+            )
         axes.set_xscale("log")
         axes.set_yscale("log")
         ticks = sorted({int(size) for sizes, _ in found.values() for size in sizes})

@@ -33,7 +33,7 @@ Prepare = Callable[[str, dict[str, int], Mapping[str, np.ndarray]], dict[str, Ca
 def serve(prepare: Prepare) -> None:
     """Answer commands until the input ends: a line of JSON in, a line of JSON out.
 
-    {"do", "work", "size", "data", "form", "reps"}: The answer to "time" is the seconds of each
+    {"do", "workload", "size", "data", "form", "reps"}: The answer to "time" is the seconds of each
     repetition, to "memory" the peak of one, and to "check" a summary of each repetition's result.
     """
     # What libraries print is no answer: it goes where errors go.
@@ -98,7 +98,12 @@ class Side:
     """A process that waits for commands, with as many processors as it has threads."""
 
     def __init__(
-        self, name: str, command: Sequence[str], num_threads: int, environment: Mapping[str, str]
+        self,
+        name: str,
+        command: Sequence[str],
+        num_threads: int,
+        environment: Mapping[str, str],
+        folder: Path | None = None,
     ) -> None:
         self.name = name
         threads = {"OMP_NUM_THREADS": str(num_threads), "JAX_PLATFORMS": "cpu"}
@@ -109,7 +114,7 @@ class Side:
         try:
             self.process = subprocess.Popen(
                 command,
-                cwd=Path(__file__).parents[3],
+                cwd=folder or Path(__file__).parents[3],
                 env={**os.environ, **threads, **environment},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,

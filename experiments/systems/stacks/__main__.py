@@ -19,7 +19,7 @@ from rich.console import Console
 
 from experiments.lib import reporting, study
 from experiments.lib.reporting import Verdict
-from experiments.systems.benchmarks.workloads import size_name
+from experiments.systems.benchmarks.kinds import size_name
 from experiments.systems.stacks import measure
 from experiments.systems.stacks import report as stacks_report
 from experiments.systems.stacks.config import PRESETS, Config, Work, check_config

