@@ -38,6 +38,7 @@ _renamed.install()
 
 if TYPE_CHECKING:
     from dfm_jax import accounting as accounting
+    from dfm_jax import allocator as allocator
     from dfm_jax import boundary as boundary
     from dfm_jax import checks as checks
     from dfm_jax import cli as cli

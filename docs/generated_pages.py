@@ -15,7 +15,7 @@ from dfm_jax.theory.statement import in_order
 
 # From the bottom of the house to its top, as imports point.
 LAYERS = (
-    *("types", "checks", "durable", "exact", "boundary", "interfaces"),
+    *("allocator", "types", "checks", "durable", "exact", "boundary", "interfaces"),
     *("schedules", "paths", "velocities", "steps", "mixture", "clustering"),
     *("objectives", "samplers", "accounting"),
     *("fast", "sampling", "likelihoods", "parallel", "theory"),

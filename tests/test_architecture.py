@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 # names what is public, and `__main__` stand above all of them. Of a package that spans two layers
 # a module may have a place of its own, `mixture.posterior`; the rest stands where the package does.
 LAYERS = (
-    *("_renamed", "types", "checks", "durable", "exact", "boundary", "interfaces"),
+    *("_renamed", "allocator", "types", "checks", "durable", "exact", "boundary", "interfaces"),
     *("schedules", "paths", "velocities", "steps"),
     *("mixture.posterior", "mixture.gates", "clustering"),
     *("objectives", "samplers", "accounting"),
@@ -48,6 +48,7 @@ MATHEMATICS = LAYERS[LAYERS.index("schedules") : LAYERS.index("accounting") + 1]
 # reserved for another.
 ALLOWED = {
     "_renamed": set(),
+    "allocator": set(),
     "types": {"jax", "numpy", "jaxtyping", "beartype"},
     "checks": {"jax", "numpy"},
     "exact": {"numpy"},

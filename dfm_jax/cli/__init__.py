@@ -11,6 +11,7 @@ from typing import Annotated, Any, Union
 
 import tyro
 
+from dfm_jax.allocator import keep_buffers, peak_memory
 from dfm_jax.cli.doctor import Doctor
 from dfm_jax.cli.launch import Launch
 from dfm_jax.cli.partition import Partition, Route
@@ -106,7 +107,10 @@ def parsed(args: list[str]) -> Any:
 
 
 def main(args: list[str] | None = None) -> int:
-    """Parse the command line and run it; an error becomes one line and an exit status."""
+    """Parse the command line and run it; an error becomes one line and an exit status.
+
+    Given `args`, it is called by a program, whose signals and allocator are left as they are.
+    """
     if args is None:
         listen()
     prog = _PROG
@@ -115,7 +119,14 @@ def main(args: list[str] | None = None) -> int:
         nonlocal prog
         command = parsed(sys.argv[1:] if args is None else args)
         prog += f" {next(name for name, kind in COMMANDS.items() if kind is type(command))}"
-        return command.run()
+        keeps = args is None and getattr(command, "keep_buffers", False)
+        if not (keeps and keep_buffers()):  # before jax allocates
+            return command.run()
+        status = command.run()
+        if (peak := peak_memory()) is not None:
+            said = f"{prog}: at most {peak / 2**30:.2f} GiB of memory, freed buffers included."
+            print(said, file=sys.stderr)
+        return status
 
     return ended(lambda: prog, run)
 

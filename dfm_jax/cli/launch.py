@@ -54,6 +54,8 @@ class Members:
     placement: Literal["replicated", "sharded"] | None = None
     """Spread each member over all devices of its hosts, replicated or sharded; by default a member
     uses one device."""
+    keep_buffers: bool = True
+    """Keep freed memory for the next buffers. This is faster on a CPU, and takes more memory."""
 
     def jobs(self, hosts: int = 1) -> "list[Job]":
         """One `train` command for each member, or one `sweep` command for each group.
@@ -77,6 +79,7 @@ class Members:
         words += [] if self.tokenizer is None else ["--tokenizer", str(self.tokenizer)]
         words += [w for name in counts for w in (_flag(name), str(getattr(self, name)))]
         words += ["--text-only"] if self.text_only else []
+        words += [] if self.keep_buffers else ["--no-keep-buffers"]
         tracker = tracker_name(self.tracker, self.tensorboard)
         words += [] if tracker is None else ["--tracker", tracker]
         words += ["--set", *self.set] if self.set else []

@@ -78,6 +78,8 @@ class Train:
     distributed: bool = False
     """Run as one of several processes. They find each other by JAX_COORDINATOR_ADDRESS,
     JAX_NUM_PROCESSES and JAX_PROCESS_ID, by SLURM, or by a Cloud TPU."""
+    keep_buffers: bool = True
+    """Keep freed memory for the next buffers. This is faster on a CPU, and takes more memory."""
 
     def run(self) -> int:
         """Train to the end, or until a signal comes."""
@@ -165,6 +167,8 @@ class Evaluate:
     """The number of draws for each window, if the loss is a bound that draws estimate."""
     text_only: bool = False
     """Read only the text of rows in --data that have pictures."""
+    keep_buffers: bool = True
+    """Keep freed memory for the next buffers. This is faster on a CPU, and takes more memory."""
 
     def run(self) -> int:
         """Print one line for each member."""
@@ -265,6 +269,8 @@ class Sample:
     checkpoint: Literal["last", "best"] = "last"
     """Which checkpoint of a member to read; best is the one of the lowest validation loss among
     those kept. An ensemble names its checkpoints itself."""
+    keep_buffers: bool = True
+    """Keep freed memory for the next buffers. This is faster on a CPU, and takes more memory."""
 
     def run(self) -> int:
         """Print the texts, with a line between any two."""

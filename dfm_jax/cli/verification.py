@@ -51,6 +51,8 @@ class Verify:
     """The shapes of the cases; `all` adds four more shapes."""
     json: Path | None = None
     """A file to which the rows are written."""
+    keep_buffers: bool = True
+    """Keep freed memory for the next buffers. This is faster on a CPU, and takes more memory."""
 
     def run(self) -> int:
         """Print one line for each statement when it is verified."""

@@ -18,6 +18,7 @@ import tyro
 from rich.console import Console
 
 import dfm_jax
+from dfm_jax.allocator import keep_buffers
 from dfm_jax.checks import check_seed
 from dfm_jax.cli import check_given_once
 from dfm_jax.data import Corpus
@@ -92,6 +93,8 @@ def main_of(
     def main(args: Sequence[str] | None = None) -> int:
         """0 if every claim holds, 1 if one fails, 2 for input that cannot be used, 130 stopped."""
         config: Any = parsed(presets, prog, args)
+        if args is None:
+            keep_buffers()  # as commands of the package do
 
         def whole() -> bool:
             if check is not None:
