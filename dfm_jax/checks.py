@@ -11,6 +11,8 @@ unless the caller asks for it:
 import contextlib
 import re
 import reprlib
+from collections.abc import Iterator
+from contextvars import ContextVar
 from pathlib import PurePath
 from typing import Any
 
@@ -39,6 +41,8 @@ def require(
     name = _named(rule) if name is None else name
     then = f" {then}" if then else ""
     if isinstance(holds, Tracer):
+        if _UNREAD.get():
+            return
         # The message is a format of checkify: a brace in it would stand for another value.
         fixed = [text.replace("{", "{{").replace("}", "}}") for text in (rule, name, then)]
         message = "{}; got {} = {{value}}.{}".format(*fixed)
@@ -48,6 +52,24 @@ def require(
     else:
         index, value = _first_bad(holds, value)
         raise ValueError(f"{rule}; got {name}{index} = {shown(value)}.{then}")
+
+
+_UNREAD = ContextVar("unread", default=False)
+
+
+@contextlib.contextmanager
+def without_traced_checks() -> Iterator[None]:
+    """In this context traced values are not checked; concrete ones are refused as ever.
+
+    It is for programs that are compiled without checkify, which drops the debug checks in any case:
+    half the time of a trace under `vmap` would go into them. What is traced here must not be traced
+    again under checkify from a cache of jax: do not call functions that are compiled already.
+    """
+    token = _UNREAD.set(True)
+    try:
+        yield
+    finally:
+        _UNREAD.reset(token)
 
 
 def _named(rule: str) -> str:

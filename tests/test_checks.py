@@ -269,6 +269,21 @@ def test_a_traced_value_is_refused_through_checkify(check, bad, good, message):
     error.throw()
 
 
+def test_traced_checks_can_be_left_out_of_a_program_and_concrete_ones_cannot():
+    def both(t):
+        checks.check_interval("t", t, 0.0, 1.0)
+        return t
+
+    with checks.without_traced_checks():
+        assert "check[" not in str(jax.make_jaxpr(lambda t: both(t))(2.0))
+        with pytest.raises(ValueError, match="`t` must lie in"):
+            both(2.0)
+    assert "check[" in str(jax.make_jaxpr(lambda t: both(t))(2.0))
+    error, _ = jax.jit(checkify.checkify(lambda t: both(t)))(2.0)
+    with pytest.raises(checkify.JaxRuntimeError, match="`t` must lie in"):
+        error.throw()
+
+
 @pytest.mark.parametrize(("check", "bad", "good", "message"), TRACED.values(), ids=TRACED)
 def test_without_checkify_a_traced_value_costs_nothing(check, bad, good, message):
     compiled = jax.jit(lambda value: (check(value), value)[1]).lower(jnp.asarray(bad)).compile()

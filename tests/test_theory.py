@@ -1,8 +1,10 @@
 """Every statement of the theory: its residual vanishes, its falsifier does not."""
 
 import importlib
+import multiprocessing
 import re
 import sys
+from collections.abc import Generator
 from pathlib import Path
 
 import jax
@@ -78,6 +80,37 @@ def test_devices_do_not_change_a_residual():
     assert abs(one.falsifier - eight.falsifier) <= 1e-12
 
 
+def test_processes_do_not_change_a_row(own_file, monkeypatch):
+    """The order and every number; a statement of an own file stays in this process."""
+    own_file("shared_own")
+    monkeypatch.syspath_prepend(".")
+    importlib.import_module("shared_own")
+    labels = ["P3", "X1", "D13", "P6", "D3"]
+    alone = list(verify(labels, instances=32, seed=5))
+    assert [row.label for row in alone] == labels
+    assert list(verify(labels, instances=32, seed=5, num_processes=3)) == alone
+    assert list(verify(["X1"], instances=32, seed=5, num_processes=3)) == alone[1:2]
+
+
+def test_processes_end_with_the_loop_that_reads_them():
+    before = set(multiprocessing.active_children())
+    rows = verify(["P3", "P6", "D3", "D13"], instances=32, num_processes=2)
+    assert isinstance(rows, Generator)
+    assert next(rows).passed
+    assert set(multiprocessing.active_children()) - before
+    rows.close()
+    assert set(multiprocessing.active_children()) == before
+
+
+def test_options_that_xla_does_not_know_are_left_out(monkeypatch):
+    assert runs._options() == runs._QUICK_TO_COMPILE
+    for options in ({"xla_no_such_option": 1}, {"xla_backend_optimization_level": "many"}):
+        runs._options.cache_clear()
+        monkeypatch.setattr(runs, "_QUICK_TO_COMPILE", options)
+        assert runs._options() is None
+    runs._options.cache_clear()
+
+
 def test_refusals_name_argument_rule_and_value():
     with pytest.raises(ValueError, match=r"`labels` must name statements .*; got label = 'D99'"):
         list(verify(["D99"]))
@@ -88,6 +121,8 @@ def test_refusals_name_argument_rule_and_value():
         list(verify(["X9"]))
     with pytest.raises(ValueError, match=r"`instances` must be at least 16; got instances = 3"):
         list(verify(["D4"], instances=3))
+    with pytest.raises(ValueError, match=r"`num_processes` must be at least 1; got .* = 0"):
+        list(verify(["D4"], num_processes=0))
     with pytest.raises(ValueError, match=r"`num_experts` must be at least 1; got num_experts = 0"):
         list(verify(["D4"], shape=Shape(2, 2, 0)))
     with pytest.raises(ValueError, match=r"bytes"):
@@ -228,8 +263,8 @@ def test_hard_cases_are_hard_and_generic_ones_generic():
 def test_each_function_is_compiled_for_two_shapes_at_most(monkeypatch):
     made = []
 
-    def recorded(fn):
-        made.append(plain(fn))
+    def recorded(fn, **options):
+        made.append(plain(fn, **options))
         return made[-1]
 
     plain = jax.jit

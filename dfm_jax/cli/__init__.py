@@ -71,7 +71,7 @@ _DESCRIPTION = """Decentralized autoregressive generation as discrete flow match
 
 Examples:
     python -m dfm_jax doctor                 what this machine has
-    python -m dfm_jax verify                 every statement, by enumeration: three minutes
+    python -m dfm_jax verify                 every statement, by enumeration: half a minute
     python -m dfm_jax train --help           the options of a command, and examples
 """
 

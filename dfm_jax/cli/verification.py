@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import sys
 import time
 from dataclasses import dataclass
@@ -45,6 +46,9 @@ class Verify:
     """The number K of experts."""
     devices: int = 1
     """The number of devices over which the cases are mapped; on a CPU they are virtual."""
+    processes: int | None = None
+    """The number of processes that share the statements; by default one for each processor, and at
+    most one for eight statements."""
     precision: Literal["float64", "float32"] = "float64"
     """The precision: float64 on the host CPU, or float32 on the default device."""
     shapes: Literal["default", "all"] = "default"
@@ -80,6 +84,7 @@ class Verify:
             shapes=self.shapes,
             precision=self.precision,
             num_devices=self.devices,
+            num_processes=self._num_processes(len(labels) or len(LEDGER)),
         )
         bar = tqdm(total=len(labels) or len(LEDGER), leave=False, unit="statement", disable=None)
         for row in judged:
@@ -102,6 +107,13 @@ class Verify:
         if self.json is not None:
             self.json.write_text(json.dumps([_jsonable(row) for row in rows], indent=1) + "\n")
         return 1 if failed else 0
+
+    def _num_processes(self, num_statements: int) -> int:
+        """To start a process takes as long as a statement or two."""
+        if self.processes is not None:
+            return self.processes
+        usable = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))(0)
+        return max(1, min(len(usable), num_statements // 8))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,9 +12,16 @@ from dfm_jax.exact.checks import (
     check_size,
     check_states,
 )
-from dfm_jax.exact.couplings import Coupling, FactoredCoupling, check_factored, starts, transport
+from dfm_jax.exact.couplings import (
+    Coupling,
+    FactoredCoupling,
+    check_factored,
+    moved_on,
+    starts,
+    transport,
+)
 from dfm_jax.exact.distributions import states
-from dfm_jax.exact.paths import check_parts, check_token_path, marginal_path, pairs
+from dfm_jax.exact.paths import check_parts, check_token_path, pairs
 
 
 def pair_posterior(coupling: Coupling, token_path: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -32,9 +39,10 @@ def pair_posterior(coupling: Coupling, token_path: np.ndarray) -> tuple[np.ndarr
     shape = (num_states**num_positions, num_positions, num_states, num_tokens)
     check_size(shape, "The pair posterior")
     posterior = np.empty(shape)
-    for i, pair in enumerate(_pair_posteriors(coupling, token_path)):
+    path, of_positions = _pair_posteriors(coupling, token_path)
+    for i, pair in enumerate(of_positions):
         posterior[:, i] = pair
-    return posterior, marginal_path(coupling, token_path) > 0.0
+    return posterior, path > 0.0
 
 
 def posteriors(
@@ -54,9 +62,10 @@ def posteriors(
     total = num_states**num_positions
     posterior_1 = np.empty((total, num_positions, num_tokens))
     posterior_0 = np.empty((total, num_positions, num_states))
-    for i, pair in enumerate(_pair_posteriors(coupling, token_path)):
+    path, of_positions = _pair_posteriors(coupling, token_path)
+    for i, pair in enumerate(of_positions):
         posterior_1[:, i], posterior_0[:, i] = pair.sum(axis=1), pair.sum(axis=2)
-    return posterior_1, posterior_0, marginal_path(coupling, token_path) > 0.0
+    return posterior_1, posterior_0, path > 0.0
 
 
 def marginal_velocity(pair_posterior: np.ndarray, token_velocity: np.ndarray) -> np.ndarray:
@@ -126,8 +135,10 @@ def expert_posterior(weights: np.ndarray, paths: np.ndarray) -> tuple[np.ndarray
     return np.divide(joint, path[:, None], out=np.zeros_like(joint), where=where), support
 
 
-def _pair_posteriors(coupling: Coupling, token_path: np.ndarray) -> Iterator[np.ndarray]:
-    """The pair posterior of position 0, 1, …: one [Z, S, V] each.
+def _pair_posteriors(
+    coupling: Coupling, token_path: np.ndarray
+) -> tuple[np.ndarray, Iterator[np.ndarray]]:
+    """p_t(z), [Z], and the pair posterior of position 0, 1, …: one [Z, S, V] each.
 
     The kernel of position i is replaced by the identity, which keeps its pair (a, b), or its b,
     as the value of that position; W[i] is then applied by hand.
@@ -140,7 +151,8 @@ def _pair_posteriors(coupling: Coupling, token_path: np.ndarray) -> Iterator[np.
         start = np.ones((num_positions, num_states, num_tokens))
     path = transport(probs, kernels)
     inside = (path > 0.0)[:, None, None]
-    for i in range(num_positions):
+
+    def at(i: int) -> np.ndarray:
         check_size((path.size, num_states, num_tokens), "The pair posterior of a position")
         kept = _all_but_one(probs, kernels, i)  # [left, C, right], left = z^{<i}, right = z^{>i}
         left, _, right = kept.shape
@@ -148,13 +160,15 @@ def _pair_posteriors(coupling: Coupling, token_path: np.ndarray) -> Iterator[np.
         kept = np.broadcast_to(kept, (left, num_states, num_tokens, right))
         joint = np.einsum("labr,abv->lvrab", kept, start[i][:, :, None] * token_path[i])
         joint = joint.reshape(path.size, num_states, num_tokens)
-        yield np.divide(joint, path[:, None, None], out=np.zeros_like(joint), where=inside)
+        return np.divide(joint, path[:, None, None], out=np.zeros_like(joint), where=inside)
+
+    return path, map(at, range(num_positions))
 
 
 def _all_but_one(probs: np.ndarray, kernels: np.ndarray, i: int) -> np.ndarray:
     """The joint of the kept pair at position i and the states elsewhere, [S^i, C, S^(N-1-i)]."""
     num_positions, num_kept, num_states = kernels.shape
-    rest = probs.reshape((num_kept,) * num_positions)
-    for j in range(num_positions):
-        rest = np.moveaxis(rest, 0, -1) if j == i else np.tensordot(rest, kernels[j], axes=(0, 0))
+    rest = probs
+    for j, kernel in enumerate(kernels):
+        rest = rest.reshape(num_kept, -1).T if j == i else moved_on(rest, kernel)
     return rest.reshape(num_states**i, num_kept, num_states ** (num_positions - 1 - i))

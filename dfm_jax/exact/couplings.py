@@ -92,11 +92,23 @@ def transport(probs: np.ndarray, token_kernels: np.ndarray) -> np.ndarray:
     Returns:
         [B^N].
     """
-    num_positions, num_before, _ = token_kernels.shape
-    rest = probs.reshape((num_before,) * num_positions)
-    for kernel in token_kernels:  # always the first axis: its image goes to the end
-        rest = np.tensordot(rest, kernel, axes=(0, 0))
+    rest = probs
+    for kernel in token_kernels:
+        rest = moved_on(rest, kernel)
     return rest.reshape(-1)
+
+
+def moved_on(rest: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    """Σ_y rest(y, z) R(y, x), with x last: the first of several axes, of length A, goes to the end.
+
+    Args:
+        rest: [A · Z] in any shape.
+        kernel: R, [A, B], real or complex.
+
+    Returns:
+        [Z, B].
+    """
+    return rest.reshape(len(kernel), -1).T @ kernel
 
 
 def check_joint(coupling: np.ndarray) -> np.ndarray:

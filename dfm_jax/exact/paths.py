@@ -223,6 +223,6 @@ def _number(name: str, value: ArrayLike, *, finite: bool = True) -> np.ndarray:
     """An array of float64 or complex128."""
     value = np.asarray(value)
     value = value.astype(np.complex128 if np.iscomplexobj(value) else np.float64)
-    if np.any(np.isnan(value)) or (finite and not np.all(np.isfinite(value))):
+    if not (np.isfinite(value) if finite else ~np.isnan(value)).all():
         raise RefusedError(f"`{name}` must be finite; got NaN or infinite entries.")
     return value

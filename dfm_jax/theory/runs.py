@@ -7,10 +7,19 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
+from dfm_jax.checks import without_traced_checks
 from dfm_jax.parallel import independent, make_mesh
 
 Precision = Literal["float64", "float32"]
 _PLATFORM: dict[Precision, str | None] = {"float64": "cpu", "float32": None}
+
+# Each program runs a few times on small arrays, so its compilation is what takes the time. Without
+# the optimizations of LLVM, kernels fused by MLIR and a split over threads it takes a fifth.
+_QUICK_TO_COMPILE = {
+    "xla_backend_optimization_level": 0,
+    "xla_cpu_use_fusion_emitters": False,
+    "xla_cpu_parallel_codegen_split_count": 1,
+}
 
 
 class Run:
@@ -30,7 +39,8 @@ class Run:
         count = len(jax.tree.leaves(arrays)[0])
         missing = -count % self.num_devices
         rows = jax.tree.map(lambda a: self._cast(np.asarray(a), missing), arrays)
-        with jax.enable_x64(self.precision == "float64"), self._device():
+        x64 = jax.enable_x64(self.precision == "float64")
+        with x64, self._device(), without_traced_checks():
             out = compiled(fn, tuple(sorted(static.items())), self.precision, self.num_devices)(
                 *rows
             )
@@ -58,5 +68,16 @@ def compiled(fn: Callable, static: tuple, precision: Precision, num_devices: int
     # `precision` is part of the key: x64 is a context, and one cache must not serve both.
     one_case = partial(fn, **dict(static))
     if num_devices == 1:
-        return jax.jit(jax.vmap(one_case))
+        on_cpu = (_PLATFORM[precision] or jax.default_backend()) == "cpu"
+        return jax.jit(jax.vmap(one_case), compiler_options=_options() if on_cpu else None)
     return independent(one_case, make_mesh(num_devices, platform=_PLATFORM[precision]))
+
+
+@cache
+def _options() -> dict[str, Any] | None:
+    """`_QUICK_TO_COMPILE`; None if this XLA knows another set of options."""
+    try:
+        jax.jit(lambda: 0, compiler_options=_QUICK_TO_COMPILE).lower().compile()
+    except jax.errors.JaxRuntimeError:
+        return None
+    return _QUICK_TO_COMPILE

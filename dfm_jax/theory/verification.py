@@ -1,12 +1,18 @@
 """Verify statements: the largest residual, the smallest falsifier, and whether they pass."""
 
+import contextlib
 import logging
+import multiprocessing
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
 from difflib import get_close_matches
 from importlib import import_module
 from typing import Literal, NamedTuple
 
+import jax
 import numpy as np
 
 from dfm_jax.checks import check_count, check_seed, require
@@ -59,8 +65,9 @@ def verify(
     shapes: Literal["default", "all"] = "default",
     precision: Precision = "float64",
     num_devices: int = 1,
+    num_processes: int = 1,
 ) -> Iterator[Row]:
-    """Verify the statements one after another, by default all of them.
+    """Verify the statements, by default all of them; rows come in the order of the labels.
 
     One case in eight has the edge shape (N = 1, K = 1); half of the others are generic. A statement
     passes if no residual exceeds the tolerance, and no falsifier on a generic case is below 1e3
@@ -76,6 +83,9 @@ def verify(
         shapes: "all" spreads the cases over more shapes; each shape is compiled separately.
         precision: float64 on the host CPU, or float32 on the default device.
         num_devices: The number of devices over which the cases are mapped.
+        num_processes: The number of processes that share the statements. All but this one are
+            started for it, which takes a second; statements of your own stay in this one. In
+            float32 on an accelerator there is one process in any case.
 
     Raises:
         ValueError: if a label is unknown; if there are fewer than 16 instances; if a space is too
@@ -86,8 +96,13 @@ def verify(
     _check_fit(instances, shape)
     chosen = [find_statement(label) for label in labels] or in_order()
     check_seed("seed", seed)
+    check_count("num_processes", num_processes)
+    work = _Work(shape, shapes, instances, seed, precision, num_devices)
     run = Run(precision, num_devices)
-    batches = _draw(shape, shapes, instances, seed)
+    shared = precision == "float64" or jax.default_backend() == "cpu"
+    if num_processes > 1 and len(chosen) > 1 and shared:
+        return _judged_together(chosen, work, run, min(num_processes, len(chosen)))
+    batches = work.draw()
     return (_judge(statement, batches, run) for statement in chosen)
 
 
@@ -161,13 +176,108 @@ def _check_fit(instances: int, shape: Shape) -> None:
     require(instances * experts * token_probs <= memory, rule, value)
 
 
-def _draw(shape: Shape, shapes: str, instances: int, seed: int) -> list[Cases]:
-    on_the_edge = instances // 8
-    others = [shape] if shapes == "default" else [shape, *MORE_SHAPES]
-    share, rest = divmod(instances - on_the_edge, len(others))
-    counts = [share + (i < rest) for i in range(len(others))]
-    batches = [draw_cases(s, count, seed) for s, count in zip(others, counts, strict=True)]
-    return [*batches, draw_cases(EDGE_SHAPE, on_the_edge, seed)]
+class _Work(NamedTuple):
+    """What every process needs to judge a statement on the same cases."""
+
+    shape: Shape
+    shapes: str
+    instances: int
+    seed: int
+    precision: Precision
+    num_devices: int
+
+    def draw(self) -> list[Cases]:
+        """The cases, the same in each process."""
+        on_the_edge = self.instances // 8
+        others = [self.shape] if self.shapes == "default" else [self.shape, *MORE_SHAPES]
+        share, rest = divmod(self.instances - on_the_edge, len(others))
+        counts = [share + (i < rest) for i in range(len(others))]
+        batches = [draw_cases(s, count, self.seed) for s, count in zip(others, counts, strict=True)]
+        return [*batches, draw_cases(EDGE_SHAPE, on_the_edge, self.seed)]
+
+
+# ── several processes: the others judge from the front, this one from the end ─────────────────────
+
+
+def _judged_together(
+    chosen: Sequence[Statement], work: _Work, run: Run, num_processes: int
+) -> Iterator[Row]:
+    """The row of each statement, in order; programs are compiled in all processes at once."""
+    before, started = set(multiprocessing.active_children()), set()
+    spawn = multiprocessing.get_context("spawn")  # jax has threads, which a fork would lose
+    others = ProcessPoolExecutor(num_processes - 1, spawn, _start, (work,))
+    try:
+        with _signals_stay_here():
+            rows: list[Future[Row] | None] = [
+                others.submit(_judge_by_label, statement.label) if _is_ours(statement) else None
+                for statement in chosen
+            ]
+        started = set(multiprocessing.active_children()) - before
+        mine: dict[int, Row] = {}
+        batches = work.draw()
+        for number, row in enumerate(rows):
+            while number not in mine and not (row is not None and row.done()):
+                last = _last_to_take(rows, mine)
+                if last is None:
+                    break
+                mine[last] = _judge(chosen[last], batches, run)
+            yield mine[number] if row is None or number in mine else row.result()
+    except BaseException:
+        for process in started:
+            process.terminate()
+        raise
+    finally:
+        others.shutdown(cancel_futures=True)
+
+
+def _last_to_take(rows: Sequence[Future[Row] | None], mine: dict[int, Row]) -> int | None:
+    """The number of the last statement that no process has begun; it is taken from the others."""
+    for number in reversed(range(len(rows))):
+        row = rows[number]
+        if number not in mine and (row is None or row.cancel()):
+            return number
+    return None
+
+
+def _is_ours(statement: Statement) -> bool:
+    return statement.residual.__module__.startswith("dfm_jax.theory.statements.")
+
+
+@contextlib.contextmanager
+def _signals_stay_here() -> Iterator[None]:
+    """In this context processes are started that ignore Ctrl-C; this one ends them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
+_started: tuple[list[Cases], Run] | None = None  # of a process that `_start` made
+
+
+def _start(work: _Work) -> None:
+    """Draw the cases in a new process, and let it end when the process that started it ends."""
+    global _started
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+    if work.num_devices > 1:
+        jax.config.update("jax_num_cpu_devices", work.num_devices)
+    _started = work.draw(), Run(work.precision, work.num_devices)
+
+
+def _judge_by_label(label: str) -> Row:
+    assert _started is not None
+    return _judge(LEDGER[label], *_started)
 
 
 def _judge(statement: Statement, batches: list[Cases], run: Run) -> Row:
