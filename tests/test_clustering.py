@@ -1,6 +1,9 @@
 """`dfm_jax.clustering`: balance against the exact assignment, k-means against its definition."""
 
 import functools
+import inspect
+import itertools
+from collections import Counter
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
+from scipy.stats import chi2
 from sklearn.metrics import normalized_mutual_info_score
 
 from dfm_jax.clustering import assignment as balancing
@@ -26,8 +30,10 @@ from dfm_jax.clustering import (
     two_stage_labels,
     weighted_assignment,
 )
+from dfm_jax.clustering import directions as clustering_directions
 from dfm_jax.clustering import k_means as descending
-from dfm_jax.clustering.directions import unit_centroids
+from dfm_jax.clustering import lloyd as lloyd_passes
+from dfm_jax.clustering.directions import directions, k_means_plus_plus, unit_centroids
 from dfm_jax.parallel import make_mesh
 
 pytestmark = pytest.mark.slow  # most of it is compilation
@@ -562,3 +568,133 @@ def test_narrow_features_are_widened_and_cluster_as_their_copies_do(dtype):
         for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
             assert one.dtype == other.dtype
             np.testing.assert_array_equal(one, other)
+
+
+# ── starts and passes, against their definitions ────────────────────────────────────────────────
+
+
+def test_starts_follow_the_distribution_of_k_means_plus_plus():
+    """Every order of 3 of 5 rows in 4,000 draws of fixed keys; a false alarm has chance 1e-6."""
+    rows = directions(jnp.asarray(FEATURES[:5] - 3), jnp.zeros(16))
+    units = np.asarray(rows.features * rows.inverse[:, None], np.float64)
+    probs = {}
+    for order in itertools.permutations(range(5), 3):
+        probs[order], nearest_one = 1.0, np.full(5, -1.0)
+        for row in order:
+            distance = np.where(nearest_one < 1 - 1e-6, 1 - nearest_one, 0)
+            probs[order] *= distance[row] / distance.sum()
+            nearest_one = np.maximum(nearest_one, units @ units[row])
+    assert sum(probs.values()) == pytest.approx(1)
+
+    def counted(candidates):
+        keys = jax.random.split(jax.random.key(0), 4000)
+        drawn = jax.vmap(lambda key: k_means_plus_plus(key, rows, candidates))(keys)
+        orders = np.asarray(drawn, np.float64)[:, :3] @ units.T
+        return Counter(map(tuple, orders.argmax(axis=2).tolist()))
+
+    limit = chi2.ppf(1 - 1e-6, len(probs) - 1)
+    for candidates in (3, 4):  # the first three of four are three
+        counts = counted(candidates)
+        assert set(counts) <= set(probs)
+        expected = {order: 4000 * p for order, p in probs.items()}
+        statistic = sum((counts[o] - e) ** 2 / e for o, e in expected.items())
+        assert statistic < limit
+    even = np.full(len(probs), 4000 / len(probs))
+    assert np.sum((np.array([counts[o] for o in probs]) - even) ** 2 / even) > 5 * limit
+
+
+@pytest.mark.parametrize("candidates", [1, 4, 64])
+def test_candidates_at_a_time_change_no_draw(candidates, monkeypatch):
+    rows = directions(jnp.asarray(FEATURES), jnp.asarray(FEATURES.mean(0)))
+    expected = k_means_plus_plus(jax.random.key(3), rows, 70)
+    monkeypatch.setattr(clustering_directions, "_CANDIDATES", candidates)
+    again = inspect.unwrap(k_means_plus_plus)  # a new function, so that it is traced anew
+    found = jax.jit(lambda key: again(key, rows, 70))(jax.random.key(3))
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert len(np.unique(np.asarray(found), axis=0)) == 70
+
+
+def test_starts_repeat_a_row_only_if_no_other_is_left():
+    equal = directions(jnp.ones((6, 3)), jnp.zeros(3))
+    found = k_means_plus_plus(jax.random.key(0), equal, 4)
+    np.testing.assert_allclose(found, np.full((4, 3), 3**-0.5), rtol=1e-6)
+    two = directions(jnp.repeat(jnp.eye(2, 3), 3, axis=0), jnp.zeros(3))
+    found = np.asarray(k_means_plus_plus(jax.random.key(0), two, 4))
+    assert set(map(tuple, found[:2].tolist())) == {(1.0, 0.0, 0.0), (0.0, 1.0, 0.0)}
+    assert np.isfinite(found).all()
+
+
+def _plain_passes(units, centroids, num_passes):
+    """Assign and average, as it is defined, in float64."""
+    for number in range(num_passes):
+        labels = np.argmax(units @ centroids.T, axis=1)
+        if number < num_passes - 1:
+            sums = np.zeros_like(centroids)
+            np.add.at(sums, labels, units)
+            length = np.linalg.norm(sums, axis=1, keepdims=True)
+            centroids = np.where(length > 0, sums / np.where(length > 0, length, 1), centroids)
+    return centroids, labels, sums
+
+
+@pytest.mark.parametrize(
+    ("num_clusters", "dense"),  # below 0 and above 1: always and never all scores
+    [(K, lloyd_passes._DENSE), (70, lloyd_passes._DENSE), (128, -1.0), (128, 2.0)],
+)
+def test_passes_that_skip_scores_give_the_labels_of_those_that_do_not(
+    num_clusters, dense, monkeypatch
+):
+    monkeypatch.setattr(lloyd_passes, "_DENSE", dense)
+    monkeypatch.setattr(lloyd_passes, "_BLOCK", 300)  # the last block is smaller
+    monkeypatch.setattr(lloyd_passes, "SETTLED", -1.0)  # all passes
+    rows = directions(jnp.asarray(FEATURES), jnp.asarray(FEATURES.mean(0)))
+    start = k_means_plus_plus(jax.random.key(0), rows, num_clusters)
+    descend = inspect.unwrap(lloyd_passes.lloyd)
+    for num_passes in (2, 6):
+        centroids, labels, sums, cosine, passes = jax.jit(
+            lambda rows, start, num_passes=num_passes: descend(rows, start, num_passes)
+        )(rows, start)
+        assert int(passes) == num_passes
+        units = _directions(FEATURES, FEATURES.mean(0))
+        by_hand = _plain_passes(units, np.asarray(start, np.float64), num_passes)
+        np.testing.assert_array_equal(labels, by_hand[1])
+        np.testing.assert_allclose(centroids, by_hand[0], atol=1e-5)
+        own = np.sum(units * by_hand[0][by_hand[1]], axis=1)
+        assert float(cosine) == pytest.approx(own.mean(), abs=1e-6)
+        np.testing.assert_allclose(
+            sums, clustering_directions.centroid_sums(rows, labels, num_clusters), atol=1e-3
+        )
+    assert not np.array_equal(by_hand[1], np.argmax(units @ np.asarray(start).T, axis=1))
+
+
+def test_bounds_that_do_not_grow_with_the_centroids_lose_labels(monkeypatch):
+    """The falsifier of the bounds: without the steps of the centroids labels stay behind."""
+    rows = directions(jnp.asarray(FEATURES), jnp.asarray(FEATURES.mean(0)))
+    start = k_means_plus_plus(jax.random.key(0), rows, 128)
+    members = lloyd_passes._groups(start)
+    near = lloyd_passes._every_score(rows, start, members)
+    sums = clustering_directions.centroid_sums(rows, near.labels, 128)
+    after = unit_centroids(sums, start)
+    exact = lloyd_passes._every_score(rows, after, members)
+    found = lloyd_passes._needed_scores(rows, after, start, near, members)
+    np.testing.assert_array_equal(found.labels, exact.labels)
+    assert (np.asarray(found.bounds) >= np.asarray(exact.bounds) - 1e-5).all()
+    low = near._replace(bounds=near.bounds - 2.0)
+    stale = lloyd_passes._needed_scores(rows, after, start, low, members)
+    assert int((stale.labels != exact.labels).sum()) > 10
+
+
+@pytest.mark.parametrize("num_moved", [0, 3, 400, R])
+def test_sums_change_by_the_rows_that_moved(num_moved):
+    rng = np.random.default_rng(num_moved)
+    rows = directions(jnp.asarray(FEATURES), jnp.asarray(FEATURES.mean(0)))
+    for num_clusters in (K, 70):
+        before = rng.integers(num_clusters, size=R)
+        after = before.copy()
+        moved = rng.choice(R, num_moved, replace=False)
+        after[moved] = (after[moved] + 1) % num_clusters
+        sums = clustering_directions.centroid_sums(rows, jnp.asarray(before), num_clusters)
+        found = lloyd_passes.moved_sums(rows, sums, jnp.asarray(before), jnp.asarray(after))
+        units = _directions(FEATURES, FEATURES.mean(0))
+        expected = np.zeros((num_clusters, 16))
+        np.add.at(expected, after, units)
+        np.testing.assert_allclose(found, expected, atol=1e-3)

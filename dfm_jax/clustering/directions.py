@@ -16,8 +16,8 @@ from dfm_jax.paths import HIGHEST
 from dfm_jax.types import Array, ArrayLike, Float, Int, Key, UInt32, typed
 
 _START_ROWS = 2**13  # among which the first centroids are drawn,
-_START_ROWS_EACH = 16  # or so many for each cluster, if that is more
-_FEW = 64  # clusters up to which a pass keeps all its scores
+_START_ROWS_EACH = 8  # or so many for each cluster, if that is more
+FEW = 64  # clusters up to which a pass keeps all its scores
 _BLOCK = 2**13  # rows at a time beyond
 
 
@@ -56,6 +56,12 @@ def directions(features: Float[Array, "R D"], mean: Float[Array, " D"] | None) -
     rule = "`features` must differ from their mean in every row, because a row needs a direction"
     require(bad.size == 0, rule, bad[:8], name="rows equal to the mean")
     return Rows(features, mean, 1 / jnp.sqrt(squares))
+
+
+@typed
+def some_rows(rows: Rows, at: Int[Array, " B"]) -> Rows:
+    """The rows at some places."""
+    return Rows(rows.features[at], rows.mean, rows.inverse[at])
 
 
 @jax.jit  # with the root inside, the sum would be compiled to a loop six times as slow on a CPU
@@ -105,7 +111,7 @@ def mean_best_score(scores: Float[Array, "R K"]) -> Float[Array, ""]:
 @typed
 def centroid_sums(rows: Rows, labels: Int[Array, " R"], num_clusters: int) -> Float[Array, "K D"]:
     """Σ_{i∈k} f_i."""
-    if num_clusters <= _FEW:
+    if num_clusters <= FEW:
         chosen = labels[None] == jnp.arange(num_clusters)[:, None]
         lengths = jnp.where(chosen, rows.inverse[None], 0)
         sums = jnp.matmul(lengths, rows.features, precision=HIGHEST)
@@ -132,14 +138,15 @@ def nearest(
     rows: Rows, centroids: Float[Array, "K D"]
 ) -> tuple[Int[Array, " R"], Float[Array, " R"]]:
     """The nearest centroid of each row, and the cosine with it: [R], [R]."""
-    if len(centroids) <= _FEW:
+    if len(centroids) <= FEW:
         every = row_scores(rows, centroids)
         return jnp.argmax(every, axis=1), every.max(axis=1)
 
     def one(row: tuple[Array, Array]) -> tuple[Array, Array]:
         features, inverse = row
         found = jnp.matmul(centroids, features - rows.mean, precision=HIGHEST) * inverse
-        return jnp.argmax(found), found.max()
+        best = found.max()
+        return jnp.where(found == best, jnp.arange(found.size), found.size).min(), best
 
     return jax.lax.map(one, (rows.features, rows.inverse), batch_size=_BLOCK)
 
@@ -149,32 +156,85 @@ def num_start_rows(num_clusters: int) -> int:
     return max(_START_ROWS, _START_ROWS_EACH * num_clusters)
 
 
+_CANDIDATES = 64  # of k-means++ at a time
+
+
 @partial(jax.jit, static_argnames="num_clusters")
 @typed
 def k_means_plus_plus(key: Key, rows: Rows, num_clusters: int) -> Float[Array, "K D"]:
     """Draw rows one by one, with probability ∝ 1 − the largest cosine with the rows before: [K, D].
 
-    They are drawn from the `num_start_rows` rows with the smallest hashes. The random number of a
-    row depends only on the row and the key; a race of exponentials decides the draw.
+    They are drawn from the `num_start_rows` rows with the smallest hashes. A row has one random
+    number, E_i ~ Exp(1), which depends only on the row and the key. With d_i = 1 − the largest
+    cosine so far, row i is drawn at the time at which ∫ d_i dt reaches E_i. Exponential times have
+    no memory, so the next row is always drawn with probability ∝ d_i.
+
+    d_i only falls. So no row is drawn before E_i/d_i (with what is left of E_i), and until the
+    smallest such time of the other rows, the draws are among a few candidates. The distances of all
+    rows from what these gave then take one product.
     """
     hashes = row_hashes(rows.features)
-    chosen = jnp.argsort(hashes)[: num_start_rows(num_clusters)]
-    hashes, features = hashes[chosen], rows.features[chosen]
-    units = (features - rows.mean[None]) * rows.inverse[chosen][:, None]
+    num_rows = min(num_start_rows(num_clusters), hashes.size)
+    chosen = jax.lax.top_k(~hashes, num_rows)[1]
+    units = (rows.features[chosen] - rows.mean[None]) * rows.inverse[chosen][:, None]
+    keys = jax.vmap(lambda h: jax.random.fold_in(key, h))(hashes[chosen])
+    left = jax.vmap(lambda k: jax.random.exponential(k, dtype=units.dtype))(keys)
+    num_tried = min(_CANDIDATES, num_clusters, num_rows)
+    numbers = jnp.arange(num_tried)
 
-    def noise(step: Array) -> Array:
-        keys = jax.vmap(lambda h: jax.random.fold_in(jax.random.fold_in(key, step), h))(hashes)
-        return jax.vmap(lambda k: jax.random.gumbel(k, dtype=units.dtype))(keys)
+    def distances(first: Array, second: Array) -> Array:
+        # Rounding can leave a drawn row a little below cosine 1.
+        cosines = jnp.matmul(first, second.T, precision=HIGHEST)
+        return jnp.where(cosines < 1 - 1e-6, 1 - cosines, 0.0)
 
-    def draw(nearest: Array, step: Array) -> tuple[Array, Array]:
-        # Rounding can leave a chosen row a little below cosine 1.
-        chance = jnp.where(nearest < 1 - 1e-6, 1 - nearest, 0.0)
-        drawn = units[jnp.argmax(jnp.log(chance) + noise(step))]
-        cosines = jnp.matmul(units, drawn, precision=HIGHEST)
-        return jnp.maximum(nearest, cosines), drawn
+    def times(left: Array, distance: Array) -> Array:
+        return jnp.where(distance > 0, left / jnp.where(distance > 0, distance, 1), jnp.inf)
 
-    start = jnp.full(hashes.shape, -1.0, units.dtype)
-    return jax.lax.scan(draw, start, jnp.arange(num_clusters))[1]
+    def passed(left: Array, distance: Array, time: Array, other: Array) -> tuple[Array, Array]:
+        return left - time * distance, jnp.minimum(distance, other)
+
+    def round_of_draws(state: tuple[Array, ...]) -> tuple[Array, ...]:
+        drawn, count, left, distance = state
+        earliest, tried = jax.lax.top_k(-times(left, distance), min(num_tried + 1, num_rows))
+        limit = -earliest[-1] if num_rows > num_tried else jnp.array(jnp.inf, units.dtype)
+        tried = tried[:num_tried]
+        candidates = units[tried]
+        between = distances(candidates, candidates)
+
+        def draw(state: tuple[Array, ...]) -> tuple[Array, ...]:
+            order, waits, number, elapsed, left, distance, _ = state
+            wait = times(left, distance)
+            first = jnp.argmin(wait)
+            # Where all distances are 0, as of rows that are all equal, the first row is drawn.
+            wait = jnp.where(wait[first] < jnp.inf, wait[first], 0)
+            open_ = (number == 0) | (elapsed + wait < limit)
+            order = jnp.where(open_ & (numbers == number), first, order)
+            waits = jnp.where(open_ & (numbers == number), wait, waits)
+            left, distance = passed(left, distance, wait, between[first])
+            return order, waits, number + open_, elapsed + wait, left, distance, open_
+
+        def undecided(state: tuple[Array, ...]) -> Array:
+            return state[-1] & (state[2] < num_tried) & (count + state[2] < num_clusters)
+
+        zero = jnp.zeros((), units.dtype)
+        own = left[tried], distance[tried]
+        begin = (0 * numbers, zero * numbers, jnp.array(0), zero, *own, jnp.array(True))
+        order, waits, number, *_ = jax.lax.while_loop(undecided, draw, begin)
+        accepted = candidates[order]
+        others = distances(accepted, units)
+
+        def after(place: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
+            return passed(*state, waits[place], others[place])
+
+        left, distance = jax.lax.fori_loop(0, number, after, (left, distance))
+        # What lies beyond `number` is written over by the next round.
+        drawn = jax.lax.dynamic_update_slice_in_dim(drawn, accepted, count, 0)
+        return drawn, count + number, left, distance
+
+    drawn = jnp.zeros((num_clusters + num_tried, units.shape[1]), units.dtype)
+    start = (drawn, jnp.array(0), left, jnp.full(left.shape, 2.0, units.dtype))
+    unfinished = lambda state: state[1] < num_clusters  # noqa: E731
+    return jax.lax.while_loop(unfinished, round_of_draws, start)[0][:num_clusters]
 
 
 @jax.jit

@@ -9,7 +9,6 @@ features. Source: Dhillon & Modha (2001); Arthur & Vassilvitskii (2007) for the 
 """
 
 from collections.abc import Iterator
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -39,10 +38,9 @@ from dfm_jax.clustering.directions import (
     row_scores,
     unit_centroids,
 )
+from dfm_jax.clustering.lloyd import SETTLED, lloyd, moved_sums
 from dfm_jax.clustering.metrics import normalized_mutual_information
 from dfm_jax.types import Array, ArrayLike, Float, Int, Key, typed
-
-_SETTLED = 1e-5  # a pass that gains less, as a share of the objective, is the last
 
 
 class Clustering(NamedTuple):
@@ -126,13 +124,13 @@ def _descend(
     rows: Rows, centroids: Array, balance: str, weights: Array | None, max_passes: int
 ) -> Clustering:
     """Assign and average until the centroids stop changing; balance begins once they settled."""
-    centroids, labels, cosine, num_passes = _lloyd(rows, centroids, max_passes)
+    centroids, labels, sums, cosine, num_passes = lloyd(rows, centroids, max_passes)
     free = cosine
     if balance == "none":
         prices = jnp.zeros(len(centroids))
         return _clustering(rows, centroids, prices, labels, cosine, num_passes, free)
     sizes = near_sizes(labels, len(centroids))
-    best, previous = None, jnp.array(-1.0)
+    best, previous, before = None, jnp.array(-1.0), labels
     for _ in range(max_passes):
         scores = row_scores(rows, centroids)
         labels, prices, _ = assignment(scores, balance, sizes, weights)
@@ -140,12 +138,10 @@ def _descend(
         free = jnp.maximum(free, mean_best_score(scores))
         if best is None or cosine > best.mean_cosine:
             best = _clustering(rows, centroids, prices, labels, cosine, num_passes, free)
-        if cosine <= previous + _SETTLED * abs(previous):
+        if cosine <= previous + SETTLED * abs(previous):
             break
-        centroids, previous = (
-            unit_centroids(centroid_sums(rows, labels, len(centroids)), centroids),
-            cosine,
-        )
+        sums, before, previous = moved_sums(rows, sums, before, labels), labels, cosine
+        centroids = unit_centroids(sums, centroids)
     assert best is not None
     return best._replace(unbalanced_cosine=free)
 
@@ -161,30 +157,6 @@ def _clustering(
 ) -> Clustering:
     clusters = Clusters(centroids, prices, rows.mean)
     return Clustering(clusters, labels, cosine, num_passes, free, jnp.array(jnp.nan))
-
-
-@partial(jax.jit, static_argnames="max_passes")
-def _lloyd(rows: Rows, centroids: Array, max_passes: int) -> tuple[Array, Array, Array, Array]:
-    """Centroids, labels, mean cosine and number of passes, without balance."""
-
-    def assigned(centroids: Array) -> tuple[Array, Array]:
-        labels, cosines = nearest(rows, centroids)
-        return labels, cosines.mean()
-
-    def unsettled(state: tuple[Array, ...]) -> Array:
-        *_, cosine, previous, passes = state
-        return (passes < max_passes) & (cosine > previous + _SETTLED * jnp.abs(previous))
-
-    def descend(state: tuple[Array, ...]) -> tuple[Array, ...]:
-        centroids, labels, cosine, _, passes = state
-        centroids = unit_centroids(centroid_sums(rows, labels, len(centroids)), centroids)
-        labels, closer = assigned(centroids)
-        return centroids, labels, closer, cosine, passes + 1
-
-    labels, cosine = assigned(centroids)
-    first = (centroids, labels, cosine, jnp.full_like(cosine, -1), jnp.array(1))
-    centroids, labels, cosine, _, passes = jax.lax.while_loop(unsettled, descend, first)
-    return centroids, labels, cosine, passes
 
 
 @typed
