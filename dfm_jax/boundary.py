@@ -25,7 +25,9 @@ __all__ = [
     "at_tokens",
     "finite_at_zero_mass",
     "log",
+    "log_normalizer",
     "log_softmax",
+    "log_softmax_at",
     "log_sum_exp",
     "log_sum_of_products",
     "products_posterior",
@@ -152,6 +154,55 @@ def log_softmax(logits: ArrayLike) -> Array:
     shifted = jnp.where(never, -jnp.inf, logits - jnp.where(never, 0.0, largest))
     total = jnp.sum(jnp.exp(shifted), axis=-1, keepdims=True)
     return shifted - jnp.log(jnp.where(never, 1.0, total))
+
+
+@jax.custom_jvp
+def log_normalizer(logits: Array) -> tuple[Array, Array]:
+    """log Σ exp(logits) over the last axis in two summands: the largest logit, and the rest.
+
+    They are taken from a logit one after the other, because the sum of both would be rounded to the
+    size of the logits. In a row of −∞ both are 0. The derivative, Σ_v softmax(logits)_v dlogits_v,
+    counts as that of the rest. It computes the exponentials again, in the pass that reads them, so
+    that no array as wide as the logits is kept between a loss and its gradient.
+    """
+    largest, total = _largest_and_total(logits)
+    return largest, jnp.log(total)
+
+
+@log_normalizer.defjvp
+def _log_normalizer_jvp(
+    primals: tuple[Array], tangents: tuple[Array]
+) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    (logits,), (change,) = primals, tangents
+    largest, total = _largest_and_total(logits)
+    # Σ_v e_v dlogits_v / Σ_v e_v: a factor after the sum is no pass over the rows.
+    rise = jnp.sum(jnp.exp(logits - largest[..., None]) * change, axis=-1) / total
+    return (largest, jnp.log(total)), (jnp.zeros_like(largest), rise)
+
+
+def _largest_and_total(logits: Array) -> tuple[Array, Array]:
+    largest = jax.lax.stop_gradient(jnp.max(logits, axis=-1))
+    largest = jnp.where(largest == -jnp.inf, 0.0, largest)
+    total = jnp.sum(jnp.exp(logits - largest[..., None]), axis=-1)
+    return largest, jnp.where(total == 0, 1.0, total)
+
+
+@jax.jit
+def log_softmax_at(logits: ArrayLike, *tokens: ArrayLike) -> tuple[Array, ...]:
+    """The entries of `log_softmax` at some tokens of each row, [N] for each [N], and no row of V.
+
+    Where nobody could check a token, an id outside the row has NaN, and no derivative.
+    """
+    logits = widened(logits)
+    largest, rest = log_normalizer(logits)
+    never = jax.lax.stop_gradient(jnp.max(logits, axis=-1)) == -jnp.inf
+
+    def at(tokens: Array) -> Array:
+        known = (tokens >= 0) & (tokens < logits.shape[-1])
+        own = jnp.take_along_axis(logits, tokens[:, None], axis=-1, mode="clip")[:, 0]
+        return jnp.where(known, jnp.where(never, -jnp.inf, own - largest - rest), jnp.nan)
+
+    return tuple(at(jnp.asarray(one)) for one in tokens)
 
 
 # ── sums of products ────────────────────────────────────────────────────────────────────────────

@@ -1,20 +1,20 @@
 """The same functions, arranged for speed: each equal to the clear form that defines it.
 
-A clear form is one line of the mathematics. A fast form reads rows of V numbers only once, in
-blocks of about 2 MB that stay in the cache, or never. The caller chooses which form runs.
-`experiments.systems.benchmarks` measures the speed of each pair and checks it in the same run.
+A clear form is one line of the mathematics. `experiments.systems.benchmarks` measures the speed of
+each pair and checks it in the same run.
 
-The gradient of a loss is made in the forward pass, a block of rows at a time. Before any
-log-softmax only the logits at x_1 and x_t are gathered, and the gradient is the only V-wide array
-that is written. The clear forms are `objectives.cross_entropy_loss` and
-`objectives.generalized_kl_loss`.   [L1, L2]
+Losses are weighted sums over rows. The clear forms, `objectives.cross_entropy_loss` and
+`objectives.generalized_kl_loss`, have the same inner form: before any log-softmax only the logits
+at x_1 and x_t are gathered, and the gradient is the only V-wide array that is written
+(`boundary.log_softmax_at`).   [L1, L2]
+
+Draws read rows in blocks of about 2 MB, which stay in the cache.
 """
-
-from functools import partial
 
 import jax
 import jax.numpy as jnp
 
+from dfm_jax.boundary import log_softmax_at, times
 from dfm_jax.checks import check_tokens, require
 from dfm_jax.types import Array, ArrayLike, Float, Int, Key, Scalar, typed
 
@@ -43,8 +43,10 @@ def cross_entropy(
     Raises:
         ValueError: if a token lies outside [0, V), the mask included.
     """
-    check_tokens("x_1", x_1, jnp.shape(logits)[-1])
-    return _summed(jnp.asarray(logits), jnp.asarray(x_1), jnp.asarray(x_1), weights, False)
+    num_tokens = jnp.shape(logits)[-1]
+    check_tokens("x_1", x_1, num_tokens)
+    (log_data,) = log_softmax_at(logits, x_1)
+    return _weighted(weights, _known(x_1, num_tokens), log_data)
 
 
 @typed
@@ -67,91 +69,23 @@ def generalized_kl(
     num_tokens = jnp.shape(logits)[-1]
     check_tokens("x_1", x_1, num_tokens)
     check_tokens("x_t", x_t, num_tokens + 1)
-    return _summed(jnp.asarray(logits), jnp.asarray(x_1), jnp.asarray(x_t), weights, True)
+    masked, done = jnp.asarray(x_t) == num_tokens, jnp.asarray(x_t) == x_1
+    log_now, log_data = log_softmax_at(logits, jnp.where(masked, 0, x_t), x_1)
+    own = jnp.where(masked, 0.0, jnp.exp(log_now))
+    inside = own + jnp.where(done, -1.0, log_data)
+    return _weighted(weights, _known(x_1, num_tokens) & _known(x_t, num_tokens + 1), inside)
 
 
-def _summed(logits: Array, x_1: Array, x_t: Array, weights: Array, stays: bool) -> Array:
-    weights = jnp.asarray(weights, jnp.promote_types(logits.dtype, jnp.float32))
-    # Where nobody could check them, an id such as −100 must not have a finite gradient.
-    num_tokens = logits.shape[-1]
-    known = (x_1 >= 0) & (x_1 < num_tokens) & (x_t >= 0) & (x_t <= num_tokens)
+def _weighted(weights: Float[ArrayLike, " N"], known: Array, inside: Array) -> Scalar:
+    """−Σ_i w_i · inside_i; NaN, the gradient too, where an id that nobody could check is none."""
+    weights = jnp.asarray(weights, inside.dtype)
     weights = jnp.where(known | (weights == 0), weights, jnp.nan)
-    return jnp.sum(_terms(logits, x_1, x_t, weights, stays))
+    return -jnp.sum(times(weights, inside))  # never 0 · ∞
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(4,))
-def _terms(logits: Array, x_1: Array, x_t: Array, weights: Array, stays: bool) -> Array:
-    wide = logits.astype(weights.dtype)
-    log_total = jax.nn.logsumexp(wide, axis=-1)
-    return _weighted(weights, _inside(wide, x_1, x_t, log_total, stays)[0])
-
-
-def _weighted(weights: Array, inside: Array) -> Array:
-    return jnp.where(weights == 0, 0.0, -weights * inside)  # never 0 · ∞
-
-
-def _inside(
-    rows: Array, x_1: Array, x_t: Array, log_total: Array, stays: bool
-) -> tuple[Array, Array, Array]:
-    """The bracket of each row, p̂(z), and 1 − δ_{x_1}(z); for a cross-entropy p̂(z) = δ = 0."""
-    log_data = _at(rows, x_1) - log_total
-    if not stays:
-        return log_data, jnp.zeros_like(log_data), jnp.ones_like(log_data)
-    masked = x_t == rows.shape[-1]
-    own = jnp.where(masked, 0.0, jnp.exp(_at(rows, jnp.where(masked, 0, x_t)) - log_total))
-    moves = (x_t != x_1).astype(rows.dtype)
-    # Never 0 · ∞: a token that is there already does not pay for its logarithm.
-    jump = jnp.where(moves == 1, log_data, -1.0)
-    return own + jump, own, moves
-
-
-def _at(rows: Array, tokens: Array) -> Array:
-    return jnp.take_along_axis(rows, tokens[:, None], axis=-1)[:, 0]
-
-
-def _forward(
-    logits: Array, x_1: Array, x_t: Array, weights: Array, stays: bool
-) -> tuple[Array, tuple[Array, Array]]:
-    num_rows, num_tokens = logits.shape
-    size = _rows_in_block(num_rows, num_tokens)
-    columns = jnp.arange(num_tokens)[None]
-
-    def block(index: Array, found: tuple[Array, Array]) -> tuple[Array, Array]:
-        gradient, inside = found
-        first = jnp.minimum(index * size, num_rows - size)  # the last one may overlap: the same
-
-        def here(array: Array) -> Array:
-            return jax.lax.dynamic_slice_in_dim(array, first, size)
-
-        rows = here(logits).astype(weights.dtype)
-        data, now, weight = map(here, (x_1, x_t, weights))
-        top = jnp.max(rows, axis=-1)
-        powers = jnp.exp(rows - top[:, None])
-        total = jnp.sum(powers, axis=-1)
-        bracket, own, moves = _inside(rows, data, now, top + jnp.log(total), stays)
-        slope = powers * (weight * (own + moves) / total)[:, None]
-        slope = slope - jnp.where(columns == data[:, None], (weight * moves)[:, None], 0.0)
-        if stays:
-            slope = slope - jnp.where(columns == now[:, None], (weight * own)[:, None], 0.0)
-
-        def put(array: Array, part: Array) -> Array:
-            part = part.astype(array.dtype)
-            return jax.lax.dynamic_update_slice_in_dim(array, part, first, axis=0)
-
-        return put(gradient, slope), put(inside, bracket)
-
-    nothing = jnp.zeros_like(logits), jnp.zeros_like(weights)
-    gradient, inside = jax.lax.fori_loop(0, -(-num_rows // size), block, nothing)
-    return _weighted(weights, inside), (gradient, -inside)
-
-
-def _backward(stays: bool, kept: tuple[Array, Array], cotangent: Array) -> tuple:
-    gradient, terms = kept
-    # Of a plain sum the cotangent is 1, and the compiler drops this product.
-    return (gradient * cotangent[:, None].astype(gradient.dtype), None, None, terms * cotangent)
-
-
-_terms.defvjp(_forward, _backward)
+def _known(tokens: Int[ArrayLike, " N"], num_states: int) -> Array:
+    tokens = jnp.asarray(tokens)
+    return (tokens >= 0) & (tokens < num_states)
 
 
 # ── draws ───────────────────────────────────────────────────────────────────────────────────────

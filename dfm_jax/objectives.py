@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import gammaln
 
-from dfm_jax.boundary import log_softmax, times, x_log_ratio
+from dfm_jax.boundary import log_softmax, log_softmax_at, times, x_log_ratio
 from dfm_jax.checks import check_distribution, check_interval, check_tokens
 from dfm_jax.paths import HIGHEST, point_mass
 from dfm_jax.schedules import Schedule, rate
@@ -45,7 +45,8 @@ def cross_entropy_loss(logits: Logits, x_1: Tokens) -> Float[Array, " N"]:
         ValueError: if an id lies outside [0, V).
     """
     check_tokens("x_1", x_1, jnp.shape(logits)[-1])
-    return -_at(log_softmax(logits), x_1)
+    (log_prob,) = log_softmax_at(logits, x_1)
+    return -log_prob
 
 
 @typed
@@ -67,11 +68,11 @@ def generalized_kl_loss(
     num_tokens = jnp.shape(logits)[-1]
     check_tokens("x_1", x_1, num_tokens)
     check_tokens("x_t", x_t, num_tokens + 1)
-    log_posterior = log_softmax(logits)
     masked = jnp.asarray(x_t) == num_tokens
-    stays = jnp.where(masked, 0.0, jnp.exp(_at(log_posterior, jnp.where(masked, 0, x_t))))
+    log_now, log_data = log_softmax_at(logits, jnp.where(masked, 0, x_t), x_1)
+    stays = jnp.where(masked, 0.0, jnp.exp(log_now))
     done = jnp.asarray(x_t) == x_1
-    inside = jnp.where(done, stays - 1, stays + _at(log_posterior, x_1))
+    inside = jnp.where(done, stays - 1, stays + log_data)
     return -times(rate(t, schedule), inside)  # never 0 · ∞
 
 
@@ -199,10 +200,3 @@ def _masked(logits: Logits, x_t: Tokens) -> Array:
 def _real(count: ArrayLike) -> Array:
     count = jnp.asarray(count)
     return count if jnp.issubdtype(count.dtype, jnp.inexact) else count.astype(float)
-
-
-def _at(rows: Array, tokens: Tokens) -> Array:
-    """The entries at the tokens; where nobody could check them, NaN at an id outside the row."""
-    tokens = jnp.asarray(tokens)
-    places = jnp.where(tokens < 0, rows.shape[-1], tokens)  # an id of −1 is not the last token
-    return jnp.take_along_axis(jnp.asarray(rows), places[:, None], axis=-1, mode="fill")[:, 0]

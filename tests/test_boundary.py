@@ -206,3 +206,58 @@ def test_both_mixtures_pass_over_a_token_that_no_expert_can_make():
     quick = jax.jit(jax.grad(lambda z: nats(mixture.mix_logits, z)))(logits)
     np.testing.assert_allclose(clear, quick, atol=1e-15)
     assert np.all(np.isfinite(clear))
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("shape", [(6, 9), (3, 1), (0, 4), (1, 5)], ids=str)
+def test_a_log_softmax_at_tokens_is_that_of_the_whole_row(shape):
+    """Values and both derivatives, backward, forward and second, mapped too; large logits too."""
+    rng = np.random.default_rng(0)
+    logits = jnp.asarray(rng.normal(size=shape) * 4 + 1e4)
+    tokens, change = rng.integers(shape[1], size=(2, shape[0])), jnp.asarray(rng.normal(size=shape))
+
+    def whole(logits):
+        rows = boundary.log_softmax(logits)
+        return tuple(jnp.take_along_axis(rows, one[:, None], axis=-1)[:, 0] for one in tokens)
+
+    def at(logits):
+        return boundary.log_softmax_at(logits, *tokens)
+
+    def mixed(form):
+        return lambda logits: sum(
+            jnp.sum(jnp.sin(one) * weight) for weight, one in enumerate(form(logits), 1)
+        )
+
+    close = lambda a, b: np.testing.assert_allclose(a, b, atol=1e-11)  # noqa: E731
+    for found, expected in zip(at(logits), whole(logits), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    for derivative in (jax.grad, jax.hessian, jax.jacfwd):
+        close(derivative(mixed(at))(logits), derivative(mixed(whole))(logits))
+    jax.tree.map(close, jax.jvp(at, (logits,), (change,)), jax.jvp(whole, (logits,), (change,)))
+    batch = jnp.stack([logits, 2 * logits])
+    jax.tree.map(
+        close, jax.vmap(jax.grad(mixed(at)))(batch), jax.vmap(jax.grad(mixed(whole)))(batch)
+    )
+
+
+def test_a_log_softmax_at_tokens_at_the_boundary():
+    """−∞ at the token, a row of −∞, NaN, +∞; an id that nobody could check; half precision."""
+    rows = jnp.array([[0, -INF, 1], [-INF] * 3, [jnp.nan, 0, 0], [INF, 0, 1], [0, 1, 2.0]])
+    at = jax.jit(lambda rows, tokens: boundary.log_softmax_at(rows, tokens)[0])
+    slope = jax.jit(jax.grad(lambda rows, tokens: jnp.sum(at(rows, tokens))))
+    tokens = jnp.array([1, 0, 1, 1, 0])
+    whole = jnp.take_along_axis(boundary.log_softmax(rows), tokens[:, None], axis=-1)[:, 0]
+    np.testing.assert_array_equal(at(rows, tokens), whole)
+    slopes = slope(rows, tokens)
+    np.testing.assert_allclose(slopes[0], [-1 / (1 + jnp.e), 1, -jnp.e / (1 + jnp.e)], rtol=1e-6)
+    np.testing.assert_array_equal(slopes[1], 0)
+    unknown = jnp.array([3, -1, -100, 2, 7])
+    np.testing.assert_array_equal(
+        np.isnan(at(jnp.ones((5, 3)), unknown)), [True, True, True, False, True]
+    )
+    np.testing.assert_array_equal(
+        np.abs(slope(jnp.ones((5, 3)), unknown)).sum(axis=1) > 0, [False, False, False, True, False]
+    )
+    half = rows[4:].astype(jnp.bfloat16)
+    assert at(half, tokens[4:]).dtype == jnp.float32
+    assert slope(half, tokens[4:]).dtype == jnp.bfloat16

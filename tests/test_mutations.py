@@ -162,8 +162,8 @@ MUTATIONS = (
         "a loss that forgets p̂ at the current token",
         objectives,
         "generalized_kl_loss",
-        "stays + _at(log_posterior, x_1)",
-        "_at(log_posterior, x_1)",
+        "stays + log_data",
+        "log_data",
         ("L2",),
     ),
     Mutation(
