@@ -9,6 +9,7 @@ distribution, not the logarithm of one, or not a token id. A pair of mass 0 may 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.random import threefry_2x32
 
 from dfm_jax.boundary import (
     at_tokens,
@@ -185,10 +186,20 @@ def sample_mixture(key: Key, x_0: Tokens, x_1: Tokens, kappa_t: Kappa) -> Tokens
     check_tokens("x_0", x_0)
     check_tokens("x_1", x_1)
     kappa = widened(kappa_t)  # a bfloat16 uniform number is a multiple of 1/128
-    uniforms = jax.random.uniform(
-        key, jnp.shape(x_1), kappa.dtype
-    )  # in [0, 1): κ = 1 arrives always
-    return jnp.where(uniforms < kappa, x_1, x_0)
+    return jnp.where(_uniforms(key, jnp.shape(x_1)[0], kappa.dtype) < kappa, x_1, x_0)
+
+
+def _uniforms(key: Key, count: int, dtype: DType) -> Array:
+    """Numbers uniform in [0, 1), so that κ = 1 arrives always; multiples of 2⁻²⁴ in float32.
+
+    `jax.random` takes a whole block of threefry, which has two words, for each word of a draw, so
+    that each can be made apart. Here both words are taken.
+    """
+    if jax.random.key_impl(key) != "threefry2x32" or dtype != jnp.float32:
+        return jax.random.uniform(key, (count,), dtype)
+    places = jnp.arange(count, dtype=jnp.uint32)
+    words = threefry_2x32(jax.random.key_data(key), places)
+    return (words >> 8).astype(dtype) * np.float32(2**-24)
 
 
 # ── the marginal path of a finite list of pairs, and its posteriors ─────────────────────────────

@@ -40,6 +40,41 @@ def draw(token_path, count, seed=0):
 TOKEN_PATH = np.array([[0.5, 0.3, 0.2, 0.0], [0.05, 0.0, 0.15, 0.8]])
 
 
+@pytest.mark.statement("P3")
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_states_of_a_mixture_path_are_independent(count):
+    """Both words of a block, of even and of odd numbers of positions: the joint distribution."""
+    kappa = jnp.array([0.5, 0.3, 0.75, 0.1])[:count]
+    keys = jax.random.split(jax.random.key(count), 20_000)
+    zeros, ones = jnp.zeros(count, int), jnp.ones(count, int)
+    drawn = jax.jit(jax.vmap(lambda key: paths.sample_mixture(key, zeros, ones, kappa)))(keys)
+    joint = np.ones(1)
+    for share in np.asarray(kappa):
+        joint = np.outer(joint, [1 - share, share]).ravel()
+    assert_drawn_from(joint, np.bincount(drawn @ 2 ** np.arange(count)[::-1], minlength=2**count))
+
+
+@pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
+def test_a_state_of_a_mixture_path_at_the_ends_and_of_any_generator(impl):
+    """κ = 0 never arrives and κ = 1 always; between them, as often as κ says; no position."""
+    key = lambda n: jax.random.key(n, impl=impl)  # noqa: E731
+    zeros, ones = jnp.zeros(100_001, int), jnp.ones(100_001, int)
+    assert not paths.sample_mixture(key(0), zeros, ones, 0.0).any()
+    assert paths.sample_mixture(key(1), zeros, ones, 1.0).all()
+    arrived = int(paths.sample_mixture(key(2), zeros, ones, 0.25).sum())
+    assert_drawn_from([0.75, 0.25], [zeros.size - arrived, arrived])
+    assert paths.sample_mixture(key(3), zeros[:0], ones[:0], 0.5).shape == (0,)
+
+
+@pytest.mark.usefixtures("x64")
+def test_a_state_of_a_mixture_path_in_float64_is_drawn_in_float64():
+    zeros, ones, kappa = jnp.zeros(50, int), jnp.ones(50, int), jnp.linspace(0.0, 1.0, 50)
+    np.testing.assert_array_equal(
+        paths.sample_mixture(jax.random.key(0), zeros, ones, kappa),
+        jax.random.uniform(jax.random.key(0), (50,), float) < kappa,
+    )
+
+
 @pytest.mark.statement("P1")
 def test_samples_have_the_product_distribution_of_the_token_paths():
     x = draw(jnp.asarray(TOKEN_PATH), 20_000)
