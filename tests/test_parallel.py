@@ -55,6 +55,28 @@ def test_the_backends_agree_in_float64(num_devices):
     chex.assert_trees_all_close(first, expected, rtol=1e-14)
 
 
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(("backend", "count"), [("shard_map", 9), ("pmap", 9), ("shard_map", 1)])
+def test_runs_in_turn_equal_runs_together(backend, count):
+    """Also where the devices do not divide them, and a device has one run only."""
+    mesh = parallel.make_mesh(4)
+    in_turn, together = (
+        parallel.independent(one_example, mesh, backend=backend, pad=True, in_turn=each)
+        for each in (True, False)
+    )
+    chex.assert_trees_all_close(in_turn(examples(count)), together(examples(count)), rtol=1e-14)
+
+
+def test_runs_in_turn_are_a_loop_and_a_cpu_has_them_so():
+    mesh = parallel.make_mesh(1)
+    assert parallel.faster_in_turn(mesh)
+    texts = [
+        str(jax.make_jaxpr(parallel.independent(jnp.sin, mesh, in_turn=each))(jnp.ones(3)))
+        for each in (True, False)
+    ]
+    assert ["scan[" in text for text in texts] == [True, False]
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_the_work_is_spread_over_all_devices(backend):
     mapped = parallel.independent(jnp.sin, parallel.make_mesh(), backend=backend)

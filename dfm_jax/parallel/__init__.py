@@ -12,5 +12,6 @@ from dfm_jax.parallel.collectives import count_by_kind as count_by_kind
 from dfm_jax.parallel.dense import Placement as Placement
 from dfm_jax.parallel.dense import sharded_step as sharded_step
 from dfm_jax.parallel.dense import state_shardings as state_shardings
+from dfm_jax.parallel.independent import faster_in_turn as faster_in_turn
 from dfm_jax.parallel.independent import independent as independent
 from dfm_jax.parallel.independent import make_mesh as make_mesh

@@ -1,7 +1,8 @@
 """Runs of one shape as one program, with an axis over seeds, rates, decays and lengths.
 
-The runs share only the data, so their axis is split over devices that never communicate. All runs
-are logged and saved together. A sweep of R runs has the files of one run:
+The runs share only the data, so their axis is split over devices that never communicate. A device
+of an accelerator computes its runs together, by `vmap`, and a CPU one after the other. All runs are
+logged and saved together. A sweep of R runs has the files of one run:
 
     metrics.jsonl   loss/0 … loss/R−1, of the runs that go on
     200/ 400/ …     checkpoints, in which every leaf has a leading axis R
@@ -25,7 +26,7 @@ from dfm_jax.checks import check_count, require
 from dfm_jax.interfaces import Losses, Task
 from dfm_jax.json_text import read_json
 from dfm_jax.json_types import as_type
-from dfm_jax.parallel import independent
+from dfm_jax.parallel import faster_in_turn, independent
 from dfm_jax.storage.folders import Folder, write_whole
 from dfm_jax.training.checkpoint import read_checkpoint
 from dfm_jax.training.config import (
@@ -252,7 +253,7 @@ def _compiled(shape: TrainConfig, task: Task, mesh: Mesh) -> tuple[Any, Any]:
 
     return (
         independent(init, mesh, pad=True),
-        independent(step, mesh, pad=True, donate_args=(0,)),
+        independent(step, mesh, pad=True, in_turn=faster_in_turn(mesh), donate_args=(0,)),
     )
 
 
@@ -261,7 +262,7 @@ _folded = jax.jit(jax.vmap(jax.random.fold_in, in_axes=(0, None)))
 
 @cache
 def _compiled_evaluation(losses: Callable[..., Losses], mesh: Mesh) -> Any:
-    return independent(make_evaluation(losses), mesh, pad=True)
+    return independent(make_evaluation(losses), mesh, pad=True, in_turn=faster_in_turn(mesh))
 
 
 def _validation(
