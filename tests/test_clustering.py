@@ -34,6 +34,7 @@ from dfm_jax.clustering import directions as clustering_directions
 from dfm_jax.clustering import k_means as descending
 from dfm_jax.clustering import lloyd as lloyd_passes
 from dfm_jax.clustering.directions import directions, k_means_plus_plus, unit_centroids
+from dfm_jax.data import read_features
 from dfm_jax.parallel import make_mesh
 
 pytestmark = pytest.mark.slow  # most of it is compilation
@@ -573,7 +574,8 @@ def test_narrow_features_are_widened_and_cluster_as_their_copies_do(dtype):
 # ── starts and passes, against their definitions ────────────────────────────────────────────────
 
 
-def test_starts_follow_the_distribution_of_k_means_plus_plus():
+@pytest.mark.parametrize("few", [0, 64])  # one race for all draws, a race for each
+def test_starts_follow_the_distribution_of_k_means_plus_plus(few, monkeypatch):
     """Every order of 3 of 5 rows in 4,000 draws of fixed keys; a false alarm has chance 1e-6."""
     rows = directions(jnp.asarray(FEATURES[:5] - 3), jnp.zeros(16))
     units = np.asarray(rows.features * rows.inverse[:, None], np.float64)
@@ -586,9 +588,12 @@ def test_starts_follow_the_distribution_of_k_means_plus_plus():
             nearest_one = np.maximum(nearest_one, units @ units[row])
     assert sum(probs.values()) == pytest.approx(1)
 
+    monkeypatch.setattr(clustering_directions, "FEW", few)
+    draw = inspect.unwrap(k_means_plus_plus)  # a new function, so that it is traced anew
+
     def counted(candidates):
         keys = jax.random.split(jax.random.key(0), 4000)
-        drawn = jax.vmap(lambda key: k_means_plus_plus(key, rows, candidates))(keys)
+        drawn = jax.jit(jax.vmap(lambda key: draw(key, rows, candidates)))(keys)
         orders = np.asarray(drawn, np.float64)[:, :3] @ units.T
         return Counter(map(tuple, orders.argmax(axis=2).tolist()))
 
@@ -608,18 +613,21 @@ def test_candidates_at_a_time_change_no_draw(candidates, monkeypatch):
     rows = directions(jnp.asarray(FEATURES), jnp.asarray(FEATURES.mean(0)))
     expected = k_means_plus_plus(jax.random.key(3), rows, 70)
     monkeypatch.setattr(clustering_directions, "_CANDIDATES", candidates)
-    again = inspect.unwrap(k_means_plus_plus)  # a new function, so that it is traced anew
+    again = inspect.unwrap(k_means_plus_plus)
     found = jax.jit(lambda key: again(key, rows, 70))(jax.random.key(3))
     np.testing.assert_allclose(found, expected, atol=1e-6)
     assert len(np.unique(np.asarray(found), axis=0)) == 70
 
 
-def test_starts_repeat_a_row_only_if_no_other_is_left():
+@pytest.mark.parametrize("few", [0, 64])
+def test_starts_repeat_a_row_only_if_no_other_is_left(few, monkeypatch):
+    monkeypatch.setattr(clustering_directions, "FEW", few)
+    draw = inspect.unwrap(k_means_plus_plus)
     equal = directions(jnp.ones((6, 3)), jnp.zeros(3))
-    found = k_means_plus_plus(jax.random.key(0), equal, 4)
+    found = draw(jax.random.key(0), equal, 4)
     np.testing.assert_allclose(found, np.full((4, 3), 3**-0.5), rtol=1e-6)
     two = directions(jnp.repeat(jnp.eye(2, 3), 3, axis=0), jnp.zeros(3))
-    found = np.asarray(k_means_plus_plus(jax.random.key(0), two, 4))
+    found = np.asarray(draw(jax.random.key(0), two, 4))
     assert set(map(tuple, found[:2].tolist())) == {(1.0, 0.0, 0.0), (0.0, 1.0, 0.0)}
     assert np.isfinite(found).all()
 
@@ -698,3 +706,49 @@ def test_sums_change_by_the_rows_that_moved(num_moved):
         expected = np.zeros((num_clusters, 16))
         np.add.at(expected, after, units)
         np.testing.assert_allclose(found, expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("skew", [0.0, 3.0])
+def test_prices_from_a_sample_are_those_of_all_rows(skew, monkeypatch):
+    """Also where the sample misleads: the first tenth of the rows is not like the others."""
+    scores = _scores(R, K, seed=5, skew=skew)
+    scores[: R // 10, 0] += 5
+    targets = jnp.asarray(capacities(R, K), jnp.float32)
+    given, ones = jnp.asarray(scores), jnp.ones(R)
+    expected = balancing.dual_prices(given, ones, targets)
+    used = []
+    real = balancing._stage
+
+    def stage(scores, *rest):
+        used.append(scores.shape[1])
+        return real(scores, *rest)
+
+    monkeypatch.setattr(balancing, "_stage", stage)
+    for sampled in (R // 4, 20):  # of 20 rows the prices are far, and all values of τ follow
+        monkeypatch.setattr(balancing, "_SAMPLED", sampled)
+        found = balancing.dual_prices(given, ones, targets)
+        sizes = np.bincount(priced_labels(scores, found), minlength=K)
+        assert np.abs(sizes - np.asarray(targets)).max() <= 3 + 2e-3 * R / K
+        shift = np.asarray(found - expected)
+        np.testing.assert_allclose(shift, shift.mean(), atol=0.02 * scores.std())
+    assert min(used) < R  # the sample took part
+    scores = scores[:-3]  # of another shape, so that it is traced anew
+    sizes = np.array(capacities(R - 3, K))
+    assigned = balanced_assignment(scores, sizes)
+    np.testing.assert_array_equal(np.bincount(assigned.labels), sizes)
+    assert _total(scores, assigned.labels) >= _best_total(scores, sizes) - EXACT * R * scores.std()
+
+
+def test_features_that_lie_right_are_read_where_they_are(tmp_path):
+    np.save(tmp_path / "features.npy", FEATURES)
+    for rows in (
+        np.load(tmp_path / "features.npy", mmap_mode="r"),
+        read_features(tmp_path / "features.npy", num_rows=R).features,
+    ):
+        assert rows.ctypes.data % 64 == 0
+        again = spherical_k_means(jax.random.key(0), rows, K, balance="rows")
+        np.testing.assert_array_equal(again.labels, _clustered("rows").labels)
+    off = np.empty(FEATURES.nbytes + 64, np.uint8)[4:-60].view(np.float32).reshape(FEATURES.shape)
+    off[...] = FEATURES
+    again = spherical_k_means(jax.random.key(0), off, K, balance="rows")
+    np.testing.assert_array_equal(again.labels, _clustered("rows").labels)

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from experiments.clustering import __main__ as clustering
+from experiments.clustering import comparisons
 from experiments.clustering import data as clustering_data
 from experiments.clustering import methods as clustering_methods
 from experiments.clustering import report as clustering_report
+from experiments.systems.benchmarks.builds import CHECKOUT, Build
 
 RESULT = Path(clustering.__file__).parents[1] / "results" / "clustering.json"
 
@@ -81,3 +83,17 @@ def test_a_rebalanced_size_is_noticed():
             row["methods"]["ours"]["sizes"][0] += 2
     exact["to_exact"] = 0.98
     assert failed() == {"rows off ⌊R/K⌋ or ⌈R/K⌉", "assignment / the exact one"}
+
+
+@pytest.mark.slow
+def test_an_earlier_build_takes_turns_with_ours(tmp_path):
+    """This checkout as the earlier build, with a program that is its own: the same clusters."""
+    comparison = comparisons.Comparison(rows=160, num_clusters=2, methods=("ours",))
+    found = comparisons.measured(
+        comparison, tmp_path, num_features=16, num_rounds=1, build=Build("c", CHECKOUT)
+    )
+    assert list(found["methods"]) == ["ours", comparisons.BEFORE]
+    ours, before = found["methods"].values()
+    assert ours["objective"] == before["objective"]
+    assert ours["sizes"] == before["sizes"] == [80, 80]
+    assert ours["seconds"] != before["seconds"]

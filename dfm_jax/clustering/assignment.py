@@ -21,7 +21,11 @@ from dfm_jax.paths import HIGHEST
 from dfm_jax.types import Array, ArrayLike, Float, Int, typed
 
 _STAGES = 8  # of the smoothing, each a quarter of the one before
+_LAST_STAGES = 5  # of them, from prices that are near
+_SAMPLED = 2**13  # rows of the sample,
+_SAMPLE = 4  # if there are at least so many times as many
 _NEWTON_STEPS = 15  # at most, in each stage
+_CLOSE = 1e-3  # of the mean load: a difference from the targets at which a stage ends
 
 
 @typed
@@ -33,31 +37,50 @@ def score_scale(scores: Float[Array, "R K"]) -> Float[Array, ""]:
 
 @typed
 def dual_prices(
-    scores: Float[Array, "R K"], weights: Float[Array, " R"], targets: Float[Array, " K"]
+    scores: Float[Array, "R K"],
+    weights: Float[Array, " R"],
+    targets: Float[Array, " K"],
 ) -> Float[Array, " K"]:
     """The prices λ at the smallest τ, [K], by Newton's method on the smoothed transport dual.
 
         min_λ  τ Σ_i log Σ_k exp((s_ik − λ_k w_i)/τ) + Σ_k c_k λ_k,   τ falling
 
     As τ → 0 this is the dual, and a(i) = argmax_k (s_ik − λ_k w_i) has loads near c.
+
+    Of many rows, a sample leads near the prices, from which only the last values of τ follow. If
+    these do not bring the loads close to c, all of them follow, from λ = 0.
     """
-    # From nowhere, always: near prices, but not near enough for the smallest τ, lead Newton astray.
     taus = score_scale(scores) * 4.0 ** -jnp.arange(_STAGES, dtype=scores.dtype)
-    start = jnp.zeros(targets.shape, scores.dtype)
-    return jax.lax.scan(partial(_stage, scores, weights, targets), start, taus)[0]
+
+    def descend(rows: slice, prices: Array, taus: Array) -> tuple[Array, Array]:
+        # Rows lie along the last axis: sums over a few clusters are slow if they do.
+        own, by_cluster = weights[rows], scores[rows].T
+        share = targets * (own.sum() / targets.sum())
+        prices, slopes = jax.lax.scan(partial(_stage, by_cluster, own, share), prices, taus)
+        return prices, slopes[-1] / share.mean()
+
+    nowhere = jnp.zeros(targets.shape, scores.dtype)
+    anew = lambda: descend(slice(None), nowhere, taus)[0]  # noqa: E731
+    if len(scores) < _SAMPLE * _SAMPLED:
+        return anew()
+    near, _ = descend(slice(None, None, len(scores) // _SAMPLED), nowhere, taus)
+    # Near prices, but not near enough for the smallest τ, can lead Newton astray.
+    prices, slope = descend(slice(None), near, taus[-_LAST_STAGES:])
+    return jax.lax.cond(slope <= _CLOSE, lambda: prices, anew)
 
 
 def _stage(
     scores: Array, weights: Array, targets: Array, prices: Array, tau: Array
-) -> tuple[Array, None]:
-    close = 1e-3 * targets.mean()
+) -> tuple[Array, Array]:
+    """Newton's steps at one τ; the scores are [K, R]. Prices, and the largest |slope| there."""
+    close = _CLOSE * targets.mean()
 
     def slope_and_curvature(prices: Array) -> tuple[Array, Array]:
-        probs = jax.nn.softmax((scores - weights[:, None] * prices[None]) / tau, axis=-1)
-        weighted = weights[:, None] * probs
-        moment = jnp.diag((weights[:, None] * weighted).sum(0))
-        curvature = (moment - jnp.matmul(weighted.T, weighted, precision=HIGHEST)) / tau
-        return targets - weighted.sum(0), curvature
+        probs = jax.nn.softmax((scores - prices[:, None] * weights[None]) / tau, axis=0)
+        weighted = probs * weights[None]
+        moment = jnp.diag((weighted * weights[None]).sum(1))
+        curvature = (moment - jnp.matmul(weighted, weighted.T, precision=HIGHEST)) / tau
+        return targets - weighted.sum(1), curvature
 
     def go_on(state: Any) -> Array:
         _, steps, (slope, _), damping = state
@@ -81,7 +104,8 @@ def _stage(
         return accepted[0], steps + 1, accepted[1], damping
 
     first = (prices, jnp.array(0), slope_and_curvature(prices), jnp.ones((), prices.dtype))
-    return jax.lax.while_loop(go_on, step, first)[0], None
+    prices, _, (slope, _), _ = jax.lax.while_loop(go_on, step, first)
+    return prices, jnp.abs(slope).max()
 
 
 _PARTAKING = 2**13  # rows, at first
@@ -112,7 +136,7 @@ def with_sizes(
     least_loss = -_largest_gains(scores, labels, prices)
     num_rows, count = labels.size, _PARTAKING
     while True:
-        rows = jnp.argsort(least_loss)[:count] if count < num_rows else jnp.arange(num_rows)
+        rows = jax.lax.top_k(-least_loss, min(count, num_rows))[1]
         moved, found_prices, remaining = _augmented(scores[rows], labels[rows], prices, excess, tie)
         found = labels.at[rows].set(moved)
         if count >= num_rows:

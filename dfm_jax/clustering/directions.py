@@ -19,6 +19,7 @@ _START_ROWS = 2**13  # among which the first centroids are drawn,
 _START_ROWS_EACH = 8  # or so many for each cluster, if that is more
 FEW = 64  # clusters up to which a pass keeps all its scores
 _BLOCK = 2**13  # rows at a time beyond
+_HASHED = 2**9  # rows at a time
 
 
 class Clusters(NamedTuple):
@@ -164,28 +165,54 @@ _CANDIDATES = 64  # of k-means++ at a time
 def k_means_plus_plus(key: Key, rows: Rows, num_clusters: int) -> Float[Array, "K D"]:
     """Draw rows one by one, with probability ∝ 1 − the largest cosine with the rows before: [K, D].
 
-    They are drawn from the `num_start_rows` rows with the smallest hashes. A row has one random
-    number, E_i ~ Exp(1), which depends only on the row and the key. With d_i = 1 − the largest
-    cosine so far, row i is drawn at the time at which ∫ d_i dt reaches E_i. Exponential times have
-    no memory, so the next row is always drawn with probability ∝ d_i.
+    They are drawn from the `num_start_rows` rows with the smallest hashes. The random numbers of a
+    row depend only on the row and the key; a race of exponentials decides each draw. For many
+    clusters one race decides all of them.
+    """
+    hashes = row_hashes(rows.features)
+    chosen = jnp.argsort(hashes)[: num_start_rows(num_clusters)]
+    units = (rows.features[chosen] - rows.mean[None]) * rows.inverse[chosen][:, None]
+    race = _many_races if num_clusters <= FEW else _one_race
+    return race(key, hashes[chosen], units, num_clusters)
+
+
+def _distances(first: Array, second: Array) -> Array:
+    """1 − cosine; rounding can leave a row a little below cosine 1 with itself."""
+    cosines = jnp.matmul(first, second.T, precision=HIGHEST)
+    return jnp.where(cosines < 1 - 1e-6, 1 - cosines, 0.0)
+
+
+def _many_races(key: Key, hashes: Array, units: Array, num_clusters: int) -> Array:
+    """A race for each draw."""
+
+    def noise(step: Array) -> Array:
+        keys = jax.vmap(lambda h: jax.random.fold_in(jax.random.fold_in(key, step), h))(hashes)
+        return jax.vmap(lambda k: jax.random.gumbel(k, dtype=units.dtype))(keys)
+
+    def draw(distance: Array, step: Array) -> tuple[Array, Array]:
+        drawn = units[jnp.argmax(jnp.log(distance) + noise(step))]
+        return jnp.minimum(distance, _distances(units, drawn[None])[:, 0]), drawn
+
+    start = jnp.full(hashes.shape, 2.0, units.dtype)
+    return jax.lax.scan(draw, start, jnp.arange(num_clusters))[1]
+
+
+def _one_race(key: Key, hashes: Array, units: Array, num_clusters: int) -> Array:
+    """One race for all draws, in which rows slow down.
+
+    Row i has one random number E_i ~ Exp(1). With d_i = 1 − the largest cosine so far, it is drawn
+    at the time at which ∫ d_i dt reaches E_i. Exponential times have no memory, so the next row is
+    always drawn with probability ∝ d_i.
 
     d_i only falls. So no row is drawn before E_i/d_i (with what is left of E_i), and until the
     smallest such time of the other rows, the draws are among a few candidates. The distances of all
     rows from what these gave then take one product.
     """
-    hashes = row_hashes(rows.features)
-    num_rows = min(num_start_rows(num_clusters), hashes.size)
-    chosen = jax.lax.top_k(~hashes, num_rows)[1]
-    units = (rows.features[chosen] - rows.mean[None]) * rows.inverse[chosen][:, None]
-    keys = jax.vmap(lambda h: jax.random.fold_in(key, h))(hashes[chosen])
+    keys = jax.vmap(lambda h: jax.random.fold_in(key, h))(hashes)
     left = jax.vmap(lambda k: jax.random.exponential(k, dtype=units.dtype))(keys)
+    num_rows = hashes.size
     num_tried = min(_CANDIDATES, num_clusters, num_rows)
     numbers = jnp.arange(num_tried)
-
-    def distances(first: Array, second: Array) -> Array:
-        # Rounding can leave a drawn row a little below cosine 1.
-        cosines = jnp.matmul(first, second.T, precision=HIGHEST)
-        return jnp.where(cosines < 1 - 1e-6, 1 - cosines, 0.0)
 
     def times(left: Array, distance: Array) -> Array:
         return jnp.where(distance > 0, left / jnp.where(distance > 0, distance, 1), jnp.inf)
@@ -199,7 +226,7 @@ def k_means_plus_plus(key: Key, rows: Rows, num_clusters: int) -> Float[Array, "
         limit = -earliest[-1] if num_rows > num_tried else jnp.array(jnp.inf, units.dtype)
         tried = tried[:num_tried]
         candidates = units[tried]
-        between = distances(candidates, candidates)
+        between = _distances(candidates, candidates)
 
         def draw(state: tuple[Array, ...]) -> tuple[Array, ...]:
             order, waits, number, elapsed, left, distance, _ = state
@@ -221,7 +248,7 @@ def k_means_plus_plus(key: Key, rows: Rows, num_clusters: int) -> Float[Array, "
         begin = (0 * numbers, zero * numbers, jnp.array(0), zero, *own, jnp.array(True))
         order, waits, number, *_ = jax.lax.while_loop(undecided, draw, begin)
         accepted = candidates[order]
-        others = distances(accepted, units)
+        others = _distances(accepted, units)
 
         def after(place: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
             return passed(*state, waits[place], others[place])
@@ -241,9 +268,20 @@ def k_means_plus_plus(key: Key, rows: Rows, num_clusters: int) -> Float[Array, "
 @typed
 def row_hashes(features: Float[Array, "R D"]) -> UInt32[Array, " R"]:
     """32 bits of each row's content, which do not depend on its place. [R]"""
-    bits = jax.lax.bitcast_convert_type(features.astype(jnp.float32), jnp.uint32)
     places = jnp.arange(1, features.shape[1] + 1, dtype=jnp.uint32)
-    mixed = (bits ^ (bits >> 15)) * (places * jnp.uint32(0x9E3779B1) | jnp.uint32(1))[None]
-    total = jnp.sum(mixed ^ (mixed >> 13), axis=1, dtype=jnp.uint32)
+    factors = places * jnp.uint32(0x9E3779B1) | jnp.uint32(1)
+    size = min(_HASHED, len(features))
+
+    def block(number: Array, total: Array) -> Array:
+        # Of a few rows, turned: a sum along the rows is a loop four times as slow on a CPU.
+        begin = jnp.minimum(number * size, len(features) - size)
+        own = jax.lax.dynamic_slice_in_dim(features, begin, size).astype(jnp.float32).T
+        bits = jax.lax.bitcast_convert_type(own, jnp.uint32)
+        mixed = (bits ^ (bits >> 15)) * factors[:, None]
+        sums = jnp.sum(mixed ^ (mixed >> 13), axis=0, dtype=jnp.uint32)
+        return jax.lax.dynamic_update_slice_in_dim(total, sums, begin, 0)
+
+    total = jnp.zeros(len(features), jnp.uint32)
+    total = jax.lax.fori_loop(0, -(-len(features) // max(size, 1)), block, total)
     total = (total ^ (total >> 16)) * jnp.uint32(0x85EBCA6B)
     return total ^ (total >> 13)

@@ -15,6 +15,7 @@ from jaxtyping import Float, Int, UInt8
 
 from dfm_jax.checks import check_count, check_interval, check_seed, require
 from dfm_jax.data.arrays import (
+    aligned_empty,
     is_npz,
     read_npy,
     read_npy_file,
@@ -383,7 +384,10 @@ def read_features(path: Path | str, *, num_rows: int) -> RowFeatures:
     rule = f"{name} must hold floating-point numbers"
     require(floating, rule, str(features.dtype), name="features.dtype", then=then)
     with np.errstate(over="ignore"):  # it becomes infinite, and is refused
-        features = features.astype(np.float32, order="C", copy=False)
+        if features.dtype != np.float32 or not features.flags.c_contiguous:
+            wide = aligned_empty(shape, np.float32)
+            wide[...] = features
+            features = wide
     finite = np.concatenate(
         [np.ones(0, bool), *(np.isfinite(part).all(axis=1) for part in _chunks(features))]
     )

@@ -18,7 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from dfm_jax.checks import check_interval, require
-from dfm_jax.data.arrays import read_npy_file
+from dfm_jax.data.arrays import aligned_empty, read_npy_file
 from dfm_jax.data.columns import Columns, picture_columns
 from dfm_jax.data.features import (
     DocumentEncoder,
@@ -218,7 +218,7 @@ def _image_rows(input: Path, folder: Path, cache: Path | None, num_rows: int) ->
     require(folder.is_dir(), "`images` must be a folder that exists", folder)
     package_folder("PIL", "pillow")  # says how to install it
     params = load_efficientnet_lite0()
-    features = np.empty((num_rows, _WIDTH), np.float32)  # no memory before it is filled
+    features = aligned_empty((num_rows, _WIDTH), np.float32)  # no memory before it is filled
     rows, reasons, whole, num_averaged = array("q"), {}, hashlib.sha256(), 0
     waiting: list[list[np.ndarray]] = []  # the images of the rows behind the last that is encoded
 
@@ -321,7 +321,7 @@ def _document_rows(
         encoder = fit_documents(read, num_features=num_features, seed=seed)
     else:
         encoder = fitted
-    features = np.empty((num_rows, len(encoder.directions)), np.float32)
+    features = aligned_empty((num_rows, len(encoder.directions)), np.float32)
     rows, reasons = array("q"), {}
     records = _shown(input, num_rows, "encoding documents")
     while some := list(islice(records, _DOCUMENTS)):

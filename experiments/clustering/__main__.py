@@ -37,6 +37,7 @@ from experiments.clustering.config import PRESETS, Config, check_config
 from experiments.clustering.data import Labeled
 from experiments.lib import reporting, study
 from experiments.lib.domains import load_abc, load_bbc, load_kjv, load_shakespeare, load_stdlib
+from experiments.systems.benchmarks.builds import unpacked
 
 PACKAGES = ("jax", "jaxlib", "numpy", "scipy", "scikit-learn")
 _PROG = "python -m experiments.clustering"
@@ -159,18 +160,20 @@ def run(config: Config, console: Console) -> bool:
         large=config.large,
         num_fine=config.num_fine,
     )
-    sizes = [
-        cells.measured(
-            f"{comparison.rows}-{comparison.num_clusters}",
-            lambda comparison=comparison: measured(
-                comparison,
-                config.out / "rows",
-                num_features=config.num_features,
-                num_rounds=config.num_rounds,
-            ),
-        )
-        for comparison in tqdm(planned, desc="full size", disable=None, leave=False)
-    ]
+    with unpacked(config.before) as build:
+        sizes = [
+            cells.measured(
+                f"{comparison.rows}-{comparison.num_clusters}",
+                lambda comparison=comparison: measured(
+                    comparison,
+                    config.out / "rows",
+                    num_features=config.num_features,
+                    num_rounds=config.num_rounds,
+                    build=build,
+                ),
+            )
+            for comparison in tqdm(planned, desc="full size", disable=None, leave=False)
+        ]
     bar.update()
     bar.close()
     verdicts = clustering_report.verdicts_of(real, exact, sizes)

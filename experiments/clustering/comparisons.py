@@ -12,8 +12,10 @@ import numpy as np
 
 from experiments.clustering import data as clustering_data
 from experiments.clustering.methods import objective
+from experiments.systems.benchmarks.builds import Build
 
 PEERS = {"faiss": "faiss", "auction": "torch", "k-means-constrained": "k_means_constrained"}
+BEFORE = "ours before"  # an earlier build
 _GIB = 2**30
 
 
@@ -47,9 +49,16 @@ def comparisons(
 
 
 def measured(
-    comparison: Comparison, folder: Path, *, num_features: int, num_rounds: int
+    comparison: Comparison,
+    folder: Path,
+    *,
+    num_features: int,
+    num_rounds: int,
+    build: Build | None = None,
 ) -> dict[str, Any]:
     """Time, memory, objective, sizes and loads of each method of a comparison."""
+    first, *others = comparison.methods
+    methods = comparison.methods if build is None else (first, BEFORE, *others)
     folder.mkdir(parents=True, exist_ok=True)
     rows = clustering_data.synthetic_rows(
         comparison.rows, num_features, num_groups=40, noise=1.5, seed=0
@@ -57,10 +66,10 @@ def measured(
     tokens = clustering_data.synthetic_tokens(comparison.rows, seed=0)
     np.save(folder / "rows.npy", rows)
     np.save(folder / "tokens.npy", tokens)
-    taken: dict[str, list[dict[str, Any]]] = {method: [] for method in comparison.methods}
+    taken: dict[str, list[dict[str, Any]]] = {method: [] for method in methods}
     for _ in range(num_rounds):
-        for method in comparison.methods:
-            taken[method].append(_turn(method, comparison, folder))
+        for method in methods:
+            taken[method].append(_turn(method, comparison, folder, build))
     found = {}
     for method, turns in taken.items():
         labels = np.load(folder / f"{method}.npy")
@@ -85,15 +94,20 @@ def measured(
     }
 
 
-def _turn(method: str, comparison: Comparison, folder: Path) -> dict[str, Any]:
-    files = [str(folder / "rows.npy"), str(folder / f"{method}.npy")]
+def _turn(method: str, comparison: Comparison, folder: Path, build: Build | None) -> dict[str, Any]:
+    files = [str((folder / name).resolve()) for name in ("rows.npy", f"{method}.npy")]
     options = ["--num-clusters", str(comparison.num_clusters)]
     options += ["--num-starts", str(comparison.num_starts)]
     options += ["--num-runs", "2" if method.startswith("ours") else "1"]
     if method == "ours by tokens":
         options += ["--tokens", str(folder / "tokens.npy")]
-    command = [sys.executable, "-m", "experiments.clustering.methods", method, *files, *options]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    program, place = [sys.executable, "-m", "experiments.clustering.methods"], None
+    run = method
+    if method == BEFORE:
+        assert build is not None
+        program, place, run = build.command("clustering"), build.folder, comparison.methods[0]
+    command = [*program, run, *files, *options]
+    done = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False)
     if done.returncode:
         rule = f"`{method}` must run on {comparison.rows} rows"
         status = f"got status = {done.returncode}"

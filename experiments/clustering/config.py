@@ -34,6 +34,8 @@ class Config:
     """The number of features of a synthetic row."""
     num_rounds: int = 1
     """The number of rounds in which the methods take turns; the median counts."""
+    before: str = ""
+    """A commit, whose build takes turns with ours where we run until nothing changes."""
 
 
 PRESETS = {

@@ -60,14 +60,13 @@ def _ours(job: Job, rows: np.ndarray) -> Callable[[], np.ndarray]:
 
     from dfm_jax.clustering import spherical_k_means
 
-    features = jnp.asarray(rows)
     tokens = None if job.tokens is None else jnp.asarray(np.load(job.tokens))
     balance = {"ours": "rows", "ours by tokens": "weights", "ours not balanced": "none"}[job.method]
 
     def run() -> np.ndarray:
         found = spherical_k_means(
             jax.random.key(0),
-            features,
+            rows,
             job.num_clusters,
             balance=balance,
             weights=tokens,
@@ -188,7 +187,8 @@ def _status(name: str) -> int:
 def main(args: list[str] | None = None) -> int:
     """Run the job, write the labels, print what it took."""
     job = tyro.cli(Job, args=args)
-    rows = np.load(job.rows)
+    rows = np.load(job.rows, mmap_mode="r")  # at a place from which jax reads without a copy
+    rows.max()  # now in memory
     run = _METHODS.get(job.method, _ours)(job, rows)
     before, seconds = _resident(), []
     for _ in range(job.num_runs):

@@ -16,6 +16,7 @@ CHECKOUT = Path(__file__).parents[3]
 PROGRAMS = {  # of our side: the module, in today's builds and before studies were packages
     "benchmarks": ("experiments.benchmarks.ours", "experiments.benchmarks_ours"),
     "training_speed": ("experiments.training_speed.jax_side", "experiments.training_speed_jax"),
+    "clustering": ("experiments.clustering.methods", "experiments.clustering_methods"),
 }
 
 
