@@ -9,7 +9,6 @@ distribution, not the logarithm of one, or not a token id. A pair of mass 0 may 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.random import threefry_2x32
 
 from dfm_jax.boundary import (
     at_tokens,
@@ -190,16 +189,31 @@ def sample_mixture(key: Key, x_0: Tokens, x_1: Tokens, kappa_t: Kappa) -> Tokens
 
 
 def _uniforms(key: Key, count: int, dtype: DType) -> Array:
-    """Numbers uniform in [0, 1), so that κ = 1 arrives always; multiples of 2⁻²⁴ in float32.
+    """`jax.random.uniform`, bit for bit: in [0, 1), so that κ = 1 arrives always.
 
-    `jax.random` takes a whole block of threefry, which has two words, for each word of a draw, so
-    that each can be made apart. Here both words are taken.
+    On a CPU jax runs the rounds of threefry as a loop over arrays, which is most of a draw's time.
+    Here they are written out, so that they become one pass with the comparison.
     """
-    if jax.random.key_impl(key) != "threefry2x32" or dtype != jnp.float32:
+    apart = jax.config.jax_threefry_partitionable  # pyright: ignore[reportAttributeAccessIssue]
+    if jax.random.key_impl(key) != "threefry2x32" or dtype != jnp.float32 or not apart:
         return jax.random.uniform(key, (count,), dtype)
     places = jnp.arange(count, dtype=jnp.uint32)
-    words = threefry_2x32(jax.random.key_data(key), places)
-    return (words >> 8).astype(dtype) * np.float32(2**-24)
+    first, second = _threefry(jax.random.key_data(key), jnp.zeros_like(places), places)
+    one = np.float32(1).view(np.uint32)  # 23 bits after it are a number in [1, 2)
+    return jax.lax.bitcast_convert_type(((first ^ second) >> 9) | one, jnp.float32) - 1
+
+
+def _threefry(key: Array, first: Array, second: Array) -> tuple[Array, Array]:
+    """Threefry-2x32 of 20 rounds, which defines the numbers of `jax.random`."""
+    keys = (key[0], key[1], key[0] ^ key[1] ^ np.uint32(0x1BD11BDA))
+    first, second = first + keys[0], second + keys[1]
+    for group in range(5):
+        for turn in ((13, 15, 26, 6), (17, 29, 16, 24))[group % 2]:
+            first = first + second
+            second = first ^ ((second << turn) | (second >> (32 - turn)))
+        first = first + keys[(group + 1) % 3]
+        second = second + keys[(group + 2) % 3] + np.uint32(group + 1)
+    return first, second
 
 
 # ── the marginal path of a finite list of pairs, and its posteriors ─────────────────────────────

@@ -43,7 +43,7 @@ TOKEN_PATH = np.array([[0.5, 0.3, 0.2, 0.0], [0.05, 0.0, 0.15, 0.8]])
 @pytest.mark.statement("P3")
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
 def test_states_of_a_mixture_path_are_independent(count):
-    """Both words of a block, of even and of odd numbers of positions: the joint distribution."""
+    """The joint distribution, of even and of odd numbers of positions."""
     kappa = jnp.array([0.5, 0.3, 0.75, 0.1])[:count]
     keys = jax.random.split(jax.random.key(count), 20_000)
     zeros, ones = jnp.zeros(count, int), jnp.ones(count, int)
@@ -64,6 +64,21 @@ def test_a_state_of_a_mixture_path_at_the_ends_and_of_any_generator(impl):
     arrived = int(paths.sample_mixture(key(2), zeros, ones, 0.25).sum())
     assert_drawn_from([0.75, 0.25], [zeros.size - arrived, arrived])
     assert paths.sample_mixture(key(3), zeros[:0], ones[:0], 0.5).shape == (0,)
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 1000])
+@pytest.mark.parametrize("partitionable", [True, False])
+def test_a_state_of_a_mixture_path_has_the_numbers_of_jax(count, partitionable):
+    """Bit for bit, alone and mapped over keys, in either mode of threefry."""
+    zeros, ones, kappa = jnp.zeros(count, int), jnp.ones(count, int), jnp.linspace(0, 1, count)
+    keys = lambda: jax.random.split(jax.random.key(count), 50)  # noqa: E731
+    with jax.threefry_partitionable(partitionable):
+        uniforms = jax.vmap(lambda key: jax.random.uniform(key, (count,)))(keys())
+        drawn = jax.vmap(lambda key: paths.sample_mixture(key, zeros, ones, kappa))(keys())
+        np.testing.assert_array_equal(drawn, uniforms < kappa[None])
+        alone = paths.sample_mixture(keys()[3], zeros, ones, kappa)
+    np.testing.assert_array_equal(alone, drawn[3])
+    assert count < 1000 or 0 < np.mean(drawn) < 1
 
 
 @pytest.mark.usefixtures("x64")
