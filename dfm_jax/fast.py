@@ -128,10 +128,12 @@ def _two_levels(key: Key, rows: Array) -> Array:
     width = 1
     while width * width < num_tokens:
         width *= 2
-    block_key, token_key = jax.random.split(key)
     rows = jnp.pad(rows, ((0, 0), (0, -num_tokens % width)), constant_values=-jnp.inf)
     powers = jnp.exp(rows - jnp.max(rows, axis=-1, keepdims=True))
     masses = jnp.sum(powers.reshape(num_rows, -1, width), axis=-1)
-    block = jax.random.categorical(block_key, jnp.log(masses), mode="high")
+    num_blocks = masses.shape[1]
+    # One call for both levels: for few rows, calls of the generator are most of the time.
+    noise = jax.random.gumbel(key, (num_rows, num_blocks + width), rows.dtype, mode="high")
+    block = jnp.argmax(jnp.log(masses) + noise[:, :num_blocks], axis=1)
     inside = jnp.take_along_axis(rows.reshape(num_rows, -1, width), block[:, None, None], axis=1)
-    return block * width + jax.random.categorical(token_key, inside[:, 0], mode="high")
+    return block * width + jnp.argmax(inside[:, 0] + noise[:, num_blocks:], axis=1)

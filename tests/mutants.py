@@ -393,6 +393,22 @@ MUTANTS = (
         "parallel_draws",
     ),
     Mutant(
+        "jump first: the last step that moves somebody forgotten",
+        "sampling/jumps.py",
+        "return order, jnp.sum(moves)",
+        "return order, jnp.sum(moves) - 1",
+        "test_table_sampling",
+        "steps_that_move_nobody",
+    ),
+    Mutant(
+        "a token that does not see itself in the batch's memory",
+        "models/batched_decoder.py",
+        "now.opens <= index",
+        "now.opens < index",
+        "test_batched_decoder",
+        "logits_of_the_whole_sequence",
+    ),
+    Mutant(
         "Euler fills the masks of a run that ends early",
         "sampling/euler.py",
         "jnp.where((times[-1] == 1) & ~fixed, 1.0, jump_probs[-1])",

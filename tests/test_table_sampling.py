@@ -29,6 +29,7 @@ from dfm_jax import exact, schedules, steps
 from dfm_jax.models import TransformerConfig, transformer, transformer_denoiser
 from dfm_jax.sampling import HeadedDenoiser, sample_infilling, sample_on_table
 from dfm_jax.sampling.denoisers import whole
+from dfm_jax.sampling.jumps import checked_run, jumped, start
 from dfm_jax.sampling.tables import whole_table
 
 DRAWS = 20_000
@@ -415,3 +416,51 @@ def test_logits_that_are_no_distribution_are_refused(bad, method, key):
 
 def test_the_states_are_listed_as_ranked():
     assert [int(rank(z, S)) for z in STATES] == list(range(S**N))
+
+
+@pytest.mark.parametrize("source", ["mask", pytest.param("tokens", marks=pytest.mark.slow)])
+def test_steps_that_move_nobody_are_skipped_and_change_nothing(source):
+    """Bit by bit the run of every step; the network meets only the steps that move somebody."""
+    num_steps, width, met = 24, 3, []
+    table = schedules.masked(schedules.linear(), num_steps, width)
+
+    def denoiser(params, x_t, t):
+        jax.debug.callback(lambda t: met.append(float(t)), t)
+        rows = jnp.asarray(np.random.default_rng(0).normal(size=(V + 1, V)), jnp.float32)
+        return rows[x_t] + t
+
+    x_0 = jnp.full(width, V if source == "mask" else 0)
+    options = {"source": source, "carry_over": None, "method": "sparse"}
+    run = checked_run((), denoiser, x_0, **options)
+
+    @jax.jit
+    def every(key):
+        def step(state, t):
+            own = jax.random.fold_in(key, t)
+            jump_prob = steps.step_size(table, t)
+            return jumped(own, (), state, jump_prob, t / num_steps, run), None
+
+        return jax.lax.scan(step, start(x_0), jnp.arange(num_steps))[0].x_t
+
+    for seed in range(4):
+        key = jax.random.key(seed)
+        expected = every(key)
+        jax.effects_barrier()
+        met.clear()
+        found = sample_on_table(key, (), denoiser, x_0, table, source=source, method="sparse")
+        jax.effects_barrier()
+        np.testing.assert_array_equal(found, expected)
+        if source == "mask":  # each position moves once
+            assert 1 <= len(met) <= width
+        else:
+            assert 1 <= len(met) < num_steps
+        assert met == sorted(met)
+    rows = jax.jit(jax.vmap(lambda key: sample_on_table(key, (), quiet, x_0, table, **options)))
+    keys = jax.random.split(jax.random.key(9), 5)
+    one_by_one = [sample_on_table(key, (), quiet, x_0, table, **options) for key in keys]
+    np.testing.assert_array_equal(rows(keys), one_by_one)
+
+
+def quiet(params, x_t, t):
+    """A denoiser of which a batch can be made."""
+    return jnp.cos(jnp.arange(V)[None] * (x_t[:, None] + 1.0) + t)

@@ -260,7 +260,7 @@ def sample_one_expert(
     truncate: Literal["mixture", "expert"] = "mixture",
     stop_tokens: tuple[int, ...] = (),
     prefixes: Any = None,
-    draw: Draw = "clear",
+    draw: Draw | None = None,
 ) -> OneExpertSample:
     """Draw left to right, each row from one expert that is drawn after the prompt and kept.   [S7]
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from dfm_jax.boundary import log_softmax
 from dfm_jax.checks import check_interval, check_log_distribution, check_tokens, require
-from dfm_jax.interfaces import Decoder, Denoiser, Params
+from dfm_jax.interfaces import BatchedDecoder, Decoder, Denoiser, Params
 from dfm_jax.mixture.gates import GateState, bayes_gate_update, gate_init, top_experts_gate
 from dfm_jax.mixture.posterior import mix_logits
 from dfm_jax.sampling.denoisers import log_probs, whole
@@ -219,7 +219,116 @@ def _mixture(
         )
         return jnp.where(rows.valid[:, None], mixed, -jnp.inf), moved
 
-    return Decoder(init_cache, extend, num_states, read_prefix if conditional else None)
+    batched = _batched_mixture(kinds, order, gate, conditional=conditional)
+    return Decoder(init_cache, extend, num_states, read_prefix if conditional else None, batched)
+
+
+class _Memory(NamedTuple):
+    """The memories of the experts, the gate of each row, and the rows for its next update."""
+
+    stacks: tuple[Any, ...]
+    gate: GateState  # [B, K] and [B]
+    logits: Array  # [K, B, V]
+
+
+def _batched_mixture(
+    kinds: Sequence[Decoder],
+    order: np.ndarray,
+    gate: Literal["bayes", "static"],
+    *,
+    conditional: bool,
+) -> BatchedDecoder | None:
+    """`_mixture` for B rows at once, if every expert has that form.   [D6, D7]"""
+    parts = [decoder.batched for decoder in kinds if decoder.batched is not None]
+    if len(parts) < len(kinds):
+        return None
+
+    def weights(params: MixtureParams) -> tuple[Any, ...]:
+        pairs = zip(parts, params.stacks, strict=True)
+        return tuple(jax.vmap(part.weights)(stack) for part, stack in pairs)
+
+    def in_order(stacks: Sequence[Array]) -> Array:
+        """The rows of all experts as they were given."""
+        return jnp.concatenate(stacks)[order].astype(float)
+
+    def mixed(state: GateState, logits: Array) -> Array:
+        rows = mix_logits(state.log_weights.T, logits)
+        return jnp.where(state.valid[:, None], rows, -jnp.inf)
+
+    def read(
+        params: MixtureParams,
+        prompts: Array,
+        lengths: Array,
+        prefixes: Any,
+        room: int,
+        *,
+        every: bool = False,
+    ) -> tuple[Array, _Memory]:
+        assert not every  # of what mixtures are made of
+        num_rows, width = prompts.shape
+        judges = not conditional and width > 1  # the prompt belongs to the condition
+        seen = prefixes[1] if conditional else None
+
+        def of_stack(part: BatchedDecoder, stack: Params) -> tuple[Array, Any]:
+            def one(params: Params) -> tuple[Array, Any]:
+                return part.read(params, prompts, lengths, seen, room, every=judges)
+
+            return jax.vmap(one)(stack)
+
+        found = [of_stack(*pair) for pair in zip(parts, params.stacks, strict=True)]
+        logits = in_order([logits for logits, _ in found])
+        prior = prefixes[0] if conditional else params.log_prior[None]
+        prior = jnp.broadcast_to(prior.astype(float), (num_rows, logits.shape[0]))
+        state = jax.vmap(gate_init)(prior)
+        if judges:
+            told = (jnp.arange(1, width)[None] < lengths[:, None]) & (
+                prompts[:, 1:] < logits.shape[-1]
+            )
+            rows = _log_probs_at(logits[:, :, :-1], prompts[:, 1:])  # [K, B, P − 1]
+            rows = jnp.where(told[None], rows, 0.0).transpose(2, 1, 0)
+
+            def update(state: GateState, row: Array) -> tuple[GateState, None]:
+                return jax.vmap(bayes_gate_update)(state, row), None
+
+            state, _ = jax.lax.scan(update, state, rows)
+            at = lengths[None, :, None, None] - 1
+            logits = jnp.take_along_axis(logits, at, axis=2)[:, :, 0]
+        return mixed(state, logits), _Memory(tuple(m for _, m in found), state, logits)
+
+    def step(
+        weights: tuple[Any, ...],
+        past: tuple[_Memory, ...],
+        memory: _Memory,
+        tokens: Array,
+        index: Array,
+    ) -> tuple[Array, _Memory]:
+        state = memory.gate
+        if gate == "bayes":
+            told = tokens < memory.logits.shape[-1]
+            rows = jnp.where(told[None], _log_probs_at(memory.logits, tokens), 0.0)
+            state = jax.vmap(bayes_gate_update)(state, rows.T)
+        found = [
+            jax.vmap(part.step, (0, 0, 0, None, None))(
+                weights[i], tuple(block.stacks[i] for block in past), own, tokens, index
+            )
+            for i, (part, own) in enumerate(zip(parts, memory.stacks, strict=True))
+        ]
+        logits = in_order([logits for logits, _ in found])
+        return mixed(state, logits), _Memory(tuple(m for _, m in found), state, logits)
+
+    def grow(memory: _Memory, before: int, room: int) -> _Memory:
+        pairs = zip(parts, memory.stacks, strict=True)
+        stacks = [jax.vmap(lambda m, p=p: p.grow(m, before, room))(own) for p, own in pairs]
+        return memory._replace(stacks=tuple(stacks))
+
+    return BatchedDecoder(weights, read, step, grow, parts[0].rooms)
+
+
+def _log_probs_at(logits: Array, tokens: Array) -> Array:
+    """log softmax(logits)_token of [K, …, V] at tokens […]; a token that is no column gives NaN."""
+    at = jnp.broadcast_to(tokens[None, ..., None], (*logits.shape[:-1], 1))
+    own = jnp.take_along_axis(logits, at, axis=-1)[..., 0]
+    return own - jax.nn.logsumexp(logits, axis=-1)
 
 
 def _members(decoders: Sequence[Decoder]) -> list[list[int]]:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from dfm_jax.checks import check_count, check_tokens, require
 from dfm_jax.interfaces import Decoder, HeadedDenoiser, Network, Params, check_room, check_time
+from dfm_jax.models.batched_decoder import batched_decoder
 from dfm_jax.models.config import TransformerConfig
 from dfm_jax.models.layers import (
     Block,
@@ -284,7 +285,13 @@ def transformer_decoder(config: TransformerConfig) -> Decoder:
         logits, memory = module.apply(variables, tokens, None, cache.memory, cache.count)
         return logits, Cache(memory, cache.count + num_new)
 
-    return Decoder(init_cache, extend, config.states)
+    trunk = Transformer(config, headed=False)
+
+    def hidden(params: Params, cache: Cache, tokens: Array) -> tuple[Array, Memories]:
+        return trunk.apply({"params": params}, tokens, None, cache.memory, cache.count)
+
+    batched = batched_decoder(config, init_cache, hidden)
+    return Decoder(init_cache, extend, config.states, batched=batched)
 
 
 # ── The bidirectional transformer as a denoiser in two halves: few rows need the V-wide one ───────

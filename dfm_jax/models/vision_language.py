@@ -17,9 +17,16 @@ import jax.numpy as jnp
 
 from dfm_jax.checks import check_count, require
 from dfm_jax.interfaces import Decoder, Params
+from dfm_jax.models.batched_decoder import batched_decoder
 from dfm_jax.models.config import TransformerConfig
 from dfm_jax.models.layers import real_dtype
-from dfm_jax.models.trunk import Cache, Transformer, check_sequence, transformer_decoder
+from dfm_jax.models.trunk import (
+    Cache,
+    Memories,
+    Transformer,
+    check_sequence,
+    transformer_decoder,
+)
 from dfm_jax.types import Array, Key, as_ids
 
 
@@ -134,7 +141,16 @@ def vision_language_decoder(
     ) -> tuple[Array, Cache]:
         return of_text.extend(params["decoder"], cache, tokens, num_new)
 
-    return Decoder(init_cache, extend, config.states, read_prefix)
+    trunk = Transformer(config, headed=False)
+
+    def hidden(params: Params, cache: Cache, tokens: Array) -> tuple[Array, Memories]:
+        return trunk.apply({"params": params}, tokens, None, cache.memory, cache.count)
+
+    def weights_of(params: Params) -> Params:
+        return params["decoder"]
+
+    batched = batched_decoder(config, init_cache, hidden, read_prefix, weights_of)
+    return Decoder(init_cache, extend, config.states, read_prefix, batched)
 
 
 def _seen(encoder: ImageEncoder | None, params: Params, picture: Array) -> Array:

@@ -19,10 +19,11 @@ from dfm_jax.checks import (
     require,
 )
 from dfm_jax.fast import sample_categorical
-from dfm_jax.interfaces import Decoder
+from dfm_jax.interfaces import BatchedDecoder, Decoder
 from dfm_jax.types import Array, ArrayLike, Bool, Float, Int, Key, Number, typed
 
 Draw = Literal["clear", "two_level"]
+_MANY_TOKENS = 512  # from here on a draw in two levels is faster
 NO_DISTRIBUTION = "The logits of a decoder must hold a finite number and no NaN for every row"
 
 
@@ -40,7 +41,7 @@ class Sample(NamedTuple):
 class _State(NamedTuple):
     step: Array
     sample: Sample
-    cache: Any
+    memory: Any
 
 
 @typed
@@ -138,7 +139,7 @@ def sample_autoregressive(
     top_p: Number | None = None,
     stop_tokens: tuple[int, ...] = (),
     prefixes: Any = None,
-    draw: Draw = "clear",
+    draw: Draw | None = None,
 ) -> Sample:
     """Continue every prompt by up to `max_new` tokens, each from its next-token distribution.  [S1]
 
@@ -158,8 +159,8 @@ def sample_autoregressive(
         top_p: The mass to keep at each draw.
         stop_tokens: Ids in [0, V) after which a row ends.
         prefixes: What stands before the prompts, [B, …], for a decoder that reads it.
-        draw: "two_level" draws with `fast.sample_categorical`: other tokens, of the same
-            distribution.
+        draw: "clear" draws from all tokens at once, "two_level" with `fast.sample_categorical`:
+            other tokens, of the same distribution. None means "two_level" from V = 512 on.
 
     Raises:
         ValueError: if a length lies outside [1, P], or an id outside [0, S); if an option is
@@ -237,23 +238,21 @@ def sample_rows(
     max_new: int,
     top_k: int | None,
     stop_tokens: tuple[int, ...],
-    draw: Draw = "clear",
+    draw: Draw | None = None,
 ) -> Sample:
     """The work of the samplers after all is checked, with one key for each row."""
     num_rows, width = prompts.shape
     rows = jnp.arange(num_rows)
-    extend = jax.vmap(partial(decoder.extend, params))
-    # Without the check: behind its stop token a row need have no distribution.
-    probs = jax.vmap(partial(truncated_probs, temperature=temperature, top_k=top_k, top_p=top_p))
-
-    token = jax.random.categorical if draw == "clear" else sample_categorical
-    mode = {"mode": "high"} if draw == "clear" else {}
+    # The last token drawn is never read, so the cache holds one less.
+    jax.eval_shape(lambda: decoder.init_cache(width + max_new - 1))  # what it refuses
+    batched = _by_vmap(decoder) if decoder.batched is None else decoder.batched
+    weights = batched.weights(params)
 
     def drawn(step: Array | int, sample: Sample, logits: Array) -> Sample:
         going = sample.valid & ~sample.stopped
         possible = _is_probs(logits)
         own = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, step)
-        tokens = jax.vmap(partial(token, **mode))(own, probs(logits))
+        tokens = _next_tokens(own, logits, temperature, top_k, top_p, draw)
         writes = going & possible
         at = jnp.where(writes, sample.lengths, sample.tokens.shape[1])  # beyond: dropped
         written = sample.tokens.at[rows, at].set(tokens.astype(prompts.dtype), mode="drop")
@@ -265,28 +264,95 @@ def sample_rows(
             sample.valid & (possible | ~going),
         )
 
-    def step(state: _State) -> _State:
-        sample = state.sample
-        going = sample.valid & ~sample.stopped
-        last = jnp.take_along_axis(sample.tokens, sample.lengths[:, None] - 1, axis=1)
-        logits, cache = extend(state.cache, last, going.astype(int))
-        return _State(state.step + 1, drawn(state.step, sample, logits[:, 0]), cache)
+    def run(state: _State, past: tuple[Any, ...], first: int, until: int) -> _State:
+        def step(state: _State) -> _State:
+            sample = state.sample
+            # A row that has stopped reads its last token again, and nobody draws from it.
+            last = jnp.take_along_axis(sample.tokens, sample.lengths[:, None] - 1, axis=1)[:, 0]
+            index = state.step - first
+            logits, memory = batched.step(weights, past, state.memory, last, index)
+            return _State(state.step + 1, drawn(state.step, sample, logits), memory)
 
-    def goes_on(state: _State) -> Array:
-        return (state.step < max_new) & jnp.any(state.sample.valid & ~state.sample.stopped)
+        def goes_on(state: _State) -> Array:
+            return (state.step < until) & jnp.any(state.sample.valid & ~state.sample.stopped)
+
+        return jax.lax.while_loop(goes_on, step, state)
 
     inside = jnp.arange(width)[None] < lengths[:, None]
     tokens = jnp.pad(jnp.where(inside, prompts, -1), ((0, 0), (0, max_new)), constant_values=-1)
     start = Sample(tokens, lengths, jnp.zeros(num_rows, bool), jnp.ones(num_rows, bool))
-    # The last token drawn is never read, so the cache holds one less.
-    empty = decoder.init_cache(width + max_new - 1)
-    cache = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (num_rows, *leaf.shape)), empty)
-    if decoder.read_prefix is not None:
-        cache = jax.vmap(partial(decoder.read_prefix, params))(cache, prefixes)
-    logits, cache = extend(cache, prompts, lengths)
-    first = jnp.take_along_axis(logits, lengths[:, None, None] - 1, axis=1)[:, 0]
-    state = _State(jnp.array(1), drawn(0, start, first), cache)
-    return jax.lax.while_loop(goes_on, step, state).sample
+    room, *rest = batched.rooms(width, max_new - 1)
+    logits, memory = batched.read(params, prompts, lengths, prefixes, room)
+    state = _State(jnp.array(1), drawn(0, start, logits), memory)
+    if max_new == 1:
+        return state.sample
+    past, first = (), 1
+    state = run(state, past, first, first + room)
+    for more in rest:
+        past, first = (*past, state.memory), first + room
+        state = state._replace(memory=batched.grow(state.memory, room, more))
+        room = more
+        state = run(state, past, first, first + room)
+    return state.sample
+
+
+def _next_tokens(
+    keys: Key,
+    logits: Array,
+    temperature: Number,
+    top_k: int | None,
+    top_p: Number | None,
+    draw: Draw | None,
+) -> Array:
+    """One token for each row; behind its stop token a row need have no distribution."""
+    two_level = logits.shape[1] >= _MANY_TOKENS if draw is None else draw == "two_level"
+
+    def rows(logits: Array, temperature: Number) -> Array:
+        if two_level and top_k is None and top_p is None:  # a constant in each row does not matter
+            wide = widened(logits)
+            return (wide - jnp.max(wide, axis=1, keepdims=True)) / temperature
+        return jax.vmap(lambda row: truncated_probs(row, temperature, top_k, top_p))(logits)
+
+    def random(logits: Array) -> Array:
+        values = rows(logits, temperature)
+        if two_level:
+            return jax.vmap(sample_categorical)(keys, values)
+        return jax.vmap(partial(jax.random.categorical, mode="high"))(keys, values)
+
+    def largest(logits: Array) -> Array:
+        """The first of the largest, as `argmax` finds it, which is slow on a CPU."""
+        ids = jnp.arange(logits.shape[1])[None]
+        top = jnp.max(logits, axis=1, keepdims=True)
+        return jnp.min(jnp.where(logits == top, ids, logits.shape[1] - 1), axis=1)
+
+    return jax.lax.cond(temperature == 0, largest, random, logits)
+
+
+def _by_vmap(decoder: Decoder) -> BatchedDecoder:
+    """Any decoder for a batch: a cache for each row, of the whole length."""
+
+    def read(
+        params: Any, prompts: Array, lengths: Array, prefixes: Any, room: int, every: bool = False
+    ) -> tuple[Array, Any]:
+        num_rows, width = prompts.shape
+        empty = decoder.init_cache(width + room)
+        cache = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (num_rows, *leaf.shape)), empty)
+        if decoder.read_prefix is not None:
+            cache = jax.vmap(partial(decoder.read_prefix, params))(cache, prefixes)
+        logits, cache = jax.vmap(partial(decoder.extend, params))(cache, prompts, lengths)
+        at_end = jnp.take_along_axis(logits, lengths[:, None, None] - 1, axis=1)[:, 0]
+        return logits if every else at_end, cache
+
+    def step(
+        params: Any, past: tuple, cache: Any, tokens: Array, index: Array
+    ) -> tuple[Array, Any]:
+        logits, cache = jax.vmap(partial(decoder.extend, params))(cache, tokens[:, None])
+        return logits[:, 0], cache
+
+    def grow(cache: Any, before: int, room: int) -> Any:
+        raise AssertionError  # there is one block
+
+    return BatchedDecoder(lambda params: params, read, step, grow, lambda _, count: (count,))
 
 
 def _check_truncation(

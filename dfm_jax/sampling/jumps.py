@@ -108,7 +108,41 @@ def run_steps(
         return jumped(jax.random.fold_in(key, index), params, state, jump_prob, t, run), None
 
     rows = (first + jnp.arange(jump_probs.shape[0]), jump_probs, times)
-    return jax.lax.scan(step, start(x_0), rows)[0]
+    if run.method == "clear":
+        return jax.lax.scan(step, start(x_0), rows)[0]
+    order, count = moving_steps(key, jnp.asarray(x_0), jump_probs, first, run=run)
+
+    def next_step(carry: tuple[Array, State]) -> tuple[Array, State]:
+        number, state = carry
+        row = jax.tree.map(lambda leaf: leaf[order[number]], rows)
+        return number + 1, step(state, row)[0]
+
+    def goes_on(carry: tuple[Array, State]) -> Array:
+        return (carry[0] < count) & carry[1].valid
+
+    return jax.lax.while_loop(goes_on, next_step, (jnp.array(0), start(x_0)))[1]
+
+
+def moving_steps(
+    key: Key, x_0: Array, jump_probs: Array, first: Step = 0, *, run: Run
+) -> tuple[Array, Array]:
+    """The steps [T] in which "sparse" moves somebody, in order, and their number.
+
+    Who jumps does not depend on values: so all jumps are known before the network is evaluated, and
+    the steps in which nobody jumps need no network. T stands behind the last of them.
+    """
+    num_steps = jump_probs.shape[0]
+
+    def step(free: Array, row: tuple[Array, Array]) -> tuple[Array, Array]:
+        index, jump_prob = row
+        jumps = free & _jumps(jax.random.fold_in(key, index), jump_prob)[0]
+        return free & ~(jumps & run.carry_over), jnp.any(jumps)
+
+    rows = (first + jnp.arange(num_steps), jump_probs)
+    _, moves = jax.lax.scan(step, ~revealed(x_0, run), rows)
+    at = jnp.where(moves, jnp.cumsum(moves) - 1, num_steps)
+    order = jnp.full(num_steps, num_steps).at[at].set(jnp.arange(num_steps), mode="drop")
+    return order, jnp.sum(moves)
 
 
 def jumped(key: Key, params: Any, state: State, jump_prob: Array, t: Array, run: Run) -> State:
@@ -157,10 +191,7 @@ def _sparse(key: Key, params: Any, state: State, jump_prob: Array, t: Array, run
     """A step that computes logits only for rows that jump; the values do not decide who jumps."""
     x_t, size = state.x_t, run.rows_at_once
     num_positions = x_t.shape[0]
-    jump_key, value_key = jax.random.split(key)
-    jump_prob = widened(jump_prob)  # a bfloat16 uniform number is a multiple of 1/128
-    u = jax.random.uniform(jump_key, x_t.shape, jump_prob.dtype)  # in [0, 1): 1 is certain
-    jumps = u < jump_prob
+    jumps, value_key = _jumps(key, jump_prob)
     denoiser = halves(run.denoiser)
     hidden = denoiser.hidden(params, x_t, t)
     rank = jnp.cumsum(jumps) - 1
@@ -188,3 +219,11 @@ def _sparse(key: Key, params: Any, state: State, jump_prob: Array, t: Array, run
         return carry[0] < num_jumps
 
     return jax.lax.while_loop(goes_on, draw, (jnp.array(0), state))[1]
+
+
+def _jumps(key: Key, jump_prob: Array) -> tuple[Array, Key]:
+    """Who jumps in a step of "sparse", and the key of the values."""
+    jump_key, value_key = jax.random.split(key)
+    jump_prob = widened(jump_prob)  # a bfloat16 uniform number is a multiple of 1/128
+    u = jax.random.uniform(jump_key, jump_prob.shape, jump_prob.dtype)  # in [0, 1): 1 is certain
+    return u < jump_prob, value_key

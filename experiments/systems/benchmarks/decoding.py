@@ -2,13 +2,24 @@
 
 import numpy as np
 
-from experiments.systems.benchmarks.kinds import FULL, FULL_FAST, Goal, Size, Workload, grown
+from experiments.systems.benchmarks.kinds import (
+    EVERY_STEP,
+    FULL,
+    FULL_FAST,
+    Goal,
+    Size,
+    Workload,
+    grown,
+)
 
 _FLOW, _TORCH, _COMPILED = "flow_matching", "torch", "torch.compile"
 _GPT = "transformers GPT-2"
+_BY_HAND = "K of transformers, mixed by hand"
 _EULER = grown("V", (128, 512, 2048, 8192), batch=2, N=128, T=100)
 _MODEL = grown("V", (256, 1024, 8192), batch=4, N=64, T=16)
 _CACHE = grown("batch", (1, 4, 32), V=8192, new=128)
+_DECODED = grown("K", (2, 4), batch=32, V=8192, new=128)
+_MASKED = grown("V", (256, 8192), batch=1, N=256, T=256)
 _MIXTURE = grown("K", (2, 4, 8, 16), B=32, V=32768)
 _ONE = grown("K", (2, 4, 8, 16), V=32768)
 _DRAW = grown("V", (512, 2048, 8192, 50257), R=512)
@@ -42,6 +53,30 @@ WORKLOADS = (
         (Goal(_GPT, 6.0, {"batch": 1}), Goal(_GPT, 2.5, {"batch": 32})),
         ("clear", "fast"),
         slow=True,
+    ),
+    Workload(
+        "mixture of K with cache",
+        "K",
+        _DECODED,
+        _DECODED[:1],
+        (_BY_HAND,),
+        "none",
+        (Goal(_BY_HAND, 3.0, {"K": 4}),),
+        ("fast",),
+        slow=True,
+        before=None,
+    ),
+    Workload(
+        "masked diffusion with a model",
+        "V",
+        _MASKED,
+        grown("V", (256,), batch=1, N=32, T=32),
+        (_FLOW,),
+        "probs",
+        (Goal(_FLOW, 1.5, {"V": 256}), Goal(_FLOW, 4.0, {"V": 8192})),
+        ("fast", EVERY_STEP),
+        slow=True,
+        before=None,
     ),
     Workload(
         "mixture of K experts",
@@ -80,6 +115,10 @@ def _noise(size: Size, rng: np.random.Generator) -> dict[str, np.ndarray]:
     return {"x_0": rng.integers(size["V"], size=(size["batch"], size["N"]))}
 
 
+def _masks(size: Size, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    return {"x_0": np.full((size["batch"], size["N"]), size["V"])}
+
+
 def _prompts(size: Size, rng: np.random.Generator) -> dict[str, np.ndarray]:
     return {"prompts": rng.integers(size["V"], size=(size["batch"], 1))}
 
@@ -104,6 +143,8 @@ INPUTS = {
     "Euler without its model": _euler,
     "Euler with a model": _noise,
     "AR sampling with cache": _prompts,
+    "mixture of K with cache": _prompts,
+    "masked diffusion with a model": _masks,
     "mixture of K experts": _mixture,
     "a sample from the mixture": _one,
     "categorical draw": _draw,

@@ -10,6 +10,7 @@ Check = Literal["values", "probs", "objective", "none"]
 nothing.
 """
 FULL = "the full mixture (ours)"
+EVERY_STEP = "fast, every step"  # also the steps that move nobody
 FULL_FAST = "the full mixture, fast (ours)"
 BEFORE = "before"
 """The peer that is an earlier build of ours, if the option `before` names one."""

@@ -1,5 +1,6 @@
 """Samplers, mixtures and draws of `benchmarks` on our side, and what makes a workload runnable."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -19,9 +20,12 @@ from dfm_jax.sampling import (
     denoiser_of,
     sample_autoregressive,
     sample_euler,
+    sample_on_table,
 )
-from dfm_jax.schedules import linear
-from experiments.systems.benchmarks.kinds import FULL, FULL_FAST
+from dfm_jax.sampling.jumps import State, checked_run, jumped, start
+from dfm_jax.schedules import linear, masked
+from dfm_jax.steps import step_size
+from experiments.systems.benchmarks.kinds import EVERY_STEP, FULL, FULL_FAST
 from experiments.systems.benchmarks.serving import Case
 
 Cases = dict[str, Case]
@@ -142,6 +146,51 @@ def autoregressive(size: dict[str, int], data: dict[str, jax.Array]) -> Cases:
     }
 
 
+def mixture_with_cache(size: dict[str, int], data: dict[str, jax.Array]) -> Cases:
+    """Draw from K experts of the same network under the Bayes gate.   [D6, D7]"""
+    config, num_experts = network_config(size["V"], causal=True), size["K"]
+    decoders = (transformer_decoder(config),) * num_experts
+    decoder, init = mixture.mixture_decoder(decoders), transformer(config).init
+    experts = [init(jax.random.key(k)) for k in range(num_experts)]
+    prior = jnp.full(num_experts, -jnp.log(num_experts))
+    params = mixture.mixture_params(decoders, prior, experts)
+
+    def rows(key: jax.Array, params: Any, prompts: jax.Array, lengths: jax.Array) -> Any:
+        new = size["new"]
+        return sample_autoregressive(key, params, decoder, prompts, lengths, max_new=new).tokens
+
+    lengths = jnp.ones(size["batch"], int)
+    return {"fast": random_case(rows, params, data["prompts"], lengths)}
+
+
+def masked_model(size: dict[str, int], data: dict[str, jax.Array]) -> Cases:
+    """Masked diffusion with a network; steps that move nobody are skipped, or run as others."""
+    config = dataclasses.replace(network_config(size["V"], causal=False), num_states=size["V"] + 1)
+    params, denoiser = transformer(config).init(jax.random.key(0)), transformer_denoiser(config)
+    table = masked(linear(), size["T"], size["N"])
+
+    def skipping(key: jax.Array, params: Any, x_0: jax.Array) -> jax.Array:
+        return sample_on_table(key, params, denoiser, x_0, table, source="mask", method="sparse")
+
+    def every(row_key: jax.Array, params: Any, x_0: jax.Array) -> jax.Array:
+        run = checked_run(params, denoiser, x_0, source="mask", carry_over=None, method="sparse")
+
+        def step(state: State, number: jax.Array) -> tuple[State, None]:
+            own, jump_prob = jax.random.fold_in(row_key, number), step_size(table, number)
+            return jumped(own, params, state, jump_prob, number / size["T"], run), None
+
+        return jax.lax.scan(step, start(x_0), jnp.arange(size["T"]))[0].x_t
+
+    def batch(one: Callable) -> Callable:
+        def rows(key: jax.Array, params: Any, x_0: jax.Array) -> jax.Array:
+            return jax.vmap(one, (0, None, 0))(jax.random.split(key, len(x_0)), params, x_0)
+
+        return rows
+
+    forms = {"fast": skipping, EVERY_STEP: every}
+    return {name: random_case(batch(one), params, data["x_0"]) for name, one in forms.items()}
+
+
 # ── mixtures, draws ─────────────────────────────────────────────────────────────────────────────
 
 
@@ -197,6 +246,8 @@ WORKLOADS = {
     "Euler without its model": euler,
     "Euler with a model": euler_model,
     "AR sampling with cache": autoregressive,
+    "mixture of K with cache": mixture_with_cache,
+    "masked diffusion with a model": masked_model,
     "mixture of K experts": _mixture,
     "a sample from the mixture": _one_expert,
     "categorical draw": _draw,

@@ -58,8 +58,14 @@ def euler_model(size, data):
     return {"flow_matching": Case(euler(size, data, lambda x, t: model(x).softmax(-1)))}
 
 
-def autoregressive(size, data):
-    """Draw the same number of new tokens for every row, with a cache."""
+def masked_model(size, data):
+    """A run from masks with a model; the mask is one more token."""
+    size = size | {"V": size["V"] + 1}
+    return euler_model(size, data)
+
+
+def gpt2(size):
+    """GPT-2 of our width and depth, with random weights."""
     from transformers import (  # pyright: ignore[reportMissingImports]
         GPT2Config,
         GPT2LMHeadModel,
@@ -74,8 +80,12 @@ def autoregressive(size, data):
         bos_token_id=None,
         eos_token_id=None,
     )
-    model = GPT2LMHeadModel(config).eval()
-    prompts = data["prompts"]
+    return GPT2LMHeadModel(config).eval()
+
+
+def autoregressive(size, data):
+    """Draw the same number of new tokens for every row, with a cache."""
+    model, prompts = gpt2(size), data["prompts"]
     count = {"max_new_tokens": size["new"], "min_new_tokens": size["new"]}
 
     def run():
@@ -90,6 +100,33 @@ def autoregressive(size, data):
         )
 
     return {"transformers GPT-2": Case(run)}
+
+
+def mixture_with_cache(size, data):
+    """Draw from K models with their caches; the weights are updated by each token."""
+    models = [gpt2(size) for _ in range(size["K"])]
+
+    def run():
+        with torch.inference_mode():
+            tokens, drawn = data["prompts"], []
+            caches = [None] * size["K"]
+            log_weights = torch.log_softmax(torch.zeros(size["K"], len(tokens)), 0)
+            for _ in range(size["new"]):
+                rows = []
+                for k, model in enumerate(models):
+                    found = model(tokens, past_key_values=caches[k], use_cache=True)
+                    caches[k] = found.past_key_values
+                    rows.append(torch.log_softmax(found.logits[:, -1], -1))
+                log_probs = torch.stack(rows)
+                mixed = torch.logsumexp(log_probs + log_weights[..., None], 0)
+                tokens = torch.multinomial(mixed.exp(), 1)
+                at = tokens.expand(size["K"], -1, 1)
+                told = torch.gather(log_probs, 2, at)[..., 0]
+                log_weights = torch.log_softmax(log_weights + told, 0)
+                drawn.append(tokens)
+            return torch.cat(drawn, 1)
+
+    return {"K of transformers, mixed by hand": Case(run)}
 
 
 # ── mixtures, draws ─────────────────────────────────────────────────────────────────────────────
@@ -125,6 +162,8 @@ WORKLOADS = {
     "Euler without its model": euler_alone,
     "Euler with a model": euler_model,
     "AR sampling with cache": autoregressive,
+    "mixture of K with cache": mixture_with_cache,
+    "masked diffusion with a model": masked_model,
     "mixture of K experts": mixture,
     "categorical draw": categorical,
 }
