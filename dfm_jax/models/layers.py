@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from dfm_jax.models.config import TransformerConfig
+from dfm_jax.models.products import rows_dot_general
 from dfm_jax.types import Array
 
 _HIGHEST_FREQUENCY = 1000.0  # of the features of t, in radians per unit of time
@@ -210,4 +211,5 @@ def _linear(name: str, size: int, config: TransformerConfig, scale: float = 1.0)
     init = nn.initializers
     kernel = init.variance_scaling(scale**2, "fan_in", "normal") if scale else init.zeros
     dtypes = {"dtype": config.compute_dtype, "param_dtype": real_dtype(config)}
-    return nn.Dense(size, use_bias=False, kernel_init=kernel, name=name, **dtypes)
+    options = {"use_bias": False, "kernel_init": kernel, "dot_general": rows_dot_general}
+    return nn.Dense(size, name=name, **options, **dtypes)

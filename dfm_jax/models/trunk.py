@@ -24,6 +24,7 @@ from dfm_jax.models.layers import (
     real_dtype,
     rotary_angles,
 )
+from dfm_jax.models.products import rows_times
 from dfm_jax.types import Array, Key, as_ids
 
 Memories = Any  # None; a `Memory` per layer; scanned, one with a leading axis of layers
@@ -121,7 +122,7 @@ class Transformer(nn.Module):
         else:
             columns = config.num_tokens if self.num_outputs is None else self.num_outputs
             kernel = _Kernel(columns, dtype, name="lm_head")(config.width)
-        return jnp.matmul(h, kernel.astype(h.dtype), preferred_element_type=dtype)
+        return rows_times(h, kernel.astype(h.dtype), dtype=dtype)
 
 
 class _Kernel(nn.Module):
@@ -327,8 +328,6 @@ def transformer_denoiser(config: TransformerConfig) -> HeadedDenoiser:
             if config.tied
             else params["lm_head"]["kernel"]
         )
-        return jnp.matmul(
-            rows, kernel.astype(rows.dtype), preferred_element_type=real_dtype(config)
-        )
+        return rows_times(rows, kernel.astype(rows.dtype), dtype=real_dtype(config))
 
     return HeadedDenoiser(hidden, head)
