@@ -28,8 +28,8 @@ def keep_buffers() -> bool:
     Call it before jax computes anything: buffers of earlier allocations stay as they were. The
     process then keeps the most memory that it has used, and some more, because freed buffers of
     different sizes leave gaps. Nothing is done without glibc, if jax may use an accelerator, or if
-    the environment says how to allocate: by MALLOC_… variables, GLIBC_TUNABLES, or another
-    allocator in LD_PRELOAD.
+    the environment says how to allocate: by variables such as `MALLOC_ARENA_MAX`, by
+    `GLIBC_TUNABLES`, or by another allocator in `LD_PRELOAD`.
     """
     if not sys.platform.startswith("linux") or _is_told(os.environ) or not _on_cpu():
         return False

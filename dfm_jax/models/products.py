@@ -23,7 +23,8 @@ def rows_times(rows: Array, matrix: Array, *, dtype: Any = None) -> Array:
 
     It equals `jnp.matmul`, and can be transformed in all the same ways.
     """
-    how = _How(np.dtype(dtype or rows.dtype), jax.config.jax_default_matmul_precision)
+    precision: str | None = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
+    how = _How(np.dtype(dtype or rows.dtype), precision)
     flat = rows.reshape(-1, rows.shape[-1])
     if _varying(rows) == _varying(matrix):
         product = _rows_times_p.bind(flat, matrix, how=how)
