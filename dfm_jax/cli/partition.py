@@ -70,6 +70,7 @@ class Partition:
         from dfm_jax.partition import Source, write_partition
 
         options = vars(self).copy()
+        del options["keep_buffers"]  # `main` has read it
         source = Source(**{name: options.pop(name) for name in Source._fields})
         return _show_written(self.out, *write_partition(source=source, **options))
 
@@ -117,6 +118,7 @@ class Route:
         from dfm_jax.partition import Source, write_routed
 
         options = vars(self).copy()
+        del options["keep_buffers"]  # `main` has read it
         source = Source(**{name: options.pop(name) for name in ("features", "images", "cache")})
         return _show_written(self.out, *write_routed(source=source, **options))
 
