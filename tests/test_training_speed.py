@@ -49,6 +49,9 @@ def test_a_verdict_fails_where_losses_part_or_time_is_lost():
     assert [v.passed for v in study.verdicts_of(rows)] == [True, False, False]
     rows[0] |= {"loss_gap": 0.1}
     assert [v.passed for v in study.verdicts_of(rows)] == [False, False, False]
+    before = {"side": "before", "allocator": sides.AS_COMMANDS_START, "loss_gap": 0.0}
+    for ratio, passed in ((1.62, True), (1.61, False)):
+        assert study.verdicts_of([*rows, before | {"ratio": ratio}])[-1].passed == passed
 
 
 @pytest.mark.parametrize(
@@ -58,6 +61,10 @@ def test_a_verdict_fails_where_losses_part_or_time_is_lost():
         (
             {"peers": ("tf",)},
             r"`peers` must hold torch, torch.compile or both; got peers = \('tf',\)",
+        ),
+        (
+            {"before": "no-such"},
+            "`before` must be a commit of this checkout; got before = 'no-such'",
         ),
         ({"sizes": 4}, r"`sizes` must lie in \[1, 3\]; got sizes = 4"),
         ({"num_blocks": 3}, "`num_blocks` must be at least 4; got num_blocks = 3"),

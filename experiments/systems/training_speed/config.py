@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from dfm_jax.checks import check_count, require
+from experiments.systems.benchmarks.builds import commit_of
 from experiments.systems.training_speed.sides import (
     SIZES,
 )
@@ -24,6 +25,8 @@ class Config:
     """The Python of an environment with PyTorch and NumPy."""
     peers: tuple[str, ...] = ("torch",)
     """The peers: some of "torch", which is PyTorch as it is, and "torch.compile"."""
+    before: str = ""
+    """A commit of this checkout whose build is a further side; empty for none."""
     sizes: int = 1
     """The number of sizes, up to three."""
     num_threads: int = 2
@@ -49,6 +52,8 @@ def check_config(config: Config) -> None:
         ValueError: if an option is outside its domain; the message names the first such option.
     """
     require(bool(config.torch_python), "`torch_python` must be given", config.torch_python)
+    if config.before:
+        commit_of(config.before)
     known = {"torch", "torch.compile"}
     rule = "`peers` must hold torch, torch.compile or both"
     require(bool(config.peers) and set(config.peers) <= known, rule, config.peers)
