@@ -1,6 +1,6 @@
 """Passes of k-means without balance, of which each computes only the scores that it needs.
 
-    ⟨c′_k, f⟩ ≤ ⟨c_k, f⟩ + ‖c′_k − c_k‖   for ‖f‖ = 1
+    ⟨a_k, f⟩ ≤ ⟨c_k, f⟩ + ‖a_k − c_k‖   for ‖f‖ = 1
 
 Groups of centroids that are near each other share a bound b_gi ≥ max_{k∈g} ⟨c_k, f_i⟩ for each row,
 which grows by the largest step of a centroid of the group. A row whose bound lies below the cosine
