@@ -40,7 +40,7 @@ class Config:
 PRESETS = {
     "quick": Config(),
     "standard": Config(
-        preset="standard", peers=("torch", "torch.compile"), sizes=len(SIZES), num_blocks=20
+        preset="standard", peers=("torch", "torch.compile"), sizes=len(SIZES), num_blocks=9
     ),
 }
 
