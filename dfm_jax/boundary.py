@@ -191,7 +191,8 @@ def _largest_and_total(logits: Array) -> tuple[Array, Array]:
 def log_softmax_at(logits: ArrayLike, *tokens: ArrayLike) -> tuple[Array, ...]:
     """The entries of `log_softmax` at some tokens of each row, [N] for each [N], and no row of V.
 
-    Where nobody could check a token, an id outside the row has NaN, and no derivative.
+    Where nobody could check a token, an id outside the row has NaN, and no derivative; a cotangent
+    of NaN passes.
     """
     logits = widened(logits)
     largest, rest = log_normalizer(logits)
@@ -200,7 +201,8 @@ def log_softmax_at(logits: ArrayLike, *tokens: ArrayLike) -> tuple[Array, ...]:
     def at(tokens: Array) -> Array:
         known = (tokens >= 0) & (tokens < logits.shape[-1])
         own = jnp.take_along_axis(logits, tokens[:, None], axis=-1, mode="clip")[:, 0]
-        return jnp.where(known, jnp.where(never, -jnp.inf, own - largest - rest), jnp.nan)
+        own = jnp.where(never, -jnp.inf, own - largest - rest)
+        return jnp.where(known, own, 0.0 * own + jnp.nan)
 
     return tuple(at(jnp.asarray(one)) for one in tokens)
 

@@ -62,8 +62,9 @@ def product_flops(jaxpr):
     for equation in jaxpr.eqns:
         inner = sum(product_flops(sub) for sub in jaxprs_in_params(equation.params))
         total += inner * equation.params.get("length", 1)
-        if equation.primitive.name == "dot_general":
-            ((contracted, _), _) = equation.params["dimension_numbers"]
+        if equation.primitive.name in ("dot_general", "rows_times"):
+            rows_times = (((1,), (0,)), ((), ()))
+            ((contracted, _), _) = equation.params.get("dimension_numbers", rows_times)
             depth = math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
             total += 2 * depth * math.prod(equation.outvars[0].aval.shape)
     return total
