@@ -74,10 +74,14 @@ def compiled(fn: Callable, static: tuple, precision: Precision, num_devices: int
 
 
 @cache
-def _options() -> dict[str, Any] | None:
-    """`_QUICK_TO_COMPILE`; None if this XLA knows another set of options."""
+def _options() -> dict[str, Any]:
+    """Those of `_QUICK_TO_COMPILE` that this XLA knows: some come and go with its version."""
+    return {name: value for name, value in _QUICK_TO_COMPILE.items() if _is_known(name, value)}
+
+
+def _is_known(name: str, value: Any) -> bool:
     try:
-        jax.jit(lambda: 0, compiler_options=_QUICK_TO_COMPILE).lower().compile()
+        jax.jit(lambda: 0, compiler_options={name: value}).lower().compile()
     except jax.errors.JaxRuntimeError:
-        return None
-    return _QUICK_TO_COMPILE
+        return False
+    return True
