@@ -191,12 +191,13 @@ def sample_mixture(key: Key, x_0: Tokens, x_1: Tokens, kappa_t: Kappa) -> Tokens
 def _uniforms(key: Key, count: int, dtype: DType) -> Array:
     """`jax.random.uniform`, bit for bit: in [0, 1), so that κ = 1 arrives always.
 
-    On a CPU jax runs the rounds of threefry as a loop over arrays, which is most of a draw's time.
-    Here they are written out, so that they become one pass with the comparison.
+    On a CPU jax runs the rounds of threefry as a loop over arrays. Here they are written out, so
+    that they become one pass with the comparison.
     """
     apart = jax.config.jax_threefry_partitionable  # pyright: ignore[reportAttributeAccessIssue]
     if jax.random.key_impl(key) != "threefry2x32" or dtype != jnp.float32 or not apart:
         return jax.random.uniform(key, (count,), dtype)
+    jax.random.bits(key, (0,))  # so that a debugger of keys sees that this one is used
     places = jnp.arange(count, dtype=jnp.uint32)
     first, second = _threefry(jax.random.key_data(key), jnp.zeros_like(places), places)
     one = np.float32(1).view(np.uint32)  # 23 bits after it are a number in [1, 2)

@@ -81,6 +81,15 @@ def test_a_state_of_a_mixture_path_has_the_numbers_of_jax(count, partitionable):
     assert count < 1000 or 0 < np.mean(drawn) < 1
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_key_that_drew_a_state_of_a_mixture_path_is_used(compiled):
+    key, zeros = jax.random.key(0), jnp.zeros(3, int)
+    sample = jax.jit(paths.sample_mixture) if compiled else paths.sample_mixture
+    sample(key, zeros, zeros + 1, 0.5)
+    with pytest.raises(jax.errors.KeyReuseError):
+        jax.random.uniform(key)
+
+
 @pytest.mark.usefixtures("x64")
 def test_a_state_of_a_mixture_path_in_float64_is_drawn_in_float64():
     zeros, ones, kappa = jnp.zeros(50, int), jnp.ones(50, int), jnp.linspace(0.0, 1.0, 50)
