@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dfm_jax.boundary import log_softmax
+from dfm_jax.boundary import log_softmax, log_softmax_at
 from dfm_jax.checks import check_interval, check_log_distribution, check_tokens, require
 from dfm_jax.interfaces import BatchedDecoder, Decoder, Denoiser, Params
 from dfm_jax.mixture.gates import GateState, bayes_gate_update, gate_init, top_experts_gate
@@ -251,6 +251,11 @@ def _batched_mixture(
         """The rows of all experts as they were given."""
         return jnp.concatenate(stacks)[order].astype(float)
 
+    def log_probs_at(logits: Array, tokens: Array) -> Array:
+        """Of [K, B, N, V] and tokens [B, N] what each expert gave to them, [K, B, N]."""
+        (rows,) = jax.vmap(jax.vmap(log_softmax_at), (0, None))(logits, tokens)
+        return rows
+
     def mixed(state: GateState, logits: Array) -> Array:
         rows = mix_logits(state.log_weights.T, logits)
         return jnp.where(state.valid[:, None], rows, -jnp.inf)
@@ -284,7 +289,7 @@ def _batched_mixture(
             told = (jnp.arange(1, width)[None] < lengths[:, None]) & (
                 prompts[:, 1:] < logits.shape[-1]
             )
-            rows = _log_probs_at(logits[:, :, :-1], prompts[:, 1:])  # [K, B, P − 1]
+            rows = log_probs_at(logits[:, :, :-1], prompts[:, 1:])  # [K, B, P − 1]
             rows = jnp.where(told[None], rows, 0.0).transpose(2, 1, 0)
 
             def update(state: GateState, row: Array) -> tuple[GateState, None]:
@@ -305,8 +310,8 @@ def _batched_mixture(
         state = memory.gate
         if gate == "bayes":
             told = tokens < memory.logits.shape[-1]
-            rows = jnp.where(told[None], _log_probs_at(memory.logits, tokens), 0.0)
-            state = jax.vmap(bayes_gate_update)(state, rows.T)
+            rows = log_probs_at(memory.logits[:, :, None], tokens[:, None])[:, :, 0]
+            state = jax.vmap(bayes_gate_update)(state, jnp.where(told[None], rows, 0.0).T)
         found = [
             jax.vmap(part.step, (0, 0, 0, None, None))(
                 weights[i], tuple(block.stacks[i] for block in past), own, tokens, index
@@ -322,13 +327,6 @@ def _batched_mixture(
         return memory._replace(stacks=tuple(stacks))
 
     return BatchedDecoder(weights, read, step, grow, parts[0].rooms)
-
-
-def _log_probs_at(logits: Array, tokens: Array) -> Array:
-    """log softmax(logits)_token of [K, …, V] at tokens […]; a token that is no column gives NaN."""
-    at = jnp.broadcast_to(tokens[None, ..., None], (*logits.shape[:-1], 1))
-    own = jnp.take_along_axis(logits, at, axis=-1)[..., 0]
-    return own - jax.nn.logsumexp(logits, axis=-1)
 
 
 def _members(decoders: Sequence[Decoder]) -> list[list[int]]:

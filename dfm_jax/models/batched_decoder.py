@@ -14,7 +14,14 @@ import numpy as np
 
 from dfm_jax.interfaces import BatchedDecoder, Params
 from dfm_jax.models.config import TransformerConfig
-from dfm_jax.models.layers import Memory, real_dtype, rotary_angles, rotated
+from dfm_jax.models.layers import (
+    FeedForward,
+    Memory,
+    RMSNorm,
+    real_dtype,
+    rotary_angles,
+    rotated,
+)
 from dfm_jax.types import Array
 
 _SMALLEST = 32  # columns before a second block is worth its compilation
@@ -130,7 +137,7 @@ def step_weights(config: TransformerConfig, params: Params) -> Params:
     return {
         "embedding": params["embed_tokens"]["embedding"].astype(dtype),
         "layers": tuple(jax.tree_util.tree_map_with_path(cast, layer) for layer in own),
-        "norm": params["norm"]["scale"],
+        "norm": params["norm"],
         "head": _head(config, params),
     }
 
@@ -155,31 +162,26 @@ def read_tokens(
     angles = rotary_angles(now.positions + index, config)  # [B, 1, H], one position a row
     full = [block.opens < block.opens.shape[1] for block in past]
     seen = jnp.concatenate([*full, now.opens <= index], axis=1)
+
+    def normed(params: Params, h: Array) -> Any:
+        return RMSNorm(config).apply({"params": params}, h, None)
+
     layers = []
     for i, layer in enumerate(weights["layers"]):
-        x = _normed(h, layer["input_layernorm"]["scale"], config)
+        x = normed(layer["input_layernorm"], h)
         memories = [*(block.layers[i] for block in past), now.layers[i]]
         mixed, memory = _attention(x, layer["self_attn"], memories, seen, index, angles, config)
         h = h + mixed
         layers.append(memory)
-        x = _normed(h, layer["post_attention_layernorm"]["scale"], config)
-        mlp = layer["mlp"]
-        gate = jax.nn.silu(x @ mlp["gate_proj"]["kernel"])
-        h = h + (gate * (x @ mlp["up_proj"]["kernel"])) @ mlp["down_proj"]["kernel"]
-    h = _normed(h, weights["norm"], config)
+        x = normed(layer["post_attention_layernorm"], h)
+        h = h + FeedForward(config).apply({"params": layer["mlp"]}, x)
+    h = normed(weights["norm"], h)
     return _logits(h, weights["head"], config), now._replace(layers=tuple(layers))
 
 
 def _logits(h: Array, head: Array, config: TransformerConfig) -> Array:
     form = "...w,vw->...v" if config.tied else "...w,wv->...v"
     return jnp.einsum(form, h, head, preferred_element_type=real_dtype(config))
-
-
-def _normed(x: Array, scale: Array, config: TransformerConfig) -> Array:
-    wide = x.astype(real_dtype(config))
-    mean_square = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
-    normed = wide * jax.lax.rsqrt(mean_square + config.norm_epsilon)
-    return (normed * scale[None]).astype(x.dtype)
 
 
 def _attention(

@@ -5,6 +5,7 @@ It comes as a network, as a decoder that keeps keys and values, and as a denoise
 
 import functools
 import re
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -286,13 +287,18 @@ def transformer_decoder(config: TransformerConfig) -> Decoder:
         logits, memory = module.apply(variables, tokens, None, cache.memory, cache.count)
         return logits, Cache(memory, cache.count + num_new)
 
+    batched = batched_decoder(config, init_cache, prompt_reader(config))
+    return Decoder(init_cache, extend, config.states, batched=batched)
+
+
+def prompt_reader(config: TransformerConfig) -> Callable[..., tuple[Array, Memories]]:
+    """(params, cache, tokens [M]) → the input of the head [M, width], and the memory."""
     trunk = Transformer(config, headed=False)
 
     def hidden(params: Params, cache: Cache, tokens: Array) -> tuple[Array, Memories]:
         return trunk.apply({"params": params}, tokens, None, cache.memory, cache.count)
 
-    batched = batched_decoder(config, init_cache, hidden)
-    return Decoder(init_cache, extend, config.states, batched=batched)
+    return hidden
 
 
 # ── The bidirectional transformer as a denoiser in two halves: few rows need the V-wide one ───────

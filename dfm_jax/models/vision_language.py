@@ -22,9 +22,9 @@ from dfm_jax.models.config import TransformerConfig
 from dfm_jax.models.layers import real_dtype
 from dfm_jax.models.trunk import (
     Cache,
-    Memories,
     Transformer,
     check_sequence,
+    prompt_reader,
     transformer_decoder,
 )
 from dfm_jax.types import Array, Key, as_ids
@@ -141,15 +141,10 @@ def vision_language_decoder(
     ) -> tuple[Array, Cache]:
         return of_text.extend(params["decoder"], cache, tokens, num_new)
 
-    trunk = Transformer(config, headed=False)
-
-    def hidden(params: Params, cache: Cache, tokens: Array) -> tuple[Array, Memories]:
-        return trunk.apply({"params": params}, tokens, None, cache.memory, cache.count)
-
     def weights_of(params: Params) -> Params:
         return params["decoder"]
 
-    batched = batched_decoder(config, init_cache, hidden, read_prefix, weights_of)
+    batched = batched_decoder(config, init_cache, prompt_reader(config), read_prefix, weights_of)
     return Decoder(init_cache, extend, config.states, read_prefix, batched)
 
 
