@@ -9,7 +9,9 @@ import pytest
 
 from dfm_jax import allocator
 
-pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="of glibc on Linux")
+on_linux = pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="keeps buffers on Linux alone"
+)
 
 # The faults of twenty buffers of 8 MB, each freed before the next one, after a first one.
 PROGRAM = """
@@ -45,10 +47,12 @@ def faults(then: str, first: str = "") -> int:
     return int(done.stdout)
 
 
+@on_linux
 def test_kept_buffers_are_not_faulted_in_again() -> None:
     assert faults(KEEP) < PAGES / 100
 
 
+@on_linux
 def test_an_import_changes_nothing() -> None:
     assert faults("", first="import dfm_jax, dfm_jax.allocator, dfm_jax.cli") > PAGES / 2
 
@@ -83,6 +87,7 @@ def test_without_glibc_nothing_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not allocator.keep_buffers()
 
 
+@on_linux
 def test_the_peak_is_of_the_most_that_was_resident() -> None:
     before = resident()
     block = bytearray(2**28)
@@ -105,6 +110,7 @@ def resident() -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
+@on_linux
 @pytest.mark.parametrize(("option", "kept"), [((), True), (("--no-keep-buffers",), False)])
 def test_a_command_keeps_its_buffers_and_says_its_peak(option: tuple[str, ...], kept: bool) -> None:
     environ = {name: x for name, x in os.environ.items() if not name.startswith("MALLOC_")}

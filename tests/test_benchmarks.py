@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from experiments.lib import builds
 from experiments.systems.benchmarks import __main__ as study
 from experiments.systems.benchmarks import (
     account,
-    builds,
     kinds,
     ours,
     ours_clusters,

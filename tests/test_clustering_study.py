@@ -12,7 +12,7 @@ from experiments.clustering import comparisons
 from experiments.clustering import data as clustering_data
 from experiments.clustering import methods as clustering_methods
 from experiments.clustering import report as clustering_report
-from experiments.systems.benchmarks.builds import CHECKOUT, Build
+from experiments.lib.builds import CHECKOUT, Build
 
 RESULT = Path(clustering.__file__).parents[1] / "results" / "clustering.json"
 

@@ -12,11 +12,11 @@ from typing import Annotated, Any, Union
 import tyro
 
 from dfm_jax.allocator import keep_buffers, peak_memory
+from dfm_jax.cli.arguments import check_run
 from dfm_jax.cli.doctor import Doctor
 from dfm_jax.cli.launch import Launch
 from dfm_jax.cli.partition import Partition, Route
 from dfm_jax.cli.report import Report
-from dfm_jax.cli.run_argument import check_run
 from dfm_jax.cli.score import Score
 from dfm_jax.cli.status import Status
 from dfm_jax.cli.sweep import Sweep

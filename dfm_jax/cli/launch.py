@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from dfm_jax.cli.run_argument import RunFolder
+from dfm_jax.cli.arguments import KeepBuffers, RunFolder
 from dfm_jax.training.trackers import TrackerName
 
 if TYPE_CHECKING:
@@ -54,8 +54,7 @@ class Members:
     placement: Literal["replicated", "sharded"] | None = None
     """Spread each member over all devices of its hosts, replicated or sharded; by default a member
     uses one device."""
-    keep_buffers: bool = True
-    """Keep freed memory for the next buffers. This is faster on a CPU, and takes more memory."""
+    keep_buffers: KeepBuffers = True
 
     def jobs(self, hosts: int = 1) -> "list[Job]":
         """One `train` command for each member, or one `sweep` command for each group.

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from dfm_jax.cli.arguments import KeepBuffers
+
 
 @dataclass(frozen=True, kw_only=True)
 class Partition:
@@ -62,8 +64,7 @@ class Partition:
     proportion to the experts' sizes."""
     unique_ids: bool = False
     """Refuse rows that have no id of their own."""
-    keep_buffers: bool = True
-    """Keep freed memory for the next buffers. This is faster on a CPU, and takes more memory."""
+    keep_buffers: KeepBuffers = True
 
     def run(self) -> int:
         """Write the folder, or print that it is there already."""
@@ -110,8 +111,7 @@ class Route:
     proportion to the experts' sizes."""
     unique_ids: bool = False
     """Refuse rows that have no id of their own."""
-    keep_buffers: bool = True
-    """Keep freed memory for the next buffers. This is faster on a CPU, and takes more memory."""
+    keep_buffers: KeepBuffers = True
 
     def run(self) -> int:
         """Write the folder, or print that it is there already."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dfm_jax.cli.run_argument import RunFolder
+from dfm_jax.cli.arguments import RunFolder
 
 if TYPE_CHECKING:
     from dfm_jax.training.report import Configuration

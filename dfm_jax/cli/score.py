@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from dfm_jax.cli.arguments import KeepBuffers
 from dfm_jax.durable import write_file
 
 
@@ -44,8 +45,7 @@ class Score:
     """The unit of the boxes in the answers to RefCOCO; the questions name the unit of theirs."""
     json: Path | None = None
     """A file to which the scores are written as JSON too."""
-    keep_buffers: bool = True
-    """Keep freed memory for the next buffers. This is faster on a CPU, and takes more memory."""
+    keep_buffers: KeepBuffers = True
 
     def run(self) -> int:
         """Print the scores, and write them if --json is given."""

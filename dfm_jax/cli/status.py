@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dfm_jax.cli.run_argument import RunFolder
+from dfm_jax.cli.arguments import RunFolder
 
 if TYPE_CHECKING:
     from dfm_jax.training.status import MemberStatus

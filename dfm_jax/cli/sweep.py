@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from dfm_jax.cli.run_argument import RunFolder
+from dfm_jax.cli.arguments import KeepBuffers, RunFolder
 from dfm_jax.training.trackers import TrackerName
 
 
@@ -58,8 +58,7 @@ class Sweep:
     """The number of steps between two checkpoints; the last step is saved too."""
     evaluate_every: int = 200
     """The number of steps between two evaluations on held-out documents."""
-    keep_buffers: bool = True
-    """Keep freed memory for the next buffers. This is faster on a CPU, and takes more memory."""
+    keep_buffers: KeepBuffers = True
 
     def run(self) -> int:
         """Train to the end, or until a signal comes; print one line for each run."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from dfm_jax.cli.run_argument import RunFolder
+from dfm_jax.cli.arguments import KeepBuffers, RunFolder
 from dfm_jax.training.trackers import TrackerName
 
 if TYPE_CHECKING:
@@ -78,8 +78,7 @@ class Train:
     distributed: bool = False
     """Run as one of several processes. They find each other by JAX_COORDINATOR_ADDRESS,
     JAX_NUM_PROCESSES and JAX_PROCESS_ID, by SLURM, or by a Cloud TPU."""
-    keep_buffers: bool = True
-    """Keep freed memory for the next buffers. This is faster on a CPU, and takes more memory."""
+    keep_buffers: KeepBuffers = True
 
     def run(self) -> int:
         """Train to the end, or until a signal comes."""
@@ -167,8 +166,7 @@ class Evaluate:
     """The number of draws for each window, if the loss is a bound that draws estimate."""
     text_only: bool = False
     """Read only the text of rows in --data that have pictures."""
-    keep_buffers: bool = True
-    """Keep freed memory for the next buffers. This is faster on a CPU, and takes more memory."""
+    keep_buffers: KeepBuffers = True
 
     def run(self) -> int:
         """Print one line for each member."""
@@ -269,8 +267,7 @@ class Sample:
     checkpoint: Literal["last", "best"] = "last"
     """Which checkpoint of a member to read; best is the one of the lowest validation loss among
     those kept. An ensemble names its checkpoints itself."""
-    keep_buffers: bool = True
-    """Keep freed memory for the next buffers. This is faster on a CPU, and takes more memory."""
+    keep_buffers: KeepBuffers = True
 
     def run(self) -> int:
         """Print the texts, with a line between any two."""

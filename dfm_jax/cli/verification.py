@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from dfm_jax.cli.arguments import KeepBuffers
+
 if TYPE_CHECKING:
     from dfm_jax.theory import Row
 
@@ -55,8 +57,7 @@ class Verify:
     """The shapes of the cases; `all` adds four more shapes."""
     json: Path | None = None
     """A file to which the rows are written."""
-    keep_buffers: bool = True
-    """Keep freed memory for the next buffers. This is faster on a CPU, and takes more memory."""
+    keep_buffers: KeepBuffers = True
 
     def run(self) -> int:
         """Print one line for each statement when it is verified."""

@@ -36,8 +36,8 @@ from experiments.clustering.comparisons import PEERS, comparisons, measured
 from experiments.clustering.config import PRESETS, Config, check_config
 from experiments.clustering.data import Labeled
 from experiments.lib import reporting, study
+from experiments.lib.builds import unpacked
 from experiments.lib.domains import load_abc, load_bbc, load_kjv, load_shakespeare, load_stdlib
-from experiments.systems.benchmarks.builds import unpacked
 
 PACKAGES = ("jax", "jaxlib", "numpy", "scipy", "scikit-learn")
 _PROG = "python -m experiments.clustering"

@@ -12,7 +12,7 @@ import numpy as np
 
 from experiments.clustering import data as clustering_data
 from experiments.clustering.methods import objective
-from experiments.systems.benchmarks.builds import Build
+from experiments.lib.builds import Build
 
 PEERS = {"faiss": "faiss", "auction": "torch", "k-means-constrained": "k_means_constrained"}
 BEFORE = "ours before"  # an earlier build

@@ -36,6 +36,7 @@ from rich.console import Console
 
 from dfm_jax.checks import require
 from experiments.lib import reporting, study
+from experiments.lib.builds import Build, unpacked
 from experiments.systems.benchmarks import report as benchmarks_report
 from experiments.systems.benchmarks.account import (
     before_form,
@@ -44,12 +45,10 @@ from experiments.systems.benchmarks.account import (
     summary_of,
     verdicts_of,
 )
-from experiments.systems.benchmarks.builds import Build, unpacked
 from experiments.systems.benchmarks.config import FEWEST, PRESETS, Config, check_config
 from experiments.systems.benchmarks.kinds import BEFORE, Size, Workload, size_name
-from experiments.systems.benchmarks.serving import Side
+from experiments.systems.benchmarks.serving import KEEP, Side
 from experiments.systems.benchmarks.workloads import TRAINING, WORKLOADS, inputs
-from experiments.systems.training_speed.keep import KEEP
 from experiments.systems.training_speed.sides import (
     ALLOCATORS,
     AS_COMMANDS_START,

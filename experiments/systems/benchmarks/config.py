@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from dfm_jax.checks import check_count, require
-from experiments.systems.benchmarks.builds import commit_of
+from experiments.lib.builds import commit_of
 from experiments.systems.benchmarks.workloads import (
     BY_NAME,
 )

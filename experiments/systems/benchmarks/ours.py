@@ -16,11 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from dfm_jax import fast, objectives, paths
+from dfm_jax.allocator import keep_buffers
 from dfm_jax.schedules import linear, rate
 from experiments.systems.benchmarks import ours_clusters, ours_samplers
 from experiments.systems.benchmarks.ours_samplers import Cases, deterministic, random_case
-from experiments.systems.benchmarks.serving import serve
-from experiments.systems.training_speed.keep import keep_as_told
+from experiments.systems.benchmarks.serving import KEEP, serve
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -108,5 +108,6 @@ _WORKLOADS: dict[str, Callable[[dict[str, int], Any], Cases]] = {
 
 
 if __name__ == "__main__":
-    keep_as_told(sys.argv[2:])
+    if sys.argv[2:] == [KEEP]:
+        keep_buffers()  # before jax allocates
     serve(prepare)

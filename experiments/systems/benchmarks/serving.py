@@ -24,6 +24,10 @@ class Case(NamedTuple):
     shown: Callable[[Any], Any] | None = None  # of a result, what JSON holds and a check compares
 
 
+KEEP = "keep"
+"""The last word of the command of our side, if it keeps its buffers as commands of the package do.
+"""
+
 Prepare = Callable[[str, dict[str, int], Mapping[str, np.ndarray]], dict[str, Case]]
 
 

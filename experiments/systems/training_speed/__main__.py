@@ -24,8 +24,8 @@ from rich.console import Console
 from dfm_jax.checks import require
 from dfm_jax.models import TransformerConfig, flops_per_token, num_parameters
 from experiments.lib import reporting, study
+from experiments.lib.builds import unpacked
 from experiments.lib.reporting import Verdict
-from experiments.systems.benchmarks.builds import unpacked
 from experiments.systems.benchmarks.kinds import BEFORE
 from experiments.systems.training_speed import report as training_speed_report
 from experiments.systems.training_speed.config import PRESETS, Config, check_config

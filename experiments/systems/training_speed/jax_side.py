@@ -18,13 +18,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dfm_jax.allocator import keep_buffers
 from dfm_jax.models import TransformerConfig, transformer
 from dfm_jax.training.batches import Batch
 from dfm_jax.training.config import OptimizerConfig
 from dfm_jax.training.losses import next_token_losses
 from dfm_jax.training.state import TrainState, make_optimizer
 from dfm_jax.training.step import make_train_step
-from experiments.systems.training_speed.keep import keep_as_told
+from experiments.systems.benchmarks.serving import KEEP
 
 
 def phases(folder: Path) -> dict[str, Callable[[], float]]:
@@ -114,7 +115,8 @@ def serve(known: dict[str, Callable[[], float]]) -> None:
 
 
 if __name__ == "__main__":
-    keep_as_told(sys.argv[2:])
+    if sys.argv[2:] == [KEEP]:
+        keep_buffers()  # before jax allocates
     # Before jax counts the processors.
     threads = json.loads((Path(sys.argv[1]) / "work.json").read_text())["num_threads"]
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])

@@ -14,10 +14,9 @@ import numpy as np
 
 from dfm_jax.models import TransformerConfig, transformer
 from dfm_jax.models.pretrained import llama_tensors
-from experiments.systems.benchmarks.builds import Build
+from experiments.lib.builds import Build
 from experiments.systems.benchmarks.kinds import BEFORE
-from experiments.systems.benchmarks.serving import Side
-from experiments.systems.training_speed.keep import KEEP
+from experiments.systems.benchmarks.serving import KEEP, Side
 
 FIRST_STEPS = 5
 ADAMW = {

@@ -9,16 +9,13 @@ seconds that pass, the seconds of all processors, and the largest memory of one 
 counts that from the fork on: a command that takes less shows this study's own memory, 230 MiB.
 """
 
-import contextlib
-import io
 import os
 import statistics
 import subprocess
 import sys
-import tarfile
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -29,12 +26,11 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-import experiments
 from experiments.lib import reporting, study
+from experiments.lib.builds import CHECKOUT, unpacked
 from experiments.lib.reporting import Verdict
 from experiments.systems.waiting.config import PRESETS, Config, check_config
 
-ROOT = Path(experiments.__file__).parents[1]
 PACKAGES = ("jax", "jaxlib", "numpy", "tyro")
 NOW, BEFORE = "now", "before"
 SHORT: dict[str, tuple[str, ...]] = {
@@ -114,27 +110,6 @@ def compare_costs(tree: Path, together: int, scratch: Path) -> dict[str, Cost]:
             max(abs(one.status) for one in costs.values()),
         )
     }
-
-
-@contextlib.contextmanager
-def unpacked(commit: str) -> Iterator[Path]:
-    """In this context a folder holds the files of a commit of this repository.
-
-    Raises:
-        ValueError: if git has no such commit here.
-    """
-    made = subprocess.run(
-        ["git", "-C", str(ROOT), "archive", commit], capture_output=True, check=False
-    )
-    if made.returncode:
-        said = made.stderr.decode(errors="replace").strip()
-        raise ValueError(
-            f"`before` must name a commit of this repository; got before = {commit!r}: {said}"
-        )
-    with tempfile.TemporaryDirectory() as name:
-        with tarfile.open(fileobj=io.BytesIO(made.stdout)) as archive:
-            archive.extractall(name, filter="data")
-        yield Path(name)
 
 
 def measured(config: Config, trees: Mapping[str, Path]) -> list[dict[str, Any]]:
@@ -236,11 +211,9 @@ def draw(medians: Sequence[Mapping[str, Any]], path: Path) -> Path:
 
 def run(config: Config, console: Console) -> bool:
     """Run the whole study: files into `config.out`; return whether every claim holds."""
-    with contextlib.ExitStack() as stack:
-        trees = {NOW: ROOT}
-        if config.before:  # it goes first in each round
-            trees = {BEFORE: stack.enter_context(unpacked(config.before)), **trees}
-        rows = measured(config, trees)
+    with unpacked(config.before) as before:  # it goes first in each round
+        earlier = {} if before is None else {BEFORE: before.folder}
+        rows = measured(config, earlier | {NOW: CHECKOUT})
     medians = medians_of(rows)
     return reporting.conclude(
         console,
@@ -249,7 +222,10 @@ def run(config: Config, console: Console) -> bool:
         seeds=[0],
         rows=medians,
         records=rows,
-        summary={"processors": len(os.sched_getaffinity(0))},
+        summary={
+            "processors": len(os.sched_getaffinity(0)),
+            "before": None if before is None else before.commit,
+        },
         verdicts=verdicts_of(medians),
         pictures=[draw(medians, config.out / "waiting.png")],
         tables=partial(show, console, medians),

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from dfm_jax.checks import check_count, require
+from dfm_jax.checks import check_count
+from experiments.lib.builds import commit_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +39,5 @@ def check_config(config: Config) -> None:
     """
     check_count("short_rounds", config.short_rounds)
     check_count("long_rounds", config.long_rounds, at_least=0)
-    rule = "`before` must name a commit by its digits, or be empty"
-    good = all(letter in "0123456789abcdef" for letter in config.before)
-    require(good, rule, config.before)
+    if config.before:
+        commit_of(config.before)

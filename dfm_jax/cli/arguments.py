@@ -1,4 +1,4 @@
-"""The argument --run: a folder of this machine, or the address of one on an object store."""
+"""Arguments that several commands take: the folder of a run, and whether freed memory is kept."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
@@ -31,3 +31,11 @@ else:
         ),
         tyro.conf.arg(name="run"),
     ]
+
+KeepBuffers = Annotated[
+    bool,
+    tyro.conf.arg(
+        help="Keep freed memory for the next buffers. "
+        "This is faster on a CPU, and takes more memory."
+    ),
+]

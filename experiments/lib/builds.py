@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from dfm_jax.checks import require
 
-CHECKOUT = Path(__file__).parents[3]
+CHECKOUT = Path(__file__).parents[2]
 PROGRAMS = {  # of our side: the module, in today's builds and before studies were packages
     "benchmarks": ("experiments.benchmarks.ours", "experiments.benchmarks_ours"),
     "training_speed": ("experiments.training_speed.jax_side", "experiments.training_speed_jax"),
@@ -43,7 +43,7 @@ def commit_of(name: str) -> str:
     Raises:
         ValueError: if there is no such commit here.
     """
-    command = ["git", "rev-parse", "--quiet", "--verify", f"{name}^{{commit}}"]
+    command = ["git", "rev-parse", "--quiet", "--verify", "--end-of-options", f"{name}^{{commit}}"]
     done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
     then = "A shallow clone lacks older commits: `git fetch --unshallow`."
     require(done.returncode == 0, "`before` must be a commit of this checkout", name, then=then)
