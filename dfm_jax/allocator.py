@@ -1,9 +1,9 @@
 """Whether the memory that a program frees stays with the process; how much it took at most.
 
 Each step of a program on a CPU frees large buffers and asks for the same ones again. glibc returns
-such buffers to the system, which then clears every page before it gives it out again: a training
-step took 1.3 to 1.5 times as long for this. Commands therefore keep their buffers; an import never
-changes the allocator of a process. Without glibc, or with an accelerator, nothing is changed.
+such buffers to the system, which then clears every page before it gives it out again. Commands
+therefore keep their buffers; an import never changes the allocator of a process. Without glibc, or
+with an accelerator, nothing is changed. `experiments.training_speed` measures both.
 """
 
 import ctypes

@@ -61,8 +61,8 @@ _UNREAD = ContextVar("unread", default=False)
 def without_traced_checks() -> Iterator[None]:
     """In this context traced values are not checked; concrete ones are refused as ever.
 
-    It is for programs that are compiled without checkify, which drops the debug checks in any case:
-    half the time of a trace under `vmap` would go into them. What is traced here must not be traced
+    It is for programs that are compiled without checkify, which drops the debug checks in any case;
+    to trace them under `vmap` takes time. What is traced here must not be traced
     again under checkify from a cache of jax: do not call functions that are compiled already.
     """
     token = _UNREAD.set(True)

@@ -273,7 +273,7 @@ def row_hashes(features: Float[Array, "R D"]) -> UInt32[Array, " R"]:
     size = min(_HASHED, len(features))
 
     def block(number: Array, total: Array) -> Array:
-        # Of a few rows, turned: a sum along the rows is a loop four times as slow on a CPU.
+        # Of a few rows, turned: a sum along the rows is a slow loop on a CPU.
         begin = jnp.minimum(number * size, len(features) - size)
         own = jax.lax.dynamic_slice_in_dim(features, begin, size).astype(jnp.float32).T
         bits = jax.lax.bitcast_convert_type(own, jnp.uint32)

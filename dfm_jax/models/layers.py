@@ -131,7 +131,7 @@ def attend_within(q: Array, k: Array, v: Array, config: TransformerConfig) -> Ar
     """`attend` for a sequence that reads itself, where a causal query costs what it sees.
 
     Queries are cut into at most 8 blocks of at least 64; those of a causal block meet only the keys
-    up to the block's end. The number of products of a causal sequence is (1 + 1/8)/2 of all.
+    up to the block's end. With 8 blocks that is (1 + 1/8)/2 of all products.
     """
     dtype, count = real_dtype(config), q.shape[0]
     # Heads come first, and heads that share keys lie one below another: products of plain matrices.

@@ -1,9 +1,9 @@
 """The product of rows with a matrix, for which a batch of sequences is only more rows.
 
 `jax.vmap` of a product [N, D] × [D, E] is one with three axes, and the gradient in the matrix then
-sums over two of them. XLA's compiler for CPUs copies both operands into another order for that sum,
-which took a quarter of a training step. Here the rows of all sequences are put below one another
-first, so each product and each gradient is one of two matrices, in every derivative.
+sums over two of them. XLA's compiler for CPUs copies operands into another order for that sum. Here
+the rows of all sequences are put below one another first, so each product and each gradient is one
+of two matrices, in every derivative.
 """
 
 from typing import Any, NamedTuple

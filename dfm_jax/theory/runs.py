@@ -14,7 +14,7 @@ Precision = Literal["float64", "float32"]
 _PLATFORM: dict[Precision, str | None] = {"float64": "cpu", "float32": None}
 
 # Each program runs a few times on small arrays, so its compilation is what takes the time. Without
-# the optimizations of LLVM, kernels fused by MLIR and a split over threads it takes a fifth.
+# the optimizations of LLVM, kernels fused by MLIR and a split over threads it takes much less.
 _QUICK_TO_COMPILE = {
     "xla_backend_optimization_level": 0,
     "xla_cpu_use_fusion_emitters": False,
