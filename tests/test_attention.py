@@ -87,11 +87,14 @@ def test_a_token_is_not_moved_by_later_ones(place):
     assert (after[place:] != before[place:]).all()
 
 
-def test_long_sequences_have_few_blocks():
+def test_long_sequences_have_few_blocks_and_each_meets_the_keys_that_it_sees():
     q, k, v, _ = operands(2048, 1)
     config = config_of(kv_heads=1)
     text = jax.jit(blocks(config)).lower(q, k, v).as_text()
-    assert text.count("stablehlo.dot_general") == 2 * 8
+    products = [line for line in text.splitlines() if "stablehlo.dot_general" in line]
+    assert len(products) == 2 * 8
+    seen = [int(line.rpartition("x256x")[2].split("x")[0]) for line in products[::2]]
+    assert seen == [256 * number for number in range(1, 9)]
 
 
 def test_second_derivatives_and_forward_mode(small_blocks):
