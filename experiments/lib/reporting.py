@@ -14,6 +14,8 @@ import matplotlib.pyplot as plt
 from rich.console import Console
 from rich.table import Table
 
+from dfm_jax.durable import write_file
+
 _RELATIONS = {"≤": operator.le, "≥": operator.ge}
 
 
@@ -62,6 +64,37 @@ def conclude(
         shown_as: Values of the config that differ in `result.json`, such as the path of a Python.
         tables: A function that prints the tables of the study.
     """
+    result, metrics = write_files(
+        config,
+        rows=rows,
+        summary=summary,
+        verdicts=verdicts,
+        seeds=seeds,
+        records=records,
+        versions=versions,
+        shown_as=shown_as,
+    )
+    if tables is not None:
+        tables()
+    print_verdicts(console, verdicts)
+    paths = [*(("picture", one) for one in pictures), ("numbers", result), ("measured", metrics)]
+    for what, path in paths:
+        console.print(f"{what}: {path}", highlight=False, soft_wrap=True)
+    return all(verdict.passed for verdict in verdicts)
+
+
+def write_files(
+    config: Any,
+    *,
+    rows: Sequence[Mapping[str, Any]],
+    summary: Mapping[str, Any],
+    verdicts: Sequence[Verdict],
+    seeds: Iterable[int] | None = None,
+    records: Iterable[Mapping[str, Any]] | None = None,
+    versions: Mapping[str, str] | None = None,
+    shown_as: Mapping[str, str] | None = None,
+) -> tuple[Path, Path]:
+    """Write `result.json` and `metrics.jsonl` to `config.out`; the arguments are `conclude`'s."""
     config.out.mkdir(parents=True, exist_ok=True)
     metrics = write_metrics(config.out, rows if records is None else records)
     result = write_result(
@@ -73,13 +106,7 @@ def conclude(
         summary=summary,
         verdicts=verdicts,
     )
-    if tables is not None:
-        tables()
-    print_verdicts(console, verdicts)
-    paths = [*(("picture", one) for one in pictures), ("numbers", result), ("measured", metrics)]
-    for what, path in paths:
-        console.print(f"{what}: {path}", highlight=False, soft_wrap=True)
-    return all(verdict.passed for verdict in verdicts)
+    return result, metrics
 
 
 def _plain(value: Any) -> Any:
@@ -134,7 +161,7 @@ def write_result(
         "summary": summary,
         "verdicts": [asdict(verdict) | {"passed": verdict.passed} for verdict in verdicts],
     }
-    path.write_text(f"{_opened(result, _opened)}\n", encoding="utf-8")
+    write_file(path, f"{_opened(result, _opened)}\n")  # whole, or as it was before
     return path
 
 

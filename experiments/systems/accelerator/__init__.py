@@ -1,0 +1,1 @@
+"""What one accelerator does of its peak: training, losses, decoding; and whether it is right."""
