@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import subprocess
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from experiments.lib import builds
 from experiments.systems.benchmarks import __main__ as study
 from experiments.systems.benchmarks import (
     account,
+    growth,
     kinds,
     ours,
     ours_clusters,
@@ -198,6 +200,47 @@ def test_growth_is_along_the_axis_alone_in_one_setting():
     sizes, _ = account.curves(workload, rows)["ours, clear"]
     assert sizes.tolist() == [64, 256, 1024]
     assert account.summary_of(rows)[workload.name]["slopes"]["ours, clear"] == pytest.approx(1)
+
+
+# Small sizes of every curve, and what they fix.
+FEW = {
+    "fine k-means": {"R": 100, "D": 8, "K": 3},
+    "AR sampling with cache": {"V": 16, "new": 3, "batch": 2},
+    "mixture of K with cache": {"V": 16, "new": 3, "batch": 2, "K": 2},
+    growth.STEP: {"batch": 2, "N": 16},
+    growth.ATTENTION: {"batch": 1, "N": 16},
+    "categorical draw": {"R": 8, "V": 20},
+    "masked diffusion with a model": {"V": 16, "batch": 1, "N": 8, "T": 4},
+}
+
+
+def test_a_curve_has_the_exponent_of_its_seconds(monkeypatch):
+    """Seconds as size², of which 8, 32 and 128 ms are made by waiting."""
+    made = lambda curve, size, seed: serving.Case(lambda: time.sleep(5e-4 * size["N"] ** 2))  # noqa: E731
+    monkeypatch.setattr(growth, "case_of", made)
+    curve = growth.Curve("any", "clear", "N", kinds.grown("N", (4, 8, 16), batch=1), 2)
+    found = growth.measured(curve, 0)
+    assert found["exponent"] == pytest.approx(2, abs=0.2)
+    assert (found["sizes"], found["fixed"]) == ([4, 8, 16], "batch 1")
+    table = report.growth_table([found])
+    assert "| any, clear | batch 1 | N | 8" in table
+    assert table.endswith("| 2 |")
+
+
+def test_curves_differ_by_name_and_grow_along_one_axis():
+    assert len({curve.name for curve in growth.CURVES}) == len(growth.CURVES)
+    for curve in growth.CURVES:
+        others = {kinds.size_name(size | {curve.axis: 0}) for size in curve.sizes}
+        along = [size[curve.axis] for size in curve.sizes]
+        assert len(others) == 1
+        assert along == sorted(set(along))
+        assert set(FEW[curve.workload]) == set(curve.sizes[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("curve", growth.CURVES, ids=lambda curve: curve.name)
+def test_the_form_of_every_curve_runs(curve):
+    growth.case_of(curve, FEW[curve.workload], 0).run()
 
 
 def test_a_size_is_read_back():

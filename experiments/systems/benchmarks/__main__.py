@@ -17,6 +17,9 @@ all rows of a size. A run that is stopped goes on, because every size is kept.
 With `--before COMMIT`, the build of that commit is a further side, timed by the program that came
 with it; its rows stand beside the peers', and their ratio is its time over ours.
 
+Last come our forms alone along several axes, in this process, beside the exponents that a count of
+operations gives; `--workloads growth` measures nothing else.
+
 The peers have other random weights if only shapes matter, and their own k-means starts. The auction
 of the paper's code is not a package; the study `clustering` measures it.
 """
@@ -28,6 +31,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +49,15 @@ from experiments.systems.benchmarks.account import (
     summary_of,
     verdicts_of,
 )
-from experiments.systems.benchmarks.config import FEWEST, PRESETS, Config, check_config
+from experiments.systems.benchmarks.config import (
+    FEWEST,
+    GROWTH,
+    PRESETS,
+    Config,
+    check_config,
+)
+from experiments.systems.benchmarks.growth import CURVES
+from experiments.systems.benchmarks.growth import measured as growth_measured
 from experiments.systems.benchmarks.kinds import BEFORE, Size, Workload, size_name
 from experiments.systems.benchmarks.serving import KEEP, Side
 from experiments.systems.benchmarks.workloads import TRAINING, WORKLOADS, inputs
@@ -238,6 +250,17 @@ def measured(
     return found
 
 
+def grown(config: Config, cells: study.Cells, console: Console) -> list[dict[str, Any]]:
+    """Every curve of `growth`, from its file or measured now; `quick` has the first."""
+    found = []
+    if GROWTH in config.workloads:
+        for curve in CURVES if config.preset == "standard" else CURVES[:1]:
+            console.print(f"{GROWTH}: {curve.workload}, {curve.axis} …", highlight=False)
+            measure = partial(growth_measured, curve, config.seed)
+            found.append(cells.measured(curve.name, measure))
+    return found
+
+
 def run(config: Config, console: Console) -> bool:
     """Run the whole study: tables, files into `config.out`; return whether every claim holds."""
     start = time.perf_counter()
@@ -267,6 +290,7 @@ def _run(
         ),
     )
     found = measured(config, cells, console, before)
+    growth = grown(config, cells, console)
     rows = [row for workload, one in found for row in rows_of(workload, one, config.seed)]
     verdicts = verdicts_of(rows)
     picture = benchmarks_report.draw(config.out / "benchmarks.png", rows)
@@ -279,6 +303,7 @@ def _run(
         summary={
             "workloads": summary_of(rows),
             "memory": memory_of(rows),
+            "growth": growth,
             "allocators": ALLOCATORS,
             "before": values["before"],
             "seconds": round(time.perf_counter() - start, 1),
@@ -287,7 +312,7 @@ def _run(
         records=[one | {"workload": w.name} for w, one in found],
         pictures=[picture],
         shown_as={"peers_python": "PYTHON"},
-        tables=lambda: benchmarks_report.print_table(console, rows),
+        tables=lambda: benchmarks_report.print_table(console, rows, growth),
     )
 
 

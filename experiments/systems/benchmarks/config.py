@@ -9,12 +9,12 @@ from typing import Literal
 
 from dfm_jax.checks import check_count, require
 from experiments.lib.builds import commit_of
-from experiments.systems.benchmarks.workloads import (
-    BY_NAME,
-)
+from experiments.systems.benchmarks.workloads import BY_NAME
 from experiments.systems.training_speed.sides import ALLOCATORS, DEFAULT
 
 FEWEST = 3
+GROWTH = "growth"
+NAMES = (*BY_NAME, GROWTH)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +28,9 @@ class Config:
     far."""
     peers_python: str = sys.executable if find_spec("torch") else ""
     """The Python of an environment with the peers; this one, if it has PyTorch."""
-    workloads: tuple[str, ...] = tuple(BY_NAME)
-    """The names of the workloads to measure."""
+    workloads: tuple[str, ...] = NAMES
+    """The names of the workloads to measure; "growth" stands for our forms alone along several
+    axes."""
     num_blocks: int = 7
     """The number of rounds over the forms and peers of a workload; fewer where no aim is stated and
     a round is long."""
@@ -59,7 +60,7 @@ def check_config(config: Config) -> None:
     rule = "`peers_python` must be the Python of an environment with PyTorch"
     then = "Make one with `make install-peers`."
     require(bool(config.peers_python), rule, config.peers_python, then=then)
-    for name, known in (("workloads", BY_NAME), ("allocators", ALLOCATORS)):
+    for name, known in (("workloads", NAMES), ("allocators", ALLOCATORS)):
         given = getattr(config, name)
         rule = f"`{name}` must hold at least one of {', '.join(known)}, and no other"
         require(bool(given) and set(given) <= set(known), rule, given)

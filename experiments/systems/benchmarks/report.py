@@ -55,8 +55,10 @@ def _entries(row: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
-def print_table(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
-    """A table per work and size; peaks and gaps are in the Markdown."""
+def print_table(
+    console: Console, rows: Sequence[Mapping[str, Any]], growth: Sequence[Mapping[str, Any]]
+) -> None:
+    """A table per work and size, and that of growth; peaks and gaps are in the Markdown."""
     columns = [_HEADS.index(head) for head in ("threads", "allocator", "form", "ours", "peer")]
     columns += [_HEADS.index(head) for head in ("peer's", "ratio", "95 %", "aim")]
     for workload, size in dict.fromkeys((row["workload"], row["size"]) for row in rows):
@@ -69,12 +71,21 @@ def print_table(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
                 entries = _entries(row)
                 table.add_row(*(entries[index] for index in columns))
         console.print(table)
+    if growth:
+        shown = growth_table(growth)
+        console.print(shown, markup=False, highlight=False, soft_wrap=True)
 
 
 def markdown(result: Mapping[str, Any]) -> list[str]:
-    """The aims and what was reached; how every work grows; then a table of rows per work."""
-    workloads = result["summary"]["workloads"]
-    tables = [_aims(workloads) + _memory(result["summary"]["memory"]), _growth(workloads)]
+    """The aims and what was reached; how every work grows; then a table of rows per work.
+
+    The second table is followed by that of our forms along further axes, if they were measured.
+    """
+    summary = result["summary"]
+    workloads = summary["workloads"]
+    tables = [_aims(workloads) + _memory(summary["memory"]), _growth(workloads)]
+    if summary.get("growth"):  # results of earlier builds have none
+        tables.append(growth_table(summary["growth"]))
     for workload in workloads:
         rows = [_entries(row) for row in result["rows"] if row["workload"] == workload]
         tables.append(_table((f"{workload}: {_HEADS[0]}", *_HEADS[1:]), _LEFT, rows))
@@ -124,6 +135,20 @@ def _growth(workloads: Mapping[str, Any]) -> str:
         for side, value in found["slopes"].items()
     ]
     return _table(("workload", "axis", "side", "slope"), (0, 1, 2), lines)
+
+
+def growth_table(curves: Sequence[Mapping[str, Any]]) -> str:
+    """Our forms along one axis each: the exponent, and that of a count of operations."""
+    lines = []
+    for curve in curves:
+        ends = [
+            f"{seconds_shown(curve['seconds'][end])} at {curve['sizes'][end]}" for end in (0, -1)
+        ]
+        name = f"{curve['workload']}, {curve['form']}"
+        exponents = (f"{curve['exponent']:.2f}", f"{curve['count']:.3g}")
+        lines.append((name, curve["fixed"], curve["axis"], *ends, *exponents))
+    heads = ("ours alone", "fixed", "axis", "seconds, first", "last", "exponent", "by operations")
+    return _table(heads, (0, 1, 2), lines)
 
 
 def _table(heads: Sequence[str], left: Sequence[int], lines: Sequence[Sequence[str]]) -> str:
