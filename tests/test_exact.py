@@ -504,6 +504,9 @@ def test_evolve_of_one_token_in_closed_form():
         first = 1 / 3 + 2 / 3 * math.exp(-3 * duration)
         result = exact.evolve(np.array([1.0, 0.0]), velocity, duration)
         np.testing.assert_allclose(result, [first, 1 - first], **TIGHT)
+    several = exact.evolve(np.array([1.0, 0.0]), velocity, np.array([0.0, 0.1, 0.1, 1.0, 300.0]))
+    first = 1 / 3 + 2 / 3 * np.exp(-3 * np.array([0.0, 0.1, 0.1, 1.0, 300.0]))
+    np.testing.assert_allclose(several, np.stack([first, 1 - first], axis=1), **TIGHT)
     coarse = exact.evolve(np.array([1.0, 0.0]), velocity, 1.0, tail=1e-3)
     assert 1e-7 < 1.0 - coarse.sum() <= 1e-3  # what is cut is not put back
 
@@ -665,6 +668,10 @@ REFUSALS = [
     (
         lambda: exact.evolve(HALF, RATE, -1.0),
         r"`duration` must lie in \[0, inf\); got duration = -1.0",
+    ),
+    (
+        lambda: exact.evolve(HALF, RATE, np.array([0.5, 0.25])),
+        r"`duration` must not fall; got duration = \[0.5 +0.25\]",
     ),
     (lambda: exact.evolve(HALF, RATE, 1e7), r"must be at most 1e\+06; got .* = 10000000.0"),
     (

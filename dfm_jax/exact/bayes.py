@@ -20,7 +20,6 @@ from dfm_jax.exact.couplings import (
     starts,
     transport,
 )
-from dfm_jax.exact.distributions import states
 from dfm_jax.exact.paths import check_parts, check_token_path, pairs
 
 
@@ -100,20 +99,24 @@ def marginal_velocity(pair_posterior: np.ndarray, token_velocity: np.ndarray) ->
     )
     axes = (num_positions, num_states, num_tokens, num_states, num_states)
     check_shape("token_velocity", token_velocity, axes)
-    z = states(num_states, num_positions)
-    velocity = np.zeros((total, num_positions, num_states))
+    velocity = np.empty((total, num_positions, num_states))
     for i in range(num_positions):
-        for current in range(num_states):
-            here = z[:, i] == current
-            chances = posterior[here, i].reshape(-1, num_pairs)
-            moves = token_velocity[i, :, :, current].reshape(num_pairs, num_states)
-            read = np.any(chances > 0.0, axis=0)
-            if not np.all(np.isfinite(moves[read])):
-                raise RefusedError(
-                    "`token_velocity` must be finite where the pair posterior is positive; got a "
-                    f"value that is not at position {i} with the current value {current}."
-                )
-            velocity[here, i] = chances[:, read] @ moves[read]
+        # z = (left, z^i, right): every current value z^i is a matrix of its own
+        around = (num_states**i, num_states, num_states ** (num_positions - 1 - i))
+        chances = posterior[:, i].reshape(*around, num_pairs).swapaxes(0, 1)
+        chances = chances.reshape(num_states, -1, num_pairs)  # [z^i, (left, right), (a, b)]
+        moves = token_velocity[i].reshape(num_pairs, num_states, num_states).swapaxes(0, 1)
+        read = np.any(chances > 0.0, axis=1)
+        unfit = read & ~np.isfinite(moves).all(axis=-1)
+        if unfit.any():
+            raise RefusedError(
+                "`token_velocity` must be finite where the pair posterior is positive; got a "
+                f"value that is not at position {i} with the current value "
+                f"{np.argmax(unfit.any(axis=1))}."
+            )
+        found = chances @ np.where(read[:, :, None], moves, 0.0)
+        found = found.reshape(num_states, around[0], around[2], num_states).swapaxes(0, 1)
+        velocity[:, i] = found.reshape(total, num_states)
     return velocity
 
 

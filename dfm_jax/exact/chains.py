@@ -5,6 +5,7 @@ A velocity [Z, N, S] is u^i(v, z) at [z, i, v]. It stands for the full field u(x
 """
 
 import math
+from itertools import pairwise
 
 import numpy as np
 
@@ -114,7 +115,10 @@ def push_forward(probs: np.ndarray, step_probs: np.ndarray) -> np.ndarray:
 
 
 def evolve(
-    probs: np.ndarray, velocity: np.ndarray, duration: float, tail: float = 1e-15
+    probs: np.ndarray,
+    velocity: np.ndarray,
+    duration: float | np.ndarray,
+    tail: float = 1e-15,
 ) -> np.ndarray:
     """exp(duration · G) p for a rate that does not depend on time, by uniformization  [V1].
 
@@ -126,14 +130,15 @@ def evolve(
     Args:
         probs: p, [Z].
         velocity: u, [Z, N, S], a rate in every state: non-negative for v ≠ z^i, summing to 0.
-        duration: A number ≥ 0.
+        duration: A number ≥ 0, or several that do not fall, [T]: they share the powers of P.
         tail: A number in (0, 1).
 
     Returns:
-        [Z].
+        [Z], or [T, Z] for several durations.
 
     Raises:
-        ValueError: if u is not a rate, or more than `MAX_JUMPS` jumps are expected.
+        ValueError: if u is not a rate; if a duration is negative, infinite or below the one before
+            it; if more than `MAX_JUMPS` jumps are expected.
     """
     probs = check_distributions("probs", probs)
     velocity = _check_field("velocity", velocity)
@@ -143,36 +148,50 @@ def evolve(
     if np.min(rates) < 0.0:
         rule = "`velocity` must be non-negative for v != z^i"
         raise RefusedError(f"{rule}; got min velocity = {np.min(rates)}.")
-    if not 0.0 <= duration < math.inf:
+    ends = np.atleast_1d(check_real("duration", duration))
+    if ends.ndim != 1 or ends.size == 0 or not np.all((ends >= 0.0) & (ends < math.inf)):
         raise RefusedError(f"`duration` must lie in [0, inf); got duration = {duration}.")
+    if np.any(np.diff(ends) < 0.0):
+        raise RefusedError(f"`duration` must not fall; got duration = {duration}.")
     if not 0.0 < tail < 1.0:
         raise RefusedError(f"`tail` must lie in (0, 1); got tail = {tail}.")
     exit_rates = rates.sum(axis=(1, 2))
     largest = float(np.max(exit_rates))
-    jumps = largest * duration
+    jumps = largest * float(ends[-1])
     if jumps > MAX_JUMPS:
         raise RefusedError(
             f"`duration` times the largest exit rate must be at most {MAX_JUMPS:g}; got duration * "
             f"rate = {jumps}."
         )
-    if jumps == 0.0:
-        return probs.copy()
-    stays = 1.0 - exit_rates / largest
+    evolved = np.tile(probs, (len(ends), 1))
     num_pieces = math.ceil(jumps / JUMPS_PER_PIECE)
-    mean = jumps / num_pieces
-    for _ in range(num_pieces):
-        term, weight, count = probs, math.exp(-mean), 0
-        probs = weight * term
-        # Poisson mass beyond n: at most w_{n+1} (1 + m/(n+2) + …) = w_{n+1} / (1 − m/(n+2)).
-        while (
-            count + 2.0 <= mean
-            or weight * mean / (count + 1.0) / (1.0 - mean / (count + 2.0)) > tail / num_pieces
-        ):
-            count += 1
-            weight *= mean / count
-            term = stays * term + _inflow(term, rates) / largest  # P^n p
-            probs = probs + weight * term
-    return probs
+    for begin, end in pairwise(np.linspace(0.0, ends[-1], num_pieces + 1)):
+        inside = (begin < ends) & (ends <= end)
+        # The last row goes on to the next piece; of all rows, it has the most jumps.
+        means = largest * (np.append(ends[inside], end) - begin)
+        rows = _uniformized(probs, rates, exit_rates, means, tail / num_pieces)
+        evolved[inside], probs = rows[:-1], rows[-1]
+    return evolved if np.ndim(duration) else evolved[0]
+
+
+def _uniformized(
+    probs: np.ndarray, rates: np.ndarray, exit_rates: np.ndarray, means: np.ndarray, tail: float
+) -> np.ndarray:
+    """Σ_n e^{−m} m^n / n! · P^n p for each m of `means`, the last of which is the largest."""
+    largest, mean = np.max(exit_rates), means[-1]
+    stays = 1.0 - exit_rates / largest
+    term, weights, count = probs, np.exp(-means), 0
+    rows = weights[:, None] * term
+    # Poisson mass beyond n: at most w_{n+1} (1 + m/(n+2) + …) = w_{n+1} / (1 − m/(n+2)).
+    while (
+        count + 2.0 <= mean
+        or weights[-1] * mean / (count + 1.0) / (1.0 - mean / (count + 2.0)) > tail
+    ):
+        count += 1
+        weights = weights * (means / count)
+        term = stays * term + _inflow(term, rates) / largest  # P^n p
+        rows += weights[:, None] * term
+    return rows
 
 
 def sequence_probs(conditionals: np.ndarray) -> np.ndarray:
