@@ -15,7 +15,7 @@ import pytest
 from dfm_jax import cli, exact, steps, velocities
 from dfm_jax.theory import LEDGER, Shape, equations, runs, verify
 from dfm_jax.theory.cases import draw_cases
-from dfm_jax.theory.statement import excess, gap, in_order, statement
+from dfm_jax.theory.statement import excess, gap, in_order, statement, unbroken
 from dfm_jax.theory.statements import cost
 
 # The labels that the page lists; a statement that is lost leaves the page first, for all to see.
@@ -259,6 +259,31 @@ def test_hard_cases_are_hard_and_generic_ones_generic():
     assert any((case.kappa("early") == 0).all() for case in hard)
     assert any((case.kappa("late") == 1).all() for case in hard)
     assert {case.family for case in hard} == {"linear", "polynomial", "cosine"}
+
+
+def test_what_a_falsifier_leaves_as_it_is_comes_from_the_residual():
+    """It sees as many cases, all of them generic, and those of the residual in their places."""
+    cases, run, counted = draw_cases(Shape(2, 3, 3), 16, seed=0), runs.Run(), []
+    alone = cases.with_generic_alone()
+    assert len(alone) == 16
+    assert alone.generic.all()
+
+    @unbroken
+    def first_probs(cases, run, number):
+        counted.append(len(cases))
+        return cases.each(lambda c: c.data[number])
+
+    of_all, of_generic = (first_probs(some, run, 0) for some in (cases, alone))
+    np.testing.assert_array_equal(of_all[cases.generic], of_generic[cases.generic])
+    np.testing.assert_array_equal(of_generic, alone.each(lambda c: c.data[0]))
+    assert set(of_generic) == set(of_all[cases.generic])
+    np.testing.assert_array_equal(
+        first_probs(alone, run, 1), cases.each(lambda c: c.data[1])[alone._rows]
+    )
+    assert counted == [16, 16]
+    numbers = []
+    alone.each_numbered(lambda number, case: numbers.append(number) or case.data)
+    assert len(numbers) == cases.generic.sum()
 
 
 def test_each_function_is_compiled_for_two_shapes_at_most(monkeypatch):

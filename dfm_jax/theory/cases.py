@@ -50,11 +50,15 @@ def kappa_slope(family: str, exponent: np.ndarray, t: float) -> np.ndarray:
 
 
 def memo(method: Callable) -> Callable:
-    """Keep the computed values of a case, because many statements use the same ones."""
+    """Keep the computed values of a case, because many statements use the same ones.
+
+    A named time is kept as its number: in most cases "early" and "late" are "inside".
+    """
 
     @wraps(method)
     def remembered(self: "Case", *args: Any) -> Any:
-        return self.remembered((method.__name__, *args), lambda: method(self, *args))
+        at = (self.times.get(name, name) for name in args)
+        return self.remembered((method.__name__, *at), lambda: method(self, *args))
 
     return remembered
 
@@ -245,21 +249,44 @@ class Cases:
         self._cases = list(cases)
         self.first = self._cases[0]
         self.shape = self.first.shape
+        self._drawn, self._rows = self, np.arange(len(self._cases))
+        self._memo: dict = {}
 
     def __len__(self) -> int:
         return len(self._cases)
 
     def each(self, truth: Callable[[Case], Any]) -> Any:
         """Stack `truth(case)` over the batch; tuples become tuples of stacks."""
-        rows = [truth(case) for case in self._cases]
+        return self.each_numbered(lambda _, case: truth(case))
+
+    def each_numbered(self, truth: Callable[[int, Case], Any]) -> Any:
+        """`each` for a function that also takes a case's number, to choose its row of an array."""
+        of_case: dict[Case, Any] = {}  # a case that the batch has twice is computed once
+        for number, case in enumerate(self._cases):
+            if case not in of_case:
+                of_case[case] = truth(number, case)
+        rows = [of_case[case] for case in self._cases]
         if isinstance(rows[0], tuple):
             return tuple(np.stack(column) for column in zip(*rows, strict=True))
         return np.stack(rows)
 
-    def each_numbered(self, truth: Callable[[int, Case], Any]) -> Any:
-        """`each` for a function that also takes a case's number, to choose its row of an array."""
-        numbers = iter(range(len(self)))
-        return self.each(lambda case: truth(next(numbers), case))
+    def with_generic_alone(self) -> "Cases":
+        """As many cases, with a generic one in the place of each hard one, for the falsifier.
+
+        The batch keeps its size, so the programs that are compiled for it serve both.
+        """
+        generic = np.flatnonzero(self.generic)
+        rows = np.where(self.generic, np.arange(len(self)), np.resize(generic, len(self)))
+        alone = Cases([self._cases[row] for row in rows])
+        alone._drawn, alone._rows = self, rows
+        return alone
+
+    def remembered(self, key: Hashable, make: Callable[["Cases"], np.ndarray]) -> np.ndarray:
+        """One number per case, `make(cases)`, kept under a key that identifies it: [I]."""
+        drawn = self._drawn
+        if key not in drawn._memo:
+            drawn._memo[key] = make(drawn)
+        return drawn._memo[key][self._rows]
 
     @property
     def generic(self) -> np.ndarray:

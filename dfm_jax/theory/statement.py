@@ -1,8 +1,9 @@
 """A statement has a label, words, a residual and a falsifier; the ledger lists all statements."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
+from functools import wraps
 from typing import Any, Literal
 
 import numpy as np
@@ -100,6 +101,20 @@ def statement(
         return residual
 
     return enter
+
+
+def unbroken(part: Residual) -> Residual:
+    """Mark a part of a residual that depends on its arguments alone, so it is computed once.
+
+    The falsifier of a statement breaks one hypothesis. What it leaves as it is, it takes from the
+    residual of the same cases. The arguments after `cases` and `run` are a key: they are hashable.
+    """
+
+    @wraps(part)
+    def once(cases: Cases, run: Run, *args: Hashable) -> np.ndarray:
+        return cases.remembered((part, run, *args), lambda drawn: part(drawn, run, *args))
+
+    return once
 
 
 def gap(left: np.ndarray, right: np.ndarray, where: np.ndarray | None = None) -> np.ndarray:

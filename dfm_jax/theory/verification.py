@@ -285,7 +285,8 @@ def _judge(statement: Statement, batches: list[Cases], run: Run) -> Row:
     generic = [cases for cases in batches if cases.generic.any()]
     residuals = [_measured(statement.residual, cases, run, np.inf) for cases in batches]
     falsifiers = [
-        _measured(statement.falsifier, cases, run, 0.0)[cases.generic] for cases in generic
+        _measured(statement.falsifier, cases.with_generic_alone(), run, 0.0)[cases.generic]
+        for cases in generic
     ]
     residual = float(np.max(np.concatenate(residuals)))
     broken = np.concatenate(falsifiers) if falsifiers else np.array([])

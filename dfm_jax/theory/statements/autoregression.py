@@ -12,7 +12,7 @@ from dfm_jax.theory import fields
 from dfm_jax.theory.cases import Case, Cases, kappa
 from dfm_jax.theory.runs import Run
 from dfm_jax.theory.setups import chain
-from dfm_jax.theory.statement import gap, statement, worst
+from dfm_jax.theory.statement import gap, statement, unbroken, worst
 from dfm_jax.theory.statements.cost import block_numbers
 from dfm_jax.theory.statements.steps import probs_of, velocities_of
 from dfm_jax.types import Array
@@ -81,14 +81,14 @@ def tables(cases: Cases, run: Run, *, shift=_on_time) -> np.ndarray:
             "left_to_right": [np.arange(n) < t for t in range(n + 1)],
         }
         free = case.masked._replace(context=np.zeros(n, bool))
-        apart = [_masked_gap(case)]
+        apart = []
         for name, table in _tables(case).items():
             for row, known in zip(shift(table), reached[name], strict=True):
                 probs = exact.marginal_path(free, case.token_path(row))
                 apart.append(np.abs(probs - _revealed_probs(case, known)).max())
         return np.max(apart)
 
-    return worst(cases.each(truth), _schedule_gap(cases, run))
+    return worst(cases.each(truth), _masked_gap(cases, run), _schedule_gap(cases, run))
 
 
 def _schedule_table(family: Array, exponent: Array, *, num_steps: int) -> Array:
@@ -97,6 +97,7 @@ def _schedule_table(family: Array, exponent: Array, *, num_steps: int) -> Array:
     return schedules.masked(schedule, num_steps, exponent.shape[0])
 
 
+@unbroken
 def _schedule_gap(cases: Cases, run: Run) -> np.ndarray:
     """Every family, κ_{t/T} by hand."""
     got = run(_schedule_table, *fields.time_and_schedule(cases, "inside")[1:], num_steps=5)
@@ -106,18 +107,26 @@ def _schedule_gap(cases: Cases, run: Run) -> np.ndarray:
     )
 
 
-def _masked_gap(case: Case) -> float:
-    """`masked` of one κ gives every position the same schedule."""
-    table = schedules.masked(schedules.polynomial(2.0), 4, case.shape.num_positions)
+@unbroken
+def _masked_gap(cases: Cases, run: Run) -> np.ndarray:
+    """`masked` of one κ gives every position the same schedule; it is the same for all cases."""
+    table = schedules.masked(schedules.polynomial(2.0), 4, cases.shape.num_positions)
     time_and_schedule = (np.arange(5)[:, None] / 4) ** 2
     # the table is made in jax's default precision; quarters squared are exact in any
-    return float(np.abs(np.asarray(table, np.float64) - time_and_schedule).max())
+    apart = np.abs(np.asarray(table, np.float64) - time_and_schedule).max()
+    return np.full(len(cases), apart)
+
+
+@cache  # there are few contexts, as there are few orders
+def _given_by(context: tuple[bool, ...], made_by: tuple[Callable, ...]) -> np.ndarray:
+    left_to_right, with_context = made_by
+    return np.asarray(with_context(left_to_right(len(context)), np.array(context)), np.float64)
 
 
 def _given(case: Case) -> np.ndarray:
     """`left_to_right` with the case's context: [N + 1, N]."""
-    table = schedules.with_context(schedules.left_to_right(case.shape.num_positions), case.context)
-    return np.asarray(table, np.float64)
+    made_by = (schedules.left_to_right, schedules.with_context)
+    return _given_by(tuple(case.context.tolist()), made_by)
 
 
 def _product_source(case: Case) -> np.ndarray:
@@ -167,23 +176,26 @@ def prefix_and_source(cases: Cases, run: Run, *, coupling_of=_start_free) -> np.
             rows.append(np.outer(seen, rest).reshape(-1))
         return np.stack(rows)
 
-    def masked_truth(case: Case) -> np.ndarray:
-        return np.stack([_revealed_probs(case, row == 1) for row in _given(case)])
-
-    log_data = cases.each(lambda c: fields.log(c.data))
-    prompted = run(
-        prompted_probs,
-        *(fields.tokens(cases), log_data, cases.each(_given), fields.states(cases)),
-        cases.each(lambda c: c.context),
-        num_states=s,
-    )
     free = np.stack([np.asarray(schedules.left_to_right(n), np.float64)] * len(cases))
     lists = cases.each(lambda c: pairs(c, coupling_of(c)))
     probs = run(probs_on_table, *lists, free, fields.states(cases), num_states=s)
-    return worst(
-        gap(probs, cases.each(truth)),
-        gap(prompted, cases.each(masked_truth)),
+    return worst(gap(probs, cases.each(truth)), _masks_gap(cases, run))
+
+
+@unbroken
+def _masks_gap(cases: Cases, run: Run) -> np.ndarray:
+    """Masks outside the context."""
+
+    def truth(case: Case) -> np.ndarray:
+        return np.stack([_revealed_probs(case, row == 1) for row in _given(case)])
+
+    prompted = run(
+        prompted_probs,
+        *_arguments(cases, _given),
+        cases.each(lambda c: c.context),
+        num_states=cases.shape.num_states,
     )
+    return gap(prompted, cases.each(truth))
 
 
 def probs_on_table(
@@ -278,13 +290,21 @@ def next_token_is_the_velocity(cases: Cases, run: Run, *, next_probs=_by_prefix)
 # ── A5: prompts: a context is given, never masked, never moved ────────────────────────────────────
 
 
+@cache  # there are few orders and prompts
+def _prompted_table(
+    order: tuple[int, ...], prompt: tuple[bool, ...], made_by: tuple[Callable, ...]
+) -> np.ndarray:
+    any_order, with_context = made_by
+    return np.asarray(with_context(any_order(np.array(order)), np.array(prompt)), np.float64)
+
+
 def _with_prompt(case: Case) -> np.ndarray:
-    table = schedules.with_context(schedules.any_order(case.order), _prompt(case))
-    return np.asarray(table, np.float64)
+    made_by = (schedules.any_order, schedules.with_context)
+    return _prompted_table(tuple(case.order.tolist()), tuple(_prompt(case).tolist()), made_by)
 
 
 def _without_prompt(case: Case) -> np.ndarray:
-    return np.asarray(schedules.any_order(case.order), np.float64)
+    return _tables(case)["order"]
 
 
 def _prompt(case: Case) -> np.ndarray:
@@ -306,9 +326,19 @@ def context_is_given(cases: Cases, run: Run, *, table_of=_with_prompt) -> np.nda
 
     The indicator is fixed, or random.
     """
-    s = cases.shape.num_states
     size = run(_sizes, cases.each(table_of))
     moved = np.where(cases.each(_prompt)[:, None], size, 0.0)
+    return worst(
+        gap(moved, np.zeros_like(moved)),
+        _indicators_gap(cases, run),
+        _prompt_schedule_gap(cases, run),
+    )
+
+
+@unbroken
+def _indicators_gap(cases: Cases, run: Run) -> np.ndarray:
+    """The path of `mask_source`'s pairs, of one indicator and of a random one."""
+    s = cases.shape.num_states
     given = run(prompted_probs, *_arguments(cases, _with_prompt), cases.each(_prompt), num_states=s)
     mixed = run(
         _mixed_probs,
@@ -328,12 +358,7 @@ def context_is_given(cases: Cases, run: Run, *, table_of=_with_prompt) -> np.nda
         return path(case, _prompt(case), _with_prompt(case)), both / 2
 
     one, random = cases.each(truth)
-    return worst(
-        gap(moved, np.zeros_like(moved)),
-        gap(given, one),
-        gap(mixed, random),
-        _prompt_schedule_gap(cases, run),
-    )
+    return worst(gap(given, one), gap(mixed, random))
 
 
 def _schedule(t: Array, family: Array, exponent: Array, context: Array) -> Array:
@@ -342,6 +367,7 @@ def _schedule(t: Array, family: Array, exponent: Array, context: Array) -> Array
     return jnp.stack([given.kappa(t), schedules.rate(t, given)])
 
 
+@unbroken
 def _prompt_schedule_gap(cases: Cases, run: Run) -> np.ndarray:
     def truth(case: Case) -> np.ndarray:
         now, slope, given = case.kappa("early"), case.slope("early"), _prompt(case)

@@ -10,7 +10,7 @@ from dfm_jax import exact, objectives, schedules, steps, velocities
 from dfm_jax.theory import fields
 from dfm_jax.theory.cases import Case, Cases
 from dfm_jax.theory.runs import Run
-from dfm_jax.theory.statement import excess, gap, statement, worst
+from dfm_jax.theory.statement import excess, gap, statement, unbroken, worst
 from dfm_jax.theory.statements.objectives import state_data_probs
 from dfm_jax.theory.statements.steps import probs_of, velocities_of
 from dfm_jax.types import Array
@@ -363,6 +363,7 @@ def _wrong_model(case: Case) -> tuple[np.ndarray, np.ndarray]:
     return np.broadcast_to(case.denoiser, (len(NODES) + 1, *case.denoiser.shape)), end
 
 
+@unbroken
 def _any_source_bound(cases: Cases, run: Run) -> np.ndarray:
     """The bound of the process left at END, any source and coupling, at every x_1 the data have.
 

@@ -10,7 +10,7 @@ from dfm_jax import exact, mixture, steps
 from dfm_jax.theory import fields
 from dfm_jax.theory.cases import Case, Cases
 from dfm_jax.theory.runs import Run
-from dfm_jax.theory.statement import gap, statement, worst
+from dfm_jax.theory.statement import gap, statement, unbroken, worst
 from dfm_jax.theory.statements.routing import part_token_log_probs
 from dfm_jax.types import Array
 
@@ -83,9 +83,17 @@ def _expert_step_probs(case: Case) -> np.ndarray:
 def expert_per_position(cases: Cases, run: Run, *, kernel=_independent_kernel) -> np.ndarray:
     """The kernel of all K^N draws, one by one, and of the mixed velocity's step; of K draws."""
     gate, token_probs = cases.each(lambda c: c.state_router), cases.each(_expert_step_probs)
-    states = fields.states(cases)
     drawn = cases.each_numbered(lambda i, c: _all_draws(c, token_probs[i]))
+    return worst(
+        gap(run(kernel, gate, token_probs, fields.states(cases)), drawn), _kernels_gap(cases, run)
+    )
 
+
+@unbroken
+def _kernels_gap(cases: Cases, run: Run) -> np.ndarray:
+    """The mixed velocity's step; one k for all positions; the same where one position moves."""
+    gate, token_probs = cases.each(lambda c: c.state_router), cases.each(_expert_step_probs)
+    states = fields.states(cases)
     stay = np.eye(cases.shape.num_states)[states][:, None]
     turn = (
         np.arange(cases.shape.num_positions)[:, None]
@@ -93,8 +101,10 @@ def expert_per_position(cases: Cases, run: Run, *, kernel=_independent_kernel) -
     )
     alone = np.where(turn[:, None, None], token_probs, stay)
     return worst(
-        gap(run(kernel, gate, token_probs, states), drawn),
-        gap(run(_mixed_velocity_kernel, gate, token_probs - stay, states), drawn),
+        gap(
+            run(_mixed_velocity_kernel, gate, token_probs - stay, states),
+            cases.each_numbered(lambda i, c: _all_draws(c, token_probs[i])),
+        ),
         gap(
             run(_shared_kernel, gate, token_probs, states),
             cases.each_numbered(lambda i, c: _one_draw(c, token_probs[i])),

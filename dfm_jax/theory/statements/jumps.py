@@ -8,7 +8,7 @@ from dfm_jax import exact, objectives
 from dfm_jax.theory import fields
 from dfm_jax.theory.cases import Case, Cases
 from dfm_jax.theory.runs import Run
-from dfm_jax.theory.statement import excess, gap, statement, worst
+from dfm_jax.theory.statement import excess, gap, statement, unbroken, worst
 from dfm_jax.types import Array
 
 
@@ -97,38 +97,32 @@ def jump_processes(
 
     Equality in both where the path tells no more than its end, and each jump is of one expert.
     """
-    states, residuals = fields.states(cases), []
-    for judge, setup_of in ((excess, setup), (gap, _unmasking)):
-        weighted, weighted_model, start, model_start = cases.each(setup_of)
-        u, u_hat = weighted.sum(axis=1), weighted_model.sum(axis=1)
-        cost = run(_jump_costs, u, u_hat, states)
-        by_expert = run(_expert_jump_costs, weighted, weighted_model, states)
-        rows = zip(u, u_hat, start, model_start, cost, strict=True)
-        sides = [_both_sides(*row, start_paid=start_paid) for row in rows]
-        residuals += [
-            judge(*np.transpose(sides)),
-            judge(cost, by_expert),
-            _costs_gap(cases, run, u, u_hat),
-        ]
-    return worst(*residuals)
+    return worst(
+        _bounds_gap(cases, run, excess, setup, start_paid),
+        _bounds_gap(cases, run, gap, _unmasking, True),  # both start alike
+    )
 
 
-def _both_sides(
-    u: np.ndarray,
-    u_hat: np.ndarray,
-    start: np.ndarray,
-    model_start: np.ndarray,
-    cost: np.ndarray,
-    *,
-    start_paid: bool,
-) -> tuple[float, float]:
-    """KL(p_1 ‖ p̂_1) and its bound, from node to node; `cost` is the integrand at each state."""
-    bound, probs, time = exact.kl(start, model_start) if start_paid else 0.0, start, 0.0
-    for node, weight in zip(_NODES, _WEIGHTS, strict=True):
-        probs, time = exact.evolve(probs, u, node - time), node
-        bound += weight * probs @ cost
-    end = exact.evolve(probs, u, 1.0 - time)
-    return float(exact.kl(end, exact.evolve(model_start, u_hat, 1.0))), float(bound)
+@unbroken
+def _bounds_gap(cases: Cases, run: Run, judge, setup, start_paid: bool) -> np.ndarray:
+    """Both bounds, judged by `gap` where they are tight; and the integrand of each position."""
+    states = fields.states(cases)
+    weighted, weighted_model, start, model_start = cases.each(setup)
+    u, u_hat = weighted.sum(axis=1), weighted_model.sum(axis=1)
+    cost = run(_jump_costs, u, u_hat, states)
+
+    def both_sides(i: int, _: Case) -> tuple[np.ndarray, np.ndarray]:
+        """KL(p_1 ‖ p̂_1) and its bound, an integral over nodes; `cost` is the integrand."""
+        probs = exact.evolve(start[i], u[i], np.append(_NODES, 1.0))
+        paid = exact.kl(start[i], model_start[i]) if start_paid else 0.0
+        model_end = exact.evolve(model_start[i], u_hat[i], 1.0)
+        return exact.kl(probs[-1], model_end), _WEIGHTS @ (probs[:-1] @ cost[i]) + paid
+
+    return worst(
+        judge(*cases.each_numbered(both_sides)),
+        judge(cost, run(_expert_jump_costs, weighted, weighted_model, states)),
+        _costs_gap(cases, run, u, u_hat),
+    )
 
 
 def _costs_gap(cases: Cases, run: Run, u: np.ndarray, u_hat: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ from dfm_jax import exact, mixture, paths
 from dfm_jax.theory import fields
 from dfm_jax.theory.cases import Case, Cases
 from dfm_jax.theory.runs import Run
-from dfm_jax.theory.statement import gap, statement, worst
+from dfm_jax.theory.statement import gap, statement, unbroken, worst
 from dfm_jax.theory.statements.paths import coupled, token_probs
 from dfm_jax.types import Array
 
@@ -61,6 +61,7 @@ def _origins(posterior: Array, source: Array, states: Array, kappa: Array) -> Ar
     return at(posterior, source, states, kappa)
 
 
+@unbroken
 def _origins_gap(cases: Cases, run: Run, when: str) -> np.ndarray:
     """p_{0|t} from p_{1|t} and the source's token distributions, against a raw distribution."""
 

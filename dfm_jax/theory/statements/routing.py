@@ -278,7 +278,11 @@ def context_decides(cases: Cases, run: Run, *, parts=context_parts) -> np.ndarra
             gate, support = exact.expert_posterior(joint.sum(axis=1), paths)
             return gate, support, posteriors, exact.posteriors(whole, at)[0]
 
-        gate, support, posteriors, posterior = cases.each(truth)
+        gate, support, posteriors, posterior = cases.each(
+            lambda c, truth=truth, when=when: c.remembered(
+                (context_decides, parts, c.times[when]), lambda: truth(c)
+            )
+        )
         num_parts = gate.shape[-1]
         part = np.where(support, fields.states(cases)[:, :, 0], 0) % num_parts
         hard, chosen = run(_hard_routing, part, posteriors, num_experts=num_parts)

@@ -19,7 +19,7 @@ from dfm_jax.theory.setups import (
     two_step_table,
     two_steps,
 )
-from dfm_jax.theory.statement import excess, gap, statement, worst
+from dfm_jax.theory.statement import excess, gap, statement, unbroken, worst
 from dfm_jax.theory.statements.paths import one_pair
 from dfm_jax.theory.statements.velocities import any_field
 from dfm_jax.types import Array
@@ -137,6 +137,7 @@ def _step_violations(velocity: Array, states: Array) -> Array:
     return jax.vmap(steps.step_violation)(velocity, states)
 
 
+@unbroken
 def _arbitrary_steps(cases: Cases, run: Run) -> np.ndarray:
     velocity = cases.each(any_field)
     probs = velocity + np.eye(cases.shape.num_states)[fields.states(cases)]
@@ -196,19 +197,22 @@ def discrete_continuity(cases: Cases, run: Run, *, setup=one_by_one) -> np.ndarr
 
     And tables that run all positions at once, where each pair has one to move: another for each.
     """
-    residuals = []
-    for each in (setup, masks_one_by_one, one_mask_each, crossed):
-        token_probs, posteriors, table = chain_of(cases, each)
-        velocity = run(velocities_of, posteriors, fields.states(cases), table)
-        outflow = run(_divergences, token_probs[:, :-1], velocity, fields.states(cases))
-        flow = np.stack(
-            [
-                [exact.divergence(p, u) for p, u in zip(probs[:-1], rows, strict=True)]
-                for probs, rows in zip(token_probs, velocity, strict=True)
-            ]
-        )
-        residuals.append(worst(gap(np.diff(token_probs, axis=1), -outflow), gap(outflow, flow)))
-    return worst(*residuals)
+    setups = (setup, masks_one_by_one, one_mask_each, crossed)
+    return worst(*(_continuity_gap(cases, run, each) for each in setups))
+
+
+@unbroken
+def _continuity_gap(cases: Cases, run: Run, setup) -> np.ndarray:
+    token_probs, posteriors, table = chain_of(cases, setup)
+    velocity = run(velocities_of, posteriors, fields.states(cases), table)
+    outflow = run(_divergences, token_probs[:, :-1], velocity, fields.states(cases))
+    flow = np.stack(
+        [
+            [exact.divergence(p, u) for p, u in zip(probs[:-1], rows, strict=True)]
+            for probs, rows in zip(token_probs, velocity, strict=True)
+        ]
+    )
+    return worst(gap(np.diff(token_probs, axis=1), -outflow), gap(outflow, flow))
 
 
 def _divergences(probs: Array, velocity: Array, states: Array) -> Array:

@@ -10,7 +10,7 @@ from dfm_jax import exact, mixture, paths, velocities
 from dfm_jax.theory import fields
 from dfm_jax.theory.cases import Case, Cases
 from dfm_jax.theory.runs import Run
-from dfm_jax.theory.statement import excess, gap, statement, worst
+from dfm_jax.theory.statement import excess, gap, statement, unbroken, worst
 from dfm_jax.theory.statements.paths import one_pair
 from dfm_jax.types import Array
 
@@ -96,6 +96,7 @@ def _violations(fields_of: Array, states: Array) -> Array:
     return jax.vmap(velocities.rate_violation)(fields_of, states)
 
 
+@unbroken
 def _arbitrary_fields(cases: Cases, run: Run) -> np.ndarray:
     velocity = cases.each(any_field)
     here = np.eye(cases.shape.num_states)[fields.states(cases)]
