@@ -170,3 +170,22 @@ def test_questions_about_pictures_come_once_an_epoch_with_their_own(key):
         np.testing.assert_array_equal(batch.answers, answers[row])
     with pytest.raises(ValueError, match=r"`pictures` must hold ids in \[0, 1\]"):
         picture_batches(features[:2], pictures, tokens, answers, 2)
+
+
+def test_data_of_one_shape_share_a_program_whose_arguments_they_are():
+    """As constants of a program they would be compiled anew, and copied into it."""
+    traced = 0
+
+    @jax.jit
+    def drawn(batches, key, step):
+        nonlocal traced
+        traced += 1
+        return batches(key, step)
+
+    key = jax.random.key(3)
+    for tokens in (TOKENS, TOKENS[::-1].copy()):
+        for batches in (stream_windows(tokens, 5, 3), document_windows(tokens, OFFSETS, 5, 3)):
+            expected, found = batches(key, 2), drawn(batches, key, 2)
+            np.testing.assert_array_equal(found.tokens, expected.tokens)
+            np.testing.assert_array_equal(found.valid, expected.valid)
+    assert traced == 2  # one for each kind of windows

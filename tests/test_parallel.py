@@ -67,6 +67,27 @@ def test_runs_in_turn_equal_runs_together(backend, count):
     chex.assert_trees_all_close(in_turn(examples(count)), together(examples(count)), rtol=1e-14)
 
 
+@pytest.mark.parametrize("in_turn", [True, False])
+def test_shared_arguments_have_no_axis_of_runs(in_turn):
+    """A bound that runs share stays one number: no run waits for another."""
+
+    def power(times, table, x):
+        return jax.lax.fori_loop(0, times, lambda _, y: y * x, table[0])
+
+    mapped = parallel.independent(
+        power, parallel.make_mesh(2), pad=True, in_turn=in_turn, shared_args=(0, 1)
+    )
+    x = np.array([1.0, 2.0, 3.0], np.float32)
+    np.testing.assert_allclose(mapped(2, np.full(5, 10.0, np.float32), x), 10 * x**2)
+    text = str(jax.make_jaxpr(mapped)(2, np.full(5, 10.0, np.float32), x))
+    assert "reduce_or" not in text  # which a loop whose runs differ in length needs
+
+
+def test_only_shard_map_shares_arguments():
+    with pytest.raises(ValueError, match=r'unless `backend` is "shard_map"; got shared_args = '):
+        parallel.independent(jnp.add, parallel.make_mesh(1), backend="pmap", shared_args=(0,))
+
+
 def test_runs_in_turn_are_a_loop_and_a_cpu_has_them_so():
     mesh = parallel.make_mesh(1)
     assert parallel.faster_in_turn(mesh)

@@ -82,6 +82,47 @@ def test_warm_ups_of_any_length_ride(data):
     assert any(np.abs(first - second).max() > 1e-4 for first, second in pairs)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("num_devices", [1, 2])
+def test_bits_do_not_depend_on_how_updates_are_divided_among_calls(data, num_devices):
+    """Seven calls of one update, or calls of 3, 1 and 3: a signal may come between any two."""
+    configs = grid(dataclasses.replace(BASE, num_steps=7), {"seed": (0, 1, 2)})
+    run, _ = make_sweep(configs, data, LOG_CONFIG, make_mesh(num_devices))
+    found = []
+    for counts in ((1,) * 7, (3, 1, 3)):
+        state, done, losses = run.init(), 0, []
+        for count in counts:
+            state, metrics = run.updates(state, done, count)
+            losses.append(np.asarray(metrics.metrics.loss)[:, :count])
+            done += count
+        found.append(jax.device_get((state, np.concatenate(losses, axis=1))))
+    for one, other in zip(*map(jax.tree.leaves, found), strict=True):
+        np.testing.assert_array_equal(one, other)
+    losses = found[0][1]
+    assert losses.shape == (3, 7)
+    assert len(np.unique(losses)) == losses.size  # no update was made twice, or left out
+
+
+@pytest.mark.slow
+def test_a_call_makes_the_updates_up_to_the_next_event_and_no_more(data, tmp_path):
+    configs = grid(dataclasses.replace(BASE, num_steps=9), {"seed": (0, 1)})
+    run, _ = make_sweep(configs, data, LOG_CONFIG, make_mesh(1))
+    calls = []
+
+    def updates(state, start, count):
+        calls.append((start, count))
+        return run.updates(state, start, count)
+
+    told = LogConfig(log_every=3, save_every=4, evaluate_every=100)
+    train(run._replace(updates=updates), tmp_path, config={}, log_config=told)
+    assert sum(count for _, count in calls) == 9
+    for start, count in calls:
+        events = (every * (start // every + 1) for every in (3, 4, 9))
+        assert start + count <= min(events)
+    assert len(calls) < 9
+    assert {row["step"] for row in read_metrics(tmp_path / "metrics.jsonl")} >= {3, 6, 9}
+
+
 @pytest.mark.parametrize(
     ("text", "axis"),
     [

@@ -84,6 +84,7 @@ def independent(
     backend: str = "shard_map",
     pad: bool = False,
     in_turn: bool = False,
+    shared_args: tuple[int, ...] = (),
     data_args: tuple[int, ...] = (),
     donate_args: tuple[int, ...] = (),
 ) -> Fn:
@@ -106,14 +107,16 @@ def independent(
         in_turn: If True, a device computes its runs one after the other, by `jax.lax.map` in place
             of `vmap`: see `faster_in_turn`. A run then has the sums of its own program, so its last
             bits may differ from those of `vmap`.
+        shared_args: The numbers of the arguments that all runs share. They have no axis of runs,
+            and each device has a copy. Only with the backend "shard_map".
         data_args: The numbers of the arguments that hold batches, [K, B, …], for a mesh with two
             axes.
         donate_args: The numbers of the arguments whose memory the result may use.
 
     Raises:
-        ValueError: if the backend is not known or cannot split batches; in a call, if the leaves
-            differ in K, or D does not divide K, or the number of devices in a row does not divide
-            B.
+        ValueError: if the backend is not known, or cannot split batches or share arguments; in a
+            call, if the leaves differ in K, or D does not divide K, or the number of devices in a
+            row does not divide B.
     """
     if backend not in _BACKENDS:
         near = get_close_matches(str(backend), _BACKENDS, n=1, cutoff=0.0)[0]
@@ -124,17 +127,27 @@ def independent(
     wide, shape = len(mesh.axis_names) > 1, dict(mesh.shape)
     good = len(shape) == 1 + (wide and backend == "shard_map")
     require(good, rule, shape, name="mesh.shape")
-    batched = _in_turn(fn) if in_turn else jax.vmap(fn)
-    sharded = _BACKENDS[backend](batched, mesh, data_args, donate_args)
+    rule = '`shared_args` must be empty unless `backend` is "shard_map"'
+    require(not shared_args or backend == "shard_map", rule, shared_args)
+    batched = _of_runs(fn, in_turn, shared_args)
+    if backend == "pmap":
+        sharded = _by_pmap(batched, mesh, donate_args)
+    else:
+        sharded = _by_shard_map(batched, mesh, shared_args, data_args, donate_args)
     across, within = mesh.devices.shape[0], mesh.size // mesh.devices.shape[0]
 
     def mapped(*args: Any) -> Any:
-        length = _leading_axis(args)
+        length = _leading_axis(
+            {f"args[{n}]": arg for n, arg in enumerate(args) if n not in shared_args}
+        )
         for number in data_args:
             _check_second_axis(f"args[{number}]", args[number], within)
         missing = -length % across
         if missing and pad:
-            args = jax.tree.map(partial(_with_last_again, missing), args)
+            args = tuple(
+                arg if n in shared_args else jax.tree.map(partial(_with_last_again, missing), arg)
+                for n, arg in enumerate(args)
+            )
         else:
             rule = (
                 f"The leading axis must be a multiple of {across}, the devices, unless `pad` is set"
@@ -157,26 +170,49 @@ def faster_in_turn(mesh: Mesh) -> bool:
     return mesh.devices.flat[0].platform == "cpu"
 
 
-def _in_turn(fn: Fn) -> Fn:
-    return lambda *args: jax.lax.map(lambda one: fn(*one), args)
+def _of_runs(fn: Fn, in_turn: bool, shared_args: tuple[int, ...]) -> Fn:
+    """`fn` for all runs of a device, at once or in turn."""
+
+    def batched(*args: Any) -> Any:
+        own = tuple(arg for n, arg in enumerate(args) if n not in shared_args)
+
+        def one(*values: Any) -> Any:
+            rest = iter(values)
+            return fn(*(arg if n in shared_args else next(rest) for n, arg in enumerate(args)))
+
+        return jax.lax.map(lambda values: one(*values), own) if in_turn else jax.vmap(one)(*own)
+
+    return batched
 
 
 def _by_shard_map(
-    batched: Fn, mesh: Mesh, data_args: tuple[int, ...], donate_args: tuple[int, ...]
+    batched: Fn,
+    mesh: Mesh,
+    shared_args: tuple[int, ...],
+    data_args: tuple[int, ...],
+    donate_args: tuple[int, ...],
 ) -> Fn:
     first = mesh.axis_names[0]
     runs = PartitionSpec(first)
     # The variance check serves collectives written by hand, of which there are none; it would
     # refuse a scan whose carry starts from a constant. Other axes are left to the compiler.
-    sharded = jax.shard_map(
-        batched, mesh=mesh, in_specs=runs, out_specs=runs, axis_names={first}, check_vma=False
-    )
-    of_runs, of_rows = (
-        NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((first,), mesh.axis_names)
+    of_runs, of_rows, of_all = (
+        NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((first,), mesh.axis_names, ())
     )
 
     def placed(*args: Any) -> Any:
-        shardings = (of_rows if number in data_args else of_runs for number in range(len(args)))
+        numbers = range(len(args))
+        sharded = jax.shard_map(
+            batched,
+            mesh=mesh,
+            in_specs=tuple(PartitionSpec() if n in shared_args else runs for n in numbers),
+            out_specs=runs,
+            axis_names={first},
+            check_vma=False,
+        )
+        shardings = (
+            of_all if n in shared_args else of_rows if n in data_args else of_runs for n in numbers
+        )
         put = jax.lax.with_sharding_constraint
         out = sharded(*(put(arg, where) for arg, where in zip(args, shardings, strict=True)))
         return put(out, of_runs)
@@ -184,10 +220,7 @@ def _by_shard_map(
     return jax.jit(placed, donate_argnums=donate_args)
 
 
-def _by_pmap(
-    batched: Fn, mesh: Mesh, data_args: tuple[int, ...], donate_args: tuple[int, ...]
-) -> Fn:
-    del data_args  # with one axis there is nothing to cut them along
+def _by_pmap(batched: Fn, mesh: Mesh, donate_args: tuple[int, ...]) -> Fn:
     sharded = jax.pmap(batched, devices=list(mesh.devices.flat), donate_argnums=donate_args)
 
     def cut(leaf: Any) -> Any:
@@ -199,7 +232,7 @@ def _by_pmap(
     return lambda *args: jax.tree.map(join, sharded(*jax.tree.map(cut, args)))
 
 
-_BACKENDS = {"shard_map": _by_shard_map, "pmap": _by_pmap}
+_BACKENDS = ("shard_map", "pmap")
 
 
 def _with_last_again(times: int, leaf: Any) -> Any:
@@ -207,13 +240,14 @@ def _with_last_again(times: int, leaf: Any) -> Any:
     return leaf[jnp.minimum(jnp.arange(last + 1 + times), last)]
 
 
-def _leading_axis(args: tuple[Any, ...]) -> int:
+def _leading_axis(args: dict[str, Any]) -> int:
     """The length of the first axis, which all leaves share."""
     leaves = [
-        (f"args{jax.tree_util.keystr(path)}", leaf)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(args)
+        (f"{name}{jax.tree_util.keystr(path)}", leaf)
+        for name, arg in args.items()
+        for path, leaf in jax.tree_util.tree_leaves_with_path(arg)
     ]
-    require(bool(leaves), "`args` must hold at least one array", args)
+    require(bool(leaves), "`args` must hold at least one array", tuple(args.values()))
     for name, leaf in leaves:
         rule, shape = f"`{name}` must have a leading axis to map over", jnp.shape(leaf)
         require(bool(shape), rule, shape, name=f"{name}.shape")

@@ -1,6 +1,7 @@
 """A batch is a pure function of (key, step), so a restart needs no iterator and is bit-exact."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -35,6 +36,24 @@ Batches = Callable[[Key, ArrayLike], Any]
 """(key, step) → a batch, of texts `Batch` [B, N]; one key a run. Steps lie in [0, 2³¹)."""
 
 
+@partial(jax.tree_util.register_dataclass, data_fields=["arrays"], meta_fields=["draw", "sizes"])
+@dataclass(frozen=True)
+class ArrayBatches:
+    """`Batches` out of arrays in memory: (key, step) ↦ draw(arrays, key, step, *sizes).
+
+    It is a pytree whose leaves are the arrays. So it can be an argument of a compiled program that
+    makes several updates, and all data of one shape share the program.
+    """
+
+    draw: Callable[..., Any]  # a function of a module: two are equal if they are the same one
+    arrays: Any
+    sizes: tuple[int, ...]
+
+    def __call__(self, key: Key, step: ArrayLike) -> Any:
+        """The batch of a step."""
+        return self.draw(self.arrays, key, step, *self.sizes)
+
+
 def stream_windows(tokens: np.ndarray, num_positions: int, batch_size: int) -> Batches:
     """Windows that begin anywhere in one long stream [M], drawn uniformly with replacement.
 
@@ -48,14 +67,15 @@ def stream_windows(tokens: np.ndarray, num_positions: int, batch_size: int) -> B
     filled = np.zeros(-(-len(tokens) // _GRAIN) * _GRAIN, tokens.dtype)
     filled[: len(tokens)] = tokens
     stream, last = jnp.asarray(filled), jnp.asarray(len(tokens) - num_positions)
-    return lambda key, step: _stream_batch(stream, last, key, step, num_positions, batch_size)
+    return ArrayBatches(_stream_batch, (stream, last), (num_positions, batch_size))
 
 
 # Here, and filled up to one of few lengths, so that runs share what was compiled.
-@partial(jax.jit, static_argnums=(4, 5))
+@partial(jax.jit, static_argnums=(3, 4))
 def _stream_batch(
-    stream: Array, last: Array, key: Key, step: ArrayLike, num_positions: int, batch_size: int
+    arrays: tuple[Array, Array], key: Key, step: ArrayLike, num_positions: int, batch_size: int
 ) -> Batch:
+    stream, last = arrays
     key = jax.random.fold_in(key, step)
     starts = jax.random.randint(key, (batch_size,), 0, last + 1)
     windows = stream[starts[:, None] + jnp.arange(num_positions)[None]].astype(jnp.int32)
@@ -80,13 +100,14 @@ def document_windows(
     pieces = document_pieces(offsets, num_positions)
     _check_windows(len(pieces), batch_size)
     stream, table = jnp.asarray(tokens), jnp.asarray(pieces.astype(np.int32))
-    return lambda key, step: _document_batch(stream, table, key, step, num_positions, batch_size)
+    return ArrayBatches(_document_batch, (stream, table), (num_positions, batch_size))
 
 
-@partial(jax.jit, static_argnums=(4, 5))
+@partial(jax.jit, static_argnums=(3, 4))
 def _document_batch(
-    stream: Array, pieces: Array, key: Key, step: ArrayLike, num_positions: int, batch_size: int
+    arrays: tuple[Array, Array], key: Key, step: ArrayLike, num_positions: int, batch_size: int
 ) -> Batch:
+    stream, pieces = arrays
     indices = row_indices(key, step, pieces.shape[0], batch_size)
     return pieces_batch(stream, pieces[indices], num_positions)
 
@@ -136,15 +157,14 @@ def picture_batches(
     rows = jnp.asarray(pictures), jnp.asarray(tokens), jnp.asarray(answers)
     check_tokens("pictures", rows[0], jnp.shape(features)[0])
     _check_windows(rows[0].shape[0], batch_size)
-    everything = jnp.asarray(features)
-    return lambda key, step: _picture_batch(everything, rows, key, step, batch_size)
+    return ArrayBatches(_picture_batch, (jnp.asarray(features), *rows), (batch_size,))
 
 
-@partial(jax.jit, static_argnums=4)
+@partial(jax.jit, static_argnums=3)
 def _picture_batch(
-    features: Array, rows: tuple[Array, ...], key: Key, step: ArrayLike, batch_size: int
+    arrays: tuple[Array, ...], key: Key, step: ArrayLike, batch_size: int
 ) -> PictureBatch:
-    pictures, tokens, answers = rows
+    features, pictures, tokens, answers = arrays
     indices = row_indices(key, step, pictures.shape[0], batch_size)
     return PictureBatch(features[pictures[indices]], tokens[indices], answers[indices])
 
@@ -154,6 +174,13 @@ def _check_windows(count: int, batch_size: int) -> None:
     check_count("the number of windows", count)
     rule, product = "The number of windows times `batch_size` must be below 2³¹", count * batch_size
     require(product < 2**31, rule, product, name="number of windows * batch_size")
+
+
+@partial(jax.jit, static_argnums=(3, 4))
+def drawn_rows(arrays: Any, key: Key, step: ArrayLike, count: int, batch_size: int) -> Any:
+    """The rows of a step's batch out of arrays that have `count` rows each."""
+    indices = row_indices(key, step, count, batch_size)
+    return jax.tree.map(lambda leaf: leaf[indices], arrays)
 
 
 @partial(jax.jit, static_argnums=(2, 3))

@@ -16,13 +16,14 @@ import numpy as np
 from dfm_jax.checks import check_count, require
 from dfm_jax.data.tokens import Tokenizer, TokenSet
 from dfm_jax.training.batches import (
+    ArrayBatches,
     Batches,
     cut_windows,
     document_pieces,
     document_windows,
+    drawn_rows,
     mapped_windows,
     read_ahead,
-    row_indices,
     stream_windows,
 )
 from dfm_jax.training.config import TrainConfig
@@ -129,13 +130,7 @@ def array_examples(
     """
     check_count("batch_size", batch_size)
     num_rows = _num_rows("train", train)
-    on_device = jax.tree.map(jnp.asarray, train)
-
-    @jax.jit
-    def rows(key: Any, step: Any, arrays: Any) -> Any:
-        indices = row_indices(key, step, num_rows, batch_size)
-        return jax.tree.map(lambda leaf: leaf[indices], arrays)
-
+    batches = ArrayBatches(drawn_rows, jax.tree.map(jnp.asarray, train), (num_rows, batch_size))
     description = {
         "train_examples": num_rows,
         "train_tokens": num_rows if num_tokens is None else num_tokens,
@@ -146,7 +141,7 @@ def array_examples(
         count = _num_rows("held_out", held_out)
         description |= {"held_out_examples": count, "held_out_sha256": _digest(held_out)}
         judged = partial(_array_rows, jax.tree.map(np.asarray, held_out), count, batch_size)
-    return Examples(lambda key, step: rows(key, step, on_device), judged, description)
+    return Examples(batches, judged, description)
 
 
 def _array_rows(arrays: Any, count: int, batch_size: int, limit: int | None) -> HeldOut:

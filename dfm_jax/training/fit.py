@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from functools import cache, partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,7 +59,7 @@ from dfm_jax.training.state import (
     make_optimizer,
     with_hyperparameters,
 )
-from dfm_jax.training.step import StepMetrics, TrainStep, make_train_step
+from dfm_jax.training.step import MOST_UPDATES, StepMetrics, TrainStep, make_train_step
 from dfm_jax.training.stopping import NonFiniteError, StopRequest
 from dfm_jax.training.tasks import task_of
 from dfm_jax.training.trackers import Tracker, open_tracker, warn_of_tensorboard
@@ -77,6 +78,9 @@ class Run(NamedTuple):
     scalars: Callable[[Any], dict[str, float]]  # of metrics that have been fetched, to log
     shardings: Any = None  # shardings of the state's leaves; None: the default device
     resumed: Callable[[Any], Any] = lambda state: state  # of a checkpoint of a shorter run
+    # (state, s, n) → the state after updates s … s + n − 1, with the bits of `update`, and their
+    # metrics along a last axis, n ≤ `MOST_UPDATES`; None: updates are made one at a time.
+    updates: Callable[[TrainState, int, int], tuple[TrainState, Any]] | None = None
 
 
 def keyed_run(
@@ -145,7 +149,9 @@ def train(
         config: The config, stored in every checkpoint; it must be that of the checkpoints found,
             except for its length.
         log_config: How often to log, evaluate and save.
-        stop: The request to stop, checked after every step; with several processes, see above.
+        stop: The request to stop, checked after every call of the run's program, which makes one
+            update, or as many as take about half a second if there is `Run.updates`; with several
+            processes, see above.
         tracker: A function that the first process calls with the step and the numbers of each line
             of metrics.jsonl, in order; from the step that the run goes on from, see `trackers`.
             What it raises is told once, and the run goes on.
@@ -243,10 +249,20 @@ class _Loop:
         )
         with bar:
             self.bar, self.last_logged = bar, time.perf_counter()
-            for step in range(found.step, run.num_steps):
-                state, metrics = run.update(state, step)
-                done = step + 1
-                self.pending.append((done, metrics))
+            done, pace = found.step, _Pace()
+            while done < run.num_steps:
+                if run.updates is None:
+                    state, metrics = run.update(state, done)
+                    done += 1
+                    self.pending.append((done, metrics))
+                else:
+                    count = min(pace.count, self.until_event(done))
+                    state, metrics = pace.timed(run.updates, state, done, count)
+                    self.pending += [
+                        (done + 1 + i, jax.tree.map(itemgetter((..., i)), metrics))
+                        for i in range(count)
+                    ]
+                    done += count
                 last = done == run.num_steps
                 evaluates = run.evaluate and (done % log_config.evaluate_every == 0 or last)
                 looks = done % log_config.log_every == 0 or done % log_config.save_every == 0
@@ -271,6 +287,12 @@ class _Loop:
             with all_or_none():  # who ends before the last checkpoint is whole may take it along
                 self.saver.wait()
         return Outcome(done, found.step, done == run.num_steps, self.values)
+
+    def until_event(self, done: int) -> int:
+        """The number of updates after which something is logged, evaluated or saved next."""
+        told = self.log_config
+        periods = (told.log_every, told.evaluate_every, told.save_every)
+        return min(self.run.num_steps - done, *(every - done % every for every in periods))
 
     def look(self) -> None:
         """Fetch the metrics that wait, check that all are finite, and log those to be logged."""
@@ -312,6 +334,26 @@ class _Loop:
             f"`{name}` must be finite; got {name} = {value} at step {step} of the run "
             f"{self.folder}. {good}"
         )
+
+
+class _Pace:
+    """The number of updates in a call: as many as take `SECONDS`, after which a signal is heard."""
+
+    SECONDS = 0.5
+
+    def __init__(self) -> None:
+        self.count, self.compiled = 1, False
+
+    def timed(self, updates: Any, state: TrainState, start: int, count: int) -> Any:
+        """Make the updates, and learn from the time that they took."""
+        begun = time.perf_counter()
+        state, metrics = updates(state, start, count)
+        metrics = jax.device_get(metrics)
+        if self.compiled:
+            each = (time.perf_counter() - begun) / count
+            self.count = max(1, min(MOST_UPDATES, int(self.SECONDS / each)))
+        self.compiled = True
+        return state, metrics
 
 
 # ── of a config and a folder of data ──────────────────────────────────────────────────────────────

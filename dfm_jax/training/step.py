@@ -11,7 +11,7 @@ import optax
 from dfm_jax.checks import check_count, check_interval, require
 from dfm_jax.interfaces import Losses
 from dfm_jax.models import Params
-from dfm_jax.training.batches import Batch
+from dfm_jax.training.batches import Batch, Batches
 from dfm_jax.training.losses import LossFunction
 from dfm_jax.training.state import TrainState
 from dfm_jax.types import Array, ArrayLike, Float, Int, Key
@@ -100,6 +100,40 @@ def until_its_end(train_step: TrainStep) -> Callable[..., tuple[TrainState, Step
         return jax.tree.map(partial(jnp.where, moves), after, state), metrics, moves
 
     return step
+
+
+MOST_UPDATES = 64
+"""The most updates that one call of `several_updates` makes: so many metrics have a place."""
+
+
+def several_updates(
+    step: Callable[[TrainState, Any, Key, Array], tuple[TrainState, Any]],
+    batches: Batches,
+    start: ArrayLike,
+    count: ArrayLike,
+    state: TrainState,
+    batch_key: Key,
+    step_key: Key,
+) -> tuple[TrainState, Any]:
+    """Updates start … start + count − 1 as one loop; metrics get a last axis of `MOST_UPDATES`.
+
+    Update s is step(state, batches(batch_key, s), fold_in(step_key, s), s). The first `count`
+    metrics are of these updates, the others are 0. One program serves every `start` and `count`, so
+    bits do not depend on how the updates of a run are divided among calls.
+    """
+    first, last = jnp.asarray(start, jnp.int32), jnp.asarray(start + count, jnp.int32)
+
+    def update(state: TrainState, s: Array) -> tuple[TrainState, Any]:
+        return step(state, batches(batch_key, s), jax.random.fold_in(step_key, s), s)
+
+    def body(s: Array, carry: tuple[TrainState, Any]) -> tuple[TrainState, Any]:
+        state, rows = carry
+        state, metrics = update(state, s)
+        return state, jax.tree.map(lambda row, one: row.at[..., s - first].set(one), rows, metrics)
+
+    shapes = jax.eval_shape(update, state, first)[1]
+    rows = jax.tree.map(lambda one: jnp.zeros((*one.shape, MOST_UPDATES), one.dtype), shapes)
+    return jax.lax.fori_loop(first, last, body, (state, rows))
 
 
 def make_evaluation(loss_function: LossFunction) -> Callable[[Params, Batch, Key | None], Losses]:

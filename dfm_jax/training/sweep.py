@@ -1,8 +1,9 @@
 """Runs of one shape as one program, with an axis over seeds, rates, decays and lengths.
 
 The runs share only the data, so their axis is split over devices that never communicate. A device
-of an accelerator computes its runs together, by `vmap`, and a CPU one after the other. All runs are
-logged and saved together. A sweep of R runs has the files of one run:
+of an accelerator computes its runs together, by `vmap`, and a CPU one after the other. One call of
+the program makes several updates of each run, up to the next one after which something is written.
+All runs are logged and saved together. A sweep of R runs has the files of one run:
 
     metrics.jsonl   loss/0 … loss/R−1, of the runs that go on
     200/ 400/ …     checkpoints, in which every leaf has a leading axis R
@@ -20,7 +21,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dfm_jax.checks import check_count, require
 from dfm_jax.interfaces import Losses, Task
@@ -28,6 +29,7 @@ from dfm_jax.json_text import read_json
 from dfm_jax.json_types import as_type
 from dfm_jax.parallel import faster_in_turn, independent
 from dfm_jax.storage.folders import Folder, write_whole
+from dfm_jax.training.batches import ArrayBatches, Batches
 from dfm_jax.training.checkpoint import read_checkpoint
 from dfm_jax.training.config import (
     LogConfig,
@@ -49,6 +51,7 @@ from dfm_jax.training.step import (
     StepMetrics,
     batch_size_of,
     make_evaluation,
+    several_updates,
     until_its_end,
 )
 from dfm_jax.training.stopping import StopRequest
@@ -189,16 +192,21 @@ def make_sweep(
     columns = [hyperparameters(config) for config in configs]
     values = {name: jnp.array([one[name] for one in columns]) for name in columns[0]}
     task = task_of(shape) if task is None else task
-    begin, step = _compiled(shape, task, mesh)
-    indices = jnp.ones(len(configs), jnp.int32)
-    every = jax.vmap(examples.batches, in_axes=(0, None))
+    begin, several = _compiled(shape, task, mesh)
+    batches = examples.batches
+    if not isinstance(batches, ArrayBatches):  # of the caller: what it closes over is a constant
+        batches = jax.tree_util.Partial(batches)
+    batches = jax.device_put(batches, NamedSharding(mesh, PartitionSpec()))
 
     def init() -> TrainState:
         return begin(jax.random.clone(init_keys), values)
 
+    def updates(state: TrainState, start: int, count: int) -> tuple[TrainState, _Moved]:
+        return several(batches, start, count, state, batch_keys, step_keys, lengths)
+
     def update(state: TrainState, index: int) -> tuple[TrainState, _Moved]:
-        batch = every(batch_keys, index)
-        return step(state, batch, _folded(step_keys, index), index * indices, lengths)
+        state, metrics = updates(state, index, 1)
+        return state, jax.tree.map(lambda leaf: leaf[..., 0], metrics)
 
     def losses(state: TrainState, limit: int | None) -> tuple[np.ndarray, np.ndarray]:
         assert examples.held_out is not None
@@ -231,7 +239,9 @@ def make_sweep(
 
     measured = None if examples.held_out is None else evaluate
     resumed = partial(with_hyperparameters, **values)
-    run = Run(init, update, measured, int(lengths.max()), _scalars, resumed=resumed)
+    run = Run(
+        init, update, measured, int(lengths.max()), _scalars, resumed=resumed, updates=updates
+    )
     return run, results
 
 
@@ -247,13 +257,31 @@ def _compiled(shape: TrainConfig, task: Task, mesh: Mesh) -> tuple[Any, Any]:
     init, train_step = init_and_step(shape, task)
     limited = until_its_end(train_step)
 
-    def step(*args: Any) -> tuple[TrainState, _Moved]:
-        state, metrics, moved = limited(*args)
-        return state, _Moved(metrics, moved)
+    def several(
+        batches: Batches,
+        start: Array,
+        count: Array,
+        state: TrainState,
+        batch_key: Key,
+        step_key: Key,
+        num_steps: Array,
+    ) -> tuple[TrainState, _Moved]:
+        def step(state: TrainState, batch: Any, key: Key, s: Array) -> tuple[TrainState, _Moved]:
+            state, metrics, moved = limited(state, batch, key, s, num_steps)
+            return state, _Moved(metrics, moved)
+
+        return several_updates(step, batches, start, count, state, batch_key, step_key)
 
     return (
         independent(init, mesh, pad=True),
-        independent(step, mesh, pad=True, in_turn=faster_in_turn(mesh), donate_args=(0,)),
+        independent(
+            several,
+            mesh,
+            pad=True,
+            in_turn=faster_in_turn(mesh),
+            shared_args=(0, 1, 2),
+            donate_args=(3,),
+        ),
     )
 
 

@@ -44,8 +44,10 @@ _LOG_CONFIG = LogConfig(evaluation_windows=10**6)
 
 
 def runs_of(config: Config) -> tuple[TrainConfig, ...]:
-    """The grid over the smallest preset."""
-    base = replace(CONFIGS["tiny"], num_steps=config.num_steps, held_out=0.2)
+    """The grid over the smallest preset, at the width asked for."""
+    tiny = CONFIGS["tiny"]
+    model = replace(tiny.model, width=config.width, ffn_width=8 * (config.width // 3))
+    base = replace(tiny, model=model, num_steps=config.num_steps, held_out=0.2)
     axes = {
         "seed": range(config.num_seeds),
         "optimizer.learning_rate": config.learning_rates,
@@ -55,9 +57,15 @@ def runs_of(config: Config) -> tuple[TrainConfig, ...]:
 
 def trained(run: Run) -> TrainState:
     """The state at the end of a run, on the host."""
-    state = run.init()
-    for step in range(run.num_steps):
-        state, _ = run.update(state, step)
+    state, done = run.init(), 0
+    while done < run.num_steps:
+        if run.updates is None:
+            state, _ = run.update(state, done)
+            done += 1
+        else:  # as `fit.train`, which stops to log
+            count = min(run.num_steps - done, _LOG_CONFIG.log_every)
+            state, _ = run.updates(state, done, count)
+            done += count
     return jax.device_get(state)
 
 
@@ -104,6 +112,7 @@ def run(config: Config, console: Console) -> bool:
         name: np.array([row.validation for row in results(state)]) for name, state in states.items()
     }
     alone = jax.tree.leaves(states[_ALONE].params)
+    size = sum(leaf[0].size for leaf in alone)
     together = [jax.tree.leaves(state.params) for name, state in states.items() if name != _ALONE]
     gap = max(float(np.abs(found - losses[_ALONE]).max()) for found in losses.values())
     apart = max(
@@ -113,6 +122,7 @@ def run(config: Config, console: Console) -> bool:
     rows = [
         {
             "side": name,
+            "parameters": size,
             "runs": len(configs),
             "steps": config.num_steps,
             "first_s": seconds[name][0],
@@ -141,7 +151,7 @@ def run(config: Config, console: Console) -> bool:
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> Table:
-    table = Table(title="The same runs, seconds")
+    table = Table(title=f"The same runs of {rows[0]['parameters']:,} parameters, seconds")
     for name in ("side", "runs", "first", "then, median", "one by one / this"):
         table.add_column(name, justify="left" if name == "side" else "right")
     for row in rows:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from dfm_jax.checks import check_count
+from dfm_jax.checks import check_count, require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,6 +15,8 @@ class Config:
     """The preset from which the other values start: 4 × 2 runs in a minute, or 16 × 3."""
     out: Path = Path("runs/sweeps")
     """The folder for result.json and metrics.jsonl."""
+    width: int = 32
+    """The width of the model, which has two layers; a multiple of 4."""
     num_seeds: int = 4
     """The number of seeds."""
     learning_rates: tuple[float, ...] = (1e-3, 1e-2)
@@ -45,6 +47,8 @@ def check_config(config: Config) -> None:
     Raises:
         ValueError: if an option is outside its domain; the message names the first such option.
     """
+    check_count("width", config.width)
+    require(config.width % 4 == 0, "`width` must be a multiple of 4", config.width)
     for name in ("num_seeds", "num_steps", "num_devices", "num_rounds"):
         check_count(name, getattr(config, name))
     check_count("the number of `learning_rates`", len(config.learning_rates))
