@@ -25,7 +25,6 @@ __all__ = [
     "at_tokens",
     "finite_at_zero_mass",
     "log",
-    "log_normalizer",
     "log_softmax",
     "log_softmax_at",
     "log_sum_exp",
@@ -156,55 +155,69 @@ def log_softmax(logits: ArrayLike) -> Array:
     return shifted - jnp.log(jnp.where(never, 1.0, total))
 
 
-@jax.custom_jvp
-def log_normalizer(logits: Array) -> tuple[Array, Array]:
-    """log Σ exp(logits) over the last axis in two summands: the largest logit, and the rest.
-
-    They are taken from a logit one after the other, because the sum of both would be rounded to the
-    size of the logits. In a row of −∞ both are 0. The derivative, Σ_v softmax(logits)_v dlogits_v,
-    counts as that of the rest. It computes the exponentials again, in the pass that reads them, so
-    that no array as wide as the logits is kept between a loss and its gradient.
-    """
-    largest, total = _largest_and_total(logits)
-    return largest, jnp.log(total)
-
-
-@log_normalizer.defjvp
-def _log_normalizer_jvp(
-    primals: tuple[Array], tangents: tuple[Array]
-) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-    (logits,), (change,) = primals, tangents
-    largest, total = _largest_and_total(logits)
-    # Σ_v e_v dlogits_v / Σ_v e_v: a factor after the sum is no pass over the rows.
-    rise = jnp.sum(jnp.exp(logits - largest[..., None]) * change, axis=-1) / total
-    return (largest, jnp.log(total)), (jnp.zeros_like(largest), rise)
-
-
-def _largest_and_total(logits: Array) -> tuple[Array, Array]:
-    largest = jax.lax.stop_gradient(jnp.max(logits, axis=-1))
-    largest = jnp.where(largest == -jnp.inf, 0.0, largest)
-    total = jnp.sum(jnp.exp(logits - largest[..., None]), axis=-1)
-    return largest, jnp.where(total == 0, 1.0, total)
-
-
 @jax.jit
 def log_softmax_at(logits: ArrayLike, *tokens: ArrayLike) -> tuple[Array, ...]:
     """The entries of `log_softmax` at some tokens of each row, [N] for each [N], and no row of V.
 
-    Where nobody could check a token, an id outside the row has NaN, and no derivative; a cotangent
-    of NaN passes.
+        ∂ log p̂(x) / ∂ logit_v = 1[v = x] − p̂(v)
+
+    The derivative is formed in float32 or wider and rounded once, to the type of the logits. On a
+    CPU the exponentials of float32 rows lie where the gradient will; those of narrower rows are
+    the one other array of V columns. Where nobody could check a token, an id outside the row has
+    NaN, and no derivative; a cotangent of NaN passes.
     """
-    logits = widened(logits)
-    largest, rest = log_normalizer(logits)
-    never = jax.lax.stop_gradient(jnp.max(logits, axis=-1)) == -jnp.inf
+    return _log_softmax_at(jnp.asarray(logits), tuple(map(jnp.asarray, tokens)))
 
-    def at(tokens: Array) -> Array:
-        known = (tokens >= 0) & (tokens < logits.shape[-1])
-        own = jnp.take_along_axis(logits, tokens[:, None], axis=-1, mode="clip")[:, 0]
-        own = jnp.where(never, -jnp.inf, own - largest - rest)
-        return jnp.where(known, own, 0.0 * own + jnp.nan)
 
-    return tuple(at(jnp.asarray(one)) for one in tokens)
+@jax.custom_jvp
+def _log_softmax_at(logits: Array, tokens: tuple[Array, ...]) -> tuple[Array, ...]:
+    return _read_at(logits, tokens, *_normalizer(logits))
+
+
+@_log_softmax_at.defjvp
+def _log_softmax_at_jvp(
+    primals: tuple[Array, tuple[Array, ...]], tangents: tuple[Array, Any]
+) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+    (logits, tokens), change = primals, widened(tangents[0])
+    never, largest, total = _normalizer(logits)
+    # Σ_v e_v dlogits_v / Σ_v e_v: a factor after the sum is no pass over the rows.
+    mean = jnp.sum(jnp.exp(widened(logits) - largest[:, None]) * change, axis=-1) / total
+    ids = jnp.arange(logits.shape[-1])
+
+    def rise_at(one: Array) -> Array:
+        # A sum with one entry: transposed, it is part of the pass that writes the gradient.
+        own = jnp.sum(jnp.where(ids[None] == one[:, None], change, 0.0), axis=-1)
+        own = jnp.where(never, 0.0, own - mean)
+        return jnp.where(_is_token(one, logits), own, 0.0 * own)
+
+    return _read_at(logits, tokens, never, largest, total), tuple(map(rise_at, tokens))
+
+
+def _normalizer(logits: Array) -> tuple[Array, Array, Array]:
+    """Whether a row is −∞ throughout, its largest entry, and Σ exp of the entries less that."""
+    largest = widened(jax.lax.stop_gradient(jnp.max(logits, axis=-1)))
+    never = largest == -jnp.inf
+    largest = jnp.where(never, 0.0, largest)
+    total = jnp.sum(jnp.exp(widened(logits) - largest[:, None]), axis=-1)
+    return never, largest, jnp.where(never, 1.0, total)
+
+
+def _read_at(
+    logits: Array, tokens: tuple[Array, ...], never: Array, largest: Array, total: Array
+) -> tuple[Array, ...]:
+    rest = jnp.log(total)
+
+    def at(one: Array) -> Array:
+        own = jnp.take_along_axis(logits, one[:, None], axis=-1, mode="clip")[:, 0]
+        # One after the other: the sum of both would be rounded to the size of the logits.
+        own = jnp.where(never, -jnp.inf, widened(own) - largest - rest)
+        return jnp.where(_is_token(one, logits), own, jnp.nan)
+
+    return tuple(map(at, tokens))
+
+
+def _is_token(tokens: Array, logits: Array) -> Array:
+    return (tokens >= 0) & (tokens < logits.shape[-1])
 
 
 # ── sums of products ────────────────────────────────────────────────────────────────────────────
