@@ -14,7 +14,7 @@ from huggingface_hub import constants
 from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
 from test_pretrained import SETTINGS, assert_same, folder_of
 
-from dfm_jax.models.pretrained import hub, llama_params, open_folder, write_folder
+from dfm_jax.models.pretrained import checkpoint_params, hub, open_folder, write_folder
 
 NAME = "tiny/llama"
 COMMIT, OLD = "a" * 40, "b" * 40
@@ -117,7 +117,7 @@ def served(tmp_path, monkeypatch):
 def test_a_repository_is_downloaded_once_and_only_what_is_read(served, monkeypatch):
     here = open_folder(served.folders[COMMIT])
     found = open_folder(NAME)
-    assert_same(llama_params(found), llama_params(here))
+    assert_same(checkpoint_params(found), checkpoint_params(here))
     assert sorted(served.sent) == ["config.json", "model.safetensors", "tokenizer.json"]
     assert (found.path / "tokenizer.json").is_file()
     open_folder(NAME)
@@ -129,11 +129,11 @@ def test_a_repository_is_downloaded_once_and_only_what_is_read(served, monkeypat
 def test_parts_are_downloaded_as_their_index_names_them(served, tmp_path):
     whole = open_folder(served.folders[OLD])
     parts = write_folder(
-        tmp_path / "parts", whole.config, llama_params(whole), max_part_bytes=20_000
+        tmp_path / "parts", whole.config, checkpoint_params(whole), max_part_bytes=20_000
     )
     (parts / "model-00009-of-00009.safetensors").write_bytes(b"of another model")
     served.folders[COMMIT] = parts
-    assert_same(llama_params(open_folder(NAME)), llama_params(whole))
+    assert_same(checkpoint_params(open_folder(NAME)), checkpoint_params(whole))
     assert "model-00009-of-00009.safetensors" not in served.sent
     assert sum(name.endswith(".safetensors") for name in served.sent) > 1
 

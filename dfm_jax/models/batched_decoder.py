@@ -18,9 +18,9 @@ from dfm_jax.models.layers import (
     FeedForward,
     Memory,
     RMSNorm,
+    SelfAttention,
     real_dtype,
     rotary_angles,
-    rotated,
 )
 from dfm_jax.types import Array
 
@@ -195,15 +195,13 @@ def _attention(
 ) -> tuple[Array, Memory]:
     """Attention of one query a row over all blocks; the last block gets the new key and value."""
     dtype, size = real_dtype(config), config.head_size
-
-    def heads(name: str) -> Array:
-        return (x @ weights[name]["kernel"]).reshape(x.shape[0], -1, size)
-
-    q, k = rotated(heads("q_proj"), *angles), rotated(heads("k_proj"), *angles)
+    module, variables = SelfAttention(config), {"params": weights}
+    heads: Any = module.apply(variables, x, *angles, method="heads")
+    q, k, v = heads
     *past, now = memories
     now = Memory(
         jax.lax.dynamic_update_slice_in_dim(now.keys, k[:, :, None], index, axis=2),
-        jax.lax.dynamic_update_slice_in_dim(now.values, heads("v_proj")[:, :, None], index, axis=2),
+        jax.lax.dynamic_update_slice_in_dim(now.values, v[:, :, None], index, axis=2),
     )
     q = q.reshape(x.shape[0], config.kv_heads, -1, size)
     blocks = [*past, now]
@@ -218,5 +216,6 @@ def _attention(
         jnp.einsum("bkgt,bkth->bkgh", part, block.values)
         for part, block in zip(jnp.split(shares, ends[:-1], axis=-1), blocks, strict=True)
     ]
-    mixed = sum(parts[1:], parts[0]).reshape(x.shape[0], -1)
-    return mixed @ weights["o_proj"]["kernel"], now
+    mixed = sum(parts[1:], parts[0]).reshape(x.shape[0], config.num_heads, size)
+    joined: Any = module.apply(variables, mixed, method="joined")
+    return joined, now

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dfm_jax.models.config import TransformerConfig
+from dfm_jax.models.config import RopeScaling, TransformerConfig
 from dfm_jax.models.products import rows_dot_general
 from dfm_jax.types import Array
 
@@ -29,6 +29,7 @@ class Frame(NamedTuple):
     sin: Array
     visible: Array | None  # [N, T]; None where everyone sees everyone
     condition: Array | None  # [width]
+    segments: Array | None = None  # [N]; tokens of another number are not seen
 
 
 def real_dtype(config: TransformerConfig) -> Any:
@@ -42,9 +43,19 @@ def rotary_angles(positions: Array, config: TransformerConfig) -> tuple[Array, A
     Source: RoFormer (2104.09864), in the layout of Hugging Face's Llama.
     """
     exponents = jnp.arange(0, config.head_size, 2, dtype=real_dtype(config)) / config.head_size
-    angles = positions[:, None].astype(exponents.dtype) * config.rope_base ** -exponents[None]
+    speeds = config.rope_base**-exponents  # ω_j, in radians a token
+    if config.rope_scaling is not None:
+        speeds = _scaled_speeds(speeds, RopeScaling(*config.rope_scaling))
+    angles = positions[:, None].astype(exponents.dtype) * speeds[None]
     angles = jnp.concatenate([angles, angles], axis=-1)[:, None]
     return jnp.cos(angles), jnp.sin(angles)
+
+
+def _scaled_speeds(speeds: Array, scaling: RopeScaling) -> Array:
+    """The speeds ω_j of `rotary_angles` after `RopeScaling`."""
+    turns = scaling.original * speeds / (2 * jnp.pi)
+    kept = jnp.clip((turns - scaling.low) / (scaling.high - scaling.low), 0, 1)
+    return speeds * (kept + (1 - kept) / scaling.factor)
 
 
 def rotated(x: Array, cos: Array, sin: Array) -> Array:
@@ -68,15 +79,17 @@ class RMSNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, condition: Array | None) -> Array:
-        """Normalize each row; the mean square is summed in full precision."""
+        """Normalize along the last axis; the mean square is summed in full precision."""
         dtype = real_dtype(self.config)
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), dtype)
         if condition is not None:
-            scale = scale * (1 + _linear("time_proj", x.shape[-1], self.config, 0.0)(condition))
+            scale = scale * (
+                1 + _linear(x.shape[-1], self.config, 0.0, name="time_proj")(condition)
+            )
         wide = x.astype(dtype)
         mean_square = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
         normed = wide * jax.lax.rsqrt(mean_square + self.config.norm_epsilon)
-        return (normed * scale[None]).astype(x.dtype)
+        return (normed * scale.reshape((1,) * (x.ndim - 1) + (-1,))).astype(x.dtype)
 
 
 class SelfAttention(nn.Module):
@@ -87,29 +100,48 @@ class SelfAttention(nn.Module):
 
     config: TransformerConfig
 
-    @nn.compact
+    def setup(self) -> None:
+        """Name the maps as Llama, Qwen2 and Qwen3 do."""
+        config = self.config
+        queries, keys = config.num_heads * config.head_size, config.kv_heads * config.head_size
+        bias = config.qkv_bias
+        self.q_proj = _linear(queries, config, use_bias=bias)
+        self.k_proj = _linear(keys, config, use_bias=bias)
+        self.v_proj = _linear(keys, config, use_bias=bias)
+        self.o_proj = _linear(config.width, config, (2 * config.num_layers) ** -0.5)
+        if config.qk_norm:
+            self.q_norm, self.k_norm = RMSNorm(config), RMSNorm(config)
+
     def __call__(
         self, x: Array, memory: Memory | None, frame: Frame
     ) -> tuple[Array, Memory | None]:
         """The mixed values; with a memory, keys and values are first written to it."""
-        config, size = self.config, self.config.head_size
-        q = _linear("q_proj", config.width, config)(x).reshape(-1, config.num_heads, size)
-        k = _linear("k_proj", config.kv_heads * size, config)(x).reshape(-1, config.kv_heads, size)
-        v = _linear("v_proj", config.kv_heads * size, config)(x).reshape(-1, config.kv_heads, size)
-        q, k = rotated(q, frame.cos, frame.sin), rotated(k, frame.cos, frame.sin)
+        q, k, v = self.heads(x, frame.cos, frame.sin)
         if memory is not None:
             # A position beyond the memory is dropped; a slice would move to fit, and overwrite.
             write = {"mode": "drop", "unique_indices": True, "indices_are_sorted": True}
             keys = memory.keys.at[frame.positions].set(k, **write)
             values = memory.values.at[frame.positions].set(v, **write)
             memory, k, v = Memory(keys, values), keys, values
-        if memory is None and config.attention == "einsum":
-            mixed = attend_within(q, k, v, config)
+        if memory is None and self.config.attention == "einsum":
+            mixed = attend_within(q, k, v, self.config, frame.segments)
         else:
-            mixed = attend(q, k, v, frame.visible, config)
-        mixed = mixed.reshape(-1, config.width)
-        depth = (2 * config.num_layers) ** -0.5
-        return _linear("o_proj", config.width, config, depth)(mixed), memory
+            mixed = attend(q, k, v, frame.visible, self.config)
+        return self.joined(mixed), memory
+
+    def heads(self, x: Array, cos: Array, sin: Array) -> tuple[Array, Array, Array]:
+        """Queries, keys and values of the rows of x [M, width], each [M, heads, H]."""
+        config, size = self.config, self.config.head_size
+        q = self.q_proj(x).reshape(-1, config.num_heads, size)
+        k = self.k_proj(x).reshape(-1, config.kv_heads, size)
+        v = self.v_proj(x).reshape(-1, config.kv_heads, size)
+        if config.qk_norm:
+            q, k = self.q_norm(q, None), self.k_norm(k, None)
+        return rotated(q, cos, sin), rotated(k, cos, sin), v
+
+    def joined(self, mixed: Array) -> Array:
+        """The output for the mixed values of all heads, [M, heads, H] → [M, width]."""
+        return self.o_proj(mixed.reshape(mixed.shape[0], -1))
 
 
 def attend(q: Array, k: Array, v: Array, visible: Array | None, config: TransformerConfig) -> Array:
@@ -127,8 +159,12 @@ def attend(q: Array, k: Array, v: Array, visible: Array | None, config: Transfor
     return jnp.einsum("kgnt,tkh->nkgh", weights, v).reshape(q.shape)
 
 
-def attend_within(q: Array, k: Array, v: Array, config: TransformerConfig) -> Array:
+def attend_within(
+    q: Array, k: Array, v: Array, config: TransformerConfig, segments: Array | None = None
+) -> Array:
     """`attend` for a sequence that reads itself, where a causal query costs what it sees.
+
+    With `segments` [N], queries meet only keys of the same number.
 
     Queries are cut into at most 8 blocks of at least 64; those of a causal block meet only the keys
     up to the block's end. With 8 blocks that is (1 + 1/8)/2 of all products.
@@ -144,8 +180,13 @@ def attend_within(q: Array, k: Array, v: Array, config: TransformerConfig) -> Ar
         queries = q[:, :, first:end].reshape(config.kv_heads, -1, config.head_size)
         scores = jnp.einsum("knh,kth->knt", queries, keys, preferred_element_type=dtype)
         scores = scores * config.head_size**-0.5
+        visible = None
         if config.causal:
             visible = jnp.arange(seen)[None] <= jnp.arange(first, end)[:, None]
+        if segments is not None:
+            own = segments[None, :seen] == segments[first:end, None]
+            visible = own if visible is None else visible & own
+        if visible is not None:
             visible = jnp.tile(visible, (q.shape[1], 1))
             scores = jnp.where(visible[None], scores, -jnp.inf)
         weights = jax.nn.softmax(scores).astype(v.dtype)
@@ -167,10 +208,10 @@ class FeedForward(nn.Module):
     def __call__(self, x: Array) -> Array:
         """Apply the layer to each row."""
         config = self.config
-        gate = _linear("gate_proj", config.ffn_width, config)(x)
-        up = _linear("up_proj", config.ffn_width, config)(x)
+        gate = _linear(config.ffn_width, config, name="gate_proj")(x)
+        up = _linear(config.ffn_width, config, name="up_proj")(x)
         depth = (2 * config.num_layers) ** -0.5
-        return _linear("down_proj", config.width, config, depth)(nn.silu(gate) * up)
+        return _linear(config.width, config, depth, name="down_proj")(nn.silu(gate) * up)
 
 
 class Block(nn.Module):
@@ -202,14 +243,21 @@ class TimeCondition(nn.Module):
     def __call__(self, t: Array) -> Array:
         """The condition for one time, [width], computed in full precision."""
         features = time_features(t, self.config.width, real_dtype(self.config))
-        hidden = nn.silu(_linear("in_proj", self.config.width, self.config)(features))
-        return nn.silu(_linear("out_proj", self.config.width, self.config)(hidden))
+        hidden = nn.silu(_linear(self.config.width, self.config, name="in_proj")(features))
+        return nn.silu(_linear(self.config.width, self.config, name="out_proj")(hidden))
 
 
-def _linear(name: str, size: int, config: TransformerConfig, scale: float = 1.0) -> nn.Dense:
-    """A linear map without bias; its kernel starts with variance scale²/fan-in."""
+def _linear(
+    size: int,
+    config: TransformerConfig,
+    scale: float = 1.0,
+    *,
+    use_bias: bool = False,
+    name: str | None = None,
+) -> nn.Dense:
+    """A linear map; its kernel starts with variance scale²/fan-in, and a bias with 0."""
     init = nn.initializers
     kernel = init.variance_scaling(scale**2, "fan_in", "normal") if scale else init.zeros
     dtypes = {"dtype": config.compute_dtype, "param_dtype": real_dtype(config)}
-    options = {"use_bias": False, "kernel_init": kernel, "dot_general": rows_dot_general}
+    options = {"use_bias": use_bias, "kernel_init": kernel, "dot_general": rows_dot_general}
     return nn.Dense(size, name=name, **options, **dtypes)

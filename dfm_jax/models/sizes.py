@@ -10,17 +10,27 @@ from dfm_jax.models.config import TransformerConfig
 def num_parameters(config: TransformerConfig, *, num_outputs: int | None = None) -> int:
     """The number of parameters; with `num_outputs`, of a router to that many experts.
 
-    It is S w + L (2 w² + 2 w w_kv + 3 w f + 2 w) + w, and w V more if the head is not tied. A
-    condition on time adds 2 w² + (2 L + 1) w²; learned positions add w each. Here w is the width,
-    w_kv = kv heads · head size, and f the width of SwiGLU.
+    It is S w + L (2 w w_q + 2 w w_kv + 3 w f + 2 w) + w, and w V more if the head is not tied.
+    Biases of q, k and v add L (w_q + 2 w_kv), norms of q and k 2 L times the head size. A condition
+    on time adds 2 w² + (2 L + 1) w²; learned positions add w each. Here w is the width, w_q = heads
+    · head size (which is w in most transformers), w_kv = kv heads · head size, and f the width of
+    SwiGLU.
     """
     tied = config.tied and num_outputs is None
     columns = config.num_tokens if num_outputs is None else num_outputs
     norms = (2 * config.num_layers + 1) * config.width
+    queries, keys = (heads * config.head_size for heads in (config.num_heads, config.kv_heads))
+    biases = config.qkv_bias * config.num_layers * (queries + 2 * keys)
+    norms += 2 * config.qk_norm * config.num_layers * config.head_size
     places = (config.max_positions or 0) if config.learned_positions else 0
     embedding = (config.states + places) * config.width
     return (
-        embedding + norms + _kernels(config) + _time(config) + (not tied) * config.width * columns
+        embedding
+        + norms
+        + biases
+        + _kernels(config)
+        + _time(config)
+        + (not tied) * config.width * columns
     )
 
 
@@ -30,22 +40,21 @@ def flops_per_token(
     """FLOPs of the forward pass per token of a sequence of `length`; training takes 3 times this.
 
     Only matrix products count, with 2 FLOPs per multiplication and addition: every kernel once, the
-    head, and 4 · length · w per layer for attention scores and their weighted mean. The full square
-    of scores counts even if a causal mask hides half of it, because the einsum computes it. The
-    condition on time is computed once for the whole sequence and does not count.
+    head, and 4 · length · w_q per layer for attention scores and their weighted mean. The full
+    square of scores counts even if a causal mask hides half of it, because the einsum computes it.
+    The condition on time is computed once for the whole sequence and does not count.
     """
     check_count("length", length)
     columns = config.num_tokens if num_outputs is None else num_outputs
-    attention = 2 * length * config.width * config.num_layers
+    attention = 2 * length * config.num_heads * config.head_size * config.num_layers
     per_token = _kernels(config) + attention + config.width * columns
     return 2 * (per_token + _time(config) / length)
 
 
 def _kernels(config: TransformerConfig) -> int:
     """The number of kernel entries in the layers, without norms and without time."""
-    width, kv_width = config.width, config.kv_heads * config.head_size
-    layer = 2 * width * width + 2 * width * kv_width + 3 * width * config.ffn_width
-    return config.num_layers * layer
+    heads = 2 * (config.num_heads + config.kv_heads) * config.head_size
+    return config.num_layers * config.width * (heads + 3 * config.ffn_width)
 
 
 def _time(config: TransformerConfig) -> int:

@@ -31,6 +31,13 @@ from dfm_jax.types import Array, Key, as_ids
 Memories = Any  # None; a `Memory` per layer; scanned, one with a leading axis of layers
 
 
+class Inserted(NamedTuple):
+    """Rows that take the places of tokens: of each token, its row, or −1 if it stays itself."""
+
+    rows: Array  # [M, width]
+    places: Array  # [N]
+
+
 class Transformer(nn.Module):
     """Embedding, layers, norm and head: from tokens [N] to logits [N, V], for one sequence.
 
@@ -51,11 +58,16 @@ class Transformer(nn.Module):
         memory: Memories,
         start: Array,
         prefix: Array | None = None,
+        inserted: Inserted | None = None,
+        segments: Array | None = None,
     ) -> tuple[Array, Memories]:
         """Read tokens at positions start, start + 1, …, after those in `memory` (None: no memory).
 
         A `prefix` [P, width] of vectors stands before the tokens and takes the first P of these
-        positions; it has no logits.
+        positions; it has no logits. Vectors that are `inserted` replace the embeddings of tokens.
+
+        With `segments` [N], the tokens of equal and neighbouring numbers are a sequence of their
+        own: nothing outside of it is seen, and its positions begin at 0. There is no memory then.
         """
         config = self.config
         init = nn.initializers.normal(config.width**-0.5)
@@ -64,6 +76,9 @@ class Transformer(nn.Module):
             config.states, config.width, embedding_init=init, name="embed_tokens", **dtypes
         )
         h, skipped = embedding(tokens), 0
+        if inserted is not None and inserted.rows.shape[0] > 0:
+            rows = inserted.rows[jnp.maximum(inserted.places, 0)].astype(h.dtype)
+            h = jnp.where(inserted.places[:, None] >= 0, rows, h)
         if prefix is not None:
             h, skipped = jnp.concatenate([prefix.astype(h.dtype), h]), prefix.shape[0]
         count = skipped + tokens.shape[0]
@@ -77,14 +92,21 @@ class Transformer(nn.Module):
                 **dtypes,
             )
             h = h + places(start + jnp.arange(count))
-        frame = self._frame(count, t, memory, start)
+        frame = self._frame(count, t, memory, start, segments)
         h, memory = self._layers(h, memory, frame)
         h = RMSNorm(config, name="norm")(h, frame.condition)
         if not self.headed:
             return h[skipped:], memory
         return self._logits(h[skipped:], embedding.embedding), memory
 
-    def _frame(self, num_positions: int, t: Array | None, memory: Memories, start: Array) -> Frame:
+    def _frame(
+        self,
+        num_positions: int,
+        t: Array | None,
+        memory: Memories,
+        start: Array,
+        segments: Array | None,
+    ) -> Frame:
         config = self.config
         positions = start + jnp.arange(num_positions)
         seen = positions
@@ -92,7 +114,13 @@ class Transformer(nn.Module):
             seen = jnp.arange(jax.tree.leaves(memory)[0].shape[-3])
         visible = seen[None] <= positions[:, None] if config.causal else None
         condition = None if t is None else TimeCondition(config, name="time")(t)
-        return Frame(positions, *rotary_angles(positions, config), visible, condition)
+        turned = positions
+        if segments is not None:
+            assert memory is None
+            turned = positions_in_segments(segments)
+            own = segments[None] == segments[:, None]
+            visible = own if visible is None else visible & own
+        return Frame(positions, *rotary_angles(turned, config), visible, condition, segments)
 
     def _layers(self, h: Array, memory: Memories, frame: Frame) -> tuple[Array, Memories]:
         config = self.config
@@ -124,6 +152,13 @@ class Transformer(nn.Module):
             columns = config.num_tokens if self.num_outputs is None else self.num_outputs
             kernel = _Kernel(columns, dtype, name="lm_head")(config.width)
         return rows_times(h, kernel.astype(h.dtype), dtype=dtype)
+
+
+def positions_in_segments(segments: Array) -> Array:
+    """The position of each token in its segment, from 0: [N] numbers, equal ones neighbours."""
+    index = jnp.arange(segments.shape[0])
+    begins = jnp.concatenate([jnp.ones(1, bool), segments[1:] != segments[:-1]])
+    return index - jax.lax.cummax(jnp.where(begins, index, 0))
 
 
 class _Kernel(nn.Module):
@@ -281,14 +316,19 @@ def transformer_decoder(config: TransformerConfig) -> Decoder:
         check_tokens("tokens", tokens, config.states)
         tokens = jnp.asarray(as_ids(tokens, "tokens"))
         num_new = tokens.shape[0] if num_new is None else num_new
-        first = cache.memory if config.scan_layers else cache.memory[0]
-        check_room(cache.count, num_new, first.keys.shape[-3])
+        check_fits(cache, num_new, config)
         variables = {"params": params}
         logits, memory = module.apply(variables, tokens, None, cache.memory, cache.count)
         return logits, Cache(memory, cache.count + num_new)
 
     batched = batched_decoder(config, init_cache, prompt_reader(config))
     return Decoder(init_cache, extend, config.states, batched=batched)
+
+
+def check_fits(cache: Cache, num_new: Any, config: TransformerConfig) -> None:
+    """Check that the cache has room for `num_new` more tokens."""
+    first = cache.memory if config.scan_layers else cache.memory[0]
+    check_room(cache.count, num_new, first.keys.shape[-3])
 
 
 def prompt_reader(config: TransformerConfig) -> Callable[..., tuple[Array, Memories]]:

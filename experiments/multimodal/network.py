@@ -21,7 +21,7 @@ from dfm_jax.models import (
     vision_language,
     vision_language_decoder,
 )
-from dfm_jax.models.pretrained import llama_params, open_folder, open_gguf, read_tokenizer
+from dfm_jax.models.pretrained import checkpoint_params, open_folder, open_gguf, read_tokenizer
 from dfm_jax.models.trunk import stack_layers
 from dfm_jax.types import Array
 
@@ -95,7 +95,7 @@ def load_start(checkpoint: str, *, large: bool) -> Start:
         rule = "`checkpoint` must be smollm2, or a GGUF file or a folder that exists"
         require(path.exists(), rule, checkpoint)
         opened = open_folder(path) if path.is_dir() else open_gguf(path)
-        config, params, tokenizer = opened.config, llama_params(opened), read_tokenizer(opened)
+        config, params, tokenizer = opened.config, checkpoint_params(opened), read_tokenizer(opened)
     ends = [tokenizer.special[name] for name in _ENDS if name in tokenizer.special]
     rule, special = f"`checkpoint` must have one of the tokens {_ENDS}", [*tokenizer.special]
     require(len(ends) > 0, rule, special, name="special tokens")

@@ -10,19 +10,18 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dfm_jax.checks import require
-from dfm_jax.models.config import TransformerConfig
 
 _SHOWN = 3  # names in one part of a refusal
 
 
 class Checkpoint(NamedTuple):
-    """A Llama-type checkpoint on disk; only its names and shapes are in memory.
+    """A checkpoint on disk; only its names and shapes are in memory.
 
     Tensors have their Hugging Face names and the shapes that they have there: matrices are [out,
     in], and the rows of q and k are ordered for rotation by halves.
     """
 
-    config: TransformerConfig
+    config: Any  # TransformerConfig, MultimodalConfig or VisionConfig
     shapes: Mapping[str, tuple[int, ...]]
     read: Callable[[str], np.ndarray]  # one tensor by name; dequantized, if it was quantized
     path: Path  # of the file or folder

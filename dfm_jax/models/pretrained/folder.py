@@ -3,9 +3,9 @@
 import json
 import math
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -14,43 +14,23 @@ from dfm_jax.checks import check_count, require
 from dfm_jax.durable import NewFolder
 from dfm_jax.interfaces import Params
 from dfm_jax.json_text import read_json
-from dfm_jax.models.config import TransformerConfig
+from dfm_jax.models.multimodal.config import MultimodalConfig, VisionConfig
 from dfm_jax.models.pretrained.checkpoint import TOKEN_IDS, Checkpoint, check_token_ids, imported
+from dfm_jax.models.pretrained.families import (
+    PretrainedConfig,
+    checkpoint_tensors,
+    family_of,
+    family_of_settings,
+    tensor_shapes,
+)
 from dfm_jax.models.pretrained.hub import downloaded, names_repository
-from dfm_jax.models.pretrained.llama import llama_tensors, tensor_shapes
+from dfm_jax.models.pretrained.leaves import num_entries, tensor_shapes_of
 from dfm_jax.models.pretrained.tokenizer import Tokenizer
 from dfm_jax.models.weight_files import check_safetensors_header
 
 GENERATION = "generation_config.json"
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 _SMALL = (CONFIG, GENERATION, "tokenizer.json")  # what is read beside the weights
-
-# What a config may say only in one way, since another changes the numbers; absent is that way.
-_REQUIRED = {
-    "attention_bias": (False, None),
-    "mlp_bias": (False, None),
-    "hidden_act": ("silu",),
-    "rope_scaling": (None,),
-    "rope_interleaved": (False, None),
-    "partial_rotary_factor": (1.0, None),
-    "attention_dropout": (0, None),
-    "architectures": (["LlamaForCausalLM"], None),
-    "quantization_config": (None,),
-    "sliding_window": (None,),
-    "is_decoder": (True, False, None),
-    "is_encoder_decoder": (False, None),
-    "add_cross_attention": (False, None),
-    "tie_encoder_decoder": (False, None),
-}
-# What has no say in the logits of a given sequence.
-_OF_NO_CONSEQUENCE = {
-    *("_name_or_path", "transformers_version", "transformers.js_config", "is_llama_config"),
-    *("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id", "sep_token_id"),
-    *("dtype", "torch_dtype", "initializer_range", "pretraining_tp", "use_cache"),
-    *("output_attentions", "output_hidden_states", "return_dict", "chunk_size_feed_forward"),
-    *("id2label", "label2id", "problem_type", "_attn_implementation"),
-}
-_INVERSE_FREQUENCIES = "rotary_emb.inv_freq"  # a table that old files repeat; the config gives it
 
 
 def open_folder(path: Path | str, *, revision: str | None = None) -> Checkpoint:
@@ -86,25 +66,21 @@ def open_folder(path: Path | str, *, revision: str | None = None) -> Checkpoint:
             f"got path = {str(path)!r}."
         )
     settings = _json(folder / CONFIG)
-    config = _config(settings, str(folder / CONFIG))
-    files = _files(folder)
-    tied = {"lm_head.weight"} if config.tied else set()
-    shapes = {
-        name: shape
-        for name, (_, shape) in files.items()
-        if not name.endswith(_INVERSE_FREQUENCIES) and name not in tied
-    }
+    family = family_of_settings(settings, str(folder / CONFIG))
+    config = family.read(settings, str(folder / CONFIG))
+    files = _renamed(_files(folder), family.name, folder)
+    head, embedding = family.head or ("", "")
+    tied = head in files and head not in tensor_shapes_of(family.leaves(config))
+    shapes = {name: file.shape for name, file in files.items() if not (tied and name == head)}
 
     def read(name: str) -> np.ndarray:
-        with safetensors.safe_open(files[name][0], framework="np") as tensors:
-            return tensors.get_tensor(name)
+        file = files[name]
+        with safetensors.safe_open(file.path, framework="np") as tensors:
+            return tensors.get_tensor(file.name)
 
-    if tied & files.keys():
-        same = np.array_equal(read("lm_head.weight"), read("model.embed_tokens.weight"))
-        rule = (
-            f"`lm_head.weight` of {folder} must equal the embedding, as `tie_word_embeddings` says"
-        )
-        require(same, rule, "another matrix")
+    if tied:
+        rule = f"`{head}` of {folder} must equal the embedding, as `tie_word_embeddings` says"
+        require(np.array_equal(read(head), read(embedding)), rule, "another matrix")
     ids = {name: settings[name] for name in TOKEN_IDS if name in settings}
     said = _json(folder / GENERATION) if (folder / GENERATION).is_file() else None
     return Checkpoint(config, shapes, read, folder, settings, ids, said)
@@ -116,7 +92,29 @@ def _json(path: Path) -> Mapping[str, Any]:
     return value
 
 
-def _files(folder: Path) -> dict[str, tuple[Path, tuple[int, ...]]]:
+class _Tensor(NamedTuple):
+    """Where a tensor lies."""
+
+    path: Path
+    name: str  # there
+    shape: tuple[int, ...]
+
+
+def _renamed(
+    files: Mapping[str, _Tensor], name_of: Callable[[str], str | None], folder: Path
+) -> dict[str, _Tensor]:
+    """The tensors by the names that they have here."""
+    found: dict[str, _Tensor] = {}
+    for there, tensor in files.items():
+        name = name_of(there)
+        if name is not None:
+            rule = f"The tensors of {folder} must differ in their names"
+            require(name not in found, rule, there, name="the name of one more")
+            found[name] = tensor
+    return found
+
+
+def _files(folder: Path) -> dict[str, _Tensor]:
     """The file in which each tensor lies, and its shape."""
     index = folder / INDEX
     if not index.is_file():
@@ -125,19 +123,19 @@ def _files(folder: Path) -> dict[str, tuple[Path, tuple[int, ...]]]:
     rule = f"`weight_map` of {index} must be an object that names a file for each tensor"
     require(isinstance(listed, dict), rule, listed)
     assert isinstance(listed, dict)
-    found = {}
+    found: dict[str, _Tensor] = {}
     for part in sorted(set(listed.values())):
         inside = Path(part).name == part
         require(inside, f"{index} must name files of its own folder", part, name="file")
         found |= _shapes(folder / part)
-    here = {name: path.name for name, (path, _) in found.items()}
+    here = {name: tensor.path.name for name, tensor in found.items()}
     amiss = sorted({name for name, _ in here.items() ^ listed.items()})
     rule = f"The parts of {folder} must hold the tensors that {INDEX} lists, and no other"
     require(not amiss, rule, amiss[:3], name="tensors on one side only")
     return found
 
 
-def _shapes(path: Path) -> dict[str, tuple[Path, tuple[int, ...]]]:
+def _shapes(path: Path) -> dict[str, _Tensor]:
     safetensors = imported("safetensors")
     if not path.is_file():
         raise FileNotFoundError(
@@ -147,66 +145,12 @@ def _shapes(path: Path) -> dict[str, tuple[Path, tuple[int, ...]]]:
     try:
         with safetensors.safe_open(path, framework="np") as tensors:
             names = list(tensors.keys())
-            return {name: (path, tuple(tensors.get_slice(name).get_shape())) for name in names}
+            return {
+                name: _Tensor(path, name, tuple(tensors.get_slice(name).get_shape()))
+                for name in names
+            }
     except safetensors.SafetensorError as error:
         raise ValueError(f"{path} must hold safetensors; got a damaged file: {error}.") from None
-
-
-def _config(settings: Mapping[str, Any], source: str) -> TransformerConfig:
-    """The sizes of the network; each setting must be read here, or known to have no effect."""
-    rest = {name: value for name, value in settings.items() if name not in _OF_NO_CONSEQUENCE}
-
-    def taken(name: str, *default: Any) -> Any:
-        value = rest.pop(name, None)
-        if value is None and default:
-            return default[0]
-        require(value is not None, f"{source} must hold a value of `{name}`", value)
-        return value
-
-    def count(name: str, *default: Any) -> int:
-        value = taken(name, *default)
-        require(type(value) is int, f"`{name}` of {source} must be a whole number", value)
-        return value
-
-    kind = taken("model_type")
-    require(kind == "llama", f"`model_type` of {source} must be 'llama'", kind)
-    base = _rope_base(taken("rope_parameters", {}), taken("rope_theta", None), source)
-    for name, allowed in _REQUIRED.items():
-        value = rest.pop(name, allowed[-1])
-        shown = " or ".join(map(repr, allowed))
-        require(value in allowed, f"`{name}` of {source} must be {shown}", value)
-    width, heads = count("hidden_size"), count("num_attention_heads")
-    head_size = taken("head_dim", width // heads)
-    rule = f"`head_dim` of {source} must be hidden_size / num_attention_heads = {width / heads:g}"
-    require(head_size * heads == width, rule, head_size)
-    config = TransformerConfig(
-        num_tokens=count("vocab_size"),
-        width=width,
-        num_layers=count("num_hidden_layers"),
-        num_heads=heads,
-        num_kv_heads=count("num_key_value_heads", heads),
-        ffn_width=count("intermediate_size"),
-        max_positions=taken("max_position_embeddings", None),
-        rope_base=base,
-        norm_epsilon=float(taken("rms_norm_eps")),
-        tied=taken("tie_word_embeddings", False),
-    )
-    require(not rest, f"{source} must hold known settings only", rest, name="unknown settings")
-    return config
-
-
-def _rope_base(rope: Any, theta: Any, source: str) -> float:
-    """The base of plain rotary positions, which may stand in either of two places."""
-    rule = (
-        f"`rope_parameters` of {source} must have `rope_type` default and a base, and no other "
-        "field"
-    )
-    plain = isinstance(rope, dict) and rope.keys() <= {"rope_type", "rope_theta"}
-    require(plain and rope.get("rope_type", "default") == "default", rule, rope)
-    bases = {value for value in (rope.get("rope_theta"), theta) if value is not None}
-    rule = f"`rope_theta` of {source} must be the same in both of its places"
-    require(len(bases) < 2, rule, sorted(bases))
-    return float(bases.pop() if bases else 10_000.0)
 
 
 # ── Our parameters written as Hugging Face keeps a Llama, for tools that read such folders ────────
@@ -218,7 +162,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 def write_folder(
     path: Path | str,
-    config: TransformerConfig,
+    config: PretrainedConfig,
     params: Params,
     *,
     tokenizer: Tokenizer | None = None,
@@ -257,8 +201,8 @@ def write_folder(
     ids = {"bos_token_id": None, "eos_token_id": None} | dict(like.token_ids if like else {})
     said = like.generation if like else None
     for each_ids in (ids, {n: v for n, v in (said or {}).items() if n in TOKEN_IDS}):
-        check_token_ids(each_ids, config.num_tokens, like.path if like else folder)
-    tensors = llama_tensors(config, params)
+        check_token_ids(each_ids, _num_tokens(config), like.path if like else folder)
+    tensors = checkpoint_tensors(config, params)
     dtype = _dtype(params)
     shapes = tensor_shapes(config)
     parts = _parts(shapes, max_part_bytes // dtype.itemsize)
@@ -266,12 +210,12 @@ def write_folder(
         for name, names in parts.items():
             _write_tensors(new.path / name, {n: shapes[n] for n in names}, dtype, tensors)
         if len(parts) > 1:
-            total = dtype.itemsize * sum(map(math.prod, shapes.values()))
+            total = dtype.itemsize * num_entries(shapes)
             weight_map = {name: file for file, names in parts.items() for name in names}
             _write_json(
                 new.path / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map}
             )
-        _write_json(new.path / CONFIG, _settings(config, dtype) | ids)
+        _write_json(new.path / CONFIG, _settings(config, dtype, ids))
         if said is not None:
             _write_json(new.path / GENERATION, said)
         if tokenizer is not None:
@@ -283,6 +227,24 @@ def write_folder(
             _write_json(new.path / "tokenizer_config.json", kind)
         new.finish()
     return folder
+
+
+def _num_tokens(config: PretrainedConfig) -> int:
+    """V; 0 for a network that reads no text."""
+    if isinstance(config, VisionConfig):
+        return 0
+    return (config.text if isinstance(config, MultimodalConfig) else config).num_tokens
+
+
+def _settings(config: PretrainedConfig, dtype: np.dtype, ids: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of config.json."""
+    settings = dict(family_of(config).settings(config))
+    settings |= {"dtype": dtype.name, "torch_dtype": dtype.name}
+    if isinstance(config, VisionConfig):
+        return settings
+    if isinstance(config, MultimodalConfig):  # whose readers look into the text's own settings
+        settings["text_config"] = {**settings["text_config"], **ids}
+    return {**settings, **ids}
 
 
 def _dtype(params: Params) -> np.dtype:
@@ -330,31 +292,6 @@ def _write_tensors(
             name, values = next(tensors)
             assert name == expected
             file.write(values.astype(dtype.newbyteorder("<"), copy=False).tobytes())
-
-
-def _settings(config: TransformerConfig, dtype: np.dtype) -> dict[str, Any]:
-    """The content of config.json, with the rotary base in both forms, for old and new readers."""
-    bound = config.max_positions
-    return {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "vocab_size": config.num_tokens,
-        "hidden_size": config.width,
-        "intermediate_size": config.ffn_width,
-        "num_hidden_layers": config.num_layers,
-        "num_attention_heads": config.num_heads,
-        "num_key_value_heads": config.kv_heads,
-        "head_dim": config.head_size,
-        **({} if bound is None else {"max_position_embeddings": bound}),
-        "hidden_act": "silu",
-        "attention_bias": False,
-        "mlp_bias": False,
-        "rms_norm_eps": config.norm_epsilon,
-        "rope_theta": config.rope_base,
-        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_base},
-        "tie_word_embeddings": config.tied,
-        "torch_dtype": dtype.name,
-    }
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:

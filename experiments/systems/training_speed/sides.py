@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from dfm_jax.models import TransformerConfig, transformer
-from dfm_jax.models.pretrained import llama_tensors
+from dfm_jax.models.pretrained import checkpoint_tensors
 from experiments.lib.builds import Build
 from experiments.systems.benchmarks.kinds import BEFORE
 from experiments.systems.benchmarks.serving import KEEP, Side
@@ -105,7 +105,7 @@ def write_work(folder: Path, size: Size, plan: Plan) -> None:
     params = transformer(model).init(jax.random.key(plan.seed))
     leaves = jax.tree_util.tree_flatten_with_path(params)[0]
     ours = {jax.tree_util.keystr(p, simple=True, separator="/"): np.asarray(x) for p, x in leaves}
-    weights = dict(llama_tensors(model, params))
+    weights = dict(checkpoint_tensors(model, params))
     np.savez(folder / "params.npz", allow_pickle=False, **ours)
     np.savez(folder / "weights.npz", allow_pickle=False, **weights)
     rng = np.random.default_rng(plan.seed)
