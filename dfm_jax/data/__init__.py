@@ -18,6 +18,9 @@ from dfm_jax.data.features import read_features as read_features
 from dfm_jax.data.packages import LanguageModel as LanguageModel
 from dfm_jax.data.packages import MissingDataError as MissingDataError
 from dfm_jax.data.packages import load_smollm2 as load_smollm2
+from dfm_jax.data.processors import PictureProcessor as PictureProcessor
+from dfm_jax.data.processors import processor_settings as processor_settings
+from dfm_jax.data.processors import read_processor as read_processor
 from dfm_jax.data.text import Corpus as Corpus
 from dfm_jax.data.text import Document as Document
 from dfm_jax.data.text import Removed as Removed
