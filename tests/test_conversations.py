@@ -42,6 +42,22 @@ def test_rows_in_order(tmp_path, images):
     assert found[1].turns == (Turn("Where?", "left"), Turn("How many?", "2"))
 
 
+def test_pictures_stand_where_the_text_says_or_else_first(tmp_path, images):
+    two = ["a.png", "a.png"]
+    path = _written(
+        tmp_path,
+        _row(image=two, question="Is <image> like <image>?"),
+        _row(image=two, question="Alike?"),
+        _row(image=[], question="Alone?"),
+    )
+    first, second, third = read_conversations(path, images)
+    assert first.pictures == (images / "a.png",) * 2
+    assert first.said[0] == "Is <image> like <image>?"
+    assert second.said[0] == "<image>\n<image>\nAlike?"
+    assert (third.pictures, third.said[0]) == ((), "Alone?")
+    assert second.turns[0].question == "Alike?"
+
+
 def test_three_faults_in_one_report(tmp_path, images):
     """A missing picture, a broken line, an empty answer: named together, good rows are not."""
     path = _written(
@@ -85,10 +101,16 @@ def test_three_faults_in_one_report(tmp_path, images):
             "`value` of turn 1 must be a text; got value = ",
         ),
         (_row(image=None), "`image` must be given if a turn says <image>; got image = None"),
+        (_row(image=["a.png", 3]), "`image` must be one path or a list of paths; got image = 3"),
         (
-            _row(image=["a.png", "b.png"]),
-            "`image` must be one path; got image = ['a.png', 'b.png']",
+            _row(image=["a.png", "b.png"], question="<image> <image> What?"),
+            "`image` must be a file in the folder of images; got image = 'b.png'",
         ),
+        (
+            _row(image=["a.png", "a.png"], question="<image> What?"),
+            "the turns must say <image> once for each picture; got 1 for pictures = 2",
+        ),
+        (_row(answer="an <image>"), "an answer must not say <image>"),
         (_row(image="../rows.jsonl"), "must be a path inside the folder of images"),
         (_row(image=None, images=["a.png"]), "must stand in `image`; got a picture in `images`"),
         (

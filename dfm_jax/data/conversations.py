@@ -15,7 +15,7 @@ from dfm_jax.data.columns import picture_columns
 from dfm_jax.data.pictures import picture_path
 from dfm_jax.data.records import names_of, row_fields
 
-_PICTURE = "<image>"
+PICTURE = "<image>"
 _SHOWN = 20  # faults that a report names
 
 
@@ -31,9 +31,20 @@ class Conversation(NamedTuple):
 
     line: int  # from 1 on
     name: str  # its `id`, or its line
-    picture: Path | None
-    turns: tuple[Turn, ...]
+    pictures: tuple[Path, ...]
+    said: tuple[str, ...]  # human and gpt in turn, as written, with an `<image>` for each picture
     family: str = ""  # its `family`, where a row has one: a kind of question
+
+    @property
+    def picture(self) -> Path | None:
+        """The first picture, if there is one."""
+        return self.pictures[0] if self.pictures else None
+
+    @property
+    def turns(self) -> tuple[Turn, ...]:
+        """Questions and answers, without `<image>` and without spaces at the ends."""
+        said = [_plain(text) for text in self.said]
+        return tuple(Turn(*pair) for pair in zip(said[::2], said[1::2], strict=True))
 
 
 class Fault(NamedTuple):
@@ -60,13 +71,15 @@ def read_conversations(path: Path | str, images: Path | str | None) -> tuple[Con
     """Read every row of a JSONL file, in order.
 
     A row begins with a human's turn, and an answer follows each human's turn. `image` is a path
-    inside `images`; a row without it has no picture. Blank lines are skipped.
+    inside `images`, or a list of such paths; a row without it has no picture. The texts of the
+    humans say `<image>` once for each picture, where it stands; if they never do, all pictures
+    stand before the first question. Blank lines are skipped.
 
     Raises:
         ValueError: if there is no such file or folder, or no row.
         ConversationError: if a row is not JSON, has no turns, has turns in the wrong order, has an
-            empty question or answer, or names a picture that does not exist. It lists all such
-            rows.
+            empty question or answer, names a picture that does not exist, or says `<image>` more or
+            fewer times than it has pictures. It lists all such rows.
     """
     path, folder = Path(path), None if images is None else Path(images)
     require(path.is_file(), "`path` must be a file that exists", path)
@@ -95,16 +108,22 @@ def read_conversations(path: Path | str, images: Path | str | None) -> tuple[Con
 
 
 def _conversation(line: int, fields: dict[str, Any], folder: Path | None) -> Conversation:
-    said = [_said(turn) for turn in fields["conversations"]]
-    turns = tuple(Turn(*pair) for pair in zip(said[::2], said[1::2], strict=True))
-    image = fields.get("image")
-    picture = folder / image if folder is not None and image is not None else None
+    said = [turn["value"] for turn in fields["conversations"]]
+    pictures = tuple(folder / name for name in _names(fields)) if folder is not None else ()
+    if not any(PICTURE in text for text in said):
+        said[0] = f"{PICTURE}\n" * len(pictures) + said[0]
     name, family = str(fields.get("id", line)), str(fields.get("family", ""))
-    return Conversation(line, name, picture, turns, family)
+    return Conversation(line, name, pictures, tuple(said), family)
 
 
-def _said(turn: dict[str, Any]) -> str:
-    return turn["value"].replace(_PICTURE, " ").strip()
+def _names(fields: dict[str, Any]) -> list[Any]:
+    """The names of the pictures of a row."""
+    image = fields.get("image")
+    return image if isinstance(image, list) else [] if image is None else [image]
+
+
+def _plain(text: str) -> str:
+    return text.replace(PICTURE, " ").strip()
 
 
 def _faults(fields: dict[str, Any], folder: Path | None) -> Iterator[str]:
@@ -122,22 +141,30 @@ def _faults(fields: dict[str, Any], folder: Path | None) -> Iterator[str]:
         if not isinstance(turn.get("value"), str):
             rule = f"`value` of turn {number + 1} must be a text"
             yield f"{rule}; got value = {turn.get('value')!r}"
-        elif not _said(turn):
+        elif not _plain(turn["value"]):
             yield f"the {('question', 'answer')[number % 2]} of turn {number + 1} is empty"
     if len(turns) % 2:
         yield f"turn {len(turns)} of `conversations` has no answer"
 
 
 def _picture_faults(fields: dict[str, Any], folder: Path | None) -> Iterator[str]:
-    image = fields.get("image")
-    if image is None:
+    names = _names(fields)
+    if not names:
         if others := picture_columns(fields):
             held = names_of(dict.fromkeys(others))
             yield f"the picture of a row must stand in `image`; got a picture in {held}"
-        elif _PICTURE in str(fields.get("conversations")):
-            yield f"`image` must be given if a turn says {_PICTURE}; got image = None"
-    elif not isinstance(image, str):
-        yield f"`image` must be one path; got image = {image!r}"
+        elif PICTURE in str(fields.get("conversations")):
+            yield f"`image` must be given if a turn says {PICTURE}; got image = None"
+        return
+    faults = [fault for name in names for fault in _file_faults(name, folder)]
+    yield from faults
+    if not faults:
+        yield from _placeholder_faults(fields, len(names))
+
+
+def _file_faults(image: Any, folder: Path | None) -> Iterator[str]:
+    if not isinstance(image, str):
+        yield f"`image` must be one path or a list of paths; got image = {image!r}"
     elif folder is None:
         yield f"`image` must be absent if no folder of images is given; got image = {image!r}"
     else:
@@ -146,3 +173,19 @@ def _picture_faults(fields: dict[str, Any], folder: Path | None) -> Iterator[str
                 yield f"`image` must be a file in the folder of images; got image = {image!r}"
         except ValueError as error:
             yield str(error).removesuffix(".")
+
+
+def _placeholder_faults(fields: dict[str, Any], num_pictures: int) -> Iterator[str]:
+    turns = fields.get("conversations")
+    said = [_value(turn) for turn in turns] if isinstance(turns, list) else []
+    asked = sum(text.count(PICTURE) for text in said[::2])
+    if any(PICTURE in text for text in said[1::2]):
+        yield f"an answer must not say {PICTURE}, because it has no picture"
+    elif asked not in (0, num_pictures):
+        rule = f"the turns must say {PICTURE} once for each picture"
+        yield f"{rule}; got {asked} for pictures = {num_pictures}"
+
+
+def _value(turn: Any) -> str:
+    value = turn.get("value") if isinstance(turn, dict) else None
+    return value if isinstance(value, str) else ""
