@@ -85,9 +85,7 @@ def test_a_prompt_is_the_row_up_to_its_last_answer(template, tokenizer):
     for conversation, counts in ((TWO, [3, 2]), (ALONE, [])):
         row = encode_conversation(conversation, tokenizer, template, image_tokens=counts)
         prompt = encode_prompt(conversation, tokenizer, template, image_tokens=counts)
-        first = len(row.tokens) - np.argmin(row.learnt[::-1][1:]) - 1
         begun = np.flatnonzero(np.diff(np.concatenate([[0], row.learnt])) > 0)[-1]
-        assert first > 0
         np.testing.assert_array_equal(prompt, row.tokens[:begun])
 
 
@@ -106,7 +104,7 @@ def test_what_would_be_read_as_something_else_is_refused(tokenizer):
         encode_conversation(row, tokenizer, LLAVA, image_tokens=[])
     with pytest.raises(ValueError, match="`image_tokens` must hold a number for each picture"):
         encode_conversation(TWO, tokenizer, LLAVA, image_tokens=[3])
-    with pytest.raises(ValueError, match="`template` must be one of llava-1.5, internvl2.5"):
+    with pytest.raises(ValueError, match=r"`template` must be one of llava-1\.5, internvl2\.5"):
         template_named("llava-2")
     special = {name: i for name, i in tokenizer.special.items() if name != "<IMG_CONTEXT>"}
     with pytest.raises(ValueError, match="must have the token '<IMG_CONTEXT>' of the template"):
