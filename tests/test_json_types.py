@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import dataclasses
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -171,3 +172,15 @@ def test_types_are_exact_and_named():
         from_json(TrainConfig, {"seed": None})
     with pytest.raises(ValueError, match="`x` must be a number that a float can hold"):
         as_type(float, 10**400, "x")
+
+
+def test_a_record_names_later_fields_of_a_model_only_where_they_are_set():
+    """So a run that was begun before there were such fields goes on."""
+    config = PRESETS["tiny"]
+    later = {"head_width": 24, "qkv_bias": True, "qk_norm": True}
+    later |= {"rope_scaling": (8.0, 1.0, 4.0, 8192.0)}
+    assert not to_json(config)["model"].keys() & later.keys()
+    changed = dataclasses.replace(config, model=dataclasses.replace(config.model, **later))
+    values = json.loads(json.dumps(to_json(changed)))
+    assert values == to_json(changed)
+    assert from_json(TrainConfig, values) == changed

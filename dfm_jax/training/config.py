@@ -152,9 +152,14 @@ class LogConfig:
 def to_json(config: Any) -> dict[str, Any]:
     """A config as JSON values; fields that version 0.1 did not have appear only if they are set."""
     values = dataclasses.asdict(config)
-    for place, name in ((values, "task"), (values.get("optimizer", {}), "decay_steps")):
-        if place.get(name, "") is None:
-            del place[name]
+    optimizer, model = values.get("optimizer", {}), values.get("model", {})
+    later = [(values, "task"), (optimizer, "decay_steps")]
+    later += [(model, name) for name in ("head_width", "qkv_bias", "qk_norm", "rope_scaling")]
+    for place, name in later:
+        if place.get(name) in (None, False):
+            place.pop(name, None)
+    if "rope_scaling" in model:
+        model["rope_scaling"] = list(model["rope_scaling"])
     return values
 
 
