@@ -8,9 +8,10 @@ from dfm_jax.models.sizes import flops_per_token, num_parameters
 def num_vision_parameters(config: VisionConfig) -> int:
     """The number of parameters of a tower, with the layers and the norm that no feature needs.
 
-    It is L (4 w² + 2 w f + b_q + w + f + w + 2 n + s) + w + (1 + P) w + 3 p² w + …, where w is the
-    width, f the width of the MLP, b_q the 3 w biases of q, k and v, n the parameters of a norm and
-    s those of the layer scale.
+    It is L (4 w² + 2 w f + 2 w + f + 2 n) + 3 p² w + w + (1 + P) w for the layers, the patches of
+    p × p pixels, the class token and the positions, where w is the width, f the width of the MLP,
+    and n that of a norm's parameters. Biases of q, k and v, norms of q and k, a layer scale, a bias
+    of the patches, norms around the layers and a projection are added where the config has them.
     """
     width, ffn = config.width, config.ffn_width
     norm = width * (2 if config.norm == "layer" else 1)
