@@ -694,6 +694,22 @@ MUTANTS = (
         "lengthened_where",
     ),
     Mutant(
+        "updates of one call that share their batch",
+        "training/step.py",
+        "batches(batch_key, s), jax.random.fold_in(step_key, s), s)",
+        "batches(batch_key, first), jax.random.fold_in(step_key, s), s)",
+        "test_sweep",
+        "divided_among_calls",
+    ),
+    Mutant(
+        "a call of a sweep that goes past a checkpoint",
+        "training/fit.py",
+        "(told.log_every, told.evaluate_every, told.save_every)",
+        "(told.log_every, told.evaluate_every)",
+        "test_sweep",
+        "up_to_the_next_event",
+    ),
+    Mutant(
         "an update past the peak that depends on no length",
         "training/config.py",
         "made > optimizer.warmup_steps + 1",

@@ -297,6 +297,36 @@ def test_a_run_of_examples_is_a_run():
     assert 0 < float(state.params["w"]) < 1
 
 
+def test_bits_of_a_run_do_not_depend_on_calls_or_on_where_batches_are_made():
+    """Updates 0 to 4 one at a time, by calls of 2 and 3, and with batches that the host makes."""
+
+    def losses(params, example, key=None):
+        return Losses(jnp.square(params["w"] * example - 1).sum()[None], jnp.ones(1, bool))
+
+    task = Task(init=lambda key: {"w": jnp.ones(3)}, losses=losses, measure="loss")
+    config = TrainConfig(num_steps=5, batch_size=2, held_out=0.0)
+    rows = np.random.default_rng(0).normal(size=(7, 3)).astype(np.float32)
+    examples = array_examples(rows, 2)
+    host = examples._replace(batches=lambda key, step: np.asarray(examples.batches(key, step)))
+    run, by_host = (make_run(config, each, LogConfig(), task=task) for each in (examples, host))
+    assert run.updates is not None
+    assert by_host.updates is None
+    ends = []
+    for each in (run, by_host):
+        state = each.init()
+        for step in range(5):
+            state, metrics = each.update(state, step)
+        ends.append((state, metrics))
+    state = run.init()
+    state, _ = run.updates(state, 0, 2)
+    state, metrics = run.updates(state, 2, 3)
+    ends.append((state, jax.tree.map(lambda leaf: leaf[2], metrics)))
+    assert float(jnp.abs(state.params["w"] - 1).max()) > 1e-5
+    for end in ends[1:]:
+        for one, other in zip(jax.tree.leaves(ends[0]), jax.tree.leaves(end), strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
 @pytest.mark.slow
 def test_what_the_transformers_objectives_ask_of_a_model_is_not_asked_of_a_task_that_is_given():
     """A bidirectional network that reads V tokens and the time, without a mask."""

@@ -54,6 +54,12 @@ class ArrayBatches:
         return self.draw(self.arrays, key, step, *self.sizes)
 
 
+def whole_batch(arrays: Any, key: Key, step: ArrayLike) -> Any:
+    """A batch that was made on the host, as the `draw` of `ArrayBatches`: it is all there is."""
+    del key, step
+    return arrays
+
+
 def stream_windows(tokens: np.ndarray, num_positions: int, batch_size: int) -> Batches:
     """Windows that begin anywhere in one long stream [M], drawn uniformly with replacement.
 

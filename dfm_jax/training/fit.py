@@ -19,7 +19,7 @@ from dfm_jax.data.columns import Columns
 from dfm_jax.interfaces import Task
 from dfm_jax.parallel import state_shardings
 from dfm_jax.storage.folders import Folder, StorePath
-from dfm_jax.training.batches import Batches
+from dfm_jax.training.batches import ArrayBatches, Batches, whole_batch
 from dfm_jax.training.checkpoint import Resumed, Saver, resume_together, sole_writer
 from dfm_jax.training.config import (
     LogConfig,
@@ -59,7 +59,13 @@ from dfm_jax.training.state import (
     make_optimizer,
     with_hyperparameters,
 )
-from dfm_jax.training.step import MOST_UPDATES, StepMetrics, TrainStep, make_train_step
+from dfm_jax.training.step import (
+    MOST_UPDATES,
+    StepMetrics,
+    TrainStep,
+    make_train_step,
+    several_updates,
+)
 from dfm_jax.training.stopping import NonFiniteError, StopRequest
 from dfm_jax.training.tasks import task_of
 from dfm_jax.training.trackers import Tracker, open_tracker, warn_of_tensorboard
@@ -94,20 +100,35 @@ def keyed_run(
     evaluate: Callable[[TrainState], dict[str, float]] | None = None,
     shardings: Any = None,
     resumed: Callable[[TrainState], TrainState] = lambda state: state,
+    several: Callable[..., tuple[TrainState, StepMetrics]] | None = None,
 ) -> Run:
     """A run whose update s takes `batches(batch_key, s)` and `fold_in(step_key, s)`.
 
-    `step` is compiled already.
+    `step` is compiled already. So is `several`, which is `several_updates` of it: if it is given,
+    it makes all updates, and batches out of arrays are made inside its program.
     """
+    inside = isinstance(batches, ArrayBatches)
 
-    def update(state: TrainState, index: int) -> tuple[TrainState, StepMetrics]:
+    def one(state: TrainState, index: int) -> tuple[TrainState, StepMetrics]:
         return step(state, batches(batch_key, index), jax.random.fold_in(step_key, index))
+
+    def updates(state: TrainState, start: int, count: int) -> tuple[TrainState, StepMetrics]:
+        assert several is not None
+        from_here = batches if inside else ArrayBatches(whole_batch, batches(batch_key, start), ())
+        return several(from_here, start, count, state, batch_key, step_key)
+
+    def one_of_several(state: TrainState, index: int) -> tuple[TrainState, StepMetrics]:
+        state, metrics = updates(state, index, 1)
+        return state, jax.tree.map(itemgetter(0), metrics)
 
     def scalars(metrics: StepMetrics) -> dict[str, float]:
         values = {name: float(value) for name, value in metrics._asdict().items()}
         return values | {"num_tokens": int(metrics.num_tokens)}
 
-    return Run(init, update, evaluate, num_steps, scalars, shardings, resumed)
+    if several is None:
+        return Run(init, one, evaluate, num_steps, scalars, shardings, resumed)
+    many = updates if inside else None
+    return Run(init, one_of_several, evaluate, num_steps, scalars, shardings, resumed, many)
 
 
 class Outcome(NamedTuple):
@@ -462,7 +483,7 @@ def make_run(
     examples = examples_of(data, config)
     held_out = examples.held_out
     init_key, batch_key, step_key, evaluation_key = run_keys(config.seed)
-    init_from, step, shardings = _compiled(shape_of(config), task, layout)
+    init_from, step, several, shardings = _compiled(shape_of(config), task, layout)
     values, init_data = hyperparameters(config), np.asarray(jax.random.key_data(init_key))
 
     def init() -> TrainState:
@@ -489,6 +510,8 @@ def make_run(
         evaluate=None if held_out is None else evaluate,
         shardings=shardings,
         resumed=partial(with_hyperparameters, **values),
+        # The host of a CPU program takes processors from it, an accelerator does not wait for it.
+        several=several if jax.default_backend() == "cpu" else None,
     )
 
 
@@ -519,11 +542,20 @@ def init_and_step(
 
 
 @cache  # members that one process trains share what was compiled
-def _compiled(shape: TrainConfig, task: Task, layout: Layout | None) -> tuple[Any, Any, Any]:
+def _compiled(shape: TrainConfig, task: Task, layout: Layout | None) -> tuple[Any, Any, Any, Any]:
     init, step = init_and_step(shape, task)
     if layout is None:
         from_data = jax.jit(lambda data, values: init(jax.random.wrap_key_data(data), values))
-        return from_data, jax.jit(step, donate_argnums=0), None
+
+        def several(batches: Batches, *args: Any) -> tuple[TrainState, StepMetrics]:
+            return several_updates(lambda *given: step(*given[:3]), batches, *args)
+
+        return (
+            from_data,
+            jax.jit(step, donate_argnums=0),
+            jax.jit(several, donate_argnums=3),
+            None,
+        )
     template = state_template(shape, task)
     shardings = state_shardings(template, *layout)
-    return sharded_init(init, shardings), sharded_update(step, template, layout), shardings
+    return sharded_init(init, shardings), sharded_update(step, template, layout), None, shardings

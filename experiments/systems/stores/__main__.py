@@ -75,7 +75,11 @@ def seconds_of(run: Run, folder: Folder, save_every: int) -> float:
 
     log_config = LogConfig(log_every=10, save_every=save_every)
     train(
-        run._replace(update=update), folder, config={}, log_config=log_config, say=lambda text: None
+        run._replace(update=update, updates=None),
+        folder,
+        config={},
+        log_config=log_config,
+        say=lambda text: None,
     )
     return time.perf_counter() - began[0]
 
