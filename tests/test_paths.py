@@ -73,8 +73,8 @@ def test_a_state_of_a_mixture_path_has_the_numbers_of_jax(count, partitionable):
     zeros, ones, kappa = jnp.zeros(count, int), jnp.ones(count, int), jnp.linspace(0, 1, count)
     keys = lambda: jax.random.split(jax.random.key(count), 50)  # noqa: E731
     with jax.threefry_partitionable(partitionable):
-        uniforms = jax.vmap(lambda key: jax.random.uniform(key, (count,)))(keys())
-        drawn = jax.vmap(lambda key: paths.sample_mixture(key, zeros, ones, kappa))(keys())
+        uniforms = jax.jit(jax.vmap(lambda key: jax.random.uniform(key, (count,))))(keys())
+        drawn = jax.jit(jax.vmap(lambda key: paths.sample_mixture(key, zeros, ones, kappa)))(keys())
         np.testing.assert_array_equal(drawn, uniforms < kappa[None])
         alone = paths.sample_mixture(keys()[3], zeros, ones, kappa)
     np.testing.assert_array_equal(alone, drawn[3])
