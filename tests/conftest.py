@@ -29,6 +29,12 @@ jax.config.update("jax_debug_key_reuse", True)
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # for what a test starts
 unoptimized = os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] not in ("0", "false", "")
 jax.config.update("jax_disable_most_optimizations", unoptimized)
+# Kernels that MLIR fuses, and a program in several parts, take longer to compile, too. The XLA of
+# later versions of jax lacks one of these flags.
+QUICK_TO_COMPILE = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+if unoptimized and jax.__version_info__ < (0, 11):
+    flags = os.environ.get("XLA_FLAGS", "").replace(QUICK_TO_COMPILE, "")
+    os.environ["XLA_FLAGS"] = f"{QUICK_TO_COMPILE} {flags}".strip()
 jax.devices()  # from here on: a study that asks for another number of devices changes nothing
 
 # Compilation makes the first example slow, and a suite that draws anew cannot be trusted twice.

@@ -20,7 +20,8 @@ def ran(*codes):
         text=True,
         check=False,
         cwd=ROOT,
-        env=os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "0"},  # what a reader will see
+        env=os.environ
+        | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "0", "XLA_FLAGS": ""},  # what a reader will see
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.split()
