@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from dfm_jax.models import TransformerConfig, num_parameters, transformer, transformer_decoder
 from dfm_jax.models.multimodal import (
+    SYSTEMS,
     MultimodalConfig,
     VisionConfig,
     flops_per_row,
@@ -217,6 +218,19 @@ def test_a_drawn_network_has_the_leaves_of_a_read_one(name, tmp_path):
         TransformerConfig: num_parameters,
     }
     assert counts[type(config)](config) == sum(leaf.size for leaf in jax.tree.leaves(read))
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "features"),
+    [("llava-1.5-7b", 7_063_427_072, 576), ("internvl2.5-1b", 938_193_024, 256)],
+)
+def test_the_systems_have_the_sizes_of_their_public_checkpoints(name, count, features):
+    """Half the bytes of their half-precision files, and the image tokens that a picture takes."""
+    config = SYSTEMS[name]
+    drawn = jax.eval_shape(multimodal(config).init, jax.random.key(0))
+    assert sum(leaf.size for leaf in jax.tree.leaves(drawn)) == count
+    assert num_multimodal_parameters(config) == count
+    assert config.features_per_picture == features
 
 
 def test_the_flops_of_a_row_are_those_of_its_products():

@@ -10,5 +10,6 @@ from dfm_jax.models.multimodal.sizes import flops_per_picture as flops_per_pictu
 from dfm_jax.models.multimodal.sizes import flops_per_row as flops_per_row
 from dfm_jax.models.multimodal.sizes import num_multimodal_parameters as num_multimodal_parameters
 from dfm_jax.models.multimodal.sizes import num_vision_parameters as num_vision_parameters
+from dfm_jax.models.multimodal.systems import SYSTEMS as SYSTEMS
 from dfm_jax.models.multimodal.tower import VisionTower as VisionTower
 from dfm_jax.models.multimodal.tower import vision_tower as vision_tower
