@@ -12,11 +12,19 @@ import numpy as np
 import pytest
 
 from dfm_jax.data.manifest import read_manifest
+from dfm_jax.data.processors import PictureProcessor
 from dfm_jax.json_types import as_type, from_json
 from dfm_jax.launch import Row, experts_of, read_summary, write_summary
+from dfm_jax.models.multimodal import VisionConfig
 from dfm_jax.training import digests
 from dfm_jax.training.checkpoint import read_record, write_checkpoint
-from dfm_jax.training.config import TrainConfig, to_json
+from dfm_jax.training.config import (
+    PicturesConfig,
+    TrainConfig,
+    check_objective,
+    multimodal_config,
+    to_json,
+)
 from dfm_jax.training.ensemble import make_ensemble, read_ensemble, write_ensemble
 from dfm_jax.training.members import read_member, write_member
 from dfm_jax.training.metrics import MetricsLog, read_metrics
@@ -184,3 +192,50 @@ def test_a_record_names_later_fields_of_a_model_only_where_they_are_set():
     values = json.loads(json.dumps(to_json(changed)))
     assert values == to_json(changed)
     assert from_json(TrainConfig, values) == changed
+
+
+PICTURES = PicturesConfig(
+    vision=VisionConfig(
+        image_size=8, patch_size=4, width=8, num_layers=2, num_heads=2, ffn_width=8, drop_path=0.1
+    ),
+    processor=PictureProcessor(size=8, fit="pad", mean=(0.5, 0.4, 0.3)),
+    image_token=3,
+    reduction="square",
+)
+
+
+def test_a_config_with_pictures_goes_to_json_and_back(tmp_path):
+    config = PRESETS["tiny"]
+    assert "pictures" not in to_json(config)
+    seen = dataclasses.replace(config, pictures=PICTURES)
+    values = json.loads(json.dumps(to_json(seen)))
+    assert values == to_json(seen)
+    assert from_json(TrainConfig, values) == seen
+    assert values["pictures"]["processor"]["mean"] == [0.5, 0.4, 0.3]
+    network = multimodal_config(seen)
+    assert (network.text, network.vision) == (seen.model, PICTURES.vision)
+    path = tmp_path / "seen.json"
+    path.write_text(json.dumps(values))
+    changed = load_config(str(path), ["pictures.max_pictures=4", "pictures.vision.drop_path=0"])
+    assert changed.pictures is not None
+    assert (changed.pictures.max_pictures, changed.pictures.vision.drop_path) == (4, 0.0)
+
+
+def test_pictures_that_no_network_can_read_are_refused():
+    config = PRESETS["tiny"]
+    with pytest.raises(ValueError, match=r"`processor\.size` must be `vision\.image_size`"):
+        dataclasses.replace(PICTURES, processor=PictureProcessor(size=9))
+    with pytest.raises(ValueError, match="`template` must be one of llava"):
+        dataclasses.replace(PICTURES, template="llava")
+    with pytest.raises(ValueError, match="`reduction` must be one of token, square"):
+        dataclasses.replace(PICTURES, reduction="mean")
+    with pytest.raises(ValueError, match="`max_pictures` must lie in"):
+        dataclasses.replace(PICTURES, max_pictures=0)
+    far = dataclasses.replace(config, pictures=dataclasses.replace(PICTURES, image_token=300))
+    with pytest.raises(ValueError, match="`image_token`"):
+        check_objective(far)
+    masked = dataclasses.replace(config, pictures=PICTURES, objective="masked")
+    with pytest.raises(ValueError, match="`objective` must be autoregressive if `pictures`"):
+        check_objective(masked)
+    with pytest.raises(ValueError, match="`pictures` must be given"):
+        multimodal_config(config)

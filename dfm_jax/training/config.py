@@ -12,10 +12,14 @@ from typing import Any, Literal
 import numpy as np
 
 from dfm_jax.checks import check_count, check_interval, check_seed, require
+from dfm_jax.data.processors import PictureProcessor
+from dfm_jax.data.templates import template_named
 from dfm_jax.json_types import from_json as from_json
 from dfm_jax.models import TransformerConfig
+from dfm_jax.models.multimodal import MultimodalConfig, VisionConfig
 
 Objective = Literal["autoregressive", "masked"]
+Reduction = Literal["token", "square"]
 Windows = Literal["stream", "documents"]
 MAX_COUNT = 2**31 - 1  # what an int32 holds, as devices count
 
@@ -54,6 +58,42 @@ class OptimizerConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PicturesConfig:
+    """What a network needs besides its language model to be trained on conversations with pictures.
+
+    Raises:
+        ValueError: if a count is below 1; if a name is not known; if the processor makes pictures
+            of another size than the tower reads. `multimodal_config` checks what depends on the
+            language model.
+    """
+
+    vision: VisionConfig
+    processor: PictureProcessor
+    image_token: int  # the id of the tokens that stand for the features of a picture
+    feature_layer: int = -2  # these five are explained in `MultimodalConfig`
+    with_class: bool = False
+    shuffle: int = 1
+    projector_norm: bool = False
+    projector_bias: bool = True
+    template: str = "llava-1.5"  # how a conversation becomes a text, see `data.templates`
+    max_pictures: int = 1  # I, the pictures of a sequence; each tile of a picture counts as one
+    cut: bool = False  # a row of more than N tokens is cut; otherwise it is refused
+    packed: bool = False  # short rows share a sequence, and do not see each other
+    reduction: Reduction = "token"  # each learnt token weighs 1, or 1/√(learnt tokens of its row)
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot be trained."""
+        check_count("max_pictures", self.max_pictures, at_most=MAX_COUNT)
+        template_named(self.template)
+        names = typing.get_args(Reduction)
+        rule = f"`reduction` must be one of {', '.join(names)}"
+        require(self.reduction in names, rule, self.reduction)
+        size = self.vision.image_size
+        rule = f"`processor.size` must be `vision.image_size`, which is {size}"
+        require(self.processor.size == size, rule, self.processor.size)
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """Everything that the parameters of a run depend on, except its data.
 
@@ -79,6 +119,7 @@ class TrainConfig:
     held_out: float = 0.1  # the share of documents for evaluation, chosen by a hash
     ema_decay: float | None = None  # d of an average of the parameters; None keeps none
     task: str | None = None  # MODULE:FUNCTION that makes the task; see `tasks`
+    pictures: PicturesConfig | None = None  # `model` reads pictures too, as LLaVA and InternVL do
 
     def __post_init__(self) -> None:
         """Refuse values that cannot be trained."""
@@ -106,6 +147,10 @@ def check_objective(config: TrainConfig) -> None:
     """
     if config.task is not None:
         return
+    if config.pictures is not None:
+        rule = "`objective` must be autoregressive if `pictures` is given"
+        require(config.objective == "autoregressive", rule, config.objective)
+        multimodal_config(config)
     model, causal = config.model, config.objective == "autoregressive"
     rule = f"`model.causal` must be {causal} if the objective is {config.objective}"
     require(model.causal == causal, rule, model.causal)
@@ -117,6 +162,20 @@ def check_objective(config: TrainConfig) -> None:
     else:
         rule = "`model.num_states` must be V + 1 if the objective is masked"
         require(model.states == model.num_tokens + 1, rule, model.states)
+
+
+def multimodal_config(config: TrainConfig) -> MultimodalConfig:
+    """The network of a config that has `pictures`: the tower, the projector, the language model.
+
+    Raises:
+        ValueError: if there are no `pictures`; if the parts do not fit together.
+    """
+    pictures = config.pictures
+    require(pictures is not None, "`pictures` must be given", pictures)
+    assert pictures is not None
+    names = {item.name for item in dataclasses.fields(MultimodalConfig)} - {"text"}
+    shared = {name: getattr(pictures, name) for name in names}
+    return MultimodalConfig(text=config.model, **shared)
 
 
 def hyperparameters(config: TrainConfig) -> dict[str, Any]:
@@ -151,16 +210,26 @@ class LogConfig:
 
 def to_json(config: Any) -> dict[str, Any]:
     """A config as JSON values; fields that version 0.1 did not have appear only if they are set."""
-    values = dataclasses.asdict(config)
+    values = all_fields(config)
     optimizer, model = values.get("optimizer", {}), values.get("model", {})
-    later = [(values, "task"), (optimizer, "decay_steps")]
+    later = [(values, "task"), (values, "pictures"), (optimizer, "decay_steps")]
     later += [(model, name) for name in ("head_width", "qkv_bias", "qk_norm", "rope_scaling")]
     for place, name in later:
         if place.get(name) in (None, False):
             place.pop(name, None)
-    if "rope_scaling" in model:
-        model["rope_scaling"] = list(model["rope_scaling"])
     return values
+
+
+def all_fields(config: Any) -> dict[str, Any]:
+    """A config as JSON values, with every field."""
+    return _with_lists(dataclasses.asdict(config))
+
+
+def _with_lists(value: Any) -> Any:
+    """The same values, with a list for each tuple, as JSON has them."""
+    if isinstance(value, dict):
+        return {name: _with_lists(entry) for name, entry in value.items()}
+    return [_with_lists(entry) for entry in value] if isinstance(value, tuple | list) else value
 
 
 def config_digest(values: dict[str, Any]) -> str:

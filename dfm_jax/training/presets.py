@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,13 @@ from dfm_jax.checks import require
 from dfm_jax.data.tokens import load_tokenizer
 from dfm_jax.json_text import parse_json, read_json
 from dfm_jax.models import TransformerConfig
-from dfm_jax.training.config import OptimizerConfig, TrainConfig, check_objective, from_json
+from dfm_jax.training.config import (
+    OptimizerConfig,
+    TrainConfig,
+    all_fields,
+    check_objective,
+    from_json,
+)
 
 
 def _bytes_model(width: int, layers: int, heads: int) -> TransformerConfig:
@@ -154,7 +160,7 @@ def _json_or_word(text: str) -> Any:
 
 def _preset_or_file(source: str) -> dict[str, Any]:
     if source in PRESETS:
-        return asdict(PRESETS[source])
+        return all_fields(PRESETS[source])
     path = Path(source)
     if not path.is_file():
         names = ", ".join(PRESETS)
@@ -165,7 +171,7 @@ def _preset_or_file(source: str) -> dict[str, Any]:
         raise ValueError(f"`config` must be JSON; got another content: {error}") from error
     if isinstance(values, dict) and isinstance(values.get("config"), dict):
         values = values["config"]  # the config.json of a run
-    return asdict(from_json(TrainConfig, values))
+    return all_fields(from_json(TrainConfig, values))
 
 
 def _paths(values: dict[str, Any], prefix: str = "") -> list[str]:

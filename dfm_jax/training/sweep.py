@@ -13,7 +13,6 @@ All runs are logged and saved together. A sweep of R runs has the files of one r
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from functools import cache, partial
 from itertools import product
 from typing import Any, NamedTuple
@@ -34,6 +33,7 @@ from dfm_jax.training.checkpoint import read_checkpoint
 from dfm_jax.training.config import (
     LogConfig,
     TrainConfig,
+    all_fields,
     check_objective,
     from_json,
     hyperparameters,
@@ -84,7 +84,7 @@ def grid(config: TrainConfig, axes: Mapping[str, Sequence[Any]]) -> tuple[TrainC
     check_count("the number of runs of `axes`", num_runs, at_most=MAX_RUNS)
     configs = []
     for values in product(*axes.values()):
-        fields = asdict(config)
+        fields = all_fields(config)
         for name, value in zip(axes, values, strict=True):
             set_field(fields, name, value)
         configs.append(from_json(TrainConfig, fields))
