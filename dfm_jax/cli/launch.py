@@ -19,8 +19,8 @@ class Members:
     """Which members are trained, and how: the options of `train`."""
 
     config: str
-    """The config: a preset (tiny, small, small-masked, medium), a JSON file, or the config.json of
-    a member."""
+    """The config: a preset (tiny, small, small-masked, medium, llava-1.5-7b, internvl2.5-1b), a
+    JSON file, or the config.json of a member."""
     data: Path
     """The folder of the data, as `partition` wrote it."""
     folder: RunFolder

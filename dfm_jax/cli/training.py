@@ -43,8 +43,8 @@ class Train:
     """
 
     config: str
-    """The config: a preset (tiny, small, small-masked, medium), a JSON file, or the config.json of
-    a member."""
+    """The config: a preset (tiny, small, small-masked, medium, llava-1.5-7b, internvl2.5-1b), a
+    JSON file, or the config.json of a member."""
     data: Path
     """The data: a folder of text, a .jsonl file of rows, or a folder that `partition` wrote."""
     folder: RunFolder

@@ -13,22 +13,29 @@ import jax
 
 from dfm_jax.interfaces import Task
 from dfm_jax.models import TransformerConfig
+from dfm_jax.models.multimodal import num_multimodal_parameters
 from dfm_jax.models.sizes import num_parameters
-from dfm_jax.training.config import TrainConfig
+from dfm_jax.training.config import TrainConfig, multimodal_config
 from dfm_jax.training.tasks import task_of
 
 _FLOAT, _HALF, _TOKEN = 4, 2, 4  # bytes
 
 
 def check_parameters_fit(
-    model: TransformerConfig, *, copies: int = 1, devices: Sequence[Any] | None = None
+    model: TransformerConfig,
+    *,
+    copies: int = 1,
+    besides: int = 0,
+    devices: Sequence[Any] | None = None,
 ) -> None:
     """Check that so many copies of the parameters need less than all memory of the devices.
+
+    There may be parameters `besides` those of the model, as many as a tower and a projector have.
 
     Raises:
         ValueError: if they need more; the message names the largest count of the model.
     """
-    count = num_parameters(model)
+    count = num_parameters(model) + besides
     sizes = ("width", "ffn_width", "num_layers", "num_tokens")
     name = max(sizes, key=lambda size: getattr(model, size))
     what = f"{count:.3g} parameters and {copies} copies of them"
@@ -52,7 +59,13 @@ def check_fits(
     if task is None and config.task is not None:
         task = task_of(config)
     if task is None:
-        check_parameters_fit(config.model, copies=copies * num_runs, devices=devices)
+        besides = 0
+        if config.pictures is not None:
+            whole = num_multimodal_parameters(multimodal_config(config))
+            besides = whole - num_parameters(config.model)
+        check_parameters_fit(
+            config.model, copies=copies * num_runs, besides=besides, devices=devices
+        )
     else:
         width = 0  # of a network that is not known
         shapes = jax.tree.leaves(jax.eval_shape(task.init, jax.random.key(0)))
