@@ -280,6 +280,117 @@ def test_names_of_other_writers_are_known(tmp_path):
         jax.tree.map(np.testing.assert_array_equal, params, plain)
 
 
+def natively_saved(path, name):
+    """The weights of the fixture as the authors of InternVL keep them."""
+    given = KINDS[name]["config"]
+    text, vision = given["text_config"], given["vision_config"]
+    tensors = fixture.weights(KINDS[name]["shapes"])
+    width = vision["hidden_size"]
+    ours = {
+        "vision_model.embeddings.class_embedding": "vision_tower.embeddings.cls_token",
+        "vision_model.embeddings.position_embedding": "vision_tower.embeddings.position_embeddings",
+    }
+    for part in ("weight", "bias"):
+        there = f"vision_model.embeddings.patch_embedding.{part}"
+        ours[there] = f"vision_tower.embeddings.patch_embeddings.projection.{part}"
+        for number, layer in ((0, "layer_norm"), (1, "linear_1"), (3, "linear_2")):
+            ours[f"mlp1.{number}.{part}"] = f"multi_modal_projector.{layer}.{part}"
+    native = {}
+    for i in range(vision["num_hidden_layers"]):
+        there, here = f"vision_model.encoder.layers.{i}", f"vision_tower.encoder.layer.{i}"
+        ours |= {f"{there}.ls{j}": f"{here}.lambda_{j}" for j in (1, 2)}
+        for part in ("weight", "bias"):
+            pairs = (("norm1", "layernorm_before"), ("norm2", "layernorm_after"))
+            pairs += (("attn.proj", "attention.projection_layer"), ("mlp.fc1", "mlp.fc1"))
+            for a, b in (*pairs, ("mlp.fc2", "mlp.fc2")):
+                ours[f"{there}.{a}.{part}"] = f"{here}.{b}.{part}"
+            parts = [tensors.get(f"{here}.attention.{x}_proj.{part}") for x in "qkv"]
+            if parts[0] is not None:
+                native[f"{there}.attn.qkv.{part}"] = np.concatenate(parts)
+        for norm in ("q_norm", "k_norm"):
+            ours[f"{there}.attn.{norm}.weight"] = f"{here}.attention.{norm}.weight"
+    native |= {there: tensors[here] for there, here in ours.items() if here in tensors}
+    native |= {n: x for n, x in tensors.items() if n.startswith("language_model.")}
+    head, embedding = (f"language_model.{at}.weight" for at in ("lm_head", "model.embed_tokens"))
+    native.setdefault(head, tensors[embedding].copy())
+    settings = {
+        "architectures": ["InternVLChatModel"],
+        "auto_map": {"AutoModel": "modeling_internvl_chat.InternVLChatModel"},
+        "model_type": "internvl_chat",
+        "downsample_ratio": 0.5,
+        "dynamic_image_size": True,
+        "force_image_size": 32,
+        "min_dynamic_patch": 1,
+        "max_dynamic_patch": 12,
+        "pad2square": False,
+        "ps_version": "v2",
+        "select_layer": -1,
+        "template": "internvl2_5",
+        "use_backbone_lora": 0,
+        "use_llm_lora": 0,
+        "use_thumbnail": True,
+        "torch_dtype": "bfloat16",
+        "transformers_version": None,
+        "llm_config": text | {"tie_word_embeddings": True, "num_beams": 1, "pruned_heads": {}},
+        "vision_config": {
+            "architectures": ["InternVisionModel"],
+            "model_type": "intern_vit_6b",
+            "image_size": 32,
+            "patch_size": 8,
+            "num_channels": 3,
+            "hidden_size": width,
+            "intermediate_size": vision["intermediate_size"],
+            "num_hidden_layers": vision["num_hidden_layers"],
+            "num_attention_heads": vision["num_attention_heads"],
+            "hidden_act": "gelu",
+            "norm_type": vision["norm_type"],
+            "qkv_bias": vision["attention_bias"],
+            "qk_normalization": vision["use_qk_norm"],
+            "layer_norm_eps": 1e-6,
+            "drop_path_rate": 0.1,
+            "attention_dropout": 0.0,
+            "dropout": 0.0,
+            "initializer_factor": 1.0,
+            "use_flash_attn": True,
+            "use_bfloat16": True,
+        },
+    }
+    path.mkdir()
+    (path / "config.json").write_text(json.dumps(settings))
+    (path / "added_tokens.json").write_text(json.dumps({"<IMG_CONTEXT>": fixture.IMAGE_TOKEN}))
+    save_file(native, path / "model.safetensors")
+    return path
+
+
+@pytest.mark.parametrize("name", ["internvl", "internvl, norms"])
+def test_the_authors_own_form_of_internvl_is_the_same_network(name, tmp_path):
+    plain = open_folder(saved(tmp_path / "folder", name))
+    native = open_folder(natively_saved(tmp_path / "native", name))
+    vision = replace(native.config.vision, drop_path=0.0)
+    text = replace(native.config.text, tied=plain.config.text.tied)
+    assert replace(native.config, vision=vision, text=text) == plain.config
+    assert native.config.vision.drop_path == 0.1
+    params = checkpoint_params(native)
+    head = params["language_model"]["lm_head"]["kernel"]
+    embedding = params["language_model"]["embed_tokens"]["embedding"]
+    if plain.config.text.tied:  # the authors' classes know no tied head
+        np.testing.assert_array_equal(head, embedding.T)
+        del params["language_model"]["lm_head"]
+    jax.tree.map(np.testing.assert_array_equal, params, checkpoint_params(plain))
+
+
+def test_an_internvl_without_its_image_token_or_of_the_first_version_is_refused(tmp_path):
+    path = natively_saved(tmp_path / "native", "internvl")
+    said = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(said | {"ps_version": "v1"}))
+    with pytest.raises(ValueError, match=r"`ps_version` of .* must be 'v2', because 'v1' turns"):
+        open_folder(path)
+    (path / "config.json").write_text(json.dumps(said))
+    (path / "added_tokens.json").unlink()
+    with pytest.raises(ValueError, match="must hold a value of `image_token_id`"):
+        open_folder(path)
+
+
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [

@@ -23,6 +23,7 @@ from dfm_jax.models.pretrained.multimodal import (
     multimodal_leaves,
     multimodal_settings,
 )
+from dfm_jax.models.pretrained.native_internvl import native_config, native_names
 from dfm_jax.models.pretrained.vision import (
     clip_config,
     clip_leaves,
@@ -47,15 +48,22 @@ class _Family(NamedTuple):
     left_out: tuple[str, ...] = ()  # tensors of files that hold more than this network
     others: Mapping[str, str] = {}  # prefixes that some files have in the place of these names'
     head: tuple[str, str] | None = None  # the names of head and embedding, which may be tied
+    native: Callable[[str], tuple[str, ...]] | None = None  # of another layout: the names here
 
-    def name(self, found: str) -> str | None:
-        """The name that a tensor of a file has here; None for one that has no part in it."""
+    def names(self, found: str) -> tuple[str, ...]:
+        """The names that a tensor of a file has here: none, one, or one for each part of its rows.
+
+        A tensor that has no part in the network has none. One that holds several below one another
+        has several.
+        """
         if found.endswith(_TABLES) or found.startswith(self.left_out):
-            return None
+            return ()
+        if self.native is not None:
+            return self.native(found)
         for prefix, ours in self.others.items():
             if found.startswith(prefix):
-                return ours + found.removeprefix(prefix)
-        return found
+                return (ours + found.removeprefix(prefix),)
+        return (found,)
 
 
 def _clip(said: Mapping[str, Any], source: str) -> VisionConfig:
@@ -104,6 +112,7 @@ _MULTIMODAL = _Family(
     },
     head=(f"language_model.{_HEAD}", f"language_model.{_EMBEDDING}"),
 )
+_NATIVE = _MULTIMODAL._replace(read=native_config, native=native_names, others={})
 _CLIP = _Family(
     VisionConfig,
     _clip,
@@ -117,6 +126,7 @@ _FAMILIES = {
     "qwen3": _TEXT,
     "llava": _MULTIMODAL,
     "internvl": _MULTIMODAL,
+    "internvl_chat": _NATIVE,
     "clip": _CLIP,
     "clip_vision_model": _CLIP,
 }

@@ -25,6 +25,7 @@ from dfm_jax.models.pretrained.families import (
 )
 from dfm_jax.models.pretrained.hub import downloaded, names_repository
 from dfm_jax.models.pretrained.leaves import num_entries, tensor_shapes_of
+from dfm_jax.models.pretrained.native_internvl import native_image_token
 from dfm_jax.models.pretrained.tokenizer import Tokenizer
 from dfm_jax.models.weight_files import check_safetensors_header
 
@@ -66,9 +67,11 @@ def open_folder(path: Path | str, *, revision: str | None = None) -> Checkpoint:
             f"got path = {str(path)!r}."
         )
     settings = _json(folder / CONFIG)
+    if settings.get("model_type") == "internvl_chat" and "image_token_id" not in settings:
+        settings = {**settings, "image_token_id": native_image_token(folder)}
     family = family_of_settings(settings, str(folder / CONFIG))
     config = family.read(settings, str(folder / CONFIG))
-    files = _renamed(_files(folder), family.name, folder)
+    files = _renamed(_files(folder), family.names, folder)
     head, embedding = family.head or ("", "")
     tied = head in files and head not in tensor_shapes_of(family.leaves(config))
     shapes = {name: file.shape for name, file in files.items() if not (tied and name == head)}
@@ -76,7 +79,9 @@ def open_folder(path: Path | str, *, revision: str | None = None) -> Checkpoint:
     def read(name: str) -> np.ndarray:
         file = files[name]
         with safetensors.safe_open(file.path, framework="np") as tensors:
-            return tensors.get_tensor(file.name)
+            if file.first is None:
+                return tensors.get_tensor(file.name)
+            return tensors.get_slice(file.name)[file.first : file.first + file.shape[0]]
 
     if tied:
         rule = f"`{head}` of {folder} must equal the embedding, as `tie_word_embeddings` says"
@@ -98,20 +103,30 @@ class _Tensor(NamedTuple):
     path: Path
     name: str  # there
     shape: tuple[int, ...]
+    first: int | None = None  # its first row there, where it is a part of the rows
 
 
 def _renamed(
-    files: Mapping[str, _Tensor], name_of: Callable[[str], str | None], folder: Path
+    files: Mapping[str, _Tensor], names_of: Callable[[str], tuple[str, ...]], folder: Path
 ) -> dict[str, _Tensor]:
-    """The tensors by the names that they have here."""
+    """The tensors by the names that they have here; one tensor there may be several here."""
     found: dict[str, _Tensor] = {}
     for there, tensor in files.items():
-        name = name_of(there)
-        if name is not None:
+        names = names_of(there)
+        for part, name in enumerate(names):
             rule = f"The tensors of {folder} must differ in their names"
             require(name not in found, rule, there, name="the name of one more")
-            found[name] = tensor
+            found[name] = tensor if len(names) == 1 else _part(tensor, part, len(names), folder)
     return found
+
+
+def _part(tensor: _Tensor, part: int, count: int, folder: Path) -> _Tensor:
+    """One of `count` equal parts of the rows of a tensor."""
+    rows, *rest = tensor.shape
+    rule = f"`{tensor.name}` of {folder} must have a multiple of {count} rows"
+    require(rows % count == 0, rule, tensor.shape, name="shape")
+    size = rows // count
+    return tensor._replace(shape=(size, *rest), first=part * size)
 
 
 def _files(folder: Path) -> dict[str, _Tensor]:

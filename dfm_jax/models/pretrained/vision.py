@@ -144,7 +144,7 @@ def clip_config(said: Mapping[str, Any], source: str, *, projected: bool) -> Vis
     settings.refuse_others("num_channels", 3)
     settings.taken("initializer_factor", None)
     width = settings.count("projection_dim", 512)
-    activation = _activation(settings, "quick_gelu", source)
+    activation = activation_of(settings, "quick_gelu", source)
     # What CLIP's file leaves out has these values in Hugging Face's classes.
     config = VisionConfig(
         image_size=settings.count("image_size", 224),
@@ -177,9 +177,7 @@ def intern_config(said: Mapping[str, Any], source: str) -> VisionConfig:
     settings.refuse_others("use_mask_token", False)
     settings.refuse_others("use_mean_pooling", True)
     settings.taken("layer_scale_init_value", None)
-    activation = _activation(settings, "gelu", source)
-    norm = settings.taken("norm_type", "layer_norm")
-    require(norm in _NORMS, f"`norm_type` of {source} must be layer_norm or rms_norm", norm)
+    activation = activation_of(settings, "gelu", source)
     config = VisionConfig(
         image_size=_side(settings, "image_size", 448, source),
         patch_size=_side(settings, "patch_size", 14, source),
@@ -188,7 +186,7 @@ def intern_config(said: Mapping[str, Any], source: str) -> VisionConfig:
         num_heads=settings.count("num_attention_heads", 16),
         ffn_width=settings.count("intermediate_size", 4096),
         activation=activation,
-        norm=_NORMS[norm],
+        norm=norm_of(settings, "layer_norm", source),
         norm_epsilon=float(settings.taken("layer_norm_eps", 1e-6)),
         input_norm=False,
         patch_bias=True,
@@ -201,7 +199,23 @@ def intern_config(said: Mapping[str, Any], source: str) -> VisionConfig:
     return config
 
 
-def _activation(settings: Settings, default: str, source: str) -> Any:
+def norm_of(settings: Settings, default: str, source: str) -> Norm:
+    """The kind of norm that `norm_type` names.
+
+    Raises:
+        ValueError: if it is not known here.
+    """
+    value = settings.taken("norm_type", default)
+    require(value in _NORMS, f"`norm_type` of {source} must be layer_norm or rms_norm", value)
+    return _NORMS[value]
+
+
+def activation_of(settings: Settings, default: str, source: str) -> Any:
+    """The activation that `hidden_act` names.
+
+    Raises:
+        ValueError: if it is not known here.
+    """
     value = settings.taken("hidden_act", default)
     rule = f"`hidden_act` of {source} must be one of {', '.join(_ACTIVATIONS)}"
     require(value in _ACTIVATIONS, rule, value)
