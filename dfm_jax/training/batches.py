@@ -39,7 +39,7 @@ Batches = Callable[[Key, ArrayLike], Any]
 @partial(jax.tree_util.register_dataclass, data_fields=["arrays"], meta_fields=["draw", "sizes"])
 @dataclass(frozen=True)
 class ArrayBatches:
-    """`Batches` out of arrays in memory: (key, step) ↦ draw(arrays, key, step, *sizes).
+    """`Batches` out of arrays in memory: (key, step) ↦ `draw(arrays, key, step, *sizes)`.
 
     It is a pytree whose leaves are the arrays. So it can be an argument of a compiled program that
     makes several updates, and all data of one shape share the program.
