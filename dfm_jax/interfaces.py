@@ -148,10 +148,13 @@ class Losses(NamedTuple):
     """Nats of each position, and whether it counts; where a position does not count, they are 0.
 
     The loss is Σ nats / Σ counts over a whole batch: nats per token, never a mean of means.
+    `weights` changes what training minimizes to Σ weights · nats / Σ weights, over what counts; an
+    evaluation does not weigh.
     """
 
     nats: Float[ArrayLike, "*B N"]
     counts: Bool[ArrayLike, "*B N"]
+    weights: Float[ArrayLike, "*B N"] | None = None
 
 
 Measure = Literal["exact", "bound", "loss"]
@@ -164,8 +167,8 @@ class Task(NamedTuple):
     `init(key) -> params`, a pytree of float arrays.
 
     `losses(params, example, key=None) -> Losses`: nats per position, and which positions count.
-    Training minimizes Σ nats / Σ counts over a batch. The key draws the dropout and, if `draws`,
-    the noisy states; without a key nothing is dropped.
+    Training minimizes Σ nats / Σ counts over a batch, see `Losses`. The key draws the dropout and,
+    if `draws`, the noisy states; without a key nothing is dropped.
 
     An example is a row of a batch. For texts it is a `Batch`: tokens, and which of them are valid.
     With a `read_examples` of your own it may be any pytree.

@@ -694,6 +694,22 @@ MUTANTS = (
         "lengthened_where",
     ),
     Mutant(
+        "a weighted loss that is divided by the number of tokens",
+        "training/step.py",
+        "(count, jnp.sum(weights))",
+        "(count, count)",
+        "test_picture_training",
+        "weighted_gradient",
+    ),
+    Mutant(
+        "the first token of a conversation, learnt from another conversation",
+        "training/losses.py",
+        "jnp.asarray(batch.learnt) & follows",
+        "jnp.asarray(batch.learnt)",
+        "test_picture_training",
+        "only_learnt_tokens",
+    ),
+    Mutant(
         "updates of one call that share their batch",
         "training/step.py",
         "batches(batch_key, s), jax.random.fold_in(step_key, s), s)",

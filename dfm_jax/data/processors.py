@@ -119,11 +119,16 @@ class PictureProcessor:
     @typed
     def normalized(self, pixels: Pixels) -> Float[np.ndarray, "T size size 3"]:
         """(x · scale − mean) / std of the squares, in float32: what a tower reads."""
-        # 256 values for each color, each computed as Hugging Face does.
+        table = self.table
+        return np.stack([table[:, color][pixels[..., color]] for color in range(3)], axis=-1)
+
+    @property
+    def table(self) -> np.ndarray:
+        """(x · scale − mean) / std of each value x of each color: [256, 3], float32."""
+        # Each computed as Hugging Face does.
         values = (np.arange(256, dtype=np.float64) * self.scale).astype(np.float32)
         mean, std = (np.array(numbers, np.float32) for numbers in (self.mean, self.std))
-        table = (values[:, None] - mean) / std
-        return np.stack([table[:, color][pixels[..., color]] for color in range(3)], axis=-1)
+        return (values[:, None] - mean) / std
 
     def _resized(self, picture: np.ndarray, height: int, width: int) -> np.ndarray:
         image = pillow().fromarray(picture)

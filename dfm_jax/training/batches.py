@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Integer
+from jaxtyping import Integer, UInt8
 
 from dfm_jax.checks import check_count, check_tokens, require
 from dfm_jax.types import Array, ArrayLike, Bool, Float, Int, Key, typed
@@ -30,6 +30,20 @@ class PictureBatch(NamedTuple):
     features: Float[ArrayLike, "*B P F"]
     tokens: Int[ArrayLike, "*B N"]
     answers: Bool[ArrayLike, "*B N"]  # which tokens are of an answer, its stop token included
+
+
+class MultimodalBatch(NamedTuple):
+    """Conversations with pictures, one or several in a sequence; padding is in segment 0.
+
+    Image tokens stand for the features of the pictures, in order, from the first segment to the
+    last. Pictures beyond those that the tokens ask for fill up the array.
+    """
+
+    tokens: Int[ArrayLike, "*B N"]
+    learnt: Bool[ArrayLike, "*B N"]  # which tokens are of an answer
+    segments: Int[ArrayLike, "*B N"]  # the conversation of a token, from 1 on
+    weights: Float[ArrayLike, "*B N"]  # of the nats of learnt tokens, see `Reduction`
+    pixels: UInt8[ArrayLike, "*B I H W 3"]
 
 
 Batches = Callable[[Key, ArrayLike], Any]

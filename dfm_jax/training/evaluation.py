@@ -72,8 +72,8 @@ def _row_losses(
     for number, batch in enumerate(rows.batches):
         drawn = (jax.random.fold_in(key, number * batch_size_of(batch)),) if task.draws else ()
         found.append(evaluation(params, batch, *drawn))
-    nats, counts = (np.concatenate(x) for x in zip(*jax.device_get(found), strict=True))
-    return nats, counts
+    losses = jax.tree.map(lambda *parts: np.concatenate(parts), *jax.device_get(found))
+    return losses.nats, losses.counts
 
 
 def token_losses(

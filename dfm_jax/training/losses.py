@@ -9,12 +9,13 @@ import jax.numpy as jnp
 from dfm_jax.checks import check_interval
 from dfm_jax.interfaces import Losses, Network, Params
 from dfm_jax.models import VisionLanguage
+from dfm_jax.models.multimodal import Multimodal
 from dfm_jax.objectives import cross_entropy_loss, generalized_kl_loss, step_loss
 from dfm_jax.paths import mask_source, mixture_path, sample_mixture, sample_path
 from dfm_jax.schedules import linear
 from dfm_jax.steps import step_size
-from dfm_jax.training.batches import Batch, PictureBatch
-from dfm_jax.types import Array, Key, Table, as_ids
+from dfm_jax.training.batches import Batch, MultimodalBatch, PictureBatch
+from dfm_jax.types import Array, ArrayLike, Float, Key, Table, as_ids
 
 LossFunction = Callable[[Params, Batch, Key | None], Losses]
 """(params, one sequence, key) → Losses; without a key, without dropout."""
@@ -53,6 +54,33 @@ def answer_losses(network: VisionLanguage) -> Callable[..., Losses]:
         nats = jnp.concatenate([jnp.zeros(1, nats.dtype), nats])
         counts = counts.at[0].set(False)
         return Losses(jnp.where(counts, nats, 0.0), counts)
+
+    return losses
+
+
+def multimodal_losses(
+    network: Multimodal, table: Float[ArrayLike, "256 3"], *, weighted: bool = False
+) -> Callable[..., Losses]:
+    """−log p̂(x^i | pictures, x^{<i}) on the learnt tokens of conversations.   [A5]
+
+    A token that has no token before it in its segment never counts.
+
+    Args:
+        network: The network.
+        table: What the network reads for each value of a color, see `PictureProcessor.table`.
+        weighted: Whether the nats weigh in training as the batch says.
+    """
+
+    def losses(params: Params, batch: MultimodalBatch, key: Key | None = None) -> Losses:
+        tokens, segments = jnp.asarray(as_ids(batch.tokens, "tokens")), jnp.asarray(batch.segments)
+        values = jnp.asarray(table)[jnp.asarray(batch.pixels), jnp.arange(3)]
+        logits = network.apply(params, tokens, values, segments=segments, key=key)
+        nats = cross_entropy_loss(logits[:-1], tokens[1:])
+        nats = jnp.concatenate([jnp.zeros(1, nats.dtype), nats])
+        follows = jnp.concatenate([jnp.zeros(1, bool), segments[1:] == segments[:-1]])
+        counts = jnp.asarray(batch.learnt) & follows
+        weights = jnp.asarray(batch.weights) if weighted else None
+        return Losses(jnp.where(counts, nats, 0.0), counts, weights)
 
     return losses
 

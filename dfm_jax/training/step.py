@@ -18,7 +18,7 @@ from dfm_jax.types import Array, ArrayLike, Float, Int, Key
 
 
 class StepMetrics(NamedTuple):
-    """Metrics of one update: nats per token, the number of tokens, and two norms over all leaves.
+    """Metrics of one update: the loss, the number of tokens, and two norms over all leaves.
 
     If the loss and both norms are finite, every parameter is finite too.
     """
@@ -41,6 +41,8 @@ def make_train_step(
 ) -> TrainStep:
     """(state, batch, key) → (state, metrics): one update by ∇ (Σ nats / Σ counts) over the batch.
 
+    Losses with weights are updated by ∇ (Σ weights · nats / Σ weights) over what counts.
+
     The key belongs to this step. Sequence b draws from `fold_in(key, b)`. The sums are accumulated
     over micro-batches and divided once, so the gradient is that of the whole batch, up to rounding,
     for any number of tokens in each micro-batch. The state may be donated.
@@ -55,21 +57,26 @@ def make_train_step(
     if ema_decay is not None:
         check_interval("ema_decay", ema_decay, 0, 1, ends="[)")
 
-    def total(params: Params, part: Batch, keys: Key) -> tuple[Array, Array]:
+    def total(params: Params, part: Batch, keys: Key) -> tuple[Array, tuple[Array, Array]]:
         losses = jax.vmap(loss_function, in_axes=(None, 0, 0))(params, part, keys)
-        return jnp.sum(losses.nats), jnp.sum(losses.counts)
+        count = jnp.sum(losses.counts)
+        if losses.weights is None:
+            return jnp.sum(losses.nats), (count, count)
+        weights = jnp.where(losses.counts, losses.weights, 0)
+        return jnp.sum(weights * losses.nats), (count, jnp.sum(weights))
 
-    def summed(params: Params, part: Batch, keys: Key) -> tuple[Array, Array, Params]:
-        (nats, count), grads = jax.value_and_grad(total, has_aux=True)(params, part, keys)
-        return nats, count, grads
+    def summed(params: Params, part: Batch, keys: Key) -> tuple[Array, Array, Array, Params]:
+        (nats, sizes), grads = jax.value_and_grad(total, has_aux=True)(params, part, keys)
+        return nats, *sizes, grads
 
     def train_step(state: TrainState, batch: Batch, key: Key) -> tuple[TrainState, StepMetrics]:
-        size = batch_size_of(batch)
-        rule = f"`num_micro_batches` must divide the size of the batch, which is {size}"
-        require(size % num_micro_batches == 0, rule, num_micro_batches)
-        keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(size))
-        nats, count, grads = _accumulated(summed, state.params, batch, keys, num_micro_batches)
-        grads = jax.tree.map(lambda g: g / count.astype(g.dtype), grads)
+        rows = batch_size_of(batch)
+        rule = f"`num_micro_batches` must divide the size of the batch, which is {rows}"
+        require(rows % num_micro_batches == 0, rule, num_micro_batches)
+        keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(rows))
+        sums = _accumulated(summed, state.params, batch, keys, num_micro_batches)
+        nats, count, size, grads = sums
+        grads = jax.tree.map(lambda g: g / size.astype(g.dtype), grads)
         updates, moved = optimizer.update(grads, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
         ema = state.ema
@@ -77,7 +84,7 @@ def make_train_step(
             d: float = ema_decay
             ema = jax.tree.map(lambda a, p: d * a + (1 - d) * p, ema, params)
         norms = optax.tree.norm(grads), optax.tree.norm(updates)
-        metrics = StepMetrics(nats / count, count, *norms)
+        metrics = StepMetrics(nats / size, count, *norms)
         return TrainState(state.step + 1, params, moved, ema), metrics
 
     return train_step
@@ -157,7 +164,7 @@ def batch_size_of(batch: Any) -> int:
 
 
 def _accumulated(
-    summed: Callable[..., tuple[Array, Array, Params]],
+    summed: Callable[..., tuple[Array, Array, Array, Params]],
     params: Params,
     batch: Batch,
     keys: Key,

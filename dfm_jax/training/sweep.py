@@ -309,8 +309,9 @@ def _validation(
         # As `evaluated` draws them.
         drawn = (_folded(keys, number * batch_size_of(batch)),) if task.draws else ()
         rows.append(jax.device_get(evaluation(params, every, *drawn)))
-    nats, counts = (np.concatenate(x, axis=1) for x in zip(*rows, strict=True))
-    found = [windows.by_document(*one) for one in zip(nats, counts, strict=True)]
+    losses = jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), *rows)
+    each = zip(losses.nats, losses.counts, strict=True)
+    found = [windows.by_document(*one) for one in each]
     rows_of = np.array([ratio_with_interval(one.nats, one.counts) for one in found])
     return rows_of[:, 0], rows_of[:, 1] / 1.96
 

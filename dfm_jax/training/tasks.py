@@ -20,13 +20,15 @@ from dfm_jax.checks import require
 from dfm_jax.interfaces import Losses, Task, uncached_decoder
 from dfm_jax.models import Network, VisionLanguage, transformer, transformer_denoiser
 from dfm_jax.models import transformer_decoder as cached_decoder
+from dfm_jax.models.multimodal import multimodal, multimodal_decoder
 from dfm_jax.objectives import router_loss
 from dfm_jax.sampling import denoiser_of
 from dfm_jax.schedules import linear, masked
-from dfm_jax.training.config import TrainConfig, check_objective, shape_of
+from dfm_jax.training.config import TrainConfig, check_objective, multimodal_config, shape_of
 from dfm_jax.training.losses import (
     answer_losses,
     masked_losses,
+    multimodal_losses,
     next_token_losses,
     uniform_losses,
 )
@@ -98,6 +100,22 @@ def answer_task(network: VisionLanguage) -> Task:
     return Task(init=network.init, losses=answer_losses(network), measure="exact")
 
 
+def multimodal_task(config: TrainConfig) -> Task:
+    """Train a network that reads pictures anywhere in its text: LLaVA, InternVL.   [A5]
+
+    An example is a row of `MultimodalBatch`. The losses are those of the learnt tokens. The key
+    draws what the tower drops of its layers, and the dropout of the language model.
+
+    Raises:
+        ValueError: if the config has no `pictures`, or its parts do not fit together.
+    """
+    sizes, pictures = multimodal_config(config), config.pictures
+    assert pictures is not None
+    network, weighted = multimodal(sizes), pictures.reduction != "token"
+    losses = multimodal_losses(network, pictures.processor.table, weighted=weighted)
+    return Task(network.init, losses, measure="exact", decoder=multimodal_decoder(sizes))
+
+
 def router_task(network: Network) -> Task:
     """Train a router by −log ρ̂_k(x), where k is the part of the example.   [D11]
 
@@ -129,6 +147,8 @@ def _task_of(shape: TrainConfig) -> Task:
     if shape.task is not None:
         return _own_task(shape)
     check_objective(shape)
+    if shape.pictures is not None:
+        return multimodal_task(shape)
     model, network = shape.model, transformer(shape.model)
     if shape.objective == "autoregressive":
         start = model.num_tokens if model.states > model.num_tokens else None
