@@ -147,3 +147,22 @@ def test_a_long_report_is_cut_and_counted(tmp_path, images):
         read_conversations(path, images)
     assert str(raised.value).splitlines()[-1] == "  and 5 more"
     assert len(raised.value.faults) == 25
+
+
+def test_an_array_is_read_as_lines_are(tmp_path, images):
+    rows = [_row(), _row(question="Alone?", image=None)]
+    lines = read_conversations(_written(tmp_path, *rows), images)
+    path = tmp_path / "rows.json"
+    path.write_text("[\n" + ",\n".join(rows) + "\n]\n")
+    assert [row._replace(line=0) for row in read_conversations(path, images)] == [
+        row._replace(line=0) for row in lines
+    ]
+    assert [row.line for row in read_conversations(path, images)] == [2, 3]
+    path.write_text("[\n" + ",\n".join([_row(image="b.png"), _row(answer=""), "{"]) + "\n]\n")
+    with pytest.raises(ConversationError) as error:
+        read_conversations(path, images)
+    assert [fault.line for fault in error.value.faults] == [2, 3, 5]
+    assert "the row must be JSON" in error.value.faults[2].what
+    path.write_text("[]")
+    with pytest.raises(ValueError, match="must hold a row"):
+        read_conversations(path, images)

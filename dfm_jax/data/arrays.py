@@ -4,7 +4,11 @@
 thousand times its size.
 """
 
+import hashlib
+import io
 import math
+import os
+import threading
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +25,7 @@ _READERS = {
     (2, 0): np.lib.format.read_array_header_2_0,
 }
 _ALIGNED = 64  # bytes
+_DIGEST = hashlib.sha256().digest_size  # bytes
 _MOST_TIMES = 100  # that a compressed array may be larger than what is stored
 
 
@@ -141,3 +146,36 @@ def read_tensors(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
     rule = f"{path} must hold the arrays {', '.join(sorted(names))}"
     require(set(arrays) == set(names), rule, sorted(arrays), name="arrays")
     return arrays
+
+
+# ── Arrays kept in a folder by a key, which says all that they depend on ──────────────────────────
+
+
+def kept_path(folder: Path, key: str) -> Path:
+    """Where the array of a key, of hexadecimal digits, is kept."""
+    return folder / key[:2] / key
+
+
+def kept_array(folder: Path, key: str) -> np.ndarray | None:
+    """The array of a key; None if none is kept, or its file is damaged."""
+    path = kept_path(folder, key)
+    content = path.read_bytes() if path.is_file() else b""
+    if content[:_DIGEST] != _digest(key, content[_DIGEST:]):
+        return None
+    return read_npy(io.BytesIO(content[_DIGEST:]), len(content) - _DIGEST)
+
+
+def keep_array(folder: Path, key: str, array: np.ndarray) -> None:
+    """Write an array completely or not at all; a file under its name is always complete."""
+    content = io.BytesIO()
+    np.save(content, array, allow_pickle=False)
+    path = kept_path(folder, key)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{key}.{os.getpid()}.{threading.get_ident()}")
+    partial.write_bytes(_digest(key, content.getvalue()) + content.getvalue())
+    partial.replace(path)
+
+
+def _digest(key: str, array: bytes) -> bytes:
+    """A digest that includes the key: a file under another's name is as bad as a damaged one."""
+    return hashlib.sha256(key.encode() + array).digest()

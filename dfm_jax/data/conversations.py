@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from dfm_jax.checks import require
 from dfm_jax.data.columns import picture_columns
 from dfm_jax.data.pictures import picture_path
-from dfm_jax.data.records import names_of, row_fields
+from dfm_jax.data.records import first_character, names_of, read_records, row_fields
 
 PICTURE = "<image>"
 _SHOWN = 20  # faults that a report names
@@ -68,12 +68,13 @@ class ConversationError(ValueError):
 
 
 def read_conversations(path: Path | str, images: Path | str | None) -> tuple[Conversation, ...]:
-    """Read every row of a JSONL file, in order.
+    """Read every row of a JSONL file, or of a file that is one JSON array, in order.
 
     A row begins with a human's turn, and an answer follows each human's turn. `image` is a path
     inside `images`, or a list of such paths; a row without it has no picture. The texts of the
     humans say `<image>` once for each picture, where it stands; if they never do, all pictures
-    stand before the first question. Blank lines are skipped.
+    stand before the first question. Blank lines are skipped. Where an array ends to be JSON, no
+    later row is read.
 
     Raises:
         ValueError: if there is no such file or folder, or no row.
@@ -87,24 +88,40 @@ def read_conversations(path: Path | str, images: Path | str | None) -> tuple[Con
     rows: list[Conversation] = []
     faults: list[Fault] = []
     count = 0
-    with path.open("rb") as file:
-        for line, text in enumerate(file, start=1):
-            if not text.strip():
-                continue
-            count += 1
-            try:
-                fields = row_fields(text.removesuffix(b"\n"))
-            except ValueError as error:
-                faults.append(Fault(line, str(error)))
-                continue
-            found = [Fault(line, what) for what in _faults(fields, folder)]
-            faults += found
-            if not found:
-                rows.append(_conversation(line, fields, folder))
+    for line, fields in _rows(path):
+        count += 1
+        if isinstance(fields, str):
+            faults.append(Fault(line, fields))
+            continue
+        found = [Fault(line, what) for what in _faults(fields, folder)]
+        faults += found
+        if not found:
+            rows.append(_conversation(line, fields, folder))
     require(count > 0, f"{path} must hold a row", count, name="number of rows")
     if faults:
         raise ConversationError(path, tuple(faults), count)
     return tuple(rows)
+
+
+def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    """The rows, by the line on which each begins; a text says why one is none."""
+    if first_character(path) == b"[":
+        try:
+            for record in read_records(path):
+                yield record.line, record.fields
+        except ValueError as error:
+            before, said = f"{path}, line ", str(error)
+            if said.startswith(before):  # else there is no row
+                line, _, why = said.removeprefix(before).partition(": ")
+                yield int(line), why.removesuffix(".")
+        return
+    with path.open("rb") as file:
+        for line, text in enumerate(file, start=1):
+            if text.strip():
+                try:
+                    yield line, row_fields(text.removesuffix(b"\n"))
+                except ValueError as error:
+                    yield line, str(error)
 
 
 def _conversation(line: int, fields: dict[str, Any], folder: Path | None) -> Conversation:

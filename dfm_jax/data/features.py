@@ -1,9 +1,7 @@
 """Features for clustering: of images, of documents, or the user's own."""
 
 import hashlib
-import io
 import json
-import os
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
@@ -17,7 +15,9 @@ from dfm_jax.checks import check_count, check_interval, check_seed, require
 from dfm_jax.data.arrays import (
     aligned_empty,
     is_npz,
-    read_npy,
+    keep_array,
+    kept_array,
+    kept_path,
     read_npy_file,
     read_npz_file,
     read_tensors,
@@ -33,7 +33,6 @@ from dfm_jax.types import typed
 _SIDE = 96  # px, of an image as the encoder sees it
 _BATCH = 32
 _RECIPE = "EfficientNet-Lite0, 1"  # to be counted up when the same weights give other features
-_DIGEST = hashlib.sha256().digest_size  # bytes
 
 Images = UInt8[np.ndarray, "B H W 3"]
 
@@ -134,7 +133,7 @@ def _encoded(
         for key, feature in zip(batch, outputs, strict=False):
             known[key] = feature
             if folder is not None:
-                _keep(folder, key, feature)
+                keep_array(folder, key, feature)
     return Encoded(np.stack([known[key] for key in keys]), len(missing), corrupt)
 
 
@@ -167,37 +166,12 @@ def _key(shared: "hashlib._Hash", resized: np.ndarray) -> str:
     return of_image.hexdigest()
 
 
-def _path(folder: Path, key: str) -> Path:
-    return folder / key[:2] / key
-
-
 def _kept(folder: Path, keys: Iterable[str]) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     """The features for `keys` in the folder, and which of its files are damaged."""
-    known, corrupt = {}, []
-    for key in keys:
-        path = _path(folder, key)
-        content = path.read_bytes() if path.is_file() else None
-        if content is not None and content[:_DIGEST] == _digest(key, content[_DIGEST:]):
-            known[key] = read_npy(io.BytesIO(content[_DIGEST:]), len(content) - _DIGEST)
-        elif content is not None:
-            corrupt.append(str(path))
-    return known, tuple(corrupt)
-
-
-def _keep(folder: Path, key: str, feature: np.ndarray) -> None:
-    """Write a feature completely or not at all; a file under its name is always complete."""
-    array = io.BytesIO()
-    np.save(array, feature, allow_pickle=False)
-    path = _path(folder, key)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{key}.{os.getpid()}")
-    partial.write_bytes(_digest(key, array.getvalue()) + array.getvalue())
-    partial.replace(path)
-
-
-def _digest(key: str, array: bytes) -> bytes:
-    """A digest that includes the key: a file under another's name is as bad as a damaged one."""
-    return hashlib.sha256(key.encode() + array).digest()
+    found = {key: kept_array(folder, key) for key in keys}
+    known = {key: array for key, array in found.items() if array is not None}
+    corrupt = [kept_path(folder, key) for key in found if key not in known]
+    return known, tuple(str(path) for path in corrupt if path.is_file())
 
 
 # ── Features of documents: TF-IDF of words, then their SVD; kept on disk as numbers and words ─────

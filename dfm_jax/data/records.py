@@ -62,11 +62,16 @@ def read_records(path: Path | str) -> Iterator[Record]:
 def _reader(path: Path) -> Callable[[Path], Iterator[Record]]:
     if path.is_dir():
         return _of_folder
+    return _of_array if first_character(path) == b"[" else _of_lines
+
+
+def first_character(path: Path) -> bytes:
+    """The first byte of a file that is not a space; b"" if there is none."""
     with path.open("rb") as file:
         head = b" "
         while head.isspace():
             head = file.read(1)
-    return _of_array if head == b"[" else _of_lines
+    return head
 
 
 def row_fields(text: bytes) -> dict:
