@@ -5,41 +5,50 @@ import pickle
 import tracemalloc
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from parity import families_fixture, processors_fixture
 from PIL import Image
+from safetensors.numpy import save_file
 
 from dfm_jax import cli
 from dfm_jax.data import packages
 from dfm_jax.data.features import (
-    Encoded,
+    PictureEncoder,
+    clip_encoder,
     document_encoder_to_files,
     encode_documents,
+    encoded_pictures,
     fit_documents,
     read_document_encoder,
+    resized_image,
 )
 from dfm_jax.data.pictures import picture_path
+from dfm_jax.data.processors import read_processor
 from dfm_jax.data.records import Record, context_text
+from dfm_jax.models.multimodal import vision_tower
+from dfm_jax.models.pretrained import checkpoint_params, open_folder
 from dfm_jax.partition import read as encoders
 from dfm_jax.partition.read import Source, encoded_rows, source_inputs
 
 NUM_ROWS, NUM_EXPERTS = 24, 2
 
 
-def corners(params, images, *, folder=None):
-    """An encoder that needs no network: the color of a corner, and of the whole."""
-    values = images.astype(np.float32) / 255
-    wide = np.concatenate([values[:, 0, 0], values.mean((1, 2))], axis=1)
-    return Encoded(wide, len(images), ())
+def corners(params, image):
+    """The color of a corner, and of the whole."""
+    values = image.astype(np.float32) / 255
+    return jnp.concatenate([values[0, 0], values.mean((0, 1))])
+
+
+# It needs no network.
+CORNERS = PictureEncoder("efficientnet", 6, resized_image, corners, np.zeros(1), "corners")
 
 
 @pytest.fixture
 def photos(tmp_path, monkeypatch):
     """Rows with an image each, half of them dark; and an encoder that is quick."""
-    monkeypatch.setattr(encoders, "load_efficientnet_lite0", lambda: None)
-    monkeypatch.setattr(encoders, "image_encoder_hash", lambda params: "0" * 64)
-    monkeypatch.setattr(encoders, "image_features", corners)
-    monkeypatch.setattr(encoders, "_WIDTH", 6)
+    monkeypatch.setattr(encoders, "efficientnet_encoder", lambda: CORNERS)
     rng = np.random.default_rng(0)
     (tmp_path / "photos" / "deep").mkdir(parents=True)
     for number in range(NUM_ROWS):
@@ -91,6 +100,67 @@ def refusal(capsys) -> str:
     assert captured.out == ""
     (line,) = captured.err.splitlines()
     return line
+
+
+# ── CLIP ────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def clip(tmp_path):
+    """The folder of a small random CLIP, as transformers writes it."""
+    folder = tmp_path / "clip"
+    folder.mkdir()
+    kinds = json.loads(families_fixture.FIXTURE.read_text())["kinds"]["clip"]
+    processors = json.loads(processors_fixture.FIXTURE.read_text())["processors"]
+    size = {"size": {"shortest_edge": 24}, "crop_size": {"height": 24, "width": 24}}
+    (folder / "config.json").write_text(json.dumps(kinds["config"]))
+    said = processors["crop"]["settings"] | size
+    (folder / "preprocessor_config.json").write_text(json.dumps(said))
+    save_file(families_fixture.weights(kinds["shapes"]), folder / "model.safetensors")
+    return folder
+
+
+def test_clips_features_are_those_of_its_tower_and_are_kept(clip, tmp_path):
+    encoder = clip_encoder(clip)
+    pictures = [processors_fixture.picture(*size) for size in ((24, 24), (40, 25), (24, 24))]
+    found = encoded_pictures(encoder, pictures, folder=tmp_path / "kept")
+    assert found.features.shape == (3, encoder.width) == (3, 20)
+    assert found.num_encoded == 2
+    again = encoded_pictures(encoder, pictures, folder=tmp_path / "kept")
+    assert again.num_encoded == 0
+    np.testing.assert_array_equal(again.features, found.features)
+    checkpoint, processor = open_folder(clip), read_processor(clip)
+    normalized = processor.normalized(processor.pixels(pictures[1]))[0]
+    expected = vision_tower(checkpoint.config).pooled(checkpoint_params(checkpoint), normalized)
+    np.testing.assert_allclose(found.features[1], expected, rtol=0, atol=2e-6)
+    for picture in pictures:
+        once = encoder.prepared(picture)
+        np.testing.assert_array_equal(encoder.prepared(once), once)
+
+
+def test_clip_parts_rows_and_routes_new_ones(photos, clip, capsys):
+    options = ["--images", str(photos / "photos"), "--clip", str(clip)]
+    assert partition(photos, "--encoder", "clip", *options) == 0
+    assert json.loads((photos / "out" / "encoder.json").read_text())["encoder"] == "clip"
+    assert route(photos, *options) == 0
+    assert assigned(photos / "routed") == assigned(photos / "out")
+    tensors = families_fixture.weights(
+        json.loads(families_fixture.FIXTURE.read_text())["kinds"]["clip"]["shapes"]
+    )
+    tensors["visual_projection.weight"] *= 2
+    save_file(tensors, clip / "model.safetensors")
+    capsys.readouterr()
+    assert route(photos, *options, out="again") == 2
+    assert "must be of the encoder that is installed" in refusal(capsys)
+
+
+def test_what_is_no_clip_is_refused(photos, clip, capsys):
+    assert partition(photos, "--encoder", "clip", "--images", str(photos / "photos")) == 2
+    assert "`--clip`, the folder of a CLIP, must be given if the encoder is clip" in refusal(capsys)
+    (clip / "preprocessor_config.json").unlink()
+    options = ["--images", str(photos / "photos"), "--clip", str(clip)]
+    assert partition(photos, "--encoder", "clip", *options) == 2
+    assert "must hold preprocessor_config.json" in refusal(capsys)
 
 
 # ── images ──────────────────────────────────────────────────────────────────────────────────────

@@ -37,13 +37,17 @@ class Partition:
     features: Path | None = None
     """Your own features: an .npy array [R, D], one row each, or an .npz file of `features` and
     their `rows`; repeated rows are averaged."""
-    encoder: Literal["efficientnet", "tfidf"] | None = None
-    """The encoder of the rows. efficientnet reads the images of a row; tfidf reads its first human
-    turn without the answer, or a whole file."""
+    encoder: Literal["efficientnet", "clip", "tfidf"] | None = None
+    """The encoder of the rows. efficientnet and clip read the images of a row; tfidf reads its
+    first human turn without the answer, or a whole file."""
+    clip: str | None = None
+    """For clip: the Hugging Face folder of a CLIP, or org/name; its projected image feature is
+    used."""
     images: Path | None = None
-    """For efficientnet: the folder to which the paths in `image` are relative."""
+    """For efficientnet and clip: the folder to which the paths in `image` are relative."""
     cache: Path | None = None
-    """For efficientnet: a folder that keeps the features, so that no image is encoded twice."""
+    """For efficientnet and clip: a folder that keeps the features, so that no image is encoded
+    twice."""
     num_features: int | None = None
     """For tfidf: the number of directions that are kept; the default is 64."""
     balance: Literal["rows", "tokens", "none"] = "rows"
@@ -99,10 +103,13 @@ class Route:
     """The folder to make; a finished folder of the same settings and inputs is left alone."""
     features: Path | None = None
     """An .npy or .npz file of features of the new rows, from the encoder that made the old ones."""
+    clip: str | None = None
+    """For clip: the folder of the CLIP that made the old features, or org/name."""
     images: Path | None = None
-    """For efficientnet: the folder to which the paths in `image` are relative."""
+    """For efficientnet and clip: the folder to which the paths in `image` are relative."""
     cache: Path | None = None
-    """For efficientnet: a folder that keeps the features, so that no image is encoded twice."""
+    """For efficientnet and clip: a folder that keeps the features, so that no image is encoded
+    twice."""
     weights: Path | None = None
     """The number of tokens of each row, as an .npy array [R], if the partition was made with such a
     file."""
@@ -119,8 +126,11 @@ class Route:
 
         options = vars(self).copy()
         del options["keep_buffers"]  # `main` has read it
-        source = Source(**{name: options.pop(name) for name in ("features", "images", "cache")})
+        source = Source(**{name: options.pop(name) for name in _OF_SOURCE})
         return _show_written(self.out, *write_routed(source=source, **options))
+
+
+_OF_SOURCE = ("features", "images", "cache", "clip")  # what new rows need, too
 
 
 def _show_written(out: Path, manifest: dict, found: bool) -> int:

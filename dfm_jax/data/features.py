@@ -5,9 +5,10 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
@@ -24,14 +25,18 @@ from dfm_jax.data.arrays import (
     tensors_to_bytes,
 )
 from dfm_jax.data.packages import package_files, package_folder
+from dfm_jax.data.processors import PictureProcessor, read_processor
 from dfm_jax.json_text import read_json
 from dfm_jax.models import efficientnet
 from dfm_jax.models.efficientnet import Params
+from dfm_jax.models.multimodal import VisionConfig, vision_tower
+from dfm_jax.models.pretrained import checkpoint_params, open_folder
 from dfm_jax.models.weight_files import read_tensors as read_torch_tensors
 from dfm_jax.types import typed
 
 _SIDE = 96  # px, of an image as the encoder sees it
 _BATCH = 32
+_WIDTH = 1280  # of EfficientNet-Lite0's features
 _RECIPE = "EfficientNet-Lite0, 1"  # to be counted up when the same weights give other features
 
 Images = UInt8[np.ndarray, "B H W 3"]
@@ -67,7 +72,94 @@ def load_efficientnet_lite0() -> Params:
 
 def image_encoder_hash(params: Params) -> str:
     """A hash of all that `image_features` depends on, except the images: 64 hexadecimal digits."""
-    return _shared_hash(efficientnet.features, params).hexdigest()
+    return _efficientnet(efficientnet.features, params).digest
+
+
+class PictureEncoder(NamedTuple):
+    """A frozen encoder of pictures: what it reads, and the features that it gives."""
+
+    name: str
+    width: int  # D
+    prepared: Callable[[np.ndarray], np.ndarray]  # [H, W, 3] → [S, S, 3]; again, it changes nothing
+    encode: Callable[[Any, Any], jax.Array]  # (params, prepared [S, S, 3]) → [D]
+    params: Any
+    recipe: str  # what changes whenever the same weights give other features
+
+    @property
+    def digest(self) -> str:
+        """A hash of all that the features depend on, except the pictures: 64 hexadecimal digits."""
+        return _shared_hash(self.recipe, self.params).hexdigest()
+
+
+def efficientnet_encoder() -> PictureEncoder:
+    """EfficientNet-Lite0's features of a whole picture, as `image_features` gives them.
+
+    Raises:
+        MissingDataError: if the package of the weights is not installed.
+    """
+    return _efficientnet(efficientnet.features, load_efficientnet_lite0())
+
+
+def _efficientnet(encode: Callable[..., jax.Array], params: Params) -> PictureEncoder:
+    recipe = f"{_RECIPE}, {encode.__name__}"
+    return PictureEncoder("efficientnet", _WIDTH, _resized, encode, params, recipe)
+
+
+def clip_encoder(folder: Path | str) -> PictureEncoder:
+    """CLIP's projected image feature, from a Hugging Face folder or a repository's name.
+
+    The folder holds `config.json` of a CLIP or of its vision half, the weights, and
+    `preprocessor_config.json`.
+
+    Raises:
+        FileNotFoundError: if one of these files is missing.
+        ValueError: if it is another network; if its processor makes several pictures of one.
+    """
+    checkpoint = open_folder(folder)
+    config = checkpoint.config
+    rule = "`clip` must hold a CLIP, whose config has a vision tower with a projection"
+    clip = isinstance(config, VisionConfig)
+    require(clip, rule, type(config).__name__, name="type of its network")
+    processor = read_processor(checkpoint.path)
+    rule = "`fit` of the processor of CLIP must not be tiles, which are several pictures"
+    require(processor.fit != "tiles", rule, processor.fit)
+    encode = _clip_feature(config, processor)
+    recipe = f"CLIP, 1, {config}, {processor}"
+    params = checkpoint_params(checkpoint)
+    width = config.projection or config.width
+    return PictureEncoder("clip", width, _first_square(processor), encode, params, recipe)
+
+
+@cache  # the same function for the same network: what was compiled for it is found again
+def _clip_feature(config: VisionConfig, processor: PictureProcessor) -> Callable[..., jax.Array]:
+    tower, table = vision_tower(config), processor.table
+
+    def clip_feature(params: Any, picture: jax.Array) -> jax.Array:
+        return tower.pooled(params, jnp.asarray(table)[picture, np.arange(3)[None, None]])
+
+    return clip_feature
+
+
+def _first_square(processor: PictureProcessor) -> Callable[[np.ndarray], np.ndarray]:
+    return lambda picture: processor.pixels(picture)[0]
+
+
+@typed
+def encoded_pictures(
+    encoder: PictureEncoder, pictures: Sequence[np.ndarray], *, folder: Path | None = None
+) -> Encoded:
+    """The features of pictures of any shapes: [B, D], not of unit length.
+
+    Args:
+        encoder: The encoder.
+        pictures: RGB pictures [H, W, 3], in 8 bits.
+        folder: A folder that keeps the features, see `image_features`.
+
+    Raises:
+        ValueError: if there is no picture.
+        MissingDataError: if pillow is not installed.
+    """
+    return _encoded(encoder, pictures, folder)
 
 
 @typed
@@ -94,7 +186,7 @@ def image_features(params: Params, images: Images, *, folder: Path | None = None
         ValueError: if there is no image.
         MissingDataError: if pillow is not installed.
     """
-    return _encoded(efficientnet.features, params, images, folder)
+    return _encoded(_efficientnet(efficientnet.features, params), images, folder)
 
 
 @typed
@@ -105,7 +197,7 @@ def image_grid_features(params: Params, images: Images, *, folder: Path | None =
         ValueError: if there is no image.
         MissingDataError: if pillow is not installed.
     """
-    return _encoded(efficientnet.grid_features, params, images, folder)
+    return _encoded(_efficientnet(efficientnet.grid_features, params), images, folder)
 
 
 @typed
@@ -115,21 +207,22 @@ def pixel_features(images: Images) -> Float[np.ndarray, "B pixels"]:
 
 
 def _encoded(
-    encode: Callable[..., jax.Array], params: Params, images: np.ndarray, folder: Path | None
+    encoder: PictureEncoder, images: Sequence[np.ndarray] | np.ndarray, folder: Path | None
 ) -> Encoded:
     check_count("len(images)", len(images))
     package_folder("PIL", "pillow")  # says how to install it
-    shared = _shared_hash(encode, params)
-    keys = [_key(shared, _resized(image)) for image in images]
+    shared, prepared = _shared_hash(encoder.recipe, encoder.params), encoder.prepared
+    keys = [_key(shared, prepared(image)) for image in images]
     row_of = {key: row for row, key in enumerate(keys)}  # equal images are encoded once
     known, corrupt = ({}, ()) if folder is None else _kept(folder, row_of)
     missing = [key for key in row_of if key not in known]
     for start in range(0, len(missing), _BATCH):
         batch = missing[start : start + _BATCH]
         # Always as many images, so that there is one program.
-        inputs = np.zeros((_BATCH, _SIDE, _SIDE, 3), np.uint8)
-        inputs[: len(batch)] = [_resized(images[row_of[key]]) for key in batch]
-        outputs = np.asarray(_batched(encode)(params, inputs))
+        some = np.stack([prepared(images[row_of[key]]) for key in batch])
+        inputs = np.zeros((_BATCH, *some.shape[1:]), np.uint8)
+        inputs[: len(batch)] = some
+        outputs = np.asarray(_batched(encoder.encode)(encoder.params, inputs))
         for key, feature in zip(batch, outputs, strict=False):
             known[key] = feature
             if folder is not None:
@@ -152,9 +245,9 @@ def _resized(image: np.ndarray) -> np.ndarray:
 # ── kept on disk, under a hash of what decides them ─────────────────────────────────────────────
 
 
-def _shared_hash(encode: Callable[..., jax.Array], params: Params) -> "hashlib._Hash":
+def _shared_hash(recipe: str, params: Any) -> "hashlib._Hash":
     """A hash of the recipe and the weights, to which the bytes that the encoder reads are added."""
-    shared = hashlib.sha256(f"{_RECIPE}, {encode.__name__}".encode())
+    shared = hashlib.sha256(recipe.encode())
     for leaf in jax.tree.leaves(params):
         shared.update(np.asarray(leaf).tobytes())
     return shared

@@ -148,7 +148,7 @@ def evolve(
     if np.min(rates) < 0.0:
         rule = "`velocity` must be non-negative for v != z^i"
         raise RefusedError(f"{rule}; got min velocity = {np.min(rates)}.")
-    ends = np.atleast_1d(check_real("duration", duration))
+    ends = np.atleast_1d(check_real("duration", np.asarray(duration)))
     if ends.ndim != 1 or ends.size == 0 or not np.all((ends >= 0.0) & (ends < math.inf)):
         raise RefusedError(f"`duration` must lie in [0, inf); got duration = {duration}.")
     if np.any(np.diff(ends) < 0.0):

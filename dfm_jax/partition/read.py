@@ -22,14 +22,14 @@ from dfm_jax.data.arrays import aligned_empty, read_npy_file
 from dfm_jax.data.columns import Columns, picture_columns
 from dfm_jax.data.features import (
     DocumentEncoder,
+    PictureEncoder,
+    clip_encoder,
     document_encoder_to_files,
+    efficientnet_encoder,
     encode_documents,
+    encoded_pictures,
     fit_documents,
-    image_encoder_hash,
-    image_features,
-    load_efficientnet_lite0,
     read_features,
-    resized_image,
 )
 from dfm_jax.data.packages import package_folder
 from dfm_jax.data.pictures import READING, decoded_picture, picture_path
@@ -104,10 +104,10 @@ def read_weights(path: Path, num_rows: int) -> np.ndarray:
     return weights
 
 
-ENCODERS = ("efficientnet", "tfidf")
+ENCODERS = ("efficientnet", "clip", "tfidf")
+_OF_PICTURES = ("efficientnet", "clip")
 _IMAGES = 256  # encoded at a time, or those of one row
 _DOCUMENTS = 1024
-_WIDTH = 1280  # of EfficientNet-Lite0's features
 
 
 class Reason(NamedTuple):
@@ -129,6 +129,7 @@ class Source(NamedTuple):
     images: Path | None = None
     cache: Path | None = None
     num_features: int | None = None
+    clip: Path | str | None = None
 
 
 class EncodedRows(NamedTuple):
@@ -145,18 +146,21 @@ class EncodedRows(NamedTuple):
 
 def check_source(source: Source) -> None:
     """Check that the options can be used together."""
-    features, encoder, images, cache, num_features = source
+    features, encoder, images, cache, num_features, clip = source
     one = (features is None) != (encoder is None)
     rule = "Exactly one of `--features` and `--encoder` must be given"
     require(one, rule, (features, encoder), name="(features, encoder)")
     known = encoder is None or encoder in ENCODERS
     require(known, f"`encoder` must be one of {ENCODERS}", encoder)
-    paired = (images is not None) == (encoder == "efficientnet")
-    rule = "`--images` must be given if the encoder is efficientnet, and only then"
+    paired = (images is not None) == (encoder in _OF_PICTURES)
+    rule = "`--images` must be given if the encoder is efficientnet or clip, and only then"
     require(paired, rule, (images, encoder), name="(images, encoder)")
-    alone = cache is None or encoder == "efficientnet"
-    rule = "`--cache` must only be given if the encoder is efficientnet"
+    alone = cache is None or encoder in _OF_PICTURES
+    rule = "`--cache` must only be given if the encoder is efficientnet or clip"
     require(alone, rule, encoder, name="encoder")
+    paired = (clip is not None) == (encoder == "clip")
+    rule = "`--clip`, the folder of a CLIP, must be given if the encoder is clip, and only then"
+    require(paired, rule, (clip, encoder), name="(clip, encoder)")
     alone = num_features is None or encoder == "tfidf"
     rule = "`--num-features` must only be given if the encoder is tfidf"
     require(alone, rule, encoder, name="encoder")
@@ -193,7 +197,8 @@ def encoded_rows(
             found.num_constant,
         )
     if source.images is not None:
-        return _image_rows(input, source.images, source.cache, num_rows)
+        encoder = efficientnet_encoder() if source.clip is None else clip_encoder(source.clip)
+        return _image_rows(input, source.images, source.cache, num_rows, encoder)
     return _document_rows(input, num_rows, source.num_features, seed, fitted)
 
 
@@ -213,26 +218,27 @@ def source_inputs(input: Path, source: Source) -> dict[str, str]:
 # ── images ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def _image_rows(input: Path, folder: Path, cache: Path | None, num_rows: int) -> EncodedRows:
+def _image_rows(
+    input: Path, folder: Path, cache: Path | None, num_rows: int, encoder: PictureEncoder
+) -> EncodedRows:
     """The mean over a row's images, all of which must open."""
     require(folder.is_dir(), "`images` must be a folder that exists", folder)
     package_folder("PIL", "pillow")  # says how to install it
-    params = load_efficientnet_lite0()
-    features = aligned_empty((num_rows, _WIDTH), np.float32)  # no memory before it is filled
+    features = aligned_empty((num_rows, encoder.width), np.float32)  # no memory before it is filled
     rows, reasons, whole, num_averaged = array("q"), {}, hashlib.sha256(), 0
     waiting: list[list[np.ndarray]] = []  # the images of the rows behind the last that is encoded
 
     def encode() -> None:
         images = [image for of_row in waiting for image in of_row]
         if images:
-            encoded = image_features(params, np.stack(images), folder=cache).features
+            encoded = encoded_pictures(encoder, images, folder=cache).features
             ends = np.cumsum([len(of_row) for of_row in waiting])
             for row, part in enumerate(np.split(encoded, ends[:-1]), len(rows) - len(waiting)):
                 features[row] = part.mean(axis=0, dtype=np.float64)
         waiting.clear()
 
     for record in _shown(input, num_rows, "encoding images"):
-        found = _images_of(input, record, folder, whole)
+        found = _images_of(input, record, folder, whole, encoder)
         if isinstance(found, Reason):
             reasons[record.number] = found
             continue
@@ -242,7 +248,7 @@ def _image_rows(input: Path, folder: Path, cache: Path | None, num_rows: int) ->
         if sum(map(len, waiting)) >= _IMAGES:
             encode()
     encode()
-    about = {"encoder": "efficientnet", "hash": image_encoder_hash(params), "read": READING}
+    about = {"encoder": encoder.name, "hash": encoder.digest, "read": READING}
     return EncodedRows(
         features[: len(rows)],
         np.array(rows, np.int64),
@@ -254,7 +260,7 @@ def _image_rows(input: Path, folder: Path, cache: Path | None, num_rows: int) ->
 
 
 def _images_of(
-    input: Path, record: Record, folder: Path, whole: "hashlib._Hash"
+    input: Path, record: Record, folder: Path, whole: "hashlib._Hash", encoder: PictureEncoder
 ) -> list[np.ndarray] | Reason:
     images, reason = [], None
     for name, path in _image_paths(input, record, folder):
@@ -265,7 +271,7 @@ def _images_of(
         if content is None:
             reason = Reason("image missing", name)
         else:
-            opened = _opened(content)
+            opened = _opened(content, encoder)
             if isinstance(opened, str):
                 reason = Reason("image does not open", f"{name}: {opened}")
             else:
@@ -296,10 +302,10 @@ def _content(path: Path) -> bytes | None:
     return path.read_bytes() if path.is_file() else None  # a pipe would never end
 
 
-def _opened(content: bytes) -> np.ndarray | str:
+def _opened(content: bytes, encoder: PictureEncoder) -> np.ndarray | str:
     """The image as the encoder reads it, or what is wrong with it."""
     try:
-        return resized_image(decoded_picture(content))
+        return encoder.prepared(decoded_picture(content))
     except ValueError as error:
         return str(error)
 

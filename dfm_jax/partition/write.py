@@ -294,7 +294,7 @@ def _of_rows(surveyed: Survey, source: Source) -> dict[str, object]:
 
 CENTROIDS = "centroids.safetensors"
 _PACKAGES = ("dfm_jax", "jax", "jaxlib", "numpy", "safetensors")
-_OF_ENCODER = {"efficientnet": ("pillow",), "tfidf": ("scikit-learn", "scipy")}
+_OF_ENCODER = {"efficientnet": ("pillow",), "clip": ("pillow",), "tfidf": ("scikit-learn", "scipy")}
 
 
 def write_assigned(

@@ -249,7 +249,8 @@ def main() -> None:
     versions = {"torch": torch.__version__, "transformers": transformers.__version__}
     FIXTURE.write_text(json.dumps({"versions": versions, "kinds": found}) + "\n")
     for name, one in found.items():
-        for prompt, row in one.get("prompts", {}).items():
+        prompts_of_kind: dict = one.get("prompts", {})
+        for prompt, row in prompts_of_kind.items():
             print(f"  {name}, {prompt}: loss {row['loss']:.6f}, padded: {row['padded']:.1e}")
 
 

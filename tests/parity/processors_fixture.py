@@ -59,7 +59,7 @@ def digest(values: np.ndarray) -> list:
 
 
 def main() -> None:
-    import PIL
+    import PIL.Image
     import transformers
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
     from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
