@@ -56,7 +56,7 @@ def as_type(hint: Any, value: Any, where: str) -> Any:
         require(isinstance(value, dict), f"`{where}` must be an object", value)
         return {name: as_type(inner[1], entry, f"{where}.{name}") for name, entry in value.items()}
     if origin in (list, tuple):
-        require(isinstance(value, list), f"`{where}` must be a list", value)
+        require(isinstance(value, list | tuple), f"`{where}` must be a list", value)
         return origin(as_type(inner[0], x, f"{where}.{i}") for i, x in enumerate(value))
     number = isinstance(value, int) and not isinstance(value, bool)
     if hint is float and number:

@@ -283,7 +283,7 @@ def test_launch_has_every_option_of_train():
     assert here == there | {"experts": (), "dense": False}
     given = {"tokenizer": Path("t.json"), "set": ("seed=1", "held_out=0"), "log_every": 3}
     given |= {"save_every": 4, "evaluate_every": 5, "keep_last": 6}
-    given |= {"tracker": "tensorboard", "on_disk": True, "keep_buffers": False}
+    given |= {"tracker": "tensorboard", "on_disk": True, "keep_buffers": False, "init": "llama"}
     where = {"config": "tiny", "data": Path("d"), "folder": Path("r")}
     (job,) = Members(**where, **given, experts=(7,)).jobs()
     assert parsed(job.arguments) == Train(**where, **given, expert=7)

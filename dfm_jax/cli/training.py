@@ -40,6 +40,8 @@ class Train:
 
         python -m dfm_jax train --config run/dense/config.json --data texts --run run \
             --set num_steps=200 optimizer.decay_steps=100
+
+        python -m dfm_jax train --config small --init llama --data texts --run run
     """
 
     config: str
@@ -56,6 +58,9 @@ class Train:
     """A tokenizer.json file; a preset takes its number of tokens. Without it, tokens are bytes."""
     set: tuple[str, ...] = ()
     """Change single fields of the config: FIELD=VALUE."""
+    init: str | None = None
+    """Start from the parameters in this Hugging Face folder, or repository org/name. A preset takes
+    its network, and its tokenizer is taken unless another one is given."""
     log_every: int = 10
     """The number of steps between two lines of metrics.jsonl."""
     save_every: int = 200
@@ -83,11 +88,13 @@ class Train:
     def run(self) -> int:
         """Train to the end, or until a signal comes."""
         from dfm_jax.checks import require
+        from dfm_jax.models.pretrained import open_folder
         from dfm_jax.training.config import LogConfig, to_json
         from dfm_jax.training.distributed import is_first, join_processes, over_all_devices
         from dfm_jax.training.fit import train_member
         from dfm_jax.training.members import member_folder
         from dfm_jax.training.presets import load_config
+        from dfm_jax.training.pretrained import folder_tokenizer
         from dfm_jax.training.stopping import ExitStatus, stop_on_signals
         from dfm_jax.training.trackers import open_tracker, tracker_name
 
@@ -98,7 +105,11 @@ class Train:
             evaluate_every=self.evaluate_every,
             keep_last=self.keep_last,
         )
-        config = load_config(self.config, self.set, tokenizer=self.tokenizer)
+        init, tokenizer = None, self.tokenizer
+        if self.init is not None:
+            init = open_folder(self.init)
+            tokenizer = folder_tokenizer(init) if tokenizer is None else tokenizer
+        config = load_config(self.config, self.set, tokenizer=tokenizer, init=init)
         if self.distributed:
             rule = "`placement` must be replicated or sharded if several processes train one run"
             require(self.placement is not None, rule, self.placement)
@@ -115,13 +126,14 @@ class Train:
                 self.data,
                 self.folder,
                 expert=self.expert,
-                tokenizer=self.tokenizer,
+                tokenizer=tokenizer,
                 log_config=log_config,
                 stop=stop,
                 tracker=tracker,
                 on_disk=self.on_disk,
                 layout=layout,
                 text_only=self.text_only,
+                init=init,
                 say=print,
             )
         if not is_first():

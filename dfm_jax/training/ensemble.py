@@ -145,8 +145,8 @@ def read_expert(member: Folder, *, best: bool = False) -> Expert:
     with mended_by_training():
         record = read_record(member / str(step))
     try:
-        parts = as_type(dict[str, dict[str, Any]], record.config, "config")
-        count = as_type(int, parts.get("data", {}).get("train_tokens"), "config.data.train_tokens")
+        read = as_type(dict[str, Any], record.config.get("data", {}), "config.data")
+        count = as_type(int, read.get("train_tokens"), "config.data.train_tokens")
     except ValueError as error:
         rule = f"{member / str(step)} must be a checkpoint of an expert"
         raise CheckpointError(f"{rule}; got another record: {error}") from error

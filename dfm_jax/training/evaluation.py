@@ -27,6 +27,7 @@ from dfm_jax.training.examples import DocumentLosses, HeldOut, document_rows, ex
 from dfm_jax.training.members import (
     TEXT_ONLY,
     TOKENS,
+    identity_of,
     load_member_data,
     member_folder,
     read_member,
@@ -163,9 +164,10 @@ def load_member(member: Folder, *, best: bool = False) -> Trained:
     step = best_step(member) if best else steps[-1]
     if step is None:
         raise CheckpointError(f"{member}: no checkpoint was evaluated, so none is best.")
-    config_of = {name: record[name] for name in ("config", "data")}
     with mended_by_training():
-        state = read_checkpoint(member / str(step), state_template(config), config=config_of)
+        state = read_checkpoint(
+            member / str(step), state_template(config), config=identity_of(record)
+        )
     return Trained(config, state, step)
 
 
@@ -294,18 +296,16 @@ def _judged(
             )
             raise ValueError(f"{rule}; got held_out = None.")
         return found.held_out(None), None
-    named = record["data"]["tokenizer"]
+    told = {"recorded": record["data"]["tokenizer"], "padded": "init" in record}
     if data is None:
         columns.text_only |= record["data"].get(TEXT_ONLY, False)
         kept = member / TOKENS if isinstance(member, Path) else None
         kept = kept if kept is not None and kept.is_dir() else None
-        read = load_member_data(
-            source, config, tokenizer, tokens=kept, recorded=named, columns=columns
-        )
+        read = load_member_data(source, config, tokenizer, tokens=kept, columns=columns, **told)
         _check_same(member, source, read.description, record["data"])
         documents = read.held_out
     else:
-        pieces = tokenizer_of(config, tokenizer, recorded=named)
+        pieces = tokenizer_of(config, tokenizer, **told)
         names, texts = zip(*named_texts_in(data, columns), strict=True)
         documents = encode_texts(texts, pieces, names=names)
     return document_rows(documents, config, None), documents.num_bytes

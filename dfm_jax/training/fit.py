@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
 from dfm_jax.checks import check_seed, require
 from dfm_jax.data.columns import Columns
-from dfm_jax.interfaces import Task
+from dfm_jax.interfaces import Params, Task
+from dfm_jax.models.pretrained import Checkpoint
 from dfm_jax.parallel import state_shardings
 from dfm_jax.storage.folders import Folder, StorePath
 from dfm_jax.training.batches import ArrayBatches, Batches, whole_batch
@@ -53,10 +55,12 @@ from dfm_jax.training.members import (
 )
 from dfm_jax.training.memory import check_fits
 from dfm_jax.training.metrics import MetricsLog, metric_name
+from dfm_jax.training.pretrained import Initial, initial_params
 from dfm_jax.training.state import (
     TrainState,
     init_state,
     make_optimizer,
+    state_of,
     with_hyperparameters,
 )
 from dfm_jax.training.step import (
@@ -87,6 +91,7 @@ class Run(NamedTuple):
     # (state, s, n) → the state after updates s … s + n − 1, with the bits of `update`, and their
     # metrics along a last axis, n ≤ `MOST_UPDATES`; None: updates are made one at a time.
     updates: Callable[[TrainState, int, int], tuple[TrainState, Any]] | None = None
+    template: Any = None  # the shapes of the state; None: a trace of `init` finds them
 
 
 def keyed_run(
@@ -228,7 +233,7 @@ def train(
 
 def _template(run: Run) -> Any:
     """The shapes of a state, and the place of each leaf."""
-    shapes = jax.eval_shape(run.init)
+    shapes = jax.eval_shape(run.init) if run.template is None else run.template
     if run.shardings is None:
         return shapes
     return jax.tree.map(
@@ -394,6 +399,7 @@ def train_member(
     on_disk: bool = False,
     layout: Layout | None = None,
     text_only: bool = False,
+    init: Checkpoint | None = None,
     say: Callable[[str], object] | None = None,
 ) -> Outcome:
     """Train a member from its present state to its end, or until a signal; see `train`.
@@ -413,8 +419,11 @@ def train_member(
     With `text_only` rows that have pictures are read without them; otherwise such rows are refused.
     `say` is called once, before the first step, with the columns of the rows that are not used.
 
+    With `init` the run starts from the parameters of a checkpoint, see `models.pretrained`. Their
+    digest is recorded: the run cannot go on from checkpoints that started from others.
+
     Raises:
-        ValueError: see `make_run`, and `load_member_data`.
+        ValueError: see `make_run`, `load_member_data`, and `initial_params`.
         CheckpointError: if the folder holds a run with another config or other data.
         NonFiniteError: see `train`.
     """
@@ -424,6 +433,7 @@ def train_member(
     require(not on_disk or isinstance(folder, Path), rule, on_disk)
     tokens = folder / TOKENS if on_disk and isinstance(folder, Path) else None
     columns = Columns(text_only=text_only)
+    initial = None if init is None else initial_params(config, init)
     if (read_examples := task_of(config).read_examples) is not None:
         texts = {"tokenizer": tokenizer, "on_disk": on_disk, "text_only": text_only}
         for name, given in texts.items():
@@ -433,23 +443,26 @@ def train_member(
         rule, kind = "`read_examples` of the task must return Examples", type(documents).__name__
         require(isinstance(documents, Examples), rule, kind, name="type of the result")
     else:
-        load = partial(load_member_data, source, config, tokenizer, tokens=tokens, columns=columns)
+        options = {"tokens": tokens, "columns": columns, "padded": init is not None}
+        load = partial(load_member_data, source, config, tokenizer, **options)
         documents = in_turn(load, load) if on_disk else load()  # the others find what is written
     if say is not None and columns.unused and is_first():
         say(columns.text())
-    record = member_record(config, documents)
+    record = member_record(config, documents, init=initial and initial.digest)
     with all_or_none():
         check_member(folder, record)
     check_same("the config and the data", config_digest(record))
     return train(
-        make_run(config, documents, log_config, layout),
+        make_run(config, documents, log_config, layout, initial=initial),
         folder,
         config=record,
         log_config=log_config,
         stop=stop,
         tracker=tracker,
         tensorboard=tensorboard,
-        before_first=partial(write_member, folder, record, source),
+        before_first=partial(
+            write_member, folder, record, source, init_source=initial and initial.source
+        ),
     )
 
 
@@ -460,11 +473,13 @@ def make_run(
     layout: Layout | None = None,
     *,
     task: Task | None = None,
+    initial: Initial | None = None,
 ) -> Run:
     """The run of a config on its data, as pure functions, on one device or over many.
 
     Runs with the same shape, see `shape_of`, and the same task share a compiled program. The task
-    is that of the config unless another one is given.
+    is that of the config unless another one is given. The first parameters are drawn, unless they
+    are given: each run then copies them, so that it may donate its own.
 
     Raises:
         ValueError: if the run cannot fit in memory, see `check_fits`; if the number of devices does
@@ -486,8 +501,13 @@ def make_run(
     init_from, step, several, shardings = _compiled(shape_of(config), task, layout)
     values, init_data = hyperparameters(config), np.asarray(jax.random.key_data(init_key))
 
+    template = state_template(config, task) if initial else None
+
     def init() -> TrainState:
-        return init_from(init_data, values)
+        if initial is None:
+            return init_from(init_data, values)
+        lie = None if shardings is None else shardings.params
+        return _begin(shape_of(config), task, layout)(initial.read(lie), values)
 
     def evaluate(state: TrainState) -> dict[str, float]:
         assert held_out is not None
@@ -512,7 +532,7 @@ def make_run(
         resumed=partial(with_hyperparameters, **values),
         # The host of a CPU program takes processors from it, an accelerator does not wait for it.
         several=several if jax.default_backend() == "cpu" else None,
-    )
+    )._replace(template=template)
 
 
 def run_keys(seed: int) -> Key:
@@ -539,6 +559,22 @@ def init_and_step(
         return with_hyperparameters(state, **values)
 
     return init, step
+
+
+@cache
+def _begin(shape: TrainConfig, task: Task, layout: Layout | None) -> Callable[..., TrainState]:
+    """(params, hyperparameters) → state, whose buffers are its own: the step donates them."""
+    optimizer = make_optimizer(shape.optimizer, shape.num_steps)
+
+    def begin(params: Params, values: Mapping[str, Array]) -> TrainState:
+        copied = jax.tree.map(jnp.copy, params)
+        state = state_of(copied, optimizer, ema=shape.ema_decay is not None)
+        return with_hyperparameters(state, **values)
+
+    if layout is None:
+        return jax.jit(begin)
+    template = state_template(shape, task)
+    return jax.jit(begin, out_shardings=state_shardings(template, *layout))
 
 
 @cache  # members that one process trains share what was compiled

@@ -48,7 +48,7 @@ from dfm_jax.training.tasks import task_of
 
 CONFIG, TOKENS = "config.json", "tokens"
 TEXT_ONLY = "text_only"  # of the data: they have pictures, which were left out
-_COMPARED = ("config", "data")
+_IDENTITY = ("config", "data", "init")
 
 
 class _Data(NamedTuple):
@@ -70,6 +70,8 @@ class _Written(NamedTuple):
     data: dict[str, Any]
     source: str
     versions: dict[str, str]
+    init: str | None = None  # of parameters that were not drawn: their digest, and their place
+    init_source: str | None = None
 
 
 def member_folder(run: Folder, expert: int | None) -> Folder:
@@ -105,18 +107,25 @@ def _rows_or_folder(folder: Path, data: Path, name: str) -> Path:
 
 
 def tokenizer_of(
-    config: TrainConfig, path: Path | None, *, recorded: str | None = None
+    config: TrainConfig, path: Path | None, *, recorded: str | None = None, padded: bool = False
 ) -> Tokenizer:
     """The tokenizer: bytes, or that of a tokenizer.json.
 
+    Pretrained networks are often `padded`: V is larger than the number of tokens.
+
     Raises:
-        ValueError: if it does not have V tokens, or is not the one that was recorded with a run.
+        ValueError: if it does not have V tokens, or at most V if the network is padded; if it is
+            not the one that was recorded with a run.
     """
     pieces = byte_tokenizer() if path is None else load_tokenizer(path)
     if recorded is not None and (found := tokenizer_name(path)) != recorded:
         raise ValueError(
             f"`tokenizer` must be {recorded}, the tokenizer of the run; got tokenizer = {found}."
         )
+    if padded:
+        rule = f"`model.num_tokens` must be at least {pieces.num_tokens}, as in the tokenizer"
+        require(config.model.num_tokens >= pieces.num_tokens, rule, config.model.num_tokens)
+        return pieces
     masks = config.model.states - config.model.num_tokens
     rule = f"`model.num_tokens` must be {pieces.num_tokens}, as in the tokenizer"
     if masks and config.task is None:  # the two change together
@@ -137,18 +146,20 @@ def load_member_data(
     *,
     tokens: Path | None = None,
     recorded: str | None = None,
+    padded: bool = False,
     columns: Columns | None = None,
 ) -> MemberData:
     """Read, split and encode the documents of a member, into memory or the folder `tokens`.
 
-    `columns` counts the columns of rows that are not read, and says whether pictures are left out.
+    `recorded` and `padded` are as in `tokenizer_of`. `columns` counts the columns of rows that are
+    not read, and says whether pictures are left out.
 
     Raises:
         ValueError: if the tokenizer does not have V tokens, or is not the one that was recorded; if
             there is nothing to read.
     """
     columns = Columns() if columns is None else columns
-    pieces = tokenizer_of(config, tokenizer, recorded=recorded)
+    pieces = tokenizer_of(config, tokenizer, recorded=recorded, padded=padded)
     name = tokenizer_name(tokenizer)
     if tokens is None:
         named = list(named_texts_in(path, columns))
@@ -182,9 +193,20 @@ def state_template(config: TrainConfig, task: Task | None = None) -> TrainState:
     return jax.eval_shape(lambda: init_state(jax.random.key(0), task, optimizer, ema=ema))
 
 
-def member_record(config: TrainConfig, data: MemberData | Examples) -> dict[str, Any]:
-    """Everything that a member is a function of; it is stored in every checkpoint."""
-    return {"config": to_json(config), "data": dict(data.description)}
+def member_record(
+    config: TrainConfig, data: MemberData | Examples, *, init: str | None = None
+) -> dict[str, Any]:
+    """Everything that a member is a function of; it is stored in every checkpoint.
+
+    `init` is the digest of the parameters from which it starts, if they are not drawn.
+    """
+    started = {} if init is None else {"init": init}
+    return {"config": to_json(config), "data": dict(data.description)} | started
+
+
+def identity_of(record: dict[str, Any]) -> dict[str, Any]:
+    """The part of the content of config.json that `member_record` gave."""
+    return {name: record[name] for name in _IDENTITY if record.get(name) is not None}
 
 
 def check_member(folder: Folder, record: dict[str, Any]) -> None:
@@ -198,8 +220,7 @@ def check_member(folder: Folder, record: dict[str, Any]) -> None:
     steps = checkpoint_steps(folder)
     if not (folder / CONFIG).is_file() or not (steps or set_aside(folder)):
         return
-    found = read_member(folder)
-    known, made = {name: found[name] for name in _COMPARED}, max(steps, default=MAX_COUNT)
+    known, made = identity_of(read_member(folder)), max(steps, default=MAX_COUNT)
     for field, here, there in differences_until(made, record, known):
         raise CheckpointError(
             f"{folder}: `{field}` must be {there!r}, as in the run of this folder; got {field} = "
@@ -207,7 +228,9 @@ def check_member(folder: Folder, record: dict[str, Any]) -> None:
         )
 
 
-def write_member(folder: Folder, record: dict[str, Any], source: Path) -> None:
+def write_member(
+    folder: Folder, record: dict[str, Any], source: Path, *, init_source: str | None = None
+) -> None:
     """Write `config.json` before the first checkpoint, and not before there is something to save.
 
     If there are checkpoints, they have the same record, see `check_member`. Then only the config is
@@ -221,6 +244,7 @@ def write_member(folder: Folder, record: dict[str, Any], source: Path) -> None:
     else:
         versions = {name: version(name) for name in ("jax", "flax", "optax", "orbax-checkpoint")}
         full = record | {"source": str(source.absolute()), "versions": versions}
+        full |= {} if init_source is None else {"init_source": init_source}
     write_whole(folder / CONFIG, json.dumps(full, indent=1) + "\n")
 
 
@@ -246,4 +270,4 @@ def read_member(folder: Folder) -> dict[str, Any]:
     except ValueError as error:
         rule = f"{path} must be the config of a member"
         raise CheckpointError(f"{rule}; got another content: {error}") from error
-    return record._asdict()
+    return {name: value for name, value in record._asdict().items() if value is not None}

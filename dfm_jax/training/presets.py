@@ -13,6 +13,7 @@ from dfm_jax.data.tokens import load_tokenizer
 from dfm_jax.json_text import parse_json, read_json
 from dfm_jax.models import TransformerConfig
 from dfm_jax.models.multimodal import SYSTEMS, MultimodalConfig
+from dfm_jax.models.pretrained import Checkpoint
 from dfm_jax.training.config import (
     OptimizerConfig,
     PicturesConfig,
@@ -21,6 +22,7 @@ from dfm_jax.training.config import (
     check_objective,
     from_json,
 )
+from dfm_jax.training.pretrained import with_network_of
 
 
 def _bytes_model(width: int, layers: int, heads: int) -> TransformerConfig:
@@ -130,19 +132,26 @@ MAX_RUNS = 100_000  # of a grid: what one command may list
 
 
 def load_config(
-    source: str, changes: Sequence[str] = (), *, tokenizer: Path | None = None
+    source: str,
+    changes: Sequence[str] = (),
+    *,
+    tokenizer: Path | None = None,
+    init: Checkpoint | None = None,
 ) -> TrainConfig:
     """The preset of that name, or the config in a JSON file, with the changes `FIELD=VALUE`.
 
     A field is named by its path, as in `optimizer.learning_rate=3e-4`. A value is JSON, or a bare
     word. A preset of texts gets the V tokens of the `tokenizer`, plus the mask if it had one,
-    unless `model.num_tokens` is among the changes.
+    unless `model.num_tokens` is among the changes. With `init` a preset gets the network of this
+    checkpoint.
 
     Raises:
         ValueError: if there is no such preset or file; if a field does not exist; if a value is not
             allowed.
     """
     values = _preset_or_file(source)
+    if init is not None and source in PRESETS:
+        values = all_fields(with_network_of(PRESETS[source], init))
     given: set[str] = set()
     for change in changes:
         name, sign, text = change.partition("=")
@@ -151,8 +160,8 @@ def load_config(
         given.add(name)
         set_field(values, name, _json_or_word(text), option="set")
     sizes = {"model", "model.num_tokens", "model.num_states"}
-    # The rows of a checkpoint that reads pictures are more than its tokenizer's tokens.
-    sized = values["pictures"] is not None or bool(given & sizes)
+    # The rows of a checkpoint, or of what reads pictures, are more than its tokenizer's tokens.
+    sized = init is not None or values["pictures"] is not None or bool(given & sizes)
     if tokenizer is not None and source in PRESETS and not sized:
         model = values["model"]
         masks = model["num_states"] - model["num_tokens"]

@@ -106,7 +106,17 @@ def init_state(
         ValueError: if a parameter is float16 or bfloat16: such a number loses an update of less
             than 1/256 of it, its average stands still, and Adam's b2 = 0.999 is rounded to 1.
     """
-    params = network.init(key)
+    return state_of(network.init(key), optimizer, ema=ema)
+
+
+def state_of(
+    params: Params, optimizer: optax.GradientTransformation, *, ema: bool = False
+) -> TrainState:
+    """The state at step 0 with these parameters; see `init_state`.
+
+    Raises:
+        ValueError: if a parameter is float16 or bfloat16.
+    """
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         narrow = jnp.issubdtype(leaf.dtype, jnp.floating) and jnp.finfo(leaf.dtype).bits < 32
         rule = "Parameters that are trained must be float32 or wider, or small updates are lost"

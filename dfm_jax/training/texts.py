@@ -52,7 +52,7 @@ def member_generator(
         ValueError: if its task cannot draw samples.
     """
     trained, record = load_member(member, best=best), read_member(member)
-    return _generator([(trained.config, trained.state)], None, record["data"], tokenizer)
+    return _generator([(trained.config, trained.state)], None, record, tokenizer)
 
 
 def ensemble_generator(
@@ -66,8 +66,8 @@ def ensemble_generator(
     """
     check_ensemble(run, ensemble)
     experts = [load_expert(run, expert) for expert in ensemble.experts]
-    data = as_type(dict[str, Any], ensemble.experts[0].config.get("data"), "data")
-    return _generator(experts, ensemble.log_weights, data, tokenizer)  # experts share the tokenizer
+    record = ensemble.experts[0].config  # experts share the tokenizer
+    return _generator(experts, ensemble.log_weights, record, tokenizer)
 
 
 def sampled_ids(
@@ -147,7 +147,7 @@ def _continued(generator: Generator, asked: _Asked) -> list[list[int]]:
 
 def _filled_in(generator: Generator, asked: _Asked) -> list[list[int]]:
     """Fill in masks after the prompt, with the denoisers."""
-    config, mask_id = generator.configs[0], generator.tokenizer.num_tokens
+    config, mask_id = generator.configs[0], generator.configs[0].model.num_tokens
     ids, max_new = asked.ids, asked.max_new
     length = len(ids) + max_new
     rule = (
@@ -219,7 +219,7 @@ def _until(ids: list[int], num_given: int, stop_tokens: tuple[int, ...]) -> list
 def _generator(
     experts: Sequence[tuple[TrainConfig, TrainState]],
     log_prior: np.ndarray | None,
-    data: dict[str, Any],
+    record: dict[str, Any],
     tokenizer: Path | None,
 ) -> Generator:
     configs = tuple(config for config, _ in experts)
@@ -237,9 +237,10 @@ def _generator(
             rule = "Experts that fill in masks must all have the sizes of the first one"
             sizes = [config.model for config in configs]
             require(task.denoiser is tasks[0].denoiser, rule, sizes, name="models")
+    data = as_type(dict[str, Any], record.get("data"), "data")
     rule = "The data of the run must be texts, with a tokenizer"
     require("tokenizer" in data, rule, list(data), name="fields")
     named = as_type(str, data["tokenizer"], "data.tokenizer")
-    pieces = tokenizer_of(configs[0], tokenizer, recorded=named)
+    pieces = tokenizer_of(configs[0], tokenizer, recorded=named, padded="init" in record)
     averages = (state.params if state.ema is None else state.ema for _, state in experts)
     return Generator(configs, tuple(averages), log_prior, pieces)

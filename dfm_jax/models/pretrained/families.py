@@ -13,6 +13,7 @@ from dfm_jax.models.multimodal.config import MultimodalConfig, VisionConfig
 from dfm_jax.models.pretrained.checkpoint import Checkpoint
 from dfm_jax.models.pretrained.leaves import (
     Leaf,
+    leaf_shapes_of,
     params_of,
     tensor_shapes_of,
     tensors_of,
@@ -149,7 +150,9 @@ def family_of(config: PretrainedConfig) -> _Family:
     return next(f for f in (_TEXT, _MULTIMODAL, _CLIP) if isinstance(config, f.kind))
 
 
-def checkpoint_params(checkpoint: Checkpoint, *, dtype: DType = jnp.float32) -> Params:
+def checkpoint_params(
+    checkpoint: Checkpoint, *, dtype: DType = jnp.float32, shardings: Any = None
+) -> Params:
     """The parameters of the network of `checkpoint.config`, read leaf by leaf.
 
     That network is `transformer`, `multimodal` or `vision_tower`, by the type of the config. In
@@ -160,6 +163,8 @@ def checkpoint_params(checkpoint: Checkpoint, *, dtype: DType = jnp.float32) -> 
     Args:
         checkpoint: The result of `open_gguf` or `open_folder`.
         dtype: The type of the parameters; bfloat16 takes half the memory, and rounds them.
+        shardings: The sharding of each leaf, as a pytree like the parameters; by default they lie
+            on the default device.
 
     Raises:
         ValueError: if a tensor is missing, is not known, has another shape, or does not hold
@@ -167,7 +172,7 @@ def checkpoint_params(checkpoint: Checkpoint, *, dtype: DType = jnp.float32) -> 
     """
     family = family_of(checkpoint.config)
     family.check(checkpoint.config)
-    return params_of(family.leaves(checkpoint.config), checkpoint, dtype)
+    return params_of(family.leaves(checkpoint.config), checkpoint, dtype, shardings)
 
 
 def checkpoint_tensors(
@@ -182,6 +187,11 @@ def checkpoint_tensors(
     family = family_of(config)
     family.check(config)
     return tensors_of(family.leaves(config), params)
+
+
+def leaf_shapes(config: PretrainedConfig) -> dict[str, tuple[int, ...]]:
+    """The leaves of the parameters of a checkpoint by their paths, with their shapes."""
+    return leaf_shapes_of(family_of(config).leaves(config))
 
 
 def tensor_shapes(config: PretrainedConfig) -> dict[str, tuple[int, ...]]:

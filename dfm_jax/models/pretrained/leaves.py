@@ -2,10 +2,14 @@
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from functools import reduce
+from operator import getitem
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Sharding
 
 from dfm_jax.checks import require
 from dfm_jax.interfaces import Params
@@ -91,8 +95,17 @@ def tensor_shapes_of(leaves: Iterable[Leaf]) -> dict[str, tuple[int, ...]]:
     return {name: leaf.tensor_shape for leaf in leaves for name in leaf.tensors}
 
 
-def params_of(leaves: Iterable[Leaf], checkpoint: Checkpoint, dtype: DType) -> Params:
-    """Read all leaves from a checkpoint, one by one.
+def leaf_shapes_of(leaves: Iterable[Leaf]) -> dict[str, tuple[int, ...]]:
+    """The leaves of the parameters by their paths, with their shapes."""
+    return {
+        ".".join(leaf.path): (len(leaf.tensors),) * leaf.stacked + leaf.own_shape for leaf in leaves
+    }
+
+
+def params_of(
+    leaves: Iterable[Leaf], checkpoint: Checkpoint, dtype: DType, shardings: Any = None
+) -> Params:
+    """Read all leaves from a checkpoint, one by one, each to its place.
 
     Raises:
         ValueError: if a tensor is missing, is not known, has another shape, or does not hold
@@ -105,11 +118,12 @@ def params_of(leaves: Iterable[Leaf], checkpoint: Checkpoint, dtype: DType) -> P
         node = params
         for name in leaf.path[:-1]:
             node = node.setdefault(name, {})
-        node[leaf.path[-1]] = _read(checkpoint, leaf, np.dtype(dtype))
+        lies = None if shardings is None else reduce(getitem, leaf.path, shardings)
+        node[leaf.path[-1]] = _placed(_read(checkpoint, leaf, np.dtype(dtype)), lies)
     return params
 
 
-def _read(checkpoint: Checkpoint, leaf: Leaf, dtype: np.dtype) -> Any:
+def _read(checkpoint: Checkpoint, leaf: Leaf, dtype: np.dtype) -> np.ndarray:
     values = np.empty((len(leaf.tensors), *leaf.own_shape), dtype)
     for i, name in enumerate(leaf.tensors):
         tensor = checkpoint.read(name)
@@ -117,7 +131,13 @@ def _read(checkpoint: Checkpoint, leaf: Leaf, dtype: np.dtype) -> Any:
         rule = f"`{name}` of {checkpoint.path} must hold floating-point numbers"
         require(floats, rule, str(tensor.dtype), name=f"{name}.dtype")
         values[i] = leaf.read(tensor)
-    return jnp.array(values if leaf.stacked else values[0])
+    return values if leaf.stacked else values[0]
+
+
+def _placed(values: np.ndarray, lies: Sharding | None) -> jax.Array:
+    if lies is None:
+        return jnp.array(values)
+    return jax.make_array_from_callback(values.shape, lies, lambda index: values[index])
 
 
 def tensors_of(leaves: Iterable[Leaf], params: Params) -> Iterator[tuple[str, np.ndarray]]:
@@ -129,10 +149,8 @@ def tensors_of(leaves: Iterable[Leaf], params: Params) -> Iterator[tuple[str, np
     """
     by_path = {".".join(leaf.path): leaf for leaf in leaves}
     found = dict(_flattened(params))
-    expected = {
-        path: (len(leaf.tensors),) * leaf.stacked + leaf.own_shape for path, leaf in by_path.items()
-    }
-    check_tensors({path: np.shape(value) for path, value in found.items()}, expected, "`params`")
+    shapes = {path: np.shape(value) for path, value in found.items()}
+    check_tensors(shapes, leaf_shapes_of(by_path.values()), "`params`")
     return _written(by_path, found)
 
 

@@ -1,0 +1,221 @@
+"""Runs that start from a Hugging Face folder: every member from the same parameters."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import tokenizers
+
+from dfm_jax import cli
+from dfm_jax.models import TransformerConfig, transformer
+from dfm_jax.models.pretrained import checkpoint_params, open_folder, write_folder
+from dfm_jax.models.pretrained.tokenizer import read_tokenizer_json
+from dfm_jax.training.config import LogConfig, TrainConfig
+from dfm_jax.training.digests import CheckpointError
+from dfm_jax.training.distributed import over_all_devices
+from dfm_jax.training.fit import make_run
+from dfm_jax.training.members import check_member, identity_of, load_member_data, read_member
+from dfm_jax.training.presets import load_config
+from dfm_jax.training.pretrained import initial_params, tensors_digest
+from experiments.lib.corpora import write_texts
+
+MODEL = TransformerConfig(
+    num_tokens=264, width=8, num_layers=2, num_heads=2, num_kv_heads=1, ffn_width=8, qkv_bias=True
+)
+SET = ("--set", "num_steps=4", "num_positions=16", "batch_size=8", "ema_decay=0.5")
+
+
+def byte_level(path: Path) -> Path:
+    """A tokenizer.json of the 256 bytes: fewer tokens than the network has rows."""
+    alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+    backend = tokenizers.Tokenizer(
+        tokenizers.models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[])
+    )
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(
+        add_prefix_space=False, use_regex=False
+    )
+    backend.decoder = tokenizers.decoders.ByteLevel()
+    backend.save(str(path))
+    return path
+
+
+def saved(path: Path, seed: int = 0, **options) -> Path:
+    params = transformer(MODEL).init(jax.random.key(seed))
+    tokenizer = read_tokenizer_json(byte_level(path.with_suffix(".json")))
+    return write_folder(path, MODEL, params, tokenizer=tokenizer, **options)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return saved(tmp_path_factory.mktemp("checkpoint") / "qwen")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """Documents, and the same assigned to two experts."""
+    root = tmp_path_factory.mktemp("data")
+    write_texts(root / "all")
+    for number, path in enumerate(sorted((root / "all").iterdir())):
+        part = root / "parts" / f"expert_{number % 2:03d}"
+        part.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, part)
+    return root
+
+
+def config_of(folder: Path) -> TrainConfig:
+    return load_config("tiny", SET[1:], init=open_folder(folder))
+
+
+def assert_equal(tree, other) -> None:
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b, strict=True), tree, other)
+
+
+def train(run: Path, data: Path, *words: str) -> int:
+    return cli.main(
+        ["train", "--config", "tiny", "--run", str(run), "--data", str(data), *SET, *words]
+    )
+
+
+def test_a_preset_takes_the_network_and_keeps_how_it_is_computed(folder):
+    init = open_folder(folder)
+    config = load_config("medium", init=init)
+    assert config.model == dataclasses.replace(MODEL, compute_dtype="bfloat16")
+    changed = load_config("tiny", ["model.scan_layers=true"], init=init)
+    assert changed.model == dataclasses.replace(MODEL, scan_layers=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scanned", [False, True])
+def test_each_run_starts_from_the_checkpoint_and_may_donate_its_state(scanned, folder, data):
+    config = load_config(
+        "tiny", [*SET[1:], f"model.scan_layers={str(scanned).lower()}"], init=open_folder(folder)
+    )
+    initial = initial_params(config, open_folder(folder))
+    tokens = load_member_data(data / "all", config, folder / "tokenizer.json", padded=True)
+    expected = checkpoint_params(open_folder(folder)._replace(config=config.model))
+    for layout in (None, None, over_all_devices("sharded"), over_all_devices("replicated")):
+        run = make_run(config, tokens, LogConfig(), layout, initial=initial)
+        state = run.init()
+        assert_equal(state.params, expected)
+        assert_equal(state.ema, expected)
+        assert jax.tree.map(lambda x: (x.shape, x.dtype), state) == jax.tree.map(
+            lambda x: (x.shape, x.dtype), run.template
+        )
+        moved, _ = run.update(state, 0)
+        assert not np.array_equal(moved.params["norm"]["scale"], expected["norm"]["scale"])
+
+
+@pytest.mark.slow
+def test_the_command_trains_all_variants_from_one_folder(folder, data, tmp_path, capsys):
+    run = tmp_path / "run"
+    words = ("--init", str(folder))
+    assert train(run, data / "all", *words) == 0
+    for expert in "01":
+        assert train(run, data / "parts", "--expert", expert, *words) == 0
+    digest = tensors_digest(open_folder(folder))
+    members = [read_member(run / name) for name in ("dense", "expert_000", "expert_001")]
+    assert [member["init"] for member in members] == [digest] * 3
+    assert members[0]["init_source"] == str(folder)
+    assert members[0]["config"]["model"]["num_tokens"] == MODEL.num_tokens
+    assert train(run, data / "all", *words) == 0
+    assert "finished already" in capsys.readouterr().out
+    where = ("--tokenizer", str(folder / "tokenizer.json"))
+    assert cli.main(["make-ensemble", "--run", str(run)]) == 0
+    assert cli.main(["evaluate", "--run", str(run), *where]) == 0
+    assert capsys.readouterr().out.count("exact") == 4
+    asked = ["--prompt", "In", "--max-new", "4", "--ids", *where]
+    assert cli.main(["sample", "--run", str(run), *asked]) == 0
+    assert cli.main(["sample", "--run", str(run), "--expert", "dense", *asked]) == 0
+    capsys.readouterr()
+    # Another checkpoint of the same sizes, and none.
+    other = saved(tmp_path / "other", seed=1)
+    assert train(run, data / "all", "--init", str(other)) == 2
+    assert f"`init` must be {digest!r}, as in the run of this folder; got init = 'sha256:" in (
+        said := capsys.readouterr().err
+    )
+    assert len(said.splitlines()) == 1
+    drawn = identity_of(members[0])
+    del drawn["init"]
+    with pytest.raises(
+        CheckpointError, match=f"`init` must be '{digest}', .*; got init = 'absent'"
+    ):
+        check_member(run / "dense", drawn)
+    config = str(run / "dense" / "config.json")
+    given = ["--config", config, "--run", str(run), "--data", str(data / "all")]
+    assert cli.main(["train", *given, "--init", str(folder)]) == 0
+    assert cli.main(["train", *given]) == 2
+    assert "`model.num_tokens` must be 256, as in the tokenizer" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_run_of_drawn_parameters_is_recorded_as_before(data, tmp_path):
+    assert train(tmp_path, data / "all") == 0
+    record = read_member(tmp_path / "dense")
+    assert set(record) == {"config", "data", "source", "versions"}
+    with pytest.raises(CheckpointError, match=r"`init` must be 'absent', .* = 'sha256:0'"):
+        check_member(tmp_path / "dense", identity_of(record) | {"init": "sha256:0"})
+    assert set(json.loads((tmp_path / "dense" / "config.json").read_text())) == {
+        *("config", "data", "source", "versions")
+    }
+
+
+def test_the_digest_is_of_the_numbers_and_not_of_the_files(folder, tmp_path):
+    digest = tensors_digest(open_folder(folder))
+    parts = saved(tmp_path / "parts", max_part_bytes=1000)
+    assert len(list(parts.glob("*.safetensors"))) > 1
+    assert tensors_digest(open_folder(parts)) == digest
+    assert tensors_digest(open_folder(saved(tmp_path / "other", seed=1))) != digest
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"width": 16}, r"`model.width` must be 8, as in .*; got model.width = 16"),
+        ({"num_kv_heads": None}, r"`model.num_kv_heads` must be 1, as in .*; got .* = 2"),
+        ({"qkv_bias": False}, r"`model.qkv_bias` must be True, as in .*; got .* = False"),
+        ({"num_states": 265}, r"`model.num_states` must be 264, as in .*; got .* = 265"),
+        ({"rope_base": 5.0}, r"`model.rope_base` must be 10000.0, as in .*; got .* = 5.0"),
+    ],
+)
+def test_another_network_is_refused_by_its_field(change, message, folder):
+    config = config_of(folder)
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, **change))
+    with pytest.raises(ValueError, match=message):
+        initial_params(config, open_folder(folder))
+
+
+def test_a_task_of_ones_own_takes_a_checkpoint_of_its_leaves(folder):
+    config = dataclasses.replace(config_of(folder), task="test_initial:same")
+    initial = initial_params(config, open_folder(folder))
+    assert_equal(initial.read(None), checkpoint_params(open_folder(folder)))
+    with pytest.raises(ValueError, match=r"The network of .* must hold the tensors .*missing"):
+        initial_params(
+            dataclasses.replace(config, task="test_initial:another"), open_folder(folder)
+        )
+
+
+def same(config):
+    from dfm_jax.training.tasks import next_token_task
+
+    return next_token_task(transformer(MODEL), num_tokens=MODEL.num_tokens)
+
+
+def another(config):
+    from dfm_jax.training.tasks import next_token_task
+
+    network = transformer(dataclasses.replace(MODEL, num_layers=3))
+    return next_token_task(network, num_tokens=MODEL.num_tokens)
+
+
+def test_a_folder_without_a_shard_is_refused(data, tmp_path, capsys):
+    parts = saved(tmp_path / "parts", max_part_bytes=1000)
+    sorted(parts.glob("*.safetensors"))[-1].unlink()
+    assert train(tmp_path / "run", data / "all", "--init", str(parts)) == 2
+    captured = capsys.readouterr().err
+    assert "that holds model-0" in captured
+    assert len(captured.splitlines()) == 1
+    assert not (tmp_path / "run").exists()
