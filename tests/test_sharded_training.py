@@ -8,8 +8,11 @@ import jax
 import numpy as np
 import pytest
 
+from dfm_jax.interfaces import Losses
 from dfm_jax.models import TransformerConfig, transformer
-from dfm_jax.parallel import independent, make_mesh, sharded_step
+from dfm_jax.models.multimodal import MultimodalConfig, VisionConfig, multimodal
+from dfm_jax.objectives import cross_entropy_loss
+from dfm_jax.parallel import collectives, dense, independent, make_mesh, sharded_step
 from dfm_jax.training.batches import Batch
 from dfm_jax.training.config import OptimizerConfig
 from dfm_jax.training.losses import next_token_losses
@@ -121,6 +124,62 @@ def test_the_dense_model_over_eight_devices_is_the_dense_model_on_one(placement)
         here = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(after))
         assert here < whole / 8 + 2**13  # the norms' scales and the mask's row lie everywhere
         assert here < 0.3 * whole
+
+
+@cache
+def pictured():
+    """A step of a small network whose text and tower are stacks of three layers, its state."""
+    stacked = {"scan_layers": True, "remat": True, "num_layers": 3}
+    system = MultimodalConfig(
+        text=TransformerConfig(
+            num_tokens=64, width=32, num_heads=4, ffn_width=64, tied=False, **stacked
+        ),
+        vision=VisionConfig(
+            image_size=8,
+            patch_size=4,
+            width=32,
+            num_heads=2,
+            ffn_width=64,
+            qkv_bias=False,  # no logit depends on a bias of keys: Adam would enlarge its rounding
+            drop_path=0.1,
+            **stacked,
+        ),
+        image_token=5,
+    )
+    network = multimodal(system)
+
+    def losses(params, example, key=None):
+        tokens, picture = example
+        logits = network.apply(params, tokens[:-1], picture[None], key=key)
+        nats = cross_entropy_loss(logits, tokens[1:])
+        return Losses(nats, np.ones(nats.shape, bool))
+
+    optimizer = make_optimizer(OptimizerConfig(warmup_steps=1), STEPS)
+    state = jax.jit(partial(init_state, network=network, optimizer=optimizer))(jax.random.key(0))
+    random = np.random.default_rng(0)
+    tokens = random.integers(6, 64, (8, 12)).astype(np.int32)
+    tokens[:, 2:6] = 5
+    batch = tokens, random.normal(size=(8, 8, 8, 3)).astype(np.float32)
+    return make_train_step(losses, optimizer), jax.device_get(state), batch
+
+
+def test_a_sharded_step_gathers_one_layer_of_a_stack_at_a_time(monkeypatch):
+    step, state, batch = pictured()
+    arguments = state, batch, jax.random.key(1)
+    expected = jax.device_get(jax.jit(step)(*arguments))
+    stack = 3 * 32 * 64 * 4  # bytes of the largest leaf of either stack
+
+    def largest_gather():
+        over = sharded_step(step, make_mesh({"data": 8}), state, placement="sharded", donate=False)
+        compiled = jax.jit(over).lower(*arguments).compile()
+        found = [one.num_bytes for one in collectives(compiled) if one.kind == "all-gather"]
+        return max(found), over
+
+    most, over = largest_gather()
+    assert 32 * 64 * 4 <= most < stack
+    assert_close(over(*arguments), expected)
+    monkeypatch.setattr(dense, "_STACKED", "of no name")
+    assert largest_gather()[0] >= stack
 
 
 # ── runs of different lengths, and runs that break ──────────────────────────────────────────────

@@ -26,6 +26,7 @@ from dfm_jax.models.layers import (
     rotary_angles,
 )
 from dfm_jax.models.products import rows_times
+from dfm_jax.parallel import gathered_layer, gathers_layers
 from dfm_jax.types import Array, Key, as_ids
 
 Memories = Any  # None; a `Memory` per layer; scanned, one with a leading axis of layers
@@ -133,9 +134,12 @@ class Transformer(nn.Module):
                 memories.append(own)
             return h, None if memory is None else tuple(memories)
         axes: Any = (0, nn.broadcast)  # flax's annotation knows one axis only
+        block: Any = Block
+        if gathers_layers():
+            block = nn.map_variables(block, "params", trans_in_fn=gathered_layer, mutable=False)
         scanned = nn.scan(
             # The loop already keeps the forward and the backward pass apart.
-            nn.remat(Block, prevent_cse=False) if config.remat else Block,
+            nn.remat(block, prevent_cse=False) if config.remat else block,
             variable_axes={"params": 0},
             split_rngs={"params": True, "dropout": True},
             in_axes=axes,

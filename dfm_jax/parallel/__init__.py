@@ -10,6 +10,8 @@ from dfm_jax.parallel.collectives import Collective as Collective
 from dfm_jax.parallel.collectives import collectives as collectives
 from dfm_jax.parallel.collectives import count_by_kind as count_by_kind
 from dfm_jax.parallel.dense import Placement as Placement
+from dfm_jax.parallel.dense import gathered_layer as gathered_layer
+from dfm_jax.parallel.dense import gathers_layers as gathers_layers
 from dfm_jax.parallel.dense import sharded_step as sharded_step
 from dfm_jax.parallel.dense import state_shardings as state_shardings
 from dfm_jax.parallel.independent import faster_in_turn as faster_in_turn

@@ -2,11 +2,15 @@
 
 The step function is written for one device. The shardings of its state and batch decide which
 communication the compiler adds. "replicated": every device holds the whole state, and gradients are
-summed over devices. "sharded": every device holds a part of each leaf; parameters are gathered for
-a step and dropped after it, so the memory of the state falls with the number of devices.
+summed over devices. "sharded": every device holds a part of each leaf, so the memory of the state
+falls with the number of devices. Parameters are gathered for a step and dropped after it. Those of
+stacked layers, the leaves under a name `layers`, are gathered layer by layer: `gathered_layer`.
 """
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -31,16 +35,74 @@ def state_shardings(state: Any, mesh: Mesh, placement: Placement = "replicated")
     """
     known = ("replicated", "sharded")
     require(placement in known, f"`placement` must be one of {', '.join(known)}", placement)
+    if placement == "replicated":
+        return jax.tree.map(lambda leaf: NamedSharding(mesh, PartitionSpec()), state)
+    return jax.tree.map(partial(_lies, mesh), state)
+
+
+def _lies(mesh: Mesh, leaf: Any) -> NamedSharding:
+    """The sharding of a leaf that is split along its longest axis which the devices divide."""
     axis = mesh.axis_names[-1]
+    spec: list[str | None] = [None] * jnp.ndim(leaf)
+    divided = [n for n, size in enumerate(jnp.shape(leaf)) if size % mesh.shape[axis] == 0]
+    if divided:
+        spec[max(divided, key=lambda n: jnp.shape(leaf)[n])] = axis
+    return NamedSharding(mesh, PartitionSpec(*spec))
 
-    def lies(leaf: Any) -> NamedSharding:
-        spec: list[str | None] = [None] * jnp.ndim(leaf)
-        divided = [n for n, size in enumerate(jnp.shape(leaf)) if size % mesh.shape[axis] == 0]
-        if placement == "sharded" and divided:
-            spec[max(divided, key=lambda n: jnp.shape(leaf)[n])] = axis
-        return NamedSharding(mesh, PartitionSpec(*spec))
 
-    return jax.tree.map(lies, state)
+# ── One layer of a stack at a time ────────────────────────────────────────────────────────────────
+
+_MESH: ContextVar[Mesh | None] = ContextVar("mesh", default=None)  # of the sharded step, if any
+_STACKED = "layers"
+
+
+def gathers_layers() -> bool:
+    """Whether what is traced is a step whose layers are to be gathered one by one."""
+    return _MESH.get() is not None
+
+
+def gathered_layer(params: Any) -> Any:
+    """The parameters of one layer of a stack, whole on each device for as long as it is computed.
+
+    Models call this inside the loop over their layers. Their gradients are scattered again as soon
+    as they are there. Outside a step of the placement "sharded" nothing is done.
+    """
+    mesh = _MESH.get()
+    return params if mesh is None else jax.tree.map(partial(_gathered, mesh), params)
+
+
+def _gathered(mesh: Mesh, leaf: Any) -> Any:
+    put = jax.lax.with_sharding_constraint
+
+    @jax.custom_vjp
+    def whole(leaf: Any) -> Any:
+        return put(leaf, NamedSharding(mesh, PartitionSpec()))
+
+    whole.defvjp(lambda leaf: (whole(leaf), None), lambda _, g: (put(g, _lies(mesh, g)),))
+    return whole(leaf)
+
+
+@contextlib.contextmanager
+def _gathering(mesh: Mesh | None) -> Iterator[None]:
+    token = _MESH.set(mesh)
+    try:
+        yield
+    finally:
+        _MESH.reset(token)
+
+
+def _is_stacked(path: Any) -> bool:
+    return any(getattr(key, "key", None) == _STACKED for key in path)
+
+
+def _whole(params: Any, mesh: Mesh) -> Any:
+    """The parameters, gathered; a stack of layers stays as it lies."""
+    put, everywhere = jax.lax.with_sharding_constraint, NamedSharding(mesh, PartitionSpec())
+
+    def one(path: Any, leaf: Any) -> Any:
+        return leaf if _is_stacked(path) else put(leaf, everywhere)
+
+    return jax.tree_util.tree_map_with_path(one, params)
 
 
 def sharded_step(
@@ -79,10 +141,11 @@ def sharded_step(
     put = jax.lax.with_sharding_constraint
 
     def constrained(state: Any, batch: Any, *more: Any) -> tuple[Any, Any]:
-        state = put(state, shardings)
-        if placement == "sharded":  # or the compiler may gather whole batches in their place
-            state = state._replace(params=put(state.params, whole))
-        state, metrics = step(state, put(batch, rows), *more)
+        state, sharded = put(state, shardings), placement == "sharded"
+        if sharded:  # or the compiler may gather whole batches in their place
+            state = state._replace(params=_whole(state.params, mesh))
+        with _gathering(mesh if sharded else None):
+            state, metrics = step(state, put(batch, rows), *more)
         return put(state, shardings), put(metrics, whole)
 
     compiled = jax.jit(constrained, donate_argnums=0 if donate else ())

@@ -16,6 +16,7 @@ from dfm_jax.checks import require
 from dfm_jax.interfaces import Params
 from dfm_jax.models.multimodal.config import Norm, VisionConfig
 from dfm_jax.models.products import rows_dot_general, rows_times
+from dfm_jax.parallel import gathered_layer
 from dfm_jax.types import Array, Key
 
 _QK_EPSILON = 1e-6  # of InternViT's norms of q and k, whatever that of its other norms
@@ -127,7 +128,8 @@ def _layers(config: VisionConfig, params: Params, h: Array, count: int, key: Key
         branches = jax.random.bernoulli(key, stays, (total, 2)) / stays
 
     def layer(h: Array, own: tuple[Params, Array]) -> Array:
-        return applied(module, own[0], h, own[1])
+        own_params = gathered_layer(own[0]) if config.scan_layers else own[0]
+        return applied(module, own_params, h, own[1])
 
     if not config.scan_layers:
         layer = jax.checkpoint(layer) if config.remat else layer
