@@ -148,6 +148,9 @@ class MultimodalCache(NamedTuple):
 def multimodal_decoder(config: MultimodalConfig) -> Decoder:
     """`multimodal` with a key-value cache, for `sample_autoregressive(…, prefixes=pictures)`.
 
+    An image token is never drawn, because there is no picture for it: its logit is −∞, so a row is
+    the distribution of the next token given that it is a token of text.
+
     Raises:
         ValueError: in a call, as `multimodal` and `transformer_decoder`.
     """
@@ -185,7 +188,9 @@ def multimodal_decoder(config: MultimodalConfig) -> Decoder:
         logits, memory, places = read(module, params["language_model"], cache, tokens)
         new = jnp.arange(tokens.shape[0]) < num_new
         used = cache.used + jnp.sum(new & (places >= 0))
-        return logits, MultimodalCache(Cache(memory, cache.count + num_new), cache.rows, used)
+        return of_text_alone(logits), MultimodalCache(
+            Cache(memory, cache.count + num_new), cache.rows, used
+        )
 
     def hidden(params: Params, cache: MultimodalCache, tokens: Array) -> tuple[Array, Any]:
         return read(trunk, params, cache, tokens)[:2]
@@ -193,5 +198,19 @@ def multimodal_decoder(config: MultimodalConfig) -> Decoder:
     def weights_of(params: Params) -> Params:
         return params["language_model"]
 
-    batched = batched_decoder(config.text, init_cache, hidden, read_prefix, weights_of)
+    def of_text_alone(logits: Array) -> Array:
+        image = jnp.arange(logits.shape[-1]) == config.image_token
+        return jnp.where(image.reshape((1,) * (logits.ndim - 1) + (-1,)), -jnp.inf, logits)
+
+    whole = batched_decoder(config.text, init_cache, hidden, read_prefix, weights_of)
+
+    def batched_read(*args: Any, **options: Any) -> tuple[Array, Any]:
+        logits, memory = whole.read(*args, **options)
+        return of_text_alone(logits), memory
+
+    def batched_step(*args: Any) -> tuple[Array, Any]:
+        logits, memory = whole.step(*args)
+        return of_text_alone(logits), memory
+
+    batched = whole._replace(read=batched_read, step=batched_step)
     return Decoder(init_cache, extend, config.text.states, read_prefix, batched)
