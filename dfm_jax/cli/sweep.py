@@ -62,7 +62,7 @@ class Sweep:
 
     def run(self) -> int:
         """Train to the end, or until a signal comes; print one line for each run."""
-        from dfm_jax.checks import check_count
+        from dfm_jax.checks import check_count, require
         from dfm_jax.data.columns import Columns
         from dfm_jax.parallel import make_mesh
         from dfm_jax.training.config import LogConfig, to_json
@@ -74,6 +74,8 @@ class Sweep:
 
         axes = load_axes(self.grid, self.set)
         config = load_config(self.config, self.set, tokenizer=self.tokenizer)
+        rule = "`pictures` of the config must be None, because a sweep reads texts only"
+        require(config.pictures is None or config.task is not None, rule, config.pictures)
         groups = by_shape(grid(config, axes))
         if self.group is not None:
             check_count("group", self.group, at_least=0, at_most=len(groups) - 1)

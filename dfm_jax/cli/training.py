@@ -48,14 +48,23 @@ class Train:
     """The config: a preset (tiny, small, small-masked, medium, llava-1.5-7b, internvl2.5-1b), a
     JSON file, or the config.json of a member."""
     data: Path
-    """The data: a folder of text, a .jsonl file of rows, or a folder that `partition` wrote."""
+    """The data: a folder of text, a .jsonl file of rows, or a folder that `partition` wrote. A
+    config with `pictures` takes rows in LLaVA's form (a .jsonl file or a JSON array), or InternVL's
+    file of several sets of rows."""
     folder: RunFolder
     """The folder of the run; the member is written to RUN/expert_003 or RUN/dense. It may lie on an
     object store: gs://BUCKET/RUN or s3://BUCKET/RUN (extra `stores`)."""
     expert: int | None = None
     """The number of the expert to train; without it, the dense model is trained on all data."""
     tokenizer: Path | None = None
-    """A tokenizer.json file; a preset takes its number of tokens. Without it, tokens are bytes."""
+    """A tokenizer.json file; a preset takes its number of tokens. Without it, tokens are bytes. A
+    config with `pictures` needs one, or a Hugging Face folder that holds it."""
+    images: Path | None = None
+    """The folder of the pictures that rows name; without it, the folder `images` in --data, or
+    beside it if it is a file. Only for a config with `pictures`."""
+    pixels: Path | None = None
+    """The folder where pictures are kept as the network reads them; several members can share it.
+    Without it, they are kept in the folder of the member. Only for a config with `pictures`."""
     set: tuple[str, ...] = ()
     """Change single fields of the config: FIELD=VALUE."""
     init: str | None = None
@@ -74,7 +83,8 @@ class Train:
     tensorboard: bool = False
     """The old name of `--tracker tensorboard`, until version 0.3."""
     on_disk: bool = False
-    """Leave the tokens on the disk and read them ahead (extra `data`). Results stay the same."""
+    """Leave the tokens on the disk and read them ahead (extra `data`). Results stay the same. Of
+    pictures, which always stay on the disk, batches are read ahead."""
     text_only: bool = False
     """Read only the text of rows that have pictures."""
     placement: Literal["replicated", "sharded"] | None = None
@@ -134,6 +144,8 @@ class Train:
                 layout=layout,
                 text_only=self.text_only,
                 init=init,
+                images=self.images,
+                pixels=self.pixels,
                 say=print,
             )
         if not is_first():

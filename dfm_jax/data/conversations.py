@@ -68,7 +68,7 @@ class ConversationError(ValueError):
 
 
 def read_conversations(path: Path | str, images: Path | str | None) -> tuple[Conversation, ...]:
-    """Read every row of a JSONL file, or of a file that is one JSON array, in order.
+    """Every row of a JSONL file, or of a file that is one JSON array, in order.
 
     A row begins with a human's turn, and an answer follows each human's turn. `image` is a path
     inside `images`, or a list of such paths; a row without it has no picture. The texts of the
@@ -81,6 +81,20 @@ def read_conversations(path: Path | str, images: Path | str | None) -> tuple[Con
         ConversationError: if a row is not JSON, has no turns, has turns in the wrong order, has an
             empty question or answer, names a picture that does not exist, or says `<image>` more or
             fewer times than it has pictures. It lists all such rows.
+    """
+    rows, faults, count = conversations_and_faults(path, images)
+    if faults:
+        raise ConversationError(Path(path), faults, count)
+    return rows
+
+
+def conversations_and_faults(
+    path: Path | str, images: Path | str | None
+) -> tuple[tuple[Conversation, ...], tuple[Fault, ...], int]:
+    """The rows of `read_conversations` that have no fault, the faults of the others, and how many.
+
+    Raises:
+        ValueError: if there is no such file or folder, or no row.
     """
     path, folder = Path(path), None if images is None else Path(images)
     require(path.is_file(), "`path` must be a file that exists", path)
@@ -98,9 +112,7 @@ def read_conversations(path: Path | str, images: Path | str | None) -> tuple[Con
         if not found:
             rows.append(_conversation(line, fields, folder))
     require(count > 0, f"{path} must hold a row", count, name="number of rows")
-    if faults:
-        raise ConversationError(path, tuple(faults), count)
-    return tuple(rows)
+    return tuple(rows), tuple(faults), count
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:

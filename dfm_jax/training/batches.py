@@ -118,7 +118,7 @@ def document_windows(
     rule = "The documents must hold fewer than 2³¹ tokens"
     require(offsets[-1] < 2**31, rule, offsets[-1], name="number of tokens")
     pieces = document_pieces(offsets, num_positions)
-    _check_windows(len(pieces), batch_size)
+    check_windows(len(pieces), batch_size)
     stream, table = jnp.asarray(tokens), jnp.asarray(pieces.astype(np.int32))
     return ArrayBatches(_document_batch, (stream, table), (num_positions, batch_size))
 
@@ -145,7 +145,7 @@ def mapped_windows(
     """
     pieces = document_pieces(offsets, num_positions)
     count = len(pieces)
-    _check_windows(count, batch_size)
+    check_windows(count, batch_size)
 
     def batch(key: Key, step: ArrayLike) -> Batch:
         indices = np.asarray(row_indices(key, step, count, batch_size))
@@ -176,7 +176,7 @@ def picture_batches(
     """
     rows = jnp.asarray(pictures), jnp.asarray(tokens), jnp.asarray(answers)
     check_tokens("pictures", rows[0], jnp.shape(features)[0])
-    _check_windows(rows[0].shape[0], batch_size)
+    check_windows(rows[0].shape[0], batch_size)
     return ArrayBatches(_picture_batch, (jnp.asarray(features), *rows), (batch_size,))
 
 
@@ -189,7 +189,8 @@ def _picture_batch(
     return PictureBatch(features[pictures[indices]], tokens[indices], answers[indices])
 
 
-def _check_windows(count: int, batch_size: int) -> None:
+def check_windows(count: int, batch_size: int) -> None:
+    """Check that there is something to draw a batch from, and that its numbers fit in 31 bits."""
     check_count("batch_size", batch_size)
     check_count("the number of windows", count)
     rule, product = "The number of windows times `batch_size` must be below 2³¹", count * batch_size

@@ -20,6 +20,13 @@ from dfm_jax.storage.folders import Folder
 from dfm_jax.training.batches import Batch
 from dfm_jax.training.checkpoint import best_step, checkpoint_steps, read_checkpoint
 from dfm_jax.training.config import TrainConfig, differences, from_json, shape_of
+from dfm_jax.training.conversation_rows import (
+    Places,
+    conversation_examples,
+    conversation_held_out,
+    tokenizer_digest,
+    usual_places,
+)
 from dfm_jax.training.digests import CheckpointError, mended_by_training
 from dfm_jax.training.distributed import sharded_evaluation
 from dfm_jax.training.ensemble import Ensemble, Expert, check_ensemble, checkpoint_folder
@@ -285,6 +292,8 @@ def _judged(
     """
     record, read_examples = read_member(member), task_of(config).read_examples
     source = Path(record["source"])
+    if config.pictures is not None and config.task is None:
+        return _judged_conversations(member, config, data, tokenizer), None
     if read_examples is not None:
         rule = "`data` must not be given, because the task reads its own data"
         require(data is None, rule, data)
@@ -309,6 +318,33 @@ def _judged(
         names, texts = zip(*named_texts_in(data, columns), strict=True)
         documents = encode_texts(texts, pieces, names=names)
     return document_rows(documents, config, None), documents.num_bytes
+
+
+def _judged_conversations(
+    member: Folder, config: TrainConfig, data: Path | None, tokenizer: Path | None
+) -> HeldOut:
+    """The rows that a member held out, or all rows of `data`, whose pictures lie beside them.
+
+    Raises:
+        ValueError: if the data of the run have changed; if the tokenizer is another one.
+    """
+    record = read_member(member)
+    source, known = Path(record["source"]), record.get("places", {})
+    places = Places(**{name: Path(path) for name, path in known.items()})
+    if tokenizer is not None:
+        places = places._replace(tokenizer=tokenizer)
+    named, found = record["data"]["tokenizer"], tokenizer_digest(places.tokenizer)
+    rule = f"`tokenizer` must be {named}, the tokenizer of the run"
+    require(found == named, rule, found, name="tokenizer")
+    if data is not None:
+        places = usual_places(data, member, places.tokenizer, pixels=places.pixels)
+        return conversation_held_out(data, config, places)
+    read = conversation_examples(source, config, places)
+    _check_same(member, source, read.description, record["data"])
+    rule = f"`held_out` must be above 0, because {member} is judged on what it held out"
+    require(read.held_out is not None, rule, config.held_out)
+    assert read.held_out is not None
+    return read.held_out(None)
 
 
 def _check_same(

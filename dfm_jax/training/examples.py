@@ -4,7 +4,7 @@ Texts are cut into windows of N tokens. In arrays of your own, each row is an ex
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -39,7 +39,7 @@ class DocumentLosses(NamedTuple):
 class HeldOut(NamedTuple):
     """The examples for evaluation: batches, the last one padded, and the document of each row."""
 
-    batches: list[Any]
+    batches: Sequence[Any]
     document: np.ndarray  # [W] the document of each row; rows beyond W fill up the last batch
     num_documents: int
 
@@ -102,7 +102,7 @@ def document_rows(documents: TokenSet, config: TrainConfig, limit: int | None) -
     """
     pieces = document_pieces(documents.offsets, config.num_positions)
     require(len(pieces) > 0, "The documents must hold a token", 0, name="number of tokens")
-    pieces = pieces[_spaced(len(pieces), limit)]
+    pieces = pieces[spaced_rows(len(pieces), limit)]
     size = config.batch_size
     padded = np.concatenate([pieces, np.zeros((-len(pieces) % size, 2), np.int64)])
     batches = [
@@ -145,7 +145,7 @@ def array_examples(
 
 
 def _array_rows(arrays: Any, count: int, batch_size: int, limit: int | None) -> HeldOut:
-    kept = _spaced(count, limit)
+    kept = spaced_rows(count, limit)
     filled = np.concatenate([kept, np.zeros(-len(kept) % batch_size, int)])
     batches = [
         jax.tree.map(itemgetter(filled[i : i + batch_size]), arrays)
@@ -154,7 +154,7 @@ def _array_rows(arrays: Any, count: int, batch_size: int, limit: int | None) -> 
     return HeldOut(batches, kept, count)
 
 
-def _spaced(count: int, limit: int | None) -> np.ndarray:
+def spaced_rows(count: int, limit: int | None) -> np.ndarray:
     """The numbers of all rows, or of `limit` evenly spaced ones."""
     if limit is None or count <= limit:
         return np.arange(count)

@@ -30,6 +30,7 @@ from dfm_jax.training.config import (
     hyperparameters,
     shape_of,
 )
+from dfm_jax.training.conversation_rows import conversation_examples, usual_places
 from dfm_jax.training.distributed import (
     Layout,
     NullLogger,
@@ -400,6 +401,8 @@ def train_member(
     layout: Layout | None = None,
     text_only: bool = False,
     init: Checkpoint | None = None,
+    images: Path | None = None,
+    pixels: Path | None = None,
     say: Callable[[str], object] | None = None,
 ) -> Outcome:
     """Train a member from its present state to its end, or until a signal; see `train`.
@@ -422,6 +425,11 @@ def train_member(
     With `init` the run starts from the parameters of a checkpoint, see `models.pretrained`. Their
     digest is recorded: the run cannot go on from checkpoints that started from others.
 
+    A config with `pictures` trains on conversations, see `conversation_examples`, with the pictures
+    in the folder `images`, by default that in `data` or beside it. What a processor makes of them
+    is kept in the folder `pixels`, by default in the member's own; members may share one. With
+    `on_disk` batches are read ahead.
+
     Raises:
         ValueError: see `make_run`, `load_member_data`, and `initial_params`.
         CheckpointError: if the folder holds a run with another config or other data.
@@ -434,7 +442,20 @@ def train_member(
     tokens = folder / TOKENS if on_disk and isinstance(folder, Path) else None
     columns = Columns(text_only=text_only)
     initial = None if init is None else initial_params(config, init)
-    if (read_examples := task_of(config).read_examples) is not None:
+    places = None
+    if config.pictures is None or config.task is not None:
+        for name, given in {"images": images, "pixels": pixels}.items():
+            rule = f"`{name}` must not be given, because the config has no `pictures`"
+            require(given is None, rule, given)
+    else:
+        rule = "`text_only` must be False if the config has `pictures`"
+        require(not text_only, rule, text_only)
+        places = usual_places(data, folder, tokenizer, images=images, pixels=pixels)
+    if places is not None:
+        options = {"ahead": on_disk, "say": say if is_first() else None}
+        read = partial(conversation_examples, source, config, places, **options)
+        documents = in_turn(read, read)  # the others find the pixels
+    elif (read_examples := task_of(config).read_examples) is not None:
         texts = {"tokenizer": tokenizer, "on_disk": on_disk, "text_only": text_only}
         for name, given in texts.items():
             rule = f"`{name}` must not be given, because the task reads its own data"
@@ -461,7 +482,12 @@ def train_member(
         tracker=tracker,
         tensorboard=tensorboard,
         before_first=partial(
-            write_member, folder, record, source, init_source=initial and initial.source
+            write_member,
+            folder,
+            record,
+            source,
+            init_source=initial and initial.source,
+            places=places,
         ),
     )
 

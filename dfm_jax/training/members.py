@@ -41,6 +41,7 @@ from dfm_jax.training.config import (
     lengthening_hint,
     to_json,
 )
+from dfm_jax.training.conversation_rows import Places
 from dfm_jax.training.digests import CheckpointError
 from dfm_jax.training.examples import Examples, MemberData
 from dfm_jax.training.state import TrainState, init_state, make_optimizer
@@ -72,6 +73,7 @@ class _Written(NamedTuple):
     versions: dict[str, str]
     init: str | None = None  # of parameters that were not drawn: their digest, and their place
     init_source: str | None = None
+    places: dict[str, str] | None = None  # of data with pictures: `conversation_rows.Places`
 
 
 def member_folder(run: Folder, expert: int | None) -> Folder:
@@ -229,7 +231,12 @@ def check_member(folder: Folder, record: dict[str, Any]) -> None:
 
 
 def write_member(
-    folder: Folder, record: dict[str, Any], source: Path, *, init_source: str | None = None
+    folder: Folder,
+    record: dict[str, Any],
+    source: Path,
+    *,
+    init_source: str | None = None,
+    places: Places | None = None,
 ) -> None:
     """Write `config.json` before the first checkpoint, and not before there is something to save.
 
@@ -245,6 +252,9 @@ def write_member(
         versions = {name: version(name) for name in ("jax", "flax", "optax", "orbax-checkpoint")}
         full = record | {"source": str(source.absolute()), "versions": versions}
         full |= {} if init_source is None else {"init_source": init_source}
+        if places is not None:
+            known = {name: path for name, path in places._asdict().items() if path is not None}
+            full["places"] = {name: str(path.absolute()) for name, path in known.items()}
     write_whole(folder / CONFIG, json.dumps(full, indent=1) + "\n")
 
 
