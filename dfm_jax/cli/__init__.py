@@ -16,6 +16,7 @@ from dfm_jax.cli.arguments import check_run
 from dfm_jax.cli.doctor import Doctor
 from dfm_jax.cli.launch import Launch
 from dfm_jax.cli.partition import Partition, Route
+from dfm_jax.cli.plan import Plan
 from dfm_jax.cli.report import Report
 from dfm_jax.cli.score import Score
 from dfm_jax.cli.status import Status
@@ -54,6 +55,7 @@ COMMANDS = {
     "equations": Equations,
     "partition": Partition,
     "route": Route,
+    "plan": Plan,
     "train": Train,
     "evaluate": Evaluate,
     "sample": Sample,

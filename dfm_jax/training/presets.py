@@ -107,6 +107,7 @@ PRESETS = {
         held_out=0.01,
     ),
 }
+FROZEN: dict[str, tuple[str, ...]] = {"llava-1.5-7b": ("vision_tower",)}  # by the public recipe
 # What neither the paper nor the public scripts say, or what they do in another way.
 UNKNOWN: dict[str, tuple[str, ...]] = {
     "llava-1.5-7b": (
