@@ -212,7 +212,7 @@ def test_bad_input_is_one_line_and_status_2(args, message, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("name", ["train", "evaluate", "sample", "make-ensemble"])
+@pytest.mark.parametrize("name", ["train", "evaluate", "sample", "make-ensemble", "export"])
 def test_help_gives_examples(name, capsys):
     with pytest.raises(SystemExit) as end:
         cli.main([name, "--help"])

@@ -17,6 +17,7 @@ from dfm_jax.models.pretrained.tokenizer import read_tokenizer_json
 from dfm_jax.training.config import LogConfig, TrainConfig
 from dfm_jax.training.digests import CheckpointError
 from dfm_jax.training.distributed import over_all_devices
+from dfm_jax.training.evaluation import load_member
 from dfm_jax.training.fit import make_run
 from dfm_jax.training.members import check_member, identity_of, load_member_data, read_member
 from dfm_jax.training.presets import load_config
@@ -43,6 +44,9 @@ def byte_level(path: Path) -> Path:
     return path
 
 
+GENERATION = {"eos_token_id": [7, 9], "temperature": 0.7}
+
+
 def saved(path: Path, seed: int = 0, **options) -> Path:
     params = transformer(MODEL).init(jax.random.key(seed))
     tokenizer = read_tokenizer_json(byte_level(path.with_suffix(".json")))
@@ -51,7 +55,12 @@ def saved(path: Path, seed: int = 0, **options) -> Path:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    return saved(tmp_path_factory.mktemp("checkpoint") / "qwen")
+    path = saved(tmp_path_factory.mktemp("checkpoint") / "qwen")
+    (path / "generation_config.json").write_text(json.dumps(GENERATION))
+    (path / "chat_template.jinja").write_text("{{ messages }}")
+    settings = json.loads((path / "config.json").read_text()) | {"eos_token_id": [7, 9]}
+    (path / "config.json").write_text(json.dumps(settings))
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -109,13 +118,20 @@ def test_each_run_starts_from_the_checkpoint_and_may_donate_its_state(scanned, f
         assert not np.array_equal(moved.params["norm"]["scale"], expected["norm"]["scale"])
 
 
-@pytest.mark.slow
-def test_the_command_trains_all_variants_from_one_folder(folder, data, tmp_path, capsys):
-    run = tmp_path / "run"
+@pytest.fixture(scope="module")
+def run(folder, data, tmp_path_factory) -> Path:
+    """A dense model and two experts from one folder; the average of their parameters is kept."""
+    run = tmp_path_factory.mktemp("runs") / "run"
     words = ("--init", str(folder))
     assert train(run, data / "all", *words) == 0
     for expert in "01":
         assert train(run, data / "parts", "--expert", expert, *words) == 0
+    return run
+
+
+@pytest.mark.slow
+def test_the_command_trains_all_variants_from_one_folder(run, folder, data, tmp_path, capsys):
+    words = ("--init", str(folder))
     digest = tensors_digest(open_folder(folder))
     members = [read_member(run / name) for name in ("dense", "expert_000", "expert_001")]
     assert [member["init"] for member in members] == [digest] * 3
@@ -152,7 +168,27 @@ def test_the_command_trains_all_variants_from_one_folder(folder, data, tmp_path,
 
 
 @pytest.mark.slow
-def test_a_run_of_drawn_parameters_is_recorded_as_before(data, tmp_path):
+def test_a_member_is_written_with_what_stands_beside_the_weights(run, folder, tmp_path, capsys):
+    words = ["export", "--run", str(run)]
+    assert cli.main([*words, "--expert", "1", "--out", str(tmp_path / "one")]) == 0
+    assert cli.main([*words, "--expert", "dense", "--out", str(tmp_path / "dense")]) == 0
+    for name, member in (("one", "expert_001"), ("dense", "dense")):
+        checkpoint = open_folder(tmp_path / name)
+        assert_equal(checkpoint_params(checkpoint), load_member(run / member).state.ema)
+        assert checkpoint.config == open_folder(folder).config
+        assert checkpoint.generation == GENERATION
+        assert checkpoint.token_ids["eos_token_id"] == [7, 9]
+        for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+            assert (tmp_path / name / file).read_bytes() == (folder / file).read_bytes()
+    assert tensors_digest(open_folder(tmp_path / "one")) != tensors_digest(
+        open_folder(tmp_path / "dense")
+    )
+    assert cli.main([*words, "--expert", "1", "--out", str(tmp_path / "one")]) == 2
+    assert "must not exist yet" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_run_of_drawn_parameters_is_recorded_as_before(data, tmp_path, capsys):
     assert train(tmp_path, data / "all") == 0
     record = read_member(tmp_path / "dense")
     assert set(record) == {"config", "data", "source", "versions"}
@@ -161,6 +197,9 @@ def test_a_run_of_drawn_parameters_is_recorded_as_before(data, tmp_path):
     assert set(json.loads((tmp_path / "dense" / "config.json").read_text())) == {
         *("config", "data", "source", "versions")
     }
+    words = ["export", "--run", str(tmp_path), "--expert", "dense", "--out", str(tmp_path / "out")]
+    assert cli.main(words) == 2  # a mask stands before its texts
+    assert "`num_states` must be V = 256, because Llama has no mask" in capsys.readouterr().err
 
 
 def test_the_digest_is_of_the_numbers_and_not_of_the_files(folder, tmp_path):

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+import tokenizers
 from parity import llama_fixture
 from safetensors.numpy import load_file, save_file
 
@@ -24,6 +25,8 @@ from dfm_jax.models.pretrained import (
     checkpoint_tensors,
     open_folder,
     open_gguf,
+    read_tokenizer,
+    read_tokenizer_json,
     write_folder,
 )
 from dfm_jax.models.sizes import SIZES
@@ -234,6 +237,27 @@ def test_what_ends_a_text_is_kept(tmp_path):
     with pytest.raises(ValueError, match=r"`eos_token_id` of .* must hold ids in \[0, "):
         write_folder(tmp_path / "beyond", config, params, like=beyond)
     assert not (tmp_path / "beyond").exists()
+
+
+def test_the_files_beside_the_weights_are_kept(tmp_path):
+    folder = folder_of(tmp_path / "llama")
+    named = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+    named += ("preprocessor_config.json", "processor_config.json", "vocab.json", "tokenizer.json")
+    for name in named:
+        (folder / name).write_text(f'{{"name": "{name}"}}')
+    (folder / "README.md").write_text("of the first weights only")
+    checkpoint = open_folder(folder)
+    config, params = checkpoint.config, checkpoint_params(checkpoint)
+    again = write_folder(tmp_path / "again", config, params, like=checkpoint)
+    assert {path.name for path in again.iterdir()} == {"config.json", "model.safetensors", *named}
+    assert all((again / name).read_bytes() == (folder / name).read_bytes() for name in named)
+    backend = tokenizers.Tokenizer(tokenizers.models.BPE(vocab={"a": 0}, merges=[]))
+    backend.save(str(tmp_path / "new.json"))
+    own = read_tokenizer_json(tmp_path / "new.json")
+    other = write_folder(tmp_path / "other", config, params, like=checkpoint, tokenizer=own)
+    assert not (other / "vocab.json").exists()  # of another tokenizer
+    assert read_tokenizer(other).num_tokens == 1
+    assert (other / "chat_template.jinja").exists()
 
 
 def test_parts_and_their_index(tmp_path):

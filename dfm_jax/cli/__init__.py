@@ -21,7 +21,7 @@ from dfm_jax.cli.report import Report
 from dfm_jax.cli.score import Score
 from dfm_jax.cli.status import Status
 from dfm_jax.cli.sweep import Sweep
-from dfm_jax.cli.training import Evaluate, MakeEnsemble, Sample, Train
+from dfm_jax.cli.training import Evaluate, Export, MakeEnsemble, Sample, Train
 from dfm_jax.cli.verification import Equations, Verify
 from dfm_jax.training.stopping import listen
 from dfm_jax.training.trouble import ended
@@ -60,6 +60,7 @@ COMMANDS = {
     "evaluate": Evaluate,
     "sample": Sample,
     "make-ensemble": MakeEnsemble,
+    "export": Export,
     "score": Score,
     "sweep": Sweep,
     "launch": Launch,

@@ -1,4 +1,4 @@
-"""The commands train, evaluate, sample and make-ensemble: they work on the members of a run."""
+"""The commands train, evaluate, sample, make-ensemble, export: they work on members of a run."""
 
 import math
 from dataclasses import dataclass
@@ -340,6 +340,53 @@ class Sample:
             member = member_folder(self.folder, number)
         best = self.checkpoint == "best"
         return member_generator(member, tokenizer=self.tokenizer, best=best)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """Write a trained member as a Hugging Face folder: config.json, weights, and its tokenizer.
+
+    The folder that --init named at training gives what stands beside the weights: the tokens that
+    begin and end a text, the settings of generation, the template of chats. If the run keeps an
+    average of the parameters, the average is written.
+
+    For example:
+
+        python -m dfm_jax export --run run --expert 3 --out expert_3
+
+        python -m dfm_jax export --run run --expert dense --out dense --checkpoint best --like llama
+    """
+
+    folder: RunFolder
+    """The folder of the run, which may lie on an object store."""
+    expert: int | Literal["dense"]
+    """The member to write."""
+    out: Path
+    """The folder to write, which must not exist yet."""
+    like: str | None = None
+    """A folder of the same kind, or a repository org/name, in the place of the one that --init
+    named at training."""
+    tokenizer: Path | None = None
+    """The tokenizer.json file of the run, if it is not that of the folder."""
+    checkpoint: Literal["last", "best"] = "last"
+    """Which checkpoint to read; best is the one of the lowest validation loss among those kept."""
+
+    def run(self) -> int:
+        """Write the folder and say where it is."""
+        from dfm_jax.models.pretrained import open_folder
+        from dfm_jax.training.export import export_member
+        from dfm_jax.training.members import member_folder
+
+        member = member_folder(self.folder, None if self.expert == "dense" else self.expert)
+        export_member(
+            member,
+            self.out,
+            like=None if self.like is None else open_folder(self.like),
+            tokenizer=self.tokenizer,
+            best=self.checkpoint == "best",
+        )
+        print(f"{self.out}: {member.name} as a Hugging Face folder.")
+        return 0
 
 
 def _with_interval(value: tuple[float, float]) -> str:

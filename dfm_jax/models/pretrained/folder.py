@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -31,7 +32,18 @@ from dfm_jax.models.weight_files import check_safetensors_header
 
 GENERATION = "generation_config.json"
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
-_SMALL = (CONFIG, GENERATION, "tokenizer.json")  # what is read beside the weights
+TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
+# What stands beside the weights: of the tokenizer in other forms, and of everything else.
+_OTHER_FORMS = ("vocab.json", "merges.txt", "tokenizer.model", "added_tokens.json")
+_BESIDE = (
+    TOKENIZER_CONFIG,
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+)
+_SMALL = (CONFIG, GENERATION, TOKENIZER, *_OTHER_FORMS, *_BESIDE)
 
 
 def open_folder(path: Path | str, *, revision: str | None = None) -> Checkpoint:
@@ -187,7 +199,8 @@ def write_folder(
     """Write the parameters of `transformer(config)` as a folder that `open_folder` reads back.
 
     Its files are config.json, model.safetensors (or parts of it and their index), tokenizer.json,
-    and generation_config.json if `like` has one. The folder appears only when it is complete.
+    and what the folder of `like` has: generation_config.json, the tokenizer's files, the template
+    of chats, the settings of a processor of pictures. It appears only when it is complete.
 
     If config.json does not say which token ends a text, readers take a default; Hugging Face's is
     token 2. So config.json names the tokens of `like` that begin and end a text, or says that none
@@ -197,9 +210,10 @@ def write_folder(
         path: The folder, which must not exist yet.
         config: The config of a causal transformer without time.
         params: The parameters, all of one type, which is the type that is written.
-        tokenizer: A tokenizer whose `tokenizers` object is saved beside the weights.
+        tokenizer: A tokenizer whose `tokenizers` object is saved beside the weights, in the place
+            of that of `like`.
         like: The checkpoint from which the parameters came; its tokens that begin and end a text,
-            and its generation_config.json, are kept.
+            and the files beside its weights, are kept.
         max_part_bytes: The largest size of the tensors in one file; a larger tensor gets its own
             file.
 
@@ -233,13 +247,18 @@ def write_folder(
         _write_json(new.path / CONFIG, _settings(config, dtype, ids))
         if said is not None:
             _write_json(new.path / GENERATION, said)
+        kept = _BESIDE if tokenizer is not None else (*_BESIDE, TOKENIZER, *_OTHER_FORMS)
+        for name in kept if like is not None else ():
+            if (like.path / name).is_file():
+                shutil.copyfile(like.path / name, new.path / name)
         if tokenizer is not None:
-            tokenizer.backend.save(str(new.path / "tokenizer.json"))
+            tokenizer.backend.save(str(new.path / TOKENIZER))
             kind = {
                 "tokenizer_class": "PreTrainedTokenizerFast",
                 "clean_up_tokenization_spaces": False,
             }
-            _write_json(new.path / "tokenizer_config.json", kind)
+            if not (new.path / TOKENIZER_CONFIG).exists():
+                _write_json(new.path / TOKENIZER_CONFIG, kind)
         new.finish()
     return folder
 
