@@ -9,24 +9,32 @@ import jax
 import numpy as np
 import pytest
 import tokenizers
+from parity import families_fixture
+from safetensors.numpy import save_file
 
 from dfm_jax import cli
+from dfm_jax.data.processors import processor_settings
 from dfm_jax.models import TransformerConfig, transformer
 from dfm_jax.models.pretrained import checkpoint_params, open_folder, write_folder
 from dfm_jax.models.pretrained.tokenizer import read_tokenizer_json
-from dfm_jax.training.config import LogConfig, TrainConfig
-from dfm_jax.training.digests import CheckpointError
+from dfm_jax.training.batches import Batch
+from dfm_jax.training.config import LogConfig, OptimizerConfig, TrainConfig, from_json, to_json
+from dfm_jax.training.digests import CheckpointError, named_leaves
 from dfm_jax.training.distributed import over_all_devices
 from dfm_jax.training.evaluation import load_member
 from dfm_jax.training.fit import make_run
+from dfm_jax.training.losses import next_token_losses
 from dfm_jax.training.members import check_member, identity_of, load_member_data, read_member
-from dfm_jax.training.presets import load_config
-from dfm_jax.training.pretrained import initial_params, tensors_digest
+from dfm_jax.training.presets import PRESETS, load_config, with_freeze
+from dfm_jax.training.pretrained import initial_params, network_of, tensors_digest, with_network_of
+from dfm_jax.training.state import frozen, init_state, make_optimizer
+from dfm_jax.training.step import make_train_step
 from experiments.lib.corpora import write_texts
 
 MODEL = TransformerConfig(
     num_tokens=264, width=8, num_layers=2, num_heads=2, num_kv_heads=1, ffn_width=8, qkv_bias=True
 )
+KINDS = json.loads(families_fixture.FIXTURE.read_text())["kinds"]
 SET = ("--set", "num_steps=4", "num_positions=16", "batch_size=8", "ema_decay=0.5")
 
 
@@ -258,3 +266,102 @@ def test_a_folder_without_a_shard_is_refused(data, tmp_path, capsys):
     assert "that holds model-0" in captured
     assert len(captured.splitlines()) == 1
     assert not (tmp_path / "run").exists()
+
+
+# ── parts that are not trained ──────────────────────────────────────────────────────────────────
+
+FREEZE = ("layers_*/mlp", "embed_tokens")
+
+
+def after_three_steps(freeze, ema_decay=0.5):
+    """(the state before, the state after, the metrics of each update)"""
+    optimizer = make_optimizer(OptimizerConfig(warmup_steps=0, max_norm=0.01), 3)
+    network = transformer(MODEL)
+    options = {"num_micro_batches": 2, "ema_decay": ema_decay, "freeze": freeze}
+    step = jax.jit(make_train_step(next_token_losses(network, start=None), optimizer, **options))
+    first = state = init_state(jax.random.key(0), network, optimizer, ema=True, freeze=freeze)
+    rows = []
+    for s in range(3):
+        tokens = jax.random.randint(jax.random.key(s), (4, 6), 0, MODEL.num_tokens)
+        batch = Batch(np.asarray(tokens, np.int32), np.ones((4, 6), bool))
+        state, metrics = step(state, batch, jax.random.key(s))
+        rows.append(metrics)
+    return first, state, rows
+
+
+@pytest.mark.slow
+def test_what_is_frozen_stays_to_the_bit_and_has_no_moments():
+    first, last, metrics = after_three_steps(FREEZE)
+    stays = frozen(first.params, FREEZE)
+    assert {name for name, still in named_leaves(stays) if still} == {
+        "embed_tokens/embedding",
+        *(f"layers_{i}/mlp/{name}_proj/kernel" for i in (0, 1) for name in ("up", "gate", "down")),
+    }
+    for now in (last.params, last.ema):
+        same = jax.tree.map(lambda a, b: bool((a == b).all()), first.params, now)
+        assert same == stays
+    moments = [name for name, _ in named_leaves(last.optimizer)]
+    assert not [name for name in moments if "mlp" in name or "embed" in name]
+    assert len([name for name in moments if "q_proj/kernel" in name]) == 4  # 2 layers, 2 moments
+    # The norm that clips is that of what is trained.
+    whole = after_three_steps(())[2]
+    assert metrics[0].loss == whole[0].loss
+    assert 0 < metrics[0].gradient_norm < 0.9 * whole[0].gradient_norm
+
+
+@pytest.mark.parametrize(
+    ("freeze", "message"),
+    [
+        (("vision_tower",), r"which has embed_tokens, layers_0, layers_1, norm; got freeze = 'vi"),
+        (("layers_0", "mlp"), r"`freeze` must name parts of the network, .* got freeze = 'mlp'"),
+        (("layers",), r"`freeze` must name parts of the network, .* got freeze = 'layers'"),
+        (("layers_*", "embed_tokens", "norm"), "`freeze` must leave a part of the network that is"),
+    ],
+)
+def test_what_cannot_be_frozen_is_refused(freeze, message, folder, data):
+    config = config_of(folder)
+    config = dataclasses.replace(
+        config, optimizer=dataclasses.replace(config.optimizer, freeze=freeze)
+    )
+    tokens = load_member_data(data / "all", config, folder / "tokenizer.json", padded=True)
+    with pytest.raises(ValueError, match=message):
+        make_run(config, tokens, LogConfig())
+
+
+def test_a_config_names_what_is_frozen_only_if_something_is():
+    plain = load_config("tiny")
+    assert "freeze" not in to_json(plain)["optimizer"]
+    frozen_too = load_config("tiny", with_freeze((), FREEZE))
+    assert frozen_too.optimizer.freeze == FREEZE
+    assert to_json(frozen_too)["optimizer"]["freeze"] == list(FREEZE)
+    assert from_json(TrainConfig, to_json(frozen_too)) == frozen_too
+
+
+# ── networks that read pictures ─────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("name", ["llava", "internvl"])
+def test_a_preset_of_pictures_takes_tower_and_projector_too(name, tmp_path):
+    folder = tmp_path / name
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(KINDS[name]["config"]))
+    save_file(families_fixture.weights(KINDS[name]["shapes"]), folder / "model.safetensors")
+    preset = PRESETS[{"llava": "llava-1.5-7b", "internvl": "internvl2.5-1b"}[name]]
+    size = open_folder(folder).config.vision.image_size
+    with pytest.raises(ValueError, match=rf"`processor.size` must be .*, which is {size}"):
+        with_network_of(preset, open_folder(folder))
+    settings = processor_settings(dataclasses.replace(preset.pictures.processor, size=size))
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings))
+    checkpoint = open_folder(folder)
+    config = with_network_of(preset, checkpoint)
+    assert config.pictures.template == preset.pictures.template
+    assert config.model.remat == preset.model.remat
+    read = initial_params(config, checkpoint).read(None)
+    like = checkpoint._replace(config=network_of(config))
+    assert_equal(read, checkpoint_params(like))
+    layer = -1 - (config.pictures.feature_layer == -1)
+    other = dataclasses.replace(config.pictures, feature_layer=layer)
+    with pytest.raises(ValueError, match=r"`pictures.feature_layer` must be -\d, as in"):
+        initial_params(dataclasses.replace(config, pictures=other), checkpoint)
+    with pytest.raises(ValueError, match=r"must hold a text model, .* got model_type = "):
+        load_config("tiny", init=checkpoint)

@@ -35,6 +35,9 @@ class Members:
     """A tokenizer.json file; without it, tokens are bytes."""
     set: tuple[str, ...] = ()
     """Change single fields of the config: FIELD=VALUE."""
+    freeze: tuple[str, ...] = ()
+    """The parts of the network that are not trained, by the names of their parameters: embed_tokens
+    layers_0 layers_1/mlp; in a name, * stands for any characters."""
     init: str | None = None
     """Start from the parameters in this Hugging Face folder, or repository org/name. A preset takes
     its network, and its tokenizer is taken unless another one is given."""
@@ -71,14 +74,14 @@ class Members:
         from dfm_jax.launch import experts_of, sweep_jobs, train_jobs
         from dfm_jax.models.pretrained import open_folder
         from dfm_jax.training.config import LogConfig
-        from dfm_jax.training.presets import load_config
+        from dfm_jax.training.presets import load_config, with_freeze
         from dfm_jax.training.trackers import tracker_name
 
         if not self.config.endswith(".json"):  # a file may lie where the members will run
             here = self.init is not None and Path(self.init).is_dir()
             init = open_folder(str(self.init)) if here else None
             if self.init is None or here:
-                load_config(self.config, self.set, init=init)
+                load_config(self.config, with_freeze(self.set, self.freeze), init=init)
         counts = ("log_every", "save_every", "evaluate_every")
         LogConfig(**{name: getattr(self, name) for name in (*counts, "keep_last")})
         words = ["--config", self.config]
@@ -99,6 +102,7 @@ class Members:
             return sweep_jobs(self.data, self.folder, words, self.num_groups())
         words += ["--keep-last", str(self.keep_last)]
         words += [] if self.init is None else ["--init", self.init]
+        words += ["--freeze", *self.freeze] if self.freeze else []
         words += ["--on-disk"] if self.on_disk else []
         words += [] if self.placement is None else ["--placement", self.placement]
         words += ["--distributed"] if hosts > 1 else []
@@ -119,7 +123,7 @@ class Members:
         from dfm_jax.training.presets import load_axis, load_config
         from dfm_jax.training.sweep import by_shape, grid
 
-        alone = ("experts", "dense", "keep_last", "on_disk", "placement", "init")
+        alone = ("experts", "dense", "keep_last", "on_disk", "placement", "init", "freeze")
         given = [name for name in alone if getattr(self, name) != getattr(Members, name)]
         rule = "`grid` must not be given together with the options of members"
         require(not given, rule, given, name="options of members")

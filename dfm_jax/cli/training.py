@@ -67,6 +67,9 @@ class Train:
     Without it, they are kept in the folder of the member. Only for a config with `pictures`."""
     set: tuple[str, ...] = ()
     """Change single fields of the config: FIELD=VALUE."""
+    freeze: tuple[str, ...] = ()
+    """The parts of the network that are not trained, by the names of their parameters: embed_tokens
+    layers_0 layers_1/mlp; in a name, * stands for any characters."""
     init: str | None = None
     """Start from the parameters in this Hugging Face folder, or repository org/name. A preset takes
     its network, and its tokenizer is taken unless another one is given."""
@@ -103,7 +106,7 @@ class Train:
         from dfm_jax.training.distributed import is_first, join_processes, over_all_devices
         from dfm_jax.training.fit import train_member
         from dfm_jax.training.members import member_folder
-        from dfm_jax.training.presets import load_config
+        from dfm_jax.training.presets import load_config, with_freeze
         from dfm_jax.training.pretrained import folder_tokenizer
         from dfm_jax.training.stopping import ExitStatus, stop_on_signals
         from dfm_jax.training.trackers import open_tracker, tracker_name
@@ -119,7 +122,8 @@ class Train:
         if self.init is not None:
             init = open_folder(self.init)
             tokenizer = folder_tokenizer(init) if tokenizer is None else tokenizer
-        config = load_config(self.config, self.set, tokenizer=tokenizer, init=init)
+        changes = with_freeze(self.set, self.freeze)
+        config = load_config(self.config, changes, tokenizer=tokenizer, init=init)
         if self.distributed:
             rule = "`placement` must be replicated or sharded if several processes train one run"
             require(self.placement is not None, rule, self.placement)

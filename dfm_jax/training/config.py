@@ -41,6 +41,7 @@ class OptimizerConfig:
     epsilon: float = 1e-8
     max_norm: float | None = 1.0  # the largest norm of the gradient; None does not clip
     decay_steps: int | None = None  # S, the end of the cosine; None means num_steps
+    freeze: tuple[str, ...] = ()  # the parts of the network that are not trained; see `frozen`
 
     def __post_init__(self) -> None:
         """Refuse values that no optimizer can have."""
@@ -212,10 +213,11 @@ def to_json(config: Any) -> dict[str, Any]:
     """A config as JSON values; fields that version 0.1 did not have appear only if they are set."""
     values = all_fields(config)
     optimizer, model = values.get("optimizer", {}), values.get("model", {})
-    later = [(values, "task"), (values, "pictures"), (optimizer, "decay_steps")]
+    later = [(values, "task"), (values, "pictures")]
+    later += [(optimizer, name) for name in ("decay_steps", "freeze")]
     later += [(model, name) for name in ("head_width", "qkv_bias", "qk_norm", "rope_scaling")]
     for place, name in later:
-        if place.get(name) in (None, False):
+        if not place.get(name):
             place.pop(name, None)
     return values
 

@@ -527,7 +527,7 @@ def make_run(
     init_from, step, several, shardings = _compiled(shape_of(config), task, layout)
     values, init_data = hyperparameters(config), np.asarray(jax.random.key_data(init_key))
 
-    template = state_template(config, task) if initial else None
+    template = state_template(config, task)
 
     def init() -> TrainState:
         if initial is None:
@@ -578,10 +578,12 @@ def init_and_step(
         optimizer,
         num_micro_batches=shape.num_micro_batches,
         ema_decay=shape.ema_decay,
+        freeze=shape.optimizer.freeze,
     )
 
     def init(key: Key, values: Mapping[str, Array]) -> TrainState:
-        state = init_state(key, task, optimizer, ema=shape.ema_decay is not None)
+        options = {"ema": shape.ema_decay is not None, "freeze": shape.optimizer.freeze}
+        state = init_state(key, task, optimizer, **options)
         return with_hyperparameters(state, **values)
 
     return init, step
@@ -594,7 +596,8 @@ def _begin(shape: TrainConfig, task: Task, layout: Layout | None) -> Callable[..
 
     def begin(params: Params, values: Mapping[str, Array]) -> TrainState:
         copied = jax.tree.map(jnp.copy, params)
-        state = state_of(copied, optimizer, ema=shape.ema_decay is not None)
+        options = {"ema": shape.ema_decay is not None, "freeze": shape.optimizer.freeze}
+        state = state_of(copied, optimizer, **options)
         return with_hyperparameters(state, **values)
 
     if layout is None:

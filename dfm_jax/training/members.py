@@ -191,8 +191,8 @@ def state_template(config: TrainConfig, task: Task | None = None) -> TrainState:
     """The shapes of a state, found without computing one."""
     task = task_of(config) if task is None else task
     optimizer = make_optimizer(config.optimizer, config.num_steps)
-    ema = config.ema_decay is not None
-    return jax.eval_shape(lambda: init_state(jax.random.key(0), task, optimizer, ema=ema))
+    options = {"ema": config.ema_decay is not None, "freeze": config.optimizer.freeze}
+    return jax.eval_shape(lambda: init_state(jax.random.key(0), task, optimizer, **options))
 
 
 def member_record(

@@ -55,6 +55,7 @@ def check_fits(
         ValueError: if they cannot; the message names the count that is too large.
     """
     copies = 3 + (config.ema_decay is not None)  # and the two moments of Adam
+    copies -= 2 if config.optimizer.freeze else 0  # of which those of frozen leaves are not kept
     tokens, width = num_runs * config.batch_size * config.num_positions, config.model.width
     if task is None and config.task is not None:
         task = task_of(config)

@@ -1,5 +1,6 @@
 """Configs to start from: by name, or from a file, with changes of single fields."""
 
+import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -171,6 +172,12 @@ def load_config(
     config = from_json(TrainConfig, values)
     check_objective(config)
     return config
+
+
+def with_freeze(changes: Sequence[str], freeze: Sequence[str]) -> tuple[str, ...]:
+    """The changes of `load_config`, and one that freezes these parts of the network, if any."""
+    given = f"optimizer.freeze={json.dumps(list(freeze))}"
+    return (*changes, given) if freeze else tuple(changes)
 
 
 def load_axes(texts: Sequence[str], changes: Sequence[str] = ()) -> dict[str, tuple[Any, ...]]:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 
 from dfm_jax.checks import require
+from dfm_jax.data.processors import FILES, read_processor
 from dfm_jax.interfaces import Params
 from dfm_jax.models import TransformerConfig
 from dfm_jax.models.multimodal import MultimodalConfig
@@ -69,7 +70,9 @@ def network_of(config: TrainConfig) -> PretrainedConfig:
 
 
 def with_network_of(config: TrainConfig, checkpoint: Checkpoint) -> TrainConfig:
-    """The config with the network of a checkpoint; how it is computed stays as it is.
+    """The config with the network of a checkpoint, and with its processor of pictures, if any.
+
+    How the network is computed stays as it is.
 
     Raises:
         ValueError: if the checkpoint holds another kind of network than the config can name.
@@ -83,6 +86,8 @@ def with_network_of(config: TrainConfig, checkpoint: Checkpoint) -> TrainConfig:
         return replace(config, model=_computed_as(config.model, found))
     own = {item.name: getattr(found, item.name) for item in fields(found)}
     own |= {"vision": _computed_as(pictures.vision, found.vision)}
+    if any((checkpoint.path / name).is_file() for name in FILES):
+        own["processor"] = read_processor(checkpoint.path)
     model = _computed_as(config.model, own.pop("text"))
     return replace(config, model=model, pictures=replace(pictures, **own))
 

@@ -1,5 +1,7 @@
 """The state of a run as one pytree, and the optimizer that updates it."""
 
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
 import jax
@@ -99,23 +101,30 @@ def init_state(
     optimizer: optax.GradientTransformation,
     *,
     ema: bool = False,
+    freeze: Sequence[str] = (),
 ) -> TrainState:
     """The state at step 0: fresh parameters, and their average, which starts at them.
+
+    Parts of the network that are in `freeze`, see `frozen`, have no moments.
 
     Raises:
         ValueError: if a parameter is float16 or bfloat16: such a number loses an update of less
             than 1/256 of it, its average stands still, and Adam's b2 = 0.999 is rounded to 1.
     """
-    return state_of(network.init(key), optimizer, ema=ema)
+    return state_of(network.init(key), optimizer, ema=ema, freeze=freeze)
 
 
 def state_of(
-    params: Params, optimizer: optax.GradientTransformation, *, ema: bool = False
+    params: Params,
+    optimizer: optax.GradientTransformation,
+    *,
+    ema: bool = False,
+    freeze: Sequence[str] = (),
 ) -> TrainState:
     """The state at step 0 with these parameters; see `init_state`.
 
     Raises:
-        ValueError: if a parameter is float16 or bfloat16.
+        ValueError: if a parameter is float16 or bfloat16; see `frozen`.
     """
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         narrow = jnp.issubdtype(leaf.dtype, jnp.floating) and jnp.finfo(leaf.dtype).bits < 32
@@ -124,7 +133,52 @@ def state_of(
         name = f"params{jax.tree_util.keystr(path)}.dtype"
         require(not narrow, rule, leaf.dtype.name, name=name, then=then)
     average = jax.tree.map(jnp.copy, params) if ema else None  # no buffer is donated twice
-    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), average)
+    moments = optimizer.init(trained(params, frozen(params, freeze)))
+    return TrainState(jnp.zeros((), jnp.int32), params, moments, average)
+
+
+def frozen(params: Params, freeze: Sequence[str]) -> Any:
+    """Which leaves are not trained: those whose path begins with an entry of `freeze`.
+
+    A path is the names of the leaf's place, such as `layers_0/mlp/up_proj/kernel`. An entry is such
+    names from the outermost on: `layers_0`, or `layers_0/mlp`. In each name `*` stands for any
+    characters.
+
+    Raises:
+        ValueError: if an entry is not a part of the network; if nothing is left to train.
+    """
+    parts = [entry.split("/") for entry in freeze]
+    used: set[int] = set()
+
+    def is_frozen(path: tuple, leaf: Array) -> bool:
+        names = jax.tree_util.keystr(path, simple=True, separator="/").split("/")
+        found = {
+            i
+            for i, part in enumerate(parts)
+            if len(part) <= len(names) and all(map(fnmatchcase, names, part))
+        }
+        used.update(found)
+        return bool(found)
+
+    tree = jax.tree_util.tree_map_with_path(is_frozen, params)
+    paths, _ = jax.tree_util.tree_flatten_with_path(params)
+    outermost = {jax.tree_util.keystr(path[:1], simple=True): None for path, _ in paths}
+    for i, entry in enumerate(freeze):
+        rule = f"`freeze` must name parts of the network, which has {', '.join(outermost)}"
+        require(i in used, rule, entry)
+    rule = "`freeze` must leave a part of the network that is trained"
+    require(not freeze or not all(jax.tree.leaves(tree)), rule, tuple(freeze))
+    return tree
+
+
+def trained(params: Params, stays: Any) -> Params:
+    """The parameters with None in the place of each leaf that stays as it is; see `frozen`."""
+    return jax.tree.map(lambda leaf, still: None if still else leaf, params, stays)
+
+
+def with_trained(params: Params, moving: Params) -> Params:
+    """The parameters with other values of the leaves that are trained; the reverse of `trained`."""
+    return jax.tree.map(lambda leaf, new: leaf if new is None else new, params, moving)
 
 
 def with_hyperparameters(state: TrainState, **values: Array) -> TrainState:

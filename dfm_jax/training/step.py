@@ -1,6 +1,6 @@
 """One update and one evaluation as pure functions; `jax.jit` and the mesh are the caller's."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ from dfm_jax.interfaces import Losses
 from dfm_jax.models import Params
 from dfm_jax.training.batches import Batch, Batches
 from dfm_jax.training.losses import LossFunction
-from dfm_jax.training.state import TrainState
+from dfm_jax.training.state import TrainState, frozen, trained, with_trained
 from dfm_jax.types import Array, ArrayLike, Float, Int, Key
 
 
@@ -38,6 +38,7 @@ def make_train_step(
     *,
     num_micro_batches: int = 1,
     ema_decay: float | None = None,
+    freeze: Sequence[str] = (),
 ) -> TrainStep:
     """(state, batch, key) → (state, metrics): one update by ∇ (Σ nats / Σ counts) over the batch.
 
@@ -50,6 +51,9 @@ def make_train_step(
     The average is ema ← d · ema + (1 − d) · θ from ema = θ_0. So after n updates it contains the
     first parameters with weight d^n; this bias is not corrected.
 
+    What is in `freeze`, see `frozen`, stays as it is, to the bit. No gradient of it is computed, so
+    the norms are over the other leaves.
+
     Raises:
         ValueError: in a call, if the number of micro-batches does not divide the batch size.
     """
@@ -57,8 +61,11 @@ def make_train_step(
     if ema_decay is not None:
         check_interval("ema_decay", ema_decay, 0, 1, ends="[)")
 
-    def total(params: Params, part: Batch, keys: Key) -> tuple[Array, tuple[Array, Array]]:
-        losses = jax.vmap(loss_function, in_axes=(None, 0, 0))(params, part, keys)
+    def total(
+        moving: Params, params: Params, part: Batch, keys: Key
+    ) -> tuple[Array, tuple[Array, Array]]:
+        whole = with_trained(params, moving)
+        losses = jax.vmap(loss_function, in_axes=(None, 0, 0))(whole, part, keys)
         count = jnp.sum(losses.counts)
         if losses.weights is None:
             return jnp.sum(losses.nats), (count, count)
@@ -66,7 +73,8 @@ def make_train_step(
         return jnp.sum(weights * losses.nats), (count, jnp.sum(weights))
 
     def summed(params: Params, part: Batch, keys: Key) -> tuple[Array, Array, Array, Params]:
-        (nats, sizes), grads = jax.value_and_grad(total, has_aux=True)(params, part, keys)
+        moving = trained(params, frozen(params, freeze))
+        (nats, sizes), grads = jax.value_and_grad(total, has_aux=True)(moving, params, part, keys)
         return nats, *sizes, grads
 
     def train_step(state: TrainState, batch: Batch, key: Key) -> tuple[TrainState, StepMetrics]:
@@ -77,15 +85,19 @@ def make_train_step(
         sums = _accumulated(summed, state.params, batch, keys, num_micro_batches)
         nats, count, size, grads = sums
         grads = jax.tree.map(lambda g: g / size.astype(g.dtype), grads)
-        updates, moved = optimizer.update(grads, state.optimizer, state.params)
-        params = optax.apply_updates(state.params, updates)
+        stays = frozen(state.params, freeze)
+        moving = trained(state.params, stays)
+        updates, moments = optimizer.update(grads, state.optimizer, moving)
+        moving = optax.apply_updates(moving, updates)
         ema = state.ema
         if ema_decay is not None:
             d: float = ema_decay
-            ema = jax.tree.map(lambda a, p: d * a + (1 - d) * p, ema, params)
+            average = jax.tree.map(lambda a, p: d * a + (1 - d) * p, trained(ema, stays), moving)
+            ema = with_trained(ema, average)
         norms = optax.tree.norm(grads), optax.tree.norm(updates)
         metrics = StepMetrics(nats / size, count, *norms)
-        return TrainState(state.step + 1, params, moved, ema), metrics
+        params = with_trained(state.params, moving)
+        return TrainState(state.step + 1, params, moments, ema), metrics
 
     return train_step
 
