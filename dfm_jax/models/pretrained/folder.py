@@ -247,10 +247,11 @@ def write_folder(
         _write_json(new.path / CONFIG, _settings(config, dtype, ids))
         if said is not None:
             _write_json(new.path / GENERATION, said)
-        kept = _BESIDE if tokenizer is not None else (*_BESIDE, TOKENIZER, *_OTHER_FORMS)
-        for name in kept if like is not None else ():
-            if (like.path / name).is_file():
-                shutil.copyfile(like.path / name, new.path / name)
+        if like is not None:
+            kept = _BESIDE if tokenizer is not None else (*_BESIDE, TOKENIZER, *_OTHER_FORMS)
+            for name in kept:
+                if (like.path / name).is_file():
+                    shutil.copyfile(like.path / name, new.path / name)
         if tokenizer is not None:
             tokenizer.backend.save(str(new.path / TOKENIZER))
             kind = {
