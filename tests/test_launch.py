@@ -285,6 +285,7 @@ def test_launch_has_every_option_of_train():
     given |= {"save_every": 4, "evaluate_every": 5, "keep_last": 6}
     given |= {"tracker": "tensorboard", "on_disk": True, "keep_buffers": False, "init": "llama"}
     given |= {"freeze": ("embed_tokens", "layers_*/mlp")}
+    given |= {"images": Path("photos"), "pixels": Path("kept")}
     where = {"config": "tiny", "data": Path("d"), "folder": Path("r")}
     (job,) = Members(**where, **given, experts=(7,)).jobs()
     assert parsed(job.arguments) == Train(**where, **given, expert=7)

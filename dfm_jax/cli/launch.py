@@ -32,7 +32,14 @@ class Members:
     grid: tuple[str, ...] = ()
     """Instead of members, train the groups of this `sweep` over all data: FIELD=VALUE,VALUE."""
     tokenizer: Path | None = None
-    """A tokenizer.json file; without it, tokens are bytes."""
+    """A tokenizer.json file; without it, tokens are bytes. A config with `pictures` needs one, or a
+    Hugging Face folder that holds it."""
+    images: Path | None = None
+    """The folder of the pictures that rows name; without it, the folder `images` in --data. Only
+    for a config with `pictures`."""
+    pixels: Path | None = None
+    """The folder where pictures are kept as the network reads them, shared by all members. Without
+    it, each keeps them in its own folder. Only for a config with `pictures`."""
     set: tuple[str, ...] = ()
     """Change single fields of the config: FIELD=VALUE."""
     freeze: tuple[str, ...] = ()
@@ -103,6 +110,8 @@ class Members:
         words += ["--keep-last", str(self.keep_last)]
         words += [] if self.init is None else ["--init", self.init]
         words += ["--freeze", *self.freeze] if self.freeze else []
+        words += [] if self.images is None else ["--images", str(self.images)]
+        words += [] if self.pixels is None else ["--pixels", str(self.pixels)]
         words += ["--on-disk"] if self.on_disk else []
         words += [] if self.placement is None else ["--placement", self.placement]
         words += ["--distributed"] if hosts > 1 else []
@@ -124,6 +133,7 @@ class Members:
         from dfm_jax.training.sweep import by_shape, grid
 
         alone = ("experts", "dense", "keep_last", "on_disk", "placement", "init", "freeze")
+        alone += ("images", "pixels")
         given = [name for name in alone if getattr(self, name) != getattr(Members, name)]
         rule = "`grid` must not be given together with the options of members"
         require(not given, rule, given, name="options of members")
