@@ -12,6 +12,7 @@ from typing import Annotated, Any, Union
 import tyro
 
 from dfm_jax.allocator import keep_buffers, peak_memory
+from dfm_jax.cli.answer import Answer
 from dfm_jax.cli.arguments import check_run
 from dfm_jax.cli.doctor import Doctor
 from dfm_jax.cli.launch import Launch
@@ -61,6 +62,7 @@ COMMANDS = {
     "sample": Sample,
     "make-ensemble": MakeEnsemble,
     "export": Export,
+    "answer": Answer,
     "score": Score,
     "sweep": Sweep,
     "launch": Launch,
