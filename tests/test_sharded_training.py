@@ -127,7 +127,7 @@ def test_the_dense_model_over_eight_devices_is_the_dense_model_on_one(placement)
 
 
 @cache
-def pictured():
+def pictured(num_micro_batches=1):
     """A step of a small network whose text and tower are stacks of three layers, its state."""
     stacked = {"scan_layers": True, "remat": True, "num_layers": 3}
     system = MultimodalConfig(
@@ -160,7 +160,8 @@ def pictured():
     tokens = random.integers(6, 64, (8, 12)).astype(np.int32)
     tokens[:, 2:6] = 5
     batch = tokens, random.normal(size=(8, 8, 8, 3)).astype(np.float32)
-    return make_train_step(losses, optimizer), jax.device_get(state), batch
+    step = make_train_step(losses, optimizer, num_micro_batches=num_micro_batches)
+    return step, jax.device_get(state), batch
 
 
 def test_a_sharded_step_gathers_one_layer_of_a_stack_at_a_time(monkeypatch):
@@ -180,6 +181,20 @@ def test_a_sharded_step_gathers_one_layer_of_a_stack_at_a_time(monkeypatch):
     assert_close(over(*arguments), expected)
     monkeypatch.setattr(dense, "_STACKED", "of no name")
     assert largest_gather()[0] >= stack
+
+
+def test_each_device_computes_its_share_of_every_micro_batch():
+    """XLA counts a loop once: two parts of 16 rows are, on a device, what one part of 8 rows is."""
+    _, state, batch = pictured()
+    twice = jax.tree.map(lambda leaf: np.concatenate([leaf, leaf]), batch)
+
+    def flops(number, rows):
+        step = pictured(number)[0]
+        over = sharded_step(step, make_mesh({"data": 8}), state, placement="sharded", donate=False)
+        lowered = jax.jit(over).lower(state, rows, jax.random.key(1))
+        return lowered.compile().cost_analysis()["flops"]
+
+    assert flops(2, twice) < 1.3 * flops(1, batch)
 
 
 # ── runs of different lengths, and runs that break ──────────────────────────────────────────────

@@ -81,8 +81,7 @@ def make_train_step(
         rows = batch_size_of(batch)
         rule = f"`num_micro_batches` must divide the size of the batch, which is {rows}"
         require(rows % num_micro_batches == 0, rule, num_micro_batches)
-        keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(rows))
-        sums = _accumulated(summed, state.params, batch, keys, num_micro_batches)
+        sums = _accumulated(summed, state.params, batch, key, num_micro_batches)
         nats, count, size, grads = sums
         grads = jax.tree.map(lambda g: g / size.astype(g.dtype), grads)
         stays = frozen(state.params, freeze)
@@ -179,17 +178,22 @@ def _accumulated(
     summed: Callable[..., tuple[Array, Array, Array, Params]],
     params: Params,
     batch: Batch,
-    keys: Key,
+    key: Key,
     parts: int,
 ) -> Any:
     """Sums over micro-batches, of which one at a time is in memory."""
+    keys_of = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
+    numbers = jnp.arange(batch_size_of(batch))
     if parts == 1:
-        return summed(params, batch, keys)
+        return summed(params, batch, keys_of(key, numbers))
 
     def cut(leaf: Array) -> Array:
-        return leaf.reshape(parts, leaf.shape[0] // parts, *leaf.shape[1:])
+        # Part p is every parts-th row from p on: of rows that are split over devices in blocks,
+        # each device then has its share of every part, and none is sent.
+        return leaf.reshape(leaf.shape[0] // parts, parts, *leaf.shape[1:]).swapaxes(0, 1)
 
-    split = jax.tree.map(cut, (batch, keys))
+    # To turn an array of keys is to use them, so they are made of turned numbers.
+    split = jax.tree.map(cut, batch), jax.vmap(keys_of, in_axes=(None, 0))(key, cut(numbers))
     # Of shapes, not of the first part: to index an array of keys is to use them.
     first = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), split)
     shapes = jax.eval_shape(summed, params, *first)
