@@ -158,21 +158,30 @@ def kept_path(folder: Path, key: str) -> Path:
 
 def kept_array(folder: Path, key: str) -> np.ndarray | None:
     """The array of a key; None if none is kept, or its file is damaged."""
-    path = kept_path(folder, key)
-    content = path.read_bytes() if path.is_file() else b""
-    if content[:_DIGEST] != _digest(key, content[_DIGEST:]):
-        return None
-    return read_npy(io.BytesIO(content[_DIGEST:]), len(content) - _DIGEST)
+    content = kept_bytes(folder, key)
+    return None if content is None else read_npy(io.BytesIO(content), len(content))
 
 
 def keep_array(folder: Path, key: str, array: np.ndarray) -> None:
-    """Write an array completely or not at all; a file under its name is always complete."""
+    """Write an array, see `keep_bytes`."""
     content = io.BytesIO()
     np.save(content, array, allow_pickle=False)
+    keep_bytes(folder, key, content.getvalue())
+
+
+def kept_bytes(folder: Path, key: str) -> bytes | None:
+    """What is kept under a key; None if nothing is, or its file is damaged."""
+    path = kept_path(folder, key)
+    content = path.read_bytes() if path.is_file() else b""
+    return content[_DIGEST:] if content[:_DIGEST] == _digest(key, content[_DIGEST:]) else None
+
+
+def keep_bytes(folder: Path, key: str, content: bytes) -> None:
+    """Write a file completely or not at all; one under the name of its key is always complete."""
     path = kept_path(folder, key)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{key}.{os.getpid()}.{threading.get_ident()}")
-    partial.write_bytes(_digest(key, content.getvalue()) + content.getvalue())
+    partial.write_bytes(_digest(key, content) + content)
     partial.replace(path)
 
 

@@ -10,10 +10,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from jaxtyping import UInt8
-from numpy import ndarray
+from numpy import frombuffer, ndarray, uint8
 
 from dfm_jax.checks import require
-from dfm_jax.data.arrays import keep_array, kept_array
+from dfm_jax.data.arrays import keep_bytes, kept_bytes
 from dfm_jax.data.pictures import READING, decoded_picture
 from dfm_jax.data.processors import PictureProcessor
 from dfm_jax.types import typed
@@ -44,7 +44,7 @@ class PixelStore:
         """
         content = path.read_bytes()
         key = self._key(content)
-        pixels = kept_array(self.folder, key)
+        pixels = self._kept(key)
         if pixels is None:
             try:
                 pixels = self.processor.pixels(decoded_picture(content))
@@ -52,7 +52,7 @@ class PixelStore:
                 raise ValueError(
                     f"{path} must be a picture that can be read; got another file: {error}."
                 ) from error
-            keep_array(self.folder, key, pixels)
+            keep_bytes(self.folder, key, pixels.tobytes())
         return Picture(path, key, len(pixels))
 
     @typed
@@ -62,15 +62,22 @@ class PixelStore:
         Raises:
             ValueError: if they must be made again and the file is not the same any more.
         """
-        pixels = kept_array(self.folder, picture.key)
+        pixels = self._kept(picture.key)
         if pixels is not None:
             return pixels
         again = self.picture(picture.path)
         rule = f"The content of {picture.path} must not change while it is trained on"
         require(again.key == picture.key, rule, again.key, name="its key")
-        pixels = kept_array(self.folder, picture.key)
+        pixels = self._kept(picture.key)
         assert pixels is not None
         return pixels
+
+    def _kept(self, key: str) -> ndarray | None:
+        """Not as an .npy file: Python 3.11 may fail to parse its header in several threads."""
+        content = kept_bytes(self.folder, key)
+        if content is None:
+            return None
+        return frombuffer(content, uint8).reshape(-1, self.processor.size, self.processor.size, 3)
 
     def _key(self, content: bytes) -> str:
         settings = json.dumps([READING, asdict(self.processor)], sort_keys=True)
