@@ -21,6 +21,7 @@ from dfm_jax.data import (
     pixel_features,
     read_features,
 )
+from dfm_jax.data.features import PictureEncoder, encoded_pictures, resized_image
 from experiments.lib.domains import load_shakespeare, load_stdlib
 from experiments.lib.emoji import emoji_scenes
 
@@ -37,7 +38,9 @@ def corner_and_mean(params, image):
 
 
 def encoded(images, folder=None, params=PARAMS, encode=corner_and_mean):
-    return features._encoded(encode, params, images, folder)
+    recipe = f"of a test, {encode.__name__}"
+    encoder = PictureEncoder("test", 2, resized_image, encode, params, recipe)
+    return encoded_pictures(encoder, images, folder=folder)
 
 
 def noise(num_images, side=96, seed=0):

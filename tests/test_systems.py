@@ -1,6 +1,8 @@
 """The configs of the paper's systems: every number that the paper and the public files give."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -41,3 +43,13 @@ def test_internvl_is_trained_as_the_paper_says():
 def test_a_tokenizer_does_not_take_rows_from_a_checkpoint_that_reads_pictures(tmp_path):
     config = load_config("internvl2.5-1b", tokenizer=tmp_path / "not_read.json")
     assert config.model.num_tokens == 151_674
+
+
+def test_what_a_command_imports_leaves_the_devices_alone():
+    """Else several processes could not become one run, which must be said before any device."""
+    code = (
+        "import dfm_jax.training.presets, dfm_jax.training.fit, dfm_jax.cli; "
+        "from jax._src import xla_bridge; print(len(xla_bridge._backends))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "0"

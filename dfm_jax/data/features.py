@@ -146,7 +146,10 @@ def _first_square(processor: PictureProcessor) -> Callable[[np.ndarray], np.ndar
 
 @typed
 def encoded_pictures(
-    encoder: PictureEncoder, pictures: Sequence[np.ndarray], *, folder: Path | None = None
+    encoder: PictureEncoder,
+    pictures: Sequence[np.ndarray] | np.ndarray,
+    *,
+    folder: Path | None = None,
 ) -> Encoded:
     """The features of pictures of any shapes: [B, D], not of unit length.
 

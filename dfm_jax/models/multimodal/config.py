@@ -5,7 +5,7 @@ from typing import Literal
 
 import jax.numpy as jnp
 
-from dfm_jax.checks import check_count, check_interval, check_tokens, require
+from dfm_jax.checks import check_count, check_interval, require
 from dfm_jax.models.config import ComputeDtype, TransformerConfig
 
 Activation = Literal["quick_gelu", "gelu"]
@@ -101,7 +101,8 @@ class MultimodalConfig:
         require(text.causal, "`text.causal` must be True", text.causal)
         timed = text.time_conditioned
         require(not timed, "`text.time_conditioned` must be False", timed)
-        check_tokens("image_token", jnp.array([self.image_token]), text.states)
+        rule = f"`image_token` must be an id in [0, {text.states - 1}]"
+        require(0 <= self.image_token < text.states, rule, self.image_token)
         rule = f"`feature_layer` must be in [-{layers + 1}, -1], because the tower has {layers}"
         require(-layers - 1 <= self.feature_layer <= -1, rule, self.feature_layer)
         check_count("shuffle", self.shuffle)
