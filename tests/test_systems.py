@@ -26,6 +26,7 @@ def test_llava_is_trained_as_its_public_second_stage_says():
     assert (config.batch_size, config.num_positions) == (128, 2048)
     assert (optimizer.learning_rate, optimizer.weight_decay) == (2e-5, 0.0)
     assert optimizer.warmup_steps == -(-config.num_steps * 3 // 100)
+    assert optimizer.freeze == ("vision_tower",)
     assert (config.pictures.processor.fit, config.pictures.reduction) == ("pad", "token")
 
 

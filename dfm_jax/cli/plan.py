@@ -36,7 +36,7 @@ class Plan:
     """The number of chips over which a member is split."""
     freeze: tuple[str, ...] | None = None
     """The parts that are not trained: vision_tower, or vision_tower multi_modal_projector. Without
-    this option, those that the public recipe of a preset does not train."""
+    this option, those that the config freezes."""
     data: Path | None = None
     """The data that `train` would read."""
     init: Path | None = None
@@ -45,10 +45,10 @@ class Plan:
     def run(self) -> int:
         """Print it."""
         from dfm_jax.training.plan import files_read, missing, num_data_rows, plan_of
-        from dfm_jax.training.presets import FROZEN, UNKNOWN, load_config
+        from dfm_jax.training.presets import UNKNOWN, load_config
 
         config = load_config(self.config, self.set)
-        frozen = FROZEN.get(self.config, ()) if self.freeze is None else self.freeze
+        frozen = config.optimizer.freeze if self.freeze is None else self.freeze
         plan = plan_of(config, chips=self.chips, frozen=frozen)
         count = num_data_rows(self.data)
         known = "not known" if count is None else f"{count:,}"

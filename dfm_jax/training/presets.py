@@ -74,7 +74,11 @@ PRESETS = {
             cut=True,
         ),
         optimizer=OptimizerConfig(
-            learning_rate=2e-5, warmup_steps=156, weight_decay=0.0, **_OF_TRAINER
+            learning_rate=2e-5,
+            warmup_steps=156,
+            weight_decay=0.0,
+            freeze=("vision_tower",),
+            **_OF_TRAINER,
         ),
         num_steps=5198,
         batch_size=128,
@@ -108,7 +112,6 @@ PRESETS = {
         held_out=0.01,
     ),
 }
-FROZEN: dict[str, tuple[str, ...]] = {"llava-1.5-7b": ("vision_tower",)}  # by the public recipe
 # What neither the paper nor the public scripts say, or what they do in another way.
 UNKNOWN: dict[str, tuple[str, ...]] = {
     "llava-1.5-7b": (
