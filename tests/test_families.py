@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from parity import families_fixture as fixture
+from parity.recorded import differences
 from safetensors.numpy import load_file, save_file
 
 from dfm_jax.models import TransformerConfig, num_parameters, transformer, transformer_decoder
@@ -434,3 +435,11 @@ def test_rows_of_a_packed_sequence_do_not_see_each_other(tmp_path):
     np.testing.assert_allclose(packed, np.concatenate(alone), rtol=0, atol=2e-6)
     mixed = apply(params, np.array(first + second), pictures)
     assert abs(mixed[-1] - packed[-1]).max() > 1e-2
+
+
+def test_what_a_peer_gives_otherwise_is_seen():
+    kept = {"versions": {"a": "1"}, "rows": [{"x": 1.0, "y": [1, 2]}]}
+    same = {"versions": {"a": "2"}, "rows": [{"x": 1.0 + 1e-9, "y": [1, 2]}]}
+    assert not list(differences(kept, same, 1e-6))
+    for other in ({"x": 1.1, "y": [1, 2]}, {"x": 1.0, "y": [1, 3]}, {"x": 1.0, "y": [1]}, {}):
+        assert list(differences(kept, {"versions": {}, "rows": [other]}, 1e-6))

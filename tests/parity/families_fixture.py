@@ -3,9 +3,8 @@
 For each kind of network: the config.json that `save_pretrained` writes, the names and shapes of its
 tensors, some logits (or image features), the loss of the next tokens, one number of the gradient of
 each tensor, and 50 greedy tokens; all in float64. Weights are not recorded: `weights` draws them
-again, in NumPy, from the names. To record anew, in the environment of the peers:
-
-    .venv-peers/bin/python tests/parity/families_fixture.py
+again, in NumPy, from the names. `make parity` compares all of it with what the peers give now, and
+`make parity CHECK=` records it anew.
 """
 
 import json
@@ -14,6 +13,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+from parity.recorded import record
 
 FIXTURE = Path(__file__).parents[1] / "data" / "families.json"
 IMAGE_TOKEN = 60
@@ -247,7 +247,7 @@ def main() -> None:
 
     found = {name: recorded(kind, settings) for name, (kind, settings) in KINDS.items()}
     versions = {"torch": torch.__version__, "transformers": transformers.__version__}
-    FIXTURE.write_text(json.dumps({"versions": versions, "kinds": found}) + "\n")
+    record(FIXTURE, {"versions": versions, "kinds": found})
     for name, one in found.items():
         prompts_of_kind: dict = one.get("prompts", {})
         for prompt, row in prompts_of_kind.items():

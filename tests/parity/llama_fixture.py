@@ -1,10 +1,9 @@
 """What Hugging Face's Llama gives and how it is saved, recorded for tests/test_pretrained.py.
 
 Logits at random weights, the config.json that `save_pretrained` writes beside them, and the file of
-each tensor. The weights are not recorded: `weights` draws them again, in NumPy, from the seed. To
-record anew, in the environment of the peers (`make install-peers`):
-
-    .venv-peers/bin/python tests/parity/llama_fixture.py
+each tensor. The weights are not recorded: `weights` draws them again, in NumPy, from the seed.
+`make parity` compares all of it with what the peers give now, and `make parity CHECK=` records it
+anew.
 """
 
 import json
@@ -12,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+from parity.recorded import record
 
 FIXTURE = Path(__file__).parents[1] / "data" / "llama.json"
 SEED = 20260103
@@ -117,7 +117,7 @@ def main() -> None:
             "logits": [[float(f"{value:.9g}") for value in row] for row in rows.tolist()],
         }
     versions = {"torch": torch.__version__, "transformers": transformers.__version__}
-    FIXTURE.write_text(json.dumps({"versions": versions, "llamas": recorded}) + "\n")
+    record(FIXTURE, {"versions": versions, "llamas": recorded}, tolerance=1e-5)  # float32
 
 
 if __name__ == "__main__":

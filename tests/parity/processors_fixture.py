@@ -1,9 +1,8 @@
 """What Hugging Face's Pillow processors make of 20 pictures, recorded for tests/test_processors.py.
 
 Of each result the shape and a CRC of its float32 bytes are kept, and the preprocessor_config.json
-of each processor. Pictures are drawn from a seed. To record anew, in the environment of the peers:
-
-    .venv-peers/bin/python tests/parity/processors_fixture.py
+of each processor. Pictures are drawn from a seed. `make parity` compares all of it with what the
+peers give now, and `make parity CHECK=` records it anew.
 """
 
 import json
@@ -12,6 +11,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+from parity.recorded import record
 
 FIXTURE = Path(__file__).parents[1] / "data" / "processors.json"
 
@@ -83,7 +83,7 @@ def main() -> None:
             rows.append(digest(values["pixel_values"].transpose(0, 2, 3, 1)))
         found[name] = {"settings": said, "results": rows}
     versions = {"pillow": PIL.__version__, "transformers": transformers.__version__}
-    FIXTURE.write_text(json.dumps({"versions": versions, "processors": found}) + "\n")
+    record(FIXTURE, {"versions": versions, "processors": found})
     print(json.dumps(versions))
 
 
