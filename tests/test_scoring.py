@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dfm_jax import cli
+from dfm_jax import cli, scoring
 from dfm_jax.cli.score import Score
 from dfm_jax.scoring import (
     BENCHMARKS,
@@ -356,7 +356,8 @@ def test_every_question_is_answered_once(questions, tmp_path, numbers, more, wor
     [
         ("{", "line 1: the text must be JSON"),
         ('{"question_id": 1, "answer": "A", "answer": "B"}', "the key 'answer' comes twice"),
-        ("[1]", r"line 1: the row must be an object; got row = \[1\]"),
+        ("[1]", "row 1: the row must be an object; got row = 1"),
+        ("1", "line 1: the row must be an object; got row = 1"),
         (
             '{"answer": "a"}',
             "line 1: `question_id` must be a number or a text; got question_id = None",
@@ -546,3 +547,34 @@ def test_the_scale_of_boxes_is_asked_for_and_held_against_them():
     for text, scale in (("[0, 0, 0.5, 1]", "0-1"), ("[0, 0, 500, 1000]", "0-1000")):
         found = score("refcoco", [sized] * 2, [text, "there"], box_scale=scale)["scores"]
         assert found == {"accuracy": 0.5, "without_a_box": 0.5}
+
+
+# ── what the evaluation servers take ────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("benchmark", scoring.BENCHMARKS)
+def test_a_submission_is_read_back(benchmark, tmp_path):
+    questions = [scoring.Question(number=str(n), answers=("a",)) for n in (7, 3)]
+    path = tmp_path / "submission"
+    path.write_text(scoring.submission(benchmark, [7, 3], ["über", "two\nlines"]))
+    merged = scoring.merge_predictions(questions, [path])
+    assert merged.texts == ["über", "two\nlines"]
+    with pytest.raises(ValueError, match="`texts` must hold an answer for each of 2 questions"):
+        scoring.submission(benchmark, [7, 3], ["one"])
+
+
+def test_a_submission_has_the_names_of_its_benchmark():
+    names = ("vqa", "gqa", "docvqa", "mme")
+    found = {name: scoring.submission(name, [7], ["red"]) for name in names}
+    assert json.loads(found["vqa"]) == [{"question_id": 7, "answer": "red"}]
+    assert json.loads(found["gqa"]) == [{"questionId": "7", "prediction": "red"}]
+    assert json.loads(found["docvqa"]) == [{"questionId": 7, "answer": "red"}]
+    assert json.loads(found["mme"]) == {"question_id": 7, "text": "red"}
+
+
+def test_a_row_of_an_array_that_is_none_is_named(tmp_path):
+    path = tmp_path / "rows.json"
+    path.write_text('[{"question_id": 7, "text": "a"}, 3]')
+    question = scoring.Question(number="7", answers=("a",))
+    with pytest.raises(ValueError, match="row 2: the row must be an object; got row = 3"):
+        scoring.merge_predictions([question], [path])

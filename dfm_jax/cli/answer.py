@@ -52,6 +52,10 @@ class Answer:
     """The largest number of tokens of an answer."""
     batch_size: int = 8
     """The number of questions that are answered at once."""
+    submission: Path | None = None
+    """A file for the answers in the form that the benchmark's own evaluation takes."""
+    benchmark: str | None = None
+    """The benchmark of that form, such as vqa, gqa or docvqa."""
     cache: Path | None = None
     """A folder that keeps the pixels and features of pictures; by default one beside --out."""
     checkpoint: Literal["last", "best"] = "last"
@@ -64,7 +68,9 @@ class Answer:
 
         from dfm_jax.checks import require
         from dfm_jax.data.pixels import PixelStore
+        from dfm_jax.durable import write_file
         from dfm_jax.models.pretrained import read_tokenizer_json
+        from dfm_jax.scoring import BENCHMARKS, submission
         from dfm_jax.training.evaluation import load_member
         from dfm_jax.training.members import member_folder
         from dfm_jax.training.questions import (
@@ -73,6 +79,11 @@ class Answer:
             write_answers,
         )
 
+        rule = "`benchmark` must be given if `submission` is, and only then"
+        both = (self.submission is None) == (self.benchmark is None)
+        require(both, rule, self.benchmark)
+        rule = f"`benchmark` must be one of {', '.join(BENCHMARKS)}"
+        require(self.benchmark in (None, *BENCHMARKS), rule, self.benchmark)
         questions = read_picture_questions(self.questions, self.images)
         if self.expert is None:
             members = self._experts()
@@ -105,6 +116,9 @@ class Answer:
             batch_size=self.batch_size,
         )
         write_answers(self.out, questions, answered)
+        if self.submission is not None and self.benchmark is not None:
+            ids = [question.number for question in questions]
+            write_file(self.submission, submission(self.benchmark, ids, answered.texts))
         whole = int(np.sum(answered.answers.stopped))
         print(f"{self.out}: {len(questions):,} answers, of which {whole:,} came to their end.")
         counts = np.bincount(answered.answers.expert[answered.answers.expert >= 0])

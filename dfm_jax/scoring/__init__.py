@@ -25,5 +25,6 @@ from dfm_jax.scoring.boxes import read_box as read_box
 from dfm_jax.scoring.predictions import Merged as Merged
 from dfm_jax.scoring.predictions import merge_predictions as merge_predictions
 from dfm_jax.scoring.predictions import read_questions as read_questions
+from dfm_jax.scoring.predictions import submission as submission
 from dfm_jax.scoring.truths import Question as Question
 from dfm_jax.scoring.truths import check_truth as check_truth

@@ -1,11 +1,12 @@
 """The questions of a benchmark, and files of answers, in which each question occurs once."""
 
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from dfm_jax.checks import require
-from dfm_jax.json_text import read_json_lines
+from dfm_jax.json_text import read_json, read_json_lines
 from dfm_jax.scoring.truths import Question, check_truth
 
 _NAMED = 5  # of what is missing or superfluous, in an error
@@ -80,7 +81,8 @@ def _question(number: str, row: dict[str, Any]) -> Question:
 def merge_predictions(questions: Sequence[Question], paths: Sequence[Path]) -> Merged:
     """Merge the answers of several files; every question must be answered exactly once.
 
-    A file is JSONL of `question_id` and `text` (or `answer`, or `prediction`).
+    A file is JSONL, or a JSON array, of `question_id` (or `questionId`) and `text` (or `answer`, or
+    `prediction`): what `submission` writes can be read.
 
     Raises:
         ValueError: if a question is answered twice or not at all, or an answer has no question; the
@@ -114,14 +116,52 @@ def _refuse(rule: str, name: str, numbers: Sequence[str]) -> None:
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    for line, row in read_json_lines(path):
+    """The rows of a file, by line; those of an array by their number, from 1."""
+    with path.open("rb") as file:
+        array = file.read(1) == b"["
+    for line, row in enumerate(read_json(path), start=1) if array else read_json_lines(path):
         if not isinstance(row, dict):
-            raise ValueError(f"{path}, line {line}: the row must be an object; got row = {row!r}.")
+            place = f"{path}, {'row' if array else 'line'} {line}"
+            raise ValueError(f"{place}: the row must be an object; got row = {row!r}.")
         yield line, row
 
 
+# ── What the evaluation servers of the benchmarks take ────────────────────────────────────────────
+
+# The names of the id and of the answer, in an array of JSON; the others are JSONL, as here.
+_ARRAYS = {
+    "vqa": ("question_id", "answer"),
+    "textvqa": ("question_id", "answer"),
+    "gqa": ("questionId", "prediction"),
+    "docvqa": ("questionId", "answer"),
+    "infovqa": ("questionId", "answer"),
+}
+
+
+def submission(benchmark: str, numbers: Sequence[int | str], texts: Sequence[str]) -> str:
+    """The content of a file in the form that a benchmark's own evaluation reads.
+
+    VQA v2 and TextVQA take an array of `question_id` and `answer`, GQA one of `questionId` (a text)
+    and `prediction`, DocVQA and InfoVQA one of `questionId` and `answer`. The others have no server
+    that takes a file; they get JSONL of `question_id` and `text`.
+
+    Raises:
+        ValueError: if the numbers of ids and texts differ.
+    """
+    rule = f"`texts` must hold an answer for each of {len(numbers)} questions"
+    require(len(texts) == len(numbers), rule, len(texts), name="len(texts)")
+    pairs = list(zip(numbers, texts, strict=True))
+    if benchmark not in _ARRAYS:
+        rows = ({"question_id": number, "text": text} for number, text in pairs)
+        return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    name, answer = _ARRAYS[benchmark]
+    ids = [str(number) if benchmark == "gqa" else number for number, _ in pairs]
+    rows = [{name: i, answer: text} for i, (_, text) in zip(ids, pairs, strict=True)]
+    return json.dumps(rows, ensure_ascii=False, indent=0) + "\n"
+
+
 def _number(path: Path, line: int, row: dict[str, Any]) -> str:
-    number = row.get("question_id")
+    number = row.get("question_id", row.get("questionId"))
     if not isinstance(number, int | str) or isinstance(number, bool):
         raise ValueError(
             f"{path}, line {line}: `question_id` must be a number or a text; got question_id = "
