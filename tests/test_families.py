@@ -443,3 +443,42 @@ def test_what_a_peer_gives_otherwise_is_seen():
     assert not list(differences(kept, same, 1e-6))
     for other in ({"x": 1.1, "y": [1, 2]}, {"x": 1.0, "y": [1, 3]}, {"x": 1.0, "y": [1]}, {}):
         assert list(differences(kept, {"versions": {}, "rows": [other]}, 1e-6))
+
+
+def test_drop_path_leaves_out_branches_of_late_layers_more_often():
+    """The rate grows to the last layer, whose branches a third of all draws leave out."""
+    vision = VisionConfig(
+        image_size=16,
+        patch_size=8,
+        width=8,
+        num_layers=3,
+        num_heads=2,
+        ffn_width=8,
+        drop_path=1 / 3,
+    )
+    tower = vision_tower(vision)
+    params = tower.init(jax.random.key(0))
+    picture = jnp.asarray(fixture.pictures(16, 1)[0], jnp.float32)
+    plain = tower.features(params, picture)
+
+    def with_drops(layer):
+        keys = jax.random.split(jax.random.key(1), 4000)
+        return jax.jit(jax.vmap(lambda key: tower.features(params, picture, layer, key=key)))(keys)
+
+    drawn, kept = with_drops(-1), with_drops(-2)
+    before = tower.features(params, picture, -2)  # what the last layer adds to
+    same = np.asarray(jnp.all(drawn == kept, axis=(1, 2)))  # both branches of the last layer
+    assert abs(same.mean() - 1 / 9) < 4 * (8 / 81 / 4000) ** 0.5
+    assert abs(drawn - plain[None]).max() > 1e-2
+    assert abs(kept - before[None]).max() > 1e-2
+    scanned = vision_tower(replace(vision, scan_layers=True))
+    stacked = stack_encoder(params)
+    first = jax.random.split(jax.random.key(1), 4000)[0]
+    found = scanned.features(stacked, picture, key=first)
+    np.testing.assert_allclose(found, drawn[0], rtol=0, atol=1e-5)
+
+
+def stack_encoder(params):
+    layers = [params["encoder"][f"layers_{i}"] for i in range(len(params["encoder"]))]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)
+    return params | {"encoder": {"layers": stacked}}

@@ -125,7 +125,8 @@ def _layers(config: VisionConfig, params: Params, h: Array, count: int, key: Key
     if key is not None and config.drop_path > 0:
         # Stochastic depth (1603.09382): a branch that stays is divided by its probability.
         stays = 1 - jnp.linspace(0.0, config.drop_path, total, dtype=branches.dtype)[:, None]
-        branches = jax.random.bernoulli(key, stays, (total, 2)) / stays
+        drawn = jax.random.uniform(key, branches.shape, branches.dtype)
+        branches = (drawn < stays) / stays
 
     def layer(h: Array, own: tuple[Params, Array]) -> Array:
         own_params = gathered_layer(own[0]) if config.scan_layers else own[0]
