@@ -245,7 +245,8 @@ def test_the_flops_of_a_row_are_those_of_its_products():
     config = MultimodalConfig(text=text, vision=vision, image_token=7)
     network = multimodal(config)
     params = jax.eval_shape(network.init, jax.random.key(0))
-    shapes = (jax.ShapeDtypeStruct((192,), int), jax.ShapeDtypeStruct((2, 64, 64, 3), float))
+    pictures = jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.float32)
+    shapes = (jax.ShapeDtypeStruct((192,), jnp.int32), pictures)
     cost = jax.jit(network.apply).lower(params, *shapes).compile().cost_analysis()
     # Blocks of causal attention meet fewer keys than the full square, which the formula counts.
     assert 0.95 < cost["flops"] / flops_per_row(config, 192, 2) < 1.1

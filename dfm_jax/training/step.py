@@ -190,6 +190,7 @@ def _accumulated(
     def cut(leaf: Array) -> Array:
         # Part p is every parts-th row from p on: of rows that are split over devices in blocks,
         # each device then has its share of every part, and none is sent.
+        leaf = jnp.asarray(leaf)  # NumPy's may have types that jax does not keep
         return leaf.reshape(leaf.shape[0] // parts, parts, *leaf.shape[1:]).swapaxes(0, 1)
 
     # To turn an array of keys is to use them, so they are made of turned numbers.
