@@ -165,7 +165,7 @@ def conversation_examples(
     ahead: bool = False,
     say: Callable[[str], object] | None = None,
 ) -> Examples:
-    """The examples of a config with `pictures`; their batches are `MultimodalBatch`es.
+    """The examples of a config with `pictures`; each batch is a `MultimodalBatch`.
 
     Each row is in one sequence of an epoch, as often as its set is repeated. With
     `pictures.packed` short rows share a sequence, and the seed of the config draws which ones, once
