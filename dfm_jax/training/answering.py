@@ -5,7 +5,7 @@ soft    q(v | x) = Σ_k r_0(k | picture) q_k(v | picture, x)
 Bayes   the same, with r_k moved by every token of the answer
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -24,10 +24,13 @@ _GRAIN = 32  # prompts are padded to a multiple of it, so that few programs are 
 
 
 class Asked(NamedTuple):
-    """Questions as tokens, and their pictures; a row without a picture has zeros there."""
+    """Questions as tokens, and their pictures, which are read for one batch at a time.
+
+    `pixels(rows [B]) -> [B, I, H, W, 3]`, in 8 bits; a row without a picture has zeros there.
+    """
 
     prompts: Sequence[Int[np.ndarray, " P"]]  # [Q] of them, of any lengths
-    pixels: UInt8[np.ndarray, "Q I H W 3"]
+    pixels: Callable[[Int[np.ndarray, " B"]], UInt8[np.ndarray, "B I H W 3"]]
 
 
 class Answers(NamedTuple):
@@ -75,8 +78,6 @@ def greedy_answers(
     check_count("batch_size", batch_size)
     routes = Route.__args__  # type: ignore[attr-defined]
     require(route in routes, f"`route` must be one of {', '.join(routes)}", route)
-    rule = f"`asked.pixels` must hold the pictures of {num_questions} questions"
-    require(len(asked.pixels) == num_questions, rule, len(asked.pixels), name="len(asked.pixels)")
     if num_experts == 1:
         log_weights = np.zeros((num_questions, 1))
     shape = None if log_weights is None else np.shape(log_weights)
@@ -87,7 +88,7 @@ def greedy_answers(
 
     def drawn(rows: np.ndarray, decoder: Decoder, params: Any, *, mixed: bool) -> Any:
         prompts, lengths = _padded([asked.prompts[row] for row in rows])
-        pictures = _normalized(jnp.asarray(asked.pixels[rows]), jnp.asarray(table))
+        pictures = _normalized(jnp.asarray(asked.pixels(rows)), jnp.asarray(table))
         weights = jnp.asarray(log_weights[rows], jnp.float32)
         prefixes = Context(weights, pictures) if mixed else pictures
         found = sample_autoregressive(

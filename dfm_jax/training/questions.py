@@ -111,11 +111,16 @@ def asked_of(
         counts = [each * seen[path].count for path in own]
         prompts.append(encode_prompt(row, tokenizer, template, image_tokens=counts))
     most, size = max((p.count for p in seen.values()), default=1), pictures.processor.size
-    pixels = np.zeros((len(questions), most, size, size, 3), np.uint8)
-    for row, question in zip(pixels, questions, strict=True):
-        if question.picture is not None:
-            squares = store.pixels(seen[question.picture])
-            row[: len(squares)] = squares
+
+    def pixels(rows: np.ndarray) -> np.ndarray:
+        found = np.zeros((len(rows), most, size, size, 3), np.uint8)
+        for place, row in zip(found, rows.tolist(), strict=True):
+            path = questions[row].picture
+            if path is not None:
+                squares = store.pixels(seen[path])
+                place[: len(squares)] = squares
+        return found
+
     return Asked(prompts, pixels)
 
 
