@@ -85,7 +85,6 @@ MODULES = {
     "theory.statements.router_excess": "theory.statements.decentral",
     "theory.statements.truncation": "theory.statements.routers",
     "training.hosts": "training.distributed",
-    "training.loop": "training.fit",
     "training.measures": "training.metrics",
     "training.reading": "training.batches",
     "training.retention": "training.checkpoint",

@@ -687,7 +687,7 @@ MUTANTS = (
     # ── a run that is lengthened ──
     Mutant(
         "a longer run whose state keeps the old length",
-        "training/fit.py",
+        "training/loop.py",
         "run.resumed(found.state)",
         "found.state",
         "test_sweep",
@@ -719,7 +719,7 @@ MUTANTS = (
     ),
     Mutant(
         "a call of a sweep that goes past a checkpoint",
-        "training/fit.py",
+        "training/loop.py",
         "(told.log_every, told.evaluate_every, told.save_every)",
         "(told.log_every, told.evaluate_every)",
         "test_sweep",

@@ -84,7 +84,16 @@ def test_one_member_answers_as_its_network_does(experts, asked):
 
 
 def test_an_answer_does_not_depend_on_its_batch(experts, asked):
-    few, many = (answers(experts[:1], asked, batch_size=size) for size in (1, 5))
+    sizes = []
+
+    def told(rows):
+        sizes.append(len(rows))
+        return asked.pixels(rows)
+
+    few, many = (
+        answers(experts[:1], asked._replace(pixels=told), batch_size=size) for size in (1, 5)
+    )
+    assert sizes == [1] * 5 + [5]  # never more pictures in memory than a batch has
     for a, b in zip(few.ids, many.ids, strict=True):
         np.testing.assert_array_equal(a, b)
 

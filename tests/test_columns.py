@@ -10,7 +10,7 @@ from dfm_jax.cli.launch import Members
 from dfm_jax.data.columns import Columns
 from dfm_jax.data.tokens import byte_tokenizer, map_tokens, read_texts
 from dfm_jax.training import fit as fitting
-from dfm_jax.training.fit import Outcome
+from dfm_jax.training.loop import Outcome
 from dfm_jax.training.members import load_member_data
 from dfm_jax.training.presets import load_config
 

@@ -19,7 +19,7 @@ from dfm_jax.training.batches import document_windows
 from dfm_jax.training.checkpoint import best_step, checkpoint_steps
 from dfm_jax.training.config import LogConfig, OptimizerConfig
 from dfm_jax.training.digests import CheckpointError
-from dfm_jax.training.fit import Run, keyed_run, train
+from dfm_jax.training.loop import Run, keyed_run, train
 from dfm_jax.training.losses import next_token_losses
 from dfm_jax.training.metrics import MetricsLog, read_metrics
 from dfm_jax.training.state import init_state, make_optimizer
@@ -123,7 +123,7 @@ def test_the_bar_tells_loss_speed_and_time_left(tmp_path, monkeypatch):
     def bar(**options):
         return tqdm(**(options | {"disable": False, "file": shown, "mininterval": 0}))
 
-    monkeypatch.setattr("dfm_jax.training.fit.tqdm", bar)
+    monkeypatch.setattr("dfm_jax.training.loop.tqdm", bar)
     train(RUN, tmp_path / "dense", config={}, **QUIET)
     last = lines(tmp_path / "dense")
     loss = [row["loss"] for row in last if "loss" in row][-1]

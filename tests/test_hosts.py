@@ -279,10 +279,10 @@ def test_who_this_process_is_comes_from_the_environment(monkeypatch):
 SLOW = """
 import sys, time
 from dfm_jax import cli
-from dfm_jax.training import fit
+from dfm_jax.training import loop
 
-asked = fit.agree_to_stop
-fit.agree_to_stop = lambda stop: (time.sleep(1), asked(stop))[1]
+asked = loop.agree_to_stop
+loop.agree_to_stop = lambda stop: (time.sleep(1), asked(stop))[1]
 sys.exit(cli.main())
 """
 

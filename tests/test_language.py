@@ -16,7 +16,8 @@ from dfm_jax.parallel import make_mesh
 from dfm_jax.training.config import LogConfig, TrainConfig
 from dfm_jax.training.evaluation import evaluated, token_losses
 from dfm_jax.training.examples import MemberData
-from dfm_jax.training.fit import METRICS, make_run
+from dfm_jax.training.fit import make_run
+from dfm_jax.training.loop import METRICS
 from dfm_jax.training.state import init_state, make_optimizer
 from experiments.language import __main__ as language
 from experiments.language import report as language_report

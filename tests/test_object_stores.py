@@ -20,7 +20,7 @@ from dfm_jax.cli import main
 from dfm_jax.launch import Allocation, Job, slurm_text
 from dfm_jax.storage import StorePath, open_bucket, run_folder
 from dfm_jax.storage.lease import read_head
-from dfm_jax.training.fit import train
+from dfm_jax.training.loop import train
 from dfm_jax.training.stopping import ExitStatus
 from experiments.systems.stores.server import BUCKET, s3_environment
 

@@ -14,7 +14,7 @@ import pytest
 from dfm_jax import cli
 from dfm_jax.cli.status import lines_that_fit, status_lines
 from dfm_jax.launch import local
-from dfm_jax.training import checkpoint, fit, members, metrics, status
+from dfm_jax.training import checkpoint, loop, members, metrics, status
 from dfm_jax.training.checkpoint import sole_writer
 from dfm_jax.training.status import (
     LONG_END,
@@ -385,7 +385,7 @@ def test_the_names_are_those_of_who_writes():
     assert tuple(metrics.METRICS.values()) == status.VALIDATIONS
     assert status._CONFIG == members.CONFIG
     assert (status._RECORD, status._LOCK) == (checkpoint.RECORD, checkpoint.LOCK)
-    assert (status._LOG, status._SUMMARY) == (fit.METRICS, local.SUMMARY)
+    assert (status._LOG, status._SUMMARY) == (loop.METRICS, local.SUMMARY)
     assert local._MARK.startswith(status._ATTEMPT)
     assert local._PROG == status._PROG
     assert status._DAMAGED.fullmatch(f"7{checkpoint.ASIDE}.1")

@@ -32,7 +32,7 @@ from dfm_jax.training.checkpoint import (
 )
 from dfm_jax.training.digests import CheckpointError
 from dfm_jax.training.evaluation import members_of
-from dfm_jax.training.fit import train
+from dfm_jax.training.loop import train
 from dfm_jax.training.status import run_status
 from dfm_jax.training.stopping import StopRequest
 from dfm_jax.training.trackers import open_tracker

@@ -23,7 +23,8 @@ from dfm_jax.training.config import (
 )
 from dfm_jax.training.digests import CheckpointError
 from dfm_jax.training.evaluation import load_member
-from dfm_jax.training.fit import Outcome, make_run, train, train_member
+from dfm_jax.training.fit import make_run, train_member
+from dfm_jax.training.loop import Outcome, train
 from dfm_jax.training.members import load_member_data, member_data_path, read_member
 from dfm_jax.training.metrics import read_metrics
 from dfm_jax.training.presets import load_axes, load_axis, load_config

@@ -15,7 +15,7 @@ from dfm_jax import cli
 from dfm_jax.cli.launch import Members
 from dfm_jax.parallel import make_mesh
 from dfm_jax.training.config import LogConfig, OptimizerConfig
-from dfm_jax.training.fit import Outcome, Run, train
+from dfm_jax.training.loop import Outcome, Run, train
 from dfm_jax.training.metrics import MetricsLog, read_metrics
 from dfm_jax.training.state import init_state, make_optimizer
 from dfm_jax.training.step import StepMetrics

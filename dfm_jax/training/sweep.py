@@ -42,7 +42,8 @@ from dfm_jax.training.config import (
 )
 from dfm_jax.training.evaluation import ratio_with_interval
 from dfm_jax.training.examples import Examples, HeldOut, MemberData, examples_of
-from dfm_jax.training.fit import Outcome, Run, init_and_step, run_keys, train
+from dfm_jax.training.fit import init_and_step, run_keys
+from dfm_jax.training.loop import Outcome, Run, train
 from dfm_jax.training.memory import check_fits
 from dfm_jax.training.metrics import Measure, metric_name
 from dfm_jax.training.presets import MAX_RUNS, set_field
@@ -117,11 +118,11 @@ def train_sweep(
     A run whose loss, gradient or update is not finite stops at its last state, and `sweep.json`
     says so; the others go on. The folder belongs to the sweep: another grid or other data are
     refused. Runs can be made longer by the rule for single runs, unless they ended before others.
-    `tracker` is told each line of metrics.jsonl, as in `fit.train`.
+    `tracker` is told each line of metrics.jsonl, as in `loop.train`.
 
     Raises:
         ValueError: if the configs differ in shape.
-        CheckpointError: as `fit.train`.
+        CheckpointError: as `loop.train`.
     """
     log_config = LogConfig() if log_config is None else log_config
     record = {"configs": [to_json(config) for config in configs], "data": data.description}

@@ -28,7 +28,8 @@ from dfm_jax.training.batches import cut_windows, document_pieces, stream_window
 from dfm_jax.training.checkpoint import read_checkpoint
 from dfm_jax.training.config import LogConfig, OptimizerConfig, TrainConfig, to_json
 from dfm_jax.training.examples import Examples
-from dfm_jax.training.fit import make_run, train
+from dfm_jax.training.fit import make_run
+from dfm_jax.training.loop import train
 from dfm_jax.types import Array, ArrayLike, Key
 
 _TEMPERATURES = (0.1, 10.0)

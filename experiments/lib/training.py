@@ -25,7 +25,7 @@ from dfm_jax.training.checkpoint import read_checkpoint
 from dfm_jax.training.config import LogConfig, TrainConfig, to_json
 from dfm_jax.training.digests import host_leaves
 from dfm_jax.training.examples import Examples, MemberData
-from dfm_jax.training.fit import METRICS, train
+from dfm_jax.training.loop import METRICS, train
 from dfm_jax.training.metrics import read_metrics
 from dfm_jax.training.sweep import RunResult, make_sweep
 

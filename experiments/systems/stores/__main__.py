@@ -24,7 +24,8 @@ from dfm_jax.models.config import TransformerConfig
 from dfm_jax.storage import Folder, run_folder
 from dfm_jax.training.checkpoint import read_record
 from dfm_jax.training.config import LogConfig, OptimizerConfig, TrainConfig
-from dfm_jax.training.fit import Run, make_run, train
+from dfm_jax.training.fit import make_run
+from dfm_jax.training.loop import Run, train
 from dfm_jax.training.members import load_member_data
 from experiments.lib import reporting, study
 from experiments.lib.corpora import write_texts

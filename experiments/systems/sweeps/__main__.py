@@ -26,7 +26,8 @@ from rich.table import Table
 from dfm_jax.parallel import make_mesh
 from dfm_jax.training.config import LogConfig, TrainConfig
 from dfm_jax.training.examples import MemberData
-from dfm_jax.training.fit import Run, make_run
+from dfm_jax.training.fit import make_run
+from dfm_jax.training.loop import Run
 from dfm_jax.training.members import load_member_data
 from dfm_jax.training.presets import PRESETS as CONFIGS
 from dfm_jax.training.state import TrainState
@@ -62,7 +63,7 @@ def trained(run: Run) -> TrainState:
         if run.updates is None:
             state, _ = run.update(state, done)
             done += 1
-        else:  # as `fit.train`, which stops to log
+        else:  # as `loop.train`, which stops to log
             count = min(run.num_steps - done, _LOG_CONFIG.log_every)
             state, _ = run.updates(state, done, count)
             done += count
