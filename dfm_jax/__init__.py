@@ -23,6 +23,7 @@ to the caller. Every module is an attribute of `dfm_jax` and is imported when it
     sampling     drawing in any order, by any schedule or velocity                     S1–S7
     likelihoods  the likelihood that a model gives a sequence                       L2, L3, L5
     fast         losses and draws arranged for speed
+    comparison   two models on the same documents: intervals and verdicts
 """
 
 import importlib
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from dfm_jax import checks as checks
     from dfm_jax import cli as cli
     from dfm_jax import clustering as clustering
+    from dfm_jax import comparison as comparison
     from dfm_jax import data as data
     from dfm_jax import durable as durable
     from dfm_jax import exact as exact

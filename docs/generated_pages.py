@@ -18,7 +18,7 @@ LAYERS = (
     *("allocator", "types", "checks", "durable", "exact", "boundary", "interfaces"),
     *("schedules", "paths", "velocities", "steps", "mixture", "clustering"),
     *("objectives", "samplers", "accounting"),
-    *("fast", "sampling", "likelihoods", "parallel", "theory"),
+    *("fast", "sampling", "likelihoods", "comparison", "parallel", "theory"),
     *(
         "json_text",
         "json_types",

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from dfm_jax.comparison import compare
 from dfm_jax.data import MissingDataError
 from experiments.counting import __main__ as counting
 from experiments.counting import config as counting_config
@@ -26,7 +27,6 @@ from experiments.lib import (
 )
 from experiments.lib import corpora as corpora_module
 from experiments.lib.corpora import load_corpora, sampled
-from experiments.lib.statistics import compare
 
 pytestmark = pytest.mark.slow  # whole runs and large samples
 

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dfm_jax.comparison import document_interval
 from dfm_jax.models import Params, TransformerConfig
 from dfm_jax.training.config import OptimizerConfig
 from experiments.flows import bounds as flows_bounds
@@ -21,7 +22,6 @@ from experiments.flows.images import NUM_TOKENS, Images, Kind, Parts, partitione
 from experiments.flows.samples import sampled
 from experiments.flows.sources import Draws, Name, Source, image_draws
 from experiments.flows.training import Member, Recipe, member_config
-from experiments.lib.statistics import document_interval
 from experiments.lib.training import shares
 
 _JUDGES, _SAMPLES = 1000, 2000  # keys apart from those of the seeds

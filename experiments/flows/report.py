@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from dfm_jax.comparison import compare
 from experiments.lib.gate_comparison_screen_report import narrow_table
-from experiments.lib.statistics import compare
 
 DENSE = "dense"
 Cell = Mapping[str, Any]

@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from dfm_jax.comparison import compare
 from experiments.lib import study
 from experiments.lib.gate_comparison_report import (
     JUDGED,
@@ -26,7 +27,6 @@ from experiments.lib.gate_comparison_screen_report import (
     groups,
     narrow_table,
 )
-from experiments.lib.statistics import compare
 
 DENSE = "dense"
 

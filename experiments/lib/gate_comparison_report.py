@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.lib.statistics import compare
+from dfm_jax.comparison import compare
 
 Cell = Mapping[str, Any]
 Row = Mapping[str, Any]

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from dfm_jax.comparison import document_interval
 from experiments.language.config import Variant
-from experiments.lib.statistics import document_interval
 from experiments.multimodal import gates as multimodal_gates
 from experiments.multimodal.answers import Experts, answer_log_probs, answers, mixed_answers
 from experiments.multimodal.data import Examples, right

@@ -6,10 +6,10 @@ from typing import Any
 
 from rich.console import Console
 
+from dfm_jax.comparison import compare
 from experiments.lib import study
 from experiments.lib.gate_comparison_report import JUDGED, SIGNS, markdown_lines, mean
 from experiments.lib.gate_comparison_screen_report import narrow_table
-from experiments.lib.statistics import compare
 
 Cell = Mapping[str, Any]
 DENSE = "dense"

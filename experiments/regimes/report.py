@@ -6,10 +6,10 @@ from typing import Any
 
 from rich.console import Console
 
+from dfm_jax.comparison import compare
 from experiments.lib import study
 from experiments.lib.gate_comparison_report import JUDGED, Cell, judged, markdown_lines, mean
 from experiments.lib.gate_comparison_screen_report import narrow_table
-from experiments.lib.statistics import compare
 from experiments.regimes.predictions import RULES
 
 _MEANS = ("dense", "information", "of_its_ceiling", "margin")

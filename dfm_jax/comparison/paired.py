@@ -2,8 +2,8 @@
 
 A difference is loss_a − loss_b, both in one unit (nats per byte); below 0, variant a is better. Two
 intervals answer two questions, and neither includes the random variation of the other.
-`document_interval` is for other documents and the same trained models. `seed_interval` and
-`compare` are for other seeds and the same documents.
+`document_interval` and `document_comparison` are for other documents and the same trained models.
+`seed_interval` and `compare` are for other seeds and the same documents.
 """
 
 from collections.abc import Iterator
@@ -17,6 +17,7 @@ from scipy import stats
 from dfm_jax.checks import check_count, check_interval, require
 
 Outcome = Literal["equivalent", "better", "worse", "undecided"]
+_Rule = tuple[bool, Outcome, str]  # whether it holds, the verdict, the reason
 _MAX_CELLS = 2**20  # of the resampling weights held at once
 
 
@@ -44,9 +45,30 @@ class Comparison:
 
     def as_record(self) -> dict[str, Any]:
         """The fields as JSON takes them: an infinite end is None."""
-        ends = {"low": self.low, "high": self.high}
-        finite = {name: end if np.isfinite(end) else None for name, end in ends.items()}
-        return asdict(self) | finite | {"per_seed": list(self.per_seed)}
+        return asdict(self) | _finite_ends(self) | {"per_seed": list(self.per_seed)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DocumentComparison:
+    """One variant compared with another over documents, as `document_comparison` does it."""
+
+    mean: float
+    low: float  # of `document_interval` at `level`; −∞ with one document
+    high: float
+    level: float
+    margin: float
+    p_equivalence: float
+    verdict: Outcome
+    reason: str  # the rule that gave the verdict
+
+    def as_record(self) -> dict[str, Any]:
+        """The fields as JSON takes them: an infinite end is None."""
+        return asdict(self) | _finite_ends(self)
+
+
+def _finite_ends(found: Comparison | DocumentComparison) -> dict[str, float | None]:
+    ends = {"low": found.low, "high": found.high}
+    return {name: end if np.isfinite(end) else None for name, end in ends.items()}
 
 
 def document_interval(
@@ -80,22 +102,96 @@ def document_interval(
 
     Source: Efron, Ann. Statist. 7 (1979).
     """
+    differences, sizes = _paired(differences, sizes, at_least=2)
+    check_interval("level", level, 0.0, 1.0, ends="()")
+    means = _resampled(differences, sizes, num_draws, seed)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=-1)
+    return Interval(differences.sum(-1) / sizes.sum(), low, high)
+
+
+def document_comparison(
+    differences: ArrayLike,
+    sizes: ArrayLike,
+    *,
+    margin: float,
+    level: float = 0.95,
+    num_draws: int = 10_000,
+    seed: int = 0,
+) -> DocumentComparison:
+    """The verdict on one difference per document, by the first rule that holds; α = 1 − level.
+
+    1. One document: "undecided".
+    2. `p_equivalence` < α: "equivalent". It is the larger of two one-sided tests by the bootstrap,
+       (1 + #{mean ≥ margin}) / (1 + R) and (1 + #{mean ≤ −margin}) / (1 + R) over R resamples. The
+       margin is the smallest difference that matters, stated before the run.
+    3. `document_interval` at `level` below 0: "better"; above 0: "worse".
+    4. "undecided".
+
+    It speaks of other documents and these trained models, and says nothing about another seed.
+
+    Args:
+        differences: Δ, [D]: loss_a − loss_b summed over each document's bytes, in nats.
+        sizes: s, [D]: the bytes of each document.
+        margin: The margin, in nats per byte.
+        level: The level of the interval, in (1/2, 1).
+        num_draws: R.
+        seed: The seed of `np.random.default_rng`.
+
+    Raises:
+        ValueError: as `document_interval`; if there is no document, `margin` is not positive, or
+            `level` is not in (1/2, 1).
+    """
+    check_interval("level", level, 0.5, 1.0, ends="()")
+    check_interval("margin", margin, 0.0, np.inf, ends="()")
+    differences, sizes = _paired(differences, sizes, at_least=1)
+    rule, shape = (
+        f"The shape of `differences` must be [D], with D = {sizes.size}",
+        differences.shape,
+    )
+    require(differences.ndim == 1, rule, shape, name="differences.shape")
+    one, p_value = sizes.size == 1, 1.0
+    mean, low, high = float(differences.sum() / sizes.sum()), -np.inf, np.inf
+    if not one:
+        means = _resampled(differences, sizes, num_draws, seed)
+        low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2]).tolist()
+        beyond = max((means >= margin).sum(), (means <= -margin).sum())
+        p_value = float((1 + beyond) / (1 + num_draws))
+    first: _Rule = (one, "undecided", "one document shows no spread")
+    verdict, reason = _verdict(first, p_value, low, high, level)
+    return DocumentComparison(
+        mean=mean,
+        low=low,
+        high=high,
+        level=float(level),
+        margin=float(margin),
+        p_equivalence=p_value,
+        verdict=verdict,
+        reason=reason,
+    )
+
+
+def _paired(
+    differences: ArrayLike, sizes: ArrayLike, *, at_least: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Differences [D] or [C, D] and sizes [D], checked."""
     differences, sizes = np.asarray(differences, dtype=float), np.asarray(sizes, dtype=float)
     require(sizes.ndim == 1, "The shape of `sizes` must be [D]", sizes.shape, name="sizes.shape")
-    check_count("the number of documents", sizes.size, at_least=2)
+    check_count("the number of documents", sizes.size, at_least=at_least)
     rule = f"The shape of `differences` must be [D] or [C, D] with C ≥ 1 and D = {sizes.size}"
     shape = differences.shape
     fits = differences.ndim in (1, 2) and shape[-1] == sizes.size
     require(fits and differences.size > 0, rule, shape, name="differences.shape")
     require(np.isfinite(differences), "`differences` must be finite", differences)
     check_interval("sizes", sizes, 0.0, np.inf, ends="()")
-    check_interval("level", level, 0.0, 1.0, ends="()")
+    return differences, sizes
+
+
+def _resampled(differences: np.ndarray, sizes: np.ndarray, num_draws: int, seed: int) -> np.ndarray:
+    """Σ_d Δ_d / Σ_d s_d over the documents of each resample: [R] or [C, R]."""
     check_count("num_draws", num_draws)
     # [r] or [C, r] per block: transposed, so that one comparison and many are one expression.
     blocks = _weights(sizes.size, num_draws, seed)
-    means = np.concatenate([(w @ differences.T).T / (w @ sizes) for w in blocks], axis=-1)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=-1)
-    return Interval(differences.sum(-1) / sizes.sum(), low, high)
+    return np.concatenate([(w @ differences.T).T / (w @ sizes) for w in blocks], axis=-1)
 
 
 def _weights(num_documents: int, num_draws: int, seed: int) -> Iterator[np.ndarray]:
@@ -182,14 +278,8 @@ def compare(per_seed: ArrayLike, *, margin: float, level: float = 0.95) -> Compa
     p_value = equivalence_p_value(per_seed, margin=margin)
     mean, low, high = seed_interval(per_seed, level=level)
     values = tuple(np.asarray(per_seed, dtype=float).tolist())
-    rules: tuple[tuple[bool, Outcome, str], ...] = (
-        (len(values) == 1, "undecided", "one seed shows no spread"),
-        (p_value < 1 - level, "equivalent", "a difference of the margin or more is rejected"),
-        (high < 0, "better", "the interval lies below 0"),
-        (low > 0, "worse", "the interval lies above 0"),
-        (True, "undecided", "neither 0 nor a difference of the margin is rejected"),
-    )
-    _, verdict, reason = next(rule for rule in rules if rule[0])
+    first: _Rule = (len(values) == 1, "undecided", "one seed shows no spread")
+    verdict, reason = _verdict(first, p_value, low, high, level)
     return Comparison(
         per_seed=values,
         mean=mean,
@@ -201,3 +291,18 @@ def compare(per_seed: ArrayLike, *, margin: float, level: float = 0.95) -> Compa
         verdict=verdict,
         reason=reason,
     )
+
+
+def _verdict(
+    first: _Rule, p_value: float, low: float, high: float, level: float
+) -> tuple[Outcome, str]:
+    """The verdict and reason of the first rule that holds; α = 1 − level."""
+    rules: tuple[_Rule, ...] = (
+        first,
+        (p_value < 1 - level, "equivalent", "a difference of the margin or more is rejected"),
+        (high < 0, "better", "the interval lies below 0"),
+        (low > 0, "worse", "the interval lies above 0"),
+        (True, "undecided", "neither 0 nor a difference of the margin is rejected"),
+    )
+    _, verdict, reason = next(rule for rule in rules if rule[0])
+    return verdict, reason

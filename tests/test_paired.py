@@ -1,4 +1,4 @@
-"""`lib.statistics` on data whose truth is known: coverage, error rates, verdicts, refusals.
+"""`comparison.paired` on data whose truth is known: coverage, error rates, verdicts, refusals.
 
 A check of a frequency takes a binomial band that a right procedure leaves with probability
 `FALSE_ALARM` per side; the seeds are fixed, so it fails always or never.
@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments.lib import statistics
-from experiments.lib.statistics import (
+from dfm_jax.comparison import (
     compare,
+    document_comparison,
     document_interval,
     equivalence_p_value,
+    paired,
     seed_interval,
 )
 
@@ -120,7 +121,7 @@ def test_document_interval_is_that_of_scipy():
 
 @pytest.mark.parametrize("max_cells", [1, 40, 2**20])
 def test_comparisons_share_their_resamples(monkeypatch, max_cells):
-    monkeypatch.setattr(statistics, "_MAX_CELLS", max_cells)
+    monkeypatch.setattr(paired, "_MAX_CELLS", max_cells)
     rng = np.random.default_rng(5)
     first, sizes = _documents(rng, 30)
     gate_comparison = np.stack([first, -first, first + 0.5 * sizes, rng.standard_normal(30)])
@@ -141,7 +142,7 @@ def test_comparisons_share_their_resamples(monkeypatch, max_cells):
 def test_the_resamples_do_not_depend_on_the_block(monkeypatch):
     args = _documents(np.random.default_rng(6), 30)
     whole = document_interval(*args, num_draws=50)
-    monkeypatch.setattr(statistics, "_MAX_CELLS", 70)
+    monkeypatch.setattr(paired, "_MAX_CELLS", 70)
     np.testing.assert_allclose(document_interval(*args, num_draws=50), whole, rtol=1e-12)
 
 
@@ -288,6 +289,87 @@ def test_a_comparison_goes_through_json(values):
     assert (record["high"] is None) == (len(values) == 1)
     if len(values) > 1:
         assert (record["low"], record["high"]) == (found.low, found.high)
+
+
+# ── over documents ──────────────────────────────────────────────────────────────────────────────
+
+
+def _noise(rng, truth, spread=0.1, count=80):
+    sizes = rng.choice(SIZES, count)
+    return sizes * (truth + spread * rng.standard_normal(count)), sizes
+
+
+DOCUMENT_VERDICTS = {
+    "small": (0.0, 0.05, "equivalent", "margin or more is rejected"),
+    "small, but surely not 0": (0.05, 0.1, "equivalent", "margin or more is rejected"),
+    "below": (-0.2, 0.05, "better", "below 0"),
+    "above": (0.2, 0.05, "worse", "above 0"),
+    "wide": (0.0, 0.001, "undecided", "neither 0 nor"),
+}
+
+
+@pytest.mark.parametrize(
+    ("truth", "margin", "word", "reason"), DOCUMENT_VERDICTS.values(), ids=DOCUMENT_VERDICTS
+)
+def test_the_verdict_over_documents_follows_the_rule(truth, margin, word, reason):
+    differences, sizes = _noise(np.random.default_rng(20), truth)
+    found = document_comparison(differences, sizes, margin=margin, num_draws=2000)
+    assert found.verdict == word
+    assert reason in found.reason
+    interval = document_interval(differences, sizes, num_draws=2000)
+    assert (found.mean, found.low, found.high) == pytest.approx(interval, rel=1e-12)
+    mirrored = document_comparison(-differences, sizes, margin=margin, num_draws=2000)
+    assert mirrored.verdict == {"better": "worse", "worse": "better"}.get(word, word)
+    assert mirrored.p_equivalence == found.p_equivalence
+    record = found.as_record()
+    assert json.loads(json.dumps(record, allow_nan=False)) == record
+
+
+def test_equivalence_over_documents_is_an_interval_inside_the_margin():
+    """Up to the one resample that the tests add: both words come up."""
+    rng, words = np.random.default_rng(21), []
+    for _ in range(60):
+        differences, sizes = _noise(rng, rng.normal(0, 0.03), count=30)
+        found = document_comparison(differences, sizes, margin=0.05, num_draws=999)
+        _, low, high = document_interval(differences, sizes, level=0.9, num_draws=999)
+        if abs(found.p_equivalence - 0.05) > 0.002:
+            assert (found.verdict == "equivalent") == (low > -0.05 and high < 0.05)
+        words.append(found.verdict)
+    assert 10 < words.count("equivalent") < 55
+
+
+def test_equivalent_over_documents_is_wrong_at_the_margin_about_as_seldom_as_it_says():
+    """A percentile bootstrap of 100 documents may exceed its level by 0.02."""
+    sets, wrong = 300, 0
+    for seed in range(sets):
+        differences, sizes = _documents(np.random.default_rng([22, seed]), 100)
+        found = document_comparison(differences, sizes, margin=MEAN, num_draws=400, seed=seed)
+        wrong += found.verdict == "equivalent"
+    assert wrong <= _band(sets, ALPHA + 0.02)[1]
+
+
+def test_one_document_excludes_nothing():
+    found = document_comparison([3.0], [10], margin=1e9)
+    assert (found.mean, found.low, found.high) == (0.3, -np.inf, np.inf)
+    assert (found.verdict, found.p_equivalence) == ("undecided", 1.0)
+    assert found.as_record()["low"] is None
+
+
+@pytest.mark.parametrize(
+    ("differences", "options", "message"),
+    [
+        ([], {}, "the number of documents` must be at least 1; got the number of documents = 0"),
+        ([1, float("nan")], {}, r"`differences` must be finite; got differences\[1\] = nan\."),
+        ([[1, 2]], {}, r"The shape of `differences` must be \[D\], with D = 2; got"),
+        ([1, 2], {"margin": 0.0}, r"`margin` must lie in \(0, inf\); got"),
+        ([1, 2], {"level": 0.5}, r"`level` must lie in \(0\.5, 1\); got"),
+        ([1, 2], {"num_draws": 0}, "`num_draws` must be at least 1; got num_draws = 0"),
+    ],
+)
+def test_document_comparison_refuses(differences, options, message):
+    sizes = np.ones(np.shape(differences)[-1])
+    with pytest.raises(ValueError, match=message):
+        document_comparison(differences, sizes, **{"margin": 1.0} | options)
 
 
 # ── refusals ────────────────────────────────────────────────────────────────────────────────────
