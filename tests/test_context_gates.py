@@ -5,7 +5,8 @@ B9.
 import numpy as np
 import pytest
 
-from experiments.lib import context_gates, contexts, evaluation_sets
+from dfm_jax.comparison import evaluation_sets
+from experiments.lib import context_gates, contexts
 from experiments.lib.context_gates import NAMES, TEMPERATURES
 from experiments.lib.contexts import Contexts, Pieces
 

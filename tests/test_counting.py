@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from dfm_jax.comparison import compare
+from dfm_jax.comparison import compare, evaluation_sets
 from dfm_jax.data import MissingDataError
 from experiments.counting import __main__ as counting
 from experiments.counting import config as counting_config
@@ -20,7 +20,6 @@ from experiments.counting import seed_split as counting_seed_split
 from experiments.counting.config import Config
 from experiments.lib import (
     context_gates,
-    evaluation_sets,
     gate_comparison_report,
     kneser_ney,
     study,

@@ -12,11 +12,9 @@ import numpy as np
 import pytest
 
 from dfm_jax import mixture
-from dfm_jax.mixture import mix_log_probs
-from experiments.lib import gate_comparison, gate_comparison_account
-from experiments.lib.evaluation_sets import EvaluationSet
-from experiments.lib.fixed_share import fixed_share_losses
-from experiments.lib.gate_comparison import (
+from dfm_jax.comparison import gates, loss_account
+from dfm_jax.comparison.evaluation_sets import EvaluationSet
+from dfm_jax.comparison.gates import (
     TOPS,
     ContextProbs,
     Sequences,
@@ -25,7 +23,9 @@ from experiments.lib.gate_comparison import (
     losses,
     score,
 )
-from experiments.lib.gate_comparison_account import account, evaluations, exact_sums
+from dfm_jax.comparison.loss_account import account, evaluations, exact_sums
+from dfm_jax.mixture import mix_log_probs
+from experiments.lib.fixed_share import fixed_share_losses
 
 PREFIXES, ALPHAS = (2, 5), (0.1, 0.7)
 HONEST = 1e-12  # what rounding may take from an expected loss
@@ -205,7 +205,7 @@ def test_a_gate_starts_again_with_its_sequence_alone(text, x64):
 
 def test_lanes_hold_every_byte_once(text):
     _, spans = text
-    places = gate_comparison.lanes(spans)
+    places = gates.lanes(spans)
     assert sorted(places[places >= 0]) == list(range(spans.num_bytes))
     for lane in places.T:
         held = lane[lane >= 0]
@@ -219,8 +219,8 @@ def test_long_texts_go_through_in_pieces(monkeypatch, text, x64):
     log_probs, spans = text
     options = {"prefixes": PREFIXES, "alphas": ALPHAS}
     whole = score(log_probs, spans, LOG_PRIOR, **options)
-    monkeypatch.setattr(gate_comparison, "_STEPS", 3)
-    monkeypatch.setattr(gate_comparison, "_LANES", 2)
+    monkeypatch.setattr(gates, "_STEPS", 3)
+    monkeypatch.setattr(gates, "_LANES", 2)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=1e-12),
         whole,
@@ -469,8 +469,8 @@ def test_exact_sums_lose_nothing():
 def test_routing_goes_through_in_blocks(monkeypatch, x64):
     log_probs = -np.random.default_rng(0).random((7, 3))
     priors = np.broadcast_to(LOG_PRIOR, log_probs.shape)
-    whole = gate_comparison_account._routing(priors, log_probs)
-    monkeypatch.setattr(gate_comparison_account, "_BLOCK", 2)
-    for a, b in zip(whole, gate_comparison_account._routing(priors, log_probs), strict=True):
+    whole = loss_account._routing(priors, log_probs)
+    monkeypatch.setattr(loss_account, "_BLOCK", 2)
+    for a, b in zip(whole, loss_account._routing(priors, log_probs), strict=True):
         np.testing.assert_array_equal(a, b)
         assert len(a) == 7

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from dfm_jax.comparison.loss_account import Account
+from dfm_jax.comparison.record import of_group
 from dfm_jax.data.tokens import TokenSet
 from dfm_jax.models import TransformerConfig, transformer
 from dfm_jax.parallel import make_mesh
@@ -28,8 +30,6 @@ from experiments.language.config import Variant, parsed_variant
 from experiments.language.variants import Trainer
 from experiments.lib import partitions
 from experiments.lib import training as language_training
-from experiments.lib.gate_comparison_account import Account
-from experiments.lib.gate_comparison_record import of_group
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from experiments.lib.evaluation_sets import EvaluationSet
-from experiments.lib.gate_comparison import Sequences
+from dfm_jax.comparison.evaluation_sets import EvaluationSet
+from dfm_jax.comparison.gates import Sequences
 from experiments.regimes import __main__ as regimes
 from experiments.regimes import measure as regimes_cell
 from experiments.regimes import predictions as regimes_predictions

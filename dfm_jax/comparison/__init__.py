@@ -1,4 +1,10 @@
-"""Two models on the same documents: paired differences, their intervals, equivalence, a verdict."""
+"""Two models, and gates, on the same documents: differences, where they come from, verdicts.
+
+`paired` has intervals, tests of equivalence and verdicts of paired differences. `gates` runs every
+gate over the same sequences, scored by the same experts. `loss_account` splits what each gate loses
+against one dense model into exact terms. `evaluation_sets` holds what is scored, and `record` puts
+all of it together as JSON values.
+"""
 
 from dfm_jax.comparison.paired import Comparison as Comparison
 from dfm_jax.comparison.paired import Interval as Interval

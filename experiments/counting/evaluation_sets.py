@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from dfm_jax.comparison.evaluation_sets import EvaluationSet
+from dfm_jax.comparison.gates import Sequences
 from experiments.lib import kneser_ney
-from experiments.lib.evaluation_sets import EvaluationSet
-from experiments.lib.gate_comparison import Sequences
 from experiments.lib.kneser_ney import Model
 
 

@@ -9,19 +9,20 @@ import jax
 import numpy as np
 from sklearn.metrics import normalized_mutual_info_score
 
+from dfm_jax.comparison import evaluation_sets
+from dfm_jax.comparison.evaluation_sets import EvaluationSet
+from dfm_jax.comparison.gates import ContextProbs
+from dfm_jax.comparison.record import gate_comparison_record
 from dfm_jax.data import split_sizes
 from dfm_jax.mixture import GateState, bayes_gate, fixed_share_gate, last_token_gate
 from dfm_jax.types import Array
 from experiments.counting import evaluation_sets as counting_evaluation_sets
 from experiments.counting.config import Config
 from experiments.counting.seed_split import HELD_OUT, SPLITS, SeedSplit, fitted, partitioned
-from experiments.lib import context_gates, contexts, evaluation_sets
+from experiments.lib import context_gates, contexts
 from experiments.lib.context_gates import ContextModels
 from experiments.lib.contexts import Contexts
-from experiments.lib.evaluation_sets import EvaluationSet
 from experiments.lib.fixed_share import fixed_share_losses
-from experiments.lib.gate_comparison import ContextProbs
-from experiments.lib.gate_comparison_record import gate_comparison_record
 from experiments.lib.kneser_ney import Model, Queries
 from experiments.lib.partitions import Partition
 

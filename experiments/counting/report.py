@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from dfm_jax.comparison.gates import INFORMED
 from experiments.lib import study
-from experiments.lib.gate_comparison import INFORMED
 from experiments.lib.gate_comparison_report import (
     Cell,
     Row,

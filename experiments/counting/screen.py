@@ -8,8 +8,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from dfm_jax.comparison.gates import NUM_BINS
 from experiments.counting.report import EVALUATION_SETS
-from experiments.lib.gate_comparison import NUM_BINS
 from experiments.lib.gate_comparison_report import Row, judged, select
 from experiments.lib.gate_comparison_screen_report import (
     account,

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dfm_jax.comparison import evaluation_sets
 from dfm_jax.data import Corpus, Split, split_documents
 from experiments.counting.config import Config
-from experiments.lib import contexts, evaluation_sets, kneser_ney, partitions
+from experiments.lib import contexts, kneser_ney, partitions
 from experiments.lib.contexts import Contexts, Encoder, Pieces
 from experiments.lib.kneser_ney import Model, Queries
 from experiments.lib.partitions import Partition

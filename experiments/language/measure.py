@@ -12,6 +12,10 @@ import numpy as np
 from sklearn.metrics import normalized_mutual_info_score
 
 from dfm_jax.accounting import routing_cost
+from dfm_jax.comparison import evaluation_sets
+from dfm_jax.comparison.evaluation_sets import EvaluationSet
+from dfm_jax.comparison.gates import ContextProbs, TokenProbs
+from dfm_jax.comparison.record import gate_comparison_record
 from dfm_jax.training.evaluation import token_losses
 from experiments.language import router as language_router
 from experiments.language import text as language_text
@@ -19,12 +23,9 @@ from experiments.language.config import Variant
 from experiments.language.router import Router
 from experiments.language.text import HELD_OUT
 from experiments.language.variants import Trainer
-from experiments.lib import context_gates, evaluation_sets
+from experiments.lib import context_gates
 from experiments.lib.contexts import Contexts
-from experiments.lib.evaluation_sets import EvaluationSet
 from experiments.lib.fixed_share import fixed_share_losses
-from experiments.lib.gate_comparison import ContextProbs, TokenProbs
-from experiments.lib.gate_comparison_record import gate_comparison_record
 from experiments.lib.training import Member
 
 

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from dfm_jax.checks import require
+from dfm_jax.comparison import evaluation_sets
 from dfm_jax.data import Corpus, Split, split_documents
 from dfm_jax.data.tokens import Tokenizer, TokenSet, encode_texts
-from experiments.lib import contexts, evaluation_sets
+from experiments.lib import contexts
 from experiments.lib.contexts import Contexts, Encoder, Pieces
 
 HELD_OUT: tuple[str, ...] = ("validation", "test")

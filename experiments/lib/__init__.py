@@ -1,1 +1,1 @@
-"""What studies share: the driver, gates to compare, tables, and texts in parts."""
+"""What studies share: the driver, tables of compared gates, and texts in parts."""

@@ -21,12 +21,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from dfm_jax.checks import require
+from dfm_jax.comparison.evaluation_sets import EvaluationSet
+from dfm_jax.comparison.gates import ContextProbs
 from dfm_jax.mixture import FittedTemperature, centroid_gate, fit_temperature
 from dfm_jax.training.router import FittedRouter, Router, fit_router, router_log_probs
 from dfm_jax.types import Array
 from experiments.lib.contexts import Contexts, Pieces
-from experiments.lib.evaluation_sets import EvaluationSet
-from experiments.lib.gate_comparison import ContextProbs
 
 NAMES = ("centroid", "router", "likelihood")
 TEMPERATURES = {"centroid": (0.01, 10.0), "likelihood": (1.0, 1e4)}

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dfm_jax.comparison.evaluation_sets import windows_of
 from dfm_jax.data import encode_documents, fit_documents
-from experiments.lib.evaluation_sets import windows_of
 
 Encoder = Callable[[Sequence[str]], np.ndarray]
 

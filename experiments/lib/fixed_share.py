@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dfm_jax.comparison.gates import Sequences, chunks
 from dfm_jax.mixture import GateState, fixed_share_update, gate_init, mix_log_probs
 from dfm_jax.types import Array
-from experiments.lib.gate_comparison import Sequences, chunks
 
 
 def fixed_share_losses(

@@ -21,12 +21,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from dfm_jax.accounting import routing_cost
-from dfm_jax.comparison import document_interval
+from dfm_jax.comparison import document_interval, evaluation_sets
+from dfm_jax.comparison.evaluation_sets import EvaluationSet
 from dfm_jax.mixture import bayes_gate, mix_log_probs
 from dfm_jax.types import Array
 from experiments.counting.seed_split import HELD_OUT, SPLITS, fitted
-from experiments.lib import evaluation_sets, partitions
-from experiments.lib.evaluation_sets import EvaluationSet
+from experiments.lib import partitions
 from experiments.lib.partitions import Partition
 from experiments.regimes.config import Config
 from experiments.regimes.seed_split import Sized

@@ -22,9 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from dfm_jax.accounting import best_expert_bound, routing_cost
-from dfm_jax.types import Array
-from experiments.lib.evaluation_sets import EvaluationSet
-from experiments.lib.gate_comparison import (
+from dfm_jax.comparison.evaluation_sets import EvaluationSet
+from dfm_jax.comparison.gates import (
     INFORMED,
     TOPS,
     ContextProbs,
@@ -33,6 +32,7 @@ from experiments.lib.gate_comparison import (
     TokenProbs,
     gate_names,
 )
+from dfm_jax.types import Array
 
 _BLOCK = 256  # sequences
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from experiments.lib.gate_comparison import Sequences
+from dfm_jax.comparison.gates import Sequences
 
 
 @dataclass(frozen=True, kw_only=True)

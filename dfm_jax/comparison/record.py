@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from dfm_jax.comparison import document_interval
-from experiments.lib.evaluation_sets import EvaluationSet
-from experiments.lib.gate_comparison import ContextProbs, Scores, TokenProbs, gate_names, score
-from experiments.lib.gate_comparison_account import Account, account
+from dfm_jax.comparison.evaluation_sets import EvaluationSet
+from dfm_jax.comparison.gates import ContextProbs, Scores, TokenProbs, gate_names, score
+from dfm_jax.comparison.loss_account import Account, account
+from dfm_jax.comparison.paired import document_interval
 
 
 def gate_comparison_record(
