@@ -14,6 +14,7 @@ from scipy import stats
 from dfm_jax.comparison import (
     compare,
     document_comparison,
+    document_comparisons,
     document_interval,
     equivalence_p_value,
     paired,
@@ -348,6 +349,18 @@ def test_equivalent_over_documents_is_wrong_at_the_margin_about_as_seldom_as_it_
     assert wrong <= _band(sets, ALPHA + 0.02)[1]
 
 
+def test_comparisons_of_one_call_are_those_of_each():
+    rng = np.random.default_rng(23)
+    first, sizes = _noise(rng, 0.0)
+    rows = np.stack([first, -first, first + 0.3 * sizes])
+    options = {"margin": 0.05, "num_draws": 300, "seed": 2}
+    found = document_comparisons(rows, sizes, **options)
+    for row, one in zip(rows, found, strict=True):
+        alone = document_comparison(row, sizes, **options).as_record()
+        assert one.as_record() == pytest.approx(alone, rel=1e-12)
+    assert found[2].verdict == "worse"
+
+
 def test_one_document_excludes_nothing():
     found = document_comparison([3.0], [10], margin=1e9)
     assert (found.mean, found.low, found.high) == (0.3, -np.inf, np.inf)
@@ -360,7 +373,7 @@ def test_one_document_excludes_nothing():
     [
         ([], {}, "the number of documents` must be at least 1; got the number of documents = 0"),
         ([1, float("nan")], {}, r"`differences` must be finite; got differences\[1\] = nan\."),
-        ([[1, 2]], {}, r"The shape of `differences` must be \[D\], with D = 2; got"),
+        ([[1, 2]], {}, r"The shape of `differences` must be \[D\]; got"),
         ([1, 2], {"margin": 0.0}, r"`margin` must lie in \(0, inf\); got"),
         ([1, 2], {"level": 0.5}, r"`level` must lie in \(0\.5, 1\); got"),
         ([1, 2], {"num_draws": 0}, "`num_draws` must be at least 1; got num_draws = 0"),

@@ -141,33 +141,58 @@ def document_comparison(
         ValueError: as `document_interval`; if there is no document, `margin` is not positive, or
             `level` is not in (1/2, 1).
     """
+    differences, sizes = _paired(differences, sizes, at_least=1)
+    rule, shape = "The shape of `differences` must be [D]", differences.shape
+    require(differences.ndim == 1, rule, shape, name="differences.shape")
+    options = {"margin": margin, "level": level, "num_draws": num_draws, "seed": seed}
+    return document_comparisons(differences[None], sizes, **options)[0]
+
+
+def document_comparisons(
+    differences: ArrayLike,
+    sizes: ArrayLike,
+    *,
+    margin: float,
+    level: float = 0.95,
+    num_draws: int = 10_000,
+    seed: int = 0,
+) -> list[DocumentComparison]:
+    """`document_comparison` of C comparisons, [C, D], which share their resamples.
+
+    Raises:
+        ValueError: as `document_comparison`.
+    """
     check_interval("level", level, 0.5, 1.0, ends="()")
     check_interval("margin", margin, 0.0, np.inf, ends="()")
     differences, sizes = _paired(differences, sizes, at_least=1)
-    rule, shape = (
-        f"The shape of `differences` must be [D], with D = {sizes.size}",
-        differences.shape,
-    )
-    require(differences.ndim == 1, rule, shape, name="differences.shape")
-    one, p_value = sizes.size == 1, 1.0
-    mean, low, high = float(differences.sum() / sizes.sum()), -np.inf, np.inf
-    if not one:
+    rule = f"The shape of `differences` must be [C, D], with D = {sizes.size}"
+    require(differences.ndim == 2, rule, differences.shape, name="differences.shape")
+    num = len(differences)
+    ends, p_values = np.tile([-np.inf, np.inf], (num, 1)), np.ones(num)
+    if sizes.size > 1:
         means = _resampled(differences, sizes, num_draws, seed)
-        low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2]).tolist()
-        beyond = max((means >= margin).sum(), (means <= -margin).sum())
-        p_value = float((1 + beyond) / (1 + num_draws))
-    first: _Rule = (one, "undecided", "one document shows no spread")
-    verdict, reason = _verdict(first, p_value, low, high, level)
-    return DocumentComparison(
-        mean=mean,
-        low=low,
-        high=high,
-        level=float(level),
-        margin=float(margin),
-        p_equivalence=p_value,
-        verdict=verdict,
-        reason=reason,
-    )
+        ends = np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=-1).T
+        beyond = np.maximum((means >= margin).sum(-1), (means <= -margin).sum(-1))
+        p_values = (1 + beyond) / (1 + num_draws)
+    first: _Rule = (sizes.size == 1, "undecided", "one document shows no spread")
+    found = []
+    for mean, (low, high), p_value in zip(
+        (differences.sum(-1) / sizes.sum()).tolist(), ends.tolist(), p_values.tolist(), strict=True
+    ):
+        verdict, reason = _verdict(first, p_value, low, high, level)
+        found.append(
+            DocumentComparison(
+                mean=mean,
+                low=low,
+                high=high,
+                level=float(level),
+                margin=float(margin),
+                p_equivalence=p_value,
+                verdict=verdict,
+                reason=reason,
+            )
+        )
+    return found
 
 
 def _paired(
