@@ -179,18 +179,6 @@ def test_variants_by_name():
         parsed_variant("random:1")
 
 
-def test_shares_sum_to_the_steps():
-    rng = np.random.default_rng(0)
-    for _ in range(200):
-        weights = rng.dirichlet(np.ones(5))
-        steps = language_training.shares(weights, 97)
-        assert steps.sum() == 97
-        assert (steps >= 1).all()
-        if (weights * 97 > 1).all():
-            assert (abs(steps - weights * 97) < 1).all()
-    assert language_training.shares(np.array([0.999, 0.001]), 10).tolist() == [9, 1]
-
-
 @pytest.mark.slow
 def test_clusters_are_balanced_by_load_and_one_rule_labels_all(text):
     trainer = Trainer(text=text, config=_config(Path()), mesh=make_mesh(1))

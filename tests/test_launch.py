@@ -278,6 +278,7 @@ def test_launch_has_every_option_of_train():
     there = {field.name: field.default for field in dataclasses.fields(Train)}
     here = {field.name: field.default for field in dataclasses.fields(Members)}
     del here["grid"]  # of another command
+    assert here.pop("total_steps") is None  # num_steps of each member
     assert there.pop("expert") is None
     assert there.pop("distributed") is False  # as --hosts-per-expert says
     assert here == there | {"experts": (), "dense": False}
@@ -305,7 +306,12 @@ def test_a_group_of_a_sweep_is_swept_with_the_options_that_are_given(monkeypatch
 
 @pytest.mark.parametrize(
     ("change", "named"),
-    [({"experts": (0,)}, "experts"), ({"dense": True}, "dense"), ({"keep_last": 3}, "keep_last")],
+    [
+        ({"experts": (0,)}, "experts"),
+        ({"dense": True}, "dense"),
+        ({"keep_last": 3}, "keep_last"),
+        ({"total_steps": 3}, "total_steps"),
+    ],
 )
 def test_a_sweep_without_members_options(change, named):
     members = Members(config="tiny", data=Path("d"), folder=Path("r"), grid=("seed=0:2",), **change)

@@ -29,6 +29,10 @@ class Members:
     """The numbers of the experts to train; by default every expert of the data."""
     dense: bool = False
     """Train the dense model on all of the data too."""
+    total_steps: int | None = None
+    """The steps S of the dense model, divided among the experts: expert k makes round(w_k S), where
+    w_k is its share of the data. Without it every member makes the num_steps of the config, and K
+    experts read K times what the dense model reads."""
     grid: tuple[str, ...] = ()
     """Instead of members, train the groups of this `sweep` over all data: FIELD=VALUE,VALUE."""
     tokenizer: Path | None = None
@@ -98,7 +102,7 @@ class Members:
         words += [] if self.keep_buffers else ["--no-keep-buffers"]
         tracker = tracker_name(self.tracker, self.tensorboard)
         words += [] if tracker is None else ["--tracker", tracker]
-        words += ["--set", *self.set] if self.set else []
+        words += ["--set", *self.set] if self.set and self.total_steps is None else []
         if hosts > 1:
             rule = "`hosts_per_expert` must be 1 if `grid` is given"
             require(not self.grid, rule, hosts)
@@ -120,7 +124,33 @@ class Members:
             known = experts_of(self.data)
             rule = f"`experts` must be some of the {len(known)} that {self.data} has"
             require(set(experts) <= set(known), rule, list(experts))
-        return train_jobs(self.data, self.folder, words, experts=experts, dense=self.dense)
+        own = {} if self.total_steps is None else self.own_words(self.total_steps)
+        run, dense = self.folder, self.dense
+        return train_jobs(self.data, run, words, experts=experts, dense=dense, own=own)
+
+    def own_words(self, total_steps: int) -> dict[int | None, list[str]]:
+        """The changes of the config of each member, with its own share of the steps.
+
+        Raises:
+            ValueError: if the changes give `num_steps` already; if there are fewer steps than
+                experts; if the data do not say how much each expert reads.
+        """
+        import numpy as np
+
+        from dfm_jax.checks import check_count, require
+        from dfm_jax.launch import data_loads, experts_of
+        from dfm_jax.training.equal_cost import divided_steps
+
+        given = [change for change in self.set if change.partition("=")[0] == "num_steps"]
+        rule = "`set` must not give num_steps if `total_steps` is given"
+        require(not given, rule, given)
+        loads = np.array(data_loads(self.data))
+        check_count("total_steps", total_steps, at_least=len(loads))
+        steps = divided_steps(loads / loads.sum(), total_steps).tolist()
+        of_members = {**dict(zip(experts_of(self.data), steps, strict=True)), None: total_steps}
+        return {
+            number: ["--set", *self.set, f"num_steps={own}"] for number, own in of_members.items()
+        }
 
     def num_groups(self) -> int:
         """The number of groups of the grid.
@@ -133,7 +163,7 @@ class Members:
         from dfm_jax.training.sweep import by_shape, grid
 
         alone = ("experts", "dense", "keep_last", "on_disk", "placement", "init", "freeze")
-        alone += ("images", "pixels")
+        alone += ("images", "pixels", "total_steps")
         given = [name for name in alone if getattr(self, name) != getattr(Members, name)]
         rule = "`grid` must not be given together with the options of members"
         require(not given, rule, given, name="options of members")
@@ -160,6 +190,9 @@ class Local:
     For example:
 
         python -m dfm_jax launch local --config small --data parts --run run --jobs 2
+
+        python -m dfm_jax launch local --config small --data parts --run run --dense
+        --total-steps 2000
 
         python -m dfm_jax launch local --config small --data parts --run run --jobs auto
         --devices-per-expert 1
@@ -240,10 +273,21 @@ class Local:
                 say=lambda text: print(text, flush=True),
             )
         print(f"\n{summary_text(rows)}")
+        if not self.members.grid:
+            print("\n".join(["", *self.cost_lines()]))
         if stop.signal is not None:
             return stop.status
         failed = any(row.status == "failed" for row in rows)
         return ExitStatus.MEMBER_FAILED if failed else ExitStatus.FINISHED
+
+    def cost_lines(self) -> list[str]:
+        """What the training of the experts has cost so far, beside that of the dense model."""
+        from dfm_jax.training.equal_cost import cost_lines, costs_of
+        from dfm_jax.training.members import member_folder
+
+        run = self.members.folder
+        experts = sorted(path for path in run.glob("expert_*") if path.is_dir())
+        return cost_lines(costs_of([member_folder(run, None)]), costs_of(experts))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ from dfm_jax.launch.devices import device_kind as device_kind
 from dfm_jax.launch.devices import device_sets as device_sets
 from dfm_jax.launch.devices import gpu_sets as gpu_sets
 from dfm_jax.launch.jobs import Job as Job
+from dfm_jax.launch.jobs import data_loads as data_loads
 from dfm_jax.launch.jobs import experts_of as experts_of
 from dfm_jax.launch.jobs import logs_folder as logs_folder
 from dfm_jax.launch.jobs import sweep_jobs as sweep_jobs

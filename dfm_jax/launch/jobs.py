@@ -8,16 +8,19 @@ mistakes, so `check_line` refuses them before anything is written.
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from dfm_jax.checks import check_count, require
 from dfm_jax.json_text import read_json
 from dfm_jax.json_types import as_type
 from dfm_jax.storage.folders import Folder
 from dfm_jax.training.checkpoint import checkpoint_steps
-from dfm_jax.training.members import member_folder
+from dfm_jax.training.members import member_data_path, member_folder
+from dfm_jax.training.plan import files_read
 
 _LAST_EXPERT = 999_999  # more folders in one are of no use, and a longer number is a mistake
 LONGEST_ARGUMENT = 131_072  # bytes, with the NUL at its end: Linux starts no process with more
@@ -43,6 +46,7 @@ def train_jobs(
     *,
     experts: Sequence[int],
     dense: bool = False,
+    own: Mapping[int | None, Sequence[str]] | None = None,
 ) -> list[Job]:
     """One `train` command for each expert, and one for the dense model.
 
@@ -52,6 +56,7 @@ def train_jobs(
         options: The options of `train`, the same for all, such as `--config small --set seed=1`.
         experts: The numbers of the experts; each command itself checks that its expert has data.
         dense: Whether to train the dense model too.
+        own: Options of single members, by the number of the expert, or None for the dense model.
 
     Raises:
         ValueError: if there is no job, or the same job twice; if a number is not one of an expert.
@@ -67,7 +72,8 @@ def train_jobs(
         folder = member_folder(run, number)
         which = () if number is None else ("--expert", str(number))
         paths = ("--data", str(data), "--run", str(run))
-        jobs.append(Job(folder.name, ("train", *paths, *which, *options), folder))
+        words = (*options, *(own or {}).get(number, ()))
+        jobs.append(Job(folder.name, ("train", *paths, *which, *words), folder))
     return jobs
 
 
@@ -121,6 +127,25 @@ def experts_of(data: Path) -> list[int]:
     rule = "`data` must hold the folders expert_000 and so on unless `experts` is given"
     require(bool(numbers), rule, data)
     return numbers
+
+
+def data_loads(data: Path) -> list[float]:
+    """How much each expert of a partition has to read: the loads of its manifest, or else bytes.
+
+    Raises:
+        ValueError: if there is no expert here, or one has nothing to read.
+    """
+    rule = "`data` must be a folder of this machine, because it says how much each expert reads"
+    require(data.is_dir(), rule, data)
+    numbers, manifest = experts_of(data), data / "manifest.json"
+    if manifest.is_file():
+        loads = as_type(list[float], read_json(manifest).get("token_loads"), "token_loads")
+    else:
+        folders = [member_data_path(data, number) for number in numbers]
+        loads = [float(sum(size for _, size in files_read(folder))) for folder in folders]
+    rule = "Every expert of `data` must have something to read"
+    require(np.array(loads) > 0, rule, np.array(loads), name="loads")
+    return loads
 
 
 def check_line(name: str, text: str) -> None:

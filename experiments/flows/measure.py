@@ -14,6 +14,7 @@ import numpy as np
 from dfm_jax.comparison import document_interval
 from dfm_jax.models import Params, TransformerConfig
 from dfm_jax.training.config import OptimizerConfig
+from dfm_jax.training.equal_cost import divided_steps
 from experiments.flows import bounds as flows_bounds
 from experiments.flows import training as flows_training
 from experiments.flows.bounds import GATES
@@ -22,7 +23,6 @@ from experiments.flows.images import NUM_TOKENS, Images, Kind, Parts, partitione
 from experiments.flows.samples import sampled
 from experiments.flows.sources import Draws, Name, Source, image_draws
 from experiments.flows.training import Member, Recipe, member_config
-from experiments.lib.training import shares
 
 _JUDGES, _SAMPLES = 1000, 2000  # keys apart from those of the seeds
 
@@ -64,7 +64,7 @@ class Trainer:
     def experts(self, name: Name, kind: Kind) -> tuple[Member, ...]:
         """The experts, each trained on its own part for its share of the dense model's steps."""
         parts = self.parts(kind)
-        steps = shares(parts.weights, self.config.training_steps)
+        steps = divided_steps(parts.weights, self.config.training_steps)
         return tuple(
             self._flow(name, f"{name}/{kind}/expert_{k:03d}", parts.train == k, int(steps[k]))
             for k in range(parts.num_experts)

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from dfm_jax.checks import require
 from dfm_jax.models import TransformerConfig
 from dfm_jax.models.sizes import num_parameters
+from dfm_jax.training.equal_cost import divided_steps
 from experiments.language import router as language_router
 from experiments.language.config import Config, Variant, member_config, network_of
 from experiments.language.router import Router
@@ -104,7 +105,7 @@ class Trainer:
         if variant.kind == "warm":
             trunk = self.trunk()
             whole, begin = whole - trunk.config.num_steps, self._goes_on(trunk)
-        steps = language_training.shares(self.weights(variant), whole)
+        steps = divided_steps(self.weights(variant), whole)
         return tuple(
             self._member(
                 f"{variant.name.replace(':', '_')}/expert_{k:03d}",

@@ -58,21 +58,6 @@ class Member:
         return jax.tree.map(lambda leaf: leaf[number], self.params)
 
 
-def shares(weights: np.ndarray, num_steps: int) -> np.ndarray:
-    """The steps of each expert, [K]: w_k S, rounded so that they sum to S, and at least 1.
-
-    Largest remainders are used, so each is off by less than 1, except one that would have no step.
-    """
-    exact = weights * num_steps
-    steps = np.floor(exact).astype(int)
-    order = np.argsort(-(exact - steps), kind="stable")
-    steps[order[: num_steps - steps.sum()]] += 1
-    while (steps == 0).any():
-        steps[steps.argmax()] -= 1
-        steps[steps.argmin()] += 1
-    return steps
-
-
 def trained(
     folder: Path,
     config: TrainConfig,

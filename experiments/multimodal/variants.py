@@ -21,8 +21,9 @@ from dfm_jax.clustering import (
     two_stage_labels,
 )
 from dfm_jax.models import TransformerConfig
+from dfm_jax.training.equal_cost import divided_steps
 from experiments.language.config import Variant
-from experiments.lib.training import Begin, shares
+from experiments.lib.training import Begin
 from experiments.multimodal.config import Config, member_config, small_model
 from experiments.multimodal.data import Data
 from experiments.multimodal.network import Start, starts_from
@@ -99,7 +100,7 @@ class Trainer:
         parts, whole, begin = self.parts(variant), self.num_steps, self._begins
         if variant.kind == "warm":
             whole, begin = whole - self.trunk().config.num_steps, self._goes_on
-        steps = shares(self.weights(variant), whole)
+        steps = divided_steps(self.weights(variant), whole)
         return tuple(
             self._member(
                 f"{variant.name.replace(':', '_')}_{self.num_steps}/expert_{k:03d}",
