@@ -14,6 +14,7 @@ import tyro
 from dfm_jax.allocator import keep_buffers, peak_memory
 from dfm_jax.cli.answer import Answer
 from dfm_jax.cli.arguments import check_run
+from dfm_jax.cli.compare import CompareRuns
 from dfm_jax.cli.doctor import Doctor
 from dfm_jax.cli.launch import Launch
 from dfm_jax.cli.partition import Partition, Route
@@ -64,6 +65,7 @@ COMMANDS = {
     "export": Export,
     "answer": Answer,
     "score": Score,
+    "compare-runs": CompareRuns,
     "sweep": Sweep,
     "launch": Launch,
     "status": Status,

@@ -9,7 +9,7 @@ import numpy as np
 from dfm_jax.comparison.evaluation_sets import EvaluationSet
 from dfm_jax.comparison.gates import ContextProbs, Scores, TokenProbs, gate_names, score
 from dfm_jax.comparison.loss_account import Account, account
-from dfm_jax.comparison.paired import document_interval
+from dfm_jax.comparison.paired import document_comparisons, document_interval
 
 
 def gate_comparison_record(
@@ -24,6 +24,8 @@ def gate_comparison_record(
     running: TokenProbs | None = None,
     num_bytes: np.ndarray | None = None,
     groups: Mapping[str, np.ndarray] | None = None,
+    margin: float | None = None,
+    level: float = 0.95,
 ) -> dict[str, Any]:
     """Every gate variant of one evaluation set, in nats per byte.
 
@@ -39,6 +41,9 @@ def gate_comparison_record(
         num_bytes: The bytes of each unit, [D]; by default a token is a byte.
         groups: Named groups of units [D], such as domains, for which every gate variant's loss and
             its difference to the dense model are reported too; a single unit has no interval.
+        margin: The smallest difference to the dense model that matters, in nats per byte. With it
+            each gate variant has a `verdict` over units, see `document_comparison`.
+        level: The level of all intervals.
     """
     options = {"prefixes": prefixes, "contexts": probs, "running": running}
     scores = score(
@@ -48,11 +53,16 @@ def gate_comparison_record(
     if num_bytes is not None:
         found = replace(found, sizes=num_bytes.astype(float))
     total = found.sizes.sum()
-    draws = {"num_draws": num_draws, "seed": seed}
+    draws: dict[str, Any] = {"num_draws": num_draws, "seed": seed, "level": level}
+    references = {"dense": found.dense, "bayes": found.bayes}
     against = {
-        "dense": document_interval(found.nll - found.dense, found.sizes, **draws),
-        "bayes": document_interval(found.nll - found.bayes, found.sizes, **draws),
+        name: _intervals(found.nll - reference, found.sizes, **draws)
+        for name, reference in references.items()
     }
+    verdicts: list[dict[str, Any]] = [{} for _ in found.gate_variants]
+    if margin is not None:
+        judged = document_comparisons(found.nll - found.dense, found.sizes, margin=margin, **draws)
+        verdicts = [{"verdict": one.as_record()} for one in judged]
     terms = {name: term.sum(1) / total for name, term in found.terms().items()}
     of_groups = {name: of_group(found, units, **draws) for name, units in (groups or {}).items()}
     of_probs = {
@@ -67,8 +77,9 @@ def gate_comparison_record(
             "nll": float(found.nll[v].sum() / total),
             "evaluations": found.evaluations[v],
             "terms": {name: float(term[v]) for name, term in terms.items()},
-            "minus": {name: [float(x[v]) for x in interval] for name, interval in against.items()},
+            "minus": {name: intervals[v] for name, intervals in against.items()},
         }
+        | verdicts[v]
         | ({"groups": {name: group[v] for name, group in of_groups.items()}} if groups else {})
         for v, (gate, top) in enumerate(found.gate_variants)
     ]
@@ -86,15 +97,19 @@ def gate_comparison_record(
     }
 
 
-def of_group(found: Account, units: np.ndarray, **draws: int) -> list[dict[str, Any]]:
+def of_group(found: Account, units: np.ndarray, **draws: Any) -> list[dict[str, Any]]:
     """Each gate variant on some of the units: its loss, and what it is above the dense model's."""
     sizes = found.sizes[units]
     nll = found.nll[:, units].sum(1) / sizes.sum()
-    minus = found.nll[:, units] - found.dense[units]
-    rows = [[value, None, None] for value in (minus.sum(1) / sizes.sum()).tolist()]
-    if sizes.size > 1:
-        rows = np.stack(document_interval(minus, sizes, **draws), axis=1).tolist()
+    rows = _intervals(found.nll[:, units] - found.dense[units], sizes, **draws)
     return [{"nll": float(v), "minus": row} for v, row in zip(nll, rows, strict=True)]
+
+
+def _intervals(differences: np.ndarray, sizes: np.ndarray, **draws: Any) -> list[list[Any]]:
+    """Estimate, low and high of each row of differences [C, D]; one unit has no ends."""
+    if sizes.size == 1:
+        return [[value, None, None] for value in (differences.sum(1) / sizes.sum()).tolist()]
+    return np.stack(document_interval(differences, sizes, **draws), axis=1).tolist()
 
 
 def _margins(scores: Scores, names: Sequence[str]) -> dict[str, dict[str, list[float]]]:

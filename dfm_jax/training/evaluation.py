@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -200,7 +200,7 @@ def evaluate_member(
     """
     check_count("num_draws", num_draws)
     trained, columns = load_member(member, best=best), Columns() if columns is None else columns
-    rows, num_bytes = _judged(member, trained.config, data, tokenizer, columns)
+    rows, num_bytes = held_out_rows(member, data=data, tokenizer=tokenizer, columns=columns)
     task = task_of(trained.config)
     keys = list(jax.random.split(jax.random.key(0), num_draws)) if task.draws else [None]
     drawn = [evaluated(trained.state, trained.config, rows, key) for key in keys]
@@ -245,7 +245,8 @@ def evaluate_ensemble(
     members = [run / expert.name for expert in ensemble.experts]
     first = experts[0][0]
     asked = members if data is None else members[:1]
-    parts = [_judged(member, first, data, tokenizer, columns) for member in asked]
+    read = partial(held_out_rows, data=data, tokenizer=tokenizer, columns=columns, config=first)
+    parts = [read(member) for member in asked]
     nats, counts, sizes = [], [], []
     for rows, num_bytes in parts:
         each = [_row_losses(state, task_of(one), rows, None, None) for one, state in experts]
@@ -282,14 +283,24 @@ def load_expert(run: Folder, expert: Expert) -> tuple[TrainConfig, TrainState]:
     return config, read_checkpoint(path, state_template(config), config=expert.config)
 
 
-def _judged(
-    member: Folder, config: TrainConfig, data: Path | None, tokenizer: Path | None, columns: Columns
+def held_out_rows(
+    member: Folder,
+    *,
+    data: Path | None = None,
+    tokenizer: Path | None = None,
+    columns: Columns | None = None,
+    config: TrainConfig | None = None,
 ) -> tuple[HeldOut, np.ndarray | None]:
-    """The windows of the held-out documents, or of all of `data`, and the bytes of each document.
+    """The rows that a member held out, or all of `data`, and the bytes of each document, if known.
+
+    The config is that of the member, unless another one is given, which then cuts the rows.
 
     Raises:
         ValueError: if the data of the run have changed.
     """
+    columns = Columns() if columns is None else columns
+    if config is None:
+        config = from_json(TrainConfig, read_member(member)["config"])
     record, read_examples = read_member(member), task_of(config).read_examples
     source = Path(record["source"])
     if config.pictures is not None and config.task is None:
