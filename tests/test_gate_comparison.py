@@ -229,6 +229,25 @@ def test_long_texts_go_through_in_pieces(monkeypatch, text, x64):
 
 
 @pytest.mark.slow
+def test_many_short_sequences_go_through_side_by_side(monkeypatch, text, x64):
+    """Of 4 bytes each: the lanes change, and no loss does."""
+    log_probs, _ = text
+    starts = np.arange(0, 48, 4)
+    spans = Sequences(starts=starts, windows=starts, num_bytes=48)
+    options = {"prefixes": PREFIXES, "alphas": ALPHAS}
+    monkeypatch.setattr(gates, "_STEPS", 5)
+    narrow = score(log_probs[:48], spans, LOG_PRIOR, **options)
+    assert gates.chunks(spans).shape == (2, 5, 8)
+    monkeypatch.setattr(gates, "_WIDE", 12)
+    assert gates.chunks(spans).shape == (2, 3, 12)
+    wide = score(log_probs[:48], spans, LOG_PRIOR, **options)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-12), narrow, wide)
+    alone = fixed_share_losses(log_probs[:48], spans, LOG_PRIOR, ALPHAS)
+    at = [i for i, name in enumerate(gate_names(PREFIXES, num_alphas=2)) if name == "fixed share"]
+    np.testing.assert_allclose(alone, wide.soft[:, at, -1].sum(0), rtol=1e-12)
+
+
+@pytest.mark.slow
 def test_fixed_share_alone_loses_what_it_loses_in_the_gate_comparison(text, x64):
     log_probs, spans = text
     alone = fixed_share_losses(log_probs, spans, LOG_PRIOR, ALPHAS)

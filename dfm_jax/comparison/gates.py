@@ -28,7 +28,8 @@ TOPS = ("top-1", "top-2", "full")  # experts kept at each byte
 INFORMED = " × Bayes"  # ends the name of a Bayes gate whose prior is a distribution of the context
 NUM_BINS = 10  # of the margin, which lies in [0, 1]
 _LANES = 8  # few, since a long document fills its lane alone
-_STEPS = 2**12  # of every lane, in one call of the compiled program: one shape for all texts
+_STEPS = 2**12  # of every lane, in one call of the compiled program: one shape for all such texts
+_WIDE = 512  # lanes of a text of many short sequences; then a call has fewer steps, as many bytes
 
 
 class GateVariants(NamedTuple):
@@ -109,14 +110,15 @@ def lanes(sequences: Sequences) -> np.ndarray:
     """Places of the flat text, [steps, lanes], a sequence in one lane; −1 where a lane is empty."""
     starts = sequences.starts
     lengths = np.diff(np.r_[starts, sequences.num_bytes])
-    filled, held = [(0, lane) for lane in range(_LANES)], [[] for _ in range(_LANES)]
+    num, per_call = _shape(sequences)
+    filled, held = [(0, lane) for lane in range(num)], [[] for _ in range(num)]
     for sequence in np.argsort(-lengths, kind="stable"):
         size, lane = heapq.heappop(filled)
         begin, length = int(starts[sequence]), int(lengths[sequence])
         held[lane].append(np.arange(begin, begin + length))
         heapq.heappush(filled, (size + length, lane))
-    steps = -(-max(size for size, _ in filled) // _STEPS) * _STEPS
-    places = np.full((steps, _LANES), -1)
+    steps = -(-max(size for size, _ in filled) // per_call) * per_call
+    places = np.full((steps, num), -1)
     for lane, spans in enumerate(held):
         if spans:
             places[: sum(map(len, spans)), lane] = np.concatenate(spans)
@@ -124,8 +126,17 @@ def lanes(sequences: Sequences) -> np.ndarray:
 
 
 def chunks(sequences: Sequences) -> np.ndarray:
-    """`lanes`, so many steps at a time: one shape for all texts. [chunks, steps, lanes]"""
-    return lanes(sequences).reshape(-1, _STEPS, _LANES)
+    """`lanes`, so many steps at a time: one of two shapes. [chunks, steps, lanes]"""
+    num, per_call = _shape(sequences)
+    return lanes(sequences).reshape(-1, per_call, num)
+
+
+def _shape(sequences: Sequences) -> tuple[int, int]:
+    """Lanes, and steps of a call: many lanes if the longest sequence fills none of them alone."""
+    longest = np.diff(np.r_[sequences.starts, sequences.num_bytes]).max()
+    if longest * _WIDE > sequences.num_bytes:
+        return _LANES, _STEPS
+    return _WIDE, max(1, _LANES * _STEPS // _WIDE)
 
 
 def score(
@@ -178,10 +189,11 @@ def score(
     cpu = jax.local_devices(backend="cpu")[0]
     with jax.enable_x64(True), jax.default_device(cpu):
         probs = _Probs(*map(jnp.asarray, (log_prior, np.array(prefixes, int), np.array(alphas))))
+        places = chunks(sequences)
         gate_variants = jax.vmap(lambda c: _start(probs, c))(
-            jnp.asarray(token_probs[np.zeros(_LANES, int)])
+            jnp.asarray(token_probs[np.zeros(places.shape[-1], int)])
         )
-        for here in chunks(sequences):
+        for here in places:
             of_bytes = running.log_probs[here]
             bytes_here = (token_log_probs[here], first[here], token_probs[sequence[here]], of_bytes)
             gate_variants, found = _chunk(gate_variants, *bytes_here, probs)
