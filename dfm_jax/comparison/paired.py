@@ -144,8 +144,10 @@ def document_comparison(
     differences, sizes = _paired(differences, sizes, at_least=1)
     rule, shape = "The shape of `differences` must be [D]", differences.shape
     require(differences.ndim == 1, rule, shape, name="differences.shape")
-    options = {"margin": margin, "level": level, "num_draws": num_draws, "seed": seed}
-    return document_comparisons(differences[None], sizes, **options)[0]
+    (found,) = document_comparisons(
+        differences[None], sizes, margin=margin, level=level, num_draws=num_draws, seed=seed
+    )
+    return found
 
 
 def document_comparisons(
