@@ -5,6 +5,7 @@ exact.
 import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +25,7 @@ from dfm_jax.comparison.gates import (
     score,
 )
 from dfm_jax.comparison.loss_account import account, evaluations, exact_sums
+from dfm_jax.comparison.record import gate_comparison_record
 from dfm_jax.mixture import mix_log_probs
 from experiments.lib.fixed_share import fixed_share_losses
 
@@ -427,6 +429,25 @@ def test_terms_sum_and_b1_holds_with_a_prior_of_the_context(text, x64):
     other = {"prefixes": PREFIXES, "contexts": _contexts(len(mixed), seed=4)}
     broken = account(evaluation_set, scores, LOG_PRIOR, **other)
     assert broken.b1_residual > 1e-3
+
+
+@pytest.mark.slow
+def test_a_margin_adds_verdicts_and_changes_no_interval(text, x64):
+    options = {"prefixes": PREFIXES, "num_draws": 50, "seed": 3, "level": 0.9}
+    evaluation_set = _evaluation_set(text)
+    plain = gate_comparison_record(evaluation_set, LOG_PRIOR, 0.1, None, **options)
+    judged = gate_comparison_record(evaluation_set, LOG_PRIOR, 0.1, None, margin=0.1, **options)
+    for without, row in zip(plain["rows"], judged["rows"], strict=True):
+        verdict = row.pop("verdict")
+        for name in ("dense", "bayes"):
+            assert row["minus"].pop(name) == pytest.approx(without["minus"].pop(name), rel=1e-12)
+        assert row == without
+        assert (verdict["level"], verdict["margin"]) == (0.9, 0.1)
+        assert verdict["verdict"] in ("equivalent", "better", "worse", "undecided")
+    one = replace(evaluation_set, unit=np.zeros_like(evaluation_set.unit))
+    alone = gate_comparison_record(one, LOG_PRIOR, 0.1, None, margin=0.1, **options)
+    assert alone["rows"][0]["minus"]["dense"][1:] == [None, None]
+    assert alone["rows"][0]["verdict"]["reason"] == "one document shows no spread"
 
 
 @pytest.mark.slow

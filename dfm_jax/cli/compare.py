@@ -67,10 +67,13 @@ class CompareRuns:
 
     def run(self) -> int:
         """Compare, print, and write both files."""
+        from dfm_jax.checks import require
         from dfm_jax.comparison.page import comparison_page
         from dfm_jax.storage.folders import run_folder, write_whole
         from dfm_jax.training.run_comparison import ComparisonOptions, compare_run
 
+        good = self.out is None or self.out.is_dir() or not self.out.exists()
+        require(good, "`out` must be a folder, not a file", self.out)
         found = compare_run(
             self.folder,
             dense_run=None if self.dense_run is None else run_folder(self.dense_run),

@@ -11,6 +11,8 @@ from dfm_jax.comparison.gates import ContextProbs, Scores, TokenProbs, gate_name
 from dfm_jax.comparison.loss_account import Account, account
 from dfm_jax.comparison.paired import document_comparisons, document_interval
 
+_ENDS = ("mean", "low", "high")
+
 
 def gate_comparison_record(
     evaluation_set: EvaluationSet,
@@ -54,15 +56,15 @@ def gate_comparison_record(
         found = replace(found, sizes=num_bytes.astype(float))
     total = found.sizes.sum()
     draws: dict[str, Any] = {"num_draws": num_draws, "seed": seed, "level": level}
-    references = {"dense": found.dense, "bayes": found.bayes}
-    against = {
-        name: _intervals(found.nll - reference, found.sizes, **draws)
-        for name, reference in references.items()
-    }
+    against = {"bayes": _intervals(found.nll - found.bayes, found.sizes, **draws)}
     verdicts: list[dict[str, Any]] = [{} for _ in found.gate_variants]
-    if margin is not None:
-        judged = document_comparisons(found.nll - found.dense, found.sizes, margin=margin, **draws)
+    if margin is None:
+        against["dense"] = _intervals(found.nll - found.dense, found.sizes, **draws)
+    else:
+        minus = found.nll - found.dense
+        judged = document_comparisons(minus, found.sizes, margin=margin, **draws)
         verdicts = [{"verdict": one.as_record()} for one in judged]
+        against["dense"] = [[one["verdict"][end] for end in _ENDS] for one in verdicts]
     terms = {name: term.sum(1) / total for name, term in found.terms().items()}
     of_groups = {name: of_group(found, units, **draws) for name, units in (groups or {}).items()}
     of_probs = {
@@ -77,7 +79,7 @@ def gate_comparison_record(
             "nll": float(found.nll[v].sum() / total),
             "evaluations": found.evaluations[v],
             "terms": {name: float(term[v]) for name, term in terms.items()},
-            "minus": {name: intervals[v] for name, intervals in against.items()},
+            "minus": {name: against[name][v] for name in ("dense", "bayes")},
         }
         | verdicts[v]
         | ({"groups": {name: group[v] for name, group in of_groups.items()}} if groups else {})
