@@ -262,6 +262,10 @@ def test_models_that_are_not_comparable_are_refused_by_field(tmp_path):
     bpe = _member(tmp_path / "expert_001", other)
     with pytest.raises(ValueError, match=r"must have the same `data\.tokenizer`; got tokenizer = "):
         check_comparable(dense, [same, bpe])
+    masked = {"objective": "masked", "model.causal": "false", "model.time_conditioned": "true"}
+    bound = _member(tmp_path / "other" / "dense", _record(**masked))
+    with pytest.raises(ValueError, match=r"must be exactly −log p\(x\).*got measure = 'bound'"):
+        check_comparable(bound, [same])
     short_one = _member(tmp_path / "expert_002", _record(num_positions=8))
     with pytest.raises(ValueError, match=r"must have the same `config\.num_positions`; got"):
         check_comparable(dense, [short_one])

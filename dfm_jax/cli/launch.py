@@ -273,8 +273,8 @@ class Local:
                 say=lambda text: print(text, flush=True),
             )
         print(f"\n{summary_text(rows)}")
-        if not self.members.grid:
-            print("\n".join(["", *self.cost_lines()]))
+        if lines := self.cost_lines():
+            print("", *lines, sep="\n")
         if stop.signal is not None:
             return stop.status
         failed = any(row.status == "failed" for row in rows)
@@ -282,12 +282,16 @@ class Local:
 
     def cost_lines(self) -> list[str]:
         """What the training of the experts has cost so far, beside that of the dense model."""
+        from dfm_jax.durable import TemporaryError
         from dfm_jax.training.equal_cost import cost_lines, costs_of
         from dfm_jax.training.members import member_folder
 
         run = self.members.folder
-        experts = sorted(path for path in run.glob("expert_*") if path.is_dir())
-        return cost_lines(costs_of([member_folder(run, None)]), costs_of(experts))
+        try:
+            experts = sorted(path for path in run.glob("expert_*") if path.is_dir())
+            return cost_lines(costs_of([member_folder(run, None)]), costs_of(experts))
+        except (TemporaryError, ValueError) as error:  # the members have ended all the same
+            return [f"What the training has cost is not known: {error}"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -142,13 +142,15 @@ def gates_picture(found: Found) -> str:
 
 
 def _ticks_around(margin: float, low: float, high: float) -> list[float]:
-    """0, and powers of ten times the margin on both sides, as far as the values reach."""
-    found, size = [0.0], margin * 10
-    while size <= max(-low, high):
-        found += [size] if size <= high else []
-        found += [-size] if -size >= low else []
-        size *= 10
-    return found
+    """0, and on each side powers of ten times the margin; the margin itself if there is no more."""
+
+    def until(end: float) -> list[float]:
+        sizes = [margin]
+        while sizes[-1] * 10 <= end:
+            sizes.append(sizes[-1] * 10)
+        return sizes[1:] or sizes
+
+    return [*(-size for size in reversed(until(-low))), 0.0, *until(high)]
 
 
 # ── the account ─────────────────────────────────────────────────────────────────────────────────

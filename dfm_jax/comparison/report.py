@@ -55,10 +55,16 @@ def variant(found: Found, gate: str, top: str) -> Found:
 def heading(found: Found) -> str:
     """What is compared, and on how much text."""
     size = f", {found['size']:,} bytes" if found["unit"] == "byte" else ""
+    experts = counted(len(found["experts"]), "expert")
     return (
-        f"{found['run']}: {len(found['experts'])} experts and a dense model on "
-        f"{found['documents']:,} held-out documents, {found['tokens']:,} tokens{size}"
+        f"{found['run']}: {experts} and a dense model on "
+        f"{counted(found['documents'], 'held-out document')}, {found['tokens']:,} tokens{size}"
     )
+
+
+def counted(number: int, word: str) -> str:
+    """A number and a word, in the plural unless it is one."""
+    return f"{number:,} {word}" + "s" * (number != 1)
 
 
 def residual_text(found: Found) -> str:
@@ -71,7 +77,7 @@ def verdict_sentences(found: Found) -> list[str]:
     verdict = ensemble_of(found)["verdict"]
     unit = f"nats per {found['unit']}"
     reach = f"{level_text(found)} interval {interval_text(verdict['low'], verdict['high'])}"
-    where = f"on {found['documents']:,} held-out documents"
+    where = f"on {counted(found['documents'], 'held-out document')}"
     size, margin = abs(verdict["mean"]), f"{verdict['margin']:g}"
     if verdict["verdict"] == "equivalent":
         said = (

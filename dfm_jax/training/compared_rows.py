@@ -20,7 +20,7 @@ from dfm_jax.data.columns import Columns
 from dfm_jax.data.records import read_records
 from dfm_jax.data.tokens import is_held_out, texts_in
 from dfm_jax.storage.folders import Folder
-from dfm_jax.training.config import TrainConfig
+from dfm_jax.training.config import TrainConfig, from_json
 from dfm_jax.training.evaluation import held_out_rows
 from dfm_jax.training.examples import HeldOut
 from dfm_jax.training.members import member_data_path, read_member
@@ -54,9 +54,11 @@ def check_comparable(dense: Folder, experts: Sequence[Folder]) -> None:
     """Check that a token, a window and a loss are the same thing to all models.
 
     Raises:
-        ValueError: if an expert has another tokenizer, objective, length or number of tokens.
+        ValueError: if an expert has another tokenizer, objective, length or number of tokens; if
+            the losses are not exactly −log p̂.
     """
     ours = read_member(dense)
+    check_exact(from_json(TrainConfig, ours["config"]))
     for expert in experts:
         theirs = read_member(expert)
         for path in _SHARED:
@@ -194,9 +196,8 @@ def token_log_probs(state: TrainState, config: TrainConfig, rows: HeldOut) -> To
     Raises:
         ValueError: if the losses of the task are not exactly −log p̂.
     """
+    check_exact(config)
     task = task_of(config)
-    rule = "The losses of every model must be exactly −log p(x), because gates weigh by them"
-    require(task.measure == "exact", rule, task.measure, name="measure")
     params = state.params if state.ema is None else state.ema
     losses = _compiled(task.losses)
     found = jax.device_get([losses(params, batch) for batch in rows.batches])
@@ -204,6 +205,13 @@ def token_log_probs(state: TrainState, config: TrainConfig, rows: HeldOut) -> To
         np.concatenate(parts)[: len(rows.document)] for parts in zip(*found, strict=True)
     )
     return TokenLogProbs(-nats[counts].astype(np.float64), counts.sum(axis=1))
+
+
+def check_exact(config: TrainConfig) -> None:
+    """Check that the losses of a model are exactly −log p̂, and no bound on it."""
+    measure = task_of(config).measure
+    rule = "The losses of every model must be exactly −log p(x), because gates weigh by them"
+    require(measure == "exact", rule, measure, name="measure")
 
 
 @cache
