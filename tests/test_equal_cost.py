@@ -1,6 +1,8 @@
 """Equal cost: what training costs, and steps that are divided so that it costs the same."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -148,6 +150,24 @@ def test_the_warning_says_how_many_times():
     assert "--total-steps" in said[2]
     assert "no dense model" in cost_lines([], experts)[-1]
     assert cost_lines([dense], [])[0].startswith("dense model: ")
+
+
+@pytest.mark.slow
+def test_a_launch_leaves_the_devices_to_its_members(parts):
+    """It divides steps and counts what they cost, and starts no jax of its own."""
+    code = f"""
+from pathlib import Path
+from dfm_jax.cli.launch import Local, Members
+members = Members(config="tiny", data=Path({str(parts)!r}), folder=Path("r"), total_steps=9)
+assert len(members.jobs()) == 3
+Local(members=members).cost_lines()
+from dfm_jax.training.equal_cost import member_cost
+from dfm_jax.training.presets import load_config
+assert member_cost("dense", load_config("tiny"), 3)["flops"] > 0
+from jax._src import xla_bridge; print(len(xla_bridge._backends))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "0"
 
 
 def test_what_is_not_known_is_not_compared():

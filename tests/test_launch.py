@@ -1094,4 +1094,6 @@ def test_from_the_shell_stopped_gone_on_and_found_finished(parts, tmp_path):
     for _ in range(2):
         again = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
         assert again.stdout.count("finished ") >= 1
+        assert "1 expert: 25,600 tokens, " in again.stdout  # 400 updates of 4 rows of 16
+        assert "There is no dense model in this run" in again.stdout
         assert [(row.status, row.step) for row in read_summary(run)] == [("finished", 400)]

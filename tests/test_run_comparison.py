@@ -16,6 +16,7 @@ from dfm_jax.comparison.report import (
     verdict_sentences,
 )
 from dfm_jax.data.tokens import byte_tokenizer
+from dfm_jax.training import compared_rows as compared_rows_module
 from dfm_jax.training.compared_rows import (
     check_comparable,
     compared_rows,
@@ -29,6 +30,7 @@ from dfm_jax.training.evaluation import evaluate_ensemble, evaluate_member, load
 from dfm_jax.training.members import write_member
 from dfm_jax.training.presets import load_config
 from dfm_jax.training.run_comparison import ComparisonOptions, _pieces, compare_run
+from dfm_jax.training.tasks import task_of
 from experiments.lib.corpora import write_texts
 
 SMALL = [
@@ -134,6 +136,16 @@ def test_every_gate_by_hand(run, data, found):
             states["prefix 4"] = bayes if t < 4 else states["prefix 4"]
     for name, nats in total.items():
         assert variant(found, name, "full")["nll"] == pytest.approx(nats / found["size"], rel=1e-9)
+
+
+@pytest.mark.slow
+def test_models_of_one_shape_share_a_program(run, found):
+    compared_rows_module._compiled.cache_clear()
+    again = compare_run(run, options=OPTIONS)
+    assert again == found
+    assert compared_rows_module._compiled.cache_info().currsize == 1
+    config = load_member(run / "dense").config
+    assert compared_rows_module._compiled(task_of(config).losses)._cache_size() == 1
 
 
 @pytest.mark.slow

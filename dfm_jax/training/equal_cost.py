@@ -105,7 +105,8 @@ def cost_lines(
     dense: Sequence[Mapping[str, Any]], experts: Sequence[Mapping[str, Any]]
 ) -> list[str]:
     """What a launch says: the experts together beside the dense model, if there is one."""
-    said = [f"{len(experts)} experts: {cost_text(total_cost(experts))}"] if experts else []
+    number = f"{len(experts)} expert{'s' * (len(experts) != 1)}"
+    said = [f"{number}: {cost_text(total_cost(experts))}"] if experts else []
     said += [f"dense model: {cost_text(one)}" for one in dense]
     if experts and dense:
         warning = training_cost(dense[0], experts)["warning"]
