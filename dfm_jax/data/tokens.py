@@ -117,7 +117,7 @@ def named_texts_in(path: Path, columns: Columns | None = None) -> Iterator[tuple
     elif path.suffix in (".jsonl", ".json"):
         check_rows(path)
         for record in read_records(path):
-            yield f"{path}, line {record.line}", _text_of(path, record, columns)
+            yield f"{path}, line {record.line}", text_of(path, record, columns)
     else:
         yield str(path), read_document(path)
 
@@ -229,7 +229,12 @@ def split_held_out(texts: Sequence[str], share: float) -> tuple[list[str], list[
     return sides
 
 
-def _text_of(path: Path, record: Record, columns: Columns) -> str:
+def text_of(path: Path, record: Record, columns: Columns) -> str:
+    """The text of a row of the file or folder `path`, as `named_texts_in` gives it.
+
+    Raises:
+        ValueError: if the row has no text; if it has a picture and pictures are not to be left out.
+    """
     text, turns = record.fields.get("text"), record.fields.get("conversations")
     if isinstance(text, str):
         columns.add(path, record, "text")

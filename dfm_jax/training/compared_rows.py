@@ -18,7 +18,7 @@ import numpy as np
 from dfm_jax.checks import require
 from dfm_jax.data.columns import Columns
 from dfm_jax.data.records import read_records
-from dfm_jax.data.tokens import is_held_out, texts_in
+from dfm_jax.data.tokens import is_held_out, text_of
 from dfm_jax.storage.folders import Folder
 from dfm_jax.training.config import TrainConfig, from_json
 from dfm_jax.training.evaluation import held_out_rows
@@ -165,8 +165,9 @@ def document_groups(source: Path, held_out: float | None) -> dict[str, tuple[str
     if not source.is_dir() and source.suffix not in (".json", ".jsonl"):
         return {}
     labels: dict[str, list[Any]] = {name: [] for name in (*_FIELDS, _FOLDER)}
-    texts = texts_in(source, Columns(text_only=True))
-    for record, text in zip(read_records(source), texts, strict=True):
+    columns = Columns(text_only=True)
+    for record in read_records(source):
+        text = text_of(source, record, columns)
         if held_out is not None and not is_held_out(text, held_out):
             continue
         for name in _FIELDS:
