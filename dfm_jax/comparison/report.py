@@ -102,7 +102,7 @@ def verdict_sentences(found: Found) -> list[str]:
 
 def account_sentence(found: Found, row: Found) -> str:
     """The account of a gate variant as a sum."""
-    terms = [f"{signed(row['terms'][name])} {words}" for name, words in TERMS.items()]
+    terms = [f"{signed(row['terms'][name])} ({words})" for name, words in TERMS.items()]
     return f"{signed(row['minus']['dense'][0])} = {' '.join(terms)}"
 
 
