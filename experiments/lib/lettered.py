@@ -10,7 +10,7 @@ appearance and one by task have nothing in common.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
@@ -113,7 +113,8 @@ def _scene(rng: np.random.Generator, letters: str) -> tuple[np.ndarray, Lettered
     for kind, ink in zip(("shape", "letters"), inks, strict=True):
         top, bottom = bands[kind]
         size = max(1, round((bottom - top) * rng.uniform(_FILL, 1)))
-        mask = _shape(scene.shape, size) if kind == "shape" else _word(scene.letters, size)
+        drawn_shape = kind == "shape"
+        mask = _shape(scene.shape, size) if drawn_shape else word_mask(scene.letters, size, SIDE)
         free = (SIDE - mask.width, bottom - top - mask.height)
         left, down = (int(rng.integers(max(0, room) + 1)) for room in free)
         canvas.paste(tuple(ink.tolist()), (left, top + down), mask=mask)
@@ -139,14 +140,14 @@ def _shape(name: str, size: int):
     return mask.resize((size, size), image_module.Resampling.LANCZOS)
 
 
-def _word(letters: str, size: int):
-    """A mask of the letters, at most that high, and no wider than the canvas."""
+def word_mask(letters: str, height: int, width: int) -> Any:
+    """A mask of the letters, no higher and no wider than that, as pillow draws them."""
     image_module, draw_module = pillow("Image"), pillow("ImageDraw")
     font = pillow("ImageFont").load_default(96)
     left, top, right, bottom = (round(x) for x in font.getbbox(letters))
     mask = image_module.new("L", (right - left, bottom - top))
     draw_module.Draw(mask).text((-left, -top), letters, fill=255, font=font)
-    scale = min(size / mask.height, SIDE / mask.width)
+    scale = min(height / mask.height, width / mask.width)
     shape = (max(1, round(mask.width * scale)), max(1, round(mask.height * scale)))
     return mask.resize(shape, image_module.Resampling.LANCZOS)
 

@@ -1,0 +1,1 @@
+"""Does the partition matter? The authors' synthetic study of pictures with two things in them."""
