@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from dfm_jax.cli.arguments import KeepBuffers
+from dfm_jax.cli.compare_answers import Benchmark
 from dfm_jax.durable import write_file
 
 
@@ -23,19 +24,7 @@ class Score:
         --predictions expert_0.jsonl expert_1.jsonl --json pope.json
     """
 
-    benchmark: Literal[
-        "vqa",
-        "textvqa",
-        "gqa",
-        "ai2d",
-        "scienceqa",
-        "docvqa",
-        "infovqa",
-        "chartqa",
-        "refcoco",
-        "pope",
-        "mme",
-    ]
+    benchmark: Benchmark
     """The benchmark whose definition of the score is used."""
     questions: Path
     """A JSONL file of the questions and their answers."""

@@ -12,9 +12,11 @@ from dfm_jax.scoring.truths import COGNITION, Question, check_truth
 
 Scores = dict[str, float]
 Scorer = Callable[[Sequence[Question], Sequence[str]], Scores]
+QuestionScore = Callable[[str, Question], float]
+"""The score of one answer, in [0, 1]."""
 
 
-def mean_of(name: str, score: Callable[[str, Question], float]) -> Scorer:
+def mean_of(name: str, score: QuestionScore) -> Scorer:
     """The mean of one score over the questions."""
 
     def scorer(questions: Sequence[Question], texts: Sequence[str]) -> Scores:
@@ -26,13 +28,17 @@ def mean_of(name: str, score: Callable[[str, Question], float]) -> Scorer:
 
 def scienceqa(questions: Sequence[Question], texts: Sequence[str]) -> Scores:
     """The share of right letters, and the share of texts without a letter."""
-    pairs = zip(texts, questions, strict=True)
+    pairs = list(zip(texts, questions, strict=True))
     letters = [answers.chosen_letter(text, question.choices or 0) for text, question in pairs]
-    right = [own in q.answers for own, q in zip(letters, questions, strict=True)]
     return {
-        "accuracy": sum(right) / len(right),
+        "accuracy": sum(has_right_letter(*pair) for pair in pairs) / len(pairs),
         "without_a_letter": letters.count(None) / len(letters),
     }
+
+
+def has_right_letter(text: str, question: Question) -> float:
+    """1 if the letter that ScienceQA reads in a text is the right one."""
+    return float(answers.chosen_letter(text, question.choices or 0) in question.answers)
 
 
 def refcoco(
@@ -46,21 +52,27 @@ def refcoco(
         scale: The scale of the boxes in the texts. If it differs from that of the true box, both
             are converted to shares of the picture.
     """
-    hits, found = [], [boxes.read_box(text) for text in texts]
-    for own, question in zip(found, questions, strict=True):
-        told, of_truth = boxes.read_box(question.answers[0]), question.box_scale
-        assert told is not None  # `check_truth` saw to both
-        assert of_truth is not None
-        if of_truth != scale:
-            told = boxes.in_shares(told, of_truth, question.size)
-            own = own and boxes.in_shares(own, scale, question.size)
-        hits.append(own is not None and boxes.overlap(own, told) >= boxes.THRESHOLD)
-    return {"accuracy": sum(hits) / len(hits), "without_a_box": found.count(None) / len(found)}
+    pairs = list(zip(texts, questions, strict=True))
+    hits = [has_right_box(*pair, scale=scale) for pair in pairs]
+    without = sum(boxes.read_box(text) is None for text in texts)
+    return {"accuracy": sum(hits) / len(hits), "without_a_box": without / len(texts)}
+
+
+def has_right_box(text: str, question: Question, *, scale: boxes.Scale) -> float:
+    """1 if the first box of a text, in this scale, overlaps the true one by half or more."""
+    own, of_truth = boxes.read_box(text), question.box_scale
+    told = boxes.read_box(question.answers[0])
+    assert told is not None  # `check_truth` saw to both
+    assert of_truth is not None
+    if own is not None and of_truth != scale:
+        told = boxes.in_shares(told, of_truth, question.size)
+        own = boxes.in_shares(own, scale, question.size)
+    return float(own is not None and boxes.overlap(own, told) >= boxes.THRESHOLD)
 
 
 def pope(questions: Sequence[Question], texts: Sequence[str]) -> Scores:
     """Accuracy, precision, recall, F1 and the share of "yes"; `answer` is yes or no."""
-    told = [_says_yes(question) for question in questions]
+    told = [says_yes(question) for question in questions]
     return answers.yes_no_scores([answers.pope_says_yes(text) for text in texts], told)._asdict()
 
 
@@ -69,15 +81,7 @@ def mme(questions: Sequence[Question], texts: Sequence[str]) -> Scores:
 
     Each subtask has at most 200 points. `category` is the subtask, `image` the picture.
     """
-    right: dict[str, dict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))
-    for question, text in zip(questions, texts, strict=True):
-        told = "yes" if _says_yes(question) else "no"
-        right[str(question.category)][str(question.picture)].append(answers.mme_says(text) == told)
-    for task, pictures in right.items():
-        for picture, both in pictures.items():
-            rule = f"`image` {picture!r} must have two questions of `category` {task!r}"
-            require(len(both) == 2, rule, len(both), name="number of questions")
-    points = {task: answers.pair_scores(pictures).points for task, pictures in right.items()}
+    points = {task: of.points for task, of in mme_subtasks(questions, texts).items()}
     cognition = sum(points[task] for task in points if task in COGNITION)
     return {
         "perception": sum(points.values()) - cognition,
@@ -85,23 +89,57 @@ def mme(questions: Sequence[Question], texts: Sequence[str]) -> Scores:
     } | points
 
 
-BENCHMARKS: Mapping[str, Scorer] = MappingProxyType(
+def mme_subtasks(
+    questions: Sequence[Question], texts: Sequence[str]
+) -> dict[str, answers.PairScores]:
+    """The accuracy and accuracy+ of each subtask of MME, in points of 100.
+
+    Raises:
+        ValueError: if a picture does not have two questions of a subtask.
+    """
+    right = mme_pairs(questions, texts)
+    return {task: answers.pair_scores(pictures) for task, pictures in right.items()}
+
+
+def mme_pairs(
+    questions: Sequence[Question], texts: Sequence[str]
+) -> dict[str, dict[str, list[bool]]]:
+    """Whether the two answers about each picture are right, by subtask and picture.
+
+    Raises:
+        ValueError: if a picture does not have two questions of a subtask.
+    """
+    right: dict[str, dict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))
+    for question, text in zip(questions, texts, strict=True):
+        is_right = answers.mme_says(text) == ("yes" if says_yes(question) else "no")
+        right[str(question.category)][str(question.picture)].append(is_right)
+    for task, pictures in right.items():
+        for picture, both in pictures.items():
+            rule = f"`image` {picture!r} must have two questions of `category` {task!r}"
+            require(len(both) == 2, rule, len(both), name="number of questions")
+    return {task: dict(pictures) for task, pictures in right.items()}
+
+
+MEANS: Mapping[str, tuple[str, QuestionScore]] = MappingProxyType(
     {
-        "vqa": mean_of("accuracy", lambda text, q: answers.vqa_accuracy(text, q.answers)),
-        "textvqa": mean_of("accuracy", lambda text, q: answers.textvqa_accuracy(text, q.answers)),
-        "gqa": mean_of("accuracy", lambda text, q: answers.exact_match(text, q.answers)),
-        "ai2d": mean_of("accuracy", lambda text, q: answers.exact_match(text, q.answers)),
-        "scienceqa": scienceqa,
-        "docvqa": mean_of("anls", lambda text, q: answers.anls(text, q.answers)),
-        "infovqa": mean_of("anls", lambda text, q: answers.anls(text, q.answers)),
-        "chartqa": mean_of(
+        "vqa": ("accuracy", lambda text, q: answers.vqa_accuracy(text, q.answers)),
+        "textvqa": ("accuracy", lambda text, q: answers.textvqa_accuracy(text, q.answers)),
+        "gqa": ("accuracy", lambda text, q: answers.exact_match(text, q.answers)),
+        "ai2d": ("accuracy", lambda text, q: answers.exact_match(text, q.answers)),
+        "scienceqa": ("accuracy", has_right_letter),
+        "docvqa": ("anls", lambda text, q: answers.anls(text, q.answers)),
+        "infovqa": ("anls", lambda text, q: answers.anls(text, q.answers)),
+        "chartqa": (
             "relaxed_accuracy",
             lambda text, q: max(answers.relaxed_match(text, told) for told in q.answers),
         ),
-        "refcoco": refcoco,
-        "pope": pope,
-        "mme": mme,
     }
+)
+"""The benchmarks whose score is a mean over questions: its name, and that of one question."""
+
+BENCHMARKS: Mapping[str, Scorer] = MappingProxyType(
+    {name: mean_of(*mean) for name, mean in MEANS.items()}
+    | {"scienceqa": scienceqa, "refcoco": refcoco, "pope": pope, "mme": mme}
 )
 
 
@@ -166,5 +204,6 @@ def _check_scale(questions: Sequence[Question], texts: Sequence[str], scale: box
     require(fits, rule, named[0][0] if named else None, name="the first box")
 
 
-def _says_yes(question: Question) -> bool:
+def says_yes(question: Question) -> bool:
+    """Whether the true answer is yes."""
     return question.answers[0].strip().lower() == "yes"

@@ -104,9 +104,12 @@ def merge_predictions(questions: Sequence[Question], paths: Sequence[Path]) -> M
             counts[str(path)] += 1
             if number not in asked:
                 strange.append(number)
-    _refuse("Each answer must belong to a question", "answers to unknown questions", strange)
+    files = ", ".join(counts)
+    rule = f"Each answer in {files} must belong to a question"
+    _refuse(rule, "answers to unknown questions", strange)
     missing = [q.number for q in questions if q.number not in found]
-    _refuse("Each question must have an answer", "questions without an answer", missing)
+    rule = f"Each question must have an answer in {files}"
+    _refuse(rule, "questions without an answer", missing)
     return Merged([found[question.number][0] for question in questions], counts)
 
 
