@@ -33,6 +33,8 @@ _OPTIONS = (
     *("dropout", "drop_path", "max_positions"),
 )
 
+_NATIVE = "internvl_chat"  # the `model_type` of InternVL as its authors keep it
+
 
 class Initial(NamedTuple):
     """The parameters from which a run starts."""
@@ -72,10 +74,13 @@ def network_of(config: TrainConfig) -> PretrainedConfig:
 def with_network_of(config: TrainConfig, checkpoint: Checkpoint) -> TrainConfig:
     """The config with the network of a checkpoint, and with its processor of pictures, if any.
 
-    How the network is computed stays as it is.
+    How the network is computed stays as it is. So does the processor if the folder has none, or is
+    an InternVL of its authors: the crop in its `preprocessor_config.json` is not what their code
+    does, which stretches.
 
     Raises:
-        ValueError: if the checkpoint holds another kind of network than the config can name.
+        ValueError: if the checkpoint holds another kind of network than the config can name; if the
+            processor that stays makes pictures of another size than the tower reads.
     """
     found, pictures = checkpoint.config, config.pictures
     kind = "text" if pictures is None else "multimodal"
@@ -86,8 +91,14 @@ def with_network_of(config: TrainConfig, checkpoint: Checkpoint) -> TrainConfig:
         return replace(config, model=_computed_as(config.model, found))
     own = {item.name: getattr(found, item.name) for item in fields(found)}
     own |= {"vision": _computed_as(pictures.vision, found.vision)}
-    if any((checkpoint.path / name).is_file() for name in FILES):
+    native = checkpoint.metadata.get("model_type") == _NATIVE
+    if not native and any((checkpoint.path / name).is_file() for name in FILES):
         own["processor"] = read_processor(checkpoint.path)
+    else:
+        side, here = found.vision.image_size, pictures.processor.size
+        rule = f"`processor.size` must be that of the tower of {checkpoint.path}, which is {side}"
+        then = "" if native else f"The folder has no {FILES[0]}, which would say it."
+        require(here == side, rule, here, then=then)
     model = _computed_as(config.model, own.pop("text"))
     return replace(config, model=model, pictures=replace(pictures, **own))
 
