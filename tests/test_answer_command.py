@@ -144,6 +144,27 @@ def test_from_conversations_to_scores(work, tmp_path, capsys):
         assert cli.main([*score, "--predictions", str(out), "--json", str(told)]) == 0
         scores[name] = json.loads(told.read_text())["scores"]["accuracy"]
     assert scores["dense"] > 0.9, scores
+    rows = [
+        {"question_id": f"{number} {color}", "image": f"{number}.png", "text": f"Is it {color}?"}
+        | {"category": "color", "answer": "yes" if color == own else "no"}
+        for number, own in enumerate(["red", "blue"] * 8)
+        for color in ("red", "blue")
+    ]
+    written(tmp_path / "mme.jsonl", rows)
+    ask[ask.index("--questions") + 1] = str(tmp_path / "mme.jsonl")
+    submitted = ["--submission", str(tmp_path / "mme"), "--benchmark", "mme"]
+    of_dense = [*ask, "--expert", "dense", "--out", str(tmp_path / "out.jsonl"), *submitted]
+    assert cli.main(of_dense) == 0
+    lines = (tmp_path / "mme" / "color.txt").read_text().splitlines()
+    assert [line.split("\t")[:3] for line in lines[:2]] == [
+        ["0.png", "Is it red?", "yes"],
+        ["0.png", "Is it blue?", "no"],
+    ]
+    assert cli.main(["score", "--benchmark", "mme", "--predictions", str(tmp_path / "mme")]) == 0
+    capsys.readouterr()
+    assert cli.main(of_dense) == 2
+    assert "`submission` must not exist yet if the benchmark is mme" in capsys.readouterr().err
+    ask[ask.index("--questions") + 1] = str(questions)
     capsys.readouterr()
     assert cli.main([*ask, "--out", str(tmp_path / "none.jsonl")]) == 2
     assert "`partition` must be given if several experts answer" in capsys.readouterr().err

@@ -448,7 +448,10 @@ def test_mme_sums_its_two_halves(tmp_path):
         "count": 200,
         "code_reasoning": 125,
     }
-    assert "categories" not in found
+    assert found["categories"] == {
+        "count": {"questions": 4, "accuracy": 100, "accuracy_plus": 100, "points": 200},
+        "code_reasoning": {"questions": 4, "accuracy": 75, "accuracy_plus": 50, "points": 125},
+    }
 
 
 def test_what_a_benchmark_needs_is_asked_for(tmp_path, capsys):
@@ -552,7 +555,7 @@ def test_the_scale_of_boxes_is_asked_for_and_held_against_them():
 # ── what the evaluation servers take ────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("benchmark", scoring.BENCHMARKS)
+@pytest.mark.parametrize("benchmark", [name for name in scoring.BENCHMARKS if name != "mme"])
 def test_a_submission_is_read_back(benchmark, tmp_path):
     questions = [scoring.Question(number=str(n), answers=("a",)) for n in (7, 3)]
     path = tmp_path / "submission"
@@ -564,12 +567,14 @@ def test_a_submission_is_read_back(benchmark, tmp_path):
 
 
 def test_a_submission_has_the_names_of_its_benchmark():
-    names = ("vqa", "gqa", "docvqa", "mme")
+    names = ("vqa", "gqa", "docvqa", "pope")
     found = {name: scoring.submission(name, [7], ["red"]) for name in names}
     assert json.loads(found["vqa"]) == [{"question_id": 7, "answer": "red"}]
     assert json.loads(found["gqa"]) == [{"questionId": "7", "prediction": "red"}]
     assert json.loads(found["docvqa"]) == [{"questionId": 7, "answer": "red"}]
-    assert json.loads(found["mme"]) == {"question_id": 7, "text": "red"}
+    assert json.loads(found["pope"]) == {"question_id": 7, "text": "red"}
+    with pytest.raises(ValueError, match="`benchmark` must not be mme"):
+        scoring.submission("mme", [7], ["red"])
 
 
 def test_a_row_of_an_array_that_is_none_is_named(tmp_path):
@@ -578,3 +583,79 @@ def test_a_row_of_an_array_that_is_none_is_named(tmp_path):
     question = scoring.Question(number="7", answers=("a",))
     with pytest.raises(ValueError, match="row 2: the row must be an object; got row = 3"):
         scoring.merge_predictions([question], [path])
+
+
+# ── MME's own folder ────────────────────────────────────────────────────────────────────────────
+
+OF_MME = [
+    Question("1", ("Yes",), category="count", picture="count/a.jpg"),
+    Question("2", ("yes",), category="OCR", picture="a.jpg"),
+    Question("3", ("No",), category="count", picture="count/b.jpg"),
+    Question("4", ("No",), category="count", picture="count/a.jpg"),
+    Question("5", ("no",), category="OCR", picture="a.jpg"),
+    Question("6", ("Yes",), category="count", picture="count/b.jpg"),
+]
+ASKED = [f"Is it {i}? Please answer yes or no." for i in range(6)]
+SAID = ["Yes", "Yes,\tit\nis.", "Yes", "no", "No.", "Yes"]
+
+
+def test_the_folder_of_mme_has_a_file_a_subtask_and_a_pair_a_picture():
+    found = scoring.mme_files(OF_MME, ASKED, SAID)
+    assert list(found) == ["count.txt", "OCR.txt"]
+    assert found["OCR.txt"] == (
+        f"a.jpg\t{ASKED[1]}\tyes\tYes, it is.\na.jpg\t{ASKED[4]}\tno\tNo.\n"
+    )
+    lines = [line.split("\t") for line in found["count.txt"].splitlines()]
+    assert [line[0] for line in lines] == ["a.jpg", "a.jpg", "b.jpg", "b.jpg"]
+    assert [line[2] for line in lines] == ["Yes", "No", "No", "Yes"]
+    with pytest.raises(ValueError, match=r"OCR must have two questions about the picture 'a\.jpg'"):
+        scoring.mme_files(OF_MME[:4] + OF_MME[5:], ASKED[1:], SAID[1:])
+    with pytest.raises(ValueError, match="`texts` must hold an answer to each of 6 questions"):
+        scoring.mme_files(OF_MME, ASKED, SAID[:-1])
+
+
+def test_the_command_scores_the_folder_of_mme(tmp_path, capsys):
+    folder = tmp_path / "mme"
+    scoring.write_mme_folder(folder, OF_MME, ASKED, SAID)
+    with pytest.raises(ValueError, match="`folder` must not exist yet; got folder = "):
+        scoring.write_mme_folder(folder, OF_MME, ASKED, SAID)
+    out = tmp_path / "mme.json"
+    words = ["score", "--benchmark", "mme", "--predictions", str(folder)]
+    assert cli.main([*words, "--json", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert "  count (4): accuracy 75.0000, accuracy_plus 50.0000, points 125.0000" in said
+    found = json.loads(out.read_text())
+    assert found["scores"] == {"perception": 325, "cognition": 0, "count": 125, "OCR": 200}
+    assert found["scores"] == score("mme", OF_MME, SAID)["scores"]
+    assert found["files"] == {str(folder): 6}
+    assert cli.main([*words, "--questions", str(tmp_path / "q.jsonl")]) == 2
+    assert "`questions` must not be given" in capsys.readouterr().err
+    assert cli.main(["score", "--benchmark", "pope", "--predictions", str(folder)]) == 2
+    assert "`predictions` must be files; got predictions = " in capsys.readouterr().err
+    assert cli.main(["score", "--benchmark", "pope", "--predictions", str(out)]) == 2
+    assert "`questions` must be given, unless the answers are" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (
+            "Count.txt",
+            "a\tb\tyes\tno\n",
+            r"named after subtasks of MME.*got others = \['Count.txt'",
+        ),
+        ("count.txt", "a\tb\tyes\n", r"count\.txt, line 1: .* must be parted by tabs; got line ="),
+        ("count.txt", "a\tb\tyes\tno\n\n", "line 2: picture, question, truth and answer must be"),
+        ("count.txt", "a\tb\tmaybe\tno\n", "line 1: `answer` must be yes or no; got answer = 'ma"),
+        ("count.txt", "a\tb\tyes\tno\na\tb\tyes\tno\n", "line 2: each question must come once"),
+    ],
+)
+def test_a_bad_folder_of_mme_is_refused_by_file_and_line(name, content, message, tmp_path):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=message):
+        scoring.read_mme_folder(tmp_path)
+
+
+def test_a_folder_of_mme_without_a_file_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"such as count\.txt; got number of files = 0"):
+        scoring.read_mme_folder(tmp_path)

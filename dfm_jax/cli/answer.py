@@ -2,9 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from dfm_jax.cli.arguments import KeepBuffers, RunFolder
+
+if TYPE_CHECKING:
+    from dfm_jax.scoring import Question
+    from dfm_jax.training.questions import PictureQuestion
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,9 +57,11 @@ class Answer:
     batch_size: int = 8
     """The number of questions that are answered at once."""
     submission: Path | None = None
-    """A file for the answers in the form that the benchmark's own evaluation takes."""
+    """A file for the answers in the form that the benchmark's own evaluation takes; of mme a new
+    folder."""
     benchmark: str | None = None
-    """The benchmark of that form, such as vqa, gqa or docvqa."""
+    """The benchmark of that form, such as vqa, gqa or docvqa. For mme, the questions must also have
+    `category` and `answer`, which stand in its form."""
     cache: Path | None = None
     """A folder that keeps the pixels and features of pictures; by default one beside --out."""
     checkpoint: Literal["last", "best"] = "last"
@@ -68,9 +74,8 @@ class Answer:
 
         from dfm_jax.checks import require
         from dfm_jax.data.pixels import PixelStore
-        from dfm_jax.durable import write_file
         from dfm_jax.models.pretrained import read_tokenizer_json
-        from dfm_jax.scoring import BENCHMARKS, submission
+        from dfm_jax.scoring import BENCHMARKS
         from dfm_jax.training.evaluation import load_member
         from dfm_jax.training.members import member_folder
         from dfm_jax.training.questions import (
@@ -85,6 +90,7 @@ class Answer:
         rule = f"`benchmark` must be one of {', '.join(BENCHMARKS)}"
         require(self.benchmark in (None, *BENCHMARKS), rule, self.benchmark)
         questions = read_picture_questions(self.questions, self.images)
+        truths = self._truths(questions)
         if self.expert is None:
             members = self._experts()
         else:
@@ -116,15 +122,42 @@ class Answer:
             batch_size=self.batch_size,
         )
         write_answers(self.out, questions, answered)
-        if self.submission is not None and self.benchmark is not None:
-            ids = [question.number for question in questions]
-            write_file(self.submission, submission(self.benchmark, ids, answered.texts))
+        self._submit(truths, questions, answered.texts)
         whole = int(np.sum(answered.answers.stopped))
         print(f"{self.out}: {len(questions):,} answers, of which {whole:,} came to their end.")
         counts = np.bincount(answered.answers.expert[answered.answers.expert >= 0])
         if len(members) > 1 and counts.size:
             print("  ".join(f"expert {k}: {count:,}" for k, count in enumerate(counts)))
         return 0
+
+    def _truths(self, questions: "list[PictureQuestion]") -> "list[Question]":
+        """The truths that MME's form needs, read and checked before anything is computed."""
+        from dfm_jax.checks import require
+        from dfm_jax.scoring import mme_files, read_questions
+
+        if self.submission is None or self.benchmark != "mme":
+            return []
+        rule = "`submission` must not exist yet if the benchmark is mme, because it is a folder"
+        require(not self.submission.exists(), rule, self.submission)
+        truths = read_questions(self.questions, "mme")
+        mme_files(truths, [question.text for question in questions], [""] * len(truths))
+        return truths
+
+    def _submit(
+        self, truths: "list[Question]", questions: "list[PictureQuestion]", texts: list[str]
+    ) -> None:
+        from dfm_jax.data.conversations import PICTURE
+        from dfm_jax.durable import write_file
+        from dfm_jax.scoring import submission, write_mme_folder
+
+        if self.submission is None or self.benchmark is None:
+            return
+        if self.benchmark == "mme":
+            asked = [question.text.replace(PICTURE, "") for question in questions]
+            write_mme_folder(self.submission, truths, asked, texts)
+        else:
+            ids = [question.number for question in questions]
+            write_file(self.submission, submission(self.benchmark, ids, texts))
 
     def _experts(self) -> list[Any]:
         from dfm_jax.checks import require

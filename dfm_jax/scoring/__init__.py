@@ -22,6 +22,9 @@ from dfm_jax.scoring.boxes import Box as Box
 from dfm_jax.scoring.boxes import Scale as Scale
 from dfm_jax.scoring.boxes import overlap as overlap
 from dfm_jax.scoring.boxes import read_box as read_box
+from dfm_jax.scoring.mme_folder import mme_files as mme_files
+from dfm_jax.scoring.mme_folder import read_mme_folder as read_mme_folder
+from dfm_jax.scoring.mme_folder import write_mme_folder as write_mme_folder
 from dfm_jax.scoring.predictions import Merged as Merged
 from dfm_jax.scoring.predictions import merge_predictions as merge_predictions
 from dfm_jax.scoring.predictions import read_questions as read_questions

@@ -150,7 +150,7 @@ def score(
     *,
     box_scale: boxes.Scale | None = None,
 ) -> dict[str, Any]:
-    """The scores of a benchmark, over all questions and, except for MME, for each category.
+    """The scores of a benchmark, over all questions and for each category.
 
     Args:
         name: The name of the benchmark.
@@ -178,7 +178,12 @@ def score(
         scorer = partial(refcoco, scale=box_scale)
     found: dict[str, Any] = {"scores": scorer(questions, texts)}
     categories = [q.category for q in questions]
-    if name != "mme" and any(category is not None for category in categories):
+    if name == "mme":
+        found["categories"] = {
+            task: {"questions": categories.count(task)} | of._asdict() | {"points": of.points}
+            for task, of in mme_subtasks(questions, texts).items()
+        }
+    elif any(category is not None for category in categories):
         found["categories"] = {}
         for category in dict.fromkeys(categories):
             rows = [i for i, own in enumerate(categories) if own == category]

@@ -145,12 +145,15 @@ def submission(benchmark: str, numbers: Sequence[int | str], texts: Sequence[str
     """The content of a file in the form that a benchmark's own evaluation reads.
 
     VQA v2 and TextVQA take an array of `question_id` and `answer`, GQA one of `questionId` (a text)
-    and `prediction`, DocVQA and InfoVQA one of `questionId` and `answer`. The others have no server
-    that takes a file; they get JSONL of `question_id` and `text`.
+    and `prediction`, DocVQA and InfoVQA one of `questionId` and `answer`. MME takes a folder, see
+    `mme_files`. The others have no server that takes a file; they get JSONL of `question_id` and
+    `text`.
 
     Raises:
-        ValueError: if the numbers of ids and texts differ.
+        ValueError: if the benchmark is MME; if the numbers of ids and texts differ.
     """
+    rule = "`benchmark` must not be mme, because that takes a folder: see `mme_files`"
+    require(benchmark != "mme", rule, benchmark)
     rule = f"`texts` must hold an answer for each of {len(numbers)} questions"
     require(len(texts) == len(numbers), rule, len(texts), name="len(texts)")
     pairs = list(zip(numbers, texts, strict=True))
