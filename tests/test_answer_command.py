@@ -133,6 +133,7 @@ def test_from_conversations_to_scores(work, tmp_path, capsys):
         "top-1": routed,
         "soft": [*routed, "--route", "soft"],
         "bayes": [*routed, "--route", "bayes"],
+        "fitted": [*routed, "--route", "soft", "--sharpness", "fitted"],
     }.items():
         out = tmp_path / f"{name}.jsonl"
         assert cli.main([*ask, *more, "--out", str(out)]) == 0

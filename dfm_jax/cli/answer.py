@@ -50,8 +50,9 @@ class Answer:
     """The Hugging Face folder of the CLIP that made the features of the partition, if one did."""
     route: Literal["top-1", "soft", "bayes"] = "top-1"
     """How experts answer together."""
-    sharpness: float = 21.8
-    """The T of the routes soft and bayes."""
+    sharpness: float | Literal["fitted"] = 21.8
+    """The T of the routes soft and bayes: a number, or the one that `partition` fitted to the rows
+    of its experts."""
     max_new: int = 64
     """The largest number of tokens of an answer."""
     batch_size: int = 8
@@ -179,10 +180,15 @@ class Answer:
             route_features,
             soft_route,
         )
+        from dfm_jax.partition.sharpness import recorded_sharpness
 
         rule = "`partition` must be given if several experts answer"
         require(self.partition is not None, rule, self.partition)
         assert self.partition is not None
+        sharpness = self.sharpness
+        if sharpness == "fitted" and self.route != "top-1":
+            sharpness = recorded_sharpness(self.partition)
+            print(f"Sharpness of the route {self.route}: {sharpness:.2f}, fitted.")
         router = picture_router(self.partition, clip=self.clip)
         rule = f"`partition` must have {num_experts} experts, as many as the run"
         require(router.num_experts == num_experts, rule, router.num_experts)
@@ -195,7 +201,7 @@ class Answer:
                 chosen = hard_route(router, features)
                 weights[rows] = np.where(chosen[:, None] == np.arange(num_experts), 0.0, -np.inf)
             else:
-                weights[rows] = soft_route(router, features, self.sharpness)
+                weights[rows] = soft_route(router, features, float(sharpness))
         return weights
 
 

@@ -156,6 +156,10 @@ def _show_written(out: Path, manifest: dict, found: bool) -> int:
         print(f"Features that are one number throughout: {manifest['constant_features']:,}.")
     if manifest["mean_cosine"] is not None:
         print(f"Mean cosine {manifest['mean_cosine']:.3f}{_quality(manifest)}.")
+    fitted = manifest.get("sharpness")
+    if fitted is not None and manifest["settings"]["encoder"] in ("efficientnet", "clip"):
+        end = ", an end of the search" if fitted["at_bound"] else ""
+        print(f"Sharpness of the soft route: {fitted['sharpness']:.2f}, fitted{end}.")
     return 0
 
 

@@ -51,6 +51,7 @@ from dfm_jax.partition.read import (
     source_inputs,
     survey,
 )
+from dfm_jax.partition.sharpness import sharpness_record
 
 _BALANCES = ("rows", "tokens", "none")
 _NO_FEATURE = ("unrouted", "random")
@@ -158,6 +159,7 @@ def write_partition(
         "settings": settings,
         "inputs": inputs | encoded.inputs,
         **statistics(encoded, own, rule),
+        "sharpness": sharpness_record(encoded.features, rule, own),
         **found,
         **_of_rows(surveyed, source),
     }
