@@ -73,6 +73,9 @@ def test_what_is_missing_is_named(tmp_path):
     names = {"a": "model-1.safetensors", "b": "model-2.safetensors"}
     index = folder / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": names}))
+    (found,) = (one for one in missing(config, data, folder) if "how a picture becomes" in one)
+    assert found.startswith(str(folder / "preprocessor_config.json"))
+    (folder / "preprocessor_config.json").touch()
     for name in ("config.json", "tokenizer.json", "model-1.safetensors"):
         (folder / name).touch()
     assert list(missing(config, data, folder)) == [f"{folder / 'model-2.safetensors'}: a shard"]

@@ -16,6 +16,8 @@ from dfm_jax.data.pictures import picture_path
 from dfm_jax.data.records import first_character, names_of, read_records, row_fields
 
 PICTURE = "<image>"
+ABSENT = "`image` must be a file in the folder of images"
+"""How the fault of a row begins whose picture is not there."""
 _SHOWN = 20  # faults that a report names
 
 
@@ -199,7 +201,7 @@ def _file_faults(image: Any, folder: Path | None) -> Iterator[str]:
     else:
         try:
             if not picture_path(folder, image).is_file():
-                yield f"`image` must be a file in the folder of images; got image = {image!r}"
+                yield f"{ABSENT}; got image = {image!r}"
         except ValueError as error:
             yield str(error).removesuffix(".")
 

@@ -9,7 +9,7 @@ import io
 import re
 import warnings
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from jaxtyping import UInt8
@@ -38,7 +38,9 @@ _TURNS = {
     7: "TRANSVERSE",
     8: "ROTATE_90",
 }
+_SIDEWAYS = (5, 6, 7, 8)  # of these, whose height and width change places
 _BITS, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # of TIFF
+_SIZE = (256, 257)  # of TIFF: width and height
 
 
 def picture_path(folder: Path, name: Any) -> Path:
@@ -72,6 +74,30 @@ def read_picture(path: Path) -> UInt8[np.ndarray, "H W 3"]:
     return _over_white(_read(path))
 
 
+def picture_size(path: Path) -> tuple[int, int]:
+    """Height and width of the picture in a file as it is read, upright; no pixel is decoded.
+
+    Raises:
+        ValueError: if the header cannot be read, or is refused as by `read_picture`; the message
+            names the file. Damage behind the header is not found.
+        MissingDataError: if pillow is not installed.
+    """
+    image_module = pillow()
+    with path.open("rb") as file:
+        try:
+            with _opened(file) as picture:
+                _check_header(picture)
+                # A PNG's own would decode the picture, to look behind it.
+                turned = image_module.Image.getexif(picture).get(_ORIENTATION, 1)
+                tags: Any = getattr(picture, "tag_v2", {})  # of a TIFF, whose size may be turned
+                width, height = map(tags.get, _SIZE, picture.size)
+        except MemoryError:
+            raise
+        except Exception as error:  # a damaged file can fail anywhere, as anything
+            raise ValueError(_unreadable(path, _said(error))) from error
+    return (width, height) if turned in _SIDEWAYS else (height, width)
+
+
 def read_rgba(path: Path) -> "Image":
     """Read a picture with its transparency, to resize it and lay it over something.
 
@@ -96,9 +122,22 @@ def _read(path: Path) -> "Image":
     try:
         return _upright(path.read_bytes())
     except ValueError as error:
-        raise ValueError(
-            f"{path} must be a picture that can be read; got another file: {error}."
-        ) from error
+        raise ValueError(_unreadable(path, str(error))) from error
+
+
+def _unreadable(path: Path, why: str) -> str:
+    return f"{path} must be a picture that can be read; got another file: {why}."
+
+
+def _said(error: Exception) -> str:
+    """What an error says, without the address of an object: a second run says the same."""
+    return re.sub(r" <[^>]* at 0x[^>]*>", "", str(error)) or type(error).__name__
+
+
+def _opened(source: BinaryIO) -> "Image":
+    with warnings.catch_warnings():  # of a size that is refused by its header
+        warnings.simplefilter("ignore", pillow().DecompressionBombWarning)
+        return pillow().open(source)
 
 
 def _over_white(picture: "Image") -> np.ndarray:
@@ -113,10 +152,7 @@ def _upright(content: bytes) -> "Image":
     """The picture in 8 bits: `RGB`, or `RGBA` if it may be transparent."""
     image_module = pillow()
     try:
-        with warnings.catch_warnings():  # of a size that is refused below
-            warnings.simplefilter("ignore", image_module.DecompressionBombWarning)
-            opened = image_module.open(io.BytesIO(content))
-        with opened:
+        with _opened(io.BytesIO(content)) as opened:
             _check_header(opened)
             opened.load()  # after which a TIFF is upright, and its orientation gone
             turned = opened.getexif().get(_ORIENTATION, 1)
@@ -128,9 +164,7 @@ def _upright(content: bytes) -> "Image":
     except MemoryError:
         raise
     except Exception as error:  # a damaged file can fail anywhere, as anything
-        # Without the address of the object that it names: a second run says the same.
-        said = re.sub(r" <[^>]* at 0x[^>]*>", "", str(error))
-        raise ValueError(said or type(error).__name__) from error
+        raise ValueError(_said(error)) from error
 
 
 def _check_header(picture: "Image") -> None:

@@ -73,14 +73,19 @@ def usual_places(
     require(tokenizer is not None, rule, tokenizer)
     assert tokenizer is not None
     if images is None:
-        beside = (data if data.is_dir() else data.parent) / IMAGES
-        images = beside if beside.is_dir() else None
+        images = usual_images(data)
     if pixels is None:
         rule = "`pixels` must be given if the run is on an object store"
         require(isinstance(member, Path), rule, pixels)
         assert isinstance(member, Path)
         pixels = member / PIXELS
     return Places(tokenizer, pixels, images)
+
+
+def usual_images(data: Path) -> Path | None:
+    """The folder `images` in the data, or beside them if they are a file; None if there is none."""
+    beside = (data if data.is_dir() else data.parent) / IMAGES
+    return beside if beside.is_dir() else None
 
 
 class EncodedRow(NamedTuple):
@@ -105,7 +110,9 @@ class ConversationRows(NamedTuple):
     num_cut: int  # rows that were longer than N
 
 
-class _Set(NamedTuple):
+class RowSet(NamedTuple):
+    """A file of rows, the folder of their pictures, and how often the rows come in an epoch."""
+
     path: Path
     images: Path | None
     repeat: int
@@ -138,7 +145,7 @@ def read_conversation_rows(source: Path, config: TrainConfig, places: Places) ->
     rows: list[EncodedRow] = []
     repeats: list[int] = []
     num_cut = 0
-    for path, images, repeat in _sets(source, places.images):
+    for path, images, repeat in row_sets(source, places.images):
         found, faults, count = conversations_and_faults(path, images)
         kept = _kept_pictures(store, (file for row in found for file in row.pictures))
         encode = partial(_encoded, config=config, tokenizer=tokenizer, kept=kept)
@@ -227,13 +234,18 @@ def conversation_held_out(source: Path, config: TrainConfig, places: Places) -> 
 # ── rows ──────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _sets(source: Path, images: Path | None) -> Iterator[_Set]:
+def row_sets(source: Path, images: Path | None) -> Iterator[RowSet]:
+    """The sets of a file of rows, or of a file of sets of rows.
+
+    Raises:
+        ValueError: if there is no such file; if a set has an unknown setting, or a bad one.
+    """
     rule = "`data` must be a file of rows, or of sets of rows"
     require(source.is_file(), rule, str(source))
     said = read_json(source) if source.suffix == ".json" and _is_object(source) else None
     named = list(said.values()) if isinstance(said, dict) else []
     if not named or not all(isinstance(one, dict) and "annotation" in one for one in named):
-        yield _Set(source, images, 1)
+        yield RowSet(source, images, 1)
         return
     assert isinstance(said, dict)
     for name, one in said.items():
@@ -250,7 +262,7 @@ def _sets(source: Path, images: Path | None) -> Iterator[_Set]:
         require(repeat > 0, f"`repeat_time` of {where} must be at least 1", repeat)
         root = one.get("root")
         own = images if root is None else source.parent / root
-        yield _Set(source.parent / one["annotation"], own, repeat)
+        yield RowSet(source.parent / one["annotation"], own, repeat)
 
 
 def _is_object(path: Path) -> bool:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dfm_jax.checks import check_count, require
+from dfm_jax.data.processors import FILES
 from dfm_jax.json_text import read_json
 from dfm_jax.models import TransformerConfig
 from dfm_jax.models.multimodal import MultimodalConfig, flops_per_picture, num_vision_parameters
@@ -182,6 +183,8 @@ def missing(config: TrainConfig, data: Path | None, folder: Path | None) -> Iter
         yield f"{folder / 'config.json'}: which network the checkpoint holds"
     if not (folder / "tokenizer.json").is_file():
         yield f"{folder / 'tokenizer.json'}: the tokens"
+    if config.pictures is not None and not any((folder / name).is_file() for name in FILES):
+        yield f"{folder / FILES[0]}: how a picture becomes pixels; without it, as the config says"
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         shards = sorted(set(read_json(index)["weight_map"].values()))
