@@ -8,9 +8,7 @@ whose paths begin at its folder; the rows of a set come `repeat_time` times in a
 """
 
 import hashlib
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, overload
@@ -147,7 +145,7 @@ def read_conversation_rows(source: Path, config: TrainConfig, places: Places) ->
     num_cut = 0
     for path, images, repeat in row_sets(source, places.images):
         found, faults, count = conversations_and_faults(path, images)
-        kept = _kept_pictures(store, (file for row in found for file in row.pictures))
+        kept = store.pictures(file for row in found for file in row.pictures)
         encode = partial(_encoded, config=config, tokenizer=tokenizer, kept=kept)
         bad = list(faults)
         for row in found:
@@ -279,20 +277,6 @@ def _tokenizer(config: TrainConfig, pictures: PicturesConfig, path: Path) -> Tok
     rule = f"`tokenizer` must have at most {most} tokens, as `model.num_tokens` says"
     require(tokenizer.num_tokens <= most, rule, tokenizer.num_tokens, name="number of tokens")
     return tokenizer
-
-
-def _kept_pictures(store: PixelStore, files: Iterable[Path]) -> dict[Path, Picture | str]:
-    """Each file once, with its pixels kept; a text says why it is no picture."""
-
-    def one(path: Path) -> Picture | str:
-        try:
-            return store.picture(path)
-        except ValueError as error:
-            return str(error).removesuffix(".")
-
-    different = list(dict.fromkeys(files))
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return dict(zip(different, pool.map(one, different), strict=True))
 
 
 def _encoded(
