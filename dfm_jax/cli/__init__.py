@@ -20,6 +20,7 @@ from dfm_jax.cli.doctor import Doctor
 from dfm_jax.cli.launch import Launch
 from dfm_jax.cli.partition import Partition, Route
 from dfm_jax.cli.plan import Plan
+from dfm_jax.cli.questions import Questions
 from dfm_jax.cli.report import Report
 from dfm_jax.cli.score import Score
 from dfm_jax.cli.status import Status
@@ -64,6 +65,7 @@ COMMANDS = {
     "sample": Sample,
     "make-ensemble": MakeEnsemble,
     "export": Export,
+    "questions": Questions,
     "answer": Answer,
     "score": Score,
     "compare-runs": CompareRuns,

@@ -31,13 +31,13 @@ def read_questions(path: Path, benchmark: str) -> list[Question]:
             rule.
     """
     found: dict[str, Question] = {}
-    for line, row in _rows(path):
+    for line, row in json_rows(path):
         number = _number(path, line, row)
         if number in found:
             rule = "each `question_id` must come once"
             raise ValueError(f"{path}, line {line}: {rule}; got question_id = {number} again.")
         try:
-            question = _question(number, row)
+            question = question_of(number, row)
             check_truth(benchmark, question)
         except ValueError as error:
             raise ValueError(f"{path}, line {line}: {error}") from error
@@ -46,7 +46,12 @@ def read_questions(path: Path, benchmark: str) -> list[Question]:
     return list(found.values())
 
 
-def _question(number: str, row: dict[str, Any]) -> Question:
+def question_of(number: str, row: dict[str, Any]) -> Question:
+    """A row as a question, see `read_questions`.
+
+    Raises:
+        ValueError: if it does not have the form of one.
+    """
     given = [row[name] for name in ("answers", "answer") if row.get(name) is not None]
     answers = [given[0]] if len(given) == 1 and _is_text(given[0]) else given[0] if given else None
     if len(given) != 1 or not isinstance(answers, list) or not all(map(_is_text, answers)):
@@ -93,7 +98,7 @@ def merge_predictions(questions: Sequence[Question], paths: Sequence[Path]) -> M
     counts, strange = {}, []
     for path in paths:
         counts[str(path)] = 0
-        for line, row in _rows(path):
+        for line, row in json_rows(path):
             number, text = _number(path, line, row), _text(path, line, row)
             if number in found:
                 raise ValueError(
@@ -118,8 +123,12 @@ def _refuse(rule: str, name: str, numbers: Sequence[str]) -> None:
     require(not numbers, rule, list(numbers[:_NAMED]), name=f"{name}{more}")
 
 
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The rows of a file, by line; those of an array by their number, from 1."""
+def json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The rows of a file of JSONL, by line; those of an array by their number, from 1.
+
+    Raises:
+        ValueError: if the file is no JSON, or a row no object.
+    """
     with path.open("rb") as file:
         array = file.read(1) == b"["
     for line, row in enumerate(read_json(path), start=1) if array else read_json_lines(path):
