@@ -75,8 +75,9 @@ def multimodal_losses(
         tokens, segments = jnp.asarray(as_ids(batch.tokens, "tokens")), jnp.asarray(batch.segments)
         values = jnp.asarray(table)[jnp.asarray(batch.pixels), jnp.arange(3)]
         logits = network.apply(params, tokens, values, segments=segments, key=key)
-        nats = cross_entropy_loss(logits[:-1], tokens[1:])
-        nats = jnp.concatenate([jnp.zeros(1, nats.dtype), nats])
+        # All rows of the logits: V columns of all but the last one would be a copy. What the last
+        # row says of the first token does not count.
+        nats = jnp.roll(cross_entropy_loss(logits, jnp.roll(tokens, -1)), 1)
         follows = jnp.concatenate([jnp.zeros(1, bool), segments[1:] == segments[:-1]])
         counts = jnp.asarray(batch.learnt) & follows
         weights = jnp.asarray(batch.weights) if weighted else None
