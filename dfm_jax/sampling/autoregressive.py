@@ -213,10 +213,16 @@ def checked_prompts(
     prompts = jnp.where(inside, prompts, 0)
     check_tokens("prompts", prompts, decoder.num_states)
     one = jax.ShapeDtypeStruct((1,), prompts.dtype)
-    shape, _ = jax.eval_shape(lambda p, x: decoder.extend(p, decoder.init_cache(1), x), params, one)
+    shape = jax.eval_shape(_logits_of_one, params, one, decoder=decoder)
     _check_truncation(temperature, top_k, top_p, shape.shape[-1])
     check_tokens("stop_tokens", jnp.array(stop_tokens, int), shape.shape[-1])
     return prompts, lengths
+
+
+@partial(jax.jit, static_argnames="decoder")  # it never runs, but jit finds its trace again
+def _logits_of_one(params: Any, token: Array, *, decoder: Decoder) -> Array:
+    """The logits [1, V] after one token, of which only the shape is asked for."""
+    return decoder.extend(params, decoder.init_cache(1), token)[0]
 
 
 def row_keys(key: Key, num_rows: int) -> Key:
