@@ -409,6 +409,14 @@ MUTANTS = (
         "logits_of_the_whole_sequence",
     ),
     Mutant(
+        "adapters whose factor is forgotten",
+        "models/lora.py",
+        "config.scale * node[UP]",
+        "node[UP]",
+        "test_lora",
+        "merged_kernels",
+    ),
+    Mutant(
         "Euler fills the masks of a run that ends early",
         "sampling/euler.py",
         "jnp.where((times[-1] == 1) & ~fixed, 1.0, jump_probs[-1])",

@@ -60,7 +60,7 @@ def test_every_preset_of_texts_fits_this_machine():
         check_fits(replace(config, ema_decay=0.9))
 
 
-TRAINED = ["optimizer.freeze=[]"]  # else nothing is said of moments
+TRAINED = ["optimizer.freeze=[]"]
 
 
 def test_the_tower_and_the_projector_need_memory_too(monkeypatch):
@@ -71,6 +71,28 @@ def test_the_tower_and_the_projector_need_memory_too(monkeypatch):
     monkeypatch.setattr(memory, "_host_memory", lambda: count - 1)
     with pytest.raises(ValueError, match=r"`model\.num_tokens` .* 7\.06e\+09 parameters"):
         check_fits(load_config("llava-1.5-7b", TRAINED))
+
+
+TOWER = 303_507_456  # parameters of CLIP ViT-L/14 at 336 pixels
+TARGETS = 'lora.targets=["language_model/layers/self_attn"]'
+
+
+@pytest.mark.parametrize(
+    ("changes", "count"),
+    [
+        # The average of all, and the moments of what is trained.
+        (["ema_decay=0.9"], 4 * 7_063_427_072 - 2 * TOWER),
+        # Of 32 layers the four square kernels, 4096 a side.
+        (["lora.rank=8", TARGETS], 7_063_427_072 + 3 * 32 * 4 * 2 * 8 * 4096),
+    ],
+)
+def test_moments_are_those_of_what_is_trained(changes, count, monkeypatch):
+    """Of a frozen tower there are none, to the byte; of adapters there are two each."""
+    monkeypatch.setattr(memory, "_host_memory", lambda: 4 * count)
+    check_fits(load_config("llava-1.5-7b", changes))
+    monkeypatch.setattr(memory, "_host_memory", lambda: 4 * count - 1)
+    with pytest.raises(ValueError, match=r"two moments of what is trained, .* bytes"):
+        check_fits(load_config("llava-1.5-7b", changes))
 
 
 def test_cases_of_statements_beyond_the_memory(capsys):

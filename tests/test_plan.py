@@ -47,6 +47,58 @@ def test_a_frozen_tower_has_no_moments_and_keeps_no_inputs():
     assert part.activations < whole.activations
 
 
+def test_the_average_of_what_is_frozen_is_kept_too():
+    """Parameters and average of all, and moments of what is trained, as `init_state` makes them."""
+    config = load_config("internvl2.5-1b", ["ema_decay=0.9"])
+    plan = plan_of(config, frozen=["vision_tower"])
+    assert plan.state == 4 * (2 * plan.parameters + 2 * plan.trained)
+
+
+LORA = ["lora.rank=4", "lora.alpha=8"]
+
+
+def test_a_plan_of_adapters_of_a_text():
+    """Kernels have one backward pass, attention two, and adapters three passes of their own."""
+    targets = 'lora.targets=["layers_*/self_attn"]'
+    plain, config = load_config("tiny"), load_config("tiny", [*LORA, targets])
+    plan, model = plan_of(config), config.model
+    adapters = model.num_layers * 4 * 4 * 2 * model.width
+    assert plan.adapters == plan.trained == adapters
+    assert plan.parameters == num_parameters(model) + adapters
+    assert plan.state == 4 * (num_parameters(model) + 3 * adapters)
+    assert plan.gradients == 4 * adapters
+    forward, length = 64 * flops_per_token(model, 64), 64
+    attention = 4 * length**2 * model.width * model.num_layers
+    row = 2 * forward + attention + 3 * 2 * adapters * length
+    assert plan.flops == pytest.approx(config.batch_size * row, rel=1e-12)
+    assert plan.flops < 0.85 * plan_of(plain).flops
+    assert plan_of(plain).adapters == 0
+
+
+def test_a_plan_of_llava_with_adapters():
+    """The recipe of LLaVA's authors: adapters in the text, and the projector whole."""
+    changes = [*LORA, 'lora.targets=["language_model/layers"]']
+    config = load_config("llava-1.5-7b", changes)
+    frozen = config.optimizer.freeze
+    text_alone = plan_of(config, frozen=frozen)
+    changes.append('lora.train=["multi_modal_projector"]')
+    plan = plan_of(load_config("llava-1.5-7b", changes), frozen=frozen)
+    projector = 1024 * 4096 + 4096**2 + 2 * 4096
+    sides = 4 * 2 * 4096 + 3 * (4096 + 11_008)
+    assert plan.adapters == 32 * 4 * sides
+    assert plan.trained == plan.adapters + projector
+    assert text_alone.trained == text_alone.adapters == plan.adapters
+    # A projector that is trained, as what lies before nothing else, has two passes more.
+    passes = 128 * 576 * 2 * (1024 + 4096) * 4096
+    assert plan.flops - text_alone.flops == pytest.approx(2 * passes, rel=1e-6)
+    whole = plan_of(load_config("llava-1.5-7b"), frozen=frozen)
+    assert plan.flops < 0.8 * whole.flops
+    assert plan.memory < 0.5 * whole.memory
+    tower = 'lora.targets=["language_model/layers", "vision_tower"]'
+    with pytest.raises(ValueError, match="`freeze` must not name what `lora` trains"):
+        plan_of(load_config("llava-1.5-7b", [*LORA, tower]), frozen=frozen)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -98,4 +150,8 @@ def test_the_command_prints_it_without_weights_or_data(tmp_path, capsys):
     assert f"{data}, 10 bytes" in said
     assert "missing       the checkpoint from which all members start (--init)" in said
     assert all(line in said for line in UNKNOWN["llava-1.5-7b"])
+    assert "adapters" not in said
     assert cli.main(["plan", "--config", "llava-1.5-7b", "--chips", "3"]) == 2
+    targets = 'lora.targets=["layers_*/mlp"]'
+    assert cli.main(["plan", "--config", "tiny", "--set", *LORA, targets]) == 0
+    assert "adapters      2,688 parameters, of rank 4" in capsys.readouterr().out

@@ -74,6 +74,8 @@ class Plan:
         total = plan.flops * plan.steps
         _line("parameters", f"{plan.parameters:,}, of which {plan.trained:,} are trained")
         _line("frozen", ", ".join(frozen) or "nothing")
+        if plan.adapters:
+            _line("adapters", f"{plan.adapters:,} parameters, of rank {config.lora.rank}")
         _line("rows", f"{known} in the data, {plan.rows:,} sequences in an update")
         _line("tokens", f"{plan.tokens:,} in an update, {plan.tokens * plan.steps:,} in all")
         if plan.pictures:

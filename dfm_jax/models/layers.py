@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from dfm_jax.models.config import RopeScaling, TransformerConfig
-from dfm_jax.models.products import rows_dot_general
+from dfm_jax.models.linear import Linear
 from dfm_jax.types import Array
 
 _HIGHEST_FREQUENCY = 1000.0  # of the features of t, in radians per unit of time
@@ -254,10 +254,9 @@ def _linear(
     *,
     use_bias: bool = False,
     name: str | None = None,
-) -> nn.Dense:
+) -> Linear:
     """A linear map; its kernel starts with variance scale²/fan-in, and a bias with 0."""
     init = nn.initializers
     kernel = init.variance_scaling(scale**2, "fan_in", "normal") if scale else init.zeros
     dtypes = {"dtype": config.compute_dtype, "param_dtype": real_dtype(config)}
-    options = {"use_bias": use_bias, "kernel_init": kernel, "dot_general": rows_dot_general}
-    return nn.Dense(size, name=name, **options, **dtypes)
+    return Linear(size, name=name, use_bias=use_bias, kernel_init=kernel, **dtypes)

@@ -33,12 +33,6 @@ def rows_times(rows: Array, matrix: Array, *, dtype: Any = None) -> Array:
     return product.reshape(*rows.shape[:-1], matrix.shape[1])
 
 
-def rows_dot_general(rows: Array, matrix: Array, sums: Any, *, precision: None = None) -> Array:
-    """`rows_times` in the place of `jax.lax.dot_general`, as flax's `Dense` calls it."""
-    assert (sums, precision) == ((((rows.ndim - 1,), (0,)), ((), ())), None)
-    return rows_times(rows, matrix)
-
-
 class _How(NamedTuple):
     dtype: np.dtype  # of the result
     precision: str | None  # jax's default where the product was written

@@ -16,6 +16,7 @@ from dfm_jax.data.processors import PictureProcessor
 from dfm_jax.data.templates import template_named
 from dfm_jax.json_types import from_json as from_json
 from dfm_jax.models import TransformerConfig
+from dfm_jax.models.lora import LoraConfig
 from dfm_jax.models.multimodal import MultimodalConfig, VisionConfig
 
 Objective = Literal["autoregressive", "masked"]
@@ -109,6 +110,7 @@ class TrainConfig:
         )
     )
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)  # with targets, adapters are trained
     objective: Objective = "autoregressive"  # next token; "masked": all-mask source, κ_t = t
     num_grid_steps: int = 32  # T, the steps of the grid, for the masked objective only
     seed: int = 0  # the seed of the parameters, the batches and the noise
@@ -136,6 +138,8 @@ class TrainConfig:
         for name, kinds in (("objective", Objective), ("windows", Windows)):
             names, value = typing.get_args(kinds), getattr(self, name)
             require(value in names, f"`{name}` must be one of {', '.join(names)}", value)
+        rule = "`lora.targets` must be empty if `task` is given, whose network may have no adapters"
+        require(self.task is None or not self.lora.adapts, rule, self.lora.targets)
 
 
 def check_objective(config: TrainConfig) -> None:
@@ -179,6 +183,11 @@ def multimodal_config(config: TrainConfig) -> MultimodalConfig:
     return MultimodalConfig(text=config.model, **shared)
 
 
+def without_adapters(config: TrainConfig) -> TrainConfig:
+    """The config of the network into whose kernels the adapters of a run are merged."""
+    return dataclasses.replace(config, lora=LoraConfig())
+
+
 def hyperparameters(config: TrainConfig) -> dict[str, Any]:
     """The values in the optimizer's state; runs that differ only in them share one program."""
     names = ("learning_rate", "weight_decay", "warmup_steps")
@@ -219,6 +228,8 @@ def to_json(config: Any) -> dict[str, Any]:
     for place, name in later:
         if not place.get(name):
             place.pop(name, None)
+    if values.get("lora") == all_fields(LoraConfig()):
+        del values["lora"]
     return values
 
 

@@ -16,10 +16,17 @@ from dfm_jax.data.columns import Columns
 from dfm_jax.data.tokens import TokenSet, encode_texts, named_texts_in
 from dfm_jax.interfaces import Losses, Measure, Task
 from dfm_jax.models import Params
+from dfm_jax.models.lora import merged
 from dfm_jax.storage.folders import Folder
 from dfm_jax.training.batches import Batch
 from dfm_jax.training.checkpoint import best_step, checkpoint_steps, read_checkpoint
-from dfm_jax.training.config import TrainConfig, differences, from_json, shape_of
+from dfm_jax.training.config import (
+    TrainConfig,
+    differences,
+    from_json,
+    shape_of,
+    without_adapters,
+)
 from dfm_jax.training.conversation_rows import (
     Places,
     conversation_examples,
@@ -134,7 +141,10 @@ class Evaluation(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """A member that was read: its config, its state, and the step of the state."""
+    """A member that was read: its config, its state, and the step of the state.
+
+    Adapters of low rank are merged into their kernels, and the config is that of such a network.
+    """
 
     config: TrainConfig
     state: TrainState
@@ -175,7 +185,16 @@ def load_member(member: Folder, *, best: bool = False) -> Trained:
         state = read_checkpoint(
             member / str(step), state_template(config), config=identity_of(record)
         )
-    return Trained(config, state, step)
+    return Trained(*_without_adapters(config, state), step)
+
+
+def _without_adapters(config: TrainConfig, state: TrainState) -> tuple[TrainConfig, TrainState]:
+    """The config and the state of the same network, whose adapters are merged into its kernels."""
+    if not config.lora.adapts:
+        return config, state
+    params = merged(state.params, config.lora)
+    average = None if state.ema is None else merged(state.ema, config.lora)
+    return without_adapters(config), state._replace(params=params, ema=average)
 
 
 def evaluate_member(
@@ -275,12 +294,13 @@ _none = (math.nan, math.nan)  # of what is no text there is no loss per byte
 
 
 def load_expert(run: Folder, expert: Expert) -> tuple[TrainConfig, TrainState]:
-    """Load the checkpoint of an ensemble's expert, verified."""
+    """Load the checkpoint of an ensemble's expert, verified; as `load_member`."""
     config = from_json(TrainConfig, expert.config.get("config"))
     if config.task is None:
         check_parameters_fit(config.model)
     path = checkpoint_folder(run, expert)
-    return config, read_checkpoint(path, state_template(config), config=expert.config)
+    state = read_checkpoint(path, state_template(config), config=expert.config)
+    return _without_adapters(config, state)
 
 
 def held_out_rows(

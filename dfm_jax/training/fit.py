@@ -13,6 +13,7 @@ import numpy as np
 from dfm_jax.checks import check_seed, require
 from dfm_jax.data.columns import Columns
 from dfm_jax.interfaces import Params, Task
+from dfm_jax.models.lora import with_adapters
 from dfm_jax.models.pretrained import Checkpoint
 from dfm_jax.parallel import state_shardings
 from dfm_jax.storage.folders import Folder
@@ -49,6 +50,7 @@ from dfm_jax.training.state import (
     init_state,
     make_optimizer,
     state_of,
+    state_options,
     with_hyperparameters,
 )
 from dfm_jax.training.step import StepMetrics, TrainStep, make_train_step, several_updates
@@ -205,7 +207,8 @@ def make_run(
         if initial is None:
             return init_from(init_data, values)
         lie = None if shardings is None else shardings.params
-        return _begin(shape_of(config), task, layout)(initial.read(lie), values)
+        begin = _begin(shape_of(config), task, layout)
+        return begin(initial.read(lie), init_data, values)
 
     def evaluate(state: TrainState) -> dict[str, float]:
         assert held_out is not None
@@ -251,31 +254,47 @@ def init_and_step(
         num_micro_batches=shape.num_micro_batches,
         ema_decay=shape.ema_decay,
         freeze=shape.optimizer.freeze,
+        lora=shape.lora,
     )
 
     def init(key: Key, values: Mapping[str, Array]) -> TrainState:
-        options = {"ema": shape.ema_decay is not None, "freeze": shape.optimizer.freeze}
-        state = init_state(key, task, optimizer, **options)
+        state = init_state(key, task, optimizer, **state_options(shape))
         return with_hyperparameters(state, **values)
 
     return init, step
 
 
-@cache
-def _begin(shape: TrainConfig, task: Task, layout: Layout | None) -> Callable[..., TrainState]:
-    """(params, hyperparameters) → state, whose buffers are its own: the step donates them."""
+def begin_from(
+    shape: TrainConfig,
+) -> Callable[[Params, Key, Mapping[str, Array]], TrainState]:
+    """(params, key, hyperparameters) → state at step 0, whose buffers are its own; not compiled.
+
+    The key draws adapters, if there are any: the same as in a run whose parameters are drawn too.
+    """
     optimizer = make_optimizer(shape.optimizer, shape.num_steps)
 
-    def begin(params: Params, values: Mapping[str, Array]) -> TrainState:
-        copied = jax.tree.map(jnp.copy, params)
-        options = {"ema": shape.ema_decay is not None, "freeze": shape.optimizer.freeze}
-        state = state_of(copied, optimizer, **options)
+    def begin(params: Params, key: Key, values: Mapping[str, Array]) -> TrainState:
+        params = jax.tree.map(jnp.copy, params)
+        if shape.lora.adapts:
+            params = with_adapters(key, params, shape.lora)
+        state = state_of(params, optimizer, **state_options(shape))
         return with_hyperparameters(state, **values)
 
+    return begin
+
+
+@cache
+def _begin(shape: TrainConfig, task: Task, layout: Layout | None) -> Callable[..., TrainState]:
+    """`begin_from` of the data of a key, compiled."""
+    begin = begin_from(shape)
+
+    def from_data(params: Params, data: Array, values: Mapping[str, Array]) -> TrainState:
+        return begin(params, jax.random.wrap_key_data(data), values)
+
     if layout is None:
-        return jax.jit(begin)
+        return jax.jit(from_data)
     template = state_template(shape, task)
-    return jax.jit(begin, out_shardings=state_shardings(template, *layout))
+    return jax.jit(from_data, out_shardings=state_shardings(template, *layout))
 
 
 @cache  # members that one process trains share what was compiled

@@ -44,7 +44,7 @@ from dfm_jax.training.config import (
 from dfm_jax.training.conversation_rows import Places
 from dfm_jax.training.digests import CheckpointError
 from dfm_jax.training.examples import Examples, MemberData
-from dfm_jax.training.state import TrainState, init_state, make_optimizer
+from dfm_jax.training.state import TrainState, init_state, make_optimizer, state_options
 from dfm_jax.training.tasks import task_of
 
 CONFIG, TOKENS = "config.json", "tokens"
@@ -191,7 +191,7 @@ def state_template(config: TrainConfig, task: Task | None = None) -> TrainState:
     """The shapes of a state, found without computing one."""
     task = task_of(config) if task is None else task
     optimizer = make_optimizer(config.optimizer, config.num_steps)
-    options = {"ema": config.ema_decay is not None, "freeze": config.optimizer.freeze}
+    options = state_options(config)
     return jax.eval_shape(lambda: init_state(jax.random.key(0), task, optimizer, **options))
 
 

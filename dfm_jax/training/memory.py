@@ -16,6 +16,7 @@ from dfm_jax.models import TransformerConfig
 from dfm_jax.models.multimodal import num_multimodal_parameters
 from dfm_jax.models.sizes import num_parameters
 from dfm_jax.training.config import TrainConfig, multimodal_config
+from dfm_jax.training.state import frozen, trained
 from dfm_jax.training.tasks import task_of
 
 _FLOAT, _HALF, _TOKEN = 4, 2, 4  # bytes
@@ -54,8 +55,8 @@ def check_fits(
     Raises:
         ValueError: if they cannot; the message names the count that is too large.
     """
-    copies = 3 + (config.ema_decay is not None)  # and the two moments of Adam
-    copies -= 2 if config.optimizer.freeze else 0  # of which those of frozen leaves are not kept
+    still = bool(config.optimizer.freeze or config.lora.adapts)  # some leaves have no moments
+    copies = 1 + (config.ema_decay is not None) + (0 if still else 2)  # Adam has two moments
     tokens, width = num_runs * config.batch_size * config.num_positions, config.model.width
     if task is None and config.task is not None:
         task = task_of(config)
@@ -73,6 +74,8 @@ def check_fits(
         num_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in shapes)
         what = f"{len(shapes)} arrays of parameters, {copies * num_runs} copies of each,"
         _check("the bytes of `params`", num_bytes, what, num_bytes * copies * num_runs, devices)
+    if still:
+        _check_moments_fit(config, task, num_runs, devices)
     stream = tokens // config.num_micro_batches * width * _HALF
     name = max(("batch_size", "num_positions"), key=lambda size: getattr(config, size))
     what = f"a batch of {config.batch_size} x {config.num_positions} tokens"
@@ -80,6 +83,22 @@ def check_fits(
     steps = config.num_grid_steps
     what = f"a table of {steps} rows"
     _check("num_grid_steps", steps, what, steps * _FLOAT, devices)
+
+
+def _check_moments_fit(
+    config: TrainConfig, task: Task | None, num_runs: int, devices: Sequence[Any] | None
+) -> None:
+    """Check the parameters, their average, and two moments of what is trained, by their shapes."""
+    init = (task_of(config) if task is None else task).init
+    params = jax.eval_shape(init, jax.random.key(0))
+    moving = trained(params, frozen(params, config.optimizer.freeze, config.lora))
+    whole, part = (
+        sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+        for tree in (params, moving)
+    )
+    kept = 1 + (config.ema_decay is not None)
+    what = f"{kept} copies of the parameters, and two moments of what is trained, {part:.3g} bytes,"
+    _check("the bytes of `params`", whole, what, num_runs * (kept * whole + 2 * part), devices)
 
 
 def check_sample_fits(num_samples: int, length: int, num_states: int) -> None:

@@ -4,9 +4,13 @@ Nothing is allocated, and neither weights nor data are needed. Bytes are a formu
 recomputed layers whose state is split over the chips; `experiments.compile_tpu` has the compiler's.
 """
 
-from collections.abc import Collection, Iterator
+import itertools
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
 
 from dfm_jax.checks import check_count, require
 from dfm_jax.data.processors import FILES
@@ -15,7 +19,15 @@ from dfm_jax.models import TransformerConfig
 from dfm_jax.models.multimodal import MultimodalConfig, flops_per_picture, num_vision_parameters
 from dfm_jax.models.multimodal.sizes import num_projector_parameters
 from dfm_jax.models.sizes import flops_per_token, num_parameters
-from dfm_jax.training.config import TrainConfig, check_objective, multimodal_config
+from dfm_jax.training.config import (
+    TrainConfig,
+    check_objective,
+    multimodal_config,
+    without_adapters,
+)
+from dfm_jax.training.state import frozen as frozen_leaves
+from dfm_jax.training.state import trained as trained_leaves
+from dfm_jax.training.tasks import task_of
 
 TOWER, PROJECTOR, TEXT = "vision_tower", "multi_modal_projector", "language_model"
 _SINGLE, _HALF = 4, 2  # bytes of float32 and of bfloat16
@@ -29,6 +41,7 @@ class Plan:
 
     parameters: int
     trained: int  # of the parameters, those that are not frozen
+    adapters: int  # of the parameters, those of adapters of low rank
     rows: int  # sequences of an update
     tokens: int  # of an update, image tokens and padding among them
     pictures: int  # of an update, at most
@@ -51,7 +64,9 @@ def plan_of(config: TrainConfig, *, chips: int = 1, frozen: Collection[str] = ()
         FLOPs = Σ over parts of (2 or 1 forward, 2 backward if trained) · forward FLOPs
 
     Layers that are recomputed take a second forward pass if they are trained. A frozen part before
-    all that is trained takes one forward pass.
+    all that is trained takes one forward pass. If only adapters of low rank are trained in a part,
+    or none in it but some before it, products with its kernels take one backward pass, and the
+    products of attention two.
 
     Args:
         config: A config without a task of its own.
@@ -61,7 +76,8 @@ def plan_of(config: TrainConfig, *, chips: int = 1, frozen: Collection[str] = ()
 
     Raises:
         ValueError: if the config has a task of its own; if the chips do not divide the rows; if a
-            frozen part is not one of the network's, or comes after one that is trained.
+            frozen part is not one of the network's, or comes after one that is trained, or has
+            adapters, see `training.state.frozen`.
     """
     require(config.task is None, "`task` must be None, because its shapes are its own", config.task)
     check_objective(config)
@@ -75,24 +91,59 @@ def plan_of(config: TrainConfig, *, chips: int = 1, frozen: Collection[str] = ()
     given = list(frozen)
     first = list(counts)[: len(given)]
     require(set(given) == set(first) and len(given) < len(counts), rule, given)
-    total, still = sum(counts.values()), sum(counts[name] for name in first)
-    trained = total - still
+    parts = {name: _Part(count, count * (name not in first), 0) for name, count in counts.items()}
+    if config.lora.adapts:
+        parts = _with_adapters(config, counts, given)
+        first = list(itertools.takewhile(lambda name: not parts[name].trained, parts))
+    total = sum(part.count + part.adapters for part in parts.values())
+    trained = sum(part.trained for part in parts.values())
     pictures = 0 if config.pictures is None else config.pictures.max_pictures
     copies = 3 + (config.ema_decay is not None)
     sums = 1 + (config.num_micro_batches > 1)
     return Plan(
         parameters=total,
         trained=trained,
+        adapters=sum(part.adapters for part in parts.values()),
         rows=config.batch_size,
         tokens=config.batch_size * config.num_positions,
         pictures=config.batch_size * pictures,
         steps=config.num_steps,
-        flops=config.batch_size * _row_flops(config, system, pictures, first),
-        state=_SINGLE * (copies * trained + still) / chips,
+        flops=config.batch_size * _row_flops(config, system, pictures, parts, first),
+        state=_SINGLE * (copies * trained + (copies - 2) * (total - trained)) / chips,
         gradients=_SINGLE * sums * trained / chips,
-        weights=_weights(config.model, system, chips),
+        weights=_weights(config.model, system, chips, whole=parts[TEXT].is_whole),
         activations=here / chips * _activations(config, system, pictures, first),
     )
+
+
+class _Part(NamedTuple):
+    """The parameters of a part: without its adapters, those that are trained, and its adapters."""
+
+    count: int
+    trained: int  # adapters among them
+    adapters: int
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all of it is trained, and not its adapters alone."""
+        return self.trained == self.count + self.adapters
+
+
+def _with_adapters(
+    config: TrainConfig, counts: dict[str, int], freeze: Sequence[str]
+) -> dict[str, _Part]:
+    """The parts of a network with adapters of low rank, by the shapes of its parameters."""
+    params = jax.eval_shape(task_of(config).init, jax.random.key(0))
+    moving = trained_leaves(params, frozen_leaves(params, freeze, config.lora))
+    base = jax.eval_shape(task_of(without_adapters(config)).init, jax.random.key(0))
+
+    def size(tree: Any, name: str) -> int:
+        return sum(leaf.size for leaf in jax.tree.leaves(tree if len(counts) == 1 else tree[name]))
+
+    return {
+        name: _Part(count, size(moving, name), size(params, name) - size(base, name))
+        for name, count in counts.items()
+    }
 
 
 def _counts(text: TransformerConfig, system: MultimodalConfig | None) -> dict[str, int]:
@@ -107,25 +158,44 @@ def _counts(text: TransformerConfig, system: MultimodalConfig | None) -> dict[st
 
 
 def _row_flops(
-    config: TrainConfig, system: MultimodalConfig | None, pictures: int, frozen: Collection[str]
+    config: TrainConfig,
+    system: MultimodalConfig | None,
+    pictures: int,
+    parts: dict[str, _Part],
+    first: Collection[str],
 ) -> float:
     text, length = config.model, config.num_positions
-    flops = (3 + text.remat) * length * flops_per_token(text, length)
+
+    def passes(name: str, forward: float, squares: float, rows: int, *, remat: bool) -> float:
+        if name in first:
+            return forward
+        part = parts[name]
+        second = forward if part.is_whole else squares  # of two factors, and not of a frozen kernel
+        return (2 + remat) * forward + second + (3 + remat) * 2 * part.adapters * rows
+
+    squares = 4 * length**2 * text.num_heads * text.head_size * text.num_layers
+    forward = length * flops_per_token(text, length)
+    flops = passes(TEXT, forward, squares, length, remat=text.remat)
     if system is not None:
-        rows = system.features_per_picture
-        inputs = system.vision.width * system.shuffle**2
+        vision, rows = system.vision, system.features_per_picture
+        inputs = vision.width * system.shuffle**2
         projected = 2 * rows * (inputs + text.width) * text.width
-        passes = 1 if TOWER in frozen else 3 + system.vision.remat
-        flops += pictures * passes * (flops_per_picture(system) - projected)
-        flops += pictures * (1 if PROJECTOR in frozen else 3) * projected
+        seen, tower = 1 + vision.num_patches, flops_per_picture(system) - projected
+        squares = 4 * seen**2 * vision.width * vision.num_layers
+        flops += pictures * passes(TOWER, tower, squares, seen, remat=vision.remat)
+        flops += pictures * passes(PROJECTOR, projected, 0, rows, remat=False)
     return flops
 
 
-def _weights(text: TransformerConfig, system: MultimodalConfig | None, chips: int) -> float:
+def _weights(
+    text: TransformerConfig, system: MultimodalConfig | None, chips: int, *, whole: bool
+) -> float:
     """Of one layer, float32, bfloat16 and gradient; of what is in no layer, float32 and gradient.
 
-    On one chip only the copy in bfloat16 is added to the state.
+    On one chip only the copy in bfloat16 is added to the state. If the text is not trained as a
+    `whole`, there are no gradients of it.
     """
+    gradients = _SINGLE * whole
     layer = 2 * text.width * (text.num_heads + text.kv_heads) * text.head_size
     layer += 3 * text.width * text.ffn_width
     outside = num_parameters(text) - text.num_layers * layer
@@ -133,7 +203,7 @@ def _weights(text: TransformerConfig, system: MultimodalConfig | None, chips: in
         outside += num_projector_parameters(system)
     if chips == 1:
         return _HALF * layer
-    return (2 * _SINGLE + _HALF) * layer + 2 * _SINGLE * outside
+    return (_SINGLE + gradients + _HALF) * layer + (_SINGLE + gradients) * outside
 
 
 def _activations(

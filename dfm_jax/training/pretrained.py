@@ -23,7 +23,12 @@ from dfm_jax.models.multimodal import MultimodalConfig
 from dfm_jax.models.pretrained import Checkpoint, checkpoint_params
 from dfm_jax.models.pretrained.checkpoint import check_tensors
 from dfm_jax.models.pretrained.families import PretrainedConfig, leaf_shapes
-from dfm_jax.training.config import TrainConfig, differences, multimodal_config
+from dfm_jax.training.config import (
+    TrainConfig,
+    differences,
+    multimodal_config,
+    without_adapters,
+)
 from dfm_jax.training.digests import array_spec, named_leaves
 from dfm_jax.training.tasks import task_of
 
@@ -44,8 +49,13 @@ class Initial(NamedTuple):
     source: str
 
 
-def initial_params(config: TrainConfig, checkpoint: Checkpoint) -> Initial:
+def initial_params(
+    config: TrainConfig, checkpoint: Checkpoint, *, digest: str | None = None
+) -> Initial:
     """The parameters of a checkpoint as the first ones of a run; they are read when it starts.
+
+    Adapters are no part of them. `digest` is the `tensors_digest` of the checkpoint, if it is known
+    already.
 
     Raises:
         ValueError: if the config describes another network than the checkpoint; the message names
@@ -58,11 +68,12 @@ def initial_params(config: TrainConfig, checkpoint: Checkpoint) -> Initial:
         for name, mine, found in differences(here, there):
             rule = f"`{name}` must be {found!r}, as in {checkpoint.path}"
             raise ValueError(f"{rule}; got {name} = {mine!r}.")
-    drawn = jax.eval_shape(task_of(config).init, jax.random.key(0))
+    drawn = jax.eval_shape(task_of(without_adapters(config)).init, jax.random.key(0))
     expected = {name.replace("/", "."): leaf.shape for name, leaf in named_leaves(drawn)}
     check_tensors(leaf_shapes(network), expected, f"The network of {checkpoint.path}")
     read = partial(checkpoint_params, checkpoint._replace(config=network))
-    digest, source = tensors_digest(checkpoint), str(checkpoint.path.absolute())
+    digest = tensors_digest(checkpoint) if digest is None else digest
+    source = str(checkpoint.path.absolute())
     return Initial(lambda shardings: read(shardings=shardings), digest, source)
 
 

@@ -1,7 +1,6 @@
 """The state of a run as one pytree, and the optimizer that updates it."""
 
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +10,8 @@ import optax
 from dfm_jax.checks import require
 from dfm_jax.interfaces import Task
 from dfm_jax.models import Network, Params, VisionLanguage
-from dfm_jax.training.config import OptimizerConfig
+from dfm_jax.models.lora import LoraConfig, is_adapter, lies_in
+from dfm_jax.training.config import OptimizerConfig, TrainConfig
 from dfm_jax.types import Array, ArrayLike, Float, Int, Key, typed
 
 
@@ -102,16 +102,17 @@ def init_state(
     *,
     ema: bool = False,
     freeze: Sequence[str] = (),
+    lora: LoraConfig | None = None,
 ) -> TrainState:
     """The state at step 0: fresh parameters, and their average, which starts at them.
 
-    Parts of the network that are in `freeze`, see `frozen`, have no moments.
+    What `freeze` and `lora` leave as it is, see `frozen`, has no moments.
 
     Raises:
         ValueError: if a parameter is float16 or bfloat16: such a number loses an update of less
             than 1/256 of it, its average stands still, and Adam's b2 = 0.999 is rounded to 1.
     """
-    return state_of(network.init(key), optimizer, ema=ema, freeze=freeze)
+    return state_of(network.init(key), optimizer, ema=ema, freeze=freeze, lora=lora)
 
 
 def state_of(
@@ -120,6 +121,7 @@ def state_of(
     *,
     ema: bool = False,
     freeze: Sequence[str] = (),
+    lora: LoraConfig | None = None,
 ) -> TrainState:
     """The state at step 0 with these parameters; see `init_state`.
 
@@ -133,41 +135,56 @@ def state_of(
         name = f"params{jax.tree_util.keystr(path)}.dtype"
         require(not narrow, rule, leaf.dtype.name, name=name, then=then)
     average = jax.tree.map(jnp.copy, params) if ema else None  # no buffer is donated twice
-    moments = optimizer.init(trained(params, frozen(params, freeze)))
+    moments = optimizer.init(trained(params, frozen(params, freeze, lora)))
     return TrainState(jnp.zeros((), jnp.int32), params, moments, average)
 
 
-def frozen(params: Params, freeze: Sequence[str]) -> Any:
+def state_options(config: TrainConfig) -> dict[str, Any]:
+    """The options of `init_state` and `state_of` for a run of this config."""
+    kept = config.ema_decay is not None
+    return {"ema": kept, "freeze": config.optimizer.freeze, "lora": config.lora}
+
+
+def frozen(params: Params, freeze: Sequence[str], lora: LoraConfig | None = None) -> Any:
     """Which leaves are not trained: those whose path begins with an entry of `freeze`.
 
     A path is the names of the leaf's place, such as `layers_0/mlp/up_proj/kernel`. An entry is such
     names from the outermost on: `layers_0`, or `layers_0/mlp`. In each name `*` stands for any
-    characters.
+    characters. With targets in `lora` only its adapters are trained, and what lies in its `train`.
 
     Raises:
-        ValueError: if an entry is not a part of the network; if nothing is left to train.
+        ValueError: if an entry is not a part of the network; if nothing is left to train; if
+            `freeze` names something that `lora` trains.
     """
-    parts = [entry.split("/") for entry in freeze]
-    used: set[int] = set()
+    adapts = lora is not None and lora.adapts
+    extra = lora.train if lora is not None else ()
+    used: set[tuple[str, str]] = set()
+
+    def in_parts(names: Sequence[str], option: str, parts: Sequence[str]) -> bool:
+        found = {(option, part) for part in parts if lies_in(names, part)}
+        used.update(found)
+        return bool(found)
 
     def is_frozen(path: tuple, leaf: Array) -> bool:
         names = jax.tree_util.keystr(path, simple=True, separator="/").split("/")
-        found = {
-            i
-            for i, part in enumerate(parts)
-            if len(part) <= len(names) and all(map(fnmatchcase, names, part))
-        }
-        used.update(found)
-        return bool(found)
+        still, moves = in_parts(names, "freeze", freeze), in_parts(names, "lora.train", extra)
+        moves = moves or (adapts and is_adapter(names))
+        rule = f"`freeze` must not name what `lora` trains, such as {'/'.join(names)}"
+        require(not (still and moves), rule, tuple(freeze))
+        return still or (adapts and not moves)
 
     tree = jax.tree_util.tree_map_with_path(is_frozen, params)
     paths, _ = jax.tree_util.tree_flatten_with_path(params)
     outermost = {jax.tree_util.keystr(path[:1], simple=True): None for path, _ in paths}
-    for i, entry in enumerate(freeze):
-        rule = f"`freeze` must name parts of the network, which has {', '.join(outermost)}"
-        require(i in used, rule, entry)
+    for option, entries in (("freeze", freeze), ("lora.train", extra)):
+        for entry in entries:
+            rule = f"`{option}` must name parts of the network, which has {', '.join(outermost)}"
+            require((option, entry) in used, rule, entry)
+    nothing = all(jax.tree.leaves(tree))
     rule = "`freeze` must leave a part of the network that is trained"
-    require(not freeze or not all(jax.tree.leaves(tree)), rule, tuple(freeze))
+    require(not (freeze and nothing), rule, tuple(freeze))
+    rule = "`params` must have adapters if `lora` has targets, see `with_adapters`"
+    require(not (adapts and nothing), rule, list(outermost))
     return tree
 
 

@@ -11,6 +11,7 @@ import optax
 from dfm_jax.checks import check_count, check_interval, require
 from dfm_jax.interfaces import Losses
 from dfm_jax.models import Params
+from dfm_jax.models.lora import LoraConfig
 from dfm_jax.training.batches import Batch, Batches
 from dfm_jax.training.losses import LossFunction
 from dfm_jax.training.state import TrainState, frozen, trained, with_trained
@@ -39,6 +40,7 @@ def make_train_step(
     num_micro_batches: int = 1,
     ema_decay: float | None = None,
     freeze: Sequence[str] = (),
+    lora: LoraConfig | None = None,
 ) -> TrainStep:
     """(state, batch, key) → (state, metrics): one update by ∇ (Σ nats / Σ counts) over the batch.
 
@@ -51,8 +53,8 @@ def make_train_step(
     The average is ema ← d · ema + (1 − d) · θ from ema = θ_0. So after n updates it contains the
     first parameters with weight d^n; this bias is not corrected.
 
-    What is in `freeze`, see `frozen`, stays as it is, to the bit. No gradient of it is computed, so
-    the norms are over the other leaves.
+    What `freeze` and `lora` leave out, see `frozen`, stays as it is, to the bit. No gradient of it
+    is computed, so the norms are over the other leaves.
 
     Raises:
         ValueError: in a call, if the number of micro-batches does not divide the batch size.
@@ -73,7 +75,7 @@ def make_train_step(
         return jnp.sum(weights * losses.nats), (count, jnp.sum(weights))
 
     def summed(params: Params, part: Batch, keys: Key) -> tuple[Array, Array, Array, Params]:
-        moving = trained(params, frozen(params, freeze))
+        moving = trained(params, frozen(params, freeze, lora))
         (nats, sizes), grads = jax.value_and_grad(total, has_aux=True)(moving, params, part, keys)
         return nats, *sizes, grads
 
@@ -84,7 +86,7 @@ def make_train_step(
         sums = _accumulated(summed, state.params, batch, key, num_micro_batches)
         nats, count, size, grads = sums
         grads = jax.tree.map(lambda g: g / size.astype(g.dtype), grads)
-        stays = frozen(state.params, freeze)
+        stays = frozen(state.params, freeze, lora)
         moving = trained(state.params, stays)
         updates, moments = optimizer.update(grads, state.optimizer, moving)
         moving = optax.apply_updates(moving, updates)

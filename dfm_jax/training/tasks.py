@@ -17,14 +17,21 @@ from typing import Any
 import jax
 
 from dfm_jax.checks import require
-from dfm_jax.interfaces import Losses, Task, uncached_decoder
+from dfm_jax.interfaces import Losses, Params, Task, uncached_decoder
 from dfm_jax.models import Network, VisionLanguage, transformer, transformer_denoiser
 from dfm_jax.models import transformer_decoder as cached_decoder
+from dfm_jax.models.lora import LoraConfig, scaled, with_adapters
 from dfm_jax.models.multimodal import multimodal, multimodal_decoder
 from dfm_jax.objectives import router_loss
 from dfm_jax.sampling import denoiser_of
 from dfm_jax.schedules import linear, masked
-from dfm_jax.training.config import TrainConfig, check_objective, multimodal_config, shape_of
+from dfm_jax.training.config import (
+    TrainConfig,
+    check_objective,
+    multimodal_config,
+    shape_of,
+    without_adapters,
+)
 from dfm_jax.training.losses import (
     answer_losses,
     masked_losses,
@@ -32,7 +39,7 @@ from dfm_jax.training.losses import (
     next_token_losses,
     uniform_losses,
 )
-from dfm_jax.types import Table
+from dfm_jax.types import Key, Table
 
 
 def next_token_task(network: Network, *, num_tokens: int, start: int | None = None) -> Task:
@@ -130,6 +137,21 @@ def router_task(network: Network) -> Task:
     return Task(init=network.init, losses=losses, measure="loss")
 
 
+def adapted_task(task: Task, config: LoraConfig) -> Task:
+    """`task` with adapters of low rank beside the kernels of its network, see `models.lora`.
+
+    The other parameters are drawn as without adapters. It draws no samples: merge first.
+    """
+
+    def init(key: Key) -> Params:
+        return with_adapters(key, task.init(key), config)
+
+    def losses(params: Params, example: Any, key: Key | None = None) -> Losses:
+        return task.losses(scaled(params, config), example, key)
+
+    return task._replace(init=init, losses=losses, decoder=None, denoiser=None)
+
+
 def task_of(config: TrainConfig) -> Task:
     """The task of a config: from the function that it names, or the transformer's own.
 
@@ -147,6 +169,8 @@ def _task_of(shape: TrainConfig) -> Task:
     if shape.task is not None:
         return _own_task(shape)
     check_objective(shape)
+    if shape.lora.adapts:
+        return adapted_task(_task_of(without_adapters(shape)), shape.lora)
     if shape.pictures is not None:
         return multimodal_task(shape)
     model, network = shape.model, transformer(shape.model)

@@ -2,9 +2,9 @@
 
 import flax.linen as nn
 
+from dfm_jax.models.linear import Linear
 from dfm_jax.models.multimodal.config import MultimodalConfig
 from dfm_jax.models.multimodal.tower import VisionNorm, real_dtype
-from dfm_jax.models.products import rows_dot_general
 from dfm_jax.types import Array
 
 
@@ -38,7 +38,7 @@ class MultimodalProjector(nn.Module):
             "use_bias": config.projector_bias,
             "dtype": dtype,
             "param_dtype": real_dtype(config.vision),
-            "dot_general": rows_dot_general,
+            "kernel_init": nn.initializers.lecun_normal(),
         }
-        h = nn.gelu(nn.Dense(width, name="linear_1", **options)(h), approximate=False)
-        return nn.Dense(width, name="linear_2", **options)(h)
+        h = nn.gelu(Linear(width, name="linear_1", **options)(h), approximate=False)
+        return Linear(width, name="linear_2", **options)(h)

@@ -14,8 +14,9 @@ import jax.numpy as jnp
 
 from dfm_jax.checks import require
 from dfm_jax.interfaces import Params
+from dfm_jax.models.linear import Linear
 from dfm_jax.models.multimodal.config import Norm, VisionConfig
-from dfm_jax.models.products import rows_dot_general, rows_times
+from dfm_jax.models.products import rows_times
 from dfm_jax.parallel import gathered_layer
 from dfm_jax.types import Array, Key
 
@@ -257,8 +258,7 @@ class VisionLayer(nn.Module):
 
 def _dense(
     size: int, config: VisionConfig, *, use_bias: bool = True, name: str | None = None
-) -> nn.Dense:
+) -> Linear:
     kernel = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
     dtypes = {"dtype": config.compute_dtype, "param_dtype": real_dtype(config)}
-    options = {"use_bias": use_bias, "kernel_init": kernel, "dot_general": rows_dot_general}
-    return nn.Dense(size, name=name, **options, **dtypes)
+    return Linear(size, name=name, use_bias=use_bias, kernel_init=kernel, **dtypes)
