@@ -295,6 +295,7 @@ def test_launch_has_every_option_of_train():
 def test_a_group_of_a_sweep_is_swept_with_the_options_that_are_given(monkeypatch):
     given = {"config": "tiny", "data": Path("d"), "folder": Path("r"), "set": ("seed=1",)}
     given |= {"log_every": 3, "grid": ("seed=0:2", "model.num_layers=1,2,3")}
+    given |= {"init": "llama", "freeze": ("embed_tokens", "layers_*/mlp")}
     jobs = Members(**given).jobs()
     assert [job.name for job in jobs] == ["group_000", "group_001", "group_002"]
     assert jobs[1].folder == Path("r/group_001")

@@ -12,6 +12,7 @@ from dfm_jax.training.trackers import TrackerName
 
 if TYPE_CHECKING:
     from dfm_jax.launch import DeviceSet, Job
+    from dfm_jax.models.pretrained import Checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,16 +84,14 @@ class Members:
         """
         from dfm_jax.checks import require
         from dfm_jax.launch import experts_of, sweep_jobs, train_jobs
-        from dfm_jax.models.pretrained import open_folder
         from dfm_jax.training.config import LogConfig
         from dfm_jax.training.presets import load_config, with_freeze
         from dfm_jax.training.trackers import tracker_name
 
-        if not self.config.endswith(".json"):  # a file may lie where the members will run
-            here = self.init is not None and Path(self.init).is_dir()
-            init = open_folder(str(self.init)) if here else None
-            if self.init is None or here:
-                load_config(self.config, with_freeze(self.set, self.freeze), init=init)
+        init = self._initial_here()
+        if not self.config.endswith(".json") and (self.init is None or init is not None):
+            # A file, or the folder of --init, may lie where the members will run.
+            load_config(self.config, with_freeze(self.set, self.freeze), init=init)
         counts = ("log_every", "save_every", "evaluate_every")
         LogConfig(**{name: getattr(self, name) for name in (*counts, "keep_last")})
         words = ["--config", self.config]
@@ -103,6 +102,8 @@ class Members:
         tracker = tracker_name(self.tracker, self.tensorboard)
         words += [] if tracker is None else ["--tracker", tracker]
         words += ["--set", *self.set] if self.set and self.total_steps is None else []
+        words += [] if self.init is None else ["--init", self.init]
+        words += ["--freeze", *self.freeze] if self.freeze else []
         if hosts > 1:
             rule = "`hosts_per_expert` must be 1 if `grid` is given"
             require(not self.grid, rule, hosts)
@@ -112,8 +113,6 @@ class Members:
             words += ["--grid", *self.grid]
             return sweep_jobs(self.data, self.folder, words, self.num_groups())
         words += ["--keep-last", str(self.keep_last)]
-        words += [] if self.init is None else ["--init", self.init]
-        words += ["--freeze", *self.freeze] if self.freeze else []
         words += [] if self.images is None else ["--images", str(self.images)]
         words += [] if self.pixels is None else ["--pixels", str(self.pixels)]
         words += ["--on-disk"] if self.on_disk else []
@@ -159,16 +158,25 @@ class Members:
             ValueError: if members are named too, or an option is given that only `train` has.
         """
         from dfm_jax.checks import require
-        from dfm_jax.training.presets import load_axis, load_config
+        from dfm_jax.training.presets import load_axis, load_config, with_freeze
         from dfm_jax.training.sweep import by_shape, grid
 
-        alone = ("experts", "dense", "keep_last", "on_disk", "placement", "init", "freeze")
-        alone += ("images", "pixels", "total_steps")
+        alone = ("experts", "dense", "keep_last", "on_disk", "placement", "images", "pixels")
+        alone += ("total_steps",)
         given = [name for name in alone if getattr(self, name) != getattr(Members, name)]
         rule = "`grid` must not be given together with the options of members"
         require(not given, rule, given, name="options of members")
         axes = dict(map(load_axis, self.grid))
-        return len(by_shape(grid(load_config(self.config, self.set), axes)))
+        changes = with_freeze(self.set, self.freeze)
+        config = load_config(self.config, changes, init=self._initial_here())
+        return len(by_shape(grid(config, axes)))
+
+    def _initial_here(self) -> "Checkpoint | None":
+        """The checkpoint of --init, if its folder is on this machine."""
+        from dfm_jax.models.pretrained import open_folder
+
+        here = self.init is not None and Path(self.init).is_dir()
+        return open_folder(str(self.init)) if here else None
 
 
 def _flag(name: str) -> str:

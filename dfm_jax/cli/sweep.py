@@ -27,6 +27,9 @@ class Sweep:
 
         python -m dfm_jax sweep --config small --data texts --run sweep --group 1 \
             --grid seed=0:4 model.width=64,128
+
+        python -m dfm_jax sweep --config small --init llama --data texts --run sweep \
+            --freeze embed_tokens --grid optimizer.learning_rate=1e-5,3e-5,1e-4
     """
 
     config: str
@@ -48,6 +51,12 @@ class Sweep:
     """A tokenizer.json file; a preset takes its number of tokens. Without it, tokens are bytes."""
     set: tuple[str, ...] = ()
     """Change single fields of the config: FIELD=VALUE."""
+    freeze: tuple[str, ...] = ()
+    """The parts of the network that are not trained, by the names of their parameters: embed_tokens
+    layers_0 layers_1/mlp; in a name, * stands for any characters."""
+    init: str | None = None
+    """Start every run from the parameters in this Hugging Face folder, or repository org/name. A
+    preset takes its network, and its tokenizer is taken unless another one is given."""
     text_only: bool = False
     """Read only the text of rows that have pictures."""
     tracker: TrackerName | None = None
@@ -64,16 +73,28 @@ class Sweep:
         """Train to the end, or until a signal comes; print one line for each run."""
         from dfm_jax.checks import check_count, require
         from dfm_jax.data.columns import Columns
+        from dfm_jax.models.pretrained import open_folder
         from dfm_jax.parallel import make_mesh
         from dfm_jax.training.config import LogConfig, to_json
         from dfm_jax.training.members import load_member_data, member_data_path
-        from dfm_jax.training.presets import load_axes, load_config
+        from dfm_jax.training.presets import load_axes, load_config, with_freeze
+        from dfm_jax.training.pretrained import (
+            Initial,
+            folder_tokenizer,
+            initial_params,
+            tensors_digest,
+        )
         from dfm_jax.training.stopping import ExitStatus, NonFiniteError, stop_on_signals
         from dfm_jax.training.sweep import by_shape, grid, train_sweep
         from dfm_jax.training.trackers import open_tracker
 
-        axes = load_axes(self.grid, self.set)
-        config = load_config(self.config, self.set, tokenizer=self.tokenizer)
+        init, tokenizer = None, self.tokenizer
+        if self.init is not None:
+            init = open_folder(self.init)
+            tokenizer = folder_tokenizer(init) if tokenizer is None else tokenizer
+        changes = with_freeze(self.set, self.freeze)
+        axes = load_axes(self.grid, changes)
+        config = load_config(self.config, changes, tokenizer=tokenizer, init=init)
         rule = "`pictures` of the config must be None, because a sweep reads texts only"
         require(config.pictures is None or config.task is not None, rule, config.pictures)
         groups = by_shape(grid(config, axes))
@@ -86,11 +107,16 @@ class Sweep:
         )
         mesh, source = make_mesh(self.devices), member_data_path(self.data, self.expert)
         mine = range(len(groups)) if self.group is None else (self.group,)
+        initials: dict[int, Initial | None] = dict.fromkeys(mine)
+        if init is not None:  # of all groups, before the first one takes hours
+            digest = tensors_digest(init)
+            initials = {one: initial_params(groups[one][0], init, digest=digest) for one in mine}
         finite, told = False, False  # the data are the same for all groups
         with stop_on_signals(asked=False) as stop:
             for number in mine:
                 configs, columns = groups[number], Columns(text_only=self.text_only)
-                data = load_member_data(source, configs[0], self.tokenizer, columns=columns)
+                options = {"columns": columns, "padded": init is not None}
+                data = load_member_data(source, configs[0], tokenizer, **options)
                 if columns.unused and not told:
                     print(columns.text())
                     told = True
@@ -108,6 +134,7 @@ class Sweep:
                         log_config=log_config,
                         stop=stop,
                         tracker=tracker,
+                        initial=initials[number],
                     )
                 if not outcome.finished:
                     print(f"stopped at step {outcome.step}, saved; the same command goes on.")

@@ -42,11 +42,12 @@ from dfm_jax.training.config import (
 )
 from dfm_jax.training.evaluation import ratio_with_interval
 from dfm_jax.training.examples import Examples, HeldOut, MemberData, examples_of
-from dfm_jax.training.fit import init_and_step, run_keys
+from dfm_jax.training.fit import begin_from, init_and_step, run_keys
 from dfm_jax.training.loop import Outcome, Run, train
 from dfm_jax.training.memory import check_fits
 from dfm_jax.training.metrics import Measure, metric_name
 from dfm_jax.training.presets import MAX_RUNS, set_field
+from dfm_jax.training.pretrained import Initial
 from dfm_jax.training.state import TrainState, with_hyperparameters
 from dfm_jax.training.step import (
     StepMetrics,
@@ -112,13 +113,15 @@ def train_sweep(
     log_config: LogConfig | None = None,
     stop: StopRequest | None = None,
     tracker: Tracker | None = None,
+    initial: Initial | None = None,
 ) -> Outcome:
     """Train runs of one shape from their present states to their ends, or until a signal.
 
     A run whose loss, gradient or update is not finite stops at its last state, and `sweep.json`
     says so; the others go on. The folder belongs to the sweep: another grid or other data are
     refused. Runs can be made longer by the rule for single runs, unless they ended before others.
-    `tracker` is told each line of metrics.jsonl, as in `loop.train`.
+    `tracker` is told each line of metrics.jsonl, as in `loop.train`. With `initial`, see
+    `initial_params`, all runs start from these parameters, whose digest is recorded.
 
     Raises:
         ValueError: if the configs differ in shape.
@@ -126,7 +129,8 @@ def train_sweep(
     """
     log_config = LogConfig() if log_config is None else log_config
     record = {"configs": [to_json(config) for config in configs], "data": data.description}
-    run, results = make_sweep(configs, data, log_config, mesh)
+    record |= {} if initial is None else {"init": initial.digest}
+    run, results = make_sweep(configs, data, log_config, mesh, initial=initial)
     path = folder / RESULT
     # Of checkpoints that have been taken away since, perhaps: results go with what is here.
     stale = partial(path.unlink, missing_ok=True)
@@ -140,8 +144,8 @@ def train_sweep(
         before_first=stale,
     )
     if outcome.finished and not path.is_file():
-        template = jax.eval_shape(run.init)
-        found = results(read_checkpoint(folder / str(outcome.step), template, config=record))
+        last = folder / str(outcome.step)
+        found = results(read_checkpoint(last, run.template, config=record))
         rows = [row._asdict() | {"config": to_json(row.config)} for row in found]
         write_whole(path, json.dumps(rows, indent=1) + "\n")
     return outcome
@@ -171,10 +175,12 @@ def make_sweep(
     mesh: Mesh,
     *,
     task: Task | None = None,
+    initial: Initial | None = None,
 ) -> tuple[Run, Callable[[TrainState], list[RunResult]]]:
     """All runs as one, and a function that gives the result of each; the task is as in `make_run`.
 
-    Run r has the same keys, batches and hyperparameters as `make_run` gives to it alone.
+    Run r has the same keys, batches and hyperparameters as `make_run` gives to it alone. The first
+    parameters of each run are drawn, unless they are given: then all runs start from them.
 
     Raises:
         ValueError: if the configs differ in shape, or the tokens stay on the disk.
@@ -193,14 +199,19 @@ def make_sweep(
     columns = [hyperparameters(config) for config in configs]
     values = {name: jnp.array([one[name] for one in columns]) for name in columns[0]}
     task = task_of(shape) if task is None else task
-    begin, several = _compiled(shape, task, mesh)
+    begin, begin_all_from, several = _compiled(shape, task, mesh)
     batches = examples.batches
     if not isinstance(batches, ArrayBatches):  # of the caller: what it closes over is a constant
         batches = jax.tree_util.Partial(batches)
     batches = jax.device_put(batches, NamedSharding(mesh, PartitionSpec()))
 
-    def init() -> TrainState:
+    def drawn() -> TrainState:
         return begin(jax.random.clone(init_keys), values)
+
+    def init() -> TrainState:
+        if initial is None:
+            return drawn()
+        return begin_all_from(initial.read(None), jax.random.clone(init_keys), values)
 
     def updates(state: TrainState, start: int, count: int) -> tuple[TrainState, _Moved]:
         return several(batches, start, count, state, batch_keys, step_keys, lengths)
@@ -241,7 +252,14 @@ def make_sweep(
     measured = None if examples.held_out is None else evaluate
     resumed = partial(with_hyperparameters, **values)
     run = Run(
-        init, update, measured, int(lengths.max()), _scalars, resumed=resumed, updates=updates
+        init,
+        update,
+        measured,
+        int(lengths.max()),
+        _scalars,
+        resumed=resumed,
+        updates=updates,
+        template=jax.eval_shape(drawn),
     )
     return run, results
 
@@ -254,7 +272,7 @@ class _Moved(NamedTuple):
 
 
 @cache
-def _compiled(shape: TrainConfig, task: Task, mesh: Mesh) -> tuple[Any, Any]:
+def _compiled(shape: TrainConfig, task: Task, mesh: Mesh) -> tuple[Any, Any, Any]:
     init, train_step = init_and_step(shape, task)
     limited = until_its_end(train_step)
 
@@ -275,6 +293,7 @@ def _compiled(shape: TrainConfig, task: Task, mesh: Mesh) -> tuple[Any, Any]:
 
     return (
         independent(init, mesh, pad=True),
+        independent(begin_from(shape), mesh, pad=True, shared_args=(0,)),
         independent(
             several,
             mesh,
