@@ -76,10 +76,11 @@ benchmarks: ## every work beside its peers, in .venv-peers
 
 # CHECK= records them anew.
 CHECK ?= --check
-parity: ## what transformers gave, beside what it gives now, in .venv-peers
+parity: ## what transformers gave, beside what it gives now, and of exported members, in .venv-peers
 	@test -x .venv-peers/bin/python || $(MAKE) install-peers
 	cd tests && for peer in llama families processors; do \
 	  HF_HUB_OFFLINE=1 ../.venv-peers/bin/python -m parity.$${peer}_fixture $(CHECK) || exit 1; done
+	cd tests && HF_HUB_OFFLINE=1 ../.venv-peers/bin/python -m parity.exported
 
 # A file is one worker's, so that what its tests share is made once; tests/conftest.py puts the longest first.
 SHARED := --dist loadfile --no-loadscope-reorder
