@@ -4,20 +4,25 @@ import copy
 import dataclasses
 import importlib.util
 import json
+import math
 from pathlib import Path
 from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import pytest
 from rich.console import Console
+from test_picture_training import CONFIG as PICTURES
 
 import experiments
 from dfm_jax.models.sizes import num_parameters
 from dfm_jax.parallel import Collective, collectives, count_by_kind
 from experiments.language import config as language_config
-from experiments.lib.programs import programs, study_step
+from experiments.lib.programs import programs, study_step, system_step
 from experiments.systems.compile_tpu import __main__ as compile_tpu
+from experiments.systems.compile_tpu import config as compile_config
 from experiments.systems.compile_tpu import report
+from experiments.systems.compile_tpu.whole_systems import ARMS
 
 NAMES = (
     "expert step, shard_map",
@@ -93,6 +98,52 @@ def test_each_claim_can_fail(number, change, claim):
     assert all(verdict.passed for verdict in compile_tpu.verdicts_of(rows))
     rows[number] |= change
     assert [v.claim for v in compile_tpu.verdicts_of(rows) if not v.passed] == [claim]
+
+
+def test_each_claim_of_a_whole_system_can_fail():
+    row = {"collectives": {}, "across_experts": None}
+    rows = [
+        {"topology": "v5e:2x2", "program": "expert", "across_slices": 0, "share_of_memory": 0.9},
+        {"topology": "v5p:2x2 × 2", "program": "a", "across_slices": 4, "share_of_memory": 0.2},
+    ]
+    rows = [row | one for one in rows]
+    assert all(verdict.passed for verdict in compile_tpu.verdicts_of(rows))
+    rows[0]["share_of_memory"], rows[1]["across_slices"] = 1.01, 0
+    assert [verdict.passed for verdict in compile_tpu.verdicts_of(rows)] == [False, True, False]
+
+
+@pytest.mark.parametrize("name", ARMS)
+def test_the_chips_of_an_arm_divide_its_rows(name):
+    arm, config = ARMS[name], ARMS[name].config
+    dims = [int(size) for size in arm.topology.name.partition(":")[2].split("x")]
+    chips = math.prod(dims) * arm.topology.num_slices
+    assert config.batch_size // config.num_micro_batches % chips == 0
+    assert arm.topology.name.partition(":")[0] in compile_tpu.MEMORY
+    assert (arm.topology.num_slices == 1) == name.endswith("expert")
+
+
+def test_an_unknown_arm_is_refused(tmp_path, capsys):
+    args = ["--preset", "systems", "--systems", "llava", "--out", str(tmp_path)]
+    assert compile_tpu.main(args) == 2
+    rule = "Each of `systems` must be one of llava-1.5-7b, expert; llava-1.5-7b, dense"
+    assert rule in capsys.readouterr().err
+    compile_config.check_config(compile_config.PRESETS["systems"])
+
+
+@pytest.mark.slow
+def test_the_update_of_a_system_is_split_over_all_devices():
+    """Frozen, packed, in micro-batches: every device sends, and holds a part of the state."""
+    optimizer = dataclasses.replace(PICTURES.optimizer, freeze=("vision_tower",))
+    config = dataclasses.replace(PICTURES, optimizer=optimizer, batch_size=16, num_micro_batches=2)
+    fn, shapes = system_step(config, jax.devices())
+    placed = jax.tree.leaves(shapes[0].params)
+    assert {leaf.dtype for leaf in placed} == {jnp.dtype("float32")}
+    compiled = jax.jit(fn, donate_argnums=(0,)).lower(*shapes).compile()
+    assert count_by_kind(collectives(compiled))["all-gather"] >= 1
+    whole = sum(leaf.size for leaf in jax.tree.leaves(shapes[0])) * 4
+    given = compiled.memory_analysis().argument_size_in_bytes
+    batch = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes[1])) // 8
+    assert whole / 8 <= given - batch <= whole / 4
 
 
 @pytest.mark.slow

@@ -18,9 +18,9 @@ from jax.sharding import PartitionSpec
 from dfm_jax.checks import require
 from dfm_jax.mixture import mix_over_devices
 from dfm_jax.models import TransformerConfig, transformer, transformer_decoder
-from dfm_jax.parallel import Placement, independent, make_mesh, sharded_step
+from dfm_jax.parallel import Placement, independent, make_mesh, sharded_step, state_shardings
 from dfm_jax.sampling import Sample, sample_autoregressive
-from dfm_jax.training.batches import Batch, PictureBatch
+from dfm_jax.training.batches import Batch, MultimodalBatch, PictureBatch
 from dfm_jax.training.config import OptimizerConfig, TrainConfig, hyperparameters, shape_of
 from dfm_jax.training.fit import init_and_step
 from dfm_jax.training.losses import next_token_losses
@@ -112,6 +112,36 @@ def picture_step(config: TrainConfig, sight: Sight, devices: Sequence[Any]) -> P
     pictures = jax.ShapeDtypeStruct((config.batch_size, *seen), dtype)
     one = jax.eval_shape(init, _key(), values), PictureBatch(pictures, *text), _key()
     return Program(independent(step, mesh, donate_args=(0,)), stacked(one, len(devices)))
+
+
+def system_step(config: TrainConfig, devices: Sequence[Any]) -> Program:
+    """An update of a config with `pictures`, its state and batch split over all devices."""
+    shape, mesh = shape_of(config), make_mesh({"data": len(devices)}, devices=devices)
+    init, step = init_and_step(shape)
+    values = {name: jax.eval_shape(jnp.asarray, x) for name, x in hyperparameters(config).items()}
+    state = jax.eval_shape(init, _key(), values)
+    lies = state_shardings(state, mesh, "sharded")
+    fn = sharded_step(step, mesh, state, placement="sharded", donate=False)
+    return Program(fn, (jax.tree.map(_placed, state, lies), _conversations(config), _key()))
+
+
+def _placed(leaf: Any, sharding: Any) -> Any:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def _conversations(config: TrainConfig) -> MultimodalBatch:
+    """The shapes of a batch of packed conversations with their pictures."""
+    pictures, shape = config.pictures, (config.batch_size, config.num_positions)
+    assert pictures is not None
+    size = pictures.processor.size
+    seen = (config.batch_size, pictures.max_pictures, size, size, 3)
+    return MultimodalBatch(
+        tokens=jax.ShapeDtypeStruct(shape, jnp.int32),
+        learnt=jax.ShapeDtypeStruct(shape, jnp.bool_),
+        segments=jax.ShapeDtypeStruct(shape, jnp.int32),
+        weights=jax.ShapeDtypeStruct(shape, jnp.float32),
+        pixels=jax.ShapeDtypeStruct(seen, jnp.uint8),
+    )
 
 
 def train_step(model: TransformerConfig, micro_batches: int = 1) -> tuple[TrainStep, TrainState]:

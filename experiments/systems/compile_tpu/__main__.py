@@ -25,17 +25,32 @@ from dfm_jax.models import SIZES, TransformerConfig, flops_per_token
 from dfm_jax.models.sizes import num_parameters
 from dfm_jax.parallel import Collective, collectives, count_by_kind
 from dfm_jax.training.config import shape_of
+from dfm_jax.training.plan import plan_of
 from dfm_jax.training.state import TrainState
 from experiments.language.config import PRESETS as PRESETS_OF_LANGUAGE
 from experiments.language.config import member_config
 from experiments.lib import reporting, study
-from experiments.lib.programs import TINY, Program, picture_step, programs, study_step
+from experiments.lib.programs import (
+    TINY,
+    Program,
+    picture_step,
+    programs,
+    study_step,
+    system_step,
+)
 from experiments.lib.reporting import Verdict
 from experiments.multimodal import config as multimodal_config
 from experiments.multimodal.config import PRESETS as PRESETS_OF_MULTIMODAL
 from experiments.multimodal.network import Sight, at_large
 from experiments.systems.compile_tpu.config import PRESETS, Config, check_config
-from experiments.systems.compile_tpu.topologies import LANGUAGE, LARGE, TOPOLOGIES, devices_of
+from experiments.systems.compile_tpu.topologies import (
+    LANGUAGE,
+    LARGE,
+    MEMORY,
+    TOPOLOGIES,
+    devices_of,
+)
+from experiments.systems.compile_tpu.whole_systems import ARMS
 from experiments.systems.scaling.costs import Rules
 from experiments.systems.scaling.costs import memory as memory_of
 
@@ -108,9 +123,8 @@ def rows_of(config: Config) -> Iterator[dict[str, Any]]:
     """A row for each topology and program, the large ones last."""
     for topology in TOPOLOGIES[: config.topologies]:
         devices = devices_of(topology)
-        slices = f" × {topology.num_slices}" if topology.num_slices > 1 else ""
         for name, program in programs(devices).items():
-            where = {"topology": topology.name + slices, "size": "tiny"}
+            where = {"topology": topology.label, "size": "tiny"}
             yield where | compiled_row(name, program, devices) | by_formula(name, TINY, 2 * 32, 32)
     if config.large:
         model, devices, length = SIZES["1b"], devices_of(LARGE), 2048
@@ -122,6 +136,7 @@ def rows_of(config: Config) -> Iterator[dict[str, Any]]:
             yield where | row | by_formula(name, model, length, length)
     yield from map(study_row, config.language)
     yield from map(picture_row, config.multimodal)
+    yield from map(system_row, config.systems)
 
 
 def study_row(preset: str) -> dict[str, Any]:
@@ -145,6 +160,22 @@ def picture_row(preset: str) -> dict[str, Any]:
     return where | compiled_row(name, picture_step(member, sight, devices), devices)
 
 
+def system_row(name: str) -> dict[str, Any]:
+    """The update of a whole system, split over the chips of one slice or of several."""
+    arm = ARMS[name]
+    devices, config = devices_of(arm.topology), arm.config
+    plan = plan_of(config, chips=len(devices), frozen=config.optimizer.freeze)
+    row = compiled_row(name, system_step(config, devices), devices)
+    return {
+        "topology": arm.topology.label,
+        "size": f"{plan.parameters / 1e6:,.0f} M",
+        **row,
+        "share_of_memory": row["peak_bytes"] / MEMORY[arm.topology.name.partition(":")[0]],
+        "flops_by_formula": plan.flops / len(devices),
+        "memory_by_formula": plan.memory,
+    }
+
+
 def by_formula(name: str, model: TransformerConfig, tokens: int, length: int) -> dict[str, float]:
     """FLOPs of a training step on a chip, and its memory by `scaling_costs`, the state not cut."""
     if "step" not in name or name.startswith("mixing") or "sharded" in name:
@@ -166,12 +197,15 @@ def verdicts_of(rows: Sequence[Mapping[str, Any]]) -> tuple[Verdict, ...]:
     dense = [row for row in read if row["program"].startswith("dense")]
     mixing = [row for row in read if row["program"].startswith("mixing")]
     split = [row for row in (*dense, *mixing) if "×" in row["topology"]]
-    talk = sum(sum(row["collectives"].values()) for row in alone)
-    claims = [
-        Verdict("experts, one a chip: collectives", "–", talk, "≤", 0),
-        Verdict("experts: exchanges that leave an expert", "–", _sum(experts), "≤", 0),
-        Verdict("experts: exchanges between slices", "–", _sum(experts, "across_slices"), "≤", 0),
-    ]
+    claims: list[Verdict] = []
+    if experts:
+        talk = sum(sum(row["collectives"].values()) for row in alone)
+        left, across = _sum(experts), _sum(experts, "across_slices")
+        claims += [
+            Verdict("experts, one a chip: collectives", "–", talk, "≤", 0),
+            Verdict("experts: exchanges that leave an expert", "–", left, "≤", 0),
+            Verdict("experts: exchanges between slices", "–", across, "≤", 0),
+        ]
     if pairs:
         least = min(sum(row["collectives"].values()) for row in pairs)
         claims.append(Verdict("falsifier: collectives inside an expert", "–", least, "≥", 1))
@@ -179,6 +213,14 @@ def verdicts_of(rows: Sequence[Mapping[str, Any]]) -> tuple[Verdict, ...]:
         least = min(row["across_slices"] for row in split)
         what = "falsifier: exchanges of dense and mixing between slices"
         claims.append(Verdict(what, "–", least, "≥", 1))
+    whole = [row for row in read if "share_of_memory" in row]
+    for row in whole:
+        what = f"{row['program']}: peak memory over that of a chip, {row['topology']}"
+        claims.append(Verdict(what, "–", row["share_of_memory"], "≤", 1))
+    for row in whole:
+        if "×" in row["topology"]:
+            what = f"falsifier: exchanges of {row['program']} between slices"
+            claims.append(Verdict(what, "–", row["across_slices"], "≥", 1))
     return tuple(claims)
 
 

@@ -15,6 +15,11 @@ class Topology:
     num_slices: int = 1
     chip: str = "default"  # v4 and v5p join two cores of a chip to one device
 
+    @property
+    def label(self) -> str:
+        """Its name in tables."""
+        return self.name + (f" × {self.num_slices}" if self.num_slices > 1 else "")
+
 
 TOPOLOGIES = (
     Topology(name="v5e:2x4"),
@@ -25,6 +30,8 @@ TOPOLOGIES = (
 )
 LARGE = Topology(name="v5p:2x2x2", chip="megacore")
 LANGUAGE = {"tpu": TOPOLOGIES[0], "tpu-1b": LARGE}
+# Bytes of a chip: of v5e what the compiler leaves of its 16 GiB, of v5p what its maker names.
+MEMORY = {"v5e": int(15.75 * 2**30), "v5p": 95 * 10**9}
 
 
 def devices_of(topology: Topology) -> list[Any]:
