@@ -191,6 +191,33 @@ def test_a_size_without_an_aim_has_one_setting_and_a_slow_work_few():
     assert study.settings(slow, slow.sizes[-1], one) == [(1, account.DEFAULT)]
 
 
+def test_only_settings_at_which_a_form_is_at_its_best_are_measured_in_turns():
+    first, kept = (1, account.DEFAULT), (2, BUFFERS_KEPT)
+    once = {
+        first: {"clear": 3.0, "torch": 2.5},
+        (1, BUFFERS_KEPT): {"clear": 2.5, "torch": 2.2},
+        (2, account.DEFAULT): {"clear": 2.0, "torch": 1.5},
+        kept: {"clear": 1.0, "torch": 2.0},
+    }
+    assert study.best_settings(once) == [first, (2, account.DEFAULT), kept]
+    assert study.best_settings({first: once[first]}) == [first]
+
+
+def test_a_block_has_as_many_repetitions_as_its_seconds_allow():
+    """The first repetition compiles: what it takes does not decide."""
+    asked = []
+
+    def tell(do, reps):
+        asked.append(reps)
+        return {"seconds": [0.25 * study.BLOCK if len(asked) > 1 else 4.0] * reps}
+
+    once = study.once_of({"clear": tell})
+    assert asked == [1, 1, 4]
+    assert once == {"clear": pytest.approx(0.25 * study.BLOCK)}
+    assert len(study.run_of({"clear": tell}, once, 7, 3)["blocks"]["clear"]) == 7
+    assert asked[3:] == [4] * 7
+
+
 def test_growth_is_along_the_axis_alone_in_one_setting():
     workload, rows = workloads.BY_NAME["fine k-means"], []
     for size in workload.sizes:

@@ -171,9 +171,16 @@ def cell(workload: Workload, size: Size, sides: Sides, config: Config) -> dict[s
             return lambda do, reps: side.told(order | {"do": do, "reps": reps})
 
         fewest = config.num_blocks if workload.goals_at(size) else FEWEST
-        for threads, allocator in settings(workload, size, config):
+        pairs = settings(workload, size, config)
+        once: dict[tuple[int, str], dict[str, float]] = {}
+        if not workload.slow:
+            for pair in pairs:
+                once[pair] = once_of({form: teller(form, *pair) for form in sides.forms})
+            pairs = best_settings(once)
+        for threads, allocator in pairs:
             told = {form: teller(form, threads, allocator) for form in sides.forms}
-            found = run_of(told, config.num_blocks, fewest)
+            first = once.get((threads, allocator)) or once_of(told)
+            found = run_of(told, first, config.num_blocks, fewest)
             runs.append({"threads": threads, "allocator": allocator, **found})
             if workload.slow:
                 sides.end()  # its data are large
@@ -187,13 +194,36 @@ def cell(workload: Workload, size: Size, sides: Sides, config: Config) -> dict[s
     return {"size": size_name(size), "shown": shown, "peaks": peaks, "runs": runs}
 
 
-def run_of(told: Mapping[str, Tell], num_blocks: int, fewest: int) -> dict[str, Any]:
-    """Run blocks of every form in turn."""
-    once = {form: tell("time", 1)["seconds"][0] for form, tell in told.items()}  # it compiles
-    once |= {
-        form: tell("time", 1)["seconds"][0] for form, tell in told.items() if once[form] < SLOW
-    }
-    reps = {form: max(1, min(1000, int(BLOCK / seconds))) for form, seconds in once.items()}
+def once_of(told: Mapping[str, Tell]) -> dict[str, float]:
+    """The seconds of a repetition of every form, the median of a short block, once compiled."""
+    once = {form: tell("time", 1)["seconds"][0] for form, tell in told.items()}
+    for _ in range(2):  # the first was compiling, so it cannot say how many make a block
+        reps = {form: _repetitions(seconds) for form, seconds in once.items() if seconds < SLOW}
+        once |= {
+            form: float(np.median(told[form]("time", n)["seconds"])) for form, n in reps.items()
+        }
+    return once
+
+
+def _repetitions(seconds: float) -> int:
+    return max(1, min(1000, int(BLOCK / seconds)))
+
+
+def best_settings(once: Mapping[tuple[int, str], Mapping[str, float]]) -> list[tuple[int, str]]:
+    """The first pair, and each at which a form was at its best: only they are measured in turns.
+
+    A pair that is slower for every form decides no ratio of both sides at their best.
+    """
+    pairs = list(once)
+    best = {min(pairs, key=lambda pair: once[pair][form]) for form in once[pairs[0]]}
+    return [pair for pair in pairs if pair == pairs[0] or pair in best]
+
+
+def run_of(
+    told: Mapping[str, Tell], once: Mapping[str, float], num_blocks: int, fewest: int
+) -> dict[str, Any]:
+    """Run blocks of every form in turn, each of as many repetitions as its seconds allow."""
+    reps = {form: _repetitions(seconds) for form, seconds in once.items()}
     round_seconds = sum(once[form] * reps[form] for form in told)
     rounds = max(fewest, min(num_blocks, int(ROUNDS / round_seconds)))
     blocks: dict[str, list[dict]] = {form: [] for form in told}
