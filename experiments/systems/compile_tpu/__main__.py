@@ -13,6 +13,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -136,7 +137,14 @@ def rows_of(config: Config) -> Iterator[dict[str, Any]]:
             yield where | row | by_formula(name, model, length, length)
     yield from map(study_row, config.language)
     yield from map(picture_row, config.multimodal)
-    yield from map(system_row, config.systems)
+    if config.systems:
+        cells = study.Cells(  # a row takes minutes, and some gigabytes
+            folder=config.out / "cells",
+            depends_on={"versions": reporting.installed((*PACKAGES, "libtpu"))},
+            programs=("experiments.compile_tpu",),
+        )
+        for name in config.systems:
+            yield cells.measured(name.replace(", ", "_"), partial(system_row, name))
 
 
 def study_row(preset: str) -> dict[str, Any]:
@@ -231,7 +239,7 @@ def _sum(rows: Sequence[Mapping[str, Any]], name: str = "across_experts") -> int
 def print_table(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
     """A line for each topology and program."""
     table = Table("topology", "size", "program", "collectives", box=SIMPLE_HEAD)
-    for column in ("kB sent", "between slices", "state", "temporary", "peak", "FLOPs", "s"):
+    for column in ("MB sent", "between slices", "state", "temporary", "peak", "FLOPs", "s"):
         table.add_column(column, justify="right", no_wrap=True)
     for row in rows:
         if "skipped" in row:
@@ -243,7 +251,7 @@ def print_table(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
             row["size"],
             row["program"],
             kinds or "none",
-            f"{row['bytes'] / 1e3:,.0f}",
+            f"{row['bytes'] / 1e6:,.2f}",
             str(row["across_slices"]),
             *(f"{row[f'{name}_bytes'] / 1e6:,.1f} MB" for name in ("state", "temporary", "peak")),
             f"{row['flops_loops_once'] or 0:.2g}",
