@@ -25,13 +25,13 @@ class Arm:
         return replace(config, num_micro_batches=self.num_micro_batches)
 
 
-_V5P, _V5E = {"name": "v5p:2x2x2", "chip": "megacore"}, {"name": "v5e:2x2"}
+_V5P, _V5E = Topology(name="v5p:2x2x2", chip="megacore"), Topology(name="v5e:2x2")
 # Experts are runs of their own, so the program of one knows no chip outside its slice.
 ARMS = {
-    "llava-1.5-7b, expert": Arm(preset="llava-1.5-7b", topology=Topology(**_V5P)),
-    "llava-1.5-7b, dense": Arm(preset="llava-1.5-7b", topology=Topology(**_V5P, num_slices=2)),
-    "internvl2.5-1b, expert": Arm(preset="internvl2.5-1b", topology=Topology(**_V5E)),
+    "llava-1.5-7b, expert": Arm(preset="llava-1.5-7b", topology=_V5P),
+    "llava-1.5-7b, dense": Arm(preset="llava-1.5-7b", topology=replace(_V5P, num_slices=2)),
+    "internvl2.5-1b, expert": Arm(preset="internvl2.5-1b", topology=_V5E),
     "internvl2.5-1b, dense": Arm(
-        preset="internvl2.5-1b", topology=Topology(**_V5E, num_slices=3), num_micro_batches=1
+        preset="internvl2.5-1b", topology=replace(_V5E, num_slices=3), num_micro_batches=1
     ),
 }
