@@ -1,16 +1,19 @@
 """Where the loss of a gate variant comes from: own expert, unknown part, gate, truncation.
 
-For a sequence x of part k, a gate g truncated to its best experts, and the dense model c, in nats:
+For a sequence x of part k, a gate that is truncated to its best experts, the same gate with all
+experts (full), and the dense model c, in nats:
 
-    NLL_g,top − NLL_c = [−log p̂_k(x) + log p_c(x)]            own: the part's own expert
-                      + [log r̂_k(x) − log ŵ_k]                cost: Bayes must find the part   [B1]
-                      + [NLL_g,full − NLL_Bayes]               gate
-                      + [NLL_g,top − NLL_g,full]               truncation
+    NLL_top − NLL_c = own + cost + gate + truncation   [B1]
+    own = −log p̂_k(x) + log p_c(x)
+    cost = log r̂_k(x) − log ŵ_k
+    gate = NLL_full − NLL_Bayes
+    truncation = NLL_top − NLL_full
 
-The second line is B1, computed from whole sequences; the others are sums over bytes. A Bayes gate
-that starts from a distribution of the context has a cost of its own, B1 with ŵ_k = P̂(k | c), which
-is checked as well. Its second line is still that of the common ŵ, so its third is the difference of
-the two costs: what the context is worth.
+`own` is what the part's own expert loses or gains, and `cost` is B1: Bayes must find the part. It
+is computed from whole sequences; the others are sums over bytes. A Bayes gate that starts from a
+distribution of the context has a cost of its own, B1 with ŵ_k = P̂(k | c), which is checked as well.
+Its `cost` is still that of the common ŵ, so its `gate` is the difference of the two costs: what the
+context is worth.
 """
 
 import math

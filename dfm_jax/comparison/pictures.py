@@ -179,7 +179,7 @@ def account_picture(found: Found) -> str:
             x, width = min(across(start), across(end)), abs(across(end) - across(start))
             body += [
                 _text(left - 8, y + 12, name, "end"),
-                _rect(x, y + 3, max(width, 1), 11, f'fill="{color}"'),
+                _rect(x, y + 3, width, 11, f'fill="{color}"'),
                 _text(_WIDTH - 4, y + 12, signed(shown), "end"),
             ]
             total, y = end, y + _ROW
