@@ -55,7 +55,7 @@ def comparison_page(found: Found) -> str:
         parts += [
             f"<h2>Along training</h2>\n{losses}",
             _key(members[1:], first=members[0]),
-            "<p>Each member is judged on what it held out: an expert on its own part.</p>",
+            "<p>Each member has its own rows, an expert those of its part.</p>",
         ]
     parts += ["<h2>What the training cost</h2>", _table(report.training_table(found))]
     if found["texts"]:
