@@ -19,7 +19,7 @@ from dfm_jax.models.multimodal import multimodal
 from dfm_jax.models.pretrained import checkpoint_params, open_folder
 
 CASES = (("llava", "a frozen tower"), ("llava", "adapters"), ("internvl", "all"))
-TOLERANCE = 1e-6  # transformers computes the angles of rotary positions in float32
+TOLERANCE = 1e-5  # transformers computes the angles of rotary positions in float32
 
 
 def ours(folder: Path, kind: str) -> np.ndarray:
