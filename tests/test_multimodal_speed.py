@@ -76,8 +76,8 @@ def results(folder, form, workload, reps):
 def test_the_package_does_what_the_plain_version_does(workload, tmp_path):
     work.write_work(tmp_path, TINY, 0)
     shown = {form: results(tmp_path, form, workload, 3) for form in (OURS, work.FIRST)}
-    found = {"workload": workload, "shown": shown}
-    assert study.apart(found, work.FIRST) <= (0 if workload == work.ANSWERS else 1e-5)
+    gap = study.apart(workload, shown, work.FIRST)
+    assert gap <= (0 if workload == work.ANSWERS else 1e-5)
     if workload != work.ANSWERS:
         first, *_, last = shown[OURS]
         assert abs(first - np.log(TINY.num_tokens)) < 3
@@ -92,13 +92,10 @@ def found_of(workload, *, peer=1.0, first=1.0, peaks=None, shown=None, allocator
     seconds = {OURS: 1.0, work.FIRST: first, PEER: peer}
     blocks = {form: [{"seconds": [one]}] * 4 for form, one in seconds.items()}
     same = [0.5] if workload != work.ANSWERS else [[[1, 2], [3, 4]]]
-    run = {"allocator": allocator or AS_COMMANDS_START, "load": 0.0, "blocks": blocks}
-    return {
-        "workload": workload,
-        "shown": dict.fromkeys(seconds, same) | (shown or {}),
-        "peaks": peaks or {},
-        "runs": [run],
-    }
+    shown = dict.fromkeys(seconds, same) | (shown or {})
+    run = {"allocator": allocator or AS_COMMANDS_START, "load": 0.0}
+    runs = [run | {"shown": shown, "blocks": blocks}]
+    return {"workload": workload, "peaks": peaks or {}, "runs": runs}
 
 
 def test_rows_compare_every_side_with_ours():
@@ -113,10 +110,11 @@ def test_rows_compare_every_side_with_ours():
 
 
 def test_losses_are_compared_in_nats_and_answers_are_counted():
-    found = found_of(work.STEP, shown={OURS: [2.0, 1.0], PEER: [2.0, 1.25], work.FIRST: [2.0, 1.0]})
-    assert [study.apart(found, form) for form in (work.FIRST, PEER)] == [0, 0.25]
-    found = found_of(work.ANSWERS, shown={PEER: [[[1, 2], [3, 5]]]})
-    assert [study.apart(found, form) for form in (work.FIRST, PEER)] == [0, 1]
+    losses = {OURS: [2.0, 1.0], PEER: [2.0, 1.25], work.FIRST: [2.0, 1.0]}
+    assert [study.apart(work.STEP, losses, form) for form in (work.FIRST, PEER)] == [0, 0.25]
+    answers = {OURS: [[[1, 2], [3, 4]]], PEER: [[[1, 2], [3, 5]]]}
+    assert study.apart(work.ANSWERS, answers, PEER) == 1
+    assert study.apart(work.ANSWERS, answers, OURS) == 0
 
 
 GOOD = (
@@ -216,7 +214,7 @@ def test_the_whole_study_writes_what_was_measured(tmp_path, monkeypatch):
     monkeypatch.setattr(study, "peer_versions", lambda python: {"torch": "1"})
     config = Config(peers_python="a-python", memory=True, out=tmp_path)
     assert study.run(config, Console(quiet=True))
-    assert allocators == [AS_COMMANDS_START, study.UNMAPPED]
+    assert allocators == [AS_COMMANDS_START, study.UNMAPPED] * 2
     checks = [reps for form, do, reps in sides.orders if do == "check" and form == OURS]
     assert checks == [study.FIRST_STEPS, 4]  # all 16 answers, of 4 a batch
     result = json.loads((tmp_path / "result.json").read_text())
@@ -226,6 +224,8 @@ def test_the_whole_study_writes_what_was_measured(tmp_path, monkeypatch):
     }
     assert {row["peak_mb"] for row in result["rows"]} == {5.0}
     assert [verdict["passed"] for verdict in result["verdicts"]] == [True, True]
+    assert study.run(config, Console(quiet=True))
+    assert len(allocators) == 4  # what was measured is kept
 
 
 # ── refusals ──────────────────────────────────────────────────────────────────────────────────────

@@ -25,6 +25,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -126,24 +127,34 @@ def started(allocator: str, folder: Path, config: Config) -> Iterator[Sides]:
 # ── measurements ────────────────────────────────────────────────────────────────────────────────
 
 
-def measured(folder: Path, config: Config, console: Console) -> list[dict[str, Any]]:
+def measured(
+    folder: Path, config: Config, cells: study.Cells, console: Console
+) -> list[dict[str, Any]]:
     """Of each workload: results and peaks of every side, and its blocks with each allocator."""
-    found = [{"workload": name, "shown": {}, "peaks": {}, "runs": []} for name in config.workloads]
-    for allocator in config.allocators:
-        with started(allocator, folder, config) as sides:
-            for one in found:
-                console.print(f"{one['workload']}, {allocator} …", highlight=False)
-                shown = results(one["workload"], sides, config)
-                one["shown"] = one["shown"] or shown
-                load = os.getloadavg()[0]
-                blocks = rounds(one["workload"], sides, config)
-                one["runs"].append({"allocator": allocator, "load": load, "blocks": blocks})
-    if config.memory:
-        with started(UNMAPPED, folder, config) as sides:
-            for one in found:
-                console.print(f"{one['workload']}, memory …", highlight=False)
-                one["peaks"] = peaks(one["workload"], sides, config)
+    found = []
+    for workload in config.workloads:
+        runs = []
+        for allocator in config.allocators:
+            console.print(f"{workload}, {allocator} …", highlight=False)
+            time_it = partial(timed, workload, allocator, folder, config)
+            runs.append(cells.measured(f"{workload}, {allocator}", time_it))
+        peaks = {}
+        if config.memory:
+            console.print(f"{workload}, memory …", highlight=False)
+            peaks = cells.measured(
+                f"{workload}, memory", partial(peaks_of, workload, folder, config)
+            )
+        found.append({"workload": workload, "peaks": peaks, "runs": runs})
     return found
+
+
+def timed(workload: str, allocator: str, folder: Path, config: Config) -> dict[str, Any]:
+    """The results of every side, then its blocks."""
+    with started(allocator, folder, config) as sides:
+        shown = results(workload, sides, config)
+        load = os.getloadavg()[0]
+        blocks = rounds(workload, sides, config)
+    return {"allocator": allocator, "load": load, "shown": shown, "blocks": blocks}
 
 
 def results(workload: str, sides: Sides, config: Config) -> dict[str, Any]:
@@ -165,12 +176,13 @@ def rounds(workload: str, sides: Sides, config: Config) -> Rounds:
     return blocks
 
 
-def peaks(workload: str, sides: Sides, config: Config) -> dict[str, float | None]:
+def peaks_of(workload: str, folder: Path, config: Config) -> dict[str, float | None]:
     """The peak of every side in MB; the first batches compile and make the moments."""
     found = {}
-    for form in forms_of(config):
-        sides.told(form, workload, "time", 2)
-        found[form] = sides.told(form, workload, "memory", 1)["peak_mb"]
+    with started(UNMAPPED, folder, config) as sides:
+        for form in forms_of(config):
+            sides.told(form, workload, "time", 2)
+            found[form] = sides.told(form, workload, "memory", 1)["peak_mb"]
     return found
 
 
@@ -198,17 +210,17 @@ def rows_of(found: Mapping[str, Any], seed: int) -> list[dict[str, Any]]:
                     "high": high,
                     "peak_mb": peaks.get(form),
                     "our_peak_mb": peaks.get(OURS),
-                    "apart": apart(found, form),
+                    "apart": apart(found["workload"], run["shown"], form),
                     "load": run["load"],
                 }
             )
     return rows
 
 
-def apart(found: Mapping[str, Any], form: str) -> float:
+def apart(workload: str, shown: Mapping[str, Any], form: str) -> float:
     """The largest gap of the first losses, nats per token; or the number of answers that differ."""
-    ours, theirs = (found["shown"][side] for side in (OURS, form))
-    if found["workload"] != ANSWERS:
+    ours, theirs = shown[OURS], shown[form]
+    if workload != ANSWERS:
         return float(np.abs(np.subtract(ours, theirs)).max())
     return float(np.any(np.not_equal(ours, theirs), axis=-1).sum())
 
@@ -254,9 +266,17 @@ def run(config: Config, console: Console) -> bool:
     start = time.perf_counter()
     versions = reporting.installed(PACKAGES) | peer_versions(config.peers_python)
     size = size_of(config)
+    fixed = {name: getattr(config, name) for name in ("size", "attention", "num_threads")}
+    fixed |= {"num_blocks": config.num_blocks, "seed": config.seed, "versions": versions}
+    ours = "experiments.multimodal_speed.ours", "experiments.multimodal_speed.torch_side"
+    cells = study.Cells(
+        folder=config.out / "cells",
+        depends_on=fixed,
+        programs=("experiments.multimodal_speed", *ours),
+    )
     with tempfile.TemporaryDirectory() as name:
         write_work(Path(name), size, config.seed)
-        found = measured(Path(name), config, console)
+        found = measured(Path(name), config, cells, console)
     rows = [row for one in found for row in rows_of(one, config.seed)]
     picture = multimodal_speed_report.draw(config.out / "multimodal_speed.png", rows)
     return reporting.conclude(
