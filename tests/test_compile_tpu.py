@@ -219,3 +219,22 @@ def test_two_results_are_beside_each_other_where_they_differ(tmp_path, capsys):
     assert "| none → 1 all-reduce | 0 |" in report.beside(lowest, changed)
     assert report.main([paths[0], str(results / "equality.json")]) == 2
     assert "Both files must be what" in capsys.readouterr().err
+
+
+def test_the_readme_has_the_memory_of_whole_systems_that_was_committed():
+    results = Path(experiments.__file__).parent / "results"
+    found = json.loads((results / "compile_tpu_systems.json").read_text(encoding="utf-8"))
+    readme = (results.parent / "README.md").read_text(encoding="utf-8")
+    assert all(verdict["passed"] for verdict in found["verdicts"])
+    for row in found["rows"]:
+        preset, run = row["program"].split(", ")
+        (line,) = [
+            line
+            for line in readme.splitlines()
+            if line.startswith(f"| {preset}, {row['size']} | {run} |")
+        ]
+        memory = compile_tpu.MEMORY[row["topology"].partition(":")[0]]
+        peak, formula = row["peak_bytes"] / 1e9, row["memory_by_formula"] / 1e9
+        share = f"{peak:.1f} of {memory / 1e9:.3g}"
+        assert line.endswith(f"| {row['across_slices']} | {share} | {formula:.1f} |")
+        assert f" | {sum(row['collectives'].values())} | " in line
