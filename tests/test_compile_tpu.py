@@ -143,7 +143,7 @@ def test_the_update_of_a_system_is_split_over_all_devices():
     whole = sum(leaf.size for leaf in jax.tree.leaves(shapes[0])) * 4
     given = compiled.memory_analysis().argument_size_in_bytes
     batch = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes[1])) // 8
-    assert whole / 8 <= given - batch <= whole / 4
+    assert 0.9 * whole / 8 <= given - batch <= whole / 4  # an argument that is not used is dropped
 
 
 @pytest.mark.slow
