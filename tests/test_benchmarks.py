@@ -302,7 +302,7 @@ def test_a_bad_option_is_refused(change, message):
 
 def test_a_python_without_peers_is_refused():
     with pytest.raises(ValueError, match="`peers_python` must be a Python with torch"):
-        study.peer_versions("false")
+        study.reporting.installed_in("false", study.PEERS)
 
 
 def test_a_side_that_ends_is_named_and_processors_are_given_back():

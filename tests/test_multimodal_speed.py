@@ -211,7 +211,7 @@ def test_the_whole_study_writes_what_was_measured(tmp_path, monkeypatch):
         yield sides
 
     monkeypatch.setattr(study, "started", started)
-    monkeypatch.setattr(study, "peer_versions", lambda python: {"torch": "1"})
+    monkeypatch.setattr(study.reporting, "installed_in", lambda python, packages: {"torch": "1"})
     config = Config(peers_python="a-python", memory=True, out=tmp_path)
     assert study.run(config, Console(quiet=True))
     assert allocators == [AS_COMMANDS_START, study.UNMAPPED] * 2
@@ -250,4 +250,4 @@ def test_a_bad_option_is_refused(change, message):
 
 def test_a_python_without_peers_is_refused():
     with pytest.raises(ValueError, match="`peers_python` must be a Python with torch and"):
-        study.peer_versions("false")
+        study.reporting.installed_in("false", study.PEERS)

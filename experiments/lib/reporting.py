@@ -4,6 +4,7 @@ import functools
 import json
 import operator
 import platform
+import subprocess
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -14,6 +15,7 @@ import matplotlib.pyplot as plt
 from rich.console import Console
 from rich.table import Table
 
+from dfm_jax.checks import require
 from dfm_jax.durable import write_file
 
 _RELATIONS = {"≤": operator.le, "≥": operator.ge}
@@ -139,6 +141,25 @@ def draw_differences(
 def installed(packages: Iterable[str]) -> dict[str, str]:
     """Python's version and those of installed packages."""
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+
+
+def installed_in(peers_python: str, packages: Sequence[str]) -> dict[str, str]:
+    """The versions of packages in another environment.
+
+    Raises:
+        ValueError: if one of them is missing.
+    """
+    program = (
+        "import sys; from importlib.metadata import version; print(*map(version, sys.argv[1:]))"
+    )
+    command = [peers_python, "-c", program, *packages]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    *others, last = packages
+    names = f"{', '.join(others)} and {last}" if others else last
+    said = (done.stderr.strip().splitlines() or [""])[-1]
+    rule = f"`peers_python` must be a Python with {names}"
+    require(done.returncode == 0, rule, peers_python, then=f"It said: {said}")
+    return dict(zip(packages, done.stdout.split(), strict=True))
 
 
 def write_result(

@@ -26,7 +26,6 @@ of the paper's code is not a package; the study `clustering` measures it.
 
 import itertools
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -38,7 +37,6 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from dfm_jax.checks import require
 from experiments.lib import reporting, study
 from experiments.lib.builds import Build, unpacked
 from experiments.systems.benchmarks import report as benchmarks_report
@@ -294,7 +292,7 @@ def grown(config: Config, cells: study.Cells, console: Console) -> list[dict[str
 def run(config: Config, console: Console) -> bool:
     """Run the whole study: tables, files into `config.out`; return whether every claim holds."""
     start = time.perf_counter()
-    versions = reporting.installed(PACKAGES) | peer_versions(config.peers_python)
+    versions = reporting.installed(PACKAGES) | reporting.installed_in(config.peers_python, PEERS)
     values = {name: list(getattr(config, name)) for name in ("threads", "allocators")}
     values |= {"num_blocks": config.num_blocks, "seed": config.seed, "versions": versions}
     with unpacked(config.before) as before:
@@ -344,23 +342,6 @@ def _run(
         shown_as={"peers_python": "PYTHON"},
         tables=lambda: benchmarks_report.print_table(console, rows, growth),
     )
-
-
-def peer_versions(python: str) -> dict[str, str]:
-    """The versions of the peers in their environment.
-
-    Raises:
-        ValueError: if one of them is missing.
-    """
-    program = (
-        "import sys; from importlib.metadata import version; print(*map(version, sys.argv[1:]))"
-    )
-    command = [python, "-c", program, *PEERS]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    last = (done.stderr.strip().splitlines() or [""])[-1]
-    rule, then = f"`peers_python` must be a Python with {', '.join(PEERS)}", f"It said: {last}"
-    require(done.returncode == 0, rule, python, then=then)
-    return dict(zip(PEERS, done.stdout.split(), strict=True))
 
 
 main = study.main_of(_PROG, PRESETS, run, check_config)

@@ -19,7 +19,6 @@ in training the moments of Adam.
 """
 
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -32,7 +31,6 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from dfm_jax.checks import require
 from dfm_jax.models.multimodal import num_multimodal_parameters
 from experiments.lib import reporting, study
 from experiments.lib.reporting import Verdict
@@ -264,7 +262,7 @@ def verdicts_of(rows: Sequence[Mapping[str, Any]], *, aimed: bool) -> tuple[Verd
 def run(config: Config, console: Console) -> bool:
     """Run the whole study: tables, files into `config.out`; return whether every claim holds."""
     start = time.perf_counter()
-    versions = reporting.installed(PACKAGES) | peer_versions(config.peers_python)
+    versions = reporting.installed(PACKAGES) | reporting.installed_in(config.peers_python, PEERS)
     size = size_of(config)
     fixed = {name: getattr(config, name) for name in ("size", "attention", "num_threads")}
     fixed |= {"num_blocks": config.num_blocks, "seed": config.seed, "versions": versions}
@@ -299,23 +297,6 @@ def run(config: Config, console: Console) -> bool:
         shown_as={"peers_python": "PYTHON"},
         tables=lambda: multimodal_speed_report.print_table(console, rows),
     )
-
-
-def peer_versions(python: str) -> dict[str, str]:
-    """The versions of the peers in their environment.
-
-    Raises:
-        ValueError: if one of them is missing.
-    """
-    program = (
-        "import sys; from importlib.metadata import version; print(*map(version, sys.argv[1:]))"
-    )
-    command = [python, "-c", program, *PEERS]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    last = (done.stderr.strip().splitlines() or [""])[-1]
-    rule, then = f"`peers_python` must be a Python with {' and '.join(PEERS)}", f"It said: {last}"
-    require(done.returncode == 0, rule, python, then=then)
-    return dict(zip(PEERS, done.stdout.split(), strict=True))
 
 
 main = study.main_of(_PROG, PRESETS, run, check_config)
