@@ -30,12 +30,9 @@ class Interval(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """One variant compared with another over seeds, as `compare` does it."""
-
-    per_seed: tuple[float, ...]
+class _Judged:
     mean: float
-    low: float  # of `seed_interval` at `level`; −∞ with one seed
+    low: float  # of the interval at `level`; −∞ if nothing shows a spread
     high: float
     level: float
     margin: float
@@ -45,30 +42,24 @@ class Comparison:
 
     def as_record(self) -> dict[str, Any]:
         """The fields as JSON takes them: an infinite end is None."""
-        return asdict(self) | _finite_ends(self) | {"per_seed": list(self.per_seed)}
+        ends = {"low": self.low, "high": self.high}
+        return asdict(self) | {name: None for name, end in ends.items() if not np.isfinite(end)}
 
 
 @dataclass(frozen=True, kw_only=True)
-class DocumentComparison:
-    """One variant compared with another over documents, as `document_comparison` does it."""
+class Comparison(_Judged):
+    """One variant compared with another over seeds, as `compare` does it."""
 
-    mean: float
-    low: float  # of `document_interval` at `level`; −∞ with one document
-    high: float
-    level: float
-    margin: float
-    p_equivalence: float
-    verdict: Outcome
-    reason: str  # the rule that gave the verdict
+    per_seed: tuple[float, ...]
 
     def as_record(self) -> dict[str, Any]:
         """The fields as JSON takes them: an infinite end is None."""
-        return asdict(self) | _finite_ends(self)
+        return super().as_record() | {"per_seed": list(self.per_seed)}
 
 
-def _finite_ends(found: Comparison | DocumentComparison) -> dict[str, float | None]:
-    ends = {"low": found.low, "high": found.high}
-    return {name: end if np.isfinite(end) else None for name, end in ends.items()}
+@dataclass(frozen=True, kw_only=True)
+class DocumentComparison(_Judged):
+    """One variant compared with another over documents, as `document_comparison` does it."""
 
 
 def document_interval(
