@@ -103,6 +103,12 @@ def test_gates_are_sorted_and_two_experts_have_no_top_2():
     assert not any("top-2" in row[0] for row in table)
 
 
+def test_the_level_is_shown_as_it_is():
+    found = made_up()
+    found["options"]["level"] = 0.975
+    assert gate_table(found)[0][3] == "97.5 % interval"
+
+
 class _Checked(HTMLParser):
     """Every element that is opened is closed, in order; what it refers to."""
 

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from test_launch import parsed
 
-from dfm_jax import cli
 from dfm_jax.cli.launch import Members
-from dfm_jax.cli.training import Train
 from dfm_jax.launch import Job, data_loads
 from dfm_jax.training.equal_cost import (
     cost_lines,
@@ -53,14 +52,6 @@ def parts(tmp_path) -> Path:
         (folder / "a.txt").write_text("a" * (size - 10))
         (folder / "b.txt").write_text("b" * 10)
     return tmp_path / "parts"
-
-
-def parsed(arguments: tuple[str, ...]) -> Train:
-    found = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Train, "run", lambda self: found.append(self) or 0)
-        assert cli.main(list(arguments)) == 0
-    return found[0]
 
 
 def steps_of(jobs: list[Job]) -> dict[str, tuple[str, ...]]:
@@ -163,6 +154,7 @@ assert len(members.jobs()) == 3
 Local(members=members).cost_lines()
 from dfm_jax.training.equal_cost import member_cost
 from dfm_jax.training.presets import load_config
+from test_launch import parsed
 assert member_cost("dense", load_config("tiny"), 3)["flops"] > 0
 from jax._src import xla_bridge; print(len(xla_bridge._backends))
 """

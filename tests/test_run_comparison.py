@@ -316,6 +316,18 @@ def test_pieces_of_bytes_are_whole_characters():
     assert "".join(_pieces(tokens[2:], byte_tokenizer())).endswith("b")  # begins inside ñ
 
 
+def test_a_piece_is_decoded_from_the_piece_before_alone():
+    tokenizer, lengths = byte_tokenizer(), []
+
+    class Counting:
+        def decode(self, tokens):
+            lengths.append(len(tokens))
+            return tokenizer.decode(tokens)
+
+    assert _pieces(list(b"a long text"), Counting()) == list("a long text")
+    assert max(lengths) == 2
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

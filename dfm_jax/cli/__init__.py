@@ -14,8 +14,8 @@ import tyro
 from dfm_jax.allocator import keep_buffers, peak_memory
 from dfm_jax.cli.answer import Answer
 from dfm_jax.cli.arguments import check_run
-from dfm_jax.cli.compare import CompareRuns
 from dfm_jax.cli.compare_answers import CompareAnswers
+from dfm_jax.cli.compare_runs import CompareRuns
 from dfm_jax.cli.doctor import Doctor
 from dfm_jax.cli.launch import Launch
 from dfm_jax.cli.partition import Partition, Route

@@ -59,7 +59,7 @@ def comparison_page(found: Found) -> str:
         ]
     parts += ["<h2>What the training cost</h2>", _table(report.training_table(found))]
     if found["texts"]:
-        parts += ["<h2>The Bayes gate along three texts</h2>", _key(found["experts"])]
+        parts += ["<h2>The Bayes gate along example texts</h2>", _key(found["experts"])]
         parts += [_example(text, found["experts"]) for text in found["texts"]]
     numbers = ", ".join(f"{name} {value}" for name, value in found["options"].items())
     versions = ", ".join(f"{name} {value}" for name, value in found["versions"].items())

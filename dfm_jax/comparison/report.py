@@ -111,12 +111,11 @@ def account_sentence(found: Found, row: Found) -> str:
 
 def gate_table(found: Found) -> list[list[str]]:
     """Every gate variant, from the lowest loss up; the dense model stands among them."""
-    level = f"{found['options']['level']:.0%}".replace("%", " %")
     heading = [
         "gate",
         f"nats/{found['unit']}",
         "− dense",
-        f"{level} interval",
+        f"{level_text(found)} interval",
         "experts",
         "verdict",
     ]

@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from dfm_jax.checks import check_count, check_interval, require
@@ -18,6 +19,7 @@ from dfm_jax.comparison.evaluation_sets import EvaluationSet
 from dfm_jax.comparison.gates import Sequences
 from dfm_jax.comparison.record import gate_comparison_record
 from dfm_jax.data.tokens import Tokenizer
+from dfm_jax.mixture import bayes_gate, mix_log_probs
 from dfm_jax.storage.folders import Folder
 from dfm_jax.training.batches import Batch
 from dfm_jax.training.checkpoint import checkpoint_steps
@@ -270,17 +272,18 @@ def example_texts(
         row = int(np.argmax(np.where(part == k, counts, -1)))
         span = slice(first[row], first[row] + counts[row])
         log_probs = np.stack([one.log_probs[span] for one in scores[1:]], axis=1)
-        joint = ensemble.log_weights + np.cumsum(log_probs, axis=0) - log_probs
-        log_weights = joint - np.logaddexp.reduce(joint, axis=1, keepdims=True)
-        nats = -np.logaddexp.reduce(log_weights + log_probs, axis=1)
+        with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
+            gate = bayes_gate(ensemble.log_weights, log_probs)  # rows 0 … N
+            before = gate.log_weights[:-1]
+            nats = -mix_log_probs(ensemble.log_weights, log_probs.sum(0))
         found.append(
             {
                 "expert": ensemble.experts[k].name,
                 "pieces": _pieces(_tokens(rows, row), tokenizer)[-len(log_probs) :],
-                "weights": np.exp(log_weights).round(4).tolist(),
+                "weights": np.exp(np.asarray(before)).round(4).tolist(),
                 "nats": {
                     "dense": float(-scores[0].log_probs[span].sum()),
-                    "ensemble": float(nats.sum()),
+                    "ensemble": float(nats),
                 },
             }
         )
@@ -296,10 +299,12 @@ def _tokens(rows: ComparedRows, row: int) -> list[int]:
 
 def _pieces(tokens: Sequence[int], tokenizer: Tokenizer) -> list[str]:
     """The text that each token adds; a token inside a character adds none."""
-    pieces, before = [], ""
+    pieces, first, told = [], 0, 0  # tokens[first:told] added the last text
     for end in range(1, len(tokens) + 1):
-        text = tokenizer.decode(list(tokens[:end]))
+        before = tokenizer.decode(list(tokens[first:told]))
+        text = tokenizer.decode(list(tokens[first:end]))
         whole = text.startswith(before) and not text.endswith("\ufffd")
         pieces.append(text[len(before) :] if whole else "")
-        before = text if whole else before
+        if whole:
+            first, told = told, end
     return pieces
