@@ -3,6 +3,7 @@
 import re
 from html.parser import HTMLParser
 
+import browser
 import pytest
 
 from dfm_jax.comparison.page import comparison_page
@@ -157,6 +158,34 @@ def test_the_page_is_whole_and_needs_no_network():
     assert "a <run> & b" in text
     for row in gate_table(found)[1:]:
         assert row[0] in text
+
+
+# A phone and a screen; pictures are at most 34 times the 16 pixels of a letter wide.
+@pytest.mark.slow
+@pytest.mark.parametrize(("width", "wide"), [(360, 360 - 2 * 16), (1200, 34 * 16)])
+def test_a_browser_shows_the_verdict_and_the_figures(width, wide, tmp_path):
+    if browser.program() is None:
+        pytest.skip(f"no browser is here: one of {', '.join(browser.NAMES)}")
+    found = made_up(warning="The cost differs.")
+    seen = browser.laid_out(comparison_page(found), width, tmp_path)
+    assert seen["window"] == width
+    assert seen["width"] <= width  # only tables are scrolled sideways, each in its own box
+    assert seen["needs"] == []
+    verdict = seen["verdict"]
+    assert verdict["text"] == verdict_sentences(found)[0]
+    assert verdict["height"] > 0
+    assert len(seen["pictures"]) == 4
+    for one in seen["pictures"]:
+        assert 0 <= one["left"] < one["right"] <= width
+        assert wide - 20 < one["width"] <= wide  # 20: a scroll bar takes 15
+    for letters in seen["letters"]:
+        assert letters["height"] >= 9
+        assert any(
+            one["left"] <= letters["left"] and letters["right"] <= one["right"] + 0.5
+            for one in seen["pictures"]
+        ), letters
+    for words in ("The cost differs.", "Each gate", "What the training cost"):
+        assert words in seen["words"]
 
 
 def test_the_places_in_the_pictures():
