@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import functools
 import hashlib
 import inspect
 import json
@@ -9,7 +10,6 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, make_dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -179,7 +179,7 @@ class Cells:
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.json"
 
-    @cached_property  # once a run: what is edited meanwhile is not what is running
+    @functools.cached_property  # once a run: what is edited meanwhile is not what is running
     def _fingerprint(self) -> str:
         text = json.dumps(
             [dict(self.depends_on), code_digest(self.programs)],
@@ -204,14 +204,14 @@ def code_digest(programs: Sequence[str]) -> str:
     show a result, and the command line.
     """
     digest = hashlib.sha256()
-    for name, tree in sorted(_imported(programs).items()):
-        digest.update(f"{name}\n{ast.dump(tree)}\n".encode())
+    for name, code in sorted(_imported(programs).items()):
+        digest.update(f"{name}\n{code}\n".encode())
     return digest.hexdigest()
 
 
-def _imported(programs: Sequence[str]) -> dict[str, ast.Module]:
-    """Modules, and all that they import from the package and the studies, without their prose."""
-    found: dict[str, ast.Module] = {}
+def _imported(programs: Sequence[str]) -> dict[str, str]:
+    """The code of modules, and of all that they import from the package and the studies."""
+    found: dict[str, str] = {}
     waiting = list(programs)
     while waiting:
         name = waiting.pop()
@@ -220,19 +220,27 @@ def _imported(programs: Sequence[str]) -> dict[str, ast.Module]:
             continue
         if name.rpartition(".")[2].rpartition("_")[2] in _SHOWS:
             continue
-        found[name] = tree = _without_prose(file.read_text("utf-8"))
+        found[name], names = _read(file.read_text("utf-8"))
         if "." in name:
             waiting.append(name.rpartition(".")[0])  # importing a module runs its packages
         if file.name == "__init__.py" and name in programs:
             waiting.append(f"{name}.__main__")
-        for node in ast.walk(tree):
-            if isinstance(node, ast.ImportFrom) and node.module:
-                waiting += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-            elif isinstance(node, ast.Import):
-                waiting += [alias.name for alias in node.names]
-            elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-                waiting.append(f"{node.value.id}.{node.attr}")  # dfm_jax.paths, imported so
+        waiting += names
     return found
+
+
+@functools.cache
+def _read(source: str) -> tuple[str, list[str]]:
+    """The code of a module without its prose, and the names that it may import."""
+    tree, names = _without_prose(source), []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            names.append(f"{node.value.id}.{node.attr}")  # dfm_jax.paths, imported so
+    return ast.dump(tree), names
 
 
 def _file_of(name: str) -> Path | None:
