@@ -90,8 +90,6 @@ def test_code_runs_and_prints_what_the_page_says(in_float64):
         text=True,
         check=False,
         cwd=ROOT,
-        env=os.environ
-        | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "0", "XLA_FLAGS": ""},  # what a reader will see
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.rpartition(BOUNDARY)[2])
