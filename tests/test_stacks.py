@@ -96,15 +96,12 @@ def test_two_sides_with_the_same_versions_do_the_same(tmp_path, monkeypatch):
     def programs(config):
         with measure.sides(config, "experiments.stacks.side") as told:
             versions = {name: one.told({"do": "versions"}) for name, one in told.items()}
-        return {
-            name: {
-                "versions": versions[name],
-                "draw": side.drawn(),
-                "compile": [side.compiled_step()],
-                "isolation": ISOLATED,
-            }
-            for name in ("lowest", "newest")
+        both = {
+            "draw": side.drawn(),
+            "compile": [side.compiled_step()],
+            "isolation": ISOLATED,
         }
+        return {name: both | {"versions": versions[name]} for name in ("lowest", "newest")}
 
     monkeypatch.setattr(measure, "programs", programs)
     monkeypatch.setattr(measure, "WORKS", WORKS[3:])
