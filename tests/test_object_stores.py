@@ -35,6 +35,7 @@ REQUESTS = (  # of a checkpoint: its files, their list, the list of entries, wha
     ("POST", r"\?delete"),
 )
 SILENCE = 2  # seconds
+NARROW = ("num_positions=16", "model.num_layers=1", "model.width=16")  # quick to compile
 
 
 @pytest.fixture(scope="module")
@@ -208,7 +209,8 @@ def test_a_task_of_slurm_finds_the_last_step(proxy, tmp_path):
 
 def test_a_sweep_works_as_on_a_disk(proxy, rows, tmp_path, capsys):
     words = ["--config", "tiny", "--data", str(rows / "expert_000" / "rows.jsonl")]
-    words += ["--set", "num_steps=10", "--grid", "seed=0,1", "optimizer.learning_rate=1e-3,1e-2"]
+    words += ["--devices", "1", "--set", "num_steps=10", *NARROW]
+    words += ["--grid", "seed=0,1", "optimizer.learning_rate=1e-3,1e-2"]
     said = []
     for run in (str(tmp_path / "sweep"), f"s3://{BUCKET}/sweep"):
         assert main(["sweep", *words, "--run", run]) == 0
