@@ -90,7 +90,7 @@ def test_the_commands(folder, data, tmp_path, capsys):  # noqa: F811
     words += ["--grid", "seed=0:2", "lora.rank=1,2", "--freeze", "layers_*/mlp"]
     words += ["--set", *SET, 'lora.targets=["layers_*/self_attn"]']
     run, init = tmp_path / "sweep", ["--init", str(folder)]
-    assert cli.main(["sweep", *words, *init, "--run", str(run)]) == 0
+    assert cli.main(["sweep", *words, *init, "--devices", "1", "--run", str(run)]) == 0
     assert capsys.readouterr().out.count("2 runs, one program") == 2
     launched = tmp_path / "launched"
     assert cli.main(["launch", "local", *words, *init, "--run", str(launched)]) == 0
@@ -111,7 +111,7 @@ def test_the_commands(folder, data, tmp_path, capsys):  # noqa: F811
         assert config["lora"]["rank"] == 1 + int(group[-1])
         assert config["optimizer"]["freeze"] == ["layers_*/mlp"]
     init = ["--init", str(saved(tmp_path / "other", seed=1))]
-    assert cli.main(["sweep", *words, *init, "--run", str(run)]) == 2
+    assert cli.main(["sweep", *words, *init, "--devices", "1", "--run", str(run)]) == 2
     assert f"as in the config of this run; got init = {digest!r}" in capsys.readouterr().err
 
 

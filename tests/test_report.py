@@ -323,7 +323,7 @@ def test_the_best_of_a_sweep_is_trained_by_its_file(tmp_path, capsys):
     data = ["--data", str(tmp_path / "texts")]
     words = ["--config", "tiny", *data, "--run", str(tmp_path / "sweep"), "--set", "num_steps=1"]
     words += ["held_out=0.4", "model.num_layers=1", "--grid", "seed=0:2", "model.width=16,32"]
-    assert cli.main(["sweep", *words, f"{RATE}=1e-3,1e-2"]) == 0
+    assert cli.main(["sweep", "--devices", "1", *words, f"{RATE}=1e-3,1e-2"]) == 0
     best = tmp_path / "best.json"
     assert cli.main(["report", "--run", str(tmp_path / "sweep"), "--best", str(best)]) == 0
     found = read_report(tmp_path / "sweep")
