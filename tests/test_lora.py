@@ -60,7 +60,8 @@ def picture_config(**options) -> MultimodalConfig:
 
 def adapted(init, lora: LoraConfig, *, moved: bool = True):
     """The parameters of a network with adapters, at the start or after some training."""
-    params = with_adapters(jax.random.key(1), init(jax.random.key(0)), lora)
+    begin = jax.jit(lambda key, other: with_adapters(other, init(key), lora))
+    params = begin(jax.random.key(0), jax.random.key(1))
 
     def drawn(path, leaf):
         if not (moved and path[-1].key == "lora_b"):
@@ -110,7 +111,7 @@ NETWORKS = {
 def test_at_the_start_the_network_is_the_same_to_the_bit(name):
     targets, init, logits = applied(NETWORKS[name])
     params = adapted(init, dataclasses.replace(LORA, targets=targets), moved=False)
-    assert_equal(without(params), init(jax.random.key(0)))
+    assert_equal(without(params), jax.jit(init)(jax.random.key(0)))
     assert len(jax.tree.leaves(params)) > len(jax.tree.leaves(without(params)))
     run = jax.jit(logits)
     np.testing.assert_array_equal(run(params), run(without(params)))
@@ -194,8 +195,8 @@ def test_experts_are_mapped_with_their_adapters():
 
 def test_stacked_layers_are_those_side_by_side():
     params = adapted(transformer(TEXT).init, LORA)
-    found = transformer(STACKED).apply(stack_layers(params), TOKENS)
-    expected = transformer(TEXT).apply(params, TOKENS)
+    found = jax.jit(transformer(STACKED).apply)(stack_layers(params), TOKENS)
+    expected = jax.jit(transformer(TEXT).apply)(params, TOKENS)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
     assert_equal(merged(stack_layers(params), LORA), stack_layers(merged(params, LORA)))
 
@@ -224,7 +225,7 @@ def step_of(model: TransformerConfig, lora: LoraConfig | None, **options):
     task = task_of(TrainConfig(model=model, lora=lora or LoraConfig(), num_positions=6))
     step = make_train_step(task.losses, optimizer, lora=lora, **options)
     kept = options.get("ema_decay") is not None
-    params = task.init(jax.random.key(0))
+    params = jax.jit(task.init)(jax.random.key(0))
     options = {"freeze": options.get("freeze", ()), "ema": kept}
     return state_of(params, optimizer, lora=lora, **options), step
 
