@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import itertools
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -427,7 +428,7 @@ def _config(out):
     return Config(
         out=out,
         partitions=("random",),  # each member is a program of its own
-        num_experts=3,
+        num_experts=2,
         num_train=200,
         num_test=40,
         width=8,
@@ -443,7 +444,7 @@ def _config(out):
 
 
 @pytest.fixture(scope="module")
-def result(images, tmp_path_factory):
+def result(images, code_read_once, tmp_path_factory):
     config = _config(tmp_path_factory.mktemp("flows"))
     holds = flows.run(config, images, Console(quiet=True))
     return holds, config, json.loads((config.out / "result.json").read_text(encoding="utf-8"))
@@ -477,13 +478,18 @@ def test_every_claim_holds(result):
 
 @pytest.mark.slow
 def test_killed_between_members_it_goes_on(result, images, monkeypatch, tmp_path):
+    """Killed before its last member, a study reads the others and trains that one alone."""
     _, config, found = result
-    config = dataclasses.replace(config, out=tmp_path, sources=("masked",))
-    train, calls = language_training.train, []
+    out = shutil.copytree(config.out, tmp_path / "killed")
+    for cell in out.glob("cells/*masked*"):
+        cell.unlink()
+    (out / "result.json").unlink()
+    config = dataclasses.replace(config, out=out, sources=("masked",))
+    train, last = language_training.train, out / "members" / "masked" / "random" / "router"
+    shutil.rmtree(last)
 
     def killed(run, folder, **options):
-        calls.append(folder)
-        if len(calls) == 4:
+        if folder == last:
             raise KeyboardInterrupt
         return train(run, folder, **options)
 
@@ -494,13 +500,14 @@ def test_killed_between_members_it_goes_on(result, images, monkeypatch, tmp_path
 
     def counted(run, folder, **options):
         outcome = train(run, folder, **options)
-        begun.append(outcome.began_at)
+        begun.append((folder, outcome.began_at))
         return outcome
 
     monkeypatch.setattr(language_training, "train", counted)
     flows.run(config, images, Console(quiet=True))
-    assert sum(at > 0 for at in begun) == 3  # all that had ended: read, not trained again
-    again = json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))
+    assert len(begun) == 4
+    assert {folder for folder, at in begun if at == 0} == {last}  # the others: read
+    again = json.loads((out / "result.json").read_text(encoding="utf-8"))
     assert again["rows"] == [row for row in found["rows"] if row["source"] == "masked"]
 
     monkeypatch.setattr(flows, "measure", pytest.fail)  # with its cells, nothing is judged

@@ -51,15 +51,15 @@ from experiments.synthetic.pictures import (
 from experiments.synthetic.variants import agreement, at_random, by_context, by_prominence
 
 TINY = Config(
-    train_items=64,
-    validation_items=8,
-    test_items=8,
+    train_items=200,
+    validation_items=40,
+    test_items=40,
     held_out_items=40,
     num_features=8,
     width=16,
     num_layers=1,
     num_heads=2,
-    batch_size=16,
+    batch_size=100,
     epochs=1,
     num_draws=50,
 )
@@ -73,10 +73,10 @@ def items():
 
 @pytest.fixture(scope="module")
 def data():
-    """Items with features that show the prominence."""
-    splits = splits_of(replace(TINY, train_items=200, held_out_items=100))
+    """Items with features that show the prominence, of the shapes of the study."""
+    splits = splits_of(replace(TINY, test_items=8))
     prominence = np.concatenate([rows.prominence for rows in splits.values()])
-    noise = np.random.default_rng(0).normal(size=(prominence.size, 3))
+    noise = np.random.default_rng(0).normal(size=(prominence.size, 7))
     whole = np.c_[prominence - 0.5, 0.1 * noise].astype(np.float32)
     return Data(splits=splits, features=whole[:, None], whole=whole)
 
@@ -150,7 +150,9 @@ def test_what_is_prominent_is_large(items):
 
 
 def test_no_item_is_in_two_splits():
-    splits = splits_of(TINY)
+    splits = splits_of(
+        replace(TINY, train_items=64, validation_items=8, test_items=8, held_out_items=40)
+    )
     drawn = [
         (rows.seed, rows.index + i) for rows in splits.values() for i in range(len(rows.items))
     ]
@@ -213,18 +215,18 @@ def test_a_row_sees_the_picture_and_the_tokens_before_it(sizes, params):
     assert np.abs(later[3:] - logits[3:]).max(axis=1).min() > 1e-3
     other = apply(params, picture.at[0, 0].add(1.0), x)
     assert np.abs(other - logits).max(axis=1).min() > 1e-4
-    shorter = network.apply(params, picture, x[:2])
+    shorter = apply(params, picture, x[:2])
     np.testing.assert_allclose(shorter, logits[:2], atol=1e-6)
 
 
 def test_dropout_needs_a_key(sizes, params):
-    network, x = network_of(sizes, BEFORE), jnp.array([3, 1, 4])
+    apply, x = jax.jit(network_of(sizes, BEFORE).apply), jnp.array([3, 1, 4])
     picture = jnp.ones((1, 5)).at[0, 0].set(3.0)
-    first, second = (network.apply(params, picture, x, key=jax.random.key(i)) for i in (1, 2))
+    first, second = (apply(params, picture, x, key=jax.random.key(i)) for i in (1, 2))
     assert np.abs(first - second).max() > 1e-3
-    still = network_of(replace(sizes, dropout=0.0), BEFORE)
+    still = jax.jit(network_of(replace(sizes, dropout=0.0), BEFORE).apply)
     np.testing.assert_array_equal(
-        still.apply(params, picture, x, key=jax.random.key(1)), network.apply(params, picture, x)
+        still(params, picture, x, key=jax.random.key(1)), apply(params, picture, x)
     )
 
 
@@ -313,7 +315,7 @@ def test_twice_the_parameters_are_twice(preset):
         ({"variants": ()}, "`variants` must hold at least one name"),
         ({"encoder": "clip"}, "`clip` must be given if, and only if, `encoder` is clip"),
         ({"batch_size": 15}, "`batch_size` must be a multiple of 2"),
-        ({"train_items": 8}, "`train_items` must be at least 16"),
+        ({"train_items": 8}, "`train_items` must be at least 100"),
         ({"width": 15}, "`width` must be a multiple of `num_heads`"),
         ({"dropout": 1.0}, r"`dropout` must lie in \[0"),
         ({"held_out_seed": 0}, "`held_out_seed` must be at least 1"),
@@ -405,7 +407,7 @@ def out(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def result(out):
+def result(out, code_read_once):
     assert synthetic.main(_arguments(out)) == 0
     return json.loads((out / "result.json").read_text())
 
@@ -445,8 +447,8 @@ def test_experts_cost_what_the_dense_model_costs(result):
     steps = {
         row["variant"]: (row["steps"], row["batch_size"]) for row in result["summary"]["variants"]
     }
-    assert steps["dense"] == (4, 16)
-    assert steps["context"] == (4, 8)
+    assert steps["dense"] == (2, 100)
+    assert steps["context"] == (2, 50)
 
 
 @pytest.mark.slow
