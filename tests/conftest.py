@@ -7,7 +7,6 @@ splits into a key taken from its array before the loop: indexing the array in th
 reuse.
 """
 
-import functools
 import importlib.metadata
 import os
 from collections import Counter
@@ -120,16 +119,6 @@ def x64() -> Iterator[None]:
 def strict(x64: None) -> Iterator[None]:
     """Float64 and strict dtype promotion; not for code that calls optax, which breaks under it."""
     with jax.numpy_dtype_promotion("strict"):
-        yield
-
-
-@pytest.fixture(scope="module")
-def code_read_once() -> Iterator[None]:
-    """A study's code is read once a module, which takes two seconds, and not in each run."""
-    from experiments.lib import study
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(study, "code_digest", functools.cache(study.code_digest))
         yield
 
 

@@ -6,7 +6,6 @@ That the site builds without a warning is said by the stage `lint and docs` of `
 import importlib
 import inspect
 import json
-import os
 import re
 import shlex
 import subprocess

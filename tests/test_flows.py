@@ -444,7 +444,7 @@ def _config(out):
 
 
 @pytest.fixture(scope="module")
-def result(images, code_read_once, tmp_path_factory):
+def result(images, tmp_path_factory):
     config = _config(tmp_path_factory.mktemp("flows"))
     holds = flows.run(config, images, Console(quiet=True))
     return holds, config, json.loads((config.out / "result.json").read_text(encoding="utf-8"))

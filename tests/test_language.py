@@ -313,7 +313,7 @@ def test_a_router_is_tempered_by_what_it_decodes():
 
 
 @pytest.fixture(scope="module")
-def result(corpora, code_read_once, tmp_path_factory):
+def result(corpora, tmp_path_factory):
     # One rate: then the first seed and the other one are sweeps of one run each, one program.
     config = _config(tmp_path_factory.mktemp("language"), rates=(3e-3,))
     holds = language.run(config, corpora, Console(quiet=True))

@@ -407,7 +407,7 @@ def out(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def result(out, code_read_once):
+def result(out):
     assert synthetic.main(_arguments(out)) == 0
     return json.loads((out / "result.json").read_text())
 
