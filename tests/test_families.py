@@ -115,6 +115,7 @@ def test_gradients_are_those_that_hugging_face_gave(name, tmp_path, x64):
         np.testing.assert_allclose(along, number, rtol=1e-5, atol=1e-5, err_msg=tensor)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", READERS)
 def test_greedy_answers_are_those_that_hugging_face_gave(name, tmp_path, x64):
     config, params = opened(saved(tmp_path / "folder", name))
@@ -138,6 +139,7 @@ def test_greedy_answers_are_those_that_hugging_face_gave(name, tmp_path, x64):
         assert answer == given["greedy"]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", ["qwen3", "llava", "internvl"])
 def test_a_batch_draws_what_each_row_draws(name, tmp_path, x64):
     """Rows with other pictures, of other lengths; the loop is written for the batch at once."""

@@ -107,6 +107,7 @@ NETWORKS = {
 # ── the function ──────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", ["text", "stacked layers", "pictures"])
 def test_at_the_start_the_network_is_the_same_to_the_bit(name):
     targets, init, logits = applied(NETWORKS[name])
@@ -117,6 +118,7 @@ def test_at_the_start_the_network_is_the_same_to_the_bit(name):
     np.testing.assert_array_equal(run(params), run(without(params)))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_merged_kernels_give_the_same_logits(name, x64):
     config = NETWORKS[name]

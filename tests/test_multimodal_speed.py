@@ -48,6 +48,7 @@ def test_the_aims_are_for_a_network_of_28_million_parameters():
     assert study._AIMED_SIZE == PRESETS["standard"].size != PRESETS["quick"].size
 
 
+@pytest.mark.slow
 def test_the_picture_and_the_question_decide_the_plain_answer():
     network, rows = TINY.network, work.drawn_rows(TINY, 0)
     params = jax.tree.map(lambda leaf: 2 * leaf, multimodal(network).init(jax.random.key(1)))

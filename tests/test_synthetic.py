@@ -341,6 +341,7 @@ def test_the_question_tells_the_part(data):
         np.testing.assert_array_equal(np.exp(parts.log_weights[name]).sum(axis=1), 1.0)
 
 
+@pytest.mark.slow
 def test_clusters_are_balanced_and_see_the_prominence(data):
     parts = by_prominence(data)
     assert abs(np.diff(parts.sizes)) <= 1
@@ -359,6 +360,7 @@ def test_random_halves_know_nothing(data):
     assert agreement(np.array([0, 1, 1]), np.array([1, 0, 0])) == 1
 
 
+@pytest.mark.slow
 def test_one_pass_tells_what_greedy_decoding_answers(data):
     """For both gates; half of the expected answers are what the mixture says, half are not."""
     rows = data.splits["test"]
