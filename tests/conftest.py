@@ -24,7 +24,7 @@ if not jax.config.jax_platforms:  # pyright: ignore
     jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
-# Compiling takes most of the time, and half as much without LLVM's optimizations. Studies, pages
+# Compiling takes most of the time, and half as much without LLVM's optimizations. Studies
 # and notebooks run with them; JAX_DISABLE_MOST_OPTIMIZATIONS=0 before a test does, too.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # for what a test starts
 unoptimized = os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] not in ("0", "false", "")
