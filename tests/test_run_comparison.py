@@ -2,6 +2,8 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +19,10 @@ from dfm_jax.comparison.report import (
 )
 from dfm_jax.data.tokens import byte_tokenizer
 from dfm_jax.training import compared_rows as compared_rows_module
+from dfm_jax.training.batches import Batch
 from dfm_jax.training.compared_rows import (
+    ComparedRows,
+    TokenLogProbs,
     check_comparable,
     compared_rows,
     document_groups,
@@ -27,9 +32,10 @@ from dfm_jax.training.compared_rows import (
 from dfm_jax.training.config import to_json
 from dfm_jax.training.ensemble import read_ensemble
 from dfm_jax.training.evaluation import evaluate_ensemble, evaluate_member, load_member
+from dfm_jax.training.examples import HeldOut
 from dfm_jax.training.members import write_member
 from dfm_jax.training.presets import load_config
-from dfm_jax.training.run_comparison import ComparisonOptions, _pieces, compare_run
+from dfm_jax.training.run_comparison import ComparisonOptions, _pieces, compare_run, example_texts
 from dfm_jax.training.tasks import task_of
 from experiments.lib.corpora import write_texts
 
@@ -180,6 +186,28 @@ def test_the_gate_along_a_text_is_the_posterior(run, found):
         assert len(text["pieces"]) == len(weights) <= 16
         np.testing.assert_allclose(weights[0], np.exp(log_w), atol=1e-4)
         np.testing.assert_allclose(weights.sum(1), 1, atol=2e-4)
+
+
+def test_the_gate_along_a_text_by_hand():
+    """Also of tokens that are certain, whose logarithm in single precision may round above 0."""
+    log_w, seen = np.log([0.25, 0.75]), np.array([[1e-7, 1e-7], [-1.0, -3.0], [-2.0, -0.5]])
+    batch = Batch(np.array([list(b"abc")]), np.ones((1, 3), bool))
+    held_out = HeldOut([batch], document=np.array([0]), num_documents=1)
+    rows = ComparedRows(held_out, num_bytes=np.array([3]), part=np.array([1]), groups={})
+    scores = [TokenLogProbs(x, np.array([3])) for x in (-np.ones(3), *seen.T)]
+    experts = (SimpleNamespace(name="expert_000"), SimpleNamespace(name="expert_001"))
+    ensemble: Any = SimpleNamespace(log_weights=log_w, experts=experts)
+    (text,) = example_texts(rows, scores, ensemble, byte_tokenizer())
+    joint = np.exp(log_w + np.vstack([np.zeros(2), np.cumsum(seen, axis=0)]))
+    np.testing.assert_allclose(
+        text["weights"], joint[:3] / joint[:3].sum(1, keepdims=True), atol=6e-5
+    )
+    assert text["nats"]["ensemble"] == pytest.approx(-np.log(joint[3].sum()), rel=1e-12)
+    assert text["nats"]["dense"] == 3
+    assert (text["expert"], text["pieces"]) == ("expert_001", ["a", "b", "c"])
+    certain = [TokenLogProbs(np.full(3, 1e-7), np.array([3]))] * 3
+    (text,) = example_texts(rows, certain, ensemble, byte_tokenizer())
+    assert text["nats"]["ensemble"] == pytest.approx(-3e-7, rel=1e-6)
 
 
 @pytest.mark.slow

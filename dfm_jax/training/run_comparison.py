@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from dfm_jax.checks import check_count, check_interval, require
@@ -272,15 +273,13 @@ def example_texts(
         row = int(np.argmax(np.where(part == k, counts, -1)))
         span = slice(first[row], first[row] + counts[row])
         log_probs = np.stack([one.log_probs[span] for one in scores[1:]], axis=1)
-        with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
-            gate = bayes_gate(ensemble.log_weights, log_probs)  # rows 0 … N
-            before = gate.log_weights[:-1]
-            nats = -mix_log_probs(ensemble.log_weights, log_probs.sum(0))
+        with jax.enable_x64(True), jax.default_device(jax.local_devices(backend="cpu")[0]):
+            log_gate, nats = _gate_along(ensemble.log_weights, log_probs)
         found.append(
             {
                 "expert": ensemble.experts[k].name,
                 "pieces": _pieces(_tokens(rows, row), tokenizer)[-len(log_probs) :],
-                "weights": np.exp(np.asarray(before)).round(4).tolist(),
+                "weights": np.exp(np.asarray(log_gate)).round(4).tolist(),
                 "nats": {
                     "dense": float(-scores[0].log_probs[span].sum()),
                     "ensemble": float(nats),
@@ -288,6 +287,16 @@ def example_texts(
             }
         )
     return found
+
+
+@jax.jit
+def _gate_along(log_prior: Any, log_probs: Any) -> tuple[Any, Any]:
+    """log r_k(x^{<i}), [N, K], and −log q̂(x) = −Σ_i log Σ_k r_k(x^{<i}) q̂_k(x^i | x^{<i}).   [D7]
+
+    Compiled, it does not refuse the logarithm of a certain token that was rounded to above 0.
+    """
+    log_gate = bayes_gate(log_prior, log_probs).log_weights[:-1]
+    return log_gate, -jnp.sum(jax.vmap(mix_log_probs)(log_gate, log_probs))
 
 
 def _tokens(rows: ComparedRows, row: int) -> list[int]:
