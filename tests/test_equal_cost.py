@@ -154,7 +154,6 @@ assert len(members.jobs()) == 3
 Local(members=members).cost_lines()
 from dfm_jax.training.equal_cost import member_cost
 from dfm_jax.training.presets import load_config
-from test_launch import parsed
 assert member_cost("dense", load_config("tiny"), 3)["flops"] > 0
 from jax._src import xla_bridge; print(len(xla_bridge._backends))
 """

@@ -15,7 +15,7 @@ import numpy as np
 from dfm_jax.interfaces import Network, Params, Task
 from dfm_jax.models import TransformerConfig, flops_per_token, router, transformer
 from dfm_jax.parallel import make_mesh
-from dfm_jax.training.batches import Batch
+from dfm_jax.training.batches import ArrayBatches, Batch
 from dfm_jax.training.config import LogConfig, OptimizerConfig, TrainConfig
 from dfm_jax.training.examples import Examples, array_examples
 from dfm_jax.training.stopping import NonFiniteError
@@ -144,7 +144,7 @@ def _examples(arrays: Any, recipe: Recipe) -> Examples:
     found = array_examples(arrays, size)
     task = {"source": asdict(recipe.source), "num_experts": recipe.num_experts}
     return found._replace(
-        batches=lambda key, step: _drawn(on_device, key, step, size),
+        batches=ArrayBatches(_drawn, on_device, (size,)),
         description={**found.description, "task": task},
     )
 
