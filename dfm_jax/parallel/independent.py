@@ -144,10 +144,9 @@ def independent(
             _check_second_axis(f"args[{number}]", args[number], within)
         missing = -length % across
         if missing and pad:
-            args = tuple(
-                arg if n in shared_args else jax.tree.map(partial(_with_last_again, missing), arg)
-                for n, arg in enumerate(args)
-            )
+            own = tuple(None if n in shared_args else arg for n, arg in enumerate(args))
+            padded = _with_last_again(own, missing)
+            args = tuple(args[n] if n in shared_args else arg for n, arg in enumerate(padded))
         else:
             rule = (
                 f"The leading axis must be a multiple of {across}, the devices, unless `pad` is set"
@@ -156,7 +155,7 @@ def independent(
         out = sharded(*args)
         if wide:
             out = wait_on_cpu(out, mesh)
-        return jax.tree.map(lambda leaf: leaf[:length], out) if missing else out
+        return _first(out, length) if missing else out
 
     return mapped
 
@@ -235,9 +234,19 @@ def _by_pmap(batched: Fn, mesh: Mesh, donate_args: tuple[int, ...]) -> Fn:
 _BACKENDS = ("shard_map", "pmap")
 
 
-def _with_last_again(times: int, leaf: Any) -> Any:
-    last = leaf.shape[0] - 1
-    return leaf[jnp.minimum(jnp.arange(last + 1 + times), last)]
+# One program each for all leaves, which would cost a dispatch or more per leaf otherwise.
+@partial(jax.jit, static_argnames="times")
+def _with_last_again(runs: Any, times: int) -> Any:
+    def padded(leaf: Any) -> Any:
+        last = leaf.shape[0] - 1
+        return leaf[jnp.minimum(jnp.arange(last + 1 + times), last)]
+
+    return jax.tree.map(padded, runs)
+
+
+@partial(jax.jit, static_argnames="length")
+def _first(runs: Any, length: int) -> Any:
+    return jax.tree.map(lambda leaf: leaf[:length], runs)
 
 
 def _leading_axis(args: dict[str, Any]) -> int:
