@@ -81,10 +81,13 @@ Theorem P7_gate (kappa : I -> R) (w : K -> R) (q : K -> {ffun I -> S} -> R) z k 
   = gate w (fun k => marginal revealed_indicator (q k)) z k.
 Proof.
 move=> k01 q_data; have C_neq0 := mask_weight_neq0 k01 z.
-rewrite /gate /mixture masked_marginalE //; last exact: q_data.
-rewrite (eq_bigr (fun j => mask_weight kappa z * (w j * marginal revealed_indicator (q j) z))).
-  by rewrite -mulr_sumr [w k * (_ * _)]mulrCA invfM mulrACA mulfV ?mul1r.
-by move=> j _; rewrite masked_marginalE ?mulrCA //; exact: q_data.
+have part j : marginal (masked_path kappa) (q j) z
+    = mask_weight kappa z * marginal revealed_indicator (q j) z.
+  by apply: masked_marginalE => //; exact: q_data.
+rewrite /gate; have -> : mixture w (fun j => marginal (masked_path kappa) (q j)) z
+    = mask_weight kappa z * mixture w (fun j => marginal revealed_indicator (q j)) z.
+  by rewrite /mixture mulr_sumr; apply: eq_bigr => j _; rewrite part mulrCA.
+by rewrite part mulrCA invfM mulrACA divff // mul1r.
 Qed.
 
 End Masks.
