@@ -27,7 +27,7 @@ export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
 STUDIES := study-equality study-counting study-language
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-pretrained install-peers install-tpu compare verify $(STUDIES) compile-tpu benchmarks parity test test-all test-wheel test-stack test-exhaustive notebooks notebooks-anew docs lint clean
+.PHONY: help install install-pretrained install-peers install-tpu compare verify $(STUDIES) compile-tpu benchmarks parity test test-all test-wheel test-stack test-exhaustive prove notebooks notebooks-anew docs lint clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -126,6 +126,10 @@ lint: $(STAMP) ## ruff, ruff format, pyright
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+prove: $(STAMP) ## the proofs checked again by Coq, which is not installed here; see dfm_jax/theory/proofs
+	$(BIN)/python -m dfm_jax.theory.proofs.build
+	$(BIN)/python -m dfm_jax.theory.proofs.tie
 
 clean: ## remove the environment and the caches; what runs have written stays
 	rm -rf .venv .venv-newest build dist docs/_build docs/_generated docs/notebooks *.egg-info .pytest_cache .ruff_cache .hypothesis

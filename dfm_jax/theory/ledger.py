@@ -7,6 +7,7 @@ from collections import defaultdict
 from importlib.util import find_spec
 from pathlib import Path
 
+from dfm_jax.theory.proofs import proof_of
 from dfm_jax.theory.statement import SECTIONS, in_order
 
 MATHEMATICS = (
@@ -79,14 +80,18 @@ def equations() -> str:
         "The falsifier is the same statement with one hypothesis broken: it must fail; where a row",
         "has several claims, one of them.",
         "",
+        "A proof is a theorem that Coq has checked for every finite space; its files are in",
+        "`dfm_jax/theory/proofs`, and `make prove` checks them again. A hypothesis that the words",
+        "do not have stands behind it. What has no proof is verified on random spaces only.",
+        "",
         *_NOTATION,
     ]
     for statement in in_order():
         if SECTIONS[statement.label[0]] != section:
             section = SECTIONS[statement.label[0]]
             lines += ["", f"## {section}", ""]
-            lines += ["| | statement | kind | source | functions | falsifier | residual |"]
-            lines += ["|---|---|---|---|---|---|---|"]
+            lines += ["| | statement | kind | proof | source | functions | falsifier | residual |"]
+            lines += ["|---|---|---|---|---|---|---|---|"]
         residual = statement.residual
         home = (inspect.getmodule(residual) or residual).__name__.removeprefix("dfm_jax.")
         functions = ", ".join(f"`{name}`" for name in where.get(statement.label, []))
@@ -94,6 +99,7 @@ def equations() -> str:
             f"**{statement.label}**",
             statement.words.replace("|", "\\|"),
             statement.kind,
+            proof_of(statement.label),
             statement.source,
             functions,
             statement.falsifier_words,

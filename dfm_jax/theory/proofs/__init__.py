@@ -1,0 +1,59 @@
+"""The proofs that Coq has checked, and what ties them to the code.
+
+    from dfm_jax.theory.proofs import proved
+
+    for theorem in proved()["D4"]:
+        print(theorem.name, theorem.file, theorem.statement)
+
+The sources `*.v` stand beside this file, one for each theme; a theorem has the label of the ledger,
+with a suffix for variants. `index.json` lists what Coq says of each, and `definitions.json` has
+their definitions; `make prove` checks all sources again and writes both anew, where Coq is
+installed. `python -m dfm_jax.theory.proofs.tie` computes the definitions beside the functions of
+the package.
+"""
+
+import json
+from collections import defaultdict
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+FOLDER = Path(__file__).parent
+
+# What a theorem needs that the words of the ledger do not say; all others are general.
+HYPOTHESES: dict[str, str] = {}
+# With real analysis come these, and no others: see mathcomp-classical.
+CLASSICAL = (
+    "constructive_indefinite_description",
+    "functional_extensionality_dep",
+    "propositional_extensionality",
+)
+
+
+class Theorem(NamedTuple):
+    """A theorem that Coq has checked: the label comes from the ledger."""
+
+    name: str
+    label: str
+    file: str
+    statement: str
+    assumptions: tuple[str, ...]
+
+
+@cache
+def proved() -> dict[str, tuple[Theorem, ...]]:
+    """The theorems of each label, in the order of the files."""
+    found = defaultdict(list)
+    for row in json.loads((FOLDER / "index.json").read_text("utf-8"))["theorems"]:
+        theorem = Theorem(**row | {"assumptions": tuple(row["assumptions"])})
+        found[theorem.label].append(theorem)
+    return {label: tuple(theorems) for label, theorems in found.items()}
+
+
+def proof_of(label: str) -> str:
+    """What is proved of a statement: its theorem, and a hypothesis that the words do not have."""
+    main = next((each for each in proved().get(label, ()) if each.name == label), None)
+    if main is None:
+        return "checked only"
+    hypothesis = f", where {HYPOTHESES[label]}" if label in HYPOTHESES else ""
+    return f"`{main.file.removesuffix('.v')}.{main.name}`{hypothesis}"
