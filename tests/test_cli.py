@@ -22,6 +22,7 @@ KEYS = [
     "instances",
     "falsifier_instances",
     "passed",
+    "proof",
 ]
 
 
@@ -32,7 +33,8 @@ def test_verify_prints_a_line_per_statement_and_writes_json(tmp_path, capsys):
     assert cli.main(args) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[1:3]] == ["P3", "D3"]
-    assert lines[1].endswith("✓")
+    assert lines[1].endswith("✓ Paths.P3")
+    assert "2 statements, 2 of them proved in Coq, float64" in lines[-1]
     assert "all hold, and every falsifier fails" in lines[-1]
     rows = json.loads(path.read_text())
     assert [list(row) for row in rows] == [KEYS, KEYS]

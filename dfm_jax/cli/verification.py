@@ -104,7 +104,9 @@ class Verify:
         else:
             verdict = "all hold; no falsifier was judged, for nothing breaks where V, N or K is 1"
         statements = "1 statement" if len(rows) == 1 else f"{len(rows)} statements"
-        print(f"\n{statements}, {self.precision}, {seconds:.0f} s: {verdict}.")
+        with_proof = sum(bool(row.proof) for row in rows)
+        how = f"{with_proof} of them proved in Coq, {self.precision}, {seconds:.0f} s"
+        print(f"\n{statements}, {how}: {verdict}.")
         if self.json is not None:
             self.json.write_text(json.dumps([_jsonable(row) for row in rows], indent=1) + "\n")
         return 1 if failed else 0
@@ -154,14 +156,14 @@ def _why(row: "Row") -> str:
     return f"{row.label} (its falsifier misses a generic case by {row.falsifier:.1e} only)"
 
 
-_HEADINGS = ("", "statement", "kind", "residual", "tolerance", "falsifier", "cases", "")
+_HEADINGS = ("", "statement", "kind", "residual", "tolerance", "falsifier", "cases", "", "proof")
 
 
-def _line(label, words, kind, residual, tolerance, falsifier, cases, verdict) -> str:
+def _line(label, words, kind, residual, tolerance, falsifier, cases, verdict, proof) -> str:
     words = words if len(words) <= 66 else words[:65] + "…"
     return (
         f"{label:<4}{words:<67}{kind:<11}{residual:>9}{tolerance:>10}{falsifier:>10}"
-        f"{cases:>6} {verdict}"
+        f"{cases:>6} {verdict:<2}{proof}".rstrip()
     )
 
 
@@ -174,7 +176,8 @@ def _show(row: "Row") -> str:
         f"{row.tolerance:.1e}",
         f"{row.falsifier:.1e}",
         str(row.instances),
-        "✓" if row.passed else "✗ FAILED",
+        "✓" if row.passed else "✗ FAILED ",
+        row.proof,
     )
 
 

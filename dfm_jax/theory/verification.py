@@ -18,6 +18,7 @@ import numpy as np
 from dfm_jax.checks import check_count, check_seed, require
 from dfm_jax.exact import MAX_DENSE_STATES, RefusedError
 from dfm_jax.theory.cases import Cases, Shape, draw_cases
+from dfm_jax.theory.proofs import main_theorem
 from dfm_jax.theory.runs import Precision, Run
 from dfm_jax.theory.statement import LEDGER, Statement, in_order
 
@@ -54,6 +55,7 @@ class Row(NamedTuple):
     instances: int
     falsifier_instances: int
     passed: bool
+    proof: str = ""  # the theorem that Coq has checked, as `Experts.D4`, or ""
 
 
 def verify(
@@ -303,6 +305,7 @@ def _judge(statement: Statement, batches: list[Cases], run: Run) -> Row:
         falsifier_instances=int(broken.size),
         passed=residual <= tolerance
         and (not broken.size or falsifier >= FALSIFIER_FACTOR[run.precision] * tolerance),
+        proof=main_theorem(statement.label),
     )
 
 

@@ -50,10 +50,16 @@ def proved() -> dict[str, tuple[Theorem, ...]]:
     return {label: tuple(theorems) for label, theorems in found.items()}
 
 
+def main_theorem(label: str) -> str:
+    """The theorem with the name of a label, as `Experts.D4`; "" if there is none."""
+    main = next((each for each in proved().get(label, ()) if each.name == label), None)
+    return f"{main.file.removesuffix('.v')}.{main.name}" if main else ""
+
+
 def proof_of(label: str) -> str:
     """What is proved of a statement: its theorem, and a hypothesis that the words do not have."""
-    main = next((each for each in proved().get(label, ()) if each.name == label), None)
-    if main is None:
+    theorem = main_theorem(label)
+    if not theorem:
         return "checked only"
     hypothesis = f", where {HYPOTHESES[label]}" if label in HYPOTHESES else ""
-    return f"`{main.file.removesuffix('.v')}.{main.name}`{hypothesis}"
+    return f"`{theorem}`{hypothesis}"
