@@ -22,7 +22,8 @@ extensions = [
     "sphinx.ext.napoleon",
     "docstring_equations",
 ]
-exclude_patterns = ["_build", "_generated/equations_by_module.md"]  # the latter is included
+included = ("equations_by_module", "tie", "theorems")
+exclude_patterns = ["_build", *(f"_generated/{name}.md" for name in included)]
 html_theme = "furo"
 html_title = "dfm_jax"
 html_show_sourcelink = False

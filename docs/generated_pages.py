@@ -11,6 +11,8 @@ from unittest import mock
 from dfm_jax import cli
 from dfm_jax.theory import LEDGER
 from dfm_jax.theory.ledger import citations
+from dfm_jax.theory.proofs import proved
+from dfm_jax.theory.proofs.tie import TIES
 from dfm_jax.theory.statement import in_order
 
 # From the bottom of the house to its top, as imports point.
@@ -43,6 +45,8 @@ def write_pages(folder: Path) -> None:
     pages = {f"reference/{layer}.rst": room_page(layer) for layer in LAYERS}
     pages["equations_by_module.md"] = equations_by_module()
     pages["commands.md"] = commands()
+    pages["tie.md"] = tie()
+    pages["theorems.md"] = theorems()
     for name, text in pages.items():
         _write(folder / name, text)
 
@@ -93,6 +97,28 @@ def equations_by_module() -> str:
                 lines.append(f"| {_link(function)} | {_cell(words)} |")
         lines.append("")
     return "\n".join(lines)
+
+
+def tie() -> str:
+    """Which definition of the proofs is computed beside which function."""
+    lines = ["| label | definition in Coq | function |", "|---|---|---|"]
+    lines += [f"| **{each.label}** | `{each.definition}` | {_link(each.function)} |" for each in TIES]
+    return "\n".join(lines) + "\n"
+
+
+def theorems() -> str:
+    """Every theorem as Coq prints it, label by label."""
+    lines = []
+    for statement in in_order():
+        found = proved().get(statement.label, ())
+        lines += [f"### {statement.label}", "", _cell(statement.words), ""]
+        for theorem in found:
+            classical = " Needs real analysis." if theorem.assumptions else ""
+            lines += [f"`{theorem.name}` in `{theorem.file}`.{classical}", ""]
+            lines += ["```coq", theorem.statement, "```", ""]
+        if not found:
+            lines += ["No theorem: this statement is verified on random spaces only.", ""]
+    return "\n".join(lines) + "\n"
 
 
 def _link(function: str) -> str:
