@@ -169,3 +169,190 @@ by congr (_ * L _); field; rewrite !lt0r_neq0.
 Qed.
 
 End Divergences.
+
+Section Mixtures.
+Variables (R : realFieldType) (L : logarithm R) (K X : finType).
+Implicit Types (w wh : K -> R) (q qh : K -> X -> R).
+
+Lemma mixture_ge_term w q k x : nonneg w -> (forall k, nonneg (q k)) ->
+  w k * q k x <= mixture w q x.
+Proof.
+move=> w_ge0 q_ge0; apply: (sum_ge_term (f := fun k => w k * q k x)) => j.
+by rewrite mulr_ge0.
+Qed.
+
+Lemma factors_gt0 (a b : R) : 0 <= a -> 0 <= b -> 0 < a * b -> 0 < a /\ 0 < b.
+Proof.
+move=> a_ge0 b_ge0; case: (nonneg_case a_ge0) => [->|a_gt0]; first by rewrite mul0r ltxx.
+by rewrite pmulr_rgt0.
+Qed.
+
+Lemma sum_mixture w q : (forall k, \sum_x q k x = 1) -> \sum_x mixture w q x = \sum_k w k.
+Proof.
+move=> q1; rewrite /mixture exchange_big; apply: eq_bigr => k _ /=.
+by rewrite -mulr_sumr q1 mulr1.
+Qed.
+
+Lemma gate_le1 w q x k : nonneg w -> (forall k, nonneg (q k)) -> gate w q x k <= 1.
+Proof.
+move=> w_ge0 q_ge0; have := mixture_ge0 w_ge0 q_ge0 x.
+case/nonneg_case => [q0|q_gt0]; first by rewrite /gate q0 invr0 mulr0 ler01.
+by rewrite ler_pdivr_mulr // mul1r mixture_ge_term.
+Qed.
+
+(** B1. −log Σ_j ŵ_j p̂_j(x) = −log ŵ_k − log p̂_k(x) + log r̂_k(x), for nonnegative masses and
+    experts and every k with ŵ_k p̂_k(x) > 0. Neither need be laws. *)
+Theorem B1 w q k x : nonneg w -> (forall k, nonneg (q k)) -> 0 < w k * q k x ->
+  - L (mixture w q x) = - L (w k) - L (q k x) + L (gate w q x k).
+Proof.
+move=> w_ge0 q_ge0 wq_gt0; have [w_gt0 q_gt0] := factors_gt0 (w_ge0 k) (q_ge0 k x) wq_gt0.
+have m_gt0 := lt_le_trans wq_gt0 (mixture_ge_term k x w_ge0 q_ge0).
+by rewrite ln_div // lnM //; ring.
+Qed.
+
+(** B1, second sentence: sending x to expert k alone costs log ŵ_k − log r̂_k(x) more. *)
+Theorem B1_cost w q k x : nonneg w -> (forall k, nonneg (q k)) -> 0 < w k * q k x ->
+  - L (q k x) - - L (mixture w q x) = L (w k) - L (gate w q x k).
+Proof. by move=> w_ge0 q_ge0 wq_gt0; rewrite (B1 w_ge0 q_ge0 wq_gt0); ring. Qed.
+
+(** B11. −log Σ_j ŵ_j p̂_j(x) ≤ −log ŵ_k − log p̂_k(x) for every k with ŵ_k p̂_k(x) > 0; for the
+    others the right side is infinite, so this is the minimum over k. *)
+Theorem B11 w q k x : nonneg w -> (forall k, nonneg (q k)) -> 0 < w k * q k x ->
+  - L (mixture w q x) <= - L (w k) - L (q k x).
+Proof.
+move=> w_ge0 q_ge0 wq_gt0; rewrite (B1 w_ge0 q_ge0 wq_gt0) ger_addl ln_le0 ?gate_le1 //.
+by rewrite divr_gt0 // (lt_le_trans wq_gt0) ?mixture_ge_term.
+Qed.
+
+(** The divergence of the joint laws of part and x. *)
+Definition joint_KL w q wh qh : R :=
+  \sum_k \sum_x w k * q k x * L (w k * q k x / (wh k * qh k x)).
+
+(** E_q KL(r(X) || r̂(X)), the price of the learned router. *)
+Definition gate_KL w q wh qh : R :=
+  \sum_x mixture w q x * KL L (gate w q x) (gate wh qh x).
+
+(** Σ_k w_k KL(q_k || q̂_k). *)
+Definition experts_KL w q qh : R := \sum_k w k * KL L (q k) (qh k).
+
+(** ŵ_k > 0 and q̂_k(x) > 0 wherever w_k q_k(x) > 0. *)
+Definition covers_parts w q wh qh := forall k x, 0 < w k * q k x -> 0 < wh k * qh k x.
+
+Lemma covers_mixture w q wh qh : nonneg w -> (forall k, nonneg (q k)) ->
+  nonneg wh -> (forall k, nonneg (qh k)) -> covers_parts w q wh qh ->
+  covers (mixture wh qh) (mixture w q).
+Proof.
+move=> w_ge0 q_ge0 wh_ge0 qh_ge0 cov x q_gt0.
+have [k wq_gt0|none] := pickP (fun k => 0 < w k * q k x).
+  exact: lt_le_trans (cov k x wq_gt0) (mixture_ge_term k x wh_ge0 qh_ge0).
+move: q_gt0; rewrite /mixture big1 ?ltxx // => k _.
+case: (nonneg_case (mulr_ge0 (w_ge0 k) (q_ge0 k x))) => // wq_gt0.
+by have := none k; rewrite wq_gt0.
+Qed.
+
+(** The chain rule, x first. *)
+Lemma joint_KL_gates w q wh qh : nonneg w -> (forall k, nonneg (q k)) ->
+  nonneg wh -> (forall k, nonneg (qh k)) -> covers_parts w q wh qh ->
+  joint_KL w q wh qh = KL L (mixture w q) (mixture wh qh) + gate_KL w q wh qh.
+Proof.
+move=> w_ge0 q_ge0 wh_ge0 qh_ge0 cov; rewrite /joint_KL exchange_big -big_split /=.
+apply: eq_bigr => x _; have a_ge0 k : 0 <= w k * q k x by rewrite mulr_ge0.
+case: (nonneg_case (mixture_ge0 w_ge0 q_ge0 x)) => [q0|q_gt0].
+  rewrite q0 !mul0r addr0 big1 // => k _.
+  by rewrite (sum_nonneg_eq0 a_ge0 q0) mul0r.
+have qh_gt0 := covers_mixture w_ge0 q_ge0 wh_ge0 qh_ge0 cov q_gt0.
+exact: (KL_scale L a_ge0 (cov^~ x) q_gt0 qh_gt0).
+Qed.
+
+(** The chain rule, the part first. *)
+Lemma joint_KL_experts w q wh qh : nonneg w -> (forall k, law (q k)) ->
+  nonneg wh -> (forall k, nonneg (qh k)) -> covers_parts w q wh qh ->
+  joint_KL w q wh qh = experts_KL w q qh + KL L w wh.
+Proof.
+move=> w_ge0 q_law wh_ge0 qh_ge0 cov; rewrite -big_split; apply: eq_bigr => k _ /=.
+have [q_ge0 q1] := q_law k.
+have -> : w k * L (w k / wh k) = \sum_x q k x * (w k * L (w k / wh k)).
+  by rewrite -mulr_suml q1 mul1r.
+rewrite mulr_sumr -big_split; apply: eq_bigr => x _ /=.
+have -> : w k * (q k x * L (q k x / qh k x)) + q k x * (w k * L (w k / wh k)) =
+    w k * q k x * (L (q k x / qh k x) + L (w k / wh k)) by ring.
+case: (nonneg_case (mulr_ge0 (w_ge0 k) (q_ge0 x))) => [wq0|wq_gt0].
+  by rewrite wq0 !mul0r.
+have [w_gt0 q_gt0] := factors_gt0 (w_ge0 k) (q_ge0 x) wq_gt0.
+have [wh_gt0 qh_gt0] := factors_gt0 (wh_ge0 k) (qh_ge0 k x) (cov k x wq_gt0).
+by rewrite !ln_div ?mulr_gt0 // !lnM //; ring.
+Qed.
+
+(** B2. KL(q || q̂) + E_q KL(r || r̂) = Σ_k w_k KL(q_k || q̂_k) + KL(w || ŵ) for q̂ = Σ_k ŵ_k q̂_k and
+    its own posterior r̂: both sides are the divergence of the joint laws. The parts q_k are laws;
+    the masses w, ŵ and the experts q̂_k need not be, and are positive where w_k q_k(x) is. *)
+Theorem B2 w q wh qh : nonneg w -> (forall k, law (q k)) ->
+  nonneg wh -> (forall k, nonneg (qh k)) -> covers_parts w q wh qh ->
+  KL L (mixture w q) (mixture wh qh) + gate_KL w q wh qh = experts_KL w q qh + KL L w wh.
+Proof.
+move=> w_ge0 q_law wh_ge0 qh_ge0 cov; have q_ge0 k := (q_law k).1.
+by rewrite -joint_KL_gates // joint_KL_experts.
+Qed.
+
+Lemma gate_law w q x : nonneg w -> (forall k, nonneg (q k)) -> 0 < mixture w q x ->
+  law (gate w q x).
+Proof. by move=> w_ge0 q_ge0 m_gt0; split; [exact: gate_ge0 | exact: sum_gate]. Qed.
+
+Lemma gate_KL_ge0 w q wh qh : nonneg w -> (forall k, nonneg (q k)) ->
+  nonneg wh -> (forall k, nonneg (qh k)) -> covers_parts w q wh qh -> 0 <= gate_KL w q wh qh.
+Proof.
+move=> w_ge0 q_ge0 wh_ge0 qh_ge0 cov; apply: sumr_ge0 => x _.
+case: (nonneg_case (mixture_ge0 w_ge0 q_ge0 x)) => [->|q_gt0]; first by rewrite mul0r.
+have qh_gt0 := covers_mixture w_ge0 q_ge0 wh_ge0 qh_ge0 cov q_gt0.
+apply: mulr_ge0; first exact: ltW.
+apply: gibbs; first exact: gate_law.
+- exact: gate_ge0.
+- by rewrite sum_gate.
+move=> k; rewrite /gate => r_gt0; rewrite divr_gt0 // cov //.
+by move: r_gt0; rewrite pmulr_lgt0 // invr_gt0.
+Qed.
+
+(** B3. With the Bayes gate KL(q || q̂) ≤ Σ_k w_k KL(q_k || q̂_k) + KL(w || ŵ), under the hypotheses
+    of B2. *)
+Theorem B3 w q wh qh : nonneg w -> (forall k, law (q k)) ->
+  nonneg wh -> (forall k, nonneg (qh k)) -> covers_parts w q wh qh ->
+  KL L (mixture w q) (mixture wh qh) <= experts_KL w q qh + KL L w wh.
+Proof.
+move=> w_ge0 q_law wh_ge0 qh_ge0 cov; rewrite -B2 // ler_addl gate_KL_ge0 // => k.
+by case: (q_law k).
+Qed.
+
+End Mixtures.
+
+Section Bregman.
+Variables (R : realFieldType) (K S : finType).
+
+(** D(a, b) = φ(a) − φ(b) − ⟨∇φ(b), a − b⟩. *)
+Definition bregman (phi : (S -> R) -> R) (grad : (S -> R) -> S -> R) (a b : S -> R) : R :=
+  phi a - phi b - \sum_s grad b s * (a s - b s).
+
+(** L4. Σ_k r_k D(u_k, v) = D(Σ_k r_k u_k, v) + Σ_k r_k D(u_k, Σ_j r_j u_j), the targets in the
+    first argument. Only Σ_k r_k = 1 is needed: φ and the field in the place of its gradient may be
+    any functions, and r may be negative. *)
+Theorem L4 phi grad (r : K -> R) (u : K -> S -> R) (v : S -> R) : \sum_k r k = 1 ->
+  \sum_k r k * bregman phi grad (u k) v =
+  bregman phi grad (mixture r u) v + \sum_k r k * bregman phi grad (u k) (mixture r u).
+Proof.
+move=> r1; rewrite /bregman.
+have inner b : \sum_k r k * (phi (u k) - phi b - \sum_s grad b s * (u k s - b s)) =
+    \sum_k r k * phi (u k) - phi b - \sum_s grad b s * (mixture r u s - b s).
+  have -> : \sum_s grad b s * (mixture r u s - b s) =
+      \sum_k r k * \sum_s grad b s * (u k s - b s).
+    under [RHS]eq_bigr do rewrite mulr_sumr.
+    rewrite exchange_big; apply: eq_bigr => s _ /=.
+    have -> : b s = \sum_k r k * b s by rewrite -mulr_suml r1 mul1r.
+    rewrite /mixture -sumrB mulr_sumr; apply: eq_bigr => k _.
+    by rewrite -mulr_suml r1; ring.
+  have -> : phi b = \sum_k r k * phi b by rewrite -mulr_suml r1 mul1r.
+  rewrite -!sumrB; apply: eq_bigr => k _.
+  by rewrite -mulr_suml r1; ring.
+rewrite !inner [X in _ = _ + (_ - X)]big1 => [|s _]; last by rewrite subrr mulr0.
+by ring.
+Qed.
+
+End Bregman.
