@@ -356,3 +356,241 @@ by ring.
 Qed.
 
 End Bregman.
+
+Section CrossEntropy.
+Variables (R : realFieldType) (L : logarithm R).
+
+(** KL(p || q) = E_p[−log q] − H(p). *)
+Lemma KL_cross_entropy (X : finType) (p q : X -> R) : nonneg p -> covers q p ->
+  KL L p q = cross_entropy L p q - entropy L p.
+Proof.
+move=> p_ge0 q_p; rewrite /cross_entropy /entropy opprK addrC -sumrB.
+apply: eq_bigr => x _; case: (nonneg_case (p_ge0 x)) => [->|p_gt0]; first by rewrite !mul0r subrr.
+by rewrite ln_div ?q_p // mulrBr.
+Qed.
+
+Section Information.
+Variables (K X : finType).
+
+(** I(X; K) = E log[ P(x, k) / (P(x) P(k)) ], for any joint masses. *)
+Definition information (p : X -> K -> R) : R :=
+  \sum_x \sum_k p x k * L (p x k / ((\sum_j p x j) * \sum_y p y k)).
+
+(** I(X; K) for the joint law w_k q_k(x) of a sequence and its part. *)
+Definition part_information (w : K -> R) (q : K -> X -> R) : R :=
+  information (fun x k => w k * q k x).
+
+(** I(X; K) = Σ_k w_k KL(q_k || q). *)
+Lemma part_informationE (w : K -> R) (q : K -> X -> R) : nonneg w -> (forall k, law (q k)) ->
+  part_information w q = experts_KL L w q (fun=> mixture w q).
+Proof.
+move=> w_ge0 q_law; rewrite /part_information /information exchange_big /experts_KL.
+apply: eq_bigr => k _ /=; have [q_ge0 q1] := q_law k.
+rewrite mulr_sumr; apply: eq_bigr => x _; rewrite -mulr_sumr q1 mulr1 mulrA.
+case: (nonneg_case (mulr_ge0 (w_ge0 k) (q_ge0 x))) => [->|wq_gt0]; first by rewrite !mul0r.
+have [w_gt0 q_gt0] := factors_gt0 (w_ge0 k) (q_ge0 x) wq_gt0.
+congr (_ * L _); rewrite -/(mixture w q x) [mixture w q x * _]mulrC.
+by rewrite -mulf_div mulfV ?mul1r // lt0r_neq0.
+Qed.
+
+(** D10, first half. H(X) = Σ_k w_k H(X | k) + I(X; K). The parts are laws; the masses w need not
+    sum to 1. *)
+Theorem D10_entropy (w : K -> R) (q : K -> X -> R) : nonneg w -> (forall k, law (q k)) ->
+  entropy L (mixture w q) = \sum_k w k * entropy L (q k) + part_information w q.
+Proof.
+move=> w_ge0 q_law; have q_ge0 k := (q_law k).1; rewrite part_informationE // -big_split /=.
+have -> : entropy L (mixture w q) = \sum_k w k * cross_entropy L (q k) (mixture w q).
+  rewrite /entropy /cross_entropy; under [RHS]eq_bigr do rewrite mulrN mulr_sumr.
+  rewrite sumrN exchange_big; congr (- _); apply: eq_bigr => x _ /=.
+  by rewrite {1}/mixture mulr_suml; apply: eq_bigr => k _; rewrite mulrA.
+apply: eq_bigr => k _; rewrite -mulrDr; case: (nonneg_case (w_ge0 k)) => [->|w_gt0].
+  by rewrite !mul0r.
+congr (_ * _); rewrite KL_cross_entropy; [by rewrite addrC subrK | exact: q_ge0 |].
+move=> x q_gt0; apply: lt_le_trans (mixture_ge_term k x w_ge0 q_ge0).
+by rewrite mulr_gt0.
+Qed.
+
+End Information.
+
+Section Router.
+Variables (K Z : finType) (w : K -> R) (p : K -> Z -> R).
+Implicit Type rho : Z -> K -> R.
+
+(** E[−log ρ(K | Z)], the cross-entropy of a router on the pairs of state and part. *)
+Definition router_loss rho : R := - \sum_z \sum_k w k * p k z * L (rho z k).
+
+(** E KL(r(Z) || ρ(Z)). *)
+Definition router_excess rho : R := \sum_z mixture w p z * KL L (gate w p z) (rho z).
+
+Hypotheses (w_ge0 : nonneg w) (p_ge0 : forall k, nonneg (p k)).
+
+Lemma router_lossE rho :
+  router_loss rho = \sum_z mixture w p z * cross_entropy L (gate w p z) (rho z).
+Proof.
+rewrite /router_loss -sumrN; apply: eq_bigr => z _.
+rewrite /cross_entropy mulrN mulr_sumr; congr (- _); apply: eq_bigr => k _.
+by rewrite mulrA gateE.
+Qed.
+
+Lemma gate_gt0 z k : 0 < mixture w p z -> 0 < gate w p z k -> 0 < w k * p k z.
+Proof. by move=> m_gt0 r_gt0; rewrite -gateE // mulr_gt0. Qed.
+
+(** D11, excess. The cross-entropy of a router ρ exceeds that of the posterior r by
+    E KL(r(Z) || ρ(Z)). It is positive where w_k p_k(z) is. *)
+Theorem D11_excess rho : (forall z k, 0 < w k * p k z -> 0 < rho z k) ->
+  router_loss rho - router_loss (gate w p) = router_excess rho.
+Proof.
+move=> rho_gt0; rewrite !router_lossE -sumrB; apply: eq_bigr => z _.
+case: (nonneg_case (mixture_ge0 w_ge0 p_ge0 z)) => [->|m_gt0]; first by rewrite !mul0r subrr.
+rewrite -mulrBr KL_cross_entropy //; first exact: gate_ge0.
+by move=> k r_gt0; apply: rho_gt0; apply: gate_gt0.
+Qed.
+
+(** The router gives a law over the experts (or less), positive where w_k p_k(z) is. *)
+Definition router rho := (forall z, nonneg (rho z)) /\ (forall z, \sum_k rho z k <= 1) /\
+  (forall z k, 0 < w k * p k z -> 0 < rho z k).
+
+Lemma router_term_ge0 rho z : router rho ->
+  0 <= mixture w p z * KL L (gate w p z) (rho z).
+Proof.
+move=> [rho_ge0 [rho1 rho_gt0]].
+case: (nonneg_case (mixture_ge0 w_ge0 p_ge0 z)) => [->|m_gt0]; first by rewrite mul0r.
+apply: mulr_ge0; first exact: ltW.
+apply: gibbs (gate_law w_ge0 p_ge0 m_gt0) (rho_ge0 z) (rho1 z) _ => k r_gt0.
+exact/rho_gt0/gate_gt0.
+Qed.
+
+(** D11. The minimizer over all functions of the state is r_k(z). *)
+Theorem D11 rho : router rho -> router_loss (gate w p) <= router_loss rho.
+Proof.
+move=> rhoP; rewrite -subr_ge0 D11_excess; last by case: rhoP => _ [].
+by apply: sumr_ge0 => z _; apply: router_term_ge0.
+Qed.
+
+(** D11, the only one where p(z) > 0. *)
+Theorem D11_unique rho : router rho -> router_loss rho <= router_loss (gate w p) ->
+  forall z k, 0 < mixture w p z -> rho z k = gate w p z k.
+Proof.
+move=> rhoP; rewrite -subr_le0 D11_excess; last by case: rhoP => _ [].
+move=> excess_le0 z k m_gt0; have terms_ge0 y := router_term_ge0 y rhoP.
+have [rho_ge0 [rho1 rho_gt0]] := rhoP.
+have excess0 : router_excess rho = 0.
+  by apply/eqP; rewrite eq_le excess_le0 sumr_ge0 // => y _; apply: terms_ge0.
+symmetry; apply: (@gibbs_eq R L K); [exact: gate_law|exact: rho_ge0|exact: rho1| |].
+  by move=> j r_gt0; apply/rho_gt0/gate_gt0.
+have /eqP := sum_nonneg_eq0 terms_ge0 excess0 z.
+by rewrite mulf_eq0 gt_eqF //= => /eqP ->.
+Qed.
+
+End Router.
+
+Section TokenLoss.
+Variables (H Z I V : finType) (c : H -> Z -> R) (pi : H -> R) (y : I -> H -> V).
+Implicit Types (ph : Z -> I -> V -> R) (omega : Z -> I -> R).
+
+(** p_{1|t}^i(v | z), the posterior law of the data token y^i of the hidden value. *)
+Definition token_posterior (z : Z) (i : I) (v : V) : R :=
+  mean c pi z (fun h => delta (y i h) v).
+
+(** −E Σ_i ω(Z, i) log p̂^i(X_1^i | Z). *)
+Definition token_loss omega ph : R :=
+  - \sum_h \sum_z pi h * c h z * \sum_i omega z i * L (ph z i (y i h)).
+
+(** Σ ω E KL(p_{1|t} || p̂). *)
+Definition token_excess omega ph : R :=
+  \sum_z marginal c pi z * \sum_i omega z i * KL L (token_posterior z i) (ph z i).
+
+Hypotheses (c_ge0 : forall h, nonneg (c h)) (pi_ge0 : nonneg pi).
+
+Lemma token_posterior_law z i : 0 < marginal c pi z -> law (token_posterior z i).
+Proof.
+move=> m_gt0; split=> [v|].
+  rewrite -(pmulr_rge0 _ m_gt0) meanE //; apply: sumr_ge0 => h _.
+  by rewrite !mulr_ge0 ?delta_ge0.
+rewrite /token_posterior /mean exchange_big /= -[RHS](sum_posterior m_gt0).
+by apply: eq_bigr => h _; rewrite -mulr_sumr sum_delta1 mulr1.
+Qed.
+
+Lemma token_lossE omega ph : token_loss omega ph =
+  \sum_z marginal c pi z * \sum_i omega z i * cross_entropy L (token_posterior z i) (ph z i).
+Proof.
+rewrite /token_loss exchange_big -sumrN; apply: eq_bigr => z _ /=.
+under eq_bigr do rewrite mulr_sumr; rewrite exchange_big mulr_sumr -sumrN /=.
+apply: eq_bigr => i _; rewrite mulrCA /cross_entropy mulrN mulr_sumr.
+rewrite [X in _ = _ * - X](_ : _ = \sum_h c h z * pi h * L (ph z i (y i h))).
+  by rewrite mulrN mulr_sumr; congr (- _); apply: eq_bigr => h _; ring.
+under eq_bigr do rewrite mulrA meanE // mulr_suml.
+rewrite exchange_big; apply: eq_bigr => h _ /=.
+rewrite -(sum_delta (y i h) (fun v => L (ph z i v))) mulr_sumr.
+by apply: eq_bigr => v _; rewrite mulrA.
+Qed.
+
+(** Masses p̂ that are positive where the posterior is. *)
+Definition covers_tokens ph := forall z i, 0 < marginal c pi z ->
+  covers (ph z i) (token_posterior z i).
+
+(** L1. The cross-entropy of any p̂ exceeds that of the posteriors by Σ ω E KL(p_{1|t} || p̂), for
+    every weight ω(z, i) that does not depend on x_1. The state z may hold the time. Of p̂ only its
+    sign is used: it is positive where the posterior is. *)
+Theorem L1 omega ph : covers_tokens ph ->
+  token_loss omega ph - token_loss omega token_posterior = token_excess omega ph.
+Proof.
+move=> cov; rewrite !token_lossE -sumrB; apply: eq_bigr => z _.
+case: (nonneg_case (marginal_ge0 c_ge0 pi_ge0 z)) => [->|m_gt0]; first by rewrite !mul0r subrr.
+rewrite -mulrBr -sumrB; congr (_ * _); apply: eq_bigr => i _.
+rewrite -mulrBr KL_cross_entropy //; last exact: cov.
+by case: (token_posterior_law i m_gt0).
+Qed.
+
+(** A law over the tokens (or less), positive where the posterior is. *)
+Definition predictor ph := [/\ forall z i, nonneg (ph z i),
+  forall z i, \sum_v ph z i v <= 1 & covers_tokens ph].
+
+Lemma token_term_ge0 ph z i : predictor ph -> 0 < marginal c pi z ->
+  0 <= KL L (token_posterior z i) (ph z i).
+Proof.
+move=> [ph_ge0 ph1 cov] m_gt0.
+exact: gibbs (token_posterior_law i m_gt0) (ph_ge0 z i) (ph1 z i) (cov z i m_gt0).
+Qed.
+
+Lemma token_excess_ge0 omega ph z : (forall z i, 0 <= omega z i) -> predictor ph ->
+  0 <= marginal c pi z * \sum_i omega z i * KL L (token_posterior z i) (ph z i).
+Proof.
+move=> om_ge0 phP.
+case: (nonneg_case (marginal_ge0 c_ge0 pi_ge0 z)) => [->|m_gt0]; first by rewrite mul0r.
+apply: mulr_ge0; first exact: ltW.
+by apply: sumr_ge0 => i _; apply: mulr_ge0 (om_ge0 z i) (token_term_ge0 i phP m_gt0).
+Qed.
+
+(** L1, the minimum: the posterior minimizes every loss with weights ω ≥ 0. *)
+Theorem L1_minimum omega ph : (forall z i, 0 <= omega z i) -> predictor ph ->
+  token_loss omega token_posterior <= token_loss omega ph.
+Proof.
+move=> om_ge0 phP; rewrite -subr_ge0 L1; last by case: phP.
+by apply: sumr_ge0 => z _; apply: token_excess_ge0.
+Qed.
+
+(** L1, the same minimizer for any ω > 0: where p(z) > 0 the posterior is the only one. *)
+Theorem L1_unique omega ph : (forall z i, 0 < omega z i) -> predictor ph ->
+  token_loss omega ph <= token_loss omega token_posterior ->
+  forall z i v, 0 < marginal c pi z -> ph z i v = token_posterior z i v.
+Proof.
+move=> om_gt0 phP; have om_ge0 z i := ltW (om_gt0 z i).
+rewrite -subr_le0 L1; last by case: phP.
+move=> excess_le0 z i v m_gt0; have terms_ge0 x := token_excess_ge0 x om_ge0 phP.
+have excess0 : token_excess omega ph = 0.
+  by apply/eqP; rewrite eq_le excess_le0 sumr_ge0 // => x _; apply: terms_ge0.
+have /eqP := sum_nonneg_eq0 terms_ge0 excess0 z; rewrite mulf_eq0 gt_eqF //= => /eqP inner0.
+have inner_ge0 j : 0 <= omega z j * KL L (token_posterior z j) (ph z j).
+  exact: mulr_ge0 (om_ge0 z j) (token_term_ge0 j phP m_gt0).
+have /eqP := sum_nonneg_eq0 inner_ge0 inner0 i; rewrite mulf_eq0 gt_eqF //= => /eqP KL0.
+have [ph_ge0 ph1 cov] := phP; symmetry; apply: (@gibbs_eq R L V).
+- exact: token_posterior_law.
+- exact: ph_ge0.
+- exact: ph1.
+- exact: cov.
+by rewrite KL0.
+Qed.
+
+End TokenLoss.
+End CrossEntropy.
