@@ -120,3 +120,59 @@ by rewrite ler_pdivr_mulr // mulrC ler_pdivl_mulr // mulrC.
 Qed.
 
 End Variation.
+
+Section Agreement.
+Variables (R : realFieldType) (I S : finType).
+Implicit Types (x y : {ffun I -> S}) (q a b : {ffun I -> S} -> R) (A : pred I).
+
+(** x^A = y^A. *)
+Definition agree_on A x y : bool := [forall i, A i ==> (x i == y i)].
+
+(** q(x^A). *)
+Definition mass q A x : R := \sum_(y | agree_on A x y) q y.
+
+(** q(X^i = v | x^A), 0 where q(x^A) = 0. *)
+Definition next_token q A (i : I) x (v : S) : R :=
+  (\sum_(y | agree_on A x y && (y i == v)) q y) / mass q A x.
+
+(** A function that depends on x^A only. *)
+Definition reads (T : Type) A (f : {ffun I -> S} -> T) := forall x y, agree_on A x y -> f x = f y.
+
+(** A with i. *)
+Definition with_token A (i : I) : pred I := fun j => A j || (j == i).
+
+Lemma agree_onP A x y : reflect (forall i, A i -> x i = y i) (agree_on A x y).
+Proof.
+apply: (iffP forallP) => [xy i Ai|xy i]; first by have := xy i; rewrite Ai => /eqP.
+by apply/implyP => Ai; rewrite xy.
+Qed.
+
+Lemma agree_refl A x : agree_on A x x.
+Proof. exact/agree_onP. Qed.
+
+Lemma agree_sym A x y : agree_on A x y = agree_on A y x.
+Proof. by apply/agree_onP/agree_onP => xy i Ai; rewrite xy. Qed.
+
+Lemma agree_eq A x y z : agree_on A x y -> agree_on A x z = agree_on A y z.
+Proof.
+move/agree_onP => xy; apply/agree_onP/agree_onP => xz i Ai; first by rewrite -xy ?xz.
+by rewrite xy ?xz.
+Qed.
+
+Lemma agree_with A i x y : agree_on (with_token A i) x y = agree_on A x y && (y i == x i).
+Proof.
+apply/agree_onP/andP => [xy|[/agree_onP xy /eqP yi] j /orP [Aj|/eqP ->]]; last by [].
+  split; last by rewrite xy // /with_token eqxx orbT.
+  by apply/agree_onP => j Aj; rewrite xy // /with_token Aj.
+exact: xy.
+Qed.
+
+Lemma mass_reads q A : reads A (mass q A).
+Proof. by move=> x y xy; apply: eq_bigl => z; rewrite (agree_eq z xy). Qed.
+
+Lemma next_reads q A i : reads A (next_token q A i).
+Proof.
+move=> x y xy; rewrite /next_token (mass_reads q xy).
+Admitted.
+
+End Agreement.

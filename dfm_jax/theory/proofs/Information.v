@@ -224,6 +224,9 @@ move=> w_ge0 q_ge0 wq_gt0; rewrite (B1 w_ge0 q_ge0 wq_gt0) ger_addl ln_le0 ?gate
 by rewrite divr_gt0 // (lt_le_trans wq_gt0) ?mixture_ge_term.
 Qed.
 
+(** The parts q_k are laws wherever w_k > 0, and nonnegative everywhere. *)
+Definition parts w q := forall k, nonneg (q k) /\ (0 < w k -> \sum_x q k x = 1).
+
 (** The divergence of the joint laws of part and x. *)
 Definition joint_KL w q wh qh : R :=
   \sum_k \sum_x w k * q k x * L (w k * q k x / (wh k * qh k x)).
@@ -265,14 +268,15 @@ exact: (KL_scale L a_ge0 (cov^~ x) q_gt0 qh_gt0).
 Qed.
 
 (** The chain rule, the part first. *)
-Lemma joint_KL_experts w q wh qh : nonneg w -> (forall k, law (q k)) ->
+Lemma joint_KL_experts w q wh qh : nonneg w -> parts w q ->
   nonneg wh -> (forall k, nonneg (qh k)) -> covers_parts w q wh qh ->
   joint_KL w q wh qh = experts_KL w q qh + KL L w wh.
 Proof.
-move=> w_ge0 q_law wh_ge0 qh_ge0 cov; rewrite -big_split; apply: eq_bigr => k _ /=.
-have [q_ge0 q1] := q_law k.
+move=> w_ge0 qP wh_ge0 qh_ge0 cov; rewrite -big_split; apply: eq_bigr => k _ /=.
+have [q_ge0 q1] := qP k.
 have -> : w k * L (w k / wh k) = \sum_x q k x * (w k * L (w k / wh k)).
-  by rewrite -mulr_suml q1 mul1r.
+  rewrite -mulr_suml; case: (nonneg_case (w_ge0 k)) => [->|/q1 ->]; last by rewrite mul1r.
+  by rewrite mul0r mulr0.
 rewrite mulr_sumr -big_split; apply: eq_bigr => x _ /=.
 have -> : w k * (q k x * L (q k x / qh k x)) + q k x * (w k * L (w k / wh k)) =
     w k * q k x * (L (q k x / qh k x) + L (w k / wh k)) by ring.
@@ -284,13 +288,14 @@ by rewrite !ln_div ?mulr_gt0 // !lnM //; ring.
 Qed.
 
 (** B2. KL(q || q̂) + E_q KL(r || r̂) = Σ_k w_k KL(q_k || q̂_k) + KL(w || ŵ) for q̂ = Σ_k ŵ_k q̂_k and
-    its own posterior r̂: both sides are the divergence of the joint laws. The parts q_k are laws;
-    the masses w, ŵ and the experts q̂_k need not be, and are positive where w_k q_k(x) is. *)
-Theorem B2 w q wh qh : nonneg w -> (forall k, law (q k)) ->
+    its own posterior r̂: both sides are the divergence of the joint laws. The parts q_k are laws
+    (where w_k > 0); the masses w, ŵ and the experts q̂_k are nonnegative, and ŵ_k q̂_k(x) > 0
+    wherever w_k q_k(x) > 0. That w, ŵ and q̂_k are laws is not needed. *)
+Theorem B2 w q wh qh : nonneg w -> parts w q ->
   nonneg wh -> (forall k, nonneg (qh k)) -> covers_parts w q wh qh ->
   KL L (mixture w q) (mixture wh qh) + gate_KL w q wh qh = experts_KL w q qh + KL L w wh.
 Proof.
-move=> w_ge0 q_law wh_ge0 qh_ge0 cov; have q_ge0 k := (q_law k).1.
+move=> w_ge0 qP wh_ge0 qh_ge0 cov; have q_ge0 k := (qP k).1.
 by rewrite -joint_KL_gates // joint_KL_experts.
 Qed.
 
@@ -314,12 +319,12 @@ Qed.
 
 (** B3. With the Bayes gate KL(q || q̂) ≤ Σ_k w_k KL(q_k || q̂_k) + KL(w || ŵ), under the hypotheses
     of B2. *)
-Theorem B3 w q wh qh : nonneg w -> (forall k, law (q k)) ->
+Theorem B3 w q wh qh : nonneg w -> parts w q ->
   nonneg wh -> (forall k, nonneg (qh k)) -> covers_parts w q wh qh ->
   KL L (mixture w q) (mixture wh qh) <= experts_KL w q qh + KL L w wh.
 Proof.
-move=> w_ge0 q_law wh_ge0 qh_ge0 cov; rewrite -B2 // ler_addl gate_KL_ge0 // => k.
-by case: (q_law k).
+move=> w_ge0 qP wh_ge0 qh_ge0 cov; rewrite -B2 // ler_addl gate_KL_ge0 // => k.
+by case: (qP k).
 Qed.
 
 End Mixtures.
@@ -381,24 +386,24 @@ Definition part_information (w : K -> R) (q : K -> X -> R) : R :=
   information (fun x k => w k * q k x).
 
 (** I(X; K) = Σ_k w_k KL(q_k || q). *)
-Lemma part_informationE (w : K -> R) (q : K -> X -> R) : nonneg w -> (forall k, law (q k)) ->
+Lemma part_informationE (w : K -> R) (q : K -> X -> R) : nonneg w -> parts w q ->
   part_information w q = experts_KL L w q (fun=> mixture w q).
 Proof.
-move=> w_ge0 q_law; rewrite /part_information /information exchange_big /experts_KL.
-apply: eq_bigr => k _ /=; have [q_ge0 q1] := q_law k.
-rewrite mulr_sumr; apply: eq_bigr => x _; rewrite -mulr_sumr q1 mulr1 mulrA.
+move=> w_ge0 qP; rewrite /part_information /information exchange_big /experts_KL.
+apply: eq_bigr => k _ /=; have [q_ge0 q1] := qP k.
+rewrite mulr_sumr; apply: eq_bigr => x _; rewrite -mulr_sumr [RHS]mulrA.
 case: (nonneg_case (mulr_ge0 (w_ge0 k) (q_ge0 x))) => [->|wq_gt0]; first by rewrite !mul0r.
-have [w_gt0 q_gt0] := factors_gt0 (w_ge0 k) (q_ge0 x) wq_gt0.
+have [w_gt0 q_gt0] := factors_gt0 (w_ge0 k) (q_ge0 x) wq_gt0; rewrite q1 // mulr1.
 congr (_ * L _); rewrite -/(mixture w q x) [mixture w q x * _]mulrC.
 by rewrite -mulf_div mulfV ?mul1r // lt0r_neq0.
 Qed.
 
-(** D10, first half. H(X) = Σ_k w_k H(X | k) + I(X; K). The parts are laws; the masses w need not
-    sum to 1. *)
-Theorem D10_entropy (w : K -> R) (q : K -> X -> R) : nonneg w -> (forall k, law (q k)) ->
+(** D10, first half. H(X) = Σ_k w_k H(X | k) + I(X; K). The parts are laws (where w_k > 0); the
+    masses w need not sum to 1. *)
+Theorem D10_entropy (w : K -> R) (q : K -> X -> R) : nonneg w -> parts w q ->
   entropy L (mixture w q) = \sum_k w k * entropy L (q k) + part_information w q.
 Proof.
-move=> w_ge0 q_law; have q_ge0 k := (q_law k).1; rewrite part_informationE // -big_split /=.
+move=> w_ge0 qP; have q_ge0 k := (qP k).1; rewrite part_informationE // -big_split /=.
 have -> : entropy L (mixture w q) = \sum_k w k * cross_entropy L (q k) (mixture w q).
   rewrite /entropy /cross_entropy; under [RHS]eq_bigr do rewrite mulrN mulr_sumr.
   rewrite sumrN exchange_big; congr (- _); apply: eq_bigr => x _ /=.
