@@ -132,14 +132,14 @@ Definition agree_on A x y : bool := [forall i, A i ==> (x i == y i)].
 Definition mass q A x : R := \sum_(y | agree_on A x y) q y.
 
 (** q(X^i = v | x^A), 0 where q(x^A) = 0. *)
-Definition next_token q A (i : I) x (v : S) : R :=
+Definition token_given q A (i : I) x (v : S) : R :=
   (\sum_(y | agree_on A x y && (y i == v)) q y) / mass q A x.
-
-(** A function that depends on x^A only. *)
-Definition reads (T : Type) A (f : {ffun I -> S} -> T) := forall x y, agree_on A x y -> f x = f y.
 
 (** A with i. *)
 Definition with_token A (i : I) : pred I := fun j => A j || (j == i).
+
+(** The function depends on x^A only. *)
+Definition reads A (f : {ffun I -> S} -> R) := forall x y, agree_on A x y -> f x = f y.
 
 Lemma agree_onP A x y : reflect (forall i, A i -> x i = y i) (agree_on A x y).
 Proof.
@@ -159,20 +159,165 @@ move/agree_onP => xy; apply/agree_onP/agree_onP => xz i Ai; first by rewrite -xy
 by rewrite xy ?xz.
 Qed.
 
+Lemma agree_ext A B x y : A =1 B -> agree_on A x y = agree_on B x y.
+Proof. by move=> AB; apply: eq_forallb => i; rewrite AB. Qed.
+
 Lemma agree_with A i x y : agree_on (with_token A i) x y = agree_on A x y && (y i == x i).
 Proof.
-apply/agree_onP/andP => [xy|[/agree_onP xy /eqP yi] j /orP [Aj|/eqP ->]]; last by [].
-  split; last by rewrite xy // /with_token eqxx orbT.
+apply/agree_onP/andP => [xy|[/agree_onP xy /eqP yi] j /orP [Aj|/eqP ->]].
+- split; last by rewrite xy // /with_token eqxx orbT.
   by apply/agree_onP => j Aj; rewrite xy // /with_token Aj.
-exact: xy.
+- exact: xy.
+- by [].
 Qed.
+
+Lemma mass_ext q A B x : A =1 B -> mass q A x = mass q B x.
+Proof. by move=> AB; apply: eq_bigl => y; rewrite (agree_ext _ _ AB). Qed.
 
 Lemma mass_reads q A : reads A (mass q A).
 Proof. by move=> x y xy; apply: eq_bigl => z; rewrite (agree_eq z xy). Qed.
 
-Lemma next_reads q A i : reads A (next_token q A i).
+Lemma token_reads q A i v : reads A (fun x => token_given q A i x v).
 Proof.
-move=> x y xy; rewrite /next_token (mass_reads q xy).
-Admitted.
+move=> x y xy; rewrite /token_given (mass_reads q xy); congr (_ / _).
+by apply: eq_bigl => z; rewrite (agree_eq z xy).
+Qed.
 
+Lemma mass_ge0 q A : nonneg q -> nonneg (mass q A).
+Proof. by move=> q_ge0 x; apply: sumr_ge0 => y _. Qed.
+
+Lemma mass_ge q A x : nonneg q -> q x <= mass q A x.
+Proof.
+move=> q_ge0; rewrite /mass (bigD1 x) ?agree_refl //= ler_addl.
+by apply: sumr_ge0 => y _.
+Qed.
+
+(** The number of sequences that agree with x on A, and sums over the values of x^A. *)
+Definition completions A x : R := mass (fun=> 1) A x.
+
+Lemma completions_gt0 A x : 0 < completions A x.
+Proof.
+rewrite /completions; have /= := @mass_ge (fun=> 1) A x (fun=> ler01).
+by apply: lt_le_trans; rewrite ltr01.
+Qed.
+
+Lemma disintegrate a A f : reads A f ->
+  \sum_x a x * f x = \sum_x f x / completions A x * mass a A x.
+Proof.
+move=> f_A; under [RHS]eq_bigr do rewrite mulr_sumr.
+rewrite (exchange_big_dep predT) //=; apply: eq_bigr => x _.
+transitivity (\sum_(y | agree_on A x y) a x * (f x / completions A x) * 1).
+  rewrite -mulr_sumr -/(mass (fun=> 1) A x) -/(completions A x) -mulrA divfK //.
+  by rewrite lt0r_neq0 // completions_gt0.
+apply: eq_big => [y|y xy]; first by rewrite agree_sym.
+by rewrite mulr1 mulrC (f_A _ _ xy) /completions (mass_reads _ xy).
+Qed.
+
+Lemma disintegrate_eq a b A f : reads A f -> mass a A =1 mass b A ->
+  \sum_x a x * f x = \sum_x b x * f x.
+Proof.
+by move=> f_A ab; rewrite !(disintegrate _ f_A); apply: eq_bigr => x _; rewrite ab.
+Qed.
+
+Lemma mass_scale a A f x : reads A f -> mass (fun y => a y * f y) A x = mass a A x * f x.
+Proof.
+move=> f_A; rewrite /mass mulr_suml; apply: eq_bigr => y xy.
+by rewrite (f_A _ _ xy).
+Qed.
+
+Lemma sum_tokens a A i x :
+  \sum_v \sum_(y | agree_on A x y && (y i == v)) a y = mass a A x.
+Proof. by rewrite /mass [RHS](partition_big (fun y => y i) predT). Qed.
+
+Lemma token_givenE q A i x v : nonneg q ->
+  mass q A x * token_given q A i x v = \sum_(y | agree_on A x y && (y i == v)) q y.
+Proof.
+move=> q_ge0; rewrite /token_given mulrCA.
+case: (nonneg_case (mass_ge0 A q_ge0 x)) => [q0|q_gt0]; last first.
+  by rewrite mulfV ?mulr1 // lt0r_neq0.
+rewrite q0 mul0r mulr0 big1 // => y /andP [xy _].
+apply/eqP; rewrite eq_le q_ge0 andbT -q0 (mass_reads q xy).
+exact: mass_ge.
+Qed.
+
+Lemma token_own q A i x :
+  token_given q A i x (x i) = mass q (with_token A i) x / mass q A x.
+Proof. by congr (_ / _); apply: eq_bigl => y; rewrite agree_with. Qed.
+
+Lemma token_ge0 q A i x : nonneg q -> nonneg (token_given q A i x).
+Proof. by move=> q_ge0 v; rewrite divr_ge0 ?mass_ge0 // sumr_ge0. Qed.
+
+Lemma sum_token q A i x : 0 < mass q A x -> \sum_v token_given q A i x v = 1.
+Proof.
+by move=> q_gt0; rewrite /token_given -mulr_suml sum_tokens mulfV // lt0r_neq0.
+Qed.
+
+Lemma sum_token_le1 q A i x : nonneg q -> \sum_v token_given q A i x v <= 1.
+Proof.
+move=> q_ge0; case: (nonneg_case (mass_ge0 A q_ge0 x)) => [q0|q_gt0].
+  by rewrite /token_given q0 invr0 -mulr_suml mulr0 ler01.
+by rewrite sum_token.
+Qed.
+
+(** The tower rule: E f(x^A, X^i) = E Σ_v q(v | x^A) f(x^A, v). *)
+Lemma tower q A i (f : {ffun I -> S} -> S -> R) : nonneg q -> (forall v, reads A (f^~ v)) ->
+  \sum_x q x * f x (x i) = \sum_x q x * \sum_v token_given q A i x v * f x v.
+Proof.
+move=> q_ge0 f_A; under [RHS]eq_bigr do rewrite mulr_sumr; rewrite [RHS]exchange_big /=.
+under eq_bigr => x _ do rewrite -(sum_delta (x i) (f x)) mulr_sumr.
+rewrite exchange_big; apply: eq_bigr => v _ /=.
+under eq_bigr do rewrite mulrA; under [RHS]eq_bigr do rewrite mulrA.
+apply: (disintegrate_eq (f_A v)) => x.
+rewrite (mass_scale q x (token_reads q i v)) token_givenE //.
+rewrite /mass [RHS]big_mkcondr; apply: eq_bigr => y _; rewrite /delta eq_sym.
+by case: eqP => _; rewrite ?mulr1 ?mulr0.
+Qed.
+
+Section Parts.
+Variables (K : finType) (w : K -> R) (qs : K -> {ffun I -> S} -> R).
+Hypotheses (w_ge0 : nonneg w) (qs_ge0 : forall k, nonneg (qs k)).
+
+(** r_k(x^A) = w_k q_k(x^A) / Σ_j w_j q_j(x^A). *)
+Definition gate_given A x (k : K) : R := gate w (fun k => mass (qs k) A) x k.
+
+Lemma mass_mixture A x : mass (mixture w qs) A x = mixture w (fun k => mass (qs k) A) x.
+Proof.
+by rewrite /mass /mixture exchange_big; apply: eq_bigr => k _; rewrite mulr_sumr.
+Qed.
+
+Lemma gate_given_reads A k : reads A (fun x => gate_given A x k).
+Proof.
+move=> x y xy; rewrite /gate_given /gate (mass_reads (qs k) xy); congr (_ / _).
+by apply: eq_bigr => j _; rewrite (mass_reads (qs j) xy).
+Qed.
+
+Lemma gate_givenE A x k : mass (mixture w qs) A x * gate_given A x k = w k * mass (qs k) A x.
+Proof. by rewrite mass_mixture gateE // => j; apply: mass_ge0. Qed.
+
+Lemma gate_given_law A x : 0 < mass (mixture w qs) A x -> law (gate_given A x).
+Proof. by rewrite mass_mixture => m_gt0; apply: gate_law => // k; apply: mass_ge0. Qed.
+
+Lemma gate_given_ge0 A x : nonneg (gate_given A x).
+Proof. by apply: gate_ge0 => // k; apply: mass_ge0. Qed.
+
+(** E_q r_k(x^A) f(x^A) = w_k E_k f(x^A). *)
+Lemma gate_tower A k f : reads A f ->
+  \sum_x mixture w qs x * (gate_given A x k * f x) = w k * \sum_x qs k x * f x.
+Proof.
+move=> f_A; rewrite mulr_sumr; under eq_bigr do rewrite mulrA.
+under [RHS]eq_bigr do rewrite mulrA.
+apply: (disintegrate_eq f_A) => x; rewrite (mass_scale _ x (gate_given_reads k)) gate_givenE.
+by rewrite /mass mulr_sumr.
+Qed.
+
+(** D6 for any set of positions: q(v | x^A) = Σ_k r_k(x^A) q_k(v | x^A). *)
+Lemma token_mixture A i x v : token_given (mixture w qs) A i x v =
+  mixture (gate_given A x) (fun k => token_given (qs k) A i x) v.
+Proof.
+rewrite {1}/token_given mass_mixture exchange_big /= mulr_suml; apply: eq_bigr => k _.
+rewrite -mulr_sumr -(token_givenE A i x v (qs_ge0 k)) /gate_given /gate.
+by ring.
+Qed.
+
+End Parts.
 End Agreement.
