@@ -321,3 +321,223 @@ Qed.
 
 End Parts.
 End Agreement.
+
+Section Chain.
+Variables (R : realFieldType) (L : logarithm R) (n : nat) (S : finType).
+Implicit Types (x y : {ffun 'I_n -> S}) (q : {ffun 'I_n -> S} -> R).
+Implicit Types (m : 'I_n -> {ffun 'I_n -> S} -> S -> R).
+
+(** The positions before t, x^{≤t} for t tokens. *)
+Definition before (t : nat) : pred 'I_n := fun j => (j < t)%N.
+
+(** q(X^{t+1} = v | x^{≤t}); positions are counted from 0, so that t is also the next position. *)
+Definition next_token q (t : 'I_n) x (v : S) : R := token_given q (before t) t x v.
+
+(** The law of whole sequences that next-token laws m make: Π_t m(x^{t+1} | x^{≤t}). *)
+Definition sequence_law m x : R := \prod_t m t x (x t).
+
+(** Each next-token law depends on the tokens before it only. *)
+Definition causal (T : Type) (m : 'I_n -> {ffun 'I_n -> S} -> T -> R) :=
+  forall (t : 'I_n) v, reads (before t) (fun x => m t x v).
+
+Lemma next_causal q : causal (next_token q).
+Proof. by move=> t v; apply: token_reads. Qed.
+
+Lemma before_next (t : 'I_n) : before t.+1 =1 with_token (before t) t.
+Proof. by move=> j; rewrite /before /with_token ltnS leq_eqVlt orbC -val_eqE. Qed.
+
+Lemma mass_before0 q x : law q -> mass q (before 0) x = 1.
+Proof. by move=> [_ <-]; apply: eq_bigl => y; apply/agree_onP => i. Qed.
+
+Lemma mass_all q x : mass q (before n) x = q x.
+Proof.
+rewrite /mass (big_pred1 x) // => y; apply/agree_onP/eqP => [xy|-> //].
+by apply/ffunP => i; rewrite xy // /before ltn_ord.
+Qed.
+
+Lemma mass_gt0 q A x : nonneg q -> 0 < q x -> 0 < mass q A x.
+Proof. by move=> q_ge0 qx; apply: lt_le_trans qx (mass_ge A x q_ge0). Qed.
+
+Lemma next_own q (t : 'I_n) x :
+  next_token q t x (x t) = mass q (before t.+1) x / mass q (before t) x.
+Proof. by rewrite /next_token token_own (mass_ext _ _ (before_next t)). Qed.
+
+Lemma next_own_gt0 q t x : nonneg q -> 0 < q x -> 0 < next_token q t x (x t).
+Proof. by move=> q_ge0 qx; rewrite next_own divr_gt0 ?mass_gt0. Qed.
+
+(** q(x) = Π_t q(x^{t+1} | x^{≤t}), S1. *)
+Lemma sequence_lawE q x : law q -> 0 < q x -> sequence_law (next_token q) x = q x.
+Proof.
+move=> q_law qx; have [q_ge0 _] := q_law; rewrite /sequence_law.
+under eq_bigr do rewrite next_own.
+rewrite -(big_mkord predT (fun t => mass q (before t.+1) x / mass q (before t) x)).
+rewrite -[RHS]mass_all.
+suff prefixes N : \prod_(0 <= t < N) (mass q (before t.+1) x / mass q (before t) x) =
+    mass q (before N) x by exact: prefixes.
+elim: N => [|N IH]; first by rewrite big_geq ?mass_before0.
+by rewrite big_nat_recr //= IH mulrC divfK // lt0r_neq0 // mass_gt0.
+Qed.
+
+(** The chain rule of a divergence along the prefixes. *)
+Lemma KL_chain q m : law q -> causal m -> (forall t x, covers (m t x) (next_token q t x)) ->
+  KL L q (sequence_law m) = \sum_t \sum_x q x * KL L (next_token q t x) (m t x).
+Proof.
+move=> q_law m_causal cov; have [q_ge0 _] := q_law.
+pose f t x v := L (next_token q t x v / m t x v).
+transitivity (\sum_x q x * \sum_t f t x (x t)).
+  apply: eq_bigr => x _; case: (nonneg_case (q_ge0 x)) => [->|qx]; first by rewrite !mul0r.
+  congr (_ * _); rewrite -{1}(sequence_lawE q_law qx) /sequence_law -prodf_div ln_prod // => t.
+  by rewrite divr_gt0 ?next_own_gt0 // cov // next_own_gt0.
+under eq_bigr do rewrite mulr_sumr; rewrite exchange_big; apply: eq_bigr => t _ /=.
+apply: (@tower R _ S q (before t) t (f t) q_ge0) => v x y xy.
+by rewrite /f (@next_causal q t v x y xy) (m_causal t v _ _ xy).
+Qed.
+
+Lemma next_law q t x : nonneg q -> 0 < q x -> law (next_token q t x).
+Proof.
+by move=> q_ge0 qx; split; [exact: token_ge0 | apply: sum_token; apply: mass_gt0].
+Qed.
+
+Section Routers.
+Variables (K : finType) (w : K -> R) (qs : K -> {ffun 'I_n -> S} -> R).
+Implicit Types (rho : 'I_n -> {ffun 'I_n -> S} -> K -> R).
+Implicit Types (ms : K -> 'I_n -> {ffun 'I_n -> S} -> S -> R).
+
+(** r_k(x^{≤t}), D7's gate at the prefix. *)
+Definition prefix_gate (t : 'I_n) x : K -> R := gate_given w qs (before t) x.
+
+(** Σ_k ρ_k(x^{≤t}) m_k(v | x^{≤t}). *)
+Definition routed rho ms (t : 'I_n) x (v : S) : R :=
+  mixture (rho t x) (fun k => ms k t x) v.
+
+(** I(X^{t+1}; K | X^{≤t}): the information of next token and part under their law given the
+    prefix, in the mean over prefixes. *)
+Definition next_information (t : 'I_n) : R :=
+  \sum_x mixture w qs x *
+    part_information L (prefix_gate t x) (fun k => next_token (qs k) t x).
+
+(** E_q KL(r || ρ)(X^{≤t}). *)
+Definition router_KL rho (t : 'I_n) : R :=
+  \sum_x mixture w qs x * KL L (prefix_gate t x) (rho t x).
+
+Hypotheses (w_law : law w) (qs_law : forall k, law (qs k)).
+
+Lemma w_ge0 : nonneg w. Proof. by case: w_law. Qed.
+Lemma qs_ge0 k : nonneg (qs k). Proof. by case: (qs_law k). Qed.
+Hint Resolve w_ge0 qs_ge0 : core.
+
+Lemma mixture_law : law (mixture w qs).
+Proof.
+split; first exact: mixture_ge0.
+by rewrite sum_mixture => [|k]; [case: w_law | case: (qs_law k)].
+Qed.
+
+Lemma gate_causal : causal prefix_gate.
+Proof. by move=> t k; apply: gate_given_reads. Qed.
+
+Lemma prefix_parts t x : parts (prefix_gate t x) (fun k => next_token (qs k) t x).
+Proof.
+move=> k; split=> [v|r_gt0]; first exact: token_ge0.
+apply: sum_token; case: (nonneg_case (mass_ge0 (before t) (qs_ge0 k) x)) => // q0.
+by move: r_gt0; rewrite /prefix_gate /gate_given /gate q0 mulr0 mul0r ltxx.
+Qed.
+
+Lemma next_mixture t x :
+  next_token (mixture w qs) t x =1 mixture (prefix_gate t x) (fun k => next_token (qs k) t x).
+Proof. by move=> v; apply: token_mixture. Qed.
+
+(** Experts' next-token laws cost in the mean what their sequence laws do. *)
+Lemma experts_chain ms : (forall k, causal (ms k)) ->
+  (forall k t x, 0 < w k -> covers (ms k t x) (next_token (qs k) t x)) ->
+  \sum_t \sum_x mixture w qs x *
+    experts_KL L (prefix_gate t x) (fun k => next_token (qs k) t x) (fun k => ms k t x) =
+  \sum_k w k * KL L (qs k) (sequence_law (ms k)).
+Proof.
+move=> ms_causal cov.
+transitivity (\sum_k \sum_t w k * \sum_x qs k x * KL L (next_token (qs k) t x) (ms k t x)).
+  rewrite [RHS]exchange_big; apply: eq_bigr => t _ /=.
+  under eq_bigr do rewrite mulr_sumr; rewrite exchange_big; apply: eq_bigr => k _ /=.
+  apply: gate_tower => // x y xy; rewrite /KL; apply: eq_bigr => v _.
+  by rewrite (@next_causal (qs k) t v x y xy) (ms_causal k t v _ _ xy).
+apply: eq_bigr => k _; rewrite -mulr_sumr.
+case: (nonneg_case (w_ge0 k)) => [->|w_gt0]; first by rewrite !mul0r.
+by congr (_ * _); rewrite KL_chain // => t x; apply: cov.
+Qed.
+
+Lemma covers_next k t x : 0 < w k ->
+  covers (next_token (mixture w qs) t x) (next_token (qs k) t x).
+Proof.
+move=> w_gt0 v q_gt0; rewrite next_mixture.
+apply: lt_le_trans (mixture_ge_term k v _ _); first last.
+- by move=> j; apply: token_ge0.
+- exact: gate_given_ge0.
+have m_gt0 : 0 < mass (qs k) (before t) x.
+  case: (nonneg_case (mass_ge0 (before t) (qs_ge0 k) x)) => // m0.
+  by move: q_gt0; rewrite /next_token /token_given m0 invr0 mulr0 ltxx.
+rewrite mulr_gt0 // divr_gt0 ?mulr_gt0 //.
+apply: lt_le_trans (mixture_ge_term k x _ _) => //; first by rewrite mulr_gt0.
+by move=> j; apply: mass_ge0.
+Qed.
+
+(** D10. For a sequence X of n tokens with parts K, I(X; K) = Σ_t I(X^{t+1}; K | X^{≤t}); with
+    D10_entropy, H(X) = Σ_k w_k H(X | k) + Σ_t I(X^{t+1}; K | X^{≤t}). All laws may be those given a
+    context. *)
+Theorem D10 : part_information L w qs = \sum_t next_information t.
+Proof.
+rewrite part_informationE //; last by move=> k; split; case: (qs_law k).
+rewrite [LHS](_ : _ = \sum_k w k * KL L (qs k) (sequence_law (next_token (mixture w qs)))).
+  rewrite -experts_chain; [|by move=> k; apply: next_causal|by move=> *; apply: covers_next].
+  apply: eq_bigr => t _; apply: eq_bigr => x _; congr (_ * _).
+  rewrite part_informationE; [|exact: gate_given_ge0|exact: prefix_parts].
+  apply: eq_bigr => k _; congr (_ * _); apply: eq_bigr => v _.
+  by rewrite next_mixture.
+apply: eq_bigr => k _; case: (nonneg_case (w_ge0 k)) => [->|w_gt0]; first by rewrite !mul0r.
+congr (_ * _); apply: eq_bigr => x _.
+case: (nonneg_case (qs_ge0 k x)) => [->|q_gt0]; first by rewrite !mul0r.
+rewrite sequence_lawE //; first exact: mixture_law.
+by apply: lt_le_trans (mixture_ge_term k x _ _) => //; rewrite mulr_gt0.
+Qed.
+
+(** D10 with the entropies. *)
+Theorem D10_chain :
+  entropy L (mixture w qs) = \sum_k w k * entropy L (qs k) + \sum_t next_information t.
+Proof. by rewrite D10_entropy // ?D10 // => k; split; case: (qs_law k). Qed.
+
+(** B4. A router ρ at every step, q̂(v | x^{≤t}) = Σ_k ρ_k(x^{≤t}) q̂_k(v | x^{≤t}):
+    KL(q || q̂) ≤ Σ_t E_q KL(r || ρ)(X^{≤t}) + Σ_k w_k KL(q_k || q̂_k), the experts given by their
+    next-token laws. Router and experts are nonnegative, read the prefix only, and
+    ρ_k(x^{≤t}) q̂_k(v | x^{≤t}) > 0 wherever w_k > 0 and q_k(v | x^{≤t}) > 0; that they are laws
+    is not needed. *)
+Theorem B4 rho ms : causal rho -> (forall k, causal (ms k)) ->
+  (forall t x, nonneg (rho t x)) -> (forall k t x, nonneg (ms k t x)) ->
+  (forall k t x v, 0 < w k -> 0 < next_token (qs k) t x v -> 0 < rho t x k * ms k t x v) ->
+  KL L (mixture w qs) (sequence_law (routed rho ms)) <=
+  \sum_t router_KL rho t + \sum_k w k * KL L (qs k) (sequence_law (ms k)).
+Proof.
+move=> rho_causal ms_causal rho_ge0 ms_ge0 cov.
+have cov_parts t x : covers_parts (prefix_gate t x) (fun k => next_token (qs k) t x)
+    (rho t x) (fun k => ms k t x).
+  move=> k v rq_gt0.
+  have [r_gt0 q_gt0] := factors_gt0 (gate_given_ge0 w_ge0 qs_ge0 _ x k)
+    (token_ge0 _ t x (qs_ge0 k) v) rq_gt0.
+  apply: cov => //; case: (nonneg_case (w_ge0 k)) => // w0.
+  by move: r_gt0; rewrite /prefix_gate /gate_given /gate w0 !mul0r ltxx.
+rewrite -experts_chain //; last first.
+  move=> k t x w_gt0 v q_gt0.
+  by have [] := factors_gt0 (rho_ge0 t x k) (ms_ge0 k t x v) (cov k t x v w_gt0 q_gt0).
+rewrite KL_chain; last first.
+- move=> t x v; rewrite next_mixture.
+  exact: covers_mixture (gate_given_ge0 w_ge0 qs_ge0 _ x) (fun k => token_ge0 _ t x (qs_ge0 k))
+    (rho_ge0 t x) (fun k => ms_ge0 k t x) (cov_parts t x) v.
+- move=> t v x y xy; apply: eq_bigr => k _.
+  by rewrite (rho_causal t k _ _ xy) (ms_causal k t v _ _ xy).
+- exact: mixture_law.
+rewrite -big_split; apply: ler_sum => t _ /=; rewrite -big_split; apply: ler_sum => x _ /=.
+rewrite -mulrDr; apply: (ler_wpmul2l (mixture_ge0 w_ge0 qs_ge0 x)); rewrite addrC.
+apply: le_trans (B3 L (gate_given_ge0 w_ge0 qs_ge0 _ x) (prefix_parts t x) (rho_ge0 t x)
+  (fun k => ms_ge0 k t x) (cov_parts t x)).
+by rewrite le_eqVlt; apply/orP; left; apply/eqP; apply: eq_bigr => v _; rewrite !next_mixture.
+Qed.
+
+End Routers.
+End Chain.
