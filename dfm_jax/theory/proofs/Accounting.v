@@ -273,6 +273,36 @@ rewrite /mass [RHS]big_mkcondr; apply: eq_bigr => y _; rewrite /delta eq_sym.
 by case: eqP => _; rewrite ?mulr1 ?mulr0.
 Qed.
 
+(** q(x^A, x^i) = q(x^A) q(x^i | x^A). *)
+Lemma mass_with q A i x : nonneg q ->
+  mass q (with_token A i) x = mass q A x * token_given q A i x (x i).
+Proof. by move=> q_ge0; rewrite token_givenE //; apply: eq_bigl => y; rewrite agree_with. Qed.
+
+Lemma sum_completions A x : \sum_(y | agree_on A x y) (completions A y)^-1 = 1.
+Proof.
+rewrite (eq_bigr (fun=> 1 * (completions A x)^-1)) => [|y xy].
+  by rewrite -mulr_suml mulfV // lt0r_neq0 // completions_gt0.
+by rewrite mul1r /completions (mass_reads _ xy).
+Qed.
+
+(** A sum over x^A and x^i is a sum over x^A and the values of x^i. *)
+Lemma prefix_step A i (f : {ffun I -> S} -> S -> R) : ~~ A i -> (forall v, reads A (f^~ v)) ->
+  \sum_x f x (x i) / completions (with_token A i) x = \sum_x (\sum_v f x v) / completions A x.
+Proof.
+move=> Ai f_A; under [RHS]eq_bigr do rewrite mulr_suml; rewrite [RHS]exchange_big /=.
+under eq_bigr => x _ do rewrite -(sum_delta (x i) (f x)) mulr_suml.
+rewrite exchange_big; apply: eq_bigr => v _ /=.
+under eq_bigr do rewrite mulrAC; under [RHS]eq_bigr do rewrite mulrC.
+apply: (disintegrate_eq (f_A v)) => x; rewrite /mass sum_completions.
+rewrite -[RHS](sum_completions (with_token A i) (put x i v)).
+rewrite [RHS](eq_bigl (fun y => agree_on A x y && (y i == v))); last first.
+  move=> y; rewrite agree_with ffunE eqxx; congr (_ && _).
+  apply/esym/agree_eq/agree_onP => j Aj; rewrite ffunE.
+  by case: eqP Aj Ai => // -> ->.
+rewrite [RHS]big_mkcondr; apply: eq_bigr => y _; rewrite /delta eq_sym.
+by case: eqP => _; rewrite ?mul1r ?mul0r.
+Qed.
+
 Section Parts.
 Variables (K : finType) (w : K -> R) (qs : K -> {ffun I -> S} -> R).
 Hypotheses (w_ge0 : nonneg w) (qs_ge0 : forall k, nonneg (qs k)).
@@ -396,6 +426,86 @@ Qed.
 Lemma next_law q t x : nonneg q -> 0 < q x -> law (next_token q t x).
 Proof.
 by move=> q_ge0 qx; split; [exact: token_ge0 | apply: sum_token; apply: mass_gt0].
+Qed.
+
+(** m gives a law over the next token, or less, at every prefix. *)
+Definition sub_laws (T : finType) (m : 'I_n -> {ffun 'I_n -> S} -> T -> R) :=
+  forall t x, nonneg (m t x) /\ \sum_v m t x v <= 1.
+
+(** The likelihood of the first t tokens, and its distance from theirs under q. *)
+Definition prefix_law m (t : nat) x : R := \prod_(s | before t s) m s x (x s).
+Definition prefix_distance q m (t : nat) : R :=
+  \sum_x `|mass q (before t) x - prefix_law m t x| / completions R (before t) x.
+
+Lemma prefix_law_reads m t : causal m -> reads (before t) (prefix_law m t).
+Proof.
+move=> m_causal x y /agree_onP xy; apply: eq_bigr => s st; rewrite (xy s st).
+apply: m_causal; apply/agree_onP => j js; apply: xy; exact: ltn_trans js st.
+Qed.
+
+Lemma prefix_law_next m (t : 'I_n) x : prefix_law m t.+1 x = prefix_law m t x * m t x (x t).
+Proof.
+rewrite /prefix_law (bigD1 t) /= ?/before ?ltnSn // mulrC; congr (_ * _).
+by apply: eq_bigl => j; rewrite ltnS ltn_neqAle andbC.
+Qed.
+
+Lemma prefix_distance_next q m (t : 'I_n) : nonneg q -> causal m -> sub_laws m ->
+  prefix_distance q m t.+1 <=
+  prefix_distance q m t + \sum_x q x * \sum_v `|next_token q t x v - m t x v|.
+Proof.
+move=> q_ge0 m_causal m_sub.
+pose f x v := `|mass q (before t) x * next_token q t x v - prefix_law m t x * m t x v|.
+have -> : prefix_distance q m t.+1 = \sum_x (\sum_v f x v) / completions R (before t) x.
+  rewrite -(@prefix_step R _ S (before t) t) => [|| v x y xy]; last first.
+  - rewrite /f (mass_reads q xy) (@next_causal q t v x y xy) (m_causal t v _ _ xy).
+    by rewrite (prefix_law_reads m_causal xy).
+  - by rewrite /before ltnn.
+  apply: eq_bigr => x _; rewrite /completions (mass_ext _ _ (before_next t)) /f.
+  by rewrite (mass_ext _ _ (before_next t)) mass_with // prefix_law_next.
+rewrite (@disintegrate R _ S q (before t)) => [|x y xy]; last first.
+  by apply: eq_bigr => v _; rewrite (@next_causal q t v x y xy) (m_causal t v _ _ xy).
+rewrite -big_split; apply: ler_sum => x _ /=; rewrite mulrAC -mulrDl.
+apply: ler_wpmul2r; first by rewrite invr_ge0 ltW // completions_gt0.
+have [m_ge0 m1] := m_sub t x.
+apply: (@le_trans _ _ (\sum_v (`|mass q (before t) x - prefix_law m t x| * m t x v +
+    `|next_token q t x v - m t x v| * mass q (before t) x))).
+  apply: ler_sum => v _; rewrite /f.
+  have -> : mass q (before t) x * next_token q t x v - prefix_law m t x * m t x v =
+      (mass q (before t) x - prefix_law m t x) * m t x v +
+      (next_token q t x v - m t x v) * mass q (before t) x by ring.
+  apply: le_trans (ler_norm_add _ _) _; rewrite !normrM (ger0_norm (m_ge0 v)).
+  by rewrite (ger0_norm (mass_ge0 _ q_ge0 x)).
+rewrite big_split /= -mulr_sumr -mulr_suml ler_add2r.
+by rewrite -[X in _ <= X]mulr1 ler_wpmul2l.
+Qed.
+
+Lemma prefix_distance_le q m (t : nat) : law q -> causal m -> sub_laws m -> (t <= n)%N ->
+  prefix_distance q m t <=
+  \sum_(s | before t s) \sum_x q x * \sum_v `|next_token q s x v - m s x v|.
+Proof.
+move=> q_law m_causal m_sub; have [q_ge0 _] := q_law; elim: t => [|t IH] tn.
+  rewrite /prefix_distance [X in _ <= X]big_pred0 // big1 // => x _.
+  by rewrite mass_before0 // /prefix_law big_pred0 // subrr normr0 mul0r.
+apply: le_trans (prefix_distance_next (Ordinal tn) q_ge0 m_causal m_sub) _.
+rewrite [X in _ <= X](bigD1 (Ordinal tn)) /= ?/before ?ltnSn // addrC ler_add2l.
+apply: le_trans (IH (ltnW tn)) _; rewrite le_eqVlt; apply/orP; left; apply/eqP.
+by apply: eq_bigl => j; rewrite /before ltnS ltn_neqAle andbC -val_eqE.
+Qed.
+
+(** Variation along the prefixes. *)
+Lemma variation_chain q m : law q -> causal m -> sub_laws m ->
+  variation q (sequence_law m) <= \sum_t \sum_x q x * variation (next_token q t x) (m t x).
+Proof.
+move=> q_law m_causal m_sub.
+have := prefix_distance_le q_law m_causal m_sub (leqnn n).
+have -> : prefix_distance q m n = \sum_x `|q x - sequence_law m x|.
+  apply: eq_bigr => x _; rewrite /completions !mass_all divr1; congr `|_ - _|.
+  by apply: eq_bigl => s; rewrite /before ltn_ord.
+rewrite [X in _ <= X](eq_bigl predT) => [le|s]; last by rewrite /before ltn_ord.
+rewrite /variation.
+under [X in _ <= X]eq_bigr do under eq_bigr do rewrite mulrCA.
+under [X in _ <= X]eq_bigr do rewrite -mulr_sumr.
+by rewrite -mulr_sumr; apply: (ler_wpmul2l (half_ge0 R)).
 Qed.
 
 Section Routers.
@@ -537,6 +647,44 @@ rewrite -mulrDr; apply: (ler_wpmul2l (mixture_ge0 w_ge0 qs_ge0 x)); rewrite addr
 apply: le_trans (B3 L (gate_given_ge0 w_ge0 qs_ge0 _ x) (prefix_parts t x) (rho_ge0 t x)
   (fun k => ms_ge0 k t x) (cov_parts t x)).
 by rewrite le_eqVlt; apply/orP; left; apply/eqP; apply: eq_bigr => v _; rewrite !next_mixture.
+Qed.
+
+(** A causal router over causal experts gives a law over the next token, or less. *)
+Lemma routed_causal rho ms : causal rho -> (forall k, causal (ms k)) -> causal (routed rho ms).
+Proof.
+move=> rho_causal ms_causal t v x y xy; apply: eq_bigr => k _.
+by rewrite (rho_causal t k _ _ xy) (ms_causal k t v _ _ xy).
+Qed.
+
+Lemma routed_sub_laws rho ms : sub_laws rho -> (forall k, sub_laws (ms k)) ->
+  sub_laws (routed rho ms).
+Proof.
+move=> rho_sub ms_sub t x; have [rho_ge0 rho1] := rho_sub t x; split=> [v|].
+  by apply: mixture_ge0 => // k; case: (ms_sub k t x).
+rewrite /routed /mixture exchange_big; apply: le_trans rho1; apply: ler_sum => k _ /=.
+by rewrite -mulr_sumr -[X in _ <= X]mulr1 ler_wpmul2l //; case: (ms_sub k t x).
+Qed.
+
+(** B5. TV(q, q̂) ≤ Σ_t E_q[ TV(r, ρ) + Σ_k r_k TV(q_k, q̂_k) ] at the prefixes, q̂ made by router and
+    experts. Both give laws (or less) at every prefix, and read the prefix only; no supports are
+    needed. *)
+Theorem B5 rho ms : causal rho -> (forall k, causal (ms k)) ->
+  sub_laws rho -> (forall k, sub_laws (ms k)) ->
+  variation (mixture w qs) (sequence_law (routed rho ms)) <=
+  \sum_t \sum_x mixture w qs x * (variation (prefix_gate t x) (rho t x) +
+    \sum_k prefix_gate t x k * variation (next_token (qs k) t x) (ms k t x)).
+Proof.
+move=> rho_causal ms_causal rho_sub ms_sub.
+apply: le_trans (variation_chain mixture_law (routed_causal rho_causal ms_causal)
+  (routed_sub_laws rho_sub ms_sub)) _.
+apply: ler_sum => t _; apply: ler_sum => x _.
+apply: (ler_wpmul2l (mixture_ge0 w_ge0 qs_ge0 x)).
+apply: le_trans (variation_mixture (rho t x) (fun k => next_token (qs k) t x)
+  (gate_given_ge0 w_ge0 qs_ge0 (before t) x) _ _).
+- rewrite le_eqVlt; apply/orP; left; apply/eqP; congr (_ * _); apply: eq_bigr => v _.
+  by rewrite next_mixture.
+- by move=> k; case: (ms_sub k t x).
+- by move=> k; case: (ms_sub k t x).
 Qed.
 
 End Routers.
