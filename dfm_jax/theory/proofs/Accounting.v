@@ -17,6 +17,12 @@ Variables (R : realFieldType).
 (** TV(p, q) = ½ Σ_x |p(x) − q(x)|. *)
 Definition variation (X : finType) (p q : X -> R) : R := 2%:R^-1 * \sum_x `|p x - q x|.
 
+(** A law, or less. *)
+Definition sub_law (X : finType) (p : X -> R) := nonneg p /\ \sum_x p x <= 1.
+
+Lemma law_sub (X : finType) (p : X -> R) : law p -> sub_law p.
+Proof. by case=> p_ge0 p1; split; rewrite ?p1. Qed.
+
 Variables (K X : finType).
 Implicit Types (r s : K -> R) (q qh : K -> X -> R).
 
@@ -28,12 +34,12 @@ Proof. by rewrite /variation big1 ?mulr0 // => x _; rewrite subrr normr0. Qed.
 
 (** Two mixtures of different experts with different gates: the second gate's experts are laws or
     less, the first gate is not negative. *)
-Lemma variation_mixture r s q qh : nonneg r -> (forall k, nonneg (qh k)) ->
-  (forall k, \sum_x qh k x <= 1) ->
+Lemma variation_mixture r s q qh : nonneg r -> (forall k, sub_law (qh k)) ->
   variation (mixture r q) (mixture s qh) <=
   variation r s + \sum_k r k * variation (q k) (qh k).
 Proof.
-move=> r_ge0 qh_ge0 qh1; rewrite /variation.
+move=> r_ge0 qh_sub; rewrite /variation.
+have qh_ge0 k := (qh_sub k).1.
 under [X in _ <= _ + X]eq_bigr do rewrite mulrCA.
 rewrite -mulr_sumr -mulrDr; apply: (ler_wpmul2l half_ge0).
 have step x : `|mixture r q x - mixture s qh x| <=
@@ -44,7 +50,7 @@ have step x : `|mixture r q x - mixture s qh x| <=
 apply: le_trans (ler_sum _ (fun x _ => step x)) _.
 rewrite exchange_big -big_split /=; apply: ler_sum => k _.
 rewrite big_split /= -mulr_sumr -mulr_sumr ler_add2r.
-by rewrite -[X in _ <= X]mulr1 ler_wpmul2l.
+by rewrite -[X in _ <= X]mulr1 ler_wpmul2l //; case: (qh_sub k).
 Qed.
 
 (** The mass M of the kept experts, and the gate renormalized on them. *)
@@ -87,14 +93,12 @@ by field.
 Qed.
 
 (** B6. The experts in A, of total mass M > 0, renormalized: TV(full, top) ≤ 1 − M. A may be any set
-    of experts, not the likeliest only; the gate is a law and the experts are laws. *)
-Theorem B6 A r q : law r -> (forall k, law (q k)) -> 0 < kept_mass A r ->
+    of experts, not the likeliest only; the gate is a law and the experts are laws or less. *)
+Theorem B6 A r q : law r -> (forall k, sub_law (q k)) -> 0 < kept_mass A r ->
   variation (mixture r q) (mixture (top_gate A r) q) <= 1 - kept_mass A r.
 Proof.
-move=> r_law q_law M_gt0; rewrite -variation_top_gate //.
-apply: le_trans (variation_mixture _ q _ _ _) _ => [||k|]; first by case: r_law.
-- by move=> k; case: (q_law k).
-- by rewrite (q_law k).2.
+move=> r_law q_sub M_gt0; rewrite -variation_top_gate //.
+apply: le_trans (variation_mixture _ q _ q_sub) _; first by case: r_law.
 by rewrite [X in _ + X]big1 ?addr0 // => k _; rewrite variation_self mulr0.
 Qed.
 
@@ -430,7 +434,7 @@ Qed.
 
 (** m gives a law over the next token, or less, at every prefix. *)
 Definition sub_laws (T : finType) (m : 'I_n -> {ffun 'I_n -> S} -> T -> R) :=
-  forall t x, nonneg (m t x) /\ \sum_v m t x v <= 1.
+  forall t x, sub_law (m t x).
 
 (** The likelihood of the first t tokens, and its distance from theirs under q. *)
 Definition prefix_law m (t : nat) x : R := \prod_(s | before t s) m s x (x s).
@@ -680,11 +684,123 @@ apply: le_trans (variation_chain mixture_law (routed_causal rho_causal ms_causal
 apply: ler_sum => t _; apply: ler_sum => x _.
 apply: (ler_wpmul2l (mixture_ge0 w_ge0 qs_ge0 x)).
 apply: le_trans (variation_mixture (rho t x) (fun k => next_token (qs k) t x)
-  (gate_given_ge0 w_ge0 qs_ge0 (before t) x) _ _).
-- rewrite le_eqVlt; apply/orP; left; apply/eqP; congr (_ * _); apply: eq_bigr => v _.
-  by rewrite next_mixture.
-- by move=> k; case: (ms_sub k t x).
-- by move=> k; case: (ms_sub k t x).
+  (gate_given_ge0 w_ge0 qs_ge0 (before t) x) (fun k => ms_sub k t x)).
+rewrite le_eqVlt; apply/orP; left; apply/eqP; congr (_ * _); apply: eq_bigr => v _.
+by rewrite next_mixture.
+Qed.
+
+Lemma next_sub_laws q : nonneg q -> sub_laws (next_token q).
+Proof. by move=> q_ge0 t x; split; [exact: token_ge0 | exact: sum_token_le1]. Qed.
+
+Lemma prefix_gate_law t x : 0 < mixture w qs x -> law (prefix_gate t x).
+Proof. by move=> qx; apply: gate_given_law => //; apply: mass_gt0 => //; apply: mixture_ge0. Qed.
+
+Lemma variation_delta (r : K -> R) b : law r -> variation r (delta b) = 1 - r b.
+Proof.
+move=> [r_ge0 r1]; rewrite /variation (bigD1 b) //= /delta eqxx distrC.
+have -> : \sum_(k | k != b) `|r k - (k == b)%:R| = 1 - r b.
+  rewrite -r1 [in RHS](bigD1 b) //= addrC addKr; apply: eq_bigr => k /negPf ->.
+  by rewrite subr0 ger0_norm.
+rewrite mulr1n ger0_norm; first by field.
+by rewrite subr_ge0 -r1 sum_ge_term.
+Qed.
+
+(** B7. Exact experts, one at a time, chosen by the prefix: TV(q, top-1) ≤ Σ_t E_q[1 − r_b], where b
+    is the expert chosen at X^{≤t} and r D7's gate there. The choice may be any function of the
+    prefix: that it is the likeliest is not needed. *)
+Theorem B7 (best : 'I_n -> {ffun 'I_n -> S} -> K) :
+  (forall (t : 'I_n) x y, agree_on (before t) x y -> best t x = best t y) ->
+  variation (mixture w qs) (sequence_law (fun t x => next_token (qs (best t x)) t x)) <=
+  \sum_t \sum_x mixture w qs x * (1 - prefix_gate t x (best t x)).
+Proof.
+move=> best_causal; pose rho t x := delta (best t x) : K -> R.
+have rho_causal : causal rho by move=> t k x y /best_causal; rewrite /rho => ->.
+have rho_sub : sub_laws rho by move=> t x; apply/law_sub/delta_law.
+have := B5 rho_causal (fun k => @next_causal (qs k)) rho_sub (fun k => next_sub_laws (qs_ge0 k)).
+rewrite (_ : variation _ _ = variation (mixture w qs)
+    (sequence_law (fun t x => next_token (qs (best t x)) t x))); last first.
+  congr (_ * _); apply: eq_bigr => x _; congr `|_ - _|; apply: eq_bigr => t _.
+  exact: (sum_delta (best t x) (fun k => next_token (qs k) t x (x t))).
+move=> /le_trans; apply; apply: ler_sum => t _; apply: ler_sum => x _.
+case: (nonneg_case (mixture_ge0 w_ge0 qs_ge0 x)) => [->|qx]; first by rewrite !mul0r.
+rewrite variation_delta; last exact: prefix_gate_law.
+rewrite [X in _ * (_ + X) <= _]big1 ?addr0 // => k _.
+by rewrite variation_self mulr0.
+Qed.
+
+(** B7, as the ledger has it, any tie-break: TV(q, top-1) ≤ Σ_t E_q[1 − max_k r_k]. *)
+Theorem B7_likeliest (best : 'I_n -> {ffun 'I_n -> S} -> K) :
+  (forall (t : 'I_n) x y, agree_on (before t) x y -> best t x = best t y) ->
+  (forall t x k, prefix_gate t x k <= prefix_gate t x (best t x)) ->
+  variation (mixture w qs) (sequence_law (fun t x => next_token (qs (best t x)) t x)) <=
+  \sum_t \sum_x mixture w qs x * (1 - \big[Order.max/0]_k prefix_gate t x k).
+Proof.
+move=> best_causal best_max; apply: le_trans (B7 best_causal) _.
+apply: ler_sum => t _; apply: ler_sum => x _.
+apply: (ler_wpmul2l (mixture_ge0 w_ge0 qs_ge0 x)); rewrite ler_add2l ler_opp2.
+apply: (big_ind (fun a => a <= prefix_gate t x (best t x))) => [|a b a_le b_le|k _].
+- exact: gate_given_ge0.
+- by rewrite le_maxl a_le.
+- exact: best_max.
+Qed.
+
+(** The parts are functions of the sequence: each x is in one part at most. *)
+Definition disjoint_parts (X : Type) (q : K -> X -> R) :=
+  forall (k j : K) (y : X), 0 < w k * q k y -> 0 < w j * q j y -> k = j.
+
+(** B9. Hard clusters computed from the whole sequence: with each sequence scored by its own
+    cluster's law, the mean negative log-likelihood Σ_k w_k H(X | k) lies H(K) below H(X). *)
+Theorem B9 : disjoint_parts qs ->
+  entropy L (mixture w qs) - \sum_k w k * entropy L (qs k) = entropy L w.
+Proof.
+move=> hard; have qsP : parts w qs by move=> k; split; case: (qs_law k).
+rewrite D10_entropy // addrC addKr part_informationE // /entropy -sumrN.
+apply: eq_bigr => k _; rewrite -mulrN.
+case: (nonneg_case (w_ge0 k)) => [->|w_gt0]; first by rewrite !mul0r.
+congr (_ * _); have [_ qs1] := qs_law k; rewrite -[RHS]mul1r -qs1 mulr_suml.
+apply: eq_bigr => x _; case: (nonneg_case (qs_ge0 k x)) => [->|q_gt0]; first by rewrite !mul0r.
+rewrite -lnV //; congr (_ * L _).
+have -> : mixture w qs x = w k * qs k x.
+  rewrite /mixture (bigD1 k) //= big1 ?addr0 // => j jk.
+  case: (nonneg_case (mulr_ge0 (w_ge0 j) (qs_ge0 j x))) => // wq_gt0.
+  by move: jk; rewrite (hard j k x) ?eqxx // mulr_gt0.
+by field; rewrite !lt0r_neq0.
+Qed.
+
+(** B9, soft clusters: it lies I(X; K) below. *)
+Theorem B9_soft :
+  entropy L (mixture w qs) - \sum_k w k * entropy L (qs k) = part_information L w qs.
+Proof.
+rewrite D10_entropy //; first by rewrite addrC addKr.
+by move=> k; split; case: (qs_law k).
+Qed.
+
+(** B9, honest gates: a gate ρ that reads the prefix only, over experts that do, has a mean negative
+    log-likelihood of at least H(X), if the next-token laws they make are positive where q's are. *)
+Theorem B9_gate rho ms : causal rho -> (forall k, causal (ms k)) ->
+  sub_laws rho -> (forall k, sub_laws (ms k)) ->
+  (forall t x, covers (routed rho ms t x) (next_token (mixture w qs) t x)) ->
+  entropy L (mixture w qs) <= cross_entropy L (mixture w qs) (sequence_law (routed rho ms)).
+Proof.
+move=> rho_causal ms_causal rho_sub ms_sub cov; have q_ge0 := mixture_ge0 w_ge0 qs_ge0.
+rewrite -subr_ge0 -KL_cross_entropy //; last first.
+  by move=> x qx; apply: prodr_gt0 => t _; apply: cov; apply: next_own_gt0.
+rewrite KL_chain //; [|exact: mixture_law|exact: routed_causal].
+apply: sumr_ge0 => t _; apply: sumr_ge0 => x _.
+case: (nonneg_case (q_ge0 x)) => [->|qx]; first by rewrite mul0r.
+apply: mulr_ge0 => //; have [m_ge0 m1] := routed_sub_laws rho_sub ms_sub t x.
+exact: gibbs (next_law t q_ge0 qx) m_ge0 m1 (cov t x).
+Qed.
+
+(** B9, the Bayes gate: with D7 over the exact experts it is H(X). *)
+Theorem B9_bayes : cross_entropy L (mixture w qs)
+    (sequence_law (routed prefix_gate (fun k => next_token (qs k)))) =
+  entropy L (mixture w qs).
+Proof.
+congr (- _); apply: eq_bigr => x _.
+case: (nonneg_case (mixture_ge0 w_ge0 qs_ge0 x)) => [->|qx]; first by rewrite !mul0r.
+congr (_ * L _); rewrite -[RHS](sequence_lawE mixture_law qx); apply: eq_bigr => t _.
+by rewrite next_mixture.
 Qed.
 
 End Routers.
