@@ -805,3 +805,194 @@ Qed.
 
 End Routers.
 End Chain.
+
+Section Decentralized.
+Variables (R : realFieldType) (L : logarithm R) (H Z I V K : finType).
+Variables (c : H -> Z -> R) (y : I -> H -> V) (w : K -> R) (pis : K -> H -> R).
+Implicit Types (phs : K -> Z -> I -> V -> R) (rho : Z -> K -> R) (omega : Z -> I -> R).
+
+(** p_t^k(z), and r_k(z) = w_k p_t^k(z) / p_t(z). *)
+Definition part_path (k : K) : Z -> R := marginal c (pis k).
+Definition state_gate (z : Z) : K -> R := gate w part_path z.
+
+(** Σ_k ρ_k(z) p̂_k^i(v | z). *)
+Definition mixed_tokens rho phs (z : Z) (i : I) (v : V) : R :=
+  mixture (rho z) (fun k => phs k z i) v.
+
+(** J(θ, φ) = Σ_k w_k L_k(θ_k) + E[−log ρ_K(Z; φ)]. *)
+Definition decentralized_loss omega phs rho : R :=
+  \sum_k w k * token_loss L c (pis k) y omega (phs k) + router_loss L w part_path rho.
+
+(** The posteriors of part k alone. *)
+Definition part_posterior (k : K) : Z -> I -> V -> R := token_posterior c (pis k) y.
+
+Hypotheses (w_ge0 : nonneg w) (c_ge0 : forall h, nonneg (c h)).
+Hypothesis pis_ge0 : forall k, nonneg (pis k).
+
+Lemma part_path_ge0 k : nonneg (part_path k).
+Proof. exact: marginal_ge0. Qed.
+
+Lemma marginal_mixture z : marginal c (mixture w pis) z = mixture w part_path z.
+Proof.
+rewrite /marginal /mixture; under eq_bigr do rewrite mulr_sumr.
+rewrite exchange_big; apply: eq_bigr => k _ /=; rewrite mulr_sumr.
+by apply: eq_bigr => h _; rewrite mulrCA.
+Qed.
+
+Lemma posterior_mixture z i v : token_posterior c (mixture w pis) y z i v =
+  mixture (state_gate z) (fun k => part_posterior k z i) v.
+Proof.
+rewrite /token_posterior /mean /posterior marginal_mixture.
+transitivity (\sum_h \sum_k w k * (c h z * pis k h * delta (y i h) v) / mixture w part_path z).
+  apply: eq_bigr => h _; rewrite -mulr_suml {1}/mixture.
+  rewrite mulr_sumr !mulr_suml; apply: eq_bigr => k _; ring.
+rewrite exchange_big; apply: eq_bigr => k _ /=; rewrite -mulr_suml -mulr_sumr -meanE //.
+by rewrite /state_gate /gate /part_posterior /token_posterior /part_path; ring.
+Qed.
+
+(** At a minimum of J the router is the posterior and each expert its part's posterior. *)
+Lemma decentralized_minimum omega phs rho z : (forall z i, 0 < omega z i) ->
+  (forall k, predictor c (pis k) y (phs k)) -> router w part_path rho ->
+  decentralized_loss omega phs rho <= decentralized_loss omega part_posterior state_gate ->
+  0 < mixture w part_path z ->
+  (forall k, rho z k = state_gate z k) /\
+  (forall k i v, 0 < w k * part_path k z -> phs k z i v = part_posterior k z i v).
+Proof.
+move=> om_gt0 phsP rhoP J_le m_gt0; have om_ge0 x j := ltW (om_gt0 x j).
+pose gain k := token_loss L c (pis k) y omega (phs k) -
+  token_loss L c (pis k) y omega (part_posterior k).
+have gain_ge0 k : 0 <= gain k by rewrite subr_ge0; apply: L1_minimum.
+have gains_ge0 k : 0 <= w k * gain k by rewrite mulr_ge0.
+have router_ge0 := D11 L w_ge0 part_path_ge0 rhoP.
+move: J_le; rewrite -subr_le0 /decentralized_loss opprD addrACA -sumrB.
+under eq_bigr do rewrite -mulrBr.
+rewrite -/(gain _) => J_le.
+have sum_ge0 : 0 <= \sum_k w k * gain k by apply: sumr_ge0 => k _.
+have sum0 : \sum_k w k * gain k = 0.
+  apply/eqP; rewrite eq_le sum_ge0 andbT; apply: le_trans J_le.
+  by rewrite ler_addl subr_ge0.
+have router_le : router_loss L w part_path rho <= router_loss L w part_path state_gate.
+  by rewrite -subr_le0; apply: le_trans J_le; rewrite ler_addr.
+split=> [k|k i v wp_gt0]; first exact: (D11_unique w_ge0 part_path_ge0 rhoP router_le k m_gt0).
+have [w_gt0 p_gt0] := factors_gt0 (w_ge0 k) (part_path_ge0 k z) wp_gt0.
+apply: (L1_unique (L := L) c_ge0 (pis_ge0 k) om_gt0 (phsP k)) => //.
+have /eqP := sum_nonneg_eq0 gains_ge0 sum0 k; rewrite mulf_eq0 gt_eqF //= /gain.
+by rewrite subr_eq0 => /eqP ->.
+Qed.
+
+(** D12, the posteriors. At a minimum of J over all functions the router's mixture of the experts is
+    the posterior of the whole, where p(z) > 0. Experts and router give laws (or less) that are
+    positive where those of their parts are, and the weights ω are positive. *)
+Theorem D12_posterior omega phs rho : (forall z i, 0 < omega z i) ->
+  (forall k, predictor c (pis k) y (phs k)) -> router w part_path rho ->
+  decentralized_loss omega phs rho <= decentralized_loss omega part_posterior state_gate ->
+  forall z i v, 0 < mixture w part_path z ->
+  mixed_tokens rho phs z i v = token_posterior c (mixture w pis) y z i v.
+Proof.
+move=> om_gt0 phsP rhoP J_le z i v m_gt0.
+have [rhoE phsE] := decentralized_minimum om_gt0 phsP rhoP J_le m_gt0.
+rewrite posterior_mixture; apply: eq_bigr => k _; rewrite rhoE.
+case: (nonneg_case (mulr_ge0 (w_ge0 k) (part_path_ge0 k z))) => [wp0|wp_gt0].
+  by rewrite /state_gate /gate wp0 !mul0r.
+by rewrite phsE.
+Qed.
+
+(** The velocity λ^i(z) [p(v) − δ_{z^i}(v)] that a law p of the data token makes; V5 and Q3. *)
+Definition token_velocity (lambda : Z -> I -> R) (at_ : Z -> I -> V) (p : Z -> I -> V -> R)
+  (z : Z) (i : I) (v : V) : R := lambda z i * (p z i v - delta (at_ z i) v).
+
+(** D12. At a minimum of the decentralized objective J over all functions Σ_k ρ_k(z) û^k(v, z) =
+    u(v, z), the velocity of the whole, where p(z) > 0 and for any factor λ. *)
+Theorem D12 lambda at_ omega phs rho : (forall z i, 0 < omega z i) ->
+  (forall k, predictor c (pis k) y (phs k)) -> router w part_path rho ->
+  decentralized_loss omega phs rho <= decentralized_loss omega part_posterior state_gate ->
+  forall z i v, 0 < mixture w part_path z ->
+  mixture (rho z) (fun k => token_velocity lambda at_ (phs k) z i) v =
+  token_velocity lambda at_ (token_posterior c (mixture w pis) y) z i v.
+Proof.
+move=> om_gt0 phsP rhoP J_le z i v m_gt0.
+rewrite /token_velocity -(D12_posterior om_gt0 phsP rhoP J_le) //.
+have [rhoE _] := decentralized_minimum om_gt0 phsP rhoP J_le m_gt0.
+have rho1 : \sum_k rho z k = 1.
+  by rewrite (eq_bigr _ (fun k _ => rhoE k)) sum_gate.
+rewrite -[delta _ v]mul1r -rho1 mulr_suml /mixed_tokens /mixture -sumrB mulr_sumr.
+by apply: eq_bigr => k _; ring.
+Qed.
+
+(** D12, that J has this minimum: no experts and router do better. *)
+Theorem D12_minimum omega phs rho : (forall z i, 0 <= omega z i) ->
+  (forall k, predictor c (pis k) y (phs k)) -> router w part_path rho ->
+  decentralized_loss omega part_posterior state_gate <= decentralized_loss omega phs rho.
+Proof.
+move=> om_ge0 phsP rhoP; have router_le := D11 L w_ge0 part_path_ge0 rhoP.
+rewrite /decentralized_loss; apply: ler_add; last exact: router_le.
+by apply: ler_sum => k _; apply: (ler_wpmul2l (w_ge0 k)); apply: L1_minimum.
+Qed.
+
+(** D14. The cross-entropy of Σ_k ρ_k p̂_k exceeds the best by at most Σ_k w_k excess_k plus N times
+    the router's excess: the router is paid once per predicted token. ω = 1; experts and router are
+    nonnegative, and positive where the laws of their parts are; that they are laws is not needed. *)
+Theorem D14 phs rho (one := fun (_ : Z) (_ : I) => 1 : R) :
+  (forall z, nonneg (rho z)) -> (forall k z i, nonneg (phs k z i)) ->
+  (forall z k, 0 < w k * part_path k z -> 0 < rho z k) ->
+  (forall k, covers_tokens c (pis k) y (phs k)) ->
+  token_loss L c (mixture w pis) y one (mixed_tokens rho phs) -
+    token_loss L c (mixture w pis) y one (token_posterior c (mixture w pis) y) <=
+  \sum_k w k * (token_loss L c (pis k) y one (phs k) -
+    token_loss L c (pis k) y one (part_posterior k)) +
+  #|I|%:R * (router_loss L w part_path rho - router_loss L w part_path state_gate).
+Proof.
+move=> rho_ge0 phs_ge0 rho_gt0 cov; rewrite D11_excess //; last exact: part_path_ge0.
+have mix_ge0 : nonneg (mixture w pis) by apply: mixture_ge0.
+have gate_gt z k : 0 < state_gate z k -> 0 < w k * part_path k z.
+  move=> r_gt0; case: (nonneg_case (mulr_ge0 (w_ge0 k) (part_path_ge0 k z))) => // wp0.
+  by move: r_gt0; rewrite /state_gate /gate wp0 mul0r ltxx.
+have post_ge0 k z i : 0 < part_path k z -> nonneg (part_posterior k z i).
+  by move=> p_gt0; case: (token_posterior_law y c_ge0 (pis_ge0 k) i p_gt0).
+have off_post k z i v : part_path k z = 0 -> part_posterior k z i v = 0.
+  by move=> p0; rewrite /part_posterior /token_posterior /mean big1 // => h _;
+     rewrite /posterior -/(part_path k z) p0 invr0 mulr0 mul0r.
+have post_ge k z i : nonneg (part_posterior k z i).
+  move=> v; case: (nonneg_case (part_path_ge0 k z)) => [p0|p_gt0]; last exact: post_ge0.
+  by rewrite off_post.
+have cov_parts z i : covers_parts (state_gate z) (fun k => part_posterior k z i)
+    (rho z) (fun k => phs k z i).
+  move=> k v rp_gt0.
+  have [r_gt0 p_gt0] := factors_gt0 (gate_ge0 z w_ge0 part_path_ge0 k) (post_ge k z i v) rp_gt0.
+  have wp_gt0 := gate_gt z k r_gt0.
+  have [_ pz_gt0] := factors_gt0 (w_ge0 k) (part_path_ge0 k z) wp_gt0.
+  by rewrite mulr_gt0 ?rho_gt0 // (cov k z i).
+rewrite L1 //; last first.
+  move=> z i m_gt0 v; rewrite posterior_mixture => p_gt0.
+  exact: covers_mixture (gate_ge0 z w_ge0 part_path_ge0) (fun k => post_ge k z i) (rho_ge0 z)
+    (fun k => phs_ge0 k z i) (cov_parts z i) v p_gt0.
+under [X in _ <= X + _]eq_bigr do rewrite L1 //.
+rewrite /token_excess /router_excess.
+under [X in _ <= X + _]eq_bigr do rewrite mulr_sumr.
+rewrite [X in _ <= X + _]exchange_big mulr_sumr -big_split; apply: ler_sum => z _ /=.
+rewrite marginal_mixture -/(state_gate z).
+case: (nonneg_case (mixture_ge0 w_ge0 part_path_ge0 z)) => [m0|m_gt0].
+  rewrite m0 !mul0r mulr0 addr0; apply: sumr_ge0 => k _.
+  have wp0 := sum_nonneg_eq0 (fun j => mulr_ge0 (w_ge0 j) (part_path_ge0 j z)) m0 k.
+  by rewrite mulrA -/(part_path k z) wp0 mul0r.
+have -> : \sum_k w k * (marginal c (pis k) z *
+      \sum_i one z i * KL L (token_posterior c (pis k) y z i) (phs k z i)) =
+    mixture w part_path z * \sum_i \sum_k state_gate z k *
+      KL L (part_posterior k z i) (phs k z i).
+  rewrite exchange_big mulr_sumr; apply: eq_bigr => k _ /=.
+  rewrite mulrA -/(part_path k z) -(gateE z k w_ge0 part_path_ge0) -mulrA.
+  rewrite -[in RHS]mulr_sumr.
+  by congr (_ * (_ * _)); apply: eq_bigr => i _; rewrite mul1r.
+rewrite mulrCA -mulrDr; apply: (ler_wpmul2l (ltW m_gt0)).
+rewrite mulr_natl -sumr_const -big_split; apply: ler_sum => i _ /=; rewrite mul1r.
+have partsP : parts (state_gate z) (fun k => part_posterior k z i).
+  move=> k; split=> [|r_gt0]; first exact: post_ge.
+  have [_ pz_gt0] := factors_gt0 (w_ge0 k) (part_path_ge0 k z) (gate_gt z k r_gt0).
+  by case: (token_posterior_law y c_ge0 (pis_ge0 k) i pz_gt0).
+apply: le_trans (B3 L (gate_ge0 z w_ge0 part_path_ge0) partsP (rho_ge0 z)
+  (fun k => phs_ge0 k z i) (cov_parts z i)).
+rewrite le_eqVlt; apply/orP; left; apply/eqP; apply: eq_bigr => v _.
+by rewrite posterior_mixture.
+Qed.
+
+End Decentralized.
