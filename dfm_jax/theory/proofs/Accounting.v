@@ -669,6 +669,41 @@ rewrite /routed /mixture exchange_big; apply: le_trans rho1; apply: ler_sum => k
 by rewrite -mulr_sumr -[X in _ <= X]mulr1 ler_wpmul2l //; case: (ms_sub k t x).
 Qed.
 
+(** B6 along a sequence: for a law q whose next-token laws are the mixtures of experts m_k with gates
+    ρ at every prefix of positive mass, the gates cut to sets A of mass M_t give
+    TV(q, top) ≤ Σ_t E_q[1 − M_t]. Gates and sets read the prefix only. *)
+Theorem B6_sequences q rho ms (A : 'I_n -> {ffun 'I_n -> S} -> pred K) :
+  law q -> causal rho -> (forall (t : 'I_n) x y, agree_on (before t) x y -> A t x =1 A t y) ->
+  (forall k, causal (ms k)) -> (forall k, sub_laws (ms k)) -> (forall t x, nonneg (rho t x)) ->
+  (forall t x, 0 < q x -> law (rho t x)) ->
+  (forall t x, 0 < q x -> 0 < kept_mass (A t x) (rho t x)) ->
+  (forall t x, 0 < q x -> next_token q t x =1 routed rho ms t x) ->
+  variation q (sequence_law (routed (fun t x => top_gate (A t x) (rho t x)) ms)) <=
+  \sum_t \sum_x q x * (1 - kept_mass (A t x) (rho t x)).
+Proof.
+move=> q_law rho_causal A_causal ms_causal ms_sub rho_ge0 rho_law M_gt0 qE.
+have kept_reads (t : 'I_n) x y : agree_on (before t) x y ->
+    kept_mass (A t x) (rho t x) = kept_mass (A t y) (rho t y).
+  move=> xy; apply: eq_big => [k|k _]; first exact: A_causal xy k.
+  exact: rho_causal xy.
+have top_causal : causal (fun t x => top_gate (A t x) (rho t x)).
+  move=> t k x y xy; rewrite /top_gate (A_causal t x y xy k) (kept_reads t x y xy).
+  by rewrite (rho_causal t k _ _ xy).
+have top_sub : sub_laws (fun t x => top_gate (A t x) (rho t x)).
+  move=> t x; split; first exact: top_gate_ge0.
+  have M_ge0 : 0 <= kept_mass (A t x) (rho t x) by apply: sumr_ge0 => k _.
+  case: (nonneg_case M_ge0) => [M0|M_gt]; last by rewrite sum_top_gate.
+  by rewrite big1 ?ler01 // => k _; rewrite /top_gate M0 invr0 mulr0; case: ifP.
+apply: le_trans (variation_chain q_law (routed_causal top_causal ms_causal)
+  (routed_sub_laws top_sub ms_sub)) _.
+have [q_ge0 _] := q_law; apply: ler_sum => t _; apply: ler_sum => x _.
+case: (nonneg_case (q_ge0 x)) => [->|qx]; first by rewrite !mul0r.
+apply: (ler_wpmul2l (ltW qx)).
+apply: le_trans (B6 (rho_law t x qx) (fun k => ms_sub k t x) (M_gt0 t x qx)).
+rewrite le_eqVlt; apply/orP; left; apply/eqP; congr (_ * _); apply: eq_bigr => v _.
+by rewrite qE.
+Qed.
+
 (** B5. TV(q, q̂) ≤ Σ_t E_q[ TV(r, ρ) + Σ_k r_k TV(q_k, q̂_k) ] at the prefixes, q̂ made by router and
     experts. Both give laws (or less) at every prefix, and read the prefix only; no supports are
     needed. *)
@@ -996,3 +1031,194 @@ by rewrite posterior_mixture.
 Qed.
 
 End Decentralized.
+
+Section Parallel.
+Variables (R : realFieldType) (L : logarithm R) (I S : finType).
+Implicit Types (q : {ffun I -> S} -> R) (A B : pred I).
+
+(** H(X^B | X^A) = −E log q(X^B | X^A). *)
+Definition conditional_entropy q A B : R :=
+  - \sum_x q x * L (mass q (fun j => A j || B j) x / mass q A x).
+
+(** E_q TC(X^B | X^A) = Σ_{i in B} H(X^i | X^A) − H(X^B | X^A). *)
+Definition conditional_correlation q A B : R :=
+  \sum_(i | B i) conditional_entropy q A (pred1 i) - conditional_entropy q A B.
+
+Section Blocks.
+Variables (T : nat) (block : I -> 'I_T).
+
+(** block(i) is the step that draws position i; the positions drawn before step t. *)
+Definition revealed (t : nat) : pred I := fun j => (block j < t)%N.
+
+(** The tokens of a set drawn independently, each from its exact posterior given the sets before:
+    q_parallel(x) = Π_i q(x^i | x^{B_1 ∪ … ∪ B_{s−1}}), s = block(i). *)
+Definition parallel_law q (x : {ffun I -> S}) : R :=
+  \prod_i token_given q (revealed (block i)) i x (x i).
+
+Lemma revealed_next (s : 'I_T) : revealed s.+1 =1 (fun j => revealed s j || (block j == s)).
+Proof. by move=> j; rewrite /revealed ltnS leq_eqVlt orbC -val_eqE. Qed.
+
+Lemma ln_blocks q x : law q -> 0 < q x ->
+  L (q x) = \sum_(s < T) L (mass q (revealed s.+1) x / mass q (revealed s) x).
+Proof.
+move=> [q_ge0 q1] qx; have m_gt0 A : 0 < mass q A x by apply: lt_le_trans qx (mass_ge A x q_ge0).
+have none : mass q (revealed 0) x = 1.
+  by rewrite -q1; apply: eq_bigl => y; apply/agree_onP => i.
+have all : mass q (revealed T) x = q x.
+  rewrite /mass (big_pred1 x) // => y; apply/agree_onP/eqP => [xy|-> //].
+  by apply/ffunP => i; rewrite xy // /revealed ltn_ord.
+rewrite -(big_mkord predT (fun t => L (mass q (revealed t.+1) x / mass q (revealed t) x))).
+suff steps N : \sum_(0 <= t < N) L (mass q (revealed t.+1) x / mass q (revealed t) x) =
+    L (mass q (revealed N) x) by rewrite steps all.
+elim: N => [|N IH]; first by rewrite big_geq // none ln1.
+by rewrite big_nat_recr //= IH ln_div // addrC subrK.
+Qed.
+
+(** Q6. KL(q || q_parallel) = Σ_s E_q TC(X^{B_s} | X^{B_1 ∪ … ∪ B_{s−1}}) for any law q and any fixed
+    sets that partition the positions. That the model's draws are the exact token posteriors given
+    the revealed tokens is its definition here; by P7 a source of masks gives these. *)
+Theorem Q6 q : law q ->
+  KL L q (parallel_law q) =
+  \sum_(s < T) conditional_correlation q (revealed s) (fun i => block i == s).
+Proof.
+move=> q_law; have [q_ge0 _] := q_law.
+have m_gt0 A x : 0 < q x -> 0 < mass q A x by move=> qx; apply: lt_le_trans qx (mass_ge A x q_ge0).
+pose token i x := L (mass q (with_token (revealed (block i)) i) x / mass q (revealed (block i)) x).
+pose step (s : 'I_T) x := L (mass q (revealed s.+1) x / mass q (revealed s) x).
+transitivity (\sum_x q x * (\sum_s step s x - \sum_i token i x)).
+  apply: eq_bigr => x _; case: (nonneg_case (q_ge0 x)) => [->|qx]; first by rewrite !mul0r.
+  have t_gt0 i : 0 < token_given q (revealed (block i)) i x (x i).
+    by rewrite token_own divr_gt0 ?m_gt0.
+  rewrite ln_div ?prodr_gt0 // ln_blocks // ln_prod //; congr (_ * (_ - _)).
+  by apply: eq_bigr => i _; rewrite token_own.
+under eq_bigr do rewrite mulrBr !mulr_sumr.
+rewrite sumrB exchange_big /= [X in _ - X]exchange_big /=.
+rewrite [X in _ - X](partition_big block predT) //= -sumrB; apply: eq_bigr => s _.
+rewrite /conditional_correlation /conditional_entropy opprK addrC; congr (_ + _).
+  rewrite -sumrN; apply: eq_bigr => i /eqP is_; congr (- _); apply: eq_bigr => x _.
+  by rewrite /token is_.
+by apply: eq_bigr => x _; rewrite /step (mass_ext _ _ (revealed_next s)).
+Qed.
+
+(** Q6, sets of one: it is 0 where no two positions are drawn at once. *)
+Theorem Q6_one_position q : law q -> injective block -> KL L q (parallel_law q) = 0.
+Proof.
+move=> q_law block_inj; have [q_ge0 _] := q_law; rewrite Q6 // big1 // => s _.
+rewrite /conditional_correlation; case: (pickP (fun i => block i == s)) => [i is_|none].
+  rewrite (big_pred1 i) => [|j]; last first.
+    by apply/eqP/eqP => [js|->]; [apply: block_inj; rewrite js (eqP is_) | exact/eqP].
+  apply/eqP; rewrite subr_eq0; apply/eqP; congr (- _); apply: eq_bigr => x _.
+  congr (_ * L (_ / _)); apply: mass_ext => j; congr (_ || _).
+  by apply/eqP/eqP => [->|js]; [exact/eqP | apply: block_inj; rewrite js (eqP is_)].
+rewrite big_pred0 // sub0r opprK big1 // => x _.
+case: (nonneg_case (q_ge0 x)) => [->|qx]; first by rewrite mul0r.
+rewrite (@mass_ext _ _ _ q _ (revealed s)) => [|j]; last by rewrite none orbF.
+rewrite mulfV ?ln1 ?mulr0 // lt0r_neq0 //; exact: lt_le_trans qx (mass_ge _ x q_ge0).
+Qed.
+
+End Blocks.
+
+(** The law of token i under a law of sequences, and TC = Σ_i H(X^i) − H(X). *)
+Definition token_law q (i : I) (v : S) : R := \sum_(y : {ffun I -> S} | y i == v) q y.
+Definition total_correlation q : R := \sum_i entropy L (token_law q i) - entropy L q.
+
+Lemma token_law_ge q (x : {ffun I -> S}) i : nonneg q -> q x <= token_law q i (x i).
+Proof.
+move=> q_ge0; rewrite /token_law (bigD1 x) //= ler_addl.
+by apply: sumr_ge0 => y _.
+Qed.
+
+(** TC is the divergence from the product of the tokens' laws. *)
+Lemma total_correlationE q : nonneg q -> KL L q (product_law (token_law q)) = total_correlation q.
+Proof.
+move=> q_ge0.
+have tokens i : entropy L (token_law q i) = - \sum_x q x * L (token_law q i (x i)).
+  congr (- _); rewrite [RHS](partition_big (fun x : {ffun I -> S} => x i) predT) //=.
+  apply: eq_bigr => v _; rewrite {1}/token_law mulr_suml.
+  by apply: eq_bigr => x /eqP <-.
+rewrite /total_correlation /entropy opprK addrC (eq_bigr _ (fun i _ => tokens i)) sumrN.
+rewrite exchange_big -sumrB; apply: eq_bigr => x _ /=; rewrite -mulr_sumr -mulrBr.
+case: (nonneg_case (q_ge0 x)) => [->|qx]; first by rewrite !mul0r.
+have t_gt0 i : 0 < token_law q i (x i) by apply: lt_le_trans qx (token_law_ge x i q_ge0).
+by rewrite ln_div ?prodr_gt0 // ln_prod.
+Qed.
+
+Section Runs.
+Variables (p : nat -> {ffun I -> S} -> R) (J : nat -> {ffun I -> S} -> {ffun I -> S} -> R).
+
+(** P(X_{t+1} = x' | X_t = x) of the process with the joint laws J_t of neighboring times. *)
+Definition step_given (t : nat) x x' : R := J t x x' / p t x.
+
+(** The parallel sampler draws the tokens of X_{t+1} independently, each from its exact law given
+    X_t; its law after t steps, from the same source. *)
+Definition parallel_step (t : nat) x : {ffun I -> S} -> R :=
+  product_law (token_law (step_given t x)).
+Fixpoint parallel_run (t : nat) : {ffun I -> S} -> R :=
+  if t is t'.+1 then mixture (parallel_run t') (parallel_step t') else p 0%N.
+
+Hypotheses (p_ge0 : forall t, nonneg (p t)) (J_ge0 : forall t x, nonneg (J t x)).
+Hypothesis J_left : forall t x, \sum_x' J t x x' = p t x.
+Hypothesis J_right : forall t x', \sum_x J t x x' = p t.+1 x'.
+
+Lemma step_given_ge0 t x : nonneg (step_given t x).
+Proof. by move=> x'; rewrite divr_ge0. Qed.
+
+Lemma step_mixture t : mixture (p t) (step_given t) =1 p t.+1.
+Proof.
+move=> x'; rewrite -J_right; apply: eq_bigr => x _; rewrite /step_given mulrCA.
+case: (nonneg_case (p_ge0 t x)) => [p0|p_gt0]; last by rewrite mulfV ?mulr1 // lt0r_neq0.
+by rewrite p0 mul0r mulr0 (sum_nonneg_eq0 (J_ge0 t x)) // J_left.
+Qed.
+
+Lemma parallel_step_ge0 t x : nonneg (parallel_step t x).
+Proof.
+by move=> x'; apply: prodr_ge0 => i _; apply: sumr_ge0 => y _; apply: step_given_ge0.
+Qed.
+
+Lemma parallel_run_ge0 t : nonneg (parallel_run t).
+Proof.
+elim: t => [|t IH]; first exact: p_ge0.
+by apply: mixture_ge0 => // x; apply: parallel_step_ge0.
+Qed.
+
+Lemma parallel_parts t : covers (parallel_run t) (p t) ->
+  covers_parts (p t) (step_given t) (parallel_run t) (parallel_step t).
+Proof.
+move=> cov x x' ps_gt0.
+have [p_gt0 s_gt0] := factors_gt0 (p_ge0 t x) (step_given_ge0 t x x') ps_gt0.
+rewrite mulr_gt0 ?cov //; apply: prodr_gt0 => i _.
+exact: lt_le_trans s_gt0 (token_law_ge x' i (step_given_ge0 t x)).
+Qed.
+
+Lemma parallel_covers t : covers (parallel_run t) (p t).
+Proof.
+elim: t => [//|t IH] x; rewrite -step_mixture => q_gt0.
+exact: (covers_mixture (p_ge0 t) (step_given_ge0 t) (parallel_run_ge0 t)
+  (parallel_step_ge0 t) (parallel_parts IH) q_gt0).
+Qed.
+
+(** Q6, any grid, source and coupling: KL(p_T || q_parallel) ≤ Σ_t E TC(X_{t+1} | X_t) for any process
+    with these joint laws, of which no more than the neighboring times enters. *)
+Theorem Q6_any T : KL L (p T) (parallel_run T) <=
+  \sum_(t < T) \sum_x p t x * total_correlation (step_given t x).
+Proof.
+elim: T => [|T IH].
+  rewrite big_ord0 /= le_eqVlt /KL big1 ?eqxx // => x _.
+  case: (nonneg_case (p_ge0 0 x)) => [->|p_gt0]; first by rewrite mul0r.
+  by rewrite mulfV ?ln1 ?mulr0 // lt0r_neq0.
+rewrite big_ord_recr /= addrC.
+apply: le_trans (ler_add (lexx _) IH).
+have partsP : parts (p T) (step_given T).
+  move=> x; split=> [|p_gt0]; first exact: step_given_ge0.
+  by rewrite /step_given -mulr_suml J_left mulfV // lt0r_neq0.
+rewrite (_ : KL L (p T.+1) _ =
+    KL L (mixture (p T) (step_given T)) (mixture (parallel_run T) (parallel_step T))); last first.
+  by apply: eq_bigr => x _; rewrite step_mixture.
+apply: le_trans (B3 L (p_ge0 T) partsP (parallel_run_ge0 T) (parallel_step_ge0 T)
+  (parallel_parts (@parallel_covers T))) _.
+rewrite ler_add2r /experts_KL; apply: ler_sum => x _.
+by rewrite total_correlationE //; apply: step_given_ge0.
+Qed.
+
+End Runs.
+End Parallel.
