@@ -599,3 +599,233 @@ Qed.
 
 End TokenLoss.
 End CrossEntropy.
+
+(** Falsifiers: over every real field and for every logarithm, an instance that meets the other
+    hypotheses and breaks the statement. *)
+Section Falsifiers.
+Variables (R : realFieldType) (L : logarithm R).
+
+Definition half : R := 2%:R^-1.
+Definition fair (k : bool) : R := half.
+Definition points (k x : bool) : R := delta k x.
+
+Lemma half_gt0 : 0 < half. Proof. by rewrite invr_gt0 ltr0n. Qed.
+Lemma half_lt1 : half < 1. Proof. by rewrite invf_lt1 ?ltr0n // ltr1n. Qed.
+Lemma half_add : half + half = 1. Proof. by rewrite /half; field. Qed.
+Lemma fair_law : law fair.
+Proof. by split=> [k|]; [exact: ltW half_gt0 | rewrite big_bool /= /fair half_add]. Qed.
+Lemma points_law k : law (points k). Proof. exact: delta_law. Qed.
+Lemma mixture_points x : mixture fair points x = half.
+Proof.
+by rewrite /mixture big_bool /= /points /delta /fair; case: x; rewrite /= ?mulr1 ?mulr0 ?addr0 ?add0r.
+Qed.
+Lemma ln_half : L half < 0. Proof. exact: ln_lt0 half_gt0 half_lt1. Qed.
+Lemma one_law (p : unit -> R) : p tt = 1 -> law p.
+Proof.
+move=> p1; split=> [[]|]; first by rewrite p1 ler01.
+by rewrite (big_pred1 tt) => [|[]].
+Qed.
+
+(** Gibbs where q is 0 and p is not, with log 0 = 0 as libraries have it. *)
+Theorem gibbs_without_support : L 0 = 0 -> exists p q : bool -> R,
+  [/\ law p, law q & KL L p q < 0].
+Proof.
+move=> L0; exists fair, (points true); split; [exact: fair_law | exact: points_law |].
+rewrite /KL big_bool /= /fair /points /delta /= divr1 invr0 !mulr0 L0 mulr0 addr0.
+by rewrite pmulr_rlt0 ?half_gt0 ?ln_half.
+Qed.
+
+(** Gibbs with masses q of total above 1. *)
+Theorem gibbs_without_total : exists p q : unit -> R,
+  [/\ law p, nonneg q, covers q p & KL L p q < 0].
+Proof.
+exists (fun=> 1), (fun=> 2%:R); split; first exact: one_law.
+- by move=> x; rewrite ler0n.
+- by move=> x _; rewrite ltr0n.
+by rewrite /KL (big_pred1 tt) => [|[]//]; rewrite mul1r div1r ln_half.
+Qed.
+
+(** B1 without −log ŵ_k. *)
+Theorem B1_without_prior : exists (w : bool -> R) (q : bool -> unit -> R) k x,
+  [/\ law w, forall k, law (q k), 0 < w k * q k x &
+      - L (mixture w q x) != - L (q k x) + L (gate w q x k)].
+Proof.
+exists fair, (fun _ _ => 1), true, tt; split; [exact: fair_law|by move=> k; apply: one_law| |].
+  by rewrite mulr1 half_gt0.
+rewrite /gate /mixture big_bool /= /fair !mulr1 half_add divr1 ln1 oppr0 add0r eq_sym.
+by rewrite lt_eqF // ln_half.
+Qed.
+
+(** B11 without −log ŵ_k. *)
+Theorem B11_without_prior : exists (w : bool -> R) (q : bool -> bool -> R) k x,
+  [/\ law w, forall k, law (q k), 0 < w k * q k x & - L (q k x) < - L (mixture w q x)].
+Proof.
+exists fair, points, true, true; split; [exact: fair_law | exact: points_law | |].
+  by rewrite /fair /points /delta /= mulr1 half_gt0.
+by rewrite mixture_points /points /delta /= ln1 oppr0 oppr_gt0 ln_half.
+Qed.
+
+(** Masses ¼ and ¾. *)
+Definition quarters (k : bool) : R := if k then half * half else 1 - half * half.
+
+Lemma quarter_gt0 : 0 < half * half. Proof. by rewrite mulr_gt0 ?half_gt0. Qed.
+Lemma quarter_lt_half : half * half < half.
+Proof. by rewrite gtr_pmull ?half_gt0 ?half_lt1. Qed.
+Lemma quarters_gt0 k : 0 < quarters k.
+Proof.
+case: k; first exact: quarter_gt0.
+by rewrite subr_gt0; apply: lt_trans quarter_lt_half half_lt1.
+Qed.
+Lemma quarters_law : law quarters.
+Proof.
+by split=> [k|]; [exact/ltW/quarters_gt0 | rewrite big_bool /= /quarters addrC subrK].
+Qed.
+
+Lemma KL_quarters : 0 < KL L fair quarters.
+Proof.
+rewrite ltNge; apply/negP => KL_le0.
+have := gibbs_eq fair_law (quarters_law.1) _ (fun k _ => quarters_gt0 k) KL_le0 true.
+rewrite quarters_law.2 lexx => /(_ isT) /eqP.
+by rewrite gt_eqF //; apply: quarter_lt_half.
+Qed.
+
+Lemma mixture_ones (w : bool -> R) : law w -> mixture w (fun _ (_ : unit) => 1) tt = 1.
+Proof. by move=> [_ w1]; rewrite /mixture -[RHS]w1; apply: eq_bigr => k _; rewrite mulr1. Qed.
+
+(** B2 without KL(w || ŵ): twice one and the same expert, with other masses. *)
+Theorem B2_without_prior_term : exists (w wh : bool -> R) (q : bool -> unit -> R),
+  [/\ law w, law wh, forall k, law (q k), covers_parts w q wh q &
+      KL L (mixture w q) (mixture wh q) + gate_KL L w q wh q != experts_KL L w q q].
+Proof.
+exists fair, quarters, (fun _ _ => 1); split.
+- exact: fair_law.
+- exact: quarters_law.
+- by move=> k; apply: one_law.
+- by move=> k x _; rewrite mulr1 quarters_gt0.
+rewrite B2.
+- rewrite -subr_eq0 addrC addKr gt_eqF //; exact: KL_quarters.
+- by case: fair_law.
+- by move=> k; split=> [x|_]; [rewrite ler01 | case: (@one_law (fun=> 1))].
+- by case: quarters_law.
+- by move=> k x; rewrite ler01.
+- by move=> k x _; rewrite mulr1 quarters_gt0.
+Qed.
+
+(** B2 with a part that is no law: one part of mass 1, q = q̂ = 2, ŵ = 2. *)
+Theorem B2_without_laws : exists (w wh : unit -> R) (q : unit -> unit -> R),
+  [/\ law w, nonneg wh, forall k, nonneg (q k), covers_parts w q wh q &
+      KL L (mixture w q) (mixture wh q) + gate_KL L w q wh q !=
+      experts_KL L w q q + KL L w wh].
+Proof.
+exists (fun=> 1), (fun=> 2%:R), (fun _ _ => 2%:R); split.
+- exact: one_law.
+- by move=> k; rewrite ler0n.
+- by move=> k x; rewrite ler0n.
+- by move=> k x _; rewrite mulr_gt0 ?ltr0n.
+have one (f : unit -> R) : \sum_k f k = f tt by rewrite (big_pred1 tt) => [|[]].
+rewrite /gate_KL /experts_KL /KL !one /gate /mixture !one.
+have -> : 1 * 2%:R / (1 * 2%:R) = 1 :> R by field.
+have -> : 2%:R * 2%:R / (2%:R * 2%:R) = 1 :> R by field.
+have -> : 1 * 2%:R / (2%:R * 2%:R) = half by rewrite /half; field.
+have -> : 2%:R / 2%:R = 1 :> R by field.
+rewrite !divr1 ln1 div1r -/half !mulr0 addr0 add0r !mul1r -subr_eq0.
+have -> : 2%:R * L half - L half = L half by ring.
+by rewrite lt_eqF // ln_half.
+Qed.
+
+(** L4 with weights that do not sum to 1. *)
+Theorem L4_without_sum : exists phi grad (r : unit -> R) (u : unit -> unit -> R) v,
+  \sum_k r k * bregman phi grad (u k) v !=
+  bregman phi grad (mixture r u) v + \sum_k r k * bregman phi grad (u k) (mixture r u).
+Proof.
+exists (fun a => a tt ^+ 2), (fun a s => 2%:R * a s), (fun=> 2%:R), (fun _ _ => 1), (fun=> 0).
+have one (f : unit -> R) : \sum_k f k = f tt by rewrite (big_pred1 tt) => [|[]].
+rewrite /bregman !one /mixture !one -subr_eq0.
+rewrite (_ : _ - _ = - 4%:R); last by ring.
+by rewrite oppr_eq0 pnatr_eq0.
+Qed.
+
+(** L4 with the targets in the second argument, φ(a) = a³. *)
+Theorem L4_without_targets_first : exists phi grad (r : bool -> R) (u : bool -> unit -> R) v,
+  law r /\ \sum_k r k * bregman phi grad v (u k) !=
+    bregman phi grad v (mixture r u) + \sum_k r k * bregman phi grad (mixture r u) (u k).
+Proof.
+exists (fun a => a tt ^+ 3), (fun a s => 3%:R * a s ^+ 2), fair,
+  (fun k _ => if k then 2%:R else 0), (fun=> 0); split; first exact: fair_law.
+have one (f : unit -> R) : \sum_k f k = f tt by rewrite (big_pred1 tt) => [|[]].
+rewrite /bregman /mixture !big_bool /= !one /fair /half -subr_eq0.
+rewrite (_ : _ - _ = 3%:R); last by field.
+by rewrite pnatr_eq0.
+Qed.
+
+(** D10 without I(X; K): two point masses. *)
+Theorem D10_without_information : exists (w : bool -> R) (q : bool -> bool -> R),
+  [/\ law w, forall k, law (q k) & entropy L (mixture w q) != \sum_k w k * entropy L (q k)].
+Proof.
+exists fair, points; split; [exact: fair_law | exact: points_law |].
+rewrite /entropy !big_bool /= !mixture_points /points /delta /=.
+rewrite ln1 !(mul0r, mulr0, addr0, add0r, oppr0) -mulrDl half_add mul1r.
+by rewrite oppr_eq0 lt_eqF // ln_half.
+Qed.
+
+(** D11 for a router that does not see the state. *)
+Theorem D11_without_state : exists (w : bool -> R) (p : bool -> bool -> R),
+  [/\ law w, forall k, law (p k) &
+      router_loss L w p (gate w p) < router_loss L w p (fun=> w)].
+Proof.
+exists fair, points; split; [exact: fair_law | exact: points_law |].
+have gateE x k : gate fair points x k = points k x.
+  rewrite /gate mixture_points /fair mulrC mulrA mulVf ?mul1r // lt0r_neq0 //.
+  exact: half_gt0.
+rewrite /router_loss !big_bool /= !gateE /points /delta /= /fair ln1.
+rewrite !(mulr0, mul0r, mulr1, addr0, add0r, oppr0) -mulrDl half_add mul1r oppr_gt0.
+exact: ln_half.
+Qed.
+
+(** D11 for a router of total mass above 1. *)
+Theorem D11_without_law : exists (w : unit -> R) (p : unit -> unit -> R) (rho : unit -> unit -> R),
+  [/\ law w, forall k, law (p k), forall z k, 0 < rho z k &
+      router_loss L w p rho < router_loss L w p (gate w p)].
+Proof.
+exists (fun=> 1), (fun _ _ => 1), (fun _ _ => 2%:R); split.
+- exact: one_law.
+- by move=> k; apply: one_law.
+- by move=> z k; rewrite ltr0n.
+have one (f : unit -> R) : \sum_k f k = f tt by rewrite (big_pred1 tt) => [|[]].
+rewrite /router_loss !one /gate /mixture !one !mul1r invr1 ln1 oppr0 oppr_lt0.
+by rewrite -[L _]opprK -lnV ?ltr0n // oppr_gt0 ln_half.
+Qed.
+
+(** L1 with a weight that depends on x_1: two tokens of mass ½, the first weighted by 3; then the
+    posterior ½ costs more than the law ¾, ¼. *)
+Definition biased_loss (ph : bool -> R) : R :=
+  - \sum_v half * ((if v then 3%:R else 1) * L (ph v)).
+Theorem L1_without_blind_weight : exists ph : bool -> R,
+  [/\ law ph, forall v, 0 < ph v & biased_loss ph < biased_loss fair].
+Proof.
+have q_law := quarters_law; exists (fun v => quarters (~~ v)); split.
+- by split=> [v|]; [case: q_law | rewrite -q_law.2 !big_bool /= addrC].
+- by move=> v; apply: quarters_gt0.
+have three : 0 < 3%:R / 2%:R :> R by rewrite divr_gt0 ?ltr0n.
+have log3 : 1 < 3%:R * L (3%:R / 2%:R).
+  have two : 0 < 2%:R / 3%:R :> R by rewrite divr_gt0 ?ltr0n.
+  have neq1 : 2%:R / 3%:R != 1 :> R.
+    by rewrite -subr_eq0 (_ : _ - 1 = - (3%:R)^-1) ?oppr_eq0 ?invr_eq0 ?pnatr_eq0 //; field.
+  have := ln_lt L two neq1; rewrite -[2%:R / _]invf_div lnV // ltr_oppl invf_div.
+  rewrite -(@ltr_pmul2l _ 3%:R) ?ltr0n // => /(le_lt_trans _); apply.
+  by rewrite le_eqVlt; apply/orP; left; apply/eqP; field.
+have log2 : -1 <= L half.
+  by have := ln_ge L half_gt0; rewrite /half invrK (_ : 1 - 2%:R = -1) //; ring.
+have -> : biased_loss fair = - (half * (4%:R * L half)).
+  by rewrite /biased_loss !big_bool /= /fair; congr (- _); ring.
+have -> : biased_loss (fun v => quarters (~~ v)) =
+    - (half * (3%:R * L (3%:R / 2%:R) + 5%:R * L half)).
+  rewrite /biased_loss !big_bool /= /quarters (lnM L half_gt0 half_gt0).
+  have -> : 1 - half * half = half * (3%:R / 2%:R) by rewrite /half; field.
+  by rewrite lnM ?half_gt0 //; congr (- _); ring.
+rewrite ltr_opp2 ltr_pmul2l ?half_gt0 // -subr_gt0.
+rewrite (_ : _ - _ = 3%:R * L (3%:R / 2%:R) + L half); last by ring.
+by rewrite -(subrr 1) ltr_le_add.
+Qed.
+
+End Falsifiers.
