@@ -1222,3 +1222,217 @@ Qed.
 
 End Runs.
 End Parallel.
+
+(** Falsifiers: over every real field and for every logarithm, an instance that meets the other
+    hypotheses and breaks the statement. Most are sequences of one token that is also the part. *)
+Section Falsifiers.
+Variables (R : realFieldType) (L : logarithm R).
+
+Local Notation fair := (fair R).
+Local Notation quarters := (quarters R).
+Local Notation points := (points R).
+Local Notation half := (half R).
+
+Definition one_token (v : bool) : {ffun 'I_1 -> bool} := [ffun=> v].
+
+Lemma sum_one_token (f : {ffun 'I_1 -> bool} -> R) : \sum_x f x = \sum_v f (one_token v).
+Proof.
+rewrite (reindex one_token) //=; exists (fun x : {ffun 'I_1 -> bool} => x ord0) => [v _|x _].
+  by rewrite ffunE.
+by apply/ffunP => i; rewrite ffunE (ord1 i).
+Qed.
+
+(** Part k is the one sequence k; its expert knows it. *)
+Definition one_part (k : bool) (x : {ffun 'I_1 -> bool}) : R := points k (x ord0).
+Definition one_expert (k : bool) (t : 'I_1) (x : {ffun 'I_1 -> bool}) : bool -> R := points k.
+
+Lemma one_part_law k : law (one_part k).
+Proof.
+split=> [x|]; first exact: delta_ge0.
+rewrite sum_one_token -[RHS](points_law R k).2; apply: eq_bigr => v _.
+by rewrite /one_part ffunE.
+Qed.
+
+Lemma one_mixture (w : bool -> R) x : mixture w one_part x = mixture w points (x ord0).
+Proof. by []. Qed.
+
+Lemma next_one (q : {ffun 'I_1 -> bool} -> R) x v : law q -> next_token q ord0 x v = q (one_token v).
+Proof.
+move=> q_law; rewrite /next_token /token_given mass_before0 // divr1.
+rewrite (big_pred1 (one_token v)) // => y; apply/andP/eqP => [[_ /eqP yv]|->].
+  by apply/ffunP => i; rewrite ffunE (ord1 i).
+by rewrite ffunE eqxx; split=> //; apply/agree_onP => i.
+Qed.
+
+Lemma next_part k t x v : next_token (one_part k) t x v = points k v.
+Proof. by rewrite (ord1 t) next_one; [rewrite /one_part ffunE | exact: one_part_law]. Qed.
+
+Lemma mixture_points_law (w : bool -> R) v : mixture w points v = w v.
+Proof.
+rewrite /mixture big_bool /= /points /delta.
+by case: v; rewrite /= !(mulr1, mulr0, addr0, add0r).
+Qed.
+
+Lemma one_sequence (m : 'I_1 -> {ffun 'I_1 -> bool} -> bool -> R) x :
+  sequence_law m x = m ord0 x (x ord0).
+Proof. by rewrite /sequence_law big_ord1. Qed.
+
+Lemma constant_reads (n : nat) (T : Type) (f : T -> R) :
+  causal (fun (_ : 'I_n) (_ : {ffun 'I_n -> bool}) => f).
+Proof. by []. Qed.
+
+(** B4 without the router's term, the experts exact and the router's masses wrong. *)
+Theorem B4_without_router_term :
+  exists (w : bool -> R) (qs : bool -> {ffun 'I_1 -> bool} -> R)
+    (rho : 'I_1 -> {ffun 'I_1 -> bool} -> bool -> R) ms,
+  [/\ law w /\ (forall k, law (qs k)), causal rho /\ (forall k, causal (ms k)),
+      (forall t x, nonneg (rho t x)) /\ (forall k t x, nonneg (ms k t x)),
+      (forall k t x v, 0 < w k -> 0 < next_token (qs k) t x v -> 0 < rho t x k * ms k t x v) &
+      \sum_k w k * KL L (qs k) (sequence_law (ms k)) <
+      KL L (mixture w qs) (sequence_law (routed rho ms))].
+Proof.
+exists fair, one_part, (fun _ _ => quarters), one_expert; split.
+- by split; [exact: fair_law | exact: one_part_law].
+- by split.
+- by split=> [t x|k t x]; [case: (quarters_law R) | exact: delta_ge0].
+- by move=> k t x v _; rewrite next_part => ?; rewrite mulr_gt0 ?quarters_gt0.
+rewrite big1 => [|k _]; last first.
+  rewrite /KL big1 ?mulr0 // => x _; rewrite one_sequence /one_expert -/(one_part k x).
+  case: (nonneg_case ((one_part_law k).1 x)) => [->|q_gt0]; first by rewrite mul0r.
+  by rewrite mulfV ?ln1 ?mulr0 // lt0r_neq0.
+rewrite (_ : KL L _ _ = KL L fair quarters); first exact: KL_quarters.
+rewrite /KL sum_one_token; apply: eq_bigr => v _.
+by rewrite one_sequence /routed one_mixture !mixture_points_law !ffunE.
+Qed.
+
+(** B5 without the router's term. *)
+Theorem B5_without_router_term :
+  exists (w : bool -> R) (qs : bool -> {ffun 'I_1 -> bool} -> R)
+    (rho : 'I_1 -> {ffun 'I_1 -> bool} -> bool -> R) ms,
+  [/\ law w /\ (forall k, law (qs k)), causal rho /\ (forall k, causal (ms k)),
+      sub_laws rho /\ (forall k, sub_laws (ms k)) &
+      \sum_t \sum_x mixture w qs x * (\sum_k prefix_gate w qs t x k *
+        variation (next_token (qs k) t x) (ms k t x)) <
+      variation (mixture w qs) (sequence_law (routed rho ms))].
+Proof.
+exists fair, one_part, (fun _ _ => quarters), one_expert; split.
+- by split; [exact: fair_law | exact: one_part_law].
+- by split.
+- by split=> [t x|k t x]; apply: law_sub; [exact: quarters_law | exact: points_law].
+rewrite big1 => [|t _]; last first.
+  rewrite big1 // => x _; rewrite big1 ?mulr0 // => k _.
+  rewrite /variation big1 ?mulr0 // => v _.
+  by rewrite next_part subrr normr0.
+apply: mulr_gt0; first exact: half_gt0.
+rewrite sum_one_token big_bool /= ltr_paddr ?normr_ge0 // normr_gt0 subr_eq0 gt_eqF //.
+rewrite one_sequence /routed one_mixture !mixture_points_law !ffunE.
+exact: quarter_lt_half.
+Qed.
+
+(** B6 with the divergence in the other direction: what the top has lost is infinitely far. *)
+Theorem B6_without_direction : exists (A : pred bool) (r : bool -> R) (q : bool -> bool -> R) x,
+  [/\ law r, forall k, law (q k), 0 < kept_mass A r & 0 < mixture r q x /\
+      mixture (top_gate A r) q x = 0].
+Proof.
+exists id, fair, points, false; split; [exact: fair_law | exact: points_law | |].
+  by rewrite /kept_mass (big_pred1 true) ?half_gt0 // => -[].
+by rewrite !mixture_points_law; split=> //; apply: half_gt0.
+Qed.
+
+(** B7 with the mass taken after renormalization, which is 1. *)
+Theorem B7_without_lost_mass :
+  exists (w : bool -> R) (qs : bool -> {ffun 'I_1 -> bool} -> R) (best : bool),
+  [/\ law w, forall k, law (qs k) &
+      0 < variation (mixture w qs) (sequence_law (next_token (qs best)))].
+Proof.
+exists fair, one_part, true; split; [exact: fair_law | exact: one_part_law |].
+apply: mulr_gt0; first exact: half_gt0.
+rewrite sum_one_token big_bool /= ltr_paddl ?normr_ge0 // normr_gt0 subr_eq0 gt_eqF //.
+by rewrite one_sequence next_part ffunE one_mixture mixture_points_law /points /delta half_gt0.
+Qed.
+
+(** B9 for soft clusters: two equal parts, of which a sequence says nothing. *)
+Theorem B9_without_disjoint_parts :
+  exists (w : bool -> R) (qs : bool -> {ffun 'I_1 -> bool} -> R),
+  [/\ law w, forall k, law (qs k) &
+      entropy L (mixture w qs) - \sum_k w k * entropy L (qs k) != entropy L w].
+Proof.
+exists fair, (fun=> one_part true); split=> [||]; [exact: fair_law | by move=> k; apply: one_part_law |].
+have mixE x : mixture fair (fun=> one_part true) x = one_part true x.
+  by rewrite /mixture big_bool /= -mulrDl half_add mul1r.
+rewrite big_bool /= -mulrDl half_add mul1r.
+rewrite (_ : entropy L _ = entropy L (one_part true)); last first.
+  by congr (- _); apply: eq_bigr => x _; rewrite mixE.
+rewrite subrr eq_sym /entropy big_bool /= -mulrDl half_add mul1r oppr_eq0.
+by rewrite lt_eqF // ln_half.
+Qed.
+
+(** B9 for a gate that sees the token it is to predict. *)
+Theorem B9_gate_without_causality :
+  exists (w : bool -> R) (qs : bool -> {ffun 'I_1 -> bool} -> R)
+    (rho : 'I_1 -> {ffun 'I_1 -> bool} -> bool -> R) ms,
+  [/\ law w /\ (forall k, law (qs k)), (forall k, causal (ms k)),
+      sub_laws rho /\ (forall k, sub_laws (ms k)) &
+      cross_entropy L (mixture w qs) (sequence_law (routed rho ms)) < entropy L (mixture w qs)].
+Proof.
+exists fair, one_part, (fun t x => points (x t)), one_expert; split.
+- by split; [exact: fair_law | exact: one_part_law].
+- by [].
+- by split=> [t x|k t x]; apply: law_sub; apply: points_law.
+rewrite /cross_entropy big1 => [|x _]; last first.
+  by rewrite one_sequence /routed mixture_points_law /points /delta eqxx ln1 mulr0.
+rewrite oppr0 /entropy oppr_gt0 sum_one_token big_bool /= !one_mixture !mixture_points_law.
+by rewrite -mulrDl half_add mul1r ln_half.
+Qed.
+
+(** Q6 without the total correlation: two equal tokens drawn at once. *)
+Definition twin (v : bool) : {ffun bool -> bool} := [ffun=> v].
+Definition twins (x : {ffun bool -> bool}) : R := mixture fair (fun k => delta (twin k)) x.
+
+Lemma sum_twins f : \sum_x twins x * f x = half * (f (twin true) + f (twin false)).
+Proof.
+rewrite /twins /mixture; under eq_bigr do rewrite mulr_suml.
+rewrite exchange_big big_bool /= mulrDr; congr (_ + _).
+  by rewrite -[in RHS](sum_delta (twin true) f) mulr_sumr; apply: eq_bigr => x _; rewrite mulrA.
+by rewrite -[in RHS](sum_delta (twin false) f) mulr_sumr; apply: eq_bigr => x _; rewrite mulrA.
+Qed.
+
+Lemma twins_law : law twins.
+Proof.
+split; first by apply: mixture_ge0 => [|k]; [case: (fair_law R) | exact: delta_ge0].
+transitivity (\sum_x twins x * 1); first by apply: eq_bigr => x _; rewrite mulr1.
+by rewrite (sum_twins (fun=> 1)) mulrDr mulr1 half_add.
+Qed.
+
+Lemma twinsE v : twins (twin v) = half.
+Proof.
+have ne : twin true == twin false = false by apply/eqP => /ffunP /(_ true); rewrite !ffunE.
+have ne' : twin false == twin true = false by rewrite eq_sym.
+rewrite /twins /mixture big_bool /= /delta.
+by case: v; rewrite eqxx ?ne ?ne' /= !(mulr1, mulr0, addr0, add0r).
+Qed.
+
+Lemma twin_token (block : bool -> 'I_1) i v :
+  token_given twins (revealed block (block i)) i (twin v) v = half.
+Proof.
+rewrite (ord1 (block i)) /token_given (_ : mass _ _ _ = 1); last first.
+  by rewrite -twins_law.2; apply: eq_bigl => y; apply/agree_onP.
+rewrite divr1 big_mkcond.
+transitivity (\sum_x twins x * (x i == v)%:R).
+  apply: eq_bigr => x _; rewrite (_ : agree_on _ _ _ = true); last by apply/agree_onP.
+  by rewrite /=; case: eqP => _; rewrite ?mulr1 ?mulr0.
+by rewrite sum_twins !ffunE; case: v; rewrite /= !(addr0, add0r, mulr1).
+Qed.
+
+Theorem Q6_without_correlation : exists (block : bool -> 'I_1) (q : {ffun bool -> bool} -> R),
+  law q /\ 0 < KL L q (parallel_law block q).
+Proof.
+exists (fun=> ord0), twins; split; first exact: twins_law.
+rewrite /KL (sum_twins (fun x => L (twins x / parallel_law _ twins x))) !twinsE /parallel_law.
+rewrite !big_bool /= !ffunE !(twin_token (fun=> ord0)).
+have -> : half / (half * half) = half^-1 by field; rewrite lt0r_neq0 // half_gt0.
+rewrite lnV ?half_gt0 //; apply: mulr_gt0; first exact: half_gt0.
+by rewrite addr_gt0 // oppr_gt0 ln_half.
+Qed.
+
+End Falsifiers.
