@@ -287,8 +287,8 @@ have [wh_gt0 qh_gt0] := factors_gt0 (wh_ge0 k) (qh_ge0 k x) (cov k x wq_gt0).
 by rewrite !ln_div ?mulr_gt0 // !lnM //; ring.
 Qed.
 
-(** B2. KL(q || q̂) + E_q KL(r || r̂) = Σ_k w_k KL(q_k || q̂_k) + KL(w || ŵ) for q̂ = Σ_k ŵ_k q̂_k and
-    its own posterior r̂: both sides are the divergence of the joint laws. The parts q_k are laws
+(** B2. KL(q || q̂) + E_q KL(r || r̂) = Σ_k w_k KL(q_k || q̂_k) + KL(w || ŵ) for q̂ = Σ_k ŵ_k q̂_k
+    and its own posterior r̂: both sides are the divergence of the joint laws. The parts q_k are laws
     (where w_k > 0); the masses w, ŵ and the experts q̂_k are nonnegative, and ŵ_k q̂_k(x) > 0
     wherever w_k q_k(x) > 0. That w, ŵ and q̂_k are laws is not needed. *)
 Theorem B2 w q wh qh : nonneg w -> parts w q ->
@@ -617,7 +617,8 @@ Proof. by split=> [k|]; [exact: ltW half_gt0 | rewrite big_bool /= /fair half_ad
 Lemma points_law k : law (points k). Proof. exact: delta_law. Qed.
 Lemma mixture_points x : mixture fair points x = half.
 Proof.
-by rewrite /mixture big_bool /= /points /delta /fair; case: x; rewrite /= ?mulr1 ?mulr0 ?addr0 ?add0r.
+rewrite /mixture big_bool /= /points /delta /fair.
+by case: x; rewrite /= !(mulr1, mulr0, addr0, add0r).
 Qed.
 Lemma ln_half : L half < 0. Proof. exact: ln_lt0 half_gt0 half_lt1. Qed.
 Lemma one_law (p : unit -> R) : p tt = 1 -> law p.
@@ -731,6 +732,44 @@ have -> : 2%:R / 2%:R = 1 :> R by field.
 rewrite !divr1 ln1 div1r -/half !mulr0 addr0 add0r !mul1r -subr_eq0.
 have -> : 2%:R * L half - L half = L half by ring.
 by rewrite lt_eqF // ln_half.
+Qed.
+
+(** B3 for experts mixed token by token with the masses w, a static gate, in the place of the Bayes
+    gate: two tokens, both equal to the part, experts and masses exact, so that the right side
+    is 0. *)
+Definition alike (a : bool -> R) : {ffun bool -> bool} -> R := product_law (fun=> a).
+Theorem B3_without_bayes_gate : exists (w : bool -> R) (a : bool -> bool -> R),
+  [/\ law w, forall k, law (a k) &
+      experts_KL L w (fun k => alike (a k)) (fun k => alike (a k)) + KL L w w <
+      KL L (mixture w (fun k => alike (a k))) (alike (mixture w a))].
+Proof.
+exists fair, points; split; [exact: fair_law | exact: points_law |].
+pose q k := alike (points k); rewrite -/q.
+have q_ge0 k : nonneg (q k) by move=> x; apply: prodr_ge0 => i _; apply: delta_ge0.
+have q_law k : law (q k).
+  by split=> //; rewrite sum_product_law big1 // => i _; case: (points_law k).
+have KL_self (X : finType) (p : X -> R) : nonneg p -> KL L p p = 0.
+  move=> p_ge0; rewrite /KL big1 // => x _; case: (nonneg_case (p_ge0 x)) => [->|p_gt0].
+    by rewrite mul0r.
+  by rewrite mulfV ?ln1 ?mulr0 // lt0r_neq0.
+rewrite (KL_self _ fair) ?addr0; last by case: fair_law.
+rewrite /experts_KL big1 => [|k _]; last by rewrite (KL_self _ (q k)) ?mulr0.
+have w_ge0 := fair_law.1; have static_gt0 x : 0 < alike (mixture fair points) x.
+  by apply: prodr_gt0 => i _; rewrite mixture_points half_gt0.
+rewrite ltNge; apply/negP => KL_le0; pose x : {ffun bool -> bool} := [ffun=> true].
+have mix_law : law (mixture fair q).
+  split; first exact: mixture_ge0.
+  by rewrite sum_mixture => [|k]; [case: fair_law | case: (q_law k)].
+have static1 : \sum_x alike (mixture fair points) x <= 1.
+  rewrite sum_product_law big1 ?lexx // => i _.
+  by rewrite sum_mixture => [|k]; [case: fair_law | case: (points_law k)].
+have staticE : alike (mixture fair points) x = half * half.
+  by rewrite /alike /product_law big_bool /= !mixture_points.
+have mixE : mixture fair q x = half.
+  rewrite /mixture big_bool /= /q /alike /product_law !big_bool /= !ffunE /points /delta /=.
+  by rewrite !(mulr1, mulr0, addr0).
+have := gibbs_eq mix_law (fun x => ltW (static_gt0 x)) static1 (fun x _ => static_gt0 x) KL_le0 x.
+by rewrite mixE staticE => /eqP; rewrite gt_eqF // quarter_lt_half.
 Qed.
 
 (** L4 with weights that do not sum to 1. *)
