@@ -46,7 +46,8 @@ have step x : `|mixture r q x - mixture s qh x| <=
     \sum_k (`|r k - s k| * qh k x + r k * `|q k x - qh k x|).
   rewrite /mixture -sumrB; apply: le_trans (ler_norm_sum _ _ _) _; apply: ler_sum => k _.
   have -> : r k * q k x - s k * qh k x = (r k - s k) * qh k x + r k * (q k x - qh k x) by ring.
-  by apply: le_trans (ler_norm_add _ _) _; rewrite !normrM (ger0_norm (r_ge0 k)) (ger0_norm (qh_ge0 k x)).
+  apply: le_trans (ler_norm_add _ _) _.
+  by rewrite !normrM (ger0_norm (r_ge0 k)) (ger0_norm (qh_ge0 k x)).
 apply: le_trans (ler_sum _ (fun x _ => step x)) _.
 rewrite exchange_big -big_split /=; apply: ler_sum => k _.
 rewrite big_split /= -mulr_sumr -mulr_sumr ler_add2r.
@@ -669,9 +670,10 @@ rewrite /routed /mixture exchange_big; apply: le_trans rho1; apply: ler_sum => k
 by rewrite -mulr_sumr -[X in _ <= X]mulr1 ler_wpmul2l //; case: (ms_sub k t x).
 Qed.
 
-(** B6 along a sequence: for a law q whose next-token laws are the mixtures of experts m_k with gates
-    ρ at every prefix of positive mass, the gates cut to sets A of mass M_t give
-    TV(q, top) ≤ Σ_t E_q[1 − M_t]. Gates and sets read the prefix only. *)
+(** B6 along a sequence: for a law q whose next-token laws are the mixtures of experts m_k with
+    gates ρ at every prefix of positive mass, the gates cut to sets A of mass M_t > 0 give
+    TV(q, top) ≤ Σ_t E_q[1 − M_t]. Gates, sets and experts read the prefix only; the experts give
+    laws (or less). *)
 Theorem B6_sequences q rho ms (A : 'I_n -> {ffun 'I_n -> S} -> pred K) :
   law q -> causal rho -> (forall (t : 'I_n) x y, agree_on (before t) x y -> A t x =1 A t y) ->
   (forall k, causal (ms k)) -> (forall k, sub_laws (ms k)) -> (forall t x, nonneg (rho t x)) ->
@@ -704,8 +706,8 @@ rewrite le_eqVlt; apply/orP; left; apply/eqP; congr (_ * _); apply: eq_bigr => v
 by rewrite qE.
 Qed.
 
-(** B5. TV(q, q̂) ≤ Σ_t E_q[ TV(r, ρ) + Σ_k r_k TV(q_k, q̂_k) ] at the prefixes, q̂ made by router and
-    experts. Both give laws (or less) at every prefix, and read the prefix only; no supports are
+(** B5. TV(q, q̂) ≤ Σ_t E_q[ TV(r, ρ) + Σ_k r_k TV(q_k, q̂_k) ] at the prefixes, q̂ made by router
+    and experts. Both give laws (or less) at every prefix, and read the prefix only; no supports are
     needed. *)
 Theorem B5 rho ms : causal rho -> (forall k, causal (ms k)) ->
   sub_laws rho -> (forall k, sub_laws (ms k)) ->
@@ -966,7 +968,8 @@ Qed.
 
 (** D14. The cross-entropy of Σ_k ρ_k p̂_k exceeds the best by at most Σ_k w_k excess_k plus N times
     the router's excess: the router is paid once per predicted token. ω = 1; experts and router are
-    nonnegative, and positive where the laws of their parts are; that they are laws is not needed. *)
+    nonnegative, and positive where the laws of their parts are; that they are laws is not
+    needed. *)
 Theorem D14 phs rho (one := fun (_ : Z) (_ : I) => 1 : R) :
   (forall z, nonneg (rho z)) -> (forall k z i, nonneg (phs k z i)) ->
   (forall z k, 0 < w k * part_path k z -> 0 < rho z k) ->
@@ -1074,7 +1077,7 @@ elim: N => [|N IH]; first by rewrite big_geq // none ln1.
 by rewrite big_nat_recr //= IH ln_div // addrC subrK.
 Qed.
 
-(** Q6. KL(q || q_parallel) = Σ_s E_q TC(X^{B_s} | X^{B_1 ∪ … ∪ B_{s−1}}) for any law q and any fixed
+(** Q6. KL(q || q_parallel) = Σ_s E_q TC(X^{B_s} | X^{B_1 ∪ … ∪ B_{s−1}}) for any law q and fixed
     sets that partition the positions. That the model's draws are the exact token posteriors given
     the revealed tokens is its definition here; by P7 a source of masks gives these. *)
 Theorem Q6 q : law q ->
@@ -1156,9 +1159,13 @@ Definition parallel_step (t : nat) x : {ffun I -> S} -> R :=
 Fixpoint parallel_run (t : nat) : {ffun I -> S} -> R :=
   if t is t'.+1 then mixture (parallel_run t') (parallel_step t') else p 0%N.
 
-Hypotheses (p_ge0 : forall t, nonneg (p t)) (J_ge0 : forall t x, nonneg (J t x)).
+Hypothesis J_ge0 : forall t x, nonneg (J t x).
 Hypothesis J_left : forall t x, \sum_x' J t x x' = p t x.
 Hypothesis J_right : forall t x', \sum_x J t x x' = p t.+1 x'.
+
+Lemma p_ge0 t : nonneg (p t).
+Proof. by move=> x; rewrite -J_left sumr_ge0. Qed.
+Hint Resolve p_ge0 : core.
 
 Lemma step_given_ge0 t x : nonneg (step_given t x).
 Proof. by move=> x'; rewrite divr_ge0. Qed.
@@ -1197,8 +1204,9 @@ exact: (covers_mixture (p_ge0 t) (step_given_ge0 t) (parallel_run_ge0 t)
   (parallel_step_ge0 t) (parallel_parts IH) q_gt0).
 Qed.
 
-(** Q6, any grid, source and coupling: KL(p_T || q_parallel) ≤ Σ_t E TC(X_{t+1} | X_t) for any process
-    with these joint laws, of which no more than the neighboring times enters. *)
+(** Q6, any grid, source and coupling: KL(p_T || q_parallel) ≤ Σ_t E TC(X_{t+1} | X_t). Only the
+    joint laws of neighboring times enter, so that the process need not be Markov; nor need its
+    masses sum to 1. *)
 Theorem Q6_any T : KL L (p T) (parallel_run T) <=
   \sum_(t < T) \sum_x p t x * total_correlation (step_given t x).
 Proof.
@@ -1256,7 +1264,8 @@ Qed.
 Lemma one_mixture (w : bool -> R) x : mixture w one_part x = mixture w points (x ord0).
 Proof. by []. Qed.
 
-Lemma next_one (q : {ffun 'I_1 -> bool} -> R) x v : law q -> next_token q ord0 x v = q (one_token v).
+Lemma next_one (q : {ffun 'I_1 -> bool} -> R) x v : law q ->
+  next_token q ord0 x v = q (one_token v).
 Proof.
 move=> q_law; rewrite /next_token /token_given mass_before0 // divr1.
 rewrite (big_pred1 (one_token v)) // => y; apply/andP/eqP => [[_ /eqP yv]|->].
@@ -1357,7 +1366,9 @@ Theorem B9_without_disjoint_parts :
   [/\ law w, forall k, law (qs k) &
       entropy L (mixture w qs) - \sum_k w k * entropy L (qs k) != entropy L w].
 Proof.
-exists fair, (fun=> one_part true); split=> [||]; [exact: fair_law | by move=> k; apply: one_part_law |].
+exists fair, (fun=> one_part true); split.
+- exact: fair_law.
+- by move=> k; apply: one_part_law.
 have mixE x : mixture fair (fun=> one_part true) x = one_part true x.
   by rewrite /mixture big_bool /= -mulrDl half_add mul1r.
 rewrite big_bool /= -mulrDl half_add mul1r.
@@ -1383,6 +1394,56 @@ rewrite /cross_entropy big1 => [|x _]; last first.
   by rewrite one_sequence /routed mixture_points_law /points /delta eqxx ln1 mulr0.
 rewrite oppr0 /entropy oppr_gt0 sum_one_token big_bool /= !one_mixture !mixture_points_law.
 by rewrite -mulrDl half_add mul1r ln_half.
+Qed.
+
+(** D14 without the router's term: exact experts, and a router with the wrong masses. *)
+Lemma token_posterior_one (pi : bool -> R) z i v : law pi ->
+  token_posterior (fun _ (_ : unit) => 1) pi (fun (_ : unit) h => h) z i v = pi v.
+Proof.
+move=> [_ pi1]; rewrite /token_posterior /mean /posterior.
+have -> : marginal (fun _ (_ : unit) => 1) pi z = 1.
+  by rewrite -[RHS]pi1; apply: eq_bigr => h _; rewrite mul1r.
+rewrite -[RHS](sum_delta_point v pi); apply: eq_bigr => h _.
+by rewrite divr1; ring.
+Qed.
+
+Lemma token_gap_one (pi : bool -> R) ph : law pi -> (forall v, 0 < pi v -> 0 < ph tt tt v) ->
+  token_loss L (fun _ (_ : unit) => 1) pi (fun (_ : unit) h => h) (fun _ _ => 1) ph -
+  token_loss L (fun _ (_ : unit) => 1) pi (fun (_ : unit) h => h) (fun _ _ => 1)
+    (token_posterior (fun _ (_ : unit) => 1) pi (fun (_ : unit) h => h)) = KL L pi (ph tt tt).
+Proof.
+move=> pi_law cov; have one (f : unit -> R) : \sum_k f k = f tt.
+  by rewrite (big_pred1 tt) => [|[]].
+rewrite L1; first last.
+- by move=> [] [] _ v; rewrite token_posterior_one //; apply: cov.
+- by case: pi_law.
+- by move=> h z; apply: ler01.
+rewrite /token_excess !one mul1r (_ : marginal _ _ _ = 1) ?mul1r; last first.
+  by rewrite -[RHS]pi_law.2; apply: eq_bigr => h _; rewrite mul1r.
+by apply: eq_bigr => v _; rewrite token_posterior_one.
+Qed.
+
+Theorem D14_without_router_term :
+  exists (c : bool -> unit -> R) (y : unit -> bool -> bool) (w : bool -> R) pis rho phs,
+  [/\ law w, forall k, law (pis k), forall z, law (rho z) &
+      \sum_k w k * (token_loss L c (pis k) y (fun _ _ => 1) (phs k) -
+        token_loss L c (pis k) y (fun _ _ => 1) (part_posterior c y pis k)) <
+      token_loss L c (mixture w pis) y (fun _ _ => 1) (mixed_tokens rho phs) -
+        token_loss L c (mixture w pis) y (fun _ _ => 1)
+          (token_posterior c (mixture w pis) y)].
+Proof.
+exists (fun _ _ => 1), (fun _ h => h), fair, points, (fun=> quarters), (fun k _ _ => points k).
+split; [exact: fair_law | exact: points_law | by move=> z; apply: quarters_law |].
+rewrite big1 => [|k _]; last first.
+  rewrite token_gap_one //; last exact: points_law.
+  rewrite /KL big1 ?mulr0 // => v _; case: (nonneg_case ((points_law R k).1 v)) => [->|p_gt0].
+    by rewrite mul0r.
+  by rewrite mulfV ?ln1 ?mulr0 // lt0r_neq0.
+have mix_law : law (mixture fair points).
+  by split=> [v|]; rewrite ?big_bool /= !mixture_points_law ?half_add ?ltW ?half_gt0.
+rewrite token_gap_one // => [|v _]; last by rewrite /mixed_tokens mixture_points_law quarters_gt0.
+rewrite (_ : KL L _ _ = KL L fair quarters); first exact: KL_quarters.
+by apply: eq_bigr => v _; rewrite /mixed_tokens !mixture_points_law.
 Qed.
 
 (** Q6 without the total correlation: two equal tokens drawn at once. *)

@@ -288,8 +288,8 @@ by rewrite !ln_div ?mulr_gt0 // !lnM //; ring.
 Qed.
 
 (** B2. KL(q || q̂) + E_q KL(r || r̂) = Σ_k w_k KL(q_k || q̂_k) + KL(w || ŵ) for q̂ = Σ_k ŵ_k q̂_k
-    and its own posterior r̂: both sides are the divergence of the joint laws. The parts q_k are laws
-    (where w_k > 0); the masses w, ŵ and the experts q̂_k are nonnegative, and ŵ_k q̂_k(x) > 0
+    and its own posterior r̂: both sides are the divergence of the joint laws. The parts q_k are
+    laws (where w_k > 0); the masses w, ŵ and the experts q̂_k are nonnegative, and ŵ_k q̂_k(x) > 0
     wherever w_k q_k(x) > 0. That w, ŵ and q̂_k are laws is not needed. *)
 Theorem B2 w q wh qh : nonneg w -> parts w q ->
   nonneg wh -> (forall k, nonneg (qh k)) -> covers_parts w q wh qh ->
