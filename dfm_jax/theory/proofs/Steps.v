@@ -1,0 +1,350 @@
+(** One step of discrete time (Q1 to Q5): product kernels, valid velocities, the exact finite step.
+
+    I are the positions and S the states. A pair h = (x_0, x_1) has the mass π(h); κ and κ' are the
+    schedules at both ends of the step, one number a position. *)
+
+From mathcomp Require Import all_ssreflect all_algebra.
+From mathcomp.algebra_tactics Require Import ring.
+From DFM Require Import Basics.
+Set Implicit Arguments. Unset Strict Implicit. Unset Printing Implicit Defensive.
+Import Order.TTheory GRing.Theory Num.Theory.
+Local Open Scope ring_scope.
+
+(** At most one position has the property. *)
+Definition at_most_one (I : finType) (P : pred I) : bool :=
+  [forall i, [forall j, P i && P j ==> (i == j)]].
+
+Lemma at_most_oneP (I : finType) (P : pred I) :
+  reflect (forall i j, P i -> P j -> i = j) (at_most_one P).
+Proof.
+apply: (iffP forallP) => [one i j Pi Pj | one i].
+  by have /forallP /(_ j) := one i; rewrite Pi Pj => /eqP.
+by apply/forallP => j; apply/implyP => /andP [Pi Pj]; apply/eqP; exact: one.
+Qed.
+
+Section Definitions.
+Variables (R : realFieldType) (I S : finType).
+Notation states := {ffun I -> S}.
+Notation pairs := (states * states)%type.
+
+(** P3: (1 − κ) δ_{x_0^i}(v) + κ δ_{x_1^i}(v), the law of one token. *)
+Definition mixture_token (k : R) (y0 y1 v : S) : R := (1 - k) * delta y0 v + k * delta y1 v.
+
+(** P1 for P3: p_t(z | x_0, x_1) = Π_i p_t^i(z^i | x_0, x_1). *)
+Definition conditional_path (kappa : I -> R) (h : pairs) (z : states) : R :=
+  product_law (fun i => mixture_token (kappa i) (h.1 i) (h.2 i)) z.
+
+(** P4: p_t(z) = Σ_h p_t(z | h) π(h). *)
+Definition path (kappa : I -> R) (pi : pairs -> R) (z : states) : R :=
+  marginal (conditional_path kappa) pi z.
+
+(** λ = (κ' − κ)/(1 − κ), and 0 where κ = 1. *)
+Definition step_size (k k' : R) : R := if k == 1 then 0 else (k' - k) / (1 - k).
+
+(** Q3 given the pair: λ [δ_y(v) − δ_z(v)], with y = x_1^i. *)
+Definition conditional_velocity (k k' : R) (y v z : S) : R :=
+  step_size k k' * (delta y v - delta z v).
+
+(** p_{1|t}^i(v | z) = E[δ_{X_1^i}(v) | X_t = z]. *)
+Definition data_token (kappa : I -> R) (pi : pairs -> R) (i : I) (v : S) (z : states) : R :=
+  mean (conditional_path kappa) pi z (fun h => delta (h.2 i) v).
+
+(** Q3: u^i(v, z) = λ^i [p_{1|t}^i(v | z) − δ_{z^i}(v)]. *)
+Definition step_velocity (kappa kappa' : I -> R) (pi : pairs -> R) (i : I) (v : S)
+    (z : states) : R :=
+  step_size (kappa i) (kappa' i) * (data_token kappa pi i v z - delta (z i) v).
+
+(** Q1: P(x, z) = Π_i (δ_{z^i} + u^i(·, z))(x^i). *)
+Definition step_kernel (u : I -> S -> states -> R) (x z : states) : R :=
+  product_law (fun i v => delta (z i) v + u i v z) x.
+
+(** (P p)(x) = Σ_z P(x, z) p(z). *)
+Definition push_forward (Z : finType) (P : Z -> Z -> R) (p : Z -> R) (x : Z) : R :=
+  \sum_z P x z * p z.
+
+(** Q2 at one token of state z. *)
+Definition valid_token (u : S -> R) (z : S) : Prop :=
+  [/\ \sum_v u v = 0, -1 <= u z <= 0 & forall v, v != z -> 0 <= u v <= 1].
+
+(** Q2 at the state z. *)
+Definition valid_velocity (u : I -> S -> states -> R) (z : states) : Prop :=
+  forall i, valid_token (fun v => u i v z) (z i).
+
+(** The position i of the pair h moves in the step from κ to κ'. *)
+Definition moves (kappa kappa' : I -> R) (h : pairs) (i : I) : bool :=
+  (kappa' i != kappa i) && (h.1 i != h.2 i).
+
+(** The velocity of position i at the state z is not 0. *)
+Definition moves_at (u : I -> S -> states -> R) (z : states) (i : I) : bool :=
+  [exists v, u i v z != 0].
+
+(** What a step asks of its schedules: 0 ≤ κ ≤ 1, and κ' = 1 where κ = 1. Every non-decreasing
+    schedule with values in [0, 1] is such; κ ≤ κ' elsewhere is asked by Q2 alone. *)
+Definition schedule (kappa kappa' : I -> R) : Prop :=
+  (forall i, 0 <= kappa i <= 1) /\ (forall i, kappa i = 1 -> kappa' i = 1).
+
+End Definitions.
+
+Section Facts.
+Variables (R : realFieldType) (I S : finType).
+Notation states := {ffun I -> S}.
+Notation pairs := (states * states)%type.
+Implicit Types (x z : states) (h : pairs) (kappa : I -> R) (pi : pairs -> R).
+
+Lemma schedule_of_non_decreasing kappa kappa' :
+  (forall i, 0 <= kappa i) -> (forall i, kappa i <= kappa' i) -> (forall i, kappa' i <= 1) ->
+  schedule kappa kappa'.
+Proof.
+move=> ge0 le le1; split=> i; first by rewrite ge0 (le_trans (le i)).
+by move=> k1; apply/eqP; rewrite eq_le le1 -[X in X <= _]k1 le.
+Qed.
+
+Lemma mixture_token_ge0 (k : R) (y0 y1 : S) : 0 <= k <= 1 -> nonneg (mixture_token k y0 y1).
+Proof.
+move=> /andP [k_ge0 k_le1] v.
+by rewrite /mixture_token addr_ge0 // mulr_ge0 ?subr_ge0 // delta_ge0.
+Qed.
+
+Lemma sum_mixture_token (k : R) (y0 y1 : S) : \sum_v mixture_token k y0 y1 v = 1.
+Proof. by rewrite /mixture_token big_split /= -!mulr_sumr !sum_delta1 !mulr1 subrK. Qed.
+
+Lemma mixture_token_same (k : R) (y v : S) : mixture_token k y y v = delta y v.
+Proof. by rewrite /mixture_token -mulrDl subrK mul1r. Qed.
+
+Lemma conditional_path_ge0 kappa h :
+  (forall i, 0 <= kappa i <= 1) -> nonneg (conditional_path kappa h).
+Proof. by move=> k01 z; apply: prodr_ge0 => i _; exact: mixture_token_ge0. Qed.
+
+Lemma sum_conditional_path kappa h : \sum_z conditional_path kappa h z = 1.
+Proof. by rewrite sum_product_law big1 // => i _; exact: sum_mixture_token. Qed.
+
+Lemma path_ge0 kappa pi : (forall i, 0 <= kappa i <= 1) -> nonneg pi -> nonneg (path kappa pi).
+Proof. by move=> k01 pi_ge0; apply: marginal_ge0 => // h; exact: conditional_path_ge0. Qed.
+
+Lemma sum_path kappa pi : \sum_z path kappa pi z = \sum_h pi h.
+Proof.
+rewrite exchange_big; apply: eq_bigr => h _ /=.
+by rewrite -mulr_suml sum_conditional_path mul1r.
+Qed.
+
+(** Two products of which at most one factor differs. *)
+Lemma product_difference (f g : I -> R) : at_most_one (fun i => g i != f i) ->
+  \prod_i g i - \prod_i f i = \sum_i (g i - f i) * \prod_(j | j != i) f j.
+Proof.
+move=> /at_most_oneP one; have [i gi|same] := pickP (fun i => g i != f i); last first.
+  have gf i : g i = f i by apply/eqP; move: (same i) => /negbFE.
+  rewrite (eq_bigr f) // subrr big1 // => i _.
+  by rewrite gf subrr mul0r.
+have gf j : j != i -> g j = f j.
+  by move=> /eqP ji; apply/eqP/negPn/negP => /(one _ _ gi) /esym.
+rewrite (bigD1 i) //= [X in _ - X](bigD1 i) //= [in RHS](bigD1 i) //= [X in _ = _ + X]big1.
+  rewrite addr0 (eq_bigr f) ?mulrBl // => j; exact: gf.
+by move=> j /gf ->; rewrite subrr mul0r.
+Qed.
+
+Lemma step_size_scale (k k' : R) : (k = 1 -> k' = 1) -> step_size k k' * (1 - k) = k' - k.
+Proof.
+rewrite /step_size; have [-> /(_ erefl) ->|k1 _] := eqVneq k 1; first by rewrite !subrr mul0r.
+by rewrite mulfVK // subr_eq0 eq_sym.
+Qed.
+
+(** The law of a token changes by p' − p in the step: the inflow of Q3. *)
+Lemma conditional_drift (k k' : R) (y0 y1 v : S) : (k = 1 -> k' = 1) ->
+  \sum_z conditional_velocity k k' y1 v z * mixture_token k y0 y1 z =
+  mixture_token k' y0 y1 v - mixture_token k y0 y1 v.
+Proof.
+move=> end1; rewrite /conditional_velocity.
+under eq_bigr do rewrite -mulrA mulrBl; rewrite -mulr_sumr sumrB -mulr_sumr.
+rewrite sum_mixture_token (sum_delta_point v (mixture_token k y0 y1)).
+have -> : delta y1 v * 1 - mixture_token k y0 y1 v = (1 - k) * (delta y1 v - delta y0 v) :> R.
+  by rewrite /mixture_token; ring.
+by rewrite mulrA step_size_scale // /mixture_token; ring.
+Qed.
+
+Lemma step_velocityE kappa kappa' pi i v z : (forall i, 0 <= kappa i <= 1) -> nonneg pi ->
+  path kappa pi z * step_velocity kappa kappa' pi i v z =
+  \sum_h conditional_path kappa h z * pi h *
+    conditional_velocity (kappa i) (kappa' i) (h.2 i) v (z i).
+Proof.
+move=> k01 pi_ge0; have c_ge0 h : nonneg (conditional_path kappa h).
+  exact: conditional_path_ge0.
+rewrite /step_velocity mulrCA mulrBr meanE // /path /marginal mulr_suml -sumrB mulr_sumr.
+by apply: eq_bigr => h _; rewrite /conditional_velocity -mulrBr mulrCA.
+Qed.
+
+Lemma product_law_put (p : I -> S -> R) i z v :
+  product_law p (put z i v) = p i v * \prod_(j | j != i) p j (z j).
+Proof.
+rewrite /product_law (bigD1 i) //= ffunE eqxx; congr (_ * _).
+by apply: eq_bigr => j /negPf ji; rewrite ffunE ji.
+Qed.
+
+(** Σ_z u(x, z) p(z) for the full field of Q3, a sum over pairs and positions. *)
+Lemma step_inflow kappa kappa' pi x : schedule kappa kappa' -> nonneg pi ->
+  \sum_z full_field (step_velocity kappa kappa' pi) x z * path kappa pi z =
+  \sum_h pi h * \sum_i (mixture_token (kappa' i) (h.1 i) (h.2 i) (x i)
+                       - mixture_token (kappa i) (h.1 i) (h.2 i) (x i)) *
+    \prod_(j | j != i) mixture_token (kappa j) (h.1 j) (h.2 j) (x j).
+Proof.
+move=> [k01 end1] pi_ge0; rewrite /full_field.
+under eq_bigr do rewrite mulr_suml; rewrite exchange_big /=.
+under [RHS]eq_bigr do rewrite mulr_sumr; rewrite [RHS]exchange_big /=.
+apply: eq_bigr => i _.
+under eq_bigr => z _.
+  rewrite -mulrA [X in _ * X]mulrC step_velocityE // mulr_sumr.
+  over.
+rewrite exchange_big /=; apply: eq_bigr => h _.
+under eq_bigr => z _ do rewrite agree_off_sym.
+rewrite (sum_agree_off i x (fun z => conditional_path kappa h z * pi h *
+   conditional_velocity (kappa i) (kappa' i) (h.2 i) (x i) (z i))).
+rewrite -conditional_drift; last exact: end1.
+rewrite mulr_suml mulr_sumr; apply: eq_bigr => v _.
+by rewrite /conditional_path product_law_put ffunE eqxx -[LHS]mulrA [LHS]mulrC -!mulrA.
+Qed.
+
+(** Outside the support of p the field is free: both terms of the divergence bear a factor p. *)
+Lemma divergence_on_support (Z : finType) (p : Z -> R) (u : Z -> Z -> R) (x : Z) :
+  (forall z : Z, p z != 0 -> \sum_y u y z = 0) -> divergence p u x = - \sum_z u x z * p z.
+Proof.
+move=> rate; pose w (y z : Z) := if p z == 0 then 0 else u y z.
+have pw (y z : Z) : p z * u y z = p z * w y z.
+  by rewrite /w; case: eqP => // ->; rewrite !mul0r.
+transitivity (divergence p w x).
+  by apply: eq_bigr => z _; rewrite !pw.
+rewrite divergenceE; last first.
+  move=> z; rewrite /w; have [p0|p_neq0] := eqVneq (p z) 0; first by rewrite big1.
+  exact: rate.
+by congr (- _); apply: eq_bigr => z _; rewrite mulrC -pw mulrC.
+Qed.
+
+(** Σ_v p_{1|t}^i(v | z) = 1 on the support. *)
+Lemma data_token_law kappa pi i z : (forall i, 0 <= kappa i <= 1) -> nonneg pi ->
+  0 < path kappa pi z -> law (fun v => data_token kappa pi i v z).
+Proof.
+move=> k01 pi_ge0 p_gt0; split=> [v|].
+  apply: sumr_ge0 => h _; rewrite mulr_ge0 ?delta_ge0 // divr_ge0 ?(ltW p_gt0) //.
+  by rewrite mulr_ge0 // conditional_path_ge0.
+rewrite /data_token /mean exchange_big /= -[RHS](sum_posterior p_gt0).
+by apply: eq_bigr => h _; rewrite -mulr_sumr sum_delta1 mulr1.
+Qed.
+
+Lemma step_velocity_rate kappa kappa' pi i z : (forall i, 0 <= kappa i <= 1) -> nonneg pi ->
+  0 < path kappa pi z -> \sum_v step_velocity kappa kappa' pi i v z = 0.
+Proof.
+move=> k01 pi_ge0 p_gt0; have [_ sum1] := data_token_law i k01 pi_ge0 p_gt0.
+by rewrite -mulr_sumr sumrB sum1 sum_delta1 subrr mulr0.
+Qed.
+
+End Facts.
+
+Section Theorems.
+Variables (R : realFieldType) (I S : finType).
+Notation states := {ffun I -> S}.
+Notation pairs := (states * states)%type.
+Implicit Types (x z : states) (h : pairs) (kappa : I -> R) (pi : pairs -> R).
+
+(** Q2 for one token, with the fewest inequalities: the others follow. *)
+Theorem Q2_iff_law (u : S -> R) (z : S) :
+  valid_token u z <-> law (fun v => delta z v + u v).
+Proof.
+split=> [[sum0 /andP [self_ge _] other]|[ge0 sum1]].
+  split=> [v|]; last by rewrite big_split /= sum_delta1 sum0 addr0.
+  rewrite /delta; have [->|vz] := eqVneq v z; first by rewrite -ler_subl_addl sub0r.
+  by rewrite add0r; have /andP [] := other _ vz.
+have sum0 : \sum_v u v = 0.
+  by move: sum1; rewrite big_split /= sum_delta1 => /eqP; rewrite -subr_eq0 addrC addKr => /eqP.
+have other v : v != z -> 0 <= u v.
+  by move=> /negPf vz; have := ge0 v; rewrite /delta vz add0r.
+have self : -1 <= u z by have := ge0 z; rewrite /delta eqxx -ler_subl_addl sub0r.
+have self_eq : u z = - \sum_(v | v != z) u v.
+  by move: sum0; rewrite (bigD1 z) //= => /eqP; rewrite addr_eq0 => /eqP.
+split=> //; first by rewrite self self_eq oppr_le0 sumr_ge0.
+move=> v vz; rewrite other //=.
+rewrite -(ler_add2l (- 1)) addNr; apply: (le_trans (y := u z + u v)); first by rewrite ler_add2r.
+rewrite self_eq (bigD1 v) //= opprD addrAC addNr add0r oppr_le0.
+by apply: sumr_ge0 => y /andP [yz _]; exact: other.
+Qed.
+
+(** Q1: X_{t+1}^i ~ δ_{X_t^i} + u^i(·, X_t), independently over i given X_t: the kernel P(·, z) is
+    a law over the next state if the velocity is valid (Q2) at z. *)
+Theorem Q1 (u : I -> S -> states -> R) z :
+  valid_velocity u z -> law (fun x => step_kernel u x z).
+Proof.
+move=> valid; have token i : law (fun v => delta (z i) v + u i v z) by apply/Q2_iff_law.
+split=> [x|]; first by apply: prodr_ge0 => i _; have [ge0 _] := token i.
+by rewrite sum_product_law big1 // => i _; have [_ sum1] := token i.
+Qed.
+
+(** Q2: Σ_v u(v) = 0; −1 ≤ u(z) ≤ 0; 0 ≤ u(v) ≤ 1 for v ≠ z: so for u = λ (p − δ_z) with a law p
+    and 0 ≤ λ ≤ 1. *)
+Theorem Q2 (l : R) (p : S -> R) (z : S) : 0 <= l <= 1 -> law p ->
+  valid_token (fun v => l * (p v - delta z v)) z.
+Proof.
+move=> /andP [l_ge0 l_le1] [p_ge0 sum1]; apply/Q2_iff_law; split=> [v|].
+  have -> : delta z v + l * (p v - delta z v) = (1 - l) * delta z v + l * p v by ring.
+  by rewrite addr_ge0 // mulr_ge0 ?delta_ge0 // subr_ge0.
+by rewrite big_split /= -mulr_sumr sumrB sum1 sum_delta1 subrr mulr0 addr0.
+Qed.
+
+(** Q2: the λ of Q3 lies in [0, 1] if κ ≤ κ' ≤ 1. *)
+Theorem Q2_step_size (k k' : R) : k <= k' -> k' <= 1 -> 0 <= step_size k k' <= 1.
+Proof.
+move=> le le1; rewrite /step_size; have [_|k1] := eqVneq k 1; first by rewrite lexx ler01.
+have k_lt1 : k < 1 by rewrite lt_neqAle k1 (le_trans le).
+rewrite divr_ge0 ?subr_ge0 //=; last exact: ltW.
+by rewrite ler_pdivr_mulr ?subr_gt0 // mul1r ler_add2r.
+Qed.
+
+(** Q2: the velocity of Q3 is valid at every z with p_t(z) > 0, for 0 ≤ κ ≤ κ' ≤ 1. *)
+Theorem Q2_step_velocity kappa kappa' pi z :
+  (forall i, 0 <= kappa i) -> (forall i, kappa i <= kappa' i) -> (forall i, kappa' i <= 1) ->
+  nonneg pi -> 0 < path kappa pi z -> valid_velocity (step_velocity kappa kappa' pi) z.
+Proof.
+move=> ge0 le le1 pi_ge0 p_gt0 i; apply: Q2; first exact: Q2_step_size.
+by apply: data_token_law => // j; rewrite ge0 (le_trans (le j)).
+Qed.
+
+(** Q3: given the pair, u(v, z) = λ [δ_{x_1^i}(v) − δ_z(v)], λ = (κ' − κ)/(1 − κ), is the exact
+    finite step: Σ_z (δ_z + u(·, z))(v) p_t(z) = p_{t+1}(v). All it needs is κ' = 1 where κ = 1;
+    neither the signs of the masses nor κ ≤ κ' enters. *)
+Theorem Q3 (k k' : R) (y0 y1 v : S) : (k = 1 -> k' = 1) ->
+  \sum_z (delta z v + conditional_velocity k k' y1 v z) * mixture_token k y0 y1 z =
+  mixture_token k' y0 y1 v.
+Proof.
+move=> end1; under eq_bigr do rewrite mulrDl.
+by rewrite big_split /= sum_delta_point conditional_drift // addrC subrK.
+Qed.
+
+(** Q3: its mean over the pairs given z is λ^i [p_{1|t}^i(v | z) − δ_{z^i}(v)], where
+    p_t(z) > 0. *)
+Theorem Q3_marginal kappa kappa' pi i v z : 0 < path kappa pi z ->
+  mean (conditional_path kappa) pi z
+    (fun h => conditional_velocity (kappa i) (kappa' i) (h.2 i) v (z i)) =
+  step_velocity kappa kappa' pi i v z.
+Proof. by move=> p_gt0; rewrite mean_scale mean_sub mean_const. Qed.
+
+(** Q4: p_{t+1}(x) − p_t(x) + div_x(p_t u) = 0 for the velocity u of Q3, if for every pair of
+    positive mass at most one position has κ' ≠ κ and x_0^i ≠ x_1^i. Any source and any coupling of
+    masses that are not negative, of any sum; 0 ≤ κ ≤ 1, and κ' = 1 where κ = 1. *)
+Theorem Q4 kappa kappa' pi x : schedule kappa kappa' -> nonneg pi ->
+  (forall h, 0 < pi h -> at_most_one (moves kappa kappa' h)) ->
+  path kappa' pi x - path kappa pi x
+    + divergence (path kappa pi) (full_field (step_velocity kappa kappa' pi)) x = 0.
+Proof.
+move=> sched pi_ge0 one; have [k01 _] := sched.
+rewrite divergence_on_support; last first.
+  move=> z p_neq0; apply: full_field_rate => i; apply: step_velocity_rate => //.
+  by rewrite lt0r p_neq0 path_ge0.
+rewrite step_inflow //; apply/eqP; rewrite subr_eq0 /path /marginal -sumrB; apply/eqP.
+apply: eq_bigr => h _; rewrite -mulrBl mulrC.
+have [->|pi_neq0] := eqVneq (pi h) 0; first by rewrite !mul0r.
+have /one /at_most_oneP mv : 0 < pi h by rewrite lt0r pi_neq0 pi_ge0.
+congr (_ * _); apply: product_difference; apply/at_most_oneP => i j.
+have moved l : mixture_token (kappa' l) (h.1 l) (h.2 l) (x l)
+    != mixture_token (kappa l) (h.1 l) (h.2 l) (x l) -> moves kappa kappa' h l.
+  move=> neq; rewrite /moves; apply/andP; split; apply: contraNneq neq => ->; apply/eqP => //.
+  by rewrite !mixture_token_same.
+by move=> /moved mi /moved; exact: mv.
+Qed.
+
+End Theorems.
