@@ -78,6 +78,10 @@ Definition moves (kappa kappa' : I -> R) (h : pairs) (i : I) : bool :=
 Definition moves_at (u : I -> S -> states -> R) (z : states) (i : I) : bool :=
   [exists v, u i v z != 0].
 
+(** The law of position i alone. *)
+Definition token_law (p : states -> R) (i : I) (v : S) : R :=
+  \sum_(x : states) (x i == v)%:R * p x.
+
 (** What a step asks of its schedules: 0 ≤ κ ≤ 1, and κ' = 1 where κ = 1. Every non-decreasing
     schedule with values in [0, 1] is such; κ ≤ κ' elsewhere is asked by Q2 alone. *)
 Definition schedule (kappa kappa' : I -> R) : Prop :=
@@ -235,6 +239,62 @@ move=> k01 pi_ge0 p_gt0; have [_ sum1] := data_token_law i k01 pi_ge0 p_gt0.
 by rewrite -mulr_sumr sumrB sum1 sum_delta1 subrr mulr0.
 Qed.
 
+Lemma prod_indicator (P b : pred I) :
+  \prod_(i | P i) (b i)%:R = [forall (i | P i), b i]%:R :> R.
+Proof.
+case: forallP => [all|/forallP]; first by rewrite big1 // => i Pi; have := all i; rewrite Pi /= => ->.
+rewrite negb_forall => /existsP [i]; rewrite negb_imply => /andP [Pi /negPf bi].
+by rewrite (bigD1 i) //= bi mul0r.
+Qed.
+
+Lemma delta_all (z x : states) : \prod_i delta (z i) (x i) = delta z x :> R.
+Proof.
+rewrite /delta (prod_indicator predT (fun i => x i == z i)); congr (_ %:R); congr nat_of_bool.
+by apply/forallP/eqP => [all|-> i]; [apply/ffunP => i; apply/eqP; have := all i | rewrite eqxx].
+Qed.
+
+Lemma delta_agree_off (z x : states) i :
+  \prod_(j | j != i) delta (z j) (x j) = (agree_off i x z)%:R :> R.
+Proof. by rewrite /delta (prod_indicator (fun j => j != i) (fun j => x j == z j)). Qed.
+
+(** Where one position moves, the product kernel is the full field. *)
+Lemma step_kernel_one (u : I -> S -> states -> R) x z : at_most_one (moves_at u z) ->
+  step_kernel u x z = delta z x + full_field u x z.
+Proof.
+move=> /at_most_oneP one.
+have /product_difference : at_most_one (fun i => delta (z i) (x i) + u i (x i) z
+                                                 != delta (z i) (x i) :> R).
+  apply/at_most_oneP => i j; have moved l : delta (z l) (x l) + u l (x l) z
+      != delta (z l) (x l) -> moves_at u z l.
+    move=> neq; apply/existsP; exists (x l); apply: contraNneq neq => ->.
+    by rewrite addr0.
+  by move=> /moved mi /moved; exact: one.
+rewrite delta_all => /eqP; rewrite subr_eq addrC /step_kernel /product_law => /eqP ->.
+congr (_ + _).
+by apply: eq_bigr => i _; rewrite delta_agree_off mulrC addrAC subrr add0r.
+Qed.
+
+Lemma push_forward_one (u : I -> S -> states -> R) (p : states -> R) x :
+  (forall z, p z != 0 -> at_most_one (moves_at u z)) ->
+  push_forward (step_kernel u) p x = p x + \sum_z full_field u x z * p z.
+Proof.
+move=> one; rewrite -[X in X + _](sum_delta_point x p) -big_split; apply: eq_bigr => z _ /=.
+have [->|p_neq0] := eqVneq (p z) 0; first by rewrite !mulr0 addr0.
+by rewrite step_kernel_one ?mulrDl // one.
+Qed.
+
+(** The law of one position of a product whose other factors sum to 1. *)
+Lemma token_law_product (p : I -> S -> R) i v : (forall j, \sum_w p j w = 1) ->
+  token_law (product_law p) i v = p i v.
+Proof.
+move=> sum1; pose q j w := if j == i then (w == v)%:R * p j w else p j w.
+transitivity (\sum_(x : states) product_law q x).
+  apply: eq_bigr => x _; rewrite /product_law (bigD1 i) //= [RHS](bigD1 i) //= /q eqxx mulrA.
+  by congr (_ * _); apply: eq_bigr => j /negPf ->.
+rewrite sum_product_law (bigD1 i) //= /q eqxx (sum_delta v) big1 ?mulr1 // => j /negPf ->.
+exact: sum1.
+Qed.
+
 End Facts.
 
 Section Theorems.
@@ -345,6 +405,145 @@ have moved l : mixture_token (kappa' l) (h.1 l) (h.2 l) (x l)
   move=> neq; rewrite /moves; apply/andP; split; apply: contraNneq neq => ->; apply/eqP => //.
   by rewrite !mixture_token_same.
 by move=> /moved mi /moved; exact: mv.
+Qed.
+
+(** Q3, the marginal step: each token's law is exact after one step, whatever else moves. *)
+Theorem Q3_tokens kappa kappa' pi i v : schedule kappa kappa' -> nonneg pi ->
+  token_law (push_forward (step_kernel (step_velocity kappa kappa' pi)) (path kappa pi)) i v =
+  token_law (path kappa' pi) i v.
+Proof.
+move=> sched pi_ge0; have [k01 end1] := sched; set u := step_velocity _ _ _.
+transitivity (\sum_(z : states) (delta (z i) v + u i v z) * path kappa pi z).
+  rewrite /token_law; under eq_bigr do rewrite mulr_sumr.
+  rewrite exchange_big; apply: eq_bigr => z _ /=; under eq_bigr do rewrite mulrA.
+  rewrite -mulr_suml; have [->|p_neq0] := eqVneq (path kappa pi z) 0; first by rewrite !mulr0.
+  congr (_ * _); apply: (token_law_product (p := fun j w => delta (z j) w + u j w z)) => j.
+  by rewrite big_split /= sum_delta1 step_velocity_rate ?addr0 // lt0r p_neq0 path_ge0.
+transitivity (\sum_h pi h * mixture_token (kappa' i) (h.1 i) (h.2 i) v); last first.
+  rewrite /token_law; under [RHS]eq_bigr do rewrite mulr_sumr.
+  rewrite [RHS]exchange_big; apply: eq_bigr => h _ /=; under [RHS]eq_bigr do rewrite mulrA.
+  rewrite -mulr_suml mulrC; congr (_ * _).
+  rewrite -(token_law_product (p := fun j => mixture_token (kappa' j) (h.1 j) (h.2 j))) // => j.
+  exact: sum_mixture_token.
+transitivity (\sum_(z : states) \sum_h pi h * (conditional_path kappa h z *
+    (delta (z i) v + conditional_velocity (kappa i) (kappa' i) (h.2 i) v (z i)))).
+  apply: eq_bigr => z _; rewrite mulrDl mulrC [X in _ + X]mulrC step_velocityE //.
+  rewrite /path /marginal mulr_suml -big_split; apply: eq_bigr => h _ /=.
+  by rewrite -mulrDr mulrAC mulrC mulrA.
+rewrite exchange_big; apply: eq_bigr => h _ /=; rewrite -mulr_sumr; congr (_ * _).
+rewrite -(Q3 (h.1 i) (h.2 i) v (end1 i)).
+pose f w : R := delta w v + conditional_velocity (kappa i) (kappa' i) (h.2 i) v w.
+transitivity (\sum_w \sum_(z : states) (z i == w)%:R * conditional_path kappa h z * f w).
+  rewrite exchange_big; apply: eq_bigr => z _ /=; rewrite (bigD1 (z i)) //= eqxx mul1r.
+  by rewrite big1 ?addr0 // => w; rewrite eq_sym => /negPf ->; rewrite !mul0r.
+apply: eq_bigr => w _; rewrite -mulr_suml mulrC; congr (_ * _).
+apply: (token_law_product (p := fun j => mixture_token (kappa j) (h.1 j) (h.2 j))) => j.
+exact: sum_mixture_token.
+Qed.
+
+(** Q5 for any laws and any velocity: if p' − p + div(p u) = 0, the columns of u sum to 0 and at
+    most one position moves at every z of p(z) ≠ 0, then p' = P p. *)
+Theorem Q5_from_continuity (p p' : states -> R) (u : I -> S -> states -> R) x :
+  (forall z i, p z != 0 -> \sum_v u i v z = 0) ->
+  (forall z, p z != 0 -> at_most_one (moves_at u z)) ->
+  p' x - p x + divergence p (full_field u) x = 0 ->
+  p' x = push_forward (step_kernel u) p x.
+Proof.
+move=> rate one; rewrite divergence_on_support; last first.
+  by move=> z p_neq0; apply: full_field_rate => i; exact: rate.
+move=> /eqP; rewrite subr_eq0 subr_eq => /eqP ->.
+by rewrite push_forward_one // addrC.
+Qed.
+
+(** The condition of Q5 implies the condition of Q4: of two positions that a pair of positive mass
+    moves, both have a velocity at the state that shows x_1 where κ = 1 and x_0 elsewhere. *)
+Theorem Q5_condition_gives_Q4 kappa kappa' pi : schedule kappa kappa' -> nonneg pi ->
+  (forall z, 0 < path kappa pi z -> at_most_one (moves_at (step_velocity kappa kappa' pi) z)) ->
+  forall h, 0 < pi h -> at_most_one (moves kappa kappa' h).
+Proof.
+move=> [k01 end1] pi_ge0 one h pi_gt0.
+pose z : states := [ffun i => if kappa i == 1 then h.2 i else h.1 i].
+have c_gt0 : 0 < conditional_path kappa h z.
+  apply: prodr_gt0 => i _; rewrite ffunE /mixture_token; case: eqP => [->|/eqP k_neq1].
+    by rewrite subrr mul0r add0r mul1r /delta eqxx ltr01.
+  have /andP [k_ge0 k_le1] := k01 i.
+  have k_lt1 : 0 < 1 - kappa i by rewrite subr_gt0 lt_neqAle k_neq1.
+  by rewrite ltr_paddr ?mulr_ge0 ?delta_ge0 // /delta eqxx mulr1.
+have term_ge0 g : 0 <= conditional_path kappa g z * pi g.
+  by rewrite mulr_ge0 // conditional_path_ge0.
+have p_gt0 : 0 < path kappa pi z.
+  apply: (lt_le_trans (mulr_gt0 c_gt0 pi_gt0)).
+  exact: (sum_ge_term (f := fun g => conditional_path kappa g z * pi g)).
+have moved i : moves kappa kappa' h i -> moves_at (step_velocity kappa kappa' pi) z i.
+  move=> /andP [k_neq h_neq]; apply/existsP; exists (z i).
+  have k_neq1 : kappa i != 1 by apply: contraNneq k_neq => k1; rewrite k1 end1.
+  have zi : z i = h.1 i by rewrite ffunE (negPf k_neq1).
+  rewrite /step_velocity mulf_neq0 //.
+    by rewrite /step_size (negPf k_neq1) mulf_neq0 ?invr_neq0 // subr_eq0 // eq_sym.
+  rewrite subr_eq0 [delta _ _]/delta eqxx; apply/eqP => token1.
+  have rest0 : \sum_g posterior (conditional_path kappa) pi z g * (1 - delta (g.2 i) (z i)) = 0.
+    under eq_bigr do rewrite mulrBr mulr1; rewrite sumrB sum_posterior //.
+    by move: token1; rewrite /data_token /mean => ->; rewrite subrr.
+  have: posterior (conditional_path kappa) pi z h * (1 - delta (h.2 i) (z i)) = 0.
+    move: (h); apply: sum_nonneg_eq0 rest0 => g.
+    rewrite mulr_ge0 ?divr_ge0 ?(ltW p_gt0) // subr_ge0 /delta; case: eqP => _ //.
+    by rewrite ler01.
+  move/eqP; rewrite /delta zi (negPf h_neq) subr0 mulr1 gt_eqF //.
+  by rewrite divr_gt0 // mulr_gt0.
+apply/at_most_oneP => i j /moved mi /moved; move: mi.
+exact: (at_most_oneP _ (one z p_gt0)).
+Qed.
+
+(** Q5: p_{t+1} = P p_t with P(x, z) = Π_i (δ_{z^i} + u^i(·, z))(x^i) and the velocity of Q3, if at
+    every z with p_t(z) > 0 at most one position has u^i(·, z) ≠ 0. Any source and coupling; the
+    schedule has 0 ≤ κ ≤ 1, and κ' = 1 where κ = 1. *)
+Theorem Q5 kappa kappa' pi x : schedule kappa kappa' -> nonneg pi ->
+  (forall z, 0 < path kappa pi z -> at_most_one (moves_at (step_velocity kappa kappa' pi) z)) ->
+  path kappa' pi x = push_forward (step_kernel (step_velocity kappa kappa' pi)) (path kappa pi) x.
+Proof.
+move=> sched pi_ge0 one; have [k01 _] := sched.
+have gt0 z : path kappa pi z != 0 -> 0 < path kappa pi z by rewrite lt0r path_ge0 // andbT.
+apply: (Q5_from_continuity (p' := path kappa' pi)) => [z i /gt0|z /gt0|].
+- exact: step_velocity_rate.
+- exact: one.
+- by apply: Q4 => //; exact: Q5_condition_gives_Q4.
+Qed.
+
+(** The condition of Q5 holds if one and the same position moves for every pair of positive mass. *)
+Theorem Q5_one_moving_position kappa kappa' pi i0 :
+  schedule kappa kappa' -> nonneg pi ->
+  (forall h i, 0 < pi h -> moves kappa kappa' h i -> i = i0) ->
+  forall z, 0 < path kappa pi z -> at_most_one (moves_at (step_velocity kappa kappa' pi) z).
+Proof.
+move=> [k01 end1] pi_ge0 same z p_gt0.
+suff moved i : moves_at (step_velocity kappa kappa' pi) z i -> i = i0.
+  by apply/at_most_oneP => i j /moved -> /moved ->.
+move=> /existsP [v]; apply: contraNeq => i_neq.
+rewrite -Q3_marginal // /mean big1 // => h _.
+have [c0|c_neq0] := eqVneq (conditional_path kappa h z * pi h) 0.
+  by rewrite /posterior c0 !mul0r.
+have pi_gt0 : 0 < pi h.
+  by rewrite lt0r pi_ge0 andbT; apply: contraNneq c_neq0 => ->; rewrite mulr0.
+have : ~~ moves kappa kappa' h i by apply: contra_neqN i_neq; exact: same.
+rewrite negb_and !negbK => /orP [/eqP k_eq|/eqP h_eq].
+  by rewrite /conditional_velocity /step_size k_eq subrr mul0r if_same mul0r mulr0.
+have -> : z i = h.2 i.
+  apply/eqP; apply: contraNT c_neq0 => zi; rewrite /conditional_path /product_law (bigD1 i) //=.
+  by rewrite h_eq mixture_token_same /delta (negPf zi) !mul0r.
+by rewrite /conditional_velocity subrr !mulr0.
+Qed.
+
+(** Q5 for one-position tables: if κ' ≠ κ at one position at most, p_{t+1} = P p_t. *)
+Theorem Q5_one_position_table kappa kappa' pi x : schedule kappa kappa' -> nonneg pi ->
+  at_most_one (fun i => kappa' i != kappa i) ->
+  path kappa' pi x = push_forward (step_kernel (step_velocity kappa kappa' pi)) (path kappa pi) x.
+Proof.
+move=> sched pi_ge0 /at_most_oneP one; apply: Q5 => // z p_gt0.
+have [i0 k0|same] := pickP (fun i => kappa' i != kappa i).
+  by apply: (Q5_one_moving_position (i0 := i0)) p_gt0 => // h i _ /andP [ki _]; exact: one.
+apply/at_most_oneP => i j /existsP [v].
+have k_eq : kappa' i = kappa i by apply/eqP; move: (same i) => /negbFE.
+by rewrite /step_velocity /step_size k_eq subrr mul0r if_same mul0r eqxx.
 Qed.
 
 End Theorems.
