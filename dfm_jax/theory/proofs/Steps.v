@@ -547,3 +547,157 @@ by rewrite /step_velocity /step_size k_eq subrr mul0r if_same mul0r eqxx.
 Qed.
 
 End Theorems.
+
+(** Instances on which the statements fail without a hypothesis: two positions, two states. *)
+Section Counterexamples.
+Variable R : realFieldType.
+Notation bits := {ffun bool -> bool}.
+Notation half := (2%:R^-1 : R).
+
+Definition zeros : bits := [ffun=> false].
+Definition ones : bits := [ffun=> true].
+Definition one_at (i : bool) : bits := [ffun j => j == i].
+
+(** From (0, 0) to (1, 0) or to (0, 1), of mass 1/2 each. *)
+Definition two_pairs (h : bits * bits) : R := \sum_(i : bool) half * delta (zeros, one_at i) h.
+
+(** From (0, 0) to (1, 1). *)
+Definition both_move (h : bits * bits) : R := delta (zeros, ones) h.
+
+Definition at_start (i : bool) : R := 0.
+Definition at_half (i : bool) : R := half.
+
+Lemma half_ge0 : 0 <= half.
+Proof. by rewrite invr_ge0 ler0n. Qed.
+
+Lemma half_le1 : half <= 1.
+Proof. by rewrite invf_le1 ?ler1n ?ltr0n. Qed.
+
+Lemma half_schedule : schedule at_start at_half.
+Proof. by split=> [i|i /eqP]; rewrite /at_start ?lexx ?ler01 // eq_sym oner_eq0. Qed.
+
+Lemma half2 : half + half = 1.
+Proof. by rewrite [RHS]splitr mul1r. Qed.
+
+Lemma marginal_points (H Z K : finType) (c : H -> Z -> R) (w : K -> R) (f : K -> H) z :
+  marginal c (fun h => \sum_k w k * delta (f k) h) z = \sum_k w k * c (f k) z.
+Proof.
+rewrite /marginal; under eq_bigr do rewrite mulr_sumr.
+rewrite exchange_big; apply: eq_bigr => k _ /=.
+by rewrite -(sum_delta (f k) (c^~ z)) mulr_sumr; apply: eq_bigr => h _; rewrite mulrC mulrA.
+Qed.
+
+Lemma mean_as_marginal (H Z : finType) (c : H -> Z -> R) (pi : H -> R) z (g : H -> R) :
+  mean c pi z g = marginal (fun h z => c h z * g h) pi z / marginal c pi z.
+Proof. by rewrite /mean mulr_suml; apply: eq_bigr => h _; rewrite mulrAC (mulrAC (c h z)). Qed.
+
+Lemma conditional_start (h : bits * bits) (z : bits) : conditional_path at_start h z = delta h.1 z :> R.
+Proof.
+rewrite -delta_all; apply: eq_bigr => i _.
+by rewrite /mixture_token subr0 mul1r mul0r addr0.
+Qed.
+
+Lemma two_pairs_start (z : bits) : path at_start two_pairs z = delta zeros z.
+Proof.
+rewrite /path marginal_points; under eq_bigr do rewrite conditional_start.
+by rewrite big_bool /= -mulrDl half2 mul1r.
+Qed.
+
+Lemma two_pairs_token i : data_token at_start two_pairs i true zeros = half.
+Proof.
+rewrite /data_token mean_as_marginal -/(path _ _ _) two_pairs_start /delta eqxx divr1.
+rewrite marginal_points; under eq_bigr do rewrite conditional_start /delta eqxx mul1r ffunE.
+by case: i; rewrite big_bool /= ?mulr1 ?mulr0 ?addr0 ?add0r.
+Qed.
+
+(** Q5 is false under the condition of Q4 alone: each pair moves one position, but different pairs
+    move different ones, and the product kernel moves both. At (1, 1) it misses by 1/16. *)
+Theorem Q5_without_one_position_per_state :
+  [/\ schedule at_start at_half, law two_pairs,
+      forall h, 0 < two_pairs h -> at_most_one (moves at_start at_half h) &
+      push_forward (step_kernel (step_velocity at_start at_half two_pairs))
+        (path at_start two_pairs) ones - path at_half two_pairs ones = 16%:R^-1].
+Proof.
+split; first exact: half_schedule.
+- split=> [h|]; first by apply: sumr_ge0 => i _; rewrite mulr_ge0 ?delta_ge0 ?half_ge0.
+  rewrite exchange_big big_bool /= -!mulr_sumr !sum_delta1 !mulr1; exact: half2.
+- move=> h; have [/existsP [i /eqP ->] _|none] := boolP [exists i, h == (zeros, one_at i)].
+    apply/at_most_oneP => j l; rewrite /moves !ffunE /= => /andP [_ ji] /andP [_ li].
+    by move: ji li; case: j; case: l; case: i.
+  rewrite /two_pairs big1 ?ltxx // => i _; move: none; rewrite negb_exists => /forallP /(_ i).
+  by rewrite /delta => /negPf ->; rewrite mulr0.
+have -> : path at_half two_pairs ones = 0.
+  rewrite /path marginal_points big1 // => i _; rewrite /conditional_path /product_law.
+  rewrite (bigD1 (~~ i)) //= /mixture_token !ffunE /delta /=.
+  by case: i; rewrite !mulr0 addr0 mul0r mulr0.
+rewrite subr0 /push_forward; under eq_bigr do rewrite two_pairs_start mulrC.
+rewrite sum_delta /step_kernel /product_law big_bool /step_velocity /= !ffunE !two_pairs_token.
+rewrite /step_size /at_start /at_half eq_sym oner_eq0 /delta /= !subr0 divr1 !add0r.
+by rewrite -!invfM -!natrM.
+Qed.
+
+(** Q4 is false if two positions of a pair move at once: at (1, 1) it misses by 1/4. *)
+Theorem Q4_without_one_position :
+  [/\ schedule at_start at_half, law both_move &
+      path at_half both_move ones - path at_start both_move ones
+        + divergence (path at_start both_move)
+            (full_field (step_velocity at_start at_half both_move)) ones = 4%:R^-1].
+Proof.
+split; [exact: half_schedule | exact: delta_law | ].
+have pathE k z : path k both_move z = conditional_path k (zeros, ones) z.
+  rewrite /path /marginal -(sum_delta (zeros, ones) (fun h => conditional_path k h z)).
+  by apply: eq_bigr => h _; rewrite mulrC.
+have neq : (ones == zeros) = false.
+  by apply/eqP => /ffunP /(_ true); rewrite !ffunE.
+have -> : divergence (path at_start both_move)
+    (full_field (step_velocity at_start at_half both_move)) ones = 0.
+  apply: big1 => z _; rewrite !pathE !conditional_start /delta neq mul0r sub0r.
+  have [->|_] := eqVneq z zeros; last by rewrite mul0r oppr0.
+  rewrite /full_field big1 ?mulr0 ?oppr0 // => i _.
+  have -> : agree_off i ones zeros = false.
+    by apply/negP => /forallP /(_ (~~ i)); rewrite !ffunE; case: i.
+  by rewrite mul0r.
+rewrite !pathE conditional_start /delta neq subr0 addr0 /conditional_path /product_law big_bool.
+rewrite /mixture_token !ffunE /delta /= ?mulr0n ?mulr1n !mulr0 !add0r.
+by rewrite !mulr1 /at_half -invfM -natrM.
+Qed.
+
+(** Q3 is false if κ' < 1 = κ: then λ = 0, but the law moves back to the source. *)
+Theorem Q3_without_end (y0 y1 : bool) : y0 != y1 ->
+  \sum_z (delta z y1 + conditional_velocity 1 0 y1 y1 z) * mixture_token 1 y0 y1 z
+    - mixture_token 0 y0 y1 y1 = 1 :> R.
+Proof.
+move=> /negPf neq; rewrite /conditional_velocity /step_size eqxx.
+under eq_bigr do rewrite mul0r addr0.
+rewrite sum_delta_point /mixture_token /delta eqxx [y1 == y0]eq_sym neq.
+by rewrite subrr !mul0r mulr0 !add0r mulr1 subr0.
+Qed.
+
+(** Q3 is false without the division by 1 − κ: from κ = 1/2 to 1, λ = 1/2 leaves 1/4 behind. *)
+Theorem Q3_without_division :
+  mixture_token 1 false true true
+    - \sum_z (delta z true + (1 - half) * (delta true true - delta z true))
+        * mixture_token half false true z = 4%:R^-1 :> R.
+Proof.
+by rewrite big_bool /mixture_token /delta /=; field.
+Qed.
+
+(** Q2 is false for λ > 1. *)
+Theorem Q2_without_step_at_most_one :
+  ~ valid_token (fun v => 2%:R * (delta true v - delta false v) : R) false.
+Proof.
+case=> _ /andP [low _] _; move: low; rewrite /delta /= sub0r mulrN1 ler_opp2.
+by rewrite (ler_nat _ 2 1).
+Qed.
+
+(** λ is negative where the schedule decreases. *)
+Theorem Q2_step_size_without_order : step_size half 0 = -1.
+Proof.
+have neq : half != 1.
+  apply/eqP => h1; have := half2; rewrite h1 => /eqP.
+  by rewrite -subr_eq0 addrK oner_eq0.
+have rest : 1 - half = half by rewrite -[X in X - _]half2 addrK.
+by rewrite /step_size (negPf neq) sub0r rest mulNr divff // invr_eq0 pnatr_eq0.
+Qed.
+
+End Counterexamples.
