@@ -242,7 +242,8 @@ Qed.
 Lemma prod_indicator (P b : pred I) :
   \prod_(i | P i) (b i)%:R = [forall (i | P i), b i]%:R :> R.
 Proof.
-case: forallP => [all|/forallP]; first by rewrite big1 // => i Pi; have := all i; rewrite Pi /= => ->.
+case: forallP => [all|/forallP].
+  by rewrite big1 // => i Pi; have := all i; rewrite Pi /= => ->.
 rewrite negb_forall => /existsP [i]; rewrite negb_imply => /andP [Pi /negPf bi].
 by rewrite (bigD1 i) //= bi mul0r.
 Qed.
@@ -293,6 +294,40 @@ transitivity (\sum_(x : states) product_law q x).
   by congr (_ * _); apply: eq_bigr => j /negPf ->.
 rewrite sum_product_law (bigD1 i) //= /q eqxx (sum_delta v) big1 ?mulr1 // => j /negPf ->.
 exact: sum1.
+Qed.
+
+(** The marginal and the mean under finitely many pairs of masses w. *)
+Lemma marginal_points (H Z K : finType) (c : H -> Z -> R) (w : K -> R) (f : K -> H) (y : Z) :
+  marginal c (fun a => \sum_k w k * delta (f k) a) y = \sum_k w k * c (f k) y.
+Proof.
+rewrite /marginal; under eq_bigr do rewrite mulr_sumr.
+rewrite exchange_big; apply: eq_bigr => k _ /=.
+by rewrite -(sum_delta (f k) (c^~ y)) mulr_sumr; apply: eq_bigr => a _; rewrite mulrC mulrA.
+Qed.
+
+Lemma mean_as_marginal (H Z : finType) (c : H -> Z -> R) (m : H -> R) (y : Z) (g : H -> R) :
+  mean c m y g = marginal (fun a b => c a b * g a) m y / marginal c m y.
+Proof. by rewrite /mean mulr_suml; apply: eq_bigr => a _; rewrite mulrAC (mulrAC (c a y)). Qed.
+
+(** A position that no pair of positive mass moves has no velocity. *)
+Lemma step_velocity_still kappa kappa' pi i v z : nonneg pi -> 0 < path kappa pi z ->
+  (forall h, 0 < pi h -> ~~ moves kappa kappa' h i) -> step_velocity kappa kappa' pi i v z = 0.
+Proof.
+move=> pi_ge0 p_gt0 still.
+have <- : mean (conditional_path kappa) pi z
+    (fun h => conditional_velocity (kappa i) (kappa' i) (h.2 i) v (z i)) =
+  step_velocity kappa kappa' pi i v z by rewrite mean_scale mean_sub mean_const.
+rewrite /mean big1 // => h _.
+have [c0|c_neq0] := eqVneq (conditional_path kappa h z * pi h) 0.
+  by rewrite /posterior c0 !mul0r.
+have /still : 0 < pi h.
+  by rewrite lt0r pi_ge0 andbT; apply: contraNneq c_neq0 => ->; rewrite mulr0.
+rewrite negb_and !negbK => /orP [/eqP k_eq|/eqP h_eq].
+  by rewrite /conditional_velocity /step_size k_eq subrr mul0r if_same mul0r mulr0.
+have -> : z i = h.2 i.
+  apply/eqP; apply: contraNT c_neq0 => zi; rewrite /conditional_path /product_law (bigD1 i) //=.
+  by rewrite h_eq mixture_token_same /delta (negPf zi) !mul0r.
+by rewrite /conditional_velocity subrr !mulr0.
 Qed.
 
 End Facts.
@@ -519,18 +554,8 @@ move=> [k01 end1] pi_ge0 same z p_gt0.
 suff moved i : moves_at (step_velocity kappa kappa' pi) z i -> i = i0.
   by apply/at_most_oneP => i j /moved -> /moved ->.
 move=> /existsP [v]; apply: contraNeq => i_neq.
-rewrite -Q3_marginal // /mean big1 // => h _.
-have [c0|c_neq0] := eqVneq (conditional_path kappa h z * pi h) 0.
-  by rewrite /posterior c0 !mul0r.
-have pi_gt0 : 0 < pi h.
-  by rewrite lt0r pi_ge0 andbT; apply: contraNneq c_neq0 => ->; rewrite mulr0.
-have : ~~ moves kappa kappa' h i by apply: contra_neqN i_neq; exact: same.
-rewrite negb_and !negbK => /orP [/eqP k_eq|/eqP h_eq].
-  by rewrite /conditional_velocity /step_size k_eq subrr mul0r if_same mul0r mulr0.
-have -> : z i = h.2 i.
-  apply/eqP; apply: contraNT c_neq0 => zi; rewrite /conditional_path /product_law (bigD1 i) //=.
-  by rewrite h_eq mixture_token_same /delta (negPf zi) !mul0r.
-by rewrite /conditional_velocity subrr !mulr0.
+apply/eqP; apply: step_velocity_still => // h pi_gt0.
+by apply: contra_neqN i_neq; exact: same.
 Qed.
 
 (** Q5 for one-position tables: if κ' ≠ κ at one position at most, p_{t+1} = P p_t. *)
@@ -579,19 +604,8 @@ Proof. by split=> [i|i /eqP]; rewrite /at_start ?lexx ?ler01 // eq_sym oner_eq0.
 Lemma half2 : half + half = 1.
 Proof. by rewrite [RHS]splitr mul1r. Qed.
 
-Lemma marginal_points (H Z K : finType) (c : H -> Z -> R) (w : K -> R) (f : K -> H) z :
-  marginal c (fun h => \sum_k w k * delta (f k) h) z = \sum_k w k * c (f k) z.
-Proof.
-rewrite /marginal; under eq_bigr do rewrite mulr_sumr.
-rewrite exchange_big; apply: eq_bigr => k _ /=.
-by rewrite -(sum_delta (f k) (c^~ z)) mulr_sumr; apply: eq_bigr => h _; rewrite mulrC mulrA.
-Qed.
-
-Lemma mean_as_marginal (H Z : finType) (c : H -> Z -> R) (pi : H -> R) z (g : H -> R) :
-  mean c pi z g = marginal (fun h z => c h z * g h) pi z / marginal c pi z.
-Proof. by rewrite /mean mulr_suml; apply: eq_bigr => h _; rewrite mulrAC (mulrAC (c h z)). Qed.
-
-Lemma conditional_start (h : bits * bits) (z : bits) : conditional_path at_start h z = delta h.1 z :> R.
+Lemma conditional_start (h : bits * bits) (z : bits) :
+  conditional_path at_start h z = delta h.1 z :> R.
 Proof.
 rewrite -delta_all; apply: eq_bigr => i _.
 by rewrite /mixture_token subr0 mul1r mul0r addr0.
