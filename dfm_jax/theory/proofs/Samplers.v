@@ -43,7 +43,8 @@ transitivity (\sum_(x0 : states) \sum_(x1 : states) delta x1 x * pi (x0, x1)).
   rewrite pair_bigA; apply: eq_bigr => -[x0 x1] _ /=; congr (_ * _).
   rewrite -delta_all; apply: eq_bigr => i _.
   by rewrite /mixture_token k1 subrr mul1r mul0r add0r.
-by rewrite exchange_big; under eq_bigr do rewrite -mulr_sumr; exact: (sum_delta_point x (data_law pi)).
+rewrite exchange_big; under eq_bigr do rewrite -mulr_sumr.
+exact: (sum_delta_point x (data_law pi)).
 Qed.
 
 (** S2: the exact finite step along any table: after T steps from p_0 the joint law is p_T, if at
@@ -175,3 +176,176 @@ by apply: eq_bigr => k _; rewrite mulrCA.
 Qed.
 
 End DrawnExperts.
+
+Section Autoregressive.
+Variables (R : realFieldType) (I S : finType) (s : I -> nat).
+Notation states := {ffun I -> S}.
+Implicit Types (x z m : states) (g : I -> S -> states -> R).
+
+(** At step t the positions with s(i) = t are drawn from g^i(·, z), each given the same state z. *)
+Definition reveal_velocity g (t : nat) (i : I) (v : S) (z : states) : R :=
+  (s i == t)%:R * (g i v z - delta (z i) v).
+
+Definition reveal_kernels g (t : nat) : states -> states -> R := step_kernel (reveal_velocity g t).
+
+(** Π_i g^i(x^i | revealed tokens of x), with m where nothing is revealed. *)
+Definition sequence_law g m (T : nat) x : R :=
+  \prod_(i | (s i < T)%N) g i (x i) (cut s (s i) x m).
+
+Lemma reveal_kernelE g t x z :
+  reveal_kernels g t x z = \prod_i (if s i == t then g i (x i) z else delta (z i) (x i)).
+Proof.
+apply: eq_bigr => i _; rewrite /reveal_velocity; case: eqP => _.
+  by rewrite mul1r addrC subrK.
+by rewrite mul0r addr0.
+Qed.
+
+Lemma reveal_from g t m x z :
+  reveal_kernels g t x z * (agree_from s t m z)%:R =
+  delta (cut s t x m) z * ((agree_from s t.+1 m x)%:R * \prod_(i | s i == t) g i (x i) z).
+Proof.
+rewrite reveal_kernelE /delta; have [->|z_neq] := eqVneq z (cut s t x m).
+  have -> : agree_from s t m (cut s t x m).
+    by apply/forallP => i; apply/implyP => le; rewrite ffunE ltnNge le.
+  rewrite mulr1 mul1r (bigID (fun i => s i == t)) /= mulrC; congr (_ * _); last first.
+    by apply: eq_bigr => i ->.
+  rewrite (eq_bigr (fun i => (((s i < t)%N || (m i == x i)) : bool)%:R)); last first.
+    move=> i /negPf ->; rewrite /delta ffunE; case: ltnP => // _; first by rewrite eqxx.
+    by rewrite eq_sym.
+  rewrite (prod_indicator R (fun i => s i != t)); congr (_ %:R); congr nat_of_bool.
+  by apply: eq_forallb => i /=; case: (ltngtP (s i) t).
+rewrite mul0r; case: (boolP (agree_from s t m z)) => [/forallP from|_]; last by rewrite mulr0.
+have [i] : exists i, z i != cut s t x m i.
+  apply/existsP; rewrite -negb_forall; apply: contra z_neq => /forallP same.
+  by apply/eqP/ffunP => i; apply/eqP.
+rewrite ffunE; case: ltnP => [lt zi|le]; last by have := from i; rewrite le eq_sym /= => ->.
+by rewrite (bigD1 i) //= (ltn_eqF lt) /delta eq_sym (negPf zi) !mul0r.
+Qed.
+
+(** S1 for any order and blocks: drawing each position from any g^i given the revealed tokens,
+    started at the sequence m, gives the product of the conditionals. *)
+Theorem S1_any_order g m (T : nat) x :
+  run (reveal_kernels g) (delta m) T x = (agree_from s T m x)%:R * sequence_law g m T x.
+Proof.
+elim: T x => [|t IH] x /=.
+  rewrite /sequence_law big_pred0 ?mulr1 // /delta; congr (_ %:R); congr nat_of_bool.
+  apply/eqP/forallP => [-> i|same]; first by rewrite eqxx implybT.
+  by apply/ffunP => i; apply/eqP; rewrite eq_sym; have := same i; rewrite leq0n.
+rewrite /push_forward; under eq_bigr => z _ do rewrite IH mulrA reveal_from -mulrA.
+rewrite (sum_delta (cut s t x m) (fun z => (agree_from s t.+1 m x)%:R *
+  (\prod_(i | s i == t) g i (x i) z) * sequence_law g m t z)) -mulrA; congr (_ * _).
+rewrite [in RHS]/sequence_law [RHS](bigID (fun i => s i == t)) /=; congr (_ * _).
+  apply: eq_big => [i|i /eqP ->] //; rewrite ltnS; by case: eqP => [->|_]; rewrite ?leqnn ?andbF.
+apply: eq_big => [i|i lt]; first by rewrite ltnS andbC -ltn_neqAle.
+rewrite ffunE lt; congr (g i _ _); apply/ffunP => j; rewrite !ffunE.
+by case: (ltnP (s j) (s i)) => // ji; rewrite (ltn_trans ji lt).
+Qed.
+
+(** S1 with every position revealed by step T. *)
+Theorem S1_complete g m (T : nat) x : (forall i, (s i < T)%N) ->
+  run (reveal_kernels g) (delta m) T x = \prod_i g i (x i) (cut s (s i) x m).
+Proof.
+move=> le; rewrite S1_any_order /sequence_law.
+have -> : agree_from s T m x by apply/forallP => i; rewrite leqNgt le.
+by rewrite mul1r; apply: eq_bigl => i; rewrite le.
+Qed.
+
+(** S1 is exact (by A3 and Q5): with the next-token conditionals of q, any source law p and one
+    position a step, the last state has the law q. *)
+Theorem S1_exact (p q : states -> R) (T : nat) x : injective s -> (forall i, (s i < T)%N) ->
+  law p -> law q -> run (fun t => step_kernel (next_token_velocity s q t)) p T x = q x.
+Proof.
+move=> s_inj le [p_ge0 p_sum] [q_ge0 q_sum].
+have all_steps : forall t, run (fun t => step_kernel (next_token_velocity s q t)) p t
+    =1 path (order_table R s t) (independent p q).
+  elim=> [|t IH] y /=.
+    by rewrite path_source // /source_law /independent /= -mulr_sumr q_sum mulr1.
+  by rewrite (A3_Q5 t y s_inj p_ge0 q_ge0); apply: eq_bigr => z _; rewrite IH.
+rewrite all_steps path_data => [|i]; last by rewrite /order_table le.
+by rewrite /data_law /independent /= -mulr_suml p_sum mul1r.
+Qed.
+
+End Autoregressive.
+
+Section OneExpert.
+Variables (R : realFieldType) (K : finType).
+Implicit Types (w : K -> R) (f : nat -> K -> R).
+
+(** The running gate: r_0 = w, r_{t+1}(k) = r_t(k) f_t(k) / Σ_j r_t(j) f_t(j), where f_t(k) is the
+    probability that expert k gives to the token of step t. *)
+Fixpoint running_gate w f (t : nat) (k : K) : R :=
+  if t is t'.+1 then running_gate w f t' k * f t' k / \sum_j running_gate w f t' j * f t' j
+  else w k.
+
+Lemma running_gate_ge0 w f t : nonneg w -> (forall t, nonneg (f t)) -> nonneg (running_gate w f t).
+Proof.
+move=> w_ge0 f_ge0; elim: t => [//|t IH] k /=.
+by rewrite divr_ge0 ?mulr_ge0 //; apply: sumr_ge0 => j _; rewrite mulr_ge0.
+Qed.
+
+Lemma running_gate_ext w f f' t : (forall j, (j < t)%N -> f j =1 f' j) ->
+  running_gate w f t =1 running_gate w f' t.
+Proof.
+elim: t => [//|t IH] same k /=; have gates := IH (fun j lt => same j (ltnW lt)).
+rewrite gates same //; congr (_ / _); apply: eq_bigr => j _.
+by rewrite gates same.
+Qed.
+
+(** Along one sequence: Π_{t<n} (Σ_j r_t(j) f_t(j)) · r_n(k) = w_k Π_{t<n} f_t(k), also where every
+    expert gives 0. *)
+Lemma running_gate_product w f (n : nat) k : nonneg w -> (forall t, nonneg (f t)) ->
+  (\prod_(t < n) \sum_j running_gate w f t j * f t j) * running_gate w f n k =
+  w k * \prod_(t < n) f t k.
+Proof.
+move=> w_ge0 f_ge0; elim: n k => [|n IH] k; first by rewrite !big_ord0 mul1r mulr1.
+rewrite !big_ord_recr /= [RHS]mulrA -IH.
+set a := \prod_(_ < n) _; set b := \sum_j _; rewrite -!mulrA; congr (_ * _).
+have [b0|b_neq0] := eqVneq b 0; last by rewrite mulrC -!mulrA mulVf ?mulr1.
+rewrite b0 mul0r; symmetry; move: (k); apply: sum_nonneg_eq0 b0 => j.
+by rewrite mulr_ge0 // running_gate_ge0.
+Qed.
+
+(** S7 along one sequence: the product of the gated token probabilities is the mixture
+    Σ_k w_k Π_t f_t(k), for any experts: drawing k once with w and keeping it is the same. *)
+Theorem S7_sequence w f (n : nat) : law w -> (forall t, nonneg (f t)) ->
+  \prod_(t < n) (\sum_k running_gate w f t k * f t k) = \sum_k w k * \prod_(t < n) f t k.
+Proof.
+move=> [w_ge0 w_sum] f_ge0; case: n => [|n].
+  by rewrite big_ord0 -[LHS]w_sum; apply: eq_bigr => k _; rewrite big_ord0 mulr1.
+rewrite big_ord_recr /= mulr_sumr; apply: eq_bigr => k _.
+by rewrite mulrA running_gate_product // big_ord_recr /= mulrA.
+Qed.
+
+Variables (n : nat) (S : finType).
+Notation states := {ffun 'I_n -> S}.
+Notation chain := (reveal_kernels (@nat_of_ord n)).
+Implicit Types (x z m : states) (g : K -> 'I_n -> S -> states -> R).
+
+(** f_t(k) = q_k(z^t | z^{<t}), read off the state z (1 for t ≥ n). *)
+Definition token_likelihood g m z (t : nat) (k : K) : R :=
+  \prod_(i : 'I_n | i == t :> nat) g k i (z i) (cut (@nat_of_ord n) t z m).
+
+(** The token-wise mixture with the running gate: Σ_k r_k(z^{<i}) q_k(v | z). *)
+Definition gated_token w g m (i : 'I_n) (v : S) (z : states) : R :=
+  \sum_k running_gate w (token_likelihood g m z) i k * g k i v z.
+
+(** S7: with the running Bayes gate (D7) and one-position steps, the chain that mixes the experts
+    at every token has the same law as drawing k with w once and running expert k's chain to the
+    end: Σ_k w_k q_k(x). Any experts of values that are not negative, normalised or not. *)
+Theorem S7 w g m x : law w -> (forall k i v z, 0 <= g k i v z) ->
+  run (chain (gated_token w g m)) (delta m) n x =
+  \sum_k w k * run (chain (g k)) (delta m) n x.
+Proof.
+move=> w_law g_ge0; rewrite S1_complete //.
+have token (i : 'I_n) k : token_likelihood g m x i k = g k i (x i) (cut (@nat_of_ord n) i x m).
+  by rewrite /token_likelihood (big_pred1 i) // => j; rewrite /= -val_eqE.
+under [RHS]eq_bigr => k _.
+  rewrite S1_complete //; under eq_bigr do rewrite -token; over.
+rewrite -S7_sequence // => [|t k]; last by apply: prodr_ge0 => i _; exact: g_ge0.
+apply: eq_bigr => i _; apply: eq_bigr => k _; rewrite token; congr (_ * _).
+apply: running_gate_ext => t lt j; apply: eq_big => // l /eqP lt_eq.
+rewrite ffunE lt_eq lt; congr (g j l _ _); apply/ffunP => a; rewrite !ffunE.
+by case: (ltnP a t) => // at_lt; rewrite (ltn_trans at_lt lt).
+Qed.
+
+End OneExpert.
