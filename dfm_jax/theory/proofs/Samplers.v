@@ -349,3 +349,145 @@ by case: (ltnP a t) => // at_lt; rewrite (ltn_trans at_lt lt).
 Qed.
 
 End OneExpert.
+
+Section OneMaskedPosition.
+Variables (R : realFieldType) (I V : finType) (q : {ffun I -> V} -> R).
+Notation states := {ffun I -> option V}.
+Notation sequences := {ffun I -> V}.
+Implicit Types (x y : sequences) (z : states).
+
+(** None is the mask. The sequence x shows the revealed tokens of z. *)
+Definition extends x z : bool := [forall i, (z i == None) || (z i == Some (x i))].
+
+Definition all_masks : states := [ffun=> None].
+Definition all_revealed x : states := [ffun i => Some (x i)].
+
+(** q(revealed tokens of z). *)
+Definition revealed_law z : R := \sum_x (extends x z)%:R * q x.
+
+(** q(X^i = v | revealed tokens of z). *)
+Definition revealed_token (i : I) (v : V) z : R :=
+  (\sum_x (extends x z)%:R * (x i == v)%:R * q x) / revealed_law z.
+
+(** q(x | revealed tokens of z). *)
+Definition completion x z : R := (extends x z)%:R * q x / revealed_law z.
+
+(** One step: position i with probability a(i | z), then its token from the posterior. *)
+Definition choice_kernel (a : I -> states -> R) (z' z : states) : R :=
+  \sum_i a i z * \sum_v delta (put z i (Some v)) z' * revealed_token i v z.
+
+Hypothesis q_law : law q.
+Variable a : nat -> I -> states -> R.
+Hypothesis a_sum : forall t z, \sum_i a t i z = 1.
+Notation chain := (run (fun t => choice_kernel (a t)) (delta all_masks)).
+
+Lemma extends_put x z i v : z i = None ->
+  extends x (put z i (Some v)) = extends x z && (x i == v).
+Proof.
+move=> zi; apply/forallP/andP => [ext|[/forallP ext /eqP xi] j].
+  have xi : x i == v by have := ext i; rewrite ffunE eqxx /= eq_sym.
+  split=> //; apply/forallP => j; have := ext j; rewrite ffunE.
+  by case: (j =P i) => // ->; rewrite zi.
+by rewrite ffunE; case: (j =P i) => [->|_]; [rewrite xi eqxx | exact: ext].
+Qed.
+
+Lemma extends_at x z i w : z i = Some w -> extends x z -> x i = w.
+Proof. by move=> zi /forallP /(_ i); rewrite zi => /eqP [->]. Qed.
+
+Lemma put_same z i w : z i = Some w -> put z i (Some w) = z.
+Proof. by move=> zi; apply/ffunP => j; rewrite ffunE; case: (j =P i) => [->|]. Qed.
+
+Lemma revealed_law_term x z : revealed_law z = 0 -> (extends x z)%:R * q x = 0.
+Proof.
+have [q_ge0 _] := q_law.
+have term_ge0 y : 0 <= (extends y z)%:R * q y by rewrite mulr_ge0 ?ler0n.
+by move=> r0; exact: (sum_nonneg_eq0 term_ge0 r0 x).
+Qed.
+
+(** q(x | z) is the mean of q(x | z') over the token drawn at position i. *)
+Lemma completion_mean x z i : revealed_law z != 0 ->
+  \sum_v revealed_token i v z * completion x (put z i (Some v)) = completion x z.
+Proof.
+move=> r_neq0; case zi : (z i) => [w|].
+  have token v : revealed_token i v z = delta w v.
+    rewrite /revealed_token /delta; have [->|v_neq] := eqVneq v w.
+      rewrite -[RHS](divff r_neq0); congr (_ / _); apply: eq_bigr => y _.
+      have [ext|_] := boolP (extends y z); last by rewrite !mul0r.
+      by rewrite (extends_at zi ext) eqxx mulr1.
+    rewrite big1 ?mul0r // => y _; have [ext|_] := boolP (extends y z); last by rewrite !mul0r.
+    by rewrite (extends_at zi ext) eq_sym (negPf v_neq) mulr0 mul0r.
+  under eq_bigr do rewrite token.
+  by rewrite (sum_delta w (fun v => completion x (put z i (Some v)))) put_same.
+transitivity (\sum_v delta (x i) v * completion x z); last exact: sum_delta.
+apply: eq_bigr => v _.
+have -> : revealed_token i v z = revealed_law (put z i (Some v)) / revealed_law z.
+  congr (_ / _); apply: eq_bigr => y _; rewrite -natrM mulnb -extends_put //.
+have eq_term : (extends x (put z i (Some v)))%:R * q x = delta (x i) v * ((extends x z)%:R * q x).
+  by rewrite extends_put // mulrA -natrM mulnb andbC eq_sym.
+rewrite /completion; have [r0|r_neq] := eqVneq (revealed_law (put z i (Some v))) 0.
+  by rewrite r0 !mul0r [RHS]mulrA -eq_term revealed_law_term ?mul0r.
+rewrite eq_term [RHS]mulrA; set b := revealed_law (put z i (Some v)) in r_neq *.
+by rewrite [LHS]mulrC [LHS]mulrA mulfVK.
+Qed.
+
+Lemma chain_support t z : chain t z != 0 -> revealed_law z != 0.
+Proof.
+have [q_ge0 q_sum] := q_law; elim: t z => [|t IH] z.
+  rewrite /= /delta; case: (z =P all_masks) => [-> _|_]; last by rewrite eqxx.
+  rewrite /revealed_law (eq_bigr q) ?q_sum ?oner_eq0 // => x _.
+  have -> : extends x all_masks by apply/forallP => i; rewrite ffunE.
+  by rewrite mul1r.
+apply: contraNneq => r0 /=; rewrite /push_forward big1 // => y _.
+have [->|/IH y_neq0] := eqVneq (chain t y) 0; first by rewrite mulr0.
+rewrite /choice_kernel big1 ?mul0r // => i _; rewrite big1 ?mulr0 // => v _.
+rewrite /delta; case: eqP => [z_eq|_]; last by rewrite mul0r.
+rewrite /revealed_token big1 ?mul0r ?mulr0 // => x _.
+rewrite -natrM mulnb; suff sub : extends x y && (x i == v) -> extends x z.
+  have := revealed_law_term x r0; case: (boolP (_ && _)) => [/sub ->|_] //; by rewrite mul0r.
+move=> /andP [/forallP ext /eqP xi]; apply/forallP => j; rewrite z_eq ffunE.
+by case: (j =P i) => [->|_]; [rewrite xi eqxx | exact: ext].
+Qed.
+
+(** The mean of q(x | Z_t) does not change from step to step. *)
+Lemma chain_completion t x : \sum_z chain t z * completion x z = q x.
+Proof.
+have [q_ge0 q_sum] := q_law; elim: t => [|t IH].
+  rewrite /= sum_delta /completion /revealed_law.
+  have ext y : extends y all_masks by apply/forallP => i; rewrite ffunE.
+  by under eq_bigr do rewrite ext mul1r; rewrite ext mul1r q_sum divr1.
+rewrite -[RHS]IH /= /push_forward; under eq_bigr do rewrite mulr_suml.
+rewrite exchange_big; apply: eq_bigr => z _ /=.
+have [->|/chain_support r_neq0] := eqVneq (chain t z) 0.
+  by rewrite mul0r big1 // => y _; rewrite mulr0 mul0r.
+under eq_bigr do rewrite mulrAC mulrC; rewrite -mulr_sumr; congr (_ * _).
+transitivity (\sum_i a t i z * completion x z); last by rewrite -mulr_suml a_sum mul1r.
+rewrite /choice_kernel; under eq_bigr do rewrite mulr_suml; rewrite exchange_big.
+apply: eq_bigr => i _ /=; under eq_bigr do rewrite -mulrA; rewrite -mulr_sumr; congr (_ * _).
+rewrite -(completion_mean x i r_neq0); under eq_bigr do rewrite mulr_suml.
+rewrite exchange_big; apply: eq_bigr => v _ /=.
+under eq_bigr do rewrite -mulrA; rewrite sum_delta; by [].
+Qed.
+
+(** S8: all masks at the start, exact token posteriors, one position a step, chosen by any weights
+    a_t(i | z) that sum to 1 and so do not read this step's draw: once every position is revealed,
+    the law is q. Random choices are allowed, and the choice may read the revealed tokens. *)
+Theorem S8 (T : nat) x : (forall z i, chain T z != 0 -> z i != None) ->
+  chain T (all_revealed x) = q x.
+Proof.
+move=> complete; rewrite -(chain_completion T x) (bigD1 (all_revealed x)) //= [X in _ + X]big1.
+  have ext y : extends y (all_revealed x) = (y == x).
+    apply/forallP/eqP => [same|-> i]; last by rewrite ffunE eqxx orbT.
+    by apply/ffunP => i; have := same i; rewrite ffunE /= => /eqP [].
+  have r_eq : revealed_law (all_revealed x) = q x.
+    by rewrite /revealed_law; under eq_bigr do rewrite ext; exact: (sum_delta x q).
+  rewrite addr0 /completion r_eq ext eqxx mul1r.
+  have [c0|/chain_support] := eqVneq (chain T (all_revealed x)) 0; first by rewrite c0 mul0r.
+  by rewrite r_eq => q_neq0; rewrite divff // mulr1.
+move=> z z_neq; have [->|c_neq0] := eqVneq (chain T z) 0; first by rewrite mul0r.
+suff -> : completion x z = 0 by rewrite mulr0.
+rewrite /completion; case: (boolP (extends x z)) => [/forallP ext|_]; last by rewrite !mul0r.
+case/eqP: z_neq; apply/ffunP => i; rewrite ffunE; apply/eqP.
+by have := ext i; rewrite (negPf (complete z i c_neq0)).
+Qed.
+
+End OneMaskedPosition.
