@@ -490,4 +490,102 @@ case/eqP: z_neq; apply/ffunP => i; rewrite ffunE; apply/eqP.
 by have := ext i; rewrite (negPf (complete z i c_neq0)).
 Qed.
 
+Lemma sum_neq0 (T : finType) (f : T -> R) : \sum_b f b != 0 -> exists b, f b != 0.
+Proof.
+move=> neq; apply/existsP; apply: contraNT neq; rewrite negb_exists => /forallP f0.
+by rewrite big1 // => b _; apply/eqP; have := f0 b; rewrite negbK.
+Qed.
+
+Definition masks z : nat := #|[pred i | z i == None]|.
+
+Lemma masks_put z i v : masks z = ((z i == None) + masks (put z i (Some v)))%N.
+Proof.
+rewrite /masks (cardD1 i); congr (_ + _)%N; apply: eq_card => j.
+by rewrite !inE ffunE; case: (j =P i).
+Qed.
+
+(** S8 with a choice among the masked positions while there are any: after one step for each
+    position everything is revealed, and the law is q. *)
+Theorem S8_masked_choice x :
+  (forall t z i, a t i z != 0 -> (0 < masks z)%N -> z i = None) ->
+  chain #|I| (all_revealed x) = q x.
+Proof.
+move=> choice; have count t : forall z, chain t z != 0 -> masks z = (#|I| - t)%N.
+  elim: t => [|t IH] z /=.
+    rewrite /delta; case: (z =P all_masks) => [-> _|_]; last by rewrite eqxx.
+    by rewrite subn0; apply: eq_card => i; rewrite !inE ffunE.
+  rewrite /push_forward => /sum_neq0 [y]; rewrite mulf_eq0 negb_or => /andP [k_neq0 /IH y_masks].
+  have [i] := sum_neq0 k_neq0; rewrite mulf_eq0 negb_or => /andP [a_neq0 /sum_neq0 [v]].
+  rewrite mulf_eq0 negb_or /delta => /andP [z_eq _].
+  have {z_eq} -> : z = put y i (Some v).
+    by apply/eqP; apply: contraNT z_eq => /negPf ->.
+  have := masks_put y i v; have [none|some] := posnP (masks y).
+    by move: y_masks; rewrite none subnS => <- /esym /eqP; rewrite addn_eq0 => /andP [_ /eqP ->].
+  by rewrite (choice _ _ _ a_neq0 some) eqxx subnS -y_masks => ->.
+apply: S8 => z i /count; rewrite subnn => /eqP; rewrite -leqn0 leqNgt; apply: contra => zi.
+by apply/card_gt0P; exists i; rewrite inE.
+Qed.
+
 End OneMaskedPosition.
+
+(** Instances on which the statements fail without a hypothesis: two positions, two states. *)
+Section Counterexamples.
+Variable R : realFieldType.
+Notation bits := {ffun bool -> bool}.
+Notation half := (2%:R^-1 : R).
+
+(** From (0, 0) to (0, 0) or (1, 1), of mass 1/2 each. *)
+Definition to_constant (h : bits * bits) : R := \sum_(b : bool) half * delta (zeros, constant b) h.
+
+Lemma to_constant_start z : path (at_start R) to_constant z = delta zeros z.
+Proof.
+rewrite /path marginal_points; under eq_bigr do rewrite conditional_start.
+by rewrite big_bool /= -mulrDl half2 mul1r.
+Qed.
+
+Lemma to_constant_token i : data_token (at_start R) to_constant i true zeros = half.
+Proof.
+rewrite /data_token mean_as_marginal -/(path _ _ _) to_constant_start /delta eqxx divr1.
+rewrite marginal_points; under eq_bigr do rewrite conditional_start /delta eqxx mul1r ffunE.
+by rewrite big_bool /= mulr1 mulr0 addr0.
+Qed.
+
+(** S4 and S2 are false if two positions are pending: the one step from κ = 0 to κ = 1 gives (1, 1)
+    the mass 1/4 instead of 1/2. *)
+Theorem S4_without_one_pending :
+  data_law to_constant ones
+    - push_forward (final_kernel (at_start R) to_constant) (path (at_start R) to_constant) ones
+  = 4%:R^-1.
+Proof.
+rewrite /push_forward; under eq_bigr do rewrite to_constant_start mulrC.
+rewrite sum_delta /final_kernel big_bool /at_start eq_sym oner_eq0 !ffunE !to_constant_token.
+have -> : data_law to_constant ones = half.
+  rewrite -(path_data (k := fun=> 1)) // /path marginal_points big_bool /conditional_path.
+  rewrite /product_law !big_bool /mixture_token /delta /= !ffunE /=; ring.
+by rewrite /=; field.
+Qed.
+
+(** Expert k writes k at both positions. *)
+Definition writes (k : bool) (i : bool) (v : bool) (z : bits) : R := delta k v - delta (z i) v.
+
+(** S6 with one k for all is false if two positions move: (1, 1) has the mass 1/2 with one k for
+    both positions, and 1/4 in the step of the mixed velocity. *)
+Theorem S6_shared_without_one_position :
+  \sum_(k : bool) half * step_kernel (writes k) ones zeros
+    - step_kernel (mixed_velocity (fun _ _ _ => half) writes) ones zeros = 4%:R^-1.
+Proof.
+rewrite /step_kernel /product_law /mixed_velocity /writes !big_bool /delta !ffunE /=.
+by field.
+Qed.
+
+(** S7 with a static router is false: two tokens, expert k gives k the probability 1. The kept
+    expert gives (1, 1) the mass 1/2, the static gate at every token 1/4. *)
+Theorem S7_without_running_gate :
+  \sum_(k : bool) half * (\prod_(t < 2) (true == k)%:R)
+    - \prod_(t < 2) (\sum_(k : bool) half * (true == k)%:R) = 4%:R^-1.
+Proof.
+rewrite big_bool !big_ord_recl !big_ord0 !big_bool /=.
+by field.
+Qed.
+
+End Counterexamples.
