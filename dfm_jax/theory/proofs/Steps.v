@@ -418,6 +418,29 @@ Theorem Q3_marginal kappa kappa' pi i v z : 0 < path kappa pi z ->
   step_velocity kappa kappa' pi i v z.
 Proof. by move=> p_gt0; rewrite mean_scale mean_sub mean_const. Qed.
 
+(** What a pair adds to p_{t+1}(x) − p_t(x) + div_x(p_t u), a unit of mass: the change of the
+    product minus the changes of one factor at a time. *)
+Definition joint_change kappa kappa' h x : R :=
+  \prod_i mixture_token (kappa' i) (h.1 i) (h.2 i) (x i)
+  - \prod_i mixture_token (kappa i) (h.1 i) (h.2 i) (x i)
+  - \sum_i (mixture_token (kappa' i) (h.1 i) (h.2 i) (x i)
+            - mixture_token (kappa i) (h.1 i) (h.2 i) (x i)) *
+      \prod_(j | j != i) mixture_token (kappa j) (h.1 j) (h.2 j) (x j).
+
+(** Q4 without its condition: the residual is Σ_h π(h) joint_change(h, x), whatever moves. *)
+Theorem Q4_residual kappa kappa' pi x : schedule kappa kappa' -> nonneg pi ->
+  path kappa' pi x - path kappa pi x
+    + divergence (path kappa pi) (full_field (step_velocity kappa kappa' pi)) x =
+  \sum_h pi h * joint_change kappa kappa' h x.
+Proof.
+move=> sched pi_ge0; have [k01 _] := sched.
+rewrite divergence_on_support; last first.
+  move=> z p_neq0; apply: full_field_rate => i; apply: step_velocity_rate => //.
+  by rewrite lt0r p_neq0 path_ge0.
+rewrite step_inflow // /path /marginal -sumrB -sumrB; apply: eq_bigr => h _.
+by rewrite /joint_change mulrBr mulrBr (mulrC _ (pi h)) (mulrC _ (pi h)).
+Qed.
+
 (** Q4: p_{t+1}(x) − p_t(x) + div_x(p_t u) = 0 for the velocity u of Q3, if for every pair of
     positive mass at most one position has κ' ≠ κ and x_0^i ≠ x_1^i. Any source and any coupling of
     masses that are not negative, of any sum; 0 ≤ κ ≤ 1, and κ' = 1 where κ = 1. *)
@@ -426,15 +449,10 @@ Theorem Q4 kappa kappa' pi x : schedule kappa kappa' -> nonneg pi ->
   path kappa' pi x - path kappa pi x
     + divergence (path kappa pi) (full_field (step_velocity kappa kappa' pi)) x = 0.
 Proof.
-move=> sched pi_ge0 one; have [k01 _] := sched.
-rewrite divergence_on_support; last first.
-  move=> z p_neq0; apply: full_field_rate => i; apply: step_velocity_rate => //.
-  by rewrite lt0r p_neq0 path_ge0.
-rewrite step_inflow //; apply/eqP; rewrite subr_eq0 /path /marginal -sumrB; apply/eqP.
-apply: eq_bigr => h _; rewrite -mulrBl mulrC.
-have [->|pi_neq0] := eqVneq (pi h) 0; first by rewrite !mul0r.
+move=> sched pi_ge0 one; rewrite Q4_residual // big1 // => h _.
+have [->|pi_neq0] := eqVneq (pi h) 0; first by rewrite mul0r.
 have /one /at_most_oneP mv : 0 < pi h by rewrite lt0r pi_neq0 pi_ge0.
-congr (_ * _); apply: product_difference; apply/at_most_oneP => i j.
+rewrite /joint_change product_difference ?subrr ?mulr0 //; apply/at_most_oneP => i j.
 have moved l : mixture_token (kappa' l) (h.1 l) (h.2 l) (x l)
     != mixture_token (kappa l) (h.1 l) (h.2 l) (x l) -> moves kappa kappa' h l.
   move=> neq; rewrite /moves; apply/andP; split; apply: contraNneq neq => ->; apply/eqP => //.
@@ -712,6 +730,46 @@ have neq : half != 1.
   by rewrite -subr_eq0 addrK oner_eq0.
 have rest : 1 - half = half by rewrite -[X in X - _]half2 addrK.
 by rewrite /step_size (negPf neq) sub0r rest mulNr divff // invr_eq0 pnatr_eq0.
+Qed.
+
+(** Q1 is false without Q2: the kernel has the mass −2 at (1, 0). *)
+Theorem Q1_without_valid_velocity :
+  step_kernel (fun (_ v : bool) (_ : bits) => 2%:R * (delta true v - delta false v) : R)
+    (one_at true) zeros = - 2%:R.
+Proof. by rewrite /step_kernel /product_law big_bool /delta !ffunE /=; ring. Qed.
+
+(** (0, 0) to (1, 1) and (0, 1) to (1, 0), of mass 1/2 each: what one pair adds the other takes
+    away. *)
+Definition opposite_pairs (h : bits * bits) : R :=
+  \sum_(b : bool) half * delta (if b then (zeros, ones) else (one_at true, one_at false)) h.
+
+(** The condition of Q4 is not necessary for every source: here every pair moves two positions at
+    once, and Q4 holds. *)
+Theorem Q4_condition_not_necessary x :
+  [/\ law opposite_pairs, 0 < opposite_pairs (zeros, ones),
+      ~~ at_most_one (moves at_start at_half (zeros, ones)) &
+      path at_half opposite_pairs x - path at_start opposite_pairs x
+        + divergence (path at_start opposite_pairs)
+            (full_field (step_velocity at_start at_half opposite_pairs)) x = 0].
+Proof.
+have pi_ge0 : nonneg opposite_pairs.
+  by move=> h; apply: sumr_ge0 => b _; rewrite mulr_ge0 ?delta_ge0 ?half_ge0.
+split.
+- split=> //; rewrite exchange_big big_bool /= -!mulr_sumr !sum_delta1 !mulr1; exact: half2.
+- rewrite /opposite_pairs big_bool /= ltr_paddr ?mulr_ge0 ?delta_ge0 ?half_ge0 //.
+  by rewrite /delta eqxx mulr1 invr_gt0 ltr0n.
+- apply/negP => /at_most_oneP /(_ true false); rewrite /moves !ffunE /at_start /at_half.
+  by rewrite invr_eq0 pnatr_eq0 => /(_ isT isT).
+rewrite Q4_residual //; last exact: half_schedule.
+transitivity (\sum_(b : bool) half * joint_change at_start at_half
+    (if b then (zeros, ones) else (one_at true, one_at false)) x).
+  transitivity (marginal (fun h (_ : unit) => joint_change at_start at_half h x)
+    opposite_pairs tt); first by apply: eq_bigr => h _; rewrite mulrC.
+  by rewrite marginal_points; apply: eq_bigr => b _.
+have others (f : bool -> R) i : \prod_(j | j != i) f j = f (~~ i).
+  by rewrite (big_pred1 (~~ i)) // => j /=; case: i; case: j.
+rewrite big_bool /joint_change !big_bool /= !others /mixture_token !ffunE /at_start /at_half.
+by case: (x true); case: (x false); rewrite /delta /=; field.
 Qed.
 
 End Counterexamples.
