@@ -431,6 +431,26 @@ rewrite /path /same_pair marginal_points big_bool /= !point /prefix_law /suffix_
 by rewrite !before !from /=; field.
 Qed.
 
+(** A3 is false if the prefix is forgotten: for data (0, 0) or (1, 1), given that the first token
+    is 0 the second is 0 with probability 1, not with its marginal 1/2. *)
+Theorem A3_without_prefix :
+  let q (y : bits) := \sum_(b : bool) half * delta (constant b) y in
+  token_given_prefix nat_of_bool q 1 true false (constant false) = 1 /\
+  token_law q true false = half.
+Proof.
+move=> q; have sum_q (f : bits -> R) :
+    \sum_y f y * q y = half * f (constant true) + half * f (constant false).
+  transitivity (\sum_(b : bool) half * f (constant b)); last by rewrite big_bool.
+  rewrite /q; under eq_bigr do rewrite mulr_sumr; rewrite exchange_big; apply: eq_bigr => b _ /=.
+  rewrite -(sum_delta (constant b) f) mulr_sumr; apply: eq_bigr => y _.
+  by rewrite mulrCA (mulrC (f y)).
+have before : forall b, agree_before nat_of_bool 1 (constant b) (constant false) = ~~ b.
+  case; last by apply/forallP => j; rewrite !ffunE eqxx implybT.
+  by apply/negP => /forallP /(_ false); rewrite !ffunE.
+split; last by rewrite /token_law sum_q !ffunE /=; ring.
+by rewrite /token_given_prefix /prefix_law !sum_q !before !ffunE /=; field.
+Qed.
+
 (** A4 is false without λ: every position not yet revealed would be counted. *)
 Theorem A4_without_step_size (h : bits * bits) :
   \sum_(t < 2) \sum_(i : bool) \sum_z conditional_path (order_table R nat_of_bool t) h z * 1

@@ -130,6 +130,15 @@ rewrite /conditional_path /product_law (bigD1 i) //= /mixture_token /delta h1.
 by rewrite (negPf zi) (negPf h2) !mulr0 addr0 mul0r.
 Qed.
 
+(** S3: the Euler step h u of V5, for one token given the pair, is the exact finite step from t to
+    t + h for the linear schedule κ_t = t, t ≠ 1. *)
+Theorem S3 (t h : R) (y v z : S) : t != 1 ->
+  h * (1 / (1 - t) * (delta y v - delta z v)) = conditional_velocity t (t + h) y v z.
+Proof.
+move=> t_neq1; rewrite /conditional_velocity /step_size (negPf t_neq1) mulrA; congr (_ * _).
+by rewrite div1r addrC addKr || by rewrite div1r addrAC subrr add0r.
+Qed.
+
 End Exact.
 
 Section DrawnExperts.
@@ -241,8 +250,9 @@ rewrite ffunE lt; congr (g i _ _); apply/ffunP => j; rewrite !ffunE.
 by case: (ltnP (s j) (s i)) => // ji; rewrite (ltn_trans ji lt).
 Qed.
 
-(** S1 with every position revealed by step T. *)
-Theorem S1_complete g m (T : nat) x : (forall i, (s i < T)%N) ->
+(** S1: with every position revealed by step T, q̂(x) = Π_i q̂^i(x^i | revealed before i): for left
+    to right the product of the next-token probabilities, so that the logs add up. *)
+Theorem S1 g m (T : nat) x : (forall i, (s i < T)%N) ->
   run (reveal_kernels g) (delta m) T x = \prod_i g i (x i) (cut s (s i) x m).
 Proof.
 move=> le; rewrite S1_any_order /sequence_law.
@@ -274,7 +284,7 @@ Implicit Types (w : K -> R) (f : nat -> K -> R).
 (** The running gate: r_0 = w, r_{t+1}(k) = r_t(k) f_t(k) / Σ_j r_t(j) f_t(j), where f_t(k) is the
     probability that expert k gives to the token of step t. *)
 Fixpoint running_gate w f (t : nat) (k : K) : R :=
-  if t is t'.+1 then running_gate w f t' k * f t' k / \sum_j running_gate w f t' j * f t' j
+  if t is t'.+1 then running_gate w f t' k * f t' k / (\sum_j running_gate w f t' j * f t' j)
   else w k.
 
 Lemma running_gate_ge0 w f t : nonneg w -> (forall t, nonneg (f t)) -> nonneg (running_gate w f t).
@@ -336,11 +346,11 @@ Theorem S7 w g m x : law w -> (forall k i v z, 0 <= g k i v z) ->
   run (chain (gated_token w g m)) (delta m) n x =
   \sum_k w k * run (chain (g k)) (delta m) n x.
 Proof.
-move=> w_law g_ge0; rewrite S1_complete //.
+move=> w_law g_ge0; rewrite S1 //.
 have token (i : 'I_n) k : token_likelihood g m x i k = g k i (x i) (cut (@nat_of_ord n) i x m).
   by rewrite /token_likelihood (big_pred1 i) // => j; rewrite /= -val_eqE.
 under [RHS]eq_bigr => k _.
-  rewrite S1_complete //; under eq_bigr do rewrite -token; over.
+  rewrite S1 //; under eq_bigr do rewrite -token; over.
 rewrite -S7_sequence // => [|t k]; last by apply: prodr_ge0 => i _; exact: g_ge0.
 apply: eq_bigr => i _; apply: eq_bigr => k _; rewrite token; congr (_ * _).
 apply: running_gate_ext => t lt j; apply: eq_big => // l /eqP lt_eq.
@@ -374,7 +384,7 @@ Definition completion x z : R := (extends x z)%:R * q x / revealed_law z.
 
 (** One step: position i with probability a(i | z), then its token from the posterior. *)
 Definition choice_kernel (a : I -> states -> R) (z' z : states) : R :=
-  \sum_i a i z * \sum_v delta (put z i (Some v)) z' * revealed_token i v z.
+  \sum_i a i z * (\sum_v delta (put z i (Some v)) z' * revealed_token i v z).
 
 Hypothesis q_law : law q.
 Variable a : nat -> I -> states -> R.
@@ -586,6 +596,21 @@ Theorem S7_without_running_gate :
 Proof.
 rewrite big_bool !big_ord_recl !big_ord0 !big_bool /=.
 by field.
+Qed.
+
+(** S2 is false without one position per state: one step of the pairs of Q5's counterexample. *)
+Theorem S2_without_one_position_per_state :
+  let kappa (t : nat) := if t is 0%N then at_start R else at_half R in
+  run (step_kernels kappa (two_pairs R)) (path (kappa 0%N) (two_pairs R)) 1 ones
+    - path (kappa 1%N) (two_pairs R) ones = 16%:R^-1.
+Proof. by have [] := Q5_without_one_position_per_state R. Qed.
+
+(** S3 is false for another schedule, κ_t = t²: from t = 0, where κ̇ = 0, Euler does not move. *)
+Theorem S3_without_linear_schedule :
+  conditional_velocity 0 (half ^+ 2) true true false
+    - half * (2%:R * 0 / (1 - 0) * (delta true true - delta false true)) = 4%:R^-1 :> R.
+Proof.
+by rewrite /conditional_velocity /step_size eq_sym oner_eq0 /delta /=; field.
 Qed.
 
 End Counterexamples.

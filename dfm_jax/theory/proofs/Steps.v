@@ -460,6 +460,95 @@ have moved l : mixture_token (kappa' l) (h.1 l) (h.2 l) (x l)
 by move=> /moved mi /moved; exact: mv.
 Qed.
 
+(** A product of sums without its terms of order 0 and 1. *)
+Lemma product_expansion (m d : I -> R) :
+  \prod_i (m i + d i) - \prod_i m i - \sum_i d i * \prod_(j | j != i) m j =
+  \sum_(J : {set I} | (1 < #|J|)%N) \prod_i (if i \in J then d i else m i).
+Proof.
+have -> : \prod_i (m i + d i) = \sum_(J : {set I}) \prod_i (if i \in J then d i else m i).
+  transitivity (\prod_i \sum_(b : bool) if b then d i else m i).
+    by apply: eq_bigr => i _; rewrite big_bool addrC.
+  rewrite bigA_distr_bigA (reindex (fun J : {set I} => [ffun i => i \in J])) /=.
+    by apply: eq_bigr => J _; apply: eq_bigr => i _; rewrite ffunE.
+  exists (fun f => [set i | f i]) => [J|f] _; first by apply/setP => i; rewrite inE ffunE.
+  by apply/ffunP => i; rewrite ffunE inE.
+have low : \sum_(J : {set I} | ~~ (1 < #|J|)%N) \prod_i (if i \in J then d i else m i) =
+    \prod_i m i + \sum_i d i * \prod_(j | j != i) m j.
+  rewrite (bigD1 (set0 : {set I})) ?cards0 //=; congr (_ + _).
+    by apply: eq_bigr => i _; rewrite inE.
+  transitivity (\sum_(J in (fun i => [set i]) @: I)
+      \prod_i (if i \in (J : {set I}) then d i else m i)).
+    apply: eq_bigl => J; apply/idP/imsetP => [|[i _ ->]]; last first.
+      by rewrite cards1 /= -card_gt0 cards1.
+    rewrite -card_gt0 -leqNgt => /andP [le gt]; have /cards1P [i ->] : #|J| == 1%N.
+      by rewrite eqn_leq le.
+    by exists i.
+  rewrite big_imset /=; last by move=> i j _ _; exact: set1_inj.
+  apply: eq_bigr => i _; rewrite (bigD1 i) //= inE eqxx; congr (_ * _).
+  by apply: eq_bigr => j /negPf ji; rewrite inE ji.
+by rewrite (bigID (fun J : {set I} => (1 < #|J|)%N)) /= low -addrA -opprD addrK.
+Qed.
+
+(** The condition of Q4 is necessary for a fixed source sequence s, as all masks outside a context
+    (the positions where the data show s themselves): if κ ≤ κ' and the residual is 0 at every x, at
+    most one position moves for every pair of positive mass. *)
+Theorem Q4_necessary (s : states) (ctx : pred I) kappa kappa' pi :
+  schedule kappa kappa' -> (forall i, kappa i <= kappa' i) -> nonneg pi ->
+  (forall h, 0 < pi h -> h.1 = s) ->
+  (forall h i, 0 < pi h -> (h.2 i == s i) = ctx i) ->
+  (forall x, path kappa' pi x - path kappa pi x
+    + divergence (path kappa pi) (full_field (step_velocity kappa kappa' pi)) x = 0) ->
+  forall h, 0 < pi h -> at_most_one (moves kappa kappa' h).
+Proof.
+move=> sched le pi_ge0 source context residual0 h pi_gt0; have [k01 end1] := sched.
+have h1 := source h pi_gt0; apply/negPn/negP => two.
+have [i [j [mi mj ij]]] : exists i j, [/\ moves kappa kappa' h i, moves kappa kappa' h j & i != j].
+  move: two; rewrite negb_forall => /existsP [i]; rewrite negb_forall => /existsP [j].
+  by rewrite negb_imply => /andP [/andP [mi mj] ij]; exists i, j.
+pose x : states := [ffun l => if ~~ moves kappa kappa' h l && (kappa l == 0) then s l else h.2 l].
+pose token k (g : pairs) l := mixture_token (k l) (g.1 l) (g.2 l) (x l) : R.
+pose d (g : pairs) l := token kappa' g l - token kappa g l.
+have dE g l : 0 < pi g -> d g l = if moves kappa kappa' h l
+    then (kappa' l - kappa l) * delta (g.2 l) (x l) else 0.
+  move=> g_gt0; rewrite /d /token (source g g_gt0) /mixture_token ffunE.
+  have [/andP [k_neq h_neq]|] /= := boolP (moves kappa kappa' h l).
+    have -> : delta (s l) (h.2 l) = 0 :> R by rewrite /delta -h1 eq_sym (negPf h_neq).
+    by rewrite !mulr0 !add0r mulrBl.
+  rewrite negb_and !negbK => /orP [/eqP -> |/eqP h_eq]; first by rewrite subrr.
+  have /eqP -> : g.2 l == s l by rewrite context // -(context h l pi_gt0) -h1 h_eq.
+  by rewrite -!mulrDl !subrK subrr.
+have d_ge0 g l : 0 < pi g -> 0 <= d g l.
+  by move=> /dE ->; case: ifP => // _; rewrite mulr_ge0 ?delta_ge0 // subr_ge0.
+have token_ge0 g l : 0 <= token kappa g l by apply: mixture_token_ge0.
+have changeE g : joint_change kappa kappa' g x = \sum_(J : {set I} | (1 < #|J|)%N)
+    \prod_l (if l \in J then d g l else token kappa g l).
+  rewrite -product_expansion /joint_change; congr (_ - _ - _).
+  by apply: eq_bigr => l _; rewrite /d addrC subrK.
+have change_ge0 g : 0 <= pi g * joint_change kappa kappa' g x.
+  have [->|g_neq0] := eqVneq (pi g) 0; first by rewrite mul0r.
+  have g_gt0 : 0 < pi g by rewrite lt0r g_neq0 pi_ge0.
+  rewrite mulr_ge0 // changeE; apply: sumr_ge0 => J _; apply: prodr_ge0 => l _.
+  by case: ifP => _; rewrite ?d_ge0.
+have : 0 < \sum_g pi g * joint_change kappa kappa' g x.
+  apply: (lt_le_trans (y := pi h * joint_change kappa kappa' h x)); last first.
+    exact: (sum_ge_term (f := fun g => pi g * joint_change kappa kappa' g x)).
+  rewrite mulr_gt0 // changeE (bigD1 [set l | moves kappa kappa' h l]) /=; last first.
+    have <- : #|[set i; j]| = 2%N by rewrite cards2 ij.
+    by apply: subset_leq_card; apply/subsetP => l; rewrite !inE => /orP [] /eqP ->.
+  rewrite ltr_paddr //.
+    apply: sumr_ge0 => J _; apply: prodr_ge0 => l _.
+    by case: ifP => _; rewrite ?d_ge0.
+  apply: prodr_gt0 => l _; rewrite inE; case: ifP => ml.
+    rewrite dE // ml ffunE ml /= /delta eqxx mulr1 subr_gt0 lt_neqAle le andbT.
+    by have /andP [k_neq _] := ml; rewrite eq_sym.
+  rewrite /token /mixture_token ffunE ml /= h1; case: eqP => [->|/eqP k_neq0].
+    by rewrite mul0r addr0 subr0 mul1r /delta eqxx ltr01.
+  have /andP [k_ge0 k_le1] := k01 l.
+  rewrite ltr_paddl ?mulr_ge0 ?delta_ge0 ?subr_ge0 // /delta eqxx mulr1.
+  by rewrite lt0r k_neq0.
+by rewrite -Q4_residual // residual0 ltxx.
+Qed.
+
 (** Q3, the marginal step: each token's law is exact after one step, whatever else moves. *)
 Theorem Q3_tokens kappa kappa' pi i v : schedule kappa kappa' -> nonneg pi ->
   token_law (push_forward (step_kernel (step_velocity kappa kappa' pi)) (path kappa pi)) i v =
