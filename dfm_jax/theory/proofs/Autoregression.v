@@ -355,6 +355,14 @@ rewrite mulf_eq0 negb_or => /andP [c_neq0 pi_neq0].
 by rewrite (A5_state (same h _) c_neq0) // lt0r pi_neq0 pi_ge0.
 Qed.
 
+(** A5: a step never changes a position without a velocity. *)
+Theorem A5_kernel (u : I -> S -> states -> R) i x z :
+  (forall v, u i v z = 0) -> step_kernel u x z != 0 -> x i = z i.
+Proof.
+move=> still; apply: contra_neq_eq => xi; rewrite /step_kernel /product_law (bigD1 i) //= still.
+by rewrite addr0 /delta (negPf xi) mul0r.
+Qed.
+
 (** A5: with x_0 = I ⊙ x_1 + (1 − I) ⊙ m the context I never moves, under any schedule. *)
 Theorem A5_context (ctx : pred I) (m : S) (q : states -> R) kappa kappa' i v z :
   nonneg q -> ctx i -> 0 < path kappa (context_coupling ctx m q) z ->

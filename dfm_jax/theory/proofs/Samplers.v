@@ -77,6 +77,18 @@ have all_steps : forall t, (t <= T)%N -> run (step_kernels kappa pi) (source_law
 exact: all_steps.
 Qed.
 
+(** S2 for the conditional law: given the pair, the chain of exact finite steps has the law p_T
+    for any table that stays at 1 once there, however many positions move. *)
+Theorem S2_conditional kappa (h : pairs) (T : nat) x :
+  (forall t i, (t < T)%N -> kappa t i = 1 -> kappa t.+1 i = 1) ->
+  run (fun t => step_kernel (pair_velocity (kappa t) (kappa t.+1) h))
+    (conditional_path (kappa 0%N) h) T x = conditional_path (kappa T) h x.
+Proof.
+elim: T x => [//|T IH] x end1 /=.
+rewrite -(Q3_joint h x (fun i => end1 T i (ltnSn T))).
+by apply: eq_bigr => z _; rewrite IH // => t i /ltnW; exact: end1.
+Qed.
+
 (** Each token's posterior where κ < 1, the token itself where κ = 1. *)
 Definition final_kernel (k : I -> R) pi x z : R :=
   \prod_i (if k i == 1 then delta (z i) (x i) else data_token k pi i (x i) z).

@@ -549,6 +549,21 @@ have : 0 < \sum_g pi g * joint_change kappa kappa' g x.
 by rewrite -Q4_residual // residual0 ltxx.
 Qed.
 
+(** The velocity of Q3 of every position, given the pair. *)
+Definition pair_velocity kappa kappa' h (i : I) (v : S) z : R :=
+  conditional_velocity (kappa i) (kappa' i) (h.2 i) v (z i).
+
+(** Q3 given the pair, all positions at once: the product kernel carries p_t(· | x_0, x_1) to
+    p_{t+1}(· | x_0, x_1), however many positions move. *)
+Theorem Q3_joint kappa kappa' h x : (forall i, kappa i = 1 -> kappa' i = 1) ->
+  push_forward (step_kernel (pair_velocity kappa kappa' h)) (conditional_path kappa h) x =
+  conditional_path kappa' h x.
+Proof.
+move=> end1; rewrite /conditional_path /product_law.
+under [RHS]eq_bigr => i _ do rewrite -(Q3 _ _ _ (end1 i)); rewrite bigA_distr_bigA.
+by apply: eq_bigr => z _; rewrite big_split.
+Qed.
+
 (** Q3, the marginal step: each token's law is exact after one step, whatever else moves. *)
 Theorem Q3_tokens kappa kappa' pi i v : schedule kappa kappa' -> nonneg pi ->
   token_law (push_forward (step_kernel (step_velocity kappa kappa' pi)) (path kappa pi)) i v =
