@@ -398,6 +398,12 @@ Definition completion x z : R := (extends x z)%:R * q x / revealed_law z.
 Definition choice_kernel (a : I -> states -> R) (z' z : states) : R :=
   \sum_i a i z * (\sum_v delta (put z i (Some v)) z' * revealed_token i v z).
 
+(** One step whose choice of a position reads the draws v: every position is drawn from its
+    posterior, then one of them is kept, position i with weight a(i | v, z). *)
+Definition draw_choice_kernel (a : I -> sequences -> states -> R) (z' z : states) : R :=
+  \sum_(v : sequences) (\prod_i revealed_token i (v i) z) *
+    (\sum_i a i v z * delta (put z i (Some (v i))) z').
+
 Hypothesis q_law : law q.
 Variable a : nat -> I -> states -> R.
 Hypothesis a_sum : forall t z, \sum_i a t i z = 1.
@@ -623,6 +629,102 @@ Theorem S3_without_linear_schedule :
     - half * (2%:R * 0 / (1 - 0) * (delta true true - delta false true)) = 4%:R^-1 :> R.
 Proof.
 by rewrite /conditional_velocity /step_size eq_sym oner_eq0 /delta /=; field.
+Qed.
+
+(** Two fair coins. *)
+Definition coins (x : bits) : R := 4%:R^-1.
+
+(** The position true first if its draw is true, else the position false; then the other. *)
+Definition keep_true_draw (i : bool) (v : bits) (z : {ffun bool -> option bool}) : R :=
+  (i == if z true == None then (if z false == None then v true else true) else false)%:R.
+
+Definition two_bits (a b : bool) : bits := [ffun i => if i then a else b].
+
+Lemma sum_bits (f : bits -> R) : \sum_x f x = \sum_(a : bool) \sum_(b : bool) f (two_bits a b).
+Proof.
+rewrite pair_bigA (reindex (fun ab : bool * bool => two_bits ab.1 ab.2)) //=.
+exists (fun x : bits => (x true, x false)) => [[a b] _|x _] /=; first by rewrite !ffunE.
+by apply/ffunP => -[]; rewrite ffunE.
+Qed.
+
+Lemma extends_bits (x : bits) z : extends x z =
+  ((z true == None) || (z true == Some (x true)))
+  && ((z false == None) || (z false == Some (x false))).
+Proof.
+by apply/forallP/andP => [all|[t f] []].
+Qed.
+
+Lemma coins_token i v (z : {ffun bool -> option bool}) :
+  z i = None -> revealed_token coins i v z = half.
+Proof.
+move=> zi; rewrite /revealed_token /revealed_law !sum_bits !big_bool /= !extends_bits !ffunE /=.
+rewrite /coins; case: i zi => -> /=; case: (z _) => [[]|] /=; case: v => /=; by field.
+Qed.
+
+Lemma coins_revealed i w v (z : {ffun bool -> option bool}) :
+  z i = Some w -> revealed_token coins i v z = delta w v.
+Proof.
+move=> zi; rewrite /revealed_token /revealed_law !sum_bits !big_bool /= !extends_bits !ffunE /=.
+rewrite /coins /delta; case: i zi => -> /=; case: (z _) => [[]|] /=; case: w; case: v => /=;
+  by field.
+Qed.
+
+Lemma delta_bits (y z : {ffun bool -> option bool}) :
+  delta y z = ((z true == y true) && (z false == y false))%:R :> R.
+Proof.
+rewrite /delta; congr (_ %:R); congr nat_of_bool; apply/eqP/andP => [-> //|[/eqP t /eqP f]].
+by apply/ffunP => -[].
+Qed.
+
+Definition kept (a : bool) (z : {ffun bool -> option bool}) : bool :=
+  if z true == None then (if z false == None then a else true) else false.
+
+Lemma keep_true_kernel (z' z : {ffun bool -> option bool}) :
+  draw_choice_kernel coins keep_true_draw z' z = \sum_(a : bool) \sum_(b : bool)
+    revealed_token coins true a z * revealed_token coins false b z
+      * delta (put z (kept a z) (Some (if kept a z then a else b))) z'.
+Proof.
+rewrite /draw_choice_kernel sum_bits; apply: eq_bigr => a _; apply: eq_bigr => b _.
+rewrite big_bool !ffunE /=; congr (_ * _).
+have := sum_delta (kept a z)
+  (fun i => delta (put z i (Some (if i then a else b))) z' : R) => <-.
+by apply: eq_bigr => i _; rewrite /keep_true_draw !ffunE.
+Qed.
+
+(** S8 is false if the choice reads this step's draws: keeping a draw of true first gives (0, 0)
+    the mass 1/8 instead of 1/4. *)
+Theorem S8_without_choice_blind_to_draws :
+  law coins /\
+  coins zeros - run (fun=> draw_choice_kernel coins keep_true_draw)
+    (delta (all_masks bool_finType bool_finType)) 2 (all_revealed zeros) = 8%:R^-1.
+Proof.
+split; first split=> [x|]; first by rewrite invr_ge0 ler0n.
+  by rewrite sum_bits !big_bool /= /coins; field.
+set m := all_masks _ _; set K := draw_choice_kernel _ _.
+have second j w : K (all_revealed zeros) (put m j (Some w)) = if w then 0 else half.
+  rewrite /K keep_true_kernel !big_bool /kept /= !ffunE /=.
+  have revealed v : revealed_token coins j v (put m j (Some w)) = delta w v.
+    by apply: coins_revealed; rewrite ffunE eqxx.
+  have masked v : revealed_token coins (~~ j) v (put m j (Some w)) = half.
+    by apply: coins_token; rewrite !ffunE; case: (j).
+  case: j revealed masked => /= revealed masked; rewrite !revealed !masked !delta_bits !ffunE /=;
+    rewrite /delta; case: w {revealed masked} => /=; by field.
+have -> : run (fun=> K) (delta m) 2 (all_revealed zeros) =
+    \sum_(a : bool) \sum_(b : bool) 4%:R^-1 * K (all_revealed zeros)
+      (put m a (Some (if a then a else b))).
+  rewrite /= /push_forward.
+  transitivity (\sum_z K (all_revealed zeros) z * K z m).
+    apply: eq_bigr => z _; congr (_ * _); rewrite -[RHS](sum_delta m (K z)).
+    by apply: eq_bigr => y _; rewrite mulrC.
+  under eq_bigr do rewrite [X in _ * X]keep_true_kernel mulr_sumr.
+  rewrite exchange_big; apply: eq_bigr => a _ /=; under eq_bigr do rewrite mulr_sumr.
+  rewrite exchange_big; apply: eq_bigr => b _ /=.
+  have tok i v : revealed_token coins i v m = half by apply: coins_token; rewrite ffunE.
+  have -> : kept a m = a by rewrite /kept !ffunE.
+  rewrite -(sum_delta (put m a (Some (if a then a else b))) (K (all_revealed zeros))) mulr_sumr.
+  apply: eq_bigr => z _; rewrite !tok; have -> : 4%:R^-1 = half * half by rewrite -invfM -natrM.
+  by rewrite mulrC -!mulrA; congr (_ * (_ * _)); rewrite mulrC.
+by rewrite !big_bool /= !second /coins; field.
 Qed.
 
 End Counterexamples.
