@@ -470,4 +470,22 @@ rewrite (eq_bigr (fun=> \sum_(i : bool) 1)); last first.
 by rewrite !big_ord_recl big_ord0 !big_bool /=; ring.
 Qed.
 
+(** A5 is false for a position whose x_0 is not its x_1: it moves. *)
+Theorem A5_without_given_token i :
+  step_velocity (at_start R) (at_half R) (both_move R) i true zeros = half.
+Proof.
+have both z : path (at_start R) (both_move R) z = delta zeros z.
+  rewrite /path /marginal -(conditional_start R (zeros, ones)).
+  rewrite -(sum_delta (zeros, ones) (fun h => conditional_path (at_start R) h z)).
+  by apply: eq_bigr => h _; rewrite mulrC.
+rewrite /step_velocity /step_size /at_start /at_half eq_sym oner_eq0 ffunE.
+have -> : data_token (at_start R) (both_move R) i true zeros = 1.
+  rewrite /data_token mean_as_marginal -/(path _ _ _) both /delta eqxx divr1 /marginal.
+  transitivity (\sum_h delta (zeros, ones) h
+    * (conditional_path (at_start R) h zeros * (true == h.2 i)%:R)).
+    by apply: eq_bigr => h _; rewrite mulrC.
+  by rewrite sum_delta conditional_start /delta /= ffunE eqxx mulr1.
+by rewrite /delta /=; field.
+Qed.
+
 End Counterexamples.

@@ -196,6 +196,18 @@ rewrite exchange_big; apply: eq_bigr => i _ /=; rewrite /mixed_velocity mulr_sum
 by apply: eq_bigr => k _; rewrite mulrCA.
 Qed.
 
+(** S7 with any router: mixing the velocities with any weights at every step is drawing an expert
+    for each position and step, along the whole chain (S6). *)
+Theorem S7_any_router (r : nat -> I -> K -> states -> R) (u : nat -> K -> I -> S -> states -> R)
+    (p : states -> R) (T : nat) : (forall t i z, \sum_k r t i k z = 1) ->
+  run (fun t => step_kernel (mixed_velocity (r t) (u t))) p T =1
+  run (fun t x z => \sum_(k : {ffun I -> K}) (\prod_i r t i (k i) z)
+        * step_kernel (fun i => u t (k i) i) x z) p T.
+Proof.
+move=> sum1; elim: T => [//|T IH] x /=.
+by apply: eq_bigr => z _; rewrite S6 // IH.
+Qed.
+
 End DrawnExperts.
 
 Section Autoregressive.
@@ -336,6 +348,18 @@ move=> [w_ge0 w_sum] f_ge0; case: n => [|n].
   by rewrite big_ord0 -[LHS]w_sum; apply: eq_bigr => k _; rewrite big_ord0 mulr1.
 rewrite big_ord_recr /= mulr_sumr; apply: eq_bigr => k _.
 by rewrite mulrA running_gate_product // big_ord_recr /= mulrA.
+Qed.
+
+(** The running gate is the Bayes gate: r_n(k) = w_k Π_{t<n} f_t(k) / Σ_j w_j Π_{t<n} f_t(j). *)
+Theorem S7_gate_is_bayes w f (n : nat) k : law w -> (forall t, nonneg (f t)) ->
+  let likelihood j (_ : unit) := \prod_(t < n) f t j in
+  0 < mixture w likelihood tt -> running_gate w f n k = gate w likelihood tt k.
+Proof.
+move=> w_law f_ge0 likelihood gt0; have [w_ge0 _] := w_law.
+have mixE : mixture w likelihood tt = \prod_(t < n) (\sum_j running_gate w f t j * f t j).
+  by rewrite S7_sequence.
+rewrite /gate -[w k * _]/(w k * \prod_(t < n) f t k) -(running_gate_product n k w_ge0 f_ge0) -mixE.
+by rewrite mulrAC divff ?mul1r // gt_eqF.
 Qed.
 
 Variables (n : nat) (S : finType).
@@ -725,6 +749,31 @@ have -> : run (fun=> K) (delta m) 2 (all_revealed zeros) =
   apply: eq_bigr => z _; rewrite !tok; have -> : 4%:R^-1 = half * half by rewrite -invfM -natrM.
   by rewrite mulrC -!mulrA; congr (_ * (_ * _)); rewrite mulrC.
 by rewrite !big_bool /= !second /coins; field.
+Qed.
+
+(** S1 with next-token laws that forget the prefix is not exact: for data (0, 0) or (1, 1) the
+    marginals 1/2 give (0, 0) the mass 1/4 instead of 1/2. *)
+Theorem S1_without_prefix :
+  let q (y : bits) := \sum_(b : bool) half * delta (constant b) y in
+  [/\ forall i v, token_law q i v = half, q (constant false) = half &
+      run (reveal_kernels nat_of_bool (fun i v _ => token_law q i v)) (delta zeros) 2
+        (constant false) = 4%:R^-1].
+Proof.
+move=> q; have marginals i v : token_law q i v = half.
+  have sum_q (f : bits -> R) :
+      \sum_y f y * q y = half * f (constant true) + half * f (constant false).
+    transitivity (\sum_(b : bool) half * f (constant b)); last by rewrite big_bool.
+    rewrite /q; under eq_bigr do rewrite mulr_sumr.
+    rewrite exchange_big; apply: eq_bigr => b _ /=.
+    rewrite -(sum_delta (constant b) f) mulr_sumr; apply: eq_bigr => y _.
+    by rewrite mulrCA (mulrC (f y)).
+  by rewrite /token_law sum_q !ffunE; case: v; rewrite /=; ring.
+split=> //.
+  have neq : (constant false == constant true) = false.
+    by apply/eqP => /ffunP /(_ true); rewrite !ffunE.
+  by rewrite /q big_bool /delta /= neq eqxx mulr0 add0r mulr1.
+rewrite S1; last by case.
+by rewrite big_bool /= !marginals -invfM -natrM.
 Qed.
 
 End Counterexamples.

@@ -798,6 +798,32 @@ rewrite /mixture_token !ffunE /delta /= ?mulr0n ?mulr1n !mulr0 !add0r.
 by rewrite !mulr1 /at_half -invfM -natrM.
 Qed.
 
+(** (0, 0) to (1, 0) of mass 1 and (0, 0) to (0, 0) of mass −1: the path is 0 at κ = 0. *)
+Definition signed_pairs (h : bits * bits) : R :=
+  \sum_(b : bool) (if b then 1 else -1) * delta (zeros, if b then one_at true else zeros) h.
+
+(** Q4 is false for masses of both signs: where they cancel there is no posterior, and the law that
+    appears in the step, here 1/2 at (1, 0), has no velocity. *)
+Theorem Q4_without_nonneg :
+  (forall h, signed_pairs h != 0 -> at_most_one (moves at_start at_half h)) /\
+  path at_half signed_pairs (one_at true) - path at_start signed_pairs (one_at true)
+    + divergence (path at_start signed_pairs)
+        (full_field (step_velocity at_start at_half signed_pairs)) (one_at true) = half.
+Proof.
+have start z : path at_start signed_pairs z = 0.
+  rewrite /path marginal_points; under eq_bigr do rewrite conditional_start.
+  by rewrite big_bool /= mul1r mulN1r subrr.
+split.
+  move=> h h_neq0; apply/at_most_oneP => j l.
+  suff same i : moves at_start at_half h i -> i = true by move=> /same -> /same ->.
+  apply: contraTeq => i_neq; apply: contraNN h_neq0 => /andP [_ mv].
+  apply/eqP; apply: big1 => b _; rewrite /delta; case: eqP => [h_eq|_]; last by rewrite mulr0.
+  by move: mv; rewrite h_eq /=; case: b {h_eq}; rewrite !ffunE ?(negPf i_neq).
+rewrite start subr0 /divergence big1 ?addr0 => [|z _]; last by rewrite !start !mul0r subrr.
+rewrite /path marginal_points big_bool /conditional_path /product_law !big_bool /mixture_token.
+by rewrite /delta /= !ffunE /at_half /=; ring.
+Qed.
+
 (** Q3 is false if κ' < 1 = κ: then λ = 0, but the law moves back to the source. *)
 Theorem Q3_without_end (y0 y1 : bool) : y0 != y1 ->
   \sum_z (delta z y1 + conditional_velocity 1 0 y1 y1 z) * mixture_token 1 y0 y1 z
