@@ -1,4 +1,4 @@
-(** Samplers (S1, S2, S4, S6 to S8): chains of steps and the laws of their ends. *)
+(** Samplers (S1 to S8): chains of steps and the laws of their ends. *)
 
 From mathcomp Require Import all_ssreflect all_algebra.
 From mathcomp.algebra_tactics Require Import ring.
@@ -140,6 +140,86 @@ apply/eqP; apply: contraNT c_neq0; rewrite eq_sym => h2.
 have h1 : h.1 i = m by apply: masks; rewrite lt0r pi_neq0 pi_ge0.
 rewrite /conditional_path /product_law (bigD1 i) //= /mixture_token /delta h1.
 by rewrite (negPf zi) (negPf h2) !mulr0 addr0 mul0r.
+Qed.
+
+(** p_{0|t}^i(v | z) = E[δ_{X_0^i}(v) | X_t = z]. *)
+Definition source_token (k : I -> R) pi (i : I) (v : S) (z : states) : R :=
+  mean (conditional_path k) pi z (fun h => delta (h.1 i) v).
+
+(** V7 with α = β, for the mixture path: c^i = h α κ̇^i, the size of the step with it. *)
+Definition corrector_velocity (c k : I -> R) pi (i : I) (v : S) (z : states) : R :=
+  c i * ((data_token k pi i v z - delta (z i) v) / (1 - k i)
+         + (source_token k pi i v z - delta (z i) v) / k i).
+
+(** A step of position i alone. *)
+Definition one_position_kernel (u : I -> S -> states -> R) (i : I) (x z : states) : R :=
+  delta z x + (agree_off i x z)%:R * u i (x i) z.
+
+(** I + G, the full field as a step: every position may move, one at a time. *)
+Definition field_kernel (u : I -> S -> states -> R) (x z : states) : R :=
+  delta z x + full_field u x z.
+
+(** The corrector brings as much into x as it takes away, position by position. *)
+Lemma corrector_inflow (c k : I -> R) pi i x : nonneg pi -> (forall j, 0 <= k j <= 1) ->
+  0 < k i < 1 ->
+  \sum_z (agree_off i x z)%:R * corrector_velocity c k pi i (x i) z * path k pi z = 0.
+Proof.
+move=> pi_ge0 k01 /andP [k_gt0 k_lt1].
+pose w (h : pairs) (v : S) := c i * ((delta (h.2 i) (x i) - delta v (x i)) / (1 - k i)
+                                     + (delta (h.1 i) (x i) - delta v (x i)) / k i).
+have c_ge0 h : nonneg (conditional_path k h) by exact: conditional_path_ge0.
+transitivity (\sum_z \sum_h (agree_off i z x)%:R * (conditional_path k h z * pi h * w h (z i))).
+  apply: eq_bigr => z _; rewrite -mulr_sumr agree_off_sym -mulrA; congr (_ * _).
+  have -> : \sum_h conditional_path k h z * pi h * w h (z i) = path k pi z * mean
+      (conditional_path k) pi z (fun h => w h (z i)) by rewrite meanE.
+  have [->|p_neq0] := eqVneq (path k pi z) 0; first by rewrite mulr0 mul0r.
+  rewrite mulrC; congr (_ * _); rewrite /corrector_velocity mean_scale mean_add; congr (_ * _).
+  have p_gt0 : 0 < path k pi z by rewrite lt0r p_neq0 path_ge0.
+  have scale a f : mean (conditional_path k) pi z (fun h => f h / a) =
+      mean (conditional_path k) pi z f / a.
+    by rewrite mulrC -mean_scale; apply: eq_bigr => h _; rewrite [_^-1 * _]mulrC.
+  by rewrite !scale !mean_sub !mean_const.
+rewrite exchange_big big1 // => h _.
+rewrite (sum_agree_off i x (fun z => conditional_path k h z * pi h * w h (z i))).
+transitivity (pi h * (\prod_(j | j != i) mixture_token (k j) (h.1 j) (h.2 j) (x j)) *
+    (\sum_v w h v * mixture_token (k i) (h.1 i) (h.2 i) v)).
+  rewrite mulr_sumr; apply: eq_bigr => v _.
+  rewrite /conditional_path product_law_put ffunE eqxx [LHS]mulrC [RHS]mulrC -!mulrA.
+  by congr (_ * (_ * (_ * _))); exact: mulrC.
+set m := mixture_token (k i) (h.1 i) (h.2 i).
+have drift y : \sum_v (delta y (x i) - delta v (x i)) * m v = delta y (x i) - m (x i).
+  under eq_bigr do rewrite mulrBl; rewrite sumrB -mulr_sumr sum_mixture_token mulr1.
+  by rewrite sum_delta_point.
+have -> : \sum_v w h v * m v = c i * ((delta (h.2 i) (x i) - m (x i)) / (1 - k i)
+                                      + (delta (h.1 i) (x i) - m (x i)) / k i).
+  rewrite -!drift !mulr_suml -big_split mulr_sumr; apply: eq_bigr => v _ /=.
+  by rewrite /w -mulrA mulrDl; congr (_ * (_ + _)); exact: mulrAC.
+have -> : delta (h.2 i) (x i) - m (x i) = (1 - k i) * (delta (h.2 i) (x i) - delta (h.1 i) (x i)).
+  by rewrite /m /mixture_token; set a := delta _ _; set b := delta _ _; ring.
+have -> : delta (h.1 i) (x i) - m (x i) = k i * (delta (h.1 i) (x i) - delta (h.2 i) (x i)).
+  by rewrite /m /mixture_token; set a := delta _ _; set b := delta _ _; ring.
+rewrite (mulrC (1 - k i)) (mulrC (k i)) !mulfK ?gt_eqF ?subr_gt0 //.
+by rewrite addrA subrK subrr !mulr0.
+Qed.
+
+(** S5: a corrector step (V7 with α = β, frozen t) of one position keeps p_t exactly, for every
+    size of the step, where 0 < κ^i < 1. *)
+Theorem S5 (c k : I -> R) pi i x : nonneg pi -> (forall j, 0 <= k j <= 1) -> 0 < k i < 1 ->
+  push_forward (one_position_kernel (corrector_velocity c k pi) i) (path k pi) x = path k pi x.
+Proof.
+move=> pi_ge0 k01 ki; rewrite /push_forward /one_position_kernel.
+under eq_bigr do rewrite mulrDl; rewrite big_split /= corrector_inflow // addr0.
+exact: sum_delta_point.
+Qed.
+
+(** S5: so does the step I + G with the full field G. *)
+Theorem S5_field (c k : I -> R) pi x : nonneg pi -> (forall i, 0 < k i < 1) ->
+  push_forward (field_kernel (corrector_velocity c k pi)) (path k pi) x = path k pi x.
+Proof.
+move=> pi_ge0 k01; rewrite /push_forward /field_kernel; under eq_bigr do rewrite mulrDl.
+rewrite big_split /= sum_delta_point /full_field; under [X in _ + X]eq_bigr do rewrite mulr_suml.
+rewrite exchange_big /= [X in _ + X]big1 ?addr0 // => i _; apply: corrector_inflow => // j.
+by have /andP [/ltW -> /ltW ->] := k01 j.
 Qed.
 
 (** S3: the Euler step h u of V5, for one token given the pair, is the exact finite step from t to
@@ -774,6 +854,49 @@ split=> //.
   by rewrite /q big_bool /delta /= neq eqxx mulr0 add0r mulr1.
 rewrite S1; last by case.
 by rewrite big_bool /= !marginals -invfM -natrM.
+Qed.
+
+Lemma to_constant_pair b (z : bits) :
+  conditional_path (at_half R) (zeros, constant b) z = if b then 4%:R^-1 else delta zeros z.
+Proof.
+case: b; last first.
+  rewrite -delta_all; apply: eq_bigr => i _ /=.
+  have -> : constant false = zeros by apply/ffunP => j; rewrite !ffunE.
+  exact: mixture_token_same.
+rewrite /conditional_path /product_law big_bool /mixture_token !ffunE /at_half /delta /=.
+by case: (z true); case: (z false) => /=; field.
+Qed.
+
+(** S5 is false for the product kernel, all positions at once: with c = 1/4 at κ = 1/2 the mass of
+    (1, 1) falls from 1/8 to 1/10. *)
+Theorem S5_without_one_position :
+  path (at_half R) to_constant ones
+    - push_forward (step_kernel (corrector_velocity (fun=> 4%:R^-1) (at_half R) to_constant))
+        (path (at_half R) to_constant) ones = 40%:R^-1.
+Proof.
+have pathE z : path (at_half R) to_constant z = half * 4%:R^-1 + half * delta zeros z.
+  by rewrite /path marginal_points big_bool !to_constant_pair.
+have data i z : data_token (at_half R) to_constant i true z =
+    half * 4%:R^-1 / (half * 4%:R^-1 + half * delta zeros z).
+  rewrite /data_token mean_as_marginal -/(path _ _ _) pathE marginal_points big_bool.
+  by rewrite !to_constant_pair /delta /= !ffunE /= mulr1 !mulr0 addr0.
+have source i z : source_token (at_half R) to_constant i true z = 0.
+  rewrite /source_token mean_as_marginal marginal_points big_bool /delta /= !ffunE /=.
+  by rewrite !mulr0 addr0 mul0r.
+have factor i (z : bits) : delta (z i) true + corrector_velocity (fun=> 4%:R^-1) (at_half R) to_constant i
+    true z = half * (half * 4%:R^-1 / (half * 4%:R^-1 + half * delta zeros z)).
+  rewrite /corrector_velocity data source /at_half; set d := half * _ / _; set e := delta _ _.
+  by field.
+have kernel (z : bits) : step_kernel (corrector_velocity (fun=> 4%:R^-1) (at_half R) to_constant) ones z =
+    (half * (half * 4%:R^-1 / (half * 4%:R^-1 + half * delta zeros z))) ^+ 2.
+  by rewrite /step_kernel /product_law big_bool !ffunE !factor expr2.
+rewrite /push_forward sum_bits !big_bool /= !kernel !pathE.
+have zeroE (z : bits) : delta zeros z = ((z true == false) && (z false == false))%:R :> R.
+  rewrite /delta; congr (_ %:R); congr nat_of_bool; apply/eqP/andP => [->|[/eqP t /eqP f]].
+    by rewrite !ffunE.
+  by apply/ffunP => -[]; rewrite ffunE.
+rewrite !zeroE !ffunE /= mulr0 addr0 mulr1.
+by field.
 Qed.
 
 End Counterexamples.
