@@ -5,7 +5,7 @@
 
 From mathcomp Require Import all_ssreflect all_algebra.
 From mathcomp.algebra_tactics Require Import ring.
-From DFM Require Import Basics.
+From DFM Require Import Basics Paths.
 Set Implicit Arguments. Unset Strict Implicit. Unset Printing Implicit Defensive.
 Import Order.TTheory GRing.Theory Num.Theory.
 Local Open Scope ring_scope.
@@ -26,13 +26,6 @@ Section Definitions.
 Variables (R : realFieldType) (I S : finType).
 Notation states := {ffun I -> S}.
 Notation pairs := (states * states)%type.
-
-(** P3: (1 − κ) δ_{x_0^i}(v) + κ δ_{x_1^i}(v), the law of one token. *)
-Definition mixture_token (k : R) (y0 y1 v : S) : R := (1 - k) * delta y0 v + k * delta y1 v.
-
-(** P1 for P3: p_t(z | x_0, x_1) = Π_i p_t^i(z^i | x_0, x_1). *)
-Definition conditional_path (kappa : I -> R) (h : pairs) (z : states) : R :=
-  product_law (fun i => mixture_token (kappa i) (h.1 i) (h.2 i)) z.
 
 (** P4: p_t(z) = Σ_h p_t(z | h) π(h). *)
 Definition path (kappa : I -> R) (pi : pairs -> R) (z : states) : R :=
