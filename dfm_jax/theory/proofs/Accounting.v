@@ -537,8 +537,8 @@ Definition router_KL rho (t : 'I_n) : R :=
 
 Hypotheses (w_law : law w) (qs_law : forall k, law (qs k)).
 
-Lemma w_ge0 : nonneg w. Proof. by case: w_law. Qed.
-Lemma qs_ge0 k : nonneg (qs k). Proof. by case: (qs_law k). Qed.
+Let w_ge0 : nonneg w. Proof. by case: w_law. Qed.
+Let qs_ge0 k : nonneg (qs k). Proof. by case: (qs_law k). Qed.
 Hint Resolve w_ge0 qs_ge0 : core.
 
 Lemma mixture_law : law (mixture w qs).
@@ -1174,7 +1174,7 @@ Hypothesis J_ge0 : forall t x, nonneg (J t x).
 Hypothesis J_left : forall t x, \sum_x' J t x x' = p t x.
 Hypothesis J_right : forall t x', \sum_x J t x x' = p t.+1 x'.
 
-Lemma p_ge0 t : nonneg (p t).
+Let p_ge0 t : nonneg (p t).
 Proof. by move=> x; rewrite -J_left sumr_ge0. Qed.
 Hint Resolve p_ge0 : core.
 
