@@ -537,8 +537,8 @@ Definition router_KL rho (t : 'I_n) : R :=
 
 Hypotheses (w_law : law w) (qs_law : forall k, law (qs k)).
 
-Lemma w_ge0 : nonneg w. Proof. by case: w_law. Qed.
-Lemma qs_ge0 k : nonneg (qs k). Proof. by case: (qs_law k). Qed.
+Let w_ge0 : nonneg w. Proof. by case: w_law. Qed.
+Let qs_ge0 k : nonneg (qs k). Proof. by case: (qs_law k). Qed.
 Hint Resolve w_ge0 qs_ge0 : core.
 
 Lemma mixture_law : law (mixture w qs).
@@ -1047,6 +1047,17 @@ Definition conditional_entropy q A B : R :=
 Definition conditional_correlation q A B : R :=
   \sum_(i | B i) conditional_entropy q A (pred1 i) - conditional_entropy q A B.
 
+(** For one token it is the mean entropy of its law given x^A. *)
+Lemma conditional_entropyE q A i : nonneg q ->
+  conditional_entropy q A (pred1 i) = \sum_x q x * entropy L (token_given q A i x).
+Proof.
+move=> q_ge0; rewrite /conditional_entropy /entropy.
+under [RHS]eq_bigr do rewrite mulrN; rewrite sumrN; congr (- _).
+rewrite -(@tower R I S q A i (fun x v => L (token_given q A i x v))) // => [|v x y xy].
+  by apply: eq_bigr => x _; rewrite token_own.
+by rewrite (token_reads q i v xy).
+Qed.
+
 Section Blocks.
 Variables (T : nat) (block : I -> 'I_T).
 
@@ -1163,7 +1174,7 @@ Hypothesis J_ge0 : forall t x, nonneg (J t x).
 Hypothesis J_left : forall t x, \sum_x' J t x x' = p t x.
 Hypothesis J_right : forall t x', \sum_x J t x x' = p t.+1 x'.
 
-Lemma p_ge0 t : nonneg (p t).
+Let p_ge0 t : nonneg (p t).
 Proof. by move=> x; rewrite -J_left sumr_ge0. Qed.
 Hint Resolve p_ge0 : core.
 
@@ -1444,6 +1455,40 @@ have mix_law : law (mixture fair points).
 rewrite token_gap_one // => [|v _]; last by rewrite /mixed_tokens mixture_points_law quarters_gt0.
 rewrite (_ : KL L _ _ = KL L fair quarters); first exact: KL_quarters.
 by apply: eq_bigr => v _; rewrite /mixed_tokens !mixture_points_law.
+Qed.
+
+(** D12 with a router that does not see the state: the state is the part's token with probability
+    ¾ and the other with ¼, the experts are exact, the router has the right masses w. *)
+Definition noisy (h z : bool) : R := quarters (h != z).
+Theorem D12_without_state :
+  exists (c : bool -> bool -> R) (y : unit -> bool -> bool) (w : bool -> R) pis z i v,
+  [/\ law w, forall k, law (pis k), 0 < mixture w (part_path c pis) z &
+      mixed_tokens (fun=> w) (part_posterior c y pis) z i v !=
+      token_posterior c (mixture w pis) y z i v].
+Proof.
+have noisy_gt0 h z : 0 < noisy h z by apply: quarters_gt0.
+have pathE k z : part_path noisy points k z = noisy k z.
+  rewrite -[RHS](sum_delta k (noisy^~ z)); apply: eq_bigr => h _; exact: mulrC.
+have postE k z i v : part_posterior noisy (fun (_ : unit) h => h) points k z i v = points k v.
+  rewrite /part_posterior /token_posterior /mean /posterior -/(part_path noisy points k z) pathE.
+  transitivity (\sum_h delta k h * (noisy h z / noisy k z * delta h v)).
+    by apply: eq_bigr => h _; rewrite [noisy h z * _]mulrC -!mulrA.
+  by rewrite (sum_delta k (fun h => noisy h z / noisy k z * delta h v)) mulfV ?mul1r ?lt0r_neq0.
+have mixE : mixture fair (part_path noisy points) true = half.
+  by rewrite /mixture big_bool /= !pathE -mulrDr /noisy /= subrK mulr1.
+exists noisy, (fun _ h => h), fair, points, true, tt, true; split.
+- exact: fair_law.
+- exact: points_law.
+- by rewrite mixE half_gt0.
+rewrite posterior_mixture; first last.
+- by move=> k; case: (points_law R k).
+- by move=> h z; apply: ltW.
+rewrite /mixed_tokens /mixture !big_bool /= !postE -!/(points _ _).
+rewrite /points /delta /= !mulr0 !mulr1 !addr0 /state_gate /gate mixE pathE /noisy /=.
+rewrite mulrAC mulfV ?mul1r ?lt0r_neq0 ?half_gt0 //.
+rewrite lt_eqF // -subr_gt0 (_ : _ - _ = half - half * half); last first.
+  by rewrite -[in LHS](half_add R) addrAC addrK.
+by rewrite subr_gt0; apply: quarter_lt_half.
 Qed.
 
 (** Q6 without the total correlation: two equal tokens drawn at once. *)

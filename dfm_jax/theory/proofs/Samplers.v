@@ -883,11 +883,13 @@ have data i z : data_token (at_half R) to_constant i true z =
 have source i z : source_token (at_half R) to_constant i true z = 0.
   rewrite /source_token mean_as_marginal marginal_points big_bool /delta /= !ffunE /=.
   by rewrite !mulr0 addr0 mul0r.
-have factor i (z : bits) : delta (z i) true + corrector_velocity (fun=> 4%:R^-1) (at_half R) to_constant i
-    true z = half * (half * 4%:R^-1 / (half * 4%:R^-1 + half * delta zeros z)).
+have factor i (z : bits) :
+    delta (z i) true + corrector_velocity (fun=> 4%:R^-1) (at_half R) to_constant i true z =
+    half * (half * 4%:R^-1 / (half * 4%:R^-1 + half * delta zeros z)).
   rewrite /corrector_velocity data source /at_half; set d := half * _ / _; set e := delta _ _.
   by field.
-have kernel (z : bits) : step_kernel (corrector_velocity (fun=> 4%:R^-1) (at_half R) to_constant) ones z =
+have kernel (z : bits) :
+    step_kernel (corrector_velocity (fun=> 4%:R^-1) (at_half R) to_constant) ones z =
     (half * (half * 4%:R^-1 / (half * 4%:R^-1 + half * delta zeros z))) ^+ 2.
   by rewrite /step_kernel /product_law big_bool !ffunE !factor expr2.
 rewrite /push_forward sum_bits !big_bool /= !kernel !pathE.
