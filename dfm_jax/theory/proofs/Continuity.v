@@ -1,4 +1,4 @@
-(** C1 in continuous time, D9 and P6 with the real numbers of mathcomp-analysis.
+(** C1 in continuous time, D9, P6 and the logarithm, with the real numbers of mathcomp-analysis.
 
     The files before this one take a path and its derivative as two functions. Here the derivative
     is the limit of difference quotients, for any schedule that is differentiable at t. This library
@@ -8,9 +8,10 @@ From mathcomp Require Import all_ssreflect all_algebra.
 From mathcomp.classical Require Import boolp classical_sets functions mathcomp_extra.
 From mathcomp.analysis Require Import reals topology normedtype derive realfun sequences exp.
 From mathcomp.algebra_tactics Require Import ring.
-From DFM Require Import Basics Paths Velocities Experts.
+From DFM Require Import Basics Paths Velocities Experts Information.
 Set Implicit Arguments. Unset Strict Implicit. Unset Printing Implicit Defensive.
 Import Order.TTheory GRing.Theory Num.Theory.
+Import numFieldTopology.Exports numFieldNormedType.Exports.
 Local Open Scope ring_scope.
 
 Section Derivatives.
@@ -156,3 +157,31 @@ by rewrite ltW // expR_gt0.
 Qed.
 
 End Derivatives.
+
+(** The two facts that Information.v asks of a logarithm hold for the natural logarithm of the reals:
+    what is proved there is not about nothing. *)
+Section Logarithm.
+Variable R : realType.
+
+Lemma ln_le_sub1 (x : R) : 0 < x -> exp.ln x <= x - 1.
+Proof.
+move=> x0; have [x1|x1] := leP 1 x.
+  by have := @le_ln1Dx R (x - 1); rewrite subr_ge0 addrC subrK => ->.
+have pos c : x <= c -> 0 < c by apply: lt_le_trans.
+have [c /andP[]] : exists2 c, c \in `]x, 1[%R & exp.ln 1 - exp.ln x = c^-1 * (1 - x).
+  apply: (@MVT R (@exp.ln R) (fun c => c^-1) x 1 x1).
+    by move=> c; rewrite in_itv /= => /andP[/ltW /pos c0 _]; apply: is_derive1_ln.
+  apply: (@continuous_in_subspaceT [topologicalType of R] [topologicalType of R]) => c.
+  by rewrite inE /= in_itv /= => /andP[/pos c0 _]; exact: continuous_ln.
+rewrite !bnd_simp => xc c1; rewrite exp.ln1 sub0r => e.
+rewrite -ler_opp2 e opprB; apply: ler_pemull; first by rewrite subr_ge0 ltW.
+by rewrite invf_ge1; [exact: ltW | apply: pos; exact: ltW].
+Qed.
+
+Definition natural_logarithm : logarithm R.
+Proof.
+exists (@exp.ln R); last exact: ln_le_sub1.
+by move=> x y x0 y0; apply: exp.lnM; rewrite posrE.
+Defined.
+
+End Logarithm.

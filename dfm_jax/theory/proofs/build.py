@@ -24,12 +24,12 @@ FILES = (
     "Masks",
     "Velocities",
     "Experts",
-    "Continuity",
     "Steps",
     "Autoregression",
     "Samplers",
     "Information",
     "Accounting",
+    "Continuity",
 )
 PACKAGES = (
     "coq",
@@ -143,7 +143,7 @@ def _statements(coqc: str, folder: Path, names: list[str]) -> dict[str, dict[str
 
 def _definitions(coqc: str, folder: Path, texts: dict[str, str]) -> dict[str, list[dict[str, Any]]]:
     """Every definition that is a value, as the tree that Coq extracts."""
-    names = [name for text in texts.values() for name in _DEFINITION.findall(text)]
+    names = [f"{file}.{name}" for file in texts for name in _DEFINITION.findall(texts[file])]
     lines = ["From mathcomp Require Import all_ssreflect all_algebra."]
     lines += [f"From DFM Require Import {' '.join(FILES)}.", "Require Import Extraction."]
     lines += ["Extraction Language JSON.", f"Separate Extraction {' '.join(names)}."]
