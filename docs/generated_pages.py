@@ -11,7 +11,7 @@ from unittest import mock
 from dfm_jax import cli
 from dfm_jax.theory import LEDGER
 from dfm_jax.theory.ledger import citations
-from dfm_jax.theory.proofs import proved
+from dfm_jax.theory.proofs import BEYOND, proved
 from dfm_jax.theory.proofs.tie import TIES
 from dfm_jax.theory.statement import in_order
 
@@ -102,16 +102,19 @@ def equations_by_module() -> str:
 def tie() -> str:
     """Which definition of the proofs is computed beside which function."""
     lines = ["| label | definition in Coq | function |", "|---|---|---|"]
-    lines += [f"| **{each.label}** | `{each.definition}` | {_link(each.function)} |" for each in TIES]
+    lines += [
+        f"| **{each.label}** | `{each.definition}` | {_link(each.function)} |" for each in TIES
+    ]
     return "\n".join(lines) + "\n"
 
 
 def theorems() -> str:
     """Every theorem as Coq prints it, label by label."""
     lines = []
-    for statement in in_order():
-        found = proved().get(statement.label, ())
-        lines += [f"### {statement.label}", "", _cell(statement.words), ""]
+    words = {statement.label: statement.words for statement in in_order()} | BEYOND
+    for label in words:
+        found = proved().get(label, ())
+        lines += [f"### {label}", "", _cell(words[label]), ""]
         for theorem in found:
             classical = " Needs real analysis." if theorem.assumptions else ""
             lines += [f"`{theorem.name}` in `{theorem.file}`.{classical}", ""]

@@ -119,7 +119,10 @@ def _statements(coqc: str, folder: Path, names: list[str]) -> dict[str, dict[str
     """Statement and assumptions of every theorem, as Coq prints them."""
     lines = ["From mathcomp Require Import all_ssreflect all_algebra."]
     lines += [f"From DFM Require Import {' '.join(FILES)}.", "Set Printing Width 100."]
-    lines += ["Import GRing.Theory. Local Open Scope ring_scope.", "Unset Printing Implicit Defensive."]
+    lines += [
+        "Import GRing.Theory. Local Open Scope ring_scope.",
+        "Unset Printing Implicit Defensive.",
+    ]
     for name in names:
         lines.append(f'Redirect "{name}.says" Check {name}.')
         lines.append(f'Redirect "{name}.assumes" Print Assumptions {name}.')

@@ -91,6 +91,8 @@ class Definitions:
         return cls(json.loads(text), remember=remember)
 
     def __getitem__(self, name: str) -> Callable[..., Any]:
+        if name not in self._globals:  # Coq writes no name with a capital letter in front
+            name = name.replace(".", ".coq_")
         value = self._global(name)
         return partial(value, _STRUCTURE) if name in self._field_first else value
 
@@ -267,6 +269,11 @@ class _Source:
             cons = self._body(branches["Coq_cons"][1], branches["Coq_cons"][0], scope)
             test = f"lambda row: machine.apply({cons}, (row[0], row[1:])) if row else {nil}"
             return f"({test})({value})"
+        if set(branches) == {"O", "S"}:
+            zero = self.expression(branches["O"][0], scope)
+            following = self._body(branches["S"][1], branches["S"][0], scope)
+            test = f"lambda n: machine.apply({following}, (n - 1, )) if n else {zero}"
+            return f"({test})({value})"
         if set(branches) == {"Coq_pair"}:
             body, names = branches["Coq_pair"]
             return f"machine.apply({self._body(names, body, scope)}, {value})"
@@ -337,6 +344,8 @@ _PRIMITIVES: dict[str, Any] = {
     "Fintype.nat_of_ord": lambda m, n, i: i,
     "Fintype.FiniteQuant.quant0b": lambda m, t, p: not any(m.apply(p, (x, x)) for x in t),
     "Fintype.FiniteQuant.all": lambda m, t, b, x, y: not b,
+    "Fintype.FiniteQuant.all_in": lambda m, t, c, b, x, y: c and not b,
+    "Fintype.FiniteQuant.ex_in": lambda m, t, c, b, x, y: c and b,
     "Fintype.FiniteQuant.ex": lambda m, t, b, x, y: b,
     "Fintype.bool_finType": Finite((True, False)),
     "Order.Order.lt": lambda m, d, t, a, b: a < b,
