@@ -102,9 +102,8 @@ def equations_by_module() -> str:
 def tie() -> str:
     """Which definition of the proofs is computed beside which function."""
     lines = ["| label | definition in Coq | function |", "|---|---|---|"]
-    lines += [
-        f"| **{each.label}** | `{each.definition}` | {_link(each.function)} |" for each in TIES
-    ]
+    for label, definition, function, _ in TIES:
+        lines.append(f"| **{label}** | `{definition}` | {_link(function)} |")
     return "\n".join(lines) + "\n"
 
 

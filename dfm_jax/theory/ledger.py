@@ -99,7 +99,7 @@ def equations() -> str:
             f"**{statement.label}**",
             statement.words.replace("|", "\\|"),
             statement.kind,
-            proof_of(statement.label),
+            proof_of(statement.label).replace("|", "\\|"),
             statement.source,
             functions,
             statement.falsifier_words,

@@ -21,7 +21,22 @@ from typing import NamedTuple
 FOLDER = Path(__file__).parent
 
 # What a theorem needs that the words of the ledger do not say; all others are general.
-HYPOTHESES: dict[str, str] = {}
+HYPOTHESES: dict[str, str] = {
+    "B1": "ŵ_k p̂_k(x) > 0",
+    "B2": "ŵ_k q̂_k > 0 wherever w_k q_k > 0",
+    "B3": "ŵ_k q̂_k > 0 wherever w_k q_k > 0",
+    "B4": "ρ̂_k q̂_k > 0 wherever r_k q_k > 0",
+    "B6": "the experts are laws or less (TV); for KL see `B6_divergence`",
+    "B11": "ŵ_k p̂_k(x) > 0",
+    "D9": "each expert has one real parameter",
+    "D11": "ρ̂_k > 0 wherever r_k > 0",
+    "D12": "p̂ and ρ̂ are positive wherever the true ones are",
+    "D14": "p̂ and ρ̂ are positive wherever the true ones are, and the weight is 1",
+    "L1": "p̂ > 0 wherever p_{1|t} > 0",
+    "P6": "β < ∞; `P6_end` bounds the other tokens' mass by exp(−β d)",
+    "S7": "the order is left to right",
+    "V7": "u and ǔ generate the path, as V5 and V6 do",
+}
 # What is proved and has no row in the ledger yet.
 BEYOND = {
     "S8": "all masks, exact token posteriors, one position a step, chosen without a look at this "

@@ -194,7 +194,7 @@ class Space:
         return logs([self.whole(pair) for pair in self.pairs_of_data])
 
     def over_states(self, fn: Callable[..., Any], *arrays: Any, states: Any = None) -> np.ndarray:
-        """fn(z, *arrays) for every state of the support."""
+        """The function at every state of the support, with the same arrays."""
         z = np.array(self.support if states is None else list(states))
         return self.run(fn, z, *(np.repeat(np.asarray(a)[None], len(z), axis=0) for a in arrays))
 
