@@ -1,0 +1,224 @@
+(** What gates and rates cost, and the losses as bounds: B10, L2 at one token, B8 at one time, L5,
+    and the weights of L3.
+
+    The logarithm is any function with the two facts of `Information.v`. A divergence that would be
+    infinite is excluded by a hypothesis on supports. *)
+
+From mathcomp Require Import all_ssreflect all_algebra.
+From mathcomp.algebra_tactics Require Import ring.
+From DFM Require Import Basics Paths Masks Velocities Steps Autoregression Samplers.
+From DFM Require Import Information Accounting.
+Set Implicit Arguments. Unset Strict Implicit. Unset Printing Implicit Defensive.
+Import Order.TTheory GRing.Theory Num.Theory.
+Local Open Scope ring_scope.
+
+Section Gates.
+Variables (R : realFieldType) (L : logarithm R) (n : nat) (S K : finType).
+Variables (w : K -> R) (qs : K -> {ffun 'I_n -> S} -> R).
+Implicit Types (rho : 'I_n -> {ffun 'I_n -> S} -> K -> R) (x : {ffun 'I_n -> S}).
+
+(** The experts' next-token laws are those of the parts. *)
+Definition exact_experts (k : K) (t : 'I_n) x (v : S) : R := next_token (qs k) t x v.
+
+(** q̂(v | x^{≤t}) = Σ_k ρ_k(x^{≤t}) q_k(v | x^{≤t}). *)
+Definition gated_law rho (t : 'I_n) x (v : S) : R := routed rho exact_experts t x v.
+
+(** Σ_t E_q KL(q(· | X^{≤t}) || q̂(· | X^{≤t})). *)
+Definition next_token_cost rho : R :=
+  \sum_t \sum_x mixture w qs x * KL L (next_token (mixture w qs) t x) (gated_law rho t x).
+
+Hypotheses (w_law : law w) (qs_law : forall k, law (qs k)).
+
+Let w_ge0 : nonneg w. Proof. by case: w_law. Qed.
+Let qs_ge0 k : nonneg (qs k). Proof. by case: (qs_law k). Qed.
+
+Lemma gated_causal rho : causal rho -> causal (gated_law rho).
+Proof. by move=> rho_causal; apply: routed_causal => // k; apply: next_causal. Qed.
+
+Lemma gated_sub_laws rho : sub_laws rho -> sub_laws (gated_law rho).
+Proof.
+move=> rho_sub; apply: routed_sub_laws => // k t x.
+by split; [exact: token_ge0 | exact: sum_token_le1].
+Qed.
+
+(** B10. With exact experts, any gate ρ that reads the prefix only costs the mean divergence between
+    the two next-token laws: KL(q || q̂) = Σ_t E_q KL(q(· | X^{≤t}) || Σ_k ρ_k q_k(· | X^{≤t})). That
+    is the excess of its negative log-likelihood over H(X). The masses w and the parts q_k are laws;
+    the mixed law is positive wherever the true next-token law is, else the cost is infinite. That
+    ρ gives laws is not needed for the equation. *)
+Theorem B10 rho : causal rho ->
+  (forall t x, covers (gated_law rho t x) (next_token (mixture w qs) t x)) ->
+  KL L (mixture w qs) (sequence_law (gated_law rho)) = next_token_cost rho.
+Proof.
+move=> rho_causal cov; apply: KL_chain => //; last exact: gated_causal.
+exact: mixture_law.
+Qed.
+
+(** B10, every term is ≥ 0 if the gate gives a law over the experts, or less. *)
+Theorem B10_nonneg rho t x : sub_laws rho ->
+  (forall t x, covers (gated_law rho t x) (next_token (mixture w qs) t x)) ->
+  0 <= mixture w qs x * KL L (next_token (mixture w qs) t x) (gated_law rho t x).
+Proof.
+move=> rho_sub cov; have q_ge0 := mixture_ge0 w_ge0 qs_ge0.
+case: (nonneg_case (q_ge0 x)) => [->|q_gt0]; first by rewrite mul0r.
+have [g_ge0 g1] := gated_sub_laws rho_sub t x.
+by rewrite mulr_ge0 // gibbs //; apply: next_law.
+Qed.
+
+(** B10, a gate costs nothing only if its next-token laws are those of q at every prefix of
+    positive mass. *)
+Theorem B10_free rho : causal rho -> sub_laws rho ->
+  (forall t x, covers (gated_law rho t x) (next_token (mixture w qs) t x)) ->
+  KL L (mixture w qs) (sequence_law (gated_law rho)) <= 0 ->
+  forall t x v, 0 < mixture w qs x -> gated_law rho t x v = next_token (mixture w qs) t x v.
+Proof.
+move=> rho_causal rho_sub cov; rewrite B10 // => cost_le0 t x v q_gt0.
+have term_ge0 s y := B10_nonneg s y rho_sub cov.
+have cost0 : next_token_cost rho = 0.
+  apply/eqP; rewrite eq_le cost_le0 sumr_ge0 // => s _.
+  by apply: sumr_ge0 => y _; apply: term_ge0.
+have inner_ge0 s : 0 <= \sum_y mixture w qs y *
+    KL L (next_token (mixture w qs) s y) (gated_law rho s y).
+  by apply: sumr_ge0 => y _; apply: term_ge0.
+have := sum_nonneg_eq0 (term_ge0 t) (sum_nonneg_eq0 inner_ge0 cost0 t) x.
+move=> /eqP; rewrite mulf_eq0 gt_eqF //= => /eqP KL0.
+have [g_ge0 g1] := gated_sub_laws rho_sub t x.
+have q_ge0 := mixture_ge0 w_ge0 qs_ge0.
+by symmetry; apply: (gibbs_eq (L := L) (next_law t q_ge0 q_gt0) g_ge0 g1 (cov t x)); rewrite KL0.
+Qed.
+
+(** B10, D7 costs 0: with the Bayes gate r_k(x^{≤t}) of the prefix the mixed next-token law is that
+    of q, at every prefix, and KL(q || q̂) = 0. *)
+Theorem B10_bayes :
+  (forall t x, gated_law (prefix_gate w qs) t x =1 next_token (mixture w qs) t x) /\
+  KL L (mixture w qs) (sequence_law (gated_law (prefix_gate w qs))) = 0.
+Proof.
+have same t x : gated_law (prefix_gate w qs) t x =1 next_token (mixture w qs) t x.
+  by move=> v; rewrite next_mixture.
+split=> //; rewrite B10.
+- apply: big1 => t _; apply: big1 => x _; rewrite /KL big1 ?mulr0 // => v _; rewrite same.
+  have [->|p_neq0] := eqVneq (next_token (mixture w qs) t x v) 0; first by rewrite mul0r.
+  by rewrite divff // ln1 mulr0.
+- exact: gate_causal.
+- by move=> t x v; rewrite same.
+Qed.
+
+(** The likelihoods q_k(x^{t+1} | x^{≤t}) along x, 1 after the end. *)
+Definition likelihoods x (t : nat) (k : K) : R :=
+  if insub t is Some i then exact_experts k i x (x i) else 1.
+
+(** B10, the gate of B10_bayes is D7's running gate: started at w and multiplied token by token with
+    the experts' likelihoods, at every prefix of positive mass. *)
+Theorem B10_running t x k : 0 < mixture w qs x ->
+  running_gate w (likelihoods x) (t : 'I_n) k = prefix_gate w qs t x k.
+Proof.
+move=> q_gt0; have f_ge0 s : nonneg (likelihoods x s).
+  by move=> j; rewrite /likelihoods; case: insubP => [i _ _|_]; rewrite ?ler01 ?token_ge0.
+have prodE j (s : nat) : (s <= n)%N -> \prod_(i < s) likelihoods x i j = mass (qs j) (before s) x.
+  elim: s => [|s IH] sn; first by rewrite big_ord0 mass_before0.
+  rewrite big_ord_recr /= IH ?(ltnW sn) // /likelihoods insubT /exact_experts next_own /=.
+  have [m0|m_neq0] := eqVneq (mass (qs j) (before s) x) 0; last by rewrite mulrC divfK.
+  rewrite m0 mul0r; apply/esym/eqP; rewrite eq_le mass_ge0 // andbT -m0.
+  rewrite [X in _ <= X]big_mkcond [X in X <= _]big_mkcond; apply: ler_sum => y _.
+  have [/agree_onP xy|_] := boolP (agree_on (before s.+1) x y); last by case: ifP.
+  by rewrite (_ : agree_on _ _ _) //; apply/agree_onP => i /ltnW; exact: xy.
+have mixE : mixture w (fun j (_ : unit) => \prod_(i < t) likelihoods x i j) tt =
+    mixture w (fun j => mass (qs j) (before t) ) x.
+  by apply: eq_bigr => j _; rewrite prodE // ltnW.
+rewrite S7_gate_is_bayes // /gate mixE; first by rewrite prodE // ltnW.
+rewrite -mass_mixture mass_gt0 //; exact: mixture_ge0.
+Qed.
+
+End Gates.
+
+Section Rates.
+Variables (R : realFieldType) (L : logarithm R).
+
+(** u log(u/û) − u + û. *)
+Definition rate_cost (u uh : R) : R := u * L (u / uh) - u + uh.
+
+(** Σ_{v≠z} [u log(u/û) − u + û]. *)
+Definition generalized_KL (X : finType) (z : X) (u uh : X -> R) : R :=
+  \sum_(v | v != z) rate_cost (u v) (uh v).
+
+(** −κ̇/(1−κ) [p̂(z) − δ_{x_1}(z) + (1 − δ_{x_1}(z)) log p̂(x_1)]. *)
+Definition token_generalized_KL (S : finType) (kappa dkappa : R) (ph : S -> R) (x1 z : S) : R :=
+  - (dkappa / (1 - kappa)) * (ph z - delta x1 z + (1 - delta x1 z) * L (ph x1)).
+
+(** L2, the identity at one token. For the velocities u towards x_1 and û towards p̂ of the mixture
+    path, Σ_{v≠z} [u log(u/û) − u + û] =
+    −κ̇/(1−κ) [p̂(z) − δ_{x_1}(z) + (1 − δ_{x_1}(z)) log p̂(x_1)]. Here κ̇ ≥ 0, κ < 1, the masses p̂
+    sum to 1 and p̂(x_1) > 0 unless x_1 = z, else both sides are infinite. That p̂ is nonnegative is
+    not needed. The bound by the integral over time is not proved here. *)
+Theorem L2_token (S : finType) kappa dkappa (ph : S -> R) (x1 z : S) :
+  0 <= dkappa -> kappa < 1 -> \sum_v ph v = 1 -> (x1 != z -> 0 < ph x1) ->
+  generalized_KL z (fun v => mixture_velocity kappa dkappa x1 v z)
+    (fun v => posterior_to_velocity kappa dkappa ph v z) =
+  token_generalized_KL kappa dkappa ph x1 z.
+Proof.
+move=> dk_ge0 k_lt1 ph1 ph_gt0; rewrite /generalized_KL /token_generalized_KL.
+rewrite /mixture_velocity /posterior_to_velocity; set a := dkappa / (1 - kappa).
+have a_ge0 : 0 <= a by rewrite divr_ge0 // subr_ge0 ltW.
+have rest : \sum_(v | v != z) ph v = 1 - ph z.
+  by rewrite -ph1 [in RHS](bigD1 z) //= addrAC subrr add0r.
+transitivity (\sum_(v | v != z) (a * ph v + delta x1 v * (a * - L (ph x1) - a))).
+  apply: eq_bigr => v vz; rewrite /rate_cost /delta (negPf vz) !subr0.
+  have [vx1|_] := eqVneq v x1; last first.
+    by rewrite !mulr0 !mul0r sub0r oppr0 add0r addr0.
+  rewrite /= mulr1 mul1r vx1; case: (nonneg_case a_ge0) => [->|a_gt0].
+    by rewrite !mul0r !subrr addr0.
+  have x1z : x1 != z by rewrite -vx1.
+  have -> : a / (a * ph x1) = (ph x1)^-1.
+    by rewrite invfM mulrA divff ?mul1r // lt0r_neq0.
+  by rewrite lnV ?ph_gt0 //; ring.
+rewrite big_split /= -mulr_sumr rest -mulr_suml.
+have -> : \sum_(v | v != z) delta x1 v = 1 - delta x1 z :> R.
+  by rewrite -(sum_delta1 R x1) [in RHS](bigD1 z) //= addrAC subrr add0r.
+by ring.
+Qed.
+
+(** The log-sum inequality. *)
+Lemma log_sum (K : finType) (a b : K -> R) : nonneg a -> nonneg b -> covers b a ->
+  (\sum_k a k) * L ((\sum_k a k) / (\sum_k b k)) <= \sum_k a k * L (a k / b k).
+Proof.
+move=> a_ge0 b_ge0 b_a; rewrite -/(KL L a b).
+have A_ge0 : 0 <= \sum_k a k by apply: sumr_ge0.
+case: (nonneg_case A_ge0) => [A0|A_gt0].
+  by rewrite A0 mul0r /KL big1 // => k _; rewrite (sum_nonneg_eq0 a_ge0 A0) mul0r.
+have B_gt0 : 0 < \sum_k b k.
+  have [k ak|none] := pickP (fun k => 0 < a k).
+    exact: lt_le_trans (b_a k ak) (sum_ge_term k b_ge0).
+  move: A_gt0; rewrite big1 ?ltxx // => k _.
+  by case: (nonneg_case (a_ge0 k)) => // ak; have := none k; rewrite ak.
+rewrite (KL_scale L a_ge0 b_a A_gt0 B_gt0) ler_addl mulr_ge0 //.
+apply: gibbs.
+- by split=> [k|]; [rewrite divr_ge0 | rewrite -mulr_suml divff // lt0r_neq0].
+- by move=> k; rewrite divr_ge0 // ltW.
+- by rewrite -mulr_suml divff // lt0r_neq0.
+by move=> k; rewrite pmulr_lgt0 ?invr_gt0 // => /b_a bk; rewrite divr_gt0.
+Qed.
+
+(** r_k u^k for every expert, as masses. *)
+Definition weighted_rates (K X : finType) (r : K -> R) (u : K -> X -> R) (k : K) (v : X) : R :=
+  r k * u k v.
+
+(** B8, the rates at one time and state: with û = Σ_k r̂_k û^k and u = Σ_k r_k u^k,
+    Σ_{y≠x} [u log(u/û) − u + û] ≤ Σ_k of the same for r_k u^k against r̂_k û^k. The products r_k u^k
+    and r̂_k û^k are nonnegative off the diagonal, and r̂_k û^k(y) > 0 wherever r_k u^k(y) > 0, else
+    the right side is infinite. Weights need not sum to 1. The bound of the divergence of the laws
+    by an integral over time is not proved here. *)
+Theorem B8_rates (K X : finType) (r rh : K -> R) (u uh : K -> X -> R) (x : X) :
+  (forall k y, y != x -> 0 <= r k * u k y) -> (forall k y, y != x -> 0 <= rh k * uh k y) ->
+  (forall k y, y != x -> 0 < r k * u k y -> 0 < rh k * uh k y) ->
+  generalized_KL x (mixture r u) (mixture rh uh) <=
+  \sum_k generalized_KL x (weighted_rates r u k) (weighted_rates rh uh k).
+Proof.
+move=> ru_ge0 ruh_ge0 cov; rewrite /generalized_KL exchange_big; apply: ler_sum => y yx /=.
+rewrite /rate_cost big_split sumrB /= ler_add2r ler_add2r.
+apply: (@log_sum K (fun k => r k * u k y) (fun k => rh k * uh k y)) => k.
+- exact: ru_ge0.
+- exact: ruh_ge0.
+exact: cov.
+Qed.
+
+End Rates.
