@@ -222,3 +222,123 @@ exact: cov.
 Qed.
 
 End Rates.
+
+(** A chain whose every step is at least that of another chain times a positive weight reaches the
+    final state with a probability bounded by the weights' mean logarithms (Jensen at each step). *)
+Section ChainBound.
+Variables (R : realFieldType) (L : logarithm R).
+
+Lemma jensen (X : finType) (p g : X -> R) : law p -> (forall x, 0 < p x -> 0 < g x) ->
+  0 < \sum_x p x * g x /\ \sum_x p x * L (g x) <= L (\sum_x p x * g x).
+Proof.
+move=> [p_ge0 p1] g_gt0; have pg_ge0 x : 0 <= p x * g x.
+  by case: (nonneg_case (p_ge0 x)) => [->|px]; rewrite ?mul0r // mulr_ge0 // ltW ?g_gt0.
+have G_gt0 : 0 < \sum_x p x * g x.
+  have [x px|none] := pickP (fun x => 0 < p x).
+    by apply: lt_le_trans (sum_ge_term x pg_ge0); rewrite mulr_gt0 ?g_gt0.
+  have : 0 < \sum_x p x by rewrite p1 ltr01.
+  rewrite big1 ?ltxx // => x _.
+  by case: (nonneg_case (p_ge0 x)) => // px; have := none x; rewrite px.
+split=> //; set G := \sum_x _ in G_gt0 *.
+have : \sum_x p x * (L (g x) - L G) <= \sum_x (p x * g x / G - p x).
+  apply: ler_sum => x _; case: (nonneg_case (p_ge0 x)) => [->|px].
+    by rewrite !mul0r subrr.
+  have gx := g_gt0 x px; rewrite -ln_div // -mulrA -[X in _ <= _ - X]mulr1 -mulrBr.
+  by rewrite ler_pmul2l // ln_le // divr_gt0.
+rewrite sumrB -mulr_suml p1 divff ?subrr ?lt0r_neq0 //.
+by under eq_bigr do rewrite mulrBr; rewrite sumrB -mulr_suml p1 mul1r subr_le0.
+Qed.
+
+Variables (Z : finType) (goal : Z) (P Tr w : nat -> Z -> Z -> R) (c : nat -> Z -> R).
+
+(** The probability of P's chain to be at the goal n steps after step t, from z. *)
+Fixpoint hitting (n t : nat) (z : Z) : R :=
+  if n is n'.+1 then \sum_y hitting n' t.+1 y * P t y z else delta z goal.
+
+Lemma hitting_run p n t :
+  \sum_z hitting n t z * run P p t z = run P p (n + t)%N goal.
+Proof.
+elim: n t => [|n IH] t /=; first exact: (sum_delta_point goal (run P p t)).
+under eq_bigr do rewrite mulr_suml; rewrite exchange_big /=.
+rewrite -[RHS]/(run P p (n + t).+1 goal) -addnS -IH; apply: eq_bigr => y _ /=.
+by rewrite /push_forward mulr_sumr; apply: eq_bigr => z _; rewrite mulrA.
+Qed.
+
+(** E Σ of −log of the weights of step t, under the other chain. *)
+Definition step_price (t : nat) : R := \sum_z c t z * \sum_y Tr t y z * - L (w t y z).
+
+Variable T : nat.
+Hypotheses (c_ge0 : forall t, nonneg (c t)) (P_ge0 : forall t y z, (t < T)%N -> 0 <= P t y z)
+  (Tr_law : forall t z, (t < T)%N -> 0 < c t z -> law (fun y => Tr t y z))
+  (c_next : forall t y, (t < T)%N -> push_forward (Tr t) (c t) y = c t.+1 y)
+  (w_gt0 : forall t y z, (t < T)%N -> 0 < c t z -> 0 < Tr t y z -> 0 < w t y z)
+  (P_ge : forall t y z, (t < T)%N -> 0 < c t z -> Tr t y z * w t y z <= P t y z)
+  (c_end : forall z, 0 < c T z -> z = goal).
+
+Lemma hitting_ge0 n t z : (n + t = T)%N -> 0 <= hitting n t z.
+Proof.
+elim: n t z => [|n IH] t z nt /=; first exact: delta_ge0.
+apply: sumr_ge0 => y _; rewrite mulr_ge0 ?IH ?addnS //.
+by apply: P_ge0; rewrite -nt addSn ltnS leq_addl.
+Qed.
+
+Lemma chain_bound n t : (n + t = T)%N ->
+  (forall z, 0 < c t z -> 0 < hitting n t z) /\
+  \sum_z c t z * - L (hitting n t z) <= \sum_(s < n) step_price (t + s)%N.
+Proof.
+elim: n t => [|n IH] t nt /=.
+  rewrite add0n in nt; rewrite big_ord0 nt; split=> [z /c_end ->|].
+    by rewrite /delta eqxx ltr01.
+  rewrite big1 ?lexx // => z _; case: (nonneg_case (c_ge0 T z)) => [->|/c_end ->].
+    by rewrite mul0r.
+  by rewrite /delta eqxx ln1 oppr0 mulr0.
+have tT : (t < T)%N by rewrite -nt addSn ltnS leq_addl.
+have nt' : (n + t.+1 = T)%N by rewrite addnS.
+have [V_gt0 bound] := IH _ nt'.
+have next_gt0 y z : 0 < c t z -> 0 < Tr t y z -> 0 < c t.+1 y.
+  move=> cz Ty; rewrite -c_next //; apply: lt_le_trans (sum_ge_term z _).
+    by rewrite mulr_gt0.
+  move=> z'; case: (nonneg_case (c_ge0 t z')) => [->|cz']; first by rewrite mulr0.
+  by rewrite mulr_ge0 //; case: (Tr_law tT cz').
+have step z : 0 < c t z -> 0 < \sum_y hitting n t.+1 y * P t y z /\
+    - L (\sum_y hitting n t.+1 y * P t y z) <=
+    \sum_y Tr t y z * (- L (w t y z) + - L (hitting n t.+1 y)).
+  move=> cz; have g_gt0 y : 0 < Tr t y z -> 0 < w t y z * hitting n t.+1 y.
+    by move=> Ty; rewrite mulr_gt0 ?w_gt0 // V_gt0 // (next_gt0 y z).
+  have [G_gt0 le] := jensen (Tr_law tT cz) g_gt0.
+  have PG : \sum_y Tr t y z * (w t y z * hitting n t.+1 y) <= \sum_y hitting n t.+1 y * P t y z.
+    apply: ler_sum => y _; rewrite mulrA [X in _ <= X]mulrC.
+    by apply: ler_wpmul2r; [apply: hitting_ge0 | apply: P_ge].
+  split; first exact: lt_le_trans PG.
+  rewrite ler_oppl; apply: le_trans (ln_homo L G_gt0 PG); apply: le_trans le.
+  rewrite -sumrN; apply: ler_sum => y _.
+  have [T_ge0 _] := Tr_law tT cz; case: (nonneg_case (T_ge0 y)) => [->|Ty].
+    by rewrite !mul0r oppr0.
+  by rewrite lnM ?w_gt0 ?V_gt0 ?(next_gt0 y z) // -opprD mulrN opprK.
+split=> [z /step [] //|].
+rewrite big_ord_recl addn0.
+under [X in _ <= _ + X]eq_bigr do rewrite /= /bump leq0n add1n addnS -addSn.
+apply: le_trans (ler_add (lexx _) bound); rewrite /step_price.
+under [X in _ <= _ + X]eq_bigr do rewrite -c_next // /push_forward mulr_suml.
+rewrite [X in _ <= _ + X]exchange_big -big_split; apply: ler_sum => z _ /=.
+case: (nonneg_case (c_ge0 t z)) => [->|cz].
+  by rewrite !mul0r big1 ?addr0 // => y _; rewrite mulr0 mul0r.
+have [_ le] := step z cz; apply: le_trans (ler_wpmul2l (c_ge0 t z) le) _.
+rewrite mulr_sumr mulr_sumr -big_split /= le_eqVlt; apply/orP; left; apply/eqP.
+by apply: eq_bigr => y _ /=; ring.
+Qed.
+
+Lemma chain_bound_start z0 : c 0%N =1 delta z0 -> 0 < run P (delta z0) T goal /\
+  - L (run P (delta z0) T goal) <= \sum_(t < T) step_price t.
+Proof.
+move=> c0; have [V_gt0 bound] := chain_bound (addn0 T).
+have runE : run P (delta z0) T goal = hitting T 0 z0.
+  rewrite -{1}(addn0 T) -hitting_run /=.
+  by under eq_bigr do rewrite mulrC; exact: sum_delta.
+have c00 : 0 < c 0%N z0 by rewrite c0 /delta eqxx ltr01.
+rewrite runE; split; first exact: V_gt0.
+apply: le_trans _ bound; under eq_bigr do rewrite c0.
+by rewrite sum_delta.
+Qed.
+
+End ChainBound.
