@@ -268,7 +268,7 @@ Qed.
 Definition step_price (t : nat) : R := \sum_z c t z * \sum_y Tr t y z * - L (w t y z).
 
 Variable T : nat.
-Hypotheses (c_ge0 : forall t, nonneg (c t)) (P_ge0 : forall t y z, (t < T)%N -> 0 <= P t y z)
+Hypotheses (c_ge0 : forall t, (t <= T)%N -> nonneg (c t)) (P_ge0 : forall t y z, (t < T)%N -> 0 <= P t y z)
   (Tr_law : forall t z, (t < T)%N -> 0 < c t z -> law (fun y => Tr t y z))
   (c_next : forall t y, (t < T)%N -> push_forward (Tr t) (c t) y = c t.+1 y)
   (w_gt0 : forall t y z, (t < T)%N -> 0 < c t z -> 0 < Tr t y z -> 0 < w t y z)
@@ -289,7 +289,7 @@ Proof.
 elim: n t => [|n IH] t nt /=.
   rewrite add0n in nt; rewrite big_ord0 nt; split=> [z /c_end ->|].
     by rewrite /delta eqxx ltr01.
-  rewrite big1 ?lexx // => z _; case: (nonneg_case (c_ge0 T z)) => [->|/c_end ->].
+  rewrite big1 ?lexx // => z _; case: (nonneg_case (c_ge0 (leqnn T) z)) => [->|/c_end ->].
     by rewrite mul0r.
   by rewrite /delta eqxx ln1 oppr0 mulr0.
 have tT : (t < T)%N by rewrite -nt addSn ltnS leq_addl.
@@ -298,8 +298,8 @@ have [V_gt0 bound] := IH _ nt'.
 have next_gt0 y z : 0 < c t z -> 0 < Tr t y z -> 0 < c t.+1 y.
   move=> cz Ty; rewrite -c_next //; apply: lt_le_trans (sum_ge_term z _).
     by rewrite mulr_gt0.
-  move=> z'; case: (nonneg_case (c_ge0 t z')) => [->|cz']; first by rewrite mulr0.
-  by rewrite mulr_ge0 //; case: (Tr_law tT cz').
+  move=> z'; case: (nonneg_case (c_ge0 (ltnW tT) z')) => [->|cz']; first by rewrite mulr0.
+  by rewrite mulr_ge0 ?(ltW cz') //; case: (Tr_law tT cz').
 have step z : 0 < c t z -> 0 < \sum_y hitting n t.+1 y * P t y z /\
     - L (\sum_y hitting n t.+1 y * P t y z) <=
     \sum_y Tr t y z * (- L (w t y z) + - L (hitting n t.+1 y)).
@@ -321,9 +321,9 @@ under [X in _ <= _ + X]eq_bigr do rewrite /= /bump leq0n add1n addnS -addSn.
 apply: le_trans (ler_add (lexx _) bound); rewrite /step_price.
 under [X in _ <= _ + X]eq_bigr do rewrite -c_next // /push_forward mulr_suml.
 rewrite [X in _ <= _ + X]exchange_big -big_split; apply: ler_sum => z _ /=.
-case: (nonneg_case (c_ge0 t z)) => [->|cz].
+case: (nonneg_case (c_ge0 (ltnW tT) z)) => [->|cz].
   by rewrite !mul0r big1 ?addr0 // => y _; rewrite mulr0 mul0r.
-have [_ le] := step z cz; apply: le_trans (ler_wpmul2l (c_ge0 t z) le) _.
+have [_ le] := step z cz; apply: le_trans (ler_wpmul2l (c_ge0 (ltnW tT) z) le) _.
 rewrite mulr_sumr mulr_sumr -big_split /= le_eqVlt; apply/orP; left; apply/eqP.
 by apply: eq_bigr => y _ /=; ring.
 Qed.
@@ -342,3 +342,206 @@ by rewrite sum_delta.
 Qed.
 
 End ChainBound.
+
+Section Grid.
+Variables (R : realFieldType) (L : logarithm R) (I S : finType) (m : S).
+Notation states := {ffun I -> S}.
+Notation pairs := (states * states)%type.
+Implicit Types (x z : states) (kappa : nat -> I -> R) (phat : nat -> I -> S -> states -> R).
+
+(** Revealed tokens are carried over: 1[z^i = m] λ^i [p̂^i(v | z) − δ_{z^i}(v)]. *)
+Definition carry_over_velocity (k k' : I -> R) (ph : I -> S -> states -> R) (i : I) (v : S) z : R :=
+  (z i == m)%:R * step_size (k i) (k' i) * (ph i v z - delta (z i) v).
+
+(** The model's step from κ_t to κ_{t+1}, all positions at once. *)
+Definition model_steps kappa phat (t : nat) : states -> states -> R :=
+  step_kernel (carry_over_velocity (kappa t) (kappa t.+1) (phat t)).
+
+(** Σ_t Σ_i λ_t^i E[1[X_t^i = m] (−log p̂^i(x_1^i | X_t)) | x_0, x_1]. *)
+Definition grid_loss kappa phat (T : nat) (h : pairs) : R :=
+  \sum_(t < T) \sum_i step_size (kappa t i) (kappa t.+1 i) *
+    \sum_z conditional_path (kappa t) h z * ((z i == m)%:R * - L (phat t i (h.2 i) z)).
+
+(** The product over the newly revealed positions of p̂^i(x_1^i | z). *)
+Definition revealed_weight (ph : I -> S -> states -> R) x1 (y z : states) : R :=
+  \prod_i (if (z i == m) && (y i != m) then ph i (x1 i) z else 1).
+
+Lemma pair_kernelE (k k' : I -> R) x0 x1 y z :
+  step_kernel (pair_velocity k k' (x0, x1)) y z =
+  conditional_path (fun i => step_size (k i) (k' i)) (z, x1) y.
+Proof.
+apply: eq_bigr => i _; rewrite /pair_velocity /conditional_velocity /mixture_token /=.
+by ring.
+Qed.
+
+Lemma conditional_support (k : I -> R) x0 x1 z i :
+  0 < conditional_path k (x0, x1) z -> (z i == x0 i) || (z i == x1 i).
+Proof.
+apply: contraLR; rewrite negb_or => /andP [/negPf z0 /negPf z1].
+rewrite /conditional_path /product_law (bigD1 i) //= /mixture_token /delta z0 z1.
+by rewrite !mulr0 addr0 mul0r ltxx.
+Qed.
+
+(** How far the true chain lies below the model's: factor by factor. *)
+Lemma model_step_ge (k k' : I -> R) (ph : I -> S -> states -> R) x0 x1 y z :
+  (forall i, 0 <= step_size (k i) (k' i) <= 1) -> (forall i v, 0 <= ph i v z) ->
+  (forall i, x1 i != m) -> (forall i, (z i == m) || (z i == x1 i)) ->
+  step_kernel (pair_velocity k k' (x0, x1)) y z * revealed_weight ph x1 y z <=
+  step_kernel (carry_over_velocity k k' ph) y z.
+Proof.
+move=> l01 ph_ge0 data zP; rewrite pair_kernelE -big_split.
+apply: ler_prod => i _ /=; have /andP [l_ge0 l_le1] := l01 i.
+have l1_ge0 : 0 <= 1 - step_size (k i) (k' i) by rewrite subr_ge0.
+have w_ge0 : 0 <= (if (z i == m) && (y i != m) then ph i (x1 i) z else 1).
+  by case: ifP => _; rewrite ?ler01.
+rewrite mulr_ge0 ?mixture_token_ge0 ?l01 //=.
+rewrite /mixture_token /carry_over_velocity; have := zP i.
+have [zm _|zm /= /eqP zx] := eqVneq (z i) m; last first.
+  by rewrite zx !mul0r addr0 mulr1 -mulrDl subrK mul1r.
+rewrite /= mul1r zm; have [ym|ym] := eqVneq (y i) m.
+  rewrite ym /delta eqxx eq_sym (negPf (data i)) /= !mulr1 mulr0 addr0.
+  rewrite -subr_ge0 (_ : _ - _ = step_size (k i) (k' i) * ph i m z); last by ring.
+  by rewrite mulr_ge0.
+rewrite /= /delta (negPf ym) mulr0 subr0 !add0r.
+have [->|_] := eqVneq (y i) (x1 i); first by rewrite mulr1.
+by rewrite mulr0 mul0r mulr_ge0.
+Qed.
+
+Lemma model_step_ge0 (k k' : I -> R) (ph : I -> S -> states -> R) y z :
+  (forall i, 0 <= step_size (k i) (k' i) <= 1) -> (forall i v, 0 <= ph i v z) ->
+  0 <= step_kernel (carry_over_velocity k k' ph) y z.
+Proof.
+move=> l01 ph_ge0; apply: prodr_ge0 => i _; rewrite /carry_over_velocity.
+have /andP [l_ge0 l_le1] := l01 i.
+case: (z i == m); last by rewrite !mul0r addr0 delta_ge0.
+have -> : delta (z i) (y i) + 1 * step_size (k i) (k' i) * (ph i (y i) z - delta (z i) (y i)) =
+  (1 - step_size (k i) (k' i)) * delta (z i) (y i) + step_size (k i) (k' i) * ph i (y i) z :> R.
+  by ring.
+by rewrite addr_ge0 ?mulr_ge0 ?delta_ge0 ?subr_ge0.
+Qed.
+
+(** The mean of the weight's logarithm over one step of the true chain. *)
+Lemma step_price_at (k k' : I -> R) (ph : I -> S -> states -> R) x0 x1 z :
+  (forall i, 0 <= step_size (k i) (k' i) <= 1) -> (forall i, x1 i != m) ->
+  (forall i, z i == m -> 0 < step_size (k i) (k' i) -> 0 < ph i (x1 i) z) ->
+  (forall i, (z i == m) || (z i == x1 i)) ->
+  (forall y, 0 < step_kernel (pair_velocity k k' (x0, x1)) y z -> 0 < revealed_weight ph x1 y z) /\
+  \sum_y step_kernel (pair_velocity k k' (x0, x1)) y z * - L (revealed_weight ph x1 y z) =
+  \sum_i step_size (k i) (k' i) * ((z i == m)%:R * - L (ph i (x1 i) z)).
+Proof.
+move=> l01 data ph_gt0 zP; pose lam i := step_size (k i) (k' i).
+have Tr_ge0 y : 0 <= conditional_path lam (z, x1) y by apply: conditional_path_ge0.
+have factor_gt0 y i : 0 < conditional_path lam (z, x1) y ->
+    0 < (if (z i == m) && (y i != m) then ph i (x1 i) z else 1).
+  move=> Ty; case: ifP => [/andP [zm ym]|_]; last exact: ltr01.
+  apply: ph_gt0 => //; rewrite lt_neqAle eq_sym; have /andP [-> _] := l01 i; rewrite andbT.
+  apply: contraTneq Ty => l0; rewrite /conditional_path /product_law (bigD1 i) //=.
+  rewrite /mixture_token /lam l0 subr0 mul1r mul0r addr0 /delta (eqP zm) (negPf ym) mul0r.
+  by rewrite ltxx.
+split=> [y|]; first by rewrite pair_kernelE => Ty; apply: prodr_gt0 => i _; apply: factor_gt0.
+under eq_bigr do rewrite pair_kernelE -/lam.
+transitivity (\sum_y conditional_path lam (z, x1) y *
+    \sum_i (y i != m)%:R * ((z i == m)%:R * - L (ph i (x1 i) z))).
+  apply: eq_bigr => y _; case: (nonneg_case (Tr_ge0 y)) => [->|Ty]; first by rewrite !mul0r.
+  congr (_ * _); rewrite /revealed_weight ln_prod => [|i]; last exact: factor_gt0.
+  rewrite -sumrN; apply: eq_bigr => i _.
+  by case: (z i == m); case: (y i != m); rewrite /= ?ln1 !(mul1r, mul0r, mulr0, oppr0).
+under eq_bigr do rewrite mulr_sumr; rewrite exchange_big; apply: eq_bigr => i _ /=.
+under eq_bigr do rewrite mulrA; rewrite -mulr_suml.
+have [zm|_] := eqVneq (z i) m; last by rewrite !mul0r !mulr0.
+congr (_ * _).
+have tokenE : \sum_(y : states) (y i == m)%:R * conditional_path lam (z, x1) y = 1 - lam i.
+  transitivity (mixture_token (lam i) (z i) (x1 i) m).
+    by apply: (token_law_product (p := fun i => mixture_token (lam i) (z i) (x1 i))) => j;
+      apply: sum_mixture_token.
+  rewrite /mixture_token /delta zm eqxx [m == x1 i]eq_sym (negPf (data i)).
+  by rewrite mulr1 mulr0 addr0.
+transitivity (\sum_(y : states) (conditional_path lam (z, x1) y -
+    (y i == m)%:R * conditional_path lam (z, x1) y)).
+  apply: eq_bigr => y _.
+  by case: (y i == m); rewrite /= ?(mulr0, mulr1, mul0r, mul1r) ?subrr ?subr0.
+by rewrite sumrB tokenE sum_conditional_path opprB addrC subrK.
+Qed.
+
+(** What L5 asks of a grid between the prompt x_0 and x_1: it starts at 0, does not decrease or
+    exceed 1, and is 1 at the end wherever x_1 is not given by the prompt. *)
+Definition grid kappa (T : nat) (h : pairs) : Prop :=
+  [/\ forall i, kappa 0%N i = 0, forall t i, (t < T)%N -> kappa t i <= kappa t.+1 i,
+      forall i, kappa T i <= 1 & forall i, h.1 i != h.2 i -> kappa T i = 1].
+
+Lemma grid_ge0 kappa T h t i : grid kappa T h -> (t <= T)%N -> 0 <= kappa t i.
+Proof.
+move=> [k0 le _ _]; elim: t => [|t IH] tT; first by rewrite k0.
+exact: le_trans (IH (ltnW tT)) (le t i tT).
+Qed.
+
+Lemma grid_le1 kappa T h t i : grid kappa T h -> (t <= T)%N -> kappa t i <= 1.
+Proof.
+move=> [_ le kT _] tT; suff back n : (n <= T)%N -> kappa (T - n)%N i <= 1.
+  by rewrite -(subKn tT) back // leq_subr.
+elim: n => [|n IH] nT; first by rewrite subn0.
+apply: le_trans (IH (ltnW nT)); rewrite -(subnSK nT); apply: le.
+by rewrite ltn_subrL /= (leq_ltn_trans _ nT).
+Qed.
+
+(** L5. From the prompt x_0, masks and tokens of x_1, on any grid κ(t, i), the model's chain ends in
+    x_1 with a positive probability, and
+    −log p̂_T(x_1) ≤ Σ_t Σ_i λ_t^i E[1[X_t^i = m] (−log p̂^i(x_1^i | X_t))].
+    X_t is the masked path of x_1, the model starts from x_0, and revealed tokens are carried over.
+    The data x_1 have no masks. The masses p̂^i(v | z) are nonnegative, and p̂^i(x_1^i | z) > 0 at
+    every step that may reveal i from a state that X_t may be in, else the right side is infinite.
+    Unnecessary: that the p̂^i are laws, or give the mask no mass. Nothing is asked of p̂ across times,
+    and several positions may move at once. *)
+Theorem L5 kappa phat (T : nat) (x0 x1 : states) : grid kappa T (x0, x1) ->
+  (forall i, x1 i != m) -> (forall i, (x0 i == m) || (x0 i == x1 i)) ->
+  (forall t i v z, (t < T)%N -> 0 <= phat t i v z) ->
+  (forall t i z, (t < T)%N -> 0 < conditional_path (kappa t) (x0, x1) z -> z i == m ->
+    0 < step_size (kappa t i) (kappa t.+1 i) -> 0 < phat t i (x1 i) z) ->
+  0 < run (model_steps kappa phat) (delta x0) T x1 /\
+  - L (run (model_steps kappa phat) (delta x0) T x1) <= grid_loss kappa phat T (x0, x1).
+Proof.
+move=> kP data x0P ph_ge0 ph_gt0; have [k0 k_le _ k_end] := kP.
+have l01 t : (t < T)%N -> forall i, 0 <= step_size (kappa t i) (kappa t.+1 i) <= 1.
+  by move=> tT i; apply: Q2_step_size; [apply: k_le | apply: (grid_le1 _ kP)].
+have k01 t : (t <= T)%N -> forall i, 0 <= kappa t i <= 1.
+  by move=> tT i; rewrite (grid_ge0 i kP) ?(grid_le1 i kP).
+have zP t z : 0 < conditional_path (kappa t) (x0, x1) z -> forall i, (z i == m) || (z i == x1 i).
+  move=> cz i; case/orP: (conditional_support i cz) => /eqP ->; first exact: x0P.
+  by rewrite eqxx orbT.
+have price t z : (t < T)%N -> 0 < conditional_path (kappa t) (x0, x1) z -> _ :=
+  fun tT cz => @step_price_at (kappa t) (kappa t.+1) (phat t) x0 x1 z (l01 t tT) data
+    (fun i => ph_gt0 t i z tT cz) (zP t z cz).
+pose Tr t := step_kernel (pair_velocity (kappa t) (kappa t.+1) (x0, x1)).
+suff [p_gt0 le] : 0 < run (model_steps kappa phat) (delta x0) T x1 /\
+    - L (run (model_steps kappa phat) (delta x0) T x1) <=
+    \sum_(t < T) step_price L Tr (fun t => revealed_weight (phat t) x1)
+      (fun t => conditional_path (kappa t) (x0, x1)) t.
+  split=> //; apply: le_trans le _.
+  rewrite le_eqVlt; apply/orP; left; apply/eqP; apply: eq_bigr => t _.
+  under [RHS]eq_bigr do rewrite mulr_sumr; rewrite exchange_big /step_price.
+  apply: eq_bigr => z _ /=.
+  case: (nonneg_case (conditional_path_ge0 (x0, x1) (k01 t (ltnW (ltn_ord t))) z)) => [->|cz].
+    by rewrite mul0r big1 // => i _; rewrite mul0r mulr0.
+  have [_ ->] := price t z (ltn_ord t) cz.
+  by rewrite mulr_sumr; apply: eq_bigr => i _; rewrite mulrCA.
+apply: chain_bound_start; rewrite ?/Tr {Tr}.
+- by move=> t tT z; apply: conditional_path_ge0; apply: k01.
+- by move=> t y z tT; apply: model_step_ge0; [apply: l01 | move=> i v; apply: ph_ge0].
+- move=> t z tT _; split=> [y|].
+    by rewrite pair_kernelE; apply: conditional_path_ge0; apply: l01.
+  by under eq_bigr do rewrite pair_kernelE; apply: sum_conditional_path.
+- move=> t y tT; apply: Q3_joint => i k1; apply/eqP.
+  by rewrite eq_le (grid_le1 i kP) //= -k1 k_le.
+- by move=> t y z tT cz; case: (price t z tT cz) => + _; apply.
+- move=> t y z tT cz; apply: model_step_ge => //; [exact: l01 | | exact: zP cz].
+  by move=> i v; apply: ph_ge0.
+- move=> z cz; apply/ffunP => i; have := conditional_support i cz.
+  have [<-|x01] := eqVneq (x0 i) (x1 i); first by rewrite orbb => /eqP.
+  move=> /orP [/eqP z0|/eqP //]; move: cz.
+  rewrite /conditional_path /product_law (bigD1 i) //= /mixture_token (k_end i x01) subrr.
+  by rewrite mul0r add0r mul1r z0 /delta (negPf x01) mul0r ltxx.
+- move=> z; rewrite -delta_all; apply: eq_bigr => i _.
+  by rewrite /mixture_token k0 subr0 mul1r mul0r addr0.
+Qed.
+
+End Grid.
