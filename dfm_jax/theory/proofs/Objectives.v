@@ -545,3 +545,123 @@ apply: chain_bound_start; rewrite ?/Tr {Tr}.
 Qed.
 
 End Grid.
+
+(** L5 with equality, and the weights of L3. *)
+Section Orders.
+Variables (R : realFieldType) (L : logarithm R) (I S : finType) (m : S) (s : I -> nat).
+Notation states := {ffun I -> S}.
+Notation all_m := ([ffun=> m] : states).
+Implicit Types (x z : states) (g : I -> S -> states -> R).
+
+(** L5, equality where every position is revealed in one step of its own choice s(i), λ_t^i in
+    {0, 1}, for any order and blocks: −log p̂_T(x_1) is the sum. Only the masses p̂^i(x_1^i | z) at
+    the states z of x_1's own path need be positive. *)
+Theorem L5_equality g (T : nat) x1 : (forall i, (s i < T)%N) ->
+  (forall i, 0 < g i (x1 i) (cut s (s i) x1 all_m)) ->
+  - L (run (model_steps m (order_table R s) (fun=> g)) (delta all_m) T x1) =
+  grid_loss L m (order_table R s) (fun=> g) T (all_m, x1).
+Proof.
+move=> le g_gt0.
+have cutm i : cut s (s i) x1 all_m i == m by rewrite !ffunE ltnn.
+have -> : grid_loss L m (order_table R s) (fun=> g) T (all_m, x1) =
+    \sum_i - L (g i (x1 i) (cut s (s i) x1 all_m)).
+  rewrite /grid_loss (A4_any_order (all_m, x1)
+    (fun _ i z => (z i == m)%:R * - L (g i (x1 i) z)) le) /=.
+  by apply: eq_bigr => i _; rewrite cutm mul1r.
+rewrite sumrN -ln_prod // -(S1 g all_m x1 le); congr (- L _).
+elim: T x1 {le g_gt0 cutm} => [//|t IH] x1 /=.
+apply: eq_bigr => z _; rewrite IH S1_any_order.
+have [/forallP from|_] := boolP (agree_from s t all_m z); last by rewrite !mul0r !mulr0.
+congr (_ * _); apply: eq_bigr => i _; congr (_ + _).
+have [_ _ _ _ step] := A1_any_order R s t i.
+rewrite /carry_over_velocity step /reveal_velocity -mulrA.
+have [st|_] := eqVneq (s i) t; last by rewrite !mul0r mulr0.
+by have := from i; rewrite st leqnn ffunE /= eq_sym => ->; rewrite !mul1r.
+Qed.
+
+End Orders.
+
+Section Integrals.
+Variable R : realFieldType.
+Implicit Types p q : {poly R}.
+
+(** An antiderivative, and the integral from 0 to 1. *)
+Definition primitive p : {poly R} := \poly_(i < (size p).+1) (p`_i.-1 / i%:R).
+Definition integral p : R := (primitive p).[1].
+
+Lemma coef_primitive p i : (primitive p)`_i = p`_i.-1 / i%:R.
+Proof.
+rewrite coef_poly; case: ltnP => // lt; case: i lt => [|i] lt; first by rewrite invr0 mulr0.
+by rewrite nth_default ?mul0r.
+Qed.
+
+Lemma primitive0 p : (primitive p).[0] = 0.
+Proof. by rewrite horner_coef0 coef_primitive invr0 mulr0. Qed.
+
+Lemma deriv_primitive p : (primitive p)^`() = p.
+Proof.
+apply/polyP => i; rewrite coef_deriv coef_primitive /= -mulr_natr divfK //.
+by rewrite pnatr_eq0.
+Qed.
+
+(** The integral of a derivative. *)
+Lemma integral_deriv q : integral q^`() = q.[1] - q.[0].
+Proof.
+have -> : q = primitive q^`() + (q`_0)%:P.
+  apply/polyP => i; rewrite coefD coef_primitive coefC coef_deriv.
+  case: i => [|i] /=; first by rewrite invr0 mulr0 add0r.
+  by rewrite addr0 -mulr_natr mulfK // pnatr_eq0.
+by rewrite !hornerD !hornerC primitive0 add0r addrK derivD derivC addr0 deriv_primitive.
+Qed.
+
+Lemma integral_linear a p q : integral (a *: p + q) = a * integral p + integral q.
+Proof.
+rewrite -{1}(deriv_primitive p) -{1}(deriv_primitive q) -derivZ -derivD integral_deriv.
+by rewrite !hornerD !hornerZ !primitive0 mulr0 addr0 subr0.
+Qed.
+
+Lemma integral0 : integral 0 = 0.
+Proof. by rewrite -(deriv0 R) integral_deriv !horner0 subrr. Qed.
+
+Lemma integral_sum (J : finType) (a : J -> R) (p : J -> {poly R}) :
+  integral (\sum_j a j *: p j) = \sum_j a j * integral (p j).
+Proof.
+elim/big_rec2: _ => [|j x y _ <-]; first exact: integral0.
+exact: integral_linear.
+Qed.
+
+(** κ^a (1−κ)^b. *)
+Definition reveal_poly (a b : nat) : {poly R} := 'X ^+ a * (1 - 'X) ^+ b.
+
+(** a! b! / (a + b + 1)!. *)
+Definition order_weight (a b : nat) : R := (a`! * b`!)%:R / ((a + b).+1)`!%:R.
+
+(** L3, the weights: ∫ κ^a (1−κ)^{M−1} dκ = a! (M−1)! / N!, N = a + M; b is M − 1. Over any field of
+    characteristic 0, the integral is that of polynomials. *)
+Theorem L3_weight a b : integral (reveal_poly a b) = order_weight a b.
+Proof.
+elim: b a => [|b IH] a.
+  rewrite /reveal_poly expr0 mulr1 /order_weight addn0 fact0 muln1.
+  have -> : 'X^a = (((a.+1)%:R)^-1 *: 'X^a.+1)^`() :> {poly R}.
+    by rewrite derivZ derivXn /= -scaler_nat scalerA mulVf ?scale1r // pnatr_eq0.
+  rewrite integral_deriv !hornerZ !hornerXn expr1n expr0n mulr0 subr0 mulr1.
+  rewrite factS natrM; field.
+  by rewrite -mulrS !pnatr_eq0 -lt0n fact_gt0.
+have -> : reveal_poly a b.+1 = (-1) *: reveal_poly a.+1 b + reveal_poly a b.
+  by rewrite /reveal_poly scaleN1r !exprS; ring.
+rewrite integral_linear !IH /order_weight addSn addnS !factS !natrM.
+have f_neq0 n : n`!%:R != 0 :> R by rewrite pnatr_eq0 -lt0n fact_gt0.
+field.
+by rewrite f_neq0 -!natrD -mulrS !pnatr_eq0.
+Qed.
+
+(** L3, the same for every schedule: ∫ f(κ(t)) κ̇(t) dt = ∫ f(κ) dκ, for polynomials f and κ with
+    κ(0) = 0 and κ(1) = 1. *)
+Theorem L3_every_schedule f kappa : kappa.[0] = 0 -> kappa.[1] = 1 ->
+  integral ((f \Po kappa) * kappa^`()) = integral f.
+Proof.
+move=> k0 k1; rewrite -{1}(deriv_primitive f) -deriv_comp integral_deriv.
+by rewrite !horner_comp k0 k1 primitive0 subr0.
+Qed.
+
+End Integrals.
