@@ -4,7 +4,7 @@
     The logarithm is any function with the two facts of `Information.v`. A divergence that would be
     infinite is excluded by a hypothesis on supports. *)
 
-From mathcomp Require Import all_ssreflect all_algebra.
+From mathcomp Require Import all_ssreflect all_fingroup all_algebra.
 From mathcomp.algebra_tactics Require Import ring.
 From DFM Require Import Basics Paths Masks Velocities Steps Autoregression Samplers.
 From DFM Require Import Information Accounting.
@@ -623,8 +623,8 @@ Qed.
 Lemma integral0 : integral 0 = 0.
 Proof. by rewrite -(deriv0 R) integral_deriv !horner0 subrr. Qed.
 
-Lemma integral_sum (J : finType) (a : J -> R) (p : J -> {poly R}) :
-  integral (\sum_j a j *: p j) = \sum_j a j * integral (p j).
+Lemma integral_sum (J : finType) (P : pred J) (a : J -> R) (p : J -> {poly R}) :
+  integral (\sum_(j | P j) a j *: p j) = \sum_(j | P j) a j * integral (p j).
 Proof.
 elim/big_rec2: _ => [|j x y _ <-]; first exact: integral0.
 exact: integral_linear.
@@ -665,3 +665,291 @@ by rewrite !horner_comp k0 k1 primitive0 subr0.
 Qed.
 
 End Integrals.
+
+(** Uniformly random orders: how many have A before i. *)
+Section Counting.
+Local Open Scope nat_scope.
+Variable n : nat.
+Implicit Types (A B : {set 'I_n}) (s : {perm 'I_n}) (i j : 'I_n) (a b : nat).
+
+(** The positions of the first a tokens in the order s, where s(i) is the rank of i; and those
+    before i. *)
+Definition first_in (s : {perm 'I_n}) (a : nat) : {set 'I_n} := [set j | (s j < a)%N].
+Definition earlier (s : {perm 'I_n}) (i : 'I_n) : {set 'I_n} := first_in s (s i).
+
+Definition orders_with (b : nat) (B : {set 'I_n}) : nat := \sum_s (first_in s b == B).
+Definition orders_at (b a : nat) (B : {set 'I_n}) (j : 'I_n) : nat :=
+  \sum_s ((first_in s b == B) && (s j == a :> nat)).
+
+Lemma card_first_in s a : (a <= n)%N -> #|first_in s a| = a.
+Proof.
+move=> an; have -> : first_in s a = s @^-1: [set j : 'I_n | (j < a)%N].
+  by apply/setP => j; rewrite !inE.
+rewrite card_preimset; last exact: perm_inj.
+by rewrite cardsE -sum1_card (big_ord_narrow an) sum1_card card_ord.
+Qed.
+
+Lemma orders_at_sym b a B i j : (i \in B) = (j \in B) -> orders_at b a B i = orders_at b a B j.
+Proof.
+move=> ij; rewrite /orders_at (reindex_inj (mulgI (tperm i j))) /=.
+apply: eq_bigr => s _; rewrite permM tpermL; congr (nat_of_bool (_ && _)).
+have memB l : (tperm i j l \in B) = (l \in B) by case: tpermP => [->|->|].
+have preE l : (l \in first_in (tperm i j * s)%g b) = (tperm i j l \in first_in s b).
+  by rewrite !inE permM.
+apply/eqP/eqP => /setP E; apply/setP => l; last by rewrite preE E memB.
+by rewrite -{1}(tpermK i j l) -preE E memB.
+Qed.
+
+Lemma sum_orders_at b a B : (a < n)%N -> \sum_j orders_at b a B j = orders_with b B.
+Proof.
+move=> an; rewrite exchange_big; apply: eq_bigr => s _ /=.
+rewrite (bigD1 ((s^-1)%g (Ordinal an))) //= permKV eqxx andbT big1 ?addn0 // => j js.
+rewrite (_ : _ == a :> nat = false) ?andbF //; apply/negP => /eqP sa; case/eqP: js.
+by rewrite -[j](permK s); congr ((s^-1)%g _); apply: val_inj.
+Qed.
+
+Lemma orders_at_out a B j : j \in B -> orders_at a a B j = 0%N.
+Proof.
+move=> jB; rewrite /orders_at big1 // => s _.
+case: eqP => //= E; case: eqP => // sj; move: jB.
+by rewrite -E inE sj ltnn.
+Qed.
+
+Lemma orders_at_in a B j : j \notin B -> orders_at a.+1 a B j = 0%N.
+Proof.
+move=> jB; rewrite /orders_at big1 // => s _.
+case: eqP => //= E; case: eqP => // sj; move: jB.
+by rewrite -E inE sj ltnSn.
+Qed.
+
+Lemma orders_with_out B i : i \notin B ->
+  orders_with #|B| B = (orders_at #|B| #|B| B i * (n - #|B|))%N.
+Proof.
+move=> iB; have Bn : (#|B| < n)%N.
+  rewrite -[X in (_ < X)%N]card_ord -cardsT; apply: proper_card.
+  by rewrite properT; apply: contra iB => /eqP ->; rewrite inE.
+rewrite -(sum_orders_at _ _ Bn) (bigID (mem B)) /= big1 ?add0n => [|j jB]; last exact: orders_at_out.
+rewrite (eq_bigr (fun=> orders_at #|B| #|B| B i)) => [|j jB].
+  rewrite sum_nat_const mulnC; congr (_ * _); apply: (@addnI #|B|).
+  rewrite subnKC ?(ltnW Bn) //; have := cardC (mem B); rewrite card_ord => cE.
+  by rewrite -[RHS]cE; congr (_ + _); apply: eq_card => l; rewrite !inE.
+by apply: orders_at_sym; rewrite (negPf iB) (negPf jB).
+Qed.
+
+Lemma orders_with_in B i a : #|B| = a.+1 -> i \in B ->
+  orders_with a.+1 B = (orders_at a.+1 a B i * a.+1)%N.
+Proof.
+move=> cB iB; have an : (a < n)%N.
+  by rewrite -cB -[X in (_ <= X)%N]card_ord max_card.
+rewrite -(sum_orders_at _ _ an) (bigID (mem B)) /= [X in (_ + X)%N]big1 ?addn0; last first.
+  by move=> j /orders_at_in.
+rewrite (eq_bigr (fun=> orders_at a.+1 a B i)) => [|j jB].
+  by rewrite sum_nat_const mulnC cB.
+by apply: orders_at_sym; rewrite iB jB.
+Qed.
+
+Lemma orders_at_next A i : i \notin A -> orders_at #|A|.+1 #|A| (i |: A) i = orders_at #|A| #|A| A i.
+Proof.
+move=> iA; apply: eq_bigr => s _; case: (s i =P #|A| :> nat) => [si|_]; last by rewrite !andbF.
+rewrite !andbT; congr nat_of_bool.
+have E : first_in s #|A|.+1 = i |: first_in s #|A|.
+  apply/setP => j; rewrite !inE ltnS leq_eqVlt -si; congr (_ || _).
+  by rewrite -[_ == s i :> nat]/(s j == s i) (inj_eq perm_inj).
+rewrite E; apply/eqP/eqP => [E'|-> //].
+rewrite -[LHS](@setU1K _ i); last by rewrite inE si ltnn.
+by rewrite E' setU1K.
+Qed.
+
+Lemma card_orders : #|{perm 'I_n}| = n`!.
+Proof. by rewrite -[RHS]card_Sn; apply: eq_card => s; rewrite !inE. Qed.
+
+Lemma orders_withE A : orders_with #|A| A = (#|A|`! * (n - #|A|)`!)%N.
+Proof.
+move cA : #|A| => a; elim: a A cA => [|a IH] A cA.
+  have A0 : A = set0 by apply/eqP; rewrite -cards_eq0 cA.
+  rewrite /orders_with (eq_bigr (fun=> 1%N)) => [|s _].
+    rewrite sum1_card fact0 mul1n subn0.
+    by rewrite -[RHS]card_orders; apply: eq_card => s; rewrite !inE.
+  by rewrite A0 (_ : first_in s 0 = set0) ?eqxx //; apply/setP => j; rewrite !inE.
+have [i iA] : exists i, i \in A by apply/set0Pn; rewrite -cards_eq0 cA.
+pose B := A :\ i; have iB : i \notin B by rewrite !inE eqxx.
+have cB : #|B| = a by have := cardsD1 i A; rewrite cA iA => -[].
+have AE : A = i |: B by rewrite setD1K.
+have an : (a < n)%N by rewrite -cA -[X in (_ <= X)%N]card_ord max_card.
+have := orders_with_out iB; rewrite cB (IH _ cB) => /eqP.
+have -> : (n - a = (n - a.+1).+1)%N by rewrite subnSK.
+rewrite factS mulnCA mulnC eqn_mul2r /= => /eqP at_i.
+rewrite (orders_with_in cA iA) {1}AE -cB orders_at_next // cB -at_i factS.
+by rewrite mulnC mulnA.
+Qed.
+
+Lemma orders_atE A i : i \notin A ->
+  orders_at #|A| #|A| A i = (#|A|`! * (n - #|A|.+1)`!)%N.
+Proof.
+move=> iA; have := orders_with_out iA; rewrite orders_withE.
+have An : (#|A| < n)%N.
+  rewrite -[X in (_ < X)%N]card_ord -cardsT; apply: proper_card.
+  by rewrite properT; apply: contra iA => /eqP ->; rewrite inE.
+have -> : (n - #|A| = (n - #|A|.+1).+1)%N by rewrite subnSK.
+by rewrite factS mulnCA mulnC => /eqP; rewrite eqn_mul2r /= => /eqP.
+Qed.
+
+Lemma earlierE A i : (\sum_s (earlier s i == A) = if i \in A then 0 else orders_at #|A| #|A| A i)%N.
+Proof.
+case: ifP => iA; last first.
+  apply: eq_bigr => s _; congr nat_of_bool; apply/eqP/andP => [<-|[/eqP E /eqP si]].
+    by rewrite /earlier card_first_in ?eqxx // ltnW.
+  by rewrite /earlier si E.
+rewrite big1 // => s _; case: eqP => // E.
+by move: iA; rewrite -E inE ltnn.
+Qed.
+
+End Counting.
+
+Section AnyOrder.
+Variables (R : realFieldType) (L : logarithm R) (n : nat) (S : finType) (m : S).
+Notation states := {ffun 'I_n -> S}.
+Notation all_m := ([ffun=> m] : states).
+Implicit Types (x z : states) (A : {set 'I_n}) (ph : 'I_n -> S -> states -> R).
+
+(** The mean over all orders, each of mass 1/N!. *)
+Definition order_mean (f : {perm 'I_n} -> R) : R := (n`!%:R)^-1 * \sum_s f s.
+
+(** x_1 on A, masks elsewhere. *)
+Definition shown A x1 : states := [ffun i => if i \in A then x1 i else m].
+
+(** Π_i p̂^i(x_1^i | the tokens before i in the order). *)
+Definition order_likelihood ph x1 (s : {perm 'I_n}) : R :=
+  \prod_i ph i (x1 i) (shown (earlier s i) x1).
+
+(** Σ_A Σ_{i∉A} κ^|A| (1−κ)^{N−|A|−1} (−log p̂^i(x_1^i | x_1^A)), a polynomial in κ. *)
+Definition any_order_density ph x1 : {poly R} :=
+  \sum_(A : {set 'I_n}) \sum_(i | i \notin A)
+    - L (ph i (x1 i) (shown A x1)) *: reveal_poly R #|A| (n - #|A|.+1).
+
+Lemma card_lt A i : i \notin A -> (#|A| < n)%N.
+Proof.
+move=> iA; rewrite -[X in (_ < X)%N]card_ord -cardsT; apply: proper_card.
+by rewrite properT; apply: contra iA => /eqP ->; rewrite inE.
+Qed.
+
+Lemma order_meanE (f : {set 'I_n} -> 'I_n -> R) :
+  order_mean (fun s => \sum_i f (earlier s i) i) =
+  \sum_(A : {set 'I_n}) \sum_(i | i \notin A) f A i * order_weight R #|A| (n - #|A|.+1).
+Proof.
+rewrite /order_mean exchange_big mulr_sumr.
+transitivity (\sum_i \sum_(A : {set 'I_n})
+    (n`!%:R)^-1 * ((\sum_s (earlier s i == A))%:R * f A i)).
+  apply: eq_bigr => i _ /=; rewrite -mulr_sumr; congr (_ * _).
+  under [RHS]eq_bigr do rewrite natr_sum mulr_suml; rewrite [RHS]exchange_big.
+  apply: eq_bigr => s _ /=; rewrite -(sum_delta (earlier s i) (f^~ i)).
+  by apply: eq_bigr => A _; rewrite /delta eq_sym.
+rewrite exchange_big; apply: eq_bigr => A _ /=; rewrite [RHS]big_mkcond.
+apply: eq_bigr => i _; rewrite earlierE; case: ifP => iA; first by rewrite mul0r mulr0.
+rewrite orders_atE ?iA // /order_weight -addnS subnSK ?(card_lt (negbT iA)) //.
+by rewrite subnKC ?(ltnW (card_lt (negbT iA))) // mulrC [_ * f A i]mulrC -mulrA.
+Qed.
+
+(** A sum over the masked path of x_1 is a sum over the sets of revealed positions. *)
+Lemma sum_masked_path (kappa : R) x1 (F : states -> R) : (forall i, x1 i != m) ->
+  \sum_z conditional_path (fun=> kappa) (all_m, x1) z * F z =
+  \sum_(A : {set 'I_n}) kappa ^+ #|A| * (1 - kappa) ^+ (n - #|A|) * F (shown A x1).
+Proof.
+move=> data; pose supp z : {set 'I_n} := [set i | z i != m].
+have suppE A : supp (shown A x1) = A.
+  by apply/setP => i; rewrite !inE ffunE; case: ifP => _; rewrite ?data ?eqxx.
+rewrite (bigID (fun z => shown (supp z) x1 == z)) /= [X in _ + X]big1 ?addr0; last first.
+  move=> z zP; rewrite (_ : conditional_path _ _ z = 0) ?mul0r //; apply/eqP.
+  apply: contraNT zP => c_neq0; apply/eqP/ffunP => i; rewrite ffunE inE.
+  have [->//|zm] := eqVneq (z i) m; apply/eqP; apply: contraNT c_neq0 => x1z.
+  rewrite /conditional_path /product_law (bigD1 i) //= /mixture_token ffunE /delta (negPf zm).
+  by rewrite [z i == _]eq_sym (negPf x1z) !mulr0 addr0 mul0r.
+rewrite (reindex_onto (fun A => shown A x1) supp) /=; last by move=> z /eqP.
+apply: eq_big => [A|A _]; first by rewrite suppE !eqxx.
+congr (_ * _); rewrite /conditional_path /product_law (bigID (mem A)) /=; congr (_ * _).
+  rewrite -prodr_const; apply: eq_bigr => i iA.
+  rewrite /mixture_token !ffunE iA /delta eqxx (negPf (data i)).
+  by rewrite mulr0 add0r mulr1.
+transitivity (\prod_(i | i \notin A) (1 - kappa)).
+  apply: eq_bigr => i /negPf iA; rewrite /mixture_token !ffunE iA /delta eqxx eq_sym.
+  by rewrite (negPf (data i)) mulr0 addr0 mulr1.
+rewrite prodr_const; congr (_ ^+ _); apply: (@addnI #|A|).
+have := cardC (mem A); rewrite card_ord => cE.
+have An : (#|A| <= n)%N by rewrite -[X in (_ <= X)%N]card_ord max_card.
+by rewrite subnKC // -[RHS]cE; congr (_ + _)%N; apply: eq_card => l; rewrite !inE.
+Qed.
+
+(** Revealed tokens are carried over and the mask is no data token. *)
+Definition carries_over ph : Prop :=
+  (forall i v z, z i != m -> ph i v z = delta (z i) v) /\ (forall i z, z i = m -> ph i m z = 0).
+
+(** L3, the mean of L2 over the masked path at κ < 1 with one κ for all positions is the value of a
+    polynomial at κ, times κ̇. The data have no masks; revealed tokens are carried over. *)
+Theorem L3_density ph x1 (kappa dkappa : R) : carries_over ph -> (forall i, x1 i != m) ->
+  kappa != 1 ->
+  \sum_z conditional_path (fun=> kappa) (all_m, x1) z *
+    (\sum_i token_generalized_KL L kappa dkappa ((ph i)^~ z) (x1 i) (z i)) =
+  (any_order_density ph x1).[kappa] * dkappa.
+Proof.
+move=> [carry no_mask] data k_neq1; have k1_neq0 : 1 - kappa != 0 by rewrite subr_eq0 eq_sym.
+rewrite sum_masked_path // /any_order_density horner_sum mulr_suml; apply: eq_bigr => A _.
+rewrite horner_sum mulr_suml mulr_sumr [RHS]big_mkcond; apply: eq_bigr => i _.
+rewrite /token_generalized_KL; case: ifP => iA; last first.
+  rewrite carry ffunE (negbFE iA) ?data // /delta eqxx subrr mul0r addr0.
+  by rewrite ?subrr !mulr0.
+have zm : shown A x1 i = m by rewrite ffunE (negPf iA).
+rewrite zm no_mask // /delta eq_sym (negPf (data i)) !subr0 mul1r add0r.
+rewrite hornerZ /reveal_poly hornerM !horner_exp hornerX hornerD hornerN hornerX hornerC.
+have -> : (n - #|A| = (n - #|A|.+1).+1)%N by rewrite subnSK // (card_lt iA).
+rewrite exprS; set a := kappa ^+ _; set b := _ ^+ _; set l := L _.
+clearbody a b l.
+by field.
+Qed.
+
+(** L3. The integral over κ of the mean of L2 is the mean over uniformly random orders of the
+    negative log-likelihood of x_1, token by token in that order. All masses p̂^i(x_1^i | x_1^A) are
+    positive, else both sides are infinite. *)
+Theorem L3_random_orders ph x1 : (forall i (A : {set _}), i \notin A -> 0 < ph i (x1 i) (shown A x1)) ->
+  integral (any_order_density ph x1) = order_mean (fun s => - L (order_likelihood ph x1 s)).
+Proof.
+move=> ph_gt0; have own (s : {perm 'I_n}) i : i \notin earlier s i by rewrite inE ltnn.
+transitivity (order_mean (fun s => \sum_i - L (ph i (x1 i) (shown (earlier s i) x1)))).
+  rewrite (order_meanE (fun A i => - L (ph i (x1 i) (shown A x1)))).
+  rewrite /any_order_density.
+  under eq_bigr do rewrite -[\sum_(i | _) _]scale1r.
+  rewrite integral_sum; apply: eq_bigr => A _; rewrite mul1r integral_sum.
+  by apply: eq_bigr => i _; rewrite L3_weight.
+congr (_ * _); apply: eq_bigr => s _; rewrite sumrN -ln_prod // => i.
+exact: ph_gt0 _ _ (own s i).
+Qed.
+
+(** L3 for every schedule κ(t), a polynomial with κ(0) = 0 and κ(1) = 1: the integral over t. *)
+Theorem L3_schedules ph x1 (kappa : {poly R}) : kappa.[0] = 0 -> kappa.[1] = 1 ->
+  carries_over ph -> (forall i, x1 i != m) ->
+  (forall i (A : {set _}), i \notin A -> 0 < ph i (x1 i) (shown A x1)) ->
+  exists integrand : {poly R},
+    (forall t, kappa.[t] != 1 -> integrand.[t] =
+      \sum_z conditional_path (fun=> kappa.[t]) (all_m, x1) z *
+        (\sum_i token_generalized_KL L kappa.[t] kappa^`().[t] ((ph i)^~ z) (x1 i) (z i))) /\
+    integral integrand = order_mean (fun s => - L (order_likelihood ph x1 s)).
+Proof.
+move=> k0 k1 carry data ph_gt0; exists ((any_order_density ph x1 \Po kappa) * kappa^`()).
+split=> [t kt|]; first by rewrite L3_density // hornerM horner_comp.
+by rewrite L3_every_schedule // L3_random_orders.
+Qed.
+
+(** L3, the bound: it is at least −log of the mean over orders of the probability of x_1. *)
+Theorem L3_bound ph x1 : (forall i (A : {set _}), i \notin A -> 0 < ph i (x1 i) (shown A x1)) ->
+  - L (order_mean (order_likelihood ph x1)) <= integral (any_order_density ph x1).
+Proof.
+move=> ph_gt0; rewrite L3_random_orders // /order_mean sumrN mulrN ler_opp2 !mulr_sumr.
+have g_gt0 s : 0 < order_likelihood ph x1 s.
+  by apply: prodr_gt0 => i _; apply: ph_gt0; rewrite inE ltnn.
+have f_gt0 : 0 < n`!%:R :> R by rewrite ltr0n fact_gt0.
+have p_law : law (fun _ : {perm 'I_n} => (n`!%:R)^-1 : R).
+  split=> [s|]; first by rewrite invr_ge0 ltW.
+  by rewrite sumr_const card_orders -[LHS]mulr_natr mulVf // lt0r_neq0.
+by have [_] := jensen L p_law (fun s _ => g_gt0 s).
+Qed.
+
+End AnyOrder.
