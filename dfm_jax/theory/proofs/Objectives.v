@@ -953,3 +953,69 @@ by have [_] := jensen L p_law (fun s _ => g_gt0 s).
 Qed.
 
 End AnyOrder.
+
+(** Falsifiers: over every real field and for every logarithm, an instance that meets the other
+    hypotheses and breaks the statement. *)
+Section Falsifiers.
+Variables (R : realFieldType) (L : logarithm R).
+
+Local Notation fair := (fair R).
+Local Notation half := (half R).
+
+(** Two equal tokens, and a part for each of the two sequences. *)
+Definition two_equal (v : bool) : {ffun 'I_2 -> bool} := [ffun=> v].
+Definition equal_part (k : bool) : {ffun 'I_2 -> bool} -> R := delta (two_equal k).
+
+Lemma sum_delta_on (T : finType) (P : pred T) (a : T) : \sum_(y | P y) delta a y = (P a)%:R :> R.
+Proof.
+rewrite big_mkcond -[RHS](sum_delta a (fun y => (P y)%:R)); apply: eq_bigr => y _.
+by case: (P y); rewrite ?mulr1 ?mulr0.
+Qed.
+
+Lemma agree_two_equal k b : agree_on (before 1) (two_equal b) (two_equal k) = (b == k).
+Proof.
+apply/agree_onP/eqP => [/(_ ord0 isT)|-> //]; by rewrite !ffunE.
+Qed.
+
+Lemma equal_next k b v :
+  next_token (equal_part k) (ord_max : 'I_2) (two_equal b) v = ((b == k) && (k == v))%:R.
+Proof.
+rewrite /next_token /token_given /mass !sum_delta_on agree_two_equal ffunE.
+by case: (b == k); rewrite /= ?mul0r ?divr1.
+Qed.
+
+(** B10 for a gate that never moves from the masses w: it has a price. *)
+Theorem B10_without_bayes_gate :
+  exists (w : bool -> R) (qs : bool -> {ffun 'I_2 -> bool} -> R),
+  [/\ law w, forall k, law (qs k),
+      forall t x, covers (gated_law qs (fun _ _ => w) t x) (next_token (mixture w qs) t x) &
+      0 < KL L (mixture w qs) (sequence_law (gated_law qs (fun _ _ => w)))].
+Proof.
+have fair_laws := fair_law R; have parts_law k : law (equal_part k) by apply: delta_law.
+have fair_ge0 := fair_laws.1; have parts_ge0 k : nonneg (equal_part k) by case: (parts_law k).
+have cov t x : covers (gated_law equal_part (fun _ _ => fair) t x)
+    (next_token (mixture fair equal_part) t x).
+  move=> v; rewrite next_mixture //.
+  apply: covers_mixture => [|k u|//|k u|k u].
+  - exact: gate_given_ge0.
+  - exact: token_ge0.
+  - exact: token_ge0.
+  case: (nonneg_case (token_ge0 (before t) t x (parts_ge0 k) u)) => [q0|q_gt0 _].
+    by rewrite /next_token q0 mulr0 ltxx.
+  by rewrite mulr_gt0 ?half_gt0.
+exists fair, equal_part; split=> //.
+rewrite ltNge; apply/negP => /(B10_free fair_laws parts_law _ _ cov).
+have causal_fair : causal (fun (_ : 'I_2) (_ : {ffun 'I_2 -> bool}) => fair) by [].
+have sub_fair : sub_laws (fun (_ : 'I_2) (_ : {ffun 'I_2 -> bool}) => fair).
+  by move=> t x; apply: law_sub.
+move=> /(_ causal_fair sub_fair ord_max (two_equal true) true).
+rewrite next_mixture // /gated_law /routed /mixture !big_bool /exact_experts !equal_next /=.
+rewrite !mulr0 !mulr1 !addr0 /prefix_gate /gate_given /gate /mixture !big_bool.
+rewrite /mass !sum_delta_on !agree_two_equal /= !mulr1 !mulr0 addr0 /equal_part /delta eqxx.
+rewrite [two_equal true == two_equal false](_ : _ = false); last first.
+  by apply/eqP => /ffunP /(_ ord0); rewrite !ffunE.
+rewrite mulr1 mulr0 addr0 divff ?lt0r_neq0 ?half_gt0 // => /(_ isT) /eqP.
+by rewrite lt_eqF // half_lt1.
+Qed.
+
+End Falsifiers.
