@@ -42,10 +42,10 @@ by split; [exact: token_ge0 | exact: sum_token_le1].
 Qed.
 
 (** B10. With exact experts, any gate ρ that reads the prefix only costs the mean divergence between
-    the two next-token laws: KL(q || q̂) = Σ_t E_q KL(q(· | X^{≤t}) || Σ_k ρ_k q_k(· | X^{≤t})). That
-    is the excess of its negative log-likelihood over H(X). The masses w and the parts q_k are laws;
-    the mixed law is positive wherever the true next-token law is, else the cost is infinite. That
-    ρ gives laws is not needed for the equation. *)
+    the two next-token laws: KL(q || q̂) = Σ_t E_q KL(q(· | X^{≤t}) || Σ_k ρ_k q_k(· | X^{≤t})).
+    That is the excess of its negative log-likelihood over H(X). The masses w and the parts q_k are
+    laws; the mixed law is positive wherever the true next-token law is, else the cost is infinite.
+    That ρ gives laws is not needed for the equation. *)
 Theorem B10 rho : causal rho ->
   (forall t x, covers (gated_law rho t x) (next_token (mixture w qs) t x)) ->
   KL L (mixture w qs) (sequence_law (gated_law rho)) = next_token_cost rho.
@@ -203,10 +203,10 @@ Definition weighted_rates (K X : finType) (r : K -> R) (u : K -> X -> R) (k : K)
   r k * u k v.
 
 (** B8, the rates at one time and state: with û = Σ_k r̂_k û^k and u = Σ_k r_k u^k,
-    Σ_{y≠x} [u log(u/û) − u + û] ≤ Σ_k of the same for r_k u^k against r̂_k û^k. The products r_k u^k
-    and r̂_k û^k are nonnegative off the diagonal, and r̂_k û^k(y) > 0 wherever r_k u^k(y) > 0, else
-    the right side is infinite. Weights need not sum to 1. The bound of the divergence of the laws
-    by an integral over time is not proved here. *)
+    Σ_{y≠x} [u log(u/û) − u + û] ≤ Σ_k of the same for r_k u^k against r̂_k û^k. The products
+    r_k u^k and r̂_k û^k are nonnegative off the diagonal, and r̂_k û^k(y) > 0 wherever
+    r_k u^k(y) > 0, else the right side is infinite. Weights need not sum to 1. The bound of the
+    divergence of the laws by an integral over time is not proved here. *)
 Theorem B8_rates (K X : finType) (r rh : K -> R) (u uh : K -> X -> R) (x : X) :
   (forall k y, y != x -> 0 <= r k * u k y) -> (forall k y, y != x -> 0 <= rh k * uh k y) ->
   (forall k y, y != x -> 0 < r k * u k y -> 0 < rh k * uh k y) ->
@@ -268,7 +268,8 @@ Qed.
 Definition step_price (t : nat) : R := \sum_z c t z * \sum_y Tr t y z * - L (w t y z).
 
 Variable T : nat.
-Hypotheses (c_ge0 : forall t, (t <= T)%N -> nonneg (c t)) (P_ge0 : forall t y z, (t < T)%N -> 0 <= P t y z)
+Hypotheses (c_ge0 : forall t, (t <= T)%N -> nonneg (c t))
+  (P_ge0 : forall t y z, (t < T)%N -> 0 <= P t y z)
   (Tr_law : forall t z, (t < T)%N -> 0 < c t z -> law (fun y => Tr t y z))
   (c_next : forall t y, (t < T)%N -> push_forward (Tr t) (c t) y = c t.+1 y)
   (w_gt0 : forall t y z, (t < T)%N -> 0 < c t z -> 0 < Tr t y z -> 0 < w t y z)
@@ -490,8 +491,8 @@ Qed.
     X_t is the masked path of x_1, the model starts from x_0, and revealed tokens are carried over.
     The data x_1 have no masks. The masses p̂^i(v | z) are nonnegative, and p̂^i(x_1^i | z) > 0 at
     every step that may reveal i from a state that X_t may be in, else the right side is infinite.
-    Unnecessary: that the p̂^i are laws, or give the mask no mass. Nothing is asked of p̂ across times,
-    and several positions may move at once. *)
+    Unnecessary: that the p̂^i are laws, or give the mask no mass. Nothing is asked of p̂ across
+    times, and several positions may move at once. *)
 Theorem L5 kappa phat (T : nat) (x0 x1 : states) : grid kappa T (x0, x1) ->
   (forall i, x1 i != m) -> (forall i, (x0 i == m) || (x0 i == x1 i)) ->
   (forall t i v z, (t < T)%N -> 0 <= phat t i v z) ->
@@ -728,7 +729,8 @@ Proof.
 move=> iB; have Bn : (#|B| < n)%N.
   rewrite -[X in (_ < X)%N]card_ord -cardsT; apply: proper_card.
   by rewrite properT; apply: contra iB => /eqP ->; rewrite inE.
-rewrite -(sum_orders_at _ _ Bn) (bigID (mem B)) /= big1 ?add0n => [|j jB]; last exact: orders_at_out.
+rewrite -(sum_orders_at _ _ Bn) (bigID (mem B)) /= big1 ?add0n => [|j jB]; last first.
+  exact: orders_at_out.
 rewrite (eq_bigr (fun=> orders_at #|B| #|B| B i)) => [|j jB].
   rewrite sum_nat_const mulnC; congr (_ * _); apply: (@addnI #|B|).
   rewrite subnKC ?(ltnW Bn) //; have := cardC (mem B); rewrite card_ord => cE.
@@ -748,7 +750,8 @@ rewrite (eq_bigr (fun=> orders_at a.+1 a B i)) => [|j jB].
 by apply: orders_at_sym; rewrite iB jB.
 Qed.
 
-Lemma orders_at_next A i : i \notin A -> orders_at #|A|.+1 #|A| (i |: A) i = orders_at #|A| #|A| A i.
+Lemma orders_at_next A i : i \notin A ->
+  orders_at #|A|.+1 #|A| (i |: A) i = orders_at #|A| #|A| A i.
 Proof.
 move=> iA; apply: eq_bigr => s _; case: (s i =P #|A| :> nat) => [si|_]; last by rewrite !andbF.
 rewrite !andbT; congr nat_of_bool.
@@ -909,7 +912,8 @@ Qed.
 (** L3. The integral over κ of the mean of L2 is the mean over uniformly random orders of the
     negative log-likelihood of x_1, token by token in that order. All masses p̂^i(x_1^i | x_1^A) are
     positive, else both sides are infinite. *)
-Theorem L3_random_orders ph x1 : (forall i (A : {set _}), i \notin A -> 0 < ph i (x1 i) (shown A x1)) ->
+Theorem L3_random_orders ph x1 :
+  (forall i (A : {set _}), i \notin A -> 0 < ph i (x1 i) (shown A x1)) ->
   integral (any_order_density ph x1) = order_mean (fun s => - L (order_likelihood ph x1 s)).
 Proof.
 move=> ph_gt0; have own (s : {perm 'I_n}) i : i \notin earlier s i by rewrite inE ltnn.
@@ -1016,6 +1020,83 @@ rewrite [two_equal true == two_equal false](_ : _ = false); last first.
   by apply/eqP => /ffunP /(_ ord0); rewrite !ffunE.
 rewrite mulr1 mulr0 addr0 divff ?lt0r_neq0 ?half_gt0 // => /(_ isT) /eqP.
 by rewrite lt_eqF // half_lt1.
+Qed.
+
+(** One position, two data tokens; half of the mass is revealed in each of two steps, at first by a
+    model that is sure and then by one that is not. *)
+Definition one_place (v : option bool) : {ffun unit -> option bool} := [ffun=> v].
+Definition two_steps (t : nat) (i : unit) : R :=
+  if t is t'.+1 then if t' is 0%N then half else 1 else 0.
+Definition changing_tokens (t : nat) (i : unit) (v : option bool)
+    (z : {ffun unit -> option bool}) : R :=
+  if v is Some b then if t is 0%N then b%:R else half else 0.
+
+Lemma sum_one_place (f : {ffun unit -> option bool} -> R) :
+  \sum_z f z = f (one_place None) + (f (one_place (Some true)) + f (one_place (Some false))).
+Proof.
+rewrite (reindex one_place) /=; last first.
+  exists (fun z : {ffun unit -> option bool} => z tt) => [v _|z _]; first by rewrite ffunE.
+  by apply/ffunP => -[]; rewrite ffunE.
+rewrite (bigD1 None) //= (bigD1 (Some true)) //= (bigD1 (Some false)) //= big1 ?addr0 //.
+by case=> [[]|].
+Qed.
+
+Lemma one_place_inj u v : (one_place u == one_place v) = (u == v).
+Proof. by apply/eqP/eqP => [/ffunP /(_ tt)|-> //]; rewrite !ffunE. Qed.
+
+Lemma prod_one (f : unit -> R) : \prod_i f i = f tt.
+Proof. by rewrite (big_pred1 tt) => [|[]]. Qed.
+
+Lemma sum_one (f : unit -> R) : \sum_i f i = f tt.
+Proof. by rewrite (big_pred1 tt) => [|[]]. Qed.
+
+Lemma two_step_sizes : step_size 0 half = half /\ step_size half 1 = 1.
+Proof.
+rewrite /step_size eq_sym oner_eq0 subr0 subr0 divr1; split=> //.
+rewrite lt_eqF ?half_lt1 // divff // subr_eq0 gt_eqF //; exact: half_lt1.
+Qed.
+
+(** L5 with equality, for a position that is revealed in parts: the bound is strict. That steps move
+    one position at a time is not enough for equality; each must reveal it whole. *)
+Theorem L5_equality_without_whole_steps : exists (kappa : nat -> unit -> R) phat x0 x1,
+  [/\ grid kappa 2 (x0, x1), forall i, x1 i != None :> option bool, forall i, x0 i = None,
+      forall t i z, law (fun v => phat t i v z) &
+      - L (run (model_steps None kappa phat) (delta x0) 2 x1) <
+      grid_loss L None kappa phat 2 (x0, x1)].
+Proof.
+have [size0 size1] := two_step_sizes; have half_ge0 := ltW (half_gt0 R).
+have rest : 1 - half = half by rewrite -[X in X - _](half_add R) addrK.
+exists two_steps, changing_tokens, (one_place None), (one_place (Some true)); split.
+- split=> [//|[|[|//]] i _|i|i _] /=; by rewrite ?lexx ?half_ge0 ?(ltW (half_lt1 R)).
+- by move=> i; rewrite ffunE.
+- by move=> i; rewrite ffunE.
+- move=> t i z; split=> [[b|]|] //=; first by case: t => [|t]; rewrite ?ler0n ?half_ge0.
+  rewrite (bigD1 None) //= (bigD1 (Some true)) //= (bigD1 (Some false)) //= big1.
+    by case: t => [|t]; rewrite /= ?(add0r, addr0) ?half_add.
+  by case=> [[]|].
+have -> : grid_loss L None two_steps changing_tokens 2 (one_place None, one_place (Some true)) =
+    - (half * L half).
+  rewrite /grid_loss !big_ord_recl big_ord0 !sum_one /= size0 size1 !sum_one_place !ffunE /=.
+  rewrite /conditional_path /product_law !prod_one /= !ffunE /mixture_token /delta /=.
+  by rewrite ln1 rest; ring.
+have -> : run (model_steps None two_steps changing_tokens) (delta (one_place None)) 2
+    (one_place (Some true)) = 3%:R * (half * half).
+  transitivity (half * (1 - half) + half * (half + half)); last by rewrite rest; ring.
+  rewrite /= /push_forward.
+  under eq_bigr => z _ do [under eq_bigr do rewrite mulrC; rewrite sum_delta].
+  rewrite sum_one_place /model_steps /step_kernel /product_law !prod_one /carry_over_velocity.
+  by rewrite !ffunE /= size0 size1 /delta /= half_add; ring.
+have half_gt0' := half_gt0 R; have x_gt0 : 0 < 3%:R * (half * half).
+  by rewrite !mulr_gt0 ?ltr0n.
+have le : L half < L (3%:R * (half * half)) + L (3%:R * (half * half)).
+  have xx_gt0 := mulr_gt0 x_gt0 x_gt0; rewrite -lnM // -subr_lt0 -(ln_div L) //.
+  apply: ln_lt0; first exact: divr_gt0.
+  rewrite ltr_pdivr_mulr // mul1r -subr_gt0.
+  rewrite (_ : _ - _ = half * half * (half * half)) ?mulr_gt0 //.
+  by rewrite /half; field.
+move: le; rewrite ltr_opp2; set l := L (3%:R * _) => le.
+have -> : l = half * (l + l) by rewrite mulrDr -mulrDl half_add mul1r.
+by rewrite ltr_pmul2l.
 Qed.
 
 End Falsifiers.
