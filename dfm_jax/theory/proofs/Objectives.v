@@ -249,6 +249,32 @@ rewrite sumrB -mulr_suml p1 divff ?subrr ?lt0r_neq0 //.
 by under eq_bigr do rewrite mulrBr; rewrite sumrB -mulr_suml p1 mul1r subr_le0.
 Qed.
 
+(** Equality only where g is constant. *)
+Lemma jensen_eq (X : finType) (p g : X -> R) : law p -> (forall x, 0 < p x -> 0 < g x) ->
+  L (\sum_x p x * g x) <= \sum_x p x * L (g x) ->
+  forall x, 0 < p x -> g x = \sum_y p y * g y.
+Proof.
+move=> p_law g_gt0; have [G_gt0 _] := jensen p_law g_gt0; have [p_ge0 p1] := p_law.
+set G := \sum_x _ in G_gt0 * => le x px.
+pose f y := p y * (g y / G - 1 - (L (g y) - L G)).
+have f_ge0 y : 0 <= f y.
+  rewrite /f; case: (nonneg_case (p_ge0 y)) => [->|py]; first by rewrite mul0r.
+  have gy := g_gt0 y py; rewrite mulr_ge0 // subr_ge0 -ln_div // ln_le // divr_gt0 //.
+have f0 : \sum_y f y = 0.
+  apply/eqP; rewrite eq_le sumr_ge0 // andbT.
+  have -> : \sum_y f y = L G - \sum_y p y * L (g y).
+    rewrite (eq_bigr (fun y => p y * g y / G - p y * L (g y) + p y * (L G - 1))); last first.
+      by move=> y _; rewrite /f; ring.
+    by rewrite big_split /= sumrB -!mulr_suml -/G p1 divff ?lt0r_neq0 //
+      mul1r addrAC [1 + _]addrC subrK.
+  by rewrite subr_le0.
+have gx := g_gt0 x px; have /eqP := sum_nonneg_eq0 f_ge0 f0 x.
+rewrite /f mulf_eq0 gt_eqF //= -ln_div // subr_eq0 => /eqP eq1.
+apply/eqP; apply: contraT => neq; have : g x / G != 1.
+  by apply: contra neq => /eqP gG; rewrite -[g x](divfK (lt0r_neq0 G_gt0)) gG mul1r.
+by move=> /(ln_lt L (divr_gt0 gx G_gt0)); rewrite eq1 ltxx.
+Qed.
+
 Variables (Z : finType) (goal : Z) (P Tr w : nat -> Z -> Z -> R) (c : nat -> Z -> R).
 
 (** The probability of P's chain to be at the goal n steps after step t, from z. *)
@@ -942,20 +968,51 @@ split=> [t kt|]; first by rewrite L3_density // hornerM horner_comp.
 by rewrite L3_every_schedule // L3_random_orders.
 Qed.
 
-(** L3, the bound: it is at least −log of the mean over orders of the probability of x_1. *)
-Theorem L3_bound ph x1 : (forall i (A : {set _}), i \notin A -> 0 < ph i (x1 i) (shown A x1)) ->
-  - L (order_mean (order_likelihood ph x1)) <= integral (any_order_density ph x1).
+Section Bound.
+Variables (ph : 'I_n -> S -> states -> R) (x1 : states).
+Hypothesis ph_gt0 : forall i (A : {set _}), i \notin A -> 0 < ph i (x1 i) (shown A x1).
+
+Lemma order_likelihood_gt0 s : 0 < order_likelihood ph x1 s.
+Proof. by apply: prodr_gt0 => i _; apply: ph_gt0; rewrite inE ltnn. Qed.
+
+Lemma order_mean_law : law (fun _ : {perm 'I_n} => (n`!%:R)^-1 : R).
 Proof.
-move=> ph_gt0; rewrite L3_random_orders // /order_mean sumrN mulrN ler_opp2 !mulr_sumr.
-have g_gt0 s : 0 < order_likelihood ph x1 s.
-  by apply: prodr_gt0 => i _; apply: ph_gt0; rewrite inE ltnn.
 have f_gt0 : 0 < n`!%:R :> R by rewrite ltr0n fact_gt0.
-have p_law : law (fun _ : {perm 'I_n} => (n`!%:R)^-1 : R).
-  split=> [s|]; first by rewrite invr_ge0 ltW.
-  by rewrite sumr_const card_orders -[LHS]mulr_natr mulVf // lt0r_neq0.
-by have [_] := jensen L p_law (fun s _ => g_gt0 s).
+split=> [s|]; first by rewrite invr_ge0 ltW.
+by rewrite sumr_const card_orders -[LHS]mulr_natr mulVf // lt0r_neq0.
 Qed.
 
+(** L3, the bound: the integral is at least −log of the mean over orders of the probability of x_1.
+    That this mean is the law p̂_1(x_1) of the jump process is not proved here. *)
+Theorem L3_bound :
+  - L (order_mean (order_likelihood ph x1)) <= integral (any_order_density ph x1).
+Proof.
+rewrite L3_random_orders // /order_mean sumrN mulrN ler_opp2 !mulr_sumr.
+by have [_] := jensen L order_mean_law (fun s _ => order_likelihood_gt0 s).
+Qed.
+
+(** L3, equality holds iff all orders give x_1 the same probability. *)
+Theorem L3_equality :
+  integral (any_order_density ph x1) = - L (order_mean (order_likelihood ph x1)) <->
+  forall s s', order_likelihood ph x1 s = order_likelihood ph x1 s'.
+Proof.
+have mean_const a : order_mean (fun=> a) = a.
+  by rewrite /order_mean mulr_sumr -mulr_suml order_mean_law.2 mul1r.
+rewrite L3_random_orders //; split=> [eq s s'|same]; last first.
+  rewrite (_ : order_mean _ = - L (order_likelihood ph x1 1%g)); last first.
+    by rewrite -[RHS]mean_const; congr (_ * _); apply: eq_bigr => s _; rewrite (same s 1%g).
+  congr (- L _); rewrite -[LHS]mean_const; congr (_ * _).
+  by apply: eq_bigr => s _; apply: same.
+have all_mean t : order_likelihood ph x1 t = order_mean (order_likelihood ph x1).
+  rewrite /order_mean mulr_sumr; apply: (jensen_eq (L := L) order_mean_law).
+  - by move=> u _; apply: order_likelihood_gt0.
+  - rewrite -!mulr_sumr -/(order_mean _) -ler_opp2 -eq /order_mean.
+    by rewrite sumrN mulrN.
+  by rewrite invr_gt0 ltr0n fact_gt0.
+by rewrite !all_mean.
+Qed.
+
+End Bound.
 End AnyOrder.
 
 (** Falsifiers: over every real field and for every logarithm, an instance that meets the other
