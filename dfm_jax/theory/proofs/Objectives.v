@@ -1,5 +1,5 @@
-(** What gates and rates cost, and the losses as bounds: B10, L2 at one token, B8 at one time, L5,
-    and the weights of L3.
+(** What gates and rates cost, and the losses as bounds: B10, L2 at one token, B8 at one time, L5
+    on any grid, and L3 as a mean over random orders.
 
     The logarithm is any function with the two facts of `Information.v`. A divergence that would be
     infinite is excluded by a hypothesis on supports. *)
@@ -573,7 +573,7 @@ Qed.
 
 End Grid.
 
-(** L5 with equality, and the weights of L3. *)
+(** L5 with equality. *)
 Section Orders.
 Variables (R : realFieldType) (L : logarithm R) (I S : finType) (m : S) (s : I -> nat).
 Notation states := {ffun I -> S}.
@@ -608,6 +608,7 @@ Qed.
 
 End Orders.
 
+(** Integrals of polynomials, and the weights of L3. *)
 Section Integrals.
 Variable R : realFieldType.
 Implicit Types p q : {poly R}.
@@ -693,7 +694,7 @@ Qed.
 
 End Integrals.
 
-(** Uniformly random orders: how many have A before i. *)
+(** Uniformly random orders: of the N! orders, |A|! (N−|A|−1)! have the set A before i. *)
 Section Counting.
 Local Open Scope nat_scope.
 Variable n : nat.
@@ -1022,6 +1023,39 @@ Variables (R : realFieldType) (L : logarithm R).
 
 Local Notation fair := (fair R).
 Local Notation half := (half R).
+
+Lemma sum_off_false (f : bool -> R) : \sum_(v | v != false) f v = f true.
+Proof. by rewrite (big_pred1 true) => [|[]]. Qed.
+
+(** L2 for masses p̂ of total 2. *)
+Theorem L2_token_without_law : exists ph : bool -> R,
+  (forall v, 0 < ph v) /\
+  generalized_KL L false (fun v => mixture_velocity 0 1 true v false)
+    (fun v => posterior_to_velocity 0 1 ph v false) !=
+  token_generalized_KL L 0 1 ph true false.
+Proof.
+exists (fun=> 1); split=> [_|]; first exact: ltr01.
+rewrite /generalized_KL sum_off_false /rate_cost /token_generalized_KL.
+rewrite /mixture_velocity /posterior_to_velocity /delta /= !subr0 !divr1 !mulr1 divr1 ln1.
+by rewrite !mulr0 sub0r addNr addr0 mulr1 eq_sym oppr_eq0 oner_eq0.
+Qed.
+
+(** B8's rates where one expert's r̂_k û^k is 0 and r_k u^k is not, with log 0 = 0 as libraries have
+    it. *)
+Theorem B8_rates_without_support : L 0 = 0 -> exists (r rh : bool -> R) (u uh : bool -> bool -> R),
+  [/\ forall k y, 0 <= r k * u k y, forall k y, 0 <= rh k * uh k y &
+      \sum_k generalized_KL L false (weighted_rates r u k) (weighted_rates rh uh k) <
+      generalized_KL L false (mixture r u) (mixture rh uh)].
+Proof.
+move=> L0; have half_ge0 := ltW (half_gt0 R).
+exists (fun=> 1), (fun=> 1), (fun k _ => k%:R), (fun k _ => if k then 0 else half); split.
+- by move=> k y; rewrite mul1r ler0n.
+- by move=> k y; rewrite mul1r; case: k.
+rewrite big_bool /= /generalized_KL !sum_off_false /rate_cost /weighted_rates /mixture.
+rewrite !big_bool /= !mul1r !addr0 !add0r !mul0r invr0 L0 !sub0r oppr0 add0r.
+rewrite mulr1n mul1r ltr_add2r -subr_gt0 opprK subrK div1r lnV ?half_gt0 // oppr_gt0.
+exact: ln_half.
+Qed.
 
 (** Two equal tokens, and a part for each of the two sequences. *)
 Definition two_equal (v : bool) : {ffun 'I_2 -> bool} := [ffun=> v].
