@@ -11,7 +11,16 @@ import pytest
 
 from dfm_jax import mixture, velocities
 from dfm_jax.theory import LEDGER
-from dfm_jax.theory.proofs import BEYOND, CLASSICAL, FOLDER, HYPOTHESES, proof_of, proved
+from dfm_jax.theory.proofs import (
+    BEYOND,
+    CLASSICAL,
+    FOLDER,
+    HYPOTHESES,
+    PARTLY,
+    main_theorem,
+    proof_of,
+    proved,
+)
 from dfm_jax.theory.proofs import build as build_module
 from dfm_jax.theory.proofs.build import build, digest, sources, theorems
 from dfm_jax.theory.proofs.extracted import Definitions, Finite
@@ -52,7 +61,13 @@ def test_no_proof_is_left_open(word):
 
 def test_the_ledger_says_what_is_proved():
     assert proof_of("D4") == "`Experts.D4`"
-    assert proof_of("S9") == "checked only"
+    assert proof_of("B3").startswith("`Information.B3`, where ŵ_k q̂_k > 0")
+    assert proof_of("L2") == "in part: the identity for a token, `Objectives.L2_token`"
+    assert proof_of("X1") == "checked only"
+    assert {label for label in LEDGER if not main_theorem(label)} == set(PARTLY)
+    named = {theorem.name for theorems in proved().values() for theorem in theorems}
+    for label, words in PARTLY.items():
+        assert set(re.findall(rf"`Objectives\.({label}_\w+)`", words)) <= named
 
 
 @pytest.fixture(scope="module")

@@ -28,14 +28,23 @@ HYPOTHESES: dict[str, str] = {
     "B4": "ρ̂_k q̂_k > 0 wherever r_k q_k > 0",
     "B6": "the experts are laws or less (TV); for KL see `B6_divergence`",
     "B11": "ŵ_k p̂_k(x) > 0",
+    "B10": "Σ_k ρ_k q_k > 0 wherever q is; the costs of single gates are numbers",
     "D9": "each expert has one real parameter",
     "D11": "ρ̂_k > 0 wherever r_k > 0",
     "D12": "p̂ and ρ̂ are positive wherever the true ones are",
     "D14": "p̂ and ρ̂ are positive wherever the true ones are, and the weight is 1",
+    "L5": "p̂^i(x_1^i | z) > 0 wherever it is read; equality also asks that p̂ is free of time",
     "L1": "p̂ > 0 wherever p_{1|t} > 0",
     "P6": "β < ∞; `P6_end` bounds the other tokens' mass by exp(−β d)",
     "S7": "the order is left to right",
     "V7": "u and ǔ generate the path, as V5 and V6 do",
+}
+# What is proved of a statement that is not proved as a whole.
+PARTLY = {
+    "B8": "the inequality of the rates, `Objectives.B8_rates`",
+    "L2": "the identity for a token, `Objectives.L2_token`",
+    "L3": "for any polynomial κ the integral is the mean over all orders, "
+    "`Objectives.L3_random_orders`; it is at least −log of their mean probability",
 }
 # What is proved and has no row in the ledger yet.
 BEYOND = {
@@ -77,9 +86,12 @@ def main_theorem(label: str) -> str:
 
 
 def proof_of(label: str) -> str:
-    """What is proved of a statement: its theorem, and a hypothesis that the words do not have."""
+    """What is proved of a statement: its theorem, and a hypothesis that the words do not have.
+
+    That of B2 is "`Information.B2`, where ŵ_k q̂_k > 0 wherever w_k q_k > 0".
+    """
     theorem = main_theorem(label)
     if not theorem:
-        return "checked only"
+        return f"in part: {PARTLY[label]}" if label in PARTLY else "checked only"
     hypothesis = f", where {HYPOTHESES[label]}" if label in HYPOTHESES else ""
     return f"`{theorem}`{hypothesis}"

@@ -29,6 +29,7 @@ FILES = (
     "Samplers",
     "Information",
     "Accounting",
+    "Objectives",
     "Continuity",
 )
 PACKAGES = (

@@ -264,7 +264,7 @@ def _all_contexts(case: Case) -> tuple[np.ndarray, np.ndarray]:
     "L5",
     "all masks, carry-over, any grid: "
     "−log p̂_T(x_1) ≤ Σ_t Σ_i λ_t^i E[1[X_t^i = m] (−log p̂^i(x_1^i | X_t))]; "
-    "equality for one-position steps",
+    "equality if every position is revealed whole in one step",
     source="own use",
     kind="inequality",
     falsifier="equality on a grid where several positions may move",
