@@ -20,9 +20,8 @@ LAYERS = (
     *("allocator", "types", "checks", "durable", "exact", "boundary", "interfaces"),
     *("schedules", "paths", "velocities", "steps", "mixture", "clustering"),
     *("objectives", "samplers", "accounting"),
-    *("fast", "sampling", "likelihoods", "comparison", "parallel", "theory"),
+    *("fast", "sampling", "likelihoods", "comparison", "parallel", "json_text", "theory"),
     *(
-        "json_text",
         "json_types",
         "storage",
         "models",

@@ -12,11 +12,12 @@ installed. `python -m dfm_jax.theory.proofs.tie` computes the definitions beside
 the package.
 """
 
-import json
 from collections import defaultdict
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
+
+from dfm_jax.json_text import read_json
 
 FOLDER = Path(__file__).parent
 
@@ -73,7 +74,7 @@ class Theorem(NamedTuple):
 def proved() -> dict[str, tuple[Theorem, ...]]:
     """The theorems of each label, in the order of the files."""
     found = defaultdict(list)
-    for row in json.loads((FOLDER / "index.json").read_text("utf-8"))["theorems"]:
+    for row in read_json(FOLDER / "index.json")["theorems"]:
         theorem = Theorem(**row | {"assumptions": tuple(row["assumptions"])})
         found[theorem.label].append(theorem)
     return {label: tuple(theorems) for label, theorems in found.items()}

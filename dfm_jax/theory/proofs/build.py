@@ -17,6 +17,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from dfm_jax.json_text import read_json
+
 FOLDER = Path(__file__).parent
 FILES = (
     "Basics",
@@ -159,7 +161,7 @@ def _definitions(coqc: str, folder: Path, texts: dict[str, str]) -> dict[str, li
         if not extracted.exists():
             continue
         terms = []
-        for declaration in json.loads(extracted.read_text("utf-8"))["declarations"]:
+        for declaration in read_json(extracted)["declarations"]:
             for term in declaration.get("fixlist", [declaration]):
                 if "value" in term and term["value"]["what"] != "expr:dummy":
                     first = term.get("type", {}).get("left", {}).get("name", "")

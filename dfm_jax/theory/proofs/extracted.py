@@ -14,7 +14,6 @@ are kept once for each code and its captured values, and two that are equal are 
 The arguments for the field itself are left out: it is always the rationals.
 """
 
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
@@ -22,6 +21,8 @@ from functools import cached_property, partial
 from itertools import product
 from pathlib import Path
 from typing import Any
+
+from dfm_jax.json_text import read_json
 
 FOLDER = Path(__file__).parent
 # The algebraic structures of the library (a field, an order, an equality) are passed along and
@@ -87,8 +88,7 @@ class Definitions:
     @classmethod
     def load(cls, *, remember: bool = True) -> "Definitions":
         """The definitions that stand beside the proofs."""
-        text = (FOLDER / "definitions.json").read_text("utf-8")
-        return cls(json.loads(text), remember=remember)
+        return cls(read_json(FOLDER / "definitions.json"), remember=remember)
 
     def __getitem__(self, name: str) -> Callable[..., Any]:
         if name not in self._globals:  # Coq writes no name with a capital letter in front

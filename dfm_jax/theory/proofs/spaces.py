@@ -112,34 +112,42 @@ class Space:
 
     @cached_property
     def w(self) -> Any:
+        """w, the masses of the parts."""
         return self.coq.function(lambda k: self.weights[k])
 
     @cached_property
     def parts(self) -> Any:
+        """π_k, the coupling of each part."""
         return self.coq.function(lambda k, pair: self.couplings[k][pair])
 
     @cached_property
     def part_laws(self) -> Any:
+        """q_k, the data of each part."""
         return self.coq.function(lambda k, x: self.part_data[k][x])
 
     @cached_property
     def w_hat(self) -> Any:
+        """ŵ, masses that were learned."""
         return self.coq.function(lambda k: self.learned_weights[k])
 
     @cached_property
     def learned_laws(self) -> Any:
+        """q̂_k, experts that were learned."""
         return self.coq.function(lambda k, x: self.learned[k][x])
 
     @cached_property
     def whole(self) -> Any:
+        """Σ_k w_k π_k."""
         return self.coq["Basics.mixture"](self.experts, self.w, self.parts)
 
     @cached_property
     def whole_data(self) -> Any:
+        """q = Σ_k w_k q_k."""
         return self.coq["Basics.mixture"](self.experts, self.w, self.part_laws)
 
     @cached_property
     def path(self) -> Any:
+        """p_t(z | x_0, x_1)."""
         return self.coq["Paths.conditional_path"](
             self.positions, self.tokens, self.coq.function(lambda i: self.kappa[i])
         )
@@ -155,19 +163,23 @@ class Space:
         return [z for z in self.states if self.probability(z) > 0]
 
     def probability(self, z: Any) -> Fraction:
+        """p_t(z)."""
         return self.coq["Basics.marginal"](self.pairs, self.states, self.path, self.whole, z)
 
     def part_probability(self, k: int, z: Any) -> Fraction:
+        """p_t^k(z)."""
         return self.coq["Experts.part_path"](
             self.pairs, self.states, self.experts, self.path, self.parts, k, z
         )
 
     def expert_posterior(self, z: Any, k: int) -> Fraction:
+        """r_k(z, t)."""
         return self.coq["Experts.expert_posterior"](
             self.pairs, self.states, self.experts, self.path, self.w, self.parts, z, k
         )
 
     def token_posterior(self, coupling: Any, z: Any, i: int, v: int) -> Fraction:
+        """p_{1|t}^i(v | z) under a coupling."""
         return self.coq["Paths.token_posterior"](
             self.positions, self.tokens, self.path, coupling, z, i, v
         )

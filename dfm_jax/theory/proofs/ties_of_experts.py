@@ -39,7 +39,7 @@ def _log_weights(space: Space) -> np.ndarray:
 
 
 @tie("D2", "Basics.mixture", "mixture.mix_log_probs")
-def mixed_path(space: Space) -> Both:
+def _mixed_path(space: Space) -> Both:
     exact = [space.probability(z) for z in space.support]
     return exact, np.exp(
         space.run(mixture.mix_log_probs, _log_weights(space), _log_parts(space)[..., None])[..., 0]
@@ -47,14 +47,14 @@ def mixed_path(space: Space) -> Both:
 
 
 @sides("D2")
-def path_is_a_mixture(space: Space) -> Iterator[tuple[Exact, Exact]]:
+def _path_is_a_mixture(space: Space) -> Iterator[tuple[Exact, Exact]]:
     for z in space.states:
         weighted = (space.weights[k] * space.part_probability(k, z) for k in space.experts)
         yield space.probability(z), sum(weighted)
 
 
 @tie("D3", "Experts.expert_posterior", "mixture.expert_posterior")
-def expert_posterior(space: Space) -> Both:
+def _expert_posterior(space: Space) -> Both:
     exact = [[space.expert_posterior(z, k) for k in space.experts] for z in space.support]
     return exact, space.run(mixture.expert_posterior, _log_weights(space), _log_parts(space))
 
@@ -69,7 +69,7 @@ def _velocity(space: Space, coupling: Any, i: int, v: int, z: Any) -> Fraction:
 
 
 @tie("D4", "Velocities.posterior_to_velocity", "mixture.mix")
-def mixed_velocity(space: Space) -> Both:
+def _mixed_velocity(space: Space) -> Both:
     exact = tokens_at(space, lambda i, v, z: _velocity(space, space.whole, i, v, z))
     parts = np.stack(
         [
@@ -86,7 +86,7 @@ def _mix(log_weights: Any, log_parts: Any, values: Any) -> Any:
 
 
 @sides("D4")
-def velocities_mix(space: Space) -> Iterator[tuple[Exact, Exact]]:
+def _velocities_mix(space: Space) -> Iterator[tuple[Exact, Exact]]:
     coq = space.coq
     u = coq.function(lambda pair, x, z: Fraction(1 + sum(pair[0]) * x[0] - z[1] * pair[1][1], 3))
     velocity = coq["Experts.marginal_velocity"]
@@ -101,7 +101,7 @@ def velocities_mix(space: Space) -> Iterator[tuple[Exact, Exact]]:
 
 
 @tie("D5", "Paths.token_posterior", "mixture.mix_probs")
-def mixed_posterior(space: Space) -> Both:
+def _mixed_posterior(space: Space) -> Both:
     def of(coupling: Any) -> Exact:
         return [
             [
@@ -123,7 +123,7 @@ def _mix_probs(log_weights: Any, log_parts: Any, probs: Any) -> Any:
 
 
 @sides("D5")
-def posteriors_mix(space: Space) -> Iterator[tuple[Exact, Exact]]:
+def _posteriors_mix(space: Space) -> Iterator[tuple[Exact, Exact]]:
     for z, i, v in product(space.support, space.positions, space.tokens):
         right = sum(
             space.expert_posterior(z, k) * space.token_posterior(space.parts(k), z, i, v)
@@ -142,7 +142,7 @@ def _prefix(space: Space, law: Any, t: int, x: Any) -> Fraction:
 
 
 @tie("D6", "Experts.next_token", "mixture.mix_probs")
-def next_tokens_mix(space: Space) -> Both:
+def _next_tokens_mix(space: Space) -> Both:
     rows = [
         (t, x)
         for t, x in product(space.positions, space.data)
@@ -169,7 +169,7 @@ def next_tokens_mix(space: Space) -> Both:
 
 
 @tie("D7", "Experts.bayes_gate", "mixture.bayes_gate")
-def bayes_gate(space: Space) -> Both:
+def _tie_of_bayes_gate(space: Space) -> Both:
     coq = space.coq
     rows = tuple(coq.function(lambda k, row=row: row[k]) for row in space.likelihoods)
     gate = coq["Experts.bayes_gate"]
@@ -186,7 +186,7 @@ def _bayes_gate(log_prior: Any, rows: Any) -> Any:
 
 
 @sides("D7")
-def gate_gives_the_sequence_mixture(space: Space) -> Iterator[tuple[Exact, Exact]]:
+def _gate_gives_the_sequence_mixture(space: Space) -> Iterator[tuple[Exact, Exact]]:
     coq = space.coq
     for likelihoods in (space.likelihoods, [[Fraction(0), Fraction(1, 2)], *space.likelihoods]):
         rows = tuple(coq.function(lambda k, row=row: row[k]) for row in likelihoods)
@@ -205,7 +205,7 @@ def _log_data(space: Space, laws: Any) -> np.ndarray:
 
 
 @tie("B1", "Basics.gate", "accounting.routing_cost")
-def routing_cost(space: Space) -> Both:
+def _tie_of_routing_cost(space: Space) -> Both:
     gate = space.coq["Basics.gate"](space.experts, space.w_hat, space.learned_laws)
     exact = [
         [space.log(space.learned_weights[k]) - space.log(gate(x, k)) for k in space.experts]
@@ -222,7 +222,7 @@ def _routing_cost(log_prior: Any, log_probs: Any) -> Any:
 
 
 @sides("B1")
-def mixture_by_any_expert(space: Space) -> Iterator[tuple[Exact, Exact]]:
+def _mixture_by_any_expert(space: Space) -> Iterator[tuple[Exact, Exact]]:
     coq, log = space.coq, space.log
     gate = coq["Basics.gate"](space.experts, space.w_hat, space.learned_laws)
     mixed = coq["Basics.mixture"](space.experts, space.w_hat, space.learned_laws)
@@ -245,7 +245,7 @@ def _split(space: Space) -> tuple[Any, Any, Any, Any]:
 
 
 @tie("B2", "Information.gate_KL", "accounting.ensemble_split")
-def ensemble_split(space: Space) -> Both:
+def _ensemble_split(space: Space) -> Both:
     found = space.run(
         accounting.ensemble_split,
         logs(space.weights)[None],
@@ -257,13 +257,13 @@ def ensemble_split(space: Space) -> Both:
 
 
 @sides("B2")
-def ensemble_is_split(space: Space) -> Iterator[tuple[Exact, Exact]]:
+def _ensemble_is_split(space: Space) -> Iterator[tuple[Exact, Exact]]:
     ensemble, gate, experts, prior = _split(space)
     yield ensemble + gate, experts + prior
 
 
 @tie("D10", "Information.part_information", "accounting.part_information")
-def part_information(space: Space) -> Both:
+def _part_information(space: Space) -> Both:
     information = space.coq["Information.part_information"]
     exact = information(space.log, space.experts, space.states, space.w, space.part_laws)
     log_probs = _log_data(space, space.part_data)[None]
@@ -271,7 +271,7 @@ def part_information(space: Space) -> Both:
 
 
 @sides("D10")
-def information_by_tokens(space: Space) -> Iterator[tuple[Exact, Exact]]:
+def _information_by_tokens(space: Space) -> Iterator[tuple[Exact, Exact]]:
     coq, log = space.coq, space.log
     args = (space.experts, space.w, space.part_laws)
     whole = coq["Information.part_information"](log, args[0], space.states, *args[1:])
@@ -280,7 +280,7 @@ def information_by_tokens(space: Space) -> Iterator[tuple[Exact, Exact]]:
 
 
 @tie("B4", "Accounting.router_KL", "accounting.router_cost")
-def router_cost(space: Space) -> Both:
+def _router_cost(space: Space) -> Both:
     coq = space.coq
     router = [[space.law(NUM_EXPERTS, positive=True) for _ in space.positions] for _ in space.data]
     place = {x: n for n, x in enumerate(space.data)}
@@ -298,7 +298,7 @@ def router_cost(space: Space) -> Both:
 
 
 @tie("B5", "Accounting.variation", "accounting.total_variation")
-def total_variation(space: Space) -> Both:
+def _total_variation(space: Space) -> Both:
     laws = space.learned
     variation = space.coq["Accounting.variation"]
     exact = variation(space.states, space.learned_laws(0), space.learned_laws(1))
@@ -307,7 +307,7 @@ def total_variation(space: Space) -> Both:
 
 
 @tie("B6", "Accounting.kept_mass", "accounting.truncation_bound")
-def truncation(space: Space) -> Both:
+def _truncation(space: Space) -> Both:
     experts, law = Finite(range(4)), space.law(4, positive=True)
     kept = space.coq.function(lambda k: k in (0, 2))
     mass = space.coq["Accounting.kept_mass"]
@@ -318,7 +318,7 @@ def truncation(space: Space) -> Both:
 
 
 @tie("B11", "Basics.mixture", "accounting.best_expert_bound")
-def best_expert(space: Space) -> Both:
+def _best_expert(space: Space) -> Both:
     log = space.log
     bounds = [
         [-(log(space.learned_weights[k]) + log(space.learned[k][x])) for k in space.experts]
@@ -331,7 +331,7 @@ def best_expert(space: Space) -> Both:
 
 
 @sides("L4")
-def experts_are_targets(space: Space) -> Iterator[tuple[Exact, Exact]]:
+def _experts_are_targets(space: Space) -> Iterator[tuple[Exact, Exact]]:
     coq = space.coq
     targets = [[space.number(-9, 9) for _ in space.tokens] for _ in space.experts]
     model = [space.number(-9, 9) for _ in space.tokens]
@@ -347,7 +347,7 @@ def experts_are_targets(space: Space) -> Iterator[tuple[Exact, Exact]]:
 
 
 @tie("L4", "Information.bregman", "objectives.bregman_divergence")
-def bregman(space: Space) -> Both:
+def _tie_of_bregman(space: Space) -> Both:
     coq = space.coq
     target, model = ([space.number(-9, 9) for _ in space.tokens] for _ in range(2))
     phi = coq.function(lambda a: sum((s + 1) * a(s) ** 3 for s in space.tokens))

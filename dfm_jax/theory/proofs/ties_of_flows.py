@@ -29,7 +29,7 @@ from dfm_jax.theory.proofs.spaces import (
 
 
 @tie("P1", "Basics.product_law", "paths.product_log_prob")
-def product_law(space: Space) -> Both:
+def _product_law(space: Space) -> Both:
     rows = [space.law(NUM_STATES) for _ in space.positions]
     p = space.coq.function(lambda i, v: rows[i][v])
     exact = [
@@ -41,7 +41,7 @@ def product_law(space: Space) -> Both:
 
 
 @tie("P2", "Paths.convex_token", "paths.convex_path")
-def convex_path(space: Space) -> Both:
+def _convex_path(space: Space) -> Both:
     base = [[space.law(NUM_STATES) for _ in space.positions] for _ in range(3)]
     masses = [space.law(3) for _ in space.positions]
     kinds, coq = Finite(range(3)), space.coq
@@ -62,7 +62,7 @@ def convex_path(space: Space) -> Both:
 
 
 @tie("P3", "Paths.mixture_token", "paths.mixture_path")
-def mixture_path(space: Space) -> Both:
+def _tie_of_mixture_path(space: Space) -> Both:
     x_0, x_1 = np.array(space.pairs_of_data).transpose(1, 0, 2)
     kappa = np.repeat(floats(space.kappa)[None], len(x_0), axis=0)
     return space.token_paths, space.run(_mixture_path, x_0, x_1, kappa)
@@ -73,7 +73,7 @@ def _mixture_path(x_0: Any, x_1: Any, kappa: Any) -> Any:
 
 
 @tie("P4", "Basics.marginal", "paths.marginal_log_prob")
-def marginal_path(space: Space) -> Both:
+def _marginal_path(space: Space) -> Both:
     found = space.over_states(
         paths.marginal_log_prob, space.token_paths, space.log_coupling, states=space.states
     )
@@ -81,7 +81,7 @@ def marginal_path(space: Space) -> Both:
 
 
 @tie("P5", "Basics.posterior", "paths.pair_posterior")
-def pair_posterior(space: Space) -> Both:
+def _pair_posterior(space: Space) -> Both:
     posterior = space.coq["Basics.posterior"]
     exact = [
         [
@@ -94,7 +94,7 @@ def pair_posterior(space: Space) -> Both:
 
 
 @tie("P5", "Paths.token_posterior", "paths.token_posterior")
-def token_posterior(space: Space) -> Both:
+def _tie_of_token_posterior(space: Space) -> Both:
     exact = [
         [
             [space.token_posterior(space.whole, z, i, v) for v in range(NUM_TOKENS)]
@@ -112,7 +112,7 @@ def _token_posterior(z: Any, token_paths: Any, log_coupling: Any, tokens: Any) -
 
 
 @tie("P7", "Masks.revealed_indicator", "paths.revealed_posterior")
-def revealed_posterior(space: Space) -> Both:
+def _tie_of_revealed_posterior(space: Space) -> Both:
     z_s = _revealed_support(space)
     exact = [
         [[_given_revealed(space, z, i, v) for v in range(NUM_TOKENS)] for i in space.positions]
@@ -147,7 +147,7 @@ def _given_revealed(space: Space, z: Any, i: int, v: int) -> Fraction:
 
 
 @sides("P7")
-def time_does_not_matter(space: Space) -> Iterator[tuple[Exact, Exact]]:
+def _time_does_not_matter(space: Space) -> Iterator[tuple[Exact, Exact]]:
     coq = space.coq
     kappa = coq.function(lambda i: space.kappa[i])
     path = coq["Masks.masked_path"](space.positions, space.tokens, MASK, kappa)
@@ -168,7 +168,7 @@ def _each(space: Space, fn: Callable[..., Any], *arrays: Any) -> np.ndarray:
 
 
 @tie("V3", "Velocities.mixture_velocity", "velocities.mixture_velocity")
-def mixture_velocity(space: Space) -> Both:
+def _tie_of_mixture_velocity(space: Space) -> Both:
     velocity, x_1 = space.coq["Velocities.mixture_velocity"], space.data[1]
     exact = tokens_at(
         space, lambda i, v, z: velocity(space.tokens, space.time, Fraction(1), x_1[i], v, z[i])
@@ -185,7 +185,7 @@ def _laws(space: Space, size: int) -> Exact:
 
 
 @tie("V5", "Velocities.posterior_to_velocity", "velocities.posterior_to_velocity")
-def posterior_to_velocity(space: Space) -> Both:
+def _tie_of_posterior_to_velocity(space: Space) -> Both:
     laws = _laws(space, NUM_TOKENS)
     of_state = dict(zip(space.support, laws, strict=True))
 
@@ -203,7 +203,7 @@ def _posterior_to_velocity(z: Any, posterior: Any, t: Any) -> Any:
 
 
 @tie("V6", "Velocities.posterior_to_backward", "velocities.backward_velocity")
-def backward_velocity(space: Space) -> Both:
+def _tie_of_backward_velocity(space: Space) -> Both:
     laws = _laws(space, NUM_STATES)
     of_state = dict(zip(space.support, laws, strict=True))
 
@@ -249,7 +249,7 @@ def _of_path(space: Space, definition: str, fn: Callable[..., Any]) -> Both:
 
 
 @tie("V8", "Velocities.kinetic_optimal", "velocities.kinetic_optimal_velocity")
-def kinetic_optimal(space: Space) -> Both:
+def _tie_of_kinetic_optimal(space: Space) -> Both:
     return _of_path(space, "Velocities.kinetic_optimal", _kinetic_optimal)
 
 
@@ -258,7 +258,7 @@ def _kinetic_optimal(z: Any, start: Any, end: Any, t: Any) -> Any:
 
 
 @tie("V9", "Velocities.campbell", "velocities.campbell_velocity")
-def campbell(space: Space) -> Both:
+def _tie_of_campbell(space: Space) -> Both:
     return _of_path(space, "Velocities.campbell", _campbell)
 
 
@@ -279,7 +279,7 @@ def _random_field(space: Space) -> Exact:
 
 
 @tie("C1", "Basics.divergence", "velocities.divergence")
-def divergence(space: Space) -> Both:
+def _divergence(space: Space) -> Both:
     field, law, coq = _random_field(space), space.law(len(space.states)), space.coq
     place = space.states.place
     u = coq.function(lambda i, v, z: field[place[z]][i][v])
@@ -293,7 +293,7 @@ def divergence(space: Space) -> Both:
 
 
 @sides("C1")
-def continuity(space: Space) -> Iterator[tuple[Exact, Exact]]:
+def _continuity(space: Space) -> Iterator[tuple[Exact, Exact]]:
     coq, one = space.coq, Fraction(1)
 
     def pair_velocity(pair: Any, i: int, v: int, a: int) -> Fraction:
@@ -335,7 +335,7 @@ def _step_velocity(space: Space, i: int, v: int, z: Any) -> Fraction:
 
 
 @tie("Q1", "Steps.step_kernel", "steps.transition_matrix")
-def transition_matrix(space: Space) -> Both:
+def _transition_matrix(space: Space) -> Both:
     coq, place = space.coq, space.states.place
     rows = [[space.law(NUM_STATES) for _ in space.positions] for _ in space.states]
     u = coq.function(lambda i, v, z: rows[place[z]][i][v] - Fraction(v == z[i]))
@@ -348,7 +348,7 @@ def transition_matrix(space: Space) -> Both:
 
 
 @tie("Q3", "Steps.step_size", "steps.step_size")
-def step_size(space: Space) -> Both:
+def _tie_of_step_size(space: Space) -> Both:
     size = space.coq["Steps.step_size"]
     ends = [*zip(space.kappa, space.later, strict=True), (Fraction(1), Fraction(1))]
     table = floats([[now for now, _ in ends], [then for _, then in ends]])
@@ -360,7 +360,7 @@ def _step_size(table: Any) -> Any:
 
 
 @tie("Q3", "Steps.step_velocity", "steps.exact_step_velocity")
-def exact_step_velocity(space: Space) -> Both:
+def _tie_of_exact_step_velocity(space: Space) -> Both:
     posteriors = [
         [
             [space.token_posterior(space.whole, z, i, v) for v in range(NUM_TOKENS)]
@@ -382,7 +382,7 @@ def _exact_step_velocity(posterior: Any, z: Any, size: Any) -> Any:
 
 
 @sides("Q3")
-def one_token_is_exact(space: Space) -> Iterator[tuple[Exact, Exact]]:
+def _one_token_is_exact(space: Space) -> Iterator[tuple[Exact, Exact]]:
     coq = space.coq
     token, velocity = coq["Paths.mixture_token"], coq["Steps.conditional_velocity"]
     now, then = space.kappa[0], space.later[0]
@@ -396,7 +396,7 @@ def one_token_is_exact(space: Space) -> Iterator[tuple[Exact, Exact]]:
 
 
 @tie("Q5", "Steps.push_forward", "steps.push_forward")
-def push_forward(space: Space) -> Both:
+def _push_forward(space: Space) -> Both:
     coq, place = space.coq, space.states.place
     rows = [[space.law(NUM_STATES) for _ in space.positions] for _ in space.states]
     law = space.law(len(space.states))
@@ -417,7 +417,7 @@ def _one_position_step(space: Space) -> tuple[Any, Any]:
 
 
 @sides("Q4")
-def discrete_continuity(space: Space) -> Iterator[tuple[Exact, Exact]]:
+def _discrete_continuity(space: Space) -> Iterator[tuple[Exact, Exact]]:
     coq, (now, then) = space.coq, _one_position_step(space)
     args = (space.positions, space.tokens)
     before, after = (coq["Steps.path"](*args, kappa, space.whole) for kappa in (now, then))
@@ -428,7 +428,7 @@ def discrete_continuity(space: Space) -> Iterator[tuple[Exact, Exact]]:
 
 
 @sides("Q5")
-def product_kernel_pushes_forward(space: Space) -> Iterator[tuple[Exact, Exact]]:
+def _product_kernel_pushes_forward(space: Space) -> Iterator[tuple[Exact, Exact]]:
     coq, (now, then) = space.coq, _one_position_step(space)
     args = (space.positions, space.tokens)
     before, after = (coq["Steps.path"](*args, kappa, space.whole) for kappa in (now, then))
@@ -439,7 +439,7 @@ def product_kernel_pushes_forward(space: Space) -> Iterator[tuple[Exact, Exact]]
 
 
 @tie("Q6", "Accounting.parallel_law", "steps.parallel_log_prob")
-def parallel_law(space: Space) -> Both:
+def _tie_of_parallel_law(space: Space) -> Both:
     coq, blocks = space.coq, (0, 0)
     law = coq["Accounting.parallel_law"](
         space.positions, space.tokens, 1, coq.function(lambda i: blocks[i]), space.whole_data
@@ -455,7 +455,7 @@ def _parallel_law(x: Any, states: Any, log_q: Any) -> Any:
 
 
 @tie("Q6", "Accounting.total_correlation", "steps.total_correlation")
-def total_correlation(space: Space) -> Both:
+def _tie_of_total_correlation(space: Space) -> Both:
     exact = space.coq["Accounting.total_correlation"](
         space.log, space.positions, space.tokens, space.whole_data
     )
@@ -471,7 +471,7 @@ def _total_correlation(probs: Any, states: Any) -> Any:
 
 
 @tie("A1", "Autoregression.order_table", "schedules.any_order")
-def order_table(space: Space) -> Both:
+def _order_table(space: Space) -> Both:
     order = [1, 0, 2]  # the position revealed at each step
     turn = space.coq.function(lambda i: order.index(i))
     table = space.coq["Autoregression.order_table"]
@@ -490,7 +490,7 @@ def _left_to_right(space: Space) -> tuple[Any, Any, Any]:
 
 
 @sides("A2")
-def prefix_and_source(space: Space) -> Iterator[tuple[Exact, Exact]]:
+def _prefix_and_source(space: Space) -> Iterator[tuple[Exact, Exact]]:
     coq, (p, pairs, order) = space.coq, _left_to_right(space)
     args = (space.positions, space.tokens)
     for t in range(NUM_POSITIONS + 1):
@@ -502,7 +502,7 @@ def prefix_and_source(space: Space) -> Iterator[tuple[Exact, Exact]]:
 
 
 @sides("A3")
-def next_token_is_the_velocity(space: Space) -> Iterator[tuple[Exact, Exact]]:
+def _next_token_is_the_velocity(space: Space) -> Iterator[tuple[Exact, Exact]]:
     coq, (_, pairs, order) = space.coq, _left_to_right(space)
     args, table = (space.positions, space.tokens), coq["Autoregression.order_table"]
     for t in range(NUM_POSITIONS):
@@ -516,7 +516,7 @@ def next_token_is_the_velocity(space: Space) -> Iterator[tuple[Exact, Exact]]:
 
 
 @tie("A3", "Autoregression.next_token_velocity", "steps.next_token_velocity")
-def next_token_velocity(space: Space) -> Both:
+def _tie_of_next_token_velocity(space: Space) -> Both:
     coq, order, t = space.coq, space.coq.function(lambda i: i), 1
     args = (space.positions, space.tokens, order, space.whole_data, t)
     z_s = [z for z in space.data if coq["Autoregression.prefix_law"](*args[:4], t, z) > 0]
@@ -538,7 +538,7 @@ def _next_token_velocity(probs: Any, z: Any) -> Any:
 
 
 @sides("S3")
-def euler_is_the_exact_step(space: Space) -> Iterator[tuple[Exact, Exact]]:
+def _euler_is_the_exact_step(space: Space) -> Iterator[tuple[Exact, Exact]]:
     coq, t, h = space.coq, space.time, (1 - space.time) / 3
     velocity, step = coq["Velocities.mixture_velocity"], coq["Steps.conditional_velocity"]
     for x_1, v, z in product(space.tokens, space.tokens, space.tokens):
@@ -547,7 +547,7 @@ def euler_is_the_exact_step(space: Space) -> Iterator[tuple[Exact, Exact]]:
 
 
 @tie("S4", "Samplers.final_kernel", "samplers.final_step_probs")
-def final_step(space: Space) -> Both:
+def _tie_of_final_step(space: Space) -> Both:
     coq = space.coq
     done = coq.function(lambda i: Fraction(1) if i == 0 else space.kappa[i])
     args = (space.positions, space.tokens, done, space.whole)
@@ -569,7 +569,7 @@ def _final_step(posterior: Any, z: Any, states: Any) -> Any:
 
 
 @tie("S5", "Samplers.one_position_kernel", "samplers.one_position_step_probs")
-def one_position_step(space: Space) -> Both:
+def _tie_of_one_position_step(space: Space) -> Both:
     field, coq, place = _random_field(space), space.coq, space.states.place
     u = coq.function(lambda i, v, z: field[place[z]][i][v])
     kernel = coq["Samplers.one_position_kernel"](space.positions, space.tokens, u, 1)
@@ -585,7 +585,7 @@ def _one_position_step_probs(velocity: Any, z: Any, states: Any) -> Any:
 
 
 @sides("S5")
-def correctors_keep_the_path(space: Space) -> Iterator[tuple[Exact, Exact]]:
+def _correctors_keep_the_path(space: Space) -> Iterator[tuple[Exact, Exact]]:
     coq, (kappa, _) = space.coq, _kappas(space)
     args = (space.positions, space.tokens)
     strength = coq.function(lambda i: Fraction(1, 7))
@@ -597,7 +597,7 @@ def correctors_keep_the_path(space: Space) -> Iterator[tuple[Exact, Exact]]:
 
 
 @sides("S6")
-def an_expert_for_each_position(space: Space) -> Iterator[tuple[Exact, Exact]]:
+def _an_expert_for_each_position(space: Space) -> Iterator[tuple[Exact, Exact]]:
     coq, place = space.coq, space.states.place
     args, fields = (space.positions, space.tokens), [_random_field(space) for _ in space.experts]
     r = coq.function(lambda i, k, z: space.weights[k] if i else space.learned_weights[k])
