@@ -11,7 +11,7 @@ from unittest import mock
 from dfm_jax import cli
 from dfm_jax.theory import LEDGER
 from dfm_jax.theory.ledger import citations
-from dfm_jax.theory.proofs import BEYOND, proved
+from dfm_jax.theory.proofs import BEYOND, main_theorem, proved
 from dfm_jax.theory.proofs.tie import TIES
 from dfm_jax.theory.statement import in_order
 
@@ -89,11 +89,12 @@ def equations_by_module() -> str:
     lines = []
     layers = dict.fromkeys(function.split(".")[0] for function in functions)
     for layer in sorted(layers, key=LAYERS.index):
-        lines += [f"## `{layer}`", "", "| function | equation |", "|---|---|"]
+        lines += [f"## `{layer}`", "", "| function | equation | proof |", "|---|---|---|"]
         for function, labels in functions.items():
             if function.startswith(layer + "."):
                 words = "; ".join(f"**{label}** {LEDGER[label].words}" for label in labels)
-                lines.append(f"| {_link(function)} | {_cell(words)} |")
+                found = ", ".join(f"`{name}`" for name in map(main_theorem, labels) if name)
+                lines.append(f"| {_link(function)} | {_cell(words)} | {found} |")
         lines.append("")
     return "\n".join(lines)
 

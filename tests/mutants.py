@@ -630,8 +630,8 @@ MUTANTS = (
     Mutant(
         "padded runs that come back",
         "parallel/independent.py",
-        "leaf[:length], out) if missing else out",
-        "leaf, out) if missing else out",
+        "leaf[:length], runs)",
+        "leaf, runs)",
         "test_parallel",
         "left_over",
     ),
