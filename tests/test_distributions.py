@@ -88,7 +88,8 @@ def test_a_wheel_alone_verifies_trains_mixes_judges_and_draws(command):
     doctor = command("doctor")
     assert "make " not in doctor
     assert "`pip install 'dfm_jax[data,hf,hub,stores]'`" in doctor
-    assert "1 statement, 1 of them proved in Coq, float64" in command("verify", "--labels", "D7", "--instances", "16")
+    verified = command("verify", "--labels", "D7", "--instances", "16")
+    assert "1 statement, 1 of them proved in Coq, float64" in verified
     for expert in ("0", "1"):
         where = ["--data", "parts", "--run", "run", "--expert", expert]
         assert "finished at step 4" in command("train", *where, *SMALL)
