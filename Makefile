@@ -127,7 +127,7 @@ lint: $(STAMP) ## ruff, ruff format, pyright
 	$(BIN)/ruff format --check
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-prove: $(STAMP) ## the proofs checked again by Coq, which is not installed here; see dfm_jax/theory/proofs
+prove: $(STAMP) ## check the proofs again and write their index, where Coq is installed
 	$(BIN)/python -m dfm_jax.theory.proofs.build
 	$(BIN)/python -m dfm_jax.theory.proofs.tie
 

@@ -11,7 +11,7 @@ from unittest import mock
 from dfm_jax import cli
 from dfm_jax.theory import LEDGER
 from dfm_jax.theory.ledger import citations
-from dfm_jax.theory.proofs import BEYOND, main_theorem, proved
+from dfm_jax.theory.proofs import BEYOND, main_theorem, proof_of, proved
 from dfm_jax.theory.proofs.tie import TIES
 from dfm_jax.theory.statement import in_order
 
@@ -112,14 +112,18 @@ def theorems() -> str:
     lines = []
     words = {statement.label: statement.words for statement in in_order()} | BEYOND
     for label in words:
-        found = proved().get(label, ())
-        lines += [f"### {label}", "", _cell(words[label]), ""]
-        for theorem in found:
+        lines += [
+            f"### {label}",
+            "",
+            _cell(words[label]),
+            "",
+            f"Proof: {_cell(proof_of(label))}.",
+            "",
+        ]
+        for theorem in proved().get(label, ()):
             classical = " Needs real analysis." if theorem.assumptions else ""
             lines += [f"`{theorem.name}` in `{theorem.file}`.{classical}", ""]
             lines += ["```coq", theorem.statement, "```", ""]
-        if not found:
-            lines += ["No theorem: this statement is verified on random spaces only.", ""]
     return "\n".join(lines) + "\n"
 
 

@@ -24,7 +24,8 @@ from dfm_jax.theory.proofs import (
 from dfm_jax.theory.proofs import build as build_module
 from dfm_jax.theory.proofs.build import build, digest, sources, theorems
 from dfm_jax.theory.proofs.extracted import Definitions, Finite
-from dfm_jax.theory.proofs.tie import SIDES, TIES, TOLERANCE, Space, ties
+from dfm_jax.theory.proofs.spaces import SIDES, TIES, TOLERANCE, Space
+from dfm_jax.theory.proofs.tie import ties
 from dfm_jax.theory.runs import Run
 
 
@@ -100,13 +101,10 @@ def static_gate(weights, values):
     return jnp.tensordot(jnp.ones_like(weights) / len(weights), values, 1)
 
 
-def without_division(posterior, x_t, t, schedule, *, num_states):
-    return (1 - t) * REAL["posterior_to_velocity"](
-        posterior, x_t, t, schedule, num_states=num_states
-    )
-
-
-REAL = {"posterior_to_velocity": velocities.posterior_to_velocity}
+def without_division(
+    posterior, x_t, t, schedule, *, num_states, whole=velocities.posterior_to_velocity
+):
+    return (1 - t) * whole(posterior, x_t, t, schedule, num_states=num_states)
 
 
 @pytest.mark.parametrize(
@@ -163,6 +161,18 @@ def test_without_coq_the_build_says_what_brings_it(monkeypatch):
     monkeypatch.setattr(build_module.shutil, "which", lambda name: None)
     with pytest.raises(SystemExit, match=r"apt-get install .* libcoq-mathcomp-analysis"):
         build()
+
+
+def test_a_proof_that_coq_refuses_is_named_and_nothing_is_written(monkeypatch, capsys):
+    def refuse(*args, **kwargs):
+        raise build_module.RefusedError("Coq refuses Basics.v:\nError: nothing proves this.")
+
+    monkeypatch.setattr(build_module, "build", refuse)
+    before = (FOLDER / "index.json").read_bytes()
+    assert build_module.main() == 1
+    said = capsys.readouterr().err
+    assert said.startswith("Coq refuses Basics.v:") and "Nothing is written." in said
+    assert (FOLDER / "index.json").read_bytes() == before
 
 
 @pytest.mark.slow

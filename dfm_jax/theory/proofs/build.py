@@ -41,10 +41,14 @@ PACKAGES = (
     "libcoq-mathcomp-algebra-tactics",
     "libcoq-mathcomp-analysis",
 )
-VERSIONS = {"coq": "8.16.1", "mathcomp": "1.15.0", "mathcomp-analysis": "0.6.0"}
+WRITTEN_FOR = {"coq": "8.16.1", "mathcomp": "1.15.0", "mathcomp-analysis": "0.6.0"}
 _QUIET = ("-w", "-notation-overridden,-ambiguous-paths,-extraction-reserved-identifier")
 _THEOREM = re.compile(r"^Theorem (([A-Z]\d+)(?:_\w+)?)\b", re.MULTILINE)
 _DEFINITION = re.compile(r"^(?:Definition|Fixpoint) (\w+)", re.MULTILINE)
+
+
+class RefusedError(RuntimeError):
+    """Coq does not accept a proof, or what it prints is not understood."""
 
 
 def sources() -> dict[str, str]:
@@ -59,7 +63,7 @@ def digest(text: str) -> str:
 
 def theorems(text: str) -> list[tuple[str, str]]:
     """(name, label) of the theorems of a file."""
-    return [(name, label) for name, label in _THEOREM.findall(text)]
+    return _THEOREM.findall(text)
 
 
 def check_coq() -> str:
@@ -73,10 +77,10 @@ def check_coq() -> str:
         )
     said = subprocess.run([coqc, "--print-version"], capture_output=True, text=True, check=True)
     version = said.stdout.split()[0]
-    if version != VERSIONS["coq"]:
+    if version != WRITTEN_FOR["coq"]:
         raise SystemExit(
-            f"The proofs are written for Coq {VERSIONS['coq']}, as in Debian 12, whose library has "
-            f"other names in later versions; got {version}."
+            f"The proofs are written for Coq {WRITTEN_FOR['coq']}, as in Debian 12; later versions "
+            f"have other names in their library. This one is {version}."
         )
     return coqc
 
@@ -86,7 +90,7 @@ def build(*, progress: bool = True) -> dict[str, Any]:
 
     Raises:
         SystemExit: if Coq is missing or has another version.
-        RuntimeError: if a file does not compile, with what Coq says.
+        RefusedError: if a file does not compile, with what Coq says.
     """
     coqc, texts, seconds = check_coq(), sources(), {}
     with tempfile.TemporaryDirectory() as name:
@@ -102,7 +106,7 @@ def build(*, progress: bool = True) -> dict[str, Any]:
         statements = _statements(coqc, folder, [theorem for _, theorem, _ in found])
         definitions = _definitions(coqc, folder, texts)
     index = {
-        "versions": VERSIONS,
+        "written_for": WRITTEN_FOR,
         "sources": {f"{file}.v": digest(text) for file, text in texts.items()},
         "theorems": [
             {"name": theorem, "label": label, "file": f"{file}.v", **statements[theorem]}
@@ -116,7 +120,7 @@ def _compile(coqc: str, folder: Path, file: str) -> None:
     command = [coqc, *_QUIET, "-Q", ".", "DFM", f"{file}.v"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise RuntimeError(f"Coq refuses {file}.v:\n{done.stdout}{done.stderr}")
+        raise RefusedError(f"Coq refuses {file}.v:\n{done.stdout}{done.stderr}")
 
 
 def _statements(coqc: str, folder: Path, names: list[str]) -> dict[str, dict[str, Any]]:
@@ -140,7 +144,7 @@ def _statements(coqc: str, folder: Path, names: list[str]) -> dict[str, dict[str
         axioms = re.findall(r"^(?:\w+\.)*(\w+)\s*:", assumes, re.MULTILINE)
         closed = "Closed under the global context" in assumes
         if closed == bool([axiom for axiom in axioms if axiom != "Axioms"]):
-            raise RuntimeError(f"The assumptions of {name} are not understood:\n{assumes}")
+            raise RefusedError(f"The assumptions of {name} are not understood:\n{assumes}")
         found[name] = {
             "statement": re.sub(r"\s*\n\s*", " ", statement),
             "assumptions": sorted(axiom for axiom in axioms if axiom != "Axioms"),
@@ -175,15 +179,19 @@ def _definitions(coqc: str, folder: Path, texts: dict[str, str]) -> dict[str, li
 
 
 def main() -> int:
-    """Build, write the two files, and say what was proved."""
-    built = build()
+    """Build, write the two files, and say what was proved; status 1 if Coq refuses a file."""
+    try:
+        built = build()
+    except RefusedError as error:
+        print(f"{error}\nNothing is written.", file=sys.stderr)
+        return 1
     for name in ("index", "definitions"):
         text = json.dumps(built[name], ensure_ascii=False, indent=1 if name == "index" else None)
         (FOLDER / f"{name}.json").write_text(text + "\n", "utf-8")
     found = built["index"]["theorems"]
     labels = {theorem["label"] for theorem in found}
     print(f"{sum(built['seconds'].values()):7.1f} s  in all")
-    print(f"{len(found)} theorems under {len(labels)} labels of the ledger; index.json is written")
+    print(f"{len(found)} theorems under {len(labels)} labels; index.json is written")
     return 0
 
 

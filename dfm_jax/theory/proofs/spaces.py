@@ -100,6 +100,15 @@ class Space:
         masses[self._random.randrange(size)] += 1
         return [Fraction(mass, sum(masses)) for mass in masses]
 
+    def field(self) -> Exact:
+        """A random velocity whose columns sum to 0, at every state: [Z, N, S]."""
+        rows = []
+        for z in self.states:
+            rows.append([[self.number(-9, 9) for _ in self.tokens] for _ in self.positions])
+            for i, values in enumerate(rows[-1]):
+                values[z[i]] -= sum(values)
+        return rows
+
     def _coupling(self) -> dict[Any, Fraction]:
         law = dict(zip(self.pairs_of_data, self.law(len(self.pairs_of_data)), strict=True))
         return {pair: law.get(pair, Fraction(0)) for pair in self.pairs}

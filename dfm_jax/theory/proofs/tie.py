@@ -12,12 +12,12 @@ from collections.abc import Container
 
 import numpy as np
 
-from dfm_jax.theory.proofs import ties_of_experts, ties_of_flows
+from dfm_jax.theory.proofs import ties_of_experts as ties_of_experts  # each adds to TIES and SIDES
+from dfm_jax.theory.proofs import ties_of_flows as ties_of_flows
+from dfm_jax.theory.proofs import ties_of_steps as ties_of_steps
 from dfm_jax.theory.proofs.extracted import Definitions
-from dfm_jax.theory.proofs.spaces import SIDES, TIES, TOLERANCE, Row, Space, floats
+from dfm_jax.theory.proofs.spaces import TIES, TOLERANCE, Row, Space, floats
 from dfm_jax.theory.runs import Run
-
-__all__ = ["SIDES", "TIES", "TOLERANCE", "Row", "Space", "ties", "ties_of_experts", "ties_of_flows"]
 
 
 def ties(
