@@ -171,7 +171,8 @@ def test_a_proof_that_coq_refuses_is_named_and_nothing_is_written(monkeypatch, c
     before = (FOLDER / "index.json").read_bytes()
     assert build_module.main() == 1
     said = capsys.readouterr().err
-    assert said.startswith("Coq refuses Basics.v:") and "Nothing is written." in said
+    assert said.startswith("Coq refuses Basics.v:")
+    assert "Nothing is written." in said
     assert (FOLDER / "index.json").read_bytes() == before
 
 
