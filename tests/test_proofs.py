@@ -7,6 +7,7 @@ import time
 from fractions import Fraction
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from dfm_jax import mixture, velocities
@@ -24,6 +25,7 @@ from dfm_jax.theory.proofs import (
 from dfm_jax.theory.proofs import build as build_module
 from dfm_jax.theory.proofs.build import build, digest, sources, theorems
 from dfm_jax.theory.proofs.extracted import Definitions, Finite
+from dfm_jax.theory.proofs.logs import Log
 from dfm_jax.theory.proofs.spaces import SIDES, TIES, TOLERANCE, Space
 from dfm_jax.theory.proofs.tie import ties
 from dfm_jax.theory.runs import Run
@@ -137,6 +139,16 @@ def test_the_evaluator_by_hand(definitions):
     p = definitions.function(lambda k, z: Fraction(1, 2) if k == "a" else Fraction(z, 4))
     assert gate(experts, w, p, 1, "a") == Fraction(1, 2)
     assert gate(experts, w, p, 0, "b") == 0
+
+
+def test_logarithms_are_compared_without_rounding():
+    two, three, six = (Log.of(Fraction(n)) for n in (2, 3, 6))
+    assert two + three == six
+    assert Log.of(Fraction(4, 9)) == 2 * (two - three)
+    assert Log.of(Fraction(2**400 + 1, 2**400)) != 0  # float64 has 0 here
+    assert two * Fraction(1, 2) != three
+    assert Log.of(Fraction(1)) == 0
+    assert float(Log.of(Fraction(1, 3))) == pytest.approx(-np.log(3), rel=1e-15)
 
 
 def test_an_unknown_name_of_the_library_is_refused():
