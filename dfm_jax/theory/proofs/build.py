@@ -31,6 +31,7 @@ FILES = (
     "Samplers",
     "Information",
     "Accounting",
+    "Bridges",
     "Falsifiers",
     "Objectives",
     "Continuity",
