@@ -110,6 +110,7 @@ def resident() -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
+@pytest.mark.slow
 @on_linux
 @pytest.mark.parametrize(("option", "kept"), [((), True), (("--no-keep-buffers",), False)])
 def test_a_command_keeps_its_buffers_and_says_its_peak(option: tuple[str, ...], kept: bool) -> None:

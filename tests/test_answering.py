@@ -83,6 +83,7 @@ def test_one_member_answers_as_its_network_does(experts, asked):
     assert found.expert.tolist() == [0] * 5
 
 
+@pytest.mark.slow
 def test_an_answer_does_not_depend_on_its_batch(experts, asked):
     sizes = []
 
@@ -108,6 +109,7 @@ def test_the_expert_of_the_largest_weight_answers(experts, asked):
     assert any(a.tolist() != b.tolist() for a, b in zip(alone[0].ids, alone[1].ids, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("route", ["soft", "bayes"])
 def test_experts_together_take_the_most_likely_token_of_their_mixture(route, experts, asked):
     weights = np.array([[0.5, 0.5], [0.6, 0.4], [0.3, 0.7], [0.5, 0.5], [0.45, 0.55]])

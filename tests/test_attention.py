@@ -118,6 +118,7 @@ def test_second_derivatives_and_forward_mode(small_blocks):
         np.testing.assert_allclose(found, right, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_half_precision_has_softmax_in_float32():
     config = config_of(dtype="bfloat16")
     q, k, v, _ = operands(130, 4, "bfloat16")

@@ -93,6 +93,7 @@ def test_every_step_gives_the_logits_of_the_whole_sequence(name):
     assert np.max(np.abs(swapped[:, 1:] - found[:, 1:])) > 0.2
 
 
+@pytest.mark.slow
 def test_every_step_in_float64_is_exact(x64):
     config = dataclasses.replace(OTHER, compute_dtype="float64")
     params, rooms = params_of(config), (1, 2)
@@ -105,6 +106,7 @@ def test_every_step_in_float64_is_exact(x64):
         np.testing.assert_allclose(found[row], expected, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "max_new"),
     [
@@ -135,6 +137,7 @@ def experts(*configs: TransformerConfig):
     return decoders, mixture_params(decoders, prior, params)
 
 
+@pytest.mark.slow
 @pytest.mark.statement("D6", "D7")
 @pytest.mark.parametrize("narrow", [slow(False), True], ids=["prompts", "first tokens"])
 def test_a_mixture_is_gated_as_a_cache_for_each_row_is(narrow):

@@ -241,6 +241,7 @@ FEW = {
 }
 
 
+@pytest.mark.slow
 def test_a_curve_has_the_exponent_of_its_seconds(monkeypatch):
     """Seconds as size², of which 8, 32 and 128 ms are made by waiting."""
     made = lambda curve, size, seed: serving.Case(lambda: time.sleep(5e-4 * size["N"] ** 2))  # noqa: E731

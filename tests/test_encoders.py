@@ -138,6 +138,7 @@ def test_clips_features_are_those_of_its_tower_and_are_kept(clip, tmp_path):
         np.testing.assert_array_equal(encoder.prepared(once), once)
 
 
+@pytest.mark.slow
 def test_clip_parts_rows_and_routes_new_ones(photos, clip, capsys):
     options = ["--images", str(photos / "photos"), "--clip", str(clip)]
     assert partition(photos, "--encoder", "clip", *options) == 0

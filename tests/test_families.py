@@ -96,6 +96,7 @@ def test_logits_and_loss_are_those_that_hugging_face_gave(name, tmp_path, x64):
             assert abs(others[-1] - logits[-1]).max() > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", READERS)
 def test_gradients_are_those_that_hugging_face_gave(name, tmp_path, x64):
     config, params = opened(saved(tmp_path / "folder", name))
@@ -115,6 +116,7 @@ def test_gradients_are_those_that_hugging_face_gave(name, tmp_path, x64):
         np.testing.assert_allclose(along, number, rtol=1e-5, atol=1e-5, err_msg=tensor)
 
 
+@pytest.mark.slow
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", READERS)
 def test_greedy_answers_are_those_that_hugging_face_gave(name, tmp_path, x64):
@@ -139,6 +141,7 @@ def test_greedy_answers_are_those_that_hugging_face_gave(name, tmp_path, x64):
         assert answer == given["greedy"]
 
 
+@pytest.mark.slow
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", ["qwen3", "llava", "internvl"])
 def test_a_batch_draws_what_each_row_draws(name, tmp_path, x64):
@@ -415,6 +418,7 @@ def test_what_asks_for_another_network_is_refused_by_name(name, change, message,
         open_folder(path)
 
 
+@pytest.mark.slow
 def test_more_image_tokens_than_pictures_have_features_are_refused(tmp_path):
     checkpoint = open_folder(saved(tmp_path / "folder", "llava"))
     config, params = checkpoint.config, checkpoint_params(checkpoint)
@@ -424,6 +428,7 @@ def test_more_image_tokens_than_pictures_have_features_are_refused(tmp_path):
         multimodal(config).apply(params, tokens, jnp.zeros((1, 24, 24, 3)))
 
 
+@pytest.mark.slow
 def test_rows_of_a_packed_sequence_do_not_see_each_other(tmp_path):
     checkpoint = open_folder(saved(tmp_path / "folder", "llava"))
     config, params = checkpoint.config, checkpoint_params(checkpoint)
@@ -448,6 +453,7 @@ def test_what_a_peer_gives_otherwise_is_seen():
         assert list(differences(kept, {"versions": {}, "rows": [other]}, 1e-6))
 
 
+@pytest.mark.slow
 def test_drop_path_leaves_out_branches_of_late_layers_more_often():
     """The rate grows to the last layer, whose branches a third of all draws leave out."""
     vision = VisionConfig(

@@ -275,6 +275,7 @@ def test_losses_without_a_sort_are_those_of_top_k(num_experts, x64):
     assert float(margin) == pytest.approx(largest[0] - largest[1])
 
 
+@pytest.mark.slow
 def test_margins_count_every_byte_and_their_gaps_are_the_price_of_top_1(text, x64):
     log_probs, spans = text
     scores = score(log_probs, spans, LOG_PRIOR, prefixes=PREFIXES, alphas=ALPHAS)

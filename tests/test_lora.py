@@ -118,6 +118,7 @@ def test_at_the_start_the_network_is_the_same_to_the_bit(name):
     np.testing.assert_array_equal(run(params), run(without(params)))
 
 
+@pytest.mark.slow
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_merged_kernels_give_the_same_logits(name, x64):
@@ -141,6 +142,7 @@ def test_merged_kernels_give_the_same_logits(name, x64):
         assert np.abs(run(wrong) - found).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_the_gradient_is_that_of_the_chain_rule_through_merged_kernels(x64):
     network, targets = transformer(exact(STACKED)), jnp.asarray(TOKENS)
     params = adapted(network.init, LORA)
@@ -156,6 +158,7 @@ def test_the_gradient_is_that_of_the_chain_rule_through_merged_kernels(x64):
     assert min(np.abs(moved[name]).max() for name in ("lora_a", "lora_b")) > 1e-3
 
 
+@pytest.mark.slow
 def test_a_decoder_and_a_denoiser_read_adapters_too(x64):
     """One token after another, rows of a batch, and the two halves of a denoiser."""
     config = exact(TEXT)
@@ -185,6 +188,7 @@ def test_a_decoder_and_a_denoiser_read_adapters_too(x64):
     near(filled(scaled(params, LORA)), filled(merged(params, LORA)))
 
 
+@pytest.mark.slow
 def test_experts_are_mapped_with_their_adapters():
     network = transformer(STACKED)
     one = adapted(network.init, LORA)
@@ -243,6 +247,7 @@ def after(state, step, count: int = 3):
     return jax.device_get(state)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", [TEXT, STACKED], ids=["side by side", "stacked"])
 def test_only_adapters_move_and_have_moments(model):
     lora = dataclasses.replace(LORA, train=("norm",))
@@ -259,6 +264,7 @@ def test_only_adapters_move_and_have_moments(model):
     assert len(moments) == len(moves)
 
 
+@pytest.mark.slow
 def test_training_adapters_is_training_what_is_merged():
     """The loss of the next batch is that of the merged network, in a plain task."""
     begun, step = step_of(STACKED, LORA)
@@ -285,6 +291,7 @@ def shapes_of_products(jaxpr) -> set[tuple[int, ...]]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", [TEXT, STACKED], ids=["side by side", "stacked"])
 def test_no_gradient_is_as_large_as_a_kernel(model):
     kernels = {(16, 16), (16, 8), (16, 24), (24, 16)}
@@ -374,6 +381,7 @@ def test_a_config_names_adapters_only_if_it_has_some():
         load_config("tiny", [*words, "task=own_networks:plain"])
 
 
+@pytest.mark.slow
 def test_a_task_with_adapters_draws_the_same_network():
     config = load_config("tiny", ["lora.rank=2", 'lora.targets=["layers_*"]'])
     own, plain = task_of(config), task_of(load_config("tiny"))

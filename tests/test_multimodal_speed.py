@@ -202,6 +202,7 @@ def test_sides_take_turns_with_a_batch_each():
     assert {form: len(some) for form, some in blocks.items()} == {one: 4, two: 4, three: 4}
 
 
+@pytest.mark.slow
 def test_the_whole_study_writes_what_was_measured(tmp_path, monkeypatch):
     sides, allocators = AllSides(), []
 

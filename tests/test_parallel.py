@@ -289,6 +289,7 @@ def _slow_sum(x):
     return x.sum() + 0 * busy[0, 0]
 
 
+@pytest.mark.slow
 def test_programs_that_exchange_data_run_one_at_a_time_on_a_cpu():
     """Two at the same time can wait for each other's threads, which ended whole processes."""
     w, x = jnp.ones(4), jnp.ones((4, 8))

@@ -54,6 +54,7 @@ def test_states_of_a_mixture_path_are_independent(count):
     assert_drawn_from(joint, np.bincount(drawn @ 2 ** np.arange(count)[::-1], minlength=2**count))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
 def test_a_state_of_a_mixture_path_at_the_ends_and_of_any_generator(impl):
     """κ = 0 never arrives and κ = 1 always; between them, as often as κ says; no position."""
@@ -147,6 +148,7 @@ def tail_probs():
     return np.concatenate([[head], np.full(9, (1 - head) / 9)])
 
 
+@pytest.mark.slow
 @pytest.mark.statement("P1")
 def test_a_long_tail_far_below_the_head_is_drawn_as_often_as_it_should_be():
     probs = tail_path()

@@ -151,6 +151,7 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
     return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 
 
+@pytest.mark.slow
 def test_the_key_drops_layers_of_the_tower_and_weights_are_the_batchs():
     batch = row_of(drawn_batch(), 0)
     task = task_of(with_pictures(reduction="square"))

@@ -94,6 +94,7 @@ def headline(name, questions, texts):
     return 100 * found["f1"] if name == "pope" else found["perception"] + found["cognition"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "questions", "size"), [("pope", POPE, 1), ("mme", MME, 2)])
 def test_a_value_says_what_one_more_unit_of_its_kind_adds(name, questions, size):
     """The score of many copies of all units, and of one of them more: the slope of the score."""

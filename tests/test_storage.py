@@ -587,6 +587,7 @@ def test_a_copied_run_goes_on_on_a_disk(run, tmp_path):
     assert lines(tmp_path / "copy" / "dense") == lines(run / "dense")
 
 
+@pytest.mark.slow
 def test_the_status_of_a_run_on_a_store_is_that_on_a_disk(run, tmp_path, monkeypatch):
     monkeypatch.setenv("DFM_JAX_LEASE_SECONDS", "1")
     for folder in (tmp_path / "dense", run / "dense"):

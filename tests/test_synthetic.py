@@ -329,6 +329,7 @@ def test_values_that_are_refused(changes, message):
 # ── partitions and exact match ──────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.slow
 @pytest.mark.statement("D8")
 def test_the_question_tells_the_part(data):
     parts = by_context(data)

@@ -46,6 +46,7 @@ def test_a_tokenizer_does_not_take_rows_from_a_checkpoint_that_reads_pictures(tm
     assert config.model.num_tokens == 151_674
 
 
+@pytest.mark.slow
 def test_what_a_command_imports_leaves_the_devices_alone():
     """Else several processes could not become one run, which must be said before any device."""
     code = (

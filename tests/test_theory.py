@@ -80,6 +80,7 @@ def test_devices_do_not_change_a_residual():
     assert abs(one.falsifier - eight.falsifier) <= 1e-12
 
 
+@pytest.mark.slow
 def test_processes_do_not_change_a_row(own_file, monkeypatch):
     """The order and every number; a statement of an own file stays in this process."""
     own_file("shared_own")

@@ -24,6 +24,7 @@ GOOD = [
 ]
 
 
+@pytest.mark.slow
 def test_every_command_is_measured_in_every_round(tmp_path, monkeypatch):
     """On builds of one file each; the earlier one takes twice the time."""
     trees = {}

@@ -297,7 +297,7 @@ def sample_one_expert(
         "`temperature` must be 1 and `top_k` and `top_p` must be None, because one expert stands "
         "for the mixture only then (S7)"
     )
-    then = 'To change the distribution of each expert, pass cut="expert".'
+    then = 'To change the distribution of each expert, pass truncate="expert".'
     options, name = (temperature, top_k, top_p), "(temperature, top_k, top_p)"
     require(plain or truncate == "expert", rule, options, name=name, then=then)
     check_log_distribution("log_posterior", log_posterior)
