@@ -12,15 +12,16 @@ to the caller. Every module is an attribute of `dfm_jax` and is imported when it
     paths        conditional and marginal probability paths, their posteriors       P1–P7
     velocities   posterior ↔ velocity; forward, backward, corrected                 V1–V9, C1
     steps        discrete time: the exact finite step; autoregression               Q1–Q6, A1–A5
+    markov       exact posteriors of Markov data at any length                        P7, S12
     mixture      a flow on all the data as a mixture of flows on its parts; gates   D1–D8, D13, B6
     objectives   the losses that are minimized                                      L1–L5, D9–D12
-    samplers     the distributions of the steps of samplers                         S1–S7
+    samplers     the distributions of the steps of samplers                         S1–S12
     accounting   where an ensemble's loss comes from                                B1–B11, D10, D14
     exact        ground truth by enumeration, in NumPy float64
     boundary     0 log 0, 0 · ∞ and their derivatives
     theory       each statement with its residual and its falsifier
     parallel     runs that share nothing, mapped over devices; the dense model; collectives
-    sampling     drawing in any order, by any schedule or velocity                     S1–S7
+    sampling     drawing in any order, by any schedule, velocity or choice             S1–S12
     likelihoods  the likelihood that a model gives a sequence                       L2, L3, L5
     fast         losses and draws arranged for speed
     comparison   two models on the same documents: intervals and verdicts
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from dfm_jax import json_types as json_types
     from dfm_jax import launch as launch
     from dfm_jax import likelihoods as likelihoods
+    from dfm_jax import markov as markov
     from dfm_jax import mixture as mixture
     from dfm_jax import models as models
     from dfm_jax import objectives as objectives

@@ -117,3 +117,38 @@ def one_position_step_probs(
     velocity = jnp.asarray(velocity)
     stay = point_mass(x_t, num_states, dtype=velocity.dtype)
     return stay + jnp.where(turn, size * velocity, 0.0)
+
+
+@typed
+def redraw_step_probs(
+    posterior: Probs, x_t: Tokens, position: Token, probability: Number, *, num_states: int
+) -> StateProbs:
+    """A step that may draw one revealed token again from its posterior given all the others.
+
+        X^i ~ (1 − g) δ_{x_t^i} + g p_{1|t}^i(· | x_t^{≠i}) at one position,  X^j = x_t^j  [S11]
+
+    It keeps the distribution of x_t, for a flow from masks and for the data themselves, if g is a
+    function of x_t^{≠i}. If g reads x_t^i, it does not.
+
+    Args:
+        posterior: p_{1|t}(· | x_t^{≠i}), the posterior of the state in which position i is a mask;
+            only row i is read.
+        x_t: The state; at `position` it has a token.
+        position: i.
+        probability: g, in [0, 1].
+        num_states: S.
+
+    Raises:
+        ValueError: if g lies outside [0, 1]; if `position` is not a position of the sequence; if
+            row i is not a distribution.
+    """
+    check_interval("probability", probability, 0.0, 1.0)
+    num_positions, num_tokens = jnp.shape(posterior)
+    check_tokens("position", position, num_positions)
+    check_num_states(num_states, num_tokens)
+    turn = jnp.arange(num_positions) == position
+    check_distribution("posterior", posterior, read=turn)
+    drawn = jnp.pad(jnp.asarray(posterior), ((0, 0), (0, num_states - num_tokens)))
+    stay = point_mass(x_t, num_states, dtype=drawn.dtype)
+    mixed = (1 - probability) * stay + probability * drawn
+    return jnp.where(turn[:, None], mixed, stay)

@@ -11,7 +11,7 @@ from unittest import mock
 from dfm_jax import cli
 from dfm_jax.theory import LEDGER
 from dfm_jax.theory.ledger import citations
-from dfm_jax.theory.proofs import BEYOND, main_theorem, proof_of, proved
+from dfm_jax.theory.proofs import main_theorem, proof_of, proved
 from dfm_jax.theory.proofs.tie import TIES
 from dfm_jax.theory.statement import in_order
 
@@ -110,7 +110,7 @@ def tie() -> str:
 def theorems() -> str:
     """Every theorem as Coq prints it, label by label."""
     lines = []
-    words = {statement.label: statement.words for statement in in_order()} | BEYOND
+    words = {statement.label: statement.words for statement in in_order()}
     for label in words:
         lines += [
             f"### {label}",

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 # a module may have a place of its own, `mixture.posterior`; the rest stands where the package does.
 LAYERS = (
     *("_renamed", "allocator", "types", "checks", "durable", "exact", "boundary", "interfaces"),
-    *("schedules", "paths", "velocities", "steps"),
+    *("schedules", "paths", "velocities", "steps", "markov"),
     *("mixture.posterior", "mixture.gates", "clustering"),
     *("objectives", "samplers", "accounting"),
     *(

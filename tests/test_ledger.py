@@ -12,7 +12,8 @@ from dfm_jax.theory.ledger import citations, cited_labels
 
 ROOT = Path(__file__).parents[1]
 KINDS = {"definition", "identity", "inequality", "limit"}
-SOURCES = {"DAG", "DFM", "FMG", "KO", "DFM-C", "DDM", "cBTM", "SmallTalk", "own"}
+SOURCES = {"DAG", "DFM", "FMG", "KO", "DFM-C", "DDM", "cBTM", "SmallTalk", "own", "known"}
+SOURCES |= {"MD4", "RADD", "OeMDM", "CCL", "EB"}
 
 
 def labels_marked_in(source: str) -> set[str]:

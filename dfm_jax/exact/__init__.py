@@ -1,5 +1,7 @@
 """Ground truth by sums over all sequences, for spaces that are small enough to list.
 
+For Markov and hidden Markov sources of any length it sums by message passing (`token_posteriors`).
+
 It uses only NumPy float64, so it shares no code with the mathematics that it checks. Conventions:
 
 - S states per position, N positions, Z = S^N sequences in lexicographic order, position 0
@@ -18,6 +20,7 @@ from dfm_jax.exact.bayes import expert_posterior as expert_posterior
 from dfm_jax.exact.bayes import marginal_velocity as marginal_velocity
 from dfm_jax.exact.bayes import pair_posterior as pair_posterior
 from dfm_jax.exact.bayes import posteriors as posteriors
+from dfm_jax.exact.chains import choice_step as choice_step
 from dfm_jax.exact.chains import divergence as divergence
 from dfm_jax.exact.chains import evolve as evolve
 from dfm_jax.exact.chains import generator as generator
@@ -47,6 +50,14 @@ from dfm_jax.exact.distributions import states as states
 from dfm_jax.exact.distributions import token_conditionals as token_conditionals
 from dfm_jax.exact.distributions import total_correlation as total_correlation
 from dfm_jax.exact.distributions import total_variation as total_variation
+from dfm_jax.exact.markov import HiddenMarkovSource as HiddenMarkovSource
+from dfm_jax.exact.markov import MarkovSource as MarkovSource
+from dfm_jax.exact.markov import TokenPosteriors as TokenPosteriors
+from dfm_jax.exact.markov import draw_sequences as draw_sequences
+from dfm_jax.exact.markov import log_prob as log_prob
+from dfm_jax.exact.markov import sequence_distribution as sequence_distribution
+from dfm_jax.exact.markov import sequence_entropy as sequence_entropy
+from dfm_jax.exact.markov import token_posteriors as token_posteriors
 from dfm_jax.exact.paths import convex_token_path as convex_token_path
 from dfm_jax.exact.paths import marginal_path as marginal_path
 from dfm_jax.exact.paths import metric_token_path as metric_token_path

@@ -10,6 +10,7 @@ from dfm_jax.mixture.devices import mix_over_devices as mix_over_devices
 from dfm_jax.mixture.drawing import MixtureDraw as MixtureDraw
 from dfm_jax.mixture.drawing import OneExpertSample as OneExpertSample
 from dfm_jax.mixture.drawing import sample_mixed_step as sample_mixed_step
+from dfm_jax.mixture.drawing import sample_mixture_by_choice as sample_mixture_by_choice
 from dfm_jax.mixture.drawing import sample_mixture_on_table as sample_mixture_on_table
 from dfm_jax.mixture.drawing import sample_one_expert as sample_one_expert
 from dfm_jax.mixture.drawing import sample_one_expert_on_table as sample_one_expert_on_table

@@ -27,6 +27,8 @@ from dfm_jax.sampling.autoregressive import (
     row_keys,
     sample_rows,
 )
+from dfm_jax.sampling.by_choice import PROGRESS, viewed
+from dfm_jax.sampling.choices import Choice
 from dfm_jax.sampling.denoisers import log_probs, whole
 from dfm_jax.sampling.jumps import VALID, Method, Run, State, checked_run, revealed, start
 from dfm_jax.sampling.tables import check_masks, sample_on_table, whole_table
@@ -193,6 +195,81 @@ def _mixture(
     begin = (start(x_0), gate_init(log_prior.astype(float)))
     rows = jnp.stack([jnp.arange(num_steps), order], axis=1)
     return jax.lax.scan(step, begin, rows)[0]
+
+
+@typed
+def sample_mixture_by_choice(
+    key: Key,
+    params: Any,
+    denoiser: Denoiser,
+    log_prior: PerExpert,
+    x_0: Tokens,
+    choice: Choice,
+) -> MixtureDraw:
+    """Draw from all K experts, mixed by the Bayes gate, in an order that a choice makes. [D7, S8]
+
+        p̂ = Σ_k r_k p̂_{1|t}^k(· | X_t),  i = choice(p̂),  X^i ~ p̂^i,  then r_k ∝ r_k p̂^{k,i}(X^i)
+
+    One position a step, and the choice does not look at the draws: then the gate is the Bayes
+    gate (D7), and exact experts give exact samples (S8). The choice sees the mixed posterior.
+
+    Args:
+        key: The key of this sequence.
+        params: The parameters of the experts, stacked [K, …].
+        denoiser: The denoiser of one expert; it is static.
+        log_prior: log r_k(c), in nats; the gate does not read the given tokens again.
+        x_0: Masks, with id V, and given tokens.
+        choice: A choice that is exact; static.
+
+    Raises:
+        ValueError: if the choice reads the draws, or may reveal two positions in a step; if the
+            prior is not a distribution; as `sample_by_choice`.
+    """
+    num_experts = jnp.shape(log_prior)[0]
+    _check_stacked(params, num_experts)
+    rule = "`choice` must be blind to the draws and reveal one position in each step"
+    require(choice.is_exact, rule, choice.most, name="choice.most")
+    one = jax.tree.map(lambda leaf: leaf[0], params)
+    run = checked_run(one, denoiser, x_0, source="mask", carry_over=True)
+    check_log_distribution("log_prior", log_prior)
+    state, gate, progress = _chosen_mixture(key, params, log_prior, x_0, run=run, choice=choice)
+    require(state.valid, VALID, state.valid, name="valid")
+    require(progress, PROGRESS, progress, name="progress")
+    return MixtureDraw(state.x_t, gate.log_weights)
+
+
+@partial(jax.jit, static_argnames=("run", "choice"))
+def _chosen_mixture(
+    key: Key, params: Any, log_prior: Array, x_0: Array, *, run: Run, choice: Choice
+) -> tuple[State, GateState, Array]:
+    each = jax.vmap(whole(run.denoiser), (0, None, None))
+    mask_id = run.num_states - 1
+
+    def goes_on(carry: tuple[State, GateState, Array, Array]) -> Array:
+        state, _, _, progress = carry
+        return jnp.any(state.x_t == mask_id) & state.valid & progress
+
+    def step(carry: tuple[State, GateState, Array, Array]) -> tuple:
+        state, gate, index, _ = carry
+        pending = state.x_t == mask_id
+        probs = log_probs(each(params, state.x_t, 1 - jnp.mean(pending)))  # [K, N, V]
+        # Of all that the gate has not given up: it is told what each of them says.
+        dead = (gate.log_weights == -jnp.inf)[:, None]
+        good = jnp.all(jnp.isfinite(jnp.max(probs, axis=-1)) | dead, axis=0)  # [N]
+        mixed = mix_log_probs(gate.log_weights, probs)  # [N, V]
+        mixed = jnp.where(good[:, None], mixed, jnp.nan)
+        view, valid = viewed(jax.random.fold_in(key, index), mixed, pending, index)
+        chosen = choice.select(view) & pending
+        at = jnp.argmax(chosen)
+        takes = chosen & valid
+        x_t = jnp.where(takes, view.draws.astype(state.x_t.dtype), state.x_t)
+        told = jnp.where(valid & jnp.any(chosen), probs[:, at, view.draws[at]], 0.0)
+        return State(x_t, valid), bayes_gate_update(gate, told), index + 1, jnp.any(chosen)
+
+    begin = gate_init(log_prior.astype(float))
+    carry = (start(x_0), begin, jnp.array(0), jnp.array(True))
+    state, gate, _, progress = jax.lax.while_loop(goes_on, step, carry)
+    return state, gate, progress
 
 
 class OneExpertSample(NamedTuple):

@@ -32,8 +32,14 @@ _NOTATION = (
     "FMG [2412.06264](https://arxiv.org/abs/2412.06264),",
     "KO [2412.03487](https://arxiv.org/abs/2412.03487),",
     "DFM-C [2402.04997](https://arxiv.org/abs/2402.04997),",
-    "DDM [2501.05450](https://arxiv.org/abs/2501.05450); own: derived for this project; own use: a",
-    "known fact put to a new use.",
+    "DDM [2501.05450](https://arxiv.org/abs/2501.05450),",
+    "MD4 [2406.04329](https://arxiv.org/abs/2406.04329) (for masks),",
+    "RADD [2406.03736](https://arxiv.org/abs/2406.03736),",
+    "OeMDM [2602.02112](https://arxiv.org/abs/2602.02112) (a schedule for each position),",
+    "CCL [2511.04647](https://arxiv.org/abs/2511.04647) (for random sets),",
+    "EB [2505.24857](https://arxiv.org/abs/2505.24857) (the bound by entropies);",
+    "own: derived for this project; own use: a known fact put to a new use; known: used by many,",
+    "without a first source.",
 )
 _CITATION = re.compile(r"\[((?:[A-Z]\d+[ab]?)(?:(?:, |–)[A-Z]\d+[ab]?)*)\]")
 

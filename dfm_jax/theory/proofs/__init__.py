@@ -47,11 +47,6 @@ PARTLY = {
     "L3": "for any polynomial κ the integral is the mean over all orders, "
     "`Objectives.L3_random_orders`; it is at least −log of their mean probability",
 }
-# What is proved and has no row in the ledger yet.
-BEYOND = {
-    "S8": "all masks, exact token posteriors, one position a step, chosen without a look at this "
-    "step's draw: the final distribution is q"
-}
 # With real analysis come these, and no others: see mathcomp-classical.
 CLASSICAL = (
     "constructive_indefinite_description",

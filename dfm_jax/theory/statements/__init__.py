@@ -3,6 +3,7 @@
 from dfm_jax.theory.statements import accounting as accounting
 from dfm_jax.theory.statements import autoregression as autoregression
 from dfm_jax.theory.statements import bounds as bounds
+from dfm_jax.theory.statements import choices as choices
 from dfm_jax.theory.statements import cost as cost
 from dfm_jax.theory.statements import decentral as decentral
 from dfm_jax.theory.statements import drawn_experts as drawn_experts

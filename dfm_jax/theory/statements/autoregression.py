@@ -63,7 +63,7 @@ def _one_late(table: np.ndarray) -> np.ndarray:
 @statement(
     "A1",
     "κ_t^i = 1[i ≤ t] is left to right; any order σ, blocks, masked diffusion κ_t^i = κ_t",
-    source="own",
+    source="OeMDM",
     kind="definition",
     falsifier="every row one step late",
     shift=_one_late,

@@ -152,7 +152,7 @@ def _own_exponents(case: Case) -> np.ndarray:
     "L3",
     "all masks, time-free p̂, one κ: ∫ L2 dt = any-order NLL for every κ, by a!(M−1)!/N!; "
     "≥ −log p̂_1(x_1)",
-    source="own",
+    source="RADD",
     kind="identity",
     falsifier="a κ for each position",
     exponents=_own_exponents,

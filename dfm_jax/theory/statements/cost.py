@@ -112,7 +112,7 @@ def _two_time_probs(
     "posteriors, independent draws in a set: "
     "KL(q ‖ q_parallel) = Σ_s E_q TC(X^{B_s} | X^{B_1 ∪ … ∪ B_{s−1}}); "
     "any grid, source, coupling: KL(p_T ‖ q_parallel) ≤ Σ_t E TC(X_{t+1} | X_t)",
-    source="own",
+    source="CCL, own",
     kind="identity",
     falsifier="the tokens of a set taken as independent",
     cost_of=nothing,

@@ -150,7 +150,7 @@ def _arbitrary_steps(cases: Cases, run: Run) -> np.ndarray:
 @statement(
     "Q3",
     "u_t^i = λ_t^i [δ_{x_1^i} − δ_{z^i}], λ_t^i = (κ_{t+1}^i − κ_t^i)/(1 − κ_t^i)",
-    source="own",
+    source="MD4, own",
     kind="identity",
     falsifier="λ = κ_{t+1} − κ_t, without 1/(1 − κ_t)",
     token_probs=_euler_probs,

@@ -1,0 +1,120 @@
+"""Posteriors of Markov and hidden Markov data, exact at any length, by message passing.   [P7, S12]
+
+With data from a Markov source the posterior of every masked token is known exactly, so a sampler
+can be judged by itself, without a network. `exact.token_posteriors` is the same in NumPy float64.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from dfm_jax.boundary import widened
+from dfm_jax.checks import check_distribution, check_tokens, require
+from dfm_jax.types import Array, ArrayLike, Float, Probs, Tokens, typed
+
+__all__ = ["hidden_markov_posterior", "markov_posterior"]
+
+
+@typed
+def hidden_markov_posterior(
+    x_t: Tokens,
+    initial: Float[ArrayLike, " H"],
+    transition: Float[ArrayLike, "H H"],
+    emission: Float[ArrayLike, "H V"],
+) -> Probs:
+    """The posterior of every token of a hidden Markov source, given the tokens that are no masks.
+
+        h^0 ~ initial,  h^{i+1} ~ transition[h^i],  x^i ~ emission[h^i]
+        p_{1|t}^i(v | x_t) ∝ Σ_h α_i(h) β_i(h) emission[h, v]   [P7]
+
+    α_i(h) = P(h^i = h, revealed tokens before i) and β_i(h) = P(revealed tokens after i | h^i = h).
+    One scan computes both, with 2N products of a vector and a matrix. A mask has the id V. A
+    revealed token has a point mass. If the revealed tokens have probability 0, the rows of masks
+    are NaN, which every sampler refuses.
+
+    Raises:
+        ValueError: if a row is no distribution, or an id lies outside [0, V].
+    """
+    check_distribution("initial", initial)
+    check_distribution("transition", transition)
+    check_distribution("emission", emission)
+    transition, emission = jnp.asarray(transition), jnp.asarray(emission)
+    likelihood = jnp.concatenate([emission.T, jnp.ones_like(emission.T[:1])])
+    return _posterior(
+        x_t,
+        initial,
+        likelihood,
+        forward=lambda message: jnp.dot(message, transition, precision="highest"),
+        backward=lambda message: jnp.dot(transition, message, precision="highest"),
+        to_tokens=lambda messages: jnp.dot(messages, emission, precision="highest"),
+    )
+
+
+@typed
+def markov_posterior(
+    x_t: Tokens, initial: Float[ArrayLike, "*V"], transition: Float[ArrayLike, "*V W"]
+) -> Probs:
+    """The posterior of every token of a Markov source of order m, given those that are no masks.
+
+        x^i ~ transition[x^{i−m}, …, x^{i−1}],  p_{1|t}^i(v | x_t) = P(x^i = v | revealed tokens)
+
+    `initial`, with m axes, is the distribution of the m tokens that end at position 0: the m − 1
+    tokens before the sequence are summed out. A message has V^m numbers, and a step of the scan
+    reads the whole table of V^{m+1}. See `hidden_markov_posterior`.   [P7, S12]
+
+    Raises:
+        ValueError: if the axes do not all have V entries; if a row is no distribution; if an id
+            lies outside [0, V].
+    """
+    initial, transition = jnp.asarray(initial), jnp.asarray(transition)
+    order, num_tokens = initial.ndim, transition.shape[-1]
+    rule = f"`initial` must have one axis or more, each of V = {num_tokens} entries"
+    require(order > 0 and set(initial.shape) == {num_tokens}, rule, initial.shape)
+    check_distribution("initial", initial.reshape(-1))
+    check_distribution("transition", transition)
+    before = tuple(range(-order, -1))  # the axes of all tokens but the last
+    likelihood = jnp.concatenate([jnp.eye(num_tokens), jnp.ones((1, num_tokens))])
+    likelihood = likelihood.astype(transition.dtype)
+    return _posterior(
+        x_t,
+        initial,
+        likelihood.reshape(-1, *(1,) * (order - 1), num_tokens),
+        forward=lambda message: jnp.sum(message[..., None] * transition, axis=0),
+        backward=lambda message: jnp.sum(transition * message[None], axis=-1),
+        to_tokens=lambda messages: jnp.sum(messages, axis=before),
+    )
+
+
+def _posterior(
+    x_t: Tokens,
+    initial: ArrayLike,
+    likelihood: Array,
+    *,
+    forward: Callable[[Array], Array],
+    backward: Callable[[Array], Array],
+    to_tokens: Callable[[Array], Array],
+) -> Array:
+    """Both passes in one scan, forward at i and backward at N − 1 − i.
+
+    `likelihood` [V + 1, …] is what a token tells of the last axis of a message; its last row, that
+    of a mask, is ones.
+    """
+    num_tokens = likelihood.shape[0] - 1
+    check_tokens("x_t", x_t, num_tokens + 1)
+    x_t, initial = jnp.asarray(x_t), widened(jnp.asarray(initial))
+    told = likelihood[x_t]  # [N, …], broadcast against a message
+
+    def step(carry: tuple[Array, Array], rows: tuple[Array, Array]) -> tuple[tuple, tuple]:
+        alpha, beta = carry
+        first, last = rows
+        onward, back = forward(alpha * first), backward(beta * last)
+        return (onward / jnp.sum(onward), back / jnp.max(back)), carry
+
+    begin = initial, jnp.ones_like(initial)
+    _, (alphas, betas) = jax.lax.scan(step, begin, (told, told[::-1]))
+    joint = to_tokens(alphas * betas[::-1])
+    masked = (x_t == num_tokens)[:, None]
+    total = jnp.sum(joint, axis=-1, keepdims=True)
+    row = jnp.where(masked, joint, jax.nn.one_hot(x_t, joint.shape[-1], dtype=joint.dtype) * total)
+    return row / total
