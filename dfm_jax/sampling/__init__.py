@@ -30,6 +30,7 @@ from dfm_jax.sampling.denoisers import guided_denoiser as guided_denoiser
 from dfm_jax.sampling.denoisers import truncated_denoiser as truncated_denoiser
 from dfm_jax.sampling.euler import sample_euler as sample_euler
 from dfm_jax.sampling.euler import sample_velocity as sample_velocity
+from dfm_jax.sampling.step_sizes import least_step_costs as least_step_costs
 from dfm_jax.sampling.step_sizes import step_cost as step_cost
 from dfm_jax.sampling.step_sizes import step_sizes as step_sizes
 from dfm_jax.sampling.tables import sample_infilling as sample_infilling

@@ -1,5 +1,7 @@
 """How many positions to reveal in each step, where positions are drawn at random.   [S10]"""
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from dfm_jax.checks import check_count, require
@@ -33,7 +35,7 @@ def step_cost(information: Float[ArrayLike, " N"], sizes: tuple[int, ...]) -> fl
 def step_sizes(information: Float[ArrayLike, " N"], num_steps: int) -> tuple[int, ...]:
     """The sizes of T steps with the least `step_cost`, by dynamic programming.   [S10]
 
-    The result is the `count` of `random_order`. It is the best for positions that are drawn
+    The result is the `count` of `choices.random_order`. It is the best for positions that are drawn
     uniformly, and for no other choice: h does not know which positions depend on each other.
 
     Source: Chen, Cong & Li (2511.04647) and 2510.25544, who find the best sizes from this curve.
@@ -45,25 +47,45 @@ def step_sizes(information: Float[ArrayLike, " N"], num_steps: int) -> tuple[int
     Raises:
         ValueError: if h is not finite, or T lies outside [1, N].
     """
+    num_positions = len(np.asarray(information))
+    check_count("num_steps", num_steps, at_most=num_positions)
+    before = [through for _, through in zip(range(num_steps), _table(information), strict=False)]
+    sizes, at = [], num_positions
+    for _, origin in reversed(before):
+        sizes.append(int(at - origin[at]))
+        at = origin[at]
+    return tuple(reversed(sizes))
+
+
+@typed
+def least_step_costs(information: Float[ArrayLike, " N"]) -> Float[np.ndarray, " N"]:
+    """The `step_cost` of the best sizes for T = 1, …, N steps, in nats.   [S10]
+
+    Args:
+        information: h(0), …, h(N − 1), as for `step_cost`.
+
+    Raises:
+        ValueError: if h is not finite.
+    """
+    return np.array([cost[-1] for cost, _ in _table(information)])
+
+
+def _table(information: ArrayLike) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """For T = 1, …, N: the least cost of revealing a number of positions, and the last start.
+
+    Both are [N + 1], by the number of positions.
+    """
     h = np.asarray(information, float)
     require(np.isfinite(h), "`information` must be finite", h)
-    num_positions = len(h)
-    check_count("num_steps", num_steps, at_most=num_positions)
     below = np.concatenate([[0.0], np.cumsum(h)])
-    end = np.arange(num_positions + 1)
+    end = np.arange(len(h) + 1)
     # cost[a, c]: a step from a to c revealed positions.
-    cost = np.full((num_positions + 1, num_positions + 1), np.inf)
-    for start in range(num_positions):
-        size = end[start + 1 :] - start
-        cost[start, start + 1 :] = size * h[start] - (below[start + 1 :] - below[start])
+    cost = np.full((len(end), len(end)), np.inf)
+    for start, entropy in enumerate(h):
+        later = slice(start + 1, None)
+        cost[start, later] = (end[later] - start) * entropy - (below[later] - below[start])
     best = np.where(end == 0, 0.0, np.inf)
-    steps = []
-    for _ in range(num_steps):
+    for _ in h:
         through = best[:, None] + cost
-        steps.append(np.argmin(through, axis=0))
         best = np.min(through, axis=0)
-    sizes, at = [], num_positions
-    for before in reversed(steps):
-        sizes.append(int(at - before[at]))
-        at = before[at]
-    return tuple(reversed(sizes))
+        yield best, np.argmin(through, axis=0)

@@ -11,7 +11,15 @@ import numpy as np
 from scipy.stats import beta
 
 from dfm_jax import exact
-from dfm_jax.sampling import Choice, choice_log_prob, choices, sample_by_choice, step_sizes
+from dfm_jax.sampling import (
+    Choice,
+    choice_log_prob,
+    choices,
+    least_step_costs,
+    sample_by_choice,
+    step_cost,
+    step_sizes,
+)
 from experiments.samplers.config import Config
 from experiments.samplers.sources import Long
 
@@ -57,12 +65,12 @@ def candidates(
     n = config.length
     text = here.name == "text"
     for steps in config.text_steps if text else config.random_steps:
-        even = tuple(np.diff(np.round(np.linspace(0, n, steps + 1)).astype(int)).tolist())
-        yield "random positions, even steps", "steps", steps, choices.random_order(even)
+        even = choices.random_order(even_sizes(n, steps))
+        yield "random positions, even steps", "steps", steps, even
         sizes = step_sizes(h, steps)
         yield "random positions, steps by information", "steps", steps, choices.random_order(sizes)
     yield "bisection", "", 0, choices.middles()
-    for stride in config.strides:
+    for stride in [s for s in config.strides if not text or s <= config.text_steps[-1]]:
         yield "strided", "stride", stride, choices.strided(stride)
     for bound in () if text else config.bounds:
         yield "entropy bound", "γ", bound, choices.entropy_bound(bound)
@@ -179,6 +187,20 @@ def _least_divergence(p: tuple[float, float], s: tuple[float, float]) -> float:
 
 
 # ── passes at one divergence ────────────────────────────────────────────────────────────────────
+
+
+def even_sizes(num_positions: int, num_steps: int) -> tuple[int, ...]:
+    """Steps of the same size, up to one."""
+    ends = np.round(np.linspace(0, num_positions, num_steps + 1)).astype(int)
+    return tuple(np.diff(ends).tolist())
+
+
+def random_passes(h: np.ndarray, target: float) -> dict[str, int]:
+    """The fewest steps of random positions whose cost, by h, is at most `target`."""
+    n = len(h)
+    best = least_step_costs(h)
+    even = next(t for t in range(1, n + 1) if step_cost(h, even_sizes(n, t)) <= target)
+    return {"even": even, "by_information": int(np.argmax(best <= target)) + 1}
 
 
 def passes_at(rows: list[dict[str, Any]], family: str, target: float) -> float | None:

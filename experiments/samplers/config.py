@@ -45,7 +45,7 @@ class Config:
     batch_size: int = 32
     """The number of sequences that go through a program at once."""
     random_steps: tuple[int, ...] = (8, 16, 32)
-    """The numbers of steps of uniformly random positions."""
+    """The numbers of steps of uniformly random positions that are run; for others, h tells."""
     strides: tuple[int, ...] = (4, 8, 16)
     """The strides of the strided choice."""
     bounds: tuple[float, ...] = (0.05, 0.5)
@@ -75,16 +75,16 @@ PRESETS = {
         num_hidden=64,
         text_symbols=16,
         text_order=3,
-        num_sequences=256,
+        num_sequences=128,
         text_sequences=16,
         batch_size=64,
-        random_steps=(64, 128, 256, 512, 768, 896),
+        random_steps=(64, 256),
         strides=(8, 16, 32, 64, 128),
-        bounds=(0.01, 0.1, 1.0),
-        text_steps=(32, 64, 128),
+        bounds=(1.0,),
+        text_steps=(32, 64),
         lengths=(256, 1024, 4096),
         hidden_sizes=(16, 64, 256),
-        num_draws=200_000,
+        num_draws=100_000,
         num_blocks=7,
     ),
 }

@@ -12,7 +12,6 @@ from experiments.lib.gate_comparison_screen_report import narrow_table
 from experiments.samplers.chains import passes_at
 
 Row = Mapping[str, Any]
-EVEN, BY_INFORMATION = "random positions, even steps", "random positions, steps by information"
 
 
 def result_rows(found: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -21,8 +20,11 @@ def result_rows(found: Mapping[str, Any]) -> list[dict[str, Any]]:
     return rows + [{"part": "long", **row} for row in found["chains"]]
 
 
-def passes(rows: Sequence[Row], target: float) -> list[dict[str, Any]]:
-    """For each long source, the fewest passes of a family with a divergence of `target`."""
+def passes(rows: Sequence[Row], random: Sequence[Row], target: float) -> list[dict[str, Any]]:
+    """For each long source, the fewest passes of a family with a divergence of `target`.
+
+    Of random positions they come from h (S10), of the others from what was run.
+    """
     found = []
     for name in dict.fromkeys(row["source"] for row in rows):
         own = [dict(row) for row in rows if row["source"] == name]
@@ -30,14 +32,15 @@ def passes(rows: Sequence[Row], target: float) -> list[dict[str, Any]]:
             family: passes_at(own, family, target)
             for family in dict.fromkeys(row["family"] for row in own)
         }
-        others = {f: p for f, p in by_family.items() if f != EVEN and p is not None}
+        others = {family: count for family, count in by_family.items() if count is not None}
         best = min(others, key=others.__getitem__, default=None)
+        by_h = next(row for row in random if row["source"] == name)
         found.append(
             {
                 "source": name,
                 "target": target,
-                "even": by_family.get(EVEN),
-                "by_information": by_family.get(BY_INFORMATION),
+                "even": by_h["even"],
+                "by_information": by_h["by_information"],
                 "best": None if best is None else others[best],
                 "best_family": best,
             }
