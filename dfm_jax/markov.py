@@ -1,4 +1,4 @@
-"""Posteriors of Markov and hidden Markov data, exact at any length, by message passing.   [P7, S12]
+"""Posteriors of Markov and hidden Markov data, exact at any length, by message passing.   [S12]
 
 With data from a Markov source the posterior of every masked token is known exactly, so a sampler
 can be judged by itself, without a network. `exact.token_posteriors` is the same in NumPy float64.
@@ -26,7 +26,7 @@ def hidden_markov_posterior(
     """The posterior of every token of a hidden Markov source, given the tokens that are no masks.
 
         h^0 ~ initial,  h^{i+1} ~ transition[h^i],  x^i ~ emission[h^i]
-        p_{1|t}^i(v | x_t) ∝ Σ_h α_i(h) β_i(h) emission[h, v]   [P7]
+        p_{1|t}^i(v | x_t) ∝ Σ_h α_i(h) β_i(h) emission[h, v]   [S12]
 
     α_i(h) = P(h^i = h, revealed tokens before i) and β_i(h) = P(revealed tokens after i | h^i = h).
     One scan computes both, with 2N products of a vector and a matrix. A mask has the id V. A
@@ -58,11 +58,11 @@ def markov_posterior(
 ) -> Probs:
     """The posterior of every token of a Markov source of order m, given those that are no masks.
 
-        x^i ~ transition[x^{i−m}, …, x^{i−1}],  p_{1|t}^i(v | x_t) = P(x^i = v | revealed tokens)
+        x^i ~ transition[x^{i−m}, …, x^{i−1}],  p_{1|t}^i(v | x_t) = P(x^i = v | revealed)   [S12]
 
     `initial`, with m axes, is the distribution of the m tokens that end at position 0: the m − 1
     tokens before the sequence are summed out. A message has V^m numbers, and a step of the scan
-    reads the whole table of V^{m+1}. See `hidden_markov_posterior`.   [P7, S12]
+    reads the whole table of V^{m+1}. See `hidden_markov_posterior`.
 
     Raises:
         ValueError: if the axes do not all have V entries; if a row is no distribution; if an id

@@ -9,6 +9,7 @@ steps of K experts are in `dfm_jax.mixture`.
 import jax.numpy as jnp
 
 from dfm_jax.checks import (
+    check_count,
     check_distribution,
     check_interval,
     check_log_distribution,
@@ -19,8 +20,10 @@ from dfm_jax.paths import point_mass
 from dfm_jax.schedules import Schedule, rate
 from dfm_jax.steps import exact_step_velocity, step_probs
 from dfm_jax.types import (
+    Array,
     ArrayLike,
     Bool,
+    Float,
     LogProbs,
     Number,
     Probs,
@@ -30,6 +33,7 @@ from dfm_jax.types import (
     Token,
     Tokens,
     Velocity,
+    as_time,
     typed,
 )
 
@@ -77,11 +81,12 @@ def final_step_probs(
 ) -> StateProbs:
     """The last step: each unfinished position is drawn from the posterior, and the others stay.
 
-        X^i ~ p_{1|t}^i(· | x_t)  if pending,  δ_{x_t^i} else   [S4]
+        X^i ~ p_{1|t}^i(· | x_t)  if pending,  δ_{x_t^i} else   [S4, S8, S10]
 
     The joint distribution is exact if at most one position is pending. A position is pending if
     κ_t^i < 1. With a mask source this means x_t^i = m, so revealed tokens never change. With other
-    sources, tokens that look finished are drawn again.
+    sources, tokens that look finished are drawn again. With some of the masks as `pending`, those
+    that a choice reveals, it is a step of S8 and S10.
 
     Raises:
         ValueError: if the posterior of a pending position is not a distribution; the other rows may
@@ -152,3 +157,33 @@ def redraw_step_probs(
     stay = point_mass(x_t, num_states, dtype=drawn.dtype)
     mixed = (1 - probability) * stay + probability * drawn
     return jnp.where(turn[:, None], mixed, stay)
+
+
+@typed
+def minority_count_probs(majority_prob: Number, *, num_positions: int) -> Float[Array, " M"]:
+    """How many minority tokens a sampler draws that keeps the most confident draw of iid coins.
+
+        M = Σ_n Y_n,  Y_n ~ Bernoulli((1 − p)^n),  n = 1 … N,  independent   [S9]
+
+    Each step draws all pending coins and keeps one of the likeliest, so with n coins left it keeps
+    a minority token only if all of them are. Ties are broken at random. Exact samples would have a
+    binomial number.
+
+    Args:
+        majority_prob: p, the probability of the majority token, in (½, 1].
+        num_positions: N.
+
+    Returns:
+        The distribution of 0, …, N minority tokens: [N + 1].
+
+    Raises:
+        ValueError: if p lies outside (½, 1], or N is below 1.
+    """
+    check_interval("majority_prob", majority_prob, 0.5, 1.0, ends="(]")
+    check_count("num_positions", num_positions)
+    share = 1 - as_time(majority_prob)
+    counts = jnp.zeros(num_positions + 1, share.dtype).at[0].set(1.0)
+    for n in range(1, num_positions + 1):
+        one_more = jnp.concatenate([jnp.zeros_like(counts[:1]), counts[:-1]])
+        counts = (1 - share**n) * counts + share**n * one_more
+    return counts

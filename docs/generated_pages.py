@@ -18,7 +18,7 @@ from dfm_jax.theory.statement import in_order
 # From the bottom of the house to its top, as imports point.
 LAYERS = (
     *("allocator", "types", "checks", "durable", "exact", "boundary", "interfaces"),
-    *("schedules", "paths", "velocities", "steps", "mixture", "clustering"),
+    *("schedules", "paths", "velocities", "steps", "markov", "mixture", "clustering"),
     *("objectives", "samplers", "accounting"),
     *("fast", "sampling", "likelihoods", "comparison", "parallel", "json_text", "theory"),
     *(

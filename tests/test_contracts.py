@@ -614,6 +614,45 @@ WRITTEN = {
         grad=("velocity", "size"),
         border=lambda d: {"position": np.array(d.N - 1), "size": np.array(0.0)},
     ),
+    "samplers.redraw_step_probs": Function(
+        lambda d: {
+            "posterior": d.probs(d.N, d.V),
+            "x_t": d.states(),
+            "position": d.below(d.N),
+            "probability": d.unit(),
+        },
+        num_states,
+        grad=("posterior", "probability"),
+        border=lambda d: {"position": np.array(d.N - 1), "probability": np.array(0.0)},
+    ),
+    "samplers.minority_count_probs": Function(
+        lambda d: {"majority_prob": 0.5 + d.unit() / 2},
+        lambda sizes: {"num_positions": sizes.N},
+        grad=("majority_prob",),
+        border=lambda d: {"majority_prob": np.array(1.0)},
+    ),
+    "markov.hidden_markov_posterior": Function(
+        lambda d: {
+            "x_t": d.states(),
+            "initial": d.probs(d.K),
+            "transition": d.probs(d.K, d.K),
+            "emission": d.probs(d.K, d.V),
+        },
+        grad=("initial", "transition", "emission"),
+        border=lambda d: {
+            "x_t": np.full(d.N, d.V),
+            "emission": np.eye(d.V)[np.arange(d.K) % d.V],
+        },
+    ),
+    "markov.markov_posterior": Function(
+        lambda d: {
+            "x_t": d.states(),
+            "initial": d.probs(d.V * d.V).reshape(d.V, d.V),
+            "transition": d.probs(d.V, d.V, d.V),
+        },
+        grad=("initial", "transition"),
+        border=lambda d: {"x_t": np.full(d.N, d.V)},
+    ),
     "mixture.shared_expert_log_prob": Function(
         lambda d: {
             "x_next": d.states(),

@@ -20,7 +20,6 @@ from dfm_jax.exact.bayes import expert_posterior as expert_posterior
 from dfm_jax.exact.bayes import marginal_velocity as marginal_velocity
 from dfm_jax.exact.bayes import pair_posterior as pair_posterior
 from dfm_jax.exact.bayes import posteriors as posteriors
-from dfm_jax.exact.chains import choice_step as choice_step
 from dfm_jax.exact.chains import divergence as divergence
 from dfm_jax.exact.chains import evolve as evolve
 from dfm_jax.exact.chains import generator as generator
@@ -31,6 +30,7 @@ from dfm_jax.exact.checks import MAX_DENSE_STATES as MAX_DENSE_STATES
 from dfm_jax.exact.checks import MAX_KERNEL_STATES as MAX_KERNEL_STATES
 from dfm_jax.exact.checks import MAX_STATES as MAX_STATES
 from dfm_jax.exact.checks import RefusedError as RefusedError
+from dfm_jax.exact.choice_steps import choice_step as choice_step
 from dfm_jax.exact.couplings import Coupling as Coupling
 from dfm_jax.exact.couplings import FactoredCoupling as FactoredCoupling
 from dfm_jax.exact.couplings import data_probs as data_probs

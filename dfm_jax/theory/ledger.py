@@ -15,6 +15,7 @@ MATHEMATICS = (
     "paths",
     "velocities",
     "steps",
+    "markov",
     "mixture.posterior",
     "mixture.gates",
     "objectives",

@@ -64,6 +64,31 @@ def _kept(cases: Cases, run: Run, choice: Choice, orders=_orders) -> np.ndarray:
     return run(selected, *cases.each(arrays), choice=choice)
 
 
+def _reveal(posterior: Array, states: Array, kept: Array) -> Array:
+    """The rows of a step that reveals what a blind choice selects: [R, Z, N, S]."""
+    num_states = posterior.shape[-1] + 1
+
+    def at(p: Array, z: Array, chosen: Array) -> Array:
+        return samplers.final_step_probs(p, z, chosen, num_states=num_states)
+
+    over_states = jax.vmap(at)
+    return jax.vmap(over_states, (None, None, 0))(posterior, states, kept)
+
+
+def _blind_runs(cases: Cases, run: Run, kept: np.ndarray) -> np.ndarray:
+    """The distributions of whole runs of a blind choice, by the package's own step: [I, Z]."""
+    posterior = cases.each(_revealed_posterior)
+    kernels = run(_reveal, posterior, fields.states(cases), kept[:, :, :, 0])
+
+    def one(index: int, case: Case) -> np.ndarray:
+        probs = exact.source_probs(case.masked)
+        for _ in range(case.shape.num_positions):
+            probs = np.mean([exact.push_forward(probs, rows) for rows in kernels[index]], axis=0)
+        return probs
+
+    return cases.each_numbered(one)
+
+
 def _data(case: Case) -> np.ndarray:
     v, n, _ = case.shape
     return exact.embed(case.data, v, case.shape.num_states, n)
@@ -82,16 +107,18 @@ def one_position_by_choice(
     cases: Cases, run: Run, *, chosen_by: tuple[Choice, ...] = ONE_A_STEP
 ) -> np.ndarray:
     """The distribution of whole runs, in orders by confidence, margin, entropy, at random."""
+    data = cases.each(_data)
 
     def apart(choice: Choice) -> np.ndarray:
         kept = _kept(cases, run, choice)
+        if choice.blind:
+            return gap(_blind_runs(cases, run, kept), data)
 
         def one(index: int, case: Case) -> np.ndarray:
             start = exact.source_probs(case.masked)
-            end = whole_run(start, _revealed_posterior(case), kept[index])
-            return np.abs(end - _data(case)).max()
+            return whole_run(start, _revealed_posterior(case), kept[index])
 
-        return cases.each_numbered(one)
+        return gap(cases.each_numbered(one), data)
 
     return worst(*map(apart, chosen_by))
 
@@ -132,25 +159,18 @@ def most_confident_coin(cases: Cases, run: Run, *, orders=_all_orders) -> np.nda
 
     arrays = cases.each(coin)
     kept = run(selected, *arrays, choice=choice)
+    shares = np.ascontiguousarray(arrays[0][:, 0, 0, 0])
+    counts = run(samplers.minority_count_probs, shares, num_positions=n)
 
     def one(index: int, case: Case) -> np.ndarray:
         posterior, (states, draws) = arrays[0][index], _coin_states(case)
         start = (states == 2).all(axis=1).astype(float)
         end = whole_run(start, posterior, kept[index])
         minority = draws.sum(axis=1)
-        counts = _poisson_binomial((1 - posterior[0, 0, 0]) ** np.arange(1, n + 1))
-        shares = counts / [math.comb(n, m) for m in range(n + 1)]
+        shares = counts[index] / [math.comb(n, m) for m in range(n + 1)]
         return np.abs(end - exact.embed(shares[minority], 2, 3, n)).max()
 
     return cases.each_numbered(one)
-
-
-def _poisson_binomial(probs: np.ndarray) -> np.ndarray:
-    """The distribution of the number of successes of independent trials: [len + 1]."""
-    counts = np.ones(1)
-    for p in probs:
-        counts = np.convolve(counts, [1 - p, p])
-    return counts
 
 
 def _cost(case: Case, kept: np.ndarray) -> tuple[float, float]:
@@ -225,12 +245,11 @@ def _cost_gap(cases: Cases, run: Run, choice: Choice, cost_of, orders) -> np.nda
 def _distances(cases: Cases, run: Run, choice: Choice, cost_of, orders) -> tuple[np.ndarray, ...]:
     """KL(q ‖ q̂) of whole runs, the cost on the way, and E_q[steps of two or more]."""
     kept = _kept(cases, run, choice, orders)
+    ends = _blind_runs(cases, run, kept)
 
     def one(index: int, case: Case) -> tuple[np.ndarray, ...]:
-        start = exact.source_probs(case.masked)
-        end = whole_run(start, _revealed_posterior(case), kept[index])
         cost, wide = cost_of(case, kept[index][:, :, 0])
-        return exact.kl(_data(case), end), np.asarray(cost), np.asarray(wide)
+        return exact.kl(_data(case), ends[index]), np.asarray(cost), np.asarray(wide)
 
     return cases.each_numbered(one)
 
