@@ -341,3 +341,48 @@ def _nan_denoiser(params, x_t, t):
 def test_bad_input_is_refused(refused, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         refused()
+
+
+# ── a step, by enumeration ──────────────────────────────────────────────────────────────────────
+
+
+def test_a_blind_step_is_a_product_kernel():
+    """`exact.choice_step` without a look at the draws, against `exact.push_forward`."""
+    posterior = np.exp(np.asarray(lookup().log_posterior[0], np.float64))
+    probs = exact.marginal_path(
+        evaluation_set("all masks").coupling, exact.mixture_token_path(HALF, V, V + 1)
+    )
+    kept = np.random.default_rng(0).random((len(STATES), 1, N)) < 0.5
+    moves = kept[:, 0] & (STATES == V)
+    rows = np.where(
+        moves[:, :, None], np.pad(posterior, ((0, 0), (0, 0), (0, 1))), np.eye(V + 1)[STATES]
+    )
+    expected = exact.push_forward(probs, rows)
+    np.testing.assert_allclose(exact.choice_step(probs, posterior, kept), expected, atol=1e-15)
+    wide = np.broadcast_to(kept, (len(STATES), len(TOKENS), N))
+    np.testing.assert_allclose(exact.choice_step(probs, posterior, wide), expected, atol=1e-15)
+
+
+STEP_REFUSED = {
+    "another shape of what is kept": (
+        {"kept": np.ones((27, 3, 3), bool)},
+        "`kept` must have shape [27, 8, 3]",
+    ),
+    "posteriors of another rank": (
+        {"posteriors": np.ones((27, 2))},
+        "`posteriors` must have axes [Z, N, V]",
+    ),
+    "rows that are none": ({"posteriors": np.ones((27, 3, 2))}, "`posteriors` must sum to 1"),
+    "too few states": ({"probs": np.ones(8) / 8}, "`probs` must have shape [27]"),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), STEP_REFUSED.values(), ids=STEP_REFUSED)
+def test_a_step_refuses_what_it_cannot_list(change, message):
+    good = {
+        "probs": np.eye(27)[-1],
+        "posteriors": np.full((27, 3, 2), 0.5),
+        "kept": np.ones((27, 1, 3), bool),
+    }
+    with pytest.raises(ValueError, match=re.escape(message)):
+        exact.choice_step(**good | change)

@@ -30,11 +30,13 @@ from dfm_jax.mixture import (
     mixture_params,
     prompt_log_posterior,
     sample_mixed_step,
+    sample_mixture_by_choice,
     sample_mixture_on_table,
     sample_one_expert,
     sample_one_expert_on_table,
 )
 from dfm_jax.sampling import (
+    choices,
     guided_denoiser,
     next_token_log_probs,
     sample_autoregressive,
@@ -197,6 +199,46 @@ def test_all_experts_and_one_that_is_kept_have_the_same_distribution_whatever_th
     cut = table_draws(sample_mixture_on_table, top_experts=1)
     with pytest.raises(AssertionError, match="chi-square"):
         assert_drawn_from(mixture, counts(cut.tokens, V))
+
+
+@pytest.mark.slow
+@pytest.mark.statement("D7", "S8")
+@pytest.mark.parametrize("choice", [choices.lowest_entropy(), choices.random_order()])
+def test_exact_experts_in_a_chosen_order_draw_the_mixture(choice):
+    prior, x_0 = jnp.log(jnp.float32(WEIGHTS)), jnp.full(N, V)
+    half = [np.full(N, 0.5)]
+    rows = [here.lookup([0.5], half) for here in evaluation_sets("all masks")]
+    params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows)
+
+    def one(key):
+        return sample_mixture_by_choice(key, params, exact_denoiser, prior, x_0, choice)
+
+    found = jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(6), DRAWS))
+    assert_drawn_from(DATA, counts(found.tokens, V))
+    index = np.asarray(found.tokens) @ V ** np.arange(N)[::-1]
+    posterior = (WEIGHTS[:, None] * PARTS / DATA)[:, index].T
+    np.testing.assert_allclose(np.exp(found.log_weights), posterior, atol=1e-5)
+
+
+@pytest.mark.statement("D7", "S7", "S8")
+def test_any_experts_in_the_order_of_a_table_are_those_of_the_table():
+    """The choice "first" is left to right: the same mixture, whatever the experts are."""
+    prior, x_0 = jnp.log(jnp.float32(WEIGHTS)), jnp.full(N, V)
+    mixture = WEIGHTS @ sequence_probs(range(N))
+
+    def one(key):
+        return sample_mixture_by_choice(key, jnp.float32(ROUGH), rough, prior, x_0, choices.first())
+
+    found = jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(7), DRAWS))
+    assert_drawn_from(mixture, counts(found.tokens, V))
+
+
+@pytest.mark.parametrize("choice", [choices.first(2), choices.most_confident_draw()])
+def test_choices_that_are_not_exact_are_refused(key, choice):
+    prior, x_0 = jnp.log(jnp.float32(WEIGHTS)), jnp.full(N, V)
+    message = "`choice` must be blind to the draws and reveal one position in each step"
+    with pytest.raises(ValueError, match=message):
+        sample_mixture_by_choice(key, jnp.float32(ROUGH), rough, prior, x_0, choice)
 
 
 def test_two_positions_at_once_are_refused(key):

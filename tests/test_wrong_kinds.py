@@ -168,9 +168,16 @@ KINDS: dict[str, Wrong] = {name: wrong for wrong, names in NAMES for name in nam
     "steps.parallel_log_prob states": no_labels,
     "steps.parallel_log_prob block_of": no_labels,
     "accounting.truncation_bound kept": outside(-0.5, 1.5),
+    "samplers.minority_count_probs majority_prob": outside(0.5, 1.5),
+    "samplers.redraw_step_probs probability": outside(-0.5, 1.5),
+    "samplers.redraw_step_probs posterior": lambda probs: (  # one row of it is read
+        no_distribution(probs)
+        | {"NaN": np.full_like(probs, NAN), "infinity": np.full_like(probs, INF)}
+    ),
     "mixture.fixed_share_gate alpha": outside(-0.5, 1.5),
     "mixture.fixed_share_update alpha": outside(-0.5, 1.5),
 }
+KINDS |= dict.fromkeys(("initial", "transition", "emission"), no_distribution)
 # What a message calls an argument that it does not name.
 CALLED = {"paths.point_mass tokens": "x_t", "mixture.run_gate token_log_probs": "log_weights"}
 READ = {"context": False, "pending": True}  # so that every position is read
