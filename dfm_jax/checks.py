@@ -1,7 +1,7 @@
 """Refuse bad values by name, with the message "RULE; got NAME = VALUE.", and then what to do.
 
 A concrete value is refused at once with a `ValueError`. A traced value cannot be read while a
-program is compiled; there the same rule becomes a `checkify.debug_check`, which costs nothing
+program is compiled; there the same rule becomes a `checkify.debug_check`, which the program drops
 unless the caller asks for it:
 
     error, out = jax.jit(checkify.checkify(fn))(*args)
