@@ -27,7 +27,7 @@ export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
 STUDIES := study-equality study-counting study-language
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-pretrained install-peers install-tpu compare verify $(STUDIES) compile-tpu benchmarks parity test test-all test-wheel test-stack test-exhaustive prove notebooks notebooks-anew docs lint clean
+.PHONY: help install install-pretrained install-peers install-tpu compare verify isolation notebook-3 $(STUDIES) compile-tpu benchmarks parity test test-all test-wheel test-stack test-exhaustive prove notebooks notebooks-anew docs lint clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -101,10 +101,13 @@ test-wheel: $(STAMP) ## the wheel, built and installed alone; the source distrib
 test-stack: $(STAMP) ## what another Python and other versions must pass: VENV=.venv-newest PYTHON=…
 	$(BIN)/python -m pytest -q -n 2 $(SHARED) -m "not slow"
 	$(BIN)/python -m pytest -q -n 2 $(SHARED) $(TRAIN_TO_SAMPLE)
-	$(BIN)/python -m dfm_jax verify
+	@$(MAKE) --no-print-directory -j 2 --output-sync=target docs verify isolation notebook-3
+
+isolation: $(STAMP)
 	$(BIN)/python -m experiments.isolation
+
+notebook-3: $(STAMP)
 	$(BIN)/python -m pytest -q --nbmake --nbmake-timeout=300 notebooks/3*.ipynb
-	$(BIN)/python -m sphinx -q -W --keep-going -j 2 -b html docs docs/_build/html
 
 test-exhaustive: $(STAMP) ## the cases that test-all leaves out: further ones of a mechanism it checks
 	$(BIN)/python -m pytest -q -n 2 $(SHARED) --exhaustive -m exhaustive
