@@ -18,6 +18,8 @@ MEANING = {
     "S9": "reads the draws: another distribution",
 }
 LEAST = 1e-17  # what is 0 to rounding is drawn here
+ZERO = 1e-4  # nats, likewise
+FAMILY_COLORS = ("#0072B2", "#56B4E9", "#CC79A7", "#009E73", "#B8860B", "#D55E00")
 
 
 def draw(path: Path, found: Mapping[str, Any], length: int) -> Path:
@@ -47,8 +49,8 @@ def _distances(axes: Axes, rows: list[dict[str, Any]]) -> None:
         )
     axes.set_yticks(range(len(rows)), [row["sampler"] for row in reversed(rows)])
     axes.set_xscale("log")
-    axes.set_xlim(LEAST, 30)
-    axes.set_xlabel("total variation to the data, mean over the distributions (0.5: half is wrong)")
+    axes.set_xlim(LEAST, 1e4)
+    axes.set_xlabel("total variation to the data, mean over the distributions (at most 1)")
     axes.set_title("An exact denoiser, 2 tokens, 5 positions: is it the data?")
     for place, (label, words) in enumerate(MEANING.items()):
         axes.text(
@@ -64,16 +66,28 @@ def _distances(axes: Axes, rows: list[dict[str, Any]]) -> None:
 
 def _passes(axes: Axes, rows: list[dict[str, Any]], length: int) -> None:
     families = list(dict.fromkeys(row["family"] for row in rows))
-    markers = "osv^Dx*"
-    colors = ("#0072B2", "#56B4E9", "#CC79A7", "#009E73", "#E69F00", "#D55E00", "0.4")
     for place, family in enumerate(families):
         own = sorted((row for row in rows if row["family"] == family), key=lambda r: r["passes"])
         passes = np.array([row["passes"] for row in own])
-        kl = np.maximum([row["kl"] for row in own], 1e-4)
-        axes.plot(passes, kl, marker=markers[place % 7], color=colors[place % 7], label=family)
+        kl = np.maximum([row["kl"] for row in own], ZERO)
+        color = FAMILY_COLORS[place % len(FAMILY_COLORS)]
+        axes.plot(passes, kl, marker="o", color=color)
+        above = family == "bisection"  # whose point lies beside another line
+        axes.annotate(
+            family.replace(" positions", "").replace("steps by", "by"),
+            (passes[-1], kl[-1]),
+            xytext=(0, 8) if above else (8, 0),
+            textcoords="offset points",
+            ha="right" if above else "left",
+            va="bottom" if above else "center",
+            color=color,
+            fontsize=9,
+        )
+    axes.axhline(ZERO, color="0.7", linewidth=0.8)
+    axes.text(1, ZERO, " 0, or too small to be seen", va="bottom", color="0.4", fontsize=8)
     axes.set_xscale("log")
     axes.set_yscale("log")
+    axes.set_xlim(1, 40 * length)
     axes.set_xlabel(f"passes of the denoiser, of {length:,} positions")
     axes.set_ylabel("KL(q ‖ samples), nats of a sequence")
     axes.set_title("A hidden Markov chain: what passes buy")
-    axes.legend(fontsize=8)

@@ -62,9 +62,10 @@ def _scaled(value: float | None) -> str:
     """Rounding errors as a power of ten, distances as decimals."""
     if value is None:
         return "∞"
-    return f"{value:.0e}" if abs(value) < 1e-6 else f"{value:.4f}"
+    return f"{value:.0e}" if abs(value) < 5e-4 else f"{value:.4f}"
 
 
+ROUNDING = 1e-12
 SHORT_COLUMNS = ("sampler", "statement", "mean TV", "largest TV", "mean KL", "passes")
 SYMMETRIC_COLUMNS = ("source", "sampler", "TV", "passes")
 DRIFT_COLUMNS = ("position is redrawn", "sweeps", "TV")
@@ -85,7 +86,8 @@ GROWTH_COLUMNS = (
 
 def _symmetric_rows(rows: Sequence[Row]) -> Iterator[tuple[str, ...]]:
     for row in rows:
-        yield row["source"], row["sampler"], _scaled(row["tv"]), f"{row['passes']:.2f}"
+        if row["tv"] > ROUNDING:
+            yield row["source"], row["sampler"], _scaled(row["tv"]), f"{row['passes']:.2f}"
 
 
 def _drift_rows(rows: Sequence[Row]) -> Iterator[tuple[str, ...]]:
@@ -96,9 +98,11 @@ def _drift_rows(rows: Sequence[Row]) -> Iterator[tuple[str, ...]]:
 def _chain_rows(rows: Sequence[Row]) -> Iterator[tuple[str, ...]]:
     for row in rows:
         what = f"{row['what']} {row['number']:g}" if row["what"] else ""
-        kl = _scaled(row["kl"]) if abs(row["kl"]) < 1e-6 else f"{row['kl']:.3f}"
-        stderr = f"{row['stderr']:.3f}" if row["stderr"] >= 1e-6 else _scaled(row["stderr"])
-        yield row["source"], row["family"], what, kl, stderr, f"{row['passes']:.0f}"
+        numbers = (
+            f"{row[name]:.0e}" if abs(row[name]) < 5e-4 else f"{row[name]:.3f}"
+            for name in ("kl", "stderr")
+        )
+        yield row["source"], row["family"], what, *numbers, f"{row['passes']:,.0f}"
 
 
 def _passes_rows(rows: Sequence[Row]) -> Iterator[tuple[str, ...]]:
@@ -178,7 +182,12 @@ def _tables(summary: Mapping[str, Any]) -> Iterator[Table]:
         _short_rows(summary["short"]),
         "TV: total variation to the data. A choice by draws (S9) never becomes exact.",
     )
-    yield Table("Sources full of ties", SYMMETRIC_COLUMNS, _symmetric_rows(summary["symmetric"]))
+    yield Table(
+        "Sources full of ties",
+        SYMMETRIC_COLUMNS,
+        _symmetric_rows(summary["symmetric"]),
+        "coins: four independent ones; twins: all 0 or all 1. What is not listed is exact.",
+    )
     yield Table(
         "Two exact experts, mixed at every step",
         ("gate", "order", "mean TV", "largest TV"),
