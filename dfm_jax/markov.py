@@ -1,7 +1,8 @@
 """Posteriors of Markov and hidden Markov data, exact at any length, by message passing.   [S12]
 
 With data from a Markov source the posterior of every masked token is known exactly, so a sampler
-can be judged by itself, without a network. `exact.token_posteriors` is the same in NumPy float64.
+can be judged by itself, without a network. `exact.token_posteriors` is the same in NumPy float64;
+off the support it gives zeros, and these functions NaN.
 """
 
 from collections.abc import Callable
@@ -31,7 +32,7 @@ def hidden_markov_posterior(
     α_i(h) = P(h^i = h, revealed tokens before i) and β_i(h) = P(revealed tokens after i | h^i = h).
     One scan computes both, with 2N products of a vector and a matrix. A mask has the id V. A
     revealed token has a point mass. If the revealed tokens have probability 0, the rows of masks
-    are NaN, which every sampler refuses.
+    and all derivatives are NaN, which samplers refuse where they can read values.
 
     Raises:
         ValueError: if a row is no distribution, or an id lies outside [0, V].
@@ -39,7 +40,7 @@ def hidden_markov_posterior(
     check_distribution("initial", initial)
     check_distribution("transition", transition)
     check_distribution("emission", emission)
-    transition, emission = jnp.asarray(transition), jnp.asarray(emission)
+    initial, transition, emission = _alike(initial, transition, emission)
     likelihood = jnp.concatenate([emission.T, jnp.ones_like(emission.T[:1])])
     # One product of both directions: half as many calls, which is what takes the time.
     both = jnp.stack([transition, transition.T])
@@ -68,7 +69,7 @@ def markov_posterior(
         ValueError: if the axes do not all have V entries; if a row is no distribution; if an id
             lies outside [0, V].
     """
-    initial, transition = jnp.asarray(initial), jnp.asarray(transition)
+    initial, transition = _alike(initial, transition)
     order, num_tokens = initial.ndim, transition.shape[-1]
     rule = f"`initial` must have one axis or more, each of V = {num_tokens} entries"
     require(order > 0 and set(initial.shape) == {num_tokens}, rule, initial.shape)
@@ -91,9 +92,15 @@ def markov_posterior(
     )
 
 
+def _alike(*parts: ArrayLike) -> list[Array]:
+    """Arrays of one type, float32 or wider."""
+    dtype = jnp.result_type(*parts)
+    return [widened(jnp.asarray(part, dtype)) for part in parts]
+
+
 def _posterior(
     x_t: Tokens,
-    initial: ArrayLike,
+    initial: Array,
     likelihood: Array,
     *,
     advance: Callable[[Array], Array],
@@ -106,7 +113,7 @@ def _posterior(
     """
     num_tokens = likelihood.shape[0] - 1
     check_tokens("x_t", x_t, num_tokens + 1)
-    x_t, initial = jnp.asarray(x_t), widened(jnp.asarray(initial))
+    x_t = jnp.asarray(x_t)
     told = likelihood[x_t]  # [N, …], broadcast against a message
     inner = tuple(range(1, initial.ndim + 1))
 
@@ -118,6 +125,6 @@ def _posterior(
     _, messages = jax.lax.scan(step, begin, jnp.stack([told, told[::-1]], axis=1), unroll=8)
     joint = to_tokens(messages[:, 0] * messages[::-1, 1])
     masked = (x_t == num_tokens)[:, None]
-    total = jnp.sum(joint, axis=-1, keepdims=True)
-    row = jnp.where(masked, joint, jax.nn.one_hot(x_t, joint.shape[-1], dtype=joint.dtype) * total)
-    return row / total
+    total = jnp.where(masked, jnp.sum(joint, axis=-1, keepdims=True), 1.0)
+    own = jax.nn.one_hot(x_t, joint.shape[-1], dtype=joint.dtype)
+    return jnp.where(masked, joint, own) / total

@@ -1,4 +1,4 @@
-"""The distributions of samplers: one step's distribution from exact or learned posteriors.  [S1–S7]
+"""The distributions of samplers: of a step, from exact or learned posteriors.  [S1–S11]
 
 A step of a sampler draws every position independently from its row: `paths.sample_path` of the
 distributions below. S2, the exact finite step, is `steps.step_probs` of
@@ -6,6 +6,7 @@ distributions below. S2, the exact finite step, is `steps.step_probs` of
 steps of K experts are in `dfm_jax.mixture`.
 """
 
+import jax
 import jax.numpy as jnp
 
 from dfm_jax.checks import (
@@ -15,6 +16,7 @@ from dfm_jax.checks import (
     check_log_distribution,
     check_num_states,
     check_tokens,
+    require,
 )
 from dfm_jax.paths import point_mass
 from dfm_jax.schedules import Schedule, rate
@@ -33,7 +35,6 @@ from dfm_jax.types import (
     Token,
     Tokens,
     Velocity,
-    as_time,
     typed,
 )
 
@@ -144,13 +145,15 @@ def redraw_step_probs(
         num_states: S.
 
     Raises:
-        ValueError: if g lies outside [0, 1]; if `position` is not a position of the sequence; if
-            row i is not a distribution.
+        ValueError: if g lies outside [0, 1]; if `position` is not a position of the sequence, or
+            has a mask; if row i is not a distribution.
     """
     check_interval("probability", probability, 0.0, 1.0)
     num_positions, num_tokens = jnp.shape(posterior)
     check_tokens("position", position, num_positions)
     check_num_states(num_states, num_tokens)
+    rule = f"`x_t` must have a token, an id below {num_tokens}, at `position`"
+    require(jnp.asarray(x_t)[position] < num_tokens, rule, x_t)
     turn = jnp.arange(num_positions) == position
     check_distribution("posterior", posterior, read=turn)
     drawn = jnp.pad(jnp.asarray(posterior), ((0, 0), (0, num_states - num_tokens)))
@@ -181,9 +184,12 @@ def minority_count_probs(majority_prob: Number, *, num_positions: int) -> Float[
     """
     check_interval("majority_prob", majority_prob, 0.5, 1.0, ends="(]")
     check_count("num_positions", num_positions)
-    share = 1 - as_time(majority_prob)
-    counts = jnp.zeros(num_positions + 1, share.dtype).at[0].set(1.0)
-    for n in range(1, num_positions + 1):
+    majority_prob = jnp.asarray(majority_prob, float if isinstance(majority_prob, int) else None)
+
+    def one_more_coin(counts: Array, minority: Array) -> tuple[Array, None]:
         one_more = jnp.concatenate([jnp.zeros_like(counts[:1]), counts[:-1]])
-        counts = (1 - share**n) * counts + share**n * one_more
-    return counts
+        return (1 - minority) * counts + minority * one_more, None
+
+    none = jnp.zeros(num_positions + 1, majority_prob.dtype).at[0].set(1.0)
+    shares = jnp.cumprod(jnp.full(num_positions, 1 - majority_prob))  # (1 − p)^n
+    return jax.lax.scan(one_more_coin, none, shares)[0]

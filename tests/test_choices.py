@@ -28,6 +28,9 @@ from dfm_jax.sampling import (
     sample_by_choice,
     sample_redraws,
 )
+from dfm_jax.theory.cases import Shape, draw_cases
+from dfm_jax.theory.runs import Run
+from dfm_jax.theory.statements.choices import one_position_by_choice
 from dfm_jax.theory.whole_runs import selected, whole_run
 
 DRAWS = 20_000
@@ -125,6 +128,10 @@ def test_offsets_of_strides_lie_far_apart():
 def test_the_factories_give_the_same_choice_again():
     assert choices.most_confident(2) is choices.most_confident(2)
     assert choices.in_blocks(choices.first(), 4) is choices.in_blocks(choices.first(), 4)
+    one = choices.random_order()
+    assert one is choices.random_order(1) is choices.random_order(count=np.int64(1))
+    assert choices.first([2, 1]) is choices.first(np.array([2, 1])) is choices.first((2, 1))
+    assert choices.entropy_bound(0.5) is choices.entropy_bound(jnp.float32(0.5))
 
 
 @pytest.mark.parametrize(
@@ -221,6 +228,41 @@ def test_the_log_probability_is_that_of_the_sampler(choice, x64):
     np.testing.assert_allclose(np.exp(found.log_prob), expected, atol=1e-6)
 
 
+def test_a_sequence_that_cannot_be_drawn_has_probability_0():
+    """The second token is impossible after the first: what follows has no posterior."""
+
+    def denoiser(params, x_t, t):
+        after_0 = jnp.where(x_t[0] == 0, jnp.array([0.0, -jnp.inf]), jnp.zeros(2))
+        impossible = (x_t[0] == 0) & (x_t[1] == 1)
+        rows = jnp.stack([jnp.zeros(2), after_0, jnp.zeros(2)])
+        return jnp.where(impossible, jnp.nan, rows)
+
+    x = jnp.array([0, 1, 0])
+    found = choice_log_prob(jax.random.key(0), None, denoiser, x, MASKS, choices.first())
+    assert found.log_prob == -jnp.inf
+
+
+def test_half_precision_of_a_denoiser_is_widened():
+    params = lookup()._replace(log_posterior=lookup().log_posterior.astype(jnp.bfloat16))
+    found = sample_by_choice(jax.random.key(0), params, exact_denoiser, MASKS, choices.first())
+    assert found.num_steps == N
+    x = found.tokens
+    path = choice_log_prob(jax.random.key(0), params, exact_denoiser, x, MASKS, choices.first())
+    assert path.log_prob.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3, 5, 8, 9])
+def test_strides_reveal_everything_in_so_many_steps(stride):
+    pending, turns = np.ones(20, bool), []
+    while pending.any():
+        now = np.asarray(choices.strided(stride).select(view_of(np.full((20, 2), 0.5), pending)))
+        turns.append(np.flatnonzero(now)[0] % stride)
+        pending &= ~now
+    assert sorted(turns) == list(range(stride))
+    if stride > 2:  # the second set lies about halfway between the first
+        assert turns[1] == stride // 2
+
+
 def test_given_tokens_stay_and_cost_no_step():
     found = sample_by_choice(
         jax.random.key(0), lookup(), exact_denoiser, jnp.array([1, V, V]), choices.first()
@@ -297,13 +339,33 @@ REFUSED = {
         "The logits of a denoiser must hold a finite number",
     ),
     "a count of 0": (lambda: choices.first(0), "`count` must be at least 1; got count = 0"),
+    "a count that is no whole number": (
+        lambda: choices.first(1.5),
+        "`count` must be a whole number; got count = 1.5",
+    ),
+    "a truth as a count": (lambda: choices.first((True, 2)), "`count` must be a whole number"),
+    "a stride that is too large": (
+        lambda: choices.strided(10**6),
+        "`stride` must lie in [1, 65536]",
+    ),
+    "a probability for every token": (
+        lambda: redraw(lambda row: row),
+        "`probability` must give one number for the row of a position; got probability(row).shape",
+    ),
+    "a probability above 1": (
+        lambda: redraw(lambda row: 0 * row[0] + 1.5),
+        "and `probability` must lie in [0, 1]",
+    ),
     "no count": (
         lambda: choices.first(()),
         "`count` must hold at least one number; got count = ()",
     ),
     "a negative bound": (lambda: choices.entropy_bound(-1.0), "`bound` must"),
     "a threshold above 1": (lambda: choices.confidence_threshold(1.5), "`threshold` must"),
-    "a stride of 0": (lambda: choices.strided(0), "`stride` must be at least 1; got stride = 0"),
+    "a stride of 0": (
+        lambda: choices.strided(0),
+        "`stride` must lie in [1, 65536]; got stride = 0",
+    ),
     "the likelihood of a choice that reads draws": (
         lambda: choice_log_prob(
             jax.random.key(0),
@@ -331,6 +393,13 @@ REFUSED = {
         "`x` must have at least one token outside the context that is no mask",
     ),
 }
+
+
+def redraw(probability):
+    x = jnp.zeros(N, int)
+    return sample_redraws(
+        jax.random.key(0), lookup(), exact_denoiser, x, 1, probability=probability
+    )
 
 
 def _nan_denoiser(params, x_t, t):
@@ -386,3 +455,10 @@ def test_a_step_refuses_what_it_cannot_list(change, message):
     }
     with pytest.raises(ValueError, match=re.escape(message)):
         exact.choice_step(**good | change)
+
+
+def test_a_choice_that_breaks_its_promise_is_seen_by_the_ledger():
+    cases = draw_cases(Shape(2, 3, 2), 4, 0)
+    liar = choices.most_confident_draw()._replace(blind=True)
+    assert one_position_by_choice(cases, Run(), chosen_by=(liar,)).min() > 0.05
+    assert one_position_by_choice(cases, Run()).max() < 1e-12

@@ -617,7 +617,7 @@ WRITTEN = {
     "samplers.redraw_step_probs": Function(
         lambda d: {
             "posterior": d.probs(d.N, d.V),
-            "x_t": d.states(),
+            "x_t": d.tokens(),
             "position": d.below(d.N),
             "probability": d.unit(),
         },

@@ -124,6 +124,9 @@ KINDS = {
     **dict.fromkeys(("expert_losses", "router_loss", "expert_excess", "router_excess"), POSITIVE),
     **dict.fromkeys(("kappa_t", "step_size"), UNIT),
     **dict.fromkeys(("features", "centroids", "temperature", "low", "high"), INSIDE),
+    # At a zero the revealed tokens may be impossible, and there is no posterior.
+    **dict.fromkeys(("initial", "transition", "emission"), INSIDE),
+    **{"probability": UNIT, "majority_prob": TO_1},
     **{"t": FROM_0, "alpha": UNIT, "mass": TO_1, "table": STAIRS, "num_masked": FROM_1},
 }
 OF_ONE = {

@@ -127,6 +127,16 @@ def test_what_cannot_be_is_said():
     assert not found.probs.any()
     row = markov.hidden_markov_posterior(jnp.array([1, 2]), *map(jnp.asarray, source))
     assert np.isnan(row[1]).all()
+    np.testing.assert_array_equal(row[0], [0, 1])
+
+
+def test_parts_of_different_types_are_made_alike(x64):
+    source = [jnp.asarray(part) for part in SOURCES["hidden"]]
+    x_t = jnp.array([0, 2, 2])
+    whole = markov.hidden_markov_posterior(x_t, *source)
+    mixed = markov.hidden_markov_posterior(x_t, source[0].astype(jnp.float32), *source[1:])
+    assert mixed.dtype == jnp.float64
+    np.testing.assert_allclose(mixed, whole, atol=1e-6)
 
 
 @pytest.mark.parametrize("source", SOURCES.values(), ids=SOURCES)
@@ -165,6 +175,14 @@ REFUSED = {
     "known positions of another shape": (
         lambda: exact.token_posteriors(SOURCES["hidden"], np.array([0, 1]), np.array([True])),
         "`known` must have shape [2]; got known.shape = [1]",
+    ),
+    "a negative count": (
+        lambda: exact.draw_sequences(SOURCES["hidden"], np.random.default_rng(0), -1, 3),
+        "`count` must be a whole number from 1 on; got count = -1",
+    ),
+    "half a position": (
+        lambda: exact.sequence_entropy(SOURCES["order 1"], 2.5),
+        "`num_positions` must be a whole number from 1 on; got num_positions = 2.5",
     ),
     "a hidden source's entropy": (
         lambda: exact.sequence_entropy(SOURCES["hidden"], 3),
@@ -248,3 +266,7 @@ def test_step_sizes_refuse_what_they_cannot_use():
         step_cost(np.ones(3), (1, 1))
     with pytest.raises(ValueError, match=r"`information` must be finite"):
         step_sizes(np.array([1.0, np.nan]), 1)
+    with pytest.raises(ValueError, match=r"`sizes` must be at least 1; got sizes = -1"):
+        step_cost(np.ones(3), (-1, 4))
+    with pytest.raises(ValueError, match=r"`information` must hold at least one number"):
+        step_sizes(np.ones(0), 1)

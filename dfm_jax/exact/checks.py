@@ -36,6 +36,13 @@ def check_size(shape: tuple[int, ...], what: str) -> None:
         )
 
 
+def check_number(name: str, count: int) -> None:
+    """Refuse what is no whole number from 1 on."""
+    if not isinstance(count, int | np.integer) or isinstance(count, bool) or count < 1:
+        rule = f"`{name}` must be a whole number from 1 on"
+        raise RefusedError(f"{rule}; got {name} = {count!r}.")
+
+
 def check_states(num_states: int, num_positions: int, limit: int = MAX_STATES) -> int:
     """The number of sequences Z = S^N; above `limit` it is refused, with the bytes of the list."""
     for name, count in (("num_states", num_states), ("num_positions", num_positions)):

@@ -46,6 +46,8 @@ def choice_step(probs: np.ndarray, posteriors: np.ndarray, kept: np.ndarray) -> 
     kept = np.asarray(kept)
     width = 1 if kept.ndim == 3 and kept.shape[1] == 1 else len(draws)
     check_shape("kept", kept, (total, width, num_positions))
+    if kept.dtype != bool:
+        raise RefusedError(f"`kept` must be bool; got kept.dtype = {kept.dtype}.")
     live = probs > 0.0
     masked = z[live] == num_tokens
     rows = np.where(masked[:, :, None], posteriors[live], 1.0 / num_tokens)

@@ -15,6 +15,7 @@ import numpy as np
 from dfm_jax.exact.checks import (
     RefusedError,
     check_distributions,
+    check_number,
     check_real,
     check_shape,
     check_size,
@@ -105,8 +106,14 @@ def log_prob(source: Source, x: np.ndarray, known: np.ndarray | None = None) -> 
 def draw_sequences(
     source: Source, rng: np.random.Generator, count: int, num_positions: int
 ) -> np.ndarray:
-    """Draw sequences from a source, from left to right: int64 [count, N]."""
+    """Draw sequences from a source, from left to right: int64 [count, N].
+
+    Raises:
+        ValueError: if `count` or `num_positions` is no whole number from 1 on.
+    """
     chain = _checked(source)
+    check_number("count", count)
+    check_number("num_positions", num_positions)
     message = np.broadcast_to(chain.initial, (count, *chain.initial.shape)).copy()
     x = np.empty((count, num_positions), np.int64)
     for i in range(num_positions):
@@ -138,6 +145,7 @@ def sequence_entropy(source: MarkovSource, num_positions: int) -> float:
         rule = "`source` must be a MarkovSource"
         raise RefusedError(f"{rule}; got source = {type(source).__name__}.")
     _checked(source)
+    check_number("num_positions", num_positions)
     initial, transition = (np.asarray(part, float) for part in source)
     order, num_tokens = initial.ndim, initial.shape[0]
     joint, entropy = initial.sum(axis=tuple(range(order - 1))), 0.0  # of the tokens so far

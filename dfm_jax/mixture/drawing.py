@@ -228,7 +228,8 @@ def sample_mixture_by_choice(
     num_experts = jnp.shape(log_prior)[0]
     _check_stacked(params, num_experts)
     rule = "`choice` must be blind to the draws and reveal one position in each step"
-    require(choice.is_exact, rule, choice.most, name="choice.most")
+    told = (choice.blind, choice.most)
+    require(choice.is_exact, rule, told, name="(choice.blind, choice.most)")
     one = jax.tree.map(lambda leaf: leaf[0], params)
     run = checked_run(one, denoiser, x_0, source="mask", carry_over=True)
     check_log_distribution("log_prior", log_prior)
@@ -261,7 +262,7 @@ def _chosen_mixture(
         view, valid = viewed(jax.random.fold_in(key, index), mixed, pending, index)
         chosen = choice.select(view) & pending
         at = jnp.argmax(chosen)
-        takes = chosen & valid
+        takes = chosen & valid & (jnp.arange(chosen.shape[0]) == at)
         x_t = jnp.where(takes, view.draws.astype(state.x_t.dtype), state.x_t)
         told = jnp.where(valid & jnp.any(chosen), probs[:, at, view.draws[at]], 0.0)
         return State(x_t, valid), bayes_gate_update(gate, told), index + 1, jnp.any(chosen)

@@ -11,10 +11,11 @@ from dfm_jax.checks import check_count, check_tokens, require
 from dfm_jax.fast import sample_categorical
 from dfm_jax.interfaces import Denoiser
 from dfm_jax.sampling.choices import Choice, StepView
-from dfm_jax.sampling.denoisers import log_probs, logits_shape, whole
+from dfm_jax.sampling.denoisers import log_probs, whole
 from dfm_jax.sampling.jumps import VALID, Run, checked_run
 from dfm_jax.types import Array, Context, Float, Int, Key, Tokens, typed
 
+REDRAWN = f"{VALID}, and `probability` must lie in [0, 1]"
 PROGRESS = "The choice must reveal at least one position in each step while there are masks"
 
 
@@ -39,8 +40,8 @@ def sample_by_choice(
         B ⊆ masks from p̂_{1|t}(· | X_t),  X^i ~ p̂_{1|t}^i(· | X_t) for i ∈ B, and so on
 
     With one position a step and a choice that is blind to the draws, exact posteriors give exact
-    samples (S8), and any network its own distribution for each choice. Several positions a step
-    cost S10. Tokens that are no masks are given and stay. The denoiser is told the share of
+    samples (S8). With an inexact network each choice gives another distribution. Several positions
+    a step cost S10. Tokens that are no masks are given and stay. The denoiser is told the share of
     positions that are revealed as its time, which a network for masks does not need (P7).
 
     Args:
@@ -77,9 +78,11 @@ def choice_log_prob(
 
         Σ_s Σ_{i ∈ B_s} log p̂_{1|t}^i(x^i | X_s),  B_s = choice(X_s),  X_s = x if revealed   [S10]
 
-    For a deterministic choice it is log q̂(x) exactly, for any network. A choice that uses the
-    random ranks has several ways to x: then the mean over keys is at most log q̂(x), so that −log q̂
-    is bounded from above. With exact posteriors log q(x) less this is an unbiased estimate of S10.
+    If the choice is deterministic (`first`, `middles`, `strided`, and the others where no scores
+    tie), it is log q̂(x) exactly, for any network. A choice that uses the random ranks has several
+    ways to x: then the mean over keys is at most log q̂(x). It is −∞ if the sampler cannot draw x.
+    With exact posteriors and x ~ q, log q(x) less this is an unbiased estimate of the total
+    correlation in S10, which is the divergence or, for random choices, bounds it.
 
     Args:
         key: The key of the ranks.
@@ -123,7 +126,8 @@ def _by_choice(
     mask_id, num_positions = run.num_states - 1, x_0.shape[0]
 
     def goes_on(loop: _Loop) -> Array:
-        return jnp.any(loop.x_t == mask_id) & loop.valid & loop.progress
+        possible = loop.log_prob > -jnp.inf  # else nothing that follows has a posterior
+        return jnp.any(loop.x_t == mask_id) & loop.valid & loop.progress & possible
 
     def step(loop: _Loop) -> _Loop:
         pending = loop.x_t == mask_id
@@ -155,7 +159,8 @@ def viewed(key: Key, logits: Array, pending: Array, step: Array) -> tuple[StepVi
     good = jnp.isfinite(jnp.max(logits, axis=-1))
     logits = jnp.where(good[:, None], logits, 0.0)
     ranks = jax.random.permutation(rank_key, pending.shape[0])
-    view = StepView(log_probs(logits), sample_categorical(draw_key, logits), pending, ranks, step)
+    rows = log_probs(logits)
+    view = StepView(rows, sample_categorical(draw_key, rows), pending, ranks, step)
     return view, jnp.all(good | ~pending)
 
 
@@ -193,14 +198,17 @@ def sample_redraws(
 
     Raises:
         ValueError: if an id lies outside [0, V]; if no position is revealed outside the context; if
-            the logits of a position that is redrawn are not a distribution (under an outer jit only
-            with checkify).
+            `probability` does not give one number in [0, 1]; if the logits of a position that is
+            redrawn are not a distribution (under an outer jit only with checkify).
     """
     run = checked_run(params, denoiser, x, source="mask", carry_over=True)
     check_count("num_redraws", num_redraws)
-    x = jnp.asarray(x)
-    mask_id = logits_shape(params, denoiser, x)[-1]
-    check_tokens("x", x, mask_id + 1)
+    x, mask_id = jnp.asarray(x), run.num_states - 1
+    check_tokens("x", x, run.num_states)
+    if probability is not None:
+        shape = jax.eval_shape(probability, jax.ShapeDtypeStruct((mask_id,), float)).shape
+        rule = "`probability` must give one number for the row of a position"
+        require(shape == (), rule, shape, name="probability(row).shape")
     free = jnp.ones(x.shape, bool) if context is None else ~jnp.asarray(context)
     free = free & (x != mask_id)
     rule = "`x` must have at least one token outside the context that is no mask"
@@ -208,7 +216,7 @@ def sample_redraws(
     found, valid = _redraws(
         key, params, x, free, run=run, count=num_redraws, probability=probability
     )
-    require(valid, VALID, valid, name="valid")
+    require(valid, REDRAWN, valid, name="valid")
     return found
 
 
@@ -234,7 +242,9 @@ def _redraws(
         valid = valid & jnp.isfinite(jnp.max(row))
         turn = True
         if probability is not None:
-            turn = jax.random.uniform(turn_key) < probability(log_probs(row))
+            share = probability(log_probs(row))
+            valid = valid & (share >= 0) & (share <= 1)
+            turn = jax.random.uniform(turn_key) < share
         drawn = jax.random.categorical(draw_key, log_probs(row), mode="high").astype(x.dtype)
         return jnp.where(valid & turn, x.at[at].set(drawn), x), valid
 

@@ -6,15 +6,17 @@ same with several positions a step costs the total correlation inside the sets (
 `entropy_bound` bounds it, and `middles` pays nothing on a Markov chain (S12). `most_confident_draw`
 reads the draws and makes another distribution, whatever the number of steps (S9).
 
-The factories give the same choice for the same arguments: a choice is static.
+The factories give the same choice for the same values, because a choice is static: a new one would
+be a new program.
 """
 
 import functools
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dfm_jax.boundary import x_log_ratio
 from dfm_jax.checks import check_count, check_interval, require
@@ -48,18 +50,22 @@ class Choice(NamedTuple):
         return self.blind and self.most == 1
 
 
-Count = int | tuple[int, ...]  # how many positions each step reveals, or every step the same
+Count = int | Sequence[int]  # how many positions each step reveals, or every step the same
+MOST_STRIDE = 2**16
 
 
-def _count_of(count: Count) -> tuple[Callable[[Array], Array | int], int]:
-    """The number at a step, and the largest; after the last number every step has the last one."""
-    counts = (count,) if isinstance(count, int) else tuple(count)
+def _counts(count: Count) -> tuple[int, ...]:
+    """A count as Python numbers; whatever is no whole number from 1 on is refused by name."""
+    counts = count if isinstance(count, Sequence | np.ndarray) else (count,)
     require(len(counts) > 0, "`count` must hold at least one number", count)
-    for number in counts:
-        check_count("count", number)
-    if len(counts) == 1:
-        return lambda step: counts[0], counts[0]
-    return lambda step: jnp.asarray(counts)[jnp.minimum(step, len(counts) - 1)], max(counts)
+    return tuple(_whole("count", one) for one in counts)
+
+
+def _whole(name: str, value: Any, at_most: int | None = None) -> int:
+    """A whole number from 1 on, of Python or NumPy, as a Python number."""
+    value = value.item() if isinstance(value, np.generic) else value
+    check_count(name, value, at_most=at_most)
+    return value
 
 
 def _places(scores: Array, view: StepView) -> Array:
@@ -92,50 +98,99 @@ def _margin(view: StepView) -> Array:
     return two[:, 0] - (two[:, 1] if two.shape[1] > 1 else 0.0)
 
 
-def _scored(score: Callable[[StepView], Array], count: Count, *, blind: bool = True) -> Choice:
-    at, most = _count_of(count)
-    return Choice(lambda view: top(score(view), at(view.step), view), blind, most)
+def _drawn(view: StepView) -> Array:
+    return jnp.take_along_axis(view.log_probs, view.draws[:, None], axis=-1)[:, 0]
+
+
+# The score of each position, by the name of its factory.
+_SCORES: dict[str, Callable[[StepView], Array]] = {
+    "random_order": lambda view: jnp.zeros(view.pending.shape),
+    "first": lambda view: -jnp.arange(view.pending.shape[0]),
+    "most_confident": _largest,
+    "largest_margin": _margin,
+    "lowest_entropy": lambda view: -entropies(view.log_probs),
+    "most_confident_draw": _drawn,
+}
 
 
 @functools.cache
+def _scored(name: str, counts: tuple[int, ...]) -> Choice:
+    """The positions of the largest scores; after the last count every step has the last one."""
+    score = _SCORES[name]
+
+    def select(view: StepView) -> Array:
+        last = len(counts) - 1
+        count = jnp.asarray(counts)[jnp.minimum(view.step, last)] if last else counts[0]
+        return top(score(view), count, view)
+
+    return Choice(select, name != "most_confident_draw", max(counts))
+
+
 def random_order(count: Count = 1) -> Choice:
     """Positions drawn uniformly from the pending ones: exact with one a step.   [S8]
 
     Args:
-        count: How many positions a step reveals; or a tuple with a number for each step, as
-            `step_sizes` makes it, whose last number holds for all later steps.
+        count: How many positions a step reveals; or several numbers, one for each step, as
+            `step_sizes` makes them, whose last one holds for all later steps.
+
+    Raises:
+        ValueError: if a count is no whole number from 1 on.
     """
-    return _scored(lambda view: jnp.zeros(view.pending.shape), count)
+    return _scored("random_order", _counts(count))
 
 
-@functools.cache
 def first(count: Count = 1) -> Choice:
-    """The leftmost pending positions: exact with one a step, which is autoregression.   [S1, S8]"""
-    return _scored(lambda view: -jnp.arange(view.pending.shape[0]), count)
+    """The leftmost pending positions: exact with one a step, which is autoregression.   [S1, S8]
+
+    Args:
+        count: See `random_order`.
+    """
+    return _scored("first", _counts(count))
 
 
-@functools.cache
 def most_confident(count: Count = 1) -> Choice:
     """The largest max_v p̂^i(v | X_t), which does not look at a draw: exact with one a step.   [S8]
 
     Do not confuse it with `most_confident_draw`.
+
+    Args:
+        count: See `random_order`.
     """
-    return _scored(_largest, count)
+    return _scored("most_confident", _counts(count))
 
 
-@functools.cache
 def largest_margin(count: Count = 1) -> Choice:
-    """The largest difference of the two largest probabilities: exact with one a step.   [S8]"""
-    return _scored(_margin, count)
+    """The largest difference of the two largest probabilities: exact with one a step.   [S8]
+
+    Args:
+        count: See `random_order`.
+    """
+    return _scored("largest_margin", _counts(count))
 
 
-@functools.cache
 def lowest_entropy(count: Count = 1) -> Choice:
-    """The smallest H(p̂^i): exact with one a step.   [S8]"""
-    return _scored(lambda view: -entropies(view.log_probs), count)
+    """The smallest H(p̂^i): exact with one a step.   [S8]
+
+    Args:
+        count: See `random_order`.
+    """
+    return _scored("lowest_entropy", _counts(count))
 
 
-@functools.cache
+def most_confident_draw(count: Count = 1) -> Choice:
+    """The positions whose *drawn* tokens have the largest probabilities: not exact.   [S9]
+
+    It is a common default ("low-confidence remasking" draws all positions and masks all but the
+    most confident ones again). Likely tokens are kept more often than they are drawn, so the
+    distribution of the samples is not the model's, at any number of steps.
+    `experiments.samplers` measures how far it is.
+
+    Args:
+        count: See `random_order`.
+    """
+    return _scored("most_confident_draw", _counts(count))
+
+
 def entropy_bound(bound: float) -> Choice:
     """As many positions of the smallest entropies as Σ H − max H ≤ γ allows, one at least.   [S10]
 
@@ -152,7 +207,11 @@ def entropy_bound(bound: float) -> Choice:
         ValueError: if γ is negative or infinite.
     """
     check_interval("bound", bound, 0, jnp.inf, ends="[)")
+    return _entropy_bound(float(bound))
 
+
+@functools.cache
+def _entropy_bound(bound: float) -> Choice:
     def select(view: StepView) -> Array:
         entropy = entropies(view.log_probs)
         places = _places(-entropy, view)
@@ -165,7 +224,6 @@ def entropy_bound(bound: float) -> Choice:
     return Choice(select, True, None)
 
 
-@functools.cache
 def confidence_threshold(threshold: float) -> Choice:
     """All positions with max_v p̂^i(v | X_t) ≥ τ, or the most confident one if there is none.
 
@@ -175,7 +233,11 @@ def confidence_threshold(threshold: float) -> Choice:
         ValueError: if τ lies outside (0, 1].
     """
     check_interval("threshold", threshold, 0, 1, ends="(]")
+    return _confidence_threshold(float(threshold))
 
+
+@functools.cache
+def _confidence_threshold(threshold: float) -> Choice:
     def select(view: StepView) -> Array:
         sure = jnp.exp(_largest(view)) >= threshold
         return (sure & view.pending) | top(_largest(view), 1, view)
@@ -202,60 +264,48 @@ def middles() -> Choice:
     return Choice(select, True, None)
 
 
-@functools.cache
 def strided(stride: int) -> Choice:
-    """Every `stride`-th position at once, in `stride` steps; what lies far apart hardly depends.
+    """Every L-th position at once, in L steps: what lies far apart hardly depends on each other.
 
-    The step s reveals the pending i with i mod L = j_s. The offsets j_0, j_1, … lie as far from the
-    earlier ones as they can, in the order of the reversed binary digits. S10 gives the cost.
+    A step reveals the pending positions with i mod L = j, for the next offset j that has any. The
+    offsets are ⌊L v⌋ for v = 0, ½, ¼, ¾, … (van der Corput), so the first ones lie far apart. S10
+    gives the cost.
 
     Source of dilated sets: Luxembourg et al. (2506.19037).
 
     Raises:
-        ValueError: if `stride` is no positive number.
+        ValueError: if `stride` is no whole number in [1, 65536].
     """
-    check_count("stride", stride)
+    return _strided(_whole("stride", stride, at_most=MOST_STRIDE))
+
+
+@functools.cache
+def _strided(stride: int) -> Choice:
     digits = max(1, (stride - 1).bit_length())
-    reverse = [int(f"{number:0{digits}b}"[::-1], 2) for number in range(2**digits)]
-    offsets = tuple(number for number in reverse if number < stride)
+    reversed_digits = (int(f"{number:0{digits}b}"[::-1], 2) for number in range(2**digits))
+    offsets = list(dict.fromkeys(stride * number // 2**digits for number in reversed_digits))
 
     def select(view: StepView) -> Array:
-        offset = jnp.arange(view.pending.shape[0]) % stride
-        # A prompt may hold all positions of an offset: the first one that has a mask has its turn.
-        turn = jnp.argsort(jnp.asarray(offsets))[offset]
+        turn = jnp.argsort(jnp.asarray(offsets))[jnp.arange(view.pending.shape[0]) % stride]
         now = jnp.min(jnp.where(view.pending, turn, stride))
         return view.pending & (turn == now)
 
     return Choice(select, True, None)
 
 
-@functools.cache
-def most_confident_draw(count: Count = 1) -> Choice:
-    """The positions whose *drawn* tokens have the largest probabilities: not exact.   [S9]
-
-    It is a common default ("low-confidence remasking" draws all positions and masks all but the
-    most confident ones again). Likely tokens are kept more often than they are drawn, so the
-    distribution of the samples is not the model's at any number of steps: see
-    `experiments.samplers` for how far it is.
-    """
-
-    def score(view: StepView) -> Array:
-        return jnp.take_along_axis(view.log_probs, view.draws[:, None], axis=-1)[:, 0]
-
-    return _scored(score, count, blind=False)
-
-
-@functools.cache
 def in_blocks(choice: Choice, block_size: int) -> Choice:
     """A choice inside the first block of positions that is not finished: semi-autoregressive.
 
     What is exact stays exact. Blocks are [0, L), [L, 2L), …; the last one may be shorter.
 
     Raises:
-        ValueError: if `block_size` is no positive number.
+        ValueError: if `block_size` is no whole number from 1 on.
     """
-    check_count("block_size", block_size)
+    return _in_blocks(choice, _whole("block_size", block_size))
 
+
+@functools.cache
+def _in_blocks(choice: Choice, block_size: int) -> Choice:
     def select(view: StepView) -> Array:
         block = jnp.arange(view.pending.shape[0]) // block_size
         now = jnp.min(jnp.where(view.pending, block, jnp.iinfo(block.dtype).max))

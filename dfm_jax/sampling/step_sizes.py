@@ -14,17 +14,22 @@ def step_cost(information: Float[ArrayLike, " N"], sizes: tuple[int, ...]) -> fl
 
         Σ_s [ b_s h(a_s) − Σ_{j < b_s} h(a_s + j) ],  a_s = b_0 + … + b_{s−1}
 
-    h(a) = E H(X^i | X^A) over a uniformly random set A of a positions and a random i outside it. By
-    the chain rule the sum over j is E H(X^B | X^A). It bounds KL(q ‖ q̂) from above.
+    h(a) = E H(X^i | X^A) over a uniformly random set A of a positions and a random i outside it;
+    with a prompt, N and h are of the free positions, given the prompt. By the chain rule the sum
+    over j is E H(X^B | X^A). It bounds KL(q ‖ q̂) from above.
 
     Args:
         information: h(0), …, h(N − 1) in nats; it does not rise.
         sizes: b_0, b_1, …, which sum to N.
+
+    Raises:
+        ValueError: if h is not finite; if a size is below 1; if the sizes do not sum to N.
     """
-    h = np.asarray(information, float)
-    require(
-        sum(sizes) == len(h), f"`sizes` must sum to N = {len(h)}", sum(sizes), name="sum(sizes)"
-    )
+    h = _finite(information)
+    for size in sizes:
+        check_count("sizes", size)
+    total = sum(sizes)
+    require(total == len(h), f"`sizes` must sum to N = {len(h)}", total, name="sum(sizes)")
     ends = np.cumsum(sizes)
     starts = ends - np.asarray(sizes)
     below = np.concatenate([[0.0], np.cumsum(h)])
@@ -47,7 +52,7 @@ def step_sizes(information: Float[ArrayLike, " N"], num_steps: int) -> tuple[int
     Raises:
         ValueError: if h is not finite, or T lies outside [1, N].
     """
-    num_positions = len(np.asarray(information))
+    num_positions = len(_finite(information))
     check_count("num_steps", num_steps, at_most=num_positions)
     before = [through for _, through in zip(range(num_steps), _table(information), strict=False)]
     sizes, at = [], num_positions
@@ -70,13 +75,19 @@ def least_step_costs(information: Float[ArrayLike, " N"]) -> Float[np.ndarray, "
     return np.array([cost[-1] for cost, _ in _table(information)])
 
 
+def _finite(information: ArrayLike) -> np.ndarray:
+    h = np.asarray(information, float)
+    require(h.size > 0, "`information` must hold at least one number", h.shape)
+    require(np.isfinite(h), "`information` must be finite", h)
+    return h
+
+
 def _table(information: ArrayLike) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """For T = 1, …, N: the least cost of revealing a number of positions, and the last start.
 
     Both are [N + 1], by the number of positions.
     """
-    h = np.asarray(information, float)
-    require(np.isfinite(h), "`information` must be finite", h)
+    h = _finite(information)
     below = np.concatenate([[0.0], np.cumsum(h)])
     end = np.arange(len(h) + 1)
     # cost[a, c]: a step from a to c revealed positions.

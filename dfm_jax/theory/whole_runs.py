@@ -22,6 +22,10 @@ def selected(
         step: The number of the step.
         choice: See `sampling.choices`.
     """
+    # Copies: a NumPy table that a program of float64 has read stays int64 for jax.
+    given = (posterior, states, draws, ranks, step)
+    copies = (x if isinstance(x, jax.Array) else np.array(x) for x in given)
+    posterior, states, draws, ranks, step = map(jnp.asarray, copies)
     mask_id = posterior.shape[-1]
 
     def at(p: Array, z: Array, y: Array, rank: Array) -> Array:

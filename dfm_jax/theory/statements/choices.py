@@ -27,7 +27,7 @@ ONE_A_STEP = (
     choices.in_blocks(choices.most_confident(), 2),
 )
 READS_DRAWS = (choices.most_confident_draw(),)
-ENTROPY_BOUND = 0.2  # nats
+ENTROPY_BOUND = 0.4  # nats: two positions are often below it
 SETS = (
     choices.first(2),
     choices.most_confident(2),
@@ -55,13 +55,18 @@ def _orders(case: Case) -> np.ndarray:
 
 
 def _kept(cases: Cases, run: Run, choice: Choice, orders=_orders) -> np.ndarray:
-    """`selected` of every case; a blind choice is shown one draw alone."""
+    """`selected` of every case, for all draws: bool [I, R, Z, Y, N]."""
 
     def arrays(case: Case) -> tuple[np.ndarray, ...]:
-        draws = case.tokens[:1] if choice.blind else case.tokens
-        return _revealed_posterior(case), case.states, draws, orders(case), np.array(0)
+        return _revealed_posterior(case), case.states, case.tokens, orders(case), np.array(0)
 
     return run(selected, *cases.each(arrays), choice=choice)
+
+
+def _broken_promise(kept: np.ndarray) -> np.ndarray:
+    """1 for a case in which a choice that says it is blind reads the draws, else 0: [I]."""
+    reads = kept != kept[:, :, :, :1]
+    return reads.reshape(len(kept), -1).any(axis=1).astype(float)
 
 
 def _reveal(posterior: Array, states: Array, kept: Array) -> Array:
@@ -112,7 +117,7 @@ def one_position_by_choice(
     def apart(choice: Choice) -> np.ndarray:
         kept = _kept(cases, run, choice)
         if choice.blind:
-            return gap(_blind_runs(cases, run, kept), data)
+            return worst(gap(_blind_runs(cases, run, kept), data), _broken_promise(kept))
 
         def one(index: int, case: Case) -> np.ndarray:
             start = exact.source_probs(case.masked)
