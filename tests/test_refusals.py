@@ -432,6 +432,7 @@ def test_a_schedule_that_goes_back_is_refused(call, message):
 
 # Two arguments of one free shape: the second is the one that differs from the first.
 BLAMED = {
+    ("markov.markov_posterior", "initial"): "transition",
     ("objectives.bregman_divergence", "target"): "model",
     ("mixture.mix_logits", "log_weights"): "logits",
 }

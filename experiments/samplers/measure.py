@@ -52,10 +52,8 @@ def whole_runs(source: Short, posterior: np.ndarray, choice: Choice) -> tuple[np
         passes += float(probs[unfinished].sum())
         kept = np.asarray(_selected(posterior, source.states, draws, ranks, step, choice=choice))
         sets, share = np.unique(kept, axis=0, return_counts=True)
-        probs = sum(
-            count / len(kept) * exact.choice_step(probs, posterior, one)
-            for one, count in zip(sets, share, strict=True)
-        )
+        ends = [exact.choice_step(probs, posterior, one) for one in sets]
+        probs = np.average(ends, axis=0, weights=share)
     return probs[~unfinished], passes
 
 

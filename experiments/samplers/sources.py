@@ -1,5 +1,6 @@
 """The distributions of `samplers`: short ones that are enumerated, and long Markov sources."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -145,7 +146,7 @@ class Long(NamedTuple):
 
     name: str
     source: exact.HiddenMarkovSource | exact.MarkovSource
-    denoiser: object
+    denoiser: Callable[..., Array]
 
     @property
     def num_tokens(self) -> int:
