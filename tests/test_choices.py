@@ -169,6 +169,7 @@ def drawn(choice, params, x_0=MASKS, seed=0):
     return jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(seed), DRAWS))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.statement("S8")
 @pytest.mark.parametrize("choice", ONE_A_STEP.values(), ids=ONE_A_STEP)
 def test_one_a_step_draws_from_the_data(choice):
@@ -179,6 +180,7 @@ def test_one_a_step_draws_from_the_data(choice):
     assert (np.sort(np.asarray(found.revealed_at), axis=1) == np.arange(N)).all()
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.statement("S10")
 @pytest.mark.parametrize("choice", SEVERAL.values(), ids=SEVERAL)
 def test_several_a_step_draw_from_the_enumerated_distribution(choice):
@@ -214,6 +216,7 @@ def test_coins_lie_as_far_apart_as_the_formula_says(n, p, distance):
     )
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.statement("S10")
 @pytest.mark.parametrize("choice", (ONE_A_STEP | SEVERAL).values(), ids=ONE_A_STEP | SEVERAL)
 def test_the_log_probability_is_that_of_the_sampler(choice, x64):

@@ -39,6 +39,7 @@ def rows_of(source):
     return {row["sampler"]: row for row in measure.enumerated(source)}
 
 
+@pytest.mark.slow
 @pytest.mark.statement("S8", "S9")
 def test_exact_choices_are_exact_and_the_most_confident_draw_is_not():
     rows = rows_of(sources.dirichlet(1, 0.3, 0)[0])
@@ -128,6 +129,7 @@ def test_the_posterior_of_a_uniform_source_is_that_of_enumeration(alpha):
     )
 
 
+@pytest.mark.slow
 def test_the_whole_study_in_small(tmp_path):
     config = dataclasses.replace(SMALL, out=tmp_path)
     console = Console(width=120, record=True)
