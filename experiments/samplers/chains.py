@@ -134,7 +134,9 @@ def statistics(x: np.ndarray, num_tokens: int) -> dict[str, np.ndarray]:
 def lower_bound(here: Long, choice: Choice, config: Config) -> dict[str, Any]:
     """KL(q ‖ q̂) is at least that of an event: with confidence 1 − α, by Clopper and Pearson.
 
-    The events are "the statistic is at most its q-quantile"; each has its share of α.
+    The events are "the statistic is at most its q-quantile"; each has its share of α. A quantile is
+    an order statistic of the source's own sample. Its probability is a beta variable, whose central
+    interval lies inside the one that is used.
     """
     rng = np.random.default_rng([config.seed, 3])
     true = exact.draw_sequences(here.source, rng, 40 * config.num_sequences, config.length)
