@@ -4,8 +4,8 @@
 table: in any order, in blocks, or masked; `sample_infilling` fills in. `sample_euler`,
 `sample_corrected` and `sample_adaptive` draw in continuous time; `sample_velocity` does so for any
 velocity. `sample_by_choice` reveals masks in an order that a choice makes (`choices`), and
-`choice_log_prob` is its likelihood; `sample_redraws` is a corrector. The network is a static
-function, its parameters are an argument, and each sequence has its own key. `dfm_jax.mixture` draws
+`choice_log_prob` is its likelihood; `sample_redraws` is a corrector. `masked_decoder` reads masks
+left to right. The network is a static function, its parameters are an argument, and each sequence has its own key. `dfm_jax.mixture` draws
 from K experts.
 """
 
@@ -30,6 +30,7 @@ from dfm_jax.sampling.denoisers import guided_denoiser as guided_denoiser
 from dfm_jax.sampling.denoisers import truncated_denoiser as truncated_denoiser
 from dfm_jax.sampling.euler import sample_euler as sample_euler
 from dfm_jax.sampling.euler import sample_velocity as sample_velocity
+from dfm_jax.sampling.masked_decoder import masked_decoder as masked_decoder
 from dfm_jax.sampling.step_sizes import least_step_costs as least_step_costs
 from dfm_jax.sampling.step_sizes import step_cost as step_cost
 from dfm_jax.sampling.step_sizes import step_sizes as step_sizes
