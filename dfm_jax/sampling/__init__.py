@@ -5,8 +5,8 @@ table: in any order, in blocks, or masked; `sample_infilling` fills in. `sample_
 `sample_corrected` and `sample_adaptive` draw in continuous time; `sample_velocity` does so for any
 velocity. `sample_by_choice` reveals masks in an order that a choice makes (`choices`), and
 `choice_log_prob` is its likelihood; `sample_redraws` is a corrector. `masked_decoder` reads masks
-left to right. The network is a static function, its parameters are an argument, and each sequence has its own key. `dfm_jax.mixture` draws
-from K experts.
+left to right. The network is a static function, its parameters are an argument, and each sequence
+has its own key. `dfm_jax.mixture` draws from K experts.
 """
 
 from dfm_jax.interfaces import Denoiser as Denoiser
