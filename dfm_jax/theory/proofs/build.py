@@ -29,6 +29,7 @@ FILES = (
     "Steps",
     "Autoregression",
     "Samplers",
+    "Choices",
     "Information",
     "Accounting",
     "Bridges",

@@ -299,6 +299,40 @@ def _correctors_keep_the_path(space: Space) -> Iterator[tuple[Exact, Exact]]:
         yield path(x), coq["Steps.push_forward"](space.states, kernel, path, x)
 
 
+def _redraws(space: Space) -> tuple[Any, Any]:
+    """A law of states, all of them positive, and the kernel that redraws position 1."""
+    coq, place = space.coq, space.states.place
+    law = coq.function(lambda z: Fraction(1 + place[z] ** 2, 1 + len(list(space.states))))
+    share = coq.function(lambda z: Fraction(1 + z[0], 5))  # it does not read position 1
+    args = (space.positions, space.tokens, law)
+    return law, coq["Choices.redraw_kernel"](*args, share, 1)
+
+
+@tie("S11", "Choices.redraw_kernel", "samplers.redraw_step_probs")
+def _tie_of_redraws(space: Space) -> Both:
+    law, kernel = _redraws(space)
+    exact = [[kernel(x, z) for x in space.states] for z in space.states]
+    states = np.array(list(space.states))
+    others = space.coq["Choices.others_law"](space.positions, space.tokens, law, 1)
+    given = [[law((z[0], v)) / others(z) for v in space.tokens] for z in space.states]
+    every = np.repeat(states[None], len(states), axis=0)
+    return exact, space.run(_redraw_probs, floats(given), states, every)
+
+
+def _redraw_probs(given: Any, z: Any, states: Any) -> Any:
+    rows = jnp.stack([jnp.full_like(given, jnp.nan), given])  # the first row is not read
+    share = (1 + z[0]) / 5
+    probs = samplers.redraw_step_probs(rows, z, 1, share, num_states=NUM_STATES)
+    return jnp.prod(probs[jnp.arange(NUM_POSITIONS), states], axis=-1)
+
+
+@sides("S11")
+def _redraws_keep_the_law(space: Space) -> Iterator[tuple[Exact, Exact]]:
+    law, kernel = _redraws(space)
+    for x in space.states:
+        yield space.coq["Steps.push_forward"](space.states, kernel, law, x), law(x)
+
+
 @sides("S6")
 def _an_expert_for_each_position(space: Space) -> Iterator[tuple[Exact, Exact]]:
     coq, place = space.coq, space.states.place
