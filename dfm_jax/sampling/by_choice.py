@@ -206,7 +206,7 @@ def sample_redraws(
     x, mask_id = jnp.asarray(x), run.num_states - 1
     check_tokens("x", x, run.num_states)
     if probability is not None:
-        shape = jax.eval_shape(probability, jax.ShapeDtypeStruct((mask_id,), float)).shape
+        shape = jax.eval_shape(probability, jnp.zeros(mask_id)).shape
         rule = "`probability` must give one number for the row of a position"
         require(shape == (), rule, shape, name="probability(row).shape")
     free = jnp.ones(x.shape, bool) if context is None else ~jnp.asarray(context)
