@@ -73,11 +73,10 @@ def token_posteriors(source: Source, x: np.ndarray, known: np.ndarray) -> TokenP
     """
     chain = _checked(source)
     x, known = _checked_tokens(chain, x, known)
-    forward, log_prob = _forward(chain, x, known)
-    num_positions, total = x.shape[-1], log_prob
+    forward, total = _forward(chain, x, known)
     probs = np.zeros((*x.shape, chain.num_tokens))
     message = np.ones_like(forward[0])
-    for i in range(num_positions - 1, -1, -1):
+    for i in reversed(range(x.shape[-1])):
         joint = chain.to_tokens(forward[i] * message)
         row = np.where(known[..., i, None], np.eye(chain.num_tokens)[x[..., i]], joint)
         mass = row.sum(axis=-1, keepdims=True)
@@ -120,8 +119,8 @@ def draw_sequences(
         if i:
             message = chain.forward(message)
         cumulative = np.cumsum(chain.to_tokens(message), axis=-1)
-        u = rng.random(count) * cumulative[:, -1]
-        x[:, i] = np.sum(cumulative <= u[:, None], axis=-1)
+        cumulative /= cumulative[:, -1:]  # so that the last is 1, which no draw reaches
+        x[:, i] = np.sum(cumulative <= rng.random((count, 1)), axis=-1)
         message = message * chain.evidence(x[:, i], np.ones(count, bool))
         message /= message.sum(axis=chain.axes, keepdims=True)
     return x

@@ -73,7 +73,6 @@ def _places(scores: Array, view: StepView) -> Array:
 
     Ties are broken by `view.ranks`.
     """
-    # Two sorts: what a key holds at positions that are not pending is never compared with a score.
     order = jnp.lexsort((view.ranks, -scores, ~view.pending))
     return jnp.zeros_like(order).at[order].set(jnp.arange(order.shape[0]))
 

@@ -180,7 +180,7 @@ def _tables(summary: Mapping[str, Any]) -> Iterator[Table]:
         "Whole runs on short distributions, exact denoiser: means over the distributions",
         SHORT_COLUMNS,
         _short_rows(summary["short"]),
-        "TV: total variation to the data. A choice by draws (S9) never becomes exact.",
+        "TV: total variation to the data. More steps do not make a choice by draws exact (S9).",
     )
     yield Table(
         "Sources full of ties",

@@ -34,12 +34,6 @@ class Short(NamedTuple):
         return exact.states(self.num_tokens, self.num_positions)
 
     @property
-    def on_states(self) -> np.ndarray:
-        """The distribution as one of states: [(V + 1)^N]."""
-        v, n = self.num_tokens, self.num_positions
-        return exact.embed(self.probs, v, v + 1, n)
-
-    @property
     def start(self) -> np.ndarray:
         """All masks: [(V + 1)^N]."""
         return (self.states == self.num_tokens).all(axis=1).astype(float)
