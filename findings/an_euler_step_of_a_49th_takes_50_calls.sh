@@ -12,7 +12,8 @@ set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
-"$folder/venv/bin/python" -m pip install -qq --disable-pip-version-check flow-matching==1.0.10 torch==2.13.0
+# Its solver imports tqdm, which the package does not declare.
+"$folder/venv/bin/python" -m pip install -qq --disable-pip-version-check flow-matching==1.0.10 torch==2.13.0 tqdm==4.70.1
 "$folder/venv/bin/python" - <<'PYTHON'
 from importlib.metadata import version
 
